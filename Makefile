@@ -1,0 +1,58 @@
+# make demo, make test: everything else is a part of these two, or help for whoever develops iotid.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PY := .venv/bin/python
+IOTID := .venv/bin/iotid
+PYTEST := $(PY) -m pytest
+CONF ?= local.yaml
+SITE ?= local
+DATE ?=
+ROOT ?= var/run
+
+.PHONY: help setup airflow-setup demo run test test-unit test-spark test-ddp test-dags check format wheel clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+setup: .venv/.ready ## the environment, from requirements.lock (once)
+.venv/.ready: requirements.lock setup.sh pyproject.toml
+	@./setup.sh main
+
+airflow-setup: .venv-airflow/.ready ## Airflow's own environment, from requirements-airflow.lock (once)
+.venv-airflow/.ready: requirements-airflow.lock setup.sh
+	@./setup.sh airflow
+
+demo: setup ## the whole way on captures that it writes itself: capture files in, census out
+	@$(IOTID) demo --config $(CONF) --set storage.root=var/demo
+
+run: setup ## make run CAPTURES=DIR LABELS=FILE [SITE=…] [DATE=…] [ROOT=var/run] [CONF=local.yaml] [SET="section.key=value …"]
+	@test -n "$(CAPTURES)" -a -n "$(LABELS)" || { echo 'usage: make run CAPTURES=DIR LABELS=FILE [SITE=…] [DATE=YYYY-MM-DD] [ROOT=…] [CONF=…] [SET="section.key=value …"]' >&2; exit 2; }
+	@$(IOTID) run --config "$(CONF)" --set storage.root="$(ROOT)" $(foreach s,$(SET),--set "$(s)") \
+	  --captures "$(CAPTURES)" --labels "$(LABELS)" --site "$(SITE)" $(if $(DATE),--date "$(DATE)")
+
+test: test-unit test-spark test-ddp test-dags ## all tests
+test-unit: setup ## tests that need neither Java nor several processes
+	@$(PYTEST) -q -m "not spark and not ddp and not dags" --ignore=tests/dags
+test-spark: setup ## tests that start Spark
+	@$(PYTEST) -q -m "spark and not ddp" --ignore=tests/dags
+test-ddp: setup ## tests that start several training processes
+	@$(PYTEST) -q -m ddp --ignore=tests/dags
+test-dags: setup airflow-setup ## tests of the DAGs, in Airflow's environment
+	@.venv-airflow/bin/python -m pytest -q tests/dags
+
+check: setup ## formatter, linter, types
+	@.venv/bin/ruff format --check .
+	@.venv/bin/ruff check .
+	@.venv/bin/mypy
+
+format: setup ## let the formatter and the linter mend what they can
+	@.venv/bin/ruff format .
+	@.venv/bin/ruff check --fix .
+
+wheel: setup ## dist/iotid-….whl, for spark-submit --py-files
+	@rm -rf dist && $(PY) -m build --wheel --no-isolation --outdir dist . >/dev/null && ls dist/*.whl
+
+clean: ## remove what the demo, runs and builds wrote (not the environments)
+	@rm -rf var dist build

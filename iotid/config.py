@@ -1,0 +1,249 @@
+"""Settings: YAML layers merged into frozen sections. An unknown key, a wrong type or a value out of range is an error.
+
+``conf/base.yaml`` holds every setting once with its unit and reason; no default stands in Python. A function gets the
+section it needs, never the whole.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from iotid.errors import SettingError
+
+_DEFAULT_LAYERS = ("base.yaml", "promotion.yaml", "watchlist.yaml")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Storage(_Section):
+    root: str = Field(min_length=1)
+
+
+class Spark(_Section):
+    master: str
+    driver_memory: str = Field(pattern=r"^\d+[kmgt]$")
+    shuffle_partitions: int = Field(ge=1)
+    conf: dict[str, str]
+
+
+class Capture(_Section):
+    strict: bool
+    chunk_bytes: int = Field(ge=4096)
+    split_bytes: int = Field(ge=4096)
+    task_bytes: int = Field(ge=1)
+    max_packet_bytes: int = Field(ge=64, le=2**30)
+    duplicate_window_us: int = Field(ge=0)
+    duplicate_records: int = Field(ge=1, le=65536)
+
+
+class Flow(_Section):
+    max_packets: int = Field(ge=1, le=4096)
+    idle_timeout_s: float | None = Field(gt=0)
+    active_timeout_s: float | None = Field(gt=0)
+    tcp_close: bool
+    length: Literal["ip", "frame"]
+    join_files: bool
+
+
+class Dataset(_Section):
+    characteristics: tuple[str, ...] = Field(min_length=1)
+    protocols: tuple[int, ...] = Field(min_length=1)
+    label: Literal["name", "model", "type"]
+    unlisted: Literal["drop", "unknown"]
+    min_flows: int = Field(ge=1)
+    protocol: Literal["random_flow", "random_unique", "by_capture", "by_time"]
+    train: float = Field(gt=0, lt=1)
+    validation: float = Field(gt=0, lt=1)
+    seed: int
+    unique: bool
+    row_groups: int = Field(ge=1)
+    min_count: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _leaves_a_test_part(self) -> Dataset:
+        if self.train + self.validation >= 1:
+            raise ValueError(f"train + validation must leave a test part below 1, got {self.train + self.validation}")
+        return self
+
+
+class Model(_Section):
+    embedding_size: int = Field(ge=1)
+    hidden_size: int = Field(ge=1)
+    layers: int = Field(ge=1)
+    dropout: float = Field(ge=0, lt=1)
+    fusion: Literal["concatenate", "sequence"]
+    readout: Literal["mean", "last"]
+
+
+class Training(_Section):
+    ranks: int = Field(ge=1)
+    epochs: int = Field(ge=1)
+    patience: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    class_weight: Literal["none", "balanced"]
+    device: Literal["auto", "cpu", "cuda"]
+    threads: int = Field(ge=1)
+    seed: int
+
+
+class Evaluation(_Section):
+    baselines: tuple[str, ...]
+    bootstrap: int = Field(ge=0)
+    seed: int
+
+
+class Tracking(_Section):
+    uri: str | None
+    experiment: str = Field(min_length=1)
+    model: str = Field(min_length=1)
+
+
+class Census(_Section):
+    batch_rows: int = Field(ge=1)
+    min_flows: int = Field(ge=1)
+    min_confidence: float = Field(ge=0, le=1)
+    max_surprise: float = Field(ge=0, le=1)
+    inside: tuple[str, ...]
+
+
+class Promotion(_Section):
+    min_macro_f1: float = Field(ge=0, le=1)
+    macro_f1_margin: float = Field(ge=0, le=1)
+    max_recall_drop: float = Field(ge=0, le=1)
+    min_support: int = Field(ge=1)
+
+
+class Watchlist(_Section):
+    labels: tuple[str, ...]
+    vendors: tuple[str, ...]
+    types: tuple[str, ...]
+
+
+class Settings(_Section):
+    """All sections; see ``conf/base.yaml`` for what each key means."""
+
+    storage: Storage
+    spark: Spark
+    capture: Capture
+    flow: Flow
+    dataset: Dataset
+    model: Model
+    training: Training
+    evaluation: Evaluation
+    tracking: Tracking
+    census: Census
+    promotion: Promotion
+    watchlist: Watchlist
+
+
+def conf_dir() -> Path:
+    """The folder of the YAML files: inside an installed wheel, or beside the package in a source tree."""
+    packaged = Path(__file__).parent / "conf"
+    return packaged if packaged.is_dir() else Path(__file__).parent.parent / "conf"
+
+
+def load_settings(files: Iterable[str | Path] = (), overrides: Iterable[str] = ()) -> Settings:
+    """Settings from the defaults, then ``files`` in order, then ``section.key=value`` overrides.
+
+    A file is a path, or the bare name of one in ``conf/`` (``local.yaml``). Relative storage roots are made absolute
+    here, so that no later step depends on the current folder.
+
+    Raises:
+        SettingError: a file is missing or not YAML; a key is unknown; a value has the wrong type or range.
+    """
+    merged: dict[str, Any] = {}
+    for name in _DEFAULT_LAYERS:
+        _merge(merged, _read_yaml(conf_dir() / name))
+    for name in files:
+        path = Path(name)
+        if not path.exists() and (conf_dir() / path).is_file():
+            path = conf_dir() / path
+        _merge(merged, _read_yaml(path))
+    for override in overrides:
+        _merge(merged, _parse_override(override))
+    try:
+        settings = Settings.model_validate(merged)
+    except ValidationError as fault:
+        raise SettingError(_explain(fault)) from None
+    root = settings.storage.root
+    if "://" not in root:
+        root = str(Path(root).expanduser().resolve())
+    return settings.model_copy(update={"storage": Storage(root=root)})
+
+
+def settings_hash(*sections: BaseModel, extra: Mapping[str, Any] | None = None) -> str:
+    """Twelve hexadecimal digits that name what a derived thing was made with: sections, and inputs in ``extra``."""
+    parts: list[Any] = [{type(section).__name__: section.model_dump(mode="json")} for section in sections]
+    parts.append(dict(extra or {}))
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as fault:
+        raise SettingError(f"--config {path}: cannot be read ({fault.strerror}); give a YAML file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as fault:
+        first_line = str(fault).splitlines()[0]
+        raise SettingError(f"--config {path}: is not valid YAML ({first_line}); mend the file") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise SettingError(f"--config {path}: must hold sections (name: {{key: value}}), got {type(content).__name__}")
+    return content
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    name, equals, value = text.partition("=")
+    section, dot, key = name.partition(".")
+    if not (equals and dot and section and key):
+        raise SettingError(f"--set {text}: must read section.key=value, as in training.epochs=10")
+    try:
+        return {section: {key: yaml.safe_load(value)}}
+    except yaml.YAMLError:
+        raise SettingError(f"--set {text}: the value is not valid YAML; quote it") from None
+
+
+def _merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
+    for section, values in layer.items():
+        if isinstance(values, Mapping) and isinstance(into.get(section), dict):
+            into[section].update(values)
+        else:
+            into[section] = dict(values) if isinstance(values, Mapping) else values
+
+
+def _explain(fault: ValidationError) -> str:
+    lines = []
+    for error in fault.errors():
+        place = [str(part) for part in error["loc"]]
+        name = ".".join(place)
+        if error["type"] == "extra_forbidden":
+            close = difflib.get_close_matches(place[-1], _keys_beside(place), n=1)
+            hint = (
+                f"did you mean {'.'.join([*place[:-1], close[0]])}?" if close else "conf/base.yaml lists all settings"
+            )
+            lines.append(f"{name}: unknown setting; {hint}")
+        else:
+            reason = error["msg"].removeprefix("Value error, ")
+            value = error.get("input")
+            got = "" if isinstance(value, dict) else f", got {value!r}"
+            lines.append(f"{name}: {reason}{got}; see conf/base.yaml")
+    return " | ".join(lines)
+
+
+def _keys_beside(place: list[str]) -> list[str]:
+    if len(place) == 1:
+        return list(Settings.model_fields)
+    section = Settings.model_fields[place[0]].annotation
+    return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []

@@ -1,0 +1,52 @@
+"""The error tree. Users' mistakes exit with 2 and one line; data and machine faults exit with 1.
+
+Every message names the field or file, the rule, the value it got and the remedy.
+"""
+
+
+class IotidError(Exception):
+    """Anything that iotid itself reports. ``exit_code`` is what a command ends with."""
+
+    exit_code = 1
+
+
+class UserError(IotidError, ValueError):
+    """A mistake that the person who typed the command can mend."""
+
+    exit_code = 2
+
+
+class SettingError(UserError):
+    """A setting is unknown, missing or out of its range."""
+
+
+class InputError(UserError):
+    """A path is missing, empty or not a capture."""
+
+
+class LabelError(UserError):
+    """A device list is malformed or does not fit the captures."""
+
+
+class SetupError(UserError):
+    """The machine lacks something that iotid needs, such as Java."""
+
+
+class DataError(IotidError):
+    """Stored data is not what its contract promises."""
+
+
+class SchemaError(DataError):
+    """A table's columns differ from its contract in schemas.py."""
+
+
+class PartitionError(DataError):
+    """A partition is absent, has no success marker, or could not be moved into place."""
+
+
+class AccountingError(DataError):
+    """Packets or rows that went in do not equal those that came out plus those counted as rejected."""
+
+
+class TrainingError(IotidError):
+    """Training cannot go on: a non-finite loss, or ranks that disagree."""

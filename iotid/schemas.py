@@ -1,0 +1,211 @@
+"""Every stored table and public door, in pipeline order: each column with its unit and meaning.
+
+Reading this file is reading the architecture: steps meet only at these tables. A change of a column's meaning is a
+change of the table's ``version``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from iotid.errors import SchemaError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Column:
+    """``type``: a pyarrow alias (``string``, ``int32``), ``timestamp`` (µs, UTC), ``date``, or ``list<…>`` of one."""
+
+    name: str
+    type: str
+    meaning: str
+    nullable: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    name: str
+    version: int
+    columns: tuple[Column, ...]
+    partition_by: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> list[str]:
+        return [column.name for column in self.columns]
+
+    def arrow_schema(self, *, stored: bool = False) -> pa.Schema:
+        """The Arrow schema; ``stored`` leaves off the columns that the folder names already say."""
+        import pyarrow as pa
+
+        return pa.schema(
+            pa.field(column.name, _arrow_type(column.type), nullable=column.nullable)
+            for column in self.columns
+            if not (stored and column.name in self.partition_by)
+        )
+
+    def check(self, schema: pa.Schema) -> None:
+        """Raise one SchemaError that lists every column that is missing, unknown or of another type."""
+        expected = {field.name: field.type for field in self.arrow_schema()}
+        faults = [f"lacks {name} ({kind})" for name, kind in expected.items() if name not in schema.names]
+        faults += [f"has unknown column {name}" for name in schema.names if name not in expected]
+        faults += [
+            f"{field.name} is {field.type}, must be {expected[field.name]}"
+            for field in schema
+            if field.name in expected and field.type != expected[field.name]
+        ]
+        if faults:
+            raise SchemaError(f"table {self.name} (version {self.version}): {'; '.join(faults)}")
+
+
+def _arrow_type(text: str) -> Any:
+    import pyarrow as pa
+
+    if text.startswith("list<"):
+        return pa.list_(_arrow_type(text[5:-1]))
+    special = {
+        "timestamp": pa.timestamp("us", tz="UTC"),
+        "date": pa.date32(),
+        "runner_up": pa.struct([pa.field("label", pa.string()), pa.field("confidence", pa.float64())]),
+    }
+    return special[text] if text in special else pa.type_for_alias(text)
+
+
+SPLITS = Table(
+    "splits",
+    1,
+    (
+        Column("site", "string", "site that the capture comes from"),
+        Column("capture_date", "date", "night that the capture belongs to"),
+        Column("file_index", "int32", "rank of the file among the night's sorted paths; breaks ties of time"),
+        Column("path", "string", "path or URI of the capture"),
+        Column("file_bytes", "int64", "bytes: size of the file as stored"),
+        Column("container", "string", "pcap or pcapng"),
+        Column("compression", "string", "none, gzip, zstd, bz2 or xz"),
+        Column("split", "int32", "number of this split within its file, from 0"),
+        Column("start", "int64", "bytes: where the split's first record starts, in the uncompressed stream"),
+        Column("end", "int64", "bytes: where the next split starts; -1: to the end of the stream"),
+        Column(
+            "warm_up", "int64", "bytes: record from which reading starts so that duplicates across `start` are known"
+        ),
+        Column("context", "string", "JSON: byte order, resolution, link type or interfaces known before `start`"),
+        Column("records", "int64", "records that a walk found in the split; -1: not walked (compressed)"),
+        Column("task", "int32", "worker task that reads this split"),
+    ),
+    ("site", "capture_date"),
+)
+
+PACKETS = Table(
+    "packets",
+    1,
+    (
+        Column("capture_file", "string", "path of the capture"),
+        Column("offset", "int64", "bytes: where the record starts in the uncompressed stream"),
+        Column("timestamp", "timestamp", "capture time; finer parts of a microsecond are cut off"),
+        Column("link_type", "int32", "LINKTYPE_ number of the interface"),
+        Column("frame_length", "int32", "bytes: length of the frame on the wire"),
+        Column("captured_length", "int32", "bytes: how much of the frame is in the capture"),
+        Column("vlan", "int32", "innermost VLAN identifier", nullable=True),
+        Column("source_mac", "string", "sender's MAC where the link layer shows it", nullable=True),
+        Column("destination_mac", "string", "receiver's MAC where the link layer shows it", nullable=True),
+        Column("source_ip", "string", "sender's address"),
+        Column("destination_ip", "string", "receiver's address"),
+        Column("protocol", "int32", "IANA protocol number: 6 TCP, 17 UDP, 1 ICMP, 58 ICMPv6 …"),
+        Column("source_port", "int32", "0 where the protocol has no ports"),
+        Column("destination_port", "int32", "0 where the protocol has no ports"),
+        Column("packet_length", "int32", "bytes on the wire from the IP header on"),
+        Column(
+            "payload_length", "int32", "bytes on the wire above the TCP or UDP header; of other protocols, above IP"
+        ),
+        Column("tcp_flags", "int32", "CWR…FIN as in the header's 14th byte; 0 for packets that are not TCP"),
+        Column("tcp_window", "int32", "raw 16-bit field, unscaled; 0 for packets that are not TCP"),
+    ),
+)
+
+COUNTERS = Table(
+    "counters",
+    1,
+    (
+        Column("site", "string", "site"),
+        Column("capture_date", "date", "night"),
+        Column("capture_file", "string", "path of the capture"),
+        Column("reason", "string", "`flow`: packets that are in flows; else why they, or the bytes, are not"),
+        Column("packets", "int64", "packets counted"),
+        Column("bytes", "int64", "bytes on the wire of those packets; of `skipped_bytes`, bytes of the file"),
+    ),
+    ("site", "capture_date"),
+)
+
+FLOWS = Table(
+    "flows",
+    1,
+    (
+        Column("site", "string", "site"),
+        Column("capture_date", "date", "night"),
+        Column("capture_file", "string", "capture that holds the flow's first packet"),
+        Column("protocol", "int32", "IANA protocol number"),
+        Column("vlan", "int32", "innermost VLAN identifier", nullable=True),
+        Column("client_ip", "string", "address of the side that opened the flow"),
+        Column("client_port", "int32", "port"),
+        Column("server_ip", "string", "address of the other side"),
+        Column("server_port", "int32", "port"),
+        Column("client_mac", "string", "MAC of the client where a frame showed it", nullable=True),
+        Column("server_mac", "string", "MAC of the server where a frame showed it", nullable=True),
+        Column("first_seen", "timestamp", "capture time of the first packet"),
+        Column("last_seen", "timestamp", "capture time of the last packet"),
+        Column("client_packets", "int64", "packets sent by the client"),
+        Column("client_bytes", "int64", "bytes of frames on the wire sent by the client"),
+        Column("server_packets", "int64", "packets sent by the server"),
+        Column("server_bytes", "int64", "bytes of frames on the wire sent by the server"),
+        Column("end_reason", "string", "idle, active, closed (a SYN after the close) or end (of the captures)"),
+        Column(
+            "packet_length", "list<int32>", "bytes on the wire of the first M packets, from IP or frame (flow.length)"
+        ),
+        Column("tcp_window", "list<int32>", "raw windows of the first M packets; 0 where not TCP"),
+        Column("direction", "list<int32>", "1 sent by the client, -1 by the server"),
+        Column("inter_arrival_us", "list<int64>", "µs since the packet before; 0 for the first"),
+        Column("tcp_flags", "list<int32>", "flags of the first M packets; 0 where not TCP"),
+        Column("payload_length", "list<int32>", "payload bytes on the wire of the first M packets"),
+    ),
+    ("site", "capture_date"),
+)
+
+PREDICTIONS = Table(
+    "predictions",
+    1,
+    (
+        Column("label", "string", "most probable class; row i belongs to flow i of the table given"),
+        Column("confidence", "float64", "probability of that class"),
+        Column("surprise", "float64", "share of the flow's values that training never saw, 0 to 1"),
+        Column("probabilities", "list<float32>", "of every class, in the order of the model's labels"),
+    ),
+)
+
+CENSUS = Table(
+    "census",
+    1,
+    (
+        Column("site", "string", "site"),
+        Column("capture_date", "date", "night"),
+        Column("device_id", "string", "MAC of the device, or its address where no MAC is shown"),
+        Column("status", "string", "known, undecided (too little evidence) or unknown (fits nothing learned)"),
+        Column("label", "string", "the class voted for; null unless known", nullable=True),
+        Column("vendor", "string", "vendor of that class in the device list", nullable=True),
+        Column("type", "string", "type of that class in the device list", nullable=True),
+        Column("confidence", "float64", "share of the evidence behind the best class, 0 to 1"),
+        Column("runners_up", "list<runner_up>", "next best classes with their share of the evidence"),
+        Column("flows", "int64", "flows used"),
+        Column("bytes", "int64", "bytes of those flows on the wire, both directions"),
+        Column("first_seen", "timestamp", "first packet of the night"),
+        Column("last_seen", "timestamp", "last packet of the night"),
+        Column("addresses", "list<string>", "addresses under which the device was seen, sorted"),
+        Column(
+            "change", "string", "against the census before: new, same, changed, gone or back; first: no census before"
+        ),
+        Column("previous_label", "string", "label of the census before, where it had one", nullable=True),
+        Column("watched", "bool", "on the watch list"),
+    ),
+    ("site", "capture_date"),
+)

@@ -1,0 +1,162 @@
+"""Partitions that are written whole or not at all, on any pyarrow filesystem.
+
+A partition is a folder ``ROOT/TABLE/key=value/…``. It is staged under ``ROOT/_staging``, then gets its metadata
+(``_METADATA.json``), then its success marker (``_SUCCESS``), then is moved into place. Readers refuse a folder without
+the marker. A run that died between the two renames of a replacement is healed by the next one that looks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote
+
+from iotid import __version__
+from iotid.errors import PartitionError, UserError
+
+if TYPE_CHECKING:
+    from pyarrow import fs
+
+MARKER = "_SUCCESS"
+METADATA = "_METADATA.json"
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A whole partition: where it lies (for Spark, pyarrow, Petastorm) and what its metadata says."""
+
+    uri: str
+    keys: dict[str, str]
+    metadata: dict[str, Any]
+
+
+@dataclass
+class Staged:
+    """A partition being written. Write files below ``uri`` (or ``path`` on ``filesystem``), then fill ``metadata``."""
+
+    uri: str
+    path: str
+    filesystem: fs.FileSystem
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def write_json(self, name: str, content: Any) -> None:
+        _write_text(self.filesystem, f"{self.path}/{name}", json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+class Store:
+    """The tables below one root, a local folder or any URI that ``pyarrow.fs`` knows."""
+
+    def __init__(self, root: str) -> None:
+        from pyarrow import fs
+
+        self.root = root.rstrip("/")
+        try:
+            self._fs, self._base = fs.FileSystem.from_uri(self.root if "://" in root else f"file://{self.root}")
+        except Exception as fault:  # noqa: BLE001 - pyarrow raises many kinds for one mistake
+            raise UserError(f"storage.root: {root!r} is not a folder or URI that can be opened ({fault})") from None
+
+    def uri(self, table: str, keys: Mapping[str, str]) -> str:
+        """Where the partition lies, or would lie; a path for local roots."""
+        return f"{self.root}/{self._relative(table, keys)}"
+
+    def exists(self, table: str, keys: Mapping[str, str]) -> bool:
+        relative = self._relative(table, keys)
+        return self._is_file(f"{self._base}/{relative}/{MARKER}") or self._heal(relative)
+
+    def open(self, table: str, keys: Mapping[str, str]) -> Partition:
+        """The whole partition.
+
+        Raises:
+            PartitionError: it is absent or has no success marker.
+        """
+        relative = self._relative(table, keys)
+        if not self.exists(table, keys):
+            step = {"flows": "assemble-flows", "splits": "split-pcaps", "datasets": "write-dataset"}.get(table)
+            remedy = f"run iotid {step} first" if step else "run the step that writes it first"
+            raise PartitionError(f"{table}: no whole partition at {self.root}/{relative}; {remedy}")
+        with self._fs.open_input_file(f"{self._base}/{relative}/{METADATA}") as file:
+            metadata = json.loads(file.read())
+        return Partition(f"{self.root}/{relative}", dict(keys), metadata)
+
+    def read_json(self, partition: Partition, name: str) -> Any:
+        with self._fs.open_input_file(f"{self._base}{partition.uri.removeprefix(self.root)}/{name}") as file:
+            return json.loads(file.read())
+
+    def partitions(self, table: str) -> list[dict[str, str]]:
+        """Keys of every whole partition of the table, sorted."""
+        from pyarrow import fs
+
+        found = []
+        selector = fs.FileSelector(f"{self._base}/{table}", recursive=True, allow_not_found=True)
+        for info in self._fs.get_file_info(selector):
+            if info.base_name == MARKER:
+                parts = info.path.removeprefix(f"{self._base}/{table}/").split("/")[:-1]
+                if all("=" in part for part in parts):
+                    found.append({name: unquote(value) for name, value in (part.split("=", 1) for part in parts)})
+        return sorted(found, key=lambda keys: tuple(keys.values()))
+
+    @contextmanager
+    def write(self, table: str, keys: Mapping[str, str], schema_version: int = 1) -> Iterator[Staged]:
+        """Stage a partition; on a clean exit it replaces the former one whole, on an exception nothing changes."""
+        relative = self._relative(table, keys)
+        staging = f"{self._base}/_staging/{relative}"
+        self._remove(staging)
+        self._fs.create_dir(staging, recursive=True)
+        staged = Staged(f"{self.root}/_staging/{relative}", staging, self._fs)
+        try:
+            yield staged
+        except BaseException:
+            self._remove(staging)
+            raise
+        metadata = {
+            "table": table,
+            "keys": dict(keys),
+            "schema_version": schema_version,
+            "code_version": __version__,
+            **staged.metadata,
+        }
+        staged.write_json(METADATA, metadata)
+        _write_text(self._fs, f"{staging}/{MARKER}", "")
+        self._move_into_place(relative)
+
+    def _move_into_place(self, relative: str) -> None:
+        target, staging, trash = (f"{self._base}/{place}{relative}" for place in ("", "_staging/", "_trash/"))
+        self._remove(trash)
+        for folder in (target, trash):
+            self._fs.create_dir(folder.rsplit("/", 1)[0], recursive=True)
+        if self._exists(target):
+            self._fs.move(target, trash)
+        self._fs.move(staging, target)
+        self._remove(trash)
+
+    def _heal(self, relative: str) -> bool:
+        """Finish the move of a run that died after its marker was written; say whether there was one."""
+        if not self._is_file(f"{self._base}/_staging/{relative}/{MARKER}"):
+            return False
+        self._move_into_place(relative)
+        return True
+
+    def _relative(self, table: str, keys: Mapping[str, str]) -> str:
+        return "/".join([table, *(f"{name}={quote(str(value), safe='')}" for name, value in keys.items())])
+
+    def _exists(self, path: str) -> bool:
+        from pyarrow import fs
+
+        return self._fs.get_file_info(path).type != fs.FileType.NotFound
+
+    def _is_file(self, path: str) -> bool:
+        from pyarrow import fs
+
+        return self._fs.get_file_info(path).type == fs.FileType.File
+
+    def _remove(self, path: str) -> None:
+        if self._exists(path):
+            self._fs.delete_dir(path)
+
+
+def _write_text(filesystem: fs.FileSystem, path: str, text: str) -> None:
+    with filesystem.open_output_stream(path) as file:
+        file.write(text.encode())

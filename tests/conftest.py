@@ -1,0 +1,60 @@
+"""Fixtures that several rooms share."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import pytest
+
+from iotid.config import Settings, load_settings
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+_TESTS = Path(__file__).parent
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Settings for one small machine, with the tables below a folder of this test."""
+    return load_settings(["local.yaml"], [f"storage.root={tmp_path}/store"])
+
+
+@pytest.fixture(scope="session")
+def spark() -> Iterator[SparkSession]:
+    from iotid.session import spark_session
+
+    session = spark_session(load_settings(["local.yaml"], ["spark.master=local[2]"]).spark, "iotid-tests")
+    yield session
+    session.stop()
+
+
+@pytest.fixture(scope="session")
+def reference() -> ModuleType:
+    """The slow, obvious twins of the kernels."""
+    spec = importlib.util.spec_from_file_location("reference", _TESTS / "reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def captures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the unpacked real captures: IOTID_CAPTURES, or the archives beside the checkout, unpacked once."""
+    given = os.environ.get("IOTID_CAPTURES")
+    if given:
+        return Path(given)
+    unpack = _TESTS.parent.parent / "shared" / "captures" / "unpack"
+    if not unpack.is_file():
+        pytest.skip("the real captures are absent: set IOTID_CAPTURES, or lay shared/captures beside the checkout")
+    folder = tmp_path_factory.getbasetemp().parent / "iotid-captures"
+    subprocess.run([str(unpack), str(folder)], check=True, capture_output=True)
+    return folder

@@ -1,0 +1,141 @@
+"""Partitions: whole or absent, replaced whole, healed after a death at any point."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from iotid import storage
+from iotid.errors import PartitionError, UserError
+from iotid.storage import Store
+
+KEYS = {"site": "a", "capture_date": "2026-01-10"}
+
+
+def _write(store: Store, text: str) -> None:
+    with store.write("flows", KEYS) as staged:
+        Path(staged.path, "part.txt").write_text(text)
+        staged.metadata["rows"] = len(text)
+
+
+def _read(store: Store) -> str:
+    return Path(store.open("flows", KEYS).uri, "part.txt").read_text()
+
+
+def test_store__a_written_partition_opens_with_its_metadata(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    _write(store, "abc")
+    partition = store.open("flows", KEYS)
+    assert partition.metadata["rows"] == 3
+    assert partition.metadata["schema_version"] == 1
+    assert partition.metadata["keys"] == KEYS
+    assert partition.uri == f"{tmp_path}/flows/site=a/capture_date=2026-01-10"
+    assert store.partitions("flows") == [KEYS]
+
+
+def test_store__an_absent_or_unmarked_partition_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    with pytest.raises(PartitionError, match="run iotid assemble-flows first"):
+        store.open("flows", KEYS)
+    _write(store, "abc")
+    Path(store.open("flows", KEYS).uri, storage.MARKER).unlink()
+    assert not store.exists("flows", KEYS)
+    assert store.partitions("flows") == []
+
+
+def test_store__a_failed_write_changes_nothing(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    _write(store, "old")
+    with pytest.raises(RuntimeError), store.write("flows", KEYS) as staged:  # noqa: PT012 - the write is the subject
+        Path(staged.path, "part.txt").write_text("new")
+        raise RuntimeError
+    assert _read(store) == "old"
+    assert not Path(tmp_path, "_staging/flows/site=a/capture_date=2026-01-10").exists()
+
+
+def test_store__a_second_write_replaces_the_whole_partition(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    with store.write("flows", KEYS) as staged:
+        Path(staged.path, "other.txt").write_text("left over")
+    _write(store, "new")
+    assert sorted(path.name for path in Path(store.open("flows", KEYS).uri).iterdir()) == [
+        storage.METADATA,
+        storage.MARKER,
+        "part.txt",
+    ]
+
+
+@pytest.mark.parametrize("moves_done", [0, 1])
+def test_store__a_run_that_dies_between_the_renames_is_healed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moves_done: int
+) -> None:
+    store = Store(str(tmp_path))
+    _write(store, "old")
+    real_move, moves = os.rename, []
+
+    class DiedError(Exception):
+        """Stands for the death of the process."""
+
+    class Fs:
+        """The store's filesystem, dying after so many moves, as a killed process does."""
+
+        def __init__(self, inner: object) -> None:
+            self.inner = inner
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.inner, name)
+
+        def move(self, source: str, target: str) -> None:
+            if len(moves) == moves_done:
+                raise DiedError
+            moves.append(source)
+            real_move(source, target)
+
+    monkeypatch.setattr(store, "_fs", Fs(store._fs))
+    with pytest.raises(DiedError):
+        _write(store, "new")
+    monkeypatch.undo()
+    healed = Store(str(tmp_path))
+    assert healed.exists("flows", KEYS)
+    assert _read(healed) in ({"old", "new"} if moves_done == 0 else {"new"})
+
+
+def test_store__killed_at_any_moment_it_shows_one_whole_version(tmp_path: Path) -> None:
+    code = (
+        "import sys, itertools; from pathlib import Path; from iotid.storage import Store\n"
+        "store = Store(sys.argv[1])\n"
+        "for n in itertools.count():\n"
+        "    with store.write('flows', {'site': 'a', 'capture_date': '2026-01-10'}) as staged:\n"
+        "        for part in range(3): Path(staged.path, f'{part}.txt').write_text(str(n))\n"
+        "    print(n, flush=True)\n"
+    )
+    for attempt in range(6):
+        process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(0.003 * attempt)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        folder = Path(Store(str(tmp_path)).open("flows", KEYS).uri)
+        versions = {(folder / f"{part}.txt").read_text() for part in range(3)}
+        assert len(versions) == 1
+
+
+def test_store__odd_characters_in_a_key_make_one_folder_and_come_back(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    keys = {"site": "a/b =c", "capture_date": "2026-01-10"}
+    with store.write("flows", keys):
+        pass
+    assert store.partitions("flows") == [keys]
+
+
+def test_store__a_root_that_cannot_be_opened_is_the_users_mistake() -> None:
+    with pytest.raises(UserError, match=r"storage\.root: 'nosuch://x'"):
+        Store("nosuch://x")
