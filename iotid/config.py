@@ -114,6 +114,7 @@ class Census(_Section):
     min_flows: int = Field(ge=1)
     min_confidence: float = Field(ge=0, le=1)
     max_surprise: float = Field(ge=0, le=1)
+    remember_days: int = Field(ge=1)
     inside: tuple[str, ...]
 
 

@@ -90,8 +90,10 @@ SPLITS = Table(
         Column(
             "warm_up", "int64", "bytes: record from which reading starts so that duplicates across `start` are known"
         ),
-        Column("context", "string", "JSON: byte order, resolution, link type or interfaces known before `start`"),
-        Column("records", "int64", "records that a walk found in the split; -1: not walked (compressed)"),
+        Column(
+            "context", "string", "JSON: byte order, resolution, link type or interfaces known at `warm_up` and `start`"
+        ),
+        Column("records", "int64", "records that a walk found in the split; -1: not walked (small or compressed)"),
         Column("task", "int32", "worker task that reads this split"),
     ),
     ("site", "capture_date"),
@@ -133,9 +135,28 @@ COUNTERS = Table(
         Column("capture_file", "string", "path of the capture"),
         Column("reason", "string", "`flow`: packets that are in flows; else why they, or the bytes, are not"),
         Column("packets", "int64", "packets counted"),
-        Column("bytes", "int64", "bytes on the wire of those packets; of `skipped_bytes`, bytes of the file"),
+        Column(
+            "bytes", "int64", "bytes of those packets on the wire; of skipped_bytes and truncated_record, of the file"
+        ),
     ),
     ("site", "capture_date"),
+)
+
+PARTIAL_FLOWS = Table(  # what crosses the shuffle; the rows of integers inside the binaries stand in flows/kernels.py
+    "partial_flows",
+    1,
+    (
+        Column("task", "int32", "worker task that read the packets"),
+        Column(
+            "key", "binary", "6 little-endian uint64: protocol, VLAN, both endpoints; the file where flows stay in it"
+        ),
+        Column("first_us", "int64", "µs since 1970 UTC: first packet"),
+        Column("first_position", "int64", "file_index << 42 | offset of the first packet: breaks ties of time"),
+        Column("state", "binary", "37 int64: packets, bytes, MACs, first SYN, FIN, RST … of each side"),
+        Column(
+            "packets", "binary", "4 int64 for each of the first M packets: time, position, lengths, window and flags"
+        ),
+    ),
 )
 
 FLOWS = Table(
@@ -195,14 +216,19 @@ CENSUS = Table(
         Column("vendor", "string", "vendor of that class in the device list", nullable=True),
         Column("type", "string", "type of that class in the device list", nullable=True),
         Column("confidence", "float64", "share of the evidence behind the best class, 0 to 1"),
-        Column("runners_up", "list<runner_up>", "next best classes with their share of the evidence"),
-        Column("flows", "int64", "flows used"),
+        Column("runners_up", "list<runner_up>", "next best classes (without a label the best, too) and their shares"),
+        Column(
+            "flows", "int64", "flows used; 0 of a device that is gone or away, whose row else tells of its last night"
+        ),
         Column("bytes", "int64", "bytes of those flows on the wire, both directions"),
         Column("first_seen", "timestamp", "first packet of the night"),
         Column("last_seen", "timestamp", "last packet of the night"),
         Column("addresses", "list<string>", "addresses under which the device was seen, sorted"),
         Column(
-            "change", "string", "against the census before: new, same, changed, gone or back; first: no census before"
+            "change",
+            "string",
+            "against the census before: new, same, changed, back (after nights of absence), gone (there then, not "
+            "tonight), away (absent then, too); first: no census before",
         ),
         Column("previous_label", "string", "label of the census before, where it had one", nullable=True),
         Column("watched", "bool", "on the watch list"),

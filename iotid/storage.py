@@ -8,9 +8,11 @@ the marker. A run that died between the two renames of a replacement is healed b
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
@@ -43,20 +45,26 @@ class Staged:
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def write_json(self, name: str, content: Any) -> None:
-        _write_text(self.filesystem, f"{self.path}/{name}", json.dumps(content, indent=2, sort_keys=True) + "\n")
+        self.write_text(name, json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        _write_text(self.filesystem, f"{self.path}/{name}", text)
+
+    def add_folder(self, folder: str | Path) -> None:
+        """Copy the files of a folder of this machine into the partition."""
+        from pyarrow import fs
+
+        fs.copy_files(
+            str(folder), self.path, source_filesystem=fs.LocalFileSystem(), destination_filesystem=self.filesystem
+        )
 
 
 class Store:
     """The tables below one root, a local folder or any URI that ``pyarrow.fs`` knows."""
 
     def __init__(self, root: str) -> None:
-        from pyarrow import fs
-
         self.root = root.rstrip("/")
-        try:
-            self._fs, self._base = fs.FileSystem.from_uri(self.root if "://" in root else f"file://{self.root}")
-        except Exception as fault:  # noqa: BLE001 - pyarrow raises many kinds for one mistake
-            raise UserError(f"storage.root: {root!r} is not a folder or URI that can be opened ({fault})") from None
+        self._fs, self._base = open_filesystem(self.root)
 
     def uri(self, table: str, keys: Mapping[str, str]) -> str:
         """Where the partition lies, or would lie; a path for local roots."""
@@ -97,6 +105,13 @@ class Store:
                 if all("=" in part for part in parts):
                     found.append({name: unquote(value) for name, value in (part.split("=", 1) for part in parts)})
         return sorted(found, key=lambda keys: tuple(keys.values()))
+
+    def working_folder(self, *parts: str) -> Path:
+        """A folder of this machine for files that are no table: below a local root, else below the temporary folder."""
+        local = self._fs.type_name == "local"
+        folder = Path(self._base if local else f"{tempfile.gettempdir()}/iotid", *parts)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     @contextmanager
     def write(self, table: str, keys: Mapping[str, str], schema_version: int = 1) -> Iterator[Staged]:
@@ -155,6 +170,22 @@ class Store:
     def _remove(self, path: str) -> None:
         if self._exists(path):
             self._fs.delete_dir(path)
+
+
+def open_filesystem(location: str) -> tuple[fs.FileSystem, str]:
+    """The filesystem of a local folder or a URI, and the path of the location on it.
+
+    Raises:
+        UserError: the URI's kind is unknown, or its filesystem cannot be reached.
+    """
+    from pyarrow import fs
+
+    if "://" not in location:
+        return fs.LocalFileSystem(), location
+    try:
+        return fs.FileSystem.from_uri(location)
+    except Exception as fault:  # noqa: BLE001 - pyarrow raises many kinds for one mistake
+        raise UserError(f"storage.root: {location!r} is not a folder or URI that can be opened ({fault})") from None
 
 
 def _write_text(filesystem: fs.FileSystem, path: str, text: str) -> None:

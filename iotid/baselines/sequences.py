@@ -1,0 +1,59 @@
+"""Rows as plain matrices: side by side, as keys that tell exact repeats, and as the raw values behind vocabulary ids.
+
+Shapes: N rows, U distinct rows, K characteristics, M packets of a row, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from iotid.dataset import Encoding
+
+
+def side_by_side(sequences: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    """(N, K*M): the characteristics beside each other, in the order of their names."""
+    return np.concatenate([sequences[name] for name in sorted(sequences)], axis=1)
+
+
+def exact_keys(ids_ND: NDArray[Any]) -> NDArray[np.void]:
+    """(N,) keys, equal where and only where two rows are equal in every place."""
+    rows = np.ascontiguousarray(ids_ND)
+    return rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1]))).ravel()
+
+
+def label_counts(
+    keys_N: NDArray[np.void], label_N: NDArray[np.int64], num_flows_N: NDArray[np.int64], num_classes: int
+) -> tuple[NDArray[np.intp], Any]:
+    """Row of the first sight of each distinct key, in the order of the keys, and (U, C) flows of each label, sparse.
+
+    Sparse, because nearly every sequence has one label: a dense table would hold C numbers for each.
+    """
+    from scipy.sparse import coo_matrix
+
+    _, first_U, which_N = np.unique(keys_N, return_index=True, return_inverse=True)
+    counts_UC = coo_matrix((num_flows_N.astype(np.float64), (which_N, label_N)), shape=(len(first_U), num_classes))
+    return first_U, counts_UC.tocsr()
+
+
+class RawValues:
+    """Turns vocabulary ids back into what was measured: ids have no distance, bytes and windows have one.
+
+    Padding becomes 0, as in the papers' own zero-padded vectors. A value that training never saw has lost its measure;
+    it becomes the median of the vocabulary, which pulls a row neither way.
+    """
+
+    def __init__(self, encoding: Encoding) -> None:
+        self._tables: dict[str, NDArray[np.float64]] = {}
+        for name, vocabulary in encoding.vocabularies.items():
+            values = np.asarray(vocabulary.values, dtype=np.float64)
+            middle = float(np.median(values)) if len(values) else 0.0
+            self._tables[name] = np.concatenate([[0.0, middle], values])
+
+    def decode(self, sequences: Mapping[str, NDArray[np.int32]]) -> dict[str, NDArray[np.float64]]:
+        """Name -> (N, M) raw values, in the unit of the characteristic."""
+        return {name: self._tables[name][ids_NM] for name, ids_NM in sequences.items()}

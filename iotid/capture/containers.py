@@ -1,0 +1,76 @@
+"""What a file is, told by its first bytes: pcap or pcapng, compressed or not; and what a reader must know of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from iotid.capture.streams import Stream, compression_of, filesystem_of, open_stream
+from iotid.errors import InputError
+
+_PCAPNG_MAGIC = b"\x0a\x0d\x0d\x0a"
+_BYTE_ORDER_MAGICS = (b"\x1a\x2b\x3c\x4d", b"\x4d\x3c\x2b\x1a")
+# magic, as a big-endian number, to (ticks per microsecond, bytes of a record's header)
+_PCAP_MAGICS = {0xA1B2C3D4: (1, 16), 0xA1B23C4D: (1000, 16), 0xA1B2CD34: (1, 24)}
+PCAP_HEADER_BYTES = 24
+_LINK_TYPE_BITS = 0x03FFFFFF  # above them stands the length of a frame check sequence
+
+
+@dataclass(frozen=True)
+class Container:
+    """A capture file. ``context`` (JSON) is what a reader must know before the first record, at ``start``."""
+
+    name: str  # pcap or pcapng
+    compression: str
+    file_bytes: int
+    start: int
+    context: str
+
+
+def tell(path: str) -> Container | None:
+    """What the file at a path or URI is; None where it is no capture.
+
+    Raises:
+        InputError: the file is missing or cannot be read.
+    """
+    filesystem, inner = filesystem_of(path)
+    try:
+        with filesystem.open_input_file(inner) as file:
+            file_bytes = file.size()
+            compression = compression_of(file.read(8))
+    except OSError as fault:
+        raise InputError(f"{path}: cannot be read ({fault}); check that it is there and may be read") from None
+    with open_stream(path, compression, file_bytes) as stream:
+        head = stream.window(0, PCAP_HEADER_BYTES).tobytes()
+    if head.startswith(_PCAPNG_MAGIC) and (len(head) < 12 or head[8:12] in _BYTE_ORDER_MAGICS):
+        return Container("pcapng", compression, file_bytes, 0, pcapng_context(False, np.empty((0, 0), np.int64)))
+    orders: tuple[Literal["big", "little"], ...] = ("big", "little")
+    for order in orders:
+        magic = int.from_bytes(head[:4], order)
+        if magic in _PCAP_MAGICS and len(head) >= 4:
+            ticks, record_header = _PCAP_MAGICS[magic]
+            link = int.from_bytes(head[20:24], order) & _LINK_TYPE_BITS
+            context = {
+                "big_endian": order == "big",
+                "record_header": record_header,
+                "ticks_per_us": ticks,
+                "link_type": link,
+            }
+            start = PCAP_HEADER_BYTES if compression != "none" else min(PCAP_HEADER_BYTES, file_bytes)
+            return Container("pcap", compression, file_bytes, start, json.dumps(context))
+    return None
+
+
+def pcapng_context(big_endian: bool, interfaces_IF: Any) -> str:
+    return json.dumps({"big_endian": bool(big_endian), "interfaces": interfaces_IF.tolist()})
+
+
+def header_cut(stream: Stream, container: str) -> int:
+    """Bytes of a pcap file header that the stream's end cuts off; 0: it is whole, and records may follow."""
+    if container == "pcapng":
+        return 0
+    size = len(stream.window(0, PCAP_HEADER_BYTES))
+    return size if size < PCAP_HEADER_BYTES else 0

@@ -1,0 +1,80 @@
+"""Every packet is accounted for: how many packets and bytes of each capture went into flows, or why they did not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from iotid.errors import DataError
+from iotid.schemas import COUNTERS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# why a packet is not in a flow; `unknown_link_type` is followed by the link type's number
+REASONS = (
+    "flow",
+    "not_ip",
+    "later_fragment",
+    "truncated",
+    "malformed",
+    "unknown_link_type",
+    "unknown_interface",
+    "duplicate",
+)
+FLOW, NOT_IP, LATER_FRAGMENT, TRUNCATED, MALFORMED, UNKNOWN_LINK_TYPE, UNKNOWN_INTERFACE, DUPLICATE = range(
+    len(REASONS)
+)
+
+_METADATA_KEY = b"iotid.counters"
+
+
+class Counters:
+    """Sums of (packets, bytes) for each (capture file, reason)."""
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[str, str], tuple[int, int]] = {}
+
+    def add(self, capture_file: str, reason: str, packets: int, num_bytes: int) -> None:
+        before = self._sums.get((capture_file, reason), (0, 0))
+        self._sums[capture_file, reason] = (before[0] + packets, before[1] + num_bytes)
+
+    def merge(self, other: Counters) -> None:
+        for capture_file, reason, packets, num_bytes in other:
+            self.add(capture_file, reason, packets, num_bytes)
+
+    def __iter__(self) -> Iterator[tuple[str, str, int, int]]:
+        """(capture file, reason, packets, bytes), sorted."""
+        return ((*key, *sums) for key, sums in sorted(self._sums.items()))
+
+    def packets(self, reason: str | None = None) -> int:
+        """Packets counted under a reason, or under all."""
+        return sum(packets for _, counted, packets, _ in self if reason in (None, counted))
+
+    def table(self) -> pa.Table:
+        """Rows of schemas.COUNTERS without the columns that name the partition."""
+        import pyarrow as pa
+
+        columns = list(zip(*self, strict=True)) or [()] * 4
+        return pa.table([list(column) for column in columns], schema=COUNTERS.arrow_schema(stored=True))
+
+    def attach(self, table: pa.Table) -> pa.Table:
+        """The table with these counters in its schema's metadata, from where `counters` reads them."""
+        metadata = {**(table.schema.metadata or {}), _METADATA_KEY: json.dumps(list(self)).encode()}
+        return table.replace_schema_metadata(metadata)
+
+
+def counters(table: pa.Table) -> pa.Table:
+    """The counters that came with a table of packets or flows: schemas.COUNTERS without site and date.
+
+    Raises:
+        DataError: the table carries none, as after a step that drops the metadata of the schema.
+    """
+    stored = (table.schema.metadata or {}).get(_METADATA_KEY)
+    if stored is None:
+        raise DataError("the table carries no counters; take them from the table that iotid gave, before changing it")
+    held = Counters()
+    for row in json.loads(stored):
+        held.add(*row)
+    return held.table()

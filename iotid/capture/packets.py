@@ -1,0 +1,153 @@
+"""Packets of IP flows as columns: a structure of arrays inside, a table of text and numbers at the door."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iotid.schemas import PACKETS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Ints = NDArray[np.int32]
+Longs = NDArray[np.int64]
+Words = NDArray[np.uint64]
+
+
+@dataclass(frozen=True, slots=True)
+class Packets:
+    """One entry per packet, in file order; each array has one entry per packet."""
+
+    file_index: Ints
+    offset: Longs  # byte of the record in the uncompressed stream
+    timestamp_us: Longs  # µs since 1970, floor
+    link_type: Ints
+    frame_length: Ints  # bytes on the wire
+    captured_length: Ints
+    packet_length: Ints  # bytes on the wire from the IP header on
+    payload_length: Ints  # bytes on the wire above TCP or UDP, else above IP
+    ip_version: NDArray[np.uint8]
+    protocol: NDArray[np.uint8]
+    vlan: Ints  # innermost; -1: none
+    src_mac: Longs  # low 48 bits; -1: unknown
+    dst_mac: Longs
+    src_ip_hi: Words  # 0 for IPv4
+    src_ip_lo: Words
+    dst_ip_hi: Words
+    dst_ip_lo: Words
+    src_port: Ints  # 0: none
+    dst_port: Ints
+    tcp_flags: NDArray[np.uint8]
+    tcp_window: Ints
+
+    def __len__(self) -> int:
+        return len(self.offset)
+
+    def take(self, indices: Any) -> Packets:
+        """The packets at ``indices``: integers, a mask or a slice."""
+        return Packets(*(getattr(self, field.name)[indices] for field in fields(self)))
+
+    @staticmethod
+    def empty(count: int = 0) -> Packets:
+        """Arrays of ``count`` entries, not yet filled."""
+        columns: list[Any] = [np.empty(count, kind) for kind in _TYPES]
+        return Packets(*columns)
+
+    @staticmethod
+    def concat(parts: Sequence[Packets]) -> Packets:
+        if not parts:
+            return Packets.empty()
+        return Packets(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Packets)))
+
+
+_TYPES = (
+    np.int32, np.int64, np.int64, np.int32, np.int32, np.int32, np.int32, np.int32, np.uint8, np.uint8, np.int32,
+    np.int64, np.int64, np.uint64, np.uint64, np.uint64, np.uint64, np.int32, np.int32, np.uint8, np.int32,
+)  # fmt: skip
+
+
+def to_arrow(packets: Packets, paths: Sequence[str]) -> pa.Table:
+    """A table of schemas.PACKETS; ``paths[i]`` is the capture whose packets have ``file_index`` i."""
+    import pyarrow as pa
+
+    columns = {
+        "capture_file": _file_names(packets.file_index, paths),
+        "timestamp": packets.timestamp_us,
+        "source_mac": mac_text(packets.src_mac),
+        "destination_mac": mac_text(packets.dst_mac),
+        "source_ip": ip_text(packets.src_ip_hi, packets.src_ip_lo, packets.ip_version),
+        "destination_ip": ip_text(packets.dst_ip_hi, packets.dst_ip_lo, packets.ip_version),
+        "source_port": packets.src_port,
+        "destination_port": packets.dst_port,
+    }
+    schema = PACKETS.arrow_schema()
+    for field in schema:
+        values = columns.get(field.name, getattr(packets, field.name, None))
+        if isinstance(values, np.ndarray):
+            valid = values >= 0 if field.nullable else None
+            columns[field.name] = _column(values.astype(f"i{field.type.bit_width // 8}", copy=False), field.type, valid)
+    return pa.table([columns[name] for name in schema.names], schema=schema)
+
+
+def ip_text(hi: Words, lo: Words, version: NDArray[np.uint8]) -> pa.Array:
+    """Addresses as text, as inet_ntop writes them; each distinct address is written once."""
+    import pyarrow as pa
+
+    is_v4 = version == 4
+    v4_text = _texts(lo[is_v4].astype(">u4"), 4, lambda raw: socket.inet_ntop(socket.AF_INET, raw))
+    if is_v4.all():
+        return v4_text
+    pairs = np.stack([hi[~is_v4], lo[~is_v4]], axis=1).astype(">u8")
+    v6_text = _texts(pairs, 16, lambda raw: socket.inet_ntop(socket.AF_INET6, raw))
+    place = np.empty(len(version), np.int64)
+    place[is_v4] = np.arange(len(v4_text))
+    place[~is_v4] = np.arange(len(v6_text)) + len(v4_text)
+    return pa.concat_arrays([v4_text, v6_text]).take(_column(place, pa.int64()))
+
+
+def mac_text(mac: Longs) -> pa.Array:
+    """MACs as aa:bb:cc:dd:ee:ff, null where unknown (-1)."""
+    return _texts(mac.astype(">i8"), 8, lambda raw: raw[2:].hex(":"), mac >= 0)
+
+
+def _file_names(file_index: Ints, paths: Sequence[str]) -> pa.Array:
+    import pyarrow as pa
+
+    if len(file_index) and file_index.min() == file_index.max():  # a chunk of one file, out of thousands of files
+        paths, file_index = [paths[file_index[0]]], np.zeros_like(file_index)
+    return _strings(paths).take(_column(file_index, pa.int32()))
+
+
+def _texts(
+    values: NDArray[Any], width: int, write: Callable[[bytes], str], valid: NDArray[np.bool_] | None = None
+) -> pa.Array:
+    """``write`` applied to the ``width`` bytes of each valid row of ``values``, once for each distinct row."""
+    import pyarrow as pa
+
+    encoded = _column(values, pa.binary(width), valid).dictionary_encode()
+    return _strings([write(value) for value in encoded.dictionary.to_pylist()]).take(encoded.indices)
+
+
+def _column(values: NDArray[Any], kind: pa.DataType, valid: NDArray[np.bool_] | None = None) -> pa.Array:
+    """The array's own memory as an Arrow array, null where not ``valid``. (`pyarrow.array` would import pandas.)"""
+    import pyarrow as pa
+
+    bits = None if valid is None else pa.py_buffer(np.packbits(valid, bitorder="little"))
+    return pa.Array.from_buffers(kind, len(values), [bits, pa.py_buffer(np.ascontiguousarray(values))])
+
+
+def _strings(texts: Sequence[str]) -> pa.Array:
+    import pyarrow as pa
+
+    encoded = [text.encode() for text in texts]
+    offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+    large = pa.Array.from_buffers(
+        pa.large_string(), len(encoded), [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded))]
+    )
+    return large.cast(pa.string())

@@ -1,0 +1,186 @@
+"""Reads splits: walk, decode, count. Memory is bounded by `chunk_bytes`, whatever the size of the file."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iotid import config
+from iotid.capture.containers import header_cut
+from iotid.capture.counters import MALFORMED, REASONS, UNKNOWN_INTERFACE, UNKNOWN_LINK_TYPE, Counters
+from iotid.capture.decode import decode_records
+from iotid.capture.packets import Packets, to_arrow
+from iotid.capture.records import TRUNCATED_RECORD
+from iotid.capture.repeats import new_ring
+from iotid.capture.splits import Split, list_captures, whole_capture
+from iotid.capture.streams import open_stream
+from iotid.capture.walk import Step, Walk
+from iotid.errors import DataError, InputError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_log = logging.getLogger(__name__)
+
+
+def read_packets(paths: str | Iterable[str], *, settings: config.Capture | None = None) -> pa.Table:
+    """Packets of all captures at the paths (files, folders or URIs), in capture order, as schemas.PACKETS.
+
+    What became of every other packet stands in the counters that `iotid.capture.counters` reads back from the table.
+    ``settings`` None takes those of conf/base.yaml.
+
+    Raises:
+        InputError: a path is missing, cannot be read, or holds no capture.
+        DataError: ``settings.strict``, and a record is broken or a packet malformed.
+    """
+    import pyarrow as pa
+
+    settings = settings or config.load_settings().capture
+    captures = [found for path in ([paths] if isinstance(paths, str) else paths) for found in list_captures(path)]
+    counted = Counters()
+    tables = [to_arrow(Packets.empty(), captures)]
+    for index, path in enumerate(captures):
+        split = whole_capture(path, index)
+        tables += [to_arrow(packets, captures) for packets in read_split(split, settings, counted)]
+    return counted.attach(pa.concat_tables(tables))
+
+
+def read_split(split: Split, settings: config.Capture, counters: Counters) -> Iterator[Packets]:
+    """The packets of a split, in file order, about ``chunk_bytes`` of it at a time; rejects go to ``counters``.
+
+    Raises:
+        InputError: the capture cannot be opened.
+        DataError: the capture is no longer what it was when it was planned; or ``settings.strict``, and a record is
+            broken or a packet malformed.
+    """
+    seeks_repeats = settings.duplicate_window_us > 0
+    ring = new_ring(settings.duplicate_records if seeks_repeats else 1)
+    begin = split.warm_up if seeks_repeats else split.start
+    broken = _Broken(split, settings, counters)
+    with open_stream(split.path, split.compression, split.file_bytes) as stream:
+        if split.split == 0:
+            broken.header(header_cut(stream, split.container))
+        walk = Walk(stream, split.container, split.context, begin, split.end, settings)
+        for step in walk:
+            quiet = int(np.searchsorted(step.records.offset, split.start))
+            packets, reasons, totals_R2 = decode_records(
+                step.buffer,
+                step.records,
+                split.file_index,
+                quiet,
+                step.first_record,
+                settings.duplicate_window_us,
+                ring,
+            )
+            broken.stretches(step.faults)
+            broken.packets(step, reasons, quiet)
+            _count(counters, split.path, step, reasons, totals_R2, quiet)
+            if len(packets):
+                yield packets
+        if split.end >= 0 and walk.position != split.end:
+            raise DataError(
+                f"{split.path}: no record starts at byte {split.end}, where split {split.split} ends: it was changed; "
+                "plan it again (split-pcaps)"
+            )
+        broken.compression(stream.fault)
+    broken.tell()
+
+
+def first_day(location: str, settings: config.Capture) -> str:
+    """The day (UTC, as 2026-01-31) of the earliest of the captures' first records.
+
+    Raises:
+        InputError: the location is missing or holds no capture, or no capture holds a record with a time.
+    """
+    glance = settings.model_copy(update={"chunk_bytes": 1 << 16})
+    firsts = [first for path in list_captures(location) if (first := _first_time(path, glance)) is not None]
+    if not firsts:
+        raise InputError(f"{location}: no capture there holds a record with a time; give captures that hold packets")
+    return datetime.fromtimestamp(min(firsts) // 1_000_000, UTC).date().isoformat()
+
+
+def _first_time(path: str, settings: config.Capture) -> int | None:
+    split = whole_capture(path, 0)
+    with open_stream(path, split.compression, split.file_bytes) as stream:
+        for step in Walk(stream, split.container, split.context, split.start, split.end, settings):
+            known = np.flatnonzero(step.records.time > 0)
+            if len(known):
+                return int(step.records.time[known[0]])
+    return None
+
+
+def _count(
+    counters: Counters, path: str, step: Step, reasons: NDArray[np.uint8], totals_R2: NDArray[np.int64], quiet: int
+) -> None:
+    for code, (packets, num_bytes) in enumerate(totals_R2.tolist()):
+        if packets and code != UNKNOWN_LINK_TYPE:
+            counters.add(path, REASONS[code], packets, num_bytes)
+    if totals_R2[UNKNOWN_LINK_TYPE, 0]:
+        unknown = np.flatnonzero(reasons[quiet:] == UNKNOWN_LINK_TYPE) + quiet
+        for link in np.unique(step.records.link[unknown]):
+            wires = step.records.wire[unknown[step.records.link[unknown] == link]]
+            counters.add(path, f"{REASONS[UNKNOWN_LINK_TYPE]}_{link}", len(wires), int(wires.sum(dtype=np.int64)))
+
+
+class _Broken:
+    """What is broken in a split: counted, told once in the log, or, if strict, refused with file, offset and reason."""
+
+    def __init__(self, split: Split, settings: config.Capture, counters: Counters) -> None:
+        self._split = split
+        self._strict = settings.strict
+        self._counters = counters
+        self._first = -1
+        self._stretches = 0
+        self._bytes = 0
+
+    def header(self, cut: int) -> None:
+        if cut:
+            self._add(0, cut, 0, "skipped_bytes", "the file header is cut off")
+
+    def stretches(self, faults: NDArray[np.int64]) -> None:
+        for start, num_bytes, kind in faults.tolist():
+            if start < self._split.start:  # warm-up: the split before counts it
+                continue
+            if kind == TRUNCATED_RECORD:
+                self._add(start, num_bytes, 1, "truncated_record", "the file ends inside the record")
+            else:
+                self._add(start, num_bytes, 0, "skipped_bytes", "no record can start here")
+
+    def packets(self, step: Step, reasons: NDArray[np.uint8], quiet: int) -> None:
+        if self._strict:
+            bad = np.flatnonzero((reasons[quiet:] == MALFORMED) | (reasons[quiet:] == UNKNOWN_INTERFACE))
+            if len(bad):
+                at = quiet + int(bad[0])
+                self._refuse(int(step.records.offset[at]), REASONS[reasons[at]])
+
+    def compression(self, fault: str | None) -> None:
+        if fault is not None:
+            self._add(self._split.file_bytes, 0, 0, "broken_compression", fault)
+
+    def tell(self) -> None:
+        if self._stretches:
+            _log.warning(
+                "%s: %d broken stretches, %d bytes in all, the first at byte %d",
+                self._split.path,
+                self._stretches,
+                self._bytes,
+                self._first,
+            )
+
+    def _add(self, start: int, num_bytes: int, packets: int, reason: str, why: str) -> None:
+        if self._strict:
+            self._refuse(start, f"{reason} ({why})")
+        self._counters.add(self._split.path, reason, packets, num_bytes)
+        self._first = start if self._stretches == 0 else self._first
+        self._stretches += 1
+        self._bytes += num_bytes
+
+    def _refuse(self, offset: int, reason: str) -> None:
+        raise DataError(
+            f"{self._split.path}: byte {offset}: {reason}; mend or drop the capture, or set capture.strict=false"
+        )

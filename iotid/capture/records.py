@@ -1,0 +1,72 @@
+"""What a walk over a capture finds: records, and the stretches that it had to skip."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iotid.capture.fields import Longs
+from iotid.capture.jit import kernel
+
+# indices into a walk's `state`, int64 each
+POSITION = 0  # byte of the stream where the walk stands
+SKIP_FROM = 1  # start of the broken stretch whose end is being looked for; -1: none
+CUT = 2  # 1: that stretch starts with a record whose header is there and whose data the stream's end cuts off
+RECORDS = 3  # records walked over so far
+SECTION_BIG_ENDIAN = 4  # pcapng: byte order of the section
+INTERFACES = 5  # pcapng: interfaces that the section has described so far
+CHANGED_AT = 6  # pcapng: RECORDS when a section began or an interface was described
+STATE_SIZE = 7
+
+CHAIN = 3  # so many plausible records in a row prove the first: by chance one in 2**60 offsets of random bytes passes
+MAX_WIRE_BYTES = 2**31 - 1  # longer frames cannot be; columns of lengths are int32
+FAR_END = 2**24  # bytes: a frame longer than this is no proof of a record
+
+# instead of a link type
+NO_INTERFACE = -1  # the record names an interface that its section does not describe
+BROKEN = -2  # the record's own fields contradict each other
+
+SKIPPED_BYTES, TRUNCATED_RECORD = range(2)  # kinds of faults
+
+
+class Records(NamedTuple):
+    """Columns of records, one entry each, in stream order."""
+
+    offset: NDArray[np.int64]  # byte of the stream where the record starts
+    data: NDArray[np.int64]  # byte of the window where the frame starts
+    captured: NDArray[np.int32]  # bytes of the frame that are in the window
+    wire: NDArray[np.int32]  # bytes of the frame on the wire
+    time: NDArray[np.int64]  # µs since 1970
+    link: NDArray[np.int32]  # LINKTYPE_ number, NO_INTERFACE or BROKEN
+
+    def first(self, count: int) -> Records:
+        return Records._make(column[:count] for column in self)
+
+
+def empty_records(capacity: int) -> Records:
+    types = (np.int64, np.int64, np.int32, np.int32, np.int64, np.int32)
+    return Records._make(np.empty(capacity, kind) for kind in types)
+
+
+@kernel
+def emit(records: Records, n: int, offset: int, data: int, captured: int, wire: int, time: int, link: int) -> None:
+    """Write record ``n``. A frame is at least as long as what was captured of it, whatever its header says."""
+    records.offset[n] = offset
+    records.data[n] = data
+    records.captured[n] = captured
+    records.wire[n] = max(wire, captured)
+    records.time[n] = time
+    records.link[n] = link
+
+
+@kernel
+def add_fault(faults: Longs, f: int, state: Longs, end: int, at_end: bool) -> int:
+    """Close the broken stretch at ``end`` as fault ``f`` (start, bytes, kind); return the number of faults."""
+    faults[f, 0] = state[SKIP_FROM]
+    faults[f, 1] = end - state[SKIP_FROM]
+    faults[f, 2] = TRUNCATED_RECORD if at_end and state[CUT] == 1 else SKIPPED_BYTES
+    state[SKIP_FROM] = -1
+    state[CUT] = 0
+    return f + 1

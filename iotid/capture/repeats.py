@@ -1,0 +1,79 @@
+"""Repeats: packets that an earlier record of the same file already shows, as of mirror ports and Linux's "any" device.
+
+A packet repeats an earlier one when protocol, addresses, VLAN, IP identification, length and every captured byte above
+the IP header (ports, TCP's sequence, acknowledgement and flags, payload) are equal, and the two are at most `window_us`
+and at most as many records apart as the ring holds. Dropped packets count as earlier packets too. This asks nothing
+about what was kept before, so a reader that starts that many records early gives the same answer as one that starts at
+the file's first. Equality is judged by a 64-bit digest.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iotid.capture.fields import Bytes, Longs, be64
+from iotid.capture.jit import kernel
+
+_SEED = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio
+_FACTOR = np.uint64(0xD6E8FEB86659FD93)  # odd, of balanced bits
+_SHIFT = np.uint64(32)
+
+
+class Ring(NamedTuple):
+    """The last N records: record r lies in slot r % N. Records of one bucket are chained from new to old."""
+
+    digest: NDArray[np.uint64]  # (N,)
+    time: Longs  # (N,) µs
+    before: Longs  # (N,) the record before in the same bucket; -1: none
+    newest: Longs  # (buckets,) the newest record of each bucket; -1: none
+
+
+def new_ring(records: int) -> Ring:
+    buckets = 1 << (2 * records - 1).bit_length()
+    return Ring(np.zeros(records, np.uint64), np.zeros(records, np.int64), np.full(records, -1), np.full(buckets, -1))
+
+
+@kernel
+def repeats(ring: Ring, record: int, time: int, digest: np.uint64, window_us: int) -> bool:
+    """Whether the ring holds an equal packet close enough in time; then remember this one."""
+    size = len(ring.digest)
+    bucket = np.int64(digest & np.uint64(len(ring.newest) - 1))
+    found = False
+    earlier = ring.newest[bucket]
+    while earlier >= 0 and earlier >= record - size:
+        slot = earlier % size
+        if ring.digest[slot] == digest and abs(ring.time[slot] - time) <= window_us:
+            found = True
+            break
+        earlier = ring.before[slot]
+    slot = record % size
+    ring.digest[slot] = digest
+    ring.time[slot] = time
+    ring.before[slot] = ring.newest[bucket]
+    ring.newest[bucket] = record
+    return found
+
+
+@kernel
+def digest_of(buffer: Bytes, start: int, end: int) -> np.uint64:
+    """64 bits that stand for ``buffer[start:end]``."""
+    digest = _SEED ^ np.uint64(end - start)
+    i = start
+    while end - i >= 8:
+        digest = mixed(digest, be64(buffer, i))
+        i += 8
+    rest = np.uint64(0)
+    while i < end:
+        rest = (rest << np.uint64(8)) | np.uint64(buffer[i])
+        i += 1
+    return mixed(digest, rest)
+
+
+@kernel
+def mixed(digest: np.uint64, word: np.uint64) -> np.uint64:
+    """``digest`` with one more word taken in; the multiplication wraps by design."""
+    digest = (digest ^ word) * _FACTOR
+    return digest ^ (digest >> _SHIFT)

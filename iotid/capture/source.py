@@ -1,0 +1,96 @@
+"""``spark.read.format("pcap")``: captures as a DataFrame of schemas.PACKETS, read by many workers.
+
+Registered by `iotid.session.spark_session`; elsewhere by ``spark.dataSource.register(PcapDataSource)``. Options are the
+keys of the settings' section ``capture``. What is not a packet of a flow is counted only by the jobs and by
+`iotid.capture.read_packets`: Spark's reader interface has no way to hand counters back.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+from pyspark.sql.datasource import DataSource, DataSourceReader, InputPartition
+from pyspark.sql.types import StructType
+
+from iotid import config
+from iotid.capture.counters import Counters
+from iotid.capture.packets import to_arrow
+from iotid.capture.reader import read_split
+from iotid.capture.splits import Split, list_captures, pack_tasks, split_capture
+from iotid.errors import InputError, SettingError
+from iotid.schemas import PACKETS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["PcapDataSource", "read_split"]
+
+_BATCH_ROWS = 1 << 16  # of one Arrow batch: what the JVM holds at once
+
+
+class PcapDataSource(DataSource):
+    """Options: ``path`` (by ``load``), and any key of config.Capture, such as ``duplicate_window_us``."""
+
+    @classmethod
+    def name(cls) -> str:
+        return "pcap"
+
+    def schema(self) -> StructType:
+        from pyspark.sql.pandas.types import from_arrow_schema
+
+        return from_arrow_schema(PACKETS.arrow_schema())
+
+    def reader(self, schema: StructType) -> DataSourceReader:
+        options = dict(self.options)
+        single, several = options.pop("path", None), options.pop("paths", "[]")
+        locations = [single] if single is not None else json.loads(several)
+        if not locations:
+            raise InputError('spark.read.format("pcap"): no path is given; use load(path)')
+        return _Reader(locations, _settings(options))
+
+
+@dataclass
+class _Task(InputPartition):
+    """Splits that one Spark task reads, one after the other."""
+
+    splits: list[Split]
+
+
+class _Reader(DataSourceReader):
+    def __init__(self, locations: list[str], settings: config.Capture) -> None:
+        self._locations = locations
+        self._settings = settings
+
+    def partitions(self) -> list[_Task]:
+        paths = [path for location in self._locations for path in list_captures(location)]
+        splits = [split for index, path in enumerate(paths) for split in split_capture(path, index, self._settings)]
+        tasks = zip(pack_tasks(splits, self._settings), splits, strict=True)
+        return [_Task([split for _, split in group]) for _, group in groupby(tasks, key=lambda pair: pair[0])]
+
+    def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
+        assert isinstance(partition, _Task)
+        for split in partition.splits:
+            for packets in read_split(split, self._settings, Counters()):
+                packets.file_index[:] = 0
+                yield from to_arrow(packets, [split.path]).to_batches(_BATCH_ROWS)
+
+
+def _settings(options: dict[str, str]) -> config.Capture:
+    """The defaults with the options laid over them. Spark lower-cases options' names, as settings' names are."""
+    unknown = sorted(set(options) - set(config.Capture.model_fields))
+    if unknown:
+        known = ", ".join(config.Capture.model_fields)
+        raise SettingError(f'spark.read.format("pcap"): unknown option {unknown[0]}; options are {known}')
+    defaults = config.load_settings().capture.model_dump()
+    try:
+        return config.Capture.model_validate({**defaults, **options})
+    except ValidationError as fault:
+        first = fault.errors()[0]
+        raise SettingError(
+            f'spark.read.format("pcap"): {first["loc"][0]}: {first["msg"]}, got {first["input"]!r}; see conf/base.yaml'
+        ) from None

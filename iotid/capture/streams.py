@@ -1,0 +1,257 @@
+"""A capture's bytes as windows onto its uncompressed stream: mapped, fetched or decompressed, never whole."""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import mmap
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import quote, urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iotid.errors import DataError, InputError
+
+if TYPE_CHECKING:
+    from pyarrow import fs
+
+_COMPRESSIONS = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd", "bz2": b"BZh", "xz": b"\xfd7zXZ\x00"}
+_PIECE = 1 << 18  # bytes read from a compressed file at once
+_ZSTD_PIECE = 1 << 14  # bytes decompressed at once: what a broken frame can cost at most
+_XZ_MEMORY = 1 << 28  # bytes: an xz header may ask for 4 GiB of dictionary; its strongest preset takes 64 MiB
+
+
+class Stream(Protocol):
+    """An uncompressed stream of bytes."""
+
+    fault: str | None  # why the stream ended before its end, where a compressed file is broken
+
+    def window(self, position: int, size: int) -> NDArray[np.uint8]:
+        """Up to ``size`` bytes from ``position``, read-only; fewer only at the end. Positions never go back."""
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Stream: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class _Closing:
+    fault: str | None = None
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Mapped(_Closing):
+    """A local file, mapped window by window: no byte is copied, and what is mapped is never more than one window."""
+
+    def __init__(self, path: str, size: int) -> None:
+        self._file = Path(path).open("rb")  # noqa: SIM115 - closed by close()
+        self._size = size
+
+    def window(self, position: int, size: int) -> NDArray[np.uint8]:
+        length = min(size, self._size - position)
+        if length <= 0:
+            return _readonly(b"")
+        lead = position % mmap.ALLOCATIONGRANULARITY
+        mapped = mmap.mmap(self._file.fileno(), length + lead, access=mmap.ACCESS_READ, offset=position - lead)
+        return np.frombuffer(mapped, np.uint8)[lead:]
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _Fetched(_Closing):
+    """A file of any filesystem that reads at an offset."""
+
+    def __init__(self, file: Any, size: int) -> None:
+        self._file = file
+        self._size = size
+
+    def window(self, position: int, size: int) -> NDArray[np.uint8]:
+        length = max(min(size, self._size - position), 0)
+        return _readonly(self._file.read_at(length, position))
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _Decompressed(_Closing):
+    """A compressed file, read forward; what stands before a break is delivered, then ``fault`` says what broke."""
+
+    def __init__(self, file: Any, read: Callable[[int], bytes]) -> None:
+        self._file = file
+        self._read = read
+        self._held = b""
+        self._start = 0
+        self._ended = False
+
+    def window(self, position: int, size: int) -> NDArray[np.uint8]:
+        assert position >= self._start, "a compressed stream is read forward only"
+        while not self._ended and self._start + len(self._held) < position:
+            self._start += len(self._held)
+            self._held = self._more(min(position - self._start, _PIECE))
+        skip = min(position - self._start, len(self._held))
+        parts = [memoryview(self._held)[skip:]]
+        self._start += skip
+        missing = size - len(parts[0])
+        while missing > 0 and not self._ended:
+            parts.append(memoryview(self._more(missing)))
+            missing -= len(parts[-1])
+        self._held = b"".join(parts)
+        return _readonly(self._held)[:size]
+
+    def _more(self, size: int) -> bytes:
+        """Up to ``size`` further bytes; none only at the end."""
+        try:
+            data = self._read(size)
+        except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as fault:
+            self.fault = str(fault)
+            data = b""
+        self._ended = not data
+        return data
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def open_stream(path: str, compression: str, file_bytes: int) -> Stream:
+    """Open a capture at its first ``file_bytes`` bytes, so that one that still grows reads the same each time.
+
+    Raises:
+        InputError: the file cannot be opened.
+        DataError: it is now shorter than ``file_bytes``.
+    """
+    filesystem, inner = filesystem_of(path)
+    try:
+        size = filesystem.get_file_info(inner).size
+        if size is None or size < file_bytes:
+            raise DataError(f"{path}: has {size} bytes where its plan says {file_bytes}; plan it again (split-pcaps)")
+        if compression != "none":
+            file = filesystem.open_input_stream(inner, compression=None)
+            return _Decompressed(file, _reader(compression, file))
+        if filesystem.type_name == "local":
+            return _Mapped(inner, file_bytes)
+        return _Fetched(filesystem.open_input_file(inner), file_bytes)
+    except OSError as fault:
+        raise InputError(f"{path}: cannot be read ({fault}); check that it is there and may be read") from None
+
+
+def compression_of(head: bytes) -> str:
+    """The compression that a file's first bytes tell: none, gzip, zstd, bz2 or xz."""
+    return next((name for name, magic in _COMPRESSIONS.items() if head.startswith(magic)), "none")
+
+
+def filesystem_of(path: str) -> tuple[fs.FileSystem, str]:
+    """The pyarrow filesystem of a path or URI, and the path within it."""
+    from pyarrow import ArrowException, fs
+
+    if "://" not in path:
+        return fs.LocalFileSystem(), path
+    try:
+        return fs.FileSystem.from_uri(path)
+    except (ArrowException, OSError, ValueError) as fault:
+        raise InputError(f"{path}: is not a path or URI that can be opened ({fault})") from None
+
+
+def uri_of(location: str, inner: str) -> str:
+    """The path or URI of ``inner``, found on the filesystem of ``location``."""
+    parts = urlsplit(location)
+    if "://" not in location or parts.scheme == "file":
+        return inner
+    user, _, host = parts.netloc.rpartition("@")
+    bucket = inner.partition("/")[0] == host  # object stores: the first part of the path is the bucket
+    place = f"{user}@" * bool(user) + quote(inner if bucket else host + inner, safe="/:[]")
+    return f"{parts.scheme}://{place}" + f"?{parts.query}" * bool(parts.query)
+
+
+def _readonly(data: Any) -> NDArray[np.uint8]:
+    array = np.frombuffer(data, np.uint8)
+    array.flags.writeable = False  # one type for all sources, so that each kernel is compiled once
+    return array
+
+
+def _reader(compression: str, file: Any) -> Callable[[int], bytes]:
+    if compression == "zstd":
+        import pyarrow as pa
+
+        stream = pa.CompressedInputStream(file, "zstd")
+        return lambda size: stream.read(min(size, _ZSTD_PIECE))
+    makers: dict[str, Callable[[], Any]] = {
+        "gzip": _Inflate,
+        "bz2": bz2.BZ2Decompressor,
+        "xz": lambda: lzma.LZMADecompressor(memlimit=_XZ_MEMORY),
+    }
+    return _Members(file, makers[compression]).read
+
+
+class _Members:
+    """The members of a gzip, bz2 or xz file one after another, as their command-line tools read them."""
+
+    def __init__(self, file: Any, maker: Callable[[], Any]) -> None:
+        self._file = file
+        self._maker = maker
+        self._decompressor = maker()
+        self._rest = b""  # read from the file, not yet given to the decompressor
+
+    def read(self, size: int) -> bytes:
+        while True:
+            if self._decompressor.eof:
+                if not self._next_member():
+                    return b""
+            elif not self._rest and self._decompressor.needs_input:
+                self._rest = self._file.read(_PIECE)
+            given, self._rest = self._rest, b""
+            data: bytes = self._decompressor.decompress(given, size)
+            if data:
+                return data
+            if not given and not self._decompressor.eof:
+                raise EOFError("the compressed file is cut off")
+
+    def _next_member(self) -> bool:
+        """Step over the zeros that may pad a member; False at the end of the file."""
+        rest = self._decompressor.unused_data.lstrip(b"\0")
+        while not rest:
+            piece = self._file.read(_PIECE)
+            if not piece:
+                return False
+            rest = piece.lstrip(b"\0")
+        self._rest = rest
+        self._decompressor = self._maker()
+        return True
+
+
+class _Inflate:
+    """``zlib``'s gzip reader behind the interface that ``bz2`` and ``lzma`` share."""
+
+    def __init__(self) -> None:
+        self._inner = zlib.decompressobj(wbits=31)
+
+    def decompress(self, data: bytes, size: int) -> bytes:
+        return self._inner.decompress(self._inner.unconsumed_tail + data, size)
+
+    @property
+    def eof(self) -> bool:
+        return self._inner.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._inner.unused_data
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._inner.unconsumed_tail

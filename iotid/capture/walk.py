@@ -1,0 +1,130 @@
+"""The walk over a capture's records, window by window: the one way in which planner and reader step through a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iotid import config
+from iotid.capture import pcap, pcapng
+from iotid.capture.containers import pcapng_context
+from iotid.capture.records import (
+    CHANGED_AT,
+    INTERFACES,
+    POSITION,
+    RECORDS,
+    SECTION_BIG_ENDIAN,
+    SKIP_FROM,
+    STATE_SIZE,
+    Records,
+    empty_records,
+)
+from iotid.capture.streams import Stream
+
+TO_THE_END = 2**62
+
+_RECORD_BYTES = 64  # a window holds at most one record for so many of its bytes: bounds the columns made of it
+_MAX_FAULTS = 4096
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one window held: its records, and the broken stretches between them."""
+
+    buffer: NDArray[np.uint8]
+    records: Records
+    first_record: int  # number of the first record since the walk's start
+    faults: NDArray[np.int64]  # (F, 3): start, bytes, kind (records.SKIPPED_BYTES or TRUNCATED_RECORD)
+
+
+class Walk:
+    """Iterates over the windows of ``stream`` from ``start`` to ``end`` (-1: to the stream's end).
+
+    Then ``position`` is where it stopped: ``end``, unless the file is not what it was when it was planned.
+    """
+
+    def __init__(
+        self, stream: Stream, container: str, context: str, start: int, end: int, settings: config.Capture
+    ) -> None:
+        known = json.loads(context)
+        self._stream = stream
+        self._settings = settings
+        self._limit = TO_THE_END if end < 0 else end
+        self._state = np.zeros(STATE_SIZE, np.int64)
+        self._state[POSITION] = start
+        self._state[SKIP_FROM] = -1
+        self._is_pcapng = container == "pcapng"
+        if self._is_pcapng:
+            interfaces = known["interfaces"]
+            self._state[SECTION_BIG_ENDIAN] = known["big_endian"]
+            self._state[INTERFACES] = len(interfaces)
+            self._interfaces_IF = np.zeros((max(len(interfaces), 16), pcapng.INTERFACE_SIZE), np.int64)
+            self._interfaces_IF[: len(interfaces)] = np.array(interfaces, np.int64).reshape(-1, pcapng.INTERFACE_SIZE)
+        else:
+            self._layout = np.zeros(pcap.LAYOUT_SIZE, np.int64)
+            self._layout[pcap.BIG_ENDIAN] = known["big_endian"]
+            self._layout[pcap.HEADER_BYTES] = known["record_header"]
+            self._layout[pcap.TICKS_PER_US] = known["ticks_per_us"]
+            self._layout[pcap.LINK_TYPE] = known["link_type"]
+            self._layout[pcap.MAX_PACKET_BYTES] = settings.max_packet_bytes
+
+    @property
+    def position(self) -> int:
+        return int(self._state[POSITION])
+
+    @property
+    def records(self) -> int:
+        """Records walked over so far."""
+        return int(self._state[RECORDS])
+
+    @property
+    def changed_at(self) -> int:
+        """The number of the record before which the file last said something that later records depend on."""
+        return int(self._state[CHANGED_AT])
+
+    @property
+    def context(self) -> str:
+        """The pcapng's section and interfaces as known now, as a split's context."""
+        return pcapng_context(bool(self._state[SECTION_BIG_ENDIAN]), self._interfaces_IF[: self._state[INTERFACES]])
+
+    def __iter__(self) -> Iterator[Step]:
+        chunk = self._settings.chunk_bytes
+        need = 0
+        while self.position < self._limit:
+            base = self.position
+            first_record = self.records
+            asked = max(min(chunk, self._limit - base), need)
+            buffer = self._stream.window(base, asked)
+            final = len(buffer) < asked
+            records = empty_records(chunk // _RECORD_BYTES)
+            faults_F3 = np.empty((_MAX_FAULTS, 3), np.int64)
+            n, f, need = self._kernel(buffer, base, final, records, faults_F3)
+            if n or f:
+                yield Step(buffer, records.first(n), first_record, faults_F3[:f])
+            if final and self.position >= base + len(buffer):
+                break
+
+    def _kernel(
+        self, buffer: NDArray[np.uint8], base: int, final: bool, records: Records, faults_F3: Any
+    ) -> tuple[int, int, int]:
+        if not self._is_pcapng:
+            return pcap.walk_pcap(buffer, base, final, self._limit, self._layout, self._state, records, faults_F3)
+        n, f, need = pcapng.walk_pcapng(
+            buffer,
+            base,
+            final,
+            self._limit,
+            self._settings.max_packet_bytes,
+            self._state,
+            self._interfaces_IF,
+            records,
+            faults_F3,
+        )
+        if need == pcapng.TABLE_FULL:
+            self._interfaces_IF = np.concatenate([self._interfaces_IF, np.zeros_like(self._interfaces_IF)])
+        return n, f, need

@@ -1,0 +1,187 @@
+"""The Spark shell: a night's flows and a trained model make one row per device.
+
+Two passes over the flows. The first counts every flow under what becomes of it and sums up each device's traffic. The
+second groups flows by device and sequences, then by sequences alone, so that each distinct sequence of the night is
+scored once and crosses the shuffle once, with the list of the devices that showed it. Workers sum by device the
+evidence of what they scored; only those sums are shuffled again, and voted on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark.sql import functions as F
+from pyspark.sql.pandas.functions import pandas_udf
+from pyspark.sql.pandas.types import from_arrow_schema
+
+from iotid import config
+from iotid.census.devices import Networks, name_devices
+from iotid.census.vote import TALLY, VOTES, Tally, vote
+from iotid.errors import AccountingError
+from iotid.model.bundle import DESCRIPTION, WEIGHTS, Predictor
+from iotid.schemas import CENSUS
+
+if TYPE_CHECKING:
+    from pyspark import Broadcast
+    from pyspark.sql import Column, DataFrame, SparkSession
+
+    from iotid.dataset.characteristics import Encoding
+
+MAX_ADDRESSES = 16  # listed per device; a router that answers for a subnet has one for each of its hosts
+_OTHER_PROTOCOL = "other_protocol"
+_TRAFFIC = ("device_id", "bytes", "first_seen", "last_seen", "addresses")
+_loaded: dict[str, Predictor] = {}  # the model of this Python worker, kept from task to task
+
+
+@dataclass(frozen=True)
+class ShippedModel:
+    """A trained model as workers get it: its files are broadcast once and opened once in each Python worker."""
+
+    files: Broadcast[tuple[bytes, str]]
+    digest: str
+
+    def open(self) -> Predictor:
+        if self.digest not in _loaded:
+            _loaded.clear()
+            _loaded[self.digest] = Predictor.from_bytes(*self.files.value)
+        return _loaded[self.digest]
+
+
+def ship_model(spark: SparkSession, folder: Path) -> tuple[ShippedModel, Encoding]:
+    """Send the model in ``folder`` to the workers, and tell what it reads; raises what ``Predictor.load`` raises."""
+    encoding = Predictor.load(folder).encoding
+    weights, description = (folder / WEIGHTS).read_bytes(), (folder / DESCRIPTION).read_bytes()
+    files = spark.sparkContext.broadcast((weights, description.decode()))
+    return ShippedModel(files, hashlib.sha256(weights + description).hexdigest()), encoding
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A night's devices, in order, with the columns of VOTES and of their traffic; and what became of every flow."""
+
+    devices: pa.Table
+    flows_of_devices: int
+    flows_of_other_protocols: int
+    flows_without_device: dict[str, int]
+
+    @property
+    def flows(self) -> int:
+        return self.flows_of_devices + self.flows_of_other_protocols + sum(self.flows_without_device.values())
+
+
+def score_night(flows: DataFrame, model: ShippedModel, encoding: Encoding, settings: config.Census) -> Scored:
+    """Score the flows of one night (FLOWS) and vote on what each device is.
+
+    Raises:
+        SettingError: a network of ``inside`` is not one.
+        AccountingError: a device's flows that were scored are not all of its flows.
+    """
+    named = _with_outcome(flows, encoding.protocols, Networks(settings.inside))
+    outcomes = _traffic(named).toArrow()
+    is_device = pc.is_valid(outcomes["device_id"])
+    traffic = outcomes.filter(is_device).sort_by("device_id")
+    votes = _votes(named, model, encoding, settings).toArrow().cast(VOTES).sort_by("device_id")
+    if not all(votes[name].equals(traffic[name]) for name in ("device_id", "flows")):
+        scored, counted = (pc.sum(table["flows"]).as_py() or 0 for table in (votes, traffic))
+        raise AccountingError(
+            f"census: {votes.num_rows} devices with {scored} flows were scored, but {traffic.num_rows} devices with "
+            f"{counted} flows are in the table flows; run it again, and report this if it happens twice"
+        )
+    others = outcomes.filter(pc.invert(is_device))
+    without = dict(sorted(zip(others["outcome"].to_pylist(), others["flows"].to_pylist(), strict=True)))
+    schema = CENSUS.arrow_schema()
+    devices = votes
+    for name in _TRAFFIC[1:]:
+        devices = devices.append_column(schema.field(name), traffic[name].cast(schema.field(name).type))
+    of_others = without.pop(_OTHER_PROTOCOL, 0)
+    return Scored(devices, pc.sum(votes["flows"]).as_py() or 0, of_others, without)
+
+
+def _with_outcome(flows: DataFrame, protocols: Sequence[int], inside: Networks) -> DataFrame:
+    """The flows with ``device_id`` and ``address`` of their device, else with ``outcome``: why they have none."""
+
+    def name(client_ip: pd.Series, client_mac: pd.Series, server_ip: pd.Series, server_mac: pd.Series) -> pd.DataFrame:
+        columns = [pa.array(column, pa.string()) for column in (client_ip, client_mac, server_ip, server_mac)]
+        named = name_devices(columns[0], columns[1], columns[2], columns[3], inside)
+        return pd.DataFrame(dict(zip(("device_id", "address", "outcome"), map(pa.Array.to_pandas, named), strict=True)))
+
+    # nondeterministic: or else Spark would push filters below it and then call it twice
+    returned = "device_id string, address string, outcome string"
+    named = pandas_udf(name, returned).asNondeterministic()  # type: ignore[call-overload] # four columns to a frame
+    is_learned = F.col("protocol").isin(*protocols)
+    with_sides = flows.withColumn("named", named("client_ip", "client_mac", "server_ip", "server_mac"))
+
+    def of_learned(field: str) -> Column:
+        return F.when(is_learned, F.col(f"named.{field}"))
+
+    return (
+        with_sides.withColumn("device_id", of_learned("device_id"))
+        .withColumn("address", of_learned("address"))
+        .withColumn("outcome", F.when(is_learned, F.col("named.outcome")).otherwise(F.lit(_OTHER_PROTOCOL)))
+        .drop("named")
+    )
+
+
+def _traffic(named: DataFrame) -> DataFrame:
+    """Flows, bytes, times and addresses by device; those without one by outcome."""
+    addresses = F.slice(F.sort_array(F.collect_set("address")), 1, MAX_ADDRESSES)
+    return named.groupBy("device_id", "outcome").agg(
+        F.count(F.lit(1)).alias("flows"),
+        F.sum(F.col("client_bytes") + F.col("server_bytes")).alias("bytes"),
+        F.min("first_seen").alias("first_seen"),
+        F.max("last_seen").alias("last_seen"),
+        addresses.alias("addresses"),
+    )
+
+
+def _votes(named: DataFrame, model: ShippedModel, encoding: Encoding, settings: config.Census) -> DataFrame:
+    """One row of VOTES per device."""
+    columns = list(dict.fromkeys(encoding.columns))  # two characteristics may be read from one column
+    labels, devices = encoding.labels, encoding.devices  # closures take these, not the vocabularies
+
+    def score(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        predictor = model.open()
+        tally = Tally(len(labels))
+        for batch in batches:
+            for start in range(0, batch.num_rows, settings.batch_rows):
+                _score_into(tally, predictor, batch.slice(start, settings.batch_rows), columns)
+        yield from tally.table().to_batches()
+
+    def decide(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        tally = Tally(len(labels))
+        for batch in batches:
+            tally.add(batch)
+        yield from vote(tally.table(), labels, devices, settings).to_batches()
+
+    # an explicit number of partitions is one that adaptive execution leaves alone: it judges by bytes, and would give
+    # all sequences of a night, which are few bytes and much work, to one core
+    partitions = int(str(named.sparkSession.conf.get("spark.sql.shuffle.partitions")))
+    pairs = named.where(F.col("device_id").isNotNull()).groupBy("device_id", *columns).count()
+    shown_by = F.collect_list(F.struct("device_id", "count")).alias("devices")
+    distinct = pairs.repartition(partitions, *columns).groupBy(*columns).agg(shown_by)
+    tallies = distinct.mapInArrow(score, from_arrow_schema(TALLY))
+    return tallies.repartition(partitions, "device_id").mapInArrow(decide, from_arrow_schema(VOTES))
+
+
+def _score_into(tally: Tally, predictor: Predictor, batch: pa.RecordBatch, columns: Sequence[str]) -> None:
+    """Score the batch's distinct sequences and add them to the evidence of every device that showed them."""
+    predicted = predictor.predict(pa.Table.from_batches([batch]).select(columns))
+    shown_by = batch.column("devices")
+    pairs = shown_by.flatten()
+    row_of_pair = np.repeat(np.arange(batch.num_rows), pc.list_value_length(shown_by).to_numpy())
+    probabilities = predicted["probabilities"].combine_chunks().flatten().to_numpy()
+    tally.add_flows(
+        pairs.field("device_id"),
+        pairs.field("count").to_numpy(),
+        row_of_pair,
+        probabilities.reshape(batch.num_rows, -1),
+        predicted["surprise"].to_numpy(),
+    )

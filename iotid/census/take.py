@@ -1,0 +1,150 @@
+"""The door: take the census of one night and write it as a whole partition, with a page and a CSV beside it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from iotid import config
+from iotid.census.changes import ABSENT, CHANGES, compare
+from iotid.census.report import render_csv, render_page
+from iotid.census.score import Scored, score_night, ship_model
+from iotid.census.vote import STATUSES, watched
+from iotid.errors import AccountingError, DataError
+from iotid.flows import read_flows
+from iotid.schemas import CENSUS
+from iotid.storage import Partition, Store
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from iotid.dataset.characteristics import Encoding
+
+# names that Spark and pyarrow take for no data
+PAGE, CSV = "_census.html", "_census.csv"
+# how the census before was brought to this one's model and settings
+AS_IT_WAS, SCORED_AGAIN, NOT_COMPARED = "as it was", "scored again", "labels not compared"
+
+
+def take_census(
+    spark: SparkSession,
+    store: Store,
+    site: str,
+    capture_date: str,
+    predictor_folder: Path,
+    model_version: str,
+    settings: config.Census,
+    watchlist: config.Watchlist,
+    *,
+    model_date: str | None = None,
+) -> Partition:
+    """Name every device of one site's night, compare with the site's latest census before it, and write both.
+
+    Reads the partition of ``flows`` and, where there is one, the ``census`` of the latest earlier night. If that was
+    made by another model or other settings, the earlier night's flows are scored again, so that only the network's
+    changes are called changes; if those flows are gone, labels are not compared. ``model_date`` is for the page.
+
+    Returns:
+        The partition of ``census``: rows of schemas.CENSUS in Parquet, ``_census.csv`` and ``_census.html``.
+
+    Raises:
+        PartitionError: the night's flows are absent.
+        DataError: the night's flows were made by other settings than the model can read.
+        SettingError: ``census.inside`` lists what is not a network.
+        AccountingError: flows of the partition are neither scored nor counted under a reason.
+    """
+    keys = {"site": site, "capture_date": capture_date}
+    night = store.open("flows", keys)
+    model, encoding = ship_model(spark, Path(predictor_folder))
+    if misfit := _misfit(night, encoding):
+        raise DataError(f"census: {night.uri} {misfit}; assemble this night's flows as those that the model learned")
+    made_with = {"model_version": model_version, "settings_hash": config.settings_hash(settings)}
+
+    def rows_of(flows: Partition) -> tuple[pa.Table, Scored]:
+        scored = score_night(read_flows(spark, [flows]), model, encoding, settings)
+        _account_for_all(flows, scored)
+        return scored.devices.append_column("watched", watched(scored.devices, watchlist)), scored
+
+    tonight, scored = rows_of(night)
+    earlier = _latest_before(store, keys)
+    before, how = None, None
+    if earlier:
+        before, how = _stored_rows(earlier), AS_IT_WAS
+        if any(earlier.metadata[name] != value for name, value in made_with.items()):
+            how = NOT_COMPARED
+            if store.exists("flows", earlier.keys) and not _misfit(store.open("flows", earlier.keys), encoding):
+                before, how = _renewed(before, rows_of(store.open("flows", earlier.keys))[0]), SCORED_AGAIN
+    census = compare(tonight, before, comparable=how != NOT_COMPARED, remember_days=settings.remember_days)
+    metadata = {
+        **made_with,
+        "model_date": model_date,
+        "compared_with": {"capture_date": earlier.keys["capture_date"], "how": how} if earlier else None,
+        "packets": night.metadata["packets"],
+        **_counts(census, scored),
+    }
+    with store.write("census", keys, CENSUS.version) as staged:
+        pq.write_table(census, f"{staged.path}/part-0.parquet", filesystem=staged.filesystem)
+        staged.write_text(CSV, render_csv(census))
+        staged.write_text(PAGE, render_page(census, {**keys, **metadata}))
+        staged.metadata.update(metadata)
+    return store.open("census", keys)
+
+
+def _misfit(flows: Partition, encoding: Encoding) -> str | None:
+    """What makes these flows look other than those that the model learned, if anything."""
+    settings = flows.metadata["settings"]["flow"]
+    if settings["length"] != encoding.length:
+        return f"has flow.length={settings['length']}, the model learned {encoding.length}"
+    if settings["max_packets"] < encoding.max_packets:
+        return f"has flow.max_packets={settings['max_packets']}, the model reads {encoding.max_packets}"
+    return None
+
+
+def _account_for_all(flows: Partition, scored: Scored) -> None:
+    if scored.flows != flows.metadata["rows"]:
+        raise AccountingError(
+            f"census: {flows.uri} promises {flows.metadata['rows']} flows, but {scored.flows_of_devices} were scored, "
+            f"{scored.flows_of_other_protocols} are of other protocols and {scored.flows_without_device} have no "
+            f"device, together {scored.flows}; run iotid assemble-flows for this night again"
+        )
+
+
+def _latest_before(store: Store, keys: dict[str, str]) -> Partition | None:
+    nights = [found for found in store.partitions("census") if found["site"] == keys["site"]]
+    dates = [found["capture_date"] for found in nights if found["capture_date"] < keys["capture_date"]]
+    return store.open("census", {**keys, "capture_date": max(dates)}) if dates else None
+
+
+def _stored_rows(census: Partition) -> pa.Table:
+    return pq.read_table(census.uri, schema=CENSUS.arrow_schema(stored=True), partitioning=None)
+
+
+def _renewed(stored: pa.Table, present: pa.Table) -> pa.Table:
+    """The stored census with the devices of its night as they are named now; those that were absent stay so."""
+    absent = stored.filter(pc.is_in(stored["change"], value_set=pa.array(ABSENT)))
+    absent = absent.filter(pc.invert(pc.is_in(absent["device_id"], value_set=present["device_id"])))
+    # whether they had changed on that night matters no more, only that they were there
+    return pa.concat_tables([compare(present, None, comparable=True, remember_days=1), absent])
+
+
+def _counts(census: pa.Table, scored: Scored) -> dict[str, Any]:
+    present = census.filter(pc.invert(pc.is_in(census["change"], value_set=pa.array(ABSENT))))
+    status, changes = Counter(present["status"].to_pylist()), Counter(census["change"].to_pylist())
+    labels = Counter(label for label in present["label"].to_pylist() if label is not None)
+    return {
+        "rows": census.num_rows,
+        "devices": present.num_rows,
+        "status": {name: status[name] for name in STATUSES},
+        "labels": dict(sorted(labels.items())),
+        "changes": {name: changes[name] for name in CHANGES},
+        "watched": pc.sum(census["watched"]).as_py() or 0,
+        "flows": scored.flows,
+        "flows_of_devices": scored.flows_of_devices,
+        "flows_of_other_protocols": scored.flows_of_other_protocols,
+        "flows_without_device": scored.flows_without_device,
+    }

@@ -1,0 +1,51 @@
+"""`iotid STEP …`: every job under one command, loaded only when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+from iotid import __version__, command
+
+_STEPS = {
+    "split-pcaps": "jobs.split_pcaps",
+    "assemble-flows": "jobs.assemble_flows",
+    "write-dataset": "jobs.write_dataset",
+    "train": "jobs.train",
+    "evaluate": "jobs.evaluate",
+    "promote": "jobs.promote",
+    "take-census": "jobs.take_census",
+    "run": "iotid.pipeline",
+    "demo": "iotid.demo",
+}
+
+
+class _Steps(click.Group):
+    """Lists the steps in the order in which the data goes, and imports a step's module on demand."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_STEPS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        module = _STEPS.get(cmd_name)
+        found: click.Command | None = importlib.import_module(module).main if module else None
+        return found
+
+
+@click.group(cls=_Steps, context_settings={"max_content_width": 100})
+@click.version_option(__version__, prog_name="iotid")
+def steps() -> None:
+    """Names the IoT devices behind network captures.
+
+    The steps, in the order in which the data goes: split-pcaps, assemble-flows, write-dataset, train, evaluate,
+    promote, take-census. `run` does all of them on a folder of captures, `demo` on captures that it writes itself.
+    """
+
+
+def main() -> None:
+    command.run_job(steps)
+
+
+if __name__ == "__main__":
+    main()

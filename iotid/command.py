@@ -1,0 +1,167 @@
+"""The one grammar of all commands: shared options, and errors that end in one line and an exit code.
+
+A job declares its command with these pieces; ``iotid STEP`` and ``spark-submit jobs/STEP.py`` are then the same.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import re
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from iotid import errors
+from iotid.config import load_settings
+from iotid.errors import IotidError
+
+_WORKER_ERROR = re.compile(r"^(?:\w+\.)*iotid\.errors\.(\w+): (.+)$", re.MULTILINE)
+
+
+class Step(click.Command):
+    """A command that reports iotid's errors in one line and exits with their code, also those raised in a worker."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except IotidError as fault:
+            raise _one_line(fault) from None
+        except Exception as fault:
+            told = _raised_in_worker(fault)
+            if told is None:
+                raise
+            raise _one_line(told) from None
+
+
+def step(name: str) -> Callable[[Callable[..., Any]], Step]:
+    """Declare a step's command; its function gets ``settings`` first, made from ``--config`` and ``--set``."""
+
+    def declare(function: Callable[..., Any]) -> Step:
+        @functools.wraps(function)
+        def with_settings(config_files: tuple[str, ...], overrides: tuple[str, ...], **rest: Any) -> Any:
+            return function(load_settings(config_files, overrides), **rest)
+
+        described: Callable[..., Any] = with_settings
+        for option in (_SET, _CONFIG):
+            described = option(described)
+        return click.command(name, cls=Step, context_settings={"max_content_width": 100})(described)
+
+    return declare
+
+
+def run_job(command: click.Command) -> None:
+    """Entry point of a job file: parse the command line, run the step, stop Spark, exit with the step's code."""
+    logging_to_stderr()
+    try:
+        command()
+    finally:
+        _stop_spark()
+
+
+def logging_to_stderr() -> None:
+    """Progress and notes of iotid go to stderr, results to stdout; other libraries speak from WARNING on."""
+    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
+    logging.getLogger("iotid").setLevel(logging.INFO)
+
+
+def say(text: str) -> None:
+    """A result for the person who runs the command."""
+    click.echo(text)
+
+
+class _Date(click.ParamType):
+    name = "YYYY-MM-DD"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return datetime.strptime(str(value), "%Y-%m-%d").date().isoformat()
+        except ValueError:
+            self.fail(f"{value!r} is not a date; write it as 2026-01-31", param, ctx)
+
+
+class _Name(click.ParamType):
+    """Names become folder names and identifiers: kept to characters that are safe everywhere."""
+
+    name = "NAME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", str(value)):
+            self.fail(
+                f"{value!r} must be letters, digits, '.', '_' and '-', and begin with a letter or digit", param, ctx
+            )
+        return str(value)
+
+
+class _Location(click.ParamType):
+    """A path or URI; paths are made absolute, because the table that remembers them is read from other folders."""
+
+    name = "LOCATION"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return str(value) if "://" in str(value) else str(Path(value).expanduser().absolute())
+
+
+DATE = _Date()
+NAME = _Name()
+LOCATION = _Location()
+
+_CONFIG = click.option(
+    "--config",
+    "config_files",
+    multiple=True,
+    metavar="FILE",
+    help="Settings laid over conf/base.yaml: a path, or a name in conf/ such as local.yaml. Repeatable, later wins.",
+)
+_SET = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="SECTION.KEY=VALUE",
+    help="One setting, laid over all files, as in training.epochs=10. Repeatable.",
+)
+site = click.option("--site", required=True, type=NAME, help="Site that the captures come from.")
+sites = click.option("--site", "sites", required=True, multiple=True, type=NAME, help="Site to read. Repeatable.")
+date = click.option("--date", "capture_date", required=True, type=DATE, help="Night that the captures belong to.")
+dates = click.option(
+    "--date", "capture_dates", required=True, multiple=True, type=DATE, help="Night to read. Repeatable."
+)
+captures = click.option(
+    "--captures",
+    required=True,
+    type=LOCATION,
+    help="Capture file, or folder searched through for captures (pcap, pcapng, also .gz .zst .bz2 .xz), or a URI.",
+)
+labels = click.option(
+    "--labels",
+    required=True,
+    metavar="FILE",
+    help="Device list, YAML or CSV: names with MACs, addresses or path patterns. conf/datasets/ holds examples.",
+)
+dataset = click.option("--dataset", required=True, type=NAME, help="Name of the dataset.")
+
+
+def _raised_in_worker(fault: Exception) -> IotidError | None:
+    """The iotid error behind a Spark failure, found by the name and text that the worker's traceback ends with."""
+    matches = _WORKER_ERROR.findall(str(fault))
+    kind = getattr(errors, matches[-1][0], None) if matches else None
+    return kind(matches[-1][1]) if isinstance(kind, type) and issubclass(kind, IotidError) else None
+
+
+def _one_line(fault: IotidError) -> click.ClickException:
+    exception = click.ClickException(" ".join(str(fault).split()))
+    exception.exit_code = fault.exit_code
+    return exception
+
+
+def _stop_spark() -> None:
+    if "pyspark" in sys.modules:
+        from pyspark.sql import SparkSession
+
+        session = SparkSession.getActiveSession()
+        if session is not None:
+            session.stop()

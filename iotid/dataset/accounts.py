@@ -1,0 +1,73 @@
+"""Where the flows that went into a dataset have gone: every one of them is kept, or left out under a named reason."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+from iotid.errors import AccountingError, LabelError
+
+log = logging.getLogger(__name__)
+
+_SHOWN = 5
+
+
+@dataclass
+class Accounts:
+    """Flows counted. ``labelled`` holds the labels that are kept so far, ``dropped`` the others with their reason."""
+
+    flows_in: int
+    other_protocols: int
+    unlisted: int
+    conflicts: int
+    labelled: dict[str, int]
+    dropped: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raise an AccountingError unless the flows counted are those that the nights' metadata promise."""
+        found = self.other_protocols + self.unlisted + self.conflicts + sum(self.labelled.values())
+        if found != self.flows_in:
+            raise AccountingError(
+                f"write-dataset: the nights' metadata promise {self.flows_in:,} flows, {found:,} were read; files are "
+                "missing or foreign; assemble the flows of these nights again"
+            )
+
+    def drop(self, label: str, reason: str) -> None:
+        """Take a label out of the dataset."""
+        flows = self.labelled.pop(label)
+        self.dropped[label] = {"flows": flows, "reason": reason}
+        log.info("label %s is left out with its %s flows: %s", label, f"{flows:,}", reason)
+
+    def drop_rare(self, min_flows: int, source: str) -> None:
+        """Take out the labels with too few flows to be split three ways.
+
+        Raises:
+            LabelError: fewer than two labels are left.
+        """
+        for label, flows in sorted(self.labelled.items()):
+            if flows < min_flows:
+                self.drop(label, f"fewer than dataset.min_flows={min_flows} flows")
+        self.check_classes(source)
+
+    def check_classes(self, source: str) -> None:
+        """Raise a LabelError where fewer than two labels are left: there is nothing to tell apart."""
+        if len(self.labelled) < 2:
+            told = {**self.labelled, **{label: told["flows"] for label, told in self.dropped.items()}}
+            first = sorted(told.items(), key=lambda item: (-item[1], item[0]))[:_SHOWN]
+            counts = ", ".join(f"{label}: {flows:,} flows" for label, flows in first)
+            raise LabelError(
+                f"{source}: {len(self.labelled)} of {len(told)} labels can be learned, it takes 2 ({counts}); "
+                "list more devices, give more captures, or lower dataset.min_flows"
+            )
+
+    def to_json(self) -> dict[str, int]:
+        """Flows in, and the five ways that they went, which add up to them."""
+        return {
+            "in": self.flows_in,
+            "kept": sum(self.labelled.values()),
+            "dropped": sum(told["flows"] for told in self.dropped.values()),
+            "unlisted": self.unlisted,
+            "conflicts": self.conflicts,
+            "other_protocols": self.other_protocols,
+        }

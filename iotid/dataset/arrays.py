@@ -1,0 +1,33 @@
+"""Arrow columns as NumPy arrays."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def one_chunk(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """The column as one array, whether it comes from a record batch or a table."""
+    return column.combine_chunks() if hasattr(column, "combine_chunks") else column
+
+
+def first_values(column: pa.Array | pa.ChunkedArray, max_packets: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The first ``max_packets`` values of each of N lists, end to end, and (N,) how many each list gave."""
+    import pyarrow.compute as pc
+
+    lists = one_chunk(column)
+    lengths_N = pc.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+    values = lists.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
+    kept_N = np.minimum(lengths_N, max_packets)
+    return values[positions(lengths_N) < max_packets], kept_N
+
+
+def positions(lengths_N: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Of lists laid end to end: the place, from 0, of every value in its own list."""
+    starts_N = np.cumsum(lengths_N) - lengths_N
+    return np.arange(int(lengths_N.sum())) - np.repeat(starts_N, lengths_N)

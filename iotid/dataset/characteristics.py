@@ -1,0 +1,190 @@
+"""What a flow looks like to a model: characteristics of its first packets as vocabulary ids.
+
+A new characteristic is one entry of ``CHARACTERISTICS``: the column of FLOWS that it is read from and, where there are
+too many values to learn each, how they are made coarser. Its vocabulary is learned from the training part.
+
+Shape suffixes: N flows, M packets kept of each flow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iotid.dataset.arrays import first_values, positions
+from iotid.errors import SchemaError, SettingError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PADDING = 0
+OUT_OF_VOCABULARY = 1
+_FIRST_VALUE = 2
+_SCHEMA_VERSION = 1
+
+# Lower ends of two bins an octave; waits of 25 minutes (2^30.5 µs) or more share the last, so that all fit in 32 bits.
+_WAITS_US = np.unique(np.concatenate([[0], np.floor(2 ** np.arange(0, 31, 0.5))])).astype(np.int64)
+
+
+def _as_measured(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    return values
+
+
+def _logarithmic(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Each wait becomes the lower end of its bin, so that it stays a time in µs."""
+    return _WAITS_US[np.maximum(np.searchsorted(_WAITS_US, values, side="right") - 1, 0)]
+
+
+@dataclass(frozen=True)
+class Characteristic:
+    """``column`` of FLOWS; ``quantise`` makes values coarser, and leaves values that it made as they are."""
+
+    column: str
+    quantise: Callable[[NDArray[np.int64]], NDArray[np.int64]] = _as_measured
+
+
+CHARACTERISTICS: Mapping[str, Characteristic] = {
+    "packet_length": Characteristic("packet_length"),
+    "tcp_window": Characteristic("tcp_window"),
+    "direction": Characteristic("direction"),
+    "inter_arrival": Characteristic("inter_arrival_us", _logarithmic),
+    "tcp_flags": Characteristic("tcp_flags"),
+    "payload_length": Characteristic("payload_length"),
+}
+
+
+def select_characteristics(names: Sequence[str]) -> dict[str, Characteristic]:
+    """The named entries of the registry, in the order named.
+
+    Raises:
+        SettingError: a name is unknown or stands twice.
+    """
+    for name in names:
+        if name not in CHARACTERISTICS:
+            known = ", ".join(CHARACTERISTICS)
+            raise SettingError(f"dataset.characteristics: {name!r} is not known; choose from {known}")
+        if list(names).count(name) > 1:
+            raise SettingError(f"dataset.characteristics: {name!r} stands twice; name each once")
+    return {name: CHARACTERISTICS[name] for name in names}
+
+
+def quantise_column(flows: pa.Table | pa.RecordBatch, characteristic: Characteristic, max_packets: int) -> pa.ListArray:
+    """(N,) lists int32 of the quantised values of each flow's first ``max_packets`` packets."""
+    import pyarrow as pa
+
+    values, lengths_N = first_values(flows.column(characteristic.column), max_packets)
+    offsets = np.concatenate([[0], np.cumsum(lengths_N)]).astype(np.int32)
+    return pa.ListArray.from_arrays(offsets, characteristic.quantise(values).astype(np.int32))
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The quantised values that training kept, sorted. Ids: 0 padding, 1 any other value, from 2 on the values."""
+
+    values: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of ids, padding and out-of-vocabulary among them."""
+        return len(self.values) + _FIRST_VALUE
+
+    def ids(self, values: NDArray[np.int64]) -> NDArray[np.int32]:
+        """The id of each value, in the shape given."""
+        known = self._known
+        if not len(known):
+            return np.full(values.shape, OUT_OF_VOCABULARY, dtype=np.int32)
+        place = np.minimum(np.searchsorted(known, values), len(known) - 1)
+        return np.where(known[place] == values, place + _FIRST_VALUE, OUT_OF_VOCABULARY).astype(np.int32)
+
+    @cached_property
+    def _known(self) -> NDArray[np.int64]:
+        return np.array(self.values, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How flows become rows of ids, and ids of labels become names. A part of the dataset and of every model.
+
+    ``vocabularies`` stand in the order of ``dataset.characteristics``. ``devices`` says vendor, type and model of each
+    label. ``protocols`` (IANA numbers) and ``length`` (``flow.length``) say which flows it is meant for.
+    """
+
+    max_packets: int
+    vocabularies: Mapping[str, Vocabulary]
+    labels: tuple[str, ...]
+    devices: Mapping[str, Mapping[str, str]]
+    protocols: tuple[int, ...]
+    length: str
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of FLOWS that ``encode`` reads, in the order of the characteristics."""
+        return tuple(each.column for each in select_characteristics(list(self.vocabularies)).values())
+
+    def encode(self, flows: pa.Table | pa.RecordBatch) -> dict[str, NDArray[np.int32]]:
+        """Characteristic -> int32 (N, M) ids of the first M packets, padded with 0 at the end.
+
+        Raises:
+            SchemaError: the flows lack the column of a characteristic.
+        """
+        chosen = select_characteristics(list(self.vocabularies))
+        lacking = sorted({each.column for each in chosen.values()} - set(flows.schema.names))
+        if lacking:
+            raise SchemaError(f"flows: lack {', '.join(lacking)}, which the model reads; give a table of schemas.FLOWS")
+        encoded = {}
+        for name, characteristic in chosen.items():
+            values, lengths_N = first_values(flows.column(characteristic.column), self.max_packets)
+            ids_NM = np.full((flows.num_rows, self.max_packets), PADDING, dtype=np.int32)
+            row = np.repeat(np.arange(flows.num_rows), lengths_N)
+            ids_NM[row, positions(lengths_N)] = self.vocabularies[name].ids(characteristic.quantise(values))
+            encoded[name] = ids_NM
+        return encoded
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict, the same before and after a way through JSON."""
+        return {
+            "schema_version": _SCHEMA_VERSION,
+            "max_packets": self.max_packets,
+            # a list, as their order counts and JSON's keys have none
+            "vocabularies": [{"name": name, "values": list(known.values)} for name, known in self.vocabularies.items()],
+            "labels": list(self.labels),
+            "devices": {label: dict(told) for label, told in self.devices.items()},
+            "protocols": list(self.protocols),
+            "length": self.length,
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Encoding:
+        """The encoding that ``to_json`` told of, before or after a way through JSON.
+
+        Raises:
+            SchemaError: it was written by another version of iotid, or is none.
+        """
+        version = content.get("schema_version")
+        if version != _SCHEMA_VERSION:
+            raise SchemaError(
+                f"encoding: has schema_version {version!r}, this iotid reads {_SCHEMA_VERSION}; write the dataset "
+                "again, and train on it"
+            )
+        try:
+            return cls(
+                max_packets=int(content["max_packets"]),
+                vocabularies={told["name"]: Vocabulary(tuple(told["values"])) for told in content["vocabularies"]},
+                labels=tuple(content["labels"]),
+                devices={label: dict(told) for label, told in content["devices"].items()},
+                protocols=tuple(content["protocols"]),
+                length=str(content["length"]),
+            )
+        except (KeyError, TypeError, AttributeError) as fault:
+            raise SchemaError(f"encoding: lacks or garbles {fault}; write the dataset again") from None
+
+
+def unseen_share(sequences: Mapping[str, NDArray[np.int32]]) -> NDArray[np.float64]:
+    """(N,) share of each flow's values, over all characteristics, that are out-of-vocabulary; 0 to 1."""
+    ids = np.concatenate(list(sequences.values()), axis=1)
+    return (ids == OUT_OF_VOCABULARY).sum(axis=1) / np.maximum((ids != PADDING).sum(axis=1), 1)

@@ -1,0 +1,221 @@
+"""Which device a flow belongs to: a device list matched against whole columns of flows.
+
+Evidence, the strongest first: the capture's path, the client's MAC, the server's MAC, the client's address, the
+server's address. A flow's candidates are the entries that its strongest evidence names; where those are several, the
+next evidence that names some of them narrows them. Cooked captures, which show senders only, need nothing special: a
+device is then the client or the server of a flow, and one of its MACs is there.
+
+Shape suffixes: N flows.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cached_property, partial
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iotid.dataset.arrays import one_chunk
+from iotid.dataset.devices import Device, read_devices
+from iotid.errors import LabelError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+UNKNOWN = "unknown"
+"""The class of flows whose device is on no list, where ``dataset.unlisted`` keeps them."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NONE: frozenset[int] = frozenset()
+_State = tuple[bool, frozenset[int]]  # whether there is evidence, and which devices are left by it
+
+
+@dataclass(frozen=True)
+class DeviceList:
+    """Devices, in the order of the list that ``source`` names."""
+
+    devices: tuple[Device, ...]
+    source: str = "devices"
+
+    def __post_init__(self) -> None:
+        """Raise a LabelError where nothing tells two devices with one MAC apart."""
+        for mac, numbers in self._by_mac.items():
+            for one, other in combinations(sorted(numbers), 2):
+                first, second = self.devices[one], self.devices[other]
+                told_apart = first.path and second.path and not set(first.path) & set(second.path)
+                if first.name != second.name and first.overlaps(second) and not told_apart:
+                    raise LabelError(
+                        f"{self.source}: MAC {mac} is listed for {first.name} and for {second.name}; give each a path "
+                        "pattern of its captures, or valid_from and valid_to that do not overlap, or one name"
+                    )
+
+    @classmethod
+    def read(cls, path: str | Path) -> DeviceList:
+        """Read a YAML or CSV list.
+
+        YAML holds ``devices:``, entries with ``name`` and any of ``model`` (default: the name), ``vendor``, ``type``,
+        ``mac``, ``ip``, ``path`` (each one or a list), ``valid_from``, ``valid_to``; ``notes:`` is free text. CSV has
+        a header: ``device`` or ``name``, ``mac``, ``ip``, ``path`` (several values of a cell parted by ``;``),
+        ``vendor``, ``type``, ``model`` (or any ``device_type…``), ``valid_from``, ``valid_to``; other columns are
+        passed over.
+
+        Raises:
+            LabelError: the file is missing or malformed, or one MAC stands for two devices that nothing tells apart.
+        """
+        return cls(read_devices(path), str(path))
+
+    def match(self, flows: pa.Table | pa.RecordBatch) -> NDArray[np.int32]:
+        """(N,) number of each flow's device in the list; -1 where no entry fits, or where several fit equally.
+
+        Reads the columns capture_file, client_mac, server_mac, client_ip, server_ip and first_seen of FLOWS.
+        """
+        return self.resolve(flows)[0]
+
+    def resolve(self, flows: pa.Table | pa.RecordBatch) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+        """``match``, and (N,) whether several devices of different names fit the flow equally well."""
+        # A state is (evidence was found, candidates). Flows hold few distinct states, so that only those are
+        # reasoned about one by one; everything per flow is a lookup.
+        states, state_N = self._valid_at(flows)
+        for column, devices_of in self._evidence:
+            named, named_N = _distinct_sets(flows, column, devices_of)
+            pairs, pair_N = np.unique(state_N * len(named) + named_N, return_inverse=True)
+            narrowed = [_narrow(states[pair // len(named)], named[pair % len(named)]) for pair in pairs.tolist()]
+            states, place = _intern(narrowed)
+            state_N = place[pair_N]
+        decided = [self._decide(*state) for state in states]
+        device = np.array([number for number, _ in decided], dtype=np.int32)
+        ambiguous = np.array([several for _, several in decided], dtype=np.bool_)
+        return device[state_N], ambiguous[state_N]
+
+    def labels(self, kind: str) -> tuple[str, ...]:
+        """The label of each device: its ``name``, ``model`` or ``type``.
+
+        Raises:
+            LabelError: a device has none.
+        """
+        labels = tuple(str(getattr(device, kind)) for device in self.devices)
+        for device, label in zip(self.devices, labels, strict=True):
+            if not label:
+                raise LabelError(f"{self.source}: {device.name} has no {kind}, and dataset.label is {kind}; add it")
+        return labels
+
+    def describe(self, kind: str) -> dict[str, dict[str, str]]:
+        """Label -> vendor, type and model, each empty where the label's devices differ in it."""
+        described: dict[str, dict[str, str]] = {}
+        for label, device in zip(self.labels(kind), self.devices, strict=True):
+            own = {"vendor": device.vendor, "type": device.type, "model": device.model}
+            known = described.setdefault(label, own)
+            described[label] = {key: value if known[key] == value else "" for key, value in own.items()}
+        return described
+
+    @property
+    def hash(self) -> str:
+        """Twelve hexadecimal digits of the list's content, wherever it was read from."""
+        content = "\n".join(device.model_dump_json() for device in self.devices)
+        return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+    @cached_property
+    def _by_mac(self) -> dict[str, frozenset[int]]:
+        return _index(device.mac for device in self.devices)
+
+    @cached_property
+    def _by_ip(self) -> dict[str, frozenset[int]]:
+        return _index(device.ip for device in self.devices)
+
+    @cached_property
+    def _patterns(self) -> list[tuple[re.Pattern[str], int]]:
+        return [
+            (re.compile(_path_regex(pattern)), number)
+            for number, device in enumerate(self.devices)
+            for pattern in device.path
+        ]
+
+    @property
+    def _evidence(self) -> Iterator[tuple[str, Callable[[str], frozenset[int]]]]:
+        """Columns of FLOWS, the strongest evidence first, and the devices that a value of the column names."""
+        yield "capture_file", self._by_path
+        for column, index in (
+            ("client_mac", self._by_mac),
+            ("server_mac", self._by_mac),
+            ("client_ip", self._by_ip),
+            ("server_ip", self._by_ip),
+        ):
+            yield column, partial(_look_up, index)
+
+    def _by_path(self, path: str) -> frozenset[int]:
+        absolute = "/" + path.lstrip("/")  # so that `*/Hue/*` fits the relative path `Hue/setup.pcap`
+        return frozenset(number for pattern, number in self._patterns if pattern.fullmatch(absolute))
+
+    def _valid_at(self, flows: pa.Table | pa.RecordBatch) -> tuple[list[_State], NDArray[np.int64]]:
+        """The first state of each stretch of time: all that are valid then; and (N,) the stretch of each flow."""
+        bounds = sorted({at for device in self.devices for at in (device.valid_from, device.valid_to)})
+        valid = [
+            frozenset(n for n, device in enumerate(self.devices) if device.valid_from <= bound < device.valid_to)
+            for bound in bounds
+        ]
+        bounds_us = np.array([(bound - _EPOCH) // timedelta(microseconds=1) for bound in bounds], dtype=np.int64)
+        stretch_N = np.searchsorted(bounds_us, _microseconds(flows), side="right")
+        return [(False, numbers) for numbers in (_NONE, *valid)], stretch_N.astype(np.int64)
+
+    def _decide(self, found: bool, candidates: frozenset[int]) -> tuple[int, bool]:
+        if not found:
+            return -1, False
+        if len({self.devices[number].name for number in candidates}) > 1:
+            return -1, True
+        return min(candidates), False
+
+
+def _index(values_of_devices: Iterable[tuple[str, ...]]) -> dict[str, frozenset[int]]:
+    """Value -> the numbers of all devices that list it."""
+    index: dict[str, set[int]] = {}
+    for number, values in enumerate(values_of_devices):
+        for value in values:
+            index.setdefault(value, set()).add(number)
+    return {value: frozenset(numbers) for value, numbers in index.items()}
+
+
+def _look_up(index: dict[str, frozenset[int]], value: str) -> frozenset[int]:
+    return index.get(value, _NONE)
+
+
+def _path_regex(pattern: str) -> str:
+    """A shell glob against a whole path; one that does not start at the root also fits the path's end."""
+    anywhere = fnmatch.translate("*/" + pattern)
+    return fnmatch.translate(pattern) if pattern.startswith("/") else f"{fnmatch.translate(pattern)}|{anywhere}"
+
+
+def _narrow(state: _State, named: frozenset[int]) -> _State:
+    left = state[1] & named
+    return (True, left) if left else state
+
+
+def _intern(items: list[Any]) -> tuple[list[Any], NDArray[np.int64]]:
+    """The distinct items, and the place of each item among them."""
+    places: dict[Any, int] = {}
+    place = [places.setdefault(item, len(places)) for item in items]
+    return list(places), np.array(place, dtype=np.int64)
+
+
+def _distinct_sets(
+    flows: pa.Table | pa.RecordBatch, column: str, devices_of: Callable[[str], frozenset[int]]
+) -> tuple[list[frozenset[int]], NDArray[np.int64]]:
+    """The distinct sets of devices that the column's values name, and (N,) which of them each flow's value names."""
+    encoded = one_chunk(flows.column(column)).dictionary_encode()
+    sets, place = _intern([_NONE, *(devices_of(value) for value in encoded.dictionary.to_pylist())])
+    value_N = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    return sets, place[value_N + 1]
+
+
+def _microseconds(flows: pa.Table | pa.RecordBatch) -> NDArray[np.int64]:
+    import pyarrow as pa
+
+    return one_chunk(flows.column("first_seen")).cast(pa.int64()).to_numpy(zero_copy_only=False)

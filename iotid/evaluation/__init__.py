@@ -1,0 +1,8 @@
+"""How good a model is, beside whom, how much of that is memory, and whether it should serve."""
+
+from iotid.evaluation.decide import Decision, decide
+from iotid.evaluation.evaluate import evaluate
+from iotid.evaluation.report import verdicts, write_report
+from iotid.evaluation.schema import Report, SystemReport, system_report
+
+__all__ = ["Decision", "Report", "SystemReport", "decide", "evaluate", "system_report", "verdicts", "write_report"]

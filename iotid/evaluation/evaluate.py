@@ -1,0 +1,139 @@
+"""Scores trained models and their rivals on one test part."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from iotid import baselines, config
+from iotid.errors import DataError, SettingError
+from iotid.evaluation import leakage, metrics
+from iotid.evaluation.align import Model, check_probabilities, over_labels, translate
+from iotid.evaluation.schema import REPORT_VERSION, Dataset, Part, Report, Seconds, System
+
+if TYPE_CHECKING:
+    from iotid.dataset import Encoding, Rows
+    from iotid.storage import Partition
+
+_MODEL_ORIGIN = "adaptive ensemble of bi-LSTMs (the paper's)"
+
+
+def evaluate(dataset: Partition, models: Mapping[str, Model], settings: config.Evaluation) -> Report:
+    """The report of ``models`` (name -> trained model) and of ``settings.baselines``, each fitted on the training part.
+
+    A model of another dataset is scored through its own vocabularies; the classes that only it knows are labels of the
+    report without test flows, so that answering one is wrong.
+
+    Raises:
+        SettingError: a baseline is unknown or has the name of a model.
+        DataError: the test part is empty, or a system's answers are no probabilities.
+        PartitionError: the dataset is not whole.
+    """
+    from iotid.dataset import read_encoding, read_part
+
+    told = dataset.metadata
+    identity: Dataset = {
+        "name": dataset.keys["name"],
+        "hash": told["hash"],
+        "protocol": told["protocol"],
+        "parts": {part: Part(rows=told["rows"][part], flows=told["flows"][part]) for part in told["rows"]},
+    }
+    train, test = (read_part(dataset.uri, part) for part in ("train", "test"))
+    return score(identity, read_encoding(dataset.uri), train, test, models, settings)
+
+
+def score(
+    identity: Dataset,
+    encoding: Encoding,
+    train: Rows,
+    test: Rows,
+    models: Mapping[str, Model],
+    settings: config.Evaluation,
+) -> Report:
+    """``evaluate`` on parts that are in memory."""
+    contestants = _rivals(encoding, train, test, settings)
+    both = sorted(set(contestants) & set(models))
+    if both:
+        raise SettingError(f"evaluation.baselines: {both[0]!r} is also the name of a model; rename the model")
+    if not test.num_flows.sum():
+        raise DataError(f"dataset {identity['name']}: the test part is empty; write it with a larger test share")
+    contestants = {**_trained(encoding, test, models), **contestants}
+    labels = list(encoding.labels)
+    labels += sorted({label for each in contestants.values() for label in each.knows} - set(labels))
+    ceiling = leakage.ceiling(test)
+    return {
+        "version": REPORT_VERSION,
+        "dataset": identity,
+        "labels": labels,
+        "floor": leakage.floor(test),
+        "leakage": leakage.leakage(train, test),
+        "seen": leakage.seen(train, test),
+        "ceiling": ceiling,
+        "systems": {name: _judge(name, each, test, labels, ceiling, settings) for name, each in contestants.items()},
+    }
+
+
+@dataclass(frozen=True)
+class _Contestant:
+    """``answer`` gives (N, len(knows)) probabilities of the test part's N rows, once ``fit``, if any, was called."""
+
+    kind: str
+    origin: str
+    knows: Sequence[str]
+    answer: Callable[[], NDArray[Any]]
+    fit: Callable[[], Any] | None = None
+
+
+def _trained(encoding: Encoding, test: Rows, models: Mapping[str, Model]) -> dict[str, _Contestant]:
+    def contestant(name: str, model: Model) -> _Contestant:
+        sequences = translate(test.sequences, encoding, model.encoding, name)
+        return _Contestant("model", _MODEL_ORIGIN, model.encoding.labels, lambda: model.probabilities(sequences))
+
+    return {name: contestant(name, model) for name, model in models.items()}
+
+
+def _rivals(encoding: Encoding, train: Rows, test: Rows, settings: config.Evaluation) -> dict[str, _Contestant]:
+    def contestant(name: str) -> _Contestant:
+        rival = baselines.create(name, encoding, settings.seed)
+        return _Contestant(
+            "baseline",
+            rival.origin,
+            encoding.labels,
+            answer=lambda: rival.probabilities(test.sequences),
+            fit=lambda: rival.fit(train, len(encoding.labels)),
+        )
+
+    return {name: contestant(name) for name in settings.baselines}
+
+
+def _judge(
+    name: str, contestant: _Contestant, test: Rows, labels: Sequence[str], ceiling: float, settings: config.Evaluation
+) -> System:
+    started = time.perf_counter()
+    if contestant.fit:
+        contestant.fit()
+    fitted = time.perf_counter()
+    own_NC = contestant.answer()
+    seconds = Seconds(fit=fitted - started if contestant.fit else None, score=time.perf_counter() - fitted)
+    check_probabilities(own_NC, len(test.label), len(contestant.knows), name)
+    answers_NL = over_labels(own_NC, contestant.knows, labels)
+    predicted_N = answers_NL.argmax(axis=1)
+    confusion_LL = metrics.confusion_matrix(test.label, predicted_N, test.num_flows, len(labels))
+    bins = metrics.reliability(answers_NL.max(axis=1), predicted_N == test.label, test.num_flows)
+    scores = metrics.scores(confusion_LL, settings.bootstrap, settings.seed)
+    return {
+        "kind": contestant.kind,
+        "origin": contestant.origin,
+        "knows": list(contestant.knows),
+        "metrics": scores,
+        "ceiling_share": (scores["accuracy"]["value"] or 0.0) / ceiling,
+        "expected_calibration_error": metrics.expected_calibration_error(bins),
+        "reliability": bins,
+        "per_class": metrics.per_class(confusion_LL, labels),
+        "confusion": confusion_LL.tolist(),
+        "seconds": seconds,
+    }

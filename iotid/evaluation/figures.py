@@ -1,0 +1,170 @@
+"""Figures as PNG files: confusion matrices, learning curves, reliability. Colours keep apart for the colour-blind.
+
+Figures are made without pyplot: no global state, no window system, safe in any thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iotid.evaluation.schema import Bin
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette: told apart in every common form of colour blindness.
+_BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#7F7F7F"
+DPI = 150
+_LABEL_WIDTH = 26  # characters of a class name on an axis
+
+
+def confusion_matrix(confusion_CC: NDArray[Any], labels: Sequence[str], path: Path, title: str = "") -> None:
+    """Each true class as a row of percent. Classes that have neither flows nor answers are left off.
+
+    A row without test flows is grey; a cell that would read as 0 stays empty.
+    """
+    used = np.flatnonzero((confusion_CC.sum(axis=0) > 0) | (confusion_CC.sum(axis=1) > 0))
+    matrix_CC, names = confusion_CC[np.ix_(used, used)], [_short(labels[index]) for index in used]
+    support_C = matrix_CC.sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        percent_CC = 100 * matrix_CC / support_C[:, np.newaxis]
+    count = len(names)
+    small = count > 15
+    size = max(count * (0.25 if small else 0.5), 2.4)  # inches
+    figure = _figure(size + 3.2, size + 2.2)
+    axes = figure.add_subplot()
+    image = axes.imshow(np.ma.masked_invalid(percent_CC), cmap=_colour_map(), vmin=0, vmax=100)
+    axes.set_xticks(range(count), names, rotation=90)
+    axes.set_yticks(range(count), [f"{name}  ({flows:,})" for name, flows in zip(names, support_C, strict=True)])
+    axes.tick_params(labelsize=7.5 if small else 8)
+    axes.tick_params(which="both", length=0)
+    axes.set_xticks(np.arange(count + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(count + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="#E3E3E3", linewidth=0.5)
+    axes.set_xlabel("answered")
+    axes.set_ylabel("true class (test flows)")
+    axes.set_title(title, fontsize=10)
+    _write_percents(axes, percent_CC, 6.5 if small else 8)
+    bar = figure.colorbar(image, ax=axes, shrink=0.6, pad=0.02)
+    bar.set_label("% of the true class", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    _save(figure, path)
+
+
+def learning_curves(history: Sequence[Mapping[str, Any]], path: Path, title: str = "") -> None:
+    """Loss and validation macro F1 by epoch; ``history`` has a dict an epoch, with ``epoch`` and what was measured."""
+    figure = _figure(8.4, 3.4)
+    left, right = figure.subplots(1, 2)
+    _curve(left, history, "train_loss", "training", _BLUE, "o")
+    _curve(left, history, "validation_loss", "validation", _ORANGE, "s")
+    left.set_ylabel("cross-entropy loss")
+    left.set_ylim(bottom=0)
+    if left.lines:
+        left.legend(frameon=False, fontsize=8)
+    _curve(right, history, "validation_macro_f1", "validation", _ORANGE, "s")
+    right.set_ylabel("validation macro F1")
+    right.set_ylim(0, 1.02)
+    scored = [row for row in history if _is_number(row.get("validation_macro_f1"))]
+    if scored:
+        best = max(scored, key=lambda row: row["validation_macro_f1"])
+        right.axvline(best["epoch"], color=_GREY, linewidth=1, linestyle=":")
+        right.set_title(f"best {best['validation_macro_f1']:.3f} at epoch {best['epoch']}", fontsize=9)
+    for axes in (left, right):
+        axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        _plain(axes)
+    figure.suptitle(title, fontsize=10)
+    _save(figure, path)
+
+
+def reliability(bins: Sequence[Bin], path: Path, title: str = "") -> None:
+    """Above, accuracy against confidence, with the diagonal that a calibrated model keeps; below, where flows lie."""
+    figure = _figure(4.4, 4.8)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    filled = [each for each in bins if each["flows"]]
+    above.plot([0, 1], [0, 1], color=_GREY, linewidth=1, linestyle="--", label="calibrated")
+    above.plot(
+        [each["confidence"] for each in filled],
+        [each["accuracy"] for each in filled],
+        color=_BLUE,
+        marker="o",
+        markersize=4,
+        label="observed",
+    )
+    above.set_ylim(-0.02, 1.02)
+    above.set_ylabel("accuracy")
+    above.legend(frameon=False, fontsize=8, loc="upper left")
+    total = sum(each["flows"] for each in bins)
+    width = bins[0]["high"] - bins[0]["low"]
+    shares = [each["flows"] / total for each in bins]
+    below.bar([each["low"] for each in bins], shares, width, align="edge", color=_BLUE)
+    below.set_ylabel("share of flows")
+    below.set_xlabel("confidence")
+    below.set_xlim(0, 1)
+    for axes in (above, below):
+        _plain(axes)
+    above.set_title(title, fontsize=10)
+    _save(figure, path)
+
+
+def _write_percents(axes: Axes, percent_CC: NDArray[np.float64], font: float) -> None:
+    for (row, column), percent in np.ndenumerate(percent_CC):
+        if percent >= 0.5:  # NaN and what would read as 0 stay empty
+            ink = "white" if percent > 55 else "black"
+            axes.text(column, row, f"{percent:.0f}", ha="center", va="center", color=ink, fontsize=font)
+
+
+def _curve(axes: Axes, history: Sequence[Mapping[str, Any]], key: str, label: str, colour: str, marker: str) -> None:
+    rows = [row for row in history if _is_number(row.get(key))]
+    if rows:
+        axes.plot(
+            [row["epoch"] for row in rows],
+            [row[key] for row in rows],
+            color=colour,
+            marker=marker,
+            markersize=3,
+            label=label,
+        )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and bool(np.isfinite(value))
+
+
+def _short(name: str) -> str:
+    """The name on one line, cut in its middle: makers put what tells two models apart at either end."""
+    text = " ".join(name.split())
+    if len(text) > _LABEL_WIDTH:
+        text = f"{text[: _LABEL_WIDTH // 2]}…{text[1 - _LABEL_WIDTH // 2 :]}"
+    return text.replace("$", r"\$")  # a dollar sign would start matplotlib's mathematics
+
+
+def _colour_map() -> Any:
+    from matplotlib import colormaps
+
+    return colormaps["Blues"].with_extremes(bad="#EFEFEF")
+
+
+def _plain(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#E3E3E3", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=8)
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure).print_figure(path, dpi=DPI, format="png")

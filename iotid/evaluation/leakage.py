@@ -1,0 +1,52 @@
+"""What a score on this split can mean: how much of the test part is in training, and how much can be told apart at all.
+
+Both follow Jerabek et al. 2025 (arXiv 2506.08655): most public datasets consist largely of equal sequences, so a random
+split measures memory, and equal sequences under several labels bound what anything can reach. Counted in flows.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from iotid.baselines.sequences import exact_keys, label_counts, side_by_side
+
+if TYPE_CHECKING:
+    from iotid.dataset import Rows
+
+
+def leakage(train: Rows, test: Rows) -> float:
+    """Share of test flows whose exact sequences occur in training under the same label."""
+    return _share_in_training(train, test, with_label=True)
+
+
+def seen(train: Rows, test: Rows) -> float:
+    """Share of test flows whose exact sequences occur in training under any label."""
+    return _share_in_training(train, test, with_label=False)
+
+
+def ceiling(test: Rows) -> float:
+    """Best accuracy on this test part of any classifier that sees these sequences and answers equal ones alike.
+
+    Each distinct sequence is given the label that most of its own test flows have. That looks at the answers, so it
+    bounds every classifier from above; one that learns from training alone may have no way to reach it.
+    """
+    keys_N = exact_keys(side_by_side(test.sequences))
+    num_classes = int(test.label.max()) + 1
+    _, flows_UC = label_counts(keys_N, test.label, test.num_flows, num_classes)
+    return float(flows_UC.max(axis=1).sum() / test.num_flows.sum())
+
+
+def floor(test: Rows) -> float:
+    """Accuracy of always answering the commonest class of the test part."""
+    return float(np.bincount(test.label, weights=test.num_flows).max() / test.num_flows.sum())
+
+
+def _share_in_training(train: Rows, test: Rows, *, with_label: bool) -> float:
+    def keys(rows: Rows) -> np.ndarray:
+        matrix = side_by_side(rows.sequences)
+        return exact_keys(np.column_stack([matrix, rows.label.astype(matrix.dtype)]) if with_label else matrix)
+
+    known_N = np.isin(keys(test), keys(train))
+    return float(test.num_flows[known_N].sum() / test.num_flows.sum())

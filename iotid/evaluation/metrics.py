@@ -1,0 +1,142 @@
+"""How good the answers are, counted in flows. Everything but calibration follows from the confusion matrix.
+
+Shapes: N rows, C classes, X any leading axes (resamples), B bins. A confusion matrix has true classes as rows and
+predicted ones as columns.
+
+Macro averages run over the classes that have test flows. A class without any has no recall (equation 9 divides by zero)
+and cannot speak for or against a classifier; flows wrongly given to it still lower the recall of the class they are
+taken from. This equals scikit-learn's ``average="macro"`` with ``labels`` set to the classes present. A class that is
+present but never answered has precision 0, as with ``zero_division=0``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iotid.evaluation.schema import Bin, ClassScore, Score
+
+METRICS = ("accuracy", "macro_precision", "macro_recall", "macro_f1", "balanced_accuracy")
+INTERVAL = 0.95
+RELIABILITY_BINS = 15  # Guo et al., On Calibration of Modern Neural Networks, ICML 2017
+
+
+def confusion_matrix(
+    label_N: NDArray[Any], predicted_N: NDArray[Any], num_flows_N: NDArray[Any], num_classes: int
+) -> NDArray[np.int64]:
+    """(C, C) flows; float64 sums are exact up to 2**53 flows."""
+    cell_N = label_N.astype(np.int64) * num_classes + predicted_N
+    flows = np.bincount(cell_N, weights=num_flows_N, minlength=num_classes**2)
+    return flows.reshape(num_classes, num_classes).astype(np.int64)
+
+
+def class_scores(confusion_XCC: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Precision, recall and F1 of each class, (X, C) each: the paper's equations 8 to 10. NaN without test flows."""
+    right_XC = np.diagonal(confusion_XCC, axis1=-2, axis2=-1).astype(np.float64)
+    support_XC = confusion_XCC.sum(axis=-1)
+    answered_XC = confusion_XCC.sum(axis=-2)
+    present_XC = support_XC > 0
+    precision_XC = np.where(present_XC, right_XC / np.maximum(answered_XC, 1), np.nan)
+    recall_XC = np.where(present_XC, right_XC / np.maximum(support_XC, 1), np.nan)
+    # 2PR/(P+R) = 2TP/(support+answered), which needs no case for P + R = 0
+    f1_XC = np.where(present_XC, 2 * right_XC / np.maximum(support_XC + answered_XC, 1), np.nan)
+    return precision_XC, recall_XC, f1_XC
+
+
+def metrics(confusion_XCC: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
+    """Metric name -> (X,): accuracy (the paper's equation 11), the macro averages, and balanced accuracy.
+
+    Balanced accuracy is by its definition the macro recall over the classes present; it stands under both names because
+    readers look for both. Every matrix must hold at least one flow.
+    """
+    right_X = np.trace(confusion_XCC, axis1=-2, axis2=-1)
+    precision_XC, recall_XC, f1_XC = class_scores(confusion_XCC)
+    macro_recall_X = np.nanmean(recall_XC, axis=-1)
+    return {
+        "accuracy": np.asarray(right_X / confusion_XCC.sum(axis=(-2, -1))),
+        "macro_precision": np.nanmean(precision_XC, axis=-1),
+        "macro_recall": macro_recall_X,
+        "macro_f1": np.nanmean(f1_XC, axis=-1),
+        "balanced_accuracy": macro_recall_X,
+    }
+
+
+def resample(confusion_CC: NDArray[np.int64], resamples: int, seed: int) -> NDArray[np.int64]:
+    """(resamples, C, C): bootstrap resamples of the flows behind a confusion matrix.
+
+    Drawing as many flows with replacement as there are, and counting cells, is a multinomial over the cells; so no row
+    has to be drawn, and a row of a thousand flows is a thousand draws, as it must be.
+    """
+    cells = confusion_CC.ravel()
+    drawn = np.random.default_rng(seed).multinomial(cells.sum(), cells / cells.sum(), size=resamples)
+    return drawn.reshape(resamples, *confusion_CC.shape)
+
+
+def scores(confusion_CC: NDArray[np.int64], resamples: int, seed: int) -> dict[str, Score]:
+    """Each metric with its percentile bootstrap interval (Efron 1979); no interval when ``resamples`` is 0.
+
+    A class of one or two flows is missing from many resamples, so intervals of macro averages are wide where rare
+    classes are, and need not lie evenly around the value.
+    """
+    values = metrics(confusion_CC)
+    if not resamples:
+        return {name: Score(value=float(value), low=None, high=None) for name, value in values.items()}
+    tail = 100 * (1 - INTERVAL) / 2
+    drawn = metrics(resample(confusion_CC, resamples, seed))
+    bounds = {name: np.percentile(value_X, [tail, 100 - tail]) for name, value_X in drawn.items()}
+    return {
+        name: Score(value=float(value), low=float(bounds[name][0]), high=float(bounds[name][1]))
+        for name, value in values.items()
+    }
+
+
+def per_class(confusion_CC: NDArray[np.int64], labels: Sequence[str]) -> list[ClassScore]:
+    """The table of classes, in the order of ``labels``."""
+    rows = zip(labels, *class_scores(confusion_CC), confusion_CC.sum(axis=1), strict=True)
+    return [
+        ClassScore(
+            label=label, precision=_number(precision), recall=_number(recall), f1=_number(f1), support=int(support)
+        )
+        for label, precision, recall, f1, support in rows
+    ]
+
+
+def reliability(confidence_N: NDArray[Any], right_N: NDArray[Any], num_flows_N: NDArray[Any]) -> list[Bin]:
+    """Bins of equal width over the confidence of the answers; (low, high], the first includes 0."""
+    edges = np.linspace(0, 1, RELIABILITY_BINS + 1)
+    bin_N = np.clip(np.searchsorted(edges, confidence_N, side="left") - 1, 0, RELIABILITY_BINS - 1)
+
+    def flows_of(weight_N: NDArray[Any]) -> NDArray[np.float64]:
+        return np.bincount(bin_N, weights=weight_N * num_flows_N, minlength=RELIABILITY_BINS).astype(np.float64)
+
+    flows_B = flows_of(np.ones(len(bin_N)))
+    with np.errstate(invalid="ignore"):
+        confidence_B, accuracy_B = flows_of(confidence_N) / flows_B, flows_of(right_N) / flows_B
+    return [
+        Bin(
+            low=float(edges[index]),
+            high=float(edges[index + 1]),
+            confidence=_number(confidence_B[index]),
+            accuracy=_number(accuracy_B[index]),
+            flows=int(flows_B[index]),
+        )
+        for index in range(RELIABILITY_BINS)
+    ]
+
+
+def expected_calibration_error(bins: Sequence[Bin]) -> float:
+    """Mean distance of confidence and accuracy over the bins, weighted by flows (Naeini et al., AAAI 2015)."""
+    total = sum(each["flows"] for each in bins)
+    gaps = (
+        each["flows"] * abs(each["confidence"] - each["accuracy"])
+        for each in bins
+        if each["confidence"] is not None and each["accuracy"] is not None
+    )
+    return sum(gaps) / total
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,147 @@
+"""A report as a folder that a person opens and a program reads: report.json, report.html and the figures as PNG."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import numpy as np
+from markupsafe import Markup
+
+from iotid.evaluation import figures
+from iotid.evaluation.schema import Report, Score, System
+
+if TYPE_CHECKING:
+    from iotid.evaluation.decide import Decision
+
+_METRIC_TITLES = (
+    ("accuracy", ("Accuracy",)),
+    ("macro_precision", ("Macro", "precision")),
+    ("macro_recall", ("Macro", "recall")),
+    ("macro_f1", ("Macro", "F1")),
+    ("balanced_accuracy", ("Balanced", "accuracy")),
+)
+
+
+def write_report(
+    report: Report,
+    folder: str | Path,
+    *,
+    history: Sequence[Mapping[str, Any]] | None = None,
+    decision: Decision | None = None,
+) -> Path:
+    """Write the folder and return the path of its page, which needs neither the other files nor a network.
+
+    ``history`` is the training of the first model, one dict an epoch (see ``figures.learning_curves``).
+    """
+    folder = Path(folder)
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    (folder / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    curves = None
+    if history:
+        curves = folder / "figures" / "learning_curves.png"
+        figures.learning_curves(history, curves)
+    page = folder / "report.html"
+    drawn = {name: _draw(name, system, report, folder / "figures") for name, system in report["systems"].items()}
+    page.write_text(_render(report, drawn, _image(curves) if curves else None, decision), encoding="utf-8")
+    return page
+
+
+def verdicts(report: Report) -> list[tuple[str, bool]]:
+    """For each trained model one sentence that sets it beside its best rival, and whether it is ahead."""
+    systems = report["systems"]
+    rivals = [name for name, system in systems.items() if system["kind"] == "baseline"]
+    best = max(rivals, key=lambda name: _macro_f1(systems[name])["value"] or 0.0, default=None)
+    return [
+        _verdict(name, system, best, systems[best] if best else None)
+        for name, system in systems.items()
+        if system["kind"] == "model"
+    ]
+
+
+def _verdict(name: str, system: System, rival_name: str | None, rival: System | None) -> tuple[str, bool]:
+    ours, accuracy = _macro_f1(system), system["metrics"]["accuracy"]["value"]
+    reached = (
+        f"{name}: macro F1 {_number(ours['value'])} %, accuracy {_number(accuracy)} % "
+        f"({_percent(system['ceiling_share'])} of the ceiling)"
+    )
+    if rival is None:
+        return f"{reached}; no rival was scored.", True
+    theirs = _macro_f1(rival)
+    lead = (ours["value"] or 0.0) - (theirs["value"] or 0.0)
+    word = "ahead of" if lead > 0 else "behind" if lead < 0 else "level with"
+    note = "; their intervals overlap" if lead and _overlap(ours, theirs) else ""
+    return f"{reached}; {word} its best rival, {rival_name}, at macro F1 {_number(theirs['value'])} %{note}.", lead > 0
+
+
+def _macro_f1(system: System) -> Score:
+    return system["metrics"]["macro_f1"]
+
+
+def _overlap(first: Score, second: Score) -> bool:
+    bounds = (first["low"], first["high"], second["low"], second["high"])
+    if None in bounds:
+        return False
+    first_low, first_high, second_low, second_high = (bound or 0.0 for bound in bounds)
+    return first_low <= second_high and second_low <= first_high
+
+
+def _draw(name: str, system: System, report: Report, folder: Path) -> dict[str, Any]:
+    title = f"{name} on {report['dataset']['name']}"
+    file_name = quote(name, safe="")
+    confusion, reliability = folder / f"confusion_{file_name}.png", folder / f"reliability_{file_name}.png"
+    figures.confusion_matrix(np.array(system["confusion"]), report["labels"], confusion, title)
+    figures.reliability(system["reliability"], reliability, title)
+    return {"confusion": _image(confusion), "reliability": _image(reliability)}
+
+
+def _render(report: Report, drawn: Mapping[str, Any], curves: dict[str, Any] | None, decision: Decision | None) -> str:
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(number=_number, percent=_percent, seconds=_seconds, breakable=_breakable)
+    template = resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
+    first = next(iter(report["systems"].values()))
+    return environment.from_string(template).render(
+        report=report,
+        figures=drawn,
+        curves=curves,
+        decision=decision,
+        verdicts=verdicts(report),
+        metric_titles=_METRIC_TITLES,
+        present=sum(row["support"] > 0 for row in first["per_class"]),
+        intervals=first["metrics"]["accuracy"]["low"] is not None,
+    )
+
+
+def _image(path: Path) -> dict[str, Any]:
+    """The PNG as a data URI, and the width in CSS pixels at which its text has the size it was set in."""
+    content = path.read_bytes()
+    width = int.from_bytes(content[16:20], "big")  # IHDR, PNG specification, section 11.2.1
+    return {
+        "uri": f"data:image/png;base64,{base64.b64encode(content).decode()}",
+        "width": round(width * 96 / figures.DPI),
+    }
+
+
+def _breakable(name: str) -> Markup:
+    """The name, escaped, with leave to break the line after an underscore."""
+    return Markup("_<wbr>").join(name.split("_"))
+
+
+def _number(share: float | None) -> str:
+    """Per cent without the sign; two decimals, as the paper prints them."""
+    return "—" if share is None else f"{100 * share:.2f}"
+
+
+def _percent(share: float | None) -> str:
+    return "—" if share is None else f"{100 * share:.1f} %"
+
+
+def _seconds(value: float | None) -> str:
+    return "—" if value is None else f"{value:.1f}"

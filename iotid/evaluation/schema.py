@@ -1,0 +1,116 @@
+"""What a report holds: plain dicts of JSON, so that it is stored beside a model's version and read by any program.
+
+A number that cannot be had is null, never NaN: the recall of a class without test flows, the interval when no resample
+is drawn. Shares and scores lie between 0 and 1; flows are counted with each row's ``num_flows``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypedDict, cast
+
+from iotid.errors import DataError
+
+REPORT_VERSION = 1
+
+
+class Part(TypedDict):
+    """One of train, validation, test: stored rows, and the flows that they stand for."""
+
+    rows: int
+    flows: int
+
+
+class Dataset(TypedDict):
+    """Which data was scored. ``hash`` names the frozen settings and inputs that made it."""
+
+    name: str
+    hash: str
+    protocol: str
+    parts: dict[str, Part]
+
+
+class Score(TypedDict):
+    """A metric with its 95 % bootstrap interval, null when no resample was drawn."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+class ClassScore(TypedDict):
+    """One class of the test part; null where the class has no test flows. ``support`` is in flows."""
+
+    label: str
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    support: int
+
+
+class Bin(TypedDict):
+    """Answers whose confidence is in (low, high]: their mean confidence, the share that is right, and the flows."""
+
+    low: float
+    high: float
+    confidence: float | None
+    accuracy: float | None
+    flows: int
+
+
+class Seconds(TypedDict):
+    """Wall time; ``fit`` is null for a model that came trained."""
+
+    fit: float | None
+    score: float
+
+
+class System(TypedDict):
+    """One contestant. ``knows`` are the labels it can answer; ``confusion`` has true classes as rows, in flows."""
+
+    kind: str
+    origin: str
+    knows: list[str]
+    metrics: dict[str, Score]
+    ceiling_share: float
+    expected_calibration_error: float
+    reliability: list[Bin]
+    per_class: list[ClassScore]
+    confusion: list[list[int]]
+    seconds: Seconds
+
+
+class Report(TypedDict):
+    """All contestants on one test part. ``labels`` orders every table and matrix; those the dataset lacks come last.
+
+    ``floor`` is the share of the commonest class, ``leakage`` the share of test flows whose sequences and label are in
+    training, ``seen`` the same without the label, ``ceiling`` the best accuracy that these sequences allow.
+    """
+
+    version: int
+    dataset: Dataset
+    labels: list[str]
+    floor: float
+    leakage: float
+    seen: float
+    ceiling: float
+    systems: dict[str, System]
+
+
+class SystemReport(System):
+    """One contestant with the identity of the data it was scored on: what ``decide`` compares."""
+
+    name: str
+    dataset: Dataset
+
+
+def system_report(report: Report, name: str) -> SystemReport:
+    """One contestant of a report.
+
+    Raises:
+        DataError: the report has no such contestant.
+    """
+    systems: Mapping[str, System] = report["systems"]
+    if name not in systems:
+        raise DataError(f"report of dataset {report['dataset']['name']}: has no system {name!r}; has {list(systems)}")
+    return cast(SystemReport, {"name": name, "dataset": report["dataset"], **systems[name]})

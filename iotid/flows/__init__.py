@@ -1,0 +1,25 @@
+"""Packets in, flows out: one row per bidirectional flow, the same rows however the captures were cut and dealt out.
+
+Doors: `from_captures` (one machine, no Spark), `write_flows` and `read_flows` (the night's partition, on Spark), and
+`read_counters` (what became of every packet of a night). `assemble_flows` is the job without the partition.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from iotid.flows.assemble import assemble_flows, read_counters, read_flows, write_flows
+    from iotid.flows.local import from_captures
+
+__all__ = ["assemble_flows", "from_captures", "read_counters", "read_flows", "write_flows"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a door when it is first asked for: the kernels behind it bring Numba in."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    home = "local" if name == "from_captures" else "assemble"
+    return getattr(import_module(f"{__name__}.{home}"), name)

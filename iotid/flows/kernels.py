@@ -1,0 +1,433 @@
+"""Kernels of flow assembly, on rows of integers: packets into partial flows, partial flows into flows.
+
+A partial flow is one row of ``keys`` (uint64, KEY_WORDS), one row of ``state`` (int64, STATE_WIDTH) and its first
+packets, rows of ``heads`` (int64, HEAD_WIDTH). The layout stands here, in the module of its kernels, because Numba's
+cache looks at the file of a kernel only. A whole flow, and the open end of an unfinished merge, have the same layout.
+
+An order key is two columns: time in µs, and position (file_index << POSITION_SHIFT | offset). All that is "first" is
+first by this key, so that merging is a minimum and no order of arrival matters. Side 0 is the lower endpoint of the
+key, by address and then port; side 1 the other; a flow whose endpoints are equal has side 0 only.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from iotid.capture.jit import kernel
+
+Rows = npt.NDArray[Any]
+
+# keys: ports, protocol and IP version | addresses of sides 0 and 1, low halves | their high halves | VLAN and file
+KEY_WORDS = 6
+
+# state; "+ 2 * side" and the like mark columns that each side has
+FIRST = 0  # order key of the first packet
+LAST = 2  # order key of the last packet
+PACKETS = 4  # + side: packets sent by the side
+BYTES = 6  # + side: bytes of their frames on the wire
+FIN = 8  # + 2 * side: order key of the side's first FIN
+RST = 12  # order key of the first RST
+SYN = 14  # order key of the first SYN without ACK
+LAST_SYN = 16  # order key of the last SYN without ACK; BEFORE_ALL where there is none
+SYN_ACK = 18  # order key of the first SYN with ACK
+SOURCE_MAC = 20  # + 3 * side: order key of the side's first packet that shows its sender's MAC, and that MAC
+TARGET_MAC = 26  # + 3 * side: the same of the packets sent to the side, and their receiver's MAC
+FIRST_SIDE = 32  # side that sent the first packet
+SYN_SIDE = 33  # side that sent the first SYN without ACK
+SYN_ACK_SIDE = 34  # side that sent the first SYN with ACK
+UNRESOLVED = 35  # 1: partial flows overlap so that only the packets themselves tell the cuts
+END_REASON = 36  # what is known to have ended it: index into END_REASONS
+STATE_WIDTH = 37
+
+# order keys of which merging takes the lower one, and the column that belongs to each
+_FIRSTS = np.array([
+    (FIRST, FIRST_SIDE), (SYN, SYN_SIDE), (SYN_ACK, SYN_ACK_SIDE), (RST, RST), (FIN, FIN), (FIN + 2, FIN + 2),
+    (SOURCE_MAC, SOURCE_MAC + 2), (SOURCE_MAC + 3, SOURCE_MAC + 5),
+    (TARGET_MAC, TARGET_MAC + 2), (TARGET_MAC + 3, TARGET_MAC + 5),
+])  # fmt: skip
+
+END_REASONS = ("end", "idle", "active", "closed")
+_IDLE, _ACTIVE, _CLOSED = 1, 2, 3
+
+# heads: one row a packet
+HEAD_ORDER = 0  # order key
+HEAD_LENGTHS = 2  # length | payload length << 32
+HEAD_MARKS = 3  # window | TCP flags << 16 | side << 24
+HEAD_WIDTH = 4
+
+POSITION_SHIFT = 42  # captures up to 4 TiB, 2 million of them a night
+NEVER = np.iinfo(np.int64).max
+BEFORE_ALL = np.iinfo(np.int64).min
+
+_FIN_FLAG, _SYN_FLAG, _RST_FLAG, _ACK_FLAG = 1, 2, 4, 16  # RFC 9293, section 3.1
+
+
+class Columns(NamedTuple):
+    """The columns of ``capture.packets.Packets`` that flows are made of, one entry a packet."""
+
+    file_index: Rows
+    offset: Rows
+    timestamp_us: Rows
+    frame_length: Rows
+    packet_length: Rows
+    payload_length: Rows
+    ip_version: Rows
+    protocol: Rows
+    vlan: Rows
+    src_mac: Rows
+    dst_mac: Rows
+    src_ip_hi: Rows
+    src_ip_lo: Rows
+    dst_ip_hi: Rows
+    dst_ip_lo: Rows
+    src_port: Rows
+    dst_port: Rows
+    tcp_flags: Rows
+    tcp_window: Rows
+
+
+class Rule(NamedTuple):
+    """``config.Flow`` as kernels take it: time-outs in µs, -1 for none."""
+
+    max_packets: int
+    idle_us: int
+    active_us: int
+    tcp_close: bool
+    join_files: bool
+
+
+class Table(NamedTuple):
+    """Partial flows that still grow; all but ``slots`` have room beyond what ``counts`` says is in use."""
+
+    slots: Rows  # int64 (2 ** k,): row of each key's youngest partial flow, the only one that packets join; -1: free
+    keys: Rows
+    state: Rows
+    head_owners: Rows  # int64: row of the partial flow that each row of heads belongs to
+    heads: Rows
+    counts: Rows  # int64 (3,): rows of keys and state, distinct keys, rows of heads
+
+
+PARTIALS, KEYS, HEADS = 0, 1, 2
+
+
+@kernel
+def _before(a_us: int, a_position: int, b_us: int, b_position: int) -> bool:
+    return a_us < b_us or (a_us == b_us and a_position < b_position)
+
+
+@kernel
+def _pack_key(p: int, packets: Columns, join_files: bool, key: Rows) -> int:
+    """Write packet ``p``'s key into ``key`` and return the side that sent it."""
+    source_hi, source_lo, source_port = packets.src_ip_hi[p], packets.src_ip_lo[p], packets.src_port[p]
+    target_hi, target_lo, target_port = packets.dst_ip_hi[p], packets.dst_ip_lo[p], packets.dst_port[p]
+    if source_hi != target_hi:
+        swap = source_hi > target_hi
+    elif source_lo != target_lo:
+        swap = source_lo > target_lo
+    else:
+        swap = source_port > target_port
+    if swap:
+        source_hi, source_lo, source_port, target_hi, target_lo, target_port = (
+            target_hi, target_lo, target_port, source_hi, source_lo, source_port,
+        )  # fmt: skip
+    file = np.int64(0) if join_files else np.int64(packets.file_index[p]) + 1
+    kind = np.int64(packets.protocol[p]) << 32 | np.int64(packets.ip_version[p]) << 40
+    key[0] = np.uint64(np.int64(source_port) | np.int64(target_port) << 16 | kind)
+    key[1], key[2] = source_lo, target_lo
+    key[3], key[4] = source_hi, target_hi
+    key[5] = np.uint64((np.int64(packets.vlan[p]) + 1) | file << 32)
+    return 1 if swap else 0
+
+
+@kernel
+def _same(keys: Rows, row: int, key: Rows) -> bool:
+    for word in range(KEY_WORDS):  # noqa: SIM110 - a generator would be compiled to slower code
+        if keys[row, word] != key[word]:
+            return False
+    return True
+
+
+@kernel
+def _find(slots: Rows, keys: Rows, key: Rows) -> Any:
+    """The slot that holds a row of ``keys`` equal to ``key``, or the free slot where it belongs."""
+    mixed = np.uint64(0)
+    for word in range(KEY_WORDS):  # multiply and xor-shift as in SplitMix64 (Steele, Lea, Flood 2014)
+        mixed = (mixed ^ key[word]) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed ^= mixed >> np.uint64(29)
+    mask = len(slots) - 1
+    slot: Any = np.int64(mixed & np.uint64(mask))
+    while slots[slot] >= 0:
+        if _same(keys, slots[slot], key):
+            break
+        slot = (slot + 1) & mask
+    return slot
+
+
+@kernel
+def number_keys(keys: Rows, slots: Rows) -> Rows:
+    """int64 (n,): for every row the first row with the same key. ``slots``: a power of two above n, all -1."""
+    first_row = np.empty(len(keys), np.int64)
+    for i in range(len(keys)):
+        slot = _find(slots, keys, keys[i])
+        if slots[slot] < 0:
+            slots[slot] = i
+        first_row[i] = slots[slot]
+    return first_row
+
+
+@kernel
+def _closed(state: Rows, i: int) -> tuple[int, int]:
+    """Order key from which row ``i`` is closed: its first RST, or the later of both sides' first FINs."""
+    us, position = state[i, FIN], state[i, FIN + 1]
+    if _before(us, position, state[i, FIN + 2], state[i, FIN + 3]):
+        us, position = state[i, FIN + 2], state[i, FIN + 3]
+    if _before(state[i, RST], state[i, RST + 1], us, position):
+        us, position = state[i, RST], state[i, RST + 1]
+    return us, position
+
+
+@kernel
+def _continues(state: Rows, i: int, us: int, position: int, is_syn: bool, rule: Rule) -> bool:
+    """Whether the packet may join the partial flow of row ``i``.
+
+    A partial flow holds a SYN only if it starts with one and is not closed before any: then what came earlier, unknown
+    here, can cut it at its start and nowhere else, unless partial flows overlap in time.
+    """
+    if _before(us, position, state[i, LAST], state[i, LAST + 1]):
+        return False
+    if 0 <= rule.idle_us < us - state[i, LAST] or 0 <= rule.active_us < us - state[i, FIRST]:
+        return False
+    if rule.tcp_close and is_syn:
+        closed_us, closed_position = _closed(state, i)
+        starts_with_syn = state[i, SYN] == state[i, FIRST] and state[i, SYN + 1] == state[i, FIRST + 1]
+        return starts_with_syn and not _before(closed_us, closed_position, us, position)
+    return True
+
+
+@kernel
+def _open(state: Rows, i: int, us: int, position: int, side: int) -> None:
+    for column in range(FIN, FIRST_SIDE):
+        state[i, column] = NEVER
+    state[i, FIRST], state[i, FIRST + 1] = us, position
+    state[i, LAST_SYN], state[i, LAST_SYN + 1] = BEFORE_ALL, BEFORE_ALL
+    for column in range(PACKETS, FIN):
+        state[i, column] = 0
+    for column in range(FIRST_SIDE, STATE_WIDTH):
+        state[i, column] = 0
+    state[i, FIRST_SIDE] = side
+
+
+@kernel
+def _append(state: Rows, i: int, p: int, packets: Columns, us: int, position: int, side: int) -> None:
+    """Add a packet that comes after all those of row ``i``."""
+    state[i, LAST], state[i, LAST + 1] = us, position
+    state[i, PACKETS + side] += 1
+    state[i, BYTES + side] += packets.frame_length[p]
+    flags = packets.tcp_flags[p]
+    if flags & _SYN_FLAG:
+        if flags & _ACK_FLAG:
+            if state[i, SYN_ACK] == NEVER:
+                state[i, SYN_ACK], state[i, SYN_ACK + 1], state[i, SYN_ACK_SIDE] = us, position, side
+        else:
+            if state[i, SYN] == NEVER:
+                state[i, SYN], state[i, SYN + 1], state[i, SYN_SIDE] = us, position, side
+            state[i, LAST_SYN], state[i, LAST_SYN + 1] = us, position
+    if flags & _FIN_FLAG and state[i, FIN + 2 * side] == NEVER:
+        state[i, FIN + 2 * side], state[i, FIN + 2 * side + 1] = us, position
+    if flags & _RST_FLAG and state[i, RST] == NEVER:
+        state[i, RST], state[i, RST + 1] = us, position
+    mac = SOURCE_MAC + 3 * side
+    if packets.src_mac[p] >= 0 and state[i, mac] == NEVER:
+        state[i, mac], state[i, mac + 1], state[i, mac + 2] = us, position, packets.src_mac[p]
+    mac = TARGET_MAC + 3 * (1 - side)
+    if packets.dst_mac[p] >= 0 and state[i, mac] == NEVER:
+        state[i, mac], state[i, mac + 1], state[i, mac + 2] = us, position, packets.dst_mac[p]
+
+
+@kernel
+def _write_head(
+    heads: Rows, h: int, p: int, packets: Columns, lengths: Rows, us: int, position: int, side: int
+) -> None:
+    heads[h, HEAD_ORDER], heads[h, HEAD_ORDER + 1] = us, position
+    heads[h, HEAD_LENGTHS] = np.int64(lengths[p]) | np.int64(packets.payload_length[p]) << 32
+    flags = np.int64(packets.tcp_flags[p]) << 16
+    heads[h, HEAD_MARKS] = np.int64(packets.tcp_window[p]) | flags | np.int64(side) << 24
+
+
+@kernel
+def absorb(begin: int, packets: Columns, lengths: Rows, rule: Rule, table: Table) -> int:
+    """Add packets from number ``begin`` on; return the number of the first that found no room."""
+    slots, keys, state, head_owners, heads, counts = table
+    key = np.empty(KEY_WORDS, np.uint64)
+    for p in range(begin, len(lengths)):
+        if counts[PARTIALS] == len(state) or counts[HEADS] == len(heads) or 2 * counts[KEYS] >= len(slots):
+            return p
+        side = _pack_key(p, packets, rule.join_files, key)
+        us = packets.timestamp_us[p]
+        position = np.int64(packets.file_index[p]) << POSITION_SHIFT | packets.offset[p]
+        is_syn = packets.tcp_flags[p] & (_SYN_FLAG | _ACK_FLAG) == _SYN_FLAG
+        slot = _find(slots, keys, key)
+        i = slots[slot]
+        if i < 0 or not _continues(state, i, us, position, is_syn, rule):
+            counts[KEYS] += i < 0
+            i = counts[PARTIALS]
+            counts[PARTIALS] += 1
+            slots[slot] = i
+            keys[i] = key
+            _open(state, i, us, position, side)
+        _append(state, i, p, packets, us, position, side)
+        if state[i, PACKETS] + state[i, PACKETS + 1] <= rule.max_packets:
+            head_owners[counts[HEADS]] = i
+            _write_head(heads, counts[HEADS], p, packets, lengths, us, position, side)
+            counts[HEADS] += 1
+    return len(lengths)
+
+
+@kernel
+def refill_slots(slots: Rows, keys: Rows, old_slots: Rows) -> None:
+    """Move the rows of a full table of slots into a larger one."""
+    for row in old_slots:
+        if row >= 0:
+            slots[_find(slots, keys, keys[row])] = row
+
+
+@kernel
+def group_heads(head_owners: Rows, heads: Rows, starts: Rows, grouped: Rows) -> None:
+    """Lay the packets of each partial flow side by side, in the order in which they were written."""
+    filled = starts.copy()
+    for h in range(len(head_owners)):
+        owner = head_owners[h]
+        grouped[filled[owner]] = heads[h]
+        filled[owner] += 1
+
+
+@kernel
+def one_each(packets: Columns, lengths: Rows, join_files: bool, keys: Rows, state: Rows, heads: Rows) -> None:
+    """Make every packet a partial flow of its own."""
+    for p in range(len(lengths)):
+        side = _pack_key(p, packets, join_files, keys[p])
+        us = packets.timestamp_us[p]
+        position = np.int64(packets.file_index[p]) << POSITION_SHIFT | packets.offset[p]
+        _open(state, p, us, position, side)
+        _append(state, p, p, packets, us, position, side)
+        _write_head(heads, p, p, packets, lengths, us, position, side)
+
+
+@kernel
+def within(
+    packets: Columns, join_files: bool, slots: Rows, stretch_keys: Rows, stretches: Rows, end_reasons: Rows
+) -> None:
+    """Mark the packets that lie in a stretch of their key with 0, a stretch's last packet with its end reason.
+
+    Stretches are sorted by key; ``slots`` holds the first row of each key.
+    """
+    key = np.empty(KEY_WORDS, np.uint64)
+    for p in range(len(end_reasons)):
+        _pack_key(p, packets, join_files, key)
+        us = packets.timestamp_us[p]
+        position = np.int64(packets.file_index[p]) << POSITION_SHIFT | packets.offset[p]
+        row = slots[_find(slots, stretch_keys, key)]
+        while 0 <= row < len(stretches) and _same(stretch_keys, row, key):
+            last_us, last_position = stretches[row, LAST], stretches[row, LAST + 1]
+            before = _before(us, position, stretches[row, FIRST], stretches[row, FIRST + 1])
+            if not before and not _before(last_us, last_position, us, position):
+                at_end = us == last_us and position == last_position
+                end_reasons[p] = stretches[row, END_REASON] if at_end else 0
+            row += 1
+
+
+@kernel
+def _cut_reason(flows: Rows, f: int, state: Rows, i: int, rule: Rule) -> int:
+    """Why partial flow ``i`` starts a new flow after flow ``f`` of its key; 0: it does not."""
+    if 0 <= rule.idle_us < state[i, FIRST] - flows[f, LAST]:
+        return _IDLE
+    if flows[f, UNRESOLVED]:
+        return 0
+    if 0 <= rule.active_us < state[i, FIRST] - flows[f, FIRST]:
+        return _ACTIVE
+    starts_with_syn = state[i, SYN] == state[i, FIRST] and state[i, SYN + 1] == state[i, FIRST + 1]
+    if rule.tcp_close and starts_with_syn:
+        closed_us, closed_position = _closed(flows, f)
+        if _before(closed_us, closed_position, state[i, FIRST], state[i, FIRST + 1]):
+            if _before(flows[f, LAST], flows[f, LAST + 1], state[i, FIRST], state[i, FIRST + 1]):
+                return _CLOSED
+            flows[f, UNRESOLVED] = 1
+    return 0
+
+
+@kernel
+def _merge(flows: Rows, f: int, state: Rows, i: int) -> None:
+    for column in range(PACKETS, FIN):
+        flows[f, column] += state[i, column]
+    for k in range(len(_FIRSTS)):
+        key, told = _FIRSTS[k]
+        if _before(state[i, key], state[i, key + 1], flows[f, key], flows[f, key + 1]):
+            flows[f, key], flows[f, key + 1], flows[f, told] = state[i, key], state[i, key + 1], state[i, told]
+    if _before(flows[f, LAST_SYN], flows[f, LAST_SYN + 1], state[i, LAST_SYN], state[i, LAST_SYN + 1]):
+        flows[f, LAST_SYN], flows[f, LAST_SYN + 1] = state[i, LAST_SYN], state[i, LAST_SYN + 1]
+    if _before(flows[f, LAST], flows[f, LAST + 1], state[i, LAST], state[i, LAST + 1]):
+        flows[f, LAST], flows[f, LAST + 1] = state[i, LAST], state[i, LAST + 1]
+        flows[f, END_REASON] = state[i, END_REASON]
+    flows[f, UNRESOLVED] |= state[i, UNRESOLVED]
+
+
+@kernel
+def _check(flows: Rows, f: int, rule: Rule) -> None:
+    """Mark a flow that would have to be cut inside one of its partial flows."""
+    if 0 <= rule.active_us < flows[f, LAST] - flows[f, FIRST]:
+        flows[f, UNRESOLVED] = 1
+    if rule.tcp_close:
+        closed_us, closed_position = _closed(flows, f)
+        if _before(closed_us, closed_position, flows[f, LAST_SYN], flows[f, LAST_SYN + 1]):
+            flows[f, UNRESOLVED] = 1
+
+
+@kernel
+def sweep(keys: Rows, state: Rows, rule: Rule, flows: Rows, ranges: Rows) -> int:
+    """Merge partial flows, sorted by key and first packet, into ``flows``; return how many there are.
+
+    Flow ``f`` is made of the rows from ``ranges[f, 0]`` to before ``ranges[f, 1]``. It is exact when it is given: it
+    ends before the next one starts, and all that starts before its end has been seen. Where a cut may fall inside
+    partial flows, everything up to the next idle gap becomes one row marked UNRESOLVED.
+    """
+    f = -1
+    for i in range(len(keys)):
+        if f >= 0 and _same(keys, i, keys[i - 1]):
+            reason = _cut_reason(flows, f, state, i, rule)
+            if reason == 0:
+                _merge(flows, f, state, i)
+                _check(flows, f, rule)
+                ranges[f, 1] = i + 1
+                continue
+            flows[f, END_REASON] = reason
+        f += 1
+        flows[f] = state[i]
+        _check(flows, f, rule)
+        ranges[f, 0], ranges[f, 1] = i, i + 1
+    return f + 1
+
+
+@kernel
+def merge_heads(ranges: Rows, starts: Rows, heads: Rows, new_starts: Rows, merged: Rows) -> None:
+    """Fill ``merged`` with the first packets of each range of partial flows, in order.
+
+    ``new_starts`` says how many each flow keeps. Partial flows come by first packet, so insertion from the end is one
+    step a packet unless they overlap.
+    """
+    for f in range(len(ranges)):
+        begin, room = new_starts[f], new_starts[f + 1] - new_starts[f]
+        filled = 0
+        for h in range(starts[ranges[f, 0]], starts[ranges[f, 1]]):
+            us, position = heads[h, HEAD_ORDER], heads[h, HEAD_ORDER + 1]
+            place = begin + filled
+            while place > begin and _before(us, position, merged[place - 1, 0], merged[place - 1, 1]):
+                place -= 1
+            if place - begin == room:
+                continue
+            filled = min(filled + 1, room)
+            for later in range(begin + filled - 1, place, -1):
+                merged[later] = merged[later - 1]
+            merged[place] = heads[h]

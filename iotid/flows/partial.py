@@ -1,0 +1,273 @@
+"""Packets into partial flows: what a worker makes of its packets, and all that crosses the shuffle.
+
+A partial flow holds counters, what merging needs and the first M packets' values, however many packets it stands for.
+Any cut of the packets into partial flows merges into the same flows, so a table may be emptied whenever it is large.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from iotid import config, schemas
+from iotid.errors import DataError
+from iotid.flows import kernels
+from iotid.flows.kernels import HEAD_WIDTH, KEY_WORDS, POSITION_SHIFT, STATE_WIDTH, Columns, Rows, Rule, Table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from iotid.capture.packets import Packets
+
+_US = 1_000_000
+
+
+@dataclass(frozen=True)
+class Partials:
+    """n partial flows with h first packets between them; see ``kernels`` for the rows.
+
+    ``heads[starts[i]:starts[i + 1]]`` are those of row i.
+    """
+
+    task: Rows  # int32 (n,): worker task that read it
+    keys: Rows  # uint64 (n, KEY_WORDS)
+    state: Rows  # int64 (n, STATE_WIDTH)
+    starts: Rows  # int64 (n + 1,)
+    heads: Rows  # int64 (h, HEAD_WIDTH)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def packets(self) -> Rows:
+        """int64 (n,): packets that each row stands for."""
+        return self.state[:, kernels.PACKETS] + self.state[:, kernels.PACKETS + 1]
+
+    def in_merge_order(self) -> Partials:
+        """The rows with those of one key together, each key's by their first packet."""
+        slots = np.full(_power_of_two(2 * len(self)), -1, np.int64)
+        first_row = kernels.number_keys(self.keys, slots)
+        return self.take(np.lexsort((self.state[:, kernels.FIRST + 1], self.state[:, kernels.FIRST], first_row)))
+
+    def take(self, rows: Rows) -> Partials:
+        counts = (self.starts[1:] - self.starts[:-1])[rows]
+        starts = starts_of(counts)
+        picked = np.arange(starts[-1]) + np.repeat(self.starts[:-1][rows] - starts[:-1], counts)
+        return Partials(self.task[rows], self.keys[rows], self.state[rows], starts, self.heads[picked])
+
+    def first(self, count: int) -> Partials:
+        """The first rows, not copied."""
+        heads = self.heads[: self.starts[count]]
+        return Partials(self.task[:count], self.keys[:count], self.state[:count], self.starts[: count + 1], heads)
+
+    @staticmethod
+    def concat(parts: Sequence[Partials]) -> Partials:
+        parts = [part for part in parts if len(part)]
+        if len(parts) <= 1:
+            return parts[0] if parts else NO_PARTIALS
+        counts = [part.starts[1:] - part.starts[:-1] for part in parts]
+        return Partials(
+            np.concatenate([part.task for part in parts]),
+            np.concatenate([part.keys for part in parts]),
+            np.concatenate([part.state for part in parts]),
+            starts_of(np.concatenate(counts)),
+            np.concatenate([part.heads for part in parts]),
+        )
+
+    def to_arrow(self) -> pa.RecordBatch:
+        """The rows as schemas.PARTIAL_FLOWS, without copying what is large."""
+        import pyarrow as pa
+
+        return pa.RecordBatch.from_arrays(
+            [
+                pa.array(self.task),
+                _binary(self.keys),
+                pa.array(np.ascontiguousarray(self.state[:, kernels.FIRST])),
+                pa.array(np.ascontiguousarray(self.state[:, kernels.FIRST + 1])),
+                _binary(self.state),
+                _binary(self.heads, self.starts),
+            ],
+            schema=schemas.PARTIAL_FLOWS.arrow_schema(),
+        )
+
+    @staticmethod
+    def from_arrow(batch: pa.RecordBatch) -> Partials:
+        heads, starts = _rows_of(batch["packets"], np.int64, HEAD_WIDTH)
+        return Partials(
+            batch["task"].to_numpy(),
+            _rows_of(batch["key"], np.uint64, KEY_WORDS)[0],
+            _rows_of(batch["state"], np.int64, STATE_WIDTH)[0],
+            starts,
+            heads,
+        )
+
+
+NO_PARTIALS = Partials(
+    np.empty(0, np.int32),
+    np.empty((0, KEY_WORDS), np.uint64),
+    np.empty((0, STATE_WIDTH), np.int64),
+    np.zeros(1, np.int64),
+    np.empty((0, HEAD_WIDTH), np.int64),
+)
+
+
+class FlowTable:
+    """The partial flows of one task while its packets come in.
+
+    Give packets chunk by chunk, in any order; time order within a chunk and between chunks makes the fewest rows.
+    """
+
+    def __init__(self, settings: config.Flow, task: int = 0) -> None:
+        self._settings = settings
+        self._rule = rule_of(settings)
+        self._task = task
+        self._table = _new_table(1024)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in use."""
+        partials, _, heads = self._table.counts
+        return int(partials * 8 * (KEY_WORDS + STATE_WIDTH) + heads * 8 * (HEAD_WIDTH + 1) + self._table.slots.nbytes)
+
+    def add(self, packets: Packets) -> None:
+        """Add a chunk of packets."""
+        columns = in_time_order(columns_of(packets))
+        lengths = columns.packet_length if self._settings.length == "ip" else columns.frame_length
+        done = kernels.absorb(0, columns, lengths, self._rule, self._table)
+        while done < len(lengths):
+            self._table = _grown(self._table)
+            done = kernels.absorb(done, columns, lengths, self._rule, self._table)
+
+    def flush(self) -> Partials:
+        """Hand out all rows and start anew."""
+        table, self._table = self._table, _new_table(1024)
+        partials, _, num_heads = table.counts
+        owners = table.head_owners[:num_heads]
+        starts = starts_of(np.bincount(owners, minlength=partials))
+        heads = np.empty((num_heads, HEAD_WIDTH), np.int64)
+        kernels.group_heads(owners, table.heads[:num_heads], starts, heads)
+        task = np.full(partials, self._task, np.int32)
+        return Partials(task, table.keys[:partials], table.state[:partials], starts, heads)
+
+
+def packets_alone(packets: Packets, settings: config.Flow) -> Partials:
+    """Every packet as a partial flow of its own: merged, they give the flows whatever the settings and the order."""
+    columns = columns_of(packets)
+    count = len(columns.offset)
+    keys = np.empty((count, KEY_WORDS), np.uint64)
+    state = np.empty((count, STATE_WIDTH), np.int64)
+    heads = np.empty((count, HEAD_WIDTH), np.int64)
+    lengths = columns.packet_length if settings.length == "ip" else columns.frame_length
+    kernels.one_each(columns, lengths, settings.join_files, keys, state, heads)
+    return Partials(np.zeros(count, np.int32), keys, state, np.arange(count + 1), heads)
+
+
+def packets_of_stretches(packets: Packets, stretches: Partials, settings: config.Flow) -> Partials:
+    """Those packets that lie in an unresolved stretch of their key, each as a partial flow of its own.
+
+    ``stretches``: rows of ``Merged.unresolved``. A stretch's last packet takes over why the stretch ended.
+    """
+    stretches = stretches.in_merge_order()
+    slots = np.full(_power_of_two(2 * len(stretches)), -1, np.int64)
+    kernels.number_keys(stretches.keys, slots)
+    columns = columns_of(packets)
+    end_reasons = np.full(len(columns.offset), -1, np.int8)
+    kernels.within(columns, settings.join_files, slots, stretches.keys, stretches.state, end_reasons)
+    chosen = np.flatnonzero(end_reasons >= 0)
+    alone = packets_alone(packets.take(chosen), settings)
+    alone.state[:, kernels.END_REASON] = end_reasons[chosen]
+    return alone
+
+
+def columns_of(packets: Packets) -> Columns:
+    """The packets' columns as kernels take them.
+
+    Raises:
+        DataError: a file index or offset is beyond what an order key can hold.
+    """
+    columns = Columns(*(getattr(packets, name) for name in Columns._fields))
+    if len(columns.offset) and (
+        int(columns.offset.max()) >> POSITION_SHIFT or int(columns.file_index.max()) >> (63 - POSITION_SHIFT)
+    ):
+        raise DataError(
+            f"flows: a capture may hold {1 << POSITION_SHIFT} bytes and a night {1 << (63 - POSITION_SHIFT)} captures, "
+            f"got offset {columns.offset.max()} in file {columns.file_index.max()}; cut the capture or the night"
+        )
+    return columns
+
+
+def in_time_order(columns: Columns) -> Columns:
+    """The columns sorted by time, ties by file and offset; as they are where they are sorted already."""
+    order = (columns.timestamp_us, columns.file_index, columns.offset)
+    later = np.zeros(max(len(columns.offset) - 1, 0), np.bool_)
+    for column in reversed(order):
+        step = column[1:].astype(np.int64) - column[:-1]
+        later = (step > 0) | ((step == 0) & later)
+    if later.all():
+        return columns
+    rows = np.lexsort(order[::-1])
+    return Columns(*(column[rows] for column in columns))
+
+
+def rule_of(settings: config.Flow) -> Rule:
+    idle_us, active_us = (
+        -1 if timeout is None else round(timeout * _US)
+        for timeout in (settings.idle_timeout_s, settings.active_timeout_s)
+    )
+    return Rule(settings.max_packets, idle_us, active_us, settings.tcp_close, settings.join_files)
+
+
+def starts_of(counts: Rows) -> Rows:
+    """int64 (n + 1,): where each of n runs of rows starts, and where the last ends."""
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+
+def _new_table(rows: int) -> Table:
+    return Table(
+        np.full(4 * rows, -1, np.int64),
+        np.empty((rows, KEY_WORDS), np.uint64),
+        np.empty((rows, STATE_WIDTH), np.int64),
+        np.empty(8 * rows, np.int64),
+        np.empty((8 * rows, HEAD_WIDTH), np.int64),
+        np.zeros(3, np.int64),
+    )
+
+
+def _grown(table: Table) -> Table:
+    """A table of twice the size with the same content."""
+    new = _new_table(2 * len(table.keys))
+    for old_rows, new_rows in zip(table[1:], new[1:], strict=True):
+        new_rows[: len(old_rows)] = old_rows
+    kernels.refill_slots(new.slots, new.keys, table.slots)
+    return new
+
+
+def _power_of_two(least: int) -> int:
+    return 1 << max(least, 1).bit_length()
+
+
+def _binary(rows: Rows, starts: Rows | None = None) -> pa.Array:
+    """Rows of integers as a binary column: one value for each row, or for each run of rows between ``starts``."""
+    import pyarrow as pa
+
+    if starts is None:
+        starts = np.arange(len(rows) + 1)
+    offsets = (starts * rows.itemsize * rows.shape[1]).astype(np.int32)
+    data = pa.py_buffer(np.ascontiguousarray(rows))
+    return pa.Array.from_buffers(pa.binary(), len(offsets) - 1, [None, pa.py_buffer(offsets), data])
+
+
+def _rows_of(column: pa.Array, dtype: Any, width: int) -> tuple[Rows, Rows]:
+    """The rows behind a binary column and where each value's rows start; the inverse of ``_binary``.
+
+    They are copied: Arrow's memory is read-only, and kernels would be compiled once more for that.
+    """
+    _, offset_buffer, data = column.buffers()
+    offsets = np.frombuffer(offset_buffer, np.int32, len(column) + 1, 4 * column.offset).astype(np.int64)
+    itemsize = np.dtype(dtype).itemsize * width
+    count = int(offsets[-1] - offsets[0]) // itemsize
+    rows = np.frombuffer(data, dtype, count * width, int(offsets[0])) if count else np.empty(0, dtype)
+    return rows.reshape(count, width).copy(), (offsets - offsets[0]) // itemsize

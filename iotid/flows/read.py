@@ -1,0 +1,36 @@
+"""A worker's side of assembly: its splits' packets, decoded once, into partial flows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from iotid import config
+from iotid.capture import read_split
+from iotid.flows.partial import FlowTable, Partials, packets_of_stretches
+
+if TYPE_CHECKING:
+    from iotid.capture.counters import Counters
+    from iotid.capture.splits import Split
+
+
+def read_partials(
+    splits: Iterable[Split], task: int, capture: config.Capture, flow: config.Flow, counters: Counters
+) -> Iterator[Partials]:
+    """Partial flows of one task's splits; they are handed out whenever they fill ``capture.chunk_bytes``."""
+    table = FlowTable(flow, task)
+    for split in splits:
+        for packets in read_split(split, capture, counters):
+            table.add(packets)
+            if table.nbytes > capture.chunk_bytes:
+                yield table.flush()
+    yield table.flush()
+
+
+def read_stretches(
+    splits: Iterable[Split], stretches: Partials, capture: config.Capture, flow: config.Flow, counters: Counters
+) -> Iterator[Partials]:
+    """The packets of unresolved stretches in one task's splits, each as a partial flow of its own."""
+    for split in splits:
+        for packets in read_split(split, capture, counters):
+            yield packets_of_stretches(packets, stretches, flow)

@@ -1,0 +1,152 @@
+"""A trained model's folder: weights in safetensors, everything else in JSON, nothing that unpickles.
+
+``Predictor`` is what serves it: in Python, in Spark workers (from bytes, so that it can be broadcast) and in MLflow.
+
+Shape suffixes: N flows, D distinct flows, M packets kept of each flow, K characteristics, C classes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors import torch as safetensors
+
+from iotid import __version__, config, schemas
+from iotid.dataset.characteristics import CHARACTERISTICS, Encoding, unseen_share
+from iotid.errors import DataError, SchemaError
+from iotid.model.ensemble import AdaptiveEnsemble
+from iotid.model.sequences import batches_by_length, distinct_sequences, packet_counts, tensors_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+WEIGHTS = "weights.safetensors"
+DESCRIPTION = "model.json"
+_VERSION = 1
+_BATCH_PACKETS = 16384  # packets scored at once: large enough for the matrix units, small enough for the caches
+_SLICE = 1_000_000  # flows encoded at once; bounds the memory of a prediction
+
+
+def save_bundle(
+    folder: str | Path, weights: Mapping[str, torch.Tensor], settings: config.Model, encoding: Encoding
+) -> None:
+    """Write ``weights`` (an AdaptiveEnsemble's state) and their description into ``folder``, each file atomically."""
+    description = {
+        "bundle_version": _VERSION,
+        "flows_version": schemas.FLOWS.version,
+        "code_version": __version__,
+        "model": settings.model_dump(mode="json"),
+        "encoding": encoding.to_json(),
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    write_atomically(Path(folder) / WEIGHTS, safetensors.save(tensors))
+    write_atomically(Path(folder) / DESCRIPTION, (json.dumps(description, indent=1) + "\n").encode())
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """After a crash at any time the file is the former one or this one, whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+class Predictor:
+    """A trained model with its vocabularies and labels; scores tables of flows."""
+
+    def __init__(self, model: AdaptiveEnsemble, encoding: Encoding) -> None:
+        self.encoding = encoding
+        self.labels: tuple[str, ...] = tuple(encoding.labels)
+        self._model = model.eval()
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Predictor:
+        """The model in ``folder``.
+
+        Raises:
+            SchemaError: the bundle is of another version, or names a characteristic that this version lacks.
+            DataError: a file is missing or damaged.
+        """
+        try:
+            weights, description = ((Path(folder) / name).read_bytes() for name in (WEIGHTS, DESCRIPTION))
+        except OSError as fault:
+            raise DataError(
+                f"model {folder}: {fault.filename} cannot be read ({fault.strerror}); train again"
+            ) from None
+        return cls.from_bytes(weights, description.decode())
+
+    @classmethod
+    def from_bytes(cls, weights: bytes, description: str) -> Predictor:
+        """The model whose two files have this content; raises what ``load`` raises."""
+        try:
+            told = json.loads(description)
+            versions = {name: told[name] for name in ("bundle_version", "flows_version")}
+        except (json.JSONDecodeError, KeyError, TypeError) as fault:
+            raise DataError(f"{DESCRIPTION}: is not a model's description ({fault!r}); train again") from None
+        expected = {"bundle_version": _VERSION, "flows_version": schemas.FLOWS.version}
+        for name, version in versions.items():
+            if version != expected[name]:
+                remedy = f"train again, or serve it with iotid {told.get('code_version')}"
+                raise SchemaError(f"{DESCRIPTION}: {name} must be {expected[name]}, got {version}; {remedy}")
+        encoding = Encoding.from_json(told["encoding"])
+        unknown = [name for name in encoding.vocabularies if name not in CHARACTERISTICS]
+        if unknown:
+            raise SchemaError(f"{DESCRIPTION}: reads {', '.join(unknown)}, which this iotid does not know; train again")
+        sizes = vocabulary_sizes(encoding)
+        model = AdaptiveEnsemble(config.Model.model_validate(told["model"]), sizes, len(encoding.labels))
+        try:
+            model.load_state_dict(safetensors.load(weights))
+        except (RuntimeError, SafetensorError) as fault:
+            first_line = str(fault).splitlines()[0]
+            raise DataError(f"{WEIGHTS}: does not fit {DESCRIPTION} ({first_line}); train again") from None
+        return cls(model, encoding)
+
+    def predict(self, flows: pa.Table) -> pa.Table:
+        """One row of schemas.PREDICTIONS for each row of ``flows``, in its order.
+
+        ``flows`` needs only those columns of schemas.FLOWS that the model's characteristics are made from. Equal
+        sequences are scored once: most flows of a network are exact repeats of others.
+
+        Raises:
+            SchemaError: a column that the model needs is missing or of another type.
+        """
+        import pyarrow as pa
+
+        if flows.num_rows > _SLICE:
+            return pa.concat_tables(self.predict(flows.slice(at, _SLICE)) for at in range(0, flows.num_rows, _SLICE))
+        distinct_KDM, repeat_N = distinct_sequences(self.encoding.encode(flows))
+        probabilities_DC = self.probabilities(distinct_KDM)
+        best_D = probabilities_DC.argmax(axis=1) if len(probabilities_DC) else np.zeros(0, np.int64)
+        offsets_D = np.arange(len(best_D) + 1, dtype=np.int32) * len(self.labels)
+        columns = [
+            pa.DictionaryArray.from_arrays(pa.array(best_D, pa.int32()), pa.array(self.labels)).cast(pa.string()),
+            pa.array(probabilities_DC[np.arange(len(best_D)), best_D].astype(np.float64)),
+            pa.array(unseen_share(distinct_KDM)),
+            pa.ListArray.from_arrays(offsets_D, probabilities_DC.ravel()),
+        ]
+        return pa.table(columns, schema=schemas.PREDICTIONS.arrow_schema()).take(pa.array(repeat_N))
+
+    @torch.inference_mode()
+    def probabilities(self, sequences: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Class probabilities float32 (N, C) of encoded flows int32 (N, M), scored in batches of similar length."""
+        counts_N = packet_counts(sequences)
+        out_NC = np.empty((len(counts_N), len(self.labels)), np.float32)
+        for rows in batches_by_length(counts_N, _BATCH_PACKETS):
+            logits_BC = self._model(tensors_of(sequences, rows, counts_N))
+            out_NC[rows] = torch.softmax(logits_BC, dim=1).numpy()
+        return out_NC
+
+
+def vocabulary_sizes(encoding: Encoding) -> dict[str, int]:
+    """Ids of each characteristic, padding and out-of-vocabulary among them, in the encoding's order."""
+    return {name: vocabulary.size for name, vocabulary in encoding.vocabularies.items()}

@@ -1,0 +1,88 @@
+"""The adaptive ensemble (paper, section 4): layers only.
+
+One network per characteristic reads its sequence over time; another one reads what those found, across the
+characteristics. Any number of characteristics, by configuration only.
+
+Shape suffixes: B flows, L packets of the longest flow in the batch, P packets that are there (all flows of the batch
+together), S steps that the spatial network reads, K characteristics, E embedding size, H hidden units each way,
+C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from iotid import config
+from iotid.dataset.characteristics import PADDING
+
+
+class AdaptiveEnsemble(nn.Module):
+    """Embedding and stacked bi-LSTM per characteristic, a spatial stacked bi-LSTM over them, dropout, linear layer.
+
+    Only packets that are there are computed: sequences are packed, so padding costs nothing and changes nothing. The
+    paper feeds the zeros instead; a flow's logits would then depend on how far its batch is padded.
+
+    ``fusion`` says what the spatial network reads (the paper: "the outputs of other stacked bi-LSTM"): per packet the
+    temporal outputs side by side (``concatenate``, S = L), or one characteristic's outputs after the other's
+    (``sequence``, S = K·L). ``readout`` is the mean over its outputs, or both directions' last states.
+    """
+
+    def __init__(self, settings: config.Model, vocabulary_sizes: Mapping[str, int], num_classes: int) -> None:
+        """``vocabulary_sizes``: number of ids of each characteristic, with padding (0) and out-of-vocabulary (1)."""
+        super().__init__()
+        self.settings = settings
+        both_ways = 2 * settings.hidden_size
+        side_by_side = len(vocabulary_sizes) if settings.fusion == "concatenate" else 1
+        self.embeddings = nn.ModuleDict(
+            {name: nn.Embedding(size, settings.embedding_size, PADDING) for name, size in vocabulary_sizes.items()}
+        )
+        self.temporal = nn.ModuleDict({name: _bi_lstm(settings.embedding_size, settings) for name in vocabulary_sizes})
+        self.spatial = _bi_lstm(side_by_side * both_ways, settings)
+        self.dropout = nn.Dropout(settings.dropout)
+        self.classifier = nn.Linear(both_ways, num_classes)
+
+    def forward(self, ids: Mapping[str, Tensor]) -> Tensor:
+        """Logits (B, C) of flows whose characteristics are given as int64 ids (B, L), padded at the end with 0."""
+        there_BL = next(iter(ids.values())) != PADDING  # padding is at the end only, and no packet has its id
+        lengths_B = there_BL.sum(dim=1).clamp(min=1).cpu()  # packing refuses a flow of no packets
+        temporal = []
+        for name, embedding in self.embeddings.items():
+            packed = pack_padded_sequence(ids[name], lengths_B, batch_first=True, enforce_sorted=False)
+            temporal.append(self.temporal[name](_with_data(packed, embedding(packed.data)))[0])
+        spatial, (last_state, _) = self.spatial(self._fuse(temporal, lengths_B))
+        if self.settings.readout == "last":
+            summary_B2H = torch.cat([last_state[-2], last_state[-1]], dim=1)
+        else:
+            output_BS2H, steps_B = pad_packed_sequence(spatial, batch_first=True)
+            summary_B2H = output_BS2H.sum(dim=1) / steps_B.to(output_BS2H.device).unsqueeze(1)
+        logits_BC: Tensor = self.classifier(self.dropout(summary_B2H))
+        return logits_BC
+
+    def _fuse(self, temporal: list[PackedSequence], lengths_B: Tensor) -> PackedSequence:
+        if self.settings.fusion == "concatenate":  # packed alike, so the packets of all characteristics line up
+            return _with_data(temporal[0], torch.cat([output.data for output in temporal], dim=1))
+        parts = [pad_packed_sequence(output, batch_first=True)[0] for output in temporal]
+        return _pack_end_to_end(torch.stack(parts, dim=1), lengths_B)
+
+
+def _bi_lstm(input_size: int, settings: config.Model) -> nn.LSTM:
+    return nn.LSTM(input_size, settings.hidden_size, settings.layers, batch_first=True, bidirectional=True)
+
+
+def _with_data(like: PackedSequence, data: Tensor) -> PackedSequence:
+    return PackedSequence(data, like.batch_sizes, like.sorted_indices, like.unsorted_indices)
+
+
+def _pack_end_to_end(x_BKLF: Tensor, lengths_B: Tensor) -> PackedSequence:
+    """The real packets of characteristic 0, then those of characteristic 1 … with no padding between them."""
+    B, K, L, F = x_BKLF.shape
+    steps_S = torch.arange(K * L).unsqueeze(0)
+    characteristic_BS = (steps_S // lengths_B.unsqueeze(1)).clamp(max=K - 1)
+    packet_BS = (steps_S % lengths_B.unsqueeze(1)).clamp(max=L - 1)
+    index_BSF = (characteristic_BS * L + packet_BS).to(x_BKLF.device).unsqueeze(2).expand(B, K * L, F)
+    joined_BSF = x_BKLF.reshape(B, K * L, F).gather(1, index_BSF)
+    return pack_padded_sequence(joined_BSF, K * lengths_B, batch_first=True, enforce_sorted=False)

@@ -1,0 +1,56 @@
+"""Encoded flows as batches: which are the same, which are of like length, and how they become tensors.
+
+Shape suffixes: N flows, D distinct flows, M packets kept of each flow, B flows of a batch, L packets of its longest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+
+from iotid.dataset.characteristics import PADDING
+
+
+def packet_counts(sequences: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Packets int64 (N,) that each flow has: padding is at the end only, and no packet has its id."""
+    counts_N: np.ndarray = (next(iter(sequences.values())) != PADDING).sum(axis=1)
+    return counts_N
+
+
+def distinct_sequences(sequences: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The distinct flows, each characteristic int32 (D, M), and int64 (N,): which of them each flow is.
+
+    Arrow's dictionary encoding hashes the rows; np.unique, which sorts them, takes five times as long at a million.
+    """
+    import pyarrow as pa
+
+    joined = np.ascontiguousarray(np.concatenate(list(sequences.values()), axis=1), dtype=np.int32)
+    rows, width = joined.shape
+    binary = pa.FixedSizeBinaryArray.from_buffers(pa.binary(4 * width), rows, [None, pa.py_buffer(joined)])
+    encoded = binary.dictionary_encode()
+    distinct = np.frombuffer(encoded.dictionary.buffers()[1], np.int32, len(encoded.dictionary) * width)
+    parts = np.split(distinct.reshape(-1, width), len(sequences), axis=1)
+    return dict(zip(sequences, parts, strict=True)), encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def batches_by_length(counts_N: np.ndarray, max_packets: int) -> Iterator[np.ndarray]:
+    """Row numbers, shortest flows first, in batches of at most ``max_packets`` packets with their padding."""
+    order = np.argsort(counts_N, kind="stable")
+    start = 0
+    while start < len(order):
+        end = min(len(order), start + max(1, max_packets // max(1, counts_N[order[start]])))
+        end = start + max(1, min(end - start, max_packets // max(1, counts_N[order[end - 1]])))
+        yield order[start:end]
+        start = end
+
+
+def tensors_of(
+    sequences: Mapping[str, np.ndarray], rows: np.ndarray, counts_N: np.ndarray, device: torch.device | None = None
+) -> dict[str, torch.Tensor]:
+    """Ids int64 (B, L) of the given rows, cut after the longest of them."""
+    longest = max(1, int(counts_N[rows].max()))
+    return {
+        name: torch.from_numpy(ids_NM[rows, :longest].astype(np.int64)).to(device) for name, ids_NM in sequences.items()
+    }

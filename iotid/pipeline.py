@@ -1,0 +1,119 @@
+"""The whole way in one process: every step in its order, by the command lines that a person would type."""
+
+from __future__ import annotations
+
+import importlib
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import click
+
+from iotid import command
+from iotid.config import Settings, load_settings
+from iotid.storage import Store
+
+
+@dataclass(frozen=True)
+class Night:
+    """The captures of one site on one night."""
+
+    site: str
+    date: str
+    captures: str
+
+    @property
+    def arguments(self) -> list[str]:
+        return ["--site", self.site, "--date", self.date]
+
+
+def run_nights(
+    nights: Sequence[Night],
+    learn_from: Sequence[Night],
+    labels: str,
+    dataset: str,
+    layers: Sequence[str],
+) -> None:
+    """Ingest every night, learn from ``learn_from`` (sites by dates), promote, and take every night's census.
+
+    ``layers`` are the ``--config`` and ``--set`` arguments that every step gets. A step that fails ends the run with
+    its own error. Ends with a summary on stdout.
+    """
+    sites = dict.fromkeys(night.site for night in learn_from)
+    dates = dict.fromkeys(night.date for night in learn_from)
+    selection = [part for site in sites for part in ("--site", site)]
+    selection += [part for date in dates for part in ("--date", date)]
+    lines: list[list[str]] = []
+    for night in nights:
+        lines.append(["split-pcaps", "--captures", night.captures, *night.arguments])
+        lines.append(["assemble-flows", *night.arguments])
+    lines.append(["write-dataset", *selection, "--labels", labels, "--dataset", dataset])
+    lines += [[name, "--dataset", dataset] for name in ("train", "evaluate", "promote")]
+    lines += [["take-census", *night.arguments] for night in nights]
+    started = time.monotonic()
+    for number, (name, *arguments) in enumerate(lines, start=1):
+        click.secho(f"[{number}/{len(lines)}] iotid {name} {shlex.join(arguments)}", bold=True, err=True)
+        step = importlib.import_module(f"jobs.{name.replace('-', '_')}").main
+        step.main([*layers, *arguments], prog_name=f"iotid {name}", standalone_mode=False)
+    overrides = [layers[i + 1] for i, part in enumerate(layers) if part == "--set"]
+    files = [layers[i + 1] for i, part in enumerate(layers) if part == "--config"]
+    command.say(_summary(load_settings(files, overrides), nights, dataset, time.monotonic() - started))
+
+
+def layers_of_this_command() -> list[str]:
+    """The ``--config`` and ``--set`` arguments of the command that is running, for the steps that it starts."""
+    given = click.get_current_context().params
+    files = [part for path in given["config_files"] for part in ("--config", path)]
+    return files + [part for text in given["overrides"] for part in ("--set", text)]
+
+
+@command.step("run")
+@command.captures
+@command.labels
+@click.option("--site", type=command.NAME, default="local", show_default=True, help="Site that the captures come from.")
+@click.option("--date", "capture_date", type=command.DATE, help="Night; default: the day (UTC) of the first packet.")
+def main(settings: Settings, captures: str, labels: str, site: str, capture_date: str | None) -> None:
+    """Do the whole way on a folder of captures: splits, flows, dataset, training, report, promotion, census."""
+    from iotid.capture import first_day
+
+    night = Night(site, capture_date or first_day(captures, settings.capture), captures)
+    run_nights([night], [night], labels, f"{site}-{night.date}", layers_of_this_command())
+
+
+def _summary(settings: Settings, nights: Sequence[Night], dataset: str, seconds: float) -> str:
+    from iotid.registry import Registry
+
+    store = Store(settings.storage.root)
+    lines = ["", f"Done in {seconds:.0f} s.", "", "What was read"]
+    for night in nights:
+        keys = {"site": night.site, "capture_date": night.date}
+        splits, flows = store.open("splits", keys).metadata, store.open("flows", keys).metadata
+        packets = {reason: count for reason, count in flows["packets"].items() if count}
+        aside = ", ".join(f"{count:,} {reason}" for reason, count in sorted(packets.items()) if reason != "flow")
+        lines.append(
+            f"  {night.site} {night.date}: {splits['files']:,} captures, {splits['bytes']:,} bytes, "
+            f"{sum(packets.values()):,} packets -> {flows['rows']:,} flows ({aside or 'nothing'} left aside)"
+        )
+    written = store.open("datasets", {"name": dataset})
+    lines += ["", "What was learned", f"  {written.metadata['summary']}"]
+    lines += [f"  {line}" for line in store.open("reports", {"dataset": dataset}).metadata["summary"]]
+    lines += ["", "What was counted"]
+    for night in nights:
+        census = store.open("census", {"site": night.site, "capture_date": night.date})
+        statuses = ", ".join(f"{count:,} {status}" for status, count in census.metadata["status"].items() if count)
+        changes = ", ".join(f"{count:,} {change}" for change, count in census.metadata["changes"].items() if count)
+        lines.append(f"  {night.site} {night.date}: {census.metadata['devices']:,} devices: {statuses}; {changes}")
+        lines.append(f"    page: {census.uri}/_census.html")
+    lines += [
+        "",
+        "Where things are",
+        f"  report    {store.open('reports', {'dataset': dataset}).uri}/report.html",
+        f"  tracking  {Registry(settings.tracking, settings.storage.root).uri}",
+        f"  tables    {settings.storage.root}/{{splits,flows,datasets,reports,census}}",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    command.run_job(main)

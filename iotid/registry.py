@@ -1,0 +1,426 @@
+"""Runs, metrics and model versions: the only user of MLflow, beside the file that MLflow itself loads (serving.py).
+
+Without ``tracking.uri`` everything lies below the storage root: SQLite for the records, a folder for the artifacts.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version as installed
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel
+
+from iotid import __version__, config, schemas
+from iotid.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from iotid.model import Predictor
+
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+CHALLENGER = "challenger"
+CHAMPION = "champion"
+_FORMER = "former_champion"
+_BUNDLE = "bundle"
+_PATIENCE_S = 60.0  # how long a tracking server may be away before a step gives up
+_OUTAGES = ("failed with exception", "failed with timeout exception", "error responses", "database is locked")
+_SERVED_WITH = ("iotid", "mlflow", "numpy", "pandas", "pyarrow", "safetensors", "torch")
+_QUIET = {  # set before MLflow is imported; a person's own choice wins
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_RECORD_ENV_VARS_IN_MODEL_LOGGING": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # _reach repeats, for a bounded time
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+
+
+@dataclass(frozen=True)
+class Registry:
+    """The tracking server and model registry of one configuration. Small and picklable: training ranks carry it.
+
+    Every method waits for a server that is away and raises a UserError when it stays away.
+    """
+
+    tracking: config.Tracking
+    storage_root: str
+
+    @property
+    def uri(self) -> str:
+        """Where MLflow keeps its records.
+
+        Raises:
+            UserError: there is no ``tracking.uri``, and ``storage.root`` is no local folder for SQLite to lie in.
+        """
+        return self.tracking.uri or f"sqlite:///{self._local_root()}/mlflow.db"
+
+    def start_run(self, name: str, sections: Iterable[BaseModel], tags: Mapping[str, str]) -> str:
+        """Start a run, with every setting of ``sections`` as a parameter; returns its id."""
+
+        def start() -> str:
+            client, entities = self._client(), _mlflow().entities
+            run_id: str = client.create_run(self._experiment_id(client), run_name=name).info.run_id
+            params = [
+                entities.Param(f"{type(section).__name__.lower()}.{key}", _text(value))
+                for section in sections
+                for key, value in section.model_dump(mode="json").items()
+            ]
+            all_tags = {"code_version": __version__, **tags}
+            run_tags = [entities.RunTag(key, _text(value)) for key, value in all_tags.items()]
+            client.log_batch(run_id, params=params, tags=run_tags)
+            return run_id
+
+        return self._reach(start)
+
+    def end_run(self, run_id: str, *, failed: bool = False) -> None:
+        self._reach(lambda: self._client().set_terminated(run_id, "FAILED" if failed else "FINISHED"))
+
+    def log_epoch(self, run_id: str, metrics: Mapping[str, float], epoch: int) -> None:
+        entities, now_ms = _mlflow().entities, int(time.time() * 1000)
+        values = [entities.Metric(key, float(value), now_ms, epoch) for key, value in metrics.items()]
+        self._reach(lambda: self._client().log_batch(run_id, metrics=values))
+
+    def epoch_logger(self, run_id: str) -> EpochLogger:
+        """What training calls after each epoch, in rank 0's process."""
+        return EpochLogger(self, run_id)
+
+    def log_history(self, run_id: str, history: Iterable[Mapping[str, float]]) -> None:
+        """Log those epochs (from 1) of a training's history that the run does not have yet."""
+        epochs = {epoch: dict(metrics) for epoch, metrics in enumerate(history, start=1)}
+        known = self._reach(lambda: {m.step for m in self._client().get_metric_history(run_id, "loss")})
+        for epoch in epochs.keys() - known:
+            self.log_epoch(run_id, epochs[epoch], epoch)
+
+    def log_artifacts(self, run_id: str, path: str | Path, to: str | None = None) -> None:
+        """Copy a file, or the files of a folder, into the run's artifacts, below ``to``."""
+        client = self._client()
+        log = client.log_artifacts if Path(path).is_dir() else client.log_artifact
+        self._reach(lambda: log(run_id, str(path), to))
+
+    def log_model(self, run_id: str, bundle_folder: str | Path, example: pa.Table) -> int:
+        """Register the bundle as a new version under ``tracking.model``, with alias `challenger`; its number.
+
+        ``example``: a few rows of FLOWS, kept as the model's input example. The version's tags are the run's, and
+        which flows the model is meant for.
+        """
+        from iotid.model import Predictor
+
+        encoding = Predictor.load(bundle_folder).encoding
+
+        def log() -> int:
+            client = self._client()
+            run_tags = client.get_run(run_id).data.tags
+            tags = {key: value for key, value in run_tags.items() if not key.startswith("mlflow.")}
+            tags |= {"max_packets": str(encoding.max_packets), "length": encoding.length}
+            tags |= {"characteristics": _text(list(encoding.vocabularies)), "protocols": _text(encoding.protocols)}
+            model = self._log_pyfunc(run_id, Path(bundle_folder), example.select(list(encoding.columns)))
+            self._ensure_model(client)
+            # by its place, not by its models:/ URI: that one the embedded store looks up in the process's current store
+            version = client.create_model_version(
+                self.tracking.model, model.artifact_location, run_id, tags, model_id=model.model_id
+            )
+            client.set_registered_model_alias(self.tracking.model, CHALLENGER, version.version)
+            return int(version.version)
+
+        return self._reach(log)
+
+    def find_version(self, alias: str) -> int | None:
+        """The version that has the alias, or none."""
+
+        def find() -> int | None:
+            try:
+                return int(self._client().get_model_version_by_alias(self.tracking.model, alias).version)
+            except _mlflow().exceptions.MlflowException as fault:
+                if _is_absent(fault):
+                    return None
+                raise
+
+        return self._reach(find)
+
+    def version_of(self, alias: str) -> int:
+        """The version that has the alias.
+
+        Raises:
+            UserError: there is none.
+        """
+        version = self.find_version(alias)
+        if version is None:
+            step = {CHAMPION: "promote", CHALLENGER: "train"}.get(alias, "train")
+            raise UserError(
+                f"registry {self.uri}: no version of {self.tracking.model} is {alias}; run iotid {step} first"
+            )
+        return version
+
+    def run_of(self, version: int) -> str:
+        """The run that the version was trained in."""
+        return str(self._version(version).run_id)
+
+    def tags(self, version: int) -> dict[str, str]:
+        return dict(self._version(version).tags)
+
+    def set_tag(self, version: int, key: str, value: str) -> None:
+        self._reach(lambda: self._client().set_model_version_tag(self.tracking.model, str(version), key, value))
+
+    def artifact(self, version: int, path: str, into: str | Path) -> Path:
+        """Download a file or folder of the artifacts of the version's run.
+
+        Raises:
+            UserError: there is no such artifact.
+        """
+        return _download(path, lambda: f"runs:/{self.run_of(version)}/{path}", into, self.uri)
+
+    def bundle(self, which: int | str, into: str | Path) -> Path:
+        """Download what ``Predictor.load`` reads; ``which`` is a version's number, an alias or a models:/ URI."""
+        if isinstance(which, int) or which.isdecimal():
+            uri = f"models:/{self.tracking.model}/{which}"
+        else:
+            uri = which if which.startswith("models:/") else f"models:/{self.tracking.model}@{which}"
+        return _download_bundle(uri, into, self.uri)
+
+    def promote(self, version: int) -> None:
+        """Make the version the champion; the former one is remembered in its tag ``former_champion``."""
+        former = self.find_version(CHAMPION)
+        if former == version:
+            return
+        if former is not None:
+            self.set_tag(version, _FORMER, str(former))
+        self._set_champion(version)
+
+    def rollback(self) -> int:
+        """Put the champion before the present one back; its number.
+
+        Raises:
+            UserError: there is no champion, or it was the first.
+        """
+        version = self.version_of(CHAMPION)
+        former = self.tags(version).get(_FORMER)
+        if former is None:
+            raise UserError(
+                f"registry {self.uri}: version {version} was the first champion; there is none to go back to"
+            )
+        self._set_champion(int(former))
+        return int(former)
+
+    def _set_champion(self, version: int) -> None:
+        self._reach(lambda: self._client().set_registered_model_alias(self.tracking.model, CHAMPION, str(version)))
+
+    def _version(self, version: int) -> Any:
+        return self._reach(lambda: self._client().get_model_version(self.tracking.model, str(version)))
+
+    def _client(self) -> Any:
+        return _mlflow().MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+
+    def _experiment_id(self, client: Any) -> str:
+        name = self.tracking.experiment
+        location = None if self.tracking.uri else (self._local_root() / "mlflow-artifacts").as_uri()
+        found = client.get_experiment_by_name(name)
+        return str(found.experiment_id if found else client.create_experiment(name, artifact_location=location))
+
+    def _ensure_model(self, client: Any) -> None:
+        try:
+            client.get_registered_model(self.tracking.model)
+        except _mlflow().exceptions.MlflowException as fault:
+            if not _is_absent(fault):
+                raise
+            client.create_registered_model(self.tracking.model)
+
+    def _log_pyfunc(self, run_id: str, bundle_folder: Path, example: pa.Table) -> Any:
+        """Log the bundle as an MLflow model that is loaded from code; what MLflow knows of it.
+
+        Step by step on the client, where ``log_model`` would depend on the process's current run and experiment.
+        """
+        from iotid.model.bundle import DESCRIPTION, WEIGHTS
+
+        mlflow, client = _mlflow(), self._client()
+        run, name = client.get_run(run_id), self.tracking.model
+        model = client.create_logged_model(run.info.experiment_id, name, run_id, params=run.data.params)
+        with TemporaryDirectory() as folder:
+            files, path = Path(folder) / _BUNDLE, Path(folder) / "model"
+            files.mkdir()
+            for file in (WEIGHTS, DESCRIPTION):
+                shutil.copyfile(bundle_folder / file, files / file)
+            mlflow.pyfunc.save_model(
+                path,
+                mlflow_model=mlflow.models.Model(run_id=run_id, model_uuid=model.model_id, model_id=model.model_id),
+                python_model=Path(__file__).with_name("serving.py"),
+                artifacts={_BUNDLE: str(files)},
+                signature=_signature(example.schema),
+                input_example=example.to_pandas(),
+                pip_requirements=[f"{library}=={installed(library)}" for library in _SERVED_WITH],
+            )
+            client.log_model_artifacts(model.model_id, str(path))
+        client.finalize_logged_model(model.model_id, "READY")
+        client.log_outputs(run_id, [mlflow.entities.LoggedModelOutput(model.model_id, 0)])
+        return model
+
+    def _local_root(self) -> Path:
+        root = self.storage_root.removeprefix("file://")
+        if "://" in root:
+            raise UserError(
+                f"tracking.uri: must name an MLflow server when storage.root is not a local folder, got null with "
+                f"{self.storage_root}; set tracking.uri"
+            )
+        Path(root).mkdir(parents=True, exist_ok=True)
+        return Path(root).resolve()
+
+    def _reach(self, call: Callable[[], T]) -> T:
+        return _reach(self.uri, call)
+
+
+@dataclass(frozen=True)
+class EpochLogger:
+    """Logs an epoch's metrics to a run. A server that stays away is said so once and does not stop the training:
+    ``Registry.log_history`` makes up for it afterwards."""
+
+    registry: Registry
+    run_id: str
+
+    def __call__(self, metrics: Mapping[str, float], epoch: int) -> None:
+        try:
+            self.registry.log_epoch(self.run_id, metrics, epoch)
+        except UserError as fault:
+            _log.warning("epoch %d is not in MLflow yet and is kept in the history: %s", epoch, fault)
+
+
+def load(uri: str, tracking_uri: str | None = None) -> Predictor:
+    """The registered model, as in ``load("models:/iotid@champion").predict(flows)``.
+
+    ``tracking_uri``: MLflow's own choice (MLFLOW_TRACKING_URI, or what was set) where it is not given.
+
+    Raises:
+        UserError: there is no such model, or the server does not answer.
+        SchemaError: the model is of another schema version.
+    """
+    from iotid.model import Predictor
+
+    server = tracking_uri or str(_mlflow().get_tracking_uri())
+    with TemporaryDirectory() as folder:
+        return Predictor.load(_download_bundle(uri, folder, server))
+
+
+def _download_bundle(uri: str, into: str | Path, server: str) -> Path:
+    def locate() -> str:
+        client = _mlflow().MlflowClient(tracking_uri=server, registry_uri=server)
+        name, alias, number = _parse(uri)
+        number = number or client.get_model_version_by_alias(name, alias).version
+        return f"{client.get_model_version_download_uri(name, number)}/artifacts/{_BUNDLE}"
+
+    return _download(uri, locate, into, server)
+
+
+def _parse(uri: str) -> tuple[str, str | None, str | None]:
+    """Name, and alias or version."""
+    match = re.fullmatch(r"models:/([^/@]+)(?:@([^/]+)|/(\d+))", uri)
+    if match is None:
+        raise UserError(f"model {uri}: must read models:/NAME@ALIAS or models:/NAME/VERSION")
+    name, alias, number = match.groups()
+    return name, alias, number
+
+
+def _download(what: str, locate: Callable[[], str], into: str | Path, server: str) -> Path:
+    def fetch() -> Path:
+        mlflow = _mlflow()
+        try:
+            return Path(mlflow.artifacts.download_artifacts(locate(), dst_path=str(into), tracking_uri=server))
+        except (mlflow.exceptions.MlflowException, OSError) as fault:
+            if _is_outage(fault):
+                raise
+            raise UserError(f"registry {server}: {what} cannot be had ({_first_line(fault)})") from None
+
+    return _reach(server, fetch)
+
+
+def _reach(uri: str, call: Callable[[], T]) -> T:
+    """The call's result, repeated while the server behind ``uri`` is away, for a bounded time."""
+    import tenacity
+
+    def tell(state: tenacity.RetryCallState) -> None:
+        if state.attempt_number == 1 and state.outcome is not None:
+            _log.warning("waiting for the tracking server %s (%s)", uri, _first_line(state.outcome.exception()))
+
+    repeat = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(_is_outage),
+        stop=tenacity.stop_after_delay(_PATIENCE_S),
+        wait=tenacity.wait_random_exponential(multiplier=0.5, max=8),
+        before_sleep=tell,
+        reraise=True,
+    )
+    try:
+        return repeat(call)
+    except Exception as fault:
+        if _is_outage(fault):
+            raise UserError(
+                f"tracking.uri: {uri} does not answer ({_first_line(fault)}); start the server, or set another uri"
+            ) from None
+        raise
+
+
+def _mlflow() -> Any:
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    import mlflow
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return mlflow
+
+
+def _signature(example: pa.Schema) -> Any:
+    """Columns of the input (as in the example) and of schemas.PREDICTIONS, in MLflow's types."""
+    from mlflow.models.signature import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import Array
+
+    types = {"string": DataType.string, "double": DataType.double, "float": DataType.float}
+    types |= {"int32": DataType.long, "int64": DataType.long}  # JSON and Python know one kind of integer
+
+    def columns(schema: pa.Schema) -> Any:
+        return Schema(
+            [
+                ColSpec(Array(types[str(field.type.value_type)]), field.name)
+                if str(field.type).startswith("list")
+                else ColSpec(types[str(field.type)], field.name)
+                for field in schema
+            ]
+        )
+
+    return ModelSignature(inputs=columns(example), outputs=columns(schemas.PREDICTIONS.arrow_schema()))
+
+
+def _is_outage(fault: Any) -> bool:
+    import requests
+
+    if isinstance(fault, requests.exceptions.ConnectionError | requests.exceptions.Timeout):
+        return True
+    is_mlflow = type(fault).__module__.startswith("mlflow.")
+    told = str(fault)
+    return is_mlflow and (
+        getattr(fault, "error_code", "") == "TEMPORARILY_UNAVAILABLE" or any(t in told for t in _OUTAGES)
+    )
+
+
+def _is_absent(fault: Any) -> bool:
+    return fault.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE") and "not found" in str(fault)
+
+
+def _first_line(fault: BaseException | None) -> str:
+    return (str(fault).splitlines() or [""])[0][:300]
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

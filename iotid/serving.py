@@ -1,0 +1,32 @@
+"""What MLflow runs when it serves a model: it logs this file as the model's code and executes it, unpickling nothing.
+
+Only MLflow imports this module.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel  # type: ignore[attr-defined]
+
+from iotid.model import Predictor
+from iotid.schemas import FLOWS
+
+
+class FlowModel(PythonModel):
+    """Scores a data frame of FLOWS columns, packets as lists in its cells, into one of PREDICTIONS columns."""
+
+    def load_context(self, context: Any) -> None:
+        self._predictor = Predictor.load(context.artifacts["bundle"])
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        columns = self._predictor.encoding.columns
+        schema = pa.schema([field for field in FLOWS.arrow_schema() if field.name in columns])
+        flows = pa.Table.from_pandas(model_input, schema=schema, preserve_index=False)
+        return self._predictor.predict(flows).to_pandas()
+
+
+set_model(FlowModel())

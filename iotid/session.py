@@ -1,0 +1,78 @@
+"""The Spark session: the one place that starts or joins it, checks Java first, and ships the library to executors."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+from iotid import config
+from iotid.errors import SetupError
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+_JAVA_VERSIONS = (17, 21)
+
+
+def spark_session(settings: config.Spark, app_name: str = "iotid") -> SparkSession:
+    """Start or join a session. What spark-submit says of the master wins over ``spark.master``.
+
+    Raises:
+        SetupError: there is no Java 17 or 21.
+    """
+    import pyspark
+
+    running = pyspark.sql.SparkSession.getActiveSession()
+    if running is not None:
+        return running
+    check_java()
+    from iotid.capture.source import PcapDataSource
+
+    defaults = {
+        "spark.app.name": app_name,
+        "spark.driver.memory": settings.driver_memory,
+        "spark.sql.shuffle.partitions": str(settings.shuffle_partitions),
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+        "spark.sql.execution.arrow.pyspark.enabled": "true",
+        "spark.ui.showConsoleProgress": str(sys.stderr.isatty()).lower(),
+        "spark.ui.enabled": "false",
+        "spark.driver.defaultJavaOptions": f"-Dlog4j2.configurationFile=file:{config.conf_dir()}/log4j2.properties",
+        # a staged partition's success marker is storage.py's to write, last of all
+        "spark.hadoop.mapreduce.fileoutputcommitter.marksuccessfuljobs": "false",
+        **settings.conf,
+    }
+    builder = pyspark.sql.SparkSession.builder
+    submitted = pyspark.SparkConf()
+    if not submitted.contains("spark.master"):
+        builder = builder.master(settings.master)
+        if settings.master.startswith("local"):
+            # a laptop's host name may not resolve; nothing outside this machine has to reach the driver
+            os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    if submitted.get("spark.master", settings.master).startswith("local"):
+        # or else workers run whatever `python3` is on the path, which may be one without iotid
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    for name, value in defaults.items():
+        if not submitted.contains(name):
+            builder = builder.config(name, value)
+    spark = builder.getOrCreate()
+    spark.dataSource.register(PcapDataSource)
+    return spark
+
+
+def check_java() -> None:
+    """Raise a SetupError with the line to run where Java 17 or 21 is missing."""
+    home = os.environ.get("JAVA_HOME")
+    java = f"{home}/bin/java" if home else shutil.which("java")
+    remedy = "install one (Debian/Ubuntu: apt-get install openjdk-17-jre-headless) or set JAVA_HOME"
+    if not java or not shutil.which(java):
+        raise SetupError(f"Java: Spark needs Java 17 or 21 and there is none; {remedy}")
+    told = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
+    match = re.search(r'version "(\d+)', told.stderr + told.stdout)
+    if not match or int(match.group(1)) not in _JAVA_VERSIONS:
+        got = match.group(1) if match else "no version"
+        raise SetupError(f"Java: Spark needs Java 17 or 21, {java} is {got}; {remedy}")

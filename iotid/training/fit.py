@@ -1,0 +1,316 @@
+"""Training on any number of ranks, with the same result as on one.
+
+Every rank holds all rows: after de-duplication a night's training part is tens of megabytes. So each rank can draw
+the same global batches from (seed, epoch) alone and take its own share of each, whatever the number of rows.
+
+Shape suffixes: N rows, B rows of a rank's share of a batch, C classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from iotid import config
+from iotid.errors import DataError, SettingError, TrainingError
+from iotid.model.bundle import save_bundle, vocabulary_sizes, write_atomically
+from iotid.model.ensemble import AdaptiveEnsemble
+from iotid.model.sequences import batches_by_length, packet_counts, tensors_of
+from iotid.training.checkpoint import Checkpoint
+from iotid.training.ranks import Ranks
+
+if TYPE_CHECKING:
+    from iotid.dataset import Encoding, Rows
+
+_log = logging.getLogger(__name__)
+
+HISTORY = "history.json"
+_CHECKPOINTS = "checkpoint"
+_VALIDATION_PACKETS = 16384  # packets scored at once
+_SPEAK_S = 30.0  # within a long epoch, seconds between two lines of progress
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """``history`` holds one entry per epoch, from epoch 1, in the words of ``fit``'s ``on_epoch``."""
+
+    best_epoch: int
+    best_macro_f1: float
+    stopped_early: bool
+    resumed_from: int
+    history: list[dict[str, float]]
+
+
+def fit(
+    model_settings: config.Model,
+    settings: config.Training,
+    encoding: Encoding,
+    train: Rows,
+    validation: Rows,
+    folder: str | Path,
+    *,
+    on_epoch: Callable[[dict[str, float], int], None] | None = None,
+) -> FitResult:
+    """Learn from ``train`` until the macro F1 of ``validation`` no longer rises; keep the best weights.
+
+    Rank 0 writes into ``folder``: the bundle of the best weights, ``history.json``, and after each epoch a
+    checkpoint, from which a run of the same settings and rows goes on with the same result as if never stopped.
+    Ranks are those of torch.distributed where it was started. ``on_epoch`` is called on rank 0 after each epoch with
+    ``loss``, ``validation_loss``, ``validation_macro_f1``, ``validation_accuracy``, ``rows_per_s``, ``flows_per_s``
+    (a row counts as the flows that it stands for) and ``seconds``.
+
+    Raises:
+        TrainingError: the loss is no longer finite (on all ranks, before the step), or ranks hold other rows.
+        DataError: a part has no rows.
+    """
+    _check_rows(train, validation)
+    ranks = Ranks.here(_device(settings))
+    run = _Run(model_settings, settings, encoding, train, validation, ranks)
+    folder = Path(folder)
+    run.restore(folder / _CHECKPOINTS)
+    resumed_from = run.state.epoch
+    started = time.monotonic()
+    while not run.done:
+        metrics = run.advance()
+        if ranks.leads:
+            run.keep().save(folder / _CHECKPOINTS)
+            _log.info("%s", _progress(run.state, settings, metrics, started, resumed_from))
+            if on_epoch is not None:
+                on_epoch(metrics, run.state.epoch)
+    state = run.state
+    if ranks.leads:
+        save_bundle(folder, run.best, model_settings, encoding)
+        write_atomically(folder / HISTORY, (json.dumps(state.history, indent=1) + "\n").encode())
+    best_macro_f1 = state.history[state.best_epoch - 1]["validation_macro_f1"]
+    return FitResult(state.best_epoch, best_macro_f1, state.epoch < settings.epochs, resumed_from, state.history)
+
+
+class _Run:
+    """Model, optimiser and rows of one rank, and where the run stands."""
+
+    def __init__(
+        self,
+        model_settings: config.Model,
+        settings: config.Training,
+        encoding: Encoding,
+        train: Rows,
+        validation: Rows,
+        ranks: Ranks,
+    ) -> None:
+        self._settings, self._ranks, self._train, self._validation = settings, ranks, train, validation
+        self._classes = len(encoding.labels)
+        self._weights_N = _row_weights(train, settings.class_weight)
+        self._counts_N = packet_counts(train.sequences)
+        self.state = Checkpoint(_fingerprint(model_settings, settings, encoding, train, validation, ranks.world))
+        ranks.agree(self.state.fingerprint)
+        torch.manual_seed(_seed_of(settings.seed))
+        self._model = AdaptiveEnsemble(model_settings, vocabulary_sizes(encoding), self._classes).to(ranks.device)
+        self._optimiser = torch.optim.Adam(self._model.parameters(), lr=settings.learning_rate)
+        self._parallel = DistributedDataParallel(self._model) if ranks.world > 1 else self._model
+        self.best = _copy(self._model.state_dict())
+
+    @property
+    def done(self) -> bool:
+        waited = self.state.epoch - self.state.best_epoch
+        return self.state.epoch >= self._settings.epochs or waited >= self._settings.patience
+
+    def advance(self) -> dict[str, float]:
+        """Learn for one epoch and judge it; the metrics are the same on every rank, but for the times."""
+        epoch, started = self.state.epoch + 1, time.monotonic()
+        loss = self._learn(epoch)
+        seconds = time.monotonic() - started
+        metrics = {
+            "loss": loss,
+            **self._judge(),
+            "rows_per_s": len(self._train.label) / seconds,
+            "flows_per_s": float(self._train.num_flows.sum()) / seconds,
+            "seconds": seconds,
+        }
+        self.state.history.append(metrics)
+        self.state.epoch = epoch
+        best = self.state.history[self.state.best_epoch - 1]["validation_macro_f1"] if self.state.best_epoch else -1.0
+        if metrics["validation_macro_f1"] > best:
+            self.state.best_epoch = epoch
+            self.best = _copy(self._model.state_dict())
+        return metrics
+
+    def _learn(self, epoch: int) -> float:
+        """One pass over all rows; the mean loss, weighted as the rows are."""
+        settings, ranks = self._settings, self._ranks
+        torch.manual_seed(_seed_of(settings.seed, epoch, ranks.rank))  # of dropout
+        order = np.random.default_rng([settings.seed, epoch]).permutation(len(self._train.label))
+        batches = [order[at : at + settings.batch_size] for at in range(0, len(order), settings.batch_size)]
+        self._parallel.train()
+        total, spoke = 0.0, time.monotonic()
+        for number, batch in enumerate(batches, start=1):
+            weight = float(self._weights_N[batch].sum())
+            self._optimiser.zero_grad(set_to_none=True)
+            share = self._share_of_loss(batch, weight)
+            loss = ranks.total(share).item()
+            if not np.isfinite(loss):
+                raise TrainingError(
+                    f"training: the loss of batch {number} in epoch {epoch} is {loss}; no step was made with it. "
+                    f"Lower training.learning_rate, now {settings.learning_rate}"
+                )
+            (share * ranks.world).backward()  # DDP takes the mean over the ranks; the shares' sum is wanted
+            self._optimiser.step()
+            total += loss * weight
+            if ranks.leads and time.monotonic() - spoke > _SPEAK_S:
+                spoke = time.monotonic()
+                _log.info("epoch %d: %d of %d batches", epoch, number, len(batches))
+        return total / float(self._weights_N.sum())
+
+    def _share_of_loss(self, batch: np.ndarray, weight: float) -> torch.Tensor:
+        """What this rank's rows of the global batch add to the batch's weighted mean loss.
+
+        A rank that gets none computes one row with no weight, so that it still joins every exchange of gradients.
+        """
+        mine = batch[self._ranks.rank :: self._ranks.world]
+        rows = mine if len(mine) else batch[:1]
+        weights_B = self._weights_N[rows] / weight * (len(mine) > 0)
+        logits_BC = self._parallel(tensors_of(self._train.sequences, rows, self._counts_N, self._ranks.device))
+        labels_B = torch.from_numpy(self._train.label[rows]).to(self._ranks.device)
+        losses_B = F.cross_entropy(logits_BC, labels_B, reduction="none")
+        return (losses_B * torch.from_numpy(weights_B.astype(np.float32)).to(self._ranks.device)).sum()
+
+    @torch.inference_mode()
+    def _judge(self) -> dict[str, float]:
+        """Loss, macro F1 and accuracy of the validation part, each row counted as the flows it stands for."""
+        self._model.eval()
+        rows, classes = self._validation, self._classes
+        counts_N = packet_counts(rows.sequences)
+        loss, confusion_CC = 0.0, np.zeros((classes, classes))
+        shares = list(batches_by_length(counts_N, _VALIDATION_PACKETS))[self._ranks.rank :: self._ranks.world]
+        for share in shares:
+            logits_BC = self._model(tensors_of(rows.sequences, share, counts_N, self._ranks.device)).cpu()
+            labels_B, flows_B = rows.label[share], rows.num_flows[share].astype(np.float64)
+            losses_B = F.cross_entropy(logits_BC, torch.from_numpy(labels_B), reduction="none")
+            loss += float((losses_B * torch.from_numpy(flows_B)).sum())
+            np.add.at(confusion_CC, (labels_B, logits_BC.argmax(dim=1).numpy()), flows_B)
+        sums = self._ranks.total(torch.from_numpy(np.append(confusion_CC, loss))).numpy()
+        if not np.isfinite(sums).all():
+            raise TrainingError(
+                f"training: the validation loss is {sums[-1]} after epoch {self.state.epoch + 1}; "
+                f"lower training.learning_rate, now {self._settings.learning_rate}"
+            )
+        confusion_CC = sums[:-1].reshape(classes, classes)
+        flows = confusion_CC.sum()
+        return {
+            "validation_loss": float(sums[-1] / flows),
+            "validation_macro_f1": macro_f1(confusion_CC),
+            "validation_accuracy": float(np.trace(confusion_CC) / flows),
+        }
+
+    def keep(self) -> Checkpoint:
+        """The state with all tensors that the run needs to go on."""
+        moments = self._optimiser.state_dict()["state"]
+        self.state.tensors = {
+            **{f"model.{name}": tensor for name, tensor in self._model.state_dict().items()},
+            **{f"best.{name}": tensor for name, tensor in self.best.items()},
+            **{f"adam.{i}.{name}": tensor for i, kept in moments.items() for name, tensor in kept.items()},
+        }
+        return self.state
+
+    def restore(self, folder: Path) -> None:
+        """Go on where the folder's checkpoint stands; only rank 0 looks, the others are told over the network."""
+        found = Checkpoint.load(folder, self.state.fingerprint).to_bytes() if self._ranks.leads else (b"", b"")
+        description, tensors = (self._ranks.from_leader(part) for part in found)
+        self.state = Checkpoint.from_bytes(description, tensors)
+        if not self.state.epoch:
+            return
+        parts: dict[str, dict[str, torch.Tensor]] = {"model": {}, "best": {}, "adam": {}}
+        for name, tensor in self.state.tensors.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = tensor
+        self._model.load_state_dict(parts["model"])
+        self.best = parts["best"]
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        for name, tensor in parts["adam"].items():
+            number, _, moment = name.partition(".")
+            moments.setdefault(int(number), {})[moment] = tensor
+        groups = self._optimiser.state_dict()["param_groups"]
+        self._optimiser.load_state_dict({"state": moments, "param_groups": groups})
+        self.state.tensors = {}
+        if self._ranks.leads:
+            _log.info("going on after epoch %d from the checkpoint in %s", self.state.epoch, folder)
+
+
+def macro_f1(confusion_CC: np.ndarray) -> float:
+    """Mean F1 of the classes that have flows; rows are true classes, columns predicted ones."""
+    hits_C, true_C, named_C = np.diag(confusion_CC), confusion_CC.sum(axis=1), confusion_CC.sum(axis=0)
+    f1_C = 2 * hits_C / np.maximum(true_C + named_C, 1e-12)
+    return float(f1_C[true_C > 0].mean())
+
+
+def _row_weights(rows: Rows, class_weight: str) -> np.ndarray:
+    """What each row counts, float64 (N,): the flows it stands for; ``balanced`` makes the classes' sums equal."""
+    flows_N = rows.num_flows.astype(np.float64)
+    if class_weight == "none":
+        return flows_N
+    per_class_C = np.bincount(rows.label, weights=flows_N)
+    present = np.count_nonzero(per_class_C)
+    return np.asarray(flows_N * flows_N.sum() / (present * per_class_C[rows.label]))
+
+
+def _seed_of(*parts: int) -> int:
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _device(settings: config.Training) -> torch.device:
+    if settings.device == "cpu" or (settings.device == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise SettingError("training.device: is cuda, but torch finds no GPU here; set auto or cpu")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def _check_rows(train: Rows, validation: Rows) -> None:
+    for name, rows in (("train", train), ("validation", validation)):
+        if not len(rows.label):
+            raise DataError(f"dataset: the {name} part has no rows; write it with more flows or another share")
+
+
+def _fingerprint(
+    model: config.Model, settings: config.Training, encoding: Encoding, train: Rows, validation: Rows, world: int
+) -> str:
+    """Names all that the result depends on, but for how long it trains and how fast."""
+    content = hashlib.sha256()
+    for array in _arrays(train, validation):
+        content.update(np.ascontiguousarray(array).data)
+    learned_with = settings.model_dump(mode="json", exclude={"ranks", "epochs", "patience", "device", "threads"})
+    extra = {"training": learned_with, "world": world, "encoding": encoding.to_json(), "rows": content.hexdigest()}
+    return config.settings_hash(model, extra=extra)
+
+
+def _arrays(*parts: Rows) -> Iterator[np.ndarray]:
+    for rows in parts:
+        yield from rows.sequences.values()
+        yield from (rows.label, rows.num_flows)
+
+
+def _copy(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+
+
+def _progress(
+    state: Checkpoint, settings: config.Training, metrics: dict[str, float], started: float, resumed_from: int
+) -> str:
+    seconds_per_epoch = (time.monotonic() - started) / (state.epoch - resumed_from)
+    left = seconds_per_epoch * (settings.epochs - state.epoch)
+    best = "best" if state.best_epoch == state.epoch else f"best was {state.best_epoch}"
+    return (
+        f"epoch {state.epoch}/{settings.epochs}: loss {metrics['loss']:.4f}, "
+        f"validation macro F1 {metrics['validation_macro_f1']:.4f} ({best}), "
+        f"{metrics['flows_per_s']:,.0f} flows/s, at most {left / 60:.1f} min left"
+    )

@@ -1,0 +1,197 @@
+"""Starts the ranks: by Spark's TorchDistributor, or in place where torchrun has started this process as one."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import re
+import socket
+import sys
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from iotid import config, errors
+from iotid.errors import IotidError, SettingError, TrainingError
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+OnEpoch = Callable[[dict[str, float], int], None]
+
+_FAILURE = re.compile(r"iotid rank (\d+) failed: (\w+): (.*)")
+
+
+def train_on_ranks(
+    spark: SparkSession | None,
+    settings: config.Settings,
+    dataset_uri: str,
+    folder: str | Path,
+    on_epoch: OnEpoch | None = None,
+) -> dict[str, Any]:
+    """Train on ``training.ranks`` processes; ``folder`` then holds the bundle of the best weights and its history.
+
+    On a local master the ranks are processes of this machine; on a cluster, barrier tasks of its executors, which
+    must reach ``dataset_uri``, and rank 0 hands the bundle back through Spark. Checkpoints stay in ``folder`` where
+    rank 0 runs, so that a restart on another executor finds them only if the folder is shared. Under torchrun
+    (WORLD_SIZE and RANK are set) this process is one rank, and ``spark`` is not used.
+
+    ``on_epoch(metrics, epoch)`` is pickled and called in rank 0's process. Returns ``FitResult`` as a dict, and this
+    process's ``rank`` (0 unless under torchrun).
+
+    Raises:
+        TrainingError: a rank failed; it, or a more exact kind of IotidError, carries the rank's own message.
+    """
+    if "WORLD_SIZE" in os.environ and "RANK" in os.environ:
+        return _fit_as_rank(settings, dataset_uri, str(folder), on_epoch)
+    if spark is None:
+        raise SettingError("training: without torchrun's WORLD_SIZE and RANK the ranks need a Spark session to start")
+    from pyspark.ml.torch.distributor import TorchDistributor
+
+    local = str(spark.sparkContext.master).startswith("local")
+    on_gpus = not local and _cluster_lends_gpus(spark, settings.training.device)
+    relay = _Relay()
+    with _environment(_rank_environment(settings.training, local)), contextlib.redirect_stdout(relay):
+        distributor = TorchDistributor(settings.training.ranks, local_mode=local, use_gpu=on_gpus)
+        distributor.logger.setLevel(logging.ERROR)
+        try:
+            told: Any = distributor.run(_run_rank, settings, dataset_uri, str(folder), on_epoch, not local)
+        except Exception as fault:  # noqa: BLE001 - RuntimeError here, any of Spark's errors on a cluster
+            raise _told_by_rank(relay.text() + str(fault)) from None
+    result, files = told
+    _write_files(Path(folder), files)
+    return dict(result)
+
+
+def _run_rank(
+    settings: config.Settings, dataset_uri: str, folder: str, on_epoch: OnEpoch | None, carry: bool
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """One rank's process, from start to end; ``carry``: return the files, too, for a driver on another machine."""
+    from iotid.model.bundle import DESCRIPTION, WEIGHTS
+    from iotid.training.fit import HISTORY
+
+    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
+    logging.getLogger("iotid").setLevel(logging.INFO)
+    try:
+        result = _fit_as_rank(settings, dataset_uri, folder, on_epoch)
+        wanted = (WEIGHTS, DESCRIPTION, HISTORY) if carry and result["rank"] == 0 else ()
+        return result, {name: (Path(folder) / name).read_bytes() for name in wanted}
+    except Exception as fault:  # noqa: BLE001 - told to the driver, whatever it is
+        if not isinstance(fault, IotidError):
+            traceback.print_exc()
+        message = " ".join(str(fault).split())
+        sys.stderr.write(f"iotid rank {os.environ['RANK']} failed: {type(fault).__name__}: {message}\n")
+        raise SystemExit(1) from None  # not 0: torchrun then stops the other ranks, which wait for this one
+
+
+def _fit_as_rank(settings: config.Settings, dataset_uri: str, folder: str, on_epoch: OnEpoch | None) -> dict[str, Any]:
+    import torch
+    import torch.distributed as dist
+
+    from iotid.dataset import read_encoding, read_part
+    from iotid.training.fit import fit
+
+    torch.set_num_threads(settings.training.threads)
+    dist.init_process_group(_backend(settings.training))
+    try:
+        encoding = read_encoding(dataset_uri)
+        train, validation = (read_part(dataset_uri, part) for part in ("train", "validation"))
+        result = fit(settings.model, settings.training, encoding, train, validation, folder, on_epoch=on_epoch)
+        return {**asdict(result), "rank": dist.get_rank()}
+    finally:
+        dist.destroy_process_group()
+
+
+def _backend(settings: config.Training) -> str:
+    """NCCL where each rank of this machine has a GPU of its own, which becomes the current one; else gloo."""
+    import torch
+
+    if settings.device == "cpu" or not torch.cuda.is_available():
+        return "gloo"
+    local_rank, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    torch.cuda.set_device(local_rank % gpus)
+    return "nccl" if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) <= gpus else "gloo"
+
+
+def _cluster_lends_gpus(spark: SparkSession, device: str) -> bool:
+    amount = spark.sparkContext.getConf().get("spark.task.resource.gpu.amount", "0")
+    if device == "cuda" and float(amount or 0) < 1:
+        raise SettingError(
+            f"training.device: is cuda, but spark.task.resource.gpu.amount is {amount}; set it to 1, or device to cpu"
+        )
+    return device != "cpu" and float(amount or 0) >= 1
+
+
+def _rank_environment(settings: config.Training, local: bool) -> dict[str, str]:
+    """For the ranks on this machine: their threads, and the loopback, as a laptop's host name may not resolve."""
+    told = {"OMP_NUM_THREADS": str(settings.threads)}
+    if local:
+        told["PET_LOCAL_ADDR"] = "127.0.0.1"  # torchrun's --local-addr, which TorchDistributor does not pass on
+        loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), None)
+        if loopback:
+            told["GLOO_SOCKET_IFNAME"] = loopback
+    return told
+
+
+@contextlib.contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+class _Relay(io.TextIOBase):
+    """Passes the ranks' lines on to stderr, but nothing after a rank's own failure: what follows is torchrun's.
+
+    It keeps the last lines, as TorchDistributor does not tell on this machine why a rank failed.
+    """
+
+    def __init__(self) -> None:
+        self._failed = False
+        self._last: deque[str] = deque(maxlen=200)
+
+    def write(self, text: str) -> int:
+        self._last.append(text)
+        self._failed = self._failed or _FAILURE.search(text) is not None
+        if not self._failed:
+            sys.stderr.write(text)
+            sys.stderr.flush()
+        return len(text)
+
+    def text(self) -> str:
+        return "".join(self._last)
+
+
+def _told_by_rank(output: str) -> IotidError:
+    """The failed rank's own error, from what the launcher kept of the ranks' output.
+
+    When one fails, others may, for want of it: an error of iotid's is the cause rather than a closed connection.
+    """
+    failures = [(rank, getattr(errors, kind, None), kind, message) for rank, kind, message in _FAILURE.findall(output)]
+    for _, known, _, message in failures:
+        if isinstance(known, type) and issubclass(known, IotidError):
+            return known(message)
+    for rank, _, kind, message in failures:
+        return TrainingError(f"training: rank {rank} failed: {kind}: {message}")
+    last = [line.strip() for line in output.splitlines() if line.strip()][-3:]
+    return TrainingError(f"training: a rank was killed or crashed without a word of its own: {' | '.join(last)}")
+
+
+def _write_files(folder: Path, files: dict[str, bytes]) -> None:
+    from iotid.model.bundle import write_atomically
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        write_atomically(folder / name, content)

@@ -1,0 +1,60 @@
+"""All that training knows of its launcher: this process's rank, how many there are, and sums over them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from iotid.errors import TrainingError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes that train together; one alone where torch.distributed was not started."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @classmethod
+    def here(cls, device: torch.device) -> Ranks:
+        started = dist.is_available() and dist.is_initialized()
+        return cls(dist.get_rank(), dist.get_world_size(), device) if started else cls(0, 1, device)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the rank that writes files and speaks."""
+        return self.rank == 0
+
+    def total(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum over all ranks, the same on each."""
+        values = values.detach().to(self.device)
+        if self.world > 1:
+            values = values.clone()
+            dist.all_reduce(values)
+        return values.cpu()
+
+    def from_leader(self, content: bytes) -> bytes:
+        """What rank 0 gives, on every rank; the others' ``content`` is ignored."""
+        if self.world == 1:
+            return content
+        size = torch.tensor([len(content)], device=self.device)
+        dist.broadcast(size, 0)
+        if self.leads:
+            data = torch.frombuffer(bytearray(content), dtype=torch.uint8).to(self.device)
+        else:
+            data = torch.empty(int(size), dtype=torch.uint8, device=self.device)
+        dist.broadcast(data, 0)
+        return data.cpu().numpy().tobytes()
+
+    def agree(self, fingerprint: str) -> None:
+        """Raise a TrainingError on every rank unless all hold the same rows in the same order, and settings."""
+        own = fingerprint.encode()
+        differ = self.total(torch.tensor([float(self.from_leader(own) != own)]))
+        if differ.item():
+            raise TrainingError(
+                f"training: {int(differ)} of {self.world} ranks hold other rows or settings than rank 0; "
+                "every rank must read the same dataset and run the same version of iotid"
+            )

@@ -1,0 +1,52 @@
+"""Step 4: train the ensemble on a dataset and register it as the challenger."""
+
+import os
+
+from iotid import command
+from iotid.config import Settings, settings_hash
+
+
+@command.step("train")
+@command.dataset
+def main(settings: Settings, dataset: str) -> None:
+    """Train the adaptive ensemble on a dataset with several ranks, and register it as the challenger.
+
+    Reads the dataset. Writes a run with its metrics and a model version to MLflow. Killed and started again, it goes on
+    from its last checkpoint. Started by torchrun, each process is one rank; else Spark starts the ranks.
+    """
+    from pyarrow import dataset as tables
+
+    from iotid.registry import Registry
+    from iotid.session import spark_session
+    from iotid.storage import Store
+    from iotid.training import train_on_ranks
+
+    store = Store(settings.storage.root)
+    source = store.open("datasets", {"name": dataset})
+    made_by = settings_hash(settings.model, settings.training, extra={"dataset": source.metadata["hash"]})
+    folder = store.working_folder("runs", dataset, made_by)
+    if os.environ.get("RANK", "0") != "0":
+        train_on_ranks(None, settings, source.uri, folder)
+        return
+    spark = None if "RANK" in os.environ else spark_session(settings.spark, "iotid train")
+    registry = Registry(settings.tracking, settings.storage.root)
+    tags = {"dataset": dataset, "dataset_hash": source.metadata["hash"], "dataset_uri": source.uri, "made_by": made_by}
+    run = registry.start_run(f"{dataset}-{made_by}", [settings.model, settings.training, settings.flow], tags)
+    try:
+        result = train_on_ranks(spark, settings, source.uri, folder, registry.epoch_logger(run))
+        registry.log_history(run, result["history"])
+        registry.log_artifacts(run, folder / "history.json", "training")
+        nights = [tables.dataset(store.open("flows", keys).uri) for keys in source.metadata["nights"]]
+        version = registry.log_model(run, folder, tables.dataset(nights).head(5))
+    except BaseException:
+        registry.end_run(run, failed=True)
+        raise
+    registry.end_run(run)
+    command.say(
+        f"model: version {version}, best epoch {result['best_epoch']} of {len(result['history'])}, "
+        f"validation macro F1 {100 * result['best_macro_f1']:.2f} % -> {registry.uri} run {run}"
+    )
+
+
+if __name__ == "__main__":
+    command.run_job(main)

@@ -1,0 +1,241 @@
+"""From frames to packets: link layers, IP, transport, lengths that lie, headers that are cut."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+Read = Callable[..., tuple[list[dict[str, Any]], dict[str, tuple[int, int]]]]
+
+
+@pytest.fixture
+def one(read: Read, agrees: Callable[..., None], make: SimpleNamespace) -> Callable[..., Any]:
+    """The packet of a capture with one frame, or the reason why there is none; checked against the twin."""
+
+    def run(frame: bytes, link: int = 1, wire: int | None = None) -> Any:
+        data = make.pcap([frame], link=link, wire=wire)
+        agrees(data)
+        rows, counted = read(data)
+        return rows[0] if rows else next(iter(counted))
+
+    return run
+
+
+def test_decode__tcp_over_ethernet_gives_every_column(one: Callable[..., Any], make: SimpleNamespace) -> None:
+    row = one(make.ethernet(make.ipv4(make.tcp(b"hello", flags=0x12, window=65535, words=8))))
+    row.pop("capture_file")
+    row.pop("timestamp")
+    assert row == {
+        "offset": 24, "link_type": 1, "frame_length": 71, "captured_length": 71, "vlan": None,
+        "source_mac": "02:00:00:00:00:01", "destination_mac": "02:00:00:00:00:02",
+        "source_ip": "10.0.0.1", "destination_ip": "192.168.1.2", "protocol": 6,
+        "source_port": 50000, "destination_port": 443, "packet_length": 57, "payload_length": 5,
+        "tcp_flags": 0x12, "tcp_window": 65535,
+    }  # fmt: skip
+
+
+def _frames_by_link(make: SimpleNamespace) -> list[tuple[str, int, bytes]]:
+    v4, v6 = make.ipv4(make.udp(b"x" * 9), 17), make.ipv6(make.udp(b"x" * 9), 17)
+    mac = make.mac_a + b"\0\0"
+    pppoe = struct.pack(">BBHH", 0x11, 0, 1, 2 + len(v4)) + b"\x00\x21" + v4
+    return [
+        ("ethernet", 1, make.ethernet(v4)),
+        ("ethernet, IPv6", 1, make.ethernet(v6, 0x86DD)),
+        ("802.3 with SNAP", 1, make.ethernet(b"\xaa\xaa\3\0\0\0\x08\0" + v4, 8 + len(v4))),
+        ("MPLS, two labels", 1, make.ethernet(b"\0\1\0\x40" + b"\0\2\1\x40" + v6, 0x8847)),
+        ("PPPoE", 1, make.ethernet(pppoe, 0x8864)),
+        ("PPPoE link", 51, pppoe),
+        ("cooked", 113, struct.pack(">HHH", 0, 1, 6) + mac + b"\x08\0" + v4),
+        ("cooked 2", 276, struct.pack(">HHIHBB", 0x86DD, 0, 3, 1, 4, 6) + mac + v6),
+        *((f"raw {link}", link, v6) for link in (12, 14, 101)),
+        ("IPv4 link", 228, v4),
+        ("IPv6 link", 229, v6),
+        ("null, little-endian", 0, struct.pack("<I", 2) + v4),
+        ("null, big-endian", 0, struct.pack(">I", 30) + v6),
+        ("loop", 108, struct.pack(">I", 24) + v6),
+        ("PPP", 9, b"\xff\3\x00\x57" + v6),
+        ("PPP, compressed protocol", 9, b"\x21" + v4),
+        ("PPP-HDLC", 50, b"\xff\3\x00\x21" + v4),
+        ("PPP-HDLC that is C-HDLC", 50, b"\x0f\0\x08\0" + v4),
+        ("C-HDLC", 104, b"\x0f\0\x86\xdd" + v6),
+    ]
+
+
+def test_decode__every_link_type_leads_to_the_same_packet(one: Callable[..., Any], make: SimpleNamespace) -> None:
+    for name, link, frame in _frames_by_link(make):
+        row = one(frame, link)
+        assert isinstance(row, dict), name
+        is_v6 = ":" in row["source_ip"]
+        seen = (row["source_port"], row["destination_port"], row["packet_length"], row["payload_length"])
+        assert seen == (5353, 53, 57 if is_v6 else 37, 9), name
+
+
+def test_decode__every_frame_cut_anywhere_agrees_with_the_twin(
+    agrees: Callable[..., None], make: SimpleNamespace
+) -> None:
+    for _, link, frame in _frames_by_link(make):
+        cuts = [(1_000_000 * i, frame[:i], len(frame)) for i in range(len(frame))]
+        agrees(make.pcap(cuts, link=link))
+        agrees(make.pcap([frame[:i] for i in range(len(frame))], link=link))
+
+
+def test_decode__cooked_frames_name_the_sender_only(one: Callable[..., Any], make: SimpleNamespace) -> None:
+    head = struct.pack(">HHH", 4, 1, 6) + make.mac_a + b"\0\0\x08\0"
+    row = one(head + make.ipv4(make.tcp()), 113)
+    assert (row["source_mac"], row["destination_mac"]) == ("02:00:00:00:00:01", None)
+    without = struct.pack(">HHH", 4, 772, 0) + bytes(8) + b"\x08\0"
+    assert one(without + make.ipv4(make.tcp()), 113)["source_mac"] is None
+
+
+@pytest.mark.parametrize(
+    ("tags", "vlan"),
+    [([], None), ([(0x8100, 5)], 5), ([(0x88A8, 5), (0x8100, 0x6007)], 7), ([(0x9100, 9), (0x8100, 0)], 9),
+     ([(0x8100, 1)] * 40, 1)],
+)  # fmt: skip
+def test_decode__innermost_vlan_is_kept_and_a_priority_tag_is_none(
+    tags: list[tuple[int, int]], vlan: int | None, one: Callable[..., Any], make: SimpleNamespace
+) -> None:
+    assert one(make.ethernet(make.ipv4(make.tcp()), tags=tags))["vlan"] == vlan
+
+
+def test_decode__protocols_without_ports_are_packets_with_port_0(
+    one: Callable[..., Any], make: SimpleNamespace
+) -> None:
+    row = one(make.ethernet(make.ipv4(b"\x08\0" + bytes(10), 1)))
+    assert (row["protocol"], row["source_port"], row["payload_length"], row["packet_length"]) == (1, 0, 12, 32)
+
+
+@pytest.mark.parametrize("protocol", [33, 132, 136])
+def test_decode__other_transports_show_ports_and_payload_above_ip(
+    protocol: int, one: Callable[..., Any], make: SimpleNamespace
+) -> None:
+    row = one(make.ethernet(make.ipv4(struct.pack(">HH", 7, 8) + bytes(12), protocol)))
+    assert (row["source_port"], row["destination_port"], row["payload_length"]) == (7, 8, 16)
+
+
+def test_decode__ipv6_extension_headers_are_stepped_over(one: Callable[..., Any], make: SimpleNamespace) -> None:
+    hop, routing, destination = b"\x2b\0" + bytes(6), b"\x3c\1" + bytes(14), b"\x33\0" + bytes(6)
+    authentication = b"\x06\4" + bytes(22)
+    row = one(
+        make.ethernet(
+            make.ipv6(make.tcp(b"abc"), first=0, extensions=hop + routing + destination + authentication), 0x86DD
+        )
+    )
+    assert (row["protocol"], row["destination_port"], row["payload_length"]) == (6, 443, 3)
+
+
+def test_decode__first_fragments_have_ports_and_later_ones_are_counted(
+    one: Callable[..., Any], make: SimpleNamespace
+) -> None:
+    assert one(make.ethernet(make.ipv4(make.udp(bytes(8)), 17, fragment=0x2000)))["destination_port"] == 53
+    assert one(make.ethernet(make.ipv4(make.tcp()[:8], fragment=0x2000)))["tcp_window"] == 0
+    assert one(make.ethernet(make.ipv4(bytes(16), 17, fragment=0x2001))) == "later_fragment"
+    first, later = b"\x11\0\0\1" + bytes(4), b"\x11\0\0\x08" + bytes(4)
+    assert one(make.ethernet(make.ipv6(make.udp(), first=44, extensions=first), 0x86DD))["destination_port"] == 53
+    assert one(make.ethernet(make.ipv6(make.udp(), first=44, extensions=later), 0x86DD)) == "later_fragment"
+
+
+@pytest.mark.parametrize(
+    ("claimed", "packet_length"),
+    [(45, 45), (0, 51), (60000, 51), (40, 40)],
+    ids=["true", "0: offload", "longer than the frame", "padded"],
+)
+def test_decode__ip_total_length_that_lies_has_one_rule_each(
+    claimed: int, packet_length: int, one: Callable[..., Any], make: SimpleNamespace
+) -> None:
+    row = one(make.ethernet(make.ipv4(make.tcp(b"12345"), length=claimed) + bytes(6)))
+    assert (row["packet_length"], row["payload_length"]) == (packet_length, packet_length - 40)
+
+
+def test_decode__ipv6_payload_length_0_means_the_frame_unless_nothing_follows(
+    one: Callable[..., Any], make: SimpleNamespace
+) -> None:
+    assert one(make.ethernet(make.ipv6(make.tcp(b"12345"), length=0), 0x86DD))["packet_length"] == 65
+    row = one(make.ethernet(make.ipv6(b"", 59, length=0) + bytes(6), 0x86DD))
+    assert (row["protocol"], row["packet_length"], row["payload_length"]) == (59, 40, 0)
+
+
+def test_decode__lengths_come_from_the_wire_when_the_snap_length_cuts(
+    one: Callable[..., Any], make: SimpleNamespace
+) -> None:
+    frame = make.ethernet(make.ipv4(make.tcp(bytes(1000))))
+    row = one(frame[:70], wire=len(frame))
+    assert (row["frame_length"], row["captured_length"], row["payload_length"]) == (1054, 70, 1000)
+    cut_behind_ports = one(frame[:38], wire=len(frame))
+    assert (cut_behind_ports["source_port"], cut_behind_ports["tcp_flags"], cut_behind_ports["tcp_window"]) == (
+        50000,
+        0,
+        0,
+    )
+    assert one(frame[:36], wire=len(frame)) == "truncated"
+    assert one(b"", wire=60) == "truncated"
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        {"length": 19},
+        {"header": 4},
+        {"header": 15},
+        {"version": 5},
+    ],
+)
+def test_decode__ip_headers_that_contradict_themselves_are_malformed(
+    packet: dict[str, int], one: Callable[..., Any], make: SimpleNamespace
+) -> None:
+    assert one(make.ethernet(make.ipv4(make.tcp(), **packet))) == "malformed"
+
+
+def test_decode__tcp_offset_below_or_beyond_the_packet_is_malformed(
+    one: Callable[..., Any], make: SimpleNamespace
+) -> None:
+    assert one(make.ethernet(make.ipv4(make.tcp(words=4)))) == "malformed"
+    assert one(make.ethernet(make.ipv4(make.tcp(words=15)[:20]))) == "malformed"
+    assert one(make.ethernet(make.ipv4(make.udp()[:6], 17))) == "malformed"
+
+
+@pytest.mark.parametrize(
+    ("link", "frame", "reason"),
+    [
+        (1, bytes(12) + b"\x08\x06" + bytes(28), "not_ip"),
+        (1, bytes(12) + b"\x00\x26" + bytes(38), "not_ip"),
+        (147, bytes(60), "unknown_link_type_147"),
+        (101, b"\x10" + bytes(40), "not_ip"),
+        (9, b"\xc0\x21" + bytes(10), "not_ip"),
+        (0, bytes(40), "not_ip"),
+        (1, bytes(9), "malformed"),
+    ],
+)
+def test_decode__foreign_frames_are_counted_by_reason(
+    link: int, frame: bytes, reason: str, one: Callable[..., Any]
+) -> None:
+    assert one(frame, link) == reason
+
+
+def test_decode__scapy_reads_the_same(read: Read, make: SimpleNamespace) -> None:
+    from scapy.layers.inet import IP, TCP, UDP
+    from scapy.layers.inet6 import IPv6, IPv6ExtHdrHopByHop
+    from scapy.layers.l2 import Dot1Q, Ether
+
+    link = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
+    packets = [
+        link
+        / IP(src="1.2.3.4", dst="5.6.7.8")
+        / TCP(sport=1, dport=2, flags="SA", window=512, options=[("MSS", 1400)]),
+        link / Dot1Q(vlan=3) / Dot1Q(vlan=4) / IP(src="1.2.3.4", dst="5.6.7.8") / UDP(sport=3, dport=4) / b"payload",
+        link / IPv6(src="2001:db8::1", dst="::1") / IPv6ExtHdrHopByHop() / TCP(sport=5, dport=6, window=9, flags="F"),
+    ]
+    rows, _ = read(make.pcap([bytes(packet) for packet in packets]))
+    for row, packet in zip(rows, [Ether(bytes(packet)) for packet in packets], strict=True):
+        network = packet[IP] if IP in packet else packet[IPv6]
+        transport = packet[TCP] if TCP in packet else packet[UDP]
+        assert (row["source_ip"], row["destination_ip"]) == (network.src, network.dst)
+        assert (row["source_port"], row["destination_port"]) == (transport.sport, transport.dport)
+        assert row["packet_length"] == len(network)
+        assert row["payload_length"] == len(bytes(transport.payload))
+        assert row["tcp_window"] == (transport.window if TCP in packet else 0)
+        assert row["tcp_flags"] == (int(transport.flags) if TCP in packet else 0)

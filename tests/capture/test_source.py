@@ -1,0 +1,58 @@
+"""``spark.read.format("pcap")`` gives what read_packets gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pytest
+
+from iotid import config
+from iotid.capture import read_packets
+from iotid.errors import SettingError
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+def _sorted(table: pa.Table) -> list[dict[str, object]]:
+    return table.sort_by([("capture_file", "ascending"), ("offset", "ascending")]).to_pylist()
+
+
+@pytest.mark.spark
+def test_source__many_splits_and_files_give_what_one_reader_gives(
+    spark: SparkSession, tmp_path: Path, make: SimpleNamespace, capture_settings: config.Capture
+) -> None:
+    frames = [make.ethernet(make.ipv4(make.tcp(bytes(i % 50), ports=(1000 + i, 443)))) for i in range(500)]
+    cooked = [b"\0\0\0\1\0\6" + make.mac_a + b"\0\0\x86\xdd" + make.ipv6(make.udp(), 17)] * 3
+    (tmp_path / "a").write_bytes(make.pcap([frame for frame in frames for _ in (0, 1)]))
+    (tmp_path / "b").write_bytes(make.pcapng(cooked, link=113))
+    (tmp_path / "c.txt").write_text("no capture")
+    options = {"split_bytes": 8192, "task_bytes": 16384, "duplicate_window_us": 2000, "duplicate_records": 4}
+    reader = spark.read.format("pcap").options(**options)
+    frame = reader.load(str(tmp_path))
+    assert frame.rdd.getNumPartitions() > 3
+    settings = capture_settings.model_copy(update=options)
+    expected = read_packets(str(tmp_path), settings=settings)
+    assert expected.num_rows == 501
+    assert _sorted(frame.toArrow().cast(expected.schema)) == expected.to_pylist()
+    several = reader.load([str(tmp_path / "b"), str(tmp_path / "a")])
+    assert several.filter("destination_port = 443").count() == 500
+
+
+@pytest.mark.spark
+def test_source__an_unknown_option_or_value_is_an_error_that_names_it(spark: SparkSession, tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="unknown option splitbytes; options are strict"):
+        spark.read.format("pcap").option("splitbytes", 5).load(str(tmp_path)).count()
+    with pytest.raises(Exception, match="split_bytes: Input should be greater than or equal to 4096, got '5'"):
+        spark.read.format("pcap").option("split_bytes", 5).load(str(tmp_path)).count()
+
+
+def test_source__options_are_settings_of_the_section_capture() -> None:
+    from iotid.capture.source import _settings
+
+    assert _settings({"strict": "true", "chunk_bytes": "65536"}).strict
+    with pytest.raises(SettingError, match="chunk_bytes"):
+        _settings({"chunk_bytes": "many"})

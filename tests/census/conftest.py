@@ -1,0 +1,108 @@
+"""Models small enough to be trained here, and nights of made-up flows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from iotid.schemas import FLOWS
+from iotid.storage import Partition, Store
+
+# What the flows of a class look like: packet lengths, and their windows.
+LOOKS = {"camera": ([60, 1500, 1500], [1024, 65535, 65535]), "plug": ([60, 100], [1024, 512]), "odd": ([7, 7], [9, 9])}
+LEARNED = ("camera", "plug")
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Trains a model that tells cameras from plugs, under the labels given, and saves its folder."""
+    import torch
+
+    from iotid import config
+    from iotid.dataset.characteristics import Encoding, Vocabulary
+    from iotid.model.bundle import save_bundle, vocabulary_sizes
+    from iotid.model.ensemble import AdaptiveEnsemble
+
+    def train(labels: tuple[str, str] = LEARNED) -> Path:
+        values = {"packet_length": (60, 100, 1500), "tcp_window": (512, 1024, 65535)}
+        encoding = Encoding(
+            max_packets=4,
+            vocabularies={name: Vocabulary(kept) for name, kept in values.items()},
+            labels=labels,
+            devices={label: {"vendor": f"{label} works", "type": label, "model": ""} for label in labels},
+            protocols=(6, 17),
+            length="ip",
+        )
+        torch.manual_seed(1)
+        settings = config.Model(
+            embedding_size=4, hidden_size=4, layers=1, dropout=0, fusion="concatenate", readout="mean"
+        )
+        model = AdaptiveEnsemble(settings, vocabulary_sizes(encoding), len(labels))
+        looks = pa.table({name: [LOOKS[label][place] for label in LEARNED] for place, name in enumerate(values)})
+        ids = {name: torch.from_numpy(column.astype(np.int64)) for name, column in encoding.encode(looks).items()}
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+        for _ in range(40):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(ids), torch.arange(2)).backward()
+            optimizer.step()
+        folder = tmp_path_factory.mktemp("model")
+        save_bundle(folder, model.state_dict(), settings, encoding)
+        return folder
+
+    return train
+
+
+def flow(look: str, client_ip: str, client_mac: str | None, **more: Any) -> dict[str, Any]:
+    """A flow of one look from a device to a server of the Internet, through the gateway."""
+    lengths, windows = LOOKS[look]
+    return {
+        "capture_file": "a.pcap", "protocol": 6, "vlan": None, "client_ip": client_ip, "client_port": 4000,
+        "server_ip": "52.0.0.1", "server_port": 443, "client_mac": client_mac, "server_mac": "02:00:00:00:00:01",
+        "client_packets": 1, "client_bytes": 60, "server_packets": len(lengths) - 1, "server_bytes": sum(lengths[1:]),
+        "end_reason": "end", "packet_length": lengths, "tcp_window": windows, "direction": [1] * len(lengths),
+        "inter_arrival_us": [0] * len(lengths), "tcp_flags": [16] * len(lengths), "payload_length": lengths,
+    } | more  # fmt: skip
+
+
+@pytest.fixture
+def make_flow() -> Callable[..., dict[str, Any]]:
+    return flow
+
+
+@pytest.fixture
+def write_night() -> Callable[..., Partition]:
+    """Writes a partition of flows as the step before the census does: in several files, in no useful order."""
+
+    def write(
+        store: Store,
+        site: str,
+        capture_date: str,
+        flows: Iterable[dict[str, Any]],
+        rows: int | None = None,
+        **settings: Any,
+    ) -> Partition:
+        noon = datetime.fromisoformat(capture_date).replace(hour=12, tzinfo=UTC)
+        timed = [
+            {"first_seen": noon + timedelta(seconds=n), "last_seen": noon + timedelta(seconds=n + 5), **each}
+            for n, each in enumerate(flows)
+        ]
+        table = pa.Table.from_pylist(timed, schema=FLOWS.arrow_schema(stored=True))
+        with store.write("flows", {"site": site, "capture_date": capture_date}) as staged:
+            for part in range(3):
+                chosen = table.take(np.arange(part, len(timed), 3))
+                pq.write_table(chosen, f"{staged.path}/part-{part}.parquet", filesystem=staged.filesystem)
+            staged.metadata |= {
+                "rows": len(timed) if rows is None else rows,
+                "packets": {"flow": 4 * len(timed), "not_ip": 3},
+                "settings": {"flow": {"length": "ip", "max_packets": 32} | settings},
+            }
+        return store.open("flows", {"site": site, "capture_date": capture_date})
+
+    return write

@@ -1,0 +1,192 @@
+"""The census from flows to partition, on Spark, with a real small model."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from iotid.census import take_census
+from iotid.config import Settings, Watchlist
+from iotid.errors import AccountingError, DataError, PartitionError
+from iotid.schemas import CENSUS
+from iotid.storage import Partition, Store
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+pytestmark = pytest.mark.spark
+A, B, C, D = (f"02:00:00:00:00:{last}" for last in ("0a", "0b", "0c", "0d"))
+IPS = {A: "192.168.1.10", B: "192.168.1.11", C: "192.168.1.12", D: "192.168.1.13"}
+
+
+class Site:
+    """Takes the census of made-up nights of one site."""
+
+    def __init__(self, spark: SparkSession, settings: Settings, model: Path, make: Callable, write: Callable) -> None:
+        self.spark, self.settings, self.model, self.make, self.write = spark, settings, model, make, write
+        self.store = Store(settings.storage.root)
+
+    def night(self, day: int, *flows: dict[str, Any], **more: Any) -> None:
+        self.write(self.store, "lab", f"2026-01-{day:02}", flows, **more)
+
+    def devices(self, day: int, **looks: str) -> None:
+        """A night on which each device shows four flows of a look, three of them alike."""
+        named = {"a": A, "b": B, "c": C, "d": D}
+        self.night(
+            day, *(self.make(look, IPS[named[name]], named[name]) for name, look in looks.items() for _ in "1234")
+        )
+
+    def census(self, day: int, version: str = "1", model: Path | None = None, **census: Any) -> Partition:
+        settings = self.settings.census.model_copy(update=census)
+        watchlist = Watchlist(labels=("camera",), vendors=(), types=())
+        return take_census(
+            self.spark, self.store, "lab", f"2026-01-{day:02}", model or self.model, version, settings, watchlist
+        )
+
+    def rows(self, day: int, **more: Any) -> dict[str, dict[str, Any]]:
+        return {row["device_id"]: row for row in stored(self.census(day, **more)).to_pylist()}
+
+    def changes(self, day: int, **more: Any) -> dict[str, str]:
+        return {device: row["change"] for device, row in self.rows(day, **more).items()}
+
+
+def stored(census: Partition) -> pa.Table:
+    return pq.read_table(f"{census.uri}/part-0.parquet", partitioning=None)
+
+
+@pytest.fixture(scope="module")
+def model(model_folder: Callable[..., Path]) -> Path:
+    return model_folder()
+
+
+@pytest.fixture
+def site(spark: SparkSession, settings: Settings, model: Path, make_flow: Callable, write_night: Callable) -> Site:
+    return Site(spark, settings, model, make_flow, write_night)
+
+
+def test_take_census__names_devices_accounts_for_every_flow_and_writes_table_page_and_csv(site: Site) -> None:
+    make = site.make
+    site.night(
+        1,
+        *[make("camera", IPS[A], A)] * 3,
+        make("camera", "fe80::a", A, server_ip="ff02::fb", server_mac="33:33:00:00:00:fb"),
+        *[make("plug", "52.9.9.9", "02:00:00:00:00:01", server_ip=IPS[B], server_mac=B)] * 2,
+        *[make("plug", "10.9.9.9", None)] * 2,
+        *[make("odd", IPS[C], C)] * 2,
+        make("plug", IPS[D], D),
+        make("camera", "52.9.9.9", None),
+        make("camera", "0.0.0.0", A, server_ip="255.255.255.255", server_mac="ff:ff:ff:ff:ff:ff"),
+        *[make("camera", IPS[A], A, protocol=1)] * 5,
+    )
+    census = site.census(1)
+    rows = {row["device_id"]: row for row in stored(census).to_pylist()}
+    assert {device: (row["status"], row["label"], row["flows"]) for device, row in rows.items()} == {
+        A: ("known", "camera", 4), B: ("known", "plug", 2), "10.9.9.9": ("known", "plug", 2),
+        C: ("unknown", None, 2), D: ("undecided", None, 1),
+    }  # fmt: skip
+    assert rows[A]["addresses"] == [IPS[A], "fe80::a"]
+    assert rows[A]["bytes"] == 4 * 3060
+    assert (rows[A]["vendor"], rows[A]["type"], rows[A]["watched"]) == ("camera works", "camera", True)
+    assert (rows[A]["first_seen"].second, rows[A]["last_seen"].second) == (0, 3 + 5)
+    assert not rows[B]["watched"]
+    assert rows[A]["confidence"] > 0.9
+    told = census.metadata
+    assert (told["flows"], told["flows_of_devices"], told["flows_of_other_protocols"]) == (18, 11, 5)
+    assert told["flows_without_device"] == {"no_host_address": 1, "outside": 1}
+    assert told["status"] == {"known": 3, "undecided": 1, "unknown": 1}
+    assert told["labels"] == {"camera": 1, "plug": 2}
+    assert told["changes"]["first"] == told["devices"] == told["rows"] == 5
+    assert (told["watched"], told["model_version"], told["compared_with"]) == (1, "1", None)
+    assert told["packets"] == {"flow": 72, "not_ip": 3}
+    assert stored(census).schema.equals(CENSUS.arrow_schema(stored=True))
+    assert site.spark.read.parquet(census.uri).count() == 5
+    assert A in Path(census.uri, "_census.html").read_text(encoding="utf-8")
+    assert len(Path(census.uri, "_census.csv").read_text(encoding="utf-8").splitlines()) == 1 + 5
+
+
+def test_take_census__new_gone_away_back_and_changed_over_four_nights(site: Site) -> None:
+    site.devices(1, a="camera", b="plug", c="camera")
+    site.devices(2, a="camera", c="camera")
+    site.devices(3, a="plug", d="plug")
+    site.devices(4, a="plug", b="plug", c="odd")
+    for elsewhere, day in (("lab2", 1), ("lab", 9)):  # another site, and a later night: neither is compared with
+        with site.store.write("census", {"site": elsewhere, "capture_date": f"2026-01-{day:02}"}):
+            pass
+    assert site.changes(1) == {A: "first", B: "first", C: "first"}
+    assert site.changes(2) == {A: "same", B: "gone", C: "same"}
+    third = site.rows(3)
+    assert {device: row["change"] for device, row in third.items()} == {A: "changed", B: "away", C: "gone", D: "new"}
+    assert (third[A]["previous_label"], third[A]["label"]) == ("camera", "plug")
+    assert (third[B]["flows"], third[B]["label"]) == (0, "plug")
+    fourth = site.census(4)
+    assert {change: count for change, count in fourth.metadata["changes"].items() if count} == {
+        "same": 1, "back": 2, "gone": 1,
+    }  # fmt: skip
+    assert fourth.metadata["devices"] == 3
+    assert fourth.metadata["status"] == {"known": 2, "undecided": 0, "unknown": 1}
+
+
+def test_take_census__again_or_with_other_batches_and_partitions_gives_the_same_rows(site: Site) -> None:
+    site.devices(1, a="camera", b="plug")
+    site.night(2, *(site.make(look, ip, mac) for mac, ip in IPS.items() for look in ("camera", "plug", "odd", "plug")))
+    site.census(1)
+    once = stored(site.census(2))
+    assert stored(site.census(2)).equals(once)
+    name = "spark.sql.shuffle.partitions"
+    usual = str(site.spark.conf.get(name))
+    try:
+        site.spark.conf.set(name, "7")
+        assert stored(site.census(2, batch_rows=1)).equals(once)
+    finally:
+        site.spark.conf.set(name, usual)
+
+
+def test_take_census__another_model_is_no_change_of_the_network(site: Site, model_folder: Callable[..., Path]) -> None:
+    other = model_folder(("webcam", "socket"))
+    site.devices(1, a="camera", b="plug", c="camera")
+    site.devices(2, a="camera", b="plug")
+    site.devices(3, a="camera", b="camera", c="camera")
+    site.census(1)
+    site.census(2)
+    census = site.census(3, version="2", model=other)
+    rows = {row["device_id"]: row for row in stored(census).to_pylist()}
+    assert census.metadata["compared_with"] == {"capture_date": "2026-01-02", "how": "scored again"}
+    assert {device: (row["change"], row["label"], row["previous_label"]) for device, row in rows.items()} == {
+        A: ("same", "webcam", "webcam"), B: ("changed", "webcam", "socket"), C: ("back", "webcam", "camera"),
+    }  # fmt: skip
+    shutil.rmtree(site.store.uri("flows", {"site": "lab", "capture_date": "2026-01-02"}))
+    blind = site.census(3, version="2", model=other)
+    assert blind.metadata["compared_with"] == {"capture_date": "2026-01-02", "how": "labels not compared"}
+    told = {row["device_id"]: row["change"] for row in stored(blind).to_pylist()}
+    assert told == {A: "same", B: "same", C: "back"}
+
+
+def test_take_census__an_empty_night_is_a_whole_census_on_which_all_are_gone(site: Site) -> None:
+    site.devices(1, a="camera")
+    site.census(1)
+    site.night(2)
+    assert site.changes(2) == {A: "gone"}
+
+
+def test_take_census__flows_that_were_promised_and_are_missing_fail_it_and_leave_nothing(site: Site) -> None:
+    site.night(1, *[site.make("camera", IPS[A], A)] * 3, rows=4)
+    with pytest.raises(AccountingError, match=r"promises 4 flows, but 3 were scored"):
+        site.census(1)
+    assert not site.store.exists("census", {"site": "lab", "capture_date": "2026-01-01"})
+
+
+def test_take_census__flows_unlike_those_learned_or_absent_are_refused(site: Site) -> None:
+    with pytest.raises(PartitionError, match="flows: no whole partition"):
+        site.census(1)
+    site.night(1, length="frame")
+    with pytest.raises(DataError, match=r"flow\.length=frame, the model learned ip"):
+        site.census(1)
+    site.night(1, max_packets=3)
+    with pytest.raises(DataError, match=r"flow\.max_packets=3, the model reads 4"):
+        site.census(1)

@@ -1,0 +1,160 @@
+"""From the scores of a device's flows to what the device is."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from iotid.census.vote import VOTES, Tally, vote, watched
+from iotid.config import Census, Watchlist, load_settings
+
+LABELS = ("camera", "plug", "scale", "lamp", "bell")
+DEVICES = {label: {"vendor": f"{label} works", "type": label, "model": ""} for label in LABELS}
+SETTINGS = load_settings(
+    overrides=["census.min_flows=3", "census.min_confidence=0.6", "census.max_surprise=0.5"]
+).census
+
+Flow = tuple[str, int, list[float], float]  # device, repeats, probabilities, surprise
+
+
+def tally_of(flows: list[Flow], labels: tuple[str, ...] = LABELS) -> Tally:
+    tally = Tally(len(labels))
+    tally.add_flows(
+        pa.array([flow[0] for flow in flows], pa.string()),
+        np.array([flow[1] for flow in flows], np.int64),
+        np.arange(len(flows)),
+        np.array([flow[2] for flow in flows], np.float32).reshape(-1, len(labels)),
+        np.array([flow[3] for flow in flows], np.float64),
+    )
+    return tally
+
+
+def row_of(flows: list[Flow], labels: tuple[str, ...] = LABELS, settings: Census = SETTINGS) -> dict[str, Any]:
+    (row,) = vote(tally_of(flows, labels).table(), labels, DEVICES, settings).to_pylist()
+    return row
+
+
+def twin(flows: list[Flow]) -> dict[str, tuple[int, list[float], float]]:
+    """The rule as it reads, one flow after another: flows, shares of the classes, surprise, by device."""
+    sums: dict[str, list[float]] = defaultdict(lambda: [0.0] * (len(LABELS) + 3))
+    for device, repeats, probabilities, surprise in flows:
+        weight = 1 + math.log(repeats)
+        for place, value in enumerate([*probabilities, surprise, 1.0]):
+            sums[device][place] += weight * value
+        sums[device][-1] += repeats
+    return {
+        device: (int(s[-1]), [share / s[-2] for share in s[: len(LABELS)]], s[-3] / s[-2]) for device, s in sums.items()
+    }
+
+
+def random_flows(count: int) -> list[Flow]:
+    rng = np.random.default_rng(11)
+    probabilities = rng.dirichlet(np.full(len(LABELS), 0.3), count).astype(np.float32)
+    devices = [f"02:00:00:00:00:{number:02x}" for number in rng.integers(0, 40, count)]
+    repeats = rng.integers(1, 1000, count)
+    return [
+        (device, int(n), row.tolist(), float(surprise))
+        for device, n, row, surprise in zip(devices, repeats, probabilities, rng.random(count), strict=True)
+    ]
+
+
+def test_tally__equals_the_rule_done_flow_by_flow() -> None:
+    flows = random_flows(500)
+    expected = twin(flows)
+    table = tally_of(flows).table()
+    assert set(table["device_id"].to_pylist()) == set(expected)
+    for row in table.to_pylist():
+        count, shares, surprise = expected[row["device_id"]]
+        evidence = np.array(row["evidence"])
+        assert row["flows"] == count
+        np.testing.assert_allclose(evidence[:-1] / evidence[-1], [*shares, surprise], rtol=1e-6)
+
+
+def test_tally__parts_in_any_order_and_number_give_the_same_votes() -> None:
+    flows = random_flows(300)
+    whole = vote(tally_of(flows).table(), LABELS, DEVICES, SETTINGS).sort_by("device_id")
+    order = np.random.default_rng(2).permutation(len(flows))
+    for parts in (1, 2, 7, 300):
+        merged = Tally(len(LABELS))
+        for chosen in np.array_split(order, parts):
+            part = tally_of([flows[number] for number in chosen]).table()
+            merged.add(part if parts == 2 else part.to_batches()[0])
+        assert vote(merged.table(), LABELS, DEVICES, SETTINGS).sort_by("device_id").equals(whole)
+
+
+def test_tally__scores_of_one_sequence_count_for_every_device_that_showed_it() -> None:
+    tally = Tally(2)
+    probabilities, surprise = np.array([[0.25, 0.75], [1.0, 0.0]], np.float32), np.array([0.5, 0.0])
+    tally.add_flows(pa.array(["a", "b", "a"]), np.array([1, 1, 1]), np.array([0, 0, 1]), probabilities, surprise)
+    assert tally.table().to_pylist() == [
+        {"device_id": "a", "flows": 2, "evidence": [1.25, 0.75, 0.5, 2.0]},
+        {"device_id": "b", "flows": 1, "evidence": [0.25, 0.75, 0.5, 1.0]},
+    ]
+
+
+def test_vote__known_device_has_label_vendor_type_and_the_next_best_as_runners_up() -> None:
+    row = row_of([("a", 5, [0.1, 0.7, 0.15, 0.05, 0.0], 0.0)])
+    assert (row["status"], row["label"], row["vendor"], row["type"], row["flows"]) == (
+        "known", "plug", "plug works", "plug", 5,
+    )  # fmt: skip
+    assert row["confidence"] == pytest.approx(0.7)
+    assert [each["label"] for each in row["runners_up"]] == ["scale", "camera", "lamp"]
+
+
+def test_vote__copies_of_one_flow_do_not_outvote_different_flows() -> None:
+    copies: Flow = ("a", 10_000, [1.0, 0.0, 0.0, 0.0, 0.0], 0.0)
+    different: list[Flow] = [("a", 1, [0.0, 1.0, 0.0, 0.0, 0.0], 0.0)] * 20
+    row = row_of([copies, *different])
+    assert row["label"] == "plug"
+    assert row["confidence"] == pytest.approx(20 / (20 + 1 + math.log(10_000)), abs=1e-6)
+
+
+def test_vote__one_odd_flow_does_not_veto() -> None:
+    row = row_of([("a", 1, [0.9, 0.1, 0.0, 0.0, 0.0], 0.0)] * 9 + [("a", 1, [0.0, 1.0, 0.0, 0.0, 0.0], 0.0)])
+    assert (row["status"], row["label"]) == ("known", "camera")
+
+
+def test_vote__too_few_flows_or_too_little_agreement_is_undecided_and_names_the_best_first() -> None:
+    few = row_of([("a", 2, [0.9, 0.1, 0.0, 0.0, 0.0], 0.0)])
+    split = row_of([("a", 9, [0.5, 0.4, 0.1, 0.0, 0.0], 0.0)])
+    for row in (few, split):
+        assert (row["status"], row["label"], row["vendor"], row["type"]) == ("undecided", None, None, None)
+        assert row["runners_up"][0] == {"label": "camera", "confidence": row["confidence"]}
+    assert len(few["runners_up"]) == 2  # classes without any evidence are not listed
+
+
+def test_vote__flows_that_fit_nothing_learned_are_unknown_however_sure_the_model_is() -> None:
+    sure = [1.0, 0.0, 0.0, 0.0, 0.0]
+    assert row_of([("a", 9, sure, 0.51)])["status"] == "unknown"
+    assert row_of([("a", 9, sure, 0.5)])["status"] == "known"
+    assert row_of([("a", 1, sure, 0.9)])["status"] == "unknown"
+
+
+def test_vote__the_class_of_unlisted_devices_is_no_name() -> None:
+    row = row_of([("a", 9, [0.1, 0.9], 0.0)], labels=("camera", "unknown"))
+    assert (row["status"], row["label"]) == ("unknown", None)
+    assert row["runners_up"][0]["label"] == "unknown"
+
+
+def test_vote__vendor_that_the_list_leaves_empty_is_null() -> None:
+    table = tally_of([("a", 9, [1.0, 0.0, 0.0, 0.0, 0.0], 0.0)]).table()
+    (row,) = vote(table, LABELS, {"camera": {"vendor": "", "type": ""}}, SETTINGS).to_pylist()
+    assert (row["label"], row["vendor"], row["type"]) == ("camera", None, None)
+
+
+def test_vote__no_devices_give_an_empty_table_and_one_class_is_enough() -> None:
+    assert vote(Tally(5).table(), LABELS, DEVICES, SETTINGS).equals(VOTES.empty_table())
+    assert row_of([("a", 9, [1.0], 0.0)], labels=("camera",))["runners_up"] == []
+
+
+def test_watched__marks_labels_vendors_and_types_of_known_devices_only() -> None:
+    flows: list[Flow] = [(name, 9, np.eye(5)[place].tolist(), 0.0) for place, name in enumerate("abcde")]
+    votes = vote(tally_of([*flows, ("f", 1, [1.0, 0, 0, 0, 0], 0.0)]).table(), LABELS, DEVICES, SETTINGS)
+    lists = Watchlist(labels=("camera",), vendors=("plug works",), types=("bell",))
+    assert watched(votes, lists).to_pylist() == [True, True, False, False, True, False]
+    assert not any(watched(votes, Watchlist(labels=(), vendors=(), types=())).to_pylist())

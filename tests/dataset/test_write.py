@@ -1,0 +1,356 @@
+"""Datasets written by Spark and read back: nothing lost, nothing doubled, the same whenever they are written."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from iotid.config import load_settings
+from iotid.dataset import Device, DeviceList, Encoding, Rows, read_encoding, read_part, write_dataset
+from iotid.dataset.partition import PARTS
+from iotid.errors import AccountingError, InputError, LabelError, PartitionError, SchemaError, SettingError
+from iotid.storage import Partition, Store
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+FlowTable = Callable[[Sequence[dict[str, Any]]], pa.Table]
+WriteNight = Callable[..., Partition]
+
+pytestmark = pytest.mark.spark
+
+CAM, PLUG, HUE, PHONE = (f"aa:bb:cc:dd:ee:0{number}" for number in range(4))
+DEVICES = DeviceList(
+    (
+        Device(name="cam", mac=CAM, vendor="Acme", type="camera"),
+        Device(name="plug", mac=PLUG, vendor="Acme", type="plug"),
+        Device(name="bridge", mac=HUE, path="*/bridge/*"),
+        Device(name="switch", mac=HUE, path="*/switch/*"),
+    ),
+    "list.yaml",
+)
+
+
+def _rows(seed: int = 5) -> list[dict[str, Any]]:
+    """100 flows of the camera, 60 of the plug, 6 of the bridge, 4 of a shared MAC, 20 of a phone, 10 of ICMP."""
+    chance = random.Random(seed)
+    rows: list[dict[str, Any]] = []
+
+    def add(count: int, low: int, **columns: Any) -> None:
+        for _ in range(count):
+            lengths = [low + chance.randrange(4) for _ in range(chance.randrange(1, 5))]
+            waits = [0, *(chance.randrange(10**6) for _ in lengths[1:])]
+            rows.append({**columns, "packet_length": lengths, "inter_arrival_us": waits})
+
+    add(100, 40, client_mac=CAM, capture_file="a.pcap")
+    add(60, 42, client_mac=PHONE, server_mac=PLUG, capture_file="b.pcap")
+    add(6, 60, client_mac=HUE, capture_file="x/bridge/c.pcap")
+    add(4, 60, server_mac=HUE)
+    add(20, 80, client_mac=PHONE)
+    add(10, 90, client_mac=CAM, protocol=1)
+    return rows
+
+
+def _write(
+    spark: SparkSession,
+    store: Store,
+    nights: Sequence[Partition],
+    *overrides: str,
+    devices: DeviceList = DEVICES,
+    name: str = "tiny",
+) -> Partition:
+    settings = load_settings(["local.yaml"], ["dataset.row_groups=3", "flow.max_packets=4", *overrides])
+    return write_dataset(spark, store, nights, devices, settings.dataset, settings.flow, name)
+
+
+def _content(dataset: Partition) -> dict[str, Counter[tuple[Any, ...]]]:
+    """Part -> how many flows each (label, ids of both characteristics) has."""
+    labels = read_encoding(dataset.uri).labels
+    content: dict[str, Counter[tuple[Any, ...]]] = defaultdict(Counter)
+    for part in PARTS:
+        rows = read_part(dataset.uri, part)
+        for number in range(len(rows)):
+            ids = tuple(tuple(sequence[number].tolist()) for sequence in rows.sequences.values())
+            content[part][labels[rows.label[number]], *ids] += int(rows.num_flows[number])
+    return content
+
+
+def _parts(dataset: Partition) -> dict[str, Rows]:
+    return {part: read_part(dataset.uri, part) for part in PARTS}
+
+
+@pytest.fixture(scope="module")
+def night(
+    tmp_path_factory: pytest.TempPathFactory, flow_table: FlowTable, write_night: WriteNight
+) -> tuple[Store, Partition]:
+    """The 200 flows as a night below a folder whose name is as odd as folders' names get."""
+    store = Store(str(tmp_path_factory.mktemp("store") / "odd #?%20;é root"))
+    return store, write_night(store, flow_table(_rows()), files=3)
+
+
+@pytest.fixture(scope="module")
+def written(spark: SparkSession, night: tuple[Store, Partition]) -> Partition:
+    """The night's dataset under the settings as they come."""
+    return _write(spark, night[0], [night[1]], name="written")
+
+
+def _expected(encoding: Encoding, flows: pa.Table) -> Counter[tuple[Any, ...]]:
+    """Flows of each (label, ids), encoded in one piece; the camera's are the first 100, the plug's the next 60."""
+    expected: Counter[tuple[Any, ...]] = Counter()
+    for name, start, count in (("cam", 0, 100), ("plug", 100, 60)):
+        ids = encoding.encode(flows.slice(start, count))
+        expected.update((name, *row) for row in zip(*(map(tuple, each.tolist()) for each in ids.values()), strict=True))
+    return expected
+
+
+def test_write__rows_are_the_distinct_sequences_of_a_label_and_weigh_its_flows(
+    written: Partition, flow_table: FlowTable
+) -> None:
+    encoding = read_encoding(written.uri)
+    assert encoding.labels == ("cam", "plug")
+    assert encoding.devices["cam"] == {"vendor": "Acme", "type": "camera", "model": "cam"}
+    assert (encoding.max_packets, encoding.protocols, encoding.length) == (4, (6, 17), "ip")
+    content = _content(written)
+    assert sum(content.values(), Counter()) == _expected(encoding, flow_table(_rows()))
+    parts = _parts(written)
+    assert {part: int(rows.num_flows.sum()) for part, rows in parts.items()} == {
+        "train": 128, "validation": 16, "test": 16,
+    }  # fmt: skip
+    assert all(len(content[part]) == len(rows) for part, rows in parts.items())
+    train = parts["train"]
+    assert train.sequences["packet_length"].dtype == np.int32
+    assert (train.label.dtype, train.num_flows.dtype) == (np.int64, np.int64)
+
+
+def test_write__without_unique_every_flow_is_a_row_in_as_many_row_groups_as_asked(
+    spark: SparkSession, night: tuple[Store, Partition], written: Partition, flow_table: FlowTable
+) -> None:
+    dataset = _write(spark, night[0], [night[1]], "dataset.unique=false", name="flows")
+    content, parts = _content(dataset), _parts(dataset)
+    assert sum(content.values(), Counter()) == _expected(read_encoding(dataset.uri), flow_table(_rows()))
+    assert content == _content(written)
+    assert {part: len(rows) for part, rows in parts.items()} == {"train": 128, "validation": 16, "test": 16}
+    assert all((rows.num_flows == 1).all() for rows in parts.values())
+    for part in PARTS:
+        groups = [pq.read_metadata(path).num_row_groups for path in Path(dataset.uri, part).glob("part-*.parquet")]
+        assert 3 <= sum(groups) <= 4
+
+
+def test_write__accounting_adds_up_and_names_what_was_left_out(written: Partition) -> None:
+    told = written.metadata
+    assert told["accounting"] == {
+        "in": 200, "kept": 160, "dropped": 6, "unlisted": 20, "conflicts": 4, "other_protocols": 10,
+    }  # fmt: skip
+    assert told["dropped"] == {"bridge": {"flows": 6, "reason": "fewer than dataset.min_flows=10 flows"}}
+    assert sum(told["flows"].values()) == 160
+    for part in PARTS:
+        assert sum(of_label[part]["flows"] for of_label in told["labels"].values()) == told["flows"][part]
+        assert sum(of_label[part]["rows"] for of_label in told["labels"].values()) == told["rows"][part]
+        assert told["rows"][part] == len(read_part(written.uri, part))
+    assert told["summary"].startswith("2 labels: train 128 flows in ")
+    assert told["protocol"] == "random_flow"
+
+
+def test_write__unlisted_flows_become_a_class_where_the_setting_says_so(
+    spark: SparkSession, night: tuple[Store, Partition]
+) -> None:
+    devices = DeviceList(DEVICES.devices[:2])
+    options = (
+        "dataset.unlisted=unknown",
+        "dataset.label=type",
+        "dataset.characteristics=[packet_length,inter_arrival]",
+    )
+    dataset = _write(spark, night[0], [night[1]], *options, devices=devices)
+    encoding = read_encoding(dataset.uri)
+    assert encoding.labels == ("camera", "plug", "unknown")
+    assert encoding.devices["unknown"] == {"vendor": "", "type": "", "model": ""}
+    assert dataset.metadata["accounting"]["kept"] == 190
+    assert dataset.metadata["accounting"]["unlisted"] == 0
+    assert list(read_part(dataset.uri, "test").sequences) == ["packet_length", "inter_arrival"]
+    assert (
+        724 in encoding.vocabularies["inter_arrival"].values or len(encoding.vocabularies["inter_arrival"].values) > 8
+    )
+
+
+def _files(dataset: Partition) -> dict[str, list[pa.Table]]:
+    """The Parquet files of each part, in the order of their names, without the names, which Spark makes up."""
+    return {
+        part: [pq.read_table(path) for path in sorted(Path(dataset.uri, part).glob("part-*.parquet"))] for part in PARTS
+    }
+
+
+def test_write__rows_in_another_order_give_the_same_files_and_another_seed_does_not(
+    spark: SparkSession, tmp_path: Path, written: Partition, flow_table: FlowTable, write_night: WriteNight
+) -> None:
+    flows = flow_table(_rows())
+    order = np.random.default_rng(2).permutation(flows.num_rows)
+    store = Store(str(tmp_path))
+    night = write_night(store, flows.take(pa.array(order)), files=4)
+    again = _write(spark, store, [night])
+    assert _files(again) == _files(written)
+    assert read_encoding(again.uri) == read_encoding(written.uri)
+    assert again.metadata["hash"] == written.metadata["hash"]
+    other = _write(spark, store, [night], "dataset.seed=2")
+    assert _files(other) != _files(written)
+    assert other.metadata["hash"] != written.metadata["hash"]
+
+
+def test_write__random_unique_leaves_no_sequence_in_two_parts(
+    spark: SparkSession, night: tuple[Store, Partition]
+) -> None:
+    dataset = _write(spark, night[0], [night[1]], "dataset.protocol=random_unique")
+
+    def keys(part: str) -> set[tuple[Any, ...]]:
+        """Sequences without an out-of-vocabulary id, which may stand for several values."""
+        rows = read_part(dataset.uri, part)
+        ids = np.concatenate([*rows.sequences.values(), rows.label[:, None]], axis=1)
+        return set(map(tuple, ids[~(ids[:, :-1] == 1).any(axis=1)].tolist()))
+
+    assert all(keys(part) for part in PARTS)
+    assert not keys("train") & (keys("validation") | keys("test"))
+    assert not keys("validation") & keys("test")
+
+
+def test_write__vocabulary_is_of_the_training_part_alone_and_rare_values_share_an_id(
+    spark: SparkSession, tmp_path: Path, flow_table: FlowTable, write_night: WriteNight
+) -> None:
+    rows = _rows()[:160]
+    rows[0]["packet_length"] = rows[1]["packet_length"] = [7777]  # the camera's two earliest flows are for training
+    rows[99]["packet_length"] = [9999]  # its latest is for the test
+    rows[0]["inter_arrival_us"] = rows[1]["inter_arrival_us"] = rows[99]["inter_arrival_us"] = [0]
+    store = Store(str(tmp_path))
+    night = write_night(store, flow_table(rows))
+    dataset = _write(spark, store, [night], "dataset.protocol=by_time")
+    values = read_encoding(dataset.uri).vocabularies["packet_length"].values
+    assert 7777 in values
+    assert 9999 not in values
+    test = read_part(dataset.uri, "test")
+    assert (test.sequences["packet_length"][:, 0] == 1).sum() == 1
+    dataset = _write(spark, store, [night], "dataset.protocol=by_time", "dataset.min_count=3")
+    assert 7777 not in read_encoding(dataset.uri).vocabularies["packet_length"].values
+    with pytest.raises(SettingError, match=r"dataset\.min_count: no value of packet_length occurs 100000 times"):
+        _write(spark, store, [night], "dataset.min_count=100000")
+
+
+def test_write__flows_of_several_nights_and_sites_are_one_dataset(
+    spark: SparkSession, tmp_path: Path, flow_table: FlowTable, write_night: WriteNight
+) -> None:
+    flows, store = flow_table(_rows()), Store(str(tmp_path))
+    nights = [
+        write_night(store, flows),
+        write_night(store, flows, site="office"),
+        write_night(store, flows, date="2024-03-02"),
+    ]
+    dataset = _write(spark, store, nights, "dataset.min_flows=18")
+    assert dataset.metadata["accounting"]["in"] == 600
+    assert read_encoding(dataset.uri).labels == ("bridge", "cam", "plug")
+    assert dataset.metadata["nights"] == [night.keys for night in nights]
+
+
+def test_write__list_that_fits_nothing_is_told_with_the_macs_seen(
+    spark: SparkSession, night: tuple[Store, Partition]
+) -> None:
+    devices = DeviceList((Device(name="x", mac="00:00:00:00:00:01"),), "other.yaml")
+    told = f"other.yaml: fits none of the 200 flows (4 distinct MACs seen, such as {CAM}, {PLUG}, {HUE})"
+    for unlisted in ("drop", "unknown"):
+        with pytest.raises(LabelError) as raised:
+            _write(spark, night[0], [night[1]], f"dataset.unlisted={unlisted}", devices=devices, name="none")
+        assert told in str(raised.value)
+    assert not night[0].exists("datasets", {"name": "none"})
+
+
+def test_write__too_few_labels_or_an_empty_part_is_an_error_with_counts(
+    spark: SparkSession, night: tuple[Store, Partition]
+) -> None:
+    store, flows = night
+    with pytest.raises(LabelError, match=r"1 of 3 labels can be learned, it takes 2 \(cam: 100 flows, plug: 60 flows"):
+        _write(spark, store, [flows], "dataset.min_flows=70")
+    with pytest.raises(LabelError, match=r"no flow falls to the validation part under dataset\.protocol=by_capture"):
+        _write(spark, store, [flows], "dataset.protocol=by_capture")
+    with pytest.raises(InputError, match="no night"):
+        _write(spark, store, [])
+
+
+def test_write__label_that_no_training_capture_holds_is_left_out(
+    spark: SparkSession, tmp_path: Path, flow_table: FlowTable, write_night: WriteNight
+) -> None:
+    store = Store(str(tmp_path))
+    rows = [
+        {"client_mac": mac, "capture_file": f"{folder}/{number}.pcap"}
+        for mac, folder in ((CAM, "cam"), (HUE, "x/bridge"))
+        for number in range(5)
+        for _ in range(10 + number)  # so that a part's number of flows tells which captures are in it
+    ]
+    options = ("dataset.protocol=by_capture", "dataset.min_flows=2")
+    dataset = _write(spark, store, [write_night(store, flow_table(rows))], *options)
+    in_test = dataset.metadata["labels"]["cam"]["test"]["flows"] - 10
+    rows += [{"client_mac": PLUG, "capture_file": f"cam/{in_test}.pcap"}] * 3
+    dataset = _write(spark, store, [write_night(store, flow_table(rows))], *options)
+    assert dataset.metadata["dropped"] == {
+        "plug": {"flows": 3, "reason": "none of them in the training part (by_capture)"}
+    }
+    assert read_encoding(dataset.uri).labels == ("bridge", "cam")
+
+
+def test_write__night_with_a_lost_file_is_not_taken_for_a_smaller_one(
+    spark: SparkSession, tmp_path: Path, flow_table: FlowTable, write_night: WriteNight
+) -> None:
+    store = Store(str(tmp_path))
+    night = write_night(store, flow_table(_rows()), files=4)
+    Path(night.uri, "part-2.parquet").unlink()
+    with pytest.raises(AccountingError, match="promise 200 flows, 150 were read"):
+        _write(spark, store, [night])
+
+
+def test_write__flows_of_another_schema_or_other_settings_are_refused(
+    spark: SparkSession, night: tuple[Store, Partition]
+) -> None:
+    store, flows = night
+    stranger = Partition(flows.uri, flows.keys, {**flows.metadata, "schema_version": 99})
+    with pytest.raises(SchemaError, match="schema version 99"):
+        _write(spark, store, [stranger])
+    with pytest.raises(SettingError, match=r"flow\.length: is frame, the flows of .* were assembled with ip"):
+        _write(spark, store, [flows], "flow.length=frame")
+    with pytest.raises(SettingError, match=r"flow\.max_packets: is 64, .* assembled with 32"):
+        _write(spark, store, [flows], "flow.max_packets=64")
+
+
+def test_read__says_nothing_and_rows_that_petastorm_loses_raise(
+    written: Partition, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        whole = read_part(written.uri, "train")
+    assert capfd.readouterr() == ("", "")
+    from petastorm import reader
+
+    def ends_at_once(self: Any) -> Any:
+        raise StopIteration
+
+    monkeypatch.setattr(reader.Reader, "__next__", ends_at_once)
+    with pytest.raises(AccountingError, match=rf"Petastorm delivered 0 of the {len(whole)} rows"):
+        read_part(written.uri, "train")
+
+
+def test_read__missing_file_or_marker_raises(written: Partition, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(written.uri, copy)
+    for path in (copy / "test").glob("part-*.parquet"):
+        path.unlink()
+    with pytest.raises(AccountingError, match="footers promise 0"):
+        read_part(str(copy), "test")
+    (copy / "_SUCCESS").unlink()
+    with pytest.raises(PartitionError, match="no whole dataset"):
+        read_part(str(copy), "train")
+    with pytest.raises(PartitionError, match="no whole dataset"):
+        read_encoding(str(copy))

@@ -1,0 +1,138 @@
+"""The report of one small dataset, recomputed from the answers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn import metrics as oracle_metrics
+
+from iotid.config import Evaluation
+from iotid.dataset import Rows, Vocabulary
+from iotid.errors import DataError, SettingError
+from iotid.evaluation import decide, system_report
+from iotid.evaluation.evaluate import score
+from iotid.model import AdaptiveEnsemble, Predictor, save_bundle
+
+_ALL = Evaluation(baselines=("majority_sequence", "sequence_knn", "random_forest"), bootstrap=50, seed=1)
+_NONE = Evaluation(baselines=(), bootstrap=0, seed=1)
+
+
+def _score(small: Any, models: dict[str, Any], settings: Evaluation, test: Rows | None = None) -> Any:
+    return score(small.identity, small.encoding, small.train, small.test if test is None else test, models, settings)
+
+
+def test_score__report_is_json_and_holds_every_system_with_every_metric(small: Any, oracle: Any) -> None:
+    report = _score(small, {"ensemble": oracle}, _ALL)
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert list(report["systems"]) == ["ensemble", *_ALL.baselines]
+    assert report["dataset"] == small.identity
+    assert report["labels"] == ["cam", "plug", "kettle"]
+    for name, system in report["systems"].items():
+        assert system["kind"] == ("model" if name == "ensemble" else "baseline")
+        assert (system["seconds"]["fit"] is None) == (name == "ensemble")
+        assert sum(map(sum, system["confusion"])) == small.test.num_flows.sum()
+        assert system["ceiling_share"] == pytest.approx(system["metrics"]["accuracy"]["value"] / report["ceiling"])
+        assert system["ceiling_share"] <= 1
+        for metric in system["metrics"].values():
+            assert metric["low"] <= metric["value"] <= metric["high"]
+
+
+def test_score__numbers_equal_scikit_learn_on_the_models_own_answers(small: Any, oracle: Any) -> None:
+    system = _score(small, {"ensemble": oracle}, _NONE)["systems"]["ensemble"]
+    predicted = oracle.probabilities(small.test.sequences).argmax(axis=1)
+    weight = {"sample_weight": small.test.num_flows}
+    expected = oracle_metrics.f1_score(small.test.label, predicted, average="macro", **weight)
+    assert system["metrics"]["macro_f1"]["value"] == pytest.approx(expected)
+    right = np.average(predicted == small.test.label, weights=small.test.num_flows)
+    assert system["metrics"]["accuracy"] == {"value": pytest.approx(right), "low": None, "high": None}
+    assert system["expected_calibration_error"] == pytest.approx(abs(0.9 - right), abs=1e-6)
+    support = [int(small.test.num_flows[small.test.label == label].sum()) for label in range(3)]
+    assert [row["support"] for row in system["per_class"]] == support
+
+
+def test_score__model_of_another_dataset_is_scored_through_its_own_vocabulary_and_labels(
+    small: Any, oracle: Any
+) -> None:
+    # the same knowledge under other ids; two labels in other columns, one the dataset lacks, and no `kettle`
+    foreign = dataclasses.replace(
+        small.encoding,
+        vocabularies={"packet_length": Vocabulary((7, 8, 40, 41, 42))},
+        labels=("cam", "plug", "retired"),
+    )
+    report = _score(small, {"challenger": oracle, "champion": dataclasses.replace(oracle, encoding=foreign)}, _NONE)
+    assert report["labels"] == ["cam", "plug", "kettle", "retired"]
+    ours, theirs = report["systems"]["challenger"], report["systems"]["champion"]
+    assert theirs["knows"] == ["cam", "plug", "retired"]
+    for row in range(3):
+        assert theirs["confusion"][row] == [*ours["confusion"][row][:2], 0, ours["confusion"][row][2]]
+    assert theirs["per_class"][2]["recall"] == 0
+    assert theirs["per_class"][3] == {"label": "retired", "precision": None, "recall": None, "f1": None, "support": 0}
+
+
+def test_score__reports_are_what_decide_compares(small: Any, oracle: Any, settings: Any) -> None:
+    report = _score(small, {"challenger": oracle}, _ALL)
+    ours, rival = system_report(report, "challenger"), system_report(report, "majority_sequence")
+    assert ours["dataset"]["hash"] == "0123456789ab"
+    decision = decide(ours, ours, settings.promotion)
+    assert not decision.promote
+    assert any("does not exceed" in reason for reason in decision.reasons)
+    assert len(decide(ours, rival, settings.promotion).reasons) >= 5
+    with pytest.raises(DataError, match="has no system 'nobody'"):
+        system_report(report, "nobody")
+
+
+def test_score__class_without_test_flows_is_null_and_left_out_of_the_macro(small: Any, oracle: Any) -> None:
+    kept = small.test.label != 2
+    test = Rows(
+        {name: ids[kept] for name, ids in small.test.sequences.items()},
+        small.test.label[kept],
+        small.test.num_flows[kept],
+    )
+    system = _score(small, {"ensemble": oracle}, _ALL, test)["systems"]["ensemble"]
+    assert system["per_class"][2]["recall"] is None
+    recalls = [row["recall"] for row in system["per_class"][:2]]
+    assert system["metrics"]["macro_recall"]["value"] == pytest.approx(np.mean(recalls))
+
+
+def test_score__one_row_and_one_class_are_enough(small: Any, oracle: Any) -> None:
+    test = Rows({name: ids[:1] for name, ids in small.test.sequences.items()}, np.array([0]), np.array([1]))
+    report = _score(small, {"ensemble": oracle}, _ALL, test)
+    assert report["ceiling"] == report["floor"] == 1
+    json.dumps(report, allow_nan=False)
+
+
+def test_score__broken_model_is_named(small: Any, oracle: Any) -> None:
+    with pytest.raises(DataError, match="system ensemble: the probabilities of 100 of 100 rows"):
+        _score(small, {"ensemble": dataclasses.replace(oracle, confidence=float("nan"))}, _NONE)
+
+
+def test_score__empty_test_part_is_named(small: Any, oracle: Any) -> None:
+    empty = Rows({name: ids[:0] for name, ids in small.test.sequences.items()}, np.zeros(0, int), np.zeros(0, int))
+    with pytest.raises(DataError, match="dataset small: the test part is empty"):
+        _score(small, {"ensemble": oracle}, _NONE, empty)
+
+
+def test_score__model_with_the_name_of_a_baseline_and_unknown_baseline_are_refused(small: Any, oracle: Any) -> None:
+    with pytest.raises(SettingError, match="'random_forest' is also the name of a model"):
+        _score(small, {"random_forest": oracle}, _ALL)
+    with pytest.raises(SettingError, match="'oracle' is not known"):
+        _score(small, {"ensemble": oracle}, Evaluation(baselines=("oracle",), bootstrap=0, seed=1))
+
+
+def test_score__takes_a_stored_model(small: Any, settings: Any, tmp_path: Path) -> None:
+    import torch
+
+    torch.manual_seed(1)
+    sizes = {name: vocabulary.size for name, vocabulary in small.encoding.vocabularies.items()}
+    ensemble = AdaptiveEnsemble(settings.model, sizes, len(small.encoding.labels))
+    save_bundle(tmp_path, ensemble.state_dict(), settings.model, small.encoding)
+    predictor = Predictor.load(tmp_path)
+    system = _score(small, {"ensemble": predictor}, _NONE)["systems"]["ensemble"]
+    predicted = predictor.probabilities(small.test.sequences).argmax(axis=1)
+    right = np.average(predicted == small.test.label, weights=small.test.num_flows)
+    assert system["metrics"]["accuracy"]["value"] == pytest.approx(right)

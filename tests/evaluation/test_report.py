@@ -1,0 +1,129 @@
+"""The page: self-contained, escaped, and honest about who is ahead."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from iotid.config import Evaluation
+from iotid.evaluation import Decision, write_report
+from iotid.evaluation.evaluate import score
+from iotid.evaluation.report import verdicts
+
+_SETTINGS = Evaluation(baselines=("majority_sequence",), bootstrap=20, seed=1)
+_HOSTILE = "</title><script>alert('x')</script><img src=x onerror=alert(1)>\" & \u202e名"
+
+
+class _Page(HTMLParser):
+    """Elements, attributes and text of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append(tag)
+        self.attributes += attrs
+        self.text += " "
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture
+def report(small: Any, oracle: Any) -> Any:
+    return score(small.identity, small.encoding, small.train, small.test, {"ensemble": oracle}, _SETTINGS)
+
+
+def test_write_report__folder_holds_json_page_and_figures(report: Any, tmp_path: Path) -> None:
+    history = [{"epoch": 1, "train_loss": 1.0, "validation_macro_f1": 0.5}]
+    page = write_report(report, tmp_path / "report", history=history)
+    assert page == tmp_path / "report" / "report.html"
+    assert json.loads((tmp_path / "report" / "report.json").read_text()) == report
+    assert sorted(path.name for path in (tmp_path / "report" / "figures").iterdir()) == [
+        "confusion_ensemble.png",
+        "confusion_majority_sequence.png",
+        "learning_curves.png",
+        "reliability_ensemble.png",
+        "reliability_majority_sequence.png",
+    ]
+
+
+def test_write_report__page_reads_nothing_from_elsewhere(report: Any, tmp_path: Path) -> None:
+    page = _Page(write_report(report, tmp_path, history=[{"epoch": 1, "train_loss": 1.0}]).read_text())
+    sources = [value for name, value in page.attributes if name in ("src", "href", "srcset", "action", "data")]
+    assert len(sources) == 5
+    assert all(value and value.startswith("data:image/png;base64,") for value in sources)
+    assert not {"script", "link", "iframe", "object"} & set(page.elements)
+
+
+@pytest.mark.filterwarnings("ignore:Glyph .* missing")  # the figures' font has no Chinese; the page has
+def test_write_report__hostile_names_stay_text(small: Any, oracle: Any, tmp_path: Path) -> None:
+    encoding = dataclasses.replace(small.encoding, labels=("cam", _HOSTILE, "kettle"))
+    identity = {**small.identity, "name": _HOSTILE}
+    models = {_HOSTILE: dataclasses.replace(oracle, encoding=encoding)}
+    report = score(identity, encoding, small.train, small.test, models, _SETTINGS)
+    decision = Decision(False, (f"Refused: the recall of {_HOSTILE} falls.",))
+    page = _Page(write_report(report, tmp_path, decision=decision).read_text())
+    assert "script" not in page.elements
+    assert page.elements.count("img") == 4
+    assert "onerror" not in [name for name, _ in page.attributes]
+    assert page.text.count(_HOSTILE) >= 5
+    assert f"Refused: the recall of {_HOSTILE} falls." in page.text
+
+
+def test_write_report__says_leakage_ceiling_and_every_class(report: Any, tmp_path: Path) -> None:
+    report = copy.deepcopy(report)
+    report["systems"]["ensemble"]["per_class"][1].update(precision=None, recall=None, f1=None, support=0)
+    text = " ".join(_Page(write_report(report, tmp_path).read_text()).text.split())
+    assert f"Leakage {100 * report['leakage']:.1f} %." in text
+    assert f"Ceiling {100 * report['ceiling']:.1f} %." in text
+    assert "plug — — — 0" in text
+    macro_f1 = report["systems"]["ensemble"]["metrics"]["macro_f1"]
+    assert f"{100 * macro_f1['low']:.2f} \u2013 {100 * macro_f1['high']:.2f}" in text
+    assert "Promotion" not in text
+
+
+def test_write_report__refuses_what_is_not_json(report: Any, tmp_path: Path) -> None:
+    report["ceiling"] = float("nan")
+    with pytest.raises(ValueError, match="Out of range float"):
+        write_report(report, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "words", "ahead"),
+    [
+        (
+            (0.9, 0.88, 0.92),
+            (0.8, 0.78, 0.82),
+            "ahead of its best rival, majority_sequence, at macro F1 80.00 %.",
+            True,
+        ),
+        ((0.9, 0.78, 0.92), (0.8, 0.78, 0.82), "their intervals overlap", True),
+        ((0.8, 0.78, 0.82), (0.8, 0.78, 0.82), "level with", False),
+        ((0.7, None, None), (0.8, None, None), "behind its best rival, majority_sequence, at macro F1 80.00 %.", False),
+    ],
+)
+def test_verdicts__say_who_is_ahead(report: Any, ours: Any, theirs: Any, words: str, ahead: bool) -> None:
+    report = copy.deepcopy(report)
+    for name, (value, low, high) in (("ensemble", ours), ("majority_sequence", theirs)):
+        report["systems"][name]["metrics"]["macro_f1"] = {"value": value, "low": low, "high": high}
+    [(sentence, is_ahead)] = verdicts(report)
+    assert words in sentence
+    assert is_ahead is ahead
+
+
+def test_verdicts__without_rivals_says_so(small: Any, oracle: Any) -> None:
+    settings = Evaluation(baselines=(), bootstrap=0, seed=1)
+    report = score(small.identity, small.encoding, small.train, small.test, {"ensemble": oracle}, settings)
+    [(sentence, _)] = verdicts(report)
+    assert "no rival was scored" in sentence

@@ -1,0 +1,106 @@
+"""The Spark shell: the flows of ``from_captures``, by way of splits, workers, a shuffle and partitions."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from iotid import schemas
+from iotid.capture import counters
+from iotid.capture.plan import write_splits
+from iotid.config import Settings
+from iotid.errors import AccountingError, PartitionError
+from iotid.flows import assemble, from_captures, read_counters, read_flows, write_flows
+from iotid.storage import Partition, Store
+
+pytestmark = pytest.mark.spark
+
+NIGHT = {"site": "north", "capture_date": "2024-02-29"}
+
+
+@pytest.fixture
+def night(tmp_path: Path, random_rows: Callable[..., Any], write_pcap: Callable[..., None]) -> Path:
+    """Three captures whose times overlap, and a file that is none."""
+    folder = tmp_path / "captures"
+    folder.mkdir()
+    paths = [str(folder / name) for name in ("a.pcap", "b.pcap", "c.pcap")]
+    rows = [row for row in random_rows(5, 900, paths) if ":" not in row["source_ip"]]
+    for path in paths:
+        write_pcap(Path(path), [row for row in rows if row["capture_file"] == path])
+    (folder / "notes.txt").write_text("no capture")
+    return folder
+
+
+def in_pieces(settings: Settings, **flow: Any) -> Settings:
+    capture = settings.capture.model_copy(update={"split_bytes": 4096, "task_bytes": 9000, "chunk_bytes": 4096})
+    return settings.model_copy(update={"capture": capture, "flow": settings.flow.model_copy(update=flow)})
+
+
+def ordered(table: pa.Table) -> list[dict[str, Any]]:
+    return sorted(table.to_pylist(), key=lambda row: (row["first_seen"], str(row)))
+
+
+def content(partition: Partition) -> list[str]:
+    """Hashes of the flows' files by the order of their names, which Spark makes up."""
+    return [
+        hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(Path(partition.uri).glob("part-*.parquet"))
+    ]
+
+
+def test_write_flows__gives_what_from_captures_gives_and_the_same_again(
+    spark: Any, settings: Settings, night: Path
+) -> None:
+    settings = in_pieces(settings, active_timeout_s=25.0, idle_timeout_s=10.0)
+    store = Store(settings.storage.root)
+    splits = write_splits(spark, store, str(night), *NIGHT.values(), settings.capture)
+    assert {name: splits.metadata[name] for name in ("files", "files_ignored")} == {"files": 3, "files_ignored": 1}
+    assert splits.metadata["rows"] > 2 * splits.metadata["files"]
+
+    partition = write_flows(spark, store, *NIGHT.values(), settings.capture, settings.flow)
+    local = from_captures(night, active_timeout_s=25, idle_timeout_s=10, site="north")
+    flows = read_flows(spark, [partition]).toArrow()
+    schemas.FLOWS.check(flows.schema)
+    assert flows.schema.names == schemas.FLOWS.names
+    assert ordered(flows) == ordered(local)
+    assert partition.metadata["rows"] == len(local)
+    told = read_counters(partition)
+    assert told.schema.equals(schemas.COUNTERS.arrow_schema())
+    assert told.drop(["site", "capture_date"]).equals(counters(local))
+    assert partition.metadata["packets"] == {"flow": sum(told["packets"].to_pylist())}
+
+    again = write_flows(spark, store, *NIGHT.values(), settings.capture, settings.flow)
+    assert read_flows(spark, [again]).toArrow().equals(flows)
+    assert content(again) == content(partition)
+
+
+def test_assemble_flows__without_time_outs_and_from_a_table_of_splits(
+    spark: Any, settings: Settings, night: Path
+) -> None:
+    settings = in_pieces(settings)
+    store = Store(settings.storage.root)
+    splits = spark.read.parquet(write_splits(spark, store, str(night), *NIGHT.values(), settings.capture).uri)
+    assembled = assemble.assemble_flows(spark, splits.toArrow(), settings.capture, settings.flow, *NIGHT.values())
+    local = from_captures(night)
+    assert ordered(assembled.flows.toArrow()) == ordered(local.drop(["site", "capture_date"]))
+    assembled.release()
+
+
+def test_write_flows__night_without_splits_names_the_step_to_run(spark: Any, settings: Settings) -> None:
+    with pytest.raises(PartitionError, match="run iotid split-pcaps first"):
+        write_flows(spark, Store(settings.storage.root), *NIGHT.values(), settings.capture, settings.flow)
+
+
+def test_write_flows__packets_that_got_lost_leave_no_partition(
+    spark: Any, settings: Settings, night: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(settings.storage.root)
+    write_splits(spark, store, str(night), *NIGHT.values(), settings.capture)
+    monkeypatch.setattr(assemble, "_count", lambda flows: (1, 2))
+    with pytest.raises(AccountingError, match="2 are in them"):
+        write_flows(spark, store, *NIGHT.values(), settings.capture, settings.flow)
+    assert not store.exists("flows", NIGHT)

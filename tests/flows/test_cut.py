@@ -1,0 +1,282 @@
+"""The pure core: packets cut at random into partial flows merge into the flows of the twin that sees every packet."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from types import ModuleType
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from iotid import config, schemas
+from iotid.flows.cut import cut_flows, merge_flows, partial_flows
+from iotid.flows.merge import Merger
+from iotid.flows.partial import Partials, packets_of_stretches
+
+PATHS = ["a.pcap", "b.pcap", "c.pcap"]
+EPOCH = datetime(2024, 2, 29, 23, 59, 50, tzinfo=UTC)
+FIN, SYN, RST, ACK = 1, 2, 4, 16
+
+Row = dict[str, Any]
+Build = Callable[[list[Row], list[str]], Any]
+
+
+def rule(**changes: Any) -> config.Flow:
+    defaults = {"max_packets": 4, "idle_timeout_s": None, "active_timeout_s": None, "tcp_close": True, "length": "ip",
+                "join_files": True}  # fmt: skip
+    return config.Flow(**{**defaults, **changes})
+
+
+def row(number: int = 0, at_s: float = 0.0, flags: int = ACK, up: bool = True, **changes: Any) -> Row:
+    """A packet between 10.0.0.1:1000 and 10.0.0.2:80; ``up`` from the first to the second."""
+    ends = ("source", "destination") if up else ("destination", "source")
+    packet: Row = {"capture_file": PATHS[0], "offset": 24 + 100 * number, "timestamp": EPOCH + timedelta(seconds=at_s)}
+    for end, name in enumerate(ends):
+        packet |= {
+            f"{name}_ip": f"10.0.0.{end + 1}",
+            f"{name}_port": [1000, 80][end],
+            f"{name}_mac": f"02:00:00:00:00:0{end + 1}",
+        }
+    packet |= {"link_type": 1, "frame_length": 74 + number, "captured_length": 74, "vlan": None, "protocol": 6,
+               "packet_length": 60 + number, "payload_length": 8, "tcp_flags": flags,
+               "tcp_window": 512 + number}  # fmt: skip
+    return packet | changes
+
+
+def cut_at_random(rows: list[Row], dice: random.Random) -> list[list[Row]]:
+    """The rows of each file in runs, as splits would hold them; the runs in any order."""
+    runs = []
+    for path in PATHS:
+        own = [packet for packet in rows if packet["capture_file"] == path]
+        borders = sorted(dice.randint(0, len(own)) for _ in range(dice.randint(0, 6)))
+        runs += [own[a:b] for a, b in zip([0, *borders], [*borders, len(own)], strict=True)]
+    dice.shuffle(runs)
+    return runs
+
+
+def through_partials(runs: list[Any], settings: config.Flow) -> list[Row]:
+    """Flows by way of partial flows, stretches read again where they are unresolved; ordered by first packet."""
+    partials = pa.Table.from_batches([partial_flows(run, settings, task) for task, run in enumerate(runs)])
+    flows, unresolved = merge_flows(partials, settings, PATHS)
+    tables = [flows]
+    if len(unresolved):
+        stretches = Partials.concat([Partials.from_arrow(batch) for batch in unresolved.to_batches()])
+        tasks = unresolved["task"].to_pylist()
+        again = [packets_of_stretches(runs[task], stretches, settings).to_arrow() for task in sorted(set(tasks))]
+        flows, still = merge_flows(pa.Table.from_batches(again), settings, PATHS)
+        assert len(still) == 0
+        tables.append(flows)
+    return sorted(pa.concat_tables(tables).to_pylist(), key=sort_key)
+
+
+def sort_key(flow: Row) -> Any:
+    """Every column: flows that start in one µs have no other order that the table shows."""
+    return flow["first_seen"], str(sorted(flow.items(), key=lambda item: item[0]))
+
+
+RULES = st.builds(
+    rule,
+    max_packets=st.integers(1, 5),
+    idle_timeout_s=st.sampled_from([None, 2, 10]),
+    active_timeout_s=st.sampled_from([None, 3, 12.5]),
+    tcp_close=st.booleans(),
+    length=st.sampled_from(["ip", "frame"]),
+    join_files=st.booleans(),
+)
+
+
+@hypothesis_settings(max_examples=100, deadline=None)
+@given(seed=st.integers(0, 2**32), count=st.integers(1, 120), settings=RULES)
+def test_cut__packets_cut_at_random_give_the_twins_flows(
+    seed: int, count: int, settings: config.Flow, random_rows: Any, packets_of: Build, reference: ModuleType
+) -> None:
+    rows = random_rows(seed, count, PATHS)
+    runs = [packets_of(run, PATHS) for run in cut_at_random(rows, random.Random(seed))]
+    expected = sorted(reference.flows(rows, PATHS, **settings.model_dump()), key=sort_key)
+    assert through_partials(runs, settings) == expected
+    assert sorted(cut_flows(packets_of(rows, PATHS), settings, PATHS).to_pylist(), key=sort_key) == expected
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_merge__batches_of_any_size_give_what_one_batch_gives(seed: int, random_rows: Any, packets_of: Build) -> None:
+    dice = random.Random(seed)
+    settings = rule(idle_timeout_s=dice.choice([None, 10]), active_timeout_s=dice.choice([None, 12]))
+    runs = [packets_of(run, PATHS) for run in cut_at_random(random_rows(seed, 150, PATHS), dice)]
+    parts = [Partials.from_arrow(partial_flows(run, settings, task)) for task, run in enumerate(runs)]
+    ordered = Partials.concat(parts).in_merge_order()
+
+    def merged(sizes: int) -> list[list[Any]]:
+        merger = Merger(settings)
+        found = [
+            merger.add(ordered.take(range(a, min(a + sizes, len(ordered))))) for a in range(0, len(ordered), sizes)
+        ]
+        found.append(merger.finish())
+        return [Partials.concat(list(several)).to_arrow().to_pylist() for several in zip(*found, strict=True)]
+
+    assert merged(1) == merged(7) == merged(len(ordered))
+
+
+def flows_of(rows: list[Row], packets_of: Build, **changes: Any) -> list[Row]:
+    return through_partials([packets_of([packet], PATHS) for packet in rows], rule(**changes))
+
+
+def test_cut__gap_longer_than_idle_timeout_starts_a_new_flow(packets_of: Build) -> None:
+    rows = [row(0, 0), row(1, 10), row(2, 20.000001)]
+    flows = flows_of(rows, packets_of, idle_timeout_s=10)
+    assert [(flow["client_packets"], flow["end_reason"]) for flow in flows] == [(2, "idle"), (1, "end")]
+
+
+def test_cut__packet_beyond_the_active_timeout_starts_the_next_flow(packets_of: Build) -> None:
+    rows = [row(number, 4 * number) for number in range(7)]
+    flows = flows_of(rows, packets_of, active_timeout_s=8)
+    assert [(flow["client_packets"], flow["end_reason"]) for flow in flows] == [
+        (3, "active"),
+        (3, "active"),
+        (1, "end"),
+    ]
+
+
+def test_cut__syn_after_both_fins_starts_a_new_flow(packets_of: Build) -> None:
+    rows = [row(0, 0, SYN), row(1, 1, FIN | ACK), row(2, 2, FIN | ACK, up=False), row(3, 3), row(4, 4, SYN)]
+    flows = flows_of(rows, packets_of)
+    assert [flow["end_reason"] for flow in flows] == ["closed", "end"]
+    assert [flow["client_packets"] + flow["server_packets"] for flow in flows] == [4, 1]
+
+
+def test_cut__syn_after_one_sides_fin_does_not_cut(packets_of: Build) -> None:
+    rows = [row(0, 0, SYN), row(1, 1, FIN | ACK), row(2, 2, FIN | ACK), row(3, 3, SYN)]
+    assert [flow["end_reason"] for flow in flows_of(rows, packets_of)] == ["end"]
+
+
+def test_cut__syn_after_a_reset_starts_a_new_flow_unless_closing_is_off(packets_of: Build) -> None:
+    rows = [row(0, 0, SYN), row(1, 1, RST | ACK, up=False), row(2, 2, SYN), row(3, 3, SYN | ACK, up=False)]
+    assert [flow["end_reason"] for flow in flows_of(rows, packets_of)] == ["closed", "end"]
+    assert [flow["end_reason"] for flow in flows_of(rows, packets_of, tcp_close=False)] == ["end"]
+
+
+def test_cut__syn_with_ack_never_cuts(packets_of: Build) -> None:
+    rows = [row(0, 0, RST), row(1, 1, SYN | ACK)]
+    assert [flow["end_reason"] for flow in flows_of(rows, packets_of)] == ["end"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "client_port"),
+    [
+        ([row(0, 0, ACK, up=False), row(1, 1, SYN), row(2, 2, SYN, up=False)], 1000),
+        ([row(0, 0, ACK, up=True), row(1, 1, SYN | ACK, up=True)], 80),
+        ([row(0, 0, ACK, up=False), row(1, 1, ACK)], 80),
+        ([row(0, 5, ACK, up=False), row(1, 1, ACK)], 1000),
+    ],
+    ids=["first_syn", "receiver_of_the_syn_ack", "first_packet", "first_in_time_not_in_file"],
+)
+def test_client__is_the_side_that_opened(rows: list[Row], client_port: int, packets_of: Build) -> None:
+    (flow,) = flows_of(rows, packets_of)
+    assert flow["client_port"] == client_port
+    assert flow["direction"] == [
+        1 if packet["source_port"] == client_port else -1 for packet in sorted(rows, key=lambda p: p["timestamp"])
+    ]
+
+
+def test_mac__of_a_side_that_never_shows_its_own_is_the_one_that_it_is_sent_to(packets_of: Build) -> None:
+    rows = [row(0, 0, source_mac=None, destination_mac="0a:00:00:00:00:ff"), row(1, 1, source_mac="02:00:00:00:00:0a")]
+    (flow,) = flows_of(rows, packets_of)
+    assert (flow["client_mac"], flow["server_mac"]) == ("02:00:00:00:00:0a", "0a:00:00:00:00:ff")
+
+
+@pytest.mark.parametrize("address", ["::", "::ffff:1.2.3.4", "2001:db8:0:1:0:0:0:1", "fe80::1", "255.255.255.255"])
+def test_address__is_printed_as_pythons_ipaddress_does(address: str, packets_of: Build) -> None:
+    other = "ff02::1" if ":" in address else "0.0.0.0"
+    (flow,) = flows_of([row(source_ip=address, destination_ip=other)], packets_of)
+    assert flow["client_ip"] == str(ip_address(address))
+
+
+def test_key__vlan_version_and_file_keep_flows_apart(packets_of: Build) -> None:
+    six = {"source_ip": "::a00:1", "destination_ip": "::a00:2"}  # the same numbers as the IPv4 addresses
+    rows = [row(0), row(1, vlan=0), row(2, vlan=7), row(3, **six), row(4, capture_file=PATHS[1])]
+    assert len(flows_of(rows, packets_of)) == 4
+    assert len(flows_of(rows, packets_of, join_files=False)) == 5
+
+
+def test_key__packet_to_its_own_sender_is_sent_by_the_client(packets_of: Build) -> None:
+    own = {"destination_ip": "10.0.0.1", "destination_port": 1000}
+    (flow,) = flows_of([row(0, 0, ACK, **own), row(1, 1, SYN | ACK, **own)], packets_of)
+    assert (flow["client_packets"], flow["server_packets"], flow["direction"]) == (2, 0, [1, 1])
+
+
+def test_flow__of_many_packets_is_one_small_row(packets_of: Build) -> None:
+    rows = [row(number, number / 1000, ACK) for number in range(3000)]
+    batch = partial_flows(packets_of(rows, PATHS), rule(max_packets=32))
+    assert batch.num_rows == 1
+    assert batch.nbytes < 2048
+
+
+def test_merge__many_partial_flows_of_one_key_are_held_back_as_one_row(packets_of: Build) -> None:
+    settings = rule()
+    merger = Merger(settings)
+    for number in range(50):
+        part = Partials.from_arrow(partial_flows(packets_of([row(number, number)], PATHS), settings, number))
+        assert len(merger.add(part).flows) == 0
+    (flow,) = merger.finish().flows.to_arrow().to_pylist()
+    assert len(flow["packets"]) == 4 * 8 * settings.max_packets
+
+
+def test_merge__order_in_one_capture_leaves_nothing_unresolved(packets_of: Build) -> None:
+    """With every packet in time order and no active time-out only the first look at the packets is needed."""
+    settings = rule(idle_timeout_s=10)
+    rows = [
+        row(number, number, [SYN, SYN | ACK, ACK, FIN | ACK, FIN | ACK, SYN, ACK, RST][number % 8], up=number % 3 > 0)
+        for number in range(64)
+    ]
+    parts = [partial_flows(packets_of(rows[a : a + 5], PATHS), settings, a) for a in range(0, 64, 5)]
+    flows, unresolved = merge_flows(pa.Table.from_batches(parts), settings, PATHS)
+    assert (len(unresolved), sum(flows["client_packets"].to_pylist()) + sum(flows["server_packets"].to_pylist())) == (
+        0,
+        64,
+    )
+
+
+def test_merge__syn_that_a_later_read_reset_should_cut_at_is_unresolved(packets_of: Build) -> None:
+    settings = rule()
+    own, other = [row(0, 0, SYN), row(1, 4, SYN), row(2, 5)], [row(3, 2, RST, up=False)]
+    parts = [partial_flows(packets_of(rows, PATHS), settings, task) for task, rows in enumerate([own, other])]
+    flows, unresolved = merge_flows(pa.Table.from_batches(parts), settings, PATHS)
+    assert (len(flows), sorted(unresolved["task"].to_pylist())) == (0, [0, 1])
+
+
+def test_merge__syn_behind_a_late_packet_cuts_without_a_second_look(packets_of: Build) -> None:
+    """A split that starts after the close, inside the old flow: its own packets do not show that it is closed."""
+    settings = rule()
+    runs = [[row(0, 0, SYN), row(1, 1, RST, up=False)], [row(2, 2), row(3, 3, SYN), row(4, 4)]]
+    parts = [partial_flows(packets_of(rows, PATHS), settings, task) for task, rows in enumerate(runs)]
+    flows, unresolved = merge_flows(pa.Table.from_batches(parts), settings, PATHS)
+    assert ([flow["end_reason"] for flow in flows.to_pylist()], len(unresolved)) == (["closed", "end"], 0)
+
+
+def test_cut__last_flow_of_an_unresolved_stretch_ends_as_the_stretch_did(packets_of: Build) -> None:
+    own = [row(0, 0, SYN), row(1, 4, SYN), row(2, 5)]
+    other = [row(3, 2, RST, up=False), row(4, 100), row(5, 101)]
+    runs = [packets_of(rows, PATHS) for rows in (own, other)]
+    flows = through_partials(runs, rule(idle_timeout_s=10))
+    assert [flow["end_reason"] for flow in flows] == ["closed", "idle", "end"]
+
+
+def test_kernels__pass_the_hand_made_cases_without_the_jit() -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-x", __file__, "-k", "not random and not batches and not jit"]
+    done = subprocess.run(command, env={**os.environ, "NUMBA_DISABLE_JIT": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_schema__is_the_contract(packets_of: Build) -> None:
+    flows = cut_flows(packets_of([row()], PATHS), rule(), PATHS)
+    assert flows.schema == schemas.FLOWS.arrow_schema(stored=True)
+    assert partial_flows(packets_of([], PATHS), rule()).schema == schemas.PARTIAL_FLOWS.arrow_schema()

@@ -1,0 +1,107 @@
+"""The command line: one grammar for `iotid STEP` and the jobs; a user's mistake is one line and exit code 2."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+STEPS = ["split-pcaps", "assemble-flows", "write-dataset", "train", "evaluate", "promote", "take-census"]
+NIGHT = ["--site", "a", "--date", "2026-01-10"]
+
+
+def _iotid(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "iotid.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **(env or {})})
+
+
+def _is_one_clear_line(told: subprocess.CompletedProcess[str], *parts: str) -> None:
+    assert told.returncode == 2, told.stderr
+    assert "Traceback" not in told.stderr
+    (line,) = [line for line in told.stderr.splitlines() if line.startswith("Error: ")]
+    for part in parts:
+        assert part in line
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_cli__help_of_a_job_and_of_the_command_are_the_same_and_explain_every_option(step: str) -> None:
+    job = ROOT / "jobs" / f"{step.replace('-', '_')}.py"
+    by_job = subprocess.run([sys.executable, str(job), "--help"], capture_output=True, text=True, check=True).stdout
+    by_command = _iotid(step, "--help").stdout
+    assert by_job.split("[OPTIONS]", 1)[1] == by_command.split("[OPTIONS]", 1)[1]
+    assert "--config FILE" in by_command
+    assert "Reads " in by_command
+    assert "Writes " in by_command
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_jobs__stay_thin(step: str) -> None:
+    assert len((ROOT / "jobs" / f"{step.replace('-', '_')}.py").read_text().splitlines()) <= 60
+
+
+def test_cli__lists_the_steps_in_the_order_of_the_data() -> None:
+    listed = _iotid("--help").stdout
+    places = [listed.rindex(f"  {step} ") for step in STEPS]
+    assert places == sorted(places)
+
+
+def test_cli__unknown_setting_is_refused(tmp_path: Path) -> None:
+    told = _iotid("assemble-flows", *NIGHT, "--set", "flow.max_packet=3")
+    _is_one_clear_line(told, "flow.max_packet: unknown setting; did you mean flow.max_packets?")
+
+
+def test_cli__bad_date_and_bad_site_are_refused() -> None:
+    _is_one_clear_line(_iotid("assemble-flows", "--site", "a", "--date", "yesterday"), "2026-01-31")
+    _is_one_clear_line(_iotid("assemble-flows", "--site", "../a", "--date", "2026-01-10"), "'../a' must be letters")
+
+
+def test_cli__missing_path_is_refused(tmp_path: Path) -> None:
+    told = _iotid("split-pcaps", *NIGHT, "--captures", f"{tmp_path}/none", "--set", f"storage.root={tmp_path}")
+    _is_one_clear_line(told, f"{tmp_path}/none")
+
+
+def test_cli__empty_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    told = _iotid("split-pcaps", *NIGHT, "--captures", f"{tmp_path}/empty", "--set", f"storage.root={tmp_path}")
+    _is_one_clear_line(told, f"{tmp_path}/empty")
+
+
+def test_cli__missing_java_is_refused_with_the_line_to_run(tmp_path: Path) -> None:
+    from scapy.layers.l2 import Ether
+    from scapy.utils import wrpcap
+
+    wrpcap(str(tmp_path / "a.pcap"), [Ether(b"\0" * 60)])
+    for env in ({"JAVA_HOME": str(tmp_path)}, {"JAVA_HOME": "", "PATH": str(tmp_path)}):
+        told = _iotid(
+            "split-pcaps", *NIGHT, "--captures", f"{tmp_path}", "--set", f"storage.root={tmp_path}/store", env=env
+        )
+        _is_one_clear_line(told, "Java: Spark needs Java 17 or 21", "apt-get install openjdk-17-jre-headless")
+
+
+def test_cli__missing_device_list_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    told = _iotid("write-dataset", *NIGHT, "--labels", f"{tmp_path}/none.yaml", "--dataset", "d")
+    _is_one_clear_line(told, f"{tmp_path}/none.yaml")
+
+
+def test_cli__a_step_before_its_input_names_the_step_to_run_first(tmp_path: Path) -> None:
+    told = _iotid("assemble-flows", *NIGHT, "--set", f"storage.root={tmp_path}")
+    assert told.returncode == 1
+    assert "Traceback" not in told.stderr
+    assert "run iotid split-pcaps first" in told.stderr
+
+
+def test_wheel__holds_the_library_the_jobs_the_settings_and_the_templates(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    held = set(zipfile.ZipFile(wheel).namelist())
+    wanted = {"jobs/train.py", "iotid/conf/base.yaml", "iotid/conf/datasets/aalto.yaml"}
+    wanted |= {str(path.relative_to(ROOT)) for path in ROOT.glob("iotid/**/*.j2")}
+    wanted |= {str(path.relative_to(ROOT)) for path in ROOT.glob("iotid/**/*.py")}
+    assert wanted <= held
+    assert not any(name.startswith("tests/") for name in held)

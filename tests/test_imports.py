@@ -1,0 +1,88 @@
+"""Imports follow the data: a room may use what comes before it, never what comes after."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+ORDER = [
+    "errors", "config", "schemas", "storage", "capture", "flows", "dataset", "model", "baselines", "training",
+    "evaluation", "registry", "census", "session", "command", "jobs", "pipeline", "demo", "cli",
+]  # fmt: skip
+
+HOMES = {
+    "petastorm": {"iotid/dataset/store.py"},
+    "mlflow": {"iotid/registry.py", "iotid/serving.py"},
+    "scapy": {"iotid/capture/simulate_frames.py"},
+}
+
+
+def _modules() -> list[Path]:
+    return sorted([*ROOT.glob("iotid/**/*.py"), *ROOT.glob("jobs/*.py")])
+
+
+def _room(module: str) -> str | None:
+    parts = module.split(".")
+    if parts[0] == "jobs":
+        return "jobs"
+    return parts[1] if parts[0] == "iotid" and len(parts) > 1 else None
+
+
+def _imported(path: Path) -> set[str]:
+    """Dotted names of every module that the file imports, anywhere in it, type-checking imports included."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+            names.update(f"{node.module}.{alias.name}" for alias in node.names if node.module in ("iotid", "jobs"))
+    return names
+
+
+def _rank(room: str) -> int:
+    return ORDER.index(room)
+
+
+def test_imports__every_room_has_a_place_in_the_order() -> None:
+    rooms = {_room(".".join(path.relative_to(ROOT).with_suffix("").parts)) for path in _modules()}
+    assert {room for room in rooms if room not in (None, "__init__", "serving")} <= set(ORDER)
+
+
+def test_imports__no_room_imports_a_later_one() -> None:
+    backward = []
+    for path in _modules():
+        own = _room(".".join(path.relative_to(ROOT).with_suffix("").parts))
+        if own in (None, "__init__", "serving"):
+            continue
+        for name in _imported(path):
+            other = _room(name)
+            if other in ORDER and other != own and _rank(other) > _rank(own):
+                backward.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert not backward
+
+
+def test_imports__heavy_libraries_have_one_home_each() -> None:
+    strays = []
+    for library, homes in HOMES.items():
+        for path in _modules():
+            relative = str(path.relative_to(ROOT))
+            if relative not in homes and any(name.split(".")[0] == library for name in _imported(path)):
+                strays.append(f"{relative} imports {library}")
+    assert not strays
+
+
+def test_imports__airflow_dags_import_nothing_of_iotid() -> None:
+    for path in ROOT.glob("airflow_dags/*.py"):
+        assert not any(name.split(".")[0] in ("iotid", "jobs") for name in _imported(path)), path
+
+
+def test_imports__iotid_alone_loads_no_heavy_library() -> None:
+    heavy = ["pyspark", "torch", "mlflow", "petastorm", "numba", "pyarrow", "pandas", "sklearn", "scapy", "matplotlib"]
+    code = f"import sys, iotid, iotid.cli, iotid.config, iotid.schemas; print([m for m in {heavy} if m in sys.modules])"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "[]"

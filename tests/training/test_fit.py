@@ -1,0 +1,214 @@
+"""Training on one rank: it learns, stops, resumes, and counts rows as the flows that they stand for."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from sklearn.metrics import f1_score
+
+from iotid.dataset import Rows
+from iotid.errors import DataError, SettingError, TrainingError
+from iotid.model import Predictor
+from iotid.training import fit as fit_module
+from iotid.training.fit import FitResult, fit, macro_f1
+
+_TIMES = ("seconds", "rows_per_s", "flows_per_s")
+
+
+def _fit(
+    toy: ModuleType, folder: Path, *, train: Rows | None = None, on_epoch: Any = None, **changes: Any
+) -> FitResult:
+    model = toy.MODEL.model_copy(update={"dropout": 0.4}) if changes.pop("dropout", False) else toy.MODEL
+    train = toy.rows(60) if train is None else train
+    return fit(model, toy.training(**changes), toy.ENCODING, train, toy.rows(23, 9), folder, on_epoch=on_epoch)
+
+
+def _told(result: FitResult) -> list[dict[str, float]]:
+    """The history without what differs from run to run."""
+    return [{name: value for name, value in epoch.items() if name not in _TIMES} for epoch in result.history]
+
+
+def test_fit__learns_a_separable_problem_and_saves_the_best_weights(toy: ModuleType, tmp_path: Path) -> None:
+    result = _fit(toy, tmp_path, train=toy.rows(200), epochs=12)
+    assert result.best_macro_f1 > 0.95
+    assert result.history[-1]["loss"] < result.history[0]["loss"] / 2
+    unseen = toy.rows(300, seed=5)
+    predicted = Predictor.load(tmp_path).probabilities(unseen.sequences).argmax(axis=1)
+    assert (predicted == unseen.label).mean() > 0.95
+    assert json.loads((tmp_path / "history.json").read_text()) == result.history
+
+
+def test_fit__bundle_holds_the_weights_of_the_best_epoch_not_of_the_last(
+    toy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([0.2, 0.9, 0.5, 0.4])
+    monkeypatch.setattr(fit_module, "macro_f1", lambda _: next(scores))
+    result = _fit(toy, tmp_path / "all", epochs=4)
+    monkeypatch.setattr(fit_module, "macro_f1", macro_f1)
+    _fit(toy, tmp_path / "two", epochs=2, learning_rate=0.02)
+    assert (result.best_epoch, result.best_macro_f1, result.stopped_early) == (2, 0.9, False)
+    best, after_two = (load_file(tmp_path / "all/weights.safetensors"), _last_weights(tmp_path / "two"))
+    assert all(torch.equal(best[name], after_two[name]) for name in after_two)
+
+
+def _last_weights(folder: Path) -> dict[str, torch.Tensor]:
+    (path,) = (folder / "checkpoint").glob("*.safetensors")
+    return {name[6:]: tensor for name, tensor in load_file(path).items() if name.startswith("model.")}
+
+
+def test_fit__stops_after_patience_epochs_without_a_better_macro_f1(
+    toy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([0.2, 0.6, 0.6, 0.5, 0.59, 1.0])
+    monkeypatch.setattr(fit_module, "macro_f1", lambda _: next(scores))
+    result = _fit(toy, tmp_path, epochs=30, patience=3)
+    assert (len(result.history), result.best_epoch, result.stopped_early) == (5, 2, True)
+
+
+def test_fit__same_seed_same_losses_other_seed_others(toy: ModuleType, tmp_path: Path) -> None:
+    first, again, other = (
+        _told(_fit(toy, tmp_path / str(number), seed=seed, dropout=True)) for number, seed in enumerate([1, 1, 2])
+    )
+    assert first == again
+    assert first != other
+
+
+def test_fit__a_run_killed_in_any_epoch_resumes_to_the_same_end(toy: ModuleType, tmp_path: Path) -> None:
+    undisturbed = _fit(toy, tmp_path / "undisturbed", epochs=4, dropout=True)
+
+    def die(_: dict[str, float], epoch: int) -> None:
+        raise KeyboardInterrupt(epoch)
+
+    for _ in range(4):
+        with pytest.raises(KeyboardInterrupt):
+            _fit(toy, tmp_path / "killed", epochs=4, dropout=True, on_epoch=die)
+    resumed = _fit(toy, tmp_path / "killed", epochs=4, dropout=True)
+    assert resumed.resumed_from == 4
+    assert _told(resumed) == _told(undisturbed)
+    for name in ("weights.safetensors", "model.json"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
+
+
+def test_fit__a_run_killed_within_an_epoch_resumes_to_the_same_end(
+    toy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = _fit(toy, tmp_path / "undisturbed", dropout=True)
+    steps, original = [], torch.optim.Adam.step
+
+    def die_at_step_6(self: torch.optim.Adam, *rest: Any) -> Any:
+        steps.append(1)
+        if len(steps) == 6:
+            raise KeyboardInterrupt
+        return original(self, *rest)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", die_at_step_6)
+    with pytest.raises(KeyboardInterrupt):
+        _fit(toy, tmp_path / "killed", dropout=True)
+    resumed = _fit(toy, tmp_path / "killed", dropout=True)
+    assert resumed.resumed_from == 1
+    assert _told(resumed) == _told(undisturbed)
+
+
+def test_fit__more_epochs_go_on_from_the_end_as_if_never_stopped(toy: ModuleType, tmp_path: Path) -> None:
+    _fit(toy, tmp_path / "short", epochs=2)
+    longer = _fit(toy, tmp_path / "short", epochs=4)
+    assert longer.resumed_from == 2
+    assert _told(longer) == _told(_fit(toy, tmp_path / "long", epochs=4))
+
+
+@pytest.mark.parametrize("change", [{"learning_rate": 0.01}, {"train": "other"}, {"dropout": True}, {"seed": 7}])
+def test_fit__checkpoint_of_other_settings_or_rows_is_left_aside_and_said_so(
+    toy: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture, change: dict[str, Any]
+) -> None:
+    _fit(toy, tmp_path, epochs=1)
+    changed = {"train": toy.rows(60, seed=4)} if "train" in change else change
+    with caplog.at_level(logging.WARNING, "iotid"):
+        assert _fit(toy, tmp_path, epochs=1, **changed).resumed_from == 0
+    assert "other settings or another dataset" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["checkpoint.json", "epoch-00001.safetensors"])
+def test_fit__damaged_checkpoint_is_left_aside_and_said_so(
+    toy: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    _fit(toy, tmp_path, epochs=1)
+    path = tmp_path / "checkpoint" / name
+    path.write_bytes(path.read_bytes()[:40])
+    with caplog.at_level(logging.WARNING, "iotid"):
+        assert _fit(toy, tmp_path, epochs=1).resumed_from == 0
+    assert "cannot be used" in caplog.text
+
+
+def test_fit__keeps_one_checkpoint_and_nothing_half_written(toy: ModuleType, tmp_path: Path) -> None:
+    _fit(toy, tmp_path, epochs=3)
+    assert sorted(path.name for path in (tmp_path / "checkpoint").iterdir()) == [
+        "checkpoint.json", "epoch-00003.safetensors"
+    ]  # fmt: skip
+
+
+def test_fit__loss_that_is_not_finite_stops_before_the_step(
+    toy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, original = [], torch.optim.Adam.step
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda self, *rest: steps.append(1) or original(self, *rest))
+    wanted = r"batch 2 in epoch 1 is nan; no step was made with it\. Lower training\.learning_rate, now 0\.02"
+    with toy.loss_not_finite_from_batch_2(), pytest.raises(TrainingError, match=wanted):
+        _fit(toy, tmp_path)
+    assert len(steps) == 1
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_fit__a_row_counts_as_the_flows_that_it_stands_for(toy: ModuleType, tmp_path: Path) -> None:
+    once = toy.rows(30)
+    copies = np.repeat(np.arange(30), once.num_flows)
+    sequences = {name: ids_NM[copies] for name, ids_NM in once.sequences.items()}
+    spread = Rows(sequences, once.label[copies], np.ones(len(copies), np.int64))
+    weighted = _fit(toy, tmp_path / "weighted", train=once, batch_size=1000)
+    copied = _fit(toy, tmp_path / "copied", train=spread, batch_size=1000)
+    for one, other in zip(_told(weighted), _told(copied), strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+
+
+def test_fit__balanced_classes_weigh_the_same(toy: ModuleType) -> None:
+    rows = toy.rows(50)
+    weights_N = fit_module._row_weights(rows, "balanced")
+    per_class = [weights_N[rows.label == label].sum() for label in range(3)]
+    assert per_class == pytest.approx([rows.num_flows.sum() / 3] * 3)
+    np.testing.assert_array_equal(fit_module._row_weights(rows, "none"), rows.num_flows)
+
+
+def test_fit__reports_every_epoch(toy: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    told: list[tuple[int, dict[str, float]]] = []
+    with caplog.at_level(logging.INFO, "iotid"):
+        result = _fit(toy, tmp_path, epochs=2, on_epoch=lambda metrics, epoch: told.append((epoch, metrics)))
+    assert told == [(1, result.history[0]), (2, result.history[1])]
+    lines = [record.message for record in caplog.records]
+    assert [line.split(":")[0] for line in lines] == ["epoch 1/2", "epoch 2/2"]
+    assert all("macro F1" in line and "flows/s" in line and "min left" in line for line in lines)
+
+
+def test_fit__part_without_rows_is_refused(toy: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="train part has no rows"):
+        _fit(toy, tmp_path, train=toy.rows(0))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without a GPU is needed")
+def test_fit__gpu_that_is_not_there_is_a_setting_error(toy: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"training\.device"):
+        _fit(toy, tmp_path, device="cuda")
+
+
+def test_macro_f1__equals_scikit_learn_over_the_classes_that_have_flows() -> None:
+    random = np.random.default_rng(0)
+    true, named = random.choice([0, 1, 3], 200), random.integers(0, 4, 200)
+    confusion_CC = np.zeros((5, 5))
+    np.add.at(confusion_CC, (true, named), 1)
+    assert macro_f1(confusion_CC) == pytest.approx(f1_score(true, named, labels=[0, 1, 3], average="macro"))

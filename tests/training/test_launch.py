@@ -1,0 +1,182 @@
+"""Ranks started by Spark's TorchDistributor on a real dataset, and by torchrun's environment."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from iotid.config import Settings, load_settings
+from iotid.dataset import DeviceList, read_part, write_dataset
+from iotid.errors import IotidError, PartitionError, TrainingError
+from iotid.model import Predictor
+from iotid.schemas import FLOWS
+from iotid.storage import Store
+from iotid.training import launch, train_on_ranks
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+pytestmark = [pytest.mark.spark, pytest.mark.ddp]
+
+_DEVICES = """
+devices:
+  - {name: camera, mac: "02:00:00:00:00:01"}
+  - {name: plug, mac: "02:00:00:00:00:02"}
+  - {name: hub, mac: "02:00:00:00:00:03"}
+"""
+
+
+def _settings(root: Path, *overrides: str) -> Settings:
+    small = ["model.embedding_size=8", "model.hidden_size=8", "model.layers=1", "training.epochs=6"]
+    return load_settings(["local.yaml"], [f"storage.root={root}", "spark.master=local[2]", *small, *overrides])
+
+
+def _flow(number: int) -> dict[str, Any]:
+    """A flow of device number % 3, which sends its own length first."""
+    random = np.random.default_rng(number)
+    lengths = [100 + 100 * (number % 3), *random.integers(40, 80, random.integers(0, 6)).tolist()]
+    seen = datetime(2026, 1, 31, 12, 0, number % 60, number, tzinfo=UTC)
+    counts = {name: len(lengths) for name in ("client_packets", "client_bytes", "server_packets", "server_bytes")}
+    texts = {
+        "client_ip": f"10.0.0.{number % 3}",
+        "server_ip": "192.0.2.1",
+        "capture_file": "a.pcap",
+        "end_reason": "end",
+    }
+    ports = {"protocol": 6, "client_port": 1024 + number, "server_port": 443}
+    zeros = {name: [0] * len(lengths) for name in ("tcp_window", "inter_arrival_us", "tcp_flags", "payload_length")}
+    mac = f"02:00:00:00:00:0{number % 3 + 1}"
+    times = {"first_seen": seen, "last_seen": seen}
+    return {
+        **counts,
+        **texts,
+        **ports,
+        **zeros,
+        **times,
+        "client_mac": mac,
+        "packet_length": lengths,
+        "direction": [1] * len(lengths),
+    }
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture(scope="module")
+def dataset_uri(spark: SparkSession, root: Path) -> str:
+    """A dataset of 241 flows of three devices."""
+    settings, store, keys = _settings(root), Store(str(root)), {"site": "lab", "capture_date": "2026-01-31"}
+    with store.write("flows", keys, FLOWS.version) as staged:
+        table = pa.Table.from_pylist([_flow(number) for number in range(241)], FLOWS.arrow_schema(stored=True))
+        pq.write_table(table, f"{staged.path}/part.parquet")
+        staged.metadata = {"rows": table.num_rows, "settings": {"flow": settings.flow.model_dump(mode="json")}}
+    (root / "devices.yaml").write_text(_DEVICES)
+    devices, nights = DeviceList.read(root / "devices.yaml"), [store.open("flows", keys)]
+    return write_dataset(spark, store, nights, devices, settings.dataset, settings.flow, "toy").uri
+
+
+def _learned(result: dict[str, Any]) -> list[float]:
+    return [epoch["loss"] for epoch in result["history"]]
+
+
+def _note_epoch(metrics: dict[str, float], epoch: int) -> None:
+    print(f"noted epoch {epoch} with loss {metrics['loss']:.3f}", flush=True)  # noqa: T201 - as any callback may
+
+
+def test_train_on_ranks__two_ranks_learn_as_one_does_and_are_heard(
+    spark: SparkSession, root: Path, dataset_uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = ["model.dropout=0", "training.batch_size=32"]
+    two = train_on_ranks(spark, _settings(root, *plain, "training.ranks=2"), dataset_uri, tmp_path / "two", _note_epoch)
+    told = capsys.readouterr()
+    one = train_on_ranks(spark, _settings(root, *plain, "training.ranks=1"), dataset_uri, tmp_path / "one")
+    np.testing.assert_allclose(_learned(two), _learned(one), rtol=1e-3)
+    assert two["best_macro_f1"] > 0.9
+    test = read_part(dataset_uri, "test")
+    predicted = Predictor.load(tmp_path / "two").probabilities(test.sequences).argmax(axis=1)
+    assert (predicted == test.label).mean() > 0.9
+    assert json.loads((tmp_path / "two" / "history.json").read_text()) == two["history"]
+    assert told.out == ""
+    lines = told.err.splitlines()
+    assert sum(line.startswith("epoch ") for line in lines) == 6
+    assert sum(line.startswith("noted epoch ") for line in lines) == 6
+    assert len(lines) == 12, "nothing but progress is said"
+
+
+def test_train_on_ranks__killed_ranks_resume_to_the_same_end(
+    spark: SparkSession, root: Path, dataset_uri: str, tmp_path: Path
+) -> None:
+    settings = _settings(root, "training.ranks=2")
+    undisturbed = train_on_ranks(spark, settings, dataset_uri, tmp_path / "undisturbed")
+    with pytest.raises(TrainingError, match="without a word of its own"):
+        train_on_ranks(spark, settings, dataset_uri, tmp_path / "killed", _die_after_epoch_3)
+    resumed = train_on_ranks(spark, settings, dataset_uri, tmp_path / "killed")
+    assert resumed["resumed_from"] == 3
+    assert _learned(resumed) == _learned(undisturbed)
+    weights = [(tmp_path / run / "weights.safetensors").read_bytes() for run in ("undisturbed", "killed")]
+    assert weights[0] == weights[1]
+
+
+def _die_after_epoch_3(_: dict[str, float], epoch: int) -> None:
+    if epoch == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_train_on_ranks__a_ranks_error_is_told_in_one_line_and_without_a_traceback(
+    spark: SparkSession, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(PartitionError, match="no whole dataset at") as caught:
+        train_on_ranks(spark, _settings(root), f"{root}/datasets/name=absent", tmp_path)
+    assert "\n" not in str(caught.value)
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_train_on_ranks__under_torchrun_each_process_is_a_rank(root: Path, dataset_uri: str, tmp_path: Path) -> None:
+    script = tmp_path / "job.py"
+    script.write_text(
+        "import json, sys\n"
+        "from iotid.config import load_settings\n"
+        "from iotid.training import train_on_ranks\n"
+        "uri, folder, *overrides = sys.argv[1:]\n"
+        "result = train_on_ranks(None, load_settings(['local.yaml'], overrides), uri, folder)\n"
+        "open(f\"{folder}/rank-{result['rank']}.json\", 'w').write(json.dumps(result['best_macro_f1']))\n"
+    )
+    overrides = ["model.embedding_size=8", "model.hidden_size=8", "training.epochs=1"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--local-addr"]
+    loopback = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    command = [*torchrun, "127.0.0.1", str(script), dataset_uri, str(tmp_path), *overrides]
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, **loopback})
+    assert (tmp_path / "rank-0.json").read_text() == (tmp_path / "rank-1.json").read_text()
+    assert Predictor.load(tmp_path).labels == ("camera", "hub", "plug")
+
+
+@pytest.mark.parametrize(
+    ("output", "kind", "message"),
+    [
+        ("x\niotid rank 1 failed: DataError: dataset: no rows\nTraceback …", "DataError", "dataset: no rows"),
+        ("iotid rank 0 failed: MemoryError: no room\n", "TrainingError", "training: rank 0 failed: MemoryError: no room"),
+        (
+            "iotid rank 1 failed: RuntimeError: Connection closed by peer\niotid rank 0 failed: DataError: odd\n",
+            "DataError",
+            "odd",
+        ),
+        ("Signal 9 (SIGKILL) received by PID 7\n", "TrainingError", "training: a rank was killed or crashed without a "
+         "word of its own: Signal 9 (SIGKILL) received by PID 7"),
+    ],
+)  # fmt: skip
+def test_told_by_rank__is_the_first_error_of_iotid_else_the_first(output: str, kind: str, message: str) -> None:
+    told: IotidError = launch._told_by_rank(output)
+    assert (type(told).__name__, str(told)) == (kind, message)
