@@ -13,8 +13,8 @@ A run's night is its parameter `date`, or else its logical date. Captures lie in
 
 The Airflow variable `iotid` (JSON): `jobs` (folder of the job files), `captures`, `sites` (list), `labels` (device
 list), `storage` (folder or URI of the tables), `config` (list of settings files, later wins), `python` (interpreter of
-the iotid environment), `wheel` (iotid's package for the executors; empty where they have it installed). The connection
-`spark_default` names the Spark master; `spark-submit` must be on the workers' PATH.
+the iotid environment), `driver_memory` (such as 3g), `wheel` (iotid's package for the executors; empty where they have
+it installed). The connection `spark_default` names the Spark master; `spark-submit` must be on the workers' PATH.
 
 ### What failure looks like, and what to do
 
@@ -63,6 +63,8 @@ def _submit(job: str) -> dict[str, Any]:
         "name": f"iotid {job} {{{{ params.date or ds }}}}",
         "py_files": "{{ var.json.iotid.wheel }}",
         "conf": {
+            # the driver's JVM is there before the settings are read: their spark.driver_memory would come too late
+            "spark.driver.memory": "{{ var.json.iotid.driver_memory }}",
             "spark.pyspark.python": "{{ var.json.iotid.python }}",
             "spark.yarn.maxAppAttempts": "1",  # trying again is Airflow's alone
         },

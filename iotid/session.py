@@ -47,6 +47,9 @@ def spark_session(settings: config.Spark, app_name: str = "iotid") -> SparkSessi
         **settings.conf,
     }
     builder = pyspark.sql.SparkSession.builder
+    if "PYSPARK_GATEWAY_PORT" in os.environ:
+        # spark-submit started this program; only its JVM knows what it was told, and an unjoined SparkConf is empty
+        pyspark.SparkContext._ensure_initialized()
     submitted = pyspark.SparkConf()
     if not submitted.contains("spark.master"):
         builder = builder.master(settings.master)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 MARKER = "_SUCCESS"
 METADATA = "_METADATA.json"
+_KEY_ORDER = ("site", "capture_date", "name", "dataset")  # of the folders, however a caller orders the keys
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,8 @@ class Store:
         return True
 
     def _relative(self, table: str, keys: Mapping[str, str]) -> str:
-        return "/".join([table, *(f"{name}={quote(str(value), safe='')}" for name, value in keys.items())])
+        ordered = sorted(keys.items(), key=lambda item: _KEY_ORDER.index(item[0]))
+        return "/".join([table, *(f"{name}={quote(str(value), safe='')}" for name, value in ordered)])
 
     def _exists(self, path: str) -> bool:
         from pyarrow import fs

@@ -17,7 +17,7 @@ ORDER = [
 HOMES = {
     "petastorm": {"iotid/dataset/store.py"},
     "mlflow": {"iotid/registry.py", "iotid/serving.py"},
-    "scapy": {"iotid/capture/simulate_frames.py"},
+    "scapy": {"iotid/capture/simulate.py", "iotid/capture/simulate_frames.py"},
 }
 
 

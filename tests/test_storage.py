@@ -39,6 +39,12 @@ def test_store__a_written_partition_opens_with_its_metadata(tmp_path: Path) -> N
     assert store.partitions("flows") == [KEYS]
 
 
+def test_store__the_order_in_which_keys_are_given_does_not_matter(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    _write(store, "abc")
+    assert store.open("flows", dict(sorted(KEYS.items()))).uri == store.open("flows", KEYS).uri
+
+
 def test_store__an_absent_or_unmarked_partition_is_refused_with_the_remedy(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     with pytest.raises(PartitionError, match="run iotid assemble-flows first"):

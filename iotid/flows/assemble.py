@@ -121,20 +121,22 @@ def write_flows(
     night = store.open("splits", keys)
     assembled = assemble_flows(spark, spark.read.parquet(night.uri), capture, flow, site, capture_date)
     packets = _packets_by_reason(assembled.counters)
-    with store.write("flows", keys, schemas.FLOWS.version) as staged:
-        assembled.flows.write.mode("append").parquet(staged.uri)
-        rows, in_flows = _count(_read_stored(spark, staged.uri))
-        check_accounting(in_flows, packets.get("flow", 0))
-        stored = assembled.counters.drop(list(schemas.COUNTERS.partition_by))
-        pq.write_table(stored, f"{staged.path}/{COUNTERS_FILE}", filesystem=staged.filesystem)
-        staged.metadata |= {
-            "rows": rows,
-            "packets": packets,
-            "settings": {"capture": capture.model_dump(mode="json"), "flow": flow.model_dump(mode="json")},
-            "settings_hash": config.settings_hash(capture, flow),
-            "inputs": {"splits": night.metadata},
-        }
-    assembled.release()
+    try:
+        with store.write("flows", keys, schemas.FLOWS.version) as staged:
+            assembled.flows.write.mode("append").parquet(staged.uri)
+            rows, in_flows = _count(_read_stored(spark, staged.uri))
+            check_accounting(in_flows, packets.get("flow", 0))
+            stored = assembled.counters.drop(list(schemas.COUNTERS.partition_by))
+            pq.write_table(stored, f"{staged.path}/{COUNTERS_FILE}", filesystem=staged.filesystem)
+            staged.metadata |= {
+                "rows": rows,
+                "packets": packets,
+                "settings": {"capture": capture.model_dump(mode="json"), "flow": flow.model_dump(mode="json")},
+                "settings_hash": config.settings_hash(capture, flow),
+                "inputs": {"splits": night.metadata},
+            }
+    finally:
+        assembled.release()
     return store.open("flows", keys)
 
 
@@ -237,11 +239,10 @@ def _splits_of(splits: Broadcast[bytes], task: int) -> list[Split]:
 
 def _paths(splits: pa.Table) -> pa.Array:
     """Paths by file index."""
-    index, paths = splits["file_index"].to_numpy(), splits["path"].to_pylist()
-    by_index = [""] * (int(index.max(initial=-1)) + 1)
-    for place, path in zip(index, paths, strict=True):
-        by_index[place] = path
-    return pa.array(by_index, pa.string())
+    index = splits["file_index"].to_numpy()
+    row_of = np.zeros(int(index.max()) + 1, np.int64)
+    row_of[index] = np.arange(len(index))
+    return splits["path"].combine_chunks().take(pa.array(row_of))
 
 
 def _partials_of(table: pa.Table) -> Partials:

@@ -1,4 +1,4 @@
-"""Kernels of flow assembly, on rows of integers: packets into partial flows, partial flows into flows.
+"""Kernels that make partial flows of packets, and the rows of integers that all kernels of flows work on.
 
 A partial flow is one row of ``keys`` (uint64, KEY_WORDS), one row of ``state`` (int64, STATE_WIDTH) and its first
 packets, rows of ``heads`` (int64, HEAD_WIDTH). The layout stands here, in the module of its kernels, because Numba's
@@ -42,15 +42,8 @@ UNRESOLVED = 35  # 1: partial flows overlap so that only the packets themselves 
 END_REASON = 36  # what is known to have ended it: index into END_REASONS
 STATE_WIDTH = 37
 
-# order keys of which merging takes the lower one, and the column that belongs to each
-_FIRSTS = np.array([
-    (FIRST, FIRST_SIDE), (SYN, SYN_SIDE), (SYN_ACK, SYN_ACK_SIDE), (RST, RST), (FIN, FIN), (FIN + 2, FIN + 2),
-    (SOURCE_MAC, SOURCE_MAC + 2), (SOURCE_MAC + 3, SOURCE_MAC + 5),
-    (TARGET_MAC, TARGET_MAC + 2), (TARGET_MAC + 3, TARGET_MAC + 5),
-])  # fmt: skip
-
 END_REASONS = ("end", "idle", "active", "closed")
-_IDLE, _ACTIVE, _CLOSED = 1, 2, 3
+IDLE, ACTIVE, CLOSED = 1, 2, 3
 
 # heads: one row a packet
 HEAD_ORDER = 0  # order key
@@ -114,7 +107,7 @@ PARTIALS, KEYS, HEADS = 0, 1, 2
 
 
 @kernel
-def _before(a_us: int, a_position: int, b_us: int, b_position: int) -> bool:
+def before(a_us: int, a_position: int, b_us: int, b_position: int) -> bool:
     return a_us < b_us or (a_us == b_us and a_position < b_position)
 
 
@@ -143,7 +136,7 @@ def _pack_key(p: int, packets: Columns, join_files: bool, key: Rows) -> int:
 
 
 @kernel
-def _same(keys: Rows, row: int, key: Rows) -> bool:
+def same(keys: Rows, row: int, key: Rows) -> bool:
     for word in range(KEY_WORDS):  # noqa: SIM110 - a generator would be compiled to slower code
         if keys[row, word] != key[word]:
             return False
@@ -160,7 +153,7 @@ def _find(slots: Rows, keys: Rows, key: Rows) -> Any:
     mask = len(slots) - 1
     slot: Any = np.int64(mixed & np.uint64(mask))
     while slots[slot] >= 0:
-        if _same(keys, slots[slot], key):
+        if same(keys, slots[slot], key):
             break
         slot = (slot + 1) & mask
     return slot
@@ -179,12 +172,12 @@ def number_keys(keys: Rows, slots: Rows) -> Rows:
 
 
 @kernel
-def _closed(state: Rows, i: int) -> tuple[int, int]:
+def closed(state: Rows, i: int) -> tuple[int, int]:
     """Order key from which row ``i`` is closed: its first RST, or the later of both sides' first FINs."""
     us, position = state[i, FIN], state[i, FIN + 1]
-    if _before(us, position, state[i, FIN + 2], state[i, FIN + 3]):
+    if before(us, position, state[i, FIN + 2], state[i, FIN + 3]):
         us, position = state[i, FIN + 2], state[i, FIN + 3]
-    if _before(state[i, RST], state[i, RST + 1], us, position):
+    if before(state[i, RST], state[i, RST + 1], us, position):
         us, position = state[i, RST], state[i, RST + 1]
     return us, position
 
@@ -196,14 +189,14 @@ def _continues(state: Rows, i: int, us: int, position: int, is_syn: bool, rule: 
     A partial flow holds a SYN only if it starts with one and is not closed before any: then what came earlier, unknown
     here, can cut it at its start and nowhere else, unless partial flows overlap in time.
     """
-    if _before(us, position, state[i, LAST], state[i, LAST + 1]):
+    if before(us, position, state[i, LAST], state[i, LAST + 1]):
         return False
     if 0 <= rule.idle_us < us - state[i, LAST] or 0 <= rule.active_us < us - state[i, FIRST]:
         return False
     if rule.tcp_close and is_syn:
-        closed_us, closed_position = _closed(state, i)
+        closed_us, closed_position = closed(state, i)
         starts_with_syn = state[i, SYN] == state[i, FIRST] and state[i, SYN + 1] == state[i, FIRST + 1]
-        return starts_with_syn and not _before(closed_us, closed_position, us, position)
+        return starts_with_syn and not before(closed_us, closed_position, us, position)
     return True
 
 
@@ -330,104 +323,10 @@ def within(
         us = packets.timestamp_us[p]
         position = np.int64(packets.file_index[p]) << POSITION_SHIFT | packets.offset[p]
         row = slots[_find(slots, stretch_keys, key)]
-        while 0 <= row < len(stretches) and _same(stretch_keys, row, key):
+        while 0 <= row < len(stretches) and same(stretch_keys, row, key):
             last_us, last_position = stretches[row, LAST], stretches[row, LAST + 1]
-            before = _before(us, position, stretches[row, FIRST], stretches[row, FIRST + 1])
-            if not before and not _before(last_us, last_position, us, position):
+            too_early = before(us, position, stretches[row, FIRST], stretches[row, FIRST + 1])
+            if not too_early and not before(last_us, last_position, us, position):
                 at_end = us == last_us and position == last_position
                 end_reasons[p] = stretches[row, END_REASON] if at_end else 0
             row += 1
-
-
-@kernel
-def _cut_reason(flows: Rows, f: int, state: Rows, i: int, rule: Rule) -> int:
-    """Why partial flow ``i`` starts a new flow after flow ``f`` of its key; 0: it does not."""
-    if 0 <= rule.idle_us < state[i, FIRST] - flows[f, LAST]:
-        return _IDLE
-    if flows[f, UNRESOLVED]:
-        return 0
-    if 0 <= rule.active_us < state[i, FIRST] - flows[f, FIRST]:
-        return _ACTIVE
-    starts_with_syn = state[i, SYN] == state[i, FIRST] and state[i, SYN + 1] == state[i, FIRST + 1]
-    if rule.tcp_close and starts_with_syn:
-        closed_us, closed_position = _closed(flows, f)
-        if _before(closed_us, closed_position, state[i, FIRST], state[i, FIRST + 1]):
-            if _before(flows[f, LAST], flows[f, LAST + 1], state[i, FIRST], state[i, FIRST + 1]):
-                return _CLOSED
-            flows[f, UNRESOLVED] = 1
-    return 0
-
-
-@kernel
-def _merge(flows: Rows, f: int, state: Rows, i: int) -> None:
-    for column in range(PACKETS, FIN):
-        flows[f, column] += state[i, column]
-    for k in range(len(_FIRSTS)):
-        key, told = _FIRSTS[k]
-        if _before(state[i, key], state[i, key + 1], flows[f, key], flows[f, key + 1]):
-            flows[f, key], flows[f, key + 1], flows[f, told] = state[i, key], state[i, key + 1], state[i, told]
-    if _before(flows[f, LAST_SYN], flows[f, LAST_SYN + 1], state[i, LAST_SYN], state[i, LAST_SYN + 1]):
-        flows[f, LAST_SYN], flows[f, LAST_SYN + 1] = state[i, LAST_SYN], state[i, LAST_SYN + 1]
-    if _before(flows[f, LAST], flows[f, LAST + 1], state[i, LAST], state[i, LAST + 1]):
-        flows[f, LAST], flows[f, LAST + 1] = state[i, LAST], state[i, LAST + 1]
-        flows[f, END_REASON] = state[i, END_REASON]
-    flows[f, UNRESOLVED] |= state[i, UNRESOLVED]
-
-
-@kernel
-def _check(flows: Rows, f: int, rule: Rule) -> None:
-    """Mark a flow that would have to be cut inside one of its partial flows."""
-    if 0 <= rule.active_us < flows[f, LAST] - flows[f, FIRST]:
-        flows[f, UNRESOLVED] = 1
-    if rule.tcp_close:
-        closed_us, closed_position = _closed(flows, f)
-        if _before(closed_us, closed_position, flows[f, LAST_SYN], flows[f, LAST_SYN + 1]):
-            flows[f, UNRESOLVED] = 1
-
-
-@kernel
-def sweep(keys: Rows, state: Rows, rule: Rule, flows: Rows, ranges: Rows) -> int:
-    """Merge partial flows, sorted by key and first packet, into ``flows``; return how many there are.
-
-    Flow ``f`` is made of the rows from ``ranges[f, 0]`` to before ``ranges[f, 1]``. It is exact when it is given: it
-    ends before the next one starts, and all that starts before its end has been seen. Where a cut may fall inside
-    partial flows, everything up to the next idle gap becomes one row marked UNRESOLVED.
-    """
-    f = -1
-    for i in range(len(keys)):
-        if f >= 0 and _same(keys, i, keys[i - 1]):
-            reason = _cut_reason(flows, f, state, i, rule)
-            if reason == 0:
-                _merge(flows, f, state, i)
-                _check(flows, f, rule)
-                ranges[f, 1] = i + 1
-                continue
-            flows[f, END_REASON] = reason
-        f += 1
-        flows[f] = state[i]
-        _check(flows, f, rule)
-        ranges[f, 0], ranges[f, 1] = i, i + 1
-    return f + 1
-
-
-@kernel
-def merge_heads(ranges: Rows, starts: Rows, heads: Rows, new_starts: Rows, merged: Rows) -> None:
-    """Fill ``merged`` with the first packets of each range of partial flows, in order.
-
-    ``new_starts`` says how many each flow keeps. Partial flows come by first packet, so insertion from the end is one
-    step a packet unless they overlap.
-    """
-    for f in range(len(ranges)):
-        begin, room = new_starts[f], new_starts[f + 1] - new_starts[f]
-        filled = 0
-        for h in range(starts[ranges[f, 0]], starts[ranges[f, 1]]):
-            us, position = heads[h, HEAD_ORDER], heads[h, HEAD_ORDER + 1]
-            place = begin + filled
-            while place > begin and _before(us, position, merged[place - 1, 0], merged[place - 1, 1]):
-                place -= 1
-            if place - begin == room:
-                continue
-            filled = min(filled + 1, room)
-            for later in range(begin + filled - 1, place, -1):
-                merged[later] = merged[later - 1]
-            merged[place] = heads[h]

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from iotid import config
-from iotid.flows import kernels
 from iotid.flows.kernels import HEAD_WIDTH, PACKETS, UNRESOLVED, Rows
 from iotid.flows.partial import NO_PARTIALS, Partials, rule_of, starts_of
+from iotid.flows.sweep import merge_heads, sweep
 
 
 class Merged(NamedTuple):
@@ -62,12 +62,12 @@ class Merger:
         """All flows, open and unresolved ones too, and the range of rows that each was made of."""
         state = np.empty_like(rows.state)
         ranges = np.empty((len(rows), 2), np.int64)
-        count = kernels.sweep(rows.keys, rows.state, self._rule, state, ranges)
+        count = sweep(rows.keys, rows.state, self._rule, state, ranges)
         state, ranges = state[:count], ranges[:count]
         packets = np.minimum(state[:, PACKETS] + state[:, PACKETS + 1], self._rule.max_packets)
         starts = starts_of(np.where(state[:, UNRESOLVED], 0, packets))
         heads = np.empty((starts[-1], HEAD_WIDTH), np.int64)
-        kernels.merge_heads(ranges, rows.starts, rows.heads, starts, heads)
+        merge_heads(ranges, rows.starts, rows.heads, starts, heads)
         first = ranges[:, 0]
         return Partials(rows.task[first], rows.keys[first], state, starts, heads), ranges
 

@@ -250,11 +250,17 @@ def _power_of_two(least: int) -> int:
 
 
 def _binary(rows: Rows, starts: Rows | None = None) -> pa.Array:
-    """Rows of integers as a binary column: one value for each row, or for each run of rows between ``starts``."""
+    """Rows of integers as a binary column: one value for each row, or for each run of rows between ``starts``.
+
+    Raises:
+        DataError: the rows take 2 GiB, more than a batch of Arrow's binary values holds.
+    """
     import pyarrow as pa
 
     if starts is None:
         starts = np.arange(len(rows) + 1)
+    if rows.nbytes >= 1 << 31:
+        raise DataError(f"flows: a batch of partial flows takes {rows.nbytes} bytes; lower capture.chunk_bytes")
     offsets = (starts * rows.itemsize * rows.shape[1]).astype(np.int32)
     data = pa.py_buffer(np.ascontiguousarray(rows))
     return pa.Array.from_buffers(pa.binary(), len(offsets) - 1, [None, pa.py_buffer(offsets), data])

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from iotid.capture.counters import Counters
     from iotid.capture.splits import Split
 
+_ALONE = 1 << 17  # packets that are looked at one by one at once; each may take 400 bytes
+
 
 def read_partials(
     splits: Iterable[Split], task: int, capture: config.Capture, flow: config.Flow, counters: Counters
@@ -33,4 +35,5 @@ def read_stretches(
     """The packets of unresolved stretches in one task's splits, each as a partial flow of its own."""
     for split in splits:
         for packets in read_split(split, capture, counters):
-            yield packets_of_stretches(packets, stretches, flow)
+            for start in range(0, len(packets), _ALONE):
+                yield packets_of_stretches(packets.take(slice(start, start + _ALONE)), stretches, flow)

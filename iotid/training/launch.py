@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 OnEpoch = Callable[[dict[str, float], int], None]
 
+_LOST = "LostContact"  # a rank that fails for want of another, which is the one to hear
+_LOST_WORDS = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL")
 _FAILURE = re.compile(r"iotid rank (\d+) failed: (\w+): (.*)")
+_TORCHRUN = re.compile(r"^[WE]\d{4} .*/torch/distributed/elastic/")  # how its own lines on a failure begin
 
 
 def train_on_ranks(
@@ -82,10 +85,11 @@ def _run_rank(
         wanted = (WEIGHTS, DESCRIPTION, HISTORY) if carry and result["rank"] == 0 else ()
         return result, {name: (Path(folder) / name).read_bytes() for name in wanted}
     except Exception as fault:  # noqa: BLE001 - told to the driver, whatever it is
-        if not isinstance(fault, IotidError):
+        kind = _LOST if any(words in str(fault) for words in _LOST_WORDS) else type(fault).__name__
+        if kind != _LOST and not isinstance(fault, IotidError):
             traceback.print_exc()
         message = " ".join(str(fault).split())
-        sys.stderr.write(f"iotid rank {os.environ['RANK']} failed: {type(fault).__name__}: {message}\n")
+        sys.stderr.write(f"iotid rank {os.environ['RANK']} failed: {kind}: {message}\n")
         raise SystemExit(1) from None  # not 0: torchrun then stops the other ranks, which wait for this one
 
 
@@ -153,7 +157,7 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 
 
 class _Relay(io.TextIOBase):
-    """Passes the ranks' lines on to stderr, but nothing after a rank's own failure: what follows is torchrun's.
+    """Passes the ranks' lines on to stderr, up to the first failure: what follows is torchrun's, told in many lines.
 
     It keeps the last lines, as TorchDistributor does not tell on this machine why a rank failed.
     """
@@ -164,8 +168,10 @@ class _Relay(io.TextIOBase):
 
     def write(self, text: str) -> int:
         self._last.append(text)
-        self._failed = self._failed or _FAILURE.search(text) is not None
-        if not self._failed:
+        failure = _FAILURE.search(text)
+        if _TORCHRUN.search(text) or (failure and failure[2] != _LOST):
+            self._failed = True
+        if not (self._failed or failure):
             sys.stderr.write(text)
             sys.stderr.flush()
         return len(text)
@@ -175,18 +181,19 @@ class _Relay(io.TextIOBase):
 
 
 def _told_by_rank(output: str) -> IotidError:
-    """The failed rank's own error, from what the launcher kept of the ranks' output.
-
-    When one fails, others may, for want of it: an error of iotid's is the cause rather than a closed connection.
-    """
-    failures = [(rank, getattr(errors, kind, None), kind, message) for rank, kind, message in _FAILURE.findall(output)]
-    for _, known, _, message in failures:
+    """The failed rank's own error, from what the launcher kept of the ranks' output."""
+    failures = [told for told in _FAILURE.findall(output) if told[1] != _LOST]
+    for _, kind, message in failures:
+        known = getattr(errors, kind, None)
         if isinstance(known, type) and issubclass(known, IotidError):
             return known(message)
-    for rank, _, kind, message in failures:
+    for rank, kind, message in failures:
         return TrainingError(f"training: rank {rank} failed: {kind}: {message}")
-    last = [line.strip() for line in output.splitlines() if line.strip()][-3:]
-    return TrainingError(f"training: a rank was killed or crashed without a word of its own: {' | '.join(last)}")
+    code = re.search(r"exitcode\s*: *-?\d+", output)
+    return TrainingError(
+        f"training: a rank was killed or crashed ({code[0] if code else 'no exit code'}); if memory ran out, set fewer "
+        "training.ranks; started again, training goes on from its last checkpoint"
+    )
 
 
 def _write_files(folder: Path, files: dict[str, bytes]) -> None:

@@ -1,4 +1,4 @@
-"""Compiled kernels find a place that is writable and ours: beside the module, in a user's cache, in a private folder."""
+"""Compiled kernels find a place that is writable and ours: beside the module, in a user cache, or a private folder."""
 
 from __future__ import annotations
 

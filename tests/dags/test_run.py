@@ -23,6 +23,7 @@ _DEPLOYMENT = {
     "storage": "s3a://tables",
     "config": ["cluster.yaml", "/etc/iotid/our.yaml"],
     "python": "/opt/iotid/bin/python",
+    "driver_memory": "3g",
     "wheel": "/opt/iotid/iotid.zip",
 }
 
@@ -94,6 +95,7 @@ def test_run__demo_night_goes_from_captures_to_a_census_of_each_site(dag_test: D
         "storage": str(tmp_path / "store"),
         "config": ["local.yaml", str(tmp_path / "quick.yaml")],
         "python": str(main_environment / "python"),
+        "driver_memory": "2g",
         "wheel": "",
     }
     done = dag_test(_DAG, _NIGHT, deployment, main_environment, timeout_s=500)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
-import subprocess
-import sys
+import socket
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,8 @@ devices:
 
 
 def _settings(root: Path, *overrides: str) -> Settings:
-    small = ["model.embedding_size=8", "model.hidden_size=8", "model.layers=1", "training.epochs=6"]
+    small = ["model.embedding_size=8", "model.hidden_size=8", "model.layers=1", "model.dropout=0"]
+    small += ["training.epochs=6", "training.batch_size=32", "training.learning_rate=0.03", "training.ranks=2"]
     return load_settings(["local.yaml"], [f"storage.root={root}", "spark.master=local[2]", *small, *overrides])
 
 
@@ -88,45 +90,61 @@ def dataset_uri(spark: SparkSession, root: Path) -> str:
     return write_dataset(spark, store, nights, devices, settings.dataset, settings.flow, "toy").uri
 
 
-def _learned(result: dict[str, Any]) -> list[float]:
-    return [epoch["loss"] for epoch in result["history"]]
+@pytest.fixture(scope="module")
+def undisturbed(spark: SparkSession, root: Path, dataset_uri: str) -> dict[str, Any]:
+    """What two ranks returned, that was never stopped, with what it said under ``stdout`` and ``stderr``."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        result = train_on_ranks(spark, _settings(root), dataset_uri, root / "undisturbed", _note_epoch)
+    return {**result, "stdout": out.getvalue(), "stderr": err.getvalue()}
 
 
 def _note_epoch(metrics: dict[str, float], epoch: int) -> None:
     print(f"noted epoch {epoch} with loss {metrics['loss']:.3f}", flush=True)  # noqa: T201 - as any callback may
 
 
-def test_train_on_ranks__two_ranks_learn_as_one_does_and_are_heard(
-    spark: SparkSession, root: Path, dataset_uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def _learned(result: dict[str, Any]) -> list[float]:
+    return [epoch["loss"] for epoch in result["history"]]
+
+
+def test_train_on_ranks__learns_and_leaves_the_bundle_and_its_history(
+    root: Path, dataset_uri: str, undisturbed: dict[str, Any]
 ) -> None:
-    plain = ["model.dropout=0", "training.batch_size=32"]
-    two = train_on_ranks(spark, _settings(root, *plain, "training.ranks=2"), dataset_uri, tmp_path / "two", _note_epoch)
-    told = capsys.readouterr()
-    one = train_on_ranks(spark, _settings(root, *plain, "training.ranks=1"), dataset_uri, tmp_path / "one")
-    np.testing.assert_allclose(_learned(two), _learned(one), rtol=1e-3)
-    assert two["best_macro_f1"] > 0.9
     test = read_part(dataset_uri, "test")
-    predicted = Predictor.load(tmp_path / "two").probabilities(test.sequences).argmax(axis=1)
+    predicted = Predictor.load(root / "undisturbed").probabilities(test.sequences).argmax(axis=1)
     assert (predicted == test.label).mean() > 0.9
-    assert json.loads((tmp_path / "two" / "history.json").read_text()) == two["history"]
-    assert told.out == ""
-    lines = told.err.splitlines()
-    assert sum(line.startswith("epoch ") for line in lines) == 6
-    assert sum(line.startswith("noted epoch ") for line in lines) == 6
-    assert len(lines) == 12, "nothing but progress is said"
+    assert undisturbed["best_macro_f1"] > 0.9
+    assert json.loads((root / "undisturbed" / "history.json").read_text()) == undisturbed["history"]
+
+
+def test_train_on_ranks__ranks_are_heard_on_stderr_and_nothing_else_is(undisturbed: dict[str, Any]) -> None:
+    assert undisturbed["stdout"] == ""
+    lines = undisturbed["stderr"].splitlines()
+    assert [line.split()[0] for line in lines] == ["epoch", "noted"] * 6
+
+
+def test_train_on_ranks__one_rank_learns_as_two_do(
+    spark: SparkSession, root: Path, dataset_uri: str, undisturbed: dict[str, Any], tmp_path: Path
+) -> None:
+    one = train_on_ranks(spark, _settings(root, "training.ranks=1"), dataset_uri, tmp_path)
+    np.testing.assert_allclose(_learned(one), _learned(undisturbed), rtol=1e-3)
 
 
 def test_train_on_ranks__killed_ranks_resume_to_the_same_end(
-    spark: SparkSession, root: Path, dataset_uri: str, tmp_path: Path
+    spark: SparkSession,
+    root: Path,
+    dataset_uri: str,
+    undisturbed: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    settings = _settings(root, "training.ranks=2")
-    undisturbed = train_on_ranks(spark, settings, dataset_uri, tmp_path / "undisturbed")
-    with pytest.raises(TrainingError, match="without a word of its own"):
-        train_on_ranks(spark, settings, dataset_uri, tmp_path / "killed", _die_after_epoch_3)
-    resumed = train_on_ranks(spark, settings, dataset_uri, tmp_path / "killed")
+    with pytest.raises(TrainingError, match=r"killed or crashed \(exitcode: -9\)"):
+        train_on_ranks(spark, _settings(root), dataset_uri, tmp_path, _die_after_epoch_3)
+    assert "Traceback" not in capsys.readouterr().err
+    resumed = train_on_ranks(spark, _settings(root), dataset_uri, tmp_path)
     assert resumed["resumed_from"] == 3
     assert _learned(resumed) == _learned(undisturbed)
-    weights = [(tmp_path / run / "weights.safetensors").read_bytes() for run in ("undisturbed", "killed")]
+    weights = [(folder / "weights.safetensors").read_bytes() for folder in (root / "undisturbed", tmp_path)]
     assert weights[0] == weights[1]
 
 
@@ -139,27 +157,23 @@ def test_train_on_ranks__a_ranks_error_is_told_in_one_line_and_without_a_traceba
     spark: SparkSession, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(PartitionError, match="no whole dataset at") as caught:
-        train_on_ranks(spark, _settings(root), f"{root}/datasets/name=absent", tmp_path)
+        train_on_ranks(spark, _settings(root, "training.ranks=1"), f"{root}/datasets/name=absent", tmp_path)
     assert "\n" not in str(caught.value)
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_train_on_ranks__under_torchrun_each_process_is_a_rank(root: Path, dataset_uri: str, tmp_path: Path) -> None:
-    script = tmp_path / "job.py"
-    script.write_text(
-        "import json, sys\n"
-        "from iotid.config import load_settings\n"
-        "from iotid.training import train_on_ranks\n"
-        "uri, folder, *overrides = sys.argv[1:]\n"
-        "result = train_on_ranks(None, load_settings(['local.yaml'], overrides), uri, folder)\n"
-        "open(f\"{folder}/rank-{result['rank']}.json\", 'w').write(json.dumps(result['best_macro_f1']))\n"
-    )
-    overrides = ["model.embedding_size=8", "model.hidden_size=8", "training.epochs=1"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--local-addr"]
-    loopback = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    command = [*torchrun, "127.0.0.1", str(script), dataset_uri, str(tmp_path), *overrides]
-    subprocess.run(command, check=True, capture_output=True, env={**os.environ, **loopback})
-    assert (tmp_path / "rank-0.json").read_text() == (tmp_path / "rank-1.json").read_text()
+def test_train_on_ranks__under_torchrun_this_process_is_a_rank(
+    root: Path, dataset_uri: str, undisturbed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    told = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    for name, value in {**told, "GLOO_SOCKET_IFNAME": "lo"}.items():
+        monkeypatch.setenv(name, value)
+    result = train_on_ranks(None, _settings(root), dataset_uri, tmp_path)
+    assert result["rank"] == 0
+    np.testing.assert_allclose(_learned(result), _learned(undisturbed), rtol=1e-3)
     assert Predictor.load(tmp_path).labels == ("camera", "hub", "plug")
 
 
@@ -167,16 +181,21 @@ def test_train_on_ranks__under_torchrun_each_process_is_a_rank(root: Path, datas
     ("output", "kind", "message"),
     [
         ("x\niotid rank 1 failed: DataError: dataset: no rows\nTraceback …", "DataError", "dataset: no rows"),
-        ("iotid rank 0 failed: MemoryError: no room\n", "TrainingError", "training: rank 0 failed: MemoryError: no room"),
         (
-            "iotid rank 1 failed: RuntimeError: Connection closed by peer\niotid rank 0 failed: DataError: odd\n",
-            "DataError",
-            "odd",
+            "iotid rank 0 failed: MemoryError: no room\n",
+            "TrainingError",
+            "training: rank 0 failed: MemoryError: no room",
         ),
-        ("Signal 9 (SIGKILL) received by PID 7\n", "TrainingError", "training: a rank was killed or crashed without a "
-         "word of its own: Signal 9 (SIGKILL) received by PID 7"),
+        ("iotid rank 1 failed: LostContact: closed\niotid rank 0 failed: DataError: odd\n", "DataError", "odd"),
+        ("iotid rank 1 failed: ValueError: x\niotid rank 0 failed: DataError: odd\n", "DataError", "odd"),
+        (
+            "iotid rank 1 failed: LostContact: closed\nexitcode  : -9 (pid: 7)\n",
+            "TrainingError",
+            "training: a rank was killed or crashed (exitcode  : -9); if memory ran out, set fewer training.ranks; "
+            "started again, training goes on from its last checkpoint",
+        ),
     ],
-)  # fmt: skip
-def test_told_by_rank__is_the_first_error_of_iotid_else_the_first(output: str, kind: str, message: str) -> None:
+)
+def test_told_by_rank__is_the_cause_and_not_what_followed_from_it(output: str, kind: str, message: str) -> None:
     told: IotidError = launch._told_by_rank(output)
     assert (type(told).__name__, str(told)) == (kind, message)
