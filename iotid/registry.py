@@ -367,6 +367,8 @@ def _reach(uri: str, call: Callable[[], T]) -> T:
             raise UserError(
                 f"tracking.uri: {uri} does not answer ({_first_line(fault)}); start the server, or set another uri"
             ) from None
+        if type(fault).__module__.startswith("mlflow."):
+            raise UserError(f"registry {uri}: {_first_line(fault)}") from None
         raise
 
 

@@ -58,10 +58,10 @@ def confusion_matrix(confusion_CC: NDArray[Any], labels: Sequence[str], path: Pa
 
 
 def learning_curves(history: Sequence[Mapping[str, Any]], path: Path, title: str = "") -> None:
-    """Loss and validation macro F1 by epoch; ``history`` has a dict an epoch, with ``epoch`` and what was measured."""
+    """Loss and validation macro F1 by epoch; ``history`` has a dict for each epoch, from 1, as training writes it."""
     figure = _figure(8.4, 3.4)
     left, right = figure.subplots(1, 2)
-    _curve(left, history, "train_loss", "training", _BLUE, "o")
+    _curve(left, history, "loss", "training", _BLUE, "o")
     _curve(left, history, "validation_loss", "validation", _ORANGE, "s")
     left.set_ylabel("cross-entropy loss")
     left.set_ylim(bottom=0)
@@ -70,11 +70,11 @@ def learning_curves(history: Sequence[Mapping[str, Any]], path: Path, title: str
     _curve(right, history, "validation_macro_f1", "validation", _ORANGE, "s")
     right.set_ylabel("validation macro F1")
     right.set_ylim(0, 1.02)
-    scored = [row for row in history if _is_number(row.get("validation_macro_f1"))]
+    scored = _measured(history, "validation_macro_f1")
     if scored:
-        best = max(scored, key=lambda row: row["validation_macro_f1"])
-        right.axvline(best["epoch"], color=_GREY, linewidth=1, linestyle=":")
-        right.set_title(f"best {best['validation_macro_f1']:.3f} at epoch {best['epoch']}", fontsize=9)
+        epoch = max(scored, key=lambda epoch: scored[epoch])
+        right.axvline(epoch, color=_GREY, linewidth=1, linestyle=":")
+        right.set_title(f"best {scored[epoch]:.3f} at epoch {epoch}", fontsize=9)
     for axes in (left, right):
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -121,16 +121,14 @@ def _write_percents(axes: Axes, percent_CC: NDArray[np.float64], font: float) ->
 
 
 def _curve(axes: Axes, history: Sequence[Mapping[str, Any]], key: str, label: str, colour: str, marker: str) -> None:
-    rows = [row for row in history if _is_number(row.get(key))]
-    if rows:
-        axes.plot(
-            [row["epoch"] for row in rows],
-            [row[key] for row in rows],
-            color=colour,
-            marker=marker,
-            markersize=3,
-            label=label,
-        )
+    measured = _measured(history, key)
+    if measured:
+        axes.plot(list(measured), list(measured.values()), color=colour, marker=marker, markersize=3, label=label)
+
+
+def _measured(history: Sequence[Mapping[str, Any]], key: str) -> dict[int, float]:
+    """What was measured of ``key``, by epoch."""
+    return {epoch: row[key] for epoch, row in enumerate(history, start=1) if _is_number(row.get(key))}
 
 
 def _is_number(value: Any) -> bool:

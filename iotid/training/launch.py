@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from iotid import config, errors
 from iotid.errors import IotidError, SettingError, TrainingError
@@ -27,7 +27,7 @@ OnEpoch = Callable[[dict[str, float], int], None]
 _LOST = "LostContact"  # a rank that fails for want of another, which is the one to hear
 _LOST_WORDS = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL")
 _FAILURE = re.compile(r"iotid rank (\d+) failed: (\w+): (.*)")
-_TORCHRUN = re.compile(r"^[WE]\d{4} .*/torch/distributed/elastic/")  # how its own lines on a failure begin
+_TORCHRUN = re.compile(r"^[WE]\d{4} .*\btorch/distributed/elastic/")  # how its own lines on a failure begin
 
 
 def train_on_ranks(
@@ -58,8 +58,12 @@ def train_on_ranks(
 
     local = str(spark.sparkContext.master).startswith("local")
     on_gpus = not local and _cluster_lends_gpus(spark, settings.training.device)
-    relay = _Relay()
-    with _environment(_rank_environment(settings.training, local)), contextlib.redirect_stdout(relay):
+    relay = _Relay(sys.stderr)  # TorchDistributor passes the ranks' lines to stdout here, to stderr on a cluster
+    with (
+        _environment(_rank_environment(settings.training, local)),
+        contextlib.redirect_stdout(relay),
+        contextlib.redirect_stderr(relay),
+    ):
         distributor = TorchDistributor(settings.training.ranks, local_mode=local, use_gpu=on_gpus)
         distributor.logger.setLevel(logging.ERROR)
         try:
@@ -157,12 +161,13 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 
 
 class _Relay(io.TextIOBase):
-    """Passes the ranks' lines on to stderr, up to the first failure: what follows is torchrun's, told in many lines.
+    """Passes the ranks' lines on, up to the first failure: what follows is torchrun's, told in many lines.
 
-    It keeps the last lines, as TorchDistributor does not tell on this machine why a rank failed.
+    It keeps the last lines, as TorchDistributor's own error does not say why a rank failed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, to: TextIO) -> None:
+        self._to = to
         self._failed = False
         self._last: deque[str] = deque(maxlen=200)
 
@@ -172,8 +177,8 @@ class _Relay(io.TextIOBase):
         if _TORCHRUN.search(text) or (failure and failure[2] != _LOST):
             self._failed = True
         if not (self._failed or failure):
-            sys.stderr.write(text)
-            sys.stderr.flush()
+            self._to.write(text)
+            self._to.flush()
         return len(text)
 
     def text(self) -> str:
@@ -189,10 +194,14 @@ def _told_by_rank(output: str) -> IotidError:
             return known(message)
     for rank, kind, message in failures:
         return TrainingError(f"training: rank {rank} failed: {kind}: {message}")
-    code = re.search(r"exitcode\s*: *-?\d+", output)
+    signs = (
+        re.search(r"exitcode\s*: *-?\d+", output),
+        *re.finditer(r"^[\w.]*(?:Error|Exception): .+$", output, re.MULTILINE),
+    )
+    why = next((sign[0] for sign in signs if sign), "it left no word")
     return TrainingError(
-        f"training: a rank was killed or crashed ({code[0] if code else 'no exit code'}); if memory ran out, set fewer "
-        "training.ranks; started again, training goes on from its last checkpoint"
+        f"training: a rank was killed or crashed ({why}); if memory ran out, set fewer training.ranks; started again, "
+        "training goes on from its last checkpoint"
     )
 
 

@@ -82,6 +82,7 @@ def test_run__job_that_keeps_failing_fails_the_run_and_nothing_after_it_is_submi
 
 
 @pytest.mark.spark
+@pytest.mark.timeout(1500)
 def test_run__demo_night_goes_from_captures_to_a_census_of_each_site(dag_test: DagTest, tmp_path: Path) -> None:
     main_environment = _REPOSITORY / ".venv" / "bin"
     write = "import sys, pathlib; from iotid.capture.simulate import write_demo; write_demo(pathlib.Path(sys.argv[1]))"
@@ -98,7 +99,7 @@ def test_run__demo_night_goes_from_captures_to_a_census_of_each_site(dag_test: D
         "driver_memory": "2g",
         "wheel": "",
     }
-    done = dag_test(_DAG, _NIGHT, deployment, main_environment, timeout_s=500)
+    done = dag_test(_DAG, _NIGHT, deployment, main_environment, timeout_s=1400)
     assert "state=success" in done.stdout, done.stdout[-8000:]
     store = tmp_path / "store"
     for table in ("splits", "flows", "census"):

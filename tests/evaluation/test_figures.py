@@ -64,9 +64,9 @@ def test_confusion_matrix__rows_are_percent_of_the_true_class_and_unused_classes
 
 def test_learning_curves__epochs_without_a_number_are_left_off(drawn: list[Any], tmp_path: Path) -> None:
     history = [
-        {"epoch": 1, "train_loss": 2.0, "validation_macro_f1": 0.2},
-        {"epoch": 2, "train_loss": 1.0, "validation_macro_f1": float("nan"), "validation_loss": 1.5},
-        {"epoch": 3, "train_loss": 0.5, "validation_macro_f1": 0.6, "validation_loss": None},
+        {"loss": 2.0, "validation_macro_f1": 0.2},
+        {"loss": 1.0, "validation_macro_f1": float("nan"), "validation_loss": 1.5},
+        {"loss": 0.5, "validation_macro_f1": 0.6, "validation_loss": None},
     ]
     figures.learning_curves(history, tmp_path / "curves.png")
     left, right = drawn[0].axes
@@ -76,7 +76,7 @@ def test_learning_curves__epochs_without_a_number_are_left_off(drawn: list[Any],
 
 
 def test_learning_curves__one_epoch_and_no_epoch_are_drawn(tmp_path: Path) -> None:
-    figures.learning_curves([{"epoch": 1, "train_loss": 2.0}], tmp_path / "one.png")
+    figures.learning_curves([{"loss": 2.0}], tmp_path / "one.png")
     figures.learning_curves([], tmp_path / "none.png")
     assert (tmp_path / "one.png").read_bytes().startswith(_PNG)
     assert (tmp_path / "none.png").read_bytes().startswith(_PNG)

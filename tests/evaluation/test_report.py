@@ -45,7 +45,7 @@ def report(small: Any, oracle: Any) -> Any:
 
 
 def test_write_report__folder_holds_json_page_and_figures(report: Any, tmp_path: Path) -> None:
-    history = [{"epoch": 1, "train_loss": 1.0, "validation_macro_f1": 0.5}]
+    history = [{"loss": 1.0, "validation_macro_f1": 0.5}]
     page = write_report(report, tmp_path / "report", history=history)
     assert page == tmp_path / "report" / "report.html"
     assert json.loads((tmp_path / "report" / "report.json").read_text()) == report
@@ -59,7 +59,7 @@ def test_write_report__folder_holds_json_page_and_figures(report: Any, tmp_path:
 
 
 def test_write_report__page_reads_nothing_from_elsewhere(report: Any, tmp_path: Path) -> None:
-    page = _Page(write_report(report, tmp_path, history=[{"epoch": 1, "train_loss": 1.0}]).read_text())
+    page = _Page(write_report(report, tmp_path, history=[{"loss": 1.0}]).read_text())
     sources = [value for name, value in page.attributes if name in ("src", "href", "srcset", "action", "data")]
     assert len(sources) == 5
     assert all(value and value.startswith("data:image/png;base64,") for value in sources)

@@ -1,0 +1,26 @@
+"""What the session takes from spark-submit."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.spark
+
+
+def test_spark_session__what_spark_submit_was_told_wins_over_the_settings(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys\nfrom pathlib import Path\n"
+        "from iotid.config import load_settings\nfrom iotid.session import spark_session\n"
+        "told = spark_session(load_settings(['local.yaml']).spark, 'from settings').sparkContext\n"
+        "Path(sys.argv[1]).write_text(f'{told.master} {told.appName}')\n",
+        encoding="utf-8",
+    )
+    submit = Path(sys.executable).parent / "spark-submit"
+    options = ["--master", "local[1]", "--name", "submitted", "--conf", f"spark.pyspark.python={sys.executable}"]
+    subprocess.run([submit, *options, program, tmp_path / "told"], check=True, capture_output=True)
+    assert (tmp_path / "told").read_text(encoding="utf-8") == "local[1] submitted"
