@@ -30,12 +30,12 @@ class Step(click.Command):
         try:
             return super().invoke(ctx)
         except IotidError as fault:
-            raise _one_line(fault) from None
+            raise _OneLine(fault) from None
         except Exception as fault:
             told = _raised_in_worker(fault)
             if told is None:
                 raise
-            raise _one_line(told) from None
+            raise _OneLine(told) from None
 
 
 def step(name: str) -> Callable[[Callable[..., Any]], Step]:
@@ -152,10 +152,12 @@ def _raised_in_worker(fault: Exception) -> IotidError | None:
     return kind(matches[-1][1]) if isinstance(kind, type) and issubclass(kind, IotidError) else None
 
 
-def _one_line(fault: IotidError) -> click.ClickException:
-    exception = click.ClickException(" ".join(str(fault).split()))
-    exception.exit_code = fault.exit_code
-    return exception
+class _OneLine(click.ClickException):
+    """An iotid error as click reports it: ``Error: …`` on one line, and the error's own exit code."""
+
+    def __init__(self, fault: IotidError) -> None:
+        super().__init__(" ".join(str(fault).split()))
+        self.exit_code = fault.exit_code  # type: ignore[misc]  # click means it to be set so
 
 
 def _stop_spark() -> None:

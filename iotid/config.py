@@ -167,10 +167,8 @@ def load_settings(files: Iterable[str | Path] = (), overrides: Iterable[str] = (
     for name in _DEFAULT_LAYERS:
         _merge(merged, _read_yaml(conf_dir() / name))
     for name in files:
-        path = Path(name)
-        if not path.exists() and (conf_dir() / path).is_file():
-            path = conf_dir() / path
-        _merge(merged, _read_yaml(path))
+        shipped = conf_dir() / name
+        _merge(merged, _read_yaml(shipped if shipped.is_file() and not Path(name).exists() else Path(name)))
     for override in overrides:
         _merge(merged, _parse_override(override))
     try:

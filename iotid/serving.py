@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 from mlflow.models import set_model
-from mlflow.pyfunc import PythonModel  # type: ignore[attr-defined]
+from mlflow.pyfunc import PythonModel
 
 from iotid.model import Predictor
 from iotid.schemas import FLOWS

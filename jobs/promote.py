@@ -26,7 +26,7 @@ def main(settings: Settings, dataset: str) -> None:
         return
     if (challenger, champion) != (versions[CHALLENGER], versions.get(CHAMPION)):
         raise PartitionError(
-            f"reports: {page.uri} is on versions {versions}, but {CHALLENGER} is {challenger} and {CHAMPION} {champion}; "
+            f"reports: {page.uri} is on versions {versions}, but {CHALLENGER} is {challenger}, {CHAMPION} {champion}; "
             f"run iotid evaluate --dataset {dataset} first"
         )
     rival = system_report(report, CHAMPION) if CHAMPION in versions else None

@@ -25,7 +25,9 @@ def main(settings: Settings, site: str, capture_date: str) -> None:
         predictor = registry.bundle(version, folder)
         spark = spark_session(settings.spark, "iotid take-census")
         store = Store(settings.storage.root)
-        night = take_census(spark, store, site, capture_date, predictor, str(version), settings.census, settings.watchlist)
+        night = take_census(
+            spark, store, site, capture_date, predictor, str(version), settings.census, settings.watchlist
+        )
     told = night.metadata
     statuses = ", ".join(f"{count:,} {status}" for status, count in told["status"].items())
     command.say(f"census: {told['devices']:,} devices ({statuses}) by model version {version} -> {night.uri}")
