@@ -94,7 +94,7 @@ class Training(_Section):
     class_weight: Literal["none", "balanced"]
     device: Literal["auto", "cpu", "cuda"]
     threads: int = Field(ge=1)
-    seed: int
+    seed: int = Field(ge=0)
 
 
 class Evaluation(_Section):
@@ -166,9 +166,9 @@ def load_settings(files: Iterable[str | Path] = (), overrides: Iterable[str] = (
     merged: dict[str, Any] = {}
     for name in _DEFAULT_LAYERS:
         _merge(merged, _read_yaml(conf_dir() / name))
-    for name in files:
-        shipped = conf_dir() / name
-        _merge(merged, _read_yaml(shipped if shipped.is_file() and not Path(name).exists() else Path(name)))
+    for given in map(Path, files):
+        shipped = conf_dir() / given
+        _merge(merged, _read_yaml(shipped if shipped.is_file() and not given.exists() else given))
     for override in overrides:
         _merge(merged, _parse_override(override))
     try:

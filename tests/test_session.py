@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,9 @@ def test_spark_session__what_spark_submit_was_told_wins_over_the_settings(tmp_pa
         "Path(sys.argv[1]).write_text(f'{told.master} {told.appName}')\n",
         encoding="utf-8",
     )
-    submit = Path(sys.executable).parent / "spark-submit"
+    # spark-submit finds Spark through the first python3 on the PATH
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     options = ["--master", "local[1]", "--name", "submitted", "--conf", f"spark.pyspark.python={sys.executable}"]
-    subprocess.run([submit, *options, program, tmp_path / "told"], check=True, capture_output=True)
+    command = ["spark-submit", *options, program, tmp_path / "told"]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
     assert (tmp_path / "told").read_text(encoding="utf-8") == "local[1] submitted"

@@ -232,9 +232,8 @@ class _Night:
         host, gateway, rng = unit.host, self._site.gateway, self._rng
         clock_server = Host(gateway.mac, "203.0.113.250", "2001:db8:203::250", wired=True)
         for _ in range(rng.randint(6, 14)):
-            moments = dict.fromkeys(
-                ("ref", "orig", "recv", "sent"), rng.randrange(2**31)
-            )  # else scapy takes the clock's
+            # else scapy takes the time of this machine
+            moments: dict[str, Any] = dict.fromkeys(("ref", "orig", "recv", "sent"), rng.randrange(2**31))
             messages = [(0, bytes(NTP(mode=3, **moments))), (1, bytes(NTP(mode=4, stratum=2, **moments)))]
             source = rng.choice((123, self._port(unit)))
             yield from self._network.udp((host, clock_server), (source, 123), messages, self._clock(0.03))
