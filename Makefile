@@ -40,7 +40,7 @@ test-spark: setup ## tests that start Spark
 test-ddp: setup ## tests that start several training processes
 	@$(PYTEST) -q -m ddp --ignore=tests/dags
 test-dags: setup airflow-setup ## tests of the DAGs, in Airflow's environment
-	@.venv-airflow/bin/python -m pytest -q tests/dags
+	@.venv-airflow/bin/python -m pytest -q tests/dags --confcutdir=tests/dags
 
 check: setup ## formatter, linter, types
 	@.venv/bin/ruff format --check .

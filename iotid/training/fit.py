@@ -154,6 +154,8 @@ class _Run:
         self._parallel.train()
         total, spoke = 0.0, time.monotonic()
         for number, batch in enumerate(batches, start=1):
+            # each step has the same size, however many flows its rows stand for: on real captures a constant divisor,
+            # which would equal training on the copies in expectation, needed more epochs to the same macro F1
             weight = float(self._weights_N[batch].sum())
             self._optimiser.zero_grad(set_to_none=True)
             share = self._share_of_loss(batch, weight)
