@@ -20,7 +20,7 @@ from iotid.storage import Partition, Store
 _MACS = {"cam": "02:00:00:00:00:01", "plug": "02:00:00:00:00:02", "kettle": "02:00:00:00:00:03"}
 
 
-def _night(store: Store, flows: int) -> Partition:
+def _night(store: Store, flows: int, settings: Settings) -> Partition:
     """Flows of three devices that differ in their first length; one in five flows is the same for all."""
     random = np.random.default_rng(1)
     device = random.integers(0, 3, flows)
@@ -46,7 +46,7 @@ def _night(store: Store, flows: int) -> Partition:
     keys = {"site": "lab", "capture_date": "2024-01-01"}
     with store.write("flows", keys, schemas.FLOWS.version) as staged:
         pq.write_table(table, Path(staged.path) / "part-0.parquet")
-        staged.metadata = {"rows": flows}
+        staged.metadata = {"rows": flows, "settings": {"flow": settings.flow.model_dump(mode="json")}}
     return store.open("flows", keys)
 
 
@@ -56,7 +56,7 @@ def test_evaluate__scores_a_written_dataset(spark: Any, settings: Settings, tmp_
     listed = "\n".join(f"  - {{name: {name}, mac: '{mac}'}}" for name, mac in _MACS.items())
     (tmp_path / "devices.yaml").write_text(f"devices:\n{listed}\n")
     devices = DeviceList.read(str(tmp_path / "devices.yaml"))
-    dataset = write_dataset(spark, store, [_night(store, 600)], devices, settings.dataset, settings.flow, "lab")
+    dataset = write_dataset(spark, store, [_night(store, 600, settings)], devices, settings.dataset, settings.flow, "lab")
     encoding = read_encoding(dataset.uri)
     oracle.encoding = encoding
     report = evaluate(dataset, {"ensemble": oracle}, settings.evaluation)
