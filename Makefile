@@ -25,7 +25,7 @@ airflow-setup: .venv-airflow/.ready ## Airflow's own environment, from requireme
 	@./setup.sh airflow
 
 demo: setup ## the whole way on captures that it writes itself: capture files in, census out
-	@$(IOTID) demo --config $(CONF) --set storage.root=var/demo
+	@$(IOTID) demo --config $(CONF) --set storage.root=var/demo --set training.epochs=25
 
 run: setup ## make run CAPTURES=DIR LABELS=FILE [SITE=…] [DATE=…] [ROOT=var/run] [CONF=local.yaml] [SET="section.key=value …"]
 	@test -n "$(CAPTURES)" -a -n "$(LABELS)" || { echo 'usage: make run CAPTURES=DIR LABELS=FILE [SITE=…] [DATE=YYYY-MM-DD] [ROOT=…] [CONF=…] [SET="section.key=value …"]' >&2; exit 2; }
@@ -51,8 +51,9 @@ format: setup ## let the formatter and the linter mend what they can
 	@.venv/bin/ruff format .
 	@.venv/bin/ruff check --fix .
 
-wheel: setup ## dist/iotid-….whl, for spark-submit --py-files
-	@rm -rf dist && $(PY) -m build --wheel --no-isolation --outdir dist . >/dev/null && ls dist/*.whl
+wheel: setup ## dist/iotid-….whl, and the same as .zip for spark-submit --py-files, which knows no other name
+	@rm -rf dist && $(PY) -m build --wheel --no-isolation --outdir dist . >/dev/null
+	@for wheel in dist/*.whl; do cp "$$wheel" "$${wheel%.whl}.zip"; done; ls dist/*
 
 clean: ## remove what the demo, runs and builds wrote (not the environments)
 	@rm -rf var dist build

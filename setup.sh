@@ -56,6 +56,18 @@ install_lock() { # install_lock FOLDER LOCK: exactly the lock, without resolving
   "$1/bin/uv" pip install --quiet --python "$1/bin/python" --no-deps --compile-bytecode -r "$2"
 }
 
+compile_kernels() { # once here, instead of in every worker of the first run
+  local capture
+  capture=$(mktemp)
+  # a classic pcap of one UDP packet: file header, record header, Ethernet, IPv4, UDP
+  printf '\xd4\xc3\xb2\xa1\x02\0\x04\0\0\0\0\0\0\0\0\0\xff\xff\0\0\x01\0\0\0' >"$capture"
+  printf '\x01\0\0\0\0\0\0\0\x2a\0\0\0\x2a\0\0\0' >>"$capture"
+  printf '\x02\0\0\0\0\x01\x02\0\0\0\0\x02\x08\0' >>"$capture"
+  printf '\x45\0\0\x1c\0\0\0\0\x40\x11\0\0\x0a\0\0\x01\x0a\0\0\x02\0\x35\0\x35\0\x08\0\0' >>"$capture"
+  .venv/bin/python -c 'import sys, iotid.flows; assert len(iotid.flows.from_captures([sys.argv[1]])) == 1' "$capture"
+  rm -f "$capture"
+}
+
 case "${1:-main}" in
   main)
     need_java
@@ -66,6 +78,7 @@ case "${1:-main}" in
     .venv/bin/python -c 'import torch' 2>/dev/null ||
       .venv/bin/uv pip install --quiet --python .venv/bin/python -c requirements.lock "$(grep '^torch==' requirements.lock)"
     .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation -e .
+    compile_kernels
     touch .venv/.ready
     ;;
   airflow)
