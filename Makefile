@@ -11,7 +11,7 @@ SITE ?= local
 DATE ?=
 ROOT ?= var/run
 
-.PHONY: help setup airflow-setup demo run test test-unit test-spark test-ddp test-dags check format wheel clean
+.PHONY: help setup airflow-setup demo run test test-unit test-spark test-ddp test-dags check format wheel clean bench-census-hits
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -50,6 +50,9 @@ check: setup ## formatter, linter, types
 format: setup ## let the formatter and the linter mend what they can
 	@.venv/bin/ruff format .
 	@.venv/bin/ruff check --fix .
+
+bench-census-hits: setup ## a run's census against its device list: make bench-census-hits LABELS=… SITE=… DATE=… [ROOT=…]
+	@$(PY) tests/bench/census_hits.py "$(abspath $(ROOT))" "$(SITE)" "$(DATE)" "$(LABELS)"
 
 wheel: setup ## dist/iotid-….whl, and the same as .zip for spark-submit --py-files, which knows no other name
 	@rm -rf dist && $(PY) -m build --wheel --no-isolation --outdir dist . >/dev/null

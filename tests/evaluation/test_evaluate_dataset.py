@@ -56,7 +56,9 @@ def test_evaluate__scores_a_written_dataset(spark: Any, settings: Settings, tmp_
     listed = "\n".join(f"  - {{name: {name}, mac: '{mac}'}}" for name, mac in _MACS.items())
     (tmp_path / "devices.yaml").write_text(f"devices:\n{listed}\n")
     devices = DeviceList.read(str(tmp_path / "devices.yaml"))
-    dataset = write_dataset(spark, store, [_night(store, 600, settings)], devices, settings.dataset, settings.flow, "lab")
+    dataset = write_dataset(
+        spark, store, [_night(store, 600, settings)], devices, settings.dataset, settings.flow, "lab"
+    )
     encoding = read_encoding(dataset.uri)
     oracle.encoding = encoding
     report = evaluate(dataset, {"ensemble": oracle}, settings.evaluation)
