@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -96,15 +96,15 @@ def to_arrow(packets: Packets, paths: Sequence[str]) -> pa.Table:
 
 
 def ip_text(hi: Words, lo: Words, version: NDArray[np.uint8]) -> pa.Array:
-    """Addresses as text, as inet_ntop writes them; each distinct address is written once."""
+    """Addresses as Python's ipaddress prints them; each distinct address is printed once."""
     import pyarrow as pa
 
     is_v4 = version == 4
-    v4_text = _texts(lo[is_v4].astype(">u4"), 4, lambda raw: socket.inet_ntop(socket.AF_INET, raw))
+    v4_text = _texts(lo[is_v4].astype(">u4"), 4, lambda raw: str(IPv4Address(raw)))
     if is_v4.all():
         return v4_text
     pairs = np.stack([hi[~is_v4], lo[~is_v4]], axis=1).astype(">u8")
-    v6_text = _texts(pairs, 16, lambda raw: socket.inet_ntop(socket.AF_INET6, raw))
+    v6_text = _texts(pairs, 16, lambda raw: str(IPv6Address(raw)))
     place = np.empty(len(version), np.int64)
     place[is_v4] = np.arange(len(v4_text))
     place[~is_v4] = np.arange(len(v6_text)) + len(v4_text)

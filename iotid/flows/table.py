@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from iotid import schemas
-from iotid.capture.packets import mac_text
+from iotid.capture.packets import ip_text, mac_text
 from iotid.flows.kernels import (
     BYTES,
     END_REASON,
@@ -57,7 +56,7 @@ def flow_table(flows: Partials, paths: pa.Array) -> pa.Table:
         **_sequences(flows, client),
     }
     for name, side in (("client", client), ("server", server)):
-        columns[f"{name}_ip"] = address_text(version, keys[each, 3 + side], keys[each, 1 + side])
+        columns[f"{name}_ip"] = ip_text(keys[each, 3 + side], keys[each, 1 + side], version)
         port = keys[:, 0] >> (16 * side).astype(np.uint64) & np.uint64(0xFFFF)
         columns[f"{name}_port"] = port.astype(np.int32)
         columns[f"{name}_mac"] = mac_text(_mac(state, side))
@@ -102,20 +101,6 @@ def _sequences(flows: Partials, client: Rows) -> dict[str, pa.Array]:
     }
     offsets = pa.array(starts.astype(np.int32))
     return {name: pa.ListArray.from_arrays(offsets, pa.array(column)) for name, column in values.items()}
-
-
-def address_text(version: Rows, high: Rows, low: Rows) -> pa.Array:
-    """Addresses as Python's ipaddress prints them; each distinct address is printed once.
-
-    ``version`` uint8 (n,): 4 or 6. ``high``, ``low`` uint64 (n,): halves of the address, IPv4 in ``low``.
-    """
-    packed = np.empty(len(low), np.dtype([("version", "u1"), ("high", ">u8"), ("low", ">u8")]))
-    packed["version"], packed["high"], packed["low"] = version, high, low
-    column = pa.Array.from_buffers(pa.binary(packed.itemsize), len(packed), [None, pa.py_buffer(packed)])
-    encoded = column.dictionary_encode()
-    distinct = encoded.dictionary.to_pylist()
-    text = [str(IPv4Address(raw[-4:]) if raw[0] == 4 else IPv6Address(raw[1:])) for raw in distinct]
-    return pa.array(text, pa.string()).take(encoded.indices)
 
 
 def _timestamps(us: Rows) -> pa.Array:
