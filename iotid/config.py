@@ -44,6 +44,10 @@ class Capture(_Section):
     max_packet_bytes: int = Field(ge=64, le=2**30)
     duplicate_window_us: int = Field(ge=0)
     duplicate_records: int = Field(ge=1, le=65536)
+    fragment_window_us: int = Field(ge=1)
+    fragment_records: int = Field(ge=0, le=65536)
+    tunnels: tuple[Literal["gre", "ip_in_ip", "6in4", "vxlan", "geneve", "gtp_u", "capwap", "tzsp"], ...]
+    max_tunnels: int = Field(ge=0, le=16)
 
 
 class Flow(_Section):

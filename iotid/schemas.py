@@ -128,7 +128,7 @@ PACKETS = Table(
 
 COUNTERS = Table(
     "counters",
-    1,
+    2,
     (
         Column("site", "string", "site"),
         Column("capture_date", "date", "night"),
@@ -138,6 +138,7 @@ COUNTERS = Table(
         Column(
             "bytes", "int64", "bytes of those packets on the wire; of skipped_bytes and truncated_record, of the file"
         ),
+        Column("first_offset", "int64", "bytes: where the first of them starts in the capture's uncompressed stream"),
     ),
     ("site", "capture_date"),
 )

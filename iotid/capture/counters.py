@@ -31,32 +31,33 @@ _METADATA_KEY = b"iotid.counters"
 
 
 class Counters:
-    """Sums of (packets, bytes) for each (capture file, reason)."""
+    """Packets, bytes and the first offset of each (capture file, reason)."""
 
     def __init__(self) -> None:
-        self._sums: dict[tuple[str, str], tuple[int, int]] = {}
+        self._sums: dict[tuple[str, str], tuple[int, int, int]] = {}
 
-    def add(self, capture_file: str, reason: str, packets: int, num_bytes: int) -> None:
-        before = self._sums.get((capture_file, reason), (0, 0))
-        self._sums[capture_file, reason] = (before[0] + packets, before[1] + num_bytes)
+    def add(self, capture_file: str, reason: str, packets: int, num_bytes: int, first_offset: int) -> None:
+        key = (capture_file, reason)
+        counted, size, first = self._sums.get(key, (0, 0, first_offset))
+        self._sums[key] = (counted + packets, size + num_bytes, min(first, first_offset))
 
     def merge(self, other: Counters) -> None:
-        for capture_file, reason, packets, num_bytes in other:
-            self.add(capture_file, reason, packets, num_bytes)
+        for row in other:
+            self.add(*row)
 
-    def __iter__(self) -> Iterator[tuple[str, str, int, int]]:
-        """(capture file, reason, packets, bytes), sorted."""
+    def __iter__(self) -> Iterator[tuple[str, str, int, int, int]]:
+        """(capture file, reason, packets, bytes, first offset), sorted."""
         return ((*key, *sums) for key, sums in sorted(self._sums.items()))
 
     def packets(self, reason: str | None = None) -> int:
         """Packets counted under a reason, or under all."""
-        return sum(packets for _, counted, packets, _ in self if reason in (None, counted))
+        return sum(packets for _, counted, packets, _, _ in self if reason in (None, counted))
 
     def table(self) -> pa.Table:
         """Rows of schemas.COUNTERS without the columns that name the partition."""
         import pyarrow as pa
 
-        columns = list(zip(*self, strict=True)) or [()] * 4
+        columns = list(zip(*self, strict=True)) or [()] * 5
         return pa.table([list(column) for column in columns], schema=COUNTERS.arrow_schema(stored=True))
 
     def attach(self, table: pa.Table) -> pa.Table:

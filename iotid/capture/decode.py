@@ -1,19 +1,15 @@
-"""From records to packets: one pass over a window's records, each either written as a packet or counted under a reason.
-
-Lengths come from the wire, never from what was captured; the rules for lengths that lie all stand in `ip_bytes`.
-A header that does not fit into what was captured is `truncated` if the capture cut the frame, else `malformed`: then
-the frame itself is too short. Nothing behind the first fault of a frame is trusted.
-"""
+"""From records to packets: one pass over a window's records, each written as a packet or counted under a reason."""
 
 from __future__ import annotations
 
 from collections import namedtuple
 from dataclasses import fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from iotid import config
 from iotid.capture.counters import (
     DUPLICATE,
     FLOW,
@@ -25,19 +21,82 @@ from iotid.capture.counters import (
     UNKNOWN_INTERFACE,
     UNKNOWN_LINK_TYPE,
 )
-from iotid.capture.fields import Bytes, Longs, be16, be32, be64, byte
+from iotid.capture.fields import Bytes, Longs, be32, be64
+from iotid.capture.fragments import FirstFragments, new_fragments, recall, remember
+from iotid.capture.headers import (
+    ABOVE,
+    AT,
+    DESTINATION_MAC,
+    DESTINATION_PORT,
+    FLAGS,
+    FRAGMENT,
+    HEADERS_SIZE,
+    IDENTIFICATION,
+    LENGTH,
+    PAYLOAD,
+    PROTOCOL,
+    SOURCE_MAC,
+    SOURCE_PORT,
+    VERSION,
+    VLAN,
+    WINDOW,
+)
+from iotid.capture.internet import read_packet
 from iotid.capture.jit import kernel
 from iotid.capture.link import CUT_OFF, FOUND, UNKNOWN_LINK, network_layer
 from iotid.capture.packets import Packets
 from iotid.capture.records import BROKEN, NO_INTERFACE, Records
-from iotid.capture.repeats import Ring, digest_of, mixed, repeats
+from iotid.capture.repeats import Ring, digest_of, mixed, new_ring, put, seek
+from iotid.capture.tunnels import NO_TUNNEL, tunnel, tunnel_set
 
-_TCP, _UDP, _DCCP, _SCTP, _UDP_LITE = 6, 17, 33, 132, 136
-_HOP_BY_HOP, _ROUTING, _FRAGMENT, _AUTHENTICATION, _NO_NEXT_HEADER, _DESTINATION = 0, 43, 44, 51, 59, 60
-_MORE_FRAGMENTS = 1 << 16  # beside IPv4's 16 bits of identification
 _ZERO = np.uint64(0)
 
 Columns = namedtuple("Columns", [field.name for field in fields(Packets)])  # type: ignore[misc] # Packets for Numba
+
+
+class Rules(NamedTuple):
+    """The settings that decoding follows."""
+
+    duplicate_window_us: int  # 0: repeats are packets like others
+    fragment_window_us: int  # 0: later fragments are counted, never packets
+    tunnels: int  # a set of tunnels.TUNNELS
+    max_tunnels: int
+
+
+class Decoder:
+    """Decodes one reading of a split, window by window: what it remembers of earlier records is for that reading."""
+
+    def __init__(self, settings: config.Capture, file_index: int) -> None:
+        seeks_fragments = settings.fragment_records > 0
+        self._rules = Rules(
+            settings.duplicate_window_us,
+            settings.fragment_window_us if seeks_fragments else 0,
+            tunnel_set(settings.tunnels),
+            settings.max_tunnels,
+        )
+        self._ring = new_ring(settings.duplicate_records if settings.duplicate_window_us > 0 else 1)
+        self._fragments = new_fragments(settings.fragment_records if seeks_fragments else 1)
+        self._file_index = file_index
+
+    def decode(
+        self, buffer: Bytes, records: Records, quiet: int, first_record: int
+    ) -> tuple[Packets, NDArray[np.uint8], Longs]:
+        """The packets of a window's records; each record's reason, a code of REASONS; and for each reason (R, 3) its
+        packets, their bytes on the wire, and the first one's offset (-1: there is none).
+
+        The first ``quiet`` records only warm up what is remembered: they are neither written nor counted.
+        ``first_record`` is the first record's number in this reading of the file.
+        """
+        out = Packets.empty(len(records.offset))
+        out.file_index[:] = self._file_index
+        reasons = np.empty(len(records.offset), np.uint8)
+        totals_R3 = np.zeros((len(REASONS), 3), np.int64)
+        totals_R3[:, 2] = -1
+        columns = Columns(*(getattr(out, field.name) for field in fields(out)))
+        count = decode(
+            buffer, records, quiet, first_record, self._rules, self._ring, self._fragments, columns, reasons, totals_R3
+        )
+        return out.take(slice(count)), reasons, totals_R3
 
 
 @kernel
@@ -46,206 +105,132 @@ def decode(
     records: Records,
     quiet: int,
     first_record: int,
-    window_us: int,
+    rules: Rules,
     ring: Ring,
+    fragments: FirstFragments,
     out: Any,
     reasons: NDArray[np.uint8],
-    totals_R2: Longs,
+    totals_R3: Longs,
 ) -> int:
-    """Decode the window's records into ``out`` (columns of Packets without file_index); return the number of packets.
-
-    The first ``quiet`` records only warm up the search for repeats: they are neither written nor counted.
-    ``first_record`` is the first record's number in this reading of the file. ``window_us`` 0 turns that search off.
-    ``reasons`` gets a code of REASONS for each record, ``totals_R2`` the sums of packets and wire bytes for each code.
-    """
+    """What `Decoder.decode` says; ``out``: columns of Packets. Returns the number of packets."""
     size = len(buffer)
+    headers = np.empty(HEADERS_SIZE, np.int64)
+    inner = np.empty(HEADERS_SIZE, np.int64)
+    remembers = rules.duplicate_window_us > 0 or rules.fragment_window_us > 0
     n = 0
-    for r in range(0 if window_us > 0 else quiet, len(records.offset)):
+    for r in range(0 if remembers else quiet, len(records.offset)):
         start = records.data[r]
         end = min(start + records.captured[r], size)
         wire: int = np.int64(records.wire[r])  # type: ignore[assignment]
-        reason, at, above, length, version, protocol, word, vlan, source, destination = _internet(
-            buffer, start, end, wire, records.link[r]
-        )
-        above_end = min(end, at + length)
-        fragment = word & _MORE_FRAGMENTS != 0
+        reason = _packet_of(buffer, start, end, wire, records.link[r], headers)
+        if rules.tunnels != 0 and reason == FLOW:
+            reason = _innermost(buffer, end, rules, headers, inner)
+        if rules.fragment_window_us > 0 and (reason == LATER_FRAGMENT or (reason == FLOW and headers[FRAGMENT] != 0)):
+            digest = _ends_of(buffer, headers, headers[PROTOCOL] if headers[VERSION] == 4 else 0)
+            if reason == FLOW:
+                remember(fragments, first_record + r, records.time[r], digest, headers)
+            elif recall(fragments, first_record + r, records.time[r], digest, rules.fragment_window_us, headers):
+                reason = FLOW
         if reason == FLOW:
-            reason, src_port, dst_port, payload, flags, window = _transport(
-                buffer, above, above_end, at + length, protocol, fragment
-            )
-        if reason == FLOW:
+            if rules.duplicate_window_us > 0:
+                digest = _ends_of(buffer, headers, headers[FRAGMENT] << 8 | headers[PROTOCOL])
+                above = headers[ABOVE]
+                digest = mixed(digest, np.uint64(headers[LENGTH]))
+                digest = mixed(digest, digest_of(buffer, above, min(end, headers[AT] + headers[LENGTH])))
+                if seek(ring, first_record + r, records.time[r], digest, rules.duplicate_window_us) >= 0:
+                    reason = DUPLICATE
+                put(ring, first_record + r, records.time[r], digest)
             out.offset[n] = records.offset[r]
             out.timestamp_us[n] = records.time[r]
             out.link_type[n] = records.link[r]
             out.frame_length[n] = wire
             out.captured_length[n] = end - start
-            out.packet_length[n] = length
-            out.payload_length[n] = payload
-            out.ip_version[n] = version
-            out.protocol[n] = protocol
-            out.vlan[n] = vlan
-            out.src_mac[n] = source
-            out.dst_mac[n] = destination
-            out.src_ip_hi[n] = be64(buffer, at + 8) if version == 6 else _ZERO
-            out.src_ip_lo[n] = be64(buffer, at + 16) if version == 6 else np.uint64(be32(buffer, at + 12))
-            out.dst_ip_hi[n] = be64(buffer, at + 24) if version == 6 else _ZERO
-            out.dst_ip_lo[n] = be64(buffer, at + 32) if version == 6 else np.uint64(be32(buffer, at + 16))
-            out.src_port[n] = src_port
-            out.dst_port[n] = dst_port
-            out.tcp_flags[n] = flags
-            out.tcp_window[n] = window
-            if window_us > 0:
-                digest = digest_of(buffer, above, above_end)
-                digest = mixed(digest, np.uint64(word << 32 | (vlan + 1) << 8 | protocol))
-                digest = mixed(digest, np.uint64(length))
-                digest = mixed(mixed(digest, out.src_ip_hi[n]), out.src_ip_lo[n])
-                digest = mixed(mixed(digest, out.dst_ip_hi[n]), out.dst_ip_lo[n])
-                if repeats(ring, first_record + r, records.time[r], digest, window_us):
-                    reason = DUPLICATE
+            _write(buffer, headers, out, n)
         if r >= quiet:
             reasons[r] = reason
-            totals_R2[reason, 0] += 1
-            totals_R2[reason, 1] += wire
+            if totals_R3[reason, 0] == 0:
+                totals_R3[reason, 2] = records.offset[r]
+            totals_R3[reason, 0] += 1
+            totals_R3[reason, 1] += wire
             n += reason == FLOW
     return n
 
 
 @kernel
-def ip_bytes(claimed: int, header: int, on_wire: int) -> int:
-    """Bytes of a packet from its IP header on: what the header claims, unless the wire knows better; 0: malformed.
-
-    * 0: segmentation was left to the network card (or an IPv6 jumbogram): what the frame holds.
-    * More than the frame holds: what the frame holds.
-    * Less than the header itself: malformed. So is a frame too short for the header.
-    Bytes behind the claimed length are Ethernet's padding and belong to no packet.
-    """
-    length = on_wire if claimed == 0 else min(claimed, on_wire)
-    return length if length >= header else 0
-
-
-@kernel
-def _internet(
-    buffer: Bytes, start: int, end: int, wire: int, link: int
-) -> tuple[int, int, int, int, int, int, int, int, int, int]:
-    """Decode a frame up to its IP header.
-
-    Returns the reason (FLOW: so far, so good), where the IP header and what is above it start, packet length, version,
-    protocol, the header's word of identification, VLAN, and the sender's and receiver's MAC.
-    """
-    version = vlan = source = destination = -1
-    reason = above = length = protocol = word = 0
-    at = start
+def _packet_of(buffer: Bytes, start: int, end: int, wire: int, link: int, headers: Longs) -> int:
+    """Read a frame, ``wire`` bytes long and captured up to ``end``, into ``headers``; return the reason."""
     if link == NO_INTERFACE:
-        reason = UNKNOWN_INTERFACE
-    elif link == BROKEN:
-        reason = MALFORMED
+        return UNKNOWN_INTERFACE
+    if link == BROKEN:
+        return MALFORMED
+    known = network_layer(buffer, start, end, link, headers)
+    if known == FOUND:
+        return read_packet(buffer, end, wire - (headers[AT] - start), headers)
+    if known == CUT_OFF:
+        return TRUNCATED if end - start < wire else MALFORMED
+    return UNKNOWN_LINK_TYPE if known == UNKNOWN_LINK else NOT_IP
+
+
+@kernel
+def _innermost(buffer: Bytes, end: int, rules: Rules, headers: Longs, inner: Longs) -> int:
+    """Take the wanted tunnels off the packet in ``headers``, the outermost first; return the packet's reason.
+
+    A tunnel in which no packet is found is a packet like any other. Addresses of the link layer are those inside the
+    tunnel: the ones outside belong to whoever built it. So is the VLAN, if there is one inside.
+    """
+    reason = FLOW
+    for _ in range(rules.max_tunnels):
+        wire_end = headers[AT] + headers[LENGTH]
+        link, start = tunnel(buffer, min(end, wire_end), headers, rules.tunnels)
+        if link == NO_TUNNEL or start >= min(end, wire_end):
+            break
+        found = _packet_of(buffer, start, min(end, wire_end), wire_end - start, link, inner)
+        if found not in (FLOW, LATER_FRAGMENT):
+            break
+        if inner[VLAN] < 0:
+            inner[VLAN] = headers[VLAN]
+        headers[:] = inner
+        reason = found
+        if found == LATER_FRAGMENT:
+            break
+    return reason
+
+
+@kernel
+def _ends_of(buffer: Bytes, headers: Longs, word: int) -> np.uint64:
+    """A digest of the packet's addresses, VLAN, identification and ``word``."""
+    at = headers[AT]
+    digest = mixed(np.uint64(headers[IDENTIFICATION] << 32 | word), np.uint64(headers[VLAN] + 1))
+    first = at + 8 if headers[VERSION] == 6 else at + 12
+    size = 32 if headers[VERSION] == 6 else 8
+    for i in range(first, first + size, 8):
+        digest = mixed(digest, be64(buffer, i))
+    return digest
+
+
+@kernel
+def _write(buffer: Bytes, headers: Longs, out: Any, n: int) -> None:
+    """Write ``headers`` as packet ``n``."""
+    at = headers[AT]
+    version = headers[VERSION]
+    out.packet_length[n] = headers[LENGTH]
+    out.payload_length[n] = headers[PAYLOAD]
+    out.ip_version[n] = version
+    out.protocol[n] = headers[PROTOCOL]
+    out.vlan[n] = headers[VLAN]
+    out.src_mac[n] = headers[SOURCE_MAC]
+    out.dst_mac[n] = headers[DESTINATION_MAC]
+    if version == 6:
+        out.src_ip_hi[n] = be64(buffer, at + 8)
+        out.src_ip_lo[n] = be64(buffer, at + 16)
+        out.dst_ip_hi[n] = be64(buffer, at + 24)
+        out.dst_ip_lo[n] = be64(buffer, at + 32)
     else:
-        short = TRUNCATED if end - start < wire else MALFORMED
-        known, at, version, vlan, source, destination = network_layer(buffer, start, end, link)
-        if known == FOUND:
-            on_wire = wire - (at - start)
-            if version == 4:
-                reason, above, length, protocol, word = _ipv4(buffer, at, end, on_wire, short)
-            else:
-                reason, above, length, protocol, word = _ipv6(buffer, at, end, on_wire, short)
-        elif known == CUT_OFF:
-            reason = short
-        else:
-            reason = UNKNOWN_LINK_TYPE if known == UNKNOWN_LINK else NOT_IP
-    return reason, at, above, length, version, protocol, word, vlan, source, destination
-
-
-@kernel
-def _ipv4(buffer: Bytes, at: int, end: int, on_wire: int, short: int) -> tuple[int, int, int, int, int]:
-    """Reason, where the next header starts, packet length, protocol, identification with _MORE_FRAGMENTS (RFC 791)."""
-    if end - at < 20:
-        wrong = end > at and byte(buffer, at) >> 4 != 4
-        return MALFORMED if wrong else short, at, 0, 0, 0
-    header = (byte(buffer, at) & 0x0F) * 4
-    length = ip_bytes(be16(buffer, at + 2), header, on_wire)
-    if byte(buffer, at) >> 4 != 4 or header < 20 or length == 0:
-        return MALFORMED, at, 0, 0, 0
-    fragment = be16(buffer, at + 6)
-    if fragment & 0x1FFF:
-        return LATER_FRAGMENT, at, 0, 0, 0
-    if end - at < header:
-        return short, at, 0, 0, 0
-    word = be16(buffer, at + 4) | (_MORE_FRAGMENTS if fragment & 0x2000 else 0)
-    return FLOW, at + header, length, byte(buffer, at + 9), word
-
-
-@kernel
-def _ipv6(buffer: Bytes, at: int, end: int, on_wire: int, short: int) -> tuple[int, int, int, int, int]:
-    """As `_ipv4`, extension headers (RFC 8200) stepped over: each is 8 bytes at least, so the loop ends."""
-    if end - at < 40:
-        wrong = end > at and byte(buffer, at) >> 4 != 6
-        return MALFORMED if wrong else short, at, 0, 0, 0
-    protocol = byte(buffer, at + 6)
-    claimed = be16(buffer, at + 4)
-    if claimed > 0 or protocol == _NO_NEXT_HEADER:
-        claimed += 40
-    length = ip_bytes(claimed, 40, on_wire)
-    if byte(buffer, at) >> 4 != 6 or length == 0:
-        return MALFORMED, at, 0, 0, 0
-    if end >= at + length:  # the packet is here whole: what does not fit into it is no fault of the capture
-        end = at + length
-        short = MALFORMED
-    above = at + 40
-    word = 0
-    while protocol in (_HOP_BY_HOP, _ROUTING, _FRAGMENT, _AUTHENTICATION, _DESTINATION):
-        if end - above < 8:
-            return short, at, 0, 0, 0
-        header = (byte(buffer, above + 1) + 1) * 8
-        if protocol == _FRAGMENT:
-            fragment = be16(buffer, above + 2)
-            if fragment >> 3:
-                return LATER_FRAGMENT, at, 0, 0, 0
-            word |= _MORE_FRAGMENTS if fragment & 1 else 0
-            header = 8
-        elif protocol == _AUTHENTICATION:
-            header = (byte(buffer, above + 1) + 2) * 4
-        protocol = byte(buffer, above)
-        above += header
-    if above > end:
-        return MALFORMED if above > at + length else short, at, 0, 0, 0
-    return FLOW, above, length, protocol, word
-
-
-@kernel
-def _transport(
-    buffer: Bytes, at: int, end: int, wire_end: int, protocol: int, fragment: bool
-) -> tuple[int, int, int, int, int, int]:
-    """Reason, ports, payload length, TCP's flags and window. A first fragment may end inside its TCP or UDP header."""
-    on_wire = wire_end - at
-    if protocol not in (_TCP, _UDP, _DCCP, _SCTP, _UDP_LITE):
-        return FLOW, 0, 0, on_wire, 0, 0
-    header = 20 if protocol == _TCP else 8 if protocol == _UDP else 4  # bytes that the whole packet must have
-    if on_wire < (4 if fragment else header):
-        return MALFORMED, 0, 0, 0, 0, 0
-    if end - at < 4:
-        return TRUNCATED, 0, 0, 0, 0, 0
-    flags = window = 0
-    if protocol == _TCP:
-        if end - at >= 13:
-            header = (byte(buffer, at + 12) >> 4) * 4
-            if header < 20 or (header > on_wire and not fragment):
-                return MALFORMED, 0, 0, 0, 0, 0
-        if end - at >= 14:
-            flags = byte(buffer, at + 13)
-        if end - at >= 16:
-            window = be16(buffer, at + 14)
-    payload = max(on_wire - header, 0) if protocol in (_TCP, _UDP) else on_wire
-    return FLOW, be16(buffer, at), be16(buffer, at + 2), payload, flags, window
-
-
-def decode_records(
-    buffer: Bytes, records: Records, file_index: int, quiet: int, first_record: int, window_us: int, ring: Ring
-) -> tuple[Packets, NDArray[np.uint8], Longs]:
-    """The packets of a window's records, each record's reason, and the totals (reasons, 2) of packets and bytes."""
-    out = Packets.empty(len(records.offset))
-    out.file_index[:] = file_index
-    reasons = np.empty(len(records.offset), np.uint8)
-    totals_R2 = np.zeros((len(REASONS), 2), np.int64)
-    columns = Columns(*(getattr(out, field.name) for field in fields(out)))
-    count = decode(buffer, records, quiet, first_record, window_us, ring, columns, reasons, totals_R2)
-    return out.take(slice(count)), reasons, totals_R2
+        out.src_ip_hi[n] = _ZERO
+        out.src_ip_lo[n] = np.uint64(be32(buffer, at + 12))
+        out.dst_ip_hi[n] = _ZERO
+        out.dst_ip_lo[n] = np.uint64(be32(buffer, at + 16))
+    out.src_port[n] = headers[SOURCE_PORT]
+    out.dst_port[n] = headers[DESTINATION_PORT]
+    out.tcp_flags[n] = headers[FLAGS]
+    out.tcp_window[n] = headers[WINDOW]

@@ -13,7 +13,7 @@ Longs = NDArray[np.int64]
 
 @kernel
 def byte(buffer: Bytes, at: int) -> int:
-    return np.int64(buffer[at])  # type: ignore[return-value] # never a uint64, which Numba would turn into a float
+    return np.int64(buffer[np.uint64(at)])  # type: ignore[return-value] # signed out, or Numba makes floats of it
 
 
 @kernel

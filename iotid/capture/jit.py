@@ -36,11 +36,11 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
     if _options.DISABLE_JIT:
         return function
     if _options.CACHE_DIR or _folder(function.__module__) is None:
-        return numba.njit(nogil=True, cache=bool(_options.CACHE_DIR))(function)
+        return numba.njit(nogil=True, forceinline=True, cache=bool(_options.CACHE_DIR))(function)
     before = _options.CACHE_LOCATOR_CLASSES
     _options.CACHE_LOCATOR_CLASSES = f"{__name__}.{KernelFolder.__name__}"
     try:
-        return numba.njit(nogil=True, cache=True)(function)
+        return numba.njit(nogil=True, forceinline=True, cache=True)(function)
     finally:
         _options.CACHE_LOCATOR_CLASSES = before
 

@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from iotid import config
 from iotid.capture.containers import header_cut
 from iotid.capture.counters import MALFORMED, REASONS, UNKNOWN_INTERFACE, UNKNOWN_LINK_TYPE, Counters
-from iotid.capture.decode import decode_records
+from iotid.capture.decode import Decoder
 from iotid.capture.packets import Packets, to_arrow
 from iotid.capture.records import TRUNCATED_RECORD
-from iotid.capture.repeats import new_ring
 from iotid.capture.splits import Split, list_captures, whole_capture
 from iotid.capture.streams import open_stream
 from iotid.capture.walk import Step, Walk
@@ -58,9 +57,9 @@ def read_split(split: Split, settings: config.Capture, counters: Counters) -> It
         DataError: the capture is no longer what it was when it was planned; or ``settings.strict``, and a record is
             broken or a packet malformed.
     """
-    seeks_repeats = settings.duplicate_window_us > 0
-    ring = new_ring(settings.duplicate_records if seeks_repeats else 1)
-    begin = split.warm_up if seeks_repeats else split.start
+    remembers = settings.duplicate_window_us > 0 or settings.fragment_records > 0
+    begin = split.warm_up if remembers else split.start
+    decoder = Decoder(settings, split.file_index)
     broken = _Broken(split, settings, counters)
     with open_stream(split.path, split.compression, split.file_bytes) as stream:
         if split.split == 0:
@@ -68,18 +67,10 @@ def read_split(split: Split, settings: config.Capture, counters: Counters) -> It
         walk = Walk(stream, split.container, split.context, begin, split.end, settings)
         for step in walk:
             quiet = int(np.searchsorted(step.records.offset, split.start))
-            packets, reasons, totals_R2 = decode_records(
-                step.buffer,
-                step.records,
-                split.file_index,
-                quiet,
-                step.first_record,
-                settings.duplicate_window_us,
-                ring,
-            )
+            packets, reasons, totals_R3 = decoder.decode(step.buffer, step.records, quiet, step.first_record)
             broken.stretches(step.faults)
             broken.packets(step, reasons, quiet)
-            _count(counters, split.path, step, reasons, totals_R2, quiet)
+            _count(counters, split.path, step, reasons, totals_R3, quiet)
             if len(packets):
                 yield packets
         if split.end >= 0 and walk.position != split.end:
@@ -115,16 +106,18 @@ def _first_time(path: str, settings: config.Capture) -> int | None:
 
 
 def _count(
-    counters: Counters, path: str, step: Step, reasons: NDArray[np.uint8], totals_R2: NDArray[np.int64], quiet: int
+    counters: Counters, path: str, step: Step, reasons: NDArray[np.uint8], totals_R3: NDArray[np.int64], quiet: int
 ) -> None:
-    for code, (packets, num_bytes) in enumerate(totals_R2.tolist()):
+    for code, (packets, num_bytes, offset) in enumerate(totals_R3.tolist()):
         if packets and code != UNKNOWN_LINK_TYPE:
-            counters.add(path, REASONS[code], packets, num_bytes)
-    if totals_R2[UNKNOWN_LINK_TYPE, 0]:
+            counters.add(path, REASONS[code], packets, num_bytes, offset)
+    if totals_R3[UNKNOWN_LINK_TYPE, 0]:
         unknown = np.flatnonzero(reasons[quiet:] == UNKNOWN_LINK_TYPE) + quiet
         for link in np.unique(step.records.link[unknown]):
-            wires = step.records.wire[unknown[step.records.link[unknown] == link]]
-            counters.add(path, f"{REASONS[UNKNOWN_LINK_TYPE]}_{link}", len(wires), int(wires.sum(dtype=np.int64)))
+            of_link = unknown[step.records.link[unknown] == link]
+            num_bytes = int(step.records.wire[of_link].sum(dtype=np.int64))
+            offset = int(step.records.offset[of_link[0]])
+            counters.add(path, f"{REASONS[UNKNOWN_LINK_TYPE]}_{link}", len(of_link), num_bytes, offset)
 
 
 class _Broken:
@@ -175,7 +168,7 @@ class _Broken:
     def _add(self, start: int, num_bytes: int, packets: int, reason: str, why: str) -> None:
         if self._strict:
             self._refuse(start, f"{reason} ({why})")
-        self._counters.add(self._split.path, reason, packets, num_bytes)
+        self._counters.add(self._split.path, reason, packets, num_bytes, start)
         self._first = start if self._stretches == 0 else self._first
         self._stretches += 1
         self._bytes += num_bytes

@@ -37,24 +37,28 @@ def new_ring(records: int) -> Ring:
 
 
 @kernel
-def repeats(ring: Ring, record: int, time: int, digest: np.uint64, window_us: int) -> bool:
-    """Whether the ring holds an equal packet close enough in time; then remember this one."""
+def seek(ring: Ring, record: int, time: int, digest: np.uint64, window_us: int) -> int:
+    """The slot of the newest equal packet that is close enough in time; -1: the ring holds none."""
     size = len(ring.digest)
-    bucket = np.int64(digest & np.uint64(len(ring.newest) - 1))
-    found = False
-    earlier = ring.newest[bucket]
+    earlier = ring.newest[np.int64(digest & np.uint64(len(ring.newest) - 1))]
     while earlier >= 0 and earlier >= record - size:
         slot = earlier % size
         if ring.digest[slot] == digest and abs(ring.time[slot] - time) <= window_us:
-            found = True
-            break
+            return slot
         earlier = ring.before[slot]
-    slot = record % size
+    return -1
+
+
+@kernel
+def put(ring: Ring, record: int, time: int, digest: np.uint64) -> int:
+    """Remember a packet; return its slot."""
+    bucket = np.int64(digest & np.uint64(len(ring.newest) - 1))
+    slot = record % len(ring.digest)
     ring.digest[slot] = digest
     ring.time[slot] = time
     ring.before[slot] = ring.newest[bucket]
     ring.newest[bucket] = record
-    return found
+    return slot
 
 
 @kernel

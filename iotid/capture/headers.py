@@ -1,0 +1,25 @@
+"""What the headers of one frame say: a row of int64 that the readers of the layers fill in, the innermost packet last.
+
+One row is made for a whole window of records and used again for each, so a reader sets every field that it owns.
+"""
+
+from __future__ import annotations
+
+AT = 0  # byte of the window where the IP header starts
+VERSION = 1  # 4 or 6
+VLAN = 2  # innermost identifier; -1: none
+SOURCE_MAC = 3  # low 48 bits; -1: the link layer does not show it
+DESTINATION_MAC = 4
+ABOVE = 5  # byte of the window where what IP carries starts
+LENGTH = 6  # bytes on the wire from the IP header on
+PROTOCOL = 7  # IANA number of what IP carries, extension headers stepped over
+IDENTIFICATION = 8  # of the packet that a fragment is a part of; 0 where IPv6 is not fragmented
+FRAGMENT = 9  # offset in units of 8 bytes, and MORE_FRAGMENTS
+SOURCE_PORT = 10  # 0: none
+DESTINATION_PORT = 11
+PAYLOAD = 12  # bytes on the wire above TCP or UDP, else above IP
+FLAGS = 13  # TCP's, else 0
+WINDOW = 14  # TCP's, else 0
+HEADERS_SIZE = 15
+
+MORE_FRAGMENTS = 1 << 13
