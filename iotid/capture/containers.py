@@ -68,6 +68,11 @@ def pcapng_context(big_endian: bool, interfaces_IF: Any) -> str:
     return json.dumps({"big_endian": bool(big_endian), "interfaces": interfaces_IF.tolist()})
 
 
+def first_record(container: str) -> int:
+    """Byte of the uncompressed stream at which the first record of a capture starts, or the first block."""
+    return PCAP_HEADER_BYTES if container == "pcap" else 0
+
+
 def header_cut(stream: Stream, container: str) -> int:
     """Bytes of a pcap file header that the stream's end cuts off; 0: it is whole, and records may follow."""
     if container == "pcapng":

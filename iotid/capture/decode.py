@@ -77,6 +77,11 @@ class Decoder:
         self._ring = new_ring(settings.duplicate_records if settings.duplicate_window_us > 0 else 1)
         self._fragments = new_fragments(settings.fragment_records if seeks_fragments else 1)
         self._file_index = file_index
+        self._before = 0  # records of captures that were read before this one
+
+    def skip(self, records: int) -> None:
+        """Number the records to come after so many of another capture."""
+        self._before += records
 
     def decode(
         self, buffer: Bytes, records: Records, quiet: int, first_record: int
@@ -85,7 +90,7 @@ class Decoder:
         packets, their bytes on the wire, and the first one's offset (-1: there is none).
 
         The first ``quiet`` records only warm up what is remembered: they are neither written nor counted.
-        ``first_record`` is the first record's number in this reading of the file.
+        ``first_record`` is the first record's number in this reading of the capture.
         """
         out = Packets.empty(len(records.offset))
         out.file_index[:] = self._file_index
@@ -94,7 +99,16 @@ class Decoder:
         totals_R3[:, 2] = -1
         columns = Columns(*(getattr(out, field.name) for field in fields(out)))
         count = decode(
-            buffer, records, quiet, first_record, self._rules, self._ring, self._fragments, columns, reasons, totals_R3
+            buffer,
+            records,
+            quiet,
+            self._before + first_record,
+            self._rules,
+            self._ring,
+            self._fragments,
+            columns,
+            reasons,
+            totals_R3,
         )
         return out.take(slice(count)), reasons, totals_R3
 

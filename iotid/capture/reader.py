@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iotid import config
-from iotid.capture.containers import header_cut
-from iotid.capture.counters import MALFORMED, REASONS, UNKNOWN_INTERFACE, UNKNOWN_LINK_TYPE, Counters
+from iotid.capture.containers import first_record, header_cut
+from iotid.capture.counters import LATER_FRAGMENT, MALFORMED, REASONS, UNKNOWN_INTERFACE, UNKNOWN_LINK_TYPE, Counters
 from iotid.capture.decode import Decoder
 from iotid.capture.packets import Packets, to_arrow
 from iotid.capture.records import TRUNCATED_RECORD
@@ -44,7 +45,7 @@ def read_packets(paths: str | Iterable[str], *, settings: config.Capture | None 
     counted = Counters()
     tables = [to_arrow(Packets.empty(), captures)]
     for index, path in enumerate(captures):
-        split = whole_capture(path, index)
+        split = replace(whole_capture(path, index), previous=captures[index - 1] if index else "")
         tables += [to_arrow(packets, captures) for packets in read_split(split, settings, counted)]
     return counted.attach(pa.concat_tables(tables))
 
@@ -57,9 +58,12 @@ def read_split(split: Split, settings: config.Capture, counters: Counters) -> It
         DataError: the capture is no longer what it was when it was planned; or ``settings.strict``, and a record is
             broken or a packet malformed.
     """
-    remembers = settings.duplicate_window_us > 0 or settings.fragment_records > 0
-    begin = split.warm_up if remembers else split.start
+    seeks_repeats = settings.duplicate_window_us > 0
+    begin = split.warm_up if seeks_repeats or settings.fragment_records > 0 else split.start
+    may_look_back = bool(split.previous) and begin == first_record(split.container)
     decoder = Decoder(settings, split.file_index)
+    if seeks_repeats and may_look_back:
+        decoder, may_look_back = _looked_back(split, settings, begin), False
     broken = _Broken(split, settings, counters)
     with open_stream(split.path, split.compression, split.file_bytes) as stream:
         if split.split == 0:
@@ -68,6 +72,10 @@ def read_split(split: Split, settings: config.Capture, counters: Counters) -> It
         for step in walk:
             quiet = int(np.searchsorted(step.records.offset, split.start))
             packets, reasons, totals_R3 = decoder.decode(step.buffer, step.records, quiet, step.first_record)
+            may_look_back = may_look_back and step.first_record < settings.fragment_records
+            if may_look_back and totals_R3[LATER_FRAGMENT, 0]:  # seldom: then its first one may be in the other capture
+                decoder, may_look_back = _looked_back(split, settings, int(step.records.offset[0])), False
+                packets, reasons, totals_R3 = decoder.decode(step.buffer, step.records, quiet, step.first_record)
             broken.stretches(step.faults)
             broken.packets(step, reasons, quiet)
             _count(counters, split.path, step, reasons, totals_R3, quiet)
@@ -80,6 +88,21 @@ def read_split(split: Split, settings: config.Capture, counters: Counters) -> It
             )
         broken.compression(stream.fault)
     broken.tell()
+
+
+def _looked_back(split: Split, settings: config.Capture, end: int) -> Decoder:
+    """A decoder that remembers the capture before the split's, and what stands before byte ``end`` of the split's."""
+    decoder = Decoder(settings, split.file_index)
+    before = whole_capture(split.previous, split.file_index)
+    own = replace(split, start=first_record(split.container), end=end)
+    for part in (before, own):
+        with open_stream(part.path, part.compression, part.file_bytes) as stream:
+            walk = Walk(stream, part.container, part.context, part.start, part.end, settings)
+            for step in walk:
+                decoder.decode(step.buffer, step.records, len(step.records.offset), step.first_record)
+        if part is before:
+            decoder.skip(walk.records)
+    return decoder
 
 
 def first_day(location: str, settings: config.Capture) -> str:

@@ -31,6 +31,7 @@ class Split:
     warm_up: int
     context: str
     records: int
+    previous: str = ""  # the capture that goes before this one where files are one stream: fragments may start there
 
 
 def list_captures(location: str) -> list[str]:
