@@ -12,6 +12,7 @@ from iotid.capture.jit import kernel
 from iotid.capture.wireless import (
     IEEE_802_11,
     IEEE_802_11_PADDED,
+    IEEE_802_11_SWAPPED,
     NO_HEADER,
     PPI,
     PRISM,
@@ -122,12 +123,12 @@ def _link_layer(buffer: Bytes, start: int, end: int, link: int, headers: Longs) 
         if byte(buffer, start + 11) == 6:
             headers[SOURCE_MAC] = be48(buffer, start + 12)
         return FOUND, be16(buffer, start), start + 20
-    if link in (IEEE_802_11, IEEE_802_11_PADDED):
-        at = data_of_frame(buffer, start, end, link == IEEE_802_11_PADDED, headers)
+    if link in (IEEE_802_11, IEEE_802_11_PADDED, IEEE_802_11_SWAPPED):
+        at = data_of_frame(buffer, start, end, link, headers)
         return CUT_OFF if at == 0 else FOUND, 0 if at > 0 else _NONE, at
     if link == _NFLOG:
         return _nflog(buffer, start, end, headers)
-    if link == _C_HDLC or (link == _PPP_HDLC and byte(buffer, start) in (0x0F, 0x8F)):
+    if link == _C_HDLC or (link in (PPP, _PPP_HDLC) and byte(buffer, start) in (0x0F, 0x8F)):
         return FOUND, be16(buffer, start + 2), start + 4
     if link in (PPP, _PPP_HDLC):
         kind, at = _ppp(buffer, start, end)
@@ -164,7 +165,7 @@ def _header_bytes(link: int) -> int:
         return 16
     if link == _COOKED_2:
         return 20
-    if link in (IEEE_802_11, IEEE_802_11_PADDED):
+    if link in (IEEE_802_11, IEEE_802_11_PADDED, IEEE_802_11_SWAPPED):
         return 2
     return 4 if link in (_NULL, _LOOP, PPP, _PPP_HDLC, _C_HDLC, _NFLOG) else 0
 

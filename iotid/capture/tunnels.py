@@ -12,7 +12,7 @@ from iotid.capture.fields import Bytes, Longs, be16, byte
 from iotid.capture.headers import ABOVE, DESTINATION_PORT, FRAGMENT, PROTOCOL, SOURCE_PORT
 from iotid.capture.jit import kernel
 from iotid.capture.link import ETHERNET, IPV4_LINK, IPV6_LINK, MPLS_LINK, PPP, RAW
-from iotid.capture.wireless import IEEE_802_11
+from iotid.capture.wireless import IEEE_802_11, IEEE_802_11_SWAPPED
 
 # names of the setting capture.tunnels; a tunnel is one bit of a set, by its place here
 TUNNELS = ("gre", "ip_in_ip", "6in4", "vxlan", "geneve", "gtp_u", "capwap", "tzsp")
@@ -21,6 +21,7 @@ _GRE, _IP_IN_IP, _6IN4, _VXLAN, _GENEVE, _GTP_U, _CAPWAP, _TZSP = (1 << place fo
 NO_TUNNEL: Final = -1  # instead of a link type
 
 _ETHERNET_BRIDGING, _ERSPAN_2, _ERSPAN_3, _PPP_TYPE, _MPLS_TYPE = 0x6558, 0x88BE, 0x22EB, 0x880B, 0x8847
+_NEXT_ETHERNET = 3
 _TZSP_END = 1  # this tag and padding, 0, have no length
 _GTP_HEADERS = 64  # extension headers of one GTP packet, at most
 
@@ -53,6 +54,8 @@ def tunnel(buffer: Bytes, end: int, headers: Longs, wanted: int) -> tuple[int, i
     at += 8
     if port in (4789, 8472) and wanted & _VXLAN:  # IANA's, and Linux's before there was one (RFC 7348)
         return ETHERNET if byte(buffer, at) & 0x08 else NO_TUNNEL, at + 8
+    if port == 4790 and wanted & _VXLAN:  # the Generic Protocol Extension (draft-ietf-nvo3-vxlan-gpe)
+        return _by_next_protocol(byte(buffer, at + 3) if byte(buffer, at) & 0x04 else _NEXT_ETHERNET), at + 8
     if port == 6081 and wanted & _GENEVE:
         return _by_type(be16(buffer, at + 2)), at + 8 + (byte(buffer, at) & 0x3F) * 4  # RFC 8926
     if 2152 in (port, other) and wanted & _GTP_U:
@@ -75,6 +78,15 @@ def _by_type(ether_type: int) -> int:
     if ether_type == _PPP_TYPE:
         return PPP
     return ETHERNET if ether_type == _ETHERNET_BRIDGING else NO_TUNNEL
+
+
+@kernel
+def _by_next_protocol(number: int) -> int:
+    if number == 1:
+        return IPV4_LINK
+    if number == 2:
+        return IPV6_LINK
+    return ETHERNET if number == _NEXT_ETHERNET else NO_TUNNEL
 
 
 @kernel
@@ -130,7 +142,12 @@ def _capwap(buffer: Bytes, at: int, end: int) -> tuple[int, int]:
     is_fragment = byte(buffer, at + 3) & 0x80
     if byte(buffer, at) != 0 or size < 8 or is_fragment:
         return NO_TUNNEL, at
-    return IEEE_802_11 if is_802_11 else ETHERNET, at + size
+    at += size
+    if not is_802_11:
+        return ETHERNET, at
+    # Cisco's access points swap the bytes of the frame control: seen by a protocol version that is not 0
+    is_swapped = end - at >= 2 and byte(buffer, at) & 3 != 0 and byte(buffer, at + 1) & 3 == 0
+    return IEEE_802_11_SWAPPED if is_swapped else IEEE_802_11, at
 
 
 @kernel

@@ -14,7 +14,9 @@ from iotid.capture.jit import kernel
 
 PRISM, RADIOTAP, PRISM_AVS, PPI = 119, 127, 163, 192  # link types: what a radio puts in front
 IEEE_802_11: Final = 105
-IEEE_802_11_PADDED: Final = 1 << 16 | 105  # in this program only: data starts at a multiple of 4 bytes of the frame
+# in this program only: data starts at a multiple of 4 bytes of the frame; the frame control's two bytes are swapped
+IEEE_802_11_PADDED: Final = 1 << 16 | 105
+IEEE_802_11_SWAPPED: Final = 2 << 16 | 105
 
 NO_HEADER: Final = -1  # instead of a link type: the radio's header is not whole
 NO_DATA: Final = -1  # instead of a place
@@ -66,12 +68,14 @@ def _is_padded(buffer: Bytes, start: int, end: int) -> bool:
 
 
 @kernel
-def data_of_frame(buffer: Bytes, start: int, end: int, padded: bool, headers: Longs) -> int:
+def data_of_frame(buffer: Bytes, start: int, end: int, link: int, headers: Longs) -> int:
     """Where the LLC header of a data frame is; 0: the frame is cut off, NO_DATA: it shows none. Sets the MACs."""
     if end - start < 2:
         return 0
     first = byte(buffer, start)
     second = byte(buffer, start + 1)
+    if link == IEEE_802_11_SWAPPED:
+        first, second = second, first
     if first & 0x0F != 0x08 or first & _EMPTY or second & _PROTECTED:
         return NO_DATA
     to_system = second & _TO_SYSTEM != 0
@@ -87,4 +91,4 @@ def data_of_frame(buffer: Bytes, start: int, end: int, padded: bool, headers: Lo
     headers[DESTINATION_MAC] = be48(buffer, start + (16 if to_system else 4))
     source = 24 if to_system and from_system else 16 if from_system else 10
     headers[SOURCE_MAC] = be48(buffer, start + source)
-    return start + ((size + 3) // 4 * 4 if padded else size)
+    return start + ((size + 3) // 4 * 4 if link == IEEE_802_11_PADDED else size)
