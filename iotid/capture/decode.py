@@ -136,7 +136,8 @@ def decode(
         start = records.data[r]
         end = min(start + records.captured[r], size)
         wire: int = np.int64(records.wire[r])  # type: ignore[assignment]
-        reason = _packet_of(buffer, start, end, wire, np.int64(records.link[r]), headers)
+        link: int = np.int64(records.link[r])  # type: ignore[assignment]
+        reason = _packet_of(buffer, start, end, wire, link, headers)
         if rules.tunnels != 0 and reason == FLOW:
             reason = _innermost(buffer, end, rules, headers, inner)
         if rules.fragment_window_us > 0 and (reason == LATER_FRAGMENT or (reason == FLOW and headers[FRAGMENT] != 0)):

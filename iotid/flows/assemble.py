@@ -166,7 +166,7 @@ def _read_partials(
 ) -> Iterator[pa.RecordBatch]:
     for task in _ids(tasks):
         counters = Counters()
-        for partials in read_partials(_splits_of(splits, task), task, capture, flow, counters):
+        for partials in read_partials(_splits_of(splits, task, flow), task, capture, flow, counters):
             yield from _rows(partials.to_arrow(), _PARTIAL_FLOWS)
         yield _aside(counters.table(), _PARTIAL_FLOWS)
 
@@ -181,7 +181,7 @@ def _read_stretches(
     told = _from_stream(stretches.value)
     for task in _ids(tasks):
         own = _partials_of(told.filter(pc.equal(told["task"], task)))
-        for packets in read_stretches(_splits_of(splits, task), own, capture, flow, Counters()):
+        for packets in read_stretches(_splits_of(splits, task, flow), own, capture, flow, Counters()):
             yield from _rows(packets.to_arrow(), _PARTIAL_FLOWS)
 
 
@@ -231,10 +231,12 @@ def _numbered(tasks: Sequence[int], batches: Iterable[pa.RecordBatch]) -> Iterat
         yield pa.RecordBatch.from_pydict({"id": pa.array([tasks[number]], pa.int64())})
 
 
-def _splits_of(splits: Broadcast[bytes], task: int) -> list[Split]:
+def _splits_of(splits: Broadcast[bytes], task: int, flow: config.Flow) -> list[Split]:
     table = _from_stream(splits.value)
-    own = table.filter(pc.equal(table["task"], task)).select([*Split.__dataclass_fields__])
-    return [Split(**row) for row in own.to_pylist()]
+    stored = [name for name in Split.__dataclass_fields__ if name in schemas.SPLITS.names]
+    own = table.filter(pc.equal(table["task"], task)).select(stored).to_pylist()
+    paths = ["", *_paths(table).to_pylist()]
+    return [Split(**row, previous=paths[row["file_index"]] if flow.join_files else "") for row in own]
 
 
 def _paths(splits: pa.Table) -> pa.Array:
