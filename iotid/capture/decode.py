@@ -78,6 +78,8 @@ class Decoder:
         self._fragments = new_fragments(settings.fragment_records if seeks_fragments else 1)
         self._file_index = file_index
         self._before = 0  # records of captures that were read before this one
+        self._room = Packets.empty()  # made once: fresh memory for each window would cost as much as the decoding
+        self._reasons = np.empty(0, np.uint8)
 
     def skip(self, records: int) -> None:
         """Number the records to come after so many of another capture."""
@@ -90,14 +92,16 @@ class Decoder:
         packets, their bytes on the wire, and the first one's offset (-1: there is none).
 
         The first ``quiet`` records only warm up what is remembered: they are neither written nor counted.
-        ``first_record`` is the first record's number in this reading of the capture.
+        ``first_record`` is the first record's number in this reading of the capture. The next call writes over the
+        packets and reasons of this one.
         """
-        out = Packets.empty(len(records.offset))
-        out.file_index[:] = self._file_index
-        reasons = np.empty(len(records.offset), np.uint8)
+        if len(records.offset) > len(self._room):
+            self._room = Packets.empty(len(records.offset))
+            self._room.file_index[:] = self._file_index
+            self._reasons = np.empty(len(records.offset), np.uint8)
         totals_R3 = np.zeros((len(REASONS), 3), np.int64)
         totals_R3[:, 2] = -1
-        columns = Columns(*(getattr(out, field.name) for field in fields(out)))
+        columns = Columns(*(getattr(self._room, field.name) for field in fields(Packets)))
         count = decode(
             buffer,
             records,
@@ -107,10 +111,10 @@ class Decoder:
             self._ring,
             self._fragments,
             columns,
-            reasons,
+            self._reasons,
             totals_R3,
         )
-        return out.take(slice(count)), reasons, totals_R3
+        return self._room.take(slice(count)), self._reasons[: len(records.offset)], totals_R3
 
 
 @kernel

@@ -91,7 +91,7 @@ def to_arrow(packets: Packets, paths: Sequence[str]) -> pa.Table:
         values = columns.get(field.name, getattr(packets, field.name, None))
         if isinstance(values, np.ndarray):
             valid = values >= 0 if field.nullable else None
-            columns[field.name] = _column(values.astype(f"i{field.type.bit_width // 8}", copy=False), field.type, valid)
+            columns[field.name] = _column(values.astype(f"i{field.type.bit_width // 8}"), field.type, valid)
     return pa.table([columns[name] for name in schema.names], schema=schema)
 
 

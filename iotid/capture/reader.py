@@ -53,6 +53,8 @@ def read_packets(paths: str | Iterable[str], *, settings: config.Capture | None 
 def read_split(split: Split, settings: config.Capture, counters: Counters) -> Iterator[Packets]:
     """The packets of a split, in file order, about ``chunk_bytes`` of it at a time; rejects go to ``counters``.
 
+    Each time the packets are written over those of the time before: use or copy them before going on.
+
     Raises:
         InputError: the capture cannot be opened.
         DataError: the capture is no longer what it was when it was planned; or ``settings.strict``, and a record is

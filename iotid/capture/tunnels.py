@@ -145,7 +145,7 @@ def _capwap(buffer: Bytes, at: int, end: int) -> tuple[int, int]:
     at += size
     if not is_802_11:
         return ETHERNET, at
-    # Cisco's access points swap the bytes of the frame control: seen by a protocol version that is not 0
+    # Cisco's access points swap the bytes of 802.11's fields: seen by a protocol version that is not 0
     is_swapped = end - at >= 2 and byte(buffer, at) & 3 != 0 and byte(buffer, at + 1) & 3 == 0
     return IEEE_802_11_SWAPPED if is_swapped else IEEE_802_11, at
 

@@ -14,7 +14,7 @@ from iotid.capture.jit import kernel
 
 PRISM, RADIOTAP, PRISM_AVS, PPI = 119, 127, 163, 192  # link types: what a radio puts in front
 IEEE_802_11: Final = 105
-# in this program only: data starts at a multiple of 4 bytes of the frame; the frame control's two bytes are swapped
+# in this program only: data starts at a multiple of 4 bytes of the frame; each of its fields of two bytes is swapped
 IEEE_802_11_PADDED: Final = 1 << 16 | 105
 IEEE_802_11_SWAPPED: Final = 2 << 16 | 105
 
@@ -74,8 +74,10 @@ def data_of_frame(buffer: Bytes, start: int, end: int, link: int, headers: Longs
         return 0
     first = byte(buffer, start)
     second = byte(buffer, start + 1)
+    fragment = start + 22
     if link == IEEE_802_11_SWAPPED:
         first, second = second, first
+        fragment += 1
     if first & 0x0F != 0x08 or first & _EMPTY or second & _PROTECTED:
         return NO_DATA
     to_system = second & _TO_SYSTEM != 0
@@ -86,7 +88,7 @@ def data_of_frame(buffer: Bytes, start: int, end: int, link: int, headers: Longs
         size += 6 if second & _HIGH_THROUGHPUT else 2
     if end - start < size:
         return 0
-    if (first & _QOS and byte(buffer, start + qos) & _AGGREGATE) or byte(buffer, start + 22) & 0x0F:
+    if (first & _QOS and byte(buffer, start + qos) & _AGGREGATE) or byte(buffer, fragment) & 0x0F:
         return NO_DATA
     headers[DESTINATION_MAC] = be48(buffer, start + (16 if to_system else 4))
     source = 24 if to_system and from_system else 16 if from_system else 10
