@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from iotid.capture.streams import Stream, compression_of, filesystem_of, open_stream
+from iotid.capture.streams import Stream, compression_of, decompressed, filesystem_of
 from iotid.errors import InputError
+
+if TYPE_CHECKING:
+    from pyarrow import fs
 
 _PCAPNG_MAGIC = b"\x0a\x0d\x0d\x0a"
 _BYTE_ORDER_MAGICS = (b"\x1a\x2b\x3c\x4d", b"\x4d\x3c\x2b\x1a")
@@ -30,21 +33,26 @@ class Container:
     context: str
 
 
-def tell(path: str) -> Container | None:
-    """What the file at a path or URI is; None where it is no capture.
+def tell(path: str, filesystem: fs.FileSystem | None = None, inner: str = "") -> Container | None:
+    """What the file at a path or URI is; None where it is no capture. It is opened once.
+
+    ``filesystem`` and ``inner``: where the path is already known to lead.
 
     Raises:
         InputError: the file is missing or cannot be read.
     """
-    filesystem, inner = filesystem_of(path)
+    if filesystem is None:
+        filesystem, inner = filesystem_of(path)
     try:
         with filesystem.open_input_file(inner) as file:
             file_bytes = file.size()
-            compression = compression_of(file.read(8))
+            head = file.read(PCAP_HEADER_BYTES)
+            compression = compression_of(head)
+            if compression != "none":
+                file.seek(0)
+                head = decompressed(file, compression).window(0, PCAP_HEADER_BYTES).tobytes()
     except OSError as fault:
         raise InputError(f"{path}: cannot be read ({fault}); check that it is there and may be read") from None
-    with open_stream(path, compression, file_bytes) as stream:
-        head = stream.window(0, PCAP_HEADER_BYTES).tobytes()
     if head.startswith(_PCAPNG_MAGIC) and (len(head) < 12 or head[8:12] in _BYTE_ORDER_MAGICS):
         return Container("pcapng", compression, file_bytes, 0, pcapng_context(False, np.empty((0, 0), np.int64)))
     orders: tuple[Literal["big", "little"], ...] = ("big", "little")

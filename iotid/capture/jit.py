@@ -3,8 +3,16 @@
 Numba's own cache has three gaps that matter here: it does not notice a change in a helper of another file, it knows no
 good place for a package inside a zip (spark-submit --py-files) or for a user without a home, and two workers that
 store code of different processors under one name can load each other's. So each folder here is named by what made the
-code: the sources of all kernels, the processor and Numba's options. Workers may start at once: files of one folder are
-all alike, and Numba moves them into place whole.
+code: the sources of all kernels, the processor and Numba's options.
+
+Workers may start at once on an empty folder. Numba moves each file into place whole, so a reader sees one that is
+complete or none, and then compiles by itself. But two that save different signatures of one function at the same time
+would both take the same file name, and the index could point one's signature at the other's code; so writers take
+turns, behind a lock beside the kernel's files. Where it cannot be had, nothing is saved.
+
+The folder is the first of these that we can write and no stranger can: ``__pycache__`` beside the module,
+``$XDG_CACHE_HOME/iotid`` or ``~/.cache/iotid``, ``iotid-UID`` in the temporary folder. NUMBA_CACHE_DIR overrides.
+Only kernels that Python calls are loaded from it: what they call was compiled into them.
 """
 
 from __future__ import annotations
@@ -22,6 +30,11 @@ from typing import Any, ParamSpec, TypeVar
 import numba
 from llvmlite import binding  # type: ignore[import-untyped]
 
+try:
+    import fcntl
+except ImportError:  # not a POSIX system
+    fcntl = None  # type: ignore[assignment]
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -35,14 +48,30 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
     """
     if _options.DISABLE_JIT:
         return function
-    if _options.CACHE_DIR or _folder(function.__module__) is None:
-        return numba.njit(nogil=True, forceinline=True, cache=bool(_options.CACHE_DIR))(function)
+    if not _options.CACHE_DIR and _folder(function.__module__) is None:
+        return numba.njit(nogil=True, forceinline=True)(function)
     before = _options.CACHE_LOCATOR_CLASSES
-    _options.CACHE_LOCATOR_CLASSES = f"{__name__}.{KernelFolder.__name__}"
+    if not _options.CACHE_DIR:
+        _options.CACHE_LOCATOR_CLASSES = f"{__name__}.{KernelFolder.__name__}"
     try:
-        return numba.njit(nogil=True, forceinline=True, cache=True)(function)
+        return _taking_turns(numba.njit(nogil=True, forceinline=True, cache=True)(function))
     finally:
         _options.CACHE_LOCATOR_CLASSES = before
+
+
+def _taking_turns(dispatcher: Any) -> Any:
+    """The kernel, which now waits for its turn before it adds to its files; a fault there leaves them as they are."""
+    files_of = dispatcher._cache._cache_file
+    save = files_of.save
+
+    def save_alone(key: Any, data: Any) -> None:
+        with contextlib.suppress(OSError), Path(f"{files_of._index_path}.lock").open("a") as lock:
+            if fcntl is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            save(key, data)
+
+    files_of.save = save_alone
+    return dispatcher
 
 
 class KernelFolder:
@@ -103,7 +132,7 @@ def _made_of(package: str) -> str:
     digest = hashlib.sha256()
     for source in sorted(files(package).iterdir(), key=lambda entry: entry.name):
         text = source.read_bytes() if source.name.endswith(".py") else b""
-        if b"import kernel" in text:
+        if b".jit import " in text:
             digest.update(text)
     processor = (binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten())
     digest.update(repr((numba.__version__, processor, _options.BOUNDSCHECK, _options.OPT)).encode())

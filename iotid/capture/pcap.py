@@ -11,6 +11,7 @@ from iotid.capture.records import (
     CHAIN,
     CUT,
     FAR_END,
+    LONG_CHAIN,
     MAX_WIRE_BYTES,
     POSITION,
     RECORDS,
@@ -40,8 +41,10 @@ def walk_pcap(
 ) -> tuple[int, int, int]:
     """Step from ``state[POSITION]`` until ``limit``, the buffer's end, or full tables.
 
-    ``buffer`` starts at byte ``base`` of the stream and, where ``final``, ends with it. Returns the number of records
-    and of faults written, and how many bytes from the new position on are needed to go on (0: the reason is another).
+    A broken stretch that begins before ``limit`` is followed to its end, so that where a walk ends is a function of
+    where it starts and of ``limit``. ``buffer`` starts at byte ``base`` of the stream and, where ``final``, ends with
+    it. Returns the number of records and of faults written, and how many bytes from the new position on are needed to
+    go on (0: the reason is another).
     """
     size = len(buffer)
     big = layout[BIG_ENDIAN] != 0
@@ -49,7 +52,7 @@ def walk_pcap(
     reach = CHAIN * (header + layout[MAX_PACKET_BYTES])
     i = state[POSITION] - base
     n = f = need = 0
-    while i + base < limit and n < len(records.offset) and f < len(faults):
+    while (i + base < limit or state[SKIP_FROM] >= 0) and n < len(records.offset) and f < len(faults):
         if state[SKIP_FROM] >= 0:
             while i < size and (final or i + reach <= size) and not _is_chain(buffer, i, final, layout):
                 i += 1
@@ -90,30 +93,57 @@ def walk_pcap(
 
 
 @kernel
+def guess_pcap(buffer: Bytes, stop: int, final: bool, layout: Longs) -> int:
+    """Where in ``buffer[:stop]`` the longest chain of plausible records starts, or the first long one; -1: nowhere.
+
+    From every place before ``stop`` on, CHAIN records are within the buffer, if there are so many.
+    """
+    size = len(buffer)
+    best = -1
+    longest = 0
+    for at in range(stop):
+        length, end = _chain(buffer, at, layout, LONG_CHAIN)
+        whole = length >= CHAIN or (length == 2 and end == size and final)
+        if whole and length > longest:
+            best = at
+            longest = length
+            if length == LONG_CHAIN or size - end < layout[HEADER_BYTES]:
+                break
+    return best
+
+
+@kernel
 def _is_chain(buffer: Bytes, at: int, final: bool, layout: Longs) -> bool:
     """Whether CHAIN plausible records follow one another from ``at``, or two that end exactly with the stream.
 
     One alone proves nothing: in the data of a record that the stream's end cuts off, one is found too easily.
     """
+    length, end = _chain(buffer, at, layout, CHAIN)
+    if length == CHAIN:
+        return end <= len(buffer)
+    return final and length == 2 and end == len(buffer)
+
+
+@kernel
+def _chain(buffer: Bytes, at: int, layout: Longs, most: int) -> tuple[int, int]:
+    """How many plausible records, up to ``most``, follow one another from ``at``, and where the last one's data end."""
     big = layout[BIG_ENDIAN] != 0
     header = layout[HEADER_BYTES]
     size = len(buffer)
     before = -1
     i = at
-    for length in range(CHAIN):
-        if i == size and length >= 2:
-            return final
-        if size - i < header:
-            return False
+    length = 0
+    while length < most and size - i >= header:
         captured = u32(buffer, i + 8, big)
         wire = u32(buffer, i + 12, big)
         if captured == 0 or captured > layout[MAX_PACKET_BYTES] or wire < captured or wire > FAR_END:
-            return False
+            break
         if u32(buffer, i + 4, big) >= 1_000_000 * layout[TICKS_PER_US]:
-            return False
+            break
         seconds = u32(buffer, i, big)
         if before >= 0 and abs(seconds - before) > _DAY_S:
-            return False
+            break
         before = seconds
         i += header + captured
-    return i <= size
+        length += 1
+    return length, i

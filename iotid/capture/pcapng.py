@@ -15,11 +15,13 @@ from iotid.capture.records import (
     CHANGED_AT,
     CUT,
     INTERFACES,
+    LONG_CHAIN,
     MAX_WIRE_BYTES,
     NO_INTERFACE,
     POSITION,
     RECORDS,
     SECTION_BIG_ENDIAN,
+    SECTIONS,
     SKIP_FROM,
     Records,
     add_fault,
@@ -31,6 +33,7 @@ LINK_TYPE, SNAP_LENGTH, BINARY, EXPONENT, OFFSET_S = range(5)
 INTERFACE_SIZE = 5
 MAX_INTERFACES = 1 << 16  # of one section: what a split must carry stays small
 TABLE_FULL = -1  # returned as `need`: give a larger table of interfaces
+ANY_ORDER = -1  # a byte order that need not be known: the block begins a section, and tells
 
 MAX_OPTION_BYTES = 1 << 16  # what a packet block may hold beside its packet
 _MAX_BLOCK_BYTES = 1 << 24  # the limit of libpcap and Wireshark
@@ -67,7 +70,7 @@ def walk_pcapng(
     reach = CHAIN * (max_packet_bytes + MAX_OPTION_BYTES)
     i = state[POSITION] - base
     n = f = need = 0
-    while i + base < limit and n < len(records.offset) and f < len(faults):
+    while (i + base < limit or state[SKIP_FROM] >= 0) and n < len(records.offset) and f < len(faults):
         if state[SKIP_FROM] >= 0:
             while (
                 i < size and (final or i + reach <= size) and not _is_chain(buffer, i, final, state, max_packet_bytes)
@@ -96,6 +99,7 @@ def walk_pcapng(
             elif u32(buffer, i + length - 4, big) == length:
                 if kind == _SECTION:
                     state[SECTION_BIG_ENDIAN] = big
+                    state[SECTIONS] += 1
                     state[INTERFACES] = 0
                     state[CHANGED_AT] = state[RECORDS] + n
                 elif kind == _INTERFACE and state[INTERFACES] < MAX_INTERFACES:
@@ -166,24 +170,52 @@ def _block(buffer: Bytes, at: int, section_big: bool) -> tuple[int, int, bool]:
 
 
 @kernel
+def guess_pcapng(buffer: Bytes, stop: int, final: bool, max_packet_bytes: int) -> tuple[int, int]:
+    """Where in ``buffer[:stop]`` the longest chain of blocks starts, or the first long one (-1: nowhere); byte order.
+
+    The byte order is 1 where the blocks are big-endian, 0 where not. From every place before ``stop`` on, CHAIN blocks
+    are within the buffer, if there are so many.
+    """
+    size = len(buffer)
+    best = -1
+    order = ANY_ORDER
+    longest = 0
+    for at in range(stop):
+        for big in range(2):
+            length, end = _chain(buffer, at, big != 0, max_packet_bytes, LONG_CHAIN)
+            whole = length >= CHAIN or (length > 0 and end == size and final)
+            if whole and length > longest:
+                best = at
+                longest = length
+                order = ANY_ORDER if u32(buffer, at, False) == _SECTION else big
+        if longest == LONG_CHAIN:
+            break
+    return best, order
+
+
+@kernel
 def _is_chain(buffer: Bytes, at: int, final: bool, state: Longs, max_packet_bytes: int) -> bool:
     """Whether CHAIN whole blocks follow one another from ``at``, or fewer that end exactly with the stream."""
+    length, end = _chain(buffer, at, state[SECTION_BIG_ENDIAN] != 0, max_packet_bytes, CHAIN)
+    return length == CHAIN or (final and length > 0 and end == len(buffer))
+
+
+@kernel
+def _chain(buffer: Bytes, at: int, big: bool, max_packet_bytes: int, most: int) -> tuple[int, int]:
+    """How many whole blocks, up to ``most``, follow one another from ``at``, and where the last one ends."""
     size = len(buffer)
-    big = state[SECTION_BIG_ENDIAN] != 0
     i = at
-    for _ in range(CHAIN):
-        if i == size and i > at:
-            return final
-        if size - i < 12:
-            return False
+    count = 0
+    while count < most and size - i >= 12:
         kind, length, big = _block(buffer, i, big)
         if length == 0 or length > max_packet_bytes + MAX_OPTION_BYTES or i + length > size:
-            return False
+            break
         named = 0 < kind < 0x10000 or kind in (_SECTION, 0x00000BAD, 0x40000BAD) or kind >= 0x80000000
         if not named or u32(buffer, i + length - 4, big) != length:
-            return False
+            break
         i += length
-    return True
+        count += 1
+    return count, i
 
 
 @kernel

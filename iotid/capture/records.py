@@ -17,10 +17,15 @@ CUT = 2  # 1: that stretch starts with a record whose header is there and whose 
 RECORDS = 3  # records walked over so far
 SECTION_BIG_ENDIAN = 4  # pcapng: byte order of the section
 INTERFACES = 5  # pcapng: interfaces that the section has described so far
-CHANGED_AT = 6  # pcapng: RECORDS when a section began or an interface was described
-STATE_SIZE = 7
+CHANGED_AT = 6  # pcapng: RECORDS when a section began or an interface was described; -1: that has not been
+SECTIONS = 7  # pcapng: sections that began
+STATE_SIZE = 8
 
 CHAIN = 3  # so many plausible records in a row prove the first: by chance one in 2**60 offsets of random bytes passes
+LONG_CHAIN = (
+    32  # so many are taken for the file's own without a look at others: a capture inside segments of a transfer
+)
+# breaks off at each segment's end, and 32 of the shortest frames fill more than the usual segment of 1460 bytes
 MAX_WIRE_BYTES = 2**31 - 1  # longer frames cannot be; columns of lengths are int32
 FAR_END = 2**24  # bytes: a frame longer than this is no proof of a record
 

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from iotid import config
-from iotid.capture.containers import Container, tell
-from iotid.capture.streams import filesystem_of, open_stream, uri_of
+from iotid.capture.containers import Container, pcapng_context, tell
+from iotid.capture.pieces import Guess, Piece, cut_pieces, nothing, prove, reach_of, walk_piece
+from iotid.capture.streams import filesystem_of, uri_of
 from iotid.errors import InputError
+
+if TYPE_CHECKING:
+    from pyarrow import fs
+
+WalkAll: TypeAlias = Callable[[Callable[[Piece], Guess | None], Sequence[Piece]], Sequence[Guess | None]]
+
+_PROBES = 32  # files that are told at once
 
 _log = logging.getLogger(__name__)
 
@@ -34,12 +46,54 @@ class Split:
     previous: str = ""  # the capture that goes before this one where files are one stream: fragments may start there
 
 
+@dataclass(frozen=True)
+class Plan:
+    """The splits of captures, by file and place, and what had to be read twice to prove them."""
+
+    splits: list[Split]
+    splits_repaired: int = 0
+    bytes_repaired: int = 0
+
+
 def list_captures(location: str) -> list[str]:
     """Every capture below a folder or URI, or the one file, sorted by path; told by content, not by name.
 
     Raises:
         InputError: the location is missing, cannot be read, or holds no capture.
     """
+    return [capture.path for capture in find_captures([location])[0]]
+
+
+def find_captures(locations: Iterable[str]) -> tuple[list[Split], int]:
+    """The captures at all locations as whole splits, each file opened once; and how many files there are no captures.
+
+    They are numbered in the order of the locations, and by path within each.
+
+    Raises:
+        InputError: a location is missing, cannot be read, or holds no capture.
+    """
+    found: list[tuple[str, Container]] = []
+    ignored = 0
+    for location in locations:
+        filesystem, files = _files(location)
+        with ThreadPoolExecutor(_PROBES) as pool:  # a probe of a remote file is mostly waiting
+            told = list(pool.map(partial(_tell, filesystem), files))
+        captures = [(path, container) for (path, _), container in zip(files, told, strict=True) if container]
+        if not captures:
+            raise InputError(f"{location}: holds no capture (pcap or pcapng, also in gzip, zstd, bz2 or xz)")
+        if len(captures) < len(files):
+            others = len(files) - len(captures)
+            _log.info("%s: %d of %d files are no captures and are ignored", location, others, len(files))
+            ignored += others
+        found += captures
+    before = ["", *(path for path, _ in found)]
+    return [
+        replace(_whole(path, index, container), previous=before[index]) for index, (path, container) in enumerate(found)
+    ], ignored
+
+
+def _files(location: str) -> tuple[fs.FileSystem, list[tuple[str, str]]]:
+    """The files at a location, sorted by path: the path or URI of each, and its path within the filesystem."""
     from pyarrow import fs
 
     filesystem, inner = filesystem_of(location)
@@ -47,21 +101,17 @@ def list_captures(location: str) -> list[str]:
         info = filesystem.get_file_info(inner)
         if info.type == fs.FileType.NotFound:
             raise InputError(f"{location}: there is no such file or folder; give a capture or a folder of captures")
-        if info.type == fs.FileType.Directory:
-            entries = filesystem.get_file_info(fs.FileSelector(inner, recursive=True))
-            paths = sorted(uri_of(location, entry.path) for entry in entries if entry.type == fs.FileType.File)
-        else:
-            paths = [location]
+        if info.type != fs.FileType.Directory:
+            return filesystem, [(location, inner)]
+        entries = filesystem.get_file_info(fs.FileSelector(inner, recursive=True))
     except OSError as fault:
         raise InputError(f"{location}: cannot be read ({fault}); check that it is there and may be read") from None
-    captures = [path for path in paths if tell(path) is not None]
-    if not captures:
-        raise InputError(f"{location}: holds no capture (pcap or pcapng, also in gzip, zstd, bz2 or xz)")
-    if len(captures) < len(paths):
-        _log.info(
-            "%s: %d of %d files are no captures and are ignored", location, len(paths) - len(captures), len(paths)
-        )
-    return captures
+    return filesystem, sorted((uri_of(location, e.path), e.path) for e in entries if e.type == fs.FileType.File)
+
+
+def _tell(filesystem: fs.FileSystem, file: tuple[str, str]) -> Container | None:
+    path, inner = file
+    return tell(path, filesystem, inner)
 
 
 def whole_capture(path: str, file_index: int) -> Split:
@@ -77,26 +127,42 @@ def whole_capture(path: str, file_index: int) -> Split:
 
 
 def split_capture(path: str, file_index: int, settings: config.Capture) -> list[Split]:
-    """Cut a capture at record boundaries about every ``split_bytes``; small and compressed ones stay whole.
-
-    The splits tile the file exactly, from its first record to its end. Their boundaries come from a walk over every
-    record from the first on, so that a capture inside a packet of the capture cannot mislead it. Each split also says
-    from where its reader must start for repeats across its start to be known; a pcapng is not cut where sections or
-    interfaces began so few records ago, so that what is known at ``warm_up`` and at ``start`` is the same.
+    """`split_captures` of one capture.
 
     Raises:
         InputError: the file is missing, cannot be read or is no capture.
     """
-    whole = whole_capture(path, file_index)
-    if whole.compression != "none" or whole.file_bytes <= settings.split_bytes:
-        return [whole]
-    *cuts, total = _walk(whole, settings)
-    ends = [cut.start for cut in cuts[1:]] + [whole.file_bytes]
-    records = np.diff([cut.records for cut in cuts] + [total.records]).tolist()
-    return [
-        replace(cut, split=number, end=end, records=count)
-        for number, (cut, end, count) in enumerate(zip(cuts, ends, records, strict=True))
-    ]
+    return split_captures([whole_capture(path, file_index)], settings).splits
+
+
+def split_captures(captures: Sequence[Split], settings: config.Capture, walk_all: WalkAll | None = None) -> Plan:
+    """Cut captures at record boundaries about every ``split_bytes``; small and compressed ones stay whole.
+
+    The splits tile each file exactly, from its first record to its end. A large file's pieces are walked side by side,
+    each from a guess at its first record, then proved one after the other (`iotid.capture.pieces`), so that a capture
+    inside a packet of the capture cannot mislead the plan. Each split also says from where its reader must start for
+    repeats and fragments across its start to be known; a pcapng is not cut where sections or interfaces began so few
+    records ago, so that what is known at ``warm_up`` and at ``start`` is the same.
+
+    ``walk_all(walk, pieces)`` gives ``walk`` of each piece, in order; None: in threads of this process.
+
+    Raises:
+        InputError: a file cannot be read.
+        DataError: a file has become shorter.
+    """
+    large = [c for c in captures if c.compression == "none" and c.file_bytes > settings.split_bytes]
+    pieces = [piece for capture in large for piece in cut_pieces(capture, settings.split_bytes)]
+    walk = partial(walk_piece, settings=settings)
+    guesses = (walk_all or _in_threads)(walk, pieces) if pieces else []
+    of_file: dict[int, list[tuple[Piece, Guess | None]]] = {capture.file_index: [] for capture in large}
+    for piece, guess in zip(pieces, guesses, strict=True):
+        of_file[piece.capture.file_index].append((piece, guess))
+    plans = [_proved(of_file[c.file_index], settings) if c.file_index in of_file else Plan([c]) for c in captures]
+    return Plan(
+        [split for plan in plans for split in plan.splits],
+        sum(plan.splits_repaired for plan in plans),
+        sum(plan.bytes_repaired for plan in plans),
+    )
 
 
 def pack_tasks(splits: list[Split], settings: config.Capture) -> list[int]:
@@ -128,29 +194,36 @@ def _whole(path: str, file_index: int, container: Container) -> Split:
     )
 
 
-def _walk(whole: Split, settings: config.Capture) -> Iterator[Split]:
-    """The starts of the splits, with the number of records before each in ``records``; last, the end of the file."""
-    from iotid.capture.walk import Walk
+def _in_threads(walk: Callable[[Piece], Guess | None], pieces: Sequence[Piece]) -> list[Guess | None]:
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # the kernels let go of the interpreter's lock
+        return list(pool.map(walk, pieces))
 
-    yield replace(whole, records=0)
-    reach = settings.duplicate_records
-    target = settings.split_bytes
-    offsets = np.empty(0, np.int64)  # of the last records, at least `reach` of them where there are so many
-    with open_stream(whole.path, whole.compression, whole.file_bytes) as stream:
-        walk = Walk(stream, whole.container, whole.context, whole.start, whole.end, settings)
-        for step in walk:
-            first = step.first_record - len(offsets)
-            fresh = len(offsets)
-            offsets = np.concatenate([offsets, step.records.offset])
-            settled = walk.changed_at + reach - first if whole.container == "pcapng" else 0
-            while True:
-                at = max(int(np.searchsorted(offsets, target)), settled, fresh)
-                if at >= len(offsets):
-                    break
-                start = int(offsets[at])
-                warm_up = int(offsets[at - reach]) if at >= reach else whole.start
-                context = walk.context if whole.container == "pcapng" else whole.context
-                yield replace(whole, start=start, warm_up=warm_up, context=context, records=first + at)
-                target = (start // settings.split_bytes + 1) * settings.split_bytes
-            offsets = offsets[-reach:]
-        yield replace(whole, start=whole.file_bytes, records=walk.records)
+
+def _proved(walked: list[tuple[Piece, Guess | None]], settings: config.Capture) -> Plan:
+    """The splits of one capture: its pieces joined in order, those whose guess was wrong walked again."""
+    capture = walked[0][0].capture
+    reach = reach_of(settings)
+    known = nothing(capture)
+    cuts: list[Split] = []  # with the number of records before each in `records`
+    repaired = []
+    for piece, guess in walked:
+        if known.end >= piece.limit:  # a record or a broken stretch goes across the whole piece
+            continue
+        warm_up = known.warm_up(reach) if cuts else capture.start
+        if warm_up is not None:
+            context = capture.context
+            if capture.container == "pcapng":
+                context = pcapng_context(known.big_endian, known.interfaces)
+            cut = replace(capture, split=len(cuts), start=known.end, warm_up=warm_up, context=context)
+            cuts.append(replace(cut, records=known.records))
+        stretch, again = prove(known, guess, piece, settings)
+        if again:
+            repaired.append(again)
+        known = known.then(stretch, reach)
+    if repaired:
+        told = (capture.path, len(repaired), len(walked), sum(repaired))
+        _log.info("%s: the guessed start of %d of %d pieces was wrong; %d bytes were read again in sequence", *told)
+    ends = [*(cut.start for cut in cuts[1:]), capture.file_bytes]
+    records = np.diff([*(cut.records for cut in cuts), known.records]).tolist()
+    splits = [replace(cut, end=end, records=count) for cut, end, count in zip(cuts, ends, records, strict=True)]
+    return Plan(splits, len(repaired), sum(repaired))

@@ -142,13 +142,17 @@ def open_stream(path: str, compression: str, file_bytes: int) -> Stream:
         if size is None or size < file_bytes:
             raise DataError(f"{path}: has {size} bytes where its plan says {file_bytes}; plan it again (split-pcaps)")
         if compression != "none":
-            file = filesystem.open_input_stream(inner, compression=None)
-            return _Decompressed(file, _reader(compression, file))
+            return decompressed(filesystem.open_input_stream(inner, compression=None), compression)
         if filesystem.type_name == "local":
             return _Mapped(inner, file_bytes)
         return _Fetched(filesystem.open_input_file(inner), file_bytes)
     except OSError as fault:
         raise InputError(f"{path}: cannot be read ({fault}); check that it is there and may be read") from None
+
+
+def decompressed(file: Any, compression: str) -> Stream:
+    """The uncompressed stream of an open file; closing it closes the file."""
+    return _Decompressed(file, _reader(compression, file))
 
 
 def compression_of(head: bytes) -> str:

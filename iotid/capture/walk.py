@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from iotid import config
 from iotid.capture import pcap, pcapng
-from iotid.capture.containers import pcapng_context
 from iotid.capture.records import (
+    CHAIN,
     CHANGED_AT,
     INTERFACES,
     POSITION,
     RECORDS,
     SECTION_BIG_ENDIAN,
+    SECTIONS,
     SKIP_FROM,
     STATE_SIZE,
     Records,
@@ -45,7 +46,8 @@ class Step:
 class Walk:
     """Iterates over the windows of ``stream`` from ``start`` to ``end`` (-1: to the stream's end).
 
-    Then ``position`` is where it stopped: ``end``, unless the file is not what it was when it was planned.
+    Then ``position`` is where it stopped: at ``end`` if a record starts there, else where the record or the broken
+    stretch ends that goes across it.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Walk:
         self._state = np.zeros(STATE_SIZE, np.int64)
         self._state[POSITION] = start
         self._state[SKIP_FROM] = -1
+        self._state[CHANGED_AT] = -1
         self._is_pcapng = container == "pcapng"
         if self._is_pcapng:
             interfaces = known["interfaces"]
@@ -84,21 +87,57 @@ class Walk:
 
     @property
     def changed_at(self) -> int:
-        """The number of the record before which the file last said something that later records depend on."""
+        """The record before which the pcapng last began a section or described an interface; -1: never."""
         return int(self._state[CHANGED_AT])
 
     @property
-    def context(self) -> str:
-        """The pcapng's section and interfaces as known now, as a split's context."""
-        return pcapng_context(bool(self._state[SECTION_BIG_ENDIAN]), self._interfaces_IF[: self._state[INTERFACES]])
+    def sections(self) -> int:
+        """Sections of a pcapng that began so far."""
+        return int(self._state[SECTIONS])
+
+    @property
+    def big_endian(self) -> bool:
+        """Byte order of the pcapng's section."""
+        return bool(self._state[SECTION_BIG_ENDIAN])
+
+    @property
+    def interfaces(self) -> NDArray[np.int64]:
+        """The interfaces of the pcapng's section, those of the context first."""
+        return self._interfaces_IF[: self._state[INTERFACES]] if self._is_pcapng else np.empty((0, 0), np.int64)
+
+    def guess(self) -> int | None:
+        """Stand where a record seems to start, before the walk's end; None where none does.
+
+        Returns the byte order that the pcapng seems to have there, ANY_ORDER where it need not be known.
+        """
+        packet = self._settings.max_packet_bytes + pcapng.MAX_OPTION_BYTES  # more than any record's header takes too
+        reach = CHAIN * packet
+        while self.position < self._limit:
+            base = self.position
+            buffer = self._stream.window(base, 2 * reach)
+            final = len(buffer) < 2 * reach
+            stop = min(self._limit - base, len(buffer) if final else reach)
+            if self._is_pcapng:
+                at, order = pcapng.guess_pcapng(buffer, stop, final, self._settings.max_packet_bytes)
+            else:
+                at, order = pcap.guess_pcap(buffer, stop, final, self._layout), pcapng.ANY_ORDER
+            if at >= 0:
+                self._state[POSITION] = base + at
+                self._state[SECTION_BIG_ENDIAN] = order == 1
+                return order
+            self._state[POSITION] = base + stop
+            if final and stop == len(buffer):
+                break
+        return None
 
     def __iter__(self) -> Iterator[Step]:
         chunk = self._settings.chunk_bytes
         need = 0
-        while self.position < self._limit:
+        while self.position < self._limit or self._state[SKIP_FROM] >= 0:
             base = self.position
             first_record = self.records
-            asked = max(min(chunk, self._limit - base), need)
+            within = self._limit - base
+            asked = max(min(chunk, within) if within > 0 else chunk, need)
             buffer = self._stream.window(base, asked)
             final = len(buffer) < asked
             records = empty_records(chunk // _RECORD_BYTES)
@@ -106,7 +145,7 @@ class Walk:
             n, f, need = self._kernel(buffer, base, final, records, faults_F3)
             if n or f:
                 yield Step(buffer, records.first(n), first_record, faults_F3[:f])
-            if final and self.position >= base + len(buffer):
+            if final and self.position >= base + len(buffer) and self._state[SKIP_FROM] < 0:
                 break
 
     def _kernel(

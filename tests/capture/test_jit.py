@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from iotid.capture import jit
 
@@ -81,16 +85,84 @@ def test_is_ours__a_folder_that_strangers_may_write_is_refused(tmp_path: Path) -
     assert not jit._is_ours(tmp_path / "file")
 
 
-def test_kernels__agree_without_the_jit() -> None:
-    """The fuzzing tests where the kernels run as plain Python: they are what they read as."""
+_HELPER = """
+from tiny.jit import kernel
+
+@kernel
+def twice(a):
+    return a + a
+
+@kernel
+def add(a, b):
+    return twice(a) + b
+"""
+# Waits until all are there, so that they compile at once. Prints the sum, what came from the cache, and how many of
+# the others' entries cannot be read back.
+_AT_ONCE = """
+import pathlib, sys, time
+from tiny.work import add
+argument, together, name = eval(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3]
+files = add._cache._cache_file
+(together / name).touch()
+while not (together / "go").exists():
+    time.sleep(0.001)
+total = add(argument, argument)
+wrong = 0
+for number in range(50):
+    for other in range(8):
+        if name == str(other):
+            files.save((name, number), (name, number))
+        elif name == "later":
+            wrong += files.load((str(other), number)) != (str(other), number)
+print(total, sum(add.stats.cache_hits.values()), wrong)
+"""
+_SIGNATURES = {"1": "3", "1.5": "4.5", "1j": "3j", "True": "3"}  # argument, and twice it plus itself
+
+
+def test_kernel__eight_processes_that_start_at_once_on_an_empty_folder_save_and_load_the_right_code(
+    tmp_path: Path,
+) -> None:
+    package = _package(tmp_path / "plain")
+    (package / "tiny" / "work.py").write_text(_HELPER)
+    together = tmp_path / "together"
+    together.mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(package)}
+    environment.pop("NUMBA_CACHE_DIR", None)
+
+    def start(argument: str, name: str) -> Any:
+        command = [sys.executable, "-c", _AT_ONCE, argument, str(together), name]
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    arguments = [*_SIGNATURES, *_SIGNATURES]
+    running = [start(argument, str(number)) for number, argument in enumerate(arguments)]
+    deadline = time.monotonic() + 120
+    while len(list(together.iterdir())) < len(running) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    (together / "go").touch()
+    for argument, process in zip(arguments, running, strict=True):
+        out, err = process.communicate(timeout=120)
+        assert out.split()[:1] == [_SIGNATURES[argument]], err
+    for argument, expected in _SIGNATURES.items():
+        out, err = start(argument, "later").communicate(timeout=120)
+        assert out.split() == [expected, "1", "0"], err
+    assert not list(package.rglob("*.tmp*")), "half-written files are left"
+
+
+_MODES = {
+    "compiled": {},
+    "bounds checked": {"NUMBA_BOUNDSCHECK": "1"},
+    "not compiled": {"NUMBA_DISABLE_JIT": "1"},
+}
+
+
+@pytest.mark.parametrize("mode", _MODES)
+def test_kernels__agree_with_the_twin_in_every_mode(mode: str) -> None:
+    """A part of the fuzzing tests with the kernels compiled, compiled with every index checked, and as plain Python."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/capture/test_fuzz.py"]
-    command += [
-        "-k",
-        "mutated and (0 or 1)",
-        "-W",
-        "ignore:overflow encountered:RuntimeWarning",
-    ]  # digests wrap by design
-    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
+    command += ["-k", "(mutated and (seed0 or seed1)) or any_capture or golden"]
+    command += ["-W", "ignore:overflow encountered:RuntimeWarning"]  # digests wrap by design
+    environment = {**os.environ, **_MODES[mode], "IOTID_FUZZ_EXAMPLES": "25"}
     root = Path(__file__).parents[2]
     done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:]
+    assert " passed" in done.stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +26,7 @@ def _changed(settings: config.Capture, **changes: Any) -> config.Capture:
 
 def _read_all(splits: list[Split], settings: config.Capture) -> tuple[pa.Table, list[tuple[str, str, int, int]]]:
     counted = Counters()
-    parts = [packets for split in splits for packets in read_split(split, settings, counted)]
+    parts = [deepcopy(packets) for split in splits for packets in read_split(split, settings, counted)]
     return to_arrow(Packets.concat(parts), [splits[0].path]), list(counted)
 
 
@@ -91,7 +92,7 @@ def test_splits__of_a_pcapng_that_changes_its_interfaces_know_them(
         for time, frame in traffic[i * 100 : i * 100 + 100]:
             data += make.enhanced(frame, time * 1000, order, number=1) + make.block(5, b"statistic", order) * 0
     path.write_bytes(data)
-    settings = _changed(capture_settings, duplicate_window_us=10_000, duplicate_records=30)
+    settings = _changed(capture_settings, duplicate_window_us=10_000, duplicate_records=30, fragment_records=30)
     assert len(_assert_invariant(path, settings, 12)) > 4
 
 
@@ -130,7 +131,8 @@ def test_splits__count_their_records_and_say_where_to_warm_up(
 ) -> None:
     path = tmp_path / "capture"
     path.write_bytes(make.pcap(traffic))
-    splits = split_capture(str(path), 0, _changed(capture_settings, split_bytes=10_000, duplicate_records=5))
+    settings = _changed(capture_settings, split_bytes=10_000, duplicate_records=5, fragment_records=3)
+    splits = split_capture(str(path), 0, settings)
     starts = [24]
     for _, frame in traffic:
         starts.append(starts[-1] + 16 + len(frame))
@@ -225,7 +227,7 @@ def test_read_packets__of_several_files_keeps_their_order_and_counts_each(
     table = read_packets([str(tmp_path / "b"), str(tmp_path)])
     assert table["capture_file"].unique().to_pylist() == [str(tmp_path / "b"), str(tmp_path / "a")]
     counted = counters(table)
-    assert counted.column_names == ["capture_file", "reason", "packets", "bytes"]
+    assert counted.column_names == ["capture_file", "reason", "packets", "bytes", "first_offset"]
     assert pa.compute.sum(counted["packets"]).as_py() == 10 + 10 + 20
     with pytest.raises(DataError, match="carries no counters"):
         counters(table.replace_schema_metadata(None))
