@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import date
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from iotid import config, schemas
 from iotid.capture import list_captures, split_capture
 from iotid.capture.counters import Counters
+from iotid.capture.packets import _column as column_of
+from iotid.capture.packets import _strings as strings_of
+from iotid.capture.splits import pack_tasks
 from iotid.errors import AccountingError
-from iotid.flows.kernels import FIRST
-from iotid.flows.merge import merge
+from iotid.flows.merge import merge, rows_alone
 from iotid.flows.partial import Partials
 from iotid.flows.read import read_partials, read_stretches
-from iotid.flows.table import flow_table
+from iotid.flows.table import Piece, table_in_time_order
+from iotid.flows.threads import in_threads
 
 Location = str | Path
+
+_EPOCH = date(1970, 1, 1)
 
 
 def from_captures(
@@ -58,13 +64,15 @@ def from_captures(
     settings = config.load_settings(overrides=overrides)
     locations = [paths] if isinstance(paths, Location) else paths
     captures = sorted({found for location in locations for found in list_captures(str(location))})
-    flows, counters = _assemble(captures, capture or settings.capture, settings.flow)
-    check_accounting(int(flows.packets.sum()), counters.packets("flow"))
-    table = flow_table(flows, pa.array(captures, pa.string()))
+    pieces, counters = _assemble(captures, capture or settings.capture, settings.flow)
+    check_accounting(sum(int(piece.flows.packets[piece.rows].sum()) for piece in pieces), counters.packets("flow"))
+    table = table_in_time_order(pieces, strings_of(captures))
+    zeros = np.zeros(len(table), np.int32)
     if capture_date is None and len(table):
-        capture_date = pc.min(table["first_seen"]).as_py().date()
-    table = table.add_column(0, "site", pa.array([site] * len(table), pa.string()))
-    table = table.add_column(1, "capture_date", pa.array([capture_date] * len(table), pa.date32()))
+        capture_date = table["first_seen"][0].as_py().date()  # the table is in time order
+    day = (capture_date - _EPOCH).days if capture_date else 0
+    table = table.add_column(0, "site", strings_of([site]).take(column_of(zeros, pa.int32())))
+    table = table.add_column(1, "capture_date", column_of(zeros + np.int32(day), pa.date32()))
     return counters.attach(table.cast(schemas.FLOWS.arrow_schema()))
 
 
@@ -77,17 +85,34 @@ def check_accounting(in_flows: int, counted: int) -> None:
         )
 
 
-def _assemble(captures: list[str], capture: config.Capture, flow: config.Flow) -> tuple[Partials, Counters]:
-    splits = [split for index, path in enumerate(captures) for split in split_capture(path, index, capture)]
-    counters = Counters()
-    parts = [
-        part for task, split in enumerate(splits) for part in read_partials([split], task, capture, flow, counters)
+def _assemble(captures: list[str], capture: config.Capture, flow: config.Flow) -> tuple[list[Piece], Counters]:
+    """The flows, and what became of every packet."""
+    before = ["", *captures] if flow.join_files else [""] * len(captures)
+    splits = [
+        replace(split, previous=before[index])
+        for index, path in enumerate(captures)
+        for split in split_capture(path, index, capture)
     ]
-    merged = merge(Partials.concat(parts), flow)
+    packed = groupby(zip(pack_tasks(splits, capture), splits, strict=True), key=lambda pair: pair[0])
+    of_task = [[split for _, split in group] for _, group in packed]
+
+    def read(task: int) -> tuple[list[Partials], Counters]:
+        counted = Counters()
+        return list(read_partials(of_task[task], task, capture, flow, counted)), counted
+
+    counters = Counters()
+    parts = []
+    for partials, counted in in_threads(read, range(len(of_task)), len(of_task)):
+        parts += partials
+        counters.merge(counted)
+    alone, others = rows_alone(parts)
+    merged = merge(others, flow)
     again = [
         part
         for task in np.unique(merged.unresolved.task)
-        for part in read_stretches([splits[task]], merged.unresolved, capture, flow, Counters())
+        for part in read_stretches(of_task[task], merged.unresolved, capture, flow, Counters())
     ]
-    flows = Partials.concat([merged.flows, merge(Partials.concat(again), flow).flows])
-    return flows.take(np.lexsort((flows.state[:, FIRST + 1], flows.state[:, FIRST]))), counters
+    rest = Partials.concat([merged.flows, merge(Partials.concat(again), flow).flows])
+    return [
+        Piece(part, rows) for part, rows in zip([*parts, rest], [*alone, np.arange(len(rest))], strict=True)
+    ], counters

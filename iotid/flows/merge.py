@@ -7,6 +7,7 @@ stretch then merges like everything else, and leaves nothing undecided.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from iotid import config
 from iotid.flows.kernels import HEAD_WIDTH, PACKETS, UNRESOLVED, Rows
-from iotid.flows.partial import NO_PARTIALS, Partials, rule_of, starts_of
+from iotid.flows.partial import NO_PARTIALS, Partials, first_rows, rule_of, starts_of
 from iotid.flows.sweep import merge_heads, sweep
 
 
@@ -86,3 +87,18 @@ class Merger:
 def merge(partials: Partials, settings: config.Flow) -> Merged:
     """All flows of partial flows that come in any order."""
     return Merger(settings).finish(partials.in_merge_order())
+
+
+def rows_alone(parts: Sequence[Partials]) -> tuple[list[Rows], Partials]:
+    """For each part the rows whose key no other row of any part has, and all other rows in one.
+
+    A row alone is a flow as it stands: a table cuts what it sees where a cut is due. They are nearly all, so that
+    only the others need be sorted, swept and copied.
+    """
+    if not parts:
+        return [], NO_PARTIALS
+    first_row = first_rows(np.concatenate([part.keys for part in parts]))
+    is_alone = np.bincount(first_row, minlength=len(first_row))[first_row] == 1
+    flags = np.split(is_alone, np.cumsum([len(part) for part in parts])[:-1])
+    others = [part.take(np.flatnonzero(~alone)) for part, alone in zip(parts, flags, strict=True)]
+    return [np.flatnonzero(alone) for alone in flags], Partials.concat(others)

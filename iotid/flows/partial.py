@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from iotid.capture.packets import Packets
 
 _US = 1_000_000
+_FIRST_ROWS = 1 << 16  # of a table: memory that is not written to yet costs nothing, growing costs a copy
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,7 @@ class Partials:
 
     def in_merge_order(self) -> Partials:
         """The rows with those of one key together, each key's by their first packet."""
-        slots = np.full(_power_of_two(2 * len(self)), -1, np.int64)
-        first_row = kernels.number_keys(self.keys, slots)
+        first_row = first_rows(self.keys)
         return self.take(np.lexsort((self.state[:, kernels.FIRST + 1], self.state[:, kernels.FIRST], first_row)))
 
     def take(self, rows: Rows) -> Partials:
@@ -124,7 +124,7 @@ class FlowTable:
         self._settings = settings
         self._rule = rule_of(settings)
         self._task = task
-        self._table = _new_table(1024)
+        self._table = _new_table(_FIRST_ROWS)
 
     @property
     def nbytes(self) -> int:
@@ -134,23 +134,28 @@ class FlowTable:
 
     def add(self, packets: Packets) -> None:
         """Add a chunk of packets."""
-        columns = in_time_order(columns_of(packets))
+        columns = columns_of(packets)
         lengths = columns.packet_length if self._settings.length == "ip" else columns.frame_length
-        done = kernels.absorb(0, columns, lengths, self._rule, self._table)
-        while done < len(lengths):
+        order = _time_order(columns)
+        done = kernels.absorb(0, columns, order, lengths, self._rule, self._table)
+        while done < len(order):
             self._table = _grown(self._table)
-            done = kernels.absorb(done, columns, lengths, self._rule, self._table)
+            done = kernels.absorb(done, columns, order, lengths, self._rule, self._table)
 
     def flush(self) -> Partials:
         """Hand out all rows and start anew."""
-        table, self._table = self._table, _new_table(1024)
+        table = self._table
         partials, _, num_heads = table.counts
         owners = table.head_owners[:num_heads]
         starts = starts_of(np.bincount(owners, minlength=partials))
         heads = np.empty((num_heads, HEAD_WIDTH), np.int64)
         kernels.group_heads(owners, table.heads[:num_heads], starts, heads)
         task = np.full(partials, self._task, np.int32)
-        return Partials(task, table.keys[:partials], table.state[:partials], starts, heads)
+        flushed = Partials(task, table.keys[:partials], table.state[:partials], starts, heads)
+        self._table = table._replace(keys=np.empty_like(table.keys), state=np.empty_like(table.state))
+        table.slots[:] = -1
+        table.counts[:] = 0
+        return flushed
 
 
 def packets_alone(packets: Packets, settings: config.Flow) -> Partials:
@@ -199,17 +204,12 @@ def columns_of(packets: Packets) -> Columns:
     return columns
 
 
-def in_time_order(columns: Columns) -> Columns:
-    """The columns sorted by time, ties by file and offset; as they are where they are sorted already."""
-    order = (columns.timestamp_us, columns.file_index, columns.offset)
-    later = np.zeros(max(len(columns.offset) - 1, 0), np.bool_)
-    for column in reversed(order):
-        step = column[1:].astype(np.int64) - column[:-1]
-        later = (step > 0) | ((step == 0) & later)
-    if later.all():
-        return columns
-    rows = np.lexsort(order[::-1])
-    return Columns(*(column[rows] for column in columns))
+def _time_order(columns: Columns) -> Rows:
+    """int64 (n,): the packets' numbers by time, ties by file and offset."""
+    order = np.empty(len(columns.offset), np.int64)
+    if kernels.time_order(columns, order):
+        return order
+    return np.lexsort((columns.offset, columns.file_index, columns.timestamp_us))
 
 
 def rule_of(settings: config.Flow) -> Rule:
@@ -218,6 +218,11 @@ def rule_of(settings: config.Flow) -> Rule:
         for timeout in (settings.idle_timeout_s, settings.active_timeout_s)
     )
     return Rule(settings.max_packets, idle_us, active_us, settings.tcp_close, settings.join_files)
+
+
+def first_rows(keys: Rows) -> Rows:
+    """int64 (n,): for every row of ``keys`` the first row that equals it."""
+    return kernels.number_keys(keys, np.full(_power_of_two(2 * len(keys)), -1, np.int64))
 
 
 def starts_of(counts: Rows) -> Rows:
@@ -230,8 +235,8 @@ def _new_table(rows: int) -> Table:
         np.full(4 * rows, -1, np.int64),
         np.empty((rows, KEY_WORDS), np.uint64),
         np.empty((rows, STATE_WIDTH), np.int64),
-        np.empty(8 * rows, np.int64),
-        np.empty((8 * rows, HEAD_WIDTH), np.int64),
+        np.empty(16 * rows, np.int64),
+        np.empty((16 * rows, HEAD_WIDTH), np.int64),
         np.zeros(3, np.int64),
     )
 

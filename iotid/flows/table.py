@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from iotid import schemas
+from iotid.capture.packets import _column as column_of
+from iotid.capture.packets import _strings as strings_of
 from iotid.capture.packets import ip_text, mac_text
-from iotid.flows.kernels import (
-    BYTES,
-    END_REASON,
-    END_REASONS,
-    FIRST,
-    FIRST_SIDE,
-    HEAD_LENGTHS,
-    HEAD_MARKS,
-    HEAD_ORDER,
-    LAST,
-    NEVER,
-    PACKETS,
-    POSITION_SHIFT,
-    SOURCE_MAC,
-    SYN,
-    SYN_ACK,
-    SYN_ACK_SIDE,
-    SYN_SIDE,
-    TARGET_MAC,
-    Rows,
-)
+from iotid.flows.columns import FlowColumns, SequenceColumns, empty_columns, lay_out
+from iotid.flows.kernels import END_REASONS, FIRST, Rows
+from iotid.flows.threads import in_threads
 
 if TYPE_CHECKING:
     from iotid.flows.partial import Partials
+
+
+class Piece(NamedTuple):
+    """Those ``rows`` of ``flows`` that are whole flows of a table."""
+
+    flows: Partials
+    rows: Rows  # int64 (n,)
 
 
 def flow_table(flows: Partials, paths: pa.Array) -> pa.Table:
@@ -40,72 +31,67 @@ def flow_table(flows: Partials, paths: pa.Array) -> pa.Table:
 
     ``paths``: the night's captures by file index.
     """
-    state, keys = flows.state, flows.keys
-    client = _client_side(flows)
-    server = 1 - client
-    each = np.arange(len(flows))
-    version = (keys[:, 0] >> np.uint64(40)).astype(np.uint8)
-    vlan = (keys[:, 5] & np.uint64(0xFFFFFFFF)).astype(np.int64) - 1
-    columns = {
-        "capture_file": paths.take(pa.array(state[:, FIRST + 1] >> POSITION_SHIFT)),
-        "protocol": (keys[:, 0] >> np.uint64(32) & np.uint64(0xFF)).astype(np.int32),
-        "vlan": pa.array(vlan.astype(np.int32), mask=vlan < 0),
-        "first_seen": _timestamps(state[:, FIRST]),
-        "last_seen": _timestamps(state[:, LAST]),
-        "end_reason": pa.array(END_REASONS).take(pa.array(state[:, END_REASON])),
-        **_sequences(flows, client),
-    }
-    for name, side in (("client", client), ("server", server)):
-        columns[f"{name}_ip"] = ip_text(keys[each, 3 + side], keys[each, 1 + side], version)
-        port = keys[:, 0] >> (16 * side).astype(np.uint64) & np.uint64(0xFFFF)
-        columns[f"{name}_port"] = port.astype(np.int32)
-        columns[f"{name}_mac"] = mac_text(_mac(state, side))
-        columns[f"{name}_packets"] = state[each, PACKETS + side]
-        columns[f"{name}_bytes"] = state[each, BYTES + side]
+    rows = np.arange(len(flows))
+    return _table([Piece(flows, rows)], [rows], paths)
+
+
+def table_in_time_order(pieces: list[Piece], paths: pa.Array) -> pa.Table:
+    """As ``flow_table``, of all pieces together, ordered by first packet: time, then file, then offset.
+
+    Takes the pieces off the list, so that their memory is free again while the table grows.
+    """
+    us, position = (
+        np.concatenate([piece.flows.state[piece.rows, FIRST + part] for piece in pieces] or [np.empty(0, np.int64)])
+        for part in range(2)
+    )
+    order = np.argsort(position, kind="stable")  # two sorts of runs that are nearly in order: faster than lexsort
+    order = order[np.argsort(us[order], kind="stable")]
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    borders = np.cumsum([len(piece.rows) for piece in pieces])[:-1]
+    return _table(pieces, np.split(place, borders) if pieces else [], paths)
+
+
+def _table(pieces: list[Piece], places: list[Rows], paths: pa.Array) -> pa.Table:
+    """The table whose row ``places[p][j]`` is row ``rows[j]`` of piece p."""
+    starts = np.zeros(sum(map(len, places)) + 1, np.int64)
+    for (flows, rows), own in zip(pieces, places, strict=True):
+        starts[own + 1] = flows.starts[rows + 1] - flows.starts[rows]
+    np.cumsum(starts, out=starts)
+    columns, sequences = empty_columns(len(starts) - 1, int(starts[-1]))
+
+    def lay_out_piece(piece_and_place: tuple[Piece, Rows]) -> None:
+        (flows, rows), own = piece_and_place
+        lay_out(flows.keys, flows.state, flows.starts, flows.heads, rows, own, starts, columns, sequences)
+
+    in_threads(lay_out_piece, ((pieces.pop(), own) for own in reversed(places)), len(places))
+    return _to_arrow(columns, sequences, starts, paths)
+
+
+def _to_arrow(flows: FlowColumns, sequences: SequenceColumns, starts: Rows, paths: pa.Array) -> pa.Table:
     schema = schemas.FLOWS.arrow_schema(stored=True)
-    return pa.Table.from_arrays([_array(columns[field.name], field.type) for field in schema], schema=schema)
-
-
-def _client_side(flows: Partials) -> Rows:
-    """int64 (n,): sender of the first SYN, else receiver of the first SYN+ACK, else sender of the first packet."""
-    state, keys = flows.state, flows.keys
-    told = np.where(state[:, SYN_ACK] != NEVER, 1 - state[:, SYN_ACK_SIDE], state[:, FIRST_SIDE])
-    told = np.where(state[:, SYN] != NEVER, state[:, SYN_SIDE], told)
-    ports = keys[:, 0]
-    same_port = (ports & np.uint64(0xFFFF)) == (ports >> np.uint64(16) & np.uint64(0xFFFF))
-    one_endpoint = same_port & (keys[:, 1] == keys[:, 2]) & (keys[:, 3] == keys[:, 4])
-    return np.where(one_endpoint, 0, told)
-
-
-def _mac(state: Rows, side: Rows) -> Rows:
-    """int64 (n,): source MAC of packets that the side sent, else destination MAC of packets sent to it, else -1."""
-    each = np.arange(len(state))
-    source, target = SOURCE_MAC + 3 * side, TARGET_MAC + 3 * side
-    as_target = np.where(state[each, target] != NEVER, state[each, target + 2], -1)
-    return np.where(state[each, source] != NEVER, state[each, source + 2], as_target)
-
-
-def _sequences(flows: Partials, client: Rows) -> dict[str, pa.Array]:
-    heads, starts = flows.heads, flows.starts
-    marks, lengths = heads[:, HEAD_MARKS], heads[:, HEAD_LENGTHS]
-    client_of_head = np.repeat(client, starts[1:] - starts[:-1])
-    gaps = np.diff(heads[:, HEAD_ORDER], prepend=0)
-    gaps[starts[:-1]] = 0
-    values = {
-        "packet_length": (lengths & 0xFFFFFFFF).astype(np.int32),
-        "tcp_window": (marks & 0xFFFF).astype(np.int32),
-        "direction": np.where(marks >> 24 == client_of_head, 1, -1).astype(np.int32),
-        "inter_arrival_us": gaps,
-        "tcp_flags": (marks >> 16 & 0xFF).astype(np.int32),
-        "payload_length": (lengths >> 32).astype(np.int32),
+    columns: dict[str, Any] = {
+        "capture_file": paths.take(column_of(flows.file_index, pa.int32())),
+        "protocol": flows.protocol,
+        "vlan": flows.vlan,
+        "first_seen": flows.first_seen,
+        "last_seen": flows.last_seen,
+        "end_reason": strings_of(END_REASONS).take(column_of(flows.end_reason, pa.int32())),
     }
-    offsets = pa.array(starts.astype(np.int32))
-    return {name: pa.ListArray.from_arrays(offsets, pa.array(column)) for name, column in values.items()}
+    for end, name in enumerate(("client", "server")):
+        columns[f"{name}_ip"] = ip_text(flows.ip_hi[end], flows.ip_lo[end], flows.ip_version)
+        columns[f"{name}_port"] = flows.port[end]
+        columns[f"{name}_mac"] = mac_text(flows.mac[end])
+        columns[f"{name}_packets"] = flows.packets[end]
+        columns[f"{name}_bytes"] = flows.num_bytes[end]
+    offsets = column_of(starts.astype(np.int32), pa.int32())
+    for name, values in sequences._asdict().items():
+        kind = schema.field(name).type
+        columns[name] = pa.ListArray.from_arrays(offsets, column_of(values, kind.value_type), type=kind)
+    return pa.Table.from_arrays([_array(columns[field.name], field) for field in schema], schema=schema)
 
 
-def _timestamps(us: Rows) -> pa.Array:
-    return pa.array(us).cast(pa.timestamp("us", tz="UTC"))
-
-
-def _array(column: pa.Array | Rows, kind: pa.DataType) -> pa.Array:
-    return column if isinstance(column, pa.Array) else pa.array(column, kind)
+def _array(values: pa.Array | Rows, field: pa.Field) -> pa.Array:
+    if isinstance(values, pa.Array):
+        return values
+    return column_of(values, field.type, values >= 0 if field.nullable else None)

@@ -1,0 +1,136 @@
+"""The kernel that lays whole flows out as the columns that others read; see ``kernels`` for the rows it reads."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from iotid.capture.jit import kernel
+from iotid.flows.kernels import (
+    BYTES,
+    END_REASON,
+    FIRST,
+    FIRST_SIDE,
+    HEAD_LENGTHS,
+    HEAD_MARKS,
+    HEAD_ORDER,
+    LAST,
+    NEVER,
+    PACKETS,
+    POSITION_SHIFT,
+    SOURCE_MAC,
+    SYN,
+    SYN_ACK,
+    SYN_ACK_SIDE,
+    SYN_SIDE,
+    TARGET_MAC,
+    Rows,
+)
+
+_PORT = np.uint64(0xFFFF)
+_WORD = np.uint64(32)
+
+
+class FlowColumns(NamedTuple):
+    """One entry a flow; (2, n): the client's, then the server's."""
+
+    file_index: Rows  # int32 (n,): capture of the first packet
+    protocol: Rows  # int32 (n,)
+    ip_version: Rows  # uint8 (n,)
+    vlan: Rows  # int32 (n,): -1 for none
+    first_seen: Rows  # int64 (n,): µs
+    last_seen: Rows  # int64 (n,): µs
+    end_reason: Rows  # int32 (n,): index into END_REASONS
+    ip_hi: Rows  # uint64 (2, n)
+    ip_lo: Rows  # uint64 (2, n)
+    port: Rows  # int32 (2, n)
+    mac: Rows  # int64 (2, n): -1 for unknown
+    packets: Rows  # int64 (2, n)
+    num_bytes: Rows  # int64 (2, n)
+
+
+class SequenceColumns(NamedTuple):
+    """One entry for each first packet of the flows, flow by flow."""
+
+    packet_length: Rows
+    tcp_window: Rows
+    direction: Rows  # 1: the client sent it; -1: the server
+    inter_arrival_us: Rows  # int64; 0 for a flow's first
+    tcp_flags: Rows
+    payload_length: Rows
+
+
+def empty_columns(num_flows: int, num_packets: int) -> tuple[FlowColumns, SequenceColumns]:
+    each = [np.int32, np.int32, np.uint8, np.int32, np.int64, np.int64, np.int32]
+    both = [np.uint64, np.uint64, np.int32, np.int64, np.int64, np.int64]
+    shaped = [np.empty(num_flows, kind) for kind in each] + [np.empty((2, num_flows), kind) for kind in both]
+    long = [np.int32, np.int32, np.int32, np.int64, np.int32, np.int32]
+    return FlowColumns(*shaped), SequenceColumns(*(np.empty(num_packets, kind) for kind in long))
+
+
+@kernel
+def _client_side(keys: Rows, state: Rows, i: int) -> int:
+    """Sender of the first SYN, else receiver of the first SYN+ACK, else sender of the first packet."""
+    ports = keys[i, 0]
+    same_port = ports & _PORT == ports >> np.uint64(16) & _PORT
+    if same_port and keys[i, 1] == keys[i, 2] and keys[i, 3] == keys[i, 4]:
+        return 0
+    if state[i, SYN] != NEVER:
+        return state[i, SYN_SIDE]
+    return 1 - state[i, SYN_ACK_SIDE] if state[i, SYN_ACK] != NEVER else state[i, FIRST_SIDE]
+
+
+@kernel
+def _mac(state: Rows, i: int, side: int) -> int:
+    """Source MAC of packets that the side sent, else destination MAC of packets sent to it, else -1."""
+    source, target = SOURCE_MAC + 3 * side, TARGET_MAC + 3 * side
+    if state[i, source] != NEVER:
+        return state[i, source + 2]
+    return state[i, target + 2] if state[i, target] != NEVER else -1
+
+
+@kernel
+def lay_out(
+    keys: Rows,
+    state: Rows,
+    starts: Rows,
+    heads: Rows,
+    rows: Rows,
+    places: Rows,
+    sequence_starts: Rows,
+    flows: FlowColumns,
+    sequences: SequenceColumns,
+) -> None:
+    """Write the ``rows`` as flows number ``places``; ``sequence_starts``: where each flow's sequences begin."""
+    for r in range(len(rows)):
+        i = rows[r]
+        f = places[r]
+        client = _client_side(keys, state, i)
+        flows.file_index[f] = state[i, FIRST + 1] >> POSITION_SHIFT
+        flows.protocol[f] = np.int64(keys[i, 0] >> _WORD) & 0xFF
+        flows.ip_version[f] = np.int64(keys[i, 0] >> np.uint64(40)) & 0xFF
+        flows.vlan[f] = (np.int64(keys[i, 5]) & 0xFFFFFFFF) - 1
+        flows.first_seen[f] = state[i, FIRST]
+        flows.last_seen[f] = state[i, LAST]
+        flows.end_reason[f] = state[i, END_REASON]
+        for end in range(2):
+            side = client if end == 0 else 1 - client
+            flows.ip_lo[end, f] = keys[i, 1 + side]
+            flows.ip_hi[end, f] = keys[i, 3 + side]
+            flows.port[end, f] = np.int64(keys[i, 0]) >> 16 * side & 0xFFFF
+            flows.mac[end, f] = _mac(state, i, side)
+            flows.packets[end, f] = state[i, PACKETS + side]
+            flows.num_bytes[end, f] = state[i, BYTES + side]
+        s = sequence_starts[f]
+        earlier_us = heads[starts[i], HEAD_ORDER]
+        for h in range(starts[i], starts[i + 1]):
+            marks, lengths = heads[h, HEAD_MARKS], heads[h, HEAD_LENGTHS]
+            sequences.packet_length[s] = lengths & 0xFFFFFFFF
+            sequences.payload_length[s] = lengths >> 32
+            sequences.tcp_window[s] = marks & 0xFFFF
+            sequences.tcp_flags[s] = marks >> 16 & 0xFF
+            sequences.direction[s] = 1 if marks >> 24 == client else -1
+            sequences.inter_arrival_us[s] = heads[h, HEAD_ORDER] - earlier_us
+            earlier_us = heads[h, HEAD_ORDER]
+            s += 1
