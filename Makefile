@@ -10,11 +10,12 @@ CONF ?= local.yaml
 SITE ?= local
 DATE ?=
 ROOT ?= var/run
+SECONDS := 60
 
-.PHONY: help setup airflow-setup demo run test test-unit test-spark test-ddp test-dags check format wheel clean bench-census-hits
+.PHONY: help setup airflow-setup peers-setup demo run test test-unit test-conformance test-spark test-ddp test-dags check format wheel clean bench-census-hits bench-capture fuzz
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
 
 setup: .venv/.ready ## the environment, from requirements.lock (once)
 .venv/.ready: requirements.lock setup.sh pyproject.toml
@@ -24,6 +25,10 @@ airflow-setup: .venv-airflow/.ready ## Airflow's own environment, from requireme
 .venv-airflow/.ready: requirements-airflow.lock setup.sh
 	@./setup.sh airflow
 
+peers-setup: .venv-peers/.ready ## the programs that iotid is compared with, from requirements-peers.lock (once)
+.venv-peers/.ready: requirements-peers.lock setup.sh
+	@./setup.sh peers
+
 demo: setup ## the whole way on captures that it writes itself: capture files in, census out
 	@$(IOTID) demo --config $(CONF) --set storage.root=var/demo --set training.epochs=25
 
@@ -32,13 +37,15 @@ run: setup ## make run CAPTURES=DIR LABELS=FILE [SITE=…] [DATE=…] [ROOT=var/
 	@$(IOTID) run --config "$(CONF)" --set storage.root="$(ROOT)" $(foreach s,$(SET),--set "$(s)") \
 	  --captures "$(CAPTURES)" --labels "$(LABELS)" --site "$(SITE)" $(if $(DATE),--date "$(DATE)")
 
-test: test-unit test-spark test-ddp test-dags ## all tests
+test: test-unit test-conformance test-spark test-ddp test-dags ## all tests
 test-unit: setup ## tests that need neither Java nor several processes
-	@$(PYTEST) -q -m "not spark and not ddp and not dags" --ignore=tests/dags
+	@$(PYTEST) -q -m "not spark and not ddp and not dags" --ignore=tests/dags --ignore=tests/conformance
+test-conformance: setup peers-setup ## what other programs say of the same captures
+	@$(PYTEST) -q tests/conformance
 test-spark: setup ## tests that start Spark
-	@$(PYTEST) -q -m "spark and not ddp" --ignore=tests/dags
+	@$(PYTEST) -q -m "spark and not ddp" --ignore=tests/dags --ignore=tests/conformance
 test-ddp: setup ## tests that start several training processes
-	@$(PYTEST) -q -m ddp --ignore=tests/dags
+	@$(PYTEST) -q -m ddp --ignore=tests/dags --ignore=tests/conformance
 test-dags: setup airflow-setup ## tests of the DAGs, in Airflow's environment
 	@.venv-airflow/bin/python -m pytest -q tests/dags --confcutdir=tests/dags
 
@@ -50,6 +57,12 @@ check: setup ## formatter, linter, types
 format: setup ## let the formatter and the linter mend what they can
 	@.venv/bin/ruff format .
 	@.venv/bin/ruff check --fix .
+
+bench-capture: setup peers-setup ## the capture engine beside its peers: make bench-capture [CAPTURES=DIR], minutes; ends with one line of JSON
+	@$(PY) tests/bench/capture.py $(if $(CAPTURES),--captures "$(CAPTURES)")
+
+fuzz: setup peers-setup ## search for captures that break the reader: make fuzz [SECONDS=60] [CAPTURES=DIR, to start from]
+	@$(PY) tests/fuzz/fuzz_capture.py --seconds $(SECONDS) $(if $(CAPTURES),--seeds "$(CAPTURES)")
 
 bench-census-hits: setup ## a run's census against its device list: make bench-census-hits LABELS=… SITE=… DATE=… [ROOT=…]
 	@$(PY) tests/bench/census_hits.py "$(abspath $(ROOT))" "$(SITE)" "$(DATE)" "$(LABELS)"

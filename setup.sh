@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# setup.sh [main|airflow]: make the environment from its lock. Make calls it; a second call has nothing to do.
+# setup.sh [main|airflow|peers]: make the environment from its lock. Make calls it; a second call has nothing to do.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -33,6 +33,18 @@ need_java() {
   echo 'setup: installing Java (openjdk-17-jre-headless)'
   install_debian openjdk-17-jre-headless || install_debian openjdk-21-jre-headless || stop "$line"
   java_is_right || stop "$line"
+}
+
+want_peer_programs() { # tshark and nfpcapd; what is compared with an absent one is skipped by name
+  local missing=()
+  command -v tshark >/dev/null || missing+=(tshark)
+  command -v nfpcapd >/dev/null || missing+=(nfdump)
+  [ "${#missing[@]}" -gt 0 ] || return 0
+  if may_install; then
+    echo "setup: installing ${missing[*]}"
+    install_debian "${missing[@]}" && return
+  fi
+  echo "setup: not installed, tests and benchmarks skip them: ${missing[*]} (sudo apt-get install -y ${missing[*]})"
 }
 
 make_venv() { # make_venv FOLDER: an empty virtual environment that has uv
@@ -87,5 +99,12 @@ case "${1:-main}" in
     install_lock .venv-airflow requirements-airflow.lock
     touch .venv-airflow/.ready
     ;;
-  *) stop "unknown environment '$1': main or airflow" ;;
+  peers)
+    want_peer_programs
+    echo 'setup: peers (.venv-peers) from requirements-peers.lock'
+    make_venv .venv-peers
+    install_lock .venv-peers requirements-peers.lock
+    touch .venv-peers/.ready
+    ;;
+  *) stop "unknown environment '$1': main, airflow or peers" ;;
 esac

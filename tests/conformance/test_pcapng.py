@@ -1,0 +1,47 @@
+"""The pcapng suite: as many packets as the text beside each file counts blocks of them, both byte orders alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from iotid import config
+from iotid.capture import counters, read_packets
+
+pytestmark = pytest.mark.captures
+
+_PACKET_BLOCKS = ("EPB", "SPB", "PB")  # enhanced, simple and obsolete
+
+
+def test_pcapng__every_packet_block_is_read_and_nothing_else_counted(
+    suite: Path, capture_settings: config.Capture, judge: Any
+) -> None:
+    folder = suite / "pcapng"
+    outcomes: dict[str, str | None] = {}
+    for path in sorted(folder.glob("output_*/*/*.pcapng")):
+        told = sum(_block_counts(path.with_suffix(".txt")).get(kind, 0) for kind in _PACKET_BLOCKS)
+        table = read_packets(str(path), settings=capture_settings)
+        counted = {row["reason"]: row["packets"] for row in counters(table).to_pylist()}
+        ours = {"flow": told} if told else {}  # all of the suite's packets are IP, and none is broken
+        same = counted == ours and len(table) == told
+        outcomes[str(path.relative_to(folder))] = None if same else f"iotid {counted}, told {told} packet blocks"
+    judge("pcapng", outcomes)
+
+
+def test_pcapng__little_and_big_endian_twins_give_the_same_packets(
+    suite: Path, capture_settings: config.Capture
+) -> None:
+    little = sorted((suite / "pcapng" / "output_le").glob("*/*.pcapng"))
+    assert little
+    for path in little:
+        twin = suite / "pcapng" / "output_be" / path.parent.name / path.name
+        tables = [read_packets(str(each), settings=capture_settings).drop(["capture_file"]) for each in (path, twin)]
+        assert tables[0].equals(tables[1]), path.name
+
+
+def _block_counts(path: Path) -> dict[str, int]:
+    """Of the lines `\\tKIND: number` after "Block counts:"."""
+    lines = path.read_text().split("Block counts:")[1].split("\n\n")[0].split("\n")
+    return {kind.strip(): int(number) for kind, _, number in (line.partition(":") for line in lines if ":" in line)}
