@@ -718,8 +718,8 @@ def _transport(above: bytes, on_wire: int, protocol: int | None, more_fragments:
     if protocol == 6:
         if len(above) > 12:
             least = (above[12] >> 4) * 4
-            if least < 20 or (least > on_wire and not more_fragments):
-                raise _RejectError("malformed")
+            if least < 20:
+                least = on_wire
         found["tcp_flags"] = above[13] if len(above) > 13 else 0
         found["tcp_window"] = _be(above, 14, 2) if len(above) > 15 else 0
     if protocol in (6, 17):

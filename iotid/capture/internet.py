@@ -151,8 +151,8 @@ def _transport(buffer: Bytes, end: int, headers: Longs) -> int:
     if protocol == _TCP:
         if end - at >= 13:
             header = (byte(buffer, at + 12) >> 4) * 4
-            if header < 20 or (header > on_wire and not fragment):
-                return MALFORMED
+            if header < 20:  # it lies: what it says is no header, so no byte is known to be payload
+                header = on_wire
         if end - at >= 14:
             headers[FLAGS] = byte(buffer, at + 13)
         if end - at >= 16:

@@ -91,7 +91,7 @@ def to_arrow(packets: Packets, paths: Sequence[str]) -> pa.Table:
         values = columns.get(field.name, getattr(packets, field.name, None))
         if isinstance(values, np.ndarray):
             valid = values >= 0 if field.nullable else None
-            columns[field.name] = _column(values.astype(f"i{field.type.bit_width // 8}"), field.type, valid)
+            columns[field.name] = column_of(values.astype(f"i{field.type.bit_width // 8}"), field.type, valid)
     return pa.table([columns[name] for name in schema.names], schema=schema)
 
 
@@ -108,7 +108,7 @@ def ip_text(hi: Words, lo: Words, version: NDArray[np.uint8]) -> pa.Array:
     place = np.empty(len(version), np.int64)
     place[is_v4] = np.arange(len(v4_text))
     place[~is_v4] = np.arange(len(v6_text)) + len(v4_text)
-    return pa.concat_arrays([v4_text, v6_text]).take(_column(place, pa.int64()))
+    return pa.concat_arrays([v4_text, v6_text]).take(column_of(place, pa.int64()))
 
 
 def mac_text(mac: Longs) -> pa.Array:
@@ -121,7 +121,7 @@ def _file_names(file_index: Ints, paths: Sequence[str]) -> pa.Array:
 
     if len(file_index) and file_index.min() == file_index.max():  # a chunk of one file, out of thousands of files
         paths, file_index = [paths[file_index[0]]], np.zeros_like(file_index)
-    return _strings(paths).take(_column(file_index, pa.int32()))
+    return strings_of(paths).take(column_of(file_index, pa.int32()))
 
 
 def _texts(
@@ -130,11 +130,11 @@ def _texts(
     """``write`` applied to the ``width`` bytes of each valid row of ``values``, once for each distinct row."""
     import pyarrow as pa
 
-    encoded = _column(values, pa.binary(width), valid).dictionary_encode()
-    return _strings([write(value) for value in encoded.dictionary.to_pylist()]).take(encoded.indices)
+    encoded = column_of(values, pa.binary(width), valid).dictionary_encode()
+    return strings_of([write(value) for value in encoded.dictionary.to_pylist()]).take(encoded.indices)
 
 
-def _column(values: NDArray[Any], kind: pa.DataType, valid: NDArray[np.bool_] | None = None) -> pa.Array:
+def column_of(values: NDArray[Any], kind: pa.DataType, valid: NDArray[np.bool_] | None = None) -> pa.Array:
     """The array's own memory as an Arrow array, null where not ``valid``. (`pyarrow.array` would import pandas.)"""
     import pyarrow as pa
 
@@ -142,7 +142,7 @@ def _column(values: NDArray[Any], kind: pa.DataType, valid: NDArray[np.bool_] | 
     return pa.Array.from_buffers(kind, len(values), [bits, pa.py_buffer(np.ascontiguousarray(values))])
 
 
-def _strings(texts: Sequence[str]) -> pa.Array:
+def strings_of(texts: Sequence[str]) -> pa.Array:
     import pyarrow as pa
 
     encoded = [text.encode() for text in texts]

@@ -17,7 +17,7 @@ from iotid.capture.counters import LATER_FRAGMENT, MALFORMED, REASONS, UNKNOWN_I
 from iotid.capture.decode import Decoder
 from iotid.capture.packets import Packets, to_arrow
 from iotid.capture.records import TRUNCATED_RECORD
-from iotid.capture.splits import Split, list_captures, whole_capture
+from iotid.capture.splits import Split, find_captures, list_captures, whole_capture
 from iotid.capture.streams import open_stream
 from iotid.capture.walk import Step, Walk
 from iotid.errors import DataError, InputError
@@ -41,12 +41,12 @@ def read_packets(paths: str | Iterable[str], *, settings: config.Capture | None 
     import pyarrow as pa
 
     settings = settings or config.load_settings().capture
-    captures = [found for path in ([paths] if isinstance(paths, str) else paths) for found in list_captures(path)]
+    captures, _ = find_captures([paths] if isinstance(paths, str) else paths)
+    names = [found.path for found in captures]
     counted = Counters()
-    tables = [to_arrow(Packets.empty(), captures)]
-    for index, path in enumerate(captures):
-        split = replace(whole_capture(path, index), previous=captures[index - 1] if index else "")
-        tables += [to_arrow(packets, captures) for packets in read_split(split, settings, counted)]
+    tables = [to_arrow(Packets.empty(), names)]
+    for whole in captures:
+        tables += [to_arrow(packets, names) for packets in read_split(whole, settings, counted)]
     return counted.attach(pa.concat_tables(tables))
 
 

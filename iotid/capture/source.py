@@ -21,7 +21,7 @@ from iotid import config
 from iotid.capture.counters import Counters
 from iotid.capture.packets import to_arrow
 from iotid.capture.reader import read_split
-from iotid.capture.splits import Split, list_captures, pack_tasks, split_capture
+from iotid.capture.splits import Split, find_captures, pack_tasks, split_captures
 from iotid.errors import InputError, SettingError
 from iotid.schemas import PACKETS
 
@@ -67,8 +67,7 @@ class _Reader(DataSourceReader):
         self._settings = settings
 
     def partitions(self) -> list[_Task]:
-        paths = [path for location in self._locations for path in list_captures(location)]
-        splits = [split for index, path in enumerate(paths) for split in split_capture(path, index, self._settings)]
+        splits = split_captures(find_captures(self._locations)[0], self._settings).splits
         tasks = zip(pack_tasks(splits, self._settings), splits, strict=True)
         return [_Task([split for _, split in group]) for _, group in groupby(tasks, key=lambda pair: pair[0])]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -56,7 +57,8 @@ class Plan:
 
 
 def list_captures(location: str) -> list[str]:
-    """Every capture below a folder or URI, or the one file, sorted by path; told by content, not by name.
+    """Every capture below a folder or URI, or the one file, sorted by path and the value of numbers in it; told
+    by content, not by name.
 
     Raises:
         InputError: the location is missing, cannot be read, or holds no capture.
@@ -67,33 +69,39 @@ def list_captures(location: str) -> list[str]:
 def find_captures(locations: Iterable[str]) -> tuple[list[Split], int]:
     """The captures at all locations as whole splits, each file opened once; and how many files there are no captures.
 
-    They are numbered in the order of the locations, and by path within each.
+    They are numbered by path over all locations, whatever their order, and a capture that two locations hold is one.
 
     Raises:
         InputError: a location is missing, cannot be read, or holds no capture.
     """
-    found: list[tuple[str, Container]] = []
+    found: dict[str, Container] = {}
     ignored = 0
     for location in locations:
         filesystem, files = _files(location)
         with ThreadPoolExecutor(_PROBES) as pool:  # a probe of a remote file is mostly waiting
             told = list(pool.map(partial(_tell, filesystem), files))
-        captures = [(path, container) for (path, _), container in zip(files, told, strict=True) if container]
+        captures = {path: container for (path, _), container in zip(files, told, strict=True) if container}
         if not captures:
             raise InputError(f"{location}: holds no capture (pcap or pcapng, also in gzip, zstd, bz2 or xz)")
         if len(captures) < len(files):
             others = len(files) - len(captures)
             _log.info("%s: %d of %d files are no captures and are ignored", location, others, len(files))
             ignored += others
-        found += captures
-    before = ["", *(path for path, _ in found)]
+        found |= captures
+    paths = sorted(found, key=_natural)
+    before = ["", *paths]
     return [
-        replace(_whole(path, index, container), previous=before[index]) for index, (path, container) in enumerate(found)
+        replace(_whole(path, index, found[path]), previous=before[index]) for index, path in enumerate(paths)
     ], ignored
 
 
+def _natural(path: str) -> tuple[list[str | int], str]:
+    """Sorts numbers in names by value: tcpdump's rotation writes night.pcap9 before night.pcap10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path)], path
+
+
 def _files(location: str) -> tuple[fs.FileSystem, list[tuple[str, str]]]:
-    """The files at a location, sorted by path: the path or URI of each, and its path within the filesystem."""
+    """The files at a location: the path or URI of each, and its path within the filesystem."""
     from pyarrow import fs
 
     filesystem, inner = filesystem_of(location)
@@ -106,7 +114,7 @@ def _files(location: str) -> tuple[fs.FileSystem, list[tuple[str, str]]]:
         entries = filesystem.get_file_info(fs.FileSelector(inner, recursive=True))
     except OSError as fault:
         raise InputError(f"{location}: cannot be read ({fault}); check that it is there and may be read") from None
-    return filesystem, sorted((uri_of(location, e.path), e.path) for e in entries if e.type == fs.FileType.File)
+    return filesystem, [(uri_of(location, e.path), e.path) for e in entries if e.type == fs.FileType.File]
 
 
 def _tell(filesystem: fs.FileSystem, file: tuple[str, str]) -> Container | None:

@@ -13,11 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from iotid import config, schemas
-from iotid.capture import list_captures, split_capture
 from iotid.capture.counters import Counters
-from iotid.capture.packets import _column as column_of
-from iotid.capture.packets import _strings as strings_of
-from iotid.capture.splits import pack_tasks
+from iotid.capture.packets import column_of, strings_of
+from iotid.capture.splits import Split, find_captures, pack_tasks, split_captures
 from iotid.errors import AccountingError
 from iotid.flows.merge import merge, rows_alone
 from iotid.flows.partial import Partials
@@ -63,10 +61,10 @@ def from_captures(
     overrides = [f"flow.{key}={json.dumps(value)}" for key, value in values.items()]
     settings = config.load_settings(overrides=overrides)
     locations = [paths] if isinstance(paths, Location) else paths
-    captures = sorted({found for location in locations for found in list_captures(str(location))})
+    captures, _ = find_captures(str(location) for location in locations)
     pieces, counters = _assemble(captures, capture or settings.capture, settings.flow)
     check_accounting(sum(int(piece.flows.packets[piece.rows].sum()) for piece in pieces), counters.packets("flow"))
-    table = table_in_time_order(pieces, strings_of(captures))
+    table = table_in_time_order(pieces, strings_of([found.path for found in captures]))
     zeros = np.zeros(len(table), np.int32)
     if capture_date is None and len(table):
         capture_date = table["first_seen"][0].as_py().date()  # the table is in time order
@@ -85,14 +83,11 @@ def check_accounting(in_flows: int, counted: int) -> None:
         )
 
 
-def _assemble(captures: list[str], capture: config.Capture, flow: config.Flow) -> tuple[list[Piece], Counters]:
+def _assemble(captures: list[Split], capture: config.Capture, flow: config.Flow) -> tuple[list[Piece], Counters]:
     """The flows, and what became of every packet."""
-    before = ["", *captures] if flow.join_files else [""] * len(captures)
-    splits = [
-        replace(split, previous=before[index])
-        for index, path in enumerate(captures)
-        for split in split_capture(path, index, capture)
-    ]
+    if not flow.join_files:
+        captures = [replace(found, previous="") for found in captures]
+    splits = split_captures(captures, capture).splits
     packed = groupby(zip(pack_tasks(splits, capture), splits, strict=True), key=lambda pair: pair[0])
     of_task = [[split for _, split in group] for _, group in packed]
 

@@ -8,9 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from iotid import schemas
-from iotid.capture.packets import _column as column_of
-from iotid.capture.packets import _strings as strings_of
-from iotid.capture.packets import ip_text, mac_text
+from iotid.capture.packets import column_of, ip_text, mac_text, strings_of
 from iotid.flows.columns import FlowColumns, SequenceColumns, empty_columns, lay_out
 from iotid.flows.kernels import END_REASONS, FIRST, Rows
 from iotid.flows.threads import in_threads

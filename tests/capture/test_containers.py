@@ -303,6 +303,18 @@ def test_list_captures__tells_by_content_sorts_and_ignores_the_rest(
     assert list_captures(tmp_path.as_uri()) == list_captures(str(tmp_path))
 
 
+def test_list_captures__takes_numbers_in_names_by_value_as_rotation_writes_them(
+    tmp_path: Path, make: SimpleNamespace, frames: list[bytes]
+) -> None:
+    rotated = ["night.pcap", *(f"night.pcap{i}" for i in range(1, 12)), "night2.pcap", "night10.pcap", "night010.pcap"]
+    for name in rotated:
+        (tmp_path / name).write_bytes(make.pcap(frames[:1]))
+    ordered = [Path(path).name for path in list_captures(str(tmp_path))]
+    assert ordered == ["night2.pcap", "night010.pcap", "night10.pcap", *rotated[:12]]
+    read = read_packets([f"{tmp_path}/night10.pcap", f"{tmp_path}/night2.pcap", f"{tmp_path}/night10.pcap"])
+    assert [Path(path).name for path in read["capture_file"].to_pylist()] == ["night2.pcap", "night10.pcap"]
+
+
 def test_list_captures__says_what_is_wrong_with_a_location(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file or folder"):
         list_captures(str(tmp_path / "absent"))

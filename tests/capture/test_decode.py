@@ -190,11 +190,18 @@ def test_decode__ip_headers_that_contradict_themselves_are_malformed(
     assert one(make.ethernet(make.ipv4(make.tcp(), **packet))) == "malformed"
 
 
-def test_decode__tcp_offset_below_or_beyond_the_packet_is_malformed(
+def test_decode__tcp_offset_below_or_beyond_the_packet_leaves_no_payload(
     one: Callable[..., Any], make: SimpleNamespace
 ) -> None:
-    assert one(make.ethernet(make.ipv4(make.tcp(words=4)))) == "malformed"
-    assert one(make.ethernet(make.ipv4(make.tcp(words=15)[:20]))) == "malformed"
+    for words, size in ((4, 31), (15, 20), (0, 20)):
+        row = one(make.ethernet(make.ipv4((make.tcp(words=words) + bytes(11))[:size])))
+        assert (row["tcp_window"], row["payload_length"], row["packet_length"]) == (4321, 0, 20 + size)
+
+
+def test_decode__a_packet_too_short_for_its_transport_header_is_malformed(
+    one: Callable[..., Any], make: SimpleNamespace
+) -> None:
+    assert one(make.ethernet(make.ipv4(make.tcp()[:19]))) == "malformed"
     assert one(make.ethernet(make.ipv4(make.udp()[:6], 17))) == "malformed"
 
 

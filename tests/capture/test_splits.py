@@ -217,7 +217,7 @@ def test_first_day__is_that_of_the_earliest_first_record(
         first_day(str(tmp_path / "none"), capture_settings)
 
 
-def test_read_packets__of_several_files_keeps_their_order_and_counts_each(
+def test_read_packets__of_several_files_orders_them_by_path_and_counts_each_once(
     tmp_path: Path, make: SimpleNamespace, traffic: list[Any]
 ) -> None:
     from iotid.capture import counters
@@ -225,9 +225,9 @@ def test_read_packets__of_several_files_keeps_their_order_and_counts_each(
     (tmp_path / "b").write_bytes(make.pcap(traffic[:10]))
     (tmp_path / "a").write_bytes(make.pcapng(traffic[10:30]))
     table = read_packets([str(tmp_path / "b"), str(tmp_path)])
-    assert table["capture_file"].unique().to_pylist() == [str(tmp_path / "b"), str(tmp_path / "a")]
+    assert table["capture_file"].unique().to_pylist() == [str(tmp_path / "a"), str(tmp_path / "b")]
     counted = counters(table)
     assert counted.column_names == ["capture_file", "reason", "packets", "bytes", "first_offset"]
-    assert pa.compute.sum(counted["packets"]).as_py() == 10 + 10 + 20
+    assert pa.compute.sum(counted["packets"]).as_py() == 20 + 10
     with pytest.raises(DataError, match="carries no counters"):
         counters(table.replace_schema_metadata(None))
