@@ -44,6 +44,8 @@ def step(name: str) -> Callable[[Callable[..., Any]], Step]:
     def declare(function: Callable[..., Any]) -> Step:
         @functools.wraps(function)
         def with_settings(config_files: tuple[str, ...], overrides: tuple[str, ...], **rest: Any) -> Any:
+            if rest.pop("strict", False):
+                overrides = (*overrides, *STRICTLY)
             return function(load_settings(config_files, overrides), **rest)
 
         described: Callable[..., Any] = with_settings
@@ -109,6 +111,7 @@ class _Location(click.ParamType):
 DATE = _Date()
 NAME = _Name()
 LOCATION = _Location()
+STRICTLY = ("capture.strict=true",)  # what --strict sets
 
 _CONFIG = click.option(
     "--config",
@@ -143,6 +146,12 @@ labels = click.option(
     help="Device list, YAML or CSV: names with MACs, addresses or path patterns. conf/datasets/ holds examples.",
 )
 dataset = click.option("--dataset", required=True, type=NAME, help="Name of the dataset.")
+strict = click.option(
+    "--strict",
+    is_flag=True,
+    help="Fail at the first broken record or malformed packet, with its file and byte, instead of counting it; "
+    "the same as --set capture.strict=true.",
+)
 
 
 def _raised_in_worker(fault: Exception) -> IotidError | None:

@@ -65,7 +65,8 @@ def layers_of_this_command() -> list[str]:
     """The ``--config`` and ``--set`` arguments of the command that is running, for the steps that it starts."""
     given = click.get_current_context().params
     files = [part for path in given["config_files"] for part in ("--config", path)]
-    return files + [part for text in given["overrides"] for part in ("--set", text)]
+    overrides = [*given["overrides"], *command.STRICTLY * given.get("strict", False)]
+    return files + [part for text in overrides for part in ("--set", text)]
 
 
 @command.step("run")
@@ -73,6 +74,7 @@ def layers_of_this_command() -> list[str]:
 @command.labels
 @click.option("--site", type=command.NAME, default="local", show_default=True, help="Site that the captures come from.")
 @click.option("--date", "capture_date", type=command.DATE, help="Night; default: the day (UTC) of the first packet.")
+@command.strict
 def main(settings: Settings, captures: str, labels: str, site: str, capture_date: str | None) -> None:
     """Do the whole way on a folder of captures: splits, flows, dataset, training, report, promotion, census."""
     from iotid.capture import first_day

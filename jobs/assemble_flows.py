@@ -7,6 +7,7 @@ from iotid.config import Settings
 @command.step("assemble-flows")
 @command.site
 @command.date
+@command.strict
 def main(settings: Settings, site: str, capture_date: str) -> None:
     """Decode the splits of one night and assemble their packets into bidirectional flows.
 

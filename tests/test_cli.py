@@ -9,6 +9,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
+from iotid import command
+from iotid.config import Settings
+from iotid.pipeline import layers_of_this_command
 
 ROOT = Path(__file__).parent.parent
 STEPS = ["split-pcaps", "assemble-flows", "write-dataset", "train", "evaluate", "promote", "take-census"]
@@ -105,3 +110,14 @@ def test_wheel__holds_the_library_the_jobs_the_settings_and_the_templates(tmp_pa
     wanted |= {str(path.relative_to(ROOT)) for path in ROOT.glob("iotid/**/*.py")}
     assert wanted <= held
     assert not any(name.startswith("tests/") for name in held)
+
+
+def test_cli__strict_is_the_setting_and_goes_on_to_the_steps_of_a_run() -> None:
+    @command.step("look")
+    @command.strict
+    def look(settings: Settings) -> None:
+        command.say(f"{settings.capture.strict} {layers_of_this_command()}")
+
+    told = CliRunner().invoke(look, ["--strict", "--set", "flow.max_packets=3"])
+    assert told.output.strip() == "True ['--set', 'flow.max_packets=3', '--set', 'capture.strict=true']"
+    assert CliRunner().invoke(look, []).output.strip() == "False []"

@@ -72,27 +72,30 @@ _TYPES = (
 )  # fmt: skip
 
 
-def to_arrow(packets: Packets, paths: Sequence[str]) -> pa.Table:
-    """A table of schemas.PACKETS; ``paths[i]`` is the capture whose packets have ``file_index`` i."""
+def to_arrow(packets: Packets, paths: Sequence[str], names: Sequence[str] | None = None) -> pa.Table:
+    """A table of schemas.PACKETS, or of its columns ``names``; ``paths[i]`` is the capture of ``file_index`` i."""
     import pyarrow as pa
 
-    columns = {
-        "capture_file": _file_names(packets.file_index, paths),
-        "timestamp": packets.timestamp_us,
-        "source_mac": mac_text(packets.src_mac),
-        "destination_mac": mac_text(packets.dst_mac),
-        "source_ip": ip_text(packets.src_ip_hi, packets.src_ip_lo, packets.ip_version),
-        "destination_ip": ip_text(packets.dst_ip_hi, packets.dst_ip_lo, packets.ip_version),
-        "source_port": packets.src_port,
-        "destination_port": packets.dst_port,
+    made: dict[str, Callable[[], Any]] = {
+        "capture_file": lambda: _file_names(packets.file_index, paths),
+        "timestamp": lambda: packets.timestamp_us,
+        "source_mac": lambda: mac_text(packets.src_mac),
+        "destination_mac": lambda: mac_text(packets.dst_mac),
+        "source_ip": lambda: ip_text(packets.src_ip_hi, packets.src_ip_lo, packets.ip_version),
+        "destination_ip": lambda: ip_text(packets.dst_ip_hi, packets.dst_ip_lo, packets.ip_version),
+        "source_port": lambda: packets.src_port,
+        "destination_port": lambda: packets.dst_port,
     }
-    schema = PACKETS.arrow_schema()
+    whole = PACKETS.arrow_schema()
+    schema = whole if names is None else pa.schema([whole.field(name) for name in names])
+    columns = []
     for field in schema:
-        values = columns.get(field.name, getattr(packets, field.name, None))
+        values = made[field.name]() if field.name in made else getattr(packets, field.name)
         if isinstance(values, np.ndarray):
             valid = values >= 0 if field.nullable else None
-            columns[field.name] = column_of(values.astype(f"i{field.type.bit_width // 8}"), field.type, valid)
-    return pa.table([columns[name] for name in schema.names], schema=schema)
+            values = column_of(values.astype(f"i{field.type.bit_width // 8}"), field.type, valid)
+        columns.append(values)
+    return pa.table(columns, schema=schema)
 
 
 def ip_text(hi: Words, lo: Words, version: NDArray[np.uint8]) -> pa.Array:

@@ -1,7 +1,9 @@
 """``spark.read.format("pcap")``: captures as a DataFrame of schemas.PACKETS, read by many workers.
 
 Registered by `iotid.session.spark_session`; elsewhere by ``spark.dataSource.register(PcapDataSource)``. Options are the
-keys of the settings' section ``capture``. What is not a packet of a flow is counted only by the jobs and by
+keys of the settings' section ``capture``; columns that are not wanted are best left out by ``.schema("timestamp
+timestamp, packet_length int")``, so that they are never made, because Spark does not tell a Python reader which columns
+a query uses. What is not a packet of a flow is counted only by the jobs and by
 `iotid.capture.read_packets`: Spark's reader interface has no way to hand counters back.
 """
 
@@ -51,7 +53,7 @@ class PcapDataSource(DataSource):
         locations = [single] if single is not None else json.loads(several)
         if not locations:
             raise InputError('spark.read.format("pcap"): no path is given; use load(path)')
-        return _Reader(locations, _settings(options))
+        return _Reader(locations, _settings(options), _columns(schema, self.schema()))
 
 
 @dataclass
@@ -62,9 +64,10 @@ class _Task(InputPartition):
 
 
 class _Reader(DataSourceReader):
-    def __init__(self, locations: list[str], settings: config.Capture) -> None:
+    def __init__(self, locations: list[str], settings: config.Capture, columns: list[str]) -> None:
         self._locations = locations
         self._settings = settings
+        self._columns = columns
 
     def partitions(self) -> list[_Task]:
         splits = split_captures(find_captures(self._locations)[0], self._settings).splits
@@ -76,7 +79,20 @@ class _Reader(DataSourceReader):
         for split in partition.splits:
             for packets in read_split(split, self._settings, Counters()):
                 packets.file_index[:] = 0
-                yield from to_arrow(packets, [split.path]).to_batches(_BATCH_ROWS)
+                yield from to_arrow(packets, [split.path], self._columns).to_batches(_BATCH_ROWS)
+
+
+def _columns(asked: StructType, whole: StructType) -> list[str]:
+    """The names of the columns asked for, in their order. Spark tells a reader only of those given by ``.schema``."""
+    types = {field.name: field.dataType for field in whole}
+    for field in asked:
+        if types.get(field.name) != field.dataType:
+            known = ", ".join(f"{name} {kind.simpleString()}" for name, kind in types.items())
+            raise InputError(
+                f'spark.read.format("pcap").schema(…): no column is {field.name} {field.dataType.simpleString()}; '
+                f"columns are {known}"
+            )
+    return asked.names
 
 
 def _settings(options: dict[str, str]) -> config.Capture:

@@ -11,6 +11,7 @@ import pytest
 
 from iotid import config
 from iotid.capture import read_packets
+from iotid.capture.packets import Packets, to_arrow
 from iotid.errors import SettingError
 
 if TYPE_CHECKING:
@@ -40,6 +41,25 @@ def test_source__many_splits_and_files_give_what_one_reader_gives(
     assert _sorted(frame.toArrow().cast(expected.schema)) == expected.to_pylist()
     several = reader.load([str(tmp_path / "b"), str(tmp_path / "a")])
     assert several.filter("destination_port = 443").count() == 500
+
+
+@pytest.mark.spark
+def test_source__only_the_columns_of_a_given_schema_are_made(
+    spark: SparkSession, tmp_path: Path, make: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_bytes(make.pcap([make.ethernet(make.ipv4(make.udp()))] * 3))
+    reader = spark.read.format("pcap")
+    found = reader.schema("destination_port int, timestamp timestamp").load(str(tmp_path)).toArrow()
+    expected = read_packets(str(tmp_path)).select(["destination_port", "timestamp"])
+    assert found.cast(expected.schema).equals(expected)
+    with pytest.raises(Exception, match="no column is port int; columns are capture_file string"):
+        reader.schema("port int").load(str(tmp_path)).count()
+
+    def fail(*_: object) -> None:
+        raise AssertionError("addresses were printed though nobody asks for them")
+
+    monkeypatch.setattr("iotid.capture.packets.ip_text", fail)
+    assert to_arrow(Packets.empty(), [], ["timestamp"]).column_names == ["timestamp"]
 
 
 @pytest.mark.spark
