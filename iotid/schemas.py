@@ -88,7 +88,7 @@ SPLITS = Table(
         Column("start", "int64", "bytes: where the split's first record starts, in the uncompressed stream"),
         Column("end", "int64", "bytes: where the next split starts; -1: to the end of the stream"),
         Column(
-            "warm_up", "int64", "bytes: record from which reading starts so that duplicates across `start` are known"
+            "warm_up", "int64", "bytes: record from which reading starts so that duplicates and fragments are known"
         ),
         Column(
             "context", "string", "JSON: byte order, resolution, link type or interfaces known at `warm_up` and `start`"
