@@ -64,9 +64,12 @@ class Rules(NamedTuple):
 
 
 class Decoder:
-    """Decodes one reading of a split, window by window: what it remembers of earlier records is for that reading."""
+    """Decodes one reading of splits, window by window: what it remembers of earlier records is for that reading.
 
-    def __init__(self, settings: config.Capture, file_index: int) -> None:
+    ``file_index``: the capture that is being read, written with each packet.
+    """
+
+    def __init__(self, settings: config.Capture) -> None:
         seeks_fragments = settings.fragment_records > 0
         self._rules = Rules(
             settings.duplicate_window_us,
@@ -76,13 +79,13 @@ class Decoder:
         )
         self._ring = new_ring(settings.duplicate_records if settings.duplicate_window_us > 0 else 1)
         self._fragments = new_fragments(settings.fragment_records if seeks_fragments else 1)
-        self._file_index = file_index
-        self._before = 0  # records of captures that were read before this one
+        self.file_index = 0
+        self._before = 0  # records of splits that were read before this one
         self._room = Packets.empty()  # made once: fresh memory for each window would cost as much as the decoding
         self._reasons = np.empty(0, np.uint8)
 
     def skip(self, records: int) -> None:
-        """Number the records to come after so many of another capture."""
+        """Number the records to come after so many of another split."""
         self._before += records
 
     def decode(
@@ -97,8 +100,8 @@ class Decoder:
         """
         if len(records.offset) > len(self._room):
             self._room = Packets.empty(len(records.offset))
-            self._room.file_index[:] = self._file_index
             self._reasons = np.empty(len(records.offset), np.uint8)
+        self._room.file_index[: len(records.offset)] = self.file_index
         totals_R3 = np.zeros((len(REASONS), 3), np.int64)
         totals_R3[:, 2] = -1
         columns = Columns(*(getattr(self._room, field.name) for field in fields(Packets)))

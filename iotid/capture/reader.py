@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from iotid.capture.containers import first_record, header_cut
 from iotid.capture.counters import LATER_FRAGMENT, MALFORMED, REASONS, UNKNOWN_INTERFACE, UNKNOWN_LINK_TYPE, Counters
 from iotid.capture.decode import Decoder
 from iotid.capture.packets import Packets, to_arrow
+from iotid.capture.pieces import reach_of
 from iotid.capture.records import TRUNCATED_RECORD
 from iotid.capture.splits import Split, find_captures, list_captures, whole_capture
 from iotid.capture.streams import open_stream
@@ -45,66 +46,124 @@ def read_packets(paths: str | Iterable[str], *, settings: config.Capture | None 
     names = [found.path for found in captures]
     counted = Counters()
     tables = [to_arrow(Packets.empty(), names)]
-    for whole in captures:
-        tables += [to_arrow(packets, names) for packets in read_split(whole, settings, counted)]
+    tables += [to_arrow(packets, names) for packets in read_splits(captures, settings, counted, before=[])]
     return counted.attach(pa.concat_tables(tables))
 
 
-def read_split(split: Split, settings: config.Capture, counters: Counters) -> Iterator[Packets]:
-    """The packets of a split, in file order, about ``chunk_bytes`` of it at a time; rejects go to ``counters``.
+def read_splits(
+    splits: Iterable[Split], settings: config.Capture, counters: Counters, before: Sequence[Split] | None = None
+) -> Iterator[Packets]:
+    """The packets of splits, in file order, about ``chunk_bytes`` of them at a time; rejects go to ``counters``.
 
-    Each time the packets are written over those of the time before: use or copy them before going on.
+    ``splits``: as they follow one another in the plan. ``before`` (`iotid.capture.splits.splits_before`): the captures
+    whose records go before, where captures are one stream; None: each capture stands alone. Each time the packets are
+    written over those of the time before: use or copy them before going on.
 
     Raises:
-        InputError: the capture cannot be opened.
-        DataError: the capture is no longer what it was when it was planned; or ``settings.strict``, and a record is
+        InputError: a capture cannot be opened.
+        DataError: a capture is no longer what it was when it was planned; or ``settings.strict``, and a record is
             broken or a packet malformed.
     """
-    seeks_repeats = settings.duplicate_window_us > 0
-    begin = split.warm_up if seeks_repeats or settings.fragment_records > 0 else split.start
-    may_look_back = bool(split.previous) and begin == first_record(split.container)
-    decoder = Decoder(settings, split.file_index)
-    if seeks_repeats and may_look_back:
-        decoder, may_look_back = _looked_back(split, settings, begin), False
-    broken = _Broken(split, settings, counters)
-    with open_stream(split.path, split.compression, split.file_bytes) as stream:
-        if split.split == 0:
-            broken.header(header_cut(stream, split.container))
-        walk = Walk(stream, split.container, split.context, begin, split.end, settings)
-        for step in walk:
-            quiet = int(np.searchsorted(step.records.offset, split.start))
-            packets, reasons, totals_R3 = decoder.decode(step.buffer, step.records, quiet, step.first_record)
-            may_look_back = may_look_back and step.first_record < settings.fragment_records
-            if may_look_back and totals_R3[LATER_FRAGMENT, 0]:  # seldom: then its first one may be in the other capture
-                decoder, may_look_back = _looked_back(split, settings, int(step.records.offset[0])), False
-                packets, reasons, totals_R3 = decoder.decode(step.buffer, step.records, quiet, step.first_record)
-            broken.stretches(step.faults)
-            broken.packets(step, reasons, quiet)
-            _count(counters, split.path, step, reasons, totals_R3, quiet)
-            if len(packets):
-                yield packets
-        if split.end >= 0 and walk.position != split.end:
-            raise DataError(
-                f"{split.path}: no record starts at byte {split.end}, where split {split.split} ends: it was changed; "
-                "plan it again (split-pcaps)"
-            )
-        broken.compression(stream.fault)
-    broken.tell()
+    reading = _Reading(settings, before)
+    for split in splits:
+        yield from reading.packets(split, counters)
 
 
-def _looked_back(split: Split, settings: config.Capture, end: int) -> Decoder:
-    """A decoder that remembers the capture before the split's, and what stands before byte ``end`` of the split's."""
-    decoder = Decoder(settings, split.file_index)
-    before = whole_capture(split.previous, split.file_index)
-    own = replace(split, start=first_record(split.container), end=end)
-    for part in (before, own):
-        with open_stream(part.path, part.compression, part.file_bytes) as stream:
-            walk = Walk(stream, part.container, part.context, part.start, part.end, settings)
+class _Reading:
+    """Splits read one after the other; the decoder thereby knows the records before each, as if it had warmed up."""
+
+    def __init__(self, settings: config.Capture, before: Sequence[Split] | None) -> None:
+        self._settings = settings
+        self._joins = before is not None
+        self._before = before or ()
+        self._read: list[Split] = []  # all that the decoder has read
+        self._seen = 0  # records in them
+        self._decoder = Decoder(settings)
+        self._may_look_back = False  # whether records before those read may matter, which the decoder does not know
+
+    def packets(self, split: Split, counters: Counters) -> Iterator[Packets]:
+        settings = self._settings
+        begin = split.start if self._goes_on_with(split) else self._start(split)
+        broken = _Broken(split, settings, counters)
+        self._decoder.file_index = split.file_index
+        with open_stream(split.path, split.compression, split.file_bytes) as stream:
+            if split.split == 0:
+                broken.header(header_cut(stream, split.container))
+            walk = Walk(stream, split.container, split.context, begin, split.end, settings)
             for step in walk:
-                decoder.decode(step.buffer, step.records, len(step.records.offset), step.first_record)
-        if part is before:
-            decoder.skip(walk.records)
-    return decoder
+                quiet = int(np.searchsorted(step.records.offset, split.start))
+                packets, reasons, totals_R3 = self._decode(step, quiet)
+                near = self._may_look_back and self._seen + step.first_record < settings.fragment_records
+                if near and totals_R3[LATER_FRAGMENT, 0]:  # seldom: then its first one may be in a capture before
+                    self._look_back(replace(split, start=begin, end=int(step.records.offset[0])))
+                    packets, reasons, totals_R3 = self._decode(step, quiet)
+                broken.stretches(step.faults)
+                broken.packets(step, reasons, quiet)
+                _count(counters, split.path, step, reasons, totals_R3, quiet)
+                if len(packets):
+                    yield packets
+            if split.end >= 0 and walk.position != split.end:
+                raise DataError(
+                    f"{split.path}: no record starts at byte {split.end}, where split {split.split} ends: it was "
+                    "changed; plan it again (split-pcaps)"
+                )
+            broken.compression(stream.fault)
+        broken.tell()
+        self._decoder.skip(walk.records)
+        self._seen += walk.records
+        self._read.append(replace(split, start=begin))
+
+    def _goes_on_with(self, split: Split) -> bool:
+        """Whether the split's first record is the next one of the stream."""
+        if not self._read:
+            return False
+        last = self._read[-1]
+        if last.file_index == split.file_index:
+            return last.end == split.start
+        ended = last.end in (-1, last.file_bytes)
+        return self._joins and ended and last.file_index + 1 == split.file_index and split.split == 0
+
+    def _start(self, split: Split) -> int:
+        """Forget what was read; return the byte from which the split must be read for what is before it to be known."""
+        seeks_repeats = self._settings.duplicate_window_us > 0
+        before = () if self._read else self._before  # it is told of the first split only
+        self._read, self._seen, self._decoder = [], 0, Decoder(self._settings)
+        begin = split.warm_up if seeks_repeats or self._settings.fragment_records > 0 else split.start
+        self._before = before
+        self._may_look_back = bool(before) and begin == first_record(split.container)
+        if seeks_repeats and self._may_look_back:
+            self._look_back(replace(split, start=begin, end=begin))
+        return begin
+
+    def _decode(self, step: Step, quiet: int) -> tuple[Packets, NDArray[np.uint8], NDArray[np.int64]]:
+        return self._decoder.decode(step.buffer, step.records, quiet, step.first_record)
+
+    def _look_back(self, own: Split) -> None:
+        """Take a decoder that knows, before what was read and ``own``, the captures before."""
+        chain = [*self._read, own]
+        missing = reach_of(self._settings)
+        for split in self._before:
+            part = replace(split, start=split.warm_up)
+            chain.insert(0, part)
+            missing -= self._walk(part)
+            if missing <= 0:
+                break
+        self._decoder = Decoder(self._settings)
+        for part in chain:
+            records = self._walk(part, self._decoder)
+            if part is not own:
+                self._decoder.skip(records)
+        self._decoder.file_index = own.file_index
+        self._may_look_back = False
+
+    def _walk(self, part: Split, decoder: Decoder | None = None) -> int:
+        """Walk over a split, for the decoder to remember its records; return their number."""
+        with open_stream(part.path, part.compression, part.file_bytes) as stream:
+            walk = Walk(stream, part.container, part.context, part.start, part.end, self._settings)
+            for step in walk:
+                if decoder is not None:
+                    decoder.decode(step.buffer, step.records, len(step.records.offset), step.first_record)
+        return walk.records
 
 
 def first_day(location: str, settings: config.Capture) -> str:

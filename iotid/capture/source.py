@@ -22,15 +22,15 @@ from pyspark.sql.types import StructType
 from iotid import config
 from iotid.capture.counters import Counters
 from iotid.capture.packets import to_arrow
-from iotid.capture.reader import read_split
-from iotid.capture.splits import Split, find_captures, pack_tasks, split_captures
+from iotid.capture.reader import read_splits
+from iotid.capture.splits import Split, find_captures, last_splits, pack_tasks, split_captures, splits_before
 from iotid.errors import InputError, SettingError
 from iotid.schemas import PACKETS
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["PcapDataSource", "read_split"]
+__all__ = ["PcapDataSource"]
 
 _BATCH_ROWS = 1 << 16  # of one Arrow batch: what the JVM holds at once
 
@@ -58,9 +58,10 @@ class PcapDataSource(DataSource):
 
 @dataclass
 class _Task(InputPartition):
-    """Splits that one Spark task reads, one after the other."""
+    """Splits that one Spark task reads, one after the other, and where it may have to look back."""
 
     splits: list[Split]
+    before: list[Split]
 
 
 class _Reader(DataSourceReader):
@@ -71,15 +72,18 @@ class _Reader(DataSourceReader):
 
     def partitions(self) -> list[_Task]:
         splits = split_captures(find_captures(self._locations)[0], self._settings).splits
+        last_of = last_splits(splits)
         tasks = zip(pack_tasks(splits, self._settings), splits, strict=True)
-        return [_Task([split for _, split in group]) for _, group in groupby(tasks, key=lambda pair: pair[0])]
+        of_task = [[split for _, split in group] for _, group in groupby(tasks, key=lambda pair: pair[0])]
+        return [_Task(own, splits_before(last_of, own[0], self._settings)) for own in of_task]
 
     def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
         assert isinstance(partition, _Task)
-        for split in partition.splits:
-            for packets in read_split(split, self._settings, Counters()):
-                packets.file_index[:] = 0
-                yield from to_arrow(packets, [split.path], self._columns).to_batches(_BATCH_ROWS)
+        first = partition.splits[0].file_index
+        paths = list(dict.fromkeys(split.path for split in partition.splits))
+        for packets in read_splits(partition.splits, self._settings, Counters(), partition.before):
+            packets.file_index[:] -= first
+            yield from to_arrow(packets, paths, self._columns).to_batches(_BATCH_ROWS)
 
 
 def _columns(asked: StructType, whole: StructType) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from iotid import config
-from iotid.capture.containers import Container, pcapng_context, tell
+from iotid.capture.containers import Container, first_record, pcapng_context, tell
+from iotid.capture.pcapng import MAX_OPTION_BYTES
 from iotid.capture.pieces import Guess, Piece, cut_pieces, nothing, prove, reach_of, walk_piece
 from iotid.capture.streams import filesystem_of, uri_of
 from iotid.errors import InputError
@@ -44,7 +45,6 @@ class Split:
     warm_up: int
     context: str
     records: int
-    previous: str = ""  # the capture that goes before this one where files are one stream: fragments may start there
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,7 @@ def find_captures(locations: Iterable[str]) -> tuple[list[Split], int]:
             ignored += others
         found |= captures
     paths = sorted(found, key=_natural)
-    before = ["", *paths]
-    return [
-        replace(_whole(path, index, found[path]), previous=before[index]) for index, path in enumerate(paths)
-    ], ignored
+    return [_whole(path, index, found[path]) for index, path in enumerate(paths)], ignored
 
 
 def _natural(path: str) -> tuple[list[str | int], str]:
@@ -184,6 +181,27 @@ def pack_tasks(splits: list[Split], settings: config.Capture) -> list[int]:
         held += size
         tasks.append(task)
     return tasks
+
+
+def last_splits(plan: Iterable[Split]) -> dict[int, Split]:
+    """By file index, the last split of each capture of a plan or of a stretch of it."""
+    return {split.file_index: split for split in plan}
+
+
+def splits_before(last_of: Mapping[int, Split], first: Split, settings: config.Capture) -> list[Split]:
+    """The last splits of the captures before that of ``first``, nearest first, as far back as its reader may look.
+
+    Fragments and repeats are looked for among the `reach_of` records before; a capture that was not walked is taken to
+    hold no more records than its size makes sure.
+    """
+    found: list[Split] = []
+    missing = reach_of(settings)
+    while missing > 0 and (split := last_of.get(first.file_index - len(found) - 1)) is not None:
+        found.append(split)
+        if split.warm_up > first_record(split.container):  # a reader that starts there sees enough
+            break
+        missing -= max(split.records, split.file_bytes // (settings.max_packet_bytes + MAX_OPTION_BYTES))
+    return found
 
 
 def _whole(path: str, file_index: int, container: Container) -> Split:

@@ -20,11 +20,12 @@ import pyarrow.parquet as pq
 
 from iotid import config, schemas
 from iotid.capture.counters import Counters
-from iotid.capture.splits import Split
+from iotid.capture.pieces import reach_of
+from iotid.capture.splits import Split, last_splits, splits_before
 from iotid.flows.local import check_accounting
 from iotid.flows.merge import Merged, Merger
 from iotid.flows.partial import Partials
-from iotid.flows.read import read_partials, read_stretches
+from iotid.flows.read import TaskSplits, read_partials, read_stretches
 from iotid.flows.table import flow_table
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def _read_partials(
 ) -> Iterator[pa.RecordBatch]:
     for task in _ids(tasks):
         counters = Counters()
-        for partials in read_partials(_splits_of(splits, task, flow), task, capture, flow, counters):
+        for partials in read_partials(_splits_of(splits, task, capture, flow), task, capture, flow, counters):
             yield from _rows(partials.to_arrow(), _PARTIAL_FLOWS)
         yield _aside(counters.table(), _PARTIAL_FLOWS)
 
@@ -181,7 +182,7 @@ def _read_stretches(
     told = _from_stream(stretches.value)
     for task in _ids(tasks):
         own = _partials_of(told.filter(pc.equal(told["task"], task)))
-        for packets in read_stretches(_splits_of(splits, task, flow), own, capture, flow, Counters()):
+        for packets in read_stretches(_splits_of(splits, task, capture, flow), own, capture, flow, Counters()):
             yield from _rows(packets.to_arrow(), _PARTIAL_FLOWS)
 
 
@@ -231,12 +232,20 @@ def _numbered(tasks: Sequence[int], batches: Iterable[pa.RecordBatch]) -> Iterat
         yield pa.RecordBatch.from_pydict({"id": pa.array([tasks[number]], pa.int64())})
 
 
-def _splits_of(splits: Broadcast[bytes], task: int, flow: config.Flow) -> list[Split]:
+def _splits_of(splits: Broadcast[bytes], task: int, capture: config.Capture, flow: config.Flow) -> TaskSplits:
     table = _from_stream(splits.value)
     stored = [name for name in Split.__dataclass_fields__ if name in schemas.SPLITS.names]
-    own = table.filter(pc.equal(table["task"], task)).select(stored).to_pylist()
-    paths = ["", *_paths(table).to_pylist()]
-    return [Split(**row, previous=paths[row["file_index"]] if flow.join_files else "") for row in own]
+
+    def rows(chosen: pa.ChunkedArray) -> list[Split]:
+        return [Split(**row) for row in table.filter(chosen).select(stored).to_pylist()]
+
+    own = rows(pc.equal(table["task"], task))
+    if not flow.join_files:
+        return TaskSplits(own, None)
+    first = own[0].file_index
+    near = pc.greater_equal(table["file_index"], first - reach_of(capture))
+    before = last_splits(rows(pc.and_(near, pc.less(table["file_index"], first))))
+    return TaskSplits(own, splits_before(before, own[0], capture))
 
 
 def _paths(splits: pa.Table) -> pa.Array:

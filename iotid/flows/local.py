@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import replace
 from datetime import date
 from itertools import groupby
 from pathlib import Path
@@ -15,11 +14,11 @@ import pyarrow as pa
 from iotid import config, schemas
 from iotid.capture.counters import Counters
 from iotid.capture.packets import column_of, strings_of
-from iotid.capture.splits import Split, find_captures, pack_tasks, split_captures
+from iotid.capture.splits import Split, find_captures, last_splits, pack_tasks, split_captures, splits_before
 from iotid.errors import AccountingError
 from iotid.flows.merge import merge, rows_alone
 from iotid.flows.partial import Partials
-from iotid.flows.read import read_partials, read_stretches
+from iotid.flows.read import TaskSplits, read_partials, read_stretches
 from iotid.flows.table import Piece, table_in_time_order
 from iotid.flows.threads import in_threads
 
@@ -85,11 +84,13 @@ def check_accounting(in_flows: int, counted: int) -> None:
 
 def _assemble(captures: list[Split], capture: config.Capture, flow: config.Flow) -> tuple[list[Piece], Counters]:
     """The flows, and what became of every packet."""
-    if not flow.join_files:
-        captures = [replace(found, previous="") for found in captures]
     splits = split_captures(captures, capture).splits
+    last_of = last_splits(splits)
     packed = groupby(zip(pack_tasks(splits, capture), splits, strict=True), key=lambda pair: pair[0])
-    of_task = [[split for _, split in group] for _, group in packed]
+    of_task = [
+        TaskSplits(own, splits_before(last_of, own[0], capture) if flow.join_files else None)
+        for own in ([split for _, split in group] for _, group in packed)
+    ]
 
     def read(task: int) -> tuple[list[Partials], Counters]:
         counted = Counters()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from iotid import config
-from iotid.capture import read_split
+from iotid.capture import read_splits
 from iotid.flows.partial import FlowTable, Partials, packets_of_stretches
 
 if TYPE_CHECKING:
@@ -16,24 +16,29 @@ if TYPE_CHECKING:
 _ALONE = 1 << 17  # packets that are looked at one by one at once; each may take 400 bytes
 
 
+class TaskSplits(NamedTuple):
+    """What one task reads, and, where captures are one stream, those before (see `iotid.capture.read_splits`)."""
+
+    splits: Sequence[Split]
+    before: Sequence[Split] | None
+
+
 def read_partials(
-    splits: Iterable[Split], task: int, capture: config.Capture, flow: config.Flow, counters: Counters
+    own: TaskSplits, task: int, capture: config.Capture, flow: config.Flow, counters: Counters
 ) -> Iterator[Partials]:
     """Partial flows of one task's splits; they are handed out whenever they fill ``capture.chunk_bytes``."""
     table = FlowTable(flow, task)
-    for split in splits:
-        for packets in read_split(split, capture, counters):
-            table.add(packets)
-            if table.nbytes > capture.chunk_bytes:
-                yield table.flush()
+    for packets in read_splits(own.splits, capture, counters, own.before):
+        table.add(packets)
+        if table.nbytes > capture.chunk_bytes:
+            yield table.flush()
     yield table.flush()
 
 
 def read_stretches(
-    splits: Iterable[Split], stretches: Partials, capture: config.Capture, flow: config.Flow, counters: Counters
+    own: TaskSplits, stretches: Partials, capture: config.Capture, flow: config.Flow, counters: Counters
 ) -> Iterator[Partials]:
     """The packets of unresolved stretches in one task's splits, each as a partial flow of its own."""
-    for split in splits:
-        for packets in read_split(split, capture, counters):
-            for start in range(0, len(packets), _ALONE):
-                yield packets_of_stretches(packets.take(slice(start, start + _ALONE)), stretches, flow)
+    for packets in read_splits(own.splits, capture, counters, own.before):
+        for start in range(0, len(packets), _ALONE):
+            yield packets_of_stretches(packets.take(slice(start, start + _ALONE)), stretches, flow)

@@ -36,10 +36,10 @@ import sys
 from iotid import config
 from iotid.capture import list_captures, split_capture
 from iotid.capture.counters import Counters
-from iotid.flows.read import read_partials
+from iotid.flows.read import TaskSplits, read_partials
 s = config.load_settings()
 splits = split_capture(sys.argv[1], 0, s.capture)
-print(sum(len(part) for part in read_partials(splits, 0, s.capture, s.flow, Counters())))
+print(sum(len(part) for part in read_partials(TaskSplits(splits, None), 0, s.capture, s.flow, Counters())))
 """
 _NFSTREAM = """
 import sys

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,10 @@ import pyarrow as pa
 import pytest
 
 from iotid import config
-from iotid.capture import read_packets
+from iotid.capture import read_packets, read_splits
+from iotid.capture.counters import Counters
+from iotid.capture.packets import to_arrow
+from iotid.capture.splits import find_captures, last_splits, splits_before
 
 _CUT_COLUMNS = ["capture_file", "offset"]  # what must differ
 
@@ -65,15 +69,61 @@ def test_files__cut_between_any_two_records_give_the_same_packets(
         assert _read(_write_cut(tmp_path, frames, [cut], write), capture_settings, **changes).equals(expected), cut
 
 
-def test_files__a_fragment_looks_no_further_than_the_file_before(
+@pytest.mark.parametrize("window_us", [0, 3000])
+def test_files__of_any_number_of_records_give_the_same_packets(
+    window_us: int, tmp_path: Path, make: SimpleNamespace, capture_settings: config.Capture
+) -> None:
+    """What is looked for may lie many files back: only records count."""
+    frames = _traffic(make, random.Random(7))
+    (tmp_path / "whole").write_bytes(make.pcap(frames))
+    changes = {"duplicate_window_us": window_us, "fragment_records": 20, "duplicate_records": 12}
+    expected = _read([str(tmp_path / "whole")], capture_settings, **changes)
+    dice = random.Random(3)
+    for each in (1, 2, 5, 19):
+        folder = tmp_path / str(each)
+        folder.mkdir()
+        cuts = sorted({*range(each, len(frames), each), *dice.sample(range(1, len(frames)), 3)})
+        paths = _write_cut(folder, frames, cuts, make.pcap)
+        assert _read(paths, capture_settings, **changes).equals(expected), each
+        assert _read_side_by_side(paths, capture_settings.model_copy(update=changes)).equals(expected), each
+
+
+def _read_side_by_side(paths: list[str], settings: config.Capture) -> pa.Table:
+    """As workers do that read one file each."""
+    captures, _ = find_captures(paths)
+    last_of = last_splits(captures)
+    tables = [
+        to_arrow(packets, paths)
+        for capture in captures
+        for packets in read_splits([capture], settings, Counters(), splits_before(last_of, capture, settings))
+    ]
+    return pa.concat_tables(tables).drop(_CUT_COLUMNS).replace_schema_metadata(None)
+
+
+def test_files__that_stand_alone_show_no_fragments_of_others(
     tmp_path: Path, make: SimpleNamespace, capture_settings: config.Capture
 ) -> None:
     first, later = (make.ethernet(make.ipv4(make.udp(bytes(16)), 17, fragment=word)) for word in (0x2000, 0x0003))
-    other = make.ethernet(make.ipv4(make.udp(), 17))
-    near = _write_cut(tmp_path, [other, first, later], [2], make.pcap)
-    assert len(_read(near, capture_settings)) == 3
-    far = _write_cut(tmp_path, [first, other, later], [1, 2], make.pcap)
-    assert len(_read(far, capture_settings)) == 2
+    captures, _ = find_captures(_write_cut(tmp_path, [first, later], [1], make.pcap))
+    for before, expected in ((None, 1), ([], 2)):
+        found = sum(len(packets) for packets in read_splits(captures, capture_settings, Counters(), before))
+        assert found == expected
+
+
+def test_splits_before__go_back_until_their_records_suffice(
+    tmp_path: Path, make: SimpleNamespace, capture_settings: config.Capture
+) -> None:
+    paths = _write_cut(tmp_path, [make.ethernet(make.ipv4(make.udp()))] * 6, [2, 3, 4, 5], make.pcap)
+    captures, _ = find_captures(paths)
+    settings = capture_settings.model_copy(update={"fragment_records": 3, "duplicate_records": 2})
+    last_of = last_splits(
+        replace(capture, records=count) for capture, count in zip(captures, (2, 1, 1, 1, 1), strict=True)
+    )
+    assert [split.file_index for split in splits_before(last_of, captures[4], settings)] == [3, 2, 1]
+    assert [split.file_index for split in splits_before(last_of, captures[1], settings)] == [0]
+    assert splits_before(last_of, captures[0], settings) == []
+    walked = last_of | {3: replace(last_of[3], warm_up=last_of[3].start + 1)}
+    assert [split.file_index for split in splits_before(walked, captures[4], settings)] == [3]
 
 
 def test_files__windows_smaller_than_what_is_remembered_change_nothing(

@@ -17,7 +17,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from iotid import config
-from iotid.capture import read_split
+from iotid.capture import read_splits
 from iotid.capture.counters import Counters
 from iotid.capture.packets import Packets, to_arrow
 from iotid.capture.splits import Plan, Split, split_captures, whole_capture
@@ -29,7 +29,7 @@ Counted = list[tuple[str, str, int, int, int]]
 def _read(splits: list[Split], settings: config.Capture) -> tuple[pa.Table, Counted]:
     counted = Counters()
     parts = [
-        Packets.concat([packets]) for split in splits for packets in read_split(split, settings, counted)
+        Packets.concat([packets]) for split in splits for packets in read_splits([split], settings, counted)
     ]  # copied
     return to_arrow(Packets.concat(parts), [splits[0].path]), list(counted)
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from iotid import config
-from iotid.capture import first_day, read_packets, read_split, split_capture
+from iotid.capture import first_day, read_packets, read_splits, split_capture
 from iotid.capture.counters import Counters
 from iotid.capture.packets import Packets, to_arrow
 from iotid.capture.splits import Split, pack_tasks
@@ -26,7 +26,7 @@ def _changed(settings: config.Capture, **changes: Any) -> config.Capture:
 
 def _read_all(splits: list[Split], settings: config.Capture) -> tuple[pa.Table, list[tuple[str, str, int, int]]]:
     counted = Counters()
-    parts = [deepcopy(packets) for split in splits for packets in read_split(split, settings, counted)]
+    parts = [deepcopy(packets) for split in splits for packets in read_splits([split], settings, counted)]
     return to_arrow(Packets.concat(parts), [splits[0].path]), list(counted)
 
 
@@ -150,10 +150,10 @@ def test_split__of_a_file_that_was_changed_is_refused(
     longer = make.pcap([(time, frame + b"x") for time, frame in traffic])
     path.write_bytes(longer)
     with pytest.raises(DataError, match="plan it again"):
-        list(read_split(first, _changed(capture_settings), Counters()))
+        list(read_splits([first], _changed(capture_settings), Counters()))
     path.write_bytes(make.pcap(traffic[:5]))
     with pytest.raises(DataError, match="plan it again"):
-        list(read_split(first, _changed(capture_settings), Counters()))
+        list(read_splits([first], _changed(capture_settings), Counters()))
 
 
 def test_split__of_a_file_that_grew_reads_what_was_planned(
