@@ -69,15 +69,20 @@ install_lock() { # install_lock FOLDER LOCK: exactly the lock, without resolving
 }
 
 compile_kernels() { # once here, instead of in every worker of the first run
-  local capture
-  capture=$(mktemp)
-  # a classic pcap of one UDP packet: file header, record header, Ethernet, IPv4, UDP
-  printf '\xd4\xc3\xb2\xa1\x02\0\x04\0\0\0\0\0\0\0\0\0\xff\xff\0\0\x01\0\0\0' >"$capture"
-  printf '\x01\0\0\0\0\0\0\0\x2a\0\0\0\x2a\0\0\0' >>"$capture"
-  printf '\x02\0\0\0\0\x01\x02\0\0\0\0\x02\x08\0' >>"$capture"
-  printf '\x45\0\0\x1c\0\0\0\0\x40\x11\0\0\x0a\0\0\x01\x0a\0\0\x02\0\x35\0\x35\0\x08\0\0' >>"$capture"
-  .venv/bin/python -c 'import sys, iotid.flows; assert len(iotid.flows.from_captures([sys.argv[1]])) == 1' "$capture"
-  rm -f "$capture"
+  .venv/bin/python - <<'END'
+import tempfile
+from pathlib import Path
+
+from iotid.capture.simulate import write_demo
+from iotid.config import load_settings
+from iotid.flows import from_captures
+
+# cut into pieces and with a time-out, so that the kernels that join pieces run, too
+small = load_settings(overrides=["capture.split_bytes=16384", "capture.chunk_bytes=4096"]).capture
+with tempfile.TemporaryDirectory() as folder:
+    write_demo(Path(folder))
+    assert len(from_captures(f"{folder}/captures", active_timeout_s=5, capture=small)) > 1000
+END
 }
 
 case "${1:-main}" in

@@ -83,6 +83,7 @@ class Decoder:
         self._before = 0  # records of splits that were read before this one
         self._room = Packets.empty()  # made once: fresh memory for each window would cost as much as the decoding
         self._reasons = np.empty(0, np.uint8)
+        self._headers = np.empty(HEADERS_SIZE, np.int64), np.empty(HEADERS_SIZE, np.int64)
 
     def skip(self, records: int) -> None:
         """Number the records to come after so many of another split."""
@@ -116,6 +117,7 @@ class Decoder:
             columns,
             self._reasons,
             totals_R3,
+            *self._headers,
         )
         return self._room.take(slice(count)), self._reasons[: len(records.offset)], totals_R3
 
@@ -132,11 +134,14 @@ def decode(
     out: Any,
     reasons: NDArray[np.uint8],
     totals_R3: Longs,
+    headers: Longs,
+    inner: Longs,
 ) -> int:
-    """What `Decoder.decode` says; ``out``: columns of Packets. Returns the number of packets."""
+    """What `Decoder.decode` says; ``out``: columns of Packets; ``headers``, ``inner``: room for a packet's headers.
+
+    Returns the number of packets.
+    """
     size = len(buffer)
-    headers = np.empty(HEADERS_SIZE, np.int64)
-    inner = np.empty(HEADERS_SIZE, np.int64)
     remembers = rules.duplicate_window_us > 0 or rules.fragment_window_us > 0
     n = 0
     for r in range(0 if remembers else quiet, len(records.offset)):
@@ -211,7 +216,8 @@ def _innermost(buffer: Bytes, end: int, rules: Rules, headers: Longs, inner: Lon
             break
         if inner[VLAN] < 0:
             inner[VLAN] = headers[VLAN]
-        headers[:] = inner
+        for field in range(HEADERS_SIZE):
+            headers[field] = inner[field]
         reason = found
         if found == LATER_FRAGMENT:
             break

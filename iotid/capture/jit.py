@@ -40,6 +40,10 @@ R = TypeVar("R")
 
 _options: Any = numba.config
 
+# Kernels fill arrays that they are given and make none, so that they need no reference counts: Numba would count those
+# of each array at every call of a helper, also where it is inlined, which took more time than the decoding itself.
+_njit: Any = functools.partial(numba.njit, nogil=True, forceinline=True, _nrt=False)
+
 
 def kernel(function: Callable[P, R]) -> Callable[P, R]:
     """``numba.njit`` with a cache in the first safe place: beside the module, the user's cache, a temporary folder.
@@ -49,12 +53,12 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
     if _options.DISABLE_JIT:
         return function
     if not _options.CACHE_DIR and _folder(function.__module__) is None:
-        return numba.njit(nogil=True, forceinline=True)(function)
+        return _njit(function)
     before = _options.CACHE_LOCATOR_CLASSES
     if not _options.CACHE_DIR:
         _options.CACHE_LOCATOR_CLASSES = f"{__name__}.{KernelFolder.__name__}"
     try:
-        return _taking_turns(numba.njit(nogil=True, forceinline=True, cache=True)(function))
+        return _taking_turns(_njit(cache=True)(function))
     finally:
         _options.CACHE_LOCATOR_CLASSES = before
 
@@ -135,5 +139,5 @@ def _made_of(package: str) -> str:
         if b".jit import " in text:
             digest.update(text)
     processor = (binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten())
-    digest.update(repr((numba.__version__, processor, _options.BOUNDSCHECK, _options.OPT)).encode())
+    digest.update(repr((numba.__version__, processor, _options.BOUNDSCHECK, _options.OPT, _njit.keywords)).encode())
     return digest.hexdigest()[:16]

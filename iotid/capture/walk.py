@@ -46,8 +46,8 @@ class Step:
 class Walk:
     """Iterates over the windows of ``stream`` from ``start`` to ``end`` (-1: to the stream's end).
 
-    Then ``position`` is where it stopped: at ``end`` if a record starts there, else where the record or the broken
-    stretch ends that goes across it.
+    A step's arrays are written over by the next one. At the end ``position`` is where it stopped: at ``end`` if a
+    record starts there, else where the record or the broken stretch ends that goes across it.
     """
 
     def __init__(
@@ -133,6 +133,9 @@ class Walk:
     def __iter__(self) -> Iterator[Step]:
         chunk = self._settings.chunk_bytes
         need = 0
+        # made once: fresh memory for each window would take longer than the walk itself
+        records = empty_records(chunk // _RECORD_BYTES)
+        faults_F3 = np.empty((_MAX_FAULTS, 3), np.int64)
         while self.position < self._limit or self._state[SKIP_FROM] >= 0:
             base = self.position
             first_record = self.records
@@ -140,8 +143,6 @@ class Walk:
             asked = max(min(chunk, within) if within > 0 else chunk, need)
             buffer = self._stream.window(base, asked)
             final = len(buffer) < asked
-            records = empty_records(chunk // _RECORD_BYTES)
-            faults_F3 = np.empty((_MAX_FAULTS, 3), np.int64)
             n, f, need = self._kernel(buffer, base, final, records, faults_F3)
             if n or f:
                 yield Step(buffer, records.first(n), first_record, faults_F3[:f])

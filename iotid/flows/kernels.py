@@ -95,7 +95,7 @@ class Rule(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Partial flows that still grow; all but ``slots`` have room beyond what ``counts`` says is in use."""
+    """Partial flows that still grow; ``keys`` to ``heads`` have room beyond what ``counts`` says is in use."""
 
     slots: Rows  # int64 (2 ** k,): row of each key's youngest partial flow, the only one that packets join; -1: free
     keys: Rows
@@ -103,6 +103,7 @@ class Table(NamedTuple):
     head_owners: Rows  # int64: row of the partial flow that each row of heads belongs to
     heads: Rows
     counts: Rows  # int64 (3,): rows of keys and state, distinct keys, rows of heads
+    key: Rows  # uint64 (KEY_WORDS,): room for a packet's key
 
 
 PARTIALS, KEYS, HEADS = 0, 1, 2
@@ -143,6 +144,13 @@ def same(keys: Rows, row: int, key: Rows) -> bool:
         if keys[row, word] != key[word]:
             return False
     return True
+
+
+@kernel
+def copy_row(source: Rows, i: int, target: Rows, j: int) -> None:
+    """Write row ``i`` of ``source`` as row ``j`` of ``target``. (Numba's own way takes memory for each.)"""
+    for column in range(source.shape[1]):
+        target[j, column] = source[i, column]
 
 
 @kernel
@@ -192,15 +200,13 @@ def _find(slots: Rows, keys: Rows, key: Rows) -> Any:
 
 
 @kernel
-def number_keys(keys: Rows, slots: Rows) -> Rows:
-    """int64 (n,): for every row the first row with the same key. ``slots``: a power of two above n, all -1."""
-    first_row = np.empty(len(keys), np.int64)
+def number_keys(keys: Rows, slots: Rows, first_row: Rows) -> None:
+    """Write for every row the first row with the same key, int64 (n,). ``slots``: a power of two above n, all -1."""
     for i in range(len(keys)):
         slot = _find(slots, keys, keys[i])
         if slots[slot] < 0:
             slots[slot] = i
         first_row[i] = slots[slot]
-    return first_row
 
 
 @kernel
@@ -289,8 +295,7 @@ def _write_head(
 @kernel
 def absorb(begin: int, packets: Columns, order: Rows, lengths: Rows, rule: Rule, table: Table) -> int:
     """Add packets in the order given, from place ``begin`` on; return the place of the first that found no room."""
-    slots, keys, state, head_owners, heads, counts = table
-    key = np.empty(KEY_WORDS, np.uint64)
+    slots, keys, state, head_owners, heads, counts, key = table
     slot = np.int64(-1)
     for place in range(begin, len(order)):
         if counts[PARTIALS] == len(state) or counts[HEADS] == len(heads) or 2 * counts[KEYS] >= len(slots):
@@ -309,7 +314,8 @@ def absorb(begin: int, packets: Columns, order: Rows, lengths: Rows, rule: Rule,
             i = counts[PARTIALS]
             counts[PARTIALS] += 1
             slots[slot] = i
-            keys[i] = key
+            for word in range(KEY_WORDS):
+                keys[i, word] = key[word]
             _open(state, i, us, position, side)
         _append(state, i, us, position, side, packets.frame_length[p], flags, packets.src_mac[p], packets.dst_mac[p])
         if state[i, PACKETS] + state[i, PACKETS + 1] <= rule.max_packets:
@@ -328,12 +334,14 @@ def refill_slots(slots: Rows, keys: Rows, old_slots: Rows) -> None:
 
 
 @kernel
-def group_heads(head_owners: Rows, heads: Rows, starts: Rows, grouped: Rows) -> None:
-    """Lay the packets of each partial flow side by side, in the order in which they were written."""
-    filled = starts.copy()
+def group_heads(head_owners: Rows, heads: Rows, filled: Rows, grouped: Rows) -> None:
+    """Lay the packets of each partial flow side by side, in the order in which they were written.
+
+    ``filled``: where each flow's packets start, and then where they end.
+    """
     for h in range(len(head_owners)):
         owner = head_owners[h]
-        grouped[filled[owner]] = heads[h]
+        copy_row(heads, h, grouped, filled[owner])
         filled[owner] += 1
 
 
@@ -352,13 +360,12 @@ def one_each(packets: Columns, lengths: Rows, join_files: bool, keys: Rows, stat
 
 @kernel
 def within(
-    packets: Columns, join_files: bool, slots: Rows, stretch_keys: Rows, stretches: Rows, end_reasons: Rows
+    packets: Columns, join_files: bool, slots: Rows, stretch_keys: Rows, stretches: Rows, end_reasons: Rows, key: Rows
 ) -> None:
     """Mark the packets that lie in a stretch of their key with 0, a stretch's last packet with its end reason.
 
-    Stretches are sorted by key; ``slots`` holds the first row of each key.
+    Stretches are sorted by key; ``slots`` holds the first row of each key; ``key`` is room for a packet's.
     """
-    key = np.empty(KEY_WORDS, np.uint64)
     for p in range(len(end_reasons)):
         _pack_key(p, packets, join_files, key)
         us = packets.timestamp_us[p]

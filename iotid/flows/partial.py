@@ -149,7 +149,7 @@ class FlowTable:
         owners = table.head_owners[:num_heads]
         starts = starts_of(np.bincount(owners, minlength=partials))
         heads = np.empty((num_heads, HEAD_WIDTH), np.int64)
-        kernels.group_heads(owners, table.heads[:num_heads], starts, heads)
+        kernels.group_heads(owners, table.heads[:num_heads], starts.copy(), heads)
         task = np.full(partials, self._task, np.int32)
         flushed = Partials(task, table.keys[:partials], table.state[:partials], starts, heads)
         self._table = table._replace(keys=np.empty_like(table.keys), state=np.empty_like(table.state))
@@ -177,10 +177,11 @@ def packets_of_stretches(packets: Packets, stretches: Partials, settings: config
     """
     stretches = stretches.in_merge_order()
     slots = np.full(_power_of_two(2 * len(stretches)), -1, np.int64)
-    kernels.number_keys(stretches.keys, slots)
+    kernels.number_keys(stretches.keys, slots, np.empty(len(stretches), np.int64))
     columns = columns_of(packets)
     end_reasons = np.full(len(columns.offset), -1, np.int8)
-    kernels.within(columns, settings.join_files, slots, stretches.keys, stretches.state, end_reasons)
+    key = np.empty(KEY_WORDS, np.uint64)
+    kernels.within(columns, settings.join_files, slots, stretches.keys, stretches.state, end_reasons, key)
     chosen = np.flatnonzero(end_reasons >= 0)
     alone = packets_alone(packets.take(chosen), settings)
     alone.state[:, kernels.END_REASON] = end_reasons[chosen]
@@ -222,7 +223,9 @@ def rule_of(settings: config.Flow) -> Rule:
 
 def first_rows(keys: Rows) -> Rows:
     """int64 (n,): for every row of ``keys`` the first row that equals it."""
-    return kernels.number_keys(keys, np.full(_power_of_two(2 * len(keys)), -1, np.int64))
+    first_row = np.empty(len(keys), np.int64)
+    kernels.number_keys(keys, np.full(_power_of_two(2 * len(keys)), -1, np.int64), first_row)
+    return first_row
 
 
 def starts_of(counts: Rows) -> Rows:
@@ -238,6 +241,7 @@ def _new_table(rows: int) -> Table:
         np.empty(16 * rows, np.int64),
         np.empty((16 * rows, HEAD_WIDTH), np.int64),
         np.zeros(3, np.int64),
+        np.empty(KEY_WORDS, np.uint64),
     )
 
 

@@ -29,6 +29,7 @@ from iotid.flows.kernels import (
     Rule,
     before,
     closed,
+    copy_row,
     same,
 )
 
@@ -105,7 +106,7 @@ def sweep(keys: Rows, state: Rows, rule: Rule, flows: Rows, ranges: Rows) -> int
                 continue
             flows[f, END_REASON] = reason
         f += 1
-        flows[f] = state[i]
+        copy_row(state, i, flows, f)
         _check(flows, f, rule)
         ranges[f, 0], ranges[f, 1] = i, i + 1
     return f + 1
@@ -130,5 +131,5 @@ def merge_heads(ranges: Rows, starts: Rows, heads: Rows, new_starts: Rows, merge
                 continue
             filled = min(filled + 1, room)
             for later in range(begin + filled - 1, place, -1):
-                merged[later] = merged[later - 1]
-            merged[place] = heads[h]
+                copy_row(merged, later - 1, merged, later)
+            copy_row(heads, h, merged, place)
