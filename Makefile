@@ -11,8 +11,9 @@ SITE ?= local
 DATE ?=
 ROOT ?= var/run
 SECONDS := 60
+SEED ?= 1
 
-.PHONY: help setup airflow-setup peers-setup demo run test test-unit test-conformance test-spark test-ddp test-dags check format wheel clean bench-census-hits bench-capture fuzz
+.PHONY: help setup airflow-setup peers-setup demo run test test-unit test-conformance test-spark test-ddp test-dags check format wheel clean bench-census-hits bench-capture bench-ingest drill-kill fuzz
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -60,6 +61,12 @@ format: setup ## let the formatter and the linter mend what they can
 
 bench-capture: setup peers-setup ## the capture engine beside its peers: make bench-capture [CAPTURES=DIR], minutes; ends with one line of JSON
 	@$(PY) tests/bench/capture.py $(if $(CAPTURES),--captures "$(CAPTURES)")
+
+bench-ingest: setup peers-setup ## captures to a dataset beside NFStream: make bench-ingest [CAPTURES=DIR LABELS=FILE], half an hour; ends with one line of JSON
+	@$(PY) tests/bench/ingest.py $(if $(CAPTURES),--captures "$(CAPTURES)" --labels "$(LABELS)")
+
+drill-kill: setup ## kill an ingest at 20 random moments and look at what is left: make drill-kill [SEED=1], minutes
+	@$(PY) tests/drills/kill.py --seed $(SEED)
 
 fuzz: setup peers-setup ## search for captures that break the reader: make fuzz [SECONDS=60] [CAPTURES=DIR, to start from]
 	@$(PY) tests/fuzz/fuzz_capture.py --seconds $(SECONDS) $(if $(CAPTURES),--seeds "$(CAPTURES)")

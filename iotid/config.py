@@ -38,6 +38,7 @@ class Spark(_Section):
 
 class Capture(_Section):
     strict: bool
+    unreadable: Literal["fail", "quarantine"]
     chunk_bytes: int = Field(ge=4096)
     split_bytes: int = Field(ge=4096)
     task_bytes: int = Field(ge=1)

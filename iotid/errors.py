@@ -36,6 +36,10 @@ class DataError(IotidError):
     """Stored data is not what its contract promises."""
 
 
+class StaleError(DataError):
+    """A capture is no longer what it was when it was planned."""
+
+
 class SchemaError(DataError):
     """A table's columns differ from its contract in schemas.py."""
 

@@ -143,6 +143,15 @@ COUNTERS = Table(
     ("site", "capture_date"),
 )
 
+QUARANTINE = Table(  # beside a night's flows: captures of which something is missing there
+    "quarantine",
+    1,
+    (
+        Column("capture_file", "string", "path of the capture"),
+        Column("why", "string", "what reading it met"),
+    ),
+)
+
 PARTIAL_FLOWS = Table(  # what crosses the shuffle; the rows of integers inside the binaries stand in flows/kernels.py
     "partial_flows",
     1,
@@ -157,6 +166,21 @@ PARTIAL_FLOWS = Table(  # what crosses the shuffle; the rows of integers inside 
         Column(
             "packets", "binary", "4 int64 for each of the first M packets: time, position, lengths, window and flags"
         ),
+    ),
+)
+
+OPEN_FLOWS = Table(  # beside a night's flows: those that may go on in the next one, as partial flows
+    "open_flows",
+    1,
+    (
+        Column("capture_file", "string", "capture that holds the flow's first packet"),
+        Column("last_us", "int64", "µs since 1970 UTC: last packet"),
+        Column("packets_seen", "int64", "packets of the flow so far"),
+        Column("key", "binary", "as of partial flows"),
+        Column("first_us", "int64", "as of partial flows"),
+        Column("first_position", "int64", "as of partial flows"),
+        Column("state", "binary", "as of partial flows"),
+        Column("packets", "binary", "as of partial flows"),
     ),
 )
 
@@ -181,7 +205,12 @@ FLOWS = Table(
         Column("client_bytes", "int64", "bytes of frames on the wire sent by the client"),
         Column("server_packets", "int64", "packets sent by the server"),
         Column("server_bytes", "int64", "bytes of frames on the wire sent by the server"),
-        Column("end_reason", "string", "idle, active, closed (a SYN after the close) or end (of the captures)"),
+        Column(
+            "end_reason",
+            "string",
+            "idle, active, closed (a SYN after the close), end (of the captures), or open: less than the idle time-out "
+            "before the night's end, so that it may go on in the next night",
+        ),
         Column(
             "packet_length", "list<int32>", "bytes on the wire of the first M packets, from IP or frame (flow.length)"
         ),

@@ -119,6 +119,7 @@ class Store:
         """Stage a partition; on a clean exit it replaces the former one whole, on an exception nothing changes."""
         relative = self._relative(table, keys)
         staging = f"{self._base}/_staging/{relative}"
+        self._heal(relative)  # or else a failure now would leave nothing of what a run before had made
         self._remove(staging)
         self._fs.create_dir(staging, recursive=True)
         staged = Staged(f"{self.root}/_staging/{relative}", staging, self._fs)

@@ -13,7 +13,7 @@ def main(settings: Settings, site: str, capture_date: str) -> None:
 
     Reads the table `splits` and the captures. Writes the table `flows`, with the count of every packet beside it.
     """
-    from iotid.flows import write_flows
+    from iotid.flows import QUARANTINE_FILE, write_flows
     from iotid.session import spark_session
     from iotid.storage import Store
 
@@ -22,6 +22,8 @@ def main(settings: Settings, site: str, capture_date: str) -> None:
     night = write_flows(spark, store, site, capture_date, settings.capture, settings.flow)
     packets = night.metadata["packets"]
     aside = ", ".join(f"{count:,} {reason}" for reason, count in sorted(packets.items()) if reason != "flow" and count)
+    if night.metadata["unreadable"]:
+        command.say(f"quarantine: {night.metadata['unreadable']:,} captures -> {night.uri}/{QUARANTINE_FILE}")
     command.say(
         f"flows: {night.metadata['rows']:,} flows of {packets.get('flow', 0):,} packets; "
         f"left aside: {aside or 'none'} -> {night.uri}"

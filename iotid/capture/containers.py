@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from iotid.capture.streams import Stream, compression_of, decompressed, filesystem_of
-from iotid.errors import InputError
+from iotid.capture.streams import Stream, compression_of, decompressed, filesystem_of, unreadable
 
 if TYPE_CHECKING:
     from pyarrow import fs
@@ -52,7 +51,7 @@ def tell(path: str, filesystem: fs.FileSystem | None = None, inner: str = "") ->
                 file.seek(0)
                 head = decompressed(file, compression).window(0, PCAP_HEADER_BYTES).tobytes()
     except OSError as fault:
-        raise InputError(f"{path}: cannot be read ({fault}); check that it is there and may be read") from None
+        raise unreadable(path, fault) from None
     if head.startswith(_PCAPNG_MAGIC) and (len(head) < 12 or head[8:12] in _BYTE_ORDER_MAGICS):
         return Container("pcapng", compression, file_bytes, 0, pcapng_context(False, np.empty((0, 0), np.int64)))
     orders: tuple[Literal["big", "little"], ...] = ("big", "little")

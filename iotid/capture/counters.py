@@ -27,6 +27,8 @@ FLOW, NOT_IP, LATER_FRAGMENT, TRUNCATED, MALFORMED, UNKNOWN_LINK_TYPE, UNKNOWN_I
     len(REASONS)
 )
 
+UNREADABLE = "unreadable"  # bytes of captures in quarantine, in which nobody knows how many packets are
+
 _METADATA_KEY = b"iotid.counters"
 
 
@@ -35,13 +37,20 @@ class Counters:
 
     def __init__(self) -> None:
         self._sums: dict[tuple[str, str], tuple[int, int, int]] = {}
+        self.unreadable: dict[str, str] = {}  # captures in quarantine, and why
 
     def add(self, capture_file: str, reason: str, packets: int, num_bytes: int, first_offset: int) -> None:
         key = (capture_file, reason)
         counted, size, first = self._sums.get(key, (0, 0, first_offset))
         self._sums[key] = (counted + packets, size + num_bytes, min(first, first_offset))
 
+    def quarantine(self, capture_file: str, num_bytes: int, offset: int, why: str) -> None:
+        """Count bytes of a capture that cannot be read."""
+        self.add(capture_file, UNREADABLE, 0, num_bytes, offset)
+        self.unreadable.setdefault(capture_file, why)
+
     def merge(self, other: Counters) -> None:
+        self.unreadable = other.unreadable | self.unreadable
         for row in other:
             self.add(*row)
 

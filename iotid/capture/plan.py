@@ -24,15 +24,16 @@ def write_splits(
     """Cut every capture below ``location`` and write the partition of table `splits`.
 
     Raises:
-        InputError: the location is missing or holds no capture.
-        DataError: a capture has become shorter meanwhile.
+        InputError: the location is missing or holds no capture; or a capture cannot be read, and
+            ``capture.unreadable`` is `fail`.
+        StaleError: the same, and a capture has become shorter meanwhile.
     """
 
-    def walk_all(walk: Callable[[Piece], Guess | None], pieces: Sequence[Piece]) -> Sequence[Guess | None]:
+    def walk_all(walk: Callable[[Piece], Guess | str | None], pieces: Sequence[Piece]) -> Sequence[Guess | str | None]:
         return spark.sparkContext.parallelize(pieces, len(pieces)).map(walk).collect()
 
     keys = {"site": site, "capture_date": capture_date}
-    captures, ignored = find_captures([location])
+    captures, ignored, unreadable = find_captures([location], capture.unreadable)
     plan = split_captures(captures, capture, walk_all)
     with store.write("splits", keys, schemas.SPLITS.version) as staged:
         schema = schemas.SPLITS.arrow_schema(stored=True)
@@ -43,6 +44,7 @@ def write_splits(
             "rows": len(plan.splits),
             "files": len(captures),
             "files_ignored": ignored,
+            "unreadable": unreadable | plan.unreadable,
             "bytes": sum(found.file_bytes for found in captures),
             "records_walked": sum(max(split.records, 0) for split in plan.splits),
             "splits_repaired": plan.splits_repaired,

@@ -21,7 +21,7 @@ from iotid.capture.records import TRUNCATED_RECORD
 from iotid.capture.splits import Split, find_captures, list_captures, whole_capture
 from iotid.capture.streams import open_stream
 from iotid.capture.walk import Step, Walk
-from iotid.errors import DataError, InputError
+from iotid.errors import DataError, InputError, StaleError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,9 +42,11 @@ def read_packets(paths: str | Iterable[str], *, settings: config.Capture | None 
     import pyarrow as pa
 
     settings = settings or config.load_settings().capture
-    captures, _ = find_captures([paths] if isinstance(paths, str) else paths)
+    captures, _, quarantined = find_captures([paths] if isinstance(paths, str) else paths, settings.unreadable)
     names = [found.path for found in captures]
     counted = Counters()
+    for path, why in quarantined.items():
+        counted.quarantine(path, 0, 0, why)
     tables = [to_arrow(Packets.empty(), names)]
     tables += [to_arrow(packets, names) for packets in read_splits(captures, settings, counted, before=[])]
     return counted.attach(pa.concat_tables(tables))
@@ -60,13 +62,21 @@ def read_splits(
     written over those of the time before: use or copy them before going on.
 
     Raises:
-        InputError: a capture cannot be opened.
-        DataError: a capture is no longer what it was when it was planned; or ``settings.strict``, and a record is
-            broken or a packet malformed.
+        InputError: ``settings.unreadable`` is `fail`, and a capture cannot be read.
+        StaleError: the same, and a capture is no longer what it was when it was planned.
+        DataError: ``settings.strict``, and a record is broken or a packet malformed.
     """
     reading = _Reading(settings, before)
     for split in splits:
-        yield from reading.packets(split, counters)
+        try:
+            yield from reading.packets(split, counters)
+        except (InputError, StaleError) as fault:
+            if settings.unreadable == "fail":
+                raise
+            size = (split.file_bytes if split.end < 0 else split.end) - split.start
+            counters.quarantine(split.path, size, split.start, str(fault))
+            _log.warning("%s; it is in quarantine", fault)
+            reading = _Reading(settings, before)
 
 
 class _Reading:
@@ -103,7 +113,7 @@ class _Reading:
                 if len(packets):
                     yield packets
             if split.end >= 0 and walk.position != split.end:
-                raise DataError(
+                raise StaleError(
                     f"{split.path}: no record starts at byte {split.end}, where split {split.split} ends: it was "
                     "changed; plan it again (split-pcaps)"
                 )

@@ -71,7 +71,8 @@ class _Reader(DataSourceReader):
         self._columns = columns
 
     def partitions(self) -> list[_Task]:
-        splits = split_captures(find_captures(self._locations)[0], self._settings).splits
+        captures = find_captures(self._locations, self._settings.unreadable).captures
+        splits = split_captures(captures, self._settings).splits
         last_of = last_splits(splits)
         tasks = zip(pack_tasks(splits, self._settings), splits, strict=True)
         of_task = [[split for _, split in group] for _, group in groupby(tasks, key=lambda pair: pair[0])]

@@ -7,9 +7,10 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -18,12 +19,13 @@ from iotid.capture.containers import Container, first_record, pcapng_context, te
 from iotid.capture.pcapng import MAX_OPTION_BYTES
 from iotid.capture.pieces import Guess, Piece, cut_pieces, nothing, prove, reach_of, walk_piece
 from iotid.capture.streams import filesystem_of, uri_of
-from iotid.errors import InputError
+from iotid.capture.streams import unreadable as unreadable_file
+from iotid.errors import InputError, StaleError
 
 if TYPE_CHECKING:
     from pyarrow import fs
 
-WalkAll: TypeAlias = Callable[[Callable[[Piece], Guess | None], Sequence[Piece]], Sequence[Guess | None]]
+WalkAll: TypeAlias = Callable[[Callable[[Piece], Guess | str | None], Sequence[Piece]], Sequence[Guess | str | None]]
 
 _PROBES = 32  # files that are told at once
 
@@ -54,6 +56,15 @@ class Plan:
     splits: list[Split]
     splits_repaired: int = 0
     bytes_repaired: int = 0
+    unreadable: dict[str, str] = field(default_factory=dict)  # captures in quarantine, and why
+
+
+class Found(NamedTuple):
+    """Captures as whole splits, how many other files there are, and files in quarantine, with the reason."""
+
+    captures: list[Split]
+    ignored: int
+    unreadable: dict[str, str]
 
 
 def list_captures(location: str) -> list[str]:
@@ -63,33 +74,38 @@ def list_captures(location: str) -> list[str]:
     Raises:
         InputError: the location is missing, cannot be read, or holds no capture.
     """
-    return [capture.path for capture in find_captures([location])[0]]
+    return [capture.path for capture in find_captures([location]).captures]
 
 
-def find_captures(locations: Iterable[str]) -> tuple[list[Split], int]:
-    """The captures at all locations as whole splits, each file opened once; and how many files there are no captures.
+def find_captures(locations: Iterable[str], unreadable: str = "fail") -> Found:
+    """The captures at all locations, each file opened once.
 
     They are numbered by path over all locations, whatever their order, and a capture that two locations hold is one.
+    ``unreadable``: as of the settings' section `capture`.
 
     Raises:
-        InputError: a location is missing, cannot be read, or holds no capture.
+        InputError: a location is missing or holds no capture; or a file cannot be read, and ``unreadable`` is `fail`.
     """
     found: dict[str, Container] = {}
     ignored = 0
+    quarantined: dict[str, str] = {}
     for location in locations:
         filesystem, files = _files(location)
         with ThreadPoolExecutor(_PROBES) as pool:  # a probe of a remote file is mostly waiting
-            told = list(pool.map(partial(_tell, filesystem), files))
-        captures = {path: container for (path, _), container in zip(files, told, strict=True) if container}
-        if not captures:
+            told = list(pool.map(partial(_tell, filesystem, unreadable), files))
+        named = {path: answer for (path, _), answer in zip(files, told, strict=True)}
+        captures = {path: answer for path, answer in named.items() if isinstance(answer, Container)}
+        faults = {path: answer for path, answer in named.items() if isinstance(answer, str)}
+        if not captures and not faults:
             raise InputError(f"{location}: holds no capture (pcap or pcapng, also in gzip, zstd, bz2 or xz)")
-        if len(captures) < len(files):
-            others = len(files) - len(captures)
+        quarantined |= faults
+        others = len(files) - len(captures) - len(faults)
+        if others:
             _log.info("%s: %d of %d files are no captures and are ignored", location, others, len(files))
             ignored += others
         found |= captures
     paths = sorted(found, key=_natural)
-    return [_whole(path, index, found[path]) for index, path in enumerate(paths)], ignored
+    return Found([_whole(path, index, found[path]) for index, path in enumerate(paths)], ignored, quarantined)
 
 
 def _natural(path: str) -> tuple[list[str | int], str]:
@@ -110,13 +126,22 @@ def _files(location: str) -> tuple[fs.FileSystem, list[tuple[str, str]]]:
             return filesystem, [(location, inner)]
         entries = filesystem.get_file_info(fs.FileSelector(inner, recursive=True))
     except OSError as fault:
-        raise InputError(f"{location}: cannot be read ({fault}); check that it is there and may be read") from None
-    return filesystem, [(uri_of(location, e.path), e.path) for e in entries if e.type == fs.FileType.File]
+        raise unreadable_file(location, fault) from None
+    files = [e.path for e in entries if e.type == fs.FileType.File]
+    if filesystem.type_name == "local":  # pyarrow passes over links that lead nowhere: captures that have vanished
+        files += [str(path) for path in Path(inner).rglob("*") if path.is_symlink() and not path.exists()]
+    return filesystem, [(uri_of(location, file), file) for file in files]
 
 
-def _tell(filesystem: fs.FileSystem, file: tuple[str, str]) -> Container | None:
+def _tell(filesystem: fs.FileSystem, unreadable: str, file: tuple[str, str]) -> Container | str | None:
+    """What the file is, None where it is no capture; or, where it cannot be read, why."""
     path, inner = file
-    return tell(path, filesystem, inner)
+    try:
+        return tell(path, filesystem, inner)
+    except InputError as fault:
+        if unreadable == "fail":
+            raise
+        return str(fault)
 
 
 def whole_capture(path: str, file_index: int) -> Split:
@@ -152,21 +177,24 @@ def split_captures(captures: Sequence[Split], settings: config.Capture, walk_all
     ``walk_all(walk, pieces)`` gives ``walk`` of each piece, in order; None: in threads of this process.
 
     Raises:
-        InputError: a file cannot be read.
-        DataError: a file has become shorter.
+        InputError: a file cannot be read, and ``settings.unreadable`` is `fail`.
+        StaleError: the same, and a file has become shorter.
     """
     large = [c for c in captures if c.compression == "none" and c.file_bytes > settings.split_bytes]
     pieces = [piece for capture in large for piece in cut_pieces(capture, settings.split_bytes)]
-    walk = partial(walk_piece, settings=settings)
+    walk = partial(_walk_or_why, settings=settings)
     guesses = (walk_all or _in_threads)(walk, pieces) if pieces else []
-    of_file: dict[int, list[tuple[Piece, Guess | None]]] = {capture.file_index: [] for capture in large}
+    of_file: dict[int, list[tuple[Piece, Guess | str | None]]] = {capture.file_index: [] for capture in large}
     for piece, guess in zip(pieces, guesses, strict=True):
         of_file[piece.capture.file_index].append((piece, guess))
-    plans = [_proved(of_file[c.file_index], settings) if c.file_index in of_file else Plan([c]) for c in captures]
+    plans = [
+        _proved_or_why(of_file[c.file_index], settings) if c.file_index in of_file else Plan([c]) for c in captures
+    ]
     return Plan(
         [split for plan in plans for split in plan.splits],
         sum(plan.splits_repaired for plan in plans),
         sum(plan.bytes_repaired for plan in plans),
+        {path: why for plan in plans for path, why in plan.unreadable.items()},
     )
 
 
@@ -220,7 +248,31 @@ def _whole(path: str, file_index: int, container: Container) -> Split:
     )
 
 
-def _in_threads(walk: Callable[[Piece], Guess | None], pieces: Sequence[Piece]) -> list[Guess | None]:
+def _walk_or_why(piece: Piece, settings: config.Capture) -> Guess | str | None:
+    """The piece's guess, or, where its capture cannot be read, why."""
+    try:
+        return walk_piece(piece, settings)
+    except (InputError, StaleError) as fault:
+        if settings.unreadable == "fail":
+            raise
+        return str(fault)
+
+
+def _proved_or_why(walked: list[tuple[Piece, Guess | str | None]], settings: config.Capture) -> Plan:
+    """The splits of one capture, or that it cannot be read."""
+    whole = [(piece, guess) for piece, guess in walked if not isinstance(guess, str)]
+    why = next((guess for _, guess in walked if isinstance(guess, str)), "")
+    if not why:
+        try:
+            return _proved(whole, settings)
+        except (InputError, StaleError) as fault:
+            if settings.unreadable == "fail":
+                raise
+            why = str(fault)
+    return Plan([], unreadable={walked[0][0].capture.path: why})
+
+
+def _in_threads(walk: Callable[[Piece], Guess | str | None], pieces: Sequence[Piece]) -> list[Guess | str | None]:
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # the kernels let go of the interpreter's lock
         return list(pool.map(walk, pieces))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import io
 import lzma
 import mmap
 import zlib
@@ -15,7 +16,7 @@ from urllib.parse import quote, urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from iotid.errors import DataError, InputError
+from iotid.errors import InputError, StaleError
 
 if TYPE_CHECKING:
     from pyarrow import fs
@@ -90,6 +91,33 @@ class _Fetched(_Closing):
         self._file.close()
 
 
+class _Told(io.RawIOBase):
+    """An open file whose faults are told as those of its path: they are not what a decompressor says of its content."""
+
+    def __init__(self, file: Any, path: str) -> None:
+        self._file = file
+        self._path = path
+
+    def read(self, size: int | None = -1) -> bytes:
+        return self._try(self._file.read, size)
+
+    def read_at(self, size: int, position: int) -> bytes:
+        return self._try(self._file.read_at, size, position)
+
+    def readable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    def _try(self, read: Callable[..., bytes], *where: int | None) -> bytes:
+        try:
+            return read(*where)
+        except OSError as fault:
+            raise unreadable(self._path, fault) from None
+
+
 class _Decompressed(_Closing):
     """A compressed file, read forward; what stands before a break is delivered, then ``fault`` says what broke."""
 
@@ -119,6 +147,8 @@ class _Decompressed(_Closing):
         """Up to ``size`` further bytes; none only at the end."""
         try:
             data = self._read(size)
+        except InputError:
+            raise
         except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as fault:
             self.fault = str(fault)
             data = b""
@@ -134,20 +164,28 @@ def open_stream(path: str, compression: str, file_bytes: int) -> Stream:
 
     Raises:
         InputError: the file cannot be opened.
-        DataError: it is now shorter than ``file_bytes``.
+        StaleError: it is now shorter than ``file_bytes``.
     """
     filesystem, inner = filesystem_of(path)
     try:
         size = filesystem.get_file_info(inner).size
-        if size is None or size < file_bytes:
-            raise DataError(f"{path}: has {size} bytes where its plan says {file_bytes}; plan it again (split-pcaps)")
+        if size is None:
+            raise StaleError(
+                f"{path}: was there when it was planned and is gone; bring it back, or plan again (split-pcaps)"
+            )
+        if size < file_bytes:
+            raise StaleError(f"{path}: has {size} bytes where its plan says {file_bytes}; plan it again (split-pcaps)")
         if compression != "none":
-            return decompressed(filesystem.open_input_stream(inner, compression=None), compression)
+            return decompressed(_Told(filesystem.open_input_stream(inner, compression=None), path), compression)
         if filesystem.type_name == "local":
             return _Mapped(inner, file_bytes)
-        return _Fetched(filesystem.open_input_file(inner), file_bytes)
+        return _Fetched(_Told(filesystem.open_input_file(inner), path), file_bytes)
     except OSError as fault:
-        raise InputError(f"{path}: cannot be read ({fault}); check that it is there and may be read") from None
+        raise unreadable(path, fault) from None
+
+
+def unreadable(path: str, fault: OSError) -> InputError:
+    return InputError(f"{path}: cannot be read ({fault}); check that it is there and may be read")
 
 
 def decompressed(file: Any, compression: str) -> Stream:

@@ -15,9 +15,13 @@ _SHOWN = 5
 
 @dataclass
 class Accounts:
-    """Flows counted. ``labelled`` holds the labels that are kept so far, ``dropped`` the others with their reason."""
+    """Flows counted. ``labelled`` holds the labels that are kept so far, ``dropped`` the others with their reason.
+
+    ``continued``: rows of a night whose flow a later night tells further.
+    """
 
     flows_in: int
+    continued: int
     other_protocols: int
     unlisted: int
     conflicts: int
@@ -26,7 +30,7 @@ class Accounts:
 
     def check(self) -> None:
         """Raise an AccountingError unless the flows counted are those that the nights' metadata promise."""
-        found = self.other_protocols + self.unlisted + self.conflicts + sum(self.labelled.values())
+        found = self.continued + self.other_protocols + self.unlisted + self.conflicts + sum(self.labelled.values())
         if found != self.flows_in:
             raise AccountingError(
                 f"write-dataset: the nights' metadata promise {self.flows_in:,} flows, {found:,} were read; files are "
@@ -62,7 +66,7 @@ class Accounts:
             )
 
     def to_json(self) -> dict[str, int]:
-        """Flows in, and the five ways that they went, which add up to them."""
+        """Flows in, and the six ways that they went, which add up to them."""
         return {
             "in": self.flows_in,
             "kept": sum(self.labelled.values()),
@@ -70,4 +74,5 @@ class Accounts:
             "unlisted": self.unlisted,
             "conflicts": self.conflicts,
             "other_protocols": self.other_protocols,
+            "continued": self.continued,
         }

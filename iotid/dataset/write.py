@@ -19,7 +19,7 @@ from iotid.dataset.characteristics import Characteristic, Encoding, Vocabulary, 
 from iotid.dataset.labels import UNKNOWN, DeviceList
 from iotid.dataset.partition import PARTS, assign_parts, flow_hashes
 from iotid.errors import AccountingError, InputError, LabelError, SchemaError, SettingError
-from iotid.flows import read_flows
+from iotid.flows import count_continued, read_flows
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -201,6 +201,7 @@ def _account(flows: DataFrame, labelled: DataFrame, nights: Sequence[Partition],
     }
     accounts = Accounts(
         flows_in=sum(int(night.metadata["rows"]) for night in nights),
+        continued=count_continued(flows.sparkSession, nights),
         other_protocols=flows.where(~flows.protocol.isin(list(settings.protocols))).count(),
         unlisted=counted.pop((_UNLISTED, None), 0),
         conflicts=counted.pop((_CONFLICT, None), 0),

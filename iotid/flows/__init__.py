@@ -1,7 +1,8 @@
 """Packets in, flows out: one row per bidirectional flow, the same rows however the captures were cut and dealt out.
 
 Doors: `from_captures` (one machine, no Spark), `write_flows` and `read_flows` (the night's partition, on Spark), and
-`read_counters` (what became of every packet of a night). `assemble_flows` is the job without the partition.
+`read_counters` (what became of every packet of a night). `assemble_flows` is the job without the partition, and
+`count_continued` says what `read_flows` leaves out of several nights.
 """
 
 from __future__ import annotations
@@ -9,10 +10,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from iotid.flows.assemble import assemble_flows, read_counters, read_flows, write_flows
+    from iotid.flows.assemble import (
+        QUARANTINE_FILE,
+        assemble_flows,
+        count_continued,
+        read_counters,
+        read_flows,
+        write_flows,
+    )
     from iotid.flows.local import from_captures
 
-__all__ = ["assemble_flows", "from_captures", "read_counters", "read_flows", "write_flows"]
+__all__ = [
+    "QUARANTINE_FILE",
+    "assemble_flows",
+    "count_continued",
+    "from_captures",
+    "read_counters",
+    "read_flows",
+    "write_flows",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -60,8 +60,11 @@ def from_captures(
     overrides = [f"flow.{key}={json.dumps(value)}" for key, value in values.items()]
     settings = config.load_settings(overrides=overrides)
     locations = [paths] if isinstance(paths, Location) else paths
-    captures, _ = find_captures(str(location) for location in locations)
-    pieces, counters = _assemble(captures, capture or settings.capture, settings.flow)
+    capture = capture or settings.capture
+    captures, _, quarantined = find_captures((str(location) for location in locations), capture.unreadable)
+    pieces, counters = _assemble(captures, capture, settings.flow)
+    for path, why in quarantined.items():
+        counters.quarantine(path, 0, 0, why)
     check_accounting(sum(int(piece.flows.packets[piece.rows].sum()) for piece in pieces), counters.packets("flow"))
     table = table_in_time_order(pieces, strings_of([found.path for found in captures]))
     zeros = np.zeros(len(table), np.int32)
@@ -84,7 +87,8 @@ def check_accounting(in_flows: int, counted: int) -> None:
 
 def _assemble(captures: list[Split], capture: config.Capture, flow: config.Flow) -> tuple[list[Piece], Counters]:
     """The flows, and what became of every packet."""
-    splits = split_captures(captures, capture).splits
+    plan = split_captures(captures, capture)
+    splits = plan.splits
     last_of = last_splits(splits)
     packed = groupby(zip(pack_tasks(splits, capture), splits, strict=True), key=lambda pair: pair[0])
     of_task = [
@@ -97,6 +101,8 @@ def _assemble(captures: list[Split], capture: config.Capture, flow: config.Flow)
         return list(read_partials(of_task[task], task, capture, flow, counted)), counted
 
     counters = Counters()
+    for path, why in plan.unreadable.items():
+        counters.quarantine(path, 0, 0, why)
     parts = []
     for partials, counted in in_threads(read, range(len(of_task)), len(of_task)):
         parts += partials

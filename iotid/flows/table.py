@@ -24,13 +24,14 @@ class Piece(NamedTuple):
     rows: Rows  # int64 (n,)
 
 
-def flow_table(flows: Partials, paths: pa.Array) -> pa.Table:
+def flow_table(flows: Partials, paths: pa.Array, carried: int = 0) -> pa.Table:
     """schemas.FLOWS as stored (site and date stand in the folder names), one row a flow, in the order given.
 
-    ``paths``: the night's captures by file index.
+    ``paths``: captures by file index, of which the lowest is -``carried``: those of flows that the night before left
+    open.
     """
     rows = np.arange(len(flows))
-    return _table([Piece(flows, rows)], [rows], paths)
+    return _table([Piece(flows, rows)], [rows], paths, carried)
 
 
 def table_in_time_order(pieces: list[Piece], paths: pa.Array) -> pa.Table:
@@ -50,7 +51,7 @@ def table_in_time_order(pieces: list[Piece], paths: pa.Array) -> pa.Table:
     return _table(pieces, np.split(place, borders) if pieces else [], paths)
 
 
-def _table(pieces: list[Piece], places: list[Rows], paths: pa.Array) -> pa.Table:
+def _table(pieces: list[Piece], places: list[Rows], paths: pa.Array, carried: int = 0) -> pa.Table:
     """The table whose row ``places[p][j]`` is row ``rows[j]`` of piece p."""
     starts = np.zeros(sum(map(len, places)) + 1, np.int64)
     for (flows, rows), own in zip(pieces, places, strict=True):
@@ -63,6 +64,7 @@ def _table(pieces: list[Piece], places: list[Rows], paths: pa.Array) -> pa.Table
         lay_out(flows.keys, flows.state, flows.starts, flows.heads, rows, own, starts, columns, sequences)
 
     in_threads(lay_out_piece, ((pieces.pop(), own) for own in reversed(places)), len(places))
+    columns.file_index[:] += carried
     return _to_arrow(columns, sequences, starts, paths)
 
 

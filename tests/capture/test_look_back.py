@@ -90,7 +90,7 @@ def test_files__of_any_number_of_records_give_the_same_packets(
 
 def _read_side_by_side(paths: list[str], settings: config.Capture) -> pa.Table:
     """As workers do that read one file each."""
-    captures, _ = find_captures(paths)
+    captures, *_ = find_captures(paths)
     last_of = last_splits(captures)
     tables = [
         to_arrow(packets, paths)
@@ -104,7 +104,7 @@ def test_files__that_stand_alone_show_no_fragments_of_others(
     tmp_path: Path, make: SimpleNamespace, capture_settings: config.Capture
 ) -> None:
     first, later = (make.ethernet(make.ipv4(make.udp(bytes(16)), 17, fragment=word)) for word in (0x2000, 0x0003))
-    captures, _ = find_captures(_write_cut(tmp_path, [first, later], [1], make.pcap))
+    captures, *_ = find_captures(_write_cut(tmp_path, [first, later], [1], make.pcap))
     for before, expected in ((None, 1), ([], 2)):
         found = sum(len(packets) for packets in read_splits(captures, capture_settings, Counters(), before))
         assert found == expected
@@ -114,7 +114,7 @@ def test_splits_before__go_back_until_their_records_suffice(
     tmp_path: Path, make: SimpleNamespace, capture_settings: config.Capture
 ) -> None:
     paths = _write_cut(tmp_path, [make.ethernet(make.ipv4(make.udp()))] * 6, [2, 3, 4, 5], make.pcap)
-    captures, _ = find_captures(paths)
+    captures, *_ = find_captures(paths)
     settings = capture_settings.model_copy(update={"fragment_records": 3, "duplicate_records": 2})
     last_of = last_splits(
         replace(capture, records=count) for capture, count in zip(captures, (2, 1, 1, 1, 1), strict=True)

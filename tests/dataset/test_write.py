@@ -149,7 +149,7 @@ def test_write__without_unique_every_flow_is_a_row_in_as_many_row_groups_as_aske
 def test_write__accounting_adds_up_and_names_what_was_left_out(written: Partition) -> None:
     told = written.metadata
     assert told["accounting"] == {
-        "in": 200, "kept": 160, "dropped": 6, "unlisted": 20, "conflicts": 4, "other_protocols": 10,
+        "in": 200, "kept": 160, "dropped": 6, "unlisted": 20, "conflicts": 4, "other_protocols": 10, "continued": 0,
     }  # fmt: skip
     assert told["dropped"] == {"bridge": {"flows": 6, "reason": "fewer than dataset.min_flows=10 flows"}}
     assert sum(told["flows"].values()) == 160

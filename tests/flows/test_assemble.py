@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from iotid import schemas
 from iotid.capture import counters
 from iotid.capture.plan import write_splits
 from iotid.config import Settings
-from iotid.errors import AccountingError, PartitionError
-from iotid.flows import assemble, from_captures, read_counters, read_flows, write_flows
+from iotid.errors import AccountingError, InputError, PartitionError
+from iotid.flows import QUARANTINE_FILE, assemble, from_captures, read_counters, read_flows, write_flows
 from iotid.storage import Partition, Store
 
 pytestmark = pytest.mark.spark
@@ -42,7 +43,9 @@ def in_pieces(settings: Settings, **flow: Any) -> Settings:
 
 
 def ordered(table: pa.Table) -> list[dict[str, Any]]:
-    return sorted(table.to_pylist(), key=lambda row: (row["first_seen"], str(row)))
+    """The rows in one order. A night's last flows are open; those of one run are at their end."""
+    rows = [row | {"end_reason": row["end_reason"].replace("open", "end")} for row in table.to_pylist()]
+    return sorted(rows, key=lambda row: (row["first_seen"], str(row)))
 
 
 def content(partition: Partition) -> list[str]:
@@ -104,3 +107,33 @@ def test_write_flows__packets_that_got_lost_leave_no_partition(
     with pytest.raises(AccountingError, match="2 are in them"):
         write_flows(spark, store, *NIGHT.values(), settings.capture, settings.flow)
     assert not store.exists("flows", NIGHT)
+
+
+def test_write_flows__captures_that_cannot_be_read_fail_or_are_in_quarantine(
+    spark: Any, settings: Settings, night: Path
+) -> None:
+    """One is gone when it is planned, one vanishes after that, one is cut shorter."""
+    store = Store(settings.storage.root)
+    settings = in_pieces(settings)
+    lenient = settings.capture.model_copy(update={"unreadable": "quarantine"})
+    (night / "b2.pcap").symlink_to(night / "nowhere")
+    with pytest.raises(InputError, match=r"b2\.pcap: cannot be read .*No such file"):
+        write_splits(spark, store, str(night), *NIGHT.values(), settings.capture)
+    write_splits(spark, store, str(night), *NIGHT.values(), lenient)
+    alone = from_captures(night / "a.pcap", join_files=True)
+    (night / "b.pcap").unlink()
+    (night / "c.pcap").write_bytes((night / "c.pcap").read_bytes()[:-1])
+    with pytest.raises(Exception, match=r"StaleError: .*(b\.pcap: was there|c\.pcap: has )"):
+        write_flows(spark, store, *NIGHT.values(), settings.capture, settings.flow)
+    assert not store.exists("flows", NIGHT)
+
+    partition = write_flows(spark, store, *NIGHT.values(), lenient, settings.flow)
+    assert ordered(read_flows(spark, [partition]).toArrow().drop(["site"])) == ordered(alone.drop(["site"]))
+    quarantine = pq.read_table(f"{partition.uri}/{QUARANTINE_FILE}", partitioning=None)
+    assert quarantine.schema.equals(schemas.QUARANTINE.arrow_schema())
+    why = {Path(row["capture_file"]).name: row["why"] for row in quarantine.to_pylist()}
+    assert set(why) == {"b.pcap", "b2.pcap", "c.pcap"}
+    assert "plan it again" in why["c.pcap"]
+    assert partition.metadata["unreadable"] == 3
+    counted = {(Path(row["capture_file"]).name, row["reason"]) for row in read_counters(partition).to_pylist()}
+    assert counted == {("a.pcap", "flow"), ("b.pcap", "unreadable"), ("c.pcap", "unreadable")}
