@@ -205,12 +205,7 @@ FLOWS = Table(
         Column("client_bytes", "int64", "bytes of frames on the wire sent by the client"),
         Column("server_packets", "int64", "packets sent by the server"),
         Column("server_bytes", "int64", "bytes of frames on the wire sent by the server"),
-        Column(
-            "end_reason",
-            "string",
-            "idle, active, closed (a SYN after the close), end (of the captures), or open: less than the idle time-out "
-            "before the night's end, so that it may go on in the next night",
-        ),
+        Column("end_reason", "string", "idle, active, closed (a SYN after the close) or end (of the captures)"),
         Column(
             "packet_length", "list<int32>", "bytes on the wire of the first M packets, from IP or frame (flow.length)"
         ),

@@ -1,8 +1,8 @@
 """Packets in, flows out: one row per bidirectional flow, the same rows however the captures were cut and dealt out.
 
 Doors: `from_captures` (one machine, no Spark), `write_flows` and `read_flows` (the night's partition, on Spark), and
-`read_counters` (what became of every packet of a night). `assemble_flows` is the job without the partition, and
-`count_continued` says what `read_flows` leaves out of several nights.
+`read_counters` (what became of every packet of a night); `count_continued` says what `read_flows` leaves out of
+several nights.
 """
 
 from __future__ import annotations
@@ -10,25 +10,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from iotid.flows.assemble import (
-        QUARANTINE_FILE,
-        assemble_flows,
-        count_continued,
-        read_counters,
-        read_flows,
-        write_flows,
-    )
+    from iotid.flows.assemble import write_flows
     from iotid.flows.local import from_captures
+    from iotid.flows.nights import QUARANTINE_FILE, count_continued, read_counters, read_flows
 
-__all__ = [
-    "QUARANTINE_FILE",
-    "assemble_flows",
-    "count_continued",
-    "from_captures",
-    "read_counters",
-    "read_flows",
-    "write_flows",
-]
+__all__ = ["QUARANTINE_FILE", "count_continued", "from_captures", "read_counters", "read_flows", "write_flows"]
 
 
 def __getattr__(name: str) -> Any:
@@ -37,5 +23,5 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    home = "local" if name == "from_captures" else "assemble"
+    home = {"from_captures": "local", "write_flows": "assemble"}.get(name, "nights")
     return getattr(import_module(f"{__name__}.{home}"), name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from iotid.capture.plan import write_splits
 from iotid.config import Settings
 from iotid.errors import AccountingError, InputError, PartitionError
 from iotid.flows import QUARANTINE_FILE, assemble, from_captures, read_counters, read_flows, write_flows
+from iotid.flows.work import Sums, _File
 from iotid.storage import Partition, Store
 
 pytestmark = pytest.mark.spark
@@ -43,16 +45,13 @@ def in_pieces(settings: Settings, **flow: Any) -> Settings:
 
 
 def ordered(table: pa.Table) -> list[dict[str, Any]]:
-    """The rows in one order. A night's last flows are open; those of one run are at their end."""
-    rows = [row | {"end_reason": row["end_reason"].replace("open", "end")} for row in table.to_pylist()]
-    return sorted(rows, key=lambda row: (row["first_seen"], str(row)))
+    return sorted(table.to_pylist(), key=lambda row: (row["first_seen"], str(row)))
 
 
 def content(partition: Partition) -> list[str]:
-    """Hashes of the flows' files by the order of their names, which Spark makes up."""
-    return [
-        hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(Path(partition.uri).glob("part-*.parquet"))
-    ]
+    """Hashes of the partition's files, by name."""
+    files = sorted(path for path in Path(partition.uri).rglob("*") if path.is_file())
+    return [f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in files]
 
 
 def test_write_flows__gives_what_from_captures_gives_and_the_same_again(
@@ -81,16 +80,12 @@ def test_write_flows__gives_what_from_captures_gives_and_the_same_again(
     assert content(again) == content(partition)
 
 
-def test_assemble_flows__without_time_outs_and_from_a_table_of_splits(
-    spark: Any, settings: Settings, night: Path
-) -> None:
+def test_write_flows__without_time_outs(spark: Any, settings: Settings, night: Path) -> None:
     settings = in_pieces(settings)
     store = Store(settings.storage.root)
-    splits = spark.read.parquet(write_splits(spark, store, str(night), *NIGHT.values(), settings.capture).uri)
-    assembled = assemble.assemble_flows(spark, splits.toArrow(), settings.capture, settings.flow, *NIGHT.values())
-    local = from_captures(night)
-    assert ordered(assembled.flows.toArrow()) == ordered(local.drop(["site", "capture_date"]))
-    assembled.release()
+    write_splits(spark, store, str(night), *NIGHT.values(), settings.capture)
+    partition = write_flows(spark, store, *NIGHT.values(), settings.capture, settings.flow)
+    assert ordered(read_flows(spark, [partition]).toArrow()) == ordered(from_captures(night, site="north"))
 
 
 def test_write_flows__night_without_splits_names_the_step_to_run(spark: Any, settings: Settings) -> None:
@@ -98,15 +93,41 @@ def test_write_flows__night_without_splits_names_the_step_to_run(spark: Any, set
         write_flows(spark, Store(settings.storage.root), *NIGHT.values(), settings.capture, settings.flow)
 
 
-def test_write_flows__packets_that_got_lost_leave_no_partition(
-    spark: Any, settings: Settings, night: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("lost", ["rows", "packets"])
+def test_write_flows__packets_or_files_that_got_lost_leave_no_partition(
+    lost: str, spark: Any, settings: Settings, night: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store(settings.storage.root)
     write_splits(spark, store, str(night), *NIGHT.values(), settings.capture)
-    monkeypatch.setattr(assemble, "_count", lambda flows: (1, 2))
-    with pytest.raises(AccountingError, match="2 are in them"):
+    assembled = assemble._Night.assemble
+
+    def one_too_many(night: Any) -> Any:
+        told = assembled(night)
+        told.sums.add(Sums(**{lost: 1}))
+        return told
+
+    monkeypatch.setattr(assemble._Night, "assemble", one_too_many)
+    with pytest.raises(AccountingError, match=r"flows: .* (are in them|footers promise)"):
         write_flows(spark, store, *NIGHT.values(), settings.capture, settings.flow)
     assert not store.exists("flows", NIGHT)
+
+
+def test_file__gets_its_name_when_it_is_whole(tmp_path: Path) -> None:
+    schema = pa.schema([("number", pa.int32())])
+    table = pa.table({"number": pa.array([1, 2, 3], pa.int32())})
+    with _File(str(tmp_path), "part-0.parquet", 7, schema):
+        pass
+    assert list(tmp_path.iterdir()) == [], "no row, no file"
+    with contextlib.suppress(ZeroDivisionError), _File(str(tmp_path), "part-0.parquet", 7, schema) as file:
+        file.write(table)
+        file._flush()
+        raise ZeroDivisionError
+    assert [path.name for path in tmp_path.iterdir()] == ["_attempt-7-part-0.parquet"]
+    for attempt in (8, 9):  # the second takes the place of the first
+        with _File(str(tmp_path), "part-0.parquet", attempt, schema) as file:
+            file.write(table)
+            file.write(table)
+    assert pq.read_table(tmp_path / "part-0.parquet", partitioning=None)["number"].to_pylist() == [1, 2, 3, 1, 2, 3]
 
 
 def test_write_flows__captures_that_cannot_be_read_fail_or_are_in_quarantine(
