@@ -17,6 +17,7 @@ from iotid.config import settings_hash
 from iotid.dataset.accounts import Accounts
 from iotid.dataset.characteristics import Characteristic, Encoding, Vocabulary, quantise_column, select_characteristics
 from iotid.dataset.labels import UNKNOWN, DeviceList
+from iotid.dataset.packed import pack, unpack
 from iotid.dataset.partition import PARTS, assign_parts, flow_hashes
 from iotid.errors import AccountingError, InputError, LabelError, SchemaError, SettingError
 from iotid.flows import count_continued, read_flows
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 _EVIDENCE = ("capture_file", "client_mac", "server_mac", "client_ip", "server_ip", "first_seen")
 _LABELLED, _UNLISTED, _CONFLICT = "labelled", "unlisted", "conflict"
 _MACS_SHOWN = 3
+_PACKED = "sequences"  # of a flow, quantised, in the order of the characteristics: `iotid.dataset.packed`
 
 
 def write_dataset(
@@ -58,7 +60,6 @@ def write_dataset(
         AccountingError: flows or rows were lost on the way.
     """
     chosen = select_characteristics(settings.characteristics)
-    columns = [characteristic.column for characteristic in chosen.values()]
     _check_nights(nights, flow)
     with ExitStack() as stack:
         flows = read_flows(spark, nights)
@@ -67,7 +68,7 @@ def write_dataset(
         if not set(accounts.labelled) - {UNKNOWN}:
             raise _nothing_matches(flows, devices)
         accounts.drop_rare(settings.min_flows, devices.source)
-        parted = assign_parts(_of_labels(labelled, accounts.labelled), settings, columns)
+        parted = assign_parts(_of_labels(labelled, accounts.labelled), settings, [_PACKED])
         rows = _keep(stack, _weighed(parted, settings.unique))
         _check_parts(rows, accounts, settings, devices.source)
         rows = _of_labels(rows, accounts.labelled)
@@ -128,7 +129,7 @@ def _label(
     flow: config.Flow,
     chosen: Mapping[str, Characteristic],
 ) -> DataFrame:
-    """Flows of the chosen protocols: outcome, label, hashes, quantised sequences, and ``num_flows``, which is 1.
+    """Flows of the chosen protocols: outcome, label, hashes, packed quantised sequences, and ``num_flows``, which is 1.
 
     Flows without a label are one row for each batch and outcome, ``num_flows`` their number: an operator's network is
     mostly devices that no list knows.
@@ -137,7 +138,7 @@ def _label(
 
     hashes = flow_hashes(settings.seed)
     hash_names = list(hashes)  # the columns themselves belong to the driver
-    schema = _labelled_schema(hash_names, [each.column for each in chosen.values()])
+    schema = _labelled_schema(hash_names)
     arrow_schema = to_arrow_schema(schema)
     names = devices.labels(settings.label)
     keep_unlisted = settings.unlisted == "unknown"
@@ -156,7 +157,7 @@ def _label(
                     label_of.take(pa.array(device_N[kept_N] % len(label_of))),
                     pa.array(np.ones(kept.num_rows, dtype=np.int64)),
                     *(kept.column(column) for column in hash_names),
-                    *(quantise_column(kept, characteristic, flow.max_packets) for characteristic in chosen.values()),
+                    pack([quantise_column(kept, each, flow.max_packets) for each in chosen.values()]),
                 ],
                 schema=arrow_schema,
             )
@@ -169,17 +170,16 @@ def _label(
     return evidence.select(*needed).mapInArrow(label, schema)
 
 
-def _labelled_schema(hashes: Sequence[str], columns: Sequence[str]) -> StructType:
+def _labelled_schema(hashes: Sequence[str]) -> StructType:
     from pyspark.sql import types as T
 
-    sequence = T.ArrayType(T.IntegerType(), containsNull=False)
     return T.StructType(
         [
             T.StructField("outcome", T.StringType(), nullable=False),
             T.StructField("label", T.StringType()),
             T.StructField("num_flows", T.LongType(), nullable=False),
             *(T.StructField(name, T.LongType()) for name in hashes),
-            *(T.StructField(name, sequence) for name in columns),
+            T.StructField(_PACKED, T.BinaryType()),
         ]
     )
 
@@ -251,11 +251,21 @@ def _learn(train: DataFrame, chosen: Mapping[str, Characteristic], min_count: in
     """The values of each characteristic that the training part has at least ``min_count`` times, flow by flow."""
     from pyspark.sql import functions as F
 
-    lists = [F.struct(F.lit(name).alias("name"), F.col(each.column).alias("values")) for name, each in chosen.items()]
-    values = train.select(F.explode(F.array(*lists)).alias("list"), "num_flows").select(
-        "list.name", F.explode("list.values").alias("value"), "num_flows"
-    )
-    counted = values.groupBy("name", "value").agg(F.sum("num_flows").alias("seen"))
+    names = list(chosen)
+
+    def count(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
+
+        for batch in batches:
+            flows_N = batch.column("num_flows").to_numpy()
+            for name, lists in zip(names, unpack(batch.column(_PACKED), len(names)), strict=True):
+                weight = np.repeat(flows_N, np.diff(lists.offsets.to_numpy()))
+                values, place = np.unique(lists.values.to_numpy(), return_inverse=True)
+                seen = np.bincount(place, weights=weight, minlength=len(values)).astype(np.int64)
+                yield pa.RecordBatch.from_pydict({"name": [name] * len(values), "value": values, "seen": seen})
+
+    values = train.select(_PACKED, "num_flows").mapInArrow(count, "name string, value int, seen long")
+    counted = values.groupBy("name", "value").agg(F.sum("seen").alias("seen"))
     kept: dict[str, list[int]] = {name: [] for name in chosen}
     for row in counted.where(counted.seen >= min_count).collect():
         kept[row["name"]].append(row["value"])
@@ -295,7 +305,8 @@ def _encode(rows: DataFrame, encoding: Encoding) -> DataFrame:
 
         labels = pa.array(encoding.labels)
         for batch in batches:
-            ids = encoding.encode(batch)
+            lists = unpack(batch.column(_PACKED), len(encoding.columns))
+            ids = encoding.encode(pa.RecordBatch.from_arrays(lists, names=list(encoding.columns)))
             offsets = np.arange(batch.num_rows + 1, dtype=np.int32) * encoding.max_packets
             yield pa.RecordBatch.from_arrays(
                 [

@@ -91,14 +91,22 @@ class Drill:
 
 
 def _content(root: Path) -> dict[str, list[str]]:
-    """Hashes of the Parquet files of each table's partition, where it has its success marker."""
+    """Hashes of the rows of the Parquet files of each table's partition, where it has its success marker."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def digest(path: Path) -> str:
+        table = pq.ParquetFile(path).read().combine_chunks().replace_schema_metadata()
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+        return hashlib.sha256(sink.getvalue()).hexdigest()
+
     found = {}
     for table in _TABLES:
         for marker in (root / table).rglob("_SUCCESS"):
-            files = sorted(path.relative_to(marker.parent) for path in marker.parent.rglob("*.parquet"))
-            found[table] = sorted(
-                f"{path.parent} {hashlib.sha256((marker.parent / path).read_bytes()).hexdigest()}" for path in files
-            )
+            files = list(marker.parent.rglob("*.parquet"))
+            found[table] = sorted(f"{path.parent.relative_to(marker.parent)} {digest(path)}" for path in files)
     return found
 
 
