@@ -13,7 +13,7 @@ ROOT ?= var/run
 SECONDS := 60
 SEED ?= 1
 
-.PHONY: help setup airflow-setup peers-setup demo run test test-unit test-conformance test-spark test-ddp test-dags check format wheel clean bench-census-hits bench-capture bench-ingest drill-kill fuzz
+.PHONY: help setup airflow-setup peers-setup demo run test test-unit test-conformance test-spark test-ddp test-dags check format wheel clean bench-census-hits bench-capture bench-ingest drill-kill drill-cluster fuzz
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -67,6 +67,9 @@ bench-ingest: setup peers-setup ## captures to a dataset beside NFStream: make b
 
 drill-kill: setup ## kill an ingest at 20 random moments and look at what is left: make drill-kill [SEED=1], minutes
 	@$(PY) tests/drills/kill.py --seed $(SEED)
+
+drill-cluster: setup ## an ingest on a standalone cluster of this machine, one worker of which is killed: minutes
+	@$(PY) tests/drills/cluster.py
 
 fuzz: setup peers-setup ## search for captures that break the reader: make fuzz [SECONDS=60] [CAPTURES=DIR, to start from]
 	@$(PY) tests/fuzz/fuzz_capture.py --seconds $(SECONDS) $(if $(CAPTURES),--seeds "$(CAPTURES)")

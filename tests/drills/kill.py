@@ -24,9 +24,9 @@ from pathlib import Path
 
 _INGEST = """
 import importlib, sys
-root, captures, labels = sys.argv[1:]
+root, captures, labels, master = sys.argv[1:]
 night = ["--site", "home", "--date", "2026-01-10"]
-small = ["capture.split_bytes=400000", "capture.task_bytes=400000", "spark.master=local[2]",
+small = ["capture.split_bytes=400000", "capture.task_bytes=400000", f"spark.master={master}",
          "spark.shuffle_partitions=3", "flow.idle_timeout_s=600", f"storage.root={root}"]
 layers = ["--config", "local.yaml", *(part for text in small for part in ("--set", text))]
 for step, *rest in (
@@ -52,7 +52,7 @@ class Drill:
         self._log = folder / "log"
         self._root = folder / "store"
         self._finish(self._start(folder / "calm"))
-        self._expected = _content(folder / "calm")
+        self._expected = content(folder / "calm")
         assert set(self._expected) == set(_TABLES), f"the undisturbed run made {sorted(self._expected)}"
         begin = time.monotonic()
         self._finish(self._start(folder / "calm"))
@@ -67,19 +67,17 @@ class Drill:
         for pid in _pids(run.pid, victim):
             os.kill(pid, signal.SIGKILL)
         run.wait(timeout=300)
-        return self._faults(_content(self._root))
+        return self._faults(content(self._root))
 
     def heal(self) -> list[str]:
         """Run to the end; return what is not as it must be."""
         self._finish(self._start(self._root))
-        faults = self._faults(_content(self._root), _TABLES)
+        faults = self._faults(content(self._root), _TABLES)
         left = [str(path) for place in ("_staging", "_trash") for path in (self._root / place).rglob("*.parquet")]
         return faults + [f"{path} is left over" for path in left]
 
     def _start(self, root: Path) -> subprocess.Popen[bytes]:
-        with self._log.open("wb") as log:
-            command = [sys.executable, "-c", _INGEST, str(root), str(self._captures), str(self._labels)]
-            return subprocess.Popen(command, stdout=log, stderr=log)
+        return start_ingest(root, self._captures, self._labels, "local[2]", self._log)
 
     def _finish(self, run: subprocess.Popen[bytes]) -> None:
         if run.wait(timeout=600) != 0:
@@ -90,7 +88,14 @@ class Drill:
         return missing + [f"{table}: differs" for table in found if found[table] != self._expected[table]]
 
 
-def _content(root: Path) -> dict[str, list[str]]:
+def start_ingest(root: Path, captures: Path, labels: Path, master: str, log: Path) -> subprocess.Popen[bytes]:
+    """Captures to a dataset below ``root``, in a process of its own that writes to ``log``."""
+    with log.open("wb") as out:
+        command = [sys.executable, "-c", _INGEST, str(root), str(captures), str(labels), master]
+        return subprocess.Popen(command, stdout=out, stderr=out)
+
+
+def content(root: Path) -> dict[str, list[str]]:
     """Hashes of the rows of the Parquet files of each table's partition, where it has its success marker."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -112,14 +117,15 @@ def _content(root: Path) -> dict[str, list[str]]:
 
 def _pids(driver: int, victim: str) -> list[int]:
     """The processes to kill: those of a run that are there at this moment."""
-    family = _descendants(driver)
+    family = descendants(driver)
     kinds = {"driver": [driver], "all": [*family, driver]}
     kinds["jvm"] = [pid for pid in family if b"java" in _command(pid).split(b"\0")[0]]
     kinds["worker"] = [pid for pid in family if b"pyspark.daemon" in _command(pid)]
     return kinds[victim]
 
 
-def _descendants(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
+    """The processes that one has started, and those that they have."""
     children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:

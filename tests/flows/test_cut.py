@@ -12,6 +12,7 @@ from ipaddress import ip_address
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 from iotid import config, schemas
 from iotid.flows.cut import cut_flows, merge_flows, partial_flows
 from iotid.flows.merge import Merger
-from iotid.flows.partial import Partials, packets_of_stretches
+from iotid.flows.partial import FlowTable, Partials, packets_of_stretches
 
 PATHS = ["a.pcap", "b.pcap", "c.pcap"]
 EPOCH = datetime(2024, 2, 29, 23, 59, 50, tzinfo=UTC)
@@ -280,3 +281,20 @@ def test_schema__is_the_contract(packets_of: Build) -> None:
     flows = cut_flows(packets_of([row()], PATHS), rule(), PATHS)
     assert flows.schema == schemas.FLOWS.arrow_schema(stored=True)
     assert partial_flows(packets_of([], PATHS), rule()).schema == schemas.PARTIAL_FLOWS.arrow_schema()
+
+
+def test_table__a_flow_of_many_packets_takes_no_more_room_than_one_of_max_packets(packets_of: Build) -> None:
+    one = packets_of([row()], PATHS)
+    sizes = []
+    for count in (4, 100_000):
+        many = one.take(np.zeros(count, np.int64))
+        many.offset[:] = np.arange(count)
+        many.timestamp_us[:] += np.arange(count)
+        table = FlowTable(rule(idle_timeout_s=60.0))
+        for start in range(0, count, 30_000):
+            table.add(many.take(slice(start, start + 30_000)))
+        sizes.append(table.nbytes)
+        (partials,) = [table.flush()]
+        assert partials.packets.tolist() == [count]
+        assert len(partials.heads) == 4
+    assert sizes[0] == sizes[1]
