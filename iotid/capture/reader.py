@@ -76,7 +76,7 @@ def read_splits(
             size = (split.file_bytes if split.end < 0 else split.end) - split.start
             counters.quarantine(split.path, size, split.start, str(fault))
             _log.warning("%s; it is in quarantine", fault)
-            reading = _Reading(settings, before)
+            reading = _Reading(settings, None if before is None else [])  # nobody knows what went before now
 
 
 class _Reading:
@@ -154,8 +154,13 @@ class _Reading:
         missing = reach_of(self._settings)
         for split in self._before:
             part = replace(split, start=split.warm_up)
+            try:
+                missing -= self._walk(part)
+            except (InputError, StaleError):
+                if self._settings.unreadable == "fail":
+                    raise
+                break  # the capture before is in quarantine where it is read itself
             chain.insert(0, part)
-            missing -= self._walk(part)
             if missing <= 0:
                 break
         self._decoder = Decoder(self._settings)

@@ -16,6 +16,7 @@ from iotid.capture import read_packets, read_splits
 from iotid.capture.counters import Counters
 from iotid.capture.packets import to_arrow
 from iotid.capture.splits import find_captures, last_splits, splits_before
+from iotid.errors import StaleError
 
 _CUT_COLUMNS = ["capture_file", "offset"]  # what must differ
 
@@ -133,3 +134,23 @@ def test_files__windows_smaller_than_what_is_remembered_change_nothing(
     paths = _write_cut(tmp_path, frames, [len(frames) // 2], make.pcap)
     expected = _read(paths, capture_settings)
     assert _read(paths, capture_settings, chunk_bytes=4096).equals(expected)
+
+
+def test_files__behind_one_in_quarantine_are_read_all_the_same(
+    tmp_path: Path, make: SimpleNamespace, capture_settings: config.Capture
+) -> None:
+    frames = [make.ethernet(make.ipv4(make.udp(), 17, identification=i)) for i in range(6)]
+    paths = _write_cut(tmp_path, frames, [2, 4], make.pcap)
+    captures, *_ = find_captures(paths)
+    Path(paths[1]).unlink()
+    settings = capture_settings.model_copy(update={"duplicate_window_us": 1000, "unreadable": "quarantine"})
+    last_of = last_splits(captures)
+    for of_one_worker in (captures, captures[2:]):
+        counted = Counters()
+        before = splits_before(last_of, of_one_worker[0], settings)
+        found = sum(len(packets) for packets in read_splits(of_one_worker, settings, counted, before))
+        assert found == sum(capture.path != paths[1] for capture in of_one_worker) * 2
+        assert set(counted.unreadable) == {capture.path for capture in of_one_worker} & {paths[1]}
+    fails = settings.model_copy(update={"unreadable": "fail"})
+    with pytest.raises(StaleError, match="is gone"):
+        list(read_splits(captures[2:], fails, Counters(), splits_before(last_of, captures[2], fails)))
