@@ -96,7 +96,7 @@ case "${1:-main}" in
       .venv/bin/uv pip install --quiet --python .venv/bin/python -c requirements.lock "$(grep '^torch==' requirements.lock)"
     .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation -e .
     compile_kernels
-    .venv/bin/python -c 'from iotid.session import archive_classes; archive_classes()' 2>/dev/null ||
+    .venv/bin/python -c 'from iotid.session import archive_classes; archive_classes()' >/dev/null 2>&1 ||
       echo 'setup: no archive of Spark classes could be made; Spark starts slower without it'
     touch .venv/.ready
     ;;

@@ -51,12 +51,11 @@ class Drill:
         self._labels = folder / "demo" / "devices.yaml"
         self._log = folder / "log"
         self._root = folder / "store"
-        self._finish(self._start(folder / "calm"))
-        self._expected = content(folder / "calm")
-        assert set(self._expected) == set(_TABLES), f"the undisturbed run made {sorted(self._expected)}"
         begin = time.monotonic()
         self._finish(self._start(folder / "calm"))
         self.seconds = time.monotonic() - begin
+        self._expected = content(folder / "calm")
+        assert set(self._expected) == set(_TABLES), f"the undisturbed run made {sorted(self._expected)}"
 
     def kill(self, victim: str, after_s: float, *, from_nothing: bool) -> list[str]:
         """Kill a run, look at what is there; return what is not as it must be."""
