@@ -34,9 +34,8 @@ def write_splits(
 
     keys = {"site": site, "capture_date": capture_date}
     captures, ignored, unreadable = find_captures([location], capture.unreadable)
-    local = str(spark.sparkContext.master).startswith(
-        "local"
-    )  # then this process has the same cores, and starts at once
+    # on one machine this process has the same cores as workers would have, and need not be started
+    local = str(spark.sparkContext.master).startswith("local")
     plan = split_captures(captures, capture, None if local else walk_all)
     with store.write("splits", keys, schemas.SPLITS.version) as staged:
         schema = schemas.SPLITS.arrow_schema(stored=True)

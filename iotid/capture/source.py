@@ -81,7 +81,9 @@ class _Reader(DataSourceReader):
     def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
         assert isinstance(partition, _Task)
         first = partition.splits[0].file_index
-        paths = list(dict.fromkeys(split.path for split in partition.splits))
+        paths = [""] * (partition.splits[-1].file_index - first + 1)  # a capture in quarantine leaves its number free
+        for split in partition.splits:
+            paths[split.file_index - first] = split.path
         for packets in read_splits(partition.splits, self._settings, Counters(), partition.before):
             packets.file_index[:] -= first
             yield from to_arrow(packets, paths, self._columns).to_batches(_BATCH_ROWS)
