@@ -42,6 +42,7 @@ def spark_session(settings: config.Spark, app_name: str = "iotid") -> SparkSessi
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
+        "spark.sql.execution.arrow.maxBytesPerBatch": "32m",  # rows may be parcels of a megabyte: `iotid.shuffle`
         "spark.ui.showConsoleProgress": str(sys.stderr.isatty()).lower(),
         "spark.ui.enabled": "false",
         "spark.driver.defaultJavaOptions": _java_options(),

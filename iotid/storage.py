@@ -20,10 +20,13 @@ from iotid import __version__
 from iotid.errors import PartitionError, UserError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
     from pyarrow import fs
 
 MARKER = "_SUCCESS"
 METADATA = "_METADATA.json"
+_ATTEMPT = "_attempt-"  # how files begin that are still being written, or that a worker died over
 _KEY_ORDER = ("site", "capture_date", "name", "dataset")  # of the folders, however a caller orders the keys
 
 
@@ -189,6 +192,63 @@ def open_filesystem(location: str) -> tuple[fs.FileSystem, str]:
         return fs.FileSystem.from_uri(location)
     except Exception as fault:  # noqa: BLE001 - pyarrow raises many kinds for one mistake
         raise UserError(f"storage.root: {location!r} is not a folder or URI that can be opened ({fault})") from None
+
+
+class PartFile:
+    """A Parquet file of a staged partition, written by a worker; it gets its name when it is whole.
+
+    There is none where no row is written. Each attempt at a task writes a file of its own, all with the same content,
+    so whichever is named last is right.
+    """
+
+    def __init__(self, folder: str, name: str, attempt: int, schema: pa.Schema, group_rows: int) -> None:
+        self._filesystem, base = open_filesystem(folder)
+        self._path, self._attempt = f"{base}/{name}", f"{base}/{_ATTEMPT}{attempt}-{name}"
+        self._schema = schema
+        self._group_rows = group_rows
+        self._writer: pq.ParquetWriter | None = None
+        self._waiting: list[pa.Table] = []
+
+    def write(self, table: pa.Table) -> None:
+        self._waiting.append(table)
+        if sum(map(len, self._waiting)) >= self._group_rows:
+            self._write_groups(whole=False)
+
+    def close(self, *, whole: bool) -> None:
+        """End the file; without ``whole`` it never gets its name."""
+        if whole and self._waiting:
+            self._write_groups(whole=True)
+        if self._writer is not None:
+            self._writer.close()
+            if whole:
+                self._filesystem.move(self._attempt, self._path)
+
+    def _write_groups(self, *, whole: bool) -> None:
+        """Write what waits, group by group; without ``whole`` less than a group goes on waiting."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        waiting = pa.concat_tables(self._waiting)
+        rows = len(waiting) if whole else len(waiting) // self._group_rows * self._group_rows
+        if rows:
+            if self._writer is None:
+                self._writer = pq.ParquetWriter(self._attempt, self._schema, filesystem=self._filesystem)
+            self._writer.write_table(waiting.slice(0, rows), row_group_size=self._group_rows)
+        self._waiting = [waiting.slice(rows)]
+
+
+def count_rows(filesystem: fs.FileSystem, folder: str) -> int:
+    """Rows that the footers of a staged folder's Parquet files promise; what attempts left that failed is removed."""
+    import pyarrow.parquet as pq
+    from pyarrow import fs
+
+    rows = 0
+    for info in filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True)):
+        if info.base_name.startswith(_ATTEMPT):
+            filesystem.delete_file(info.path)
+        elif info.is_file and not info.base_name.startswith(("_", ".")):
+            rows += pq.read_metadata(info.path, filesystem=filesystem).num_rows
+    return rows
 
 
 def _write_text(filesystem: fs.FileSystem, path: str, text: str) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 ORDER = [
-    "errors", "config", "schemas", "storage", "capture", "flows", "dataset", "model", "baselines", "training",
-    "evaluation", "registry", "census", "session", "command", "jobs", "pipeline", "demo", "cli",
+    "errors", "config", "schemas", "storage", "shuffle", "capture", "flows", "dataset", "model", "baselines",
+    "training", "evaluation", "registry", "census", "session", "command", "jobs", "pipeline", "demo", "cli",
 ]  # fmt: skip
 
 HOMES = {

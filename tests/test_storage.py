@@ -9,11 +9,14 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from pyarrow.fs import LocalFileSystem
 
 from iotid import storage
 from iotid.errors import PartitionError, UserError
-from iotid.storage import Store
+from iotid.storage import PartFile, Store, count_rows
 
 KEYS = {"site": "a", "capture_date": "2026-01-10"}
 
@@ -145,3 +148,24 @@ def test_store__odd_characters_in_a_key_make_one_folder_and_come_back(tmp_path: 
 def test_store__a_root_that_cannot_be_opened_is_the_users_mistake() -> None:
     with pytest.raises(UserError, match=r"storage\.root: 'nosuch://x'"):
         Store("nosuch://x")
+
+
+def test_part_file__gets_its_name_when_it_is_whole(tmp_path: Path) -> None:
+    schema = pa.schema([("number", pa.int32())])
+    table = pa.table({"number": pa.array([1, 2, 3], pa.int32())})
+    PartFile(str(tmp_path), "part-0.parquet", 7, schema, 2).close(whole=True)
+    assert list(tmp_path.iterdir()) == [], "no row, no file"
+    file = PartFile(str(tmp_path), "part-0.parquet", 7, schema, 2)
+    file.write(table)
+    file.close(whole=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["_attempt-7-part-0.parquet"]
+    for attempt in (8, 9):  # the second takes the place of the first
+        file = PartFile(str(tmp_path), "part-0.parquet", attempt, schema, 2)
+        file.write(table)
+        file.write(table)
+        file.close(whole=True)
+    assert [pq.read_metadata(tmp_path / "part-0.parquet").row_group(i).num_rows for i in range(3)] == [2, 2, 2]
+    (tmp_path / "_attempt-11-part-1.parquet").write_bytes(b"what a worker died over")
+    assert count_rows(LocalFileSystem(), str(tmp_path)) == 6
+    assert [path.name for path in tmp_path.iterdir()] == ["part-0.parquet"]
+    assert pq.read_table(tmp_path / "part-0.parquet", partitioning=None)["number"].to_pylist() == [1, 2, 3, 1, 2, 3]

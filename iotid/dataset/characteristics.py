@@ -1,7 +1,8 @@
 """What a flow looks like to a model: characteristics of its first packets as vocabulary ids.
 
-A new characteristic is one entry of ``CHARACTERISTICS``: the column of FLOWS that it is read from and, where there are
-too many values to learn each, how they are made coarser. Its vocabulary is learned from the training part.
+A new characteristic is one entry of ``CHARACTERISTICS``: the column of FLOWS that it is read from; where there are too
+many values to learn each, how they are made coarser; and its vocabulary, where that is not learned from the training
+part because all values are known beforehand (a bounded number, or bins).
 
 Shape suffixes: N flows, M packets kept of each flow.
 """
@@ -42,18 +43,22 @@ def _logarithmic(values: NDArray[np.int64]) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Characteristic:
-    """``column`` of FLOWS; ``quantise`` makes values coarser, and leaves values that it made as they are."""
+    """``column`` of FLOWS; ``quantise`` makes values coarser, and leaves values that it made as they are.
+
+    ``always``: the values that have ids of their own whatever training holds; None: those that it does hold.
+    """
 
     column: str
     quantise: Callable[[NDArray[np.int64]], NDArray[np.int64]] = _as_measured
+    always: tuple[int, ...] | None = None
 
 
 CHARACTERISTICS: Mapping[str, Characteristic] = {
     "packet_length": Characteristic("packet_length"),
     "tcp_window": Characteristic("tcp_window"),
-    "direction": Characteristic("direction"),
-    "inter_arrival": Characteristic("inter_arrival_us", _logarithmic),
-    "tcp_flags": Characteristic("tcp_flags"),
+    "direction": Characteristic("direction", always=(-1, 1)),
+    "inter_arrival": Characteristic("inter_arrival_us", _logarithmic, tuple(_WAITS_US.tolist())),
+    "tcp_flags": Characteristic("tcp_flags", always=tuple(range(256))),
     "payload_length": Characteristic("payload_length"),
 }
 

@@ -13,7 +13,7 @@ import io
 import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
@@ -24,18 +24,18 @@ from pyarrow import fs
 from pyarrow import parquet as pq
 
 from iotid.dataset.characteristics import Encoding
+from iotid.dataset.partition import PARTS
 from iotid.errors import AccountingError, PartitionError
 from iotid.storage import MARKER, METADATA, Staged, open_filesystem
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import SparkSession
 
 ENCODING = "encoding.json"
 LABEL = "label_id"
 WEIGHT = "num_flows"
 
-_ROWS_PER_TASK = 1_000_000
-_ROWS_PER_FILE = 250_000  # one row group, what a reader holds at once: 64 MB for two characteristics of 32 packets
+_ROWS_PER_GROUP = 250_000  # what a reader holds at once: 64 MB for two characteristics of 32 packets
 
 
 @dataclass(frozen=True)
@@ -98,42 +98,35 @@ def read_part(partition_uri: str, part: str) -> Rows:
     )
 
 
-def write_part(
-    spark: SparkSession, staged: Staged, part: str, frame: DataFrame, rows: int, encoding: Encoding, row_groups: int
-) -> None:
-    """Write ``frame`` (a list column for each characteristic, label_id, num_flows) of ``rows`` rows as one part.
-
-    Rows are sorted by a hash of their content, so that every file is a fair sample, then by their content: the files
-    hold the same rows in the same order whenever they are written. A file is a row group, as Spark's Parquet bounds
-    groups by bytes alone; there are at least ``row_groups`` where there are as many rows.
-
-    Raises:
-        AccountingError: the files hold another number of rows.
-    """
+@contextmanager
+def materialised(spark: SparkSession, staged: Staged, encoding: Encoding) -> Iterator[None]:
+    """Whoever writes the Parquet files of all parts inside this leaves Petastorm datasets."""
     from petastorm.etl.dataset_metadata import materialize_dataset
     from petastorm.unischema import Unischema, UnischemaField
-    from pyspark.sql import functions as F
 
-    names = list(encoding.vocabularies)
-    fields = [UnischemaField(name, np.int32, (encoding.max_packets,), None, False) for name in names]
+    fields = [UnischemaField(name, np.int32, (encoding.max_packets,), None, False) for name in encoding.vocabularies]
     fields += [UnischemaField(name, np.int32, (), None, False) for name in (LABEL, WEIGHT)]
-    content = [F.col(name) for name in (*names, LABEL, WEIGHT)]
-    spread = F.xxhash64(*content)
-    files = fs.SubTreeFileSystem(staged.path, staged.filesystem)
-    petastorm_files = _PetastormFiles(files)
-    schema = Unischema("rows", fields)
-    with _quiet(), materialize_dataset(spark, f"file:///{part}", schema, filesystem_factory=lambda: petastorm_files):
-        (
-            frame.select(*content)
-            .repartition(-(-rows // _ROWS_PER_TASK), spread)
-            .sortWithinPartitions(spread, *content)
-            .write.mode("append")
-            .option("maxRecordsPerFile", min(max(rows // row_groups, 1), _ROWS_PER_FILE))
-            .parquet(f"{staged.uri}/{part}")
-        )
-    promised = rows_promised(files, part)
-    if promised != rows:
-        raise AccountingError(f"dataset {staged.uri}/{part}: {rows:,} rows went in, the files hold {promised:,}")
+    files = _PetastormFiles(fs.SubTreeFileSystem(staged.path, staged.filesystem))
+    with _quiet(), ExitStack() as stack:
+        for part in PARTS:
+            staged.filesystem.create_dir(f"{staged.path}/{part}")
+            schema = Unischema("rows", fields)
+            made = materialize_dataset(spark, f"file:///{part}", schema, filesystem_factory=lambda: files)
+            stack.enter_context(made)
+        yield
+
+
+def group_rows(rows: Mapping[str, int], of_partitions: Sequence[Mapping[str, int]], least: int) -> list[dict[str, int]]:
+    """By partition and part, how many rows a row group has: ``least`` groups a part where there are as many rows.
+
+    ``rows``: of each part; ``of_partitions``: of those, in each partition, whose groups are all of about one size.
+    """
+
+    def of_group(part: str, own: int) -> int:
+        largest = min(max(rows[part] // least, 1), _ROWS_PER_GROUP)
+        return -(-own // max(-(-own // largest), 1))
+
+    return [{part: of_group(part, own) for part, own in some.items() if own} for some in of_partitions]
 
 
 def rows_promised(files: fs.FileSystem, part: str) -> int:

@@ -26,10 +26,10 @@ from iotid.flows.nights import COUNTERS_FILE, QUARANTINE_FILE, nullable
 from iotid.flows.open import CARRIED, carries
 from iotid.flows.partial import Partials, rule_of
 from iotid.flows.work import OPEN_FOLDER, Sums, Told
+from iotid.shuffle import ASIDES_SQL, PARCELS_SQL, numbered, partitions_of, spread, to_stream
+from iotid.storage import count_rows
 
 if TYPE_CHECKING:
-    from pyarrow import fs
-    from pyspark import Broadcast
     from pyspark.sql import DataFrame, SparkSession
 
     from iotid.storage import Partition, Staged, Store
@@ -53,7 +53,8 @@ def write_flows(
     splits = store.open("splits", keys)
     before = _night_before(store, keys, flow)
     with store.write("flows", keys, schemas.FLOWS.version) as staged:
-        night = _Night(spark, staged, spark.read.parquet(splits.uri).toArrow(), capture, flow, before)
+        planned = pq.read_table(splits.uri, schema=schemas.SPLITS.arrow_schema(stored=True), partitioning=None)
+        night = _Night(spark, staged, planned, capture, flow, before)
         told = night.assemble()
         packets = _packets_by_reason(told.counters.table())
         carried = before.metadata["open_packets"] - told.sums.idle_packets if before is not None else 0
@@ -99,7 +100,8 @@ class _Night:
         self._flow = flow
         ordered = splits.sort_by([("file_index", "ascending"), ("split", "ascending")])
         self._tasks = pc.unique(ordered["task"]).to_pylist()
-        self._splits = spark.sparkContext.broadcast(work.to_stream(ordered))
+        self._splits = spark.sparkContext.broadcast(to_stream(ordered))
+        self._partitions = partitions_of(spark)
         self._open: DataFrame | None = None
         self._open_paths: list[str] = []
         if before is not None and before.metadata["open_flows"]:
@@ -111,46 +113,36 @@ class _Night:
         """Write the files of flows; what is to be told of them."""
         if carries(self._flow):
             self._staged.filesystem.create_dir(f"{self._staged.path}/{OPEN_FOLDER}")
-        told = self._merge(self._first_pass(), "")
+        target = work.Target(self._splits, self._flow, self._open_paths, self._staged.uri)
+        told = Told.of(self._first_pass().mapInArrow(partial(work.merge_buckets, target=target), ASIDES_SQL).toArrow())
         if len(told.stretches):
-            told.sums.add(self._merge(self._second_pass(told.stretches), "-again").sums)
+            packets = self._second_pass(told.stretches)
+            again = packets.mapInArrow(partial(work.merge_again, target=target), ASIDES_SQL)
+            told.sums.add(Told.of(again.toArrow()).sums)
         return told
 
     def _first_pass(self) -> DataFrame:
-        read = partial(work.read_tasks, splits=self._splits, capture=self._capture, flow=self._flow)
-        return self._with_open(self._on_tasks(self._tasks).mapInArrow(read, nullable(work.PARTIAL_FLOWS)))
+        """PARCELS of all partial flows, where they are to be merged."""
+        read = partial(
+            work.read_tasks, splits=self._splits, capture=self._capture, flow=self._flow, partitions=self._partitions
+        )
+        sent = numbered(self._spark, self._tasks).mapInArrow(read, PARCELS_SQL)
+        if self._open is not None:
+            take = partial(work.take_up_open, paths=self._open_paths, partitions=self._partitions)
+            sent = sent.unionByName(self._open.mapInArrow(take, PARCELS_SQL))
+        return spread(sent, self._partitions)
 
     def _second_pass(self, stretches: Partials) -> DataFrame:
-        told = self._spark.sparkContext.broadcast(work.to_stream(pa.Table.from_batches([stretches.to_arrow()])))
+        """The packets of stretches and what was open of them, sorted for the merger."""
+        told = self._spark.sparkContext.broadcast(to_stream(stretches.to_arrow()))
         read = partial(work.read_again, splits=self._splits, stretches=told, capture=self._capture, flow=self._flow)
         tasks = np.unique(stretches.task[stretches.task != CARRIED]).tolist()
-        return self._with_open(self._on_tasks(tasks).mapInArrow(read, nullable(work.PARTIAL_FLOWS)), told)
-
-    def _merge(self, partials: DataFrame, suffix: str) -> Told:
-        parts = int(self._spark.conf.get("spark.sql.shuffle.partitions") or 1)
-        merge = partial(
-            work.merge_partition,
-            splits=self._splits,
-            flow=self._flow,
-            open_paths=self._open_paths,
-            folder=self._staged.uri,
-            suffix=suffix,
-        )
-        by_key = partials.repartition(parts, "key").sortWithinPartitions("key", "first_us", "first_position")
-        return Told.of(by_key.mapInArrow(merge, nullable(work.RIDERS)).toArrow())
-
-    def _with_open(self, read: DataFrame, stretches: Broadcast[bytes] | None = None) -> DataFrame:
-        """What was read, and what the night before left open: all of it, or that which is in stretches."""
-        if self._open is None:
-            return read
-        take = partial(work.take_up_open, paths=self._open_paths, stretches=stretches)
-        return read.unionByName(self._open.mapInArrow(take, nullable(work.PARTIAL_FLOWS)))
-
-    def _on_tasks(self, tasks: list[int]) -> DataFrame:
-        """One row and one Spark task for each task number."""
-        numbers = self._spark.range(0, len(tasks), 1, max(len(tasks), 1))
-        same = tasks == list(range(len(tasks)))
-        return numbers if same else numbers.mapInArrow(partial(work.numbered, tasks), "id long")
+        packets = numbered(self._spark, tasks).mapInArrow(read, nullable(work.PACKETS_ALONE))
+        if self._open is not None:
+            take = partial(work.take_up_again, paths=self._open_paths, stretches=told)
+            packets = packets.unionByName(self._open.mapInArrow(take, nullable(work.PACKETS_ALONE)))
+        by_key = packets.repartition(self._partitions, "key")
+        return by_key.sortWithinPartitions("key", "first_us", "first_position")
 
 
 def _night_before(store: Store, keys: Mapping[str, str], flow: config.Flow) -> Partition | None:
@@ -183,17 +175,9 @@ def _open_totals(spark: SparkSession, staged: Staged, sums: Sums, flow: config.F
 
 
 def _check_files(staged: Staged, rows: int) -> None:
-    """Remove what attempts left that failed; raise an AccountingError unless the files hold as many flows as told."""
-    from pyarrow import fs
-
-    files: list[fs.FileInfo] = []
-    for folder in (staged.path, f"{staged.path}/{OPEN_FOLDER}"):
-        for info in staged.filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True)):
-            if info.base_name.startswith(work.ATTEMPT):
-                staged.filesystem.delete_file(info.path)
-            elif info.is_file and folder == staged.path:
-                files.append(info)
-    promised = sum(pq.read_metadata(info.path, filesystem=staged.filesystem).num_rows for info in files)
+    """Raise an AccountingError unless the files hold as many flows as told."""
+    count_rows(staged.filesystem, f"{staged.path}/{OPEN_FOLDER}")
+    promised = count_rows(staged.filesystem, staged.path)
     if promised != rows:
         raise AccountingError(
             f"flows: {rows:,} were written, the files' footers promise {promised:,}; run the step again, and report it "

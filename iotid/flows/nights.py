@@ -1,19 +1,25 @@
-"""Nights of flows, read: one after the other, every flow once."""
+"""Nights of flows, read: one after the other, every flow once.
+
+`read_flows` is for whoever works in Spark; workers that want columns and not rows read files themselves.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
-from functools import reduce
-from typing import TYPE_CHECKING
+from functools import partial, reduce
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pyarrow import fs
 
 from iotid import schemas
+from iotid.storage import open_filesystem
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame, SparkSession
+    from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import StructType
 
     from iotid.storage import Partition
@@ -21,63 +27,120 @@ if TYPE_CHECKING:
 COUNTERS_FILE = "_counters.parquet"  # the underscore hides it from readers of the flows
 QUARANTINE_FILE = "_quarantine.parquet"
 
+TOLD_BY = (
+    "protocol", "vlan", "client_ip", "client_port", "server_ip", "server_port", "first_seen", "end_reason",
+)  # fmt: skip
+"""Columns of FLOWS that `NightFile.told_further` reads."""
+
+_TEXT = ("capture_file", "end_reason", "client_ip", "server_ip", "client_mac", "server_mac")
+_BATCH_ROWS = 1 << 16
+
+
+class NightFile(NamedTuple):
+    """One file of a night's flows."""
+
+    folder: str
+    name: str
+    site: str
+    capture_date: str
+
+    def read(self, columns: Iterable[str]) -> Iterator[pa.RecordBatch]:
+        """Columns of schemas.FLOWS, those that folder names hold among them, batch by batch; text as dictionaries."""
+        wanted = list(columns)
+        filesystem, folder = open_filesystem(self.folder)
+        night = {"site": self.site, "capture_date": date.fromisoformat(self.capture_date)}
+        stored = [name for name in wanted if name not in night]
+        with filesystem.open_input_file(f"{folder}/{self.name}") as source:
+            file = pq.ParquetFile(source, read_dictionary=[name for name in _TEXT if name in stored])
+            for batch in file.iter_batches(_BATCH_ROWS, columns=stored, use_threads=False):
+                given = {name: pa.repeat(value, batch.num_rows) for name, value in night.items() if name in wanted}
+                arrays = [given[name] if name in given else batch.column(name) for name in wanted]
+                yield pa.RecordBatch.from_arrays(arrays, names=wanted)
+
+    def told_further(self, flows: pa.RecordBatch, later: pa.Table) -> pa.BooleanArray:
+        """Which of the file's flows a later night tells, too, and further; ``later``: of `later_flows`."""
+        return _told_further(flows, later, self.site, self.capture_date)
+
+
+def night_files(nights: Iterable[Partition]) -> list[NightFile]:
+    """The files of the nights' flows."""
+    files = []
+    for night in nights:
+        filesystem, folder = open_filesystem(night.uri)
+        names = sorted(info.base_name for info in filesystem.get_file_info(fs.FileSelector(folder)) if info.is_file)
+        shown = [name for name in names if not name.startswith(("_", "."))]
+        files += [NightFile(night.uri, name, night.keys["site"], night.keys["capture_date"]) for name in shown]
+    return files
+
+
+def later_flows(nights: Sequence[Partition]) -> pa.Table:
+    """site, capture_date and a key of the flows that a night took up from one of the nights before it."""
+    told = []
+    for night in nights:
+        before = night.metadata.get("inputs", {}).get("night_before")
+        if before is None or len(nights) == 1:
+            continue
+        for file in night_files([night]):
+            for batch in file.read(TOLD_BY):
+                # no other began so early
+                early = batch.filter(pc.less_equal(batch["first_seen"].cast(pa.int64()), before["last_us"]))
+                keys = {"key": _identity(early)}
+                for name in ("site", "capture_date"):
+                    keys[name] = pa.repeat(pa.scalar(night.keys[name]), early.num_rows)
+                told.append(pa.table(keys))
+    empty = pa.table({name: pa.array([], pa.string()) for name in ("key", "site", "capture_date")})
+    return pa.concat_tables([empty, *told])
+
 
 def read_flows(spark: SparkSession, partitions: Iterable[Partition]) -> DataFrame:
     """schemas.FLOWS of the partitions, site and date included.
 
     A flow that several of the nights saw, one after the other, is there once, as the last of them tells it.
     """
-    return _joined_with_later(spark, list(partitions), "left_anti")
-
-
-def count_continued(spark: SparkSession, partitions: Iterable[Partition]) -> int:
-    """Rows of the partitions that `read_flows` leaves out, because a later one of them tells the same flow further."""
-    return _joined_with_later(spark, list(partitions), "left_semi").count()
-
-
-def _joined_with_later(spark: SparkSession, nights: Sequence[Partition], how: str) -> DataFrame:
-    """Flows of all nights, and by ``how`` only or all but those that went on in a later one of the nights."""
     from pyspark.sql import functions as F
 
-    flows = reduce(
-        lambda left, right: left.unionAll(right),
-        [
-            _read_stored(spark, night.uri).select(
-                F.lit(night.keys["site"]).alias("site"),
-                F.lit(date.fromisoformat(night.keys["capture_date"])).alias("capture_date"),
-                "*",
-            )
-            for night in nights
-        ],
+    nights = list(partitions)
+    later = later_flows(nights)
+    frames = []
+    for night in nights:
+        site, day = night.keys["site"], night.keys["capture_date"]
+        stored = spark.read.schema(nullable(schemas.FLOWS.arrow_schema(stored=True))).parquet(night.uri)
+        if len(later):
+            once = partial(_not_told_further, later=later, site=site, capture_date=day)
+            stored = stored.mapInArrow(once, stored.schema)
+        named = {"site": F.lit(site), "capture_date": F.lit(date.fromisoformat(day))}
+        frames.append(stored.withColumns(named).select(schemas.FLOWS.names))
+    return reduce(lambda left, right: left.unionAll(right), frames)
+
+
+def _not_told_further(
+    batches: Iterable[pa.RecordBatch], later: pa.Table, site: str, capture_date: str
+) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        yield batch.filter(pc.invert(_told_further(batch, later, site, capture_date)))
+
+
+def _told_further(flows: pa.RecordBatch, later: pa.Table, site: str, capture_date: str) -> pa.BooleanArray:
+    ours = pc.and_(pc.equal(later["site"], site), pc.greater(later["capture_date"], capture_date))
+    keys = later.filter(ours)["key"]
+    return pc.and_(pc.equal(flows["end_reason"], "end"), pc.is_in(_identity(flows), value_set=keys.combine_chunks()))
+
+
+def _identity(flows: pa.RecordBatch) -> pa.Array:
+    """Protocol, VLAN, first packet's time and both ends as text: who was the client may look different a night later,
+    so the ends stand in the order of their text."""
+    one, other = (
+        pc.binary_join_element_wise(flows[f"{end}_ip"].cast(pa.string()), flows[f"{end}_port"].cast(pa.string()), " ")
+        for end in ("client", "server")
     )
-    took_up = [night for night in nights if "night_before" in night.metadata.get("inputs", {})]
-    if len(nights) == 1 or not took_up:
-        return flows if how == "left_anti" else flows.limit(0)
-    # Who was the client may look different a night later, so the ends are compared in the order of their text
-    ends = [F.concat_ws(" ", f"{side}_ip", f"{side}_port") for side in ("client", "server")]
-    identity = {
-        "site": F.col("site"),
-        "protocol": F.col("protocol"),
-        "vlan": F.coalesce("vlan", F.lit(-1)),
-        "first_seen": F.col("first_seen"),
-        "low_end": F.least(*ends),
-        "high_end": F.greatest(*ends),
-    }
-    began_before = reduce(lambda one, other: one | other, [_began_before(night) for night in took_up])
-    later = flows.where(began_before).select(
-        *(value.alias(f"later_{name}") for name, value in identity.items()), F.col("capture_date").alias("later_date")
+    swap = pc.greater(one, other)
+    numbers = [flows["protocol"], flows["vlan"].fill_null(-1), flows["first_seen"].cast(pa.int64())]
+    return pc.binary_join_element_wise(
+        *(number.cast(pa.string()) for number in numbers),
+        pc.if_else(swap, other, one),
+        pc.if_else(swap, one, other),
+        " ",
     )
-    same = reduce(lambda one, other: one & other, [value == F.col(f"later_{name}") for name, value in identity.items()])
-    goes_on = same & (F.col("end_reason") == "end") & (F.col("capture_date") < F.col("later_date"))
-    return flows.join(F.broadcast(later), goes_on, how)
-
-
-def _began_before(night: Partition) -> Column:
-    """Rows of the night that may tell of flows which it took up: no other began so early."""
-    from pyspark.sql import functions as F
-
-    of_night = (F.col("site") == night.keys["site"]) & (F.col("capture_date") == F.lit(night.keys["capture_date"]))
-    return of_night & (F.unix_micros("first_seen") <= night.metadata["inputs"]["night_before"]["last_us"])
 
 
 def read_counters(partition: Partition) -> pa.Table:
@@ -92,10 +155,6 @@ def _of_night(table: pa.Table, contract: schemas.Table, site: str, capture_date:
     night["capture_date"] = pa.array([date.fromisoformat(capture_date)] * len(table), pa.date32())
     columns = [night[name] if name in night else table[name] for name in contract.names]
     return pa.Table.from_arrays(columns, schema=contract.arrow_schema())
-
-
-def _read_stored(spark: SparkSession, uri: str) -> DataFrame:
-    return spark.read.schema(nullable(schemas.FLOWS.arrow_schema(stored=True))).parquet(uri)
 
 
 def nullable(schema: pa.Schema) -> StructType:

@@ -34,7 +34,7 @@ def flow_table(flows: Partials, paths: pa.Array, carried: int = 0) -> pa.Table:
     return _table([Piece(flows, rows)], [rows], paths, carried)
 
 
-def table_in_time_order(pieces: list[Piece], paths: pa.Array) -> pa.Table:
+def table_in_time_order(pieces: list[Piece], paths: pa.Array, carried: int = 0) -> pa.Table:
     """As ``flow_table``, of all pieces together, ordered by first packet: time, then file, then offset.
 
     Takes the pieces off the list, so that their memory is free again while the table grows.
@@ -48,7 +48,7 @@ def table_in_time_order(pieces: list[Piece], paths: pa.Array) -> pa.Table:
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
     borders = np.cumsum([len(piece.rows) for piece in pieces])[:-1]
-    return _table(pieces, np.split(place, borders) if pieces else [], paths)
+    return _table(pieces, np.split(place, borders) if pieces else [], paths, carried)
 
 
 def _table(pieces: list[Piece], places: list[Rows], paths: pa.Array, carried: int = 0) -> pa.Table:

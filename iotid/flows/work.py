@@ -1,42 +1,40 @@
 """What workers of the Spark job run: splits into partial flows, partial flows into files of flows.
 
-Tables that concern the whole night (counters, stretches to be read again, sums) ride along as Arrow streams in rows of
-their own, told by `kind`; a driver that collects those rows has all that it must know, and no flow.
+Partial flows go in parcels (`iotid.shuffle`), and what concerns the whole night (counters, stretches to be read again,
+sums) beside them. The packets of stretches that are read again go row by row, sorted by Spark: there may be more of one
+key than a worker can hold.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from iotid import config, schemas
 from iotid.capture.counters import Counters
 from iotid.capture.pieces import reach_of
 from iotid.capture.splits import Split, last_splits, splits_before
 from iotid.flows.kernels import BEFORE_ALL
-from iotid.flows.merge import Merged, Merger
+from iotid.flows.merge import Merger, merge, rows_alone
 from iotid.flows.open import CARRIED, OpenFlows, carries, is_carried, take_up
-from iotid.flows.partial import Partials
+from iotid.flows.partial import NO_PARTIALS, Partials
 from iotid.flows.read import TaskSplits, read_partials, read_stretches
-from iotid.flows.table import flow_table
-from iotid.storage import open_filesystem
+from iotid.flows.table import Piece, table_in_time_order
+from iotid.shuffle import NO_BUCKET, aside, contents, from_stream, mix, numbers, parcels, receive, settle
+from iotid.storage import PartFile
 
 if TYPE_CHECKING:
     from pyspark import Broadcast
 
 OPEN_FOLDER = "_open"  # the underscore hides it from readers of the flows
-ATTEMPT = "_attempt-"  # how files begin that are still being written, or that a worker died over
 
-_ASIDE, _KIND = "aside", "kind"
 _COUNTERS, _QUARANTINE, _STRETCHES, _SUMS = "counters", "quarantine", "stretches", "sums"
-RIDERS = pa.schema([pa.field(_ASIDE, pa.binary()), pa.field(_KIND, pa.string())])
-PARTIAL_FLOWS = pa.schema([*schemas.PARTIAL_FLOWS.arrow_schema(), *RIDERS])
+PACKETS_ALONE = schemas.PARTIAL_FLOWS.arrow_schema()  # of one packet each
 _BATCH_ROWS = 8192
 _GROUP_ROWS = 1 << 16  # of a file's row groups: what a reader holds at once
 
@@ -59,17 +57,16 @@ class Sums:
 
 @dataclass
 class Told:
-    """What rode along: of the whole night."""
+    """What travelled aside: of the whole night."""
 
     counters: Counters = field(default_factory=Counters)
     stretches: Partials = field(default_factory=lambda: Partials.concat([]))
     sums: Sums = field(default_factory=Sums)
 
     @staticmethod
-    def of(riders: pa.Table) -> Told:
+    def of(asides: pa.Table) -> Told:
         told, stretches = Told(), []
-        for kind, stream in zip(riders[_KIND].to_pylist(), riders[_ASIDE], strict=True):
-            table = from_stream(stream.as_buffer())
+        for kind, table in contents(asides):
             if kind == _COUNTERS:
                 for counted in table.to_pylist():
                     told.counters.add(*counted.values())
@@ -84,16 +81,27 @@ class Told:
 
 
 def read_tasks(
-    tasks: Iterable[pa.RecordBatch], splits: Broadcast[bytes], capture: config.Capture, flow: config.Flow
+    tasks: Iterable[pa.RecordBatch],
+    splits: Broadcast[bytes],
+    capture: config.Capture,
+    flow: config.Flow,
+    partitions: int,
 ) -> Iterator[pa.RecordBatch]:
-    """PARTIAL_FLOWS of the splits of numbered tasks, and their counters."""
-    for task in _ids(tasks):
+    """PARCELS of the partial flows of numbered tasks, and their counters."""
+    settle()
+    for task in numbers(tasks):
         counters = Counters()
         for partials in read_partials(_splits_of(splits, task, capture, flow), task, capture, flow, counters):
-            yield from _rows(partials.to_arrow())
-        yield _aside(_COUNTERS, counters.table(), PARTIAL_FLOWS)
+            yield _parcels(partials, partitions)
+        yield aside(_COUNTERS, counters.table(), partitions)
         if counters.unreadable:
-            yield _aside(_QUARANTINE, quarantine_table(counters.unreadable), PARTIAL_FLOWS)
+            yield aside(_QUARANTINE, quarantine_table(counters.unreadable), partitions)
+
+
+def take_up_open(batches: Iterable[pa.RecordBatch], paths: list[str], partitions: int) -> Iterator[pa.RecordBatch]:
+    """PARCELS of what the night before left open."""
+    for batch in batches:
+        yield _parcels(take_up(batch, paths), partitions)
 
 
 def read_again(
@@ -103,121 +111,119 @@ def read_again(
     capture: config.Capture,
     flow: config.Flow,
 ) -> Iterator[pa.RecordBatch]:
-    """PARTIAL_FLOWS of the packets of unresolved stretches."""
+    """PACKETS_ALONE of unresolved stretches."""
     told = from_stream(stretches.value)
-    for task in _ids(tasks):
+    for task in numbers(tasks):
         own = _partials_of(told.filter(pc.equal(told["task"], task)))
         for packets in read_stretches(_splits_of(splits, task, capture, flow), own, capture, flow, Counters()):
-            yield from _rows(packets.to_arrow())
+            yield from _rows(packets)
 
 
-def take_up_open(
-    batches: Iterable[pa.RecordBatch], paths: list[str], stretches: Broadcast[bytes] | None
+def take_up_again(
+    batches: Iterable[pa.RecordBatch], paths: list[str], stretches: Broadcast[bytes]
 ) -> Iterator[pa.RecordBatch]:
-    """PARTIAL_FLOWS of what the night before left open: all of it, or that which is in unresolved stretches."""
-    wanted = None
-    if stretches is not None:
-        told = from_stream(stretches.value)
-        wanted = told.filter(pc.equal(told["task"], CARRIED))["key"]
+    """What the night before left open of unresolved stretches, as one row each."""
+    told = from_stream(stretches.value)
+    # a key has one open flow at most, and a stretch names this task only if that flow is in it
+    wanted = told.filter(pc.equal(told["task"], CARRIED))["key"]
     for batch in batches:
-        # a key has one open flow at most, and a stretch names this task only if that flow is in it
-        some = batch if wanted is None else batch.filter(pc.is_in(batch["key"], value_set=wanted))
-        if some.num_rows:
-            yield from _rows(take_up(some, paths).to_arrow())
+        yield from _rows(take_up(batch.filter(pc.is_in(batch["key"], value_set=wanted)), paths))
 
 
-def numbered(tasks: list[int], batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    for number in _ids(batches):
-        yield pa.RecordBatch.from_pydict({"id": pa.array([tasks[number]], pa.int64())})
+@dataclass(frozen=True)
+class Target:
+    """Where the flows of a night go, and what their files tell."""
+
+    splits: Broadcast[bytes]
+    flow: config.Flow
+    open_paths: list[str]
+    folder: str
 
 
-def merge_partition(
-    batches: Iterable[pa.RecordBatch],
-    splits: Broadcast[bytes],
-    flow: config.Flow,
-    open_paths: list[str],
-    folder: str,
-    suffix: str,
-) -> Iterator[pa.RecordBatch]:
-    """Merge PARTIAL_FLOWS, sorted, into a file of flows in ``folder`` and one of those that may be open; RIDERS.
+def merge_buckets(batches: Iterable[pa.RecordBatch], target: Target) -> Iterator[pa.RecordBatch]:
+    """PARCELS of a partition into a file of flows and one of those that may be open; ASIDES.
 
-    Rows go from here to their file, and not through the JVM: handing them over would take longer than making them.
+    Rows go from here to their file, and not through the JVM. Their order is that of buckets, and of time in each.
     """
-    from pyspark import TaskContext
+    settle()
+    stretches: list[Partials] = []
+    with _Flows(target, "") as flows:
+        for bucket, pieces in receive(batches):
+            if bucket == NO_BUCKET:
+                yield from pieces
+                continue
+            partials = Partials.concat([_partials_of(table) for _, table in contents(pieces)])
+            [alone], others = rows_alone([partials])
+            merged = merge(others, target.flow)
+            flows.write([Piece(partials, alone), Piece(merged.flows, np.arange(len(merged.flows)))])
+            stretches.append(merged.unresolved)
+    yield from _told(flows.sums, Partials.concat(stretches))
 
-    context = TaskContext.get()
-    assert context is not None
-    name = f"part-{context.partitionId():05}{suffix}.parquet"
-    carried = len(open_paths)
-    paths = pa.concat_arrays([pa.array(open_paths, pa.string()), _paths(from_stream(splits.value))])
-    merger, still_open, sums = Merger(flow), OpenFlows(flow), Sums()
 
-    def flows_of(merged: Merged) -> Iterator[pa.RecordBatch]:
-        flows = merged.flows
-        if carries(flow):
-            still_open.add(flows)
-            waits = is_carried(flows)  # the night before has them as they are
-            sums.idle_packets += int(flows.packets[waits].sum())
-            flows = flows.take(np.flatnonzero(~waits))
-        sums.rows += len(flows)
-        sums.packets += int(flows.packets.sum())
-        file.write(flow_table(flows, paths, carried))
-        if len(merged.unresolved):
-            yield _aside(_STRETCHES, pa.Table.from_batches([merged.unresolved.to_arrow()]), RIDERS)
-
-    with _File(folder, name, context.taskAttemptId(), schemas.FLOWS.arrow_schema(stored=True)) as file:
+def merge_again(batches: Iterable[pa.RecordBatch], target: Target) -> Iterator[pa.RecordBatch]:
+    """PACKETS_ALONE, in merge order, as ``merge_buckets`` does it, but never more than a batch at once."""
+    merger = Merger(target.flow)
+    with _Flows(target, "-again") as flows:
         for batch in batches:
-            is_aside = pc.is_valid(batch[_ASIDE])
-            asides = batch.filter(is_aside)
-            if asides.num_rows:
-                yield pa.RecordBatch.from_arrays([asides[field.name] for field in RIDERS], schema=RIDERS)
-            yield from flows_of(merger.add(Partials.from_arrow(batch.filter(pc.invert(is_aside)))))
-        yield from flows_of(merger.finish())
-    if carries(flow):
-        schema = schemas.OPEN_FLOWS.arrow_schema()
-        with _File(f"{folder}/{OPEN_FOLDER}", name, context.taskAttemptId(), schema) as file:
-            for table in still_open.tables(paths, carried, _BATCH_ROWS):
-                file.write(table)
-        sums.last_us = still_open.last_us
-    yield _aside(_SUMS, pa.table({f.name: [getattr(sums, f.name)] for f in fields(Sums)}), RIDERS)
+            merged = merger.add(Partials.from_arrow(batch))
+            flows.write([Piece(merged.flows, np.arange(len(merged.flows)))])
+        merged = merger.finish()
+        flows.write([Piece(merged.flows, np.arange(len(merged.flows)))])
+    yield from _told(flows.sums, NO_PARTIALS)
 
 
-class _File:
-    """A Parquet file that gets its name when it is whole; there is none where no row is written.
+def _told(sums: Sums, stretches: Partials) -> Iterator[pa.RecordBatch]:
+    if len(stretches):
+        yield aside(_STRETCHES, pa.Table.from_batches([stretches.to_arrow()]))
+    yield aside(_SUMS, pa.table({f.name: [getattr(sums, f.name)] for f in fields(Sums)}))
 
-    Each attempt at a task writes a file of its own, all with the same content, so whichever is named last is right.
-    """
 
-    def __init__(self, folder: str, name: str, attempt: int, schema: pa.Schema) -> None:
-        self._filesystem, base = open_filesystem(folder)
-        self._path, self._attempt = f"{base}/{name}", f"{base}/{ATTEMPT}{attempt}-{name}"
-        self._schema = schema
-        self._writer: pq.ParquetWriter | None = None
-        self._waiting: list[pa.Table] = []
+class _Flows:
+    """The files of the flows of one Spark task, and what is told of them."""
 
-    def write(self, table: pa.Table) -> None:
-        self._waiting.append(table)
-        if sum(map(len, self._waiting)) >= _GROUP_ROWS:
-            self._flush()
+    def __init__(self, target: Target, suffix: str) -> None:
+        from pyspark import TaskContext
 
-    def _flush(self) -> None:
-        group = pa.concat_tables(self._waiting)
-        self._waiting = []
-        if self._writer is None and len(group):
-            self._writer = pq.ParquetWriter(self._attempt, self._schema, filesystem=self._filesystem)
-        if self._writer is not None and len(group):
-            self._writer.write_table(group, row_group_size=len(group))
+        context = TaskContext.get()
+        assert context is not None
+        name, attempt = f"part-{context.partitionId():05}{suffix}.parquet", context.taskAttemptId()
+        open_paths = pa.array(target.open_paths, pa.string())
+        self.sums = Sums()
+        self._carried = len(open_paths)
+        self._paths = pa.concat_arrays([open_paths, _paths(from_stream(target.splits.value))])
+        self._file = PartFile(target.folder, name, attempt, schemas.FLOWS.arrow_schema(stored=True), _GROUP_ROWS)
+        self._open: OpenFlows | None = None
+        if carries(target.flow):
+            self._open = OpenFlows(target.flow)
+            folder = f"{target.folder}/{OPEN_FOLDER}"
+            self._open_file = PartFile(folder, name, attempt, schemas.OPEN_FLOWS.arrow_schema(), _GROUP_ROWS)
 
-    def __enter__(self) -> _File:
+    def write(self, pieces: list[Piece]) -> None:
+        """Write flows in the order of time."""
+        if self._open is not None:
+            pieces = [self._noted(self._open, flows.take(rows)) for flows, rows in pieces]
+        for flows, rows in pieces:
+            self.sums.rows += len(rows)
+            self.sums.packets += int(flows.packets[rows].sum())
+        self._file.write(table_in_time_order(pieces, self._paths, self._carried))
+
+    def _noted(self, still_open: OpenFlows, flows: Partials) -> Piece:
+        """Those flows of which this night has seen packets; all are noted as what may be open."""
+        still_open.add(flows)
+        waits = is_carried(flows)  # the night before has them as they are
+        self.sums.idle_packets += int(flows.packets[waits].sum())
+        return Piece(flows, np.flatnonzero(~waits))
+
+    def __enter__(self) -> _Flows:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None and self._waiting:
-            self._flush()
-        if self._writer is not None:
-            self._writer.close()
-            if kind is None:
-                self._filesystem.move(self._attempt, self._path)
+        self._file.close(whole=kind is None)
+        if self._open is not None and kind is None:
+            for table in self._open.tables(self._paths, self._carried, _BATCH_ROWS):
+                self._open_file.write(table)
+            self._open_file.close(whole=True)
+            self.sums.last_us = self._open.last_us
 
 
 def quarantine_table(unreadable: Mapping[str, str]) -> pa.Table:
@@ -225,21 +231,6 @@ def quarantine_table(unreadable: Mapping[str, str]) -> pa.Table:
     rows = sorted(unreadable.items())
     columns = [[path for path, _ in rows], [why for _, why in rows]]
     return pa.table(columns, schema=schemas.QUARANTINE.arrow_schema())
-
-
-def to_stream(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return bytes(sink.getvalue())
-
-
-def from_stream(stream: Any) -> pa.Table:
-    return pa.ipc.open_stream(stream).read_all()
-
-
-def _ids(batches: Iterable[pa.RecordBatch]) -> Iterator[int]:
-    return (task for batch in batches for task in batch["id"].to_pylist())
 
 
 def _splits_of(splits: Broadcast[bytes], task: int, capture: config.Capture, flow: config.Flow) -> TaskSplits:
@@ -270,16 +261,12 @@ def _partials_of(table: pa.Table) -> Partials:
     return Partials.concat([Partials.from_arrow(batch) for batch in table.to_batches()])
 
 
-def _rows(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """The batch as PARTIAL_FLOWS with nothing aside, in pieces of a size that suits the JVM."""
-    riders = [pa.nulls(batch.num_rows, field.type) for field in RIDERS]
-    whole = pa.RecordBatch.from_arrays([*batch.columns, *riders], schema=PARTIAL_FLOWS)
+def _parcels(partials: Partials, partitions: int) -> pa.RecordBatch:
+    return parcels(partials.to_arrow(), mix(partials.keys.T), partitions)
+
+
+def _rows(partials: Partials) -> Iterator[pa.RecordBatch]:
+    """The partial flows in pieces of a size that suits the JVM."""
+    batch = partials.to_arrow()
     for start in range(0, batch.num_rows, _BATCH_ROWS):
-        yield whole.slice(start, _BATCH_ROWS)
-
-
-def _aside(kind: str, content: pa.Table, schema: pa.Schema) -> pa.RecordBatch:
-    """One row that holds nothing but a table."""
-    nothing = [pa.nulls(1, field.type) for field in schema][: -len(RIDERS)]
-    row = [*nothing, pa.array([to_stream(content)], pa.binary()), pa.array([kind])]
-    return pa.RecordBatch.from_arrays(row, schema=schema)
+        yield batch.slice(start, _BATCH_ROWS)

@@ -143,7 +143,7 @@ def test_write__without_unique_every_flow_is_a_row_in_as_many_row_groups_as_aske
     assert all((rows.num_flows == 1).all() for rows in parts.values())
     for part in PARTS:
         groups = [pq.read_metadata(path).num_row_groups for path in Path(dataset.uri, part).glob("part-*.parquet")]
-        assert 3 <= sum(groups) <= 4
+        assert 3 <= sum(groups) <= 3 + len(groups), "at most one more in each file"
 
 
 def test_write__accounting_adds_up_and_names_what_was_left_out(written: Partition) -> None:
@@ -183,7 +183,7 @@ def test_write__unlisted_flows_become_a_class_where_the_setting_says_so(
 
 
 def _files(dataset: Partition) -> dict[str, list[pa.Table]]:
-    """The Parquet files of each part, in the order of their names, without the names, which Spark makes up."""
+    """The Parquet files of each part, in the order of their names."""
     return {
         part: [pq.read_table(path) for path in sorted(Path(dataset.uri, part).glob("part-*.parquet"))] for part in PARTS
     }

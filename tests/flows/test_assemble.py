@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,7 @@ from iotid.capture.plan import write_splits
 from iotid.config import Settings
 from iotid.errors import AccountingError, InputError, PartitionError
 from iotid.flows import QUARANTINE_FILE, assemble, from_captures, read_counters, read_flows, write_flows
-from iotid.flows.work import Sums, _File
+from iotid.flows.work import Sums
 from iotid.storage import Partition, Store
 
 pytestmark = pytest.mark.spark
@@ -110,24 +109,6 @@ def test_write_flows__packets_or_files_that_got_lost_leave_no_partition(
     with pytest.raises(AccountingError, match=r"flows: .* (are in them|footers promise)"):
         write_flows(spark, store, *NIGHT.values(), settings.capture, settings.flow)
     assert not store.exists("flows", NIGHT)
-
-
-def test_file__gets_its_name_when_it_is_whole(tmp_path: Path) -> None:
-    schema = pa.schema([("number", pa.int32())])
-    table = pa.table({"number": pa.array([1, 2, 3], pa.int32())})
-    with _File(str(tmp_path), "part-0.parquet", 7, schema):
-        pass
-    assert list(tmp_path.iterdir()) == [], "no row, no file"
-    with contextlib.suppress(ZeroDivisionError), _File(str(tmp_path), "part-0.parquet", 7, schema) as file:
-        file.write(table)
-        file._flush()
-        raise ZeroDivisionError
-    assert [path.name for path in tmp_path.iterdir()] == ["_attempt-7-part-0.parquet"]
-    for attempt in (8, 9):  # the second takes the place of the first
-        with _File(str(tmp_path), "part-0.parquet", attempt, schema) as file:
-            file.write(table)
-            file.write(table)
-    assert pq.read_table(tmp_path / "part-0.parquet", partitioning=None)["number"].to_pylist() == [1, 2, 3, 1, 2, 3]
 
 
 def test_write_flows__captures_that_cannot_be_read_fail_or_are_in_quarantine(

@@ -13,7 +13,7 @@ import pytest
 
 from iotid.capture.plan import write_splits
 from iotid.config import Settings
-from iotid.flows import count_continued, from_captures, read_flows, write_flows
+from iotid.flows import TOLD_BY, from_captures, later_flows, night_files, read_flows, write_flows
 from iotid.storage import Partition, Store
 
 pytestmark = pytest.mark.spark
@@ -73,7 +73,12 @@ def test_nights__one_after_the_other_give_the_flows_of_one_run(
     nights = [assemble(spark, store, captures, day, settings) for day in DAYS]
     expected = from_captures(captures, **rule)
     assert content(read_flows(spark, nights).toArrow()) == content(expected)
-    assert count_continued(spark, nights) > 0
+    later = later_flows(nights)
+    told_further = sum(
+        file.told_further(batch, later).true_count for file in night_files(nights) for batch in file.read(TOLD_BY)
+    )
+    assert told_further > 0
+    assert sum(night.metadata["rows"] for night in nights) == expected.num_rows + told_further
     assert sum(night.metadata["carried_packets"] for night in nights[1:]) > 0
     assert nights[2].metadata["open_flows"] > 0
 

@@ -1,0 +1,365 @@
+"""What workers of the Spark job run: files of flows into units, rows and, in the end, files of a dataset.
+
+Two passes over the flows. The first counts what becomes of each and tells the units of each label, of which the driver
+makes the split. The second knows label and part of each flow: equal rows become one in the worker that read them, then
+in the bucket where they meet; and when all are counted, each worker writes those that it has.
+
+Shape suffixes: N flows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from iotid import config
+from iotid.dataset.characteristics import Encoding, quantise_column, select_characteristics
+from iotid.dataset.hashes import hash_rows
+from iotid.dataset.labels import UNKNOWN, DeviceList
+from iotid.dataset.packed import pack, unpack
+from iotid.dataset.partition import PARTS, Doubt, Split, Summary, columns_read, distinct_units, positions, summarise
+from iotid.dataset.store import LABEL, WEIGHT
+from iotid.flows import TOLD_BY, NightFile
+from iotid.shuffle import NO_BUCKET, aside, buckets_of, contents, mix, numbers, parcel, parcels, receive, settle
+from iotid.storage import PartFile
+
+CONTINUED, OTHER_PROTOCOL, UNLISTED, CONFLICT, LABELLED = (
+    "continued", "other_protocol", "unlisted", "conflict", "labelled",
+)  # fmt: skip
+
+_OUTCOMES, _VOTES, _SUMMARIES, _ANSWERS, _VALUES, _ROWS = (
+    "outcomes", "votes", "summaries", "answers", "values", "rows",
+)  # fmt: skip
+_EVIDENCE = ("capture_file", "client_mac", "server_mac", "client_ip", "server_ip", "first_seen")
+_ROW = pa.schema(
+    [
+        pa.field("part", pa.int8()),
+        pa.field("label", pa.int32()),
+        pa.field("hash", pa.uint64()),
+        pa.field("sequences", pa.binary()),
+        pa.field(WEIGHT, pa.int64()),
+    ]
+)
+_HELD_ROWS = 1 << 18  # rows that a task gathers before it sends them
+
+
+@dataclass(frozen=True)
+class Source:
+    """The flows of some nights and what is asked of each."""
+
+    files: Sequence[NightFile]
+    later: pa.Table
+    devices: DeviceList
+    settings: config.Dataset
+    max_packets: int
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """All that a flow may get."""
+        return tuple(sorted({*self.devices.labels(self.settings.label), UNKNOWN}))
+
+    def read(
+        self, number: int, columns: Iterable[str], outcomes: Counter[tuple[str, str]]
+    ) -> Iterator[tuple[pa.RecordBatch, NDArray[np.int32]]]:
+        """Flows of a file that have a label, batch by batch, and (N,) index into ``labels``; all others are counted."""
+        file, keep_unlisted = self.files[number], self.settings.unlisted == "unknown"
+        names = self.devices.labels(self.settings.label)
+        label_of = np.array([self.labels.index(name) for name in (*names, UNKNOWN)], np.int32)
+        protocols = pa.array(self.settings.protocols, pa.int32())
+        told_by = TOLD_BY if len(self.later) else ()
+        for read in file.read(dict.fromkeys(["protocol", *_EVIDENCE, *told_by, *columns])):
+            flows = read
+            if told_by:
+                flows = flows.filter(pc.invert(file.told_further(flows, self.later)))
+                outcomes[CONTINUED, ""] += read.num_rows - flows.num_rows
+            of_all = flows.num_rows
+            flows = flows.filter(pc.is_in(flows["protocol"], value_set=protocols))
+            outcomes[OTHER_PROTOCOL, ""] += of_all - flows.num_rows
+            device_N, conflict_N = self.devices.resolve(flows)
+            kept_N = (device_N >= 0) | (~conflict_N & keep_unlisted)
+            conflicts = int(conflict_N.sum())
+            outcomes[CONFLICT, ""] += conflicts
+            outcomes[UNLISTED, ""] += flows.num_rows - int(kept_N.sum()) - conflicts
+            yield flows.filter(pa.array(kept_N)), label_of[device_N[kept_N]]  # -1, of no device, takes the last
+
+    def packed(self, flows: pa.RecordBatch) -> pa.BinaryArray:
+        """(N,) all sequences of each flow."""
+        chosen = select_characteristics(self.settings.characteristics).values()
+        return pack([quantise_column(flows, each, self.max_packets) for each in chosen])
+
+    @property
+    def sequence_columns(self) -> list[str]:
+        return [each.column for each in select_characteristics(self.settings.characteristics).values()]
+
+    def positions(self, flows: pa.RecordBatch, label_N: NDArray[np.int32], packed: pa.BinaryArray) -> Any:
+        """(N,) as `partition.positions`."""
+        label_hash = hash_rows([pa.array(self.labels)])
+        return positions(flows, self.settings, label_hash[label_N], packed)
+
+
+def look(tasks: Iterable[pa.RecordBatch], source: Source, partitions: int) -> Iterator[pa.RecordBatch]:
+    """First pass: PARCELS of the units of each label, or the votes on captures, and what became of every flow."""
+    settle()
+    protocol = source.settings.protocol
+    columns = [*columns_read(protocol), *(source.sequence_columns if protocol == "random_unique" else [])]
+    for number in numbers(tasks):
+        outcomes: Counter[tuple[str, str]] = Counter()
+        found: list[tuple[NDArray[np.int32], Any]] = []
+        votes: Counter[tuple[int, int]] = Counter()
+        for flows, label_N in source.read(number, columns, outcomes):
+            labels, counts = np.unique(label_N, return_counts=True)
+            outcomes.update({(LABELLED, source.labels[i]): n for i, n in zip(labels, counts.tolist(), strict=True)})
+            packed = source.packed(flows) if protocol == "random_unique" else None
+            position_N = source.positions(flows, label_N, packed)
+            if protocol == "by_capture":
+                pairs, seen = np.unique(np.stack([position_N, label_N]), axis=1, return_counts=True)
+                votes.update(dict(zip(map(tuple, pairs.T.tolist()), seen.tolist(), strict=True)))
+                continue
+            found.append((label_N, position_N))
+            if sum(len(label) for label, _ in found) > _HELD_ROWS:
+                yield _units(found, partitions)
+                found = []
+        if found:
+            yield _units(found, partitions)
+        counted = [{"outcome": outcome, "label": label, "flows": n} for (outcome, label), n in outcomes.items()]
+        yield aside(
+            _OUTCOMES, pa.Table.from_pylist(counted, _schema("outcome string, label string, flows int64")), partitions
+        )
+        told = [{"position": at, "label": source.labels[label], "flows": n} for (at, label), n in votes.items()]
+        yield aside(
+            _VOTES, pa.Table.from_pylist(told, _schema("position int64, label string, flows int64")), partitions
+        )
+
+
+def _schema(text: str) -> pa.Schema:
+    return pa.schema([tuple(field.split()) for field in text.split(", ")])
+
+
+def _units(found: Sequence[tuple[NDArray[np.int32], Any]], partitions: int) -> pa.RecordBatch:
+    units = distinct_units(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+    label_U = np.repeat(np.array([label for label, _ in units], np.int32), [len(own) for _, own in units])
+    position_U = np.concatenate([own for _, own in units]) if units else np.empty(0, np.int64)
+    rows = pa.RecordBatch.from_arrays([pa.array(label_U), pa.array(position_U)], names=["label", "position"])
+    return parcels(rows, mix([position_U.view(np.uint64)]), partitions)
+
+
+def _units_of(pieces: Sequence[pa.RecordBatch]) -> list[tuple[int, Any]]:
+    units = pa.concat_tables([table for _, table in contents(pieces)])
+    return distinct_units(units["label"].to_numpy(), units["position"].to_numpy())
+
+
+def sum_up_units(batches: Iterable[pa.RecordBatch], partitions: int) -> Iterator[pa.RecordBatch]:
+    """ASIDES: what travelled aside, and a summary of each bucket's units."""
+    schema = pa.schema(
+        {"label": pa.int32(), "count": pa.int64(), "step": pa.int64(), "positions": pa.list_(pa.int64())}
+    )
+    for bucket, pieces in receive(batches):
+        if bucket == NO_BUCKET:
+            yield from pieces
+        else:
+            rows = [vars(summary) for summary in summarise(_units_of(pieces), buckets_of(partitions))]
+            yield aside(_SUMMARIES, pa.Table.from_pylist(rows, schema))
+
+
+def look_closer(batches: Iterable[pa.RecordBatch], doubts: Sequence[Doubt]) -> Iterator[pa.RecordBatch]:
+    """ASIDES: of every bucket the units that are in doubt."""
+    schema = pa.schema({"doubt": pa.int32(), "below": pa.int64(), "positions": pa.list_(pa.int64())})
+    for bucket, pieces in receive(batches):
+        if bucket != NO_BUCKET:
+            units = dict(_units_of(pieces))
+            nothing = np.empty(0, np.int64)
+            found = [doubt.among(units.get(doubt.label, nothing)) for doubt in doubts]
+            rows = [{"doubt": i, "below": below, "positions": own} for i, (below, own) in enumerate(found)]
+            yield aside(_ANSWERS, pa.Table.from_pylist(rows, schema))
+
+
+def deal(
+    tasks: Iterable[pa.RecordBatch], source: Source, split: Split, labels: Sequence[str], partitions: int
+) -> Iterator[pa.RecordBatch]:
+    """Second pass: PARCELS of the rows of ``labels``, and how often each value was seen in training.
+
+    With ``settings.unique`` a row is a distinct (part, label, sequences) of what the task has gathered.
+    """
+    settle()
+    place = {name: number for number, name in enumerate(labels)}
+    label_of = np.array([place.get(name, -1) for name in source.labels], np.int32)
+    columns = [*columns_read(source.settings.protocol), *source.sequence_columns]
+    for number in numbers(tasks):
+        gathered = _Gathered(source.settings, partitions)
+        for read, read_N in source.read(number, columns, Counter()):
+            kept_N = label_of[read_N] >= 0
+            flows, label_N = read.filter(pa.array(kept_N)), read_N[kept_N]
+            packed = source.packed(flows)
+            part_N = split.parts(label_N, source.positions(flows, label_N, packed))
+            yield from gathered.add(part_N, label_of[label_N], packed)
+        yield from gathered.send()
+        yield aside(_VALUES, gathered.seen(), partitions)
+
+
+class _Gathered:
+    """Rows that a task has gathered and not yet sent."""
+
+    def __init__(self, settings: config.Dataset, partitions: int) -> None:
+        self._settings = settings
+        self._partitions = partitions
+        self._rows: list[pa.Table] = []
+        self._seen: dict[str, Counter[int]] = {name: Counter() for name in settings.characteristics}
+
+    def add(
+        self, part_N: NDArray[np.int8], label_N: NDArray[np.int32], packed: pa.BinaryArray
+    ) -> Iterator[pa.RecordBatch]:
+        ones = np.ones(len(packed), np.int64)
+        names = ["part", "label", "sequences", WEIGHT]
+        rows = pa.table([pa.array(part_N), pa.array(label_N), packed, pa.array(ones)], names=names)
+        self._rows.append(_distinct(rows) if self._settings.unique else rows)
+        if sum(map(len, self._rows)) > _HELD_ROWS:
+            if self._settings.unique:
+                self._rows = [_distinct(pa.concat_tables(self._rows))]
+            if not self._settings.unique or len(self._rows[0]) > _HELD_ROWS // 2:
+                yield from self.send()
+
+    def send(self) -> Iterator[pa.RecordBatch]:
+        if not self._rows:
+            return
+        rows = pa.concat_tables(self._rows)
+        rows = (_distinct(rows) if self._settings.unique else rows).combine_chunks()
+        self._rows = []
+        for batch in rows.to_batches():
+            self._see(batch.filter(pc.equal(batch["part"], PARTS.index("train"))))
+            hash_N = hash_rows([batch["sequences"], batch["label"]])
+            columns = {**{name: batch[name] for name in batch.schema.names}, "hash": pa.array(hash_N)}
+            dealt = pa.RecordBatch.from_arrays([columns[name] for name in _ROW.names], schema=_ROW)
+            yield parcels(dealt, hash_N, self._partitions)
+
+    def _see(self, rows: pa.RecordBatch) -> None:
+        flows_N = rows[WEIGHT].to_numpy()
+        for seen, lists in zip(self._seen.values(), unpack(rows["sequences"], len(self._seen)), strict=True):
+            weight = np.repeat(flows_N, np.diff(lists.offsets.to_numpy()))
+            values, place = np.unique(lists.values.to_numpy(), return_inverse=True)
+            times = np.bincount(place, weights=weight, minlength=len(values)).astype(np.int64)
+            seen.update(dict(zip(values.tolist(), times.tolist(), strict=True)))
+
+    def seen(self) -> pa.Table:
+        rows = [
+            {"name": name, "value": value, "seen": times}
+            for name, seen in self._seen.items()
+            for value, times in seen.items()
+        ]
+        return pa.Table.from_pylist(rows, _schema("name string, value int64, seen int64"))
+
+
+def _distinct(rows: pa.Table) -> pa.Table:
+    """Equal rows as one that weighs as much as they do."""
+    keys = [name for name in rows.schema.names if name != WEIGHT]
+    summed = rows.group_by(keys, use_threads=False).aggregate([(WEIGHT, "sum")])
+    return summed.rename_columns([name.removesuffix("_sum") for name in summed.schema.names]).select(rows.schema.names)
+
+
+def gather(batches: Iterable[pa.RecordBatch], unique: bool) -> Iterator[pa.RecordBatch]:
+    """PARCELS: one for each bucket, its rows by part and in the order of their hash; and how many they are."""
+    from pyspark import TaskContext
+
+    settle()
+    context = TaskContext.get()
+    assert context is not None
+    for bucket, pieces in receive(batches):
+        if bucket == NO_BUCKET:
+            for piece in pieces:
+                for kind, table in contents([piece]):
+                    yield aside(kind, table, 1)
+            continue
+        rows = pa.concat_tables([table for _, table in contents(pieces)]).combine_chunks()
+        rows = _distinct(rows) if unique else rows
+        rows = rows.take(pa.array(np.lexsort((rows["hash"].to_numpy(), rows["part"].to_numpy()))))
+        counted = rows.group_by(["part", "label"], use_threads=False).aggregate([(WEIGHT, "count"), (WEIGHT, "sum")])
+        where = pa.array(np.full(len(counted), context.partitionId(), np.int32))
+        yield aside(_ROWS, counted.append_column("partition", where), 1)
+        yield parcel(bucket, rows)
+
+
+def write(
+    batches: Iterable[pa.RecordBatch], folder: str, encoding: Encoding, group_rows: Sequence[Mapping[str, int]]
+) -> Iterator[pa.RecordBatch]:
+    """What a partition has gathered into a file of each part; ``group_rows``: rows of a row group, by partition."""
+    from pyspark import TaskContext
+
+    context = TaskContext.get()
+    assert context is not None
+    sequence = pa.list_(pa.field("element", pa.int32(), nullable=False))
+    schema = pa.schema(
+        [pa.field(name, sequence, nullable=False) for name in encoding.vocabularies]
+        + [pa.field(name, pa.int32(), nullable=False) for name in (LABEL, WEIGHT)]
+    )
+    name, own = f"part-{context.partitionId():05}.parquet", group_rows[context.partitionId()]
+    files = {
+        part: PartFile(f"{folder}/{part}", name, context.taskAttemptId(), schema, rows) for part, rows in own.items()
+    }
+    whole = False
+    try:
+        for bucket, pieces in receive(batches):
+            if bucket == NO_BUCKET:
+                continue
+            for _, rows in contents(pieces):
+                for number, part in enumerate(PARTS):
+                    of_part = rows.filter(pc.equal(rows["part"], number))
+                    if len(of_part):
+                        files[part].write(_encoded(of_part, encoding, schema))
+        whole = True
+    finally:
+        for file in files.values():
+            file.close(whole=whole)
+    yield from ()
+
+
+def _encoded(rows: pa.Table, encoding: Encoding, schema: pa.Schema) -> pa.Table:
+    lists = unpack(rows["sequences"].combine_chunks(), len(encoding.columns))
+    ids = encoding.encode(pa.RecordBatch.from_arrays(lists, names=list(encoding.columns)))
+    offsets = pa.array(np.arange(len(rows) + 1, dtype=np.int32) * encoding.max_packets)
+    sequences = [
+        pa.ListArray.from_arrays(offsets, pa.array(ids_NM.ravel()), type=schema.field(0).type)
+        for ids_NM in ids.values()
+    ]
+    return pa.Table.from_arrays([*sequences, rows["label"], rows[WEIGHT].cast(pa.int32())], schema=schema)
+
+
+@dataclass
+class Told:
+    """What travelled aside of one job."""
+
+    outcomes: Counter[tuple[str, str]]
+    votes: list[tuple[int, str, int]]
+    summaries: list[Summary]
+    answers: dict[int, list[tuple[int, Any]]]
+    seen: dict[str, Counter[int]]
+    rows: list[dict[str, int]]
+
+    @staticmethod
+    def of(asides: pa.Table) -> Told:
+        told = Told(Counter(), [], [], {}, {}, [])
+        for kind, table in contents(asides):
+            columns = [column.to_pylist() for column in table.columns if column.type != pa.list_(pa.int64())]
+            arrays = [row.values.to_numpy() for row in table["positions"]] if "positions" in table.schema.names else []
+            if kind == _OUTCOMES:
+                for outcome, label, flows in zip(*columns, strict=True):
+                    told.outcomes[outcome, label] += flows
+            elif kind == _VOTES:
+                told.votes += zip(*columns, strict=True)
+            elif kind == _SUMMARIES:
+                told.summaries += map(Summary, *columns, arrays)
+            elif kind == _ANSWERS:
+                for doubt, below, own in zip(*columns, arrays, strict=True):
+                    told.answers.setdefault(doubt, []).append((below, own))
+            elif kind == _VALUES:
+                for name, value, seen in zip(*columns, strict=True):
+                    told.seen.setdefault(name, Counter())[value] += seen
+            else:
+                told.rows += table.to_pylist()
+        return told
