@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +35,8 @@ def spark_session(settings: config.Spark, app_name: str = "iotid") -> SparkSessi
     if running is not None:
         return running
     check_java()
-    from iotid.capture.source import PcapDataSource
-
+    ahead = threading.Thread(target=_import_ahead, daemon=True)
+    ahead.start()
     defaults = {
         "spark.app.name": app_name,
         "spark.driver.memory": settings.driver_memory,
@@ -67,8 +69,22 @@ def spark_session(settings: config.Spark, app_name: str = "iotid") -> SparkSessi
         if not submitted.contains(name):
             builder = builder.config(name, value)
     spark = builder.getOrCreate()
+    ahead.join()
+    from iotid.capture.source import PcapDataSource
+
     spark.dataSource.register(PcapDataSource)
     return spark
+
+
+def runs_here(settings: config.Spark) -> bool:
+    """Whether Spark has no other machine than this one, so that small work need not wait for it to start."""
+    return "PYSPARK_GATEWAY_PORT" not in os.environ and settings.master.startswith("local")
+
+
+def _import_ahead() -> None:
+    """Load what nearly every step needs while Java starts, which takes longer."""
+    for name in ("pandas", "iotid.capture.source", "iotid.flows.assemble", "iotid.dataset.write"):
+        import_module(name)
 
 
 def archive_classes() -> None:

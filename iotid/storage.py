@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
-from iotid import __version__
+import iotid
 from iotid.errors import PartitionError, UserError
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class Store:
             "table": table,
             "keys": dict(keys),
             "schema_version": schema_version,
-            "code_version": __version__,
+            "code_version": iotid.__version__,
             **staged.metadata,
         }
         staged.write_json(METADATA, metadata)

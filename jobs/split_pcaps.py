@@ -14,10 +14,10 @@ def main(settings: Settings, captures: str, site: str, capture_date: str) -> Non
     Reads the captures' record headers. Writes the table `splits`.
     """
     from iotid.capture.plan import write_splits
-    from iotid.session import spark_session
+    from iotid.session import runs_here, spark_session
     from iotid.storage import Store
 
-    spark = spark_session(settings.spark, "iotid split-pcaps")
+    spark = None if runs_here(settings.spark) else spark_session(settings.spark, "iotid split-pcaps")
     night = write_splits(spark, Store(settings.storage.root), captures, site, capture_date, settings.capture)
     told = night.metadata
     command.say(f"splits: {told['files']:,} captures, {told['bytes']:,} bytes, {told['rows']:,} splits -> {night.uri}")

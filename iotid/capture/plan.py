@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
 
 def write_splits(
-    spark: SparkSession, store: Store, location: str, site: str, capture_date: str, capture: config.Capture
+    spark: SparkSession | None, store: Store, location: str, site: str, capture_date: str, capture: config.Capture
 ) -> Partition:
     """Cut every capture below ``location`` and write the partition of table `splits`.
+
+    Without ``spark``, or where it has this machine alone, the captures are walked in threads of this process.
 
     Raises:
         InputError: the location is missing or holds no capture; or a capture cannot be read, and
@@ -30,12 +32,13 @@ def write_splits(
     """
 
     def walk_all(walk: Callable[[Piece], Guess | str | None], pieces: Sequence[Piece]) -> Sequence[Guess | str | None]:
+        assert spark is not None
         return spark.sparkContext.parallelize(pieces, len(pieces)).map(walk).collect()
 
     keys = {"site": site, "capture_date": capture_date}
     captures, ignored, unreadable = find_captures([location], capture.unreadable)
     # on one machine this process has the same cores as workers would have, and need not be started
-    local = str(spark.sparkContext.master).startswith("local")
+    local = spark is None or str(spark.sparkContext.master).startswith("local")
     plan = split_captures(captures, capture, None if local else walk_all)
     with store.write("splits", keys, schemas.SPLITS.version) as staged:
         schema = schemas.SPLITS.arrow_schema(stored=True)
