@@ -5,8 +5,10 @@ A job declares its command with these pieces; ``iotid STEP`` and ``spark-submit 
 
 from __future__ import annotations
 
+import errno
 import functools
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -32,7 +34,7 @@ class Step(click.Command):
         except IotidError as fault:
             raise _OneLine(fault) from None
         except Exception as fault:
-            told = _raised_in_worker(fault)
+            told = _raised_in_worker(fault) or _full_disk(fault)
             if told is None:
                 raise
             raise _OneLine(told) from None
@@ -159,6 +161,17 @@ def _raised_in_worker(fault: Exception) -> IotidError | None:
     matches = _WORKER_ERROR.findall(str(fault))
     kind = getattr(errors, matches[-1][0], None) if matches else None
     return kind(matches[-1][1]) if isinstance(kind, type) and issubclass(kind, IotidError) else None
+
+
+def _full_disk(fault: Exception) -> IotidError | None:
+    """What a full disk is called, wherever it was met: in this process, in a Spark worker or in Java."""
+    told = str(fault)
+    if not any(os.strerror(number) in told for number in (errno.ENOSPC, errno.EDQUOT)):
+        return None
+    return errors.SpaceError(
+        "the disk is full: free some space below storage.root, and where Spark and Python put their temporary files "
+        "(spark.local.dir, TMPDIR), then run the step again; what was there before it is unchanged"
+    )
 
 
 class _OneLine(click.ClickException):

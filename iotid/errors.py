@@ -40,6 +40,10 @@ class StaleError(DataError):
     """A capture is no longer what it was when it was planned."""
 
 
+class SpaceError(IotidError):
+    """A disk is full."""
+
+
 class SchemaError(DataError):
     """A table's columns differ from its contract in schemas.py."""
 

@@ -82,9 +82,10 @@ def test_cli__missing_java_is_refused_with_the_line_to_run(tmp_path: Path) -> No
 
     wrpcap(str(tmp_path / "a.pcap"), [Ether(b"\0" * 60)])
     for env in ({"JAVA_HOME": str(tmp_path)}, {"JAVA_HOME": "", "PATH": str(tmp_path)}):
-        told = _iotid(
-            "split-pcaps", *NIGHT, "--captures", f"{tmp_path}", "--set", f"storage.root={tmp_path}/store", env=env
-        )
+        settings = ["--set", f"storage.root={tmp_path}/store"]
+        split = _iotid("split-pcaps", *NIGHT, "--captures", f"{tmp_path}", *settings, env=env)
+        assert split.returncode == 0, "one machine plans without Java"
+        told = _iotid("assemble-flows", *NIGHT, *settings, env=env)
         _is_one_clear_line(told, "Java: Spark needs Java 17 or 21", "apt-get install openjdk-17-jre-headless")
 
 

@@ -23,6 +23,8 @@ from iotid import config, schemas
 from iotid.flows.cut import cut_flows, merge_flows, partial_flows
 from iotid.flows.merge import Merger
 from iotid.flows.partial import FlowTable, Partials, packets_of_stretches
+from iotid.flows.work import _parcels
+from iotid.shuffle import contents, receive
 
 PATHS = ["a.pcap", "b.pcap", "c.pcap"]
 EPOCH = datetime(2024, 2, 29, 23, 59, 50, tzinfo=UTC)
@@ -298,3 +300,25 @@ def test_table__a_flow_of_many_packets_takes_no_more_room_than_one_of_max_packet
         assert partials.packets.tolist() == [count]
         assert len(partials.heads) == 4
     assert sizes[0] == sizes[1]
+
+
+def test_parcels__of_a_subscriber_with_nearly_all_flows_are_spread_evenly_and_an_elephant_is_a_row_a_task(
+    packets_of: Build,
+) -> None:
+    partitions, runs, flows, elephant = 8, 3, 4000, 6000
+    sent = []
+    for run in range(runs):
+        table = FlowTable(rule(), run)
+        start = run * 100_000
+        # all flows are of one address; the elephant has more packets than all others together
+        rows = [row(start + n, start + n, source_port=1024 + n % flows) for n in range(flows)]
+        rows += [row(start + flows + n, start + flows + n, source_port=9) for n in range(elephant)]
+        table.add(packets_of(rows, PATHS))
+        partials = table.flush()
+        assert len(partials) == flows + 1
+        sent.append(_parcels(partials, partitions))
+    of_partition = np.zeros(partitions, int)
+    for bucket, pieces in receive(pa.Table.from_batches(sent).sort_by("bucket").to_batches()):
+        of_partition[bucket // 16] += sum(len(rows) for _, rows in contents(pieces))
+    assert of_partition.sum() == runs * (flows + 1)
+    assert of_partition.max() < 1.15 * of_partition.mean(), of_partition
