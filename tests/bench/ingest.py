@@ -188,6 +188,7 @@ def main() -> None:
         for size in given.gigabytes:
             capture = folder / f"{size}.pcap"
             write_copies(merged, capture, size * _GB, new_flows=True)
+            os.sync()  # or else whoever comes first shares the disk with it
             found = {"iotid": iotid(capture, labels.absolute(), folder)}
             if _PEERS.exists():
                 found["nfstream"] = nfstream(capture, folder)

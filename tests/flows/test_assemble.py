@@ -139,3 +139,23 @@ def test_write_flows__captures_that_cannot_be_read_fail_or_are_in_quarantine(
     assert partition.metadata["unreadable"] == 3
     counted = {(Path(row["capture_file"]).name, row["reason"]) for row in read_counters(partition).to_pylist()}
     assert counted == {("a.pcap", "flow"), ("b.pcap", "unreadable"), ("c.pcap", "unreadable")}
+
+
+def test_write_flows__a_late_capture_makes_its_night_again_and_no_other(
+    spark: Any, settings: Settings, night: Path
+) -> None:
+    store = Store(settings.storage.root)
+    settings = in_pieces(settings)
+    (night.parent / "late.pcap").write_bytes((night / "c.pcap").read_bytes())
+    (night / "c.pcap").unlink()
+    other = {**NIGHT, "capture_date": "2024-03-01"}
+    made = {}
+    for keys in (NIGHT, other):
+        write_splits(spark, store, str(night), *keys.values(), settings.capture)
+        made[keys["capture_date"]] = content(write_flows(spark, store, *keys.values(), settings.capture, settings.flow))
+    (night.parent / "late.pcap").rename(night / "c.pcap")
+    write_splits(spark, store, str(night), *NIGHT.values(), settings.capture)
+    again = write_flows(spark, store, *NIGHT.values(), settings.capture, settings.flow)
+    assert ordered(read_flows(spark, [again]).toArrow()) == ordered(from_captures(night, site="north"))
+    assert content(again) != made["2024-02-29"]
+    assert content(store.open("flows", other)) == made["2024-03-01"]
