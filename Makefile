@@ -13,7 +13,7 @@ ROOT ?= var/run
 SECONDS := 60
 SEED ?= 1
 
-.PHONY: help setup airflow-setup peers-setup demo run test test-unit test-conformance test-spark test-ddp test-dags check format wheel clean bench-census-hits bench-capture bench-ingest drill-kill drill-cluster fuzz
+.PHONY: help setup airflow-setup peers-setup demo run test test-unit test-conformance test-spark test-ddp test-dags check format wheel clean bench-census-hits bench-capture bench-ingest bench-train bench-predict drill-kill drill-cluster fuzz
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -64,6 +64,12 @@ bench-capture: setup peers-setup ## the capture engine beside its peers: make be
 
 bench-ingest: setup peers-setup ## captures to a dataset beside NFStream: make bench-ingest [CAPTURES=DIR LABELS=FILE], half an hour; ends with one line of JSON
 	@$(PY) tests/bench/ingest.py $(if $(CAPTURES),--captures "$(CAPTURES)" --labels "$(LABELS)")
+
+bench-train: setup ## training beside the plain model, at the paper's size: make bench-train [LEARN="--captures DIR --labels FILE …"]
+	@$(PY) tests/bench/learning.py train $(LEARN)
+
+bench-predict: setup ## prediction beside the plain model, same weights: make bench-predict [LEARN="--captures DIR --labels FILE …"]
+	@$(PY) tests/bench/learning.py predict $(LEARN)
 
 drill-kill: setup ## kill an ingest at 20 random moments and look at what is left: make drill-kill [SEED=1], minutes
 	@$(PY) tests/drills/kill.py --seed $(SEED)

@@ -1,0 +1,214 @@
+"""learning.py train|predict [--captures DIR --labels FILE]...: iotid's model beside the plain one, at the paper's size.
+
+The plain one (`plain.py`) does what the paper describes with no thought: every flow, 32 steps each, float32, dense Adam
+over all 65,536 windows. Both learn the same flows' lengths and windows; `predict` gives both the same weights, trained
+for --epochs epochs, and compares every answer. Flows: of one or more folders of captures, each with its device list,
+split 80/10/10 by a seeded draw (without: those that the project writes itself). Ends with one line of JSON.
+
+train: flows a second of both (the plain one timed over --plain-steps steps of 256 flows); with --plain-epochs N also
+the time until iotid's validation macro F1 comes within 0.3 points of what N epochs of the plain one reach.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+from plain import PlainEnsemble, batch_of, values_of
+from torch.nn import functional as F
+
+from iotid import config
+from iotid.dataset import DeviceList, Encoding, Rows, Vocabulary
+from iotid.dataset.characteristics import select_characteristics
+from iotid.flows import from_captures
+from iotid.model import Predictor
+from iotid.model.sequences import distinct_sequences
+from iotid.training.fit import fit, macro_f1
+
+_CLOSE = 0.003  # of macro F1
+_BATCH = 256  # flows of one step of the plain model
+_SHARES = (0.8, 0.9)
+
+
+class Bench(NamedTuple):
+    """The labelled flows, and which of them are for training, validation and test."""
+
+    flows: pa.Table
+    label: np.ndarray
+    parts: list[np.ndarray]
+    encoding: Encoding
+
+
+def read_flows(folders: list[tuple[str, str]], settings: config.Settings) -> Bench:
+    """Flows of every folder that its list knows, TCP and UDP, of models with ten or more."""
+    tables, names = [], []
+    for captures, listed in folders:
+        devices = DeviceList.read(listed)
+        flows = from_captures(captures, join_files=False)
+        flows = flows.filter(pa.compute.is_in(flows["protocol"], value_set=pa.array([6, 17], pa.int32())))
+        number_N = devices.match(flows)
+        tables.append(flows.filter(pa.array(number_N >= 0)).replace_schema_metadata())
+        names.append(np.array(devices.labels("model"), object)[number_N[number_N >= 0]])
+    label_N = np.concatenate(names)
+    labels, counts = np.unique(label_N.astype(str), return_counts=True)
+    kept = np.isin(label_N.astype(str), labels[counts >= 10])
+    labels = tuple(labels[counts >= 10].tolist())
+    flows = pa.concat_tables(tables).filter(pa.array(kept))
+    label_N = np.searchsorted(labels, label_N[kept].astype(str))
+    order = np.random.default_rng(1).permutation(len(label_N))
+    parts = np.split(order, [int(share * len(order)) for share in _SHARES])
+    train = flows.take(pa.array(parts[0]))
+    vocabularies = {}
+    for name, each in select_characteristics(settings.dataset.characteristics).items():
+        values = train[each.column].combine_chunks().flatten().to_numpy()
+        vocabularies[name] = Vocabulary(tuple(np.unique(values).tolist()))
+    encoding = Encoding(settings.flow.max_packets, vocabularies, labels, {}, (6, 17), settings.flow.length)
+    return Bench(flows, label_N, parts, encoding)
+
+
+def rows_of(bench: Bench, part: int) -> Rows:
+    """The distinct (sequences, label) of a part, as a dataset holds them."""
+    own = bench.parts[part]
+    sequences = bench.encoding.encode(bench.flows.take(pa.array(own)))
+    with_label, which = distinct_sequences({**sequences, "": bench.label[own].astype(np.int32)[:, None].repeat(
+        bench.encoding.max_packets, axis=1)})  # fmt: skip
+    label = with_label.pop("")[:, 0].astype(np.int64)
+    return Rows(with_label, label, np.bincount(which, minlength=len(label)))
+
+
+def train_plain(bench: Bench, settings: config.Settings, steps: int, epochs: int) -> dict[str, Any]:
+    """Flows a second over some steps, and, with epochs, the macro F1 of each and the seconds until then."""
+    torch.manual_seed(1)
+    sequences = values_of(bench.flows, bench.encoding.max_packets)
+    model = PlainEnsemble(settings.model, len(bench.encoding.labels))
+    optimiser = torch.optim.Adam(model.parameters(), lr=settings.training.learning_rate)
+    labels = torch.from_numpy(bench.label)
+
+    def step(rows: np.ndarray) -> None:
+        optimiser.zero_grad(set_to_none=True)
+        F.cross_entropy(model(batch_of(sequences, rows)), labels[rows]).backward()
+        optimiser.step()
+
+    draw = np.random.default_rng(1)
+    step(bench.parts[0][:_BATCH])
+    begin = time.perf_counter()
+    for _ in range(steps):
+        step(draw.choice(bench.parts[0], _BATCH))
+    result: dict[str, Any] = {"flows_per_s": round(steps * _BATCH / (time.perf_counter() - begin), 1)}
+    seconds, result["epochs"] = 0.0, []
+    for _ in range(epochs):
+        begin = time.perf_counter()
+        model.train()
+        for rows in np.array_split(draw.permutation(bench.parts[0]), -(-len(bench.parts[0]) // _BATCH)):
+            step(rows)
+        seconds += time.perf_counter() - begin
+        predicted = predict_plain(model.eval(), sequences, bench.parts[1]).argmax(axis=1)
+        confusion = np.zeros((len(bench.encoding.labels),) * 2)
+        np.add.at(confusion, (bench.label[bench.parts[1]], predicted), 1)
+        result["epochs"].append({"seconds": round(seconds, 1), "macro_f1": round(macro_f1(confusion), 5)})
+        sys.stderr.write(f"plain: {result['epochs'][-1]}\n")
+    return result
+
+
+@torch.inference_mode()
+def predict_plain(model: PlainEnsemble, sequences: dict[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
+    """Logits (N, C)."""
+    batches = [rows[at : at + _BATCH] for at in range(0, len(rows), _BATCH)]
+    return torch.cat([model(batch_of(sequences, batch)) for batch in batches]).numpy()
+
+
+def train_iotid(bench: Bench, settings: config.Settings, folder: Path) -> dict[str, Any]:
+    train, validation = rows_of(bench, 0), rows_of(bench, 1)
+    epochs: list[dict[str, float]] = []
+
+    def note(metrics: dict[str, float], _: int) -> None:
+        seconds = metrics["seconds"] + (epochs[-1]["seconds"] if epochs else 0)
+        epochs.append({"seconds": round(seconds, 1), "macro_f1": round(metrics["validation_macro_f1"], 5)})
+        sys.stderr.write(f"iotid: {epochs[-1]}\n")
+
+    found = fit(settings.model, settings.training, bench.encoding, train, validation, folder, on_epoch=note)
+    times = [epoch["flows_per_s"] for epoch in found.history]
+    return {"rows": len(train.label), "flows_per_s": round(float(np.median(times)), 1), "epochs": epochs}
+
+
+def bench_train(bench: Bench, settings: config.Settings, given: argparse.Namespace) -> dict[str, Any]:
+    plain = train_plain(bench, settings, given.plain_steps, given.plain_epochs)
+    with tempfile.TemporaryDirectory() as folder:
+        ours = train_iotid(bench, settings, Path(folder))
+    ratios = {"flows_per_s": ours["flows_per_s"] / plain["flows_per_s"]}
+    if plain["epochs"]:
+        end = plain["epochs"][-1]
+        there = [epoch["seconds"] for epoch in ours["epochs"] if epoch["macro_f1"] >= end["macro_f1"] - _CLOSE]
+        ratios["time_to_macro_f1"] = end["seconds"] / there[0] if there else 0.0
+    return {"plain": plain, "iotid": ours, "ratios": {name: round(value, 1) for name, value in ratios.items()}}
+
+
+def bench_predict(bench: Bench, settings: config.Settings, given: argparse.Namespace) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        train_iotid(bench, settings, Path(folder))
+        predictor = Predictor.load(folder)
+    predictor.predict(bench.flows.slice(0, 1000))
+    begin = time.perf_counter()
+    answers = predictor.predict(bench.flows)
+    ours_s = time.perf_counter() - begin
+    plain = PlainEnsemble(settings.model, len(bench.encoding.labels)).eval()
+    plain.take_over(predictor._model, bench.encoding.vocabularies)
+    some = np.random.default_rng(1).permutation(len(bench.flows))[: given.plain_flows or len(bench.flows)]
+    begin = time.perf_counter()
+    logits = predict_plain(plain, values_of(bench.flows, bench.encoding.max_packets), some)
+    plain_s = time.perf_counter() - begin
+    top = np.sort(logits, axis=1)
+    named = pa.compute.index_in(answers["label"], value_set=pa.array(bench.encoding.labels)).to_numpy()[some]
+    differ = named != logits.argmax(axis=1)
+    ties = top[:, -1] - top[:, -2] < given.tie
+    found = {
+        "iotid": {"flows_per_s": round(len(bench.flows) / ours_s, 1), "seconds": round(ours_s, 2)},
+        "plain": {"flows_per_s": round(len(some) / plain_s, 1), "flows": len(some)},
+        "differ": int(differ.sum()),
+        "differ_beyond_ties": int((differ & ~ties).sum()),
+        "tie": given.tie,
+    }
+    return found | {"ratio": round(found["iotid"]["flows_per_s"] / found["plain"]["flows_per_s"], 1)}
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("what", choices=["train", "predict"])
+    options.add_argument("--captures", action="append", default=[], help="folder of captures; repeatable")
+    options.add_argument("--labels", action="append", default=[], help="device list of each of them")
+    options.add_argument("--config", default="paper.yaml", help="settings; model and training are read")
+    options.add_argument("--set", action="append", default=[], help="section.key=value")
+    options.add_argument("--plain-steps", type=int, default=10)
+    options.add_argument("--plain-epochs", type=int, default=0, help="the plain model's training; 0: speed only")
+    options.add_argument("--plain-flows", type=int, default=4096, help="flows that the plain model scores; 0: all")
+    options.add_argument("--tie", type=float, default=1e-4, help="difference of logits below which classes are equal")
+    given = options.parse_args()
+    if len(given.captures) != len(given.labels):
+        options.error("each --captures needs its --labels")
+    settings = config.load_settings([given.config], given.set)
+    torch.set_num_threads(torch.get_num_threads())
+    with tempfile.TemporaryDirectory() as folder:
+        pairs = list(zip(given.captures, given.labels, strict=True))
+        if not pairs:
+            from iotid.capture.simulate import write_demo
+
+            write_demo(Path(folder))
+            pairs = [(f"{folder}/captures", f"{folder}/devices.yaml")]
+        bench = read_flows(pairs, settings)
+    told = {"flows": len(bench.flows), "classes": len(bench.encoding.labels), "threads": torch.get_num_threads()}
+    told["values"] = {name: known.size for name, known in bench.encoding.vocabularies.items()}
+    sys.stderr.write(f"{told}\n")
+    found = (bench_train if given.what == "train" else bench_predict)(bench, settings, given)
+    sys.stdout.write(json.dumps({**told, **found}) + "\n")
+
+
+if __name__ == "__main__":
+    main()
