@@ -99,6 +99,7 @@ class Training(_Section):
     class_weight: Literal["none", "balanced"]
     device: Literal["auto", "cpu", "cuda"]
     threads: int = Field(ge=1)
+    checkpoint_minutes: float = Field(ge=0)
     seed: int = Field(ge=0)
 
 

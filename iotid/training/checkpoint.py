@@ -1,6 +1,6 @@
 """Checkpoints: tensors in safetensors, the rest in JSON, nothing that unpickles, and never half of one.
 
-The tensors are written first, each epoch's under a name of its own; the JSON that names them is what makes them a
+The tensors are written first, each time under a name of their own; the JSON that names them is what makes them a
 checkpoint, and it is replaced in one move. A process that dies in between leaves the checkpoint before.
 """
 
@@ -24,14 +24,16 @@ _DESCRIPTION = "checkpoint.json"
 
 @dataclass
 class Checkpoint:
-    """Where a run stands after ``epoch`` epochs. Random states are not kept: they follow from (seed, epoch, rank).
+    """Where a run stands after ``epoch`` epochs and ``batch`` batches of the next one, with losses of ``loss_sum``.
 
-    ``fingerprint`` names the settings and rows that the run learns with; ``tensors`` are the model's, the best
-    model's and the optimiser's.
+    Random states are not kept: they follow from (seed, epoch, batch, rank). ``fingerprint`` names the settings and rows
+    that the run learns with; ``tensors`` are the model's, the best model's and the optimiser's.
     """
 
     fingerprint: str
     epoch: int = 0
+    batch: int = 0
+    loss_sum: float = 0.0
     best_epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -73,4 +75,4 @@ class Checkpoint:
 
     @property
     def _tensors_name(self) -> str:
-        return f"epoch-{self.epoch:05d}.safetensors"
+        return f"epoch-{self.epoch:05d}-{self.batch:07d}.safetensors"

@@ -38,6 +38,7 @@ _log = logging.getLogger(__name__)
 HISTORY = "history.json"
 _CHECKPOINTS = "checkpoint"
 _VALIDATION_PACKETS = 16384  # packets scored at once
+_OF_NO_MATTER = {"ranks", "epochs", "patience", "device", "threads", "checkpoint_minutes"}  # for what a run learns
 _SPEAK_S = 30.0  # within a long epoch, seconds between two lines of progress
 
 
@@ -64,8 +65,9 @@ def fit(
 ) -> FitResult:
     """Learn from ``train`` until the macro F1 of ``validation`` no longer rises; keep the best weights.
 
-    Rank 0 writes into ``folder``: the bundle of the best weights, ``history.json``, and after each epoch a
-    checkpoint, from which a run of the same settings and rows goes on with the same result as if never stopped.
+    Rank 0 writes into ``folder``: the bundle of the best weights, ``history.json``, and after each epoch and every
+    ``checkpoint_minutes`` within one a checkpoint, from which a run of the same settings and rows goes on with the same
+    result as if never stopped.
     Ranks are those of torch.distributed where it was started. ``on_epoch`` is called on rank 0 after each epoch with
     ``loss``, ``validation_loss``, ``validation_macro_f1``, ``validation_accuracy``, ``rows_per_s``, ``flows_per_s``
     (a row counts as the flows that it stands for) and ``seconds``.
@@ -81,10 +83,14 @@ def fit(
     run.restore(folder / _CHECKPOINTS)
     resumed_from = run.state.epoch
     started = time.monotonic()
+
+    def save() -> None:
+        run.keep().save(folder / _CHECKPOINTS)
+
     while not run.done:
-        metrics = run.advance()
+        metrics = run.advance(save)
         if ranks.leads:
-            run.keep().save(folder / _CHECKPOINTS)
+            save()
             _log.info("%s", _progress(run.state, settings, metrics, started, resumed_from))
             if on_epoch is not None:
                 on_epoch(metrics, run.state.epoch)
@@ -125,35 +131,38 @@ class _Run:
         waited = self.state.epoch - self.state.best_epoch
         return self.state.epoch >= self._settings.epochs or waited >= self._settings.patience
 
-    def advance(self) -> dict[str, float]:
-        """Learn for one epoch and judge it; the metrics are the same on every rank, but for the times."""
+    def advance(self, save: Callable[[], None]) -> dict[str, float]:
+        """Learn for the rest of an epoch and judge it; the metrics are the same on every rank, but for the times.
+
+        Rank 0 calls ``save`` now and then.
+        """
         epoch, started = self.state.epoch + 1, time.monotonic()
-        loss = self._learn(epoch)
+        learned = self._learn(epoch, save)
         seconds = time.monotonic() - started
         metrics = {
-            "loss": loss,
+            "loss": self.state.loss_sum / float(self._weights_N.sum()),
             **self._judge(),
-            "rows_per_s": len(self._train.label) / seconds,
-            "flows_per_s": float(self._train.num_flows.sum()) / seconds,
+            "rows_per_s": len(learned) / seconds,
+            "flows_per_s": float(self._train.num_flows[learned].sum()) / seconds,
             "seconds": seconds,
         }
         self.state.history.append(metrics)
-        self.state.epoch = epoch
+        self.state.epoch, self.state.batch, self.state.loss_sum = epoch, 0, 0.0
         best = self.state.history[self.state.best_epoch - 1]["validation_macro_f1"] if self.state.best_epoch else -1.0
         if metrics["validation_macro_f1"] > best:
             self.state.best_epoch = epoch
             self.best = _copy(self._model.state_dict())
         return metrics
 
-    def _learn(self, epoch: int) -> float:
-        """One pass over all rows; the mean loss, weighted as the rows are."""
-        settings, ranks = self._settings, self._ranks
-        torch.manual_seed(_seed_of(settings.seed, epoch, ranks.rank))  # of dropout
+    def _learn(self, epoch: int, save: Callable[[], None]) -> np.ndarray:
+        """Those batches of a pass over all rows that are not done yet; the rows in them. Adds to the state's losses."""
+        settings, ranks, state = self._settings, self._ranks, self.state
         order = np.random.default_rng([settings.seed, epoch]).permutation(len(self._train.label))
         batches = [order[at : at + settings.batch_size] for at in range(0, len(order), settings.batch_size)]
         self._parallel.train()
-        total, spoke = 0.0, time.monotonic()
-        for number, batch in enumerate(batches, start=1):
+        first, spoke, saved = state.batch, time.monotonic(), time.monotonic()
+        for number, batch in enumerate(batches[first:], start=first + 1):
+            torch.manual_seed(_seed_of(settings.seed, epoch, number, ranks.rank))  # of dropout
             # each step has the same size, however many flows its rows stand for: on real captures a constant divisor,
             # which would equal training on the copies in expectation, needed more epochs to the same macro F1
             weight = float(self._weights_N[batch].sum())
@@ -167,11 +176,15 @@ class _Run:
                 )
             (share * ranks.world).backward()  # DDP takes the mean over the ranks; the shares' sum is wanted
             self._optimiser.step()
-            total += loss * weight
+            state.loss_sum += loss * weight
+            state.batch = number
+            if ranks.leads and number < len(batches) and time.monotonic() - saved >= 60 * settings.checkpoint_minutes:
+                save()
+                saved = time.monotonic()
             if ranks.leads and time.monotonic() - spoke > _SPEAK_S:
                 spoke = time.monotonic()
                 _log.info("epoch %d: %d of %d batches", epoch, number, len(batches))
-        return total / float(self._weights_N.sum())
+        return np.concatenate(batches[first:]) if first < len(batches) else order[:0]
 
     def _share_of_loss(self, batch: np.ndarray, weight: float) -> torch.Tensor:
         """What this rank's rows of the global batch add to the batch's weighted mean loss.
@@ -229,7 +242,7 @@ class _Run:
         found = Checkpoint.load(folder, self.state.fingerprint).to_bytes() if self._ranks.leads else (b"", b"")
         description, tensors = (self._ranks.from_leader(part) for part in found)
         self.state = Checkpoint.from_bytes(description, tensors)
-        if not self.state.epoch:
+        if not self.state.tensors:
             return
         parts: dict[str, dict[str, torch.Tensor]] = {"model": {}, "best": {}, "adam": {}}
         for name, tensor in self.state.tensors.items():
@@ -245,7 +258,8 @@ class _Run:
         self._optimiser.load_state_dict({"state": moments, "param_groups": groups})
         self.state.tensors = {}
         if self._ranks.leads:
-            _log.info("going on after epoch %d from the checkpoint in %s", self.state.epoch, folder)
+            stands = f"epoch {self.state.epoch} and {self.state.batch} batches"
+            _log.info("going on after %s from the checkpoint in %s", stands, folder)
 
 
 def macro_f1(confusion_CC: np.ndarray) -> float:
@@ -290,7 +304,7 @@ def _fingerprint(
     content = hashlib.sha256()
     for array in _arrays(train, validation):
         content.update(np.ascontiguousarray(array).data)
-    learned_with = settings.model_dump(mode="json", exclude={"ranks", "epochs", "patience", "device", "threads"})
+    learned_with = settings.model_dump(mode="json", exclude=_OF_NO_MATTER)
     extra = {"training": learned_with, "world": world, "encoding": encoding.to_json(), "rows": content.hexdigest()}
     return config.settings_hash(model, extra=extra)
 

@@ -97,8 +97,9 @@ def test_fit__a_run_killed_in_any_epoch_resumes_to_the_same_end(toy: ModuleType,
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
 
 
+@pytest.mark.parametrize(("minutes", "resumed_at"), [(1000.0, (1, 0)), (0.0, (1, 1))])
 def test_fit__a_run_killed_within_an_epoch_resumes_to_the_same_end(
-    toy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    minutes: float, resumed_at: tuple[int, int], toy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     undisturbed = _fit(toy, tmp_path / "undisturbed", dropout=True)
     steps, original = [], torch.optim.Adam.step
@@ -111,10 +112,14 @@ def test_fit__a_run_killed_within_an_epoch_resumes_to_the_same_end(
 
     monkeypatch.setattr(torch.optim.Adam, "step", die_at_step_6)
     with pytest.raises(KeyboardInterrupt):
-        _fit(toy, tmp_path / "killed", dropout=True)
-    resumed = _fit(toy, tmp_path / "killed", dropout=True)
+        _fit(toy, tmp_path / "killed", dropout=True, checkpoint_minutes=minutes)
+    kept = json.loads((tmp_path / "killed" / "checkpoint" / "checkpoint.json").read_text())
+    assert (kept["epoch"], kept["batch"]) == resumed_at
+    resumed = _fit(toy, tmp_path / "killed", dropout=True, checkpoint_minutes=minutes)
     assert resumed.resumed_from == 1
     assert _told(resumed) == _told(undisturbed)
+    for name in ("weights.safetensors", "model.json"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
 
 
 def test_fit__more_epochs_go_on_from_the_end_as_if_never_stopped(toy: ModuleType, tmp_path: Path) -> None:
@@ -135,7 +140,7 @@ def test_fit__checkpoint_of_other_settings_or_rows_is_left_aside_and_said_so(
     assert "other settings or another dataset" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["checkpoint.json", "epoch-00001.safetensors"])
+@pytest.mark.parametrize("name", ["checkpoint.json", "epoch-00001-0000000.safetensors"])
 def test_fit__damaged_checkpoint_is_left_aside_and_said_so(
     toy: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
@@ -150,7 +155,7 @@ def test_fit__damaged_checkpoint_is_left_aside_and_said_so(
 def test_fit__keeps_one_checkpoint_and_nothing_half_written(toy: ModuleType, tmp_path: Path) -> None:
     _fit(toy, tmp_path, epochs=3)
     assert sorted(path.name for path in (tmp_path / "checkpoint").iterdir()) == [
-        "checkpoint.json", "epoch-00003.safetensors"
+        "checkpoint.json", "epoch-00003-0000000.safetensors"
     ]  # fmt: skip
 
 
