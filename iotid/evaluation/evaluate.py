@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
@@ -12,8 +13,9 @@ from numpy.typing import NDArray
 from iotid import baselines, config
 from iotid.errors import DataError, SettingError
 from iotid.evaluation import leakage, metrics
+from iotid.evaluation.ablation import hide
 from iotid.evaluation.align import Model, check_probabilities, over_labels, translate
-from iotid.evaluation.schema import REPORT_VERSION, Dataset, Part, Report, Seconds, System
+from iotid.evaluation.schema import REPORT_VERSION, Dataset, Hidden, Part, Report, Seconds, System
 
 if TYPE_CHECKING:
     from iotid.dataset import Encoding, Rows
@@ -61,7 +63,7 @@ def score(
         raise SettingError(f"evaluation.baselines: {both[0]!r} is also the name of a model; rename the model")
     if not test.num_flows.sum():
         raise DataError(f"dataset {identity['name']}: the test part is empty; write it with a larger test share")
-    contestants = {**_trained(encoding, test, models), **contestants}
+    contestants = {**_trained(encoding, test, models, settings), **contestants}
     labels = list(encoding.labels)
     labels += sorted({label for each in contestants.values() for label in each.knows} - set(labels))
     ceiling = leakage.ceiling(test)
@@ -79,19 +81,35 @@ def score(
 
 @dataclass(frozen=True)
 class _Contestant:
-    """``answer`` gives (N, len(knows)) probabilities of the test part's N rows, once ``fit``, if any, was called."""
+    """``answer`` gives (N, len(knows)) probabilities of the test part's N rows, once ``fit``, if any, was called.
+
+    ``hidden``: of a trained model the same for each characteristic, with that one hidden.
+    """
 
     kind: str
     origin: str
     knows: Sequence[str]
     answer: Callable[[], NDArray[Any]]
     fit: Callable[[], Any] | None = None
+    hidden: Mapping[str, Callable[[], NDArray[Any]]] = field(default_factory=dict)
 
 
-def _trained(encoding: Encoding, test: Rows, models: Mapping[str, Model]) -> dict[str, _Contestant]:
+def _trained(
+    encoding: Encoding, test: Rows, models: Mapping[str, Model], settings: config.Evaluation
+) -> dict[str, _Contestant]:
     def contestant(name: str, model: Model) -> _Contestant:
         sequences = translate(test.sequences, encoding, model.encoding, name)
-        return _Contestant("model", _MODEL_ORIGIN, model.encoding.labels, lambda: model.probabilities(sequences))
+
+        def without(characteristic: str) -> NDArray[Any]:
+            return model.probabilities(hide(sequences, characteristic, test.num_flows, settings.seed))
+
+        return _Contestant(
+            "model",
+            _MODEL_ORIGIN,
+            model.encoding.labels,
+            answer=lambda: model.probabilities(sequences),
+            hidden={characteristic: partial(without, characteristic) for characteristic in sequences},
+        )
 
     return {name: contestant(name, model) for name, model in models.items()}
 
@@ -123,6 +141,14 @@ def _judge(
     answers_NL = over_labels(own_NC, contestant.knows, labels)
     predicted_N = answers_NL.argmax(axis=1)
     confusion_LL = metrics.confusion_matrix(test.label, predicted_N, test.num_flows, len(labels))
+    hidden: dict[str, Hidden] = {}
+    for characteristic, answer in contestant.hidden.items():
+        without_N = over_labels(answer(), contestant.knows, labels).argmax(axis=1)
+        without_LL = metrics.confusion_matrix(test.label, without_N, test.num_flows, len(labels))
+        hidden[characteristic] = {
+            "macro_f1": metrics.scores(without_LL, 0, settings.seed)["macro_f1"]["value"],
+            "f1": [row["f1"] for row in metrics.per_class(without_LL, labels)],
+        }
     bins = metrics.reliability(answers_NL.max(axis=1), predicted_N == test.label, test.num_flows)
     scores = metrics.scores(confusion_LL, settings.bootstrap, settings.seed)
     return {
@@ -135,5 +161,6 @@ def _judge(
         "reliability": bins,
         "per_class": metrics.per_class(confusion_LL, labels),
         "confusion": confusion_LL.tolist(),
+        "hidden": hidden,
         "seconds": seconds,
     }

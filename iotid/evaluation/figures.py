@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from iotid.evaluation.schema import Bin
+from iotid.evaluation.schema import Bin, System
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,6 +54,30 @@ def confusion_matrix(confusion_CC: NDArray[Any], labels: Sequence[str], path: Pa
     bar = figure.colorbar(image, ax=axes, shrink=0.6, pad=0.02)
     bar.set_label("% of the true class", fontsize=8)
     bar.ax.tick_params(labelsize=7)
+    _save(figure, path)
+
+
+def ablation(system: System, path: Path, title: str = "") -> None:
+    """Points of F1 that each class loses when a characteristic is hidden; above them those of the macro F1."""
+    hidden = system["hidden"].values()
+    names_R = ["macro F1"]
+    lost_RK = [[_points(system["metrics"]["macro_f1"]["value"], each["macro_f1"]) for each in hidden]]
+    for number, of_class in enumerate(system["per_class"]):
+        if of_class["support"]:
+            names_R.append(_short(of_class["label"]))
+            lost_RK.append([_points(of_class["f1"], each["f1"][number]) for each in hidden])
+    names = list(system["hidden"])
+    figure = _figure(3.2 + 1.1 * len(names), 1.6 + 0.25 * len(names_R))
+    axes = figure.add_subplot()
+    axes.imshow(lost_RK, cmap=_colour_map(), vmin=0, vmax=100, aspect="auto")
+    for (row, column), points in np.ndenumerate(np.array(lost_RK)):
+        ink = "white" if points > 55 else "black"
+        axes.text(column, row, f"{points:.1f}", ha="center", va="center", color=ink, fontsize=7.5)
+    axes.set_xticks(range(len(names)), [f"without\n{name}" for name in names])
+    axes.set_yticks(range(len(names_R)), names_R)
+    axes.tick_params(labelsize=7.5, length=0)
+    axes.axhline(0.5, color=_GREY, linewidth=1)
+    axes.set_title(f"{title}\npoints of F1 lost" if title else "points of F1 lost", fontsize=9)
     _save(figure, path)
 
 
@@ -118,6 +142,10 @@ def _write_percents(axes: Axes, percent_CC: NDArray[np.float64], font: float) ->
         if percent >= 0.5:  # NaN and what would read as 0 stay empty
             ink = "white" if percent > 55 else "black"
             axes.text(column, row, f"{percent:.0f}", ha="center", va="center", color=ink, fontsize=font)
+
+
+def _points(whole: float | None, without: float | None) -> float:
+    return 100 * ((whole or 0.0) - (without or 0.0))
 
 
 def _curve(axes: Axes, history: Sequence[Mapping[str, Any]], key: str, label: str, colour: str, marker: str) -> None:

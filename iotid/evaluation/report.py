@@ -97,7 +97,12 @@ def _draw(name: str, system: System, report: Report, folder: Path) -> dict[str, 
     confusion, reliability = folder / f"confusion_{file_name}.png", folder / f"reliability_{file_name}.png"
     figures.confusion_matrix(np.array(system["confusion"]), report["labels"], confusion, title)
     figures.reliability(system["reliability"], reliability, title)
-    return {"confusion": _image(confusion), "reliability": _image(reliability)}
+    drawn = {"confusion": _image(confusion), "reliability": _image(reliability)}
+    if system["hidden"]:
+        ablation = folder / f"ablation_{file_name}.png"
+        figures.ablation(system, ablation, title)
+        drawn["ablation"] = _image(ablation)
+    return drawn
 
 
 def _render(report: Report, drawn: Mapping[str, Any], curves: dict[str, Any] | None, decision: Decision | None) -> str:

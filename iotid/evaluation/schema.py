@@ -58,6 +58,13 @@ class Bin(TypedDict):
     flows: int
 
 
+class Hidden(TypedDict):
+    """Scores with one characteristic hidden (`ablation`); ``f1`` in the order of the report's labels."""
+
+    macro_f1: float | None
+    f1: list[float | None]
+
+
 class Seconds(TypedDict):
     """Wall time; ``fit`` is null for a model that came trained."""
 
@@ -66,7 +73,10 @@ class Seconds(TypedDict):
 
 
 class System(TypedDict):
-    """One contestant. ``knows`` are the labels it can answer; ``confusion`` has true classes as rows, in flows."""
+    """One contestant. ``knows`` are the labels it can answer; ``confusion`` has true classes as rows, in flows.
+
+    ``hidden`` tells of each characteristic what a trained model scores without it; nothing, of a baseline.
+    """
 
     kind: str
     origin: str
@@ -77,6 +87,7 @@ class System(TypedDict):
     reliability: list[Bin]
     per_class: list[ClassScore]
     confusion: list[list[int]]
+    hidden: dict[str, Hidden]
     seconds: Seconds
 
 

@@ -50,6 +50,7 @@ def test_write_report__folder_holds_json_page_and_figures(report: Any, tmp_path:
     assert page == tmp_path / "report" / "report.html"
     assert json.loads((tmp_path / "report" / "report.json").read_text()) == report
     assert sorted(path.name for path in (tmp_path / "report" / "figures").iterdir()) == [
+        "ablation_ensemble.png",
         "confusion_ensemble.png",
         "confusion_majority_sequence.png",
         "learning_curves.png",
@@ -61,7 +62,7 @@ def test_write_report__folder_holds_json_page_and_figures(report: Any, tmp_path:
 def test_write_report__page_reads_nothing_from_elsewhere(report: Any, tmp_path: Path) -> None:
     page = _Page(write_report(report, tmp_path, history=[{"loss": 1.0}]).read_text())
     sources = [value for name, value in page.attributes if name in ("src", "href", "srcset", "action", "data")]
-    assert len(sources) == 5
+    assert len(sources) == 6
     assert all(value and value.startswith("data:image/png;base64,") for value in sources)
     assert not {"script", "link", "iframe", "object"} & set(page.elements)
 
@@ -75,7 +76,7 @@ def test_write_report__hostile_names_stay_text(small: Any, oracle: Any, tmp_path
     decision = Decision(False, (f"Refused: the recall of {_HOSTILE} falls.",))
     page = _Page(write_report(report, tmp_path, decision=decision).read_text())
     assert "script" not in page.elements
-    assert page.elements.count("img") == 4
+    assert page.elements.count("img") == 5
     assert "onerror" not in [name for name, _ in page.attributes]
     assert page.text.count(_HOSTILE) >= 5
     assert f"Refused: the recall of {_HOSTILE} falls." in page.text
@@ -84,10 +85,12 @@ def test_write_report__hostile_names_stay_text(small: Any, oracle: Any, tmp_path
 def test_write_report__says_leakage_ceiling_and_every_class(report: Any, tmp_path: Path) -> None:
     report = copy.deepcopy(report)
     report["systems"]["ensemble"]["per_class"][1].update(precision=None, recall=None, f1=None, support=0)
+    for hidden in report["systems"]["ensemble"]["hidden"].values():
+        hidden["f1"][1] = None
     text = " ".join(_Page(write_report(report, tmp_path).read_text()).text.split())
     assert f"Leakage {100 * report['leakage']:.1f} %." in text
     assert f"Ceiling {100 * report['ceiling']:.1f} %." in text
-    assert "plug — — — 0" in text
+    assert "plug — — — — — 0" in text
     macro_f1 = report["systems"]["ensemble"]["metrics"]["macro_f1"]
     assert f"{100 * macro_f1['low']:.2f} \u2013 {100 * macro_f1['high']:.2f}" in text
     assert "Promotion" not in text

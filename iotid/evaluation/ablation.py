@@ -1,0 +1,37 @@
+"""How much each characteristic carries: a trained model's answers when one of them tells nothing of the flow.
+
+A characteristic is hidden by permutation (Breiman 2001, "Random Forests", section 10): each flow gets the sequence of
+another flow of as many packets. So every network of the ensemble still reads what it was trained to read, which it
+would not if values were blanked out; only the tie to the flow is gone. A flow that no other has the length of keeps its
+own.
+
+Shape suffixes: N rows, M packets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+_PADDING = 0
+
+
+def hide(
+    sequences: Mapping[str, NDArray[np.int32]], characteristic: str, num_flows: NDArray[np.int64], seed: int
+) -> dict[str, NDArray[np.int32]]:
+    """``sequences`` (N, M) with those of one characteristic drawn anew from all flows of each row's length.
+
+    Rows are drawn as often as they stand for flows, ``num_flows`` (N,), so that the characteristic's own distribution
+    stays.
+    """
+    own_NM = sequences[characteristic]
+    packets_N = (own_NM != _PADDING).sum(axis=1)
+    random = np.random.default_rng(seed)
+    drawn_N = np.arange(len(own_NM))
+    for packets in np.unique(packets_N):
+        rows = np.flatnonzero(packets_N == packets)
+        shares = num_flows[rows] / num_flows[rows].sum()
+        drawn_N[rows] = random.choice(rows, len(rows), p=shares)
+    return {**sequences, characteristic: own_NM[drawn_N]}
