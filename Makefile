@@ -31,7 +31,7 @@ peers-setup: .venv-peers/.ready ## the programs that iotid is compared with, fro
 	@./setup.sh peers
 
 demo: setup ## the whole way on captures that it writes itself: capture files in, census out
-	@$(IOTID) demo --config $(CONF) --set storage.root=var/demo --set training.epochs=25
+	@$(IOTID) demo --config $(CONF) --set storage.root=var/demo --set training.epochs=25 --set training.patience=25
 
 run: setup ## make run CAPTURES=DIR LABELS=FILE [SITE=…] [DATE=…] [ROOT=var/run] [CONF=local.yaml] [SET="section.key=value …"]
 	@test -n "$(CAPTURES)" -a -n "$(LABELS)" || { echo 'usage: make run CAPTURES=DIR LABELS=FILE [SITE=…] [DATE=YYYY-MM-DD] [ROOT=…] [CONF=…] [SET="section.key=value …"]' >&2; exit 2; }
