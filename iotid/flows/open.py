@@ -81,8 +81,12 @@ class OpenFlows:
             self._rows, self._added = [self._open(Partials.concat(self._rows))], 0
 
     def tables(self, paths: pa.Array, carried: int, rows: int) -> Iterator[pa.Table]:
-        """schemas.OPEN_FLOWS, up to ``rows`` at once; ``paths`` and ``carried`` as `flow_table` takes them."""
+        """schemas.OPEN_FLOWS by first packet, in whatever order flows came, up to ``rows`` at once.
+
+        ``paths`` and ``carried`` as `flow_table` takes them.
+        """
         left = self._open(Partials.concat(self._rows))
+        left = left.take(np.lexsort((left.state[:, FIRST + 1], left.state[:, FIRST])))
         for start in range(0, len(left), rows):
             some = left.take(np.arange(start, min(start + rows, len(left))))
             batch = some.to_arrow()

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from iotid import config, schemas
 from iotid.flows.cut import cut_flows, merge_flows, partial_flows
 from iotid.flows.merge import Merger
+from iotid.flows.open import OpenFlows
 from iotid.flows.partial import FlowTable, Partials, packets_of_stretches
 from iotid.flows.work import _parcels
 from iotid.shuffle import contents, receive
@@ -322,3 +323,22 @@ def test_parcels__of_a_subscriber_with_nearly_all_flows_are_spread_evenly_and_an
         of_partition[bucket // 16] += sum(len(rows) for _, rows in contents(pieces))
     assert of_partition.sum() == runs * (flows + 1)
     assert of_partition.max() < 1.15 * of_partition.mean(), of_partition
+
+
+def test_open_flows__are_the_same_table_in_whatever_order_flows_came(packets_of: Build) -> None:
+    settings = rule(idle_timeout_s=20)
+    flows = Partials.from_arrow(
+        partial_flows(packets_of([row(n, n, source_port=n % 40) for n in range(100)], PATHS), settings)
+    )
+    dice = np.random.default_rng(1)
+
+    def table(order: Any) -> pa.Table:
+        still_open = OpenFlows(settings)
+        for some in np.array_split(order, 3):
+            still_open.add(flows.take(some))
+        return pa.concat_tables(still_open.tables(pa.array(PATHS), 0, 7))
+
+    first = table(np.arange(len(flows)))
+    assert 10 < len(first) < len(flows)
+    assert first["first_us"].to_pylist() == sorted(first["first_us"].to_pylist())
+    assert all(table(dice.permutation(len(flows))) == first for _ in range(5))
