@@ -24,13 +24,12 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql.types import StructType
 
 Hashes = NDArray[np.uint64]
 
 ASIDES = pa.schema([pa.field("kind", pa.string()), pa.field("content", pa.binary())])
 PARCELS = pa.schema([pa.field("slot", pa.int32()), pa.field("bucket", pa.int32()), *ASIDES])
-PARCELS_SQL = "slot int, bucket int, kind string, content binary"
-ASIDES_SQL = "kind string, content binary"
 NO_BUCKET = -1  # of asides, which come before all parcels
 
 _ROWS = "rows"
@@ -60,19 +59,20 @@ def parcels(rows: pa.RecordBatch, hash_N: Hashes, partitions: int) -> pa.RecordB
 
 
 def parcel(bucket: int, rows: pa.Table) -> pa.RecordBatch:
-    """Rows of a bucket as PARCELS that stay where they are."""
-    row = [pa.array([0], pa.int32()), pa.array([bucket], pa.int32())]
-    row += [pa.array([_ROWS]), pa.array([to_stream(rows)], pa.binary())]
-    return pa.RecordBatch.from_arrays(row, schema=PARCELS)
+    """All rows of a bucket as PARCELS that stay where they are."""
+    return beside(aside(_ROWS, rows), bucket)
 
 
-def aside(kind: str, content: pa.Table, partitions: int | None = None) -> pa.RecordBatch:
-    """The table as a row of ASIDES; of PARCELS, where there are still partitions to go through."""
+def aside(kind: str, content: pa.Table) -> pa.RecordBatch:
+    """The table as a row of ASIDES."""
     row = [pa.array([kind]), pa.array([to_stream(content)], pa.binary())]
-    if partitions is None:
-        return pa.RecordBatch.from_arrays(row, schema=ASIDES)
-    where = [pa.array(_slots(partitions)[:1]), pa.array([NO_BUCKET], pa.int32())]
-    return pa.RecordBatch.from_arrays([*where, *row], schema=PARCELS)
+    return pa.RecordBatch.from_arrays(row, schema=ASIDES)
+
+
+def beside(asides: pa.RecordBatch, bucket: int = NO_BUCKET) -> pa.RecordBatch:
+    """ASIDES as PARCELS, to travel with those of rows."""
+    where = [pa.array(np.full(asides.num_rows, number, np.int32)) for number in (0, bucket)]
+    return pa.RecordBatch.from_arrays([*where, *asides.columns], schema=PARCELS)
 
 
 def partitions_of(spark: SparkSession) -> int:
@@ -93,7 +93,10 @@ def numbered(spark: SparkSession, tasks: Sequence[int]) -> DataFrame:
 
 
 def numbers(batches: Iterable[pa.RecordBatch]) -> Iterator[int]:
-    return (number for batch in batches for number in batch["id"].to_pylist())
+    """The numbers of a task's rows of ``numbered``."""
+    _stay_loaded()
+    for batch in batches:
+        yield from batch["id"].to_pylist()
 
 
 def _renumber(tasks: list[int], batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -108,6 +111,7 @@ def spread(sent: DataFrame, partitions: int) -> DataFrame:
 
 def receive(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, list[pa.RecordBatch]]]:
     """Each bucket of a partition with its parcels as ASIDES, in no order. NO_BUCKET, where it is, comes first."""
+    _stay_loaded()
     bucket = NO_BUCKET
     waiting: list[pa.RecordBatch] = []
     for batch in batches:
@@ -133,8 +137,15 @@ def contents(pieces: Sequence[pa.RecordBatch] | pa.Table) -> Iterator[tuple[str,
             yield kind, from_stream(stream.as_buffer())
 
 
-def settle() -> None:
-    """Make a worker's next task start sooner; a worker calls this at the start of each.
+def spark_schema(schema: pa.Schema) -> StructType:
+    """The schema as Spark takes it, every column nullable."""
+    from pyspark.sql.pandas.types import from_arrow_schema
+
+    return from_arrow_schema(pa.schema([field.with_nullable(True) for field in schema]))
+
+
+def _stay_loaded() -> None:
+    """Make this worker's next task start sooner.
 
     pyspark looks through all that is loaded for garbage after a task, and has every importer of its zip files read its
     directory anew before the next one: 0.2 s each, whatever the task does.

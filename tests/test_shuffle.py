@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iotid.shuffle import (
-    ASIDES_SQL,
+    ASIDES,
     NO_BUCKET,
-    PARCELS_SQL,
+    PARCELS,
     aside,
+    beside,
     buckets_of,
     contents,
     mix,
@@ -24,6 +25,7 @@ from iotid.shuffle import (
     numbers,
     parcels,
     receive,
+    spark_schema,
     spread,
 )
 
@@ -37,7 +39,7 @@ def _rows(start: int, count: int) -> tuple[pa.RecordBatch, Any]:
 @settings(deadline=None)  # many partitions take their time, once
 @given(counts=st.lists(st.integers(0, 200), max_size=4), partitions=st.sampled_from([1, 2, 3, 64, 65, 5000]))
 def test_receive__gives_each_bucket_once_with_all_its_rows(counts: list[int], partitions: int) -> None:
-    sent, start = [aside("told", pa.table({"a": [1]}), partitions)], 0
+    sent, start = [beside(aside("told", pa.table({"a": [1]})))], 0
     for count in counts:
         rows, hash_N = _rows(start, count)
         sent.append(parcels(rows, hash_N, partitions))
@@ -90,8 +92,8 @@ def _say_where(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 def test_spread__a_partition_has_a_range_of_buckets_of_its_own_and_all_have_as_many(
     spark: Any, partitions: int
 ) -> None:
-    sent = numbered(spark, [4, 0, 7]).mapInArrow(partial(_send, partitions=partitions), PARCELS_SQL)
-    told = spread(sent, partitions).mapInArrow(_say_where, ASIDES_SQL).toArrow()
+    sent = numbered(spark, [4, 0, 7]).mapInArrow(partial(_send, partitions=partitions), spark_schema(PARCELS))
+    told = spread(sent, partitions).mapInArrow(_say_where, spark_schema(ASIDES)).toArrow()
     rows = [row for _, table in contents(told) for row in table.to_pylist()]
     each = buckets_of(partitions) // partitions
     assert [row["bucket"] for row in rows] == sorted({row["bucket"] for row in rows})

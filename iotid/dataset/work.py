@@ -28,7 +28,7 @@ from iotid.dataset.packed import pack, unpack
 from iotid.dataset.partition import PARTS, Doubt, Split, Summary, columns_read, distinct_units, positions, summarise
 from iotid.dataset.store import LABEL, WEIGHT
 from iotid.flows import TOLD_BY, NightFile
-from iotid.shuffle import NO_BUCKET, aside, buckets_of, contents, mix, numbers, parcel, parcels, receive, settle
+from iotid.shuffle import NO_BUCKET, aside, beside, buckets_of, contents, mix, numbers, parcel, parcels, receive
 from iotid.storage import PartFile
 
 CONTINUED, OTHER_PROTOCOL, UNLISTED, CONFLICT, LABELLED = (
@@ -107,7 +107,6 @@ class Source:
 
 def look(tasks: Iterable[pa.RecordBatch], source: Source, partitions: int) -> Iterator[pa.RecordBatch]:
     """First pass: PARCELS of the units of each label, or the votes on captures, and what became of every flow."""
-    settle()
     protocol = source.settings.protocol
     columns = [*columns_read(protocol), *(source.sequence_columns if protocol == "random_unique" else [])]
     for number in numbers(tasks):
@@ -130,13 +129,11 @@ def look(tasks: Iterable[pa.RecordBatch], source: Source, partitions: int) -> It
         if found:
             yield _units(found, partitions)
         counted = [{"outcome": outcome, "label": label, "flows": n} for (outcome, label), n in outcomes.items()]
-        yield aside(
-            _OUTCOMES, pa.Table.from_pylist(counted, _schema("outcome string, label string, flows int64")), partitions
-        )
+        schema = _schema("outcome string, label string, flows int64")
+        yield beside(aside(_OUTCOMES, pa.Table.from_pylist(counted, schema)))
         told = [{"position": at, "label": source.labels[label], "flows": n} for (at, label), n in votes.items()]
-        yield aside(
-            _VOTES, pa.Table.from_pylist(told, _schema("position int64, label string, flows int64")), partitions
-        )
+        schema = _schema("position int64, label string, flows int64")
+        yield beside(aside(_VOTES, pa.Table.from_pylist(told, schema)))
 
 
 def _schema(text: str) -> pa.Schema:
@@ -188,7 +185,6 @@ def deal(
 
     With ``settings.unique`` a row is a distinct (part, label, sequences) of what the task has gathered.
     """
-    settle()
     place = {name: number for number, name in enumerate(labels)}
     label_of = np.array([place.get(name, -1) for name in source.labels], np.int32)
     columns = [*columns_read(source.settings.protocol), *source.sequence_columns]
@@ -201,7 +197,7 @@ def deal(
             part_N = split.parts(label_N, source.positions(flows, label_N, packed))
             yield from gathered.add(part_N, label_of[label_N], packed)
         yield from gathered.send()
-        yield aside(_VALUES, gathered.seen(), partitions)
+        yield beside(aside(_VALUES, gathered.seen()))
 
 
 class _Gathered:
@@ -267,21 +263,18 @@ def gather(batches: Iterable[pa.RecordBatch], unique: bool) -> Iterator[pa.Recor
     """PARCELS: one for each bucket, its rows by part and in the order of their hash; and how many they are."""
     from pyspark import TaskContext
 
-    settle()
     context = TaskContext.get()
     assert context is not None
     for bucket, pieces in receive(batches):
         if bucket == NO_BUCKET:
-            for piece in pieces:
-                for kind, table in contents([piece]):
-                    yield aside(kind, table, 1)
+            yield from map(beside, pieces)
             continue
         rows = pa.concat_tables([table for _, table in contents(pieces)]).combine_chunks()
         rows = _distinct(rows) if unique else rows
         rows = rows.take(pa.array(np.lexsort((rows["hash"].to_numpy(), rows["part"].to_numpy()))))
         counted = rows.group_by(["part", "label"], use_threads=False).aggregate([(WEIGHT, "count"), (WEIGHT, "sum")])
         where = pa.array(np.full(len(counted), context.partitionId(), np.int32))
-        yield aside(_ROWS, counted.append_column("partition", where), 1)
+        yield beside(aside(_ROWS, counted.append_column("partition", where)))
         yield parcel(bucket, rows)
 
 

@@ -22,7 +22,7 @@ from iotid.dataset.partition import PARTS, Split, find_ends, settle, split_captu
 from iotid.dataset.store import ENCODING, group_rows, materialised
 from iotid.errors import AccountingError, InputError, LabelError, SchemaError, SettingError
 from iotid.flows import later_flows, night_files, read_flows
-from iotid.shuffle import ASIDES, ASIDES_SQL, NO_BUCKET, PARCELS_SQL, numbered, partitions_of, spread
+from iotid.shuffle import ASIDES, NO_BUCKET, PARCELS, numbered, partitions_of, spark_schema, spread
 from iotid.storage import count_rows
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def write_dataset(
     """
     select_characteristics(settings.characteristics)
     _check_nights(nights, flow)
-    source = work.Source(night_files(nights), later_flows(nights), devices, settings, flow.max_packets)
+    source = work.Source(night_files(nights), later_flows(spark, nights), devices, settings, flow.max_packets)
     with ExitStack() as stack:
         flows = _Flows(spark, source, stack)
         accounts = _account(flows.told.outcomes, nights)
@@ -125,11 +125,11 @@ class _Flows:
     def __init__(self, spark: SparkSession, source: work.Source, stack: ExitStack) -> None:
         partitions = partitions_of(spark)
         look = partial(work.look, source=source, partitions=partitions)
-        sent = numbered(spark, range(len(source.files))).mapInArrow(look, PARCELS_SQL)
+        sent = numbered(spark, range(len(source.files))).mapInArrow(look, spark_schema(PARCELS))
         self._source = source
         self._units = _keep(stack, spread(sent, partitions))
         sum_up = partial(work.sum_up_units, partitions=partitions)
-        self.told = work.Told.of(self._units.mapInArrow(sum_up, ASIDES_SQL).toArrow())
+        self.told = work.Told.of(self._units.mapInArrow(sum_up, spark_schema(ASIDES)).toArrow())
 
     def split(self, accounts: Accounts) -> Split:
         """The parts of the labels that are kept; those that training never sees are taken out."""
@@ -144,7 +144,7 @@ class _Flows:
         split, doubts = find_ends(self.told.summaries, len(self._source.labels), settings)
         if not doubts:
             return split
-        closer = self._units.mapInArrow(partial(work.look_closer, doubts=doubts), ASIDES_SQL)
+        closer = self._units.mapInArrow(partial(work.look_closer, doubts=doubts), spark_schema(ASIDES))
         return settle(split, doubts, work.Told.of(closer.toArrow()).answers)
 
 
@@ -159,8 +159,8 @@ class _Rows:
         partitions = partitions_of(spark)
         deal = partial(work.deal, source=source, split=split, labels=labels, partitions=partitions)
         gather = partial(work.gather, unique=source.settings.unique)
-        sent = numbered(spark, range(len(source.files))).mapInArrow(deal, PARCELS_SQL)
-        self._gathered = _keep(stack, spread(sent, partitions).mapInArrow(gather, PARCELS_SQL))
+        sent = numbered(spark, range(len(source.files))).mapInArrow(deal, spark_schema(PARCELS))
+        self._gathered = _keep(stack, spread(sent, partitions).mapInArrow(gather, spark_schema(PARCELS)))
         self.told = work.Told.of(self._gathered.where(f"bucket = {NO_BUCKET}").select(ASIDES.names).toArrow())
         self._labels: dict[str, dict[str, dict[str, int]]] = {label: {} for label in labels}
         self._parts = {part: {"rows": 0, "flows": 0} for part in PARTS}
@@ -198,7 +198,7 @@ class _Rows:
         groups = group_rows(rows, self._of_partitions, self._source.settings.row_groups)
         write = partial(work.write, folder=staged.uri, encoding=encoding, group_rows=groups)
         with materialised(self._spark, staged, encoding):
-            self._gathered.mapInArrow(write, ASIDES_SQL).toArrow()
+            self._gathered.mapInArrow(write, spark_schema(ASIDES)).toArrow()
             for part in PARTS:
                 promised = count_rows(staged.filesystem, f"{staged.path}/{part}")
                 if promised != rows[part]:

@@ -22,11 +22,11 @@ from iotid import config, schemas
 from iotid.errors import AccountingError
 from iotid.flows import work
 from iotid.flows.local import check_accounting
-from iotid.flows.nights import COUNTERS_FILE, QUARANTINE_FILE, nullable
+from iotid.flows.nights import COUNTERS_FILE, QUARANTINE_FILE
 from iotid.flows.open import CARRIED, carries
 from iotid.flows.partial import Partials, rule_of
 from iotid.flows.work import OPEN_FOLDER, Sums, Told
-from iotid.shuffle import ASIDES_SQL, PARCELS_SQL, numbered, partitions_of, spread, to_stream
+from iotid.shuffle import ASIDES, PARCELS, numbered, partitions_of, spark_schema, spread, to_stream
 from iotid.storage import count_rows
 
 if TYPE_CHECKING:
@@ -114,10 +114,12 @@ class _Night:
         if carries(self._flow):
             self._staged.filesystem.create_dir(f"{self._staged.path}/{OPEN_FOLDER}")
         target = work.Target(self._splits, self._flow, self._open_paths, self._staged.uri)
-        told = Told.of(self._first_pass().mapInArrow(partial(work.merge_buckets, target=target), ASIDES_SQL).toArrow())
+        told = Told.of(
+            self._first_pass().mapInArrow(partial(work.merge_buckets, target=target), spark_schema(ASIDES)).toArrow()
+        )
         if len(told.stretches):
             packets = self._second_pass(told.stretches)
-            again = packets.mapInArrow(partial(work.merge_again, target=target), ASIDES_SQL)
+            again = packets.mapInArrow(partial(work.merge_again, target=target), spark_schema(ASIDES))
             told.sums.add(Told.of(again.toArrow()).sums)
         return told
 
@@ -126,10 +128,10 @@ class _Night:
         read = partial(
             work.read_tasks, splits=self._splits, capture=self._capture, flow=self._flow, partitions=self._partitions
         )
-        sent = numbered(self._spark, self._tasks).mapInArrow(read, PARCELS_SQL)
+        sent = numbered(self._spark, self._tasks).mapInArrow(read, spark_schema(PARCELS))
         if self._open is not None:
             take = partial(work.take_up_open, paths=self._open_paths, partitions=self._partitions)
-            sent = sent.unionByName(self._open.mapInArrow(take, PARCELS_SQL))
+            sent = sent.unionByName(self._open.mapInArrow(take, spark_schema(PARCELS)))
         return spread(sent, self._partitions)
 
     def _second_pass(self, stretches: Partials) -> DataFrame:
@@ -137,10 +139,10 @@ class _Night:
         told = self._spark.sparkContext.broadcast(to_stream(stretches.to_arrow()))
         read = partial(work.read_again, splits=self._splits, stretches=told, capture=self._capture, flow=self._flow)
         tasks = np.unique(stretches.task[stretches.task != CARRIED]).tolist()
-        packets = numbered(self._spark, tasks).mapInArrow(read, nullable(work.PACKETS_ALONE))
+        packets = numbered(self._spark, tasks).mapInArrow(read, spark_schema(work.PACKETS_ALONE))
         if self._open is not None:
             take = partial(work.take_up_again, paths=self._open_paths, stretches=told)
-            packets = packets.unionByName(self._open.mapInArrow(take, nullable(work.PACKETS_ALONE)))
+            packets = packets.unionByName(self._open.mapInArrow(take, spark_schema(work.PACKETS_ALONE)))
         by_key = packets.repartition(self._partitions, "key")
         return by_key.sortWithinPartitions("key", "first_us", "first_position")
 
@@ -160,7 +162,7 @@ def _night_before(store: Store, keys: Mapping[str, str], flow: config.Flow) -> P
 
 def _read_open(spark: SparkSession, uri: str, last_us: int, flow: config.Flow) -> DataFrame:
     """schemas.OPEN_FLOWS of a night that ended at ``last_us``. Its workers knew their own part's end only."""
-    stored = spark.read.schema(nullable(schemas.OPEN_FLOWS.arrow_schema())).parquet(f"{uri}/{OPEN_FOLDER}")
+    stored = spark.read.schema(spark_schema(schemas.OPEN_FLOWS.arrow_schema())).parquet(f"{uri}/{OPEN_FOLDER}")
     return stored.where(stored.last_us >= last_us - rule_of(flow).idle_us)
 
 

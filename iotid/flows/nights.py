@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from iotid import schemas
+from iotid.shuffle import numbered, numbers, spark_schema
 from iotid.storage import open_filesystem
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
-    from pyspark.sql.types import StructType
 
     from iotid.storage import Partition
 
@@ -32,6 +32,7 @@ TOLD_BY = (
 )  # fmt: skip
 """Columns of FLOWS that `NightFile.told_further` reads."""
 
+_LATER = pa.schema([(name, pa.string()) for name in ("key", "site", "capture_date")])
 _TEXT = ("capture_file", "end_reason", "client_ip", "server_ip", "client_mac", "server_mac")
 _BATCH_ROWS = 1 << 16
 
@@ -73,23 +74,25 @@ def night_files(nights: Iterable[Partition]) -> list[NightFile]:
     return files
 
 
-def later_flows(nights: Sequence[Partition]) -> pa.Table:
-    """site, capture_date and a key of the flows that a night took up from one of the nights before it."""
-    told = []
-    for night in nights:
-        before = night.metadata.get("inputs", {}).get("night_before")
-        if before is None or len(nights) == 1:
-            continue
-        for file in night_files([night]):
-            for batch in file.read(TOLD_BY):
-                # no other began so early
-                early = batch.filter(pc.less_equal(batch["first_seen"].cast(pa.int64()), before["last_us"]))
-                keys = {"key": _identity(early)}
-                for name in ("site", "capture_date"):
-                    keys[name] = pa.repeat(pa.scalar(night.keys[name]), early.num_rows)
-                told.append(pa.table(keys))
-    empty = pa.table({name: pa.array([], pa.string()) for name in ("key", "site", "capture_date")})
-    return pa.concat_tables([empty, *told])
+def later_flows(spark: SparkSession, nights: Sequence[Partition]) -> pa.Table:
+    """_LATER of the flows that a night took up from one of the nights before it."""
+    before = {night.uri: night.metadata.get("inputs", {}).get("night_before") for night in nights}
+    took_up = [night for night in nights if before[night.uri]] if len(nights) > 1 else []
+    if not took_up:
+        return _LATER.empty_table()
+    files = [(file, int(before[file.folder]["last_us"])) for file in night_files(took_up)]
+    told = numbered(spark, range(len(files))).mapInArrow(partial(_read_early, files=files), spark_schema(_LATER))
+    return told.toArrow().cast(_LATER)
+
+
+def _read_early(tasks: Iterable[pa.RecordBatch], files: Sequence[tuple[NightFile, int]]) -> Iterator[pa.RecordBatch]:
+    """_LATER of flows that began before the end, in µs, of the night before: of the others none was taken up."""
+    for number in numbers(tasks):
+        file, end_us = files[number]
+        for batch in file.read(TOLD_BY):
+            early = batch.filter(pc.less_equal(batch["first_seen"].cast(pa.int64()), end_us))
+            night = [pa.repeat(value, early.num_rows) for value in (file.site, file.capture_date)]
+            yield pa.RecordBatch.from_arrays([_identity(early), *night], schema=_LATER)
 
 
 def read_flows(spark: SparkSession, partitions: Iterable[Partition]) -> DataFrame:
@@ -100,11 +103,11 @@ def read_flows(spark: SparkSession, partitions: Iterable[Partition]) -> DataFram
     from pyspark.sql import functions as F
 
     nights = list(partitions)
-    later = later_flows(nights)
+    later = later_flows(spark, nights)
     frames = []
     for night in nights:
         site, day = night.keys["site"], night.keys["capture_date"]
-        stored = spark.read.schema(nullable(schemas.FLOWS.arrow_schema(stored=True))).parquet(night.uri)
+        stored = spark.read.schema(spark_schema(schemas.FLOWS.arrow_schema(stored=True))).parquet(night.uri)
         if len(later):
             once = partial(_not_told_further, later=later, site=site, capture_date=day)
             stored = stored.mapInArrow(once, stored.schema)
@@ -127,8 +130,10 @@ def _told_further(flows: pa.RecordBatch, later: pa.Table, site: str, capture_dat
 
 
 def _identity(flows: pa.RecordBatch) -> pa.Array:
-    """Protocol, VLAN, first packet's time and both ends as text: who was the client may look different a night later,
-    so the ends stand in the order of their text."""
+    """Protocol, VLAN, first packet's time and both ends as text.
+
+    Who was the client may look different a night later, so the ends stand in the order of their text.
+    """
     one, other = (
         pc.binary_join_element_wise(flows[f"{end}_ip"].cast(pa.string()), flows[f"{end}_port"].cast(pa.string()), " ")
         for end in ("client", "server")
@@ -155,9 +160,3 @@ def _of_night(table: pa.Table, contract: schemas.Table, site: str, capture_date:
     night["capture_date"] = pa.array([date.fromisoformat(capture_date)] * len(table), pa.date32())
     columns = [night[name] if name in night else table[name] for name in contract.names]
     return pa.Table.from_arrays(columns, schema=contract.arrow_schema())
-
-
-def nullable(schema: pa.Schema) -> StructType:
-    from pyspark.sql.pandas.types import from_arrow_schema
-
-    return from_arrow_schema(pa.schema([field.with_nullable(True) for field in schema]))

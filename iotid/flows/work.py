@@ -25,7 +25,7 @@ from iotid.flows.open import CARRIED, OpenFlows, carries, is_carried, take_up
 from iotid.flows.partial import NO_PARTIALS, Partials
 from iotid.flows.read import TaskSplits, read_partials, read_stretches
 from iotid.flows.table import Piece, table_in_time_order
-from iotid.shuffle import NO_BUCKET, aside, contents, from_stream, mix, numbers, parcels, receive, settle
+from iotid.shuffle import NO_BUCKET, aside, beside, contents, from_stream, mix, numbers, parcels, receive
 from iotid.storage import PartFile
 
 if TYPE_CHECKING:
@@ -88,14 +88,13 @@ def read_tasks(
     partitions: int,
 ) -> Iterator[pa.RecordBatch]:
     """PARCELS of the partial flows of numbered tasks, and their counters."""
-    settle()
     for task in numbers(tasks):
         counters = Counters()
         for partials in read_partials(_splits_of(splits, task, capture, flow), task, capture, flow, counters):
             yield _parcels(partials, partitions)
-        yield aside(_COUNTERS, counters.table(), partitions)
+        yield beside(aside(_COUNTERS, counters.table()))
         if counters.unreadable:
-            yield aside(_QUARANTINE, quarantine_table(counters.unreadable), partitions)
+            yield beside(aside(_QUARANTINE, quarantine_table(counters.unreadable)))
 
 
 def take_up_open(batches: Iterable[pa.RecordBatch], paths: list[str], partitions: int) -> Iterator[pa.RecordBatch]:
@@ -145,7 +144,6 @@ def merge_buckets(batches: Iterable[pa.RecordBatch], target: Target) -> Iterator
 
     Rows go from here to their file, and not through the JVM. Their order is that of buckets, and of time in each.
     """
-    settle()
     stretches: list[Partials] = []
     with _Flows(target, "") as flows:
         for bucket, pieces in receive(batches):

@@ -73,7 +73,7 @@ def test_nights__one_after_the_other_give_the_flows_of_one_run(
     nights = [assemble(spark, store, captures, day, settings) for day in DAYS]
     expected = from_captures(captures, **rule)
     assert content(read_flows(spark, nights).toArrow()) == content(expected)
-    later = later_flows(nights)
+    later = later_flows(spark, nights)
     told_further = sum(
         file.told_further(batch, later).true_count for file in night_files(nights) for batch in file.read(TOLD_BY)
     )
