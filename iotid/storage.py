@@ -237,18 +237,26 @@ class PartFile:
         self._waiting = [waiting.slice(rows)]
 
 
-def count_rows(filesystem: fs.FileSystem, folder: str) -> int:
-    """Rows that the footers of a staged folder's Parquet files promise; what attempts left that failed is removed."""
-    import pyarrow.parquet as pq
+def remove_attempts(filesystem: fs.FileSystem, folder: str) -> None:
+    """Remove what attempts at a `PartFile` of the folder left that failed."""
     from pyarrow import fs
 
-    rows = 0
     for info in filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True)):
         if info.base_name.startswith(_ATTEMPT):
             filesystem.delete_file(info.path)
-        elif info.is_file and not info.base_name.startswith(("_", ".")):
-            rows += pq.read_metadata(info.path, filesystem=filesystem).num_rows
-    return rows
+
+
+def rows_promised(filesystem: fs.FileSystem, folder: str) -> int:
+    """Rows that the footers of the folder's Parquet files promise, but for those whose names hide them."""
+    import pyarrow.parquet as pq
+    from pyarrow import fs
+
+    found = filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True))
+    return sum(
+        pq.read_metadata(info.path, filesystem=filesystem).num_rows
+        for info in found
+        if info.is_file and not info.base_name.startswith(("_", "."))
+    )
 
 
 def _write_text(filesystem: fs.FileSystem, path: str, text: str) -> None:

@@ -21,12 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pyarrow import filesystem as legacy
 from pyarrow import fs
-from pyarrow import parquet as pq
 
 from iotid.dataset.characteristics import Encoding
 from iotid.dataset.partition import PARTS
 from iotid.errors import AccountingError, PartitionError
-from iotid.storage import MARKER, METADATA, Staged, open_filesystem
+from iotid.storage import MARKER, METADATA, Staged, open_filesystem, rows_promised
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -127,16 +126,6 @@ def group_rows(rows: Mapping[str, int], of_partitions: Sequence[Mapping[str, int
         return -(-own // max(-(-own // largest), 1))
 
     return [{part: of_group(part, own) for part, own in some.items() if own} for some in of_partitions]
-
-
-def rows_promised(files: fs.FileSystem, part: str) -> int:
-    """Rows that the footers of the part's Parquet files promise."""
-    found = files.get_file_info(fs.FileSelector(part, allow_not_found=True))
-    return sum(
-        pq.read_metadata(info.path, filesystem=files).num_rows
-        for info in found
-        if info.is_file and not info.base_name.startswith(("_", "."))
-    )
 
 
 def _open_dataset(partition_uri: str) -> fs.FileSystem:

@@ -23,7 +23,7 @@ from iotid.dataset.store import ENCODING, group_rows, materialised
 from iotid.errors import AccountingError, InputError, LabelError, SchemaError, SettingError
 from iotid.flows import later_flows, night_files, read_flows
 from iotid.shuffle import ASIDES, NO_BUCKET, PARCELS, numbered, partitions_of, spark_schema, spread
-from iotid.storage import count_rows
+from iotid.storage import remove_attempts, rows_promised
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -200,7 +200,8 @@ class _Rows:
         with materialised(self._spark, staged, encoding):
             self._gathered.mapInArrow(write, spark_schema(ASIDES)).toArrow()
             for part in PARTS:
-                promised = count_rows(staged.filesystem, f"{staged.path}/{part}")
+                remove_attempts(staged.filesystem, f"{staged.path}/{part}")
+                promised = rows_promised(staged.filesystem, f"{staged.path}/{part}")
                 if promised != rows[part]:
                     raise AccountingError(
                         f"dataset {staged.uri}/{part}: {rows[part]:,} rows went in, the files hold {promised:,}"

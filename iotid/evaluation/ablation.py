@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-_PADDING = 0
+from iotid.dataset.characteristics import PADDING
 
 
 def hide(
@@ -27,7 +27,7 @@ def hide(
     stays.
     """
     own_NM = sequences[characteristic]
-    packets_N = (own_NM != _PADDING).sum(axis=1)
+    packets_N = (own_NM != PADDING).sum(axis=1)
     random = np.random.default_rng(seed)
     drawn_N = np.arange(len(own_NM))
     for packets in np.unique(packets_N):

@@ -27,7 +27,7 @@ from iotid.flows.open import CARRIED, carries
 from iotid.flows.partial import Partials, rule_of
 from iotid.flows.work import OPEN_FOLDER, Sums, Told
 from iotid.shuffle import ASIDES, PARCELS, numbered, partitions_of, spark_schema, spread, to_stream
-from iotid.storage import count_rows
+from iotid.storage import remove_attempts, rows_promised
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -178,8 +178,9 @@ def _open_totals(spark: SparkSession, staged: Staged, sums: Sums, flow: config.F
 
 def _check_files(staged: Staged, rows: int) -> None:
     """Raise an AccountingError unless the files hold as many flows as told."""
-    count_rows(staged.filesystem, f"{staged.path}/{OPEN_FOLDER}")
-    promised = count_rows(staged.filesystem, staged.path)
+    for folder in (staged.path, f"{staged.path}/{OPEN_FOLDER}"):
+        remove_attempts(staged.filesystem, folder)
+    promised = rows_promised(staged.filesystem, staged.path)
     if promised != rows:
         raise AccountingError(
             f"flows: {rows:,} were written, the files' footers promise {promised:,}; run the step again, and report it "

@@ -26,7 +26,7 @@ _ROOT = Path(__file__).parents[2]
 _PEERS = _ROOT / ".venv-peers" / "bin" / "python"
 _GB = 1_000_000_000
 _IOTID = """
-import importlib, json, sys
+import importlib, json, sys, time
 from pathlib import Path
 root, capture, labels = sys.argv[1:]
 night = ["--site", "bench", "--date", "2026-01-10"]
@@ -36,12 +36,16 @@ Path(root, "events").mkdir(parents=True)
 layers = ["--config", "local.yaml"]
 for text in ("spark.master=local[2]", f"spark.conf={log}", f"storage.root={root}"):
     layers += ["--set", text]
+seconds = {}
 for step, *rest in (
     ["split_pcaps", "--captures", capture, *night],
     ["assemble_flows", *night],
     ["write_dataset", *night, "--labels", labels, "--dataset", "bench"],
 ):
+    begin = time.perf_counter()
     importlib.import_module(f"jobs.{step}").main.main([*layers, *rest], standalone_mode=False)
+    seconds[step] = round(time.perf_counter() - begin, 2)
+print(json.dumps(seconds))
 """
 _NFSTREAM = """
 import sys
@@ -139,6 +143,7 @@ def iotid(capture: Path, labels: Path, folder: Path) -> dict[str, Any]:
     packets = sum(flows["packets"].values())
     return {
         "wall_s": ran.wall_s,
+        "steps_s": json.loads(ran.printed.splitlines()[-1]),
         "packets": packets,
         "flows": flows["rows"],
         "dataset_rows": dataset["rows"],

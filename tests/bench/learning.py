@@ -194,7 +194,6 @@ def main() -> None:
     if len(given.captures) != len(given.labels):
         options.error("each --captures needs its --labels")
     settings = config.load_settings([given.config], given.set)
-    torch.set_num_threads(torch.get_num_threads())
     with tempfile.TemporaryDirectory() as folder:
         pairs = list(zip(given.captures, given.labels, strict=True))
         if not pairs:

@@ -56,7 +56,7 @@ def _split(units: Sequence[tuple[str, int]], settings: Dataset, buckets: int, or
     """The split of (label, position) pairs that lie in buckets, as workers and driver make it between them."""
     dealt: dict[int, list[tuple[str, int]]] = defaultdict(list)
     for unit in units:
-        dealt[hash(unit) % buckets].append(unit)
+        dealt[unit[1] % buckets].append(unit)
     contents = []
     for own in dealt.values():
         order.shuffle(own)
