@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from plain import PlainEnsemble, batch_of, values_of
 from torch.nn import functional as F
@@ -53,7 +54,7 @@ def read_flows(folders: list[tuple[str, str]], settings: config.Settings) -> Ben
     for captures, listed in folders:
         devices = DeviceList.read(listed)
         flows = from_captures(captures, join_files=False)
-        flows = flows.filter(pa.compute.is_in(flows["protocol"], value_set=pa.array([6, 17], pa.int32())))
+        flows = flows.filter(pc.is_in(flows["protocol"], value_set=pa.array([6, 17], pa.int32())))
         number_N = devices.match(flows)
         tables.append(flows.filter(pa.array(number_N >= 0)).replace_schema_metadata())
         names.append(np.array(devices.labels("model"), object)[number_N[number_N >= 0]])
@@ -166,7 +167,7 @@ def bench_predict(bench: Bench, settings: config.Settings, given: argparse.Names
     logits = predict_plain(plain, values_of(bench.flows, bench.encoding.max_packets), some)
     plain_s = time.perf_counter() - begin
     top = np.sort(logits, axis=1)
-    named = pa.compute.index_in(answers["label"], value_set=pa.array(bench.encoding.labels)).to_numpy()[some]
+    named = pc.index_in(answers["label"], value_set=pa.array(bench.encoding.labels)).to_numpy()[some]
     differ = named != logits.argmax(axis=1)
     ties = top[:, -1] - top[:, -2] < given.tie
     found = {
