@@ -6,7 +6,7 @@ import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -37,15 +37,25 @@ def spark() -> Iterator[SparkSession]:
 
 
 @pytest.fixture(scope="session")
-def reference() -> ModuleType:
-    """The slow, obvious twins of the kernels."""
-    spec = importlib.util.spec_from_file_location("reference", _TESTS / "reference.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # a dataclass looks its own module up there
-    spec.loader.exec_module(module)
-    return module
+def module_at() -> Callable[[Path], ModuleType]:
+    """The module in a file that lies beside the tests; other processes know it by the name of the file."""
+
+    def load(path: Path) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # a dataclass looks its own module up there
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def reference(module_at: Callable[[Path], ModuleType]) -> ModuleType:
+    """The slow, obvious twin of assembly."""
+    return module_at(_TESTS / "reference.py")
 
 
 @pytest.fixture(scope="session")

@@ -163,8 +163,14 @@ def reasons(table: pa.Table) -> dict[str, tuple[int, int]]:
     return found
 
 
+@pytest.fixture(scope="session")
+def twin(module_at: Callable[[Path], ModuleType]) -> ModuleType:
+    """The slow, obvious twin of the capture engine."""
+    return module_at(Path(__file__).with_name("twin.py"))
+
+
 @pytest.fixture
-def agrees(read: Callable[..., Any], reference: ModuleType) -> Callable[..., dict[str, tuple[int, int]]]:
+def agrees(read: Callable[..., Any], twin: ModuleType) -> Callable[..., dict[str, tuple[int, int]]]:
     """Assert that the kernels and their twin say the same of a capture, and return (packets, bytes) by reason.
 
     ``chunk_bytes`` only touches the kernels.
@@ -172,7 +178,7 @@ def agrees(read: Callable[..., Any], reference: ModuleType) -> Callable[..., dic
 
     def check(data: bytes, *, chunk_bytes: int = 1 << 20, **changes: Any) -> dict[str, tuple[int, int]]:
         rows, counted = read(data, chunk_bytes=chunk_bytes, **changes)
-        packets, numbers, sizes = reference.read_capture(data, **changes)
+        packets, numbers, sizes = twin.read_capture(data, **changes)
         assert counted == {reason: (numbers[reason], sizes[reason]) for reason in sizes}
         assert [_plain(row) for row in rows] == packets
         return counted

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 
 @pytest.mark.spark
-def test_ingest__killed_at_a_random_moment_leaves_no_half_partition() -> None:
-    spec = importlib.util.spec_from_file_location("kill", Path(__file__).with_name("kill.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    kill = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(kill)
+def test_ingest__killed_at_a_random_moment_leaves_no_half_partition(module_at: Callable[[Path], ModuleType]) -> None:
+    kill = module_at(Path(__file__).with_name("kill.py"))
     found = kill.run(moments=2, seed=int.from_bytes(os.urandom(4)))
     assert found["faults"] == [], found

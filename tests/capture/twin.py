@@ -1,0 +1,723 @@
+"""The slow, obvious twin of the capture engine: a whole uncompressed file in, packets and reasons out.
+
+Plain Python over bytes, no windows, no arrays, nothing shared with the code.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+_LAST_US = 253_402_300_799_999_999
+_EPB, _SPB, _PB, _IDB, _SHB = 6, 3, 2, 1, 0x0A0D0D0A
+
+
+class _BrokenError(Exception):
+    """No record can start here; ``cut``: it could, but the file ends inside it."""
+
+    def __init__(self, cut: bool = False) -> None:
+        super().__init__()
+        self.cut = cut
+
+
+def read_capture(
+    data: bytes,
+    *,
+    max_packet_bytes: int = 1 << 20,
+    duplicate_window_us: int = 0,
+    duplicate_records: int = 512,
+    fragment_window_us: int = 30_000_000,
+    fragment_records: int = 4096,
+    tunnels: tuple[str, ...] = (),
+    max_tunnels: int = 4,
+) -> tuple[list[dict[str, Any]], Counter[str], Counter[str]]:
+    """Packets of IP flows (as schemas.PACKETS, addresses as bytes), and packets and bytes by reason."""
+    reader = _Pcapng(data, max_packet_bytes) if data[:4] == b"\x0a\x0d\x0d\x0a" else _Pcap(data, max_packet_bytes)
+    packets: list[dict[str, Any]] = []
+    counts: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    earlier: list[tuple[int, _Packet | None]] = []  # of each record, with its time
+    for record in reader.records():
+        reason, time = record["reason"], record["timestamp"]
+        packet = None
+        try:
+            if reason is None:
+                packet = _packet(record["frame"], record["frame_length"], record["link_type"])
+                packet = _innermost(packet, tunnels, max_tunnels)
+                if packet.is_later():
+                    _give_ports(packet, time, _last(earlier, fragment_records), fragment_window_us)
+                reason = "flow"
+        except _RejectError as reject:
+            packet = None
+            reason = str(reject)
+            if reason == "unknown_link_type":
+                reason += f"_{record['link_type']}"
+        if packet is not None and duplicate_window_us > 0:
+            near = [
+                other for then, other in _last(earlier, duplicate_records) if abs(then - time) <= duplicate_window_us
+            ]
+            if any(other is not None and other.content() == packet.content() for other in near):
+                reason = "duplicate"
+        if reason not in ("skipped_bytes", "truncated_record"):
+            earlier.append((time, packet))
+        counts[reason] += reason != "skipped_bytes"
+        sizes[reason] += record["frame_length"]
+        if reason == "flow" and packet is not None:
+            packets.append(packet.columns | _columns_of(record))
+    return packets, counts, sizes
+
+
+def _last(things: list[Any], most: int) -> list[Any]:
+    return things[max(len(things) - most, 0) :]
+
+
+def _columns_of(record: dict[str, Any]) -> dict[str, Any]:
+    columns = {name: record[name] for name in ("offset", "timestamp", "link_type", "frame_length")}
+    return columns | {"captured_length": len(record["frame"])}
+
+
+class _Container:
+    """The walk: take what is at the position, or look for the next place from where three in a row can be taken."""
+
+    start = 0
+    fewest = 1  # things in a row that prove the first where they end exactly with the file
+
+    def __init__(self, data: bytes, max_packet_bytes: int) -> None:
+        self.data = data
+        self.max = max_packet_bytes
+
+    def records(self) -> Any:
+        if len(self.data) < self.start:
+            yield self.fault("skipped_bytes", 0, len(self.data))
+            return
+        at = self.start
+        while at < len(self.data):
+            try:
+                record, following = self.take(at)
+            except _BrokenError as broken:
+                following = next((i for i in range(at + 1, len(self.data)) if self.is_chain(i)), len(self.data))
+                lost = broken.cut and following == len(self.data)
+                record = self.fault("truncated_record" if lost else "skipped_bytes", at, following - at)
+            if record is not None:
+                yield record
+            at = following
+
+    def is_chain(self, at: int) -> bool:
+        i = at
+        memory: Any = None
+        for length in range(3):
+            if i == len(self.data) and length >= self.fewest:
+                return True
+            following, memory = self.plausible(i, memory)
+            if following is None or following > len(self.data):
+                return False
+            i = following
+        return True
+
+    @staticmethod
+    def fault(reason: str, offset: int, size: int) -> dict[str, Any]:
+        return {"reason": reason, "offset": offset, "frame_length": size, "timestamp": 0}
+
+    def take(self, at: int) -> tuple[dict[str, Any] | None, int]:
+        raise NotImplementedError
+
+    def plausible(self, at: int, memory: Any) -> tuple[int | None, Any]:
+        raise NotImplementedError
+
+
+class _Pcap(_Container):
+    start = 24
+    fewest = 2
+
+    def __init__(self, data: bytes, max_packet_bytes: int) -> None:
+        super().__init__(data, max_packet_bytes)
+        magics = {0xA1B2C3D4: (1, 16), 0xA1B23C4D: (1000, 16), 0xA1B2CD34: (1, 24)}
+        for order in "<>":
+            (magic,) = struct.unpack_from(order + "I", data)
+            if magic in magics:
+                self.order = order
+                self.ticks, self.header = magics[magic]
+        if len(data) >= 24:
+            self.link = struct.unpack_from(self.order + "I", data, 20)[0] & 0x03FFFFFF
+
+    def take(self, at: int) -> tuple[dict[str, Any] | None, int]:
+        if at + self.header > len(self.data):
+            raise _BrokenError
+        seconds, ticks, captured, wire = struct.unpack_from(self.order + "IIII", self.data, at)
+        if captured > self.max or wire >= 2**31 or seconds == ticks == captured == wire == 0:
+            raise _BrokenError
+        start = at + self.header
+        if start + captured > len(self.data):
+            raise _BrokenError(cut=True)
+        time = seconds * 1_000_000 + ticks // self.ticks
+        return _record(at, self.data[start : start + captured], wire, time, self.link), start + captured
+
+    def plausible(self, at: int, memory: Any) -> tuple[int | None, Any]:
+        if at + self.header > len(self.data):
+            return None, None
+        seconds, ticks, captured, wire = struct.unpack_from(self.order + "IIII", self.data, at)
+        good = 0 < captured <= min(self.max, wire) and wire <= 2**24 and ticks < 1_000_000 * self.ticks
+        if not good or (memory is not None and abs(seconds - memory) > 86400):
+            return None, None
+        return at + self.header + captured, seconds
+
+
+class _Pcapng(_Container):
+    def __init__(self, data: bytes, max_packet_bytes: int) -> None:
+        super().__init__(data, max_packet_bytes)
+        self.order = "<"
+        self.interfaces: list[tuple[int, int, int, int]] = []  # link type, snap length, ticks per second, offset
+
+    def block(self, at: int, order: str) -> tuple[int, int, str]:
+        """Type, length and byte order; raises where no block can start."""
+        if at + 12 > len(self.data):
+            raise _BrokenError
+        (kind,) = struct.unpack_from(order + "I", self.data, at)
+        if kind == _SHB:
+            magics = {b"\x1a\x2b\x3c\x4d": ">", b"\x4d\x3c\x2b\x1a": "<"}
+            if self.data[at + 8 : at + 12] not in magics:
+                raise _BrokenError
+            order = magics[self.data[at + 8 : at + 12]]
+        (length,) = struct.unpack_from(order + "I", self.data, at + 4)
+        if length % 4 or length < {_SHB: 28, _IDB: 20, _EPB: 32, _PB: 32, _SPB: 16}.get(kind, 12):
+            raise _BrokenError
+        return kind, length, order
+
+    def take(self, at: int) -> tuple[dict[str, Any] | None, int]:
+        kind, length, order = self.block(at, self.order)
+        if length > max(1 << 24, self.max + (1 << 16)):
+            raise _BrokenError
+        if at + length > len(self.data):
+            raise _BrokenError(cut=kind in (_EPB, _SPB, _PB))
+        body = self.data[at + 8 : at + length - 4]
+        if struct.unpack_from(order + "I", self.data, at + length - 4)[0] != length:
+            raise _BrokenError
+        record = None
+        if kind == _SHB:
+            self.order, self.interfaces = order, []
+        elif kind == _IDB:
+            self.interfaces.append(self.interface(body))
+        elif kind in (_EPB, _SPB, _PB):
+            record = self.packet(at, kind, body)
+        return record, at + length
+
+    def interface(self, body: bytes) -> tuple[int, int, int, int]:
+        link, _, snap = struct.unpack_from(self.order + "HHI", body)
+        resolution, offset = 10**6, 0
+        i = 8
+        while i + 4 <= len(body):
+            code, size = struct.unpack_from(self.order + "HH", body, i)
+            i += 4
+            if code == 0 or i + size > len(body):
+                break
+            if code == 9 and size == 1:
+                resolution = 2 ** (body[i] & 0x7F) if body[i] & 0x80 else 10 ** body[i]
+            elif code == 14 and size == 8:
+                (offset,) = struct.unpack_from(self.order + "q", body, i)
+            i += (size + 3) // 4 * 4
+        return link, snap, resolution, offset
+
+    def packet(self, at: int, kind: int, body: bytes) -> dict[str, Any]:
+        number, frame, ticks, captured = 0, body[20:], 0, 0
+        if kind == _SPB:
+            (wire,) = struct.unpack_from(self.order + "I", body)
+            frame = body[4:]
+            captured = min(wire, len(frame))
+        else:
+            number, high, low, captured, wire = struct.unpack_from(self.order + "IIIII", body)
+            ticks = (high << 32) | low
+            if kind == _PB:
+                (number,) = struct.unpack_from(self.order + "H", body)
+        if captured > len(frame) or captured > self.max or wire >= 2**31:
+            return {"reason": "malformed", "offset": at, "frame_length": 0, "timestamp": 0}
+        if number >= len(self.interfaces):
+            return {"reason": "unknown_interface", "offset": at, "frame_length": max(wire, captured), "timestamp": 0}
+        link, snap, resolution, offset = self.interfaces[number]
+        if kind == _SPB:
+            captured = min(captured, snap or captured)
+            return _record(at, frame[:captured], wire, 0, link)
+        time = ticks * 10**6 // resolution + offset * 10**6
+        if not 0 <= time <= _LAST_US:
+            return {"reason": "malformed", "offset": at, "frame_length": max(wire, captured), "timestamp": 0}
+        return _record(at, frame[:captured], wire, time, link)
+
+    def plausible(self, at: int, memory: Any) -> tuple[int | None, Any]:
+        try:
+            kind, length, order = self.block(at, memory or self.order)
+        except _BrokenError:
+            return None, None
+        named = 0 < kind < 0x10000 or kind in (_SHB, 0xBAD, 0x40000BAD) or kind >= 2**31
+        if not named or length > self.max + (1 << 16) or at + length > len(self.data):
+            return None, None
+        if struct.unpack_from(order + "I", self.data, at + length - 4)[0] != length:
+            return None, None
+        return at + length, order
+
+
+def _record(offset: int, frame: bytes, wire: int, time: int, link: int) -> dict[str, Any]:
+    return {
+        "reason": None,
+        "offset": offset,
+        "frame": frame,
+        "frame_length": max(wire, len(frame)),
+        "timestamp": time,
+        "link_type": link,
+    }
+
+
+class _RejectError(Exception):
+    """Carries the reason why a frame gives no packet; `short`: a header runs over what was captured."""
+
+
+@dataclass
+class _Packet:
+    """A packet of IP; ``columns`` are those of schemas.PACKETS that its frame tells."""
+
+    columns: dict[str, Any]
+    version: int
+    identification: int
+    fragment: tuple[int, bool]  # offset in units of 8 bytes, and whether more are to come
+    above: bytes  # what was captured above IP
+    wire_above: int  # bytes of it on the wire
+
+    def is_fragment(self) -> bool:
+        return self.fragment != (0, False)
+
+    def is_later(self) -> bool:
+        return self.fragment[0] > 0
+
+    def datagram(self) -> Any:
+        """What fragments of one datagram share: RFC 791, 3.2, and RFC 8200, 4.5; a VLAN is a network of its own."""
+        protocol = self.columns["protocol"] if self.version == 4 else None
+        ends = self.columns["source_ip"], self.columns["destination_ip"]
+        return self.version, *ends, protocol, self.identification, self.columns["vlan"]
+
+    def content(self) -> Any:
+        """What makes two packets equal."""
+        return self.datagram(), self.columns["protocol"], self.fragment, self.columns["packet_length"], self.above
+
+
+def _give_ports(packet: _Packet, time: int, earlier: list[tuple[int, _Packet | None]], window_us: int) -> None:
+    """Give a later fragment what only the first one shows: the newest first one among the earlier packets."""
+    for then, first in reversed(earlier):
+        if first is None or first.fragment != (0, True):
+            continue
+        if first.datagram() == packet.datagram() and abs(then - time) <= window_us:
+            packet.columns |= {name: first.columns[name] for name in ("protocol", "source_port", "destination_port")}
+            return
+    raise _RejectError("later_fragment")
+
+
+def _packet(frame: bytes, wire: int, link: int | str) -> _Packet:
+    try:
+        version, at, columns = _below_ip(frame, link)
+        packet = _ip(frame[at:], wire - at, version)
+    except _RejectError as reject:
+        if str(reject) != "short":
+            raise
+        raise _RejectError("truncated" if len(frame) < wire else "malformed") from None
+    packet.columns |= columns
+    return packet
+
+
+def _be(data: bytes, at: int, size: int) -> int:
+    if at + size > len(data):
+        raise _RejectError("short")
+    return int.from_bytes(data[at : at + size], "big")
+
+
+def _le(data: bytes, at: int, size: int) -> int:
+    _be(data, at, size)
+    return int.from_bytes(data[at : at + size], "little")
+
+
+# --- link layers: a frame in; an EtherType (or "by version", "other"), where its data starts, both addresses
+
+_Below = tuple[int | str, int, bytes | None, bytes | None]
+_FAMILIES = {2: 0x0800, 10: 0x86DD, 24: 0x86DD, 28: 0x86DD, 30: 0x86DD}
+
+
+def _below_ip(frame: bytes, link: int | str) -> tuple[int, int, dict[str, Any]]:
+    """4 or 6, where the IP header starts, VLAN and MACs."""
+    if link not in _LINKS:
+        raise _RejectError("unknown_link_type")
+    kind, at, source, destination = _LINKS[link](frame)
+    vlan = None
+    while kind not in (0x0800, 0x86DD):
+        if kind in (0x8100, 0x88A8, 0x9100):
+            kind, tag, at = _be(frame, at + 2, 2), _be(frame, at, 2) % 4096, at + 4
+            vlan = tag or vlan
+        elif kind in (0x8847, 0x8848):
+            kind, at = "by version" if _be(frame, at, 4) & 0x100 else kind, at + 4
+        elif kind == 0x8864:
+            _be(frame, at, 6)
+            kind, at = _ppp(frame, at + 6)
+        elif kind == "by version":
+            kind = {4: 0x0800, 6: 0x86DD}.get(_be(frame, at, 1) >> 4, "other")
+        elif isinstance(kind, int) and kind <= 1500 and len(frame) >= at + 8 and frame[at : at + 6] in _SNAP:
+            kind, at = _be(frame, at + 6, 2), at + 8
+        else:
+            raise _RejectError("not_ip")
+    columns = {"vlan": vlan, "source_mac": source, "destination_mac": destination}
+    return 4 if kind == 0x0800 else 6, at, columns
+
+
+_SNAP = (b"\xaa\xaa\3\0\0\0", b"\xaa\xaa\3\0\0\xf8")
+
+
+def _without_header(kind: int | str) -> Callable[[bytes], _Below]:
+    return lambda _frame: (kind, 0, None, None)
+
+
+def _ethernet(frame: bytes) -> _Below:
+    return _be(frame, 12, 2), 14, frame[6:12], frame[:6]
+
+
+def _cooked(frame: bytes) -> _Below:
+    return _be(frame, 14, 2), 16, frame[6:12] if _be(frame, 4, 2) == 6 else None, None
+
+
+def _cooked_2(frame: bytes) -> _Below:
+    _be(frame, 0, 20)
+    return _be(frame, 0, 2), 20, frame[12:18] if frame[11] == 6 else None, None
+
+
+def _null(frame: bytes) -> _Below:
+    return _FAMILIES.get(min(_be(frame, 0, 4), _le(frame, 0, 4)), "other"), 4, None, None
+
+
+def _hdlc(frame: bytes) -> _Below:
+    _be(frame, 0, 4)
+    return _be(frame, 2, 2), 4, None, None
+
+
+def _ppp_or_hdlc(frame: bytes) -> _Below:
+    _be(frame, 0, 4)
+    return _hdlc(frame) if frame[0] in (0x0F, 0x8F) else (*_ppp(frame, 0), None, None)
+
+
+def _ppp(frame: bytes, at: int) -> tuple[int | str, int]:
+    if frame[at : at + 2] == b"\xff\x03":
+        at += 2
+    if at + 2 > len(frame):
+        return "other", at
+    size = 1 if frame[at] & 1 else 2
+    protocol = _be(frame, at, size)
+    return {0x21: 0x0800, 0x57: 0x86DD, 0x281: 0x8847, 0x283: 0x8847}.get(protocol, "other"), at + size
+
+
+def _nflog(frame: bytes) -> _Below:
+    """Attributes as in https://www.tcpdump.org/linktypes/LINKTYPE_NFLOG.html, each aligned to 4 bytes."""
+    _be(frame, 0, 4)
+    source, at = None, 4
+    while True:
+        # types are below 256, but for two flags on top: the byte order is the one in which this one is
+        read = min(_le, _be, key=lambda order: order(frame, at + 2, 2) & 0x3FFF)
+        size, attribute = read(frame, at, 2), read(frame, at + 2, 2) & 0x3FFF
+        if size < 4:
+            raise _RejectError("not_ip")
+        if attribute == 9:
+            return _FAMILIES.get(frame[0], "other"), at + 4, source, None
+        if attribute == 8 and size >= 16 and _be(frame, at + 4, 2) == 6:
+            _be(frame, at, 16)
+            source = frame[at + 8 : at + 14]
+        at += size + -size % 4
+
+
+def _ieee_802_11(frame: bytes, *, padded: bool = False) -> _Below:
+    """IEEE 802.11-2020, 9.2.4 and 9.3.2.1: what a data frame in the clear carries starts with an LLC header."""
+    _be(frame, 0, 2)
+    version, kind, subtype = frame[0] & 3, frame[0] >> 2 & 3, frame[0] >> 4
+    to_system, from_system, protected, order = (bool(frame[1] & bit) for bit in (0x01, 0x02, 0x40, 0x80))
+    if (version, kind) != (0, 2) or subtype & 4 or protected:
+        raise _RejectError("not_ip")
+    size = 30 if to_system and from_system else 24
+    qos = size if subtype & 8 else None
+    if qos is not None:
+        size += 6 if order else 2
+    _be(frame, 0, size)
+    is_aggregate = qos is not None and frame[qos] & 0x80
+    if is_aggregate or frame[22] % 16:
+        raise _RejectError("not_ip")
+    one, two, three, four = frame[4:10], frame[10:16], frame[16:22], frame[24:30]
+    source, destination = {
+        (False, False): (two, one),
+        (False, True): (three, one),
+        (True, False): (two, three),
+        (True, True): (four, three),
+    }[to_system, from_system]
+    return 0, size + -size % 4 if padded else size, source, destination
+
+
+def _ieee_802_11_swapped(frame: bytes) -> _Below:
+    """The same with the bytes of its fields of two bytes swapped: control, duration, sequence and QoS."""
+    _be(frame, 0, 2)
+    both = frame[0] & 3 == 3
+    fields = [0, 2, 22] + ([30 if both else 24] if frame[1] & 0x80 else [])
+    mended = bytearray(frame)
+    for at in fields:
+        mended[at : at + 2] = mended[at : at + 2][::-1]
+    return _ieee_802_11(bytes(mended))
+
+
+def _behind_radio(frame: bytes, size: int, link: int, **options: bool) -> _Below:
+    """The frame behind a radio's header of so many bytes."""
+    if not 8 <= size <= len(frame):
+        raise _RejectError("short")
+    if link not in _LINKS or link in _RADIOS:
+        raise _RejectError("unknown_link_type")
+    kind, at, source, destination = _LINKS[link](frame[size:], **options)
+    return kind, at + size, source, destination
+
+
+def _prism(frame: bytes) -> _Below:
+    return _behind_radio(frame, 144, 105)
+
+
+def _avs(frame: bytes) -> _Below:
+    return _behind_radio(frame, _be(frame, 4, 4), 105)
+
+
+def _ppi(frame: bytes) -> _Below:
+    return _behind_radio(frame, _le(frame, 2, 2), _le(frame, 4, 4))
+
+
+def _radiotap(frame: bytes) -> _Below:
+    """https://www.radiotap.org: the flags say whether the radio padded the frame's header to a multiple of 4."""
+    present, size = _le(frame, 4, 4), _le(frame, 2, 2)
+    try:
+        at = 4
+        while _le(frame[:size], at, 4) >> 31:
+            at += 4
+        at += 4
+        if present & 1:  # the time, aligned to its 8 bytes
+            at += -at % 8 + 8
+        padded = bool(present & 2 and _be(frame[:size], at, 1) & 0x20)
+    except _RejectError:
+        padded = False
+    return _behind_radio(frame, size, 105, padded=padded)
+
+
+_RADIOS: dict[int | str, Callable[..., _Below]] = {119: _prism, 127: _radiotap, 163: _avs, 192: _ppi}
+_LINKS: dict[int | str, Callable[..., _Below]] = {
+    0: _null, 1: _ethernet, 9: _ppp_or_hdlc, 50: _ppp_or_hdlc, 104: _hdlc, 108: _null, 113: _cooked, 239: _nflog,
+    276: _cooked_2, 105: _ieee_802_11, "swapped 802.11": _ieee_802_11_swapped, **_RADIOS,
+    **dict.fromkeys((12, 14, 101), _without_header("by version")), 228: _without_header(0x0800),
+    229: _without_header(0x86DD), 51: _without_header(0x8864), 219: _without_header(0x8847),
+}  # fmt: skip
+
+
+# --- tunnels: what is above IP, or above UDP, in; the link type of the frame inside and where it starts out
+
+_Inside = tuple[int | str, int]
+_LINK_OF_TYPE = {0x0800: 228, 0x86DD: 229, 0x6558: 1, 0x880B: 9, 0x8847: 219}  # EtherType to link type
+
+
+def _innermost(packet: _Packet, wanted: tuple[str, ...], most: int) -> _Packet:
+    """The packet inside its outermost ``most`` tunnels, as far as there is a packet of IP inside."""
+    for _ in range(most):
+        try:
+            link, at = _inside(packet, wanted)
+            inner = _packet(packet.above[at:], packet.wire_above - at, link)
+        except _RejectError:
+            break
+        if inner.columns["vlan"] is None:
+            inner.columns["vlan"] = packet.columns["vlan"]
+        packet = inner
+    return packet
+
+
+def _inside(packet: _Packet, wanted: tuple[str, ...]) -> _Inside:
+    protocol, source, target = (packet.columns[name] for name in ("protocol", "source_port", "destination_port"))
+    for name, (carrier, to, either, read) in _TUNNELS:
+        named = protocol == carrier and (carrier != 17 or target in to or target in either or source in either)
+        if named and name in wanted and not packet.is_fragment():
+            above = 8 if carrier == 17 else 0
+            link, at = read(packet.above[above:])
+            return link, above + at
+    raise _RejectError("no tunnel")
+
+
+def _sound(is_sound: bool) -> None:
+    if not is_sound:
+        raise _RejectError("no tunnel")
+
+
+def _link_of_type(ether_type: int) -> int:
+    _sound(ether_type in _LINK_OF_TYPE)
+    return _LINK_OF_TYPE[ether_type]
+
+
+def _gre(data: bytes) -> _Inside:
+    """RFC 2784, 2890 (key, sequence number), 2637 (version 1: acknowledgement); draft-foschiano-erspan."""
+    flags, kind = _be(data, 0, 2), _be(data, 2, 2)
+    checksum, routing, key, sequence = (bool(flags & bit) for bit in (0x8000, 0x4000, 0x2000, 0x1000))
+    version = flags & 7
+    _sound(version < 2 and not routing)
+    acknowledgement = version == 1 and bool(flags & 0x80)
+    at = 4 + 4 * (checksum + key + sequence + acknowledgement)
+    if kind == 0x88BE:
+        return 1, at + 8 if sequence else at
+    if kind == 0x22EB:
+        return 1, at + (20 if _be(data, at + 11, 1) & 1 else 12)
+    return _link_of_type(kind), at
+
+
+def _vxlan(data: bytes) -> _Inside:
+    """RFC 7348: the flag I is set."""
+    _sound(bool(_be(data, 0, 8) >> 56 & 0x08))
+    return 1, 8
+
+
+def _vxlan_gpe(data: bytes) -> _Inside:
+    """draft-ietf-nvo3-vxlan-gpe: without the flag P it is Ethernet."""
+    _be(data, 0, 8)
+    following = data[3] if data[0] & 0x04 else 3
+    _sound(following in (1, 2, 3))
+    return {1: 228, 2: 229, 3: 1}[following], 8
+
+
+def _geneve(data: bytes) -> _Inside:
+    """RFC 8926: version 0, the options' length in words."""
+    _be(data, 0, 8)
+    _sound(data[0] >> 6 == 0)
+    return _link_of_type(_be(data, 2, 2)), 8 + data[0] % 64 * 4
+
+
+def _gtp_u(data: bytes) -> _Inside:
+    """3GPP TS 29.281, 5.1 and 5.2: version 1, no GTP', G-PDU; extension headers in words, the next one's type last."""
+    _be(data, 0, 8)
+    _sound(data[0] >> 4 == 3 and data[1] == 255)
+    at = 8
+    if data[0] & 7:
+        at = 12
+        following = _be(data, 11, 1) if data[0] & 4 else 0
+        while following:
+            size = _be(data, at, 1) * 4
+            _sound(size > 0)
+            following, at = _be(data, at + size - 1, 1), at + size
+    return 101, at
+
+
+def _capwap(data: bytes) -> _Inside:
+    """RFC 5415, 4.3: HLEN in words, WBID, the flags T (native), F (fragment), K (keep-alive)."""
+    _be(data, 0, 8)
+    size, binding, native = (data[1] >> 3) * 4, data[2] >> 1 & 31, data[2] & 1
+    _sound(data[0] == 0 and size >= 8 and data[3] & 0x88 == 0)
+    _sound(not native or binding == 1)
+    if not native:
+        return 1, size
+    # Cisco's frames come with swapped bytes: there is only one version of the protocol, 0
+    swapped = size + 2 <= len(data) and data[size] & 3 != 0 and data[size + 1] & 3 == 0
+    return "swapped 802.11" if swapped else 105, size
+
+
+def _tzsp(data: bytes) -> _Inside:
+    """Version 1, a received packet; tags 0 (padding) and 1 (end) stand alone, others have a length."""
+    _sound(_be(data, 0, 2) == 0x0100 and _be(data, 2, 2) in (1, 18))
+    at = 4
+    while _be(data, at, 1) != 1:
+        at += 1 if data[at] == 0 else 2 + _be(data, at + 1, 1)
+    return {1: 1, 18: 105}[data[3]], at + 1
+
+
+# setting, protocol, destination ports, ports of either side
+_TUNNELS: list[tuple[str, tuple[int, tuple[int, ...], tuple[int, ...], Callable[[bytes], _Inside]]]] = [
+    ("gre", (47, (), (), _gre)),
+    ("ip_in_ip", (4, (), (), lambda _: (228, 0))),
+    ("6in4", (41, (), (), lambda _: (229, 0))),
+    ("vxlan", (17, (4789, 8472), (), _vxlan)),
+    ("vxlan", (17, (4790,), (), _vxlan_gpe)),
+    ("geneve", (17, (6081,), (), _geneve)),
+    ("gtp_u", (17, (), (2152,), _gtp_u)),
+    ("capwap", (17, (), (5247,), _capwap)),
+    ("tzsp", (17, (37008,), (), _tzsp)),
+]
+
+
+# --- IP and what is right above it
+
+
+def _ip(data: bytes, on_wire: int, version: int) -> _Packet:
+    """The packet from its IP header on. ``data`` is what was captured of it and what follows it."""
+    if data and data[0] >> 4 != version:
+        raise _RejectError("malformed")
+    _be(data, 0, 20 if version == 4 else 40)
+    read = _ipv4 if version == 4 else _ipv6
+    length, header, protocol, identification, fragment = read(data, on_wire)
+    above, wire_above = data[header:length], length - header
+    ends = (data[12:16], data[16:20]) if version == 4 else (data[8:24], data[24:40])
+    columns = {
+        "source_ip": ends[0],
+        "destination_ip": ends[1],
+        "protocol": protocol,
+        "packet_length": length,
+        **_transport(above, wire_above, None if fragment[0] else protocol, fragment[1]),
+    }
+    return _Packet(columns, version, identification, fragment, above, wire_above)
+
+
+_Network = tuple[int, int, int, int, tuple[int, bool]]  # length, header's length, protocol, identification, fragment
+
+
+def _ipv4(data: bytes, on_wire: int) -> _Network:
+    header, claimed = data[0] % 16 * 4, _be(data, 2, 2)
+    length = on_wire if claimed == 0 else min(claimed, on_wire)
+    if header < 20 or length < header:
+        raise _RejectError("malformed")
+    fragment = _be(data, 6, 2) & 0x1FFF, bool(data[6] & 0x20)
+    if not fragment[0]:
+        _be(data, 0, header)
+    return length, header, data[9], _be(data, 4, 2), fragment
+
+
+def _ipv6(data: bytes, on_wire: int) -> _Network:
+    protocol, payload = data[6], _be(data, 4, 2)
+    length = on_wire if payload == 0 and protocol != 59 else min(payload + 40, on_wire)
+    if length < 40:
+        raise _RejectError("malformed")
+    whole = len(data) >= length
+    data, header = data[:length], 40
+    identification, fragment = 0, (0, False)
+    try:
+        while protocol in (0, 43, 44, 51, 60, 135, 139, 140) and not fragment[0]:
+            _be(data, header, 8)
+            units = data[header + 1]
+            if protocol == 44:
+                identification = _be(data, header + 4, 4)
+                fragment = _be(data, header + 2, 2) >> 3, bool(data[header + 3] & 1)
+            size = {44: 8, 51: (units + 2) * 4}.get(protocol, (units + 1) * 8)
+            protocol, header = data[header], header + size
+        if header > length:
+            raise _RejectError("malformed")
+        _be(data, 0, header)
+    except _RejectError as reject:
+        raise _RejectError("malformed" if str(reject) == "short" and whole else str(reject)) from None
+    return length, header, protocol, identification, fragment
+
+
+def _transport(above: bytes, on_wire: int, protocol: int | None, more_fragments: bool) -> dict[str, int]:
+    found = dict.fromkeys(("source_port", "destination_port", "tcp_flags", "tcp_window"), 0) | {
+        "payload_length": on_wire
+    }
+    least = {6: 20, 17: 8, 33: 4, 132: 4, 136: 4}.get(protocol or 0)
+    if least is None:
+        return found
+    if on_wire < (4 if more_fragments else least):
+        raise _RejectError("malformed")
+    if len(above) < 4:
+        raise _RejectError("truncated")
+    found["source_port"], found["destination_port"] = struct.unpack_from(">HH", above)
+    if protocol == 6:
+        if len(above) > 12:
+            least = (above[12] >> 4) * 4
+            if least < 20:
+                least = on_wire
+        found["tcp_flags"] = above[13] if len(above) > 13 else 0
+        found["tcp_window"] = _be(above, 14, 2) if len(above) > 15 else 0
+    if protocol in (6, 17):
+        found["payload_length"] = max(on_wire - least, 0)
+    return found
