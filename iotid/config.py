@@ -88,6 +88,7 @@ class Model(_Section):
     dropout: float = Field(ge=0, lt=1)
     fusion: Literal["concatenate", "sequence"]
     readout: Literal["mean", "last"]
+    padding: Literal["ignored", "zeros"]
 
 
 class Training(_Section):
@@ -98,6 +99,7 @@ class Training(_Section):
     learning_rate: float = Field(gt=0)
     class_weight: Literal["none", "balanced"]
     device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["auto", "float32", "bfloat16"]
     threads: int = Field(ge=1)
     checkpoint_minutes: float = Field(ge=0)
     seed: int = Field(ge=0)

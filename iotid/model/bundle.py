@@ -22,14 +22,14 @@ from iotid import __version__, config, schemas
 from iotid.dataset.characteristics import CHARACTERISTICS, Encoding, unseen_share
 from iotid.errors import DataError, SchemaError
 from iotid.model.ensemble import AdaptiveEnsemble
-from iotid.model.sequences import batches_by_length, distinct_sequences, packet_counts, tensors_of
+from iotid.model.sequences import batches_by_length, distinct_sequences, step_counts, tensors_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 WEIGHTS = "weights.safetensors"
 DESCRIPTION = "model.json"
-_VERSION = 1
+_VERSION = 2
 _BATCH_PACKETS = 16384  # packets scored at once: large enough for the matrix units, small enough for the caches
 _SLICE = 1_000_000  # flows encoded at once; bounds the memory of a prediction
 
@@ -139,7 +139,7 @@ class Predictor:
     @torch.inference_mode()
     def probabilities(self, sequences: Mapping[str, np.ndarray]) -> np.ndarray:
         """Class probabilities float32 (N, C) of encoded flows int32 (N, M), scored in batches of similar length."""
-        counts_N = packet_counts(sequences)
+        counts_N = step_counts(sequences, self._model.settings.padding)
         out_NC = np.empty((len(counts_N), len(self.labels)), np.float32)
         for rows in batches_by_length(counts_N, _BATCH_PACKETS):
             logits_BC = self._model(tensors_of(sequences, rows, counts_N))

@@ -4,13 +4,14 @@ One network per characteristic reads its sequence over time; another one reads w
 characteristics. Any number of characteristics, by configuration only.
 
 Shape suffixes: B flows, L packets of the longest flow in the batch, P packets that are there (all flows of the batch
-together), S steps that the spatial network reads, K characteristics, E embedding size, H hidden units each way,
-C classes.
+together), U distinct values among theirs, S steps that the spatial network reads, K characteristics, F features: of
+both directions' hidden units, C classes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +19,15 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from iotid import config
 from iotid.dataset.characteristics import PADDING
+from iotid.model.lstm import read_side_by_side
 
 
 class AdaptiveEnsemble(nn.Module):
     """Embedding and stacked bi-LSTM per characteristic, a spatial stacked bi-LSTM over them, dropout, linear layer.
 
-    Only packets that are there are computed: sequences are packed, so padding costs nothing and changes nothing. The
-    paper feeds the zeros instead; a flow's logits would then depend on how far its batch is padded.
+    Only packets that are there are computed: sequences are packed, so padding costs nothing and changes nothing. With
+    ``padding`` as ``zeros`` (the paper's) every step of the ids is computed, a missing packet as a vector of zeros; the
+    logits then depend on how far the ids are padded, which must always be as far as in training.
 
     ``fusion`` says what the spatial network reads (the paper: "the outputs of other stacked bi-LSTM"): per packet the
     temporal outputs side by side (``concatenate``, S = L), or one characteristic's outputs after the other's
@@ -49,32 +52,39 @@ class AdaptiveEnsemble(nn.Module):
         """Logits (B, C) of flows whose characteristics are given as int64 ids (B, L), padded at the end with 0."""
         there_BL = next(iter(ids.values())) != PADDING  # padding is at the end only, and no packet has its id
         lengths_B = there_BL.sum(dim=1).clamp(min=1).cpu()  # packing refuses a flow of no packets
-        temporal = []
+        if self.settings.padding == "zeros":
+            lengths_B = torch.full_like(lengths_B, there_BL.shape[1])
+        packed = {
+            name: pack_padded_sequence(ids[name], lengths_B, batch_first=True, enforce_sorted=False)
+            for name in self.embeddings
+        }
+        networks, tables, rows = [], [], []
         for name, embedding in self.embeddings.items():
-            packed = pack_padded_sequence(ids[name], lengths_B, batch_first=True, enforce_sorted=False)
-            temporal.append(self.temporal[name](_with_data(packed, embedding(packed.data)))[0])
-        spatial, (last_state, _) = self.spatial(self._fuse(temporal, lengths_B))
+            values_U, row_P = packed[name].data.unique(return_inverse=True)
+            networks.append(cast("nn.LSTM", self.temporal[name]))
+            tables.append(embedding(values_U))
+            rows.append(row_P)
+        like = next(iter(packed.values()))  # all are packed alike, so the packets of all characteristics line up
+        temporal_KPF, _ = read_side_by_side(networks, tables, like, rows)
+        fused = self._fuse(temporal_KPF, like, lengths_B)
+        output_1PF, last_1BF = read_side_by_side([self.spatial], [fused.data], fused)
         if self.settings.readout == "last":
-            summary_B2H = torch.cat([last_state[-2], last_state[-1]], dim=1)
+            summary_BF = last_1BF[0]
         else:
-            output_BS2H, steps_B = pad_packed_sequence(spatial, batch_first=True)
-            summary_B2H = output_BS2H.sum(dim=1) / steps_B.to(output_BS2H.device).unsqueeze(1)
-        logits_BC: Tensor = self.classifier(self.dropout(summary_B2H))
+            output_BSF, steps_B = pad_packed_sequence(fused._replace(data=output_1PF[0]), batch_first=True)
+            summary_BF = output_BSF.sum(dim=1) / steps_B.to(output_BSF.device).unsqueeze(1)
+        logits_BC: Tensor = self.classifier(self.dropout(summary_BF))
         return logits_BC
 
-    def _fuse(self, temporal: list[PackedSequence], lengths_B: Tensor) -> PackedSequence:
-        if self.settings.fusion == "concatenate":  # packed alike, so the packets of all characteristics line up
-            return _with_data(temporal[0], torch.cat([output.data for output in temporal], dim=1))
-        parts = [pad_packed_sequence(output, batch_first=True)[0] for output in temporal]
+    def _fuse(self, temporal_KPF: Tensor, like: PackedSequence, lengths_B: Tensor) -> PackedSequence:
+        if self.settings.fusion == "concatenate":
+            return like._replace(data=temporal_KPF.transpose(0, 1).flatten(1))
+        parts = [pad_packed_sequence(like._replace(data=output_PF), batch_first=True)[0] for output_PF in temporal_KPF]
         return _pack_end_to_end(torch.stack(parts, dim=1), lengths_B)
 
 
 def _bi_lstm(input_size: int, settings: config.Model) -> nn.LSTM:
     return nn.LSTM(input_size, settings.hidden_size, settings.layers, batch_first=True, bidirectional=True)
-
-
-def _with_data(like: PackedSequence, data: Tensor) -> PackedSequence:
-    return PackedSequence(data, like.batch_sizes, like.sorted_indices, like.unsorted_indices)
 
 
 def _pack_end_to_end(x_BKLF: Tensor, lengths_B: Tensor) -> PackedSequence:

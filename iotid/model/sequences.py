@@ -13,9 +13,12 @@ import torch
 from iotid.dataset.characteristics import PADDING
 
 
-def packet_counts(sequences: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Packets int64 (N,) that each flow has: padding is at the end only, and no packet has its id."""
-    counts_N: np.ndarray = (next(iter(sequences.values())) != PADDING).sum(axis=1)
+def step_counts(sequences: Mapping[str, np.ndarray], padding: str) -> np.ndarray:
+    """Steps int64 (N,) that the model reads of each flow: its packets, or all M where it reads padding as ``zeros``."""
+    ids_NM = next(iter(sequences.values()))
+    if padding == "zeros":
+        return np.full(len(ids_NM), ids_NM.shape[1])
+    counts_N: np.ndarray = (ids_NM != PADDING).sum(axis=1)  # padding is at the end only, and no packet has its id
     return counts_N
 
 

@@ -26,7 +26,7 @@ from iotid import config
 from iotid.errors import DataError, SettingError, TrainingError
 from iotid.model.bundle import save_bundle, vocabulary_sizes, write_atomically
 from iotid.model.ensemble import AdaptiveEnsemble
-from iotid.model.sequences import batches_by_length, packet_counts, tensors_of
+from iotid.model.sequences import batches_by_length, step_counts, tensors_of
 from iotid.training.checkpoint import Checkpoint
 from iotid.training.ranks import Ranks
 
@@ -117,12 +117,13 @@ class _Run:
         self._settings, self._ranks, self._train, self._validation = settings, ranks, train, validation
         self._classes = len(encoding.labels)
         self._weights_N = _row_weights(train, settings.class_weight)
-        self._counts_N = packet_counts(train.sequences)
+        self._counts_N = step_counts(train.sequences, model_settings.padding)
         self.state = Checkpoint(_fingerprint(model_settings, settings, encoding, train, validation, ranks.world))
         ranks.agree(self.state.fingerprint)
+        self._lower = _precision(settings, ranks.device)
         torch.manual_seed(_seed_of(settings.seed))
         self._model = AdaptiveEnsemble(model_settings, vocabulary_sizes(encoding), self._classes).to(ranks.device)
-        self._optimiser = torch.optim.Adam(self._model.parameters(), lr=settings.learning_rate)
+        self._optimiser = torch.optim.Adam(self._model.parameters(), lr=settings.learning_rate, fused=True)
         self._parallel = DistributedDataParallel(self._model) if ranks.world > 1 else self._model
         self.best = _copy(self._model.state_dict())
 
@@ -194,9 +195,10 @@ class _Run:
         mine = batch[self._ranks.rank :: self._ranks.world]
         rows = mine if len(mine) else batch[:1]
         weights_B = self._weights_N[rows] / weight * (len(mine) > 0)
-        logits_BC = self._parallel(tensors_of(self._train.sequences, rows, self._counts_N, self._ranks.device))
+        with self._lower():
+            logits_BC = self._parallel(tensors_of(self._train.sequences, rows, self._counts_N, self._ranks.device))
         labels_B = torch.from_numpy(self._train.label[rows]).to(self._ranks.device)
-        losses_B = F.cross_entropy(logits_BC, labels_B, reduction="none")
+        losses_B = F.cross_entropy(logits_BC.float(), labels_B, reduction="none")
         return (losses_B * torch.from_numpy(weights_B.astype(np.float32)).to(self._ranks.device)).sum()
 
     @torch.inference_mode()
@@ -204,11 +206,13 @@ class _Run:
         """Loss, macro F1 and accuracy of the validation part, each row counted as the flows it stands for."""
         self._model.eval()
         rows, classes = self._validation, self._classes
-        counts_N = packet_counts(rows.sequences)
+        counts_N = step_counts(rows.sequences, self._model.settings.padding)
         loss, confusion_CC = 0.0, np.zeros((classes, classes))
         shares = list(batches_by_length(counts_N, _VALIDATION_PACKETS))[self._ranks.rank :: self._ranks.world]
         for share in shares:
-            logits_BC = self._model(tensors_of(rows.sequences, share, counts_N, self._ranks.device)).cpu()
+            with self._lower():
+                logits_BC = self._model(tensors_of(rows.sequences, share, counts_N, self._ranks.device))
+            logits_BC = logits_BC.float().cpu()
             labels_B, flows_B = rows.label[share], rows.num_flows[share].astype(np.float64)
             losses_B = F.cross_entropy(logits_BC, torch.from_numpy(labels_B), reduction="none")
             loss += float((losses_B * torch.from_numpy(flows_B)).sum())
@@ -289,6 +293,18 @@ def _device(settings: config.Training) -> torch.device:
     if not torch.cuda.is_available():
         raise SettingError("training.device: is cuda, but torch finds no GPU here; set auto or cpu")
     return torch.device("cuda", torch.cuda.current_device())
+
+
+def _precision(settings: config.Training, device: torch.device) -> Callable[[], torch.autocast]:
+    """The context in which matrix products are computed; weights, their gradients and Adam are float32 throughout."""
+    if settings.precision == "auto":
+        if device.type == "cuda":
+            lower = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:  # torch has no public name for it, and bfloat16 without these instructions is slower than float32
+            lower = torch.cpu._is_avx512_bf16_supported()
+    else:
+        lower = settings.precision == "bfloat16"
+    return lambda: torch.autocast(device.type, torch.bfloat16, enabled=lower)
 
 
 def _check_rows(train: Rows, validation: Rows) -> None:

@@ -42,7 +42,13 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
         )
         torch.manual_seed(1)
         settings = config.Model(
-            embedding_size=4, hidden_size=4, layers=1, dropout=0, fusion="concatenate", readout="mean"
+            embedding_size=4,
+            hidden_size=4,
+            layers=1,
+            dropout=0,
+            fusion="concatenate",
+            readout="mean",
+            padding="ignored",
         )
         model = AdaptiveEnsemble(settings, vocabulary_sizes(encoding), len(labels))
         looks = pa.table({name: [LOOKS[label][place] for label in LEARNED] for place, name in enumerate(values)})

@@ -16,7 +16,9 @@ from iotid.dataset import Encoding, Vocabulary
 from iotid.errors import DataError, SchemaError
 from iotid.model import AdaptiveEnsemble, Predictor, bundle, save_bundle
 
-_SETTINGS = config.Model(embedding_size=4, hidden_size=5, layers=1, dropout=0.3, fusion="concatenate", readout="mean")
+_SETTINGS = config.Model(
+    embedding_size=4, hidden_size=5, layers=1, dropout=0.3, fusion="concatenate", readout="mean", padding="ignored"
+)
 _ENCODING = Encoding(
     max_packets=4,
     vocabularies={"packet_length": Vocabulary((40, 52, 60)), "direction": Vocabulary((-1, 1))},

@@ -13,7 +13,8 @@ _ALL = [(fusion, readout) for fusion in ("concatenate", "sequence") for readout 
 
 
 def _settings(fusion: str = "concatenate", readout: str = "mean", **changes: object) -> config.Model:
-    plain = {"embedding_size": 5, "hidden_size": 6, "layers": 2, "dropout": 0.3, "fusion": fusion, "readout": readout}
+    sizes = {"embedding_size": 5, "hidden_size": 6, "layers": 2, "dropout": 0.3}
+    plain = {**sizes, "fusion": fusion, "readout": readout, "padding": "ignored"}
     return config.Model.model_validate({**plain, **changes})
 
 
@@ -34,7 +35,7 @@ def _twin(model: AdaptiveEnsemble, flow: dict[str, torch.Tensor]) -> torch.Tenso
     """One flow on its own, as the paper tells it: no batch, no padding, no packing."""
     temporal = []
     for name, ids_L in flow.items():
-        real = ids_L[ids_L != 0].unsqueeze(0)
+        real = (ids_L if model.settings.padding == "zeros" else ids_L[ids_L != 0]).unsqueeze(0)
         temporal.append(model.temporal[name](model.embeddings[name](real))[0])
     along = 2 if model.settings.fusion == "concatenate" else 1
     output, (state, _) = model.spatial(torch.cat(temporal, dim=along))
@@ -59,6 +60,15 @@ def test_forward__equals_each_flow_computed_alone_without_padding(fusion: str, r
     model = _model(_settings(fusion, readout))
     lengths = [3, 1, 8, 5, 8]
     flows = _flows(lengths, 8)
+    alone = torch.stack([_twin(model, {name: ids[i] for name, ids in flows.items()}) for i in range(len(lengths))])
+    torch.testing.assert_close(model(flows), alone, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("fusion", "readout"), _ALL)
+def test_forward__reads_zeros_to_the_end_where_it_is_told_to(fusion: str, readout: str) -> None:
+    model = _model(_settings(fusion, readout, padding="zeros"))
+    lengths = [3, 1, 8, 0]
+    flows = _flows(lengths, 9)
     alone = torch.stack([_twin(model, {name: ids[i] for name, ids in flows.items()}) for i in range(len(lengths))])
     torch.testing.assert_close(model(flows), alone, rtol=1e-5, atol=1e-6)
 
@@ -93,8 +103,9 @@ def test_forward__a_flow_of_no_packets_gives_finite_logits() -> None:
     assert torch.isfinite(_model(_settings())(_flows([0, 3], 3))).all()
 
 
-def test_backward__padding_is_not_learned() -> None:
-    model = _model(_settings())
+@pytest.mark.parametrize("padding", ["ignored", "zeros"])
+def test_backward__padding_is_not_learned(padding: str) -> None:
+    model = _model(_settings(padding=padding))
     model(_flows([2, 5], 5)).sum().backward()
     for embedding in model.embeddings.values():
         assert embedding.weight.grad is not None

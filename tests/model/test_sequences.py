@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from iotid.model.sequences import batches_by_length, distinct_sequences, packet_counts, tensors_of
+from iotid.model.sequences import batches_by_length, distinct_sequences, step_counts, tensors_of
 
 
 def _sequences(rows: int, seed: int = 0, values: int = 4) -> dict[str, np.ndarray]:
@@ -41,9 +41,17 @@ def test_batches_by_length__no_rows_no_batches() -> None:
 
 def test_tensors_of__cuts_after_the_longest_flow_of_the_batch() -> None:
     sequences = _sequences(50)
-    counts_N = packet_counts(sequences)
+    counts_N = step_counts(sequences, "ignored")
     rows = np.flatnonzero(counts_N <= 3)
     tensors = tensors_of(sequences, rows, counts_N)
     for name, ids_NM in sequences.items():
         assert tensors[name].shape == (len(rows), 3)
         np.testing.assert_array_equal(tensors[name].numpy(), ids_NM[rows, :3])
+
+
+def test_step_counts__zeros_are_read_as_far_as_they_go() -> None:
+    sequences = _sequences(20)
+    width = next(iter(sequences.values())).shape[1]
+    assert set(step_counts(sequences, "zeros")) == {width}
+    assert step_counts(sequences, "ignored").max() <= width
+    assert len(set(step_counts(sequences, "ignored"))) > 1

@@ -25,7 +25,9 @@ from iotid.dataset import Encoding, Rows, Vocabulary
 from iotid.errors import IotidError
 from iotid.training.fit import fit
 
-MODEL = config.Model(embedding_size=6, hidden_size=6, layers=1, dropout=0.0, fusion="concatenate", readout="mean")
+MODEL = config.Model(
+    embedding_size=6, hidden_size=6, layers=1, dropout=0.0, fusion="concatenate", readout="mean", padding="ignored"
+)
 ENCODING = Encoding(
     max_packets=6,
     vocabularies={"packet_length": Vocabulary(tuple(range(40, 52))), "tcp_window": Vocabulary(tuple(range(8)))},

@@ -1,0 +1,204 @@
+"""Stacked bi-LSTMs that read the same flows side by side: one step of all of them is one matrix product.
+
+The same function as `torch.nn.LSTM`, whose modules hold the weights. On CPUs torch takes each direction of each network
+by itself and adds up the recurrent weights' gradient step by step, over the few flows that reach a late step. Here all
+directions go together, that gradient is one product over all packets, and equal values are projected once.
+
+Shape suffixes: P packets of all flows in a PackedSequence's order (all first ones, all second ones …), G networks,
+T = 2·G: each network's forward, then its backward direction, I inputs, H hidden units, F = 4·H: the gates input,
+forget, cell and output, as torch orders them, B flows, longest first, L steps, U distinct inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+from torch.nn.utils.rnn import PackedSequence
+
+
+def read_side_by_side(
+    networks: Sequence[nn.LSTM], inputs: Sequence[Tensor], packed: PackedSequence, rows: Sequence[Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Outputs (G, P, 2H) of stacked bi-LSTMs of one shape, and the last states of both directions (G, B, 2H).
+
+    ``inputs``: (P, I) for each network; or, with ``rows`` (P,) for each, (U, I) of which a packet's input is that row.
+    ``packed`` tells where the packets lie; its data is not read. The last states are in the flows' own order.
+    """
+    if packed.data.is_cuda:
+        return _read_one_by_one(networks, inputs, packed, rows)
+    order = _Order.of(packed)
+    if rows is None:
+        gates_TPF = _project(networks, 0, torch.stack(list(inputs)), order)
+    else:
+        gates_TPF = _project_rows(networks, inputs, rows, order)
+    for layer in range(1, networks[0].num_layers + 1):
+        hidden_TPH: Tensor = _Recurrence.apply(gates_TPF, _weights(networks, f"weight_hh_l{layer - 1}"), order)
+        outputs_GPI = torch.cat([hidden_TPH[0::2], _Turn.apply(hidden_TPH[1::2], order.turned)], dim=2)
+        if layer < networks[0].num_layers:
+            gates_TPF = _project(networks, layer, outputs_GPI, order)
+    last_TBH = hidden_TPH.index_select(1, order.last[packed.unsorted_indices])
+    return outputs_GPI, torch.cat([last_TBH[0::2], last_TBH[1::2]], dim=2)
+
+
+def _read_one_by_one(
+    networks: Sequence[nn.LSTM], inputs: Sequence[Tensor], packed: PackedSequence, rows: Sequence[Tensor] | None
+) -> tuple[Tensor, Tensor]:
+    outputs, last = [], []
+    for at, network in enumerate(networks):
+        x_PI = inputs[at] if rows is None else functional.embedding(rows[at], inputs[at])
+        output, (state, _) = network(packed._replace(data=x_PI))
+        outputs.append(output.data)
+        last.append(torch.cat([state[-2], state[-1]], dim=1))
+    return torch.stack(outputs), torch.stack(last)
+
+
+class _Order(NamedTuple):
+    """Where flows lie among the packets of a PackedSequence."""
+
+    flows: list[int]  # (L,) how many have a packet at each step
+    before: Tensor  # where the same flow's packet before is, of each packet after the first step
+    turned: Tensor  # (P,) where a packet is once each flow is turned round; the way back is the same
+    last: Tensor  # (B,) where each flow's last packet is
+
+    @classmethod
+    def of(cls, packed: PackedSequence) -> _Order:
+        flows_L = packed.batch_sizes
+        start_L = flows_L.cumsum(0) - flows_L
+        step_P = torch.repeat_interleave(flows_L)
+        flow_P = torch.arange(len(step_P)) - start_L[step_P]
+        length_B = torch.bincount(flow_P)
+        turned_P = start_L[length_B[flow_P] - 1 - step_P] + flow_P
+        later = slice(int(flows_L[0]), None)
+        before = start_L[step_P[later] - 1] + flow_P[later]
+        return cls(flows_L.tolist(), before, turned_P, start_L[length_B - 1] + torch.arange(len(length_B)))
+
+
+def _project_rows(
+    networks: Sequence[nn.LSTM], tables: Sequence[Tensor], rows: Sequence[Tensor], order: _Order
+) -> Tensor:
+    """The first layer's gates (T, P, F) before the recurrent part; each row of a table is multiplied once."""
+    gates = []
+    for network, table_UI, rows_P in zip(networks, tables, rows, strict=True):
+        for suffix, at_P in (("", rows_P), ("_reverse", rows_P[order.turned])):
+            weight_FI, bias_F = getattr(network, f"weight_ih_l0{suffix}"), _bias(network, f"l0{suffix}")
+            gates.append(functional.embedding(at_P, functional.linear(table_UI, weight_FI, bias_F)))
+    return torch.stack(gates)
+
+
+def _project(networks: Sequence[nn.LSTM], layer: int, x_GPI: Tensor, order: _Order) -> Tensor:
+    """A layer's gates (T, P, F) before the recurrent part."""
+    both_TPI = torch.stack([x_GPI, _Turn.apply(x_GPI, order.turned)], dim=1).flatten(0, 1)
+    bias_TF = torch.stack([_bias(net, f"l{layer}{suffix}") for net in networks for suffix in ("", "_reverse")])
+    weight_TFI = _weights(networks, f"weight_ih_l{layer}")
+    return torch.baddbmm(bias_TF.unsqueeze(1), both_TPI, weight_TFI.transpose(1, 2))
+
+
+def _weights(networks: Sequence[nn.LSTM], name: str) -> Tensor:
+    return torch.stack([getattr(network, name + suffix) for network in networks for suffix in ("", "_reverse")])
+
+
+def _bias(network: nn.LSTM, name: str) -> Tensor:
+    bias_F: Tensor = getattr(network, f"bias_ih_{name}") + getattr(network, f"bias_hh_{name}")
+    return bias_F
+
+
+class _Turn(torch.autograd.Function):
+    """Each flow's packets in turned order; unlike index_select's, its gradient is a selection, not a sum."""
+
+    @staticmethod
+    def forward(ctx: Any, x_GPI: Tensor, turned_P: Tensor) -> Tensor:
+        ctx.turned_P = turned_P
+        return x_GPI.index_select(1, turned_P)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_GPI: Tensor) -> tuple[Tensor, None]:
+        return d_GPI.index_select(1, ctx.turned_P), None
+
+
+class _Recurrence(torch.autograd.Function):
+    """Hidden states (T, P, H) from gates (T, P, F) without their recurrent part and its weights (T, F, H).
+
+    The gates are overwritten with their activations: nothing else reads them, and they are the largest tensor here.
+    Under autocast only the factors of products are of the lower type; states and sums keep the weights'.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, gates_TPF: Tensor, weight_TFH: Tensor, order: _Order) -> Tensor:
+        lower = torch.is_autocast_enabled("cpu")
+        ctx.factors = torch.get_autocast_dtype("cpu") if lower else weight_TFH.dtype
+        gates_TPF, size = gates_TPF.to(weight_TFH.dtype), weight_TFH.shape[2]
+        weight_THF = weight_TFH.transpose(1, 2).to(ctx.factors)
+        hidden_TPH = gates_TPF.new_empty(*gates_TPF.shape[:2], size)
+        cell_TPH = torch.empty_like(hidden_TPH)
+        start = before = 0
+        for flows in order.flows:
+            here, there = slice(start, start + flows), slice(before, before + flows)
+            gates_TBF, cell_TBH, hidden_TBH = gates_TPF[:, here], cell_TPH[:, here], hidden_TPH[:, here]
+            if start:
+                _add_product(gates_TBF, hidden_TPH[:, there], weight_THF)
+            gates_TBF[..., : 2 * size].sigmoid_()
+            gates_TBF[..., 2 * size : 3 * size].tanh_()
+            gates_TBF[..., 3 * size :].sigmoid_()
+            entry, forget, new, output = gates_TBF.chunk(4, dim=2)
+            torch.mul(entry, new, out=cell_TBH)
+            if start:
+                cell_TBH.addcmul_(forget, cell_TPH[:, there])
+            torch.tanh(cell_TBH, out=hidden_TBH)
+            hidden_TBH.mul_(output)
+            start, before = start + flows, start
+        ctx.save_for_backward(weight_TFH, gates_TPF, cell_TPH, hidden_TPH)
+        ctx.order = order
+        return hidden_TPH
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_hidden_TPH: Tensor) -> tuple[Tensor, Tensor, None]:
+        weight_TFH, gates_TPF, cell_TPH, hidden_TPH = ctx.saved_tensors
+        weight_TFH = weight_TFH.to(ctx.factors)
+        order: _Order = ctx.order
+        first = order.flows[0]
+        entry, forget, new, output = gates_TPF.chunk(4, dim=2)
+        squashed_TPH = cell_TPH.tanh()
+        through_TPH = torch.addcmul(output, output * squashed_TPH, squashed_TPH, value=-1)  # d hidden / d cell
+        # what the gradient of the cell, and for the last gate that of the hidden state, is multiplied by
+        d_gates_TPF = torch.empty_like(gates_TPF)
+        d_entry, d_forget, d_new, d_output = d_gates_TPF.chunk(4, dim=2)
+        torch.mul(new, entry * (1 - entry), out=d_entry)
+        d_forget[:, :first].zero_()
+        kept = forget[:, first:]
+        torch.mul(cell_TPH.index_select(1, order.before), kept * (1 - kept), out=d_forget[:, first:])
+        torch.mul(entry, 1 - new * new, out=d_new)
+        torch.mul(squashed_TPH, output * (1 - output), out=d_output)
+        d_hidden_TPH = d_hidden_TPH.clone(memory_format=torch.contiguous_format)
+        d_cell_TPH = torch.empty_like(cell_TPH)
+        end = d_gates_TPF.shape[1]
+        later = slice(end, end)
+        for flows in reversed(order.flows):
+            here, size = slice(end - flows, end), later.stop - later.start
+            goes_on = slice(here.start, here.start + size)
+            if size:
+                _add_product(d_hidden_TPH[:, goes_on], d_gates_TPF[:, later], weight_TFH)
+            torch.mul(d_hidden_TPH[:, here], through_TPH[:, here], out=d_cell_TPH[:, here])
+            if size:
+                d_cell_TPH[:, goes_on].addcmul_(d_cell_TPH[:, later], forget[:, later])
+            by_gate = d_gates_TPF[:, here].unflatten(2, (4, -1))
+            by_gate[:, :, :3].mul_(d_cell_TPH[:, here].unsqueeze(2))
+            by_gate[:, :, 3].mul_(d_hidden_TPH[:, here])
+            end, later = here.start, here
+        before_THP = hidden_TPH.index_select(1, order.before).transpose(1, 2).to(ctx.factors)
+        d_weight_THF = before_THP @ d_gates_TPF[:, first:].to(ctx.factors)
+        return d_gates_TPF, d_weight_THF.transpose(1, 2).to(d_gates_TPF.dtype), None
+
+
+def _add_product(to: Tensor, a: Tensor, b: Tensor) -> None:
+    """Add a @ b, computed in the type of b, where autocast asks for a lower one."""
+    if b.dtype == to.dtype:
+        to.baddbmm_(a, b)
+    else:
+        to.add_(torch.bmm(a.to(b.dtype), b))
