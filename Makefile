@@ -13,7 +13,7 @@ ROOT ?= var/run
 SECONDS := 60
 SEED ?= 1
 
-.PHONY: help setup airflow-setup peers-setup demo run test test-unit test-conformance test-spark test-ddp test-dags check format wheel clean bench-census-hits bench-capture bench-ingest bench-train bench-predict drill-kill drill-cluster fuzz
+.PHONY: help setup airflow-setup peers-setup demo run test test-unit test-conformance test-spark test-ddp test-dags check format wheel clean bench-census-hits bench-capture bench-ingest bench-train bench-predict bench-choices drill-kill drill-cluster fuzz
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -67,6 +67,9 @@ bench-ingest: setup peers-setup ## captures to a dataset beside NFStream: make b
 
 bench-train: setup ## training beside the plain model, at the paper's size: make bench-train [LEARN="--captures DIR --labels FILE …"]
 	@$(PY) tests/bench/learning.py train $(LEARN)
+
+bench-choices: setup ## what the paper leaves open, one choice changed at a time: make bench-choices [LEARN="--captures DIR --labels FILE …"], an hour or two
+	@$(PY) tests/bench/choices.py $(LEARN)
 
 bench-predict: setup ## prediction beside the plain model, same weights: make bench-predict [LEARN="--captures DIR --labels FILE …"]
 	@$(PY) tests/bench/learning.py predict $(LEARN)

@@ -97,7 +97,8 @@ class Training(_Section):
     patience: int = Field(ge=1)
     batch_size: int = Field(ge=1)
     learning_rate: float = Field(gt=0)
-    class_weight: Literal["none", "balanced"]
+    repeat_weight: float = Field(ge=0, le=1)
+    class_weight: Literal["none", "sqrt", "balanced"]
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "float32", "bfloat16"]
     threads: int = Field(ge=1)

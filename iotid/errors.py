@@ -36,6 +36,10 @@ class DataError(IotidError):
     """Stored data is not what its contract promises."""
 
 
+class ServerError(UserError):
+    """The tracking server does not answer, after waiting for it."""
+
+
 class StaleError(DataError):
     """A capture is no longer what it was when it was planned."""
 

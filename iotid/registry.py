@@ -11,8 +11,10 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version as installed
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,12 +23,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel
 
 from iotid import __version__, config, schemas
-from iotid.errors import UserError
+from iotid.errors import ServerError, UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from iotid.model import Predictor
+    from iotid.storage import Partition
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -54,7 +57,7 @@ _QUIET = {  # set before MLflow is imported; a person's own choice wins
 class Registry:
     """The tracking server and model registry of one configuration. Small and picklable: training ranks carry it.
 
-    Every method waits for a server that is away and raises a UserError when it stays away.
+    Every method waits for a server that is away and raises a ServerError when it stays away.
     """
 
     tracking: config.Tracking
@@ -68,6 +71,43 @@ class Registry:
             UserError: there is no ``tracking.uri``, and ``storage.root`` is no local folder for SQLite to lie in.
         """
         return self.tracking.uri or f"sqlite:///{self._local_root()}/mlflow.db"
+
+    @contextmanager
+    def run(
+        self,
+        name: str,
+        sections: Iterable[BaseModel],
+        tags: Mapping[str, str],
+        dataset: tuple[str, Partition],
+        *,
+        if_away: str,
+    ) -> Iterator[Run]:
+        """A run on a dataset, named as in ``start_run``, that ends with the block; as failed, where the block raises.
+
+        It starts at once, or, while the server is away, when its id is first asked for. ``if_away`` is added to the
+        ServerError of a server that never came.
+        """
+
+        def start() -> str:
+            run_id = self.start_run(name, sections, tags)
+            self.log_dataset(run_id, *dataset)
+            return run_id
+
+        run = Run(self, start)
+        try:
+            try:
+                _ = run.id
+            except ServerError as fault:
+                _log.warning("%s; meanwhile this goes on, and is logged afterwards", fault)
+            yield run
+            self.end_run(run.id)
+        except ServerError as fault:
+            raise ServerError(f"{fault}; {if_away}") from None
+        except BaseException:
+            if run.started:
+                with suppress(ServerError):
+                    self.end_run(run.id, failed=True)
+            raise
 
     def start_run(self, name: str, sections: Iterable[BaseModel], tags: Mapping[str, str]) -> str:
         """Start a run, with every setting of ``sections`` as a parameter; returns its id."""
@@ -87,6 +127,13 @@ class Registry:
 
         return self._reach(start)
 
+    def log_dataset(self, run_id: str, name: str, partition: Partition) -> None:
+        """Tell which dataset the run learns from: its address, its hash, the rows and flows of each part and label."""
+        entities, told = _mlflow().entities, partition.metadata
+        profile = json.dumps({key: told[key] for key in ("rows", "flows", "labels")})
+        dataset = entities.Dataset(name, told["hash"], "petastorm", json.dumps({"uri": partition.uri}), None, profile)
+        self._reach(lambda: self._client().log_inputs(run_id, [entities.DatasetInput(dataset)]))
+
     def end_run(self, run_id: str, *, failed: bool = False) -> None:
         self._reach(lambda: self._client().set_terminated(run_id, "FAILED" if failed else "FINISHED"))
 
@@ -94,10 +141,6 @@ class Registry:
         entities, now_ms = _mlflow().entities, int(time.time() * 1000)
         values = [entities.Metric(key, float(value), now_ms, epoch) for key, value in metrics.items()]
         self._reach(lambda: self._client().log_batch(run_id, metrics=values))
-
-    def epoch_logger(self, run_id: str) -> EpochLogger:
-        """What training calls after each epoch, in rank 0's process."""
-        return EpochLogger(self, run_id)
 
     def log_history(self, run_id: str, history: Iterable[Mapping[str, float]]) -> None:
         """Log those epochs (from 1) of a training's history that the run does not have yet."""
@@ -282,19 +325,43 @@ class Registry:
         return _reach(self.uri, call)
 
 
-@dataclass(frozen=True)
+@dataclass
+class Run:
+    """A run that starts when its id is first asked for."""
+
+    registry: Registry
+    start: Callable[[], str]
+    started: bool = False
+
+    @cached_property
+    def id(self) -> str:
+        found = self.start()
+        self.started = True
+        return found
+
+    @property
+    def epoch_logger(self) -> EpochLogger | None:
+        """What training calls after each epoch, in rank 0's process; none for a run that has not started."""
+        return EpochLogger(self.registry, self.id) if self.started else None
+
+
+@dataclass
 class EpochLogger:
-    """Logs an epoch's metrics to a run. A server that stays away is said so once and does not stop the training:
-    ``Registry.log_history`` makes up for it afterwards."""
+    """Logs an epoch's metrics to a run. A server that stays away does not stop the training, and it is waited for once,
+    not after each epoch: ``Registry.log_history`` makes up for what is missing."""
 
     registry: Registry
     run_id: str
+    given_up: bool = False
 
     def __call__(self, metrics: Mapping[str, float], epoch: int) -> None:
+        if self.given_up:
+            return
         try:
             self.registry.log_epoch(self.run_id, metrics, epoch)
         except UserError as fault:
-            _log.warning("epoch %d is not in MLflow yet and is kept in the history: %s", epoch, fault)
+            self.given_up = True
+            _log.warning("epochs from %d on are kept in the history and logged after the last: %s", epoch, fault)
 
 
 def load(uri: str, tracking_uri: str | None = None) -> Predictor:
@@ -364,7 +431,7 @@ def _reach(uri: str, call: Callable[[], T]) -> T:
         return repeat(call)
     except Exception as fault:
         if _is_outage(fault):
-            raise UserError(
+            raise ServerError(
                 f"tracking.uri: {uri} does not answer ({_first_line(fault)}); start the server, or set another uri"
             ) from None
         if type(fault).__module__.startswith("mlflow."):

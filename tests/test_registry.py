@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -16,9 +20,10 @@ import torch
 
 from iotid import config, registry, schemas
 from iotid.dataset import Encoding, Vocabulary
-from iotid.errors import SchemaError, UserError
+from iotid.errors import SchemaError, ServerError, UserError
 from iotid.model import AdaptiveEnsemble, Predictor, bundle, save_bundle
-from iotid.registry import Registry
+from iotid.registry import EpochLogger, Registry
+from iotid.storage import Partition
 
 _TRACKING = config.Tracking(uri=None, experiment="iotid", model="iotid")
 _MODEL = config.Model(
@@ -70,7 +75,7 @@ def version(embedded: Registry, run_id: str, tmp_path_factory: pytest.TempPathFa
 
 def test_run__keeps_settings_tags_metrics_and_artifacts(embedded: Registry, run_id: str, tmp_path: Path) -> None:
     history = [{"loss": 0.5, "validation_macro_f1": 0.4}, {"loss": 0.25, "validation_macro_f1": 0.75}]
-    embedded.epoch_logger(run_id)(history[0], 1)
+    EpochLogger(embedded, run_id)(history[0], 1)
     embedded.log_history(run_id, history)
     (tmp_path / "note.txt").write_text("hello")
     embedded.log_artifacts(run_id, tmp_path, "notes")
@@ -221,8 +226,61 @@ def test_server_that_is_away__does_not_stop_a_training(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(registry, "_PATIENCE_S", 0.1)
-    _nobody_listens().epoch_logger("run")({"loss": 1.0}, 3)
-    assert "epoch 3 is not in MLflow yet" in caplog.text
+    log = EpochLogger(_nobody_listens(), "run")
+    for epoch in (3, 4, 5):
+        log({"loss": 1.0}, epoch)
+    assert caplog.text.count("epochs from 3 on are kept in the history and logged after the last") == 1
+    assert caplog.text.count("waiting for the tracking server") == 1  # not once for each epoch
+
+
+@contextmanager
+def _server(uri: str, folder: Path) -> Iterator[None]:
+    """A real tracking server, records and artifacts below ``folder``."""
+    options = ["--host", "127.0.0.1", "--port", uri.rsplit(":", 1)[1], "--workers", "1"]
+    places = ["--backend-store-uri", f"sqlite:///{folder}/records.db", "--artifacts-destination", str(folder)]
+    command = [sys.executable, "-m", "mlflow", "server", *options, *places]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True) as own:
+        try:
+            yield
+        finally:
+            os.killpg(own.pid, signal.SIGKILL)
+
+
+def test_run__of_a_server_that_comes_late_is_logged_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(registry, "_PATIENCE_S", 0.1)
+    store = _nobody_listens()
+    dataset = Partition("file:///datasets/lab", {}, {"hash": "abc", "rows": {}, "flows": {}, "labels": {"plug": 3}})
+    with ExitStack() as later, store.run("night", [_MODEL], {}, ("lab", dataset), if_away="") as run:
+        assert not run.started
+        assert run.epoch_logger is None
+        assert "meanwhile this goes on, and is logged afterwards" in caplog.text
+        monkeypatch.setattr(registry, "_PATIENCE_S", 60.0)
+        later.enter_context(_server(store.uri, tmp_path))
+        store.log_history(run.id, [{"loss": 0.5}, {"loss": 0.25}])
+        version = store.log_model(run.id, _bundle(tmp_path / "bundle"), _flows())
+        assert store.version_of("challenger") == version
+        told = store._client().get_run(run.id)
+        assert told.data.metrics["loss"] == 0.25
+        (given,) = told.inputs.dataset_inputs
+        assert (given.dataset.name, given.dataset.digest) == ("lab", "abc")
+        assert json.loads(given.dataset.profile)["labels"] == {"plug": 3}
+
+
+def test_run__of_a_server_that_never_comes_says_where_the_model_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_PATIENCE_S", 0.1)
+    dataset = Partition("file:///datasets/lab", {}, {"hash": "abc"})
+    with pytest.raises(ServerError, match=r"does not answer .*; the model is kept in /runs/lab"):  # noqa: SIM117
+        with _nobody_listens().run("night", [], {}, ("lab", dataset), if_away="the model is kept in /runs/lab") as run:
+            _ = run.id
+
+
+def test_run__is_failed_where_its_block_raises(embedded: Registry) -> None:
+    dataset = Partition("file:///datasets/lab", {}, {"hash": "abc", "rows": {}, "flows": {}, "labels": {}})
+    with pytest.raises(ZeroDivisionError), embedded.run("night", [], {}, ("lab", dataset), if_away="") as run:
+        _ = 1 / 0
+    assert embedded._client().get_run(run.id).info.status == "FAILED"
 
 
 def test_registry__says_nothing_and_loads_no_mlflow_until_used(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ class _Run:
     ) -> None:
         self._settings, self._ranks, self._train, self._validation = settings, ranks, train, validation
         self._classes = len(encoding.labels)
-        self._weights_N = _row_weights(train, settings.class_weight)
+        self._weights_N = _row_weights(train, settings)
         self._counts_N = step_counts(train.sequences, model_settings.padding)
         self.state = Checkpoint(_fingerprint(model_settings, settings, encoding, train, validation, ranks.world))
         ranks.agree(self.state.fingerprint)
@@ -273,14 +273,12 @@ def macro_f1(confusion_CC: np.ndarray) -> float:
     return float(f1_C[true_C > 0].mean())
 
 
-def _row_weights(rows: Rows, class_weight: str) -> np.ndarray:
-    """What each row counts, float64 (N,): the flows it stands for; ``balanced`` makes the classes' sums equal."""
-    flows_N = rows.num_flows.astype(np.float64)
-    if class_weight == "none":
-        return flows_N
-    per_class_C = np.bincount(rows.label, weights=flows_N)
-    present = np.count_nonzero(per_class_C)
-    return np.asarray(flows_N * flows_N.sum() / (present * per_class_C[rows.label]))
+def _row_weights(rows: Rows, settings: config.Training) -> np.ndarray:
+    """What each row counts, float64 (N,), with the same sum whatever ``class_weight``."""
+    weights_N = rows.num_flows.astype(np.float64) ** settings.repeat_weight
+    power = {"none": 0.0, "sqrt": 0.5, "balanced": 1.0}[settings.class_weight]
+    scaled_N = weights_N / np.bincount(rows.label, weights=weights_N)[rows.label] ** power
+    return np.asarray(scaled_N * (weights_N.sum() / scaled_N.sum()))
 
 
 def _seed_of(*parts: int) -> int:

@@ -1,8 +1,9 @@
 """learning.py train|predict [--captures DIR --labels FILE]...: iotid's model beside the plain one, at the paper's size.
 
 The plain one (`plain.py`) does what the paper describes with no thought: every flow, 32 steps each, float32, dense Adam
-over all 65,536 windows. Both learn the same flows' lengths and windows; `predict` gives both the same weights, trained
-for --epochs epochs, and compares every answer. Flows: of one or more folders of captures, each with its device list,
+over all 65,536 windows, settings of conf/paper.yaml. iotid learns with those of conf/base.yaml, where the network has
+the paper's size, too. Both learn the same flows' lengths and windows; `predict` gives both the same weights, trained
+for 4 epochs, and compares every answer. Flows: of one or more folders of captures, each with its device list,
 split 80/10/10 by a seeded draw (without: those that the project writes itself). Ends with one line of JSON.
 
 train: flows a second of both (the plain one timed over --plain-steps steps of 256 flows); with --plain-epochs N also
@@ -29,6 +30,7 @@ from plain import PlainEnsemble, batch_of, values_of
 from torch.nn import functional as F
 
 from iotid import config
+from iotid.capture.simulate import write_demo
 from iotid.dataset import DeviceList, Encoding, Rows, Vocabulary
 from iotid.dataset.characteristics import select_characteristics
 from iotid.flows import from_captures
@@ -42,6 +44,9 @@ _BATCH = 256  # flows of one step of the plain model
 _SHARES = (0.8, 0.9)
 
 
+CAPTURES_HELP = "folder of captures; repeatable; without: captures that the project writes itself"
+
+
 class Bench(NamedTuple):
     """The labelled flows, and which of them are for training, validation and test."""
 
@@ -51,12 +56,21 @@ class Bench(NamedTuple):
     encoding: Encoding
 
 
+def given_flows(folders: list[tuple[str, str]], settings: config.Settings) -> Bench:
+    """Flows of the folders, or of the demo's captures where none is given."""
+    if folders:
+        return read_flows(folders, settings)
+    with tempfile.TemporaryDirectory() as folder:
+        write_demo(Path(folder))
+        return read_flows([(f"{folder}/captures", f"{folder}/devices.yaml")], settings)
+
+
 def read_flows(folders: list[tuple[str, str]], settings: config.Settings) -> Bench:
     """Flows of every folder that its list knows, TCP and UDP, of models with ten or more."""
     tables, names = [], []
     for captures, listed in folders:
         devices = DeviceList.read(listed)
-        flows = from_captures(captures, join_files=False)
+        flows = from_captures(captures, join_files=False, length=settings.flow.length)
         flows = flows.filter(pc.is_in(flows["protocol"], value_set=pa.array([6, 17], pa.int32())))
         number_N = devices.match(flows)
         tables.append(flows.filter(pa.array(number_N >= 0)).replace_schema_metadata())
@@ -72,8 +86,8 @@ def read_flows(folders: list[tuple[str, str]], settings: config.Settings) -> Ben
     train = flows.take(pa.array(parts[0]))
     vocabularies = {}
     for name, each in select_characteristics(settings.dataset.characteristics).items():
-        values = train[each.column].combine_chunks().flatten().to_numpy()
-        vocabularies[name] = Vocabulary(tuple(np.unique(values).tolist()))
+        values, times = np.unique(train[each.column].combine_chunks().flatten().to_numpy(), return_counts=True)
+        vocabularies[name] = Vocabulary(tuple(values[times >= settings.dataset.min_count].tolist()))
     encoding = Encoding(settings.flow.max_packets, vocabularies, labels, {}, (6, 17), settings.flow.length)
     return Bench(flows, label_N, parts, encoding)
 
@@ -174,7 +188,7 @@ def train_iotid(bench: Bench, settings: config.Settings, folder: Path) -> dict[s
 def bench_train(bench: Bench, settings: config.Settings, given: argparse.Namespace) -> dict[str, Any]:
     plain: dict[str, Any] = time_plain(bench, settings, given.plain_steps)
     plain["epochs"] = learn_as_plain(bench, settings, given.plain_epochs, plain["step_s"])
-    own = config.load_settings([given.config], given.set)
+    own = config.load_settings(overrides=given.set)
     with tempfile.TemporaryDirectory() as folder:
         ours = train_iotid(bench, own, Path(folder))
     ratios = {"flows_per_s": ours["flows_per_s"] / plain["flows_per_s"]}
@@ -186,8 +200,9 @@ def bench_train(bench: Bench, settings: config.Settings, given: argparse.Namespa
 
 
 def bench_predict(bench: Bench, settings: config.Settings, given: argparse.Namespace) -> dict[str, Any]:
+    own = config.load_settings(overrides=["training.epochs=4", *given.set])
     with tempfile.TemporaryDirectory() as folder:
-        train_iotid(bench, settings, Path(folder))
+        train_iotid(bench, own, Path(folder))
         predictor = Predictor.load(folder)
     predictor.predict(bench.flows.slice(0, 1000))
     begin = time.perf_counter()
@@ -216,10 +231,9 @@ def bench_predict(bench: Bench, settings: config.Settings, given: argparse.Names
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("what", choices=["train", "predict"])
-    options.add_argument("--captures", action="append", default=[], help="folder of captures; repeatable")
+    options.add_argument("--captures", action="append", default=[], help=CAPTURES_HELP)
     options.add_argument("--labels", action="append", default=[], help="device list of each of them")
-    options.add_argument("--config", default="paper.yaml", help="settings; model and training are read")
-    options.add_argument("--set", action="append", default=[], help="section.key=value")
+    options.add_argument("--set", action="append", default=[], help="section.key=value, of both")
     options.add_argument("--plain-steps", type=int, default=10)
     options.add_argument("--plain-epochs", type=int, default=0, help="the plain model's training; 0: speed only")
     options.add_argument("--plain-flows", type=int, default=4096, help="flows that the plain model scores; 0: all")
@@ -227,15 +241,9 @@ def main() -> None:
     given = options.parse_args()
     if len(given.captures) != len(given.labels):
         options.error("each --captures needs its --labels")
-    settings = config.load_settings([given.config], given.set)
-    with tempfile.TemporaryDirectory() as folder:
-        pairs = list(zip(given.captures, given.labels, strict=True))
-        if not pairs:
-            from iotid.capture.simulate import write_demo
-
-            write_demo(Path(folder))
-            pairs = [(f"{folder}/captures", f"{folder}/devices.yaml")]
-        bench = read_flows(pairs, settings)
+    # the plain one steps over all of the padding, but does not let it change an answer
+    settings = config.load_settings(["paper.yaml"], ["model.padding=ignored", *given.set])
+    bench = given_flows(list(zip(given.captures, given.labels, strict=True)), settings)
     told = {"flows": len(bench.flows), "classes": len(bench.encoding.labels), "threads": torch.get_num_threads()}
     told["values"] = {name: known.size for name, known in bench.encoding.vocabularies.items()}
     sys.stderr.write(f"{told}\n")

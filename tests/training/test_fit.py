@@ -176,18 +176,24 @@ def test_fit__a_row_counts_as_the_flows_that_it_stands_for(toy: ModuleType, tmp_
     copies = np.repeat(np.arange(30), once.num_flows)
     sequences = {name: ids_NM[copies] for name, ids_NM in once.sequences.items()}
     spread = Rows(sequences, once.label[copies], np.ones(len(copies), np.int64))
-    weighted = _fit(toy, tmp_path / "weighted", train=once, batch_size=1000)
-    copied = _fit(toy, tmp_path / "copied", train=spread, batch_size=1000)
+    weighted = _fit(toy, tmp_path / "weighted", train=once, batch_size=1000, repeat_weight=1)
+    copied = _fit(toy, tmp_path / "copied", train=spread, batch_size=1000, repeat_weight=1)
     for one, other in zip(_told(weighted), _told(copied), strict=True):
         assert one == pytest.approx(other, rel=1e-4)
 
 
 def test_fit__balanced_classes_weigh_the_same(toy: ModuleType) -> None:
     rows = toy.rows(50)
-    weights_N = fit_module._row_weights(rows, "balanced")
+    weights_N = fit_module._row_weights(rows, toy.training(class_weight="balanced", repeat_weight=1))
     per_class = [weights_N[rows.label == label].sum() for label in range(3)]
     assert per_class == pytest.approx([rows.num_flows.sum() / 3] * 3)
-    np.testing.assert_array_equal(fit_module._row_weights(rows, "none"), rows.num_flows)
+
+
+@pytest.mark.parametrize("power", [0, 0.5, 1])
+def test_fit__repeats_weigh_a_power_of_their_number(toy: ModuleType, power: float) -> None:
+    rows = toy.rows(50)
+    weights_N = fit_module._row_weights(rows, toy.training(class_weight="none", repeat_weight=power))
+    np.testing.assert_allclose(weights_N, rows.num_flows**power)
 
 
 def test_fit__reports_every_epoch(toy: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
