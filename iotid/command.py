@@ -144,8 +144,10 @@ captures = click.option(
 labels = click.option(
     "--labels",
     required=True,
+    multiple=True,
     metavar="FILE",
-    help="Device list, YAML or CSV: names with MACs, addresses or path patterns. conf/datasets/ holds examples.",
+    help="Device list, YAML or CSV: names with MACs, addresses or path patterns. conf/datasets/ holds examples. "
+    "Repeatable: several lists are one.",
 )
 dataset = click.option("--dataset", required=True, type=NAME, help="Name of the dataset.")
 strict = click.option(

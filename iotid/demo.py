@@ -29,7 +29,7 @@ def main(settings: Settings) -> None:
     nights = [Night(date.parent.name, date.name, str(date)) for date in sorted((folder / "captures").glob("*/*"))]
     first = min(night.date for night in nights)
     learn_from = [night for night in nights if night.date == first]
-    run_nights(nights, learn_from, str(folder / "devices.yaml"), "demo", layers_of_this_command())
+    run_nights(nights, learn_from, [str(folder / "devices.yaml")], "demo", layers_of_this_command())
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ class Night:
 def run_nights(
     nights: Sequence[Night],
     learn_from: Sequence[Night],
-    labels: str,
+    labels: Sequence[str],
     dataset: str,
     layers: Sequence[str],
 ) -> None:
@@ -48,7 +48,8 @@ def run_nights(
     for night in nights:
         lines.append(["split-pcaps", "--captures", night.captures, *night.arguments])
         lines.append(["assemble-flows", *night.arguments])
-    lines.append(["write-dataset", *selection, "--labels", labels, "--dataset", dataset])
+    lists = [part for path in labels for part in ("--labels", path)]
+    lines.append(["write-dataset", *selection, *lists, "--dataset", dataset])
     lines += [[name, "--dataset", dataset] for name in ("train", "evaluate", "promote")]
     lines += [["take-census", *night.arguments] for night in nights]
     started = time.monotonic()
@@ -75,7 +76,7 @@ def layers_of_this_command() -> list[str]:
 @click.option("--site", type=command.NAME, default="local", show_default=True, help="Site that the captures come from.")
 @click.option("--date", "capture_date", type=command.DATE, help="Night; default: the day (UTC) of the first packet.")
 @command.strict
-def main(settings: Settings, captures: str, labels: str, site: str, capture_date: str | None) -> None:
+def main(settings: Settings, captures: str, labels: tuple[str, ...], site: str, capture_date: str | None) -> None:
     """Do the whole way on a folder of captures: splits, flows, dataset, training, report, promotion, census."""
     from iotid.capture import first_day
 

@@ -9,7 +9,9 @@ from iotid.config import Settings
 @command.dates
 @command.labels
 @command.dataset
-def main(settings: Settings, sites: tuple[str, ...], capture_dates: tuple[str, ...], labels: str, dataset: str) -> None:
+def main(
+    settings: Settings, sites: tuple[str, ...], capture_dates: tuple[str, ...], labels: tuple[str, ...], dataset: str
+) -> None:
     """Label the flows of every named site on every named night and write a Petastorm dataset.
 
     Reads the table `flows` and a device list. Writes the dataset with its training, validation and test parts.
@@ -18,7 +20,7 @@ def main(settings: Settings, sites: tuple[str, ...], capture_dates: tuple[str, .
     from iotid.session import spark_session
     from iotid.storage import Store
 
-    devices = DeviceList.read(labels)
+    devices = DeviceList.read(*labels)
     store = Store(settings.storage.root)
     nights = [store.open("flows", {"site": site, "capture_date": day}) for site in sites for day in capture_dates]
     spark = spark_session(settings.spark, "iotid write-dataset")

@@ -59,8 +59,8 @@ class DeviceList:
                     )
 
     @classmethod
-    def read(cls, path: str | Path) -> DeviceList:
-        """Read a YAML or CSV list.
+    def read(cls, *paths: str | Path) -> DeviceList:
+        """Read YAML or CSV lists as one.
 
         YAML holds ``devices:``, entries with ``name`` and any of ``model`` (default: the name), ``vendor``, ``type``,
         ``mac``, ``ip``, ``path`` (each one or a list), ``valid_from``, ``valid_to``; ``notes:`` is free text. CSV has
@@ -71,7 +71,8 @@ class DeviceList:
         Raises:
             LabelError: the file is missing or malformed, or one MAC stands for two devices that nothing tells apart.
         """
-        return cls(read_devices(path), str(path))
+        devices = tuple(device for path in paths for device in read_devices(path))
+        return cls(devices, ", ".join(map(str, paths)))
 
     def match(self, flows: pa.Table | pa.RecordBatch) -> NDArray[np.int32]:
         """(N,) number of each flow's device in the list; -1 where no entry fits, or where several fit equally.

@@ -48,6 +48,17 @@ def test_read__yaml_entry_has_defaults_and_macs_in_one_form(tmp_path: Path) -> N
     assert (cam.model, cam.mac, cam.ip) == ("C1", (CAM, "10:11:12:13:14:15"), ("2001:db8::1",))
 
 
+def test_read__several_lists_are_one_and_contradict_each_other_with_both_names(tmp_path: Path) -> None:
+    one, other = (
+        _write(tmp_path, f"devices:\n  - {{name: {name}, mac: '{mac}'}}\n", f"{name}.yaml")
+        for name, mac in (("Hue", HUE), ("Cam", CAM))
+    )
+    assert [device.name for device in DeviceList.read(one, other).devices] == ["Hue", "Cam"]
+    again = _write(tmp_path, f"devices:\n  - {{name: Plug, mac: '{CAM}'}}\n", "again.yaml")
+    with pytest.raises(LabelError, match=rf"{other}, {again}: MAC {CAM} is listed for Cam and for Plug"):
+        DeviceList.read(other, again)
+
+
 def test_read__csv_passes_over_other_columns_and_takes_a_device_type_as_the_model(tmp_path: Path) -> None:
     path = _write(
         tmp_path,
