@@ -42,6 +42,7 @@ from iotid.training.fit import fit, macro_f1
 _CLOSE = 0.003  # of macro F1
 _BATCH = 256  # flows of one step of the plain model
 _SHARES = (0.8, 0.9)
+_SHARES_OF_CAPTURES = (0.7, 0.85)
 
 
 CAPTURES_HELP = "folder of captures; repeatable; without: captures that the project writes itself"
@@ -56,17 +57,20 @@ class Bench(NamedTuple):
     encoding: Encoding
 
 
-def given_flows(folders: list[tuple[str, str]], settings: config.Settings) -> Bench:
+def given_flows(folders: list[tuple[str, str]], settings: config.Settings, split: str = "flows") -> Bench:
     """Flows of the folders, or of the demo's captures where none is given."""
     if folders:
-        return read_flows(folders, settings)
+        return read_flows(folders, settings, split)
     with tempfile.TemporaryDirectory() as folder:
         write_demo(Path(folder))
-        return read_flows([(f"{folder}/captures", f"{folder}/devices.yaml")], settings)
+        return read_flows([(f"{folder}/captures", f"{folder}/devices.yaml")], settings, split)
 
 
-def read_flows(folders: list[tuple[str, str]], settings: config.Settings) -> Bench:
-    """Flows of every folder that its list knows, TCP and UDP, of models with ten or more."""
+def read_flows(folders: list[tuple[str, str]], settings: config.Settings, split: str) -> Bench:
+    """Flows of every folder that its list knows, TCP and UDP, of models with ten or more.
+
+    Parts are drawn by a seed: from all ``flows``, or from each label's ``captures``, which then are in one part whole.
+    """
     tables, names = [], []
     for captures, listed in folders:
         devices = DeviceList.read(listed)
@@ -81,8 +85,7 @@ def read_flows(folders: list[tuple[str, str]], settings: config.Settings) -> Ben
     labels = tuple(labels[counts >= 10].tolist())
     flows = pa.concat_tables(tables).filter(pa.array(kept))
     label_N = np.searchsorted(labels, label_N[kept].astype(str))
-    order = np.random.default_rng(1).permutation(len(label_N))
-    parts = np.split(order, [int(share * len(order)) for share in _SHARES])
+    parts = _split(label_N, flows["capture_file"], split)
     train = flows.take(pa.array(parts[0]))
     vocabularies = {}
     for name, each in select_characteristics(settings.dataset.characteristics).items():
@@ -90,6 +93,22 @@ def read_flows(folders: list[tuple[str, str]], settings: config.Settings) -> Ben
         vocabularies[name] = Vocabulary(tuple(values[times >= settings.dataset.min_count].tolist()))
     encoding = Encoding(settings.flow.max_packets, vocabularies, labels, {}, (6, 17), settings.flow.length)
     return Bench(flows, label_N, parts, encoding)
+
+
+def _split(label_N: np.ndarray, capture_N: pa.ChunkedArray, split: str) -> list[np.ndarray]:
+    """Flows of the training, validation and test part."""
+    random = np.random.default_rng(1)
+    if split == "flows":
+        order = random.permutation(len(label_N))
+        return np.split(order, [int(share * len(order)) for share in _SHARES])
+    number_N = capture_N.combine_chunks().dictionary_encode().indices.to_numpy()
+    part_N = np.empty(len(label_N), np.int64)
+    for label in range(label_N.max() + 1):
+        own = random.permutation(np.unique(number_N[label_N == label]))
+        ends = [round(share * len(own)) for share in _SHARES_OF_CAPTURES]
+        for part, captures in enumerate(np.split(own, ends)):
+            part_N[(label_N == label) & np.isin(number_N, captures)] = part
+    return [np.flatnonzero(part_N == part) for part in range(3)]
 
 
 def rows_of(bench: Bench, part: int) -> Rows:
