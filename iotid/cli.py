@@ -16,6 +16,7 @@ _STEPS = {
     "evaluate": "jobs.evaluate",
     "promote": "jobs.promote",
     "take-census": "jobs.take_census",
+    "compare": "jobs.compare",
     "run": "iotid.pipeline",
     "demo": "iotid.demo",
 }
@@ -39,7 +40,8 @@ def steps() -> None:
     """Names the IoT devices behind network captures.
 
     The steps, in the order in which the data goes: split-pcaps, assemble-flows, write-dataset, train, evaluate,
-    promote, take-census. `run` does all of them on a folder of captures, `demo` on captures that it writes itself.
+    promote, take-census. `compare` tries the ensemble and its rivals under several protocols. `run` does all of the
+    steps on a folder of captures, `demo` on captures that it writes itself.
     """
 
 

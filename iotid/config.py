@@ -108,6 +108,8 @@ class Training(_Section):
 
 class Evaluation(_Section):
     baselines: tuple[str, ...]
+    protocols: tuple[str, ...] = Field(min_length=1)
+    folds: int = Field(ge=3)
     bootstrap: int = Field(ge=0)
     seed: int
 

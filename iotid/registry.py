@@ -142,6 +142,10 @@ class Registry:
         values = [entities.Metric(key, float(value), now_ms, epoch) for key, value in metrics.items()]
         self._reach(lambda: self._client().log_batch(run_id, metrics=values))
 
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
+        """Log values that belong to no epoch."""
+        self.log_epoch(run_id, metrics, 0)
+
     def log_history(self, run_id: str, history: Iterable[Mapping[str, float]]) -> None:
         """Log those epochs (from 1) of a training's history that the run does not have yet."""
         epochs = {epoch: dict(metrics) for epoch, metrics in enumerate(history, start=1)}

@@ -17,6 +17,7 @@ from iotid.pipeline import layers_of_this_command
 
 ROOT = Path(__file__).parent.parent
 STEPS = ["split-pcaps", "assemble-flows", "write-dataset", "train", "evaluate", "promote", "take-census"]
+JOBS = [*STEPS, "compare"]
 NIGHT = ["--site", "a", "--date", "2026-01-10"]
 
 
@@ -33,7 +34,7 @@ def _is_one_clear_line(told: subprocess.CompletedProcess[str], *parts: str) -> N
         assert part in line
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", JOBS)
 def test_cli__help_of_a_job_and_of_the_command_are_the_same_and_explain_every_option(step: str) -> None:
     job = ROOT / "jobs" / f"{step.replace('-', '_')}.py"
     by_job = subprocess.run([sys.executable, str(job), "--help"], capture_output=True, text=True, check=True).stdout
@@ -44,7 +45,7 @@ def test_cli__help_of_a_job_and_of_the_command_are_the_same_and_explain_every_op
     assert "Writes " in by_command
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", JOBS)
 def test_jobs__stay_thin(step: str) -> None:
     assert len((ROOT / "jobs" / f"{step.replace('-', '_')}.py").read_text().splitlines()) <= 60
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from iotid.dataset.characteristics import Encoding, Vocabulary, unseen_share
     from iotid.dataset.devices import Device
     from iotid.dataset.labels import DeviceList
+    from iotid.dataset.memory import LabelledFlows
     from iotid.dataset.store import Rows, read_encoding, read_part
     from iotid.dataset.write import write_dataset
 
@@ -19,6 +20,7 @@ __all__ = [
     "Device",
     "DeviceList",
     "Encoding",
+    "LabelledFlows",
     "Rows",
     "Vocabulary",
     "read_encoding",
@@ -31,6 +33,7 @@ _HOMES = {
     "characteristics": ("Encoding", "Vocabulary", "unseen_share"),
     "devices": ("Device",),
     "labels": ("DeviceList",),
+    "memory": ("LabelledFlows",),
     "store": ("Rows", "read_encoding", "read_part"),
     "write": ("write_dataset",),
 }

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from iotid import config
 from iotid.dataset.arrays import first_values, positions
 from iotid.errors import SchemaError, SettingError
 
@@ -187,6 +188,21 @@ class Encoding:
             )
         except (KeyError, TypeError, AttributeError) as fault:
             raise SchemaError(f"encoding: lacks or garbles {fault}; write the dataset again") from None
+
+
+def learn_vocabularies(seen: Mapping[str, Mapping[int, int]], settings: config.Dataset) -> dict[str, Vocabulary]:
+    """Of each characteristic the values that it always knows, or those that training has ``min_count`` times."""
+    vocabularies = {}
+    for name, characteristic in select_characteristics(settings.characteristics).items():
+        known = characteristic.always
+        if known is None:
+            known = tuple(sorted(value for value, times in seen[name].items() if times >= settings.min_count))
+        if not known:
+            raise SettingError(
+                f"dataset.min_count: no value of {name} occurs {settings.min_count} times in training; lower it"
+            )
+        vocabularies[name] = Vocabulary(known)
+    return vocabularies
 
 
 def unseen_share(sequences: Mapping[str, NDArray[np.int32]]) -> NDArray[np.float64]:

@@ -118,6 +118,11 @@ class DeviceList:
             described[label] = {key: value if known[key] == value else "" for key, value in own.items()}
         return described
 
+    def describe_all(self, kind: str, labels: Iterable[str]) -> dict[str, dict[str, str]]:
+        """What the list knows of each of ``labels``; nothing, of the class of unlisted devices."""
+        known = self.describe(kind)
+        return {label: known.get(label, {"vendor": "", "type": "", "model": ""}) for label in sorted(labels)}
+
     @property
     def hash(self) -> str:
         """Twelve hexadecimal digits of the list's content, wherever it was read from."""

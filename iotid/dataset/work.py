@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +27,7 @@ from iotid.dataset.labels import UNKNOWN, DeviceList
 from iotid.dataset.packed import pack, unpack
 from iotid.dataset.partition import PARTS, Doubt, Split, Summary, columns_read, distinct_units, positions, summarise
 from iotid.dataset.store import LABEL, WEIGHT
-from iotid.flows import TOLD_BY, NightFile
+from iotid.flows import TOLD_BY
 from iotid.shuffle import NO_BUCKET, aside, beside, buckets_of, contents, mix, numbers, parcel, parcels, receive
 from iotid.storage import PartFile
 
@@ -51,12 +51,20 @@ _ROW = pa.schema(
 _HELD_ROWS = 1 << 18  # rows that a task gathers before it sends them
 
 
+class FlowFile(Protocol):
+    """Flows that are read batch by batch; `NightFile` is one."""
+
+    def read(self, columns: Iterable[str]) -> Iterator[pa.RecordBatch]: ...
+
+    def told_further(self, flows: pa.RecordBatch, later: pa.Table) -> pa.BooleanArray: ...
+
+
 @dataclass(frozen=True)
 class Source:
     """The flows of some nights and what is asked of each."""
 
-    files: Sequence[NightFile]
-    later: pa.Table
+    files: Sequence[FlowFile]
+    later: pa.Table | tuple[()]  # of `flows.later_flows`
     devices: DeviceList
     settings: config.Dataset
     max_packets: int

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from iotid import schemas
 from iotid.config import settings_hash
 from iotid.dataset import work
 from iotid.dataset.accounts import Accounts
-from iotid.dataset.characteristics import Encoding, Vocabulary, select_characteristics
+from iotid.dataset.characteristics import Encoding, learn_vocabularies, select_characteristics
 from iotid.dataset.labels import UNKNOWN, DeviceList
 from iotid.dataset.partition import PARTS, Split, find_ends, settle, split_captures
 from iotid.dataset.store import ENCODING, group_rows, materialised
@@ -72,9 +72,9 @@ def write_dataset(
         rows.check(accounts)
         encoding = Encoding(
             max_packets=flow.max_packets,
-            vocabularies=_learn(rows.told.seen, settings),
+            vocabularies=learn_vocabularies(rows.told.seen, settings),
             labels=labels,
-            devices=_described(devices, settings.label, accounts.labelled),
+            devices=devices.describe_all(settings.label, labels),
             protocols=settings.protocols,
             length=flow.length,
         )
@@ -239,27 +239,6 @@ def _nothing_matches(flows: DataFrame, devices: DeviceList) -> LabelError:
         f"{devices.source}: fits none of the {flows.count():,} flows ({macs}); list the MACs, addresses or capture "
         "paths of its devices, and check dataset.protocols"
     )
-
-
-def _learn(seen: Mapping[str, Mapping[int, int]], settings: config.Dataset) -> dict[str, Vocabulary]:
-    """Of each characteristic the values that it always knows, or those that training has ``min_count`` times."""
-    vocabularies = {}
-    for name, characteristic in select_characteristics(settings.characteristics).items():
-        known = characteristic.always
-        if known is None:
-            known = tuple(sorted(value for value, times in seen[name].items() if times >= settings.min_count))
-        if not known:
-            raise SettingError(
-                f"dataset.min_count: no value of {name} occurs {settings.min_count} times in training; lower it"
-            )
-        vocabularies[name] = Vocabulary(known)
-    return vocabularies
-
-
-def _described(devices: DeviceList, kind: str, labels: Iterable[str]) -> dict[str, dict[str, str]]:
-    """What the list knows of each label; nothing, of the class of unlisted devices."""
-    known = devices.describe(kind)
-    return {label: known.get(label, {"vendor": "", "type": "", "model": ""}) for label in sorted(labels)}
 
 
 def _keep(stack: ExitStack, frame: DataFrame) -> DataFrame:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import torch
 
+from iotid.dataset.arrays import distinct_rows
 from iotid.dataset.characteristics import PADDING
 
 
@@ -23,19 +24,10 @@ def step_counts(sequences: Mapping[str, np.ndarray], padding: str) -> np.ndarray
 
 
 def distinct_sequences(sequences: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """The distinct flows, each characteristic int32 (D, M), and int64 (N,): which of them each flow is.
-
-    Arrow's dictionary encoding hashes the rows; np.unique, which sorts them, takes five times as long at a million.
-    """
-    import pyarrow as pa
-
-    joined = np.ascontiguousarray(np.concatenate(list(sequences.values()), axis=1), dtype=np.int32)
-    rows, width = joined.shape
-    binary = pa.FixedSizeBinaryArray.from_buffers(pa.binary(4 * width), rows, [None, pa.py_buffer(joined)])
-    encoded = binary.dictionary_encode()
-    distinct = np.frombuffer(encoded.dictionary.buffers()[1], np.int32, len(encoded.dictionary) * width)
-    parts = np.split(distinct.reshape(-1, width), len(sequences), axis=1)
-    return dict(zip(sequences, parts, strict=True)), encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    """The distinct flows, each characteristic int32 (D, M), and int64 (N,): which of them each flow is."""
+    distinct, which_N = distinct_rows(np.concatenate(list(sequences.values()), axis=1))
+    parts = np.split(distinct, len(sequences), axis=1)
+    return dict(zip(sequences, parts, strict=True)), which_N
 
 
 def batches_by_length(counts_N: np.ndarray, max_packets: int) -> Iterator[np.ndarray]:

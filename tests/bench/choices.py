@@ -22,7 +22,7 @@ from iotid.evaluation.metrics import confusion_matrix
 from iotid.model import Predictor
 from iotid.training.fit import fit, macro_f1
 
-_SMALL = ("model.embedding_size=48", "model.hidden_size=48", "training.learning_rate=0.002", "training.epochs=12")
+_SMALL = ("model.embedding_size=32", "model.hidden_size=32", "training.learning_rate=0.004", "training.epochs=12")
 _VARIANTS = {
     "defaults": (),
     "fusion: sequence": ("model.fusion=sequence",),

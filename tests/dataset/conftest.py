@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
@@ -63,8 +63,8 @@ def flow_table() -> Callable[[Sequence[dict[str, Any]]], pa.Table]:
 def write_night() -> Callable[..., Partition]:
     """Write a night's partition of `flows`, in ``files`` Parquet files."""
 
-    def write(store: Store, flows: pa.Table, site: str = "lab", date: str = "2024-03-01", files: int = 1) -> Partition:
-        keys = {"site": site, "capture_date": date}
+    def write(store: Store, flows: pa.Table, site: str = "lab", day: str = "2024-03-01", files: int = 1) -> Partition:
+        keys = {"site": site, "capture_date": day}
         with store.write("flows", keys, FLOWS.version) as staged:
             size = -(-flows.num_rows // files)
             for number in range(files):
@@ -74,3 +74,14 @@ def write_night() -> Callable[..., Partition]:
         return store.open("flows", keys)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def of_night() -> Callable[[pa.Table], pa.Table]:
+    """Adds the columns that a night's folders tell, as ``write_night`` names them."""
+
+    def add(flows: pa.Table) -> pa.Table:
+        day = pa.array([date(2024, 3, 1)] * len(flows), pa.date32())
+        return flows.append_column("site", pa.array(["lab"] * len(flows))).append_column("capture_date", day)
+
+    return add

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import warnings
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from iotid.config import load_settings
-from iotid.dataset import Device, DeviceList, Encoding, Rows, read_encoding, read_part, write_dataset
+from iotid.dataset import Device, DeviceList, Encoding, LabelledFlows, Rows, read_encoding, read_part, write_dataset
 from iotid.dataset.partition import PARTS
 from iotid.errors import AccountingError, InputError, LabelError, PartitionError, SchemaError, SettingError
 from iotid.storage import Partition, Store
@@ -249,7 +250,7 @@ def test_write__flows_of_several_nights_and_sites_are_one_dataset(
     nights = [
         write_night(store, flows),
         write_night(store, flows, site="office"),
-        write_night(store, flows, date="2024-03-02"),
+        write_night(store, flows, day="2024-03-02"),
     ]
     dataset = _write(spark, store, nights, "dataset.min_flows=18")
     assert dataset.metadata["accounting"]["in"] == 600
@@ -354,3 +355,39 @@ def test_read__missing_file_or_marker_raises(written: Partition, tmp_path: Path)
         read_part(str(copy), "train")
     with pytest.raises(PartitionError, match="no whole dataset"):
         read_encoding(str(copy))
+
+
+@pytest.mark.parametrize(
+    ("protocol", "unique"),
+    [("random_flow", True), ("random_flow", False), ("random_unique", True), ("by_time", True), ("by_capture", True)],
+)
+def test_in_memory__same_labels_vocabularies_and_rows(
+    spark: SparkSession,
+    tmp_path: Path,
+    flow_table: FlowTable,
+    of_night: Callable[[pa.Table], pa.Table],
+    write_night: WriteNight,
+    protocol: str,
+    unique: bool,
+) -> None:
+    store, rows = Store(str(tmp_path)), _rows()
+    for number, row in enumerate(rows):
+        row["first_seen"] = number * 37 % 200
+        if "capture_file" in row:
+            row["capture_file"] = f"{number % 7}-{row['capture_file']}"
+    night = write_night(store, flow_table(rows), files=3)
+    changes = [f"dataset.protocol={protocol}", f"dataset.unique={json.dumps(unique)}", "dataset.min_count=2"]
+    dataset = _write(spark, store, [night], *changes)
+    settings = load_settings(["local.yaml"], ["flow.max_packets=4", *changes])
+    labelled = LabelledFlows.of(of_night(flow_table(rows)), DEVICES, settings.dataset, settings.flow)
+    encoding, parts = labelled.dataset(labelled.parts())
+    assert encoding == read_encoding(dataset.uri)
+    expected = _content(dataset)
+    for name, part in parts.items():
+        assert len(part.rows) == len(read_part(dataset.uri, name))
+        found: Counter[tuple[Any, ...]] = Counter()
+        for number in range(len(part.rows)):
+            ids = tuple(tuple(sequence[number].tolist()) for sequence in part.rows.sequences.values())
+            found[encoding.labels[part.rows.label[number]], *ids] += int(part.rows.num_flows[number])
+        assert found == expected[name]
+        np.testing.assert_array_equal(labelled.label[part.flow], part.rows.label[part.row_of_flow])

@@ -18,8 +18,15 @@ from iotid.evaluation import decide, system_report
 from iotid.evaluation.evaluate import score
 from iotid.model import AdaptiveEnsemble, Predictor, save_bundle
 
-_ALL = Evaluation(baselines=("majority_sequence", "sequence_knn", "random_forest"), bootstrap=50, seed=1)
-_NONE = Evaluation(baselines=(), bootstrap=0, seed=1)
+_PROTOCOLS: Any = {"protocols": ("random_flow",), "folds": 3}
+_ALL = Evaluation(
+    baselines=("majority_sequence", "sequence_knn", "random_forest"),
+    protocols=("random_flow",),
+    folds=3,
+    bootstrap=50,
+    seed=1,
+)
+_NONE = Evaluation(baselines=(), **_PROTOCOLS, bootstrap=0, seed=1)
 
 
 def _score(small: Any, models: dict[str, Any], settings: Evaluation, test: Rows | None = None) -> Any:
@@ -121,7 +128,11 @@ def test_score__model_with_the_name_of_a_baseline_and_unknown_baseline_are_refus
     with pytest.raises(SettingError, match="'random_forest' is also the name of a model"):
         _score(small, {"random_forest": oracle}, _ALL)
     with pytest.raises(SettingError, match="'oracle' is not known"):
-        _score(small, {"ensemble": oracle}, Evaluation(baselines=("oracle",), bootstrap=0, seed=1))
+        _score(
+            small,
+            {"ensemble": oracle},
+            Evaluation(baselines=("oracle",), **_PROTOCOLS, bootstrap=0, seed=1),
+        )
 
 
 def test_score__takes_a_stored_model(small: Any, settings: Any, tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from iotid.evaluation import Decision, write_report
 from iotid.evaluation.evaluate import score
 from iotid.evaluation.report import verdicts
 
-_SETTINGS = Evaluation(baselines=("majority_sequence",), bootstrap=20, seed=1)
+_PROTOCOLS: Any = {"protocols": ("random_flow",), "folds": 3}
+_SETTINGS = Evaluation(baselines=("majority_sequence",), **_PROTOCOLS, bootstrap=20, seed=1)
 _HOSTILE = "</title><script>alert('x')</script><img src=x onerror=alert(1)>\" & \u202e名"
 
 
@@ -126,7 +127,7 @@ def test_verdicts__say_who_is_ahead(report: Any, ours: Any, theirs: Any, words: 
 
 
 def test_verdicts__without_rivals_says_so(small: Any, oracle: Any) -> None:
-    settings = Evaluation(baselines=(), bootstrap=0, seed=1)
+    settings = Evaluation(baselines=(), **_PROTOCOLS, bootstrap=0, seed=1)
     report = score(small.identity, small.encoding, small.train, small.test, {"ensemble": oracle}, settings)
     [(sentence, _)] = verdicts(report)
     assert "no rival was scored" in sentence

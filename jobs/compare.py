@@ -1,0 +1,47 @@
+"""Beside the steps: the ensemble and its rivals under several protocols, in one table."""
+
+from iotid import command
+from iotid.config import Settings
+
+
+@command.step("compare")
+@command.sites
+@command.dates
+@command.labels
+@command.comparison
+def main(
+    settings: Settings, sites: tuple[str, ...], capture_dates: tuple[str, ...], labels: tuple[str, ...], name: str
+) -> None:
+    """Compare the ensemble with its rivals on the same flows under every protocol of `evaluation.protocols`.
+
+    Reads the table `flows` into memory, and a device list. Trains the ensemble anew for every test part, on this
+    machine. Writes a table to read, the numbers behind it, and a run to MLflow. Killed and started again, it goes on
+    from what it has trained.
+    """
+    from iotid.dataset import DeviceList, LabelledFlows
+    from iotid.evaluation import comparison
+    from iotid.registry import Registry
+    from iotid.session import spark_session
+    from iotid.storage import Store
+
+    store, devices = Store(settings.storage.root), DeviceList.read(*labels)
+    nights = [store.open("flows", {"site": site, "capture_date": day}) for site in sites for day in capture_dates]
+    spark = spark_session(settings.spark, "iotid compare") if len(capture_dates) > 1 else None
+    flows = LabelledFlows.of_nights(spark, nights, devices, settings.dataset, settings.flow)
+    made_by = comparison.made_by(settings, nights, devices)
+    work = store.working_folder("runs", f"compare-{name}", made_by)
+    outcomes = comparison.compare(flows, settings, work)
+    with store.write("comparisons", {"name": name}) as staged:
+        staged.add_folder(comparison.write(outcomes, work))
+        staged.metadata = {"hash": made_by, "protocols": settings.evaluation.protocols}
+    registry = Registry(settings.tracking, settings.storage.root)
+    sections = [settings.model, settings.training, settings.dataset, settings.evaluation]
+    run = registry.start_run(f"compare-{name}", sections, {"hash": made_by})
+    registry.log_metrics(run, comparison.flat(outcomes))
+    registry.log_artifacts(run, comparison.write(outcomes, work), "comparison")
+    registry.end_run(run)
+    command.say(f"{comparison.text(outcomes)}\ncomparison: {store.open('comparisons', {'name': name}).uri}")
+
+
+if __name__ == "__main__":
+    command.run_job(main)
