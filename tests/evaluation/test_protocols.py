@@ -9,16 +9,21 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 from sklearn.metrics import f1_score
 
+from iotid import baselines
 from iotid.config import Settings, load_settings
 from iotid.dataset import Device, DeviceList, LabelledFlows
 from iotid.dataset.partition import PARTS
 from iotid.errors import DataError, SettingError
 from iotid.evaluation import comparison, protocols
 from iotid.evaluation.protocols import Study
+from iotid.registry import Registry
 from iotid.schemas import FLOWS
+from iotid.storage import Store
 
 CAM, PLUG, BULB = ("aa:bb:cc:dd:ee:0" + digit for digit in "123")
 DEVICES = DeviceList(
@@ -32,13 +37,26 @@ DEVICES = DeviceList(
 _START = datetime(2024, 3, 1, tzinfo=UTC)
 
 
+_SMALL = (
+    "model.embedding_size=4",
+    "model.hidden_size=4",
+    "model.layers=1",
+    "training.epochs=1",
+    "evaluation.baselines=[majority_sequence]",
+    "evaluation.bootstrap=10",
+    "evaluation.folds=3",
+)
+
+
 def _settings(*changes: str) -> Settings:
-    small = ["model.embedding_size=4", "model.hidden_size=4", "model.layers=1", "training.epochs=1"]
-    few = ["evaluation.baselines=[majority_sequence]", "evaluation.bootstrap=10", "evaluation.folds=3"]
-    return load_settings(overrides=[*small, *few, *changes])
+    return load_settings(overrides=[*_SMALL, *changes])
 
 
 def _flows(settings: Settings, sites: dict[str, tuple[str, ...]] | None = None) -> LabelledFlows:
+    return LabelledFlows.of(_table(sites), DEVICES, settings.dataset, settings.flow)
+
+
+def _table(sites: dict[str, tuple[str, ...]] | None = None) -> pa.Table:
     """Of each site and MAC three captures or more of six flows each; lengths tell the devices apart, mostly."""
     chance = random.Random(3)
     rows: list[dict[str, Any]] = []
@@ -62,8 +80,13 @@ def _flows(settings: Settings, sites: dict[str, tuple[str, ...]] | None = None) 
         "tcp_window": [[1000] * len(row["lengths"]) for row in rows],
     }
     schema = FLOWS.arrow_schema()
-    arrays = [pa.array(columns.get(field.name, [None] * len(rows)), field.type) for field in schema]
-    return LabelledFlows.of(pa.Table.from_arrays(arrays, schema=schema), DEVICES, settings.dataset, settings.flow)
+    for field in schema:
+        constant: Any = "-" if field.type == pa.string() else _START if field.name == "last_seen" else 0
+        lists = [[0] * len(row["lengths"]) for row in rows]
+        of_no_matter = lists if pa.types.is_list(field.type) else [None if field.nullable else constant] * len(rows)
+        columns.setdefault(field.name, of_no_matter)
+    arrays = [pa.array(columns[field.name], field.type) for field in schema]
+    return pa.Table.from_arrays(arrays, schema=schema)
 
 
 def test_run__folds_test_every_flow_and_every_capture_once(tmp_path: Path) -> None:
@@ -93,8 +116,6 @@ def test_run__scores_are_those_of_the_rivals_answers(tmp_path: Path) -> None:
     flows = _flows(settings)
     outcome = Study(settings, tmp_path).run(flows, "by_capture")
     encoding, parts = flows.dataset(flows.under("by_capture").parts())
-    from iotid import baselines
-
     rival = baselines.create("majority_sequence", encoding, 1).fit(parts["train"].rows, 3)
     test = parts["test"]
     named = rival.probabilities(test.rows.sequences).argmax(axis=1)[test.row_of_flow]
@@ -158,3 +179,31 @@ def test_text__names_every_protocol_and_system_and_flat_every_number(tmp_path: P
         "comparison.json",
         "comparison.md",
     }
+
+
+def test_compare__from_a_nights_flows_to_a_table_and_a_run(tmp_path: Path) -> None:
+    """The command itself, on a stored night; given again, it trains nothing anew and writes the same."""
+    from jobs.compare import main
+
+    store, flows = Store(str(tmp_path)), _table()
+    keys = {"site": "home", "capture_date": "2024-03-01"}
+    with store.write("flows", keys, FLOWS.version) as staged:
+        pq.write_table(flows.drop_columns(["site", "capture_date"]), f"{staged.path}/part-0.parquet")
+        staged.metadata = {"rows": len(flows)}
+    lines = [f"  - {{name: {device.name}, mac: '{device.mac[0]}', type: plug}}\n" for device in DEVICES.devices]
+    (tmp_path / "devices.yaml").write_text("devices:\n" + "".join(lines))
+    changes = [*_SMALL, "evaluation.protocols=[by_capture]", f"storage.root={tmp_path}"]
+    asked = ["--site", "home", "--date", "2024-03-01", "--labels", f"{tmp_path}/devices.yaml", "--name", "try"]
+    given = [*asked, *(part for change in changes for part in ("--set", change))]
+    first, again = (CliRunner().invoke(main, given, catch_exceptions=False) for _ in range(2))
+    assert first.exit_code == again.exit_code == 0
+    assert first.stdout == again.stdout
+    assert "## by_capture" in first.stdout
+    written = Path(store.open("comparisons", {"name": "try"}).uri.removeprefix("file://"))
+    assert (written / "comparison.md").read_text() in first.stdout
+    assert len(list((tmp_path / "runs").glob("compare-try/*/by_capture-01/checkpoint/epoch-00001-*"))) == 1
+    client = Registry(_settings().tracking, str(tmp_path))._client()
+    (experiment,) = client.search_experiments(filter_string="name = 'iotid'")
+    run = client.search_runs([experiment.experiment_id])[0]
+    assert "by_capture.ensemble.flows.macro_f1" in run.data.metrics
+    assert run.info.status == "FINISHED"
