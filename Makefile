@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 PY := .venv/bin/python
 IOTID := .venv/bin/iotid
-PYTEST := $(PY) -m pytest
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest
 CONF ?= local.yaml
 SITE ?= local
 DATE ?=
