@@ -17,6 +17,7 @@ _STEPS = {
     "promote": "jobs.promote",
     "take-census": "jobs.take_census",
     "compare": "jobs.compare",
+    "describe": "jobs.describe",
     "run": "iotid.pipeline",
     "demo": "iotid.demo",
 }
@@ -40,8 +41,9 @@ def steps() -> None:
     """Names the IoT devices behind network captures.
 
     The steps, in the order in which the data goes: split-pcaps, assemble-flows, write-dataset, train, evaluate,
-    promote, take-census. `compare` tries the ensemble and its rivals under several protocols. `run` does all of the
-    steps on a folder of captures, `demo` on captures that it writes itself.
+    promote, take-census. `compare` tries the ensemble and its rivals under several protocols, `describe` draws what
+    tells the devices apart. `run` does all of the steps on a folder of captures, `demo` on captures that it writes
+    itself.
     """
 
 

@@ -151,6 +151,7 @@ labels = click.option(
 )
 dataset = click.option("--dataset", required=True, type=NAME, help="Name of the dataset.")
 comparison = click.option("--name", required=True, type=NAME, help="Name of the comparison.")
+description = click.option("--name", required=True, type=NAME, help="Name of the description.")
 strict = click.option(
     "--strict",
     is_flag=True,

@@ -17,7 +17,7 @@ from iotid.pipeline import layers_of_this_command
 
 ROOT = Path(__file__).parent.parent
 STEPS = ["split-pcaps", "assemble-flows", "write-dataset", "train", "evaluate", "promote", "take-census"]
-JOBS = [*STEPS, "compare"]
+JOBS = [*STEPS, "compare", "describe"]
 NIGHT = ["--site", "a", "--date", "2026-01-10"]
 
 

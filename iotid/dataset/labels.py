@@ -123,6 +123,14 @@ class DeviceList:
         known = self.describe(kind)
         return {label: known.get(label, {"vendor": "", "type": "", "model": ""}) for label in sorted(labels)}
 
+    def alike(self, kind: str, labels: Iterable[str]) -> dict[str, str]:
+        """What each of ``labels`` is called where look-alikes are merged: its vendor and type, where both are known."""
+        told = self.describe_all(kind, labels)
+        return {
+            label: f"{own['vendor']} {own['type']}" if own["vendor"] and own["type"] else label
+            for label, own in told.items()
+        }
+
     @property
     def hash(self) -> str:
         """Twelve hexadecimal digits of the list's content, wherever it was read from."""

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iotid.evaluation.schema import Bin, System
+from iotid.evaluation.traffic import ENTROPY, MEAN, Traffic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette: told apart in every common form of colour blindness.
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#7F7F7F"
+_LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_DASHES = ("-", "--", ":", "-.")
+_UNITS = {"packet_length": "bytes", "tcp_window": "bytes, unscaled", "payload_length": "bytes", "inter_arrival": "µs"}
 DPI = 150
 _LABEL_WIDTH = 26  # characters of a class name on an axis
 
@@ -135,6 +139,87 @@ def reliability(bins: Sequence[Bin], path: Path, title: str = "") -> None:
         _plain(axes)
     above.set_title(title, fontsize=10)
     _save(figure, path)
+
+
+def of_traffic(traffic: Traffic, alike: Mapping[str, Sequence[str]], folder: Path) -> list[str]:
+    """Every figure of ``traffic`` below ``folder``; the names of their files.
+
+    ``alike``: groups of labels whose entropies are drawn on one panel, those with one label left out.
+    """
+    known = {label for label, _, _ in traffic}
+    groups = {name: [label for label in labels if label in known] for name, labels in alike.items()}
+    groups = {name: labels for name, labels in groups.items() if len(labels) > 1}
+    drawn = []
+    for characteristic in dict.fromkeys(name for _, name, _ in traffic):
+        boxes(traffic, characteristic, folder / f"{characteristic}_boxes.png")
+        drawn.append(f"{characteristic}_boxes.png")
+        if groups:
+            entropy_curves(traffic, characteristic, groups, folder / f"{characteristic}_entropy_of_look_alikes.png")
+            drawn.append(f"{characteristic}_entropy_of_look_alikes.png")
+    return drawn
+
+
+def boxes(traffic: Traffic, characteristic: str, path: Path, title: str = "") -> None:
+    """Of every label the spread over its flows of a characteristic's mean and entropy (the paper's figures 2 and 3).
+
+    Boxes hold the middle half, whiskers reach from the 5th to the 95th percentile. Labels by their median mean.
+    """
+    labels = [label for label, name, measure in traffic if (name, measure) == (characteristic, MEAN)]
+    labels.sort(key=lambda label: traffic[label, characteristic, MEAN].quantile(0.5))
+    figure = _figure(9.6, 1.4 + 0.24 * len(labels))
+    for axes, measure, unit in zip(
+        figure.subplots(1, 2, sharey=True), (MEAN, ENTROPY), (_UNITS.get(characteristic, ""), "bits"), strict=True
+    ):
+        stats = []
+        for label in labels:
+            spread = traffic[label, characteristic, measure]
+            low, first, middle, third, high = (spread.quantile(share) for share in (0.05, 0.25, 0.5, 0.75, 0.95))
+            stats.append({"whislo": low, "q1": first, "med": middle, "q3": third, "whishi": high, "fliers": []})
+        axes.bxp(
+            stats,
+            orientation="horizontal",
+            widths=0.6,
+            patch_artist=True,
+            showfliers=False,
+            boxprops={"facecolor": "#9CC9E6", "edgecolor": _BLUE},
+            medianprops={"color": _ORANGE, "linewidth": 1.8},
+            whiskerprops={"color": _BLUE},
+            capprops={"color": _BLUE},
+        )
+        axes.set_yticks(range(1, len(labels) + 1), [_short(label) for label in labels])
+        axes.set_xlabel(f"{measure} of a flow's {_words(characteristic)}s" + (f" ({unit})" if unit else ""))
+        _plain(axes)
+        axes.tick_params(labelsize=7.5)
+    figure.suptitle(title, fontsize=10)
+    _save(figure, path)
+
+
+def entropy_curves(traffic: Traffic, characteristic: str, groups: Mapping[str, Sequence[str]], path: Path) -> None:
+    """Share of flows whose entropy is at most so many bits, a panel for each group of labels (figures 1 and 7)."""
+    columns = min(len(groups), 3)
+    rows = -(-len(groups) // columns)
+    figure = _figure(3.6 * columns, 0.4 + 3.0 * rows)
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    end = max(traffic[label, characteristic, ENTROPY].values[-1] for labels in groups.values() for label in labels)
+    for axes, (group, labels) in zip(panels, groups.items(), strict=False):
+        for number, label in enumerate(labels):
+            spread = traffic[label, characteristic, ENTROPY]
+            below = np.cumsum(spread.flows) / spread.flows.sum()
+            bits, share = np.concatenate([[0.0], spread.values, [end]]), np.concatenate([[0.0], below, [1.0]])
+            look = {"color": _LINES[number % len(_LINES)], "linestyle": _DASHES[number % len(_DASHES)]}
+            axes.step(bits, share, where="post", label=_short(label), **look)  # dashes: equal curves hide each other
+        axes.set_title(_short(group), fontsize=9)
+        axes.legend(frameon=False, fontsize=7, loc="lower right")
+        axes.set_xlabel(f"entropy of a flow's {_words(characteristic)}s (bits)", fontsize=8)
+        axes.set_ylabel("share of flows", fontsize=8)
+        _plain(axes)
+    for unused in panels[len(groups) :]:
+        unused.set_visible(False)
+    _save(figure, path)
+
+
+def _words(characteristic: str) -> str:
+    return characteristic.replace("tcp", "TCP").replace("_", " ")
 
 
 def _write_percents(axes: Axes, percent_CC: NDArray[np.float64], font: float) -> None:

@@ -216,11 +216,8 @@ def _other_site(flows: LabelledFlows, site: str) -> NDArray[np.int8]:
 
 def _coarse(flows: LabelledFlows) -> tuple[list[str], NDArray[np.int64]]:
     """Names of the coarse labels (G,), and which of them each label is (C,): one for a vendor and type, where known."""
-    told = flows.devices.describe_all(flows.settings.label, flows.labels)
-    names = [
-        f"{told[label]['vendor']} {told[label]['type']}" if told[label]["vendor"] and told[label]["type"] else label
-        for label in flows.labels
-    ]
+    alike = flows.devices.alike(flows.settings.label, flows.labels)
+    names = [alike[label] for label in flows.labels]
     coarse, which_C = np.unique(names, return_inverse=True)
     return coarse.tolist(), which_C.astype(np.int64)
 

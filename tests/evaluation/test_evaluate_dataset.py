@@ -13,8 +13,8 @@ import pytest
 
 from iotid import schemas
 from iotid.config import Settings
-from iotid.dataset import DeviceList, read_encoding, read_part, write_dataset
-from iotid.evaluation import evaluate
+from iotid.dataset import Device, DeviceList, read_encoding, read_part, write_dataset
+from iotid.evaluation import evaluate, traffic
 from iotid.storage import Partition, Store
 
 _MACS = {"cam": "02:00:00:00:00:01", "plug": "02:00:00:00:00:02", "kettle": "02:00:00:00:00:03"}
@@ -73,3 +73,16 @@ def test_evaluate__scores_a_written_dataset(spark: Any, settings: Settings, tmp_
     assert [row["support"] for row in memory["per_class"]] == [
         test.num_flows[test.label == label].sum() for label in range(3)
     ]
+
+
+@pytest.mark.spark
+def test_describe__counts_every_labelled_flow(spark: Any, settings: Settings) -> None:
+    devices = DeviceList(tuple(Device(name=name, mac=mac, vendor="Acme", type="any") for name, mac in _MACS.items()))
+    night = _night(Store(settings.storage.root), 300, settings)
+    found = traffic.describe(spark, [night], devices, settings.dataset, settings.flow)
+    for measure in (traffic.MEAN, traffic.ENTROPY):
+        for name in settings.dataset.characteristics:
+            assert sum(found[label, name, measure].flows.sum() for label in _MACS) == 300
+    assert {tuple(found[label, "tcp_window", traffic.ENTROPY].values) for label in _MACS} == {(1.0,)}
+    (alike,) = traffic.look_alikes(found, devices, "name").values()
+    assert sorted(alike) == sorted(_MACS)
