@@ -65,7 +65,7 @@ def flat(outcomes: Sequence[Outcome]) -> dict[str, float]:
         for outcome in outcomes
         for system, scores in outcome["systems"].items()
         for unit in units
-        for metric, score in scores[unit].items()  # type: ignore[literal-required]
+        for metric, score in (scores[unit] or {}).items()  # type: ignore[literal-required]
         if score["value"] is not None
     }
 
@@ -90,11 +90,14 @@ def _lines(outcomes: Sequence[Outcome]) -> Iterator[str]:
 
 
 def _cells(scores: SystemScores) -> Iterator[str]:
-    yield _interval(scores["flows"]["macro_f1"])
-    yield _interval(scores["flows"]["accuracy"])
-    yield _percent(scores["ceiling_share"])
-    yield _interval(scores["flows_coarse"]["macro_f1"])
-    yield _percent(scores["expected_calibration_error"])
+    if scores["flows"] and scores["flows_coarse"]:
+        yield _interval(scores["flows"]["macro_f1"])
+        yield _interval(scores["flows"]["accuracy"])
+        yield _percent(scores["ceiling_share"])
+        yield _interval(scores["flows_coarse"]["macro_f1"])
+        yield _percent(scores["expected_calibration_error"])
+    else:
+        yield from [""] * 5
     yield _interval(scores["captures"]["accuracy"])
     yield _interval(scores["captures_coarse"]["accuracy"])
 

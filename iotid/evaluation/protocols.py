@@ -14,13 +14,14 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from iotid import baselines, config
+from iotid.baselines.capture_bag import CaptureBag
 from iotid.dataset import Encoding, LabelledFlows
 from iotid.dataset.memory import Part
 from iotid.dataset.partition import PARTS
@@ -28,23 +29,29 @@ from iotid.errors import DataError, SettingError
 from iotid.evaluation import leakage, metrics
 from iotid.evaluation.schema import ClassScore, Score
 
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
 log = logging.getLogger(__name__)
 
 OF_DATASET = ("random_flow", "random_unique", "by_capture", "by_time")
 FOLDS, SITE = "capture_folds", "site:"
-ENSEMBLE = "ensemble"
+ENSEMBLE, BAG = "ensemble", "capture_bag"
 _LEAST = 1e-6  # what a probability counts at least in a vote: one flow alone must not rule a class out
 
 
 class SystemScores(TypedDict):
-    """What one system reached. ``coarse``: with labels of one vendor and type merged; ``captures``: by vote."""
+    """What one system reached. ``coarse``: with labels of one vendor and type merged; ``captures``: by vote.
 
-    flows: dict[str, Score]
-    flows_coarse: dict[str, Score]
+    What is told of flows is null or empty for a system that names captures only.
+    """
+
+    flows: dict[str, Score] | None
+    flows_coarse: dict[str, Score] | None
     captures: dict[str, Score]
     captures_coarse: dict[str, Score]
-    ceiling_share: float
-    expected_calibration_error: float
+    ceiling_share: float | None
+    expected_calibration_error: float | None
     per_class: list[ClassScore]
 
 
@@ -74,6 +81,7 @@ class _Tested(NamedTuple):
     flows: NDArray[np.int64]
     answers: dict[str, NDArray[np.float64]]
     shares: dict[str, float]
+    bag: tuple[NDArray[np.int64], NDArray[np.int64]]  # label of each capture (U,), and what CaptureBag says it is
 
 
 @dataclass(frozen=True)
@@ -123,7 +131,7 @@ class Study:
                 raise DataError(f"{name}: no flow is in the {part} part; give more captures, or another protocol")
         test = parts["test"]
         answers = self._answer(encoding, parts, name)
-        unit_P = (flows.capture * len(flows.labels) + flows.label)[test.flow]
+        unit_P = _units(flows)[test.flow]
         (row_R, unit_R), flows_R = np.unique(np.stack([test.row_of_flow, unit_P]), axis=1, return_counts=True)
         train = parts["train"].rows
         shares = {
@@ -133,7 +141,8 @@ class Study:
             "ceiling": leakage.ceiling(test.rows),
         }
         spread = {system: answers_NC[row_R] for system, answers_NC in answers.items()}
-        return _Tested(test.rows.label[row_R], unit_R, flows_R, spread, shares)
+        bag = _by_bag(flows, parts, self.settings.evaluation.seed)
+        return _Tested(test.rows.label[row_R], unit_R, flows_R, spread, shares, bag)
 
     def _answer(self, encoding: Encoding, parts: dict[str, Part], name: str) -> dict[str, NDArray[np.float64]]:
         from iotid.model import Predictor
@@ -178,6 +187,17 @@ class Study:
                 "expected_calibration_error": metrics.expected_calibration_error(bins),
                 "per_class": metrics.per_class(fine, flows.labels),
             }
+        label_U, named_U = (np.concatenate([each.bag[number] for each in tested]) for number in range(2))
+        once_U = np.ones(len(label_U), np.int64)
+        systems[BAG] = {
+            "flows": None,
+            "flows_coarse": None,
+            "captures": self._scores(label_U, named_U, once_U),
+            "captures_coarse": self._scores(coarse_C[label_U], coarse_C[named_U], once_U),
+            "ceiling_share": None,
+            "expected_calibration_error": None,
+            "per_class": [],
+        }
         return {
             "protocol": protocol,
             "flows": sizes,
@@ -220,6 +240,26 @@ def _coarse(flows: LabelledFlows) -> tuple[list[str], NDArray[np.int64]]:
     names = [alike[label] for label in flows.labels]
     coarse, which_C = np.unique(names, return_inverse=True)
     return coarse.tolist(), which_C.astype(np.int64)
+
+
+def _units(flows: LabelledFlows) -> NDArray[np.int64]:
+    """(N,) a number for each capture of a device."""
+    return flows.capture * len(flows.labels) + flows.label
+
+
+def _by_bag(flows: LabelledFlows, parts: dict[str, Part], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Label (U,) of each of the test part's captures of a device, and what they are as bags."""
+    from scipy.sparse import coo_matrix
+
+    def bags(part: Part) -> tuple[csr_matrix, NDArray[np.int64]]:
+        units, which_P = np.unique(_units(flows)[part.flow], return_inverse=True)
+        ones, shape = np.ones(len(which_P)), (len(units), len(part.rows))
+        return coo_matrix((ones, (which_P, part.row_of_flow)), shape=shape).tocsr(), units % len(flows.labels)
+
+    train_BN, label_B = bags(parts["train"])
+    test_UN, label_U = bags(parts["test"])
+    bag = CaptureBag(seed).fit(parts["train"].rows.sequences, train_BN, label_B, len(flows.labels))
+    return label_U, bag.probabilities(parts["test"].rows.sequences, test_UN).argmax(axis=1)
 
 
 def _vote(

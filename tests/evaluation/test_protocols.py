@@ -95,10 +95,14 @@ def test_run__folds_test_every_flow_and_every_capture_once(tmp_path: Path) -> No
     outcome = Study(settings, tmp_path).run(flows, "capture_folds")
     assert outcome["flows"]["test"] == len(flows.label) == 72
     assert outcome["captures"] == 12
-    assert set(outcome["systems"]) == {"ensemble", "majority_sequence"}
-    for scores in outcome["systems"].values():
+    assert set(outcome["systems"]) == {"ensemble", "majority_sequence", "capture_bag"}
+    for system in ("ensemble", "majority_sequence"):
+        scores = outcome["systems"][system]
         assert [row["support"] for row in scores["per_class"]] == [24, 24, 24]
         assert scores["ceiling_share"] <= 1
+    bag = outcome["systems"]["capture_bag"]
+    assert bag["captures"]["accuracy"]["value"] == 1.0  # lengths tell the three apart
+    assert (bag["flows"], bag["per_class"]) == (None, [])
     assert outcome["coarse_labels"] == ["Acme camera", "Acme plug"]
 
 
