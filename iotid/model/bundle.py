@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 WEIGHTS = "weights.safetensors"
 DESCRIPTION = "model.json"
 _VERSION = 2
-_BATCH_PACKETS = 16384  # packets scored at once: large enough for the matrix units, small enough for the caches
+_BATCH_PACKETS = 4096  # packets scored at once: large enough for the matrix units, small enough for the caches
 _SLICE = 1_000_000  # flows encoded at once; bounds the memory of a prediction
 
 
