@@ -46,6 +46,13 @@ def test_fit__learns_a_separable_problem_and_saves_the_best_weights(toy: ModuleT
     assert json.loads((tmp_path / "history.json").read_text()) == result.history
 
 
+def test_fit__learns_with_products_in_bfloat16_and_keeps_float32_weights(toy: ModuleType, tmp_path: Path) -> None:
+    result = _fit(toy, tmp_path / "lower", train=toy.rows(200), epochs=12, precision="bfloat16")
+    assert result.best_macro_f1 > 0.95
+    assert _told(result) != _told(_fit(toy, tmp_path / "full", train=toy.rows(200), epochs=12, precision="float32"))
+    assert {tensor.dtype for tensor in load_file(tmp_path / "lower/weights.safetensors").values()} == {torch.float32}
+
+
 def test_fit__bundle_holds_the_weights_of_the_best_epoch_not_of_the_last(
     toy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
