@@ -150,8 +150,7 @@ labels = click.option(
     "Repeatable: several lists are one.",
 )
 dataset = click.option("--dataset", required=True, type=NAME, help="Name of the dataset.")
-comparison = click.option("--name", required=True, type=NAME, help="Name of the comparison.")
-description = click.option("--name", required=True, type=NAME, help="Name of the description.")
+result = click.option("--name", required=True, type=NAME, help="Name under which the result is kept.")
 strict = click.option(
     "--strict",
     is_flag=True,

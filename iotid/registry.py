@@ -335,13 +335,14 @@ class Run:
 
     registry: Registry
     start: Callable[[], str]
-    started: bool = False
 
     @cached_property
     def id(self) -> str:
-        found = self.start()
-        self.started = True
-        return found
+        return self.start()
+
+    @property
+    def started(self) -> bool:
+        return "id" in vars(self)
 
     @property
     def epoch_logger(self) -> EpochLogger | None:

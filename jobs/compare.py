@@ -8,7 +8,7 @@ from iotid.config import Settings
 @command.sites
 @command.dates
 @command.labels
-@command.comparison
+@command.result
 def main(
     settings: Settings, sites: tuple[str, ...], capture_dates: tuple[str, ...], labels: tuple[str, ...], name: str
 ) -> None:
@@ -31,14 +31,15 @@ def main(
     made_by = comparison.made_by(settings, nights, devices)
     work = store.working_folder("runs", f"compare-{name}", made_by)
     outcomes = comparison.compare(flows, settings, work)
+    shown = comparison.write(outcomes, work)
     with store.write("comparisons", {"name": name}) as staged:
-        staged.add_folder(comparison.write(outcomes, work))
+        staged.add_folder(shown)
         staged.metadata = {"hash": made_by, "protocols": settings.evaluation.protocols}
     registry = Registry(settings.tracking, settings.storage.root)
     sections = [settings.model, settings.training, settings.dataset, settings.evaluation]
     run = registry.start_run(f"compare-{name}", sections, {"hash": made_by})
     registry.log_metrics(run, comparison.flat(outcomes))
-    registry.log_artifacts(run, comparison.write(outcomes, work), "comparison")
+    registry.log_artifacts(run, shown, "comparison")
     registry.end_run(run)
     command.say(f"{comparison.text(outcomes)}\ncomparison: {store.open('comparisons', {'name': name}).uri}")
 

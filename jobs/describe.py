@@ -8,7 +8,7 @@ from iotid.config import Settings
 @command.sites
 @command.dates
 @command.labels
-@command.description
+@command.result
 def main(
     settings: Settings, sites: tuple[str, ...], capture_dates: tuple[str, ...], labels: tuple[str, ...], name: str
 ) -> None:

@@ -1,7 +1,8 @@
 """The systems that the ensemble is compared with, all behind one small door: ``fit`` and ``probabilities``.
 
 ``create(name, encoding, seed)`` makes one by its name in ``evaluation.baselines``; ``names()`` lists them. A new rival
-is one class that keeps the ``Classifier`` protocol and one line of the registry below.
+is one class that keeps the ``Classifier`` protocol and one line of the registry below. ``capture_bag`` stands apart: it
+names whole captures, not flows, and is asked by `iotid compare` alone.
 """
 
 from __future__ import annotations
