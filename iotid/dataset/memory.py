@@ -37,6 +37,7 @@ from iotid.dataset.partition import (
     summarise,
 )  # fmt: skip
 from iotid.dataset.store import Rows
+from iotid.dataset.write import check_nights
 from iotid.flows import later_flows, night_files
 
 if TYPE_CHECKING:
@@ -102,7 +103,11 @@ class LabelledFlows:
         settings: config.Dataset,
         flow: config.Flow,
     ) -> LabelledFlows:
-        """Those of several nights; ``spark`` is needed where a later night tells a flow further."""
+        """Those of several nights; ``spark`` is needed where a later night tells a flow further.
+
+        Raises what ``write_dataset`` raises for nights that were assembled by another version or other settings.
+        """
+        check_nights(nights, flow)
         later = later_flows(spark, nights) if spark else None
         return cls.of(night_files(nights), devices, settings, flow, later)
 
@@ -125,7 +130,8 @@ class LabelledFlows:
                 for (at, label), flows in zip(pairs.T.tolist(), counts.tolist(), strict=True)
             ]
             split = split_captures(votes, self.settings)
-            unseen = [label not in split.in_training(votes) for label in self.labels]
+            trained = split.in_training(votes)
+            unseen = [label not in trained for label in self.labels]
             part_N = split.parts(number_N, position_N)
             part_N[np.array(unseen)[self.label]] = -1
             return part_N

@@ -58,7 +58,7 @@ def write_dataset(
         AccountingError: flows or rows were lost on the way.
     """
     select_characteristics(settings.characteristics)
-    _check_nights(nights, flow)
+    check_nights(nights, flow)
     source = work.Source(night_files(nights), later_flows(spark, nights), devices, settings, flow.max_packets)
     with ExitStack() as stack:
         flows = _Flows(spark, source, stack)
@@ -95,13 +95,13 @@ def write_dataset(
     return written
 
 
-def _check_nights(nights: Sequence[Partition], flow: config.Flow) -> None:
+def check_nights(nights: Sequence[Partition], flow: config.Flow) -> None:
     """Raise where there is no night, or one whose flows are not of this schema or not cut by these settings.
 
     Keeping fewer packets of a flow than were assembled is the one difference that does no harm.
     """
     if not nights:
-        raise InputError("write-dataset: no night is named; name at least one --site and --date")
+        raise InputError("flows: no night is named; name at least one --site and --date")
     wanted = flow.model_dump(mode="json")
     for night in nights:
         version = night.metadata["schema_version"]

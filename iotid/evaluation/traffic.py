@@ -21,6 +21,7 @@ from iotid import config
 from iotid.dataset import DeviceList
 from iotid.dataset.characteristics import quantise_column, select_characteristics
 from iotid.dataset.work import Source
+from iotid.dataset.write import check_nights
 from iotid.flows import later_flows, night_files
 from iotid.shuffle import numbered, numbers, spark_schema
 
@@ -66,6 +67,7 @@ def describe(
     flow: config.Flow,
 ) -> Traffic:
     """The traffic of every label with ``dataset.min_flows`` flows or more, of ``dataset.characteristics``."""
+    check_nights(nights, flow)
     files = night_files(nights)
     source = Source(files, later_flows(spark, nights), devices, settings, flow.max_packets)
     count = partial(_count, source=source)

@@ -193,7 +193,7 @@ def test_compare__from_a_nights_flows_to_a_table_and_a_run(tmp_path: Path) -> No
     keys = {"site": "home", "capture_date": "2024-03-01"}
     with store.write("flows", keys, FLOWS.version) as staged:
         pq.write_table(flows.drop_columns(["site", "capture_date"]), f"{staged.path}/part-0.parquet")
-        staged.metadata = {"rows": len(flows)}
+        staged.metadata = {"rows": len(flows), "settings": {"flow": _settings().flow.model_dump(mode="json")}}
     lines = [f"  - {{name: {device.name}, mac: '{device.mac[0]}', type: plug}}\n" for device in DEVICES.devices]
     (tmp_path / "devices.yaml").write_text("devices:\n" + "".join(lines))
     changes = [*_SMALL, "evaluation.protocols=[by_capture]", f"storage.root={tmp_path}"]
@@ -209,6 +209,9 @@ def test_compare__from_a_nights_flows_to_a_table_and_a_run(tmp_path: Path) -> No
     assert "## by_capture" in first.stdout
     written = Path(store.open("comparisons", {"name": "try"}).uri.removeprefix("file://"))
     assert (written / "comparison.md").read_text() in first.stdout
+    other = CliRunner().invoke(main, [*given, "--set", "flow.length=frame"])
+    assert other.exit_code == 2
+    assert "flow.length: is frame, the flows of" in other.output
     client = Registry(_settings().tracking, str(tmp_path))._client()
     (experiment,) = client.search_experiments(filter_string="name = 'iotid'")
     run = client.search_runs([experiment.experiment_id])[0]
