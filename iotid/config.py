@@ -99,6 +99,7 @@ class Training(_Section):
     learning_rate: float = Field(gt=0)
     repeat_weight: float = Field(ge=0, le=1)
     class_weight: Literal["none", "sqrt", "balanced"]
+    calibration: Literal["none", "temperature", "classes"]
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "float32", "bfloat16"]
     threads: int = Field(ge=1)

@@ -2,7 +2,8 @@
 
 ``Predictor`` is what serves it: in Python, in Spark workers (from bytes, so that it can be broadcast) and in MLflow.
 
-Shape suffixes: N flows, D distinct flows, M packets kept of each flow, K characteristics, C classes.
+Shape suffixes: N flows, D distinct flows, M packets kept of each flow, K characteristics, C classes, F features
+of a summary.
 """
 
 from __future__ import annotations
@@ -136,15 +137,21 @@ class Predictor:
         ]
         return pa.table(columns, schema=schemas.PREDICTIONS.arrow_schema()).take(pa.array(repeat_N))
 
-    @torch.inference_mode()
     def probabilities(self, sequences: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Class probabilities float32 (N, C) of encoded flows int32 (N, M), scored in batches of similar length."""
+        """Class probabilities float32 (N, C) of encoded flows int32 (N, M)."""
+        return self.read(sequences)[0]
+
+    @torch.inference_mode()
+    def read(self, sequences: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """``probabilities``, and the summaries float32 (N, F) that they come from, in batches of similar length."""
         counts_N = step_counts(sequences, self._model.settings.padding)
         out_NC = np.empty((len(counts_N), len(self.labels)), np.float32)
+        summaries_NF = np.empty((len(counts_N), self._model.classifier.in_features), np.float32)
         for rows in batches_by_length(counts_N, _BATCH_PACKETS):
-            logits_BC = self._model(tensors_of(sequences, rows, counts_N))
-            out_NC[rows] = torch.softmax(logits_BC, dim=1).numpy()
-        return out_NC
+            summary_BF = self._model.summary(tensors_of(sequences, rows, counts_N))
+            summaries_NF[rows] = summary_BF.numpy()
+            out_NC[rows] = torch.softmax(self._model.classifier(summary_BF), dim=1).numpy()
+        return out_NC, summaries_NF
 
 
 def vocabulary_sizes(encoding: Encoding) -> dict[str, int]:

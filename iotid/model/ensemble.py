@@ -50,6 +50,11 @@ class AdaptiveEnsemble(nn.Module):
 
     def forward(self, ids: Mapping[str, Tensor]) -> Tensor:
         """Logits (B, C) of flows whose characteristics are given as int64 ids (B, L), padded at the end with 0."""
+        logits_BC: Tensor = self.classifier(self.dropout(self.summary(ids)))
+        return logits_BC
+
+    def summary(self, ids: Mapping[str, Tensor]) -> Tensor:
+        """What the networks made of each flow (B, F), which the linear layer turns into logits."""
         there_BL = next(iter(ids.values())) != PADDING  # padding is at the end only, and no packet has its id
         lengths_B = there_BL.sum(dim=1).clamp(min=1).cpu()  # packing refuses a flow of no packets
         if self.settings.padding == "zeros":
@@ -69,12 +74,9 @@ class AdaptiveEnsemble(nn.Module):
         fused = self._fuse(temporal_KPF, like, lengths_B)
         output_1PF, last_1BF = read_side_by_side([self.spatial], [fused.data], fused)
         if self.settings.readout == "last":
-            summary_BF = last_1BF[0]
-        else:
-            output_BSF, steps_B = pad_packed_sequence(fused._replace(data=output_1PF[0]), batch_first=True)
-            summary_BF = output_BSF.sum(dim=1) / steps_B.to(output_BSF.device).unsqueeze(1)
-        logits_BC: Tensor = self.classifier(self.dropout(summary_BF))
-        return logits_BC
+            return last_1BF[0]
+        output_BSF, steps_B = pad_packed_sequence(fused._replace(data=output_1PF[0]), batch_first=True)
+        return output_BSF.sum(dim=1) / steps_B.to(output_BSF.device).unsqueeze(1)
 
     def _fuse(self, temporal_KPF: Tensor, like: PackedSequence, lengths_B: Tensor) -> PackedSequence:
         if self.settings.fusion == "concatenate":

@@ -27,6 +27,7 @@ from iotid.errors import DataError, SettingError, TrainingError
 from iotid.model.bundle import save_bundle, vocabulary_sizes, write_atomically
 from iotid.model.ensemble import AdaptiveEnsemble
 from iotid.model.sequences import batches_by_length, step_counts, tensors_of
+from iotid.training.calibrate import calibration, into_last_layer
 from iotid.training.checkpoint import Checkpoint
 from iotid.training.ranks import Ranks
 
@@ -38,7 +39,8 @@ _log = logging.getLogger(__name__)
 HISTORY = "history.json"
 _CHECKPOINTS = "checkpoint"
 _VALIDATION_PACKETS = 16384  # packets scored at once
-_OF_NO_MATTER = {"ranks", "epochs", "patience", "device", "threads", "checkpoint_minutes"}  # for what a run learns
+# for what a run learns
+_OF_NO_MATTER = {"ranks", "epochs", "patience", "device", "threads", "checkpoint_minutes", "calibration"}
 _SPEAK_S = 30.0  # within a long epoch, seconds between two lines of progress
 
 
@@ -65,9 +67,9 @@ def fit(
 ) -> FitResult:
     """Learn from ``train`` until the macro F1 of ``validation`` no longer rises; keep the best weights.
 
-    Rank 0 writes into ``folder``: the bundle of the best weights, ``history.json``, and after each epoch and every
-    ``checkpoint_minutes`` within one a checkpoint, from which a run of the same settings and rows goes on with the same
-    result as if never stopped.
+    Rank 0 writes into ``folder``: the bundle of the best weights, calibrated on ``validation``, ``history.json``, and
+    after each epoch and every ``checkpoint_minutes`` within one a checkpoint, from which a run of the same settings and
+    rows goes on with the same result as if never stopped.
     Ranks are those of torch.distributed where it was started. ``on_epoch`` is called on rank 0 after each epoch with
     ``loss``, ``validation_loss``, ``validation_macro_f1``, ``validation_accuracy``, ``rows_per_s``, ``flows_per_s``
     (a row counts as the flows that it stands for) and ``seconds``.
@@ -96,7 +98,7 @@ def fit(
                 on_epoch(metrics, run.state.epoch)
     state = run.state
     if ranks.leads:
-        save_bundle(folder, run.best, model_settings, encoding)
+        save_bundle(folder, run.calibrated(), model_settings, encoding)
         write_atomically(folder / HISTORY, (json.dumps(state.history, indent=1) + "\n").encode())
     best_macro_f1 = state.history[state.best_epoch - 1]["validation_macro_f1"]
     return FitResult(state.best_epoch, best_macro_f1, state.epoch < settings.epochs, resumed_from, state.history)
@@ -230,6 +232,25 @@ class _Run:
             "validation_macro_f1": macro_f1(confusion_CC),
             "validation_accuracy": float(np.trace(confusion_CC) / flows),
         }
+
+    @torch.inference_mode()
+    def calibrated(self) -> dict[str, torch.Tensor]:
+        """The best weights, with logits that fit the validation part's flows best; call it when all is learned."""
+        if self._settings.calibration == "none":
+            return self.best
+        rows = self._validation
+        self._model.load_state_dict(self.best)
+        self._model.eval()
+        counts_N = step_counts(rows.sequences, self._model.settings.padding)
+        logits_NC = np.empty((len(rows.label), self._classes), np.float32)
+        for some in batches_by_length(counts_N, _VALIDATION_PACKETS):
+            logits_NC[some] = self._model(tensors_of(rows.sequences, some, counts_N, self._ranks.device)).cpu().numpy()
+        biases = self._settings.calibration == "classes"
+        factor, bias_C = calibration(logits_NC, rows.label, rows.num_flows, biases=biases)
+        _log.info(
+            "calibrated on validation: temperature %.3f, biases %+.2f to %+.2f", 1 / factor, min(bias_C), max(bias_C)
+        )
+        return into_last_layer(self.best, factor, bias_C)
 
     def keep(self) -> Checkpoint:
         """The state with all tensors that the run needs to go on."""

@@ -58,12 +58,29 @@ def test_fit__bundle_holds_the_weights_of_the_best_epoch_not_of_the_last(
 ) -> None:
     scores = iter([0.2, 0.9, 0.5, 0.4])
     monkeypatch.setattr(fit_module, "macro_f1", lambda _: next(scores))
-    result = _fit(toy, tmp_path / "all", epochs=4)
+    result = _fit(toy, tmp_path / "all", epochs=4, calibration="none")
     monkeypatch.setattr(fit_module, "macro_f1", macro_f1)
     _fit(toy, tmp_path / "two", epochs=2, learning_rate=0.02)
     assert (result.best_epoch, result.best_macro_f1, result.stopped_early) == (2, 0.9, False)
     best, after_two = (load_file(tmp_path / "all/weights.safetensors"), _last_weights(tmp_path / "two"))
     assert all(torch.equal(best[name], after_two[name]) for name in after_two)
+
+
+def test_fit__calibrates_the_saved_model_and_nothing_else(toy: ModuleType, tmp_path: Path) -> None:
+    _fit(toy, tmp_path / "raw", epochs=2, calibration="none")
+    _fit(toy, tmp_path / "fitted", epochs=2, calibration="classes")
+    raw, fitted = (load_file(tmp_path / name / "weights.safetensors") for name in ("raw", "fitted"))
+    changed = {name for name in raw if not torch.equal(raw[name], fitted[name])}
+    assert changed == {"classifier.weight", "classifier.bias"}
+    rows = toy.rows(23, 9)  # the validation part
+    likelihood = {
+        name: np.log(
+            Predictor.load(tmp_path / name).probabilities(rows.sequences)[np.arange(len(rows.label)), rows.label]
+        )
+        @ rows.num_flows
+        for name in ("raw", "fitted")
+    }
+    assert likelihood["fitted"] > likelihood["raw"]
 
 
 def _last_weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -209,8 +226,8 @@ def test_fit__reports_every_epoch(toy: ModuleType, tmp_path: Path, caplog: pytes
         result = _fit(toy, tmp_path, epochs=2, on_epoch=lambda metrics, epoch: told.append((epoch, metrics)))
     assert told == [(1, result.history[0]), (2, result.history[1])]
     lines = [record.message for record in caplog.records]
-    assert [line.split(":")[0] for line in lines] == ["epoch 1/2", "epoch 2/2"]
-    assert all("macro F1" in line and "flows/s" in line and "min left" in line for line in lines)
+    assert [line.split(":")[0] for line in lines] == ["epoch 1/2", "epoch 2/2", "calibrated on validation"]
+    assert all("macro F1" in line and "flows/s" in line and "min left" in line for line in lines[:2])
 
 
 def test_fit__part_without_rows_is_refused(toy: ModuleType, tmp_path: Path) -> None:

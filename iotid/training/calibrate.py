@@ -1,0 +1,60 @@
+"""Probabilities that are as high as the answers are often right: fitted on validation, kept in the last layer.
+
+Training weighs rows and classes otherwise than they occur, so that rare ones are learned, and a network is as sure of
+its training part as of nothing later. A temperature (Guo et al., ICML 2017) with a bias for each class, which undoes
+the shift of the classes' weights (bias-corrected temperature scaling: Alexandari et al., ICML 2020), mends both.
+
+Shape suffixes: N rows, C classes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
+
+
+def calibration(
+    logits_NC: NDArray[np.floating], label_N: NDArray[np.int64], flows_N: NDArray[np.int64], *, biases: bool
+) -> tuple[float, NDArray[np.float64]]:
+    """The factor, and the bias of each class (C,), with which ``factor * logits + bias`` fits the labels best.
+
+    Maximum a posteriori over all flows, under standard normal priors of the factor's logarithm and of each bias, so
+    that a class which validation hardly shows keeps what training gave it. All biases are 0 unless ``biases``.
+    """
+    from scipy.optimize import minimize
+    from scipy.special import log_softmax, softmax
+
+    logits_NC = logits_NC.astype(np.float64)
+    flows_N1 = flows_N[:, np.newaxis].astype(np.float64)
+    right_NC = np.zeros_like(logits_NC)
+    right_NC[np.arange(len(label_N)), label_N] = 1
+
+    def loss(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        factor, bias_C = np.exp(parameters[0]), parameters[1:] * biases
+        shifted_NC = factor * logits_NC + bias_C
+        likelihood = float((flows_N1 * right_NC * log_softmax(shifted_NC, axis=1)).sum())
+        slope_NC = flows_N1 * (softmax(shifted_NC, axis=1) - right_NC)
+        slope = np.append(factor * (slope_NC * logits_NC).sum(), slope_NC.sum(axis=0) * biases)
+        return float(parameters @ parameters) / 2 - likelihood, slope + parameters
+
+    found = minimize(loss, np.zeros(1 + logits_NC.shape[1]), jac=True, method="L-BFGS-B").x
+    return float(np.exp(found[0])), found[1:] * biases
+
+
+def into_last_layer(
+    weights: dict[str, torch.Tensor], factor: float, bias_C: NDArray[np.float64]
+) -> dict[str, torch.Tensor]:
+    """The ensemble's weights, whose logits are then ``factor * logits + bias``."""
+    import torch
+
+    own_C = weights["classifier.bias"]
+    return {
+        **weights,
+        "classifier.weight": weights["classifier.weight"] * factor,
+        "classifier.bias": own_C * factor + torch.from_numpy(bias_C).to(own_C),
+    }
