@@ -9,7 +9,7 @@ from iotid.config import Settings
 def main(settings: Settings, dataset: str) -> None:
     """Score the challenger beside the champion and the rivals on a dataset's test part.
 
-    Reads the dataset and the registry. Writes a report: numbers as JSON, figures, a page to read.
+    Reads the dataset and the registry. Writes a report: numbers as JSON, every answer, figures, a page to read.
     """
     import json
     from tempfile import TemporaryDirectory
@@ -28,9 +28,9 @@ def main(settings: Settings, dataset: str) -> None:
         versions[CHAMPION] = champion
     with TemporaryDirectory() as work, store.write("reports", {"dataset": dataset}) as staged:
         models = {alias: Predictor.load(registry.bundle(alias, f"{work}/{alias}")) for alias in versions}
-        report = evaluate(source, models, settings.evaluation)
+        report, answers = evaluate(source, models, settings.evaluation)
         history = registry.artifact(challenger, "training/history.json", work)
-        page = write_report(report, f"{work}/report", history=json.loads(history.read_text()))
+        page = write_report(report, f"{work}/report", answers=answers, history=json.loads(history.read_text()))
         registry.log_artifacts(registry.run_of(challenger), page.parent, "report")
         staged.add_folder(page.parent)
         sentences = [sentence for sentence, _ in verdicts(report)]

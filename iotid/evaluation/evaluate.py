@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from iotid import baselines, config
@@ -24,8 +26,11 @@ if TYPE_CHECKING:
 _MODEL_ORIGIN = "adaptive ensemble of bi-LSTMs (the paper's)"
 
 
-def evaluate(dataset: Partition, models: Mapping[str, Model], settings: config.Evaluation) -> Report:
+def evaluate(dataset: Partition, models: Mapping[str, Model], settings: config.Evaluation) -> tuple[Report, pa.Table]:
     """The report of ``models`` (name -> trained model) and of ``settings.baselines``, each fitted on the training part.
+
+    Beside it the answers behind it: a row for each row of the test part, in its order, with ``label``, ``flows`` (that
+    the row stands for), and of each system ``NAME`` (its answer) and ``NAME.confidence``.
 
     A model of another dataset is scored through its own vocabularies; the classes that only it knows are labels of the
     report without test flows, so that answering one is wrong.
@@ -55,7 +60,7 @@ def score(
     test: Rows,
     models: Mapping[str, Model],
     settings: config.Evaluation,
-) -> Report:
+) -> tuple[Report, pa.Table]:
     """``evaluate`` on parts that are in memory."""
     contestants = _rivals(encoding, train, test, settings)
     both = sorted(set(contestants) & set(models))
@@ -67,7 +72,13 @@ def score(
     labels = list(encoding.labels)
     labels += sorted({label for each in contestants.values() for label in each.knows} - set(labels))
     ceiling = leakage.ceiling(test)
-    return {
+    names = np.array(labels, dtype=object)
+    answers: dict[str, Any] = {"label": names[test.label], "flows": test.num_flows}
+    systems: dict[str, System] = {}
+    for name, each in contestants.items():
+        systems[name], answers_NL = _judge(name, each, test, labels, ceiling, settings)
+        answers |= {name: names[answers_NL.argmax(axis=1)], f"{name}.confidence": answers_NL.max(axis=1)}
+    report: Report = {
         "version": REPORT_VERSION,
         "dataset": identity,
         "labels": labels,
@@ -75,8 +86,9 @@ def score(
         "leakage": leakage.leakage(train, test),
         "seen": leakage.seen(train, test),
         "ceiling": ceiling,
-        "systems": {name: _judge(name, each, test, labels, ceiling, settings) for name, each in contestants.items()},
+        "systems": systems,
     }
+    return report, pa.table(answers)
 
 
 @dataclass(frozen=True)
@@ -130,7 +142,8 @@ def _rivals(encoding: Encoding, train: Rows, test: Rows, settings: config.Evalua
 
 def _judge(
     name: str, contestant: _Contestant, test: Rows, labels: Sequence[str], ceiling: float, settings: config.Evaluation
-) -> System:
+) -> tuple[System, NDArray[Any]]:
+    """What the contestant reached, and its answers (N, labels)."""
     started = time.perf_counter()
     if contestant.fit:
         contestant.fit()
@@ -151,7 +164,7 @@ def _judge(
         }
     bins = metrics.reliability(answers_NL.max(axis=1), predicted_N == test.label, test.num_flows)
     scores = metrics.scores(confusion_LL, settings.bootstrap, settings.seed)
-    return {
+    system: System = {
         "kind": contestant.kind,
         "origin": contestant.origin,
         "knows": list(contestant.knows),
@@ -164,3 +177,4 @@ def _judge(
         "hidden": hidden,
         "seconds": seconds,
     }
+    return system, answers_NL

@@ -1,4 +1,7 @@
-"""A report as a folder that a person opens and a program reads: report.json, report.html and the figures as PNG."""
+"""A report as a folder that a person opens and a program reads: report.json, report.html, figures as PNG.
+
+``predictions.parquet`` holds the answers behind it, so that anyone can count again.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,15 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import numpy as np
+import pyarrow.parquet as pq
 from markupsafe import Markup
 
 from iotid.evaluation import figures
 from iotid.evaluation.schema import Report, Score, System
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from iotid.evaluation.decide import Decision
 
 _METRIC_TITLES = (
@@ -32,16 +38,20 @@ def write_report(
     report: Report,
     folder: str | Path,
     *,
+    answers: pa.Table | None = None,
     history: Sequence[Mapping[str, Any]] | None = None,
     decision: Decision | None = None,
 ) -> Path:
     """Write the folder and return the path of its page, which needs neither the other files nor a network.
 
-    ``history`` is the training of the first model, one dict an epoch (see ``figures.learning_curves``).
+    ``answers``: as ``evaluate`` gives them. ``history`` is the training of the first model, one dict an epoch (see
+    ``figures.learning_curves``).
     """
     folder = Path(folder)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    if answers is not None:
+        pq.write_table(answers, folder / "predictions.parquet")
     curves = None
     if history:
         curves = folder / "figures" / "learning_curves.png"

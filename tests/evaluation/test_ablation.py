@@ -37,7 +37,7 @@ def test_hide__the_only_flow_of_its_length_keeps_its_own() -> None:
 
 def test_score__a_characteristic_that_a_model_does_not_heed_costs_nothing_when_hidden(small: Any, oracle: Any) -> None:
     settings = Evaluation(baselines=("majority_sequence",), protocols=("random_flow",), folds=3, bootstrap=0, seed=1)
-    report = score(small.identity, small.encoding, small.train, small.test, {"ensemble": oracle}, settings)
+    report, _ = score(small.identity, small.encoding, small.train, small.test, {"ensemble": oracle}, settings)
     system = report["systems"]["ensemble"]
     whole = system["metrics"]["macro_f1"]["value"]
     assert system["hidden"]["tcp_window"] == {"macro_f1": whole, "f1": [row["f1"] for row in system["per_class"]]}

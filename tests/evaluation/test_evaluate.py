@@ -30,7 +30,7 @@ _NONE = Evaluation(baselines=(), **_PROTOCOLS, bootstrap=0, seed=1)
 
 
 def _score(small: Any, models: dict[str, Any], settings: Evaluation, test: Rows | None = None) -> Any:
-    return score(small.identity, small.encoding, small.train, small.test if test is None else test, models, settings)
+    return score(small.identity, small.encoding, small.train, small.test if test is None else test, models, settings)[0]
 
 
 def test_score__report_is_json_and_holds_every_system_with_every_metric(small: Any, oracle: Any) -> None:
@@ -47,6 +47,21 @@ def test_score__report_is_json_and_holds_every_system_with_every_metric(small: A
         assert system["ceiling_share"] <= 1
         for metric in system["metrics"].values():
             assert metric["low"] <= metric["value"] <= metric["high"]
+
+
+def test_score__answers_beside_the_report_give_its_confusion_matrices_again(small: Any, oracle: Any) -> None:
+    report, answers = score(small.identity, small.encoding, small.train, small.test, {"ensemble": oracle}, _ALL)
+    assert answers.num_rows == len(small.test)
+    labels = report["labels"]
+    for name, system in report["systems"].items():
+        again = oracle_metrics.confusion_matrix(
+            answers["label"].to_pylist(),
+            answers[name].to_pylist(),
+            labels=labels,
+            sample_weight=answers["flows"].to_pylist(),
+        )
+        assert again.tolist() == system["confusion"]
+        assert all(0 < confidence <= 1 for confidence in answers[f"{name}.confidence"].to_pylist())
 
 
 def test_score__numbers_equal_scikit_learn_on_the_models_own_answers(small: Any, oracle: Any) -> None:

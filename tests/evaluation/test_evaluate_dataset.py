@@ -61,13 +61,14 @@ def test_evaluate__scores_a_written_dataset(spark: Any, settings: Settings, tmp_
     )
     encoding = read_encoding(dataset.uri)
     oracle.encoding = encoding
-    report = evaluate(dataset, {"ensemble": oracle}, settings.evaluation)
+    report, answers = evaluate(dataset, {"ensemble": oracle}, settings.evaluation)
 
     assert report["labels"] == list(encoding.labels) == ["cam", "kettle", "plug"]
     assert report["dataset"]["hash"] == dataset.metadata["hash"]
     assert sum(part["flows"] for part in report["dataset"]["parts"].values()) == 600
     test = read_part(dataset.uri, "test")
     assert report["dataset"]["parts"]["test"] == {"rows": len(test), "flows": test.num_flows.sum()}
+    assert answers.num_rows == len(test)
     memory = report["systems"]["majority_sequence"]
     assert 0.75 < memory["metrics"]["accuracy"]["value"] <= report["ceiling"] < 1
     assert [row["support"] for row in memory["per_class"]] == [

@@ -42,7 +42,7 @@ class _Page(HTMLParser):
 
 @pytest.fixture
 def report(small: Any, oracle: Any) -> Any:
-    return score(small.identity, small.encoding, small.train, small.test, {"ensemble": oracle}, _SETTINGS)
+    return score(small.identity, small.encoding, small.train, small.test, {"ensemble": oracle}, _SETTINGS)[0]
 
 
 def test_write_report__folder_holds_json_page_and_figures(report: Any, tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_write_report__hostile_names_stay_text(small: Any, oracle: Any, tmp_path
     encoding = dataclasses.replace(small.encoding, labels=("cam", _HOSTILE, "kettle"))
     identity = {**small.identity, "name": _HOSTILE}
     models = {_HOSTILE: dataclasses.replace(oracle, encoding=encoding)}
-    report = score(identity, encoding, small.train, small.test, models, _SETTINGS)
+    report, _ = score(identity, encoding, small.train, small.test, models, _SETTINGS)
     decision = Decision(False, (f"Refused: the recall of {_HOSTILE} falls.",))
     page = _Page(write_report(report, tmp_path, decision=decision).read_text())
     assert "script" not in page.elements
@@ -128,6 +128,6 @@ def test_verdicts__say_who_is_ahead(report: Any, ours: Any, theirs: Any, words: 
 
 def test_verdicts__without_rivals_says_so(small: Any, oracle: Any) -> None:
     settings = Evaluation(baselines=(), **_PROTOCOLS, bootstrap=0, seed=1)
-    report = score(small.identity, small.encoding, small.train, small.test, {"ensemble": oracle}, settings)
+    report, _ = score(small.identity, small.encoding, small.train, small.test, {"ensemble": oracle}, settings)
     [(sentence, _)] = verdicts(report)
     assert "no rival was scored" in sentence
