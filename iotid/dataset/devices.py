@@ -178,3 +178,8 @@ def _reason(error: Any) -> str:
     if error["type"] == "value_error":  # raised above, and says what it got
         return ": ".join(filter(None, (key, error["msg"].removeprefix("Value error, "))))
     return f"{key}: {error['msg']}, got {error['input']!r}"
+
+
+def merged_name(label: str, told: Mapping[str, str]) -> str:
+    """What a label is called where look-alikes are merged: the vendor and type told of it, where both are known."""
+    return f"{told['vendor']} {told['type']}" if told.get("vendor") and told.get("type") else label

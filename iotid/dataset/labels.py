@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iotid.dataset.arrays import one_chunk
-from iotid.dataset.devices import Device, read_devices
+from iotid.dataset.devices import Device, merged_name, read_devices
 from iotid.errors import LabelError
 
 if TYPE_CHECKING:
@@ -125,11 +125,7 @@ class DeviceList:
 
     def alike(self, kind: str, labels: Iterable[str]) -> dict[str, str]:
         """What each of ``labels`` is called where look-alikes are merged: its vendor and type, where both are known."""
-        told = self.describe_all(kind, labels)
-        return {
-            label: f"{own['vendor']} {own['type']}" if own["vendor"] and own["type"] else label
-            for label, own in told.items()
-        }
+        return {label: merged_name(label, told) for label, told in self.describe_all(kind, labels).items()}
 
     @property
     def hash(self) -> str:

@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from iotid import baselines, config
+from iotid.dataset.devices import merged_name
 from iotid.errors import DataError, SettingError
 from iotid.evaluation import leakage, metrics
 from iotid.evaluation.ablation import hide
@@ -71,17 +72,22 @@ def score(
     contestants = {**_trained(encoding, test, models, settings), **contestants}
     labels = list(encoding.labels)
     labels += sorted({label for each in contestants.values() for label in each.knows} - set(labels))
+    told: dict[str, Mapping[str, str]] = {}
+    for known in (*(model.encoding for model in models.values()), encoding):
+        told |= known.devices
+    merged = [merged_name(label, told.get(label, {})) for label in labels]
     ceiling = leakage.ceiling(test)
     names = np.array(labels, dtype=object)
     answers: dict[str, Any] = {"label": names[test.label], "flows": test.num_flows}
     systems: dict[str, System] = {}
     for name, each in contestants.items():
-        systems[name], answers_NL = _judge(name, each, test, labels, ceiling, settings)
+        systems[name], answers_NL = _judge(name, each, test, labels, merged, ceiling, settings)
         answers |= {name: names[answers_NL.argmax(axis=1)], f"{name}.confidence": answers_NL.max(axis=1)}
     report: Report = {
         "version": REPORT_VERSION,
         "dataset": identity,
         "labels": labels,
+        "merged": merged,
         "floor": leakage.floor(test),
         "leakage": leakage.leakage(train, test),
         "seen": leakage.seen(train, test),
@@ -141,7 +147,13 @@ def _rivals(encoding: Encoding, train: Rows, test: Rows, settings: config.Evalua
 
 
 def _judge(
-    name: str, contestant: _Contestant, test: Rows, labels: Sequence[str], ceiling: float, settings: config.Evaluation
+    name: str,
+    contestant: _Contestant,
+    test: Rows,
+    labels: Sequence[str],
+    merged: Sequence[str],
+    ceiling: float,
+    settings: config.Evaluation,
 ) -> tuple[System, NDArray[Any]]:
     """What the contestant reached, and its answers (N, labels)."""
     started = time.perf_counter()
@@ -169,6 +181,7 @@ def _judge(
         "origin": contestant.origin,
         "knows": list(contestant.knows),
         "metrics": scores,
+        "coarse": metrics.scores(metrics.merge(confusion_LL, merged)[0], settings.bootstrap, settings.seed),
         "ceiling_share": (scores["accuracy"]["value"] or 0.0) / ceiling,
         "expected_calibration_error": metrics.expected_calibration_error(bins),
         "reliability": bins,

@@ -64,6 +64,13 @@ def metrics(confusion_XCC: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
     }
 
 
+def merge(confusion_CC: NDArray[np.int64], names: Sequence[str]) -> tuple[NDArray[np.int64], list[str]]:
+    """The matrix (G, G) in which classes of one name are one class, and the G distinct names, in their order."""
+    merged, which_C = np.unique(np.array(names), return_inverse=True)
+    member_GC = (which_C == np.arange(len(merged))[:, np.newaxis]).astype(np.int64)
+    return member_GC @ confusion_CC @ member_GC.T, merged.tolist()
+
+
 def resample(confusion_CC: NDArray[np.int64], resamples: int, seed: int) -> NDArray[np.int64]:
     """(resamples, C, C): bootstrap resamples of the flows behind a confusion matrix.
 

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from markupsafe import Markup
 
-from iotid.evaluation import figures
+from iotid.evaluation import figures, metrics
 from iotid.evaluation.schema import Report, Score, System
 
 if TYPE_CHECKING:
@@ -108,6 +108,11 @@ def _draw(name: str, system: System, report: Report, folder: Path) -> dict[str, 
     figures.confusion_matrix(np.array(system["confusion"]), report["labels"], confusion, title)
     figures.reliability(system["reliability"], reliability, title)
     drawn = {"confusion": _image(confusion), "reliability": _image(reliability)}
+    merged_GG, merged = metrics.merge(np.array(system["confusion"]), report["merged"])
+    if len(merged) < len(report["labels"]):
+        coarse = folder / f"confusion_{file_name}_merged.png"
+        figures.confusion_matrix(merged_GG, merged, coarse, f"{title}, look-alikes merged")
+        drawn["coarse"] = _image(coarse)
     if system["hidden"]:
         ablation = folder / f"ablation_{file_name}.png"
         figures.ablation(system, ablation, title)
@@ -130,6 +135,7 @@ def _render(report: Report, drawn: Mapping[str, Any], curves: dict[str, Any] | N
         verdicts=verdicts(report),
         metric_titles=_METRIC_TITLES,
         present=sum(row["support"] > 0 for row in first["per_class"]),
+        merged_count=len(set(report["merged"])),
         intervals=first["metrics"]["accuracy"]["low"] is not None,
     )
 

@@ -11,7 +11,7 @@ from typing import TypedDict, cast
 
 from iotid.errors import DataError
 
-REPORT_VERSION = 1
+REPORT_VERSION = 2
 
 
 class Part(TypedDict):
@@ -75,6 +75,8 @@ class Seconds(TypedDict):
 class System(TypedDict):
     """One contestant. ``knows`` are the labels it can answer; ``confusion`` has true classes as rows, in flows.
 
+    ``coarse``: the metrics with labels of one vendor and type merged.
+
     ``hidden`` tells of each characteristic what a trained model scores without it; nothing, of a baseline.
     """
 
@@ -82,6 +84,7 @@ class System(TypedDict):
     origin: str
     knows: list[str]
     metrics: dict[str, Score]
+    coarse: dict[str, Score]
     ceiling_share: float
     expected_calibration_error: float
     reliability: list[Bin]
@@ -94,6 +97,7 @@ class System(TypedDict):
 class Report(TypedDict):
     """All contestants on one test part. ``labels`` orders every table and matrix; those the dataset lacks come last.
 
+    ``merged``: what each of them is called where labels of one vendor and type are one.
     ``floor`` is the share of the commonest class, ``leakage`` the share of test flows whose sequences and label are in
     training, ``seen`` the same without the label, ``ceiling`` the best accuracy that these sequences allow.
     """
@@ -101,6 +105,7 @@ class Report(TypedDict):
     version: int
     dataset: Dataset
     labels: list[str]
+    merged: list[str]
     floor: float
     leakage: float
     seen: float

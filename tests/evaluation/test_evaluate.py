@@ -64,6 +64,20 @@ def test_score__answers_beside_the_report_give_its_confusion_matrices_again(smal
         assert all(0 < confidence <= 1 for confidence in answers[f"{name}.confidence"].to_pylist())
 
 
+def test_score__classes_of_one_vendor_and_type_are_one_where_look_alikes_are_merged(small: Any, oracle: Any) -> None:
+    told = {"vendor": "Acme", "type": "thing"}
+    devices = {"cam": {"vendor": "Acme", "type": ""}, "plug": told, "kettle": told}
+    encoding = dataclasses.replace(small.encoding, devices=devices)
+    report, answers = score(small.identity, encoding, small.train, small.test, {"ensemble": oracle}, _NONE)
+    assert report["merged"] == ["cam", "Acme thing", "Acme thing"]
+    merged = dict(zip(report["labels"], report["merged"], strict=True))
+    true, named = ([merged[label] for label in answers[column].to_pylist()] for column in ("label", "ensemble"))
+    expected = oracle_metrics.f1_score(true, named, average="macro", sample_weight=answers["flows"].to_pylist())
+    coarse = report["systems"]["ensemble"]["coarse"]["macro_f1"]["value"]
+    assert coarse == pytest.approx(expected)
+    assert coarse > report["systems"]["ensemble"]["metrics"]["macro_f1"]["value"]
+
+
 def test_score__numbers_equal_scikit_learn_on_the_models_own_answers(small: Any, oracle: Any) -> None:
     system = _score(small, {"ensemble": oracle}, _NONE)["systems"]["ensemble"]
     predicted = oracle.probabilities(small.test.sequences).argmax(axis=1)

@@ -135,3 +135,10 @@ def test_reliability__certain_and_impossible_answers_fall_into_the_outer_bins() 
     bins = metrics.reliability(np.array([0.0, 1.0]), np.array([False, True]), np.array([1, 1]))
     assert (bins[0]["flows"], bins[-1]["flows"]) == (1, 1)
     assert metrics.expected_calibration_error(bins) == 0
+
+
+def test_merge__adds_the_cells_of_classes_with_one_name() -> None:
+    confusion = np.array([[5, 1, 2], [3, 7, 0], [1, 1, 9]])
+    merged, names = metrics.merge(confusion, ["plug", "cam", "plug"])
+    assert names == ["cam", "plug"]
+    assert merged.tolist() == [[7, 3], [2, 5 + 2 + 1 + 9]]

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from iotid.config import Evaluation
@@ -58,6 +59,18 @@ def test_write_report__folder_holds_json_page_and_figures(report: Any, tmp_path:
         "reliability_ensemble.png",
         "reliability_majority_sequence.png",
     ]
+
+
+def test_write_report__with_look_alikes_there_is_a_matrix_with_them_merged(
+    small: Any, oracle: Any, tmp_path: Path
+) -> None:
+    told = {"vendor": "Acme", "type": "thing"}
+    encoding = dataclasses.replace(small.encoding, devices={"plug": told, "kettle": told})
+    report, answers = score(small.identity, encoding, small.train, small.test, {"ensemble": oracle}, _SETTINGS)
+    page = write_report(report, tmp_path, answers=answers)
+    assert (tmp_path / "figures/confusion_ensemble_merged.png").stat().st_size > 1000
+    assert "classes of one vendor and type as one, 2 in all" in " ".join(_Page(page.read_text()).text.split())
+    assert pq.read_table(tmp_path / "predictions.parquet").equals(answers)
 
 
 def test_write_report__page_reads_nothing_from_elsewhere(report: Any, tmp_path: Path) -> None:
