@@ -1,9 +1,9 @@
 """``spark.read.format("pcap")``: captures as a DataFrame of schemas.PACKETS, read by many workers.
 
 Registered by `iotid.session.spark_session`; elsewhere by ``spark.dataSource.register(PcapDataSource)``. Options are the
-keys of the settings' section ``capture``; columns that are not wanted are best left out by ``.schema("timestamp
-timestamp, packet_length int")``, so that they are never made, because Spark does not tell a Python reader which columns
-a query uses. What is not a packet of a flow is counted only by the jobs and by
+keys of the settings' section ``capture`` (the names of ``tunnels`` parted by commas); columns that are not wanted are
+best left out by ``.schema("timestamp timestamp, packet_length int")``, so that they are never made, because Spark does
+not tell a Python reader which columns a query uses. What is not a packet of a flow is counted only by the jobs and by
 `iotid.capture.read_packets`: Spark's reader interface has no way to hand counters back.
 """
 
@@ -109,8 +109,11 @@ def _settings(options: dict[str, str]) -> config.Capture:
         known = ", ".join(config.Capture.model_fields)
         raise SettingError(f'spark.read.format("pcap"): unknown option {unknown[0]}; options are {known}')
     defaults = config.load_settings().capture.model_dump()
+    given: dict[str, object] = dict(options)
+    if "tunnels" in options:
+        given["tunnels"] = [name.strip() for name in options["tunnels"].split(",") if name.strip()]
     try:
-        return config.Capture.model_validate({**defaults, **options})
+        return config.Capture.model_validate({**defaults, **given})
     except ValidationError as fault:
         first = fault.errors()[0]
         raise SettingError(

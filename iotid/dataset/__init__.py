@@ -1,6 +1,7 @@
 """Labelled, encoded flows in three parts: what a model learns from, is chosen by and is tested on.
 
 ``write_dataset`` makes a dataset of flows and a device list; ``read_part`` and ``read_encoding`` read it back.
+``read_traffic`` counts devices' packets, for rivals that read no flows.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from iotid.dataset.labels import DeviceList
     from iotid.dataset.memory import LabelledFlows
     from iotid.dataset.store import Rows, read_encoding, read_part
+    from iotid.dataset.traffic import Traffic, read_traffic
     from iotid.dataset.write import write_dataset
 
 __all__ = [
@@ -22,9 +24,11 @@ __all__ = [
     "Encoding",
     "LabelledFlows",
     "Rows",
+    "Traffic",
     "Vocabulary",
     "read_encoding",
     "read_part",
+    "read_traffic",
     "unseen_share",
     "write_dataset",
 ]
@@ -35,6 +39,7 @@ _HOMES = {
     "labels": ("DeviceList",),
     "memory": ("LabelledFlows",),
     "store": ("Rows", "read_encoding", "read_part"),
+    "traffic": ("Traffic", "read_traffic"),
     "write": ("write_dataset",),
 }
 

@@ -74,5 +74,9 @@ def test_source__options_are_settings_of_the_section_capture() -> None:
     from iotid.capture.source import _settings
 
     assert _settings({"strict": "true", "chunk_bytes": "65536"}).strict
+    assert _settings({"tunnels": "gre, vxlan"}).tunnels == ("gre", "vxlan")
+    assert _settings({"tunnels": ""}).tunnels == ()
+    with pytest.raises(SettingError, match="tunnels"):
+        _settings({"tunnels": "gre vxlan"})
     with pytest.raises(SettingError, match="chunk_bytes"):
         _settings({"chunk_bytes": "many"})

@@ -1,0 +1,167 @@
+"""Counts of a device's packets by second, direction and frame length: what rivals read that judge stretches of time.
+
+Spark reads the captures and counts; what comes to the driver are counts, so that its size depends on how various the
+listed devices' packets are and not on how many there are.
+
+Shape suffixes: R rows of counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iotid import config
+from iotid.dataset.arrays import one_chunk
+from iotid.dataset.labels import DeviceList
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyspark.sql import DataFrame, SparkSession
+
+_READ = (
+    "capture_file string, timestamp timestamp, frame_length int, "
+    "source_mac string, destination_mac string, source_ip string, destination_ip string"
+)
+_KEYS = ("capture_file", "device", "second", "sent", "frame_length")
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """``table``: one row for each distinct (capture_file, device, second, sent, frame_length), in that order.
+
+    capture_file: path of the capture (dictionary of the sorted paths); device: MAC, or the address where no MAC tells
+    the device (string); second: since 1970 UTC, the floor of the packets' times (int64); sent: whether the device is
+    the packets' source (bool); frame_length: bytes on the wire (int32); packets: how many (int64); label: place in
+    ``labels`` (int64).
+    """
+
+    table: pa.Table
+    labels: tuple[str, ...]
+
+
+def read_traffic(
+    spark: SparkSession,
+    paths: Sequence[str],
+    devices: DeviceList,
+    kind: str,
+    labels: Sequence[str],
+    capture: config.Capture,
+) -> Traffic:
+    """The packets of the devices in ``devices`` whose label (``kind``: name, model or type) is one of ``labels``.
+
+    A packet is a device's where that end of it shows one of the device's MACs: what a phone sends in a device's capture
+    is not the device's, as it would be of a flow that the capture's path names. An address tells a device that lists no
+    MAC. Where an end shows no MAC (received packets of Linux cooked captures), it is the device from whose MAC alone,
+    among all MACs listed, that address was seen sending in the same capture, else the one that lists the address. A
+    device listed by path only has no packets here: nothing tells which end of them it is.
+
+    Entries that share a MAC are told apart as for flows: by the capture's path, which is the strongest evidence (in a
+    capture that is a device's by its path, no other device has packets), and by their validity at the packet's second.
+
+    Only packets of IP are read, because the captures' reader decodes no others; the papers' own scripts count every
+    frame, ARP and EAPOL too. Packets dropped as duplicates (``capture.duplicate_window_us``) are not counted.
+
+    Raises:
+        LabelError: ``kind`` is type, and a device has none.
+    """
+    return label_counts(_count(spark, paths, devices, capture), devices, kind, labels)
+
+
+def label_counts(counts: pa.Table, devices: DeviceList, kind: str, labels: Sequence[str]) -> Traffic:
+    """The rows of ``counts`` (all columns of Traffic but the label) that belong to a device of one of ``labels``."""
+    import pyarrow as pa
+
+    nobody = pa.nulls(len(counts), pa.string())
+    evidence = {
+        "capture_file": counts["capture_file"],
+        "client_mac": counts["device"],  # a MAC or an address: no text is both
+        "server_mac": nobody,
+        "client_ip": counts["device"],
+        "server_ip": nobody,
+        "first_seen": _instants(counts["second"]),
+    }
+    number_R = devices.match(pa.table(evidence))
+    place = {label: number for number, label in enumerate(labels)}
+    label_of = np.array([*(place.get(label, -1) for label in devices.labels(kind)), -1], np.int64)
+    label_R = np.where(_is_own(counts["device"], number_R, devices), label_of[number_R], -1)
+    table = counts.append_column("label", pa.array(label_R)).filter(pa.array(label_R >= 0))
+    table = table.sort_by([(name, "ascending") for name in _KEYS]).select([*_KEYS, "packets", "label"])
+    return Traffic(
+        table.set_column(0, "capture_file", one_chunk(table["capture_file"]).dictionary_encode()), (*labels,)
+    )
+
+
+def _count(spark: SparkSession, paths: Sequence[str], devices: DeviceList, capture: config.Capture) -> pa.Table:
+    options: dict[str, Any] = {**capture.model_dump(), "tunnels": ",".join(capture.tunnels)}
+    packets = spark.read.format("pcap").options(**options).schema(_READ).load(list(paths))
+    ends = _ends(packets, devices).persist()  # else who sends from which address would be read from the captures anew
+    try:
+        return _by_device(ends, devices).toArrow()
+    finally:
+        ends.unpersist()
+
+
+def _ends(packets: DataFrame, devices: DeviceList) -> DataFrame:
+    """Packets counted by end, each at both of its ends, where the end's MAC or address is listed or no MAC is shown."""
+    from pyspark.sql import functions as F
+
+    def end(side: str, sent: bool) -> Any:
+        return F.struct(F.lit(sent).alias("sent"), *(F.col(f"{side}_{name}").alias(name) for name in ("mac", "ip")))
+
+    both = F.explode(F.array(end("source", True), end("destination", False))).alias("end")
+    second = F.unix_seconds("timestamp").alias("second")
+    ends = packets.select("capture_file", second, "frame_length", both)
+    ends = ends.select("capture_file", "second", "frame_length", "end.*")
+    mac, ip = F.col("mac"), F.col("ip")
+    known = ends.filter(mac.isNull() | mac.isin(_macs(devices)) | ip.isin(_addresses(devices, without_mac=True)))
+    return known.groupBy(*ends.columns).count()
+
+
+def _by_device(ends: DataFrame, devices: DeviceList) -> DataFrame:
+    from pyspark.sql import functions as F
+
+    mac, ip = F.col("mac"), F.col("ip")
+    listed = mac.isin(_macs(devices))
+    senders = ends.filter(F.col("sent") & listed).groupBy("capture_file", "ip")
+    owners = senders.agg(F.min("mac").alias("owner"), F.max("mac").alias("other")).filter("owner = other")
+    by_address = ip.isin(_addresses(devices, without_mac=True)) | (mac.isNull() & ip.isin(_addresses(devices)))
+    device = F.coalesce(F.when(listed, mac), F.when(mac.isNull(), F.col("owner")), F.when(by_address, ip))
+    told = ends.join(F.broadcast(owners), ["capture_file", "ip"], "left").withColumn("device", device)
+    return told.filter("device IS NOT NULL").groupBy(*_KEYS).agg(F.sum("count").alias("packets"))
+
+
+def _macs(devices: DeviceList) -> list[str]:
+    return sorted({mac for device in devices.devices for mac in device.mac})
+
+
+def _addresses(devices: DeviceList, *, without_mac: bool = False) -> list[str]:
+    """Those of all devices, or of those that list no MAC."""
+    return sorted({ip for device in devices.devices for ip in device.ip if not (without_mac and device.mac)})
+
+
+def _is_own(end: pa.ChunkedArray, number_R: NDArray[np.int32], devices: DeviceList) -> NDArray[np.bool_]:
+    """(R,) whether the device of that number is the one whose MAC or address ``end`` is, not one named by path alone.
+
+    Entries of one name are one device.
+    """
+    own: dict[str, set[str]] = {}
+    for device in devices.devices:
+        own.setdefault(device.name, set()).update(device.mac, device.ip)
+    encoded = one_chunk(end).dictionary_encode()
+    texts = encoded.dictionary.to_pylist()
+    code_R = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    pairs, pair_R = np.unique((number_R + 1) * np.int64(len(texts)) + code_R, return_inverse=True)
+    places = (divmod(pair, len(texts)) for pair in pairs.tolist())
+    is_own = [number > 0 and texts[code] in own[devices.devices[number - 1].name] for number, code in places]
+    return np.array(is_own, np.bool_)[pair_R]
+
+
+def _instants(second: pa.ChunkedArray) -> pa.ChunkedArray:
+    import pyarrow as pa
+
+    return second.cast(pa.timestamp("s", "UTC")).cast(pa.timestamp("us", "UTC"))

@@ -1,0 +1,243 @@
+"""Counts of devices' packets against counts made one packet at a time."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from iotid.capture import read_packets
+from iotid.capture.simulate import NIGHTS, write_demo
+from iotid.capture.simulate_frames import Clock, Container, Host, Network, Packet
+from iotid.config import Settings
+from iotid.dataset import Device, DeviceList, Traffic, read_traffic
+from iotid.dataset.traffic import label_counts
+from iotid.errors import LabelError
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+CAM, PLUG, PHONE = "02:00:00:00:00:01", "02:00:00:00:00:02", "02:00:00:00:00:09"
+_HOSTS = {
+    CAM: Host(CAM, "10.0.0.1", "fd00::1"),
+    PLUG: Host(PLUG, "10.0.0.2", "fd00::2"),
+    PHONE: Host(PHONE, "10.0.0.9", "fd00::9"),
+}
+_COLUMNS = ("capture_file", "device", "second", "sent", "frame_length", "label")
+
+
+def _counts(rows: Sequence[dict[str, Any]]) -> pa.Table:
+    """What Spark counts, of rows that name only what matters."""
+    usual = {"capture_file": "x.pcap", "device": CAM, "second": 0, "sent": True, "frame_length": 60, "packets": 1}
+    types = (pa.string(), pa.string(), pa.int64(), pa.bool_(), pa.int32(), pa.int64())
+    schema = pa.schema(list(zip(usual, types, strict=True)))
+    return pa.Table.from_pylist([{**usual, **row} for row in rows], schema=schema)
+
+
+def _labelled(rows: Sequence[dict[str, Any]], *entries: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """(file, device, second, label) of the rows that are left."""
+    devices = DeviceList(tuple(Device(**entry) for entry in entries))
+    traffic = label_counts(_counts(rows), devices, "name", sorted({entry["name"] for entry in entries}))
+    columns = ("capture_file", "device", "second", "label")
+    return list(zip(*(traffic.table[name].to_pylist() for name in columns), strict=True))
+
+
+def _as_counter(traffic: Traffic) -> Counter[tuple[Any, ...]]:
+    found: Counter[tuple[Any, ...]] = Counter()
+    for row in traffic.table.to_pylist():
+        key = tuple(row[name] for name in _COLUMNS)
+        assert key not in found, "a row of its own for each key"
+        found[key] = row["packets"]
+    return found
+
+
+def _one_by_one(packets: pa.Table, label_of: dict[str, int]) -> Counter[tuple[Any, ...]]:
+    """The slow twin: devices by their MACs, and where none is shown, by the addresses of one MAC alone."""
+    rows = packets.to_pylist()
+    senders: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for row in rows:
+        if row["source_mac"] in label_of:
+            senders[row["capture_file"], row["source_ip"]].add(row["source_mac"])
+    counted: Counter[tuple[Any, ...]] = Counter()
+    for row in rows:
+        second = int(row["timestamp"].timestamp() // 1)
+        for side in ("source", "destination"):
+            mac = row[f"{side}_mac"]
+            known = senders.get((row["capture_file"], row[f"{side}_ip"]), set())
+            if mac is None and len(known) == 1:
+                (mac,) = known
+            if mac in label_of:
+                key = (row["capture_file"], mac, second, side == "source", row["frame_length"], label_of[mac])
+                counted[key] += 1
+    return counted
+
+
+def test_label_counts__a_phones_packets_in_a_devices_capture_are_not_the_devices() -> None:
+    hub = {"name": "hub", "mac": CAM, "path": "*/hub/*"}
+    rows = [{"capture_file": "/d/hub/a.pcap", "device": device} for device in (CAM, PHONE)]
+    phone = {"name": "phone", "mac": PHONE}
+    assert _labelled(rows, hub) == [("/d/hub/a.pcap", CAM, 0, 0)]
+    assert _labelled(rows, hub, phone) == [("/d/hub/a.pcap", CAM, 0, 0)], "the capture is the hub's"
+    assert _labelled([{"device": PHONE}], hub, phone) == [("x.pcap", PHONE, 0, 1)]
+    assert _labelled(rows, {"name": "by path", "path": "*/hub/*"}) == []
+
+
+def test_label_counts__a_shared_mac_is_told_by_path_and_is_nobodys_elsewhere() -> None:
+    rows = [{"capture_file": file} for file in ("/d/one/a.pcap", "/d/two/a.pcap", "/d/else.pcap")]
+    one, two = ({"name": name, "mac": CAM, "path": f"*/{name}/*"} for name in ("one", "two"))
+    assert _labelled(rows, two, one) == [("/d/one/a.pcap", CAM, 0, 0), ("/d/two/a.pcap", CAM, 0, 1)]
+
+
+def test_label_counts__a_device_changes_hands_at_the_second() -> None:
+    first, then = {"name": "a", "mac": CAM, "valid_to": "2020-02-01"}, {"name": "b", "mac": CAM}
+    noon = int(datetime(2020, 2, 2, tzinfo=UTC).timestamp())
+    rows = [{"second": second} for second in (noon, noon - 1)]
+    valid_from = datetime(2020, 2, 2, tzinfo=UTC)
+    assert _labelled(rows, first, {**then, "valid_from": valid_from}) == [
+        ("x.pcap", CAM, noon - 1, 0),
+        ("x.pcap", CAM, noon, 1),
+    ]
+
+
+def test_label_counts__entries_of_one_name_are_one_device_and_an_address_may_stand_for_it() -> None:
+    entries = [{"name": "a", "mac": CAM, "path": "*/a/*"}, {"name": "a", "mac": PLUG}, {"name": "b", "ip": "10.0.0.9"}]
+    rows = [
+        {"capture_file": "/a/x.pcap", "device": PLUG},
+        {"capture_file": "/b/x.pcap", "device": PLUG},
+        {"capture_file": "/b/x.pcap", "device": "10.0.0.9"},
+        {"capture_file": "/b/x.pcap", "device": "10.0.0.8"},
+    ]
+    assert _labelled(rows, *entries) == [
+        ("/a/x.pcap", PLUG, 0, 0),
+        ("/b/x.pcap", PLUG, 0, 0),
+        ("/b/x.pcap", "10.0.0.9", 0, 1),
+    ]
+
+
+def test_label_counts__labels_are_places_among_those_asked_for_and_rows_are_in_order() -> None:
+    devices = DeviceList(tuple(Device(name=mac, model=model, mac=mac) for mac, model in ((CAM, "c"), (PLUG, "p"))))
+    rows = [
+        {"capture_file": file, "device": device, "second": second, "sent": sent, "frame_length": length}
+        for file in ("b", "a")
+        for device in (PLUG, CAM)
+        for second in (10, 9)
+        for sent in (True, False)
+        for length in (100, 60)
+    ]
+    traffic = label_counts(_counts(rows), devices, "model", ["z", "p"])
+    assert traffic.labels == ("z", "p")
+    assert set(traffic.table["label"].to_pylist()) == {1}
+    assert set(traffic.table["device"].to_pylist()) == {PLUG}
+    keys = [tuple(row.values())[:5] for row in traffic.table.to_pylist()]
+    assert keys == sorted(keys)
+    assert len(keys) == 16
+    assert traffic.table["capture_file"].chunk(0).dictionary.to_pylist() == ["a", "b"]
+    assert label_counts(_counts([]), devices, "model", ["p"]).table.num_rows == 0
+    with pytest.raises(LabelError, match="has no type"):
+        label_counts(_counts(rows), devices, "type", ["p"])
+
+
+def _sending(*messages: tuple[str, str, float, int]) -> list[Packet]:
+    """UDP datagrams: sender, receiver, seconds since 1970, payload bytes."""
+    network, packets = Network(), []
+    for source, target, time_s, length in messages:
+        clock = Clock(int(time_s * 1e9), 0, random.Random(1))
+        packets += network.udp((_HOSTS[source], _HOSTS[target]), (5000, 6000), [(0, bytes(length))], clock)
+    return packets
+
+
+def _rows(traffic: Traffic, *names: str) -> list[tuple[Any, ...]]:
+    return list(zip(*(traffic.table[name].to_pylist() for name in names), strict=True))
+
+
+@pytest.mark.spark
+def test_read_traffic__tells_sent_from_received_and_counts_whole_seconds(
+    spark: SparkSession, settings: Settings, tmp_path: Path
+) -> None:
+    packets = _sending(
+        (CAM, PLUG, 100.0, 50), (CAM, PHONE, 100.999, 50), (CAM, PHONE, 101, 50), (PHONE, CAM, 100.5, 80),
+        (PHONE, PHONE, 100.5, 80),
+    )  # fmt: skip
+    Container("a.pcap").write(tmp_path, packets)
+    devices = DeviceList((Device(name="cam", mac=CAM), Device(name="plug", mac=PLUG)))
+    traffic = read_traffic(spark, [str(tmp_path)], devices, "name", ["cam", "plug"], settings.capture)
+    assert _rows(traffic, "device", "second", "sent", "frame_length", "packets", "label") == [
+        (CAM, 100, False, 122, 1, 0),
+        (CAM, 100, True, 92, 2, 0),
+        (CAM, 101, True, 92, 1, 0),
+        (PLUG, 100, False, 92, 1, 1),
+    ]
+
+
+@pytest.mark.spark
+def test_read_traffic__where_no_mac_is_shown_the_address_tells_if_one_device_alone_sends_from_it(
+    spark: SparkSession, settings: Settings, tmp_path: Path
+) -> None:
+    both = frozenset({CAM, PLUG, PHONE})
+    asked = [(CAM, PHONE, 100.0, 50), (PHONE, CAM, 100.2, 80)]
+    Container("a.pcapng", cooked=both).write(tmp_path, _sending(*asked))
+    Container("b.pcapng", cooked=both).write(tmp_path, _sending(asked[1]))
+    borrowed = Network().udp(
+        (Host(PLUG, "10.0.0.1", "fd00::1"), _HOSTS[PHONE]),
+        (1, 2),
+        [(0, bytes(50))],
+        Clock(int(100e9), 0, random.Random(1)),
+    )
+    Container("c.pcapng", cooked=both).write(tmp_path, [*_sending(*asked), *borrowed])
+    devices = [Device(name="cam", mac=CAM, ip="10.0.0.77"), Device(name="plug", mac=PLUG)]
+
+    def found(devices: Iterable[Device]) -> list[tuple[Any, ...]]:
+        listed = DeviceList(tuple(devices))
+        traffic = read_traffic(spark, [str(tmp_path)], listed, "name", ["cam", "plug", "phone"], settings.capture)
+        rows = _rows(traffic, "capture_file", "device", "sent", "label")
+        return [(Path(file).stem, *rest) for file, *rest in rows]
+
+    seen = [("a", CAM, False, 0), ("a", CAM, True, 0), ("c", CAM, True, 0), ("c", PLUG, True, 1)]
+    assert found(devices) == seen
+    by_address = found([*devices, Device(name="phone", ip="10.0.0.9")])
+    assert [row for row in by_address if row[3] == 2] == [
+        (file, "10.0.0.9", sent, 2)
+        for file, sent in (("a", False), ("a", True), ("b", True), ("c", False), ("c", True))
+    ]
+    assert [row for row in by_address if row[3] != 2] == seen
+    moved = Device(name="cam", mac=CAM, ip="10.0.0.1")
+    assert [row for row in found([moved]) if row[0] == "b"] == [("b", "10.0.0.1", False, 0)]
+
+
+@pytest.mark.spark
+def test_read_traffic__equals_the_simulators_night_counted_packet_by_packet(
+    spark: SparkSession, settings: Settings, tmp_path: Path
+) -> None:
+    write_demo(tmp_path)
+    devices = DeviceList.read(tmp_path / "devices.yaml")
+    labels = sorted(set(devices.labels("model")))
+    night = str(tmp_path / "captures" / "home" / NIGHTS[0])
+    capture = settings.capture.model_copy(update={"split_bytes": 1 << 20, "task_bytes": 1 << 20, "tunnels": ("gre",)})
+    traffic = read_traffic(spark, [night], devices, "model", labels, capture)
+    label_of = {device.mac[0]: labels.index(device.model) for device in devices.devices}
+    expected = _one_by_one(read_packets(night, settings=capture), label_of)
+    assert _as_counter(traffic) == expected
+    received = [row for row in expected if row[0].endswith("midnight.pcapng") and not row[3]]
+    assert labels.index("vistara-tv") in {row[5] for row in received}, "of the cooked interface"
+    assert np.unique(traffic.table["label"].to_numpy()).size > 9
+
+
+@pytest.mark.spark
+@pytest.mark.captures
+def test_read_traffic__equals_real_captures_counted_packet_by_packet(
+    spark: SparkSession, settings: Settings, captures: Path
+) -> None:
+    folders = [str(captures / "aalto" / "Withings"), str(captures / "lsif" / "tp-link_LightBulb")]
+    devices = DeviceList.read("aalto.yaml", "lsif.yaml")
+    labels = ["Withings", "tp-link_LightBulb"]
+    label_of = {device.mac[0]: labels.index(device.name) for device in devices.devices if device.name in labels}
+    expected = _one_by_one(read_packets(folders, settings=settings.capture), label_of)
+    assert {(row[3], row[5]) for row in expected} == {(sent, label) for sent in (True, False) for label in (0, 1)}
+    assert _as_counter(read_traffic(spark, folders, devices, "name", labels, settings.capture)) == expected
