@@ -1,8 +1,9 @@
 """The systems that the ensemble is compared with, all behind one small door: ``fit`` and ``probabilities``.
 
 ``create(name, encoding, seed)`` makes one by its name in ``evaluation.baselines``; ``names()`` lists them. A new rival
-is one class that keeps the ``Classifier`` protocol and one line of the registry below. ``capture_bag`` stands apart: it
-names whole captures, not flows, and is asked by `iotid compare` alone.
+is one class that keeps the ``Classifier`` protocol and one line of the registry below. Two kinds stand apart, because
+they do not judge flows: ``capture_bag`` names whole captures, and those of ``window_rivals(seed)`` name stretches of a
+device's time, which they make themselves of a `Traffic`.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol, Self
 
+from iotid.baselines import byteiot, pinheiro
 from iotid.baselines.majority_sequence import MajoritySequence
 from iotid.baselines.random_forest import RandomForest
 from iotid.baselines.sequence_knn import SequenceKnn
+from iotid.baselines.windows import WindowRival
 from iotid.errors import SettingError
 
 if TYPE_CHECKING:
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
 
     from iotid.dataset import Encoding, Rows
 
-__all__ = ["Classifier", "create", "names"]
+__all__ = ["Classifier", "WindowRival", "create", "names", "window_rivals"]
 
 
 class Classifier(Protocol):
@@ -56,3 +59,13 @@ def create(name: str, encoding: Encoding, seed: int) -> Classifier:
     if name not in _REGISTRY:
         raise SettingError(f"evaluation.baselines: {name!r} is not known; choose from {', '.join(_REGISTRY)}")
     return _REGISTRY[name](encoding, seed)
+
+
+def window_rivals(seed: int) -> dict[str, WindowRival]:
+    """Name -> a rival that judges stretches of time, not yet fitted: five of one-second windows, and ByteIoT."""
+    found = {
+        f"pinheiro_{name}": WindowRival(pinheiro.samples, pinheiro.Pinheiro(name, seed)) for name in pinheiro.MEMBERS
+    }
+    found["pinheiro_vote"] = WindowRival(pinheiro.samples, pinheiro.PinheiroVote(seed))
+    found["byteiot"] = WindowRival(byteiot.samples, byteiot.ByteIot())
+    return found

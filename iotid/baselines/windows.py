@@ -1,0 +1,82 @@
+"""What rivals have in common that judge a device's packets in stretches of time, not flow by flow.
+
+Shape suffixes: R rows of counts, S samples, D features, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from iotid.dataset import Traffic
+
+
+class Samples(NamedTuple):
+    """Stretches of time of a device in a capture, in the order of capture, device and time.
+
+    ``capture``: code of the capture file in the traffic's dictionary; ``device``: place among the traffic's sorted
+    devices; ``label``: place in the traffic's labels; ``start_s``: since 1970 UTC (S,); ``features`` (S, D): an array,
+    or a sparse CSR matrix.
+    """
+
+    capture: NDArray[np.int64]
+    device: NDArray[np.int64]
+    label: NDArray[np.int64]
+    start_s: NDArray[np.int64]
+    features: Any
+
+
+class WindowClassifier(Protocol):
+    """What every rival of this kind keeps. ``origin`` names its paper, and what of the recipe is reconstruction."""
+
+    origin: str
+
+    def fit(self, features_SD: Any, label_S: NDArray[np.int64], num_classes: int) -> Self:
+        """Learn from samples, one or more; all count alike."""
+
+    def probabilities(self, features_SD: Any) -> NDArray[np.float64]:
+        """(S, num_classes); where the rival votes, the shares of the votes. Each row sums to 1."""
+
+
+class WindowRival(NamedTuple):
+    """How a rival sees traffic, and what it makes of it."""
+
+    samples: Callable[[Traffic], Samples]
+    classifier: WindowClassifier
+
+
+class Stretches(NamedTuple):
+    """Samples still without features, and the sample that each row of counts is in (R,)."""
+
+    of: Samples
+    sample: NDArray[np.int64]
+
+    def sum(self, value_R: NDArray[Any]) -> NDArray[np.float64]:
+        """(S,) of the rows of each sample."""
+        return np.bincount(self.sample, weights=value_R, minlength=len(self.of.start_s)).astype(np.float64)
+
+
+def stretches(counts: pa.Table, length_s: int) -> Stretches:
+    """Rows of a traffic's table put into tumbling stretches of ``length_s`` seconds, aligned to 1970.
+
+    The table is in the order of capture, device and time, also where rows were left out, so a sample is a run of rows.
+    A stretch in which a device changes hands is a sample of each label; one that two capture files share, of each file.
+    """
+    device = counts["device"].combine_chunks().dictionary_encode()
+    keys = (
+        counts["capture_file"].combine_chunks().indices.to_numpy(),
+        np.unique(device.dictionary.to_numpy(zero_copy_only=False), return_inverse=True)[1][device.indices.to_numpy()],
+        counts["label"].to_numpy(),
+        counts["second"].to_numpy() // length_s * length_s,
+    )
+    keys_R4 = np.stack([key.astype(np.int64) for key in keys], axis=1)
+    starts_R = np.ones(len(keys_R4), np.bool_)
+    starts_R[1:] = (keys_R4[1:] != keys_R4[:-1]).any(axis=1)
+    capture_S, device_S, label_S, start_S = keys_R4[starts_R].T
+    return Stretches(Samples(capture_S, device_S, label_S, start_S, None), np.cumsum(starts_R) - 1)
