@@ -89,6 +89,7 @@ class Model(_Section):
     fusion: Literal["concatenate", "sequence"]
     readout: Literal["mean", "last"]
     padding: Literal["ignored", "zeros"]
+    memory: bool
 
 
 class Training(_Section):

@@ -27,7 +27,14 @@ from iotid.storage import Partition
 
 _TRACKING = config.Tracking(uri=None, experiment="iotid", model="iotid")
 _MODEL = config.Model(
-    embedding_size=4, hidden_size=5, layers=1, dropout=0.3, fusion="concatenate", readout="mean", padding="ignored"
+    embedding_size=4,
+    hidden_size=5,
+    layers=1,
+    dropout=0.3,
+    fusion="concatenate",
+    readout="mean",
+    padding="ignored",
+    memory=False,
 )
 _ENCODING = Encoding(
     max_packets=4,

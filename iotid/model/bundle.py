@@ -23,6 +23,7 @@ from iotid import __version__, config, schemas
 from iotid.dataset.characteristics import CHARACTERISTICS, Encoding, unseen_share
 from iotid.errors import DataError, SchemaError
 from iotid.model.ensemble import AdaptiveEnsemble
+from iotid.model.memory import Memory
 from iotid.model.sequences import batches_by_length, distinct_sequences, step_counts, tensors_of
 
 if TYPE_CHECKING:
@@ -30,15 +31,22 @@ if TYPE_CHECKING:
 
 WEIGHTS = "weights.safetensors"
 DESCRIPTION = "model.json"
-_VERSION = 2
+_VERSION = 3
 _BATCH_PACKETS = 4096  # packets scored at once: large enough for the matrix units, small enough for the caches
 _SLICE = 1_000_000  # flows encoded at once; bounds the memory of a prediction
 
 
 def save_bundle(
-    folder: str | Path, weights: Mapping[str, torch.Tensor], settings: config.Model, encoding: Encoding
+    folder: str | Path,
+    weights: Mapping[str, torch.Tensor],
+    settings: config.Model,
+    encoding: Encoding,
+    memory: Memory | None = None,
 ) -> None:
-    """Write ``weights`` (an AdaptiveEnsemble's state) and their description into ``folder``, each file atomically."""
+    """Write ``weights`` (an AdaptiveEnsemble's state), what is remembered beside them, and a description.
+
+    Each file of ``folder`` is replaced atomically.
+    """
     description = {
         "bundle_version": _VERSION,
         "flows_version": schemas.FLOWS.version,
@@ -47,6 +55,7 @@ def save_bundle(
         "encoding": encoding.to_json(),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    tensors |= memory.to_tensors() if memory else {}
     Path(folder).mkdir(parents=True, exist_ok=True)
     write_atomically(Path(folder) / WEIGHTS, safetensors.save(tensors))
     write_atomically(Path(folder) / DESCRIPTION, (json.dumps(description, indent=1) + "\n").encode())
@@ -65,8 +74,9 @@ def write_atomically(path: Path, content: bytes) -> None:
 class Predictor:
     """A trained model with its vocabularies and labels; scores tables of flows."""
 
-    def __init__(self, model: AdaptiveEnsemble, encoding: Encoding) -> None:
+    def __init__(self, model: AdaptiveEnsemble, encoding: Encoding, memory: Memory | None = None) -> None:
         self.encoding = encoding
+        self.memory = memory
         self.labels: tuple[str, ...] = tuple(encoding.labels)
         self._model = model.eval()
 
@@ -106,11 +116,12 @@ class Predictor:
         sizes = vocabulary_sizes(encoding)
         model = AdaptiveEnsemble(config.Model.model_validate(told["model"]), sizes, len(encoding.labels))
         try:
-            model.load_state_dict(safetensors.load(weights))
-        except (RuntimeError, SafetensorError) as fault:
+            memory, own_weights = Memory.split_off(safetensors.load(weights))
+            model.load_state_dict(own_weights)
+        except (RuntimeError, SafetensorError, KeyError) as fault:
             first_line = str(fault).splitlines()[0]
             raise DataError(f"{WEIGHTS}: does not fit {DESCRIPTION} ({first_line}); train again") from None
-        return cls(model, encoding)
+        return cls(model, encoding, memory)
 
     def predict(self, flows: pa.Table) -> pa.Table:
         """One row of schemas.PREDICTIONS for each row of ``flows``, in its order.
@@ -143,7 +154,7 @@ class Predictor:
 
     @torch.inference_mode()
     def read(self, sequences: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """``probabilities``, and the summaries float32 (N, F) that they come from, in batches of similar length."""
+        """``probabilities``, and the network's summaries float32 (N, F), computed in batches of similar length."""
         counts_N = step_counts(sequences, self._model.settings.padding)
         out_NC = np.empty((len(counts_N), len(self.labels)), np.float32)
         summaries_NF = np.empty((len(counts_N), self._model.classifier.in_features), np.float32)
@@ -151,7 +162,7 @@ class Predictor:
             summary_BF = self._model.summary(tensors_of(sequences, rows, counts_N))
             summaries_NF[rows] = summary_BF.numpy()
             out_NC[rows] = torch.softmax(self._model.classifier(summary_BF), dim=1).numpy()
-        return out_NC, summaries_NF
+        return self.memory.join(sequences, out_NC) if self.memory else out_NC, summaries_NF
 
 
 def vocabulary_sizes(encoding: Encoding) -> dict[str, int]:

@@ -19,16 +19,20 @@ if TYPE_CHECKING:
 
 
 def calibration(
-    logits_NC: NDArray[np.floating], label_N: NDArray[np.int64], flows_N: NDArray[np.int64], *, biases: bool
+    logits_NC: NDArray[np.floating], label_N: NDArray[np.int64], flows_N: NDArray[np.int64], kind: str
 ) -> tuple[float, NDArray[np.float64]]:
     """The factor, and the bias of each class (C,), with which ``factor * logits + bias`` fits the labels best.
 
     Maximum a posteriori over all flows, under standard normal priors of the factor's logarithm and of each bias, so
-    that a class which validation hardly shows keeps what training gave it. All biases are 0 unless ``biases``.
+    that a class which validation hardly shows keeps what training gave it. ``kind``: ``classes``, ``temperature`` (all
+    biases are 0), or ``none`` (the factor is 1, too).
     """
     from scipy.optimize import minimize
     from scipy.special import log_softmax, softmax
 
+    if kind == "none":
+        return 1.0, np.zeros(logits_NC.shape[1])
+    biases = kind == "classes"
     logits_NC = logits_NC.astype(np.float64)
     flows_N1 = flows_N[:, np.newaxis].astype(np.float64)
     right_NC = np.zeros_like(logits_NC)

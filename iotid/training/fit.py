@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from scipy.special import softmax
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
@@ -26,6 +27,7 @@ from iotid import config
 from iotid.errors import DataError, SettingError, TrainingError
 from iotid.model.bundle import save_bundle, vocabulary_sizes, write_atomically
 from iotid.model.ensemble import AdaptiveEnsemble
+from iotid.model.memory import Memory
 from iotid.model.sequences import batches_by_length, step_counts, tensors_of
 from iotid.training.calibrate import calibration, into_last_layer
 from iotid.training.checkpoint import Checkpoint
@@ -67,7 +69,7 @@ def fit(
 ) -> FitResult:
     """Learn from ``train`` until the macro F1 of ``validation`` no longer rises; keep the best weights.
 
-    Rank 0 writes into ``folder``: the bundle of the best weights, calibrated on ``validation``, ``history.json``, and
+    Rank 0 writes into ``folder``: the bundle of the best weights, fitted to ``validation``, ``history.json``, and
     after each epoch and every ``checkpoint_minutes`` within one a checkpoint, from which a run of the same settings and
     rows goes on with the same result as if never stopped.
     Ranks are those of torch.distributed where it was started. ``on_epoch`` is called on rank 0 after each epoch with
@@ -98,7 +100,7 @@ def fit(
                 on_epoch(metrics, run.state.epoch)
     state = run.state
     if ranks.leads:
-        save_bundle(folder, run.calibrated(), model_settings, encoding)
+        run.finish(folder)
         write_atomically(folder / HISTORY, (json.dumps(state.history, indent=1) + "\n").encode())
     best_macro_f1 = state.history[state.best_epoch - 1]["validation_macro_f1"]
     return FitResult(state.best_epoch, best_macro_f1, state.epoch < settings.epochs, resumed_from, state.history)
@@ -117,7 +119,7 @@ class _Run:
         ranks: Ranks,
     ) -> None:
         self._settings, self._ranks, self._train, self._validation = settings, ranks, train, validation
-        self._classes = len(encoding.labels)
+        self._encoding, self._classes = encoding, len(encoding.labels)
         self._weights_N = _row_weights(train, settings)
         self._counts_N = step_counts(train.sequences, model_settings.padding)
         self.state = Checkpoint(_fingerprint(model_settings, settings, encoding, train, validation, ranks.world))
@@ -234,23 +236,22 @@ class _Run:
         }
 
     @torch.inference_mode()
-    def calibrated(self) -> dict[str, torch.Tensor]:
-        """The best weights, with logits that fit the validation part's flows best; call it when all is learned."""
-        if self._settings.calibration == "none":
-            return self.best
+    def finish(self, folder: Path) -> None:
+        """Write the bundle: the best weights, calibrated, and the memory. Call it when all is learned."""
         rows = self._validation
         self._model.load_state_dict(self.best)
         self._model.eval()
         counts_N = step_counts(rows.sequences, self._model.settings.padding)
-        logits_NC = np.empty((len(rows.label), self._classes), np.float32)
+        logits_NC = np.empty((len(rows.label), self._classes))
         for some in batches_by_length(counts_N, _VALIDATION_PACKETS):
             logits_NC[some] = self._model(tensors_of(rows.sequences, some, counts_N, self._ranks.device)).cpu().numpy()
-        biases = self._settings.calibration == "classes"
-        factor, bias_C = calibration(logits_NC, rows.label, rows.num_flows, biases=biases)
-        _log.info(
-            "calibrated on validation: temperature %.3f, biases %+.2f to %+.2f", 1 / factor, min(bias_C), max(bias_C)
-        )
-        return into_last_layer(self.best, factor, bias_C)
+        factor, bias_C = calibration(logits_NC, rows.label, rows.num_flows, self._settings.calibration)
+        answers_NC = softmax(factor * logits_NC + bias_C, axis=1)
+        memory = Memory.of(self._train).fitted(rows, answers_NC) if self._model.settings.memory else None
+        weights = into_last_layer(self.best, factor, bias_C)
+        save_bundle(folder, weights, self._model.settings, self._encoding, memory)
+        remembers = f"; the network's answer weighs as {memory.strength:.2g} flows remembered" if memory else ""
+        _log.info("fitted to validation: temperature %.3f%s", 1 / factor, remembers)
 
     def keep(self) -> Checkpoint:
         """The state with all tensors that the run needs to go on."""

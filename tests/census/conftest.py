@@ -49,6 +49,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
             fusion="concatenate",
             readout="mean",
             padding="ignored",
+            memory=False,
         )
         model = AdaptiveEnsemble(settings, vocabulary_sizes(encoding), len(labels))
         looks = pa.table({name: [LOOKS[label][place] for label in LEARNED] for place, name in enumerate(values)})

@@ -17,7 +17,14 @@ from iotid.errors import DataError, SchemaError
 from iotid.model import AdaptiveEnsemble, Predictor, bundle, save_bundle
 
 _SETTINGS = config.Model(
-    embedding_size=4, hidden_size=5, layers=1, dropout=0.3, fusion="concatenate", readout="mean", padding="ignored"
+    embedding_size=4,
+    hidden_size=5,
+    layers=1,
+    dropout=0.3,
+    fusion="concatenate",
+    readout="mean",
+    padding="ignored",
+    memory=False,
 )
 _ENCODING = Encoding(
     max_packets=4,

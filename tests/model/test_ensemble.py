@@ -14,7 +14,7 @@ _ALL = [(fusion, readout) for fusion in ("concatenate", "sequence") for readout 
 
 def _settings(fusion: str = "concatenate", readout: str = "mean", **changes: object) -> config.Model:
     sizes = {"embedding_size": 5, "hidden_size": 6, "layers": 2, "dropout": 0.3}
-    plain = {**sizes, "fusion": fusion, "readout": readout, "padding": "ignored"}
+    plain = {**sizes, "fusion": fusion, "readout": readout, "padding": "ignored", "memory": False}
     return config.Model.model_validate({**plain, **changes})
 
 

@@ -26,7 +26,14 @@ from iotid.errors import IotidError
 from iotid.training.fit import fit
 
 MODEL = config.Model(
-    embedding_size=6, hidden_size=6, layers=1, dropout=0.0, fusion="concatenate", readout="mean", padding="ignored"
+    embedding_size=6,
+    hidden_size=6,
+    layers=1,
+    dropout=0.0,
+    fusion="concatenate",
+    readout="mean",
+    padding="ignored",
+    memory=False,
 )
 ENCODING = Encoding(
     max_packets=6,

@@ -23,7 +23,7 @@ def test_calibration__finds_the_factor_and_the_biases_that_labels_were_drawn_wit
     logits_NC = np.random.default_rng(1).normal(0, 3, (40_000, 4))
     bias_C = np.array([1.0, -0.5, 0.0, -0.5])
     label_N = _drawn(logits_NC, 0.4, bias_C)
-    factor, found_C = calibration(logits_NC, label_N, np.ones(len(label_N), np.int64), biases=True)
+    factor, found_C = calibration(logits_NC, label_N, np.ones(len(label_N), np.int64), "classes")
     assert factor == pytest.approx(0.4, abs=0.02)
     assert found_C - found_C.mean() == pytest.approx(bias_C - bias_C.mean(), abs=0.05)
 
@@ -31,18 +31,24 @@ def test_calibration__finds_the_factor_and_the_biases_that_labels_were_drawn_wit
 def test_calibration__of_the_temperature_alone_leaves_the_biases_and_the_answers() -> None:
     logits_NC = np.random.default_rng(1).normal(0, 3, (5_000, 4))
     label_N = _drawn(logits_NC, 2.0, np.zeros(4))
-    factor, bias_C = calibration(logits_NC, label_N, np.ones(len(label_N), np.int64), biases=False)
+    factor, bias_C = calibration(logits_NC, label_N, np.ones(len(label_N), np.int64), "temperature")
     assert factor == pytest.approx(2.0, rel=0.1)
     assert not bias_C.any()
+
+
+def test_calibration__of_none_changes_nothing() -> None:
+    logits_NC = np.random.default_rng(1).normal(0, 3, (50, 4))
+    factor, bias_C = calibration(logits_NC, np.zeros(50, np.int64), np.ones(50, np.int64), "none")
+    assert (factor, bias_C.tolist()) == (1.0, [0.0] * 4)
 
 
 def test_calibration__counts_a_row_as_its_flows() -> None:
     logits_NC = np.random.default_rng(1).normal(0, 2, (300, 3))
     label_N = _drawn(logits_NC, 0.7, np.array([0.5, 0.0, -0.5]))
     flows_N = np.random.default_rng(2).integers(1, 6, 300)
-    of_rows = calibration(logits_NC, label_N, flows_N, biases=True)
+    of_rows = calibration(logits_NC, label_N, flows_N, "classes")
     of_copies = calibration(
-        logits_NC.repeat(flows_N, axis=0), label_N.repeat(flows_N), np.ones(flows_N.sum(), np.int64), biases=True
+        logits_NC.repeat(flows_N, axis=0), label_N.repeat(flows_N), np.ones(flows_N.sum(), np.int64), "classes"
     )
     assert of_rows[0] == pytest.approx(of_copies[0], rel=1e-3)
     assert of_rows[1] == pytest.approx(of_copies[1], abs=1e-3)
@@ -51,7 +57,7 @@ def test_calibration__counts_a_row_as_its_flows() -> None:
 def test_calibration__a_class_without_flows_keeps_its_odds_against_what_validation_cannot_tell() -> None:
     logits_NC = np.random.default_rng(1).normal(0, 1, (200, 3))
     label_N = np.zeros(200, np.int64)  # validation shows one class only
-    factor, bias_C = calibration(logits_NC, label_N, np.ones(200, np.int64), biases=True)
+    factor, bias_C = calibration(logits_NC, label_N, np.ones(200, np.int64), "classes")
     assert np.isfinite([factor, *bias_C]).all()
     assert np.abs(bias_C).max() < 5  # the prior holds it: the likelihood alone would go to infinity
 
@@ -64,7 +70,7 @@ def test_calibration__is_the_maximum_of_the_posterior() -> None:
         told_NC = log_softmax(np.exp(log_factor) * logits_NC + bias_C, axis=1)
         return float(told_NC[np.arange(80), label_N] @ flows_N - (log_factor**2 + bias_C @ bias_C) / 2)
 
-    factor, bias_C = calibration(logits_NC, label_N, flows_N, biases=True)
+    factor, bias_C = calibration(logits_NC, label_N, flows_N, "classes")
     best = posterior(np.log(factor), bias_C)
     for step in np.random.default_rng(8).normal(0, 0.05, (50, 4)):
         assert posterior(np.log(factor) + step[0], bias_C + step[1:]) <= best + 1e-6

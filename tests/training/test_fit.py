@@ -83,6 +83,20 @@ def test_fit__calibrates_the_saved_model_and_nothing_else(toy: ModuleType, tmp_p
     assert likelihood["fitted"] > likelihood["raw"]
 
 
+def test_fit__remembers_the_training_rows_where_the_model_shall(toy: ModuleType, tmp_path: Path) -> None:
+    train, validation = toy.rows(60), toy.rows(23, 9)
+    for memory in (False, True):
+        model = toy.MODEL.model_copy(update={"memory": memory})
+        fit(model, toy.training(epochs=1), toy.ENCODING, train, validation, tmp_path / str(memory))
+    alone, remembering = (Predictor.load(tmp_path / name) for name in ("False", "True"))
+    assert alone.memory is None
+    assert remembering.memory is not None
+    seen_NC = remembering.memory.seen(train.sequences, 3)
+    expected_NC = seen_NC + remembering.memory.strength * alone.probabilities(train.sequences)
+    expected_NC /= expected_NC.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(remembering.probabilities(train.sequences), expected_NC, rtol=1e-5)
+
+
 def _last_weights(folder: Path) -> dict[str, torch.Tensor]:
     (path,) = (folder / "checkpoint").glob("*.safetensors")
     return {name[6:]: tensor for name, tensor in load_file(path).items() if name.startswith("model.")}
@@ -226,7 +240,7 @@ def test_fit__reports_every_epoch(toy: ModuleType, tmp_path: Path, caplog: pytes
         result = _fit(toy, tmp_path, epochs=2, on_epoch=lambda metrics, epoch: told.append((epoch, metrics)))
     assert told == [(1, result.history[0]), (2, result.history[1])]
     lines = [record.message for record in caplog.records]
-    assert [line.split(":")[0] for line in lines] == ["epoch 1/2", "epoch 2/2", "calibrated on validation"]
+    assert [line.split(":")[0] for line in lines] == ["epoch 1/2", "epoch 2/2", "fitted to validation"]
     assert all("macro F1" in line and "flows/s" in line and "min left" in line for line in lines[:2])
 
 
