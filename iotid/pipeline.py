@@ -53,13 +53,23 @@ def run_nights(
     lines += [[name, "--dataset", dataset] for name in ("train", "evaluate", "promote")]
     lines += [["take-census", *night.arguments] for night in nights]
     started = time.monotonic()
+    run_steps(lines, layers)
+    command.say(_summary(settings_of(layers), nights, dataset, time.monotonic() - started))
+
+
+def run_steps(lines: Sequence[Sequence[str]], layers: Sequence[str]) -> None:
+    """Run command lines, each a step's name and its arguments, one after the other; all get ``layers``."""
     for number, (name, *arguments) in enumerate(lines, start=1):
         click.secho(f"[{number}/{len(lines)}] iotid {name} {shlex.join(arguments)}", bold=True, err=True)
         step = importlib.import_module(f"jobs.{name.replace('-', '_')}").main
         step.main([*layers, *arguments], prog_name=f"iotid {name}", standalone_mode=False)
+
+
+def settings_of(layers: Sequence[str]) -> Settings:
+    """What a step makes of the ``--config`` and ``--set`` arguments ``layers``."""
     overrides = [layers[i + 1] for i, part in enumerate(layers) if part == "--set"]
     files = [layers[i + 1] for i, part in enumerate(layers) if part == "--config"]
-    command.say(_summary(load_settings(files, overrides), nights, dataset, time.monotonic() - started))
+    return load_settings(files, overrides)
 
 
 def layers_of_this_command() -> list[str]:

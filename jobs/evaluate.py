@@ -35,6 +35,7 @@ def main(settings: Settings, dataset: str) -> None:
         staged.add_folder(page.parent)
         sentences = [sentence for sentence, _ in verdicts(report)]
         staged.metadata = {"versions": versions, "dataset_hash": source.metadata["hash"], "summary": sentences}
+        staged.metadata["made_by"] = registry.tags(challenger).get("made_by")
     written = store.open("reports", {"dataset": dataset})
     for sentence in sentences:
         command.say(f"report: {sentence}")

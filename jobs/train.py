@@ -3,7 +3,7 @@
 import os
 
 from iotid import command
-from iotid.config import Settings, settings_hash
+from iotid.config import Settings
 
 
 @command.step("train")
@@ -21,25 +21,25 @@ def main(settings: Settings, dataset: str) -> None:
     from iotid.registry import Registry
     from iotid.session import spark_session
     from iotid.storage import Store
-    from iotid.training import train_on_ranks
+    from iotid.training import made_by, train_on_ranks
 
     store = Store(settings.storage.root)
     source = store.open("datasets", {"name": dataset})
-    made_by = settings_hash(settings.model, settings.training, extra={"dataset": source.metadata["hash"]})
-    folder = store.working_folder("runs", dataset, made_by)
+    recipe = made_by(settings.model, settings.training, source.metadata["hash"])
+    folder = store.working_folder("runs", dataset, recipe)
     if os.environ.get("RANK", "0") != "0":
         train_on_ranks(None, settings, source.uri, folder)
         return
     spark = None if "RANK" in os.environ else spark_session(settings.spark, "iotid train")
     registry = Registry(settings.tracking, settings.storage.root)
-    tags = {"dataset": dataset, "dataset_hash": source.metadata["hash"], "dataset_uri": source.uri, "made_by": made_by}
+    tags = {"dataset": dataset, "dataset_hash": source.metadata["hash"], "dataset_uri": source.uri, "made_by": recipe}
 
     sections = [settings.model, settings.training, settings.flow]
     kept = f"the trained model is kept in {folder}; this command, given again, registers it without training"
-    with registry.run(f"{dataset}-{made_by}", sections, tags, (dataset, source), if_away=kept) as run:
+    with registry.run(f"{dataset}-{recipe}", sections, tags, (dataset, source), if_away=kept) as run:
         result = train_on_ranks(spark, settings, source.uri, folder, run.epoch_logger)
         registry.log_history(run.id, result["history"])
-        learning_curves(result["history"], folder / "learning_curves.png", f"{dataset}-{made_by}")
+        learning_curves(result["history"], folder / "learning_curves.png", f"{dataset}-{recipe}")
         for name in ("history.json", "learning_curves.png"):
             registry.log_artifacts(run.id, folder / name, "training")
         nights = [tables.dataset(store.open("flows", keys).uri) for keys in source.metadata["nights"]]

@@ -78,10 +78,9 @@ def write_dataset(
             protocols=settings.protocols,
             length=flow.length,
         )
-        made_of = {"devices": devices.hash, "inputs": [[night.keys, night.metadata] for night in nights]}
         with store.write("datasets", {"name": name}) as staged:
             staged.metadata = {
-                "hash": settings_hash(settings, flow, extra=made_of),
+                "hash": dataset_hash(nights, devices, settings, flow),
                 "device_list": devices.source,
                 "nights": [night.keys for night in nights],
                 "protocol": settings.protocol,
@@ -93,6 +92,12 @@ def write_dataset(
     written = store.open("datasets", {"name": name})
     log.info("dataset %s: %s", name, written.metadata["summary"])
     return written
+
+
+def dataset_hash(nights: Sequence[Partition], devices: DeviceList, settings: config.Dataset, flow: config.Flow) -> str:
+    """Names all that the rows of a dataset depend on: settings, flows and device list."""
+    made_of = {"devices": devices.hash, "inputs": [[night.keys, night.metadata] for night in nights]}
+    return settings_hash(settings, flow, extra=made_of)
 
 
 def check_nights(nights: Sequence[Partition], flow: config.Flow) -> None:
