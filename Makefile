@@ -13,7 +13,7 @@ ROOT ?= var/run
 SECONDS := 60
 SEED ?= 1
 
-.PHONY: help setup airflow-setup peers-setup demo run test test-unit test-conformance test-spark test-ddp test-dags check format wheel clean bench-census-hits bench-capture bench-ingest bench-train bench-predict bench-choices drill-kill drill-cluster fuzz
+.PHONY: help setup airflow-setup peers-setup demo run reproduce test test-unit test-conformance test-spark test-ddp test-dags check format wheel clean bench-census-hits bench-capture bench-ingest bench-train bench-predict bench-choices drill-kill drill-cluster fuzz
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -37,6 +37,13 @@ run: setup ## make run CAPTURES=DIR LABELS=FILE [SITE=…] [DATE=…] [ROOT=var/
 	@test -n "$(CAPTURES)" -a -n "$(LABELS)" || { echo 'usage: make run CAPTURES=DIR LABELS=FILE [SITE=…] [DATE=YYYY-MM-DD] [ROOT=…] [CONF=…] [SET="section.key=value …"]' >&2; exit 2; }
 	@$(IOTID) run --config "$(CONF)" --set storage.root="$(ROOT)" $(foreach s,$(SET),--set "$(s)") \
 	  --captures "$(CAPTURES)" --labels "$(LABELS)" --site "$(SITE)" $(if $(DATE),--date "$(DATE)")
+
+reproduce: ROOT = var/reproduce-$(DATASET)
+reproduce: CONF = paper.yaml
+reproduce: setup ## one of the paper's datasets beside what it prints: make reproduce DATASET=tmc18 CAPTURES=DIR [ROOT=var/reproduce-DATASET] [CONF=…] [SET="…"] [COUNTS_ONLY=1]
+	@test -n "$(DATASET)" -a -n "$(CAPTURES)" || { echo 'usage: make reproduce DATASET=tmc18|sosr19|iot23|cic_iot_2022 CAPTURES=DIR [ROOT=…] [CONF=…] [SET="section.key=value …"] [COUNTS_ONLY=1]' >&2; exit 2; }
+	@$(IOTID) reproduce --config "$(CONF)" --set storage.root="$(ROOT)" $(foreach s,$(SET),--set "$(s)") \
+	  --dataset "$(DATASET)" --captures "$(CAPTURES)" $(if $(COUNTS_ONLY),--counts-only)
 
 test: test-unit test-conformance test-spark test-ddp test-dags ## all tests
 test-unit: setup ## tests that need neither Java nor several processes

@@ -19,6 +19,7 @@ _STEPS = {
     "compare": "jobs.compare",
     "describe": "jobs.describe",
     "run": "iotid.pipeline",
+    "reproduce": "iotid.reproduce",
     "demo": "iotid.demo",
 }
 
@@ -43,7 +44,7 @@ def steps() -> None:
     The steps, in the order in which the data goes: split-pcaps, assemble-flows, write-dataset, train, evaluate,
     promote, take-census. `compare` tries the ensemble and its rivals under several protocols, `describe` draws what
     tells the devices apart. `run` does all of the steps on a folder of captures, `demo` on captures that it writes
-    itself.
+    itself; `reproduce` does what the paper did with one of its datasets, and puts its numbers beside the paper's.
     """
 
 

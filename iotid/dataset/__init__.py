@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from iotid.dataset.characteristics import Encoding, Vocabulary, unseen_share
+    from iotid.dataset.count import count_flows
     from iotid.dataset.devices import Device
     from iotid.dataset.labels import DeviceList
     from iotid.dataset.memory import LabelledFlows
     from iotid.dataset.store import Rows, read_encoding, read_part
     from iotid.dataset.traffic import Traffic, read_traffic
-    from iotid.dataset.write import write_dataset
+    from iotid.dataset.write import dataset_hash, write_dataset
 
 __all__ = [
     "Device",
@@ -26,6 +27,8 @@ __all__ = [
     "Rows",
     "Traffic",
     "Vocabulary",
+    "count_flows",
+    "dataset_hash",
     "read_encoding",
     "read_part",
     "read_traffic",
@@ -35,12 +38,13 @@ __all__ = [
 
 _HOMES = {
     "characteristics": ("Encoding", "Vocabulary", "unseen_share"),
+    "count": ("count_flows",),
     "devices": ("Device",),
     "labels": ("DeviceList",),
     "memory": ("LabelledFlows",),
     "store": ("Rows", "read_encoding", "read_part"),
     "traffic": ("Traffic", "read_traffic"),
-    "write": ("write_dataset",),
+    "write": ("dataset_hash", "write_dataset"),
 }
 
 
