@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from iotid.baselines.sequences import RawValues, side_by_side
+from iotid.baselines.sequences import RawValues
+from iotid.dataset.arrays import side_by_side
 
 if TYPE_CHECKING:
     from iotid.dataset import Encoding, Rows

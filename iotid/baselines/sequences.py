@@ -1,4 +1,4 @@
-"""Rows as plain matrices: side by side, as keys that tell exact repeats, and as the raw values behind vocabulary ids.
+"""Rows as what rivals read: flows of each label by key, and the raw values behind vocabulary ids.
 
 Shapes: N rows, U distinct rows, K characteristics, M packets of a row, C classes.
 """
@@ -13,17 +13,6 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from iotid.dataset import Encoding
-
-
-def side_by_side(sequences: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-    """(N, K*M): the characteristics beside each other, in the order of their names."""
-    return np.concatenate([sequences[name] for name in sorted(sequences)], axis=1)
-
-
-def exact_keys(ids_ND: NDArray[Any]) -> NDArray[np.void]:
-    """(N,) keys, equal where and only where two rows are equal in every place."""
-    rows = np.ascontiguousarray(ids_ND)
-    return rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1]))).ravel()
 
 
 def label_counts(

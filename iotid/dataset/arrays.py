@@ -1,8 +1,12 @@
-"""Arrow columns as NumPy arrays."""
+"""Arrow columns as NumPy arrays, and rows of ids as matrices and keys.
+
+Shape suffixes: N rows, D or W values of a row, K characteristics, M packets kept of each.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,3 +50,14 @@ def distinct_rows(rows_NW: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArra
     encoded = binary.dictionary_encode()
     distinct = np.frombuffer(encoded.dictionary.buffers()[1], np.int32, len(encoded.dictionary) * width)
     return distinct.reshape(-1, width), encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def side_by_side(sequences: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    """(N, K*M): the characteristics beside each other, in the order of their names."""
+    return np.concatenate([sequences[name] for name in sorted(sequences)], axis=1)
+
+
+def exact_keys(ids_ND: NDArray[Any]) -> NDArray[np.void]:
+    """(N,) keys, equal where and only where two rows are equal in every place."""
+    rows = np.ascontiguousarray(ids_ND)
+    return rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1]))).ravel()

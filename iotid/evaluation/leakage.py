@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from iotid.baselines.sequences import exact_keys, label_counts, side_by_side
+from iotid.baselines.sequences import label_counts
+from iotid.dataset.arrays import exact_keys, side_by_side
 
 if TYPE_CHECKING:
     from iotid.dataset import Rows

@@ -14,8 +14,9 @@ from iotid import baselines
 from iotid.baselines.majority_sequence import MajoritySequence
 from iotid.baselines.random_forest import RandomForest
 from iotid.baselines.sequence_knn import SequenceKnn
-from iotid.baselines.sequences import RawValues, exact_keys, side_by_side
+from iotid.baselines.sequences import RawValues
 from iotid.dataset import Encoding, Rows, Vocabulary
+from iotid.dataset.arrays import exact_keys, side_by_side
 from iotid.errors import SettingError
 
 _LENGTHS = (40, 41, 60, 1500)

@@ -29,14 +29,3 @@ def test_probabilities__things_never_seen_are_left_out() -> None:
     strange = {name: np.vstack([ids_NM, np.full((1, 3), 9, np.int32)]) for name, ids_NM in _SEQUENCES.items()}
     with_strange = bag.probabilities(strange, csr_matrix(np.array([[1, 0, 1, 0, 7]])))
     np.testing.assert_allclose(with_strange, bag.probabilities(_SEQUENCES, flows_BN[:1]))
-
-
-def test_bags__hold_sequences_packets_and_pairs_with_the_logarithm_of_their_number() -> None:
-    flows_BN = csr_matrix(np.array([[0, 2, 0, 0], [1, 0, 0, 0]]))
-    bag = CaptureBag(1).fit(_SEQUENCES, flows_BN, np.array([0, 1]), 2)
-    from iotid.baselines.capture_bag import _things
-
-    first, second = bag._bags(_things(_SEQUENCES), flows_BN).toarray()
-    # twice the second row: the row twice, its packets (2, 2) four times and (3, 2) twice, and its two pairs twice
-    assert sorted(np.round(np.exp(first[first > 0] - 1)).tolist()) == [2, 2, 2, 2, 4]
-    assert sorted(np.exp(second[second > 0] - 1).tolist()) == [1, 1, 1, 1]

@@ -1,0 +1,77 @@
+"""A learned vote: a set of flows in, one answer out, because a census names devices and not flows.
+
+Single flows of look-alikes are often equal, and what tells two devices apart is which flows they show together. Adding
+up what a model says of each flow cannot see that; here what is learned is the answer for the whole set.
+
+Shape suffixes: N rows, B sets of flows, F features of a flow's summary, T things in a set, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iotid.dataset.bags import Bags
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+_STRENGTH = 30.0  # inverse of the penalty
+_SUMMARY_SCALE = 0.1  # standard deviation of a feature of the mean summary, where a thing seen once counts 1
+
+
+class LearnedVote:
+    """Multinomial logistic regression on three views of a set of flows.
+
+    What the network makes of its flows (the mean of their summaries, a sequence that n flows share weighing 1 + log n);
+    which of the sequences that training showed are in it; and which of training's packets.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._bags = Bags("sequences", "packets")
+
+    def fit(
+        self,
+        sequences: Mapping[str, NDArray[np.int32]],
+        summaries_NF: NDArray[np.float32],
+        flows_BN: csr_matrix,
+        label_B: NDArray[np.int64],
+        classes: int,
+    ) -> Self:
+        """``flows_BN``: how many flows of each set are equal to each row; ``summaries_NF``: of `Predictor.read`."""
+        from sklearn.linear_model import LogisticRegression
+
+        self._classes = classes
+        self._bags.learn(sequences)
+        mean_BF = _mean(summaries_NF, flows_BN)
+        self._middle_F, self._spread_F = mean_BF.mean(axis=0), np.maximum(mean_BF.std(axis=0), 1e-6)
+        self._model: Any = LogisticRegression(C=_STRENGTH, max_iter=400, tol=1e-3, random_state=self._seed)
+        self._model.fit(self._views(sequences, summaries_NF, flows_BN), label_B)
+        return self
+
+    def probabilities(
+        self, sequences: Mapping[str, NDArray[np.int32]], summaries_NF: NDArray[np.float32], flows_BN: csr_matrix
+    ) -> NDArray[np.float64]:
+        """(B, C) of sets, given as in ``fit``; 0 for classes of which ``fit`` had none."""
+        found_BC = np.zeros((flows_BN.shape[0], self._classes))
+        found_BC[:, self._model.classes_] = self._model.predict_proba(self._views(sequences, summaries_NF, flows_BN))
+        return found_BC
+
+    def _views(
+        self, sequences: Mapping[str, NDArray[np.int32]], summaries_NF: NDArray[np.float32], flows_BN: csr_matrix
+    ) -> csr_matrix:
+        from scipy.sparse import csr_matrix, hstack
+
+        read_BF = (_mean(summaries_NF, flows_BN) - self._middle_F) / self._spread_F * _SUMMARY_SCALE
+        return hstack([self._bags.matrix(sequences, flows_BN), csr_matrix(read_BF)]).tocsr()
+
+
+def _mean(summaries_NF: NDArray[np.float32], flows_BN: csr_matrix) -> NDArray[np.float64]:
+    weight_BN = flows_BN.astype(np.float64)
+    weight_BN.data = 1 + np.log(weight_BN.data)
+    mean_BF: NDArray[np.float64] = (weight_BN @ summaries_NF) / np.asarray(weight_BN.sum(axis=1))
+    return mean_BF

@@ -1,0 +1,43 @@
+"""The learned vote: sets whose flows are shared are told apart by what they hold together."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_matrix
+
+from iotid.model.vote import LearnedVote
+
+_SEQUENCES = {"packet_length": np.array([[2, 3], [2, 2], [4, 0], [5, 3]], np.int32)}
+_SUMMARIES = np.array([[1, 0], [0, 1], [0, 0], [0, 0]], np.float32)
+
+
+def _sets(*flows: list[int]) -> csr_matrix:
+    return csr_matrix(np.array(flows))
+
+
+def test_probabilities__name_sets_that_share_most_flows() -> None:
+    train = _sets([9, 3, 1, 0], [8, 5, 2, 0], [7, 2, 0, 1], [9, 9, 0, 2])
+    vote = LearnedVote(1).fit(_SEQUENCES, _SUMMARIES, train, np.array([0, 0, 2, 2]), 3)
+    answers_BC = vote.probabilities(_SEQUENCES, _SUMMARIES, _sets([6, 4, 3, 0], [9, 1, 0, 1]))
+    assert answers_BC.argmax(axis=1).tolist() == [0, 2]
+    np.testing.assert_allclose(answers_BC.sum(axis=1), 1)
+    assert not answers_BC[:, 1].any()  # training had no set of this class
+
+
+def test_probabilities__of_flows_never_seen_hear_the_network() -> None:
+    """Rows 4 and 5 are new to the bags; only their summaries say what they are like."""
+    train = _sets([1, 0, 1, 0], [2, 0, 0, 1], [0, 1, 1, 0], [0, 2, 0, 1])
+    vote = LearnedVote(1).fit(_SEQUENCES, _SUMMARIES, train, np.array([0, 0, 1, 1]), 2)
+    sequences = {"packet_length": np.vstack([_SEQUENCES["packet_length"], [[8, 9], [9, 8]]]).astype(np.int32)}
+    summaries = np.vstack([_SUMMARIES, [[1, 0], [0, 1]]]).astype(np.float32)
+    like_0, like_1 = vote.probabilities(sequences, summaries, _sets([0, 0, 0, 0, 1, 0], [0, 0, 0, 0, 0, 1]))
+    assert like_0[0] > like_1[0] + 0.02
+
+
+def test_mean__weighs_repeats_by_their_logarithm() -> None:
+    from iotid.model.vote import _mean
+
+    (mean,) = _mean(_SUMMARIES, _sets([4, 1, 0, 0]))
+    weight = 1 + np.log(4)
+    assert mean.tolist() == pytest.approx([weight / (weight + 1), 1 / (weight + 1)])
