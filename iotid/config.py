@@ -110,8 +110,10 @@ class Training(_Section):
 
 class Evaluation(_Section):
     baselines: tuple[str, ...]
+    further_baselines: tuple[str, ...]
     protocols: tuple[str, ...] = Field(min_length=1)
     folds: int = Field(ge=3)
+    drift_days: int = Field(ge=1)
     bootstrap: int = Field(ge=0)
     seed: int
 

@@ -14,9 +14,9 @@ def main(
 ) -> None:
     """Compare the ensemble with its rivals on the same flows under every protocol of `evaluation.protocols`.
 
-    Reads the table `flows` into memory, and a device list. Trains the ensemble anew for every test part, on this
-    machine. Writes a table to read, the numbers behind it, and a run to MLflow. Killed and started again, it goes on
-    from what it has trained.
+    Reads the table `flows` into memory, a device list and, for `evaluation.further_baselines`, the captures once more.
+    Trains the ensemble anew for every test part, on this machine. Writes a table to read, the numbers and answers
+    behind it, and a run to MLflow. Killed and started again, it goes on from what it has trained.
     """
     from iotid.dataset import DeviceList, LabelledFlows
     from iotid.evaluation import comparison
@@ -26,12 +26,17 @@ def main(
 
     store, devices = Store(settings.storage.root), DeviceList.read(*labels)
     nights = [store.open("flows", {"site": site, "capture_date": day}) for site in sites for day in capture_dates]
-    spark = spark_session(settings.spark, "iotid compare") if len(capture_dates) > 1 else None
+    of_windows = settings.evaluation.further_baselines
+    spark = spark_session(settings.spark, "iotid compare") if len(capture_dates) > 1 or of_windows else None
     flows = LabelledFlows.of_nights(spark, nights, devices, settings.dataset, settings.flow)
+    traffic = None
+    if spark and of_windows:
+        splits = [store.open("splits", night.keys) for night in nights]
+        traffic = comparison.read_traffic(spark, splits, flows, settings.capture)
     made_by = comparison.made_by(settings, nights, devices)
     work = store.working_folder("runs", f"compare-{name}", made_by)
-    outcomes = comparison.compare(flows, settings, work)
-    shown = comparison.write(outcomes, work)
+    results = comparison.compare(flows, settings, work, traffic)
+    shown, outcomes = comparison.write(results, work), [result.outcome for result in results]
     with store.write("comparisons", {"name": name}) as staged:
         staged.add_folder(shown)
         staged.metadata = {"hash": made_by, "protocols": settings.evaluation.protocols}

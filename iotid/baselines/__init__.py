@@ -15,7 +15,7 @@ from iotid.baselines import byteiot, pinheiro
 from iotid.baselines.majority_sequence import MajoritySequence
 from iotid.baselines.random_forest import RandomForest
 from iotid.baselines.sequence_knn import SequenceKnn
-from iotid.baselines.windows import WindowRival
+from iotid.baselines.windows import Samples, WindowRival
 from iotid.errors import SettingError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from iotid.dataset import Encoding, Rows
 
-__all__ = ["Classifier", "WindowRival", "create", "names", "window_rivals"]
+__all__ = ["Classifier", "Samples", "WindowRival", "create", "names", "window_rivals"]
 
 
 class Classifier(Protocol):
@@ -64,8 +64,8 @@ def create(name: str, encoding: Encoding, seed: int) -> Classifier:
 def window_rivals(seed: int) -> dict[str, WindowRival]:
     """Name -> a rival that judges stretches of time, not yet fitted: five of one-second windows, and ByteIoT."""
     found = {
-        f"pinheiro_{name}": WindowRival(pinheiro.samples, pinheiro.Pinheiro(name, seed)) for name in pinheiro.MEMBERS
+        f"pinheiro_{name}": WindowRival(pinheiro.samples, 1, pinheiro.Pinheiro(name, seed)) for name in pinheiro.MEMBERS
     }
-    found["pinheiro_vote"] = WindowRival(pinheiro.samples, pinheiro.PinheiroVote(seed))
-    found["byteiot"] = WindowRival(byteiot.samples, byteiot.ByteIot())
+    found["pinheiro_vote"] = WindowRival(pinheiro.samples, 1, pinheiro.PinheiroVote(seed))
+    found["byteiot"] = WindowRival(byteiot.samples, byteiot.BIN_S, byteiot.ByteIot())
     return found

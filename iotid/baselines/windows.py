@@ -45,9 +45,10 @@ class WindowClassifier(Protocol):
 
 
 class WindowRival(NamedTuple):
-    """How a rival sees traffic, and what it makes of it."""
+    """How a rival sees traffic, in windows of how many seconds, and what it makes of them."""
 
     samples: Callable[[Traffic], Samples]
+    seconds: int
     classifier: WindowClassifier
 
 

@@ -53,6 +53,29 @@ class Part(NamedTuple):
     flow: NDArray[np.int64]
     row_of_flow: NDArray[np.int64]
 
+    @classmethod
+    def of(
+        cls,
+        sequences: Mapping[str, NDArray[np.int32]],
+        label_P: NDArray[np.int64],
+        flow_P: NDArray[np.int64],
+        *,
+        unique: bool = True,
+    ) -> Part:
+        """Flows whose ids are ``sequences`` (P, M); where ``unique``, equal ones of a label are one row."""
+        if not unique:
+            ones = np.ones(len(flow_P), np.int64)
+            return cls(Rows(dict(sequences), label_P, ones), flow_P, np.arange(len(flow_P)))
+        joined = np.concatenate([*sequences.values(), label_P[:, np.newaxis].astype(np.int32)], axis=1)
+        distinct, row_P = distinct_rows(joined)
+        columns = np.split(distinct[:, :-1], len(sequences), axis=1)
+        rows = Rows(
+            dict(zip(sequences, columns, strict=True)),
+            distinct[:, -1].astype(np.int64),
+            np.bincount(row_P).astype(np.int64),
+        )
+        return cls(rows, flow_P, row_P)
+
 
 @dataclass(frozen=True)
 class LabelledFlows:
@@ -172,7 +195,7 @@ class LabelledFlows:
             flow_P = np.flatnonzero(part_N == number)
             if len(flow_P):
                 sequences = encoding.encode(self.flows.take(pa.array(flow_P)))
-                found[name] = _part(sequences, self.label[flow_P], flow_P, unique=self.settings.unique)
+                found[name] = Part.of(sequences, self.label[flow_P], flow_P, unique=self.settings.unique)
         return encoding, found
 
     def _seen(self, of_training_N: NDArray[np.bool_]) -> Mapping[str, Mapping[int, int]]:
@@ -204,20 +227,3 @@ def _by_position(
     split, doubts = find_ends(summarise(units, 1), labels, settings)
     answers = {number: [doubt.among(dict(units)[doubt.label])] for number, doubt in enumerate(doubts)}
     return settle(split, doubts, answers) if doubts else split
-
-
-def _part(
-    sequences: Mapping[str, NDArray[np.int32]], label_P: NDArray[np.int64], flow_P: NDArray[np.int64], *, unique: bool
-) -> Part:
-    if not unique:
-        ones = np.ones(len(flow_P), np.int64)
-        return Part(Rows(dict(sequences), label_P, ones), flow_P, np.arange(len(flow_P)))
-    joined = np.concatenate([*sequences.values(), label_P[:, np.newaxis].astype(np.int32)], axis=1)
-    distinct, row_P = distinct_rows(joined)
-    columns = np.split(distinct[:, :-1], len(sequences), axis=1)
-    rows = Rows(
-        dict(zip(sequences, columns, strict=True)),
-        distinct[:, -1].astype(np.int64),
-        np.bincount(row_P).astype(np.int64),
-    )
-    return Part(rows, flow_P, row_P)

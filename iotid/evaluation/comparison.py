@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from iotid import config
-from iotid.dataset import DeviceList, LabelledFlows
-from iotid.evaluation.protocols import Outcome, Study, SystemScores
 from iotid.evaluation.schema import Score
+from iotid.evaluation.study import CAPTURES, FLOWS, WINDOWS, Outcome, Result, Study, SystemScores
 
 if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from iotid.dataset import DeviceList, LabelledFlows, Traffic
     from iotid.storage import Partition
 
 _HEAD = (
@@ -22,6 +25,7 @@ _HEAD = (
     "of the ceiling",
     "merged macro F1",
     "calibration error",
+    "macro F1 of its own windows",
     "captures named right",
     "merged",
 )
@@ -34,21 +38,51 @@ def made_by(settings: config.Settings, nights: Sequence[Partition], devices: Dev
     return config.settings_hash(*sections, extra=made_of)
 
 
-def compare(flows: LabelledFlows, settings: config.Settings, folder: Path) -> list[Outcome]:
-    """One outcome for each of ``evaluation.protocols``; raises what ``Study.run`` raises."""
+def read_traffic(
+    spark: SparkSession, splits: Sequence[Partition], flows: LabelledFlows, capture: config.Capture
+) -> Traffic:
+    """What the devices' packets look like in the captures of these nights (SPLITS); reads them once more.
+
+    Raises:
+        InputError: a capture is no longer there.
+    """
+    import pyarrow.parquet as pq
+
+    from iotid.dataset import read_traffic
+
+    planned = (pq.read_table(night.uri, columns=["path"], partitioning=None) for night in splits)
+    paths = {path for night in planned for path in night["path"].unique().to_pylist()}
+    return read_traffic(spark, sorted(paths), flows.devices, flows.settings.label, flows.labels, capture)
+
+
+def compare(
+    flows: LabelledFlows, settings: config.Settings, folder: Path, traffic: Traffic | None = None
+) -> list[Result]:
+    """One result for each of ``evaluation.protocols``; raises what ``Study.run`` raises."""
     import torch
 
     torch.set_num_threads(settings.training.ranks * settings.training.threads)  # one rank has them all
-    study = Study(settings, folder)
+    study = Study(settings, folder, traffic)
     return [study.run(flows, protocol) for protocol in settings.evaluation.protocols]
 
 
-def write(outcomes: Sequence[Outcome], folder: Path) -> Path:
-    """Write the table and the numbers behind it into a folder below ``folder``, which is returned."""
+def write(results: Sequence[Result], folder: Path) -> Path:
+    """Write the table, the numbers and answers behind it, and a curve of each drift; return their folder."""
+    import pyarrow.parquet as pq
+
+    from iotid.evaluation import figures
+
     shown = folder / "comparison"
-    shown.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(shown, ignore_errors=True)
+    shown.mkdir(parents=True)
+    outcomes = [result.outcome for result in results]
     (shown / "comparison.json").write_text(json.dumps(outcomes, indent=1) + "\n")
     (shown / "comparison.md").write_text(text(outcomes))
+    for outcome, answers in results:
+        name = outcome["protocol"].replace(":", "-")
+        pq.write_table(answers, shown / f"answers_{name}.parquet")
+        if outcome["days"]:
+            figures.drift(outcome["days"], shown / f"{name}.png")
     return shown
 
 
@@ -58,14 +92,14 @@ def text(outcomes: Sequence[Outcome]) -> str:
 
 
 def flat(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    """``protocol.system.unit.metric`` -> value, for tracking."""
-    units = ("flows", "flows_coarse", "captures", "captures_coarse")
+    """``protocol.system.of.metric`` -> value, for tracking; ``of`` is flows, windows or captures, perhaps _merged."""
     return {
-        f"{outcome['protocol'].replace(':', '-')}.{system}.{unit}.{metric}": score["value"]
+        f"{outcome['protocol'].replace(':', '-')}.{system}.{of}{kind}.{metric}": score["value"]
         for outcome in outcomes
-        for system, scores in outcome["systems"].items()
-        for unit in units
-        for metric, score in (scores[unit] or {}).items()  # type: ignore[literal-required]
+        for system, told in outcome["systems"].items()
+        for kind, scores in (("", told["scores"]), ("_merged", told["merged"]))
+        for of, metrics in scores.items()
+        for metric, score in metrics.items()
         if score["value"] is not None
     }
 
@@ -79,27 +113,39 @@ def _lines(outcomes: Sequence[Outcome]) -> Iterator[str]:
             f"{len(outcome['labels'])} labels ({len(outcome['coarse_labels'])} merged), flows: {sizes}; "
             f"{outcome['captures']:,} captures of a device. Of the test flows {_percent(outcome['seen'])} have a "
             f"twin in training, {_percent(outcome['leakage'])} one with their label; the best that equal sequences "
-            f"allow is {_percent(outcome['ceiling'])}, the commonest label alone {_percent(outcome['floor'])}."
+            f"allow is {_percent(outcome['ceiling'])}, the commonest label alone {_percent(outcome['floor'])}. Of the "
+            f"captures {_percent(outcome['captures_ceiling'])} can be named where equal ones are answered alike."
         )
         yield ""
         yield f"| {' | '.join(_HEAD)} |"
         yield "|---" * len(_HEAD) + "|"
-        for system, scores in outcome["systems"].items():
-            yield f"| {system} | {' | '.join(_cells(scores))} |"
+        for system, told in outcome["systems"].items():
+            yield f"| {system} | {' | '.join(_cells(told))} |"
         yield ""
+        if outcome["days"]:
+            yield f"| day | flows |{'|'.join(f' {system} ' for system in outcome['days'][0]['macro_f1'])}|"
+            yield "|---" * (2 + len(outcome["days"][0]["macro_f1"])) + "|"
+            for day in outcome["days"]:
+                reached = " | ".join(_percent(value) for value in day["macro_f1"].values())
+                yield f"| {day['day']} | {day['flows']:,} | {reached} |"
+            yield ""
+    origins = {system: told["origin"] for outcome in outcomes for system, told in outcome["systems"].items()}
+    yield from (f"* {system}: {origin}" for system, origin in origins.items())
 
 
-def _cells(scores: SystemScores) -> Iterator[str]:
-    if scores["flows"] and scores["flows_coarse"]:
-        yield _interval(scores["flows"]["macro_f1"])
-        yield _interval(scores["flows"]["accuracy"])
-        yield _percent(scores["ceiling_share"])
-        yield _interval(scores["flows_coarse"]["macro_f1"])
-        yield _percent(scores["expected_calibration_error"])
+def _cells(told: SystemScores) -> Iterator[str]:
+    scores, merged = told["scores"], told["merged"]
+    if FLOWS in scores:
+        yield _interval(scores[FLOWS]["macro_f1"])
+        yield _interval(scores[FLOWS]["accuracy"])
+        yield _percent(told["ceiling_share"])
+        yield _interval(merged[FLOWS]["macro_f1"])
+        yield _percent(told["expected_calibration_error"])
     else:
         yield from [""] * 5
-    yield _interval(scores["captures"]["accuracy"])
-    yield _interval(scores["captures_coarse"]["accuracy"])
+    yield f"{_interval(scores[WINDOWS]['macro_f1'])} of {told['items'][WINDOWS]:,}" if WINDOWS in scores else ""
+    yield _interval(scores[CAPTURES]["accuracy"]) if CAPTURES in scores else ""
+    yield _interval(merged[CAPTURES]["accuracy"]) if CAPTURES in merged else ""
 
 
 def _interval(score: Score) -> str:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from iotid.evaluation.study import Day
+
 # Okabe and Ito's palette: told apart in every common form of colour blindness.
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#7F7F7F"
 _LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -108,6 +110,27 @@ def learning_curves(history: Sequence[Mapping[str, Any]], path: Path, title: str
         axes.xaxis.get_major_locator().set_params(integer=True)
         _plain(axes)
     figure.suptitle(title, fontsize=10)
+    _save(figure, path)
+
+
+def drift(days: Sequence[Day], path: Path, title: str = "") -> None:
+    """Macro F1 of every system on the flows of each later day, and how many flows there were."""
+    figure = _figure(8.4, 4.6)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    places = range(len(days))
+    for number, system in enumerate(days[0]["macro_f1"]):
+        look = {"color": _LINES[number % len(_LINES)], "linestyle": _DASHES[number // len(_LINES) % len(_DASHES)]}
+        above.plot(places, [day["macro_f1"][system] for day in days], marker="o", markersize=3, label=system, **look)
+    above.set_ylim(0, 1.02)
+    above.set_ylabel("macro F1 of flows")
+    above.legend(frameon=False, fontsize=7.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    below.bar(places, [day["flows"] for day in days], color=_GREY)
+    below.set_ylabel("flows")
+    below.set_xticks(places, [day["day"][5:] for day in days], rotation=90 if len(days) > 15 else 0)
+    below.set_xlabel("day")
+    for axes in (above, below):
+        _plain(axes)
+    above.set_title(title, fontsize=10)
     _save(figure, path)
 
 

@@ -20,7 +20,7 @@ from iotid.dataset import Device, DeviceList, LabelledFlows
 from iotid.dataset.partition import PARTS
 from iotid.errors import DataError, SettingError
 from iotid.evaluation import comparison, protocols
-from iotid.evaluation.protocols import Study
+from iotid.evaluation.study import Study
 from iotid.registry import Registry
 from iotid.schemas import FLOWS
 from iotid.storage import Store
@@ -45,6 +45,7 @@ _SMALL = (
     "evaluation.baselines=[majority_sequence]",
     "evaluation.bootstrap=10",
     "evaluation.folds=3",
+    "evaluation.further_baselines=[]",
 )
 
 
@@ -92,17 +93,17 @@ def _table(sites: dict[str, tuple[str, ...]] | None = None) -> pa.Table:
 def test_run__folds_test_every_flow_and_every_capture_once(tmp_path: Path) -> None:
     settings = _settings()
     flows = _flows(settings)
-    outcome = Study(settings, tmp_path).run(flows, "capture_folds")
+    outcome = Study(settings, tmp_path).run(flows, "capture_folds").outcome
     assert outcome["flows"]["test"] == len(flows.label) == 72
     assert outcome["captures"] == 12
-    assert set(outcome["systems"]) == {"ensemble", "majority_sequence", "capture_bag"}
-    for system in ("ensemble", "majority_sequence"):
+    assert set(outcome["systems"]) == {"ensemble", "ensemble_vote", "majority_sequence", "capture_bag"}
+    for system in ("ensemble", "majority_sequence", "ensemble_vote"):
         scores = outcome["systems"][system]
         assert [row["support"] for row in scores["per_class"]] == [24, 24, 24]
-        assert scores["ceiling_share"] <= 1
+        assert scores["ceiling_share"] <= 1 or system == "ensemble_vote"  # which sees more than one flow
     bag = outcome["systems"]["capture_bag"]
-    assert bag["captures"]["accuracy"]["value"] == 1.0  # lengths tell the three apart
-    assert (bag["flows"], bag["per_class"]) == (None, [])
+    assert bag["scores"]["captures"]["accuracy"]["value"] == 1.0  # lengths tell the three apart
+    assert (set(bag["scores"]), bag["per_class"]) == ({"captures"}, [])
     assert outcome["coarse_labels"] == ["Acme camera", "Acme plug"]
 
 
@@ -110,7 +111,7 @@ def test_run__folds_test_every_flow_and_every_capture_once(tmp_path: Path) -> No
 def test_run__a_datasets_protocol_is_tested_on_its_test_part(tmp_path: Path, protocol: str) -> None:
     settings = _settings()
     flows = _flows(settings)
-    outcome = Study(settings, tmp_path).run(flows, protocol)
+    outcome = Study(settings, tmp_path).run(flows, protocol).outcome
     sizes = np.bincount(flows.under(protocol).parts(), minlength=3).tolist()
     assert outcome["flows"] == dict(zip(PARTS, sizes, strict=True))
 
@@ -118,24 +119,24 @@ def test_run__a_datasets_protocol_is_tested_on_its_test_part(tmp_path: Path, pro
 def test_run__scores_are_those_of_the_rivals_answers(tmp_path: Path) -> None:
     settings = _settings("evaluation.baselines=[majority_sequence]")
     flows = _flows(settings)
-    outcome = Study(settings, tmp_path).run(flows, "by_capture")
+    outcome = Study(settings, tmp_path).run(flows, "by_capture").outcome
     encoding, parts = flows.dataset(flows.under("by_capture").parts())
     rival = baselines.create("majority_sequence", encoding, 1).fit(parts["train"].rows, 3)
     test = parts["test"]
     named = rival.probabilities(test.rows.sequences).argmax(axis=1)[test.row_of_flow]
     expected = f1_score(flows.label[test.flow], named, average="macro")
-    assert outcome["systems"]["majority_sequence"]["flows"]["macro_f1"]["value"] == pytest.approx(expected)
+    assert outcome["systems"]["majority_sequence"]["scores"]["flows"]["macro_f1"]["value"] == pytest.approx(expected)
 
 
 def test_run__another_site_is_never_learned_from_and_asked_only_what_both_have(tmp_path: Path) -> None:
     settings = _settings()
     flows = _flows(settings, {"home": (CAM, PLUG), "office": (CAM, PLUG, BULB)})
-    outcome = Study(settings, tmp_path).run(flows, "site:office")
+    outcome = Study(settings, tmp_path).run(flows, "site:office").outcome
     assert outcome["flows"]["test"] == 48
     assert sum(outcome["flows"].values()) == 96
     supports = {row["label"]: row["support"] for row in outcome["systems"]["ensemble"]["per_class"]}
     assert supports == {"cam": 24, "plug1": 24, "plug2": 0}
-    part_N = protocols._other_site(flows, "office")
+    part_N = next(protocols.splits(flows, "site:office", settings.evaluation))
     there_N = np.array(flows.flows["site"].to_pylist()) == "office"
     assert set(part_N[there_N]) == {-1, 2}
     assert set(part_N[~there_N]) == {0, 1}
@@ -154,18 +155,10 @@ def test_run__folds_that_leave_a_part_empty_are_an_error(tmp_path: Path) -> None
         Study(settings, tmp_path).run(_flows(settings), "capture_folds")
 
 
-def test_vote__adds_logarithms_of_all_flows_of_a_capture() -> None:
-    label_R, unit_R = np.array([0, 0, 1]), np.array([7, 7, 9])
-    answers_RC = np.array([[0.4, 0.6], [0.9, 0.1], [0.0, 1.0]])
-    label_U, named_U = protocols._vote(label_R, unit_R, np.array([1, 1, 2]), answers_RC)
-    assert (label_U.tolist(), named_U.tolist()) == ([0, 1], [0, 1])
-    _, outvoted_U = protocols._vote(label_R, unit_R, np.array([9, 1, 2]), answers_RC)
-    assert outvoted_U.tolist() == [1, 1]
-
-
 def test_text__names_every_protocol_and_system_and_flat_every_number(tmp_path: Path) -> None:
     settings = _settings("evaluation.protocols=[random_flow, capture_folds]")
-    outcomes = comparison.compare(_flows(settings), settings, tmp_path)
+    results = comparison.compare(_flows(settings), settings, tmp_path)
+    outcomes = [result.outcome for result in results]
     text = comparison.text(outcomes)
     for word in (
         "## random_flow",
@@ -175,11 +168,14 @@ def test_text__names_every_protocol_and_system_and_flat_every_number(tmp_path: P
         "have a twin in training",
     ):
         assert word in text
+    assert text.count("* ensemble: adaptive") == 1
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
     numbers = comparison.flat(outcomes)
     assert "capture_folds.ensemble.captures.accuracy" in numbers
     assert all(np.isfinite(value) for value in numbers.values())
-    assert {path.name for path in comparison.write(outcomes, tmp_path).iterdir()} == {
+    assert {path.name for path in comparison.write(results, tmp_path).iterdir()} == {
+        "answers_random_flow.parquet",
+        "answers_capture_folds.parquet",
         "comparison.json",
         "comparison.md",
     }

@@ -1,0 +1,46 @@
+"""Answers carried from what a system judges to what it is compared on.
+
+Shape suffixes: P flows, I items, U captures of a device, S samples of a device's traffic, C labels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+_LEAST = 1e-6  # what a probability counts at least in a vote: one flow alone must not rule a class out
+
+
+def to_captures(unit_I: NDArray[np.int64], probabilities_IC: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(U, C) for each distinct unit, in order: the product of its items' probabilities, each at least 1e-6."""
+    units, which_I = np.unique(unit_I, return_inverse=True)
+    votes_UC = np.zeros((len(units), probabilities_IC.shape[1]))
+    np.add.at(votes_UC, which_I, np.log(np.maximum(probabilities_IC, _LEAST)))
+    votes_UC = np.exp(votes_UC - votes_UC.max(axis=1, keepdims=True))
+    return np.asarray(votes_UC / votes_UC.sum(axis=1, keepdims=True))
+
+
+def to_flows(
+    unit_P: NDArray[np.int64],
+    first_P: NDArray[np.int64],
+    last_P: NDArray[np.int64],
+    unit_S: NDArray[np.int64],
+    start_S: NDArray[np.int64],
+    seconds: int,
+    probabilities_SC: NDArray[np.float64],
+    prior_C: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """(P, C) the mean of the samples of the flow's unit that it reaches into; ``prior_C`` where there is none.
+
+    A flow lasts from second ``first_P`` to ``last_P``, both included; a sample from ``start_S`` for ``seconds``.
+    """
+    order = np.lexsort((start_S, unit_S))
+    base = min(int(start_S.min()), int(first_P.min()) - seconds)
+    width = max(int(start_S.max()), int(last_P.max())) - base + 1
+    key_S = unit_S[order] * width + (start_S[order] - base)
+    begin_P = np.searchsorted(key_S, unit_P * width + (first_P - seconds + 1 - base))
+    end_P = np.searchsorted(key_S, unit_P * width + (last_P - base), side="right")
+    sums_SC = np.concatenate([np.zeros((1, probabilities_SC.shape[1])), probabilities_SC[order].cumsum(axis=0)])
+    counts_P = end_P - begin_P
+    means_PC = (sums_SC[end_P] - sums_SC[begin_P]) / np.maximum(counts_P, 1)[:, np.newaxis]
+    return np.where((counts_P > 0)[:, np.newaxis], means_PC, prior_C)

@@ -1,0 +1,465 @@
+"""The same systems under several protocols: the ensemble, trained anew for every test part, and its rivals.
+
+Systems answer for flows, for windows of a device's traffic or for captures, and are compared on all that their answers
+can be carried to: flows to captures of a device by vote (the sum of the logarithms of probabilities, as in naive
+Bayes), captures to their flows, windows to both.
+
+Shape suffixes: N flows, P flows of a test part, I items that are answered for, U captures of a device, S samples of a
+device's traffic, L capture files, C labels, G coarse labels.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from iotid import baselines, config
+from iotid.baselines.capture_bag import CaptureBag
+from iotid.dataset import Encoding, LabelledFlows
+from iotid.dataset.arrays import exact_keys, one_chunk, side_by_side
+from iotid.dataset.memory import Part
+from iotid.dataset.partition import PARTS
+from iotid.errors import DataError, SettingError
+from iotid.evaluation import leakage, metrics, protocols
+from iotid.evaluation.carry import to_captures, to_flows
+from iotid.evaluation.schema import ClassScore, Score
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+    from iotid.baselines import Samples, WindowRival
+    from iotid.dataset import Traffic
+
+log = logging.getLogger(__name__)
+
+ENSEMBLE, VOTE, BAG = "ensemble", "ensemble_vote", "capture_bag"
+FLOWS, WINDOWS, CAPTURES = "flows", "windows", "captures"
+_ORIGINS = {
+    ENSEMBLE: "adaptive ensemble of bi-LSTMs (the paper's), with its memory",
+    VOTE: "learned vote over the ensemble's view of a capture's flows, each of which gets its answer (ours)",
+    BAG: CaptureBag.origin,
+}
+_CUT_CAPTURES = ("random_flow", "random_unique", "by_time")  # protocols that part the flows of one capture
+
+
+class Items(NamedTuple):
+    """A system's answers (I,) for flows, windows or captures of a device."""
+
+    label: NDArray[np.int64]
+    named: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+    unit: NDArray[np.int64]  # capture of a device: number of the capture times C, plus label
+    day: NDArray[np.int64]  # since 1970
+
+
+class SystemScores(TypedDict):
+    """What one system reached: ``scores[of]`` for each of flows, windows and captures that it answers for.
+
+    ``merged``: the same with labels of one vendor and type as one. What is told of flows alone is null or empty for a
+    system that has none.
+    """
+
+    origin: str
+    scores: dict[str, dict[str, Score]]
+    merged: dict[str, dict[str, Score]]
+    items: dict[str, int]
+    ceiling_share: float | None
+    expected_calibration_error: float | None
+    per_class: list[ClassScore]
+
+
+class Day(TypedDict):
+    """Of one day the test flows, and each system's macro F1 and accuracy on them."""
+
+    day: str
+    flows: int
+    macro_f1: dict[str, float]
+    accuracy: dict[str, float]
+
+
+class Outcome(TypedDict):
+    """One protocol. ``seen``: share of test flows whose sequences are in training; ``leakage``: with their label.
+
+    ``flows``: of each part; with folds, the test flows of all, and the means of the others. Shares are of test flows,
+    ``captures_ceiling`` of captures: what can be reached where captures of equal flows are answered alike. ``days``:
+    of the protocol ``drift``.
+    """
+
+    protocol: str
+    flows: dict[str, int]
+    captures: int
+    labels: list[str]
+    coarse_labels: list[str]
+    floor: float
+    seen: float
+    leakage: float
+    ceiling: float
+    captures_ceiling: float
+    systems: dict[str, SystemScores]
+    days: list[Day]
+
+
+class Result(NamedTuple):
+    """The outcome, and every answer behind it: columns system, of, label, answer, confidence, day, capture_file."""
+
+    outcome: Outcome
+    answers: pa.Table
+
+
+@dataclass(frozen=True)
+class Study:
+    """The ensemble, trained below ``folder``, and the rivals of ``evaluation.baselines`` and ``.further_baselines``.
+
+    ``traffic``: of the captures behind the flows, for rivals that judge windows of it.
+    """
+
+    settings: config.Settings
+    folder: Path
+    traffic: Traffic | None = None
+
+    def run(self, flows: LabelledFlows, protocol: str) -> Result:
+        """Train and test under ``protocol``.
+
+        Raises:
+            SettingError: there is no such protocol, site or rival.
+            DataError: the protocol leaves no flows to learn from, to choose by or to test on.
+        """
+        tested: list[dict[str, dict[str, Items]]] = []
+        shares: list[dict[str, float]] = []
+        sizes: list[NDArray[np.int64]] = []
+        for number, part_N in enumerate(protocols.splits(flows, protocol, self.settings.evaluation), start=1):
+            log.info("%s: part %d", protocol, number)
+            sizes.append(np.bincount(part_N[part_N >= 0], minlength=len(PARTS)))
+            one = _Fold(self, flows, part_N, protocol, f"{protocol.replace(':', '-')}-{number:02}")
+            tested.append(one.answers())
+            shares.append(one.shares())
+        systems = {
+            system: {of: _joined([each[system][of] for each in tested]) for of in answered}
+            for system, answered in tested[0].items()
+        }
+        weights = [int(size[protocols.TEST]) for size in sizes]
+        means = {name: float(np.average([each[name] for each in shares], weights=weights)) for name in shares[0]}
+        *others, test = np.sum(sizes, axis=0).tolist()
+        told = dict(zip(PARTS, [*(flows // len(sizes) for flows in others), test], strict=True))
+        outcome = self._outcome(flows, protocol, systems, one.origins, means, told)
+        return Result(outcome, _table(flows, systems))
+
+    def _outcome(
+        self,
+        flows: LabelledFlows,
+        protocol: str,
+        systems: Mapping[str, Mapping[str, Items]],
+        origins: Mapping[str, str],
+        shares: dict[str, float],
+        sizes: dict[str, int],
+    ) -> Outcome:
+        coarse_labels, coarse_C = _coarse(flows)
+        tested_units = np.unique(systems[ENSEMBLE][FLOWS].unit)
+        return {
+            "protocol": protocol,
+            "flows": sizes,
+            "captures": len(tested_units),
+            "labels": list(flows.labels),
+            "coarse_labels": coarse_labels,
+            "floor": shares["floor"],
+            "seen": shares["seen"],
+            "leakage": shares["leakage"],
+            "ceiling": shares["ceiling"],
+            "captures_ceiling": _captures_ceiling(flows, tested_units),
+            "systems": {
+                system: self._judge(origins[system], answered, flows.labels, coarse_C, shares["ceiling"])
+                for system, answered in systems.items()
+            },
+            "days": _by_day(systems, len(flows.labels)) if protocol == protocols.DRIFT else [],
+        }
+
+    def _judge(
+        self,
+        origin: str,
+        answered: Mapping[str, Items],
+        labels: Sequence[str],
+        coarse_C: NDArray[np.int64],
+        ceiling: float,
+    ) -> SystemScores:
+        C = len(labels)
+        fine = {of: _confusion(items.label, items.named, C) for of, items in answered.items()}
+        coarse = {of: _confusion(coarse_C[items.label], coarse_C[items.named], C) for of, items in answered.items()}
+        scores: SystemScores = {
+            "origin": origin,
+            "scores": {of: self._scores(matrix) for of, matrix in fine.items()},
+            "merged": {of: self._scores(matrix) for of, matrix in coarse.items()},
+            "items": {of: len(items.label) for of, items in answered.items()},
+            "ceiling_share": None,
+            "expected_calibration_error": None,
+            "per_class": [],
+        }
+        if FLOWS in answered:
+            items = answered[FLOWS]
+            bins = metrics.reliability(items.confidence, items.named == items.label, np.ones(len(items.label)))
+            scores["ceiling_share"] = float(np.trace(fine[FLOWS]) / fine[FLOWS].sum()) / ceiling
+            scores["expected_calibration_error"] = metrics.expected_calibration_error(bins)
+            scores["per_class"] = metrics.per_class(fine[FLOWS], labels)
+        return scores
+
+    def _scores(self, confusion_CC: NDArray[np.int64]) -> dict[str, Score]:
+        return metrics.scores(confusion_CC, self.settings.evaluation.bootstrap, self.settings.evaluation.seed)
+
+
+@dataclass(frozen=True)
+class _Fold:
+    """One test part, and what all systems say of it."""
+
+    study: Study
+    flows: LabelledFlows
+    part: NDArray[np.int8]  # (N,) as protocols.splits gives it
+    protocol: str
+    name: str
+    origins: dict[str, str] = field(default_factory=lambda: dict(_ORIGINS))  # of every system that has answered
+
+    def shares(self) -> dict[str, float]:
+        train, test = self.parts["train"].rows, self.parts["test"].rows
+        return {
+            "floor": leakage.floor(test),
+            "seen": leakage.seen(train, test),
+            "leakage": leakage.leakage(train, test),
+            "ceiling": leakage.ceiling(test),
+        }
+
+    def answers(self) -> dict[str, dict[str, Items]]:
+        """System -> what it answers for -> its answers."""
+        settings, test = self.study.settings, self.parts["test"]
+        found = self._ensemble()
+        for rival in settings.evaluation.baselines:
+            fitted = baselines.create(rival, self.encoding, settings.evaluation.seed)
+            fitted.fit(self.parts["train"].rows, len(self.encoding.labels))
+            self.origins[rival] = fitted.origin
+            found[rival] = self._of_flows(fitted.probabilities(test.rows.sequences)[test.row_of_flow])
+        found[BAG] = {CAPTURES: self._by_bag()}
+        return found | self._windows()
+
+    @cached_property
+    def _dataset(self) -> tuple[Encoding, dict[str, Part]]:
+        encoding, parts = self.flows.dataset(self.part)
+        for part in PARTS:
+            if part not in parts:
+                raise DataError(f"{self.name}: no flow is in the {part} part; give more captures, or another protocol")
+        return encoding, parts
+
+    @property
+    def encoding(self) -> Encoding:
+        return self._dataset[0]
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        return self._dataset[1]
+
+    @cached_property
+    def units(self) -> NDArray[np.int64]:
+        """(N,) a number for each capture of a device."""
+        return self.flows.capture * len(self.flows.labels) + self.flows.label
+
+    @cached_property
+    def days(self) -> NDArray[np.int64]:
+        return protocols.days(self.flows)
+
+    def _ensemble(self) -> dict[str, dict[str, Items]]:
+        """The ensemble's answers, and those of the learned vote, which needs no validation and learns from it, too."""
+        from iotid.model import Predictor
+        from iotid.model.vote import LearnedVote
+        from iotid.training.fit import fit
+
+        settings, folder = self.study.settings, self.study.folder / self.name
+        train, validation, test = (self.parts[part] for part in PARTS)
+        fit(settings.model, settings.training, self.encoding, train.rows, validation.rows, folder)
+        predictor = Predictor.load(folder)
+        probabilities_RC, summaries_RF = predictor.read(test.rows.sequences)
+        own = self._of_flows(probabilities_RC.astype(np.float64)[test.row_of_flow])
+        learned = self._learned
+        vote = LearnedVote(settings.evaluation.seed).fit(
+            learned.rows.sequences,
+            predictor.read(learned.rows.sequences)[1],
+            *self._bags(learned),
+            len(self.flows.labels),
+        )
+        bags_UR, _ = self._bags(test)
+        voted = self._of_captures(vote.probabilities(test.rows.sequences, summaries_RF, bags_UR))
+        return {ENSEMBLE: own, VOTE: {FLOWS: self._from_captures(voted), CAPTURES: voted}}
+
+    @cached_property
+    def _learned(self) -> Part:
+        """The training and the validation part as one."""
+        flow = np.flatnonzero((self.part == protocols.TRAIN) | (self.part == protocols.VALIDATION))
+        return Part.of(self.encoding.encode(self.flows.flows.take(pa.array(flow))), self.flows.label[flow], flow)
+
+    def _by_bag(self) -> Items:
+        learned, test = self._learned, self.parts["test"]
+        bag = CaptureBag(self.study.settings.evaluation.seed)
+        bag.fit(learned.rows.sequences, *self._bags(learned), len(self.flows.labels))
+        return self._of_captures(bag.probabilities(test.rows.sequences, self._bags(test)[0]))
+
+    def _bags(self, part: Part) -> tuple[csr_matrix, NDArray[np.int64]]:
+        """Flows of each row in each capture of a device (U, rows), and the captures' labels (U,)."""
+        from scipy.sparse import coo_matrix
+
+        units, which_P = np.unique(self.units[part.flow], return_inverse=True)
+        ones, shape = np.ones(len(which_P)), (len(units), len(part.rows))
+        return coo_matrix((ones, (which_P, part.row_of_flow)), shape=shape).tocsr(), units % len(self.flows.labels)
+
+    def _of_flows(self, probabilities_PC: NDArray[np.float64]) -> dict[str, Items]:
+        """Answers for the test part's flows, and by vote for its captures."""
+        flow = self.parts["test"].flow
+        votes_UC = to_captures(self.units[flow], probabilities_PC)
+        return {
+            FLOWS: _items(self.flows.label[flow], probabilities_PC, self.units[flow], self.days[flow]),
+            CAPTURES: self._of_captures(votes_UC),
+        }
+
+    def _of_captures(self, probabilities_UC: NDArray[np.float64]) -> Items:
+        """Answers for the test part's captures of a device, in the order of their numbers."""
+        flow = self.parts["test"].flow
+        units, first = np.unique(self.units[flow], return_index=True)
+        return _items(units % len(self.flows.labels), probabilities_UC, units, self.days[flow][first])
+
+    def _from_captures(self, voted: Items) -> Items:
+        """Each flow of the test part answered as its capture is."""
+        flow = self.parts["test"].flow
+        place = np.searchsorted(voted.unit, self.units[flow])
+        return Items(
+            self.flows.label[flow], voted.named[place], voted.confidence[place], self.units[flow], self.days[flow]
+        )
+
+    def _windows(self) -> dict[str, dict[str, Items]]:
+        traffic, asked = self.study.traffic, self.study.settings.evaluation.further_baselines
+        if traffic is None or not asked:
+            return {}
+        rivals = baselines.window_rivals(self.study.settings.evaluation.seed)
+        for name in asked:
+            if name not in rivals:
+                raise SettingError(
+                    f"evaluation.further_baselines: {name!r} is not known; choose from {', '.join(rivals)}"
+                )
+        self.origins.update({name: rivals[name].classifier.origin for name in asked})
+        samples_of = {maker: maker(traffic) for maker in {rivals[name].samples for name in asked}}
+        return {name: self._by_windows(rivals[name], samples_of[rivals[name].samples]) for name in asked}
+
+    def _by_windows(self, rival: WindowRival, samples: Samples) -> dict[str, Items]:
+        assert self.study.traffic is not None
+        capture_L, part_L = self._captures_of(self.study.traffic)
+        cuts = self.protocol in _CUT_CAPTURES
+        part_S = protocols.parts_of_samples(samples, None if cuts else part_L, self.protocol, self.flows.settings)
+        train, test = (np.flatnonzero(part_S == part) for part in (protocols.TRAIN, protocols.TEST))
+        if not len(train) or not len(test):
+            raise DataError(f"{self.name}: no packets of listed devices are in its captures; set further_baselines=[]")
+        C = len(self.flows.labels)
+        rival.classifier.fit(samples.features[train], samples.label[train], C)
+        probabilities_SC = rival.classifier.probabilities(samples.features[test])
+        unit_S = capture_L[samples.capture[test]] * C + samples.label[test]
+        start_S = samples.start_s[test]
+        found = {WINDOWS: _items(samples.label[test], probabilities_SC, unit_S, start_S // 86_400)}
+        if cuts:
+            return found
+        flow = self.parts["test"].flow
+        first_P, last_P = (
+            pc.cast(self.flows.flows[name], pa.int64()).to_numpy()[flow] // 1_000_000
+            for name in ("first_seen", "last_seen")
+        )
+        prior_C = np.bincount(samples.label[train], minlength=C) / len(train)
+        return found | self._of_flows(
+            to_flows(self.units[flow], first_P, last_P, unit_S, start_S, rival.seconds, probabilities_SC, prior_C)
+        )
+
+    def _captures_of(self, traffic: Traffic) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
+        """The number (L,) of each of the traffic's capture files among the flows', -1 if it has none, and its part."""
+        encoded = one_chunk(self.flows.flows["capture_file"]).dictionary_encode()
+        code_N = encoded.indices.to_numpy()
+        number, part = (np.full(len(encoded.dictionary) + 1, -1) for _ in range(2))  # the last: of no flow's capture
+        number[code_N] = self.flows.capture
+        np.maximum.at(part, code_N, self.part)
+        paths = one_chunk(traffic.table["capture_file"]).dictionary
+        place_L = pc.index_in(paths, value_set=encoded.dictionary).fill_null(-1).to_numpy()
+        return number[place_L], part[place_L].astype(np.int8)
+
+
+def _items(
+    label: NDArray[np.int64], probabilities_IC: NDArray[np.float64], unit: NDArray[np.int64], day: NDArray[np.int64]
+) -> Items:
+    return Items(label, probabilities_IC.argmax(axis=1), probabilities_IC.max(axis=1), unit, day)
+
+
+def _joined(parts: Sequence[Items]) -> Items:
+    return Items(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+def _confusion(label: NDArray[np.int64], named: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
+    return metrics.confusion_matrix(label, named, np.ones(len(label), np.int64), classes)
+
+
+def _coarse(flows: LabelledFlows) -> tuple[list[str], NDArray[np.int64]]:
+    """Names of the coarse labels (G,), and which of them each label is (C,): one for a vendor and type, where known."""
+    alike = flows.devices.alike(flows.settings.label, flows.labels)
+    coarse, which_C = np.unique([alike[label] for label in flows.labels], return_inverse=True)
+    return coarse.tolist(), which_C.astype(np.int64)
+
+
+def _captures_ceiling(flows: LabelledFlows, units: NDArray[np.int64]) -> float:
+    """Best share of these captures of a device that any system can name right which answers equal sets alike."""
+    C = len(flows.labels)
+    unit_N = flows.capture * C + flows.label
+    part = flows.dataset(np.zeros(len(unit_N), np.int8))[1]["train"]
+    _, row_of = np.unique(exact_keys(side_by_side(part.rows.sequences)), return_inverse=True)  # whatever the label
+    pairs, flows_of = np.unique(np.stack([unit_N, row_of[part.row_of_flow]]), axis=1, return_counts=True)
+    starts = np.searchsorted(pairs[0], units)
+    ends = np.searchsorted(pairs[0], units, side="right")
+    labels_of: dict[bytes, list[int]] = {}
+    for unit, start, end in zip(units.tolist(), starts.tolist(), ends.tolist(), strict=True):
+        content = pairs[1, start:end].tobytes() + flows_of[start:end].tobytes()
+        labels_of.setdefault(content, []).append(unit % C)
+    return sum(int(np.bincount(labels).max()) for labels in labels_of.values()) / len(units)
+
+
+def _by_day(systems: Mapping[str, Mapping[str, Items]], classes: int) -> list[Day]:
+    of_flows = {system: answered[FLOWS] for system, answered in systems.items() if FLOWS in answered}
+    found: list[Day] = []
+    for day in np.unique(of_flows[ENSEMBLE].day).tolist():
+        reached = {}
+        for system, items in of_flows.items():
+            then = items.day == day
+            reached[system] = metrics.metrics(_confusion(items.label[then], items.named[then], classes))
+        found.append(
+            {
+                "day": str(np.datetime64(day, "D")),
+                "flows": int((of_flows[ENSEMBLE].day == day).sum()),
+                "macro_f1": {system: float(scores["macro_f1"]) for system, scores in reached.items()},
+                "accuracy": {system: float(scores["accuracy"]) for system, scores in reached.items()},
+            }
+        )
+    return found
+
+
+def _table(flows: LabelledFlows, systems: Mapping[str, Mapping[str, Items]]) -> pa.Table:
+    """Every answer, so that anyone can count again."""
+    first = np.unique(flows.capture, return_index=True)[1]
+    paths, labels = flows.flows["capture_file"].take(pa.array(first)).combine_chunks(), pa.array(flows.labels)
+    tables = []
+    for system, answered in systems.items():
+        for of, items in answered.items():
+            told = {
+                "system": pa.array([system] * len(items.label)).dictionary_encode(),
+                "of": pa.array([of] * len(items.label)).dictionary_encode(),
+                "label": labels.take(pa.array(items.label)).dictionary_encode(),
+                "answer": labels.take(pa.array(items.named)).dictionary_encode(),
+                "confidence": items.confidence,
+                "day": pa.array(items.day.astype(np.int32)).cast(pa.date32()),
+                "capture_file": paths.take(pa.array(items.unit // len(flows.labels))).dictionary_encode(),
+            }
+            tables.append(pa.table(told))
+    return pa.concat_tables(tables).unify_dictionaries()
