@@ -106,7 +106,7 @@ class LabelledFlows:
         """
         files = [_Held(flows)] if isinstance(flows, pa.Table) else flows
         source = work.Source(files, () if later is None else later, devices, settings, flow.max_packets)
-        columns = {*FLOW_IDENTITY, *CAPTURE_IDENTITY, *source.sequence_columns}
+        columns = {*FLOW_IDENTITY, *CAPTURE_IDENTITY, "last_seen", *source.sequence_columns}
         read = [pair for number in range(len(files)) for pair in source.read(number, sorted(columns), Counter())]
         table = pa.Table.from_batches([batch for batch, _ in read]).select(sorted(columns)).unify_dictionaries()
         number_N = np.concatenate([number for _, number in read])

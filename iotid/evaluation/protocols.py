@@ -72,7 +72,7 @@ def parts_of_samples(
     order = np.lexsort((by, samples.label))
     label_S = samples.label[order]
     place_S = np.arange(len(order)) - np.searchsorted(label_S, label_S)
-    share_S = place_S / np.bincount(samples.label)[label_S]
+    share_S = (place_S + 0.5) / np.bincount(samples.label)[label_S]
     part_S = np.empty(len(order), np.int8)
     part_S[order] = np.searchsorted([settings.train, settings.train + settings.validation], share_S, side="right")
     return part_S

@@ -373,9 +373,14 @@ class _Fold:
             for name in ("first_seen", "last_seen")
         )
         prior_C = np.bincount(samples.label[train], minlength=C) / len(train)
-        return found | self._of_flows(
-            to_flows(self.units[flow], first_P, last_P, unit_S, start_S, rival.seconds, probabilities_SC, prior_C)
+        carried_PC = to_flows(
+            self.units[flow], first_P, last_P, unit_S, start_S, rival.seconds, probabilities_SC, prior_C
         )
+        units, voted = np.unique(unit_S), to_captures(unit_S, probabilities_SC)
+        wanted = np.unique(self.units[flow])
+        place = np.minimum(np.searchsorted(units, wanted), len(units) - 1)
+        votes_UC = np.where((units[place] == wanted)[:, np.newaxis], voted[place], prior_C)
+        return found | self._of_flows(carried_PC) | {CAPTURES: self._of_captures(votes_UC)}
 
     def _captures_of(self, traffic: Traffic) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
         """The number (L,) of each of the traffic's capture files among the flows', -1 if it has none, and its part."""

@@ -9,17 +9,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from sklearn.metrics import f1_score
 
 from iotid import baselines
+from iotid.baselines import Samples
 from iotid.config import Settings, load_settings
-from iotid.dataset import Device, DeviceList, LabelledFlows
+from iotid.dataset import Device, DeviceList, LabelledFlows, Traffic
 from iotid.dataset.partition import PARTS
 from iotid.errors import DataError, SettingError
-from iotid.evaluation import comparison, protocols
+from iotid.evaluation import comparison, figures, protocols, study
 from iotid.evaluation.study import Study
 from iotid.registry import Registry
 from iotid.schemas import FLOWS
@@ -140,6 +142,103 @@ def test_run__another_site_is_never_learned_from_and_asked_only_what_both_have(t
     there_N = np.array(flows.flows["site"].to_pylist()) == "office"
     assert set(part_N[there_N]) == {-1, 2}
     assert set(part_N[~there_N]) == {0, 1}
+
+
+def test_run__drift_learns_from_the_first_days_and_tells_every_later_one(tmp_path: Path) -> None:
+    settings = _settings("evaluation.drift_days=1")
+    table = _table()
+    late = [_START + timedelta(days=number // 24, seconds=number) for number in range(len(table))]
+    where = table.schema.get_field_index("first_seen")
+    field = table.schema.field("first_seen")
+    table = table.set_column(where, field, pa.array(np.random.default_rng(1).permutation(late).tolist(), field.type))
+    flows = LabelledFlows.of(table, DEVICES, settings.dataset, settings.flow)
+    outcome = Study(settings, tmp_path).run(flows, "drift").outcome
+    assert [(day["day"], day["flows"]) for day in outcome["days"]] == [("2024-03-02", 24), ("2024-03-03", 24)]
+    assert outcome["flows"]["test"] == 48
+    reached = outcome["systems"]["ensemble"]["scores"]["flows"]["accuracy"]["value"]
+    of_days = [day["accuracy"]["ensemble"] for day in outcome["days"]]
+    assert reached == pytest.approx(np.mean(of_days))
+    figures.drift(outcome["days"], tmp_path / "drift.png")
+    assert (tmp_path / "drift.png").stat().st_size > 5000
+    with pytest.raises(SettingError, match=r"evaluation\.drift_days=3, the flows have 3"):
+        Study(_settings("evaluation.drift_days=3"), tmp_path).run(flows, "drift")
+
+
+def _traffic(flows: LabelledFlows) -> Traffic:
+    """Every capture's device sends two packets a second for four seconds, of lengths that tell the device."""
+    rows = []
+    captures = sorted(set(zip(flows.flows["capture_file"].to_pylist(), flows.label.tolist(), strict=True)))
+    start = int(_START.timestamp())
+    for path, label in captures:
+        for second in range(4):
+            for sent in (False, True):
+                rows.append((path, path[:17], start + second, sent, 100 + 50 * int(label) + sent, 2, int(label)))
+    names = ("capture_file", "device", "second", "sent", "frame_length", "packets", "label")
+    columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+    columns["capture_file"] = pa.array(columns["capture_file"]).dictionary_encode()
+    table = pa.table(columns).set_column(4, "frame_length", pa.array(columns["frame_length"], pa.int32()))
+    return Traffic(table, flows.labels)
+
+
+@pytest.mark.parametrize("protocol", ["capture_folds", "random_flow"])
+def test_run__rivals_of_windows_are_scored_on_windows_and_where_captures_are_whole_on_flows_too(
+    tmp_path: Path, protocol: str
+) -> None:
+    windows = {"pinheiro_tree": 48, "byteiot": 12} if protocol == "capture_folds" else {"pinheiro_tree": 48}
+    settings = _settings(f"evaluation.further_baselines=[{','.join(windows)}]")
+    flows = _flows(settings)
+    outcome, answers = Study(settings, tmp_path, _traffic(flows)).run(flows, protocol)
+    for rival, count in windows.items():
+        told = outcome["systems"][rival]
+        assert "reconstruction" in told["origin"] or "authors' code" in told["origin"]
+        assert told["scores"]["windows"]["accuracy"]["value"] == 1.0
+        if protocol == "capture_folds":
+            assert told["items"] == {"windows": count, "flows": 72, "captures": 12}
+            assert told["scores"]["captures"]["accuracy"]["value"] == 1.0
+        else:
+            assert set(told["items"]) == {"windows"}
+            assert 0 < told["items"]["windows"] < count
+    rows = answers.filter((pc.field("system") == "pinheiro_tree") & (pc.field("of") == "windows")).to_pylist()
+    assert len(rows) == outcome["systems"]["pinheiro_tree"]["items"]["windows"]
+    assert {row["answer"] == row["label"] for row in rows} == {True}
+    assert {row["capture_file"] for row in rows} <= set(flows.flows["capture_file"].to_pylist())
+
+
+def test_run__answers_give_the_scores_again(tmp_path: Path) -> None:
+    settings = _settings()
+    outcome, answers = Study(settings, tmp_path).run(_flows(settings), "capture_folds")
+    for system, told in outcome["systems"].items():
+        for of, scores in told["scores"].items():
+            rows = answers.filter((pc.field("system") == system) & (pc.field("of") == of))
+            expected = f1_score(rows["label"].to_pylist(), rows["answer"].to_pylist(), average="macro")
+            assert scores["macro_f1"]["value"] == pytest.approx(expected)
+
+
+def test_captures_ceiling__captures_of_equal_flows_cannot_all_be_named(tmp_path: Path) -> None:
+    settings = _settings()
+    table = _table()
+    same = pa.array([[50]] * len(table), pa.list_(pa.int32()))
+    equal = table.set_column(table.schema.get_field_index("packet_length"), table.schema.field("packet_length"), same)
+    for name in ("tcp_window", "direction", "inter_arrival_us", "tcp_flags", "payload_length"):
+        kind = equal.schema.field(name)
+        equal = equal.set_column(equal.schema.get_field_index(name), kind, pa.array([[0]] * len(table), kind.type))
+    flows = LabelledFlows.of(equal, DEVICES, settings.dataset, settings.flow)
+    assert study._captures_ceiling(flows, np.unique(flows.capture * 3 + flows.label)) == pytest.approx(4 / 12)
+    apart = _flows(settings)
+    assert study._captures_ceiling(apart, np.unique(apart.capture * 3 + apart.label)) == 1.0
+
+
+def test_parts_of_samples__by_time_tests_the_last_of_each_label() -> None:
+    settings = _settings().dataset
+    label, start = np.array([0] * 10 + [1] * 20), np.concatenate([np.arange(10)[::-1], np.arange(20)])
+    samples = Samples(np.zeros(30, np.int64), np.zeros(30, np.int64), label, start, np.zeros((30, 1)))
+    part_S = protocols.parts_of_samples(samples, None, "by_time", settings)
+    assert sorted(start[(part_S == 2) & (label == 0)].tolist()) == [9]
+    assert sorted(start[(part_S == 2) & (label == 1)].tolist()) == [18, 19]
+    random_S = protocols.parts_of_samples(samples, None, "random_flow", settings)
+    assert np.bincount(random_S).tolist() == np.bincount(part_S).tolist() == [24, 3, 3]
+    by_capture_S = protocols.parts_of_samples(samples, np.array([2], np.int8), "by_capture", settings)
+    assert set(by_capture_S.tolist()) == {2}
 
 
 @pytest.mark.parametrize("protocol", ["by_moon", "site:nowhere", "site:home"])
