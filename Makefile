@@ -13,7 +13,7 @@ ROOT ?= var/run
 SECONDS := 60
 SEED ?= 1
 
-.PHONY: help setup airflow-setup peers-setup demo run reproduce test test-unit test-conformance test-spark test-ddp test-dags check format wheel clean bench-census-hits bench-capture bench-ingest bench-train bench-predict bench-choices drill-kill drill-cluster fuzz
+.PHONY: help setup airflow-setup peers-setup demo run reproduce test test-unit test-conformance test-spark test-ddp test-dags check format wheel clean bench-census-hits bench-capture bench-ingest bench-train bench-predict bench-choices results results-quick drill-kill drill-cluster fuzz
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -77,6 +77,12 @@ bench-train: setup ## training beside the plain model, at the paper's size: make
 
 bench-choices: setup ## what the paper leaves open, one choice changed at a time: make bench-choices [LEARN="--captures DIR --labels FILE …"], an hour or two
 	@$(PY) tests/bench/choices.py $(LEARN)
+
+results: setup ## aalto and lsif under every protocol, beside all rivals: make results CAPTURES=DIR [ROOT=var/results], hours; ends with one line of JSON
+	@test -n "$(CAPTURES)" || { echo 'usage: make results CAPTURES=DIR (with aalto/ and lsif/ in it) [ROOT=…] [SET="section.key=value …"]' >&2; exit 2; }
+	@$(PY) tests/bench/results.py "$(CAPTURES)" "$(if $(filter file,$(origin ROOT)),var/results,$(ROOT))" $(foreach s,$(SET),--set "$(s)") $(QUICK)
+results-quick: ## the same with small networks, three folds and fewer protocols
+	@$(MAKE) --no-print-directory results QUICK=--quick $(if $(filter file,$(origin ROOT)),ROOT=var/results-quick)
 
 bench-predict: setup ## prediction beside the plain model, same weights: make bench-predict [LEARN="--captures DIR --labels FILE …"]
 	@$(PY) tests/bench/learning.py predict $(LEARN)

@@ -1,0 +1,75 @@
+"""results.py CAPTURES ROOT [--quick] [--set SECTION.KEY=VALUE]...: every number of RESULTS.md that iotid compare tells.
+
+CAPTURES holds the folders aalto and lsif. Assembles both, then compares the ensemble with its rivals under every
+protocol: aalto (leave-captures-out in ten folds, random, de-duplicated, by capture, by time), lsif (the same, and drift
+over its days), and across the two, trained on one and tested on the other over the device types that both have.
+--quick: small networks, three folds, fewer protocols. Killed and started again, it goes on from what it has trained.
+Prints each comparison's table, and ends with one line of JSON: macro F1 of flows and accuracy of captures of each
+system.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from iotid import command
+from iotid.pipeline import run_steps, settings_of
+from iotid.storage import Store
+
+_AALTO = ("--site", "aalto", "--date", "2016-04-01")  # dates name the nights; packets keep their own
+_LSIF = ("--site", "lsif", "--date", "2016-04-01")
+_LSIF_SETTINGS = ("--set", "capture.duplicate_window_us=10000")  # nearly every packet is in its files twice
+_LISTS = {name: ("--labels", f"conf/datasets/{name}.yaml") for name in ("aalto", "lsif")}
+_SMALL = ["--config", "local.yaml", "--set", "evaluation.folds=3"]
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("captures")
+    options.add_argument("root")
+    options.add_argument("--quick", action="store_true")
+    options.add_argument("--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE")
+    given = options.parse_args()
+    command.logging_to_stderr()
+    layers = [*(_SMALL if given.quick else ()), "--set", f"storage.root={given.root}", "--set", "flow.join_files=false"]
+    layers += [part for text in given.overrides for part in ("--set", text)]
+    for name, night, own in (("aalto", _AALTO, ()), ("lsif", _LSIF, _LSIF_SETTINGS)):
+        steps = [["split-pcaps", "--captures", f"{given.captures}/{name}", *night], ["assemble-flows", *night]]
+        run_steps(steps, [*layers, *own])
+    protocols = ["random_unique", "capture_folds"]
+    if not given.quick:
+        protocols += ["random_flow", "by_capture", "by_time"]
+    comparisons = {
+        "aalto": ([*_AALTO, *_LISTS["aalto"]], protocols, []),
+        "lsif": ([*_LSIF, *_LISTS["lsif"]], [*protocols, "drift"], [*_LSIF_SETTINGS]),
+        "across": (
+            [*_AALTO, "--site", "lsif", *_LISTS["aalto"], *_LISTS["lsif"]],
+            ["site:lsif", "site:aalto"],
+            ["--set", "dataset.label=type", *_LSIF_SETTINGS],  # for windows: aalto holds no repeats
+        ),
+    }
+    told = {}
+    store = Store(settings_of(layers).storage.root)
+    for name, (arguments, asked, own) in comparisons.items():
+        own = [*own, "--set", f"evaluation.protocols=[{','.join(asked)}]"]
+        run_steps([["compare", *arguments, "--name", name]], [*layers, *own])
+        outcomes = store.read_json(store.open("comparisons", {"name": name}), "comparison.json")
+        told[name] = {outcome["protocol"]: _numbers(outcome["systems"]) for outcome in outcomes}
+    command.say(json.dumps(told))
+
+
+def _numbers(systems: dict[str, dict[str, dict[str, dict[str, dict[str, float]]]]]) -> dict[str, dict[str, float]]:
+    asked = (("scores", "flows", "macro_f1"), ("scores", "captures", "accuracy"), ("merged", "captures", "accuracy"))
+    return {
+        system: {
+            f"{of}_{metric}{'_merged' * (kind == 'merged')}": round(scores[kind][of][metric]["value"], 4)
+            for kind, of, metric in asked
+            if of in scores[kind]
+        }
+        for system, scores in systems.items()
+    }
+
+
+if __name__ == "__main__":
+    main()
