@@ -52,8 +52,8 @@ def main() -> None:
     told = {}
     store = Store(settings_of(layers).storage.root)
     for name, (arguments, asked, own) in comparisons.items():
-        own = [*own, "--set", f"evaluation.protocols=[{','.join(asked)}]"]
-        run_steps([["compare", *arguments, "--name", name]], [*layers, *own])
+        asking = ["--set", f"evaluation.protocols=[{','.join(asked)}]"]
+        run_steps([["compare", *arguments, "--name", name]], [*layers, *own, *asking])
         outcomes = store.read_json(store.open("comparisons", {"name": name}), "comparison.json")
         told[name] = {outcome["protocol"]: _numbers(outcome["systems"]) for outcome in outcomes}
     command.say(json.dumps(told))
