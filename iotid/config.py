@@ -58,6 +58,17 @@ class Flow(_Section):
     tcp_close: bool
     length: Literal["ip", "frame"]
     join_files: bool
+    keep_bytes: int = Field(ge=0, le=65535)
+    keep_packets: int = Field(ge=1, le=4096)
+
+    @model_validator(mode="after")
+    def _keeps_bytes_of_packets_that_are_kept(self) -> Flow:
+        if self.keep_bytes > 0 and self.keep_packets > self.max_packets:
+            raise ValueError(
+                f"keep_packets must be at most max_packets ({self.max_packets}) where keep_bytes is set, "
+                f"got {self.keep_packets}"
+            )
+        return self
 
 
 class Dataset(_Section):

@@ -164,7 +164,10 @@ PARTIAL_FLOWS = Table(  # what crosses the shuffle; the rows of integers inside 
         Column("first_position", "int64", "file_index << 42 | offset of the first packet: breaks ties of time"),
         Column("state", "binary", "37 int64: packets, bytes, MACs, first SYN, FIN, RST … of each side"),
         Column(
-            "packets", "binary", "4 int64 for each of the first M packets: time, position, lengths, window and flags"
+            "packets",
+            "binary",
+            "4 int64 for each of the first M packets: time, position, lengths, window and flags; with flow.keep_bytes "
+            "its first bytes, in int64 of their own, behind them",
         ),
     ),
 )
@@ -186,7 +189,7 @@ OPEN_FLOWS = Table(  # beside a night's flows: those that may go on in the next 
 
 FLOWS = Table(
     "flows",
-    1,
+    2,
     (
         Column("site", "string", "site"),
         Column("capture_date", "date", "night"),
@@ -214,6 +217,13 @@ FLOWS = Table(
         Column("inter_arrival_us", "list<int64>", "µs since the packet before; 0 for the first"),
         Column("tcp_flags", "list<int32>", "flags of the first M packets; 0 where not TCP"),
         Column("payload_length", "list<int32>", "payload bytes on the wire of the first M packets"),
+        Column(
+            "first_bytes",
+            "binary",
+            "flow.keep_packets rows of flow.keep_bytes bytes: the first packets as captured, from the IP header on, "
+            "its two addresses zeroed; zeros where there is nothing; null where no bytes are kept",
+            nullable=True,
+        ),
     ),
     ("site", "capture_date"),
 )

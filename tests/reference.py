@@ -1,6 +1,7 @@
 """The slow, obvious twin of assembly, which sees every packet of a key, in order, and shares nothing with the code.
 
-Packets are rows of schemas.PACKETS, flows rows of schemas.FLOWS. The captures' own twin is capture/twin.py.
+Packets are rows of schemas.PACKETS, flows rows of schemas.FLOWS. Where bytes are kept, a packet has ``data``, too: its
+bytes as captured from the IP header on, the addresses zeroed (`data_of`). The captures' own twin is capture/twin.py.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 
@@ -21,6 +23,8 @@ def flows(
     tcp_close: bool = True,
     length: str = "ip",
     join_files: bool = True,
+    keep_bytes: int = 0,
+    keep_packets: int = 10,
 ) -> list[dict[str, Any]]:
     """Rows of schemas.FLOWS as stored, ordered by first packet, from rows of schemas.PACKETS in any order."""
     rank = {path: index for index, path in enumerate(paths)}
@@ -40,7 +44,31 @@ def flows(
             flow.append(packet)
         found.append((flow, "end"))
     found.sort(key=lambda item: (item[0][0]["timestamp"], rank[item[0][0]["capture_file"]], item[0][0]["offset"]))
-    return [_flow_row(flow, reason, max_packets, length) for flow, reason in found]
+    return [
+        _flow_row(flow, reason, max_packets, length)
+        | {"first_bytes": _first_bytes(flow, keep_packets, keep_bytes) if keep_bytes else None}
+        for flow, reason in found
+    ]
+
+
+def data_of(packet: dict[str, Any]) -> bytes:
+    """``data`` of a packet, read from its capture: pcap, or enhanced blocks of pcapng; Ethernet or cooked frames."""
+    with Path(packet["capture_file"]).open("rb") as capture:
+        header = 28 if capture.read(4) == b"\x0a\x0d\x0d\x0a" else 16
+        capture.seek(packet["offset"] + header)
+        frame = capture.read(packet["captured_length"])
+    at = {1: 12, 113: 14}[packet["link_type"]]
+    while frame[at : at + 2] == b"\x81\x00":
+        at += 4
+    data = bytearray(frame[at + 2 :][: packet["packet_length"]])
+    addresses = slice(12, 20) if ip_address(packet["source_ip"]).version == 4 else slice(8, 40)
+    data[addresses] = bytes(len(data[addresses]))
+    return bytes(data)
+
+
+def _first_bytes(flow: list[dict[str, Any]], keep_packets: int, keep_bytes: int) -> bytes:
+    kept = [packet["data"][:keep_bytes].ljust(keep_bytes, b"\0") for packet in flow[:keep_packets]]
+    return b"".join(kept).ljust(keep_packets * keep_bytes, b"\0")
 
 
 def _sender(packet: dict[str, Any]) -> tuple[Any, int]:

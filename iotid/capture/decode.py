@@ -44,7 +44,7 @@ from iotid.capture.headers import (
 from iotid.capture.internet import read_packet
 from iotid.capture.jit import kernel
 from iotid.capture.link import CUT_OFF, FOUND, UNKNOWN_LINK, network_layer
-from iotid.capture.packets import Packets
+from iotid.capture.packets import Packets, words_of
 from iotid.capture.records import BROKEN, NO_INTERFACE, Records
 from iotid.capture.repeats import Ring, digest_of, mixed, new_ring, put, seek
 from iotid.capture.tunnels import NO_TUNNEL, tunnel, tunnel_set
@@ -61,21 +61,24 @@ class Rules(NamedTuple):
     fragment_window_us: int  # 0: later fragments are counted, never packets
     tunnels: int  # a set of tunnels.TUNNELS
     max_tunnels: int
+    keep_bytes: int  # of each packet, from its IP header on
 
 
 class Decoder:
     """Decodes one reading of splits, window by window: what it remembers of earlier records is for that reading.
 
-    ``file_index``: the capture that is being read, written with each packet.
+    ``file_index``: the capture that is being read, written with each packet. ``keep_bytes``: how many bytes of each
+    packet become its ``first_words``.
     """
 
-    def __init__(self, settings: config.Capture) -> None:
+    def __init__(self, settings: config.Capture, keep_bytes: int = 0) -> None:
         seeks_fragments = settings.fragment_records > 0
         self._rules = Rules(
             settings.duplicate_window_us,
             settings.fragment_window_us if seeks_fragments else 0,
             tunnel_set(settings.tunnels),
             settings.max_tunnels,
+            keep_bytes,
         )
         self._ring = new_ring(settings.duplicate_records if settings.duplicate_window_us > 0 else 1)
         self._fragments = new_fragments(settings.fragment_records if seeks_fragments else 1)
@@ -100,7 +103,7 @@ class Decoder:
         packets and reasons of this one.
         """
         if len(records.offset) > len(self._room):
-            self._room = Packets.empty(len(records.offset))
+            self._room = Packets.empty(len(records.offset), words_of(self._rules.keep_bytes))
             self._reasons = np.empty(len(records.offset), np.uint8)
         self._room.file_index[: len(records.offset)] = self.file_index
         totals_R3 = np.zeros((len(REASONS), 3), np.int64)
@@ -115,6 +118,7 @@ class Decoder:
             self._ring,
             self._fragments,
             columns,
+            self._room.first_words.view(np.uint8),
             self._reasons,
             totals_R3,
             *self._headers,
@@ -132,12 +136,14 @@ def decode(
     ring: Ring,
     fragments: FirstFragments,
     out: Any,
+    first_bytes: Any,
     reasons: NDArray[np.uint8],
     totals_R3: Longs,
     headers: Longs,
     inner: Longs,
 ) -> int:
-    """What `Decoder.decode` says; ``out``: columns of Packets; ``headers``, ``inner``: room for a packet's headers.
+    """What `Decoder.decode` says; ``out``: columns of Packets; ``first_bytes``: its ``first_words``, byte by byte;
+    ``headers``, ``inner``: room for a packet's headers.
 
     Returns the number of packets.
     """
@@ -173,6 +179,8 @@ def decode(
             out.frame_length[n] = wire
             out.captured_length[n] = end - start
             _write(buffer, headers, out, n)
+            if rules.keep_bytes > 0:
+                _keep(buffer, end, headers, rules.keep_bytes, first_bytes, n)
         if r >= quiet:
             reasons[r] = reason
             if totals_R3[reason, 0] == 0:
@@ -262,3 +270,20 @@ def _write(buffer: Bytes, headers: Longs, out: Any, n: int) -> None:
     out.dst_port[n] = headers[DESTINATION_PORT]
     out.tcp_flags[n] = headers[FLAGS]
     out.tcp_window[n] = headers[WINDOW]
+
+
+@kernel
+def _keep(buffer: Bytes, end: int, headers: Longs, keep_bytes: int, first_bytes: Any, n: int) -> None:
+    """Write the first bytes of packet ``n``, captured up to ``end``, zeros for its addresses and for what is not there.
+
+    They end with the packet, not with the frame, which may be padded.
+    """
+    at = headers[AT]
+    count = min(keep_bytes, headers[LENGTH], end - at)
+    for i in range(count):
+        first_bytes[n, i] = buffer[at + i]
+    for i in range(count, first_bytes.shape[1]):
+        first_bytes[n, i] = 0
+    addresses = 8 if headers[VERSION] == 6 else 12
+    for i in range(addresses, min(40 if headers[VERSION] == 6 else 20, count)):
+        first_bytes[n, i] = 0

@@ -45,6 +45,9 @@ class Packets:
     dst_port: Ints
     tcp_flags: NDArray[np.uint8]
     tcp_window: Ints
+    first_words: (
+        Longs  # (n, W): the bytes from the IP header on, its addresses zeroed, zero-padded; W is 0 unless asked
+    )
 
     def __len__(self) -> int:
         return len(self.offset)
@@ -54,9 +57,10 @@ class Packets:
         return Packets(*(getattr(self, field.name)[indices] for field in fields(self)))
 
     @staticmethod
-    def empty(count: int = 0) -> Packets:
-        """Arrays of ``count`` entries, not yet filled."""
+    def empty(count: int = 0, words: int = 0) -> Packets:
+        """Arrays of ``count`` entries, not yet filled; ``words``: W."""
         columns: list[Any] = [np.empty(count, kind) for kind in _TYPES]
+        columns.append(np.empty((count, words), np.int64))
         return Packets(*columns)
 
     @staticmethod
@@ -70,6 +74,11 @@ _TYPES = (
     np.int32, np.int64, np.int64, np.int32, np.int32, np.int32, np.int32, np.int32, np.uint8, np.uint8, np.int32,
     np.int64, np.int64, np.uint64, np.uint64, np.uint64, np.uint64, np.int32, np.int32, np.uint8, np.int32,
 )  # fmt: skip
+
+
+def words_of(num_bytes: int) -> int:
+    """Words of 8 bytes that hold so many bytes."""
+    return -(-num_bytes // 8)
 
 
 def to_arrow(packets: Packets, paths: Sequence[str], names: Sequence[str] | None = None) -> pa.Table:

@@ -53,20 +53,25 @@ def read_packets(paths: str | Iterable[str], *, settings: config.Capture | None 
 
 
 def read_splits(
-    splits: Iterable[Split], settings: config.Capture, counters: Counters, before: Sequence[Split] | None = None
+    splits: Iterable[Split],
+    settings: config.Capture,
+    counters: Counters,
+    before: Sequence[Split] | None = None,
+    keep_bytes: int = 0,
 ) -> Iterator[Packets]:
     """The packets of splits, in file order, about ``chunk_bytes`` of them at a time; rejects go to ``counters``.
 
     ``splits``: as they follow one another in the plan. ``before`` (`iotid.capture.splits.splits_before`): the captures
-    whose records go before, where captures are one stream; None: each capture stands alone. Each time the packets are
-    written over those of the time before: use or copy them before going on.
+    whose records go before, where captures are one stream; None: each capture stands alone. ``keep_bytes``: of each
+    packet, as its ``first_words``. Each time the packets are written over those of the time before: use or copy them
+    before going on.
 
     Raises:
         InputError: ``settings.unreadable`` is `fail`, and a capture cannot be read.
         StaleError: the same, and a capture is no longer what it was when it was planned.
         DataError: ``settings.strict``, and a record is broken or a packet malformed.
     """
-    reading = _Reading(settings, before)
+    reading = _Reading(settings, before, keep_bytes)
     for split in splits:
         try:
             yield from reading.packets(split, counters)
@@ -76,19 +81,20 @@ def read_splits(
             size = (split.file_bytes if split.end < 0 else split.end) - split.start
             counters.quarantine(split.path, size, split.start, str(fault))
             _log.warning("%s; it is in quarantine", fault)
-            reading = _Reading(settings, None if before is None else [])  # nobody knows what went before now
+            reading = _Reading(settings, None if before is None else [], keep_bytes)  # nobody knows what went before
 
 
 class _Reading:
     """Splits read one after the other; the decoder thereby knows the records before each, as if it had warmed up."""
 
-    def __init__(self, settings: config.Capture, before: Sequence[Split] | None) -> None:
+    def __init__(self, settings: config.Capture, before: Sequence[Split] | None, keep_bytes: int) -> None:
         self._settings = settings
+        self._keep_bytes = keep_bytes
         self._joins = before is not None
         self._before = before or ()
         self._read: list[Split] = []  # all that the decoder has read
         self._seen = 0  # records in them
-        self._decoder = Decoder(settings)
+        self._decoder = self._new_decoder()
         self._may_look_back = False  # whether records before those read may matter, which the decoder does not know
 
     def packets(self, split: Split, counters: Counters) -> Iterator[Packets]:
@@ -137,13 +143,16 @@ class _Reading:
         """Forget what was read; return the byte from which the split must be read for what is before it to be known."""
         seeks_repeats = self._settings.duplicate_window_us > 0
         before = () if self._read else self._before  # it is told of the first split only
-        self._read, self._seen, self._decoder = [], 0, Decoder(self._settings)
+        self._read, self._seen, self._decoder = [], 0, self._new_decoder()
         begin = split.warm_up if seeks_repeats or self._settings.fragment_records > 0 else split.start
         self._before = before
         self._may_look_back = bool(before) and begin == first_record(split.container)
         if seeks_repeats and self._may_look_back:
             self._look_back(replace(split, start=begin, end=begin))
         return begin
+
+    def _new_decoder(self) -> Decoder:
+        return Decoder(self._settings, self._keep_bytes)
 
     def _decode(self, step: Step, quiet: int) -> tuple[Packets, NDArray[np.uint8], NDArray[np.int64]]:
         return self._decoder.decode(step.buffer, step.records, quiet, step.first_record)
@@ -163,7 +172,7 @@ class _Reading:
             chain.insert(0, part)
             if missing <= 0:
                 break
-        self._decoder = Decoder(self._settings)
+        self._decoder = self._new_decoder()
         for part in chain:
             records = self._walk(part, self._decoder)
             if part is not own:

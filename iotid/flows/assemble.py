@@ -130,7 +130,7 @@ class _Night:
         )
         sent = numbered(self._spark, self._tasks).mapInArrow(read, spark_schema(PARCELS))
         if self._open is not None:
-            take = partial(work.take_up_open, paths=self._open_paths, partitions=self._partitions)
+            take = partial(work.take_up_open, paths=self._open_paths, flow=self._flow, partitions=self._partitions)
             sent = sent.unionByName(self._open.mapInArrow(take, spark_schema(PARCELS)))
         return spread(sent, self._partitions)
 
@@ -141,7 +141,7 @@ class _Night:
         tasks = np.unique(stretches.task[stretches.task != CARRIED]).tolist()
         packets = numbered(self._spark, tasks).mapInArrow(read, spark_schema(work.PACKETS_ALONE))
         if self._open is not None:
-            take = partial(work.take_up_again, paths=self._open_paths, stretches=told)
+            take = partial(work.take_up_again, paths=self._open_paths, flow=self._flow, stretches=told)
             packets = packets.unionByName(self._open.mapInArrow(take, spark_schema(work.PACKETS_ALONE)))
         by_key = packets.repartition(self._partitions, "key")
         return by_key.sortWithinPartitions("key", "first_us", "first_position")

@@ -134,3 +134,16 @@ def lay_out(
             sequences.inter_arrival_us[s] = heads[h, HEAD_ORDER] - earlier_us
             earlier_us = heads[h, HEAD_ORDER]
             s += 1
+
+
+@kernel
+def lay_out_bytes(starts: Rows, head_bytes: Rows, rows: Rows, places: Rows, first_bytes: Rows) -> None:
+    """Write the bytes of the ``rows``' first packets as those of flows number ``places``, as many as there is room for.
+
+    ``head_bytes``: uint8 (h, at least B), a packet's a row; ``first_bytes``: uint8 (flows, K, B), zeros before.
+    """
+    for r in range(len(rows)):
+        begin = starts[rows[r]]
+        for k in range(min(starts[rows[r] + 1] - begin, first_bytes.shape[1])):
+            for b in range(first_bytes.shape[2]):
+                first_bytes[places[r], k, b] = head_bytes[begin + k, b]

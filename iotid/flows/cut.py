@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from iotid import config
 from iotid.flows.merge import merge
-from iotid.flows.partial import FlowTable, Partials, packets_alone
+from iotid.flows.partial import FlowTable, Partials, head_width, packets_alone
 from iotid.flows.table import flow_table
 
 if TYPE_CHECKING:
@@ -35,10 +35,13 @@ def merge_flows(partials: pa.Table, settings: config.Flow, paths: Sequence[str])
     ``paths``: captures by file index. Give the packets of an unresolved stretch's key, between its first and its last
     packet, to ``cut_flows``.
     """
-    merged = merge(Partials.concat([Partials.from_arrow(batch) for batch in partials.to_batches()]), settings)
-    return flow_table(merged.flows, pa.array(paths, pa.string())), pa.Table.from_batches([merged.unresolved.to_arrow()])
+    width = head_width(settings)
+    merged = merge(Partials.concat([Partials.from_arrow(batch, width) for batch in partials.to_batches()]), settings)
+    flows = flow_table(merged.flows, pa.array(paths, pa.string()), settings)
+    return flows, pa.Table.from_batches([merged.unresolved.to_arrow()])
 
 
 def cut_flows(packets: Packets, settings: config.Flow, paths: Sequence[str]) -> pa.Table:
     """schemas.FLOWS as stored of packets that are all there: exact whatever the settings and the order."""
-    return flow_table(merge(packets_alone(packets, settings), settings).flows, pa.array(paths, pa.string()))
+    flows = merge(packets_alone(packets, settings), settings).flows
+    return flow_table(flows, pa.array(paths, pa.string()), settings)

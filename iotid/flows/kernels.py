@@ -1,8 +1,9 @@
 """Kernels that make partial flows of packets, and the rows of integers that all kernels of flows work on.
 
 A partial flow is one row of ``keys`` (uint64, KEY_WORDS), one row of ``state`` (int64, STATE_WIDTH) and its first
-packets, rows of ``heads`` (int64, HEAD_WIDTH). The layout stands here, in the module of its kernels, because Numba's
-cache looks at the file of a kernel only. A whole flow, and the open end of an unfinished merge, have the same layout.
+packets, rows of ``heads`` (int64, HEAD_WIDTH, and behind them W words of the packet's first bytes, where bytes are
+kept). The layout stands here, in the module of its kernels, because Numba's cache looks at the file of a kernel only. A
+whole flow, and the open end of an unfinished merge, have the same layout.
 
 An order key is two columns: time in µs, and position (file_index << POSITION_SHIFT | offset). All that is "first" is
 first by this key, so that merging is a minimum and no order of arrival matters. Side 0 is the lower endpoint of the
@@ -49,7 +50,7 @@ IDLE, ACTIVE, CLOSED = 1, 2, 3
 HEAD_ORDER = 0  # order key
 HEAD_LENGTHS = 2  # length | payload length << 32
 HEAD_MARKS = 3  # window | TCP flags << 16 | side << 24
-HEAD_WIDTH = 4
+HEAD_WIDTH = 4  # and W; only the first Rule.keep_packets rows of a flow hold bytes there, the others zeros
 
 POSITION_SHIFT = 42  # captures up to 4 TiB, 2 million of them a night
 NEVER = np.iinfo(np.int64).max
@@ -82,12 +83,14 @@ class Columns(NamedTuple):
     dst_port: Rows
     tcp_flags: Rows
     tcp_window: Rows
+    first_words: Rows  # (n, W)
 
 
 class Rule(NamedTuple):
     """``config.Flow`` as kernels take it: time-outs in µs, -1 for none."""
 
     max_packets: int
+    keep_packets: int
     idle_us: int
     active_us: int
     tcp_close: bool
@@ -257,7 +260,7 @@ def _append(
 ) -> None:
     """Add a packet that comes after all those of row ``i``: bytes of its frame, TCP flags, both MACs.
 
-    It takes them one by one: a tuple of 19 arrays, handed to a function that is not inlined, costs 100 ns a packet.
+    It takes them one by one: a tuple of 20 arrays, handed to a function that is not inlined, costs 100 ns a packet.
     """
     state[i, LAST], state[i, LAST + 1] = us, position
     state[i, PACKETS + side] += 1
@@ -284,12 +287,15 @@ def _append(
 
 @kernel
 def _write_head(
-    heads: Rows, h: int, p: int, packets: Columns, lengths: Rows, us: int, position: int, side: int
+    heads: Rows, h: int, p: int, packets: Columns, lengths: Rows, us: int, position: int, side: int, keeps: bool
 ) -> None:
+    """Write packet ``p`` as row ``h``; ``keeps``: it is among those whose bytes are kept."""
     heads[h, HEAD_ORDER], heads[h, HEAD_ORDER + 1] = us, position
     heads[h, HEAD_LENGTHS] = np.int64(lengths[p]) | np.int64(packets.payload_length[p]) << 32
     flags = np.int64(packets.tcp_flags[p]) << 16
     heads[h, HEAD_MARKS] = np.int64(packets.tcp_window[p]) | flags | np.int64(side) << 24
+    for word in range(HEAD_WIDTH, heads.shape[1]):
+        heads[h, word] = packets.first_words[p, word - HEAD_WIDTH] if keeps else 0
 
 
 @kernel
@@ -318,9 +324,11 @@ def absorb(begin: int, packets: Columns, order: Rows, lengths: Rows, rule: Rule,
                 keys[i, word] = key[word]
             _open(state, i, us, position, side)
         _append(state, i, us, position, side, packets.frame_length[p], flags, packets.src_mac[p], packets.dst_mac[p])
-        if state[i, PACKETS] + state[i, PACKETS + 1] <= rule.max_packets:
+        nth = state[i, PACKETS] + state[i, PACKETS + 1]
+        if nth <= rule.max_packets:
             head_owners[counts[HEADS]] = i
-            _write_head(heads, counts[HEADS], p, packets, lengths, us, position, side)
+            keeps = nth <= rule.keep_packets
+            _write_head(heads, counts[HEADS], p, packets, lengths, us, position, side, keeps)
             counts[HEADS] += 1
     return len(order)
 
@@ -355,7 +363,7 @@ def one_each(packets: Columns, lengths: Rows, join_files: bool, keys: Rows, stat
         _open(state, p, us, position, side)
         flags: int = np.int64(packets.tcp_flags[p])  # type: ignore[assignment]
         _append(state, p, us, position, side, packets.frame_length[p], flags, packets.src_mac[p], packets.dst_mac[p])
-        _write_head(heads, p, p, packets, lengths, us, position, side)
+        _write_head(heads, p, p, packets, lengths, us, position, side, True)
 
 
 @kernel

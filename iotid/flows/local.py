@@ -36,6 +36,8 @@ def from_captures(
     tcp_close: bool = True,
     length: str = "ip",
     join_files: bool = True,
+    keep_bytes: int = 0,
+    keep_packets: int = 10,
     site: str = "local",
     capture_date: date | None = None,
     capture: config.Capture | None = None,
@@ -43,6 +45,7 @@ def from_captures(
     """schemas.FLOWS of captures, ordered by first packet: time, then file, then offset.
 
     ``paths``: capture files, folders or URIs. ``capture_date``: the UTC date of the earliest packet unless given.
+    ``keep_bytes``: above 0, the column ``first_bytes`` holds so many bytes of each flow's first ``keep_packets``.
     The count of every packet comes along: ``iotid.capture.counters(table)`` reads it.
 
     Raises:
@@ -56,6 +59,8 @@ def from_captures(
         "tcp_close": tcp_close,
         "length": length,
         "join_files": join_files,
+        "keep_bytes": keep_bytes,
+        "keep_packets": keep_packets,
     }
     overrides = [f"flow.{key}={json.dumps(value)}" for key, value in values.items()]
     settings = config.load_settings(overrides=overrides)
@@ -66,7 +71,7 @@ def from_captures(
     for path, why in quarantined.items():
         counters.quarantine(path, 0, 0, why)
     check_accounting(sum(int(piece.flows.packets[piece.rows].sum()) for piece in pieces), counters.packets("flow"))
-    table = table_in_time_order(pieces, strings_of([found.path for found in captures]))
+    table = table_in_time_order(pieces, strings_of([found.path for found in captures]), settings.flow)
     zeros = np.zeros(len(table), np.int32)
     if capture_date is None and len(table):
         capture_date = table["first_seen"][0].as_py().date()  # the table is in time order

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from iotid import config
-from iotid.flows.kernels import HEAD_WIDTH, PACKETS, UNRESOLVED, Rows
+from iotid.flows.kernels import PACKETS, UNRESOLVED, Rows
 from iotid.flows.partial import NO_PARTIALS, Partials, first_rows, rule_of, starts_of
 from iotid.flows.sweep import merge_heads, sweep
 
@@ -67,8 +67,8 @@ class Merger:
         state, ranges = state[:count], ranges[:count]
         packets = np.minimum(state[:, PACKETS] + state[:, PACKETS + 1], self._rule.max_packets)
         starts = starts_of(np.where(state[:, UNRESOLVED], 0, packets))
-        heads = np.empty((starts[-1], HEAD_WIDTH), np.int64)
-        merge_heads(ranges, rows.starts, rows.heads, starts, heads)
+        heads = np.empty((starts[-1], rows.heads.shape[1]), np.int64)
+        merge_heads(ranges, rows.starts, rows.heads, starts, self._rule.keep_packets, heads)
         first = ranges[:, 0]
         return Partials(rows.task[first], rows.keys[first], state, starts, heads), ranges
 

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from iotid import config, schemas
 from iotid.flows import kernels
 from iotid.flows.kernels import BEFORE_ALL, END_REASON, FIRST, LAST, NEVER, POSITION_SHIFT, Rows
-from iotid.flows.partial import Partials, rule_of
+from iotid.flows.partial import Partials, head_width, rule_of
 
 CARRIED = -1  # task of rows that no task of this night has read
 
@@ -41,12 +41,12 @@ def is_carried(flows: Partials) -> Rows:
     return flows.state[:, LAST + 1] < 0
 
 
-def take_up(rows: pa.Table | pa.RecordBatch, paths: list[str]) -> Partials:
-    """Rows of schemas.OPEN_FLOWS as partial flows of the next night.
+def take_up(rows: pa.Table | pa.RecordBatch, paths: list[str], flow: config.Flow) -> Partials:
+    """Rows of schemas.OPEN_FLOWS, made with the same settings, as partial flows of the next night.
 
     ``paths``: the distinct captures of all the night's open flows; number i becomes file index i - len(paths).
     """
-    partials = Partials.from_arrow(_as_partials(rows))
+    partials = Partials.from_arrow(_as_partials(rows), head_width(flow))
     state, heads = partials.state, partials.heads
     slot = pc.index_in(rows["capture_file"], value_set=pa.array(paths, pa.string())).to_numpy(zero_copy_only=False)
     file = (slot.astype(np.int64) - len(paths)) << POSITION_SHIFT

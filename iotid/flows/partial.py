@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from iotid import config, schemas
+from iotid.capture.packets import words_of
 from iotid.errors import DataError
 from iotid.flows import kernels
 from iotid.flows.kernels import HEAD_WIDTH, KEY_WORDS, POSITION_SHIFT, STATE_WIDTH, Columns, Rows, Rule, Table
@@ -37,7 +38,7 @@ class Partials:
     keys: Rows  # uint64 (n, KEY_WORDS)
     state: Rows  # int64 (n, STATE_WIDTH)
     starts: Rows  # int64 (n + 1,)
-    heads: Rows  # int64 (h, HEAD_WIDTH)
+    heads: Rows  # int64 (h, head_width)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -94,15 +95,18 @@ class Partials:
         )
 
     @staticmethod
-    def from_arrow(batch: pa.RecordBatch) -> Partials:
-        heads, starts = _rows_of(batch["packets"], np.int64, HEAD_WIDTH)
-        return Partials(
+    def from_arrow(batch: pa.RecordBatch, width: int = HEAD_WIDTH) -> Partials:
+        """The inverse of ``to_arrow``; ``width``: `head_width` of the settings that the rows were made with."""
+        heads, starts = _rows_of(batch["packets"], np.int64, width)
+        partials = Partials(
             batch["task"].to_numpy(),
             _rows_of(batch["key"], np.uint64, KEY_WORDS)[0],
             _rows_of(batch["state"], np.int64, STATE_WIDTH)[0],
             starts,
             heads,
         )
+        assert (np.diff(starts) <= partials.packets).all(), "rows of heads of another width"
+        return partials
 
 
 NO_PARTIALS = Partials(
@@ -124,13 +128,14 @@ class FlowTable:
         self._settings = settings
         self._rule = rule_of(settings)
         self._task = task
-        self._table = _new_table(_FIRST_ROWS)
+        self._table = _new_table(_FIRST_ROWS, head_width(settings))
 
     @property
     def nbytes(self) -> int:
         """Bytes in use."""
         partials, _, heads = self._table.counts
-        return int(partials * 8 * (KEY_WORDS + STATE_WIDTH) + heads * 8 * (HEAD_WIDTH + 1) + self._table.slots.nbytes)
+        of_heads = heads * 8 * (self._table.heads.shape[1] + 1)
+        return int(partials * 8 * (KEY_WORDS + STATE_WIDTH) + of_heads + self._table.slots.nbytes)
 
     def add(self, packets: Packets) -> None:
         """Add a chunk of packets."""
@@ -148,7 +153,7 @@ class FlowTable:
         partials, _, num_heads = table.counts
         owners = table.head_owners[:num_heads]
         starts = starts_of(np.bincount(owners, minlength=partials))
-        heads = np.empty((num_heads, HEAD_WIDTH), np.int64)
+        heads = np.empty((num_heads, table.heads.shape[1]), np.int64)
         kernels.group_heads(owners, table.heads[:num_heads], starts.copy(), heads)
         task = np.full(partials, self._task, np.int32)
         flushed = Partials(task, table.keys[:partials], table.state[:partials], starts, heads)
@@ -164,7 +169,7 @@ def packets_alone(packets: Packets, settings: config.Flow) -> Partials:
     count = len(columns.offset)
     keys = np.empty((count, KEY_WORDS), np.uint64)
     state = np.empty((count, STATE_WIDTH), np.int64)
-    heads = np.empty((count, HEAD_WIDTH), np.int64)
+    heads = np.empty((count, head_width(settings)), np.int64)
     lengths = columns.packet_length if settings.length == "ip" else columns.frame_length
     kernels.one_each(columns, lengths, settings.join_files, keys, state, heads)
     return Partials(np.zeros(count, np.int32), keys, state, np.arange(count + 1), heads)
@@ -218,7 +223,14 @@ def rule_of(settings: config.Flow) -> Rule:
         -1 if timeout is None else round(timeout * _US)
         for timeout in (settings.idle_timeout_s, settings.active_timeout_s)
     )
-    return Rule(settings.max_packets, idle_us, active_us, settings.tcp_close, settings.join_files)
+    return Rule(
+        settings.max_packets, settings.keep_packets, idle_us, active_us, settings.tcp_close, settings.join_files
+    )
+
+
+def head_width(settings: config.Flow) -> int:
+    """Columns of ``heads``."""
+    return HEAD_WIDTH + words_of(settings.keep_bytes)
 
 
 def first_rows(keys: Rows) -> Rows:
@@ -233,13 +245,13 @@ def starts_of(counts: Rows) -> Rows:
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
-def _new_table(rows: int) -> Table:
+def _new_table(rows: int, width: int) -> Table:
     return Table(
         np.full(4 * rows, -1, np.int64),
         np.empty((rows, KEY_WORDS), np.uint64),
         np.empty((rows, STATE_WIDTH), np.int64),
         np.empty(16 * rows, np.int64),
-        np.empty((16 * rows, HEAD_WIDTH), np.int64),
+        np.empty((16 * rows, width), np.int64),
         np.zeros(3, np.int64),
         np.empty(KEY_WORDS, np.uint64),
     )
@@ -247,7 +259,7 @@ def _new_table(rows: int) -> Table:
 
 def _grown(table: Table) -> Table:
     """A table of twice the size with the same content."""
-    new = _new_table(2 * len(table.keys))
+    new = _new_table(2 * len(table.keys), table.heads.shape[1])
     for old_rows, new_rows in zip(table[1:], new[1:], strict=True):
         new_rows[: len(old_rows)] = old_rows
     kernels.refill_slots(new.slots, new.keys, table.slots)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from iotid.capture.counters import Counters
     from iotid.capture.splits import Split
 
-_ALONE = 1 << 17  # packets that are looked at one by one at once; each may take 400 bytes
+_ALONE = 1 << 17  # packets that are looked at one by one at once; each may take 400 bytes, and those that are kept
 
 
 class TaskSplits(NamedTuple):
@@ -28,7 +28,7 @@ def read_partials(
 ) -> Iterator[Partials]:
     """Partial flows of one task's splits; they are handed out whenever they fill ``capture.chunk_bytes``."""
     table = FlowTable(flow, task)
-    for packets in read_splits(own.splits, capture, counters, own.before):
+    for packets in read_splits(own.splits, capture, counters, own.before, flow.keep_bytes):
         table.add(packets)
         if table.nbytes > capture.chunk_bytes:
             yield table.flush()
@@ -39,6 +39,6 @@ def read_stretches(
     own: TaskSplits, stretches: Partials, capture: config.Capture, flow: config.Flow, counters: Counters
 ) -> Iterator[Partials]:
     """The packets of unresolved stretches in one task's splits, each as a partial flow of its own."""
-    for packets in read_splits(own.splits, capture, counters, own.before):
+    for packets in read_splits(own.splits, capture, counters, own.before, flow.keep_bytes):
         for start in range(0, len(packets), _ALONE):
             yield packets_of_stretches(packets.take(slice(start, start + _ALONE)), stretches, flow)

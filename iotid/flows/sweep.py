@@ -13,6 +13,7 @@ from iotid.flows.kernels import (
     FIRST,
     FIRST_SIDE,
     HEAD_ORDER,
+    HEAD_WIDTH,
     IDLE,
     LAST,
     LAST_SYN,
@@ -113,11 +114,11 @@ def sweep(keys: Rows, state: Rows, rule: Rule, flows: Rows, ranges: Rows) -> int
 
 
 @kernel
-def merge_heads(ranges: Rows, starts: Rows, heads: Rows, new_starts: Rows, merged: Rows) -> None:
+def merge_heads(ranges: Rows, starts: Rows, heads: Rows, new_starts: Rows, keep_packets: int, merged: Rows) -> None:
     """Fill ``merged`` with the first packets of each range of partial flows, in order.
 
-    ``new_starts`` says how many each flow keeps. Partial flows come by first packet, so insertion from the end is one
-    step a packet unless they overlap.
+    ``new_starts`` says how many each flow keeps, ``keep_packets`` of how many the bytes. Partial flows come by first
+    packet, so insertion from the end is one step a packet unless they overlap.
     """
     for f in range(len(ranges)):
         begin, room = new_starts[f], new_starts[f + 1] - new_starts[f]
@@ -133,3 +134,6 @@ def merge_heads(ranges: Rows, starts: Rows, heads: Rows, new_starts: Rows, merge
             for later in range(begin + filled - 1, place, -1):
                 copy_row(merged, later - 1, merged, later)
             copy_row(heads, h, merged, place)
+        for later in range(begin + keep_packets, begin + filled):
+            for word in range(HEAD_WIDTH, merged.shape[1]):
+                merged[later, word] = 0

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from iotid import schemas
+from iotid import config, schemas
 from iotid.capture.packets import column_of, ip_text, mac_text, strings_of
-from iotid.flows.columns import FlowColumns, SequenceColumns, empty_columns, lay_out
-from iotid.flows.kernels import END_REASONS, FIRST, Rows
+from iotid.flows.columns import FlowColumns, SequenceColumns, empty_columns, lay_out, lay_out_bytes
+from iotid.flows.kernels import END_REASONS, FIRST, HEAD_WIDTH, Rows
 from iotid.flows.threads import in_threads
 
 if TYPE_CHECKING:
     from iotid.flows.partial import Partials
+
+_BINARY_BYTES = (1 << 31) - 1  # of one array
 
 
 class Piece(NamedTuple):
@@ -24,17 +26,17 @@ class Piece(NamedTuple):
     rows: Rows  # int64 (n,)
 
 
-def flow_table(flows: Partials, paths: pa.Array, carried: int = 0) -> pa.Table:
+def flow_table(flows: Partials, paths: pa.Array, settings: config.Flow, carried: int = 0) -> pa.Table:
     """schemas.FLOWS as stored (site and date stand in the folder names), one row a flow, in the order given.
 
     ``paths``: captures by file index, of which the lowest is -``carried``: those of flows that the night before left
     open.
     """
     rows = np.arange(len(flows))
-    return _table([Piece(flows, rows)], [rows], paths, carried)
+    return _table([Piece(flows, rows)], [rows], paths, settings, carried)
 
 
-def table_in_time_order(pieces: list[Piece], paths: pa.Array, carried: int = 0) -> pa.Table:
+def table_in_time_order(pieces: list[Piece], paths: pa.Array, settings: config.Flow, carried: int = 0) -> pa.Table:
     """As ``flow_table``, of all pieces together, ordered by first packet: time, then file, then offset.
 
     Takes the pieces off the list, so that their memory is free again while the table grows.
@@ -48,27 +50,32 @@ def table_in_time_order(pieces: list[Piece], paths: pa.Array, carried: int = 0) 
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
     borders = np.cumsum([len(piece.rows) for piece in pieces])[:-1]
-    return _table(pieces, np.split(place, borders) if pieces else [], paths, carried)
+    return _table(pieces, np.split(place, borders) if pieces else [], paths, settings, carried)
 
 
-def _table(pieces: list[Piece], places: list[Rows], paths: pa.Array, carried: int = 0) -> pa.Table:
+def _table(pieces: list[Piece], places: list[Rows], paths: pa.Array, settings: config.Flow, carried: int) -> pa.Table:
     """The table whose row ``places[p][j]`` is row ``rows[j]`` of piece p."""
     starts = np.zeros(sum(map(len, places)) + 1, np.int64)
     for (flows, rows), own in zip(pieces, places, strict=True):
         starts[own + 1] = flows.starts[rows + 1] - flows.starts[rows]
     np.cumsum(starts, out=starts)
     columns, sequences = empty_columns(len(starts) - 1, int(starts[-1]))
+    first_bytes = np.zeros((len(starts) - 1, settings.keep_packets, settings.keep_bytes), np.uint8)
 
     def lay_out_piece(piece_and_place: tuple[Piece, Rows]) -> None:
         (flows, rows), own = piece_and_place
         lay_out(flows.keys, flows.state, flows.starts, flows.heads, rows, own, starts, columns, sequences)
+        if settings.keep_bytes > 0:
+            lay_out_bytes(flows.starts, flows.heads[:, HEAD_WIDTH:].view(np.uint8), rows, own, first_bytes)
 
     in_threads(lay_out_piece, ((pieces.pop(), own) for own in reversed(places)), len(places))
     columns.file_index[:] += carried
-    return _to_arrow(columns, sequences, starts, paths)
+    return _to_arrow(columns, sequences, starts, first_bytes, paths)
 
 
-def _to_arrow(flows: FlowColumns, sequences: SequenceColumns, starts: Rows, paths: pa.Array) -> pa.Table:
+def _to_arrow(
+    flows: FlowColumns, sequences: SequenceColumns, starts: Rows, first_bytes: Rows, paths: pa.Array
+) -> pa.Table:
     schema = schemas.FLOWS.arrow_schema(stored=True)
     columns: dict[str, Any] = {
         "capture_file": paths.take(column_of(flows.file_index, pa.int32())),
@@ -88,10 +95,25 @@ def _to_arrow(flows: FlowColumns, sequences: SequenceColumns, starts: Rows, path
     for name, values in sequences._asdict().items():
         kind = schema.field(name).type
         columns[name] = pa.ListArray.from_arrays(offsets, column_of(values, kind.value_type), type=kind)
+    columns["first_bytes"] = _binary(first_bytes)
     return pa.Table.from_arrays([_array(columns[field.name], field) for field in schema], schema=schema)
 
 
-def _array(values: pa.Array | Rows, field: pa.Field) -> pa.Array:
-    if isinstance(values, pa.Array):
+def _array(values: pa.Array | pa.ChunkedArray | Rows, field: pa.Field) -> pa.Array | pa.ChunkedArray:
+    if isinstance(values, (pa.Array, pa.ChunkedArray)):
         return values
     return column_of(values, field.type, values >= 0 if field.nullable else None)
+
+
+def _binary(values_NKB: Rows) -> pa.Array | pa.ChunkedArray:
+    """K * B bytes a flow, in chunks, because a binary array of Arrow's holds less than 2 GiB; null where B is 0."""
+    count, packets, num_bytes = values_NKB.shape
+    if num_bytes == 0:
+        return pa.nulls(count, pa.binary())
+    width = packets * num_bytes
+    chunks = []
+    for start in range(0, max(count, 1), _BINARY_BYTES // width):
+        values = values_NKB[start : start + _BINARY_BYTES // width]
+        offsets = np.arange(len(values) + 1, dtype=np.int32) * np.int32(width)
+        chunks.append(pa.Array.from_buffers(pa.binary(), len(values), [None, *map(pa.py_buffer, (offsets, values))]))
+    return pa.chunked_array(chunks)

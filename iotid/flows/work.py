@@ -19,10 +19,10 @@ from iotid import config, schemas
 from iotid.capture.counters import Counters
 from iotid.capture.pieces import reach_of
 from iotid.capture.splits import Split, last_splits, splits_before
-from iotid.flows.kernels import BEFORE_ALL
+from iotid.flows.kernels import BEFORE_ALL, HEAD_WIDTH
 from iotid.flows.merge import Merger, merge, rows_alone
 from iotid.flows.open import CARRIED, OpenFlows, carries, is_carried, take_up
-from iotid.flows.partial import NO_PARTIALS, Partials
+from iotid.flows.partial import NO_PARTIALS, Partials, head_width
 from iotid.flows.read import TaskSplits, read_partials, read_stretches
 from iotid.flows.table import Piece, table_in_time_order
 from iotid.shuffle import NO_BUCKET, aside, beside, contents, from_stream, mix, numbers, parcels, receive
@@ -97,10 +97,12 @@ def read_tasks(
             yield beside(aside(_QUARANTINE, quarantine_table(counters.unreadable)))
 
 
-def take_up_open(batches: Iterable[pa.RecordBatch], paths: list[str], partitions: int) -> Iterator[pa.RecordBatch]:
+def take_up_open(
+    batches: Iterable[pa.RecordBatch], paths: list[str], flow: config.Flow, partitions: int
+) -> Iterator[pa.RecordBatch]:
     """PARCELS of what the night before left open."""
     for batch in batches:
-        yield _parcels(take_up(batch, paths), partitions)
+        yield _parcels(take_up(batch, paths, flow), partitions)
 
 
 def read_again(
@@ -119,14 +121,14 @@ def read_again(
 
 
 def take_up_again(
-    batches: Iterable[pa.RecordBatch], paths: list[str], stretches: Broadcast[bytes]
+    batches: Iterable[pa.RecordBatch], paths: list[str], flow: config.Flow, stretches: Broadcast[bytes]
 ) -> Iterator[pa.RecordBatch]:
     """What the night before left open of unresolved stretches, as one row each."""
     told = from_stream(stretches.value)
     # a key has one open flow at most, and a stretch names this task only if that flow is in it
     wanted = told.filter(pc.equal(told["task"], CARRIED))["key"]
     for batch in batches:
-        yield from _rows(take_up(batch.filter(pc.is_in(batch["key"], value_set=wanted)), paths))
+        yield from _rows(take_up(batch.filter(pc.is_in(batch["key"], value_set=wanted)), paths, flow))
 
 
 @dataclass(frozen=True)
@@ -145,12 +147,13 @@ def merge_buckets(batches: Iterable[pa.RecordBatch], target: Target) -> Iterator
     Rows go from here to their file, and not through the JVM. Their order is that of buckets, and of time in each.
     """
     stretches: list[Partials] = []
+    width = head_width(target.flow)
     with _Flows(target, "") as flows:
         for bucket, pieces in receive(batches):
             if bucket == NO_BUCKET:
                 yield from pieces
                 continue
-            partials = Partials.concat([_partials_of(table) for _, table in contents(pieces)])
+            partials = Partials.concat([_partials_of(table, width) for _, table in contents(pieces)])
             [alone], others = rows_alone([partials])
             merged = merge(others, target.flow)
             flows.write([Piece(partials, alone), Piece(merged.flows, np.arange(len(merged.flows)))])
@@ -163,7 +166,7 @@ def merge_again(batches: Iterable[pa.RecordBatch], target: Target) -> Iterator[p
     merger = Merger(target.flow)
     with _Flows(target, "-again") as flows:
         for batch in batches:
-            merged = merger.add(Partials.from_arrow(batch))
+            merged = merger.add(Partials.from_arrow(batch, head_width(target.flow)))
             flows.write([Piece(merged.flows, np.arange(len(merged.flows)))])
         merged = merger.finish()
         flows.write([Piece(merged.flows, np.arange(len(merged.flows)))])
@@ -187,6 +190,7 @@ class _Flows:
         name, attempt = f"part-{context.partitionId():05}{suffix}.parquet", context.taskAttemptId()
         open_paths = pa.array(target.open_paths, pa.string())
         self.sums = Sums()
+        self._flow = target.flow
         self._carried = len(open_paths)
         self._paths = pa.concat_arrays([open_paths, _paths(from_stream(target.splits.value))])
         self._file = PartFile(target.folder, name, attempt, schemas.FLOWS.arrow_schema(stored=True), _GROUP_ROWS)
@@ -203,7 +207,7 @@ class _Flows:
         for flows, rows in pieces:
             self.sums.rows += len(rows)
             self.sums.packets += int(flows.packets[rows].sum())
-        self._file.write(table_in_time_order(pieces, self._paths, self._carried))
+        self._file.write(table_in_time_order(pieces, self._paths, self._flow, self._carried))
 
     def _noted(self, still_open: OpenFlows, flows: Partials) -> Piece:
         """Those flows of which this night has seen packets; all are noted as what may be open."""
@@ -255,8 +259,8 @@ def _paths(splits: pa.Table) -> pa.Array:
     return splits["path"].combine_chunks().take(pa.array(row_of))
 
 
-def _partials_of(table: pa.Table) -> Partials:
-    return Partials.concat([Partials.from_arrow(batch) for batch in table.to_batches()])
+def _partials_of(table: pa.Table, width: int = HEAD_WIDTH) -> Partials:
+    return Partials.concat([Partials.from_arrow(batch, width) for batch in table.to_batches()])
 
 
 def _parcels(partials: Partials, partitions: int) -> pa.RecordBatch:

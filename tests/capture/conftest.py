@@ -14,7 +14,11 @@ import pyarrow as pa
 import pytest
 
 from iotid import config
-from iotid.capture import counters, read_packets
+from iotid.capture import counters, read_packets, read_splits
+from iotid.capture.counters import Counters
+from iotid.capture.splits import whole_capture
+
+KEEP_BYTES = 61  # not whole words; beyond the addresses of IPv6
 
 MAC_A, MAC_B = bytes.fromhex("020000000001"), bytes.fromhex("020000000002")
 
@@ -155,6 +159,20 @@ def read(
     return run
 
 
+@pytest.fixture
+def first_bytes(tmp_path: Path, capture_settings: config.Capture) -> Callable[..., list[bytes]]:
+    """Write bytes to a file and read it: the bytes that are kept of each packet, padding to words included."""
+
+    def run(data: bytes, keep_bytes: int, **changes: Any) -> list[bytes]:
+        path = tmp_path / "capture.bin"
+        path.write_bytes(data)
+        settings = capture_settings.model_copy(update=changes)
+        packets = read_splits([whole_capture(str(path), 0)], settings, Counters(), [], keep_bytes)
+        return [words.tobytes() for chunk in packets for words in chunk.first_words]
+
+    return run
+
+
 def reasons(table: pa.Table) -> dict[str, tuple[int, int]]:
     found: dict[str, tuple[int, int]] = {}
     for row in counters(table).to_pylist():
@@ -170,7 +188,9 @@ def twin(module_at: Callable[[Path], ModuleType]) -> ModuleType:
 
 
 @pytest.fixture
-def agrees(read: Callable[..., Any], twin: ModuleType) -> Callable[..., dict[str, tuple[int, int]]]:
+def agrees(
+    read: Callable[..., Any], first_bytes: Callable[..., list[bytes]], twin: ModuleType
+) -> Callable[..., dict[str, tuple[int, int]]]:
     """Assert that the kernels and their twin say the same of a capture, and return (packets, bytes) by reason.
 
     ``chunk_bytes`` only touches the kernels.
@@ -178,8 +198,10 @@ def agrees(read: Callable[..., Any], twin: ModuleType) -> Callable[..., dict[str
 
     def check(data: bytes, *, chunk_bytes: int = 1 << 20, **changes: Any) -> dict[str, tuple[int, int]]:
         rows, counted = read(data, chunk_bytes=chunk_bytes, **changes)
-        packets, numbers, sizes = twin.read_capture(data, **changes)
+        packets, numbers, sizes = twin.read_capture(data, keep_bytes=KEEP_BYTES, **changes)
         assert counted == {reason: (numbers[reason], sizes[reason]) for reason in sizes}
+        kept = [packet.pop("first_bytes") + bytes(-KEEP_BYTES % 8) for packet in packets]
+        assert first_bytes(data, KEEP_BYTES, chunk_bytes=chunk_bytes, **changes) == kept
         assert [_plain(row) for row in rows] == packets
         return counted
 

@@ -246,3 +246,33 @@ def test_decode__scapy_reads_the_same(read: Read, make: SimpleNamespace) -> None
         assert row["payload_length"] == len(bytes(transport.payload))
         assert row["tcp_window"] == (transport.window if TCP in packet else 0)
         assert row["tcp_flags"] == (int(transport.flags) if TCP in packet else 0)
+
+
+@pytest.mark.parametrize("keep_bytes", [1, 8, 20, 33, 250])
+def test_keep__bytes_are_the_packets_without_link_layer_addresses_and_padding(
+    keep_bytes: int, first_bytes: Callable[..., list[bytes]], make: SimpleNamespace
+) -> None:
+    four = make.ipv4(make.tcp(b"hello"), source="10.99.98.97", target="96.95.94.93")
+    six = make.ipv6(make.udp(b"x" * 300), 17)
+    padded, long = make.ethernet(four, tags=[(0x8100, 5)]) + b"\xee" * 9, make.ethernet(six, 0x86DD)
+    room = keep_bytes + -keep_bytes % 8
+    expected = [
+        (four[:12] + bytes(8) + four[20:])[:keep_bytes].ljust(room, b"\0"),
+        (six[:8] + bytes(32) + six[40:])[:keep_bytes].ljust(room, b"\0"),
+        (six[:8] + bytes(32) + six[40:50])[:keep_bytes].ljust(room, b"\0"),
+    ]
+    # the last one is cut off 10 bytes behind its header, after a longer one that lies where it is written
+    captured = [padded, long, (3_000_000_000_000_000, long[:64], len(long))]
+    assert first_bytes(make.pcap(captured), keep_bytes) == expected
+
+
+def test_keep__of_a_tunnel_that_is_taken_off_only_the_inner_packet_is_there(
+    first_bytes: Callable[..., list[bytes]], make: SimpleNamespace
+) -> None:
+    inner = make.ipv4(make.tcp(b"inside"))
+    data = make.pcap([make.ethernet(make.ipv4(b"\0\0\x08\0" + inner, 47))])
+    (off,) = first_bytes(data, 64, tunnels=("gre",))
+    assert off == (inner[:12] + bytes(8) + inner[20:]).ljust(64, b"\0")
+    (on,) = first_bytes(data, 64)
+    assert on[:20] != off[:20]
+    assert first_bytes(data, 0) == [b""]

@@ -33,8 +33,12 @@ def read_capture(
     fragment_records: int = 4096,
     tunnels: tuple[str, ...] = (),
     max_tunnels: int = 4,
+    keep_bytes: int | None = None,
 ) -> tuple[list[dict[str, Any]], Counter[str], Counter[str]]:
-    """Packets of IP flows (as schemas.PACKETS, addresses as bytes), and packets and bytes by reason."""
+    """Packets of IP flows (as schemas.PACKETS, addresses as bytes), and packets and bytes by reason.
+
+    With ``keep_bytes`` each packet has ``first_bytes``, too: from the IP header on, addresses zeroed, zero-padded.
+    """
     reader = _Pcapng(data, max_packet_bytes) if data[:4] == b"\x0a\x0d\x0d\x0a" else _Pcap(data, max_packet_bytes)
     packets: list[dict[str, Any]] = []
     counts: Counter[str] = Counter()
@@ -67,6 +71,8 @@ def read_capture(
         sizes[reason] += record["frame_length"]
         if reason == "flow" and packet is not None:
             packets.append(packet.columns | _columns_of(record))
+            if keep_bytes is not None:
+                packets[-1]["first_bytes"] = packet.nameless[:keep_bytes].ljust(keep_bytes, b"\0")
     return packets, counts, sizes
 
 
@@ -282,6 +288,7 @@ class _Packet:
     fragment: tuple[int, bool]  # offset in units of 8 bytes, and whether more are to come
     above: bytes  # what was captured above IP
     wire_above: int  # bytes of it on the wire
+    nameless: bytes  # what was captured from the IP header on, with zeros for the addresses
 
     def is_fragment(self) -> bool:
         return self.fragment != (0, False)
@@ -657,7 +664,9 @@ def _ip(data: bytes, on_wire: int, version: int) -> _Packet:
         "packet_length": length,
         **_transport(above, wire_above, None if fragment[0] else protocol, fragment[1]),
     }
-    return _Packet(columns, version, identification, fragment, above, wire_above)
+    data = data[:length]
+    nameless = data[:12] + bytes(8) + data[20:] if version == 4 else data[:8] + bytes(32) + data[40:]
+    return _Packet(columns, version, identification, fragment, above, wire_above, nameless)
 
 
 _Network = tuple[int, int, int, int, tuple[int, bool]]  # length, header's length, protocol, identification, fragment

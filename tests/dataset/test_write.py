@@ -324,6 +324,8 @@ def test_write__flows_of_another_schema_or_other_settings_are_refused(
         _write(spark, store, [flows], "flow.length=frame")
     with pytest.raises(SettingError, match=r"flow\.max_packets: is 64, .* assembled with 32"):
         _write(spark, store, [flows], "flow.max_packets=64")
+    with pytest.raises(SettingError, match=r"flow\.keep_bytes: is 250, .* assembled with 0"):
+        _write(spark, store, [flows], "flow.keep_bytes=250", "flow.keep_packets=4")
 
 
 def test_read__says_nothing_and_rows_that_petastorm_loses_raise(

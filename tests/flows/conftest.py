@@ -57,14 +57,16 @@ def random_rows() -> Callable[[int, int, list[str]], list[dict[str, Any]]]:
                 "payload_length": dice.randrange(1500), "tcp_flags": dice.choice(_FLAGS) if tcp else 0,
                 "tcp_window": dice.randrange(65536) if tcp else 0,
             })  # fmt: skip
+        for row in rows:
+            row["data"] = row["payload"] = dice.randbytes(dice.choice([0, 3, 9, 40]))
         return rows
 
     return make
 
 
 @pytest.fixture(scope="session")
-def packets_of() -> Callable[[list[dict[str, Any]], list[str]], Packets]:
-    """Rows of schemas.PACKETS, and the paths of their captures, to Packets."""
+def packets_of() -> Callable[..., Packets]:
+    """Rows of schemas.PACKETS, and the paths of their captures, to Packets; of ``data``, so many bytes are kept."""
 
     def number(mac: str | None) -> int:
         return int(mac.replace(":", ""), 16) if mac else -1
@@ -85,16 +87,19 @@ def packets_of() -> Callable[[list[dict[str, Any]], list[str]], Packets]:
             "src_port": row["source_port"], "dst_port": row["destination_port"],
         }  # fmt: skip
 
-    def build(rows: list[dict[str, Any]], paths: list[str]) -> Packets:
+    def build(rows: list[dict[str, Any]], paths: list[str], keep_bytes: int = 0) -> Packets:
         made = [columns(row, paths) for row in rows]
-        return Packets(**{name: np.array([row[name] for row in made], dtype) for name, dtype in _DTYPES.items()})
+        words = -(-keep_bytes // 8)
+        kept = b"".join(row["data"][:keep_bytes].ljust(8 * words, b"\0") for row in rows if keep_bytes)
+        arrays = {name: np.array([row[name] for row in made], dtype) for name, dtype in _DTYPES.items()}
+        return Packets(**arrays, first_words=np.frombuffer(kept, np.int64).reshape(len(rows), words).copy())
 
     return build
 
 
 @pytest.fixture(scope="session")
 def write_pcap() -> Callable[[Path, list[dict[str, Any]]], None]:
-    """Rows of schemas.PACKETS, IPv4 with TCP or UDP, to a classic pcap; their offsets are not kept."""
+    """Rows of schemas.PACKETS, IPv4 with TCP or UDP, and their ``payload``, to a classic pcap; offsets are not kept."""
 
     def frame(row: dict[str, Any]) -> bytes:
         ports = struct.pack(">HH", row["source_port"], row["destination_port"])
@@ -102,6 +107,7 @@ def write_pcap() -> Callable[[Path, list[dict[str, Any]]], None]:
             above = ports + struct.pack(">IIBBHHH", 0, 0, 5 << 4, row["tcp_flags"], row["tcp_window"], 0, 0)
         else:
             above = ports + struct.pack(">HH", 8, 0)
+        above += row.get("payload", b"")
         addresses = ip_address(row["source_ip"]).packed + ip_address(row["destination_ip"]).packed
         header = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(above), 0, 0, 64, row["protocol"], 0)
         macs = [bytes.fromhex((row[f"{end}_mac"] or "").replace(":", "")) for end in ("destination", "source")]

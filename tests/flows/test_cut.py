@@ -20,10 +20,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from iotid import config, schemas
+from iotid.flows import table as flows_table
 from iotid.flows.cut import cut_flows, merge_flows, partial_flows
-from iotid.flows.merge import Merger
+from iotid.flows.kernels import HEAD_WIDTH
+from iotid.flows.merge import Merger, merge
 from iotid.flows.open import OpenFlows
-from iotid.flows.partial import FlowTable, Partials, packets_of_stretches
+from iotid.flows.partial import FlowTable, Partials, head_width, packets_alone, packets_of_stretches
 from iotid.flows.work import _parcels
 from iotid.shuffle import contents, receive
 
@@ -32,13 +34,14 @@ EPOCH = datetime(2024, 2, 29, 23, 59, 50, tzinfo=UTC)
 FIN, SYN, RST, ACK = 1, 2, 4, 16
 
 Row = dict[str, Any]
-Build = Callable[[list[Row], list[str]], Any]
+Build = Callable[..., Any]
 
 
 def rule(**changes: Any) -> config.Flow:
     defaults = {"max_packets": 4, "idle_timeout_s": None, "active_timeout_s": None, "tcp_close": True, "length": "ip",
-                "join_files": True}  # fmt: skip
-    return config.Flow(**{**defaults, **changes})
+                "join_files": True, "keep_bytes": 0, "keep_packets": 4}  # fmt: skip
+    settings = {**defaults, **changes}
+    return config.Flow(**settings | {"keep_packets": min(settings["keep_packets"], settings["max_packets"])})
 
 
 def row(number: int = 0, at_s: float = 0.0, flags: int = ACK, up: bool = True, **changes: Any) -> Row:
@@ -96,6 +99,8 @@ RULES = st.builds(
     tcp_close=st.booleans(),
     length=st.sampled_from(["ip", "frame"]),
     join_files=st.booleans(),
+    keep_bytes=st.sampled_from([0, 5, 16]),
+    keep_packets=st.integers(1, 5),
 )
 
 
@@ -105,18 +110,23 @@ def test_cut__packets_cut_at_random_give_the_twins_flows(
     seed: int, count: int, settings: config.Flow, random_rows: Any, packets_of: Build, reference: ModuleType
 ) -> None:
     rows = random_rows(seed, count, PATHS)
-    runs = [packets_of(run, PATHS) for run in cut_at_random(rows, random.Random(seed))]
+    runs = [packets_of(run, PATHS, settings.keep_bytes) for run in cut_at_random(rows, random.Random(seed))]
     expected = sorted(reference.flows(rows, PATHS, **settings.model_dump()), key=sort_key)
     assert through_partials(runs, settings) == expected
-    assert sorted(cut_flows(packets_of(rows, PATHS), settings, PATHS).to_pylist(), key=sort_key) == expected
+    alone = cut_flows(packets_of(rows, PATHS, settings.keep_bytes), settings, PATHS)
+    assert sorted(alone.to_pylist(), key=sort_key) == expected
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_merge__batches_of_any_size_give_what_one_batch_gives(seed: int, random_rows: Any, packets_of: Build) -> None:
     dice = random.Random(seed)
-    settings = rule(idle_timeout_s=dice.choice([None, 10]), active_timeout_s=dice.choice([None, 12]))
-    runs = [packets_of(run, PATHS) for run in cut_at_random(random_rows(seed, 150, PATHS), dice)]
-    parts = [Partials.from_arrow(partial_flows(run, settings, task)) for task, run in enumerate(runs)]
+    settings = rule(
+        idle_timeout_s=dice.choice([None, 10]), active_timeout_s=dice.choice([None, 12]),
+        keep_bytes=dice.choice([0, 9]), keep_packets=2,
+    )  # fmt: skip
+    runs = [packets_of(run, PATHS, settings.keep_bytes) for run in cut_at_random(random_rows(seed, 150, PATHS), dice)]
+    width = head_width(settings)
+    parts = [Partials.from_arrow(partial_flows(run, settings, task), width) for task, run in enumerate(runs)]
     ordered = Partials.concat(parts).in_merge_order()
 
     def merged(sizes: int) -> list[list[Any]]:
@@ -232,6 +242,40 @@ def test_merge__many_partial_flows_of_one_key_are_held_back_as_one_row(packets_o
         assert len(merger.add(part).flows) == 0
     (flow,) = merger.finish().flows.to_arrow().to_pylist()
     assert len(flow["packets"]) == 4 * 8 * settings.max_packets
+
+
+def test_merge__bytes_of_no_more_than_the_first_packets_are_in_any_row_whatever_it_was_merged_from(
+    packets_of: Build,
+) -> None:
+    settings = rule(keep_bytes=12, keep_packets=2)
+    rows = [row(number, number, data=bytes([number + 1] * 30)) for number in range(4)]
+    whole = packets_of(rows, PATHS, 12)
+    table = FlowTable(settings)
+    table.add(whole)
+    expected = [bytes([number + 1] * 12) + bytes(4) for number in range(2)] + [bytes(16)] * 2
+    for flows in (table.flush(), merge(packets_alone(whole, settings), settings).flows):
+        assert [words.tobytes() for words in flows.heads[:, HEAD_WIDTH:]] == expected
+
+
+def test_from_arrow__rows_of_heads_of_another_width_are_noticed(packets_of: Build) -> None:
+    batch = partial_flows(packets_of([row(data=b"abc")], PATHS, 8 * HEAD_WIDTH), rule(keep_bytes=8 * HEAD_WIDTH))
+    assert len(Partials.from_arrow(batch, 2 * HEAD_WIDTH).heads) == 1
+    with pytest.raises(AssertionError, match="another width"):
+        Partials.from_arrow(batch)
+
+
+def test_table__values_beyond_what_one_arrow_array_holds_are_in_several(
+    packets_of: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = rule(keep_bytes=3, keep_packets=2)
+    packets = packets_of([row(n, n, source_port=n, data=bytes([n] * 4)) for n in range(5)], PATHS, 3)
+    whole = cut_flows(packets, settings, PATHS)
+    monkeypatch.setattr(flows_table, "_BINARY_BYTES", 13)
+    cut = cut_flows(packets, settings, PATHS)
+    assert [len(chunk) for chunk in cut["first_bytes"].chunks] == [2, 2, 1]
+    assert cut.equals(whole)
+    assert cut["first_bytes"].to_pylist() == [bytes([n] * 3 + [0] * 3) for n in range(5)]
+    assert len(cut_flows(packets_of([], PATHS, 3), settings, PATHS)) == 0
 
 
 def test_merge__order_in_one_capture_leaves_nothing_unresolved(packets_of: Build) -> None:

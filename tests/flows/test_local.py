@@ -33,6 +33,10 @@ def stored(table: pa.Table) -> list[Row]:
     return table.select(schemas.FLOWS.arrow_schema(stored=True).names).to_pylist()
 
 
+def with_data(packets: pa.Table, reference: ModuleType) -> list[Row]:
+    return [packet | {"data": reference.data_of(packet)} for packet in packets.to_pylist()]
+
+
 def write_night(folder: Path, seed: int, count: int, random_rows: Any, write_pcap: Any) -> list[str]:
     paths = [str(folder / name) for name in ("a.pcap", "b.pcap", "c.pcap")]
     rows = [row for row in random_rows(seed, count, paths) if ":" not in row["source_ip"]]
@@ -53,9 +57,11 @@ def test_from_captures__cut_into_pieces_gives_the_twins_flows(
         "active_timeout_s": dice.choice([None, 25]),
         "length": dice.choice(["ip", "frame"]),
         "join_files": dice.random() < 0.7,
+        "keep_bytes": dice.choice([0, 21, 64]),
     }
+    rule["keep_packets"] = min(rule["max_packets"], 3)
     table = from_captures(tmp_path, capture=in_pieces(dice), **rule)
-    assert stored(table) == reference.flows(read_packets(paths).to_pylist(), paths, **rule)
+    assert stored(table) == reference.flows(with_data(read_packets(paths), reference), paths, **rule)
     assert table.schema.equals(schemas.FLOWS.arrow_schema())
 
 
@@ -95,6 +101,8 @@ def test_from_captures__names_the_setting_that_is_out_of_range(tmp_path: Path, w
     write_pcap(tmp_path / "empty.pcap", [])
     with pytest.raises(SettingError, match=r"flow\.max_packets: .*got 0"):
         from_captures(tmp_path, max_packets=0)
+    with pytest.raises(SettingError, match=r"flow: keep_packets must be at most max_packets \(4\) .* got 10"):
+        from_captures(tmp_path, max_packets=4, keep_bytes=1)
     with pytest.raises(InputError, match="nowhere"):
         from_captures(tmp_path / "nowhere")
 
@@ -114,7 +122,11 @@ def test_from_captures__real_captures_cut_at_random_give_what_one_piece_gives(
     dice = random.Random(seed)
     files = sorted(str(path) for path in (captures / folder).rglob("*.pcap"))
     some = dice.sample(files, 12)
-    rule = [{}, {"idle_timeout_s": 30, "active_timeout_s": 90}, {"active_timeout_s": 600, "join_files": False}][seed]
+    rule = [
+        {},
+        {"idle_timeout_s": 30, "active_timeout_s": 90, "keep_bytes": 99},
+        {"active_timeout_s": 600, "join_files": False},
+    ][seed]
     assert from_captures(some, capture=in_pieces(dice), **rule).equals(from_captures(some, **rule))
 
 
@@ -122,8 +134,8 @@ def test_from_captures__real_captures_cut_at_random_give_what_one_piece_gives(
 @pytest.mark.parametrize("folder", ["aalto/HueBridge", "lsif/Tenvis_Cam"])
 def test_from_captures__real_captures_give_the_twins_flows(folder: str, captures: Path, reference: ModuleType) -> None:
     files = sorted(str(path) for path in (captures / folder).rglob("*.pcap"))[:4]
-    packets = read_packets(files).to_pylist()
-    for rule in ({}, {"idle_timeout_s": 5, "active_timeout_s": 20, "length": "frame"}):
+    packets = with_data(read_packets(files), reference)
+    for rule in ({"keep_bytes": 250}, {"idle_timeout_s": 5, "active_timeout_s": 20, "length": "frame"}):
         assert stored(from_captures(files, **rule)) == reference.flows(packets, files, **rule)
 
 
