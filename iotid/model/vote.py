@@ -20,14 +20,15 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 _STRENGTH = 30.0  # inverse of the penalty
-_SUMMARY_SCALE = 0.1  # standard deviation of a feature of the mean summary, where a thing seen once counts 1
+_THINNED = (0.5, 0.25, 0.1)  # shares of a training set's flows that are kept in further copies of it
 
 
 class LearnedVote:
     """Multinomial logistic regression on three views of a set of flows.
 
     What the network makes of its flows (the mean of their summaries, a sequence that n flows share weighing 1 + log n);
-    which of the sequences that training showed are in it; and which of training's packets.
+    which of the sequences that training showed are in it; and which of training's packets. Training sets are shown
+    whole and thinned out at random, so that the answer for a device that showed three flows is learned, too.
     """
 
     def __init__(self, seed: int) -> None:
@@ -43,10 +44,15 @@ class LearnedVote:
         classes: int,
     ) -> Self:
         """``flows_BN``: how many flows of each set are equal to each row; ``summaries_NF``: of `Predictor.read`."""
+        from scipy.sparse import vstack
         from sklearn.linear_model import LogisticRegression
 
         self._classes = classes
         self._bags.learn(sequences)
+        random = np.random.default_rng(self._seed)
+        thinned = [_thin(flows_BN, share, random) for share in _THINNED]
+        flows_BN = vstack([flows_BN, *(kept for kept, _ in thinned)]).tocsr()
+        label_B = np.concatenate([label_B, *(label_B[rows] for _, rows in thinned)])
         mean_BF = _mean(summaries_NF, flows_BN)
         self._middle_F, self._spread_F = mean_BF.mean(axis=0), np.maximum(mean_BF.std(axis=0), 1e-6)
         self._model: Any = LogisticRegression(C=_STRENGTH, max_iter=400, tol=1e-3, random_state=self._seed)
@@ -66,8 +72,17 @@ class LearnedVote:
     ) -> csr_matrix:
         from scipy.sparse import csr_matrix, hstack
 
-        read_BF = (_mean(summaries_NF, flows_BN) - self._middle_F) / self._spread_F * _SUMMARY_SCALE
+        read_BF = (_mean(summaries_NF, flows_BN) - self._middle_F) / self._spread_F
         return hstack([self._bags.matrix(sequences, flows_BN), csr_matrix(read_BF)]).tocsr()
+
+
+def _thin(flows_BN: csr_matrix, share: float, random: np.random.Generator) -> tuple[csr_matrix, NDArray[np.intp]]:
+    """Each flow kept with this chance; the sets of which any is left, and their rows among the sets given."""
+    kept_BN = flows_BN.copy()
+    kept_BN.data = random.binomial(flows_BN.data.astype(np.int64), share)
+    kept_BN.eliminate_zeros()
+    rows = np.flatnonzero(kept_BN.getnnz(axis=1))
+    return kept_BN[rows], rows
 
 
 def _mean(summaries_NF: NDArray[np.float32], flows_BN: csr_matrix) -> NDArray[np.float64]:

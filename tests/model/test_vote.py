@@ -41,3 +41,13 @@ def test_mean__weighs_repeats_by_their_logarithm() -> None:
     (mean,) = _mean(_SUMMARIES, _sets([4, 1, 0, 0]))
     weight = 1 + np.log(4)
     assert mean.tolist() == pytest.approx([weight / (weight + 1), 1 / (weight + 1)])
+
+
+def test_thin__keeps_a_share_of_the_flows_and_says_whose() -> None:
+    from iotid.model.vote import _thin
+
+    flows_BN = _sets([4000, 0, 2000, 0], [1, 0, 0, 0], [0, 0, 0, 0])
+    kept_BN, rows = _thin(flows_BN, 0.25, np.random.default_rng(1))
+    assert rows.tolist() in ([0], [0, 1])
+    np.testing.assert_allclose(kept_BN.toarray()[0], [1000, 0, 500, 0], rtol=0.15)
+    assert flows_BN.toarray()[0].tolist() == [4000, 0, 2000, 0]
