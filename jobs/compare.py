@@ -26,7 +26,7 @@ def main(
 
     store, devices = Store(settings.storage.root), DeviceList.read(*labels)
     nights = [store.open("flows", {"site": site, "capture_date": day}) for site in sites for day in capture_dates]
-    of_windows = settings.evaluation.further_baselines
+    of_windows = set(settings.evaluation.further_baselines) - {"etei"}
     spark = spark_session(settings.spark, "iotid compare") if len(capture_dates) > 1 or of_windows else None
     flows = LabelledFlows.of_nights(spark, nights, devices, settings.dataset, settings.flow)
     traffic = None

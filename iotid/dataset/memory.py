@@ -107,6 +107,7 @@ class LabelledFlows:
         files = [_Held(flows)] if isinstance(flows, pa.Table) else flows
         source = work.Source(files, () if later is None else later, devices, settings, flow.max_packets)
         columns = {*FLOW_IDENTITY, *CAPTURE_IDENTITY, "last_seen", *source.sequence_columns}
+        columns |= {"first_bytes"} if flow.keep_bytes else set()
         read = [pair for number in range(len(files)) for pair in source.read(number, sorted(columns), Counter())]
         table = pa.Table.from_batches([batch for batch, _ in read]).select(sorted(columns)).unify_dictionaries()
         number_N = np.concatenate([number for _, number in read])
@@ -165,6 +166,12 @@ class LabelledFlows:
         """(N,) a number for each capture file, in the order of a seeded hash of what identifies it."""
         hash_N = hash_rows([self.flows[name] for name in CAPTURE_IDENTITY], self.settings.seed)
         return np.unique(hash_N, return_inverse=True)[1]
+
+    def bytes_of(self, flow_P: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """(P, keep_packets * keep_bytes) what ``flow.keep_bytes`` kept of these flows."""
+        kept = self.flows["first_bytes"].take(pa.array(flow_P))
+        joined = b"".join(kept.to_pylist())
+        return np.frombuffer(joined, np.uint8).reshape(len(flow_P), self.flow.keep_packets * self.flow.keep_bytes)
 
     def folds(self, count: int) -> NDArray[np.int64]:
         """(N,) from 0 to ``count`` - 1: captures dealt out, those of each label evenly; a capture is never cut.

@@ -20,6 +20,14 @@ def to_captures(unit_I: NDArray[np.int64], probabilities_IC: NDArray[np.float64]
     return np.asarray(votes_UC / votes_UC.sum(axis=1, keepdims=True))
 
 
+def majority(unit_I: NDArray[np.int64], named_IC: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(U, C) for each distinct unit, in order: the share of its items that name each label."""
+    units, which_I = np.unique(unit_I, return_inverse=True)
+    votes_UC = np.zeros((len(units), named_IC.shape[1]))
+    np.add.at(votes_UC, which_I, named_IC)
+    return np.asarray(votes_UC / votes_UC.sum(axis=1, keepdims=True))
+
+
 def to_flows(
     unit_P: NDArray[np.int64],
     first_P: NDArray[np.int64],

@@ -2,7 +2,7 @@
 
 Systems answer for flows, for windows of a device's traffic or for captures, and are compared on all that their answers
 can be carried to: flows to captures of a device by vote (the sum of the logarithms of probabilities, as in naive
-Bayes), captures to their flows, windows to both.
+Bayes), captures to their flows, windows to both by the number of windows.
 
 Shape suffixes: N flows, P flows of a test part, I items that are answered for, U captures of a device, S samples of a
 device's traffic, L capture files, C labels, G coarse labels.
@@ -30,7 +30,7 @@ from iotid.dataset.memory import Part
 from iotid.dataset.partition import PARTS
 from iotid.errors import DataError, SettingError
 from iotid.evaluation import leakage, metrics, protocols
-from iotid.evaluation.carry import to_captures, to_flows
+from iotid.evaluation.carry import majority, to_captures, to_flows
 from iotid.evaluation.schema import ClassScore, Score
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ENSEMBLE, VOTE, BAG = "ensemble", "ensemble_vote", "capture_bag"
+ENSEMBLE, VOTE, BAG, ETEI = "ensemble", "ensemble_vote", "capture_bag", "etei"
 FLOWS, WINDOWS, CAPTURES = "flows", "windows", "captures"
 _ORIGINS = {
     ENSEMBLE: "adaptive ensemble of bi-LSTMs (the paper's), with its memory",
@@ -244,7 +244,7 @@ class _Fold:
             self.origins[rival] = fitted.origin
             found[rival] = self._of_flows(fitted.probabilities(test.rows.sequences)[test.row_of_flow])
         found[BAG] = {CAPTURES: self._by_bag()}
-        return found | self._windows()
+        return found | self._further()
 
     @cached_property
     def _dataset(self) -> tuple[Encoding, dict[str, Part]]:
@@ -337,19 +337,40 @@ class _Fold:
             self.flows.label[flow], voted.named[place], voted.confidence[place], self.units[flow], self.days[flow]
         )
 
-    def _windows(self) -> dict[str, dict[str, Items]]:
-        traffic, asked = self.study.traffic, self.study.settings.evaluation.further_baselines
-        if traffic is None or not asked:
-            return {}
-        rivals = baselines.window_rivals(self.study.settings.evaluation.seed)
-        for name in asked:
-            if name not in rivals:
-                raise SettingError(
-                    f"evaluation.further_baselines: {name!r} is not known; choose from {', '.join(rivals)}"
-                )
-        self.origins.update({name: rivals[name].classifier.origin for name in asked})
-        samples_of = {maker: maker(traffic) for maker in {rivals[name].samples for name in asked}}
-        return {name: self._by_windows(rivals[name], samples_of[rivals[name].samples]) for name in asked}
+    def _further(self) -> dict[str, dict[str, Items]]:
+        """Answers of the rivals that read other things than sequences."""
+        settings, traffic = self.study.settings.evaluation, self.study.traffic
+        rivals = baselines.window_rivals(settings.seed)
+        found = {}
+        for name in settings.further_baselines:
+            if name == ETEI:
+                found[name] = self._of_flows(self._by_bytes())
+            elif name not in rivals:
+                known = ", ".join((*rivals, ETEI))
+                raise SettingError(f"evaluation.further_baselines: {name!r} is not known; choose from {known}")
+            elif traffic is not None:
+                self.origins[name] = rivals[name].classifier.origin
+                found[name] = self._by_windows(rivals[name], rivals[name].samples(traffic))
+        return found
+
+    def _by_bytes(self) -> NDArray[np.float64]:
+        """Probabilities (P, C) of the test part's flows by their first bytes."""
+        from iotid.baselines.etei import Etei
+
+        settings, flow = self.study.settings.evaluation, self.flows.flow
+        if not flow.keep_bytes:
+            raise SettingError(
+                f"evaluation.further_baselines: {ETEI} reads the first bytes of packets, which these flows do not "
+                "hold; assemble them with flow.keep_bytes=250 (it keeps payload)"
+            )
+        rival = Etei(
+            settings.seed, packets=flow.keep_packets, packet_bytes=flow.keep_bytes, epochs=settings.etei_epochs
+        )
+        self.origins[ETEI] = rival.origin
+        train, test = (self.flows.bytes_of(self.parts[part].flow) for part in ("train", "test"))
+        label_P = self.flows.label[self.parts["train"].flow]
+        rival.fit(train, label_P, np.ones(len(label_P), np.int64), len(self.flows.labels))
+        return rival.probabilities(test)
 
     def _by_windows(self, rival: WindowRival, samples: Samples) -> dict[str, Items]:
         assert self.study.traffic is not None
@@ -367,16 +388,15 @@ class _Fold:
         found = {WINDOWS: _items(samples.label[test], probabilities_SC, unit_S, start_S // 86_400)}
         if cuts:
             return found
+        named_SC = np.eye(C)[probabilities_SC.argmax(axis=1)]  # each window has one vote, as published
         flow = self.parts["test"].flow
         first_P, last_P = (
             pc.cast(self.flows.flows[name], pa.int64()).to_numpy()[flow] // 1_000_000
             for name in ("first_seen", "last_seen")
         )
         prior_C = np.bincount(samples.label[train], minlength=C) / len(train)
-        carried_PC = to_flows(
-            self.units[flow], first_P, last_P, unit_S, start_S, rival.seconds, probabilities_SC, prior_C
-        )
-        units, voted = np.unique(unit_S), to_captures(unit_S, probabilities_SC)
+        carried_PC = to_flows(self.units[flow], first_P, last_P, unit_S, start_S, rival.seconds, named_SC, prior_C)
+        units, voted = np.unique(unit_S), majority(unit_S, named_SC)
         wanted = np.unique(self.units[flow])
         place = np.minimum(np.searchsorted(units, wanted), len(units) - 1)
         votes_UC = np.where((units[place] == wanted)[:, np.newaxis], voted[place], prior_C)

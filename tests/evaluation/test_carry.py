@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iotid.evaluation.carry import to_captures, to_flows
+from iotid.evaluation.carry import majority, to_captures, to_flows
 
 
 def test_to_captures__multiplies_probabilities_and_bounds_a_single_veto() -> None:
@@ -17,6 +17,11 @@ def test_to_captures__multiplies_probabilities_and_bounds_a_single_veto() -> Non
     np.testing.assert_allclose(votes_UC[1], [0.5, 0.5], rtol=1e-6)  # 1e-6 of each against 1 of the other
     outvoted_UC = to_captures(np.array([7] * 10), np.array([[0.4, 0.6]] * 9 + [[0.9, 0.1]]))
     assert outvoted_UC.argmax(axis=1).tolist() == [1]
+
+
+def test_majority__counts_answers() -> None:
+    shares_UC = majority(np.array([9, 7, 9, 9]), np.eye(2)[[0, 1, 1, 1]])
+    np.testing.assert_allclose(shares_UC, [[0, 1], [1 / 3, 2 / 3]])
 
 
 @pytest.mark.parametrize("seconds", [1, 1800])

@@ -204,6 +204,22 @@ def test_run__rivals_of_windows_are_scored_on_windows_and_where_captures_are_who
     assert {row["capture_file"] for row in rows} <= set(flows.flows["capture_file"].to_pylist())
 
 
+def test_run__etei_is_asked_of_flows_with_bytes_only(tmp_path: Path) -> None:
+    settings = _settings("evaluation.further_baselines=[etei]", "evaluation.etei_epochs=1")
+    with pytest.raises(SettingError, match=r"flow\.keep_bytes=250"):
+        Study(settings, tmp_path).run(_flows(settings), "by_capture")
+    keeping = settings.flow.model_copy(update={"keep_bytes": 160, "keep_packets": 10})
+    table = _table()
+    devices = np.array([int(mac[-1]) for mac in table["client_mac"].to_pylist()], np.uint8)
+    kept = pa.array([bytes([40 * device] * 1600) for device in devices], pa.binary())
+    table = table.set_column(table.schema.get_field_index("first_bytes"), table.schema.field("first_bytes"), kept)
+    flows = LabelledFlows.of(table, DEVICES, settings.dataset, keeping)
+    assert (flows.bytes_of(np.arange(72))[:, 7] == 40 * devices).all()
+    told = Study(settings, tmp_path).run(flows, "by_capture").outcome["systems"]["etei"]
+    assert set(told["scores"]) == {"flows", "captures"}
+    assert "Yin et al. 2021" in told["origin"]
+
+
 def test_run__answers_give_the_scores_again(tmp_path: Path) -> None:
     settings = _settings()
     outcome, answers = Study(settings, tmp_path).run(_flows(settings), "capture_folds")
