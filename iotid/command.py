@@ -151,6 +151,9 @@ labels = click.option(
 )
 dataset = click.option("--dataset", required=True, type=NAME, help="Name of the dataset.")
 result = click.option("--name", required=True, type=NAME, help="Name under which the result is kept.")
+baselines = click.option(
+    "--baselines", metavar="NAME,NAME…", help="Rivals to score beside it, instead of those of evaluation.baselines."
+)
 strict = click.option(
     "--strict",
     is_flag=True,

@@ -6,7 +6,8 @@ from iotid.config import Settings
 
 @command.step("evaluate")
 @command.dataset
-def main(settings: Settings, dataset: str) -> None:
+@command.baselines
+def main(settings: Settings, dataset: str, baselines: str | None) -> None:
     """Score the challenger beside the champion and the rivals on a dataset's test part.
 
     Reads the dataset and the registry. Writes a report: numbers as JSON, every answer, figures, a page to read.
@@ -14,11 +15,14 @@ def main(settings: Settings, dataset: str) -> None:
     import json
     from tempfile import TemporaryDirectory
 
-    from iotid.evaluation import evaluate, verdicts, write_report
+    from iotid.evaluation import evaluate, flat, verdicts, write_report
     from iotid.model import Predictor
     from iotid.registry import CHALLENGER, CHAMPION, Registry
     from iotid.storage import Store
 
+    asked = settings.evaluation
+    if baselines is not None:
+        asked = asked.model_copy(update={"baselines": tuple(baselines.split(",")) if baselines else ()})
     store = Store(settings.storage.root)
     source = store.open("datasets", {"name": dataset})
     registry = Registry(settings.tracking, settings.storage.root)
@@ -28,10 +32,11 @@ def main(settings: Settings, dataset: str) -> None:
         versions[CHAMPION] = champion
     with TemporaryDirectory() as work, store.write("reports", {"dataset": dataset}) as staged:
         models = {alias: Predictor.load(registry.bundle(alias, f"{work}/{alias}")) for alias in versions}
-        report, answers = evaluate(source, models, settings.evaluation)
+        report, answers = evaluate(source, models, asked)
         history = registry.artifact(challenger, "training/history.json", work)
         page = write_report(report, f"{work}/report", answers=answers, history=json.loads(history.read_text()))
         registry.log_artifacts(registry.run_of(challenger), page.parent, "report")
+        registry.log_metrics(registry.run_of(challenger), flat(report))
         staged.add_folder(page.parent)
         sentences = [sentence for sentence, _ in verdicts(report)]
         staged.metadata = {"versions": versions, "dataset_hash": source.metadata["hash"], "summary": sentences}

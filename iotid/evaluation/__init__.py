@@ -2,7 +2,17 @@
 
 from iotid.evaluation.decide import Decision, decide
 from iotid.evaluation.evaluate import evaluate
-from iotid.evaluation.report import verdicts, write_report
+from iotid.evaluation.report import flat, verdicts, write_report
 from iotid.evaluation.schema import Report, SystemReport, system_report
 
-__all__ = ["Decision", "Report", "SystemReport", "decide", "evaluate", "system_report", "verdicts", "write_report"]
+__all__ = [
+    "Decision",
+    "Report",
+    "SystemReport",
+    "decide",
+    "evaluate",
+    "flat",
+    "system_report",
+    "verdicts",
+    "write_report",
+]

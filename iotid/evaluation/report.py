@@ -62,6 +62,17 @@ def write_report(
     return page
 
 
+def flat(report: Report) -> dict[str, float]:
+    """``dataset.system.metric`` -> value, for tracking: rivals' scores stand beside the model's."""
+    return {
+        f"{report['dataset']['name']}.{system}.{metric}{merged}": score["value"]
+        for system, told in report["systems"].items()
+        for merged, scores in (("", told["metrics"]), ("_merged", told["coarse"]))
+        for metric, score in scores.items()
+        if score["value"] is not None
+    }
+
+
 def verdicts(report: Report) -> list[tuple[str, bool]]:
     """For each trained model one sentence that sets it beside its best rival, and whether it is ahead."""
     systems = report["systems"]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from iotid.config import Evaluation
+from iotid.config import load_settings
 from iotid.evaluation.ablation import hide
 from iotid.evaluation.evaluate import score
 
@@ -36,7 +36,9 @@ def test_hide__the_only_flow_of_its_length_keeps_its_own() -> None:
 
 
 def test_score__a_characteristic_that_a_model_does_not_heed_costs_nothing_when_hidden(small: Any, oracle: Any) -> None:
-    settings = Evaluation(baselines=("majority_sequence",), protocols=("random_flow",), folds=3, bootstrap=0, seed=1)
+    settings = load_settings(
+        overrides=["evaluation.baselines=[majority_sequence]", "evaluation.bootstrap=0"]
+    ).evaluation
     report, _ = score(small.identity, small.encoding, small.train, small.test, {"ensemble": oracle}, settings)
     system = report["systems"]["ensemble"]
     whole = system["metrics"]["macro_f1"]["value"]

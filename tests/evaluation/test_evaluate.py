@@ -11,22 +11,21 @@ import numpy as np
 import pytest
 from sklearn import metrics as oracle_metrics
 
-from iotid.config import Evaluation
+from iotid.config import Evaluation, load_settings
 from iotid.dataset import Rows, Vocabulary
 from iotid.errors import DataError, SettingError
 from iotid.evaluation import decide, system_report
 from iotid.evaluation.evaluate import score
 from iotid.model import AdaptiveEnsemble, Predictor, save_bundle
 
-_PROTOCOLS: Any = {"protocols": ("random_flow",), "folds": 3}
-_ALL = Evaluation(
-    baselines=("majority_sequence", "sequence_knn", "random_forest"),
-    protocols=("random_flow",),
-    folds=3,
-    bootstrap=50,
-    seed=1,
-)
-_NONE = Evaluation(baselines=(), **_PROTOCOLS, bootstrap=0, seed=1)
+
+def _evaluation(baselines: str, bootstrap: int = 0) -> Evaluation:
+    changes = [f"evaluation.baselines=[{baselines}]", f"evaluation.bootstrap={bootstrap}"]
+    return load_settings(overrides=changes).evaluation
+
+
+_ALL = _evaluation("majority_sequence, sequence_knn, random_forest", 50)
+_NONE = _evaluation("")
 
 
 def _score(small: Any, models: dict[str, Any], settings: Evaluation, test: Rows | None = None) -> Any:
@@ -160,7 +159,7 @@ def test_score__model_with_the_name_of_a_baseline_and_unknown_baseline_are_refus
         _score(
             small,
             {"ensemble": oracle},
-            Evaluation(baselines=("oracle",), **_PROTOCOLS, bootstrap=0, seed=1),
+            _evaluation("oracle"),
         )
 
 

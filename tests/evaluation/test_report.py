@@ -12,13 +12,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from iotid.config import Evaluation
+from iotid.config import load_settings
 from iotid.evaluation import Decision, write_report
 from iotid.evaluation.evaluate import score
-from iotid.evaluation.report import verdicts
+from iotid.evaluation.report import flat, verdicts
 
-_PROTOCOLS: Any = {"protocols": ("random_flow",), "folds": 3}
-_SETTINGS = Evaluation(baselines=("majority_sequence",), **_PROTOCOLS, bootstrap=20, seed=1)
+_SETTINGS = load_settings(overrides=["evaluation.baselines=[majority_sequence]", "evaluation.bootstrap=20"]).evaluation
 _HOSTILE = "</title><script>alert('x')</script><img src=x onerror=alert(1)>\" & \u202e名"
 
 
@@ -110,6 +109,14 @@ def test_write_report__says_leakage_ceiling_and_every_class(report: Any, tmp_pat
     assert "Promotion" not in text
 
 
+def test_flat__holds_every_systems_metrics_for_tracking(report: Any) -> None:
+    numbers = flat(report)
+    rival = report["systems"]["majority_sequence"]
+    assert numbers["small.majority_sequence.macro_f1"] == rival["metrics"]["macro_f1"]["value"]
+    assert numbers["small.majority_sequence.macro_f1_merged"] == rival["coarse"]["macro_f1"]["value"]
+    assert len(numbers) == 2 * 2 * len(rival["metrics"])
+
+
 def test_write_report__refuses_what_is_not_json(report: Any, tmp_path: Path) -> None:
     report["ceiling"] = float("nan")
     with pytest.raises(ValueError, match="Out of range float"):
@@ -140,7 +147,7 @@ def test_verdicts__say_who_is_ahead(report: Any, ours: Any, theirs: Any, words: 
 
 
 def test_verdicts__without_rivals_says_so(small: Any, oracle: Any) -> None:
-    settings = Evaluation(baselines=(), **_PROTOCOLS, bootstrap=0, seed=1)
+    settings = load_settings(overrides=["evaluation.baselines=[]", "evaluation.bootstrap=0"]).evaluation
     report, _ = score(small.identity, small.encoding, small.train, small.test, {"ensemble": oracle}, settings)
     [(sentence, _)] = verdicts(report)
     assert "no rival was scored" in sentence

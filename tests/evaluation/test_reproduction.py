@@ -173,7 +173,7 @@ def test_readings__settings_load_and_differ() -> None:
 def _report(small: Any, oracle: Any) -> Report:
     settings = load_settings(overrides=["evaluation.baselines=[majority_sequence]", "evaluation.bootstrap=0"])
     models = {"challenger": oracle}
-    return score(small.identity, small.encoding, small.train, small.test, models, settings.evaluation)
+    return score(small.identity, small.encoding, small.train, small.test, models, settings.evaluation)[0]
 
 
 def test_scores_text__puts_printed_and_measured_side_by_side_and_marks_what_is_remarked(
