@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from iotid import config
+from iotid.evaluation.fold import CAPTURES, FLOWS, WINDOWS
 from iotid.evaluation.schema import Score
-from iotid.evaluation.study import CAPTURES, FLOWS, WINDOWS, Outcome, Result, Study, SystemScores
+from iotid.evaluation.study import Outcome, Result, Study, SystemScores
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
