@@ -83,6 +83,7 @@ class Dataset(_Section):
     seed: int
     unique: bool
     row_groups: int = Field(ge=1)
+    sets: int = Field(ge=1)
     min_count: int = Field(ge=1)
 
     @model_validator(mode="after")

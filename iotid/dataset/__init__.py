@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from iotid.dataset.devices import Device
     from iotid.dataset.labels import DeviceList
     from iotid.dataset.memory import LabelledFlows
-    from iotid.dataset.store import Rows, read_encoding, read_part
+    from iotid.dataset.sets import Sets
+    from iotid.dataset.store import Rows, read_encoding, read_part, read_sets
     from iotid.dataset.traffic import Traffic, read_traffic
     from iotid.dataset.write import dataset_hash, write_dataset
 
@@ -25,12 +26,14 @@ __all__ = [
     "Encoding",
     "LabelledFlows",
     "Rows",
+    "Sets",
     "Traffic",
     "Vocabulary",
     "count_flows",
     "dataset_hash",
     "read_encoding",
     "read_part",
+    "read_sets",
     "read_traffic",
     "unseen_share",
     "write_dataset",
@@ -42,7 +45,8 @@ _HOMES = {
     "devices": ("Device",),
     "labels": ("DeviceList",),
     "memory": ("LabelledFlows",),
-    "store": ("Rows", "read_encoding", "read_part"),
+    "sets": ("Sets",),
+    "store": ("Rows", "read_encoding", "read_part", "read_sets"),
     "traffic": ("Traffic", "read_traffic"),
     "write": ("dataset_hash", "write_dataset"),
 }

@@ -18,12 +18,14 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pyarrow import filesystem as legacy
 from pyarrow import fs
 
 from iotid.dataset.characteristics import Encoding
 from iotid.dataset.partition import PARTS
+from iotid.dataset.sets import Sets
 from iotid.errors import AccountingError, PartitionError
 from iotid.storage import MARKER, METADATA, Staged, open_filesystem, rows_promised
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 ENCODING = "encoding.json"
+SETS = "sets.parquet"
 LABEL = "label_id"
 WEIGHT = "num_flows"
 
@@ -57,6 +60,22 @@ def read_encoding(partition_uri: str) -> Encoding:
         SchemaError: it was written by another version of iotid.
     """
     return Encoding.from_json(_read_json(_open_dataset(partition_uri), ENCODING))
+
+
+def read_sets(partition_uri: str) -> Sets:
+    """Which flows were seen together, of some captures of each label of the dataset at ``partition_uri``.
+
+    Raises:
+        PartitionError: the dataset is not whole, or older than its sets.
+    """
+    files = _open_dataset(partition_uri)
+    if files.get_file_info(SETS).type != fs.FileType.File:
+        raise PartitionError(f"{partition_uri}: has no {SETS}, an earlier iotid wrote it; write the dataset again")
+    return Sets.from_arrow(pq.read_table(SETS, filesystem=files))
+
+
+def write_sets(staged: Staged, sets: Sets) -> None:
+    pq.write_table(sets.to_arrow(), f"{staged.path}/{SETS}", filesystem=staged.filesystem)
 
 
 def read_part(partition_uri: str, part: str) -> Rows:

@@ -25,7 +25,18 @@ from iotid.dataset.characteristics import Encoding, quantise_column, select_char
 from iotid.dataset.hashes import hash_rows
 from iotid.dataset.labels import UNKNOWN, DeviceList
 from iotid.dataset.packed import pack, unpack
-from iotid.dataset.partition import PARTS, Doubt, Split, Summary, columns_read, distinct_units, positions, summarise
+from iotid.dataset.partition import (
+    CAPTURE_IDENTITY,
+    PARTS,
+    Doubt,
+    Split,
+    Summary,
+    columns_read,
+    distinct_units,
+    positions,
+    summarise,
+)
+from iotid.dataset.sets import SCHEMA, Sets, few
 from iotid.dataset.store import LABEL, WEIGHT
 from iotid.flows import TOLD_BY
 from iotid.shuffle import NO_BUCKET, aside, beside, buckets_of, contents, mix, numbers, parcel, parcels, receive
@@ -35,8 +46,8 @@ CONTINUED, OTHER_PROTOCOL, UNLISTED, CONFLICT, LABELLED = (
     "continued", "other_protocol", "unlisted", "conflict", "labelled",
 )  # fmt: skip
 
-_OUTCOMES, _VOTES, _SUMMARIES, _ANSWERS, _VALUES, _ROWS = (
-    "outcomes", "votes", "summaries", "answers", "values", "rows",
+_OUTCOMES, _VOTES, _SUMMARIES, _ANSWERS, _VALUES, _ROWS, _SETS = (
+    "outcomes", "votes", "summaries", "answers", "values", "rows", "sets",
 )  # fmt: skip
 _EVIDENCE = ("capture_file", "client_mac", "server_mac", "client_ip", "server_ip", "first_seen")
 _ROW = pa.schema(
@@ -189,22 +200,25 @@ def look_closer(batches: Iterable[pa.RecordBatch], doubts: Sequence[Doubt]) -> I
 def deal(
     tasks: Iterable[pa.RecordBatch], source: Source, split: Split, labels: Sequence[str], partitions: int
 ) -> Iterator[pa.RecordBatch]:
-    """Second pass: PARCELS of the rows of ``labels``, and how often each value was seen in training.
+    """Second pass: PARCELS of the rows of ``labels``; how often each value was seen in training; and some sets.
 
     With ``settings.unique`` a row is a distinct (part, label, sequences) of what the task has gathered.
     """
     place = {name: number for number, name in enumerate(labels)}
     label_of = np.array([place.get(name, -1) for name in source.labels], np.int32)
-    columns = [*columns_read(source.settings.protocol), *source.sequence_columns]
+    columns = [*columns_read(source.settings.protocol), *CAPTURE_IDENTITY, *source.sequence_columns]
     for number in numbers(tasks):
         gathered = _Gathered(source.settings, partitions)
+        together = _Together(source.settings)
         for read, read_N in source.read(number, columns, Counter()):
             kept_N = label_of[read_N] >= 0
             flows, label_N = read.filter(pa.array(kept_N)), read_N[kept_N]
             packed = source.packed(flows)
             part_N = split.parts(label_N, source.positions(flows, label_N, packed))
+            together.add(part_N, label_of[label_N], flows, packed)
             yield from gathered.add(part_N, label_of[label_N], packed)
         yield from gathered.send()
+        yield beside(aside(_SETS, together.table()))
         yield beside(aside(_VALUES, gathered.seen()))
 
 
@@ -258,6 +272,27 @@ class _Gathered:
             for value, times in seen.items()
         ]
         return pa.Table.from_pylist(rows, _schema("name string, value int64, seen int64"))
+
+
+class _Together:
+    """Flows of training and validation by the capture of a device that they are in, of few such of each label."""
+
+    def __init__(self, settings: config.Dataset) -> None:
+        self._settings = settings
+        self._held: list[pa.Table] = []
+
+    def add(
+        self, part_N: NDArray[np.int8], label_N: NDArray[np.int32], flows: pa.RecordBatch, packed: pa.BinaryArray
+    ) -> None:
+        unit_N = hash_rows([flows[name] for name in CAPTURE_IDENTITY], self._settings.seed)
+        ones = np.ones(len(packed), np.int64)
+        rows = pa.table([pa.array(label_N), pa.array(unit_N), packed, pa.array(ones)], schema=SCHEMA)
+        self._held.append(few(rows.filter(pa.array(part_N != PARTS.index("test"))), self._settings.sets))
+        if sum(map(len, self._held)) > _HELD_ROWS:
+            self._held = [self.table()]
+
+    def table(self) -> pa.Table:
+        return few(pa.concat_tables(self._held or [SCHEMA.empty_table()]), self._settings.sets)
 
 
 def _distinct(rows: pa.Table) -> pa.Table:
@@ -320,6 +355,15 @@ def write(
     yield from ()
 
 
+def sets_of(rows: Sequence[pa.Table], encoding: Encoding, most: int) -> Sets:
+    """The sets of all tasks, as ids."""
+    together = few(pa.concat_tables([SCHEMA.empty_table(), *rows]), most)
+    lists = unpack(together["sequences"].combine_chunks(), len(encoding.columns))
+    ids = encoding.encode(pa.RecordBatch.from_arrays(lists, names=list(encoding.columns)))
+    unit_R, label_R = together["unit"].to_numpy().view(np.int64), together["label"].to_numpy().astype(np.int64)
+    return Sets.of(ids, unit_R, label_R, together["num_flows"].to_numpy())
+
+
 def _encoded(rows: pa.Table, encoding: Encoding, schema: pa.Schema) -> pa.Table:
     lists = unpack(rows["sequences"].combine_chunks(), len(encoding.columns))
     ids = encoding.encode(pa.RecordBatch.from_arrays(lists, names=list(encoding.columns)))
@@ -341,11 +385,15 @@ class Told:
     answers: dict[int, list[tuple[int, Any]]]
     seen: dict[str, Counter[int]]
     rows: list[dict[str, int]]
+    sets: list[pa.Table]
 
     @staticmethod
     def of(asides: pa.Table) -> Told:
-        told = Told(Counter(), [], [], {}, {}, [])
+        told = Told(Counter(), [], [], {}, {}, [], [])
         for kind, table in contents(asides):
+            if kind == _SETS:
+                told.sets.append(table)
+                continue
             columns = [column.to_pylist() for column in table.columns if column.type != pa.list_(pa.int64())]
             arrays = [row.values.to_numpy() for row in table["positions"]] if "positions" in table.schema.names else []
             if kind == _OUTCOMES:

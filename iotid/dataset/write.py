@@ -19,7 +19,7 @@ from iotid.dataset.accounts import Accounts
 from iotid.dataset.characteristics import Encoding, learn_vocabularies, select_characteristics
 from iotid.dataset.labels import UNKNOWN, DeviceList
 from iotid.dataset.partition import PARTS, Split, find_ends, settle, split_captures
-from iotid.dataset.store import ENCODING, group_rows, materialised
+from iotid.dataset.store import ENCODING, group_rows, materialised, write_sets
 from iotid.errors import AccountingError, InputError, LabelError, SchemaError, SettingError
 from iotid.flows import later_flows, night_files, read_flows
 from iotid.shuffle import ASIDES, NO_BUCKET, PARCELS, numbered, partitions_of, spark_schema, spread
@@ -45,7 +45,7 @@ def write_dataset(
     flow: config.Flow,
     name: str,
 ) -> Partition:
-    """Write the dataset ``name`` of the flows of ``nights``: three Petastorm parts, and ``encoding.json`` beside them.
+    """Write the dataset ``name`` of the flows of ``nights``: three Petastorm parts, the encoding and some sets.
 
     A row is a flow, or with ``settings.unique`` a distinct (sequences, label) of a part; ``num_flows`` is its weight.
     Labels with fewer than ``min_flows`` flows, or with none in the training part, are left out; flows that fit several
@@ -212,6 +212,7 @@ class _Rows:
                         f"dataset {staged.uri}/{part}: {rows[part]:,} rows went in, the files hold {promised:,}"
                     )
         staged.write_json(ENCODING, encoding.to_json())
+        write_sets(staged, work.sets_of(self.told.sets, encoding, self._source.settings.sets))
         told = ", ".join(f"{part} {own['flows']:,} flows in {own['rows']:,} rows" for part, own in self._parts.items())
         dropped = f"; {len(accounts.dropped)} labels left out" if accounts.dropped else ""
         return {

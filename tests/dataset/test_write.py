@@ -17,7 +17,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from iotid.config import load_settings
-from iotid.dataset import Device, DeviceList, Encoding, LabelledFlows, Rows, read_encoding, read_part, write_dataset
+from iotid.dataset import (
+    Device,
+    DeviceList,
+    Encoding,
+    LabelledFlows,
+    Rows,
+    read_encoding,
+    read_part,
+    read_sets,
+    write_dataset,
+)
 from iotid.dataset.partition import PARTS
 from iotid.errors import AccountingError, InputError, LabelError, PartitionError, SchemaError, SettingError
 from iotid.storage import Partition, Store
@@ -393,3 +403,27 @@ def test_in_memory__same_labels_vocabularies_and_rows(
             found[encoding.labels[part.rows.label[number]], *ids] += int(part.rows.num_flows[number])
         assert found == expected[name]
         np.testing.assert_array_equal(labelled.label[part.flow], part.rows.label[part.row_of_flow])
+    sets = read_sets(dataset.uri)
+    learned_N = (part_N := labelled.parts()) != PARTS.index("test")
+    seen: dict[tuple[str, str], Counter[tuple[Any, ...]]] = {}
+    ids_of = encoding.encode(labelled.flows)
+    captures = labelled.flows["capture_file"].to_pylist()
+    for number in np.flatnonzero(learned_N & (part_N >= 0)).tolist():
+        ids = tuple(tuple(sequence[number].tolist()) for sequence in ids_of.values())
+        key = (encoding.labels[labelled.label[number]], captures[number])
+        seen.setdefault(key, Counter())[ids] += 1
+    of_label: Counter[tuple[str, frozenset[Any]]] = Counter(
+        (label, frozenset(content.items())) for (label, _), content in seen.items()
+    )
+    found_sets: Counter[tuple[str, frozenset[Any]]] = Counter()
+    for label, flows_D in zip(sets.label.tolist(), sets.flows.toarray(), strict=True):
+        content = {
+            tuple(tuple(ids[row].tolist()) for ids in sets.sequences.values()): int(flows_D[row])
+            for row in np.flatnonzero(flows_D)
+        }
+        found_sets[encoding.labels[label], frozenset(content.items())] += 1
+    assert found_sets == of_label
+    few = read_sets(_write(spark, store, [night], *changes, "dataset.sets=2").uri)
+    assert np.bincount(few.label, minlength=len(encoding.labels)).tolist() == [
+        min(2, sum(name == label for name, _ in seen)) for label in encoding.labels
+    ]

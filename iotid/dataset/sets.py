@@ -1,0 +1,109 @@
+"""Which flows were seen together: captures of a device as sets, a bounded number of each label.
+
+Rows of a dataset are distinct flows; which of them one device showed in one capture is lost in them, and a census names
+devices, not flows. So beside its parts a dataset holds some sets, of flows of the training and validation parts alone:
+of each label those captures whose seeded hash is lowest, at most ``dataset.sets`` of them.
+
+Shape suffixes: N flows, D distinct flows of all sets, B sets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from iotid.dataset.arrays import distinct_rows
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+SCHEMA = pa.schema(
+    [
+        pa.field("label", pa.int32()),
+        pa.field("unit", pa.uint64()),
+        pa.field("sequences", pa.binary()),
+        pa.field("num_flows", pa.int64()),
+    ]
+)
+_KEYS = ["label", "unit", "sequences"]
+
+
+@dataclass(frozen=True)
+class Sets:
+    """``sequences``: characteristic -> int32 (D, M) ids; ``flows`` (B, D): of each, how many; ``label`` (B,).
+
+    Sets stand in the order of their labels.
+    """
+
+    sequences: dict[str, NDArray[np.int32]]
+    flows: csr_matrix
+    label: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    @classmethod
+    def of(
+        cls,
+        sequences: dict[str, NDArray[np.int32]],
+        unit_N: NDArray[np.int64],
+        label_N: NDArray[np.int64],
+        num_flows_N: NDArray[np.int64],
+    ) -> Sets:
+        """Of N rows: the set that each is in, the set's label, and how many flows the row stands for there."""
+        from scipy.sparse import coo_matrix
+
+        distinct, which_N = distinct_rows(np.concatenate(list(sequences.values()), axis=1))
+        columns = np.split(distinct, len(sequences), axis=1)
+        units, place_N = np.unique(np.stack([label_N, unit_N]), axis=1, return_inverse=True)
+        shape = (units.shape[1], len(distinct))
+        flows = coo_matrix((num_flows_N, (place_N.ravel(), which_N)), shape=shape).tocsr()
+        return cls(dict(zip(sequences, columns, strict=True)), flows, units[0])
+
+    def to_arrow(self) -> pa.Table:
+        """A row for each distinct flow of a set: ``set``, ``label_id``, ``num_flows`` and the ids as lists."""
+        entries = self.flows.tocoo()
+        columns: dict[str, pa.Array] = {
+            "set": pa.array(entries.row.astype(np.int32)),
+            "label_id": pa.array(self.label[entries.row].astype(np.int32)),
+            "num_flows": pa.array(entries.data.astype(np.int64)),
+        }
+        for name, ids_DM in self.sequences.items():
+            ids = ids_DM[entries.col]
+            columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(ids.ravel()), ids.shape[1])
+        return pa.table(columns)
+
+    @classmethod
+    def from_arrow(cls, rows: pa.Table) -> Sets:
+        """The sets that ``to_arrow`` told of."""
+        names = [name for name in rows.column_names if name not in ("set", "label_id", "num_flows")]
+        lists = {name: rows[name].combine_chunks() for name in names}
+        sequences = {
+            name: column.flatten().to_numpy().astype(np.int32).reshape(-1, column.type.list_size)
+            for name, column in lists.items()
+        }
+        told = (rows[name].to_numpy().astype(np.int64) for name in ("set", "label_id", "num_flows"))
+        return cls.of(sequences, *told)
+
+
+def few(rows: pa.Table, most: int) -> pa.Table:
+    """Rows of SCHEMA with equal ones as one, and of each label only the ``most`` units of the lowest hash.
+
+    Of several tables cut so, the union cut so again is what the whole would give.
+    """
+    summed = rows.group_by(_KEYS, use_threads=False).aggregate([("num_flows", "sum")])
+    rows = summed.rename_columns([name.removesuffix("_sum") for name in summed.schema.names]).select(SCHEMA.names)
+    label_R, unit_R = rows["label"].to_numpy(), rows["unit"].to_numpy()
+    order = np.lexsort((unit_R, label_R))
+    label_R, unit_R = label_R[order], unit_R[order]
+    new_label = np.ones(len(order), np.bool_)
+    new_label[1:] = label_R[1:] != label_R[:-1]
+    new_unit = new_label.copy()
+    new_unit[1:] |= unit_R[1:] != unit_R[:-1]
+    unit_number = np.cumsum(new_unit)
+    first_of_label = np.maximum.accumulate(np.where(new_label, unit_number, 0))
+    return rows.take(pa.array(np.sort(order[unit_number - first_of_label < most])))
