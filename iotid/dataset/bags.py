@@ -5,7 +5,7 @@ Shape suffixes: N rows, M packets kept of each, K characteristics, B bags, T thi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -27,27 +27,57 @@ class Bags:
 
     def __init__(self, *kinds: str) -> None:
         self._kinds = kinds
-        self._known: list[NDArray[np.void]] = []
+        self.known: list[NDArray[np.void]] = []
 
     def learn(self, sequences: Mapping[str, NDArray[np.int32]]) -> Self:
         """Know the things of these rows from now on, and no others."""
-        self._known = [np.unique(KINDS[kind](sequences)[1]) for kind in self._kinds]
+        self.known = [np.unique(KINDS[kind](sequences)[1]) for kind in self._kinds]
         return self
+
+    def places(self, known: Sequence[NDArray[np.void]]) -> NDArray[np.int64]:
+        """(T,) where each of this bag's things stands among those that another of the same kinds knows; -1: nowhere."""
+        found, before = [], 0
+        for own, others in zip(self.known, known, strict=True):
+            place = _place(others, own)
+            found.append(np.where(place >= 0, place + before, -1))
+            before += len(others)
+        return np.concatenate(found)
+
+    def to_arrays(self) -> dict[str, NDArray[np.uint8]]:
+        """What is known, as bytes: (things, width) of each kind."""
+        return {
+            kind: known.view(np.uint8).reshape(len(known), -1)
+            for kind, known in zip(self._kinds, self.known, strict=True)
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[np.uint8]]) -> Bags:
+        bags = cls(*arrays)
+        bags.known = [exact_keys(known) for known in arrays.values()]
+        return bags
 
     def matrix(self, sequences: Mapping[str, NDArray[np.int32]], flows_BN: csr_matrix) -> csr_matrix:
         """(B, T) of the bags that hold ``flows_BN`` flows equal to each row of ``sequences``."""
         from scipy.sparse import coo_matrix, hstack
 
         parts = []
-        for kind, known in zip(self._kinds, self._known, strict=True):
+        for kind, known in zip(self._kinds, self.known, strict=True):
             row, keys = KINDS[kind](sequences)
-            place = np.minimum(np.searchsorted(known, keys), len(known) - 1)
-            seen = known[place] == keys
+            place = _place(known, keys)
+            seen = place >= 0
             ones, shape = np.ones(int(seen.sum())), (flows_BN.shape[1], len(known))
             parts.append(flows_BN @ coo_matrix((ones, (row[seen], place[seen])), shape=shape).tocsr())
         bags_BT = hstack(parts).tocsr()
         bags_BT.data = 1 + np.log(bags_BT.data)
         return bags_BT
+
+
+def _place(known: NDArray[np.void], keys: NDArray[np.void]) -> NDArray[np.int64]:
+    """Where each key stands among the sorted ``known``; -1: it is not there."""
+    if not len(known):
+        return np.full(len(keys), -1)
+    place = np.minimum(np.searchsorted(known, keys), len(known) - 1)
+    return np.where(known[place] == keys, place, -1)
 
 
 def _sequences(sequences: Mapping[str, NDArray[np.int32]]) -> _Found:

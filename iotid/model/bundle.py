@@ -1,4 +1,4 @@
-"""A trained model's folder: weights in safetensors, everything else in JSON, nothing that unpickles.
+"""A trained model's folder: weights and what else was learned in safetensors, the rest in JSON, nothing that unpickles.
 
 ``Predictor`` is what serves it: in Python, in Spark workers (from bytes, so that it can be broadcast) and in MLflow.
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,10 +25,13 @@ from iotid.dataset.characteristics import CHARACTERISTICS, Encoding, unseen_shar
 from iotid.errors import DataError, SchemaError
 from iotid.model.ensemble import AdaptiveEnsemble
 from iotid.model.memory import Memory
+from iotid.model.novelty import Novelty
 from iotid.model.sequences import batches_by_length, distinct_sequences, step_counts, tensors_of
+from iotid.model.vote import LearnedVote
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from scipy.sparse import csr_matrix
 
 WEIGHTS = "weights.safetensors"
 DESCRIPTION = "model.json"
@@ -41,9 +45,9 @@ def save_bundle(
     weights: Mapping[str, torch.Tensor],
     settings: config.Model,
     encoding: Encoding,
-    memory: Memory | None = None,
+    learned: Learned | None = None,
 ) -> None:
-    """Write ``weights`` (an AdaptiveEnsemble's state), what is remembered beside them, and a description.
+    """Write ``weights`` (an AdaptiveEnsemble's state), what else was learned, and a description.
 
     Each file of ``folder`` is replaced atomically.
     """
@@ -55,7 +59,7 @@ def save_bundle(
         "encoding": encoding.to_json(),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    tensors |= memory.to_tensors() if memory else {}
+    tensors |= (learned or Learned()).to_tensors()
     Path(folder).mkdir(parents=True, exist_ok=True)
     write_atomically(Path(folder) / WEIGHTS, safetensors.save(tensors))
     write_atomically(Path(folder) / DESCRIPTION, (json.dumps(description, indent=1) + "\n").encode())
@@ -71,12 +75,50 @@ def write_atomically(path: Path, content: bytes) -> None:
     temporary.replace(path)
 
 
+@dataclass(frozen=True)
+class Learned:
+    """What a model knows beside its network: training's sequences, and the sets of flows of its devices."""
+
+    memory: Memory | None = None
+    vote: LearnedVote | None = None
+    novelty: Novelty | None = None
+
+    def to_tensors(self) -> dict[str, torch.Tensor]:
+        """Under names that begin with the part's, as no weight of the network does."""
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {
+            f"{part}.{name}": torch.from_numpy(np.ascontiguousarray(array))
+            for part, learned in parts.items()
+            if learned is not None
+            for name, array in learned.to_arrays().items()
+        }
+
+    @classmethod
+    def split_off(cls, tensors: Mapping[str, torch.Tensor]) -> tuple[Learned, dict[str, torch.Tensor]]:
+        """What is learned among a bundle's tensors, and the network's weights; KeyError: a part of it is missing."""
+        weights: dict[str, torch.Tensor] = {}
+        arrays: dict[str, dict[str, np.ndarray]] = {field.name: {} for field in fields(cls)}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition(".")
+            if part in arrays:
+                arrays[part][rest] = tensor.numpy()
+            else:
+                weights[name] = tensor
+        memory, vote, novelty = arrays["memory"], arrays["vote"], arrays["novelty"]
+        learned = cls(
+            Memory.from_arrays(memory) if memory else None,
+            LearnedVote.from_arrays(vote) if vote else None,
+            Novelty.from_arrays(novelty) if novelty else None,
+        )
+        return learned, weights
+
+
 class Predictor:
     """A trained model with its vocabularies and labels; scores tables of flows."""
 
-    def __init__(self, model: AdaptiveEnsemble, encoding: Encoding, memory: Memory | None = None) -> None:
+    def __init__(self, model: AdaptiveEnsemble, encoding: Encoding, learned: Learned | None = None) -> None:
         self.encoding = encoding
-        self.memory = memory
+        self.learned = learned or Learned()
         self.labels: tuple[str, ...] = tuple(encoding.labels)
         self._model = model.eval()
 
@@ -116,12 +158,12 @@ class Predictor:
         sizes = vocabulary_sizes(encoding)
         model = AdaptiveEnsemble(config.Model.model_validate(told["model"]), sizes, len(encoding.labels))
         try:
-            memory, own_weights = Memory.split_off(safetensors.load(weights))
+            learned, own_weights = Learned.split_off(safetensors.load(weights))
             model.load_state_dict(own_weights)
         except (RuntimeError, SafetensorError, KeyError) as fault:
             first_line = str(fault).splitlines()[0]
             raise DataError(f"{WEIGHTS}: does not fit {DESCRIPTION} ({first_line}); train again") from None
-        return cls(model, encoding, memory)
+        return cls(model, encoding, learned)
 
     def predict(self, flows: pa.Table) -> pa.Table:
         """One row of schemas.PREDICTIONS for each row of ``flows``, in its order.
@@ -162,7 +204,23 @@ class Predictor:
             summary_BF = self._model.summary(tensors_of(sequences, rows, counts_N))
             summaries_NF[rows] = summary_BF.numpy()
             out_NC[rows] = torch.softmax(self._model.classifier(summary_BF), dim=1).numpy()
-        return self.memory.join(sequences, out_NC) if self.memory else out_NC, summaries_NF
+        memory = self.learned.memory
+        return memory.join(sequences, out_NC) if memory else out_NC, summaries_NF
+
+    def name_sets(
+        self, sequences: Mapping[str, np.ndarray], summaries: np.ndarray, flows_BN: csr_matrix
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Of sets of flows the class probabilities float64 (B, C), and how unlike all training sets each is (B,).
+
+        ``summaries``: of ``read``; ``flows_BN``: how many flows of each set are equal to each row of ``sequences``.
+
+        Raises:
+            DataError: the model was trained on a dataset without sets.
+        """
+        vote, novelty = self.learned.vote, self.learned.novelty
+        if vote is None or novelty is None:
+            raise DataError("model: learned no sets of flows; write the dataset and train again")
+        return vote.probabilities(sequences, summaries, flows_BN), novelty.scores(sequences, flows_BN)
 
 
 def vocabulary_sizes(encoding: Encoding) -> dict[str, int]:

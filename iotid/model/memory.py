@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from iotid.shuffle import mix
@@ -24,7 +23,6 @@ from iotid.shuffle import mix
 if TYPE_CHECKING:
     from iotid.dataset import Rows
 
-_PREFIX = "memory."
 _MOST = 1e6  # flows that the network's answer may weigh
 
 
@@ -91,31 +89,16 @@ class Memory:
         found = minimize_scalar(surprise, bounds=(np.log(1e-3), np.log(_MOST)), method="bounded")
         return replace(self, strength=float(np.exp(found.x)))
 
-    def to_tensors(self) -> dict[str, torch.Tensor]:
-        """The memory beside a network's weights, under names that no weight has."""
-        arrays = {
-            "keys": self.keys.view(np.int64),
-            "starts": self.starts,
-            "labels": self.labels,
-            "flows": self.flows,
-            "strength": np.array([self.strength]),
-        }
-        return {_PREFIX + name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+    def to_arrays(self) -> dict[str, NDArray[np.generic]]:
+        """All that is remembered, by name."""
+        told: dict[str, NDArray[np.generic]] = {"keys": self.keys.view(np.int64), "starts": self.starts}
+        return {**told, "labels": self.labels, "flows": self.flows, "strength": np.array([self.strength])}
 
     @classmethod
-    def split_off(cls, tensors: Mapping[str, torch.Tensor]) -> tuple[Memory | None, dict[str, torch.Tensor]]:
-        """The memory among a bundle's tensors, if it has one, and the network's weights.
-
-        Raises:
-            KeyError: a part of the memory is missing.
-        """
-        weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(_PREFIX)}
-        if len(weights) == len(tensors):
-            return None, weights
-        keys, starts, labels, flows, strength = (
-            tensors[_PREFIX + name].numpy() for name in ("keys", "starts", "labels", "flows", "strength")
-        )
-        return cls(keys.view(np.uint64), starts, labels, flows, float(strength[0])), weights
+    def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> Memory:
+        """What ``to_arrays`` told of; KeyError: a part of it is missing."""
+        keys, starts, labels, flows = (arrays[name].astype(np.int64) for name in ("keys", "starts", "labels", "flows"))
+        return cls(keys.view(np.uint64), starts, labels, flows, float(arrays["strength"].astype(np.float64)[0]))
 
 
 def _posterior(

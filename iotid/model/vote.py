@@ -3,13 +3,13 @@
 Single flows of look-alikes are often equal, and what tells two devices apart is which flows they show together. Adding
 up what a model says of each flow cannot see that; here what is learned is the answer for the whole set.
 
-Shape suffixes: N rows, B sets of flows, F features of a flow's summary, T things in a set, C classes.
+Shape suffixes: N rows, B sets of flows, F features of a flow's summary, V features of a set, C classes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _STRENGTH = 30.0  # inverse of the penalty
 _THINNED = (0.5, 0.25, 0.1)  # shares of a training set's flows that are kept in further copies of it
+_KINDS = ("sequences", "packets")
 
 
 class LearnedVote:
@@ -31,9 +32,9 @@ class LearnedVote:
     whole and thinned out at random, so that the answer for a device that showed three flows is learned, too.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int = 0) -> None:
         self._seed = seed
-        self._bags = Bags("sequences", "packets")
+        self._bags = Bags(*_KINDS)
 
     def fit(
         self,
@@ -47,25 +48,48 @@ class LearnedVote:
         from scipy.sparse import vstack
         from sklearn.linear_model import LogisticRegression
 
-        self._classes = classes
         self._bags.learn(sequences)
         random = np.random.default_rng(self._seed)
-        thinned = [_thin(flows_BN, share, random) for share in _THINNED]
+        thinned = [thin(flows_BN, share, random) for share in _THINNED]
         flows_BN = vstack([flows_BN, *(kept for kept, _ in thinned)]).tocsr()
         label_B = np.concatenate([label_B, *(label_B[rows] for _, rows in thinned)])
         mean_BF = _mean(summaries_NF, flows_BN)
         self._middle_F, self._spread_F = mean_BF.mean(axis=0), np.maximum(mean_BF.std(axis=0), 1e-6)
-        self._model: Any = LogisticRegression(C=_STRENGTH, max_iter=400, tol=1e-3, random_state=self._seed)
-        self._model.fit(self._views(sequences, summaries_NF, flows_BN), label_B)
+        views_BV = self._views(sequences, summaries_NF, flows_BN)
+        known = np.unique(label_B)
+        self._weight_VC = np.zeros((views_BV.shape[1], classes))
+        self._bias_C = np.full(classes, -np.inf)  # never the answer: training had no set of the class
+        self._bias_C[known] = 0
+        if len(known) > 1:
+            model = LogisticRegression(C=_STRENGTH, max_iter=400, tol=1e-3, random_state=self._seed)
+            model.fit(views_BV, label_B)
+            own = known if len(known) > 2 else known[1:]  # of two classes scikit-learn tells the odds of the second
+            self._weight_VC[:, own], self._bias_C[own] = model.coef_.T, model.intercept_
         return self
 
     def probabilities(
         self, sequences: Mapping[str, NDArray[np.int32]], summaries_NF: NDArray[np.float32], flows_BN: csr_matrix
     ) -> NDArray[np.float64]:
         """(B, C) of sets, given as in ``fit``; 0 for classes of which ``fit`` had none."""
-        found_BC = np.zeros((flows_BN.shape[0], self._classes))
-        found_BC[:, self._model.classes_] = self._model.predict_proba(self._views(sequences, summaries_NF, flows_BN))
-        return found_BC
+        from scipy.special import softmax
+
+        logits_BC = self._views(sequences, summaries_NF, flows_BN) @ self._weight_VC + self._bias_C
+        return np.asarray(softmax(logits_BC, axis=1))
+
+    def to_arrays(self) -> dict[str, NDArray[np.generic]]:
+        """All that it has learned, by name."""
+        told = {"middle": self._middle_F, "spread": self._spread_F, "weight": self._weight_VC, "bias": self._bias_C}
+        return {**told, **{f"bags.{kind}": known for kind, known in self._bags.to_arrays().items()}}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> LearnedVote:
+        """The vote that ``to_arrays`` told of; KeyError: a part of it is missing."""
+        vote = cls()
+        vote._middle_F, vote._spread_F, vote._weight_VC, vote._bias_C = (
+            arrays[name].astype(np.float64) for name in ("middle", "spread", "weight", "bias")
+        )
+        vote._bags = Bags.from_arrays({kind: arrays[f"bags.{kind}"].astype(np.uint8) for kind in _KINDS})
+        return vote
 
     def _views(
         self, sequences: Mapping[str, NDArray[np.int32]], summaries_NF: NDArray[np.float32], flows_BN: csr_matrix
@@ -76,7 +100,7 @@ class LearnedVote:
         return hstack([self._bags.matrix(sequences, flows_BN), csr_matrix(read_BF)]).tocsr()
 
 
-def _thin(flows_BN: csr_matrix, share: float, random: np.random.Generator) -> tuple[csr_matrix, NDArray[np.intp]]:
+def thin(flows_BN: csr_matrix, share: float, random: np.random.Generator) -> tuple[csr_matrix, NDArray[np.intp]]:
     """Each flow kept with this chance; the sets of which any is left, and their rows among the sets given."""
     kept_BN = flows_BN.copy()
     kept_BN.data = random.binomial(flows_BN.data.astype(np.int64), share)

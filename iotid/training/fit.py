@@ -25,16 +25,18 @@ from torch.nn.parallel import DistributedDataParallel
 
 from iotid import config
 from iotid.errors import DataError, SettingError, TrainingError
-from iotid.model.bundle import save_bundle, vocabulary_sizes, write_atomically
+from iotid.model.bundle import Learned, Predictor, save_bundle, vocabulary_sizes, write_atomically
 from iotid.model.ensemble import AdaptiveEnsemble
 from iotid.model.memory import Memory
+from iotid.model.novelty import Novelty
 from iotid.model.sequences import batches_by_length, step_counts, tensors_of
+from iotid.model.vote import LearnedVote
 from iotid.training.calibrate import calibration, into_last_layer
 from iotid.training.checkpoint import Checkpoint
 from iotid.training.ranks import Ranks
 
 if TYPE_CHECKING:
-    from iotid.dataset import Encoding, Rows
+    from iotid.dataset import Encoding, Rows, Sets
 
 _log = logging.getLogger(__name__)
 
@@ -65,6 +67,7 @@ def fit(
     validation: Rows,
     folder: str | Path,
     *,
+    sets: Sets | None = None,
     on_epoch: Callable[[dict[str, float], int], None] | None = None,
 ) -> FitResult:
     """Learn from ``train`` until the macro F1 of ``validation`` no longer rises; keep the best weights.
@@ -72,6 +75,7 @@ def fit(
     Rank 0 writes into ``folder``: the bundle of the best weights, fitted to ``validation``, ``history.json``, and
     after each epoch and every ``checkpoint_minutes`` within one a checkpoint, from which a run of the same settings and
     rows goes on with the same result as if never stopped.
+    From ``sets`` (needed on rank 0 alone) it learns to name whole sets of flows, and to tell new kinds of them.
     Ranks are those of torch.distributed where it was started. ``on_epoch`` is called on rank 0 after each epoch with
     ``loss``, ``validation_loss``, ``validation_macro_f1``, ``validation_accuracy``, ``rows_per_s``, ``flows_per_s``
     (a row counts as the flows that it stands for) and ``seconds``.
@@ -100,7 +104,7 @@ def fit(
                 on_epoch(metrics, run.state.epoch)
     state = run.state
     if ranks.leads:
-        run.finish(folder)
+        run.finish(folder, sets)
         write_atomically(folder / HISTORY, (json.dumps(state.history, indent=1) + "\n").encode())
     best_macro_f1 = state.history[state.best_epoch - 1]["validation_macro_f1"]
     return FitResult(state.best_epoch, best_macro_f1, state.epoch < settings.epochs, resumed_from, state.history)
@@ -236,8 +240,8 @@ class _Run:
         }
 
     @torch.inference_mode()
-    def finish(self, folder: Path) -> None:
-        """Write the bundle: the best weights, calibrated, and the memory. Call it when all is learned."""
+    def finish(self, folder: Path, sets: Sets | None) -> None:
+        """Write the bundle: the best weights, calibrated, and what else is learned. Call it when training is done."""
         rows = self._validation
         self._model.load_state_dict(self.best)
         self._model.eval()
@@ -249,9 +253,20 @@ class _Run:
         answers_NC = softmax(factor * logits_NC + bias_C, axis=1)
         memory = Memory.of(self._train).fitted(rows, answers_NC) if self._model.settings.memory else None
         weights = into_last_layer(self.best, factor, bias_C)
-        save_bundle(folder, weights, self._model.settings, self._encoding, memory)
+        learned = Learned(memory) if sets is None else Learned(memory, *self._of_sets(sets))
+        save_bundle(folder, weights, self._model.settings, self._encoding, learned)
         remembers = f"; the network's answer weighs as {memory.strength:.2g} flows remembered" if memory else ""
         _log.info("fitted to validation: temperature %.3f%s", 1 / factor, remembers)
+
+    def _of_sets(self, sets: Sets) -> tuple[LearnedVote, Novelty]:
+        _, summaries_DF = Predictor(self._model.cpu(), self._encoding).read(sets.sequences)
+        seed = self._settings.seed
+        vote = LearnedVote(seed).fit(sets.sequences, summaries_DF, sets.flows, sets.label, self._classes)
+        novelty = Novelty().fit(sets.sequences, sets.flows, sets.label, seed=seed)
+        _log.info(
+            "learned from %d sets of flows; new to it is what differs by more than %.2f", len(sets), novelty.limit
+        )
+        return vote, novelty
 
     def keep(self) -> Checkpoint:
         """The state with all tensors that the run needs to go on."""

@@ -101,7 +101,7 @@ def _fit_as_rank(settings: config.Settings, dataset_uri: str, folder: str, on_ep
     import torch
     import torch.distributed as dist
 
-    from iotid.dataset import read_encoding, read_part
+    from iotid.dataset import read_encoding, read_part, read_sets
     from iotid.training.fit import fit
 
     torch.set_num_threads(settings.training.threads)
@@ -109,7 +109,10 @@ def _fit_as_rank(settings: config.Settings, dataset_uri: str, folder: str, on_ep
     try:
         encoding = read_encoding(dataset_uri)
         train, validation = (read_part(dataset_uri, part) for part in ("train", "validation"))
-        result = fit(settings.model, settings.training, encoding, train, validation, folder, on_epoch=on_epoch)
+        sets = read_sets(dataset_uri) if dist.get_rank() == 0 else None
+        result = fit(
+            settings.model, settings.training, encoding, train, validation, folder, sets=sets, on_epoch=on_epoch
+        )
         return {**asdict(result), "rank": dist.get_rank()}
     finally:
         dist.destroy_process_group()

@@ -70,20 +70,9 @@ def test_fitted__finds_the_likeliest_strength() -> None:
     assert all(likelihood(memory.strength) >= likelihood(memory.strength * factor) for factor in (0.5, 0.9, 1.1, 2))
 
 
-def test_to_tensors__come_back_beside_the_weights() -> None:
+def test_to_arrays__the_same_memory_comes_back() -> None:
     memory = Memory.of(_rows(1, 30))
-    tensors = memory.to_tensors()
-    again, weights = Memory.split_off({**tensors, "classifier.bias": tensors["memory.flows"]})
-    assert list(weights) == ["classifier.bias"]
-    assert again is not None
+    again = Memory.from_arrays(memory.to_arrays())
     asked = _rows(4, 20).sequences
     np.testing.assert_array_equal(again.seen(asked, _CLASSES), memory.seen(asked, _CLASSES))
     assert again.strength == memory.strength
-    assert Memory.split_off(weights) == (None, weights)
-
-
-def test_split_off__of_a_broken_memory_raises() -> None:
-    tensors = Memory.of(_rows(1, 30)).to_tensors()
-    del tensors["memory.labels"]
-    with pytest.raises(KeyError, match=r"memory\.labels"):
-        Memory.split_off(tensors)

@@ -35,6 +35,17 @@ def test_probabilities__of_flows_never_seen_hear_the_network() -> None:
     assert like_0[0] > like_1[0] + 0.02
 
 
+@pytest.mark.parametrize("labels", [[0, 0, 2, 2], [0, 1, 2, 2], [1, 1, 1, 1]])
+def test_to_arrays__the_same_vote_comes_back(labels: list[int]) -> None:
+    train = _sets([9, 3, 1, 0], [8, 5, 2, 0], [7, 2, 0, 1], [9, 9, 0, 2])
+    vote = LearnedVote(1).fit(_SEQUENCES, _SUMMARIES, train, np.array(labels), 3)
+    again = LearnedVote.from_arrays(vote.to_arrays())
+    expected_BC = vote.probabilities(_SEQUENCES, _SUMMARIES, train)
+    np.testing.assert_allclose(again.probabilities(_SEQUENCES, _SUMMARIES, train), expected_BC)
+    assert set(expected_BC.argmax(axis=1).tolist()) <= set(labels)
+    np.testing.assert_allclose(expected_BC.sum(axis=1), 1)
+
+
 def test_mean__weighs_repeats_by_their_logarithm() -> None:
     from iotid.model.vote import _mean
 
@@ -44,10 +55,10 @@ def test_mean__weighs_repeats_by_their_logarithm() -> None:
 
 
 def test_thin__keeps_a_share_of_the_flows_and_says_whose() -> None:
-    from iotid.model.vote import _thin
+    from iotid.model.vote import thin
 
     flows_BN = _sets([4000, 0, 2000, 0], [1, 0, 0, 0], [0, 0, 0, 0])
-    kept_BN, rows = _thin(flows_BN, 0.25, np.random.default_rng(1))
+    kept_BN, rows = thin(flows_BN, 0.25, np.random.default_rng(1))
     assert rows.tolist() in ([0], [0, 1])
     np.testing.assert_allclose(kept_BN.toarray()[0], [1000, 0, 500, 0], rtol=0.15)
     assert flows_BN.toarray()[0].tolist() == [4000, 0, 2000, 0]

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from sklearn.metrics import f1_score
 
-from iotid.dataset import Rows
+from iotid.dataset import Rows, Sets
 from iotid.errors import DataError, SettingError, TrainingError
 from iotid.model import Predictor
 from iotid.training import fit as fit_module
@@ -89,12 +89,28 @@ def test_fit__remembers_the_training_rows_where_the_model_shall(toy: ModuleType,
         model = toy.MODEL.model_copy(update={"memory": memory})
         fit(model, toy.training(epochs=1), toy.ENCODING, train, validation, tmp_path / str(memory))
     alone, remembering = (Predictor.load(tmp_path / name) for name in ("False", "True"))
-    assert alone.memory is None
-    assert remembering.memory is not None
-    seen_NC = remembering.memory.seen(train.sequences, 3)
-    expected_NC = seen_NC + remembering.memory.strength * alone.probabilities(train.sequences)
+    assert alone.learned.memory is None
+    memory = remembering.learned.memory
+    assert memory is not None
+    seen_NC = memory.seen(train.sequences, 3)
+    expected_NC = seen_NC + memory.strength * alone.probabilities(train.sequences)
     expected_NC /= expected_NC.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(remembering.probabilities(train.sequences), expected_NC, rtol=1e-5)
+
+
+def test_fit__learns_whole_sets_where_it_gets_some(toy: ModuleType, tmp_path: Path) -> None:
+    train, validation = toy.rows(60), toy.rows(23, 9)
+    unit = np.arange(60) % 4
+    sets = Sets.of(train.sequences, unit, train.label, train.num_flows)
+    fit(toy.MODEL, toy.training(epochs=1), toy.ENCODING, train, validation, tmp_path / "with", sets=sets)
+    predictor = Predictor.load(tmp_path / "with")
+    _, summaries = predictor.read(sets.sequences)
+    probabilities_BC, novelty_B = predictor.name_sets(sets.sequences, summaries, sets.flows)
+    assert probabilities_BC.argmax(axis=1).tolist() == sets.label.tolist()
+    np.testing.assert_allclose(novelty_B, 0, atol=1e-3)  # each is its own most like training set
+    fit(toy.MODEL, toy.training(epochs=1), toy.ENCODING, train, validation, tmp_path / "without")
+    with pytest.raises(DataError, match="write the dataset and train again"):
+        Predictor.load(tmp_path / "without").name_sets(sets.sequences, summaries, sets.flows)
 
 
 def _last_weights(folder: Path) -> dict[str, torch.Tensor]:
