@@ -241,7 +241,7 @@ PREDICTIONS = Table(
 
 CENSUS = Table(
     "census",
-    1,
+    2,
     (
         Column("site", "string", "site"),
         Column("capture_date", "date", "night"),
@@ -252,6 +252,12 @@ CENSUS = Table(
         Column("type", "string", "type of that class in the device list", nullable=True),
         Column("confidence", "float64", "share of the evidence behind the best class, 0 to 1"),
         Column("runners_up", "list<runner_up>", "next best classes (without a label the best, too) and their shares"),
+        Column(
+            "novelty",
+            "float64",
+            "how unlike all that training showed, 0 to 1; null: the model cannot tell",
+            nullable=True,
+        ),
         Column(
             "flows", "int64", "flows used; 0 of a device that is gone or away, whose row else tells of its last night"
         ),

@@ -3,7 +3,8 @@
 Two passes over the flows. The first counts every flow under what becomes of it and sums up each device's traffic. The
 second groups flows by device and sequences, then by sequences alone, so that each distinct sequence of the night is
 scored once and crosses the shuffle once, with the list of the devices that showed it. Workers sum by device the
-evidence of what they scored; only those sums are shuffled again, and voted on.
+evidence of what they scored; only those sums are shuffled again, and voted on. Beside it, where the model learned sets,
+each device's distinct sequences come together once, for what is in them to be counted.
 """
 
 from __future__ import annotations
@@ -21,12 +22,15 @@ import pyarrow.compute as pc
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import pandas_udf
 from pyspark.sql.pandas.types import from_arrow_schema
+from scipy.sparse import coo_matrix
 
 from iotid import config
 from iotid.census.devices import Networks, name_devices
 from iotid.census.vote import TALLY, VOTES, Tally, vote
+from iotid.dataset.characteristics import unseen_share
 from iotid.errors import AccountingError
 from iotid.model.bundle import DESCRIPTION, WEIGHTS, Predictor
+from iotid.model.sequences import distinct_sequences
 from iotid.schemas import CENSUS
 
 if TYPE_CHECKING:
@@ -47,6 +51,7 @@ class ShippedModel:
 
     files: Broadcast[tuple[bytes, str]]
     digest: str
+    knows_sets: bool
 
     def open(self) -> Predictor:
         if self.digest not in _loaded:
@@ -57,10 +62,11 @@ class ShippedModel:
 
 def ship_model(spark: SparkSession, folder: Path) -> tuple[ShippedModel, Encoding]:
     """Send the model in ``folder`` to the workers, and tell what it reads; raises what ``Predictor.load`` raises."""
-    encoding = Predictor.load(folder).encoding
+    predictor = Predictor.load(folder)
     weights, description = (folder / WEIGHTS).read_bytes(), (folder / DESCRIPTION).read_bytes()
     files = spark.sparkContext.broadcast((weights, description.decode()))
-    return ShippedModel(files, hashlib.sha256(weights + description).hexdigest()), encoding
+    digest, knows_sets = hashlib.sha256(weights + description).hexdigest(), predictor.learned.vote is not None
+    return ShippedModel(files, digest, knows_sets), predictor.encoding
 
 
 @dataclass(frozen=True)
@@ -155,11 +161,18 @@ def _votes(named: DataFrame, model: ShippedModel, encoding: Encoding, settings: 
                 _score_into(tally, predictor, batch.slice(start, settings.batch_rows), columns)
         yield from tally.table().to_batches()
 
+    def look_at_sets(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        predictor = model.open()
+        for rows in _whole_devices(batches, settings.batch_rows):
+            tally = Tally(len(labels))
+            _look_at_sets(tally, predictor, rows, columns)
+            yield from tally.table().to_batches()
+
     def decide(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         tally = Tally(len(labels))
         for batch in batches:
             tally.add(batch)
-        yield from vote(tally.table(), labels, devices, settings).to_batches()
+        yield from vote(tally.table(), labels, devices, settings, model.open().learned).to_batches()
 
     # an explicit number of partitions is one that adaptive execution leaves alone: it judges by bytes, and would give
     # all sequences of a night, which are few bytes and much work, to one core
@@ -168,20 +181,52 @@ def _votes(named: DataFrame, model: ShippedModel, encoding: Encoding, settings: 
     shown_by = F.collect_list(F.struct("device_id", "count")).alias("devices")
     distinct = pairs.repartition(partitions, *columns).groupBy(*columns).agg(shown_by)
     tallies = distinct.mapInArrow(score, from_arrow_schema(TALLY))
+    if model.knows_sets:
+        of_device = pairs.repartition(partitions, "device_id").sortWithinPartitions("device_id")
+        tallies = tallies.union(of_device.mapInArrow(look_at_sets, from_arrow_schema(TALLY)))
     return tallies.repartition(partitions, "device_id").mapInArrow(decide, from_arrow_schema(VOTES))
+
+
+def _whole_devices(batches: Iterable[pa.RecordBatch], rows_at_once: int) -> Iterator[pa.Table]:
+    """Tables of about so many rows, of rows that come ordered by device; no device is in two of them."""
+    held: list[pa.RecordBatch] = []
+    for batch in batches:
+        held.append(batch)
+        if sum(part.num_rows for part in held) > rows_at_once:
+            rows = pa.Table.from_batches(held)
+            start_of_last = pc.index(rows["device_id"], rows["device_id"][-1]).as_py()
+            if start_of_last:
+                yield rows.slice(0, start_of_last)
+            held = rows.slice(start_of_last).combine_chunks().to_batches()
+    if held:
+        yield pa.Table.from_batches(held)
+
+
+def _look_at_sets(tally: Tally, predictor: Predictor, rows: pa.Table, columns: Sequence[str]) -> None:
+    """Add what each device's distinct flows, taken together, say."""
+    vote, novelty = predictor.learned.vote, predictor.learned.novelty
+    assert vote is not None
+    assert novelty is not None
+    device = rows["device_id"].combine_chunks().dictionary_encode()
+    distinct, row_of_pair = distinct_sequences(predictor.encoding.encode(rows.select(columns).combine_chunks()))
+    shape = (len(device.dictionary), len(next(iter(distinct.values()))))
+    flows = coo_matrix((rows["count"].to_numpy(), (device.indices.to_numpy(), row_of_pair)), shape=shape).tocsr()
+    tally.add_sets(device.dictionary, vote.of_bags(distinct, flows), novelty.scores(distinct, flows))
 
 
 def _score_into(tally: Tally, predictor: Predictor, batch: pa.RecordBatch, columns: Sequence[str]) -> None:
     """Score the batch's distinct sequences and add them to the evidence of every device that showed them."""
-    predicted = predictor.predict(pa.Table.from_batches([batch]).select(columns))
+    distinct, which = distinct_sequences(predictor.encoding.encode(batch.select(columns)))
+    probabilities, summaries = predictor.read(distinct)
+    vote = predictor.learned.vote
     shown_by = batch.column("devices")
     pairs = shown_by.flatten()
     row_of_pair = np.repeat(np.arange(batch.num_rows), pc.list_value_length(shown_by).to_numpy())
-    probabilities = predicted["probabilities"].combine_chunks().flatten().to_numpy()
     tally.add_flows(
         pairs.field("device_id"),
         pairs.field("count").to_numpy(),
-        row_of_pair,
-        probabilities.reshape(batch.num_rows, -1),
-        predicted["surprise"].to_numpy(),
+        which[row_of_pair],
+        probabilities,
+        unseen_share(distinct),
+        None if vote is None else vote.of_flows(summaries),
     )

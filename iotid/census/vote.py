@@ -7,8 +7,10 @@ linear opinion pool). The share of the best class is the confidence: one odd flo
 one flow cannot carry it alone. It errs on the side of saying nothing: with a forest trained on one laboratory and
 captures of another, it named 0 of 141 devices a day, where a product with floored factors gave 107 a wrong name.
 
-Shape suffixes: N devices, R flows or rows of a part, C classes, V = C + 2 values that are summed (the classes'
-probabilities, the surprise, and 1, whose sum is the weight), T runners-up.
+A model that learned whole sets of flows answers for the set instead (`iotid.model.vote`), and tells how unlike all
+training sets it is; what its flows say is summed like probabilities, what the set's things say is told once.
+
+Shape suffixes: N devices, R flows or rows of a part, C classes, V values that are summed (see ``width``), T runners-up.
 """
 
 from __future__ import annotations
@@ -25,23 +27,31 @@ from iotid.schemas import CENSUS
 
 if TYPE_CHECKING:
     from iotid import config
+    from iotid.model.bundle import Learned
 
 KNOWN, UNDECIDED, UNKNOWN = STATUSES = ("known", "undecided", "unknown")
 TALLY = pa.schema([("device_id", pa.string()), ("flows", pa.int64()), ("evidence", pa.list_(pa.float64()))])
-_COLUMNS = ("device_id", "status", "label", "vendor", "type", "confidence", "runners_up", "flows")
+_COLUMNS = ("device_id", "status", "label", "vendor", "type", "confidence", "runners_up", "novelty", "flows")
 VOTES = pa.schema([CENSUS.arrow_schema().field(name) for name in _COLUMNS])
 _RUNNERS_UP = 3
 # Scores differ in their last bits with the batch that a flow was scored in; no decision may hang on those.
 _DECIMALS = 6
 
 
+def width(num_classes: int) -> int:
+    """V: of each class the probability, of the surprise, and of 1, whose sum is the weight, weighted sums; of each
+    class what the flows say of the set, a weighted sum, too; of each class what the set's things say; the novelty."""
+    return 3 * num_classes + 3
+
+
 class Tally:
     """Evidence summed by device. Parts may come in any order and number, so that workers can sum what they hold."""
 
     def __init__(self, num_classes: int) -> None:
+        self._classes = num_classes
         self._devices = pa.array([], pa.string())
         self._flows_N = np.zeros(0, np.int64)
-        self._evidence_NV = np.zeros((0, num_classes + 2))
+        self._evidence_NV = np.zeros((0, width(num_classes)))
 
     def add_flows(
         self,
@@ -50,13 +60,25 @@ class Tally:
         scored_R: np.ndarray,
         probabilities: np.ndarray,
         surprise: np.ndarray,
+        of_set: np.ndarray | None = None,
     ) -> None:
         """Add R pairs of a device and a distinct flow that it repeats ``repeats_R`` times.
 
-        ``scored_R`` is the flow's row in ``probabilities`` (flows, C) and ``surprise`` (flows,).
+        ``scored_R`` is the flow's row in ``probabilities`` (flows, C), ``surprise`` (flows,) and ``of_set`` (flows, C),
+        what the flow says of the set that it is in.
         """
-        values = np.column_stack([probabilities, surprise, np.ones(len(surprise))]).astype(np.float64)
+        values = np.zeros((len(surprise), width(self._classes)))
+        values[:, : self._classes], values[:, self._classes], values[:, self._classes + 1] = probabilities, surprise, 1
+        if of_set is not None:
+            values[:, self._classes + 2 : 2 * self._classes + 2] = of_set
         self._add(device, repeats_R, 1 + np.log(repeats_R), scored_R, values)
+
+    def add_sets(self, device: pa.Array, of_things: np.ndarray, novelty: np.ndarray) -> None:
+        """Add what the things in each device's whole set say (devices, C), and how new the set is (devices,)."""
+        values = np.zeros((len(novelty), width(self._classes)))
+        values[:, 2 * self._classes + 2 : -1], values[:, -1] = of_things, novelty
+        nothing = np.zeros(len(novelty), np.int64)
+        self._add(device, nothing, np.ones(len(novelty)), np.arange(len(novelty)), values)
 
     def add(self, part: pa.Table | pa.RecordBatch) -> None:
         """Add what another tally holds, as its ``table()`` gave it."""
@@ -98,22 +120,31 @@ def vote(
     labels: Sequence[str],
     known_devices: Mapping[str, Mapping[str, str | None]],
     settings: config.Census,
+    learned: Learned | None = None,
 ) -> pa.Table:
     """One row of VOTES per device of the tally (TALLY), in its order.
 
     ``labels`` are the model's classes in the order of its probabilities; ``known_devices`` tells each one's vendor and
-    type. A device is `unknown` where its flows surprise more than ``max_surprise`` (or the class of unlisted devices
-    wins), `undecided` with fewer flows than ``min_flows`` or less confidence than ``min_confidence``, else known.
-    Runners-up are the classes behind the label; where there is no label, the best class is the first of them.
+    type; ``learned`` is what the model knows of sets. A device is `unknown` where its flows surprise more than
+    ``max_surprise`` (or the class of unlisted devices wins), or its set is newer than the model's limit; `undecided`
+    with fewer flows than ``min_flows`` or less confidence than ``min_confidence``; else known. Runners-up are the
+    classes behind the label; where there is no label, the best class is the first of them.
     """
     C = len(labels)
-    evidence_NV = tally["evidence"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, C + 2)
-    mean_NV = np.round(evidence_NV / evidence_NV[:, -1:], _DECIMALS)
-    order_NC = np.argsort(-mean_NV[:, :C], axis=1, kind="stable")
-    share_NC = np.take_along_axis(mean_NV[:, :C], order_NC, axis=1)
+    evidence_NV = tally["evidence"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, width(C))
+    mean_NV = evidence_NV[:, : 2 * C + 2] / evidence_NV[:, C + 1 : C + 2]
+    share_NC, surprise_N = mean_NV[:, :C], np.round(mean_NV[:, C], _DECIMALS)
+    novelty, is_new_N = pa.nulls(len(tally), pa.float64()), np.zeros(len(tally), bool)
+    if learned and learned.vote and learned.novelty:
+        share_NC = learned.vote.decide(evidence_NV[:, 2 * C + 2 : -1], mean_NV[:, C + 2 :])
+        novelty_N = np.round(evidence_NV[:, -1], _DECIMALS)
+        novelty, is_new_N = pa.array(novelty_N), novelty_N > learned.novelty.limit
+    share_NC = np.round(share_NC, _DECIMALS)
+    order_NC = np.argsort(-share_NC, axis=1, kind="stable")
+    share_NC = np.take_along_axis(share_NC, order_NC, axis=1)
     flows_N = tally["flows"].to_numpy()
     unlisted_C = np.array([label == UNLISTED for label in labels])
-    is_unknown_N = (mean_NV[:, C] > settings.max_surprise) | unlisted_C[order_NC[:, 0]]
+    is_unknown_N = (surprise_N > settings.max_surprise) | is_new_N | unlisted_C[order_NC[:, 0]]
     too_little_N = (flows_N < settings.min_flows) | (share_NC[:, 0] < settings.min_confidence)
     status_N = np.where(is_unknown_N, UNKNOWN, np.where(too_little_N, UNDECIDED, KNOWN))
     is_known_N = status_N == KNOWN
@@ -126,6 +157,7 @@ def vote(
         pa.array([known_devices.get(label, {}).get("type") or None for label in labels], pa.string()).take(best),
         pa.array(share_NC[:, 0]),
         _runners_up(labels, order_NC, share_NC, is_known_N.astype(np.int64)),
+        novelty,
         pa.array(flows_N),
     ]
     return pa.table(columns, schema=VOTES)

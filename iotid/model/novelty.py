@@ -24,6 +24,7 @@ _KINDS = ("packets", "pairs")
 _THINNED = (
     0.3  # share of a training set's flows that is kept in a further copy, to learn what little evidence looks like
 )
+_LEAST_LIMIT = 0.25  # few and equal training sets, too, leave room for another day
 _SLICE = 1024  # sets compared with all of training at once
 
 
@@ -33,7 +34,7 @@ class Novelty:
     Things are weighed by inverse document frequency, log((1 + A) / (1 + sets that hold it)), so that what every device
     does counts for little, and in the cosine by 1 + log of their number (tf-idf: Salton and Buckley 1988). Both are 0
     for a training set and 1 for a set that shares nothing. ``limit``: what ``known_share`` of the training sets, whole
-    and thinned out, stay below where they are compared with the others.
+    and thinned out, stay below where they are compared with the others; 0.25 at least.
     """
 
     limit: float
@@ -62,7 +63,7 @@ class Novelty:
             [self._scores(sequences, sets, who) for sets, who in ((flows_AN, own[: len(label_A)]), (kept_BN, kept))]
         )
         scores = scores[(np.bincount(label_A)[label_A] > 1)[own]]
-        self.limit = float(np.quantile(scores, known_share)) if len(scores) else 1.0
+        self.limit = max(float(np.quantile(scores, known_share)), _LEAST_LIMIT) if len(scores) else 1.0
         return self
 
     def scores(self, sequences: Mapping[str, NDArray[np.int32]], flows_BN: csr_matrix) -> NDArray[np.float64]:

@@ -71,10 +71,23 @@ class LearnedVote:
         self, sequences: Mapping[str, NDArray[np.int32]], summaries_NF: NDArray[np.float32], flows_BN: csr_matrix
     ) -> NDArray[np.float64]:
         """(B, C) of sets, given as in ``fit``; 0 for classes of which ``fit`` had none."""
+        return self.decide(self.of_bags(sequences, flows_BN), _mean(self.of_flows(summaries_NF), flows_BN))
+
+    def of_flows(self, summaries_NF: NDArray[np.float32]) -> NDArray[np.float64]:
+        """(N, C) what each flow's summary says; of a set counts their mean, n equal flows weighing 1 + log n."""
+        read = len(self._middle_F)
+        return np.asarray((summaries_NF - self._middle_F) / self._spread_F @ self._weight_VC[-read:])
+
+    def of_bags(self, sequences: Mapping[str, NDArray[np.int32]], flows_BN: csr_matrix) -> NDArray[np.float64]:
+        """(B, C) what the things in each set say."""
+        read = len(self._middle_F)
+        return np.asarray(self._bags.matrix(sequences, flows_BN) @ self._weight_VC[:-read])
+
+    def decide(self, of_bags_BC: NDArray[np.float64], of_flows_BC: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(B, C) probabilities of sets from what their things and their flows say."""
         from scipy.special import softmax
 
-        logits_BC = self._views(sequences, summaries_NF, flows_BN) @ self._weight_VC + self._bias_C
-        return np.asarray(softmax(logits_BC, axis=1))
+        return np.asarray(softmax(of_bags_BC + of_flows_BC + self._bias_C, axis=1))
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
         """All that it has learned, by name."""
@@ -109,8 +122,8 @@ def thin(flows_BN: csr_matrix, share: float, random: np.random.Generator) -> tup
     return kept_BN[rows], rows
 
 
-def _mean(summaries_NF: NDArray[np.float32], flows_BN: csr_matrix) -> NDArray[np.float64]:
+def _mean(values_NF: NDArray[np.floating], flows_BN: csr_matrix) -> NDArray[np.float64]:
     weight_BN = flows_BN.astype(np.float64)
     weight_BN.data = 1 + np.log(weight_BN.data)
-    mean_BF: NDArray[np.float64] = (weight_BN @ summaries_NF) / np.asarray(weight_BN.sum(axis=1))
+    mean_BF: NDArray[np.float64] = (weight_BN @ values_NF) / np.asarray(weight_BN.sum(axis=1))
     return mean_BF

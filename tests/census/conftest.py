@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from scipy.sparse import csr_matrix
 
 from iotid.schemas import FLOWS
 from iotid.storage import Partition, Store
@@ -27,10 +28,12 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
 
     from iotid import config
     from iotid.dataset.characteristics import Encoding, Vocabulary
-    from iotid.model.bundle import save_bundle, vocabulary_sizes
+    from iotid.model.bundle import Learned, Predictor, save_bundle, vocabulary_sizes
     from iotid.model.ensemble import AdaptiveEnsemble
+    from iotid.model.novelty import Novelty
+    from iotid.model.vote import LearnedVote
 
-    def train(labels: tuple[str, str] = LEARNED) -> Path:
+    def train(labels: tuple[str, str] = LEARNED, *, sets: bool = False) -> Path:
         values = {"packet_length": (60, 100, 1500), "tcp_window": (512, 1024, 65535)}
         encoding = Encoding(
             max_packets=4,
@@ -60,7 +63,13 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
             torch.nn.functional.cross_entropy(model(ids), torch.arange(2)).backward()
             optimizer.step()
         folder = tmp_path_factory.mktemp("model")
-        save_bundle(folder, model.state_dict(), settings, encoding)
+        learned = Learned()
+        if sets:
+            looked, flows, label = encoding.encode(looks), csr_matrix([[3, 0], [5, 0], [0, 2], [0, 4]]), [0, 0, 1, 1]
+            _, summaries = Predictor(model, encoding).read(looked)
+            vote = LearnedVote(1).fit(looked, summaries, flows, np.array(label), 2)
+            learned = Learned(None, vote, Novelty().fit(looked, flows, np.array(label)))
+        save_bundle(folder, model.state_dict(), settings, encoding, learned)
         return folder
 
     return train

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from scipy.sparse import csr_matrix
 
 from iotid.census import take_census
 from iotid.config import Settings, Watchlist
 from iotid.errors import AccountingError, DataError, PartitionError
+from iotid.model import Predictor
 from iotid.schemas import CENSUS
 from iotid.storage import Partition, Store
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 pytestmark = pytest.mark.spark
+LOOKS = {"camera": ([60, 1500, 1500], [1024, 65535, 65535]), "plug": ([60, 100], [1024, 512]), "odd": ([7, 7], [9, 9])}
 A, B, C, D = (f"02:00:00:00:00:{last}" for last in ("0a", "0b", "0c", "0d"))
 IPS = {A: "192.168.1.10", B: "192.168.1.11", C: "192.168.1.12", D: "192.168.1.13"}
 
@@ -108,6 +111,37 @@ def test_take_census__names_devices_accounts_for_every_flow_and_writes_table_pag
     assert site.spark.read.parquet(census.uri).count() == 5
     assert A in Path(census.uri, "_census.html").read_text(encoding="utf-8")
     assert len(Path(census.uri, "_census.csv").read_text(encoding="utf-8").splitlines()) == 1 + 5
+
+
+def test_take_census__asks_a_model_that_learned_sets_of_each_devices_whole_set(
+    site: Site, model_folder: Callable[..., Path]
+) -> None:
+    model, make = model_folder(sets=True), site.make
+    site.night(
+        1,
+        *[make("camera", IPS[A], A)] * 3,
+        *[make("plug", IPS[B], B)] * 2,
+        *[make("odd", IPS[C], C)] * 4,
+        *[make("camera", IPS[D], D)] * 2,
+        *[make("odd", IPS[D], D)] * 2,
+    )
+    small = stored(site.census(1, model=model, batch_rows=1)).to_pylist()  # a device's flows come in several batches
+    rows = {row["device_id"]: row for row in small}
+    assert {device: (row["status"], row["label"]) for device, row in rows.items() if device != D} == {
+        A: ("known", "camera"), B: ("known", "plug"), C: ("unknown", None),
+    }  # fmt: skip
+    predictor = Predictor.load(model)
+    looks = pa.table(
+        {"packet_length": [LOOKS[each][0] for each in LOOKS], "tcp_window": [LOOKS[each][1] for each in LOOKS]}
+    )
+    sequences = predictor.encoding.encode(looks)
+    of = {A: {"camera": 3}, B: {"plug": 2}, C: {"odd": 4}, D: {"camera": 2, "odd": 2}}
+    flows = csr_matrix([[shown.get(look, 0) for look in LOOKS] for shown in of.values()])
+    expected_BC, novelty_B = predictor.name_sets(sequences, predictor.read(sequences)[1], flows)
+    for device, shares, novelty in zip(of, expected_BC, novelty_B, strict=True):
+        assert rows[device]["confidence"] == pytest.approx(shares.max(), abs=1e-5)
+        assert rows[device]["novelty"] == pytest.approx(novelty, abs=1e-5)
+    assert rows[A]["novelty"] < rows[D]["novelty"] < rows[C]["novelty"]
 
 
 def test_take_census__new_gone_away_back_and_changed_over_four_nights(site: Site) -> None:

@@ -9,9 +9,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from scipy.sparse import csr_matrix
 
 from iotid.census.vote import VOTES, Tally, vote, watched
 from iotid.config import Census, Watchlist, load_settings
+from iotid.model.bundle import Learned
+from iotid.model.novelty import Novelty
+from iotid.model.vote import LearnedVote
 
 LABELS = ("camera", "plug", "scale", "lamp", "bell")
 DEVICES = {label: {"vendor": f"{label} works", "type": label, "model": ""} for label in LABELS}
@@ -70,7 +74,7 @@ def test_tally__equals_the_rule_done_flow_by_flow() -> None:
     assert set(table["device_id"].to_pylist()) == set(expected)
     for row in table.to_pylist():
         count, shares, surprise = expected[row["device_id"]]
-        evidence = np.array(row["evidence"])
+        evidence = np.array(row["evidence"])[: len(LABELS) + 2]
         assert row["flows"] == count
         np.testing.assert_allclose(evidence[:-1] / evidence[-1], [*shares, surprise], rtol=1e-6)
 
@@ -92,9 +96,37 @@ def test_tally__scores_of_one_sequence_count_for_every_device_that_showed_it() -
     probabilities, surprise = np.array([[0.25, 0.75], [1.0, 0.0]], np.float32), np.array([0.5, 0.0])
     tally.add_flows(pa.array(["a", "b", "a"]), np.array([1, 1, 1]), np.array([0, 0, 1]), probabilities, surprise)
     assert tally.table().to_pylist() == [
-        {"device_id": "a", "flows": 2, "evidence": [1.25, 0.75, 0.5, 2.0]},
-        {"device_id": "b", "flows": 1, "evidence": [0.25, 0.75, 0.5, 1.0]},
+        {"device_id": "a", "flows": 2, "evidence": [1.25, 0.75, 0.5, 2.0, *[0.0] * 5]},
+        {"device_id": "b", "flows": 1, "evidence": [0.25, 0.75, 0.5, 1.0, *[0.0] * 5]},
     ]
+
+
+def test_vote__a_model_that_learned_sets_answers_for_the_set_and_tells_new_ones() -> None:
+    sequences = {"packet_length": np.array([[2, 3], [2, 2], [4, 0], [5, 3]], np.int32)}
+    summaries = np.array([[1, 0], [0, 1], [0, 0], [0, 0]], np.float32)
+    train = csr_matrix(np.array([[9, 3, 1, 0], [8, 5, 2, 0], [7, 2, 0, 1], [9, 9, 0, 2]]))
+    label = np.array([0, 0, 1, 1])
+    learned = Learned(
+        None, LearnedVote(1).fit(sequences, summaries, train, label, 2), Novelty().fit(sequences, train, label)
+    )
+    assert learned.vote is not None
+    assert learned.novelty is not None
+    sets = csr_matrix(np.array([[6, 4, 3, 0], [9, 1, 0, 1]]))
+    tally, devices = Tally(2), pa.array(["a", "b"])
+    for device, flows in zip(devices, sets.toarray(), strict=True):
+        shown = np.flatnonzero(flows)
+        probabilities = np.full((4, 2), [0.9, 0.1])  # flow by flow, all look like the first class
+        same = pa.array([device.as_py()] * len(shown))
+        tally.add_flows(same, flows[shown], shown, probabilities, np.zeros(4), learned.vote.of_flows(summaries))
+    tally.add_sets(devices, learned.vote.of_bags(sequences, sets), np.array([0.0, learned.novelty.limit + 0.01]))
+    rows = vote(tally.table(), ("camera", "plug"), DEVICES, SETTINGS, learned).to_pylist()
+    expected = learned.vote.probabilities(sequences, summaries, sets)
+    assert [row["confidence"] for row in rows] == pytest.approx(expected.max(axis=1).tolist(), abs=1e-5)
+    assert expected.argmax(axis=1).tolist() == [0, 1]
+    assert [(row["status"], row["label"]) for row in rows] == [("known", "camera"), ("unknown", None)]
+    assert rows[1]["runners_up"][0]["label"] == "plug"
+    assert rows[1]["novelty"] > learned.novelty.limit
+    assert row_of([("a", 5, [0.1, 0.7, 0.15, 0.05, 0.0], 0.0)])["novelty"] is None
 
 
 def test_vote__known_device_has_label_vendor_type_and_the_next_best_as_runners_up() -> None:
