@@ -15,6 +15,7 @@ The Airflow variable `iotid` (JSON): `jobs` (folder of the job files), `captures
 list), `storage` (folder or URI of the tables), `config` (list of settings files, later wins), `python` (interpreter of
 the iotid environment), `driver_memory` (such as 3g), `wheel` (iotid's package for the executors; empty where they have
 it installed). The connection `spark_default` names the Spark master; `spark-submit` must be on the workers' PATH.
+With `census.pseudonyms`, workers need the key: IOTID_CENSUS_KEY in their environment, or the file `census.key_file`.
 
 ### What failure looks like, and what to do
 
@@ -23,6 +24,9 @@ log. A task is tried three times, after a pause of 5 to 10 minutes and one of 10
 
 * *Exit code 2* (a missing folder, an empty night, an unknown setting, a malformed device list): mend what the line
   names, then clear the task; trying again by itself does not help.
+* *Exit code 3* of `take_census`: no fault; a device on the watch list was met, and `watchlist.fail` asks that this be
+  seen. The census is written, and the line names its page: act, then mark the task as a success; it was tried three
+  times and met the device each time.
 * *PartitionError*: an earlier step has not finished for that site and night; clear that step with its downstream tasks.
 * *SchemaError, AccountingError*: stored data breaks its contract; do not clear, keep the partition and report it.
 * *TrainingError*, such as a loss that is not finite: clear `train` once; if it returns, look at the dataset's summary.

@@ -144,6 +144,9 @@ class Census(_Section):
     max_surprise: float = Field(ge=0, le=1)
     remember_days: int = Field(ge=1)
     inside: tuple[str, ...]
+    # these two are never dumped, hence in no hash: they change what devices are called, not what is said of them
+    pseudonyms: bool = Field(exclude=True)
+    key_file: str | None = Field(exclude=True)
 
 
 class Promotion(_Section):
@@ -153,10 +156,30 @@ class Promotion(_Section):
     min_support: int = Field(ge=1)
 
 
+class Watched(_Section):
+    """An entry of the watch list: a name, which may stand alone, and the confidences at which it counts."""
+
+    name: str = Field(min_length=1)
+    lowest: float = Field(0, alias="from", ge=0, le=1)
+    highest: float = Field(1, alias="to", ge=0, le=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_name_alone(cls, given: Any) -> Any:
+        return {"name": given} if isinstance(given, str) else given
+
+    @model_validator(mode="after")
+    def _from_is_not_above_to(self) -> Watched:
+        if self.lowest > self.highest:
+            raise ValueError(f"from must be at most to ({self.highest}), got {self.lowest}")
+        return self
+
+
 class Watchlist(_Section):
-    labels: tuple[str, ...]
-    vendors: tuple[str, ...]
-    types: tuple[str, ...]
+    labels: tuple[Watched, ...]
+    vendors: tuple[Watched, ...]
+    types: tuple[Watched, ...]
+    fail: bool
 
 
 class Settings(_Section):
@@ -272,5 +295,7 @@ def _explain(fault: ValidationError) -> str:
 def _keys_beside(place: list[str]) -> list[str]:
     if len(place) == 1:
         return list(Settings.model_fields)
+    if len(place) > 2:
+        return []
     section = Settings.model_fields[place[0]].annotation
     return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []

@@ -1,4 +1,4 @@
-"""The error tree. Users' mistakes exit with 2 and one line; data and machine faults exit with 1.
+"""The error tree. Users' mistakes exit with 2 and one line; data and machine faults exit with 1; 3 is no fault.
 
 Every message names the field or file, the rule, the value it got and the remedy.
 """
@@ -62,3 +62,9 @@ class AccountingError(DataError):
 
 class TrainingError(IotidError):
     """Training cannot go on: a non-finite loss, or ranks that disagree."""
+
+
+class WatchError(IotidError):
+    """All went well, and a device on the watch list was met: ``watchlist.fail`` asks that this be seen."""
+
+    exit_code = 3

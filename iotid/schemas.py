@@ -245,7 +245,7 @@ CENSUS = Table(
     (
         Column("site", "string", "site"),
         Column("capture_date", "date", "night"),
-        Column("device_id", "string", "MAC of the device, or its address where no MAC is shown"),
+        Column("device_id", "string", "MAC of the device, or its address where no MAC is shown; or its pseudonym"),
         Column("status", "string", "known, undecided (too little evidence) or unknown (fits nothing learned)"),
         Column("label", "string", "the class voted for; null unless known", nullable=True),
         Column("vendor", "string", "vendor of that class in the device list", nullable=True),
@@ -264,12 +264,12 @@ CENSUS = Table(
         Column("bytes", "int64", "bytes of those flows on the wire, both directions"),
         Column("first_seen", "timestamp", "first packet of the night"),
         Column("last_seen", "timestamp", "last packet of the night"),
-        Column("addresses", "list<string>", "addresses under which the device was seen, sorted"),
+        Column("addresses", "list<string>", "addresses under which the device was seen, or their pseudonyms, sorted"),
         Column(
             "change",
             "string",
             "against the census before: new, same, changed, back (after nights of absence), gone (there then, not "
-            "tonight), away (absent then, too); first: no census before",
+            "tonight), away (absent then, too); first: no census before whose identifiers are the same",
         ),
         Column("previous_label", "string", "label of the census before, where it had one", nullable=True),
         Column("watched", "bool", "on the watch list"),

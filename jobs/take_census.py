@@ -10,11 +10,12 @@ from iotid.config import Settings
 def main(settings: Settings, site: str, capture_date: str) -> None:
     """Take the census of one night: one row per device, what changed since the census before, and a page to read.
 
-    Reads the table `flows` and the registry's champion. Writes the table `census`.
+    Reads the table `flows` and the registry's champion. Writes the table `census`. With watchlist.fail, a watched
+    device makes it end with exit code 3, after that.
     """
     from tempfile import TemporaryDirectory
 
-    from iotid.census import take_census
+    from iotid.census import check_watchlist, take_census
     from iotid.registry import Registry
     from iotid.session import spark_session
     from iotid.storage import Store
@@ -31,6 +32,7 @@ def main(settings: Settings, site: str, capture_date: str) -> None:
     told = night.metadata
     statuses = ", ".join(f"{count:,} {status}" for status, count in told["status"].items())
     command.say(f"census: {told['devices']:,} devices ({statuses}) by model version {version} -> {night.uri}")
+    check_watchlist(night, settings.watchlist)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,17 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 
 from iotid import command
 from iotid.config import Settings
+from iotid.errors import WatchError
 from iotid.pipeline import layers_of_this_command
+from iotid.storage import Partition
+from jobs.take_census import main as take_census_job
 
 ROOT = Path(__file__).parent.parent
 STEPS = ["split-pcaps", "assemble-flows", "write-dataset", "train", "evaluate", "promote", "take-census"]
@@ -123,3 +127,34 @@ def test_cli__strict_is_the_setting_and_goes_on_to_the_steps_of_a_run() -> None:
     told = CliRunner().invoke(look, ["--strict", "--set", "flow.max_packets=3"])
     assert told.output.strip() == "True ['--set', 'flow.max_packets=3', '--set', 'capture.strict=true']"
     assert CliRunner().invoke(look, []).output.strip() == "False []"
+
+
+def test_take_census__a_watched_device_ends_it_with_exit_code_3_and_one_line_after_the_result(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    met = {"devices": 2, "status": {"known": 2}, "watched": 1, "watched_labels": {"camera": 1}}
+    written = Partition("/store/census/night", {"site": "a", "capture_date": "2026-01-10"}, met)
+    registry = SimpleNamespace(version_of=lambda alias: 1, bundle=lambda version, folder: folder)
+    monkeypatch.setattr("iotid.registry.Registry", lambda *_: registry)
+    monkeypatch.setattr("iotid.session.spark_session", lambda *_: None)
+    monkeypatch.setattr("iotid.census.take_census", lambda *_: written, raising=False)
+    quiet = CliRunner().invoke(take_census_job, NIGHT)
+    assert quiet.exit_code == 0, quiet.output
+    told = CliRunner().invoke(take_census_job, [*NIGHT, "--set", "watchlist.fail=true"])
+    assert told.exit_code == 3
+    result, error = told.output.splitlines()
+    assert result == quiet.output.strip()
+    assert error.startswith("Error: watchlist: the census of a, 2026-01-10, is written; watched devices: 1 (1 camera)")
+
+
+def test_cli__the_exit_code_of_a_step_is_that_of_the_run_that_started_it() -> None:
+    @command.step("look")
+    def look(settings: Settings) -> None:
+        raise WatchError("met")
+
+    @command.step("run")
+    def run(settings: Settings) -> None:
+        look.main([], standalone_mode=False)
+
+    told = CliRunner().invoke(run, [])
+    assert (told.exit_code, told.output) == (3, "Error: met\n")

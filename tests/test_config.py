@@ -55,6 +55,15 @@ def test_settings__later_layers_and_overrides_win(tmp_path: Path) -> None:
         ("flow.length=payload", "flow.length: Input should be 'ip' or 'frame', got 'payload'"),
         ("dataset.validation=0.5", "dataset: train + validation must leave a test part below 1, got 1.3"),
         ("epochs=3", "--set epochs=3: must read section.key=value"),
+        (
+            "watchlist.labels=[{name: cam, from: 0.9, to: 0.8}]",
+            "watchlist.labels.0: from must be at most to (0.8), got",
+        ),
+        (
+            "watchlist.types=[cam, {name: cam, from: 2}]",
+            "watchlist.types.1.from: Input should be less than or equal to",
+        ),
+        ("watchlist.types=[{name: cam, label: 2}]", "watchlist.types.0.label: unknown setting; conf/base.yaml lists"),
     ],
 )
 def test_settings__a_mistake_is_one_line_that_names_key_rule_and_value(override: str, told: str) -> None:
@@ -84,6 +93,13 @@ def test_settings__are_frozen() -> None:
 def test_settings__relative_root_becomes_absolute_and_uris_stay() -> None:
     assert Path(load_settings([], ["storage.root=x"]).storage.root).is_absolute()
     assert load_settings([], ["storage.root=s3://bucket/x"]).storage.root == "s3://bucket/x"
+
+
+def test_settings_hash__says_nothing_of_keys_and_pseudonyms_only_of_what_devices_are_taken_for() -> None:
+    other = load_settings([], ["census.pseudonyms=on", "census.key_file=/secret"])
+    assert (other.census.pseudonyms, other.census.key_file) == (True, "/secret")
+    assert settings_hash(other.census) == settings_hash(load_settings().census)
+    assert "secret" not in other.model_dump_json()
 
 
 def test_settings_hash__changes_with_a_value_and_with_an_input_only() -> None:

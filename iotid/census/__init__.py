@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from iotid.census.take import take_census
+    from iotid.census.take import check_watchlist, take_census
 
-__all__ = ["take_census"]
+__all__ = ["check_watchlist", "take_census"]
 
 
 def __getattr__(name: str) -> Any:  # torch and Spark are loaded only by those who take a census
-    if name == "take_census":
+    if name in __all__:
         from iotid.census import take
 
-        return take.take_census
+        return getattr(take, name)
     raise AttributeError(name)

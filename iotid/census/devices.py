@@ -58,7 +58,7 @@ class Networks:
         encoded = addresses.dictionary_encode()
         if isinstance(encoded, pa.ChunkedArray):
             encoded = encoded.combine_chunks()
-        version_D, value_D2 = _parse(encoded.dictionary.to_pylist())
+        version_D, value_D2 = parse_addresses(encoded.dictionary.to_pylist())
         inside_D = np.zeros(len(version_D) + 1, bool)  # the last one stands for null
         for version, base_2, mask_2 in self._networks:
             inside_D[:-1] |= (version_D == version) & ((value_D2 & mask_2) == base_2).all(axis=1)
@@ -93,7 +93,7 @@ def name_devices(
     return device, address, pc.if_else(pc.is_null(device), pa.array(reason, pa.string()), None)
 
 
-def _parse(addresses: list[str]) -> tuple[np.ndarray, np.ndarray]:
+def parse_addresses(addresses: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """IP version int8 (D,), 0 where the text is no address, and the addresses' upper and lower halves uint64 (D, 2)."""
     version_D = np.zeros(len(addresses), np.int8)
     packed = bytearray(16 * len(addresses))

@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 
 from iotid import config
 from iotid.census.changes import ABSENT, CHANGES, compare
+from iotid.census.pseudonyms import read_pseudonyms
 from iotid.census.report import render_csv, render_page
 from iotid.census.score import Scored, score_night, ship_model
 from iotid.census.vote import STATUSES, watched
-from iotid.errors import AccountingError, DataError
+from iotid.errors import AccountingError, DataError, WatchError
 from iotid.flows import read_flows
 from iotid.schemas import CENSUS
 from iotid.storage import Partition, Store
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 PAGE, CSV = "_census.html", "_census.csv"
 # how the census before was brought to this one's model and settings
 AS_IT_WAS, SCORED_AGAIN, NOT_COMPARED = "as it was", "scored again", "labels not compared"
+# or why it was not: devices bear other identifiers there, clear ones or those of another key
+NOT_JOINABLE = "not joinable"
 
 
 def take_census(
@@ -49,15 +52,20 @@ def take_census(
     made by another model or other settings, the earlier night's flows are scored again, so that only the network's
     changes are called changes; if those flows are gone, labels are not compared. ``model_date`` is for the page.
 
+    With ``census.pseudonyms``, no MAC and no address is written as it is. A census before whose identifiers were not
+    made with the same key cannot be joined with this one: then every device is there for the first time.
+
     Returns:
         The partition of ``census``: rows of schemas.CENSUS in Parquet, ``_census.csv`` and ``_census.html``.
 
     Raises:
         PartitionError: the night's flows are absent.
         DataError: the night's flows were made by other settings than the model can read.
-        SettingError: ``census.inside`` lists what is not a network.
+        SettingError: ``census.inside`` lists what is not a network; pseudonyms are on and there is no key.
         AccountingError: flows of the partition are neither scored nor counted under a reason.
     """
+    pseudonyms = read_pseudonyms(settings)
+    fingerprint = pseudonyms.fingerprint if pseudonyms else None
     keys = {"site": site, "capture_date": capture_date}
     night = store.open("flows", keys)
     model, encoding = ship_model(spark, Path(predictor_folder))
@@ -68,12 +76,15 @@ def take_census(
     def rows_of(flows: Partition) -> tuple[pa.Table, Scored]:
         scored = score_night(read_flows(spark, [flows]), model, encoding, settings)
         _account_for_all(flows, scored)
-        return scored.devices.append_column("watched", watched(scored.devices, watchlist)), scored
+        devices = pseudonyms.rename(scored.devices) if pseudonyms else scored.devices
+        return devices.append_column("watched", watched(devices, watchlist)), scored
 
     tonight, scored = rows_of(night)
     earlier = _latest_before(store, keys)
     before, how = None, None
-    if earlier:
+    if earlier and earlier.metadata.get("key_fingerprint") != fingerprint:
+        how = NOT_JOINABLE
+    elif earlier:
         before, how = _stored_rows(earlier), AS_IT_WAS
         if any(earlier.metadata[name] != value for name, value in made_with.items()):
             how = NOT_COMPARED
@@ -82,6 +93,7 @@ def take_census(
     census = compare(tonight, before, comparable=how != NOT_COMPARED, remember_days=settings.remember_days)
     metadata = {
         **made_with,
+        "key_fingerprint": fingerprint,
         "model_date": model_date,
         "compared_with": {"capture_date": earlier.keys["capture_date"], "how": how} if earlier else None,
         "packets": night.metadata["packets"],
@@ -93,6 +105,17 @@ def take_census(
         staged.write_text(PAGE, render_page(census, {**keys, **metadata}))
         staged.metadata.update(metadata)
     return store.open("census", keys)
+
+
+def check_watchlist(census: Partition, watchlist: config.Watchlist) -> None:
+    """Raises WatchError where the census met a watched device and the watch list asks for it."""
+    if watchlist.fail and census.metadata["watched"]:
+        met = ", ".join(f"{count:,} {label}" for label, count in census.metadata["watched_labels"].items())
+        raise WatchError(
+            f"watchlist: the census of {census.keys['site']}, {census.keys['capture_date']}, is written; "
+            f"watched devices: {census.metadata['watched']:,} ({met}); see {census.uri}/{PAGE}, and set "
+            "watchlist.fail=false to end without an error"
+        )
 
 
 def _misfit(flows: Partition, encoding: Encoding) -> str | None:
@@ -136,13 +159,15 @@ def _counts(census: pa.Table, scored: Scored) -> dict[str, Any]:
     present = census.filter(pc.invert(pc.is_in(census["change"], value_set=pa.array(ABSENT))))
     status, changes = Counter(present["status"].to_pylist()), Counter(census["change"].to_pylist())
     labels = Counter(label for label in present["label"].to_pylist() if label is not None)
+    watched_labels = Counter(census.filter(census["watched"])["label"].to_pylist())
     return {
         "rows": census.num_rows,
         "devices": present.num_rows,
         "status": {name: status[name] for name in STATUSES},
         "labels": dict(sorted(labels.items())),
         "changes": {name: changes[name] for name in CHANGES},
-        "watched": pc.sum(census["watched"]).as_py() or 0,
+        "watched": watched_labels.total(),
+        "watched_labels": dict(sorted(watched_labels.items())),
         "flows": scored.flows,
         "flows_of_devices": scored.flows_of_devices,
         "flows_of_other_protocols": scored.flows_of_other_protocols,

@@ -164,11 +164,17 @@ def vote(
 
 
 def watched(votes: pa.Table, watchlist: config.Watchlist) -> pa.Array:
-    """bool (N,): devices whose label, vendor or type is on the watch list; only known ones have any."""
+    """bool (N,): devices whose label, vendor or type is on the watch list, at a confidence that it names.
+
+    Only known devices have any of the three.
+    """
     lists = {"label": watchlist.labels, "vendor": watchlist.vendors, "type": watchlist.types}
+    confidence_N = votes["confidence"].to_numpy()
     hit_N = np.zeros(votes.num_rows, bool)
-    for column, names in lists.items():
-        hit_N |= pc.is_in(votes[column], value_set=pa.array(names, pa.string())).to_numpy()
+    for column, entries in lists.items():
+        for entry in entries:
+            named_N = pc.fill_null(pc.equal(votes[column], entry.name), False).to_numpy()
+            hit_N |= named_N & (confidence_N >= entry.lowest) & (confidence_N <= entry.highest)
     return pa.array(hit_N)
 
 

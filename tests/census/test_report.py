@@ -40,7 +40,8 @@ def facts(**more: Any) -> dict[str, Any]:
     none = dict.fromkeys(("first", "new", "same", "changed", "back", "gone", "away"), 0)
     return {
         "site": "lab", "capture_date": "2026-01-10", "model_version": "7", "model_date": "2026-01-09",
-        "settings_hash": "0123456789ab", "compared_with": {"capture_date": "2026-01-09", "how": "as it was"},
+        "settings_hash": "0123456789ab", "key_fingerprint": None,
+        "compared_with": {"capture_date": "2026-01-09", "how": "as it was"},
         "packets": {"flow": 12345, "not_ip": 67, "truncated": 0}, "devices": 3, "watched": 1,
         "status": {"known": 3, "undecided": 0, "unknown": 0}, "changes": none, "flows": 1700,
         "flows_of_devices": 1500, "flows_of_other_protocols": 190, "flows_without_device": {"outside": 10},
@@ -91,6 +92,16 @@ def test_page__tells_version_date_comparison_and_every_packet_and_flow() -> None
     for how, words in (("scored again", "were scored again"), ("labels not compared", "names are not compared")):
         compared = {"capture_date": "2026-01-09", "how": how}
         assert words in text_of(render_page(census_of([{}]), facts(compared_with=compared)))
+
+
+def test_page__tells_that_identifiers_are_pseudonyms_and_why_nights_are_not_compared() -> None:
+    apart = {"capture_date": "2026-01-09", "how": "not joinable"}
+    told = text_of(render_page(census_of([{}]), facts(compared_with=apart, key_fingerprint="00ff00ff00ff")))
+    assert "are pseudonyms (key 00ff00ff00ff)" in told
+    assert "Not compared with the census of 2026-01-09, whose identifiers were not made with this key" in told
+    told = text_of(render_page(census_of([{}]), facts(compared_with=apart)))
+    assert "whose identifiers are pseudonyms: every device is there for the first time" in told
+    assert "(key" not in told
 
 
 def test_page__sections_list_what_to_look_at_and_count_all_of_it() -> None:

@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.sparse import csr_matrix
 
-from iotid.census import take_census
+from iotid.census import check_watchlist, take_census
+from iotid.census.pseudonyms import KEY_VARIABLE, Pseudonyms
 from iotid.config import Settings, Watchlist
-from iotid.errors import AccountingError, DataError, PartitionError
+from iotid.errors import AccountingError, DataError, PartitionError, SettingError, WatchError
 from iotid.model import Predictor
 from iotid.schemas import CENSUS
 from iotid.storage import Partition, Store
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.spark
 LOOKS = {"camera": ([60, 1500, 1500], [1024, 65535, 65535]), "plug": ([60, 100], [1024, 512]), "odd": ([7, 7], [9, 9])}
 A, B, C, D = (f"02:00:00:00:00:{last}" for last in ("0a", "0b", "0c", "0d"))
+WATCHED = {"labels": ["camera"], "vendors": [], "types": [], "fail": False}
+KEY, OTHER_KEY = "one key of this test", "another key of this test"
 IPS = {A: "192.168.1.10", B: "192.168.1.11", C: "192.168.1.12", D: "192.168.1.13"}
 
 
@@ -47,10 +50,16 @@ class Site:
 
     def census(self, day: int, version: str = "1", model: Path | None = None, **census: Any) -> Partition:
         settings = self.settings.census.model_copy(update=census)
-        watchlist = Watchlist(labels=("camera",), vendors=(), types=())
+        watchlist = Watchlist.model_validate(WATCHED)
         return take_census(
             self.spark, self.store, "lab", f"2026-01-{day:02}", model or self.model, version, settings, watchlist
         )
+
+    def with_key(self, day: int, key: str, **more: Any) -> Partition:
+        """The census under pseudonyms, with the key in the environment."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(KEY_VARIABLE, key)
+            return self.census(day, pseudonyms=True, **more)
 
     def rows(self, day: int, **more: Any) -> dict[str, dict[str, Any]]:
         return {row["device_id"]: row for row in stored(self.census(day, **more)).to_pylist()}
@@ -224,3 +233,90 @@ def test_take_census__flows_unlike_those_learned_or_absent_are_refused(site: Sit
     site.night(1, max_packets=3)
     with pytest.raises(DataError, match=r"flow\.max_packets=3, the model reads 4"):
         site.census(1)
+
+
+def test_take_census__under_pseudonyms_no_mac_address_or_key_is_written_nor_logged(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.night(
+        1,
+        *[site.make("camera", IPS[A], A)] * 3,
+        *[site.make("camera", "fe80::aa:1", A, server_ip="ff02::fb", server_mac="33:33:00:00:00:fb")] * 2,
+        *[site.make("plug", "10.9.9.9", None)] * 2,
+        *[site.make("odd", "fd00::7:7", None)] * 2,
+    )
+    census = site.with_key(1, KEY)
+    pseudonyms = Pseudonyms(KEY.encode())
+    a, plug, odd = pseudonyms.of(pa.array([A, "10.9.9.9", "fd00::7:7"])).to_pylist()
+    rows = {row["device_id"]: row for row in stored(census).to_pylist()}
+    assert {device: row["label"] for device, row in rows.items()} == {a: "camera", plug: "plug", odd: None}
+    assert rows[a]["addresses"] == sorted(pseudonyms.of(pa.array([IPS[A], "fe80::aa:1"])).to_pylist())
+    assert rows[plug]["addresses"] == [plug]
+    assert census.metadata["key_fingerprint"] == pseudonyms.fingerprint
+    files = {path.name: path.read_bytes() for path in Path(census.uri).rglob("*") if path.is_file()}
+    assert {"_census.html", "_census.csv", "_METADATA.json", "part-0.parquet"} <= set(files)
+    secret = [A, IPS[A], "fe80::aa:1", "10.9.9.9", "fd00::7:7", KEY]
+    files["rows"] = str(stored(census).to_pylist()).encode()  # Parquet's own bytes may be compressed
+    for text in secret:
+        assert not [name for name, content in files.items() if text.encode() in content]
+        assert text not in caplog.text
+    clear = Path(site.census(1).uri)  # what was looked for would have been found
+    for text in secret[:-1]:
+        assert all(text.encode() in (clear / name).read_bytes() for name in ("_census.html", "_census.csv"))
+
+
+def test_take_census__nights_join_under_one_key_and_not_under_two(site: Site) -> None:
+    for day, looks in enumerate(({"a": "camera", "b": "plug"}, {"a": "plug", "c": "plug"}, {"c": "plug"}), start=1):
+        site.devices(day, **looks)
+    a, b, c = Pseudonyms(KEY.encode()).of(pa.array([A, B, C])).to_pylist()
+    site.with_key(1, KEY)
+    second = site.with_key(2, KEY)
+    assert {row["device_id"]: row["change"] for row in stored(second).to_pylist()} == {
+        a: "changed",
+        b: "gone",
+        c: "new",
+    }
+    assert second.metadata["compared_with"] == {"capture_date": "2026-01-01", "how": "as it was"}
+    apart = {"capture_date": "2026-01-02", "how": "not joinable"}
+    for third in (site.with_key(3, OTHER_KEY), site.census(3)):
+        assert third.metadata["compared_with"] == apart
+        assert [row["change"] for row in stored(third).to_pylist()] == ["first"]
+    third = site.with_key(3, KEY)
+    assert {row["device_id"]: row["change"] for row in stored(third).to_pylist()} == {a: "gone", b: "away", c: "same"}
+
+
+def test_take_census__the_night_before_is_scored_again_under_the_same_pseudonyms(
+    site: Site, model_folder: Callable[..., Path]
+) -> None:
+    site.devices(1, a="camera", b="plug", c="camera")
+    site.devices(2, a="camera", b="plug")
+    site.devices(3, a="camera", b="camera", c="camera")
+    site.with_key(1, KEY)
+    site.with_key(2, KEY)
+    census = site.with_key(3, KEY, version="2", model=model_folder(("webcam", "socket")))
+    assert census.metadata["compared_with"] == {"capture_date": "2026-01-02", "how": "scored again"}
+    told = {row["device_id"]: (row["change"], row["previous_label"]) for row in stored(census).to_pylist()}
+    names = Pseudonyms(KEY.encode()).of(pa.array([A, B, C])).to_pylist()
+    assert told == dict(zip(names, [("same", "webcam"), ("changed", "socket"), ("back", "camera")], strict=True))
+
+
+def test_take_census__without_a_key_is_refused_before_anything_is_read(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    with pytest.raises(SettingError, match=r"census\.pseudonyms: is on, but there is no key"):
+        site.census(1, pseudonyms=True)
+
+
+def test_check_watchlist__a_met_device_is_an_error_of_its_own_only_where_it_is_asked_for(site: Site) -> None:
+    site.devices(1, a="camera", b="camera", c="plug")
+    site.devices(2, c="plug")
+    first, second = site.census(1), site.census(2)
+    assert first.metadata["watched_labels"] == {"camera": 2}
+    asked = Watchlist.model_validate(WATCHED | {"fail": True})
+    with pytest.raises(WatchError, match=r"lab, 2026-01-01, is written; watched devices: 2 \(2 camera\)") as caught:
+        check_watchlist(first, asked)
+    assert caught.value.exit_code == 3
+    assert A not in str(caught.value)
+    check_watchlist(second, asked)  # both cameras are gone: none was met on this night
+    check_watchlist(first, Watchlist.model_validate(WATCHED))

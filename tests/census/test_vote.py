@@ -43,6 +43,10 @@ def row_of(flows: list[Flow], labels: tuple[str, ...] = LABELS, settings: Census
     return row
 
 
+def watchlist(**lists: Any) -> Watchlist:
+    return Watchlist.model_validate({"labels": [], "vendors": [], "types": [], "fail": False} | lists)
+
+
 def twin(flows: list[Flow]) -> dict[str, tuple[int, list[float], float]]:
     """The rule as it reads, one flow after another: flows, shares of the classes, surprise, by device."""
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0] * (len(LABELS) + 3))
@@ -187,6 +191,27 @@ def test_vote__no_devices_give_an_empty_table_and_one_class_is_enough() -> None:
 def test_watched__marks_labels_vendors_and_types_of_known_devices_only() -> None:
     flows: list[Flow] = [(name, 9, np.eye(5)[place].tolist(), 0.0) for place, name in enumerate("abcde")]
     votes = vote(tally_of([*flows, ("f", 1, [1.0, 0, 0, 0, 0], 0.0)]).table(), LABELS, DEVICES, SETTINGS)
-    lists = Watchlist(labels=("camera",), vendors=("plug works",), types=("bell",))
+    lists = watchlist(labels=["camera"], vendors=["plug works"], types=["bell"])
     assert watched(votes, lists).to_pylist() == [True, True, False, False, True, False]
-    assert not any(watched(votes, Watchlist(labels=(), vendors=(), types=())).to_pylist())
+    assert not any(watched(votes, watchlist()).to_pylist())
+
+
+@pytest.mark.parametrize(
+    ("entries", "hits"),
+    [
+        ([{"name": "camera", "from": 0.8}], [False, True, True]),
+        ([{"name": "camera", "to": 0.8}], [True, True, False]),
+        ([{"name": "camera", "from": 0.75, "to": 0.85}], [False, True, False]),
+        ([{"name": "camera", "to": 0.75}, {"name": "camera", "from": 0.85}], [True, False, True]),
+        ([{"name": "camera", "to": 0.65}, "camera"], [True, True, True]),
+        ([{"name": "plug", "from": 0.1}], [False, False, False]),
+    ],
+)
+def test_watched__an_entry_counts_between_its_confidences_both_included(entries: list[Any], hits: list[bool]) -> None:
+    flows: list[Flow] = [(str(n), 9, [share, 1 - share, 0, 0, 0], 0.0) for n, share in enumerate((0.7, 0.8, 0.9))]
+    votes = vote(tally_of(flows).table(), LABELS, DEVICES, SETTINGS)
+    assert votes["confidence"].to_pylist() == [0.7, 0.8, 0.9]
+    for kind, suffix in (("labels", ""), ("vendors", " works"), ("types", "")):
+        named = [entry | {"name": entry["name"] + suffix} if isinstance(entry, dict) else entry + suffix
+                 for entry in entries]  # fmt: skip
+        assert watched(votes, watchlist(**{kind: named})).to_pylist() == hits

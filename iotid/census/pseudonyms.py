@@ -1,0 +1,142 @@
+"""Keyed pseudonyms for MACs and addresses: the same key gives the same ones every night, no other key does.
+
+An address keeps what it has in common with others: two that share their first k bits have pseudonyms that share
+exactly their first k bits (Crypto-PAn: J. Xu, J. Fan, M. Ammar, S. Moon, Prefix-Preserving IP Address Anonymization,
+ICNP 2002), so that subnets can still be told apart. A MAC becomes a MAC that nobody was given: 46 bits of an
+HMAC-SHA256, and the bits of a locally administered unicast one.
+
+Subnets are all that shall be seen, and are seen: who knows which device bears one pseudonym knows how many bits of its
+address any other one shares with it. IPv6 addresses made from MACs (EUI-64) share more bits where the vendor is one.
+
+Shape suffixes: D distinct identifiers, B bytes of an address, P its bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import socket
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from iotid import config
+from iotid.census.devices import parse_addresses
+from iotid.errors import DataError, SettingError
+
+KEY_VARIABLE = "IOTID_CENSUS_KEY"
+_MIN_KEY_BYTES = 16
+_FAMILIES = ((4, socket.AF_INET, 4), (6, socket.AF_INET6, 16))  # IP version, how it is written, bytes
+_CHUNK = 4096  # addresses encrypted at once: each bit of one is a block of AES, 8 MB for so many of IPv6
+
+
+class Pseudonyms:
+    """What MACs and addresses are called under one key."""
+
+    def __init__(self, key: bytes) -> None:
+        # scrypt (RFC 7914) makes guessing slow where the key is a phrase: pseudonyms and fingerprint can be tried out
+        root = hashlib.scrypt(key, salt=b"iotid census", n=2**14, r=8, p=1, dklen=32)
+        self._mac_key = hmac.digest(root, b"mac", "sha256")
+        self._address_key = hmac.digest(root, b"address", "sha256")
+        self.fingerprint = hmac.digest(root, b"fingerprint", "sha256").hex()[:12]
+
+    def rename(self, devices: pa.Table) -> pa.Table:
+        """The table with pseudonyms for ``device_id`` and ``addresses`` (columns of CENSUS), addresses in their order.
+
+        Raises:
+            DataError: two devices would have one pseudonym (for 100,000 devices and any key: one chance in 14,000).
+        """
+        names = self.of(devices["device_id"])
+        if pc.count_distinct(names).as_py() < pc.count_distinct(devices["device_id"]).as_py():
+            raise DataError("census: two devices have the same pseudonym under this key; take the census with another")
+        listed = devices["addresses"].combine_chunks()
+        offsets = np.concatenate([[0], np.cumsum(pc.list_value_length(listed).to_numpy())]).astype(np.int32)
+        pairs = pa.table({"row": pc.list_parent_indices(listed), "address": self.of(listed.flatten())})
+        in_order = pairs.sort_by([("row", "ascending"), ("address", "ascending")])["address"].combine_chunks()
+        addresses = pa.ListArray.from_arrays(pa.array(offsets), in_order).cast(listed.type)
+        for name, column in (("device_id", names), ("addresses", addresses)):
+            place = devices.schema.get_field_index(name)
+            devices = devices.set_column(place, devices.schema.field(place), column)
+        return devices
+
+    def of(self, identifiers: pa.Array | pa.ChunkedArray) -> pa.Array:
+        """The pseudonyms of MACs and addresses (text); each distinct one is looked at once.
+
+        Nothing is passed on as it is: what is no address is taken for a MAC, whatever it looks like. Null stays null.
+        """
+        encoded = identifiers.dictionary_encode()
+        if isinstance(encoded, pa.ChunkedArray):
+            encoded = encoded.combine_chunks()
+        texts = encoded.dictionary.to_pylist()
+        version_D, value_D2 = parse_addresses(texts)
+        bytes_D16 = value_D2.astype(">u8").view(np.uint8).reshape(-1, 16)
+        names = [self._mac(text) if version == 0 else "" for text, version in zip(texts, version_D, strict=True)]
+        for version, family, size in _FAMILIES:
+            rows = np.flatnonzero(version_D == version)
+            for row, renamed_B in zip(rows, crypto_pan(bytes_D16[rows, 16 - size :], self._address_key), strict=True):
+                names[row] = socket.inet_ntop(family, renamed_B.tobytes())
+        return pa.array(names, pa.string()).take(encoded.indices)
+
+    def _mac(self, mac: str) -> str:
+        first, *rest = hmac.digest(self._mac_key, mac.lower().encode(), "sha256")[:6]
+        return bytes([first & 0xFC | 0x02, *rest]).hex(":")  # IEEE 802: bit 0 is the group's, bit 1 the local one's
+
+
+def read_pseudonyms(settings: config.Census) -> Pseudonyms | None:
+    """The pseudonyms that the settings ask for; None where they ask for none.
+
+    The key is the value of the environment's IOTID_CENSUS_KEY, else the content of the file ``key_file``; white space
+    at its ends does not belong to it.
+
+    Raises:
+        SettingError: there is no key, it is too short, or its file cannot be read. No text of an error holds the key,
+            nor what ``key_file`` says, for somebody may have written the key there.
+    """
+    if not settings.pseudonyms:
+        return None
+    given = os.environ.get(KEY_VARIABLE)
+    if given is None and settings.key_file is None:
+        raise SettingError(
+            f"census.pseudonyms: is on, but there is no key; set {KEY_VARIABLE}, or census.key_file to a file that "
+            "holds one, made once with: openssl rand -hex 32"
+        )
+    source = "census.key_file" if given is None else KEY_VARIABLE
+    key = (_content(str(settings.key_file)) if given is None else os.fsencode(given)).strip()
+    if len(key) < _MIN_KEY_BYTES:
+        raise SettingError(
+            f"{source}: a key has {_MIN_KEY_BYTES} bytes at least, got {len(key)}; make one with: openssl rand -hex 32"
+        )
+    return Pseudonyms(key)
+
+
+def crypto_pan(address_DB: np.ndarray, key: bytes) -> np.ndarray:
+    """uint8 (D, B): the addresses, uint8 (D, B) in network order, made anonymous under a key of 32 bytes (Xu 2002).
+
+    Bit i is flipped by the first bit of AES over a block that holds the i bits before it, filled up from a pad; the
+    key's first half is that of AES, and its second half, encrypted, the pad.
+    """
+    encryptor = Cipher(algorithms.AES(key[:16]), modes.ECB()).encryptor()
+    pad_16 = np.frombuffer(encryptor.update(key[16:]), np.uint8)
+    size = address_DB.shape[1]
+    before_PB = np.packbits(np.tri(8 * size, 8 * size, -1, dtype=bool), axis=1)  # row i: its i first bits are set
+    renamed_DB = np.empty_like(address_DB)
+    for start in range(0, len(address_DB), _CHUNK):
+        chunk_DB = address_DB[start : start + _CHUNK]
+        block_DP16 = np.tile(pad_16, (len(chunk_DB), 8 * size, 1))
+        block_DP16[..., :size] = chunk_DB[:, None] & before_PB | pad_16[:size] & ~before_PB
+        encrypted = np.frombuffer(encryptor.update(block_DP16.tobytes()), np.uint8)
+        flips_DB = np.packbits(encrypted.reshape(block_DP16.shape)[..., 0] >> 7, axis=1)
+        renamed_DB[start : start + _CHUNK] = chunk_DB ^ flips_DB
+    return renamed_DB
+
+
+def _content(path: str) -> bytes:
+    try:
+        return Path(path).expanduser().read_bytes()
+    except (OSError, ValueError) as fault:
+        reason = getattr(fault, "strerror", None) or "no path"
+        raise SettingError(f"census.key_file: cannot be read ({reason}); name a file that holds the key") from None

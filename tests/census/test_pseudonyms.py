@@ -1,0 +1,216 @@
+"""Pseudonyms of MACs and addresses, and the key that makes them."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iotid.census.pseudonyms import KEY_VARIABLE, Pseudonyms, crypto_pan, read_pseudonyms
+from iotid.config import Census, load_settings
+from iotid.errors import DataError, SettingError
+from iotid.schemas import CENSUS
+
+KEY = b"a key of these tests"
+PSEUDONYMS = Pseudonyms(KEY)
+MAC = "02:00:00:00:00:0a"
+
+# key and answers of the sample trace in the authors' own Crypto-PAn 1.0
+SAMPLE_KEY = bytes.fromhex("1522178d33a4cf80130a5b1649907d10d8988f837979652762574c2d2a842202")
+SAMPLE = {
+    "128.11.68.132": "135.242.180.132", "129.118.74.4": "134.136.186.123", "130.132.252.244": "133.68.164.234",
+    "141.223.7.43": "141.167.8.160", "152.163.225.39": "151.140.114.167", "156.29.3.236": "147.225.12.42",
+    "165.247.96.84": "162.9.99.234", "192.102.249.13": "252.138.62.131", "192.215.32.125": "252.43.47.189",
+    "195.205.63.100": "255.186.223.5", "207.105.49.5": "241.118.205.138", "208.28.185.184": "227.39.94.90",
+    "24.0.250.221": "100.15.198.226", "24.5.0.80": "100.9.15.210", "38.15.67.68": "64.3.66.187",
+    "4.3.88.225": "124.60.155.63", "64.14.118.196": "0.255.183.58", "10.185.25.118": "117.161.29.118",
+}  # fmt: skip
+# the authors' has no IPv6: what other implementations answer under the same key
+SAMPLE_V6 = {
+    "::1": "78ff:f001:9fc0:20df:8380:b1f1:704:ed", "::ffff": "78ff:f001:9fc0:20df:8380:b1f1:704:f838",
+    "2001:db8::1": "4401:2bc:603f:d91d:27f:ff8e:e6f1:dc1e", "2001:db8::2": "4401:2bc:603f:d91d:27f:ff8e:e6f1:dc1c",
+}  # fmt: skip
+
+v4 = st.ip_addresses(v=4)
+v6 = st.ip_addresses(v=6)
+pairs = st.one_of(
+    st.tuples(v4, v4),
+    st.tuples(v6, v6),
+    st.tuples(v4, st.integers(0, 32)).map(lambda near: (near[0], _flipped(near[0], near[1], 32))),
+    st.tuples(v6, st.integers(0, 128)).map(lambda near: (near[0], _flipped(near[0], near[1], 128))),
+)
+macs = st.binary(min_size=6, max_size=6).map(lambda mac: mac.hex(":"))
+
+
+def _flipped(address: Any, bits: int, size: int) -> Any:
+    """An address that has exactly so many first bits in common."""
+    return type(address)(int(address) ^ (1 << (size - 1 - bits) if bits < size else 0))
+
+
+def _common_bits(one: Any, other: Any) -> int:
+    return int(one.max_prefixlen - (int(one) ^ int(other)).bit_length())
+
+
+def _anonymous(addresses: list[str], key: bytes) -> list[str]:
+    packed = [ipaddress.ip_address(address).packed for address in addresses]
+    rows = np.frombuffer(b"".join(packed), np.uint8).reshape(len(packed), -1)
+    return [str(ipaddress.ip_address(row.tobytes())) for row in crypto_pan(rows, key)]
+
+
+def _twin(address: str, key: bytes) -> str:
+    """Crypto-PAn one bit after another, as the paper tells it."""
+    parsed = ipaddress.ip_address(address)
+    size = parsed.max_prefixlen
+    encryptor = Cipher(algorithms.AES(key[:16]), modes.ECB()).encryptor()
+    pad = format(int.from_bytes(encryptor.update(key[16:]), "big"), "0128b")
+    bits = format(int(parsed), f"0{size}b")
+    renamed = ""
+    for place in range(size):
+        block = bits[:place] + pad[place:]
+        renamed += str(int(bits[place]) ^ (encryptor.update(int(block, 2).to_bytes(16, "big"))[0] >> 7))
+    return str(type(parsed)(int(renamed, 2)))
+
+
+def of(*identifiers: str | None, pseudonyms: Pseudonyms = PSEUDONYMS) -> list[Any]:
+    named: list[Any] = pseudonyms.of(pa.array(identifiers, pa.string())).to_pylist()
+    return named
+
+
+def test_crypto_pan__answers_as_the_authors_own_program_and_as_others_do_for_ipv6() -> None:
+    assert _anonymous(list(SAMPLE), SAMPLE_KEY) == list(SAMPLE.values())
+    assert _anonymous(list(SAMPLE_V6), SAMPLE_KEY) == list(SAMPLE_V6.values())
+
+
+@given(st.one_of(v4, v6).map(str), st.binary(min_size=32, max_size=32))
+def test_crypto_pan__equals_its_twin_under_any_key(address: str, key: bytes) -> None:
+    assert _anonymous([address], key) == [_twin(address, key)]
+
+
+def test_crypto_pan__more_addresses_than_are_encrypted_at_once_and_none() -> None:
+    addresses = [str(ipaddress.IPv4Address(7919 * number)) for number in range(4096 + 3)]
+    renamed = _anonymous(addresses, SAMPLE_KEY)
+    assert len(set(renamed)) == len(addresses)
+    for place in (0, 4095, 4096, 4098):
+        assert renamed[place] == _twin(addresses[place], SAMPLE_KEY)
+    assert crypto_pan(np.empty((0, 16), np.uint8), SAMPLE_KEY).shape == (0, 16)
+
+
+@given(pairs)
+def test_of__addresses_have_as_many_first_bits_in_common_as_before(pair: tuple[Any, Any]) -> None:
+    renamed = [ipaddress.ip_address(text) for text in of(*map(str, pair))]
+    assert [address.version for address in renamed] == [address.version for address in pair]
+    assert _common_bits(*renamed) == _common_bits(*pair)
+
+
+@given(st.lists(macs, max_size=20))
+def test_of__a_mac_becomes_a_locally_administered_unicast_mac_whatever_its_letters_case(given_macs: list[str]) -> None:
+    renamed = of(*given_macs)
+    assert all(re.fullmatch(r"[0-9a-f][26ae](:[0-9a-f]{2}){5}", mac) for mac in renamed)
+    assert len(set(renamed)) == len(set(given_macs))
+    assert of(*map(str.upper, given_macs)) == renamed
+
+
+def test_of__is_the_same_for_one_key_another_for_another_and_keeps_rows_and_nulls() -> None:
+    clear = [MAC, "10.0.0.1", None, "fe80::1", MAC, "10.0.0.2"]
+    renamed = of(*clear)
+    assert Pseudonyms(KEY).of(pa.chunked_array([clear[:2], clear[2:]], pa.string())).to_pylist() == renamed
+    other = Pseudonyms(b"another key of these tests")
+    assert not set(of(*clear, pseudonyms=other)) & set(renamed) - {None}
+    assert other.fingerprint != PSEUDONYMS.fingerprint == Pseudonyms(KEY).fingerprint
+    assert renamed[2] is None
+    assert renamed[0] == renamed[4]
+    assert not set(renamed) & set(clear) - {None}
+
+
+def test_of__text_that_is_neither_is_not_passed_on() -> None:
+    assert re.fullmatch(r"([0-9a-f]{2}:){5}[0-9a-f]{2}", of("10.0.0.300")[0])
+    assert of() == []
+
+
+def test_rename__changes_identifiers_only_and_orders_each_devices_addresses() -> None:
+    listed = [[f"10.0.0.{n}" for n in range(9)], [], ["10.0.0.3", "fe80::1"]]
+    schema = pa.schema([CENSUS.arrow_schema().field(name) for name in ("device_id", "bytes", "addresses")])
+    table = pa.table([["a", "b", "c"], [1, 2, 3], listed], schema=schema)
+    renamed = PSEUDONYMS.rename(pa.concat_tables([table.slice(0, 1), table.slice(1)]))
+    assert renamed.schema.equals(schema)
+    assert renamed["bytes"].to_pylist() == [1, 2, 3]
+    assert renamed["device_id"].to_pylist() == of("a", "b", "c")
+    assert renamed["addresses"].to_pylist() == [sorted(of(*addresses)) for addresses in listed]
+    assert of(*listed[0]) != sorted(of(*listed[0])), "or else the order of the clear addresses would show"
+    assert PSEUDONYMS.rename(schema.empty_table()).num_rows == 0
+
+
+def test_rename__two_devices_of_one_pseudonym_are_an_error_not_one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PSEUDONYMS, "_mac", lambda mac: MAC)
+    table = pa.table({"device_id": ["a", "b"], "addresses": pa.array([[], []], pa.list_(pa.string()))})
+    with pytest.raises(DataError, match="the same pseudonym"):
+        PSEUDONYMS.rename(table)
+
+
+def census_settings(**changed: Any) -> Census:
+    return load_settings().census.model_copy(update={"pseudonyms": True} | changed)
+
+
+def fingerprint(settings: Census) -> str:
+    pseudonyms = read_pseudonyms(settings)
+    assert pseudonyms is not None
+    return pseudonyms.fingerprint
+
+
+def test_read_pseudonyms__off_needs_no_key_and_takes_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, KEY.decode())
+    assert read_pseudonyms(load_settings().census) is None
+
+
+def test_read_pseudonyms__environment_wins_over_file_and_white_space_at_the_ends_is_none_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    file = tmp_path / "key"
+    file.write_bytes(b"key that lies in a file\n")
+    settings = census_settings(key_file=str(file))
+    assert fingerprint(settings) == Pseudonyms(b"key that lies in a file").fingerprint
+    monkeypatch.setenv(KEY_VARIABLE, f" {KEY.decode()}\n")
+    assert fingerprint(settings) == PSEUDONYMS.fingerprint
+    assert fingerprint(census_settings(key_file=None)) == PSEUDONYMS.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("environment", "content", "told"),
+    [
+        (None, None, r"census\.pseudonyms: is on, but there is no key; set IOTID_CENSUS_KEY, or census\.key_file"),
+        ("", None, r"IOTID_CENSUS_KEY: a key has 16 bytes at least, got 0"),
+        ("fifteen letters" + " " * 9, None, r"IOTID_CENSUS_KEY: a key has 16 bytes at least, got 15"),
+        (None, b"fifteen letters\n", r"census\.key_file: a key has 16 bytes at least, got 15"),
+    ],
+)
+def test_read_pseudonyms__no_key_and_a_short_one_are_refused_without_telling_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: str | None, content: bytes | None, told: str
+) -> None:
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    if environment is not None:
+        monkeypatch.setenv(KEY_VARIABLE, environment)
+    if content is not None:
+        (tmp_path / "key").write_bytes(content)
+    settings = census_settings(key_file=str(tmp_path / "key") if content else None)
+    with pytest.raises(SettingError, match=told) as caught:
+        read_pseudonyms(settings)
+    assert "fifteen letters" not in str(caught.value)
+
+
+@pytest.mark.parametrize("mistaken", ["the key itself, by mistake", "the key itself\0"])
+def test_read_pseudonyms__a_file_that_cannot_be_read_is_not_named_for_it_may_be_the_key(
+    monkeypatch: pytest.MonkeyPatch, mistaken: str
+) -> None:
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    with pytest.raises(SettingError, match=r"census\.key_file: cannot be read") as caught:
+        read_pseudonyms(census_settings(key_file=mistaken))
+    assert "itself" not in str(caught.value)
