@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 from iotid.config import Settings, load_settings
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 _TESTS = Path(__file__).parent
+
+hypothesis.settings.register_profile("iotid", deadline=None)  # a busy machine is no fault
+hypothesis.settings.load_profile("iotid")
 
 
 @pytest.fixture
