@@ -250,12 +250,14 @@ class Fold:
         """The number (L,) of each of the traffic's capture files among the flows', -1 if it has none, and its part."""
         encoded = one_chunk(self.flows.flows["capture_file"]).dictionary_encode()
         code_N = encoded.indices.to_numpy()
-        number, part = (np.full(len(encoded.dictionary) + 1, -1) for _ in range(2))  # the last: of no flow's capture
+        number, rank = (np.full(len(encoded.dictionary) + 1, -1) for _ in range(2))  # the last: of no flow's capture
         number[code_N] = self.flows.capture
-        np.maximum.at(part, code_N, self.part)
+        # a capture with a tested flow is tested, one of which some flows choose and others train is learned from
+        ranked = np.array([protocols.VALIDATION, protocols.TRAIN, protocols.TEST, -1])
+        np.maximum.at(rank, code_N, np.array([1, 0, 2, -1])[self.part])
         paths = one_chunk(traffic.table["capture_file"]).dictionary
         place_L = pc.index_in(paths, value_set=encoded.dictionary).fill_null(-1).to_numpy()
-        return number[place_L], part[place_L].astype(np.int8)
+        return number[place_L], ranked[rank[place_L]].astype(np.int8)
 
 
 def _items(

@@ -204,6 +204,21 @@ def test_run__rivals_of_windows_are_scored_on_windows_and_where_captures_are_who
     assert {row["capture_file"] for row in rows} <= set(flows.flows["capture_file"].to_pylist())
 
 
+def test_run__rivals_of_windows_learn_from_another_site(tmp_path: Path) -> None:
+    settings = _settings("evaluation.further_baselines=[pinheiro_tree]")
+    table = _table({"home": (CAM, PLUG), "office": (CAM, PLUG)})
+    files = [
+        f"{site}/{path}"
+        for site, path in zip(*(table[name].to_pylist() for name in ("site", "capture_file")), strict=True)
+    ]
+    where = table.schema.get_field_index("capture_file")
+    table = table.set_column(where, table.schema.field("capture_file"), pa.array(files))
+    flows = LabelledFlows.of(table, DEVICES, settings.dataset, settings.flow)
+    told = Study(settings, tmp_path, _traffic(flows)).run(flows, "site:office").outcome["systems"]["pinheiro_tree"]
+    assert told["items"] == {"windows": 32, "flows": 48, "captures": 8}
+    assert told["scores"]["captures"]["accuracy"]["value"] == 1.0
+
+
 def test_run__etei_is_asked_of_flows_with_bytes_only(tmp_path: Path) -> None:
     settings = _settings("evaluation.further_baselines=[etei]", "evaluation.etei_epochs=1")
     with pytest.raises(SettingError, match=r"flow\.keep_bytes=250"):
