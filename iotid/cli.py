@@ -15,6 +15,7 @@ _STEPS = {
     "train": "jobs.train",
     "evaluate": "jobs.evaluate",
     "promote": "jobs.promote",
+    "rollback": "jobs.rollback",
     "take-census": "jobs.take_census",
     "compare": "jobs.compare",
     "describe": "jobs.describe",
@@ -42,9 +43,10 @@ def steps() -> None:
     """Names the IoT devices behind network captures.
 
     The steps, in the order in which the data goes: split-pcaps, assemble-flows, write-dataset, train, evaluate,
-    promote, take-census. `compare` tries the ensemble and its rivals under several protocols, `describe` draws what
-    tells the devices apart. `run` does all of the steps on a folder of captures, `demo` on captures that it writes
-    itself; `reproduce` does what the paper did with one of its datasets, and puts its numbers beside the paper's.
+    promote, take-census. `rollback` undoes a promotion. `compare` tries the ensemble and its rivals under several
+    protocols, `describe` draws what tells the devices apart. `run` does all of the steps on a folder of captures,
+    `demo` on captures that it writes itself; `reproduce` does what the paper did with one of its datasets, and puts its
+    numbers beside the paper's.
     """
 
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -151,9 +151,13 @@ class Census(_Section):
 
 class Promotion(_Section):
     min_macro_f1: float = Field(ge=0, le=1)
-    macro_f1_margin: float = Field(ge=0, le=1)
+    macro_f1_margin: float = Field(ge=-1, le=1)
+    margin_judged_by: Literal["difference", "lower_bound"]
+    min_recall: dict[str, Annotated[float, Field(ge=0, le=1)]]
     max_recall_drop: float = Field(ge=0, le=1)
     min_support: int = Field(ge=1)
+    max_calibration_error: float | None = Field(ge=0, le=1)
+    max_calibration_rise: float | None = Field(ge=0, le=1)
 
 
 class Watched(_Section):

@@ -41,7 +41,7 @@ class ServerError(UserError):
 
 
 class StaleError(DataError):
-    """A capture is no longer what it was when it was planned."""
+    """A capture, or the champion, is no longer what it was when something was planned or decided about it."""
 
 
 class SpaceError(IotidError):

@@ -19,11 +19,12 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import uuid4
 
 from pydantic import BaseModel
 
 from iotid import __version__, config, schemas
-from iotid.errors import ServerError, UserError
+from iotid.errors import ServerError, StaleError, UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,6 +40,8 @@ CHAMPION = "champion"
 _FORMER = "former_champion"
 _BUNDLE = "bundle"
 _PATIENCE_S = 60.0  # how long a tracking server may be away before a step gives up
+_TURN_S = 300.0  # after which a turn is taken away: more than its few calls last, each of which may wait for the server
+_TURN_POLL_S = 0.2
 _OUTAGES = ("failed with exception", "failed with timeout exception", "error responses", "database is locked")
 _SERVED_WITH = ("iotid", "mlflow", "numpy", "pandas", "pyarrow", "safetensors", "torch")
 _QUIET = {  # set before MLflow is imported; a person's own choice wins
@@ -159,6 +162,10 @@ class Registry:
         log = client.log_artifacts if Path(path).is_dir() else client.log_artifact
         self._reach(lambda: log(run_id, str(path), to))
 
+    def log_json(self, run_id: str, content: Mapping[str, Any], path: str) -> None:
+        """Keep the content as the file at ``path`` (ending in .json) among the run's artifacts."""
+        self._reach(lambda: self._client().log_dict(run_id, dict(content), path))
+
     def log_model(self, run_id: str, bundle_folder: str | Path, example: pa.Table) -> int:
         """Register the bundle as a new version under ``tracking.model``, with alias `challenger`; its number.
 
@@ -239,32 +246,107 @@ class Registry:
             uri = which if which.startswith("models:/") else f"models:/{self.tracking.model}@{which}"
         return _download_bundle(uri, into, self.uri)
 
-    def promote(self, version: int) -> None:
-        """Make the version the champion; the former one is remembered in its tag ``former_champion``."""
-        former = self.find_version(CHAMPION)
-        if former == version:
-            return
-        if former is not None:
-            self.set_tag(version, _FORMER, str(former))
-        self._set_champion(version)
+    def promote(self, version: int, *, over: int | None) -> None:
+        """Make the version the champion in place of ``over``, the champion that it was decided against, or none.
 
-    def rollback(self) -> int:
-        """Put the champion before the present one back; its number.
+        ``over`` is remembered in the version's tag ``former_champion``.
+
+        Raises:
+            StaleError: the champion is another one by now; nothing was moved.
+        """
+        with self._turn():
+            self._expect_champion(over)
+            if over is not None:
+                self.set_tag(version, _FORMER, str(over))
+            self._set_champion(version)
+
+    def rollback(self) -> tuple[int, int]:
+        """Put the champion before the present one back; the numbers of the present one, and of that.
 
         Raises:
             UserError: there is no champion, or it was the first.
+            StaleError: the champion is another one by now; nothing was moved.
         """
         version = self.version_of(CHAMPION)
         former = self.tags(version).get(_FORMER)
         if former is None:
             raise UserError(
-                f"registry {self.uri}: version {version} was the first champion; there is none to go back to"
+                f"registry {self.uri}: version {version} was the first champion; there is none to go back to: promote "
+                "another version instead"
             )
-        self._set_champion(int(former))
-        return int(former)
+        with self._turn():
+            self._expect_champion(version)
+            self._set_champion(int(former))
+            self.set_tag(version, "rolled_back_to", former)
+        return version, int(former)
+
+    def _expect_champion(self, version: int | None) -> None:
+        present = self.find_version(CHAMPION)
+        if present != version:
+            raise StaleError(
+                f"registry {self.uri}: the champion has changed meanwhile: this was decided against version {version}, "
+                f"but it is version {present} now; nothing was moved; run iotid evaluate, then decide again"
+            )
 
     def _set_champion(self, version: int) -> None:
         self._reach(lambda: self._client().set_registered_model_alias(self.tracking.model, CHAMPION, str(version)))
+        self._expect_champion(version)
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Nobody else moves the champion within this block.
+
+        MLflow can neither move an alias on condition nor lock, but keeps the names of registered models unique: who
+        registers one of a certain name has the turn, and removes it afterwards. Of a process that died in its turn it
+        is taken away after a time.
+        """
+        own = uuid4().hex
+        holder, since = None, time.monotonic()
+        while (found := self._reach(lambda: self._claim_turn(own))) != own:
+            if found != holder:
+                holder, since = found, time.monotonic()
+            if found is not None and time.monotonic() - since > _TURN_S:
+                _log.warning("promotion: whoever had the turn for %.0f s has died; going on", _TURN_S)
+                self._end_turn(found)
+            time.sleep(_TURN_POLL_S)
+        try:
+            yield
+        finally:
+            with suppress(UserError):  # else whoever waits takes it away
+                self._end_turn(own)
+
+    def _claim_turn(self, own: str) -> str | None:
+        """Take the turn, if nobody has it; who has it now, or none when it was given back this very moment."""
+        mlflow = _mlflow()
+        try:
+            note = f"held while the alias {CHAMPION} of {self.tracking.model} is moved, and removed afterwards"
+            self._client().create_registered_model(self._turn_name, {"holder": own}, note)
+            return own
+        except mlflow.exceptions.MlflowException as fault:
+            if fault.error_code == "RESOURCE_ALREADY_EXISTS":
+                return self._turn_holder()
+            if _is_absent(fault):  # the embedded store looks up the one that was in the way
+                return None
+            raise
+
+    def _turn_holder(self) -> str | None:
+        try:
+            return str(self._client().get_registered_model(self._turn_name).tags.get("holder"))
+        except _mlflow().exceptions.MlflowException as fault:
+            if _is_absent(fault):
+                return None
+            raise
+
+    def _end_turn(self, holder: str) -> None:
+        def end() -> None:
+            if self._turn_holder() == holder:
+                self._client().delete_registered_model(self._turn_name)
+
+        self._reach(end)
+
+    @property
+    def _turn_name(self) -> str:
+        return f"{self.tracking.model}.moving-{CHAMPION}"
 
     def _version(self, version: int) -> Any:
         return self._reach(lambda: self._client().get_model_version(self.tracking.model, str(version)))

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MARKER = "_SUCCESS"
 METADATA = "_METADATA.json"
 _ATTEMPT = "_attempt-"  # how files begin that are still being written, or that a worker died over
-_KEY_ORDER = ("site", "capture_date", "name", "dataset")  # of the folders, however a caller orders the keys
+_KEY_ORDER = ("site", "capture_date", "name", "dataset", "version")  # of the folders, however a caller orders the keys
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ def main(settings: Settings, dataset: str, baselines: str | None) -> None:
     import json
     from tempfile import TemporaryDirectory
 
-    from iotid.evaluation import evaluate, flat, verdicts, write_report
+    from iotid.evaluation import census_nights, evaluate, flat, verdicts, write_report
     from iotid.model import Predictor
     from iotid.registry import CHALLENGER, CHAMPION, Registry
     from iotid.storage import Store
@@ -32,7 +32,7 @@ def main(settings: Settings, dataset: str, baselines: str | None) -> None:
         versions[CHAMPION] = champion
     with TemporaryDirectory() as work, store.write("reports", {"dataset": dataset}) as staged:
         models = {alias: Predictor.load(registry.bundle(alias, f"{work}/{alias}")) for alias in versions}
-        report, answers = evaluate(source, models, asked)
+        report, answers = evaluate(source, models, asked, census_nights(store))
         history = registry.artifact(challenger, "training/history.json", work)
         page = write_report(report, f"{work}/report", answers=answers, history=json.loads(history.read_text()))
         registry.log_artifacts(registry.run_of(challenger), page.parent, "report")

@@ -9,7 +9,8 @@ from iotid.config import Settings
 def main(settings: Settings, dataset: str) -> None:
     """Make the challenger the champion if conf/promotion.yaml allows it, and say why or why not.
 
-    Reads the report on a dataset. Writes the decision, and moves the registry's alias `champion`.
+    Reads the report on a dataset. Writes the decision, with the report on both, and moves the registry's alias
+    `champion`, unless that was moved since they were compared.
     """
     from iotid.errors import PartitionError
     from iotid.evaluation import decide, system_report
@@ -31,12 +32,16 @@ def main(settings: Settings, dataset: str) -> None:
         )
     rival = system_report(report, CHAMPION) if CHAMPION in versions else None
     decision = decide(system_report(report, CHALLENGER), rival, settings.promotion)
-    with store.write("decisions", {"dataset": dataset}) as staged:
-        staged.metadata = {"versions": versions, "promoted": decision.promote, "reasons": decision.reasons}
-        staged.write_json("report.json", report)
-    registry.set_tag(challenger, "decision", " ".join(decision.reasons))
-    if decision.promote:
-        registry.promote(challenger)
+    told = {"versions": versions, "promoted": decision.promote, "reasons": decision.reasons}
+    told["policy"] = settings.promotion.model_dump(mode="json")
+    with store.write("decisions", {"dataset": dataset, "version": str(challenger)}) as staged:
+        staged.metadata = told
+        for name, content in (("decision.json", told), ("report.json", report)):
+            staged.write_json(name, content)
+            registry.log_json(registry.run_of(challenger), content, f"decision/{name}")
+        if decision.promote:  # before the partition gets its name: there is none of a promotion that came too late
+            registry.promote(challenger, over=champion)
+        registry.set_tag(challenger, "decision", " ".join(decision.reasons))
     for reason in decision.reasons:
         command.say(f"promotion: {reason}")
     command.say(f"promotion: version {challenger} {'is now the champion' if decision.promote else 'stays challenger'}")

@@ -21,7 +21,7 @@ from jobs.take_census import main as take_census_job
 
 ROOT = Path(__file__).parent.parent
 STEPS = ["split-pcaps", "assemble-flows", "write-dataset", "train", "evaluate", "promote", "take-census"]
-JOBS = [*STEPS, "compare", "describe"]
+JOBS = [*STEPS, "rollback", "compare", "describe"]
 NIGHT = ["--site", "a", "--date", "2026-01-10"]
 
 

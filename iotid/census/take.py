@@ -24,7 +24,6 @@ from iotid.storage import Partition, Store
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-    from iotid.dataset.characteristics import Encoding
 
 # names that Spark and pyarrow take for no data
 PAGE, CSV = "_census.html", "_census.csv"
@@ -69,7 +68,7 @@ def take_census(
     keys = {"site": site, "capture_date": capture_date}
     night = store.open("flows", keys)
     model, encoding = ship_model(spark, Path(predictor_folder))
-    if misfit := _misfit(night, encoding):
+    if misfit := encoding.misfit(night.metadata["settings"]["flow"]):
         raise DataError(f"census: {night.uri} {misfit}; assemble this night's flows as those that the model learned")
     made_with = {"model_version": model_version, "settings_hash": config.settings_hash(settings)}
 
@@ -88,8 +87,9 @@ def take_census(
         before, how = _stored_rows(earlier), AS_IT_WAS
         if any(earlier.metadata[name] != value for name, value in made_with.items()):
             how = NOT_COMPARED
-            if store.exists("flows", earlier.keys) and not _misfit(store.open("flows", earlier.keys), encoding):
-                before, how = _renewed(before, rows_of(store.open("flows", earlier.keys))[0]), SCORED_AGAIN
+            flows = store.open("flows", earlier.keys) if store.exists("flows", earlier.keys) else None
+            if flows and not encoding.misfit(flows.metadata["settings"]["flow"]):
+                before, how = _renewed(before, rows_of(flows)[0]), SCORED_AGAIN
     census = compare(tonight, before, comparable=how != NOT_COMPARED, remember_days=settings.remember_days)
     metadata = {
         **made_with,
@@ -116,16 +116,6 @@ def check_watchlist(census: Partition, watchlist: config.Watchlist) -> None:
             f"watched devices: {census.metadata['watched']:,} ({met}); see {census.uri}/{PAGE}, and set "
             "watchlist.fail=false to end without an error"
         )
-
-
-def _misfit(flows: Partition, encoding: Encoding) -> str | None:
-    """What makes these flows look other than those that the model learned, if anything."""
-    settings = flows.metadata["settings"]["flow"]
-    if settings["length"] != encoding.length:
-        return f"has flow.length={settings['length']}, the model learned {encoding.length}"
-    if settings["max_packets"] < encoding.max_packets:
-        return f"has flow.max_packets={settings['max_packets']}, the model reads {encoding.max_packets}"
-    return None
 
 
 def _account_for_all(flows: Partition, scored: Scored) -> None:

@@ -132,6 +132,14 @@ class Encoding:
         """Columns of FLOWS that ``encode`` reads, in the order of the characteristics."""
         return tuple(each.column for each in select_characteristics(list(self.vocabularies)).values())
 
+    def misfit(self, flow: Mapping[str, Any]) -> str | None:
+        """What makes flows assembled with these settings (section ``flow``) other than those learned, if anything."""
+        if flow["length"] != self.length:
+            return f"has flow.length={flow['length']}, the model learned {self.length}"
+        if flow["max_packets"] < self.max_packets:
+            return f"has flow.max_packets={flow['max_packets']}, the model reads {self.max_packets}"
+        return None
+
     def encode(self, flows: pa.Table | pa.RecordBatch) -> dict[str, NDArray[np.int32]]:
         """Characteristic -> int32 (N, M) ids of the first M packets, padded with 0 at the end.
 

@@ -1,7 +1,7 @@
 """Whether a candidate takes the champion's place: a pure function of two reports and a written policy.
 
 Every rule speaks, whether it passes or refuses, in a sentence with the numbers it saw; all must pass. What is not a
-number refuses, a tie refuses, and reports on different data are not compared.
+number refuses, a tie refuses, reports on different data are not compared, and a report of another version is not read.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from iotid import config
+from iotid import config, schemas
+from iotid.evaluation.metrics import INTERVAL
+from iotid.evaluation.schema import REPORT_VERSION
 
 # Scores are sums of quotients of counts: below this, a difference is the order of adding up.
 _EXACT = 1e-9
@@ -28,21 +30,41 @@ class Decision:
 
 
 def decide(candidate: Mapping[str, Any], champion: Mapping[str, Any] | None, policy: config.Promotion) -> Decision:
-    """Judge two ``schema.SystemReport`` (see ``schema.system_report``); without a champion, the floor alone."""
-    verdicts = [_floor(candidate, policy)]
-    if champion is None:
-        verdicts.append((True, "there is no champion to compare with."))
-    else:
-        same = _same_dataset(candidate, champion)
-        verdicts.append(same)
-        if same[0]:
-            verdicts.append(_margin(candidate, champion, policy))
-            verdicts.extend(_missing_classes(candidate, champion))
-            verdicts.extend(_recall(candidate, champion, policy))
+    """Judge two ``schema.SystemReport`` (see ``schema.system_report``).
+
+    Without a champion, what the candidate must reach by itself decides alone.
+    """
+    verdicts = _version(candidate, champion) or list(_rules(candidate, champion, policy))
     return Decision(
         all(passed for passed, _ in verdicts),
         tuple(("Passed: " if passed else "Refused: ") + sentence for passed, sentence in verdicts),
     )
+
+
+def _version(candidate: Mapping[str, Any], champion: Mapping[str, Any] | None) -> list[_Verdict]:
+    """The refusal of a report whose fields may mean something else, if one is such."""
+    others = sorted({side["version"] for side in (candidate, champion) if side} - {REPORT_VERSION})
+    told = f"the report is of version {others[0]}, this iotid reads {REPORT_VERSION}" if others else ""
+    return [(False, f"{told}: nothing can be compared; run iotid evaluate again.")] if others else []
+
+
+def _rules(
+    candidate: Mapping[str, Any], champion: Mapping[str, Any] | None, policy: config.Promotion
+) -> Iterator[_Verdict]:
+    yield _floor(candidate, policy)
+    yield from _recall_floors(candidate, policy)
+    yield from _calibration(candidate, policy)
+    yield from _flows_read(candidate, champion)
+    if champion is None:
+        yield True, "there is no champion to compare with."
+        return
+    same = _same_dataset(candidate, champion)
+    yield same
+    if same[0]:
+        yield _margin(candidate, champion, policy)
+        yield from _missing_classes(candidate, champion)
+        yield from _recall(candidate, champion, policy)
+        yield from _calibration_rise(candidate, champion, policy)
 
 
 def _floor(candidate: Mapping[str, Any], policy: config.Promotion) -> _Verdict:
@@ -52,6 +74,74 @@ def _floor(candidate: Mapping[str, Any], policy: config.Promotion) -> _Verdict:
     reached = macro_f1 >= policy.min_macro_f1 - _EXACT
     verb = "reaches" if reached else "is below"
     return reached, f"macro F1 {macro_f1:.4f} {verb} the floor of {policy.min_macro_f1:.4f} (promotion.min_macro_f1)."
+
+
+def _recall_floors(candidate: Mapping[str, Any], policy: config.Promotion) -> Iterator[_Verdict]:
+    rows = {row["label"]: row for row in candidate["per_class"]}
+    for label, least in policy.min_recall.items():
+        floor = f"floor of {least:.4f} (promotion.min_recall)"
+        if label not in candidate["knows"]:
+            yield False, f"the candidate does not know {label}, which has a {floor}; train on it, or mend the name."
+            continue
+        support, recall = rows[label]["support"], _number(rows[label]["recall"])
+        if support < policy.min_support:
+            few = f"{support} test flows are fewer than {policy.min_support} (promotion.min_support)"
+            yield True, f"the recall of {label} is not held against its {floor}: {few}."
+        elif math.isnan(recall):
+            yield False, f"the recall of {label} is not a number; mend the model and evaluate it again."
+        else:
+            reached = recall >= least - _EXACT
+            yield reached, f"the recall of {label}, {recall:.4f}, {'reaches' if reached else 'is below'} its {floor}."
+
+
+def _calibration(candidate: Mapping[str, Any], policy: config.Promotion) -> Iterator[_Verdict]:
+    most = policy.max_calibration_error
+    if most is not None:
+        error = _number(candidate["expected_calibration_error"])
+        limit = f"{most:.4f} (promotion.max_calibration_error)"
+        if math.isnan(error):
+            yield False, f"an expected calibration error that is not a number is not at most {limit}."
+        else:
+            kept = error <= most + _EXACT
+            yield kept, f"the expected calibration error, {error:.4f}, is {'at most' if kept else 'above'} {limit}."
+
+
+def _flows_read(candidate: Mapping[str, Any], champion: Mapping[str, Any] | None) -> Iterator[_Verdict]:
+    """Whether a census can put the candidate in the champion's place: the same flows, read by the same rules."""
+    reads = candidate["reads"]
+    if reads is None:
+        yield False, "the candidate is no trained model: a census cannot load it."
+        return
+    refused = list(_unreadable(reads, (champion or {}).get("reads")))
+    for sentence in refused:
+        yield False, sentence
+    if not refused:
+        protocols = ", ".join(map(str, reads["protocols"]))
+        yield (
+            True,
+            (
+                f"the candidate reads flows of schema version {reads['flows_version']} as they are assembled: "
+                f"{', '.join(reads['characteristics'])} of {reads['max_packets']} packets, lengths from the "
+                f"{reads['length']} header on, protocols {protocols}."
+            ),
+        )
+
+
+def _unreadable(reads: Mapping[str, Any], champion_reads: Mapping[str, Any] | None) -> Iterator[str]:
+    if reads["flows_version"] != schemas.FLOWS.version:
+        yield (
+            f"the candidate reads flows of schema version {reads['flows_version']}, this iotid makes version "
+            f"{schemas.FLOWS.version}; train again."
+        )
+    for night in reads["unfit_nights"]:
+        yield f"the candidate cannot read the flows that the census is taken of: {night}."
+    lost = sorted(set(champion_reads["protocols"] if champion_reads else ()) - set(reads["protocols"]))
+    if lost:
+        numbers = ", ".join(map(str, lost))
+        yield (
+            f"the candidate does not read flows of protocol {numbers}, which the champion does: devices that are known "
+            f"by them would be lost; train with them in dataset.protocols."
+        )
 
 
 def _same_dataset(candidate: Mapping[str, Any], champion: Mapping[str, Any]) -> _Verdict:
@@ -65,16 +155,26 @@ def _same_dataset(candidate: Mapping[str, Any], champion: Mapping[str, Any]) -> 
 
 
 def _margin(candidate: Mapping[str, Any], champion: Mapping[str, Any], policy: config.Promotion) -> _Verdict:
+    """The difference, or its lower bound, must exceed the margin; a difference below zero beyond chance never does."""
     ours, theirs = _macro_f1(candidate), _macro_f1(champion)
     if math.isnan(theirs):
         return False, "the champion's macro F1 is not a number; evaluate the champion again."
     if math.isnan(ours):
         return False, f"a macro F1 that is not a number does not exceed the champion's {theirs:.4f}."
-    exceeds = ours - theirs > policy.macro_f1_margin + _EXACT
-    return exceeds, (
-        f"macro F1 {ours:.4f} {'exceeds' if exceeds else 'does not exceed'} the champion's {theirs:.4f} by more than "
-        f"{policy.macro_f1_margin:.4f} (promotion.macro_f1_margin)."
-    )
+    lead = candidate["lead"].get(champion["name"], {})
+    low, high = _number(lead.get("low")), _number(lead.get("high"))
+    drawn = not math.isnan(low + high)
+    interval = f"{INTERVAL:.0%} interval {low:+.4f} to {high:+.4f}" if drawn else "no interval was drawn"
+    told = f"macro F1 {ours:.4f} to the champion's {theirs:.4f} is a difference of {ours - theirs:+.4f} ({interval})"
+    by_bound = policy.margin_judged_by == "lower_bound"
+    if by_bound and not drawn:
+        return False, f"{told}: promotion.margin_judged_by needs one; set evaluation.bootstrap and evaluate again."
+    if drawn and high < -_EXACT:
+        return False, f"{told}: the candidate is worse, and not by chance."
+    exceeds = (low if by_bound else ours - theirs) > policy.macro_f1_margin + _EXACT
+    judged = "its lower bound" if by_bound else "it"
+    verb = "exceeds" if exceeds else "does not exceed"
+    return exceeds, f"{told}: {judged} {verb} {policy.macro_f1_margin:.4f} (promotion.macro_f1_margin)."
 
 
 def _missing_classes(candidate: Mapping[str, Any], champion: Mapping[str, Any]) -> Iterator[_Verdict]:
@@ -107,6 +207,21 @@ def _recall(candidate: Mapping[str, Any], champion: Mapping[str, Any], policy: c
     if not refused:
         with_support = f"{len(judged)} classes with at least {policy.min_support} test flows (promotion.min_support)"
         yield True, f"no recall falls by more than {limit} among the {with_support}."
+
+
+def _calibration_rise(
+    candidate: Mapping[str, Any], champion: Mapping[str, Any], policy: config.Promotion
+) -> Iterator[_Verdict]:
+    most = policy.max_calibration_rise
+    if most is not None:
+        before, after = (_number(side["expected_calibration_error"]) for side in (champion, candidate))
+        limit = f"{most:.4f} (promotion.max_calibration_rise)"
+        if math.isnan(after - before):
+            yield False, "the expected calibration error is not a number in one of the two reports."
+        else:
+            kept = after - before <= most + _EXACT
+            told = f"the expected calibration error goes from {before:.4f} to {after:.4f}"
+            yield kept, f"{told}, {'not up by more' if kept else 'up by more'} than {limit}."
 
 
 def _macro_f1(system: Mapping[str, Any]) -> float:

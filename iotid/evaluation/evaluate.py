@@ -6,35 +6,42 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from iotid import baselines, config
+from iotid import baselines, config, schemas
 from iotid.dataset.devices import merged_name
 from iotid.errors import DataError, SettingError
 from iotid.evaluation import leakage, metrics
 from iotid.evaluation.ablation import hide
 from iotid.evaluation.align import Model, check_probabilities, over_labels, translate
-from iotid.evaluation.schema import REPORT_VERSION, Dataset, Hidden, Part, Report, Seconds, System
+from iotid.evaluation.schema import REPORT_VERSION, Dataset, Hidden, Part, Reads, Report, Seconds, System
 
 if TYPE_CHECKING:
     from iotid.dataset import Encoding, Rows
-    from iotid.storage import Partition
+    from iotid.storage import Partition, Store
 
 _MODEL_ORIGIN = "adaptive ensemble of bi-LSTMs (the paper's)"
 
 
-def evaluate(dataset: Partition, models: Mapping[str, Model], settings: config.Evaluation) -> tuple[Report, pa.Table]:
+def evaluate(
+    dataset: Partition,
+    models: Mapping[str, Model],
+    settings: config.Evaluation,
+    nights: Sequence[Partition] = (),
+) -> tuple[Report, pa.Table]:
     """The report of ``models`` (name -> trained model) and of ``settings.baselines``, each fitted on the training part.
 
     Beside it the answers behind it: a row for each row of the test part, in its order, with ``label``, ``flows`` (that
     the row stands for), and of each system ``NAME`` (its answer) and ``NAME.confidence``.
 
     A model of another dataset is scored through its own vocabularies; the classes that only it knows are labels of the
-    report without test flows, so that answering one is wrong.
+    report without test flows, so that answering one is wrong. ``nights``: flows that the model which serves has to read
+    (``census_nights``).
 
     Raises:
         SettingError: a baseline is unknown or has the name of a model.
@@ -51,7 +58,14 @@ def evaluate(dataset: Partition, models: Mapping[str, Model], settings: config.E
         "parts": {part: Part(rows=told["rows"][part], flows=told["flows"][part]) for part in told["rows"]},
     }
     train, test = (read_part(dataset.uri, part) for part in ("train", "test"))
-    return score(identity, read_encoding(dataset.uri), train, test, models, settings)
+    return score(identity, read_encoding(dataset.uri), train, test, models, settings, nights)
+
+
+def census_nights(store: Store) -> list[Partition]:
+    """The latest night of ``flows`` of each site that a census was taken of: as it is assembled, the next will be."""
+    sites = {keys["site"] for keys in store.partitions("census")}
+    latest = {keys["site"]: keys for keys in store.partitions("flows") if keys["site"] in sites}  # sorted by date
+    return [store.open("flows", keys) for keys in latest.values()]
 
 
 def score(
@@ -61,6 +75,7 @@ def score(
     test: Rows,
     models: Mapping[str, Model],
     settings: config.Evaluation,
+    nights: Sequence[Partition] = (),
 ) -> tuple[Report, pa.Table]:
     """``evaluate`` on parts that are in memory."""
     contestants = _rivals(encoding, train, test, settings)
@@ -69,7 +84,7 @@ def score(
         raise SettingError(f"evaluation.baselines: {both[0]!r} is also the name of a model; rename the model")
     if not test.num_flows.sum():
         raise DataError(f"dataset {identity['name']}: the test part is empty; write it with a larger test share")
-    contestants = {**_trained(encoding, test, models, settings), **contestants}
+    contestants = {**_trained(encoding, test, models, settings, nights), **contestants}
     labels = list(encoding.labels)
     labels += sorted({label for each in contestants.values() for label in each.knows} - set(labels))
     told: dict[str, Mapping[str, str]] = {}
@@ -80,9 +95,21 @@ def score(
     names = np.array(labels, dtype=object)
     answers: dict[str, Any] = {"label": names[test.label], "flows": test.num_flows}
     systems: dict[str, System] = {}
+    predicted: dict[str, NDArray[np.int64]] = {}
     for name, each in contestants.items():
         systems[name], answers_NL = _judge(name, each, test, labels, merged, ceiling, settings)
-        answers |= {name: names[answers_NL.argmax(axis=1)], f"{name}.confidence": answers_NL.max(axis=1)}
+        predicted[name] = answers_NL.argmax(axis=1)
+        answers |= {name: names[predicted[name]], f"{name}.confidence": answers_NL.max(axis=1)}
+    for ours, theirs in permutations(models, 2):
+        systems[ours]["lead"][theirs] = metrics.lead(
+            test.label,
+            predicted[ours],
+            predicted[theirs],
+            test.num_flows,
+            len(labels),
+            settings.bootstrap,
+            settings.seed,
+        )
     report: Report = {
         "version": REPORT_VERSION,
         "dataset": identity,
@@ -101,7 +128,8 @@ def score(
 class _Contestant:
     """``answer`` gives (N, len(knows)) probabilities of the test part's N rows, once ``fit``, if any, was called.
 
-    ``hidden``: of a trained model the same for each characteristic, with that one hidden.
+    Of a trained model, ``reads`` says which flows it reads, and ``hidden`` answers as ``answer`` does for each
+    characteristic, with that one hidden.
     """
 
     kind: str
@@ -109,11 +137,16 @@ class _Contestant:
     knows: Sequence[str]
     answer: Callable[[], NDArray[Any]]
     fit: Callable[[], Any] | None = None
+    reads: Reads | None = None
     hidden: Mapping[str, Callable[[], NDArray[Any]]] = field(default_factory=dict)
 
 
 def _trained(
-    encoding: Encoding, test: Rows, models: Mapping[str, Model], settings: config.Evaluation
+    encoding: Encoding,
+    test: Rows,
+    models: Mapping[str, Model],
+    settings: config.Evaluation,
+    nights: Sequence[Partition],
 ) -> dict[str, _Contestant]:
     def contestant(name: str, model: Model) -> _Contestant:
         sequences = translate(test.sequences, encoding, model.encoding, name)
@@ -126,10 +159,23 @@ def _trained(
             _MODEL_ORIGIN,
             model.encoding.labels,
             answer=lambda: model.probabilities(sequences),
+            reads=_reads(model.encoding, nights),
             hidden={characteristic: partial(without, characteristic) for characteristic in sequences},
         )
 
     return {name: contestant(name, model) for name, model in models.items()}
+
+
+def _reads(encoding: Encoding, nights: Sequence[Partition]) -> Reads:
+    misfits = {night.uri: encoding.misfit(night.metadata["settings"]["flow"]) for night in nights}
+    return {
+        "flows_version": schemas.FLOWS.version,  # a model of another version is not loaded
+        "length": encoding.length,
+        "max_packets": encoding.max_packets,
+        "characteristics": list(encoding.vocabularies),
+        "protocols": list(encoding.protocols),
+        "unfit_nights": [f"{night} {misfit}" for night, misfit in misfits.items() if misfit],
+    }
 
 
 def _rivals(encoding: Encoding, train: Rows, test: Rows, settings: config.Evaluation) -> dict[str, _Contestant]:
@@ -188,6 +234,8 @@ def _judge(
         "per_class": metrics.per_class(confusion_LL, labels),
         "confusion": confusion_LL.tolist(),
         "hidden": hidden,
+        "lead": {},
+        "reads": contestant.reads,
         "seconds": seconds,
     }
     return system, answers_NL

@@ -21,6 +21,7 @@ from iotid.evaluation.schema import Bin, ClassScore, Score
 
 METRICS = ("accuracy", "macro_precision", "macro_recall", "macro_f1", "balanced_accuracy")
 INTERVAL = 0.95
+_BOUNDS = (100 * (1 - INTERVAL) / 2, 100 * (1 + INTERVAL) / 2)  # percentiles
 RELIABILITY_BINS = 15  # Guo et al., On Calibration of Modern Neural Networks, ICML 2017
 
 
@@ -82,6 +83,40 @@ def resample(confusion_CC: NDArray[np.int64], resamples: int, seed: int) -> NDAr
     return drawn.reshape(resamples, *confusion_CC.shape)
 
 
+def lead(
+    label_N: NDArray[Any],
+    ours_N: NDArray[Any],
+    theirs_N: NDArray[Any],
+    num_flows_N: NDArray[Any],
+    num_classes: int,
+    resamples: int,
+    seed: int,
+) -> Score:
+    """Macro F1 of one system less another's on the same rows, with its percentile interval of the paired bootstrap.
+
+    Both are scored on the same resample of flows, so that what is hard for both cancels out: the interval of their
+    difference is narrower than those of the two scores suggest (Koehn, EMNLP 2004). Flows are drawn as by ``resample``,
+    from the cells of (true class, our answer, their answer), of which K are not empty.
+    """
+    cell_N = np.ravel_multi_index((label_N, ours_N, theirs_N), (num_classes,) * 3)
+    cell_K, row_N = np.unique(cell_N, return_inverse=True)
+    flows_K = np.bincount(row_N, weights=num_flows_N).astype(np.int64)
+    label_K, ours_K, theirs_K = np.unravel_index(cell_K, (num_classes,) * 3)
+
+    def difference(drawn_K: NDArray[np.int64]) -> float:
+        ours, theirs = (
+            metrics(confusion_matrix(label_K, answer_K, drawn_K, num_classes))["macro_f1"]
+            for answer_K in (ours_K, theirs_K)
+        )
+        return float(ours - theirs)
+
+    if not resamples:
+        return Score(value=difference(flows_K), low=None, high=None)
+    drawn_RK = np.random.default_rng(seed).multinomial(flows_K.sum(), flows_K / flows_K.sum(), size=resamples)
+    low, high = np.percentile([difference(drawn_K) for drawn_K in drawn_RK], _BOUNDS)
+    return Score(value=difference(flows_K), low=float(low), high=float(high))
+
+
 def scores(confusion_CC: NDArray[np.int64], resamples: int, seed: int) -> dict[str, Score]:
     """Each metric with its percentile bootstrap interval (Efron 1979); no interval when ``resamples`` is 0.
 
@@ -91,9 +126,8 @@ def scores(confusion_CC: NDArray[np.int64], resamples: int, seed: int) -> dict[s
     values = metrics(confusion_CC)
     if not resamples:
         return {name: Score(value=float(value), low=None, high=None) for name, value in values.items()}
-    tail = 100 * (1 - INTERVAL) / 2
     drawn = metrics(resample(confusion_CC, resamples, seed))
-    bounds = {name: np.percentile(value_X, [tail, 100 - tail]) for name, value_X in drawn.items()}
+    bounds = {name: np.percentile(value_X, _BOUNDS) for name, value_X in drawn.items()}
     return {
         name: Score(value=float(value), low=float(bounds[name][0]), high=float(bounds[name][1]))
         for name, value in values.items()

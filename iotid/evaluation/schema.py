@@ -11,7 +11,7 @@ from typing import TypedDict, cast
 
 from iotid.errors import DataError
 
-REPORT_VERSION = 2
+REPORT_VERSION = 3
 
 
 class Part(TypedDict):
@@ -65,6 +65,20 @@ class Hidden(TypedDict):
     f1: list[float | None]
 
 
+class Reads(TypedDict):
+    """Which flows a trained model reads, as its ``dataset.Encoding`` says, and of which version of schemas.FLOWS.
+
+    ``unfit_nights``: of the nights that the census is taken of, those that it cannot read, each with the reason.
+    """
+
+    flows_version: int
+    length: str
+    max_packets: int
+    characteristics: list[str]
+    protocols: list[int]
+    unfit_nights: list[str]
+
+
 class Seconds(TypedDict):
     """Wall time; ``fit`` is null for a model that came trained."""
 
@@ -77,7 +91,9 @@ class System(TypedDict):
 
     ``coarse``: the metrics with labels of one vendor and type merged.
 
-    ``hidden`` tells of each characteristic what a trained model scores without it; nothing, of a baseline.
+    ``hidden`` tells of each characteristic what a trained model scores without it; ``lead`` by how much its macro F1 is
+    above each other trained model's, with the interval of the paired bootstrap. Of a baseline both are empty, and
+    ``reads`` is null.
     """
 
     kind: str
@@ -91,6 +107,8 @@ class System(TypedDict):
     per_class: list[ClassScore]
     confusion: list[list[int]]
     hidden: dict[str, Hidden]
+    lead: dict[str, Score]
+    reads: Reads | None
     seconds: Seconds
 
 
@@ -114,8 +132,9 @@ class Report(TypedDict):
 
 
 class SystemReport(System):
-    """One contestant with the identity of the data it was scored on: what ``decide`` compares."""
+    """One contestant with the report's version and the identity of its data: what ``decide`` compares."""
 
+    version: int
     name: str
     dataset: Dataset
 
@@ -129,4 +148,5 @@ def system_report(report: Report, name: str) -> SystemReport:
     systems: Mapping[str, System] = report["systems"]
     if name not in systems:
         raise DataError(f"report of dataset {report['dataset']['name']}: has no system {name!r}; has {list(systems)}")
-    return cast(SystemReport, {"name": name, "dataset": report["dataset"], **systems[name]})
+    identity = {"version": report["version"], "name": name, "dataset": report["dataset"]}
+    return cast(SystemReport, {**identity, **systems[name]})

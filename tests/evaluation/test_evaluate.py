@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from sklearn import metrics as oracle_metrics
 
+from iotid import schemas
 from iotid.config import Evaluation, load_settings
 from iotid.dataset import Rows, Vocabulary
 from iotid.errors import DataError, SettingError
 from iotid.evaluation import decide, system_report
-from iotid.evaluation.evaluate import score
+from iotid.evaluation.evaluate import census_nights, score
 from iotid.model import AdaptiveEnsemble, Predictor, save_bundle
+from iotid.storage import Partition, Store
 
 
 def _evaluation(baselines: str, bootstrap: int = 0) -> Evaluation:
@@ -117,8 +119,60 @@ def test_score__reports_are_what_decide_compares(small: Any, oracle: Any, settin
     assert not decision.promote
     assert any("does not exceed" in reason for reason in decision.reasons)
     assert len(decide(ours, rival, settings.promotion).reasons) >= 5
+    assert any("no trained model" in reason for reason in decide(rival, ours, settings.promotion).reasons)
     with pytest.raises(DataError, match="has no system 'nobody'"):
         system_report(report, "nobody")
+
+
+def test_score__models_tell_by_how_much_they_lead_each_other_and_what_they_read(small: Any, oracle: Any) -> None:
+    rival = dataclasses.replace(oracle, encoding=dataclasses.replace(small.encoding, labels=("plug", "cam", "kettle")))
+    nights = [
+        Partition(f"/flows/{name}", {}, {"settings": {"flow": {"length": length, "max_packets": packets}}})
+        for name, length, packets in (("fits", "ip", 9), ("frame", "frame", 9), ("short", "ip", 3))
+    ]
+    models = {"challenger": oracle, "champion": rival}
+    report, answers = score(small.identity, small.encoding, small.train, small.test, models, _ALL, nights)
+    ours, theirs = (report["systems"][name] for name in models)
+    assert list(ours["lead"]) == ["champion"]
+    lead = ours["lead"]["champion"]
+    told = ours["metrics"]["macro_f1"]["value"] - theirs["metrics"]["macro_f1"]["value"]
+    assert lead["value"] == pytest.approx(told)
+    assert 0 < lead["low"] < told < lead["high"]
+    labels, flows = answers["label"].to_pylist(), answers["flows"].to_pylist()
+    again = [
+        oracle_metrics.f1_score(labels, answers[name].to_pylist(), average="macro", sample_weight=flows)
+        for name in models
+    ]
+    assert lead["value"] == pytest.approx(again[0] - again[1])
+    assert theirs["lead"]["challenger"]["value"] == pytest.approx(-told)
+    assert ours["reads"] == {
+        "flows_version": schemas.FLOWS.version,
+        "length": "ip",
+        "max_packets": 4,
+        "characteristics": ["packet_length", "tcp_window"],
+        "protocols": [6, 17],
+        "unfit_nights": [
+            "/flows/frame has flow.length=frame, the model learned ip",
+            "/flows/short has flow.max_packets=3, the model reads 4",
+        ],
+    }
+    baseline = report["systems"]["random_forest"]
+    assert (baseline["lead"], baseline["reads"]) == ({}, None)
+
+
+def test_census_nights__are_the_latest_of_each_site_that_a_census_was_taken_of(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    assert census_nights(store) == []
+    for table, site, date in (
+        ("census", "home", "2026-01-10"),
+        ("flows", "home", "2026-01-10"),
+        ("flows", "home", "2026-01-11"),
+        ("census", "gone", "2026-01-10"),
+        ("flows", "lab", "2026-01-12"),
+    ):
+        with store.write(table, {"site": site, "capture_date": date}):
+            pass
+    assert [night.keys for night in census_nights(store)] == [{"site": "home", "capture_date": "2026-01-11"}]
 
 
 def test_score__class_without_test_flows_is_null_and_left_out_of_the_macro(small: Any, oracle: Any) -> None:

@@ -113,6 +113,56 @@ def test_scores__perfect_answers_have_no_spread_and_no_resamples_no_interval() -
     assert metrics.scores(_HAND, 0, seed=1)["accuracy"] == {"value": pytest.approx(0.55), "low": None, "high": None}
 
 
+def _three(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """True classes, two systems' answers, one of them mostly a copy of the other, and flows."""
+    label, ours, num_flows = _random_rows(seed)
+    random = np.random.default_rng(seed + 100)
+    theirs = np.where(random.random(len(label)) < 0.9, ours, random.integers(0, 6, len(label)))
+    return label, ours, theirs, num_flows
+
+
+def test_lead__interval_equals_a_paired_bootstrap_over_flows_one_by_one() -> None:
+    label, ours, theirs, num_flows = _three(1)
+    lead = metrics.lead(label, ours, theirs, num_flows, 6, 2000, 1)
+    each = np.repeat(np.stack([label, ours, theirs]), num_flows, axis=1)
+    random = np.random.default_rng(2)
+
+    def difference(flows: np.ndarray) -> float:
+        true, first, second = flows
+        return sum(
+            sign * oracle.f1_score(true, answer, labels=np.unique(true), average="macro", zero_division=0)
+            for sign, answer in ((1, first), (-1, second))
+        )
+
+    assert lead["value"] == pytest.approx(difference(each))
+    drawn = [difference(each[:, random.integers(0, each.shape[1], each.shape[1])]) for _ in range(200)]
+    assert [lead["low"], lead["high"]] == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=2e-3)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_lead__is_narrower_than_the_scores_intervals_and_turns_with_the_sides(seed: int) -> None:
+    label, ours, theirs, num_flows = _three(seed)
+    lead = metrics.lead(label, ours, theirs, num_flows, 6, 200, 1)
+    back = metrics.lead(label, theirs, ours, num_flows, 6, 200, 1)
+    assert lead["low"] <= lead["value"] <= lead["high"]
+    assert back["value"] == pytest.approx(-lead["value"])
+    alone = metrics.scores(metrics.confusion_matrix(label, ours, num_flows, 6), 200, 1)["macro_f1"]
+    assert lead["high"] - lead["low"] < alone["high"] - alone["low"]
+    assert metrics.lead(label, ours, theirs, num_flows, 6, 200, 1) == lead
+
+
+def test_lead__equal_answers_have_none_and_no_resamples_no_interval() -> None:
+    label, ours, theirs, num_flows = _three(1)
+    assert metrics.lead(label, ours, ours, num_flows, 6, 50, 1) == {"value": 0, "low": 0, "high": 0}
+    lead = metrics.lead(label, ours, theirs, num_flows, 6, 0, 1)
+    assert (lead["low"], lead["high"]) == (None, None)
+
+
+def test_lead__one_row_is_enough() -> None:
+    one = np.array([0])
+    assert metrics.lead(one, one, np.array([1]), one + 3, 2, 10, 1) == {"value": 1, "low": 1, "high": 1}
+
+
 def test_expected_calibration_error__equals_hand_worked_numbers_with_weights() -> None:
     # one bin holds 3 flows at 0.9 of which 2 are right, another 1 flow at 0.5 that is wrong
     bins = metrics.reliability(np.array([0.9, 0.9, 0.5]), np.array([True, False, False]), np.array([2, 1, 1]))
