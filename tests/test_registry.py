@@ -9,9 +9,11 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -80,6 +82,16 @@ def version(embedded: Registry, run_id: str, tmp_path_factory: pytest.TempPathFa
     return embedded.log_model(run_id, _bundle(tmp_path_factory.mktemp("bundle")), _flows())
 
 
+@pytest.fixture(scope="module")
+def champion(embedded: Registry, version: int) -> str:
+    """The address of the version, which is the champion, in the store that MLflow's own functions look it up in."""
+    import mlflow
+
+    embedded.promote(version, over=None)
+    mlflow.set_tracking_uri(embedded.uri)
+    return "models:/iotid@champion"
+
+
 def test_run__keeps_settings_tags_metrics_and_artifacts(embedded: Registry, run_id: str, tmp_path: Path) -> None:
     history = [{"loss": 0.5, "validation_macro_f1": 0.4}, {"loss": 0.25, "validation_macro_f1": 0.75}]
     EpochLogger(embedded, run_id)(history[0], 1)
@@ -127,18 +139,70 @@ def test_bundle__is_had_by_number_alias_or_uri(embedded: Registry, version: int,
         assert sorted(path.name for path in folder.iterdir()) == ["model.json", "weights.safetensors"]
 
 
-def test_pyfunc__takes_a_data_frame_and_gives_predictions(embedded: Registry, version: int, tmp_path: Path) -> None:
+def test_pyfunc__takes_a_data_frame_and_gives_predictions(champion: str, tmp_path: Path) -> None:
     import mlflow
 
     expected = Predictor.load(_bundle(tmp_path)).predict(_flows()).to_pandas()
-    mlflow.set_tracking_uri(embedded.uri)
-    served = mlflow.pyfunc.load_model(f"models:/iotid/{version}")
+    served = mlflow.pyfunc.load_model(champion)
     pd.testing.assert_frame_equal(served.predict(_flows().to_pandas()), expected)
     as_lists = {name: _flows()[name].to_pylist() for name in ("direction", "inter_arrival_us")}
     pd.testing.assert_frame_equal(served.predict(pd.DataFrame(as_lists)), expected)
     assert served.metadata.signature.inputs.input_names() == ["inter_arrival_us", "direction"]
     assert served.metadata.signature.outputs.input_names() == schemas.PREDICTIONS.names
     assert served.input_example is not None
+
+
+@pytest.mark.spark
+def test_pyfunc__scores_a_spark_table(champion: str, spark: Any, tmp_path: Path) -> None:
+    import mlflow
+    from pyspark.sql.functions import struct
+
+    expected = Predictor.load(_bundle(tmp_path)).predict(_flows())
+    result = "label string, confidence double, surprise double, probabilities array<float>"
+    predict = mlflow.pyfunc.spark_udf(spark, champion, result_type=result, env_manager="local")
+    columns = "site string, inter_arrival_us array<bigint>, direction array<int>"
+    table = spark.createDataFrame([tuple(row.values()) for row in _flows().to_pylist()], columns).repartition(1)
+    scored = table.select(predict(struct("direction", "inter_arrival_us")).alias("is")).select("is.*").collect()
+    assert sorted(row["label"] for row in scored) == sorted(expected["label"].to_pylist())
+    for name in ("confidence", "surprise"):
+        assert sorted(row[name] for row in scored) == pytest.approx(sorted(expected[name].to_pylist()))
+    assert sorted(row["probabilities"] for row in scored) == sorted(expected["probabilities"].to_pylist())
+
+
+def test_pyfunc__is_served_over_http(champion: str, embedded: Registry, tmp_path: Path) -> None:
+    import requests
+
+    expected = Predictor.load(_bundle(tmp_path)).predict(_flows()).to_pylist()
+    port = _free_port()
+    options = ["-m", champion, "--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-m", "mlflow", "models", "serve", *options]
+    asked = _flows().select(["direction", "inter_arrival_us"])
+    rows = [list(row.values()) for row in asked.to_pylist()]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # MLflow starts uvicorn by its name
+    with _process(command, MLFLOW_TRACKING_URI=embedded.uri, PATH=path) as server:
+        _wait_for(f"http://127.0.0.1:{port}/ping", server)
+        body = {"dataframe_split": {"columns": asked.column_names, "data": rows}}
+        told = requests.post(f"http://127.0.0.1:{port}/invocations", json=body, timeout=60)
+    assert told.status_code == 200, told.text
+    for answer, row in zip(told.json()["predictions"], expected, strict=True):
+        assert answer["label"] == row["label"]
+        for name in ("confidence", "surprise", "probabilities"):
+            assert answer[name] == pytest.approx(row[name])
+
+
+@pytest.mark.parametrize("name", ["bundle_version", "flows_version"])
+def test_pyfunc__model_of_another_schema_version_is_one_clear_line(
+    champion: str, embedded: Registry, tmp_path: Path, name: str
+) -> None:
+    import mlflow
+
+    folder = Path(mlflow.artifacts.download_artifacts(champion, dst_path=str(tmp_path), tracking_uri=embedded.uri))
+    (description,) = folder.rglob("model.json")
+    content = json.loads(description.read_text())
+    description.write_text(json.dumps({**content, name: content[name] - 1}))
+    with pytest.raises(SchemaError, match=rf"{name} must be {content[name]}, got {content[name] - 1}; train") as caught:
+        mlflow.pyfunc.load_model(str(folder))
+    assert "\n" not in str(caught.value)
 
 
 def test_model__holds_code_and_nothing_that_unpickles(
@@ -168,14 +232,15 @@ def test_promote__moves_the_champion_and_rollback_puts_the_former_back(tmp_path:
     run = store.start_run("night", [], {})
     first, second = (store.log_model(run, _bundle(tmp_path / str(seed), seed), _flows()) for seed in (1, 2))
     assert (first, second) == (1, 2)
-    store.promote(first)
-    with pytest.raises(UserError, match="was the first champion"):
+    store.promote(first, over=None)
+    with pytest.raises(UserError, match="was the first champion") as caught:
         store.rollback()
-    store.promote(second)
-    store.promote(second)
+    assert "\n" not in str(caught.value)
+    store.promote(second, over=first)
     assert (store.find_version("champion"), store.tags(second)["former_champion"]) == (2, "1")
-    assert store.rollback() == 1
+    assert store.rollback() == (second, first)
     assert store.version_of("champion") == 1
+    assert store.tags(second)["rolled_back_to"] == "1"
     store.set_tag(first, "macro_f1", "0.9")
     assert store.tags(first)["macro_f1"] == "0.9"
     store.end_run(run)
@@ -211,11 +276,14 @@ def test_uri__sqlite_needs_a_local_storage_root() -> None:
         _ = Registry(_TRACKING, "s3://bucket/tables").uri
 
 
-def _nobody_listens() -> Registry:
+def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    return Registry(_TRACKING.model_copy(update={"uri": f"http://127.0.0.1:{port}"}), "s3://bucket/tables")
+        return int(probe.getsockname()[1])
+
+
+def _nobody_listens() -> Registry:
+    return Registry(_TRACKING.model_copy(update={"uri": f"http://127.0.0.1:{_free_port()}"}), "s3://bucket/tables")
 
 
 def test_server_that_is_away__is_waited_for_then_named(
@@ -241,16 +309,36 @@ def test_server_that_is_away__does_not_stop_a_training(
 
 
 @contextmanager
+def _process(command: list[str], **env: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process, and all that it starts, for as long as the block lasts."""
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, **quiet, start_new_session=True, env={**os.environ, **env}) as own:
+        try:
+            yield own
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(own.pid, signal.SIGKILL)
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+    import requests
+
+    while process.poll() is None:
+        try:
+            assert requests.get(url, timeout=5).ok
+            return
+        except requests.exceptions.ConnectionError:
+            time.sleep(0.2)
+    raise AssertionError(f"{process.args} ended with {process.returncode}")
+
+
+@contextmanager
 def _server(uri: str, folder: Path) -> Iterator[None]:
     """A real tracking server, records and artifacts below ``folder``."""
     options = ["--host", "127.0.0.1", "--port", uri.rsplit(":", 1)[1], "--workers", "1"]
     places = ["--backend-store-uri", f"sqlite:///{folder}/records.db", "--artifacts-destination", str(folder)]
-    command = [sys.executable, "-m", "mlflow", "server", *options, *places]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True) as own:
-        try:
-            yield
-        finally:
-            os.killpg(own.pid, signal.SIGKILL)
+    with _process([sys.executable, "-m", "mlflow", "server", *options, *places]):
+        yield
 
 
 def test_run__of_a_server_that_comes_late_is_logged_afterwards(
@@ -302,7 +390,7 @@ types = {{"inter_arrival_us": pa.int64(), "direction": pa.int32()}}
 flows = pa.table({{name: pa.array([[1]], pa.list_(kind)) for name, kind in types.items()}})
 run = store.start_run("quiet", [], {{}})
 version = store.log_model(run, {str(tmp_path / "bundle")!r}, flows)
-store.promote(version)
+store.promote(version, over=None)
 registry.load("models:/m@champion", store.uri).predict(flows)
 store.end_run(run)
 """
