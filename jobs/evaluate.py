@@ -10,11 +10,13 @@ from iotid.config import Settings
 def main(settings: Settings, dataset: str, baselines: str | None) -> None:
     """Score the challenger beside the champion and the rivals on a dataset's test part.
 
-    Reads the dataset and the registry. Writes a report: numbers as JSON, every answer, figures, a page to read.
+    Reads the dataset and the registry. Writes a report: numbers as JSON, every answer, figures, a page to read. A
+    champion that another version of iotid made is named and left out.
     """
     import json
     from tempfile import TemporaryDirectory
 
+    from iotid.errors import SchemaError
     from iotid.evaluation import census_nights, evaluate, flat, verdicts, write_report
     from iotid.model import Predictor
     from iotid.registry import CHALLENGER, CHAMPION, Registry
@@ -31,7 +33,12 @@ def main(settings: Settings, dataset: str, baselines: str | None) -> None:
     if champion is not None and champion != challenger:
         versions[CHAMPION] = champion
     with TemporaryDirectory() as work, store.write("reports", {"dataset": dataset}) as staged:
-        models = {alias: Predictor.load(registry.bundle(alias, f"{work}/{alias}")) for alias in versions}
+        models, left_out = {CHALLENGER: Predictor.load(registry.bundle(challenger, f"{work}/{CHALLENGER}"))}, {}
+        if CHAMPION in versions:
+            try:
+                models[CHAMPION] = Predictor.load(registry.bundle(versions[CHAMPION], f"{work}/{CHAMPION}"))
+            except SchemaError as fault:  # no census could load it either: what replaces it need not be better
+                left_out[CHAMPION] = f"the champion, version {champion}, cannot be loaded and is left out: {fault}"
         report, answers = evaluate(source, models, asked, census_nights(store))
         history = registry.artifact(challenger, "training/history.json", work)
         page = write_report(report, f"{work}/report", answers=answers, history=json.loads(history.read_text()))
@@ -39,10 +46,11 @@ def main(settings: Settings, dataset: str, baselines: str | None) -> None:
         registry.log_metrics(registry.run_of(challenger), flat(report))
         staged.add_folder(page.parent)
         sentences = [sentence for sentence, _ in verdicts(report)]
-        staged.metadata = {"versions": versions, "dataset_hash": source.metadata["hash"], "summary": sentences}
+        staged.metadata = {"versions": versions, "left_out": left_out, "summary": sentences}
+        staged.metadata["dataset_hash"] = source.metadata["hash"]
         staged.metadata["made_by"] = registry.tags(challenger).get("made_by")
     written = store.open("reports", {"dataset": dataset})
-    for sentence in sentences:
+    for sentence in (*left_out.values(), *sentences):
         command.say(f"report: {sentence}")
     command.say(f"report: {written.uri}/report.html")
 

@@ -30,9 +30,10 @@ def main(settings: Settings, dataset: str) -> None:
             f"reports: {page.uri} is on versions {versions}, but {CHALLENGER} is {challenger}, {CHAMPION} {champion}; "
             f"run iotid evaluate --dataset {dataset} first"
         )
-    rival = system_report(report, CHAMPION) if CHAMPION in versions else None
+    left_out = page.metadata.get("left_out", {})
+    rival = system_report(report, CHAMPION) if CHAMPION in versions and CHAMPION not in left_out else None
     decision = decide(system_report(report, CHALLENGER), rival, settings.promotion)
-    told = {"versions": versions, "promoted": decision.promote, "reasons": decision.reasons}
+    told = {"versions": versions, "left_out": left_out, "promoted": decision.promote, "reasons": decision.reasons}
     told["policy"] = settings.promotion.model_dump(mode="json")
     with store.write("decisions", {"dataset": dataset, "version": str(challenger)}) as staged:
         staged.metadata = told
@@ -42,7 +43,7 @@ def main(settings: Settings, dataset: str) -> None:
         if decision.promote:  # before the partition gets its name: there is none of a promotion that came too late
             registry.promote(challenger, over=champion)
         registry.set_tag(challenger, "decision", " ".join(decision.reasons))
-    for reason in decision.reasons:
+    for reason in (*left_out.values(), *decision.reasons):
         command.say(f"promotion: {reason}")
     command.say(f"promotion: version {challenger} {'is now the champion' if decision.promote else 'stays challenger'}")
 

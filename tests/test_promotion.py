@@ -29,8 +29,9 @@ from click.testing import CliRunner, Result
 
 from iotid import config, registry, schemas
 from iotid.dataset import DeviceList, write_dataset
-from iotid.errors import StaleError
+from iotid.errors import SchemaError, StaleError
 from iotid.evaluation.schema import REPORT_VERSION
+from iotid.model import Predictor
 from iotid.registry import CHALLENGER, CHAMPION, Registry
 from iotid.storage import Store
 
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 _RACER = """
 import sys
 from iotid.config import Tracking
-from iotid.errors import StaleError
+from iotid.errors import SchemaError, StaleError
 from iotid.registry import Registry
 
 uri, model, root, version = sys.argv[1:]
@@ -211,7 +212,7 @@ def decided(embedded: Registry, request: pytest.FixtureRequest) -> Registry:
     }
     with Store(store.storage_root).write("reports", {"dataset": store.tracking.model}) as staged:
         staged.write_json("report.json", report)
-        staged.metadata = {"versions": {CHALLENGER: 2, CHAMPION: 1}}
+        staged.metadata = {"versions": {CHALLENGER: 2, CHAMPION: 1}, "left_out": {}}
     return store
 
 
@@ -273,6 +274,21 @@ def test_promote__too_late_says_one_line_and_keeps_no_decision(
     assert "the champion has changed meanwhile: this was decided against version 1, but it is version 3 now" in line
     assert decided.version_of(CHAMPION) == 3
     assert not Store(decided.storage_root).exists("decisions", {"dataset": name, "version": "2"})
+
+
+def test_promote__over_a_champion_that_could_not_be_loaded_says_so_and_needs_no_comparison(decided: Registry) -> None:
+    name, store = decided.tracking.model, Store(decided.storage_root)
+    report = store.read_json(store.open("reports", {"dataset": name}), "report.json")
+    del report["systems"][CHAMPION]
+    sentence = "the champion, version 1, cannot be loaded and is left out: bundle_version must be 3, got 2; train again"
+    with store.write("reports", {"dataset": name}) as staged:
+        staged.write_json("report.json", report)
+        staged.metadata = {"versions": {CHALLENGER: 2, CHAMPION: 1}, "left_out": {CHAMPION: sentence}}
+    told = _run("promote", decided, "--dataset", name)
+    assert told.output.splitlines()[0] == f"promotion: {sentence}"
+    assert "no champion that it could be compared with" in told.output
+    assert decided.version_of(CHAMPION) == 2
+    assert decided.tags(2)["former_champion"] == "1"
 
 
 def _free_port() -> int:
@@ -402,3 +418,30 @@ def test_server__a_model_is_trained_registered_promoted_replaced_and_put_back(la
     assert np.mean([name == f"device-{number % 3}" for number, name in enumerate(named)]) > 0.9
     assert lab.run("rollback", dataset=False) == "rollback: version 1 is the champion again, in place of version 2"
     assert lab.store.version_of(CHAMPION) == 1
+
+
+@pytest.mark.spark
+def test_evaluate__names_and_leaves_out_a_champion_of_another_version(
+    lab: _Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = _Lab(_of_model(lab.store, "old", versions=1))
+    old.store.promote(1, over=None)
+    old.run("train", "training.epochs=1")
+    load, bundle = Predictor.load, Registry.bundle
+
+    def with_old_champion(self: Registry, version: int, into: str) -> Path:
+        return Path("champion") if version == 1 else bundle(self, version, into)
+
+    def refuse_old(folder: Path) -> Predictor:
+        if folder == Path("champion"):
+            raise SchemaError("model.json: bundle_version must be 3, got 2; train again")
+        return load(folder)
+
+    monkeypatch.setattr(Registry, "bundle", with_old_champion)
+    monkeypatch.setattr(Predictor, "load", refuse_old)
+    old.run("evaluate")
+    kept = Store(old.store.storage_root)
+    page = kept.open("reports", {"dataset": "lab"})
+    assert "version 1, cannot be loaded and is left out: model.json" in page.metadata["left_out"][CHAMPION]
+    assert CHALLENGER in kept.read_json(page, "report.json")["systems"]
+    assert old.run("promote") == "promotion: version 2 is now the champion"

@@ -56,7 +56,7 @@ def _rules(
     yield from _calibration(candidate, policy)
     yield from _flows_read(candidate, champion)
     if champion is None:
-        yield True, "there is no champion to compare with."
+        yield True, "there is no champion that it could be compared with."
         return
     same = _same_dataset(candidate, champion)
     yield same
