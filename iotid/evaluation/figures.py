@@ -123,7 +123,7 @@ def drift(days: Sequence[Day], path: Path, title: str = "") -> None:
         above.plot(places, [day["macro_f1"][system] for day in days], marker="o", markersize=3, label=system, **look)
     above.set_ylim(0, 1.02)
     above.set_ylabel("macro F1 of flows")
-    above.legend(frameon=False, fontsize=7.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    above.legend(frameon=False, fontsize=7.5, loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=3.2)
     below.bar(places, [day["flows"] for day in days], color=_GREY)
     below.set_ylabel("flows")
     below.set_xticks(places, [day["day"][5:] for day in days], rotation=90 if len(days) > 15 else 0)
