@@ -15,7 +15,7 @@ pytest.importorskip("airflow", reason="needs the Airflow environment (.venv-airf
 pytestmark = pytest.mark.dags
 
 _REPOSITORY = Path(__file__).parents[2]
-_ASKED_FOR_BY_PEOPLE = {"compare", "describe"}  # beside the steps of every night
+_ASKED_FOR_BY_PEOPLE = {"compare", "describe", "rollback"}  # beside the steps of every night
 _SPARK_TASKS = {
     "ingest.split_pcaps",
     "ingest.assemble_flows",
