@@ -1,0 +1,203 @@
+"""census.py [--captures DIR --labels FILE] [--flows N] [--devices N]: a large night's census beside one flow at a time.
+
+A model learns from the captures (4 epochs, else by conf/base.yaml; without captures: those that the project writes
+itself). Then their flows are dealt out to many made-up devices: each is a copy of a listed device with a MAC and an
+address of its own, and shows flows drawn from that device's. --fresh: the share of flows of which one packet has
+another length, so that nothing equals them. Timed are whole processes: `iotid take-census`, and one that scores every
+flow as it comes, 256 at a time, by the same model and sums the answers up by device; it does so for --rival-flows, and
+all flows are reckoned from its speed. --root: a folder to keep; what it holds is not made again. Ends with one line of
+JSON; nothing is asserted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from iotid import command, config
+from iotid.capture.simulate import write_demo
+from iotid.census.devices import Networks, name_devices
+from iotid.dataset import DeviceList
+from iotid.model import Predictor
+from iotid.pipeline import run_steps, settings_of
+from iotid.registry import Registry
+from iotid.schemas import FLOWS
+from iotid.storage import Partition, Store
+
+_LEARNED, _LARGE = {"site": "bench", "capture_date": "2026-01-01"}, {"site": "large", "capture_date": "2026-01-02"}
+_BATCH = 256
+_FILES = 8
+_SIDES = ("client", "server")
+_SETTINGS = ("--set", "flow.join_files=false", "--set", "training.epochs=4")
+
+
+def learn(root: str, captures: str, labels: str, layers: list[str]) -> None:
+    night = ["--site", _LEARNED["site"], "--date", _LEARNED["capture_date"]]
+    dataset = ["--dataset", "bench"]
+    run_steps(
+        [
+            ["split-pcaps", "--captures", captures, *night],
+            ["assemble-flows", *night],
+            ["write-dataset", *night, "--labels", labels, *dataset],
+            ["train", *dataset],
+            ["evaluate", *dataset],
+            ["promote", *dataset],
+        ],
+        layers,
+    )
+
+
+def multiply(store: Store, labels: str, num_flows: int, num_devices: int, fresh: float) -> None:
+    """Write the large night: each made-up device has as many flows, drawn from those of the device that it copies."""
+    learned = store.open("flows", _LEARNED)
+    flows = pq.read_table(learned.uri, schema=FLOWS.arrow_schema(stored=True), partitioning=None)
+    settings = config.load_settings()
+    flows = flows.filter(pc.is_in(flows["protocol"], value_set=pa.array(settings.dataset.protocols, pa.int32())))
+    number_N = DeviceList.read(labels).match(flows)
+    sides = [flows[f"{side}_{what}"].combine_chunks() for side in _SIDES for what in ("ip", "mac")]
+    device, address, _ = name_devices(*sides, Networks(settings.census.inside))
+    flows = flows.append_column("device", device).append_column("address", address)
+    flows = flows.filter(pc.and_(pc.is_valid(device), pa.array(number_N >= 0))).combine_chunks()
+    device_N = flows["device"].combine_chunks().dictionary_encode().indices.to_numpy()
+    random = np.random.default_rng(1)
+    rows = [np.flatnonzero(device_N == original) for original in range(device_N.max() + 1)]
+    each = num_flows // num_devices
+    taken_DF = np.stack([random.choice(rows[copy % len(rows)], each) for copy in range(num_devices)])
+    order = random.permutation(num_devices * each)
+    row_N, copy_N = taken_DF.ravel()[order], np.repeat(np.arange(num_devices), each)[order]
+    with store.write("flows", _LARGE, FLOWS.version) as staged:
+        for number, part in enumerate(np.array_split(np.arange(len(order)), _FILES)):
+            table = _renamed(flows.take(pa.array(row_N[part])), copy_N[part])
+            table = _altered(table, random, fresh)
+            pq.write_table(table, f"{staged.path}/part-{number}.parquet", filesystem=staged.filesystem)
+        staged.metadata |= learned.metadata | {"rows": len(order), "packets": {"flow": 0}}
+
+
+def _renamed(flows: pa.Table, copy_N: np.ndarray) -> pa.Table:
+    """The flows with the MAC and address of made-up devices where those of the originals stood."""
+    text_N = [f"{copy:06x}" for copy in copy_N]
+    mac = pa.array([f"02:00:00:{text[:2]}:{text[2:4]}:{text[4:]}" for text in text_N])
+    address = pa.array([f"10.{copy >> 16}.{copy >> 8 & 255}.{copy & 255}" for copy in copy_N.tolist()])
+    for side in _SIDES:
+        is_own = pc.fill_null(pc.equal(flows[f"{side}_ip"], flows["address"]), False)
+        for name, value in ((f"{side}_mac", mac), (f"{side}_ip", address)):
+            flows = flows.set_column(flows.column_names.index(name), name, pc.if_else(is_own, value, flows[name]))
+    return flows.select(FLOWS.arrow_schema(stored=True).names)
+
+
+def _altered(flows: pa.Table, random: np.random.Generator, share: float) -> pa.Table:
+    lists = flows["packet_length"].combine_chunks()
+    lengths, offsets = lists.flatten().to_numpy().copy(), lists.offsets.to_numpy()
+    chosen = np.flatnonzero(random.random(len(flows)) < share)
+    packet = offsets[chosen] + (random.random(len(chosen)) * np.diff(offsets)[chosen]).astype(np.int64)
+    lengths[packet] = random.integers(40, 1500, len(packet))
+    altered = pa.ListArray.from_arrays(pa.array(offsets), pa.array(lengths))
+    return flows.set_column(flows.column_names.index("packet_length"), "packet_length", altered)
+
+
+def score_every_flow(root: str, num_flows: int) -> None:
+    """The rival: flows as they come, each scored for itself; prints the seconds before the first and for them all."""
+    store = Store(root)
+    settings = config.load_settings()
+    registry = Registry(settings.tracking, root)
+    with tempfile.TemporaryDirectory() as folder:
+        predictor = Predictor.load(registry.bundle("champion", folder))
+    night = store.open("flows", _LARGE)
+    inside = Networks(settings.census.inside)
+    sums: dict[str, Any] = {}
+    scored, begin = 0, time.perf_counter()
+    for path in sorted(Path(night.uri).glob("part-*.parquet")):
+        for batch in pq.ParquetFile(path).iter_batches(_BATCH):
+            if scored >= num_flows:
+                break
+            flows = pa.Table.from_batches([batch])
+            sides = [flows[f"{side}_{what}"].combine_chunks() for side in _SIDES for what in ("ip", "mac")]
+            device, _, _ = name_devices(*sides, inside)
+            probabilities = predictor.probabilities(predictor.encoding.encode(flows))
+            for name, row in zip(device.to_pylist(), probabilities, strict=True):
+                sums[name] = sums.get(name, 0) + row
+            scored += batch.num_rows
+    told = {"flows": scored, "devices": len(sums), "seconds": time.perf_counter() - begin}
+    command.say(json.dumps(told))
+
+
+def _timed(arguments: list[str]) -> tuple[float, str]:
+    begin = time.perf_counter()
+    done = subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.PIPE, text=True)
+    return time.perf_counter() - begin, done.stdout
+
+
+def _distinct(night: Partition) -> int:
+    flows = pq.read_table(night.uri, columns=["packet_length", "tcp_window"], partitioning=None)
+    rows = zip(*(flows[name].to_pylist() for name in flows.column_names), strict=True)
+    return len({(tuple(lengths), tuple(windows)) for lengths, windows in rows})
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--captures", help="folder of captures; without: captures that the project writes itself")
+    options.add_argument("--labels", help="their device list")
+    options.add_argument("--flows", type=int, default=1_000_000)
+    options.add_argument("--devices", type=int, default=20_000)
+    options.add_argument("--fresh", type=float, default=0.0, help="share of flows that are made unlike all others")
+    options.add_argument("--rival-flows", type=int, default=20_000, help="that the rival scores before it is reckoned")
+    options.add_argument("--root", type=Path)
+    options.add_argument("--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE")
+    options.add_argument("--score-every-flow", action="store_true", help=argparse.SUPPRESS)
+    given = options.parse_args()
+    if given.score_every_flow:
+        score_every_flow(str(given.root), given.rival_flows)
+        return
+    if bool(given.captures) != bool(given.labels):
+        options.error("--captures and --labels go together")
+    command.logging_to_stderr()
+    with tempfile.TemporaryDirectory() as made:
+        told = _measure(given, Path(made))
+    command.say(json.dumps(told))
+
+
+def _measure(given: argparse.Namespace, made: Path) -> dict[str, Any]:
+    root = str((given.root or made / "root").absolute())
+    layers = ["--set", f"storage.root={root}", *_SETTINGS]
+    layers += [part for text in given.overrides for part in ("--set", text)]
+    captures, labels = given.captures, given.labels
+    if not captures:
+        write_demo(made)
+        captures, labels = str(made / "captures"), str(made / "devices.yaml")
+    store = Store(root)
+    if Registry(settings_of(layers).tracking, root).find_version("champion") is None:
+        learn(root, captures, labels, layers)
+    multiply(store, labels, given.flows, given.devices, given.fresh)
+    night = store.open("flows", _LARGE)
+    asked = ["--site", _LARGE["site"], "--date", _LARGE["capture_date"]]
+    ours_s, _ = _timed(["-m", "iotid.cli", "take-census", *layers, *asked])
+    this = str(Path(__file__))
+    whole_s, out = _timed([this, "--score-every-flow", "--root", root, "--rival-flows", str(given.rival_flows)])
+    rival = json.loads(out.splitlines()[-1])
+    flows_per_s = rival["flows"] / rival["seconds"]
+    rival_s = whole_s - rival["seconds"] + night.metadata["rows"] / flows_per_s
+    census = store.open("census", _LARGE).metadata
+    return {
+        "flows": night.metadata["rows"],
+        "distinct_sequences": _distinct(night),
+        "devices": census["devices"],
+        "status": census["status"],
+        "iotid_s": round(ours_s, 1),
+        "rival": {"scored": rival["flows"], "flows_per_s": round(flows_per_s, 1), "all_s": round(rival_s, 1)},
+        "ratio": round(rival_s / ours_s, 1),
+    }
+
+
+if __name__ == "__main__":
+    main()
