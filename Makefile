@@ -13,7 +13,7 @@ ROOT ?= var/run
 SECONDS := 60
 SEED ?= 1
 
-.PHONY: help setup airflow-setup peers-setup demo run reproduce test test-unit test-conformance test-spark test-ddp test-dags check format wheel clean bench-census-hits bench-capture bench-ingest bench-train bench-predict bench-choices results results-quick drill-kill drill-cluster fuzz
+.PHONY: help setup airflow-setup peers-setup demo run reproduce test test-unit test-conformance test-spark test-ddp test-dags check audit format wheel clean bench-census bench-census-hits bench-capture bench-ingest bench-train bench-predict bench-choices results results-quick drill-kill drill-cluster fuzz
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -62,6 +62,9 @@ check: setup ## formatter, linter, types
 	@.venv/bin/ruff check .
 	@.venv/bin/mypy
 
+audit: setup ## ask the advisory database about both locks (needs the network)
+	@for lock in requirements.lock requirements-airflow.lock; do .venv/bin/uv tool run pip-audit --requirement $$lock --no-deps --disable-pip --strict || exit; done
+
 format: setup ## let the formatter and the linter mend what they can
 	@.venv/bin/ruff format .
 	@.venv/bin/ruff check --fix .
@@ -95,6 +98,9 @@ drill-cluster: setup ## an ingest on a standalone cluster of this machine, one w
 
 fuzz: setup peers-setup ## search for captures that break the reader: make fuzz [SECONDS=60] [CAPTURES=DIR, to start from]
 	@$(PY) tests/fuzz/fuzz_capture.py --seconds $(SECONDS) $(if $(CAPTURES),--seeds "$(CAPTURES)")
+
+bench-census: setup ## a census of a million flows of 20,000 devices beside scoring every flow: make bench-census [CAPTURES=DIR LABELS=FILE]
+	@$(PY) tests/bench/census.py $(if $(CAPTURES),--captures "$(CAPTURES)" --labels "$(LABELS)") $(foreach s,$(SET),--set "$(s)")
 
 bench-census-hits: setup ## a run's census against its device list: make bench-census-hits LABELS=… SITE=… DATE=… [ROOT=…]
 	@$(PY) tests/bench/census_hits.py "$(abspath $(ROOT))" "$(SITE)" "$(DATE)" "$(LABELS)"

@@ -12,9 +12,11 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from iotid.errors import SettingError
 
@@ -25,8 +27,26 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def _without_password(uri: str) -> str:
+    """Locations are told in logs, in tracking and in metadata, so what they hold is no secret."""
+    try:
+        secret = urlsplit(uri).password
+    except ValueError:  # no URI at all: whoever opens it will tell
+        secret = None
+    if secret is not None:
+        raise PydanticCustomError(
+            _PASSWORD,
+            "must not hold a password, for it is told in logs; give it by the environment (see SECURITY.md)",
+        )
+    return uri
+
+
+_PASSWORD = "password_in_location"
+_Location = Annotated[str, AfterValidator(_without_password)]
+
+
 class Storage(_Section):
-    root: str = Field(min_length=1)
+    root: _Location = Field(min_length=1)
 
 
 class Spark(_Section):
@@ -132,7 +152,7 @@ class Evaluation(_Section):
 
 
 class Tracking(_Section):
-    uri: str | None
+    uri: _Location | None
     experiment: str = Field(min_length=1)
     model: str = Field(min_length=1)
 
@@ -291,7 +311,7 @@ def _explain(fault: ValidationError) -> str:
         else:
             reason = error["msg"].removeprefix("Value error, ")
             value = error.get("input")
-            got = "" if isinstance(value, dict) else f", got {value!r}"
+            got = "" if isinstance(value, dict) or error["type"] == _PASSWORD else f", got {value!r}"
             lines.append(f"{name}: {reason}{got}; see conf/base.yaml")
     return " | ".join(lines)
 
