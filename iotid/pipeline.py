@@ -39,7 +39,12 @@ def run_nights(
 
     ``layers`` are the ``--config`` and ``--set`` arguments that every step gets. A step that fails ends the run with
     its own error. Ends with a summary on stdout.
+
+    Raises:
+        WatchError: after all that, where the watch list asks for it and a census met a watched device.
     """
+    from iotid.census import check_watchlist
+
     sites = dict.fromkeys(night.site for night in learn_from)
     dates = dict.fromkeys(night.date for night in learn_from)
     selection = [part for site in sites for part in ("--site", site)]
@@ -53,8 +58,12 @@ def run_nights(
     lines += [[name, "--dataset", dataset] for name in ("train", "evaluate", "promote")]
     lines += [["take-census", *night.arguments] for night in nights]
     started = time.monotonic()
-    run_steps(lines, layers)
-    command.say(_summary(settings_of(layers), nights, dataset, time.monotonic() - started))
+    run_steps(lines, [*layers, "--set", "watchlist.fail=false"])  # or else the nights after it would have no census
+    settings = settings_of(layers)
+    command.say(_summary(settings, nights, dataset, time.monotonic() - started))
+    store = Store(settings.storage.root)
+    for night in nights:
+        check_watchlist(store.open("census", {"site": night.site, "capture_date": night.date}), settings.watchlist)
 
 
 def run_steps(lines: Sequence[Sequence[str]], layers: Sequence[str]) -> None:
