@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _STRENGTH = 30.0  # inverse of the penalty
 _THINNED = (0.5, 0.25, 0.1)  # shares of a training set's flows that are kept in further copies of it
+_FOLDS = 5  # of training sets, to see how right the vote is of sets that it did not learn from
+_LOG_FACTORS = (-5.0, 3.0)  # among which the vote's confidence is fitted
 _KINDS = ("sequences", "packets")
 
 
@@ -30,6 +32,10 @@ class LearnedVote:
     What the network makes of its flows (the mean of their summaries, a sequence that n flows share weighing 1 + log n);
     which of the sequences that training showed are in it; and which of training's packets. Training sets are shown
     whole and thinned out at random, so that the answer for a device that showed three flows is learned, too.
+
+    A regression with more things than sets is far surer of new sets than it is right. So each fifth of the training
+    sets, with its copies, is answered by what was learned from the others, and the temperature at which these answers
+    are likeliest (Guo et al., ICML 2017) is folded into the weights.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -46,32 +52,26 @@ class LearnedVote:
     ) -> Self:
         """``flows_BN``: how many flows of each set are equal to each row; ``summaries_NF``: of `Predictor.read`."""
         from scipy.sparse import vstack
-        from sklearn.linear_model import LogisticRegression
 
         self._bags.learn(sequences)
         random = np.random.default_rng(self._seed)
         thinned = [thin(flows_BN, share, random) for share in _THINNED]
+        set_B = np.concatenate([np.arange(len(label_B)), *(rows for _, rows in thinned)])  # of which each is a copy
         flows_BN = vstack([flows_BN, *(kept for kept, _ in thinned)]).tocsr()
-        label_B = np.concatenate([label_B, *(label_B[rows] for _, rows in thinned)])
-        mean_BF = _mean(summaries_NF, flows_BN)
+        mean_BF = mean_of_flows(summaries_NF, flows_BN)
         self._middle_F, self._spread_F = mean_BF.mean(axis=0), np.maximum(mean_BF.std(axis=0), 1e-6)
         views_BV = self._views(sequences, summaries_NF, flows_BN)
-        known = np.unique(label_B)
-        self._weight_VC = np.zeros((views_BV.shape[1], classes))
-        self._bias_C = np.full(classes, -np.inf)  # never the answer: training had no set of the class
-        self._bias_C[known] = 0
-        if len(known) > 1:
-            model = LogisticRegression(C=_STRENGTH, max_iter=400, tol=1e-3, random_state=self._seed)
-            model.fit(views_BV, label_B)
-            own = known if len(known) > 2 else known[1:]  # of two classes scikit-learn tells the odds of the second
-            self._weight_VC[:, own], self._bias_C[own] = model.coef_.T, model.intercept_
+        fold_B, label_B = _folds(label_B)[set_B], label_B[set_B]
+        weight_VC, bias_C = self._regress(views_BV, label_B, classes)
+        factor = self._out_of_fold_factor(views_BV, label_B, fold_B, classes)
+        self._weight_VC, self._bias_C = factor * weight_VC, factor * bias_C
         return self
 
     def probabilities(
         self, sequences: Mapping[str, NDArray[np.int32]], summaries_NF: NDArray[np.float32], flows_BN: csr_matrix
     ) -> NDArray[np.float64]:
         """(B, C) of sets, given as in ``fit``; 0 for classes of which ``fit`` had none."""
-        return self.decide(self.of_bags(sequences, flows_BN), _mean(self.of_flows(summaries_NF), flows_BN))
+        return self.decide(self.of_bags(sequences, flows_BN), mean_of_flows(self.of_flows(summaries_NF), flows_BN))
 
     def of_flows(self, summaries_NF: NDArray[np.float32]) -> NDArray[np.float64]:
         """(N, C) what each flow's summary says; of a set counts their mean, n equal flows weighing 1 + log n."""
@@ -104,12 +104,41 @@ class LearnedVote:
         vote._bags = Bags.from_arrays({kind: arrays[f"bags.{kind}"].astype(np.uint8) for kind in _KINDS})
         return vote
 
+    def _regress(
+        self, views_BV: csr_matrix, label_B: NDArray[np.int64], classes: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Weights (V, C) and biases (C,); a class of which there is no set is never the answer."""
+        from sklearn.linear_model import LogisticRegression
+
+        known = np.unique(label_B)
+        weight_VC, bias_C = np.zeros((views_BV.shape[1], classes)), np.full(classes, -np.inf)
+        bias_C[known] = 0
+        if len(known) > 1:
+            model = LogisticRegression(C=_STRENGTH, max_iter=400, tol=1e-3, random_state=self._seed)
+            model.fit(views_BV, label_B)
+            own = known if len(known) > 2 else known[1:]  # of two classes scikit-learn tells the odds of the second
+            weight_VC[:, own], bias_C[own] = model.coef_.T, model.intercept_
+        return weight_VC, bias_C
+
+    def _out_of_fold_factor(
+        self, views_BV: csr_matrix, label_B: NDArray[np.int64], fold_B: NDArray[np.int64], classes: int
+    ) -> float:
+        logits, labels = [np.zeros((0, classes))], [label_B[:0]]
+        for fold in range(_FOLDS):
+            learned_B = fold_B != fold
+            judged_B = ~learned_B & np.isin(label_B, label_B[learned_B])  # a label's only set can teach no doubt
+            if judged_B.any():
+                weight_VC, bias_C = self._regress(views_BV[learned_B], label_B[learned_B], classes)
+                logits.append(views_BV[judged_B] @ weight_VC + bias_C)
+                labels.append(label_B[judged_B])
+        return likeliest_factor(np.concatenate(logits), np.concatenate(labels))
+
     def _views(
         self, sequences: Mapping[str, NDArray[np.int32]], summaries_NF: NDArray[np.float32], flows_BN: csr_matrix
     ) -> csr_matrix:
         from scipy.sparse import csr_matrix, hstack
 
-        read_BF = (_mean(summaries_NF, flows_BN) - self._middle_F) / self._spread_F
+        read_BF = (mean_of_flows(summaries_NF, flows_BN) - self._middle_F) / self._spread_F
         return hstack([self._bags.matrix(sequences, flows_BN), csr_matrix(read_BF)]).tocsr()
 
 
@@ -122,8 +151,34 @@ def thin(flows_BN: csr_matrix, share: float, random: np.random.Generator) -> tup
     return kept_BN[rows], rows
 
 
-def _mean(values_NF: NDArray[np.floating], flows_BN: csr_matrix) -> NDArray[np.float64]:
+def likeliest_factor(logits_BC: NDArray[np.float64], label_B: NDArray[np.int64]) -> float:
+    """The factor of the logits (-inf: never the answer) with which they fit the labels best.
+
+    Maximum a posteriori under a standard normal prior of its logarithm, so that few sets say little.
+    """
+    from scipy.optimize import minimize_scalar
+    from scipy.special import log_softmax
+
+    rows_B = np.arange(len(label_B))
+
+    def loss(log_factor: float) -> float:
+        return log_factor**2 / 2 - float(log_softmax(np.exp(log_factor) * logits_BC, axis=1)[rows_B, label_B].sum())
+
+    return float(np.exp(minimize_scalar(loss, bounds=_LOG_FACTORS, method="bounded").x))
+
+
+def mean_of_flows(values_NF: NDArray[np.floating], flows_BN: csr_matrix) -> NDArray[np.float64]:
+    """(B, F) of sets of flows, in which n equal ones weigh 1 + log n."""
     weight_BN = flows_BN.astype(np.float64)
     weight_BN.data = 1 + np.log(weight_BN.data)
     mean_BF: NDArray[np.float64] = (weight_BN @ values_NF) / np.asarray(weight_BN.sum(axis=1))
     return mean_BF
+
+
+def _folds(label_B: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The fold of each set: those of each label are dealt out in turn."""
+    order = np.argsort(label_B, kind="stable")
+    place_B = np.arange(len(label_B)) - np.searchsorted(label_B[order], label_B[order])
+    fold_B = np.empty(len(label_B), np.int64)
+    fold_B[order] = (place_B + label_B[order]) % _FOLDS
+    return fold_B

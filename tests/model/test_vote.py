@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from iotid.model.vote import LearnedVote
+from iotid.model.vote import LearnedVote, likeliest_factor
 
 _SEQUENCES = {"packet_length": np.array([[2, 3], [2, 2], [4, 0], [5, 3]], np.int32)}
 _SUMMARIES = np.array([[1, 0], [0, 1], [0, 0], [0, 0]], np.float32)
@@ -47,9 +47,9 @@ def test_to_arrays__the_same_vote_comes_back(labels: list[int]) -> None:
 
 
 def test_mean__weighs_repeats_by_their_logarithm() -> None:
-    from iotid.model.vote import _mean
+    from iotid.model.vote import mean_of_flows
 
-    (mean,) = _mean(_SUMMARIES, _sets([4, 1, 0, 0]))
+    (mean,) = mean_of_flows(_SUMMARIES, _sets([4, 1, 0, 0]))
     weight = 1 + np.log(4)
     assert mean.tolist() == pytest.approx([weight / (weight + 1), 1 / (weight + 1)])
 
@@ -62,3 +62,61 @@ def test_thin__keeps_a_share_of_the_flows_and_says_whose() -> None:
     assert rows.tolist() in ([0], [0, 1])
     np.testing.assert_allclose(kept_BN.toarray()[0], [1000, 0, 500, 0], rtol=0.15)
     assert flows_BN.toarray()[0].tolist() == [4000, 0, 2000, 0]
+
+
+def _weak_evidence(sets: int, seed: int) -> tuple[dict[str, np.ndarray], np.ndarray, csr_matrix, np.ndarray]:
+    """Sets of one flow of 40 packets, each of which leans to one of two classes by 11 to 9."""
+    chance = np.random.default_rng(seed)
+    label = np.arange(sets) % 2
+    leans = chance.random((sets, 40)) < np.where(label == 1, 0.55, 0.45)[:, np.newaxis]
+    ids = (2 + 2 * np.arange(40) + leans).astype(np.int32)
+    return {"packet_length": ids}, np.zeros((sets, 1), np.float32), csr_matrix(np.eye(sets)), label
+
+
+def test_probabilities__are_as_high_as_the_answers_are_often_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    sequences, summaries, sets, label = _weak_evidence(200, 1)
+    asked, of_asked, sets_asked, truth = _weak_evidence(1000, 2)
+
+    def gap() -> float:
+        learned = LearnedVote(1).fit(sequences, summaries, sets, label, 2)
+        answers_BC = learned.probabilities(asked, of_asked, sets_asked)
+        return float(answers_BC.max(axis=1).mean() - (answers_BC.argmax(axis=1) == truth).mean())
+
+    assert abs(gap()) < 0.1
+    monkeypatch.setattr("iotid.model.vote.likeliest_factor", lambda logits, label: 1.0)
+    assert gap() > 0.15
+
+
+def test_likeliest_factor__is_that_of_a_search_by_hand() -> None:
+    chance = np.random.default_rng(1)
+    logits_BC = chance.normal(size=(50, 3)) * 4
+    logits_BC[:, 1] = -np.inf
+    label_B = 2 * chance.integers(0, 2, 50)
+
+    def posterior(factor: float) -> float:
+        total = -(np.log(factor) ** 2) / 2
+        for row, label in zip(logits_BC, label_B, strict=True):
+            powers = np.exp(factor * row)
+            total += np.log(powers[label] / powers.sum())
+        return float(total)
+
+    grid = np.exp(np.linspace(-5, 1, 2001))
+    expected = max(grid.tolist(), key=posterior)
+    assert likeliest_factor(logits_BC, label_B) == pytest.approx(expected, rel=0.005)
+    assert likeliest_factor(np.zeros((0, 3)), np.zeros(0, np.int64)) == pytest.approx(1, rel=1e-4)
+
+
+def test_fit__what_is_said_of_a_set_comes_of_others_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels drawn at random can be learned by heart; whoever judged by that would find nothing to doubt."""
+    chance = np.random.default_rng(3)
+    sequences = {"packet_length": chance.integers(2, 40, (60, 20)).astype(np.int32)}
+    factors: list[float] = []
+
+    def kept(logits_BC: np.ndarray, label_B: np.ndarray) -> float:
+        factors.append(likeliest_factor(logits_BC, label_B))
+        return factors[-1]
+
+    monkeypatch.setattr("iotid.model.vote.likeliest_factor", kept)
+    summaries, label = np.zeros((60, 1), np.float32), chance.integers(0, 2, 60)
+    LearnedVote(1).fit(sequences, summaries, csr_matrix(np.eye(60)), label, 2)
+    assert factors[0] < 0.2
