@@ -146,6 +146,7 @@ class Evaluation(_Section):
     protocols: tuple[str, ...] = Field(min_length=1)
     folds: int = Field(ge=3)
     drift_days: int = Field(ge=1)
+    left_out_groups: int = Field(ge=2)
     etei_epochs: int = Field(ge=1)
     bootstrap: int = Field(ge=0)
     seed: int

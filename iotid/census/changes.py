@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from iotid.census.vote import UNDECIDED, UNKNOWN
+from iotid.model.status import UNDECIDED, UNKNOWN
 from iotid.schemas import CENSUS
 
 FIRST, NEW, SAME, CHANGED, BACK, GONE, AWAY = CHANGES = ("first", "new", "same", "changed", "back", "gone", "away")

@@ -20,7 +20,7 @@ from markupsafe import Markup
 from pyarrow import csv
 
 from iotid.census.changes import ABSENT, BACK, CHANGED, GONE, NEW
-from iotid.census.vote import KNOWN, UNDECIDED, UNKNOWN
+from iotid.model.status import KNOWN, UNDECIDED, UNKNOWN
 
 _BARS = 12  # of a chart; what is beyond is one bar of "others"
 _LISTED = 10  # devices shown of a section; the table shows them all

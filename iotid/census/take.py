@@ -15,9 +15,10 @@ from iotid.census.changes import ABSENT, CHANGES, compare
 from iotid.census.pseudonyms import read_pseudonyms
 from iotid.census.report import render_csv, render_page
 from iotid.census.score import Scored, score_night, ship_model
-from iotid.census.vote import STATUSES, watched
+from iotid.census.vote import watched
 from iotid.errors import AccountingError, DataError, WatchError
 from iotid.flows import read_flows
+from iotid.model.status import STATUSES
 from iotid.schemas import CENSUS
 from iotid.storage import Partition, Store
 

@@ -22,14 +22,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from iotid.dataset.labels import UNKNOWN as UNLISTED
+from iotid.model.status import KNOWN, statuses
 from iotid.schemas import CENSUS
 
 if TYPE_CHECKING:
     from iotid import config
     from iotid.model.bundle import Learned
 
-KNOWN, UNDECIDED, UNKNOWN = STATUSES = ("known", "undecided", "unknown")
 TALLY = pa.schema([("device_id", pa.string()), ("flows", pa.int64()), ("evidence", pa.list_(pa.float64()))])
 _COLUMNS = ("device_id", "status", "label", "vendor", "type", "confidence", "runners_up", "novelty", "flows")
 VOTES = pa.schema([CENSUS.arrow_schema().field(name) for name in _COLUMNS])
@@ -125,10 +124,9 @@ def vote(
     """One row of VOTES per device of the tally (TALLY), in its order.
 
     ``labels`` are the model's classes in the order of its probabilities; ``known_devices`` tells each one's vendor and
-    type; ``learned`` is what the model knows of sets. A device is `unknown` where its flows surprise more than
-    ``max_surprise`` (or the class of unlisted devices wins), or its set is newer than the model's limit; `undecided`
-    with fewer flows than ``min_flows`` or less confidence than ``min_confidence``; else known. Runners-up are the
-    classes behind the label; where there is no label, the best class is the first of them.
+    type; ``learned`` is what the model knows of sets; a set is new that is newer than its limit. `model.status` says
+    what makes a device known. Runners-up are the classes behind the label; where there is no label, the best class is
+    the first of them.
     """
     C = len(labels)
     evidence_NV = tally["evidence"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, width(C))
@@ -140,13 +138,10 @@ def vote(
         novelty_N = np.round(evidence_NV[:, -1], _DECIMALS)
         novelty, is_new_N = pa.array(novelty_N), novelty_N > learned.novelty.limit
     share_NC = np.round(share_NC, _DECIMALS)
+    flows_N = tally["flows"].to_numpy()
+    status_N = statuses(share_NC, surprise_N, is_new_N, flows_N, labels, settings)
     order_NC = np.argsort(-share_NC, axis=1, kind="stable")
     share_NC = np.take_along_axis(share_NC, order_NC, axis=1)
-    flows_N = tally["flows"].to_numpy()
-    unlisted_C = np.array([label == UNLISTED for label in labels])
-    is_unknown_N = (surprise_N > settings.max_surprise) | is_new_N | unlisted_C[order_NC[:, 0]]
-    too_little_N = (flows_N < settings.min_flows) | (share_NC[:, 0] < settings.min_confidence)
-    status_N = np.where(is_unknown_N, UNKNOWN, np.where(too_little_N, UNDECIDED, KNOWN))
     is_known_N = status_N == KNOWN
     best = pa.array(order_NC[:, 0], mask=~is_known_N)
     columns = [

@@ -6,10 +6,12 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from iotid import config
+from iotid.evaluation import open_set
 from iotid.evaluation.fold import CAPTURES, FLOWS, WINDOWS
+from iotid.evaluation.open_set import OpenSet
 from iotid.evaluation.schema import Score
 from iotid.evaluation.study import Outcome, Result, Study, SystemScores
 
@@ -29,12 +31,18 @@ _HEAD = (
     "macro F1 of its own windows",
     "captures named right",
     "merged",
+    "calibration error",
 )
+
+
+_OF_SETS = ("known", "left_out")
 
 
 def made_by(settings: config.Settings, nights: Sequence[Partition], devices: DeviceList) -> str:
     """Names all that a comparison depends on, but for the protocols asked for."""
-    made_of = {"devices": devices.hash, "nights": [[night.keys, night.metadata] for night in nights]}
+    made_of: dict[str, Any] = {"devices": devices.hash}
+    made_of["nights"] = [[night.keys, night.metadata] for night in nights]
+    made_of["census"] = settings.census.model_dump(include={"min_flows", "min_confidence", "max_surprise"})
     sections = (settings.model, settings.training, settings.dataset, settings.evaluation, settings.flow)
     return config.settings_hash(*sections, extra=made_of)
 
@@ -68,7 +76,7 @@ def compare(
 
 
 def write(results: Sequence[Result], folder: Path) -> Path:
-    """Write the table, the numbers and answers behind it, and a curve of each drift; return their folder."""
+    """Write the table, the numbers and answers behind it, and what curves there are; return their folder."""
     import pyarrow.parquet as pq
 
     from iotid.evaluation import figures
@@ -79,11 +87,14 @@ def write(results: Sequence[Result], folder: Path) -> Path:
     outcomes = [result.outcome for result in results]
     (shown / "comparison.json").write_text(json.dumps(outcomes, indent=1) + "\n")
     (shown / "comparison.md").write_text(text(outcomes))
-    for outcome, answers in results:
+    for outcome, answers, sets in results:
         name = outcome["protocol"].replace(":", "-")
         pq.write_table(answers, shown / f"answers_{name}.parquet")
         if outcome["days"]:
             figures.drift(outcome["days"], shown / f"{name}.png")
+        if outcome["open_set"]:
+            pq.write_table(sets, shown / f"sets_{name}.parquet")
+            figures.roc(outcome["open_set"]["scores"], shown / f"{name}.png")
     return shown
 
 
@@ -93,8 +104,11 @@ def text(outcomes: Sequence[Outcome]) -> str:
 
 
 def flat(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    """``protocol.system.of.metric`` -> value, for tracking; ``of`` is flows, windows or captures, perhaps _merged."""
-    return {
+    """``protocol.system.of.metric`` -> value, for tracking; ``of`` is flows, windows or captures, perhaps _merged.
+
+    Of the open set: ``protocol.open_set.score.metric``, and the same for ``at_limit`` and what a census says.
+    """
+    told_of_systems = {
         f"{outcome['protocol'].replace(':', '-')}.{system}.{of}{kind}.{metric}": score["value"]
         for outcome in outcomes
         for system, told in outcome["systems"].items()
@@ -103,6 +117,22 @@ def flat(outcomes: Sequence[Outcome]) -> dict[str, float]:
         for metric, score in metrics.items()
         if score["value"] is not None
     }
+    of_sets = ((outcome["protocol"], outcome["open_set"]) for outcome in outcomes)
+    told_of_sets = {
+        f"{protocol}.open_set.{name}": value
+        for protocol, judged in of_sets
+        if judged
+        for name, value in _numbers(judged)
+    }
+    return told_of_systems | told_of_sets
+
+
+def _numbers(judged: OpenSet) -> Iterator[tuple[str, float]]:
+    for name, score in judged["scores"].items():
+        yield f"{name}.auroc", score["auroc"]
+        yield f"{name}.false_unknown_at_95", score["false_unknown_at_95"]
+    for part, shares in (("at_limit", judged["at_limit"]), *judged["census"].items()):
+        yield from ((f"{part}.{name}", share) for name, share in shares.items())
 
 
 def _lines(outcomes: Sequence[Outcome]) -> Iterator[str]:
@@ -130,8 +160,37 @@ def _lines(outcomes: Sequence[Outcome]) -> Iterator[str]:
                 reached = " | ".join(_percent(value) for value in day["macro_f1"].values())
                 yield f"| {day['day']} | {day['flows']:,} | {reached} |"
             yield ""
+        if outcome["open_set"]:
+            yield from _lines_of_sets(outcome["open_set"])
+            yield ""
     origins = {system: told["origin"] for outcome in outcomes for system, told in outcome["systems"].items()}
     yield from (f"* {system}: {origin}" for system, origin in origins.items())
+
+
+def _lines_of_sets(judged: OpenSet) -> Iterator[str]:
+    captures, limit = judged["captures"], judged["at_limit"]
+    known, left_out = ({name: _percent(share) for name, share in judged["census"][of].items()} for of in _OF_SETS)
+    yield (
+        f"New kinds: {captures['left_out']:,} captures of kinds left out, in {len(judged['groups'])} groups, against "
+        f"{captures['known']:,} of learned kinds. At its own limit of novelty the model finds "
+        f"{_percent(limit['detection'])} of the new at {_percent(limit['false_unknown'])} false unknowns. "
+        f"A census would call of the new {left_out['unknown']} unknown, {left_out['undecided']} undecided, and give "
+        f"{left_out['wrong']} a wrong name; of the learned {known['right']} are named right, {known['wrong']} wrong, "
+        f"{known['undecided']} undecided, {known['unknown']} unknown."
+    )
+    yield ""
+    yield "| score | AUROC | of each group | false unknowns at 95 % detection | what it is |"
+    yield "|---|---|---|---|---|"
+    for name, score in judged["scores"].items():
+        groups = ", ".join(f"{area:.3f}" for area in score["auroc_of_groups"])
+        lost = _percent(score["false_unknown_at_95"])
+        yield f"| {name} | {score['auroc']:.3f} | {groups} | {lost} | {open_set.ORIGINS[name]} |"
+    yield ""
+    yield "| left out | captures | unknown | undecided | named | mostly |"
+    yield "|---|---|---|---|---|---|"
+    for each in judged["per_label"]:
+        shares = " | ".join(_percent(share) for share in (each["unknown"], each["undecided"], each["named"]))
+        yield f"| {each['label']} | {each['captures']:,} | {shares} | {each['mostly'] or ''} |"
 
 
 def _cells(told: SystemScores) -> Iterator[str]:
@@ -147,6 +206,7 @@ def _cells(told: SystemScores) -> Iterator[str]:
     yield f"{_interval(scores[WINDOWS]['macro_f1'])} of {told['items'][WINDOWS]:,}" if WINDOWS in scores else ""
     yield _interval(scores[CAPTURES]["accuracy"]) if CAPTURES in scores else ""
     yield _interval(merged[CAPTURES]["accuracy"]) if CAPTURES in merged else ""
+    yield _percent(told["captures_calibration_error"]) if CAPTURES in scores else ""
 
 
 def _interval(score: Score) -> str:

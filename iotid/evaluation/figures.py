@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from iotid.evaluation.open_set import DETECTION
 from iotid.evaluation.schema import Bin, System
 from iotid.evaluation.traffic import ENTROPY, MEAN, Traffic
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from iotid.evaluation.open_set import NewScore
     from iotid.evaluation.study import Day
 
 # Okabe and Ito's palette: told apart in every common form of colour blindness.
@@ -131,6 +133,27 @@ def drift(days: Sequence[Day], path: Path, title: str = "") -> None:
     for axes in (above, below):
         _plain(axes)
     above.set_title(title, fontsize=10)
+    _save(figure, path)
+
+
+def roc(scores: Mapping[str, NewScore], path: Path, title: str = "") -> None:
+    """Share of new kinds found against known ones called unknown, of every score; dotted, where 95 % are found."""
+    figure = _figure(4.8, 4.4)
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], color=_GREY, linewidth=1, linestyle="--")
+    axes.axhline(DETECTION, color=_GREY, linewidth=1, linestyle=":")
+    for number, (name, score) in enumerate(scores.items()):
+        curve = score["curve"]
+        label = f"{name}, AUROC {score['auroc']:.3f}"
+        colour, dashes = _LINES[number % len(_LINES)], _DASHES[number % len(_DASHES)]
+        axes.plot(curve["false_unknown"], curve["detection"], color=colour, linestyle=dashes, label=label)
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_xlabel("share of known devices above the threshold")
+    axes.set_ylabel("share of new kinds above the threshold")
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    _plain(axes)
+    axes.set_title(title, fontsize=10)
     _save(figure, path)
 
 

@@ -24,17 +24,22 @@ from iotid import baselines, config
 from iotid.baselines.capture_bag import CaptureBag
 from iotid.dataset import Encoding, LabelledFlows
 from iotid.dataset.arrays import one_chunk
+from iotid.dataset.characteristics import unseen_share
 from iotid.dataset.memory import Part
 from iotid.dataset.partition import PARTS
 from iotid.errors import DataError, SettingError
 from iotid.evaluation import leakage, protocols
 from iotid.evaluation.carry import majority, to_captures, to_flows
+from iotid.evaluation.open_set import Sets
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
     from iotid.baselines import Samples, WindowRival
     from iotid.dataset import Traffic
+    from iotid.model import Predictor
+    from iotid.model.novelty import Novelty
+    from iotid.model.vote import LearnedVote
 
 ENSEMBLE, VOTE, BAG, ETEI = "ensemble", "ensemble_vote", "capture_bag", "etei"
 FLOWS, WINDOWS, CAPTURES = "flows", "windows", "captures"
@@ -78,6 +83,16 @@ class Fold:
             "ceiling": leakage.ceiling(test),
         }
 
+    def open_sets(self, group: int) -> Sets:
+        """What the model says of whole captures of what it learned, held back, and of kinds that were left out."""
+        from iotid.model.novelty import Novelty
+
+        learned = self._learned
+        novelty = Novelty().fit(learned.rows.sequences, *self._bags(learned), seed=self.settings.training.seed)
+        asked = [self._sets(self.parts["test"], novelty, group)]
+        asked.append(self._sets(self._part_of(self.part == protocols.LEFT_OUT), novelty, group))
+        return Sets(*(np.concatenate(columns) for columns in zip(*asked, strict=True)))
+
     def answers(self) -> dict[str, dict[str, Items]]:
         """System -> what it answers for -> its answers."""
         settings, test = self.settings, self.parts["test"]
@@ -117,32 +132,62 @@ class Fold:
 
     def _ensemble(self) -> dict[str, dict[str, Items]]:
         """The ensemble's answers, and those of the learned vote, which needs no validation and learns from it, too."""
+        test = self.parts["test"]
+        probabilities_RC, summaries_RF = self._predictor.read(test.rows.sequences)
+        own = self._of_flows(probabilities_RC.astype(np.float64)[test.row_of_flow])
+        bags_UR, _ = self._bags(test)
+        voted = self._of_captures(self._vote.probabilities(test.rows.sequences, summaries_RF, bags_UR))
+        return {ENSEMBLE: own, VOTE: {FLOWS: self._from_captures(voted), CAPTURES: voted}}
+
+    @cached_property
+    def _predictor(self) -> Predictor:
         from iotid.model import Predictor
-        from iotid.model.vote import LearnedVote
         from iotid.training.fit import fit
 
-        settings, folder = self.settings, self.folder
-        train, validation, test = (self.parts[part] for part in PARTS)
-        fit(settings.model, settings.training, self.encoding, train.rows, validation.rows, folder)
-        predictor = Predictor.load(folder)
-        probabilities_RC, summaries_RF = predictor.read(test.rows.sequences)
-        own = self._of_flows(probabilities_RC.astype(np.float64)[test.row_of_flow])
+        settings, train, validation = self.settings, self.parts["train"], self.parts["validation"]
+        fit(settings.model, settings.training, self.encoding, train.rows, validation.rows, self.folder)
+        return Predictor.load(self.folder)
+
+    @cached_property
+    def _vote(self) -> LearnedVote:
+        from iotid.model.vote import LearnedVote
+
         learned = self._learned
-        vote = LearnedVote(settings.evaluation.seed).fit(
-            learned.rows.sequences,
-            predictor.read(learned.rows.sequences)[1],
-            *self._bags(learned),
-            len(self.flows.labels),
-        )
-        bags_UR, _ = self._bags(test)
-        voted = self._of_captures(vote.probabilities(test.rows.sequences, summaries_RF, bags_UR))
-        return {ENSEMBLE: own, VOTE: {FLOWS: self._from_captures(voted), CAPTURES: voted}}
+        _, summaries_RF = self._predictor.read(learned.rows.sequences)
+        vote = LearnedVote(self.settings.evaluation.seed)
+        return vote.fit(learned.rows.sequences, summaries_RF, *self._bags(learned), len(self.flows.labels))
 
     @cached_property
     def _learned(self) -> Part:
         """The training and the validation part as one."""
-        flow = np.flatnonzero((self.part == protocols.TRAIN) | (self.part == protocols.VALIDATION))
+        return self._part_of((self.part == protocols.TRAIN) | (self.part == protocols.VALIDATION))
+
+    def _part_of(self, is_in_N: NDArray[np.bool_]) -> Part:
+        flow = np.flatnonzero(is_in_N)
         return Part.of(self.encoding.encode(self.flows.flows.take(pa.array(flow))), self.flows.label[flow], flow)
+
+    def _sets(self, part: Part, novelty: Novelty, group: int) -> Sets:
+        """What is said of the part's captures of a device, in the order of their numbers."""
+        from iotid.model.status import statuses
+        from iotid.model.vote import mean_of_flows
+
+        sequences, (bags_UR, label_U) = part.rows.sequences, self._bags(part)
+        share_UC = self._vote.probabilities(sequences, self._predictor.read(sequences)[1], bags_UR)
+        surprise_U = mean_of_flows(unseen_share(sequences)[:, np.newaxis], bags_UR)[:, 0]
+        novelty_U = novelty.scores(sequences, bags_UR)
+        is_new_U, flows_U = novelty_U > novelty.limit, np.asarray(bags_UR.sum(axis=1)).ravel().astype(np.int64)
+        return Sets(
+            unit=np.unique(self.units[part.flow]),
+            label=label_U,
+            left_out=np.isin(label_U, self.flows.label[self.part == protocols.LEFT_OUT]),
+            novelty=novelty_U,
+            surprise=surprise_U,
+            doubt=1 - share_UC.max(axis=1),
+            is_new=is_new_U,
+            named=share_UC.argmax(axis=1),
+            status=statuses(share_UC, surprise_U, is_new_U, flows_U, self.flows.labels, self.settings.census),
+            group=np.full(len(label_U), group),
+        )
 
     def _by_bag(self) -> Items:
         learned, test = self._learned, self.parts["test"]
@@ -254,7 +299,7 @@ class Fold:
         number[code_N] = self.flows.capture
         # a capture with a tested flow is tested, one of which some flows choose and others train is learned from
         ranked = np.array([protocols.VALIDATION, protocols.TRAIN, protocols.TEST, -1])
-        np.maximum.at(rank, code_N, np.array([1, 0, 2, -1])[self.part])
+        np.maximum.at(rank, code_N, np.array([1, 0, 2, -1, -1])[self.part])  # of PARTS, LEFT_OUT, none
         paths = one_chunk(traffic.table["capture_file"]).dictionary
         place_L = pc.index_in(paths, value_set=encoded.dictionary).fill_null(-1).to_numpy()
         return number[place_L], ranked[rank[place_L]].astype(np.int8)

@@ -3,9 +3,9 @@
 ``random_flow`` (the paper's), ``random_unique``, ``by_capture`` and ``by_time`` are the dataset's own;
 ``capture_folds`` tests every capture once, in folds that cut none; ``site:NAME`` learns from all other sites and is
 tested on that one, over the labels that both have; ``drift`` learns from the first days and is tested on all later
-ones.
+ones. ``devices_out`` leaves kinds of devices out in turn, look-alikes together, and asks what becomes of them.
 
-Shape suffixes: N flows, S samples of a device's traffic (windows), L captures.
+Shape suffixes: N flows, S samples of a device's traffic (windows), L captures, C labels.
 """
 
 from __future__ import annotations
@@ -20,36 +20,36 @@ from numpy.typing import NDArray
 from iotid import config
 from iotid.baselines import Samples
 from iotid.dataset import LabelledFlows
+from iotid.dataset.labels import UNKNOWN as UNLISTED
 from iotid.dataset.partition import PARTS
 from iotid.errors import SettingError
 
 OF_DATASET = ("random_flow", "random_unique", "by_capture", "by_time")
-FOLDS, SITE, DRIFT = "capture_folds", "site:", "drift"
+FOLDS, SITE, DRIFT, DEVICES_OUT = "capture_folds", "site:", "drift", "devices_out"
 TRAIN, VALIDATION, TEST = range(len(PARTS))
+LEFT_OUT = len(PARTS)  # of a kind that is not to be learned
 _DAY_US = 86_400_000_000
 
 
 def splits(flows: LabelledFlows, protocol: str, settings: config.Evaluation) -> Iterator[NDArray[np.int8]]:
-    """(N,) the part of each flow, an index into PARTS or -1 for none; several where everything is tested in turn.
+    """(N,) the part of each flow, an index into PARTS, LEFT_OUT, or -1 for none; several where all is tested in turn.
 
     Raises:
-        SettingError: there is no such protocol or site, or drift has no later day.
+        SettingError: there is no such protocol or site, drift has no later day, or there is one kind of device only.
     """
     if protocol in OF_DATASET:
         yield flows.under(protocol).parts()
     elif protocol == FOLDS:
         fold_N = flows.folds(settings.folds)
-        for fold in range(settings.folds):
-            part_N = np.full(len(fold_N), TRAIN, np.int8)
-            part_N[fold_N == (fold + 1) % settings.folds] = VALIDATION
-            part_N[fold_N == fold] = TEST
-            yield part_N
+        yield from (_fold(fold_N, fold, settings.folds) for fold in range(settings.folds))
+    elif protocol == DEVICES_OUT:
+        yield from _kinds_in_turn(flows, settings)
     elif protocol == DRIFT:
         yield _later_days(flows, settings.drift_days)
     elif protocol.startswith(SITE):
         yield _other_site(flows, protocol.removeprefix(SITE))
     else:
-        known = ", ".join((*OF_DATASET, FOLDS, DRIFT, SITE + "NAME"))
+        known = ", ".join((*OF_DATASET, FOLDS, DRIFT, DEVICES_OUT, SITE + "NAME"))
         raise SettingError(f"evaluation.protocols: {protocol!r} is not known; choose from {known}")
 
 
@@ -76,6 +76,41 @@ def parts_of_samples(
     part_S = np.empty(len(order), np.int8)
     part_S[order] = np.searchsorted([settings.train, settings.train + settings.validation], share_S, side="right")
     return part_S
+
+
+def kinds(flows: LabelledFlows) -> tuple[list[str], NDArray[np.int64]]:
+    """Names of the kinds of devices, and which of them each label is (C,): one for a vendor and type, where known."""
+    alike = flows.devices.alike(flows.settings.label, flows.labels)
+    names, which_C = np.unique([alike[label] for label in flows.labels], return_inverse=True)
+    return names.tolist(), which_C.astype(np.int64)
+
+
+def _fold(fold_N: NDArray[np.int64], fold: int, folds: int) -> NDArray[np.int8]:
+    part_N = np.full(len(fold_N), TRAIN, np.int8)
+    part_N[fold_N == (fold + 1) % folds] = VALIDATION
+    part_N[fold_N == fold] = TEST
+    return part_N
+
+
+def _kinds_in_turn(flows: LabelledFlows, settings: config.Evaluation) -> Iterator[NDArray[np.int8]]:
+    """All kinds, in groups drawn at random, left out in turn; of the others a fold of captures is tested, each time
+    another. Unlisted devices are no kind: they are learned from each time.
+    """
+    names, kind_C = kinds(flows)
+    drawn = [kind for kind in np.random.default_rng(settings.seed).permutation(len(names)) if names[kind] != UNLISTED]
+    if len(drawn) < 2:
+        raise SettingError(
+            f"evaluation.protocols: {DEVICES_OUT} needs two kinds of devices to leave one out, the flows have {names}; "
+            "look-alikes (same vendor and type) are one kind"
+        )
+    fold_N = flows.folds(settings.folds)
+    groups = min(settings.left_out_groups, len(drawn))
+    for group in range(groups):
+        part_N = _fold(fold_N, group % settings.folds, settings.folds)
+        part_N[np.isin(kind_C, drawn[group::groups])[flows.label]] = LEFT_OUT
+        learned = np.unique(flows.label[part_N == TRAIN])  # a label of one capture may be in the tested fold alone
+        part_N[(part_N != LEFT_OUT) & ~np.isin(flows.label, learned)] = -1
+        yield part_N
 
 
 def _other_site(flows: LabelledFlows, site: str) -> NDArray[np.int8]:

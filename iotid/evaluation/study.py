@@ -19,8 +19,9 @@ from iotid import config
 from iotid.dataset import LabelledFlows
 from iotid.dataset.arrays import exact_keys, side_by_side
 from iotid.dataset.partition import PARTS
-from iotid.evaluation import metrics, protocols
-from iotid.evaluation.fold import ENSEMBLE, FLOWS, Fold, Items
+from iotid.evaluation import metrics, open_set, protocols
+from iotid.evaluation.fold import CAPTURES, ENSEMBLE, FLOWS, Fold, Items
+from iotid.evaluation.open_set import OpenSet, Sets
 from iotid.evaluation.schema import ClassScore, Score
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ log = logging.getLogger(__name__)
 class SystemScores(TypedDict):
     """What one system reached: ``scores[of]`` for each of flows, windows and captures that it answers for.
 
-    ``merged``: the same with labels of one vendor and type as one. What is told of flows alone is null or empty for a
-    system that has none.
+    ``merged``: the same with labels of one vendor and type as one. What is told of flows alone, or of captures, is null
+    or empty for a system that has none.
     """
 
     origin: str
@@ -42,6 +43,7 @@ class SystemScores(TypedDict):
     items: dict[str, int]
     ceiling_share: float | None
     expected_calibration_error: float | None
+    captures_calibration_error: float | None
     per_class: list[ClassScore]
 
 
@@ -59,7 +61,7 @@ class Outcome(TypedDict):
 
     ``flows``: of each part; with folds, the test flows of all, and the means of the others. Shares are of test flows,
     ``captures_ceiling`` of captures: what can be reached where captures of equal flows are answered alike. ``days``:
-    of the protocol ``drift``.
+    of the protocol ``drift``; ``open_set``: of ``devices_out``, whose other scores are of the kinds that were learned.
     """
 
     protocol: str
@@ -74,13 +76,18 @@ class Outcome(TypedDict):
     captures_ceiling: float
     systems: dict[str, SystemScores]
     days: list[Day]
+    open_set: OpenSet | None
 
 
 class Result(NamedTuple):
-    """The outcome, and every answer behind it: columns system, of, label, answer, confidence, day, capture_file."""
+    """The outcome, and every answer behind it: columns system, of, label, answer, confidence, day, capture_file.
+
+    ``sets``: of ``devices_out``, what was said of every capture of a kind that was learned or left out.
+    """
 
     outcome: Outcome
     answers: pa.Table
+    sets: pa.Table | None = None
 
 
 @dataclass(frozen=True)
@@ -104,23 +111,30 @@ class Study:
         tested: list[dict[str, dict[str, Items]]] = []
         shares: list[dict[str, float]] = []
         sizes: list[NDArray[np.int64]] = []
+        asked: list[Sets] = []
         for number, part_N in enumerate(protocols.splits(flows, protocol, self.settings.evaluation), start=1):
             log.info("%s: part %d", protocol, number)
-            sizes.append(np.bincount(part_N[part_N >= 0], minlength=len(PARTS)))
+            sizes.append(np.bincount(part_N[part_N >= 0], minlength=len(PARTS) + 1))
             name = f"{protocol.replace(':', '-')}-{number:02}"
             one = Fold(self.settings, self.folder / name, self.traffic, flows, part_N, protocol, name)
             tested.append(one.answers())
             shares.append(one.shares())
+            if protocol == protocols.DEVICES_OUT:
+                asked.append(one.open_sets(number))
         systems = {
             system: {of: _joined([each[system][of] for each in tested]) for of in answered}
             for system, answered in tested[0].items()
         }
         weights = [int(size[protocols.TEST]) for size in sizes]
         means = {name: float(np.average([each[name] for each in shares], weights=weights)) for name in shares[0]}
-        *others, test = np.sum(sizes, axis=0).tolist()
+        *others, test, left_out = np.sum(sizes, axis=0).tolist()
         told = dict(zip(PARTS, [*(flows // len(sizes) for flows in others), test], strict=True))
-        outcome = self._outcome(flows, protocol, systems, one.origins, means, told)
-        return Result(outcome, _table(flows, systems))
+        if not asked:
+            return Result(self._outcome(flows, protocol, systems, one.origins, means, told), _table(flows, systems))
+        sets = Sets(*(np.concatenate(columns) for columns in zip(*asked, strict=True)))
+        outcome = self._outcome(flows, protocol, systems, one.origins, means, told | {"left_out": left_out})
+        outcome["open_set"] = open_set.judge(sets, flows.labels)
+        return Result(outcome, _table(flows, systems), _table_of_sets(flows, sets))
 
     def _outcome(
         self,
@@ -131,7 +145,7 @@ class Study:
         shares: dict[str, float],
         sizes: dict[str, int],
     ) -> Outcome:
-        coarse_labels, coarse_C = _coarse(flows)
+        coarse_labels, coarse_C = protocols.kinds(flows)
         tested_units = np.unique(systems[ENSEMBLE][FLOWS].unit)
         return {
             "protocol": protocol,
@@ -149,6 +163,7 @@ class Study:
                 for system, answered in systems.items()
             },
             "days": _by_day(systems, len(flows.labels)) if protocol == protocols.DRIFT else [],
+            "open_set": None,
         }
 
     def _judge(
@@ -169,14 +184,15 @@ class Study:
             "items": {of: len(items.label) for of, items in answered.items()},
             "ceiling_share": None,
             "expected_calibration_error": None,
+            "captures_calibration_error": None,
             "per_class": [],
         }
         if FLOWS in answered:
-            items = answered[FLOWS]
-            bins = metrics.reliability(items.confidence, items.named == items.label, np.ones(len(items.label)))
             scores["ceiling_share"] = float(np.trace(fine[FLOWS]) / fine[FLOWS].sum()) / ceiling
-            scores["expected_calibration_error"] = metrics.expected_calibration_error(bins)
+            scores["expected_calibration_error"] = _calibration_error(answered[FLOWS])
             scores["per_class"] = metrics.per_class(fine[FLOWS], labels)
+        if CAPTURES in answered:
+            scores["captures_calibration_error"] = _calibration_error(answered[CAPTURES])
         return scores
 
     def _scores(self, confusion_CC: NDArray[np.int64]) -> dict[str, Score]:
@@ -191,11 +207,9 @@ def _confusion(label: NDArray[np.int64], named: NDArray[np.int64], classes: int)
     return metrics.confusion_matrix(label, named, np.ones(len(label), np.int64), classes)
 
 
-def _coarse(flows: LabelledFlows) -> tuple[list[str], NDArray[np.int64]]:
-    """Names of the coarse labels (G,), and which of them each label is (C,): one for a vendor and type, where known."""
-    alike = flows.devices.alike(flows.settings.label, flows.labels)
-    coarse, which_C = np.unique([alike[label] for label in flows.labels], return_inverse=True)
-    return coarse.tolist(), which_C.astype(np.int64)
+def _calibration_error(items: Items) -> float:
+    bins = metrics.reliability(items.confidence, items.named == items.label, np.ones(len(items.label)))
+    return metrics.expected_calibration_error(bins)
 
 
 def _captures_ceiling(flows: LabelledFlows, units: NDArray[np.int64]) -> float:
@@ -235,8 +249,7 @@ def _by_day(systems: Mapping[str, Mapping[str, Items]], classes: int) -> list[Da
 
 def _table(flows: LabelledFlows, systems: Mapping[str, Mapping[str, Items]]) -> pa.Table:
     """Every answer, so that anyone can count again."""
-    first = np.unique(flows.capture, return_index=True)[1]
-    paths, labels = flows.flows["capture_file"].take(pa.array(first)).combine_chunks(), pa.array(flows.labels)
+    paths, labels = _paths(flows), pa.array(flows.labels)
     tables = []
     for system, answered in systems.items():
         for of, items in answered.items():
@@ -251,3 +264,16 @@ def _table(flows: LabelledFlows, systems: Mapping[str, Mapping[str, Items]]) -> 
             }
             tables.append(pa.table(told))
     return pa.concat_tables(tables).unify_dictionaries()
+
+
+def _table_of_sets(flows: LabelledFlows, sets: Sets) -> pa.Table:
+    labels = pa.array(flows.labels)
+    told = sets._asdict() | {name: labels.take(pa.array(getattr(sets, name))) for name in ("label", "named")}
+    unit_U = told.pop("unit")
+    return pa.table(told | {"capture_file": _paths(flows).take(pa.array(unit_U // len(flows.labels)))})
+
+
+def _paths(flows: LabelledFlows) -> pa.Array:
+    """The path of each capture, by its number."""
+    first = np.unique(flows.capture, return_index=True)[1]
+    return flows.flows["capture_file"].take(pa.array(first)).combine_chunks()

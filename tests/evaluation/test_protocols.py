@@ -187,7 +187,7 @@ def test_run__rivals_of_windows_are_scored_on_windows_and_where_captures_are_who
     windows = {"pinheiro_tree": 48, "byteiot": 12} if protocol == "capture_folds" else {"pinheiro_tree": 48}
     settings = _settings(f"evaluation.further_baselines=[{','.join(windows)}]")
     flows = _flows(settings)
-    outcome, answers = Study(settings, tmp_path, _traffic(flows)).run(flows, protocol)
+    outcome, answers, _ = Study(settings, tmp_path, _traffic(flows)).run(flows, protocol)
     for rival, count in windows.items():
         told = outcome["systems"][rival]
         assert "reconstruction" in told["origin"] or "authors' code" in told["origin"]
@@ -237,7 +237,7 @@ def test_run__etei_is_asked_of_flows_with_bytes_only(tmp_path: Path) -> None:
 
 def test_run__answers_give_the_scores_again(tmp_path: Path) -> None:
     settings = _settings()
-    outcome, answers = Study(settings, tmp_path).run(_flows(settings), "capture_folds")
+    outcome, answers, _ = Study(settings, tmp_path).run(_flows(settings), "capture_folds")
     for system, told in outcome["systems"].items():
         for of, scores in told["scores"].items():
             rows = answers.filter((pc.field("system") == system) & (pc.field("of") == of))
