@@ -31,7 +31,7 @@ _HEAD = (
     "macro F1 of its own windows",
     "captures named right",
     "merged",
-    "calibration error",
+    "calibration error of captures",
 )
 
 
@@ -116,6 +116,13 @@ def flat(outcomes: Sequence[Outcome]) -> dict[str, float]:
         for of, metrics in scores.items()
         for metric, score in metrics.items()
         if score["value"] is not None
+    }
+    told_of_systems |= {
+        f"{outcome['protocol'].replace(':', '-')}.{system}.{of}.expected_calibration_error": error
+        for outcome in outcomes
+        for system, told in outcome["systems"].items()
+        for of, error in ((FLOWS, told["expected_calibration_error"]), (CAPTURES, told["captures_calibration_error"]))
+        if error is not None
     }
     of_sets = ((outcome["protocol"], outcome["open_set"]) for outcome in outcomes)
     told_of_sets = {

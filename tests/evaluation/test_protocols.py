@@ -21,7 +21,7 @@ from iotid.config import Settings, load_settings
 from iotid.dataset import Device, DeviceList, LabelledFlows, Traffic
 from iotid.dataset.partition import PARTS
 from iotid.errors import DataError, SettingError
-from iotid.evaluation import comparison, figures, protocols, study
+from iotid.evaluation import comparison, figures, metrics, protocols, study
 from iotid.evaluation.study import Study
 from iotid.registry import Registry
 from iotid.schemas import FLOWS
@@ -243,6 +243,13 @@ def test_run__answers_give_the_scores_again(tmp_path: Path) -> None:
             rows = answers.filter((pc.field("system") == system) & (pc.field("of") == of))
             expected = f1_score(rows["label"].to_pylist(), rows["answer"].to_pylist(), average="macro")
             assert scores["macro_f1"]["value"] == pytest.approx(expected)
+            bins = metrics.reliability(
+                rows["confidence"].to_numpy(),
+                np.equal(rows["label"].to_pylist(), rows["answer"].to_pylist()),
+                np.ones(len(rows)),
+            )
+            error = told["captures_calibration_error" if of == "captures" else "expected_calibration_error"]
+            assert error == pytest.approx(metrics.expected_calibration_error(bins))
 
 
 def test_captures_ceiling__captures_of_equal_flows_cannot_all_be_named(tmp_path: Path) -> None:
@@ -302,6 +309,7 @@ def test_text__names_every_protocol_and_system_and_flat_every_number(tmp_path: P
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
     numbers = comparison.flat(outcomes)
     assert "capture_folds.ensemble.captures.accuracy" in numbers
+    assert "capture_folds.ensemble_vote.captures.expected_calibration_error" in numbers
     assert all(np.isfinite(value) for value in numbers.values())
     assert {path.name for path in comparison.write(results, tmp_path).iterdir()} == {
         "answers_random_flow.parquet",
