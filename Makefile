@@ -12,8 +12,9 @@ DATE ?=
 ROOT ?= var/run
 SECONDS := 60
 SEED ?= 1
+NIGHTS ?= 10
 
-.PHONY: help setup airflow-setup peers-setup demo run reproduce test test-unit test-conformance test-spark test-ddp test-dags check audit format wheel clean bench-census bench-census-hits bench-capture bench-ingest bench-train bench-predict bench-choices results results-quick drill-kill drill-cluster fuzz
+.PHONY: help setup airflow-setup peers-setup demo run reproduce test test-unit test-conformance test-spark test-ddp test-dags check audit format wheel clean bench-census bench-census-hits bench-capture bench-ingest bench-train bench-predict bench-choices results results-quick drill-kill drill-nights drill-cluster fuzz
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -92,6 +93,9 @@ bench-predict: setup ## prediction beside the plain model, same weights: make be
 
 drill-kill: setup ## kill an ingest at 20 random moments and look at what is left: make drill-kill [SEED=1], minutes
 	@$(PY) tests/drills/kill.py --seed $(SEED)
+
+drill-nights: setup ## nights in a row, each with a fault at random, beside nights without: make drill-nights [SEED=1] [NIGHTS=10], minutes
+	@$(PY) tests/drills/nights.py --seed $(SEED) --nights $(NIGHTS)
 
 drill-cluster: setup ## an ingest on a standalone cluster of this machine, one worker of which is killed: minutes
 	@$(PY) tests/drills/cluster.py

@@ -1,17 +1,19 @@
 """Partitions that are written whole or not at all, on any pyarrow filesystem.
 
-A partition is a folder ``ROOT/TABLE/key=value/…``. It is staged under ``ROOT/_staging``, then gets its metadata
-(``_METADATA.json``), then its success marker (``_SUCCESS``), then is moved into place. Readers refuse a folder without
-the marker. A run that died between the two renames of a replacement is healed by the next one that looks.
+A partition is a folder ``ROOT/TABLE/key=value/…``. Its files come first, then its metadata (``_METADATA.json``), then
+its success marker (``_SUCCESS``), then it takes the place of the one before, in a way that the filesystem bears: by a
+rename (`_Renamed`) or, on object stores, by a pointer (`_Pointed`). Readers refuse a folder without the marker.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 MARKER = "_SUCCESS"
 METADATA = "_METADATA.json"
 _ATTEMPT = "_attempt-"  # how files begin that are still being written, or that a worker died over
+_VERSION = "version-"  # how the folders of an object store begin that hold a partition as one run made it
+_ABANDONED = timedelta(days=2)  # no run is at work on a version for as long
+_OBJECT_STORES = ("s3", "gcs", "abfs")  # pyarrow's names of filesystems that rename no folder
 _KEY_ORDER = ("site", "capture_date", "name", "dataset", "version")  # of the folders, however a caller orders the keys
 
 
@@ -69,14 +74,15 @@ class Store:
     def __init__(self, root: str) -> None:
         self.root = root.rstrip("/")
         self._fs, self._base = open_filesystem(self.root)
+        kind = _Pointed if is_object_store(self._fs) else _Renamed
+        self._places: _Renamed | _Pointed = kind(self._fs, self._base)
 
     def uri(self, table: str, keys: Mapping[str, str]) -> str:
-        """Where the partition lies, or would lie; a path for local roots."""
+        """The folder of the partition, whether it is there or not; a path for local roots."""
         return f"{self.root}/{self._relative(table, keys)}"
 
     def exists(self, table: str, keys: Mapping[str, str]) -> bool:
-        relative = self._relative(table, keys)
-        return self._is_file(f"{self._base}/{relative}/{MARKER}") or self._heal(relative)
+        return self._places.find(self._relative(table, keys)) is not None
 
     def open(self, table: str, keys: Mapping[str, str]) -> Partition:
         """The whole partition.
@@ -85,13 +91,14 @@ class Store:
             PartitionError: it is absent or has no success marker.
         """
         relative = self._relative(table, keys)
-        if not self.exists(table, keys):
+        place = self._places.find(relative)
+        if place is None:
             step = {"flows": "assemble-flows", "splits": "split-pcaps", "datasets": "write-dataset"}.get(table)
             remedy = f"run iotid {step} first" if step else "run the step that writes it first"
             raise PartitionError(f"{table}: no whole partition at {self.root}/{relative}; {remedy}")
-        with self._fs.open_input_file(f"{self._base}/{relative}/{METADATA}") as file:
+        with self._fs.open_input_file(f"{self._base}/{place}/{METADATA}") as file:
             metadata = json.loads(file.read())
-        return Partition(f"{self.root}/{relative}", dict(keys), metadata)
+        return Partition(f"{self.root}/{place}", dict(keys), metadata)
 
     def read_json(self, partition: Partition, name: str) -> Any:
         with self._fs.open_input_file(f"{self._base}{partition.uri.removeprefix(self.root)}/{name}") as file:
@@ -119,63 +126,122 @@ class Store:
 
     @contextmanager
     def write(self, table: str, keys: Mapping[str, str], schema_version: int = 1) -> Iterator[Staged]:
-        """Stage a partition; on a clean exit it replaces the former one whole, on an exception nothing changes."""
+        """Stage a partition; on a clean exit it replaces the former one whole, on an exception nothing changes.
+
+        Raises:
+            PartitionError: another run has begun to write the partition since, and has taken this one's files away.
+        """
         relative = self._relative(table, keys)
-        staging = f"{self._base}/_staging/{relative}"
-        self._heal(relative)  # or else a failure now would leave nothing of what a run before had made
-        self._remove(staging)
-        self._fs.create_dir(staging, recursive=True)
-        staged = Staged(f"{self.root}/_staging/{relative}", staging, self._fs)
-        try:
-            yield staged
-        except BaseException:
-            self._remove(staging)
-            raise
+        place = self._places.begin(relative)
+        path = f"{self._base}/{place}"
+        staged = Staged(f"{self.root}/{place}", path, self._fs)
         metadata = {
             "table": table,
             "keys": dict(keys),
             "schema_version": schema_version,
             "code_version": iotid.__version__,
-            **staged.metadata,
         }
-        staged.write_json(METADATA, metadata)
-        _write_text(self._fs, f"{staging}/{MARKER}", "")
-        self._move_into_place(relative)
-
-    def _move_into_place(self, relative: str) -> None:
-        target, staging, trash = (f"{self._base}/{place}{relative}" for place in ("", "_staging/", "_trash/"))
-        self._remove(trash)
-        for folder in (target, trash):
-            self._fs.create_dir(folder.rsplit("/", 1)[0], recursive=True)
-        if self._exists(target):
-            self._fs.move(target, trash)
-        self._fs.move(staging, target)
-        self._remove(trash)
-
-    def _heal(self, relative: str) -> bool:
-        """Finish the move of a run that died after its marker was written; say whether there was one."""
-        if not self._is_file(f"{self._base}/_staging/{relative}/{MARKER}"):
-            return False
-        self._move_into_place(relative)
-        return True
+        try:
+            yield staged
+            staged.write_json(METADATA, metadata | staged.metadata)
+            staged.write_text(MARKER, "")
+        except Exception as fault:
+            if _exists(self._fs, path):
+                self._fs.delete_dir(path)
+                raise
+            raise PartitionError(
+                f"{table}: another run has begun to write {self.root}/{relative} since, and this one gives way; wait "
+                "for the other, and start one run of a step at a time"
+            ) from fault
+        except BaseException:
+            _remove(self._fs, path)
+            raise
+        self._places.commit(relative, place)
 
     def _relative(self, table: str, keys: Mapping[str, str]) -> str:
         ordered = sorted(keys.items(), key=lambda item: _KEY_ORDER.index(item[0]))
         return "/".join([table, *(f"{name}={quote(str(value), safe='')}" for name, value in ordered)])
 
-    def _exists(self, path: str) -> bool:
-        from pyarrow import fs
 
-        return self._fs.get_file_info(path).type != fs.FileType.NotFound
+class _Renamed:
+    """Places of partitions where folders can be renamed: staged under ``_staging``, then moved to where they belong.
 
-    def _is_file(self, path: str) -> bool:
-        from pyarrow import fs
+    A run that died between the two renames of a replacement is healed by the next one that looks. Each run stages in a
+    folder of its own, so that the files of two never mix; one that begins takes what others have staged away, be they
+    dead or late.
+    """
 
-        return self._fs.get_file_info(path).type == fs.FileType.File
+    def __init__(self, filesystem: fs.FileSystem, base: str) -> None:
+        self._fs = filesystem
+        self._base = base
 
-    def _remove(self, path: str) -> None:
-        if self._exists(path):
-            self._fs.delete_dir(path)
+    def find(self, relative: str) -> str | None:
+        """Where the whole partition lies."""
+        here = _is_file(self._fs, f"{self._base}/{relative}/{MARKER}")
+        return relative if here or self._heal(relative) else None
+
+    def begin(self, relative: str) -> str:
+        """A new folder to write a partition to."""
+        self._heal(relative)  # or else a failure now would leave nothing of what a run before had made
+        _remove(self._fs, f"{self._base}/_staging/{relative}")
+        staging = f"_staging/{relative}/{uuid.uuid4().hex}"
+        self._fs.create_dir(f"{self._base}/{staging}", recursive=True)
+        return staging
+
+    def commit(self, relative: str, staging: str) -> None:
+        """Put a partition that has its marker where it belongs."""
+        target, source, trash = (f"{self._base}/{place}" for place in (relative, staging, f"_trash/{relative}"))
+        _remove(self._fs, trash)
+        for folder in (target, trash):
+            self._fs.create_dir(folder.rsplit("/", 1)[0], recursive=True)
+        if _exists(self._fs, target) and _exists(self._fs, source):
+            self._fs.move(target, trash)
+        if _exists(self._fs, source):  # else another run that looked has put it there already
+            self._fs.move(source, target)
+        _remove(self._fs, trash)
+
+    def _heal(self, relative: str) -> bool:
+        """Finish the move of a run that died after its marker was written; say whether there was one."""
+        staged = [f"_staging/{relative}/{name}" for name in _folders(self._fs, f"{self._base}/_staging/{relative}")]
+        whole = [place for place in staged if _is_file(self._fs, f"{self._base}/{place}/{MARKER}")]
+        for place in whole:
+            self.commit(relative, place)
+        return bool(whole)
+
+
+class _Pointed:
+    """Places of partitions on an object store, which renames no folder but replaces one object at once.
+
+    Each run writes a folder ``version-…`` of its own in the partition's; the partition's marker, written last, names
+    the one that counts. Of two runs at once the one that ends last stands. What a dead run left is removed by one that
+    comes days later, since nothing tells it from one at work.
+    """
+
+    def __init__(self, filesystem: fs.FileSystem, base: str) -> None:
+        self._fs = filesystem
+        self._base = base
+
+    def find(self, relative: str) -> str | None:
+        """Where the whole partition lies."""
+        if not _is_file(self._fs, f"{self._base}/{relative}/{MARKER}"):
+            return None
+        with self._fs.open_input_file(f"{self._base}/{relative}/{MARKER}") as file:
+            return f"{relative}/{file.read().decode()}"
+
+    def begin(self, relative: str) -> str:
+        """A new folder to write a partition to."""
+        version = f"{_VERSION}{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex}"
+        self._fs.create_dir(f"{self._base}/{relative}/{version}", recursive=True)
+        return f"{relative}/{version}"
+
+    def commit(self, relative: str, place: str) -> None:
+        """Make a partition that has its marker the one that counts."""
+        before, version = self.find(relative), place.rpartition("/")[2]
+        _write_text(self._fs, f"{self._base}/{relative}/{MARKER}", version)
+        abandoned = f"{_VERSION}{datetime.now(UTC) - _ABANDONED:%Y%m%dT%H%M%S}"
+        for name in _folders(self._fs, f"{self._base}/{relative}"):
+            if name != version and (f"{relative}/{name}" == before or _VERSION <= name < abandoned):
+                self._fs.delete_dir(f"{self._base}/{relative}/{name}")
 
 
 def open_filesystem(location: str) -> tuple[fs.FileSystem, str]:
@@ -188,10 +254,28 @@ def open_filesystem(location: str) -> tuple[fs.FileSystem, str]:
 
     if "://" not in location:
         return fs.LocalFileSystem(), location
+    if "?" in location:
+        raise UserError(
+            f"storage.root: {location!r} must not end in options; an object store's endpoint, region and keys are told "
+            "by the environment of every machine (AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, …)"
+        )
     try:
         return fs.FileSystem.from_uri(location)
     except Exception as fault:  # noqa: BLE001 - pyarrow raises many kinds for one mistake
         raise UserError(f"storage.root: {location!r} is not a folder or URI that can be opened ({fault})") from None
+
+
+def is_object_store(filesystem: fs.FileSystem) -> bool:
+    """Whether it holds objects by name, and renames no folder."""
+    return filesystem.type_name in _OBJECT_STORES
+
+
+def shown_files(filesystem: fs.FileSystem, folder: str) -> list[str]:
+    """Names of the folder's files, but for those that their first character hides; none where it is absent."""
+    from pyarrow import fs
+
+    found = filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True))
+    return sorted(info.base_name for info in found if info.is_file and not info.base_name.startswith(("_", ".")))
 
 
 class PartFile:
@@ -249,16 +333,36 @@ def remove_attempts(filesystem: fs.FileSystem, folder: str) -> None:
 def rows_promised(filesystem: fs.FileSystem, folder: str) -> int:
     """Rows that the footers of the folder's Parquet files promise, but for those whose names hide them."""
     import pyarrow.parquet as pq
-    from pyarrow import fs
 
-    found = filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True))
-    return sum(
-        pq.read_metadata(info.path, filesystem=filesystem).num_rows
-        for info in found
-        if info.is_file and not info.base_name.startswith(("_", "."))
-    )
+    paths = [f"{folder}/{name}" for name in shown_files(filesystem, folder)]
+    return sum(pq.read_metadata(path, filesystem=filesystem).num_rows for path in paths)
 
 
 def _write_text(filesystem: fs.FileSystem, path: str, text: str) -> None:
     with filesystem.open_output_stream(path) as file:
         file.write(text.encode())
+
+
+def _folders(filesystem: fs.FileSystem, path: str) -> list[str]:
+    """Names of the folders in a folder, which may be absent."""
+    from pyarrow import fs
+
+    found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    return sorted(info.base_name for info in found if info.type == fs.FileType.Directory)
+
+
+def _exists(filesystem: fs.FileSystem, path: str) -> bool:
+    from pyarrow import fs
+
+    return filesystem.get_file_info(path).type != fs.FileType.NotFound
+
+
+def _is_file(filesystem: fs.FileSystem, path: str) -> bool:
+    from pyarrow import fs
+
+    return filesystem.get_file_info(path).type == fs.FileType.File
+
+
+def _remove(filesystem: fs.FileSystem, path: str) -> None:
+    if _exists(filesystem, path):
+        filesystem.delete_dir(path)

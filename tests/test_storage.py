@@ -65,7 +65,7 @@ def test_store__a_failed_write_changes_nothing(tmp_path: Path) -> None:
         Path(staged.path, "part.txt").write_text("new")
         raise RuntimeError
     assert _read(store) == "old"
-    assert not Path(tmp_path, "_staging/flows/site=a/capture_date=2026-01-10").exists()
+    assert list(Path(tmp_path, "_staging/flows/site=a/capture_date=2026-01-10").iterdir()) == []
 
 
 def test_store__a_second_write_replaces_the_whole_partition(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_store__a_run_that_dies_between_the_renames_is_healed(
             moves.append(source)
             real_move(source, target)
 
-    monkeypatch.setattr(store, "_fs", Fs(store._fs))
+    monkeypatch.setattr(store._places, "_fs", Fs(store._fs))
     with pytest.raises(DiedError):
         _write(store, "new")
     monkeypatch.undo()

@@ -21,8 +21,9 @@ import pyarrow.parquet as pq
 from iotid import config, schemas
 from iotid.errors import AccountingError
 from iotid.flows import work
+from iotid.flows.kernels import BEFORE_ALL
 from iotid.flows.local import check_accounting
-from iotid.flows.nights import COUNTERS_FILE, QUARANTINE_FILE
+from iotid.flows.nights import COUNTERS_FILE, QUARANTINE_FILE, read_stored
 from iotid.flows.open import CARRIED, carries
 from iotid.flows.partial import Partials, rule_of
 from iotid.flows.work import OPEN_FOLDER, Sums, Told
@@ -162,7 +163,7 @@ def _night_before(store: Store, keys: Mapping[str, str], flow: config.Flow) -> P
 
 def _read_open(spark: SparkSession, uri: str, last_us: int, flow: config.Flow) -> DataFrame:
     """schemas.OPEN_FLOWS of a night that ended at ``last_us``. Its workers knew their own part's end only."""
-    stored = spark.read.schema(spark_schema(schemas.OPEN_FLOWS.arrow_schema())).parquet(f"{uri}/{OPEN_FOLDER}")
+    stored = read_stored(spark, f"{uri}/{OPEN_FOLDER}", schemas.OPEN_FLOWS.arrow_schema())
     return stored.where(stored.last_us >= last_us - rule_of(flow).idle_us)
 
 
@@ -170,6 +171,8 @@ def _open_totals(spark: SparkSession, staged: Staged, sums: Sums, flow: config.F
     """What the metadata says of a night's open flows."""
     from pyspark.sql import functions as F
 
+    if sums.last_us == BEFORE_ALL:  # no packet at all
+        return {"open_flows": 0, "open_packets": 0}
     stored = _read_open(spark, staged.uri, sums.last_us, flow)
     row = stored.agg(F.count("*").alias("flows"), F.coalesce(F.sum("packets_seen"), F.lit(0)).alias("packets")).first()
     assert row is not None

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyarrow import fs
 
 from iotid import schemas
 from iotid.shuffle import numbered, numbers, spark_schema
-from iotid.storage import open_filesystem
+from iotid.storage import is_object_store, open_filesystem, shown_files
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -35,6 +34,7 @@ TOLD_BY = (
 _LATER = pa.schema([(name, pa.string()) for name in ("key", "site", "capture_date")])
 _TEXT = ("capture_file", "end_reason", "client_ip", "server_ip", "client_mac", "server_mac")
 _BATCH_ROWS = 1 << 16
+_SPARK_ROWS = 1 << 13  # of batches that go through the JVM
 
 
 class NightFile(NamedTuple):
@@ -67,10 +67,8 @@ def night_files(nights: Iterable[Partition]) -> list[NightFile]:
     """The files of the nights' flows."""
     files = []
     for night in nights:
-        filesystem, folder = open_filesystem(night.uri)
-        names = sorted(info.base_name for info in filesystem.get_file_info(fs.FileSelector(folder)) if info.is_file)
-        shown = [name for name in names if not name.startswith(("_", "."))]
-        files += [NightFile(night.uri, name, night.keys["site"], night.keys["capture_date"]) for name in shown]
+        names = shown_files(*open_filesystem(night.uri))
+        files += [NightFile(night.uri, name, night.keys["site"], night.keys["capture_date"]) for name in names]
     return files
 
 
@@ -107,13 +105,35 @@ def read_flows(spark: SparkSession, partitions: Iterable[Partition]) -> DataFram
     frames = []
     for night in nights:
         site, day = night.keys["site"], night.keys["capture_date"]
-        stored = spark.read.schema(spark_schema(schemas.FLOWS.arrow_schema(stored=True))).parquet(night.uri)
+        stored = read_stored(spark, night.uri, schemas.FLOWS.arrow_schema(stored=True))
         if len(later):
             once = partial(_not_told_further, later=later, site=site, capture_date=day)
             stored = stored.mapInArrow(once, stored.schema)
         named = {"site": F.lit(site), "capture_date": F.lit(date.fromisoformat(day))}
         frames.append(stored.withColumns(named).select(schemas.FLOWS.names))
     return reduce(lambda left, right: left.unionAll(right), frames)
+
+
+def read_stored(spark: SparkSession, folder: str, schema: pa.Schema) -> DataFrame:
+    """The rows of the folder's Parquet files, but for those whose names hide them.
+
+    Spark reads them where it can. Of object stores it knows none without jars of its own, so workers do.
+    """
+    filesystem, path = open_filesystem(folder)
+    if not is_object_store(filesystem):
+        return spark.read.schema(spark_schema(schema)).parquet(folder)
+    read = partial(_read_files, folder=folder, files=shown_files(filesystem, path), schema=schema)
+    return numbered(spark, range(len(read.keywords["files"]))).mapInArrow(read, spark_schema(schema))
+
+
+def _read_files(
+    tasks: Iterable[pa.RecordBatch], folder: str, files: Sequence[str], schema: pa.Schema
+) -> Iterator[pa.RecordBatch]:
+    filesystem, path = open_filesystem(folder)
+    for number in numbers(tasks):
+        with filesystem.open_input_file(f"{path}/{files[number]}") as source:
+            for batch in pq.ParquetFile(source).iter_batches(_SPARK_ROWS, use_threads=False):
+                yield pa.RecordBatch.from_arrays([batch.column(name) for name in schema.names], schema=schema)
 
 
 def _not_told_further(

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 _INGEST = """
@@ -36,7 +37,7 @@ for step, *rest in (
 ):
     importlib.import_module(f"jobs.{step}").main.main([*layers, *rest], standalone_mode=False)
 """
-_TABLES = ("splits", "flows", "datasets")
+TABLES = ("splits", "flows", "datasets")
 VICTIMS = ("driver", "jvm", "worker", "all")
 
 
@@ -55,7 +56,8 @@ class Drill:
         self._finish(self._start(folder / "calm"))
         self.seconds = time.monotonic() - begin
         self._expected = content(folder / "calm")
-        assert set(self._expected) == set(_TABLES), f"the undisturbed run made {sorted(self._expected)}"
+        made = sorted(place.partition("/")[0] for place in self._expected)
+        assert made == sorted(TABLES), f"the undisturbed run made {made}"
 
     def kill(self, victim: str, after_s: float, *, from_nothing: bool) -> list[str]:
         """Kill a run, look at what is there; return what is not as it must be."""
@@ -63,7 +65,7 @@ class Drill:
             shutil.rmtree(self._root, ignore_errors=True)
         run = self._start(self._root)
         time.sleep(after_s)
-        for pid in _pids(run.pid, victim):
+        for pid in pids(run.pid, victim):
             os.kill(pid, signal.SIGKILL)
         run.wait(timeout=300)
         return self._faults(content(self._root))
@@ -71,9 +73,8 @@ class Drill:
     def heal(self) -> list[str]:
         """Run to the end; return what is not as it must be."""
         self._finish(self._start(self._root))
-        faults = self._faults(content(self._root), _TABLES)
-        left = [str(path) for place in ("_staging", "_trash") for path in (self._root / place).rglob("*.parquet")]
-        return faults + [f"{path} is left over" for path in left]
+        missing = [f"{place}: absent" for place in self._expected.keys() - content(self._root).keys()]
+        return missing + self._faults(content(self._root)) + [f"{path} is left over" for path in left_over(self._root)]
 
     def _start(self, root: Path) -> subprocess.Popen[bytes]:
         return start_ingest(root, self._captures, self._labels, "local[2]", self._log)
@@ -82,9 +83,8 @@ class Drill:
         if run.wait(timeout=600) != 0:
             raise SystemExit(f"kill.py: an undisturbed run failed:\n{self._log.read_text()[-3000:]}")
 
-    def _faults(self, found: dict[str, list[str]], needed: tuple[str, ...] = ()) -> list[str]:
-        missing = [f"{table}: absent" for table in needed if table not in found]
-        return missing + [f"{table}: differs" for table in found if found[table] != self._expected[table]]
+    def _faults(self, found: dict[str, list[str]]) -> list[str]:
+        return [f"{place}: differs" for place in found if found[place] != self._expected[place]]
 
 
 def start_ingest(root: Path, captures: Path, labels: Path, master: str, log: Path) -> subprocess.Popen[bytes]:
@@ -94,8 +94,8 @@ def start_ingest(root: Path, captures: Path, labels: Path, master: str, log: Pat
         return subprocess.Popen(command, stdout=out, stderr=out)
 
 
-def content(root: Path) -> dict[str, list[str]]:
-    """Hashes of the rows of the Parquet files of each table's partition, where it has its success marker."""
+def content(root: Path, tables: Iterable[str] = TABLES) -> dict[str, list[str]]:
+    """By partition, hashes of the rows of its Parquet files, where it has its success marker."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -107,14 +107,19 @@ def content(root: Path) -> dict[str, list[str]]:
         return hashlib.sha256(sink.getvalue()).hexdigest()
 
     found = {}
-    for table in _TABLES:
-        for marker in (root / table).rglob("_SUCCESS"):
-            files = list(marker.parent.rglob("*.parquet"))
-            found[table] = sorted(f"{path.parent.relative_to(marker.parent)} {digest(path)}" for path in files)
+    for marker in (marker for table in tables for marker in (root / table).rglob("_SUCCESS")):
+        files = list(marker.parent.rglob("*.parquet"))
+        rows = sorted(f"{path.relative_to(marker.parent)} {digest(path)}" for path in files)
+        found[str(marker.parent.relative_to(root))] = rows
     return found
 
 
-def _pids(driver: int, victim: str) -> list[int]:
+def left_over(root: Path) -> list[str]:
+    """Files of runs that died which are in nobody's way any more."""
+    return [str(path) for place in ("_staging", "_trash") for path in (root / place).rglob("*.parquet")]
+
+
+def pids(driver: int, victim: str) -> list[int]:
     """The processes to kill: those of a run that are there at this moment."""
     family = descendants(driver)
     kinds = {"driver": [driver], "all": [*family, driver]}
