@@ -135,6 +135,9 @@ date = click.option("--date", "capture_date", required=True, type=DATE, help="Ni
 dates = click.option(
     "--date", "capture_dates", required=True, multiple=True, type=DATE, help="Night to read. Repeatable."
 )
+skip_absent = click.option(
+    "--skip-absent", is_flag=True, help="Leave out nights that have no flows, instead of stopping at the first."
+)
 captures = click.option(
     "--captures",
     required=True,

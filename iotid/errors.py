@@ -1,4 +1,4 @@
-"""The error tree. Users' mistakes exit with 2 and one line; data and machine faults exit with 1; 3 is no fault.
+"""The error tree. Users' mistakes exit with 2 and one line; data and machine faults exit with 1; 3 is no fault; 4 is too early.
 
 Every message names the field or file, the rule, the value it got and the remedy.
 """
@@ -34,6 +34,12 @@ class SetupError(UserError):
 
 class DataError(IotidError):
     """Stored data is not what its contract promises."""
+
+
+class NoModelError(UserError):
+    """The registry has no model of the asked-for alias yet: not a mistake while nothing was promoted."""
+
+    exit_code = 4
 
 
 class ServerError(UserError):

@@ -24,7 +24,7 @@ from uuid import uuid4
 from pydantic import BaseModel
 
 from iotid import __version__, config, schemas
-from iotid.errors import ServerError, StaleError, UserError
+from iotid.errors import NoModelError, ServerError, StaleError, UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -210,12 +210,12 @@ class Registry:
         """The version that has the alias.
 
         Raises:
-            UserError: there is none.
+            NoModelError: there is none.
         """
         version = self.find_version(alias)
         if version is None:
             step = {CHAMPION: "promote", CHALLENGER: "train"}.get(alias, "train")
-            raise UserError(
+            raise NoModelError(
                 f"registry {self.uri}: no version of {self.tracking.model} is {alias}; run iotid {step} first"
             )
         return version

@@ -16,8 +16,9 @@ from iotid import command
 from iotid.config import Settings
 from iotid.errors import WatchError
 from iotid.pipeline import layers_of_this_command
-from iotid.storage import Partition
+from iotid.storage import Partition, Store
 from jobs.take_census import main as take_census_job
+from jobs.write_dataset import main as write_dataset_job
 
 ROOT = Path(__file__).parent.parent
 STEPS = ["split-pcaps", "assemble-flows", "write-dataset", "train", "evaluate", "promote", "take-census"]
@@ -127,6 +128,38 @@ def test_cli__strict_is_the_setting_and_goes_on_to_the_steps_of_a_run() -> None:
     told = CliRunner().invoke(look, ["--strict", "--set", "flow.max_packets=3"])
     assert told.output.strip() == "True ['--set', 'flow.max_packets=3', '--set', 'capture.strict=true']"
     assert CliRunner().invoke(look, []).output.strip() == "False []"
+
+
+def test_write_dataset__skip_absent_leaves_out_nights_without_flows_but_not_all_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[dict[str, str]] = []
+
+    def write(_spark: object, _store: Store, nights: list[Partition], *_: object) -> Partition:
+        taken.extend(night.keys for night in nights)
+        return Partition("/store/datasets/d", {}, {"summary": "small"})
+
+    monkeypatch.setattr("iotid.session.spark_session", lambda *_: None)
+    monkeypatch.setattr("iotid.dataset.write_dataset", write, raising=False)
+    (tmp_path / "devices.yaml").write_text('devices: [{name: cam, mac: "02:00:00:00:00:01"}]')
+    told = [*NIGHT, "--date", "2026-01-11", "--labels", f"{tmp_path}/devices.yaml", "--dataset", "d"]
+    told += ["--set", f"storage.root={tmp_path}/store"]
+    none = CliRunner().invoke(write_dataset_job, [*told, "--skip-absent"])
+    assert none.exit_code == 2
+    assert "none of 2 nights has flows" in none.output
+    with Store(f"{tmp_path}/store").write("flows", {"site": "a", "capture_date": "2026-01-11"}):
+        pass
+    assert CliRunner().invoke(write_dataset_job, told).exit_code == 1
+    some = CliRunner().invoke(write_dataset_job, [*told, "--skip-absent"])
+    assert some.exit_code == 0, some.output
+    assert "nights with flows: 1 of 2" in some.output
+    assert taken == [{"site": "a", "capture_date": "2026-01-11"}]
+
+
+def test_take_census__before_anything_was_promoted_ends_with_exit_code_4(tmp_path: Path) -> None:
+    told = CliRunner().invoke(take_census_job, [*NIGHT, "--set", f"storage.root={tmp_path}"])
+    assert told.exit_code == 4
+    assert "no version of iotid is champion; run iotid promote first" in told.output
 
 
 def test_take_census__a_watched_device_ends_it_with_exit_code_3_and_one_line_after_the_result(

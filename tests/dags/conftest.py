@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 _REPOSITORY = Path(__file__).parents[2]
 DagTest = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def standalone() -> ModuleType:
+    """The module that starts a whole Airflow."""
+    spec = importlib.util.spec_from_file_location("standalone", Path(__file__).parent / "standalone.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")
@@ -34,8 +45,9 @@ def airflow_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, s
 
 @pytest.fixture(scope="session")
 def migrated(airflow_environment: dict[str, str]) -> dict[str, str]:
-    """The same with its database made."""
-    _airflow(["db", "migrate"], airflow_environment, timeout_s=120).check_returncode()
+    """The same with its database and the pool made."""
+    for command in (["db", "migrate"], ["pools", "set", "iotid_spark", "1", "Spark jobs at once"]):
+        _airflow(command, airflow_environment, timeout_s=120).check_returncode()
     return airflow_environment
 
 
@@ -44,14 +56,14 @@ def dag_test(migrated: dict[str, str]) -> DagTest:
     """Run one DAG for one logical date to its end, with the given variable `iotid` and folder first on the PATH."""
 
     def run(
-        dag_id: str, date: str, deployment: dict[str, Any], first_on_path: Path, *, timeout_s: float = 120
+        dag_id: str, date: str, deployment: dict[str, Any], first_on_path: Path, conf: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         environment = {
             **migrated,
             "AIRFLOW_VAR_IOTID": json.dumps(deployment),
             "PATH": f"{first_on_path}{os.pathsep}{os.environ['PATH']}",
         }
-        return _airflow(["dags", "test", dag_id, date], environment, timeout_s)
+        return _airflow(["dags", "test", dag_id, date, "--conf", json.dumps(conf or {})], environment, timeout_s=300)
 
     return run
 

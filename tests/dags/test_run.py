@@ -1,108 +1,149 @@
-"""The DAG, run to its end by Airflow: with a spark-submit that writes down its command line, and with Spark."""
+"""Every DAG run to its end with a spark-submit that writes down its command line, and what its tasks are made of."""
 
 from __future__ import annotations
 
+import json
+import os
 import shlex
 import subprocess
+import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytest.importorskip("airflow", reason="needs the Airflow environment (.venv-airflow)")
 pytestmark = pytest.mark.dags
 
-_DAG = "iotid_ingest_train_evaluate"
-_NIGHT = "2026-01-10"
-_REPOSITORY = Path(__file__).parents[2]
-_DEPLOYMENT = {
-    "jobs": "/opt/iotid/jobs",
-    "captures": "s3a://captures",
-    "sites": ["home", "office"],
-    "labels": "/etc/iotid/devices.yaml",
-    "storage": "s3a://tables",
-    "config": ["cluster.yaml", "/etc/iotid/our.yaml"],
-    "python": "/opt/iotid/bin/python",
-    "driver_memory": "3g",
-    "wheel": "/opt/iotid/iotid.zip",
-}
-
-_QUICK = """\
-dataset: {label: model}
-model: {embedding_size: 16, hidden_size: 16, layers: 1}
-training: {ranks: 1, epochs: 2}
-evaluation: {baselines: [majority_sequence], bootstrap: 0}
-promotion: {min_macro_f1: 0.0}
-"""
-
 DagTest = Callable[..., "subprocess.CompletedProcess[str]"]
+_HERE = Path(__file__).parent
 
 
 @pytest.fixture
 def recorder(tmp_path: Path) -> Path:
-    """A folder with a spark-submit that appends its command line to `lines` and succeeds."""
+    """A folder with a spark-submit that appends its command line to `lines` and exits with the code in `code`."""
     folder = tmp_path / "bin"
     folder.mkdir()
+    (folder / "code").write_text("0", encoding="utf-8")
     program = folder / "spark-submit"
-    program.write_text(f'#!/bin/bash\nprintf "%q " "$@" >> {folder}/lines; echo >> {folder}/lines\n', encoding="utf-8")
+    program.write_text(
+        f'#!/bin/bash\nprintf "%q " "$@" >> {folder}/lines; echo >> {folder}/lines\n'
+        f'echo "Error: as asked"; exit $(cat {folder}/code)\n',
+        encoding="utf-8",
+    )
     program.chmod(0o755)
     return folder
 
 
-def test_run__every_task_submits_the_golden_command_line(dag_test: DagTest, recorder: Path) -> None:
-    done = dag_test(_DAG, _NIGHT, _DEPLOYMENT, recorder)
-    assert "state=success" in done.stdout, done.stdout[-4000:]
-    told = (shlex.join(shlex.split(line)) for line in (recorder / "lines").read_text().splitlines())
-    golden = (Path(__file__).parent / "command_lines.txt").read_text(encoding="utf-8").splitlines()
-    assert sorted(told) == sorted(golden)
+@pytest.fixture
+def tasks(airflow_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module that the DAGs share."""
+    for name, value in airflow_environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.syspath_prepend(str(_HERE.parents[1] / "airflow_dags"))
+    import iotid_tasks
+
+    return iotid_tasks
 
 
-def test_run__job_that_fails_twice_is_tried_a_third_time(dag_test: DagTest, recorder: Path) -> None:
-    program = (recorder / "spark-submit").read_text(encoding="utf-8")
-    fails = f'[[ "$*" != *train.py* ]] || (( $(grep -c /train.py {recorder}/lines) > 2 ))\n'
-    (recorder / "spark-submit").write_text(program + fails, encoding="utf-8")
-    done = dag_test(_DAG, _NIGHT, _DEPLOYMENT, recorder)
-    assert "state=success" in done.stdout, done.stdout[-4000:]
-    assert (recorder / "lines").read_text().count("/train.py") == 3
-
-
-def test_run__job_that_keeps_failing_fails_the_run_and_nothing_after_it_is_submitted(
-    dag_test: DagTest, recorder: Path
-) -> None:
-    program = (recorder / "spark-submit").read_text(encoding="utf-8")
-    fails = 'if [[ "$*" = *write_dataset.py* ]]; then echo "Error: labels: no such file"; exit 2; fi\n'
-    (recorder / "spark-submit").write_text(program + fails, encoding="utf-8")
-    done = dag_test(_DAG, _NIGHT, _DEPLOYMENT, recorder)
-    assert "state=failed" in done.stdout, done.stdout[-4000:]
-    assert "Error: labels: no such file" in done.stdout
-    submitted = (recorder / "lines").read_text()
-    assert submitted.count("/write_dataset.py") == 3
-    assert "/train.py" not in submitted
-    assert "/take_census.py" not in submitted
-
-
-@pytest.mark.spark
-@pytest.mark.timeout(1500)
-def test_run__demo_night_goes_from_captures_to_a_census_of_each_site(dag_test: DagTest, tmp_path: Path) -> None:
-    main_environment = _REPOSITORY / ".venv" / "bin"
-    write = "import sys, pathlib; from iotid.capture.simulate import write_demo; write_demo(pathlib.Path(sys.argv[1]))"
-    subprocess.run([main_environment / "python", "-c", write, tmp_path], check=True)
-    (tmp_path / "quick.yaml").write_text(_QUICK, encoding="utf-8")
-    deployment = {
-        "jobs": str(_REPOSITORY / "jobs"),
+@pytest.fixture
+def deployment(tmp_path: Path) -> dict[str, Any]:
+    """A variable `iotid` with captures of two of three sites for one night."""
+    for site in ("home", "office"):
+        folder = tmp_path / "captures" / site / "2026-01-10"
+        folder.mkdir(parents=True)
+        (folder / "a.pcap").write_bytes(b"x")
+    return {
+        "jobs": "/opt/iotid/jobs",
         "captures": str(tmp_path / "captures"),
-        "sites": ["home", "office"],
-        "labels": str(tmp_path / "devices.yaml"),
-        "storage": str(tmp_path / "store"),
-        "config": ["local.yaml", str(tmp_path / "quick.yaml")],
-        "python": str(main_environment / "python"),
-        "driver_memory": "2g",
-        "wheel": "",
+        "sites": ["home", "office", "garage"],
+        "labels": "/etc/iotid/devices.yaml",
+        "storage": str(tmp_path / "tables"),
+        "config": ["cluster.yaml", "/etc/iotid/our.yaml"],
+        "python": "/opt/iotid/bin/python",
+        "driver_memory": "3g",
+        "wheel": "/opt/iotid/iotid.zip",
+        "train_nights": 3,
+        "late_nights": 0,
+        "settle_s": 0,
+        "wait_s": 0,
     }
-    done = dag_test(_DAG, _NIGHT, deployment, main_environment, timeout_s=1400)
-    assert "state=success" in done.stdout, done.stdout[-8000:]
-    store = tmp_path / "store"
-    for table in ("splits", "flows", "census"):
-        for site in deployment["sites"]:
-            assert (store / table / f"site={site}" / f"capture_date={_NIGHT}" / "_SUCCESS").is_file()
-    assert (store / "datasets" / f"name=nightly-{_NIGHT}" / "_SUCCESS").is_file()
+
+
+def test_run__every_task_submits_the_golden_command_line_and_a_site_without_captures_none(
+    dag_test: DagTest, recorder: Path, deployment: dict[str, Any], tmp_path: Path
+) -> None:
+    for dag, date, conf in (
+        ("iotid_ingest", "2026-01-10", {}),
+        ("iotid_train", "2026-01-12T12:00:00+00:00", {}),
+        ("iotid_evaluate", "2026-01-12T16:00:00+00:00", {"dataset": "nights-20260112T120000"}),
+    ):
+        done = dag_test(dag, date, deployment, recorder, conf=conf)
+        assert "state=success" in done.stdout, done.stdout[-4000:]
+    told = (shlex.join(shlex.split(line)) for line in (recorder / "lines").read_text().splitlines())
+    golden = (_HERE / "command_lines.txt").read_text(encoding="utf-8").splitlines()
+    assert sorted(line.replace(str(tmp_path), "/data") for line in told) == sorted(golden)
+
+
+def test_run__ingest_without_a_midnight_as_its_logical_date_fails_before_anything_is_submitted(
+    dag_test: DagTest, recorder: Path, deployment: dict[str, Any]
+) -> None:
+    done = dag_test("iotid_ingest", "2026-01-10T05:00:00+00:00", deployment, recorder)
+    assert "state=failed" in done.stdout, done.stdout[-4000:]
+    assert "must be a night's midnight in UTC" in done.stdout
+    assert not (recorder / "lines").exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome"), [(0, None), (1, "AirflowException"), (2, "AirflowFailException"), (3, "AirflowFailException"),
+                          (4, "AirflowSkipException")]
+)  # fmt: skip
+def test_step__exit_code_says_whether_to_try_again(
+    tasks: Any, recorder: Path, monkeypatch: pytest.MonkeyPatch, code: int, outcome: str | None
+) -> None:
+    monkeypatch.setenv("PATH", f"{recorder}{os.pathsep}{os.environ['PATH']}")
+    (recorder / "code").write_text(str(code), encoding="utf-8")
+    step = tasks.StepOperator(task_id="step", application="job.py", conf={})
+    with pytest.raises(Exception, match=r"code is|try|watched|model") if outcome else nullcontext() as raised:
+        step.execute({})
+    assert outcome is None or raised.typename == outcome
+
+
+def test_deployment__names_the_keys_that_are_missing_or_unknown(
+    tasks: Any, deployment: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_VAR_IOTID", json.dumps(deployment))
+    assert tasks.deployment() == deployment
+    told = {key: value for key, value in deployment.items() if key != "wait_s"} | {"waits": 1}
+    monkeypatch.setenv("AIRFLOW_VAR_IOTID", json.dumps(told))
+    with pytest.raises(Exception, match=r"lacks \['wait_s'\], does not know \['waits'\]"):
+        tasks.deployment()
+
+
+def test_captures__are_whole_when_the_newest_file_anywhere_has_settled(tasks: Any, tmp_path: Path) -> None:
+    assert tasks.latest_arrival(str(tmp_path / "none")) is None
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    assert tasks.latest_arrival(str(tmp_path)) is None
+    before = time.time()
+    (tmp_path / "deep" / "er" / "a.pcap").write_bytes(b"x")
+    os.utime(tmp_path / "deep" / "er" / "a.pcap", (0, 0))  # an old date, as a copy may keep it
+    arrived = tasks.latest_arrival(str(tmp_path))
+    assert before - 1 < arrived < time.time() + 1
+    assert tasks.why_not_settled(None, 1000, 60) == "no captures"
+    assert tasks.why_not_settled(970, 1000, 60) == "still growing: a file came 30 s ago, settle_s is 60"
+    assert tasks.why_not_settled(940, 1000, 60) is None
+
+
+def test_late__are_captures_newer_than_the_success_marker_of_their_flows(
+    tasks: Any, deployment: dict[str, Any]
+) -> None:
+    assert tasks.flows_written(deployment, "a/b", "2026-01-10") is None
+    marker = Path(deployment["storage"]) / "flows" / "site=a%2Fb" / "capture_date=2026-01-10" / "_SUCCESS"
+    marker.parent.mkdir(parents=True)
+    marker.touch()
+    os.utime(marker, (500, 500))
+    assert tasks.flows_written(deployment, "a/b", "2026-01-10") == 500
+    assert [tasks.is_late(arrived, 500) for arrived in (None, 499, 501)] == [False, False, True]
+    assert [tasks.is_late(arrived, None) for arrived in (None, 499)] == [False, True]
