@@ -1,4 +1,6 @@
-"""The error tree. Users' mistakes exit with 2 and one line; data and machine faults exit with 1; 3 is no fault; 4 is too early.
+"""The error tree. Users' mistakes exit with 2 and one line; data and machine faults exit with 1.
+
+3 is no fault, and 4 too early: a watched device was met, there is no model yet.
 
 Every message names the field or file, the rule, the value it got and the remedy.
 """

@@ -86,7 +86,7 @@ class Standalone:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(20)
+                self.process.wait(10)
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
@@ -163,6 +163,8 @@ def _write_config(home: Path, url: str, api: int, triggerer: int, worker: int, c
         },
         "api": {"host": "127.0.0.1", "port": str(api), "base_url": url, "workers": "1", "secret_key": secret},
         "api_auth": {"jwt_secret": secret},
+        # SQLite's writers take turns, and would give up after five seconds
+        "database": {"sql_alchemy_conn": f"sqlite:///{home}/airflow.db?timeout=120"},
         # of a machine that is busy with Spark, answers come late, and DAG files need no second look every half minute
         "workers": {"execution_api_timeout": "60"},
         "dag_processor": {"min_file_process_interval": "600"},
