@@ -14,7 +14,7 @@ SECONDS := 60
 SEED ?= 1
 NIGHTS ?= 10
 
-.PHONY: help setup airflow-setup peers-setup demo run reproduce test test-unit test-conformance test-spark test-ddp test-dags check audit format wheel clean bench-census bench-census-hits bench-capture bench-ingest bench-train bench-predict bench-choices results results-quick drill-kill drill-nights drill-cluster fuzz airflow
+.PHONY: help setup airflow-setup peers-setup demo run reproduce test test-unit test-conformance test-spark test-ddp test-dags check audit format wheel clean bench-census bench-census-hits bench-capture bench-ingest bench-train bench-predict bench-choices results results-quick drill-kill drill-nights drill-cluster fuzz airflow cluster cluster-stop
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -100,8 +100,13 @@ drill-kill: setup ## kill an ingest at 20 random moments and look at what is lef
 drill-nights: setup ## nights in a row, each with a fault at random, beside nights without: make drill-nights [SEED=1] [NIGHTS=10], minutes
 	@$(PY) tests/drills/nights.py --seed $(SEED) --nights $(NIGHTS)
 
-drill-cluster: setup ## an ingest on a standalone cluster of this machine, one worker of which is killed: minutes
-	@$(PY) tests/drills/cluster.py
+drill-cluster: wheel ## the whole way on a standalone cluster of this machine, and an ingest of which a worker is killed: minutes
+	@$(PY) tests/drills/cluster.py dist/*.zip
+
+cluster: setup ## start a standalone cluster of this machine; prints its address (make cluster-stop ends it)
+	@$(PY) tests/drills/standalone.py start var/cluster
+cluster-stop: setup
+	@$(PY) tests/drills/standalone.py stop var/cluster
 
 fuzz: setup peers-setup ## search for captures that break the reader: make fuzz [SECONDS=60] [CAPTURES=DIR, to start from]
 	@$(PY) tests/fuzz/fuzz_capture.py --seconds $(SECONDS) $(if $(CAPTURES),--seeds "$(CAPTURES)")

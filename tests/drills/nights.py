@@ -149,13 +149,14 @@ class Nights:
                 break
         return answer
 
-    def write_dataset(self, days: Sequence[str]) -> Answer:
+    def write_dataset(self, days: Sequence[str], root: str = "") -> Answer:
         dates = [part for day in days for part in ("--date", day)]
         labels = self._folder / "devices.yaml"
         listed = [{"name": f"device-{n}", "mac": mac(n).hex(":")} for n in range(_DEVICES)]
         labels.write_text(json.dumps({"devices": listed}))  # JSON is YAML, too
         named = ["--labels", str(labels), "--dataset", "all"]
-        return ask("write_dataset", self.layers("dataset.protocol=random_flow"), "--site", "home", *dates, *named)
+        layers = self.layers("dataset.protocol=random_flow", f"storage.root={root or self.root}")
+        return ask("write_dataset", layers, "--site", "home", *dates, *named)
 
     def layers(self, *settings: str) -> list[str]:
         small = [f"storage.root={self.root}", "spark.master=local[2]", "capture.split_bytes=8192"]

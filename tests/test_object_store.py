@@ -1,0 +1,205 @@
+"""Tables on an object store: the S3 API, spoken by pyarrow's client with moto's server, a stand-in for a real one."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyarrow import fs
+
+from iotid.errors import PartitionError, UserError
+from iotid.flows import read_flows
+from iotid.storage import PartFile, Store, open_filesystem, remove_attempts, rows_promised
+
+_TESTS = Path(__file__).parent
+_SERVER = _TESTS.parent / ".venv-peers" / "bin" / "moto_server"
+KEYS = {"site": "a", "capture_date": "2026-01-10"}
+
+pytestmark = pytest.mark.spark
+
+
+@pytest.fixture(scope="module")
+def bucket(spark: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An empty bucket; this process, and all that Spark starts, know where it is."""
+    if not _SERVER.exists():
+        pytest.skip("moto is not installed: make peers-setup")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    told = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_REGION": "us-east-1"}
+    told |= {"AWS_ACCESS_KEY_ID": "iotid", "AWS_SECRET_ACCESS_KEY": "iotid", "AWS_EC2_METADATA_DISABLED": "true"}
+    log = tmp_path_factory.mktemp("s3") / "log"
+    with log.open("wb") as out, pytest.MonkeyPatch.context() as patch:
+        for name, value in told.items():
+            patch.setenv(name, value)
+            patch.setitem(spark.sparkContext.environment, name, value)
+        server = subprocess.Popen([_SERVER, "-H", "127.0.0.1", "-p", str(port)], stdout=out, stderr=out)
+        try:
+            _await(port, server, log)
+            place = {"endpoint_override": f"127.0.0.1:{port}", "scheme": "http", "region": "us-east-1"}
+            fs.S3FileSystem(allow_bucket_creation=True, **place).create_dir("tables")
+            yield "s3://tables"
+        finally:
+            server.terminate()
+            server.wait()
+
+
+def _await(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
+    while server.poll() is None:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
+            return
+        time.sleep(0.1)
+    raise AssertionError(log.read_text())
+
+
+def _write(store: Store, text: str) -> None:
+    with store.write("flows", KEYS) as staged:
+        staged.write_text("part.txt", text)
+        staged.metadata["rows"] = len(text)
+
+
+def _read(store: Store) -> str:
+    filesystem, path = open_filesystem(store.open("flows", KEYS).uri)
+    with filesystem.open_input_file(f"{path}/part.txt") as file:
+        return bytes(file.read()).decode()
+
+
+def _objects(root: str) -> list[str]:
+    filesystem, path = open_filesystem(root)
+    found = filesystem.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
+    return sorted(info.path for info in found if info.is_file)
+
+
+def test_store__a_partition_is_absent_until_its_marker_names_it_and_is_replaced_at_once(bucket: str) -> None:
+    root = f"{bucket}/replaced"
+    store = Store(root)
+    with pytest.raises(PartitionError, match="run iotid assemble-flows first"):
+        store.open("flows", KEYS)
+    with store.write("flows", KEYS) as staged:
+        staged.write_text("part.txt", "old")
+        assert not Store(root).exists("flows", KEYS)
+    partition = store.open("flows", KEYS)
+    assert (partition.metadata["schema_version"], _read(store)) == (1, "old")
+    with store.write("flows", KEYS) as staged:
+        staged.write_text("part.txt", "new")
+        assert _read(Store(root)) == "old"
+    assert _read(store) == "new"
+    assert store.partitions("flows") == [KEYS]
+    assert len(_objects(root)) == 4, "the pointer, and marker, metadata and the file of one version"
+
+
+def test_store__a_failed_write_changes_nothing(bucket: str) -> None:
+    store = Store(f"{bucket}/failed")
+    _write(store, "old")
+    before = _objects(store.root)
+    with pytest.raises(ZeroDivisionError), store.write("flows", KEYS) as staged:
+        staged.write_text("part.txt", str(1 / 0))
+    assert _read(store) == "old"
+    assert _objects(store.root) == before
+
+
+def test_store__what_a_dead_run_left_is_removed_days_later_and_not_before(bucket: str) -> None:
+    store = Store(f"{bucket}/dead")
+    filesystem, base = open_filesystem(store.uri("flows", KEYS))
+    young, old = (
+        f"{base}/version-{when:%Y%m%dT%H%M%S}-0/part.txt" for when in (datetime.now(UTC), datetime(2026, 1, 1))
+    )
+    for path in (young, old):
+        filesystem.create_dir(path.rpartition("/")[0])
+        with filesystem.open_output_stream(path) as file:
+            file.write(b"half")
+    _write(store, "whole")
+    assert young in _objects(store.root)
+    assert old not in _objects(store.root)
+    assert _read(store) == "whole"
+
+
+def test_store__of_runs_at_once_one_stands_whole(bucket: str) -> None:
+    root = f"{bucket}/at-once"
+    runs = [threading.Thread(target=_write, args=(Store(root), text * 1000)) for text in "abcd"]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    text = _read(Store(root))
+    assert text in {name * 1000 for name in "abcd"}
+    assert Store(root).open("flows", KEYS).metadata["rows"] == 1000
+
+
+def test_store__options_in_its_address_are_refused() -> None:
+    with pytest.raises(UserError, match="AWS_ENDPOINT_URL"):
+        Store("s3://tables?region=x")
+
+
+def test_part_file__gets_its_name_when_it_is_whole(bucket: str) -> None:
+    folder = f"{bucket}/parts"
+    filesystem, path = open_filesystem(folder)
+    table = pa.table({"number": [1, 2, 3]})
+    for attempt, whole in ((7, False), (8, True)):
+        file = PartFile(folder, "part-0.parquet", attempt, table.schema, 2)
+        file.write(table)
+        file.close(whole=whole)
+    remove_attempts(filesystem, path)
+    assert _objects(folder) == ["tables/parts/part-0.parquet"]
+    assert rows_promised(filesystem, path) == 3
+
+
+def test_steps__from_captures_to_census_are_those_of_a_local_folder(
+    bucket: str,
+    spark: Any,
+    tmp_path: Path,
+    module_at: Callable[[Path], ModuleType],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Captures and tables are objects; two nights, of which the second takes up what the first left open."""
+    monkeypatch.chdir(tmp_path)  # where MLflow on SQLite leaves its artifacts
+    drill = module_at(_TESTS / "drills" / "nights.py")
+    nights = drill.Nights(tmp_path, tmp_path / "local", seed=1)
+    days = [nights.day(0), nights.day(1)]
+    for day in days:
+        nights.mend(day)
+    filesystem, base = open_filesystem(f"{bucket}/captures")
+    fs.copy_files(
+        str(tmp_path / "captures"), base, source_filesystem=fs.LocalFileSystem(), destination_filesystem=filesystem
+    )
+    places = {f"{bucket}/run": f"{bucket}/captures", str(tmp_path / "local"): str(tmp_path / "captures")}
+    small = ["training.epochs=2", "training.ranks=1", "model.embedding_size=8", "model.hidden_size=8"]
+    small += ["evaluation.baselines=[]", "evaluation.bootstrap=20", "promotion.min_macro_f1=0"]
+    for number, (root, captures) in enumerate(places.items()):
+        layers = nights.layers(*small, f"storage.root={root}", f"tracking.uri=sqlite:///{tmp_path}/{number}.db")
+        home = ["--site", "home"]
+        for day in days:
+            night = [*home, "--date", day]
+            assert drill.ask("split_pcaps", layers, "--captures", f"{captures}/home/{day}", *night) == (0, [])
+            assert drill.ask("assemble_flows", layers, *night) == (0, [])
+        assert nights.write_dataset(days, root) == (0, [])
+        for step in ("train", "evaluate", "promote"):
+            assert drill.ask(step, layers, "--dataset", "all") == (0, [])
+        assert drill.ask("take_census", layers, *night) == (0, [])
+    here, there = (Store(root) for root in places)
+    for table in ("splits", "flows", "datasets", "reports", "decisions", "census"):
+        assert here.partitions(table) == there.partitions(table) != []
+    _same_flows(spark, here, there)
+    assert (
+        here.open("datasets", {"name": "all"}).metadata["rows"]
+        == there.open("datasets", {"name": "all"}).metadata["rows"]
+    )
+    assert here.open("census", {"site": "home", "capture_date": days[1]}).metadata["labels"]
+
+
+def _same_flows(spark: Any, here: Store, there: Store) -> None:
+    told = []
+    for store in (here, there):
+        table = read_flows(spark, [store.open("flows", keys) for keys in store.partitions("flows")]).toArrow()
+        told.append(sorted(str(row) for row in table.drop_columns(["capture_file"]).to_pylist()))
+    assert told[0] == told[1] != []
