@@ -125,7 +125,10 @@ def _summary(settings: Settings, nights: Sequence[Night], dataset: str, seconds:
         census = store.open("census", {"site": night.site, "capture_date": night.date})
         statuses = ", ".join(f"{count:,} {status}" for status, count in census.metadata["status"].items() if count)
         changes = ", ".join(f"{count:,} {change}" for change, count in census.metadata["changes"].items() if count)
-        lines.append(f"  {night.site} {night.date}: {census.metadata['devices']:,} devices: {statuses}; {changes}")
+        groups = f" in {count:,} group{'s' * (count != 1)}" if (count := census.metadata["groups"]) else ""
+        lines.append(
+            f"  {night.site} {night.date}: {census.metadata['devices']:,} devices: {statuses}{groups}; {changes}"
+        )
         lines.append(f"    page: {census.uri}/_census.html")
     lines += [
         "",

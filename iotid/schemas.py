@@ -69,6 +69,9 @@ def _arrow_type(text: str) -> Any:
         "timestamp": pa.timestamp("us", tz="UTC"),
         "date": pa.date32(),
         "runner_up": pa.struct([pa.field("label", pa.string()), pa.field("confidence", pa.float64())]),
+        "one_of_several": pa.struct(
+            [(name, pa.string()) for name in ("label", "vendor", "type")] + [("confidence", pa.float64())]
+        ),
     }
     return special[text] if text in special else pa.type_for_alias(text)
 
@@ -239,24 +242,39 @@ PREDICTIONS = Table(
     ),
 )
 
-CENSUS = Table(
+CENSUS = Table(  # version 2: novelty; version 3: several, group, and the groups beside it
     "census",
-    2,
+    3,
     (
         Column("site", "string", "site"),
         Column("capture_date", "date", "night"),
         Column("device_id", "string", "MAC of the device, or its address where no MAC is shown; or its pseudonym"),
-        Column("status", "string", "known, undecided (too little evidence) or unknown (fits nothing learned)"),
+        Column(
+            "status",
+            "string",
+            "known, several (devices behind one address), undecided (too little evidence) or unknown (fits nothing "
+            "learned)",
+        ),
         Column("label", "string", "the class voted for; null unless known", nullable=True),
         Column("vendor", "string", "vendor of that class in the device list", nullable=True),
         Column("type", "string", "type of that class in the device list", nullable=True),
         Column("confidence", "float64", "share of the evidence behind the best class, 0 to 1"),
         Column("runners_up", "list<runner_up>", "next best classes (without a label the best, too) and their shares"),
         Column(
+            "several",
+            "list<one_of_several>",
+            "the kinds found together, those with most flows first; label null where it could be one of several "
+            "look-alikes; confidence: mean probability of what is named, among the flows that are sure of the kind; "
+            "empty unless several",
+        ),
+        Column(
             "novelty",
             "float64",
             "how unlike all that training showed, 0 to 1; null: the model cannot tell",
             nullable=True,
+        ),
+        Column(
+            "group", "string", "unknown devices that are alike have one; null unless unknown, see groups", nullable=True
         ),
         Column(
             "flows", "int64", "flows used; 0 of a device that is gone or away, whose row else tells of its last night"
@@ -271,8 +289,27 @@ CENSUS = Table(
             "against the census before: new, same, changed, back (after nights of absence), gone (there then, not "
             "tonight), away (absent then, too); first: no census before whose identifiers are the same",
         ),
-        Column("previous_label", "string", "label of the census before, where it had one", nullable=True),
+        Column(
+            "previous_label",
+            "string",
+            "label of the census before, where it had one; of several by name, joined by +",
+            nullable=True,
+        ),
         Column("watched", "bool", "on the watch list"),
     ),
     ("site", "capture_date"),
+)
+
+GROUPS = Table(  # beside a night's census: what makes its unknown devices alike, and finds them again the next night
+    "groups",
+    1,
+    (
+        Column("group", "string", "name of the group, for as long as the census remembers a device of it"),
+        Column("services", "list<string>", "transport and server port of most of its flows, as in TCP 8883"),
+        Column(
+            "protocol", "list<int32>", "IANA protocol number of each payload that its devices send; -1: they do not"
+        ),
+        Column("payload_length", "list<int32>", "bytes of that payload"),
+        Column("share", "list<float64>", "how common it is: the mean of the devices' shares, which sum to 1"),
+    ),
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -74,6 +74,18 @@ def write_demo(folder: Path, seed: int = 1) -> None:
     ]
     text = yaml.safe_dump({"devices": devices}, sort_keys=False)
     (folder / "devices.yaml").write_text(text, encoding="utf-8")
+
+
+def write_units(path: Path, units: Mapping[str, int], night: str = NIGHTS[0], seed: int = 1) -> dict[str, str]:
+    """Write one pcap of a made-up night with so many units of each model of KINDS; the model of each MAC.
+
+    The same units have the same addresses on every night.
+    """
+    models = [model for model, count in units.items() for _ in range(count)]
+    members = [_unit("units", 3, number, model) for number, model in enumerate(models)]
+    site = Site("units", _host(3, 1, wired=True), tuple(members), (Container(path.name),))
+    _write_night(path.parent, site, night, Network(), random.Random(f"{seed} {night}"))
+    return {unit.host.mac: unit.kind.model for unit in members}
 
 
 def _sites() -> tuple[Site, Site]:

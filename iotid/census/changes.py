@@ -1,8 +1,10 @@
 """Tonight's census against the one before it at the same site; pure functions on tables.
 
-What is compared is what the two say of a device: its label, or that it is unknown. Too little evidence is no opinion,
-so nothing changes from or to `undecided`. A model change is no network change: the caller gives the earlier census as
-tonight's model makes it, or says that the two cannot be compared, and then no label counts as changed.
+What is compared is what the two say of a device: its label, the names of several behind its address, or that it is
+unknown. A device has changed where tonight says what the census before did not. Too little evidence is no opinion, so
+nothing changes from or to `undecided`; and that one of several has sent too little tonight to be found again does not
+say that it left. A model change is no network change: the caller gives the earlier census as tonight's model makes it,
+or says that the two cannot be compared, and then no label counts as changed.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from iotid.model.status import UNDECIDED, UNKNOWN
+from iotid.census.vote import names_of_several
+from iotid.dataset.arrays import one_chunk
+from iotid.model.status import KNOWN, SEVERAL, UNKNOWN
 from iotid.schemas import CENSUS
 
 FIRST, NEW, SAME, CHANGED, BACK, GONE, AWAY = CHANGES = ("first", "new", "same", "changed", "back", "gone", "away")
@@ -35,18 +39,44 @@ def compare(tonight: pa.Table, earlier: pa.Table | None, *, comparable: bool, re
         return _in_order(tonight, change, pa.nulls(tonight.num_rows, pa.string())).sort_by("device_id")
     before = pc.index_in(tonight["device_id"], value_set=earlier["device_id"])
     was_absent_N = pc.is_in(earlier["change"], value_set=pa.array(ABSENT)).take(before)
-    differs = pc.and_(pc.fill_null(pc.not_equal(_opinion(tonight), _opinion(earlier).take(before)), False), comparable)
+    differs = pc.and_(_says_more(tonight, earlier), comparable)
     change = pc.if_else(differs, CHANGED, SAME)
     change = pc.if_else(pc.fill_null(was_absent_N, False), BACK, change)
     change = pc.if_else(pc.is_null(before), NEW, change)
-    present = _in_order(tonight, change, earlier["label"].take(before))
+    present = _in_order(tonight, change, name_of(earlier).take(before))
     return pa.concat_tables([present, _absent(tonight, earlier, remember_days)]).sort_by("device_id")
 
 
-def _opinion(census: pa.Table) -> pa.ChunkedArray:
-    """The label, or the word for unknown (no label is empty, so neither is mistaken for it); null where undecided."""
-    unknown = pc.if_else(pc.equal(census["status"], UNKNOWN), "", census["label"])
-    return pc.if_else(pc.equal(census["status"], UNDECIDED), None, unknown)
+def name_of(census: pa.Table) -> pa.ChunkedArray:
+    """The label; of several devices their names in order, joined by +; null where there is none."""
+    said = _said(census).sort_by([("row", "ascending"), ("name", "ascending")])
+    counts_N = np.bincount(said["row"].to_numpy(), minlength=len(census))
+    offsets = np.concatenate([[0], np.cumsum(counts_N)]).astype(np.int32)
+    names = pc.binary_join(pa.ListArray.from_arrays(pa.array(offsets), one_chunk(said["name"])), " + ")
+    return pc.if_else(pc.is_in(census["status"], value_set=pa.array([KNOWN, SEVERAL])), names, None)
+
+
+def _says_more(tonight: pa.Table, earlier: pa.Table) -> pa.ChunkedArray:
+    """bool of tonight's devices: the earlier census had an opinion of it, and did not say all that tonight's does."""
+    said, said_before = _said(tonight), _said(earlier)
+    pairs, pairs_before = (
+        pc.binary_join_element_wise(table["device_id"], table["name"], "\n") for table in (said, said_before)
+    )
+    more = said["device_id"].filter(pc.invert(pc.is_in(pairs, value_set=pairs_before)))
+    was_said = pc.is_in(tonight["device_id"], value_set=said_before["device_id"])
+    return pc.and_(was_said, pc.is_in(tonight["device_id"], value_set=more))
+
+
+def _said(census: pa.Table) -> pa.Table:
+    """All that the census says of its devices, one a row: the label, each of several by name, or "" (no label is empty)
+    where unknown."""
+    several = one_chunk(census["several"])
+    names = names_of_several(several.flatten())
+    single = pc.if_else(pc.equal(census["status"], UNKNOWN), "", census["label"])
+    rows = pa.table({"row": pa.array(np.arange(len(census))), "name": single})
+    of_several = pa.table({"row": pc.list_parent_indices(several), "name": names})
+    said = pa.concat_tables([rows.filter(pc.is_valid(single)), of_several])
+    return said.append_column("device_id", census["device_id"].take(said["row"]))
 
 
 def _absent(tonight: pa.Table, earlier: pa.Table, remember_days: int) -> pa.Table:
@@ -59,12 +89,12 @@ def _absent(tonight: pa.Table, earlier: pa.Table, remember_days: int) -> pa.Tabl
         kept = pc.or_(remembered, pc.invert(is_away))
         missing, is_away = missing.filter(kept), is_away.filter(kept)
     zero = pa.array(np.zeros(missing.num_rows, np.int64))
-    for name, column in (("flows", zero), ("bytes", zero), ("watched", pc.equal(zero, 1))):
-        missing = missing.set_column(missing.column_names.index(name), name, column)
-    return _in_order(missing, pc.if_else(is_away, AWAY, GONE), missing["label"])
+    for field, column in (("flows", zero), ("bytes", zero), ("watched", pc.equal(zero, 1))):
+        missing = missing.set_column(missing.column_names.index(field), field, column)
+    return _in_order(missing, pc.if_else(is_away, AWAY, GONE), name_of(missing))
 
 
 def _in_order(rows: pa.Table, change: pa.Array, previous_label: pa.Array) -> pa.Table:
     schema = CENSUS.arrow_schema(stored=True)
-    given = {name: rows[name] for name in rows.column_names} | {"change": change, "previous_label": previous_label}
-    return pa.table([given[name] for name in schema.names], schema=schema)
+    given = {field: rows[field] for field in rows.column_names} | {"change": change, "previous_label": previous_label}
+    return pa.table([given[field] for field in schema.names], schema=schema)

@@ -1,4 +1,4 @@
-"""The census for a person: a self-contained HTML page, and a CSV. Nothing in either is trusted: names come from lists.
+"""The census for a person: a self-contained HTML page, and two CSVs. Nothing in them is trusted: names come from lists.
 
 The page asks the network for nothing. It carries all devices as JSON and draws one leaf of the table at a time, so that
 a hundred thousand of them stay usable.
@@ -19,12 +19,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from pyarrow import csv
 
-from iotid.census.changes import ABSENT, BACK, CHANGED, GONE, NEW
-from iotid.model.status import KNOWN, UNDECIDED, UNKNOWN
+from iotid.census.changes import ABSENT, BACK, CHANGED, GONE, NEW, name_of
+from iotid.census.vote import names_of_several
+from iotid.dataset.arrays import one_chunk
+from iotid.model.status import KNOWN, SEVERAL, UNDECIDED, UNKNOWN
 
 _BARS = 12  # of a chart; what is beyond is one bar of "others"
 _LISTED = 10  # devices shown of a section; the table shows them all
-_CODED = ("status", "label", "vendor", "type", "change", "previous_label")  # few values: sent once, then by number
+# few values: sent once, then by number
+_CODED = ("status", "label", "vendor", "type", "group", "change", "previous_label")
 _FORMULA = r"^[=+\-@\t\r]"  # what a spreadsheet would run
 
 
@@ -33,18 +36,41 @@ def render_csv(census: pa.Table) -> str:
 
     Text that a spreadsheet would run as a formula gets an apostrophe before it.
     """
-    columns = _flat(census)
-    for name, column in columns.items():
-        if pa.types.is_string(column.type):
-            runs = pc.match_substring_regex(column, _FORMULA)
-            columns[name] = pc.if_else(runs, pc.binary_join_element_wise("'", column, ""), column)
-    out = io.BytesIO()
-    csv.write_csv(pa.table(columns), out)
-    return out.getvalue().decode()
+    return _csv(_flat(census))
 
 
-def render_page(census: pa.Table, facts: Mapping[str, Any]) -> str:
-    """The page of one night. ``facts`` is what the partition's metadata says, with site and capture_date."""
+def render_groups_csv(census: pa.Table, groups: pa.Table) -> str:
+    """One line per group of unknown devices that are there, largest first, under a header; text as in the other CSV."""
+    lines = group_lines(census, groups)
+    services = pc.binary_join(one_chunk(lines["services"]), ", ")
+    return _csv({name: lines[name] for name in lines.column_names} | {"services": services})
+
+
+def group_lines(census: pa.Table, groups: pa.Table) -> pa.Table:
+    """Of each group with devices that are there, largest first: how many, new ones, flows, bytes, services, an example.
+
+    ``groups``: GROUPS. The example is the device with most flows; of equals the first.
+    """
+    rows = census.filter(pc.and_(_is_present(census), pc.is_valid(census["group"])))
+    rows = rows.append_column("is_new", pc.equal(rows["change"], NEW)).combine_chunks()
+    by_flows = rows.sort_by([("flows", "descending"), ("device_id", "ascending")]).group_by("group", use_threads=False)
+    sums = [(name, "sum") for name in ("is_new", "flows", "bytes")]
+    lines = by_flows.aggregate([("device_id", "count"), ("device_id", "first"), *sums])
+    place = pc.index_in(lines["group"], value_set=one_chunk(groups["group"]))
+    renamed = {
+        "group": lines["group"],
+        "devices": lines["device_id_count"],
+        "new": lines["is_new_sum"].cast(pa.int64()),
+        "flows": lines["flows_sum"],
+        "bytes": lines["bytes_sum"],
+        "services": groups["services"].take(place),
+        "example": lines["device_id_first"],
+    }
+    return pa.table(renamed).sort_by([("devices", "descending"), ("group", "ascending")])
+
+
+def render_page(census: pa.Table, groups: pa.Table, facts: Mapping[str, Any]) -> str:
+    """The page of one night. ``groups``: GROUPS; ``facts``: the partition's metadata, with site and capture_date."""
     environment = Environment(
         loader=PackageLoader("iotid.census", "."),
         autoescape=True,
@@ -52,27 +78,30 @@ def render_page(census: pa.Table, facts: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    present = census.filter(pc.invert(pc.is_in(census["change"], value_set=pa.array(ABSENT))))
+    present = census.filter(_is_present(census))
+    lines = group_lines(census, groups)
     known = present.filter(pc.equal(present["status"], KNOWN))
     return environment.get_template("census.html.j2").render(
         facts=facts,
         charts={"Type": _bars(known["type"]), "Vendor": _bars(known["vendor"])},
         sections=_sections(census),
+        groups={"count": len(lines), "rows": lines.slice(0, _LISTED).to_pylist()},
         packets_left=sum(count for reason, count in facts["packets"].items() if reason != "flow"),
-        data=_script_json(_columns(census)),
+        data=_script_json(_columns(census) | _group_columns(census, lines)),
     )
 
 
 def _sections(census: pa.Table) -> list[dict[str, Any]]:
     """What an operator acts on, most pressing first: title, view of the table that shows all, number, first rows."""
-    change, status = census["change"], census["status"]
-    is_present = pc.invert(pc.is_in(change, value_set=pa.array(ABSENT)))
+    change, status, is_present = census["change"], census["status"], _is_present(census)
+    census = census.append_column("name", name_of(census))
     wanted = {
         ("watched", "On the watch list"): census["watched"],
         (CHANGED, "Changed"): pc.equal(change, CHANGED),
         (NEW, "New"): pc.equal(change, NEW),
         (BACK, "Back"): pc.equal(change, BACK),
         (GONE, "Gone"): pc.equal(change, GONE),
+        (SEVERAL, "Several behind one address"): pc.and_(is_present, pc.equal(status, SEVERAL)),
         (UNKNOWN, "Unknown"): pc.and_(is_present, pc.equal(status, UNKNOWN)),
         (UNDECIDED, "Undecided"): pc.and_(is_present, pc.equal(status, UNDECIDED)),
     }
@@ -98,12 +127,12 @@ def _bars(names: pa.ChunkedArray) -> list[tuple[str, int, float]]:
 
 def _columns(census: pa.Table) -> dict[str, Any]:
     """The rows for the page's script, column by column."""
-    flat = _flat(census)
+    flat = _flat(census) | {"label": name_of(census)}
     columns: dict[str, Any] = {}
     for name in _CODED:
         coded = flat[name].combine_chunks().dictionary_encode()
         columns[name] = {"names": coded.dictionary.to_pylist(), "codes": coded.indices.fill_null(-1).to_pylist()}
-    for name in ("device_id", "flows", "bytes", "watched", "addresses", "runners_up"):
+    for name in ("device_id", "flows", "bytes", "watched", "addresses", "runners_up", "several"):
         columns[name] = flat[name].to_pylist()
     columns["confidence"] = pc.round(census["confidence"], 3).to_pylist()
     for name in ("first_seen", "last_seen"):
@@ -111,20 +140,47 @@ def _columns(census: pa.Table) -> dict[str, Any]:
     return columns
 
 
-def _flat(census: pa.Table) -> dict[str, pa.ChunkedArray]:
-    """The columns without lists: addresses joined by blanks, runners-up as "label 12 %; label 3 %"."""
-    columns = {name: census[name] for name in census.column_names}
-    listed = census["runners_up"].combine_chunks()
-    percent = pc.cast(pc.round(pc.multiply(listed.flatten().field("confidence"), 100)).cast(pa.int64()), pa.string())
-    texts = pc.binary_join_element_wise(
-        listed.flatten().field("label"), pc.binary_join_element_wise(percent, "%", " "), " "
-    )
-    offsets = np.concatenate([[0], np.cumsum(pc.list_value_length(listed).to_numpy())]).astype(np.int32)
-    columns["runners_up"] = pc.binary_join(pa.ListArray.from_arrays(pa.array(offsets), texts), "; ")
-    columns["addresses"] = pc.binary_join(census["addresses"], " ")
+def _group_columns(census: pa.Table, lines: pa.Table) -> dict[str, Any]:
+    """For the page's script: how many devices each row stands for as the example of its group, else 0; and services."""
+    place = pc.index_in(census["device_id"], value_set=one_chunk(lines["example"]))
+    services = pc.binary_join(one_chunk(lines["services"]), ", ").to_pylist()
     return {
-        name: pa.chunked_array([column]) if isinstance(column, pa.Array) else column for name, column in columns.items()
+        "stands_for": pc.fill_null(lines["devices"].take(place), 0).to_pylist(),
+        "services": dict(zip(lines["group"].to_pylist(), services, strict=True)),
     }
+
+
+def _flat(census: pa.Table) -> dict[str, pa.ChunkedArray]:
+    """The columns without lists: addresses joined by blanks, classes as "label 12 %; label 3 %"."""
+    columns = {name: census[name] for name in census.column_names}
+    runners_up, several = one_chunk(census["runners_up"]), one_chunk(census["several"])
+    columns["runners_up"] = _shares(runners_up, runners_up.flatten().field("label"))
+    columns["several"] = _shares(several, names_of_several(several.flatten()))
+    columns["addresses"] = pc.binary_join(census["addresses"], " ")
+    return columns
+
+
+def _shares(listed: pa.ListArray, names: pa.Array) -> pa.ChunkedArray:
+    """The lists as texts; ``names`` are those of their classes, end to end."""
+    confidence = listed.flatten().field("confidence")
+    percent = pc.cast(pc.round(pc.multiply(confidence, 100)).cast(pa.int64()), pa.string())
+    texts = pc.binary_join_element_wise(names, percent, "%", " ")
+    offsets = np.concatenate([[0], np.cumsum(pc.list_value_length(listed).fill_null(0).to_numpy())]).astype(np.int32)
+    return pa.chunked_array([pc.binary_join(pa.ListArray.from_arrays(pa.array(offsets), texts), "; ")])
+
+
+def _csv(columns: dict[str, pa.ChunkedArray]) -> str:
+    for name, column in columns.items():
+        if pa.types.is_string(column.type):
+            runs = pc.match_substring_regex(column, _FORMULA)
+            columns[name] = pc.if_else(runs, pc.binary_join_element_wise("'", column, ""), column)
+    out = io.BytesIO()
+    csv.write_csv(pa.table(columns), out)
+    return out.getvalue().decode()
+
+
+def _is_present(census: pa.Table) -> pa.ChunkedArray:
+    return pc.invert(pc.is_in(census["change"], value_set=pa.array(ABSENT)))
 
 
 def _script_json(value: Any) -> Markup:

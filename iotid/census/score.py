@@ -4,7 +4,8 @@ Two passes over the flows. The first counts every flow under what becomes of it 
 second groups flows by device and sequences, then by sequences alone, so that each distinct sequence of the night is
 scored once and crosses the shuffle once, with the list of the devices that showed it. Workers sum by device the
 evidence of what they scored; only those sums are shuffled again, and voted on. Beside it, where the model learned sets,
-each device's distinct sequences come together once, for what is in them to be counted.
+each device's distinct sequences come together once, for what is in them to be counted. Where that leaves unknown
+devices, a third pass counts what they send, and the driver groups them by it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyspark.sql import Window
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import pandas_udf
 from pyspark.sql.pandas.types import from_arrow_schema
@@ -26,11 +28,13 @@ from scipy.sparse import coo_matrix
 
 from iotid import config
 from iotid.census.devices import Networks, name_devices
-from iotid.census.vote import TALLY, VOTES, Tally, vote
+from iotid.census.groups import MOST, PAYLOAD, PORT, SHOWN, group_devices
+from iotid.census.vote import TALLY, VOTES, Tally, kinds_of, sure_of, vote
 from iotid.dataset.characteristics import unseen_share
 from iotid.errors import AccountingError
 from iotid.model.bundle import DESCRIPTION, WEIGHTS, Predictor
 from iotid.model.sequences import distinct_sequences
+from iotid.model.status import UNKNOWN
 from iotid.schemas import CENSUS
 
 if TYPE_CHECKING:
@@ -71,9 +75,11 @@ def ship_model(spark: SparkSession, folder: Path) -> tuple[ShippedModel, Encodin
 
 @dataclass(frozen=True)
 class Scored:
-    """A night's devices, in order, with the columns of VOTES and of their traffic; and what became of every flow."""
+    """A night's devices, in order, with the columns of VOTES, of their traffic and their group; the groups (GROUPS) of
+    this night and of those before; and what became of every flow."""
 
     devices: pa.Table
+    groups: pa.Table
     flows_of_devices: int
     flows_of_other_protocols: int
     flows_without_device: dict[str, int]
@@ -83,8 +89,12 @@ class Scored:
         return self.flows_of_devices + self.flows_of_other_protocols + sum(self.flows_without_device.values())
 
 
-def score_night(flows: DataFrame, model: ShippedModel, encoding: Encoding, settings: config.Census) -> Scored:
-    """Score the flows of one night (FLOWS) and vote on what each device is.
+def score_night(
+    flows: DataFrame, model: ShippedModel, encoding: Encoding, settings: config.Census, groups: pa.Table
+) -> Scored:
+    """Score the flows of one night (FLOWS), vote on what each device is, and group those that are unknown.
+
+    ``groups`` (GROUPS) are those of the nights before.
 
     Raises:
         SettingError: a network of ``inside`` is not one.
@@ -108,7 +118,40 @@ def score_night(flows: DataFrame, model: ShippedModel, encoding: Encoding, setti
     for name in _TRAFFIC[1:]:
         devices = devices.append_column(schema.field(name), traffic[name].cast(schema.field(name).type))
     of_others = without.pop(_OTHER_PROTOCOL, 0)
-    return Scored(devices, pc.sum(votes["flows"]).as_py() or 0, of_others, without)
+    devices, groups = _grouped(devices, named, groups, settings.likeness)
+    return Scored(devices, groups, pc.sum(votes["flows"]).as_py() or 0, of_others, without)
+
+
+def _grouped(devices: pa.Table, named: DataFrame, groups: pa.Table, likeness: float) -> tuple[pa.Table, pa.Table]:
+    """The devices with their group (null of those that are not unknown), and the groups (GROUPS)."""
+    unknown = devices["device_id"].filter(pc.equal(devices["status"], UNKNOWN)).combine_chunks()
+    shown = _shown(named, unknown).toArrow().cast(SHOWN) if len(unknown) else SHOWN.empty_table()
+    group, groups = group_devices(unknown, shown, groups, likeness)
+    return devices.append_column("group", group.take(pc.index_in(devices["device_id"], value_set=unknown))), groups
+
+
+def _shown(named: DataFrame, unknown: pa.Array) -> DataFrame:
+    """Of these devices the commonest payloads that they send and ports that they use (SHOWN)."""
+    sent = F.filter(F.arrays_zip("direction", "payload_length"), _is_sent)
+    lengths = F.array_distinct(F.transform(sent, lambda packet: packet["payload_length"]))
+
+    def one(what: str, value: Column) -> Column:
+        return F.struct(F.lit(what).alias("what"), value.alias("value"))
+
+    things = F.concat(F.array(one(PORT, F.col("server_port"))), F.transform(lengths, lambda n: one(PAYLOAD, n)))
+    devices = named.sparkSession.createDataFrame(pa.table({"device_id": unknown}))
+    flows = named.join(F.broadcast(devices), "device_id", "leftsemi")
+    shown = flows.select("device_id", "protocol", F.explode(things).alias("thing"))
+    counted = shown.groupBy("device_id", "thing.what", "protocol", "thing.value").agg(F.count(F.lit(1)).alias("flows"))
+    commonest = Window.partitionBy("device_id", "what").orderBy(F.desc("flows"), "protocol", "value")
+    ranked = counted.withColumn("rank", F.row_number().over(commonest))
+    return ranked.where(F.col("rank") <= MOST).select(*SHOWN.names)
+
+
+def _is_sent(packet: Column) -> Column:
+    """Whether the flow's device sent the packet, and something in it."""
+    by_device = F.when(F.col("client_ip") == F.col("address"), 1).otherwise(-1)
+    return (packet["direction"] == by_device) & (packet["payload_length"] > 0)
 
 
 def _with_outcome(flows: DataFrame, protocols: Sequence[int], inside: Networks) -> DataFrame:
@@ -158,7 +201,7 @@ def _votes(named: DataFrame, model: ShippedModel, encoding: Encoding, settings: 
         tally = Tally(len(labels))
         for batch in batches:
             for start in range(0, batch.num_rows, settings.batch_rows):
-                _score_into(tally, predictor, batch.slice(start, settings.batch_rows), columns)
+                _score_into(tally, predictor, batch.slice(start, settings.batch_rows), columns, settings.sure_from)
         yield from tally.table().to_batches()
 
     def look_at_sets(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -214,7 +257,9 @@ def _look_at_sets(tally: Tally, predictor: Predictor, rows: pa.Table, columns: S
     tally.add_sets(device.dictionary, vote.of_bags(distinct, flows), novelty.scores(distinct, flows))
 
 
-def _score_into(tally: Tally, predictor: Predictor, batch: pa.RecordBatch, columns: Sequence[str]) -> None:
+def _score_into(
+    tally: Tally, predictor: Predictor, batch: pa.RecordBatch, columns: Sequence[str], sure_from: float
+) -> None:
     """Score the batch's distinct sequences and add them to the evidence of every device that showed them."""
     distinct, which = distinct_sequences(predictor.encoding.encode(batch.select(columns)))
     probabilities, summaries = predictor.read(distinct)
@@ -229,4 +274,5 @@ def _score_into(tally: Tally, predictor: Predictor, batch: pa.RecordBatch, colum
         probabilities,
         unseen_share(distinct),
         None if vote is None else vote.of_flows(summaries),
+        sure_of(probabilities, kinds_of(predictor.labels, predictor.encoding.devices), sure_from),
     )

@@ -11,15 +11,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from iotid import config
-from iotid.census.changes import ABSENT, CHANGES, compare
+from iotid.census.changes import ABSENT, CHANGES, compare, name_of
+from iotid.census.groups import NO_GROUPS, with_new
 from iotid.census.pseudonyms import read_pseudonyms
-from iotid.census.report import render_csv, render_page
+from iotid.census.report import render_csv, render_groups_csv, render_page
 from iotid.census.score import Scored, score_night, ship_model
 from iotid.census.vote import watched
 from iotid.errors import AccountingError, DataError, WatchError
 from iotid.flows import read_flows
 from iotid.model.status import STATUSES
-from iotid.schemas import CENSUS
+from iotid.schemas import CENSUS, GROUPS
 from iotid.storage import Partition, Store
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 # names that Spark and pyarrow take for no data
 PAGE, CSV = "_census.html", "_census.csv"
+GROUPS_FILE, GROUPS_CSV = "_groups.parquet", "_groups.csv"
 # how the census before was brought to this one's model and settings
 AS_IT_WAS, SCORED_AGAIN, NOT_COMPARED = "as it was", "scored again", "labels not compared"
 # or why it was not: devices bear other identifiers there, clear ones or those of another key
@@ -56,7 +58,8 @@ def take_census(
     made with the same key cannot be joined with this one: then every device is there for the first time.
 
     Returns:
-        The partition of ``census``: rows of schemas.CENSUS in Parquet, ``_census.csv`` and ``_census.html``.
+        The partition of ``census``: rows of schemas.CENSUS in Parquet, ``_census.csv`` and ``_census.html``; and the
+        groups of unknown devices, schemas.GROUPS in ``_groups.parquet`` and one line for each in ``_groups.csv``.
 
     Raises:
         PartitionError: the night's flows are absent.
@@ -73,25 +76,26 @@ def take_census(
         raise DataError(f"census: {night.uri} {misfit}; assemble this night's flows as those that the model learned")
     made_with = {"model_version": model_version, "settings_hash": config.settings_hash(settings)}
 
-    def rows_of(flows: Partition) -> tuple[pa.Table, Scored]:
-        scored = score_night(read_flows(spark, [flows]), model, encoding, settings)
+    def rows_of(flows: Partition, groups: pa.Table) -> tuple[pa.Table, Scored]:
+        scored = score_night(read_flows(spark, [flows]), model, encoding, settings, groups)
         _account_for_all(flows, scored)
         devices = pseudonyms.rename(scored.devices) if pseudonyms else scored.devices
         return devices.append_column("watched", watched(devices, watchlist)), scored
 
-    tonight, scored = rows_of(night)
     earlier = _latest_before(store, keys)
-    before, how = None, None
-    if earlier and earlier.metadata.get("key_fingerprint") != fingerprint:
-        how = NOT_JOINABLE
-    elif earlier:
+    is_joinable = earlier is not None and earlier.metadata.get("key_fingerprint") == fingerprint
+    tonight, scored = rows_of(night, _stored_groups(earlier) if earlier and is_joinable else NO_GROUPS)
+    groups, before, how = scored.groups, None, NOT_JOINABLE
+    if earlier and is_joinable:
         before, how = _stored_rows(earlier), AS_IT_WAS
         if any(earlier.metadata[name] != value for name, value in made_with.items()):
             how = NOT_COMPARED
             flows = store.open("flows", earlier.keys) if store.exists("flows", earlier.keys) else None
             if flows and not encoding.misfit(flows.metadata["settings"]["flow"]):
-                before, how = _renewed(before, rows_of(flows)[0]), SCORED_AGAIN
+                renewed, again = rows_of(flows, groups)
+                before, how, groups = _renewed(before, renewed), SCORED_AGAIN, with_new(groups, again.groups)
     census = compare(tonight, before, comparable=how != NOT_COMPARED, remember_days=settings.remember_days)
+    groups = groups.filter(pc.is_in(groups["group"], value_set=census["group"].combine_chunks()))
     metadata = {
         **made_with,
         "key_fingerprint": fingerprint,
@@ -102,8 +106,10 @@ def take_census(
     }
     with store.write("census", keys, CENSUS.version) as staged:
         pq.write_table(census, f"{staged.path}/part-0.parquet", filesystem=staged.filesystem)
+        pq.write_table(groups, f"{staged.path}/{GROUPS_FILE}", filesystem=staged.filesystem)
         staged.write_text(CSV, render_csv(census))
-        staged.write_text(PAGE, render_page(census, {**keys, **metadata}))
+        staged.write_text(GROUPS_CSV, render_groups_csv(census, groups))
+        staged.write_text(PAGE, render_page(census, groups, {**keys, **metadata}))
         staged.metadata.update(metadata)
     return store.open("census", keys)
 
@@ -135,7 +141,23 @@ def _latest_before(store: Store, keys: dict[str, str]) -> Partition | None:
 
 
 def _stored_rows(census: Partition) -> pa.Table:
-    return pq.read_table(census.uri, schema=CENSUS.arrow_schema(stored=True), partitioning=None)
+    schema = CENSUS.arrow_schema(stored=True)
+    rows = pq.read_table(census.uri, schema=schema, partitioning=None)
+    if _has_groups(census):
+        return rows
+    none = pa.array([[]] * len(rows), schema.field("several").type)
+    return rows.set_column(schema.get_field_index("several"), schema.field("several"), none)
+
+
+def _stored_groups(census: Partition | None) -> pa.Table:
+    if census is None or not _has_groups(census):
+        return NO_GROUPS
+    return pq.read_table(f"{census.uri}/{GROUPS_FILE}", schema=GROUPS.arrow_schema(), partitioning=None)
+
+
+def _has_groups(census: Partition) -> bool:
+    """Before version 3 there were neither groups nor several devices behind one address."""
+    return bool(census.metadata["schema_version"] >= 3)
 
 
 def _renewed(stored: pa.Table, present: pa.Table) -> pa.Table:
@@ -150,13 +172,14 @@ def _counts(census: pa.Table, scored: Scored) -> dict[str, Any]:
     present = census.filter(pc.invert(pc.is_in(census["change"], value_set=pa.array(ABSENT))))
     status, changes = Counter(present["status"].to_pylist()), Counter(census["change"].to_pylist())
     labels = Counter(label for label in present["label"].to_pylist() if label is not None)
-    watched_labels = Counter(census.filter(census["watched"])["label"].to_pylist())
+    watched_labels = Counter(name_of(census.filter(census["watched"])).to_pylist())
     return {
         "rows": census.num_rows,
         "devices": present.num_rows,
         "status": {name: status[name] for name in STATUSES},
         "labels": dict(sorted(labels.items())),
         "changes": {name: changes[name] for name in CHANGES},
+        "groups": len(pc.unique(present["group"].drop_null())),
         "watched": watched_labels.total(),
         "watched_labels": dict(sorted(watched_labels.items())),
         "flows": scored.flows,

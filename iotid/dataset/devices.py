@@ -180,6 +180,6 @@ def _reason(error: Any) -> str:
     return f"{key}: {error['msg']}, got {error['input']!r}"
 
 
-def merged_name(label: str, told: Mapping[str, str]) -> str:
+def merged_name(label: str, told: Mapping[str, str | None]) -> str:
     """What a label is called where look-alikes are merged: the vendor and type told of it, where both are known."""
     return f"{told['vendor']} {told['type']}" if told.get("vendor") and told.get("type") else label

@@ -1,4 +1,4 @@
-"""What is said of a device in the end: known, undecided or unknown.
+"""What is said of a device in the end: known, several (devices behind one address), undecided or unknown.
 
 The census decides by it, and the evaluation judges what it does to devices of kinds that were never learned.
 
@@ -18,7 +18,7 @@ from iotid.dataset.labels import UNKNOWN as UNLISTED
 if TYPE_CHECKING:
     from iotid import config
 
-KNOWN, UNDECIDED, UNKNOWN = STATUSES = ("known", "undecided", "unknown")
+KNOWN, SEVERAL, UNDECIDED, UNKNOWN = STATUSES = ("known", "several", "undecided", "unknown")
 
 
 def statuses(
@@ -29,7 +29,7 @@ def statuses(
     labels: Sequence[str],
     settings: config.Census,
 ) -> NDArray[np.str_]:
-    """(N,) one of STATUSES for each device.
+    """(N,) one of STATUSES for each device, as if each were one: the census finds those that are several.
 
     It is `unknown` where its flows surprise more than ``max_surprise`` (share of values never seen), the class of
     unlisted devices wins, or its set is new (``is_new_N``); `undecided` with fewer flows than ``min_flows`` or a best

@@ -17,15 +17,25 @@ GIVEN = pa.schema([field for field in STORED if field.name not in ("change", "pr
 
 
 def night(devices: dict[str, str | None], day: int = 0) -> pa.Table:
-    """Rows before the comparison; a device's value is its label, `unknown`, or None for undecided."""
+    """Rows before the comparison; a device's value is its label, several joined by +, `unknown`, or None: undecided."""
+
+    def status(said: str | None) -> str:
+        return (
+            "undecided" if said is None else "unknown" if said == "unknown" else "several" if "+" in said else "known"
+        )
+
     rows = [
         {
             "device_id": device,
-            "status": "undecided" if said is None else "unknown" if said == "unknown" else "known",
-            "label": None if said == "unknown" else said,
+            "status": status(said),
+            "label": said if status(said) == "known" else None,
             "vendor": None, "type": None, "confidence": 0.9, "runners_up": [], "flows": 7, "bytes": 700,
             "first_seen": NOON + timedelta(days=day), "last_seen": NOON + timedelta(days=day, hours=1),
-            "addresses": ["10.0.0.1"], "watched": said == "camera",
+            "addresses": ["10.0.0.1"], "watched": said == "camera", "group": "g1" if said == "unknown" else None,
+            "several": [
+                {"label": label, "vendor": None, "type": None, "confidence": 0.4}
+                for label in (said or "").split("+") if status(said) == "several"
+            ],
         }
         for device, said in devices.items()
     ]  # fmt: skip
@@ -72,6 +82,10 @@ def test_compare__a_gone_device_has_no_flows_and_is_else_what_it_was() -> None:
     assert (row["flows"], row["bytes"], row["watched"]) == (0, 0, False)
     assert (row["label"], row["status"], row["previous_label"]) == ("camera", "known", "camera")
     assert row["last_seen"] == NOON + timedelta(hours=1)
+    unknown = census({"a": "unknown", "b": "plug+camera"}, {})
+    assert (unknown["a"]["group"], unknown["b"]["group"]) == ("g1", None)
+    assert [one["label"] for one in unknown["b"]["several"]] == ["plug", "camera"]
+    assert unknown["b"]["previous_label"] == "camera + plug"
 
 
 def test_compare__an_absent_device_is_forgotten_after_the_days_that_are_set() -> None:
@@ -95,6 +109,13 @@ def test_compare__an_absent_device_is_forgotten_after_the_days_that_are_set() ->
         (None, None, "same"),
         (None, "unknown", "same"),
         ("unknown", None, "same"),
+        ("plug+camera", "camera+plug", "same"),
+        ("plug+camera", "camera+lamp", "changed"),
+        ("plug+camera", "plug", "same"),  # the camera may have sent too little tonight
+        ("plug+camera", "lamp", "changed"),
+        ("plug", "plug+camera", "changed"),
+        ("plug+camera", "unknown", "changed"),
+        ("plug+camera", None, "same"),
     ],
 )
 def test_compare__changed_is_another_opinion_and_undecided_is_none(
@@ -102,7 +123,9 @@ def test_compare__changed_is_another_opinion_and_undecided_is_none(
 ) -> None:
     row = census({"a": before}, {"a": now})["a"]
     assert row["change"] == change
-    assert row["previous_label"] == (None if before == "unknown" else before)
+    assert row["previous_label"] == (
+        None if before == "unknown" else " + ".join(sorted(before.split("+"))) if before else None
+    )
 
 
 def test_compare__of_another_model_labels_are_not_compared_but_presence_is() -> None:

@@ -111,7 +111,7 @@ def test_take_census__names_devices_accounts_for_every_flow_and_writes_table_pag
     told = census.metadata
     assert (told["flows"], told["flows_of_devices"], told["flows_of_other_protocols"]) == (18, 11, 5)
     assert told["flows_without_device"] == {"no_host_address": 1, "outside": 1}
-    assert told["status"] == {"known": 3, "undecided": 1, "unknown": 1}
+    assert told["status"] == {"known": 3, "several": 0, "undecided": 1, "unknown": 1}
     assert told["labels"] == {"camera": 1, "plug": 2}
     assert told["changes"]["first"] == told["devices"] == told["rows"] == 5
     assert (told["watched"], told["model_version"], told["compared_with"]) == (1, "1", None)
@@ -172,7 +172,7 @@ def test_take_census__new_gone_away_back_and_changed_over_four_nights(site: Site
         "same": 1, "back": 2, "gone": 1,
     }  # fmt: skip
     assert fourth.metadata["devices"] == 3
-    assert fourth.metadata["status"] == {"known": 2, "undecided": 0, "unknown": 1}
+    assert fourth.metadata["status"] == {"known": 2, "several": 0, "undecided": 0, "unknown": 1}
 
 
 def test_take_census__again_or_with_other_batches_and_partitions_gives_the_same_rows(site: Site) -> None:
@@ -208,6 +208,48 @@ def test_take_census__another_model_is_no_change_of_the_network(site: Site, mode
     assert blind.metadata["compared_with"] == {"capture_date": "2026-01-02", "how": "labels not compared"}
     told = {row["device_id"]: row["change"] for row in stored(blind).to_pylist()}
     assert told == {A: "same", B: "same", C: "back"}
+
+
+def groups_of(census: Partition) -> set[str]:
+    return set(pq.read_table(f"{census.uri}/_groups.parquet", partitioning=None)["group"].to_pylist())
+
+
+def test_take_census__groups_keep_their_names_while_the_census_remembers_a_device_of_theirs(
+    site: Site, model_folder: Callable[..., Path]
+) -> None:
+    site.devices(1, a="odd", b="odd", c="camera")
+    site.devices(2, a="camera", b="camera", c="camera")
+    site.devices(3, b="odd", c="camera", d="odd")
+    first = site.rows(1)
+    name = first[A]["group"]
+    assert (first[A]["group"], first[B]["group"], first[C]["group"]) == (name, name, None)
+    assert groups_of(site.census(1)) == {name}
+    assert site.census(1).metadata["groups"] == 1
+    assert groups_of(site.census(2)) == set()  # both have a name now, and nobody of the group is away
+    again = site.census(3, version="2", model=model_folder(("webcam", "socket")))
+    rows = {row["device_id"]: row for row in stored(again).to_pylist()}
+    assert rows[B]["group"] == rows[D]["group"] == name  # of what it sends, so the same where nothing is remembered
+    site.devices(4, c="camera")
+    absent = {row["device_id"]: row for row in stored(site.census(4)).to_pylist()}
+    assert (absent[B]["change"], absent[B]["group"], absent[C]["group"]) == ("gone", name, None)
+    assert groups_of(site.census(4)) == {name}
+    assert absent.keys() == {A, B, C, D}
+    assert site.census(4).metadata["groups"] == 0
+
+
+def test_take_census__a_census_of_version_1_before_it_has_no_groups_and_no_several(site: Site) -> None:
+    site.devices(1, a="odd", b="camera")
+    site.devices(2, b="camera")
+    before = site.census(1)
+    rows = stored(before).drop_columns(["several", "group"])
+    with site.store.write("census", before.keys, 1) as staged:
+        pq.write_table(rows, f"{staged.path}/part-0.parquet")
+        staged.metadata |= {name: before.metadata[name] for name in ("model_version", "settings_hash")}
+    after = site.rows(2)
+    assert {device: (row["change"], row["previous_label"], row["group"]) for device, row in after.items()} == {
+        A: ("gone", None, None), B: ("same", "camera", None),
+    }  # fmt: skip
+    assert after[A]["several"] == []
 
 
 def test_take_census__an_empty_night_is_a_whole_census_on_which_all_are_gone(site: Site) -> None:

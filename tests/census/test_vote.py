@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from scipy.sparse import csr_matrix
 
-from iotid.census.vote import VOTES, Tally, vote, watched
+from iotid.census.vote import VOTES, Tally, kinds_of, sure_of, vote, watched, width
 from iotid.config import Census, Watchlist, load_settings
 from iotid.model.bundle import Learned
 from iotid.model.novelty import Novelty
@@ -20,26 +20,38 @@ from iotid.model.vote import LearnedVote
 LABELS = ("camera", "plug", "scale", "lamp", "bell")
 DEVICES = {label: {"vendor": f"{label} works", "type": label, "model": ""} for label in LABELS}
 SETTINGS = load_settings(
-    overrides=["census.min_flows=3", "census.min_confidence=0.6", "census.max_surprise=0.5"]
-).census
+    overrides=[
+        "census.min_flows=3", "census.min_confidence=0.6", "census.max_surprise=0.5",
+        "census.sure_from=0.8", "census.several_flows=3", "census.several_share=0.2",
+    ]
+).census  # fmt: skip
 
 Flow = tuple[str, int, list[float], float]  # device, repeats, probabilities, surprise
 
 
-def tally_of(flows: list[Flow], labels: tuple[str, ...] = LABELS) -> Tally:
+def tally_of(
+    flows: list[Flow], labels: tuple[str, ...] = LABELS, devices: dict[str, dict[str, str]] = DEVICES
+) -> Tally:
     tally = Tally(len(labels))
+    probabilities = np.array([flow[2] for flow in flows], np.float32).reshape(-1, len(labels))
     tally.add_flows(
         pa.array([flow[0] for flow in flows], pa.string()),
         np.array([flow[1] for flow in flows], np.int64),
         np.arange(len(flows)),
-        np.array([flow[2] for flow in flows], np.float32).reshape(-1, len(labels)),
+        probabilities,
         np.array([flow[3] for flow in flows], np.float64),
+        sure=sure_of(probabilities, kinds_of(labels, devices), SETTINGS.sure_from),
     )
     return tally
 
 
-def row_of(flows: list[Flow], labels: tuple[str, ...] = LABELS, settings: Census = SETTINGS) -> dict[str, Any]:
-    (row,) = vote(tally_of(flows, labels).table(), labels, DEVICES, settings).to_pylist()
+def row_of(
+    flows: list[Flow],
+    labels: tuple[str, ...] = LABELS,
+    settings: Census = SETTINGS,
+    devices: dict[str, dict[str, str]] = DEVICES,
+) -> dict[str, Any]:
+    (row,) = vote(tally_of(flows, labels, devices).table(), labels, devices, settings).to_pylist()
     return row
 
 
@@ -100,8 +112,8 @@ def test_tally__scores_of_one_sequence_count_for_every_device_that_showed_it() -
     probabilities, surprise = np.array([[0.25, 0.75], [1.0, 0.0]], np.float32), np.array([0.5, 0.0])
     tally.add_flows(pa.array(["a", "b", "a"]), np.array([1, 1, 1]), np.array([0, 0, 1]), probabilities, surprise)
     assert tally.table().to_pylist() == [
-        {"device_id": "a", "flows": 2, "evidence": [1.25, 0.75, 0.5, 2.0, *[0.0] * 5]},
-        {"device_id": "b", "flows": 1, "evidence": [0.25, 0.75, 0.5, 1.0, *[0.0] * 5]},
+        {"device_id": "a", "flows": 2, "evidence": [1.25, 0.75, 0.5, 2.0, *[0.0] * 9]},
+        {"device_id": "b", "flows": 1, "evidence": [0.25, 0.75, 0.5, 1.0, *[0.0] * 9]},
     ]
 
 
@@ -188,6 +200,98 @@ def test_vote__no_devices_give_an_empty_table_and_one_class_is_enough() -> None:
     assert row_of([("a", 9, [1.0], 0.0)], labels=("camera",))["runners_up"] == []
 
 
+KINDS = {
+    "camera": {"vendor": "Acme", "type": "camera"}, "bell": {"vendor": "Acme", "type": "camera"},
+    "plug": {"vendor": "Volt", "type": "plug"}, "lamp": {"vendor": "", "type": ""},
+}  # fmt: skip
+
+
+def sure_twin(rows: list[list[float]], kinds: list[set[int]], sure_from: float) -> list[list[float]]:
+    told = []
+    for row in rows:
+        shares = [sum(row[place] for place in kind) for kind in kinds]
+        best = kinds[shares.index(max(shares))]
+        kept = [row[place] if place in best else 0.0 for place in range(len(row))]
+        counted = [float(place == kept.index(max(kept))) for place in range(len(row))]
+        told.append([*counted, *kept] if round(max(shares), 6) >= sure_from else [0.0] * 2 * len(row))
+    return told
+
+
+def test_sure_of__equals_the_rule_done_flow_by_flow_and_look_alikes_are_one_kind() -> None:
+    labels = ("camera", "plug", "lamp", "bell", "scale")
+    assert len(set(kinds_of(labels, KINDS).tolist())) == 4
+    kinds = [{0, 3}, {1}, {2}, {4}]
+    probabilities = np.random.default_rng(4).dirichlet(np.full(5, 0.2), 300)
+    sure = sure_of(probabilities, kinds_of(labels, KINDS), 0.8)
+    np.testing.assert_allclose(sure, sure_twin(probabilities.tolist(), kinds, 0.8))
+    assert 0 < (sure[:, :5].sum(axis=1) == 0).sum() < 300
+    assert sure_of(np.zeros((0, 5)), kinds_of(labels, KINDS), 0.8).shape == (0, 10)
+    assert sure_of(np.array([[0.45, 0.1, 0.1, 0.35, 0.0]]), kinds_of(labels, KINDS), 0.8).tolist() == [
+        [1, 0, 0, 0, 0, 0.45, 0, 0, 0.35, 0]
+    ]
+
+
+def test_tally__what_is_sure_counts_each_distinct_flow_once() -> None:
+    flows: list[Flow] = [("a", 500, [0.9, 0.1, 0, 0, 0], 0.0), ("a", 1, [0.85, 0.15, 0, 0, 0], 0.0)]
+    (row,) = tally_of(flows).table().to_pylist()
+    assert len(row["evidence"]) == width(5)
+    assert row["evidence"][-10:] == pytest.approx([2, 0, 0, 0, 0, 1.75, 0, 0, 0, 0])
+
+
+def sure_flows(place: int, count: int, repeats: int = 1) -> list[Flow]:
+    """So many distinct flows of device a that are sure of a class, with a little left for the first two."""
+    return [("a", repeats, (0.85 * np.eye(5)[place] + [0.1, 0.05, 0, 0, 0]).tolist(), 0.0)] * count
+
+
+def test_vote__flows_sure_of_one_kind_beside_flows_sure_of_another_are_several_devices() -> None:
+    row = row_of([*sure_flows(3, 4), *sure_flows(1, 6), *sure_flows(4, 3)])
+    assert (row["status"], row["label"], row["vendor"], row["type"], row["flows"]) == ("several", None, None, None, 13)
+    assert [(one["label"], one["vendor"], one["type"]) for one in row["several"]] == [
+        ("plug", "plug works", "plug"), ("lamp", "lamp works", "lamp"), ("bell", "bell works", "bell"),
+    ]  # fmt: skip
+    assert [one["confidence"] for one in row["several"]] == pytest.approx([0.9, 0.85, 0.85])
+    assert row["runners_up"][0] == {"label": "plug", "confidence": row["confidence"]}
+
+
+def test_vote__look_alikes_are_one_of_several_and_named_where_one_of_them_is_likely() -> None:
+    labels = ("camera", "bell", "plug", "lamp", "scale")
+
+    def several(*looks: list[float]) -> list[dict[str, Any]]:
+        flows: list[Flow] = [("a", 1, look, 0.0) for look in looks for _ in range(3)]
+        found = row_of(flows, labels, devices=KINDS)["several"]
+        assert isinstance(found, list)
+        return found
+
+    plug, lamp = [0, 0, 0.9, 0.1, 0], [0, 0, 0, 1.0, 0]
+    assert several([0.9, 0.1, 0, 0, 0], [0.1, 0.9, 0, 0, 0]) == []  # both are cameras of Acme
+    kind = {"label": None, "vendor": "Acme", "type": "camera", "confidence": pytest.approx(0.95)}
+    assert several([0.5, 0.45, 0.05, 0, 0], plug)[0] == kind
+    named = {**kind, "label": "bell", "confidence": pytest.approx(0.7)}
+    assert several([0.2, 0.7, 0.1, 0, 0], plug)[0] == named
+    assert several(plug, lamp)[1] == {"label": "lamp", "vendor": None, "type": None, "confidence": pytest.approx(1.0)}
+
+
+def test_vote__one_device_that_is_confused_now_and_then_stays_one() -> None:
+    assert row_of([*sure_flows(1, 20), *sure_flows(3, 2)])["status"] == "known"  # too few flows
+    assert row_of([*sure_flows(1, 20), *sure_flows(3, 4)])["status"] == "known"  # too small a share of those sure
+    assert len(row_of([*sure_flows(1, 12), *sure_flows(3, 3)])["several"]) == 2
+    hesitant: list[Flow] = [("a", 1, [0, 0.5, 0, 0.5, 0], 0.0), ("a", 1, [0, 0.7, 0, 0.3, 0], 0.0)] * 20
+    assert row_of([*hesitant, *sure_flows(1, 5)])["status"] == "known"
+    assert row_of(hesitant)["several"] == []
+
+
+def test_vote__copies_of_one_flow_are_one_flow_that_is_sure() -> None:
+    assert row_of([*sure_flows(1, 9), *sure_flows(3, 1, repeats=10_000)])["status"] != "several"
+    assert row_of([*sure_flows(1, 9), *sure_flows(3, 3, repeats=10_000)])["status"] == "several"
+
+
+def test_vote__unlisted_and_unknown_are_no_part_of_several() -> None:
+    flows = [*sure_flows(1, 5), *sure_flows(3, 5)]
+    unknown = row_of([(*flow[:3], 0.9) for flow in flows])
+    assert (unknown["status"], unknown["several"]) == ("unknown", [])
+    assert row_of(flows, labels=("camera", "plug", "scale", "unknown", "bell"))["several"] == []
+
+
 def test_watched__marks_labels_vendors_and_types_of_known_devices_only() -> None:
     flows: list[Flow] = [(name, 9, np.eye(5)[place].tolist(), 0.0) for place, name in enumerate("abcde")]
     votes = vote(tally_of([*flows, ("f", 1, [1.0, 0, 0, 0, 0], 0.0)]).table(), LABELS, DEVICES, SETTINGS)
@@ -215,3 +319,14 @@ def test_watched__an_entry_counts_between_its_confidences_both_included(entries:
         named = [entry | {"name": entry["name"] + suffix} if isinstance(entry, dict) else entry + suffix
                  for entry in entries]  # fmt: skip
         assert watched(votes, watchlist(**{kind: named})).to_pylist() == hits
+
+
+@pytest.mark.parametrize("wanted", [{"labels": ["lamp"]}, {"vendors": ["lamp works"]}, {"types": ["lamp"]}])
+def test_watched__marks_an_address_where_one_of_several_is_on_the_list(wanted: dict[str, list[Any]]) -> None:
+    flows = [*sure_flows(1, 5), *sure_flows(3, 5), *[("b", *flow[1:]) for flow in sure_flows(1, 5)]]
+    votes = vote(tally_of(flows).table(), LABELS, DEVICES, SETTINGS)
+    assert votes["status"].to_pylist() == ["several", "known"]
+    assert watched(votes, watchlist(**wanted)).to_pylist() == [True, False]
+    for limits, hit in (({"from": 0.84}, True), ({"from": 0.86}, False), ({"to": 0.84}, False)):  # its own is 0.85
+        entries = {kind: [{"name": names[0], **limits}] for kind, names in wanted.items()}
+        assert watched(votes, watchlist(**entries)).to_pylist() == [hit, False]

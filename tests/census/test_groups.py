@@ -1,0 +1,202 @@
+"""Unknown devices by likeness, on what simulated devices send."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iotid.capture.simulate_devices import KINDS, handshake, said
+from iotid.census.groups import NO_GROUPS, SHOWN, group_devices, with_new
+from iotid.schemas import GROUPS
+
+LIKENESS = 0.6
+SEGMENT = 1460
+Sent = dict[tuple[int, int], int]  # flows that show a payload, by protocol and length
+
+
+def shown_of(sent: dict[str, Sent], ports: dict[str, dict[tuple[int, int], int]] | None = None) -> pa.Table:
+    rows = [
+        {"device_id": device, "what": what, "protocol": protocol, "value": value, "flows": flows}
+        for what, things in (("payload", sent), ("port", ports or {}))
+        for device, counts in things.items()
+        for (protocol, value), flows in counts.items()
+    ]
+    return pa.Table.from_pylist(rows, schema=SHOWN)
+
+
+def groups_of(
+    sent: dict[str, Sent], earlier: pa.Table = NO_GROUPS, likeness: float = LIKENESS
+) -> tuple[dict[str, str], pa.Table]:
+    """The group of each device, and the groups."""
+    devices = pa.array(sorted(sent), pa.string())
+    group, groups = group_devices(devices, shown_of(sent), earlier, likeness)
+    return dict(zip(devices.to_pylist(), group.to_pylist(), strict=True)), groups
+
+
+def night_of(units: dict[str, int], seed: int, prefix: str = "") -> dict[str, Sent]:
+    """What so many units of each simulated kind send in a night, names and time among it."""
+    sent: dict[str, Sent] = {}
+    for model, count in units.items():
+        kind = KINDS[model]
+        for unit in range(count):
+            rng = random.Random(f"{seed} {model} {unit}")
+            flows: Counter[tuple[int, int]] = Counter()
+            for _ in range(rng.randint(*kind.flows)):
+                habit = rng.choices(kind.habits, [habit.share for habit in kind.habits])[0]
+                turns = [*(handshake(kind, rng) if habit.transport == "tls" else ()), *said(habit, rng)]
+                sizes = {size for turn in turns if turn > 0 for size in (min(turn, SEGMENT), turn % SEGMENT) if size}
+                flows.update((6 if habit.transport in ("tcp", "tls") else 17, size) for size in sizes)
+                flows[17, 48 if rng.random() < 0.2 else 30 + len(kind.host)] += 1
+            sent[f"{prefix}{model}-{unit}"] = flows
+    return sent
+
+
+def twin(sent: dict[str, Sent], likeness: float) -> list[set[str]]:
+    """The rule as it reads, device by device, without groups before."""
+
+    def alike(one: str, other: str) -> float:
+        totals = [sum(sent[device].values()) for device in (one, other)]
+        both = sent[one].keys() & sent[other].keys()
+        return round(sum(math.sqrt(sent[one][t] / totals[0] * sent[other][t] / totals[1]) for t in both), 6)
+
+    leaders: list[str] = []
+    for device in sorted(sent, key=lambda device: (-sum(sent[device].values()), device)):
+        if all(alike(device, leader) < likeness for leader in leaders):
+            leaders.append(device)
+    members: dict[str, set[str]] = {leader: set() for leader in leaders}
+    for device in sent:
+        members[max(leaders, key=lambda leader: (alike(device, leader), -leaders.index(leader)))].add(device)
+    return list(members.values())
+
+
+def together(group: dict[str, str]) -> list[set[str]]:
+    return [{device for device in group if group[device] == name} for name in dict.fromkeys(group.values())]
+
+
+def test_group_devices__units_of_one_kind_are_one_group_and_two_kinds_are_two() -> None:
+    group, groups = groups_of(night_of({"rovero-vacuum": 9}, seed=1))
+    assert len(set(group.values())) == len(groups) == 1
+    group, groups = groups_of(night_of({"rovero-vacuum": 9, "frostine-fridge": 3}, seed=1))
+    assert [len(found) for found in together(group)] == [3, 9]
+    assert set(groups["group"].to_pylist()) == set(group.values())
+
+
+def test_group_devices__every_simulated_kind_keeps_to_itself() -> None:
+    look_alikes = {"lumora-bell", "voltano-bulb"}
+    group, _ = groups_of(night_of(dict.fromkeys(KINDS.keys() - look_alikes, 4), seed=2))
+    assert len(together(group)) == len(KINDS) - len(look_alikes)
+    for units in together(group):
+        assert len({unit.rsplit("-", 1)[0] for unit in units}) == 1
+
+
+def test_group_devices__next_night_a_kind_has_its_name_again_with_other_units() -> None:
+    kinds = {"rovero-vacuum": 3, "frostine-fridge": 2}
+    tonight, groups = groups_of(night_of(kinds, seed=1))
+    later, later_groups = groups_of(night_of({**kinds, "aeris-sensor": 2}, seed=2, prefix="other-"), groups)
+    for model in kinds:
+        assert later[f"other-{model}-0"] == later[f"other-{model}-1"] == tonight[f"{model}-0"]
+    new = later["other-aeris-sensor-0"]
+    assert new not in set(tonight.values())
+    assert set(later_groups["group"].to_pylist()) == {*tonight.values(), new}
+
+
+def test_group_devices__a_group_that_is_away_comes_back_under_its_name() -> None:
+    first, groups = groups_of(night_of({"rovero-vacuum": 2, "frostine-fridge": 2}, seed=1))
+    _, without = groups_of(night_of({"rovero-vacuum": 2}, seed=2), groups)
+    row = without.filter(pa.array([name == first["frostine-fridge-0"] for name in without["group"].to_pylist()]))
+    assert row.equals(
+        groups.filter(pa.array([name == row["group"][0].as_py() for name in groups["group"].to_pylist()]))
+    )
+    _, nobody = groups_of({}, without)
+    assert nobody.equals(without)
+    back, _ = groups_of(night_of({"frostine-fridge": 1}, seed=3), nobody)
+    assert back["frostine-fridge-0"] == first["frostine-fridge-0"]
+
+
+def test_group_devices__a_group_follows_a_kind_that_changes_slowly() -> None:
+    def night(number: int) -> dict[str, Sent]:
+        return {"a": {(6, length): 10 for length in range(number, number + 10)}}
+
+    first, groups = groups_of(night(0))
+    for number in range(1, 20):
+        group, groups = groups_of(night(number), groups)
+        assert group == first
+    assert len(groups) == 1
+    assert groups_of(night(19))[0] != first
+    assert groups_of(night(100), groups)[0] != first
+
+
+def test_group_devices__devices_that_send_nothing_are_alike_and_like_no_other() -> None:
+    group, groups = groups_of({"a": {}, "b": {}, "c": {(17, 48): 5}, "d": {(6, 48): 5}})
+    assert group["a"] == group["b"]
+    assert len({*group.values()}) == 3
+    assert groups_of({"e": {}}, groups)[0]["e"] == group["a"]
+
+
+@given(
+    st.dictionaries(
+        st.text("abcdef", min_size=1, max_size=3),
+        st.dictionaries(st.tuples(st.sampled_from((6, 17)), st.integers(1, 6)), st.integers(1, 9), min_size=1),
+        min_size=1,
+        max_size=12,
+    ),
+    st.floats(0.3, 1),
+)
+def test_group_devices__is_the_rule_done_device_by_device(sent: dict[str, Sent], likeness: float) -> None:
+    group, _ = groups_of(sent, likeness=likeness)
+    assert sorted(map(sorted, together(group))) == sorted(map(sorted, twin(sent, likeness)))
+
+
+def test_group_devices__more_devices_than_are_compared_at_once_are_the_rule_too() -> None:
+    random = np.random.default_rng(3)
+    sent = {
+        f"{number:04}": {(6, int(n)): int(random.integers(1, 5)) for n in random.integers(0, 12, 5)}
+        for number in range(700)
+    }
+    group, _ = groups_of(sent, likeness=0.8)
+    assert sorted(map(sorted, together(group))) == sorted(map(sorted, twin(sent, 0.8)))
+
+
+def test_group_devices__the_order_of_rows_changes_nothing() -> None:
+    sent = night_of({"rovero-vacuum": 5, "frostine-fridge": 5, "aeris-sensor": 5}, seed=1)
+    devices, shown = pa.array(sorted(sent), pa.string()), shown_of(sent)
+    _, earlier = groups_of(night_of({"aeris-sensor": 2}, seed=2))
+    group, groups = group_devices(devices, shown, earlier, LIKENESS)
+    shuffled = shown.take(np.random.default_rng(1).permutation(len(shown)))
+    again, groups_again = group_devices(devices, shuffled, earlier, LIKENESS)
+    assert group.equals(again)
+    assert groups.equals(groups_again)
+    assert groups.schema.equals(GROUPS.arrow_schema())
+    for row in groups.to_pylist():
+        assert sum(row["share"]) == pytest.approx(1)
+        assert 0 < len(row["protocol"]) == len(row["payload_length"]) == len(row["share"]) <= 64
+
+
+def test_group_devices__names_tell_nothing_of_addresses() -> None:
+    sent = night_of({"rovero-vacuum": 2}, seed=1)
+    names = set(groups_of(sent)[0].values())
+    assert names == set(groups_of({f"x{device}": counts for device, counts in sent.items()})[0].values())
+
+
+def test_group_devices__services_are_the_ports_of_most_flows_and_everybodys_come_last() -> None:
+    devices = pa.array(["a", "b"])
+    ports = {"a": {(17, 53): 90, (6, 8883): 3, (17, 5353): 4}, "b": {(6, 8883): 3, (6, 443): 1, (47, 0): 1}}
+    _, groups = group_devices(devices, shown_of({"a": {(6, 9): 1}, "b": {(6, 9): 1}}, ports), NO_GROUPS, LIKENESS)
+    assert groups["services"].to_pylist() == [["TCP 8883", "UDP 5353", "IP 47 0"]]
+    _, groups = group_devices(devices, shown_of({}, {"a": {(17, 53): 1}}), NO_GROUPS, LIKENESS)
+    assert groups["services"].to_pylist() == [["UDP 53"]]
+
+
+def test_with_new__keeps_the_first_and_adds_what_it_lacks() -> None:
+    _, vacuums = groups_of(night_of({"rovero-vacuum": 1}, seed=1))
+    _, both = groups_of(night_of({"rovero-vacuum": 1, "frostine-fridge": 1}, seed=2), vacuums)
+    joined = with_new(vacuums, both)
+    assert joined["group"].to_pylist() == both["group"].to_pylist()
+    assert vacuums.to_pylist()[0] in joined.to_pylist()
