@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from iotid.census.vote import names_of_several
 from iotid.dataset.arrays import one_chunk
-from iotid.model.status import KNOWN, SEVERAL, UNKNOWN
+from iotid.model.status import UNKNOWN
 from iotid.schemas import CENSUS
 
 FIRST, NEW, SAME, CHANGED, BACK, GONE, AWAY = CHANGES = ("first", "new", "same", "changed", "back", "gone", "away")
@@ -53,7 +53,7 @@ def name_of(census: pa.Table) -> pa.ChunkedArray:
     counts_N = np.bincount(said["row"].to_numpy(), minlength=len(census))
     offsets = np.concatenate([[0], np.cumsum(counts_N)]).astype(np.int32)
     names = pc.binary_join(pa.ListArray.from_arrays(pa.array(offsets), one_chunk(said["name"])), " + ")
-    return pc.if_else(pc.is_in(census["status"], value_set=pa.array([KNOWN, SEVERAL])), names, None)
+    return pc.if_else(pc.and_(pa.array(counts_N > 0), pc.not_equal(census["status"], UNKNOWN)), names, None)
 
 
 def _says_more(tonight: pa.Table, earlier: pa.Table) -> pa.ChunkedArray:

@@ -78,7 +78,9 @@ def census_of(
         told = {"length": settings.flow.length, "max_packets": settings.flow.max_packets}
         staged.metadata |= {"rows": len(flows), "packets": {}, "settings": {"flow": told}}
     census = settings.census.model_copy(update=changed)
-    night = take_census(spark, store, "lab", date, model, "1", census, Watchlist(labels=(), vendors=(), types=()))
+    night = take_census(
+        spark, store, "lab", date, model, "1", census, Watchlist(labels=(), vendors=(), types=(), fail=False)
+    )
     rows = pq.read_table(f"{night.uri}/part-0.parquet", partitioning=None).to_pylist()
     return {row["device_id"]: row for row in rows if row["change"] not in ("gone", "away")}
 

@@ -237,12 +237,12 @@ def test_take_census__groups_keep_their_names_while_the_census_remembers_a_devic
     assert site.census(4).metadata["groups"] == 0
 
 
-def test_take_census__a_census_of_version_1_before_it_has_no_groups_and_no_several(site: Site) -> None:
+def test_take_census__a_census_of_version_2_before_it_has_no_groups_and_no_several(site: Site) -> None:
     site.devices(1, a="odd", b="camera")
     site.devices(2, b="camera")
     before = site.census(1)
     rows = stored(before).drop_columns(["several", "group"])
-    with site.store.write("census", before.keys, 1) as staged:
+    with site.store.write("census", before.keys, 2) as staged:
         pq.write_table(rows, f"{staged.path}/part-0.parquet")
         staged.metadata |= {name: before.metadata[name] for name in ("model_version", "settings_hash")}
     after = site.rows(2)
