@@ -34,6 +34,7 @@ option = lambda name: told[told.index(name) + 1] if name in told else ""
 with (here / "lines").open("a") as lines:
     lines.write(" ".join([job, option("--site"), option("--date"), option("--dataset")]) + "\\n")
 if (here / "real").exists():
+    os.environ["PATH"] = os.path.dirname("{real}") + os.pathsep + os.environ["PATH"]  # it asks `python` where Spark is
     os.execv("{real}", ["{real}", *told])
 fails = here / "fails" / f"{{job}} {{option('--site')}} {{option('--date')}}"
 if fails.exists() and (left := int(fails.read_text())):
@@ -82,7 +83,7 @@ class Site:
         return {run["dag_run_id"]: run for run in self.airflow.api("GET", f"dags/{dag}/dagRuns")["dag_runs"]}
 
     def trigger(self, dag: str, date: str) -> str:
-        told = self.airflow.api("POST", f"dags/{dag}/dagRuns", {"logical_date": date, "dag_run_id": f"asked {date}"})
+        told = self.airflow.api("POST", f"dags/{dag}/dagRuns", {"logical_date": date, "dag_run_id": f"asked__{date}"})
         return str(told["dag_run_id"])
 
     def clear(self, dag: str, run: str) -> None:
