@@ -6,10 +6,14 @@ section it needs, never the whole.
 
 from __future__ import annotations
 
+import atexit
 import difflib
 import hashlib
 import json
+import tempfile
+import zipfile
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -230,8 +234,21 @@ class Settings(_Section):
 
 def conf_dir() -> Path:
     """The folder of the YAML files: inside an installed wheel, or beside the package in a source tree."""
-    packaged = Path(__file__).parent / "conf"
-    return packaged if packaged.is_dir() else Path(__file__).parent.parent / "conf"
+    packaged = package_dir() / "conf"
+    return packaged if packaged.is_dir() else package_dir().parent / "conf"
+
+
+@cache
+def package_dir() -> Path:
+    """The folder of the package's files; of a package inside a zip (spark-submit --py-files), an unpacked copy."""
+    here = Path(__file__).parent
+    if here.is_dir():
+        return here
+    copy = tempfile.TemporaryDirectory(prefix="iotid-")
+    atexit.register(copy.cleanup)
+    with zipfile.ZipFile(here.parent) as archive:
+        archive.extractall(copy.name)
+    return Path(copy.name, here.name)
 
 
 def load_settings(files: Iterable[str | Path] = (), overrides: Iterable[str] = ()) -> Settings:

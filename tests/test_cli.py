@@ -118,6 +118,12 @@ def test_wheel__holds_the_library_the_jobs_the_settings_and_the_templates(tmp_pa
     assert wanted <= held
     assert not any(name.startswith("tests/") for name in held)
 
+    # as spark-submit --py-files puts it before all else, on the machine that submits, too
+    code = "from iotid import config; print(config.load_settings(['cluster.yaml']).training.threads, config.__file__)"
+    alone = {"env": {**os.environ, "PYTHONPATH": str(wheel)}, "cwd": tmp_path}
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, **alone)
+    assert told.stdout.split() == ["4", f"{wheel}/iotid/config.py"], told.stderr
+
 
 def test_cli__strict_is_the_setting_and_goes_on_to_the_steps_of_a_run() -> None:
     @command.step("look")

@@ -105,12 +105,12 @@ def main() -> None:
         folder = Path(name)
         demo = folder / "demo"
         write_demo(demo)
-        seconds = {"one_machine": whole_way(folder / "one", demo, [sys.executable], "spark.master=local[2]")}
-        expected = content(folder / "one")
         submit = [str(spark_home() / "bin" / "spark-submit"), "--py-files", str(wheel)]
         with running(folder / "cluster") as cluster:
-            seconds["cluster"] = whole_way(folder / "two", demo, [*submit, "--master", cluster.url])
+            seconds = {"cluster": whole_way(folder / "two", demo, [*submit, "--master", cluster.url])}
             killed_s = ingest_with_a_death(folder / "three", demo, cluster)
+        seconds["one_machine"] = whole_way(folder / "one", demo, [sys.executable], "spark.master=local[2]")
+        expected = content(folder / "one")
         same = {root: content(folder / root) == expected for root in ("two", "three")}
         differs = census_differs(folder / "one", folder / "two")
     told = {"seconds": seconds, "worker_killed": killed_s, "same": same, "census_differs": differs}

@@ -56,8 +56,8 @@ def start(folder: Path) -> Cluster:
     try:
         _await(folder, "master", "I have been elected leader")
         for number in range(WORKERS):
-            place = ["-d", str(folder / f"worker{number}")]
-            state["workers"].append(_spawn(folder, f"worker{number}", "worker.Worker", "-c1", "-m2g", *place, url))
+            size = ["-c", "1", "-m", "2g", "-d", str(folder / f"worker{number}")]
+            state["workers"].append(_spawn(folder, f"worker{number}", "worker.Worker", *size, url))
         for number in range(WORKERS):
             _await(folder, f"worker{number}", "Successfully registered with master")
     finally:
