@@ -14,7 +14,7 @@ SECONDS := 60
 SEED ?= 1
 NIGHTS ?= 10
 
-.PHONY: help setup airflow-setup peers-setup demo run reproduce test test-unit test-conformance test-spark test-ddp test-dags check audit format wheel clean bench-census bench-census-hits bench-capture bench-ingest bench-train bench-predict bench-choices results results-quick drill-kill drill-nights drill-cluster fuzz airflow cluster cluster-stop
+.PHONY: help setup airflow-setup peers-setup demo run reproduce test test-unit test-conformance test-spark test-ddp test-dags test-scheduler check audit format wheel clean bench-census bench-census-hits bench-capture bench-ingest bench-train bench-predict bench-choices results results-quick drill-kill drill-nights drill-cluster fuzz airflow cluster cluster-stop
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -56,7 +56,9 @@ test-spark: setup ## tests that start Spark
 test-ddp: setup ## tests that start several training processes
 	@$(PYTEST) -q -m ddp --ignore=tests/dags --ignore=tests/conformance
 test-dags: setup airflow-setup ## tests of the DAGs, in Airflow's environment
-	@.venv-airflow/bin/python -m pytest -q tests/dags --confcutdir=tests/dags
+	@.venv-airflow/bin/python -m pytest -q tests/dags --confcutdir=tests/dags --ignore=tests/dags/test_standalone.py
+test-scheduler: setup airflow-setup ## tests of the DAGs under a scheduler that runs, not among make test: several minutes
+	@.venv-airflow/bin/python -m pytest -q tests/dags/test_standalone.py --confcutdir=tests/dags
 
 airflow: setup airflow-setup ## an Airflow with the DAGs and the demo's captures, until Ctrl-C; says where to look
 	@.venv-airflow/bin/python tests/dags/standalone.py var/airflow
