@@ -65,8 +65,7 @@ def multiply(store: Store, labels: str, num_flows: int, num_devices: int, fresh:
     settings = config.load_settings()
     flows = flows.filter(pc.is_in(flows["protocol"], value_set=pa.array(settings.dataset.protocols, pa.int32())))
     number_N = DeviceList.read(labels).match(flows)
-    sides = [flows[f"{side}_{what}"].combine_chunks() for side in _SIDES for what in ("ip", "mac")]
-    device, address, _ = name_devices(*sides, Networks(settings.census.inside))
+    device, address = _devices_of(flows, Networks(settings.census.inside))
     flows = flows.append_column("device", device).append_column("address", address)
     flows = flows.filter(pc.and_(pc.is_valid(device), pa.array(number_N >= 0))).combine_chunks()
     device_N = flows["device"].combine_chunks().dictionary_encode().indices.to_numpy()
@@ -82,6 +81,13 @@ def multiply(store: Store, labels: str, num_flows: int, num_devices: int, fresh:
             table = _altered(table, random, fresh)
             pq.write_table(table, f"{staged.path}/part-{number}.parquet", filesystem=staged.filesystem)
         staged.metadata |= learned.metadata | {"rows": len(order), "packets": {"flow": 0}}
+
+
+def _devices_of(flows: pa.Table, inside: Networks) -> tuple[pa.Array, pa.Array]:
+    """The device of each flow, and its address; null where it has none."""
+    sides = [flows[f"{side}_{what}"].combine_chunks() for side in _SIDES for what in ("ip", "mac")]
+    device, address, _ = name_devices(*sides, inside)
+    return device, address
 
 
 def _renamed(flows: pa.Table, copy_N: np.ndarray) -> pa.Table:
@@ -122,8 +128,7 @@ def score_every_flow(root: str, num_flows: int) -> None:
             if scored >= num_flows:
                 break
             flows = pa.Table.from_batches([batch])
-            sides = [flows[f"{side}_{what}"].combine_chunks() for side in _SIDES for what in ("ip", "mac")]
-            device, _, _ = name_devices(*sides, inside)
+            device, _ = _devices_of(flows, inside)
             probabilities = predictor.probabilities(predictor.encoding.encode(flows))
             for name, row in zip(device.to_pylist(), probabilities, strict=True):
                 sums[name] = sums.get(name, 0) + row
