@@ -33,6 +33,7 @@ import pyarrow.compute as pc
 from iotid.dataset.arrays import one_chunk
 from iotid.dataset.devices import merged_name
 from iotid.dataset.labels import UNKNOWN as UNLISTED
+from iotid.model.novelty import LIMIT
 from iotid.model.status import KNOWN, SEVERAL, UNKNOWN, statuses
 from iotid.schemas import CENSUS
 
@@ -162,7 +163,7 @@ def vote(
     """One row of VOTES per device of the tally (TALLY), in its order.
 
     ``labels`` are the model's classes in the order of its probabilities; ``known_devices`` tells each one's vendor and
-    type; ``learned`` is what the model knows of sets; a set is new that is newer than its limit. `model.status` says
+    type; ``learned`` is what the model knows of sets; a set is new above `model.novelty.LIMIT`. `model.status` says
     what makes a device `unknown`. One that is not is `several` where of each of two kinds or more (see ``kinds_of``) at
     least ``several_flows`` distinct flows are sure, and ``several_share`` of all that are sure of anything; else it is
     `undecided` or `known`. Runners-up are the classes behind the label; where there is no label, the best class is the
@@ -176,7 +177,7 @@ def vote(
     if learned and learned.vote and learned.novelty:
         share_NC = learned.vote.decide(evidence_NV[:, 2 * C + 2 : 3 * C + 2], mean_NV[:, C + 2 :])
         novelty_N = np.round(evidence_NV[:, 3 * C + 2], _DECIMALS)
-        novelty, is_new_N = pa.array(novelty_N), novelty_N > learned.novelty.limit
+        novelty, is_new_N = pa.array(novelty_N), novelty_N > LIMIT
     share_NC = np.round(share_NC, _DECIMALS)
     flows_N = tally["flows"].to_numpy()
     status_N = statuses(share_NC, surprise_N, is_new_N, flows_N, labels, settings)

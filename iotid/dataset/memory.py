@@ -108,9 +108,9 @@ class LabelledFlows:
         source = work.Source(files, () if later is None else later, devices, settings, flow.max_packets)
         columns = {*FLOW_IDENTITY, *CAPTURE_IDENTITY, "last_seen", *source.sequence_columns}
         columns |= {"first_bytes"} if flow.keep_bytes else set()
-        read = [pair for number in range(len(files)) for pair in source.read(number, sorted(columns), Counter())]
-        table = pa.Table.from_batches([batch for batch, _ in read]).select(sorted(columns)).unify_dictionaries()
-        number_N = np.concatenate([number for _, number in read])
+        read = [batch for number in range(len(files)) for batch in source.read(number, sorted(columns), Counter())]
+        table = pa.Table.from_batches([batch.flows for batch in read]).select(sorted(columns)).unify_dictionaries()
+        number_N = np.concatenate([batch.label for batch in read])
         counted = {source.labels[number]: flows for number, flows in enumerate(np.bincount(number_N).tolist()) if flows}
         accounts = Accounts(len(table), 0, 0, 0, 0, counted)
         accounts.drop_rare(settings.min_flows, devices.source)

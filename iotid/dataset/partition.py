@@ -49,7 +49,8 @@ FLOW_IDENTITY = (
 )  # fmt: skip
 """What tells one flow from every other; not its capture file, so that two copies of a flow stay together."""
 
-CAPTURE_IDENTITY = ("site", "capture_date", "capture_file")
+NIGHT_IDENTITY = ("site", "capture_date")
+CAPTURE_IDENTITY = (*NIGHT_IDENTITY, "capture_file")
 
 _TIME_BITS = 52  # µs since 1970 until the year 2112; later packets count as of that year
 _SAMPLES = 1 << 18  # positions of a label that all summaries together hold

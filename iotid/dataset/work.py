@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +27,7 @@ from iotid.dataset.labels import UNKNOWN, DeviceList
 from iotid.dataset.packed import pack, unpack
 from iotid.dataset.partition import (
     CAPTURE_IDENTITY,
+    NIGHT_IDENTITY,
     PARTS,
     Doubt,
     Split,
@@ -70,6 +71,14 @@ class FlowFile(Protocol):
     def told_further(self, flows: pa.RecordBatch, later: pa.Table) -> pa.BooleanArray: ...
 
 
+class Labelled(NamedTuple):
+    """N flows; the index of each into ``Source.labels``, and the number of its device in the list, or -1."""
+
+    flows: pa.RecordBatch
+    label: NDArray[np.int32]
+    device: NDArray[np.int32]
+
+
 @dataclass(frozen=True)
 class Source:
     """The flows of some nights and what is asked of each."""
@@ -79,16 +88,15 @@ class Source:
     devices: DeviceList
     settings: config.Dataset
     max_packets: int
+    join_files: bool = False  # whether all files of a night are one recording
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
         """All that a flow may get."""
         return tuple(sorted({*self.devices.labels(self.settings.label), UNKNOWN}))
 
-    def read(
-        self, number: int, columns: Iterable[str], outcomes: Counter[tuple[str, str]]
-    ) -> Iterator[tuple[pa.RecordBatch, NDArray[np.int32]]]:
-        """Flows of a file that have a label, batch by batch, and (N,) index into ``labels``; all others are counted."""
+    def read(self, number: int, columns: Iterable[str], outcomes: Counter[tuple[str, str]]) -> Iterator[Labelled]:
+        """Flows of a file that have a label, batch by batch; all others are counted."""
         file, keep_unlisted = self.files[number], self.settings.unlisted == "unknown"
         names = self.devices.labels(self.settings.label)
         label_of = np.array([self.labels.index(name) for name in (*names, UNKNOWN)], np.int32)
@@ -107,7 +115,8 @@ class Source:
             conflicts = int(conflict_N.sum())
             outcomes[CONFLICT, ""] += conflicts
             outcomes[UNLISTED, ""] += flows.num_rows - int(kept_N.sum()) - conflicts
-            yield flows.filter(pa.array(kept_N)), label_of[device_N[kept_N]]  # -1, of no device, takes the last
+            device_N = device_N[kept_N]
+            yield Labelled(flows.filter(pa.array(kept_N)), label_of[device_N], device_N)  # -1 takes the last
 
     def packed(self, flows: pa.RecordBatch) -> pa.BinaryArray:
         """(N,) all sequences of each flow."""
@@ -132,7 +141,7 @@ def look(tasks: Iterable[pa.RecordBatch], source: Source, partitions: int) -> It
         outcomes: Counter[tuple[str, str]] = Counter()
         found: list[tuple[NDArray[np.int32], Any]] = []
         votes: Counter[tuple[int, int]] = Counter()
-        for flows, label_N in source.read(number, columns, outcomes):
+        for flows, label_N, _ in source.read(number, columns, outcomes):
             labels, counts = np.unique(label_N, return_counts=True)
             outcomes.update({(LABELLED, source.labels[i]): n for i, n in zip(labels, counts.tolist(), strict=True)})
             packed = source.packed(flows) if protocol == "random_unique" else None
@@ -209,13 +218,13 @@ def deal(
     columns = [*columns_read(source.settings.protocol), *CAPTURE_IDENTITY, *source.sequence_columns]
     for number in numbers(tasks):
         gathered = _Gathered(source.settings, partitions)
-        together = _Together(source.settings)
-        for read, read_N in source.read(number, columns, Counter()):
+        together = _Together(source.settings, source.join_files)
+        for read, read_N, device_N in source.read(number, columns, Counter()):
             kept_N = label_of[read_N] >= 0
             flows, label_N = read.filter(pa.array(kept_N)), read_N[kept_N]
             packed = source.packed(flows)
             part_N = split.parts(label_N, source.positions(flows, label_N, packed))
-            together.add(part_N, label_of[label_N], flows, packed)
+            together.add(part_N, label_of[label_N], device_N[kept_N], flows, packed)
             yield from gathered.add(part_N, label_of[label_N], packed)
         yield from gathered.send()
         yield beside(aside(_SETS, together.table()))
@@ -275,16 +284,22 @@ class _Gathered:
 
 
 class _Together:
-    """Flows of training and validation by the capture of a device that they are in, of few such of each label."""
+    """Flows of training and validation by device and recording, of few such of each label."""
 
-    def __init__(self, settings: config.Dataset) -> None:
+    def __init__(self, settings: config.Dataset, join_files: bool) -> None:
         self._settings = settings
+        self._recording = NIGHT_IDENTITY if join_files else CAPTURE_IDENTITY
         self._held: list[pa.Table] = []
 
     def add(
-        self, part_N: NDArray[np.int8], label_N: NDArray[np.int32], flows: pa.RecordBatch, packed: pa.BinaryArray
+        self,
+        part_N: NDArray[np.int8],
+        label_N: NDArray[np.int32],
+        device_N: NDArray[np.int32],
+        flows: pa.RecordBatch,
+        packed: pa.BinaryArray,
     ) -> None:
-        unit_N = hash_rows([flows[name] for name in CAPTURE_IDENTITY], self._settings.seed)
+        unit_N = hash_rows([*(flows[name] for name in self._recording), pa.array(device_N)], self._settings.seed)
         ones = np.ones(len(packed), np.int64)
         rows = pa.table([pa.array(label_N), pa.array(unit_N), packed, pa.array(ones)], schema=SCHEMA)
         self._held.append(few(rows.filter(pa.array(part_N != PARTS.index("test"))), self._settings.sets))

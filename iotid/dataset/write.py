@@ -59,7 +59,8 @@ def write_dataset(
     """
     select_characteristics(settings.characteristics)
     check_nights(nights, flow)
-    source = work.Source(night_files(nights), later_flows(spark, nights), devices, settings, flow.max_packets)
+    later = later_flows(spark, nights)
+    source = work.Source(night_files(nights), later, devices, settings, flow.max_packets, flow.join_files)
     with ExitStack() as stack:
         flows = _Flows(spark, source, stack)
         accounts = _account(flows.told.outcomes, nights)

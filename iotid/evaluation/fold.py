@@ -168,6 +168,7 @@ class Fold:
 
     def _sets(self, part: Part, novelty: Novelty, group: int) -> Sets:
         """What is said of the part's captures of a device, in the order of their numbers."""
+        from iotid.model.novelty import LIMIT
         from iotid.model.status import statuses
         from iotid.model.vote import mean_of_flows
 
@@ -175,7 +176,7 @@ class Fold:
         share_UC = self._vote.probabilities(sequences, self._predictor.read(sequences)[1], bags_UR)
         surprise_U = mean_of_flows(unseen_share(sequences)[:, np.newaxis], bags_UR)[:, 0]
         novelty_U = novelty.scores(sequences, bags_UR)
-        is_new_U, flows_U = novelty_U > novelty.limit, np.asarray(bags_UR.sum(axis=1)).ravel().astype(np.int64)
+        is_new_U, flows_U = novelty_U > LIMIT, np.asarray(bags_UR.sum(axis=1)).ravel().astype(np.int64)
         return Sets(
             unit=np.unique(self.units[part.flow]),
             label=label_U,

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = "weights.safetensors"
 DESCRIPTION = "model.json"
-_VERSION = 3
+_VERSION = 4
 _BATCH_PACKETS = 4096  # packets scored at once: large enough for the matrix units, small enough for the caches
 _SLICE = 1_000_000  # flows encoded at once; bounds the memory of a prediction
 

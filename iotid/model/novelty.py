@@ -3,13 +3,14 @@
 A network is sure of what it never saw, too; what does not lie is whether the device's packets, and the pairs in which
 they follow each other, were ever seen together in training.
 
-Shape suffixes: N rows, B sets, A training sets, T things (packets and pairs) of training, Q things of the sets asked.
+Shape suffixes: N rows, B sets, A training sets, S of them or parts of them, C classes, T things (packets and pairs) of
+training, Q things of the sets asked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from iotid.model.vote import thin
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
+LIMIT = 0.5  # the novelty above which a set is new
 _KINDS = ("packets", "pairs")
 _THINNED = (
     0.3  # share of a training set's flows that is kept in a further copy, to learn what little evidence looks like
@@ -29,15 +31,16 @@ _SLICE = 1024  # sets compared with all of training at once
 
 
 class Novelty:
-    """The mean of two shares: 1 - the cosine to the most like training set, and what of the set training never showed.
+    """How unlike, measured by what training sets of the most like class are to each other.
 
-    Things are weighed by inverse document frequency, log((1 + A) / (1 + sets that hold it)), so that what every device
-    does counts for little, and in the cosine by 1 + log of their number (tf-idf: Salton and Buckley 1988). Both are 0
-    for a training set and 1 for a set that shares nothing. ``limit``: what ``known_share`` of the training sets, whole
-    and thinned out, stay below where they are compared with the others; 0.25 at least.
+    Unlikeness is the mean of two shares: 1 - the cosine to the most like training set, and what of the set training
+    never showed. Things are weighed by inverse document frequency, log((1 + A) / (1 + sets that hold it)), so that what
+    every device does counts for little, and in the cosine by 1 + log of their number (tf-idf: Salton and Buckley 1988).
+    Both are 0 for a training set and 1 for a set that shares nothing.
+
+    Some devices never do the same twice, others nothing else. So each class has a limit, and the novelty of a set is
+    its unlikeness on a scale of 0 to 1 on which the limit of the class of the most like training set is at LIMIT.
     """
-
-    limit: float
 
     def __init__(self) -> None:
         self._bags = Bags(*_KINDS)
@@ -48,33 +51,36 @@ class Novelty:
         flows_AN: csr_matrix,
         label_A: NDArray[np.int64],
         *,
-        known_share: float = 0.97,
+        known_share: float = 0.95,
         seed: int = 0,
     ) -> Self:
         """``flows_AN``: how many flows of each training set are equal to each row.
 
-        A label's only set has no others to be like, and does not count for the limit; without any other it is 1.
+        A class's limit is what ``known_share`` of its training sets, whole and thinned out, are expected to stay below
+        where they are compared with all others; 0.25 at least. A label's only set has no others to be like, and says
+        nothing; without any other, no set is new.
         """
         self._train_AT = self._bags.learn(sequences).matrix(sequences, flows_AN).astype(np.float32)
         self._weigh()
         kept_BN, kept = thin(flows_AN, _THINNED, np.random.default_rng(seed))
-        own = np.concatenate([np.arange(flows_AN.shape[0]), kept])
-        scores = np.concatenate(
-            [self._scores(sequences, sets, who) for sets, who in ((flows_AN, own[: len(label_A)]), (kept_BN, kept))]
-        )
-        scores = scores[(np.bincount(label_A)[label_A] > 1)[own]]
-        self.limit = max(float(np.quantile(scores, known_share)), _LEAST_LIMIT) if len(scores) else 1.0
+        whole_A = self._unlikeness(sequences, flows_AN, np.arange(len(label_A)))[0]
+        thinned = self._unlikeness(sequences, kept_BN, kept)[0]
+        own_S = np.append(np.arange(len(label_A)), kept)
+        self._limit_A = _limits(np.append(whole_A, thinned), own_S, label_A, known_share)[label_A]
         return self
 
     def scores(self, sequences: Mapping[str, NDArray[np.int32]], flows_BN: csr_matrix) -> NDArray[np.float64]:
-        """(B,) from 0, like a training set, to 1, like nothing in training."""
-        return self._scores(sequences, flows_BN, None)
+        """(B,) from 0, like a training set, to 1, like nothing in training; new above LIMIT."""
+        unlike_B, nearest_B = self._unlikeness(sequences, flows_BN, None)
+        limit_B = self._limit_A[nearest_B]
+        above_B = (unlike_B - limit_B) / np.maximum(1 - limit_B, 1e-9)
+        return np.where(unlike_B <= limit_B, LIMIT * unlike_B / limit_B, LIMIT + (1 - LIMIT) * above_B)
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
         """All that it has learned, by name."""
         train = self._train_AT
         told = {"data": train.data, "indices": train.indices, "indptr": train.indptr}
-        told["shape"], told["limit"] = np.array(train.shape), np.array([self.limit])
+        told["shape"], told["limits"] = np.array(train.shape), self._limit_A
         return {**told, **{f"bags.{kind}": known for kind, known in self._bags.to_arrays().items()}}
 
     @classmethod
@@ -86,7 +92,7 @@ class Novelty:
         parts = (arrays[name] for name in ("data", "indices", "indptr"))
         novelty._train_AT = csr_matrix(tuple(parts), shape=tuple(arrays["shape"].astype(int).tolist()))
         novelty._bags = Bags.from_arrays({kind: arrays[f"bags.{kind}"].astype(np.uint8) for kind in _KINDS})
-        novelty.limit = float(arrays["limit"].astype(np.float64)[0])
+        novelty._limit_A = arrays["limits"].astype(np.float64)
         novelty._weigh()
         return novelty
 
@@ -98,10 +104,13 @@ class Novelty:
         weighed_AT = self._train_AT @ diags(_idf(self._held_T, sets))
         self._unit_AT = diags(1 / np.maximum(_norms(weighed_AT), 1e-9)) @ weighed_AT
 
-    def _scores(
+    def _unlikeness(
         self, sequences: Mapping[str, NDArray[np.int32]], flows_BN: csr_matrix, own_B: NDArray[np.intp] | None
-    ) -> NDArray[np.float64]:
-        """``own_B``: the training set that each set is, or is a part of; it is then compared with all others."""
+    ) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+        """(B,) of each set, and the most like training set.
+
+        ``own_B``: the training set that each set is, or is a part of; it is then compared with all others.
+        """
         from scipy.sparse import csr_matrix
 
         asked = Bags(*_KINDS).learn(sequences)
@@ -112,7 +121,7 @@ class Novelty:
         of_training_QT = csr_matrix((ones, (there, place_Q[there])), shape=shape)
         held_Q = np.zeros(len(place_Q), np.int64)
         held_Q[there] = self._held_T[place_Q[there]]
-        found = np.empty(flows_BN.shape[0])
+        found, nearest = np.empty(flows_BN.shape[0]), np.empty(flows_BN.shape[0], np.intp)
         for start in range(0, len(found), _SLICE):
             rows = slice(start, start + _SLICE)
             bags_BQ = asked.matrix(sequences, flows_BN[rows])
@@ -128,9 +137,44 @@ class Novelty:
             cosine_BA /= np.maximum(_norms(weighed_BQ), 1e-9)[:, np.newaxis]
             if own_B is not None:
                 cosine_BA[np.arange(len(cosine_BA)), own_B[rows]] = 0
-            nearest_B = cosine_BA.max(axis=1, initial=0)
-            found[rows] = (1 - np.clip(nearest_B, 0, 1) + never_B) / 2
-        return found
+            nearest[rows] = cosine_BA.argmax(axis=1)
+            found[rows] = (1 - np.clip(cosine_BA.max(axis=1), 0, 1) + never_B) / 2
+        return found, nearest
+
+
+def _limits(
+    unlike_S: NDArray[np.float64], own_S: NDArray[np.intp], label_A: NDArray[np.int64], known_share: float
+) -> NDArray[np.float64]:
+    """(C,) of each class what this share of its sets is expected to stay below; ``own_S``: the set that each is of.
+
+    Classes differ, and of most there are few sets, so a class's own mean counts the more, the more sets it rests on:
+    random effects by one-way analysis of variance, with the best linear predictor of a further set of the class and its
+    error (Searle, Casella and McCulloch, Variance Components, 1992). How many of these errors sets may lie above what is
+    expected is what they do when each is predicted from the others.
+    """
+    sets_C = np.bincount(label_A)
+    counted_S = sets_C[label_A[own_S]] > 1
+    unlike_S, own_S, C = unlike_S[counted_S], own_S[counted_S], len(sets_C)
+    label_S = label_A[own_S]
+    n_C, sum_C = np.bincount(label_S, minlength=C), np.bincount(label_S, unlike_S, C)
+    some_C = n_C > 0
+    if not some_C.any():
+        return np.ones(C)
+    mean_C = sum_C / np.maximum(n_C, 1)
+    within = float(((unlike_S - mean_C[label_S]) ** 2).sum() / (len(unlike_S) - some_C.sum()))
+    middle, spread = float(mean_C[some_C].mean()), float(mean_C[some_C].var(ddof=1)) if some_C.sum() > 1 else 0.0
+    between = max(spread - within * float((1 / n_C[some_C]).mean()), 0.0)
+
+    def expected(n: NDArray[Any], total: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """A further set's unlikeness, and the standard error of that, after n of the class with this sum."""
+        trust = n * between / np.maximum(n * between + within, 1e-12)
+        return middle + trust * (total / np.maximum(n, 1) - middle), np.sqrt(within + (1 - trust) * between)
+
+    n_A, sum_A = np.bincount(own_S, minlength=len(label_A)), np.bincount(own_S, unlike_S, len(label_A))
+    guess_S, error_S = expected(n_C[label_S] - n_A[own_S], sum_C[label_S] - sum_A[own_S])
+    reach = float(np.quantile((unlike_S - guess_S) / np.maximum(error_S, 1e-9), known_share))
+    guess_C, error_C = expected(n_C, sum_C)
+    return np.clip(guess_C + reach * error_C, _LEAST_LIMIT, 1.0)
 
 
 def _idf(held: NDArray[np.int64], sets: int) -> NDArray[np.float64]:

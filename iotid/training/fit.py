@@ -263,9 +263,7 @@ class _Run:
         seed = self._settings.seed
         vote = LearnedVote(seed).fit(sets.sequences, summaries_DF, sets.flows, sets.label, self._classes)
         novelty = Novelty().fit(sets.sequences, sets.flows, sets.label, seed=seed)
-        _log.info(
-            "learned from %d sets of flows; new to it is what differs by more than %.2f", len(sets), novelty.limit
-        )
+        _log.info("learned from %d sets of flows what devices do as a whole", len(sets))
         return vote, novelty
 
     def keep(self) -> Checkpoint:

@@ -14,7 +14,7 @@ from scipy.sparse import csr_matrix
 from iotid.census.vote import VOTES, Tally, kinds_of, sure_of, vote, watched, width
 from iotid.config import Census, Watchlist, load_settings
 from iotid.model.bundle import Learned
-from iotid.model.novelty import Novelty
+from iotid.model.novelty import LIMIT, Novelty
 from iotid.model.vote import LearnedVote
 
 LABELS = ("camera", "plug", "scale", "lamp", "bell")
@@ -134,14 +134,14 @@ def test_vote__a_model_that_learned_sets_answers_for_the_set_and_tells_new_ones(
         probabilities = np.full((4, 2), [0.9, 0.1])  # flow by flow, all look like the first class
         same = pa.array([device.as_py()] * len(shown))
         tally.add_flows(same, flows[shown], shown, probabilities, np.zeros(4), learned.vote.of_flows(summaries))
-    tally.add_sets(devices, learned.vote.of_bags(sequences, sets), np.array([0.0, learned.novelty.limit + 0.01]))
+    tally.add_sets(devices, learned.vote.of_bags(sequences, sets), np.array([0.0, LIMIT + 0.01]))
     rows = vote(tally.table(), ("camera", "plug"), DEVICES, SETTINGS, learned).to_pylist()
     expected = learned.vote.probabilities(sequences, summaries, sets)
     assert [row["confidence"] for row in rows] == pytest.approx(expected.max(axis=1).tolist(), abs=1e-5)
     assert expected.argmax(axis=1).tolist() == [0, 1]
     assert [(row["status"], row["label"]) for row in rows] == [("known", "camera"), ("unknown", None)]
     assert rows[1]["runners_up"][0]["label"] == "plug"
-    assert rows[1]["novelty"] > learned.novelty.limit
+    assert rows[1]["novelty"] == pytest.approx(LIMIT + 0.01)
     assert row_of([("a", 5, [0.1, 0.7, 0.15, 0.05, 0.0], 0.0)])["novelty"] is None
 
 

@@ -61,15 +61,17 @@ def flow_table() -> Callable[[Sequence[dict[str, Any]]], pa.Table]:
 
 @pytest.fixture(scope="session")
 def write_night() -> Callable[..., Partition]:
-    """Write a night's partition of `flows`, in ``files`` Parquet files."""
+    """Write a night's partition of `flows`, in ``files`` Parquet files, as made by settings of ``flow``."""
 
-    def write(store: Store, flows: pa.Table, site: str = "lab", day: str = "2024-03-01", files: int = 1) -> Partition:
+    def write(
+        store: Store, flows: pa.Table, site: str = "lab", day: str = "2024-03-01", files: int = 1, **flow: Any
+    ) -> Partition:
         keys = {"site": site, "capture_date": day}
         with store.write("flows", keys, FLOWS.version) as staged:
             size = -(-flows.num_rows // files)
             for number in range(files):
                 pq.write_table(flows.slice(number * size, size), f"{staged.path}/part-{number}.parquet")
-            settings = {"flow": load_settings(["local.yaml"]).flow.model_dump(mode="json")}
+            settings = {"flow": load_settings(["local.yaml"]).flow.model_dump(mode="json") | flow}
             staged.metadata = {"rows": flows.num_rows, "settings": settings}
         return store.open("flows", keys)
 

@@ -370,8 +370,14 @@ def test_read__missing_file_or_marker_raises(written: Partition, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("protocol", "unique"),
-    [("random_flow", True), ("random_flow", False), ("random_unique", True), ("by_time", True), ("by_capture", True)],
+    ("protocol", "unique", "join_files"),
+    [
+        ("random_flow", True, True),
+        ("random_flow", False, False),
+        ("random_unique", True, True),
+        ("by_time", True, False),
+        ("by_capture", True, True),
+    ],
 )
 def test_in_memory__same_labels_vocabularies_and_rows(
     spark: SparkSession,
@@ -381,14 +387,16 @@ def test_in_memory__same_labels_vocabularies_and_rows(
     write_night: WriteNight,
     protocol: str,
     unique: bool,
+    join_files: bool,
 ) -> None:
     store, rows = Store(str(tmp_path)), _rows()
     for number, row in enumerate(rows):
         row["first_seen"] = number * 37 % 200
         if "capture_file" in row:
             row["capture_file"] = f"{number % 7}-{row['capture_file']}"
-    night = write_night(store, flow_table(rows), files=3)
+    night = write_night(store, flow_table(rows), files=3, join_files=join_files)
     changes = [f"dataset.protocol={protocol}", f"dataset.unique={json.dumps(unique)}", "dataset.min_count=2"]
+    changes.append(f"flow.join_files={json.dumps(join_files)}")
     dataset = _write(spark, store, [night], *changes)
     settings = load_settings(["local.yaml"], ["flow.max_packets=4", *changes])
     labelled = LabelledFlows.of(of_night(flow_table(rows)), DEVICES, settings.dataset, settings.flow)
@@ -407,7 +415,7 @@ def test_in_memory__same_labels_vocabularies_and_rows(
     learned_N = (part_N := labelled.parts()) != PARTS.index("test")
     seen: dict[tuple[str, str], Counter[tuple[Any, ...]]] = {}
     ids_of = encoding.encode(labelled.flows)
-    captures = labelled.flows["capture_file"].to_pylist()
+    captures = ["one night"] * len(part_N) if join_files else labelled.flows["capture_file"].to_pylist()
     for number in np.flatnonzero(learned_N & (part_N >= 0)).tolist():
         ids = tuple(tuple(sequence[number].tolist()) for sequence in ids_of.values())
         key = (encoding.labels[labelled.label[number]], captures[number])
@@ -427,3 +435,25 @@ def test_in_memory__same_labels_vocabularies_and_rows(
     assert np.bincount(few.label, minlength=len(encoding.labels)).tolist() == [
         min(2, sum(name == label for name, _ in seen)) for label in encoding.labels
     ]
+
+
+@pytest.mark.parametrize(("join_files", "sets"), [(True, 3), (False, 5)])
+def test_write__a_set_is_one_device_in_one_recording(
+    spark: SparkSession,
+    tmp_path: Path,
+    flow_table: FlowTable,
+    write_night: WriteNight,
+    join_files: bool,
+    sets: int,
+) -> None:
+    rows = [
+        {"client_mac": mac, "capture_file": name, "first_seen": number, "packet_length": [40 + number]}
+        for number in range(30)
+        for mac, name in ((CAM, "a"), (CAM, "b"), (HUE, "a"), (HUE, "b"), (PLUG, "a"))
+    ]
+    store = Store(str(tmp_path))
+    night = write_night(store, flow_table(rows), files=2, join_files=join_files)
+    cams = [Device(name=name, mac=mac, model="cam") for name, mac in (("porch", CAM), ("hall", HUE))]
+    devices = DeviceList((*cams, Device(name="plug", mac=PLUG)), "list.yaml")
+    dataset = _write(spark, store, [night], f"flow.join_files={json.dumps(join_files)}", devices=devices)
+    assert len(read_sets(dataset.uri)) == sets
