@@ -167,9 +167,8 @@ class Census(_Section):
     min_flows: int = Field(ge=1)
     min_confidence: float = Field(ge=0, le=1)
     max_surprise: float = Field(ge=0, le=1)
-    sure_from: float = Field(gt=0.5, le=1)
     several_flows: int = Field(ge=1)
-    several_share: float = Field(gt=0, le=0.5)
+    several_chance: float = Field(gt=0, le=0.5)
     likeness: float = Field(gt=0, le=1)
     remember_days: int = Field(ge=1)
     inside: tuple[str, ...]

@@ -29,10 +29,11 @@ from scipy.sparse import coo_matrix
 from iotid import config
 from iotid.census.devices import Networks, name_devices
 from iotid.census.groups import MOST, PAYLOAD, PORT, SHOWN, group_devices
-from iotid.census.vote import TALLY, VOTES, Tally, kinds_of, sure_of, vote
+from iotid.census.vote import TALLY, VOTES, Tally, vote
 from iotid.dataset.characteristics import unseen_share
 from iotid.errors import AccountingError
 from iotid.model.bundle import DESCRIPTION, WEIGHTS, Predictor
+from iotid.model.kinds import kinds_of, sure_of
 from iotid.model.sequences import distinct_sequences
 from iotid.model.status import UNKNOWN
 from iotid.schemas import CENSUS
@@ -201,7 +202,7 @@ def _votes(named: DataFrame, model: ShippedModel, encoding: Encoding, settings: 
         tally = Tally(len(labels))
         for batch in batches:
             for start in range(0, batch.num_rows, settings.batch_rows):
-                _score_into(tally, predictor, batch.slice(start, settings.batch_rows), columns, settings.sure_from)
+                _score_into(tally, predictor, batch.slice(start, settings.batch_rows), columns)
         yield from tally.table().to_batches()
 
     def look_at_sets(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -254,12 +255,10 @@ def _look_at_sets(tally: Tally, predictor: Predictor, rows: pa.Table, columns: S
     distinct, row_of_pair = distinct_sequences(predictor.encoding.encode(rows.select(columns).combine_chunks()))
     shape = (len(device.dictionary), len(next(iter(distinct.values()))))
     flows = coo_matrix((rows["count"].to_numpy(), (device.indices.to_numpy(), row_of_pair)), shape=shape).tocsr()
-    tally.add_sets(device.dictionary, vote.of_bags(distinct, flows), novelty.scores(distinct, flows))
+    tally.add_sets(device.dictionary, vote.of_bags(distinct, flows), novelty.looks(distinct, flows))
 
 
-def _score_into(
-    tally: Tally, predictor: Predictor, batch: pa.RecordBatch, columns: Sequence[str], sure_from: float
-) -> None:
+def _score_into(tally: Tally, predictor: Predictor, batch: pa.RecordBatch, columns: Sequence[str]) -> None:
     """Score the batch's distinct sequences and add them to the evidence of every device that showed them."""
     distinct, which = distinct_sequences(predictor.encoding.encode(batch.select(columns)))
     probabilities, summaries = predictor.read(distinct)
@@ -274,5 +273,5 @@ def _score_into(
         probabilities,
         unseen_share(distinct),
         None if vote is None else vote.of_flows(summaries),
-        sure_of(probabilities, kinds_of(predictor.labels, predictor.encoding.devices), sure_from),
+        sure_of(probabilities, kinds_of(predictor.labels, predictor.encoding.devices)),
     )

@@ -11,11 +11,8 @@ A model that learned whole sets of flows answers for the set instead (`iotid.mod
 training sets it is; what its flows say is summed like probabilities, what the set's things say is told once.
 
 Behind network address translation one address holds several devices, and a vote for one of them is wrong however sure
-it is. What tells are distinct flows that are sure of one kind beside others that are sure of another. A kind is all
-classes of one vendor and type: look-alikes share their flows, so hardly any flow is sure of one of them, while many are
-sure that it is one of them. What fits nothing learned stays unknown, also where some of its flows look like this and
-that. Measured on captures held out (aalto, 27 classes, five folds): of 440 single devices none was called several; of
-3,000 pairs behind one address 57 % were, and a kind that was not there was named for 1 in 1,000.
+it is. Which kinds are there, `iotid.model.kinds` tells from distinct flows that are sure of one; what several kinds
+showed together is then no news where each alone would not have shown it.
 
 Shape suffixes: N devices, R flows or rows of a part, C classes, K kinds, V values that are summed (see ``width``),
 T runners-up, P pairs of a device and a kind found there.
@@ -31,8 +28,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from iotid.dataset.arrays import one_chunk
-from iotid.dataset.devices import merged_name
 from iotid.dataset.labels import UNKNOWN as UNLISTED
+from iotid.model.kinds import DECIMALS, kinds_of
 from iotid.model.novelty import LIMIT
 from iotid.model.status import KNOWN, SEVERAL, UNKNOWN, statuses
 from iotid.schemas import CENSUS
@@ -45,40 +42,16 @@ TALLY = pa.schema([("device_id", pa.string()), ("flows", pa.int64()), ("evidence
 _COLUMNS = ("device_id", "status", "label", "vendor", "type", "confidence", "runners_up", "several", "novelty", "flows")
 VOTES = pa.schema([CENSUS.arrow_schema().field(name) for name in _COLUMNS])
 _RUNNERS_UP = 3
-# Scores differ in their last bits with the batch that a flow was scored in; no decision may hang on those.
-_DECIMALS = 6
 
 
 def width(num_classes: int) -> int:
     """V: three blocks of columns, of C classes each but for what is said.
 
     Weighted sums over the flows: the probabilities, the surprise (1), the weight (1), what the flows say of the set.
-    Of the set as a whole: what its things say, its novelty (1). Of distinct flows that are sure of a kind: their number
-    under the best class, and their probabilities of that kind's classes (see ``sure_of``).
+    Of the set as a whole: what its things say, what it looks like (C + 1; see `Novelty`). Of distinct flows that are
+    sure of a kind: their number under the best class, and their probabilities of that kind's classes (see ``sure_of``).
     """
-    return 5 * num_classes + 3
-
-
-def kinds_of(labels: Sequence[str], known_devices: Mapping[str, Mapping[str, str | None]]) -> np.ndarray:
-    """int (C,): the kind of each class; look-alikes, which share vendor and type, have one."""
-    names = [merged_name(label, known_devices.get(label, {})) for label in labels]
-    return np.unique(names, return_inverse=True)[1]
-
-
-def sure_of(probabilities: np.ndarray, kind_C: np.ndarray, sure_from: float) -> np.ndarray:
-    """(flows, 2 C) of flows whose most probable kind has at least this probability; zeros of all others.
-
-    1 in the column of the best class of that kind; and C columns on, the probabilities of the kind's classes.
-    """
-    rows, C = len(probabilities), len(kind_C)
-    sure = np.zeros((rows, 2 * C))
-    if not rows:
-        return sure
-    kind_probabilities = probabilities @ (kind_C[:, np.newaxis] == np.arange(kind_C.max() + 1))
-    of_kind = np.where(kind_C == kind_probabilities.argmax(axis=1)[:, np.newaxis], probabilities, 0)
-    sure[np.arange(rows), of_kind.argmax(axis=1)] = 1
-    sure[:, C:] = of_kind
-    return np.where((np.round(of_kind.sum(axis=1), _DECIMALS) >= sure_from)[:, np.newaxis], sure, 0)
+    return 6 * num_classes + 3
 
 
 class Tally:
@@ -112,12 +85,12 @@ class Tally:
         if of_set is not None:
             self._add(device_R, weight_R, scored_R, of_set, self._classes + 2)
         if sure is not None:
-            self._add(device_R, np.ones(len(device_R)), scored_R, sure, 3 * self._classes + 3)
+            self._add(device_R, np.ones(len(device_R)), scored_R, sure, 4 * self._classes + 3)
 
-    def add_sets(self, device: pa.Array, of_things: np.ndarray, novelty: np.ndarray) -> None:
-        """Add what the things in each device's whole set say (devices, C), and how new the set is (devices,)."""
-        rows = np.arange(len(novelty))
-        values = np.column_stack([of_things, novelty])
+    def add_sets(self, device: pa.Array, of_things: np.ndarray, looks: np.ndarray) -> None:
+        """Add what the things in each device's whole set say (devices, C), and what it looks like (devices, C + 1)."""
+        rows = np.arange(len(looks))
+        values = np.column_stack([of_things, looks])
         self._add(self._rows_of(device), np.ones(len(rows)), rows, values, 2 * self._classes + 2)
 
     def add(self, part: pa.Table | pa.RecordBatch) -> None:
@@ -163,30 +136,35 @@ def vote(
     """One row of VOTES per device of the tally (TALLY), in its order.
 
     ``labels`` are the model's classes in the order of its probabilities; ``known_devices`` tells each one's vendor and
-    type; ``learned`` is what the model knows of sets; a set is new above `model.novelty.LIMIT`. `model.status` says
-    what makes a device `unknown`. One that is not is `several` where of each of two kinds or more (see ``kinds_of``) at
-    least ``several_flows`` distinct flows are sure, and ``several_share`` of all that are sure of anything; else it is
-    `undecided` or `known`. Runners-up are the classes behind the label; where there is no label, the best class is the
-    first of them.
+    type; ``learned`` is what the model knows beside its network; a set is new above `model.novelty.LIMIT`.
+    `model.status` says what makes a device `unknown`. One that is not is `several` where two kinds or more are found,
+    each by at least ``several_flows`` distinct flows that are sure of it and with less than ``several_chance`` of being
+    a mistake; else it is `undecided` or `known`. Runners-up are the classes behind the label; where there is no label,
+    the best class is the first of them.
     """
     C = len(labels)
     evidence_NV = _matrix(tally["evidence"], width(C))
     mean_NV = evidence_NV[:, : 2 * C + 2] / evidence_NV[:, C + 1 : C + 2]
-    share_NC, surprise_N = mean_NV[:, :C], np.round(mean_NV[:, C], _DECIMALS)
+    share_NC, surprise_N = mean_NV[:, :C], np.round(mean_NV[:, C], DECIMALS)
+    kind_C = kinds_of(labels, known_devices)
+    sure_N2C = evidence_NV[:, 4 * C + 3 :] * np.tile([label != UNLISTED for label in labels], 2)
+    found_NK = _kinds_found(sure_N2C[:, :C], kind_C, settings, learned)
     novelty, is_new_N = pa.nulls(len(tally), pa.float64()), np.zeros(len(tally), bool)
     if learned and learned.vote and learned.novelty:
         share_NC = learned.vote.decide(evidence_NV[:, 2 * C + 2 : 3 * C + 2], mean_NV[:, C + 2 :])
-        novelty_N = np.round(evidence_NV[:, 3 * C + 2], _DECIMALS)
+        looks, among_N = evidence_NV[:, 3 * C + 2 : 4 * C + 3], np.flatnonzero(found_NK.any(axis=1))
+        novelty_N = learned.novelty.scores(looks)
+        together = learned.novelty.scores_together(looks[among_N], found_NK[among_N], kind_C)
+        novelty_N[among_N] = np.minimum(novelty_N[among_N], together)
+        novelty_N = np.round(novelty_N, DECIMALS)
         novelty, is_new_N = pa.array(novelty_N), novelty_N > LIMIT
-    share_NC = np.round(share_NC, _DECIMALS)
+    share_NC = np.round(share_NC, DECIMALS)
     flows_N = tally["flows"].to_numpy()
     status_N = statuses(share_NC, surprise_N, is_new_N, flows_N, labels, settings)
     order_NC = np.argsort(-share_NC, axis=1, kind="stable")
     share_NC = np.take_along_axis(share_NC, order_NC, axis=1)
     classes = _classes(labels, known_devices)
-    sure_N2C = evidence_NV[:, 3 * C + 3 :] * np.tile([label != UNLISTED for label in labels], 2)
-    may_be_N = (status_N != UNKNOWN)[:, np.newaxis]
-    several = _several(sure_N2C * may_be_N, kinds_of(labels, known_devices), classes, settings)
+    several = _several(sure_N2C, found_NK & (status_N != UNKNOWN)[:, np.newaxis], kind_C, classes, settings)
     status_N = np.where(pc.list_value_length(several).to_numpy() > 0, SEVERAL, status_N)
     is_known_N = status_N == KNOWN
     best = pa.array(order_NC[:, 0], mask=~is_known_N)
@@ -233,29 +211,42 @@ def names_of_several(kinds: pa.StructArray) -> pa.Array:
     return pc.coalesce(kinds.field("label"), by_kind)
 
 
+def _kinds_found(
+    count_NC: np.ndarray, kind_C: np.ndarray, settings: config.Census, learned: Learned | None
+) -> np.ndarray:
+    """(N, K) the kinds behind an address where there are two or more; ``count_NC``: flows that are sure of each."""
+    K = kind_C.max(initial=-1) + 1
+    if learned is None or learned.confusion is None:
+        return np.zeros((len(count_NC), K), bool)
+    count_NK = count_NC @ (kind_C[:, np.newaxis] == np.arange(K))
+    found_NK = learned.confusion.found(count_NK, settings.several_flows, settings.several_chance)
+    return found_NK & (found_NK.sum(axis=1, keepdims=True) > 1)
+
+
 def _several(
-    sure_N2C: np.ndarray, kind_C: np.ndarray, classes: Mapping[str, pa.Array], settings: config.Census
+    sure_N2C: np.ndarray,
+    found_NK: np.ndarray,
+    kind_C: np.ndarray,
+    classes: Mapping[str, pa.Array],
+    settings: config.Census,
 ) -> pa.Array:
-    """The kinds found behind each device's address, as CENSUS lists them; empty where there is but one.
+    """The kinds found behind each device's address, as CENSUS lists them; empty where there are none.
 
     The confidence is the mean probability among the flows that are sure of the kind. It is that of one class, which is
     then named, if that has ``min_confidence`` alone; else of the kind, of which vendor and type are known.
     """
     N, C = len(sure_N2C), len(kind_C)
-    is_of_kind_CK = kind_C[:, np.newaxis] == np.arange(kind_C.max(initial=-1) + 1)
-    count_NK = sure_N2C[:, :C] @ is_of_kind_CK
-    share_NK = count_NK / np.maximum(count_NK.sum(axis=1, keepdims=True), 1)
-    is_found_NK = (count_NK >= settings.several_flows) & (np.round(share_NK, _DECIMALS) >= settings.several_share)
-    device_P, kind_P = np.nonzero(is_found_NK & (is_found_NK.sum(axis=1, keepdims=True) > 1))
+    count_NK = sure_N2C[:, :C] @ (kind_C[:, np.newaxis] == np.arange(found_NK.shape[1]))
+    device_P, kind_P = np.nonzero(found_NK)
     order_P = np.lexsort((-count_NK[device_P, kind_P], device_P))  # of a device those with most flows first
     device_P, kind_P = device_P[order_P], kind_P[order_P]
     is_in_kind_PC = kind_C == kind_P[:, np.newaxis]
     mean_PC = np.where(is_in_kind_PC, sure_N2C[device_P, C:], 0) / count_NK[device_P, kind_P][:, np.newaxis]
-    class_P, best_P = mean_PC.argmax(axis=1), np.round(mean_PC.max(axis=1, initial=0), _DECIMALS)
+    class_P, best_P = mean_PC.argmax(axis=1), np.round(mean_PC.max(axis=1, initial=0), DECIMALS)
     is_named_P = (best_P >= settings.min_confidence) | (is_in_kind_PC.sum(axis=1) == 1)
     found = {name: values.take(pa.array(class_P)) for name, values in classes.items()}
     found["label"] = pc.if_else(is_named_P, found["label"], None)
-    found["confidence"] = pa.array(np.where(is_named_P, best_P, np.round(mean_PC.sum(axis=1), _DECIMALS)))
+    found["confidence"] = pa.array(np.where(is_named_P, best_P, np.round(mean_PC.sum(axis=1), DECIMALS)))
     offsets = np.concatenate([[0], np.cumsum(np.bincount(device_P, minlength=N))]).astype(np.int32)
     structs = pa.StructArray.from_arrays(list(found.values()), names=list(found))
     return pa.ListArray.from_arrays(pa.array(offsets), structs)

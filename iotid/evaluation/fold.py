@@ -88,7 +88,9 @@ class Fold:
         from iotid.model.novelty import Novelty
 
         learned = self._learned
-        novelty = Novelty().fit(learned.rows.sequences, *self._bags(learned), seed=self.settings.training.seed)
+        bags, label_U = self._bags(learned)
+        seed = self.settings.training.seed
+        novelty = Novelty().fit(learned.rows.sequences, bags, label_U, len(self.flows.labels), seed=seed)
         asked = [self._sets(self.parts["test"], novelty, group)]
         asked.append(self._sets(self._part_of(self.part == protocols.LEFT_OUT), novelty, group))
         return Sets(*(np.concatenate(columns) for columns in zip(*asked, strict=True)))
@@ -175,7 +177,7 @@ class Fold:
         sequences, (bags_UR, label_U) = part.rows.sequences, self._bags(part)
         share_UC = self._vote.probabilities(sequences, self._predictor.read(sequences)[1], bags_UR)
         surprise_U = mean_of_flows(unseen_share(sequences)[:, np.newaxis], bags_UR)[:, 0]
-        novelty_U = novelty.scores(sequences, bags_UR)
+        novelty_U = novelty.scores(novelty.looks(sequences, bags_UR))
         is_new_U, flows_U = novelty_U > LIMIT, np.asarray(bags_UR.sum(axis=1)).ravel().astype(np.int64)
         return Sets(
             unit=np.unique(self.units[part.flow]),

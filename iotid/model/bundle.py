@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from iotid import __version__, config, schemas
 from iotid.dataset.characteristics import CHARACTERISTICS, Encoding, unseen_share
 from iotid.errors import DataError, SchemaError
 from iotid.model.ensemble import AdaptiveEnsemble
+from iotid.model.kinds import Confusion
 from iotid.model.memory import Memory
 from iotid.model.novelty import Novelty
 from iotid.model.sequences import batches_by_length, distinct_sequences, step_counts, tensors_of
@@ -77,11 +78,12 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @dataclass(frozen=True)
 class Learned:
-    """What a model knows beside its network: training's sequences, and the sets of flows of its devices."""
+    """What a model knows beside its network: training's sequences, the sets of flows of its devices, its mistakes."""
 
     memory: Memory | None = None
     vote: LearnedVote | None = None
     novelty: Novelty | None = None
+    confusion: Confusion | None = None
 
     def to_tensors(self) -> dict[str, torch.Tensor]:
         """Under names that begin with the part's, as no weight of the network does."""
@@ -104,13 +106,8 @@ class Learned:
                 arrays[part][rest] = tensor.numpy()
             else:
                 weights[name] = tensor
-        memory, vote, novelty = arrays["memory"], arrays["vote"], arrays["novelty"]
-        learned = cls(
-            Memory.from_arrays(memory) if memory else None,
-            LearnedVote.from_arrays(vote) if vote else None,
-            Novelty.from_arrays(novelty) if novelty else None,
-        )
-        return learned, weights
+        kinds: dict[str, Any] = {"memory": Memory, "vote": LearnedVote, "novelty": Novelty, "confusion": Confusion}
+        return cls(**{part: kinds[part].from_arrays(told) for part, told in arrays.items() if told}), weights
 
 
 class Predictor:
@@ -220,7 +217,7 @@ class Predictor:
         vote, novelty = self.learned.vote, self.learned.novelty
         if vote is None or novelty is None:
             raise DataError("model: learned no sets of flows; write the dataset and train again")
-        return vote.probabilities(sequences, summaries, flows_BN), novelty.scores(sequences, flows_BN)
+        return vote.probabilities(sequences, summaries, flows_BN), novelty.scores(novelty.looks(sequences, flows_BN))
 
 
 def vocabulary_sizes(encoding: Encoding) -> dict[str, int]:

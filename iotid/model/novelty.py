@@ -3,8 +3,8 @@
 A network is sure of what it never saw, too; what does not lie is whether the device's packets, and the pairs in which
 they follow each other, were ever seen together in training.
 
-Shape suffixes: N rows, B sets, A training sets, S of them or parts of them, C classes, T things (packets and pairs) of
-training, Q things of the sets asked.
+Shape suffixes: N rows, B sets, A training sets, S of them or parts of them, C classes, K kinds, T things (packets and
+pairs) of training, Q things of the sets asked.
 """
 
 from __future__ import annotations
@@ -40,6 +40,9 @@ class Novelty:
 
     Some devices never do the same twice, others nothing else. So each class has a limit, and the novelty of a set is
     its unlikeness on a scale of 0 to 1 on which the limit of the class of the most like training set is at LIMIT.
+
+    What a set looks like, ``looks`` (B, C + 1), is the cosine to the most like training set of each class, and last
+    what training never showed.
     """
 
     def __init__(self) -> None:
@@ -50,6 +53,7 @@ class Novelty:
         sequences: Mapping[str, NDArray[np.int32]],
         flows_AN: csr_matrix,
         label_A: NDArray[np.int64],
+        classes: int,
         *,
         known_share: float = 0.95,
         seed: int = 0,
@@ -63,24 +67,43 @@ class Novelty:
         self._train_AT = self._bags.learn(sequences).matrix(sequences, flows_AN).astype(np.float32)
         self._weigh()
         kept_BN, kept = thin(flows_AN, _THINNED, np.random.default_rng(seed))
-        whole_A = self._unlikeness(sequences, flows_AN, np.arange(len(label_A)))[0]
-        thinned = self._unlikeness(sequences, kept_BN, kept)[0]
+        self._label_A = label_A
+        self._limit_C = np.ones(classes)
         own_S = np.append(np.arange(len(label_A)), kept)
-        self._limit_A = _limits(np.append(whole_A, thinned), own_S, label_A, known_share)[label_A]
+        looks = [self._looks(sequences, flows_AN, own_S[: len(label_A)]), self._looks(sequences, kept_BN, kept)]
+        self._limit_C = _limits(_unlikeness(np.concatenate(looks)), own_S, label_A, classes, known_share)
         return self
 
-    def scores(self, sequences: Mapping[str, NDArray[np.int32]], flows_BN: csr_matrix) -> NDArray[np.float64]:
+    def looks(self, sequences: Mapping[str, NDArray[np.int32]], flows_BN: csr_matrix) -> NDArray[np.float64]:
+        """(B, C + 1) of sets of flows."""
+        return self._looks(sequences, flows_BN, None)
+
+    def scores(self, looks: NDArray[np.float64]) -> NDArray[np.float64]:
         """(B,) from 0, like a training set, to 1, like nothing in training; new above LIMIT."""
-        unlike_B, nearest_B = self._unlikeness(sequences, flows_BN, None)
-        limit_B = self._limit_A[nearest_B]
-        above_B = (unlike_B - limit_B) / np.maximum(1 - limit_B, 1e-9)
-        return np.where(unlike_B <= limit_B, LIMIT * unlike_B / limit_B, LIMIT + (1 - LIMIT) * above_B)
+        return _scaled(_unlikeness(looks), self._limit_C[looks[:, :-1].argmax(axis=1)])
+
+    def scores_together(
+        self, looks: NDArray[np.float64], found_BK: NDArray[np.bool_], kind_C: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """``scores`` (B,) of sets that devices of several kinds showed together, at least one of them for each set.
+
+        The cosine is that to the best sum of a training set of each kind, as if those had nothing in common; the limit
+        is the mean of theirs.
+        """
+        cosine_BK, limit_BK = (np.zeros(found_BK.shape) for _ in range(2))
+        for kind in range(found_BK.shape[1]):
+            own = np.flatnonzero(kind_C == kind)
+            best = own[looks[:, own].argmax(axis=1)]
+            cosine_BK[:, kind], limit_BK[:, kind] = looks[np.arange(len(looks)), best], self._limit_C[best]
+        cosine_B = np.sqrt((found_BK * cosine_BK**2).sum(axis=1))
+        together = np.column_stack([cosine_B, looks[:, -1]])
+        return _scaled(_unlikeness(together), (found_BK * limit_BK).sum(axis=1) / found_BK.sum(axis=1))
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
         """All that it has learned, by name."""
         train = self._train_AT
         told = {"data": train.data, "indices": train.indices, "indptr": train.indptr}
-        told["shape"], told["limits"] = np.array(train.shape), self._limit_A
+        told |= {"shape": np.array(train.shape), "labels": self._label_A, "limits": self._limit_C}
         return {**told, **{f"bags.{kind}": known for kind, known in self._bags.to_arrays().items()}}
 
     @classmethod
@@ -92,7 +115,7 @@ class Novelty:
         parts = (arrays[name] for name in ("data", "indices", "indptr"))
         novelty._train_AT = csr_matrix(tuple(parts), shape=tuple(arrays["shape"].astype(int).tolist()))
         novelty._bags = Bags.from_arrays({kind: arrays[f"bags.{kind}"].astype(np.uint8) for kind in _KINDS})
-        novelty._limit_A = arrays["limits"].astype(np.float64)
+        novelty._label_A, novelty._limit_C = arrays["labels"].astype(np.int64), arrays["limits"].astype(np.float64)
         novelty._weigh()
         return novelty
 
@@ -104,13 +127,10 @@ class Novelty:
         weighed_AT = self._train_AT @ diags(_idf(self._held_T, sets))
         self._unit_AT = diags(1 / np.maximum(_norms(weighed_AT), 1e-9)) @ weighed_AT
 
-    def _unlikeness(
+    def _looks(
         self, sequences: Mapping[str, NDArray[np.int32]], flows_BN: csr_matrix, own_B: NDArray[np.intp] | None
-    ) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-        """(B,) of each set, and the most like training set.
-
-        ``own_B``: the training set that each set is, or is a part of; it is then compared with all others.
-        """
+    ) -> NDArray[np.float64]:
+        """``own_B``: the training set that each set is, or is a part of; it is then compared with all others."""
         from scipy.sparse import csr_matrix
 
         asked = Bags(*_KINDS).learn(sequences)
@@ -121,8 +141,8 @@ class Novelty:
         of_training_QT = csr_matrix((ones, (there, place_Q[there])), shape=shape)
         held_Q = np.zeros(len(place_Q), np.int64)
         held_Q[there] = self._held_T[place_Q[there]]
-        found, nearest = np.empty(flows_BN.shape[0]), np.empty(flows_BN.shape[0], np.intp)
-        for start in range(0, len(found), _SLICE):
+        looks = np.zeros((flows_BN.shape[0], len(self._limit_C) + 1))
+        for start in range(0, len(looks), _SLICE):
             rows = slice(start, start + _SLICE)
             bags_BQ = asked.matrix(sequences, flows_BN[rows])
             # of a training set itself each thing is in one set less than all of training says
@@ -131,30 +151,41 @@ class Novelty:
             unseen_BQ = weight_BQ.copy()
             unseen_BQ.data = weight_BQ.data * (held_Q[bags_BQ.indices] - (own_B is not None) <= 0)
             all_B = np.maximum(np.asarray(weight_BQ.sum(axis=1)).ravel(), 1e-9)
-            never_B = np.asarray(unseen_BQ.sum(axis=1)).ravel() / all_B
+            looks[rows, -1] = np.asarray(unseen_BQ.sum(axis=1)).ravel() / all_B
             weighed_BQ = bags_BQ.multiply(weight_BQ).tocsr()
             cosine_BA = (weighed_BQ @ of_training_QT @ self._unit_AT.T).toarray()
             cosine_BA /= np.maximum(_norms(weighed_BQ), 1e-9)[:, np.newaxis]
             if own_B is not None:
                 cosine_BA[np.arange(len(cosine_BA)), own_B[rows]] = 0
-            nearest[rows] = cosine_BA.argmax(axis=1)
-            found[rows] = (1 - np.clip(cosine_BA.max(axis=1), 0, 1) + never_B) / 2
-        return found, nearest
+            for label in np.unique(self._label_A):
+                looks[rows, label] = np.clip(cosine_BA[:, self._label_A == label].max(axis=1), 0, 1)
+        return looks
+
+
+def _unlikeness(looks: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(B,) the mean of the two shares."""
+    return (1 - np.minimum(looks[:, :-1].max(axis=1), 1) + looks[:, -1]) / 2
+
+
+def _scaled(unlike_B: NDArray[np.float64], limit_B: NDArray[np.float64]) -> NDArray[np.float64]:
+    """From 0 to 1, with the limit at LIMIT."""
+    above_B = (unlike_B - limit_B) / np.maximum(1 - limit_B, 1e-9)
+    return np.where(unlike_B <= limit_B, LIMIT * unlike_B / limit_B, LIMIT + (1 - LIMIT) * above_B)
 
 
 def _limits(
-    unlike_S: NDArray[np.float64], own_S: NDArray[np.intp], label_A: NDArray[np.int64], known_share: float
+    unlike_S: NDArray[np.float64], own_S: NDArray[np.intp], label_A: NDArray[np.int64], C: int, known_share: float
 ) -> NDArray[np.float64]:
     """(C,) of each class what this share of its sets is expected to stay below; ``own_S``: the set that each is of.
 
     Classes differ, and of most there are few sets, so a class's own mean counts the more, the more sets it rests on:
-    random effects by one-way analysis of variance, with the best linear predictor of a further set of the class and its
-    error (Searle, Casella and McCulloch, Variance Components, 1992). How many of these errors sets may lie above what is
-    expected is what they do when each is predicted from the others.
+    random effects by one-way analysis of variance, with the best linear predictor of a further set of the class and
+    its error (Searle, Casella and McCulloch, Variance Components, 1992). How many of these errors sets may lie above
+    what is expected is what they do when each is predicted from the others.
     """
-    sets_C = np.bincount(label_A)
+    sets_C = np.bincount(label_A, minlength=C)
     counted_S = sets_C[label_A[own_S]] > 1
-    unlike_S, own_S, C = unlike_S[counted_S], own_S[counted_S], len(sets_C)
+    unlike_S, own_S = unlike_S[counted_S], own_S[counted_S]
     label_S = label_A[own_S]
     n_C, sum_C = np.bincount(label_S, minlength=C), np.bincount(label_S, unlike_S, C)
     some_C = n_C > 0

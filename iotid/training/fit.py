@@ -27,6 +27,7 @@ from iotid import config
 from iotid.errors import DataError, SettingError, TrainingError
 from iotid.model.bundle import Learned, Predictor, save_bundle, vocabulary_sizes, write_atomically
 from iotid.model.ensemble import AdaptiveEnsemble
+from iotid.model.kinds import Confusion, kinds_of
 from iotid.model.memory import Memory
 from iotid.model.novelty import Novelty
 from iotid.model.sequences import batches_by_length, step_counts, tensors_of
@@ -253,7 +254,10 @@ class _Run:
         answers_NC = softmax(factor * logits_NC + bias_C, axis=1)
         memory = Memory.of(self._train).fitted(rows, answers_NC) if self._model.settings.memory else None
         weights = into_last_layer(self.best, factor, bias_C)
-        learned = Learned(memory) if sets is None else Learned(memory, *self._of_sets(sets))
+        known_NC = memory.join(rows.sequences, answers_NC) if memory else answers_NC
+        confusion = Confusion.of(known_NC, rows.label, kinds_of(self._encoding.labels, self._encoding.devices))
+        vote, novelty = self._of_sets(sets) if sets else (None, None)
+        learned = Learned(memory, vote, novelty, confusion)
         save_bundle(folder, weights, self._model.settings, self._encoding, learned)
         remembers = f"; the network's answer weighs as {memory.strength:.2g} flows remembered" if memory else ""
         _log.info("fitted to validation: temperature %.3f%s", 1 / factor, remembers)
@@ -262,7 +266,7 @@ class _Run:
         _, summaries_DF = Predictor(self._model.cpu(), self._encoding).read(sets.sequences)
         seed = self._settings.seed
         vote = LearnedVote(seed).fit(sets.sequences, summaries_DF, sets.flows, sets.label, self._classes)
-        novelty = Novelty().fit(sets.sequences, sets.flows, sets.label, seed=seed)
+        novelty = Novelty().fit(sets.sequences, sets.flows, sets.label, self._classes, seed=seed)
         _log.info("learned from %d sets of flows what devices do as a whole", len(sets))
         return vote, novelty
 

@@ -68,7 +68,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
             looked, flows, label = encoding.encode(looks), csr_matrix([[3, 0], [5, 0], [0, 2], [0, 4]]), [0, 0, 1, 1]
             _, summaries = Predictor(model, encoding).read(looked)
             vote = LearnedVote(1).fit(looked, summaries, flows, np.array(label), 2)
-            learned = Learned(None, vote, Novelty().fit(looked, flows, np.array(label)))
+            learned = Learned(None, vote, Novelty().fit(looked, flows, np.array(label), 2))
         save_bundle(folder, model.state_dict(), settings, encoding, learned)
         return folder
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from iotid.model.novelty import LIMIT, Novelty, _limits
+from iotid.model.novelty import LIMIT, Novelty, _limits, _unlikeness
 
 
 def _sequences(rows: int, seed: int, values: int = 4) -> dict[str, NDArray[np.int32]]:
@@ -68,18 +68,17 @@ def test_unlikeness__is_the_mean_of_two_shares(seed: int) -> None:
     train, asked = _sequences(8, seed), _sequences(6, seed + 1, values=6)
     flows_AN = chance.integers(0, 3, (4, 8)) + np.eye(4, 8, dtype=int)
     flows_BN = chance.integers(0, 3, (3, 6)) + np.eye(3, 6, dtype=int)
-    novelty = Novelty().fit(train, csr_matrix(flows_AN), np.array([0, 0, 1, 1]))
+    novelty = Novelty().fit(train, csr_matrix(flows_AN), np.array([0, 0, 1, 1]), 3)
     sets = [_things(train, flows) for flows in flows_AN]
     unlike_B = _expected([_things(asked, flows) for flows in flows_BN], sets, [None] * 3)
-    found_B, found = novelty._unlikeness(asked, csr_matrix(flows_BN), None)
-    np.testing.assert_allclose(found_B, unlike_B, atol=1e-5)
+    looks = novelty.looks(asked, csr_matrix(flows_BN))
+    np.testing.assert_allclose(_unlikeness(looks), unlike_B, atol=1e-5)
     among_others = _expected(sets, sets, [*range(4)])
-    np.testing.assert_allclose(
-        novelty._unlikeness(train, csr_matrix(flows_AN), np.arange(4))[0], among_others, atol=1e-5
-    )
-    limit_B = novelty._limit_A[found]
-    below_B = np.clip(unlike_B / limit_B, 0, 1) + np.clip((unlike_B - limit_B) / (1 - limit_B), 0, 1)
-    np.testing.assert_allclose(novelty.scores(asked, csr_matrix(flows_BN)), below_B / 2, atol=1e-5)
+    looks_A = novelty._looks(train, csr_matrix(flows_AN), np.arange(4))
+    np.testing.assert_allclose(_unlikeness(looks_A), among_others, atol=1e-5)
+    limit_B = novelty._limit_C[looks[:, :-1].argmax(axis=1)]
+    below_B = np.clip(unlike_B / limit_B, 0, 1) + np.clip((unlike_B - limit_B) / np.maximum(1 - limit_B, 1e-9), 0, 1)
+    np.testing.assert_allclose(novelty.scores(looks), below_B / 2, atol=1e-5)
 
 
 def _kinds(kinds: list[int], seed: int) -> tuple[dict[str, NDArray[np.int32]], csr_matrix]:
@@ -96,17 +95,33 @@ def _kinds(kinds: list[int], seed: int) -> tuple[dict[str, NDArray[np.int32]], c
 
 def test_scores__learned_kinds_pass_and_new_ones_do_not() -> None:
     labels = [0, 1, 2] * 10
-    novelty = Novelty().fit(*_kinds(labels, 1), np.array(labels))
+    novelty = Novelty().fit(*_kinds(labels, 1), np.array(labels), 3)
     again = Novelty.from_arrays(novelty.to_arrays())
-    assert (again.scores(*_kinds([0, 1, 2] * 5, 2)) < LIMIT).mean() > 0.9
-    new_B = again.scores(*_kinds([7, 8, 9], 3))
+    assert (again.scores(again.looks(*_kinds([0, 1, 2] * 5, 2))) < LIMIT).mean() > 0.9
+    new_B = again.scores(again.looks(*_kinds([7, 8, 9], 3)))
     assert (new_B > LIMIT).all()
-    np.testing.assert_allclose(new_B, novelty.scores(*_kinds([7, 8, 9], 3)))
+    np.testing.assert_allclose(new_B, novelty.scores(novelty.looks(*_kinds([7, 8, 9], 3))))
+
+
+def test_scores__of_learned_kinds_behind_one_address_are_new_alone_and_known_together() -> None:
+    labels = [0, 1, 2] * 10
+    novelty = Novelty().fit(*_kinds(labels, 1), np.array(labels), 3)
+
+    def looks(kinds: list[int]) -> NDArray[np.float64]:
+        sequences, flows = _kinds(kinds, 2)
+        return novelty.looks(sequences, csr_matrix(flows.sum(axis=0)))
+
+    found, kind_C = np.array([[True, True, True]]), np.arange(3)
+    assert novelty.scores(looks([0, 1, 2])) > LIMIT > novelty.scores_together(looks([0, 1, 2]), found, kind_C)
+    assert novelty.scores_together(looks([7, 8, 9]), found, kind_C) > LIMIT
+    assert novelty.scores_together(looks([0, 8, 9]), found, kind_C) > LIMIT
+    single = np.array([[True, False, False]])
+    np.testing.assert_allclose(novelty.scores_together(looks([0]), single, kind_C), novelty.scores(looks([0])))
 
 
 def test_fit__a_labels_only_set_says_nothing_of_limits() -> None:
-    novelty = Novelty().fit(*_kinds([0, 1, 2], 1), np.array([0, 1, 2]))
-    assert (novelty.scores(*_kinds([7, 8, 9], 3)) <= LIMIT).all()
+    novelty = Novelty().fit(*_kinds([0, 1, 2], 1), np.array([0, 1, 2]), 3)
+    assert (novelty.scores(novelty.looks(*_kinds([7, 8, 9], 3))) <= LIMIT).all()
 
 
 def _drawn(mean_C: list[float], sets: list[int], spread: float) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -117,13 +132,13 @@ def _drawn(mean_C: list[float], sets: list[int], spread: float) -> tuple[NDArray
 
 def test_limits__of_a_class_that_repeats_itself_is_lower_than_of_one_that_does_not() -> None:
     unlike, label = _drawn([0.3, 0.6], [200, 200], 0.05)
-    quiet, busy = _limits(unlike, np.arange(400), label, 0.95)
+    quiet, busy = _limits(unlike, np.arange(400), label, 2, 0.95)
     np.testing.assert_allclose([quiet, busy], [0.3 + 1.64 * 0.05, 0.6 + 1.64 * 0.05], atol=0.02)
 
 
 def test_limits__of_a_class_with_one_set_has_room_for_what_classes_differ() -> None:
     unlike, label = _drawn([0.3, 0.4, 0.5, 0.6, 0.4], [50, 50, 50, 50, 1], 0.02)
-    *_, least_known = limits = _limits(unlike, np.arange(201), label, 0.95)
+    *_, least_known = limits = _limits(unlike, np.arange(201), label, 5, 0.95)
     assert least_known > 0.6
     assert limits[1] < 0.5  # the same mean, known by fifty sets
 
@@ -131,5 +146,5 @@ def test_limits__of_a_class_with_one_set_has_room_for_what_classes_differ() -> N
 def test_limits__are_the_same_in_whatever_order_sets_come() -> None:
     unlike, label = _drawn([0.3, 0.6, 0.4], [5, 3, 2], 0.05)
     order = np.random.default_rng(2).permutation(10)
-    expected = _limits(unlike, np.arange(10), label, 0.95)
-    np.testing.assert_allclose(_limits(unlike[order], order, label, 0.95), expected)
+    expected = _limits(unlike, np.arange(10), label, 3, 0.95)
+    np.testing.assert_allclose(_limits(unlike[order], order, label, 3, 0.95), expected)

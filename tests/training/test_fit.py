@@ -17,6 +17,7 @@ from sklearn.metrics import f1_score
 from iotid.dataset import Rows, Sets
 from iotid.errors import DataError, SettingError, TrainingError
 from iotid.model import Predictor
+from iotid.model.bundle import Learned
 from iotid.training import fit as fit_module
 from iotid.training.fit import FitResult, fit, macro_f1
 
@@ -50,7 +51,8 @@ def test_fit__learns_with_products_in_bfloat16_and_keeps_float32_weights(toy: Mo
     result = _fit(toy, tmp_path / "lower", train=toy.rows(200), epochs=12, precision="bfloat16")
     assert result.best_macro_f1 > 0.95
     assert _told(result) != _told(_fit(toy, tmp_path / "full", train=toy.rows(200), epochs=12, precision="float32"))
-    assert {tensor.dtype for tensor in load_file(tmp_path / "lower/weights.safetensors").values()} == {torch.float32}
+    _, weights = Learned.split_off(load_file(tmp_path / "lower/weights.safetensors"))
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
 
 
 def test_fit__bundle_holds_the_weights_of_the_best_epoch_not_of_the_last(
