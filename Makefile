@@ -14,7 +14,7 @@ SECONDS := 60
 SEED ?= 1
 NIGHTS ?= 10
 
-.PHONY: help setup airflow-setup peers-setup demo run reproduce test test-unit test-conformance test-spark test-ddp test-dags test-scheduler check audit format wheel clean bench-census bench-census-hits bench-capture bench-ingest bench-train bench-predict bench-choices results results-quick drill-kill drill-nights drill-cluster fuzz airflow cluster cluster-stop
+.PHONY: help setup airflow-setup peers-setup demo run reproduce test test-unit test-conformance test-spark test-ddp test-dags test-scheduler check audit format wheel clean bench-behind bench-census bench-census-hits bench-capture bench-ingest bench-train bench-predict bench-choices results results-quick drill-kill drill-nights drill-cluster fuzz airflow cluster cluster-stop
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -115,6 +115,10 @@ fuzz: setup peers-setup ## search for captures that break the reader: make fuzz 
 
 bench-census: setup ## a census of a million flows of 20,000 devices beside scoring every flow: make bench-census [CAPTURES=DIR LABELS=FILE]
 	@$(PY) tests/bench/census.py $(if $(CAPTURES),--captures "$(CAPTURES)" --labels "$(LABELS)") $(foreach s,$(SET),--set "$(s)")
+
+bench-behind: setup ## the census's answers for several devices behind one address: make bench-behind CAPTURES=DIR LABELS=FILE, a quarter of an hour
+	@test -n "$(CAPTURES)" -a -n "$(LABELS)" || { echo 'usage: make bench-behind CAPTURES=DIR LABELS=FILE [SET="section.key=value …"]' >&2; exit 2; }
+	@$(PY) tests/bench/behind.py --captures "$(CAPTURES)" --labels "$(LABELS)" $(foreach s,$(SET),--set "$(s)")
 
 bench-census-hits: setup ## a run's census against its device list: make bench-census-hits LABELS=… SITE=… DATE=… [ROOT=…]
 	@$(PY) tests/bench/census_hits.py "$(abspath $(ROOT))" "$(SITE)" "$(DATE)" "$(LABELS)"
