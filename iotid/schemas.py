@@ -270,7 +270,8 @@ CENSUS = Table(  # version 2: novelty; version 3: several, group, and the groups
         Column(
             "novelty",
             "float64",
-            "how unlike all that training showed, 0 to 1; null: the model cannot tell",
+            "how unlike all that training showed, 0 to 1, measured by how devices of the most like class differ; above "
+            "0.5 it is unknown; null: the model cannot tell",
             nullable=True,
         ),
         Column(
