@@ -1,11 +1,11 @@
 """The Spark shell: a night's flows and a trained model make one row per device.
 
-Two passes over the flows. The first counts every flow under what becomes of it and sums up each device's traffic. The
-second groups flows by device and sequences, then by sequences alone, so that each distinct sequence of the night is
-scored once and crosses the shuffle once, with the list of the devices that showed it. Workers sum by device the
-evidence of what they scored; only those sums are shuffled again, and voted on. Beside it, where the model learned sets,
-each device's distinct sequences come together once, for what is in them to be counted. Where that leaves unknown
-devices, a third pass counts what they send, and the driver groups them by it.
+One pass over the flows groups them by device and sequences, with their number and traffic; flows of no device by what
+becomes of them. These groups are kept, and all else is made of them. They are grouped by sequences alone, so that each
+distinct sequence of the night is scored once and crosses the shuffle once, with the list of the devices that showed it.
+Workers sum by device the evidence of what they scored; only those sums are shuffled again, and voted on. Beside it,
+where the model learned sets, each device's distinct sequences come together once, for what is in them to be counted.
+Where that leaves unknown devices, a second pass counts what they send, and the driver groups them by it.
 """
 
 from __future__ import annotations
@@ -102,10 +102,15 @@ def score_night(
         AccountingError: a device's flows that were scored are not all of its flows.
     """
     named = _with_outcome(flows, encoding.protocols, Networks(settings.inside))
-    outcomes = _traffic(named).toArrow()
+    columns = list(dict.fromkeys(encoding.columns))  # two characteristics may be read from one column
+    pairs = _pairs(named, columns).persist()
+    try:
+        votes = _votes(pairs, model, encoding, columns, settings).toArrow().cast(VOTES).sort_by("device_id")
+        outcomes = _traffic(pairs).toArrow()
+    finally:
+        pairs.unpersist()
     is_device = pc.is_valid(outcomes["device_id"])
     traffic = outcomes.filter(is_device).sort_by("device_id")
-    votes = _votes(named, model, encoding, settings).toArrow().cast(VOTES).sort_by("device_id")
     if not all(votes[name].equals(traffic[name]) for name in ("device_id", "flows")):
         scored, counted = (pc.sum(table["flows"]).as_py() or 0 for table in (votes, traffic))
         raise AccountingError(
@@ -180,21 +185,35 @@ def _with_outcome(flows: DataFrame, protocols: Sequence[int], inside: Networks) 
     )
 
 
-def _traffic(named: DataFrame) -> DataFrame:
-    """Flows, bytes, times and addresses by device; those without one by outcome."""
-    addresses = F.slice(F.sort_array(F.collect_set("address")), 1, MAX_ADDRESSES)
-    return named.groupBy("device_id", "outcome").agg(
+def _pairs(named: DataFrame, columns: Sequence[str]) -> DataFrame:
+    """Flows, bytes, times and addresses of each device and distinct flow; of flows of no device by outcome alone."""
+    is_device = F.col("device_id").isNotNull()
+    shown = [F.when(is_device, F.col(name)).alias(name) for name in columns]
+    return named.groupBy("device_id", "outcome", *shown).agg(
         F.count(F.lit(1)).alias("flows"),
         F.sum(F.col("client_bytes") + F.col("server_bytes")).alias("bytes"),
+        F.min("first_seen").alias("first_seen"),
+        F.max("last_seen").alias("last_seen"),
+        F.collect_set("address").alias("addresses"),
+    )
+
+
+def _traffic(pairs: DataFrame) -> DataFrame:
+    """The same of each device, and of each outcome of flows that have none."""
+    addresses = F.slice(F.sort_array(F.array_distinct(F.flatten(F.collect_list("addresses")))), 1, MAX_ADDRESSES)
+    return pairs.groupBy("device_id", "outcome").agg(
+        F.sum("flows").alias("flows"),
+        F.sum("bytes").alias("bytes"),
         F.min("first_seen").alias("first_seen"),
         F.max("last_seen").alias("last_seen"),
         addresses.alias("addresses"),
     )
 
 
-def _votes(named: DataFrame, model: ShippedModel, encoding: Encoding, settings: config.Census) -> DataFrame:
-    """One row of VOTES per device."""
-    columns = list(dict.fromkeys(encoding.columns))  # two characteristics may be read from one column
+def _votes(
+    pairs: DataFrame, model: ShippedModel, encoding: Encoding, columns: Sequence[str], settings: config.Census
+) -> DataFrame:
+    """One row of VOTES per device of ``pairs`` (``_pairs``)."""
     labels, devices = encoding.labels, encoding.devices  # closures take these, not the vocabularies
 
     def score(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -220,13 +239,13 @@ def _votes(named: DataFrame, model: ShippedModel, encoding: Encoding, settings: 
 
     # an explicit number of partitions is one that adaptive execution leaves alone: it judges by bytes, and would give
     # all sequences of a night, which are few bytes and much work, to one core
-    partitions = int(str(named.sparkSession.conf.get("spark.sql.shuffle.partitions")))
-    pairs = named.where(F.col("device_id").isNotNull()).groupBy("device_id", *columns).count()
-    shown_by = F.collect_list(F.struct("device_id", "count")).alias("devices")
-    distinct = pairs.repartition(partitions, *columns).groupBy(*columns).agg(shown_by)
+    partitions = int(str(pairs.sparkSession.conf.get("spark.sql.shuffle.partitions")))
+    shown = pairs.where(F.col("device_id").isNotNull()).select("device_id", "flows", *columns)
+    shown_by = F.collect_list(F.struct("device_id", "flows")).alias("devices")
+    distinct = shown.repartition(partitions, *columns).groupBy(*columns).agg(shown_by)
     tallies = distinct.mapInArrow(score, from_arrow_schema(TALLY))
     if model.knows_sets:
-        of_device = pairs.repartition(partitions, "device_id").sortWithinPartitions("device_id")
+        of_device = shown.repartition(partitions, "device_id").sortWithinPartitions("device_id")
         tallies = tallies.union(of_device.mapInArrow(look_at_sets, from_arrow_schema(TALLY)))
     return tallies.repartition(partitions, "device_id").mapInArrow(decide, from_arrow_schema(VOTES))
 
@@ -254,7 +273,7 @@ def _look_at_sets(tally: Tally, predictor: Predictor, rows: pa.Table, columns: S
     device = rows["device_id"].combine_chunks().dictionary_encode()
     distinct, row_of_pair = distinct_sequences(predictor.encoding.encode(rows.select(columns).combine_chunks()))
     shape = (len(device.dictionary), len(next(iter(distinct.values()))))
-    flows = coo_matrix((rows["count"].to_numpy(), (device.indices.to_numpy(), row_of_pair)), shape=shape).tocsr()
+    flows = coo_matrix((rows["flows"].to_numpy(), (device.indices.to_numpy(), row_of_pair)), shape=shape).tocsr()
     tally.add_sets(device.dictionary, vote.of_bags(distinct, flows), novelty.looks(distinct, flows))
 
 
@@ -268,7 +287,7 @@ def _score_into(tally: Tally, predictor: Predictor, batch: pa.RecordBatch, colum
     row_of_pair = np.repeat(np.arange(batch.num_rows), pc.list_value_length(shown_by).to_numpy())
     tally.add_flows(
         pairs.field("device_id"),
-        pairs.field("count").to_numpy(),
+        pairs.field("flows").to_numpy(),
         which[row_of_pair],
         probabilities,
         unseen_share(distinct),
