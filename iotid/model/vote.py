@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iotid.dataset.bags import Bags
+from iotid.model.calibration import calibration
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 _STRENGTH = 30.0  # inverse of the penalty
 _THINNED = (0.5, 0.25, 0.1)  # shares of a training set's flows that are kept in further copies of it
 _FOLDS = 5  # of training sets, to see how right the vote is of sets that it did not learn from
-_LOG_FACTORS = (-5.0, 3.0)  # among which the vote's confidence is fitted
 _KINDS = ("sequences", "packets")
 
 
@@ -131,7 +131,8 @@ class LearnedVote:
                 weight_VC, bias_C = self._regress(views_BV[learned_B], label_B[learned_B], classes)
                 logits.append(views_BV[judged_B] @ weight_VC + bias_C)
                 labels.append(label_B[judged_B])
-        return likeliest_factor(np.concatenate(logits), np.concatenate(labels))
+        label_B = np.concatenate(labels)
+        return calibration(np.concatenate(logits), label_B, np.ones(len(label_B), np.int64), "temperature")[0]
 
     def _views(
         self, sequences: Mapping[str, NDArray[np.int32]], summaries_NF: NDArray[np.float32], flows_BN: csr_matrix
@@ -149,22 +150,6 @@ def thin(flows_BN: csr_matrix, share: float, random: np.random.Generator) -> tup
     kept_BN.eliminate_zeros()
     rows = np.flatnonzero(kept_BN.getnnz(axis=1))
     return kept_BN[rows], rows
-
-
-def likeliest_factor(logits_BC: NDArray[np.float64], label_B: NDArray[np.int64]) -> float:
-    """The factor of the logits (-inf: never the answer) with which they fit the labels best.
-
-    Maximum a posteriori under a standard normal prior of its logarithm, so that few sets say little.
-    """
-    from scipy.optimize import minimize_scalar
-    from scipy.special import log_softmax
-
-    rows_B = np.arange(len(label_B))
-
-    def loss(log_factor: float) -> float:
-        return log_factor**2 / 2 - float(log_softmax(np.exp(log_factor) * logits_BC, axis=1)[rows_B, label_B].sum())
-
-    return float(np.exp(minimize_scalar(loss, bounds=_LOG_FACTORS, method="bounded").x))
 
 
 def mean_of_flows(values_NF: NDArray[np.floating], flows_BN: csr_matrix) -> NDArray[np.float64]:

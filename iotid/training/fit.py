@@ -26,13 +26,13 @@ from torch.nn.parallel import DistributedDataParallel
 from iotid import config
 from iotid.errors import DataError, SettingError, TrainingError
 from iotid.model.bundle import Learned, Predictor, save_bundle, vocabulary_sizes, write_atomically
+from iotid.model.calibration import calibration, into_last_layer
 from iotid.model.ensemble import AdaptiveEnsemble
 from iotid.model.kinds import Confusion, kinds_of
 from iotid.model.memory import Memory
 from iotid.model.novelty import Novelty
 from iotid.model.sequences import batches_by_length, step_counts, tensors_of
 from iotid.model.vote import LearnedVote
-from iotid.training.calibrate import calibration, into_last_layer
 from iotid.training.checkpoint import Checkpoint
 from iotid.training.ranks import Ranks
 

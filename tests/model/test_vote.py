@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from iotid.model.vote import LearnedVote, likeliest_factor
+from iotid.model.calibration import calibration
+from iotid.model.vote import LearnedVote
 
 _SEQUENCES = {"packet_length": np.array([[2, 3], [2, 2], [4, 0], [5, 3]], np.int32)}
 _SUMMARIES = np.array([[1, 0], [0, 1], [0, 0], [0, 0]], np.float32)
@@ -83,27 +86,8 @@ def test_probabilities__are_as_high_as_the_answers_are_often_right(monkeypatch: 
         return float(answers_BC.max(axis=1).mean() - (answers_BC.argmax(axis=1) == truth).mean())
 
     assert abs(gap()) < 0.1
-    monkeypatch.setattr("iotid.model.vote.likeliest_factor", lambda logits, label: 1.0)
+    monkeypatch.setattr("iotid.model.vote.calibration", lambda *told: (1.0, None))
     assert gap() > 0.15
-
-
-def test_likeliest_factor__is_that_of_a_search_by_hand() -> None:
-    chance = np.random.default_rng(1)
-    logits_BC = chance.normal(size=(50, 3)) * 4
-    logits_BC[:, 1] = -np.inf
-    label_B = 2 * chance.integers(0, 2, 50)
-
-    def posterior(factor: float) -> float:
-        total = -(np.log(factor) ** 2) / 2
-        for row, label in zip(logits_BC, label_B, strict=True):
-            powers = np.exp(factor * row)
-            total += np.log(powers[label] / powers.sum())
-        return float(total)
-
-    grid = np.exp(np.linspace(-5, 1, 2001))
-    expected = max(grid.tolist(), key=posterior)
-    assert likeliest_factor(logits_BC, label_B) == pytest.approx(expected, rel=0.005)
-    assert likeliest_factor(np.zeros((0, 3)), np.zeros(0, np.int64)) == pytest.approx(1, rel=1e-4)
 
 
 def test_fit__what_is_said_of_a_set_comes_of_others_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,11 +96,12 @@ def test_fit__what_is_said_of_a_set_comes_of_others_only(monkeypatch: pytest.Mon
     sequences = {"packet_length": chance.integers(2, 40, (60, 20)).astype(np.int32)}
     factors: list[float] = []
 
-    def kept(logits_BC: np.ndarray, label_B: np.ndarray) -> float:
-        factors.append(likeliest_factor(logits_BC, label_B))
-        return factors[-1]
+    def kept(*told: Any) -> tuple[float, Any]:
+        found = calibration(*told)
+        factors.append(found[0])
+        return found
 
-    monkeypatch.setattr("iotid.model.vote.likeliest_factor", kept)
+    monkeypatch.setattr("iotid.model.vote.calibration", kept)
     summaries, label = np.zeros((60, 1), np.float32), chance.integers(0, 2, 60)
     LearnedVote(1).fit(sequences, summaries, csr_matrix(np.eye(60)), label, 2)
     assert factors[0] < 0.2

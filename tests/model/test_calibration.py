@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
 
-from iotid.training.calibrate import calibration, into_last_layer
+from iotid.model.calibration import calibration, into_last_layer
 
 
 def _drawn(logits_NC: NDArray[np.float64], factor: float, bias_C: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -34,6 +34,17 @@ def test_calibration__of_the_temperature_alone_leaves_the_biases_and_the_answers
     factor, bias_C = calibration(logits_NC, label_N, np.ones(len(label_N), np.int64), "temperature")
     assert factor == pytest.approx(2.0, rel=0.1)
     assert not bias_C.any()
+
+
+def test_calibration__of_logits_that_are_never_the_answer_is_that_of_the_others() -> None:
+    logits_NC = np.random.default_rng(1).normal(0, 3, (500, 3))
+    label_N = 2 * _drawn(logits_NC[:, [0, 2]], 0.5, np.zeros(2))
+    flows_N = np.ones(500, np.int64)
+    expected = calibration(logits_NC[:, [0, 2]], label_N // 2, flows_N, "temperature")[0]
+    logits_NC[:, 1] = -np.inf
+    assert calibration(logits_NC, label_N, flows_N, "temperature")[0] == pytest.approx(expected, rel=1e-4)
+    none = np.zeros(0, np.int64)
+    assert calibration(np.zeros((0, 3)), none, none, "temperature")[0] == pytest.approx(1)
 
 
 def test_calibration__of_none_changes_nothing() -> None:

@@ -1,8 +1,8 @@
-"""Probabilities that are as high as the answers are often right: fitted on validation, kept in the last layer.
+"""Probabilities that are as high as the answers are often right: fitted to what was not learned from.
 
-Training weighs rows and classes otherwise than they occur, so that rare ones are learned, and a network is as sure of
-its training part as of nothing later. A temperature (Guo et al., ICML 2017) with a bias for each class, which undoes
-the shift of the classes' weights (bias-corrected temperature scaling: Alexandari et al., ICML 2020), mends both.
+Training weighs rows and classes otherwise than they occur, so that rare ones are learned, and whatever learns is as
+sure of its training part as of nothing later. A temperature (Guo et al., ICML 2017) with a bias for each class, which
+undoes the shift of the classes' weights (bias-corrected temperature scaling: Alexandari et al., ICML 2020), mends both.
 
 Shape suffixes: N rows, C classes.
 """
@@ -25,7 +25,7 @@ def calibration(
 
     Maximum a posteriori over all flows, under standard normal priors of the factor's logarithm and of each bias, so
     that a class which validation hardly shows keeps what training gave it. ``kind``: ``classes``, ``temperature`` (all
-    biases are 0), or ``none`` (the factor is 1, too).
+    biases are 0), or ``none`` (the factor is 1, too). A logit of -inf is that of a class that is never the answer.
     """
     from scipy.optimize import minimize
     from scipy.special import log_softmax, softmax
@@ -35,15 +35,17 @@ def calibration(
     biases = kind == "classes"
     logits_NC = logits_NC.astype(np.float64)
     flows_N1 = flows_N[:, np.newaxis].astype(np.float64)
-    right_NC = np.zeros_like(logits_NC)
-    right_NC[np.arange(len(label_N)), label_N] = 1
+    right = np.arange(len(label_N)), label_N
+    finite_NC = np.where(np.isneginf(logits_NC), 0, logits_NC)
 
     def loss(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         factor, bias_C = np.exp(parameters[0]), parameters[1:] * biases
         shifted_NC = factor * logits_NC + bias_C
-        likelihood = float((flows_N1 * right_NC * log_softmax(shifted_NC, axis=1)).sum())
-        slope_NC = flows_N1 * (softmax(shifted_NC, axis=1) - right_NC)
-        slope = np.append(factor * (slope_NC * logits_NC).sum(), slope_NC.sum(axis=0) * biases)
+        likelihood = float(flows_N @ log_softmax(shifted_NC, axis=1)[right])
+        slope_NC = softmax(shifted_NC, axis=1)
+        slope_NC[right] -= 1
+        slope_NC *= flows_N1
+        slope = np.append(factor * (slope_NC * finite_NC).sum(), slope_NC.sum(axis=0) * biases)
         return float(parameters @ parameters) / 2 - likelihood, slope + parameters
 
     found = minimize(loss, np.zeros(1 + logits_NC.shape[1]), jac=True, method="L-BFGS-B").x
