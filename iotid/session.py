@@ -65,6 +65,8 @@ def spark_session(settings: config.Spark, app_name: str = "iotid") -> SparkSessi
     if submitted.get("spark.master", settings.master).startswith("local"):
         # or else workers run whatever `python3` is on the path, which may be one without iotid
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+        if os.environ["PYSPARK_PYTHON"] == sys.executable and Path(__file__).is_file():  # else they may lack iotid
+            defaults["spark.python.daemon.module"] = "iotid.worker"
     for name, value in defaults.items():
         if not submitted.contains(name):
             builder = builder.config(name, value)

@@ -11,8 +11,8 @@ ROOT = Path(__file__).parent.parent
 
 ORDER = [
     "errors", "config", "schemas", "storage", "shuffle", "capture", "flows", "dataset", "model", "baselines",
-    "training", "evaluation", "registry", "census", "session", "command", "jobs", "pipeline", "reproduce", "demo",
-    "cli",
+    "training", "evaluation", "registry", "census", "worker", "session", "command", "jobs", "pipeline", "reproduce",
+    "demo", "cli",
 ]  # fmt: skip
 
 HOMES = {

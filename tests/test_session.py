@@ -1,13 +1,24 @@
-"""What the session takes from spark-submit."""
+"""What the session takes from spark-submit, and what its Python workers find."""
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from socket import socket
+from typing import TYPE_CHECKING, Any
+from zipimport import zipimporter
 
+import pyarrow as pa
 import pytest
+
+from iotid.worker import keeping_modules, without_copies
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 pytestmark = pytest.mark.spark
 
@@ -27,3 +38,45 @@ def test_spark_session__what_spark_submit_was_told_wins_over_the_settings(tmp_pa
     command = ["spark-submit", *options, program, tmp_path / "told"]
     subprocess.run(command, env=environment, check=True, capture_output=True)
     assert (tmp_path / "told").read_text(encoding="utf-8") == "local[1] submitted"
+
+
+def test_workers__look_into_no_archive_for_modules(spark: SparkSession) -> None:
+    def archives(batches: Iterable[Any]) -> Iterator[pa.RecordBatch]:
+        for _ in batches:
+            pass
+        found = [str(finder) for finder in sys.path_importer_cache.values() if isinstance(finder, zipimporter)]
+        yield pa.RecordBatch.from_pydict({"archive": found}, pa.schema({"archive": pa.string()}))
+
+    assert spark.range(1).mapInArrow(archives, "archive string").toArrow().num_rows == 0
+
+
+def test_without_copies__leaves_what_a_job_brings_and_what_no_folder_holds(tmp_path: Path) -> None:
+    brought, site, spark_home = tmp_path / "iotid.zip", tmp_path / "site", tmp_path / "spark"
+    copies = [home / "python" / "lib" / "pyspark.zip" for home in (site / "pyspark", spark_home)]
+    for file in (brought, *copies):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    (tmp_path / "link").symlink_to(site)
+    assert without_copies([str(place) for place in (brought, *copies, tmp_path / "link")]) == [
+        str(brought), str(copies[1]), str(tmp_path / "link"),
+    ]  # fmt: skip
+
+
+def test_keeping_modules__takes_what_a_task_loaded_from_the_collector_once_and_nothing_else() -> None:
+    def load(connection: socket, authenticated: bool) -> int:
+        sys.modules.setdefault("loaded by a task", sys)
+        return 7
+
+    task, before = keeping_modules(load), gc.get_freeze_count()
+    try:
+        with socket() as connection:
+            assert task(connection, True) == 7
+            kept = gc.get_freeze_count()
+            assert kept > before
+            new = [[]]
+            assert task(connection, True) == 7
+            assert gc.get_freeze_count() == kept
+            assert any(each is new for each in gc.get_objects())
+    finally:
+        gc.unfreeze()
+        sys.modules.pop("loaded by a task", None)

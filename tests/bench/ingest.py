@@ -114,7 +114,7 @@ def _kind_and_mb(pid: int) -> tuple[str, int]:
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     except (OSError, IndexError):
         return "ended", 0
-    kind = "jvm" if b"java" in words[0] else "worker" if b"pyspark.daemon" in words else "driver"
+    kind = "jvm" if b"java" in words[0] else "worker" if {b"pyspark.daemon", b"iotid.worker"} & {*words} else "driver"
     return kind, pages * os.sysconf("SC_PAGE_SIZE") >> 20
 
 

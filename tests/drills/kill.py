@@ -124,7 +124,7 @@ def pids(driver: int, victim: str) -> list[int]:
     family = descendants(driver)
     kinds = {"driver": [driver], "all": [*family, driver]}
     kinds["jvm"] = [pid for pid in family if b"java" in _command(pid).split(b"\0")[0]]
-    kinds["worker"] = [pid for pid in family if b"pyspark.daemon" in _command(pid)]
+    kinds["worker"] = [pid for pid in family if {b"pyspark.daemon", b"iotid.worker"} & {*_command(pid).split(b"\0")}]
     return kinds[victim]
 
 
