@@ -35,7 +35,9 @@ def settings(tmp_path: Path) -> Settings:
 def spark() -> Iterator[SparkSession]:
     from iotid.session import spark_session
 
-    session = spark_session(load_settings(["local.yaml"], ["spark.master=local[2]"]).spark, "iotid-tests")
+    # code is run too few times here to earn back what it costs to optimize it
+    java = 'spark.conf={"spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1"}'
+    session = spark_session(load_settings(["local.yaml"], ["spark.master=local[2]", java]).spark, "iotid-tests")
     yield session
     session.stop()
 
