@@ -371,8 +371,9 @@ def write(
 
 
 def sets_of(rows: Sequence[pa.Table], encoding: Encoding, most: int) -> Sets:
-    """The sets of all tasks, as ids."""
+    """The sets of all tasks, as ids; the same whatever the order in which the tasks ended."""
     together = few(pa.concat_tables([SCHEMA.empty_table(), *rows]), most)
+    together = together.sort_by([(name, "ascending") for name in SCHEMA.names])
     lists = unpack(together["sequences"].combine_chunks(), len(encoding.columns))
     ids = encoding.encode(pa.RecordBatch.from_arrays(lists, names=list(encoding.columns)))
     unit_R, label_R = together["unit"].to_numpy().view(np.int64), together["label"].to_numpy().astype(np.int64)

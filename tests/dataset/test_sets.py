@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,10 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from iotid.dataset import Encoding, Vocabulary
+from iotid.dataset.packed import pack
 from iotid.dataset.sets import SCHEMA, Sets, few
+from iotid.dataset.work import sets_of
 
 _ROWS = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 5), st.sampled_from([b"a", b"b"]), st.integers(1, 4)))
 
@@ -60,3 +64,15 @@ def test_from_arrow__gives_the_sets_again() -> None:
             assert rows == {tuple(row) for row in other.sequences[name].tolist()}
     order = [again.sequences["packet_length"].tolist().index(row) for row in sets.sequences["packet_length"].tolist()]
     assert (again.flows.toarray()[:, order] == sets.flows.toarray()).all()
+
+
+def test_sets_of__are_written_the_same_in_whatever_order_the_tasks_ended() -> None:
+    lengths = [[60, 1500], [60, 40], [1500], [60, 1500], [40]]
+    packed = pack([pa.array(lengths, pa.list_(pa.int32()))])
+    rows = pa.table([pa.array([0, 0, 1, 0, 1], pa.int32()), pa.array([7, 7, 3, 8, 3], pa.uint64()), packed,
+                     pa.array([1, 2, 3, 4, 5], pa.int64())], SCHEMA)  # fmt: skip
+    vocabularies = {"packet_length": Vocabulary((40, 60, 1500))}
+    encoding = Encoding(2, vocabularies, ("camera", "plug"), devices={}, protocols=(6,), length="ip")
+    tasks = [rows.slice(number, 1) for number in range(len(rows))]
+    expected = sets_of(tasks, encoding, 10).to_arrow()
+    assert all(sets_of(order, encoding, 10).to_arrow() == expected for order in permutations(tasks))
