@@ -24,6 +24,9 @@ _TESTS = Path(__file__).parent
 hypothesis.settings.register_profile("iotid", deadline=None)  # a busy machine is no fault
 hypothesis.settings.load_profile("iotid")
 
+# for servers that tests start: seven more processes each, for jobs that nobody gives them
+os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
