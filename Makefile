@@ -46,7 +46,8 @@ reproduce: setup ## one of the paper's datasets beside what it prints: make repr
 	@$(IOTID) reproduce --config "$(CONF)" --set storage.root="$(ROOT)" $(foreach s,$(SET),--set "$(s)") \
 	  --dataset "$(DATASET)" --captures "$(CAPTURES)" $(if $(COUNTS_ONLY),--counts-only)
 
-test: test-unit test-conformance test-spark test-ddp test-dags ## all tests
+# the longest first, so that make -j2 is not left with one of them at the end
+test: test-spark test-unit test-dags test-ddp test-conformance ## all tests
 test-unit: setup ## tests that need neither Java nor several processes
 	@$(PYTEST) -q -m "not spark and not ddp and not dags" --ignore=tests/dags --ignore=tests/conformance
 test-conformance: setup peers-setup ## what other programs say of the same captures
