@@ -27,17 +27,7 @@ DEVICES = DeviceList(
     ),
     "list.yaml",
 )
-_SMALL = (
-    "model.embedding_size=4",
-    "model.hidden_size=4",
-    "model.layers=1",
-    "training.epochs=1",
-    "evaluation.baselines=[majority_sequence]",
-    "evaluation.bootstrap=0",
-    "evaluation.folds=3",
-    "evaluation.further_baselines=[]",
-    "evaluation.protocols=[devices_out]",
-)
+_SMALL = Path(__file__).with_name("small.yaml")
 
 
 def _flows(devices: DeviceList, *changes: str) -> LabelledFlows:
@@ -62,7 +52,7 @@ def _flows(devices: DeviceList, *changes: str) -> LabelledFlows:
         nothing: object = [0] * 3 if is_list else "-" if is_text else None if field.nullable else 0
         columns.setdefault(field.name, [nothing] * rows)
     table = pa.Table.from_arrays([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
-    settings = load_settings(overrides=[*_SMALL, *changes])
+    settings = load_settings([_SMALL], changes)
     return LabelledFlows.of(table, devices, settings.dataset, settings.flow)
 
 
@@ -117,7 +107,7 @@ def test_judge__counts_what_was_found_named_and_lost() -> None:
 
 @pytest.mark.parametrize(("groups", "expected"), [(2, 2), (3, 3), (1000, 3)])
 def test_splits__each_kind_is_left_out_once_with_its_look_alikes(groups: int, expected: int) -> None:
-    settings = load_settings(overrides=[*_SMALL, f"evaluation.left_out_groups={groups}"])
+    settings = load_settings([_SMALL], [f"evaluation.left_out_groups={groups}"])
     flows = _flows(DEVICES)
     left_out, tested = np.zeros(len(flows.label), int), np.zeros(len(flows.label), int)
     splits = list(protocols.splits(flows, "devices_out", settings.evaluation))
@@ -136,7 +126,7 @@ def test_splits__each_kind_is_left_out_once_with_its_look_alikes(groups: int, ex
 
 
 def test_splits__a_seed_draws_the_same_groups_and_unlisted_devices_are_learned_from() -> None:
-    settings = load_settings(overrides=[*_SMALL, "evaluation.left_out_groups=2"])
+    settings = load_settings([_SMALL], ["evaluation.left_out_groups=2"])
     flows = _flows(DEVICES)
     again = [list(protocols.splits(flows, "devices_out", settings.evaluation)) for _ in range(2)]
     np.testing.assert_array_equal(*again)
@@ -147,7 +137,7 @@ def test_splits__a_seed_draws_the_same_groups_and_unlisted_devices_are_learned_f
 
 def test_splits__one_kind_cannot_be_left_out() -> None:
     plugs = DeviceList(DEVICES.devices[1:3], "list.yaml")
-    settings = load_settings(overrides=[*_SMALL])
+    settings = load_settings([_SMALL])
     with pytest.raises(SettingError, match=r"devices_out needs two kinds .* \['Acme plug'\]"):
         next(protocols.splits(_flows(plugs), "devices_out", settings.evaluation))
 
@@ -155,7 +145,7 @@ def test_splits__one_kind_cannot_be_left_out() -> None:
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[comparison.Result, Path]:
     folder = tmp_path_factory.mktemp("compare")
-    settings = load_settings(overrides=[*_SMALL, "evaluation.left_out_groups=3", "census.min_flows=1"])
+    settings = load_settings([_SMALL], ["evaluation.left_out_groups=3", "census.min_flows=1"])
     result = Study(settings, folder).run(_flows(DEVICES), "devices_out")
     return result, comparison.write([result], folder)
 

@@ -39,20 +39,11 @@ DEVICES = DeviceList(
 _START = datetime(2024, 3, 1, tzinfo=UTC)
 
 
-_SMALL = (
-    "model.embedding_size=4",
-    "model.hidden_size=4",
-    "model.layers=1",
-    "training.epochs=1",
-    "evaluation.baselines=[majority_sequence]",
-    "evaluation.bootstrap=10",
-    "evaluation.folds=3",
-    "evaluation.further_baselines=[]",
-)
+_SMALL = Path(__file__).with_name("small.yaml")
 
 
 def _settings(*changes: str) -> Settings:
-    return load_settings(overrides=[*_SMALL, *changes])
+    return load_settings([_SMALL], changes)
 
 
 def _flows(settings: Settings, sites: dict[str, tuple[str, ...]] | None = None) -> LabelledFlows:
@@ -330,8 +321,9 @@ def test_compare__from_a_nights_flows_to_a_table_and_a_run(tmp_path: Path) -> No
         staged.metadata = {"rows": len(flows), "settings": {"flow": _settings().flow.model_dump(mode="json")}}
     lines = [f"  - {{name: {device.name}, mac: '{device.mac[0]}', type: plug}}\n" for device in DEVICES.devices]
     (tmp_path / "devices.yaml").write_text("devices:\n" + "".join(lines))
-    changes = [*_SMALL, "evaluation.protocols=[by_capture]", f"storage.root={tmp_path}"]
-    asked = ["--site", "home", "--date", "2024-03-01", "--labels", f"{tmp_path}/devices.yaml", "--name", "try"]
+    changes = ["evaluation.protocols=[by_capture]", f"storage.root={tmp_path}"]
+    asked = ["--config", str(_SMALL), "--site", "home", "--date", "2024-03-01"]
+    asked += ["--labels", f"{tmp_path}/devices.yaml", "--name", "try"]
     given = [*asked, *(part for change in changes for part in ("--set", change))]
     first = CliRunner().invoke(main, given, catch_exceptions=False)
     (kept,) = (tmp_path / "runs").glob("compare-try/*/by_capture-01/checkpoint/checkpoint.json")
