@@ -5,6 +5,7 @@ Without ``tracking.uri`` everything lies below the storage root: SQLite for the 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -38,6 +39,7 @@ T = TypeVar("T")
 CHALLENGER = "challenger"
 CHAMPION = "champion"
 _FORMER = "former_champion"
+_FINGERPRINT = "fingerprint"  # tag by which a run, or its model, is found again whose maker never heard its id
 _BUNDLE = "bundle"
 _PATIENCE_S = 60.0  # how long a tracking server may be away before a step gives up
 _TURN_S = 300.0  # after which a turn is taken away: more than its few calls last, each of which may wait for the server
@@ -113,11 +115,21 @@ class Registry:
             raise
 
     def start_run(self, name: str, sections: Iterable[BaseModel], tags: Mapping[str, str]) -> str:
-        """Start a run, with every setting of ``sections`` as a parameter; returns its id."""
+        """Start a run, with every setting of ``sections`` as a parameter; returns its id.
+
+        A run of the same name, settings and tags that has not ended is this one: the server went away before its id
+        came back, or before the process that started it could end it.
+        """
+        sections = list(sections)
+        own = config.settings_hash(*sections, extra={"name": name, **tags})
 
         def start() -> str:
             client, entities = self._client(), _mlflow().entities
-            run_id: str = client.create_run(self._experiment_id(client), run_name=name).info.run_id
+            experiment = self._experiment_id(client)
+            running = f"tags.{_FINGERPRINT} = '{own}' and attributes.status = 'RUNNING'"
+            run = next(iter(client.search_runs([experiment], running, max_results=1)), None)
+            run = run or client.create_run(experiment, tags={_FINGERPRINT: own}, run_name=name)
+            run_id: str = run.info.run_id
             params = [
                 entities.Param(f"{type(section).__name__.lower()}.{key}", _text(value))
                 for section in sections
@@ -152,9 +164,12 @@ class Registry:
     def log_history(self, run_id: str, history: Iterable[Mapping[str, float]]) -> None:
         """Log those epochs (from 1) of a training's history that the run does not have yet."""
         epochs = {epoch: dict(metrics) for epoch, metrics in enumerate(history, start=1)}
-        known = self._reach(lambda: {m.step for m in self._client().get_metric_history(run_id, "loss")})
-        for epoch in epochs.keys() - known:
+        for epoch in epochs.keys() - self.epochs(run_id):
             self.log_epoch(run_id, epochs[epoch], epoch)
+
+    def epochs(self, run_id: str) -> set[int]:
+        """The epochs that are logged."""
+        return self._reach(lambda: {metric.step for metric in self._client().get_metric_history(run_id, "loss")})
 
     def log_artifacts(self, run_id: str, path: str | Path, to: str | None = None) -> None:
         """Copy a file, or the files of a folder, into the run's artifacts, below ``to``."""
@@ -170,7 +185,7 @@ class Registry:
         """Register the bundle as a new version under ``tracking.model``, with alias `challenger`; its number.
 
         ``example``: a few rows of FLOWS, kept as the model's input example. The version's tags are the run's, and
-        which flows the model is meant for.
+        which flows the model is meant for. A bundle of a run is registered once, however often the server goes away.
         """
         from iotid.model import Predictor
 
@@ -179,15 +194,16 @@ class Registry:
         def log() -> int:
             client = self._client()
             run_tags = client.get_run(run_id).data.tags
-            tags = {key: value for key, value in run_tags.items() if not key.startswith("mlflow.")}
+            tags = {key: value for key, value in run_tags.items() if not key.startswith(("mlflow.", _FINGERPRINT))}
             tags |= {"max_packets": str(encoding.max_packets), "length": encoding.length}
             tags |= {"characteristics": _text(list(encoding.vocabularies)), "protocols": _text(encoding.protocols)}
             model = self._log_pyfunc(run_id, Path(bundle_folder), example.select(list(encoding.columns)))
             self._ensure_model(client)
             # by its place, not by its models:/ URI: that one the embedded store looks up in the process's current store
-            version = client.create_model_version(
-                self.tracking.model, model.artifact_location, run_id, tags, model_id=model.model_id
-            )
+            name, place = self.tracking.model, model.artifact_location
+            of_run = client.search_model_versions(f"run_id = '{run_id}'")
+            version = next((known for known in of_run if (known.name, known.source) == (name, place)), None)
+            version = version or client.create_model_version(name, place, run_id, tags, model_id=model.model_id)
             client.set_registered_model_alias(self.tracking.model, CHALLENGER, version.version)
             return int(version.version)
 
@@ -255,6 +271,8 @@ class Registry:
             StaleError: the champion is another one by now; nothing was moved.
         """
         with self._turn():
+            if self.find_version(CHAMPION) == version and self.former_champion(version) == over:
+                return  # moved by a promotion that was cut off
             self._expect_champion(over)
             if over is not None:
                 self.set_tag(version, _FORMER, str(over))
@@ -268,7 +286,7 @@ class Registry:
             StaleError: the champion is another one by now; nothing was moved.
         """
         version = self.version_of(CHAMPION)
-        former = self.tags(version).get(_FORMER)
+        former = self.former_champion(version)
         if former is None:
             raise UserError(
                 f"registry {self.uri}: version {version} was the first champion; there is none to go back to: promote "
@@ -276,9 +294,14 @@ class Registry:
             )
         with self._turn():
             self._expect_champion(version)
-            self._set_champion(int(former))
-            self.set_tag(version, "rolled_back_to", former)
-        return version, int(former)
+            self._set_champion(former)
+            self.set_tag(version, "rolled_back_to", str(former))
+        return version, former
+
+    def former_champion(self, version: int) -> int | None:
+        """The champion in whose place the version was put, if any."""
+        former = self.tags(version).get(_FORMER)
+        return None if former is None else int(former)
 
     def _expect_champion(self, version: int | None) -> None:
         present = self.find_version(CHAMPION)
@@ -377,11 +400,15 @@ class Registry:
 
         mlflow, client = _mlflow(), self._client()
         run, name = client.get_run(run_id), self.tracking.model
-        model = client.create_logged_model(run.info.experiment_id, name, run_id, params=run.data.params)
+        experiment, parts = run.info.experiment_id, (WEIGHTS, DESCRIPTION)
+        own = hashlib.sha256(b"".join((bundle_folder / file).read_bytes() for file in parts)).hexdigest()
+        logged = f"source_run_id = '{run_id}' and tags.{_FINGERPRINT} = '{own}'"
+        model = next(iter(client.search_logged_models([experiment], logged)), None)
+        model = model or client.create_logged_model(experiment, name, run_id, {_FINGERPRINT: own}, run.data.params)
         with TemporaryDirectory() as folder:
             files, path = Path(folder) / _BUNDLE, Path(folder) / "model"
             files.mkdir()
-            for file in (WEIGHTS, DESCRIPTION):
+            for file in parts:
                 shutil.copyfile(bundle_folder / file, files / file)
             mlflow.pyfunc.save_model(
                 path,
@@ -394,7 +421,8 @@ class Registry:
             )
             client.log_model_artifacts(model.model_id, str(path))
         client.finalize_logged_model(model.model_id, "READY")
-        client.log_outputs(run_id, [mlflow.entities.LoggedModelOutput(model.model_id, 0)])
+        if model.model_id not in {output.model_id for output in run.outputs.model_outputs}:
+            client.log_outputs(run_id, [mlflow.entities.LoggedModelOutput(model.model_id, 0)])
         return model
 
     def _local_root(self) -> Path:
@@ -440,12 +468,16 @@ class EpochLogger:
     registry: Registry
     run_id: str
     given_up: bool = False
+    known: set[int] | None = None  # epochs that a process before this one has logged
 
     def __call__(self, metrics: Mapping[str, float], epoch: int) -> None:
         if self.given_up:
             return
         try:
-            self.registry.log_epoch(self.run_id, metrics, epoch)
+            if self.known is None:
+                self.known = self.registry.epochs(self.run_id)
+            if epoch not in self.known:
+                self.registry.log_epoch(self.run_id, metrics, epoch)
         except UserError as fault:
             self.given_up = True
             _log.warning("epochs from %d on are kept in the history and logged after the last: %s", epoch, fault)

@@ -22,9 +22,13 @@ def main(settings: Settings, dataset: str) -> None:
     page = store.open("reports", {"dataset": dataset})
     report, versions = store.read_json(page, "report.json"), page.metadata["versions"]
     challenger, champion = registry.version_of(CHALLENGER), registry.find_version(CHAMPION)
+    keys = {"dataset": dataset, "version": str(challenger)}
     if challenger == champion:
-        command.say(f"promotion: version {challenger} is the champion already")
-        return
+        champion = registry.former_champion(challenger)
+        of_this = registry.tags(challenger).get("decided_on") == dataset and champion == versions.get(CHAMPION)
+        if not of_this or (store.exists("decisions", keys) and store.open("decisions", keys).metadata["promoted"]):
+            command.say(f"promotion: version {challenger} is the champion already")
+            return  # else a promotion was cut off when the champion had moved, and the decision is still to be kept
     if (challenger, champion) != (versions[CHALLENGER], versions.get(CHAMPION)):
         raise PartitionError(
             f"reports: {page.uri} is on versions {versions}, but {CHALLENGER} is {challenger}, {CHAMPION} {champion}; "
@@ -35,8 +39,9 @@ def main(settings: Settings, dataset: str) -> None:
     decision = decide(system_report(report, CHALLENGER), rival, settings.promotion)
     told = {"versions": versions, "left_out": left_out, "promoted": decision.promote, "reasons": decision.reasons}
     told["policy"] = settings.promotion.model_dump(mode="json")
-    with store.write("decisions", {"dataset": dataset, "version": str(challenger)}) as staged:
+    with store.write("decisions", keys) as staged:
         staged.metadata = told
+        registry.set_tag(challenger, "decided_on", dataset)
         for name, content in (("decision.json", told), ("report.json", report)):
             staged.write_json(name, content)
             registry.log_json(registry.run_of(challenger), content, f"decision/{name}")

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
@@ -59,6 +59,16 @@ def module_at() -> Callable[[Path], ModuleType]:
         return module
 
     return load
+
+
+@pytest.fixture(scope="session")
+def tracking_server(
+    module_at: Callable[[Path], ModuleType], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, Any]]:
+    """The address of an MLflow server, and the PostgreSQL behind it, which a test may stop and must start again."""
+    database, folder = module_at(_TESTS / "drills" / "database.py"), tmp_path_factory.mktemp("served")
+    with database.postgresql() as records, database.mlflow_server(folder, records.uri) as uri:
+        yield uri, records
 
 
 @pytest.fixture(scope="session")

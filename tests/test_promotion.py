@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
-import os
-import shutil
-import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +21,7 @@ from click.testing import CliRunner, Result
 
 from iotid import config, registry, schemas
 from iotid.dataset import DeviceList, write_dataset
-from iotid.errors import SchemaError, StaleError
+from iotid.errors import SchemaError, ServerError, StaleError
 from iotid.evaluation.schema import REPORT_VERSION
 from iotid.model import Predictor
 from iotid.registry import CHALLENGER, CHAMPION, Registry
@@ -276,6 +268,28 @@ def test_promote__too_late_says_one_line_and_keeps_no_decision(
     assert not Store(decided.storage_root).exists("decisions", {"dataset": name, "version": "2"})
 
 
+def test_promote__cut_off_when_the_champion_had_moved_keeps_its_decision_the_next_time(
+    decided: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, set_tag = decided.tracking.model, Registry.set_tag
+
+    def cut_off(self: Registry, version: int, key: str, value: str) -> None:
+        if key == "decision":
+            raise ServerError("tracking.uri: does not answer")
+        set_tag(self, version, key, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Registry, "set_tag", cut_off)
+        assert _run("promote", decided, "--dataset", name).exit_code == 2
+    store, keys = Store(decided.storage_root), {"dataset": name, "version": "2"}
+    assert (decided.version_of(CHAMPION), store.exists("decisions", keys)) == (2, False)
+    told = _run("promote", decided, "--dataset", name)
+    assert told.output.splitlines()[-1] == "promotion: version 2 is now the champion"
+    assert store.read_json(store.open("decisions", keys), "decision.json")["versions"] == {CHALLENGER: 2, CHAMPION: 1}
+    assert decided.former_champion(2) == 1
+    assert _run("promote", decided, "--dataset", name).output == "promotion: version 2 is the champion already\n"
+
+
 def test_promote__over_a_champion_that_could_not_be_loaded_says_so_and_needs_no_comparison(decided: Registry) -> None:
     name, store = decided.tracking.model, Store(decided.storage_root)
     report = store.read_json(store.open("reports", {"dataset": name}), "report.json")
@@ -291,65 +305,11 @@ def test_promote__over_a_champion_that_could_not_be_loaded_says_so_and_needs_no_
     assert decided.tags(2)["former_champion"] == "1"
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def _postgresql() -> Iterator[str]:
-    """A new PostgreSQL on the loopback, from the wheel that the lock names; its address."""
-    found = importlib.util.find_spec("pgserver")
-    if found is None or found.origin is None:
-        pytest.skip("PostgreSQL is absent: make setup installs it (pgserver, in requirements.lock)")
-    wheel = Path(found.origin).parent
-    # it refuses to run as root; another user may see neither the environment's folder nor pytest's
-    user: dict[str, Any] = {"user": "nobody", "extra_groups": []} if os.geteuid() == 0 else {}
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        programs, data = Path(folder, "pgserver", "pginstall"), Path(folder, "data")
-        shutil.copytree(wheel / "pginstall", programs)
-        shutil.copytree(wheel.with_name("pgserver.libs"), Path(folder, "pgserver.libs"))
-        data.mkdir(mode=0o700)
-        if user:
-            shutil.chown(data, "nobody")
-        port = _free_port()
-
-        def run(*command: str) -> None:
-            program = [str(programs / "bin" / command[0]), "-D", str(data), *command[1:]]
-            subprocess.run(program, check=True, stdout=subprocess.DEVNULL, cwd=folder, **user)
-
-        run("initdb", "-U", "iotid", "--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C")
-        run("pg_ctl", "-w", "-l", f"{data}/log", "-o", f"-h 127.0.0.1 -p {port} -k '' -F", "start")
-        try:
-            yield f"postgresql://iotid@127.0.0.1:{port}/postgres"
-        finally:
-            run("pg_ctl", "-w", "-m", "immediate", "stop")
-
-
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+def served(tmp_path_factory: pytest.TempPathFactory, tracking_server: tuple[str, Any]) -> Registry:
     """An MLflow server over HTTP with PostgreSQL behind it, all on the loopback."""
-    import requests
-
-    folder, port = tmp_path_factory.mktemp("served"), _free_port()
-    options = ["--host", "127.0.0.1", "--port", str(port), "--workers", "2", "--artifacts-destination", str(folder)]
-    with _postgresql() as records, (folder / "log").open("wb") as log:
-        command = [sys.executable, "-m", "mlflow", "server", *options, "--backend-store-uri", records]
-        with subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True) as server:
-            try:
-                while server.poll() is None:
-                    with suppress(requests.exceptions.ConnectionError):
-                        if requests.get(f"http://127.0.0.1:{port}/health", timeout=5).ok:
-                            break
-                    time.sleep(0.2)
-                assert server.poll() is None, (folder / "log").read_text()
-                tracking = config.Tracking(uri=f"http://127.0.0.1:{port}", experiment="served", model="iotid")
-                yield Registry(tracking, str(folder / "store"))
-            finally:
-                with suppress(ProcessLookupError):
-                    os.killpg(server.pid, signal.SIGKILL)
+    tracking = config.Tracking(uri=tracking_server[0], experiment="served", model="iotid")
+    return Registry(tracking, str(tmp_path_factory.mktemp("served") / "store"))
 
 
 @dataclass

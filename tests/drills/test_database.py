@@ -1,0 +1,210 @@
+"""The tracking server's database goes away in the middle of a step: nothing is lost, nothing doubled, one line says so,
+and the next run heals.
+
+A real MLflow server with a real PostgreSQL, which is stopped, as by a restart or by a crash, and started again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import tenacity
+
+from iotid import config, registry
+from iotid.flows import from_captures
+from iotid.registry import CHALLENGER, CHAMPION, Registry
+from iotid.storage import Store
+
+pytestmark = pytest.mark.spark
+
+_EPOCHS = 6
+
+
+class _Lab(logging.Handler):
+    """A dataset of one night, a tracking server, its database, and the lines that say of waiting for it."""
+
+    def __init__(self, records: Any, nights: Any, ask: Callable[..., Any], store: Registry) -> None:
+        super().__init__()
+        self.records, self.nights, self.store, self.waited = records, nights, store, 0
+        self._ask, self._restarting = ask, False
+
+    def step(self, name: str) -> Any:
+        """Do a step on the dataset; training is one rank, in this process."""
+        small = ["training.ranks=1", f"training.epochs={_EPOCHS}", "model.embedding_size=8", "model.hidden_size=8"]
+        small += ["evaluation.baselines=[]", "evaluation.bootstrap=20", "promotion.min_macro_f1=0"]
+        small += ["promotion.max_calibration_error=null"]
+        small += [f"tracking.{key}={value}" for key, value in self.store.tracking.model_dump().items()]
+        self.waited = 0
+        return self._ask(name, self.nights.layers(*small), "--dataset", "all")
+
+    def restart(self, how: str) -> None:
+        """The database is away until a step waits for it."""
+        self.records.stop(how)
+        self._restarting = True
+
+    def stop(self, patch: pytest.MonkeyPatch) -> None:
+        """It goes away for longer than a step waits."""
+        self.records.stop("immediate")
+        patch.setattr(registry, "_PATIENCE_S", 0.5)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.waited += "waiting for the tracking server" in record.getMessage()
+        if self._restarting:
+            self._restarting = False
+            self.records.start()
+
+
+def _before_first(patch: pytest.MonkeyPatch, method: str, do: Callable[[], None]) -> None:
+    """Do something before the first call of a method of the registry."""
+    rest, call = iter([True]), getattr(Registry, method)
+
+    def disturbed(self: Registry, *arguments: Any) -> Any:
+        if next(rest, False):
+            do()
+        return call(self, *arguments)
+
+    patch.setattr(Registry, method, disturbed)
+
+
+@pytest.fixture(scope="module")
+def lab(
+    spark: Any,
+    tracking_server: tuple[str, Any],
+    module_at: Callable[[Path], ModuleType],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[_Lab]:
+    drill, database = (module_at(Path(__file__).with_name(name)) for name in ("nights.py", "database.py"))
+    folder, (uri, records) = tmp_path_factory.mktemp("database"), tracking_server
+    nights = drill.Nights(folder, folder / "store", seed=1)
+    day = nights.day(0)
+    nights.mend(day)
+    assert nights.run(day) == nights.write_dataset([day]) == (0, [])
+    tracking = config.Tracking(uri=uri, experiment="restarted", model="restarted")
+    lab = _Lab(records, nights, drill.ask, Registry(tracking, str(nights.root)))
+    one_rank = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(database.free_port())}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in one_rank.items():
+            patch.setenv(name, value)
+        registry._log.addHandler(lab)
+        yield lab
+        registry._log.removeHandler(lab)
+
+
+@pytest.fixture(scope="module")
+def trained(lab: _Lab) -> list[tuple[Any, int]]:
+    """A training whose database restarts, then stays away; and the same command again, when it restarts once more:
+    how each ended, and how often it said that it waits."""
+    told, log_epoch = [], Registry.log_epoch
+
+    def disturbed(self: Registry, run_id: str, metrics: Any, epoch: int) -> None:
+        if epoch == 2:
+            lab.restart("fast")
+        if epoch == 4:
+            lab.stop(patch)
+        log_epoch(self, run_id, metrics, epoch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Registry, "log_epoch", disturbed)
+        told.append((lab.step("train"), lab.waited))
+    lab.records.start()
+    with pytest.MonkeyPatch.context() as patch:
+        _before_first(patch, "_ensure_model", lambda: lab.restart("immediate"))
+        told.append((lab.step("train"), lab.waited))
+    return told
+
+
+def test_training__whose_database_stays_away_ends_in_one_line_and_is_logged_by_the_next_run(
+    trained: Any, lab: _Lab
+) -> None:
+    (first, _), (second, waited) = trained
+    assert (first.code, len(first.errors)) == (2, 1)
+    assert "does not answer" in first.errors[0]
+    assert "this command, given again, registers it without training" in first.errors[0]
+    assert (second, waited) == ((0, []), 1)
+
+
+def test_training__twice_without_its_database_is_one_run_and_one_version_with_every_epoch_once(
+    trained: Any, lab: _Lab
+) -> None:
+    client = lab.store._client()
+    experiment = client.get_experiment_by_name(lab.store.tracking.experiment).experiment_id
+    (run,) = client.search_runs([experiment])
+    assert run.info.status == "FINISHED"
+    (history,) = Path(lab.nights.root, "runs", "all").rglob("history.json")
+    learned = [epoch["loss"] for epoch in json.loads(history.read_text())]
+    logged = client.get_metric_history(run.info.run_id, "loss")
+    assert sorted((metric.step, metric.value) for metric in logged) == list(enumerate(learned, start=1))
+    (model,) = client.search_logged_models([experiment])
+    assert [output.model_id for output in run.outputs.model_outputs] == [model.model_id]
+    assert [given.dataset.name for given in run.inputs.dataset_inputs] == ["all"]
+    (version,) = client.search_model_versions(f"name = '{lab.store.tracking.model}'")
+    assert (version.run_id, version.source) == (run.info.run_id, model.artifact_location)
+    assert lab.store.version_of(CHALLENGER) == int(version.version)
+
+
+def test_promotion__whose_database_goes_away_when_the_champion_has_moved_is_finished_by_the_next_run(
+    trained: Any, lab: _Lab
+) -> None:
+    assert lab.step("evaluate") == (0, [])
+    keys, kept = {"dataset": "all", "version": "1"}, Store(str(lab.nights.root))
+    with pytest.MonkeyPatch.context() as patch:
+        _before_first(patch, "_set_champion", lambda: _before_first(patch, "_expect_champion", lambda: lab.stop(patch)))
+        answer = lab.step("promote")
+    assert (answer.code, len(answer.errors)) == (2, 1)
+    assert "does not answer" in answer.errors[0]
+    assert not kept.exists("decisions", keys)
+    lab.records.start()
+    assert lab.store.version_of(CHAMPION) == 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "_TURN_S", 1.0)  # of the one that could not give it back
+        _before_first(patch, "log_json", lambda: lab.restart("fast"))
+        assert (lab.step("promote"), lab.waited) == ((0, []), 1)
+    decision = kept.read_json(kept.open("decisions", keys), "decision.json")
+    assert decision["promoted"] is True
+    assert lab.store.tags(1)["decision"] == " ".join(decision["reasons"])
+    assert lab.store.version_of(CHAMPION) == 1
+    assert lab.store._turn_holder() is None
+
+
+def test_registry__of_which_every_first_answer_is_lost_makes_each_thing_once(
+    trained: Any, lab: _Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the database, or the line, goes away between the work and its answer."""
+    import requests
+
+    asked, request = set(), requests.Session.request
+
+    def lose(self: Any, method: str, url: str, **rest: Any) -> Any:
+        answer = request(self, method, url, **rest)
+        if method in ("POST", "PATCH") and answer.ok and (method, url) not in asked:
+            asked.add((method, url))
+            raise requests.exceptions.ConnectionError("the answer is lost")
+        return answer
+
+    monkeypatch.setattr(tenacity, "wait_random_exponential", lambda **_: tenacity.wait_none())
+    monkeypatch.setattr(requests.Session, "request", lose)
+    tracking = lab.store.tracking.model_copy(update={"model": "lost", "experiment": "lost"})
+    store, (weights,) = Registry(tracking, str(lab.nights.root)), lab.nights.root.glob("runs/all/*/model.json")
+    run = store.start_run("lost", [tracking], {"dataset": "all"})
+    store.log_history(run, [{"loss": 0.5}, {"loss": 0.25}])
+    example = from_captures(lab.nights.captures(lab.nights.day(0)))
+    assert store.log_model(run, weights.parent, example.slice(0, 5)) == 1
+    store.promote(1, over=None)
+    store.end_run(run)
+    monkeypatch.undo()
+    assert len(asked) > 8
+    client = store._client()
+    experiment = client.get_experiment_by_name("lost").experiment_id
+    (known,) = client.search_runs([experiment])
+    assert (known.info.run_id, known.info.status) == (run, "FINISHED")
+    assert [metric.step for metric in client.get_metric_history(run, "loss")] == [1, 2]
+    (model,) = client.search_logged_models([experiment])
+    assert [output.model_id for output in known.outputs.model_outputs] == [model.model_id]
+    (version,) = client.search_model_versions("name = 'lost'")
+    assert store.version_of(CHAMPION) == int(version.version)
