@@ -23,6 +23,7 @@ from iotid.config import load_settings
 from iotid.errors import IotidError
 
 _WORKER_ERROR = re.compile(r"^(?:\w+\.)*iotid\.errors\.(\w+): (.+)$", re.MULTILINE)
+_WORKER_LACKS = re.compile(r"^ModuleNotFoundError: No module named '([\w.]+)'$", re.MULTILINE)
 
 
 class Step(click.Command):
@@ -34,7 +35,7 @@ class Step(click.Command):
         except IotidError as fault:
             raise _OneLine(fault) from None
         except Exception as fault:
-            told = _raised_in_worker(fault) or _full_disk(fault)
+            told = _raised_in_worker(fault) or _full_disk(fault) or _without_packages(fault)
             if told is None:
                 raise
             raise _OneLine(told) from None
@@ -180,6 +181,15 @@ def _full_disk(fault: Exception) -> IotidError | None:
     return errors.SpaceError(
         "the disk is full: free some space below storage.root, and where Spark and Python put their temporary files "
         "(spark.local.dir, TMPDIR), then run the step again; what was there before it is unchanged"
+    )
+
+
+def _without_packages(fault: Exception) -> IotidError | None:
+    """What it is called that a Spark worker's Python lacks a package, which is another Python than this one."""
+    lacks = _WORKER_LACKS.search(str(fault))
+    return lacks and errors.SetupError(
+        f"Spark's workers run a Python without {lacks[1]}; set PYSPARK_PYTHON to one that has the packages of "
+        "requirements.lock, and lies at the same path on every machine"
     )
 
 

@@ -8,6 +8,7 @@ import sys
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -197,3 +198,19 @@ def test_cli__the_exit_code_of_a_step_is_that_of_the_run_that_started_it() -> No
 
     told = CliRunner().invoke(run, [])
     assert (told.exit_code, told.output) == (3, "Error: met\n")
+
+
+@pytest.mark.spark
+def test_cli__workers_whose_python_lacks_a_package_are_one_line(spark: Any) -> None:
+    def lack(batches: Any) -> Any:
+        import no_such_package  # noqa: F401
+
+        yield from batches
+
+    @command.step("look")
+    def look(settings: Settings) -> None:
+        spark.range(1).mapInArrow(lack, "id long").toArrow()
+
+    told = CliRunner().invoke(look, [])
+    (line,) = [line for line in told.output.splitlines() if line.startswith("Error: ")]
+    assert (told.exit_code, line[:66]) == (2, "Error: Spark's workers run a Python without no_such_package; set P")
