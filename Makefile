@@ -58,8 +58,8 @@ test-ddp: setup ## tests that start several training processes
 	@$(PYTEST) -q -m ddp --ignore=tests/dags --ignore=tests/conformance
 test-dags: setup airflow-setup ## tests of the DAGs, in Airflow's environment
 	@.venv-airflow/bin/python -m pytest -q tests/dags --confcutdir=tests/dags --ignore=tests/dags/test_standalone.py
-test-scheduler: setup airflow-setup ## tests of the DAGs under a scheduler that runs, not among make test: several minutes
-	@.venv-airflow/bin/python -m pytest -q tests/dags/test_standalone.py --confcutdir=tests/dags
+test-scheduler: setup airflow-setup ## tests of the DAGs under a scheduler that runs, not among make test: make test-scheduler [DATABASE=postgresql], several minutes
+	@DATABASE=$(DATABASE) .venv-airflow/bin/python -m pytest -q tests/dags/test_standalone.py --confcutdir=tests/dags
 
 airflow: setup airflow-setup ## an Airflow with the DAGs and the demo's captures, until Ctrl-C; says where to look
 	@.venv-airflow/bin/python tests/dags/standalone.py var/airflow

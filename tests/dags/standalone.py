@@ -1,4 +1,4 @@
-"""An Airflow of its own on SQLite, for the tests and for `make airflow`: scheduler, API server and all."""
+"""An Airflow of its own, for the tests and for `make airflow`: scheduler, API server and all."""
 
 from __future__ import annotations
 
@@ -39,14 +39,16 @@ Tables and census pages: {storage}. Ctrl-C stops it.
 class Standalone:
     """A running `airflow standalone` with the repository's DAGs, and its REST API."""
 
-    def __init__(self, home: Path, first_on_path: Path, **core: str) -> None:
-        """Start it below ``home``; ``core`` are further settings of the section [core]."""
+    def __init__(self, home: Path, first_on_path: Path, database: str | None = None, **core: str) -> None:
+        """Start it below ``home``; ``database``: its URI, else SQLite's; ``core``: further settings of [core]."""
         home.mkdir(parents=True, exist_ok=True)
         self.home = home
         api, triggerer, worker = _free_ports(3)
         self.url = f"http://localhost:{api}"
         self._token = ""
-        _write_config(home, self.url, api, triggerer, worker, core)
+        # SQLite's writers take turns, and would give up after five seconds
+        database = database or f"sqlite:///{home}/airflow.db?timeout=120"
+        _write_config(home, self.url, api, triggerer, worker, database, core)
         # settings of another Airflow, and this process's Python path, are none of its business
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW_", "PYTHON"))}
         path = os.pathsep.join([str(first_on_path), str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -146,7 +148,9 @@ def _free_ports(number: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-def _write_config(home: Path, url: str, api: int, triggerer: int, worker: int, core: Mapping[str, str]) -> None:
+def _write_config(
+    home: Path, url: str, api: int, triggerer: int, worker: int, database: str, core: Mapping[str, str]
+) -> None:
     """airflow.cfg, so that AIRFLOW_HOME is all that a command of this Airflow needs; a former one keeps its secrets."""
     file, config = home / "airflow.cfg", configparser.ConfigParser(interpolation=None)
     config.read(file)
@@ -163,8 +167,7 @@ def _write_config(home: Path, url: str, api: int, triggerer: int, worker: int, c
         },
         "api": {"host": "127.0.0.1", "port": str(api), "base_url": url, "workers": "1", "secret_key": secret},
         "api_auth": {"jwt_secret": secret},
-        # SQLite's writers take turns, and would give up after five seconds
-        "database": {"sql_alchemy_conn": f"sqlite:///{home}/airflow.db?timeout=120"},
+        "database": {"sql_alchemy_conn": database},
         # of a machine that is busy with Spark, answers come late, and DAG files need no second look every half minute
         "workers": {"execution_api_timeout": "60"},
         "dag_processor": {"min_file_process_interval": "600"},

@@ -1,7 +1,11 @@
-"""The DAGs under a scheduler and API server that really run: one night with real jobs, else a scripted spark-submit."""
+"""The DAGs under a scheduler and API server that really run: one night with real jobs, else a scripted spark-submit.
+
+On SQLite, or with DATABASE=postgresql in the environment on a PostgreSQL of its own.
+"""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -45,6 +49,13 @@ if job == "assemble_flows":
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "_SUCCESS").touch()
 """
+_POSTGRESQL = """\
+import sys
+from database import postgresql
+with postgresql() as records:
+    print(records.uri, flush=True)
+    sys.stdin.read()
+"""
 _ROWS = """\
 import hashlib, pathlib, sys, pyarrow.parquet as pq
 files = sorted(file for file in pathlib.Path(sys.argv[1]).rglob("*.parquet") if "_open" not in file.parts)
@@ -56,7 +67,7 @@ print(len(rows), hashlib.sha256("".join(rows).encode()).hexdigest())
 class Site:
     """An Airflow that runs, the folders that its DAGs read and write, and what its spark-submit was told."""
 
-    def __init__(self, folder: Path, standalone: Any) -> None:
+    def __init__(self, folder: Path, standalone: Any, database: str | None) -> None:
         self.bin, self.captures, self.store = folder / "bin", folder / "captures", folder / "store"
         self.python, real = (standalone.MAIN_ENVIRONMENT / name for name in ("python", "spark-submit"))
         (self.bin / "fails").mkdir(parents=True)
@@ -67,7 +78,7 @@ class Site:
         changes = {"sites": ["home", "garage"], "config": ["local.yaml", str(folder / "quick.yaml")], "train_nights": 2}
         deployment = standalone.demo_deployment(folder, late_nights=1, **changes)
         # at most a second between tries, instead of minutes
-        self.airflow = standalone.Standalone(folder / "airflow", self.bin, max_task_retry_delay="1")
+        self.airflow = standalone.Standalone(folder / "airflow", self.bin, database, max_task_retry_delay="1")
         try:
             self.airflow.prepare(deployment, "local[2]")
         except BaseException:
@@ -115,8 +126,22 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory, standalone: Any) -> Iterator[Site]:
-    running = Site(tmp_path_factory.mktemp("site"), standalone)
+def database(standalone: Any) -> Iterator[str | None]:
+    """The URI of the database that is asked for; None: Airflow's own SQLite."""
+    if os.environ.get("DATABASE") != "postgresql":
+        yield None
+        return
+    drills = standalone.REPOSITORY / "tests" / "drills"
+    command = [standalone.MAIN_ENVIRONMENT / "python", "-c", _POSTGRESQL]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=drills, **pipes) as server:
+        yield server.stdout.readline().strip().replace("postgresql:", "postgresql+psycopg2:")
+        server.stdin.close()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, standalone: Any, database: str | None) -> Iterator[Site]:
+    running = Site(tmp_path_factory.mktemp("site"), standalone, database)
     try:
         running.ended("iotid_ingest")  # yesterday's night, of which no site has captures; then SQLite is quiet
         yield running
