@@ -67,6 +67,9 @@ def spark_session(settings: config.Spark, app_name: str = "iotid") -> SparkSessi
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         if os.environ["PYSPARK_PYTHON"] == sys.executable and Path(__file__).is_file():  # else they may lack iotid
             defaults["spark.python.daemon.module"] = "iotid.worker"
+    travels = [path.rpartition("/")[2] for path in (submitted.get("spark.submit.pyFiles") or "").split(",") if path]
+    if travels:  # Python workers find these by themselves, the ranks that such a worker starts find them by this alone
+        defaults["spark.executorEnv.PYTHONPATH"] = ":".join(travels)
     for name, value in defaults.items():
         if not submitted.contains(name):
             builder = builder.config(name, value)

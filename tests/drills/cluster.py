@@ -1,10 +1,10 @@
 """cluster.py WHEEL: the whole way on one machine and on a standalone cluster, and an ingest of which a worker dies.
 
 A real master and two real workers, processes on the loopback interface. Every job is submitted by ``spark-submit`` with
-conf/cluster.yaml; the library travels as WHEEL (the one named .zip), and two ranks train on two executors. The captures
-are those that the project writes itself. Splits, flows and dataset must be the same, file for file and row for row, and
-the census the same but for what the order of additions changes. Ends with one line of JSON, and with 1 where something
-was not as it must be.
+conf/cluster.yaml; the library travels as WHEEL (the one named .zip) to a Python that has none, and two ranks train on
+two executors. The captures are those that the project writes itself. Splits, flows and dataset must be the same, file
+for file and row for row, and the census the same but for what the order of additions changes. Ends with one line of
+JSON, and with 1 where something was not as it must be.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from kill import content, descendants, start_ingest
-from standalone import Cluster, environment, running, spark_home
+from standalone import Cluster, environment, python_without_iotid, running, spark_home
 
 _JOBS = Path(__file__).parents[2] / "jobs"
 _NIGHT = ("--site", "home", "--date", "2026-01-10")
@@ -32,7 +32,7 @@ _SMALL = (
 _TOLERANCE = 1e-3  # of confidences: two machines add up in two orders
 
 
-def whole_way(root: Path, demo: Path, launcher: list[str], *settings: str) -> dict[str, float]:
+def whole_way(root: Path, demo: Path, launcher: list[str], told: dict[str, str], *settings: str) -> dict[str, float]:
     """Seconds of each step, all of which must end well; ``launcher``: what stands before the path of a job."""
     steps = {
         "split_pcaps": [*_NIGHT, "--captures", str(demo / "captures" / "home" / "2026-01-10")],
@@ -46,7 +46,7 @@ def whole_way(root: Path, demo: Path, launcher: list[str], *settings: str) -> di
     for step, arguments in steps.items():
         begin = time.monotonic()
         command = [*launcher, str(_JOBS / f"{step}.py"), "--config", "cluster.yaml", *layers, *arguments]
-        ran = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=1200)
+        ran = subprocess.run(command, env=told, capture_output=True, text=True, check=False, timeout=1200)
         if ran.returncode:
             raise SystemExit(f"cluster.py: {step} by {launcher[0]} failed:\n{ran.stderr[-4000:]}")
         seconds[step] = round(time.monotonic() - begin, 1)
@@ -114,10 +114,14 @@ def main() -> None:
         demo = folder / "demo"
         write_demo(demo)
         submit = [str(spark_home() / "bin" / "spark-submit"), "--py-files", str(wheel)]
+        alone = {**environment(), "PYSPARK_PYTHON": python_without_iotid(folder / "python")}
+        alone.pop("PYTHONPATH", None)
         with running(folder / "cluster") as cluster:
-            seconds = {"cluster": whole_way(folder / "two", demo, [*submit, "--master", cluster.url])}
+            seconds = {"cluster": whole_way(folder / "two", demo, [*submit, "--master", cluster.url], alone)}
             killed_s = ingest_with_a_death(folder / "three", demo, cluster)
-        seconds["one_machine"] = whole_way(folder / "one", demo, [sys.executable], "spark.master=local[2]")
+        seconds["one_machine"] = whole_way(
+            folder / "one", demo, [sys.executable], environment(), "spark.master=local[2]"
+        )
         names = {"two": "cluster", "three": "worker_killed"}
         differs = {told: files_that_differ(folder / "one", folder / root) for root, told in names.items()}
         differs["census"] = census_differs(folder / "one", folder / "two")

@@ -13,7 +13,9 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
+import venv
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -33,6 +35,19 @@ def environment() -> dict[str, str]:
     """What processes of the cluster, and those that submit to it, are told."""
     told = {"SPARK_HOME": str(spark_home()), "SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_PYTHON": sys.executable}
     return {**os.environ, **told}
+
+
+def python_without_iotid(folder: Path) -> str:
+    """A Python that has the packages of this one, but not iotid: that must come from what is submitted."""
+    venv.create(folder, symlinks=True)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    (packages / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")  # whose own .pth files are not heeded
+    python = str(folder / "bin" / "python")
+    program = "import pyspark, torch, iotid.command"
+    looked = subprocess.run([python, "-I", "-c", program], capture_output=True, text=True, check=False)
+    if "No module named 'iotid" not in looked.stderr:
+        raise SystemExit(f"standalone.py: {python} should lack iotid alone: {looked.stderr or 'it lacks nothing'}")
+    return python
 
 
 class Cluster:
