@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 from iotid import errors
-from iotid.config import load_settings
+from iotid.config import NO_PASSWORD, holds_password, load_settings
 from iotid.errors import IotidError
 
 _WORKER_ERROR = re.compile(r"^(?:\w+\.)*iotid\.errors\.(\w+): (.+)$", re.MULTILINE)
@@ -108,7 +108,11 @@ class _Location(click.ParamType):
     name = "LOCATION"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        return str(value) if "://" in str(value) else str(Path(value).expanduser().absolute())
+        if "://" not in str(value):
+            return str(Path(value).expanduser().absolute())
+        if holds_password(str(value)):
+            self.fail(NO_PASSWORD, param, ctx)
+        return str(value)
 
 
 DATE = _Date()

@@ -31,17 +31,20 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def _without_password(uri: str) -> str:
+NO_PASSWORD = "must not hold a password, for it is told in logs; give it by the environment (see SECURITY.md)"
+
+
+def holds_password(uri: str) -> bool:
     """Locations are told in logs, in tracking and in metadata, so what they hold is no secret."""
     try:
-        secret = urlsplit(uri).password
+        return urlsplit(uri).password is not None
     except ValueError:  # no URI at all: whoever opens it will tell
-        secret = None
-    if secret is not None:
-        raise PydanticCustomError(
-            _PASSWORD,
-            "must not hold a password, for it is told in logs; give it by the environment (see SECURITY.md)",
-        )
+        return False
+
+
+def _without_password(uri: str) -> str:
+    if holds_password(uri):
+        raise PydanticCustomError(_PASSWORD, NO_PASSWORD)
     return uri
 
 
