@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -239,6 +240,10 @@ class Registry:
     def run_of(self, version: int) -> str:
         """The run that the version was trained in."""
         return str(self._version(version).run_id)
+
+    def date_of(self, version: int) -> str:
+        """The day (UTC) on which it was registered, as YYYY-MM-DD."""
+        return datetime.fromtimestamp(self._version(version).creation_timestamp / 1000, UTC).date().isoformat()
 
     def tags(self, version: int) -> dict[str, str]:
         return dict(self._version(version).tags)

@@ -17,7 +17,7 @@ def main(settings: Settings, dataset: str, baselines: str | None) -> None:
     from tempfile import TemporaryDirectory
 
     from iotid.errors import SchemaError
-    from iotid.evaluation import census_nights, evaluate, flat, verdicts, write_report
+    from iotid.evaluation import census_nights, evaluate, flat, quality, verdicts, write_report
     from iotid.model import Predictor
     from iotid.registry import CHALLENGER, CHAMPION, Registry
     from iotid.storage import Store
@@ -44,6 +44,8 @@ def main(settings: Settings, dataset: str, baselines: str | None) -> None:
         page = write_report(report, f"{work}/report", answers=answers, history=json.loads(history.read_text()))
         registry.log_artifacts(registry.run_of(challenger), page.parent, "report")
         registry.log_metrics(registry.run_of(challenger), flat(report))
+        reached = quality(report["systems"][CHALLENGER])
+        registry.set_tag(challenger, "quality", f"{reached} on the test part of dataset {dataset}")
         staged.add_folder(page.parent)
         sentences = [sentence for sentence, _ in verdicts(report)]
         staged.metadata = {"versions": versions, "left_out": left_out, "summary": sentences}

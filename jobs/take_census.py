@@ -27,7 +27,16 @@ def main(settings: Settings, site: str, capture_date: str) -> None:
         spark = spark_session(settings.spark, "iotid take-census")
         store = Store(settings.storage.root)
         night = take_census(
-            spark, store, site, capture_date, predictor, str(version), settings.census, settings.watchlist
+            spark,
+            store,
+            site,
+            capture_date,
+            predictor,
+            str(version),
+            settings.census,
+            settings.watchlist,
+            model_date=registry.date_of(version),
+            model_quality=registry.tags(version).get("quality"),
         )
     told = night.metadata
     statuses = ", ".join(f"{count:,} {status}" for status, count in told["status"].items())

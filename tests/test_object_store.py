@@ -197,6 +197,10 @@ def test_steps__from_captures_to_census_are_those_of_a_local_folder(
             _same_rows(here.open(table, keys).uri, there.open(table, keys).uri)
     encodings = [store.read_json(store.open("datasets", {"name": "all"}), ENCODING) for store in (here, there)]
     assert encodings[0] == encodings[1]
+    told = here.open("census", {"site": "home", "capture_date": days[-1]}).metadata
+    assert told["model_quality"].startswith("macro F1 ")
+    assert told["model_quality"].endswith(" on the test part of dataset all")
+    assert date.fromisoformat(told["model_date"]) <= datetime.now(UTC).date()
 
 
 def _same_rows(here: str, there: str) -> None:

@@ -47,12 +47,14 @@ def take_census(
     watchlist: config.Watchlist,
     *,
     model_date: str | None = None,
+    model_quality: str | None = None,
 ) -> Partition:
     """Name every device of one site's night, compare with the site's latest census before it, and write both.
 
     Reads the partition of ``flows`` and, where there is one, the ``census`` of the latest earlier night. If that was
     made by another model or other settings, the earlier night's flows are scored again, so that only the network's
-    changes are called changes; if those flows are gone, labels are not compared. ``model_date`` is for the page.
+    changes are called changes; if those flows are gone, labels are not compared. ``model_date`` and
+    ``model_quality`` are for the page.
 
     With ``census.pseudonyms``, no MAC and no address is written as it is. A census before whose identifiers were not
     made with the same key cannot be joined with this one: then every device is there for the first time.
@@ -100,6 +102,7 @@ def take_census(
         **made_with,
         "key_fingerprint": fingerprint,
         "model_date": model_date,
+        "model_quality": model_quality,
         "compared_with": {"capture_date": earlier.keys["capture_date"], "how": how} if earlier else None,
         "packets": night.metadata["packets"],
         **_counts(census, scored),

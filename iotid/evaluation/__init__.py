@@ -2,7 +2,7 @@
 
 from iotid.evaluation.decide import Decision, decide
 from iotid.evaluation.evaluate import census_nights, evaluate
-from iotid.evaluation.report import flat, verdicts, write_report
+from iotid.evaluation.report import flat, quality, verdicts, write_report
 from iotid.evaluation.schema import Report, SystemReport, system_report
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "decide",
     "evaluate",
     "flat",
+    "quality",
     "system_report",
     "verdicts",
     "write_report",

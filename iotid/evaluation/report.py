@@ -85,12 +85,15 @@ def verdicts(report: Report) -> list[tuple[str, bool]]:
     ]
 
 
+def quality(system: System) -> str:
+    """Its scores on the test part, in words."""
+    scores = system["metrics"]["macro_f1"]["value"], system["metrics"]["accuracy"]["value"]
+    macro_f1, accuracy = map(_number, scores)
+    return f"macro F1 {macro_f1} %, accuracy {accuracy} % ({_percent(system['ceiling_share'])} of the ceiling)"
+
+
 def _verdict(name: str, system: System, rival_name: str | None, rival: System | None) -> tuple[str, bool]:
-    ours, accuracy = _macro_f1(system), system["metrics"]["accuracy"]["value"]
-    reached = (
-        f"{name}: macro F1 {_number(ours['value'])} %, accuracy {_number(accuracy)} % "
-        f"({_percent(system['ceiling_share'])} of the ceiling)"
-    )
+    ours, reached = _macro_f1(system), f"{name}: {quality(system)}"
     if rival is None:
         return f"{reached}; no rival was scored.", True
     theirs = _macro_f1(rival)

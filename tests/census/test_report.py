@@ -52,6 +52,7 @@ def facts(**more: Any) -> dict[str, Any]:
     none = dict.fromkeys(("first", "new", "same", "changed", "back", "gone", "away"), 0)
     return {
         "site": "lab", "capture_date": "2026-01-10", "model_version": "7", "model_date": "2026-01-09",
+        "model_quality": "macro F1 91.00 %",
         "settings_hash": "0123456789ab", "key_fingerprint": None,
         "compared_with": {"capture_date": "2026-01-09", "how": "as it was"},
         "packets": {"flow": 12345, "not_ip": 67, "truncated": 0}, "devices": 3, "watched": 1,
@@ -94,7 +95,7 @@ def test_page__asks_the_network_for_nothing() -> None:
 def test_page__tells_version_date_comparison_and_every_packet_and_flow() -> None:
     told = text_of(page_of(census_of([{}]), facts()))
     for part in (
-        "Census of lab, 2026-01-10", "Model version 7 of 2026-01-09", "Compared with the census of 2026-01-09",
+        "Census of lab, 2026-01-10", "Model version 7 of 2026-01-09: macro F1 91.00 %.", "Compared with the census of 2026-01-09",
         "in flows 12,345", "left aside: not ip 67", "together 12,412", "did not learn 190", "inside: outside 10",
         "together 1,700",
     ):  # fmt: skip
