@@ -95,7 +95,8 @@ def test_page__asks_the_network_for_nothing() -> None:
 def test_page__tells_version_date_comparison_and_every_packet_and_flow() -> None:
     told = text_of(page_of(census_of([{}]), facts()))
     for part in (
-        "Census of lab, 2026-01-10", "Model version 7 of 2026-01-09: macro F1 91.00 %.", "Compared with the census of 2026-01-09",
+        "Census of lab, 2026-01-10", "Model version 7 of 2026-01-09: macro F1 91.00 %.",
+        "Compared with the census of 2026-01-09",
         "in flows 12,345", "left aside: not ip 67", "together 12,412", "did not learn 190", "inside: outside 10",
         "together 1,700",
     ):  # fmt: skip
