@@ -41,6 +41,7 @@ devices:
 def _settings(root: Path, *overrides: str) -> Settings:
     small = ["model.embedding_size=8", "model.hidden_size=8", "model.layers=1", "model.dropout=0"]
     small += ["training.epochs=6", "training.batch_size=32", "training.learning_rate=0.03", "training.ranks=2"]
+    small += ["training.precision=float32"]  # as in rank_process.py
     return load_settings(["local.yaml"], [f"storage.root={root}", "spark.master=local[2]", *small, *overrides])
 
 
