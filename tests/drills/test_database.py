@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import requests
 import tenacity
 
 from iotid import config, registry
@@ -85,6 +86,9 @@ def lab(
     day = nights.day(0)
     nights.mend(day)
     assert nights.run(day) == nights.write_dataset([day]) == (0, [])
+    for question in ("experiments/search?max_results=1", "registered-models/search") * 10:
+        # each process of the server opens the database at its first question, and waits long for one that is away
+        assert requests.get(f"{uri}/api/2.0/mlflow/{question}", timeout=60).ok
     tracking = config.Tracking(uri=uri, experiment="restarted", model="restarted")
     lab = _Lab(records, nights, drill.ask, Registry(tracking, str(nights.root)))
     one_rank = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(database.free_port())}
@@ -176,8 +180,6 @@ def test_registry__of_which_every_first_answer_is_lost_makes_each_thing_once(
     trained: Any, lab: _Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when the database, or the line, goes away between the work and its answer."""
-    import requests
-
     asked, request = set(), requests.Session.request
 
     def lose(self: Any, method: str, url: str, **rest: Any) -> Any:
