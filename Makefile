@@ -52,7 +52,7 @@ test-unit: setup ## tests that need neither Java nor several processes
 	@$(PYTEST) -q -m "not spark and not ddp and not dags" --ignore=tests/dags --ignore=tests/conformance
 test-conformance: setup peers-setup ## what other programs say of the same captures
 	@$(PYTEST) -q tests/conformance
-test-spark: setup ## tests that start Spark
+test-spark: setup peers-setup ## tests that start Spark
 	@$(PYTEST) -q -m "spark and not ddp" --ignore=tests/dags --ignore=tests/conformance
 test-ddp: setup ## tests that start several training processes
 	@$(PYTEST) -q -m ddp --ignore=tests/dags --ignore=tests/conformance
