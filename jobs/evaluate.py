@@ -22,9 +22,8 @@ def main(settings: Settings, dataset: str, baselines: str | None) -> None:
     from iotid.registry import CHALLENGER, CHAMPION, Registry
     from iotid.storage import Store
 
-    asked = settings.evaluation
-    if baselines is not None:
-        asked = asked.model_copy(update={"baselines": tuple(baselines.split(",")) if baselines else ()})
+    rivals = settings.evaluation.baselines if baselines is None else tuple(filter(None, baselines.split(",")))
+    asked = settings.evaluation.model_copy(update={"baselines": rivals})
     store = Store(settings.storage.root)
     source = store.open("datasets", {"name": dataset})
     registry = Registry(settings.tracking, settings.storage.root)
@@ -44,8 +43,8 @@ def main(settings: Settings, dataset: str, baselines: str | None) -> None:
         page = write_report(report, f"{work}/report", answers=answers, history=json.loads(history.read_text()))
         registry.log_artifacts(registry.run_of(challenger), page.parent, "report")
         registry.log_metrics(registry.run_of(challenger), flat(report))
-        reached = quality(report["systems"][CHALLENGER])
-        registry.set_tag(challenger, "quality", f"{reached} on the test part of dataset {dataset}")
+        reached = f"{quality(report['systems'][CHALLENGER])} on the test part of dataset {dataset}"
+        registry.set_tag(challenger, "quality", reached)
         staged.add_folder(page.parent)
         sentences = [sentence for sentence, _ in verdicts(report)]
         staged.metadata = {"versions": versions, "left_out": left_out, "summary": sentences}

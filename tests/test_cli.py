@@ -174,10 +174,20 @@ def test_take_census__a_watched_device_ends_it_with_exit_code_3_and_one_line_aft
 ) -> None:
     met = {"devices": 2, "status": {"known": 2}, "watched": 1, "watched_labels": {"camera": 1}}
     written = Partition("/store/census/night", {"site": "a", "capture_date": "2026-01-10"}, met)
-    registry = SimpleNamespace(version_of=lambda alias: 1, bundle=lambda version, folder: folder)
+    registry = SimpleNamespace(
+        version_of=lambda alias: 1,
+        bundle=lambda version, folder: folder,
+        date_of=lambda version: "2026-01-09",
+        tags=lambda version: {"quality": "macro F1 91.00 %"},
+    )
     monkeypatch.setattr("iotid.registry.Registry", lambda *_: registry)
     monkeypatch.setattr("iotid.session.spark_session", lambda *_: None)
-    monkeypatch.setattr("iotid.census.take_census", lambda *_: written, raising=False)
+
+    def take_census(*_: object, model_date: str, model_quality: str) -> Partition:
+        assert (model_date, model_quality) == ("2026-01-09", "macro F1 91.00 %")
+        return written
+
+    monkeypatch.setattr("iotid.census.take_census", take_census, raising=False)
     quiet = CliRunner().invoke(take_census_job, NIGHT)
     assert quiet.exit_code == 0, quiet.output
     told = CliRunner().invoke(take_census_job, [*NIGHT, "--set", "watchlist.fail=true"])
