@@ -29,7 +29,7 @@ import pyarrow.compute as pc
 
 from iotid.dataset.arrays import one_chunk
 from iotid.dataset.labels import UNKNOWN as UNLISTED
-from iotid.model.kinds import DECIMALS, kinds_of
+from iotid.model.kinds import DECIMALS, kinds_of, members
 from iotid.model.novelty import LIMIT
 from iotid.model.status import KNOWN, SEVERAL, UNKNOWN, statuses
 from iotid.schemas import CENSUS
@@ -218,8 +218,7 @@ def _kinds_found(
     K = kind_C.max(initial=-1) + 1
     if learned is None or learned.confusion is None:
         return np.zeros((len(count_NC), K), bool)
-    count_NK = count_NC @ (kind_C[:, np.newaxis] == np.arange(K))
-    found_NK = learned.confusion.found(count_NK, settings.several_flows, settings.several_chance)
+    found_NK = learned.confusion.found(count_NC @ members(kind_C), settings.several_flows, settings.several_chance)
     return found_NK & (found_NK.sum(axis=1, keepdims=True) > 1)
 
 
@@ -236,7 +235,7 @@ def _several(
     then named, if that has ``min_confidence`` alone; else of the kind, of which vendor and type are known.
     """
     N, C = len(sure_N2C), len(kind_C)
-    count_NK = sure_N2C[:, :C] @ (kind_C[:, np.newaxis] == np.arange(found_NK.shape[1]))
+    count_NK = sure_N2C[:, :C] @ members(kind_C)
     device_P, kind_P = np.nonzero(found_NK)
     order_P = np.lexsort((-count_NK[device_P, kind_P], device_P))  # of a device those with most flows first
     device_P, kind_P = device_P[order_P], kind_P[order_P]

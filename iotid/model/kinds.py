@@ -44,7 +44,7 @@ def sure_of(probabilities: NDArray[np.floating], kind_C: NDArray[np.int64]) -> N
     sure = np.zeros((rows, 2 * C))
     if not rows:
         return sure
-    kind_N = (probabilities @ _members(kind_C)).argmax(axis=1)
+    kind_N = (probabilities @ members(kind_C)).argmax(axis=1)
     of_kind = np.where(kind_C == kind_N[:, np.newaxis], probabilities, 0)
     sure[np.arange(rows), of_kind.argmax(axis=1)] = 1
     sure[:, C:] = of_kind
@@ -62,7 +62,7 @@ class Confusion:
         cls, probabilities_NC: NDArray[np.floating], label_N: NDArray[np.int64], kind_C: NDArray[np.int64]
     ) -> Confusion:
         """Of N distinct flows with these probabilities and labels."""
-        is_of_CK = _members(kind_C)
+        is_of_CK = members(kind_C)
         sure_NK = sure_of(probabilities_NC, kind_C)[:, : len(kind_C)] @ is_of_CK
         return cls(is_of_CK[label_N].T @ sure_NK)
 
@@ -106,6 +106,6 @@ class Confusion:
         return wrong_KK * cut_KK, (all_KK - wrong_KK) * cut_KK
 
 
-def _members(kind_C: NDArray[np.int64]) -> NDArray[np.float64]:
+def members(kind_C: NDArray[np.int64]) -> NDArray[np.float64]:
     """(C, K) 1 where a class is of a kind."""
     return (kind_C[:, np.newaxis] == np.arange(kind_C.max(initial=-1) + 1)).astype(np.float64)

@@ -22,7 +22,7 @@ from scipy.sparse import csr_matrix, vstack
 
 from iotid import config
 from iotid.census.vote import Tally, vote
-from iotid.dataset import DeviceList, Encoding, LabelledFlows, Sets
+from iotid.dataset import DeviceList, LabelledFlows, Sets
 from iotid.dataset.characteristics import unseen_share
 from iotid.dataset.devices import merged_name
 from iotid.evaluation import protocols
@@ -57,14 +57,14 @@ def asked(
     if left_out.any():
         for what, together in zip(_ASKED, (unit_N, flows.label), strict=True):
             sets = sets_of(left_out, together)
-            told += judge(f"never learned, {what}", predictor, encoding, sets, sets.flows, kind_C[sets.label][:, None])
+            told += judge(f"never learned, {what}", predictor, sets, sets.flows, kind_C[sets.label][:, None])
         return told
     for what, together in zip(_ASKED, (unit_N, flows.label), strict=True):
         sets = sets_of(part_N == protocols.TEST, together)
         for number in (1, 2, 3):
             merged = np.array(list(draw(kind_C[sets.label], number, times, random)))
             summed = vstack([csr_matrix(sets.flows[chosen].sum(axis=0)) for chosen in merged]).tocsr()
-            told += judge(f"{number} {what}", predictor, encoding, sets, summed, kind_C[sets.label][merged])
+            told += judge(f"{number} {what}", predictor, sets, summed, kind_C[sets.label][merged])
     return told
 
 
@@ -81,10 +81,10 @@ def draw(kind_B: NDArray[np.int64], number: int, times: int, random: np.random.G
 
 
 def judge(
-    what: str, predictor: Predictor, encoding: Encoding, sets: Sets, flows_BD: csr_matrix, kinds_B: NDArray[np.int64]
+    what: str, predictor: Predictor, sets: Sets, flows_BD: csr_matrix, kinds_B: NDArray[np.int64]
 ) -> Counter[tuple[str, str]]:
     """What the census says of sets (B, D) behind which these kinds are (B, any)."""
-    learned, labels, devices = predictor.learned, predictor.labels, encoding.devices
+    learned, labels, devices = predictor.learned, predictor.labels, predictor.encoding.devices
     assert learned.vote is not None
     assert learned.novelty is not None
     kind_C = kinds_of(labels, devices)
