@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
-from iotid.dataset.store import ENCODING, SETS
+from iotid.dataset.store import ENCODING
 from iotid.errors import PartitionError, UserError
 from iotid.storage import PartFile, Store, open_filesystem, remove_attempts, rows_promised
 
@@ -204,10 +204,7 @@ def test_steps__from_captures_to_census_are_those_of_a_local_folder(
 
 
 def _same_rows(here: str, there: str) -> None:
-    """Every file of rows is there in both partitions, with the same rows in the same order, but for where captures lie.
-
-    By that, sets are numbered; and with them in another order a model's vote is fitted a little differently.
-    """
+    """Every file is in both partitions, with the same rows in the same order, but for where captures lie."""
     one, other = (dict(_tables(folder)) for folder in (here, there))
     assert one.keys() == other.keys() != set()
     for name, rows in one.items():
@@ -218,7 +215,7 @@ def _same_rows(here: str, there: str) -> None:
 
 
 def _tables(folder: str) -> Iterator[tuple[str, pa.Table]]:
-    """Name and rows of each file, with the names of captures alone, and sets in the order of what is in them."""
+    """Name and rows of each file, with the names of captures alone."""
     filesystem, base = open_filesystem(folder)
     for info in filesystem.get_file_info(fs.FileSelector(base, recursive=True)):
         if not info.path.endswith(".parquet"):
@@ -227,9 +224,4 @@ def _tables(folder: str) -> Iterator[tuple[str, pa.Table]]:
         for number, name in enumerate(table.column_names):
             if name in ("path", "capture_file"):
                 table = table.set_column(number, name, pc.replace_substring_regex(table[name], ".*/", ""))
-        if info.base_name == SETS:
-            sets: dict[int, list[str]] = {}
-            for row in table.to_pylist():
-                sets.setdefault(row.pop("set"), []).append(str(row))
-            table = pa.table({"set": sorted(sorted(rows) for rows in sets.values())})
         yield info.path.removeprefix(f"{base}/"), table
