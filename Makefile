@@ -5,6 +5,10 @@ SHELL := /bin/bash
 
 PY := .venv/bin/python
 IOTID := .venv/bin/iotid
+# a Java from a wheel, where set-up found no other
+ifneq ($(wildcard .venv/share/iotid/java/bin/java),)
+export JAVA_HOME ?= $(CURDIR)/.venv/share/iotid/java
+endif
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest
 CONF ?= local.yaml
 SITE ?= local
@@ -12,15 +16,17 @@ DATE ?=
 ROOT ?= var/run
 SECONDS := 60
 SEED ?= 1
+UNIT := "not spark and not ddp and not dags" --ignore=tests/dags --ignore=tests/conformance
+PYTHONS ?= 3.11 3.12 3.13
 NIGHTS ?= 10
 
-.PHONY: help setup airflow-setup peers-setup demo run reproduce test test-unit test-conformance test-spark test-ddp test-dags test-scheduler check audit format wheel clean bench-behind bench-census bench-census-hits bench-capture bench-ingest bench-train bench-predict bench-choices results results-quick drill-kill drill-nights drill-cluster fuzz airflow cluster cluster-stop
+.PHONY: help setup airflow-setup peers-setup petastorm-setup lock test-pythons test-wheel demo run reproduce test test-unit test-conformance test-spark test-ddp test-dags test-scheduler check audit format wheel clean bench-behind bench-census bench-census-hits bench-capture bench-ingest bench-train bench-predict bench-choices results results-quick drill-kill drill-nights drill-cluster fuzz airflow cluster cluster-stop
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
 
-setup: .venv/.ready ## the environment, from requirements.lock (once)
-.venv/.ready: requirements.lock setup.sh pyproject.toml
+setup: .venv/.ready ## the environment, from requirements.lock and requirements-dev.lock (once)
+.venv/.ready: requirements.lock requirements-dev.lock setup.sh pyproject.toml
 	@./setup.sh main
 
 airflow-setup: .venv-airflow/.ready ## Airflow's own environment, from requirements-airflow.lock (once)
@@ -30,6 +36,13 @@ airflow-setup: .venv-airflow/.ready ## Airflow's own environment, from requireme
 peers-setup: .venv-peers/.ready ## the programs that iotid is compared with, from requirements-peers.lock (once)
 .venv-peers/.ready: requirements-peers.lock setup.sh
 	@./setup.sh peers
+
+petastorm-setup: .venv-petastorm/.ready ## Petastorm on its authors' packages, from requirements-petastorm.lock (once)
+.venv-petastorm/.ready: requirements-petastorm.lock setup.sh
+	@./setup.sh petastorm
+
+lock: ## make every lock again: make lock [UPGRADE=1, to take newer versions]
+	@UPGRADE=$(UPGRADE) ./setup.sh lock
 
 demo: setup ## the whole way on captures that it writes itself: capture files in, census out
 	@$(IOTID) demo --config $(CONF) --set storage.root=var/demo --set training.epochs=25 --set training.patience=25
@@ -48,11 +61,18 @@ reproduce: setup ## one of the paper's datasets beside what it prints: make repr
 
 # the longest first, so that make -j2 is not left with one of them at the end
 test: test-spark test-unit test-dags test-ddp test-conformance ## all tests
-test-unit: setup ## tests that need neither Java nor several processes
-	@$(PYTEST) -q -m "not spark and not ddp and not dags" --ignore=tests/dags --ignore=tests/conformance
+test-unit: setup petastorm-setup ## tests that need neither Java nor several processes
+	@$(PYTEST) -q -m $(UNIT)
+test-pythons: setup ## the same on every CPython found beside the environment's own: make test-pythons [PYTHONS="3.11 3.12 3.13"]
+	@for version in $(PYTHONS); do \
+	  ! $(PY) -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$$version')" || continue; \
+	  ./setup.sh python $$version || { [ $$? = 3 ] && continue; exit 1; }; \
+	  echo "== CPython $$version"; \
+	  OMP_NUM_THREADS=1 .venv-$$version/bin/python -m pytest -q -n 2 -p no:cacheprovider -m $(UNIT) || exit; \
+	done
 test-conformance: setup peers-setup ## what other programs say of the same captures
 	@$(PYTEST) -q tests/conformance
-test-spark: setup peers-setup ## tests that start Spark
+test-spark: setup peers-setup petastorm-setup ## tests that start Spark
 	@$(PYTEST) -q -m "spark and not ddp" --ignore=tests/dags --ignore=tests/conformance
 test-ddp: setup ## tests that start several training processes
 	@$(PYTEST) -q -m ddp --ignore=tests/dags --ignore=tests/conformance
@@ -69,8 +89,8 @@ check: setup ## formatter, linter, types
 	@.venv/bin/ruff check .
 	@.venv/bin/mypy
 
-audit: setup ## ask the advisory database about both locks (needs the network)
-	@for lock in requirements.lock requirements-airflow.lock; do .venv/bin/uv tool run pip-audit --requirement $$lock --no-deps --disable-pip --strict || exit; done
+audit: setup ## ask the advisory database about the locks (needs the network)
+	@for lock in requirements.lock requirements-dev.lock requirements-airflow.lock; do .venv/bin/uv tool run pip-audit --requirement $$lock --no-deps --disable-pip --strict || exit; done
 
 format: setup ## let the formatter and the linter mend what they can
 	@.venv/bin/ruff format .
@@ -124,9 +144,12 @@ bench-behind: setup ## the census's answers for several devices behind one addre
 bench-census-hits: setup ## a run's census against its device list: make bench-census-hits LABELS=… SITE=… DATE=… [ROOT=…]
 	@$(PY) tests/bench/census_hits.py "$(abspath $(ROOT))" "$(SITE)" "$(DATE)" "$(LABELS)"
 
-wheel: setup ## dist/iotid-….whl, and the same as .zip for spark-submit --py-files, which knows no other name
+wheel: setup ## dist/iotid-….whl with its constraints.txt, and the same as .zip for spark-submit --py-files, which knows no other name
 	@rm -rf dist && $(PY) -m build --wheel --no-isolation --outdir dist . >/dev/null
-	@for wheel in dist/*.whl; do cp "$$wheel" "$${wheel%.whl}.zip"; done; ls dist/*
+	@for wheel in dist/*.whl; do cp "$$wheel" "$${wheel%.whl}.zip"; done
+	@./setup.sh constraints >dist/constraints.txt; ls dist/*
+test-wheel: wheel ## the wheel with its constraints in clean environments outside the clone: flows and predictions alone, then the demo
+	@$(PY) tests/drills/installed.py dist
 
 clean: ## remove what the demo, runs and builds wrote (not the environments)
 	@rm -rf var dist build

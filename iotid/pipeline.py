@@ -70,7 +70,7 @@ def run_steps(lines: Sequence[Sequence[str]], layers: Sequence[str]) -> None:
     """Run command lines, each a step's name and its arguments, one after the other; all get ``layers``."""
     for number, (name, *arguments) in enumerate(lines, start=1):
         click.secho(f"[{number}/{len(lines)}] iotid {name} {shlex.join(arguments)}", bold=True, err=True)
-        step = importlib.import_module(f"jobs.{name.replace('-', '_')}").main
+        step = importlib.import_module(f"iotid.cli.{name.replace('-', '_')}").main
         step.main([*layers, *arguments], prog_name=f"iotid {name}", standalone_mode=False)
 
 

@@ -1,11 +1,8 @@
-"""The Spark session: the one place that starts or joins it, checks Java first, and ships the library to executors."""
+"""The Spark session: the one place that starts or joins it, finds Java first, and ships the library to executors."""
 
 from __future__ import annotations
 
 import os
-import re
-import shutil
-import subprocess
 import sys
 import tempfile
 import threading
@@ -15,12 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from iotid import config
-from iotid.errors import SetupError
+from iotid.java import use_java
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
-
-_JAVA_VERSIONS = (17, 21)
 
 
 def spark_session(settings: config.Spark, app_name: str = "iotid") -> SparkSession:
@@ -34,7 +29,7 @@ def spark_session(settings: config.Spark, app_name: str = "iotid") -> SparkSessi
     running = pyspark.sql.SparkSession.getActiveSession()
     if running is not None:
         return running
-    check_java()
+    use_java()
     ahead = threading.Thread(target=_import_ahead, daemon=True)
     ahead.start()
     defaults = {
@@ -132,17 +127,3 @@ def _java_options() -> str:
         # an archive that does not fit this Java is passed over, which is no reason for a warning at each start
         options += [f'"-XX:SharedArchiveFile={_archive()}"', "-Xlog:disable", "-Xlog:all=error:stderr"]
     return " ".join(options)
-
-
-def check_java() -> None:
-    """Raise a SetupError with the line to run where Java 17 or 21 is missing."""
-    home = os.environ.get("JAVA_HOME")
-    java = f"{home}/bin/java" if home else shutil.which("java")
-    remedy = "install one (Debian/Ubuntu: apt-get install openjdk-17-jre-headless) or set JAVA_HOME"
-    if not java or not shutil.which(java):
-        raise SetupError(f"Java: Spark needs Java 17 or 21 and there is none; {remedy}")
-    told = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
-    match = re.search(r'version "(\d+)', told.stderr + told.stdout)
-    if not match or int(match.group(1)) not in _JAVA_VERSIONS:
-        got = match.group(1) if match else "no version"
-        raise SetupError(f"Java: Spark needs Java 17 or 21, {java} is {got}; {remedy}")

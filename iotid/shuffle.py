@@ -13,7 +13,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache, lru_cache, partial
+from functools import cache, partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from zipimport import zipimporter
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Hashes = NDArray[np.uint64]
 
 ASIDES = pa.schema([pa.field("kind", pa.string()), pa.field("content", pa.binary())])
-PARCELS = pa.schema([pa.field("slot", pa.int32()), pa.field("bucket", pa.int32()), *ASIDES])
+PARCELS = pa.schema([pa.field("partition", pa.int32()), pa.field("bucket", pa.int32()), *ASIDES])
 NO_BUCKET = -1  # of asides, which come before all parcels
 
 _ROWS = "rows"
@@ -49,7 +49,7 @@ def parcels(rows: pa.RecordBatch, hash_N: Hashes, partitions: int) -> pa.RecordB
     buckets = bucket_N[bounds[:-1]]
     return pa.RecordBatch.from_arrays(
         [
-            pa.array(_slots(partitions)[buckets // each]),
+            pa.array(buckets // np.int32(each), pa.int32()),
             pa.array(buckets),
             pa.array([_ROWS] * len(buckets), pa.string()),
             pa.array([to_stream(dealt.slice(start, end - start)) for start, end in pairwise(bounds)], pa.binary()),
@@ -106,7 +106,7 @@ def _renumber(tasks: list[int], batches: Iterable[pa.RecordBatch]) -> Iterator[p
 
 def spread(sent: DataFrame, partitions: int) -> DataFrame:
     """Every parcel where its bucket is: in as many partitions as it was dealt for, in the order of the buckets."""
-    return sent.repartition(partitions, "slot").sortWithinPartitions("bucket")
+    return sent.repartitionById(partitions, "partition").sortWithinPartitions("bucket")
 
 
 def receive(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, list[pa.RecordBatch]]]:
@@ -184,32 +184,3 @@ def mix(words: Iterable[NDArray[Any]], seed: int = 0) -> Hashes:
 
 def _buckets_of_partition(partitions: int) -> int:
     return max(min(_BUCKETS // partitions, _BUCKETS_OF_PARTITION), 1)
-
-
-@lru_cache(maxsize=8)
-def _slots(partitions: int) -> NDArray[np.int32]:
-    """For each partition a number that Spark's ``repartition`` by a column sends there.
-
-    Spark takes Murmur3 (Appleby, x86 32 bit, seed 42) of the column, modulo the number of partitions. Were it to take
-    another hash, the buckets of a partition would still be together, but some partitions would have more than others.
-    """
-    slots = np.full(partitions, -1, np.int32)
-    start = 0
-    while (slots < 0).any():
-        numbers = np.arange(start, start + 4 * partitions, dtype=np.uint32)
-        place = _murmur3(numbers).view(np.int32).astype(np.int64) % partitions
-        slots[place[::-1]] = numbers[::-1].astype(np.int32)
-        start += len(numbers)
-    return slots
-
-
-def _murmur3(numbers: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    def rotate(values: NDArray[np.uint32], by: int) -> NDArray[np.uint32]:
-        return values << np.uint32(by) | values >> np.uint32(32 - by)
-
-    block = rotate(numbers * np.uint32(0xCC9E2D51), 15) * np.uint32(0x1B873593)
-    state = rotate(block ^ np.uint32(42), 13) * np.uint32(5) + np.uint32(0xE6546B64)
-    state ^= np.uint32(4)  # bytes hashed
-    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-        state = (state ^ state >> np.uint32(shift)) * np.uint32(factor)
-    return state ^ state >> np.uint32(16)

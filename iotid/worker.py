@@ -41,7 +41,7 @@ def main() -> None:
     sys.path_importer_cache.clear()
     from pyspark import daemon
 
-    daemon.worker = keeping_modules(daemon.worker)
+    daemon.worker = keeping_modules(daemon.worker)  # type: ignore[assignment]  # a function of the same signature
     daemon.manager()
 
 

@@ -1,1 +1,1 @@
-"""One thin spark-submit entry point per step: parse, build the session, one library call, write."""
+"""One file per step for spark-submit; what it does is in iotid/cli, under the same name."""

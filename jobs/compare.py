@@ -1,53 +1,7 @@
 """Beside the steps: the ensemble and its rivals under several protocols, in one table."""
 
-from iotid import command
-from iotid.config import Settings
-
-
-@command.step("compare")
-@command.sites
-@command.dates
-@command.labels
-@command.result
-def main(
-    settings: Settings, sites: tuple[str, ...], capture_dates: tuple[str, ...], labels: tuple[str, ...], name: str
-) -> None:
-    """Compare the ensemble with its rivals on the same flows under every protocol of `evaluation.protocols`.
-
-    Reads the table `flows` into memory, a device list and, for `evaluation.further_baselines`, the captures once more.
-    Trains the ensemble anew for every test part, on this machine. Writes a table to read, the numbers and answers
-    behind it, and a run to MLflow. Killed and started again, it goes on from what it has trained.
-    """
-    from iotid.dataset import DeviceList, LabelledFlows
-    from iotid.evaluation import comparison
-    from iotid.registry import Registry
-    from iotid.session import spark_session
-    from iotid.storage import Store
-
-    store, devices = Store(settings.storage.root), DeviceList.read(*labels)
-    nights = [store.open("flows", {"site": site, "capture_date": day}) for site in sites for day in capture_dates]
-    of_windows = set(settings.evaluation.further_baselines) - {"etei"}
-    spark = spark_session(settings.spark, "iotid compare") if len(capture_dates) > 1 or of_windows else None
-    flows = LabelledFlows.of_nights(spark, nights, devices, settings.dataset, settings.flow)
-    traffic = None
-    if spark and of_windows:
-        splits = [store.open("splits", night.keys) for night in nights]
-        traffic = comparison.read_traffic(spark, splits, flows, settings.capture)
-    made_by = comparison.made_by(settings, nights, devices)
-    work = store.working_folder("runs", f"compare-{name}", made_by)
-    results = comparison.compare(flows, settings, work, traffic)
-    shown, outcomes = comparison.write(results, work), [result.outcome for result in results]
-    with store.write("comparisons", {"name": name}) as staged:
-        staged.add_folder(shown)
-        staged.metadata = {"hash": made_by, "protocols": settings.evaluation.protocols}
-    registry = Registry(settings.tracking, settings.storage.root)
-    sections = [settings.model, settings.training, settings.dataset, settings.evaluation]
-    run = registry.start_run(f"compare-{name}", sections, {"hash": made_by})
-    registry.log_metrics(run, comparison.flat(outcomes))
-    registry.log_artifacts(run, shown, "comparison")
-    registry.end_run(run)
-    command.say(f"{comparison.text(outcomes)}\ncomparison: {store.open('comparisons', {'name': name}).uri}")
-
+from iotid.cli.compare import main
+from iotid.command import run_job
 
 if __name__ == "__main__":
-    command.run_job(main)
+    run_job(main)

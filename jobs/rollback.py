@@ -1,20 +1,7 @@
 """Beside the steps: undo a promotion."""
 
-from iotid import command
-from iotid.config import Settings
-
-
-@command.step("rollback")
-def main(settings: Settings) -> None:
-    """Make the former champion the champion again, after a promotion that turned out badly.
-
-    Reads the registry. Writes nothing but its alias `champion`: the next census is taken with the former one.
-    """
-    from iotid.registry import Registry
-
-    left, former = Registry(settings.tracking, settings.storage.root).rollback()
-    command.say(f"rollback: version {former} is the champion again, in place of version {left}")
-
+from iotid.cli.rollback import main
+from iotid.command import run_job
 
 if __name__ == "__main__":
-    command.run_job(main)
+    run_job(main)

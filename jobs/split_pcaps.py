@@ -1,27 +1,7 @@
 """Step 1: cut the captures of one night into splits that workers read side by side."""
 
-from iotid import command
-from iotid.config import Settings
-
-
-@command.step("split-pcaps")
-@command.captures
-@command.site
-@command.date
-def main(settings: Settings, captures: str, site: str, capture_date: str) -> None:
-    """Cut the captures of one night into splits that start and end on record boundaries and tile each file.
-
-    Reads the captures' record headers. Writes the table `splits`.
-    """
-    from iotid.capture.plan import write_splits
-    from iotid.session import runs_here, spark_session
-    from iotid.storage import Store
-
-    spark = None if runs_here(settings.spark) else spark_session(settings.spark, "iotid split-pcaps")
-    night = write_splits(spark, Store(settings.storage.root), captures, site, capture_date, settings.capture)
-    told = night.metadata
-    command.say(f"splits: {told['files']:,} captures, {told['bytes']:,} bytes, {told['rows']:,} splits -> {night.uri}")
-
+from iotid.cli.split_pcaps import main
+from iotid.command import run_job
 
 if __name__ == "__main__":
-    command.run_job(main)
+    run_job(main)

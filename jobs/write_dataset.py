@@ -1,44 +1,7 @@
 """Step 3: label flows, split them three ways and write a Petastorm dataset."""
 
-from iotid import command
-from iotid.config import Settings
-
-
-@command.step("write-dataset")
-@command.sites
-@command.dates
-@command.skip_absent
-@command.labels
-@command.dataset
-def main(
-    settings: Settings,
-    sites: tuple[str, ...],
-    capture_dates: tuple[str, ...],
-    skip_absent: bool,
-    labels: tuple[str, ...],
-    dataset: str,
-) -> None:
-    """Label the flows of every named site on every named night and write a Petastorm dataset.
-
-    Reads the table `flows` and a device list. Writes the dataset with its training, validation and test parts.
-    """
-    from iotid.dataset import DeviceList, write_dataset
-    from iotid.errors import InputError
-    from iotid.session import spark_session
-    from iotid.storage import Store
-
-    devices = DeviceList.read(*labels)
-    store = Store(settings.storage.root)
-    asked_for = [{"site": site, "capture_date": day} for site in sites for day in capture_dates]
-    nights = [store.open("flows", night) for night in asked_for if not skip_absent or store.exists("flows", night)]
-    if not nights:
-        raise InputError(f"--date: none of {len(asked_for)} nights has flows in {store.root}; assemble some first")
-    spark = spark_session(settings.spark, "iotid write-dataset")
-    written = write_dataset(spark, store, nights, devices, settings.dataset, settings.flow, dataset)
-    if skip_absent:
-        command.say(f"nights with flows: {len(nights)} of {len(asked_for)}")
-    command.say(f"dataset: {written.metadata['summary']} -> {written.uri}")
-
+from iotid.cli.write_dataset import main
+from iotid.command import run_job
 
 if __name__ == "__main__":
-    command.run_job(main)
+    run_job(main)

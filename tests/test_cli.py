@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from iotid import command
+from iotid import __version__, command
+from iotid.cli.take_census import main as take_census_job
+from iotid.cli.write_dataset import main as write_dataset_job
 from iotid.config import Settings
 from iotid.errors import WatchError
 from iotid.pipeline import layers_of_this_command
 from iotid.storage import Partition, Store
-from jobs.take_census import main as take_census_job
-from jobs.write_dataset import main as write_dataset_job
 
 ROOT = Path(__file__).parent.parent
 STEPS = ["split-pcaps", "assemble-flows", "write-dataset", "train", "evaluate", "promote", "take-census"]
@@ -52,8 +52,10 @@ def test_cli__help_of_a_job_and_of_the_command_are_the_same_and_explain_every_op
 
 
 @pytest.mark.parametrize("step", JOBS)
-def test_jobs__stay_thin(step: str) -> None:
-    assert len((ROOT / "jobs" / f"{step.replace('-', '_')}.py").read_text().splitlines()) <= 60
+def test_steps__stay_thin(step: str) -> None:
+    name = f"{step.replace('-', '_')}.py"
+    assert len((ROOT / "iotid" / "cli" / name).read_text().splitlines()) <= 60
+    assert len((ROOT / "jobs" / name).read_text().splitlines()) <= 8
 
 
 def test_cli__lists_the_steps_in_the_order_of_the_data() -> None:
@@ -88,12 +90,16 @@ def test_cli__missing_java_is_refused_with_the_line_to_run(tmp_path: Path) -> No
     from scapy.utils import wrpcap
 
     wrpcap(str(tmp_path / "a.pcap"), [Ether(b"\0" * 60)])
+    remedies = {
+        "JAVA_HOME": "point it at one, or unset it",
+        "PATH": "run: sudo apt-get install -y openjdk-17-jre-headless",
+    }
     for env in ({"JAVA_HOME": str(tmp_path)}, {"JAVA_HOME": "", "PATH": str(tmp_path)}):
         settings = ["--set", f"storage.root={tmp_path}/store"]
         split = _iotid("split-pcaps", *NIGHT, "--captures", f"{tmp_path}", *settings, env=env)
         assert split.returncode == 0, "one machine plans without Java"
         told = _iotid("assemble-flows", *NIGHT, *settings, env=env)
-        _is_one_clear_line(told, "Java: Spark needs Java 17 or 21", "apt-get install openjdk-17-jre-headless")
+        _is_one_clear_line(told, "Java: Spark needs Java 17 or 21", remedy)
 
 
 def test_cli__missing_device_list_is_refused_before_anything_starts(tmp_path: Path) -> None:
@@ -108,16 +114,16 @@ def test_cli__a_step_before_its_input_names_the_step_to_run_first(tmp_path: Path
     assert "run iotid split-pcaps first" in told.stderr
 
 
-def test_wheel__holds_the_library_the_jobs_the_settings_and_the_templates(tmp_path: Path) -> None:
+def test_wheel__holds_the_library_the_settings_and_the_templates_and_nothing_beside(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
     subprocess.run(command, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     held = set(zipfile.ZipFile(wheel).namelist())
-    wanted = {"jobs/train.py", "iotid/conf/base.yaml", "iotid/conf/datasets/aalto.yaml"}
+    wanted = {"iotid/py.typed", "iotid/conf/base.yaml", "iotid/conf/datasets/aalto.yaml"}
     wanted |= {str(path.relative_to(ROOT)) for path in ROOT.glob("iotid/**/*.j2")}
     wanted |= {str(path.relative_to(ROOT)) for path in ROOT.glob("iotid/**/*.py")}
     assert wanted <= held
-    assert not any(name.startswith("tests/") for name in held)
+    assert {name.partition("/")[0] for name in held} == {"iotid", f"iotid-{__version__}.dist-info"}
 
     # as spark-submit --py-files puts it before all else, on the machine that submits, too
     code = "from iotid import config; print(config.load_settings(['cluster.yaml']).training.threads, config.__file__)"
@@ -227,7 +233,7 @@ def test_cli__workers_whose_python_lacks_a_package_are_one_line(spark: Any) -> N
 
 
 def test_cli__a_password_in_the_uri_of_captures_is_refused_and_not_told() -> None:
-    from jobs.split_pcaps import main
+    from iotid.cli.split_pcaps import main
 
     told = CliRunner().invoke(main, ["--captures", "s3://key:hunter2@bucket/night", *NIGHT])
     assert told.exit_code == 2

@@ -11,12 +11,12 @@ ROOT = Path(__file__).parent.parent
 
 ORDER = [
     "errors", "config", "schemas", "storage", "shuffle", "capture", "flows", "dataset", "model", "baselines",
-    "training", "evaluation", "registry", "census", "worker", "session", "command", "jobs", "pipeline", "reproduce",
-    "demo", "cli",
+    "training", "evaluation", "registry", "census", "worker", "java", "session", "command", "pipeline", "reproduce",
+    "demo", "cli", "jobs",
 ]  # fmt: skip
 
 HOMES = {
-    "petastorm": {"iotid/dataset/store.py"},
+    "petastorm": {"iotid/dataset/petastorm_compat.py"},
     "mlflow": {"iotid/registry.py", "iotid/serving.py"},
     "scapy": {"iotid/capture/simulate.py", "iotid/capture/simulate_frames.py"},
 }

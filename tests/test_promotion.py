@@ -213,7 +213,7 @@ def _run(step: str, store: Registry, *arguments: str) -> Result:
     if store.tracking.uri:
         layers.append(f"tracking.uri={store.tracking.uri}")
     sets = [part for layer in layers for part in ("--set", layer)]
-    main = importlib.import_module(f"jobs.{step}").main
+    main = importlib.import_module(f"iotid.cli.{step}").main
     return CliRunner().invoke(main, ["--config", "local.yaml", *sets, *arguments])
 
 

@@ -65,7 +65,7 @@ class _Task(InputPartition):
 
 
 class _Reader(DataSourceReader):
-    def __init__(self, locations: list[str], settings: config.Capture, columns: list[str]) -> None:
+    def __init__(self, locations: list[str], settings: config.Capture, columns: dict[str, bool]) -> None:
         self._locations = locations
         self._settings = settings
         self._columns = columns
@@ -79,6 +79,8 @@ class _Reader(DataSourceReader):
         return [_Task(own, splits_before(last_of, own[0], self._settings)) for own in of_task]
 
     def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
+
         assert isinstance(partition, _Task)
         first = partition.splits[0].file_index
         paths = [""] * (partition.splits[-1].file_index - first + 1)  # a capture in quarantine leaves its number free
@@ -86,11 +88,14 @@ class _Reader(DataSourceReader):
             paths[split.file_index - first] = split.path
         for packets in read_splits(partition.splits, self._settings, Counters(), partition.before):
             packets.file_index[:] -= first
-            yield from to_arrow(packets, paths, self._columns).to_batches(_BATCH_ROWS)
+            table = to_arrow(packets, paths, list(self._columns))
+            # Spark compares the schemas, also in what may be null
+            asked = pa.schema([field.with_nullable(self._columns[field.name]) for field in table.schema])
+            yield from table.cast(asked).to_batches(_BATCH_ROWS)
 
 
-def _columns(asked: StructType, whole: StructType) -> list[str]:
-    """The names of the columns asked for, in their order. Spark tells a reader only of those given by ``.schema``."""
+def _columns(asked: StructType, whole: StructType) -> dict[str, bool]:
+    """The columns asked for, in their order, and whether each may be null; Spark tells only of those of ``.schema``."""
     types = {field.name: field.dataType for field in whole}
     for field in asked:
         if types.get(field.name) != field.dataType:
@@ -99,7 +104,7 @@ def _columns(asked: StructType, whole: StructType) -> list[str]:
                 f'spark.read.format("pcap").schema(…): no column is {field.name} {field.dataType.simpleString()}; '
                 f"columns are {known}"
             )
-    return asked.names
+    return {field.name: field.nullable for field in asked}
 
 
 def _settings(options: dict[str, str]) -> config.Capture:

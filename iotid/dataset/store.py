@@ -1,36 +1,41 @@
-"""The parts of a dataset as Petastorm datasets: the only user of Petastorm.
+"""The parts of a dataset as Petastorm datasets: the only user of Petastorm, through `petastorm_compat`.
 
 A part is native Parquet list columns, one for each characteristic, with ``label_id`` and ``num_flows``: NumPy blocks
 come out of it without a codec. Petastorm 0.13.1 can lose a whole epoch without a word, and it takes a folder with a
 missing file for a smaller dataset; whoever reads here is told instead.
 
-The schema lies pickled in ``_common_metadata``: open no dataset that comes from somebody you do not trust.
+Petastorm keeps a part's schema as a pickle in ``_common_metadata``; it is opened by an unpickler that runs nothing.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import pickle
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pyarrow import filesystem as legacy
 from pyarrow import fs
 
 from iotid.dataset.characteristics import Encoding
-from iotid.dataset.partition import PARTS
+from iotid.dataset.petastorm_compat import (
+    COMMON_METADATA,
+    ROW_GROUPS_KEY,
+    SCHEMA_KEY,
+    PetastormFiles,
+    load_schema,
+    petastorm,
+)
 from iotid.dataset.sets import Sets
 from iotid.errors import AccountingError, PartitionError
-from iotid.storage import MARKER, METADATA, Staged, open_filesystem, rows_promised
-
-if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+from iotid.storage import MARKER, METADATA, Staged, open_filesystem, rows_promised, shown_files
 
 ENCODING = "encoding.json"
 SETS = "sets.parquet"
@@ -82,11 +87,9 @@ def read_part(partition_uri: str, part: str) -> Rows:
     """All rows of ``part`` (train, validation or test) of the dataset at ``partition_uri``, always in the same order.
 
     Raises:
-        PartitionError: the dataset is not whole.
+        PartitionError: the dataset is not whole, or its stored schema is no schema.
         AccountingError: the files hold, or Petastorm delivered, another number of rows than was written.
     """
-    from petastorm import make_batch_reader
-
     files = _open_dataset(partition_uri)
     encoding = Encoding.from_json(_read_json(files, ENCODING))
     written = int(_read_json(files, METADATA)["rows"][part])
@@ -96,10 +99,11 @@ def read_part(partition_uri: str, part: str) -> Rows:
             f"{partition_uri}/{part}: {written:,} rows were written, the files' footers promise {promised:,}; "
             "files are missing or foreign; write the dataset again"
         )
+    _check_common_metadata(files, part, f"{partition_uri}/{part}")
     columns: dict[str, list[NDArray[Any]]] = {name: [] for name in (*encoding.vocabularies, LABEL, WEIGHT)}
     # the dummy pool reads in this thread: of Petastorm's pools the one that was never seen to lose rows
-    options = {"reader_pool_type": "dummy", "shuffle_row_groups": False, "filesystem": _PetastormFiles(files)}
-    with _quiet(), make_batch_reader(f"file:///{part}", **options) as reader:
+    options = {"reader_pool_type": "dummy", "shuffle_row_groups": False, "filesystem": PetastormFiles(files)}
+    with _quiet(), petastorm("reader").make_batch_reader(f"file:///{part}", **options) as reader:
         for block in reader:
             for name, blocks in columns.items():
                 blocks.append(getattr(block, name))
@@ -116,22 +120,33 @@ def read_part(partition_uri: str, part: str) -> Rows:
     )
 
 
-@contextmanager
-def materialised(spark: SparkSession, staged: Staged, encoding: Encoding) -> Iterator[None]:
-    """Whoever writes the Parquet files of all parts inside this leaves Petastorm datasets."""
-    from petastorm.etl.dataset_metadata import materialize_dataset
-    from petastorm.unischema import Unischema, UnischemaField
+def describe_part(staged: Staged, part: str, encoding: Encoding) -> int:
+    """Make a Petastorm dataset of the Parquet files of a part, which are all there; rows that their footers promise.
 
-    fields = [UnischemaField(name, np.int32, (encoding.max_packets,), None, False) for name in encoding.vocabularies]
-    fields += [UnischemaField(name, np.int32, (), None, False) for name in (LABEL, WEIGHT)]
-    files = _PetastormFiles(fs.SubTreeFileSystem(staged.path, staged.filesystem))
-    with _quiet(), ExitStack() as stack:
-        for part in PARTS:
-            staged.filesystem.create_dir(f"{staged.path}/{part}")
-            schema = Unischema("rows", fields)
-            made = materialize_dataset(spark, f"file:///{part}", schema, filesystem_factory=lambda: files)
-            stack.enter_context(made)
-        yield
+    What Petastorm's ``materialize_dataset`` leaves beside the files: the schema, and the row groups of each file.
+    """
+    unischema = petastorm("unischema")
+    fields = [(name, (encoding.max_packets,)) for name in encoding.vocabularies] + [(LABEL, ()), (WEIGHT, ())]
+    schema = unischema.Unischema(
+        "rows", [unischema.UnischemaField(name, np.int32, shape, None, False) for name, shape in fields]
+    )
+    folder = f"{staged.path}/{part}"
+    names = shown_files(staged.filesystem, folder)
+    footers = {name: pq.read_metadata(f"{folder}/{name}", filesystem=staged.filesystem) for name in names}
+    groups = {name: footer.num_row_groups for name, footer in footers.items()}
+    metadata = {SCHEMA_KEY: pickle.dumps(schema, protocol=4), ROW_GROUPS_KEY: json.dumps(groups).encode()}
+    with staged.filesystem.open_output_stream(f"{folder}/{COMMON_METADATA}") as file:
+        pq.write_metadata(part_schema(encoding).with_metadata(metadata), file)
+    return sum(footer.num_rows for footer in footers.values())
+
+
+def part_schema(encoding: Encoding) -> pa.Schema:
+    """Columns of a part's Parquet files."""
+    sequence = pa.list_(pa.field("element", pa.int32(), nullable=False))
+    return pa.schema(
+        [pa.field(name, sequence, nullable=False) for name in encoding.vocabularies]
+        + [pa.field(name, pa.int32(), nullable=False) for name in (LABEL, WEIGHT)]
+    )
 
 
 def group_rows(rows: Mapping[str, int], of_partitions: Sequence[Mapping[str, int]], least: int) -> list[dict[str, int]]:
@@ -145,6 +160,26 @@ def group_rows(rows: Mapping[str, int], of_partitions: Sequence[Mapping[str, int
         return -(-own // max(-(-own // largest), 1))
 
     return [{part: of_group(part, own) for part, own in some.items() if own} for some in of_partitions]
+
+
+def _check_common_metadata(files: fs.FileSystem, part: str, shown: str) -> None:
+    """Raise a PartitionError where what Petastorm would believe of a part is not what its files are."""
+    names = shown_files(files, part)
+    groups = {name: pq.read_metadata(f"{part}/{name}", filesystem=files).num_row_groups for name in names}
+    try:
+        with files.open_input_file(f"{part}/{COMMON_METADATA}") as file:
+            metadata = pq.read_metadata(file).metadata
+        load_schema(metadata[SCHEMA_KEY])
+        fault = (
+            "" if json.loads(metadata[ROW_GROUPS_KEY]) == groups else "it lists other row groups than the files have"
+        )
+    except (OSError, KeyError, ValueError, pa.ArrowException, pickle.UnpicklingError) as broken:
+        fault = str(broken)
+    if fault:
+        raise PartitionError(
+            f"{shown}/{COMMON_METADATA}: is not what iotid wrote there ({fault}); nothing of the part was read; write "
+            "the dataset again from its flows, with iotid write-dataset"
+        )
 
 
 def _open_dataset(partition_uri: str) -> fs.FileSystem:
@@ -168,35 +203,3 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield
-
-
-class _PetastormFiles(legacy.FileSystem):
-    """A dataset's folder as the kind of filesystem that Petastorm's legacy reader asks for.
-
-    Petastorm's own choice of filesystem knows no local path with ``#``, ``?`` or ``;`` and, with pyarrow 14, no object
-    store at all. This one reaches whatever the partition's own filesystem reaches. Paths start at ``/``, the folder.
-    """
-
-    def __init__(self, files: fs.FileSystem) -> None:
-        self._files = files
-
-    def open(self, path: str, mode: str = "rb") -> IO[bytes]:
-        return self._files.open_output_stream(path) if mode == "wb" else self._files.open_input_file(path)
-
-    def exists(self, path: str) -> bool:
-        return self._type(path) != fs.FileType.NotFound
-
-    def isdir(self, path: str) -> bool:
-        return self._type(path) == fs.FileType.Directory
-
-    def isfile(self, path: str) -> bool:
-        return self._type(path) == fs.FileType.File
-
-    def walk(self, path: str) -> Iterator[tuple[str, Sequence[str], Sequence[str]]]:
-        """The folder alone, which is all that a part has: (path, folders in it, files in it)."""
-        found = self._files.get_file_info(fs.FileSelector(path.lstrip("/")))
-        folders = [info.base_name for info in found if info.type == fs.FileType.Directory]
-        yield path, folders, [info.base_name for info in found if info.is_file]
-
-    def _type(self, path: str) -> fs.FileType:
-        return self._files.get_file_info(path.lstrip("/")).type

@@ -38,7 +38,7 @@ from iotid.dataset.partition import (
     summarise,
 )
 from iotid.dataset.sets import SCHEMA, Sets, few
-from iotid.dataset.store import LABEL, WEIGHT
+from iotid.dataset.store import WEIGHT, part_schema
 from iotid.flows import TOLD_BY
 from iotid.shuffle import NO_BUCKET, aside, beside, buckets_of, contents, mix, numbers, parcel, parcels, receive
 from iotid.storage import PartFile
@@ -344,11 +344,7 @@ def write(
 
     context = TaskContext.get()
     assert context is not None
-    sequence = pa.list_(pa.field("element", pa.int32(), nullable=False))
-    schema = pa.schema(
-        [pa.field(name, sequence, nullable=False) for name in encoding.vocabularies]
-        + [pa.field(name, pa.int32(), nullable=False) for name in (LABEL, WEIGHT)]
-    )
+    schema = part_schema(encoding)
     name, own = f"part-{context.partitionId():05}.parquet", group_rows[context.partitionId()]
     files = {
         part: PartFile(f"{folder}/{part}", name, context.taskAttemptId(), schema, rows) for part, rows in own.items()

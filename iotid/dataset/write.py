@@ -19,11 +19,11 @@ from iotid.dataset.accounts import Accounts
 from iotid.dataset.characteristics import Encoding, learn_vocabularies, select_characteristics
 from iotid.dataset.labels import UNKNOWN, DeviceList
 from iotid.dataset.partition import PARTS, Split, find_ends, settle, split_captures
-from iotid.dataset.store import ENCODING, group_rows, materialised, write_sets
+from iotid.dataset.store import ENCODING, describe_part, group_rows, write_sets
 from iotid.errors import AccountingError, InputError, LabelError, SchemaError, SettingError
 from iotid.flows import later_flows, night_files, read_flows
 from iotid.shuffle import ASIDES, NO_BUCKET, PARCELS, numbered, partitions_of, spark_schema, spread
-from iotid.storage import remove_attempts, rows_promised
+from iotid.storage import remove_attempts
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -160,7 +160,6 @@ class _Rows:
     def __init__(
         self, spark: SparkSession, source: work.Source, split: Split, labels: Sequence[str], stack: ExitStack
     ) -> None:
-        self._spark = spark
         self._source = source
         partitions = partitions_of(spark)
         deal = partial(work.deal, source=source, split=split, labels=labels, partitions=partitions)
@@ -203,15 +202,16 @@ class _Rows:
         rows = {part: total["rows"] for part, total in self._parts.items()}
         groups = group_rows(rows, self._of_partitions, self._source.settings.row_groups)
         write = partial(work.write, folder=staged.uri, encoding=encoding, group_rows=groups)
-        with materialised(self._spark, staged, encoding):
-            self._gathered.mapInArrow(write, spark_schema(ASIDES)).toArrow()
-            for part in PARTS:
-                remove_attempts(staged.filesystem, f"{staged.path}/{part}")
-                promised = rows_promised(staged.filesystem, f"{staged.path}/{part}")
-                if promised != rows[part]:
-                    raise AccountingError(
-                        f"dataset {staged.uri}/{part}: {rows[part]:,} rows went in, the files hold {promised:,}"
-                    )
+        for part in PARTS:
+            staged.filesystem.create_dir(f"{staged.path}/{part}")
+        self._gathered.mapInArrow(write, spark_schema(ASIDES)).toArrow()
+        for part in PARTS:
+            remove_attempts(staged.filesystem, f"{staged.path}/{part}")
+            promised = describe_part(staged, part, encoding)
+            if promised != rows[part]:
+                raise AccountingError(
+                    f"dataset {staged.uri}/{part}: {rows[part]:,} rows went in, the files hold {promised:,}"
+                )
         staged.write_json(ENCODING, encoding.to_json())
         write_sets(staged, work.sets_of(self.told.sets, encoding, self._source.settings.sets))
         told = ", ".join(f"{part} {own['flows']:,} flows in {own['rows']:,} rows" for part, own in self._parts.items())

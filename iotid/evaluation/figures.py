@@ -38,7 +38,7 @@ def confusion_matrix(confusion_CC: NDArray[Any], labels: Sequence[str], path: Pa
     A row without test flows is grey; a cell that would read as 0 stays empty.
     """
     used = np.flatnonzero((confusion_CC.sum(axis=0) > 0) | (confusion_CC.sum(axis=1) > 0))
-    matrix_CC, names = confusion_CC[np.ix_(used, used)], [_short(labels[index]) for index in used]
+    matrix_CC, names = confusion_CC[np.ix_(used, used)], [_short(labels[index]) for index in used.tolist()]
     support_C = matrix_CC.sum(axis=1)
     with np.errstate(invalid="ignore"):
         percent_CC = 100 * matrix_CC / support_C[:, np.newaxis]

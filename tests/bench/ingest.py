@@ -43,7 +43,7 @@ for step, *rest in (
     ["write_dataset", *night, "--labels", labels, "--dataset", "bench"],
 ):
     begin = time.perf_counter()
-    importlib.import_module(f"jobs.{step}").main.main([*layers, *rest], standalone_mode=False)
+    importlib.import_module(f"iotid.cli.{step}").main.main([*layers, *rest], standalone_mode=False)
     seconds[step] = round(time.perf_counter() - begin, 2)
 print(json.dumps(seconds))
 """

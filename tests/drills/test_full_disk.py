@@ -31,7 +31,7 @@ def run(step, root, *settings):
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
         try:
-            importlib.import_module(f"jobs.{step}").main.main([*layers, *STEPS[step]], prog_name=step)
+            importlib.import_module(f"iotid.cli.{step}").main.main([*layers, *STEPS[step]], prog_name=step)
         except SystemExit as end:
             return {"code": end.code or 0, "said": [line for line in said.getvalue().splitlines() if "rror: " in line]}
 

@@ -312,7 +312,7 @@ def test_text__names_every_protocol_and_system_and_flat_every_number(tmp_path: P
 
 def test_compare__from_a_nights_flows_to_a_table_and_a_run(tmp_path: Path) -> None:
     """The command itself, on a stored night; given again, it trains nothing anew and writes the same."""
-    from jobs.compare import main
+    from iotid.cli.compare import main
 
     store, flows = Store(str(tmp_path)), _table()
     keys = {"site": "home", "capture_date": "2024-03-01"}

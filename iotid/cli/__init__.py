@@ -1,4 +1,4 @@
-"""`iotid STEP …`: every job under one command, loaded only when it is asked for."""
+"""`iotid STEP …`: every step under one command, loaded only when it is asked for; `jobs/` submits the same."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import click
 from iotid import __version__, command
 
 _STEPS = {
-    "split-pcaps": "jobs.split_pcaps",
-    "assemble-flows": "jobs.assemble_flows",
-    "write-dataset": "jobs.write_dataset",
-    "train": "jobs.train",
-    "evaluate": "jobs.evaluate",
-    "promote": "jobs.promote",
-    "rollback": "jobs.rollback",
-    "take-census": "jobs.take_census",
-    "compare": "jobs.compare",
-    "describe": "jobs.describe",
+    "split-pcaps": "iotid.cli.split_pcaps",
+    "assemble-flows": "iotid.cli.assemble_flows",
+    "write-dataset": "iotid.cli.write_dataset",
+    "train": "iotid.cli.train",
+    "evaluate": "iotid.cli.evaluate",
+    "promote": "iotid.cli.promote",
+    "rollback": "iotid.cli.rollback",
+    "take-census": "iotid.cli.take_census",
+    "compare": "iotid.cli.compare",
+    "describe": "iotid.cli.describe",
     "run": "iotid.pipeline",
     "reproduce": "iotid.reproduce",
     "demo": "iotid.demo",
@@ -52,7 +52,3 @@ def steps() -> None:
 
 def main() -> None:
     command.run_job(steps)
-
-
-if __name__ == "__main__":
-    main()

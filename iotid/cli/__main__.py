@@ -1,0 +1,5 @@
+"""`python -m iotid.cli` is `iotid`."""
+
+from iotid.cli import main
+
+main()

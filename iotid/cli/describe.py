@@ -1,0 +1,39 @@
+"""Beside the steps: what each label's traffic looks like, as figures."""
+
+from iotid import command
+from iotid.config import Settings
+
+
+@command.step("describe")
+@command.sites
+@command.dates
+@command.labels
+@command.result
+def main(
+    settings: Settings, sites: tuple[str, ...], capture_dates: tuple[str, ...], labels: tuple[str, ...], name: str
+) -> None:
+    """Draw what tells the devices apart: mean and entropy of each flow's lengths and windows, by label.
+
+    Reads the table `flows` and a device list. Writes figures (box plots of every label, and the entropy's distribution
+    within groups of look-alikes) and the counts behind them.
+    """
+    from pathlib import Path
+    from tempfile import TemporaryDirectory
+
+    from iotid.dataset import DeviceList
+    from iotid.evaluation import figures, traffic
+    from iotid.session import spark_session
+    from iotid.storage import Store
+
+    store, devices = Store(settings.storage.root), DeviceList.read(*labels)
+    nights = [store.open("flows", {"site": site, "capture_date": day}) for site in sites for day in capture_dates]
+    spark = spark_session(settings.spark, "iotid describe")
+    found = traffic.describe(spark, nights, devices, settings.dataset, settings.flow)
+    alike = traffic.look_alikes(found, devices, settings.dataset.label)
+    with TemporaryDirectory() as work, store.write("descriptions", {"name": name}) as staged:
+        drawn = figures.of_traffic(found, alike, Path(work))
+        staged.add_folder(work)
+        staged.write_json("traffic.json", traffic.to_json(found))
+        staged.metadata = {"figures": drawn, "nights": [night.keys for night in nights]}
+    uri = store.open("descriptions", {"name": name}).uri
+    command.say("\n".join(f"figure: {uri}/{figure}" for figure in drawn))

@@ -1,0 +1,44 @@
+"""Step 7: a night's flows and the champion model make one row per device."""
+
+from iotid import command
+from iotid.config import Settings
+
+
+@command.step("take-census")
+@command.site
+@command.date
+def main(settings: Settings, site: str, capture_date: str) -> None:
+    """Take the census of one night: one row per device, what changed since the census before, and a page to read.
+
+    Reads the table `flows` and the registry's champion. Writes the table `census`. With watchlist.fail, a watched
+    device makes it end with exit code 3, after that.
+    """
+    from tempfile import TemporaryDirectory
+
+    from iotid.census import check_watchlist, take_census
+    from iotid.registry import Registry
+    from iotid.session import spark_session
+    from iotid.storage import Store
+
+    registry = Registry(settings.tracking, settings.storage.root)
+    version = registry.version_of("champion")
+    with TemporaryDirectory() as folder:
+        predictor = registry.bundle(version, folder)
+        spark = spark_session(settings.spark, "iotid take-census")
+        store = Store(settings.storage.root)
+        night = take_census(
+            spark,
+            store,
+            site,
+            capture_date,
+            predictor,
+            str(version),
+            settings.census,
+            settings.watchlist,
+            model_date=registry.date_of(version),
+            model_quality=registry.tags(version).get("quality"),
+        )
+    told = night.metadata
+    statuses = ", ".join(f"{count:,} {status}" for status, count in told["status"].items())
+    command.say(f"census: {told['devices']:,} devices ({statuses}) by model version {version} -> {night.uri}")
+    check_watchlist(night, settings.watchlist)
