@@ -90,11 +90,11 @@ def test_cli__missing_java_is_refused_with_the_line_to_run(tmp_path: Path) -> No
     from scapy.utils import wrpcap
 
     wrpcap(str(tmp_path / "a.pcap"), [Ether(b"\0" * 60)])
-    remedies = {
-        "JAVA_HOME": "point it at one, or unset it",
-        "PATH": "run: sudo apt-get install -y openjdk-17-jre-headless",
-    }
-    for env in ({"JAVA_HOME": str(tmp_path)}, {"JAVA_HOME": "", "PATH": str(tmp_path)}):
+    cases: list[tuple[dict[str, str], str]] = [
+        ({"JAVA_HOME": str(tmp_path)}, "point it at one, or unset it"),
+        ({"JAVA_HOME": "", "PATH": str(tmp_path)}, "run: sudo apt-get install -y openjdk-17-jre-headless"),
+    ]
+    for env, remedy in cases:
         settings = ["--set", f"storage.root={tmp_path}/store"]
         split = _iotid("split-pcaps", *NIGHT, "--captures", f"{tmp_path}", *settings, env=env)
         assert split.returncode == 0, "one machine plans without Java"
