@@ -11,8 +11,10 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +37,17 @@ class Step(click.Command):
         except IotidError as fault:
             raise _OneLine(fault) from None
         except Exception as fault:
-            told = _raised_in_worker(fault) or _full_disk(fault) or _without_packages(fault)
+            told = _raised_in_worker(fault) or _full_disk(fault) or _without_packages(fault) or _without_extra(fault)
             if told is None:
                 raise
             raise _OneLine(told) from None
 
 
-def step(name: str) -> Callable[[Callable[..., Any]], Step]:
-    """Declare a step's command; its function gets ``settings`` first, made from ``--config`` and ``--set``."""
+def step(name: str, config: Sequence[str] = ()) -> Callable[[Callable[..., Any]], Step]:
+    """Declare a step's command; its function gets ``settings`` first, made from ``--config`` and ``--set``.
+
+    ``config``: the ``--config`` of a command line that has none.
+    """
 
     def declare(function: Callable[..., Any]) -> Step:
         @functools.wraps(function)
@@ -52,7 +57,7 @@ def step(name: str) -> Callable[[Callable[..., Any]], Step]:
             return function(load_settings(config_files, overrides), **rest)
 
         described: Callable[..., Any] = with_settings
-        for option in (_SET, _CONFIG):
+        for option in (_SET, _config_option(config)):
             described = option(described)
         return click.command(name, cls=Step, context_settings={"max_content_width": 100})(described)
 
@@ -120,13 +125,20 @@ NAME = _Name()
 LOCATION = _Location()
 STRICTLY = ("capture.strict=true",)  # what --strict sets
 
-_CONFIG = click.option(
-    "--config",
-    "config_files",
-    multiple=True,
-    metavar="FILE",
-    help="Settings laid over conf/base.yaml: a path, or a name in conf/ such as local.yaml. Repeatable, later wins.",
-)
+
+def _config_option(default: Sequence[str]) -> Callable[[Any], Any]:
+    return click.option(
+        "--config",
+        "config_files",
+        multiple=True,
+        metavar="FILE",
+        default=default,
+        show_default=", ".join(default) or False,
+        help="Settings laid over conf/base.yaml: a path, or a name in conf/ such as local.yaml. Repeatable, later "
+        "wins.",
+    )
+
+
 _SET = click.option(
     "--set",
     "overrides",
@@ -194,6 +206,19 @@ def _without_packages(fault: Exception) -> IotidError | None:
     return lacks and errors.SetupError(
         f"Spark's workers run a Python without {lacks[1]}; set PYSPARK_PYTHON to one that has the packages of "
         "requirements.lock, and lies at the same path on every machine"
+    )
+
+
+def _without_extra(fault: Exception) -> IotidError | None:
+    """What it is called that this Python lacks a package which one of iotid's extras, the smallest, would bring."""
+    package = (fault.name or "").partition(".")[0] if isinstance(fault, ModuleNotFoundError) else ""
+    declared = [re.match(r"([\w.-]+).*extra == ['\"](\w+)", line) for line in requires("iotid") or []]
+    sizes = Counter(match[2] for match in declared if match)
+    extras = sorted((match[2] for match in declared if match and match[1] == package), key=sizes.__getitem__)
+    if not extras:
+        return None
+    return errors.SetupError(
+        f"this command needs the package {package}, which is not installed; run: pip install 'iotid[{extras[0]}]'"
     )
 
 

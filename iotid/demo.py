@@ -12,7 +12,7 @@ from iotid.errors import SettingError
 from iotid.pipeline import Night, layers_of_this_command, run_nights
 
 
-@command.step("demo")
+@command.step("demo", config=("local.yaml", "demo.yaml"))
 def main(settings: Settings) -> None:
     """Write captures of two made-up sites on two nights, then do the whole way on them.
 

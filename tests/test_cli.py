@@ -102,6 +102,17 @@ def test_cli__missing_java_is_refused_with_the_line_to_run(tmp_path: Path) -> No
         _is_one_clear_line(told, "Java: Spark needs Java 17 or 21", remedy)
 
 
+@pytest.mark.parametrize(("package", "extra"), [("scapy", "demo"), ("pyspark", "spark"), ("matplotlib", "spark")])
+def test_step__a_package_of_an_extra_that_is_not_installed_is_one_line(package: str, extra: str) -> None:
+    @command.step("needs")
+    def needs(settings: Settings) -> None:
+        raise ModuleNotFoundError(f"No module named {package!r}", name=f"{package}.part")
+
+    answer = CliRunner().invoke(needs, [])
+    assert answer.exit_code == 2
+    assert f"needs the package {package}, which is not installed; run: pip install 'iotid[{extra}]'" in answer.output
+
+
 def test_cli__missing_device_list_is_refused_before_anything_starts(tmp_path: Path) -> None:
     told = _iotid("write-dataset", *NIGHT, "--labels", f"{tmp_path}/none.yaml", "--dataset", "d")
     _is_one_clear_line(told, f"{tmp_path}/none.yaml")
