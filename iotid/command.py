@@ -214,7 +214,8 @@ def _without_extra(fault: Exception) -> IotidError | None:
     package = (fault.name or "").partition(".")[0] if isinstance(fault, ModuleNotFoundError) else ""
     declared = [re.match(r"([\w.-]+).*extra == ['\"](\w+)", line) for line in requires("iotid") or []]
     sizes = Counter(match[2] for match in declared if match)
-    extras = sorted((match[2] for match in declared if match and match[1] == package), key=sizes.__getitem__)
+    bring = (match[2] for match in declared if match and match[1] == package)
+    extras = sorted(bring, key=lambda extra: (sizes[extra], extra == "all"))
     if not extras:
         return None
     return errors.SetupError(
