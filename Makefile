@@ -7,7 +7,8 @@ PY := .venv/bin/python
 IOTID := .venv/bin/iotid
 # a Java from a wheel, where set-up found no other
 ifneq ($(wildcard .venv/share/iotid/java/bin/java),)
-export JAVA_HOME ?= $(CURDIR)/.venv/share/iotid/java
+JAVA_HOME ?= $(CURDIR)/.venv/share/iotid/java
+export JAVA_HOME
 endif
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest
 CONF ?= local.yaml

