@@ -95,6 +95,7 @@ def test_cli__missing_java_is_refused_with_the_line_to_run(tmp_path: Path) -> No
         "PATH": "run: sudo apt-get install -y openjdk-17-jre-headless",
     }
     for env in ({"JAVA_HOME": str(tmp_path)}, {"JAVA_HOME": "", "PATH": str(tmp_path)}):
+        remedy = remedies[max(env)]
         settings = ["--set", f"storage.root={tmp_path}/store"]
         split = _iotid("split-pcaps", *NIGHT, "--captures", f"{tmp_path}", *settings, env=env)
         assert split.returncode == 0, "one machine plans without Java"

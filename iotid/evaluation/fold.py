@@ -233,7 +233,7 @@ class Fold:
         """Answers of the rivals that read other things than sequences."""
         settings, traffic = self.settings.evaluation, self.traffic
         rivals = baselines.window_rivals(settings.seed)
-        found = {}
+        found: dict[str, dict[str, Items]] = {}
         for name in settings.further_baselines:
             if name == ETEI:
                 found[name] = self._of_flows(self._by_bytes())
