@@ -19,7 +19,7 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -112,6 +112,9 @@ _Baseline = Literal["majority_sequence", "sequence_knn", "random_forest"]
 _FurtherBaseline = Literal[
     "pinheiro_knn", "pinheiro_tree", "pinheiro_forest", "pinheiro_svm", "pinheiro_vote", "byteiot", "etei"
 ]  # fmt: skip
+
+
+S = TypeVar("S", bound=_Section)
 
 
 class Storage(_Section):
@@ -352,6 +355,18 @@ def load_settings(files: Iterable[str | Path] = (), overrides: Iterable[str] = (
     return settings.model_copy(update={"storage": Storage(root=root)})
 
 
+def changed(section: S, **values: Any) -> S:
+    """The section with other values, judged as those of files are.
+
+    Raises:
+        SettingError: a value has the wrong type or range.
+    """
+    try:
+        return type(section).model_validate({**dict(section), **_frozen(values)}, strict=True)
+    except ValidationError as fault:
+        raise SettingError(_explain(fault, (type(section).__name__.lower(),))) from None
+
+
 def settings_hash(*sections: BaseModel, extra: Mapping[str, Any] | None = None) -> str:
     """Twelve hexadecimal digits that name what a derived thing was made with: sections, and inputs in ``extra``."""
     parts: list[Any] = [{type(section).__name__: section.model_dump(mode="json")} for section in sections]
@@ -402,11 +417,11 @@ def _merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
             into[section] = dict(values) if isinstance(values, Mapping) else values
 
 
-def _explain(fault: ValidationError) -> str:
+def _explain(fault: ValidationError, within: tuple[str, ...] = ()) -> str:
     lines = []
     errors = fault.errors()
     for error in errors:
-        place = [str(part) for part in error["loc"]]
+        place = [str(part) for part in (*within, *error["loc"])]
         name = ".".join(place)
         if error["type"] == "extra_forbidden":
             close = difflib.get_close_matches(place[-1], _keys_beside(place), n=1)
