@@ -115,6 +115,11 @@ class _Location(click.ParamType):
         return str(value)
 
 
+def _each_once(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """A night that is named twice is one: its flows would count twice."""
+    return tuple(dict.fromkeys(values))
+
+
 DATE = _Date()
 NAME = _Name()
 LOCATION = _Location()
@@ -132,13 +137,21 @@ _SET = click.option(
     "overrides",
     multiple=True,
     metavar="SECTION.KEY=VALUE",
-    help="One setting, laid over all files, as in training.epochs=10. Repeatable.",
+    help="One setting, laid over all files, as in training.epochs=10. Repeatable, later wins.",
 )
 site = click.option("--site", required=True, type=NAME, help="Site that the captures come from.")
-sites = click.option("--site", "sites", required=True, multiple=True, type=NAME, help="Site to read. Repeatable.")
+sites = click.option(
+    "--site", "sites", required=True, multiple=True, type=NAME, callback=_each_once, help="Site to read. Repeatable."
+)
 date = click.option("--date", "capture_date", required=True, type=DATE, help="Night that the captures belong to.")
 dates = click.option(
-    "--date", "capture_dates", required=True, multiple=True, type=DATE, help="Night to read. Repeatable."
+    "--date",
+    "capture_dates",
+    required=True,
+    multiple=True,
+    type=DATE,
+    callback=_each_once,
+    help="Night to read. Repeatable.",
 )
 skip_absent = click.option(
     "--skip-absent", is_flag=True, help="Leave out nights that have no flows, instead of stopping at the first."
