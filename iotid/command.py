@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from iotid import errors
 from iotid.config import NO_PASSWORD, holds_password, load_settings
@@ -114,6 +115,9 @@ class _Location(click.ParamType):
             self.fail(NO_PASSWORD, param, ctx)
         return str(value)
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(incomplete, type="file")]
+
 
 def _each_once(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
     """A night that is named twice is one: its flows would count twice."""
@@ -129,6 +133,7 @@ _CONFIG = click.option(
     "--config",
     "config_files",
     multiple=True,
+    type=click.Path(),
     metavar="FILE",
     help="Settings laid over conf/base.yaml: a path, or a name in conf/ such as local.yaml. Repeatable, later wins.",
 )
@@ -166,6 +171,7 @@ labels = click.option(
     "--labels",
     required=True,
     multiple=True,
+    type=click.Path(),
     metavar="FILE",
     help="Device list, YAML or CSV: names with MACs, addresses or path patterns. conf/datasets/ holds examples. "
     "Repeatable: several lists are one.",

@@ -28,7 +28,7 @@ from pydantic_core import PydanticCustomError
 from iotid import yaml12
 from iotid.errors import SettingError
 
-_DEFAULT_LAYERS = ("base.yaml", "promotion.yaml", "watchlist.yaml")
+DEFAULT_LAYERS = ("base.yaml", "promotion.yaml", "watchlist.yaml")
 
 
 class _Section(BaseModel):
@@ -338,7 +338,7 @@ def load_settings(files: Iterable[str | Path] = (), overrides: Iterable[str] = (
         SettingError: a file is missing or not YAML; a key is unknown; a value has the wrong type or range.
     """
     merged: dict[str, Any] = {}
-    for name in _DEFAULT_LAYERS:
+    for name in DEFAULT_LAYERS:
         _merge(merged, _read_yaml(conf_dir() / name))
     for given in map(Path, files):
         shipped = conf_dir() / given
