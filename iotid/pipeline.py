@@ -29,7 +29,7 @@ class Night:
 
 
 def check(settings: Settings, labels: Sequence[str]) -> None:
-    """See now what would stop a later step after hours: the device list and names for it, keys, a server, a GPU.
+    """See now what would stop a later step after hours: the device list and names for it, the census key, the machine.
 
     Raises:
         UserError: one of them is not as it must be.
@@ -37,13 +37,23 @@ def check(settings: Settings, labels: Sequence[str]) -> None:
     from iotid.census.pseudonyms import read_pseudonyms
     from iotid.dataset import DeviceList
     from iotid.dataset.names import check_names
-    from iotid.registry import CHAMPION, Registry
-    from iotid.session import runs_here
 
     check_names(DeviceList.read(*labels), settings.dataset, settings.promotion, settings.watchlist)
     read_pseudonyms(settings.census)
+    check_machine(settings)
+
+
+def check_machine(settings: Settings) -> None:
+    """See that the tracking server answers, and that there is a GPU where training must have one.
+
+    Raises:
+        UserError: one of them is not there.
+    """
+    from iotid.registry import CHAMPION, Registry
+    from iotid.session import runs_here
+
     registry = Registry(settings.tracking, settings.storage.root)
-    if registry.uri == settings.tracking.uri:  # one that may be away, or misspelt
+    if registry.uri == settings.tracking.uri:
         registry.find_version(CHAMPION)
     if settings.training.device == "cuda" and runs_here(settings.spark):
         from iotid.training.fit import find_device
