@@ -91,10 +91,13 @@ def _master(master: str) -> str:
 
 def _protocol(name: str) -> str:
     if name not in COMPARED and not re.fullmatch(r"site:[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
-        close = difflib.get_close_matches(name, COMPARED, n=1)
-        hint = f"; did you mean {close[0]}?" if close else f"; choose from {', '.join(COMPARED)}, site:NAME"
-        raise ValueError(f"{name!r} is not known{hint}")
+        raise ValueError("; ".join(_not_known(name, [*COMPARED, "site:NAME"])))
     return name
+
+
+def _not_known(name: Any, known: list[str]) -> tuple[str, str]:
+    close = difflib.get_close_matches(str(name), known, n=1)
+    return f"{name!r} is not known", f"did you mean {close[0]}?" if close else f"choose from {', '.join(known)}"
 
 
 _PASSWORD = "password_in_location"
@@ -433,6 +436,8 @@ def _explain(fault: ValidationError, within: tuple[str, ...] = ()) -> str:
             len(other["loc"]) <= len(place) for other in errors
         ):  # else its effect
             reason, remedy = _WORDS.get(error["type"], (error["msg"], "see conf/base.yaml"))
+            if error["type"] == "literal_error" and place[-1].isdigit():
+                reason, remedy = _not_known(error["input"], re.findall("'([^']*)'", error["ctx"]["expected"]))
             reason, got = reason.removeprefix("Value error, "), repr(error["input"])
             is_secret = error["type"] == _PASSWORD or name == "census.key_file"
             told = "" if isinstance(error["input"], dict) or is_secret or got in reason else f", got {got}"

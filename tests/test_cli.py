@@ -186,9 +186,7 @@ def test_evaluate__unknown_rivals_are_refused_before_anything_is_read(tmp_path: 
 
     told = CliRunner().invoke(main, ["--dataset", "d", "--baselines", "random_forrest"])
     assert told.exit_code == 2
-    assert (
-        "evaluation.baselines.0: Input should be 'majority_sequence', 'sequence_knn' or 'random_forest'" in told.output
-    )
+    assert "evaluation.baselines.0: 'random_forrest' is not known; did you mean random_forest?" in told.output
 
 
 def test_take_census__before_anything_was_promoted_ends_with_exit_code_4(tmp_path: Path) -> None:
