@@ -198,11 +198,21 @@ def test_write_plain__flows_are_those_that_comparisons_read_into_memory(
 
 
 def test_write_plain__row_groups_are_as_many_as_asked(plain_spark: Any, night: tuple[Store, Partition]) -> None:
-    dataset = _write(plain_spark(), night[0], [night[1]], "dataset.unique=false")
-    for part in PARTS:
-        files = sorted(Path(dataset.uri, part).glob("part-*.parquet"))
-        groups = [pq.read_metadata(path).num_row_groups for path in files]
-        assert 3 <= sum(groups) <= 3 + len(files)
+    for partitions in (1, 3):
+        dataset = _write(plain_spark(partitions=partitions), night[0], [night[1]], "dataset.unique=false")
+        for part in PARTS:
+            files = sorted(Path(dataset.uri, part).glob("part-*.parquet"))
+            groups = [pq.read_metadata(path).num_row_groups for path in files]
+            assert 3 <= sum(groups) <= 3 + len(files)
+
+
+def test_write_plain__sets_hold_the_flows_of_training_and_validation_alone(
+    plain_spark: Any, night: tuple[Store, Partition]
+) -> None:
+    dataset = _write(plain_spark(), night[0], [night[1]])
+    flows = dataset.metadata["flows"]
+    held = int(np.sum(read_sets(dataset.uri).to_arrow()["num_flows"].to_numpy()))
+    assert held == flows["train"] + flows["validation"] != flows["test"]
 
 
 def test_write_plain__a_lost_file_other_settings_or_another_schema_are_refused(
