@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from iotid import errors
 from iotid.config import NO_PASSWORD, holds_password, load_settings
@@ -119,6 +120,14 @@ class _Location(click.ParamType):
             self.fail(NO_PASSWORD, param, ctx)
         return str(value)
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(incomplete, type="file")]
+
+
+def _each_once(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """A night that is named twice is one: its flows would count twice."""
+    return tuple(dict.fromkeys(values))
+
 
 DATE = _Date()
 NAME = _Name()
@@ -131,6 +140,7 @@ def _config_option(default: Sequence[str]) -> Callable[[Any], Any]:
         "--config",
         "config_files",
         multiple=True,
+        type=click.Path(),
         metavar="FILE",
         default=default,
         show_default=", ".join(default) or False,
@@ -144,13 +154,21 @@ _SET = click.option(
     "overrides",
     multiple=True,
     metavar="SECTION.KEY=VALUE",
-    help="One setting, laid over all files, as in training.epochs=10. Repeatable.",
+    help="One setting, laid over all files, as in training.epochs=10. Repeatable, later wins.",
 )
 site = click.option("--site", required=True, type=NAME, help="Site that the captures come from.")
-sites = click.option("--site", "sites", required=True, multiple=True, type=NAME, help="Site to read. Repeatable.")
+sites = click.option(
+    "--site", "sites", required=True, multiple=True, type=NAME, callback=_each_once, help="Site to read. Repeatable."
+)
 date = click.option("--date", "capture_date", required=True, type=DATE, help="Night that the captures belong to.")
 dates = click.option(
-    "--date", "capture_dates", required=True, multiple=True, type=DATE, help="Night to read. Repeatable."
+    "--date",
+    "capture_dates",
+    required=True,
+    multiple=True,
+    type=DATE,
+    callback=_each_once,
+    help="Night to read. Repeatable.",
 )
 skip_absent = click.option(
     "--skip-absent", is_flag=True, help="Leave out nights that have no flows, instead of stopping at the first."
@@ -165,6 +183,7 @@ labels = click.option(
     "--labels",
     required=True,
     multiple=True,
+    type=click.Path(),
     metavar="FILE",
     help="Device list, YAML or CSV: names with MACs, addresses or path patterns. conf/datasets/ holds examples. "
     "Repeatable: several lists are one.",

@@ -181,6 +181,25 @@ def test_write_dataset__skip_absent_leaves_out_nights_without_flows_but_not_all_
     assert taken == [{"site": "a", "capture_date": "2026-01-11"}]
 
 
+def test_cli__a_night_that_is_named_twice_is_one() -> None:
+    @command.step("look")
+    @command.sites
+    @command.dates
+    def look(settings: Settings, sites: tuple[str, ...], capture_dates: tuple[str, ...]) -> None:
+        command.say(f"{sites} {capture_dates}")
+
+    told = CliRunner().invoke(look, ["--site", "b", "--site", "a", "--site", "b", *["--date", "2026-01-10"] * 2])
+    assert told.output.strip() == "('b', 'a') ('2026-01-10',)"
+
+
+def test_evaluate__unknown_rivals_are_refused_before_anything_is_read(tmp_path: Path) -> None:
+    from iotid.cli.evaluate import main
+
+    told = CliRunner().invoke(main, ["--dataset", "d", "--baselines", "random_forrest"])
+    assert told.exit_code == 2
+    assert "evaluation.baselines.0: 'random_forrest' is not known; did you mean random_forest?" in told.output
+
+
 def test_take_census__before_anything_was_promoted_ends_with_exit_code_4(tmp_path: Path) -> None:
     told = CliRunner().invoke(take_census_job, [*NIGHT, "--set", f"storage.root={tmp_path}"])
     assert told.exit_code == 4

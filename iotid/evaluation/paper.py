@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict
 
+from iotid import yaml12
 from iotid.config import conf_dir
 from iotid.dataset import DeviceList
 
@@ -82,7 +82,7 @@ class Original(_Fact):
 
 def read(dataset: str) -> Original:
     """One of ``DATASETS``."""
-    tables = yaml.safe_load((conf_dir() / TABLES).read_text(encoding="utf-8"))
+    tables = yaml12.load((conf_dir() / TABLES).read_text(encoding="utf-8"))
     return Original.model_validate(tables[dataset])
 
 
