@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from iotid.capture.pcapng import MAX_OPTION_BYTES
 from iotid.capture.pieces import Guess, Piece, cut_pieces, nothing, prove, reach_of, walk_piece
 from iotid.capture.streams import filesystem_of, uri_of
 from iotid.capture.streams import unreadable as unreadable_file
+from iotid.capture.threads import in_threads
 from iotid.errors import InputError, StaleError
 
 if TYPE_CHECKING:
@@ -273,8 +273,7 @@ def _proved_or_why(walked: list[tuple[Piece, Guess | str | None]], settings: con
 
 
 def _in_threads(walk: Callable[[Piece], Guess | str | None], pieces: Sequence[Piece]) -> list[Guess | str | None]:
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # the kernels let go of the interpreter's lock
-        return list(pool.map(walk, pieces))
+    return in_threads(walk, pieces, len(pieces))  # the kernels let go of the interpreter's lock
 
 
 def _proved(walked: list[tuple[Piece, Guess | None]], settings: config.Capture) -> Plan:

@@ -15,12 +15,12 @@ from iotid import config, schemas
 from iotid.capture.counters import Counters
 from iotid.capture.packets import column_of, strings_of
 from iotid.capture.splits import Split, find_captures, last_splits, pack_tasks, split_captures, splits_before
+from iotid.capture.threads import in_threads
 from iotid.errors import AccountingError
 from iotid.flows.merge import merge, rows_alone
 from iotid.flows.partial import Partials
 from iotid.flows.read import TaskSplits, read_partials, read_stretches
 from iotid.flows.table import Piece, table_in_time_order
-from iotid.flows.threads import in_threads
 
 Location = str | Path
 
