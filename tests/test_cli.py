@@ -91,10 +91,10 @@ def test_cli__missing_java_is_refused_with_the_line_to_run(tmp_path: Path) -> No
 
     wrpcap(str(tmp_path / "a.pcap"), [Ether(b"\0" * 60)])
     remedies = {
-        "JAVA_HOME": "point it at one, or unset it",
-        "PATH": "run: sudo apt-get install -y openjdk-17-jre-headless",
+        "point it at one, or unset it": {"JAVA_HOME": str(tmp_path)},
+        "run: sudo apt-get install -y openjdk-17-jre-headless": {"JAVA_HOME": "", "PATH": str(tmp_path)},
     }
-    for env in ({"JAVA_HOME": str(tmp_path)}, {"JAVA_HOME": "", "PATH": str(tmp_path)}):
+    for remedy, env in remedies.items():
         settings = ["--set", f"storage.root={tmp_path}/store"]
         split = _iotid("split-pcaps", *NIGHT, "--captures", f"{tmp_path}", *settings, env=env)
         assert split.returncode == 0, "one machine plans without Java"
