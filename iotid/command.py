@@ -21,8 +21,13 @@ import click
 from iotid import errors
 from iotid.config import NO_PASSWORD, holds_password, load_settings
 from iotid.errors import IotidError
+from iotid.storage import local_path, text_of
 
 _WORKER_ERROR = re.compile(r"^(?:\w+\.)*iotid\.errors\.(\w+): (.+)$", re.MULTILINE)
+_REFUSALS = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP,
+    errno.ENAMETOOLONG, errno.EIO,
+)  # fmt: skip
 _WORKER_LACKS = re.compile(r"^ModuleNotFoundError: No module named '([\w.]+)'$", re.MULTILINE)
 
 
@@ -35,7 +40,7 @@ class Step(click.Command):
         except IotidError as fault:
             raise _OneLine(fault) from None
         except Exception as fault:
-            told = _raised_in_worker(fault) or _full_disk(fault) or _without_packages(fault)
+            told = _raised_in_worker(fault) or _full_disk(fault) or _without_packages(fault) or _refused(fault)
             if told is None:
                 raise
             raise _OneLine(told) from None
@@ -108,8 +113,12 @@ class _Location(click.ParamType):
     name = "LOCATION"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if "://" not in str(value):
-            return str(Path(value).expanduser().absolute())
+        path = local_path(str(value))
+        if path is not None:
+            try:
+                return text_of(str(Path(path).expanduser().absolute()))
+            except RuntimeError as fault:  # ~nobody
+                self.fail(f"{value!r}: {fault}", param, ctx)
         if holds_password(str(value)):
             self.fail(NO_PASSWORD, param, ctx)
         return str(value)
@@ -195,6 +204,13 @@ def _without_packages(fault: Exception) -> IotidError | None:
         f"Spark's workers run a Python without {lacks[1]}; set PYSPARK_PYTHON to one that has the packages of "
         "requirements.lock, and lies at the same path on every machine"
     )
+
+
+def _refused(fault: Exception) -> IotidError | None:
+    """What the filesystem's refusal of a file is called, whoever asked for it."""
+    if not isinstance(fault, OSError) or fault.errno not in _REFUSALS:
+        return None
+    return errors.UserError(f"{fault}; see that the file is there, and that you may read or write it")
 
 
 class _OneLine(click.ClickException):

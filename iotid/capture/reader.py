@@ -42,7 +42,7 @@ def read_packets(paths: str | Iterable[str], *, settings: config.Capture | None 
     import pyarrow as pa
 
     settings = settings or config.load_settings().capture
-    captures, _, quarantined = find_captures([paths] if isinstance(paths, str) else paths, settings.unreadable)
+    captures, _, quarantined, _ = find_captures([paths] if isinstance(paths, str) else paths, settings.unreadable)
     names = [found.path for found in captures]
     counted = Counters()
     for path, why in quarantined.items():
@@ -102,7 +102,7 @@ class _Reading:
         begin = split.start if self._goes_on_with(split) else self._start(split)
         broken = _Broken(split, settings, counters)
         self._decoder.file_index = split.file_index
-        with open_stream(split.path, split.compression, split.file_bytes) as stream:
+        with open_stream(split.path, split.compression, split.file_bytes, split.fingerprint) as stream:
             if split.split == 0:
                 broken.header(header_cut(stream, split.container))
             walk = Walk(stream, split.container, split.context, begin, split.end, settings)
@@ -182,7 +182,7 @@ class _Reading:
 
     def _walk(self, part: Split, decoder: Decoder | None = None) -> int:
         """Walk over a split, for the decoder to remember its records; return their number."""
-        with open_stream(part.path, part.compression, part.file_bytes) as stream:
+        with open_stream(part.path, part.compression, part.file_bytes, part.fingerprint) as stream:
             walk = Walk(stream, part.container, part.context, part.start, part.end, self._settings)
             for step in walk:
                 if decoder is not None:

@@ -66,7 +66,7 @@ def from_captures(
     settings = config.load_settings(overrides=overrides)
     locations = [paths] if isinstance(paths, Location) else paths
     capture = capture or settings.capture
-    captures, _, quarantined = find_captures((str(location) for location in locations), capture.unreadable)
+    captures, _, quarantined, _ = find_captures((str(location) for location in locations), capture.unreadable)
     pieces, counters = _assemble(captures, capture, settings.flow)
     for path, why in quarantined.items():
         counters.quarantine(path, 0, 0, why)
