@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,19 @@ def logging_to_stderr() -> None:
 def say(text: str) -> None:
     """A result for the person who runs the command."""
     click.echo(text)
+
+
+def captures_text(splits: Mapping[str, Any]) -> str:
+    """What the metadata of a night's splits says of its captures."""
+    text = f"{splits['files'] - splits['files_unplanned']:,} captures, {splits['bytes']:,} bytes"
+    notes = {
+        "more in quarantine, not read": len(splits["unreadable"]),
+        "further names of the same captures": splits["files_same"],
+        "that begin with the packet of another, counted twice": splits["files_alike"],
+        "other files ignored": splits["files_ignored"],
+    }
+    counted = [f"{count:,} {what}" for what, count in notes.items() if count]
+    return text + f" ({', '.join(counted)})" * bool(counted)
 
 
 class _Date(click.ParamType):

@@ -85,7 +85,8 @@ class Store:
         return f"{self.root}/{self._relative(table, keys)}"
 
     def exists(self, table: str, keys: Mapping[str, str]) -> bool:
-        return self._places.find(self._relative(table, keys)) is not None
+        with _using(self.root):
+            return self._places.find(self._relative(table, keys)) is not None
 
     def open(self, table: str, keys: Mapping[str, str]) -> Partition:
         """The whole partition.
@@ -94,7 +95,8 @@ class Store:
             PartitionError: it is absent or has no success marker.
         """
         relative = self._relative(table, keys)
-        place = self._places.find(relative)
+        with _using(self.root):
+            place = self._places.find(relative)
         if place is None:
             step = {"flows": "assemble-flows", "splits": "split-pcaps", "datasets": "write-dataset"}.get(table)
             remedy = f"run iotid {step} first" if step else "run the step that writes it first"
@@ -113,7 +115,9 @@ class Store:
 
         found = []
         selector = fs.FileSelector(f"{self._base}/{table}", recursive=True, allow_not_found=True)
-        for info in self._fs.get_file_info(selector):
+        with _using(self.root):
+            infos = self._fs.get_file_info(selector)
+        for info in infos:
             if info.base_name == MARKER:
                 parts = info.path.removeprefix(f"{self._base}/{table}/").split("/")[:-1]
                 if all("=" in part for part in parts):
@@ -134,7 +138,7 @@ class Store:
             PartitionError: another run has begun to write the partition since, and has taken this one's files away.
         """
         relative = self._relative(table, keys)
-        with _writing_below(self.root):
+        with _using(self.root):
             place = self._places.begin(relative)
         path = f"{self._base}/{place}"
         staged = Staged(f"{self.root}/{place}", path, self._fs)
@@ -270,7 +274,7 @@ def local_folder(root: str, *parts: str) -> Path:
         UserError: it cannot.
     """
     folder = Path(root, *parts)
-    with _writing_below(root):
+    with _using(root):
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
@@ -278,7 +282,7 @@ def local_folder(root: str, *parts: str) -> Path:
 
 
 @contextmanager
-def _writing_below(root: str) -> Iterator[None]:
+def _using(root: str) -> Iterator[None]:
     """A refusal of the filesystem is the root's fault."""
     try:
         yield
@@ -287,7 +291,7 @@ def _writing_below(root: str) -> Iterator[None]:
             raise
         why = fault.strerror if fault.filename else str(fault)
         raise UserError(
-            f"storage.root: {text_of(root)} cannot be written ({why}); name a folder in which you may write"
+            f"storage.root: {text_of(root)} cannot be used ({why}); name a folder in which you may read and write"
         ) from None
 
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from iotid import config, schemas
 from iotid.capture.pieces import Guess, Piece
-from iotid.capture.splits import find_captures, pack_tasks, split_captures
+from iotid.capture.splits import count_alike, find_captures, pack_tasks, split_captures
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -50,6 +50,8 @@ def write_splits(
             "files": len(captures),
             "files_ignored": ignored,
             "files_same": same,
+            "files_alike": count_alike(captures),
+            "files_unplanned": len(plan.unreadable),  # of `files`: those that could not be walked
             "unreadable": unreadable | plan.unreadable,
             "bytes": sum(found.file_bytes for found in captures),
             "records_walked": sum(max(split.records, 0) for split in plan.splits),

@@ -14,6 +14,7 @@ import numpy as np
 from iotid import config
 from iotid.capture.containers import Container, first_record, pcapng_context, tell
 from iotid.capture.files import File, Identity, list_files, natural, preferred
+from iotid.capture.overlaps import first_packet
 from iotid.capture.pcapng import MAX_OPTION_BYTES
 from iotid.capture.pieces import Guess, Piece, cut_pieces, nothing, prove, reach_of, walk_piece
 from iotid.capture.threads import in_threads
@@ -43,6 +44,7 @@ class Split:
     context: str
     records: int
     fingerprint: str = ""  # of the file; empty: whatever it holds is taken
+    first_packet: str = ""  # of the file; empty: not known
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,21 @@ def find_captures(locations: Iterable[str], unreadable: str = "fail") -> Found:
         )
     paths = sorted(captures, key=natural)
     whole = [_whole(path, index, captures[path]) for index, path in enumerate(paths)]
+    if len(whole) > 1:
+        with ThreadPoolExecutor(_PROBES) as pool:
+            firsts = pool.map(first_packet, whole)
+        whole = [replace(capture, first_packet=first) for capture, first in zip(whole, firsts, strict=True)]
+    if alike := count_alike(whole):
+        _log.warning(
+            "%d captures begin with the same packet as another one, so that it is counted twice; give it once", alike
+        )
     return Found(whole, others, quarantined, same)
+
+
+def count_alike(captures: Iterable[Split]) -> int:
+    """Captures that begin with the same packet as one before them, as copies do, packed or not."""
+    firsts = [capture.first_packet for capture in captures if capture.first_packet]
+    return len(firsts) - len(set(firsts))
 
 
 def _tell(unreadable: str, file: File) -> Container | str | None:
@@ -255,6 +271,7 @@ def _proved_or_why(walked: list[tuple[Piece, Guess | str | None]], settings: con
             if settings.unreadable == "fail":
                 raise
             why = str(fault)
+    _log.warning("%s; it is in quarantine", why)
     return Plan([], unreadable={walked[0][0].capture.path: why})
 
 

@@ -77,6 +77,7 @@ def write_flows(
             "rows": told.sums.rows,
             "packets": packets,
             "unreadable": len(unreadable),
+            "overlapping": told.counters.hint(),  # captures that hold packets of others
             "settings": {"capture": capture.model_dump(mode="json"), "flow": flow.model_dump(mode="json")},
             "settings_hash": config.settings_hash(capture, flow),
             "inputs": {"splits": splits.metadata},

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from iotid import config, schemas
 from iotid.capture.counters import Counters
+from iotid.capture.overlaps import FirstPackets
 from iotid.capture.packets import column_of, strings_of
 from iotid.capture.splits import Split, find_captures, last_splits, pack_tasks, split_captures, splits_before
 from iotid.capture.threads import in_threads
@@ -96,8 +97,9 @@ def _assemble(captures: list[Split], capture: config.Capture, flow: config.Flow)
     splits = plan.splits
     last_of = last_splits(splits)
     packed = groupby(zip(pack_tasks(splits, capture), splits, strict=True), key=lambda pair: pair[0])
+    firsts = FirstPackets((split.file_index, split.first_packet) for split in splits)
     of_task = [
-        TaskSplits(own, splits_before(last_of, own[0], capture) if flow.join_files else None)
+        TaskSplits(own, splits_before(last_of, own[0], capture) if flow.join_files else None, firsts)
         for own in ([split for _, split in group] for _, group in packed)
     ]
 
@@ -112,6 +114,7 @@ def _assemble(captures: list[Split], capture: config.Capture, flow: config.Flow)
     for partials, counted in in_threads(read, range(len(of_task)), len(of_task)):
         parts += partials
         counters.merge(counted)
+    counters.hint()
     alone, others = rows_alone(parts)
     merged = merge(others, flow)
     again = [
