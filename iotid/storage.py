@@ -97,6 +97,8 @@ class Store:
         relative = self._relative(table, keys)
         with _using(self.root):
             place = self._places.find(relative)
+            if place is None and _is_file(self._fs, self._base):
+                raise NotADirectoryError(errno.ENOTDIR, "it is a file", self._base)
         if place is None:
             step = {"flows": "assemble-flows", "splits": "split-pcaps", "datasets": "write-dataset"}.get(table)
             remedy = f"run iotid {step} first" if step else "run the step that writes it first"

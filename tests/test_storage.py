@@ -185,6 +185,8 @@ def test_store__below_what_is_no_folder_is_refused_in_one_line_when_it_is_writte
     if "/" in root or root == "file":
         assert not store.exists("flows", KEYS)
         assert store.partitions("flows") == []
+        with pytest.raises(UserError if root == "file" else PartitionError, match=r"it is a file|run iotid assemble"):
+            store.open("flows", KEYS)
         return
     for look in (lambda: store.exists("flows", KEYS), lambda: store.open("flows", KEYS)):
         with pytest.raises(UserError, match=r"^storage\.root: .*cannot be used"):
