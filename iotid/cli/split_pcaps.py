@@ -20,6 +20,6 @@ def main(settings: Settings, captures: str, site: str, capture_date: str) -> Non
     spark = None if runs_here(settings.spark) else spark_session(settings.spark, "iotid split-pcaps")
     night = write_splits(spark, Store(settings.storage.root), captures, site, capture_date, settings.capture)
     told = night.metadata
-    for path, why in told["unreadable"].items():
-        command.say(f"quarantine: {path}, not read: {why}")
+    for why in told["unreadable"].values():
+        command.say(f"quarantine: {why}")
     command.say(f"splits: {command.captures_text(told)}, {told['rows']:,} splits -> {night.uri}")
