@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def first_packet(capture: Split) -> str:
     """What tells a capture's first packet that has a time from all others; empty: it has none that a glance finds."""
     try:
-        with open_stream(capture.path, capture.compression, capture.file_bytes, capture.fingerprint) as stream:
+        with open_stream(capture.path, capture.compression, capture.file_bytes) as stream:
             walk = Walk(stream, capture.container, capture.context, capture.start, capture.end, _glance())
             for step in walk:
                 known = np.flatnonzero(step.records.time > 0)
