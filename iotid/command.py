@@ -12,9 +12,9 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from importlib.metadata import requires
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,13 @@ from click.shell_completion import CompletionItem
 from iotid import errors
 from iotid.config import NO_PASSWORD, holds_password, load_settings
 from iotid.errors import IotidError
+from iotid.storage import local_path, text_of
 
 _WORKER_ERROR = re.compile(r"^(?:\w+\.)*iotid\.errors\.(\w+): (.+)$", re.MULTILINE)
+_REFUSALS = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP,
+    errno.ENAMETOOLONG, errno.EIO,
+)  # fmt: skip
 _WORKER_LACKS = re.compile(r"^ModuleNotFoundError: No module named '([\w.]+)'$", re.MULTILINE)
 
 
@@ -38,10 +43,11 @@ class Step(click.Command):
         except IotidError as fault:
             raise _OneLine(fault) from None
         except Exception as fault:
-            told = _raised_in_worker(fault) or _full_disk(fault) or _without_packages(fault) or _without_extra(fault)
-            if told is None:
+            explained = (explain(fault) for explain in _EXPLANATIONS)
+            known = next((each for each in explained if each is not None), None)
+            if known is None:
                 raise
-            raise _OneLine(told) from None
+            raise _OneLine(known) from None
 
 
 def step(name: str, config: Sequence[str] = ()) -> Callable[[Callable[..., Any]], Step]:
@@ -85,6 +91,19 @@ def say(text: str) -> None:
     click.echo(text)
 
 
+def captures_text(splits: Mapping[str, Any]) -> str:
+    """What the metadata of a night's splits says of its captures."""
+    text = f"{splits['files'] - splits['files_unplanned']:,} captures, {splits['bytes']:,} bytes"
+    notes = {
+        "more in quarantine, not read": len(splits["unreadable"]),
+        "further names of the same captures": splits["files_same"],
+        "that begin with the packet of another, counted twice": splits["files_alike"],
+        "other files ignored": splits["files_ignored"],
+    }
+    counted = [f"{count:,} {what}" for what, count in notes.items() if count]
+    return text + f" ({', '.join(counted)})" * bool(counted)
+
+
 class _Date(click.ParamType):
     name = "YYYY-MM-DD"
 
@@ -114,8 +133,12 @@ class _Location(click.ParamType):
     name = "LOCATION"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if "://" not in str(value):
-            return str(Path(value).expanduser().absolute())
+        path = local_path(str(value))
+        if path is not None:
+            try:
+                return text_of(str(Path(path).expanduser().absolute()))
+            except RuntimeError as fault:  # ~nobody
+                self.fail(f"{value!r}: {fault}", param, ctx)
         if holds_password(str(value)):
             self.fail(NO_PASSWORD, param, ctx)
         return str(value)
@@ -231,7 +254,11 @@ def _without_packages(fault: Exception) -> IotidError | None:
 def _without_extra(fault: Exception) -> IotidError | None:
     """What it is called that this Python lacks a package which one of iotid's extras, the smallest, would bring."""
     package = (fault.name or "").partition(".")[0] if isinstance(fault, ModuleNotFoundError) else ""
-    declared = [re.match(r"([\w.-]+).*extra == ['\"](\w+)", line) for line in requires("iotid") or []]
+    try:
+        lines = requires("iotid") or []
+    except PackageNotFoundError:  # it travelled in a zip (spark-submit --py-files)
+        return None
+    declared = [re.match(r"([\w.-]+).*extra == ['\"](\w+)", line) for line in lines]
     sizes = Counter(match[2] for match in declared if match)
     bring = (match[2] for match in declared if match and match[1] == package)
     extras = sorted(bring, key=lambda extra: (sizes[extra], extra == "all"))
@@ -240,6 +267,16 @@ def _without_extra(fault: Exception) -> IotidError | None:
     return errors.SetupError(
         f"this command needs the package {package}, which is not installed; run: pip install 'iotid[{extras[0]}]'"
     )
+
+
+def _refused(fault: Exception) -> IotidError | None:
+    """What the filesystem's refusal of a file is called, whoever asked for it."""
+    if not isinstance(fault, OSError) or fault.errno not in _REFUSALS:
+        return None
+    return errors.UserError(f"{fault}; see that the file is there, and that you may read or write it")
+
+
+_EXPLANATIONS = (_raised_in_worker, _full_disk, _without_packages, _without_extra, _refused)
 
 
 class _OneLine(click.ClickException):

@@ -148,9 +148,11 @@ def _summary(settings: Settings, nights: Sequence[Night], dataset: str, seconds:
         packets = {reason: count for reason, count in flows["packets"].items() if count}
         aside = ", ".join(f"{count:,} {reason}" for reason, count in sorted(packets.items()) if reason != "flow")
         lines.append(
-            f"  {night.site} {night.date}: {splits['files']:,} captures, {splits['bytes']:,} bytes, "
+            f"  {night.site} {night.date}: {command.captures_text(splits)}, "
             f"{sum(packets.values()):,} packets -> {flows['rows']:,} flows ({aside or 'nothing'} left aside)"
         )
+        if flows["overlapping"]:
+            lines.append(f"    {flows['overlapping']:,} captures hold packets of others, which are counted twice")
     written = store.open("datasets", {"name": dataset})
     lines += ["", "What was learned", f"  {written.metadata['summary']}"]
     lines += [f"  {line}" for line in store.open("reports", {"dataset": dataset}).metadata["summary"]]

@@ -15,9 +15,8 @@ from iotid.errors import SetupError
 def _program(path: Path, version: str) -> Path:
     """Something that answers ``-version`` as Java does, and else prints its arguments, one a line."""
     path.parent.mkdir(parents=True)
-    path.write_text(
-        f'#!/bin/sh\n[ "$1" = -version ] && {{ echo \'openjdk version "{version}"\' >&2; exit; }}\nprintf \'%s\\n\' "$@"\n'
-    )
+    answer = f"echo 'openjdk version \"{version}\"' >&2; exit"
+    path.write_text(f'#!/bin/sh\n[ "$1" = -version ] && {{ {answer}; }}\nprintf \'%s\\n\' "$@"\n')
     path.chmod(0o755)
     return path
 
