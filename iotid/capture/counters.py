@@ -12,7 +12,7 @@ from iotid.schemas import COUNTERS
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# why a packet is not in a flow; `unknown_link_type` is followed by the link type's number
+# why a packet is not in a flow; behind `unknown_link_type` and `unknown_ether_type` stands the number that is not read
 REASONS = (
     "flow",
     "not_ip",
@@ -20,12 +20,21 @@ REASONS = (
     "truncated",
     "malformed",
     "unknown_link_type",
+    "unknown_ether_type",
     "unknown_interface",
     "duplicate",
 )
-FLOW, NOT_IP, LATER_FRAGMENT, TRUNCATED, MALFORMED, UNKNOWN_LINK_TYPE, UNKNOWN_INTERFACE, DUPLICATE = range(
-    len(REASONS)
-)
+(
+    FLOW,
+    NOT_IP,
+    LATER_FRAGMENT,
+    TRUNCATED,
+    MALFORMED,
+    UNKNOWN_LINK_TYPE,
+    UNKNOWN_ETHER_TYPE,
+    UNKNOWN_INTERFACE,
+    DUPLICATE,
+) = range(len(REASONS))
 
 UNREADABLE = "unreadable"  # bytes of captures in quarantine, in which nobody knows how many packets are
 
