@@ -114,7 +114,7 @@ def _ipv6(buffer: Bytes, end: int, on_wire: int, short: int, headers: Longs) -> 
 def _extensions(buffer: Bytes, end: int, short: int, headers: Longs) -> int:
     """Step over the extension headers of either family; return the reason. Each is 8 bytes at least: the loop ends.
 
-    IPv4 has all but the fragment header (RFC 4302 for one): its fragments are told by its own header.
+    IPv4 has all (RFC 4302 for one) but two: its own header has options and fragments.
     """
     wire_end = headers[AT] + headers[LENGTH]
     if end >= wire_end:  # the packet is here whole: what does not fit into it is no fault of the capture
@@ -124,8 +124,8 @@ def _extensions(buffer: Bytes, end: int, short: int, headers: Longs) -> int:
     protocol = headers[PROTOCOL]
     reason = FLOW
     while reason == FLOW and (
-        protocol in (_HOP_BY_HOP, _ROUTING, _AUTHENTICATION, _DESTINATION, _MOBILITY, _HIP, _SHIM6)
-        or (protocol == _FRAGMENT and headers[VERSION] == 6)
+        protocol in (_ROUTING, _AUTHENTICATION, _DESTINATION, _MOBILITY, _HIP, _SHIM6)
+        or (protocol in (_HOP_BY_HOP, _FRAGMENT) and headers[VERSION] == 6)
     ):
         if end - above < 8:
             return short

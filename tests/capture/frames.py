@@ -1,7 +1,7 @@
 """Frames for tests: the same packet of UDP behind every link layer, tag, radio and tunnel that is read.
 
-Each case is a name, a link type and a frame. What a capture must say of it stands in the tests; the reference
-implementation and, where it is installed, tshark say it too.
+Each case is a name, a link type and a frame. The tests compare what iotid makes of it with
+the reference implementation and, where it is installed, with tshark.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ import pytest
 
 Agrees = Callable[..., dict[str, tuple[int, int]]]
 
-_HOP_BY_HOP, _ROUTING, _AH, _DESTINATION, _MOBILITY, _HIP, _SHIM6 = 0, 43, 51, 60, 135, 139, 140
+_ROUTING, _AH, _DESTINATION, _MOBILITY, _HIP, _SHIM6 = 43, 51, 60, 135, 139, 140
 _CHAINS = [
-    (), (_AH,), (_HOP_BY_HOP,), (_ROUTING,), (_DESTINATION,), (_MOBILITY,), (_HIP,), (_SHIM6,), (_AH, _AH),
+    (), (_AH,), (_ROUTING,), (_DESTINATION,), (_MOBILITY,), (_HIP,), (_SHIM6,), (_AH, _AH),
     (_DESTINATION, _AH, _DESTINATION),
 ]  # fmt: skip
 _TRANSPORTS = ["tcp", "udp", "sctp", "esp", "icmp"]
@@ -120,7 +120,9 @@ def test_internet__a_tunnel_behind_an_authentication_header_is_decapsulated_in_b
         assert one(_framed(packet, make), tunnels=("ip_in_ip",))["source_ip"] == "1.2.3.4"
 
 
-def test_internet__a_fragment_header_is_ipv6s_alone(one: Callable[..., Any], make: SimpleNamespace) -> None:
-    header = b"\x06\0\0\1" + bytes(4)
-    assert one(make.ethernet(make.ipv4(header + make.tcp(), 44)))["protocol"] == 44
-    assert one(make.ethernet(make.ipv6(make.tcp(), first=44, extensions=header), 0x86DD))["protocol"] == 6
+@pytest.mark.parametrize(("kind", "header"), [(0, b"\x06\0" + bytes(6)), (44, b"\x06\0\0\1" + bytes(4))])
+def test_internet__options_and_fragments_of_ipv4_stand_in_its_own_header(
+    kind: int, header: bytes, one: Callable[..., Any], make: SimpleNamespace
+) -> None:
+    assert one(make.ethernet(make.ipv4(header + make.tcp(), kind)))["protocol"] == kind
+    assert one(make.ethernet(make.ipv6(make.tcp(), first=kind, extensions=header), 0x86DD))["protocol"] == 6

@@ -928,11 +928,11 @@ def _ipv6(data: bytes, on_wire: int) -> _Network:
 
 
 def _behind_extensions(data: bytes, network: _Network, version: int) -> _Network:
-    """Both families' extension headers stepped over (RFC 8200, 4302); a fragment header is IPv6's alone."""
+    """Extension headers stepped over (RFC 8200, 4302); for hop-by-hop options and fragments IPv4 has its own header."""
     length, header, protocol, identification, fragment = network
     whole = len(data) >= length
     data = data[:length]
-    stepped_over = (0, 43, 51, 60, 135, 139, 140) + ((44,) if version == 6 else ())
+    stepped_over = (43, 51, 60, 135, 139, 140) + ((0, 44) if version == 6 else ())
     try:
         while protocol in stepped_over and not fragment[0]:
             _be(data, header, 8)
