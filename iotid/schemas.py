@@ -104,16 +104,23 @@ SPLITS = Table(  # version 2: fingerprint, first_packet
     ("site", "capture_date"),
 )
 
-PACKETS = Table(
+PACKETS = Table(  # version 2: one record may hold several packets
     "packets",
-    1,
+    2,
     (
         Column("capture_file", "string", "path of the capture"),
-        Column("offset", "int64", "bytes: where the record starts in the uncompressed stream"),
+        Column(
+            "offset",
+            "int64",
+            "bytes: where the record starts in the uncompressed stream; of a later packet of the same record (802.11 "
+            "A-MSDU) so many bytes further as it starts in the frame",
+        ),
         Column("timestamp", "timestamp", "capture time; finer parts of a microsecond are cut off"),
         Column("link_type", "int32", "LINKTYPE_ number of the interface"),
-        Column("frame_length", "int32", "bytes: length of the frame on the wire"),
-        Column("captured_length", "int32", "bytes: how much of the frame is in the capture"),
+        Column(
+            "frame_length", "int32", "bytes: length of the frame on the wire; of an A-MSDU, the packet's part of it"
+        ),
+        Column("captured_length", "int32", "bytes: how much of that is in the capture"),
         Column("vlan", "int32", "innermost VLAN identifier", nullable=True),
         Column("source_mac", "string", "sender's MAC where the link layer shows it", nullable=True),
         Column("destination_mac", "string", "receiver's MAC where the link layer shows it", nullable=True),

@@ -27,6 +27,8 @@ _BYTE_ORDER_MAGICS = (b"\x1a\x2b\x3c\x4d", b"\x4d\x3c\x2b\x1a")
 # magic, as a big-endian number, to (ticks per microsecond, bytes of a record's header)
 _PCAP_MAGICS = {0xA1B2C3D4: (1, 16), 0xA1B23C4D: (1000, 16), 0xA1B2CD34: (1, 24)}
 PCAP_HEADER_BYTES = 24
+_HEAD_BYTES = 1 << 16  # read of each file to tell what it is
+_ENOUGH = 64  # so many more records with true microseconds decide
 _LINK_TYPE_BITS = 0x03FFFFFF  # above them stands the length of a frame check sequence
 
 
@@ -54,13 +56,13 @@ def tell(path: str, filesystem: fs.FileSystem | None = None, inner: str = "") ->
         filesystem, inner = filesystem_of(path)
     try:
         with open_file(path, filesystem, inner) as file:
-            head = file.read(PCAP_HEADER_BYTES)
+            head = file.read(_HEAD_BYTES)
             file_bytes = file.seek(0, os.SEEK_END)
             fingerprint = fingerprint_of(file, file_bytes)
             compression = compression_of(head)
             if compression != "none":
                 file.seek(0)
-                head = decompressed(file, compression).window(0, PCAP_HEADER_BYTES).tobytes()
+                head = decompressed(file, compression).window(0, _HEAD_BYTES).tobytes()
     except OSError as fault:
         raise unreadable(path, fault) from None
     if head.startswith(_PCAPNG_MAGIC) and (len(head) < 12 or head[8:12] in _BYTE_ORDER_MAGICS):
@@ -71,6 +73,8 @@ def tell(path: str, filesystem: fs.FileSystem | None = None, inner: str = "") ->
         magic = int.from_bytes(head[:4], order)
         if magic in _PCAP_MAGICS and len(head) >= 4:
             ticks, record_header = _PCAP_MAGICS[magic]
+            if ticks == 1 and _counts_nanoseconds(head, order, record_header):
+                ticks = 1000
             link = int.from_bytes(head[20:24], order) & _LINK_TYPE_BITS
             layout = {
                 "big_endian": order == "big",
@@ -81,6 +85,25 @@ def tell(path: str, filesystem: fs.FileSystem | None = None, inner: str = "") ->
             start = PCAP_HEADER_BYTES if compression != "none" else min(PCAP_HEADER_BYTES, file_bytes)
             return Container("pcap", compression, file_bytes, start, json.dumps(layout), fingerprint)
     return None
+
+
+def _counts_nanoseconds(head: bytes, order: Literal["big", "little"], record_header: int) -> bool:
+    """Whether records under the magic of microseconds count nanoseconds: some writers take the wrong magic.
+
+    The file's first records tell, and so for all splits alike: all fractions of a second are below 10**9, and more are
+    above what microseconds can be than below (of true ones 999 in 1,000; 0 says nothing).
+    """
+    at, above, below = PCAP_HEADER_BYTES, 0, 0
+    while at + record_header <= len(head):
+        fraction, captured = (int.from_bytes(head[at + i : at + i + 4], order) for i in (4, 8))
+        if fraction >= 10**9:
+            return False
+        above += fraction >= 10**6
+        below += 0 < fraction < 10**6
+        if below > above + _ENOUGH:
+            return False
+        at += record_header + captured
+    return above > below
 
 
 def pcapng_context(big_endian: bool, interfaces_IF: Any) -> str:

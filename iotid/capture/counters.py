@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-# why a packet is not in a flow; `unknown_link_type` is followed by the link type's number
+# why a packet is not in a flow; behind `unknown_link_type` and `unknown_ether_type` stands the number that is not read
 REASONS = (
     "flow",
     "not_ip",
@@ -23,12 +23,21 @@ REASONS = (
     "truncated",
     "malformed",
     "unknown_link_type",
+    "unknown_ether_type",
     "unknown_interface",
     "duplicate",
 )
-FLOW, NOT_IP, LATER_FRAGMENT, TRUNCATED, MALFORMED, UNKNOWN_LINK_TYPE, UNKNOWN_INTERFACE, DUPLICATE = range(
-    len(REASONS)
-)
+(
+    FLOW,
+    NOT_IP,
+    LATER_FRAGMENT,
+    TRUNCATED,
+    MALFORMED,
+    UNKNOWN_LINK_TYPE,
+    UNKNOWN_ETHER_TYPE,
+    UNKNOWN_INTERFACE,
+    DUPLICATE,
+) = range(len(REASONS))
 
 UNREADABLE = "unreadable"  # bytes of captures in quarantine, in which nobody knows how many packets are
 OVERLAP = "overlap"  # of no packet: where a capture holds the first packet of another

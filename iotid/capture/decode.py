@@ -1,4 +1,4 @@
-"""From records to packets: one pass over a window's records, each written as a packet or counted under a reason."""
+"""From frames to packets: one pass over a window's frames, each written as a packet or counted under a reason."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ from iotid.capture.counters import (
     NOT_IP,
     REASONS,
     TRUNCATED,
+    UNKNOWN_ETHER_TYPE,
     UNKNOWN_INTERFACE,
     UNKNOWN_LINK_TYPE,
 )
-from iotid.capture.fields import Bytes, Longs, be32, be64
+from iotid.capture.fields import Bytes, Longs, be32, be64, byte
 from iotid.capture.fragments import FirstFragments, new_fragments, recall, remember
+from iotid.capture.frames import frames_of
 from iotid.capture.headers import (
     ABOVE,
     AT,
@@ -37,17 +39,19 @@ from iotid.capture.headers import (
     PROTOCOL,
     SOURCE_MAC,
     SOURCE_PORT,
+    UNREAD,
     VERSION,
     VLAN,
     WINDOW,
 )
 from iotid.capture.internet import read_packet
 from iotid.capture.jit import kernel
-from iotid.capture.link import CUT_OFF, FOUND, UNKNOWN_LINK, network_layer
+from iotid.capture.link import CUT_OFF, FOUND, UNKNOWN_LINK, UNKNOWN_TYPE, network_layer
 from iotid.capture.packets import Packets, words_of
 from iotid.capture.records import BROKEN, NO_INTERFACE, Records
 from iotid.capture.repeats import Ring, digest_of, mixed, new_ring, put, seek
 from iotid.capture.tunnels import NO_TUNNEL, tunnel, tunnel_set
+from iotid.capture.wireless import LINK_TYPE_BITS
 
 _ZERO = np.uint64(0)
 
@@ -64,8 +68,19 @@ class Rules(NamedTuple):
     keep_bytes: int  # of each packet, from its IP header on
 
 
+class Decoded(NamedTuple):
+    """What became of a window's frames. The next window's is written over it."""
+
+    frames: Records
+    quiet: int  # so many of them only warm up what is remembered: they are neither written nor counted
+    packets: Packets
+    reasons: NDArray[np.uint8]  # of each frame, a code of REASONS
+    unread: NDArray[np.int32]  # of each frame, the link type or EtherType, where that is not read
+    totals: Longs  # (R, 3): of each reason, the frames, their bytes on the wire, the first one's offset (-1: none)
+
+
 class Decoder:
-    """Decodes one reading of splits, window by window: what it remembers of earlier records is for that reading.
+    """Decodes one reading of splits, window by window: what it remembers of earlier frames is for that reading.
 
     ``file_index``: the capture that is being read, written with each packet. ``keep_bytes``: how many bytes of each
     packet become its ``first_words``.
@@ -83,86 +98,83 @@ class Decoder:
         self._ring = new_ring(settings.duplicate_records if settings.duplicate_window_us > 0 else 1)
         self._fragments = new_fragments(settings.fragment_records if seeks_fragments else 1)
         self.file_index = 0
-        self._before = 0  # records of splits that were read before this one
+        self._seen = 0  # frames
         self._room = Packets.empty()  # made once: fresh memory for each window would cost as much as the decoding
         self._reasons = np.empty(0, np.uint8)
+        self._unread = np.empty(0, np.int32)
         self._headers = np.empty(HEADERS_SIZE, np.int64), np.empty(HEADERS_SIZE, np.int64)
 
-    def skip(self, records: int) -> None:
-        """Number the records to come after so many of another split."""
-        self._before += records
-
-    def decode(
-        self, buffer: Bytes, records: Records, quiet: int, first_record: int
-    ) -> tuple[Packets, NDArray[np.uint8], Longs]:
-        """The packets of a window's records; each record's reason, a code of REASONS; and for each reason (R, 3) its
-        packets, their bytes on the wire, and the first one's offset (-1: there is none).
-
-        The first ``quiet`` records only warm up what is remembered: they are neither written nor counted.
-        ``first_record`` is the first record's number in this reading of the capture. The next call writes over the
-        packets and reasons of this one.
-        """
-        if len(records.offset) > len(self._room):
-            self._room = Packets.empty(len(records.offset), words_of(self._rules.keep_bytes))
-            self._reasons = np.empty(len(records.offset), np.uint8)
-        self._room.file_index[: len(records.offset)] = self.file_index
+    def decode(self, buffer: Bytes, records: Records, begin: int) -> Decoded:
+        """Decode a window's records, which follow those of the window before. Those before byte ``begin`` warm up."""
+        frames = frames_of(buffer, records)
+        count = len(frames.offset)
+        quiet = int(np.searchsorted(frames.offset, begin))
+        if count > len(self._room):
+            self._room = Packets.empty(count, words_of(self._rules.keep_bytes))
+            self._reasons = np.empty(count, np.uint8)
+            self._unread = np.empty(count, np.int32)
+        self._room.file_index[:count] = self.file_index
         totals_R3 = np.zeros((len(REASONS), 3), np.int64)
         totals_R3[:, 2] = -1
         columns = Columns(*(getattr(self._room, field.name) for field in fields(Packets)))
-        count = decode(
+        packets = decode(
             buffer,
-            records,
+            frames,
             quiet,
-            self._before + first_record,
+            self._seen,
             self._rules,
             self._ring,
             self._fragments,
             columns,
             self._room.first_words.view(np.uint8),
             self._reasons,
+            self._unread,
             totals_R3,
             *self._headers,
         )
-        return self._room.take(slice(count)), self._reasons[: len(records.offset)], totals_R3
+        self._seen += count
+        room = self._room.take(slice(packets))
+        return Decoded(frames, quiet, room, self._reasons[:count], self._unread[:count], totals_R3)
 
 
 @kernel
 def decode(
     buffer: Bytes,
-    records: Records,
+    frames: Records,
     quiet: int,
-    first_record: int,
+    first_frame: int,
     rules: Rules,
     ring: Ring,
     fragments: FirstFragments,
     out: Any,
     first_bytes: Any,
     reasons: NDArray[np.uint8],
+    unread: NDArray[np.int32],
     totals_R3: Longs,
     headers: Longs,
     inner: Longs,
 ) -> int:
-    """What `Decoder.decode` says; ``out``: columns of Packets; ``first_bytes``: its ``first_words``, byte by byte;
-    ``headers``, ``inner``: room for a packet's headers.
+    """What `Decoded` says; ``out``: columns of Packets; ``first_bytes``: its ``first_words``, byte by byte;
+    ``headers``, ``inner``: room for a packet's headers. ``first_frame``: the first one's number in this reading.
 
     Returns the number of packets.
     """
     size = len(buffer)
     remembers = rules.duplicate_window_us > 0 or rules.fragment_window_us > 0
     n = 0
-    for r in range(0 if remembers else quiet, len(records.offset)):
-        start = records.data[r]
-        end = min(start + records.captured[r], size)
-        wire: int = np.int64(records.wire[r])  # type: ignore[assignment]
-        link: int = np.int64(records.link[r])  # type: ignore[assignment]
+    for f in range(0 if remembers else quiet, len(frames.offset)):
+        start = frames.data[f]
+        end = min(start + frames.captured[f], size)
+        wire: int = np.int64(frames.wire[f])  # type: ignore[assignment]
+        link: int = np.int64(frames.link[f])  # type: ignore[assignment]
         reason = _packet_of(buffer, start, end, wire, link, headers)
         if rules.tunnels != 0 and reason == FLOW:
             reason = _innermost(buffer, end, rules, headers, inner)
         if rules.fragment_window_us > 0 and (reason == LATER_FRAGMENT or (reason == FLOW and headers[FRAGMENT] != 0)):
-            digest = _ends_of(buffer, headers, headers[PROTOCOL] if headers[VERSION] == 4 else 0)
+            digest = _ends_of(buffer, headers, byte(buffer, headers[AT] + 9) if headers[VERSION] == 4 else 0)
             if reason == FLOW:
-                remember(fragments, first_record + r, records.time[r], digest, headers)
-            elif recall(fragments, first_record + r, records.time[r], digest, rules.fragment_window_us, headers):
+                remember(fragments, first_frame + f, frames.time[f], digest, headers)
+            elif recall(fragments, first_frame + f, frames.time[f], digest, rules.fragment_window_us, headers):
                 reason = FLOW
         if reason == FLOW:
             if rules.duplicate_window_us > 0:
@@ -170,21 +182,23 @@ def decode(
                 above = headers[ABOVE]
                 digest = mixed(digest, np.uint64(headers[LENGTH]))
                 digest = mixed(digest, digest_of(buffer, above, min(end, headers[AT] + headers[LENGTH])))
-                if seek(ring, first_record + r, records.time[r], digest, rules.duplicate_window_us) >= 0:
+                if seek(ring, first_frame + f, frames.time[f], digest, rules.duplicate_window_us) >= 0:
                     reason = DUPLICATE
-                put(ring, first_record + r, records.time[r], digest)
-            out.offset[n] = records.offset[r]
-            out.timestamp_us[n] = records.time[r]
-            out.link_type[n] = records.link[r]
+                put(ring, first_frame + f, frames.time[f], digest)
+            out.offset[n] = frames.offset[f]
+            out.timestamp_us[n] = frames.time[f]
+            out.link_type[n] = link & LINK_TYPE_BITS
             out.frame_length[n] = wire
             out.captured_length[n] = end - start
             _write(buffer, headers, out, n)
             if rules.keep_bytes > 0:
                 _keep(buffer, end, headers, rules.keep_bytes, first_bytes, n)
-        if r >= quiet:
-            reasons[r] = reason
+        if f >= quiet:
+            reasons[f] = reason
+            if reason in (UNKNOWN_LINK_TYPE, UNKNOWN_ETHER_TYPE):
+                unread[f] = headers[UNREAD]
             if totals_R3[reason, 0] == 0:
-                totals_R3[reason, 2] = records.offset[r]
+                totals_R3[reason, 2] = frames.offset[f]
             totals_R3[reason, 0] += 1
             totals_R3[reason, 1] += wire
             n += reason == FLOW
@@ -203,7 +217,9 @@ def _packet_of(buffer: Bytes, start: int, end: int, wire: int, link: int, header
         return read_packet(buffer, end, wire - (headers[AT] - start), headers)
     if known == CUT_OFF:
         return TRUNCATED if end - start < wire else MALFORMED
-    return UNKNOWN_LINK_TYPE if known == UNKNOWN_LINK else NOT_IP
+    if known == UNKNOWN_LINK:
+        return UNKNOWN_LINK_TYPE
+    return UNKNOWN_ETHER_TYPE if known == UNKNOWN_TYPE else NOT_IP
 
 
 @kernel

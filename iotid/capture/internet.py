@@ -85,12 +85,12 @@ def _ipv4(buffer: Bytes, end: int, on_wire: int, short: int, headers: Longs) -> 
     headers[FRAGMENT] = fragment
     if fragment & (MORE_FRAGMENTS - 1):
         return LATER_FRAGMENT
-    return FLOW if end - at >= header else short
+    return _extensions(buffer, end, short, headers)
 
 
 @kernel
 def _ipv6(buffer: Bytes, end: int, on_wire: int, short: int, headers: Longs) -> int:
-    """RFC 8200. Extension headers are stepped over: each is 8 bytes at least, so the loop ends."""
+    """RFC 8200."""
     at = headers[AT]
     if end - at < 40:
         wrong = end > at and byte(buffer, at) >> 4 != 6
@@ -102,16 +102,30 @@ def _ipv6(buffer: Bytes, end: int, on_wire: int, short: int, headers: Longs) -> 
     length = ip_bytes(claimed, 40, on_wire)
     if byte(buffer, at) >> 4 != 6 or length == 0:
         return MALFORMED
-    if end >= at + length:  # the packet is here whole: what does not fit into it is no fault of the capture
-        end = at + length
-        short = MALFORMED
-    above = at + 40
-    reason = FLOW
+    headers[ABOVE] = at + 40
     headers[LENGTH] = length
+    headers[PROTOCOL] = protocol
     headers[IDENTIFICATION] = 0
     headers[FRAGMENT] = 0
+    return _extensions(buffer, end, short, headers)
+
+
+@kernel
+def _extensions(buffer: Bytes, end: int, short: int, headers: Longs) -> int:
+    """Step over the extension headers of either family; return the reason. Each is 8 bytes at least: the loop ends.
+
+    IPv4 has all (RFC 4302 for one) but two: its own header has options and fragments.
+    """
+    wire_end = headers[AT] + headers[LENGTH]
+    if end >= wire_end:  # the packet is here whole: what does not fit into it is no fault of the capture
+        end = wire_end
+        short = MALFORMED
+    above = headers[ABOVE]
+    protocol = headers[PROTOCOL]
+    reason = FLOW
     while reason == FLOW and (
-        protocol in (_HOP_BY_HOP, _ROUTING, _FRAGMENT, _AUTHENTICATION, _DESTINATION, _MOBILITY, _HIP, _SHIM6)
+        protocol in (_ROUTING, _AUTHENTICATION, _DESTINATION, _MOBILITY, _HIP, _SHIM6)
+        or (protocol in (_HOP_BY_HOP, _FRAGMENT) and headers[VERSION] == 6)
     ):
         if end - above < 8:
             return short
@@ -130,7 +144,7 @@ def _ipv6(buffer: Bytes, end: int, on_wire: int, short: int, headers: Longs) -> 
     headers[ABOVE] = above
     headers[PROTOCOL] = protocol
     if above > end:
-        return MALFORMED if above > at + length else short
+        return MALFORMED if above > wire_end else short
     return reason
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from iotid.capture.fields import Bytes, Longs, u32
 from iotid.capture.jit import kernel
 from iotid.capture.records import (
+    BROKEN,
     CHAIN,
     CUT,
     FAR_END,
@@ -76,8 +77,13 @@ def walk_pcap(
         hole = captured == 0 and wire == 0 and seconds == 0 and ticks == 0  # zeros that a crash left behind
         if captured <= layout[MAX_PACKET_BYTES] and wire <= MAX_WIRE_BYTES and not hole:
             if i + header + captured <= size:
-                time = seconds * 1_000_000 + ticks // layout[TICKS_PER_US]
-                emit(records, n, base + i, i + header, captured, wire, time, layout[LINK_TYPE])
+                time = seconds * 1_000_000
+                link = layout[LINK_TYPE]
+                if ticks < 1_000_000 * layout[TICKS_PER_US]:
+                    time += ticks // layout[TICKS_PER_US]
+                else:  # a fraction of a second that is none
+                    link = BROKEN
+                emit(records, n, base + i, i + header, captured, wire, time, link)
                 n += 1
                 i += header + captured
                 continue

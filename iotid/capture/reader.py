@@ -19,22 +19,26 @@ from iotid.capture.counters import (
     MALFORMED,
     OVERLAP,
     REASONS,
+    UNKNOWN_ETHER_TYPE,
     UNKNOWN_INTERFACE,
     UNKNOWN_LINK_TYPE,
     Counters,
 )
-from iotid.capture.decode import Decoder
+from iotid.capture.decode import Decoded, Decoder
 from iotid.capture.overlaps import FirstPackets
 from iotid.capture.packets import Packets, to_arrow
 from iotid.capture.pieces import reach_of
 from iotid.capture.records import TRUNCATED_RECORD
 from iotid.capture.splits import Split, find_captures
 from iotid.capture.streams import open_stream
-from iotid.capture.walk import Step, Walk
+from iotid.capture.walk import TO_THE_END, Walk
 from iotid.errors import DataError, InputError, StaleError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+_NUMBERED = {UNKNOWN_LINK_TYPE: "d", UNKNOWN_ETHER_TYPE: "#06x"}  # reasons that name a number, and how
+_STRICT = (MALFORMED, UNKNOWN_INTERFACE, *_NUMBERED)  # reasons that `strict` makes an error
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +51,7 @@ def read_packets(paths: str | Path | Iterable[str | Path], *, settings: config.C
 
     Raises:
         InputError: a path is missing, cannot be read, or holds no capture.
-        DataError: ``settings.strict``, and a record is broken or a packet malformed.
+        DataError: ``settings.strict``, and a record is broken, a packet malformed, or a link or Ethernet type not read.
     """
     import pyarrow as pa
 
@@ -85,7 +89,7 @@ def read_splits(
     Raises:
         InputError: ``settings.unreadable`` is `fail`, and a capture cannot be read.
         StaleError: the same, and a capture is no longer what it was when it was planned.
-        DataError: ``settings.strict``, and a record is broken or a packet malformed.
+        DataError: ``settings.strict``, and a record is broken, a packet malformed, or a link or Ethernet type not read.
     """
     reading = _Reading(settings, before, keep_bytes)
     for split in splits:
@@ -123,19 +127,20 @@ class _Reading:
                 broken.header(header_cut(stream, split.container))
             walk = Walk(stream, split.container, split.context, begin, split.end, settings)
             for step in walk:
-                quiet = int(np.searchsorted(step.records.offset, split.start))
-                packets, reasons, totals_R3 = self._decode(step, quiet)
+                decoded = self._decoder.decode(step.buffer, step.records, split.start)
                 near = self._may_look_back and self._seen + step.first_record < settings.fragment_records
-                if near and totals_R3[LATER_FRAGMENT, 0]:  # seldom: then its first one may be in a capture before
+                if near and decoded.totals[LATER_FRAGMENT, 0]:  # seldom: its first one may be in a capture before
                     self._look_back(replace(split, start=begin, end=int(step.records.offset[0])))
-                    packets, reasons, totals_R3 = self._decode(step, quiet)
+                    decoded = self._decoder.decode(step.buffer, step.records, split.start)
                 broken.stretches(step.faults)
-                broken.packets(step, reasons, quiet)
-                _count(counters, split.path, step, reasons, totals_R3, quiet)
-                for offset in firsts.among(step, quiet, split.file_index) if firsts else ():
-                    counters.add(split.path, OVERLAP, 0, 0, offset)
-                if len(packets):
-                    yield packets
+                broken.packets(decoded)
+                _count(counters, split.path, decoded)
+                if firsts:
+                    own = int(np.searchsorted(step.records.offset, split.start))
+                    for offset in firsts.among(step, own, split.file_index):
+                        counters.add(split.path, OVERLAP, 0, 0, offset)
+                if len(decoded.packets):
+                    yield decoded.packets
             if split.end >= 0 and walk.position != split.end:
                 raise StaleError(
                     f"{split.path}: no record starts at byte {split.end}, where split {split.split} ends: it was "
@@ -143,7 +148,6 @@ class _Reading:
                 )
             broken.compression(stream.fault)
         broken.tell()
-        self._decoder.skip(walk.records)
         self._seen += walk.records
         self._read.append(replace(split, start=begin))
 
@@ -172,9 +176,6 @@ class _Reading:
     def _new_decoder(self) -> Decoder:
         return Decoder(self._settings, self._keep_bytes)
 
-    def _decode(self, step: Step, quiet: int) -> tuple[Packets, NDArray[np.uint8], NDArray[np.int64]]:
-        return self._decoder.decode(step.buffer, step.records, quiet, step.first_record)
-
     def _look_back(self, own: Split) -> None:
         """Take a decoder that knows, before what was read and ``own``, the captures before."""
         chain = [*self._read, own]
@@ -192,9 +193,7 @@ class _Reading:
                 break
         self._decoder = self._new_decoder()
         for part in chain:
-            records = self._walk(part, self._decoder)
-            if part is not own:
-                self._decoder.skip(records)
+            self._walk(part, self._decoder)
         self._decoder.file_index = own.file_index
         self._may_look_back = False
 
@@ -204,7 +203,7 @@ class _Reading:
             walk = Walk(stream, part.container, part.context, part.start, part.end, self._settings)
             for step in walk:
                 if decoder is not None:
-                    decoder.decode(step.buffer, step.records, len(step.records.offset), step.first_record)
+                    decoder.decode(step.buffer, step.records, TO_THE_END)
         return walk.records
 
 
@@ -265,19 +264,18 @@ def _first_times(capture: Split, settings: config.Capture) -> list[int]:
     return first
 
 
-def _count(
-    counters: Counters, path: str, step: Step, reasons: NDArray[np.uint8], totals_R3: NDArray[np.int64], quiet: int
-) -> None:
-    for code, (packets, num_bytes, offset) in enumerate(totals_R3.tolist()):
-        if packets and code != UNKNOWN_LINK_TYPE:
+def _count(counters: Counters, path: str, decoded: Decoded) -> None:
+    for code, (packets, num_bytes, offset) in enumerate(decoded.totals.tolist()):
+        if packets and code not in _NUMBERED:
             counters.add(path, REASONS[code], packets, num_bytes, offset)
-    if totals_R3[UNKNOWN_LINK_TYPE, 0]:
-        unknown = np.flatnonzero(reasons[quiet:] == UNKNOWN_LINK_TYPE) + quiet
-        for link in np.unique(step.records.link[unknown]):
-            of_link = unknown[step.records.link[unknown] == link]
-            num_bytes = int(step.records.wire[of_link].sum(dtype=np.int64))
-            offset = int(step.records.offset[of_link[0]])
-            counters.add(path, f"{REASONS[UNKNOWN_LINK_TYPE]}_{link}", len(of_link), num_bytes, offset)
+    for code, form in _NUMBERED.items():
+        if decoded.totals[code, 0]:
+            of_code = np.flatnonzero(decoded.reasons[decoded.quiet :] == code) + decoded.quiet
+            for number in np.unique(decoded.unread[of_code]).tolist():
+                unread = of_code[decoded.unread[of_code] == number]
+                num_bytes = int(decoded.frames.wire[unread].sum(dtype=np.int64))
+                offset = int(decoded.frames.offset[unread[0]])
+                counters.add(path, f"{REASONS[code]}_{number:{form}}", len(unread), num_bytes, offset)
 
 
 class _Broken:
@@ -304,12 +302,14 @@ class _Broken:
             else:
                 self._add(start, num_bytes, 0, "skipped_bytes", "no record can start here")
 
-    def packets(self, step: Step, reasons: NDArray[np.uint8], quiet: int) -> None:
+    def packets(self, decoded: Decoded) -> None:
         if self._strict:
-            bad = np.flatnonzero((reasons[quiet:] == MALFORMED) | (reasons[quiet:] == UNKNOWN_INTERFACE))
+            bad = np.flatnonzero(np.isin(decoded.reasons[decoded.quiet :], _STRICT))
             if len(bad):
-                at = quiet + int(bad[0])
-                self._refuse(int(step.records.offset[at]), REASONS[reasons[at]])
+                at = decoded.quiet + int(bad[0])
+                code = int(decoded.reasons[at])
+                number = f"_{decoded.unread[at]:{_NUMBERED[code]}}" if code in _NUMBERED else ""
+                self._refuse(int(decoded.frames.offset[at]), REASONS[code] + number)
 
     def compression(self, fault: str | None) -> None:
         if fault is not None:
@@ -335,5 +335,5 @@ class _Broken:
 
     def _refuse(self, offset: int, reason: str) -> None:
         raise DataError(
-            f"{self._split.path}: byte {offset}: {reason}; mend or drop the capture, or set capture.strict=false"
+            f"{self._split.path}: byte {offset}: {reason}; fix or drop the capture, or set capture.strict=false"
         )

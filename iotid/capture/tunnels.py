@@ -96,7 +96,7 @@ def _gre(buffer: Bytes, at: int, end: int) -> tuple[int, int]:
         return NO_TUNNEL, at
     flags = be16(buffer, at)
     kind = be16(buffer, at + 2)
-    size = 4 + 4 * ((flags & 0x8000 != 0) + (flags & 0x2000 != 0) + (flags & 0x1000 != 0))
+    size = 4 + 4 * ((flags >> 15 & 1) + (flags >> 13 & 1) + (flags >> 12 & 1))  # checksum, key, sequence number
     if flags & 0x4007 > 1:  # source routing, or a version that nobody knows
         return NO_TUNNEL, at
     if flags & 0x0007 == 1:

@@ -208,6 +208,27 @@ def agrees(
     return check
 
 
+@pytest.fixture
+def one(
+    read: Callable[..., Any], agrees: Callable[..., dict[str, tuple[int, int]]], make: SimpleNamespace
+) -> Callable[..., Any]:
+    """The packet of a capture with one frame, or the reason why there is none; checked against the twin."""
+
+    def run(frame: bytes, link: int = 1, wire: int | None = None, **changes: Any) -> Any:
+        data = make.pcap([frame], link=link, wire=wire)
+        agrees(data, **changes)
+        rows, counted = read(data, **changes)
+        return rows[0] if rows else next(iter(counted))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def frames(module_at: Callable[[Path], ModuleType]) -> ModuleType:
+    """Frames of every link layer, tag, radio and tunnel."""
+    return module_at(Path(__file__).with_name("frames.py"))
+
+
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
     def mac(text: str | None) -> bytes | None:
         return bytes.fromhex(text.replace(":", "")) if text else None

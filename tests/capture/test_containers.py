@@ -44,6 +44,50 @@ def test_pcap__every_magic_and_byte_order_gives_the_same_packets(
     assert _without(read(data)[0], "offset") == _without(plain, "offset")
 
 
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("magic", [0xA1B2C3D4, 0xA1B2CD34])
+def test_pcap__nanoseconds_under_the_magic_of_microseconds_are_read_as_such(
+    magic: int, order: str, pack: Callable[[bytes], bytes], read: Read, agrees: Agrees, make: SimpleNamespace,
+    frames: list[bytes],
+) -> None:  # fmt: skip
+    times = [10**15 + i * 250_001 for i in range(len(frames))]  # over several seconds
+    data = make.pcap(list(zip(times, frames, strict=True)), order=order, magic=magic, ticks=1000)
+    agrees(data)
+    rows, counted = read(pack(data))
+    assert [pa.scalar(row["timestamp"], pa.timestamp("us", "UTC")).value for row in rows] == times
+    assert counted.keys() == {"flow"}
+
+
+@pytest.mark.parametrize(
+    ("fractions", "magic", "flows"),
+    [
+        ([5, 999_999, 1_000_000, 6, 7], 0xA1B2C3D4, [0, 1, 3, 4]),
+        ([1_000_000, 5, 6], 0xA1B2C3D4, [1, 2]),
+        ([1_000_000, 2_000_000, 6], 0xA1B2C3D4, [0, 1, 2]),
+        ([1_500_000, 5, 2_500_000, 6], 0xA1B2C3D4, [1, 3]),
+        ([2**32 - 1, 5], 0xA1B2C3D4, [1]),
+        ([2_000_000, 3_000_000, 1_000_000_000], 0xA1B2C3D4, []),
+        ([0, 999_999_999, 1_000_000_000, 5], 0xA1B23C4D, [0, 1, 3]),
+        ([0, 2_000_000, 999_999_999], 0xA1B2C3D4, [0, 1, 2]),
+        ([5, 6, 7], 0xA1B2C3D4, [0, 1, 2]),
+    ],
+)
+def test_pcap__a_fraction_of_a_second_that_is_none_makes_the_record_alone_malformed(
+    fractions: list[int], magic: int, flows: list[int], read: Read, agrees: Agrees, make: SimpleNamespace,
+    frames: list[bytes],
+) -> None:  # fmt: skip
+    header, frame = make.pcap([], magic=magic), frames[0]
+    size = struct.pack("<II", len(frame), len(frame))
+    data = header + b"".join(struct.pack("<II", 7, fraction) + size + frame for fraction in fractions)
+    agrees(data)
+    rows, counted = read(data)
+    assert [(row["offset"] - 24) // (16 + len(frame)) for row in rows] == flows
+    assert counted.get("malformed", (0, 0))[0] == len(fractions) - len(flows)
+    times = [row["timestamp"] for row in rows]
+    assert [times[i] for i in sorted(range(len(times)), key=lambda i: fractions[flows[i]])] == sorted(times)
+
+
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_pcapng__the_same_packets_as_pcap(
     order: str, read: Read, agrees: Agrees, make: SimpleNamespace, frames: list[bytes]

@@ -25,10 +25,14 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from iotid.capture import read_packets
+from iotid.capture.tunnels import TUNNELS
 
 _TESTS = Path(__file__).parents[1]
 _EXAMPLES = int(os.environ.get("IOTID_FUZZ_EXAMPLES", "150"))
-_LINKS = (0, 1, 9, 12, 50, 51, 101, 104, 105, 108, 113, 127, 228, 229, 239, 276, 65000)
+_LINKS = (
+    0, 1, 8, 9, 12, 50, 51, 100, 101, 104, 105, 107, 108, 109, 113, 117, 119, 127, 149, 163, 166, 192, 204, 205, 206,
+    228, 229, 239, 240, 242, 258, 274, 276, 281, 282, 284, 285, 65000,
+)  # fmt: skip
 
 Agrees = Callable[..., dict[str, tuple[int, int]]]
 
@@ -218,6 +222,58 @@ def test_fuzz__headers_mutated_byte_by_byte_agree_with_the_twin(
         frames.append((10**15, bytes(frame[:cut]), dice.choice([cut, len(frame), 1500])))
     counted = agrees(make.pcap(frames, link=link), duplicate_window_us=1, duplicate_records=50)
     assert sum(packets for packets, _ in counted.values()) == 400
+
+
+@pytest.mark.parametrize("kind", ["by_link", "by_tag", "by_radio", "aggregates", "by_tunnel"])
+def test_fuzz__every_header_mutated_byte_by_byte_agrees_with_the_twin(
+    kind: str, agrees: Agrees, frames: ModuleType, make: SimpleNamespace
+) -> None:
+    dice = random.Random(kind)
+    cases = getattr(frames, kind)(make)
+    if kind == "by_tunnel":
+        cases = [
+            (name, 1, make.ethernet(packet, 0x0800 if packet[0] >> 4 == 4 else 0x86DD)) for name, _, packet in cases
+        ]
+    of_link: dict[int, list[Any]] = {}
+    for _, link, whole in cases:
+        for _ in range(6):
+            frame = bytearray(whole)
+            for _ in range(dice.randrange(4)):
+                at = dice.randrange(len(frame))
+                frame[at] = dice.choice([0, 1, 0xFF, frame[at] ^ 1 << dice.randrange(8), dice.randrange(256)])
+            cut = dice.choice([len(frame), dice.randrange(len(frame))])
+            of_link.setdefault(link, []).append((10**15, bytes(frame[:cut]), dice.choice([cut, len(frame), 1500])))
+    for link, mutated in of_link.items():
+        everything = {"duplicate_window_us": 1, "duplicate_records": 50, "tunnels": TUNNELS}
+        counted = agrees(make.pcap(mutated, link=link), **everything)
+        assert sum(packets for packets, _ in counted.values()) >= len(mutated)
+
+
+@pytest.mark.parametrize("container", ["pcap", "pcapng"])
+def test_aggregates__are_read_the_same_in_chunks_and_splits(
+    container: str, tmp_path: Path, invariants: ModuleType, frames: ModuleType, make: SimpleNamespace
+) -> None:
+    path = tmp_path / "capture"
+    aggregates = [frame for _, link, frame in frames.aggregates(make) if link == 127] * 40
+    for snap in (None, 130, 90, 60):
+        timed = [(10**15 + i, frame[:snap], len(frame)) for i, frame in enumerate(aggregates)]
+        path.write_bytes(getattr(make, container)(timed, link=127))
+        rows = invariants.check(path, invariants.settings_with(**invariants.EVERYTHING))
+        assert snap or sum(row["packets"] for row in rows) == 2 * len(aggregates)
+        assert sum(row["bytes"] for row in rows) == sum(map(len, aggregates))
+
+
+@pytest.mark.parametrize("above", [0, 1, 400])
+def test_impossible_fractions__are_read_the_same_in_chunks_and_splits(
+    above: int, tmp_path: Path, invariants: ModuleType, make: SimpleNamespace
+) -> None:
+    path = tmp_path / "capture"
+    frame = make.ethernet(make.ipv4(make.udp(), 17))
+    times = [(10**15 + 2500 * i, frame) for i in range(400)]
+    data = make.pcap(times[:above], ticks=1000) + make.pcap(times[above:])[24:]
+    path.write_bytes(data)
+    rows = invariants.check(path, invariants.settings_with(**invariants.EVERYTHING))
+    assert {row["reason"] for row in rows} <= {"flow", "malformed"}
 
 
 @pytest.mark.captures

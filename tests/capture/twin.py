@@ -44,12 +44,12 @@ def read_capture(
     counts: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     earlier: list[tuple[int, _Packet | None]] = []  # of each record, with its time
-    for record in reader.records():
+    for record in (frame for whole in reader.records() for frame in _frames(whole)):
         reason, time = record["reason"], record["timestamp"]
         packet = None
         try:
             if reason is None:
-                packet = _packet(record["frame"], record["frame_length"], record["link_type"])
+                packet = _packet(record["frame"], record["frame_length"], record["link"])
                 packet = _innermost(packet, tunnels, max_tunnels)
                 if packet.is_later():
                     _give_ports(packet, time, _last(earlier, fragment_records), fragment_window_us)
@@ -57,8 +57,6 @@ def read_capture(
         except _RejectError as reject:
             packet = None
             reason = str(reject)
-            if reason == "unknown_link_type":
-                reason += f"_{record['link_type']}"
         if packet is not None and duplicate_window_us > 0:
             near = [
                 other for then, other in _last(earlier, duplicate_records) if abs(then - time) <= duplicate_window_us
@@ -146,6 +144,7 @@ class _Pcap(_Container):
             if magic in magics:
                 self.order = order
                 self.ticks, self.header = magics[magic]
+        self.ticks = 1000 if self.ticks == 1 and self.counts_nanoseconds() else self.ticks
         if len(data) >= 24:
             self.link = struct.unpack_from(self.order + "I", data, 20)[0] & 0x03FFFFFF
 
@@ -159,7 +158,29 @@ class _Pcap(_Container):
         if start + captured > len(self.data):
             raise _BrokenError(cut=True)
         time = seconds * 1_000_000 + ticks // self.ticks
+        if ticks >= 1_000_000 * self.ticks:
+            fault = {
+                "reason": "malformed",
+                "offset": at,
+                "frame_length": max(wire, captured),
+                "timestamp": seconds * 10**6,
+            }
+            return fault, start + captured
         return _record(at, self.data[start : start + captured], wire, time, self.link), start + captured
+
+    def counts_nanoseconds(self) -> bool:
+        """Whether the fractions of a second at the file's start are all below 10**9 and mostly above 10**6."""
+        at, above, below = 24, 0, 0
+        while at + self.header <= min(len(self.data), 65536):
+            fraction, captured = struct.unpack_from(self.order + "II", self.data, at + 4)
+            if fraction >= 10**9:
+                return False
+            above += fraction >= 10**6
+            below += 0 < fraction < 10**6
+            if below > above + 64:
+                return False
+            at += self.header + captured
+        return above > below
 
     def plausible(self, at: int, memory: Any) -> tuple[int | None, Any]:
         if at + self.header > len(self.data):
@@ -271,7 +292,21 @@ def _record(offset: int, frame: bytes, wire: int, time: int, link: int) -> dict[
         "frame_length": max(wire, len(frame)),
         "timestamp": time,
         "link_type": link,
+        "link": link,
     }
+
+
+def _frames(record: dict[str, Any]) -> Any:
+    """The record, or, where it is an 802.11 frame of several packets, one frame for each: they tile its bytes."""
+    if record["reason"] is not None:
+        yield record
+        return
+    frame, wire = record["frame"], record["frame_length"]
+    starts, link = _later_subframes(frame, wire, record["link"])
+    for start, end in zip([0, *starts], [*starts, wire], strict=True):
+        place = record["offset"] + min(start, len(frame))
+        own = {"offset": place, "frame": frame[start:end], "frame_length": end - start}
+        yield record | own | ({"link": link} if start else {})
 
 
 class _RejectError(Exception):
@@ -290,6 +325,11 @@ class _Packet:
     wire_above: int  # bytes of it on the wire
     nameless: bytes  # what was captured from the IP header on, with zeros for the addresses
 
+    @property
+    def carried(self) -> int:
+        """The protocol that IPv4's header names, before any extension header."""
+        return self.nameless[9]
+
     def is_fragment(self) -> bool:
         return self.fragment != (0, False)
 
@@ -298,7 +338,7 @@ class _Packet:
 
     def datagram(self) -> Any:
         """What fragments of one datagram share: RFC 791, 3.2, and RFC 8200, 4.5; a VLAN is a network of its own."""
-        protocol = self.columns["protocol"] if self.version == 4 else None
+        protocol = self.carried if self.version == 4 else None
         ends = self.columns["source_ip"], self.columns["destination_ip"]
         return self.version, *ends, protocol, self.identification, self.columns["vlan"]
 
@@ -347,29 +387,67 @@ _Below = tuple[int | str, int, bytes | None, bytes | None]
 _FAMILIES = {2: 0x0800, 10: 0x86DD, 24: 0x86DD, 28: 0x86DD, 30: 0x86DD}
 
 
+_VLANS = (0x8100, 0x88A8, 0x9100, 0x9200, 0x9300)
+# bytes between the EtherType of a tag and the next one
+_TAGS = dict.fromkeys(_VLANS, 2) | {
+    0x8926: 4, 0x892F: 4, 0xF1C1: 4, 0x893F: 6, 0x8909: 6, 0x8988: 6, 0xDADA: 6,
+}  # fmt: skip
+_BRIDGES = {0x88E7: 4, 0x6558: 0, 0x8903: 2}  # bytes between the EtherType and an Ethernet header
+_NO_IP = {
+    0x0806, 0x8035, 0x88CC, 0x888E, 0x88C7, 0x8863, 0x0842, 0x9000, 0x2000, 0x2003, 0x8808, 0x8809, 0x8902, 0x88E3,
+    0x88F5, 0x88F6, 0x8940, 0x88FB, 0x22EA, 0x22F0, 0x22F4, 0x88F7, 0x890D, 0x893A, 0x887B, 0x88E1, 0x8912,
+    *range(0x6000, 0x6008), 0x809B, 0x80F3, 0x8137, 0x8138, 0x8204, 0x8102, 0x8899, 0x886F, 0x88D9, 0x8819, 0x8892,
+    0x88A4, 0x88AB, 0x88B8, 0x88B9, 0x88BA, 0x88CD, 0x88A2, 0x889A, 0x8906, 0x8914, 0x8915, 0x88F8, 0x88CA, 0x88D8,
+    0x88DC,
+}  # fmt: skip
+
+
 def _below_ip(frame: bytes, link: int | str) -> tuple[int, int, dict[str, Any]]:
     """4 or 6, where the IP header starts, VLAN and MACs."""
+    link, start = _unwrapped(frame, link)
     if link not in _LINKS:
-        raise _RejectError("unknown_link_type")
-    kind, at, source, destination = _LINKS[link](frame)
-    vlan = None
+        raise _RejectError(f"unknown_link_type_{link}")
+    kind, at, source, destination, *rest = _LINKS[link](frame[start:])
+    vlan = rest[0] if rest else None
+    at += start
     while kind not in (0x0800, 0x86DD):
-        if kind in (0x8100, 0x88A8, 0x9100):
-            kind, tag, at = _be(frame, at + 2, 2), _be(frame, at, 2) % 4096, at + 4
-            vlan = tag or vlan
+        if kind in _TAGS:
+            size = _TAGS[kind]
+            following = _be(frame, at + size, 2)
+            if kind in _VLANS or (kind == 0xDADA and frame[at + 2] & 0x20):
+                vlan = _be(frame, at + size - 2, 2) % 4096 or vlan
+            kind, at = following, at + size + 2
+        elif kind in _BRIDGES:
+            at += _BRIDGES[kind]
+            kind, _, source, destination = _ethernet(frame[at:])
+            at += 14
+        elif kind == 0x88E5:
+            _be(frame, at, 6)
+            if frame[at] & 0x0C:  # encrypted, or changed in another way
+                raise _RejectError("unknown_ether_type_0x88e5")
+            at += 14 if frame[at] & 0x20 else 6
+            kind, at = _be(frame, at, 2), at + 2
         elif kind in (0x8847, 0x8848):
             kind, at = "by version" if _be(frame, at, 4) & 0x100 else kind, at + 4
         elif kind == 0x8864:
             _be(frame, at, 6)
             kind, at = _ppp(frame, at + 6)
+        elif kind == 0x880B:
+            kind, at = _ppp(frame, at)
         elif kind == "by version":
             kind = {4: 0x0800, 6: 0x86DD}.get(_be(frame, at, 1) >> 4, "other")
-        elif isinstance(kind, int) and kind <= 1500 and len(frame) >= at + 8 and frame[at : at + 6] in _SNAP:
+        elif _is_llc(kind) and len(frame) >= at + 8 and frame[at : at + 6] in _SNAP:
             kind, at = _be(frame, at + 6, 2), at + 8
+        elif isinstance(kind, int) and kind > 1500 and kind not in _NO_IP:
+            raise _RejectError(f"unknown_ether_type_0x{kind:04x}")
         else:
             raise _RejectError("not_ip")
     columns = {"vlan": vlan, "source_mac": source, "destination_mac": destination}
     return 4 if kind == 0x0800 else 6, at, columns
+
+
+def _is_llc(kind: int | str) -> bool:
+    return isinstance(kind, int) and (kind <= 1500 or kind == 0x8870)
 
 
 _SNAP = (b"\xaa\xaa\3\0\0\0", b"\xaa\xaa\3\0\0\xf8")
@@ -434,8 +512,19 @@ def _nflog(frame: bytes) -> _Below:
         at += size + -size % 4
 
 
-def _ieee_802_11(frame: bytes, *, padded: bool = False) -> _Below:
-    """IEEE 802.11-2020, 9.2.4 and 9.3.2.1: what a data frame in the clear carries starts with an LLC header."""
+@dataclass
+class _Body:
+    """The body of an 802.11 data frame in the clear."""
+
+    at: int
+    is_aggregate: bool
+    is_mesh: bool
+    source: bytes
+    destination: bytes
+
+
+def _body(frame: bytes, padded: bool) -> _Body:
+    """IEEE 802.11-2020, 9.2.4 and 9.3.2.1."""
     _be(frame, 0, 2)
     version, kind, subtype = frame[0] & 3, frame[0] >> 2 & 3, frame[0] >> 4
     to_system, from_system, protected, order = (bool(frame[1] & bit) for bit in (0x01, 0x02, 0x40, 0x80))
@@ -446,8 +535,7 @@ def _ieee_802_11(frame: bytes, *, padded: bool = False) -> _Below:
     if qos is not None:
         size += 6 if order else 2
     _be(frame, 0, size)
-    is_aggregate = qos is not None and frame[qos] & 0x80
-    if is_aggregate or frame[22] % 16:
+    if frame[22] % 16:
         raise _RejectError("not_ip")
     one, two, three, four = frame[4:10], frame[10:16], frame[16:22], frame[24:30]
     source, destination = {
@@ -456,7 +544,69 @@ def _ieee_802_11(frame: bytes, *, padded: bool = False) -> _Below:
         (True, False): (two, three),
         (True, True): (four, three),
     }[to_system, from_system]
-    return 0, size + -size % 4 if padded else size, source, destination
+    is_aggregate = qos is not None and bool(frame[qos] & 0x80)
+    is_mesh = qos is not None and bool(frame[qos + 1] & 0x01) and from_system
+    return _Body(size + -size % 4 if padded else size, is_aggregate, is_mesh, source, destination)
+
+
+def _ieee_802_11(frame: bytes, padded: bool = False) -> _Below:
+    """What a data frame in the clear carries starts with an LLC header."""
+    body = _body(frame, padded)
+    if body.is_aggregate:
+        if _subframes(frame, body, len(frame)):
+            raise _RejectError("not_ip")
+        kind, at, source, destination = _subframe(frame[body.at :], body.is_mesh)
+        return kind, body.at + at, source, destination
+    if body.is_mesh:
+        return _behind_mesh_control(frame, body.at, body.source, body.destination)
+    return 0, body.at, body.source, body.destination
+
+
+def _later_subframes(frame: bytes, wire: int, link: int | str) -> tuple[list[int], str]:
+    """Where the second and further subframes start in a frame of so many bytes on the wire, and what they are."""
+    try:
+        link, start = _unwrapped(frame, link)
+        if link not in (105, "padded 802.11"):
+            return [], ""
+        body = _body(frame[start:], link != 105)
+    except _RejectError:
+        return [], ""
+    if not body.is_aggregate:
+        return [], ""
+    later = _subframes(frame[start:], body, wire - start)
+    return [start + at for at in later], "mesh subframe" if body.is_mesh else "subframe"
+
+
+def _subframes(frame: bytes, body: _Body, wire: int) -> list[int]:
+    """Where subframes start but the first: each is filled up to a multiple of 4 bytes (9.3.2.2)."""
+    found, at = [], body.at
+    while at + 14 < len(frame):
+        mesh_control = {0: 6, 1: 12, 2: 18}.get(frame[at + 14], 0) if body.is_mesh else 0
+        size = 14 + mesh_control + _be(frame, at + 12, 2)
+        at += size + -size % 4
+        if at + 14 >= wire:
+            break
+        found.append(at)
+    return found
+
+
+def _subframe(frame: bytes, is_mesh: bool) -> _Below:
+    destination, source, _ = frame[:6], frame[6:12], _be(frame, 12, 2)
+    return _behind_mesh_control(frame, 14, source, destination) if is_mesh else (0, 14, source, destination)
+
+
+def _behind_mesh_control(frame: bytes, at: int, source: bytes, destination: bytes) -> _Below:
+    """9.2.4.8.3: flags, time to live, a sequence number, and up to two addresses of those outside the mesh."""
+    if _be(frame, at, 1) == 0:
+        _be(frame, at, 6)
+        return 0, at + 6, source, destination
+    if frame[at] == 1:
+        _be(frame, at, 12)
+        return 0, at + 12, frame[at + 6 : at + 12], destination
+    if frame[at] == 2:
+        _be(frame, at, 18)
+        return 0, at + 18, frame[at + 12 : at + 18], frame[at + 6 : at + 12]
+    return 0, at, source, destination  # reserved: no such field
 
 
 def _ieee_802_11_swapped(frame: bytes) -> _Below:
@@ -464,35 +614,104 @@ def _ieee_802_11_swapped(frame: bytes) -> _Below:
     _be(frame, 0, 2)
     both = frame[0] & 3 == 3
     fields = [0, 2, 22] + ([30 if both else 24] if frame[1] & 0x80 else [])
-    mended = bytearray(frame)
+    repaired = bytearray(frame)
     for at in fields:
-        mended[at : at + 2] = mended[at : at + 2][::-1]
-    return _ieee_802_11(bytes(mended))
+        repaired[at : at + 2] = repaired[at : at + 2][::-1]
+    return _ieee_802_11(bytes(repaired))
 
 
-def _behind_radio(frame: bytes, size: int, link: int, **options: bool) -> _Below:
-    """The frame behind a radio's header of so many bytes."""
-    if not 8 <= size <= len(frame):
+def _dsa(size: int, has_vlan: bool) -> Callable[[bytes], Any]:
+    """A switch's tag of so many bytes between MACs and EtherType; Marvell's ends with what it made of a VLAN tag."""
+
+    def read(frame: bytes) -> Any:
+        _be(frame, 0, 14 + size)
+        tag = frame[8 + size : 12 + size]
+        vlan = _be(tag, 2, 2) % 4096 or None if has_vlan and tag[0] & 0x20 else None
+        return _be(frame, 12 + size, 2), 14 + size, frame[6:12], frame[:6], vlan
+
+    return read
+
+
+def _ipoib(frame: bytes) -> _Below:
+    _be(frame, 0, 44)
+    return _be(frame, 40, 2), 44, None, None
+
+
+def _enc(frame: bytes) -> _Below:
+    _be(frame, 0, 12)
+    return _null(frame)[0], 12, None, None
+
+
+def _pflog(frame: bytes) -> _Below:
+    _be(frame, 0, 4)
+    size = frame[0] + -frame[0] % 4
+    _be(frame, 0, size)
+    if size == 0:
         raise _RejectError("short")
-    if link not in _LINKS or link in _RADIOS:
-        raise _RejectError("unknown_link_type")
-    kind, at, source, destination = _LINKS[link](frame[size:], **options)
-    return kind, at + size, source, destination
+    return _FAMILIES.get(frame[1], "other"), size, None, None
 
 
-def _prism(frame: bytes) -> _Below:
-    return _behind_radio(frame, 144, 105)
+def _frame_relay(frame: bytes) -> _Below:
+    """Q.922 (an address of up to 4 bytes, the last one odd), then RFC 2427, or an EtherType (Cisco)."""
+    _be(frame, 0, 4)
+    at = next((i for i in range(1, 4) if frame[i - 1] & 1), 4)
+    _be(frame, at, 2)
+    if frame[at] != 3:
+        return _be(frame, at, 2), at + 2, None, None
+    at += 2 if frame[at + 1] == 0 else 1
+    protocol = _be(frame, at, 1)
+    if protocol != 0x80:
+        return {0xCC: 0x0800, 0x8E: 0x86DD}.get(protocol, "other"), at + 1, None, None
+    _be(frame, at, 6)
+    organization, kind = frame[at + 1 : at + 4], _be(frame, at + 4, 2)
+    if organization == b"\0\x80\xc2" and kind in (1, 7):
+        return 0x6558, at + 6, None, None
+    return kind if organization == bytes(3) else "other", at + 6, None, None
 
 
-def _avs(frame: bytes) -> _Below:
-    return _behind_radio(frame, _be(frame, 4, 4), 105)
+# --- what a capturing system puts in front of frames of another link type
 
 
-def _ppi(frame: bytes) -> _Below:
-    return _behind_radio(frame, _le(frame, 2, 2), _le(frame, 4, 4))
+def _unwrapped(frame: bytes, link: int | str) -> tuple[int | str, int]:
+    """The link type of what is behind it all, and where that starts."""
+    at = 0
+    while link in _WRAPPERS:
+        found = _WRAPPERS[link](frame[at:])
+        if found is None:
+            break
+        size, link = found
+        if at + size > len(frame):
+            raise _RejectError("short")
+        at += size
+    return link, at
 
 
-def _radiotap(frame: bytes) -> _Below:
+def _sized(size: int, link: int | str) -> tuple[int, int | str]:
+    if size < 8:
+        raise _RejectError("short")
+    return size, min(link, (1 << 26) - 1) if isinstance(link, int) else link
+
+
+def _at_least_8(frame: bytes) -> None:
+    _be(frame, 0, 8)
+
+
+def _prism(frame: bytes) -> tuple[int, int | str]:
+    _at_least_8(frame)
+    return 144, 105
+
+
+def _avs(frame: bytes) -> tuple[int, int | str]:
+    _at_least_8(frame)
+    return _sized(_be(frame, 4, 4), 105)
+
+
+def _ppi(frame: bytes) -> tuple[int, int | str]:
+    _at_least_8(frame)
+    return _sized(_le(frame, 2, 2), _le(frame, 4, 4))
+
+
+def _radiotap(frame: bytes) -> tuple[int, int | str]:
     """https://www.radiotap.org: the flags say whether the radio padded the frame's header to a multiple of 4."""
     present, size = _le(frame, 4, 4), _le(frame, 2, 2)
     try:
@@ -505,13 +724,31 @@ def _radiotap(frame: bytes) -> _Below:
         padded = bool(present & 2 and _be(frame[:size], at, 1) & 0x20)
     except _RejectError:
         padded = False
-    return _behind_radio(frame, size, 105, padded=padded)
+    return _sized(size, "padded 802.11" if padded else 105)
 
 
-_RADIOS: dict[int | str, Callable[..., _Below]] = {119: _prism, 127: _radiotap, 163: _avs, 192: _ppi}
-_LINKS: dict[int | str, Callable[..., _Below]] = {
+def _pktap(frame: bytes) -> tuple[int, int | str] | None:
+    """Apple's: length, kind, link type; other bytes under its number are none of it."""
+    _be(frame, 0, 12)
+    size = _le(frame, 0, 4)
+    return _sized(size, _le(frame, 8, 4)) if 108 <= size <= 1024 else None
+
+
+def _fixed(size: int, link: int) -> Callable[[bytes], tuple[int, int | str]]:
+    return lambda _frame: (size, link)
+
+
+_WRAPPERS: dict[int | str, Callable[[bytes], tuple[int, int | str] | None]] = {
+    119: _prism, 127: _radiotap, 163: _avs, 192: _ppi, 258: _pktap, 149: _pktap, 8: _fixed(16, 101),
+    166: _fixed(2, 9), 204: _fixed(1, 9), 205: _fixed(1, 104), 206: _fixed(1, 107), 240: _fixed(4, 1),
+    274: _fixed(8, 1), 282: _fixed(4, 1),
+}  # fmt: skip
+_LINKS: dict[int | str, Callable[[bytes], Any]] = {
     0: _null, 1: _ethernet, 9: _ppp_or_hdlc, 50: _ppp_or_hdlc, 104: _hdlc, 108: _null, 113: _cooked, 239: _nflog,
-    276: _cooked_2, 105: _ieee_802_11, "swapped 802.11": _ieee_802_11_swapped, **_RADIOS,
+    276: _cooked_2, 105: _ieee_802_11, "padded 802.11": lambda frame: _ieee_802_11(frame, padded=True),
+    "swapped 802.11": _ieee_802_11_swapped, "subframe": lambda frame: _subframe(frame, False),
+    "mesh subframe": lambda frame: _subframe(frame, True), 281: _dsa(4, False), 284: _dsa(4, True),
+    285: _dsa(8, True), 242: _ipoib, 109: _enc, 117: _pflog, 107: _frame_relay, 100: _without_header(0),
     **dict.fromkeys((12, 14, 101), _without_header("by version")), 228: _without_header(0x0800),
     229: _without_header(0x86DD), 51: _without_header(0x8864), 219: _without_header(0x8847),
 }  # fmt: skip
@@ -678,9 +915,8 @@ def _ipv4(data: bytes, on_wire: int) -> _Network:
     if header < 20 or length < header:
         raise _RejectError("malformed")
     fragment = _be(data, 6, 2) & 0x1FFF, bool(data[6] & 0x20)
-    if not fragment[0]:
-        _be(data, 0, header)
-    return length, header, data[9], _be(data, 4, 2), fragment
+    own = length, header, data[9], _be(data, 4, 2), fragment
+    return own if fragment[0] else _behind_extensions(data, own, 4)
 
 
 def _ipv6(data: bytes, on_wire: int) -> _Network:
@@ -688,11 +924,17 @@ def _ipv6(data: bytes, on_wire: int) -> _Network:
     length = on_wire if payload == 0 and protocol != 59 else min(payload + 40, on_wire)
     if length < 40:
         raise _RejectError("malformed")
+    return _behind_extensions(data, (length, 40, protocol, 0, (0, False)), 6)
+
+
+def _behind_extensions(data: bytes, network: _Network, version: int) -> _Network:
+    """Extension headers stepped over (RFC 8200, 4302); for hop-by-hop options and fragments IPv4 has its own header."""
+    length, header, protocol, identification, fragment = network
     whole = len(data) >= length
-    data, header = data[:length], 40
-    identification, fragment = 0, (0, False)
+    data = data[:length]
+    stepped_over = (43, 51, 60, 135, 139, 140) + ((0, 44) if version == 6 else ())
     try:
-        while protocol in (0, 43, 44, 51, 60, 135, 139, 140) and not fragment[0]:
+        while protocol in stepped_over and not fragment[0]:
             _be(data, header, 8)
             units = data[header + 1]
             if protocol == 44:

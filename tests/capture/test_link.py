@@ -1,0 +1,151 @@
+"""From a frame to its IP header: every link type and every tag leads to the same packet; what is not read is named."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from iotid.capture.headers import HEADERS_SIZE
+from iotid.capture.link import UNKNOWN_LINK, network_layer
+from iotid.errors import DataError
+
+Agrees = Callable[..., dict[str, tuple[int, int]]]
+
+_DOCS = Path(__file__).parents[2] / "docs" / "captures.md"
+
+
+@pytest.mark.parametrize("kind", ["by_link", "by_tag"])
+def test_link__every_link_type_and_tag_leads_to_the_same_packet(
+    kind: str, read: Callable[..., Any], agrees: Agrees, frames: ModuleType, make: SimpleNamespace
+) -> None:
+    cases = getattr(frames, kind)(make)
+    for link in sorted({link for _, link, _ in cases}):
+        of_link = [(name, frame) for name, its, frame in cases if its == link]
+        data = make.pcap([frame for _, frame in of_link], link=link)
+        agrees(data)
+        rows, counted = read(data)
+        assert counted.keys() == {"flow"}, counted
+        for row, (name, frame) in zip(rows, of_link, strict=True):
+            seen = (row["source_port"], row["destination_port"], row["payload_length"], row["packet_length"])
+            assert seen == (*frames.PORTS, 9, 57 if ":" in row["source_ip"] else 37), name
+            assert (row["link_type"], row["frame_length"]) == (link, len(frame)), name
+
+
+def test_link__every_frame_cut_anywhere_agrees_with_the_twin(
+    agrees: Agrees, frames: ModuleType, make: SimpleNamespace
+) -> None:
+    cases = [*frames.by_link(make), *(case for case in frames.by_tag(make) if " and " not in case[0])]
+    of_link: dict[int, list[bytes]] = {}
+    for _, link, frame in cases:
+        of_link.setdefault(link, []).append(frame)
+    for link, whole in of_link.items():
+        cuts = [(1_000_000, frame[:i], len(frame)) for frame in whole for i in range(len(frame))]
+        agrees(make.pcap(cuts, link=link))
+        agrees(make.pcap([frame[:i] for frame in whole for i in range(len(frame))], link=link))
+
+
+def test_link__macs_are_those_of_the_innermost_ethernet_header(
+    one: Callable[..., Any], frames: ModuleType, make: SimpleNamespace
+) -> None:
+    for name, between in frames.BRIDGES.items():
+        row = one(frames.OUTER + between + make.ethernet(make.ipv4(make.tcp())))
+        assert (row["source_mac"], row["destination_mac"]) == ("02:00:00:00:00:01", "02:00:00:00:00:02"), name
+
+
+def test_link__vlans_are_those_of_vlan_tags_alone(
+    one: Callable[..., Any], frames: ModuleType, make: SimpleNamespace
+) -> None:
+    macs, rest = make.mac_b + make.mac_a, b"\x08\0" + make.ipv4(make.tcp())
+    vlans = {name: one(macs + tag + rest)["vlan"] for name, tag in frames.TAGS.items()}
+    assert {name for name, vlan in vlans.items() if vlan is not None} == {"802.1Q", "802.1ad", *(
+        f"0x9{i}00" for i in (1, 2, 3)
+    )}  # fmt: skip
+    assert one(macs + frames.TAGS["HSR"] + frames.TAGS["802.1Q"] + rest)["vlan"] == 7
+    assert one(macs + frames.TAGS["802.1Q"] + frames.TAGS["MACsec"] + rest)["vlan"] == 7
+
+
+@pytest.mark.parametrize(
+    ("link", "tag", "vlan"),
+    [
+        (284, b"\xe0\x28\x60\x2a", 42),
+        (284, b"\xc0\x28\x60\x2a", None),
+        (284, b"\x20\x28\x60\0", None),
+        (285, b"\xda\xda\0\0\x20\x28\x61\x2a", 298),
+        (285, b"\xda\xda\0\0\0\x28\x61\x2a", None),
+        (1, b"\xda\xda\0\0\x20\x28\x61\x2a", 298),
+        (281, b"\x20\x28\x60\x2a", None),
+    ],
+)
+def test_link__marvells_tag_stands_for_a_vlan_tag_where_its_bit_says_so(
+    link: int, tag: bytes, vlan: int | None, one: Callable[..., Any], make: SimpleNamespace
+) -> None:
+    row = one(make.mac_b + make.mac_a + tag + b"\x08\0" + make.ipv4(make.tcp()), link)
+    assert (row["vlan"], row["source_mac"]) == (vlan, "02:00:00:00:00:01")
+
+
+@pytest.mark.parametrize(
+    ("frame", "link", "reason"),
+    [
+        (bytes(12) + b"\x99\x99" + bytes(40), 1, "unknown_ether_type_0x9999"),
+        (bytes(40), 147, "unknown_link_type_147"),
+    ],
+)
+def test_link__strict_names_what_is_not_read(
+    frame: bytes, link: int, reason: str, read: Callable[..., Any], make: SimpleNamespace
+) -> None:
+    data = make.pcap([frame], link=link)
+    assert read(data)[1] == {reason: (1, len(frame))}
+    with pytest.raises(DataError, match=f"byte 24: {reason}; "):
+        read(data, strict=True)
+
+
+def test_link__unknown_numbers_are_counted_one_by_one(read: Callable[..., Any], make: SimpleNamespace) -> None:
+    kinds = [0x9999, 0x1234, 0x9999, 0x0806]
+    _, counted = read(make.pcap([make.ethernet(bytes(46), kind) for kind in kinds]))
+    assert counted == {
+        "unknown_ether_type_0x9999": (2, 120),
+        "unknown_ether_type_0x1234": (1, 60),
+        "not_ip": (1, 60),
+    }
+
+
+@pytest.mark.skipif(shutil.which("tshark") is None, reason="tshark is not installed: make peers-setup")
+def test_link__tshark_sees_the_same_packets_in_what_it_reads(
+    tmp_path: Path, frames: ModuleType, make: SimpleNamespace
+) -> None:
+    cases = [
+        *((*case, 1) for kind in ("by_link", "by_tag", "by_radio") for case in getattr(frames, kind)(make)),
+        *((*case, 2) for case in frames.aggregates(make)),
+    ]
+    seen = 0
+    for link in sorted({link for _, link, *_ in cases}):
+        of_link = [(name, frame, packets) for name, its, frame, packets in cases if its == link]
+        path = tmp_path / "made.pcap"
+        path.write_bytes(make.pcap([frame for _, frame, _ in of_link], link=link))
+        command = ["tshark", "-n", "-r", str(path), "-T", "fields", "-e", "udp.dstport", "-e", "udp.length"]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        if ran.returncode:
+            assert "unsupported" in ran.stderr, ran.stderr
+            continue
+        for line, (name, _, packets) in zip(ran.stdout.splitlines(), of_link, strict=True):
+            if line.strip():  # else it does not read so far
+                port, size = str(frames.PORTS[1]), "17"
+                assert line.split("\t") == [",".join([port] * packets), ",".join([size] * packets)], name
+                seen += 1
+    assert seen > 0.7 * len(cases)
+
+
+def test_docs__name_the_link_types_that_are_read() -> None:
+    headers, empty = np.empty(HEADERS_SIZE, np.int64), np.frombuffer(b"", np.uint8)
+    read = {link for link in range(400) if network_layer(empty, 0, 0, link, headers) != UNKNOWN_LINK}
+    read |= {149}  # PKTAP's, of which an empty frame shows nothing
+    table = _DOCS.read_text().partition("## Link types")[2].partition("\n## ")[0]
+    assert {int(number) for number in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)} == read
