@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,7 +54,8 @@ def main(settings: Settings, dataset: str, captures: str, counts_only: bool) -> 
     layers = ["--config", _PAPER, "--set", f"tracking.model=iotid-{dataset}", *layers_of_this_command()]
     settings = settings_of(layers)
     store, original = Store(settings.storage.root), paper.read(dataset)
-    devices = original.counts.select(paper.device_list(dataset))
+    listed = replace(paper.device_list(dataset), inside=settings.census.inside)
+    devices = original.counts.select(listed)
     nights = _assemble(store, layers, dataset, captures)
     compared = _compare(original, devices, nights, settings)
     best = reproduction.nearest(compared)

@@ -27,7 +27,7 @@ def main(
     from iotid.session import spark_session
     from iotid.storage import Store
 
-    devices = DeviceList.read(*labels)
+    devices = DeviceList.read(*labels, inside=settings.census.inside)
     store = Store(settings.storage.root)
     asked_for = [{"site": site, "capture_date": day} for site in sites for day in capture_dates]
     nights = [store.open("flows", night) for night in asked_for if not skip_absent or store.exists("flows", night)]
