@@ -35,6 +35,7 @@ from iotid.capture.headers import (
     LENGTH,
     PAYLOAD,
     PROTOCOL,
+    SEQUENCE,
     SOURCE_MAC,
     SOURCE_PORT,
     VERSION,
@@ -270,6 +271,7 @@ def _write(buffer: Bytes, headers: Longs, out: Any, n: int) -> None:
     out.dst_port[n] = headers[DESTINATION_PORT]
     out.tcp_flags[n] = headers[FLAGS]
     out.tcp_window[n] = headers[WINDOW]
+    out.tcp_sequence[n] = headers[SEQUENCE]
 
 
 @kernel

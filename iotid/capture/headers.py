@@ -20,6 +20,7 @@ DESTINATION_PORT = 11
 PAYLOAD = 12  # bytes on the wire above TCP or UDP, else above IP
 FLAGS = 13  # TCP's, else 0
 WINDOW = 14  # TCP's, else 0
-HEADERS_SIZE = 15
+SEQUENCE = 15  # TCP's, else and where it was not captured -1
+HEADERS_SIZE = 16
 
 MORE_FRAGMENTS = 1 << 13

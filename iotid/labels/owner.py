@@ -99,7 +99,7 @@ def parse_addresses(addresses: list[str]) -> tuple[np.ndarray, np.ndarray]:
 
 def _are_groups(macs: list[str]) -> NDArray[np.bool_]:
     """MACs whose group bit (IEEE 802, lowest bit of the first byte) is set."""
-    return np.array([bool(int(mac[:2], 16) & 1) for mac in macs], bool)
+    return np.array([mac[1:2] in tuple("13579bdfBDF") for mac in macs], bool)
 
 
 def _judge_distinct(
