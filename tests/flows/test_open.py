@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -16,12 +17,14 @@ import pyarrow as pa
 import pytest
 
 from iotid import config, schemas
+from iotid.flows import assemble
 from iotid.flows.kernels import FIRST, LAST, LAST_SYN, OPENED, SYN
 from iotid.flows.merge import merge
 from iotid.flows.nights import _identity, _told_further
 from iotid.flows.open import CARRIED, OpenFlows, carries, is_carried, take_up
 from iotid.flows.partial import FlowTable, Partials, packets_of_stretches
 from iotid.flows.table import flow_table
+from iotid.storage import Store
 
 Row = dict[str, Any]
 Build = Callable[..., Any]
@@ -203,3 +206,18 @@ def test_take_up__positions_stay_in_order_and_come_before_all_that_the_night_rea
 )
 def test_carries__needs_an_idle_time_out_and_joined_files(changes: Row, expected: bool) -> None:
     assert carries(rule(**changes)) is expected
+
+
+@pytest.mark.parametrize(
+    ("version", "idle_timeout_s", "goes_on"), [(0, 100.0, True), (-1, 100.0, False), (0, 99.0, False)]
+)
+def test_night_before__of_another_version_or_other_settings_does_not_go_on(
+    version: int, idle_timeout_s: float, goes_on: bool, tmp_path: Path
+) -> None:
+    store, keys = Store(str(tmp_path)), {"site": "north", "capture_date": "2024-02-29"}
+    with store.write("flows", keys, schemas.FLOWS.version + version) as staged:
+        staged.metadata["settings"] = {"flow": rule(idle_timeout_s=idle_timeout_s).model_dump(mode="json")}
+    next_night = {**keys, "capture_date": "2024-03-01"}
+    assert (assemble._night_before(store, next_night, rule()) is not None) is goes_on
+    assert assemble._night_before(store, keys, rule()) is None, "there is no night before"
+    assert assemble._night_before(store, next_night, rule(idle_timeout_s=None)) is None
