@@ -123,7 +123,7 @@ def _may_move(flows: Rows, f: int, state: Rows, i: int, side: int) -> bool:
 
 @kernel
 def _merge_holder(flows: Rows, f: int, state: Rows, i: int, side: int) -> None:
-    """Note in flow ``f`` what is at the side's address in both; to be called before ``f`` is told of ``i``'s MACs."""
+    """Note in flow ``f`` what is at the side's address in both; to be called before ``f`` takes over ``i``'s MACs."""
     holder, since = HOLDER + 2 * side, HOLDER + 2 * side + 1
     known, other = flows[f, holder], state[i, holder]
     if other == NO_HOLDER:

@@ -63,7 +63,7 @@ class Nights:
         self._last_us = 0
 
     def add(self, runs: list[list[Row]], paths: list[str]) -> tuple[pa.Table, pa.Table]:
-        """FLOWS as stored of a night, and which of them it took up, as ``later_flows`` tells it."""
+        """FLOWS as stored of a night, and which of them it took up, as ``later_flows`` has it."""
         end_before, settings = self._last_us, self.settings
         open_paths = sorted(set(self._open["capture_file"].to_pylist()))
         carried = take_up(self._open, open_paths, settings)
@@ -95,8 +95,8 @@ class Nights:
         return written, key
 
 
-def told_once(nights: list[tuple[pa.Table, pa.Array]]) -> list[Row]:
-    """The rows of all nights, each flow as the last night that saw a packet of it tells it."""
+def each_flow_once(nights: list[tuple[pa.Table, pa.Array]]) -> list[Row]:
+    """The rows of all nights, each flow as the last night that saw a packet of it has it."""
     rows = []
     for number, (flows, _) in enumerate(nights):
         later = [
@@ -109,8 +109,8 @@ def told_once(nights: list[tuple[pa.Table, pa.Array]]) -> list[Row]:
             later, pa.schema([(name, pa.string()) for name in ("key", "site", "capture_date")])
         )
         for batch in flows.to_batches():
-            told = _told_further(batch, table, "x", str(number))
-            rows += batch.filter(pa.array(~told.to_numpy(zero_copy_only=False))).to_pylist()
+            continued = _told_further(batch, table, "x", str(number))
+            rows += batch.filter(pa.array(~continued.to_numpy(zero_copy_only=False))).to_pylist()
     return rows
 
 
@@ -139,7 +139,7 @@ def test_nights__one_after_the_other_give_the_references_flows(
         nights.append(job.add(runs, [path]))
         paths.append(path)
     expected = reference.flows(rows, paths, **settings.model_dump())
-    assert content(told_once(nights)) == content(expected)
+    assert content(each_flow_once(nights)) == content(expected)
 
 
 @pytest.mark.parametrize("runs_at_once", [True, False])
@@ -150,7 +150,7 @@ def test_nights__device_that_takes_an_address_over_midnight_has_a_flow_of_its_ow
     first = job.add([[packet(0, 0), packet(1, 10)]], ["a.pcap"])
     rows = [packet(0, 4000, "b.pcap", source_mac=B), packet(1, 4001, "b.pcap", source_mac=B)]
     second = job.add([rows] if runs_at_once else [[each] for each in rows], ["b.pcap"])
-    assert [(row["client_mac"], row["client_packets"]) for row in told_once([first, second])] == [(A, 2), (B, 2)]
+    assert [(row["client_mac"], row["client_packets"]) for row in each_flow_once([first, second])] == [(A, 2), (B, 2)]
 
 
 def test_nights__connection_opened_anew_over_midnight_is_a_flow_of_its_own_and_a_repeated_syn_is_not(
@@ -159,7 +159,7 @@ def test_nights__connection_opened_anew_over_midnight_is_a_flow_of_its_own_and_a
     for sequence, sizes in ((7, [2]), (5000, [1, 1])):
         job = Nights(rule(), packets_of)
         nights = [job.add([[syn(0, 0, 7)]], ["a.pcap"]), job.add([[syn(0, 50, sequence, "b.pcap")]], ["b.pcap"])]
-        assert [row["client_packets"] for row in told_once(nights)] == sizes
+        assert [row["client_packets"] for row in each_flow_once(nights)] == sizes
 
 
 def test_open_flows__are_those_within_the_idle_time_out_of_the_last_packet_that_nothing_ended(
