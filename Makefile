@@ -7,7 +7,8 @@ PY := .venv/bin/python
 IOTID := .venv/bin/iotid
 # a Java from a wheel, where set-up found no other
 ifneq ($(wildcard .venv/share/iotid/java/bin/java),)
-export JAVA_HOME ?= $(CURDIR)/.venv/share/iotid/java
+JAVA_HOME ?= $(CURDIR)/.venv/share/iotid/java
+export JAVA_HOME
 endif
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest
 CONF ?= local.yaml
@@ -45,7 +46,7 @@ lock: ## make every lock again: make lock [UPGRADE=1, to take newer versions]
 	@UPGRADE=$(UPGRADE) ./setup.sh lock
 
 demo: setup ## the whole way on captures that it writes itself: capture files in, census out
-	@$(IOTID) demo --config $(CONF) --set storage.root=var/demo --set training.epochs=25 --set training.patience=25
+	@$(IOTID) demo
 
 run: setup ## make run CAPTURES=DIR LABELS=FILE [SITE=…] [DATE=…] [ROOT=var/run] [CONF=local.yaml] [SET="section.key=value …"]
 	@test -n "$(CAPTURES)" -a -n "$(LABELS)" || { echo 'usage: make run CAPTURES=DIR LABELS=FILE [SITE=…] [DATE=YYYY-MM-DD] [ROOT=…] [CONF=…] [SET="section.key=value …"]' >&2; exit 2; }

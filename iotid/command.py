@@ -11,18 +11,26 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from iotid import errors
 from iotid.config import NO_PASSWORD, holds_password, load_settings
 from iotid.errors import IotidError
+from iotid.storage import local_path, text_of
 
 _WORKER_ERROR = re.compile(r"^(?:\w+\.)*iotid\.errors\.(\w+): (.+)$", re.MULTILINE)
+_REFUSALS = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP,
+    errno.ENAMETOOLONG, errno.EIO,
+)  # fmt: skip
 _WORKER_LACKS = re.compile(r"^ModuleNotFoundError: No module named '([\w.]+)'$", re.MULTILINE)
 
 
@@ -35,14 +43,18 @@ class Step(click.Command):
         except IotidError as fault:
             raise _OneLine(fault) from None
         except Exception as fault:
-            told = _raised_in_worker(fault) or _full_disk(fault) or _without_packages(fault)
-            if told is None:
+            explained = (explain(fault) for explain in _EXPLANATIONS)
+            known = next((each for each in explained if each is not None), None)
+            if known is None:
                 raise
-            raise _OneLine(told) from None
+            raise _OneLine(known) from None
 
 
-def step(name: str) -> Callable[[Callable[..., Any]], Step]:
-    """Declare a step's command; its function gets ``settings`` first, made from ``--config`` and ``--set``."""
+def step(name: str, config: Sequence[str] = ()) -> Callable[[Callable[..., Any]], Step]:
+    """Declare a step's command; its function gets ``settings`` first, made from ``--config`` and ``--set``.
+
+    ``config``: the ``--config`` of a command line that has none.
+    """
 
     def declare(function: Callable[..., Any]) -> Step:
         @functools.wraps(function)
@@ -52,7 +64,7 @@ def step(name: str) -> Callable[[Callable[..., Any]], Step]:
             return function(load_settings(config_files, overrides), **rest)
 
         described: Callable[..., Any] = with_settings
-        for option in (_SET, _CONFIG):
+        for option in (_SET, _config_option(config)):
             described = option(described)
         return click.command(name, cls=Step, context_settings={"max_content_width": 100})(described)
 
@@ -77,6 +89,19 @@ def logging_to_stderr() -> None:
 def say(text: str) -> None:
     """A result for the person who runs the command."""
     click.echo(text)
+
+
+def captures_text(splits: Mapping[str, Any]) -> str:
+    """What the metadata of a night's splits says of its captures."""
+    text = f"{splits['files'] - splits['files_unplanned']:,} captures, {splits['bytes']:,} bytes"
+    notes = {
+        "more in quarantine, not read": len(splits["unreadable"]),
+        "further names of the same captures": splits["files_same"],
+        "that begin with the packet of another, counted twice": splits["files_alike"],
+        "other files ignored": splits["files_ignored"],
+    }
+    counted = [f"{count:,} {what}" for what, count in notes.items() if count]
+    return text + f" ({', '.join(counted)})" * bool(counted)
 
 
 class _Date(click.ParamType):
@@ -108,11 +133,23 @@ class _Location(click.ParamType):
     name = "LOCATION"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if "://" not in str(value):
-            return str(Path(value).expanduser().absolute())
+        path = local_path(str(value))
+        if path is not None:
+            try:
+                return text_of(str(Path(path).expanduser().absolute()))
+            except RuntimeError as fault:  # ~nobody
+                self.fail(f"{value!r}: {fault}", param, ctx)
         if holds_password(str(value)):
             self.fail(NO_PASSWORD, param, ctx)
         return str(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(incomplete, type="file")]
+
+
+def _each_once(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """A night that is named twice is one: its flows would count twice."""
+    return tuple(dict.fromkeys(values))
 
 
 DATE = _Date()
@@ -120,25 +157,41 @@ NAME = _Name()
 LOCATION = _Location()
 STRICTLY = ("capture.strict=true",)  # what --strict sets
 
-_CONFIG = click.option(
-    "--config",
-    "config_files",
-    multiple=True,
-    metavar="FILE",
-    help="Settings laid over conf/base.yaml: a path, or a name in conf/ such as local.yaml. Repeatable, later wins.",
-)
+
+def _config_option(default: Sequence[str]) -> Callable[[Any], Any]:
+    return click.option(
+        "--config",
+        "config_files",
+        multiple=True,
+        type=click.Path(),
+        metavar="FILE",
+        default=default,
+        show_default=", ".join(default) or False,
+        help="Settings laid over conf/base.yaml: a path, or a name in conf/ such as local.yaml. Repeatable, later "
+        "wins.",
+    )
+
+
 _SET = click.option(
     "--set",
     "overrides",
     multiple=True,
     metavar="SECTION.KEY=VALUE",
-    help="One setting, laid over all files, as in training.epochs=10. Repeatable.",
+    help="One setting, laid over all files, as in training.epochs=10. Repeatable, later wins.",
 )
 site = click.option("--site", required=True, type=NAME, help="Site that the captures come from.")
-sites = click.option("--site", "sites", required=True, multiple=True, type=NAME, help="Site to read. Repeatable.")
+sites = click.option(
+    "--site", "sites", required=True, multiple=True, type=NAME, callback=_each_once, help="Site to read. Repeatable."
+)
 date = click.option("--date", "capture_date", required=True, type=DATE, help="Night that the captures belong to.")
 dates = click.option(
-    "--date", "capture_dates", required=True, multiple=True, type=DATE, help="Night to read. Repeatable."
+    "--date",
+    "capture_dates",
+    required=True,
+    multiple=True,
+    type=DATE,
+    callback=_each_once,
+    help="Night to read. Repeatable.",
 )
 skip_absent = click.option(
     "--skip-absent", is_flag=True, help="Leave out nights that have no flows, instead of stopping at the first."
@@ -153,6 +206,7 @@ labels = click.option(
     "--labels",
     required=True,
     multiple=True,
+    type=click.Path(),
     metavar="FILE",
     help="Device list, YAML or CSV: names with MACs, addresses or path patterns. conf/datasets/ holds examples. "
     "Repeatable: several lists are one.",
@@ -195,6 +249,34 @@ def _without_packages(fault: Exception) -> IotidError | None:
         f"Spark's workers run a Python without {lacks[1]}; set PYSPARK_PYTHON to one that has the packages of "
         "requirements.lock, and lies at the same path on every machine"
     )
+
+
+def _without_extra(fault: Exception) -> IotidError | None:
+    """What it is called that this Python lacks a package which one of iotid's extras, the smallest, would bring."""
+    package = (fault.name or "").partition(".")[0] if isinstance(fault, ModuleNotFoundError) else ""
+    try:
+        lines = requires("iotid") or []
+    except PackageNotFoundError:  # it travelled in a zip (spark-submit --py-files)
+        return None
+    declared = [re.match(r"([\w.-]+).*extra == ['\"](\w+)", line) for line in lines]
+    sizes = Counter(match[2] for match in declared if match)
+    bring = (match[2] for match in declared if match and match[1] == package)
+    extras = sorted(bring, key=lambda extra: (sizes[extra], extra == "all"))
+    if not extras:
+        return None
+    return errors.SetupError(
+        f"this command needs the package {package}, which is not installed; run: pip install 'iotid[{extras[0]}]'"
+    )
+
+
+def _refused(fault: Exception) -> IotidError | None:
+    """What the filesystem's refusal of a file is called, whoever asked for it."""
+    if not isinstance(fault, OSError) or fault.errno not in _REFUSALS:
+        return None
+    return errors.UserError(f"{fault}; see that the file is there, and that you may read or write it")
+
+
+_EXPLANATIONS = (_raised_in_worker, _full_disk, _without_packages, _without_extra, _refused)
 
 
 class _OneLine(click.ClickException):

@@ -9,26 +9,30 @@ from __future__ import annotations
 import atexit
 import difflib
 import hashlib
+import ipaddress
 import json
+import re
+import shlex
 import tempfile
+import unicodedata
 import zipfile
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from iotid import yaml12
 from iotid.errors import SettingError
 
-_DEFAULT_LAYERS = ("base.yaml", "promotion.yaml", "watchlist.yaml")
+DEFAULT_LAYERS = ("base.yaml", "promotion.yaml", "watchlist.yaml")
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 NO_PASSWORD = "must not hold a password, for it is told in logs; give it by the environment (see SECURITY.md)"
@@ -48,8 +52,72 @@ def _without_password(uri: str) -> str:
     return uri
 
 
+def _word(given: Any) -> Any:
+    """What people call true and false; to YAML 1.2 these words are text, and only a switch takes them."""
+    words = {"on": True, "yes": True, "off": False, "no": False}
+    return words.get(given.lower(), given) if isinstance(given, str) else given
+
+
+def composed(text: str) -> str:
+    """Text whose letters are composed (Unicode's NFC), so that names are equal that look equal."""
+    return unicodedata.normalize("NFC", text)
+
+
+def _each_once(given: tuple[Any, ...]) -> tuple[Any, ...]:
+    for value in given:
+        if given.count(value) > 1:
+            raise ValueError(f"{value!r} stands twice; name each once")
+    return given
+
+
+def _network(text: str) -> str:
+    try:
+        network = ipaddress.ip_network(text, strict=False)
+        if "%" in text or (network.version == 6 and network.network_address.ipv4_mapped):
+            raise ValueError(f"{text!r} holds no address of a packet")
+    except ValueError as fault:
+        raise ValueError(f"{fault}; write networks as 192.168.0.0/16 or fc00::/7") from None
+    if ipaddress.ip_interface(text).ip != network.network_address:
+        raise ValueError(f"{text!r} is an address in a network, and no network; did you mean {network}?")
+    return text
+
+
+def _master(master: str) -> str:
+    numbers = r"(\*|[1-9]\d*)(\s*,\s*[1-9]\d*)?"
+    if not re.fullmatch(rf"local(\[{numbers}\])?|local-cluster\[.+\]|yarn|(spark|k8s)://.+", master):
+        raise ValueError("must be local, local[CORES], local[*], yarn, spark://HOST:PORT or k8s://URL")
+    return master
+
+
+def _protocol(name: str) -> str:
+    if name not in COMPARED and not re.fullmatch(r"site:[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise ValueError("; ".join(_not_known(name, [*COMPARED, "site:NAME"])))
+    return name
+
+
+def _not_known(name: Any, known: list[str]) -> tuple[str, str]:
+    close = difflib.get_close_matches(str(name), known, n=1)
+    return f"{name!r} is not known", f"did you mean {close[0]}?" if close else f"choose from {', '.join(known)}"
+
+
 _PASSWORD = "password_in_location"
+COMPARED = ("random_flow", "random_unique", "by_capture", "by_time", "capture_folds", "drift", "devices_out")
+"""Protocols of ``iotid compare``, beside ``site:NAME``."""
 _Location = Annotated[str, AfterValidator(_without_password)]
+_Switch = Annotated[bool, BeforeValidator(_word)]
+_Name = Annotated[str, AfterValidator(composed), Field(min_length=1)]  # of labels, vendors, types
+_Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # what NumPy's and scikit-learn's generators take
+# the names of the registries in dataset/characteristics and baselines, which tests compare with these
+_Characteristic = Literal[
+    "packet_length", "tcp_window", "direction", "inter_arrival", "tcp_flags", "payload_length"
+]  # fmt: skip
+_Baseline = Literal["majority_sequence", "sequence_knn", "random_forest"]
+_FurtherBaseline = Literal[
+    "pinheiro_knn", "pinheiro_tree", "pinheiro_forest", "pinheiro_svm", "pinheiro_vote", "byteiot", "etei"
+]  # fmt: skip
+
+
+S = TypeVar("S", bound=_Section)
 
 
 class Storage(_Section):
@@ -57,14 +125,14 @@ class Storage(_Section):
 
 
 class Spark(_Section):
-    master: str
+    master: Annotated[str, AfterValidator(_master)]
     driver_memory: str = Field(pattern=r"^\d+[kmgt]$")
     shuffle_partitions: int = Field(ge=1)
     conf: dict[str, str]
 
 
 class Capture(_Section):
-    strict: bool
+    strict: _Switch
     unreadable: Literal["fail", "quarantine"]
     chunk_bytes: int = Field(ge=4096)
     split_bytes: int = Field(ge=4096)
@@ -82,9 +150,9 @@ class Flow(_Section):
     max_packets: int = Field(ge=1, le=4096)
     idle_timeout_s: float | None = Field(gt=0)
     active_timeout_s: float | None = Field(gt=0)
-    tcp_close: bool
+    tcp_close: _Switch
     length: Literal["ip", "frame"]
-    join_files: bool
+    join_files: _Switch
     keep_bytes: int = Field(ge=0, le=65535)
     keep_packets: int = Field(ge=1, le=4096)
 
@@ -99,16 +167,16 @@ class Flow(_Section):
 
 
 class Dataset(_Section):
-    characteristics: tuple[str, ...] = Field(min_length=1)
-    protocols: tuple[int, ...] = Field(min_length=1)
+    characteristics: Annotated[tuple[_Characteristic, ...], AfterValidator(_each_once)] = Field(min_length=1)
+    protocols: tuple[Annotated[int, Field(ge=0, le=255)], ...] = Field(min_length=1)
     label: Literal["name", "model", "type"]
     unlisted: Literal["drop", "unknown"]
     min_flows: int = Field(ge=1)
     protocol: Literal["random_flow", "random_unique", "by_capture", "by_time"]
     train: float = Field(gt=0, lt=1)
     validation: float = Field(gt=0, lt=1)
-    seed: int
-    unique: bool
+    seed: _Seed
+    unique: _Switch
     row_groups: int = Field(ge=1)
     sets: int = Field(ge=1)
     min_count: int = Field(ge=1)
@@ -128,7 +196,7 @@ class Model(_Section):
     fusion: Literal["concatenate", "sequence"]
     readout: Literal["mean", "last"]
     padding: Literal["ignored", "zeros"]
-    memory: bool
+    memory: _Switch
 
 
 class Training(_Section):
@@ -144,25 +212,27 @@ class Training(_Section):
     precision: Literal["auto", "float32", "bfloat16"]
     threads: int = Field(ge=1)
     checkpoint_minutes: float = Field(ge=0)
-    seed: int = Field(ge=0)
+    seed: _Seed
 
 
 class Evaluation(_Section):
-    baselines: tuple[str, ...]
-    further_baselines: tuple[str, ...]
-    protocols: tuple[str, ...] = Field(min_length=1)
+    baselines: Annotated[tuple[_Baseline, ...], AfterValidator(_each_once)]
+    further_baselines: Annotated[tuple[_FurtherBaseline, ...], AfterValidator(_each_once)]
+    protocols: Annotated[tuple[Annotated[str, AfterValidator(_protocol)], ...], AfterValidator(_each_once)] = Field(
+        min_length=1
+    )
     folds: int = Field(ge=3)
     drift_days: int = Field(ge=1)
     left_out_groups: int = Field(ge=2)
     etei_epochs: int = Field(ge=1)
     bootstrap: int = Field(ge=0)
-    seed: int
+    seed: _Seed
 
 
 class Tracking(_Section):
     uri: _Location | None
     experiment: str = Field(min_length=1)
-    model: str = Field(min_length=1)
+    model: str = Field(pattern=r"^[^/:]*[^/:\s][^/:]*$")  # MLflow's rule for names of models
 
 
 class Census(_Section):
@@ -174,9 +244,9 @@ class Census(_Section):
     several_chance: float = Field(gt=0, le=0.5)
     likeness: float = Field(gt=0, le=1)
     remember_days: int = Field(ge=1)
-    inside: tuple[str, ...]
+    inside: tuple[Annotated[str, AfterValidator(_network)], ...] = Field(min_length=1)
     # these two are never dumped, hence in no hash: they change what devices are called, not what is said of them
-    pseudonyms: bool = Field(exclude=True)
+    pseudonyms: _Switch = Field(exclude=True)
     key_file: str | None = Field(exclude=True)
 
 
@@ -184,17 +254,25 @@ class Promotion(_Section):
     min_macro_f1: float = Field(ge=0, le=1)
     macro_f1_margin: float = Field(ge=-1, le=1)
     margin_judged_by: Literal["difference", "lower_bound"]
-    min_recall: dict[str, Annotated[float, Field(ge=0, le=1)]]
+    min_recall: dict[_Name, Annotated[float, Field(ge=0, le=1)]]
     max_recall_drop: float = Field(ge=0, le=1)
     min_support: int = Field(ge=1)
     max_calibration_error: float | None = Field(ge=0, le=1)
     max_calibration_rise: float | None = Field(ge=0, le=1)
 
 
+def _or_name_alone(schema: dict[str, Any]) -> None:
+    entry = dict(schema)
+    schema.clear()
+    schema["anyOf"] = [{"type": "string", "minLength": 1}, entry]
+
+
 class Watched(_Section):
     """An entry of the watch list: a name, which may stand alone, and the confidences at which it counts."""
 
-    name: str = Field(min_length=1)
+    model_config = ConfigDict(json_schema_extra=_or_name_alone)
+
+    name: _Name
     lowest: float = Field(0, alias="from", ge=0, le=1)
     highest: float = Field(1, alias="to", ge=0, le=1)
 
@@ -214,7 +292,7 @@ class Watchlist(_Section):
     labels: tuple[Watched, ...]
     vendors: tuple[Watched, ...]
     types: tuple[Watched, ...]
-    fail: bool
+    fail: _Switch
 
 
 class Settings(_Section):
@@ -263,7 +341,7 @@ def load_settings(files: Iterable[str | Path] = (), overrides: Iterable[str] = (
         SettingError: a file is missing or not YAML; a key is unknown; a value has the wrong type or range.
     """
     merged: dict[str, Any] = {}
-    for name in _DEFAULT_LAYERS:
+    for name in DEFAULT_LAYERS:
         _merge(merged, _read_yaml(conf_dir() / name))
     for given in map(Path, files):
         shipped = conf_dir() / given
@@ -271,13 +349,25 @@ def load_settings(files: Iterable[str | Path] = (), overrides: Iterable[str] = (
     for override in overrides:
         _merge(merged, _parse_override(override))
     try:
-        settings = Settings.model_validate(merged)
+        settings = Settings.model_validate(_frozen(merged), strict=True)  # true is no number, and 8 no text
     except ValidationError as fault:
         raise SettingError(_explain(fault)) from None
     root = settings.storage.root
     if "://" not in root:
         root = str(Path(root).expanduser().resolve())
     return settings.model_copy(update={"storage": Storage(root=root)})
+
+
+def changed(section: S, **values: Any) -> S:
+    """The section with other values, judged as those of files are.
+
+    Raises:
+        SettingError: a value has the wrong type or range.
+    """
+    try:
+        return type(section).model_validate({**dict(section), **_frozen(values)}, strict=True)
+    except ValidationError as fault:
+        raise SettingError(_explain(fault, (type(section).__name__.lower(),))) from None
 
 
 def settings_hash(*sections: BaseModel, extra: Mapping[str, Any] | None = None) -> str:
@@ -289,12 +379,11 @@ def settings_hash(*sections: BaseModel, extra: Mapping[str, Any] | None = None) 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml12.load(path.read_text(encoding="utf-8"))
     except OSError as fault:
         raise SettingError(f"--config {path}: cannot be read ({fault.strerror}); give a YAML file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as fault:
-        first_line = str(fault).splitlines()[0]
-        raise SettingError(f"--config {path}: is not valid YAML ({first_line}); mend the file") from None
+    except ValueError as fault:
+        raise SettingError(f"--config {path}: is not valid YAML ({fault}); correct the file") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -308,9 +397,19 @@ def _parse_override(text: str) -> dict[str, Any]:
     if not (equals and dot and section and key):
         raise SettingError(f"--set {text}: must read section.key=value, as in training.epochs=10")
     try:
-        return {section: {key: yaml.safe_load(value)}}
-    except yaml.YAMLError:
-        raise SettingError(f"--set {text}: the value is not valid YAML; quote it") from None
+        return {section: {key: yaml12.load_whole(value)}}
+    except ValueError as fault:
+        if holds_password(value):
+            raise SettingError(f"--set {name}: {NO_PASSWORD}") from None
+        quoted = shlex.quote(f"{name}={json.dumps(value, ensure_ascii=False)}")
+        raise SettingError(f"--set {text}: the value is not valid YAML ({fault}); quote it: --set {quoted}") from None
+
+
+def _frozen(value: Any) -> Any:
+    """The same with tuples for lists, as sections hold them."""
+    if isinstance(value, dict):
+        return {key: _frozen(each) for key, each in value.items()}
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def _merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
@@ -321,10 +420,11 @@ def _merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
             into[section] = dict(values) if isinstance(values, Mapping) else values
 
 
-def _explain(fault: ValidationError) -> str:
+def _explain(fault: ValidationError, within: tuple[str, ...] = ()) -> str:
     lines = []
-    for error in fault.errors():
-        place = [str(part) for part in error["loc"]]
+    errors = fault.errors()
+    for error in errors:
+        place = [str(part) for part in (*within, *error["loc"])]
         name = ".".join(place)
         if error["type"] == "extra_forbidden":
             close = difflib.get_close_matches(place[-1], _keys_beside(place), n=1)
@@ -332,12 +432,23 @@ def _explain(fault: ValidationError) -> str:
                 f"did you mean {'.'.join([*place[:-1], close[0]])}?" if close else "conf/base.yaml lists all settings"
             )
             lines.append(f"{name}: unknown setting; {hint}")
-        else:
-            reason = error["msg"].removeprefix("Value error, ")
-            value = error.get("input")
-            got = "" if isinstance(value, dict) or error["type"] == _PASSWORD else f", got {value!r}"
-            lines.append(f"{name}: {reason}{got}; see conf/base.yaml")
+        elif error["type"] != "too_short" or all(
+            len(other["loc"]) <= len(place) for other in errors
+        ):  # else its effect
+            reason, remedy = _WORDS.get(error["type"], (error["msg"], "see conf/base.yaml"))
+            if error["type"] == "literal_error" and place[-1].isdigit():
+                reason, remedy = _not_known(error["input"], re.findall("'([^']*)'", error["ctx"]["expected"]))
+            reason, got = reason.removeprefix("Value error, "), repr(error["input"])
+            is_secret = error["type"] == _PASSWORD or name == "census.key_file"
+            told = "" if isinstance(error["input"], dict) or is_secret or got in reason else f", got {got}"
+            lines.append(f"{name}: {reason}{told}; {remedy}")
     return " | ".join(lines)
+
+
+_WORDS = {  # of pydantic's errors that would not say what to do
+    "string_type": ("Input should be a valid string", "put text in quotes"),
+    "tuple_type": ("must be a list", "write it as [a, b]"),
+}
 
 
 def _keys_beside(place: list[str]) -> list[str]:

@@ -9,10 +9,10 @@ import click
 from iotid import command
 from iotid.config import Settings
 from iotid.errors import SettingError
-from iotid.pipeline import Night, layers_of_this_command, run_nights
+from iotid.pipeline import Night, check, layers_of_this_command, run_nights
 
 
-@command.step("demo")
+@command.step("demo", config=("local.yaml", "demo.yaml"))
 def main(settings: Settings) -> None:
     """Write captures of two made-up sites on two nights, then do the whole way on them.
 
@@ -26,10 +26,12 @@ def main(settings: Settings) -> None:
     folder = Path(settings.storage.root) / "demo"
     click.secho(f"writing captures below {folder}", bold=True, err=True)
     write_demo(folder)
+    devices = str(folder / "devices.yaml")
+    check(settings, [devices])
     nights = [Night(date.parent.name, date.name, str(date)) for date in sorted((folder / "captures").glob("*/*"))]
     first = min(night.date for night in nights)
     learn_from = [night for night in nights if night.date == first]
-    run_nights(nights, learn_from, [str(folder / "devices.yaml")], "demo", layers_of_this_command())
+    run_nights(nights, learn_from, [devices], "demo", layers_of_this_command())
 
 
 if __name__ == "__main__":

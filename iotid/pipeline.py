@@ -28,6 +28,39 @@ class Night:
         return ["--site", self.site, "--date", self.date]
 
 
+def check(settings: Settings, labels: Sequence[str]) -> None:
+    """See now what would stop a later step after hours: the device list and names for it, the census key, the machine.
+
+    Raises:
+        UserError: one of them is not as it must be.
+    """
+    from iotid.census.pseudonyms import read_pseudonyms
+    from iotid.dataset import DeviceList
+    from iotid.dataset.names import check_names
+
+    check_names(DeviceList.read(*labels), settings.dataset, settings.promotion, settings.watchlist)
+    read_pseudonyms(settings.census)
+    check_machine(settings)
+
+
+def check_machine(settings: Settings) -> None:
+    """See that the tracking server answers, and that there is a GPU where training must have one.
+
+    Raises:
+        UserError: one of them is not there.
+    """
+    from iotid.registry import CHAMPION, Registry
+    from iotid.session import runs_here
+
+    registry = Registry(settings.tracking, settings.storage.root)
+    if registry.uri == settings.tracking.uri:
+        registry.find_version(CHAMPION)
+    if settings.training.device == "cuda" and runs_here(settings.spark):
+        from iotid.training.fit import find_device
+
+        find_device(settings.training)
+
+
 def run_nights(
     nights: Sequence[Night],
     learn_from: Sequence[Night],
@@ -99,6 +132,7 @@ def main(settings: Settings, captures: str, labels: tuple[str, ...], site: str, 
     """Do the whole way on a folder of captures: splits, flows, dataset, training, report, promotion, census."""
     from iotid.capture import first_day
 
+    check(settings, labels)
     night = Night(site, capture_date or first_day(captures, settings.capture), captures)
     run_nights([night], [night], labels, f"{site}-{night.date}", layers_of_this_command())
 
@@ -114,9 +148,11 @@ def _summary(settings: Settings, nights: Sequence[Night], dataset: str, seconds:
         packets = {reason: count for reason, count in flows["packets"].items() if count}
         aside = ", ".join(f"{count:,} {reason}" for reason, count in sorted(packets.items()) if reason != "flow")
         lines.append(
-            f"  {night.site} {night.date}: {splits['files']:,} captures, {splits['bytes']:,} bytes, "
+            f"  {night.site} {night.date}: {command.captures_text(splits)}, "
             f"{sum(packets.values()):,} packets -> {flows['rows']:,} flows ({aside or 'nothing'} left aside)"
         )
+        if flows["overlapping"]:
+            lines.append(f"    {flows['overlapping']:,} captures hold packets of others, which are counted twice")
     written = store.open("datasets", {"name": dataset})
     lines += ["", "What was learned", f"  {written.metadata['summary']}"]
     lines += [f"  {line}" for line in store.open("reports", {"dataset": dataset}).metadata["summary"]]

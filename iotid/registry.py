@@ -21,12 +21,14 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
 from uuid import uuid4
 
 from pydantic import BaseModel
 
 from iotid import __version__, config, schemas
 from iotid.errors import NoModelError, ServerError, StaleError, UserError
+from iotid.storage import local_folder, local_path
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -74,9 +76,14 @@ class Registry:
         """Where MLflow keeps its records.
 
         Raises:
-            UserError: there is no ``tracking.uri``, and ``storage.root`` is no local folder for SQLite to lie in.
+            UserError: there is no ``tracking.uri``, and ``storage.root`` is no local folder for SQLite to be written.
         """
-        return self.tracking.uri or f"sqlite:///{self._local_root()}/mlflow.db"
+        if self.tracking.uri:
+            return self.tracking.uri
+        root = str(self._local_root())
+        quoted = re.sub("[%?#]", lambda found: quote(found[0]), root)
+        # of a quoted address MLflow would first make the folder that it seems to name, unless it names a driver
+        return f"{'sqlite' if quoted == root else 'sqlite+pysqlite'}:///{quoted}/mlflow.db"
 
     @contextmanager
     def run(
@@ -431,14 +438,13 @@ class Registry:
         return model
 
     def _local_root(self) -> Path:
-        root = self.storage_root.removeprefix("file://")
-        if "://" in root:
+        root = local_path(self.storage_root)
+        if root is None:
             raise UserError(
                 f"tracking.uri: must name an MLflow server when storage.root is not a local folder, got null with "
                 f"{self.storage_root}; set tracking.uri"
             )
-        Path(root).mkdir(parents=True, exist_ok=True)
-        return Path(root).resolve()
+        return local_folder(root).resolve()
 
     def _reach(self, call: Callable[[], T]) -> T:
         return _reach(self.uri, call)

@@ -15,7 +15,7 @@ import iotid
 from iotid import command, schemas
 from iotid.config import Settings, settings_hash
 from iotid.errors import LabelError
-from iotid.pipeline import Night, layers_of_this_command, run_steps, settings_of
+from iotid.pipeline import Night, check_machine, layers_of_this_command, run_steps, settings_of
 from iotid.storage import Partition, Store
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ def main(settings: Settings, dataset: str, captures: str, counts_only: bool) -> 
     # a model of its own name, so that the challenger of somebody's network stays what it is
     layers = ["--config", _PAPER, "--set", f"tracking.model=iotid-{dataset}", *layers_of_this_command()]
     settings = settings_of(layers)
+    if not counts_only:
+        check_machine(settings)
     store, original = Store(settings.storage.root), paper.read(dataset)
     listed = replace(paper.device_list(dataset), inside=settings.census.inside)
     devices = original.counts.select(listed)

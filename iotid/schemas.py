@@ -76,15 +76,17 @@ def _arrow_type(text: str) -> Any:
     return special[text] if text in special else pa.type_for_alias(text)
 
 
-SPLITS = Table(
+SPLITS = Table(  # version 2: fingerprint, first_packet
     "splits",
-    1,
+    2,
     (
         Column("site", "string", "site that the capture comes from"),
         Column("capture_date", "date", "night that the capture belongs to"),
         Column("file_index", "int32", "rank of the file among the night's sorted paths; breaks ties of time"),
         Column("path", "string", "path or URI of the capture"),
         Column("file_bytes", "int64", "bytes: size of the file as stored"),
+        Column("fingerprint", "string", "hash of both ends of these bytes: tells a file that was written anew"),
+        Column("first_packet", "string", "time:wire:captured:CRC-32 of the file's first packet; empty: not known"),
         Column("container", "string", "pcap or pcapng"),
         Column("compression", "string", "none, gzip, zstd, bz2 or xz"),
         Column("split", "int32", "number of this split within its file, from 0"),

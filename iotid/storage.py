@@ -7,7 +7,10 @@ rename (`_Renamed`) or, on object stores, by a pointer (`_Pointed`). Readers ref
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
@@ -16,7 +19,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, unquote_to_bytes
 
 import iotid
 from iotid.errors import PartitionError, UserError
@@ -72,7 +75,7 @@ class Store:
     """The tables below one root, a local folder or any URI that ``pyarrow.fs`` knows."""
 
     def __init__(self, root: str) -> None:
-        self.root = root.rstrip("/")
+        self.root = (local_path(root) or root).rstrip("/")
         self._fs, self._base = open_filesystem(self.root)
         kind = _Pointed if is_object_store(self._fs) else _Renamed
         self._places: _Renamed | _Pointed = kind(self._fs, self._base)
@@ -82,7 +85,8 @@ class Store:
         return f"{self.root}/{self._relative(table, keys)}"
 
     def exists(self, table: str, keys: Mapping[str, str]) -> bool:
-        return self._places.find(self._relative(table, keys)) is not None
+        with _using(self.root):
+            return self._places.find(self._relative(table, keys)) is not None
 
     def open(self, table: str, keys: Mapping[str, str]) -> Partition:
         """The whole partition.
@@ -91,7 +95,10 @@ class Store:
             PartitionError: it is absent or has no success marker.
         """
         relative = self._relative(table, keys)
-        place = self._places.find(relative)
+        with _using(self.root):
+            place = self._places.find(relative)
+            if place is None and _is_file(self._fs, self._base):
+                raise NotADirectoryError(errno.ENOTDIR, "it is a file", self._base)
         if place is None:
             step = {"flows": "assemble-flows", "splits": "split-pcaps", "datasets": "write-dataset"}.get(table)
             remedy = f"run iotid {step} first" if step else "run the step that writes it first"
@@ -110,7 +117,9 @@ class Store:
 
         found = []
         selector = fs.FileSelector(f"{self._base}/{table}", recursive=True, allow_not_found=True)
-        for info in self._fs.get_file_info(selector):
+        with _using(self.root):
+            infos = self._fs.get_file_info(selector)
+        for info in infos:
             if info.base_name == MARKER:
                 parts = info.path.removeprefix(f"{self._base}/{table}/").split("/")[:-1]
                 if all("=" in part for part in parts):
@@ -120,19 +129,19 @@ class Store:
     def working_folder(self, *parts: str) -> Path:
         """A folder of this machine for files that are no table: below a local root, else below the temporary folder."""
         local = self._fs.type_name == "local"
-        folder = Path(self._base if local else f"{tempfile.gettempdir()}/iotid", *parts)
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+        return local_folder(self._base if local else f"{tempfile.gettempdir()}/iotid", *parts)
 
     @contextmanager
     def write(self, table: str, keys: Mapping[str, str], schema_version: int = 1) -> Iterator[Staged]:
         """Stage a partition; on a clean exit it replaces the former one whole, on an exception nothing changes.
 
         Raises:
+            UserError: nothing can be written below the root.
             PartitionError: another run has begun to write the partition since, and has taken this one's files away.
         """
         relative = self._relative(table, keys)
-        place = self._places.begin(relative)
+        with _using(self.root):
+            place = self._places.begin(relative)
         path = f"{self._base}/{place}"
         staged = Staged(f"{self.root}/{place}", path, self._fs)
         metadata = {
@@ -244,16 +253,65 @@ class _Pointed:
                 self._fs.delete_dir(f"{self._base}/{relative}/{name}")
 
 
+def local_path(location: str) -> str | None:
+    """The path of a location on this machine, be it a path or a file: URI; None: the URI of another place."""
+    if not location.startswith("file:/"):
+        return None if "://" in location else location
+    host, path = re.fullmatch(r"file:(?://([^/]*))?(/.*)", location, re.DOTALL).groups()  # type: ignore[union-attr]
+    return os.fsdecode(unquote_to_bytes(os.fsencode(path))) if host in (None, "", "localhost") else None
+
+
+def text_of(path: str) -> str:
+    """A path of this machine as tables and logs hold it: as its file: URI where its bytes are no UTF-8, else itself."""
+    if not re.search("[\udc80-\udcff]", path):  # how Python stands for such bytes
+        return path
+    absolute = str(Path(path).absolute())
+    return "file://" + re.sub("[%?#\udc80-\udcff]", lambda found: quote(os.fsencode(found[0])), absolute)
+
+
+def local_folder(root: str, *parts: str) -> Path:
+    """A folder of this machine that can be written, made where it is absent.
+
+    Raises:
+        UserError: it cannot.
+    """
+    folder = Path(root, *parts)
+    with _using(root):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+    return folder
+
+
+@contextmanager
+def _using(root: str) -> Iterator[None]:
+    """A refusal of the filesystem is the root's fault."""
+    try:
+        yield
+    except OSError as fault:
+        if fault.errno in (errno.ENOSPC, errno.EDQUOT):  # a full disk has a remedy of its own
+            raise
+        why = fault.strerror if fault.filename else str(fault)
+        raise UserError(
+            f"storage.root: {text_of(root)} cannot be used ({why}); name a folder in which you may read and write"
+        ) from None
+
+
 def open_filesystem(location: str) -> tuple[fs.FileSystem, str]:
     """The filesystem of a local folder or a URI, and the path of the location on it.
 
     Raises:
-        UserError: the URI's kind is unknown, or its filesystem cannot be reached.
+        UserError: the URI's kind is unknown, its filesystem cannot be reached, or a local folder's name is no UTF-8.
     """
     from pyarrow import fs
 
-    if "://" not in location:
-        return fs.LocalFileSystem(), location
+    path = local_path(location)
+    if path is not None:
+        if text_of(path) != path or "\0" in path:
+            raise UserError(
+                f"storage.root: {path!r} must be UTF-8, for other programs read it too; name another folder"
+            )
+        return fs.LocalFileSystem(), path
     if "?" in location:
         raise UserError(
             f"storage.root: {location!r} must not end in options; an object store's endpoint, region and keys are told "

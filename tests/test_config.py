@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-import yaml
 
-from iotid.config import Settings, conf_dir, load_settings, settings_hash
+from iotid import baselines, yaml12
+from iotid.config import COMPARED, Settings, conf_dir, load_settings, settings_hash
+from iotid.dataset.characteristics import CHARACTERISTICS
 from iotid.errors import SettingError
+from iotid.evaluation import protocols
+from iotid.evaluation.fold import ETEI
 
 
 def test_settings__base_holds_every_key_of_every_section_and_no_other() -> None:
     written: dict[str, set[str]] = {}
     for name in ("base.yaml", "promotion.yaml", "watchlist.yaml"):
-        for section, keys in yaml.safe_load((conf_dir() / name).read_text()).items():
+        for section, keys in yaml12.load((conf_dir() / name).read_text()).items():
             assert section not in written, f"{section} is set in two default files"
             written[section] = set(keys)
     expected = {name: set(field.annotation.model_fields) for name, field in Settings.model_fields.items()}
@@ -82,6 +90,193 @@ def test_settings__a_missing_file_and_bad_yaml_are_named(tmp_path: Path) -> None
     (tmp_path / "list.yaml").write_text("- 1")
     with pytest.raises(SettingError, match="must hold sections"):
         load_settings([tmp_path / "list.yaml"])
+
+
+@pytest.mark.parametrize("text", ["flow: {tcp_close: true}\nmodel: {layers: 1}\nflow: {join_files: true}\n"])
+def test_settings__a_section_twice_is_an_error_with_both_lines(tmp_path: Path, text: str) -> None:
+    (tmp_path / "twice.yaml").write_text(text)
+    with pytest.raises(SettingError, match=r"twice\.yaml: .*'flow' in line 1, .* in line 3"):
+        load_settings([tmp_path / "twice.yaml"])
+
+
+def test_settings__a_value_that_yaml_would_cut_is_refused_and_shown_quoted() -> None:
+    with pytest.raises(SettingError, match=r"quote it: --set 'storage.root=\"/data/run #2\"'$"):
+        load_settings([], ["storage.root=/data/run #2"])
+    assert load_settings([], ['storage.root="/data/run #2"']).storage.root == "/data/run #2"
+    with pytest.raises(SettingError) as caught:
+        load_settings([], ["tracking.uri=https://ann:hunter2@x #y"])
+    assert "hunter2" not in str(caught.value)
+    with pytest.raises(SettingError) as caught:
+        load_settings([], ["census.key_file=8123"])
+    assert "8123" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("census.inside=[192.168.1.5/24]", "did you mean 192.168.1.0/24?"),
+        ("census.inside=['fe80::1/10']", "did you mean fe80::/10?"),
+        ("census.inside=[10.0.0.0/33]", "write networks as 192.168.0.0/16"),
+        ("census.inside=['::ffff:10.0.0.0/104']", "holds no address of a packet"),
+        ("census.inside=['fe80::%eth0/64']", "write networks as"),
+        ("census.inside=10.0.0.0/8", "must be a list, got '10.0.0.0/8'; write it as [a, b]"),
+        ("census.inside=[]", "at least 1"),
+        (
+            "dataset.characteristics=[tcp_windw]",
+            "characteristics.0: 'tcp_windw' is not known; did you mean tcp_window?",
+        ),
+        ("dataset.characteristics=[tcp_window, tcp_window]", "'tcp_window' stands twice"),
+        ("dataset.protocols=[256]", "dataset.protocols.0"),
+        (
+            "evaluation.baselines=[random_forrest]",
+            "baselines.0: 'random_forrest' is not known; did you mean random_forest?",
+        ),
+        ("evaluation.further_baselines=[oracle]", "'oracle' is not known; choose from pinheiro_knn, "),
+        ("evaluation.protocols=[by_tme]", "'by_tme' is not known; did you mean by_time?"),
+        ("evaluation.protocols=[x]", "'x' is not known; choose from random_flow"),
+        ("evaluation.protocols=['site:']", "did you mean site:NAME?"),
+        ("spark.master=local[many]", "must be local, local[CORES]"),
+        ("tracking.model=a/b", "tracking.model"),
+        ("tracking.experiment=2024", "Input should be a valid string, got 2024; put text in quotes"),
+    ],
+)
+def test_settings__what_later_steps_would_refuse_is_refused_when_settings_are_read(override: str, told: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        load_settings([], [override])
+    assert told in str(caught.value)
+    assert " | " not in str(caught.value)
+
+
+def test_settings__names_that_are_taken_are_those_of_the_registries() -> None:
+    schema = Settings.model_json_schema()["$defs"]
+
+    def taken(section: str, key: str) -> list[str]:
+        return list(schema[section]["properties"][key]["items"]["enum"])
+
+    assert taken("Dataset", "characteristics") == list(CHARACTERISTICS)
+    assert taken("Evaluation", "baselines") == baselines.names()
+    assert taken("Evaluation", "further_baselines") == [*baselines.window_rivals(1), ETEI]
+    assert {*COMPARED} == {*protocols.OF_DATASET, protocols.FOLDS, protocols.DRIFT, protocols.DEVICES_OUT}
+
+
+@pytest.mark.parametrize(("given", "value"), [("on", True), ("Off", False), ("yes", True), ("true", True)])
+def test_settings__switches_take_the_words_for_true_and_false(given: str, value: bool) -> None:
+    assert load_settings([], [f"census.pseudonyms={given}"]).census.pseudonyms is value
+
+
+def test_settings__names_are_taken_with_composed_letters() -> None:
+    changes = ["watchlist.labels=[Ku\u0308che]", "promotion.min_recall={Ku\u0308che: 0.5}"]
+    settings = load_settings([], changes)
+    assert settings.watchlist.labels[0].name == "K\u00fcche"
+    assert list(settings.promotion.min_recall) == ["K\u00fcche"]
+
+
+def _leaves(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every setting, ``section.key``, with the schema of its value, but for null."""
+    for section, reference in schema["properties"].items():
+        own = schema["$defs"][reference["$ref"].rpartition("/")[2]]["properties"]
+        for key, value in own.items():
+            kinds = [kind for kind in value.get("anyOf", [value]) if kind.get("type") != "null"]
+            yield f"{section}.{key}", kinds[0]
+
+
+LEAVES = dict(_leaves(Settings.model_json_schema()))
+BOUNDED = {name: kind for name, kind in LEAVES.items() if kind.get("type") in ("integer", "number")}
+# settings that another one bounds closer, given with it
+WITH = {
+    "dataset.train": ["dataset.validation=1e-9"],
+    "dataset.validation": ["dataset.train=1e-9"],
+}
+
+
+def _bounds(kind: dict[str, Any]) -> Iterator[tuple[float, bool]]:
+    """Values at, just inside and just outside of every bound, and whether each is taken."""
+    step = (lambda value, to: value + math.copysign(1, to)) if kind["type"] == "integer" else _next
+    for name, inwards in (("minimum", 1.0), ("maximum", -1.0)):
+        if name in kind:
+            yield from ((kind[name], True), (step(kind[name], inwards), True), (step(kind[name], -inwards), False))
+        if (exclusive := f"exclusive{name.title()}") in kind:
+            at = kind[exclusive]
+            yield from ((at, False), (step(at, -inwards), False), (at + inwards * 1e-6, True))
+
+
+def _next(value: float, to: float) -> float:
+    return math.nextafter(value, math.copysign(math.inf, to))
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_settings__every_number_is_taken_inside_its_bounds_and_refused_outside_and_as_another_kind(name: str) -> None:
+    kind = BOUNDED[name]
+    for value, taken in _bounds(kind):
+        number = int(value) if kind["type"] == "integer" else value
+        override = f"{name}={json.dumps(number)}"
+        if taken:
+            settings = load_settings([], [*WITH.get(name, []), override])
+            section, key = name.split(".")
+            assert getattr(getattr(settings, section), key) == number
+        else:
+            with pytest.raises(SettingError, match=rf"{name}: Input should be (greater|less) than"):
+                load_settings([], [override])
+    for other in ("true", "'3'", "1:30", "yes", ".nan", ".inf", "[3]", *(["3.5"] if kind["type"] == "integer" else [])):
+        with pytest.raises(SettingError, match=f"{name}: "):
+            load_settings([], [f"{name}={other}"])
+
+
+# what each bounded setting was meant to take, written down a second time
+MEANT = {
+    "spark.shuffle_partitions": (1, None), "capture.chunk_bytes": (4096, None), "capture.split_bytes": (4096, None),
+    "capture.task_bytes": (1, None), "capture.max_packet_bytes": (64, 2**30), "capture.duplicate_window_us": (0, None),
+    "capture.duplicate_records": (1, 65536), "capture.fragment_window_us": (1, None),
+    "capture.fragment_records": (0, 65536), "capture.max_tunnels": (0, 16), "flow.max_packets": (1, 4096),
+    "flow.idle_timeout_s": ((0,), None), "flow.active_timeout_s": ((0,), None), "flow.keep_bytes": (0, 65535),
+    "flow.keep_packets": (1, 4096), "dataset.min_flows": (1, None), "dataset.train": ((0,), (1,)),
+    "dataset.validation": ((0,), (1,)), "dataset.seed": (0, 2**32 - 1), "dataset.row_groups": (1, None),
+    "dataset.sets": (1, None), "dataset.min_count": (1, None), "model.embedding_size": (1, None),
+    "model.hidden_size": (1, None), "model.layers": (1, None), "model.dropout": (0, (1,)), "training.ranks": (1, None),
+    "training.epochs": (1, None), "training.patience": (1, None), "training.batch_size": (1, None),
+    "training.learning_rate": ((0,), None), "training.repeat_weight": (0, 1), "training.threads": (1, None),
+    "training.checkpoint_minutes": (0, None), "training.seed": (0, 2**32 - 1), "evaluation.folds": (3, None),
+    "evaluation.drift_days": (1, None), "evaluation.left_out_groups": (2, None), "evaluation.etei_epochs": (1, None),
+    "evaluation.bootstrap": (0, None), "evaluation.seed": (0, 2**32 - 1), "census.batch_rows": (1, None),
+    "census.min_flows": (1, None), "census.min_confidence": (0, 1), "census.max_surprise": (0, 1),
+    "census.several_flows": (1, None), "census.several_chance": ((0,), 0.5), "census.likeness": ((0,), 1),
+    "census.remember_days": (1, None), "promotion.min_macro_f1": (0, 1), "promotion.macro_f1_margin": (-1, 1),
+    "promotion.max_recall_drop": (0, 1), "promotion.min_support": (1, None), "promotion.max_calibration_error": (0, 1),
+    "promotion.max_calibration_rise": (0, 1),
+}  # fmt: skip
+
+
+def test_settings__bounds_are_those_that_are_meant() -> None:
+    def bound(kind: dict[str, Any], name: str) -> Any:
+        return (kind[f"exclusive{name.title()}"],) if f"exclusive{name.title()}" in kind else kind.get(name)
+
+    found = {name: (bound(kind, "minimum"), bound(kind, "maximum")) for name, kind in BOUNDED.items()}
+    assert found == MEANT
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, kind in LEAVES.items() if kind.get("type") not in ("integer", "number")]
+)
+def test_settings__switches_texts_and_lists_take_no_number(name: str) -> None:
+    with pytest.raises(SettingError, match=name):
+        load_settings([], [f"{name}=3"])
+
+
+def test_settings__parts_must_leave_one_to_test_and_kept_bytes_packets_to_keep_them_of() -> None:
+    for shares, taken in ((("0.5", "0.49999"), True), (("0.5", "0.5"), False)):
+        changes = [f"dataset.{key}={share}" for key, share in zip(("train", "validation"), shares, strict=True)]
+        assert _is_taken(changes) is taken
+    for packets, kept, size in itertools.product((4,), (4, 5), (0, 1)):
+        changes = [f"flow.max_packets={packets}", f"flow.keep_packets={kept}", f"flow.keep_bytes={size}"]
+        assert _is_taken(changes) is (kept <= packets or not size)
+
+
+def _is_taken(changes: list[str]) -> bool:
+    try:
+        load_settings([], changes)
+    except SettingError:
+        return False
+    return True
 
 
 def test_settings__are_frozen() -> None:

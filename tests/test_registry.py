@@ -397,3 +397,22 @@ store.end_run(run)
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=os.environ)
     assert (told.returncode, told.stdout, told.stderr) == (0, "", "")
     assert {path.name for path in tmp_path.iterdir()} == {"bundle", "store"}
+
+
+def test_registry__of_a_root_with_signs_of_an_address_keeps_its_database_below_the_root(tmp_path: Path) -> None:
+    root = tmp_path / "a?b %20#c" / "run"
+    own = Registry(_TRACKING, str(root))
+    run = own.start_run("night", [_MODEL], {"dataset": "lab"})
+    own.log_json(run, {"a": 1}, "x.json")
+    own.end_run(run)
+    assert (root / "mlflow.db").is_file()
+    assert len(list((root / "mlflow-artifacts").rglob("x.json"))) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["a?b %20#c"]
+    assert Registry(_TRACKING, f"file://{tmp_path}/plain%20one").uri == f"sqlite:///{tmp_path}/plain one/mlflow.db"
+
+
+def test_registry__below_what_is_no_folder_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for root in (f"{tmp_path}/file", f"{tmp_path}/file/below", "/proc/iotid"):
+        with pytest.raises(UserError, match=r"^storage\.root: \S+ cannot be used"):
+            _ = Registry(_TRACKING, root).uri

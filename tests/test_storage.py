@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -170,3 +171,86 @@ def test_part_file__gets_its_name_when_it_is_whole(tmp_path: Path) -> None:
     assert rows_promised(LocalFileSystem(), str(tmp_path)) == 6
     assert [path.name for path in tmp_path.iterdir()] == ["part-0.parquet"]
     assert pq.read_table(tmp_path / "part-0.parquet", partitioning=None)["number"].to_pylist() == [1, 2, 3, 1, 2, 3]
+
+
+@pytest.mark.parametrize("root", ["file", "file/below", "/proc/iotid", "loop", "long" * 100])
+def test_store__below_what_is_no_folder_is_refused_in_one_line_when_it_is_written_to(root: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to("loop")
+    store = Store(str(tmp_path / root))
+    with pytest.raises(UserError, match=r"^storage\.root: \S+ cannot be used \(.*\); name a folder"):
+        _write(store, "abc")
+    with pytest.raises(UserError, match=r"^storage\.root: .*cannot be used"):
+        store.working_folder("training")
+    if "/" in root or root == "file":
+        assert not store.exists("flows", KEYS)
+        assert store.partitions("flows") == []
+        with pytest.raises(UserError if root == "file" else PartitionError, match=r"it is a file|run iotid assemble"):
+            store.open("flows", KEYS)
+        return
+    for look in (lambda: store.exists("flows", KEYS), lambda: store.open("flows", KEYS)):
+        with pytest.raises(UserError, match=r"^storage\.root: .*cannot be used"):
+            look()
+
+
+def test_store__in_a_folder_without_write_permission_is_refused_in_one_line(tmp_path: Path) -> None:
+    for folder in [tmp_path, *tmp_path.parents[:2]]:
+        folder.chmod(0o755)
+    tmp_path.chmod(0o555)
+    code = (
+        "import os, sys, pyarrow.fs; from iotid.storage import Store\n"
+        "if os.getuid() == 0: os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"  # root may write anywhere
+        "for use in (lambda s: s.write('flows', {'site': 'a'}).__enter__(), lambda s: s.working_folder()):\n"
+        "    for root in sys.argv[1:]:\n"
+        "        try: use(Store(root))\n"
+        "        except Exception as fault: print(type(fault).__name__, fault)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path), f"{tmp_path}/new"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    tmp_path.chmod(0o755)
+    assert len(told) == 4, told
+    assert all(line.startswith("UserError storage.root: ") and "ermission denied" in line for line in told), told
+
+
+def test_store__a_full_disk_is_no_fault_of_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(OSError, match="No space left"):
+        Store(str(tmp_path)).working_folder("training")
+
+
+@pytest.mark.parametrize("name", ["a?b", "a%20b", "a #b", "a*[1]{x,y}", "file:", "a;b&c=d"])
+def test_store__with_signs_in_its_name_that_mean_something_in_an_address_lies_where_it_says(
+    name: str, tmp_path: Path
+) -> None:
+    store = Store(f"{tmp_path}/{name}")
+    _write(store, "abc")
+    assert _read(store) == "abc"
+    assert store.partitions("flows") == [KEYS]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_store__of_a_file_uri_is_that_of_its_path(tmp_path: Path) -> None:
+    for uri in (f"file://{tmp_path}/a%20b", f"file://localhost{tmp_path}/a%20b/", f"file:{tmp_path}/a%20b"):
+        assert Store(uri).root == f"{tmp_path}/a b"
+    _write(Store(f"file://{tmp_path}/a%20b"), "abc")
+    assert _read(Store(f"{tmp_path}/a b")) == "abc"
+    with pytest.raises(UserError, match="is not a folder or URI that can be opened"):
+        Store("file://elsewhere/a")
+
+
+def test_store__whose_name_is_no_utf8_is_refused(tmp_path: Path) -> None:
+    for name in ("a\udcffb", "a\0b"):
+        with pytest.raises(UserError, match="must be UTF-8"):
+            Store(f"{tmp_path}/{name}")
+
+
+def test_text_of__leads_back_to_the_path(tmp_path: Path) -> None:
+    for name in ("plain", "a%20b", "\udcff", "%41\udc80?#é ☃"):
+        path = f"{tmp_path}/{name}"
+        assert storage.local_path(storage.text_of(path)) == path
+        storage.text_of(path).encode()
+    assert storage.text_of("a%20b") == "a%20b"
+    assert storage.local_path("s3://bucket/a") is None

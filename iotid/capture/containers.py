@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from iotid.capture.streams import Stream, compression_of, decompressed, filesystem_of, unreadable
+from iotid.capture.streams import (
+    Stream,
+    compression_of,
+    decompressed,
+    filesystem_of,
+    fingerprint_of,
+    open_file,
+    unreadable,
+)
 
 if TYPE_CHECKING:
     from pyarrow import fs
@@ -30,6 +39,7 @@ class Container:
     file_bytes: int
     start: int
     context: str
+    fingerprint: str
 
 
 def tell(path: str, filesystem: fs.FileSystem | None = None, inner: str = "") -> Container | None:
@@ -43,9 +53,10 @@ def tell(path: str, filesystem: fs.FileSystem | None = None, inner: str = "") ->
     if filesystem is None:
         filesystem, inner = filesystem_of(path)
     try:
-        with filesystem.open_input_file(inner) as file:
-            file_bytes = file.size()
+        with open_file(path, filesystem, inner) as file:
             head = file.read(PCAP_HEADER_BYTES)
+            file_bytes = file.seek(0, os.SEEK_END)
+            fingerprint = fingerprint_of(file, file_bytes)
             compression = compression_of(head)
             if compression != "none":
                 file.seek(0)
@@ -53,21 +64,22 @@ def tell(path: str, filesystem: fs.FileSystem | None = None, inner: str = "") ->
     except OSError as fault:
         raise unreadable(path, fault) from None
     if head.startswith(_PCAPNG_MAGIC) and (len(head) < 12 or head[8:12] in _BYTE_ORDER_MAGICS):
-        return Container("pcapng", compression, file_bytes, 0, pcapng_context(False, np.empty((0, 0), np.int64)))
+        context = pcapng_context(False, np.empty((0, 0), np.int64))
+        return Container("pcapng", compression, file_bytes, 0, context, fingerprint)
     orders: tuple[Literal["big", "little"], ...] = ("big", "little")
     for order in orders:
         magic = int.from_bytes(head[:4], order)
         if magic in _PCAP_MAGICS and len(head) >= 4:
             ticks, record_header = _PCAP_MAGICS[magic]
             link = int.from_bytes(head[20:24], order) & _LINK_TYPE_BITS
-            context = {
+            layout = {
                 "big_endian": order == "big",
                 "record_header": record_header,
                 "ticks_per_us": ticks,
                 "link_type": link,
             }
             start = PCAP_HEADER_BYTES if compression != "none" else min(PCAP_HEADER_BYTES, file_bytes)
-            return Container("pcap", compression, file_bytes, start, json.dumps(context))
+            return Container("pcap", compression, file_bytes, start, json.dumps(layout), fingerprint)
     return None
 
 

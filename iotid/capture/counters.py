@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ from iotid.schemas import COUNTERS
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+_log = logging.getLogger(__name__)
 
 # why a packet is not in a flow; `unknown_link_type` is followed by the link type's number
 REASONS = (
@@ -28,6 +31,7 @@ FLOW, NOT_IP, LATER_FRAGMENT, TRUNCATED, MALFORMED, UNKNOWN_LINK_TYPE, UNKNOWN_I
 )
 
 UNREADABLE = "unreadable"  # bytes of captures in quarantine, in which nobody knows how many packets are
+OVERLAP = "overlap"  # of no packet: where a capture holds the first packet of another
 
 _METADATA_KEY = b"iotid.counters"
 
@@ -61,6 +65,16 @@ class Counters:
     def packets(self, reason: str | None = None) -> int:
         """Packets counted under a reason, or under all."""
         return sum(packets for _, counted, packets, _, _ in self if reason in (None, counted))
+
+    def hint(self) -> int:
+        """Say in the log which captures hold the first packet of another one; how many do."""
+        found = [(path, offset) for path, reason, _, _, offset in self if reason == OVERLAP]
+        if found:
+            _log.warning(
+                "%d captures hold packets of others, which are counted twice: %s holds the first packet of another at "
+                "byte %d; give each packet once (no copies, no rotated files that overlap)", len(found), *found[0],
+            )  # fmt: skip
+        return len(found)
 
     def table(self) -> pa.Table:
         """Rows of schemas.COUNTERS without the columns that name the partition."""

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from iotid import config, schemas
 from iotid.capture.pieces import Guess, Piece
-from iotid.capture.splits import find_captures, pack_tasks, split_captures
+from iotid.capture.splits import count_alike, find_captures, pack_tasks, split_captures
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -28,7 +28,7 @@ def write_splits(
     Raises:
         InputError: the location is missing or holds no capture; or a capture cannot be read, and
             ``capture.unreadable`` is `fail`.
-        StaleError: the same, and a capture has become shorter meanwhile.
+        StaleError: the same, and a capture was changed meanwhile.
     """
 
     def walk_all(walk: Callable[[Piece], Guess | str | None], pieces: Sequence[Piece]) -> Sequence[Guess | str | None]:
@@ -36,11 +36,11 @@ def write_splits(
         return spark.sparkContext.parallelize(pieces, len(pieces)).map(walk).collect()
 
     keys = {"site": site, "capture_date": capture_date}
-    captures, ignored, unreadable = find_captures([location], capture.unreadable)
+    captures, ignored, unreadable, same = find_captures([location], capture.unreadable)
     # on one machine this process has the same cores as workers would have, and need not be started
     local = spark is None or str(spark.sparkContext.master).startswith("local")
-    plan = split_captures(captures, capture, None if local else walk_all)
     with store.write("splits", keys, schemas.SPLITS.version) as staged:
+        plan = split_captures(captures, capture, None if local else walk_all)
         schema = schemas.SPLITS.arrow_schema(stored=True)
         columns = {f.name: [getattr(split, f.name) for split in plan.splits] for f in schema if f.name != "task"}
         table = pa.table({**columns, "task": pack_tasks(plan.splits, capture)}, schema=schema)
@@ -49,6 +49,9 @@ def write_splits(
             "rows": len(plan.splits),
             "files": len(captures),
             "files_ignored": ignored,
+            "files_same": same,
+            "files_alike": count_alike(captures),
+            "files_unplanned": len(plan.unreadable),  # of `files`: those that could not be walked
             "unreadable": unreadable | plan.unreadable,
             "bytes": sum(found.file_bytes for found in captures),
             "records_walked": sum(max(split.records, 0) for split in plan.splits),

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,12 +14,21 @@ from numpy.typing import NDArray
 
 from iotid import config
 from iotid.capture.containers import first_record, header_cut
-from iotid.capture.counters import LATER_FRAGMENT, MALFORMED, REASONS, UNKNOWN_INTERFACE, UNKNOWN_LINK_TYPE, Counters
+from iotid.capture.counters import (
+    LATER_FRAGMENT,
+    MALFORMED,
+    OVERLAP,
+    REASONS,
+    UNKNOWN_INTERFACE,
+    UNKNOWN_LINK_TYPE,
+    Counters,
+)
 from iotid.capture.decode import Decoder
+from iotid.capture.overlaps import FirstPackets
 from iotid.capture.packets import Packets, to_arrow
 from iotid.capture.pieces import reach_of
 from iotid.capture.records import TRUNCATED_RECORD
-from iotid.capture.splits import Split, find_captures, list_captures, whole_capture
+from iotid.capture.splits import Split, find_captures
 from iotid.capture.streams import open_stream
 from iotid.capture.walk import Step, Walk
 from iotid.errors import DataError, InputError, StaleError
@@ -29,7 +39,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-def read_packets(paths: str | Iterable[str], *, settings: config.Capture | None = None) -> pa.Table:
+def read_packets(paths: str | Path | Iterable[str | Path], *, settings: config.Capture | None = None) -> pa.Table:
     """Packets of all captures at the paths (files, folders or URIs), in capture order, as schemas.PACKETS.
 
     What became of every other packet stands in the counters that `iotid.capture.counters` reads back from the table.
@@ -42,13 +52,17 @@ def read_packets(paths: str | Iterable[str], *, settings: config.Capture | None 
     import pyarrow as pa
 
     settings = settings or config.load_settings().capture
-    captures, _, quarantined = find_captures([paths] if isinstance(paths, str) else paths, settings.unreadable)
+    locations = [paths] if isinstance(paths, str | Path) else paths
+    captures, _, quarantined, _ = find_captures(map(str, locations), settings.unreadable)
     names = [found.path for found in captures]
     counted = Counters()
     for path, why in quarantined.items():
         counted.quarantine(path, 0, 0, why)
     tables = [to_arrow(Packets.empty(), names)]
-    tables += [to_arrow(packets, names) for packets in read_splits(captures, settings, counted, before=[])]
+    firsts = FirstPackets((found.file_index, found.first_packet) for found in captures)
+    read = read_splits(captures, settings, counted, before=[], firsts=firsts)
+    tables += [to_arrow(packets, names) for packets in read]
+    counted.hint()
     return counted.attach(pa.concat_tables(tables))
 
 
@@ -58,12 +72,14 @@ def read_splits(
     counters: Counters,
     before: Sequence[Split] | None = None,
     keep_bytes: int = 0,
+    firsts: FirstPackets | None = None,
 ) -> Iterator[Packets]:
     """The packets of splits, in file order, about ``chunk_bytes`` of them at a time; rejects go to ``counters``.
 
     ``splits``: as they follow one another in the plan. ``before`` (`iotid.capture.splits.splits_before`): the captures
     whose records go before, where captures are one stream; None: each capture stands alone. ``keep_bytes``: of each
-    packet, as its ``first_words``. Each time the packets are written over those of the time before: use or copy them
+    packet, as its ``first_words``. ``firsts``: of all captures, which are told in the counters where others hold them.
+    Each time the packets are written over those of the time before: use or copy them
     before going on.
 
     Raises:
@@ -74,7 +90,7 @@ def read_splits(
     reading = _Reading(settings, before, keep_bytes)
     for split in splits:
         try:
-            yield from reading.packets(split, counters)
+            yield from reading.packets(split, counters, firsts)
         except (InputError, StaleError) as fault:
             if settings.unreadable == "fail":
                 raise
@@ -97,12 +113,12 @@ class _Reading:
         self._decoder = self._new_decoder()
         self._may_look_back = False  # whether records before those read may matter, which the decoder does not know
 
-    def packets(self, split: Split, counters: Counters) -> Iterator[Packets]:
+    def packets(self, split: Split, counters: Counters, firsts: FirstPackets | None) -> Iterator[Packets]:
         settings = self._settings
         begin = split.start if self._goes_on_with(split) else self._start(split)
         broken = _Broken(split, settings, counters)
         self._decoder.file_index = split.file_index
-        with open_stream(split.path, split.compression, split.file_bytes) as stream:
+        with open_stream(split.path, split.compression, split.file_bytes, split.fingerprint) as stream:
             if split.split == 0:
                 broken.header(header_cut(stream, split.container))
             walk = Walk(stream, split.container, split.context, begin, split.end, settings)
@@ -116,6 +132,8 @@ class _Reading:
                 broken.stretches(step.faults)
                 broken.packets(step, reasons, quiet)
                 _count(counters, split.path, step, reasons, totals_R3, quiet)
+                for offset in firsts.among(step, quiet, split.file_index) if firsts else ():
+                    counters.add(split.path, OVERLAP, 0, 0, offset)
                 if len(packets):
                     yield packets
             if split.end >= 0 and walk.position != split.end:
@@ -182,7 +200,7 @@ class _Reading:
 
     def _walk(self, part: Split, decoder: Decoder | None = None) -> int:
         """Walk over a split, for the decoder to remember its records; return their number."""
-        with open_stream(part.path, part.compression, part.file_bytes) as stream:
+        with open_stream(part.path, part.compression, part.file_bytes, part.fingerprint) as stream:
             walk = Walk(stream, part.container, part.context, part.start, part.end, self._settings)
             for step in walk:
                 if decoder is not None:
@@ -193,24 +211,58 @@ class _Reading:
 def first_day(location: str, settings: config.Capture) -> str:
     """The day (UTC, as 2026-01-31) of the earliest of the captures' first records.
 
+    A clock that was not set yet counts from 1970; then it is the day of the first record after it was.
+
     Raises:
-        InputError: the location is missing or holds no capture, or no capture holds a record with a time.
+        InputError: the location is missing or holds no capture, or no capture holds a record with a time; or a capture
+            cannot be read, and ``settings.unreadable`` is `fail`.
     """
     glance = settings.model_copy(update={"chunk_bytes": 1 << 16})
-    firsts = [first for path in list_captures(location) if (first := _first_time(path, glance)) is not None]
+    firsts: list[tuple[bool, int, str]] = []  # whether the clock was not set, µs, path
+    for capture in find_captures([location], settings.unreadable).captures:
+        try:
+            firsts += [(time < _CLOCK_SET_US, time, capture.path) for time in _first_times(capture, glance)]
+        except (InputError, StaleError):
+            if settings.unreadable == "fail":
+                raise
     if not firsts:
         raise InputError(f"{location}: no capture there holds a record with a time; give captures that hold packets")
-    return datetime.fromtimestamp(min(firsts) // 1_000_000, UTC).date().isoformat()
+    _, first, _ = min(firsts)
+    day = _day_of(first)
+    unset = [(time, path) for is_unset, time, path in firsts if is_unset]
+    if unset:
+        time, path = min(unset)
+        _log.warning(
+            "%s: begins on %s, as clocks do that are not set; they are taken to be of %s: give --date where "
+            "that is wrong", path, _day_of(time), day,
+        )  # fmt: skip
+    return day
 
 
-def _first_time(path: str, settings: config.Capture) -> int | None:
-    split = whole_capture(path, 0)
-    with open_stream(path, split.compression, split.file_bytes) as stream:
-        for step in Walk(stream, split.container, split.context, split.start, split.end, settings):
-            known = np.flatnonzero(step.records.time > 0)
-            if len(known):
-                return int(step.records.time[known[0]])
-    return None
+_CLOCK_SET_US = 365 * 86_400_000_000  # no capture is of 1970
+_LAST_US = 253_402_300_800_000_000  # the end of 9999, after which Python knows no days
+_CLOCK_WITHIN = 1 << 28  # bytes of a capture within which its clock is waited for
+
+
+def _day_of(time_us: int) -> str:
+    return datetime.fromtimestamp(time_us // 1_000_000, UTC).date().isoformat()
+
+
+def _first_times(capture: Split, settings: config.Capture) -> list[int]:
+    """The time of the first record that has one, and, where that is of 1970, of the first that is not."""
+    first: list[int] = []
+    with open_stream(capture.path, capture.compression, capture.file_bytes, capture.fingerprint) as stream:
+        walk = Walk(stream, capture.container, capture.context, capture.start, capture.end, settings)
+        for step in walk:
+            times = step.records.time
+            known = times[(times > 0) & (times < _LAST_US)]
+            is_set = known[known >= _CLOCK_SET_US]
+            first = first or known[:1].tolist()
+            if len(is_set):
+                return list(dict.fromkeys([*first, int(is_set[0])]))[: 1 + (first[0] < _CLOCK_SET_US)]
+            if walk.position > _CLOCK_WITHIN:
+                break
+    return first
 
 
 def _count(

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import logging
-import os
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from iotid import config
 from iotid.capture.containers import Container, first_record, pcapng_context, tell
+from iotid.capture.files import File, Identity, list_files, natural, preferred
+from iotid.capture.overlaps import first_packet
 from iotid.capture.pcapng import MAX_OPTION_BYTES
 from iotid.capture.pieces import Guess, Piece, cut_pieces, nothing, prove, reach_of, walk_piece
-from iotid.capture.streams import filesystem_of, uri_of
-from iotid.capture.streams import unreadable as unreadable_file
+from iotid.capture.threads import in_threads
 from iotid.errors import InputError, StaleError
-
-if TYPE_CHECKING:
-    from pyarrow import fs
+from iotid.storage import text_of
 
 WalkAll: TypeAlias = Callable[[Callable[[Piece], Guess | str | None], Sequence[Piece]], Sequence[Guess | str | None]]
 
@@ -47,6 +43,8 @@ class Split:
     warm_up: int
     context: str
     records: int
+    fingerprint: str = ""  # of the file; empty: whatever it holds is taken
+    first_packet: str = ""  # of the file; empty: not known
 
 
 @dataclass(frozen=True)
@@ -65,6 +63,7 @@ class Found(NamedTuple):
     captures: list[Split]
     ignored: int
     unreadable: dict[str, str]
+    same: int  # further names of these captures
 
 
 def list_captures(location: str) -> list[str]:
@@ -80,64 +79,66 @@ def list_captures(location: str) -> list[str]:
 def find_captures(locations: Iterable[str], unreadable: str = "fail") -> Found:
     """The captures at all locations, each file opened once.
 
-    They are numbered by path over all locations, whatever their order, and a capture that two locations hold is one.
-    ``unreadable``: as of the settings' section `capture`.
+    They are numbered by path over all locations, whatever their order. A file is one, however many names lead to it:
+    links, folders that are links, spellings of a path. ``unreadable``: as of the settings' section `capture`.
 
     Raises:
-        InputError: a location is missing or holds no capture; or a file cannot be read, and ``unreadable`` is `fail`.
+        InputError: a location is missing or holds no capture; or a file or folder cannot be read, and ``unreadable`` is
+            `fail`.
     """
-    found: dict[str, Container] = {}
-    ignored = 0
+    listings = {location: list_files(location, unreadable) for location in locations}
+    names: dict[Identity, list[File]] = {}
+    for file in (file for listing in listings.values() for file in listing.files):
+        names.setdefault(file.identity, []).append(file)
+    files = {identity: preferred(of_file) for identity, of_file in names.items()}
+    with ThreadPoolExecutor(_PROBES) as pool:  # a probe of a remote file is mostly waiting
+        told = dict(zip(files, pool.map(partial(_tell, unreadable), files.values()), strict=True))
     quarantined: dict[str, str] = {}
-    for location in locations:
-        filesystem, files = _files(location)
-        with ThreadPoolExecutor(_PROBES) as pool:  # a probe of a remote file is mostly waiting
-            told = list(pool.map(partial(_tell, filesystem, unreadable), files))
-        named = {path: answer for (path, _), answer in zip(files, told, strict=True)}
-        captures = {path: answer for path, answer in named.items() if isinstance(answer, Container)}
-        faults = {path: answer for path, answer in named.items() if isinstance(answer, str)}
-        if not captures and not faults:
+    for location, listing in listings.items():
+        quarantined |= listing.unreadable
+        if not listing.unreadable and all(told[file.identity] is None for file in listing.files):
             raise InputError(f"{location}: holds no capture (pcap or pcapng, also in gzip, zstd, bz2 or xz)")
-        quarantined |= faults
-        others = len(files) - len(captures) - len(faults)
-        if others:
-            _log.info("%s: %d of %d files are no captures and are ignored", location, others, len(files))
-            ignored += others
-        found |= captures
-    paths = sorted(found, key=_natural)
-    return Found([_whole(path, index, found[path]) for index, path in enumerate(paths)], ignored, quarantined)
+        for name in listing.special:
+            _log.warning("%s: is a pipe, a socket or a device, and is passed over", text_of(name))
+    quarantined |= {files[identity].path: why for identity, why in told.items() if isinstance(why, str)}
+    for why in quarantined.values():
+        _log.warning("%s; it is in quarantine", why)
+    captures = {files[identity].path: found for identity, found in told.items() if isinstance(found, Container)}
+    others = sum(found is None for found in told.values()) + sum(len(listing.special) for listing in listings.values())
+    if others:
+        _log.info(
+            "%s: %d of %d files are no captures and are ignored", ", ".join(listings), others, others + len(captures)
+        )
+    same = sum(len(of_file) - 1 for identity, of_file in names.items() if told[identity] is not None)
+    if same:
+        _log.info(
+            "%s: %d names lead to captures that have another name here, too; each is read once",
+            ", ".join(listings),
+            same,
+        )
+    paths = sorted(captures, key=natural)
+    whole = [_whole(path, index, captures[path]) for index, path in enumerate(paths)]
+    if len(whole) > 1:
+        with ThreadPoolExecutor(_PROBES) as pool:
+            firsts = pool.map(first_packet, whole)
+        whole = [replace(capture, first_packet=first) for capture, first in zip(whole, firsts, strict=True)]
+    if alike := count_alike(whole):
+        _log.warning(
+            "%d captures begin with the same packet as another one, so that it is counted twice; give it once", alike
+        )
+    return Found(whole, others, quarantined, same)
 
 
-def _natural(path: str) -> tuple[list[str | int], str]:
-    """Sorts numbers in names by value: tcpdump's rotation writes night.pcap9 before night.pcap10."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path)], path
+def count_alike(captures: Iterable[Split]) -> int:
+    """Captures that begin with the same packet as one before them, as copies do, packed or not."""
+    firsts = [capture.first_packet for capture in captures if capture.first_packet]
+    return len(firsts) - len(set(firsts))
 
 
-def _files(location: str) -> tuple[fs.FileSystem, list[tuple[str, str]]]:
-    """The files at a location: the path or URI of each, and its path within the filesystem."""
-    from pyarrow import fs
-
-    filesystem, inner = filesystem_of(location)
-    try:
-        info = filesystem.get_file_info(inner)
-        if info.type == fs.FileType.NotFound:
-            raise InputError(f"{location}: there is no such file or folder; give a capture or a folder of captures")
-        if info.type != fs.FileType.Directory:
-            return filesystem, [(location, inner)]
-        entries = filesystem.get_file_info(fs.FileSelector(inner, recursive=True))
-    except OSError as fault:
-        raise unreadable_file(location, fault) from None
-    files = [e.path for e in entries if e.type == fs.FileType.File]
-    if filesystem.type_name == "local":  # pyarrow passes over links that lead nowhere: captures that have vanished
-        files += [str(path) for path in Path(inner).rglob("*") if path.is_symlink() and not path.exists()]
-    return filesystem, [(uri_of(location, file), file) for file in files]
-
-
-def _tell(filesystem: fs.FileSystem, unreadable: str, file: tuple[str, str]) -> Container | str | None:
+def _tell(unreadable: str, file: File) -> Container | str | None:
     """What the file is, None where it is no capture; or, where it cannot be read, why."""
-    path, inner = file
     try:
-        return tell(path, filesystem, inner)
+        return tell(file.path, file.filesystem, file.inner)
     except InputError as fault:
         if unreadable == "fail":
             raise
@@ -245,6 +246,7 @@ def _whole(path: str, file_index: int, container: Container) -> Split:
         warm_up=container.start,
         context=container.context,
         records=-1,
+        fingerprint=container.fingerprint,
     )
 
 
@@ -269,12 +271,12 @@ def _proved_or_why(walked: list[tuple[Piece, Guess | str | None]], settings: con
             if settings.unreadable == "fail":
                 raise
             why = str(fault)
+    _log.warning("%s; it is in quarantine", why)
     return Plan([], unreadable={walked[0][0].capture.path: why})
 
 
 def _in_threads(walk: Callable[[Piece], Guess | str | None], pieces: Sequence[Piece]) -> list[Guess | str | None]:
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # the kernels let go of the interpreter's lock
-        return list(pool.map(walk, pieces))
+    return in_threads(walk, pieces, len(pieces))  # the kernels let go of the interpreter's lock
 
 
 def _proved(walked: list[tuple[Piece, Guess | None]], settings: config.Capture) -> Plan:

@@ -6,9 +6,11 @@ import bz2
 import io
 import lzma
 import mmap
+import os
+import re
+import stat
 import zlib
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote, urlsplit
@@ -17,11 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iotid.errors import InputError, StaleError
+from iotid.storage import local_path
 
 if TYPE_CHECKING:
     from pyarrow import fs
 
 _COMPRESSIONS = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd", "bz2": b"BZh", "xz": b"\xfd7zXZ\x00"}
+_SAMPLE = 1 << 16  # bytes at either end of a capture that tell whether it is still the same
 _PIECE = 1 << 18  # bytes read from a compressed file at once
 _ZSTD_PIECE = 1 << 14  # bytes decompressed at once: what a broken frame can cost at most
 _XZ_MEMORY = 1 << 28  # bytes: an xz header may ask for 4 GiB of dictionary; its strongest preset takes 64 MiB
@@ -60,8 +64,8 @@ class _Closing:
 class _Mapped(_Closing):
     """A local file, mapped window by window: no byte is copied, and what is mapped is never more than one window."""
 
-    def __init__(self, path: str, size: int) -> None:
-        self._file = Path(path).open("rb")  # noqa: SIM115 - closed by close()
+    def __init__(self, file: Any, size: int) -> None:
+        self._file = file
         self._size = size
 
     def window(self, position: int, size: int) -> NDArray[np.uint8]:
@@ -92,14 +96,19 @@ class _Fetched(_Closing):
 
 
 class _Told(io.RawIOBase):
-    """An open file whose faults are told as those of its path: they are not what a decompressor says of its content."""
+    """The first ``size`` bytes of an open file. Faults are told as those of its path: they are not what a decompressor
+    says of its content."""
 
-    def __init__(self, file: Any, path: str) -> None:
+    def __init__(self, file: Any, path: str, size: int) -> None:
         self._file = file
         self._path = path
+        self._left = size
 
     def read(self, size: int | None = -1) -> bytes:
-        return self._try(self._file.read, size)
+        wanted = self._left if size is None or size < 0 else min(size, self._left)
+        data = self._try(self._file.read, wanted)
+        self._left -= len(data)
+        return data
 
     def read_at(self, size: int, position: int) -> bytes:
         return self._try(self._file.read_at, size, position)
@@ -111,7 +120,7 @@ class _Told(io.RawIOBase):
         self._file.close()
         super().close()
 
-    def _try(self, read: Callable[..., bytes], *where: int | None) -> bytes:
+    def _try(self, read: Callable[..., bytes], *where: int) -> bytes:
         try:
             return read(*where)
         except OSError as fault:
@@ -159,33 +168,76 @@ class _Decompressed(_Closing):
         self._file.close()
 
 
-def open_stream(path: str, compression: str, file_bytes: int) -> Stream:
+def open_stream(path: str, compression: str, file_bytes: int, fingerprint: str = "") -> Stream:
     """Open a capture at its first ``file_bytes`` bytes, so that one that still grows reads the same each time.
+
+    ``fingerprint``: of those bytes when it was planned; empty: they may be any.
 
     Raises:
         InputError: the file cannot be opened.
-        StaleError: it is now shorter than ``file_bytes``.
+        StaleError: it is no longer what it was: gone, shorter, or of other bytes.
     """
     filesystem, inner = filesystem_of(path)
     try:
-        size = filesystem.get_file_info(inner).size
-        if size is None:
-            raise StaleError(
-                f"{path}: was there when it was planned and is gone; bring it back, or plan again (split-pcaps)"
-            )
+        file = open_file(path, filesystem, inner)
+        size = file.seek(0, os.SEEK_END)
         if size < file_bytes:
             raise StaleError(f"{path}: has {size} bytes where its plan says {file_bytes}; plan it again (split-pcaps)")
-        if compression != "none":
-            return decompressed(_Told(filesystem.open_input_stream(inner, compression=None), path), compression)
-        if filesystem.type_name == "local":
-            return _Mapped(inner, file_bytes)
-        return _Fetched(_Told(filesystem.open_input_file(inner), path), file_bytes)
+        if fingerprint and fingerprint_of(file, file_bytes) != fingerprint:
+            raise StaleError(
+                f"{path}: its first {file_bytes} bytes are no longer those that were planned, so another capture was "
+                "written over it; plan it again (split-pcaps)"
+            )
+        if compression == "none":
+            local = filesystem.type_name == "local"
+            return _Mapped(file, file_bytes) if local else _Fetched(_Told(file, path, file_bytes), file_bytes)
+        file.seek(0)
+        return decompressed(_Told(file, path, file_bytes), compression)
+    except FileNotFoundError:
+        raise StaleError(
+            f"{path}: was there when it was planned and is gone; bring it back, or plan again (split-pcaps)"
+        ) from None
     except OSError as fault:
         raise unreadable(path, fault) from None
 
 
+def open_file(path: str, filesystem: fs.FileSystem, inner: str) -> Any:
+    """The file at ``inner``, open for reading at any place; ``path`` is what it is called.
+
+    Raises:
+        InputError: it is no file but a pipe, a socket or a device, which would be waited for.
+        OSError: it cannot be opened.
+    """
+    if filesystem.type_name != "local":
+        return filesystem.open_input_file(inner)
+    file = open(inner, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    mode = os.fstat(file.fileno()).st_mode
+    if not stat.S_ISREG(mode):
+        file.close()
+        raise not_regular(path, mode)
+    return file
+
+
+def fingerprint_of(file: Any, size: int) -> str:
+    """Checksums of both ends of the file's first ``size`` bytes.
+
+    They tell a file that grew from one that was written anew, at the price of two reads, whatever the file's size.
+    """
+    sums = []
+    for start in dict.fromkeys((0, max(size - _SAMPLE, 0))):
+        file.seek(start)
+        sums.append(zlib.crc32(file.read(min(size, _SAMPLE)), size & 0xFFFFFFFF))
+    return "".join(f"{value:08x}" for value in sums)
+
+
 def unreadable(path: str, fault: OSError) -> InputError:
-    return InputError(f"{path}: cannot be read ({fault}); check that it is there and may be read")
+    return InputError(f"{path}: cannot be read ({fault.strerror or fault}); check that it is there and may be read")
+
+
+def not_regular(path: str, mode: int) -> InputError:
+    kinds = {stat.S_IFIFO: "a named pipe (FIFO)", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
+    kind = kinds.get(stat.S_IFMT(mode), "a device")
+    return InputError(f"{path}: is {kind} and no file, which captures must be; write it to a file first")
 
 
 def decompressed(file: Any, compression: str) -> Stream:
@@ -202,8 +254,11 @@ def filesystem_of(path: str) -> tuple[fs.FileSystem, str]:
     """The pyarrow filesystem of a path or URI, and the path within it."""
     from pyarrow import ArrowException, fs
 
-    if "://" not in path:
-        return fs.LocalFileSystem(), path
+    local = local_path(path)
+    if local is not None:
+        if re.search("[\0\ud800-\udc7f\udd00-\udfff]", local):
+            raise InputError(f"{local!r}: no file can have this name; give a capture or a folder of captures")
+        return fs.LocalFileSystem(), local
     try:
         return fs.FileSystem.from_uri(path)
     except (ArrowException, OSError, ValueError) as fault:
@@ -212,9 +267,9 @@ def filesystem_of(path: str) -> tuple[fs.FileSystem, str]:
 
 def uri_of(location: str, inner: str) -> str:
     """The path or URI of ``inner``, found on the filesystem of ``location``."""
-    parts = urlsplit(location)
-    if "://" not in location or parts.scheme == "file":
+    if local_path(location) is not None:
         return inner
+    parts = urlsplit(location)
     user, _, host = parts.netloc.rpartition("@")
     bucket = inner.partition("/")[0] == host  # object stores: the first part of the path is the bucket
     place = f"{user}@" * bool(user) + quote(inner if bucket else host + inner, safe="/:[]")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from iotid.census.take import check_watchlist, take_census
+    from iotid.census.take import champion_of, check_watchlist, take_census
 
-__all__ = ["check_watchlist", "take_census"]
+__all__ = ["champion_of", "check_watchlist", "take_census"]
 
 
 def __getattr__(name: str) -> Any:  # torch and Spark are loaded only by those who take a census

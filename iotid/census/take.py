@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +18,11 @@ from iotid.census.pseudonyms import read_pseudonyms
 from iotid.census.report import render_csv, render_groups_csv, render_page
 from iotid.census.score import Scored, score_night, ship_model
 from iotid.census.vote import watched
-from iotid.errors import AccountingError, DataError, WatchError
+from iotid.dataset.names import warn_of_unmet
+from iotid.errors import AccountingError, DataError, NoModelError, WatchError
 from iotid.flows import read_flows
 from iotid.model.status import STATUSES
+from iotid.registry import CHALLENGER, CHAMPION, Registry
 from iotid.schemas import CENSUS, GROUPS
 from iotid.storage import Partition, Store
 
@@ -76,6 +79,7 @@ def take_census(
     model, encoding = ship_model(spark, Path(predictor_folder))
     if misfit := encoding.misfit(night.metadata["settings"]["flow"]):
         raise DataError(f"census: {night.uri} {misfit}; assemble this night's flows as those that the model learned")
+    warn_of_unmet(watchlist, {label: encoding.devices.get(label, {}) for label in encoding.labels}, "the model")
     made_with = {"model_version": model_version, "settings_hash": config.settings_hash(settings)}
 
     def rows_of(flows: Partition, groups: pa.Table) -> tuple[pa.Table, Scored]:
@@ -115,6 +119,28 @@ def take_census(
         staged.write_text(PAGE, render_page(census, groups, {**keys, **metadata}))
         staged.metadata.update(metadata)
     return store.open("census", keys)
+
+
+def champion_of(registry: Registry) -> int:
+    """The version that names devices.
+
+    Raises:
+        NoModelError: there is none; says so where a challenger was refused.
+    """
+    try:
+        return registry.version_of(CHAMPION)
+    except NoModelError:
+        challenger = registry.find_version(CHALLENGER)
+        told = registry.tags(challenger) if challenger is not None else {}
+        sentences = re.split(r"(?=\b(?:Passed|Refused): )", told.get("decision", ""))
+        refused = " ".join(each.strip() for each in sentences if each.startswith("Refused"))
+        if not refused:
+            raise
+        raise NoModelError(
+            f"census: no model serves yet, because promotion refused version {challenger}. {refused} Learn from more "
+            "captures, or change the rule named in brackets (conf/promotion.yaml); then iotid promote --dataset "
+            f"{told.get('decided_on', 'NAME')}, and the census again"
+        ) from None
 
 
 def check_watchlist(census: Partition, watchlist: config.Watchlist) -> None:

@@ -22,6 +22,7 @@ _STEPS = {
     "run": "iotid.pipeline",
     "reproduce": "iotid.reproduce",
     "demo": "iotid.demo",
+    "settings-schema": "iotid.cli.settings_schema",
 }
 
 
@@ -46,7 +47,7 @@ def steps() -> None:
     promote, take-census. `rollback` undoes a promotion. `compare` tries the ensemble and its rivals under several
     protocols, `describe` draws what tells the devices apart. `run` does all of the steps on a folder of captures,
     `demo` on captures that it writes itself; `reproduce` does what the paper did with one of its datasets, and puts its
-    numbers beside the paper's.
+    numbers beside the paper's. `settings-schema` prints what editors know files of settings by.
     """
 
 

@@ -24,6 +24,8 @@ def main(settings: Settings, site: str, capture_date: str) -> None:
     aside = ", ".join(f"{count:,} {reason}" for reason, count in sorted(packets.items()) if reason != "flow" and count)
     if night.metadata["unreadable"]:
         command.say(f"quarantine: {night.metadata['unreadable']:,} captures -> {night.uri}/{QUARANTINE_FILE}")
+    if night.metadata["overlapping"]:
+        command.say(f"hint: {night.metadata['overlapping']:,} captures hold packets of others, which are counted twice")
     command.say(
         f"flows: {night.metadata['rows']:,} flows of {packets.get('flow', 0):,} packets; "
         f"left aside: {aside or 'none'} -> {night.uri}"

@@ -1,7 +1,7 @@
 """Step 5: score the challenger, the champion and the rivals on a dataset's test part."""
 
 from iotid import command
-from iotid.config import Settings
+from iotid.config import Settings, changed
 
 
 @command.step("evaluate")
@@ -23,7 +23,7 @@ def main(settings: Settings, dataset: str, baselines: str | None) -> None:
     from iotid.storage import Store
 
     rivals = settings.evaluation.baselines if baselines is None else tuple(filter(None, baselines.split(",")))
-    asked = settings.evaluation.model_copy(update={"baselines": rivals})
+    asked = changed(settings.evaluation, baselines=rivals)
     store = Store(settings.storage.root)
     source = store.open("datasets", {"name": dataset})
     registry = Registry(settings.tracking, settings.storage.root)

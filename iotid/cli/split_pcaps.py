@@ -20,4 +20,6 @@ def main(settings: Settings, captures: str, site: str, capture_date: str) -> Non
     spark = None if runs_here(settings.spark) else spark_session(settings.spark, "iotid split-pcaps")
     night = write_splits(spark, Store(settings.storage.root), captures, site, capture_date, settings.capture)
     told = night.metadata
-    command.say(f"splits: {told['files']:,} captures, {told['bytes']:,} bytes, {told['rows']:,} splits -> {night.uri}")
+    for why in told["unreadable"].values():
+        command.say(f"quarantine: {why}")
+    command.say(f"splits: {command.captures_text(told)}, {told['rows']:,} splits -> {night.uri}")

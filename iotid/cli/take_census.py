@@ -15,13 +15,15 @@ def main(settings: Settings, site: str, capture_date: str) -> None:
     """
     from tempfile import TemporaryDirectory
 
-    from iotid.census import check_watchlist, take_census
+    from iotid.census import champion_of, check_watchlist, take_census
+    from iotid.census.pseudonyms import read_pseudonyms
     from iotid.registry import Registry
     from iotid.session import spark_session
     from iotid.storage import Store
 
+    read_pseudonyms(settings.census)  # a key that is not there is missed now, not when all is scored
     registry = Registry(settings.tracking, settings.storage.root)
-    version = registry.version_of("champion")
+    version = champion_of(registry)
     with TemporaryDirectory() as folder:
         predictor = registry.bundle(version, folder)
         spark = spark_session(settings.spark, "iotid take-census")

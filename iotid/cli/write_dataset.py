@@ -20,14 +20,17 @@ def main(
 ) -> None:
     """Label the flows of every named site on every named night and write a Petastorm dataset.
 
-    Reads the table `flows` and a device list. Writes the dataset with its training, validation and test parts.
+    Reads the table `flows` and a device list. Writes the dataset with its training, validation and test parts, and
+    says which listed devices have no flow and which hosts no entry names.
     """
     from iotid.dataset import DeviceList, write_dataset
+    from iotid.dataset.names import check_names
     from iotid.errors import InputError
     from iotid.session import spark_session
     from iotid.storage import Store
 
     devices = DeviceList.read(*labels, inside=settings.census.inside)
+    check_names(devices, settings.dataset, settings.promotion, settings.watchlist)
     store = Store(settings.storage.root)
     asked_for = [{"site": site, "capture_date": day} for site in sites for day in capture_dates]
     nights = [store.open("flows", night) for night in asked_for if not skip_absent or store.exists("flows", night)]
@@ -37,4 +40,6 @@ def main(
     written = write_dataset(spark, store, nights, devices, settings.dataset, settings.flow, dataset)
     if skip_absent:
         command.say(f"nights with flows: {len(nights)} of {len(asked_for)}")
+    for sentence in written.metadata.get("coverage", ()):
+        command.say(sentence)
     command.say(f"dataset: {written.metadata['summary']} -> {written.uri}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ from iotid.errors import AccountingError, LabelError
 log = logging.getLogger(__name__)
 
 _SHOWN = 5
+_NAMED = 20
 
 
 @dataclass
@@ -76,3 +78,16 @@ class Accounts:
             "other_protocols": self.other_protocols,
             "continued": self.continued,
         }
+
+
+def coverage(without_flows: Sequence[str], devices: int, hosts: Mapping[str, int]) -> Iterator[str]:
+    """Sentences on what a list of ``devices`` devices and the flows have not in common, to complete it by.
+
+    ``without_flows``: names of those that no flow was labelled by; ``hosts``: unlisted ones with their flows.
+    """
+    if without_flows:
+        more = f" and {len(without_flows) - _NAMED} more" if len(without_flows) > _NAMED else ""
+        named = ", ".join(without_flows[:_NAMED])
+        yield f"devices without a flow: {len(without_flows):,} of {devices:,}: {named}{more}"
+    if hosts:
+        yield "busiest hosts on no list: " + ", ".join(f"{host} ({flows:,} flows)" for host, flows in hosts.items())

@@ -1,25 +1,22 @@
-"""One entry of a device list, and how lists are read from YAML and CSV."""
+"""One entry of a device list: what names a device's flows, in the forms that stored flows have it in."""
 
 from __future__ import annotations
 
-import csv
-import difflib
-import io
 import ipaddress
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, date, datetime, time, timedelta
-from pathlib import Path
 from typing import Any, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from iotid.config import conf_dir
-from iotid.errors import LabelError
+from iotid.config import composed
 
-_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
-_ABSENT = ("", "null", "~")  # an empty cell or YAML's null, read as text
+# as people and switches print them: pairs (their zeros may be left out), fours, sixes, or all twelve digits
+_MAC = re.compile(
+    r"[0-9a-f]{1,2}(?:[:.-][0-9a-f]{1,2}){5}|[0-9a-f]{4}(?:[:.-][0-9a-f]{4}){2}|[0-9a-f]{6}[:.-]?[0-9a-f]{6}"
+)
+_THIS_NETWORK = ipaddress.ip_network("0.0.0.0/8")  # RFC 1122
 _ALWAYS = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
 
 
@@ -30,7 +27,7 @@ class Device(BaseModel):
     days included; a time means from that instant on, and up to it but without it. A time without zone is UTC.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
 
     name: str = Field(min_length=1)
     model: str = ""
@@ -47,7 +44,7 @@ class Device(BaseModel):
     def _absent_values_are_defaults(cls, given: Any) -> Any:
         if not isinstance(given, Mapping):
             raise ValueError("must hold keys such as name and mac")
-        entry = {key: value for key, value in given.items() if not (isinstance(value, str) and value in _ABSENT)}
+        entry = {key: value for key, value in given.items() if value not in (None, "")}
         if isinstance(entry.get("name"), str):
             entry.setdefault("model", entry["name"])
         return entry
@@ -57,24 +54,39 @@ class Device(BaseModel):
     def _one_is_a_list_of_one(cls, given: Any) -> Any:
         return (given,) if isinstance(given, str) else given
 
+    @field_validator("name", "model", "vendor", "type")
+    @classmethod
+    def _letters_in_one_form(cls, given: str) -> str:
+        return composed(given)
+
     @field_validator("mac")
     @classmethod
     def _macs_in_one_form(cls, given: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(_mac(text) for text in given)
+        return tuple(map(_mac, given))
 
     @field_validator("ip")
     @classmethod
     def _addresses_in_one_form(cls, given: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(str(ipaddress.ip_address(text.strip())) for text in given)
+        return tuple(map(_address, given))
+
+    @field_validator("path")
+    @classmethod
+    def _patterns_that_can_fit(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(_pattern, given))
 
     @field_validator("valid_from", "valid_to", mode="before")
     @classmethod
     def _instant(cls, given: Any, info: Any) -> Any:
+        if not isinstance(given, str):
+            return given
         try:
             day = date.fromisoformat(given)
             return datetime.combine(day + timedelta(days=info.field_name == "valid_to"), time(), UTC)
-        except (TypeError, ValueError, OverflowError):  # a time of day, or no date at all: pydantic's to judge
-            return given
+        except (ValueError, OverflowError):
+            try:
+                return datetime.fromisoformat(given)
+            except ValueError:  # pydantic would take 2024 for a number of seconds
+                raise ValueError(f"{given!r} is no date; write it as 2026-01-31 or 2026-01-31T12:00:00") from None
 
     @field_validator("valid_from", "valid_to")
     @classmethod
@@ -95,89 +107,40 @@ class Device(BaseModel):
 
 
 def _mac(text: str) -> str:
-    mac = text.strip().lower().replace("-", ":")
-    if not _MAC.fullmatch(mac):
+    found = _MAC.fullmatch(text.lower())
+    if not found:
         raise ValueError(f"{text!r} is not a MAC; write it as 00:17:88:24:76:ff")
+    groups = re.split("[:.-]", found[0])
+    digits = "".join(group.zfill(2) if len(groups) == 6 else group for group in groups)
+    mac = ":".join(re.findall("..", digits))
+    if int(digits[:2], 16) & 1 or not int(digits, 16):  # IEEE 802: the group bit
+        raise ValueError(
+            f"{text!r} is the MAC of no single device (broadcast, multicast or zero); give the device's own"
+        )
     return mac
 
 
-def read_devices(path: str | Path) -> tuple[Device, ...]:
-    """The entries of a list: CSV where the name ends in .csv, else YAML. A bare name may be one in conf/datasets.
-
-    Raises:
-        LabelError: the file cannot be read, or an entry breaks a rule.
-    """
-    file = Path(path)
-    if not file.exists() and (conf_dir() / "datasets" / file).is_file():
-        file = conf_dir() / "datasets" / file
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except OSError as fault:
-        raise LabelError(f"{path}: cannot be read ({fault.strerror}); give a YAML or CSV device list") from None
-    except UnicodeDecodeError:
-        raise LabelError(f"{path}: is not UTF-8 text; save the device list as UTF-8") from None
-    entries = _csv_entries(text, path) if file.suffix.lower() == ".csv" else _yaml_entries(text, path)
-    devices = tuple(_device(entry, f"{path}: {place}") for place, entry in entries)
-    if not devices:
-        raise LabelError(f"{path}: holds no devices; list at least one with its name and its mac, ip or path")
-    return devices
+def _address(text: str) -> str:
+    """As flows have it: without a zone, which names an interface of the machine that printed it."""
+    address = ipaddress.ip_address(text)
+    if isinstance(address, ipaddress.IPv6Address):
+        address = address.ipv4_mapped or ipaddress.IPv6Address(int(address))
+    if address.is_multicast or address.is_unspecified or address == ipaddress.ip_address("255.255.255.255"):
+        raise ValueError(f"{text!r} is the address of no single device; give the device's own")
+    if address in _THIS_NETWORK:
+        raise ValueError(f"{text!r} is an address that no device keeps; give the device's own")
+    return str(address)
 
 
-def _yaml_entries(text: str, path: str | Path) -> Iterator[tuple[str, Any]]:
-    try:
-        # every scalar stays text: to YAML 1.1, 10:11:12:13:14:15 is a number and a device called `no` is false
-        content = yaml.load(text, Loader=yaml.BaseLoader)
-    except yaml.YAMLError as fault:
-        raise LabelError(f"{path}: is not valid YAML ({' '.join(str(fault).split())}); mend the file") from None
-    if not isinstance(content, dict) or not isinstance(content.get("devices"), list):
-        raise LabelError(f"{path}: must hold a list under the key `devices:`; see conf/datasets for examples")
-    unknown = sorted(set(content) - {"devices", "notes"})
-    if unknown:
-        raise LabelError(f"{path}: unknown key {unknown[0]!r} beside `devices`; remove it, or put it under `notes`")
-    for number, entry in enumerate(content["devices"], start=1):
-        name = entry.get("name") if isinstance(entry, dict) else None
-        yield f"device {number}{f' ({name})' if name else ''}", entry
-
-
-def _csv_entries(text: str, path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    rows = csv.DictReader(io.StringIO(text, newline=""))
-    header = list(rows.fieldnames or ())
-    name = next((column for column in ("name", "device") if column in header), None)
-    if name is None or not {"mac", "ip", "path"} & set(header):
-        raise LabelError(
-            f"{path}: the header must name a column `device` or `name` and one of `mac`, `ip`, `path`; got {header}"
-        )
-    model = next((column for column in header if column == "model" or column.startswith("device_type")), "model")
-    columns = {"name": name, "model": model, "vendor": "vendor", "type": "type"}
-    columns |= {key: key for key in ("valid_from", "valid_to")}
-    for row in rows:
-        if any(isinstance(cell, str) and cell.strip() for cell in row.values()):
-            entry: dict[str, Any] = {key: (row.get(column) or "").strip() for key, column in columns.items()}
-            for key in ("mac", "ip", "path"):
-                entry[key] = [part.strip() for part in (row.get(key) or "").split(";") if part.strip()]
-            yield f"line {rows.line_num} ({entry['name'] or 'no name'})", entry
-
-
-def _device(entry: Any, place: str) -> Device:
-    try:
-        return Device.model_validate(entry)
-    except ValidationError as fault:
-        raise LabelError(f"{place}: {'; '.join(_reason(error) for error in fault.errors())}") from None
-
-
-def _reason(error: Any) -> str:
-    """One fault in the words of this house: the key, the rule, the value got."""
-    key = str(error["loc"][0]) if error["loc"] else ""
-    if error["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(key, Device.model_fields, n=1)
-        return (
-            f"unknown key {key!r}; {f'did you mean {close[0]}?' if close else 'use ' + ', '.join(Device.model_fields)}"
-        )
-    if error["type"] == "missing":
-        return f"{key} is missing"
-    if error["type"] == "value_error":  # raised above, and says what it got
-        return ": ".join(filter(None, (key, error["msg"].removeprefix("Value error, "))))
-    return f"{key}: {error['msg']}, got {error['input']!r}"
+def _pattern(text: str) -> str:
+    """Letters composed, as in the paths that are held against it. Stored paths are whole and those of files."""
+    parts = re.sub("^[^/]*:///?", "", text).split("/")
+    odd = next((part for part in (".", "..", "~") if part in parts), "\\" if "\\" in text else None)
+    if odd is not None:
+        raise ValueError(f"{text!r} fits no path, as none holds {odd}; write */folder/* for all files below a folder")
+    if not parts[-1] or "" in parts[1:]:
+        raise ValueError(f"{text!r} fits no file; write */folder/* for all files below a folder")
+    return composed(text)
 
 
 def merged_name(label: str, told: Mapping[str, str | None]) -> str:

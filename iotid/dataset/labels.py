@@ -25,8 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iotid import config
+from iotid.config import composed
 from iotid.dataset.arrays import one_chunk
-from iotid.dataset.devices import Device, merged_name, read_devices
+from iotid.dataset.device_files import read_devices
+from iotid.dataset.devices import Device, merged_name
 from iotid.errors import LabelError
 from iotid.labels.owner import CLIENT, SERVER, Networks, owner_side
 
@@ -77,7 +79,7 @@ class DeviceList:
         ``mac``, ``ip``, ``path`` (each one or a list), ``valid_from``, ``valid_to``; ``notes:`` is free text. CSV has
         a header: ``device`` or ``name``, ``mac``, ``ip``, ``path`` (several values of a cell parted by ``;``),
         ``vendor``, ``type``, ``model`` (or any ``device_type…``), ``valid_from``, ``valid_to``; other columns are
-        passed over.
+        passed over, but for those that look like one of these misspelt.
 
         Raises:
             LabelError: the file is missing or malformed, or one MAC stands for two devices that nothing tells apart.
@@ -94,7 +96,7 @@ class DeviceList:
 
     def resolve(self, flows: pa.Table | pa.RecordBatch) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
         """``match``, and (N,) whether several devices of different names fit the flow equally well."""
-        side_N = owner_side(flows, self._networks)
+        side_N = owner_side(flows, self.networks)
 
         def of_owner(what: str, index: dict[str, frozenset[int]]) -> _Named:
             look_up = partial(_look_up, index)
@@ -167,8 +169,13 @@ class DeviceList:
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 
     @cached_property
-    def _networks(self) -> Networks:
-        return Networks(self.inside)
+    def networks(self) -> Networks:
+        """The site's networks, and the addresses that the list names beyond them."""
+        import pyarrow as pa
+
+        inside = Networks(self.inside)
+        listed = pa.array(sorted({ip for device in self.devices for ip in device.ip}), pa.string())
+        return Networks([*self.inside, *listed.filter(pa.array(~inside.contain(listed))).to_pylist()])
 
     @cached_property
     def _by_mac(self) -> dict[str, frozenset[int]]:
@@ -187,7 +194,7 @@ class DeviceList:
         ]
 
     def _by_path(self, path: str) -> frozenset[int]:
-        absolute = "/" + path.lstrip("/")  # so that `*/Hue/*` fits the relative path `Hue/setup.pcap`
+        absolute = "/" + composed(path).lstrip("/")  # so that `*/Hue/*` fits the relative path `Hue/setup.pcap`
         return frozenset(number for pattern, number in self._patterns if pattern.fullmatch(absolute))
 
     def _valid_at(self, flows: pa.Table | pa.RecordBatch) -> tuple[list[_State], NDArray[np.int64]]:
@@ -223,9 +230,12 @@ def _look_up(index: dict[str, frozenset[int]], value: str) -> frozenset[int]:
 
 
 def _path_regex(pattern: str) -> str:
-    """A shell glob against a whole path; one that does not start at the root also fits the path's end."""
-    anywhere = fnmatch.translate("*/" + pattern)
-    return fnmatch.translate(pattern) if pattern.startswith("/") else f"{fnmatch.translate(pattern)}|{anywhere}"
+    """A shell glob against a whole path; one that does not start at the root also fits the path's end.
+
+    Brackets are a class of characters, as in a shell, or themselves, as in the name of a folder.
+    """
+    anchored = [pattern] if pattern.startswith("/") else [pattern, "*/" + pattern]
+    return "|".join(fnmatch.translate(each) for glob in anchored for each in (glob, glob.replace("[", "[[]")))
 
 
 def _narrow(state: _State, named: frozenset[int]) -> _State:

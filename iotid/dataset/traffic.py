@@ -114,17 +114,16 @@ def _ends(packets: DataFrame, devices: DeviceList) -> DataFrame:
     ends = ends.select("capture_file", "second", "frame_length", "end.*")
     mac, ip = F.col("mac"), F.col("ip")
     known = ends.filter(mac.isNull() | mac.isin(_macs(devices)) | ip.isin(_addresses(devices, without_mac=True)))
-    own = known.mapInArrow(partial(_at_devices, inside=devices.inside), known.schema)
+    own = known.mapInArrow(partial(_at_devices, inside=devices.networks), known.schema)
     return own.groupBy(*ends.columns).count()
 
 
-def _at_devices(ends: Iterable[pa.RecordBatch], inside: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def _at_devices(ends: Iterable[pa.RecordBatch], inside: Networks) -> Iterator[pa.RecordBatch]:
     """The ends at which there is a device of the site."""
     import pyarrow as pa
 
-    networks = Networks(inside)
     for batch in ends:
-        yield batch.filter(pa.array(is_device(batch["ip"], batch["mac"], networks)))
+        yield batch.filter(pa.array(is_device(batch["ip"], batch["mac"], inside)))
 
 
 def _by_device(ends: DataFrame, devices: DeviceList) -> DataFrame:

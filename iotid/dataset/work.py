@@ -46,6 +46,9 @@ from iotid.storage import PartFile
 CONTINUED, OTHER_PROTOCOL, UNLISTED, CONFLICT, LABELLED = (
     "continued", "other_protocol", "unlisted", "conflict", "labelled",
 )  # fmt: skip
+DEVICE, HOST = "device", "host"  # beside these: labelled flows by device's name, unlisted ones by the host that began
+_MAX_HOSTS = 1 << 16  # that a file counts, the busiest; a site has fewer
+_NO_MAC = "00:00:00:00:00:00"  # of loopback
 
 _OUTCOMES, _VOTES, _SUMMARIES, _ANSWERS, _VALUES, _ROWS, _SETS = (
     "outcomes", "votes", "summaries", "answers", "values", "rows", "sets",
@@ -95,8 +98,14 @@ class Source:
         """All that a flow may get."""
         return tuple(sorted({*self.devices.labels(self.settings.label), UNKNOWN}))
 
-    def read(self, number: int, columns: Iterable[str], outcomes: Counter[tuple[str, str]]) -> Iterator[Labelled]:
-        """Flows of a file that have a label, batch by batch; all others are counted."""
+    def read(
+        self,
+        number: int,
+        columns: Iterable[str],
+        outcomes: Counter[tuple[str, str]],
+        hosts: Counter[str] | None = None,
+    ) -> Iterator[Labelled]:
+        """Flows of a file that have a label, batch by batch; others are counted, and in ``hosts`` who began them."""
         file, keep_unlisted = self.files[number], self.settings.unlisted == "unknown"
         names = self.devices.labels(self.settings.label)
         label_of = np.array([self.labels.index(name) for name in (*names, UNKNOWN)], np.int32)
@@ -115,6 +124,8 @@ class Source:
             conflicts = int(conflict_N.sum())
             outcomes[CONFLICT, ""] += conflicts
             outcomes[UNLISTED, ""] += flows.num_rows - int(kept_N.sum()) - conflicts
+            if hosts is not None:
+                _count_hosts(flows.filter(pa.array((device_N < 0) & ~conflict_N)), hosts)
             device_N = device_N[kept_N]
             yield Labelled(flows.filter(pa.array(kept_N)), label_of[device_N], device_N)  # -1 takes the last
 
@@ -141,9 +152,12 @@ def look(tasks: Iterable[pa.RecordBatch], source: Source, partitions: int) -> It
         outcomes: Counter[tuple[str, str]] = Counter()
         found: list[tuple[NDArray[np.int32], Any]] = []
         votes: Counter[tuple[int, int]] = Counter()
-        for flows, label_N, _ in source.read(number, columns, outcomes):
+        hosts: Counter[str] = Counter()
+        for flows, label_N, device_N in source.read(number, columns, outcomes, hosts):
             labels, counts = np.unique(label_N, return_counts=True)
             outcomes.update({(LABELLED, source.labels[i]): n for i, n in zip(labels, counts.tolist(), strict=True)})
+            for device, flows_of in zip(*np.unique(device_N[device_N >= 0], return_counts=True), strict=True):
+                outcomes[DEVICE, source.devices.devices[device].name] += int(flows_of)
             packed = source.packed(flows) if protocol == "random_unique" else None
             position_N = source.positions(flows, label_N, packed)
             if protocol == "by_capture":
@@ -156,12 +170,26 @@ def look(tasks: Iterable[pa.RecordBatch], source: Source, partitions: int) -> It
                 found = []
         if found:
             yield _units(found, partitions)
+        outcomes.update({(HOST, host): n for host, n in busiest(hosts, _MAX_HOSTS).items()})
         counted = [{"outcome": outcome, "label": label, "flows": n} for (outcome, label), n in outcomes.items()]
         schema = _schema("outcome string, label string, flows int64")
         yield beside(aside(_OUTCOMES, pa.Table.from_pylist(counted, schema)))
         told = [{"position": at, "label": source.labels[label], "flows": n} for (at, label), n in votes.items()]
         schema = _schema("position int64, label string, flows int64")
         yield beside(aside(_VOTES, pa.Table.from_pylist(told, schema)))
+
+
+def _count_hosts(flows: pa.RecordBatch, hosts: Counter[str]) -> None:
+    """Count the clients of flows, by MAC where one is shown, else by address."""
+    mac = flows["client_mac"]
+    is_shown = pc.fill_null(pc.not_equal(mac, _NO_MAC), False)
+    for host in pc.value_counts(pc.if_else(is_shown, mac, flows["client_ip"])).to_pylist():
+        hosts[host["values"]] += host["counts"]
+
+
+def busiest(hosts: Counter[str], most: int) -> dict[str, int]:
+    """The hosts with most flows; of equal ones the first by name, whatever the order in which they were counted."""
+    return dict(sorted(hosts.items(), key=lambda item: (-item[1], item[0]))[:most])
 
 
 def _schema(text: str) -> pa.Schema:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from iotid import schemas
 from iotid.config import settings_hash
 from iotid.dataset import work
-from iotid.dataset.accounts import Accounts
+from iotid.dataset.accounts import Accounts, coverage
 from iotid.dataset.characteristics import Encoding, learn_vocabularies, select_characteristics
 from iotid.dataset.labels import UNKNOWN, DeviceList
 from iotid.dataset.partition import PARTS, Split, find_ends, settle, split_captures
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MACS_SHOWN = 3
+_HOSTS_SHOWN = 5
 
 
 def write_dataset(
@@ -49,7 +50,8 @@ def write_dataset(
 
     A row is a flow, or with ``settings.unique`` a distinct (sequences, label) of a part; ``num_flows`` is its weight.
     Labels with fewer than ``min_flows`` flows, or with none in the training part, are left out; flows that fit several
-    devices equally well (conflicts) are, too. The metadata lists them, and its ``accounting`` adds up to all flows.
+    devices equally well (conflicts) are, too. The metadata lists them, and its ``accounting`` adds up to all flows;
+    ``without_flows`` are the names of devices that no flow fits, ``unlisted_hosts`` the busiest that fit no entry.
 
     Raises:
         LabelError: the list fits no flow, leaves fewer than two labels, or leaves a part empty.
@@ -88,6 +90,7 @@ def write_dataset(
                 "settings": {"dataset": settings.model_dump(mode="json"), "flow": flow.model_dump(mode="json")},
                 "accounting": accounts.to_json(),
                 "dropped": accounts.dropped,
+                **_coverage(flows.told.outcomes, devices),
                 **rows.write(staged, encoding, accounts),
             }
     written = store.open("datasets", {"name": name})
@@ -235,6 +238,18 @@ def _account(outcomes: Mapping[tuple[str, str], int], nights: Sequence[Partition
     )
     accounts.check()
     return accounts
+
+
+def _coverage(outcomes: Mapping[tuple[str, str], int], devices: DeviceList) -> dict[str, Any]:
+    """What the list and the flows have not in common, and sentences on it."""
+    names = dict.fromkeys(device.name for device in devices.devices)
+    without = [name for name in names if (work.DEVICE, name) not in outcomes]
+    hosts = work.busiest(Counter({host: n for (kind, host), n in outcomes.items() if kind == work.HOST}), _HOSTS_SHOWN)
+    return {
+        "without_flows": without,
+        "unlisted_hosts": hosts,
+        "coverage": list(coverage(without, len(names), hosts)),
+    }
 
 
 def _nothing_matches(flows: DataFrame, devices: DeviceList) -> LabelError:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from iotid import config
 from iotid.evaluation import open_set
-from iotid.evaluation.fold import CAPTURES, FLOWS, WINDOWS
+from iotid.evaluation.fold import CAPTURES, ETEI, FLOWS, WINDOWS, rival_by_bytes
 from iotid.evaluation.open_set import OpenSet
+from iotid.evaluation.protocols import splits
 from iotid.evaluation.schema import Score
 from iotid.evaluation.study import Outcome, Result, Study, SystemScores
 
@@ -67,9 +68,13 @@ def read_traffic(
 def compare(
     flows: LabelledFlows, settings: config.Settings, folder: Path, traffic: Traffic | None = None
 ) -> list[Result]:
-    """One result for each of ``evaluation.protocols``; raises what ``Study.run`` raises."""
+    """One result for each of ``evaluation.protocols``; raises what ``Study.run`` raises, if it can before training."""
     import torch
 
+    for protocol in settings.evaluation.protocols:
+        next(splits(flows, protocol, settings.evaluation))
+    if ETEI in settings.evaluation.further_baselines:
+        rival_by_bytes(flows, settings.evaluation)
     torch.set_num_threads(settings.training.ranks * settings.training.threads)  # one rank has them all
     study = Study(settings, folder, traffic)
     return [study.run(flows, protocol) for protocol in settings.evaluation.protocols]

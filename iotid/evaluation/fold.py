@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
     from iotid.baselines import Samples, WindowRival
+    from iotid.baselines.etei import Etei
     from iotid.dataset import Traffic
     from iotid.model import Predictor
     from iotid.model.novelty import Novelty
@@ -233,7 +234,7 @@ class Fold:
         """Answers of the rivals that read other things than sequences."""
         settings, traffic = self.settings.evaluation, self.traffic
         rivals = baselines.window_rivals(settings.seed)
-        found = {}
+        found: dict[str, dict[str, Items]] = {}
         for name in settings.further_baselines:
             if name == ETEI:
                 found[name] = self._of_flows(self._by_bytes())
@@ -247,17 +248,7 @@ class Fold:
 
     def _by_bytes(self) -> NDArray[np.float64]:
         """Probabilities (P, C) of the test part's flows by their first bytes."""
-        from iotid.baselines.etei import Etei
-
-        settings, flow = self.settings.evaluation, self.flows.flow
-        if not flow.keep_bytes:
-            raise SettingError(
-                f"evaluation.further_baselines: {ETEI} reads the first bytes of packets, which these flows do not "
-                "hold; assemble them with flow.keep_bytes=250 (it keeps payload)"
-            )
-        rival = Etei(
-            settings.seed, packets=flow.keep_packets, packet_bytes=flow.keep_bytes, epochs=settings.etei_epochs
-        )
+        rival = rival_by_bytes(self.flows, self.settings.evaluation)
         self.origins[ETEI] = rival.origin
         train, test = (self.flows.bytes_of(self.parts[part].flow) for part in ("train", "test"))
         label_P = self.flows.label[self.parts["train"].flow]
@@ -306,6 +297,23 @@ class Fold:
         paths = one_chunk(traffic.table["capture_file"]).dictionary
         place_L = pc.index_in(paths, value_set=encoded.dictionary).fill_null(-1).to_numpy()
         return number[place_L], ranked[rank[place_L]].astype(np.int8)
+
+
+def rival_by_bytes(flows: LabelledFlows, settings: config.Evaluation) -> Etei:
+    """The rival that reads payload, not yet fitted.
+
+    Raises:
+        SettingError: the flows hold no bytes of packets, or as many as it cannot read.
+    """
+    from iotid.baselines.etei import Etei
+
+    flow = flows.flow
+    if not flow.keep_bytes:
+        raise SettingError(
+            f"evaluation.further_baselines: {ETEI} reads the first bytes of packets, which these flows do not "
+            "hold; assemble them with flow.keep_bytes=250 (it keeps payload)"
+        )
+    return Etei(settings.seed, packets=flow.keep_packets, packet_bytes=flow.keep_bytes, epochs=settings.etei_epochs)
 
 
 def _items(

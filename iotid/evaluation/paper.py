@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict
 
+from iotid import yaml12
 from iotid.config import conf_dir
 from iotid.dataset import DeviceList
 
@@ -83,7 +83,7 @@ class Original(_Fact):
 
 def read(dataset: str) -> Original:
     """One of ``DATASETS``."""
-    tables = yaml.safe_load((conf_dir() / TABLES).read_text(encoding="utf-8"))
+    tables = yaml12.load((conf_dir() / TABLES).read_text(encoding="utf-8"))
     return Original.model_validate(tables[dataset])
 
 

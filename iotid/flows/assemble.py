@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from iotid import config, schemas
-from iotid.errors import AccountingError
+from iotid.errors import AccountingError, SchemaError
 from iotid.flows import work
 from iotid.flows.kernels import BEFORE_ALL
 from iotid.flows.local import check_accounting
@@ -48,10 +48,16 @@ def write_flows(
 
     Raises:
         PartitionError: the night's splits are absent.
+        SchemaError: another iotid has planned them.
         AccountingError: not every packet that was decoded is in a flow, or not every flow in a file.
     """
     keys = {"site": site, "capture_date": capture_date}
     splits = store.open("splits", keys)
+    if splits.metadata["schema_version"] != schemas.SPLITS.version:
+        raise SchemaError(
+            f"{splits.uri}: splits of schema version {splits.metadata['schema_version']}, this iotid reads "
+            f"{schemas.SPLITS.version}; plan the captures again (split-pcaps)"
+        )
     before = _night_before(store, keys, flow)
     with store.write("flows", keys, schemas.FLOWS.version) as staged:
         planned = pq.read_table(splits.uri, schema=schemas.SPLITS.arrow_schema(stored=True), partitioning=None)
@@ -71,6 +77,7 @@ def write_flows(
             "rows": told.sums.rows,
             "packets": packets,
             "unreadable": len(unreadable),
+            "overlapping": told.counters.hint(),  # captures that hold packets of others
             "settings": {"capture": capture.model_dump(mode="json"), "flow": flow.model_dump(mode="json")},
             "settings_hash": config.settings_hash(capture, flow),
             "inputs": {"splits": splits.metadata},

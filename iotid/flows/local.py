@@ -13,14 +13,15 @@ import pyarrow as pa
 
 from iotid import config, schemas
 from iotid.capture.counters import Counters
+from iotid.capture.overlaps import FirstPackets
 from iotid.capture.packets import column_of, strings_of
 from iotid.capture.splits import Split, find_captures, last_splits, pack_tasks, split_captures, splits_before
+from iotid.capture.threads import in_threads
 from iotid.errors import AccountingError
 from iotid.flows.merge import merge, rows_alone
 from iotid.flows.partial import Partials
 from iotid.flows.read import TaskSplits, read_partials, read_stretches
 from iotid.flows.table import Piece, table_in_time_order
-from iotid.flows.threads import in_threads
 
 Location = str | Path
 
@@ -66,7 +67,7 @@ def from_captures(
     settings = config.load_settings(overrides=overrides)
     locations = [paths] if isinstance(paths, Location) else paths
     capture = capture or settings.capture
-    captures, _, quarantined = find_captures((str(location) for location in locations), capture.unreadable)
+    captures, _, quarantined, _ = find_captures((str(location) for location in locations), capture.unreadable)
     pieces, counters = _assemble(captures, capture, settings.flow)
     for path, why in quarantined.items():
         counters.quarantine(path, 0, 0, why)
@@ -96,8 +97,9 @@ def _assemble(captures: list[Split], capture: config.Capture, flow: config.Flow)
     splits = plan.splits
     last_of = last_splits(splits)
     packed = groupby(zip(pack_tasks(splits, capture), splits, strict=True), key=lambda pair: pair[0])
+    firsts = FirstPackets((split.file_index, split.first_packet) for split in splits)
     of_task = [
-        TaskSplits(own, splits_before(last_of, own[0], capture) if flow.join_files else None)
+        TaskSplits(own, splits_before(last_of, own[0], capture) if flow.join_files else None, firsts)
         for own in ([split for _, split in group] for _, group in packed)
     ]
 
@@ -112,6 +114,7 @@ def _assemble(captures: list[Split], capture: config.Capture, flow: config.Flow)
     for partials, counted in in_threads(read, range(len(of_task)), len(of_task)):
         parts += partials
         counters.merge(counted)
+    counters.hint()
     alone, others = rows_alone(parts)
     merged = merge(others, flow)
     again = [

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
 from functools import partial, reduce
@@ -121,7 +122,9 @@ def read_stored(spark: SparkSession, folder: str, schema: pa.Schema) -> DataFram
     """
     filesystem, path = open_filesystem(folder)
     if not is_object_store(filesystem):
-        return spark.read.schema(spark_schema(schema)).parquet(folder)
+        return spark.read.schema(spark_schema(schema)).parquet(
+            re.sub(r"[][\\*?{}]", r"\\\g<0>", folder)
+        )  # as it is, no pattern
     read = partial(_read_files, folder=folder, files=shown_files(filesystem, path), schema=schema)
     return numbered(spark, range(len(read.keywords["files"]))).mapInArrow(read, spark_schema(schema))
 

@@ -11,6 +11,7 @@ from iotid.flows.partial import FlowTable, Partials, packets_of_stretches
 
 if TYPE_CHECKING:
     from iotid.capture.counters import Counters
+    from iotid.capture.overlaps import FirstPackets
     from iotid.capture.splits import Split
 
 _ALONE = 1 << 17  # packets that are looked at one by one at once; each may take 400 bytes, and those that are kept
@@ -21,6 +22,7 @@ class TaskSplits(NamedTuple):
 
     splits: Sequence[Split]
     before: Sequence[Split] | None
+    firsts: FirstPackets | None = None
 
 
 def read_partials(
@@ -28,7 +30,7 @@ def read_partials(
 ) -> Iterator[Partials]:
     """Partial flows of one task's splits; they are handed out whenever they fill ``capture.chunk_bytes``."""
     table = FlowTable(flow, task)
-    for packets in read_splits(own.splits, capture, counters, own.before, flow.keep_bytes):
+    for packets in read_splits(own.splits, capture, counters, own.before, flow.keep_bytes, own.firsts):
         table.add(packets)
         if table.nbytes > capture.chunk_bytes:
             yield table.flush()

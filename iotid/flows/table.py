@@ -9,9 +9,9 @@ import pyarrow as pa
 
 from iotid import config, schemas
 from iotid.capture.packets import column_of, ip_text, mac_text, strings_of
+from iotid.capture.threads import in_threads
 from iotid.flows.columns import FlowColumns, SequenceColumns, empty_columns, lay_out, lay_out_bytes
 from iotid.flows.kernels import END_REASONS, FIRST, HEAD_WIDTH, Rows
-from iotid.flows.threads import in_threads
 
 if TYPE_CHECKING:
     from iotid.flows.partial import Partials

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from iotid import config, schemas
 from iotid.capture.counters import Counters
+from iotid.capture.overlaps import FirstPackets
 from iotid.capture.pieces import reach_of
 from iotid.capture.splits import Split, last_splits, splits_before
 from iotid.flows.kernels import BEFORE_ALL, HEAD_WIDTH
@@ -243,12 +244,13 @@ def _splits_of(splits: Broadcast[bytes], task: int, capture: config.Capture, flo
         return [Split(**row) for row in table.filter(chosen).select(stored).to_pylist()]
 
     own = rows(pc.equal(table["task"], task))
+    firsts = FirstPackets(zip(table["file_index"].to_pylist(), table["first_packet"].to_pylist(), strict=True))
     if not flow.join_files:
-        return TaskSplits(own, None)
+        return TaskSplits(own, None, firsts)
     first = own[0].file_index
     near = pc.greater_equal(table["file_index"], first - reach_of(capture))
     before = last_splits(rows(pc.and_(near, pc.less(table["file_index"], first))))
-    return TaskSplits(own, splits_before(before, own[0], capture))
+    return TaskSplits(own, splits_before(before, own[0], capture), firsts)
 
 
 def _paths(splits: pa.Table) -> pa.Array:

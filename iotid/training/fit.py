@@ -86,7 +86,7 @@ def fit(
         DataError: a part has no rows.
     """
     _check_rows(train, validation)
-    ranks = Ranks.here(_device(settings))
+    ranks = Ranks.here(find_device(settings))
     run = _Run(model_settings, settings, encoding, train, validation, ranks)
     folder = Path(folder)
     run.restore(folder / _CHECKPOINTS)
@@ -324,7 +324,8 @@ def _seed_of(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def _device(settings: config.Training) -> torch.device:
+def find_device(settings: config.Training) -> torch.device:
+    """What this process trains on; raises a SettingError where that must be a GPU and is none."""
     if settings.device == "cpu" or (settings.device == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():

@@ -103,10 +103,11 @@ def write_copies(merged: Merged, path: Path, num_bytes: int, *, new_flows: bool)
             data = merged.data.copy()
             later = (merged.seconds + copy * span).astype("<u4").view(np.uint8).reshape(-1, 4)
             data[merged.record[:, None] + np.arange(4)] = later
-            if new_flows:  # the second byte of both addresses: copies up to 255 differ
-                for start, ends in ((merged.ipv4, (13, 17)), (merged.ipv6, (9, 25))):
-                    for end in ends:
-                        data[start + end] ^= copy
+            if new_flows:  # two bytes of both addresses: copies up to 65,535 differ
+                for start, places in ((merged.ipv4, (13, 12)), (merged.ipv6, (9, 10))):
+                    for place, changed in zip(places, (copy & 0xFF, copy >> 8 & 0xFF), strict=True):
+                        for end in (place, place + (4 if start is merged.ipv4 else 16)):
+                            data[start + end] ^= changed
             left = num_bytes - file.tell()
             end = merged.record[np.searchsorted(merged.record, left)] if 0 < left < merged.record[-1] else len(data)
             data[24:end].tofile(file)

@@ -43,6 +43,26 @@ def test_source__many_splits_and_files_give_what_one_reader_gives(
     assert several.filter("destination_port = 443").count() == 500
 
 
+def test_source__a_task_that_begins_in_a_later_file_names_the_files_of_its_packets(
+    tmp_path: Path, make: SimpleNamespace
+) -> None:
+    from iotid.capture.source import PcapDataSource
+
+    for number, name in enumerate("abcd"):
+        packets = [make.ethernet(make.ipv4(make.udp(bytes(50 * number)), 17)) for _ in range(number + 1)]
+        (tmp_path / name).write_bytes(make.pcap(packets))
+    (tmp_path / "b2").symlink_to("nowhere")  # in quarantine
+    options = {"path": str(tmp_path), "task_bytes": "1000", "unreadable": "quarantine"}
+    source = PcapDataSource(options)
+    reader = source.reader(source.schema())
+    tasks = list(reader.partitions())
+    assert [[Path(split.path).name for split in task.splits] for task in tasks] == [["a", "b", "c"], ["d"]]
+    found = [Path(name).name for batch in reader.read(tasks[1]) for name in batch["capture_file"].to_pylist()]
+    assert found == ["d"] * 4
+    found = [Path(name).name for batch in reader.read(tasks[0]) for name in batch["capture_file"].to_pylist()]
+    assert found == ["a", "b", "b", "c", "c", "c"]
+
+
 @pytest.mark.spark
 def test_source__only_the_columns_of_a_given_schema_are_made(
     spark: SparkSession, tmp_path: Path, make: SimpleNamespace, monkeypatch: pytest.MonkeyPatch

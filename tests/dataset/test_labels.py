@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
@@ -98,6 +99,20 @@ def test_read__csv_passes_over_other_columns_and_takes_a_device_type_as_the_mode
         ("d.csv", "vendor,mac\nAcme,aa\n", "`device` or `name`"),
         ("d.csv", f"device,mac\nx,{CAM}\n,{PLUG}\n", "line 3 (no name): name is missing"),
         ("d.csv", "device,mac\n", "holds no devices"),
+        ("d.csv", "", "`device` or `name`"),
+        ("d.yaml", f"devices:\n  - {{name: x, mac: '{CAM}', valid_from: 2024}}", "'2024' is no date"),
+        ("d.yaml", f"devices:\n  - {{name: ' ', mac: '{CAM}'}}", "name: String should have at least 1"),
+        ("d.csv", f"device,mac\nx,{CAM},\ny,{CAM},{PLUG}\n", f"line 3 (y): '{PLUG}' is in no column that the header"),
+        ("d.csv", f"device,mac,\nx,{CAM},left over\n", "line 2 (x): 'left over' is in no column"),
+        ("d.csv", f"device,mac,mac\nx,{CAM},{PLUG}\n", "line 1: columns 2 and 3 are both called 'mac'"),
+        ("d.csv", f"device,Notes,mac,notes\nx,a,{CAM},b\n", "line 1: columns 2 and 4 are both called 'notes'"),
+        ("d.csv", f"device,path\nx,*/x/*\n\ndevice,path\n{CAM},*/y/*\n", "line 4 is the header of line 1 once more"),
+        ("d.csv", f'device,mac\nx,{CAM}\n"y,{PLUG}\nz,{HUE}\n', "line 3: is not valid CSV"),
+        ("d.csv", f"device,macs\nx,{CAM}\n", "line 1: unknown column 'macs'; did you mean mac?"),
+        ("d.csv", "device,IP Address,mac\nx,10.0.0.1,\n", "line 1: unknown column 'ip address'; did you mean ip?"),
+        ("d.csv", f"device,mac,vender\nx,{CAM},Acme\n", "line 1: unknown column 'vender'; did you mean vendor?"),
+        ("d.csv", f"device,mac,valid_form\nx,{CAM},2024-01-01\n", "did you mean valid_from?"),
+        ("d.csv", f"nmae,mac\nx,{CAM}\n", "did you mean name?"),
     ],
 )
 def test_read__fault_is_one_line_that_names_file_and_rule(tmp_path: Path, name: str, text: str, told: str) -> None:
@@ -107,6 +122,124 @@ def test_read__fault_is_one_line_that_names_file_and_rule(tmp_path: Path, name: 
     assert str(path) in str(raised.value)
     assert told in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        (f"devices:\n- {{name: x, mac: '{CAM}'}}\ndevices:\n- {{name: y, mac: '{PLUG}'}}\n", ("line 1", "line 3")),
+        (f"devices:\n- name: x\n  mac: {CAM}\n  ip: 10.0.0.1\n  mac: {PLUG}\n", ("line 3", "line 5")),
+        (f"devices:\n- {{name: x, mac: '{CAM}'}}\n---\ndevices:\n- {{name: y, mac: '{PLUG}'}}\n", ("line 1", "line 3")),
+    ],
+)
+def test_read__what_yaml_would_cut_is_refused_with_both_lines(
+    tmp_path: Path, text: str, lines: tuple[str, str]
+) -> None:
+    with pytest.raises(LabelError, match=rf"not valid YAML \(.*{lines[0]}.*{lines[1]}\)"):
+        DeviceList.read(_write(tmp_path, text))
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_read__csv_as_spreadsheets_write_it(tmp_path: Path, separator: str, mark: str, end: str) -> None:
+    rows = [
+        ["Device", " MAC", "ip", "vendor", ""],
+        ["Cam", f'"{CAM};{PLUG}"', "", '"Acme; Sons, ""Ltd"""', ""],
+        ["", "", "", "", ""],
+        ["Hub", "", "10.0.0.1", "null", ""],
+        ["", " ", "", "", ""],
+        ["", "", "", "", "", "", ""],
+        ["Plug", HUE],
+    ]
+    path = tmp_path / "devices.csv"
+    path.write_bytes((mark + end.join(separator.join(row) for row in rows) + end * 2).encode())
+    cam, hub, plug = DeviceList.read(path).devices
+    assert (cam.name, cam.mac, cam.ip, cam.vendor) == ("Cam", (CAM, PLUG), (), 'Acme; Sons, "Ltd"')
+    assert (hub.name, hub.mac, hub.ip, hub.vendor) == ("Hub", (), ("10.0.0.1",), "")
+    assert (plug.name, plug.mac) == ("Plug", (HUE,))
+
+
+def test_read__csv_passes_over_columns_that_are_like_none_that_is_absent(tmp_path: Path) -> None:
+    header = "mac,device,full_name,types,type,connection,captures,flows,notes,source,room,ssid,os,port"
+    path = _write(tmp_path, f"{header}\n{CAM},Cam,a,b,c,d,1,2,e,f,g,h,i,j\n", "devices.csv")
+    assert DeviceList.read(path).devices[0].type == "c"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "02:ab:cd:ef:00:01", "02-AB-CD-EF-00-01", "02ab.cdef.0001", "02ab-cdef-0001", "02abcdef0001", "02ABCD-EF0001",
+        "2:ab:cd:ef:0:1", " 02abcdef0001 ", "02.ab.cd.ef.00.01",
+    ],
+)  # fmt: skip
+def test_read__macs_as_people_and_switches_write_them(tmp_path: Path, text: str) -> None:
+    assert Device(name="x", mac=text).mac == ("02:ab:cd:ef:00:01",)
+    in_yaml = _write(tmp_path, f"devices: [{{name: x, mac: {text}}}]")
+    in_csv = _write(tmp_path, f"name,mac\nx,{text}\n", "devices.csv")
+    for path in (in_yaml, in_csv):
+        assert DeviceList.read(path).devices[0].mac == ("02:ab:cd:ef:00:01",)
+
+
+def test_read__a_mac_of_digits_alone_is_no_number(tmp_path: Path) -> None:
+    path = _write(tmp_path, "devices: [{name: 1e3, mac: 021234567890}, {name: 0x1F, mac: [02123456e890]}]")
+    one, other = DeviceList.read(path).devices
+    assert (one.name, one.mac) == ("1e3", ("02:12:34:56:78:90",))
+    assert (other.name, other.mac) == ("0x1F", ("02:12:34:56:e8:90",))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("mac", "ff:ff:ff:ff:ff:ff", "no single device"),
+        ("mac", "01:00:5e:00:00:fb", "no single device"),
+        ("mac", "33-33-00-00-00-01", "no single device"),
+        ("mac", "0000.0000.0000", "no single device"),
+        ("mac", "21234567890", "is not a MAC"),
+        ("mac", "2.12346E+10", "is not a MAC"),
+        ("mac", "02:ab:cd:ff:fe:ef:00:01", "is not a MAC"),
+        ("mac", "02ab:cdef:00:01", "is not a MAC"),
+        ("mac", "02::cd:ef:00:01", "is not a MAC"),
+        ("ip", "224.0.0.251", "no single device"),
+        ("ip", "ff02::fb%eth0", "no single device"),
+        ("ip", "255.255.255.255", "no single device"),
+        ("ip", "0.0.0.0", "no single device"),
+        ("ip", "0.0.0.7", "no device keeps"),
+        ("ip", "::", "no single device"),
+        ("ip", "::ffff:224.0.0.1", "no single device"),
+        ("ip", "192.168.1.0/24", "does not appear to be"),
+        ("ip", "3232235777", "does not appear to be"),
+        ("path", "", "fits no file"),
+        ("path", "*/Hue/", "fits no file"),
+        ("path", "*//Hue/*", "fits no file"),
+        ("path", "./Hue/*", "none holds ."),
+        ("path", "../Hue/*", "none holds .."),
+        ("path", "~/Hue/*", "none holds ~"),
+        ("path", "C:\\Hue\\*", "none holds \\"),
+    ],
+)
+def test_devices__what_can_never_match_is_refused(key: str, value: str, told: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(told)):
+        Device.model_validate({"name": "x", key: [value]})
+
+
+def test_match__addresses_are_those_of_packets_however_they_are_written(flow_table: FlowTable) -> None:
+    written = ["fe80::1%eth0", "::ffff:192.168.1.2", "2001:DB8:0:0::1"]
+    devices = DeviceList(tuple(Device(name=text, ip=text) for text in written))
+    assert [device.ip for device in devices.devices] == [("fe80::1",), ("192.168.1.2",), ("2001:db8::1",)]
+    flows = flow_table([{"client_ip": address} for address in ("fe80::1", "192.168.1.2", "2001:db8::1")])
+    assert _names(devices, flows) == written
+
+
+def test_match__letters_are_equal_composed_or_not(flow_table: FlowTable) -> None:
+    composed, decomposed = "K\u00fcche", "Ku\u0308che"
+    one, other = Device(name=composed, mac=CAM, type=decomposed), Device(name=decomposed, mac=CAM, type=composed)
+    assert one == other
+    assert DeviceList((one, other)), "one name, so that its MAC may be listed twice"
+    for listed in (composed, decomposed):
+        devices = DeviceList((Device(name="x", path=f"*/{listed}/*"),))
+        flows = flow_table([{"capture_file": f"/d/{stored}/a.pcap"} for stored in (composed, decomposed, "Kuche")])
+        assert _names(devices, flows) == ["x", "x", None]
 
 
 def test_read__missing_file_is_named() -> None:
@@ -210,6 +343,8 @@ def test_match__the_sites_networks_are_the_lists_and_make_it_another_list(
     assert (_names(usual, flows), _names(public, flows)) == ([None], ["cam"])
     assert usual.inside == load_settings().census.inside
     assert usual.hash != public.hash
+    by_address = DeviceList((Device(name="cam", ip="203.0.113.9"),))
+    assert _names(by_address, flows) == ["cam"], "what the list names is the site's"
 
 
 def test_match__shared_mac_is_decided_by_path_and_is_a_conflict_elsewhere(flow_table: FlowTable) -> None:
@@ -250,6 +385,14 @@ def test_match__pattern_of_two_devices_leaves_the_choice_to_their_macs(flow_tabl
         ("/Hue/*", "/data/Hue/a.pcap", False),
         ("*/Somfy-0[1-6]/*", "/d/Somfy-04/x.pcap", True),
         ("*/hue/*", "/data/Hue/a.pcap", False),
+        ("*/Hue [kitchen]/*", "/data/Hue [kitchen]/a.pcap", True),
+        ("*/Hue [kitchen]/*", "/data/Hue k/a.pcap", True),
+        ("Hue [kitchen]/*", "/data/Hue [kitchen]/a.pcap", True),
+        ("/data/[a]/*", "/data/[a]/x.pcap", True),
+        ("/data/[a]/*", "/other/[a]/x.pcap", False),
+        ("*/[!a]/*", "/data/[!a]/x.pcap", True),
+        ("*/Somfy-0[1-6]/*", "/d/Somfy-07/x.pcap", False),
+        ("s3://bucket/*", "s3://bucket/a.pcap", True),
     ],
 )
 def test_match__path_patterns_are_shell_globs_that_also_fit_the_end(
@@ -286,9 +429,10 @@ def _slow_match(devices: DeviceList, flow: dict[str, Any]) -> int:
         def fits(number: int, key: str = key, value: str | None = value) -> bool:
             listed = getattr(devices.devices[number], key)
             if key == "path":
+                path = "/" + str(value)
+                globs = [glob for p in listed for glob in (p, "*/" + p)]
                 return any(
-                    fnmatch.fnmatchcase("/" + str(value), p) or fnmatch.fnmatchcase("/" + str(value), "*/" + p)
-                    for p in listed
+                    fnmatch.fnmatchcase(path, g) or fnmatch.fnmatchcase(path, g.replace("[", "[[]")) for g in globs
                 )
             return value in listed
 
@@ -300,7 +444,7 @@ def _slow_match(devices: DeviceList, flow: dict[str, Any]) -> int:
 
 _MACS = [HUE, CAM, PLUG]
 _IPS = ["10.0.0.1", "10.0.0.2"]
-_PATHS = ["a/x.pcap", "b/x.pcap", "b/y.pcap"]
+_PATHS = ["a/x.pcap", "b/x.pcap", "b/y.pcap", "[b]/y.pcap"]
 _DAYS = ["2024-03-01", "2024-03-02", "2024-03-03"]
 
 
@@ -310,7 +454,9 @@ def _entries(draw: st.DrawFn) -> dict[str, Any]:
         "name": draw(st.sampled_from(["one", "two", "three"])),
         "mac": draw(st.lists(st.sampled_from(_MACS), max_size=2)),
         "ip": draw(st.lists(st.sampled_from(_IPS), max_size=1)),
-        "path": draw(st.lists(st.sampled_from(["a/*", "*/b/*", "x.pcap", "b/y.pcap"]), min_size=1, max_size=2)),
+        "path": draw(
+            st.lists(st.sampled_from(["a/*", "*/b/*", "x.pcap", "b/y.pcap", "[b]/*"]), min_size=1, max_size=2)
+        ),
     }
     since, until = draw(st.tuples(st.sampled_from(_DAYS), st.sampled_from(_DAYS)))
     return {**entry, "valid_from": min(since, until), "valid_to": max(since, until)}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from iotid import schemas
 from iotid.capture import counters
 from iotid.capture.plan import write_splits
 from iotid.config import Settings
-from iotid.errors import AccountingError, InputError, PartitionError
+from iotid.errors import AccountingError, InputError, PartitionError, SchemaError
 from iotid.flows import QUARANTINE_FILE, assemble, from_captures, read_counters, read_flows, write_flows
 from iotid.flows.work import Sums
 from iotid.storage import Partition, Store
@@ -159,3 +161,31 @@ def test_write_flows__a_late_capture_makes_its_night_again_and_no_other(
     assert ordered(read_flows(spark, [again]).toArrow()) == ordered(from_captures(night, site="north"))
     assert content(again) != made["2024-02-29"]
     assert content(store.open("flows", other)) == made["2024-03-01"]
+
+
+def test_write_flows__below_any_root_of_files_of_any_name_and_a_hint_at_what_is_there_twice(
+    spark: Any, settings: Settings, night: Path, tmp_path: Path
+) -> None:
+    (night / "b.pcap").rename(os.fsdecode(os.fsencode(night) + b"/b\xff.pcap"))
+    (night / "d.pcap.gz").write_bytes(gzip.compress((night / "c.pcap").read_bytes()))
+    (night / "latest.pcap").symlink_to("c.pcap")
+    settings = in_pieces(settings)
+    store = Store(f"{tmp_path}/a?b #c*[1]{{x,y}}%20")
+    splits = write_splits(spark, store, str(night), *NIGHT.values(), settings.capture)
+    assert [splits.metadata[name] for name in ("files", "files_same", "files_alike")] == [4, 1, 1]
+    flow = settings.flow.model_copy(update={"idle_timeout_s": 10.0})
+    partition = write_flows(spark, store, *NIGHT.values(), settings.capture, flow)
+    local = from_captures(night, idle_timeout_s=10, site="north")
+    assert ordered(read_flows(spark, [partition]).toArrow()) == ordered(local)
+    assert read_counters(partition).drop(["site", "capture_date"]).equals(counters(local))
+    assert partition.metadata["overlapping"] == 2
+
+
+def test_write_flows__splits_of_another_version_are_refused_with_the_step_to_run(
+    spark: Any, settings: Settings
+) -> None:
+    store = Store(settings.storage.root)
+    with store.write("splits", NIGHT, 1):
+        pass
+    with pytest.raises(SchemaError, match=r"splits of schema version 1, this iotid reads 2; plan .*split-pcaps"):
+        write_flows(spark, store, *NIGHT.values(), settings.capture, settings.flow)

@@ -11,14 +11,19 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+def cores() -> int:
+    """Cores that this process may use; macOS does not tell more than how many there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def in_threads(call: Callable[[Item], Result], items: Iterable[Item], count: int) -> list[Result]:
     """``call`` of each of ``count`` items, in their order; an item is let go as soon as its call is done.
 
     Raises:
         Exception: what a call raises, the first in the items' order.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if min(cores, count) <= 1:
+    threads = min(cores(), count)
+    if threads <= 1:
         return [call(item) for item in items]
-    with ThreadPoolExecutor(min(cores, count)) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(call, items))

@@ -1,0 +1,114 @@
+"""YAML as people type it into settings and device lists: one document, no key twice, scalars by YAML 1.2.
+
+PyYAML reads YAML 1.1, to which 010 is 8, 1:30 is 90, ``no`` is false and 1e-3 is text; of equal keys it takes the last.
+Version 1.2 has no merge key: ``<<`` is a key like others, and one that no section knows.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, ClassVar
+
+import yaml
+
+_TAG = "tag:yaml.org,2002:"
+_NULL = ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""])
+# YAML 1.2.2, section 10.3.2, with the characters that each may begin with
+_CORE = (
+    _NULL,
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+)
+
+
+class _Loader(yaml.SafeLoader):
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        first: dict[tuple[str, str], yaml.Mark] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in first:
+                    at = first[key.tag, key.value]
+                    raise yaml.MarkedYAMLError(f"key {key.value!r}", at, "the same key once more", key.start_mark)
+                first[key.tag, key.value] = key.start_mark
+        return node
+
+
+class _Core(_Loader):
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
+
+
+class _Text(_Loader):
+    """Every scalar but null stays text: a MAC of twelve digits, or a device called 1e3, is no number."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
+
+
+class _Whole(_Core):
+    """Refuses comments, which cut off what comes after them."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._whole = text
+
+    def scan_to_next_token(self) -> None:
+        start = self.index
+        super().scan_to_next_token()
+        if "#" in self._whole[start : self.index]:
+            raise yaml.YAMLError("what comes after # would be cut off as a comment")
+
+
+def _int(loader: Any, node: Any) -> int:
+    text = loader.construct_scalar(node)
+    return int(text, 0 if text[:2] in ("0o", "0x") else 10)
+
+
+def _float(loader: Any, node: Any) -> float:
+    text = loader.construct_scalar(node).lower()
+    return float(text.replace(".", "", 1) if text.endswith((".inf", ".nan")) else text)
+
+
+for _of, _resolvers in ((_Core, _CORE), (_Text, (_NULL,))):
+    for _name, _pattern, _begins in _resolvers:
+        _of.add_implicit_resolver(_TAG + _name, re.compile(rf"(?:{_pattern})\Z"), _begins)
+_Loader.add_constructor(_TAG + "int", _int)
+_Loader.add_constructor(_TAG + "float", _float)
+
+
+def load(text: str) -> Any:
+    """What the document ``text`` holds, by the core schema.
+
+    Raises:
+        ValueError: it is not YAML, holds several documents, or a key twice; with the lines of both, in one line.
+    """
+    return _load(_Core, text)
+
+
+def load_text(text: str) -> Any:
+    """What the document ``text`` holds, where every scalar but null is text; raises what ``load`` raises."""
+    return _load(_Text, text)
+
+
+def load_whole(text: str) -> Any:
+    """The value ``text``, of which every character counts; raises what ``load`` raises, and at a comment."""
+    value = _load(_Whole, text)
+    # an anchor, a tag or the mark of a document would not be part of the text
+    if isinstance(value, str) and text.strip()[:1] in ("&", "!", "-", "%") and value != text.strip():
+        raise ValueError(f"YAML would read {value!r} alone of it")
+    return value
+
+
+def _load(kind: type[_Loader], text: str) -> Any:
+    try:
+        return kind(text).get_single_data()
+    except yaml.MarkedYAMLError as fault:
+        told = ((fault.context, fault.context_mark), (fault.problem, fault.problem_mark))
+        parts = [f"{words} in line {mark.line + 1}" if mark else words for words, mark in told if words]
+        raise ValueError(", ".join(parts)) from None
+    except (yaml.YAMLError, ValueError, RecursionError) as fault:
+        raise ValueError(" ".join(str(fault).split())) from None

@@ -1,0 +1,302 @@
+"""What `test_take` proves on Spark, as far as no Java is needed: flows are scored by a table instead of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from iotid.census import check_watchlist, take, take_census
+from iotid.census.groups import NO_GROUPS
+from iotid.census.pseudonyms import KEY_VARIABLE, Pseudonyms
+from iotid.census.score import Scored, _score_into, _whole_devices
+from iotid.census.vote import Tally
+from iotid.config import Settings, Watchlist
+from iotid.errors import AccountingError, DataError, NoModelError, PartitionError, SettingError, WatchError
+from iotid.model.kinds import kinds_of, sure_of
+from iotid.schemas import CENSUS, FLOWS
+from iotid.storage import Partition, Store
+
+A, B, C, D = (f"02:00:00:00:00:{last}" for last in ("0a", "0b", "0c", "0d"))
+COLUMNS = [
+    name for name in CENSUS.arrow_schema(stored=True).names if name not in ("watched", "change", "previous_label")
+]
+WATCHED = {"labels": ["camera"], "vendors": ["Volt"], "types": [], "fail": False}
+KEY = "one key of this test"
+
+
+def _devices(day: int, labels: dict[str, str | None]) -> pa.Table:
+    """What scoring gives for devices of these labels; None: unknown, undecided where the label says so."""
+    seen = datetime(2026, 1, day, 12, tzinfo=UTC)
+    rows = [
+        {
+            "device_id": device,
+            "status": "unknown" if label is None else "undecided" if label == "undecided" else "known",
+            "label": None if label in (None, "undecided") else label,
+            "vendor": "Volt" if label == "plug" else None,
+            "type": None,
+            "confidence": 0.9,
+            "runners_up": [],
+            "several": [],
+            "novelty": None,
+            "group": None,
+            "flows": 4,
+            "bytes": 400,
+            "first_seen": seen,
+            "last_seen": seen + timedelta(minutes=1),
+            "addresses": [f"192.168.1.{10 + number}"],
+        }
+        for number, (device, label) in enumerate(sorted(labels.items()))
+    ]
+    schema = CENSUS.arrow_schema(stored=True)
+    return pa.Table.from_pylist(rows, pa.schema([schema.field(name) for name in COLUMNS]))
+
+
+class Site:
+    """Nights of one site whose devices are told by label; a model of version 2 calls a camera a webcam."""
+
+    def __init__(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.settings, self.store = settings, Store(settings.storage.root)
+        self.shown: dict[str, dict[str, str | None]] = {}
+        self.model = "1"
+        self.lost = 0
+        devices = {"camera": {"vendor": "Acme", "type": "camera"}, "plug": {"vendor": "Volt", "type": "plug"}}
+        encoding = SimpleNamespace(labels=tuple(devices), devices=devices, misfit=lambda flow: flow.get("misfit"))
+        monkeypatch.setattr(take, "ship_model", lambda spark, folder: (None, encoding))
+        monkeypatch.setattr(take, "read_flows", lambda spark, partitions: partitions[0].keys["capture_date"])
+        monkeypatch.setattr(take, "score_night", self._score)
+
+    def _score(self, date: str, model: Any, encoding: Any, settings: Any, groups: pa.Table) -> Scored:
+        day = int(date[-2:])
+        labels = self.shown[date]
+        if self.model == "2":
+            labels = {device: "webcam" if label == "camera" else label for device, label in labels.items()}
+        return Scored(_devices(day, labels), groups, 4 * len(labels) - self.lost, 2, {"outside": 3})
+
+    def night(self, day: int, flow: dict[str, Any] | None = None, **labels: str | None) -> None:
+        date = f"2026-01-{day:02}"
+        self.shown[date] = {{"a": A, "b": B, "c": C, "d": D}[name]: label for name, label in labels.items()}
+        with self.store.write("flows", {"site": "lab", "capture_date": date}, FLOWS.version) as staged:
+            told = {"rows": 4 * len(labels) + 5, "packets": {"flow": 40, "not_ip": 3}, "settings": {"flow": flow or {}}}
+            staged.metadata |= told
+
+    def census(
+        self, day: int, version: str = "1", watchlist: dict[str, Any] | None = None, **changes: Any
+    ) -> Partition:
+        self.model = version
+        settings = self.settings.census.model_copy(update=changes)
+        listed = Watchlist.model_validate(watchlist or WATCHED)
+        return take_census(None, self.store, "lab", f"2026-01-{day:02}", Path("m"), version, settings, listed)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def site(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Site:
+    return Site(settings, monkeypatch)
+
+
+def _changes(census: Partition) -> dict[str, tuple[str, str | None]]:
+    rows = pq.read_table(census.uri, partitioning=None).to_pylist()
+    return {row["device_id"]: (row["change"], row["previous_label"]) for row in rows}
+
+
+def test_take_plain__counts_what_is_there_and_lists_what_is_gone(site: Site) -> None:
+    site.night(1, a="camera", b="plug", c=None)
+    site.night(2, a="camera", b="camera", d="undecided")
+    first, second = site.census(1), site.census(2)
+    assert _changes(first) == dict.fromkeys((A, B, C), ("first", None))
+    assert _changes(second) == {
+        A: ("same", "camera"), B: ("changed", "plug"), C: ("gone", None), D: ("new", None),
+    }  # fmt: skip
+    told = second.metadata
+    assert (told["rows"], told["devices"], told["flows"], told["flows_of_devices"]) == (4, 3, 17, 12)
+    assert (told["flows_of_other_protocols"], told["flows_without_device"]) == (2, {"outside": 3})
+    assert told["status"] == {"known": 2, "several": 0, "undecided": 1, "unknown": 0}
+    assert told["labels"] == {"camera": 2}
+    assert (told["watched"], told["watched_labels"]) == (2, {"camera": 2})
+    assert {name: count for name, count in told["changes"].items() if count} == {
+        "same": 1, "changed": 1, "gone": 1, "new": 1,
+    }  # fmt: skip
+    assert told["compared_with"] == {"capture_date": "2026-01-01", "how": "as it was"}
+    assert first.metadata["compared_with"] is None
+    assert {"_census.html", "_census.csv", "_groups.csv", "_groups.parquet", "part-0.parquet"} <= {
+        path.name for path in Path(second.uri).iterdir()
+    }
+    assert first.metadata["watched_labels"] == {"camera": 1, "plug": 1}, "the plug by its vendor"
+
+
+def test_take_plain__the_latest_night_before_at_the_same_site_is_compared_with(site: Site) -> None:
+    for day in (1, 3, 5):
+        site.night(day, a="camera")
+    site.census(1)
+    site.census(5)
+    assert site.census(3).metadata["compared_with"]["capture_date"] == "2026-01-01"
+    with site.store.write("census", {"site": "other", "capture_date": "2026-01-02"}):
+        pass
+    assert site.census(3).metadata["compared_with"]["capture_date"] == "2026-01-01"
+
+
+def test_take_plain__under_another_model_the_night_before_is_scored_again_where_its_flows_are_there(site: Site) -> None:
+    site.night(1, a="camera", b="plug", c="plug")
+    site.night(2, a="camera", b="plug")
+    site.night(3, a="camera", b="camera")
+    site.census(1)
+    site.census(2)
+    again = site.census(3, version="2")
+    assert again.metadata["compared_with"] == {"capture_date": "2026-01-02", "how": "scored again"}
+    assert _changes(again) == {A: ("same", "webcam"), B: ("changed", "plug"), C: ("away", "plug")}
+    other_settings = site.census(3, min_flows=5)
+    assert other_settings.metadata["compared_with"]["how"] == "scored again"
+    site.night(2, flow={"misfit": "was cut otherwise"}, a="camera", b="plug")
+    blind = site.census(3, version="2")
+    assert blind.metadata["compared_with"]["how"] == "labels not compared"
+    assert _changes(blind)[B] == ("same", "plug")
+
+
+def test_take_plain__pseudonyms_are_joined_under_the_same_key_alone(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.night(1, a="camera")
+    site.night(2, a="camera")
+    with monkeypatch.context() as with_key:
+        with_key.setenv(KEY_VARIABLE, KEY)
+        site.census(1, pseudonyms=True)
+        joined = site.census(2, pseudonyms=True)
+    name = Pseudonyms(KEY.encode()).of(pa.array([A])).to_pylist()[0]
+    assert _changes(joined) == {name: ("same", "camera")}
+    clear = site.census(2)
+    assert clear.metadata["compared_with"]["how"] == "not joinable"
+    assert _changes(clear) == {A: ("first", None)}
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    with pytest.raises(SettingError, match="there is no key"):
+        site.census(2, pseudonyms=True)
+
+
+def test_take_plain__flows_that_are_lost_absent_or_cut_otherwise_are_errors(site: Site) -> None:
+    site.night(1, a="camera")
+    site.lost = 1
+    with pytest.raises(AccountingError, match=r"promises 9 flows, but 3 were scored, 2 are of other .* together 8"):
+        site.census(1)
+    with pytest.raises(PartitionError, match="run iotid assemble-flows first"):
+        site.census(2)
+    site.night(1, flow={"misfit": "was cut otherwise"}, a="camera")
+    with pytest.raises(DataError, match="was cut otherwise; assemble this night's flows"):
+        site.census(1)
+    assert not site.store.exists("census", {"site": "lab", "capture_date": "2026-01-01"})
+
+
+def test_take_plain__a_watched_name_that_the_model_cannot_say_is_spoken_of(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.night(1, a="camera")
+    site.census(1, watchlist=WATCHED | {"labels": ["camera", "camra"], "types": ["plug"]})
+    assert caplog.messages == ["watchlist.labels: 'camra' is not among those of the model; did you mean camera?"]
+
+
+def test_check_watchlist__is_an_error_only_where_it_is_asked_for_and_one_was_met(site: Site) -> None:
+    site.night(1, a="camera", b="camera")
+    site.night(2, c="lamp")
+    first, second = site.census(1), site.census(2)
+    asked = Watchlist.model_validate(WATCHED | {"fail": True})
+    with pytest.raises(WatchError, match=r"lab, 2026-01-01, is written; watched devices: 2 \(2 camera\)"):
+        check_watchlist(first, asked)
+    check_watchlist(second, asked)
+    check_watchlist(first, Watchlist.model_validate(WATCHED))
+
+
+def _registry(**told: Any) -> Any:
+    """A registry without a champion; ``told``: tags of its challenger, version 3, if there is one."""
+
+    def version_of(alias: str) -> int:
+        raise NoModelError("no version is champion; run iotid promote first")
+
+    return SimpleNamespace(
+        version_of=version_of, find_version=lambda alias: 3 if told else None, tags=lambda version: told
+    )
+
+
+def test_champion_of__says_that_promotion_refused_and_why() -> None:
+    refused = "Refused: macro F1 0.1 is below the floor of 0.3 (promotion.min_macro_f1)."
+    decision = f"Passed: there is no champion. {refused} Passed: it reads the same flows. Refused: that, too."
+    with pytest.raises(NoModelError) as caught:
+        take.champion_of(_registry(decision=decision, decided_on="home"))
+    told = str(caught.value)
+    assert f"promotion refused version 3. {refused} Refused: that, too. Learn from more captures" in told
+    assert "iotid promote --dataset home" in told
+    assert "Passed" not in told
+    assert caught.value.exit_code == 4
+    for registry in (_registry(), _registry(dataset="home"), _registry(decision="Passed: all is well.")):
+        with pytest.raises(NoModelError, match="run iotid promote first"):
+            take.champion_of(registry)
+    assert take.champion_of(SimpleNamespace(version_of=lambda alias: 5)) == 5
+
+
+def test_scored__counts_flows_of_devices_of_other_protocols_and_of_none() -> None:
+    assert Scored(_devices(1, {}), NO_GROUPS, 5, 2, {"outside": 3, "no_host_address": 1}).flows == 11
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 2, 3, 100])
+@pytest.mark.parametrize("sizes", [(3, 1, 2, 4), (1, 1, 1), (7,), (1, 9)])
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_whole_devices__no_device_is_in_two_tables_and_no_row_is_lost(
+    sizes: Sequence[int], batch: int, rows_at_once: int
+) -> None:
+    device = [f"d{number}" for number, size in enumerate(sizes) for _ in range(size)]
+    rows = pa.table({"device_id": device, "flows": list(range(len(device)))})
+    tables = list(_whole_devices(iter(rows.to_batches(max_chunksize=batch)), rows_at_once))
+    assert pa.concat_tables(tables).to_pylist() == rows.to_pylist()
+    of_table = [set(table["device_id"].to_pylist()) for table in tables]
+    assert sum(map(len, of_table)) == len(sizes)
+    assert all(len(table) <= rows_at_once + max(sizes) + batch for table in tables)
+    assert list(_whole_devices(iter([]), 3)) == []
+
+
+def test_score_into__equal_sequences_are_scored_once_and_told_to_every_device_that_showed_them() -> None:
+    """A predictor that knows two labels, asked row by row and device by device."""
+    labels, chance = ("camera", "plug"), np.random.default_rng(3)
+    lengths = chance.integers(0, 3, (12, 2)).astype(np.int32)
+    shown = [
+        [{"device_id": f"d{chance.integers(4)}", "flows": int(chance.integers(1, 5))} for _ in range(3)]
+        for _ in lengths
+    ]
+    asked: list[int] = []
+
+    def probabilities(ids_NM: np.ndarray) -> np.ndarray:
+        first = (1 + ids_NM[:, 0] + 2 * ids_NM[:, 1]) / 8
+        return np.column_stack([first, 1 - first]).astype(np.float32)
+
+    def read(distinct: dict[str, np.ndarray]) -> tuple[np.ndarray, None]:
+        asked.append(len(distinct["length"]))
+        return probabilities(distinct["length"]), None
+
+    devices = {"camera": {"vendor": "", "type": ""}, "plug": {"vendor": "", "type": ""}}
+    predictor: Any = SimpleNamespace(
+        encoding=SimpleNamespace(
+            encode=lambda batch: {"length": np.array(batch["length"].to_pylist(), np.int32)}, devices=devices
+        ),
+        read=read,
+        learned=SimpleNamespace(vote=None),
+        labels=labels,
+    )
+    batch = pa.RecordBatch.from_pylist(
+        [{"length": row.tolist(), "devices": own} for row, own in zip(lengths, shown, strict=True)]
+    )
+    tally, slow = Tally(2), Tally(2)
+    _score_into(tally, predictor, batch, ["length"])
+    assert asked == [len({tuple(row) for row in lengths.tolist()})]
+    for row, own in zip(lengths, shown, strict=True):
+        known, surprise = probabilities(row[np.newaxis]), np.array([(row == 1).sum() / max((row != 0).sum(), 1)])
+        for pair in own:
+            one, repeats = pa.array([pair["device_id"]]), np.array([pair["flows"]])
+            sure = sure_of(known, kinds_of(labels, devices))
+            slow.add_flows(one, repeats, np.array([0]), known, surprise, None, sure)
+    for name in ("device_id", "flows"):
+        assert tally.table()[name].to_pylist() == slow.table()[name].to_pylist()
+    found, expected = (np.array(each.table()["evidence"].to_pylist()) for each in (tally, slow))
+    np.testing.assert_allclose(found, expected)

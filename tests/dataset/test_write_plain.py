@@ -1,0 +1,277 @@
+"""What `test_write` proves on Spark, without Java: the whole of `write_dataset` on partitions that are plain lists."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from iotid.config import load_settings
+from iotid.dataset import Device, DeviceList, LabelledFlows, read_encoding, read_part, read_sets, work, write_dataset
+from iotid.dataset.accounts import Accounts, coverage
+from iotid.dataset.partition import PARTS
+from iotid.dataset.store import group_rows
+from iotid.errors import AccountingError, InputError, LabelError, SchemaError, SettingError
+from iotid.storage import Partition, Store
+
+FlowTable = Callable[[Sequence[dict[str, Any]]], pa.Table]
+WriteNight = Callable[..., Partition]
+
+CAM, PLUG, HUE, PHONE, LAMP = (f"aa:bb:cc:dd:ee:0{number}" for number in range(5))
+DEVICES = DeviceList(
+    (
+        Device(name="cam", mac=CAM, vendor="Acme", type="camera"),
+        Device(name="plug", mac=PLUG, vendor="Acme", type="plug"),
+        Device(name="bridge", mac=HUE, path="*/bridge/*"),
+        Device(name="switch", mac=HUE, path="*/switch/*"),
+        Device(name="lamp", mac=LAMP),
+        Device(name="lamp", ip="10.0.0.99"),
+    ),
+    "list.yaml",
+)
+
+
+def _rows() -> list[dict[str, Any]]:
+    """100 flows of the camera, 60 of the plug, 6 of the bridge, 4 of a shared MAC, 30 unlisted, 10 of ICMP."""
+    chance = random.Random(5)
+    rows: list[dict[str, Any]] = []
+
+    def add(count: int, low: int, **columns: Any) -> None:
+        for _ in range(count):
+            lengths = [low + chance.randrange(4) for _ in range(chance.randrange(1, 5))]
+            rows.append({**columns, "packet_length": lengths, "inter_arrival_us": [0, *[7] * (len(lengths) - 1)]})
+
+    from_outside = {"client_ip": "192.0.2.1", "client_mac": PHONE, "server_ip": "10.0.0.3"}
+    add(100, 40, client_mac=CAM, capture_file="a.pcap")
+    add(60, 42, **from_outside, server_mac=PLUG, capture_file="b.pcap")
+    add(6, 60, client_mac=HUE, capture_file="x/bridge/c.pcap")
+    add(4, 60, **from_outside, server_mac=HUE)
+    add(20, 80, client_mac=PHONE)
+    add(3, 80, client_mac="00:00:00:00:00:00", client_ip="127.0.0.1")
+    add(7, 80, client_ip="10.0.0.50")
+    add(10, 90, client_mac=LAMP, protocol=1)
+    return rows
+
+
+def _write(
+    spark: Any, store: Store, nights: Sequence[Partition], *overrides: str, devices: DeviceList = DEVICES
+) -> Any:
+    settings = load_settings(["local.yaml"], ["dataset.row_groups=3", "flow.max_packets=4", *overrides])
+    return write_dataset(spark, store, nights, devices, settings.dataset, settings.flow, "tiny")
+
+
+def _content(dataset: Partition) -> dict[str, Counter[tuple[Any, ...]]]:
+    """Part -> how many flows each (label, values of both characteristics) has; a value that has no id is None."""
+    encoding = read_encoding(dataset.uri)
+    values = [[None, None, *vocabulary.values] for vocabulary in encoding.vocabularies.values()]
+    content: dict[str, Counter[tuple[Any, ...]]] = defaultdict(Counter)
+    for part in PARTS:
+        rows = read_part(dataset.uri, part)
+        for number in range(len(rows)):
+            ids = (sequence[number].tolist() for sequence in rows.sequences.values())
+            read = [tuple(known[i] for i in own if i) for known, own in zip(values, ids, strict=True)]
+            content[part][encoding.labels[rows.label[number]], *read] += int(rows.num_flows[number])
+    return content
+
+
+def _expected(rows: Sequence[dict[str, Any]], label_of: Callable[[dict[str, Any]], str | None]) -> Counter[Any]:
+    """Flows of each (label, lengths, windows), one row at a time; windows are made of lengths (`conftest`)."""
+    found: Counter[Any] = Counter()
+    for row in rows:
+        label = label_of(row) if row.get("protocol", 6) in (6, 17) else None
+        if label:
+            lengths = tuple(row["packet_length"][:4])
+            found[label, lengths, tuple(1000 + length for length in lengths)] += 1
+    return found
+
+
+def _label(row: dict[str, Any]) -> str | None:
+    """Of the labels that have 10 flows or more."""
+    return {CAM: "cam"}.get(row.get("client_mac") or "") or {PLUG: "plug"}.get(row.get("server_mac") or "")
+
+
+@pytest.fixture(scope="module")
+def night(
+    tmp_path_factory: pytest.TempPathFactory, flow_table: FlowTable, write_night: WriteNight
+) -> tuple[Store, Partition]:
+    store = Store(str(tmp_path_factory.mktemp("store")))
+    return store, write_night(store, flow_table(_rows()), files=3)
+
+
+def test_write_plain__rows_are_the_distinct_sequences_of_a_label_and_weigh_its_flows(
+    plain_spark: Any, night: tuple[Store, Partition]
+) -> None:
+    dataset = _write(plain_spark(), night[0], [night[1]], "dataset.train=0.7", "dataset.validation=0.1")
+    content = _content(dataset)
+    together = sum(content.values(), Counter[Any]())
+    expected = _expected(_rows(), _label)
+    assert sum(together.values()) == sum(expected.values()) == 160
+    assert {key for key in together if None not in key[1] + key[2]} <= set(expected)
+    assert all(together[key] <= expected[key] for key in together if None not in key[1] + key[2])
+    assert {part: sum(content[part].values()) for part in PARTS} == {"train": 112, "validation": 16, "test": 32}
+    for part in PARTS:
+        rows = read_part(dataset.uri, part)
+        assert len(rows) == len(content[part]), "equal rows are one"
+        assert len(rows) == dataset.metadata["rows"][part]
+        assert int(rows.num_flows.sum()) == dataset.metadata["flows"][part]
+    seen = {value for label, lengths, _ in content["train"] for value in lengths}
+    assert set(read_encoding(dataset.uri).vocabularies["packet_length"].values) == seen
+
+
+def test_write_plain__accounts_for_all_flows_and_says_which_devices_and_hosts_never_met(
+    plain_spark: Any, night: tuple[Store, Partition]
+) -> None:
+    told = _write(plain_spark(), night[0], [night[1]]).metadata
+    assert told["accounting"] == {
+        "in": 210, "kept": 160, "dropped": 6, "unlisted": 30, "conflicts": 4, "other_protocols": 10, "continued": 0,
+    }  # fmt: skip
+    assert told["dropped"] == {"bridge": {"flows": 6, "reason": "fewer than dataset.min_flows=10 flows"}}
+    assert told["without_flows"] == ["switch", "lamp"]
+    assert told["unlisted_hosts"] == {PHONE: 20, "10.0.0.50": 7, "127.0.0.1": 3}
+    assert told["coverage"] == [
+        "devices without a flow: 2 of 5: switch, lamp",
+        f"busiest hosts on no list: {PHONE} (20 flows), 10.0.0.50 (7 flows), 127.0.0.1 (3 flows)",
+    ]
+    for part in PARTS:
+        for unit in ("rows", "flows"):
+            assert sum(each[part][unit] for each in told["labels"].values()) == told[unit][part]
+
+
+def test_write_plain__unlisted_flows_become_a_class_and_their_hosts_are_still_named(
+    plain_spark: Any, night: tuple[Store, Partition]
+) -> None:
+    dataset = _write(plain_spark(), night[0], [night[1]], "dataset.unlisted=unknown")
+    assert read_encoding(dataset.uri).labels == ("cam", "plug", "unknown")
+    assert dataset.metadata["accounting"]["kept"] == 190
+    assert dataset.metadata["unlisted_hosts"][PHONE] == 20
+    assert dataset.metadata["without_flows"] == ["switch", "lamp"]
+
+
+@pytest.mark.parametrize("protocol", ["random_flow", "random_unique", "by_time"])
+@pytest.mark.parametrize("unique", ["true", "false"])
+def test_write_plain__partitions_files_and_order_change_nothing(
+    plain_spark: Any, tmp_path: Path, flow_table: FlowTable, write_night: WriteNight, protocol: str, unique: str
+) -> None:
+    flows, written = flow_table(_rows()), []
+    for number, (partitions, files, batch_rows) in enumerate(((1, 1, 100), (3, 4, 1), (5, 2, 3))):
+        order = np.random.default_rng(number).permutation(flows.num_rows)
+        store = Store(f"{tmp_path}/{number}")
+        night = write_night(store, flows.take(pa.array(order)), files=files)
+        spark = plain_spark(partitions=partitions, batch_rows=batch_rows)
+        dataset = _write(spark, store, [night], f"dataset.protocol={protocol}", f"dataset.unique={unique}")
+        sets = read_sets(dataset.uri).to_arrow()
+        written.append((_content(dataset), dataset.metadata["coverage"], sets, read_encoding(dataset.uri)))
+    assert written[0] == written[1] == written[2]
+
+
+def test_write_plain__by_capture_no_file_is_in_two_parts(
+    plain_spark: Any, tmp_path: Path, flow_table: FlowTable, write_night: WriteNight
+) -> None:
+    rows = [
+        {"client_mac": mac, "capture_file": f"{mac}/{number}.pcap", "packet_length": [40 + number]}
+        for mac in (CAM, PLUG)
+        for number in range(6)
+        for _ in range(3)
+    ]
+    night = write_night(Store(str(tmp_path)), flow_table(rows), files=2)
+    dataset = _write(plain_spark(), Store(str(tmp_path)), [night], "dataset.protocol=by_capture", "dataset.train=0.5")
+    content = _content(dataset)
+    assert {part: sum(content[part].values()) for part in PARTS} == {"train": 18, "validation": 6, "test": 12}
+    train = {(label, lengths) for label, lengths, _ in content["train"]}
+    assert not train & {(label, lengths) for part in PARTS[1:] for label, lengths, _ in content[part]}
+
+
+def test_write_plain__flows_are_those_that_comparisons_read_into_memory(
+    plain_spark: Any, night: tuple[Store, Partition], flow_table: FlowTable, of_night: Any
+) -> None:
+    settings = load_settings(["local.yaml"], ["flow.max_packets=4"])
+    held = LabelledFlows.of(of_night(flow_table(_rows())), DEVICES, settings.dataset, settings.flow)
+    dataset = _write(plain_spark(), night[0], [night[1]])
+    counted = {label: sum(part["flows"] for part in own.values()) for label, own in dataset.metadata["labels"].items()}
+    assert counted == dict(zip(held.labels, np.bincount(held.label).tolist(), strict=True))
+
+
+def test_write_plain__row_groups_are_as_many_as_asked(plain_spark: Any, night: tuple[Store, Partition]) -> None:
+    for partitions in (1, 3):
+        dataset = _write(plain_spark(partitions=partitions), night[0], [night[1]], "dataset.unique=false")
+        for part in PARTS:
+            files = sorted(Path(dataset.uri, part).glob("part-*.parquet"))
+            groups = [pq.read_metadata(path).num_row_groups for path in files]
+            assert 3 <= sum(groups) <= 3 + len(files)
+
+
+def test_write_plain__sets_hold_the_flows_of_training_and_validation_alone(
+    plain_spark: Any, night: tuple[Store, Partition]
+) -> None:
+    dataset = _write(plain_spark(), night[0], [night[1]])
+    flows = dataset.metadata["flows"]
+    held = int(np.sum(read_sets(dataset.uri).to_arrow()["num_flows"].to_numpy()))
+    assert held == flows["train"] + flows["validation"] != flows["test"]
+
+
+def test_write_plain__a_lost_file_other_settings_or_another_schema_are_refused(
+    plain_spark: Any, tmp_path: Path, flow_table: FlowTable, write_night: WriteNight
+) -> None:
+    store = Store(str(tmp_path))
+    night = write_night(store, flow_table(_rows()), files=4)
+    stranger = Partition(night.uri, night.keys, {**night.metadata, "schema_version": 99})
+    for nights, overrides, kind, told in (
+        ([], (), InputError, "no night is named"),
+        ([stranger], (), SchemaError, "schema version 99"),
+        ([night], ("flow.max_packets=33",), SettingError, "flow.max_packets: is 33"),
+        ([night], ("flow.tcp_close=false",), SettingError, "flow.tcp_close: is False"),
+        ([night], ("dataset.min_count=100000",), SettingError, "dataset.min_count"),
+        ([night], ("dataset.min_flows=70",), LabelError, "1 of 3 labels can be learned, it takes 2"),
+    ):
+        with pytest.raises(kind, match=told):
+            _write(plain_spark(), store, nights, *overrides)
+    Path(night.uri, "part-2.parquet").unlink()
+    with pytest.raises(AccountingError, match="promise 210 flows"):
+        _write(plain_spark(), store, [night])
+
+
+def test_source_read__many_rows_are_sent_in_several_pieces_and_none_is_lost(
+    plain_spark: Any, night: tuple[Store, Partition], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = _content(_write(plain_spark(), night[0], [night[1]]))
+    monkeypatch.setattr(work, "_HELD_ROWS", 7)
+    assert _content(_write(plain_spark(), night[0], [night[1]])) == whole
+
+
+def test_busiest__breaks_ties_by_name() -> None:
+    assert list(work.busiest(Counter({"b": 2, "c": 3, "a": 2, "d": 1}), 3)) == ["c", "a", "b"]
+
+
+def test_coverage__is_silent_where_all_met_and_short_where_many_did_not() -> None:
+    assert list(coverage([], 3, {})) == []
+    (told,) = coverage([f"d{number:02}" for number in range(23)], 1000, {})
+    assert told.startswith("devices without a flow: 23 of 1,000: d00, ")
+    assert told.endswith("d19 and 3 more")
+    assert list(coverage(["cam"], 1, {})) == ["devices without a flow: 1 of 1: cam"]
+
+
+def test_accounts__add_up_or_are_an_error() -> None:
+    accounts = Accounts(21, 1, 2, 3, 4, {"a": 5, "b": 6})
+    accounts.check()
+    accounts.drop_rare(5, "list")
+    with pytest.raises(LabelError, match=r"list: 1 of 2 labels can be learned, it takes 2 \(b: 6 flows, a: 5 flows\)"):
+        accounts.drop_rare(6, "list")
+    assert accounts.to_json() == {
+        "in": 21, "kept": 6, "dropped": 5, "unlisted": 3, "conflicts": 4, "other_protocols": 2, "continued": 1,
+    }  # fmt: skip
+    with pytest.raises(AccountingError, match="promise 22 flows, 21 were read"):
+        Accounts(22, 1, 2, 3, 4, {"a": 5, "b": 6}).check()
+
+
+def test_group_rows__makes_groups_of_one_size_and_no_empty_ones() -> None:
+    of_partitions = [{"train": 10, "test": 0}, {"train": 5, "test": 4}]
+    assert group_rows({"train": 15, "test": 4}, of_partitions, 3) == [{"train": 5}, {"train": 5, "test": 1}]
+    assert group_rows({"train": 1, "test": 0}, [{"train": 1}], 4) == [{"train": 1}]
+    assert group_rows({"train": 10**6}, [{"train": 10**6}], 1) == [{"train": 250_000}]

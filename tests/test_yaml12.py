@@ -1,0 +1,74 @@
+"""YAML by version 1.2: which scalars are numbers, and nothing that was typed is lost without a word."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from iotid import yaml12
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("8", 8), ("010", 10), ("-07", -7), ("+1", 1), ("0o10", 8), ("0x1F", 31),
+        ("1.5", 1.5), (".5", 0.5), ("5.", 5.0), ("1e3", 1000.0), ("1e-3", 0.001), ("-.Inf", -math.inf),
+        ("true", True), ("False", False), ("null", None), ("~", None), ("", None),
+        ("1:30", "1:30"), ("1_000", "1_000"), ("0b11", "0b11"), ("yes", "yes"), ("off", "off"), ("nUll", "nUll"),
+        ("2026-01-31", "2026-01-31"), ("12:34:56:12:34:56", "12:34:56:12:34:56"), ("\"010\"", "010"), ("=", "="),
+    ],
+)  # fmt: skip
+def test_load__reads_scalars_by_the_core_schema(text: str, value: Any) -> None:
+    for read in (yaml12.load(text), yaml12.load(f"[{text or '~'}]")[0], yaml12.load_whole(text)):
+        assert (type(read), read) == (type(value), value)
+
+
+@pytest.mark.parametrize("text", ["021234567890", "1e3", "0x1F", "true", "12:34:56:12:34:56", "1.0"])
+def test_load_text__leaves_every_scalar_but_null_as_it_was_typed(text: str) -> None:
+    assert yaml12.load_text(f"a: {text}") == {"a": text}
+    assert yaml12.load_text("[null, ~, 'null']") == [None, None, "null"]
+
+
+@pytest.mark.parametrize("load", [yaml12.load, yaml12.load_text])
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("a: 1\nb: 2\na: 3", ("'a' in line 1", "line 3")),
+        ("a:\n  b: 1\n\n  b: 1", ("'b' in line 2", "line 4")),
+        ("- {a: 1, b: 2,\n   a: 3}", ("'a' in line 1", "line 2")),
+        ("a: 1\n---\nb: 2", ("line 1", "line 2")),
+        ("a: 1\n...\n---\nb: 2", ("line 1", "line 3")),
+        ("a: [1\nb: 2", ("line 1", "line 2")),
+    ],
+)
+def test_load__what_would_be_lost_is_an_error_with_both_lines(load: Any, text: str, lines: tuple[str, str]) -> None:
+    with pytest.raises(ValueError, match="line") as caught:
+        load(text)
+    first, second = lines
+    assert str(caught.value).index(first) < str(caught.value).rindex(second)
+    assert "\n" not in str(caught.value)
+
+
+def test_load__equal_keys_of_different_mappings_are_no_fault_and_nothing_is_merged() -> None:
+    assert yaml12.load("[{a: 1}, {a: 2}]") == [{"a": 1}, {"a": 2}]
+    assert yaml12.load("base: &base {a: 1}\nother: {<<: *base, a: 3}")["other"] == {"<<": {"a": 1}, "a": 3}
+
+
+@pytest.mark.parametrize("text", ["/run #2", "'x' # y", "[a, b] #c", "# x", "&a b", "!!str b", "--- b", "a\n---\nb"])
+def test_load_whole__refuses_what_yaml_would_read_in_part(text: str) -> None:
+    with pytest.raises(ValueError, match=r"comment|alone|document"):
+        yaml12.load_whole(text)
+
+
+@pytest.mark.parametrize("text", ["/run#2", "'/run #2'", "[a, 'b #c']", "-5", "x:#y", "!"])
+def test_load_whole__takes_the_rest(text: str) -> None:
+    yaml12.load_whole(text)
+
+
+@pytest.mark.parametrize("text", ["[" * 5000, "9" * 5000, "{[a]: 1}", "!!python/object:os.system {}", "\x01"])
+def test_load__what_cannot_be_read_is_one_line(text: str) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - any text will do
+        yaml12.load(text)
+    assert "\n" not in str(caught.value)

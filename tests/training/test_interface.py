@@ -1,0 +1,26 @@
+"""Ranks of one machine meet on its loopback, under whatever name the system has for it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+import pytest
+
+from iotid.config import load_settings
+from iotid.training import launch
+
+
+@pytest.mark.parametrize(
+    ("interfaces", "loopback"),
+    [([(1, "lo"), (2, "eth0")], "lo"), ([(4, "en0"), (1, "lo0"), (9, "utun3")], "lo0"), ([(1, "en0")], None)],
+)
+def test_ranks__of_one_machine_meet_on_the_loopback_of_linux_and_of_macos(
+    interfaces: list[Any], loopback: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "if_nameindex", lambda: interfaces)
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    training = load_settings().training
+    assert launch._rank_environment(training, local=True).get("GLOO_SOCKET_IFNAME") == loopback
+    assert "GLOO_SOCKET_IFNAME" not in launch._rank_environment(training, local=False)
