@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,7 +56,8 @@ def main(settings: Settings, dataset: str, captures: str, counts_only: bool) -> 
     if not counts_only:
         check_machine(settings)
     store, original = Store(settings.storage.root), paper.read(dataset)
-    devices = original.counts.select(paper.device_list(dataset))
+    listed = replace(paper.device_list(dataset), inside=settings.census.inside)
+    devices = original.counts.select(listed)
     nights = _assemble(store, layers, dataset, captures)
     compared = _compare(original, devices, nights, settings)
     best = reproduction.nearest(compared)

@@ -166,7 +166,7 @@ QUARANTINE = Table(  # beside a night's flows: captures of which something is mi
 
 PARTIAL_FLOWS = Table(  # what crosses the shuffle; the rows of integers inside the binaries stand in flows/kernels.py
     "partial_flows",
-    1,
+    2,
     (
         Column("task", "int32", "worker task that read the packets"),
         Column(
@@ -174,7 +174,7 @@ PARTIAL_FLOWS = Table(  # what crosses the shuffle; the rows of integers inside 
         ),
         Column("first_us", "int64", "µs since 1970 UTC: first packet"),
         Column("first_position", "int64", "file_index << 42 | offset of the first packet: breaks ties of time"),
-        Column("state", "binary", "37 int64: packets, bytes, MACs, first SYN, FIN, RST … of each side"),
+        Column("state", "binary", "48 int64: packets, bytes, MACs, first SYN, FIN, RST … of each side"),
         Column(
             "packets",
             "binary",
@@ -186,7 +186,7 @@ PARTIAL_FLOWS = Table(  # what crosses the shuffle; the rows of integers inside 
 
 OPEN_FLOWS = Table(  # beside a night's flows: those that may go on in the next one, as partial flows
     "open_flows",
-    1,
+    2,
     (
         Column("capture_file", "string", "capture that holds the flow's first packet"),
         Column("last_us", "int64", "µs since 1970 UTC: last packet"),
@@ -201,7 +201,7 @@ OPEN_FLOWS = Table(  # beside a night's flows: those that may go on in the next 
 
 FLOWS = Table(
     "flows",
-    2,
+    3,
     (
         Column("site", "string", "site"),
         Column("capture_date", "date", "night"),
@@ -220,7 +220,12 @@ FLOWS = Table(
         Column("client_bytes", "int64", "bytes of frames on the wire sent by the client"),
         Column("server_packets", "int64", "packets sent by the server"),
         Column("server_bytes", "int64", "bytes of frames on the wire sent by the server"),
-        Column("end_reason", "string", "idle, active, closed (a SYN after the close) or end (of the captures)"),
+        Column(
+            "end_reason",
+            "string",
+            "idle, active, closed (a SYN opened the next connection), moved (the address went to another device's MAC) "
+            "or end (of the captures)",
+        ),
         Column(
             "packet_length", "list<int32>", "bytes on the wire of the first M packets, from IP or frame (flow.length)"
         ),

@@ -1,16 +1,21 @@
 """The slow, obvious twin of assembly, which sees every packet of a key, in order, and shares nothing with the code.
 
-Packets are rows of schemas.PACKETS, flows rows of schemas.FLOWS. Where bytes are kept, a packet has ``data``, too: its
-bytes as captured from the IP header on, the addresses zeroed (`data_of`). The captures' own twin is capture/twin.py.
+Packets are rows of schemas.PACKETS, flows rows of schemas.FLOWS. A packet may have ``data``, too: its bytes as captured
+from the IP header on, the addresses zeroed (`data_of`). Its TCP number is ``tcp_sequence`` or stands in these bytes.
+The captures' own reference is capture/twin.py.
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+_LOCAL = [ip_network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16",
+                                        "fc00::/7", "fe80::/10")]  # fmt: skip
+_MOVE_US = 60_000_000
 
 
 def flows(
@@ -110,9 +115,53 @@ def _cut(
         return "idle"
     if active_timeout_s is not None and now - _us(flow[0]["timestamp"]) > active_timeout_s * 1e6:
         return "active"
+    if tcp_close and _opens(packet) and (_closed(flow) or _opens_anew(flow, packet)):
+        return "closed"
+    return "moved" if any(_moved(flow, packet, end) for end in (0, 1)) else None
+
+
+def _closed(flow: list[dict[str, Any]]) -> bool:
     fins = {_sender(seen) for seen in flow if "FIN" in _flags(seen)}
-    closed = len(fins) == 2 or any("RST" in _flags(seen) for seen in flow)
-    return "closed" if tcp_close and _opens(packet) and closed else None
+    return len(fins) == 2 or any("RST" in _flags(seen) for seen in flow)
+
+
+def _sequence(packet: dict[str, Any]) -> int | None:
+    """TCP's sequence number, where it was captured."""
+    if packet["protocol"] != 6:
+        return None
+    if "tcp_sequence" in packet or "data" not in packet:
+        return packet.get("tcp_sequence")
+    data = packet["data"]
+    above = 4 * (data[0] & 15) if ip_address(packet["source_ip"]).version == 4 else 40
+    return int.from_bytes(data[above + 4 : above + 8]) if len(data) >= above + 8 else None
+
+
+def _opening(packet: dict[str, Any]) -> int:
+    """The number of the SYN of the connection whose first packet this is: a SYN takes one number."""
+    sequence = _sequence(packet)
+    assert sequence is not None
+    return sequence if "SYN" in _flags(packet) else (sequence - 1) % 2**32
+
+
+def _opens_anew(flow: list[dict[str, Any]], syn: dict[str, Any]) -> bool:
+    own = [seen for seen in flow if _sender(seen) == _sender(syn) and _sequence(seen) is not None]
+    return bool(own) and _sequence(syn) != _opening(own[0])
+
+
+def _macs_at(packet: dict[str, Any]) -> list[tuple[tuple[Any, int], str | None]]:
+    """Of the lower end and of the higher: its endpoint and the MAC that the packet shows there."""
+    ends = [(_sender(packet), packet["source_mac"]), (_receiver(packet), packet["destination_mac"])]
+    return sorted(ends, key=lambda end: end[0])
+
+
+def _moved(flow: list[dict[str, Any]], packet: dict[str, Any], end: int) -> bool:
+    (address, _), mac = _macs_at(packet)[end]
+    shown = [(seen, _macs_at(seen)[end][1]) for seen in flow if _macs_at(seen)[end][1]]
+    if not mac or not shown or not any(address in network for network in _LOCAL):
+        return False
+    silence_us = _us(packet["timestamp"]) - _us(shown[-1][0]["timestamp"])
+    holders = {was for _, was in shown}
+    return len(holders) == 1 and mac not in holders and silence_us > _MOVE_US
 
 
 def _flow_row(flow: list[dict[str, Any]], reason: str, max_packets: int, length: str) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from iotid.capture.headers import (
     LENGTH,
     PAYLOAD,
     PROTOCOL,
+    SEQUENCE,
     SOURCE_MAC,
     SOURCE_PORT,
     UNREAD,
@@ -286,6 +287,7 @@ def _write(buffer: Bytes, headers: Longs, out: Any, n: int) -> None:
     out.dst_port[n] = headers[DESTINATION_PORT]
     out.tcp_flags[n] = headers[FLAGS]
     out.tcp_window[n] = headers[WINDOW]
+    out.tcp_sequence[n] = headers[SEQUENCE]
 
 
 @kernel

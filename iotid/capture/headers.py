@@ -21,6 +21,7 @@ PAYLOAD = 12  # bytes on the wire above TCP or UDP, else above IP
 FLAGS = 13  # TCP's, else 0
 WINDOW = 14  # TCP's, else 0
 UNREAD = 15  # the link type or EtherType that is not read, where that is the reason
-HEADERS_SIZE = 16
+SEQUENCE = 16  # TCP's, else and where it was not captured -1
+HEADERS_SIZE = 17
 
 MORE_FRAGMENTS = 1 << 13

@@ -1,4 +1,4 @@
-"""IP and what stands right above it: lengths, fragments, extension headers, ports, TCP's flags and window.
+"""IP and what stands right above it: lengths, fragments, extension headers, ports, TCP's flags, window and number.
 
 Lengths come from the wire, never from what was captured; the rules for lengths that lie all stand in `ip_bytes`.
 A header that does not fit into what was captured is `truncated` if the capture cut the frame, else `malformed`: then
@@ -20,6 +20,7 @@ from iotid.capture.headers import (
     MORE_FRAGMENTS,
     PAYLOAD,
     PROTOCOL,
+    SEQUENCE,
     SOURCE_PORT,
     VERSION,
     WINDOW,
@@ -60,6 +61,7 @@ def read_packet(buffer: Bytes, end: int, on_wire: int, headers: Longs) -> int:
     headers[DESTINATION_PORT] = 0
     headers[FLAGS] = 0
     headers[WINDOW] = 0
+    headers[SEQUENCE] = -1
     headers[PAYLOAD] = headers[AT] + headers[LENGTH] - headers[ABOVE]
     if reason == FLOW:
         return _transport(buffer, min(end, headers[AT] + headers[LENGTH]), headers)
@@ -150,7 +152,7 @@ def _extensions(buffer: Bytes, end: int, short: int, headers: Longs) -> int:
 
 @kernel
 def _transport(buffer: Bytes, end: int, headers: Longs) -> int:
-    """Ports, payload length, TCP's flags and window. A first fragment may end inside its TCP or UDP header."""
+    """Ports, payload length, TCP's flags, window and number. A first fragment may end inside its TCP or UDP header."""
     protocol = headers[PROTOCOL]
     if protocol not in (_TCP, _UDP, _DCCP, _SCTP, _UDP_LITE):
         return FLOW
@@ -163,6 +165,8 @@ def _transport(buffer: Bytes, end: int, headers: Longs) -> int:
     if end - at < 4:
         return TRUNCATED
     if protocol == _TCP:
+        if end - at >= 8:
+            headers[SEQUENCE] = be32(buffer, at + 4)
         if end - at >= 13:
             header = (byte(buffer, at + 12) >> 4) * 4
             if header < 20:  # it lies: what it says is no header, so no byte is known to be payload

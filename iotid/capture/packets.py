@@ -45,6 +45,7 @@ class Packets:
     dst_port: Ints
     tcp_flags: NDArray[np.uint8]
     tcp_window: Ints
+    tcp_sequence: Longs  # -1: unknown; in no table: flows need it
     first_words: (
         Longs  # (n, W): the bytes from the IP header on, its addresses zeroed, zero-padded; W is 0 unless asked
     )
@@ -72,7 +73,7 @@ class Packets:
 
 _TYPES = (
     np.int32, np.int64, np.int64, np.int32, np.int32, np.int32, np.int32, np.int32, np.uint8, np.uint8, np.int32,
-    np.int64, np.int64, np.uint64, np.uint64, np.uint64, np.uint64, np.int32, np.int32, np.uint8, np.int32,
+    np.int64, np.int64, np.uint64, np.uint64, np.uint64, np.uint64, np.int32, np.int32, np.uint8, np.int32, np.int64,
 )  # fmt: skip
 
 

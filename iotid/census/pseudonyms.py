@@ -25,8 +25,8 @@ import pyarrow.compute as pc
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from iotid import config
-from iotid.census.devices import parse_addresses
 from iotid.errors import DataError, SettingError
+from iotid.labels.owner import parse_addresses
 
 KEY_VARIABLE = "IOTID_CENSUS_KEY"
 _MIN_KEY_BYTES = 16

@@ -27,11 +27,12 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from scipy.sparse import coo_matrix
 
 from iotid import config
-from iotid.census.devices import Networks, name_devices
+from iotid.census.devices import name_devices
 from iotid.census.groups import MOST, PAYLOAD, PORT, SHOWN, group_devices
 from iotid.census.vote import TALLY, VOTES, Tally, vote
 from iotid.dataset.characteristics import unseen_share
 from iotid.errors import AccountingError
+from iotid.labels.owner import Networks
 from iotid.model.bundle import DESCRIPTION, WEIGHTS, Predictor
 from iotid.model.kinds import kinds_of, sure_of
 from iotid.model.sequences import distinct_sequences

@@ -24,7 +24,7 @@ def main(
     from iotid.session import spark_session
     from iotid.storage import Store
 
-    store, devices = Store(settings.storage.root), DeviceList.read(*labels)
+    store, devices = Store(settings.storage.root), DeviceList.read(*labels, inside=settings.census.inside)
     nights = [store.open("flows", {"site": site, "capture_date": day}) for site in sites for day in capture_dates]
     of_windows = set(settings.evaluation.further_baselines) - {"etei"}
     spark = spark_session(settings.spark, "iotid compare") if len(capture_dates) > 1 or of_windows else None

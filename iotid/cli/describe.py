@@ -25,7 +25,7 @@ def main(
     from iotid.session import spark_session
     from iotid.storage import Store
 
-    store, devices = Store(settings.storage.root), DeviceList.read(*labels)
+    store, devices = Store(settings.storage.root), DeviceList.read(*labels, inside=settings.census.inside)
     nights = [store.open("flows", {"site": site, "capture_date": day}) for site in sites for day in capture_dates]
     spark = spark_session(settings.spark, "iotid describe")
     found = traffic.describe(spark, nights, devices, settings.dataset, settings.flow)

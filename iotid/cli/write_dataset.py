@@ -29,7 +29,7 @@ def main(
     from iotid.session import spark_session
     from iotid.storage import Store
 
-    devices = DeviceList.read(*labels)
+    devices = DeviceList.read(*labels, inside=settings.census.inside)
     check_names(devices, settings.dataset, settings.promotion, settings.watchlist)
     store = Store(settings.storage.root)
     asked_for = [{"site": site, "capture_date": day} for site in sites for day in capture_dates]

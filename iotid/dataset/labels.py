@@ -1,9 +1,9 @@
 """Which device a flow belongs to: a device list matched against whole columns of flows.
 
-Evidence, the strongest first: the capture's path, the client's MAC, the server's MAC, the client's address, the
-server's address. A flow's candidates are the entries that its strongest evidence names; where those are several, the
-next evidence that names some of them narrows them. Cooked captures, which show senders only, need nothing special: a
-device is then the client or the server of a flow, and one of its MACs is there.
+Evidence, the strongest first: the capture's path, then MAC and address of the side that the flow belongs to
+(`iotid.labels.owner`: what a listed router forwards, or a phone asks of a listed device, is not the listed one's). A
+flow's candidates are the entries that its strongest evidence names; where those are several, the next evidence that
+names some of them narrows them.
 
 Shape suffixes: N flows.
 """
@@ -13,10 +13,10 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,11 +24,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from iotid import config
 from iotid.config import composed
 from iotid.dataset.arrays import one_chunk
 from iotid.dataset.device_files import read_devices
 from iotid.dataset.devices import Device, merged_name
 from iotid.errors import LabelError
+from iotid.labels.owner import CLIENT, SERVER, Networks, owner_side
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,14 +41,23 @@ UNKNOWN = "unknown"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NONE: frozenset[int] = frozenset()
 _State = tuple[bool, frozenset[int]]  # whether there is evidence, and which devices are left by it
+_Named = tuple[
+    list[frozenset[int]], NDArray[np.int64]
+]  # sets of devices, and (N,) which of them each row's value names
+
+
+@cache
+def _default_inside() -> tuple[str, ...]:
+    return config.load_settings().census.inside
 
 
 @dataclass(frozen=True)
 class DeviceList:
-    """Devices, in the order of the list that ``source`` names."""
+    """Devices, in the order of the list that ``source`` names; ``inside``: the site's networks, as `census.inside`."""
 
     devices: tuple[Device, ...]
     source: str = "devices"
+    inside: tuple[str, ...] = field(default_factory=_default_inside)
 
     def __post_init__(self) -> None:
         """Raise a LabelError where nothing tells two devices with one MAC apart."""
@@ -61,8 +72,8 @@ class DeviceList:
                     )
 
     @classmethod
-    def read(cls, *paths: str | Path) -> DeviceList:
-        """Read YAML or CSV lists as one.
+    def read(cls, *paths: str | Path, inside: Iterable[str] | None = None) -> DeviceList:
+        """Read YAML or CSV lists as one. ``inside``: the default of `census.inside` unless given.
 
         YAML holds ``devices:``, entries with ``name`` and any of ``model`` (default: the name), ``vendor``, ``type``,
         ``mac``, ``ip``, ``path`` (each one or a list), ``valid_from``, ``valid_to``; ``notes:`` is free text. CSV has
@@ -74,7 +85,7 @@ class DeviceList:
             LabelError: the file is missing or malformed, or one MAC stands for two devices that nothing tells apart.
         """
         devices = tuple(device for path in paths for device in read_devices(path))
-        return cls(devices, ", ".join(map(str, paths)))
+        return cls(devices, ", ".join(map(str, paths)), _default_inside() if inside is None else tuple(inside))
 
     def match(self, flows: pa.Table | pa.RecordBatch) -> NDArray[np.int32]:
         """(N,) number of each flow's device in the list; -1 where no entry fits, or where several fit equally.
@@ -85,11 +96,33 @@ class DeviceList:
 
     def resolve(self, flows: pa.Table | pa.RecordBatch) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
         """``match``, and (N,) whether several devices of different names fit the flow equally well."""
+        side_N = owner_side(flows, self.networks)
+
+        def of_owner(what: str, index: dict[str, frozenset[int]]) -> _Named:
+            look_up = partial(_look_up, index)
+            (of_client, client_N), (of_server, server_N) = (
+                _distinct_sets(flows.column(f"{end}_{what}"), look_up) for end in ("client", "server")
+            )
+            named_N = np.select([side_N == CLIENT, side_N == SERVER], [client_N + 1, server_N + 1 + len(of_client)])
+            return [_NONE, *of_client, *of_server], named_N
+
+        by_path = _distinct_sets(flows.column("capture_file"), self._by_path)
+        return self._narrow_down(flows, [by_path, of_owner("mac", self._by_mac), of_owner("ip", self._by_ip)])
+
+    def match_devices(self, rows: pa.Table) -> NDArray[np.int32]:
+        """As ``match``, of columns capture_file, device (its MAC or its address: no text is both) and first_seen."""
+        by_path = _distinct_sets(rows.column("capture_file"), self._by_path)
+        by_end = _distinct_sets(rows.column("device"), partial(_look_up, {**self._by_mac, **self._by_ip}))
+        return self._narrow_down(rows, [by_path, by_end])[0]
+
+    def _narrow_down(
+        self, rows: pa.Table | pa.RecordBatch, evidence: Iterable[_Named]
+    ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+        """As ``resolve``; ``evidence``: which devices each row's values name, the strongest first."""
         # A state is (evidence was found, candidates). Flows hold few distinct states, so that only those are
         # reasoned about one by one; everything per flow is a lookup.
-        states, state_N = self._valid_at(flows)
-        for column, devices_of in self._evidence:
-            named, named_N = _distinct_sets(flows, column, devices_of)
+        states, state_N = self._valid_at(rows)
+        for named, named_N in evidence:
             pairs, pair_N = np.unique(state_N * len(named) + named_N, return_inverse=True)
             narrowed = [_narrow(states[pair // len(named)], named[pair % len(named)]) for pair in pairs.tolist()]
             states, place = _intern(narrowed)
@@ -131,9 +164,18 @@ class DeviceList:
 
     @property
     def hash(self) -> str:
-        """Twelve hexadecimal digits of the list's content, wherever it was read from."""
-        content = "\n".join(device.model_dump_json() for device in self.devices)
+        """Twelve hexadecimal digits of the list's content, wherever it was read from, and of the site's networks."""
+        content = "\n".join([*(device.model_dump_json() for device in self.devices), *self.inside])
         return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+    @cached_property
+    def networks(self) -> Networks:
+        """The site's networks, and the addresses that the list names beyond them."""
+        import pyarrow as pa
+
+        inside = Networks(self.inside)
+        listed = pa.array(sorted({ip for device in self.devices for ip in device.ip}), pa.string())
+        return Networks([*self.inside, *listed.filter(pa.array(~inside.contain(listed))).to_pylist()])
 
     @cached_property
     def _by_mac(self) -> dict[str, frozenset[int]]:
@@ -150,18 +192,6 @@ class DeviceList:
             for number, device in enumerate(self.devices)
             for pattern in device.path
         ]
-
-    @property
-    def _evidence(self) -> Iterator[tuple[str, Callable[[str], frozenset[int]]]]:
-        """Columns of FLOWS, the strongest evidence first, and the devices that a value of the column names."""
-        yield "capture_file", self._by_path
-        for column, index in (
-            ("client_mac", self._by_mac),
-            ("server_mac", self._by_mac),
-            ("client_ip", self._by_ip),
-            ("server_ip", self._by_ip),
-        ):
-            yield column, partial(_look_up, index)
 
     def _by_path(self, path: str) -> frozenset[int]:
         absolute = "/" + composed(path).lstrip("/")  # so that `*/Hue/*` fits the relative path `Hue/setup.pcap`
@@ -220,11 +250,9 @@ def _intern(items: list[Any]) -> tuple[list[Any], NDArray[np.int64]]:
     return list(places), np.array(place, dtype=np.int64)
 
 
-def _distinct_sets(
-    flows: pa.Table | pa.RecordBatch, column: str, devices_of: Callable[[str], frozenset[int]]
-) -> tuple[list[frozenset[int]], NDArray[np.int64]]:
-    """The distinct sets of devices that the column's values name, and (N,) which of them each flow's value names."""
-    encoded = one_chunk(flows.column(column)).dictionary_encode()
+def _distinct_sets(column: pa.Array | pa.ChunkedArray, devices_of: Callable[[str], frozenset[int]]) -> _Named:
+    """The distinct sets of devices that the column's values name, and (N,) which of them each row's value names."""
+    encoded = one_chunk(column).dictionary_encode()
     sets, place = _intern([_NONE, *(devices_of(value) for value in encoded.dictionary.to_pylist())])
     value_N = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
     return sets, place[value_N + 1]

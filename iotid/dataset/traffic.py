@@ -8,8 +8,9 @@ Shape suffixes: R rows of counts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from iotid import config
 from iotid.dataset.arrays import one_chunk
 from iotid.dataset.labels import DeviceList
+from iotid.labels.owner import Networks, is_device
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -54,11 +56,12 @@ def read_traffic(
 ) -> Traffic:
     """The packets of the devices in ``devices`` whose label (``kind``: name, model or type) is one of ``labels``.
 
-    A packet is a device's where that end of it shows one of the device's MACs: what a phone sends in a device's capture
-    is not the device's, as it would be of a flow that the capture's path names. An address tells a device that lists no
-    MAC. Where an end shows no MAC (received packets of Linux cooked captures), it is the device from whose MAC alone,
-    among all MACs listed, that address was seen sending in the same capture, else the one that lists the address. A
-    device listed by path only has no packets here: nothing tells which end of them it is.
+    A packet is a device's where that end of it shows one of the device's MACs beside an address inside the site's
+    networks (`iotid.labels.owner`: a listed router's MAC is also beside addresses of the Internet). What a phone sends
+    in a device's capture is not the device's, as it would be of a flow that the capture's path names. An address tells
+    a device that lists no MAC. Where an end shows no MAC (received packets of Linux cooked captures), it is the device
+    from whose MAC alone, among all MACs listed, that address was seen sending in the same capture, else the one that
+    lists the address. A device listed by path only has no packets here: nothing tells which end of them it is.
 
     Entries that share a MAC are told apart as for flows: by the capture's path, which is the strongest evidence (in a
     capture that is a device's by its path, no other device has packets), and by their validity at the packet's second.
@@ -76,16 +79,8 @@ def label_counts(counts: pa.Table, devices: DeviceList, kind: str, labels: Seque
     """The rows of ``counts`` (all columns of Traffic but the label) that belong to a device of one of ``labels``."""
     import pyarrow as pa
 
-    nobody = pa.nulls(len(counts), pa.string())
-    evidence = {
-        "capture_file": counts["capture_file"],
-        "client_mac": counts["device"],  # a MAC or an address: no text is both
-        "server_mac": nobody,
-        "client_ip": counts["device"],
-        "server_ip": nobody,
-        "first_seen": _instants(counts["second"]),
-    }
-    number_R = devices.match(pa.table(evidence))
+    rows = counts.select(["capture_file", "device"]).append_column("first_seen", _instants(counts["second"]))
+    number_R = devices.match_devices(rows)
     place = {label: number for number, label in enumerate(labels)}
     label_of = np.array([*(place.get(label, -1) for label in devices.labels(kind)), -1], np.int64)
     label_R = np.where(_is_own(counts["device"], number_R, devices), label_of[number_R], -1)
@@ -119,7 +114,16 @@ def _ends(packets: DataFrame, devices: DeviceList) -> DataFrame:
     ends = ends.select("capture_file", "second", "frame_length", "end.*")
     mac, ip = F.col("mac"), F.col("ip")
     known = ends.filter(mac.isNull() | mac.isin(_macs(devices)) | ip.isin(_addresses(devices, without_mac=True)))
-    return known.groupBy(*ends.columns).count()
+    own = known.mapInArrow(partial(_at_devices, inside=devices.networks), known.schema)
+    return own.groupBy(*ends.columns).count()
+
+
+def _at_devices(ends: Iterable[pa.RecordBatch], inside: Networks) -> Iterator[pa.RecordBatch]:
+    """The ends at which there is a device of the site."""
+    import pyarrow as pa
+
+    for batch in ends:
+        yield batch.filter(pa.array(is_device(batch["ip"], batch["mac"], inside)))
 
 
 def _by_device(ends: DataFrame, devices: DeviceList) -> DataFrame:

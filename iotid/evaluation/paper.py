@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -48,7 +49,7 @@ class Counts(_Fact):
             for device in devices.devices
             if (device.name in counted if counted else device.name not in self.left_out)
         ]
-        return DeviceList(tuple(kept), devices.source)
+        return replace(devices, devices=tuple(kept))
 
 
 class Remark(_Fact):

@@ -162,8 +162,12 @@ def _night_before(store: Store, keys: Mapping[str, str], flow: config.Flow) -> P
     if not carries(flow) or not store.exists("flows", before):
         return None
     partition = store.open("flows", before)
-    if partition.metadata["settings"]["flow"] != flow.model_dump(mode="json"):
-        _log.warning("%s: was assembled with other settings of flow; its open flows do not go on", partition.uri)
+    is_alike = partition.metadata["schema_version"] == schemas.FLOWS.version
+    if not is_alike or partition.metadata["settings"]["flow"] != flow.model_dump(mode="json"):
+        _log.warning(
+            "%s: was assembled by another version or with other settings of flow; its open flows do not go on",
+            partition.uri,
+        )
         return None
     return partition
 

@@ -1,8 +1,15 @@
 """The pure core on Arrow: packets to partial flows, partial flows to flows, and packets straight to flows.
 
-A flow's packets share protocol, VLAN and both endpoints. It is cut at a gap above ``idle_timeout_s``; at the first
-packet later than its start by more than ``active_timeout_s``; and, with ``tcp_close``, at a SYN without ACK after both
-sides' FIN or any RST. Order is capture time, then file, then offset. How the packets were dealt out, and in which
+A flow's packets share protocol, VLAN and both endpoints. A packet starts the next flow of its key
+
+* after a gap above ``idle_timeout_s``; or later than the flow's start by more than ``active_timeout_s``;
+* with ``tcp_close``, where it is a SYN without ACK, after both sides' FIN or any RST; or if its sender's first packet
+  in the flow belongs to another connection: is a SYN with another number, or no SYN and not numbered one more;
+* where it shows, at a private or link-local address, another MAC than the flow's packets before, of which the last
+  that showed one is more than a minute older: the address has gone to another device. A flow whose MACs at an address
+  change faster has a router or a mirror port in between, and is never cut for them.
+
+Order is capture time, then file, then offset. How the packets were dealt out, and in which
 order the parts arrive, changes nothing.
 """
 

@@ -41,10 +41,18 @@ SYN_SIDE = 33  # side that sent the first SYN without ACK
 SYN_ACK_SIDE = 34  # side that sent the first SYN with ACK
 UNRESOLVED = 35  # 1: partial flows overlap so that only the packets themselves tell the cuts
 END_REASON = 36  # what is known to have ended it: index into END_REASONS
-STATE_WIDTH = 37
+SYN_SIDES = 37  # bit 1 << side: the side has sent a SYN without ACK
+OPENED = 38  # + 3 * side: order key of the side's first packet with a TCP number, and the number of the SYN before it
+HOLDER = (
+    44  # + 2 * side: MAC at the side's address, NO_HOLDER or SEVERAL; and when it was last shown, or became SEVERAL
+)
+STATE_WIDTH = 48
 
-END_REASONS = ("end", "idle", "active", "closed")
-IDLE, ACTIVE, CLOSED = 1, 2, 3
+END_REASONS = ("end", "idle", "active", "closed", "moved")
+IDLE, ACTIVE, CLOSED, MOVED = 1, 2, 3, 4
+
+NO_HOLDER, SEVERAL = -1, -2
+MOVE_US = 60_000_000  # an address whose MACs change faster is not handed on: what is seen is a router's or a mirror's
 
 # heads: one row a packet
 HEAD_ORDER = 0  # order key
@@ -83,6 +91,7 @@ class Columns(NamedTuple):
     dst_port: Rows
     tcp_flags: Rows
     tcp_window: Rows
+    tcp_sequence: Rows
     first_words: Rows  # (n, W)
 
 
@@ -224,11 +233,69 @@ def closed(state: Rows, i: int) -> tuple[int, int]:
 
 
 @kernel
-def _continues(state: Rows, i: int, us: int, position: int, is_syn: bool, rule: Rule) -> bool:
+def starts_with_syn(state: Rows, i: int) -> bool:
+    """Whether row ``i``'s first packet is a SYN without ACK."""
+    return state[i, SYN] == state[i, FIRST] and state[i, SYN + 1] == state[i, FIRST + 1]
+
+
+@kernel
+def opened_otherwise(state: Rows, i: int, side: int, sequence: int) -> bool:
+    """Whether a SYN with that number, sent by ``side`` after all of row ``i``, opens another connection."""
+    return state[i, OPENED + 3 * side] != NEVER and state[i, OPENED + 3 * side + 2] != sequence
+
+
+@kernel
+def is_local(keys: Rows, k: int, side: int) -> bool:
+    """Whether the side's address is one of a site's own: private (RFC 1918, RFC 4193) or link-local (RFC 3927, 4291).
+
+    Others are reached through routers, and their MACs are the routers', which may take turns.
+    """
+    low, high = keys[k, 1 + side], keys[k, 3 + side]
+    if np.int64(keys[k, 0] >> np.uint64(40)) == 4:
+        first, second = np.int64(low >> np.uint64(24)), np.int64(low >> np.uint64(16)) & 0xFF
+        is_private = first == 10 or (first == 172 and second >> 4 == 1) or (first == 192 and second == 168)
+        return is_private or (first == 169 and second == 254)
+    return high >> np.uint64(57) == np.uint64(0x7E) or high >> np.uint64(54) == np.uint64(0x3FA)
+
+
+@kernel
+def has_moved(keys: Rows, k: int, state: Rows, i: int, side: int, mac: int, us: int) -> bool:
+    """Whether ``mac`` (-1: not shown), shown of the side at ``us`` after all of row ``i``, is another device's.
+
+    ``k``: row of its key.
+    """
+    known, shown_us = state[i, HOLDER + 2 * side], state[i, HOLDER + 2 * side + 1]
+    return known >= 0 and mac >= 0 and mac != known and us - shown_us > MOVE_US and is_local(keys, k, side)
+
+
+@kernel
+def hold(state: Rows, i: int, side: int, mac: int, us: int) -> None:
+    """Note that ``mac`` (-1: not shown) is at the side's address at ``us``, after all that is noted."""
+    known = state[i, HOLDER + 2 * side]
+    if mac >= 0 and known != SEVERAL:
+        state[i, HOLDER + 2 * side] = mac if known in (NO_HOLDER, mac) else SEVERAL
+        state[i, HOLDER + 2 * side + 1] = us
+
+
+@kernel
+def _continues(
+    keys: Rows,
+    state: Rows,
+    i: int,
+    us: int,
+    position: int,
+    side: int,
+    is_syn: bool,
+    sequence: int,
+    source: int,
+    target: int,
+    rule: Rule,
+) -> bool:
     """Whether the packet may join the partial flow of row ``i``.
 
-    A partial flow holds a SYN only if it starts with one and is not closed before any: then what came earlier, unknown
-    here, can cut it at its start and nowhere else, unless partial flows overlap in time.
+    A partial flow holds SYNs of one side and one number only, and only if it starts with one and is not closed before
+    any; and of a local address MACs that change no later than MOVE_US. Then what came earlier, unknown here, can cut
+    it at its start and nowhere else, unless partial flows overlap in time or a MAC is shown late.
     """
     if before(us, position, state[i, LAST], state[i, LAST + 1]):
         return False
@@ -236,9 +303,12 @@ def _continues(state: Rows, i: int, us: int, position: int, is_syn: bool, rule: 
         return False
     if rule.tcp_close and is_syn:
         closed_us, closed_position = closed(state, i)
-        starts_with_syn = state[i, SYN] == state[i, FIRST] and state[i, SYN + 1] == state[i, FIRST + 1]
-        return starts_with_syn and not before(closed_us, closed_position, us, position)
-    return True
+        if before(closed_us, closed_position, us, position) or not starts_with_syn(state, i):
+            return False
+        if state[i, FIRST_SIDE] != side or opened_otherwise(state, i, side, sequence):
+            return False
+    moved = has_moved(keys, i, state, i, side, source, us) or has_moved(keys, i, state, i, 1 - side, target, us)
+    return not moved
 
 
 @kernel
@@ -249,16 +319,29 @@ def _open(state: Rows, i: int, us: int, position: int, side: int) -> None:
     state[i, LAST_SYN], state[i, LAST_SYN + 1] = BEFORE_ALL, BEFORE_ALL
     for column in range(PACKETS, FIN):
         state[i, column] = 0
-    for column in range(FIRST_SIDE, STATE_WIDTH):
+    for column in range(FIRST_SIDE, OPENED):
         state[i, column] = 0
+    for column in range(OPENED, HOLDER):
+        state[i, column] = NEVER
+    for column in range(HOLDER, STATE_WIDTH):
+        state[i, column] = NO_HOLDER
     state[i, FIRST_SIDE] = side
 
 
 @kernel
 def _append(
-    state: Rows, i: int, us: int, position: int, side: int, length: int, flags: int, source: int, target: int
+    state: Rows,
+    i: int,
+    us: int,
+    position: int,
+    side: int,
+    length: int,
+    flags: int,
+    sequence: int,
+    source: int,
+    target: int,
 ) -> None:
-    """Add a packet that comes after all those of row ``i``: bytes of its frame, TCP flags, both MACs.
+    """Add a packet that comes after all those of row ``i``: bytes of its frame, TCP flags and number, both MACs.
 
     It takes them one by one: a tuple of 20 arrays, handed to a function that is not inlined, costs 100 ns a packet.
     """
@@ -273,6 +356,11 @@ def _append(
             if state[i, SYN] == NEVER:
                 state[i, SYN], state[i, SYN + 1], state[i, SYN_SIDE] = us, position, side
             state[i, LAST_SYN], state[i, LAST_SYN + 1] = us, position
+            state[i, SYN_SIDES] |= 1 << side
+    opened = OPENED + 3 * side
+    if sequence >= 0 and state[i, opened] == NEVER:  # a SYN takes a number of its own: RFC 9293, section 3.4
+        state[i, opened], state[i, opened + 1] = us, position
+        state[i, opened + 2] = sequence if flags & _SYN_FLAG else (sequence - 1) & 0xFFFFFFFF
     if flags & _FIN_FLAG and state[i, FIN + 2 * side] == NEVER:
         state[i, FIN + 2 * side], state[i, FIN + 2 * side + 1] = us, position
     if flags & _RST_FLAG and state[i, RST] == NEVER:
@@ -283,6 +371,8 @@ def _append(
     mac = TARGET_MAC + 3 * (1 - side)
     if target >= 0 and state[i, mac] == NEVER:
         state[i, mac], state[i, mac + 1], state[i, mac + 2] = us, position, target
+    hold(state, i, side, source, us)
+    hold(state, i, 1 - side, target, us)
 
 
 @kernel
@@ -315,7 +405,8 @@ def absorb(begin: int, packets: Columns, order: Rows, lengths: Rows, rule: Rule,
         if slot < 0 or not same(keys, slots[slot], key):  # packets of one flow often follow one another
             slot = _find(slots, keys, key)
         i = slots[slot]
-        if i < 0 or not _continues(state, i, us, position, is_syn, rule):
+        sequence, source, target = packets.tcp_sequence[p], packets.src_mac[p], packets.dst_mac[p]
+        if i < 0 or not _continues(keys, state, i, us, position, side, is_syn, sequence, source, target, rule):
             counts[KEYS] += i < 0
             i = counts[PARTIALS]
             counts[PARTIALS] += 1
@@ -323,7 +414,7 @@ def absorb(begin: int, packets: Columns, order: Rows, lengths: Rows, rule: Rule,
             for word in range(KEY_WORDS):
                 keys[i, word] = key[word]
             _open(state, i, us, position, side)
-        _append(state, i, us, position, side, packets.frame_length[p], flags, packets.src_mac[p], packets.dst_mac[p])
+        _append(state, i, us, position, side, packets.frame_length[p], flags, sequence, source, target)
         nth = state[i, PACKETS] + state[i, PACKETS + 1]
         if nth <= rule.max_packets:
             head_owners[counts[HEADS]] = i
@@ -362,7 +453,8 @@ def one_each(packets: Columns, lengths: Rows, join_files: bool, keys: Rows, stat
         position = _position(packets, p)
         _open(state, p, us, position, side)
         flags: int = np.int64(packets.tcp_flags[p])  # type: ignore[assignment]
-        _append(state, p, us, position, side, packets.frame_length[p], flags, packets.src_mac[p], packets.dst_mac[p])
+        sequence, source, target = packets.tcp_sequence[p], packets.src_mac[p], packets.dst_mac[p]
+        _append(state, p, us, position, side, packets.frame_length[p], flags, sequence, source, target)
         _write_head(heads, p, p, packets, lengths, us, position, side, True)
 
 

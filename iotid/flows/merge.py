@@ -1,8 +1,8 @@
 """Partial flows into flows: exact, or named as a stretch whose packets must be looked at themselves.
 
-What merging cannot decide: a SYN, or a packet beyond the active time-out, that must cut inside a partial flow. It
-happens where captures overlap in time or an old flow runs on through many splits. ``partial.packets_alone`` of such a
-stretch then merges like everything else, and leaves nothing undecided.
+What merging cannot decide: a SYN, another MAC, or a packet beyond the active time-out, that must cut inside a partial
+flow. It happens where captures overlap in time or an old flow runs on through many splits. ``partial.packets_alone`` of
+such a stretch then merges like everything else, and leaves nothing undecided.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ _POSITIONS = [
     for key in (
         kernels.FIRST, kernels.LAST, kernels.FIN, kernels.FIN + 2, kernels.RST, kernels.SYN, kernels.LAST_SYN,
         kernels.SYN_ACK, kernels.SOURCE_MAC, kernels.SOURCE_MAC + 3, kernels.TARGET_MAC, kernels.TARGET_MAC + 3,
+        kernels.OPENED, kernels.OPENED + 3,
     )
 ]  # fmt: skip
 _FEW = 1 << 13  # rows that are looked through again only when as many have been added

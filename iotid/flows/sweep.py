@@ -14,16 +14,24 @@ from iotid.flows.kernels import (
     FIRST_SIDE,
     HEAD_ORDER,
     HEAD_WIDTH,
+    HOLDER,
     IDLE,
     LAST,
     LAST_SYN,
+    MOVE_US,
+    MOVED,
+    NEVER,
+    NO_HOLDER,
+    OPENED,
     PACKETS,
     RST,
+    SEVERAL,
     SOURCE_MAC,
     SYN,
     SYN_ACK,
     SYN_ACK_SIDE,
     SYN_SIDE,
+    SYN_SIDES,
     TARGET_MAC,
     UNRESOLVED,
     Rows,
@@ -31,19 +39,33 @@ from iotid.flows.kernels import (
     before,
     closed,
     copy_row,
+    has_moved,
+    is_local,
+    opened_otherwise,
     same,
+    starts_with_syn,
 )
 
 # order keys of which merging takes the lower one, and the column that belongs to each
 _FIRSTS = np.array([
     (FIRST, FIRST_SIDE), (SYN, SYN_SIDE), (SYN_ACK, SYN_ACK_SIDE), (RST, RST), (FIN, FIN), (FIN + 2, FIN + 2),
     (SOURCE_MAC, SOURCE_MAC + 2), (SOURCE_MAC + 3, SOURCE_MAC + 5),
-    (TARGET_MAC, TARGET_MAC + 2), (TARGET_MAC + 3, TARGET_MAC + 5),
+    (TARGET_MAC, TARGET_MAC + 2), (TARGET_MAC + 3, TARGET_MAC + 5), (OPENED, OPENED + 2), (OPENED + 3, OPENED + 5),
 ])  # fmt: skip
 
 
 @kernel
-def _cut_reason(flows: Rows, f: int, state: Rows, i: int, rule: Rule) -> int:
+def _first_shown(state: Rows, i: int, side: int) -> tuple[int, int, int]:
+    """Order key of row ``i``'s first packet that shows the MAC at the side's address, NEVER of none; and that MAC."""
+    source, target = SOURCE_MAC + 3 * side, TARGET_MAC + 3 * side
+    column = (
+        target if before(state[i, target], state[i, target + 1], state[i, source], state[i, source + 1]) else source
+    )
+    return state[i, column], state[i, column + 1], state[i, column + 2]
+
+
+@kernel
+def _cut_reason(keys: Rows, flows: Rows, f: int, state: Rows, i: int, rule: Rule) -> int:
     """Why partial flow ``i`` starts a new flow after flow ``f`` of its key; 0: it does not."""
     if 0 <= rule.idle_us < state[i, FIRST] - flows[f, LAST]:
         return IDLE
@@ -51,18 +73,82 @@ def _cut_reason(flows: Rows, f: int, state: Rows, i: int, rule: Rule) -> int:
         return 0
     if 0 <= rule.active_us < state[i, FIRST] - flows[f, FIRST]:
         return ACTIVE
-    starts_with_syn = state[i, SYN] == state[i, FIRST] and state[i, SYN + 1] == state[i, FIRST + 1]
-    if rule.tcp_close and starts_with_syn:
+    overlap = not before(flows[f, LAST], flows[f, LAST + 1], state[i, FIRST], state[i, FIRST + 1])
+    unresolved = False
+    if rule.tcp_close and starts_with_syn(state, i):
         closed_us, closed_position = closed(flows, f)
-        if before(closed_us, closed_position, state[i, FIRST], state[i, FIRST + 1]):
-            if before(flows[f, LAST], flows[f, LAST + 1], state[i, FIRST], state[i, FIRST + 1]):
+        is_closed = before(closed_us, closed_position, state[i, FIRST], state[i, FIRST + 1])
+        side = state[i, FIRST_SIDE]
+        if is_closed or opened_otherwise(flows, f, side, state[i, OPENED + 3 * side + 2]):
+            if not overlap:
                 return CLOSED
-            flows[f, UNRESOLVED] = 1
+            unresolved = is_closed
+    for side in range(2):
+        us, position, mac = _first_shown(state, i, side)
+        if not overlap and us != NEVER and has_moved(keys, i, flows, f, side, mac, us):
+            if us == state[i, FIRST] and position == state[i, FIRST + 1]:
+                return MOVED
+            unresolved = True
+        unresolved |= rule.tcp_close and _syns_differ(flows, f, state, i, side)
+        unresolved |= overlap and is_local(keys, i, side) and _may_move(flows, f, state, i, side)
+    flows[f, UNRESOLVED] |= unresolved
     return 0
 
 
 @kernel
+def _syns_differ(flows: Rows, f: int, state: Rows, i: int, side: int) -> bool:
+    """Whether a SYN of the side may open another connection inside flow ``f`` or partial flow ``i``.
+
+    All SYNs of a side in one row have the number that OPENED tells.
+    """
+    opened = OPENED + 3 * side
+    if flows[f, opened] == NEVER or state[i, opened] == NEVER or flows[f, opened + 2] == state[i, opened + 2]:
+        return False
+    is_later = before(flows[f, opened], flows[f, opened + 1], state[i, opened], state[i, opened + 1])
+    later: int = state[i, SYN_SIDES] if is_later else flows[f, SYN_SIDES]
+    return later >> side & 1 == 1
+
+
+@kernel
+def _may_move(flows: Rows, f: int, state: Rows, i: int, side: int) -> bool:
+    """Whether the side's address may move inside flow ``f`` or partial flow ``i``, which overlap in time."""
+    known, other = flows[f, HOLDER + 2 * side], state[i, HOLDER + 2 * side]
+    if NO_HOLDER in (known, other) or (known == other and known != SEVERAL):
+        return False
+    begin_us, other_us = _first_shown(flows, f, side)[0], _first_shown(state, i, side)[0]
+    if known == SEVERAL and flows[f, HOLDER + 2 * side + 1] < other_us:
+        return False
+    return max(flows[f, LAST], state[i, LAST]) - min(begin_us, other_us) > MOVE_US
+
+
+@kernel
+def _merge_holder(flows: Rows, f: int, state: Rows, i: int, side: int) -> None:
+    """Note in flow ``f`` what is at the side's address in both; to be called before ``f`` takes over ``i``'s MACs."""
+    holder, since = HOLDER + 2 * side, HOLDER + 2 * side + 1
+    known, other = flows[f, holder], state[i, holder]
+    if other == NO_HOLDER:
+        return
+    if known == NO_HOLDER:
+        flows[f, holder], flows[f, since] = other, state[i, since]
+    elif known == other and known != SEVERAL:
+        flows[f, since] = max(flows[f, since], state[i, since])
+    else:
+        us = NEVER
+        if known == SEVERAL:
+            us = min(us, flows[f, since])
+        if other == SEVERAL:
+            us = min(us, state[i, since])
+        first_us, _, first_mac = _first_shown(flows, f, side)
+        other_us, _, other_mac = _first_shown(state, i, side)
+        if first_mac != other_mac:
+            us = min(us, max(first_us, other_us))
+        flows[f, holder], flows[f, since] = SEVERAL, us
+
+
+@kernel
 def _merge(flows: Rows, f: int, state: Rows, i: int) -> None:
+    for side in range(2):
+        _merge_holder(flows, f, state, i, side)
     for column in range(PACKETS, FIN):
         flows[f, column] += state[i, column]
     for k in range(len(_FIRSTS)):
@@ -75,6 +161,7 @@ def _merge(flows: Rows, f: int, state: Rows, i: int) -> None:
         flows[f, LAST], flows[f, LAST + 1] = state[i, LAST], state[i, LAST + 1]
         flows[f, END_REASON] = state[i, END_REASON]
     flows[f, UNRESOLVED] |= state[i, UNRESOLVED]
+    flows[f, SYN_SIDES] |= state[i, SYN_SIDES]
 
 
 @kernel
@@ -99,7 +186,7 @@ def sweep(keys: Rows, state: Rows, rule: Rule, flows: Rows, ranges: Rows) -> int
     f = -1
     for i in range(len(keys)):
         if f >= 0 and same(keys, i, keys[i - 1]):
-            reason = _cut_reason(flows, f, state, i, rule)
+            reason = _cut_reason(keys, flows, f, state, i, rule)
             if reason == 0:
                 _merge(flows, f, state, i)
                 _check(flows, f, rule)

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
+from iotid import config
+from iotid.capture import read_splits, split_capture
+from iotid.capture.counters import Counters
 
 Read = Callable[..., tuple[list[dict[str, Any]], dict[str, tuple[int, int]]]]
 
@@ -115,6 +120,22 @@ def test_decode__lengths_come_from_the_wire_when_the_snap_length_cuts(
     )
     assert one(frame[:36], wire=len(frame)) == "truncated"
     assert one(b"", wire=60) == "truncated"
+
+
+def test_decode__sequence_number_is_tcps_where_it_was_captured(
+    make: SimpleNamespace, tmp_path: Path, capture_settings: config.Capture
+) -> None:
+    transports = [make.tcp(sequence=2**32 - 1, words=7), make.tcp(sequence=5), make.tcp(sequence=5)]
+    frames = [make.ethernet(make.ipv4(transport)) for transport in transports]
+    frames += [
+        make.ethernet(make.ipv6(make.tcp(sequence=9)), 0x86DD),
+        make.ethernet(make.ipv4(make.udp(bytes(20)), 17)),
+    ]
+    wire = len(frames[0])
+    path = tmp_path / "a.pcap"
+    path.write_bytes(make.pcap([frames[0], frames[1][:42], frames[2][:41], *frames[3:]], wire=wire))
+    (packets,) = read_splits(split_capture(str(path), 0, capture_settings), capture_settings, Counters())
+    assert packets.tcp_sequence.tolist() == [2**32 - 1, 5, -1, 9, -1]
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
-import random
-
 import numpy as np
 import pyarrow as pa
-import pytest
 
-from iotid.census.devices import GROUP_MAC, NO_HOST, OUTSIDE, Networks, name_devices
+from iotid.census.devices import GROUP_MAC, NO_HOST, OUTSIDE, name_devices
 from iotid.config import load_settings
-from iotid.errors import SettingError
+from iotid.labels.owner import Networks
 
 DEFAULT = load_settings().census.inside
 CAMERA, GATEWAY = "02:00:00:00:00:0a", "02:00:00:00:00:01"
@@ -23,31 +19,6 @@ def named(
     columns = [pa.array([value], pa.string()) for value in (*client, *server)]
     device, address, reason = name_devices(*columns, Networks(inside))
     return device[0].as_py(), address[0].as_py(), reason[0].as_py()
-
-
-def test_networks__contain_the_addresses_that_ipaddress_says_they_contain() -> None:
-    rng = random.Random(3)
-    texts = ["10.0.0.0/8", "192.168.7.0/24", "203.0.113.9/32", "0.0.0.0/0", "fc00::/7", "2001:db8:1::/48", "::1/128"]
-    edges = [str(ip_network[end]) for ip_network in map(ipaddress.ip_network, texts) for end in (0, -1)]
-    random_v4 = [str(ipaddress.IPv4Address(rng.getrandbits(32))) for _ in range(200)]
-    random_v6 = [str(ipaddress.IPv6Address(rng.getrandbits(128))) for _ in range(200)]
-    near = ["11.0.0.0", "9.255.255.255", "192.168.8.0", "192.168.6.255", "2001:db8:2::", "fe00::", "::2"]
-    addresses = [*edges, *random_v4, *random_v6, *near] * 2
-    for chosen in ([texts[0]], texts[:3], texts[4:], [texts[3]], [*texts[:3], *texts[4:]], []):
-        networks = [ipaddress.ip_network(text) for text in chosen]
-        expected = [any(ipaddress.ip_address(address) in network for network in networks) for address in addresses]
-        assert Networks(chosen).contain(pa.array(addresses)).tolist() == expected
-
-
-def test_networks__null_and_text_that_is_no_address_lie_in_none() -> None:
-    column = pa.chunked_array([[None, "10.0.0.1"], ["", "10.0.0", "fe80::1%eth0", "10.0.0.1"]], pa.string())
-    assert Networks(["0.0.0.0/0", "::/0"]).contain(column).tolist() == [False, True, False, False, False, True]
-
-
-@pytest.mark.parametrize("text", ["10.0.0.0/33", "10.0.0.1/8", "home"])
-def test_networks__what_is_no_network_is_a_setting_error_that_names_the_setting(text: str) -> None:
-    with pytest.raises(SettingError, match=r"census\.inside: .*" + text.split("/", maxsplit=1)[0]):
-        Networks([text])
 
 
 def test_name_devices__the_client_inside_is_the_device_even_where_the_server_is_inside_too() -> None:

@@ -6,6 +6,7 @@ import fnmatch
 import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iotid.config import conf_dir
+from iotid.census.devices import name_devices
+from iotid.config import conf_dir, load_settings
 from iotid.dataset import Device, DeviceList
 from iotid.errors import LabelError
+from iotid.labels.owner import Networks
 
 FlowTable = Callable[[Sequence[dict[str, Any]]], pa.Table]
 
 HUE = "00:17:88:24:76:ff"
 CAM = "aa:bb:cc:dd:ee:01"
 PLUG = "aa:bb:cc:dd:ee:02"
+PHONE = "aa:bb:cc:dd:ee:09"
 
 
 def _write(folder: Path, text: str, name: str = "devices.yaml") -> Path:
@@ -271,21 +275,76 @@ def test_match__stronger_evidence_wins(flow_table: FlowTable) -> None:
             Device(name="hue", mac=HUE),
             Device(name="cam", mac=CAM),
             Device(name="address", ip="10.0.0.9"),
-            Device(name="server", ip="192.0.2.9"),
+            Device(name="server", ip="10.0.0.8"),
         )
     )
+    outside = "192.0.2.7"
     flows = flow_table(
         [
             {"capture_file": "/x/Hue/a.pcap", "client_mac": CAM, "client_ip": "10.0.0.9"},
             {"client_mac": CAM, "server_mac": HUE, "client_ip": "10.0.0.9"},
-            {"client_mac": PLUG, "server_mac": HUE, "client_ip": "10.0.0.9"},
-            {"client_ip": "10.0.0.9", "server_ip": "192.0.2.9"},
-            {"server_ip": "192.0.2.9"},
-            {"client_mac": None, "server_mac": HUE},
+            {"client_mac": PLUG, "client_ip": "10.0.0.9"},
+            {"client_ip": "10.0.0.9", "server_ip": "10.0.0.8"},
+            {"client_ip": outside, "server_ip": "10.0.0.8"},
+            {"client_ip": outside, "client_mac": CAM, "server_ip": "10.0.0.8", "server_mac": HUE},
             {"client_mac": PLUG},
         ]
     )
-    assert _names(devices, flows) == ["path", "cam", "hue", "address", "server", "hue", None]
+    assert _names(devices, flows) == ["path", "cam", "address", "address", "server", "hue", None]
+
+
+_ROUTER, _CAM, _PHONE, _INTERNET = (
+    ("192.168.1.1", PLUG),
+    ("192.168.1.5", CAM),
+    ("192.168.1.7", PHONE),
+    ("52.1.2.3", PLUG),
+)
+_WHOSE = [
+    (_CAM, _INTERNET, "cam"),
+    (_PHONE, _INTERNET, None),
+    (_INTERNET, _CAM, "cam"),
+    (_ROUTER, _INTERNET, "router"),
+    (_PHONE, _ROUTER, None),
+    (_PHONE, _CAM, None),
+    (_CAM, _ROUTER, "cam"),
+    (_CAM, ("224.0.0.251", "01:00:5e:00:00:fb"), "cam"),
+    (("0.0.0.0", CAM), ("255.255.255.255", "ff:ff:ff:ff:ff:ff"), None),
+    (_INTERNET, _INTERNET, None),
+    (_INTERNET, ("192.168.1.255", "ff:ff:ff:ff:ff:ff"), None),
+]  # what a client's flow to a server is; the router's MAC is beside every address of the Internet
+
+
+@pytest.mark.parametrize("identify", ["mac", "ip"])
+def test_match__a_flow_is_the_clients_inside_else_the_servers_as_the_census_says(
+    identify: str, flow_table: FlowTable
+) -> None:
+    listed = {"cam": _CAM, "router": _ROUTER}
+    place = {"ip": 0, "mac": 1}[identify]
+    devices = DeviceList(tuple(Device(name=name, **{identify: end[place]}) for name, end in listed.items()))
+    flows = flow_table(
+        [
+            {"client_ip": client[0], "client_mac": client[1], "server_ip": server[0], "server_mac": server[1]}
+            for client, server, _ in _WHOSE
+        ]
+    )
+    assert _names(devices, flows) == [name for _, _, name in _WHOSE]
+    columns = [flows[name].combine_chunks() for name in ("client_ip", "client_mac", "server_ip", "server_mac")]
+    in_census, _, _ = name_devices(*columns, Networks(devices.inside))
+    name_of = {end[1]: name for name, end in listed.items()}
+    assert [name_of.get(mac) for mac in in_census.to_pylist()] == [name for _, _, name in _WHOSE]
+
+
+def test_match__the_sites_networks_are_the_lists_and_make_it_another_list(
+    flow_table: FlowTable, tmp_path: Path
+) -> None:
+    path = _write(tmp_path, f"devices:\n  - {{name: cam, mac: '{CAM}'}}\n")
+    flows = flow_table([{"client_ip": "203.0.113.9", "client_mac": CAM}])
+    usual, public = DeviceList.read(path), DeviceList.read(path, inside=["203.0.113.0/24"])
+    assert (_names(usual, flows), _names(public, flows)) == ([None], ["cam"])
+    assert usual.inside == load_settings().census.inside
+    assert usual.hash != public.hash
+    by_address = DeviceList((Device(name="cam", ip="203.0.113.9"),))
+    assert _names(by_address, flows) == ["cam"], "what the list names is the site's"
 
 
 def test_match__shared_mac_is_decided_by_path_and_is_a_conflict_elsewhere(flow_table: FlowTable) -> None:
@@ -293,7 +352,12 @@ def test_match__shared_mac_is_decided_by_path_and_is_a_conflict_elsewhere(flow_t
     flows = flow_table(
         [
             {"capture_file": "/captures/aalto/HueBridge/Setup-1.pcap", "client_mac": HUE},
-            {"capture_file": "HueSwitch/Setup-1.pcap", "server_mac": HUE},
+            {
+                "capture_file": "HueSwitch/Setup-1.pcap",
+                "client_ip": "192.0.2.7",
+                "server_ip": "10.0.0.2",
+                "server_mac": HUE,
+            },
             {"capture_file": "/captures/elsewhere.pcap", "client_mac": HUE},
             {"capture_file": "/captures/elsewhere.pcap", "client_mac": PLUG},
         ]
@@ -305,7 +369,7 @@ def test_match__shared_mac_is_decided_by_path_and_is_a_conflict_elsewhere(flow_t
 def test_match__pattern_of_two_devices_leaves_the_choice_to_their_macs(flow_table: FlowTable) -> None:
     devices = DeviceList((Device(name="cam", mac=CAM, path="lab/*"), Device(name="plug", mac=PLUG, path="lab/*")))
     flows = flow_table(
-        [{"capture_file": "/x/lab/a.pcap", "server_mac": PLUG}, {"capture_file": "/x/lab/a.pcap"}, {"client_mac": CAM}]
+        [{"capture_file": "/x/lab/a.pcap", "client_mac": PLUG}, {"capture_file": "/x/lab/a.pcap"}, {"client_mac": CAM}]
     )
     assert _names(devices, flows) == ["plug", None, "cam"]
     assert devices.resolve(flows)[1].tolist() == [False, True, False]
@@ -354,7 +418,11 @@ def _slow_match(devices: DeviceList, flow: dict[str, Any]) -> int:
     """One flow at a time, in the words of the rule."""
     left = [n for n, d in enumerate(devices.devices) if d.valid_from <= flow["first_seen"] < d.valid_to]
     found = False
-    columns = {"capture_file": "path", "client_mac": "mac", "server_mac": "mac", "client_ip": "ip", "server_ip": "ip"}
+    columns = {"capture_file": "path"}
+    for end in ("server", "client"):
+        address = ip_address(flow[f"{end}_ip"])
+        if any(address in ip_network(inside) for inside in devices.inside):
+            columns = {"capture_file": "path", f"{end}_mac": "mac", f"{end}_ip": "ip"}
     for column, key in columns.items():
         value = flow[column]
 
@@ -409,8 +477,8 @@ def test_match__equals_its_slow_twin(flow_table: FlowTable, data: st.DataObject)
                     "capture_file": st.sampled_from(_PATHS),
                     "client_mac": st.sampled_from([*_MACS, None]),
                     "server_mac": st.sampled_from([*_MACS, None]),
-                    "client_ip": st.sampled_from([*_IPS, "10.9.9.9"]),
-                    "server_ip": st.sampled_from([*_IPS, "10.9.9.9"]),
+                    "client_ip": st.sampled_from([*_IPS, "10.9.9.9", "52.1.2.3"]),
+                    "server_ip": st.sampled_from([*_IPS, "10.9.9.9", "52.1.2.3"]),
                     "first_seen": st.datetimes(datetime(2024, 2, 28), datetime(2024, 3, 5)).map(
                         lambda time: time.replace(tzinfo=UTC)
                     ),

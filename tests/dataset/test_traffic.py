@@ -6,6 +6,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ import pytest
 from iotid.capture import read_packets
 from iotid.capture.simulate import NIGHTS, write_demo
 from iotid.capture.simulate_frames import Clock, Container, Host, Network, Packet
-from iotid.config import Settings
+from iotid.config import Settings, load_settings
 from iotid.dataset import Device, DeviceList, Traffic, read_traffic
 from iotid.dataset.traffic import label_counts
 from iotid.errors import LabelError
@@ -59,11 +60,16 @@ def _as_counter(traffic: Traffic) -> Counter[tuple[Any, ...]]:
 
 
 def _one_by_one(packets: pa.Table, label_of: dict[str, int]) -> Counter[tuple[Any, ...]]:
-    """The slow twin: devices by their MACs, and where none is shown, by the addresses of one MAC alone."""
+    """The slow reference: inside, devices by their MACs; where none is shown, by the addresses of one MAC alone."""
     rows = packets.to_pylist()
+    inside = [ip_network(text) for text in load_settings().census.inside]
     senders: dict[tuple[str, str], set[str]] = defaultdict(set)
+
+    def is_inside(address: str) -> bool:
+        return any(ip_address(address) in network for network in inside)
+
     for row in rows:
-        if row["source_mac"] in label_of:
+        if row["source_mac"] in label_of and is_inside(row["source_ip"]):
             senders[row["capture_file"], row["source_ip"]].add(row["source_mac"])
     counted: Counter[tuple[Any, ...]] = Counter()
     for row in rows:
@@ -73,7 +79,7 @@ def _one_by_one(packets: pa.Table, label_of: dict[str, int]) -> Counter[tuple[An
             known = senders.get((row["capture_file"], row[f"{side}_ip"]), set())
             if mac is None and len(known) == 1:
                 (mac,) = known
-            if mac in label_of:
+            if mac in label_of and is_inside(row[f"{side}_ip"]):
                 key = (row["capture_file"], mac, second, side == "source", row["frame_length"], label_of[mac])
                 counted[key] += 1
     return counted
@@ -174,6 +180,21 @@ def test_read_traffic__tells_sent_from_received_and_counts_whole_seconds(
         (CAM, 101, True, 92, 1, 0),
         (PLUG, 100, False, 92, 1, 1),
     ]
+
+
+@pytest.mark.spark
+def test_read_traffic__what_a_listed_router_forwards_is_not_the_routers(
+    spark: SparkSession, settings: Settings, tmp_path: Path
+) -> None:
+    network, clock = Network(), Clock(int(100e9), 0, random.Random(1))
+    beyond, router = Host(PLUG, "52.1.2.3", "2001:db8::1"), Host(PLUG, "10.0.0.254", "fd00::fe")
+    pairs = [(_HOSTS[CAM], beyond), (_HOSTS[PHONE], beyond), (beyond, _HOSTS[CAM]), (router, beyond)]
+    Container("a.pcap").write(
+        tmp_path, [packet for pair in pairs for packet in network.udp(pair, (5000, 6000), [(0, bytes(50))], clock)]
+    )
+    devices = DeviceList((Device(name="cam", mac=CAM), Device(name="router", mac=PLUG)))
+    traffic = read_traffic(spark, [str(tmp_path)], devices, "name", ["cam", "router"], settings.capture)
+    assert Counter(_rows(traffic, "sent", "label", "packets")) == Counter([(True, 0, 1), (False, 0, 1), (True, 1, 1)])
 
 
 @pytest.mark.spark

@@ -63,10 +63,11 @@ def _rows(seed: int = 5) -> list[dict[str, Any]]:
             waits = [0, *(chance.randrange(10**6) for _ in lengths[1:])]
             rows.append({**columns, "packet_length": lengths, "inter_arrival_us": waits})
 
+    from_outside = {"client_ip": "192.0.2.1", "server_ip": "10.0.0.3"}
     add(100, 40, client_mac=CAM, capture_file="a.pcap")
-    add(60, 42, client_mac=PHONE, server_mac=PLUG, capture_file="b.pcap")
+    add(60, 42, **from_outside, server_mac=PLUG, capture_file="b.pcap")
     add(6, 60, client_mac=HUE, capture_file="x/bridge/c.pcap")
-    add(4, 60, server_mac=HUE)
+    add(4, 60, **from_outside, server_mac=HUE)
     add(20, 80, client_mac=PHONE)
     add(10, 90, client_mac=CAM, protocol=1)
     return rows

@@ -48,10 +48,11 @@ def _rows() -> list[dict[str, Any]]:
             lengths = [low + chance.randrange(4) for _ in range(chance.randrange(1, 5))]
             rows.append({**columns, "packet_length": lengths, "inter_arrival_us": [0, *[7] * (len(lengths) - 1)]})
 
+    from_outside = {"client_ip": "192.0.2.1", "client_mac": PHONE, "server_ip": "10.0.0.3"}
     add(100, 40, client_mac=CAM, capture_file="a.pcap")
-    add(60, 42, client_mac=PHONE, server_mac=PLUG, capture_file="b.pcap")
+    add(60, 42, **from_outside, server_mac=PLUG, capture_file="b.pcap")
     add(6, 60, client_mac=HUE, capture_file="x/bridge/c.pcap")
-    add(4, 60, server_mac=HUE, client_mac=PHONE)
+    add(4, 60, **from_outside, server_mac=HUE)
     add(20, 80, client_mac=PHONE)
     add(3, 80, client_mac="00:00:00:00:00:00", client_ip="127.0.0.1")
     add(7, 80, client_ip="10.0.0.50")

@@ -45,7 +45,7 @@ def _flows(devices: DeviceList, *changes: str) -> LabelledFlows:
                 columns["packet_length"].append((first + chance.integers(0, 4, 3)).tolist())
                 columns["tcp_window"].append([1000] * 3)
     rows = len(columns["capture_file"])
-    columns |= {"protocol": [6] * rows, "client_port": list(range(rows))}
+    columns |= {"protocol": [6] * rows, "client_ip": ["10.0.0.2"] * rows, "client_port": list(range(rows))}
     schema = FLOWS.arrow_schema()
     for field in schema:
         is_list, is_text = pa.types.is_list(field.type), pa.types.is_string(field.type)

@@ -67,6 +67,7 @@ def _table(sites: dict[str, tuple[str, ...]] | None = None) -> pa.Table:
         "capture_date": [date(2024, 3, 1)] * len(rows),
         "capture_file": [row["capture_file"] for row in rows],
         "protocol": [6] * len(rows),
+        "client_ip": ["10.0.0.2"] * len(rows),
         "client_mac": [row["client_mac"] for row in rows],
         "client_port": list(range(len(rows))),
         "first_seen": [_START + timedelta(seconds=number) for number in range(len(rows))],

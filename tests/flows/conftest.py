@@ -21,6 +21,7 @@ _DTYPES = {
     "ip_version": np.uint8, "protocol": np.uint8, "vlan": np.int32, "src_mac": np.int64, "dst_mac": np.int64,
     "src_ip_hi": np.uint64, "src_ip_lo": np.uint64, "dst_ip_hi": np.uint64, "dst_ip_lo": np.uint64,
     "src_port": np.int32, "dst_port": np.int32, "tcp_flags": np.uint8, "tcp_window": np.int32,
+    "tcp_sequence": np.int64,
 }  # fmt: skip
 
 
@@ -36,7 +37,8 @@ def random_rows() -> Callable[[int, int, list[str]], list[dict[str, Any]]]:
     def make(seed: int, count: int, paths: list[str]) -> list[dict[str, Any]]:
         dice = random.Random(seed)
         addresses = ["10.0.0.1", "10.0.0.2", "192.168.7.255", "fe80::1", "2001:db8::a:0:0:1"][: dice.choice([2, 3, 5])]
-        pauses = dice.choice([[0, 1, 2], [0, 0, 1, 9, 11], [0, 3, 10, 10.000001, 40]])
+        pauses = dice.choice([[0, 1, 2], [0, 0, 1, 9, 11], [0, 3, 10, 10.000001, 40], [0, 30, 60, 60.000001, 90]])
+        macs = dice.choice([1, 2, 3])
         clock = dict.fromkeys(paths, 0.0)
         rows = []
         for number in range(count):
@@ -45,7 +47,7 @@ def random_rows() -> Callable[[int, int, list[str]], list[dict[str, Any]]]:
             source = dice.choice(addresses)
             target = dice.choice([address for address in addresses if (":" in address) == (":" in source)])
             tcp = dice.random() < 0.85
-            mac = {True: f"02:00:00:00:00:0{dice.randint(1, 3)}", False: None}
+            mac = {True: f"02:00:00:00:00:0{dice.randint(1, macs)}", False: None}
             late = max(0.0, clock[path] - dice.choice([0, 0, 0, 0, 5]))
             rows.append({
                 "capture_file": path, "offset": 24 + 100 * number, "timestamp": _START + timedelta(seconds=late),
@@ -56,6 +58,7 @@ def random_rows() -> Callable[[int, int, list[str]], list[dict[str, Any]]]:
                 "destination_ip": target, "destination_port": dice.choice([80, 1000]),
                 "payload_length": dice.randrange(1500), "tcp_flags": dice.choice(_FLAGS) if tcp else 0,
                 "tcp_window": dice.randrange(65536) if tcp else 0,
+                "tcp_sequence": dice.choice([0, 1, 1, 2, 2**32 - 1]) if tcp else None,
             })  # fmt: skip
         for row in rows:
             row["data"] = row["payload"] = dice.randbytes(dice.choice([0, 3, 9, 40]))
@@ -81,6 +84,7 @@ def packets_of() -> Callable[..., Packets]:
             "timestamp_us": int(np.datetime64(row["timestamp"].replace(tzinfo=None), "us").astype(np.int64)),
             "ip_version": source.version,
             "vlan": -1 if row["vlan"] is None else row["vlan"],
+            "tcp_sequence": -1 if row.get("tcp_sequence") is None else row["tcp_sequence"],
             "src_mac": number(row["source_mac"]), "dst_mac": number(row["destination_mac"]),
             "src_ip_hi": int(source) >> 64, "src_ip_lo": int(source) & (2**64 - 1),
             "dst_ip_hi": int(target) >> 64, "dst_ip_lo": int(target) & (2**64 - 1),
@@ -104,7 +108,9 @@ def write_pcap() -> Callable[[Path, list[dict[str, Any]]], None]:
     def frame(row: dict[str, Any]) -> bytes:
         ports = struct.pack(">HH", row["source_port"], row["destination_port"])
         if row["protocol"] == 6:
-            above = ports + struct.pack(">IIBBHHH", 0, 0, 5 << 4, row["tcp_flags"], row["tcp_window"], 0, 0)
+            above = ports + struct.pack(
+                ">IIBBHHH", row.get("tcp_sequence") or 0, 0, 5 << 4, row["tcp_flags"], row["tcp_window"], 0, 0
+            )
         else:
             above = ports + struct.pack(">HH", 8, 0)
         above += row.get("payload", b"")

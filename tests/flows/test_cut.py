@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from types import ModuleType
 from typing import Any
 
@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from iotid import config, schemas
 from iotid.flows import table as flows_table
 from iotid.flows.cut import cut_flows, merge_flows, partial_flows
-from iotid.flows.kernels import HEAD_WIDTH
+from iotid.flows.kernels import HEAD_WIDTH, KEY_WORDS, is_local
 from iotid.flows.merge import Merger, merge
 from iotid.flows.open import OpenFlows
 from iotid.flows.partial import FlowTable, Partials, head_width, packets_alone, packets_of_stretches
@@ -56,7 +56,7 @@ def row(number: int = 0, at_s: float = 0.0, flags: int = ACK, up: bool = True, *
         }
     packet |= {"link_type": 1, "frame_length": 74 + number, "captured_length": 74, "vlan": None, "protocol": 6,
                "packet_length": 60 + number, "payload_length": 8, "tcp_flags": flags,
-               "tcp_window": 512 + number}  # fmt: skip
+               "tcp_window": 512 + number, "tcp_sequence": None}  # fmt: skip
     return packet | changes
 
 
@@ -181,6 +181,140 @@ def test_cut__syn_after_a_reset_starts_a_new_flow_unless_closing_is_off(packets_
 def test_cut__syn_with_ack_never_cuts(packets_of: Build) -> None:
     rows = [row(0, 0, RST), row(1, 1, SYN | ACK)]
     assert [flow["end_reason"] for flow in flows_of(rows, packets_of)] == ["end"]
+
+
+def syn(number: int, at_s: float, sequence: int, flags: int = SYN, up: bool = True, **changes: Any) -> Row:
+    return row(number, at_s, flags, up, tcp_sequence=sequence, **changes)
+
+
+@pytest.mark.parametrize(
+    ("rows", "sizes"),
+    [
+        # power cut: nothing closes the first connection
+        ([syn(0, 0, 7), syn(1, 1, 900, SYN | ACK, up=False), syn(2, 2, 8, ACK), syn(3, 60, 5000)], [3, 1]),
+        # its own FIN alone
+        ([syn(0, 0, 7), syn(1, 1, 8, FIN | ACK), syn(2, 2, 901, ACK, up=False), syn(3, 3, 5000)], [3, 1]),
+        # captured from its middle on
+        ([syn(0, 0, 77, ACK), syn(1, 1, 901, ACK, up=False), syn(2, 2, 5000)], [2, 1]),
+        # the other side opens the next one
+        ([syn(0, 0, 7), syn(1, 1, 900, SYN | ACK, up=False), syn(2, 2, 5000, up=False)], [2, 1]),
+        # every try of a port scanner
+        ([syn(n, n, 1000 * n) for n in range(4)], [1, 1, 1, 1]),
+        # repeated before and behind other packets
+        ([syn(0, 0, 7), syn(1, 1, 7), syn(2, 2, 900, SYN | ACK, up=False), syn(3, 3, 7), syn(4, 4, 8, ACK)], [5]),
+        # late: the capture shows what it opened first
+        ([syn(0, 0, 900, SYN | ACK, up=False), syn(1, 1, 8, ACK), syn(2, 2, 7)], [3]),
+        ([syn(0, 0, 0, ACK), syn(1, 1, 2**32 - 1)], [2]),
+        # both sides at once, each repeating itself
+        ([syn(0, 0, 7), syn(1, 0, 90, up=False), syn(2, 1, 7), syn(3, 1, 90, up=False)], [4]),
+        # the answer to a challenge: RFC 5961, section 4
+        (
+            [syn(0, 0, 7), syn(1, 9, 5000), syn(2, 9, 901, ACK, up=False), syn(3, 9, 8, RST), syn(4, 10, 5000)],
+            [1, 3, 1],
+        ),
+        # an answer opens nothing
+        ([syn(0, 0, 7), syn(1, 1, 900, SYN | ACK, up=False), syn(2, 2, 901, SYN | ACK, up=False)], [3]),
+    ],
+)
+def test_cut__syn_with_another_number_opens_a_new_flow_and_a_repeated_one_does_not(
+    rows: list[Row], sizes: list[int], packets_of: Build
+) -> None:
+    flows = flows_of(rows, packets_of)
+    assert [flow["client_packets"] + flow["server_packets"] for flow in flows] == sizes
+    assert {flow["end_reason"] for flow in flows[:-1]} <= {"closed"}
+    whole = cut_flows(packets_of(rows, PATHS), rule(), PATHS).to_pylist()
+    assert [flow["client_packets"] + flow["server_packets"] for flow in whole] == sizes
+    assert len(flows_of(rows, packets_of, tcp_close=False)) == 1
+
+
+def test_cut__syns_repeated_a_thousand_times_are_one_partial_flow(packets_of: Build) -> None:
+    rows = [syn(number, number, 7, source_port=1000) for number in range(1000)]
+    assert partial_flows(packets_of(rows, PATHS), rule()).num_rows == 1
+
+
+A, B, R = "02:00:00:00:00:0a", "02:00:00:00:00:0b", "02:00:00:00:00:0c"
+HOUR = 3600
+
+
+def ntp(number: int, at_s: float, mac: str | None, up: bool = True, remote: str = R, **changes: Any) -> Row:
+    """Between 192.168.1.5, which ``mac`` has then, and a server of the Internet."""
+    ends = ("source", "destination") if up else ("destination", "source")
+    given: Row = {f"{ends[0]}_ip": "192.168.1.5", f"{ends[0]}_mac": mac, f"{ends[0]}_port": 123}
+    given |= {f"{ends[1]}_ip": "52.1.2.3", f"{ends[1]}_mac": remote, f"{ends[1]}_port": 123}
+    return row(number, at_s, 0, up, protocol=17, tcp_window=0, **given | changes)
+
+
+_MDNS = {"destination_ip": "224.0.0.251", "destination_mac": "01:00:5e:00:00:fb"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "sizes"),
+    [
+        ([ntp(0, 0, A), ntp(1, 0.1, A, up=False), ntp(2, HOUR, B), ntp(3, HOUR + 0.1, B, up=False)], [2, 2]),
+        ([ntp(0, 0, A), ntp(1, HOUR, B), ntp(2, 2 * HOUR, A)], [1, 1, 1]),
+        ([ntp(n, HOUR * n, mac, **_MDNS) for n, mac in enumerate([A, A, B, B])], [2, 2]),
+        # only one direction is captured
+        ([ntp(n, HOUR * n, mac, up=False) for n, mac in enumerate([A, A, B])], [2, 1]),
+        # only a sender's MAC is shown
+        ([ntp(0, 0, A), ntp(1, 1, None, up=False), ntp(2, HOUR, B), ntp(3, HOUR, None, up=False)], [2, 2]),
+        # the new device is seen late: what shows no MAC stays where it is
+        ([ntp(0, 0, A), ntp(1, HOUR, None, up=False), ntp(2, HOUR, B)], [2, 1]),
+        ([ntp(n, HOUR * n, mac, destination_ip="10.9.9.9") for n, mac in enumerate([A, B])], [1, 1]),
+        (
+            [ntp(n, HOUR * n, mac, source_ip="fe80::5", destination_ip="2001:db8::1") for n, mac in enumerate([A, B])],
+            [1, 1],
+        ),
+        # addresses of the Internet: the routers take turns
+        ([ntp(n, HOUR * n, A, up=n % 2 > 0, remote=[A, R][n // 2 % 2]) for n in range(8)], [8]),
+        ([ntp(n, HOUR * n, mac, source_ip="52.7.7.7") for n, mac in enumerate([A, B])], [2]),
+        # a mirror port or two routers inside: MACs change faster than an address is handed on
+        ([ntp(n, HOUR * (n // 2) + 0.001 * (n % 2), [A, B][n % 2]) for n in range(8)], [8]),
+        ([ntp(0, 0, A), ntp(1, 60, B), ntp(2, HOUR, A), ntp(3, 2 * HOUR, R)], [4]),
+        ([ntp(0, 0, A), ntp(1, 60.000001, B)], [1, 1]),
+        # no MAC at all
+        ([ntp(n, HOUR * n, None) for n in range(3)], [3]),
+    ],
+)
+def test_cut__address_that_goes_to_another_mac_starts_a_new_flow(
+    rows: list[Row], sizes: list[int], packets_of: Build
+) -> None:
+    flows = flows_of(rows, packets_of)
+    assert [flow["client_packets"] + flow["server_packets"] for flow in flows] == sizes
+    assert {flow["end_reason"] for flow in flows[:-1]} <= {"moved"}
+    together = partial_flows(packets_of(rows, PATHS), rule())
+    merged, _ = merge_flows(pa.Table.from_batches([together]), rule(), PATHS)
+    assert merged.to_pylist() == flows
+    shuffled = random.Random(1).sample(rows, len(rows))
+    assert cut_flows(packets_of(shuffled, PATHS), rule(), PATHS).to_pylist() == flows
+
+
+def test_cut__both_devices_of_an_address_are_named(packets_of: Build) -> None:
+    flows = flows_of([ntp(0, 0, A), ntp(1, HOUR, B), ntp(2, HOUR + 1, B, up=False)], packets_of)
+    assert [(flow["client_mac"], flow["client_packets"], flow["server_packets"]) for flow in flows] == [
+        (A, 1, 0),
+        (B, 1, 1),
+    ]
+
+
+def test_partial__a_device_that_speaks_once_an_hour_is_one_row_whatever_its_routers_do(packets_of: Build) -> None:
+    rows = [ntp(n, HOUR * n, A, remote=[B, R][n % 2]) for n in range(100)]
+    assert partial_flows(packets_of(rows, PATHS), rule()).num_rows == 1
+
+
+def test_local__addresses_are_those_of_the_default_of_the_sites_networks() -> None:
+    edges = [
+        address
+        for network in map(ip_network, config.load_settings().census.inside)
+        for address in (network[0], network[-1], network[0] - 1, network[-1] + 1)
+    ]
+    others = [ip_address(text) for text in ("52.1.2.3", "::a00:1", "2001:db8::1", "ff02::fb", "0.0.0.0", "100.64.0.1")]
+    inside = [ip_network(text) for text in config.load_settings().census.inside]
+    for address in [*edges, *others]:
+        value = int(address)
+        key = np.zeros((1, KEY_WORDS), np.uint64)
+        key[0, 0] = address.version << 40
+        key[0, 1], key[0, 3] = value & (2**64 - 1), value >> 64
+        assert is_local(key, 0, 0) == any(address in network for network in inside), address
 
 
 @pytest.mark.parametrize(

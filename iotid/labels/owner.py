@@ -1,0 +1,116 @@
+"""Whose flow it is: the one rule that labels, traffic windows and the census ask.
+
+A flow belongs to the device at the client's address if that is inside the site's networks, else to the one at the
+server's. Judging by address first keeps the gateway out of every flow that merely passes through it: its MAC is on
+their other side, but beside an address of the Internet.
+
+No device: multicast and broadcast addresses and MACs with the group bit, which name many receivers, and 0.0.0.0 and
+``::``, which every host has before it has an address (all of a night's DHCP requests share one key).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iotid.errors import SettingError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+CLIENT, SERVER, NOBODY = 0, 1, -1
+
+# RFC 1112 multicast, RFC 919 limited broadcast, RFC 1122 "this" network, RFC 4291 multicast and unspecified
+_NO_HOSTS = ("224.0.0.0/4", "255.255.255.255/32", "0.0.0.0/8", "ff00::/8", "::/128")
+
+
+class Networks:
+    """A set of IPv4 and IPv6 networks that tells for whole columns of addresses which lie inside."""
+
+    def __init__(self, networks: Iterable[str], setting: str = "census.inside") -> None:
+        """Raises SettingError where a network is not one, or has host bits set."""
+        self._networks: list[tuple[int, np.ndarray, np.ndarray]] = []
+        for text in networks:
+            try:
+                network = ipaddress.ip_network(text)
+            except ValueError as fault:
+                raise SettingError(f"{setting}: {fault}; write networks as 192.168.0.0/16 or fc00::/7") from None
+            base_2 = np.frombuffer(network.network_address.packed.rjust(16, b"\0"), ">u8").astype(np.uint64)
+            mask_2 = np.frombuffer(network.netmask.packed.rjust(16, b"\0"), ">u8").astype(np.uint64)
+            self._networks.append((network.version, base_2, mask_2))
+
+    def contain(self, addresses: pa.Array | pa.ChunkedArray) -> NDArray[np.bool_]:
+        """(N,): which of these addresses (text, N) lie inside; only distinct ones are parsed.
+
+        Text that is no address, and null, lie in no network.
+        """
+        return _judge_distinct(addresses, self._contain)
+
+    def _contain(self, addresses: list[str]) -> NDArray[np.bool_]:
+        version_D, value_D2 = parse_addresses(addresses)
+        inside_D = np.zeros(len(version_D), bool)
+        for version, base_2, mask_2 in self._networks:
+            inside_D |= (version_D == version) & ((value_D2 & mask_2) == base_2).all(axis=1)
+        return inside_D
+
+
+def is_host(ip: pa.Array | pa.ChunkedArray) -> NDArray[np.bool_]:
+    """(N,): addresses that one host can have."""
+    return ~Networks(_NO_HOSTS).contain(ip)
+
+
+def is_device(ip: pa.Array | pa.ChunkedArray, mac: pa.Array | pa.ChunkedArray, inside: Networks) -> NDArray[np.bool_]:
+    """(N,): ends, text of address and MAC (null: not shown), at which there is one device of the site."""
+    return is_host(ip) & inside.contain(ip) & ~_judge_distinct(mac, _are_groups)
+
+
+def owner_side(flows: pa.Table | pa.RecordBatch, inside: Networks) -> NDArray[np.int8]:
+    """(N,): the side, CLIENT or SERVER, whose device each flow belongs to; NOBODY: none of the site's.
+
+    Reads the columns client_ip, client_mac, server_ip and server_mac of FLOWS.
+    """
+    client_N, server_N = (
+        is_device(flows.column(f"{end}_ip"), flows.column(f"{end}_mac"), inside) for end in ("client", "server")
+    )
+    return np.where(client_N, CLIENT, np.where(server_N, SERVER, NOBODY)).astype(np.int8)
+
+
+def parse_addresses(addresses: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """IP version int8 (D,), 0 where the text is no address, and the addresses' upper and lower halves uint64 (D, 2)."""
+    version_D = np.zeros(len(addresses), np.int8)
+    packed = bytearray(16 * len(addresses))
+    for row, address in enumerate(addresses):
+        try:
+            if ":" in address:
+                packed[16 * row : 16 * row + 16] = socket.inet_pton(socket.AF_INET6, address)
+                version_D[row] = 6
+            else:
+                packed[16 * row + 12 : 16 * row + 16] = socket.inet_pton(socket.AF_INET, address)
+                version_D[row] = 4
+        except OSError:
+            continue
+    return version_D, np.frombuffer(bytes(packed), ">u8").astype(np.uint64).reshape(-1, 2)
+
+
+def _are_groups(macs: list[str]) -> NDArray[np.bool_]:
+    """MACs whose group bit (IEEE 802, lowest bit of the first byte) is set."""
+    return np.array([mac[1:2] in tuple("13579bdfBDF") for mac in macs], bool)
+
+
+def _judge_distinct(
+    column: pa.Array | pa.ChunkedArray, judge: Callable[[list[str]], NDArray[np.bool_]]
+) -> NDArray[np.bool_]:
+    """(N,): what ``judge`` says of each text, asked once for each distinct one; False of null."""
+    import pyarrow as pa
+
+    encoded = column.dictionary_encode()
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.combine_chunks()
+    judged_D = np.append(judge(encoded.dictionary.to_pylist()), False)
+    judged_N: NDArray[np.bool_] = judged_D[encoded.indices.fill_null(len(judged_D) - 1).to_numpy(zero_copy_only=False)]
+    return judged_N
