@@ -1,7 +1,6 @@
 """Tonight's census against the one before it at the same site; pure functions on tables.
 
-What is compared is what the two say of a device: its label, the names of several behind its address, or that it is
-unknown. A device has changed where tonight says what the census before did not. Too little evidence is no opinion, so
+What is compared is what the two say of a device: the names of the kinds behind its address, or that it is unknown. A device has changed where tonight says what the census before did not. Too little evidence is no opinion, so
 nothing changes from or to `undecided`; and that one of several has sent too little tonight to be found again does not
 say that it left. A model change is no network change: the caller gives the earlier census as tonight's model makes it,
 or says that the two cannot be compared, and then no label counts as changed.
@@ -15,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from iotid.census.vote import names_of_several
+from iotid.census.identify import names_of_kinds
 from iotid.dataset.arrays import one_chunk
-from iotid.model.status import UNKNOWN
+from iotid.model.device.decide import UNKNOWN
 from iotid.schemas import CENSUS
 
 FIRST, NEW, SAME, CHANGED, BACK, GONE, AWAY = CHANGES = ("first", "new", "same", "changed", "back", "gone", "away")
@@ -48,7 +47,7 @@ def compare(tonight: pa.Table, earlier: pa.Table | None, *, comparable: bool, re
 
 
 def name_of(census: pa.Table) -> pa.ChunkedArray:
-    """The label; of several devices their names in order, joined by +; null where there is none."""
+    """The names of the kinds found, in order, joined by +; null where there is none."""
     said = _said(census).sort_by([("row", "ascending"), ("name", "ascending")])
     counts_N = np.bincount(said["row"].to_numpy(), minlength=len(census))
     offsets = np.concatenate([[0], np.cumsum(counts_N)]).astype(np.int32)
@@ -68,14 +67,13 @@ def _says_more(tonight: pa.Table, earlier: pa.Table) -> pa.ChunkedArray:
 
 
 def _said(census: pa.Table) -> pa.Table:
-    """All that the census says of its devices, one a row: the label, each of several by name, or "" (no label is empty)
-    where unknown."""
-    several = one_chunk(census["several"])
-    names = names_of_several(several.flatten())
-    single = pc.if_else(pc.equal(census["status"], UNKNOWN), "", census["label"])
-    rows = pa.table({"row": pa.array(np.arange(len(census))), "name": single})
-    of_several = pa.table({"row": pc.list_parent_indices(several), "name": names})
-    said = pa.concat_tables([rows.filter(pc.is_valid(single)), of_several])
+    """All that the census says of its devices, one a row: each kind found by name, or "" (no name is empty) where
+    unknown."""
+    kinds = one_chunk(census["kinds"])
+    rows = pa.array(np.arange(len(census)))
+    found = pa.table({"row": pc.list_parent_indices(kinds).cast(pa.int64()), "name": names_of_kinds(kinds.flatten())})
+    unknown = rows.filter(pc.equal(census["status"], UNKNOWN))
+    said = pa.concat_tables([found, pa.table({"row": unknown, "name": pa.array([""] * len(unknown), pa.string())})])
     return said.append_column("device_id", census["device_id"].take(said["row"]))
 
 

@@ -20,9 +20,9 @@ from markupsafe import Markup
 from pyarrow import csv
 
 from iotid.census.changes import ABSENT, BACK, CHANGED, GONE, NEW, name_of
-from iotid.census.vote import names_of_several
+from iotid.census.identify import names_of_kinds
 from iotid.dataset.arrays import one_chunk
-from iotid.model.status import KNOWN, SEVERAL, UNDECIDED, UNKNOWN
+from iotid.model.device.decide import SEVERAL, UNDECIDED, UNKNOWN, WITH_UNKNOWN
 
 _BARS = 12  # of a chart; what is beyond is one bar of "others"
 _LISTED = 10  # devices shown of a section; the table shows them all
@@ -80,10 +80,10 @@ def render_page(census: pa.Table, groups: pa.Table, facts: Mapping[str, Any]) ->
     )
     present = census.filter(_is_present(census))
     lines = group_lines(census, groups)
-    known = present.filter(pc.equal(present["status"], KNOWN))
+    found = pa.RecordBatch.from_struct_array(one_chunk(present["kinds"]).flatten())
     return environment.get_template("census.html.j2").render(
         facts=facts,
-        charts={"Type": _bars(known["type"]), "Vendor": _bars(known["vendor"])},
+        charts={"Type": _bars(found["type"]), "Vendor": _bars(found["vendor"])},
         sections=_sections(census),
         groups={"count": len(lines), "rows": lines.slice(0, _LISTED).to_pylist()},
         packets_left=sum(count for reason, count in facts["packets"].items() if reason != "flow"),
@@ -101,6 +101,7 @@ def _sections(census: pa.Table) -> list[dict[str, Any]]:
         (NEW, "New"): pc.equal(change, NEW),
         (BACK, "Back"): pc.equal(change, BACK),
         (GONE, "Gone"): pc.equal(change, GONE),
+        (WITH_UNKNOWN, "Something unknown beside what is known"): pc.and_(is_present, pc.equal(status, WITH_UNKNOWN)),
         (SEVERAL, "Several behind one address"): pc.and_(is_present, pc.equal(status, SEVERAL)),
         (UNKNOWN, "Unknown"): pc.and_(is_present, pc.equal(status, UNKNOWN)),
         (UNDECIDED, "Undecided"): pc.and_(is_present, pc.equal(status, UNDECIDED)),
@@ -112,7 +113,7 @@ def _sections(census: pa.Table) -> list[dict[str, Any]]:
     ]
 
 
-def _bars(names: pa.ChunkedArray) -> list[tuple[str, int, float]]:
+def _bars(names: pa.Array) -> list[tuple[str, int, float]]:
     """Name, number and percentage of the longest, for the commonest names; the rest, and null, as one bar each."""
     counts = Counter(names.to_pylist())
     unnamed = counts.pop(None, 0)
@@ -132,7 +133,7 @@ def _columns(census: pa.Table) -> dict[str, Any]:
     for name in _CODED:
         coded = flat[name].combine_chunks().dictionary_encode()
         columns[name] = {"names": coded.dictionary.to_pylist(), "codes": coded.indices.fill_null(-1).to_pylist()}
-    for name in ("device_id", "flows", "bytes", "watched", "addresses", "runners_up", "several"):
+    for name in ("device_id", "flows", "bytes", "watched", "addresses", "runners_up", "kinds", "reason"):
         columns[name] = flat[name].to_pylist()
     columns["confidence"] = pc.round(census["confidence"], 3).to_pylist()
     for name in ("first_seen", "last_seen"):
@@ -153,9 +154,9 @@ def _group_columns(census: pa.Table, lines: pa.Table) -> dict[str, Any]:
 def _flat(census: pa.Table) -> dict[str, pa.ChunkedArray]:
     """The columns without lists: addresses joined by blanks, classes as "label 12 %; label 3 %"."""
     columns = {name: census[name] for name in census.column_names}
-    runners_up, several = one_chunk(census["runners_up"]), one_chunk(census["several"])
+    runners_up, kinds = one_chunk(census["runners_up"]), one_chunk(census["kinds"])
     columns["runners_up"] = _shares(runners_up, runners_up.flatten().field("label"))
-    columns["several"] = _shares(several, names_of_several(several.flatten()))
+    columns["kinds"] = _shares(kinds, names_of_kinds(kinds.flatten()))
     columns["addresses"] = pc.binary_join(census["addresses"], " ")
     return columns
 

@@ -27,23 +27,27 @@ SCHEMA = pa.schema(
     [
         pa.field("label", pa.int32()),
         pa.field("unit", pa.uint64()),
+        pa.field("recording", pa.uint64()),
         pa.field("sequences", pa.binary()),
         pa.field("num_flows", pa.int64()),
     ]
 )
-_KEYS = ["label", "unit", "sequences"]
+_KEYS = ["label", "unit", "recording", "sequences"]
+_COLUMNS = ("set", "label_id", "num_flows", "recording")
 
 
 @dataclass(frozen=True)
 class Sets:
-    """``sequences``: characteristic -> int32 (D, M) ids; ``flows`` (B, D): of each, how many; ``label`` (B,).
+    """``sequences``: characteristic -> int32 (D, M) ids; ``flows`` (B, D): of each, how many; ``label`` (B,), -1 of
+    hosts that no device list names; ``recording`` (B,): a number that the sets of one device and night share.
 
-    Sets stand in the order of their labels.
+    Sets are in the order of their labels.
     """
 
     sequences: dict[str, NDArray[np.int32]]
     flows: csr_matrix
     label: NDArray[np.int64]
+    recording: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.label)
@@ -55,16 +59,20 @@ class Sets:
         unit_N: NDArray[np.int64],
         label_N: NDArray[np.int64],
         num_flows_N: NDArray[np.int64],
+        recording_N: NDArray[np.int64] | None = None,
     ) -> Sets:
-        """Of N rows: the set that each is in, the set's label, and how many flows the row stands for there."""
+        """Of N rows: the set that each is in, the set's label, how many flows the row stands for there, and the set's
+        recording, each set its own unless given."""
         from scipy.sparse import coo_matrix
 
         distinct, which_N = distinct_rows(np.concatenate(list(sequences.values()), axis=1))
         columns = np.split(distinct, len(sequences), axis=1)
-        units, place_N = np.unique(np.stack([label_N, unit_N]), axis=1, return_inverse=True)
+        pairs = np.stack([label_N, unit_N])
+        units, first, place_N = np.unique(pairs, axis=1, return_index=True, return_inverse=True)
+        recording_N = unit_N if recording_N is None else recording_N
         shape = (units.shape[1], len(distinct))
         flows = coo_matrix((num_flows_N, (place_N.ravel(), which_N)), shape=shape).tocsr()
-        return cls(dict(zip(sequences, columns, strict=True)), flows, units[0])
+        return cls(dict(zip(sequences, columns, strict=True)), flows, units[0], recording_N[first])
 
     def to_arrow(self) -> pa.Table:
         """A row for each distinct flow of a set: ``set``, ``label_id``, ``num_flows`` and the ids as lists."""
@@ -73,6 +81,7 @@ class Sets:
             "set": pa.array(entries.row.astype(np.int32)),
             "label_id": pa.array(self.label[entries.row].astype(np.int32)),
             "num_flows": pa.array(entries.data.astype(np.int64)),
+            "recording": pa.array(self.recording[entries.row]),
         }
         for name, ids_DM in self.sequences.items():
             ids = ids_DM[entries.col]
@@ -82,14 +91,13 @@ class Sets:
     @classmethod
     def from_arrow(cls, rows: pa.Table) -> Sets:
         """The sets that ``to_arrow`` told of."""
-        names = [name for name in rows.column_names if name not in ("set", "label_id", "num_flows")]
+        names = [name for name in rows.column_names if name not in _COLUMNS]
         lists = {name: rows[name].combine_chunks() for name in names}
         sequences = {
             name: column.flatten().to_numpy().astype(np.int32).reshape(-1, column.type.list_size)
             for name, column in lists.items()
         }
-        told = (rows[name].to_numpy().astype(np.int64) for name in ("set", "label_id", "num_flows"))
-        return cls.of(sequences, *told)
+        return cls.of(sequences, *(rows[name].to_numpy().astype(np.int64) for name in _COLUMNS))
 
 
 def few(rows: pa.Table, most: int) -> pa.Table:

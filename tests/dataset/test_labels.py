@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iotid.census.devices import name_devices
 from iotid.config import conf_dir, load_settings
 from iotid.dataset import Device, DeviceList
 from iotid.errors import LabelError
+from iotid.labels.hosts import name_devices
 from iotid.labels.owner import Networks
 
 FlowTable = Callable[[Sequence[dict[str, Any]]], pa.Table]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from iotid.census.devices import GROUP_MAC, NO_HOST, OUTSIDE, name_devices
 from iotid.config import load_settings
+from iotid.labels.hosts import GROUP_MAC, NO_HOST, OUTSIDE, name_devices
 from iotid.labels.owner import Networks
 
 DEFAULT = load_settings().census.inside
