@@ -142,7 +142,8 @@ def _found(answer: Answer, decision: Decision, classes: Classes, settings: confi
     address_P, kind_P = np.nonzero(decision.found)
     own_P, probability_P = answer.flows[address_P, kind_P], decision.probability[address_P, kind_P]
     order_P = np.lexsort((kind_P, -probability_P, -own_P, address_P))
-    address_P, kind_P, own_P, probability_P = (each[order_P] for each in (address_P, kind_P, own_P, probability_P))
+    address_P, kind_P, own_P = address_P[order_P], kind_P[order_P], own_P[order_P]
+    probability_P = probability_P[order_P]
     share_PC = np.where(classes.kind_C == kind_P[:, np.newaxis], answer.class_share[address_P], -1.0)
     class_P = share_PC.argmax(axis=1) if len(kind_P) else np.zeros(0, np.int64)
     of_class_P = np.round(probability_P * share_PC.max(axis=1, initial=0), DECIMALS)

@@ -169,7 +169,7 @@ def _with_outcome(flows: DataFrame, protocols: Sequence[int], inside: Networks) 
         client_ip: pd.Series, client_mac: pd.Series, server_ip: pd.Series, server_mac: pd.Series, answers: pd.Series
     ) -> pd.DataFrame:
         ends = [pa.array(column, pa.string()) for column in (client_ip, client_mac, server_ip, server_mac)]
-        named = name_devices(ends[0], ends[1], ends[2], ends[3], inside, pa.array(answers, pa.int64()))
+        named = name_devices(ends[0], ends[1], ends[2], ends[3], inside, answered_by=pa.array(answers, pa.int64()))
         return pd.DataFrame(dict(zip(("device_id", "address", "outcome"), map(pa.Array.to_pandas, named), strict=True)))
 
     # nondeterministic: or else Spark would push filters below it and then call it twice

@@ -340,7 +340,7 @@ class _Together:
     ) -> None:
         """``label_N``: -1 of what has none; ``device_N``: -1 of hosts, which are told apart by MAC or address."""
         networks, seed = self._source.devices.networks, self._source.settings.seed
-        host, _, reason = name_devices(*(flows[name] for name in _ENDS), networks, flows["server_packets"])
+        host, _, reason = name_devices(*(flows[name] for name in _ENDS), networks, answered_by=flows["server_packets"])
         kept_N = kept_N & pc.fill_null(pc.not_equal(reason, UNANSWERED), True).to_numpy(zero_copy_only=False)
         kept_N = kept_N & ((device_N >= 0) | pc.is_valid(host).to_numpy(zero_copy_only=False))
         of_host = pc.if_else(pa.array(device_N < 0), host, None)

@@ -29,12 +29,13 @@ def name_devices(
     server_ip: pa.Array,
     server_mac: pa.Array,
     inside: Networks,
-    server_packets: pa.Array | None = None,
+    *,
+    answered_by: pa.Array | None = None,
 ) -> tuple[pa.Array, pa.Array, pa.Array]:
     """Of each flow: its device (null: none), the device's address, and why there is no device (null: there is one).
 
     All columns are text of N flows; MACs may be null, which like all zeros (loopback) means that none was shown.
-    With ``server_packets`` a flow that its device did not open has one only where the device answered.
+    With ``answered_by``, the column server_packets, a flow that its device did not open has one only where the device answered.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -42,8 +43,8 @@ def name_devices(
     names = ["client_ip", "client_mac", "server_ip", "server_mac"]
     side_N = owner_side(pa.table([client_ip, client_mac, server_ip, server_mac], names), inside)
     is_unanswered_N = np.zeros(len(side_N), np.bool_)
-    if server_packets is not None:
-        is_unanswered_N = (side_N == SERVER) & (server_packets.to_numpy(zero_copy_only=False) == 0)
+    if answered_by is not None:
+        is_unanswered_N = (side_N == SERVER) & (answered_by.to_numpy(zero_copy_only=False) == 0)
         side_N = np.where(is_unanswered_N, NOBODY, side_N)
     is_client, is_owned = pa.array(side_N == CLIENT), pa.array(side_N != NOBODY)
     address = pc.if_else(is_owned, pc.if_else(is_client, client_ip, server_ip), None)

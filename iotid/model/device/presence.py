@@ -118,7 +118,7 @@ class FirstStep:
     ) -> Self:
         """``class_HK``: of each kind there the class, -1 where it is not one; ``shown_T``: sets that show a token."""
         T, C = len(shown_T), len(self._kind_C)
-        kept = np.flatnonzero(shown_T >= min(_LEAST_SHOWN, shown_T.max(initial=0)))
+        kept = np.flatnonzero(shown_T >= min(_LEAST_SHOWN, int(shown_T.max(initial=0))))
         self.most_T = np.asarray(counts_HT.max(axis=0).todense()).ravel() if T else np.zeros(0)
         class_HC = class_HK[:, self._kind_C] if C else np.zeros((len(class_HK), 0), np.int64)
         is_class_HC = class_HC == np.arange(C)
@@ -251,7 +251,7 @@ class DeviceModel:
 
     def _learn_judges(self, sets: Sets, pool: Pool, random: np.random.Generator) -> None:
         """From sets that were held back in turn, where in turn some kinds were left out, too."""
-        features, there, alone, strange, of_class = [], [], [], [], []
+        features, there, alone, of_class = [], [], [], []
         later, singles = [], []
         for learned, asked in self._folds(pool, random):
             first, evidence = self._learn(sets, learned, _MOST // 2, random)
@@ -287,12 +287,14 @@ class DeviceModel:
         self._of_host = Judge(squares=True).fit(all_features[is_alone], is_there[is_alone])
         self._of_household = Judge(squares=False).fit(all_features, is_there)
         self._usually_left_K4 = self._usually_left(singles)
-        of_set, is_several, is_strange = [], [], []
-        for shown, evidence, found, several, strange in later:
+        of_set: list[NDArray[np.float64]] = []
+        is_several: list[bool] = []
+        is_strange: list[bool] = []
+        for shown, evidence, found, several, beside in later:
             answers = (_sigmoid(judge.log_odds(found)) for judge in (self._of_host, self._of_household))
             of_set.append(self._of_set(shown, evidence, found, *answers))
             is_several += several
-            is_strange += strange
+            is_strange += beside
         rows = np.concatenate(of_set) if of_set else np.zeros((2, 12))
         several_H, strange_H = (np.array(each or [True, False]) for each in (is_several, is_strange))
         self._is_household = Judge(squares=True).fit(rows, several_H, even=True)
@@ -302,7 +304,7 @@ class DeviceModel:
         self._class_factor = self._fit_class_factor(of_class)
 
     def _folds(self, pool: Pool, random: np.random.Generator) -> Iterator[tuple[Pool, Pool]]:
-        """What is learned from, and what is asked: held-back sets of kinds learned; all of those left out, as strangers.
+        """What is learned from, and what is asked: held-back sets of kinds learned, and as strangers all left out.
 
         A recording is never in both, where a kind has as many recordings as folds.
         """
@@ -351,7 +353,7 @@ class DeviceModel:
         )
 
     def _usually_left(self, singles: Sequence[tuple[NDArray[np.bool_], NDArray[np.float64]]]) -> NDArray[np.float64]:
-        """(K, 4) the mean of what is unexplained of a kind's held-back sets when it is found; of kinds without any, of all."""
+        """(K, 4) the mean of what is unexplained of a kind's held-back sets when it is found."""
         there_NK = np.concatenate([np.zeros((0, self.kinds), np.bool_), *(there for there, _ in singles)])
         left_N4 = np.concatenate([np.zeros((0, 4)), *(left for _, left in singles)])
         number_K = there_NK.sum(axis=0)[:, np.newaxis]
@@ -359,7 +361,7 @@ class DeviceModel:
         return np.asarray((there_NK.T @ left_N4 + of_all_4) / (number_K + 1))
 
     def _fit_class_factor(self, held_back: Sequence[tuple[NDArray[np.float64], NDArray[np.int64]]]) -> float:
-        """The inverse temperature at which the classes of held-back sets are likeliest, each among those of its kind."""
+        """The inverse temperature at which the classes of held-back sets are likeliest."""
         logits, labels = [], []
         for logits_HC, class_HK in held_back:
             household, kind = np.nonzero(class_HK >= 0)

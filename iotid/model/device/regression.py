@@ -57,7 +57,8 @@ def _equal_columns(matrix: csr_matrix) -> tuple[NDArray[np.int64], NDArray[np.in
     columns = matrix.tocsc()
     columns.sort_indices()
     places: dict[tuple[bytes, bytes], int] = {}
-    group_T, first = np.zeros(columns.shape[1], np.int64), []
+    group_T = np.zeros(columns.shape[1], np.int64)
+    first: list[int] = []
     for column, (start, end) in enumerate(zip(columns.indptr[:-1], columns.indptr[1:], strict=True)):
         content = columns.indices[start:end].tobytes(), columns.data[start:end].tobytes()
         group_T[column] = places.setdefault(content, len(places))
