@@ -1,9 +1,10 @@
 """Tonight's census against the one before it at the same site; pure functions on tables.
 
-What is compared is what the two say of a device: the names of the kinds behind its address, or that it is unknown. A device has changed where tonight says what the census before did not. Too little evidence is no opinion, so
-nothing changes from or to `undecided`; and that one of several has sent too little tonight to be found again does not
-say that it left. A model change is no network change: the caller gives the earlier census as tonight's model makes it,
-or says that the two cannot be compared, and then no label counts as changed.
+What is compared is what the two say of a device: the names of the kinds behind its address, or that it is unknown. A
+device has changed where tonight says what the census before did not. Too little evidence is no opinion, so nothing
+changes from or to `undecided`; and that one of several has sent too little tonight to be found again does not say that
+it left. A model change is no network change: the caller gives the earlier census as tonight's model makes it, or says
+that the two cannot be compared, and then no label counts as changed.
 """
 
 from __future__ import annotations

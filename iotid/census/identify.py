@@ -77,7 +77,7 @@ class Classes:
     vendor: tuple[str | None, ...]
     type: tuple[str | None, ...]
     kinds: tuple[str, ...]
-    kind_C: NDArray[np.int64]
+    kind_of: NDArray[np.int64]  # (C,) the kind of each class
 
     @classmethod
     def of(cls, labels: Sequence[str], known_devices: Mapping[str, Mapping[str, str | None]]) -> Self:
@@ -144,7 +144,7 @@ def _found(answer: Answer, decision: Decision, classes: Classes, settings: confi
     order_P = np.lexsort((kind_P, -probability_P, -own_P, address_P))
     address_P, kind_P, own_P = address_P[order_P], kind_P[order_P], own_P[order_P]
     probability_P = probability_P[order_P]
-    share_PC = np.where(classes.kind_C == kind_P[:, np.newaxis], answer.class_share[address_P], -1.0)
+    share_PC = np.where(classes.kind_of == kind_P[:, np.newaxis], answer.class_share[address_P], -1.0)
     class_P = share_PC.argmax(axis=1) if len(kind_P) else np.zeros(0, np.int64)
     of_class_P = np.round(probability_P * share_PC.max(axis=1, initial=0), DECIMALS)
     is_only_P = (share_PC >= 0).sum(axis=1) == 1

@@ -54,7 +54,7 @@ _NO_MAC = "00:00:00:00:00:00"  # of loopback
 _OUTCOMES, _VOTES, _SUMMARIES, _ANSWERS, _VALUES, _ROWS, _SETS = (
     "outcomes", "votes", "summaries", "answers", "values", "rows", "sets",
 )  # fmt: skip
-_ENDS = ("client_ip", "client_mac", "server_ip", "server_mac")
+_ENDS = ("client_ip", "client_mac", "server_ip", "server_mac", "server_packets")
 _EVIDENCE = ("capture_file", "client_mac", "server_mac", "client_ip", "server_ip", "first_seen")
 _ROW = pa.schema(
     [
@@ -340,7 +340,8 @@ class _Together:
     ) -> None:
         """``label_N``: -1 of what has none; ``device_N``: -1 of hosts, which are told apart by MAC or address."""
         networks, seed = self._source.devices.networks, self._source.settings.seed
-        host, _, reason = name_devices(*(flows[name] for name in _ENDS), networks, answered_by=flows["server_packets"])
+        client_ip, client_mac, server_ip, server_mac, answered_by = (flows[name] for name in _ENDS)
+        host, _, reason = name_devices(client_ip, client_mac, server_ip, server_mac, networks, answered_by=answered_by)
         kept_N = kept_N & pc.fill_null(pc.not_equal(reason, UNANSWERED), True).to_numpy(zero_copy_only=False)
         kept_N = kept_N & ((device_N >= 0) | pc.is_valid(host).to_numpy(zero_copy_only=False))
         of_host = pc.if_else(pa.array(device_N < 0), host, None)

@@ -35,7 +35,8 @@ def name_devices(
     """Of each flow: its device (null: none), the device's address, and why there is no device (null: there is one).
 
     All columns are text of N flows; MACs may be null, which like all zeros (loopback) means that none was shown.
-    With ``answered_by``, the column server_packets, a flow that its device did not open has one only where the device answered.
+    With ``answered_by``, the column server_packets, a flow that its device did not open has one only where that
+    answered.
     """
     import pyarrow as pa
     import pyarrow.compute as pc

@@ -27,7 +27,7 @@ _ROUNDS = 100
 
 @dataclass(frozen=True)
 class Decision:
-    """``probability`` (B, K) of each kind; ``found`` (B, K); ``status`` (B,); ``household`` (B,): probability of one."""
+    """``probability`` (B, K) of each kind; ``found`` (B, K); ``status`` (B,); ``household`` (B,): how likely one is."""
 
     probability: NDArray[np.float64]
     found: NDArray[np.bool_]
