@@ -78,8 +78,8 @@ def ship_model(spark: SparkSession, folder: Path) -> tuple[ShippedModel, Encodin
 
 @dataclass(frozen=True)
 class Scored:
-    """A night's devices, in order, with the columns of IDENTIFIED, of their traffic and their group; the groups (GROUPS)
-    of this night and of those before; and what became of every flow."""
+    """A night's devices, in order, with the columns of IDENTIFIED, of their traffic and their group; the groups
+    (GROUPS) of this night and of those before; and what became of every flow."""
 
     devices: pa.Table
     groups: pa.Table
