@@ -16,9 +16,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from pyarrow import fs
 
 from iotid import config
-from iotid.capture import counters, first_day, list_captures, read_packets, read_splits, split_capture, streams
+from iotid.capture import counters, files, first_day, list_captures, read_packets, read_splits, split_capture, streams
 from iotid.capture.counters import Counters
 from iotid.capture.plan import write_splits
 from iotid.capture.splits import find_captures
@@ -198,6 +199,27 @@ def test_files__a_pipe_is_named_and_never_waited_for(
     os.mkfifo(path)
     with pytest.raises(InputError, match="is a named pipe"):
         list(read_splits([planned], capture_settings, Counters()))
+
+
+def test_files__of_an_object_store_are_found_in_all_folders_or_one_by_one(
+    write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
+    monkeypatch.setattr(files, "filesystem_of", lambda location: (store, location.removeprefix("s3://")))
+    for name in ("a b.pcap", "north/b.pcap", "north/deep/c.pcap"):
+        write(f"bucket/night/{name}")
+    (tmp_path / "bucket/night/empty").mkdir()
+    below = {file.inner: file for file in files.list_files("s3://bucket/night", "fail").files}
+    assert {inner: file.path for inner, file in below.items()} == {
+        "bucket/night/a b.pcap": "s3://bucket/night/a%20b.pcap",
+        "bucket/night/north/b.pcap": "s3://bucket/night/north/b.pcap",
+        "bucket/night/north/deep/c.pcap": "s3://bucket/night/north/deep/c.pcap",
+    }
+    (alone,) = files.list_files("s3://bucket/night/north/b.pcap", "fail").files
+    assert alone == below["bucket/night/north/b.pcap"]
+    assert len({file.identity for file in below.values()}) == 3
+    with pytest.raises(InputError, match="s3://bucket/other: there is no such file or folder"):
+        files.list_files("s3://bucket/other", "fail")
 
 
 def _refuse(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
