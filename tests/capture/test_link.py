@@ -52,6 +52,18 @@ def test_link__every_frame_cut_anywhere_agrees_with_the_twin(
         agrees(make.pcap([frame[:i] for frame in whole for i in range(len(frame))], link=link))
 
 
+def test_link__tagged_frames_of_other_protocols_cut_anywhere_agree_with_the_twin(
+    agrees: Agrees, frames: ModuleType, make: SimpleNamespace
+) -> None:
+    found = []
+    for kind in (0x0806, 0x9999, 0x0010):  # ARP, a number that nobody knows, the length of a frame of LLC
+        rest = kind.to_bytes(2, "big") + bytes(4)
+        found += [frames.OUTER + tag + rest for tag in frames.TAGS.values()]
+        found += [frames.OUTER + between + make.ethernet(bytes(4), kind) for between in frames.BRIDGES.values()]
+    cuts = [(1_000_000, frame[:i], len(frame)) for frame in found for i in range(12, len(frame) + 1)]
+    assert agrees(make.pcap(cuts)).keys() == {"not_ip", "truncated", "unknown_ether_type_0x9999"}
+
+
 def test_link__macs_are_those_of_the_innermost_ethernet_header(
     one: Callable[..., Any], frames: ModuleType, make: SimpleNamespace
 ) -> None:

@@ -142,6 +142,8 @@ def test_nights_plain__one_after_the_other_give_the_flows_of_one_run(
     # a night's last flows are open, those of one run are at an end
     not_of_the_flow = ("site", "capture_date", "end_reason")
     assert without(each_flow_once(spark, nights), *not_of_the_flow) == without(whole.to_pylist(), *not_of_the_flow)
+    of_two = from_captures([three_nights / day for day in DAYS[:2]], **rule)
+    assert without(each_flow_once(spark, nights[:2]), *not_of_the_flow) == without(of_two.to_pylist(), *not_of_the_flow)
     later = later_flows(spark, nights)
     told_further = sum(
         file.told_further(batch, later).true_count for file in night_files(nights) for batch in file.read(TOLD_BY)

@@ -20,6 +20,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from iotid import config, schemas
+from iotid.errors import DataError
 from iotid.flows import table as flows_table
 from iotid.flows.cut import cut_flows, merge_flows, partial_flows
 from iotid.flows.kernels import HEAD_WIDTH, KEY_WORDS, is_local
@@ -115,6 +116,30 @@ def test_cut__packets_cut_at_random_give_the_twins_flows(
     assert through_partials(runs, settings) == expected
     alone = cut_flows(packets_of(rows, PATHS, settings.keep_bytes), settings, PATHS)
     assert sorted(alone.to_pylist(), key=sort_key) == expected
+
+
+@pytest.mark.parametrize("seed", [2, 5])
+def test_partial__of_packets_far_from_the_order_of_time_is_that_of_packets_in_order(
+    seed: int, random_rows: Any, packets_of: Build
+) -> None:
+    times = [EPOCH + timedelta(seconds=number % 7) for number in range(500)]  # many packets at each
+    rows = [each | {"timestamp": time} for each, time in zip(random_rows(seed, 500, PATHS), times, strict=True)]
+    ordered = sorted(rows, key=lambda each: (each["timestamp"], each["capture_file"], each["offset"]))
+    expected = partial_flows(packets_of(ordered, PATHS), rule(idle_timeout_s=2))
+    for some in (rows[::-1], random.Random(seed).sample(rows, len(rows))):
+        assert partial_flows(packets_of(some, PATHS), rule(idle_timeout_s=2)).equals(expected)
+
+
+@pytest.mark.parametrize(("name", "most"), [("offset", 2**42 - 1), ("file_index", 2**21 - 1)])
+def test_partial__captures_larger_and_nights_of_more_files_than_flows_can_be_told_of_are_refused(
+    name: str, most: int, packets_of: Build
+) -> None:
+    packets = packets_of([row()], PATHS)
+    getattr(packets, name)[:] = most
+    assert partial_flows(packets, rule()).num_rows == 1
+    getattr(packets, name)[:] = most + 1
+    with pytest.raises(DataError, match=f"{2**42} bytes and a night {2**21} captures"):
+        partial_flows(packets, rule())
 
 
 @pytest.mark.parametrize("seed", range(20))
