@@ -258,6 +258,38 @@ def test_broken_stretch__is_skipped_to_the_next_provable_record(
         assert counted["skipped_bytes"] == (0, len(stretch))
 
 
+@pytest.mark.parametrize(
+    ("changes", "proves"),
+    [
+        ({"seconds": 1_000_086_400}, True),
+        ({"seconds": 1_000_086_401}, False),  # neighbours are at most a day apart
+        ({"seconds": 999_913_600}, True),
+        ({"seconds": 999_913_599}, False),
+        ({"fraction": 999_999}, True),
+        ({"fraction": 1_000_000}, False),
+        ({"longer": -1}, False),  # fewer bytes on the wire than were captured
+        ({"longer": 1}, True),
+        ({"wire": 2**24}, True),
+        ({"wire": 2**24 + 1}, False),
+        ({"captured": 0}, False),
+    ],
+)
+def test_broken_stretch__ends_where_three_records_follow_one_another_whose_fields_are_plausible(
+    changes: dict[str, int], proves: bool, read: Read, agrees: Agrees, make: SimpleNamespace, frames: list[bytes]
+) -> None:
+    records = []
+    for number, frame in enumerate(frames[:6]):
+        own = changes if number == 1 else {}
+        captured = own.get("captured", len(frame))
+        wire = own.get("wire", len(frame) + own.get("longer", 0))
+        head = (own.get("seconds", 1_000_000_000), own.get("fraction", 0), captured, wire)
+        records.append(struct.pack("<IIII", *head) + frame[:captured])
+    data = make.pcap([]) + b"\xff" * 100 + b"".join(records)
+    agrees(data)
+    first = 0 if proves else 2
+    assert read(data)[1]["skipped_bytes"] == (0, 100 + sum(map(len, records[:first])))
+
+
 def test_broken_stretch__with_strict_names_file_offset_and_reason(
     read: Read, make: SimpleNamespace, frames: list[bytes]
 ) -> None:
