@@ -290,6 +290,50 @@ def test_broken_stretch__ends_where_three_records_follow_one_another_whose_field
     assert read(data)[1]["skipped_bytes"] == (0, 100 + sum(map(len, records[:first])))
 
 
+_MAGIC = struct.pack("<I", 0x1A2B3C4D)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "proves"),
+    [
+        (0, bytes(20), False),
+        (4, b"", True),
+        (0xFFFF, b"", True),
+        (0x10000, b"", False),
+        (0x7FFFFFFF, b"", False),
+        (0x80000000, b"", True),
+        (0xBAD, b"", True),
+        (0x40000BAD, b"", True),
+        # the least of each kind, and a word less
+        (1, bytes(8), True),
+        (1, bytes(4), False),
+        (2, bytes(20), True),
+        (2, bytes(16), False),
+        (3, bytes(4), True),
+        (3, b"", False),
+        (6, bytes(20), True),
+        (6, bytes(16), False),
+        (0x0A0D0D0A, _MAGIC + bytes(12), True),
+        (0x0A0D0D0A, _MAGIC + bytes(8), False),
+        (0x0A0D0D0A, bytes(16), False),
+        # the most: a packet's and its options'
+        (4, bytes(4096 + 65536 - 12), True),
+        (4, bytes(4096 + 65536 - 8), False),
+        (4, bytes(3), False),
+    ],
+    ids=lambda value: f"{len(value)} bytes" if isinstance(value, bytes) else None,
+)
+def test_broken_stretch__ends_where_three_blocks_follow_one_another_whose_kind_and_length_are_plausible(
+    kind: int, body: bytes, proves: bool, read: Read, agrees: Agrees, make: SimpleNamespace, frames: list[bytes]
+) -> None:
+    first = make.block(kind, body)
+    rest = b"".join(make.enhanced(frame) for frame in frames[:4])
+    data = make.section() + make.interface() + b"\xff" * 100 + first + rest
+    agrees(data, max_packet_bytes=4096)
+    skipped = 100 + len(first) * (not proves)
+    assert read(data, max_packet_bytes=4096)[1]["skipped_bytes"] == (0, skipped)
+
+
 def test_broken_stretch__with_strict_names_file_offset_and_reason(
     read: Read, make: SimpleNamespace, frames: list[bytes]
 ) -> None:
