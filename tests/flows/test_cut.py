@@ -506,6 +506,17 @@ def test_table__a_flow_of_many_packets_takes_no_more_room_than_one_of_max_packet
     assert sizes[0] == sizes[1]
 
 
+def test_table__tells_the_bytes_of_what_it_holds(packets_of: Build) -> None:
+    packets = packets_of([row(number, number, source_port=number % 40) for number in range(2000)], PATHS)
+    table = FlowTable(rule(max_packets=32))
+    empty = table.nbytes
+    table.add(packets)
+    told, partials = table.nbytes - empty, table.flush()
+    held = partials.keys.nbytes + partials.state.nbytes + partials.heads.nbytes
+    assert held <= told < 1.5 * held
+    assert table.nbytes == empty
+
+
 def test_parcels__of_a_subscriber_with_nearly_all_flows_are_spread_evenly_and_an_elephant_is_a_row_a_task(
     packets_of: Build,
 ) -> None:
