@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pyspark
 import pytest
-from pyspark.sql.pandas.types import to_arrow_schema
+from pyspark.sql import functions
+from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
 from pyspark.sql.types import StructType
 
 Partitions = list[list[pa.RecordBatch]]
@@ -37,6 +38,7 @@ class PlainSpark:
         )
         context = SimpleNamespace(partitionId=lambda: self.task, taskAttemptId=lambda: 7)
         monkeypatch.setattr(pyspark.TaskContext, "get", lambda: context)
+        monkeypatch.setattr(functions, "lit", lambda value: value)
 
     def range(self, start: int, end: int, step: int, partitions: int) -> Frame:
         ids = np.array_split(np.arange(start, end, step), partitions)
@@ -58,7 +60,9 @@ class PlainSpark:
             return Frame(self, schema, make)
 
         return SimpleNamespace(
-            schema=lambda asked: SimpleNamespace(parquet=lambda pattern: parquet(pattern, to_arrow_schema(asked)))
+            schema=lambda asked: SimpleNamespace(
+                parquet=lambda pattern: parquet(pattern, to_arrow_schema(asked, timezone="UTC"))
+            )
         )
 
 
@@ -83,6 +87,10 @@ class Frame:
         self._kept: Partitions | None = None
         self._keeps = False
 
+    @property
+    def schema(self) -> StructType:
+        return from_arrow_schema(self._schema)
+
     def _partitions(self) -> Partitions:
         made = self._kept if self._kept is not None else self._make()
         self._kept = made if self._keeps else None
@@ -99,7 +107,7 @@ class Frame:
         return Frame(self._spark, schema, make)
 
     def mapInArrow(self, work: Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]], schema: Any) -> Frame:
-        told = to_arrow_schema(StructType.fromDDL(schema) if isinstance(schema, str) else schema)
+        told = to_arrow_schema(StructType.fromDDL(schema) if isinstance(schema, str) else schema, timezone="UTC")
 
         def run(own: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             for batch in work(iter(own)):
@@ -142,6 +150,20 @@ class Frame:
             pa.schema([self._schema.field(name) for name in wanted]), lambda own: [b.select(wanted) for b in own]
         )
 
+    def withColumns(self, values: dict[str, Any]) -> Frame:
+        """Each value in every row."""
+        scalars = {name: pa.scalar(value) for name, value in values.items()}
+        schema = pa.schema([*self._schema, *(pa.field(name, scalar.type) for name, scalar in scalars.items())])
+
+        def add(own: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
+            more = [[pa.repeat(scalar, len(batch)) for scalar in scalars.values()] for batch in own]
+            return [
+                pa.RecordBatch.from_arrays([*batch.columns, *columns], schema=schema)
+                for batch, columns in zip(own, more, strict=True)
+            ]
+
+        return self._next(schema, add)
+
     def distinct(self) -> Frame:
         rows = self.toArrow()
         return Frame(self._spark, self._schema, lambda: [rows.group_by(rows.column_names).aggregate([]).to_batches()])
@@ -149,6 +171,9 @@ class Frame:
     def unionByName(self, other: Frame) -> Frame:
         assert self._schema.names == other._schema.names
         return Frame(self._spark, self._schema, lambda: [*self._partitions(), *other._partitions()])
+
+    def unionAll(self, other: Frame) -> Frame:
+        return self.unionByName(other)
 
     def agg(self, how: dict[str, str]) -> SimpleNamespace:
         """``first()`` of it: the one row."""

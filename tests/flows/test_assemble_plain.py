@@ -22,10 +22,12 @@ from iotid.flows import (
     later_flows,
     night_files,
     read_counters,
+    read_flows,
     work,
     write_flows,
 )
 from iotid.flows import assemble as assembly
+from iotid.flows import nights as nights_of_flows
 from iotid.storage import Partition, Store
 
 DAYS = ("2024-02-28", "2024-02-29", "2024-03-01")
@@ -142,6 +144,7 @@ def test_nights_plain__one_after_the_other_give_the_flows_of_one_run(
     # a night's last flows are open, those of one run are at an end
     not_of_the_flow = ("site", "capture_date", "end_reason")
     assert without(each_flow_once(spark, nights), *not_of_the_flow) == without(whole.to_pylist(), *not_of_the_flow)
+    assert in_order(read_flows(spark, nights).toArrow().to_pylist()) == each_flow_once(spark, nights)
     of_two = from_captures([three_nights / day for day in DAYS[:2]], **rule)
     assert without(each_flow_once(spark, nights[:2]), *not_of_the_flow) == without(of_two.to_pylist(), *not_of_the_flow)
     later = later_flows(spark, nights)
@@ -161,6 +164,19 @@ def test_nights_plain__one_after_the_other_give_the_flows_of_one_run(
             assert 0 < night.metadata["carried_packets"] <= before.metadata["open_packets"]
         else:
             assert "carried_packets" not in night.metadata
+
+
+def test_nights_plain__of_an_object_store_are_read_by_workers_and_are_the_same(
+    plain_spark: Any, tmp_path: Path, three_nights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow, tables = flow_settings(idle_timeout_s=30.0), []
+    for is_object_store in (False, True):
+        monkeypatch.setattr(nights_of_flows, "is_object_store", lambda _, told=is_object_store: told)
+        store, spark = Store(f"{tmp_path}/{is_object_store}"), plain_spark()
+        nights = [assemble(spark, store, three_nights / day, flow, day) for day in DAYS]
+        told = [(night.metadata["open_flows"], night.metadata["carried_packets"]) for night in nights[1:]]
+        tables.append((told, in_order(read_flows(spark, nights).toArrow().to_pylist())))
+    assert tables[0] == tables[1]
 
 
 def test_nights_plain__without_a_packet_has_no_open_flows(plain_spark: Any, tmp_path: Path, write_pcap: Any) -> None:
