@@ -88,6 +88,35 @@ def test_pcap__a_fraction_of_a_second_that_is_none_makes_the_record_alone_malfor
     assert [times[i] for i in sorted(range(len(times)), key=lambda i: fractions[flows[i]])] == sorted(times)
 
 
+@pytest.mark.parametrize(
+    ("fractions", "nanoseconds"),
+    [
+        ([10**6], True),
+        ([10**6 - 1], False),
+        ([10**6, 0, 0], True),  # 0 says nothing
+        ([10**6, 1], False),
+        ([10**6, 1, 10**6], True),
+        ([10**9 - 1], True),
+        ([10**6, 10**9], False),
+        ([1] * 64 + [10**6] * 65, True),
+        ([1] * 65 + [10**6] * 66, False),  # by then it is plain
+    ],
+)
+def test_pcap__nanoseconds_are_told_by_fractions_that_are_mostly_above_what_microseconds_can_be(
+    fractions: list[int], nanoseconds: bool, read: Read, agrees: Agrees, make: SimpleNamespace, frames: list[bytes]
+) -> None:
+    head = struct.pack("<IHHIIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1)
+    frame = frames[0]
+    sizes = (len(frame), len(frame))
+    data = head + b"".join(struct.pack("<IIII", 1_700_000_000, each, *sizes) + frame for each in fractions)
+    agrees(data)
+    rows, counted = read(data)
+    ticks = 1000 if nanoseconds else 1
+    told = [each // ticks for each in fractions if each < 10**6 * ticks]
+    assert [row["timestamp"].microsecond for row in rows] == told
+    assert counted.get("malformed", (0, 0))[0] == len(fractions) - len(told)
+
+
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_pcapng__the_same_packets_as_pcap(
     order: str, read: Read, agrees: Agrees, make: SimpleNamespace, frames: list[bytes]
