@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
 import errno
 import gzip
 import logging
 import lzma
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -272,6 +274,42 @@ def test_open__that_is_refused_is_an_error_or_quarantine_with_its_bytes_and_plac
     size = splits[2].end - splits[1].start
     assert list(counted) == [(str(path), "unreadable", 0, size, splits[1].start)]
     assert "cannot be read" in counted.unreadable[str(path)]
+
+
+class _Failing:
+    """An open file of a disk that fails."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def read(self, *_: int) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    read_at = read
+
+
+@pytest.mark.parametrize("pack", [_gzip, lzma.compress, bz2.compress, bytes])
+def test_read__a_disk_that_fails_under_an_open_capture_is_no_end_of_it(
+    pack: Callable[[bytes], bytes], write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capture_settings: config.Capture,
+) -> None:  # fmt: skip
+    path = write("a.pcap", range(500), pack)
+    (planned,) = split_capture(str(path), 0, capture_settings)
+    planned = replace(planned, fingerprint="")
+    open_file = streams.open_file
+    monkeypatch.setattr(streams, "open_file", lambda *where: _Failing(open_file(*where)))
+    if pack is bytes:  # what is not mapped, as of an object store
+        store = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
+        monkeypatch.setattr(streams, "filesystem_of", lambda _: (store, "a.pcap"))
+    with pytest.raises(InputError, match=r"a\.pcap: cannot be read \(Input/output error\)"):
+        list(read_splits([planned], capture_settings, Counters()))
+    counted = Counters()
+    assert list(read_splits([planned], _lenient(capture_settings), counted)) == []
+    size = path.stat().st_size
+    assert [row[1:4] for row in counted] == [("unreadable", 0, size - planned.start)]
 
 
 @pytest.mark.parametrize("pack", [bytes, _gzip, lzma.compress])
