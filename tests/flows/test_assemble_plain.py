@@ -114,6 +114,11 @@ def test_write_flows_plain__gives_what_from_captures_gives(
     assert night.metadata["rows"] == len(local)
     assert night.metadata["packets"] == {"flow": pc.sum(told["packets"]).as_py()}
     assert night.metadata["unreadable"] == night.metadata["overlapping"] == 0
+    capture = config.load_settings().capture.model_copy(update=SMALL)
+    settings = {"capture": capture.model_dump(mode="json"), "flow": flow_settings(**rule).model_dump(mode="json")}
+    assert night.metadata["settings"] == settings
+    assert night.metadata["settings_hash"] == config.settings_hash(capture, flow_settings(**rule))
+    assert night.metadata["inputs"] == {"splits": Store(str(tmp_path)).open("splits", night.keys).metadata}
 
 
 def test_write_flows_plain__partitions_and_batches_change_no_row(
