@@ -102,6 +102,24 @@ def test_wireless__subframes_that_are_no_packets_are_counted(
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("at", "bits"),
+    [(0, 0x08), (0, 0x04), (0, 0x01), (0, 0x40), (1, 0x40), (22, 0x01), (22, 0x0F)],
+    ids=["management", "control", "version", "empty", "encrypted", "second fragment", "last fragment"],
+)
+def test_wireless__what_is_no_data_in_the_clear_is_one_frame_and_not_ip(
+    at: int, bits: int, read: Callable[..., Any], agrees: Agrees, frames: ModuleType, make: SimpleNamespace
+) -> None:
+    body = b"\xaa\xaa\3\0\0\0\x08\0" + make.ipv4(make.tcp())
+    frame = bytearray(frames.data(frames.subframe(body) + frames.subframe(body, last=True), qos=0x80))
+    assert read(make.pcap([bytes(frame)], link=105))[1].keys() == {"flow"}
+    frame[at] ^= bits
+    for _, link, radio in frames.radios(bytes(frame)):
+        data = make.pcap([radio], link=link)
+        agrees(data)
+        assert read(data)[1] == {"not_ip": (1, len(radio))}
+
+
 @pytest.mark.parametrize(("addresses", "source", "destination"), [(0, 4, 2), (1, 3, 2), (2, 4, 3)])
 def test_wireless__mesh_control_names_the_stations_outside_the_mesh(
     addresses: int, source: int, destination: int, one: Callable[..., Any], frames: ModuleType, make: SimpleNamespace
