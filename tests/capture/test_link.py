@@ -52,6 +52,34 @@ def test_link__every_frame_cut_anywhere_agrees_with_the_twin(
         agrees(make.pcap([frame[:i] for frame in whole for i in range(len(frame))], link=link))
 
 
+def test_link__ether_types_that_carry_no_ip_are_those_of_the_twin_and_not_their_neighbours(
+    agrees: Agrees, twin: ModuleType, make: SimpleNamespace
+) -> None:
+    numbers = {number + step for number in twin._NO_IP for step in (-1, 0, 1)} | {1500, 1501, 1535, 1536}
+    counted = agrees(make.pcap([make.ethernet(bytes(46), number) for number in sorted(numbers)]))
+    assert counted["not_ip"][0] >= len(twin._NO_IP)
+
+
+def test_link__every_number_of_a_link_type_is_read_as_the_twin_reads_it(
+    agrees: Agrees, frames: ModuleType, make: SimpleNamespace
+) -> None:
+    bodies = [make.ethernet(make.ipv4(make.tcp())), make.ipv4(make.tcp()), b"\xff\x03\0\x21" + make.ipv4(make.tcp())]
+    for link in {*range(300)} - {239}:  # what is no log of netfilter's has no byte order
+        agrees(make.pcap(bodies, link=link))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_link__netfilters_log_is_read_in_its_byte_order_whatever_the_length_of_a_packet(
+    order: str, read: Callable[..., Any], agrees: Agrees, frames: ModuleType, make: SimpleNamespace
+) -> None:
+    packets = [make.ipv4(make.udp(bytes(size - 28)), 17) for size in (28, 250, 252, 508, 1021, 1276, 1280, 1500, 9000)]
+    for flags in (0, 0x8000, 0x4000):
+        logged = [frames.nflog(2, [(1, bytes(4)), (9 | flags, packet)], order) for packet in packets]
+        data = make.pcap(logged, link=239)
+        agrees(data)
+        assert [row["packet_length"] for row in read(data)[0]] == [len(packet) for packet in packets]
+
+
 def test_link__tagged_frames_of_other_protocols_cut_anywhere_agree_with_the_twin(
     agrees: Agrees, frames: ModuleType, make: SimpleNamespace
 ) -> None:
