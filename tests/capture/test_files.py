@@ -126,6 +126,7 @@ def test_files__links_back_to_their_own_folder_end_and_links_elsewhere_are_follo
     write("other/c.pcap", range(9, 12))
     (tmp_path / "night" / "self").symlink_to(".")
     (tmp_path / "night" / "deep" / "up").symlink_to("..")
+    assert find_captures([f"{tmp_path}/night"]).same == 0, "they lead to no further names"
     (tmp_path / "night" / "more").symlink_to(tmp_path / "other")
     (tmp_path / "other" / "back").symlink_to(tmp_path / "night")
     (tmp_path / "other" / "same").symlink_to(tmp_path / "other")
