@@ -183,9 +183,17 @@ def test_link__tshark_sees_the_same_packets_in_what_it_reads(
     assert seen > 0.7 * len(cases)
 
 
-def test_docs__name_the_link_types_that_are_read() -> None:
+def _links() -> set[int]:
+    """The link types that are read."""
     headers, empty = np.empty(HEADERS_SIZE, np.int64), np.frombuffer(b"", np.uint8)
     read = {link for link in range(400) if network_layer(empty, 0, 0, link, headers) != UNKNOWN_LINK}
-    read |= {149}  # PKTAP's, of which an empty frame shows nothing
+    return read | {149}  # PKTAP's, of which an empty frame shows nothing
+
+
+def test_frames__are_there_for_every_link_type_that_is_read(frames: ModuleType, make: SimpleNamespace) -> None:
+    assert {link for _, link, _ in [*frames.by_link(make), *frames.by_radio(make)]} == _links()
+
+
+def test_docs__name_the_link_types_that_are_read() -> None:
     table = _DOCS.read_text().partition("## Link types")[2].partition("\n## ")[0]
-    assert {int(number) for number in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)} == read
+    assert {int(number) for number in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)} == _links()
