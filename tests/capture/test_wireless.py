@@ -33,6 +33,15 @@ def test_wireless__every_data_frame_behind_every_radio_is_one_packet(
             assert (row["link_type"], row["frame_length"]) == (link, len(frame)), name
 
 
+def test_wireless__data_frames_cut_anywhere_agree_with_the_twin(
+    agrees: Agrees, frames: ModuleType, make: SimpleNamespace
+) -> None:
+    for link, cases in _of_link(frames.by_radio(make)).items():
+        whole = [frame for name, frame in cases if link == 105 or "padded" in name]
+        cuts = [(1_000_000, frame[:i], len(frame)) for frame in whole for i in range(0, len(frame) - 40)]
+        agrees(make.pcap(cuts, link=link))
+
+
 def test_wireless__an_aggregate_of_two_packets_is_two_packets_that_tile_the_frame(
     read: Callable[..., Any], agrees: Agrees, frames: ModuleType, make: SimpleNamespace
 ) -> None:
