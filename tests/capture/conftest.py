@@ -132,10 +132,22 @@ def udp(payload: bytes = b"", ports: tuple[int, int] = (5353, 53)) -> bytes:
     return struct.pack(">HHHH", *ports, 8 + len(payload), 0) + payload
 
 
+def flipped(frames: list[bytes], begin: int, end: int) -> list[bytes]:
+    """Each frame with each bit of its bytes from ``begin`` to before ``end`` turned over, one at a time."""
+    found = []
+    for frame in frames:
+        for bit in range(8 * begin, 8 * min(end, len(frame))):
+            changed = bytearray(frame)
+            changed[bit // 8] ^= 128 >> bit % 8
+            found.append(bytes(changed))
+    return found
+
+
 @pytest.fixture(scope="session")
 def make() -> SimpleNamespace:
     """Writers of captures and packets."""
-    names = (pcap, pcapng, block, section, interface, enhanced, obsolete, simple, ethernet, ipv4, ipv6, tcp, udp)
+    names = (pcap, pcapng, block, section, interface, enhanced, obsolete, simple, ethernet, ipv4, ipv6, tcp, udp,
+             flipped)  # fmt: skip
     return SimpleNamespace(**{writer.__name__: writer for writer in names}, mac_a=MAC_A, mac_b=MAC_B)
 
 

@@ -52,6 +52,18 @@ def test_link__every_frame_cut_anywhere_agrees_with_the_twin(
         agrees(make.pcap([frame[:i] for frame in whole for i in range(len(frame))], link=link))
 
 
+def test_link__headers_with_any_bit_turned_over_agree_with_the_twin(
+    agrees: Agrees, frames: ModuleType, make: SimpleNamespace
+) -> None:
+    cases = [*frames.by_link(make), *(case for case in frames.by_tag(make) if " and " not in case[0])]
+    of_link: dict[int, list[bytes]] = {}
+    for _, link, frame in cases:
+        of_link.setdefault(link, []).append(frame)
+    for link in of_link.keys() - {239}:
+        begin = 12 if link == 1 else 0
+        agrees(make.pcap(make.flipped(of_link[link], begin, begin + 12), link=link))
+
+
 def test_link__ether_types_that_carry_no_ip_are_those_of_the_twin_and_not_their_neighbours(
     agrees: Agrees, twin: ModuleType, make: SimpleNamespace
 ) -> None:

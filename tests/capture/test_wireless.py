@@ -42,6 +42,14 @@ def test_wireless__data_frames_cut_anywhere_agree_with_the_twin(
         agrees(make.pcap(cuts, link=link))
 
 
+def test_wireless__headers_with_any_bit_turned_over_agree_with_the_twin(
+    agrees: Agrees, frames: ModuleType, make: SimpleNamespace
+) -> None:
+    for link, cases in _of_link(frames.by_radio(make)).items():
+        whole = [frame for name, frame in cases if link == 105 or "padded" in name]
+        agrees(make.pcap(make.flipped(whole, 0, 40), link=link))
+
+
 def test_wireless__an_aggregate_of_two_packets_is_two_packets_that_tile_the_frame(
     read: Callable[..., Any], agrees: Agrees, frames: ModuleType, make: SimpleNamespace
 ) -> None:
