@@ -24,7 +24,7 @@ from iotid import config
 from iotid.capture import counters, files, first_day, list_captures, read_packets, read_splits, split_capture, streams
 from iotid.capture.counters import Counters
 from iotid.capture.plan import write_splits
-from iotid.capture.splits import find_captures
+from iotid.capture.splits import count_alike, find_captures
 from iotid.cli.split_pcaps import main as split_pcaps
 from iotid.errors import InputError, StaleError
 from iotid.flows import from_captures
@@ -389,6 +389,14 @@ def test_overlap__of_a_capture_beside_its_packed_copy_is_hinted_at(
     )
     assert "splits: 3 captures" in told.output
     assert "1 that begin with the packet of another, counted twice" in told.output
+
+
+def test_alike__are_captures_that_begin_with_the_same_packet_and_none_that_hold_no_packet(
+    write: Callable[..., Path], tmp_path: Path
+) -> None:
+    for name, numbers in (("a", range(5)), ("b", ()), ("c", ()), ("d", range(2)), ("e", range(1, 5)), ("f", range(9))):
+        write(f"{name}.pcap", numbers)
+    assert count_alike(find_captures([str(tmp_path)]).captures) == 2
 
 
 @pytest.mark.parametrize("pack", [bytes, _gzip])
