@@ -313,6 +313,26 @@ def test_cut__address_that_goes_to_another_mac_starts_a_new_flow(
     assert cut_flows(packets_of(shuffled, PATHS), rule(), PATHS).to_pylist() == flows
 
 
+@pytest.mark.parametrize(
+    ("runs", "sizes"),
+    [
+        # one capture shows the device before, and what shows no MAC; another shows the device after
+        ([[ntp(0, 0, A), ntp(1, HOUR + 1, None, up=False)], [ntp(2, HOUR, B), ntp(3, HOUR + 2, B)]], [1, 3]),
+        ([[ntp(0, 0, A), ntp(1, HOUR + 1, A)], [ntp(2, HOUR, B), ntp(3, HOUR + 2, B)]], [1, 3]),
+        ([[ntp(0, 0, A), ntp(1, HOUR, B), ntp(2, HOUR + 2, B)], [ntp(3, HOUR + 1, B), ntp(4, HOUR + 3, B)]], [1, 4]),
+        ([[ntp(0, 0, A), ntp(1, 30, A)], [ntp(2, 10, B), ntp(3, 60, B)]], [4]),
+        ([[ntp(0, 0, A), ntp(1, 30, B), ntp(2, HOUR + 1, B)], [ntp(3, HOUR, A), ntp(4, HOUR + 2, A)]], [5]),
+    ],
+)
+def test_cut__address_that_moves_while_captures_overlap_starts_a_new_flow(
+    runs: list[list[Row]], sizes: list[int], packets_of: Build, reference: ModuleType
+) -> None:
+    flows = through_partials([packets_of(rows, PATHS) for rows in runs], rule())
+    assert [flow["client_packets"] + flow["server_packets"] for flow in flows] == sizes
+    rows = [packet for run in runs for packet in run]
+    assert flows == sorted(reference.flows(rows, PATHS, **rule().model_dump()), key=sort_key)
+
+
 def test_cut__both_devices_of_an_address_are_named(packets_of: Build) -> None:
     flows = flows_of([ntp(0, 0, A), ntp(1, HOUR, B), ntp(2, HOUR + 1, B, up=False)], packets_of)
     assert [(flow["client_mac"], flow["client_packets"], flow["server_packets"]) for flow in flows] == [
