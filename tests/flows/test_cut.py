@@ -122,8 +122,8 @@ def test_cut__packets_cut_at_random_give_the_twins_flows(
 def test_partial__of_packets_far_from_the_order_of_time_is_that_of_packets_in_order(
     seed: int, random_rows: Any, packets_of: Build
 ) -> None:
-    times = [EPOCH + timedelta(seconds=number % 7) for number in range(500)]  # many packets at each
-    rows = [each | {"timestamp": time} for each, time in zip(random_rows(seed, 500, PATHS), times, strict=True)]
+    times = [EPOCH + timedelta(seconds=number % 7) for number in range(200)]  # many packets at each
+    rows = [each | {"timestamp": time} for each, time in zip(random_rows(seed, 200, PATHS), times, strict=True)]
     ordered = sorted(rows, key=lambda each: (each["timestamp"], each["capture_file"], each["offset"]))
     expected = partial_flows(packets_of(ordered, PATHS), rule(idle_timeout_s=2))
     for some in (rows[::-1], random.Random(seed).sample(rows, len(rows))):
@@ -527,7 +527,7 @@ def test_table__a_flow_of_many_packets_takes_no_more_room_than_one_of_max_packet
 
 
 def test_table__tells_the_bytes_of_what_it_holds(packets_of: Build) -> None:
-    packets = packets_of([row(number, number, source_port=number % 40) for number in range(2000)], PATHS)
+    packets = packets_of([row(number, number, source_port=number % 40) for number in range(800)], PATHS)
     table = FlowTable(rule(max_packets=32))
     empty = table.nbytes
     table.add(packets)
