@@ -139,6 +139,15 @@ def test_read__what_yaml_would_cut_is_refused_with_both_lines(
         DeviceList.read(_write(tmp_path, text))
 
 
+def test_read__a_file_of_ones_own_comes_before_a_list_of_conf_that_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert len(DeviceList.read("aalto.yaml").devices) > 1
+    _write(tmp_path, f"devices:\n  - {{name: Cam, mac: '{CAM}'}}\n", "aalto.yaml")
+    assert [device.name for device in DeviceList.read("aalto.yaml").devices] == ["Cam"]
+
+
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])

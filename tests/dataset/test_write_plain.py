@@ -133,6 +133,8 @@ def test_write_plain__accounts_for_all_flows_and_says_which_devices_and_hosts_ne
         "in": 210, "kept": 160, "dropped": 6, "unlisted": 30, "conflicts": 4, "other_protocols": 10, "continued": 0,
     }  # fmt: skip
     assert told["dropped"] == {"bridge": {"flows": 6, "reason": "fewer than dataset.min_flows=10 flows"}}
+    parts = ", ".join(f"{part} {told['flows'][part]} flows in {told['rows'][part]} rows" for part in PARTS)
+    assert told["summary"] == f"2 labels: {parts}; 1 labels left out"
     assert told["without_flows"] == ["switch", "lamp"]
     assert told["unlisted_hosts"] == {PHONE: 20, "10.0.0.50": 7, "127.0.0.1": 3}
     assert told["coverage"] == [
@@ -182,6 +184,8 @@ def test_write_plain__by_capture_no_file_is_in_two_parts(
     ]
     night = write_night(Store(str(tmp_path)), flow_table(rows), files=2)
     dataset = _write(plain_spark(), Store(str(tmp_path)), [night], "dataset.protocol=by_capture", "dataset.train=0.5")
+    assert dataset.metadata["summary"].startswith("2 labels: train 18 flows in ")
+    assert "left out" not in dataset.metadata["summary"]
     content = _content(dataset)
     assert {part: sum(content[part].values()) for part in PARTS} == {"train": 18, "validation": 6, "test": 12}
     train = {(label, lengths) for label, lengths, _ in content["train"]}
