@@ -71,7 +71,7 @@ def _arrow_type(text: str) -> Any:
         "runner_up": pa.struct([pa.field("label", pa.string()), pa.field("confidence", pa.float64())]),
         "kind_found": pa.struct(
             [(name, pa.string()) for name in ("kind", "label", "vendor", "type")]
-            + [("confidence", pa.float64()), ("flows", pa.int64())]
+            + [("confidence", pa.float64()), ("flows", pa.int64()), ("units", pa.int64())]
         ),
     }
     return special[text] if text in special else pa.type_for_alias(text)
@@ -284,7 +284,7 @@ CENSUS = Table(  # version 4: kinds, unexplained, household and reason, for seve
             "list<kind_found>",
             "the kinds found, those with most flows of their own first; label: null where it could be one of several "
             "look-alikes; confidence: probability that what is named is there; flows: distinct flows that only this "
-            "kind showed in training",
+            "kind showed in training; units: devices of it, at least",
         ),
         Column("runners_up", "list<runner_up>", "the likeliest kinds that were not found, and their probabilities"),
         Column("unexplained", "float64", "share of the distinct flows that no kind found explains, 0 to 1"),

@@ -24,7 +24,13 @@ from iotid.schemas import CENSUS
 if TYPE_CHECKING:
     from iotid import config
 
-_LISTS = {"host": pa.float64(), "household": pa.float64(), "class_share": pa.float64(), "flows": pa.int64()}
+_LISTS = {
+    "host": pa.float64(),
+    "household": pa.float64(),
+    "class_share": pa.float64(),
+    "flows": pa.int64(),
+    "units": pa.int64(),
+}
 ANSWERS = pa.schema(
     [
         ("device_id", pa.string()),
@@ -157,6 +163,7 @@ def _found(answer: Answer, decision: Decision, classes: Classes, settings: confi
         **told,
         "confidence": pa.array(np.where(is_named_P & ~is_only_P, of_class_P, probability_P)),
         "flows": pa.array(own_P),
+        "units": pa.array(answer.units[address_P, kind_P]),
     }
     offsets = np.concatenate([[0], np.cumsum(decision.found.sum(axis=1))]).astype(np.int32)
     structs = pa.StructArray.from_arrays(list(values.values()), names=list(values))

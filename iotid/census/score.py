@@ -28,6 +28,7 @@ from scipy.sparse import coo_matrix
 from iotid import config
 from iotid.census.groups import MOST, PAYLOAD, PORT, SHOWN, group_devices
 from iotid.census.identify import ANSWERS, IDENTIFIED, Classes, answers_to_arrow, identify
+from iotid.dataset.sets import at_once, greatest
 from iotid.errors import AccountingError, DataError
 from iotid.labels.hosts import name_devices
 from iotid.labels.owner import Networks
@@ -200,6 +201,7 @@ def _pairs(named: DataFrame, columns: Sequence[str]) -> DataFrame:
         F.sum(F.col("client_bytes") + F.col("server_bytes")).alias("bytes"),
         F.min("first_seen").alias("first_seen"),
         F.max("last_seen").alias("last_seen"),
+        F.sum(F.unix_micros(F.col("last_seen")) - F.unix_micros(F.col("first_seen"))).alias("open_us"),
         F.collect_set("address").alias("addresses"),
     )
 
@@ -229,7 +231,8 @@ def _identified(
     # an explicit number of partitions is one that adaptive execution leaves alone: it judges by bytes, and would give
     # all sequences of a night, which are few bytes and much work, to one core
     partitions = int(str(pairs.sparkSession.conf.get("spark.sql.shuffle.partitions")))
-    shown = pairs.where(F.col("device_id").isNotNull()).select("device_id", "flows", *columns)
+    times = (F.unix_micros(F.col(name)).alias(name) for name in ("first_seen", "last_seen"))
+    shown = pairs.where(F.col("device_id").isNotNull()).select("device_id", "flows", "open_us", *times, *columns)
     of_device = shown.repartition(partitions, "device_id").sortWithinPartitions("device_id")
     answers = of_device.mapInArrow(answer, from_arrow_schema(ANSWERS)).persist()
     try:
@@ -266,7 +269,11 @@ def _answers(predictor: Predictor, rows: pa.Table, columns: Sequence[str]) -> pa
     device = rows["device_id"].combine_chunks().dictionary_encode()
     distinct, row_of_pair = distinct_sequences(predictor.encoding.encode(rows.select(columns).combine_chunks()))
     shape = (len(device.dictionary), len(next(iter(distinct.values()))))
-    num_flows = rows["flows"].to_numpy()
-    flows = coo_matrix((num_flows, (device.indices.to_numpy(), row_of_pair)), shape=shape).tocsr()
-    of_device_N = np.bincount(device.indices.to_numpy(), num_flows, shape[0]).astype(np.int64)
-    return answers_to_arrow(device.dictionary, of_device_N, predictor.learned.devices.answer(distinct, flows))
+    num_flows, open_us, first_us, last_us = (
+        rows[name].to_numpy() for name in ("flows", "open_us", "first_seen", "last_seen")
+    )
+    device_N = device.indices.to_numpy().astype(np.int64)
+    flows = coo_matrix((num_flows, (device_N, row_of_pair)), shape=shape).tocsr()
+    sessions = greatest(at_once(num_flows, open_us, last_us - first_us), device_N, row_of_pair, shape)
+    of_device_N = np.bincount(device_N, num_flows, shape[0]).astype(np.int64)
+    return answers_to_arrow(device.dictionary, of_device_N, predictor.learned.devices.answer(distinct, flows, sessions))

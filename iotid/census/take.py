@@ -188,7 +188,7 @@ def _of_earlier_version(found: pa.Table, schema: pa.Schema) -> pa.Table:
     rows = found.select(["label", "vendor", "type", "confidence"]).to_pylist()
     several = found["several"].to_pylist() if "several" in found.column_names else [[]] * len(found)
     listed = [
-        [{**one, "flows": 0} for one in (kinds or [row])] if kinds or row["label"] is not None else []
+        [{**one, "flows": 0, "units": 1} for one in (kinds or [row])] if kinds or row["label"] is not None else []
         for row, kinds in zip(rows, several, strict=True)
     ]
     for one in (one for kinds in listed for one in kinds):

@@ -37,7 +37,7 @@ from iotid.dataset.partition import (
     positions,
     summarise,
 )
-from iotid.dataset.sets import SCHEMA, Sets, few
+from iotid.dataset.sets import SCHEMA, Sets, at_once, few
 from iotid.dataset.store import WEIGHT, part_schema
 from iotid.flows import TOLD_BY
 from iotid.labels.hosts import UNANSWERED, name_devices
@@ -250,7 +250,8 @@ def deal(
     """
     place = {name: number for number, name in enumerate(labels)}
     label_of = np.array([place.get(name, -1) for name in source.labels], np.int32)
-    columns = [*columns_read(source.settings.protocol), *CAPTURE_IDENTITY, "server_packets", *source.sequence_columns]
+    columns = [*columns_read(source.settings.protocol), *CAPTURE_IDENTITY, "server_packets", "last_seen"]
+    columns += source.sequence_columns
     for number in numbers(tasks):
         gathered = _Gathered(source.settings, partitions)
         together = _Together(source)
@@ -345,6 +346,7 @@ class _Together:
         kept_N = kept_N & pc.fill_null(pc.not_equal(reason, UNANSWERED), True).to_numpy(zero_copy_only=False)
         kept_N = kept_N & ((device_N >= 0) | pc.is_valid(host).to_numpy(zero_copy_only=False))
         of_host = pc.if_else(pa.array(device_N < 0), host, None)
+        first_us, last_us = (flows[name].cast(pa.int64()) for name in ("first_seen", "last_seen"))
         unit_N, recording_N = (
             hash_rows([*(flows[name] for name in identity), pa.array(device_N), of_host], seed)
             for identity in (CAPTURE_IDENTITY, NIGHT_IDENTITY)
@@ -355,6 +357,9 @@ class _Together:
             pa.array(recording_N),
             packed,
             pa.array(np.ones_like(unit_N, np.int64)),
+            pc.subtract(last_us, first_us),
+            first_us,
+            last_us,
         ]
         rows = pa.table(columns, schema=SCHEMA).filter(pa.array(kept_N))
         self._held.append(few(rows, self._source.settings.sets))
@@ -432,7 +437,10 @@ def sets_of(rows: Sequence[pa.Table], encoding: Encoding, most: int) -> Sets:
     lists = unpack(together["sequences"].combine_chunks(), len(encoding.columns))
     ids = encoding.encode(pa.RecordBatch.from_arrays(lists, names=list(encoding.columns)))
     unit_R, label_R = together["unit"].to_numpy().view(np.int64), together["label"].to_numpy().astype(np.int64)
-    return Sets.of(ids, unit_R, label_R, together["num_flows"].to_numpy())
+    recording_R = together["recording"].to_numpy().view(np.int64)
+    num_flows_R, open_us_R, first_us_R, last_us_R = (together[name].to_numpy() for name in SCHEMA.names[-4:])
+    at_once_R = at_once(num_flows_R, open_us_R, last_us_R - first_us_R)
+    return Sets.of(ids, unit_R, label_R, num_flows_R, recording_R, at_once_R)
 
 
 def _encoded(rows: pa.Table, encoding: Encoding, schema: pa.Schema) -> pa.Table:

@@ -90,6 +90,10 @@ class Vocabulary:
             (counts_BQ @ to_training).tocsr(), unseen_B, _binary(tokens_DQ @ to_training), unseen_D, flows_BD.tocsr()
         )
 
+    def sequence_tokens(self, sequences: Mapping[str, NDArray[np.int32]]) -> NDArray[np.int64]:
+        """(D,) the token of each whole sequence; -1 of one that is none."""
+        return self._bags.of_rows(sequences)
+
     def to_arrays(self) -> dict[str, NDArray[np.uint8]]:
         return self._bags.to_arrays()
 

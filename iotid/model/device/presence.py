@@ -47,7 +47,8 @@ class Answer:
     ``log_odds`` (B,): of being a household, where as many addresses are one as are not; ``class_share`` (B, C):
     probability of each class, given its kind; ``unexplained`` (B,): weighted share of what is shown that no kind found
     explains; ``unknown`` (B,): probability that something else is there; ``flows`` (B, K + 1): distinct flows that only
-    one kind showed in training, last those that several showed; ``distinct`` (B,): all.
+    one kind showed in training, last those that several showed; ``distinct`` (B,): all; ``units`` (B, K): devices of
+    each kind, if any, at least: 2 where more sessions were open at once than one device held in training.
     """
 
     host: NDArray[np.float64]
@@ -58,6 +59,7 @@ class Answer:
     unknown: NDArray[np.float64]
     flows: NDArray[np.int64]
     distinct: NDArray[np.int64]
+    units: NDArray[np.int64]
 
 
 class Judge:
@@ -173,12 +175,21 @@ class DeviceModel:
         pool = Pool(kind_B, sets.recording, np.ones(len(sets), np.bool_))
         self._shown_AT = vocabulary.read(sets.sequences, sets.flows).counts
         self._kind_A = kind_B
+        self._most_at_once = self._sessions(sets)
         self._learn_judges(sets, pool, random)
         self._first, self._evidence = self._learn(sets, pool, _MOST, random)
         return self
 
-    def answer(self, sequences: Mapping[str, NDArray[np.int32]], flows_BD: csr_matrix) -> Answer:
-        """Of sets of flows; ``flows_BD``: how many flows of each set are equal to each row of ``sequences``."""
+    def answer(
+        self,
+        sequences: Mapping[str, NDArray[np.int32]],
+        flows_BD: csr_matrix,
+        at_once_BD: csr_matrix | None = None,
+    ) -> Answer:
+        """Of sets of flows; ``flows_BD``: how many flows of each set are equal to each row of ``sequences``.
+
+        ``at_once_BD``: of sessions how many were open at the same time, as `Sets` has it.
+        """
         shown = self._vocabulary.read(sequences, flows_BD)
         logits_BK, class_logits_BC = self._first.logits(shown)
         features = self._evidence.features(shown, logits_BK)
@@ -193,6 +204,7 @@ class DeviceModel:
             unknown=_sigmoid(self._has_unknown.log_odds(of_set) - self._unknown_limit),
             flows=self._evidence.flows_of(shown, int(self._vocabulary.starts[1])),
             distinct=flows_BD.getnnz(axis=1).astype(np.int64),
+            units=self._units(sequences, flows_BD.shape[0], at_once_BD),
         )
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
@@ -207,6 +219,7 @@ class DeviceModel:
             "sets.indices": shown.indices,
             "sets.indptr": shown.indptr,
             "sets.kind": self._kind_A,
+            "most_at_once": self._most_at_once,
             "usually_left": self._usually_left_K4,
             "factors": np.array([self._class_factor, self._unknown_limit]),
             **{f"{part}.{name}": array for part, arrays in parts.items() for name, array in arrays.items()},
@@ -229,6 +242,7 @@ class DeviceModel:
         for name, squares in _JUDGES.items():
             setattr(model, f"_{name}", Judge.from_arrays(parts[name], squares))
         model._class_factor, model._unknown_limit = arrays["factors"].astype(np.float64).tolist()
+        model._most_at_once = arrays["most_at_once"].astype(np.int64)
         model._usually_left_K4 = arrays["usually_left"].astype(np.float64)
         indices, indptr = (parts["sets"][name].astype(np.int64) for name in ("indices", "indptr"))
         model._kind_A = parts["sets"]["kind"].astype(np.int64)
@@ -236,6 +250,28 @@ class DeviceModel:
         model._shown_AT = csr_matrix((np.ones(len(indices)), indices, indptr), shape=shape)
         model._evidence = Evidence(model._shown_AT, model._kind_A, model.kinds)
         return model
+
+    def _sessions(self, sets: Sets) -> NDArray[np.int64]:
+        """Of each whole sequence how many sessions one device of a kind held at once in training, at most."""
+        most = np.ones(int(self._vocabulary.starts[1]), np.int64)
+        entries, token_D = sets.at_once.tocoo(), self._vocabulary.sequence_tokens(sets.sequences)
+        token = token_D[entries.col]
+        np.maximum.at(most, token[token >= 0], entries.data[token >= 0])
+        return most
+
+    def _units(
+        self, sequences: Mapping[str, NDArray[np.int32]], number: int, at_once_BD: csr_matrix | None
+    ) -> NDArray[np.int64]:
+        units_BK = np.ones((number, self.kinds), np.int64)
+        if at_once_BD is None:
+            return units_BK
+        entries, token_D = at_once_BD.tocoo(), self._vocabulary.sequence_tokens(sequences)
+        known = token_D[entries.col] >= 0
+        row, token, held = entries.row[known], token_D[entries.col[known]], entries.data[known]
+        showed_KE = self._evidence.showed_KT[:, token]
+        more = (held > self._most_at_once[token]) & (showed_KE.sum(axis=0) == 1)
+        units_BK[row[more], showed_KE[:, more].argmax(axis=0)] = 2
+        return units_BK
 
     def _learn(self, sets: Sets, pool: Pool, most: int, random: np.random.Generator) -> tuple[FirstStep, Evidence]:
         """From the usable sets of the pool."""
