@@ -32,7 +32,7 @@ FEATURES = (
     "explained",  # weighted share of the set that the kind showed in training
     "unexplained",  # ... that neither the kind nor those found beside it showed
     "own",  # log(1 + weight of what only this kind explains, and none found beside it)
-    "usual",  # of what the kind usually shows and none found beside it explains, the weighted share that is there
+    "usual",  # of what a class of the kind usually shows and none found beside it explains, the greatest weighted share
     "tokens",  # log(1 + number of tokens)
     "found",  # kinds found
 )
@@ -106,20 +106,23 @@ class Vocabulary:
 class Evidence:
     """What the training sets of each kind showed."""
 
-    def __init__(self, shown_AT: csr_matrix, kind_A: NDArray[np.int64], kinds: int) -> None:
-        """``shown_AT``: which tokens are in each training set; ``kind_A``: its kind, -1 of a stranger."""
+    def __init__(self, shown_AT: csr_matrix, class_A: NDArray[np.int64], kind_C: NDArray[np.int64], kinds: int) -> None:
+        """``shown_AT``: which tokens are in each training set; ``class_A``: its class, -1 of a stranger."""
         from scipy.sparse import diags
 
-        order = np.argsort(kind_A, kind="stable")
-        order = order[kind_A[order] >= 0]
-        self.kinds, self._kind_A, self._shown_AT = kinds, kind_A[order], _binary(shown_AT)[order]
+        kind_A = np.append(kind_C, -1)[class_A]
+        known = np.flatnonzero(kind_A >= 0)
+        self.kinds, self._kind_A, self._shown_AT = kinds, kind_A[known], _binary(shown_AT)[known]
         A, T = self._shown_AT.shape
         self.sets_T = np.asarray(self._shown_AT.sum(axis=0)).ravel()
         self.weight_T, self.unseen_weight = np.log((1 + A) / (1 + self.sets_T)), float(np.log(1 + A))
-        self.usual_KT = np.zeros((kinds, T), np.float32)
-        for kind in np.unique(self._kind_A):
-            self.usual_KT[kind] = self._shown_AT[self._kind_A == kind].mean(axis=0)
-        self.showed_KT = (self.usual_KT > 0).astype(np.float32)
+        classes, which_A = np.unique(class_A[known], return_inverse=True)
+        # of each class that has sets, how many of them show a token: the classes of a kind may differ in what is usual
+        self._kind_of_usual, self._usual = kind_C[classes], np.zeros((len(classes), T), np.float32)
+        self.showed_KT = np.zeros((kinds, T), np.float32)
+        for number, kind in enumerate(self._kind_of_usual):
+            self._usual[number] = self._shown_AT[which_A == number].mean(axis=0)
+            self.showed_KT[kind] = np.maximum(self.showed_KT[kind], self._usual[number] > 0)
         kinds_T = self.showed_KT.sum(axis=0)
         rare_T = np.where(kinds_T > 0, np.log((1 + kinds) / (1 + np.maximum(kinds_T, 1))), 0)
         self._strange_T = np.where(kinds_T > 0, 0, self.weight_T)  # what strangers alone showed
@@ -128,7 +131,7 @@ class Evidence:
 
     def features(self, shown: Shown, logits_BK: NDArray[np.float64]) -> NDArray[np.float64]:
         """(B, K, F) FEATURES of each set and kind; kinds of a logit above 0 count as found."""
-        rows = max(1, _BLOCK // max(1, len(self._kind_A) + self.usual_KT.shape[1]))
+        rows = max(1, _BLOCK // max(1, len(self._kind_A) + self.showed_KT.shape[1]))
         blocks = [slice(start, start + rows) for start in range(0, len(shown), rows)]
         found = [self._features(shown[block], logits_BK[block]) for block in blocks]
         return np.concatenate([np.zeros((0, self.kinds, len(FEATURES))), *found])
@@ -191,13 +194,20 @@ class Evidence:
         own_BK = without_own(free @ self.showed_KT.T, alone @ self.showed_KT.T)
         left_B = np.asarray(free.sum(axis=1)).ravel() + self.unseen_weight * unseen_B
         left_BK = left_B[:, np.newaxis] - np.where(found_BK, 0, own_BK)
-        usual_KT = self.usual_KT * self.weight_T.astype(np.float32)
-        usual_BK = without_own(*(_times(showed_BT, by_E == number) @ usual_KT.T for number in (0, 1)))
-        expected_BK = without_own(*(((by_PT == number) @ usual_KT.T)[group_B] for number in (0, 1)))
+        usual_BK = np.zeros(found_BK.shape)
+        weighted = self._usual * self.weight_T.astype(np.float32)
+        there = [_times(showed_BT, by_E == number) @ weighted.T for number in (0, 1)]
+        expected = [((by_PT == number) @ weighted.T)[group_B] for number in (0, 1)]
+        for number, kind in enumerate(self._kind_of_usual):
+            there_B, expected_B = (
+                np.where(found_BK[:, kind], alone[:, number], free[:, number]) for free, alone in (there, expected)
+            )
+            usual_BK[:, kind] = np.maximum(usual_BK[:, kind], there_B / (expected_B + 1e-6))
         contained, distinctive = (
             np.asarray((showed_BT @ each.T).todense()) / whole_A
             for each, whole_A in zip(self._weighted, self._all_A, strict=True)
         )
+        explained_BK = (showed_BT.multiply(self.weight_T).tocsr() @ self.showed_KT.T) / all_B[:, np.newaxis]
         per_set = [
             (self.unseen_weight * unseen_B + showed_BT @ self._strange_T) / all_B,
             np.log1p(np.diff(showed_BT.indptr) + unseen_B),
@@ -210,10 +220,10 @@ class Evidence:
                 self._greatest(contained, 1),
                 self._greatest(distinctive, 3),
                 unseen_BK,
-                (showed_BT.multiply(self.weight_T).tocsr() @ self.showed_KT.T) / all_B[:, np.newaxis],
+                explained_BK,
                 left_BK / all_B[:, np.newaxis],
                 np.log1p(np.maximum(own_BK, 0)),
-                usual_BK / (expected_BK + 1e-6),
+                usual_BK,
                 tokens_BK,
                 number_BK,
             ],

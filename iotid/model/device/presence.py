@@ -174,7 +174,7 @@ class DeviceModel:
         kind_B = np.append(self.kind_C, -1)[sets.label]
         pool = Pool(kind_B, sets.recording, np.ones(len(sets), np.bool_))
         self._shown_AT = vocabulary.read(sets.sequences, sets.flows).counts
-        self._kind_A = kind_B
+        self._class_A = sets.label
         self._most_at_once = self._sessions(sets)
         self._learn_judges(sets, pool, random)
         self._first, self._evidence = self._learn(sets, pool, _MOST, random)
@@ -218,7 +218,7 @@ class DeviceModel:
         return {
             "sets.indices": shown.indices,
             "sets.indptr": shown.indptr,
-            "sets.kind": self._kind_A,
+            "sets.class": self._class_A,
             "most_at_once": self._most_at_once,
             "usually_left": self._usually_left_K4,
             "factors": np.array([self._class_factor, self._unknown_limit]),
@@ -245,10 +245,10 @@ class DeviceModel:
         model._most_at_once = arrays["most_at_once"].astype(np.int64)
         model._usually_left_K4 = arrays["usually_left"].astype(np.float64)
         indices, indptr = (parts["sets"][name].astype(np.int64) for name in ("indices", "indptr"))
-        model._kind_A = parts["sets"]["kind"].astype(np.int64)
-        shape = (len(model._kind_A), int(model._vocabulary.starts[-1]))
+        model._class_A = parts["sets"]["class"].astype(np.int64)
+        shape = (len(model._class_A), int(model._vocabulary.starts[-1]))
         model._shown_AT = csr_matrix((np.ones(len(indices)), indices, indptr), shape=shape)
-        model._evidence = Evidence(model._shown_AT, model._kind_A, model.kinds)
+        model._evidence = Evidence(model._shown_AT, model._class_A, kind_C, model.kinds)
         return model
 
     def _sessions(self, sets: Sets) -> NDArray[np.int64]:
@@ -283,7 +283,7 @@ class DeviceModel:
         shown_T = self._shown_AT[usable].getnnz(axis=0)
         class_HK = _classes(sets.label, drawn, self.kinds)
         first = FirstStep(self.kind_C, self.kinds).fit(shown.counts, there_HK, class_HK, shown_T)
-        return first, Evidence(self._shown_AT[usable], self._kind_A[usable], self.kinds)
+        return first, Evidence(self._shown_AT[usable], self._class_A[usable], self.kind_C, self.kinds)
 
     def _learn_judges(self, sets: Sets, pool: Pool, random: np.random.Generator) -> None:
         """From sets that were held back in turn, where in turn some kinds were left out, too."""
