@@ -39,6 +39,9 @@ FEATURES = (
 _BLOCK = 1 << 22  # cells of a dense matrix at once
 _MOST_LOGIT = 12.0
 _LITTLE = (0.2, 0.5)  # of a flow is explained where it counts as unexplained
+_NEXT_TO_NOTHING = (
+    1e-9  # what a token of every training set weighs in a flow: one of such tokens alone is explained, too
+)
 
 
 @dataclass(frozen=True)
@@ -141,8 +144,9 @@ class Evidence:
         do not explain; and the distinct flows.
         """
         groups_PK, group_B = np.unique(found_BK, axis=0, return_inverse=True)
-        by_PT = (groups_PK.astype(np.float32) @ self.showed_KT > 0) * self.weight_T
-        all_D = np.maximum(shown.tokens @ self.weight_T + self.unseen_weight * shown.unseen_of, 1e-9)
+        weight_T = self.weight_T + _NEXT_TO_NOTHING
+        by_PT = (groups_PK.astype(np.float32) @ self.showed_KT > 0) * weight_T
+        all_D = np.maximum(shown.tokens @ weight_T + self.unseen_weight * shown.unseen_of, _NEXT_TO_NOTHING)
         explained_DP = (shown.tokens @ by_PT.T) / all_D[:, np.newaxis]
         flows_BD, out_B4 = _binary(shown.flows), np.zeros((len(shown), 4))
         out_B4[:, 3] = np.diff(flows_BD.indptr)

@@ -137,7 +137,8 @@ class FirstStep:
         self.weight_TK[kept] = np.where(known_K, weight[:, : self.kinds], 0)
         self.bias_K = np.where(known_K, bias[: self.kinds], _NEVER)
         self.class_weight_TC[np.ix_(kept, chosen)] = weight[:, self.kinds :]
-        self.class_bias_C = np.where(learned_C, 0.0, -np.inf)
+        of_unlearned_C = ~np.isin(self._kind_C, self._kind_C[learned_C])  # no class of the kind was shown: all are even
+        self.class_bias_C = np.where(learned_C | of_unlearned_C, 0.0, -np.inf)
         self.class_bias_C[chosen] = bias[self.kinds :]
         return self
 
@@ -173,7 +174,7 @@ class DeviceModel:
         vocabulary = self._vocabulary = Vocabulary.of(sets.sequences)
         kind_B = np.append(self.kind_C, -1)[sets.label]
         pool = Pool(kind_B, sets.recording, np.ones(len(sets), np.bool_))
-        self._shown_AT = vocabulary.read(sets.sequences, sets.flows).counts
+        self._shown_AT = vocabulary.read(sets.sequences, sets.flows).counts.sorted_indices()
         self._class_A = sets.label
         self._most_at_once = self._sessions(sets)
         self._learn_judges(sets, pool, random)
