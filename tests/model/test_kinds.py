@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.special import beta
-
 from iotid.model.kinds import SURE, Confusion, kinds_of, sure_of
+from scipy.special import beta
 
 LABELS = ("camera", "plug", "lamp", "bell", "scale")
 KNOWN = {
