@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,8 +31,11 @@ DEVICES = DeviceList(
 _SMALL = Path(__file__).with_name("small.yaml")
 
 
-def _flows(devices: DeviceList, *changes: str) -> LabelledFlows:
-    """Nine captures of each device, of five flows each; kinds share no length, plug1 and plug2 share all of them."""
+def _flows(devices: DeviceList, *changes: str, listed: DeviceList | None = None) -> LabelledFlows:
+    """Nine captures of each device, of five flows each; kinds share no length, plug1 and plug2 share all of them.
+
+    ``listed``: those that get a label, if not all.
+    """
     chance = np.random.default_rng(5)
     columns: dict[str, list[object]] = {
         name: [] for name in ("capture_file", "client_mac", "packet_length", "tcp_window")
@@ -53,7 +57,7 @@ def _flows(devices: DeviceList, *changes: str) -> LabelledFlows:
         columns.setdefault(field.name, [nothing] * rows)
     table = pa.Table.from_arrays([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
     settings = load_settings([_SMALL], changes)
-    return LabelledFlows.of(table, devices, settings.dataset, settings.flow)
+    return LabelledFlows.of(table, listed or devices, settings.dataset, settings.flow)
 
 
 @given(st.integers(0, 10_000))
@@ -180,6 +184,22 @@ def test_run__kinds_that_share_nothing_are_found_and_learned_ones_pass(
     assert judged["census"]["known"] == {"right": 1.0, "wrong": 0.0, "undecided": 0.0, "unknown": 0.0}
     supports = {row["label"]: row["support"] for row in outcome["systems"]["ensemble"]["per_class"]}
     assert sum(supports.values()) == 24 * 5
+
+
+def test_run__unlisted_devices_are_learned_as_none_of_the_kinds_and_not_asked_for(tmp_path: Path) -> None:
+    changes = ["evaluation.left_out_groups=3", "census.min_flows=1", "dataset.unlisted=unknown"]
+    flows = _flows(DEVICES, *changes, listed=DeviceList(DEVICES.devices[:3], "list.yaml"))
+    assert flows.labels == ("cam", "plug1", "plug2", "unknown")  # the hub is not listed
+    result = Study(load_settings([_SMALL], changes), tmp_path).run(flows, "devices_out")
+    judged, table = result.outcome["open_set"], result.sets
+    assert judged is not None
+    assert table is not None
+    assert judged["captures"]["left_out"] == 27
+    assert set(table["label"].to_pylist()) == {"cam", "plug1", "plug2"}
+    assert judged["census"]["left_out"]["unknown"] == 1.0
+    answers = result.answers.filter(pc.equal(result.answers["system"], "device_model")).to_pylist()
+    assert {row["answer"] for row in answers if row["label"] == "unknown"} == {"unknown"}
+    assert {row["answer"] for row in answers if row["label"] == "cam"} == {"cam"}
 
 
 def test_run__what_was_said_of_each_capture_gives_the_judgement_again(
