@@ -184,7 +184,7 @@ class Fold:
             surprise=surprise_U,
             doubt=1 - network_UC.max(axis=1),
             is_new=best_U < self.settings.census.min_confidence,
-            named=_of_classes(answer, self._kind_of).argmax(axis=1),
+            named=self._of_classes(answer).argmax(axis=1),
             is_own=(decision.found == (kind_U[:, np.newaxis] == np.arange(decision.found.shape[1]))).all(axis=1),
             status=decision.status,
             group=np.full(len(label_U), group),
@@ -195,8 +195,12 @@ class Fold:
         """Answers for the test part's captures, and for each of their flows that of its capture."""
         test = self.parts["test"]
         answer = self._device_model.answer(test.rows.sequences, self._bags(test)[0])
-        answered = self._of_captures(_of_classes(answer, self._kind_of))
+        answered = self._of_captures(self._of_classes(answer))
         return {FLOWS: self._from_captures(answered), CAPTURES: answered}
+
+    def _of_classes(self, answer: Answer) -> NDArray[np.float64]:
+        is_learned_C = np.isin(np.arange(len(self._kind_of)), self._learned.rows.label)
+        return probabilities_of_classes(answer, self._kind_of, is_learned_C)
 
     def _by_bag(self) -> Items:
         learned, test = self._learned, self.parts["test"]
@@ -327,15 +331,19 @@ def _items(
     return Items(label, probabilities_IC.argmax(axis=1), probabilities_IC.max(axis=1), unit, day)
 
 
-def _of_classes(answer: Answer, kind_C: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(U, C) probabilities of classes where one host is behind each set: its kind's, times its share of the kind.
+def probabilities_of_classes(
+    answer: Answer, kind_C: NDArray[np.int64], is_learned_C: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """(U, C) where one host is behind each set: of a class what its kind has, times its share of the kind; together 1.
 
-    The class of unlisted devices, which has no kind, has what the likeliest kind leaves.
+    The class of unlisted devices, which has no kind, has what the likeliest kind leaves; classes that were not learned
+    have nothing.
     """
     from iotid.model.device import NO_KIND
 
     none_U = 1 - answer.host.max(axis=1, initial=0)
     kind_UC = np.column_stack([answer.host, none_U])[:, kind_C]  # NO_KIND is the last column
-    class_UC = kind_UC * np.where(kind_C == NO_KIND, 1, answer.class_share)
+    share_UC = np.where(kind_C == NO_KIND, 1, answer.class_share)
+    class_UC = np.where(is_learned_C, kind_UC * share_UC, 0)
     whole_U1 = class_UC.sum(axis=1, keepdims=True)
     return np.where(whole_U1 > 0, class_UC / np.where(whole_U1 > 0, whole_U1, 1), 1 / len(kind_C))

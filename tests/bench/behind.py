@@ -17,18 +17,18 @@ from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
-from iotid.census.vote import Tally, vote
-from iotid.model.kinds import kinds_of, sure_of
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, vstack
 
 from iotid import config
+from iotid.census.vote import Tally, vote
 from iotid.dataset import DeviceList, LabelledFlows, Sets
 from iotid.dataset.characteristics import unseen_share
 from iotid.dataset.devices import merged_name
 from iotid.evaluation import protocols
 from iotid.flows import from_captures
 from iotid.model import Predictor
+from iotid.model.kinds import kinds_of, sure_of
 from iotid.training.fit import fit
 
 _SETTINGS = config.load_settings(["local.yaml"], ["training.ranks=1", "training.threads=1", "flow.join_files=false"])

@@ -25,13 +25,13 @@ LEARNED = ("camera", "plug")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Trains a model that tells cameras from plugs, under the labels given, and saves its folder."""
     import torch
-    from iotid.model.novelty import Novelty
-    from iotid.model.vote import LearnedVote
 
     from iotid import config
     from iotid.dataset.characteristics import Encoding, Vocabulary
     from iotid.model.bundle import Learned, Predictor, save_bundle, vocabulary_sizes
     from iotid.model.ensemble import AdaptiveEnsemble
+    from iotid.model.novelty import Novelty
+    from iotid.model.vote import LearnedVote
 
     def train(labels: tuple[str, str] = LEARNED, *, sets: bool = False) -> Path:
         values = {"packet_length": (60, 100, 1500), "tcp_window": (512, 1024, 65535)}

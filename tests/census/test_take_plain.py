@@ -12,15 +12,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from iotid.census.vote import Tally
-from iotid.model.kinds import kinds_of, sure_of
 
 from iotid.census import check_watchlist, take, take_census
 from iotid.census.groups import NO_GROUPS
 from iotid.census.pseudonyms import KEY_VARIABLE, Pseudonyms
 from iotid.census.score import Scored, _score_into, _whole_devices
+from iotid.census.vote import Tally
 from iotid.config import Settings, Watchlist
 from iotid.errors import AccountingError, DataError, NoModelError, PartitionError, SettingError, WatchError
+from iotid.model.kinds import kinds_of, sure_of
 from iotid.schemas import CENSUS, FLOWS
 from iotid.storage import Partition, Store
 

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from scipy.sparse import csr_matrix
+
 from iotid.census.vote import VOTES, Tally, vote, watched, width
+from iotid.config import Census, Watchlist, load_settings
+from iotid.model.bundle import Learned
 from iotid.model.kinds import Confusion, kinds_of, sure_of
 from iotid.model.novelty import Novelty
 from iotid.model.vote import LearnedVote
-from scipy.sparse import csr_matrix
-
-from iotid.config import Census, Watchlist, load_settings
-from iotid.model.bundle import Learned
 
 LABELS = ("camera", "plug", "scale", "lamp", "bell")
 DEVICES = {label: {"vendor": f"{label} works", "type": label, "model": ""} for label in LABELS}

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from iotid.model.kinds import SURE, Confusion, kinds_of, sure_of
 from scipy.special import beta
+
+from iotid.model.kinds import SURE, Confusion, kinds_of, sure_of
 
 LABELS = ("camera", "plug", "lamp", "bell", "scale")
 KNOWN = {

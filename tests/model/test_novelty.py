@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from iotid.model.novelty import LIMIT, Novelty, _limits, _unlikeness
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
+
+from iotid.model.novelty import LIMIT, Novelty, _limits, _unlikeness
 
 
 def _sequences(rows: int, seed: int, values: int = 4) -> dict[str, NDArray[np.int32]]:

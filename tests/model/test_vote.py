@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from iotid.model.vote import LearnedVote
 from scipy.sparse import csr_matrix
 
 from iotid.model.calibration import calibration
+from iotid.model.vote import LearnedVote
 
 _SEQUENCES = {"packet_length": np.array([[2, 3], [2, 2], [4, 0], [5, 3]], np.int32)}
 _SUMMARIES = np.array([[1, 0], [0, 1], [0, 0], [0, 0]], np.float32)

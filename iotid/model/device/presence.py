@@ -45,10 +45,9 @@ class Answer:
     """Of B sets, under both views: ``host`` and ``household`` (B, K) probabilities that a kind is there.
 
     ``log_odds`` (B,): of being a household, where as many addresses are one as are not; ``class_share`` (B, C):
-    probability of each class, given its kind, 0 of one that training never showed; ``unexplained`` (B,): weighted share
-    of what is shown that no kind found explains; ``unknown`` (B,): probability that something else is there; ``flows``
-    (B, K + 1): distinct flows that only one kind showed in training, last those that several showed; ``distinct`` (B,):
-    all.
+    probability of each class, given its kind; ``unexplained`` (B,): weighted share of what is shown that no kind found
+    explains; ``unknown`` (B,): probability that something else is there; ``flows`` (B, K + 1): distinct flows that only
+    one kind showed in training, last those that several showed; ``distinct`` (B,): all.
     """
 
     host: NDArray[np.float64]
@@ -379,9 +378,9 @@ class DeviceModel:
     def _class_share(self, logits_BC: NDArray[np.float64]) -> NDArray[np.float64]:
         from scipy.special import softmax
 
-        share_BC, shown_C = np.zeros(logits_BC.shape), np.isfinite(self._first.class_bias_C)
-        for kind in np.unique(self.kind_C[shown_C & (self.kind_C >= 0)]):
-            own = np.flatnonzero(shown_C & (self.kind_C == kind))
+        share_BC = np.zeros(logits_BC.shape)
+        for kind in range(self.kinds):
+            own = np.flatnonzero(self.kind_C == kind)
             share_BC[:, own] = softmax(logits_BC[:, own], axis=1)
         return share_BC
 
