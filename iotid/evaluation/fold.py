@@ -5,7 +5,7 @@ can be carried to: flows to captures of a device by vote (the sum of the logarit
 Bayes), captures to their flows, windows to both by the number of windows.
 
 Shape suffixes: N flows, P flows of the test part, R their distinct rows, I items that are answered for, U captures of a
-device, S samples of a device's traffic, L capture files, C labels, K kinds.
+device, S samples of a device's traffic, L capture files, C labels.
 """
 
 from __future__ import annotations
