@@ -55,7 +55,9 @@ def compare(tonight: pa.Table, earlier: pa.Table | None, *, comparable: bool, re
 def name_of(census: pa.Table) -> pa.ChunkedArray:
     """The names of the kinds found, in order, joined by +; null where there is none."""
     said = _said(census)
-    names = _by_row(said.filter(pc.is_valid(said["kind"])).sort_by([("row", "ascending"), ("name", "ascending")]), len(census))
+    names = _by_row(
+        said.filter(pc.is_valid(said["kind"])).sort_by([("row", "ascending"), ("name", "ascending")]), len(census)
+    )
     return pa.chunked_array([pc.if_else(pc.equal(pc.list_value_length(names), 0), None, pc.binary_join(names, " + "))])
 
 
