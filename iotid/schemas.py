@@ -257,7 +257,7 @@ PREDICTIONS = Table(
     ),
 )
 
-CENSUS = Table(  # version 4: kinds, unexplained, household and reason, for several and novelty
+CENSUS = Table(  # version 4: kinds, unexplained, household, reason and new_kinds, for several and novelty
     "census",
     4,
     (
@@ -311,6 +311,11 @@ CENSUS = Table(  # version 4: kinds, unexplained, household and reason, for seve
             "string",
             "name in the census before, where it had one; of several kinds joined by +",
             nullable=True,
+        ),
+        Column(
+            "new_kinds",
+            "list<string>",
+            "where changed: names of the kinds found that the census before did not find, in the order of kinds",
         ),
         Column("watched", "bool", "on the watch list"),
     ),

@@ -143,6 +143,13 @@ def names_of_kinds(kinds: pa.StructArray) -> pa.Array:
     return pc.coalesce(kinds.field("label"), kinds.field("kind"))
 
 
+def percents(part_P: NDArray[np.float64]) -> list[str]:
+    """Whole percentages as texts, as the page's script makes them; none says by rounding that a thing is certain, or
+    impossible."""
+    percent_P = np.floor(100 * part_P + 0.5).astype(np.int64).tolist()
+    return [">99 %" if percent >= 100 else "<1 %" if percent < 1 else f"{percent} %" for percent in percent_P]
+
+
 def _found(answer: Answer, decision: Decision, classes: Classes, settings: config.Census) -> pa.ListArray:
     """The kinds found at each address, those with most flows of their own first, as CENSUS lists them."""
     address_P, kind_P = np.nonzero(decision.found)
@@ -189,6 +196,8 @@ def _runners_up(decision: Decision, classes: Classes) -> pa.ListArray:
 
 def _reasons(answer: Answer, decision: Decision, classes: Classes) -> Iterator[str]:
     """A sentence for each address: which of its distinct flows speak for what."""
+    best_N = decision.probability.argmax(axis=1) if len(classes.kinds) else np.zeros(len(decision.status), np.int64)
+    best_percents = percents(decision.probability.max(axis=1, initial=0))
     for row, status in enumerate(decision.status.tolist()):
         distinct, of_several = int(answer.distinct[row]), int(answer.flows[row, -1])
         found = np.flatnonzero(decision.found[row])
@@ -200,8 +209,7 @@ def _reasons(answer: Answer, decision: Decision, classes: Classes) -> Iterator[s
         parts += [f"{of_several} that several kinds showed"] if of_several else []
         parts += [f"{rest} that no kind found showed exactly"] if rest else []
         flows = f"of {distinct} distinct flow{'s' if distinct != 1 else ''}: {'; '.join(parts)}"
-        best = int(decision.probability[row].argmax()) if len(classes.kinds) else -1
-        nearest = f"{classes.kinds[best]} ({100 * decision.probability[row, best]:.0f} %)" if best >= 0 else "none"
+        nearest = f"{classes.kinds[best_N[row]]} ({best_percents[row]})" if classes.kinds else "none"
         if status == UNKNOWN:
             yield f"No learned kind explains this address; nearest is {nearest}; {flows}."
         elif status == UNDECIDED:

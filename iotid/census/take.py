@@ -198,6 +198,7 @@ def _of_earlier_version(found: pa.Table, schema: pa.Schema) -> pa.Table:
         "unexplained": pa.array(np.zeros(len(found))),
         "household": pa.array(np.zeros(len(found))),
         "reason": pa.array(["Made by an earlier version."] * len(found), pa.string()),
+        "new_kinds": pa.array([[]] * len(found), schema.field("new_kinds").type),
     }
     columns = [given[name] if name in given else _column_of(found, schema.field(name)) for name in schema.names]
     return pa.table(columns, schema=schema)

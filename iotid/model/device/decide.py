@@ -51,7 +51,7 @@ def decide(answer: Answer, share: float, flows_B: NDArray[np.int64], settings: c
     enough_B = flows_B >= settings.min_flows
     found_BK = (probability_BK >= settings.min_confidence) & enough_B[:, np.newaxis]
     number_B, best_B = found_BK.sum(axis=1), probability_BK.max(axis=1, initial=0)
-    is_beside_B = (number_B > 0) & (household_B >= 0.5) & (np.round(answer.unknown, DECIMALS) >= 0.5)
+    is_beside_B = (number_B > 0) & (household_B >= 0.5) & (np.round(answer.unknown, DECIMALS) > 0.5)
     status_B = np.select(
         [is_beside_B, number_B > 1, number_B == 1, (best_B >= _LIKELY) | ~enough_B],
         [WITH_UNKNOWN, SEVERAL, KNOWN, UNDECIDED],
