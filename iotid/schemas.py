@@ -283,8 +283,8 @@ CENSUS = Table(  # version 4: kinds, unexplained, household, reason and new_kind
             "kinds",
             "list<kind_found>",
             "the kinds found, those with most flows of their own first; label: null where it could be one of several "
-            "look-alikes; confidence: probability that what is named is there; flows: distinct flows that only this "
-            "kind showed in training; units: devices of it, at least",
+            "look-alikes; confidence: probability that what is named is there; flows: distinct flows that are "
+            "like those of this kind alone; units: devices of it, at least",
         ),
         Column("runners_up", "list<runner_up>", "the likeliest kinds that were not found, and their probabilities"),
         Column("unexplained", "float64", "share of the distinct flows that no kind found explains, 0 to 1"),

@@ -204,10 +204,12 @@ def _reasons(answer: Answer, decision: Decision, classes: Classes) -> Iterator[s
         found = found[np.argsort(-answer.flows[row, found], kind="stable")]
         own = {classes.kinds[kind]: int(answer.flows[row, kind]) for kind in found.tolist()}
         rest = distinct - sum(own.values()) - of_several
-        shown = ", ".join(f"{number} that only {name} showed" for name, number in list(own.items())[:_NAMED] if number)
+        shown = ", ".join(
+            f"{number} like those of {name} alone" for name, number in list(own.items())[:_NAMED] if number
+        )
         parts = [shown] if shown else []
-        parts += [f"{of_several} that several kinds showed"] if of_several else []
-        parts += [f"{rest} that no kind found showed exactly"] if rest else []
+        parts += [f"{of_several} like those of several kinds"] if of_several else []
+        parts += [f"{rest} like none of {'a learned kind' if not own else 'the kinds found'}"] if rest else []
         flows = f"of {distinct} distinct flow{'s' if distinct != 1 else ''}: {'; '.join(parts)}"
         nearest = f"{classes.kinds[best_N[row]]} ({best_percents[row]})" if classes.kinds else "none"
         if status == UNKNOWN:

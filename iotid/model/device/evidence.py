@@ -159,15 +159,17 @@ class Evidence:
             out_B4[rows, 2] -= showed_BT[rows] @ by_PT[group]
         return out_B4
 
-    def flows_of(self, shown: Shown, sequences: int) -> NDArray[np.int64]:
-        """(B, K + 1) distinct flows of each set that only one kind showed, by kind, and last those of several kinds.
+    def flows_of(self, shown: Shown) -> NDArray[np.int64]:
+        """(B, K + 1) distinct flows of each set that only one kind explains by half or more, by kind, and last those
+        that several kinds explain."""
+        explained_DK = (shown.tokens @ (self.showed_KT * self.weight_T).T) / self._weight_of_flows(shown)[:, np.newaxis]
+        by_DK = explained_DK >= _LITTLE[1]
+        kinds_D = by_DK.sum(axis=1)[:, np.newaxis]
+        columns_DK = np.hstack([by_DK & (kinds_D == 1), kinds_D > 1]).astype(np.float64)
+        return np.rint(_binary(shown.flows) @ columns_DK).astype(np.int64)
 
-        ``sequences``: how many of the first tokens are whole sequences.
-        """
-        showed_KS = self.showed_KT[:, :sequences]
-        kinds_S = showed_KS.sum(axis=0)
-        columns = np.vstack([showed_KS * (kinds_S == 1), kinds_S > 1]).T
-        return np.rint(_binary(shown.counts)[:, :sequences] @ columns).astype(np.int64)
+    def _weight_of_flows(self, shown: Shown) -> NDArray[np.float64]:
+        return np.maximum(shown.tokens @ self.weight_T + self.unseen_weight * shown.unseen_of, 1e-9)
 
     def _weight_of(self, shown: Shown) -> NDArray[np.float64]:
         showed_BT = _binary(shown.counts)

@@ -46,8 +46,8 @@ class Answer:
 
     ``log_odds`` (B,): of being a household, where as many addresses are one as are not; ``class_share`` (B, C):
     probability of each class, given its kind; ``unexplained`` (B,): weighted share of what is shown that no kind found
-    explains; ``unknown`` (B,): probability that something else is there; ``flows`` (B, K + 1): distinct flows that only
-    one kind showed in training, last those that several showed; ``distinct`` (B,): all; ``units`` (B, K): devices of
+    explains; ``unknown`` (B,): probability that something else is there; ``flows`` (B, K + 1): distinct flows that are
+    like those of one kind alone in training, last those that are like several kinds'; ``distinct`` (B,): all; ``units`` (B, K): devices of
     each kind, if any, at least: 2 where more sessions were open at once than one device held in training.
     """
 
@@ -203,7 +203,7 @@ class DeviceModel:
             class_share=self._class_share(class_logits_BC * self._class_factor),
             unexplained=of_set[:, 0],
             unknown=_sigmoid(self._has_unknown.log_odds(of_set) - self._unknown_limit),
-            flows=self._evidence.flows_of(shown, int(self._vocabulary.starts[1])),
+            flows=self._evidence.flows_of(shown),
             distinct=flows_BD.getnnz(axis=1).astype(np.int64),
             units=self._units(sequences, flows_BD.shape[0], at_once_BD),
         )
