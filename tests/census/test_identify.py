@@ -126,9 +126,9 @@ def test_identify__a_known_address_bears_the_name_of_its_kind_and_one_of_several
     assert [lamp[name] for name in ("label", "vendor", "type")] == ["lamp", None, None]
     for row in (row_of(host=[0.1, 0.9, 0.8]), row_of(host=[0.1, 0.4, 0.3]), row_of(host=[0.1, 0.2, 0.05])):
         assert [row[name] for name in ("label", "vendor", "type")] == [None, None, None]
-        assert row["confidence"] == max([*(one["confidence"] for one in row["kinds"]), 0.4 if not row["kinds"] else 0]) or (
-            row["confidence"] == 0.2
-        )
+        assert row["confidence"] == max(
+            [*(one["confidence"] for one in row["kinds"]), 0.4 if not row["kinds"] else 0]
+        ) or (row["confidence"] == 0.2)
 
 
 def test_identify__kinds_are_in_the_order_of_their_own_flows_then_of_their_probability() -> None:
@@ -136,7 +136,10 @@ def test_identify__kinds_are_in_the_order_of_their_own_flows_then_of_their_proba
     assert names(row_of(host=[0.7, 0.9, 0.8], flows=[2, 2, 2, 0])) == [PLUG, LAMP, CAMERA]
     assert names(row_of(host=[0.8, 0.8, 0.8])) == [CAMERA, PLUG, LAMP]
     row = row_of(host=[0.7, 0.2, 0.8], flows=[5, 7, 9, 30])
-    assert [(one["kind"], one["confidence"], one["flows"]) for one in row["kinds"]] == [(LAMP, 0.8, 9), (CAMERA, 0.7, 5)]
+    assert [(one["kind"], one["confidence"], one["flows"]) for one in row["kinds"]] == [
+        (LAMP, 0.8, 9),
+        (CAMERA, 0.7, 5),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -183,7 +186,10 @@ def test_identify__runners_up_are_the_likeliest_kinds_that_were_not_found() -> N
             "Of 9 distinct flows: 6 that only Volt plug showed; 2 that several kinds showed; "
             "1 that no kind found showed exactly.",
         ),
-        ({"host": [0.1, 0.9, 0.1], "flows": [0, 1, 0, 0], "distinct": 1}, "Of 1 distinct flow: 1 that only Volt plug showed."),
+        (
+            {"host": [0.1, 0.9, 0.1], "flows": [0, 1, 0, 0], "distinct": 1},
+            "Of 1 distinct flow: 1 that only Volt plug showed.",
+        ),
         (
             {"host": [0.1, 0.9, 0.9], "flows": [1, 3, 5, 0], "distinct": 9},
             "Of 9 distinct flows: 5 that only lamp showed, 3 that only Volt plug showed; "

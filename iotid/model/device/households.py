@@ -53,8 +53,12 @@ class Pool:
         return np.flatnonzero(self.usable & (self.kind == kind))
 
     def singles(self) -> list[Household]:
-        """Each set as a household of its own."""
-        return [Household([np.array([row])], [int(self.kind[row])]) for row in np.flatnonzero(self.usable)]
+        """Each set as a household of its own, and all sets of each recording that has several."""
+        rows = np.flatnonzero(self.usable)
+        alone = [Household([np.array([row])], [int(self.kind[row])]) for row in rows]
+        pairs, which = np.unique(np.stack([self.kind[rows], self.recording[rows]]), axis=1, return_inverse=True)
+        together = [rows[which.ravel() == number] for number in range(pairs.shape[1])]
+        return alone + [Household([sets], [int(self.kind[sets[0]])]) for sets in together if len(sets) > 1]
 
     def draw(
         self, number: int, sizes: Sequence[int], strangers: Sequence[int], random: np.random.Generator

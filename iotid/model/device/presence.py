@@ -302,7 +302,7 @@ class DeviceModel:
             there.append(there_HK[:, known].ravel())
             alone.append(np.repeat([len(household.members) == 1 for household in drawn], len(known)))
             of_class.append((class_logits_HC, _classes(sets.label, drawn, self.kinds)))
-            single = np.arange(int(asked.usable.sum()))
+            single = np.arange(len(asked.singles()))
             left_N4 = evidence.unexplained(shown[single], there_HK[single])
             singles.append((there_HK[single], left_N4))
             later.append(
