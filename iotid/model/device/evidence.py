@@ -119,6 +119,7 @@ class Evidence:
         A, T = self._shown_AT.shape
         self.sets_T = np.asarray(self._shown_AT.sum(axis=0)).ravel()
         self.weight_T, self.unseen_weight = np.log((1 + A) / (1 + self.sets_T)), float(np.log(1 + A))
+        self._weight_in_flows_T = self.weight_T + _NEXT_TO_NOTHING
         classes, which_A = np.unique(class_A[known], return_inverse=True)
         # of each class that has sets, how many of them show a token: the classes of a kind may differ in what is usual
         self._kind_of_usual, self._usual = kind_C[classes], np.zeros((len(classes), T), np.float32)
@@ -144,10 +145,9 @@ class Evidence:
         do not explain; and the distinct flows.
         """
         groups_PK, group_B = np.unique(found_BK, axis=0, return_inverse=True)
-        weight_T = self.weight_T + _NEXT_TO_NOTHING
+        weight_T = self._weight_in_flows_T
         by_PT = (groups_PK.astype(np.float32) @ self.showed_KT > 0) * weight_T
-        all_D = np.maximum(shown.tokens @ weight_T + self.unseen_weight * shown.unseen_of, _NEXT_TO_NOTHING)
-        explained_DP = (shown.tokens @ by_PT.T) / all_D[:, np.newaxis]
+        explained_DP = self._share_of_flows(shown, by_PT)
         flows_BD, out_B4 = _binary(shown.flows), np.zeros((len(shown), 4))
         out_B4[:, 3] = np.diff(flows_BD.indptr)
         showed_BT = _binary(shown.counts)
@@ -162,14 +162,15 @@ class Evidence:
     def flows_of(self, shown: Shown) -> NDArray[np.int64]:
         """(B, K + 1) distinct flows of each set that only one kind explains by half or more, by kind, and last those
         that several kinds explain."""
-        explained_DK = (shown.tokens @ (self.showed_KT * self.weight_T).T) / self._weight_of_flows(shown)[:, np.newaxis]
-        by_DK = explained_DK >= _LITTLE[1]
+        by_DK = self._share_of_flows(shown, self.showed_KT * self._weight_in_flows_T) >= _LITTLE[1]
         kinds_D = by_DK.sum(axis=1)[:, np.newaxis]
         columns_DK = np.hstack([by_DK & (kinds_D == 1), kinds_D > 1]).astype(np.float64)
         return np.rint(_binary(shown.flows) @ columns_DK).astype(np.int64)
 
-    def _weight_of_flows(self, shown: Shown) -> NDArray[np.float64]:
-        return np.maximum(shown.tokens @ self.weight_T + self.unseen_weight * shown.unseen_of, 1e-9)
+    def _share_of_flows(self, shown: Shown, by_PT: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(D, P) of each distinct flow the share by weight that ``by_PT``, the weights of some tokens, are."""
+        all_D = shown.tokens @ self._weight_in_flows_T + self.unseen_weight * shown.unseen_of
+        return np.asarray((shown.tokens @ by_PT.T) / np.maximum(all_D, _NEXT_TO_NOTHING)[:, np.newaxis])
 
     def _weight_of(self, shown: Shown) -> NDArray[np.float64]:
         showed_BT = _binary(shown.counts)

@@ -1,6 +1,6 @@
 """Tokens of sets, and evidence for kinds, against their definitions in plain loops.
 
-Shape suffixes: B sets asked, A training sets, D distinct flows, T tokens, K kinds.
+Shape suffixes: B sets asked, A training sets, D distinct flows, T tokens, C classes, K kinds.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from scipy.sparse import csr_matrix, vstack
 from iotid.dataset.characteristics import OUT_OF_VOCABULARY
 from iotid.model.device.evidence import FEATURES, TOKENS, Evidence, Vocabulary
 
+_KIND_C = np.array([0, 0, 1, 2, 3, -1])  # the last class is of strangers
+_CLASS_A = np.array([3, 0, -1, 1, 2, 0, 3, 5, 2, 1])
 _KINDS = 4
 _NO_SETS = 3  # the kind that training has no set of
 
@@ -44,12 +46,12 @@ def _in_set(sequences: dict[str, NDArray[np.int32]], flows_D: NDArray[np.int64])
 
 
 class _Case:
-    """Training sets of kinds 0 to 2 and of strangers, and sets to ask about that show some of the same."""
+    """Training sets of kinds 0 (of two classes) to 2 and of strangers, and sets to ask about that show some of the
+    same."""
 
     def __init__(self, seed: int) -> None:
         random = np.random.default_rng(seed)
         self.train = _sequences(12, 3, random)
-        self.kind_A = np.array([2, 0, -1, 0, 1, 0, 2, -1, 1, 0])
         self.train_AD = random.poisson(0.4, (10, 12)) + np.eye(10, 12, dtype=np.int64)
         new = _sequences(6, 5, random)
         self.asked = {name: np.vstack([ids[:8], new[name]]) for name, ids in self.train.items()}
@@ -59,41 +61,46 @@ class _Case:
         self.vocabulary = Vocabulary.of(self.train)
         self.shown = self.vocabulary.read(self.asked, csr_matrix(self.asked_BD))
         shown_AT = self.vocabulary.read(self.train, csr_matrix(self.train_AD)).counts
-        self.evidence = Evidence(shown_AT, self.kind_A, _KINDS)
+        self.evidence = Evidence(shown_AT, _CLASS_A, _KIND_C, _KINDS)
 
         self.known = {token for flow in range(12) for token in _tokens(self.train, flow)}
-        self.sets = [
-            (kind, set(_in_set(self.train, flows)))
-            for kind, flows in zip(self.kind_A.tolist(), self.train_AD, strict=True)
-            if kind >= 0
+        self.sets = [  # class, kind and tokens of each that is no stranger's
+            (label, int(_KIND_C[label]), set(_in_set(self.train, flows)))
+            for label, flows in zip(_CLASS_A.tolist(), self.train_AD, strict=True)
+            if label >= 0 and _KIND_C[label] >= 0
         ]
-        self.showed = [set().union(*(held for of, held in self.sets if of == kind)) for kind in range(_KINDS)]
+        self.showed = [set().union(*(held for _, of, held in self.sets if of == kind)) for kind in range(_KINDS)]
         self.held = [_in_set(self.asked, flows) for flows in self.asked_BD]
 
     def weight(self, token: Any) -> float:
-        return log((1 + len(self.sets)) / (1 + sum(token in held for _, held in self.sets)))
+        return log((1 + len(self.sets)) / (1 + sum(token in held for *_, held in self.sets)))
 
     def rare(self, token: Any) -> float:
         kinds = sum(token in showed for showed in self.showed)
         return log((1 + _KINDS) / (1 + kinds)) if kinds else 0.0
 
-    def usual(self, kind: int, token: Any) -> float:
-        own = [token in held for of, held in self.sets if of == kind]
+    def usual(self, label: int, token: Any) -> float:
+        own = [token in held for of, _, held in self.sets if of == label]
         return sum(own) / len(own) if own else 0.0
+
+    def share_of_flow(self, flow: int, tokens: set[Any]) -> float:
+        """By weight, of what is in a flow, that which is among these tokens."""
+        own = set(_tokens(self.asked, flow))
+        return sum(map(self.weight, own & tokens)) / sum(map(self.weight, own))
 
     def features(self, row: int, kind: int) -> list[float]:
         """FEATURES by their definitions."""
         held, found = set(self.held[row]), set(np.flatnonzero(self.logits_BK[row] > 0).tolist())
         beside: set[Any] = set().union(*(self.showed[other] for other in found - {kind}))
-        whole = sum(map(self.weight, held))
+        whole, classes = sum(map(self.weight, held)), np.flatnonzero(kind == _KIND_C).tolist()
 
         def share_of_sets(weight: Any, most: int) -> float:
-            own = [theirs for of, theirs in self.sets if of == kind]
+            own = [theirs for _, of, theirs in self.sets if of == kind]
             shares = sorted(sum(map(weight, held & theirs)) / sum(map(weight, theirs)) for theirs in own)
             return sum(shares[-most:]) / len(shares[-most:]) if shares else 0.0
 
-        def usually(tokens: set[Any]) -> float:
-            return sum(self.usual(kind, token) * self.weight(token) for token in tokens - beside)
+        def usually(label: int, tokens: set[Any]) -> float:
+            return sum(self.usual(label, token) * self.weight(token) for token in tokens - beside)
 
         return [
             float(np.clip(self.logits_BK[row, kind], -12, 12)),
@@ -103,7 +110,7 @@ class _Case:
             sum(map(self.weight, held & self.showed[kind])) / whole,
             sum(map(self.weight, held - beside - self.showed[kind])) / whole,
             log(1 + sum(map(self.weight, (held & self.showed[kind]) - beside))),
-            usually(held) / (usually(self.known) + 1e-6),
+            max(usually(label, held) / (usually(label, self.known) + 1e-6) for label in classes),
             log(1 + len(held)),
             len(found),
         ]
@@ -181,10 +188,7 @@ def test_unexplained__equals_its_definition(case: _Case) -> None:
     expected = []
     for row in range(7):
         showed: set[Any] = set().union(*(case.showed[kind] for kind in np.flatnonzero(found_BK[row])))
-        shares = []
-        for flow in np.flatnonzero(case.asked_BD[row]).tolist():
-            tokens = set(_tokens(case.asked, flow))
-            shares.append(sum(map(case.weight, tokens & showed)) / sum(map(case.weight, tokens)))
+        shares = [case.share_of_flow(flow, showed) for flow in np.flatnonzero(case.asked_BD[row]).tolist()]
         left = sum(map(case.weight, set(case.held[row]) - showed))
         assert all(abs(share - limit) > 1e-9 for share in shares for limit in (0.2, 0.5))
         expected.append([sum(share < 0.2 for share in shares), sum(share < 0.5 for share in shares), left, len(shares)])
@@ -196,29 +200,48 @@ def test_unexplained__a_flow_that_every_training_set_showed_is_explained() -> No
     sequences = {"packet_length": np.array([[2, 3], [4, 0]], np.int32)}
     vocabulary = Vocabulary.of(sequences)
     shown = vocabulary.read(sequences, csr_matrix(np.array([[1, 0], [2, 1]])))
-    evidence = Evidence(shown.counts, np.array([0, 1]), 2)
+    evidence = Evidence(shown.counts, np.array([0, 1]), np.arange(2), 2)
     left_B4 = evidence.unexplained(shown, np.array([[True, False], [True, False]]))
     assert left_B4[:, [1, 3]].tolist() == [[0, 1], [1, 2]]
+    # both kinds explain the first flow, the second one alone the other
+    assert evidence.flows_of(shown).tolist() == [[0, 0, 1], [0, 1, 1]]
 
 
-def test_flows_of__counts_distinct_flows_by_the_only_kind_that_showed_them(case: _Case) -> None:
+def test_flows_of__counts_distinct_flows_of_which_one_kind_alone_explains_half(case: _Case) -> None:
     expected = np.zeros((7, _KINDS + 1), np.int64)
     for row in range(7):
-        sequences = {token for token in case.held[row] if len(token) == 8}
-        for token in sequences:
-            kinds = [kind for kind in range(_KINDS) if token in case.showed[kind]]
+        for flow in np.flatnonzero(case.asked_BD[row]).tolist():
+            shares = [case.share_of_flow(flow, showed) for showed in case.showed]
+            assert all(abs(share - 0.5) > 1e-9 for share in shares)
+            kinds = [kind for kind, share in enumerate(shares) if share > 0.5]
             if kinds:
                 expected[row, kinds[0] if len(kinds) == 1 else _KINDS] += 1
-    found = case.evidence.flows_of(case.shown, int(case.vocabulary.starts[1]))
+    found = case.evidence.flows_of(case.shown)
     assert found.tolist() == expected.tolist()
     assert not found[:, _NO_SETS].any()
     assert found[:, _KINDS].any()
+    assert (found.sum(axis=1) <= np.count_nonzero(case.asked_BD, axis=1)).all()
+
+
+def test_flows_of__a_flow_that_nobody_showed_is_like_the_kind_that_showed_half_of_it() -> None:
+    trained = np.array([range(2, 10), range(12, 20)], np.int32)
+    vocabulary = Vocabulary.of({"packet_length": trained})
+    shown_AT = vocabulary.read({"packet_length": trained}, csr_matrix(np.eye(2))).counts
+    evidence = Evidence(shown_AT, np.array([0, 1]), np.arange(2), 2)
+    last, half, both = trained.copy(), trained[:1].copy(), trained[:1].copy()
+    last[:, 7:], half[:, 4:], both[:, 4:] = 30, range(30, 34), trained[1, 4:]
+    one, none = np.log(3 / 2), np.log(3)  # weights of what one set showed, and none
+    assert 13 * one / (13 * one + 3 * none) > 0.5 > 7 * one / (7 * one + 9 * none) > 0.2
+    shown = vocabulary.read(
+        {"packet_length": np.vstack([last, half, both])}, csr_matrix(np.array([[3, 1, 0, 0], [0, 2, 1, 1]]))
+    )
+    assert evidence.flows_of(shown).tolist() == [[1, 1, 0], [0, 1, 0]]
 
 
 def test_evidence__is_the_same_in_whatever_order_training_sets_come(case: _Case) -> None:
     order = np.random.default_rng(1).permutation(10)
     shown_AT = case.vocabulary.read(case.train, csr_matrix(case.train_AD)).counts
-    again = Evidence(vstack([shown_AT[row] for row in order]).tocsr(), case.kind_A[order], _KINDS)
+    again = Evidence(vstack([shown_AT[row] for row in order]).tocsr(), _CLASS_A[order], _KIND_C, _KINDS)
     np.testing.assert_allclose(
         again.features(case.shown, case.logits_BK), case.evidence.features(case.shown, case.logits_BK), rtol=1e-5
     )

@@ -50,10 +50,14 @@ def _flows(kinds: list[int], random: np.random.Generator) -> NDArray[np.int64]:
     return flows_BD
 
 
+def _no_sessions(sets: int) -> csr_matrix:
+    return csr_matrix((sets, _FLOWS), dtype=np.int64)
+
+
 def _sets(kinds: list[int], seed: int) -> Sets:
     label = np.sort(np.array(kinds, np.int64))
     flows = csr_matrix(_flows(label.tolist(), np.random.default_rng(seed)))
-    return Sets(_WORLD, flows, label, np.arange(len(label)))
+    return Sets(_WORLD, flows, label, np.arange(len(label)), _no_sessions(len(label)))
 
 
 @pytest.fixture(scope="module")
@@ -127,13 +131,32 @@ def test_answer__tells_what_is_beside_the_kinds_found(model: DeviceModel, census
     assert without.count("several_with_unknown") <= 2
 
 
-def test_answer__counts_the_flows_that_only_one_kind_showed(model: DeviceModel) -> None:
+def test_answer__counts_the_flows_that_are_like_those_of_one_kind_alone(model: DeviceModel) -> None:
     flows = np.zeros((1, _FLOWS))
     flows[0, [20, 21, 22, 28, 30]] = [1, 5, 1, 2, 1]  # kind 2: three of its own and one with the next; kind 3: one
     flows[0, [130, _FLOWS - 1]] = 1  # of a kind never learned, and of all
     answer = model.answer(_WORLD, csr_matrix(flows))
     assert answer.flows.tolist() == [[0, 0, 3, 1, 0, 0, 2]]
     assert answer.distinct.tolist() == [7]
+
+
+def test_answer__more_sessions_at_once_than_one_device_held_are_two_devices() -> None:
+    """Flows 20 and 21 are of kind 2 alone, 28 of it and of kind 3, 130 of a kind never learned."""
+    sets = _sets([0, 1, 2, 3] * 6, 1)
+    of_kind_2 = np.flatnonzero((sets.label == 2) & (sets.flows[:, 20].toarray().ravel() > 0))
+    at_once = np.zeros((len(sets), _FLOWS), np.int64)
+    at_once[of_kind_2[:3], 20] = [1, 3, 2]
+    model = DeviceModel(np.arange(4)).fit(Sets(_WORLD, sets.flows, sets.label, sets.recording, csr_matrix(at_once)))
+    held = np.zeros((7, _FLOWS), np.int64)
+    for row, (flow, number) in enumerate([(20, 3), (20, 4), (21, 1), (21, 2), (28, 9), (130, 9)]):
+        held[row, flow] = number
+    flows = csr_matrix(np.maximum(held, _flows([2] * 7, np.random.default_rng(2))))
+    assert model.answer(_WORLD, flows, csr_matrix(held)).units.tolist() == [
+        [1, 1, units, 1] for units in (1, 2, 1, 2, 1, 1, 1)
+    ]
+    again = DeviceModel.from_arrays(model.to_arrays(), model.kind_C)
+    assert again.answer(_WORLD, flows, csr_matrix(held)).units[:, 2].tolist() == [1, 2, 1, 2, 1, 1, 1]
+    assert model.answer(_WORLD, flows).units.tolist() == [[1] * 4] * 7  # nobody says what was open at once
 
 
 def test_answer__does_not_hang_on_what_is_asked_beside_it(model: DeviceModel) -> None:
@@ -166,7 +189,7 @@ def test_to_arrays__the_same_bits_come_back(model: DeviceModel) -> None:
     }
 
 
-@pytest.mark.parametrize("missing", ["sets.kind", "tokens.pairs", "of_host.bias", "factors"])
+@pytest.mark.parametrize("missing", ["sets.class", "tokens.pairs", "of_host.bias", "factors", "most_at_once"])
 def test_from_arrays__a_missing_part_is_an_error(missing: str, model: DeviceModel) -> None:
     arrays = {name: array for name, array in model.to_arrays().items() if name != missing}
     with pytest.raises(KeyError, match=missing.rpartition(".")[2]):
@@ -217,7 +240,7 @@ def test_fit__the_class_of_unlisted_devices_is_a_stranger(census: config.Census)
     """Class 3 has no kind: its sets are learned from as strangers."""
     sets = _sets([0, 1, 2] * 8 + [7] * 8, 1)
     label = np.where(sets.label == 7, 3, sets.label)
-    model = DeviceModel(np.array([0, 1, 2, -1])).fit(Sets(_WORLD, sets.flows, label, sets.recording))
+    model = DeviceModel(np.array([0, 1, 2, -1])).fit(Sets(_WORLD, sets.flows, label, sets.recording, sets.at_once))
     found, _ = _named(model, _unions([[7], [1], [0, 2]], 2), census, 0.0)
     assert found == [set(), {1}, {0, 2}]
     assert model.answer(_WORLD, _unions([[7]], 2)).class_share.shape == (1, 4)
@@ -235,7 +258,8 @@ def test_answer__tells_the_classes_of_a_kind_apart_by_what_they_show() -> None:
         return flows_BD
 
     labels = sorted([0, 1, 2, 3] * 8)
-    sets = Sets(_WORLD, csr_matrix(sets_of(labels)), np.array(labels), np.arange(len(labels)))
+    number = len(labels)
+    sets = Sets(_WORLD, csr_matrix(sets_of(labels)), np.array(labels), np.arange(number), _no_sessions(number))
     model = DeviceModel(np.array([0, 0, 1, 2])).fit(sets)
     answer = model.answer(_WORLD, csr_matrix(sets_of([0, 1, 2, 0, 1])))
     assert answer.class_share[[0, 1, 3, 4], :2].argmax(axis=1).tolist() == [0, 1, 0, 1]
