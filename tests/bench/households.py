@@ -4,7 +4,7 @@ In each of --folds folds of captures, a device model learns from the other folds
 one capture). Asked are sets that were held back: alone, and merged as if behind one address, of so many kinds each;
 beside devices never learned, beside hosts that no list names, and thinned out. Never learned are devices of other
 laboratories (--others) unless a learned kind has their vendor and type, and kinds that four further trainings leave
-out in turn. Two baselines, fitted on the same sets, answer the same:
+out in turn. Two baselines, fitted on the same folds (the flow vote on all their flows), answer the same:
 
   flow vote    a random forest on flows; a kind is found where its mean probability over the flows is above a threshold,
                chosen on merged training sets
@@ -23,11 +23,13 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import re
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -54,6 +56,8 @@ _SETTINGS = config.load_settings(overrides=["flow.join_files=false"])
 _KINDS, _NEVER, _THINNED, _GROUPS = (1, 2, 3, 5, 8, 10), (1, 2, 3), 0.5, 4
 _HOSTS = (1, 2)  # that no list names, in a merge that has any
 _LEAST = 0.3  # probability from which calibration is asked for
+_ENDS = ("client_ip", "client_mac", "server_ip", "server_mac")
+ALL = "all merges"
 _BEHIND = ("hosts", "households", "auto")
 _OURS, _VOTE, _REGRESSIONS = _METHODS = ("iotid", "flow vote", "regressions")
 # what a set that is asked is of
@@ -129,9 +133,6 @@ class Laboratory:
         return encoding.encode(self.flows.flows.filter(pa.array(chosen_N)))
 
 
-_ENDS = ("client_ip", "client_mac", "server_ip", "server_mac")
-
-
 @dataclass(frozen=True)
 class Asked:
     """Sets that training has not seen: ``what`` (B,), ``kind`` (B,) where it was learned, else -1, ``device`` (B,)."""
@@ -140,26 +141,6 @@ class Asked:
     what: NDArray[np.int64]
     kind: NDArray[np.int64]
     device: NDArray[np.int64]
-
-    @classmethod
-    def of(
-        cls, parts: Sequence[tuple[Laboratory, dict[str, NDArray[np.int32]], Mapping[str, NDArray[np.int64]]]]
-    ) -> Self:
-        """Of some flows of each laboratory the ids, and ``unit``, ``device``, ``what`` and ``kind`` of each flow."""
-        ids = {name: np.concatenate([own[name] for _, own, _ in parts]) for name in parts[0][1]}
-        offsets = np.cumsum([0, *(len(lab.flows.flows) for lab, _, _ in parts)])
-        told = {
-            name: np.concatenate(
-                [
-                    own[name] + offset * (name in {"unit", "device"})
-                    for (_, _, own), offset in zip(parts, offsets[:-1], strict=True)
-                ]
-            )
-            for name in ("unit", "device", "what", "kind")
-        }
-        sets = Sets.of(ids, told["unit"], np.zeros_like(told["unit"]), np.ones_like(told["unit"]))
-        first = np.unique(told["unit"], return_index=True)[1]
-        return cls(sets, *(told[name][first] for name in ("what", "kind", "device")))
 
     def alone(self, what: int) -> NDArray[np.intp]:
         return np.flatnonzero(self.what == what)
@@ -364,30 +345,34 @@ def ask(
     kind_C: NDArray[np.int64],
     encoding: Encoding,
 ) -> Asked:
+    """Sets of the fold and of classes left out, and all of other laboratories.
+
+    A kind of which the other folds hold nothing was not learned, so its sets count as left out.
+    """
     listed_N, left_out_N = own.is_listed, of_round.left_out[own.flows.label]
-    what_N = np.select([left_out_N, ~listed_N], [LEFT_OUT, HOST], HELD_BACK)
+    kind_N = kind_C[own.flows.label]
+    learned = np.unique(kind_N[listed_N & ~left_out_N & (fold_N != of_round.fold)])
+    is_learned_N = listed_N & np.isin(kind_N, learned)
+    what_N = np.select([is_learned_N, listed_N], [HELD_BACK, LEFT_OUT], HOST)
     asked_N = (fold_N == of_round.fold) | left_out_N
-    kind_N = np.where(what_N == HELD_BACK, kind_C[own.flows.label], -1)
-    parts = [_part(own, encoding, asked_N, what_N, kind_N)]
+    parts = [(own, asked_N, what_N, np.where(is_learned_N, kind_N, -1))]
     for other in others:
         known = other.flows.devices.describe_all(other.flows.settings.label, other.flows.labels)
         names = [merged_name(label, known[label]) for label in other.flows.labels]
         place_C = np.array([kinds.index(name) if name in kinds else -1 for name in names])
         place_N = np.where(other.is_listed, place_C[other.flows.label], -1)
         what_N = np.select([~other.is_listed, place_N >= 0], [HOST_ELSEWHERE, ALIKE], ELSEWHERE)
-        parts.append(_part(other, encoding, np.ones(len(place_N), np.bool_), what_N, place_N))
-    return Asked.of(parts)
-
-
-def _part(
-    lab: Laboratory,
-    encoding: Encoding,
-    chosen_N: NDArray[np.bool_],
-    what_N: NDArray[np.int64],
-    kind_N: NDArray[np.int64],
-) -> tuple[Laboratory, dict[str, NDArray[np.int32]], dict[str, NDArray[np.int64]]]:
-    columns = {"unit": lab.unit, "device": lab.device, "what": what_N, "kind": kind_N}
-    return lab, lab.encode(encoding, chosen_N), {name: column[chosen_N] for name, column in columns.items()}
+        parts.append((other, np.ones(len(place_N), np.bool_), what_N, place_N))
+    ids, columns, offset = [], [], 0
+    for lab, chosen_N, what_N, kind_N in parts:
+        ids.append(lab.encode(encoding, chosen_N))
+        columns.append(np.stack([lab.unit + offset, lab.device + offset, what_N, kind_N])[:, chosen_N])
+        offset += len(what_N)
+    unit_N, device_N, what_N, kind_N = np.concatenate(columns, axis=1)
+    sequences = {name: np.concatenate([each[name] for each in ids]) for name in ids[0]}
+    sets = Sets.of(sequences, unit_N, np.zeros_like(unit_N), np.ones_like(unit_N))
+    first = np.unique(unit_N, return_index=True)[1]
+    return Asked(sets, what_N[first], kind_N[first], device_N[first])
 
 
 def _some(values: NDArray[Any], number: int, random: np.random.Generator) -> NDArray[Any]:
@@ -466,24 +451,17 @@ class Answers:
                 self._alone[what].append((asked.kind[rows], said))
 
     def merges(self) -> dict[str, dict[str, Any]]:
-        """Sort -> how many merges, and method -> scores."""
-        found: dict[str, dict[str, Any]] = {}
-        for sort in sorted(
-            self._merges, key=lambda sort: (sort.source, sort.hosts, -sort.share, sort.never, sort.kinds)
-        ):
-            there, unknown, said = zip(*self._merges[sort], strict=True)
-            there_BK, unknown_B = np.concatenate(there), np.concatenate(unknown)
-            found[str(sort)] = {
-                "merges": len(unknown_B),
-                **{name: of_merges(there_BK, unknown_B, _joined(said, name)) for name in _METHODS},
-            }
-        return found
+        """Sort, and last all of them -> how many merges, and method -> scores."""
+        order = sorted(self._merges, key=lambda sort: (sort.source, sort.hosts, -sort.share, sort.never, sort.kinds))
+        found = {str(sort): self._merges[sort] for sort in order}
+        found |= {ALL: list(chain.from_iterable(found.values()))} if found else {}
+        return {name: self._scored(own) for name, own in found.items()}
 
-    def all_merges(self) -> dict[str, dict[str, float | None]]:
-        """Method -> scores over all merges of all sorts."""
-        there, unknown, said = zip(*(each for own in self._merges.values() for each in own), strict=True)
+    def _scored(self, own: Sequence[tuple[NDArray[np.bool_], NDArray[np.bool_], dict[str, Said]]]) -> dict[str, Any]:
+        there, unknown, said = zip(*own, strict=True)
         there_BK, unknown_B = np.concatenate(there), np.concatenate(unknown)
-        return {name: of_merges(there_BK, unknown_B, _joined(said, name)) for name in _METHODS}
+        scores = {name: of_merges(there_BK, unknown_B, _joined(said, name)) for name in _METHODS}
+        return {"merges": len(unknown_B), **scores}
 
     def alone(self) -> dict[str, dict[str, Any]]:
         """What is asked alone -> how many sets, and method -> what was said."""
@@ -523,9 +501,8 @@ def _progress(text: str) -> None:
 def processor() -> str:
     """The processor's name, as the system tells it."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    name = re.search(r"^model name\s*: (.*)", info.read_text() if info.exists() else "", re.MULTILINE)
+    return name[1] if name else platform.processor() or platform.machine()
 
 
 def _rounded(value: Any) -> Any:
@@ -542,9 +519,10 @@ def main() -> None:
         "--others", action="append", default=[], nargs="+", help="another laboratory, and its settings"
     )
     options.add_argument("--folds", type=int, default=5, help="2 or more (default 5)")
+    options.add_argument("--only-first", type=int, help="of the trainings (folds, then kinds left out) only so many")
     options.add_argument("--times", type=int, default=200, help="merges of each sort, over all folds (default 200)")
     options.add_argument("--seed", type=int, default=7)
-    options.add_argument("--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE")
+    options.add_argument("--set", action="append", default=[], dest="overrides", metavar="capture.KEY=VALUE")
     given = options.parse_args()
     if given.folds < 2 or any(len(other) < 2 for other in given.others):
         options.error("--folds must be 2 or more, and --others needs captures and their labels")
@@ -556,19 +534,18 @@ def main() -> None:
     )
     fold_N, random, answers = own.flows.folds(given.folds), np.random.default_rng(given.seed), Answers()
     _progress(f"{len(kinds)} kinds, {len(np.unique(own.unit))} sets; read in {time.perf_counter() - start:.0f} s")
-    for of_round in rounds(kind_C, given.folds, given.times, random):
+    for of_round in islice(rounds(kind_C, given.folds, given.times, random), given.only_first):
         encoding, methods = learn(own, of_round, fold_N, kind_C, given.seed)
         asked = ask(own, others, of_round, fold_N, kinds, kind_C, encoding)
         answers.add(asked, of_round, len(kinds), methods, random)
         _progress(f"{of_round.name}: asked, {time.perf_counter() - start:.0f} s in all")
     merges, alone, seconds = answers.merges(), answers.alone(), round(time.perf_counter() - start)
-    of_all = {"all merges": {"merges": sum(row["merges"] for row in merges.values()), **answers.all_merges()}}
-    for line in (*_table("merged, %", merges | of_all, "merges"), "", *_table("alone, %", alone, "sets")):
-        sys.stdout.write(f"{line}\n")
-    sys.stdout.write(f"\n{processor()}, {seconds} s\n")
-    setting = {"folds": given.folds, "times": given.times, "seed": given.seed, "kinds": len(kinds)}
-    told = {**setting, "merged": merges, **of_all, "alone": alone, "processor": processor(), "seconds": seconds}
-    sys.stdout.write(json.dumps(_rounded(told)) + "\n")
+    for title, rows, count in (("merged, %", merges, "merges"), ("alone, %", alone, "sets")):
+        sys.stdout.write("".join(f"{line}\n" for line in _table(title, rows, count)) + "\n" if rows else "")
+    sys.stdout.write(f"{processor()}, {seconds} s\n")
+    setting = {name: getattr(given, name) for name in ("folds", "only_first", "times", "seed")} | {"kinds": len(kinds)}
+    result = {**setting, "merged": merges, "alone": alone, "processor": processor(), "seconds": seconds}
+    sys.stdout.write(json.dumps(_rounded(result)) + "\n")
 
 
 if __name__ == "__main__":
