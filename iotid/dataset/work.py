@@ -329,6 +329,7 @@ class _Together:
 
     def __init__(self, source: Source) -> None:
         self._source = source
+        self._recording = NIGHT_IDENTITY if source.join_files else CAPTURE_IDENTITY
         self._held: list[pa.Table] = []
 
     def add(
@@ -349,7 +350,7 @@ class _Together:
         first_us, last_us = (flows[name].cast(pa.int64()) for name in ("first_seen", "last_seen"))
         unit_N, recording_N = (
             hash_rows([*(flows[name] for name in identity), pa.array(device_N), of_host], seed)
-            for identity in (CAPTURE_IDENTITY, NIGHT_IDENTITY)
+            for identity in (CAPTURE_IDENTITY, self._recording)
         )
         columns = [
             pa.array(label_N),

@@ -27,11 +27,11 @@ TOKENS = ("sequences", "packets", "pairs")
 FEATURES = (
     "logit",  # of the kind's own regression
     "contained",  # greatest weighted share of a training set of the kind that is in the set
-    "distinctive",  # the same, weighted by how few kinds show a token, mean of the three greatest
+    "distinctive",  # the same of what no stranger showed, weighted by how few kinds did, mean of the three greatest
     "unseen",  # weighted share of the set that training never showed
     "explained",  # weighted share of the set that the kind showed in training
     "unexplained",  # ... that neither the kind nor those found beside it showed
-    "own",  # log(1 + weight of what only this kind explains, and none found beside it)
+    "own",  # log(1 + weight of what only this kind explains, none found beside it, and no stranger showed)
     "usual",  # of what a class of the kind usually shows and none found beside it explains, the greatest weighted share
     "tokens",  # log(1 + number of tokens)
     "found",  # kinds found
@@ -128,7 +128,9 @@ class Evidence:
             self._usual[number] = self._shown_AT[which_A == number].mean(axis=0)
             self.showed_KT[kind] = np.maximum(self.showed_KT[kind], self._usual[number] > 0)
         kinds_T = self.showed_KT.sum(axis=0)
-        rare_T = np.where(kinds_T > 0, np.log((1 + kinds) / (1 + np.maximum(kinds_T, 1))), 0)
+        by_strangers_T = np.asarray(_binary(shown_AT)[kind_A < 0].sum(axis=0)).ravel() > 0
+        rare_T = np.where(kinds_T > 0, np.log((1 + kinds) / (1 + np.maximum(kinds_T, 1))), 0) * ~by_strangers_T
+        self._own_KT = self.showed_KT * ~by_strangers_T
         self._strange_T = np.where(kinds_T > 0, 0, self.weight_T)  # what strangers alone showed
         self._weighted = [(self._shown_AT @ diags(weight_T)).tocsr() for weight_T in (self.weight_T, rare_T)]
         self._all_A = [np.maximum(np.asarray(each.sum(axis=1)).ravel(), 1e-9) for each in self._weighted]
@@ -198,7 +200,9 @@ class Evidence:
             """A kind that was found is no explanation beside itself."""
             return np.where(found_BK, of_alone, of_free)
 
-        own_BK = without_own(free @ self.showed_KT.T, alone @ self.showed_KT.T)
+        own_BK, own_beside_strangers_BK = (
+            without_own(free @ showed_KT.T, alone @ showed_KT.T) for showed_KT in (self.showed_KT, self._own_KT)
+        )
         left_B = np.asarray(free.sum(axis=1)).ravel() + self.unseen_weight * unseen_B
         left_BK = left_B[:, np.newaxis] - np.where(found_BK, 0, own_BK)
         usual_BK = np.zeros(found_BK.shape)
@@ -229,7 +233,7 @@ class Evidence:
                 unseen_BK,
                 explained_BK,
                 left_BK / all_B[:, np.newaxis],
-                np.log1p(np.maximum(own_BK, 0)),
+                np.log1p(np.maximum(own_beside_strangers_BK, 0)),
                 usual_BK,
                 tokens_BK,
                 number_BK,
