@@ -1,10 +1,10 @@
-"""Which flows were seen together: recordings of a device as sets, a bounded number of each label.
+"""Which flows were seen together: what a device showed in a capture, as sets, a bounded number of each label.
 
-Rows of a dataset are distinct flows; which of them one device showed together is lost in them, and a census names
-devices, not flows. So beside its parts a dataset holds some sets, of flows of the training and validation parts alone:
-what one entry of the device list showed in one recording, which is a site's whole night, as a census asks for, or with
-``flow.join_files=false`` one capture file. Parts of one night would be more alike than nights are. Of each label there
-are those sets whose seeded hash is lowest, at most ``dataset.sets`` of them.
+Rows of a dataset are distinct flows; which of them one device showed together is lost in them, and a census asks what
+is behind an address. So beside its parts a dataset holds some sets, of flows of the training and validation parts
+alone: what one entry of the device list, or one host that no entry names, showed in one capture file. The sets of a
+device and a site's night are one recording, or with ``flow.join_files=false`` each set is one of its own. Of each label
+there are those sets whose seeded hash is lowest, at most ``dataset.sets`` of them.
 
 Shape suffixes: N flows, D distinct flows of all sets, B sets.
 """
