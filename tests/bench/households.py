@@ -452,7 +452,9 @@ class Answers:
 
     def merges(self) -> dict[str, dict[str, Any]]:
         """Sort, and last all of them -> how many merges, and method -> scores."""
-        order = sorted(self._merges, key=lambda sort: (sort.source, sort.hosts, -sort.share, sort.never, sort.kinds))
+        order = sorted(
+            self._merges, key=lambda sort: (sort.source == LEFT_OUT, sort.hosts, -sort.share, sort.never, sort.kinds)
+        )
         found = {str(sort): self._merges[sort] for sort in order}
         found |= {ALL: list(chain.from_iterable(found.values()))} if found else {}
         return {name: self._scored(own) for name, own in found.items()}
