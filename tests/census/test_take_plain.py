@@ -52,7 +52,8 @@ def _devices(day: int, labels: dict[str, str | None]) -> pa.Table:
             {
                 "device_id": device, "status": status, **{name: only.get(name) for name in ("label", "vendor", "type")},
                 "confidence": 0.9, "kinds": kinds, "runners_up": [], "unexplained": 0.0, "household": 0.1,
-                "reason": "Of 4 distinct flows: 4 like those of several kinds.", "group": None, "flows": 4, "bytes": 400,
+                "reason": "Of 4 distinct flows: 4 like those of several kinds.", "group": None, "flows": 4,
+                "bytes": 400,
                 "first_seen": seen, "last_seen": seen + timedelta(minutes=1),
                 "addresses": [f"192.168.1.{10 + number}"],
             }
