@@ -1,10 +1,10 @@
-"""Which flows were seen together: recordings of a device as sets, a bounded number of each label.
+"""Which flows were seen together: those of a device in a capture as sets, a bounded number of each label.
 
 Rows of a dataset are distinct flows; which of them one device showed together is lost in them, and a census names
 devices, not flows. So beside its parts a dataset holds some sets, of flows of the training and validation parts alone:
-what one entry of the device list showed in one recording, which is a site's whole night, as a census asks for, or with
-``flow.join_files=false`` one capture file. Parts of one night would be more alike than nights are. Of each label there
-are those sets whose seeded hash is lowest, at most ``dataset.sets`` of them.
+what one entry of the device list, or one host that no entry names, showed in one capture file. Sets of one device and
+night share a recording, because they are more alike than nights are. Flows that a device neither opened nor answered
+are in no set. Of each label there are those sets whose seeded hash is lowest, at most ``dataset.sets`` of them.
 
 Shape suffixes: N flows, D distinct flows of all sets, B sets.
 """
