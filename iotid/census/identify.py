@@ -200,16 +200,18 @@ def _reasons(answer: Answer, decision: Decision, classes: Classes) -> Iterator[s
     best_percents = percents(decision.probability.max(axis=1, initial=0))
     for row, status in enumerate(decision.status.tolist()):
         distinct, of_several = int(answer.distinct[row]), int(answer.flows[row, -1])
-        found = np.flatnonzero(decision.found[row])
-        found = found[np.argsort(-answer.flows[row, found], kind="stable")]
-        own = {classes.kinds[kind]: int(answer.flows[row, kind]) for kind in found.tolist()}
+        is_found_K = decision.found[row]
+        listed = np.flatnonzero(is_found_K if is_found_K.any() else answer.flows[row, :-1])
+        listed = listed[np.argsort(-answer.flows[row, listed], kind="stable")]
+        own = {classes.kinds[kind]: int(answer.flows[row, kind]) for kind in listed.tolist()}
         rest = distinct - sum(own.values()) - of_several
         shown = ", ".join(
             f"{number} like those of {name} alone" for name, number in list(own.items())[:_NAMED] if number
         )
         parts = [shown] if shown else []
         parts += [f"{of_several} like those of several kinds"] if of_several else []
-        parts += [f"{rest} like none of {'a learned kind' if not own else 'the kinds found'}"] if rest else []
+        others = "none of the kinds found" if is_found_K.any() else "no learned kind"
+        parts += [f"{rest} like those of {others}"] if rest else []
         flows = f"of {distinct} distinct flow{'s' if distinct != 1 else ''}: {'; '.join(parts)}"
         nearest = f"{classes.kinds[best_N[row]]} ({best_percents[row]})" if classes.kinds else "none"
         if status == UNKNOWN:

@@ -76,7 +76,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
         save_bundle(folder, model.state_dict(), settings, encoding, learned)
         return folder
 
-    def _nights(encoding: Encoding) -> tuple[dict[str, Any], csr_matrix, Any, Any]:
+    def _nights(encoding: Encoding) -> tuple[dict[str, Any], csr_matrix, Any, Any, csr_matrix]:
         """Of each kind some nights, on which most of its looks are shown up to five times."""
         random = np.random.default_rng(1)
         shown = [(kind, look) for kind in ("other", *LEARNED) for look in LOOKS[kind]]
@@ -87,7 +87,8 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
         is_own_BD = kind_B[:, np.newaxis] == np.array([kind for kind, _ in shown])
         flows_BD = is_own_BD * random.integers(1, 6, is_own_BD.shape) * (random.random(is_own_BD.shape) < 0.8)
         label_B = np.array([LEARNED.index(kind) if kind in LEARNED else -1 for kind in kind_B])
-        return encoding.encode(table), csr_matrix(flows_BD), label_B, np.arange(len(kind_B))
+        no_sessions = csr_matrix(flows_BD.shape, dtype=np.int64)
+        return encoding.encode(table), csr_matrix(flows_BD), label_B, np.arange(len(kind_B)), no_sessions
 
     return learn
 

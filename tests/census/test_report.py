@@ -36,7 +36,7 @@ def census_of(rows: list[dict[str, Any]]) -> pa.Table:
     usual = {
         "status": "known", "kinds": [kind("plug")], "confidence": 0.8125,
         "runners_up": [{"label": "lamp", "confidence": 0.125}, {"label": "bell", "confidence": 0.0625}],
-        "unexplained": 0.25, "household": 0.5, "reason": "Of 3 distinct flows: 3 that only Acme socket showed.",
+        "unexplained": 0.25, "household": 0.5, "reason": "Of 3 distinct flows: 3 like those of Acme socket alone.",
         "flows": 12, "bytes": 3456, "first_seen": datetime(2026, 1, 10, 1, 2, 3, tzinfo=UTC),
         "last_seen": datetime(2026, 1, 10, 4, 5, 6, tzinfo=UTC), "addresses": ["10.0.0.7", "fe80::7"],
         "change": "same", "previous_label": "plug", "new_kinds": [], "watched": False, "group": None,
@@ -265,7 +265,7 @@ def test_page__carries_every_row_for_its_table() -> None:
         "named": [["plug", "Acme", "socket"], ["lamp", "Acme", "socket"]], "of": [[0, 0.8125], [0, 0.8125, 1, 0.75]],
     }  # fmt: skip
     assert data["reason"] == {
-        "names": ["Of 3 distinct flows: 3 that only Acme socket showed.", "Why."],
+        "names": ["Of 3 distinct flows: 3 like those of Acme socket alone.", "Why."],
         "codes": [0, 1],
     }
     assert data["runners_up"] == {"names": ["lamp 13 %; bell 6 %", ""], "codes": [0, 1]}
@@ -291,7 +291,10 @@ def test_csv__loads_again_and_runs_no_formula() -> None:
     assert (second["label"], second["previous_label"]) == ("'-1", "")
     assert (first["addresses"], first["runners_up"]) == ("10.0.0.7 fe80::7", "lamp 13 %; bell 6 %")
     assert (first["kinds"], first["new_kinds"]) == (f"'{FORMULA} 81 %", "'+1; lamp")
-    assert (first["reason"], first["unexplained"]) == ("Of 3 distinct flows: 3 that only Acme socket showed.", "0.25")
+    assert (first["reason"], first["unexplained"]) == (
+        "Of 3 distinct flows: 3 like those of Acme socket alone.",
+        "0.25",
+    )
     assert second["runners_up"] == ""  # it would be one of 0 %
     assert (first["confidence"], first["first_seen"][:19]) == ("0.8125", "2026-01-10 01:02:03")
 
@@ -371,7 +374,7 @@ def test_page__loads_searches_sorts_and_leafs_in_a_browser(tmp_path: Path, width
         "least": ["0", "1"], "groups": ["unknowngmany, 2 alike"], "of_group": 2,
         "behind": [
             "Bell X>99 %Acme · doorbell", "k099 %", "k189 %", "k279 %", "and something unknown",
-            "not found: lamp 13 %; bell 6 %", "Of 3 distinct flows: 3 that only Acme socket showed.",
+            "not found: lamp 13 %; bell 6 %", "Of 3 distinct flows: 3 like those of Acme socket alone.",
         ],
         "also": "changednow also: Bell X", "beside": "several with unknown", "surest": "02:00:00:00:00:0a",
         "unsorted": True, "page": "Page 2 of 40", "disabled": False, "fits": True, "labelled": True,

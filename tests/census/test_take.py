@@ -116,7 +116,7 @@ def test_take_census__names_devices_accounts_for_every_flow_and_writes_table_pag
     assert not rows[B]["watched"]
     assert rows[A]["confidence"] > 0.9
     assert [one["kind"] for one in rows[A]["kinds"]] == ["camera works camera"]
-    assert rows[A]["reason"] == "Of 1 distinct flow: 1 that only camera works camera showed."
+    assert rows[A]["reason"] == "Of 1 distinct flow: 1 like those of camera works camera alone."
     told = census.metadata
     assert (told["flows"], told["flows_of_devices"], told["flows_of_other_protocols"]) == (18, 11, 5)
     assert told["flows_without_device"] == {"no_host_address": 1, "outside": 1}
