@@ -69,7 +69,9 @@ def answers_from_arrow(rows: pa.Table | pa.RecordBatch) -> Answer:
     for field in ANSWERS.names[2:]:
         column = one_chunk(rows[field])
         if field in _LISTS:
-            values[field] = column.flatten().to_numpy(zero_copy_only=False).reshape(rows.num_rows, -1)
+            values[field] = (
+                column.flatten().to_numpy(zero_copy_only=False).reshape(rows.num_rows, -1 if rows.num_rows else 0)
+            )
         else:
             values[field] = column.to_numpy(zero_copy_only=False)
     return Answer(**values)
@@ -100,6 +102,8 @@ def identify(rows: pa.Table | pa.RecordBatch, share: float, classes: Classes, se
     ``share`` of households among the night's addresses: see `model.device.decide`. A kind found is named by its class
     where that alone has ``min_confidence``; else by vendor and type.
     """
+    if not rows.num_rows:
+        return IDENTIFIED.empty_table()
     answer, flows_N = answers_from_arrow(rows), rows["num_flows"].to_numpy(zero_copy_only=False)
     decision = decide(answer, share, flows_N, settings)
     found = _found(answer, decision, classes, settings)

@@ -70,6 +70,12 @@ class _Case:
             if label >= 0 and _KIND_C[label] >= 0
         ]
         self.showed = [set().union(*(held for _, of, held in self.sets if of == kind)) for kind in range(_KINDS)]
+        strangers = [
+            set(_in_set(self.train, flows))
+            for label, flows in zip(_CLASS_A.tolist(), self.train_AD, strict=True)
+            if label < 0 or _KIND_C[label] < 0
+        ]
+        self.strange: set[Any] = set().union(*strangers)
         self.held = [_in_set(self.asked, flows) for flows in self.asked_BD]
 
     def weight(self, token: Any) -> float:
@@ -77,7 +83,7 @@ class _Case:
 
     def rare(self, token: Any) -> float:
         kinds = sum(token in showed for showed in self.showed)
-        return log((1 + _KINDS) / (1 + kinds)) if kinds else 0.0
+        return log((1 + _KINDS) / (1 + kinds)) if kinds and token not in self.strange else 0.0
 
     def usual(self, label: int, token: Any) -> float:
         own = [token in held for of, _, held in self.sets if of == label]
@@ -96,7 +102,7 @@ class _Case:
 
         def share_of_sets(weight: Any, most: int) -> float:
             own = [theirs for _, of, theirs in self.sets if of == kind]
-            shares = sorted(sum(map(weight, held & theirs)) / sum(map(weight, theirs)) for theirs in own)
+            shares = sorted(sum(map(weight, held & theirs)) / max(sum(map(weight, theirs)), 1e-9) for theirs in own)
             return sum(shares[-most:]) / len(shares[-most:]) if shares else 0.0
 
         def usually(label: int, tokens: set[Any]) -> float:
@@ -109,7 +115,7 @@ class _Case:
             sum(map(self.weight, held - set().union(*self.showed))) / whole,
             sum(map(self.weight, held & self.showed[kind])) / whole,
             sum(map(self.weight, held - beside - self.showed[kind])) / whole,
-            log(1 + sum(map(self.weight, (held & self.showed[kind]) - beside))),
+            log(1 + sum(map(self.weight, (held & self.showed[kind]) - beside - self.strange))),
             max(usually(label, held) / (usually(label, self.known) + 1e-6) for label in classes),
             log(1 + len(held)),
             len(found),
