@@ -47,8 +47,9 @@ class Answer:
     ``log_odds`` (B,): of being a household, where as many addresses are one as are not; ``class_share`` (B, C):
     probability of each class, given its kind; ``unexplained`` (B,): weighted share of what is shown that no kind found
     explains; ``unknown`` (B,): probability that something else is there; ``flows`` (B, K + 1): distinct flows that are
-    like those of one kind alone in training, last those that are like several kinds'; ``distinct`` (B,): all; ``units`` (B, K): devices of
-    each kind, if any, at least: 2 where more sessions were open at once than one device held in training.
+    like those of one kind alone in training, last those that are like several kinds'; ``distinct`` (B,): all;
+    ``units`` (B, K): devices of each kind, if any, at least: 2 where more sessions were open at once than one device
+    held in training.
     """
 
     host: NDArray[np.float64]
