@@ -20,6 +20,7 @@ def _answer(host: list[list[float]], class_share: list[list[float]]) -> Answer:
         unknown=nothing_B,
         flows=number_BK,
         distinct=number_BK[:, 0],
+        units=number_BK,
     )
 
 
