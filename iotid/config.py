@@ -239,9 +239,7 @@ class Census(_Section):
     batch_rows: int = Field(ge=1)
     min_flows: int = Field(ge=1)
     min_confidence: float = Field(ge=0, le=1)
-    max_surprise: float = Field(ge=0, le=1)
-    several_flows: int = Field(ge=1)
-    several_chance: float = Field(gt=0, le=0.5)
+    behind: Literal["auto", "hosts", "households"]
     likeness: float = Field(gt=0, le=1)
     remember_days: int = Field(ge=1)
     inside: tuple[Annotated[str, AfterValidator(_network)], ...] = Field(min_length=1)

@@ -69,8 +69,9 @@ def _arrow_type(text: str) -> Any:
         "timestamp": pa.timestamp("us", tz="UTC"),
         "date": pa.date32(),
         "runner_up": pa.struct([pa.field("label", pa.string()), pa.field("confidence", pa.float64())]),
-        "one_of_several": pa.struct(
-            [(name, pa.string()) for name in ("label", "vendor", "type")] + [("confidence", pa.float64())]
+        "kind_found": pa.struct(
+            [(name, pa.string()) for name in ("kind", "label", "vendor", "type")]
+            + [("confidence", pa.float64()), ("flows", pa.int64()), ("units", pa.int64())]
         ),
     }
     return special[text] if text in special else pa.type_for_alias(text)
@@ -256,9 +257,9 @@ PREDICTIONS = Table(
     ),
 )
 
-CENSUS = Table(  # version 2: novelty; version 3: several, group, and the groups beside it
+CENSUS = Table(  # version 4: kinds, unexplained, household, reason and new_kinds, for several and novelty
     "census",
-    3,
+    4,
     (
         Column("site", "string", "site"),
         Column("capture_date", "date", "night"),
@@ -266,28 +267,29 @@ CENSUS = Table(  # version 2: novelty; version 3: several, group, and the groups
         Column(
             "status",
             "string",
-            "known, several (devices behind one address), undecided (too little evidence) or unknown (fits nothing "
-            "learned)",
+            "known (one kind is there), several (kinds behind one address), several_with_unknown (one or more, and "
+            "something beside them that fits nothing learned), undecided (too little evidence) or unknown (fits "
+            "nothing learned)",
         ),
-        Column("label", "string", "the class voted for; null unless known", nullable=True),
-        Column("vendor", "string", "vendor of that class in the device list", nullable=True),
-        Column("type", "string", "type of that class in the device list", nullable=True),
-        Column("confidence", "float64", "share of the evidence behind the best class, 0 to 1"),
-        Column("runners_up", "list<runner_up>", "next best classes (without a label the best, too) and their shares"),
+        Column("label", "string", "the class, where one kind is there and its class can be told", nullable=True),
+        Column("vendor", "string", "vendor of that kind in the device list", nullable=True),
+        Column("type", "string", "type of that kind in the device list", nullable=True),
         Column(
-            "several",
-            "list<one_of_several>",
-            "the kinds found together, those with most flows first; label null where it could be one of several "
-            "look-alikes; confidence: mean probability of what is named, among the flows that are sure of the kind; "
-            "empty unless several",
-        ),
-        Column(
-            "novelty",
+            "confidence",
             "float64",
-            "how unlike all that training showed, 0 to 1, measured by how devices of the most like class differ; above "
-            "0.5 it is unknown; null: the model cannot tell",
-            nullable=True,
+            "probability that what is named is there, 0 to 1; unless one kind is there, of the likeliest kind",
         ),
+        Column(
+            "kinds",
+            "list<kind_found>",
+            "the kinds found, those with most flows of their own first; label: null where it could be one of several "
+            "look-alikes; confidence: probability that what is named is there; flows: distinct flows that are "
+            "like those of this kind alone; units: devices of it, at least",
+        ),
+        Column("runners_up", "list<runner_up>", "the likeliest kinds that were not found, and their probabilities"),
+        Column("unexplained", "float64", "share of the distinct flows that no kind found explains, 0 to 1"),
+        Column("household", "float64", "probability that several devices are behind the address (census.behind)"),
+        Column("reason", "string", "a sentence: which distinct flows speak for what"),
         Column(
             "group", "string", "unknown devices that are alike have one; null unless unknown, see groups", nullable=True
         ),
@@ -307,8 +309,13 @@ CENSUS = Table(  # version 2: novelty; version 3: several, group, and the groups
         Column(
             "previous_label",
             "string",
-            "label of the census before, where it had one; of several by name, joined by +",
+            "name in the census before, where it had one; of several kinds joined by +",
             nullable=True,
+        ),
+        Column(
+            "new_kinds",
+            "list<string>",
+            "where changed: names of the kinds found that the census before did not find, in the order of kinds",
         ),
         Column("watched", "bool", "on the watch list"),
     ),

@@ -61,6 +61,13 @@ def module_at() -> Callable[[Path], ModuleType]:
     return load
 
 
+@pytest.fixture
+def plain_spark(module_at: Callable[[Path], ModuleType], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Makes sessions that need no Java, of ``partitions`` partitions, for all that the jobs ask."""
+    plain = module_at(_TESTS / "plain_spark.py")
+    return lambda **more: plain.PlainSpark(monkeypatch, **more)
+
+
 @pytest.fixture(scope="session")
 def tracking_server(
     module_at: Callable[[Path], ModuleType], tmp_path_factory: pytest.TempPathFactory

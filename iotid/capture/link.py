@@ -60,6 +60,7 @@ _DSA_HAS_VLAN = 0x20  # bit of the first byte of Marvell's tag: it stands for a 
 _ENCRYPTED, _CHANGED, _HAS_CHANNEL = 0x08, 0x04, 0x20  # bits of MACsec's first byte
 
 _NFLOG_HARDWARE_ADDRESS, _NFLOG_PAYLOAD = 8, 9
+_NFLOG_TYPE = 0x3FFF  # bits of an attribute's type
 
 
 @kernel
@@ -322,9 +323,10 @@ def _nflog(buffer: Bytes, start: int, end: int, headers: Longs) -> tuple[int, in
     kind = _by_family(byte(buffer, start))
     at = start + 4
     while end - at >= 4:
-        big = u16(buffer, at, False) > be16(buffer, at)  # lengths are small: the smaller reading is the right one
+        # types are below 256, but for two flags on top, so the smaller reading is the right one
+        big = u16(buffer, at + 2, False) & _NFLOG_TYPE > be16(buffer, at + 2) & _NFLOG_TYPE
         size = u16(buffer, at, big)
-        attribute = u16(buffer, at + 2, big) & 0x7FFF
+        attribute = u16(buffer, at + 2, big) & _NFLOG_TYPE
         if size < 4:
             return FOUND, _NONE, start
         if attribute == _NFLOG_PAYLOAD:

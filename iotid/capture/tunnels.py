@@ -56,8 +56,9 @@ def tunnel(buffer: Bytes, end: int, headers: Longs, wanted: int) -> tuple[int, i
         return ETHERNET if byte(buffer, at) & 0x08 else NO_TUNNEL, at + 8
     if port == 4790 and wanted & _VXLAN:  # the Generic Protocol Extension (draft-ietf-nvo3-vxlan-gpe)
         return _by_next_protocol(byte(buffer, at + 3) if byte(buffer, at) & 0x04 else _NEXT_ETHERNET), at + 8
-    if port == 6081 and wanted & _GENEVE:
-        return _by_type(be16(buffer, at + 2)), at + 8 + (byte(buffer, at) & 0x3F) * 4  # RFC 8926
+    if port == 6081 and wanted & _GENEVE:  # RFC 8926, whose version is 0
+        link = _by_type(be16(buffer, at + 2)) if byte(buffer, at) >> 6 == 0 else NO_TUNNEL
+        return link, at + 8 + (byte(buffer, at) & 0x3F) * 4
     if 2152 in (port, other) and wanted & _GTP_U:
         return _gtp(buffer, at, end)
     if 5247 in (port, other) and wanted & _CAPWAP:
@@ -139,8 +140,8 @@ def _capwap(buffer: Bytes, at: int, end: int) -> tuple[int, int]:
     """CAPWAP's data channel in the clear (RFC 5415, 4.3)."""
     size = (byte(buffer, at + 1) >> 3) * 4
     is_802_11 = byte(buffer, at + 2) & 0x3F == 0x03  # binding 1, in its own format
-    is_fragment = byte(buffer, at + 3) & 0x80
-    if byte(buffer, at) != 0 or size < 8 or is_fragment:
+    no_frame = byte(buffer, at + 3) & 0x88  # a fragment, or a message that keeps the channel alive
+    if byte(buffer, at) != 0 or size < 8 or no_frame:
         return NO_TUNNEL, at
     at += size
     if not is_802_11:

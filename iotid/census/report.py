@@ -10,6 +10,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,14 +21,15 @@ from markupsafe import Markup
 from pyarrow import csv
 
 from iotid.census.changes import ABSENT, BACK, CHANGED, GONE, NEW, name_of
-from iotid.census.vote import names_of_several
+from iotid.census.identify import names_of_kinds, percents
 from iotid.dataset.arrays import one_chunk
-from iotid.model.status import KNOWN, SEVERAL, UNDECIDED, UNKNOWN
+from iotid.model.device.decide import SEVERAL, UNDECIDED, UNKNOWN, WITH_UNKNOWN
 
 _BARS = 12  # of a chart; what is beyond is one bar of "others"
 _LISTED = 10  # devices shown of a section; the table shows them all
 # few values: sent once, then by number
-_CODED = ("status", "label", "vendor", "type", "group", "change", "previous_label")
+_CODED = ("status", "group", "change", "previous_label", "also", "reason", "runners_up")
+_LEAST = 0.005  # a runner-up below it would be one of 0 %
 _FORMULA = r"^[=+\-@\t\r]"  # what a spreadsheet would run
 
 
@@ -78,12 +80,15 @@ def render_page(census: pa.Table, groups: pa.Table, facts: Mapping[str, Any]) ->
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    present = census.filter(_is_present(census))
+    environment.filters["percent"] = lambda part: percents(np.array([part]))[0]
+    census = census.append_column("also", _also(census))
+    kinds = one_chunk(census.filter(_is_present(census))["kinds"])
     lines = group_lines(census, groups)
-    known = present.filter(pc.equal(present["status"], KNOWN))
+    found = pa.RecordBatch.from_struct_array(kinds.flatten())
     return environment.get_template("census.html.j2").render(
         facts=facts,
-        charts={"Type": _bars(known["type"]), "Vendor": _bars(known["vendor"])},
+        charts={"Type": _bars(found["type"]), "Vendor": _bars(found["vendor"])},
+        found={"kinds": len(found), "addresses": pc.sum(pc.greater(pc.list_value_length(kinds), 0)).as_py() or 0},
         sections=_sections(census),
         groups={"count": len(lines), "rows": lines.slice(0, _LISTED).to_pylist()},
         packets_left=sum(count for reason, count in facts["packets"].items() if reason != "flow"),
@@ -101,7 +106,8 @@ def _sections(census: pa.Table) -> list[dict[str, Any]]:
         (NEW, "New"): pc.equal(change, NEW),
         (BACK, "Back"): pc.equal(change, BACK),
         (GONE, "Gone"): pc.equal(change, GONE),
-        (SEVERAL, "Several behind one address"): pc.and_(is_present, pc.equal(status, SEVERAL)),
+        (WITH_UNKNOWN, "Something unknown beside the kinds found"): pc.and_(is_present, pc.equal(status, WITH_UNKNOWN)),
+        (SEVERAL, "Several kinds behind one address"): pc.and_(is_present, pc.equal(status, SEVERAL)),
         (UNKNOWN, "Unknown"): pc.and_(is_present, pc.equal(status, UNKNOWN)),
         (UNDECIDED, "Undecided"): pc.and_(is_present, pc.equal(status, UNDECIDED)),
     }
@@ -112,7 +118,7 @@ def _sections(census: pa.Table) -> list[dict[str, Any]]:
     ]
 
 
-def _bars(names: pa.ChunkedArray) -> list[tuple[str, int, float]]:
+def _bars(names: pa.Array) -> list[tuple[str, int, float]]:
     """Name, number and percentage of the longest, for the commonest names; the rest, and null, as one bar each."""
     counts = Counter(names.to_pylist())
     unnamed = counts.pop(None, 0)
@@ -127,17 +133,41 @@ def _bars(names: pa.ChunkedArray) -> list[tuple[str, int, float]]:
 
 def _columns(census: pa.Table) -> dict[str, Any]:
     """The rows for the page's script, column by column."""
-    flat = _flat(census) | {"label": name_of(census)}
-    columns: dict[str, Any] = {}
+    flat = _flat(census)
+    columns: dict[str, Any] = {"kinds": _kinds(one_chunk(census["kinds"]))}
     for name in _CODED:
         coded = flat[name].combine_chunks().dictionary_encode()
         columns[name] = {"names": coded.dictionary.to_pylist(), "codes": coded.indices.fill_null(-1).to_pylist()}
-    for name in ("device_id", "flows", "bytes", "watched", "addresses", "runners_up", "several"):
+    for name in ("device_id", "confidence", "flows", "bytes", "watched", "addresses"):
         columns[name] = flat[name].to_pylist()
-    columns["confidence"] = pc.round(census["confidence"], 3).to_pylist()
     for name in ("first_seen", "last_seen"):
         columns[name] = pc.divide(census[name].cast(pa.int64()), 1_000_000).to_pylist()
     return columns
+
+
+def _kinds(kinds: pa.ListArray) -> dict[str, list[list[Any]]]:
+    """``named``: name, vendor and type of each kind; ``of``: for each address the place there and the probability of
+    each kind found, in turns.
+
+    Vendor and type of a kind of which no class is told are its name already.
+    """
+    found = kinds.flatten()
+    is_named = pc.is_valid(found.field("label"))
+    more = [pc.if_else(is_named, found.field(name), None).to_pylist() for name in ("vendor", "type")]
+    places: dict[tuple[str, str | None, str | None], int] = {}
+    keys = zip(names_of_kinds(found).to_pylist(), *more, strict=True)
+    place_P = [places.setdefault(key, len(places)) for key in keys]
+    pairs = [value for pair in zip(place_P, found.field("confidence").to_pylist(), strict=True) for value in pair]
+    ends = 2 * np.cumsum([0, *pc.list_value_length(kinds).to_pylist()])
+    of = [pairs[start:end] for start, end in pairwise(ends.tolist())]
+    return {"named": [list(key) for key in places], "of": of}
+
+
+def _also(census: pa.Table) -> pa.Array:
+    """Where kinds came to an address beside others that stay, their names; null where nothing came, or all is new."""
+    new = one_chunk(census["new_kinds"])
+    number, before = pc.list_value_length(new), pc.list_value_length(one_chunk(census["kinds"]))
+    return pc.if_else(pc.and_(pc.greater(number, 0), pc.less(number, before)), pc.binary_join(new, ", "), None)
 
 
 def _group_columns(census: pa.Table, lines: pa.Table) -> dict[str, Any]:
@@ -151,22 +181,25 @@ def _group_columns(census: pa.Table, lines: pa.Table) -> dict[str, Any]:
 
 
 def _flat(census: pa.Table) -> dict[str, pa.ChunkedArray]:
-    """The columns without lists: addresses joined by blanks, classes as "label 12 %; label 3 %"."""
+    """The columns without lists: addresses joined by blanks, kinds as "name 12 %; name 3 %"."""
     columns = {name: census[name] for name in census.column_names}
-    runners_up, several = one_chunk(census["runners_up"]), one_chunk(census["several"])
-    columns["runners_up"] = _shares(runners_up, runners_up.flatten().field("label"))
-    columns["several"] = _shares(several, names_of_several(several.flatten()))
+    runners_up, kinds = one_chunk(census["runners_up"]), one_chunk(census["kinds"])
+    columns["runners_up"] = _shares(runners_up, runners_up.flatten().field("label"), _LEAST)
+    columns["kinds"] = _shares(kinds, names_of_kinds(kinds.flatten()), 0)
+    columns["new_kinds"] = pc.binary_join(census["new_kinds"], "; ")
     columns["addresses"] = pc.binary_join(census["addresses"], " ")
     return columns
 
 
-def _shares(listed: pa.ListArray, names: pa.Array) -> pa.ChunkedArray:
-    """The lists as texts; ``names`` are those of their classes, end to end."""
-    confidence = listed.flatten().field("confidence")
-    percent = pc.cast(pc.round(pc.multiply(confidence, 100)).cast(pa.int64()), pa.string())
-    texts = pc.binary_join_element_wise(names, percent, "%", " ")
-    offsets = np.concatenate([[0], np.cumsum(pc.list_value_length(listed).fill_null(0).to_numpy())]).astype(np.int32)
-    return pa.chunked_array([pc.binary_join(pa.ListArray.from_arrays(pa.array(offsets), texts), "; ")])
+def _shares(listed: pa.ListArray, names: pa.Array, least: float) -> pa.ChunkedArray:
+    """The lists as texts, without what is less probable than ``least``; ``names`` are their names, end to end."""
+    confidence_P = listed.flatten().field("confidence").to_numpy(zero_copy_only=False)
+    is_kept_P = confidence_P >= least
+    texts = pc.binary_join_element_wise(names, pa.array(percents(confidence_P), pa.string()), " ")
+    row_P = pc.list_parent_indices(listed).to_numpy()
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(row_P[is_kept_P], minlength=len(listed)))]).astype(np.int32)
+    kept = pa.ListArray.from_arrays(pa.array(offsets), texts.filter(pa.array(is_kept_P)))
+    return pa.chunked_array([pc.binary_join(kept, "; ")])
 
 
 def _csv(columns: dict[str, pa.ChunkedArray]) -> str:

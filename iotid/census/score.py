@@ -1,11 +1,10 @@
 """The Spark shell: a night's flows and a trained model make one row per device.
 
 One pass over the flows groups them by device and sequences, with their number and traffic; flows of no device by what
-becomes of them. These groups are kept, and all else is made of them. They are grouped by sequences alone, so that each
-distinct sequence of the night is scored once and crosses the shuffle once, with the list of the devices that showed it.
-Workers sum by device the evidence of what they scored; only those sums are shuffled again, and voted on. Beside it,
-where the model learned sets, each device's distinct sequences come together once, for what is in them to be counted.
-Where that leaves unknown devices, a second pass counts what they send, and the driver groups them by it.
+becomes of them. These groups are kept, and all else is made of them. Each device's distinct sequences come together
+once, for the device model to answer what is behind it; how common households are among the night's addresses, the
+answers tell; then each row is decided where it is. Where that leaves unknown devices, a second pass counts what they
+send, and the driver groups them by it.
 """
 
 from __future__ import annotations
@@ -27,16 +26,16 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from scipy.sparse import coo_matrix
 
 from iotid import config
-from iotid.census.devices import name_devices
 from iotid.census.groups import MOST, PAYLOAD, PORT, SHOWN, group_devices
-from iotid.census.vote import TALLY, VOTES, Tally, vote
-from iotid.dataset.characteristics import unseen_share
-from iotid.errors import AccountingError
+from iotid.census.identify import ANSWERS, IDENTIFIED, Classes, answers_to_arrow, identify
+from iotid.dataset.sets import at_once, greatest
+from iotid.errors import AccountingError, DataError
+from iotid.labels.hosts import name_devices
 from iotid.labels.owner import Networks
 from iotid.model.bundle import DESCRIPTION, WEIGHTS, Predictor
-from iotid.model.kinds import kinds_of, sure_of
+from iotid.model.device import share_of_households
+from iotid.model.device.decide import UNKNOWN
 from iotid.model.sequences import distinct_sequences
-from iotid.model.status import UNKNOWN
 from iotid.schemas import CENSUS
 
 if TYPE_CHECKING:
@@ -57,7 +56,6 @@ class ShippedModel:
 
     files: Broadcast[tuple[bytes, str]]
     digest: str
-    knows_sets: bool
 
     def open(self) -> Predictor:
         if self.digest not in _loaded:
@@ -67,18 +65,22 @@ class ShippedModel:
 
 
 def ship_model(spark: SparkSession, folder: Path) -> tuple[ShippedModel, Encoding]:
-    """Send the model in ``folder`` to the workers, and tell what it reads; raises what ``Predictor.load`` raises."""
+    """Send the model in ``folder`` to the workers, and tell what it reads.
+
+    Raises what ``Predictor.load`` raises; and DataError where the model learned from no sets of flows.
+    """
     predictor = Predictor.load(folder)
+    if predictor.learned.devices is None:
+        raise DataError(f"model {folder}: learned no sets of flows; write the dataset and train again")
     weights, description = (folder / WEIGHTS).read_bytes(), (folder / DESCRIPTION).read_bytes()
     files = spark.sparkContext.broadcast((weights, description.decode()))
-    digest, knows_sets = hashlib.sha256(weights + description).hexdigest(), predictor.learned.vote is not None
-    return ShippedModel(files, digest, knows_sets), predictor.encoding
+    return ShippedModel(files, hashlib.sha256(weights + description).hexdigest()), predictor.encoding
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A night's devices, in order, with the columns of VOTES, of their traffic and their group; the groups (GROUPS) of
-    this night and of those before; and what became of every flow."""
+    """A night's devices, in order, with the columns of IDENTIFIED, of their traffic and their group; the groups
+    (GROUPS) of this night and of those before; and what became of every flow."""
 
     devices: pa.Table
     groups: pa.Table
@@ -94,7 +96,7 @@ class Scored:
 def score_night(
     flows: DataFrame, model: ShippedModel, encoding: Encoding, settings: config.Census, groups: pa.Table
 ) -> Scored:
-    """Score the flows of one night (FLOWS), vote on what each device is, and group those that are unknown.
+    """Say of the flows of one night (FLOWS) what is behind each address, and group those that are unknown.
 
     ``groups`` (GROUPS) are those of the nights before.
 
@@ -106,7 +108,7 @@ def score_night(
     columns = list(dict.fromkeys(encoding.columns))  # two characteristics may be read from one column
     pairs = _pairs(named, columns).persist()
     try:
-        votes = _votes(pairs, model, encoding, columns, settings).toArrow().cast(VOTES).sort_by("device_id")
+        votes = _identified(pairs, model, encoding, columns, settings).sort_by("device_id")
         outcomes = _traffic(pairs).toArrow()
     finally:
         pairs.unpersist()
@@ -164,16 +166,20 @@ def _is_sent(packet: Column) -> Column:
 def _with_outcome(flows: DataFrame, protocols: Sequence[int], inside: Networks) -> DataFrame:
     """The flows with ``device_id`` and ``address`` of their device, else with ``outcome``: why they have none."""
 
-    def name(client_ip: pd.Series, client_mac: pd.Series, server_ip: pd.Series, server_mac: pd.Series) -> pd.DataFrame:
-        columns = [pa.array(column, pa.string()) for column in (client_ip, client_mac, server_ip, server_mac)]
-        named = name_devices(columns[0], columns[1], columns[2], columns[3], inside)
+    def name(
+        client_ip: pd.Series, client_mac: pd.Series, server_ip: pd.Series, server_mac: pd.Series, answers: pd.Series
+    ) -> pd.DataFrame:
+        ends = [pa.array(column, pa.string()) for column in (client_ip, client_mac, server_ip, server_mac)]
+        named = name_devices(ends[0], ends[1], ends[2], ends[3], inside, answered_by=pa.array(answers, pa.int64()))
         return pd.DataFrame(dict(zip(("device_id", "address", "outcome"), map(pa.Array.to_pandas, named), strict=True)))
 
     # nondeterministic: or else Spark would push filters below it and then call it twice
     returned = "device_id string, address string, outcome string"
-    named = pandas_udf(name, returned).asNondeterministic()  # type: ignore[call-overload] # four columns to a frame
+    named = pandas_udf(name, returned).asNondeterministic()  # type: ignore[call-overload] # five columns to a frame
     is_learned = F.col("protocol").isin(*protocols)
-    with_sides = flows.withColumn("named", named("client_ip", "client_mac", "server_ip", "server_mac"))
+    with_sides = flows.withColumn(
+        "named", named("client_ip", "client_mac", "server_ip", "server_mac", "server_packets")
+    )
 
     def of_learned(field: str) -> Column:
         return F.when(is_learned, F.col(f"named.{field}"))
@@ -195,6 +201,7 @@ def _pairs(named: DataFrame, columns: Sequence[str]) -> DataFrame:
         F.sum(F.col("client_bytes") + F.col("server_bytes")).alias("bytes"),
         F.min("first_seen").alias("first_seen"),
         F.max("last_seen").alias("last_seen"),
+        F.sum(F.unix_micros(F.col("last_seen")) - F.unix_micros(F.col("first_seen"))).alias("open_us"),
         F.collect_set("address").alias("addresses"),
     )
 
@@ -211,44 +218,34 @@ def _traffic(pairs: DataFrame) -> DataFrame:
     )
 
 
-def _votes(
+def _identified(
     pairs: DataFrame, model: ShippedModel, encoding: Encoding, columns: Sequence[str], settings: config.Census
-) -> DataFrame:
-    """One row of VOTES per device of ``pairs`` (``_pairs``)."""
-    labels, devices = encoding.labels, encoding.devices  # closures take these, not the vocabularies
+) -> pa.Table:
+    """One row of IDENTIFIED per device of ``pairs`` (``_pairs``)."""
+    classes = Classes.of(encoding.labels, encoding.devices)
 
-    def score(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        predictor = model.open()
-        tally = Tally(len(labels))
-        for batch in batches:
-            for start in range(0, batch.num_rows, settings.batch_rows):
-                _score_into(tally, predictor, batch.slice(start, settings.batch_rows), columns)
-        yield from tally.table().to_batches()
-
-    def look_at_sets(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        predictor = model.open()
+    def answer(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for rows in _whole_devices(batches, settings.batch_rows):
-            tally = Tally(len(labels))
-            _look_at_sets(tally, predictor, rows, columns)
-            yield from tally.table().to_batches()
-
-    def decide(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        tally = Tally(len(labels))
-        for batch in batches:
-            tally.add(batch)
-        yield from vote(tally.table(), labels, devices, settings, model.open().learned).to_batches()
+            yield from _answers(model.open(), rows, columns).to_batches()
 
     # an explicit number of partitions is one that adaptive execution leaves alone: it judges by bytes, and would give
     # all sequences of a night, which are few bytes and much work, to one core
     partitions = int(str(pairs.sparkSession.conf.get("spark.sql.shuffle.partitions")))
-    shown = pairs.where(F.col("device_id").isNotNull()).select("device_id", "flows", *columns)
-    shown_by = F.collect_list(F.struct("device_id", "flows")).alias("devices")
-    distinct = shown.repartition(partitions, *columns).groupBy(*columns).agg(shown_by)
-    tallies = distinct.mapInArrow(score, from_arrow_schema(TALLY))
-    if model.knows_sets:
-        of_device = shown.repartition(partitions, "device_id").sortWithinPartitions("device_id")
-        tallies = tallies.union(of_device.mapInArrow(look_at_sets, from_arrow_schema(TALLY)))
-    return tallies.repartition(partitions, "device_id").mapInArrow(decide, from_arrow_schema(VOTES))
+    times = (F.unix_micros(F.col(name)).alias(name) for name in ("first_seen", "last_seen"))
+    shown = pairs.where(F.col("device_id").isNotNull()).select("device_id", "flows", "open_us", *times, *columns)
+    of_device = shown.repartition(partitions, "device_id").sortWithinPartitions("device_id")
+    answers = of_device.mapInArrow(answer, from_arrow_schema(ANSWERS)).persist()
+    try:
+        log_odds = answers.select("log_odds").toArrow()["log_odds"].to_numpy()
+        share = share_of_households(np.sort(log_odds), settings.behind)  # sums in one order, whatever Spark's
+
+        def decide(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            for batch in batches:
+                yield from identify(batch, share, classes, settings).to_batches()
+
+        return answers.mapInArrow(decide, from_arrow_schema(IDENTIFIED)).toArrow().cast(IDENTIFIED)
+    finally:
+        answers.unpersist()
 
 
 def _whole_devices(batches: Iterable[pa.RecordBatch], rows_at_once: int) -> Iterator[pa.Table]:
@@ -266,32 +263,17 @@ def _whole_devices(batches: Iterable[pa.RecordBatch], rows_at_once: int) -> Iter
         yield pa.Table.from_batches(held)
 
 
-def _look_at_sets(tally: Tally, predictor: Predictor, rows: pa.Table, columns: Sequence[str]) -> None:
-    """Add what each device's distinct flows, taken together, say."""
-    vote, novelty = predictor.learned.vote, predictor.learned.novelty
-    assert vote is not None
-    assert novelty is not None
+def _answers(predictor: Predictor, rows: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """ANSWERS of the devices of ``rows``, each with all its distinct flows."""
+    assert predictor.learned.devices is not None
     device = rows["device_id"].combine_chunks().dictionary_encode()
     distinct, row_of_pair = distinct_sequences(predictor.encoding.encode(rows.select(columns).combine_chunks()))
     shape = (len(device.dictionary), len(next(iter(distinct.values()))))
-    flows = coo_matrix((rows["flows"].to_numpy(), (device.indices.to_numpy(), row_of_pair)), shape=shape).tocsr()
-    tally.add_sets(device.dictionary, vote.of_bags(distinct, flows), novelty.looks(distinct, flows))
-
-
-def _score_into(tally: Tally, predictor: Predictor, batch: pa.RecordBatch, columns: Sequence[str]) -> None:
-    """Score the batch's distinct sequences and add them to the evidence of every device that showed them."""
-    distinct, which = distinct_sequences(predictor.encoding.encode(batch.select(columns)))
-    probabilities, summaries = predictor.read(distinct)
-    vote = predictor.learned.vote
-    shown_by = batch.column("devices")
-    pairs = shown_by.flatten()
-    row_of_pair = np.repeat(np.arange(batch.num_rows), pc.list_value_length(shown_by).to_numpy())
-    tally.add_flows(
-        pairs.field("device_id"),
-        pairs.field("flows").to_numpy(),
-        which[row_of_pair],
-        probabilities,
-        unseen_share(distinct),
-        None if vote is None else vote.of_flows(summaries),
-        sure_of(probabilities, kinds_of(predictor.labels, predictor.encoding.devices)),
+    num_flows, open_us, first_us, last_us = (
+        rows[name].to_numpy() for name in ("flows", "open_us", "first_seen", "last_seen")
     )
+    device_N = device.indices.to_numpy().astype(np.int64)
+    flows = coo_matrix((num_flows, (device_N, row_of_pair)), shape=shape).tocsr()
+    sessions = greatest(at_once(num_flows, open_us, last_us - first_us), device_N, row_of_pair, shape)
+    of_device_N = np.bincount(device_N, num_flows, shape[0]).astype(np.int64)
+    return answers_to_arrow(device.dictionary, of_device_N, predictor.learned.devices.answer(distinct, flows, sessions))

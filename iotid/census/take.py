@@ -1,4 +1,4 @@
-"""The door: take the census of one night and write it as a whole partition, with a page and a CSV beside it."""
+"""Take the census of one night and write it as a whole partition, with a page and a CSV beside it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -14,14 +15,16 @@ import pyarrow.parquet as pq
 from iotid import config
 from iotid.census.changes import ABSENT, CHANGES, compare, name_of
 from iotid.census.groups import NO_GROUPS, with_new
+from iotid.census.identify import names_of_kinds, watched
 from iotid.census.pseudonyms import read_pseudonyms
 from iotid.census.report import render_csv, render_groups_csv, render_page
 from iotid.census.score import Scored, score_night, ship_model
-from iotid.census.vote import watched
+from iotid.dataset.arrays import one_chunk
+from iotid.dataset.devices import merged_name
 from iotid.dataset.names import warn_of_unmet
 from iotid.errors import AccountingError, DataError, NoModelError, WatchError
 from iotid.flows import read_flows
-from iotid.model.status import STATUSES
+from iotid.model.device import STATUSES
 from iotid.registry import CHALLENGER, CHAMPION, Registry
 from iotid.schemas import CENSUS, GROUPS
 from iotid.storage import Partition, Store
@@ -37,6 +40,7 @@ GROUPS_FILE, GROUPS_CSV = "_groups.parquet", "_groups.csv"
 AS_IT_WAS, SCORED_AGAIN, NOT_COMPARED = "as it was", "scored again", "labels not compared"
 # or why it was not: devices bear other identifiers there, clear ones or those of another key
 NOT_JOINABLE = "not joinable"
+_GROUPS_SINCE = 3  # version of CENSUS
 
 
 def take_census(
@@ -170,23 +174,44 @@ def _latest_before(store: Store, keys: dict[str, str]) -> Partition | None:
 
 
 def _stored_rows(census: Partition) -> pa.Table:
+    """The rows of a census, with nothing in the columns that it lacks."""
     schema = CENSUS.arrow_schema(stored=True)
-    rows = pq.read_table(census.uri, schema=schema, partitioning=None)
-    if _has_groups(census):
-        return rows
-    none = pa.array([[]] * len(rows), schema.field("several").type)
-    return rows.set_column(schema.get_field_index("several"), schema.field("several"), none)
+    found = pq.read_table(census.uri, partitioning=None)
+    if census.metadata["schema_version"] == CENSUS.version:
+        return found.select(schema.names).cast(schema)
+    return _of_earlier_version(found, schema)
+
+
+def _of_earlier_version(found: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Before version 4 kinds were listed only where there were several, and ``known`` ones stood in their row alone."""
+    kind = schema.field("kinds").type
+    rows = found.select(["label", "vendor", "type", "confidence"]).to_pylist()
+    several = found["several"].to_pylist() if "several" in found.column_names else [[]] * len(found)
+    listed = [
+        [{**one, "flows": 0, "units": 1} for one in (kinds or [row])] if kinds or row["label"] is not None else []
+        for row, kinds in zip(rows, several, strict=True)
+    ]
+    for one in (one for kinds in listed for one in kinds):
+        one["kind"] = merged_name(one["label"] or "", one) or one["label"]
+    given = {
+        "kinds": pa.array(listed, kind),
+        "unexplained": pa.array(np.zeros(len(found))),
+        "household": pa.array(np.zeros(len(found))),
+        "reason": pa.array(["Made by an earlier version."] * len(found), pa.string()),
+        "new_kinds": pa.array([[]] * len(found), schema.field("new_kinds").type),
+    }
+    columns = [given[name] if name in given else _column_of(found, schema.field(name)) for name in schema.names]
+    return pa.table(columns, schema=schema)
+
+
+def _column_of(found: pa.Table, field: pa.Field) -> pa.ChunkedArray | pa.Array:
+    return found[field.name].cast(field.type) if field.name in found.column_names else pa.nulls(len(found), field.type)
 
 
 def _stored_groups(census: Partition | None) -> pa.Table:
-    if census is None or not _has_groups(census):
+    if census is None or census.metadata["schema_version"] < _GROUPS_SINCE:
         return NO_GROUPS
     return pq.read_table(f"{census.uri}/{GROUPS_FILE}", schema=GROUPS.arrow_schema(), partitioning=None)
-
-
-def _has_groups(census: Partition) -> bool:
-    """Before version 3 there were neither groups nor several devices behind one address."""
-    return bool(census.metadata["schema_version"] >= 3)
 
 
 def _renewed(stored: pa.Table, present: pa.Table) -> pa.Table:
@@ -200,7 +225,7 @@ def _renewed(stored: pa.Table, present: pa.Table) -> pa.Table:
 def _counts(census: pa.Table, scored: Scored) -> dict[str, Any]:
     present = census.filter(pc.invert(pc.is_in(census["change"], value_set=pa.array(ABSENT))))
     status, changes = Counter(present["status"].to_pylist()), Counter(census["change"].to_pylist())
-    labels = Counter(label for label in present["label"].to_pylist() if label is not None)
+    labels = Counter(names_of_kinds(one_chunk(present["kinds"]).flatten()).to_pylist())
     watched_labels = Counter(name_of(census.filter(census["watched"])).to_pylist())
     return {
         "rows": census.num_rows,

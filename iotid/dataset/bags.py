@@ -43,6 +43,10 @@ class Bags:
             before += len(others)
         return np.concatenate(found)
 
+    def of_rows(self, sequences: Mapping[str, NDArray[np.int32]]) -> NDArray[np.int64]:
+        """(N,) where each row's whole sequence stands among the known ones, which are this bag's first kind."""
+        return _place(self.known[0], _sequences(sequences)[1])
+
     def to_arrays(self) -> dict[str, NDArray[np.uint8]]:
         """What is known, as bytes: (things, width) of each kind."""
         return {

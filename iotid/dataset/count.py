@@ -26,7 +26,7 @@ def count_flows(files: Sequence[FlowFile], devices: DeviceList, settings: config
     source = work.Source(files, (), devices, settings, max_packets=1)
     counted: Counter[int] = Counter()
     for number in range(len(files)):
-        for flows, label_N, _ in source.read(number, ["protocol"], Counter()):
+        for flows, label_N, _, _ in source.read(number, ["protocol"], Counter()):
             pair_N = label_N.astype(np.int64) * _PROTOCOLS + flows["protocol"].to_numpy(zero_copy_only=False)
             pairs, times = np.unique(pair_N, return_counts=True)
             counted.update(dict(zip(pairs.tolist(), times.tolist(), strict=True)))

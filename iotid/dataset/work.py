@@ -37,9 +37,10 @@ from iotid.dataset.partition import (
     positions,
     summarise,
 )
-from iotid.dataset.sets import SCHEMA, Sets, few
+from iotid.dataset.sets import SCHEMA, Sets, at_once, few
 from iotid.dataset.store import WEIGHT, part_schema
 from iotid.flows import TOLD_BY
+from iotid.labels.hosts import UNANSWERED, name_devices
 from iotid.shuffle import NO_BUCKET, aside, beside, buckets_of, contents, mix, numbers, parcel, parcels, receive
 from iotid.storage import PartFile
 
@@ -53,6 +54,7 @@ _NO_MAC = "00:00:00:00:00:00"  # of loopback
 _OUTCOMES, _VOTES, _SUMMARIES, _ANSWERS, _VALUES, _ROWS, _SETS = (
     "outcomes", "votes", "summaries", "answers", "values", "rows", "sets",
 )  # fmt: skip
+_ENDS = ("client_ip", "client_mac", "server_ip", "server_mac", "server_packets")
 _EVIDENCE = ("capture_file", "client_mac", "server_mac", "client_ip", "server_ip", "first_seen")
 _ROW = pa.schema(
     [
@@ -75,11 +77,15 @@ class FlowFile(Protocol):
 
 
 class Labelled(NamedTuple):
-    """N flows; the index of each into ``Source.labels``, and the number of its device in the list, or -1."""
+    """N flows; the index of each into ``Source.labels``, and the number of its device in the list, or -1.
+
+    ``unlisted``: flows that get no label, because no entry of the list fits.
+    """
 
     flows: pa.RecordBatch
     label: NDArray[np.int32]
     device: NDArray[np.int32]
+    unlisted: pa.RecordBatch
 
 
 @dataclass(frozen=True)
@@ -126,8 +132,9 @@ class Source:
             outcomes[UNLISTED, ""] += flows.num_rows - int(kept_N.sum()) - conflicts
             if hosts is not None:
                 _count_hosts(flows.filter(pa.array((device_N < 0) & ~conflict_N)), hosts)
+            unlisted = flows.filter(pa.array(~kept_N & ~conflict_N))
             device_N = device_N[kept_N]
-            yield Labelled(flows.filter(pa.array(kept_N)), label_of[device_N], device_N)  # -1 takes the last
+            yield Labelled(flows.filter(pa.array(kept_N)), label_of[device_N], device_N, unlisted)  # -1 takes the last
 
     def packed(self, flows: pa.RecordBatch) -> pa.BinaryArray:
         """(N,) all sequences of each flow."""
@@ -153,7 +160,7 @@ def look(tasks: Iterable[pa.RecordBatch], source: Source, partitions: int) -> It
         found: list[tuple[NDArray[np.int32], Any]] = []
         votes: Counter[tuple[int, int]] = Counter()
         hosts: Counter[str] = Counter()
-        for flows, label_N, device_N in source.read(number, columns, outcomes, hosts):
+        for flows, label_N, device_N, _ in source.read(number, columns, outcomes, hosts):
             labels, counts = np.unique(label_N, return_counts=True)
             outcomes.update({(LABELLED, source.labels[i]): n for i, n in zip(labels, counts.tolist(), strict=True)})
             for device, flows_of in zip(*np.unique(device_N[device_N >= 0], return_counts=True), strict=True):
@@ -243,16 +250,19 @@ def deal(
     """
     place = {name: number for number, name in enumerate(labels)}
     label_of = np.array([place.get(name, -1) for name in source.labels], np.int32)
-    columns = [*columns_read(source.settings.protocol), *CAPTURE_IDENTITY, *source.sequence_columns]
+    columns = [*columns_read(source.settings.protocol), *CAPTURE_IDENTITY, "server_packets", "last_seen"]
+    columns += source.sequence_columns
     for number in numbers(tasks):
         gathered = _Gathered(source.settings, partitions)
-        together = _Together(source.settings, source.join_files)
-        for read, read_N, device_N in source.read(number, columns, Counter()):
+        together = _Together(source)
+        for read, read_N, device_N, unlisted in source.read(number, columns, Counter()):
             kept_N = label_of[read_N] >= 0
             flows, label_N = read.filter(pa.array(kept_N)), read_N[kept_N]
             packed = source.packed(flows)
             part_N = split.parts(label_N, source.positions(flows, label_N, packed))
-            together.add(part_N, label_of[label_N], device_N[kept_N], flows, packed)
+            is_learned_N = part_N != PARTS.index("test")
+            together.add(flows, packed, is_learned_N, label_of[label_N], device_N[kept_N])
+            together.add_unlisted(unlisted)
             yield from gathered.add(part_N, label_of[label_N], packed)
         yield from gathered.send()
         yield beside(aside(_SETS, together.table()))
@@ -312,30 +322,57 @@ class _Gathered:
 
 
 class _Together:
-    """Flows of training and validation by device and recording, of few such of each label."""
+    """Flows by device and capture, of few such of each label, and of hosts that no entry of the list names.
 
-    def __init__(self, settings: config.Dataset, join_files: bool) -> None:
-        self._settings = settings
-        self._recording = NIGHT_IDENTITY if join_files else CAPTURE_IDENTITY
+    Of training and validation alone; and only flows that the device opened or answered.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._recording = NIGHT_IDENTITY if source.join_files else CAPTURE_IDENTITY
         self._held: list[pa.Table] = []
 
     def add(
         self,
-        part_N: NDArray[np.int8],
-        label_N: NDArray[np.int32],
-        device_N: NDArray[np.int32],
         flows: pa.RecordBatch,
         packed: pa.BinaryArray,
+        kept_N: NDArray[np.bool_],
+        label_N: NDArray[np.int32],
+        device_N: NDArray[np.int32],
     ) -> None:
-        unit_N = hash_rows([*(flows[name] for name in self._recording), pa.array(device_N)], self._settings.seed)
-        ones = np.ones(len(packed), np.int64)
-        rows = pa.table([pa.array(label_N), pa.array(unit_N), packed, pa.array(ones)], schema=SCHEMA)
-        self._held.append(few(rows.filter(pa.array(part_N != PARTS.index("test"))), self._settings.sets))
+        """``label_N``: -1 of what has none; ``device_N``: -1 of hosts, which are told apart by MAC or address."""
+        networks, seed = self._source.devices.networks, self._source.settings.seed
+        client_ip, client_mac, server_ip, server_mac, answered_by = (flows[name] for name in _ENDS)
+        host, _, reason = name_devices(client_ip, client_mac, server_ip, server_mac, networks, answered_by=answered_by)
+        kept_N = kept_N & pc.fill_null(pc.not_equal(reason, UNANSWERED), True).to_numpy(zero_copy_only=False)
+        kept_N = kept_N & ((device_N >= 0) | pc.is_valid(host).to_numpy(zero_copy_only=False))
+        of_host = pc.if_else(pa.array(device_N < 0), host, None)
+        first_us, last_us = (flows[name].cast(pa.int64()) for name in ("first_seen", "last_seen"))
+        unit_N, recording_N = (
+            hash_rows([*(flows[name] for name in identity), pa.array(device_N), of_host], seed)
+            for identity in (CAPTURE_IDENTITY, self._recording)
+        )
+        columns = [
+            pa.array(label_N),
+            pa.array(unit_N),
+            pa.array(recording_N),
+            packed,
+            pa.array(np.ones_like(unit_N, np.int64)),
+            pc.subtract(last_us, first_us),
+            first_us,
+            last_us,
+        ]
+        rows = pa.table(columns, schema=SCHEMA).filter(pa.array(kept_N))
+        self._held.append(few(rows, self._source.settings.sets))
         if sum(map(len, self._held)) > _HELD_ROWS:
             self._held = [self.table()]
 
+    def add_unlisted(self, flows: pa.RecordBatch) -> None:
+        nobody_N = np.full(len(flows), -1, np.int32)
+        self.add(flows, self._source.packed(flows), np.ones(len(flows), np.bool_), nobody_N, nobody_N)
+
     def table(self) -> pa.Table:
-        return few(pa.concat_tables(self._held or [SCHEMA.empty_table()]), self._settings.sets)
+        return few(pa.concat_tables(self._held or [SCHEMA.empty_table()]), self._source.settings.sets)
 
 
 def _distinct(rows: pa.Table) -> pa.Table:
@@ -401,7 +438,10 @@ def sets_of(rows: Sequence[pa.Table], encoding: Encoding, most: int) -> Sets:
     lists = unpack(together["sequences"].combine_chunks(), len(encoding.columns))
     ids = encoding.encode(pa.RecordBatch.from_arrays(lists, names=list(encoding.columns)))
     unit_R, label_R = together["unit"].to_numpy().view(np.int64), together["label"].to_numpy().astype(np.int64)
-    return Sets.of(ids, unit_R, label_R, together["num_flows"].to_numpy())
+    recording_R = together["recording"].to_numpy().view(np.int64)
+    num_flows_R, open_us_R, first_us_R, last_us_R = (together[name].to_numpy() for name in SCHEMA.names[-4:])
+    at_once_R = at_once(num_flows_R, open_us_R, last_us_R - first_us_R)
+    return Sets.of(ids, unit_R, label_R, num_flows_R, recording_R, at_once_R)
 
 
 def _encoded(rows: pa.Table, encoding: Encoding, schema: pa.Schema) -> pa.Table:

@@ -43,7 +43,7 @@ def made_by(settings: config.Settings, nights: Sequence[Partition], devices: Dev
     """Names all that a comparison depends on, but for the protocols asked for."""
     made_of: dict[str, Any] = {"devices": devices.hash}
     made_of["nights"] = [[night.keys, night.metadata] for night in nights]
-    made_of["census"] = settings.census.model_dump(include={"min_flows", "min_confidence", "max_surprise"})
+    made_of["census"] = settings.census.model_dump(include={"min_flows", "min_confidence"})
     sections = (settings.model, settings.training, settings.dataset, settings.evaluation, settings.flow)
     return config.settings_hash(*sections, extra=made_of)
 
@@ -184,11 +184,11 @@ def _lines_of_sets(judged: OpenSet) -> Iterator[str]:
     known, left_out = ({name: _percent(share) for name, share in judged["census"][of].items()} for of in _OF_SETS)
     yield (
         f"New kinds: {captures['left_out']:,} captures of kinds left out, in {len(judged['groups'])} groups, against "
-        f"{captures['known']:,} of learned kinds. At its own limit of novelty the model finds "
-        f"{_percent(limit['detection'])} of the new at {_percent(limit['false_unknown'])} false unknowns. "
-        f"A census would call of the new {left_out['unknown']} unknown, {left_out['undecided']} undecided, and give "
-        f"{left_out['wrong']} a wrong name; of the learned {known['right']} are named right, {known['wrong']} wrong, "
-        f"{known['undecided']} undecided, {known['unknown']} unknown."
+        f"{captures['known']:,} of learned kinds. No kind reaches census.min_confidence in "
+        f"{_percent(limit['detection'])} of the new and {_percent(limit['false_unknown'])} of the learned. "
+        f"A census would call of the new {left_out['unknown']} unknown, {left_out['undecided']} undecided, and find a "
+        f"kind in {left_out['wrong']}; of the learned it finds their own kind, and no other, in {known['right']}, "
+        f"another in {known['wrong']}, {known['undecided']} are undecided, {known['unknown']} unknown."
     )
     yield ""
     yield "| score | AUROC | of each group | false unknowns at 95 % detection | what it is |"

@@ -4,8 +4,8 @@ Systems answer for flows, for windows of a device's traffic or for captures, and
 can be carried to: flows to captures of a device by vote (the sum of the logarithms of probabilities, as in naive
 Bayes), captures to their flows, windows to both by the number of windows.
 
-Shape suffixes: N flows, P flows of the test part, R their distinct rows, F features of a summary, I items that are
-answered for, U captures of a device, S samples of a device's traffic, L capture files, C labels.
+Shape suffixes: N flows, P flows of the test part, R their distinct rows, I items that are answered for, U captures of a
+device, S samples of a device's traffic, L capture files, C labels.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from iotid import baselines, config
 from iotid.baselines.capture_bag import CaptureBag
 from iotid.dataset import Encoding, LabelledFlows
+from iotid.dataset import Sets as FlowSets
 from iotid.dataset.arrays import one_chunk
 from iotid.dataset.characteristics import unseen_share
 from iotid.dataset.memory import Part
@@ -39,14 +40,13 @@ if TYPE_CHECKING:
     from iotid.baselines.etei import Etei
     from iotid.dataset import Traffic
     from iotid.model import Predictor
-    from iotid.model.novelty import Novelty
-    from iotid.model.vote import LearnedVote
+    from iotid.model.device import Answer, DeviceModel
 
-ENSEMBLE, VOTE, BAG, ETEI = "ensemble", "ensemble_vote", "capture_bag", "etei"
+ENSEMBLE, DEVICE_MODEL, BAG, ETEI = "ensemble", "device_model", "capture_bag", "etei"
 FLOWS, WINDOWS, CAPTURES = "flows", "windows", "captures"
 _ORIGINS = {
     ENSEMBLE: "adaptive ensemble of bi-LSTMs (the paper's), with its memory",
-    VOTE: "learned vote over the ensemble's view of a capture's flows, each of which gets its answer (ours)",
+    DEVICE_MODEL: "device model on a capture's flows, each of which gets its answer (ours)",
     BAG: CaptureBag.origin,
 }
 _CUT_CAPTURES = ("random_flow", "random_unique", "by_time")  # protocols that part the flows of one capture
@@ -85,21 +85,16 @@ class Fold:
         }
 
     def open_sets(self, group: int) -> Sets:
-        """What the model says of whole captures of what it learned, held back, and of kinds that were left out."""
-        from iotid.model.novelty import Novelty
-
-        learned = self._learned
-        bags, label_U = self._bags(learned)
-        seed = self.settings.training.seed
-        novelty = Novelty().fit(learned.rows.sequences, bags, label_U, len(self.flows.labels), seed=seed)
-        asked = [self._sets(self.parts["test"], novelty, group)]
-        asked.append(self._sets(self._part_of(self.part == protocols.LEFT_OUT), novelty, group))
+        """What is said of whole captures of learned kinds, held back, and of kinds that were left out."""
+        left_out = self._part_of(self.part == protocols.LEFT_OUT)
+        asked = [self._sets(part, group) for part in (self.parts["test"], left_out)]
         return Sets(*(np.concatenate(columns) for columns in zip(*asked, strict=True)))
 
     def answers(self) -> dict[str, dict[str, Items]]:
         """System -> what it answers for -> its answers."""
         settings, test = self.settings, self.parts["test"]
-        found = self._ensemble()
+        own = self._predictor.probabilities(test.rows.sequences).astype(np.float64)
+        found = {ENSEMBLE: self._of_flows(own[test.row_of_flow]), DEVICE_MODEL: self._by_device_model()}
         for rival in settings.evaluation.baselines:
             fitted = baselines.create(rival, self.encoding, settings.evaluation.seed)
             fitted.fit(self.parts["train"].rows, len(self.encoding.labels))
@@ -133,15 +128,6 @@ class Fold:
     def days(self) -> NDArray[np.int64]:
         return protocols.days(self.flows)
 
-    def _ensemble(self) -> dict[str, dict[str, Items]]:
-        """The ensemble's answers, and those of the learned vote, which needs no validation and learns from it, too."""
-        test = self.parts["test"]
-        probabilities_RC, summaries_RF = self._predictor.read(test.rows.sequences)
-        own = self._of_flows(probabilities_RC.astype(np.float64)[test.row_of_flow])
-        bags_UR, _ = self._bags(test)
-        voted = self._of_captures(self._vote.probabilities(test.rows.sequences, summaries_RF, bags_UR))
-        return {ENSEMBLE: own, VOTE: {FLOWS: self._from_captures(voted), CAPTURES: voted}}
-
     @cached_property
     def _predictor(self) -> Predictor:
         from iotid.model import Predictor
@@ -152,13 +138,22 @@ class Fold:
         return Predictor.load(self.folder)
 
     @cached_property
-    def _vote(self) -> LearnedVote:
-        from iotid.model.vote import LearnedVote
+    def _device_model(self) -> DeviceModel:
+        """It needs no validation, and learns from that part, too."""
+        from iotid.model.device import DeviceModel
 
         learned = self._learned
-        _, summaries_RF = self._predictor.read(learned.rows.sequences)
-        vote = LearnedVote(self.settings.evaluation.seed)
-        return vote.fit(learned.rows.sequences, summaries_RF, *self._bags(learned), len(self.flows.labels))
+        bags_UR, label_U = self._bags(learned)
+        entries = bags_UR.tocoo()
+        sequences = {name: ids_RM[entries.col] for name, ids_RM in learned.rows.sequences.items()}
+        sets = FlowSets.of(sequences, entries.row, label_U[entries.row], entries.data.astype(np.int64))
+        return DeviceModel(self._kind_of).fit(sets, seed=self.settings.training.seed)
+
+    @cached_property
+    def _kind_of(self) -> NDArray[np.int64]:
+        from iotid.model.device import kinds_of
+
+        return kinds_of(self.encoding.labels, self.encoding.devices)[1]
 
     @cached_property
     def _learned(self) -> Part:
@@ -169,29 +164,43 @@ class Fold:
         flow = np.flatnonzero(is_in_N)
         return Part.of(self.encoding.encode(self.flows.flows.take(pa.array(flow))), self.flows.label[flow], flow)
 
-    def _sets(self, part: Part, novelty: Novelty, group: int) -> Sets:
-        """What is said of the part's captures of a device, in the order of their numbers."""
-        from iotid.model.novelty import LIMIT
-        from iotid.model.status import statuses
-        from iotid.model.vote import mean_of_flows
+    def _sets(self, part: Part, group: int) -> Sets:
+        """What is said of the part's captures of a device, in the order of their numbers; unlisted ones have no kind
+        that could be found or missed, and are left off."""
+        from iotid.model.device import NO_KIND, decide
 
         sequences, (bags_UR, label_U) = part.rows.sequences, self._bags(part)
-        share_UC = self._vote.probabilities(sequences, self._predictor.read(sequences)[1], bags_UR)
-        surprise_U = mean_of_flows(unseen_share(sequences)[:, np.newaxis], bags_UR)[:, 0]
-        novelty_U = novelty.scores(novelty.looks(sequences, bags_UR))
-        is_new_U, flows_U = novelty_U > LIMIT, np.asarray(bags_UR.sum(axis=1)).ravel().astype(np.int64)
-        return Sets(
+        flows_U = np.asarray(bags_UR.sum(axis=1)).ravel().astype(np.int64)
+        surprise_U = bags_UR @ unseen_share(sequences) / flows_U
+        network_UC = bags_UR @ self._predictor.probabilities(sequences) / flows_U[:, np.newaxis]
+        answer, kind_U = self._device_model.answer(sequences, bags_UR), self._kind_of[label_U]
+        decision = decide(answer, 0.0, flows_U, self.settings.census)  # each capture is of one device: no households
+        best_U = decision.probability.max(axis=1)
+        sets = Sets(
             unit=np.unique(self.units[part.flow]),
             label=label_U,
             left_out=np.isin(label_U, self.flows.label[self.part == protocols.LEFT_OUT]),
-            novelty=novelty_U,
+            device_model=1 - best_U,
             surprise=surprise_U,
-            doubt=1 - share_UC.max(axis=1),
-            is_new=is_new_U,
-            named=share_UC.argmax(axis=1),
-            status=statuses(share_UC, surprise_U, is_new_U, flows_U, self.flows.labels, self.settings.census),
+            doubt=1 - network_UC.max(axis=1),
+            is_new=best_U < self.settings.census.min_confidence,
+            named=self._of_classes(answer).argmax(axis=1),
+            is_own=(decision.found == (kind_U[:, np.newaxis] == np.arange(decision.found.shape[1]))).all(axis=1),
+            status=decision.status,
             group=np.full(len(label_U), group),
         )
+        return Sets(*(column[kind_U != NO_KIND] for column in sets))
+
+    def _by_device_model(self) -> dict[str, Items]:
+        """Answers for the test part's captures, and for each of their flows that of its capture."""
+        test = self.parts["test"]
+        answer = self._device_model.answer(test.rows.sequences, self._bags(test)[0])
+        answered = self._of_captures(self._of_classes(answer))
+        return {FLOWS: self._from_captures(answered), CAPTURES: answered}
+
+    def _of_classes(self, answer: Answer) -> NDArray[np.float64]:
+        is_learned_C = np.isin(np.arange(len(self._kind_of)), self._learned.rows.label)
+        return probabilities_of_classes(answer, self._kind_of, is_learned_C)
 
     def _by_bag(self) -> Items:
         learned, test = self._learned, self.parts["test"]
@@ -222,12 +231,12 @@ class Fold:
         units, first = np.unique(self.units[flow], return_index=True)
         return _items(units % len(self.flows.labels), probabilities_UC, units, self.days[flow][first])
 
-    def _from_captures(self, voted: Items) -> Items:
+    def _from_captures(self, answered: Items) -> Items:
         """Each flow of the test part answered as its capture is."""
         flow = self.parts["test"].flow
-        place = np.searchsorted(voted.unit, self.units[flow])
+        place = np.searchsorted(answered.unit, self.units[flow])
         return Items(
-            self.flows.label[flow], voted.named[place], voted.confidence[place], self.units[flow], self.days[flow]
+            self.flows.label[flow], answered.named[place], answered.confidence[place], self.units[flow], self.days[flow]
         )
 
     def _further(self) -> dict[str, dict[str, Items]]:
@@ -320,3 +329,21 @@ def _items(
     label: NDArray[np.int64], probabilities_IC: NDArray[np.float64], unit: NDArray[np.int64], day: NDArray[np.int64]
 ) -> Items:
     return Items(label, probabilities_IC.argmax(axis=1), probabilities_IC.max(axis=1), unit, day)
+
+
+def probabilities_of_classes(
+    answer: Answer, kind_C: NDArray[np.int64], is_learned_C: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """(U, C) where one host is behind each set: of a class what its kind has, times its share of the kind; together 1.
+
+    The class of unlisted devices, which has no kind, has what the likeliest kind leaves; classes that were not learned
+    have nothing.
+    """
+    from iotid.model.device import NO_KIND
+
+    none_U = 1 - answer.host.max(axis=1, initial=0)
+    kind_UC = np.column_stack([answer.host, none_U])[:, kind_C]  # NO_KIND is the last column
+    share_UC = np.where(kind_C == NO_KIND, 1, answer.class_share)
+    class_UC = np.where(is_learned_C, kind_UC * share_UC, 0)
+    whole_U1 = class_UC.sum(axis=1, keepdims=True)
+    return np.where(whole_U1 > 0, class_UC / np.where(whole_U1 > 0, whole_U1, 1), 1 / len(kind_C))

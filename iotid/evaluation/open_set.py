@@ -15,27 +15,31 @@ from typing import NamedTuple, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from iotid.model.status import KNOWN, UNDECIDED, UNKNOWN
+from iotid.model.device.decide import KNOWN, SEVERAL, UNDECIDED, UNKNOWN
 
 DETECTION = 0.95
 ORIGINS = {
-    "novelty": "unlikeness to all training sets (ours)",
+    "device_model": "1 - the device model's greatest probability of a kind (ours)",
     "surprise": "share of values never seen",
-    "doubt": "1 - the greatest probability of the learned vote (Hendrycks and Gimpel, ICLR 2017)",
+    "doubt": "1 - the greatest mean probability of the ensemble (Hendrycks and Gimpel, ICLR 2017)",
 }
 
 
 class Sets(NamedTuple):
-    """What models said (U,) of captures of a device. ``is_new``: novelty above the model's own limit."""
+    """What models said (U,) of captures of a device. ``is_new``: no kind is as likely as a census finds one.
+
+    ``is_own``: the capture's own kind is found, and no other.
+    """
 
     unit: NDArray[np.int64]  # number of the capture times the number of labels, plus label
     label: NDArray[np.int64]
     left_out: NDArray[np.bool_]
-    novelty: NDArray[np.float64]
+    device_model: NDArray[np.float64]
     surprise: NDArray[np.float64]
     doubt: NDArray[np.float64]
     is_new: NDArray[np.bool_]
     named: NDArray[np.int64]  # the best label, whatever the status
+    is_own: NDArray[np.bool_]
     status: NDArray[np.str_]
     group: NDArray[np.int64]  # of kinds left out together: which training answered
 
@@ -64,10 +68,10 @@ class LeftOut(TypedDict):
 
 
 class OpenSet(TypedDict):
-    """``at_limit``: shares of captures above the model's own limit of novelty, which it chose from what it learned.
+    """``at_limit``: shares of captures in which no kind is as likely as ``census.min_confidence``.
 
-    ``census``: shares of captures by what a census would say, of known ones: right, wrong, undecided, unknown; of those
-    left out: wrong (any name is), undecided, unknown.
+    ``census``: shares of captures by what a census would say, of known ones: right (their kind is found, and no other:
+    look-alikes are one kind), wrong, undecided, unknown; of those left out: wrong (any kind is), undecided, unknown.
     """
 
     groups: list[list[str]]
@@ -82,9 +86,7 @@ def judge(sets: Sets, labels: Sequence[str]) -> OpenSet:
     """``sets``: of all groups, each with captures of both sorts."""
     new_U = sets.left_out
     groups = [sets.group == group for group in np.unique(sets.group)]
-    told_U = np.where(
-        sets.status == KNOWN, np.where(~new_U & (sets.named == sets.label), "right", "wrong"), sets.status
-    )
+    told_U = np.where(_is_found(sets), np.where(~new_U & sets.is_own, "right", "wrong"), sets.status)
     return {
         "groups": [[labels[label] for label in np.unique(sets.label[new_U & own_U]).tolist()] for own_U in groups],
         "captures": {"known": int((~new_U).sum()), "left_out": int(new_U.sum())},
@@ -120,15 +122,19 @@ def _score(new_U: NDArray[np.bool_], score_U: NDArray[np.float64], groups: Seque
 
 def _left_out(sets: Sets, label: int, labels: Sequence[str]) -> LeftOut:
     own_U = sets.left_out & (sets.label == label)
-    status_L, names_L = sets.status[own_U], sets.named[own_U & (sets.status == KNOWN)]
+    status_L, found_L, names_L = sets.status[own_U], _is_found(sets)[own_U], sets.named[own_U & _is_found(sets)]
     return {
         "label": labels[label],
         "captures": int(own_U.sum()),
         "unknown": _mean(status_L == UNKNOWN),
         "undecided": _mean(status_L == UNDECIDED),
-        "named": _mean(status_L == KNOWN),
+        "named": _mean(found_L),
         "mostly": labels[int(np.bincount(names_L).argmax())] if len(names_L) else None,
     }
+
+
+def _is_found(sets: Sets) -> NDArray[np.bool_]:
+    return np.isin(sets.status, (KNOWN, SEVERAL))
 
 
 def _mean(is_so: NDArray[np.bool_]) -> float:

@@ -116,7 +116,7 @@ def to_json(traffic: Traffic) -> list[dict[str, object]]:
 def _count(tasks: Iterable[pa.RecordBatch], source: Source) -> Iterator[pa.RecordBatch]:
     for number in numbers(tasks):
         counts: Counter[tuple[str, str, str, int]] = Counter()
-        for flows, label_N, _ in source.read(number, source.sequence_columns, Counter()):
+        for flows, label_N, _, _ in source.read(number, source.sequence_columns, Counter()):
             for name, each in select_characteristics(source.settings.characteristics).items():
                 lists = quantise_column(flows, each, source.max_packets)
                 for measure, value_N in measures(lists).items():

@@ -175,19 +175,17 @@ def _night_before(store: Store, keys: Mapping[str, str], flow: config.Flow) -> P
 def _read_open(spark: SparkSession, uri: str, last_us: int, flow: config.Flow) -> DataFrame:
     """schemas.OPEN_FLOWS of a night that ended at ``last_us``. Its workers knew their own part's end only."""
     stored = read_stored(spark, f"{uri}/{OPEN_FOLDER}", schemas.OPEN_FLOWS.arrow_schema())
-    return stored.where(stored.last_us >= last_us - rule_of(flow).idle_us)
+    return stored.where(f"last_us >= {last_us - rule_of(flow).idle_us}")
 
 
 def _open_totals(spark: SparkSession, staged: Staged, sums: Sums, flow: config.Flow) -> dict[str, int]:
     """What the metadata says of a night's open flows."""
-    from pyspark.sql import functions as F
-
     if sums.last_us == BEFORE_ALL:  # no packet at all
         return {"open_flows": 0, "open_packets": 0}
     stored = _read_open(spark, staged.uri, sums.last_us, flow)
-    row = stored.agg(F.count("*").alias("flows"), F.coalesce(F.sum("packets_seen"), F.lit(0)).alias("packets")).first()
+    row = stored.agg({"last_us": "count", "packets_seen": "sum"}).first()
     assert row is not None
-    return {"open_flows": row["flows"], "open_packets": row["packets"]}
+    return {"open_flows": row["count(last_us)"], "open_packets": row["sum(packets_seen)"] or 0}
 
 
 def _check_files(staged: Staged, rows: int) -> None:

@@ -2,8 +2,7 @@
 
 ``Predictor`` is what serves it: in Python, in Spark workers (from bytes, so that it can be broadcast) and in MLflow.
 
-Shape suffixes: N flows, D distinct flows, M packets kept of each flow, K characteristics, C classes, F features
-of a summary.
+Shape suffixes: N flows, D distinct flows, M packets kept of each flow, K characteristics, C classes.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,20 +22,17 @@ from safetensors import torch as safetensors
 from iotid import __version__, config, schemas
 from iotid.dataset.characteristics import CHARACTERISTICS, Encoding, unseen_share
 from iotid.errors import DataError, SchemaError
+from iotid.model.device import DeviceModel, kinds_of
 from iotid.model.ensemble import AdaptiveEnsemble
-from iotid.model.kinds import Confusion
 from iotid.model.memory import Memory
-from iotid.model.novelty import Novelty
 from iotid.model.sequences import batches_by_length, distinct_sequences, step_counts, tensors_of
-from iotid.model.vote import LearnedVote
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from scipy.sparse import csr_matrix
 
 WEIGHTS = "weights.safetensors"
 DESCRIPTION = "model.json"
-_VERSION = 4
+_VERSION = 5
 _BATCH_PACKETS = 4096  # packets scored at once: large enough for the matrix units, small enough for the caches
 _SLICE = 1_000_000  # flows encoded at once; bounds the memory of a prediction
 
@@ -78,12 +74,10 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @dataclass(frozen=True)
 class Learned:
-    """What a model knows beside its network: training's sequences, the sets of flows of its devices, its mistakes."""
+    """What a model knows beside its network: training's sequences, and what devices' sets of flows look like."""
 
     memory: Memory | None = None
-    vote: LearnedVote | None = None
-    novelty: Novelty | None = None
-    confusion: Confusion | None = None
+    devices: DeviceModel | None = None
 
     def to_tensors(self) -> dict[str, torch.Tensor]:
         """Under names that begin with the part's, as no weight of the network does."""
@@ -96,7 +90,9 @@ class Learned:
         }
 
     @classmethod
-    def split_off(cls, tensors: Mapping[str, torch.Tensor]) -> tuple[Learned, dict[str, torch.Tensor]]:
+    def split_off(
+        cls, tensors: Mapping[str, torch.Tensor], encoding: Encoding
+    ) -> tuple[Learned, dict[str, torch.Tensor]]:
         """What is learned among a bundle's tensors, and the network's weights; KeyError: a part of it is missing."""
         weights: dict[str, torch.Tensor] = {}
         arrays: dict[str, dict[str, np.ndarray]] = {field.name: {} for field in fields(cls)}
@@ -106,8 +102,12 @@ class Learned:
                 arrays[part][rest] = tensor.numpy()
             else:
                 weights[name] = tensor
-        kinds: dict[str, Any] = {"memory": Memory, "vote": LearnedVote, "novelty": Novelty, "confusion": Confusion}
-        return cls(**{part: kinds[part].from_arrays(told) for part, told in arrays.items() if told}), weights
+        memory, devices = arrays["memory"], arrays["devices"]
+        _, kind_C = kinds_of(encoding.labels, encoding.devices)
+        return cls(
+            Memory.from_arrays(memory) if memory else None,
+            DeviceModel.from_arrays(devices, kind_C) if devices else None,
+        ), weights
 
 
 class Predictor:
@@ -155,7 +155,7 @@ class Predictor:
         sizes = vocabulary_sizes(encoding)
         model = AdaptiveEnsemble(config.Model.model_validate(told["model"]), sizes, len(encoding.labels))
         try:
-            learned, own_weights = Learned.split_off(safetensors.load(weights))
+            learned, own_weights = Learned.split_off(safetensors.load(weights), encoding)
             model.load_state_dict(own_weights)
         except (RuntimeError, SafetensorError, KeyError) as fault:
             first_line = str(fault).splitlines()[0]
@@ -187,37 +187,15 @@ class Predictor:
         ]
         return pa.table(columns, schema=schemas.PREDICTIONS.arrow_schema()).take(pa.array(repeat_N))
 
-    def probabilities(self, sequences: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Class probabilities float32 (N, C) of encoded flows int32 (N, M)."""
-        return self.read(sequences)[0]
-
     @torch.inference_mode()
-    def read(self, sequences: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """``probabilities``, and the network's summaries float32 (N, F), computed in batches of similar length."""
+    def probabilities(self, sequences: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Class probabilities float32 (N, C) of encoded flows int32 (N, M), computed in batches of similar length."""
         counts_N = step_counts(sequences, self._model.settings.padding)
         out_NC = np.empty((len(counts_N), len(self.labels)), np.float32)
-        summaries_NF = np.empty((len(counts_N), self._model.classifier.in_features), np.float32)
         for rows in batches_by_length(counts_N, _BATCH_PACKETS):
-            summary_BF = self._model.summary(tensors_of(sequences, rows, counts_N))
-            summaries_NF[rows] = summary_BF.numpy()
-            out_NC[rows] = torch.softmax(self._model.classifier(summary_BF), dim=1).numpy()
+            out_NC[rows] = torch.softmax(self._model(tensors_of(sequences, rows, counts_N)), dim=1).numpy()
         memory = self.learned.memory
-        return memory.join(sequences, out_NC) if memory else out_NC, summaries_NF
-
-    def name_sets(
-        self, sequences: Mapping[str, np.ndarray], summaries: np.ndarray, flows_BN: csr_matrix
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Of sets of flows the class probabilities float64 (B, C), and how unlike all training sets each is (B,).
-
-        ``summaries``: of ``read``; ``flows_BN``: how many flows of each set are equal to each row of ``sequences``.
-
-        Raises:
-            DataError: the model was trained on a dataset without sets.
-        """
-        vote, novelty = self.learned.vote, self.learned.novelty
-        if vote is None or novelty is None:
-            raise DataError("model: learned no sets of flows; write the dataset and train again")
-        return vote.probabilities(sequences, summaries, flows_BN), novelty.scores(novelty.looks(sequences, flows_BN))
+        return memory.join(sequences, out_NC) if memory else out_NC
 
 
 def vocabulary_sizes(encoding: Encoding) -> dict[str, int]:

@@ -25,14 +25,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from iotid import config
 from iotid.errors import DataError, SettingError, TrainingError
-from iotid.model.bundle import Learned, Predictor, save_bundle, vocabulary_sizes, write_atomically
+from iotid.model.bundle import Learned, save_bundle, vocabulary_sizes, write_atomically
 from iotid.model.calibration import calibration, into_last_layer
+from iotid.model.device import DeviceModel, kinds_of
 from iotid.model.ensemble import AdaptiveEnsemble
-from iotid.model.kinds import Confusion, kinds_of
 from iotid.model.memory import Memory
-from iotid.model.novelty import Novelty
 from iotid.model.sequences import batches_by_length, step_counts, tensors_of
-from iotid.model.vote import LearnedVote
 from iotid.training.checkpoint import Checkpoint
 from iotid.training.ranks import Ranks
 
@@ -76,7 +74,7 @@ def fit(
     Rank 0 writes into ``folder``: the bundle of the best weights, fitted to ``validation``, ``history.json``, and
     after each epoch and every ``checkpoint_minutes`` within one a checkpoint, from which a run of the same settings and
     rows goes on with the same result as if never stopped.
-    From ``sets`` (needed on rank 0 alone) it learns to name whole sets of flows, and to tell new kinds of them.
+    From ``sets`` (needed on rank 0 alone) it learns the device model: which kinds are behind an address.
     Ranks are those of torch.distributed where it was started. ``on_epoch`` is called on rank 0 after each epoch with
     ``loss``, ``validation_loss``, ``validation_macro_f1``, ``validation_accuracy``, ``rows_per_s``, ``flows_per_s``
     (a row counts as the flows that it stands for) and ``seconds``.
@@ -254,21 +252,15 @@ class _Run:
         answers_NC = softmax(factor * logits_NC + bias_C, axis=1)
         memory = Memory.of(self._train).fitted(rows, answers_NC) if self._model.settings.memory else None
         weights = into_last_layer(self.best, factor, bias_C)
-        known_NC = memory.join(rows.sequences, answers_NC) if memory else answers_NC
-        confusion = Confusion.of(known_NC, rows.label, kinds_of(self._encoding.labels, self._encoding.devices))
-        vote, novelty = self._of_sets(sets) if sets else (None, None)
-        learned = Learned(memory, vote, novelty, confusion)
+        learned = Learned(memory, self._of_sets(sets) if sets else None)
         save_bundle(folder, weights, self._model.settings, self._encoding, learned)
         remembers = f"; the network's answer weighs as {memory.strength:.2g} flows remembered" if memory else ""
         _log.info("fitted to validation: temperature %.3f%s", 1 / factor, remembers)
 
-    def _of_sets(self, sets: Sets) -> tuple[LearnedVote, Novelty]:
-        _, summaries_DF = Predictor(self._model.cpu(), self._encoding).read(sets.sequences)
-        seed = self._settings.seed
-        vote = LearnedVote(seed).fit(sets.sequences, summaries_DF, sets.flows, sets.label, self._classes)
-        novelty = Novelty().fit(sets.sequences, sets.flows, sets.label, self._classes, seed=seed)
-        _log.info("learned from %d sets of flows what devices do as a whole", len(sets))
-        return vote, novelty
+    def _of_sets(self, sets: Sets) -> DeviceModel:
+        _log.info("learning from %d sets of flows what is behind an address", len(sets))
+        _, kind_C = kinds_of(self._encoding.labels, self._encoding.devices)
+        return DeviceModel(kind_C).fit(sets, seed=self._settings.seed)
 
     def keep(self) -> Checkpoint:
         """The state with all tensors that the run needs to go on."""

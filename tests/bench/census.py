@@ -27,8 +27,8 @@ import pyarrow.parquet as pq
 
 from iotid import command, config
 from iotid.capture.simulate import write_demo
-from iotid.census.devices import name_devices
 from iotid.dataset import DeviceList
+from iotid.labels.hosts import name_devices
 from iotid.labels.owner import Networks
 from iotid.model import Predictor
 from iotid.pipeline import run_steps, settings_of

@@ -29,6 +29,7 @@ def by_link(make: SimpleNamespace) -> list[Case]:
     mac = make.mac_a + b"\0\0"
     ethernet = make.ethernet(v4)
     macs = ethernet[:12]
+    address = b"\0\6\0\0" + mac
     pppoe = struct.pack(">BBHH", 0x11, 0, 1, 2 + len(v4)) + b"\x00\x21" + v4
     return [
         ("ethernet", 1, ethernet),
@@ -84,6 +85,9 @@ def by_link(make: SimpleNamespace) -> list[Case]:
         ("DSA with an EtherType on Ethernet", 1, macs + b"\xda\xda\0\0\xc0\x28\0\0" + b"\x08\0" + v4),
         ("LLC", 100, _LLC_4 + v4),
         ("netANALYZER", 240, bytes(4) + ethernet + bytes(4)),
+        ("netfilter's log", 239, nflog(2, [(1, bytes(4)), (10, b"ssh\0\0"), (9, v4)])),
+        ("netfilter's log, big-endian", 239, nflog(10, [(1, bytes(4)), (8, address), (9, v6)], ">")),
+        ("netfilter's log, nested and in network order", 239, nflog(2, [(0x8001, bytes(4)), (0x4009, v4)])),
         ("mPacket", 274, b"\x55" * 7 + b"\xd5" + ethernet + bytes(4)),
     ]
 
@@ -94,6 +98,13 @@ def pktap(inner: int, frame: bytes, size: int = 108) -> bytes:
 
 def pflog(family: int, size: int, packet: bytes) -> bytes:
     return (bytes([size, family, 0, 0]) + b"em0").ljust(size + -size % 4, b"\0") + packet
+
+
+def nflog(family: int, attributes: list[tuple[int, bytes]], order: str = "<") -> bytes:
+    found = struct.pack(">BBH", family, 0, 0)
+    for kind, value in attributes:
+        found += struct.pack(order + "HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+    return found
 
 
 TAGS = {  # name: EtherType and tag

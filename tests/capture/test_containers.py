@@ -88,6 +88,35 @@ def test_pcap__a_fraction_of_a_second_that_is_none_makes_the_record_alone_malfor
     assert [times[i] for i in sorted(range(len(times)), key=lambda i: fractions[flows[i]])] == sorted(times)
 
 
+@pytest.mark.parametrize(
+    ("fractions", "nanoseconds"),
+    [
+        ([10**6], True),
+        ([10**6 - 1], False),
+        ([10**6, 0, 0], True),  # 0 says nothing
+        ([10**6, 1], False),
+        ([10**6, 1, 10**6], True),
+        ([10**9 - 1], True),
+        ([10**6, 10**9], False),
+        ([1] * 64 + [10**6] * 65, True),
+        ([1] * 65 + [10**6] * 66, False),  # by then it is plain
+    ],
+)
+def test_pcap__nanoseconds_are_told_by_fractions_that_are_mostly_above_what_microseconds_can_be(
+    fractions: list[int], nanoseconds: bool, read: Read, agrees: Agrees, make: SimpleNamespace, frames: list[bytes]
+) -> None:
+    head = struct.pack("<IHHIIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1)
+    frame = frames[0]
+    sizes = (len(frame), len(frame))
+    data = head + b"".join(struct.pack("<IIII", 1_700_000_000, each, *sizes) + frame for each in fractions)
+    agrees(data)
+    rows, counted = read(data)
+    ticks = 1000 if nanoseconds else 1
+    told = [each // ticks for each in fractions if each < 10**6 * ticks]
+    assert [row["timestamp"].microsecond for row in rows] == told
+    assert counted.get("malformed", (0, 0))[0] == len(fractions) - len(told)
+
+
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_pcapng__the_same_packets_as_pcap(
     order: str, read: Read, agrees: Agrees, make: SimpleNamespace, frames: list[bytes]
@@ -256,6 +285,82 @@ def test_broken_stretch__is_skipped_to_the_next_provable_record(
         rows, counted = read(broken)
         assert len(rows) == 12
         assert counted["skipped_bytes"] == (0, len(stretch))
+
+
+@pytest.mark.parametrize(
+    ("changes", "proves"),
+    [
+        ({"seconds": 1_000_086_400}, True),
+        ({"seconds": 1_000_086_401}, False),  # neighbours are at most a day apart
+        ({"seconds": 999_913_600}, True),
+        ({"seconds": 999_913_599}, False),
+        ({"fraction": 999_999}, True),
+        ({"fraction": 1_000_000}, False),
+        ({"longer": -1}, False),  # fewer bytes on the wire than were captured
+        ({"longer": 1}, True),
+        ({"wire": 2**24}, True),
+        ({"wire": 2**24 + 1}, False),
+        ({"captured": 0}, False),
+    ],
+)
+def test_broken_stretch__ends_where_three_records_follow_one_another_whose_fields_are_plausible(
+    changes: dict[str, int], proves: bool, read: Read, agrees: Agrees, make: SimpleNamespace, frames: list[bytes]
+) -> None:
+    records = []
+    for number, frame in enumerate(frames[:6]):
+        own = changes if number == 1 else {}
+        captured = own.get("captured", len(frame))
+        wire = own.get("wire", len(frame) + own.get("longer", 0))
+        head = (own.get("seconds", 1_000_000_000), own.get("fraction", 0), captured, wire)
+        records.append(struct.pack("<IIII", *head) + frame[:captured])
+    data = make.pcap([]) + b"\xff" * 100 + b"".join(records)
+    agrees(data)
+    first = 0 if proves else 2
+    assert read(data)[1]["skipped_bytes"] == (0, 100 + sum(map(len, records[:first])))
+
+
+_MAGIC = struct.pack("<I", 0x1A2B3C4D)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "proves"),
+    [
+        (0, bytes(20), False),
+        (4, b"", True),
+        (0xFFFF, b"", True),
+        (0x10000, b"", False),
+        (0x7FFFFFFF, b"", False),
+        (0x80000000, b"", True),
+        (0xBAD, b"", True),
+        (0x40000BAD, b"", True),
+        # the least of each kind, and a word less
+        (1, bytes(8), True),
+        (1, bytes(4), False),
+        (2, bytes(20), True),
+        (2, bytes(16), False),
+        (3, bytes(4), True),
+        (3, b"", False),
+        (6, bytes(20), True),
+        (6, bytes(16), False),
+        (0x0A0D0D0A, _MAGIC + bytes(12), True),
+        (0x0A0D0D0A, _MAGIC + bytes(8), False),
+        (0x0A0D0D0A, bytes(16), False),
+        # the most: a packet's and its options'
+        (4, bytes(4096 + 65536 - 12), True),
+        (4, bytes(4096 + 65536 - 8), False),
+        (4, bytes(3), False),
+    ],
+    ids=lambda value: f"{len(value)} bytes" if isinstance(value, bytes) else None,
+)
+def test_broken_stretch__ends_where_three_blocks_follow_one_another_whose_kind_and_length_are_plausible(
+    kind: int, body: bytes, proves: bool, read: Read, agrees: Agrees, make: SimpleNamespace, frames: list[bytes]
+) -> None:
+    first = make.block(kind, body)
+    rest = b"".join(make.enhanced(frame) for frame in frames[:4])
+    data = make.section() + make.interface() + b"\xff" * 100 + first + rest
+    agrees(data, max_packet_bytes=4096)
+    skipped = 100 + len(first) * (not proves)
+    assert read(data, max_packet_bytes=4096)[1]["skipped_bytes"] == (0, skipped)
 
 
 def test_broken_stretch__with_strict_names_file_offset_and_reason(

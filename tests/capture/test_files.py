@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
 import errno
 import gzip
 import logging
 import lzma
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,12 +18,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from pyarrow import fs
 
 from iotid import config
-from iotid.capture import counters, first_day, list_captures, read_packets, read_splits, split_capture, streams
+from iotid.capture import counters, files, first_day, list_captures, read_packets, read_splits, split_capture, streams
 from iotid.capture.counters import Counters
 from iotid.capture.plan import write_splits
-from iotid.capture.splits import find_captures
+from iotid.capture.splits import count_alike, find_captures
 from iotid.cli.split_pcaps import main as split_pcaps
 from iotid.errors import InputError, StaleError
 from iotid.flows import from_captures
@@ -123,6 +126,7 @@ def test_files__links_back_to_their_own_folder_end_and_links_elsewhere_are_follo
     write("other/c.pcap", range(9, 12))
     (tmp_path / "night" / "self").symlink_to(".")
     (tmp_path / "night" / "deep" / "up").symlink_to("..")
+    assert find_captures([f"{tmp_path}/night"]).same == 0, "they lead to no further names"
     (tmp_path / "night" / "more").symlink_to(tmp_path / "other")
     (tmp_path / "other" / "back").symlink_to(tmp_path / "night")
     (tmp_path / "other" / "same").symlink_to(tmp_path / "other")
@@ -200,6 +204,27 @@ def test_files__a_pipe_is_named_and_never_waited_for(
         list(read_splits([planned], capture_settings, Counters()))
 
 
+def test_files__of_an_object_store_are_found_in_all_folders_or_one_by_one(
+    write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
+    monkeypatch.setattr(files, "filesystem_of", lambda location: (store, location.removeprefix("s3://")))
+    for name in ("a b.pcap", "north/b.pcap", "north/deep/c.pcap"):
+        write(f"bucket/night/{name}")
+    (tmp_path / "bucket/night/empty").mkdir()
+    below = {file.inner: file for file in files.list_files("s3://bucket/night", "fail").files}
+    assert {inner: file.path for inner, file in below.items()} == {
+        "bucket/night/a b.pcap": "s3://bucket/night/a%20b.pcap",
+        "bucket/night/north/b.pcap": "s3://bucket/night/north/b.pcap",
+        "bucket/night/north/deep/c.pcap": "s3://bucket/night/north/deep/c.pcap",
+    }
+    (alone,) = files.list_files("s3://bucket/night/north/b.pcap", "fail").files
+    assert alone == below["bucket/night/north/b.pcap"]
+    assert len({file.identity for file in below.values()}) == 3
+    with pytest.raises(InputError, match="s3://bucket/other: there is no such file or folder"):
+        files.list_files("s3://bucket/other", "fail")
+
+
 def _refuse(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     scandir = os.scandir
 
@@ -250,6 +275,42 @@ def test_open__that_is_refused_is_an_error_or_quarantine_with_its_bytes_and_plac
     size = splits[2].end - splits[1].start
     assert list(counted) == [(str(path), "unreadable", 0, size, splits[1].start)]
     assert "cannot be read" in counted.unreadable[str(path)]
+
+
+class _Failing:
+    """An open file of a disk that fails."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def read(self, *_: int) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    read_at = read
+
+
+@pytest.mark.parametrize("pack", [_gzip, lzma.compress, bz2.compress, bytes])
+def test_read__a_disk_that_fails_under_an_open_capture_is_no_end_of_it(
+    pack: Callable[[bytes], bytes], write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capture_settings: config.Capture,
+) -> None:  # fmt: skip
+    path = write("a.pcap", range(500), pack)
+    (planned,) = split_capture(str(path), 0, capture_settings)
+    planned = replace(planned, fingerprint="")
+    open_file = streams.open_file
+    monkeypatch.setattr(streams, "open_file", lambda *where: _Failing(open_file(*where)))
+    if pack is bytes:  # what is not mapped, as of an object store
+        store = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
+        monkeypatch.setattr(streams, "filesystem_of", lambda _: (store, "a.pcap"))
+    with pytest.raises(InputError, match=r"a\.pcap: cannot be read \(Input/output error\)"):
+        list(read_splits([planned], capture_settings, Counters()))
+    counted = Counters()
+    assert list(read_splits([planned], _lenient(capture_settings), counted)) == []
+    size = path.stat().st_size
+    assert [row[1:4] for row in counted] == [("unreadable", 0, size - planned.start)]
 
 
 @pytest.mark.parametrize("pack", [bytes, _gzip, lzma.compress])
@@ -328,6 +389,14 @@ def test_overlap__of_a_capture_beside_its_packed_copy_is_hinted_at(
     )
     assert "splits: 3 captures" in told.output
     assert "1 that begin with the packet of another, counted twice" in told.output
+
+
+def test_alike__are_captures_that_begin_with_the_same_packet_and_none_that_hold_no_packet(
+    write: Callable[..., Path], tmp_path: Path
+) -> None:
+    for name, numbers in (("a", range(5)), ("b", ()), ("c", ()), ("d", range(2)), ("e", range(1, 5)), ("f", range(9))):
+        write(f"{name}.pcap", numbers)
+    assert count_alike(find_captures([str(tmp_path)]).captures) == 2
 
 
 @pytest.mark.parametrize("pack", [bytes, _gzip])

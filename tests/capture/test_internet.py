@@ -84,6 +84,17 @@ def test_internet__packets_cut_anywhere_have_the_same_reason_in_both_families(
         assert by_sender[0] == by_sender[1], above
 
 
+@pytest.mark.parametrize("family", [4, 6])
+def test_internet__headers_with_any_bit_turned_over_agree_with_the_twin(
+    family: int, agrees: Agrees, make: SimpleNamespace
+) -> None:
+    packets = [_packet(family, (), transport, make) for transport in _TRANSPORTS]
+    packets += [_packet(family, chain, "tcp", make) for chain in _CHAINS]
+    packets += [_packet(family, (), "tcp", make, fragment=fragment) for fragment in (0x2000, 0x2003, 0x0003)]
+    frames = [_framed(packet, make) + bytes(4) for packet in packets]  # a frame may be longer than its packet
+    agrees(make.pcap(make.flipped(frames, 14, 14 + 20 + 28 if family == 4 else 14 + 40 + 28)))
+
+
 @pytest.mark.parametrize("units", [0, 1, 2, 5, 255])
 def test_internet__an_authentication_header_that_lies_has_the_same_reason_in_both_families(
     units: int, one: Callable[..., Any], make: SimpleNamespace

@@ -52,6 +52,58 @@ def test_link__every_frame_cut_anywhere_agrees_with_the_twin(
         agrees(make.pcap([frame[:i] for frame in whole for i in range(len(frame))], link=link))
 
 
+def test_link__headers_with_any_bit_turned_over_agree_with_the_twin(
+    agrees: Agrees, frames: ModuleType, make: SimpleNamespace
+) -> None:
+    cases = [*frames.by_link(make), *(case for case in frames.by_tag(make) if " and " not in case[0])]
+    of_link: dict[int, list[bytes]] = {}
+    for _, link, frame in cases:
+        of_link.setdefault(link, []).append(frame)
+    for link in of_link.keys() - {239}:
+        begin = 12 if link == 1 else 0
+        agrees(make.pcap(make.flipped(of_link[link], begin, begin + 12), link=link))
+
+
+def test_link__ether_types_that_carry_no_ip_are_those_of_the_twin_and_not_their_neighbours(
+    agrees: Agrees, twin: ModuleType, make: SimpleNamespace
+) -> None:
+    numbers = {number + step for number in twin._NO_IP for step in (-1, 0, 1)} | {1500, 1501, 1535, 1536}
+    counted = agrees(make.pcap([make.ethernet(bytes(46), number) for number in sorted(numbers)]))
+    assert counted["not_ip"][0] >= len(twin._NO_IP)
+
+
+def test_link__every_number_of_a_link_type_is_read_as_the_twin_reads_it(
+    agrees: Agrees, frames: ModuleType, make: SimpleNamespace
+) -> None:
+    bodies = [make.ethernet(make.ipv4(make.tcp())), make.ipv4(make.tcp()), b"\xff\x03\0\x21" + make.ipv4(make.tcp())]
+    for link in {*range(300)} - {239}:  # what is no log of netfilter's has no byte order
+        agrees(make.pcap(bodies, link=link))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_link__netfilters_log_is_read_in_its_byte_order_whatever_the_length_of_a_packet(
+    order: str, read: Callable[..., Any], agrees: Agrees, frames: ModuleType, make: SimpleNamespace
+) -> None:
+    packets = [make.ipv4(make.udp(bytes(size - 28)), 17) for size in (28, 250, 252, 508, 1021, 1276, 1280, 1500, 9000)]
+    for flags in (0, 0x8000, 0x4000):
+        logged = [frames.nflog(2, [(1, bytes(4)), (9 | flags, packet)], order) for packet in packets]
+        data = make.pcap(logged, link=239)
+        agrees(data)
+        assert [row["packet_length"] for row in read(data)[0]] == [len(packet) for packet in packets]
+
+
+def test_link__tagged_frames_of_other_protocols_cut_anywhere_agree_with_the_twin(
+    agrees: Agrees, frames: ModuleType, make: SimpleNamespace
+) -> None:
+    found = []
+    for kind in (0x0806, 0x9999, 0x0010):  # ARP, a number that nobody knows, the length of a frame of LLC
+        rest = kind.to_bytes(2, "big") + bytes(4)
+        found += [frames.OUTER + tag + rest for tag in frames.TAGS.values()]
+        found += [frames.OUTER + between + make.ethernet(bytes(4), kind) for between in frames.BRIDGES.values()]
+    cuts = [(1_000_000, frame[:i], len(frame)) for frame in found for i in range(12, len(frame) + 1)]
+    assert agrees(make.pcap(cuts)).keys() == {"not_ip", "truncated", "unknown_ether_type_0x9999"}
+
+
 def test_link__macs_are_those_of_the_innermost_ethernet_header(
     one: Callable[..., Any], frames: ModuleType, make: SimpleNamespace
 ) -> None:
@@ -143,9 +195,17 @@ def test_link__tshark_sees_the_same_packets_in_what_it_reads(
     assert seen > 0.7 * len(cases)
 
 
-def test_docs__name_the_link_types_that_are_read() -> None:
+def _links() -> set[int]:
+    """The link types that are read."""
     headers, empty = np.empty(HEADERS_SIZE, np.int64), np.frombuffer(b"", np.uint8)
     read = {link for link in range(400) if network_layer(empty, 0, 0, link, headers) != UNKNOWN_LINK}
-    read |= {149}  # PKTAP's, of which an empty frame shows nothing
+    return read | {149}  # PKTAP's, of which an empty frame shows nothing
+
+
+def test_frames__are_there_for_every_link_type_that_is_read(frames: ModuleType, make: SimpleNamespace) -> None:
+    assert {link for _, link, _ in [*frames.by_link(make), *frames.by_radio(make)]} == _links()
+
+
+def test_docs__name_the_link_types_that_are_read() -> None:
     table = _DOCS.read_text().partition("## Link types")[2].partition("\n## ")[0]
-    assert {int(number) for number in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)} == read
+    assert {int(number) for number in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)} == _links()

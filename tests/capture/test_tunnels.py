@@ -43,6 +43,14 @@ def test_tunnels__packets_cut_anywhere_agree_with_the_twin(
     agrees(make.pcap(cuts), tunnels=TUNNELS)
 
 
+def test_tunnels__headers_with_any_bit_turned_over_agree_with_the_twin(
+    agrees: Agrees, frames: ModuleType, make: SimpleNamespace
+) -> None:
+    cases = [packet for name, _, packet in frames.by_tunnel(make) if not name.startswith("GRE") and packet[0] >> 4 == 4]
+    cases += [packet for name, _, packet in frames.by_tunnel(make) if name in ("GRE b000 0800", "GRE b081 880b")]
+    agrees(make.pcap(make.flipped([_on_ethernet(packet, make) for packet in cases], 34, 60)), tunnels=TUNNELS)
+
+
 @pytest.mark.parametrize("flags", [0x4000, 0x0002, 0x0003, 0x0004, 0x0007, 0x4001])
 def test_tunnels__gre_of_an_unknown_version_or_with_source_routing_is_left_on(
     flags: int, one: Callable[..., Any], make: SimpleNamespace

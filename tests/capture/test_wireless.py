@@ -33,6 +33,23 @@ def test_wireless__every_data_frame_behind_every_radio_is_one_packet(
             assert (row["link_type"], row["frame_length"]) == (link, len(frame)), name
 
 
+def test_wireless__data_frames_cut_anywhere_agree_with_the_twin(
+    agrees: Agrees, frames: ModuleType, make: SimpleNamespace
+) -> None:
+    for link, cases in _of_link(frames.by_radio(make)).items():
+        whole = [frame for name, frame in cases if link == 105 or "padded" in name]
+        cuts = [(1_000_000, frame[:i], len(frame)) for frame in whole for i in range(0, len(frame) - 40)]
+        agrees(make.pcap(cuts, link=link))
+
+
+def test_wireless__headers_with_any_bit_turned_over_agree_with_the_twin(
+    agrees: Agrees, frames: ModuleType, make: SimpleNamespace
+) -> None:
+    for link, cases in _of_link(frames.by_radio(make)).items():
+        whole = [frame for name, frame in cases if link == 105 or "padded" in name]
+        agrees(make.pcap(make.flipped(whole, 0, 40), link=link))
+
+
 def test_wireless__an_aggregate_of_two_packets_is_two_packets_that_tile_the_frame(
     read: Callable[..., Any], agrees: Agrees, frames: ModuleType, make: SimpleNamespace
 ) -> None:
@@ -100,6 +117,24 @@ def test_wireless__subframes_that_are_no_packets_are_counted(
     assert {reason: packets for reason, (packets, _) in read(data)[1].items()} == {
         "not_ip": 1, "flow": 1, "unknown_ether_type_0x9999": 1, "malformed": 1,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("at", "bits"),
+    [(0, 0x08), (0, 0x04), (0, 0x01), (0, 0x40), (1, 0x40), (22, 0x01), (22, 0x0F)],
+    ids=["management", "control", "version", "empty", "encrypted", "second fragment", "last fragment"],
+)
+def test_wireless__what_is_no_data_in_the_clear_is_one_frame_and_not_ip(
+    at: int, bits: int, read: Callable[..., Any], agrees: Agrees, frames: ModuleType, make: SimpleNamespace
+) -> None:
+    body = b"\xaa\xaa\3\0\0\0\x08\0" + make.ipv4(make.tcp())
+    frame = bytearray(frames.data(frames.subframe(body) + frames.subframe(body, last=True), qos=0x80))
+    assert read(make.pcap([bytes(frame)], link=105))[1].keys() == {"flow"}
+    frame[at] ^= bits
+    for _, link, radio in frames.radios(bytes(frame)):
+        data = make.pcap([radio], link=link)
+        agrees(data)
+        assert read(data)[1] == {"not_ip": (1, len(radio))}
 
 
 @pytest.mark.parametrize(("addresses", "source", "destination"), [(0, 4, 2), (1, 3, 2), (2, 4, 3)])

@@ -34,8 +34,8 @@ def read_capture(
     tunnels: tuple[str, ...] = (),
     max_tunnels: int = 4,
     keep_bytes: int | None = None,
-) -> tuple[list[dict[str, Any]], Counter[str], Counter[str]]:
-    """Packets of IP flows (as schemas.PACKETS, addresses as bytes), and packets and bytes by reason.
+) -> tuple[list[dict[str, Any]], dict[str, tuple[int, int, int]]]:
+    """Packets of IP flows (as schemas.PACKETS, addresses as bytes), and packets, bytes and first offset by reason.
 
     With ``keep_bytes`` each packet has ``first_bytes``, too: from the IP header on, addresses zeroed, zero-padded.
     """
@@ -43,6 +43,7 @@ def read_capture(
     packets: list[dict[str, Any]] = []
     counts: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
+    offsets: dict[str, int] = {}
     earlier: list[tuple[int, _Packet | None]] = []  # of each record, with its time
     for record in (frame for whole in reader.records() for frame in _frames(whole)):
         reason, time = record["reason"], record["timestamp"]
@@ -67,11 +68,12 @@ def read_capture(
             earlier.append((time, packet))
         counts[reason] += reason != "skipped_bytes"
         sizes[reason] += record["frame_length"]
+        offsets.setdefault(reason, record["offset"])
         if reason == "flow" and packet is not None:
             packets.append(packet.columns | _columns_of(record))
             if keep_bytes is not None:
                 packets[-1]["first_bytes"] = packet.nameless[:keep_bytes].ljust(keep_bytes, b"\0")
-    return packets, counts, sizes
+    return packets, {reason: (counts[reason], sizes[reason], offset) for reason, offset in offsets.items()}
 
 
 def _last(things: list[Any], most: int) -> list[Any]:

@@ -16,24 +16,37 @@ from scipy.sparse import csr_matrix
 from iotid.schemas import FLOWS
 from iotid.storage import Partition, Store
 
-# What the flows of a class look like: packet lengths, and their windows.
-LOOKS = {"camera": ([60, 1500, 1500], [1024, 65535, 65535]), "plug": ([60, 100], [1024, 512]), "odd": ([7, 7], [9, 9])}
+# What the flows of a kind look like: packet lengths, and their windows.
+LOOKS = {
+    "camera": [
+        ([60, 1500, 1500], [1024, 65535, 65535]), ([60, 1500], [1024, 65535]), ([1500] * 3, [65535] * 3),
+        ([1500, 60, 1500], [65535, 1024, 65535]),
+    ],
+    "plug": [
+        ([60, 100], [1024, 512]), ([100, 100], [512, 512]), ([100, 60, 100], [512, 1024, 512]),
+        ([60, 100, 100], [1024, 512, 512]),
+    ],
+    "other": [([60] * 3, [1024] * 3), ([60, 60], [1024] * 2), ([1500, 100], [65535, 512])],
+    "odd": [([7, 7], [9, 9])],
+}  # fmt: skip
 LEARNED = ("camera", "plug")
+_NIGHTS = 10  # of one device of each kind that was learned from; "other" is no listed one
 
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Trains a model that tells cameras from plugs, under the labels given, and saves its folder."""
+    """Learns to tell cameras from plugs, under the labels given, and saves the model's folder; its network learned
+    nothing, as a census asks for none."""
     import torch
 
     from iotid import config
+    from iotid.dataset import Sets
     from iotid.dataset.characteristics import Encoding, Vocabulary
-    from iotid.model.bundle import Learned, Predictor, save_bundle, vocabulary_sizes
+    from iotid.model.bundle import Learned, save_bundle, vocabulary_sizes
+    from iotid.model.device import DeviceModel, kinds_of
     from iotid.model.ensemble import AdaptiveEnsemble
-    from iotid.model.novelty import Novelty
-    from iotid.model.vote import LearnedVote
 
-    def train(labels: tuple[str, str] = LEARNED, *, sets: bool = False) -> Path:
+    def learn(labels: tuple[str, str] = LEARNED, *, sets: bool = True) -> Path:
         values = {"packet_length": (60, 100, 1500), "tcp_window": (512, 1024, 65535)}
         encoding = Encoding(
             max_packets=4,
@@ -55,29 +68,34 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
             memory=False,
         )
         model = AdaptiveEnsemble(settings, vocabulary_sizes(encoding), len(labels))
-        looks = pa.table({name: [LOOKS[label][place] for label in LEARNED] for place, name in enumerate(values)})
-        ids = {name: torch.from_numpy(column.astype(np.int64)) for name, column in encoding.encode(looks).items()}
-        optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
-        for _ in range(40):
-            optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(model(ids), torch.arange(2)).backward()
-            optimizer.step()
-        folder = tmp_path_factory.mktemp("model")
         learned = Learned()
         if sets:
-            looked, flows, label = encoding.encode(looks), csr_matrix([[3, 0], [5, 0], [0, 2], [0, 4]]), [0, 0, 1, 1]
-            _, summaries = Predictor(model, encoding).read(looked)
-            vote = LearnedVote(1).fit(looked, summaries, flows, np.array(label), 2)
-            learned = Learned(None, vote, Novelty().fit(looked, flows, np.array(label), 2))
+            _, kind_C = kinds_of(labels, encoding.devices)
+            learned = Learned(devices=DeviceModel(kind_C).fit(Sets(*_nights(encoding))))
+        folder = tmp_path_factory.mktemp("model")
         save_bundle(folder, model.state_dict(), settings, encoding, learned)
         return folder
 
-    return train
+    def _nights(encoding: Encoding) -> tuple[dict[str, Any], csr_matrix, Any, Any, csr_matrix]:
+        """Of each kind some nights, on which most of its looks are shown up to five times."""
+        random = np.random.default_rng(1)
+        shown = [(kind, look) for kind in ("other", *LEARNED) for look in LOOKS[kind]]
+        table = pa.table(
+            {"packet_length": [look[0] for _, look in shown], "tcp_window": [look[1] for _, look in shown]}
+        )
+        kind_B = np.repeat(["other", *LEARNED], _NIGHTS)
+        is_own_BD = kind_B[:, np.newaxis] == np.array([kind for kind, _ in shown])
+        flows_BD = is_own_BD * random.integers(1, 6, is_own_BD.shape) * (random.random(is_own_BD.shape) < 0.8)
+        label_B = np.array([LEARNED.index(kind) if kind in LEARNED else -1 for kind in kind_B])
+        no_sessions = csr_matrix(flows_BD.shape, dtype=np.int64)
+        return encoding.encode(table), csr_matrix(flows_BD), label_B, np.arange(len(kind_B)), no_sessions
+
+    return learn
 
 
-def flow(look: str, client_ip: str, client_mac: str | None, **more: Any) -> dict[str, Any]:
+def flow(look: str, client_ip: str, client_mac: str | None, variant: int = 0, **more: Any) -> dict[str, Any]:
     """A flow of one look from a device to a server of the Internet, through the gateway."""
-    lengths, windows = LOOKS[look]
+    lengths, windows = LOOKS[look][variant]
     return {
         "capture_file": "a.pcap", "protocol": 6, "vlan": None, "client_ip": client_ip, "client_port": 4000,
         "server_ip": "52.0.0.1", "server_port": 443, "client_mac": client_mac, "server_mac": "02:00:00:00:00:01",

@@ -8,37 +8,39 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from iotid.census.changes import compare
+from iotid.census.changes import COMPARED, compare
 from iotid.schemas import CENSUS
 
 NOON = datetime(2026, 1, 10, 12, tzinfo=UTC)
 STORED = CENSUS.arrow_schema(stored=True)
-GIVEN = pa.schema([field for field in STORED if field.name not in ("change", "previous_label")])
+GIVEN = pa.schema([field for field in STORED if field.name not in COMPARED])
+
+
+def kind(said: str) -> dict[str, Any]:
+    """A kind found; ``said``: its name, or ``kind/label`` where the class has a name of its own, empty if not told."""
+    name, _, label = said.partition("/")
+    label = label if "/" in said else name
+    return {"kind": name, "label": label or None, "vendor": None, "type": None, "confidence": 0.9, "flows": 3}
 
 
 def night(devices: dict[str, str | None], day: int = 0) -> pa.Table:
-    """Rows before the comparison; a device's value is its label, several joined by +, `unknown`, or None: undecided."""
-
-    def status(said: str | None) -> str:
-        return (
-            "undecided" if said is None else "unknown" if said == "unknown" else "several" if "+" in said else "known"
-        )
-
-    rows = [
-        {
-            "device_id": device,
-            "status": status(said),
-            "label": said if status(said) == "known" else None,
-            "vendor": None, "type": None, "confidence": 0.9, "runners_up": [], "flows": 7, "bytes": 700,
-            "first_seen": NOON + timedelta(days=day), "last_seen": NOON + timedelta(days=day, hours=1),
-            "addresses": ["10.0.0.1"], "watched": said == "camera", "group": "g1" if said == "unknown" else None,
-            "several": [
-                {"label": label, "vendor": None, "type": None, "confidence": 0.4}
-                for label in (said or "").split("+") if status(said) == "several"
-            ],
-        }
-        for device, said in devices.items()
-    ]  # fmt: skip
+    """Rows before the comparison; a device's value is its kinds joined by +, `?` for something unknown beside them,
+    `unknown`, or None: undecided."""
+    rows = []
+    for device, said in devices.items():
+        parts = [] if said in (None, "unknown") else str(said).split("+")
+        kinds = [kind(part) for part in parts if part != "?"]
+        status = "undecided" if said is None else "unknown" if not parts else "several" if len(kinds) > 1 else "known"
+        status = "several_with_unknown" if "?" in parts else status
+        rows.append(
+            {
+                "device_id": device, "status": status, "label": kinds[0]["label"] if status == "known" else None,
+                "vendor": None, "type": None, "confidence": 0.9, "kinds": kinds, "runners_up": [], "unexplained": 0.25,
+                "household": 0.5, "reason": "of 3 distinct flows", "flows": 7, "bytes": 700,
+                "first_seen": NOON + timedelta(days=day), "last_seen": NOON + timedelta(days=day, hours=1),
+                "addresses": ["10.0.0.1"], "watched": said == "camera", "group": "g1" if said == "unknown" else None,
+            }
+        )  # fmt: skip
     return pa.Table.from_pylist(rows, schema=GIVEN)
 
 
@@ -82,10 +84,10 @@ def test_compare__a_gone_device_has_no_flows_and_is_else_what_it_was() -> None:
     assert (row["flows"], row["bytes"], row["watched"]) == (0, 0, False)
     assert (row["label"], row["status"], row["previous_label"]) == ("camera", "known", "camera")
     assert row["last_seen"] == NOON + timedelta(hours=1)
-    unknown = census({"a": "unknown", "b": "plug+camera"}, {})
+    unknown = census({"a": "unknown", "b": "plug+camera+?"}, {})
     assert (unknown["a"]["group"], unknown["b"]["group"]) == ("g1", None)
-    assert [one["label"] for one in unknown["b"]["several"]] == ["plug", "camera"]
-    assert unknown["b"]["previous_label"] == "camera + plug"
+    assert [one["kind"] for one in unknown["b"]["kinds"]] == ["plug", "camera"]
+    assert (unknown["b"]["status"], unknown["b"]["previous_label"]) == ("several_with_unknown", "camera + plug")
 
 
 def test_compare__an_absent_device_is_forgotten_after_the_days_that_are_set() -> None:
@@ -97,35 +99,66 @@ def test_compare__an_absent_device_is_forgotten_after_the_days_that_are_set() ->
 
 
 @pytest.mark.parametrize(
-    ("before", "now", "change"),
+    ("before", "now", "change", "new"),
     [
-        ("plug", "plug", "same"),
-        ("plug", "camera", "changed"),
-        ("plug", "unknown", "changed"),
-        ("unknown", "plug", "changed"),
-        ("unknown", "unknown", "same"),
-        ("plug", None, "same"),
-        (None, "plug", "same"),
-        (None, None, "same"),
-        (None, "unknown", "same"),
-        ("unknown", None, "same"),
-        ("plug+camera", "camera+plug", "same"),
-        ("plug+camera", "camera+lamp", "changed"),
-        ("plug+camera", "plug", "same"),  # the camera may have sent too little tonight
-        ("plug+camera", "lamp", "changed"),
-        ("plug", "plug+camera", "changed"),
-        ("plug+camera", "unknown", "changed"),
-        ("plug+camera", None, "same"),
+        ("plug", "plug", "same", []),
+        ("plug", "camera", "changed", ["camera"]),
+        ("plug", "unknown", "changed", []),
+        ("unknown", "plug", "changed", ["plug"]),
+        ("unknown", "unknown", "same", []),
+        ("plug", None, "same", []),
+        (None, "plug", "same", []),
+        (None, None, "same", []),
+        (None, "unknown", "same", []),
+        ("unknown", None, "same", []),
+        ("plug+camera", "camera+plug", "same", []),
+        ("plug+camera", "camera+lamp", "changed", ["lamp"]),
+        ("plug+camera", "plug", "same", []),  # the camera may have sent too little tonight
+        ("plug+camera", "lamp", "changed", ["lamp"]),
+        ("plug", "plug+camera", "changed", ["camera"]),
+        ("plug", "lamp+plug+camera", "changed", ["lamp", "camera"]),  # in the order of kinds
+        ("plug+camera", "unknown", "changed", []),
+        ("plug+camera", None, "same", []),
+        ("plug", "plug+?", "same", []),  # what is unknown beside it may have been there before
+        ("plug+?", "plug", "same", []),
+        ("plug+?", "plug+camera+?", "changed", ["camera"]),
+        ("plug+?", "unknown", "changed", []),
+        ("unknown", "plug+?", "changed", ["plug"]),
     ],
 )
-def test_compare__changed_is_another_opinion_and_undecided_is_none(
-    before: str | None, now: str | None, change: str
+def test_compare__changed_is_a_kind_that_was_not_found_before_and_undecided_is_no_opinion(
+    before: str | None, now: str | None, change: str, new: list[str]
 ) -> None:
     row = census({"a": before}, {"a": now})["a"]
-    assert row["change"] == change
-    assert row["previous_label"] == (
-        None if before == "unknown" else " + ".join(sorted(before.split("+"))) if before else None
-    )
+    assert (row["change"], row["new_kinds"]) == (change, new)
+    named = sorted(part for part in (before or "unknown").split("+") if part not in ("?", "unknown"))
+    assert row["previous_label"] == (" + ".join(named) or None)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "new"),
+    [
+        ("Acme camera/", "Acme camera/C100", []),  # the same kind, of which the class is told tonight
+        ("Acme camera/C100", "Acme camera/", []),
+        ("Acme camera/C100", "Acme camera/C200", ["C200"]),
+        ("Acme camera/C100", "Acme camera/+plug", ["plug"]),
+        ("lamp", "Acme camera/", ["Acme camera"]),
+    ],
+)
+def test_compare__a_class_that_cannot_be_told_is_no_other_one(before: str, now: str, new: list[str]) -> None:
+    row = census({"a": before, "b": "plug"}, {"a": now, "b": "plug"})["a"]
+    assert (row["change"], row["new_kinds"]) == ("changed" if new else "same", new)
+
+
+def test_compare__only_a_changed_device_has_new_kinds() -> None:
+    there, more = {"a": "plug", "b": "plug"}, {"a": "plug+lamp", "b": "plug+lamp", "c": "lamp"}
+    assert census(there)["a"]["new_kinds"] == []
+    assert census(there, more)["c"]["new_kinds"] == []  # new itself
+    back = census({"a": "plug", "b": "plug"}, {"b": "plug"}, {"a": "lamp"})
+    assert {device: (row["change"], row["new_kinds"]) for device, row in back.items()} == {
+        "a": ("back", []), "b": ("gone", []),
+    }  # fmt: skip
+    assert census(there, more, comparable=False)["a"]["new_kinds"] == []
 
 
 def test_compare__of_another_model_labels_are_not_compared_but_presence_is() -> None:

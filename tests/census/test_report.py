@@ -24,15 +24,30 @@ FORMULA = '=HYPERLINK("http://example.org")'
 DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
 
 
+def kind(label: str | None, confidence: float = 0.8125, **more: Any) -> dict[str, Any]:
+    """A kind found; without a label it is one of several look-alikes."""
+    vendor, type_ = more.get("vendor", "Acme"), more.get("type", "socket")
+    name = more.get("kind", f"{vendor} {type_}")
+    return {"kind": name, "label": label, "vendor": vendor, "type": type_, "confidence": confidence, "flows": 3}
+
+
 def census_of(rows: list[dict[str, Any]]) -> pa.Table:
+    """Known plugs but for what ``rows`` say; ``kinds`` are none where they name a status without any."""
     usual = {
-        "status": "known", "label": "plug", "vendor": "Acme", "type": "socket", "confidence": 0.8125,
+        "status": "known", "kinds": [kind("plug")], "confidence": 0.8125,
         "runners_up": [{"label": "lamp", "confidence": 0.125}, {"label": "bell", "confidence": 0.0625}],
+        "unexplained": 0.25, "household": 0.5, "reason": "Of 3 distinct flows: 3 like those of Acme socket alone.",
         "flows": 12, "bytes": 3456, "first_seen": datetime(2026, 1, 10, 1, 2, 3, tzinfo=UTC),
         "last_seen": datetime(2026, 1, 10, 4, 5, 6, tzinfo=UTC), "addresses": ["10.0.0.7", "fe80::7"],
-        "change": "same", "previous_label": "plug", "watched": False, "several": [], "group": None,
+        "change": "same", "previous_label": "plug", "new_kinds": [], "watched": False, "group": None,
     }  # fmt: skip
-    numbered = [{"device_id": f"02:00:00:00:{n >> 8:02x}:{n & 255:02x}", **usual, **row} for n, row in enumerate(rows)]
+    numbered = []
+    for n, row in enumerate(rows):
+        whole = {"device_id": f"02:00:00:00:{n >> 8:02x}:{n & 255:02x}", **usual, **row}
+        if whole["status"] in ("unknown", "undecided"):
+            whole["kinds"] = []
+        only = whole["kinds"][0] if len(whole["kinds"]) == 1 else {}
+        numbered.append({name: only.get(name) for name in ("label", "vendor", "type")} | whole)
     return pa.Table.from_pylist(numbered, schema=CENSUS.arrow_schema(stored=True))
 
 
@@ -56,7 +71,8 @@ def facts(**more: Any) -> dict[str, Any]:
         "settings_hash": "0123456789ab", "key_fingerprint": None,
         "compared_with": {"capture_date": "2026-01-09", "how": "as it was"},
         "packets": {"flow": 12345, "not_ip": 67, "truncated": 0}, "devices": 3, "watched": 1,
-        "status": {"known": 3, "several": 0, "undecided": 0, "unknown": 0}, "changes": none, "flows": 1700,
+        "status": {"known": 3, "several": 0, "several_with_unknown": 0, "undecided": 0, "unknown": 0},
+        "changes": none, "flows": 1700,
         "flows_of_devices": 1500, "flows_of_other_protocols": 190, "flows_without_device": {"outside": 10},
     } | more  # fmt: skip
 
@@ -73,15 +89,20 @@ def data_of(page: str) -> dict[str, Any]:
 
 
 def test_page__hostile_names_stay_text_everywhere() -> None:
-    rows = [{"label": HOSTILE, "vendor": HOSTILE, "type": HOSTILE, "previous_label": HOSTILE, "change": change}
-            for change in ("changed", "new", "back", "gone")]  # fmt: skip
-    undecided = {"status": "undecided", "label": None, "runners_up": [{"label": HOSTILE, "confidence": 0.4}]}
+    hostile = {"kinds": [kind(HOSTILE, vendor=HOSTILE, type=HOSTILE)], "reason": HOSTILE, "previous_label": HOSTILE}
+    rows = [{**hostile, "change": change} for change in ("changed", "new", "back", "gone")]
+    rows += [{**hostile, "status": status} for status in ("several", "several_with_unknown")]
+    two = [*hostile["kinds"], kind(None, kind=HOSTILE)]
+    rows.append({**hostile, "change": "changed", "kinds": two, "new_kinds": [HOSTILE]})
+    undecided = {"status": "undecided", "reason": HOSTILE, "runners_up": [{"label": HOSTILE, "confidence": 0.4}]}
     page = page_of(census_of([*rows, undecided]), facts(site=HOSTILE, packets={"flow": 1, HOSTILE: 2}))
     assert page.count("<script") == 2
     assert page.count("</script>") == 2
     assert "<img" not in page
     assert "49" not in DATA.sub("", page)
-    assert data_of(page)["label"]["names"] == [HOSTILE]
+    data = data_of(page)
+    assert data["kinds"]["named"] == [[HOSTILE, HOSTILE, HOSTILE], [HOSTILE, None, None]]
+    assert data["reason"]["names"] == data["also"]["names"] == [HOSTILE]
     assert HOSTILE in text_of(page) or HOSTILE in html.unescape(page)
 
 
@@ -119,21 +140,56 @@ def test_page__tells_that_identifiers_are_pseudonyms_and_why_nights_are_not_comp
 
 
 def test_page__sections_list_what_to_look_at_and_count_all_of_it() -> None:
-    rows = [{"change": "new"}] * 13 + [{"change": "gone", "status": "unknown", "label": None}]
-    rows += [{"change": "changed", "previous_label": None}, {"watched": True}]
-    rows += [{"status": "undecided", "label": None}]
+    rows: list[dict[str, Any]] = [{"change": "new"}] * 13 + [{"change": "gone", "status": "unknown"}]
+    rows += [{"watched": True}, {"status": "undecided"}]
     told = text_of(page_of(census_of(rows), facts()))
     for part in (
-        "New: 13", "Show all 13 in the table", "Gone: 1", "was unknown , now plug",
-        "On the watch list: 1", "nearest lamp , 12 % of the evidence of 12 flows", "Undecided: 1",
-        "None: back, several behind one address, unknown.",
+        "New: 13", "Show all 13 in the table", "Gone: 1", "On the watch list: 1", "plug 81 % · Acme",
+        "nearest lamp , 13 %, by 12 flows", "Undecided: 1",
+        "None: changed, back, something unknown beside the kinds found, several kinds behind one address, unknown.",
     ):  # fmt: skip
         assert part in told
 
 
+@pytest.mark.parametrize(
+    ("row", "told", "also"),
+    [
+        ({"previous_label": None, "new_kinds": ["plug"]}, "was unknown , now plug", None),
+        ({"previous_label": "lamp", "new_kinds": ["plug"]}, "was lamp , now plug", None),
+        ({"previous_label": "lamp", "status": "unknown"}, "was lamp , now unknown", None),
+        (
+            {"previous_label": "lamp + plug", "kinds": [kind("bell"), kind("plug")], "new_kinds": ["bell"]},
+            "now also: bell · was lamp + plug",
+            "bell",
+        ),
+        (
+            {"kinds": [kind("tv"), kind("bell"), kind("plug")], "new_kinds": ["tv", "bell"]},
+            "now also: tv, bell · was plug",
+            "tv, bell",
+        ),
+        (
+            {"previous_label": "plug", "kinds": [kind("tv"), kind("bell")], "new_kinds": ["tv", "bell"]},
+            "was plug , now bell + tv",
+            None,
+        ),
+        (
+            {"previous_label": None, "status": "several_with_unknown", "new_kinds": ["plug"]},
+            "was unknown , now plug and something unknown",
+            None,
+        ),
+    ],
+)
+def test_page__of_a_changed_address_tells_what_came_or_what_it_was(
+    row: dict[str, Any], told: str, also: str | None
+) -> None:
+    page = page_of(census_of([{"change": "changed", "status": "several", **row}]), facts())
+    assert f"Changed: 1 02:00:00:00:00:00 {told} " in text_of(page)
+    assert data_of(page)["also"]["names"] == ([also] if also else [])
+
+
 def unknowns() -> list[dict[str, Any]]:
     """Fifty units of one new thing, one of another, one that is gone, and a device that is known."""
-    unknown = {"status": "unknown", "label": None, "vendor": None, "type": None, "flows": 3, "bytes": 10}
+    unknown = {"status": "unknown", "flows": 3, "bytes": 10}
     rows = [{**unknown, "group": "gmany"} for _ in range(50)]
     rows[7] |= {"flows": 9, "change": "new"}
     return [*rows, {**unknown, "group": "gone1"}, {**unknown, "group": "gmany", "change": "gone", "flows": 0}, {}]
@@ -159,7 +215,7 @@ def test_page_and_csv__units_of_one_new_thing_are_one_line() -> None:
 
 
 def test_page__lists_ten_groups_and_offers_the_rest() -> None:
-    rows = [{"status": "unknown", "label": None, "group": f"g{n:02}"} for n in range(12)]
+    rows = [{"status": "unknown", "group": f"g{n:02}"} for n in range(12)]
     told = text_of(page_of(census_of(rows), facts(), **{f"g{n:02}": [] for n in range(12)}))
     assert "Unknown: 12 g00" in told
     assert "g09 1 device" in told
@@ -167,34 +223,52 @@ def test_page__lists_ten_groups_and_offers_the_rest() -> None:
     assert "Show all 12 groups in the table" in told
 
 
-def test_page_and_csv__tell_each_of_several_devices_behind_one_address() -> None:
-    both = [{"label": name, "vendor": "Acme", "type": "x", "confidence": 0.41} for name in (HOSTILE, FORMULA)]
-    several = {"status": "several", "label": None, "vendor": None, "type": None, "several": both}
-    rows = [several, {**several, "change": "changed", "previous_label": "plug"}]
+def test_page_and_csv__name_every_kind_behind_one_address_and_how_probable_it_is() -> None:
+    behind = [kind(HOSTILE, 0.9951), kind(None, 0.9949, vendor="Volt", type="plug"), kind(FORMULA, 0.605)]
+    rows = [{"status": "several", "kinds": behind}, {"status": "several_with_unknown", "kinds": behind[1:]}]
     page = page_of(census_of(rows), facts())
-    assert page.count("<script") == 2
     told = text_of(page)
-    assert "Several behind one address: 2" in told
-    assert f"was plug , now {HOSTILE} + {FORMULA}" in told
-    assert data_of(page)["several"][0] == f"{HOSTILE} 41 %; {FORMULA} 41 %"
-    assert next(csv.DictReader(io.StringIO(render_csv(census_of(rows)))))["several"] == data_of(page)["several"][0]
+    assert page.count("<script") == 2
+    assert (
+        f"Several kinds behind one address: 1 02:00:00:00:00:00 {HOSTILE} >99 % , Volt plug 99 % , {FORMULA} 61 %"
+        in told
+    )
+    beside = f"02:00:00:00:00:01 Volt plug 99 % , {FORMULA} 61 % and something unknown"
+    assert f"Something unknown beside the kinds found: 1 {beside}" in told
+    data = data_of(page)
+    assert data["kinds"]["named"] == [
+        [HOSTILE, "Acme", "socket"], ["Volt plug", None, None], [FORMULA, "Acme", "socket"],
+    ]  # fmt: skip
+    assert data["kinds"]["of"] == [[0, 0.9951, 1, 0.9949, 2, 0.605], [1, 0.9949, 2, 0.605]]
+    first, second = csv.DictReader(io.StringIO(render_csv(census_of(rows))))
+    assert first["kinds"] == f"{HOSTILE} >99 %; Volt plug 99 %; {FORMULA} 61 %"
+    assert (second["kinds"], second["status"]) == (f"Volt plug 99 %; {FORMULA} 61 %", "several_with_unknown")
 
 
-def test_page__charts_count_known_devices_that_are_there_and_gather_what_is_beyond_twelve() -> None:
-    rows = [{"type": f"type {n:02}"} for n in range(15)] + [{"type": "type 14"}, {"type": None}]
-    rows += [{"type": "absent", "change": "gone"}, {"type": "unsure", "status": "undecided", "label": None}]
+def test_page__charts_count_every_kind_found_behind_what_is_there_and_gather_what_is_beyond_twelve() -> None:
+    types = [*(f"type {n:02}" for n in range(15)), "type 14", None]
+    rows: list[dict[str, Any]] = [{"kinds": [kind("plug", type=each, kind="plug")]} for each in types[:-2]]
+    rows.append({"status": "several", "kinds": [kind("plug", type=each, kind="plug") for each in types[-2:]]})
+    rows += [{"kinds": [kind("plug", type="absent")], "change": "gone"}, {"status": "undecided"}]
     told = text_of(page_of(census_of(rows), facts()))
+    assert "17 kinds found behind 16 addresses;" in told
     assert "Type type 14 2 type 00 1" in told
     assert "type 10 1 3 others 3 not in the device list 1" in told
     assert "absent 1" not in told
-    assert "unsure 1" not in told
 
 
 def test_page__carries_every_row_for_its_table() -> None:
-    data = data_of(page_of(census_of([{}, {"watched": True, "label": None, "runners_up": []}]), facts()))
+    rows = [{}, {"watched": True, "runners_up": [], "kinds": [kind("plug"), kind("lamp", 0.75)], "reason": "Why."}]
+    data = data_of(page_of(census_of(rows), facts()))
     assert data["device_id"] == ["02:00:00:00:00:00", "02:00:00:00:00:01"]
-    assert data["label"] == {"names": ["plug"], "codes": [0, -1]}
-    assert data["runners_up"] == ["lamp 12 %; bell 6 %", ""]
+    assert data["kinds"] == {
+        "named": [["plug", "Acme", "socket"], ["lamp", "Acme", "socket"]], "of": [[0, 0.8125], [0, 0.8125, 1, 0.75]],
+    }  # fmt: skip
+    assert data["reason"] == {
+        "names": ["Of 3 distinct flows: 3 like those of Acme socket alone.", "Why."],
+        "codes": [0, 1],
+    }
+    assert data["runners_up"] == {"names": ["lamp 13 %; bell 6 %", ""], "codes": [0, 1]}
     assert data["addresses"] == ["10.0.0.7 fe80::7"] * 2
     assert data["first_seen"] == [int(datetime(2026, 1, 10, 1, 2, 3, tzinfo=UTC).timestamp())] * 2
 
@@ -202,17 +276,26 @@ def test_page__carries_every_row_for_its_table() -> None:
 def test_page_and_csv__of_an_empty_night_are_whole() -> None:
     empty = CENSUS.arrow_schema(stored=True).empty_table()
     assert len(render_groups_csv(empty, groups_of()).splitlines()) == 1
-    assert "No known devices." in page_of(empty, facts(packets={}))
+    assert "No kind was found." in page_of(empty, facts(packets={}))
     assert len(render_csv(empty).splitlines()) == 1
 
 
 def test_csv__loads_again_and_runs_no_formula() -> None:
-    rows = [{"label": FORMULA, "vendor": 'A "quoted", vendor\nin two lines'}, {"label": "-1", "previous_label": None}]
+    rows: list[dict[str, Any]] = [
+        {"kinds": [kind(FORMULA, vendor='A "quoted", vendor\nin two lines')], "new_kinds": ["+1", "lamp"]},
+        {"kinds": [kind("-1")], "previous_label": None, "runners_up": [{"label": "lamp", "confidence": 0.004}]},
+    ]
     first, second = csv.DictReader(io.StringIO(render_csv(census_of(rows))))
     assert first["label"] == f"'{FORMULA}"
     assert first["vendor"] == 'A "quoted", vendor\nin two lines'
     assert (second["label"], second["previous_label"]) == ("'-1", "")
-    assert (first["addresses"], first["runners_up"]) == ("10.0.0.7 fe80::7", "lamp 12 %; bell 6 %")
+    assert (first["addresses"], first["runners_up"]) == ("10.0.0.7 fe80::7", "lamp 13 %; bell 6 %")
+    assert (first["kinds"], first["new_kinds"]) == (f"'{FORMULA} 81 %", "'+1; lamp")
+    assert (first["reason"], first["unexplained"]) == (
+        "Of 3 distinct flows: 3 like those of Acme socket alone.",
+        "0.25",
+    )
+    assert second["runners_up"] == ""  # it would be one of 0 %
     assert (first["confidence"], first["first_seen"][:19]) == ("0.8125", "2026-01-10 01:02:03")
 
 
@@ -230,10 +313,15 @@ document.querySelector('[data-view="watched"]').click();
 told.watched = cells(0); told.focus = document.activeElement.id;
 view.value = "groups"; select(); told.groups = lines().map(line => line.children[2].textContent);
 document.querySelector('[data-search="gmany"]').click(); told.of_group = rows.length;
+view.value = "several_with_unknown"; search.value = "doorbell"; select();
+told.behind = [...lines()[0].children[1].querySelectorAll("li, td > small")].map(line => line.textContent);
+told.also = lines()[0].children[6].textContent; told.beside = lines()[0].children[2].textContent;
 view.value = "present"; search.value = ""; select();
+order.value = "7 1"; order.dispatchEvent(new Event("change")); told.surest = cells(0)[0];
+told.unsorted = !document.querySelector("[aria-sort]");
 const heads = [...document.querySelectorAll("#heads button")];
-heads[4].click(); told.most = cells(4).slice(0, 2); told.sort = byId("heads").children[4].getAttribute("aria-sort");
-heads[4].click(); told.least = cells(4).slice(0, 2);
+heads[3].click(); told.most = cells(3).slice(0, 2); told.sort = byId("heads").children[3].getAttribute("aria-sort");
+heads[3].click(); told.least = cells(3).slice(0, 2);
 byId("next").click(); told.page = byId("page").textContent; told.disabled = byId("previous").disabled;
 told.fits = document.documentElement.scrollWidth <= innerWidth;
 const fields = [...document.querySelectorAll("input, select")], buttons = [...document.querySelectorAll("button")];
@@ -250,14 +338,23 @@ def test_page__loads_searches_sorts_and_leafs_in_a_browser(tmp_path: Path, width
         pytest.skip("no Chromium: install it to test the page in a browser")
     hours = [timedelta(hours=n % 24) for n in range(2000)]
     rows: list[dict[str, Any]] = [
-        {"flows": n, "last_seen": datetime(2026, 1, 10, tzinfo=UTC) + hour, "vendor": HOSTILE, "label": HOSTILE * 3}
+        {
+            "flows": n,
+            "last_seen": datetime(2026, 1, 10, tzinfo=UTC) + hour,
+            "kinds": [kind(HOSTILE * 3, vendor=HOSTILE)],
+        }
         for n, hour in enumerate(hours)
     ]
-    rows[5] |= {"label": "Kitchen lamp", "vendor": "Acme"}
+    rows[5] |= {"kinds": [kind("Kitchen lamp")]}
     rows[6] |= {"change": "gone", "flows": 0}
     rows[7] |= {"watched": True}
-    rows[8] |= {"status": "unknown", "label": None, "group": "gmany"}
-    rows[9] |= {"status": "unknown", "label": None, "group": "gmany"}
+    rows[8] |= {"status": "unknown", "group": "gmany"}
+    rows[9] |= {"status": "unknown", "group": "gmany"}
+    rows[10] |= {
+        "status": "several_with_unknown", "change": "changed", "new_kinds": ["Bell X"], "confidence": 0.996,
+        "kinds": [kind("Bell X", 0.996, type="doorbell")],
+    }  # fmt: skip
+    rows[10]["kinds"] += [kind(None, 0.994 - n / 10, kind=f"k{n}") for n in range(3)]
     page = page_of(census_of(rows), facts(site=HOSTILE), gmany=["TCP 8883"]).replace(
         "</body>", f"<script>{ACTIONS}</script></body>"
     )
@@ -272,9 +369,14 @@ def test_page__loads_searches_sorts_and_leafs_in_a_browser(tmp_path: Path, width
     assert match is not None
     assert json.loads(html.unescape(match.group(1))) == {
         "width": width, "title": f"Census of {HOSTILE}, 2026-01-10", "shown": 1999, "drawn": 50,
-        "found": ["02:00:00:00:00:05"], "status": "1 device", "none": "0 devices", "gone": ["02:00:00:00:00:06"],
+        "found": ["02:00:00:00:00:05"], "status": "1 address", "none": "0 addresses", "gone": ["02:00:00:00:00:06"],
         "watched": ["02:00:00:00:00:07"], "focus": "devices", "most": ["1,999", "1,998"], "sort": "descending",
         "least": ["0", "1"], "groups": ["unknowngmany, 2 alike"], "of_group": 2,
-        "page": "Page 2 of 40", "disabled": False, "fits": True, "labelled": True,
+        "behind": [
+            "Bell X>99 %Acme · doorbell", "k099 %", "k189 %", "k279 %", "and something unknown",
+            "not found: lamp 13 %; bell 6 %", "Of 3 distinct flows: 3 like those of Acme socket alone.",
+        ],
+        "also": "changednow also: Bell X", "beside": "several with unknown", "surest": "02:00:00:00:00:0a",
+        "unsorted": True, "page": "Page 2 of 40", "disabled": False, "fits": True, "labelled": True,
         "reachable": True,
     }  # fmt: skip

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -17,6 +18,7 @@ from iotid.census.pseudonyms import KEY_VARIABLE, Pseudonyms
 from iotid.config import Settings, Watchlist
 from iotid.errors import AccountingError, DataError, PartitionError, SettingError, WatchError
 from iotid.model import Predictor
+from iotid.model.device import decide, share_of_households
 from iotid.schemas import CENSUS
 from iotid.storage import Partition, Store
 
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 pytestmark = pytest.mark.spark
-LOOKS = {"camera": ([60, 1500, 1500], [1024, 65535, 65535]), "plug": ([60, 100], [1024, 512]), "odd": ([7, 7], [9, 9])}
 A, B, C, D = (f"02:00:00:00:00:{last}" for last in ("0a", "0b", "0c", "0d"))
 WATCHED = {"labels": ["camera"], "vendors": [], "types": [], "fail": False}
 KEY, OTHER_KEY = "one key of this test", "another key of this test"
@@ -42,10 +43,16 @@ class Site:
         self.write(self.store, "lab", f"2026-01-{day:02}", flows, **more)
 
     def devices(self, day: int, **looks: str) -> None:
-        """A night on which each device shows four flows of a look, three of them alike."""
+        """A night on which each device shows four equal flows of each look; looks are parted by +."""
         named = {"a": A, "b": B, "c": C, "d": D}
         self.night(
-            day, *(self.make(look, IPS[named[name]], named[name]) for name, look in looks.items() for _ in "1234")
+            day,
+            *(
+                self.make(look, IPS[named[name]], named[name])
+                for name, shown in looks.items()
+                for look in shown.split("+")
+                for _ in "1234"
+            ),
         )
 
     def census(self, day: int, version: str = "1", model: Path | None = None, **census: Any) -> Partition:
@@ -108,10 +115,12 @@ def test_take_census__names_devices_accounts_for_every_flow_and_writes_table_pag
     assert (rows[A]["first_seen"].second, rows[A]["last_seen"].second) == (0, 3 + 5)
     assert not rows[B]["watched"]
     assert rows[A]["confidence"] > 0.9
+    assert [one["kind"] for one in rows[A]["kinds"]] == ["camera works camera"]
+    assert rows[A]["reason"] == "Of 1 distinct flow: 1 like those of camera works camera alone."
     told = census.metadata
     assert (told["flows"], told["flows_of_devices"], told["flows_of_other_protocols"]) == (18, 11, 5)
     assert told["flows_without_device"] == {"no_host_address": 1, "outside": 1}
-    assert told["status"] == {"known": 3, "several": 0, "undecided": 1, "unknown": 1}
+    assert told["status"] == {"known": 3, "several": 0, "several_with_unknown": 0, "undecided": 1, "unknown": 1}
     assert told["labels"] == {"camera": 1, "plug": 2}
     assert told["changes"]["first"] == told["devices"] == told["rows"] == 5
     assert (told["watched"], told["model_version"], told["compared_with"]) == (1, "1", None)
@@ -122,35 +131,73 @@ def test_take_census__names_devices_accounts_for_every_flow_and_writes_table_pag
     assert len(Path(census.uri, "_census.csv").read_text(encoding="utf-8").splitlines()) == 1 + 5
 
 
-def test_take_census__asks_a_model_that_learned_sets_of_each_devices_whole_set(
-    site: Site, model_folder: Callable[..., Path]
-) -> None:
-    model, make = model_folder(sets=True), site.make
-    site.night(
-        1,
-        *[make("camera", IPS[A], A)] * 3,
-        *[make("plug", IPS[B], B)] * 2,
-        *[make("odd", IPS[C], C)] * 4,
-        *[make("camera", IPS[D], D)] * 2,
-        *[make("odd", IPS[D], D)] * 2,
-    )
-    small = stored(site.census(1, model=model, batch_rows=1)).to_pylist()  # a device's flows come in several batches
-    rows = {row["device_id"]: row for row in small}
-    assert {device: (row["status"], row["label"]) for device, row in rows.items() if device != D} == {
-        A: ("known", "camera"), B: ("known", "plug"), C: ("unknown", None),
+def test_take_census__asks_the_device_model_of_each_devices_whole_set(site: Site) -> None:
+    sets = {
+        A: [("camera", 0)] * 3, B: [("plug", 0), ("plug", 1)], C: [("odd", 0)] * 4,
+        D: [*[("camera", n) for n in range(4)], *[("plug", n) for n in range(4)] * 2],
     }  # fmt: skip
-    predictor = Predictor.load(model)
-    looks = pa.table(
-        {"packet_length": [LOOKS[each][0] for each in LOOKS], "tcp_window": [LOOKS[each][1] for each in LOOKS]}
-    )
-    sequences = predictor.encoding.encode(looks)
-    of = {A: {"camera": 3}, B: {"plug": 2}, C: {"odd": 4}, D: {"camera": 2, "odd": 2}}
-    flows = csr_matrix([[shown.get(look, 0) for look in LOOKS] for shown in of.values()])
-    expected_BC, novelty_B = predictor.name_sets(sequences, predictor.read(sequences)[1], flows)
-    for device, shares, novelty in zip(of, expected_BC, novelty_B, strict=True):
-        assert rows[device]["confidence"] == pytest.approx(shares.max(), abs=1e-5)
-        assert rows[device]["novelty"] == pytest.approx(novelty, abs=1e-5)
-    assert rows[A]["novelty"] < rows[D]["novelty"] < rows[C]["novelty"]
+    site.night(1, *(site.make(look, IPS[mac], mac, n) for mac, shown in sets.items() for look, n in shown))
+    small = stored(site.census(1, batch_rows=1)).to_pylist()  # a device's flows come in several batches
+    rows = {row["device_id"]: row for row in small}
+    assert {device: (row["status"], row["label"]) for device, row in rows.items()} == {
+        A: ("known", "camera"), B: ("known", "plug"), C: ("unknown", None), D: ("several", None),
+    }  # fmt: skip
+    assert {one["label"] for one in rows[D]["kinds"]} == {"camera", "plug"}
+    predictor = Predictor.load(site.model)
+    distinct = sorted({each for shown in sets.values() for each in shown})
+    flows = [site.make(look, "", None, n) for look, n in distinct]
+    looks = pa.table({name: [each[name] for each in flows] for name in ("packet_length", "tcp_window")})
+    counts = csr_matrix([[shown.count(each) for each in distinct] for shown in sets.values()])
+    assert predictor.learned.devices is not None
+    answer = predictor.learned.devices.answer(predictor.encoding.encode(looks), counts)
+    settings = site.settings.census
+    share = share_of_households(answer.log_odds, settings.behind)
+    expected = decide(answer, share, np.asarray(counts.sum(axis=1)).ravel(), settings)
+    for device, probability, unexplained in zip(sets, expected.probability, answer.unexplained, strict=True):
+        assert rows[device]["confidence"] == pytest.approx(probability.max(), abs=1e-5)
+        assert rows[device]["unexplained"] == pytest.approx(unexplained, abs=1e-5)
+
+
+def test_take_census__a_model_that_learned_no_sets_is_refused(site: Site, model_folder: Callable[..., Path]) -> None:
+    site.devices(1, a="camera")
+    with pytest.raises(DataError, match=r"learned no sets of flows; write the dataset and train again"):
+        site.census(1, model=model_folder(sets=False))
+
+
+def test_take_census__packets_that_nobody_answered_do_not_change_what_a_camera_is_called(site: Site) -> None:
+    make = site.make
+    own = [make("camera", IPS[A], A, variant) for variant in range(4)]
+    stranger = {"server_ip": IPS[A], "server_mac": A, "server_port": 80}
+    probes = [
+        make("plug", f"52.9.{n % 6}.{n % 251}", "02:00:00:00:00:01", n % 4, **stranger, server_packets=0)
+        for n in range(1500)
+    ]
+    site.night(1, *own)
+    site.night(2, *own, *probes)
+    calm, probed = site.rows(1)[A], site.rows(2)[A]
+    said = ("status", "label", "confidence", "kinds", "runners_up", "household", "reason", "flows", "bytes")
+    assert (calm["status"], calm["label"], calm["flows"]) == ("known", "camera", 4)
+    assert {name: probed[name] for name in said} == {name: calm[name] for name in said}
+    assert probed["change"] == "same"
+    told = site.census(2).metadata
+    assert told["flows_without_device"] == {"unanswered": 1500}
+    assert (told["flows"], told["flows_of_devices"], told["devices"]) == (1504, 4, 1)
+
+
+def test_take_census__a_kind_that_comes_to_an_address_is_a_change_that_names_it(site: Site) -> None:
+    def shown(*looks: str) -> list[dict[str, Any]]:
+        return [site.make(look, IPS[A], None, variant) for look in looks for variant in (0, 1, 2, 3)]
+
+    site.night(1, *shown("plug"))
+    site.night(2, *shown("plug", "camera"))
+    site.night(3, *shown("plug"))
+    rows = [site.rows(day, behind="households")[IPS[A]] for day in (1, 2, 3)]
+    assert [row["status"] for row in rows] == ["known", "several", "known"]
+    assert [(row["change"], row["previous_label"], row["new_kinds"]) for row in rows] == [
+        ("first", None, []), ("changed", "plug", ["camera"]), ("same", "camera + plug", []),
+    ]  # fmt: skip
+    page = Path(site.store.uri("census", {"site": "lab", "capture_date": "2026-01-02"}), "_census.html")
+    assert "now also: <span>camera</span>" in page.read_text(encoding="utf-8")
 
 
 def test_take_census__new_gone_away_back_and_changed_over_four_nights(site: Site) -> None:
@@ -172,7 +219,9 @@ def test_take_census__new_gone_away_back_and_changed_over_four_nights(site: Site
         "same": 1, "back": 2, "gone": 1,
     }  # fmt: skip
     assert fourth.metadata["devices"] == 3
-    assert fourth.metadata["status"] == {"known": 2, "several": 0, "undecided": 0, "unknown": 1}
+    assert fourth.metadata["status"] == {
+        "known": 2, "several": 0, "several_with_unknown": 0, "undecided": 0, "unknown": 1,
+    }  # fmt: skip
 
 
 def test_take_census__again_or_with_other_batches_and_partitions_gives_the_same_rows(site: Site) -> None:
@@ -237,11 +286,12 @@ def test_take_census__groups_keep_their_names_while_the_census_remembers_a_devic
     assert site.census(4).metadata["groups"] == 0
 
 
-def test_take_census__a_census_of_version_2_before_it_has_no_groups_and_no_several(site: Site) -> None:
+def test_take_census__a_census_of_version_2_before_it_has_no_groups_and_kinds_only_by_label(site: Site) -> None:
     site.devices(1, a="odd", b="camera")
     site.devices(2, b="camera")
     before = site.census(1)
-    rows = stored(before).drop_columns(["several", "group"])
+    since = ["group", "kinds", "unexplained", "household", "reason", "new_kinds"]
+    rows = stored(before).drop_columns(since)
     with site.store.write("census", before.keys, 2) as staged:
         pq.write_table(rows, f"{staged.path}/part-0.parquet")
         staged.metadata |= {name: before.metadata[name] for name in ("model_version", "settings_hash")}
@@ -249,7 +299,7 @@ def test_take_census__a_census_of_version_2_before_it_has_no_groups_and_no_sever
     assert {device: (row["change"], row["previous_label"], row["group"]) for device, row in after.items()} == {
         A: ("gone", None, None), B: ("same", "camera", None),
     }  # fmt: skip
-    assert after[A]["several"] == []
+    assert (after[A]["kinds"], after[A]["reason"]) == ([], "Made by an earlier version.")
 
 
 def test_take_census__an_empty_night_is_a_whole_census_on_which_all_are_gone(site: Site) -> None:

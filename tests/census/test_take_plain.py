@@ -14,47 +14,50 @@ import pyarrow.parquet as pq
 import pytest
 
 from iotid.census import check_watchlist, take, take_census
+from iotid.census.changes import COMPARED
 from iotid.census.groups import NO_GROUPS
+from iotid.census.identify import ANSWERS, answers_from_arrow
 from iotid.census.pseudonyms import KEY_VARIABLE, Pseudonyms
-from iotid.census.score import Scored, _score_into, _whole_devices
-from iotid.census.vote import Tally
+from iotid.census.score import Scored, _answers, _whole_devices
 from iotid.config import Settings, Watchlist
 from iotid.errors import AccountingError, DataError, NoModelError, PartitionError, SettingError, WatchError
-from iotid.model.kinds import kinds_of, sure_of
+from iotid.model.device import Answer
 from iotid.schemas import CENSUS, FLOWS
 from iotid.storage import Partition, Store
 
 A, B, C, D = (f"02:00:00:00:00:{last}" for last in ("0a", "0b", "0c", "0d"))
-COLUMNS = [
-    name for name in CENSUS.arrow_schema(stored=True).names if name not in ("watched", "change", "previous_label")
-]
+COLUMNS = [name for name in CENSUS.arrow_schema(stored=True).names if name not in ("watched", *COMPARED)]
 WATCHED = {"labels": ["camera"], "vendors": ["Volt"], "types": [], "fail": False}
 KEY = "one key of this test"
+
+
+def _kinds(label: str | None) -> list[dict[str, Any]]:
+    """The kinds that a label stands for, each named by its class alone; several are parted by +."""
+    return [
+        {"kind": f"{one}s", "label": one, "vendor": "Volt" if one == "plug" else None, "type": None, "confidence": 0.9,
+         "flows": 3, "units": 1}
+        for one in (label or "").split("+") if one not in ("", "undecided")
+    ]  # fmt: skip
 
 
 def _devices(day: int, labels: dict[str, str | None]) -> pa.Table:
     """What scoring gives for devices of these labels; None: unknown, undecided where the label says so."""
     seen = datetime(2026, 1, day, 12, tzinfo=UTC)
-    rows = [
-        {
-            "device_id": device,
-            "status": "unknown" if label is None else "undecided" if label == "undecided" else "known",
-            "label": None if label in (None, "undecided") else label,
-            "vendor": "Volt" if label == "plug" else None,
-            "type": None,
-            "confidence": 0.9,
-            "runners_up": [],
-            "several": [],
-            "novelty": None,
-            "group": None,
-            "flows": 4,
-            "bytes": 400,
-            "first_seen": seen,
-            "last_seen": seen + timedelta(minutes=1),
-            "addresses": [f"192.168.1.{10 + number}"],
-        }
-        for number, (device, label) in enumerate(sorted(labels.items()))
-    ]
+    rows = []
+    for number, (device, label) in enumerate(sorted(labels.items())):
+        kinds = _kinds(label)
+        status = "unknown" if label is None else "undecided" if not kinds else "known" if len(kinds) == 1 else "several"
+        only = kinds[0] if status == "known" else {}
+        rows.append(
+            {
+                "device_id": device, "status": status, **{name: only.get(name) for name in ("label", "vendor", "type")},
+                "confidence": 0.9, "kinds": kinds, "runners_up": [], "unexplained": 0.0, "household": 0.1,
+                "reason": "Of 4 distinct flows: 4 like those of several kinds.", "group": None, "flows": 4,
+                "bytes": 400,
+                "first_seen": seen, "last_seen": seen + timedelta(minutes=1),
+                "addresses": [f"192.168.1.{10 + number}"],
+            }
+        )  # fmt: skip
     schema = CENSUS.arrow_schema(stored=True)
     return pa.Table.from_pylist(rows, pa.schema([schema.field(name) for name in COLUMNS]))
 
@@ -117,7 +120,7 @@ def test_take_plain__counts_what_is_there_and_lists_what_is_gone(site: Site) -> 
     told = second.metadata
     assert (told["rows"], told["devices"], told["flows"], told["flows_of_devices"]) == (4, 3, 17, 12)
     assert (told["flows_of_other_protocols"], told["flows_without_device"]) == (2, {"outside": 3})
-    assert told["status"] == {"known": 2, "several": 0, "undecided": 1, "unknown": 0}
+    assert told["status"] == {"known": 2, "several": 0, "several_with_unknown": 0, "undecided": 1, "unknown": 0}
     assert told["labels"] == {"camera": 2}
     assert (told["watched"], told["watched_labels"]) == (2, {"camera": 2})
     assert {name: count for name, count in told["changes"].items() if count} == {
@@ -257,46 +260,105 @@ def test_whole_devices__no_device_is_in_two_tables_and_no_row_is_lost(
     assert list(_whole_devices(iter([]), 3)) == []
 
 
-def test_score_into__equal_sequences_are_scored_once_and_told_to_every_device_that_showed_them() -> None:
-    """A predictor that knows two labels, asked row by row and device by device."""
-    labels, chance = ("camera", "plug"), np.random.default_rng(3)
-    lengths = chance.integers(0, 3, (12, 2)).astype(np.int32)
-    shown = [
-        [{"device_id": f"d{chance.integers(4)}", "flows": int(chance.integers(1, 5))} for _ in range(3)]
-        for _ in lengths
+def test_answers__equal_flows_are_one_row_and_every_device_is_asked_of_once_with_all_its_flows() -> None:
+    chance = np.random.default_rng(3)
+    lengths = chance.integers(0, 3, (40, 2)).astype(np.int32)
+    devices, repeats = [f"d{number // 10}" for number in range(40)], chance.integers(1, 5, 40)
+    first = chance.integers(0, 3, 40) * 60_000_000  # of each row flows of two minutes, all within three
+    asked: list[tuple[np.ndarray, Any, Any]] = []
+
+    def answer(sequences: dict[str, np.ndarray], flows: Any, at_once: Any) -> Answer:
+        """Says how many flows each device has of each of two kinds of flows."""
+        asked.append((sequences["length"], flows, at_once))
+        begins = np.stack([sequences["length"][:, 0] == first for first in (0, 1)], axis=1)
+        share_BK, none_B = flows @ begins.astype(float), np.zeros(flows.shape[0])
+        counts = (flows > 0).astype(np.int64) @ np.ones((flows.shape[1], 3), np.int64)
+        return Answer(share_BK, share_BK, none_B, share_BK, none_B, none_B, counts, counts[:, 0], counts[:, :2])
+
+    encoding = SimpleNamespace(encode=lambda batch: {"length": np.array(batch["length"].to_pylist(), np.int32)})
+    predictor: Any = SimpleNamespace(encoding=encoding, learned=SimpleNamespace(devices=SimpleNamespace(answer=answer)))
+    times = {"open_us": repeats * 120_000_000, "first_seen": first, "last_seen": first + 180_000_000}
+    rows = pa.table({"device_id": devices, "flows": repeats, "length": lengths.tolist(), **times})
+    table = _answers(predictor, rows, ["length"])
+    assert table.schema == ANSWERS
+    assert table["device_id"].to_pylist() == ["d0", "d1", "d2", "d3"]
+    assert table["num_flows"].to_pylist() == [int(repeats[at : at + 10].sum()) for at in range(0, 40, 10)]
+    ((sequences, flows, at_once),) = asked
+    assert sorted(map(tuple, sequences.tolist())) == sorted({tuple(row) for row in lengths.tolist()})
+    assert flows.shape == at_once.shape == (4, len(sequences))
+    for (place, of), most in at_once.todok().items():
+        equal = [
+            -(-2 * int(repeats[row]) // 3)  # so often three minutes are in the time of being open, rounded up
+            for row in range(10 * place, 10 * place + 10)
+            if (lengths[row] == sequences[of]).all()
+        ]
+        assert most == max(equal)
+    assert at_once.nnz == flows.nnz
+    told = answers_from_arrow(table)
+    for place in range(4):
+        own = slice(10 * place, 10 * place + 10)
+        expected = [int(repeats[own][lengths[own, 0] == first].sum()) for first in (0, 1)]
+        assert told.host[place].tolist() == expected
+        assert told.distinct[place] == len({tuple(row) for row in lengths[own].tolist()})
+
+
+def _as_version_3(site: Site, day: int, rows: pa.Table) -> Partition:
+    """The census of the day as version 3 wrote it: several kinds without names, and nothing about why."""
+    several = [
+        [{name: one[name] for name in ("label", "vendor", "type", "confidence")} for one in kinds]
+        if status == "several" else []
+        for kinds, status in zip(rows["kinds"].to_pylist(), rows["status"].to_pylist(), strict=True)
+    ]  # fmt: skip
+    kind = pa.struct([*((name, pa.string()) for name in ("label", "vendor", "type")), ("confidence", pa.float64())])
+    since = ["kinds", "unexplained", "household", "reason", "new_kinds"]
+    stored = rows.drop_columns(since).append_column("several", pa.array(several, pa.list_(kind)))
+    stored = stored.append_column("novelty", pa.nulls(len(rows), pa.float64()))
+    before = site.store.open("census", {"site": "lab", "capture_date": f"2026-01-{day:02}"})
+    with site.store.write("census", before.keys, 3) as staged:
+        pq.write_table(stored, f"{staged.path}/part-0.parquet", filesystem=staged.filesystem)
+        pq.write_table(NO_GROUPS, f"{staged.path}/_groups.parquet", filesystem=staged.filesystem)
+        staged.metadata |= {name: before.metadata[name] for name in ("model_version", "settings_hash")}
+    return site.store.open("census", before.keys)
+
+
+def test_take_plain__a_census_of_version_3_is_the_night_before(site: Site) -> None:
+    site.night(1, a="camera", b="camera+plug", c=None, d="undecided")
+    site.night(2, a="camera", b="camera+plug", c="plug", d="camera")
+    rows = pq.read_table(f"{site.census(1).uri}/part-0.parquet", partitioning=None)
+    before = take._stored_rows(_as_version_3(site, 1, rows))
+    assert before.schema == CENSUS.arrow_schema(stored=True)
+    expected = [
+        [{**one, "kind": one["label"], "flows": 0, "units": 1} for one in kinds] for kinds in rows["kinds"].to_pylist()
     ]
-    asked: list[int] = []
+    assert before["kinds"].to_pylist() == expected
+    assert before["status"].to_pylist() == ["known", "several", "unknown", "undecided"]
+    assert set(before["reason"].to_pylist()) == {"Made by an earlier version."}
+    assert before["new_kinds"].to_pylist() == [[]] * 4
+    after = site.census(2)
+    assert after.metadata["compared_with"]["how"] == "as it was"
+    assert _changes(after) == {
+        A: ("changed", "camera"), B: ("changed", "camera + plug"), C: ("changed", None), D: ("same", None),
+    }  # fmt: skip
+    later = site.census(2, version="2")
+    assert later.metadata["compared_with"]["how"] == "scored again"
 
-    def probabilities(ids_NM: np.ndarray) -> np.ndarray:
-        first = (1 + ids_NM[:, 0] + 2 * ids_NM[:, 1]) / 8
-        return np.column_stack([first, 1 - first]).astype(np.float32)
 
-    def read(distinct: dict[str, np.ndarray]) -> tuple[np.ndarray, None]:
-        asked.append(len(distinct["length"]))
-        return probabilities(distinct["length"]), None
+def test_stored_rows__of_version_3_a_kind_without_a_label_is_called_by_vendor_and_type(site: Site) -> None:
+    site.night(1, b="camera+plug")
+    rows = pq.read_table(f"{site.census(1).uri}/part-0.parquet", partitioning=None)
+    (kinds,) = rows["kinds"].to_pylist()
+    kinds[0] |= {"label": None, "vendor": "Acme", "type": "camera"}
+    place = rows.schema.get_field_index("kinds")
+    rows = rows.set_column(place, rows.schema.field(place), pa.array([kinds], rows.schema.field(place).type))
+    (found,) = take._stored_rows(_as_version_3(site, 1, rows))["kinds"].to_pylist()
+    assert [(one["kind"], one["label"]) for one in found] == [("Acme camera", None), ("plug", "plug")]
 
-    devices = {"camera": {"vendor": "", "type": ""}, "plug": {"vendor": "", "type": ""}}
-    predictor: Any = SimpleNamespace(
-        encoding=SimpleNamespace(
-            encode=lambda batch: {"length": np.array(batch["length"].to_pylist(), np.int32)}, devices=devices
-        ),
-        read=read,
-        learned=SimpleNamespace(vote=None),
-        labels=labels,
-    )
-    batch = pa.RecordBatch.from_pylist(
-        [{"length": row.tolist(), "devices": own} for row, own in zip(lengths, shown, strict=True)]
-    )
-    tally, slow = Tally(2), Tally(2)
-    _score_into(tally, predictor, batch, ["length"])
-    assert asked == [len({tuple(row) for row in lengths.tolist()})]
-    for row, own in zip(lengths, shown, strict=True):
-        known, surprise = probabilities(row[np.newaxis]), np.array([(row == 1).sum() / max((row != 0).sum(), 1)])
-        for pair in own:
-            one, repeats = pa.array([pair["device_id"]]), np.array([pair["flows"]])
-            sure = sure_of(known, kinds_of(labels, devices))
-            slow.add_flows(one, repeats, np.array([0]), known, surprise, None, sure)
-    for name in ("device_id", "flows"):
-        assert tally.table()[name].to_pylist() == slow.table()[name].to_pylist()
-    found, expected = (np.array(each.table()["evidence"].to_pylist()) for each in (tally, slow))
-    np.testing.assert_allclose(found, expected)
+
+def test_take_plain__what_came_to_an_address_is_named(site: Site) -> None:
+    site.night(1, a="camera", b="plug", c=None)
+    site.night(2, a="plug+camera", b="lamp", c="plug+camera")
+    site.census(1)
+    rows = pq.read_table(f"{site.census(2).uri}/part-0.parquet", partitioning=None).to_pylist()
+    assert [(row["change"], row["new_kinds"]) for row in rows] == [
+        ("changed", ["plug"]), ("changed", ["lamp"]), ("changed", ["plug", "camera"]),
+    ]  # fmt: skip

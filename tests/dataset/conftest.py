@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pyarrow as pa
@@ -89,10 +87,3 @@ def of_night() -> Callable[[pa.Table], pa.Table]:
         return flows.append_column("site", pa.array(["lab"] * len(flows))).append_column("capture_date", day)
 
     return add
-
-
-@pytest.fixture
-def plain_spark(module_at: Callable[[Path], ModuleType], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Makes sessions that need no Java, of ``partitions`` partitions, for all that `iotid.dataset.write` asks."""
-    plain = module_at(Path(__file__).parent / "plain_spark.py")
-    return lambda **more: plain.PlainSpark(monkeypatch, **more)

@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iotid.census.devices import name_devices
 from iotid.config import conf_dir, load_settings
 from iotid.dataset import Device, DeviceList
 from iotid.errors import LabelError
+from iotid.labels.hosts import name_devices
 from iotid.labels.owner import Networks
 
 FlowTable = Callable[[Sequence[dict[str, Any]]], pa.Table]
@@ -137,6 +137,15 @@ def test_read__what_yaml_would_cut_is_refused_with_both_lines(
 ) -> None:
     with pytest.raises(LabelError, match=rf"not valid YAML \(.*{lines[0]}.*{lines[1]}\)"):
         DeviceList.read(_write(tmp_path, text))
+
+
+def test_read__a_file_of_ones_own_comes_before_a_list_of_conf_that_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert len(DeviceList.read("aalto.yaml").devices) > 1
+    _write(tmp_path, f"devices:\n  - {{name: Cam, mac: '{CAM}'}}\n", "aalto.yaml")
+    assert [device.name for device in DeviceList.read("aalto.yaml").devices] == ["Cam"]
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ import pytest
 
 from iotid.config import load_settings
 from iotid.dataset import Device, DeviceList, LabelledFlows
-from iotid.errors import LabelError
+from iotid.errors import LabelError, SettingError
+from iotid.storage import Partition, Store
 
 FlowTable = Callable[[Sequence[dict[str, Any]]], pa.Table]
 Label = Callable[[Sequence[dict[str, Any]]], LabelledFlows]
@@ -76,3 +78,31 @@ def test_dataset__vocabularies_are_of_training_alone_and_rows_know_their_flows(l
 def test_of__one_label_alone_is_nothing_to_tell_apart(labelled: Label) -> None:
     with pytest.raises(LabelError, match="1 of 1 labels can be learned, it takes 2"):
         labelled([{"client_mac": CAM}] * 5)
+
+
+def test_bytes_of__are_those_that_were_kept_of_each_flow(flow_table: FlowTable, of_night: Any) -> None:
+    settings = load_settings(overrides=["dataset.min_flows=2", "flow.keep_bytes=3", "flow.keep_packets=2"])
+    rows = [{"client_mac": mac, "first_bytes": bytes([n] * 3 + [n + 100] * 3)} for n, mac in enumerate([CAM, PLUG] * 3)]
+    flows = LabelledFlows.of(of_night(flow_table(rows)), DEVICES, settings.dataset, settings.flow)
+    assert flows.bytes_of(np.array([4, 0, 5])).tolist() == [[n] * 3 + [n + 100] * 3 for n in (4, 0, 5)]
+    assert flows.bytes_of(np.empty(0, np.int64)).shape == (0, 6)
+
+
+def test_of_nights__holds_the_flows_of_all_nights_files(
+    tmp_path: Path, labelled: Label, flow_table: FlowTable, write_night: Callable[..., Partition]
+) -> None:
+    rows = _captures(3, 2)
+    store, settings = Store(str(tmp_path)), load_settings(overrides=["dataset.min_flows=2", "flow.max_packets=4"])
+    nights = [
+        write_night(store, flow_table(rows[:10]), files=2, max_packets=4),
+        write_night(store, flow_table(rows[10:]), day="2024-03-02", max_packets=4),
+    ]
+    held, whole = LabelledFlows.of_nights(None, nights, DEVICES, settings.dataset, settings.flow), labelled(rows)
+    assert held.labels == whole.labels == ("cam", "plug")
+    assert held.label.tolist() == whole.label.tolist()
+    assert held.flows["packet_length"].to_pylist() == whole.flows["packet_length"].to_pylist()
+    by_time = held.under("by_time")
+    assert (by_time.settings.protocol, held.settings.protocol) == ("by_time", settings.dataset.protocol)
+    assert by_time.flows is held.flows
+    with pytest.raises(SettingError, match=r"flow\.max_packets"):
+        LabelledFlows.of_nights(None, nights, DEVICES, settings.dataset, load_settings().flow)

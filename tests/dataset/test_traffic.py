@@ -19,7 +19,7 @@ from iotid.capture.simulate import NIGHTS, write_demo
 from iotid.capture.simulate_frames import Clock, Container, Host, Network, Packet
 from iotid.config import Settings, load_settings
 from iotid.dataset import Device, DeviceList, Traffic, read_traffic
-from iotid.dataset.traffic import label_counts
+from iotid.dataset.traffic import _addresses, _at_devices, _macs, label_counts
 from iotid.errors import LabelError
 
 if TYPE_CHECKING:
@@ -161,6 +161,24 @@ def _sending(*messages: tuple[str, str, float, int]) -> list[Packet]:
 
 def _rows(traffic: Traffic, *names: str) -> list[tuple[Any, ...]]:
     return list(zip(*(traffic.table[name].to_pylist() for name in names), strict=True))
+
+
+def test_ends__are_asked_for_by_the_macs_and_addresses_of_all_devices() -> None:
+    devices = DeviceList((
+        Device(name="plug", mac=(PLUG, CAM)), Device(name="hub", mac=PHONE, ip="10.0.0.9"),
+        Device(name="tv", ip=("10.0.0.4", "10.0.0.3")), Device(name="box", path="*/b/*"),
+    ))  # fmt: skip
+    assert _macs(devices) == [CAM, PLUG, PHONE]
+    assert _addresses(devices) == ["10.0.0.3", "10.0.0.4", "10.0.0.9"]
+    assert _addresses(devices, without_mac=True) == ["10.0.0.3", "10.0.0.4"]
+
+
+def test_at_devices__are_ends_inside_the_sites_networks_and_of_no_group() -> None:
+    rows = [("10.0.0.1", CAM), ("52.1.2.3", CAM), ("10.0.0.2", None), ("224.0.0.251", "01:00:5e:00:00:fb")]
+    batch = pa.RecordBatch.from_pylist([{"ip": ip, "mac": mac} for ip, mac in rows])
+    devices = DeviceList((Device(name="cam", mac=CAM),))
+    (ends,) = _at_devices([batch], devices.networks)
+    assert [(row["ip"], row["mac"]) for row in ends.to_pylist()] == [rows[0], rows[2]]
 
 
 @pytest.mark.spark

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -41,6 +42,7 @@ WriteNight = Callable[..., Partition]
 pytestmark = pytest.mark.spark
 
 CAM, PLUG, HUE, PHONE = (f"aa:bb:cc:dd:ee:0{number}" for number in range(4))
+STRANGER = "192.0.2.1"
 DEVICES = DeviceList(
     (
         Device(name="cam", mac=CAM, vendor="Acme", type="camera"),
@@ -63,7 +65,7 @@ def _rows(seed: int = 5) -> list[dict[str, Any]]:
             waits = [0, *(chance.randrange(10**6) for _ in lengths[1:])]
             rows.append({**columns, "packet_length": lengths, "inter_arrival_us": waits})
 
-    from_outside = {"client_ip": "192.0.2.1", "server_ip": "10.0.0.3"}
+    from_outside = {"client_ip": STRANGER, "server_ip": "10.0.0.3"}
     add(100, 40, client_mac=CAM, capture_file="a.pcap")
     add(60, 42, **from_outside, server_mac=PLUG, capture_file="b.pcap")
     add(6, 60, client_mac=HUE, capture_file="x/bridge/c.pcap")
@@ -395,6 +397,7 @@ def test_in_memory__same_labels_vocabularies_and_rows(
         row["first_seen"] = number * 37 % 200
         if "capture_file" in row:
             row["capture_file"] = f"{number % 7}-{row['capture_file']}"
+        row["server_packets"], row["client_port"] = number % 2, number
     night = write_night(store, flow_table(rows), files=3, join_files=join_files)
     changes = [f"dataset.protocol={protocol}", f"dataset.unique={json.dumps(unique)}", "dataset.min_count=2"]
     changes.append(f"flow.join_files={json.dumps(join_files)}")
@@ -413,39 +416,46 @@ def test_in_memory__same_labels_vocabularies_and_rows(
         assert found == expected[name]
         np.testing.assert_array_equal(labelled.label[part.flow], part.rows.label[part.row_of_flow])
     sets = read_sets(dataset.uri)
-    learned_N = (part_N := labelled.parts()) != PARTS.index("test")
+    part_N = labelled.parts()
+    number_N, client_N = labelled.flows["client_port"].to_numpy(), np.array(labelled.flows["client_ip"].to_pylist())
+    is_held_N = (part_N >= 0) & (part_N != PARTS.index("test")) & ((client_N != STRANGER) | (number_N % 2 == 1))
     seen: dict[tuple[str, str], Counter[tuple[Any, ...]]] = {}
-    ids_of = encoding.encode(labelled.flows)
-    captures = ["one night"] * len(part_N) if join_files else labelled.flows["capture_file"].to_pylist()
-    for number in np.flatnonzero(learned_N & (part_N >= 0)).tolist():
+
+    def add(label: str, capture: str, ids_of: dict[str, np.ndarray], number: int) -> None:
         ids = tuple(tuple(sequence[number].tolist()) for sequence in ids_of.values())
-        key = (encoding.labels[labelled.label[number]], captures[number])
-        seen.setdefault(key, Counter())[ids] += 1
+        seen.setdefault((label, capture), Counter())[ids] += 1
+
+    ids_of, captures = encoding.encode(labelled.flows), labelled.flows["capture_file"].to_pylist()
+    for number in np.flatnonzero(is_held_N).tolist():
+        add(encoding.labels[labelled.label[number]], captures[number], ids_of, number)
+    unlisted = flow_table(rows).filter(pc.field("client_mac") == PHONE)  # of no part, and all in one capture
+    for number in range(len(unlisted)):
+        add("", "", encoding.encode(unlisted.combine_chunks()), number)
     of_label: Counter[tuple[str, frozenset[Any]]] = Counter(
         (label, frozenset(content.items())) for (label, _), content in seen.items()
     )
+    names = [*encoding.labels, ""]  # -1 is the last
     found_sets: Counter[tuple[str, frozenset[Any]]] = Counter()
     for label, flows_D in zip(sets.label.tolist(), sets.flows.toarray(), strict=True):
         content = {
             tuple(tuple(ids[row].tolist()) for ids in sets.sequences.values()): int(flows_D[row])
             for row in np.flatnonzero(flows_D)
         }
-        found_sets[encoding.labels[label], frozenset(content.items())] += 1
+        found_sets[names[label], frozenset(content.items())] += 1
     assert found_sets == of_label
     few = read_sets(_write(spark, store, [night], *changes, "dataset.sets=2").uri)
-    assert np.bincount(few.label, minlength=len(encoding.labels)).tolist() == [
-        min(2, sum(name == label for name, _ in seen)) for label in encoding.labels
-    ]
+    assert Counter(names[label] for label in few.label.tolist()) == {
+        label: min(2, sum(name == label for name, _ in seen)) for label in names
+    }
 
 
-@pytest.mark.parametrize(("join_files", "sets"), [(True, 3), (False, 5)])
-def test_write__a_set_is_one_device_in_one_recording(
+@pytest.mark.parametrize("join_files", [True, False])
+def test_write__a_set_is_one_device_in_one_capture_and_those_of_a_night_are_one_recording(
     spark: SparkSession,
     tmp_path: Path,
     flow_table: FlowTable,
     write_night: WriteNight,
     join_files: bool,
-    sets: int,
 ) -> None:
     rows = [
         {"client_mac": mac, "capture_file": name, "first_seen": number, "packet_length": [40 + number]}
@@ -457,4 +467,6 @@ def test_write__a_set_is_one_device_in_one_recording(
     cams = [Device(name=name, mac=mac, model="cam") for name, mac in (("porch", CAM), ("hall", HUE))]
     devices = DeviceList((*cams, Device(name="plug", mac=PLUG)), "list.yaml")
     dataset = _write(spark, store, [night], f"flow.join_files={json.dumps(join_files)}", devices=devices)
-    assert len(read_sets(dataset.uri)) == sets
+    sets = read_sets(dataset.uri)
+    assert len(sets) == 5
+    assert sorted(Counter(sets.recording.tolist()).values()) == ([1, 2, 2] if join_files else [1] * 5)

@@ -133,6 +133,8 @@ def test_write_plain__accounts_for_all_flows_and_says_which_devices_and_hosts_ne
         "in": 210, "kept": 160, "dropped": 6, "unlisted": 30, "conflicts": 4, "other_protocols": 10, "continued": 0,
     }  # fmt: skip
     assert told["dropped"] == {"bridge": {"flows": 6, "reason": "fewer than dataset.min_flows=10 flows"}}
+    parts = ", ".join(f"{part} {told['flows'][part]} flows in {told['rows'][part]} rows" for part in PARTS)
+    assert told["summary"] == f"2 labels: {parts}; 1 labels left out"
     assert told["without_flows"] == ["switch", "lamp"]
     assert told["unlisted_hosts"] == {PHONE: 20, "10.0.0.50": 7, "127.0.0.1": 3}
     assert told["coverage"] == [
@@ -182,6 +184,8 @@ def test_write_plain__by_capture_no_file_is_in_two_parts(
     ]
     night = write_night(Store(str(tmp_path)), flow_table(rows), files=2)
     dataset = _write(plain_spark(), Store(str(tmp_path)), [night], "dataset.protocol=by_capture", "dataset.train=0.5")
+    assert dataset.metadata["summary"].startswith("2 labels: train 18 flows in ")
+    assert "left out" not in dataset.metadata["summary"]
     content = _content(dataset)
     assert {part: sum(content[part].values()) for part in PARTS} == {"train": 18, "validation": 6, "test": 12}
     train = {(label, lengths) for label, lengths, _ in content["train"]}
@@ -211,9 +215,45 @@ def test_write_plain__sets_hold_the_flows_of_training_and_validation_alone(
     plain_spark: Any, night: tuple[Store, Partition]
 ) -> None:
     dataset = _write(plain_spark(), night[0], [night[1]])
-    flows = dataset.metadata["flows"]
-    held = int(np.sum(read_sets(dataset.uri).to_arrow()["num_flows"].to_numpy()))
-    assert held == flows["train"] + flows["validation"] != flows["test"]
+    flows = {label: {part: each["flows"] for part, each in own.items()}
+             for label, own in dataset.metadata["labels"].items()}  # fmt: skip
+    sets = read_sets(dataset.uri)
+    held = dict(zip(sets.label.tolist(), np.asarray(sets.flows.sum(axis=1)).ravel().tolist(), strict=True))
+    assert held[0] == flows["cam"]["train"] + flows["cam"]["validation"] < 100
+
+
+def test_write_plain__hosts_on_no_list_are_sets_without_a_label_and_unanswered_flows_are_in_none(
+    plain_spark: Any, night: tuple[Store, Partition], tmp_path: Path, flow_table: FlowTable, write_night: WriteNight
+) -> None:
+    sets = read_sets(_write(plain_spark(), night[0], [night[1]]).uri)
+    flows_B = np.asarray(sets.flows.sum(axis=1)).ravel().tolist()
+    # two hosts inside; one of loopback is none, and the plug answered nobody
+    assert sorted(zip(sets.label.tolist(), flows_B, strict=True))[:-1] == [(-1, 7), (-1, 20)]
+    assert sets.label.tolist() == [-1, -1, 0]
+    rows = [row | {"server_packets": 1 if row.get("server_mac") == PLUG else 0} for row in _rows()]
+    store = Store(str(tmp_path))
+    dataset = _write(plain_spark(), store, [write_night(store, flow_table(rows))])
+    answered = read_sets(dataset.uri)
+    assert answered.label.tolist() == [-1, -1, 0, 1]
+    plug = dataset.metadata["labels"]["plug"]
+    assert answered.flows[3].sum() == plug["train"]["flows"] + plug["validation"]["flows"] == 54
+
+
+def test_write_plain__a_devices_sets_of_a_night_share_a_recording(
+    plain_spark: Any, tmp_path: Path, flow_table: FlowTable, write_night: WriteNight
+) -> None:
+    rows = [
+        {"client_mac": mac, "capture_file": f"{capture}.pcap", "packet_length": [40 + number]}
+        for mac, captures in ((CAM, "ab"), (PLUG, "a"))
+        for capture in captures
+        for number in range(12)
+    ]
+    store = Store(str(tmp_path))
+    nights = [write_night(store, flow_table(rows), day=f"2024-03-0{day}") for day in (1, 2)]
+    sets = read_sets(_write(plain_spark(), store, nights).uri)
+    assert sets.label.tolist() == [0] * 4 + [1] * 2
+    assert sorted(Counter(sets.recording[:4].tolist()).values()) == [2, 2]
+    assert len(set(sets.recording.tolist())) == 4
 
 
 def test_write_plain__a_lost_file_other_settings_or_another_schema_are_refused(

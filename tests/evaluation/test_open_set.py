@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,8 +31,11 @@ DEVICES = DeviceList(
 _SMALL = Path(__file__).with_name("small.yaml")
 
 
-def _flows(devices: DeviceList, *changes: str) -> LabelledFlows:
-    """Nine captures of each device, of five flows each; kinds share no length, plug1 and plug2 share all of them."""
+def _flows(devices: DeviceList, *changes: str, listed: DeviceList | None = None) -> LabelledFlows:
+    """Nine captures of each device, of five flows each; kinds share no length, plug1 and plug2 share all of them.
+
+    ``listed``: those that get a label, if not all.
+    """
     chance = np.random.default_rng(5)
     columns: dict[str, list[object]] = {
         name: [] for name in ("capture_file", "client_mac", "packet_length", "tcp_window")
@@ -53,7 +57,7 @@ def _flows(devices: DeviceList, *changes: str) -> LabelledFlows:
         columns.setdefault(field.name, [nothing] * rows)
     table = pa.Table.from_arrays([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
     settings = load_settings([_SMALL], changes)
-    return LabelledFlows.of(table, devices, settings.dataset, settings.flow)
+    return LabelledFlows.of(table, listed or devices, settings.dataset, settings.flow)
 
 
 @given(st.integers(0, 10_000))
@@ -67,19 +71,20 @@ def test_false_unknown__is_that_of_the_best_threshold_tried_by_hand(seed: int) -
 
 
 def _sets() -> Sets:
-    """Two groups: four known captures, and four of the labels 1 and 2, of which one is taken for 0."""
+    """Two groups: four known captures, and four of the labels 1 and 2, in one of which two learned kinds are found."""
     left_out = np.array([False, False, True, True] * 2)
-    novelty = np.array([0.1, 0.7, 0.6, 0.9, 0.2, 0.3, 0.25, 0.9])
+    score = np.array([0.1, 0.7, 0.6, 0.9, 0.2, 0.3, 0.25, 0.9])
     return Sets(
         unit=np.arange(8),
         label=np.array([0, 0, 1, 1, 0, 1, 2, 2]),
         left_out=left_out,
-        novelty=novelty,
+        device_model=score,
         surprise=left_out.astype(float),
         doubt=np.full(8, 0.5),
-        is_new=novelty > 0.5,
+        is_new=score > 0.5,
         named=np.array([0, 0, 0, 0, 0, 0, 0, 0]),
-        status=np.array(["known", "unknown", "unknown", "unknown", "undecided", "known", "known", "unknown"]),
+        is_own=np.array([True] + [False] * 7),
+        status=np.array(["known", "unknown", "unknown", "unknown", "undecided", "known", "several", "unknown"]),
         group=np.array([1] * 4 + [2] * 4),
     )
 
@@ -89,9 +94,9 @@ def test_judge__counts_what_was_found_named_and_lost() -> None:
     assert judged["groups"] == [["plug"], ["hub"]]
     assert judged["captures"] == {"known": 4, "left_out": 4}
     # of the 16 pairs of a new and a known capture three are in the wrong order: 0.6 and 0.25 against 0.7, 0.25 and 0.3
-    assert judged["scores"]["novelty"]["auroc"] == pytest.approx(13 / 16)
-    assert judged["scores"]["novelty"]["auroc_of_groups"] == pytest.approx([3 / 4, 3 / 4])
-    assert judged["scores"]["novelty"]["false_unknown_at_95"] == 0.5  # at 0.25, where the last new one is found
+    assert judged["scores"]["device_model"]["auroc"] == pytest.approx(13 / 16)
+    assert judged["scores"]["device_model"]["auroc_of_groups"] == pytest.approx([3 / 4, 3 / 4])
+    assert judged["scores"]["device_model"]["false_unknown_at_95"] == 0.5  # at 0.25, where the last new one is found
     assert judged["scores"]["surprise"]["auroc"] == 1.0
     assert judged["scores"]["surprise"]["false_unknown_at_95"] == 0.0
     assert judged["scores"]["doubt"]["auroc"] == 0.5
@@ -103,6 +108,14 @@ def test_judge__counts_what_was_found_named_and_lost() -> None:
     plug, hub = judged["per_label"]
     assert plug == {"label": "plug", "captures": 2, "unknown": 1.0, "undecided": 0.0, "named": 0.0, "mostly": None}
     assert (hub["unknown"], hub["named"], hub["mostly"]) == (0.5, 0.5, "cam")
+
+
+def test_judge__a_kind_found_beside_the_right_one_is_wrong_and_look_alikes_named_for_each_other_are_right() -> None:
+    two_kinds = _sets()._replace(status=np.array(["several"] * 8), is_own=np.zeros(8, bool))
+    assert judge(two_kinds, ["cam", "plug", "hub"])["census"]["known"]["wrong"] == 1.0
+    look_alikes = _sets()._replace(status=np.array(["known"] * 8), is_own=np.ones(8, bool), named=np.full(8, 2))
+    census = judge(look_alikes, ["cam", "plug", "hub"])["census"]
+    assert (census["known"]["right"], census["left_out"]["wrong"]) == (1.0, 1.0)
 
 
 @pytest.mark.parametrize(("groups", "expected"), [(2, 2), (3, 3), (1000, 3)])
@@ -161,14 +174,32 @@ def test_run__kinds_that_share_nothing_are_found_and_learned_ones_pass(
     assert judged["captures"] == {"known": 24, "left_out": 36}
     assert outcome["flows"]["left_out"] == 36 * 5
     assert outcome["flows"]["test"] == 24 * 5
-    assert judged["scores"]["novelty"]["auroc"] == 1.0
-    assert judged["scores"]["novelty"]["false_unknown_at_95"] == 0.0
+    assert judged["scores"]["device_model"]["auroc"] == 1.0
+    assert judged["scores"]["device_model"]["false_unknown_at_95"] == 0.0
     assert judged["scores"]["surprise"]["auroc"] == 1.0  # no length of theirs was learned
     assert judged["at_limit"]["detection"] == 1.0
     assert judged["census"]["left_out"] == {"wrong": 0.0, "undecided": 0.0, "unknown": 1.0}
-    assert judged["at_limit"]["false_unknown"] < 0.2
+    assert judged["at_limit"]["false_unknown"] == 0.0
+    # plug1 and plug2 are alike in all, and one kind
+    assert judged["census"]["known"] == {"right": 1.0, "wrong": 0.0, "undecided": 0.0, "unknown": 0.0}
     supports = {row["label"]: row["support"] for row in outcome["systems"]["ensemble"]["per_class"]}
     assert sum(supports.values()) == 24 * 5
+
+
+def test_run__unlisted_devices_are_learned_as_none_of_the_kinds_and_not_asked_for(tmp_path: Path) -> None:
+    changes = ["evaluation.left_out_groups=3", "census.min_flows=1", "dataset.unlisted=unknown"]
+    flows = _flows(DEVICES, *changes, listed=DeviceList(DEVICES.devices[:3], "list.yaml"))
+    assert flows.labels == ("cam", "plug1", "plug2", "unknown")  # the hub is not listed
+    result = Study(load_settings([_SMALL], changes), tmp_path).run(flows, "devices_out")
+    judged, table = result.outcome["open_set"], result.sets
+    assert judged is not None
+    assert table is not None
+    assert judged["captures"]["left_out"] == 27
+    assert set(table["label"].to_pylist()) == {"cam", "plug1", "plug2"}
+    assert judged["census"]["left_out"]["unknown"] == 1.0
+    answers = result.answers.filter(pc.equal(result.answers["system"], "device_model")).to_pylist()
+    assert {row["answer"] for row in answers if row["label"] == "unknown"} == {"unknown"}
+    assert {row["answer"] for row in answers if row["label"] == "cam"} == {"cam"}
 
 
 def test_run__what_was_said_of_each_capture_gives_the_judgement_again(
@@ -182,6 +213,7 @@ def test_run__what_was_said_of_each_capture_gives_the_judgement_again(
     assert judged is not None
     new = [row for row in rows if row["left_out"]]
     assert np.mean([row["is_new"] for row in new]) == judged["at_limit"]["detection"]
+    assert np.mean([row["is_own"] for row in rows if not row["left_out"]]) == judged["census"]["known"]["right"]
     for row in rows:
         assert row["label"] == KINDS[int(row["capture_file"][0])][0]
         if row["left_out"]:
@@ -202,10 +234,10 @@ def test_write__the_table_the_curve_and_the_numbers_tell_of_new_kinds(
     assert (folder / "devices_out.png").stat().st_size > 5000
     text = (folder / "comparison.md").read_text()
     assert "36 captures of kinds left out, in 3 groups, against 24 of learned kinds" in text
-    assert "| novelty | 1.000 | 1.000, 1.000, 1.000 | 0.0 % | unlikeness" in text
+    assert "| device_model | 1.000 | 1.000, 1.000, 1.000 | 0.0 % | 1 - the device model's" in text
     assert "| hub | 9 | 100.0 % | 0.0 % | 0.0 % |  |" in text
     numbers = comparison.flat([result.outcome])
-    assert numbers["devices_out.open_set.novelty.auroc"] == 1.0
+    assert numbers["devices_out.open_set.device_model.auroc"] == 1.0
     assert numbers["devices_out.open_set.left_out.wrong"] == 0.0
     assert numbers["devices_out.open_set.at_limit.detection"] == 1.0
     assert all(np.isfinite(value) for value in numbers.values())
@@ -214,4 +246,4 @@ def test_write__the_table_the_curve_and_the_numbers_tell_of_new_kinds(
 def test_roc__draws_every_score(tmp_path: Path) -> None:
     figures.roc(judge(_sets(), ["cam", "plug", "hub"])["scores"], tmp_path / "roc.png", "title")
     assert (tmp_path / "roc.png").stat().st_size > 5000
-    assert set(open_set.ORIGINS) == {"novelty", "surprise", "doubt"}
+    assert set(open_set.ORIGINS) == {"device_model", "surprise", "doubt"}

@@ -90,11 +90,11 @@ def test_run__folds_test_every_flow_and_every_capture_once(tmp_path: Path) -> No
     outcome = Study(settings, tmp_path).run(flows, "capture_folds").outcome
     assert outcome["flows"]["test"] == len(flows.label) == 72
     assert outcome["captures"] == 12
-    assert set(outcome["systems"]) == {"ensemble", "ensemble_vote", "majority_sequence", "capture_bag"}
-    for system in ("ensemble", "majority_sequence", "ensemble_vote"):
+    assert set(outcome["systems"]) == {"ensemble", "device_model", "majority_sequence", "capture_bag"}
+    for system in ("ensemble", "majority_sequence", "device_model"):
         scores = outcome["systems"][system]
         assert [row["support"] for row in scores["per_class"]] == [24, 24, 24]
-        assert scores["ceiling_share"] <= 1 or system == "ensemble_vote"  # which sees more than one flow
+        assert scores["ceiling_share"] <= 1 or system == "device_model"  # which sees more than one flow
     bag = outcome["systems"]["capture_bag"]
     assert bag["scores"]["captures"]["accuracy"]["value"] == 1.0  # lengths tell the three apart
     assert (set(bag["scores"]), bag["per_class"]) == ({"captures"}, [])
@@ -301,7 +301,7 @@ def test_text__names_every_protocol_and_system_and_flat_every_number(tmp_path: P
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
     numbers = comparison.flat(outcomes)
     assert "capture_folds.ensemble.captures.accuracy" in numbers
-    assert "capture_folds.ensemble_vote.captures.expected_calibration_error" in numbers
+    assert "capture_folds.device_model.captures.expected_calibration_error" in numbers
     assert all(np.isfinite(value) for value in numbers.values())
     assert {path.name for path in comparison.write(results, tmp_path).iterdir()} == {
         "answers_random_flow.parquet",

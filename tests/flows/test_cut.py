@@ -20,6 +20,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from iotid import config, schemas
+from iotid.errors import DataError
 from iotid.flows import table as flows_table
 from iotid.flows.cut import cut_flows, merge_flows, partial_flows
 from iotid.flows.kernels import HEAD_WIDTH, KEY_WORDS, is_local
@@ -115,6 +116,30 @@ def test_cut__packets_cut_at_random_give_the_twins_flows(
     assert through_partials(runs, settings) == expected
     alone = cut_flows(packets_of(rows, PATHS, settings.keep_bytes), settings, PATHS)
     assert sorted(alone.to_pylist(), key=sort_key) == expected
+
+
+@pytest.mark.parametrize("seed", [2, 5])
+def test_partial__of_packets_far_from_the_order_of_time_is_that_of_packets_in_order(
+    seed: int, random_rows: Any, packets_of: Build
+) -> None:
+    times = [EPOCH + timedelta(seconds=number % 7) for number in range(200)]  # many packets at each
+    rows = [each | {"timestamp": time} for each, time in zip(random_rows(seed, 200, PATHS), times, strict=True)]
+    ordered = sorted(rows, key=lambda each: (each["timestamp"], each["capture_file"], each["offset"]))
+    expected = partial_flows(packets_of(ordered, PATHS), rule(idle_timeout_s=2))
+    for some in (rows[::-1], random.Random(seed).sample(rows, len(rows))):
+        assert partial_flows(packets_of(some, PATHS), rule(idle_timeout_s=2)).equals(expected)
+
+
+@pytest.mark.parametrize(("name", "most"), [("offset", 2**42 - 1), ("file_index", 2**21 - 1)])
+def test_partial__captures_larger_and_nights_of_more_files_than_flows_can_be_told_of_are_refused(
+    name: str, most: int, packets_of: Build
+) -> None:
+    packets = packets_of([row()], PATHS)
+    getattr(packets, name)[:] = most
+    assert partial_flows(packets, rule()).num_rows == 1
+    getattr(packets, name)[:] = most + 1
+    with pytest.raises(DataError, match=f"{2**42} bytes and a night {2**21} captures"):
+        partial_flows(packets, rule())
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -286,6 +311,26 @@ def test_cut__address_that_goes_to_another_mac_starts_a_new_flow(
     assert merged.to_pylist() == flows
     shuffled = random.Random(1).sample(rows, len(rows))
     assert cut_flows(packets_of(shuffled, PATHS), rule(), PATHS).to_pylist() == flows
+
+
+@pytest.mark.parametrize(
+    ("runs", "sizes"),
+    [
+        # one capture shows the device before, and what shows no MAC; another shows the device after
+        ([[ntp(0, 0, A), ntp(1, HOUR + 1, None, up=False)], [ntp(2, HOUR, B), ntp(3, HOUR + 2, B)]], [1, 3]),
+        ([[ntp(0, 0, A), ntp(1, HOUR + 1, A)], [ntp(2, HOUR, B), ntp(3, HOUR + 2, B)]], [1, 3]),
+        ([[ntp(0, 0, A), ntp(1, HOUR, B), ntp(2, HOUR + 2, B)], [ntp(3, HOUR + 1, B), ntp(4, HOUR + 3, B)]], [1, 4]),
+        ([[ntp(0, 0, A), ntp(1, 30, A)], [ntp(2, 10, B), ntp(3, 60, B)]], [4]),
+        ([[ntp(0, 0, A), ntp(1, 30, B), ntp(2, HOUR + 1, B)], [ntp(3, HOUR, A), ntp(4, HOUR + 2, A)]], [5]),
+    ],
+)
+def test_cut__address_that_moves_while_captures_overlap_starts_a_new_flow(
+    runs: list[list[Row]], sizes: list[int], packets_of: Build, reference: ModuleType
+) -> None:
+    flows = through_partials([packets_of(rows, PATHS) for rows in runs], rule())
+    assert [flow["client_packets"] + flow["server_packets"] for flow in flows] == sizes
+    rows = [packet for run in runs for packet in run]
+    assert flows == sorted(reference.flows(rows, PATHS, **rule().model_dump()), key=sort_key)
 
 
 def test_cut__both_devices_of_an_address_are_named(packets_of: Build) -> None:
@@ -479,6 +524,17 @@ def test_table__a_flow_of_many_packets_takes_no_more_room_than_one_of_max_packet
         assert partials.packets.tolist() == [count]
         assert len(partials.heads) == 4
     assert sizes[0] == sizes[1]
+
+
+def test_table__tells_the_bytes_of_what_it_holds(packets_of: Build) -> None:
+    packets = packets_of([row(number, number, source_port=number % 40) for number in range(800)], PATHS)
+    table = FlowTable(rule(max_packets=32))
+    empty = table.nbytes
+    table.add(packets)
+    told, partials = table.nbytes - empty, table.flush()
+    held = partials.keys.nbytes + partials.state.nbytes + partials.heads.nbytes
+    assert held <= told < 1.5 * held
+    assert table.nbytes == empty
 
 
 def test_parcels__of_a_subscriber_with_nearly_all_flows_are_spread_evenly_and_an_elephant_is_a_row_a_task(

@@ -51,7 +51,7 @@ def test_fit__learns_with_products_in_bfloat16_and_keeps_float32_weights(toy: Mo
     result = _fit(toy, tmp_path / "lower", train=toy.rows(200), epochs=12, precision="bfloat16")
     assert result.best_macro_f1 > 0.95
     assert _told(result) != _told(_fit(toy, tmp_path / "full", train=toy.rows(200), epochs=12, precision="float32"))
-    _, weights = Learned.split_off(load_file(tmp_path / "lower/weights.safetensors"))
+    _, weights = Learned.split_off(load_file(tmp_path / "lower/weights.safetensors"), toy.ENCODING)
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
 
 
@@ -105,14 +105,16 @@ def test_fit__learns_whole_sets_where_it_gets_some(toy: ModuleType, tmp_path: Pa
     unit = np.arange(60) % 4
     sets = Sets.of(train.sequences, unit, train.label, train.num_flows)
     fit(toy.MODEL, toy.training(epochs=1), toy.ENCODING, train, validation, tmp_path / "with", sets=sets)
-    predictor = Predictor.load(tmp_path / "with")
-    _, summaries = predictor.read(sets.sequences)
-    probabilities_BC, novelty_B = predictor.name_sets(sets.sequences, summaries, sets.flows)
-    assert probabilities_BC.argmax(axis=1).tolist() == sets.label.tolist()
-    np.testing.assert_allclose(novelty_B, 0, atol=1e-3)  # each is its own most like training set
+    model = Predictor.load(tmp_path / "with").learned.devices
+    assert model is not None
+    answer = model.answer(sets.sequences, sets.flows)
+    kind_B = model.kind_C[sets.label]
+    assert answer.host.argmax(axis=1).tolist() == kind_B.tolist()
+    own_B = answer.flows[np.arange(len(kind_B)), kind_B]
+    assert own_B.tolist() == answer.flows.sum(axis=1).tolist()  # no flow is shown by two kinds
+    assert own_B.max() > 0
     fit(toy.MODEL, toy.training(epochs=1), toy.ENCODING, train, validation, tmp_path / "without")
-    with pytest.raises(DataError, match="write the dataset and train again"):
-        Predictor.load(tmp_path / "without").name_sets(sets.sequences, summaries, sets.flows)
+    assert Predictor.load(tmp_path / "without").learned.devices is None
 
 
 def _last_weights(folder: Path) -> dict[str, torch.Tensor]:

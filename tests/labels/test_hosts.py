@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from iotid.census.devices import GROUP_MAC, NO_HOST, OUTSIDE, name_devices
 from iotid.config import load_settings
+from iotid.labels.hosts import GROUP_MAC, NO_HOST, OUTSIDE, UNANSWERED, name_devices
 from iotid.labels.owner import Networks
 
 DEFAULT = load_settings().census.inside
@@ -14,10 +14,14 @@ CAMERA, GATEWAY = "02:00:00:00:00:0a", "02:00:00:00:00:01"
 
 
 def named(
-    client: tuple[str, str | None], server: tuple[str, str | None], inside: tuple[str, ...] = DEFAULT
+    client: tuple[str, str | None],
+    server: tuple[str, str | None],
+    inside: tuple[str, ...] = DEFAULT,
+    answered_by: int | None = None,
 ) -> tuple[str | None, str | None, str | None]:
     columns = [pa.array([value], pa.string()) for value in (*client, *server)]
-    device, address, reason = name_devices(*columns, Networks(inside))
+    packets = None if answered_by is None else pa.array([answered_by])
+    device, address, reason = name_devices(*columns, Networks(inside), answered_by=packets)
     return device[0].as_py(), address[0].as_py(), reason[0].as_py()
 
 
@@ -53,15 +57,38 @@ def test_name_devices__unspecified_multicast_and_broadcast_addresses_are_none_ev
         assert named((client, CAMERA), (server, None), everything) == (None, None, NO_HOST)
 
 
+STRANGER, OWN, OTHER = ("52.1.2.3", GATEWAY), ("192.168.1.5", CAMERA), ("192.168.1.6", "02:00:00:00:00:0b")
+
+
+def test_name_devices__what_a_stranger_sent_belongs_to_a_device_only_where_it_answered() -> None:
+    assert named(STRANGER, OWN, answered_by=0) == (None, None, UNANSWERED)
+    assert named(("52.1.2.3", None), ("192.168.1.5", None), answered_by=0) == (None, None, UNANSWERED)
+    assert named(STRANGER, OWN, answered_by=1) == (CAMERA, "192.168.1.5", None)
+    assert named(STRANGER, OWN) == (CAMERA, "192.168.1.5", None)  # nobody asked
+
+
+def test_name_devices__what_a_device_sent_is_its_own_whether_it_was_answered_or_not() -> None:
+    for server in (STRANGER, OTHER, ("192.168.1.255", "ff:ff:ff:ff:ff:ff")):
+        assert named(OWN, server, answered_by=0) == (CAMERA, "192.168.1.5", None)
+
+
+def test_name_devices__a_flow_of_no_device_keeps_its_reason_where_nobody_answered() -> None:
+    everybody = ("192.168.1.255", "ff:ff:ff:ff:ff:ff")
+    assert named(STRANGER, everybody, answered_by=0) == (None, None, GROUP_MAC)
+    assert named(STRANGER, ("198.51.100.7", GATEWAY), answered_by=0) == (None, None, OUTSIDE)
+    assert named(("0.0.0.0", CAMERA), ("224.0.0.1", None), answered_by=0) == (None, None, NO_HOST)
+
+
 def test_name_devices__of_many_rows_each_gets_its_own() -> None:
     rng = np.random.default_rng(5)
     ips = np.array(["192.168.1.5", "10.0.0.1", "52.1.2.3", "0.0.0.0", "255.255.255.255", "fe80::5", "2001:db8::1"])
     macs = np.array([CAMERA, GATEWAY, "ff:ff:ff:ff:ff:ff", None])
     columns = [pa.array(rng.choice(values, 300), pa.string()) for values in (ips, macs, ips, macs)]
-    together = name_devices(*columns, Networks(DEFAULT))
-    for row, (client_ip, client_mac, server_ip, server_mac) in enumerate(
-        zip(*map(pa.Array.to_pylist, columns), strict=True)
+    packets = pa.array(rng.integers(0, 2, 300))
+    together = name_devices(*columns, Networks(DEFAULT), answered_by=packets)
+    for row, (client_ip, client_mac, server_ip, server_mac, answered_by) in enumerate(
+        zip(*map(pa.Array.to_pylist, [*columns, packets]), strict=True)
     ):
-        alone = named((client_ip, client_mac), (server_ip, server_mac))
+        alone = named((client_ip, client_mac), (server_ip, server_mac), answered_by=answered_by)
         assert tuple(column[row].as_py() for column in together) == alone
         assert (alone[0] is None) == (alone[1] is None) == (alone[2] is not None)

@@ -1,0 +1,226 @@
+"""From the device model's answers to one row an address: what is behind it, how sure that is, and why.
+
+Pure functions on arrays and tables.
+
+Shape suffixes: N addresses, C classes, K kinds, P pairs of an address and a kind found there, T runners-up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from iotid.dataset.arrays import one_chunk
+from iotid.model.device import Answer, Decision, decide, kinds_of
+from iotid.model.device.decide import DECIMALS, UNDECIDED, UNKNOWN
+from iotid.schemas import CENSUS
+
+if TYPE_CHECKING:
+    from iotid import config
+
+_LISTS = {
+    "host": pa.float64(),
+    "household": pa.float64(),
+    "class_share": pa.float64(),
+    "flows": pa.int64(),
+    "units": pa.int64(),
+}
+ANSWERS = pa.schema(
+    [
+        ("device_id", pa.string()),
+        ("num_flows", pa.int64()),
+        *(
+            (field.name, pa.list_(_LISTS[field.name]) if field.name in _LISTS else pa.float64())
+            for field in fields(Answer)
+        ),
+    ]
+)
+_COLUMNS = (
+    "device_id", "status", "label", "vendor", "type", "confidence", "kinds", "runners_up", "unexplained", "household",
+    "reason", "flows",
+)  # fmt: skip
+IDENTIFIED = pa.schema([CENSUS.arrow_schema().field(name) for name in _COLUMNS])
+_RUNNERS_UP = 3
+_NAMED = 6  # kinds that a reason names
+
+
+def answers_to_arrow(device: pa.Array, flows_N: NDArray[np.int64], answer: Answer) -> pa.Table:
+    """One row of ANSWERS an address."""
+    columns: list[pa.Array] = [device, pa.array(flows_N)]
+    for field in ANSWERS.names[2:]:
+        values = getattr(answer, field)
+        if field in _LISTS:
+            offsets = np.arange(len(values) + 1, dtype=np.int32) * values.shape[1]
+            columns.append(pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.ravel(), _LISTS[field])))
+        else:
+            columns.append(pa.array(values.astype(np.float64)))
+    return pa.table(columns, schema=ANSWERS)
+
+
+def answers_from_arrow(rows: pa.Table | pa.RecordBatch) -> Answer:
+    """What `answers_to_arrow` made."""
+    values: dict[str, NDArray[Any]] = {}
+    for field in ANSWERS.names[2:]:
+        column = one_chunk(rows[field])
+        if field in _LISTS:
+            values[field] = (
+                column.flatten().to_numpy(zero_copy_only=False).reshape(rows.num_rows, -1 if rows.num_rows else 0)
+            )
+        else:
+            values[field] = column.to_numpy(zero_copy_only=False)
+    return Answer(**values)
+
+
+@dataclass(frozen=True)
+class Classes:
+    """What a model names: its classes, with their vendor and type, and its kinds."""
+
+    labels: tuple[str, ...]
+    vendor: tuple[str | None, ...]
+    type: tuple[str | None, ...]
+    kinds: tuple[str, ...]
+    kind_of: NDArray[np.int64]  # (C,) the kind of each class
+
+    @classmethod
+    def of(cls, labels: Sequence[str], known_devices: Mapping[str, Mapping[str, str | None]]) -> Self:
+        kinds, kind_C = kinds_of(labels, known_devices)
+        vendor, type_ = (
+            tuple(known_devices.get(label, {}).get(what) or None for label in labels) for what in ("vendor", "type")
+        )
+        return cls(tuple(labels), vendor, type_, tuple(kinds), kind_C)
+
+
+def identify(rows: pa.Table | pa.RecordBatch, share: float, classes: Classes, settings: config.Census) -> pa.Table:
+    """One row of IDENTIFIED for each row of ANSWERS, in its order.
+
+    ``share`` of households among the night's addresses: see `model.device.decide`. A kind found is named by its class
+    where that alone has ``min_confidence``; else by vendor and type.
+    """
+    if not rows.num_rows:
+        return IDENTIFIED.empty_table()
+    answer, flows_N = answers_from_arrow(rows), rows["num_flows"].to_numpy(zero_copy_only=False)
+    decision = decide(answer, share, flows_N, settings)
+    found = _found(answer, decision, classes, settings)
+    is_one_N = pc.equal(pc.list_value_length(found), 1)
+    first = pc.if_else(is_one_N, pc.list_element(_padded(found), 0), None)
+    columns = {
+        "device_id": one_chunk(rows["device_id"]),
+        "status": pa.array(decision.status, pa.string()),
+        **{name: pc.struct_field(first, name) for name in ("label", "vendor", "type")},
+        "confidence": pc.coalesce(
+            pc.struct_field(first, "confidence"), pa.array(decision.probability.max(axis=1, initial=0))
+        ),
+        "kinds": found,
+        "runners_up": _runners_up(decision, classes),
+        "unexplained": pa.array(np.round(answer.unexplained, DECIMALS)),
+        "household": pa.array(decision.household),
+        "reason": pa.array(list(_reasons(answer, decision, classes)), pa.string()),
+        "flows": pa.array(flows_N),
+    }
+    return pa.table([columns[name] for name in _COLUMNS], schema=IDENTIFIED)
+
+
+def watched(rows: pa.Table, watchlist: config.Watchlist) -> pa.Array:
+    """bool (N,): addresses with a kind found whose label, vendor or type is on the watch list, at a confidence that it
+    names."""
+    kinds = one_chunk(rows["kinds"])
+    found = kinds.flatten()
+    lists = {"label": watchlist.labels, "vendor": watchlist.vendors, "type": watchlist.types}
+    confidence, is_listed_P = found.field("confidence").to_numpy(zero_copy_only=False), np.zeros(len(found), bool)
+    for column, entries in lists.items():
+        for entry in entries:
+            is_named = pc.fill_null(pc.equal(found.field(column), entry.name), False).to_numpy(zero_copy_only=False)
+            is_listed_P |= is_named & (confidence >= entry.lowest) & (confidence <= entry.highest)
+    hit_N = np.zeros(rows.num_rows, bool)
+    hit_N[pc.list_parent_indices(kinds).to_numpy(zero_copy_only=False)[is_listed_P]] = True
+    return pa.array(hit_N)
+
+
+def names_of_kinds(kinds: pa.StructArray) -> pa.Array:
+    """What each kind found is called: its class where that is told, else the kind."""
+    return pc.coalesce(kinds.field("label"), kinds.field("kind"))
+
+
+def percents(part_P: NDArray[np.float64]) -> list[str]:
+    """Whole percentages as texts, as the page's script makes them; none says by rounding that a thing is certain, or
+    impossible."""
+    percent_P = np.floor(100 * part_P + 0.5).astype(np.int64).tolist()
+    return [">99 %" if percent >= 100 else "<1 %" if percent < 1 else f"{percent} %" for percent in percent_P]
+
+
+def _found(answer: Answer, decision: Decision, classes: Classes, settings: config.Census) -> pa.ListArray:
+    """The kinds found at each address, those with most flows of their own first, as CENSUS lists them."""
+    address_P, kind_P = np.nonzero(decision.found)
+    own_P, probability_P = answer.flows[address_P, kind_P], decision.probability[address_P, kind_P]
+    order_P = np.lexsort((kind_P, -probability_P, -own_P, address_P))
+    address_P, kind_P, own_P = address_P[order_P], kind_P[order_P], own_P[order_P]
+    probability_P = probability_P[order_P]
+    share_PC = np.where(classes.kind_of == kind_P[:, np.newaxis], answer.class_share[address_P], -1.0)
+    class_P = share_PC.argmax(axis=1) if len(kind_P) else np.zeros(0, np.int64)
+    of_class_P = np.round(probability_P * share_PC.max(axis=1, initial=0), DECIMALS)
+    is_only_P = (share_PC >= 0).sum(axis=1) == 1
+    is_named_P = is_only_P | (of_class_P >= settings.min_confidence)
+    told = {name: pa.array(getattr(classes, name), pa.string()).take(pa.array(class_P)) for name in ("vendor", "type")}
+    labels = pa.array(classes.labels, pa.string()).take(pa.array(class_P))
+    values = {
+        "kind": pa.array(classes.kinds, pa.string()).take(pa.array(kind_P)),
+        "label": pc.if_else(pa.array(is_named_P), labels, None),
+        **told,
+        "confidence": pa.array(np.where(is_named_P & ~is_only_P, of_class_P, probability_P)),
+        "flows": pa.array(own_P),
+        "units": pa.array(answer.units[address_P, kind_P]),
+    }
+    offsets = np.concatenate([[0], np.cumsum(decision.found.sum(axis=1))]).astype(np.int32)
+    structs = pa.StructArray.from_arrays(list(values.values()), names=list(values))
+    return pa.ListArray.from_arrays(pa.array(offsets), structs).cast(IDENTIFIED.field("kinds").type)
+
+
+def _padded(lists: pa.ListArray) -> pa.ListArray:
+    """The lists, empty ones as null: Arrow has no element of an empty list."""
+    return pc.if_else(pc.equal(pc.list_value_length(lists), 0), None, lists)
+
+
+def _runners_up(decision: Decision, classes: Classes) -> pa.ListArray:
+    """Up to three of the likeliest kinds that were not found."""
+    left_NK = np.where(decision.found, 0, decision.probability)
+    order_NT = np.argsort(-left_NK, axis=1, kind="stable")[:, :_RUNNERS_UP]
+    left_NT = np.take_along_axis(left_NK, order_NT, axis=1)
+    listed_NT = left_NT > 0
+    names = pa.array(classes.kinds, pa.string()).take(pa.array(order_NT[listed_NT]))
+    structs = pa.StructArray.from_arrays([names, pa.array(left_NT[listed_NT])], names=["label", "confidence"])
+    offsets = np.concatenate([[0], np.cumsum(listed_NT.sum(axis=1))]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), structs)
+
+
+def _reasons(answer: Answer, decision: Decision, classes: Classes) -> Iterator[str]:
+    """A sentence for each address: which of its distinct flows speak for what."""
+    best_N = decision.probability.argmax(axis=1) if len(classes.kinds) else np.zeros(len(decision.status), np.int64)
+    best_percents = percents(decision.probability.max(axis=1, initial=0))
+    for row, status in enumerate(decision.status.tolist()):
+        distinct, of_several = int(answer.distinct[row]), int(answer.flows[row, -1])
+        is_found_K = decision.found[row]
+        listed = np.flatnonzero(is_found_K if is_found_K.any() else answer.flows[row, :-1])
+        listed = listed[np.argsort(-answer.flows[row, listed], kind="stable")]
+        own = {classes.kinds[kind]: int(answer.flows[row, kind]) for kind in listed.tolist()}
+        rest = distinct - sum(own.values()) - of_several
+        shown = ", ".join(
+            f"{number} like those of {name} alone" for name, number in list(own.items())[:_NAMED] if number
+        )
+        parts = [shown] if shown else []
+        parts += [f"{of_several} like those of several kinds"] if of_several else []
+        others = "none of the kinds found" if is_found_K.any() else "no learned kind"
+        parts += [f"{rest} like those of {others}"] if rest else []
+        flows = f"of {distinct} distinct flow{'s' if distinct != 1 else ''}: {'; '.join(parts)}"
+        nearest = f"{classes.kinds[best_N[row]]} ({best_percents[row]})" if classes.kinds else "none"
+        if status == UNKNOWN:
+            yield f"No learned kind explains this address; nearest is {nearest}; {flows}."
+        elif status == UNDECIDED:
+            yield f"Not enough evidence; likeliest is {nearest}; {flows}."
+        else:
+            yield f"{flows[0].upper()}{flows[1:]}."

@@ -1,0 +1,260 @@
+"""What a set of flows shows: its tokens, and how they agree with what each kind showed in training.
+
+Tokens are whole sequences, packets, and pairs of packets that follow each other. They are weighted by inverse document
+frequency over the training sets, log((1 + A) / (1 + sets that show it)), so that what everyone does counts for little
+(Salton and Buckley 1988); one that training never showed has the greatest weight.
+
+Shape suffixes: D distinct flows, B sets of flows, A training sets, T tokens of training, K kinds, F features, P
+distinct groups of kinds, E entries of a sparse matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iotid.dataset.bags import Bags
+from iotid.dataset.characteristics import OUT_OF_VOCABULARY
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+TOKENS = ("sequences", "packets", "pairs")
+FEATURES = (
+    "logit",  # of the kind's own regression
+    "contained",  # greatest weighted share of a training set of the kind that is in the set
+    "distinctive",  # the same of what no stranger showed, weighted by how few kinds did, mean of the three greatest
+    "unseen",  # weighted share of the set that training never showed
+    "explained",  # weighted share of the set that the kind showed in training
+    "unexplained",  # ... that neither the kind nor those found beside it showed
+    "own",  # log(1 + weight of what only this kind explains, none found beside it, and no stranger showed)
+    "usual",  # of what a class of the kind usually shows and none found beside it explains, the greatest weighted share
+    "tokens",  # log(1 + number of tokens)
+    "found",  # kinds found
+)
+_BLOCK = 1 << 22  # cells of a dense matrix at once
+_MOST_LOGIT = 12.0
+_LITTLE = (0.2, 0.5)  # of a flow is explained where it counts as unexplained
+_NEXT_TO_NOTHING = (
+    1e-9  # what a token of every training set weighs in a flow: one of such tokens alone is explained, too
+)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What B sets show: ``counts`` (B, T): 1 + log of how often each token of training is in each; ``unseen`` (B,): how
+    many others are. Of their D distinct flows ``tokens`` (D, T) and ``unseen_of`` (D,); ``flows`` (B, D): how many."""
+
+    counts: csr_matrix
+    unseen: NDArray[np.float64]
+    tokens: csr_matrix
+    unseen_of: NDArray[np.float64]
+    flows: csr_matrix
+
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> Shown:
+        return Shown(self.counts[rows], self.unseen[rows], self.tokens, self.unseen_of, self.flows[rows])
+
+    def __len__(self) -> int:
+        return len(self.unseen)
+
+
+class Vocabulary:
+    """All tokens of training, by which sets become rows of numbers."""
+
+    def __init__(self, bags: Bags) -> None:
+        self._bags = bags
+        self.starts = np.cumsum([0, *map(len, bags.known)])  # of each of TOKENS
+
+    @classmethod
+    def of(cls, sequences: Mapping[str, NDArray[np.int32]]) -> Vocabulary:
+        """Values out of the vocabulary stand for many, so flows with one teach no token."""
+        clean_D = np.logical_and.reduce([(ids != OUT_OF_VOCABULARY).all(axis=1) for ids in sequences.values()])
+        return cls(Bags(*TOKENS).learn({name: ids[clean_D] for name, ids in sequences.items()}))
+
+    def read(self, sequences: Mapping[str, NDArray[np.int32]], flows_BD: csr_matrix) -> Shown:
+        """``flows_BD``: how many flows of each set are equal to each row of ``sequences``."""
+        from scipy.sparse import csr_matrix, identity
+
+        asked = Bags(*TOKENS).learn(sequences)
+        place = asked.places(self._bags.known)
+        is_seen = place >= 0
+        shape, seen = (len(place), int(self.starts[-1])), np.flatnonzero(is_seen)
+        to_training = csr_matrix((np.ones(len(seen)), (seen, place[seen])), shape=shape)
+        counts_BQ, tokens_DQ = (
+            asked.matrix(sequences, flows_BD),
+            asked.matrix(sequences, identity(flows_BD.shape[1], format="csr")),
+        )
+        unseen_B, unseen_D = (_binary(each) @ (~is_seen).astype(np.float64) for each in (counts_BQ, tokens_DQ))
+        return Shown(
+            (counts_BQ @ to_training).tocsr(), unseen_B, _binary(tokens_DQ @ to_training), unseen_D, flows_BD.tocsr()
+        )
+
+    def sequence_tokens(self, sequences: Mapping[str, NDArray[np.int32]]) -> NDArray[np.int64]:
+        """(D,) the token of each whole sequence; -1 of one that is none."""
+        return self._bags.of_rows(sequences)
+
+    def to_arrays(self) -> dict[str, NDArray[np.uint8]]:
+        return self._bags.to_arrays()
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[np.uint8]]) -> Vocabulary:
+        """KeyError: a part is missing."""
+        return cls(Bags.from_arrays({name: arrays[name] for name in TOKENS}))
+
+
+class Evidence:
+    """What the training sets of each kind showed."""
+
+    def __init__(self, shown_AT: csr_matrix, class_A: NDArray[np.int64], kind_C: NDArray[np.int64], kinds: int) -> None:
+        """``shown_AT``: which tokens are in each training set; ``class_A``: its class, -1 of a stranger."""
+        from scipy.sparse import diags
+
+        kind_A = np.append(kind_C, -1)[class_A]
+        known = np.flatnonzero(kind_A >= 0)
+        self.kinds, self._kind_A, self._shown_AT = kinds, kind_A[known], _binary(shown_AT)[known]
+        A, T = self._shown_AT.shape
+        self.sets_T = np.asarray(self._shown_AT.sum(axis=0)).ravel()
+        self.weight_T, self.unseen_weight = np.log((1 + A) / (1 + self.sets_T)), float(np.log(1 + A))
+        self._weight_in_flows_T = self.weight_T + _NEXT_TO_NOTHING
+        classes, which_A = np.unique(class_A[known], return_inverse=True)
+        # of each class that has sets, how many of them show a token: the classes of a kind may differ in what is usual
+        self._kind_of_usual, self._usual = kind_C[classes], np.zeros((len(classes), T), np.float32)
+        self.showed_KT = np.zeros((kinds, T), np.float32)
+        for number, kind in enumerate(self._kind_of_usual):
+            self._usual[number] = self._shown_AT[which_A == number].mean(axis=0)
+            self.showed_KT[kind] = np.maximum(self.showed_KT[kind], self._usual[number] > 0)
+        kinds_T = self.showed_KT.sum(axis=0)
+        by_strangers_T = np.asarray(_binary(shown_AT)[kind_A < 0].sum(axis=0)).ravel() > 0
+        rare_T = np.where(kinds_T > 0, np.log((1 + kinds) / (1 + np.maximum(kinds_T, 1))), 0) * ~by_strangers_T
+        self._own_KT = self.showed_KT * ~by_strangers_T
+        self._strange_T = np.where(kinds_T > 0, 0, self.weight_T)  # what strangers alone showed
+        self._weighted = [(self._shown_AT @ diags(weight_T)).tocsr() for weight_T in (self.weight_T, rare_T)]
+        self._all_A = [np.maximum(np.asarray(each.sum(axis=1)).ravel(), 1e-9) for each in self._weighted]
+
+    def features(self, shown: Shown, logits_BK: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(B, K, F) FEATURES of each set and kind; kinds of a logit above 0 count as found."""
+        rows = max(1, _BLOCK // max(1, len(self._kind_A) + self.showed_KT.shape[1]))
+        blocks = [slice(start, start + rows) for start in range(0, len(shown), rows)]
+        found = [self._features(shown[block], logits_BK[block]) for block in blocks]
+        return np.concatenate([np.zeros((0, self.kinds, len(FEATURES))), *found])
+
+    def unexplained(self, shown: Shown, found_BK: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """(B, 4) distinct flows of which the kinds found explain less than a fifth, a half; the weight of all that they
+        do not explain; and the distinct flows.
+        """
+        groups_PK, group_B = np.unique(found_BK, axis=0, return_inverse=True)
+        weight_T = self._weight_in_flows_T
+        by_PT = (groups_PK.astype(np.float32) @ self.showed_KT > 0) * weight_T
+        explained_DP = self._share_of_flows(shown, by_PT)
+        flows_BD, out_B4 = _binary(shown.flows), np.zeros((len(shown), 4))
+        out_B4[:, 3] = np.diff(flows_BD.indptr)
+        showed_BT = _binary(shown.counts)
+        out_B4[:, 2] = self._weight_of(shown)
+        for group in range(len(groups_PK)):
+            rows = np.flatnonzero(group_B.ravel() == group)
+            below_D2 = explained_DP[:, [group]] < np.array(_LITTLE)
+            out_B4[rows, :2] = flows_BD[rows] @ below_D2.astype(np.float64)
+            out_B4[rows, 2] -= showed_BT[rows] @ by_PT[group]
+        return out_B4
+
+    def flows_of(self, shown: Shown) -> NDArray[np.int64]:
+        """(B, K + 1) distinct flows of each set that only one kind explains by half or more, by kind, and last those
+        that several kinds explain."""
+        by_DK = self._share_of_flows(shown, self.showed_KT * self._weight_in_flows_T) >= _LITTLE[1]
+        kinds_D = by_DK.sum(axis=1)[:, np.newaxis]
+        columns_DK = np.hstack([by_DK & (kinds_D == 1), kinds_D > 1]).astype(np.float64)
+        return np.rint(_binary(shown.flows) @ columns_DK).astype(np.int64)
+
+    def _share_of_flows(self, shown: Shown, by_PT: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(D, P) of each distinct flow the share by weight that ``by_PT``, the weights of some tokens, are."""
+        all_D = shown.tokens @ self._weight_in_flows_T + self.unseen_weight * shown.unseen_of
+        return np.asarray((shown.tokens @ by_PT.T) / np.maximum(all_D, _NEXT_TO_NOTHING)[:, np.newaxis])
+
+    def _weight_of(self, shown: Shown) -> NDArray[np.float64]:
+        showed_BT = _binary(shown.counts)
+        return np.maximum(showed_BT @ self.weight_T + self.unseen_weight * shown.unseen, 1e-9)
+
+    def _explained(
+        self, showed_BT: csr_matrix, found_BK: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.float32], tuple[NDArray[np.float32], NDArray[np.int64]]]:
+        """(E,) how many of the kinds found showed each token of each set; and the same of all tokens, by distinct group
+        of kinds (P, T), with the group of each set (B,)."""
+        groups_PK, group_B = np.unique(found_BK, axis=0, return_inverse=True)
+        by_PT = groups_PK.astype(np.float32) @ self.showed_KT
+        row_E = np.repeat(group_B.ravel(), np.diff(showed_BT.indptr))
+        return by_PT[row_E, showed_BT.indices], (by_PT, group_B.ravel())
+
+    def _features(self, shown: Shown, logits_BK: NDArray[np.float64]) -> NDArray[np.float64]:
+        found_BK = logits_BK > 0
+        showed_BT, all_B = _binary(shown.counts), self._weight_of(shown)
+        by_E, (by_PT, group_B) = self._explained(showed_BT, found_BK)
+        weight_E = self.weight_T[showed_BT.indices]
+        free, alone = (_times(showed_BT, weight_E * (by_E == number)) for number in (0, 1))  # of no kind found, of one
+        unseen_B = shown.unseen
+
+        def without_own(of_free: NDArray[np.floating], of_alone: NDArray[np.floating]) -> NDArray[np.floating]:
+            """A kind that was found is no explanation beside itself."""
+            return np.where(found_BK, of_alone, of_free)
+
+        own_BK, own_beside_strangers_BK = (
+            without_own(free @ showed_KT.T, alone @ showed_KT.T) for showed_KT in (self.showed_KT, self._own_KT)
+        )
+        left_B = np.asarray(free.sum(axis=1)).ravel() + self.unseen_weight * unseen_B
+        left_BK = left_B[:, np.newaxis] - np.where(found_BK, 0, own_BK)
+        usual_BK = np.zeros(found_BK.shape)
+        weighted = self._usual * self.weight_T.astype(np.float32)
+        there = [_times(showed_BT, by_E == number) @ weighted.T for number in (0, 1)]
+        expected = [((by_PT == number) @ weighted.T)[group_B] for number in (0, 1)]
+        for number, kind in enumerate(self._kind_of_usual):
+            there_B, expected_B = (
+                np.where(found_BK[:, kind], alone[:, number], free[:, number]) for free, alone in (there, expected)
+            )
+            usual_BK[:, kind] = np.maximum(usual_BK[:, kind], there_B / (expected_B + 1e-6))
+        contained, distinctive = (
+            np.asarray((showed_BT @ each.T).todense()) / whole_A
+            for each, whole_A in zip(self._weighted, self._all_A, strict=True)
+        )
+        explained_BK = (showed_BT.multiply(self.weight_T).tocsr() @ self.showed_KT.T) / all_B[:, np.newaxis]
+        per_set = [
+            (self.unseen_weight * unseen_B + showed_BT @ self._strange_T) / all_B,
+            np.log1p(np.diff(showed_BT.indptr) + unseen_B),
+            found_BK.sum(axis=1).astype(np.float64),
+        ]
+        unseen_BK, tokens_BK, number_BK = (np.repeat(each[:, np.newaxis], self.kinds, axis=1) for each in per_set)
+        return np.stack(
+            [
+                np.clip(logits_BK, -_MOST_LOGIT, _MOST_LOGIT),
+                self._greatest(contained, 1),
+                self._greatest(distinctive, 3),
+                unseen_BK,
+                explained_BK,
+                left_BK / all_B[:, np.newaxis],
+                np.log1p(np.maximum(own_beside_strangers_BK, 0)),
+                usual_BK,
+                tokens_BK,
+                number_BK,
+            ],
+            axis=2,
+        )
+
+    def _greatest(self, share_BA: NDArray[np.float64], most: int) -> NDArray[np.float64]:
+        """(B, K) the mean of the greatest shares of each kind's sets."""
+        out_BK = np.zeros((len(share_BA), self.kinds))
+        for kind in np.unique(self._kind_A):
+            own = np.sort(share_BA[:, self._kind_A == kind], axis=1)
+            out_BK[:, kind] = own[:, -most:].mean(axis=1)
+        return out_BK
+
+
+def _binary(matrix: csr_matrix) -> csr_matrix:
+    return (matrix > 0).astype(np.float32).tocsr()
+
+
+def _times(matrix: csr_matrix, factor_E: NDArray[np.generic]) -> csr_matrix:
+    scaled = matrix.copy()
+    scaled.data = matrix.data * factor_E
+    return scaled

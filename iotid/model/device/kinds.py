@@ -1,0 +1,30 @@
+"""Device kinds: the classes of one vendor and type are one kind, because look-alikes share most of their flows.
+
+Shape suffixes: C classes, K kinds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iotid.dataset.devices import merged_name
+from iotid.dataset.labels import UNKNOWN as UNLISTED
+
+NO_KIND = -1  # of the class of unlisted devices
+
+
+def kinds_of(
+    labels: Sequence[str], known_devices: Mapping[str, Mapping[str, str | None]]
+) -> tuple[list[str], NDArray[np.int64]]:
+    """Names of the kinds, sorted, and (C,) the kind of each class; NO_KIND of the class of unlisted devices.
+
+    ``known_devices``: vendor and type of each label, as `Encoding.devices` has them.
+    """
+    names = [merged_name(label, known_devices.get(label, {})) for label in labels]
+    kinds = sorted({name for name, label in zip(names, labels, strict=True) if label != UNLISTED})
+    place = {name: number for number, name in enumerate(kinds)}
+    kind_C = [place[name] if label != UNLISTED else NO_KIND for name, label in zip(names, labels, strict=True)]
+    return kinds, np.array(kind_C, np.int64)

@@ -1,0 +1,252 @@
+"""What `test_assemble` and `test_midnight` prove on Spark, without Java: nights of partitions that are plain lists."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from iotid import config, schemas
+from iotid.capture import counters
+from iotid.capture.plan import write_splits
+from iotid.errors import AccountingError, PartitionError, SchemaError
+from iotid.flows import (
+    QUARANTINE_FILE,
+    TOLD_BY,
+    from_captures,
+    later_flows,
+    night_files,
+    read_counters,
+    read_flows,
+    work,
+    write_flows,
+)
+from iotid.flows import assemble as assembly
+from iotid.flows import nights as nights_of_flows
+from iotid.storage import Partition, Store
+
+DAYS = ("2024-02-28", "2024-02-29", "2024-03-01")
+SMALL = {"split_bytes": 4096, "task_bytes": 9000, "chunk_bytes": 4096}
+
+Row = dict[str, Any]
+
+
+def flow_settings(**changes: Any) -> config.Flow:
+    return config.load_settings().flow.model_copy(update=changes)
+
+
+def assemble(spark: Any, store: Store, captures: Path, flow: config.Flow, day: str = DAYS[1], **more: Any) -> Partition:
+    capture = config.load_settings().capture.model_copy(update=SMALL | more)
+    write_splits(spark, store, str(captures), "north", day, capture)
+    return write_flows(spark, store, "north", day, capture, flow)
+
+
+def each_flow_once(spark: Any, nights: Sequence[Partition]) -> list[Row]:
+    later, rows = later_flows(spark, nights), []
+    for file in night_files(nights):
+        for batch in file.read(schemas.FLOWS.names):
+            rows += batch.filter(pc.invert(file.told_further(batch, later))).to_pylist()
+    return in_order(rows)
+
+
+def table_below(folder: str) -> pa.Table:
+    files = sorted(Path(folder).glob("part-*.parquet"))
+    return pa.concat_tables([pq.read_table(path, partitioning=None) for path in files])
+
+
+def in_order(rows: list[Row]) -> list[Row]:
+    return sorted(rows, key=lambda row: (row["first_seen"], str(row)))
+
+
+def without(rows: list[Row], *names: str) -> list[Row]:
+    return in_order([{name: value for name, value in row.items() if name not in names} for row in rows])
+
+
+@pytest.fixture(scope="module")
+def captures(tmp_path_factory: pytest.TempPathFactory, random_rows: Any, write_pcap: Any) -> Path:
+    """Three captures whose times overlap."""
+    folder = tmp_path_factory.mktemp("captures")
+    paths = [str(folder / name) for name in ("a.pcap", "b.pcap", "c.pcap")]
+    rows = [row for row in random_rows(5, 600, paths) if ":" not in row["source_ip"]]
+    for path in paths:
+        write_pcap(Path(path), [row for row in rows if row["capture_file"] == path])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def three_nights(tmp_path_factory: pytest.TempPathFactory, random_rows: Any, write_pcap: Any) -> Path:
+    """Three nights, two captures each, cut out of one stream of packets; folders are days."""
+    folder = tmp_path_factory.mktemp("nights")
+    rows = [row for row in random_rows(2, 500, ["any"]) if ":" not in row["source_ip"]]
+    rows.sort(key=lambda row: row["timestamp"])
+    borders = [0, 60, 130, 190, 250, 330, len(rows)]
+    for number in range(6):
+        night = folder / DAYS[number // 2]
+        night.mkdir(exist_ok=True)
+        write_pcap(night / f"{number}.pcap", rows[borders[number] : borders[number + 1]])
+    return folder
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"idle_timeout_s": 10.0, "active_timeout_s": 25.0, "keep_bytes": 45, "keep_packets": 3},
+        {"idle_timeout_s": None, "active_timeout_s": 25.0, "tcp_close": False, "length": "frame"},
+        {"join_files": False},
+    ],
+)
+def test_write_flows_plain__gives_what_from_captures_gives(
+    rule: Row, plain_spark: Any, tmp_path: Path, captures: Path
+) -> None:
+    spark = plain_spark()
+    night = assemble(spark, Store(str(tmp_path)), captures, flow_settings(**rule))
+    local = from_captures(captures, site="north", **rule)
+    assert each_flow_once(spark, [night]) == in_order(local.to_pylist())
+    assert table_below(night.uri).schema.equals(schemas.FLOWS.arrow_schema(stored=True))
+    told = read_counters(night)
+    assert told.schema.equals(schemas.COUNTERS.arrow_schema())
+    assert told.drop(["site", "capture_date"]).equals(counters(local))
+    assert night.metadata["rows"] == len(local)
+    assert night.metadata["packets"] == {"flow": pc.sum(told["packets"]).as_py()}
+    assert night.metadata["unreadable"] == night.metadata["overlapping"] == 0
+    capture = config.load_settings().capture.model_copy(update=SMALL)
+    settings = {"capture": capture.model_dump(mode="json"), "flow": flow_settings(**rule).model_dump(mode="json")}
+    assert night.metadata["settings"] == settings
+    assert night.metadata["settings_hash"] == config.settings_hash(capture, flow_settings(**rule))
+    assert night.metadata["inputs"] == {"splits": Store(str(tmp_path)).open("splits", night.keys).metadata}
+
+
+def test_write_flows_plain__partitions_and_batches_change_no_row(
+    plain_spark: Any, tmp_path: Path, captures: Path
+) -> None:
+    tables = []
+    for partitions, batch_rows in ((1, 1000), (3, 1), (5, 7)):
+        spark = plain_spark(partitions=partitions, batch_rows=batch_rows)
+        store = Store(f"{tmp_path}/{partitions}")
+        night = assemble(spark, store, captures, flow_settings(active_timeout_s=25.0))
+        tables.append(each_flow_once(spark, [night]))
+    assert tables[0] == tables[1] == tables[2]
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"idle_timeout_s": 30.0, "active_timeout_s": 25.0},
+        {"idle_timeout_s": 1000.0, "keep_bytes": 60, "keep_packets": 4},
+    ],
+)
+def test_nights_plain__one_after_the_other_give_the_flows_of_one_run(
+    rule: Row, plain_spark: Any, tmp_path: Path, three_nights: Path
+) -> None:
+    store, spark, flow = Store(str(tmp_path)), plain_spark(), flow_settings(**rule)
+    nights = [assemble(spark, store, three_nights / day, flow, day) for day in DAYS]
+    whole = from_captures(three_nights, **rule)
+    # a night's last flows are open, those of one run are at an end
+    not_of_the_flow = ("site", "capture_date", "end_reason")
+    assert without(each_flow_once(spark, nights), *not_of_the_flow) == without(whole.to_pylist(), *not_of_the_flow)
+    assert in_order(read_flows(spark, nights).toArrow().to_pylist()) == each_flow_once(spark, nights)
+    of_two = from_captures([three_nights / day for day in DAYS[:2]], **rule)
+    assert without(each_flow_once(spark, nights[:2]), *not_of_the_flow) == without(of_two.to_pylist(), *not_of_the_flow)
+    later = later_flows(spark, nights)
+    told_further = sum(
+        file.told_further(batch, later).true_count for file in night_files(nights) for batch in file.read(TOLD_BY)
+    )
+    assert sum(night.metadata["rows"] for night in nights) == len(whole) + told_further > len(whole)
+    for number, night in enumerate(nights):
+        still_open, end_us = table_below(f"{night.uri}/{work.OPEN_FOLDER}"), night.metadata["last_us"]
+        assert end_us == pc.max(table_below(night.uri)["last_seen"].cast(pa.int64())).as_py()
+        left = still_open.filter(pc.greater_equal(still_open["last_us"], end_us - int(flow.idle_timeout_s * 1e6)))
+        assert night.metadata["open_flows"] == len(left) > 0
+        assert night.metadata["open_packets"] == pc.sum(left["packets_seen"]).as_py()
+        if number:
+            before = nights[number - 1]
+            assert night.metadata["inputs"]["night_before"] == {**before.keys, "last_us": before.metadata["last_us"]}
+            assert 0 < night.metadata["carried_packets"] <= before.metadata["open_packets"]
+        else:
+            assert "carried_packets" not in night.metadata
+
+
+def test_nights_plain__of_an_object_store_are_read_by_workers_and_are_the_same(
+    plain_spark: Any, tmp_path: Path, three_nights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow, tables = flow_settings(idle_timeout_s=30.0), []
+    for is_object_store in (False, True):
+        monkeypatch.setattr(nights_of_flows, "is_object_store", lambda _, told=is_object_store: told)
+        store, spark = Store(f"{tmp_path}/{is_object_store}"), plain_spark()
+        nights = [assemble(spark, store, three_nights / day, flow, day) for day in DAYS]
+        told = [(night.metadata["open_flows"], night.metadata["carried_packets"]) for night in nights[1:]]
+        tables.append((told, in_order(read_flows(spark, nights).toArrow().to_pylist())))
+    assert tables[0] == tables[1]
+
+
+def test_nights_plain__without_a_packet_has_no_open_flows(plain_spark: Any, tmp_path: Path, write_pcap: Any) -> None:
+    (tmp_path / "captures").mkdir()
+    write_pcap(tmp_path / "captures" / "a.pcap", [])
+    night = assemble(plain_spark(), Store(str(tmp_path)), tmp_path / "captures", flow_settings(idle_timeout_s=10.0))
+    assert {name: night.metadata[name] for name in ("rows", "open_flows", "open_packets")} == {
+        "rows": 0, "open_flows": 0, "open_packets": 0,
+    }  # fmt: skip
+
+
+def test_write_flows_plain__captures_that_change_after_they_are_planned_are_in_quarantine(
+    plain_spark: Any, tmp_path: Path, captures: Path
+) -> None:
+    folder = tmp_path / "captures"
+    folder.mkdir()
+    for name in ("a.pcap", "b.pcap", "c.pcap"):
+        (folder / name).write_bytes((captures / name).read_bytes())
+    (folder / "b2.pcap").symlink_to(folder / "nowhere")
+    store, flow = Store(str(tmp_path)), flow_settings()
+    capture = config.load_settings().capture.model_copy(update=SMALL | {"unreadable": "quarantine"})
+    spark = plain_spark()
+    write_splits(None, store, str(folder), "north", DAYS[1], capture)
+    (folder / "b.pcap").unlink()
+    (folder / "c.pcap").write_bytes((folder / "c.pcap").read_bytes()[:-1])
+    night = write_flows(spark, store, "north", DAYS[1], capture, flow)
+    alone = from_captures(folder / "a.pcap", site="north")
+    assert each_flow_once(spark, [night]) == in_order(alone.to_pylist())
+    quarantine = pq.read_table(f"{night.uri}/{QUARANTINE_FILE}", partitioning=None)
+    assert quarantine.schema.equals(schemas.QUARANTINE.arrow_schema())
+    assert [Path(row["capture_file"]).name for row in quarantine.to_pylist()] == ["b.pcap", "b2.pcap", "c.pcap"]
+    assert "plan it again" in quarantine.to_pylist()[2]["why"]
+    assert night.metadata["unreadable"] == 3
+    counted = {(Path(row["capture_file"]).name, row["reason"]) for row in read_counters(night).to_pylist()}
+    assert counted == {("a.pcap", "flow"), ("b.pcap", "unreadable"), ("c.pcap", "unreadable")}
+
+
+@pytest.mark.parametrize(
+    ("lost", "why"),
+    [("rows", r"the files' footers promise"), ("packets", r"packets were decoded for flows, .* are in")],
+)
+def test_write_flows_plain__packets_or_files_that_got_lost_leave_no_partition(
+    lost: str, why: str, plain_spark: Any, tmp_path: Path, captures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assembled = assembly._Night.assemble
+
+    def one_too_many(night: Any) -> Any:
+        told = assembled(night)
+        told.sums.add(work.Sums(**{lost: 1}))
+        return told
+
+    monkeypatch.setattr(assembly._Night, "assemble", one_too_many)
+    store = Store(str(tmp_path))
+    with pytest.raises(AccountingError, match=why):
+        assemble(plain_spark(), store, captures, flow_settings())
+    assert not store.exists("flows", {"site": "north", "capture_date": DAYS[1]})
+
+
+def test_write_flows_plain__splits_that_are_absent_or_of_another_version_name_the_step_to_run(
+    plain_spark: Any, tmp_path: Path
+) -> None:
+    store, capture = Store(str(tmp_path)), config.load_settings().capture
+    with pytest.raises(PartitionError, match="run iotid split-pcaps first"):
+        write_flows(plain_spark(), store, "north", DAYS[1], capture, flow_settings())
+    with store.write("splits", {"site": "north", "capture_date": DAYS[1]}, 1):
+        pass
+    with pytest.raises(SchemaError, match=r"splits of schema version 1, this iotid reads 2; plan .*split-pcaps"):
+        write_flows(plain_spark(), store, "north", DAYS[1], capture, flow_settings())

@@ -1,0 +1,253 @@
+"""Tokens of sets, and evidence for kinds, against their definitions in plain loops.
+
+Shape suffixes: B sets asked, A training sets, D distinct flows, T tokens, C classes, K kinds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+from math import log
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix, vstack
+
+from iotid.dataset.characteristics import OUT_OF_VOCABULARY
+from iotid.model.device.evidence import FEATURES, TOKENS, Evidence, Vocabulary
+
+_KIND_C = np.array([0, 0, 1, 2, 3, -1])  # the last class is of strangers
+_CLASS_A = np.array([3, 0, -1, 1, 2, 0, 3, 5, 2, 1])
+_KINDS = 4
+_NO_SETS = 3  # the kind that training has no set of
+
+
+def _sequences(rows: int, values: int, random: np.random.Generator) -> dict[str, NDArray[np.int32]]:
+    there = np.arange(4) < random.integers(1, 5, (rows, 1))
+    lengths, windows = (random.integers(2, 2 + values, (rows, 4)) * there for _ in range(2))
+    return {"packet_length": lengths.astype(np.int32), "tcp_window": windows.astype(np.int32)}
+
+
+def _tokens(sequences: dict[str, NDArray[np.int32]], flow: int) -> Counter[Any]:
+    """What is in one flow, and how often."""
+    lengths, windows = (sequences[name][flow].tolist() for name in ("packet_length", "tcp_window"))
+    packets = [(length, window) for length, window in zip(lengths, windows, strict=True) if length]
+    return Counter([(*lengths, *windows), *packets, *(("pair", one, other) for one, other in pairwise(packets))])
+
+
+def _in_set(sequences: dict[str, NDArray[np.int32]], flows_D: NDArray[np.int64]) -> Counter[Any]:
+    held: Counter[Any] = Counter()
+    for flow, times in enumerate(flows_D.tolist()):
+        for token, number in _tokens(sequences, flow).items():
+            held[token] += times * number
+    return +held
+
+
+class _Case:
+    """Training sets of kinds 0 (of two classes) to 2 and of strangers, and sets to ask about that show some of the
+    same."""
+
+    def __init__(self, seed: int) -> None:
+        random = np.random.default_rng(seed)
+        self.train = _sequences(12, 3, random)
+        self.train_AD = random.poisson(0.4, (10, 12)) + np.eye(10, 12, dtype=np.int64)
+        new = _sequences(6, 5, random)
+        self.asked = {name: np.vstack([ids[:8], new[name]]) for name, ids in self.train.items()}
+        self.asked_BD = random.poisson(0.4, (7, 14)) + np.eye(7, 14, 3, dtype=np.int64)
+        self.asked_BD[:, :4] *= random.integers(1, 5, (7, 4))
+        self.logits_BK = random.normal(0, 6, (7, _KINDS))
+        self.vocabulary = Vocabulary.of(self.train)
+        self.shown = self.vocabulary.read(self.asked, csr_matrix(self.asked_BD))
+        shown_AT = self.vocabulary.read(self.train, csr_matrix(self.train_AD)).counts
+        self.evidence = Evidence(shown_AT, _CLASS_A, _KIND_C, _KINDS)
+
+        self.known = {token for flow in range(12) for token in _tokens(self.train, flow)}
+        self.sets = [  # class, kind and tokens of each that is no stranger's
+            (label, int(_KIND_C[label]), set(_in_set(self.train, flows)))
+            for label, flows in zip(_CLASS_A.tolist(), self.train_AD, strict=True)
+            if label >= 0 and _KIND_C[label] >= 0
+        ]
+        self.showed = [set().union(*(held for _, of, held in self.sets if of == kind)) for kind in range(_KINDS)]
+        strangers = [
+            set(_in_set(self.train, flows))
+            for label, flows in zip(_CLASS_A.tolist(), self.train_AD, strict=True)
+            if label < 0 or _KIND_C[label] < 0
+        ]
+        self.strange: set[Any] = set().union(*strangers)
+        self.held = [_in_set(self.asked, flows) for flows in self.asked_BD]
+
+    def weight(self, token: Any) -> float:
+        return log((1 + len(self.sets)) / (1 + sum(token in held for *_, held in self.sets)))
+
+    def rare(self, token: Any) -> float:
+        kinds = sum(token in showed for showed in self.showed)
+        return log((1 + _KINDS) / (1 + kinds)) if kinds and token not in self.strange else 0.0
+
+    def usual(self, label: int, token: Any) -> float:
+        own = [token in held for of, _, held in self.sets if of == label]
+        return sum(own) / len(own) if own else 0.0
+
+    def share_of_flow(self, flow: int, tokens: set[Any]) -> float:
+        """By weight, of what is in a flow, that which is among these tokens."""
+        own = set(_tokens(self.asked, flow))
+        return sum(map(self.weight, own & tokens)) / sum(map(self.weight, own))
+
+    def features(self, row: int, kind: int) -> list[float]:
+        """FEATURES by their definitions."""
+        held, found = set(self.held[row]), set(np.flatnonzero(self.logits_BK[row] > 0).tolist())
+        beside: set[Any] = set().union(*(self.showed[other] for other in found - {kind}))
+        whole, classes = sum(map(self.weight, held)), np.flatnonzero(kind == _KIND_C).tolist()
+
+        def share_of_sets(weight: Any, most: int) -> float:
+            own = [theirs for _, of, theirs in self.sets if of == kind]
+            shares = sorted(sum(map(weight, held & theirs)) / max(sum(map(weight, theirs)), 1e-9) for theirs in own)
+            return sum(shares[-most:]) / len(shares[-most:]) if shares else 0.0
+
+        def usually(label: int, tokens: set[Any]) -> float:
+            return sum(self.usual(label, token) * self.weight(token) for token in tokens - beside)
+
+        return [
+            float(np.clip(self.logits_BK[row, kind], -12, 12)),
+            share_of_sets(self.weight, 1),
+            share_of_sets(self.rare, 3),
+            sum(map(self.weight, held - set().union(*self.showed))) / whole,
+            sum(map(self.weight, held & self.showed[kind])) / whole,
+            sum(map(self.weight, held - beside - self.showed[kind])) / whole,
+            log(1 + sum(map(self.weight, (held & self.showed[kind]) - beside - self.strange))),
+            max(usually(label, held) / (usually(label, self.known) + 1e-6) for label in classes),
+            log(1 + len(held)),
+            len(found),
+        ]
+
+
+@pytest.fixture(params=range(4))
+def case(request: pytest.FixtureRequest) -> _Case:
+    return _Case(request.param)
+
+
+def test_read__counts_the_tokens_of_training_and_the_others(case: _Case) -> None:
+    columns = [sorted(1 + np.log(n) for token, n in held.items() if token in case.known) for held in case.held]
+    for row, expected in enumerate(columns):
+        np.testing.assert_allclose(np.sort(case.shown.counts[row].data), expected)
+    assert case.shown.unseen.tolist() == [len(set(held) - case.known) for held in case.held]
+    of_flow = [set(_tokens(case.asked, flow)) for flow in range(14)]
+    assert case.shown.unseen_of.tolist() == [len(tokens - case.known) for tokens in of_flow]
+    assert np.diff(case.shown.tokens.indptr).tolist() == [len(tokens & case.known) for tokens in of_flow]
+    assert max(case.shown.unseen) > 0 < min(map(len, columns))
+
+
+def test_read__a_column_is_the_same_token_in_every_set(case: _Case) -> None:
+    again = case.vocabulary.read(case.train, csr_matrix(case.train_AD)).counts.toarray()
+    sets = [_in_set(case.train, flows) for flows in case.train_AD]
+    by_token = Counter(tuple(1 + log(held[token]) if token in held else 0.0 for held in sets) for token in case.known)
+    by_column = Counter(map(tuple, again.T.tolist()))
+    np.testing.assert_allclose(sorted(by_column.elements()), sorted(by_token.elements()))
+
+
+def test_of__a_flow_with_an_id_out_of_vocabulary_teaches_no_token() -> None:
+    clean = {"packet_length": np.array([[2, 3, 0]], np.int32), "tcp_window": np.array([[4, 4, 0]], np.int32)}
+    dirty = {
+        "packet_length": np.array([[2, 3, 0], [2, 5, 6], [7, OUT_OF_VOCABULARY, 0]], np.int32),
+        "tcp_window": np.array([[4, 4, 0], [4, OUT_OF_VOCABULARY, 4], [4, 4, 0]], np.int32),
+    }
+    vocabulary = Vocabulary.of(dirty)
+    assert np.diff(vocabulary.starts).tolist() == [1, 2, 1]  # one sequence, two packets, one pair
+    shown = vocabulary.read(dirty, csr_matrix(np.eye(3)))
+    # of the second flow its first packet is known; of the third nothing
+    assert np.diff(shown.counts.indptr).tolist() == [4, 1, 0]
+    assert shown.unseen.tolist() == [0, 1 + 2 + 2, 1 + 2 + 1]
+    expected = Vocabulary.of(clean).to_arrays()
+    assert {name: array.tolist() for name, array in vocabulary.to_arrays().items()} == {
+        name: expected[name].tolist() for name in TOKENS
+    }
+
+
+def test_to_arrays__the_same_vocabulary_comes_back(case: _Case) -> None:
+    again = Vocabulary.from_arrays(case.vocabulary.to_arrays())
+    shown = again.read(case.asked, csr_matrix(case.asked_BD))
+    assert (shown.counts != case.shown.counts).nnz == 0
+    assert shown.unseen.tolist() == case.shown.unseen.tolist()
+    with pytest.raises(KeyError, match="pairs"):
+        Vocabulary.from_arrays({name: case.vocabulary.to_arrays()[name] for name in ("sequences", "packets")})
+
+
+def test_features__equal_their_definitions(case: _Case) -> None:
+    found_BKF = case.evidence.features(case.shown, case.logits_BK)
+    expected = [[case.features(row, kind) for kind in range(_KINDS)] for row in range(7)]
+    for place, name in enumerate(FEATURES):
+        np.testing.assert_allclose(found_BKF[:, :, place], np.array(expected)[:, :, place], atol=1e-5, err_msg=name)
+
+
+def test_features__are_the_same_in_blocks_of_any_size(case: _Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = case.evidence.features(case.shown, case.logits_BK)
+    monkeypatch.setattr("iotid.model.device.evidence._BLOCK", 1)
+    np.testing.assert_allclose(case.evidence.features(case.shown, case.logits_BK), whole, rtol=1e-6)
+    none = case.shown[np.zeros(0, np.int64)]
+    assert case.evidence.features(none, np.zeros((0, _KINDS))).shape == (0, _KINDS, len(FEATURES))
+
+
+def test_unexplained__equals_its_definition(case: _Case) -> None:
+    found_BK = case.logits_BK > 0
+    found_BK[0] = False
+    expected = []
+    for row in range(7):
+        showed: set[Any] = set().union(*(case.showed[kind] for kind in np.flatnonzero(found_BK[row])))
+        shares = [case.share_of_flow(flow, showed) for flow in np.flatnonzero(case.asked_BD[row]).tolist()]
+        left = sum(map(case.weight, set(case.held[row]) - showed))
+        assert all(abs(share - limit) > 1e-9 for share in shares for limit in (0.2, 0.5))
+        expected.append([sum(share < 0.2 for share in shares), sum(share < 0.5 for share in shares), left, len(shares)])
+    np.testing.assert_allclose(case.evidence.unexplained(case.shown, found_BK), expected, atol=1e-5)
+    assert expected[0][0] == expected[0][3]  # nothing is found, nothing is explained
+
+
+def test_unexplained__a_flow_that_every_training_set_showed_is_explained() -> None:
+    sequences = {"packet_length": np.array([[2, 3], [4, 0]], np.int32)}
+    vocabulary = Vocabulary.of(sequences)
+    shown = vocabulary.read(sequences, csr_matrix(np.array([[1, 0], [2, 1]])))
+    evidence = Evidence(shown.counts, np.array([0, 1]), np.arange(2), 2)
+    left_B4 = evidence.unexplained(shown, np.array([[True, False], [True, False]]))
+    assert left_B4[:, [1, 3]].tolist() == [[0, 1], [1, 2]]
+    # both kinds explain the first flow, the second one alone the other
+    assert evidence.flows_of(shown).tolist() == [[0, 0, 1], [0, 1, 1]]
+
+
+def test_flows_of__counts_distinct_flows_of_which_one_kind_alone_explains_half(case: _Case) -> None:
+    expected = np.zeros((7, _KINDS + 1), np.int64)
+    for row in range(7):
+        for flow in np.flatnonzero(case.asked_BD[row]).tolist():
+            shares = [case.share_of_flow(flow, showed) for showed in case.showed]
+            assert all(abs(share - 0.5) > 1e-9 for share in shares)
+            kinds = [kind for kind, share in enumerate(shares) if share > 0.5]
+            if kinds:
+                expected[row, kinds[0] if len(kinds) == 1 else _KINDS] += 1
+    found = case.evidence.flows_of(case.shown)
+    assert found.tolist() == expected.tolist()
+    assert not found[:, _NO_SETS].any()
+    assert found[:, _KINDS].any()
+    assert (found.sum(axis=1) <= np.count_nonzero(case.asked_BD, axis=1)).all()
+
+
+def test_flows_of__a_flow_that_nobody_showed_is_like_the_kind_that_showed_half_of_it() -> None:
+    trained = np.array([range(2, 10), range(12, 20)], np.int32)
+    vocabulary = Vocabulary.of({"packet_length": trained})
+    shown_AT = vocabulary.read({"packet_length": trained}, csr_matrix(np.eye(2))).counts
+    evidence = Evidence(shown_AT, np.array([0, 1]), np.arange(2), 2)
+    last, half, both = trained.copy(), trained[:1].copy(), trained[:1].copy()
+    last[:, 7:], half[:, 4:], both[:, 4:] = 30, range(30, 34), trained[1, 4:]
+    one, none = np.log(3 / 2), np.log(3)  # weights of what one set showed, and none
+    assert 13 * one / (13 * one + 3 * none) > 0.5 > 7 * one / (7 * one + 9 * none) > 0.2
+    shown = vocabulary.read(
+        {"packet_length": np.vstack([last, half, both])}, csr_matrix(np.array([[3, 1, 0, 0], [0, 2, 1, 1]]))
+    )
+    assert evidence.flows_of(shown).tolist() == [[1, 1, 0], [0, 1, 0]]
+
+
+def test_evidence__is_the_same_in_whatever_order_training_sets_come(case: _Case) -> None:
+    order = np.random.default_rng(1).permutation(10)
+    shown_AT = case.vocabulary.read(case.train, csr_matrix(case.train_AD)).counts
+    again = Evidence(vstack([shown_AT[row] for row in order]).tocsr(), _CLASS_A[order], _KIND_C, _KINDS)
+    np.testing.assert_allclose(
+        again.features(case.shown, case.logits_BK), case.evidence.features(case.shown, case.logits_BK), rtol=1e-5
+    )

@@ -1,0 +1,302 @@
+"""The device model on made-up sets: what it finds in unions of sets that it has not seen.
+
+Shape suffixes: B sets, D distinct flows, K kinds, C classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix, vstack
+
+from iotid import config
+from iotid.dataset.sets import Sets
+from iotid.model.device import Answer, DeviceModel, decide
+from iotid.model.device.presence import FirstStep, Judge
+
+_PLACES = 14  # kinds that the world has; the model learns the first six of them
+_LEARNED = 6
+_OWN, _SHARED, _COMMON = 8, 2, 3  # flows of a kind alone, of it and the next, and of all
+_FLOWS = _PLACES * (_OWN + _SHARED) + _COMMON
+
+
+def _world() -> dict[str, NDArray[np.int32]]:
+    random = np.random.default_rng(11)
+    there = np.arange(5) < random.integers(2, 6, (_FLOWS, 1))
+    return {
+        name: (random.integers(2, high, (_FLOWS, 5)) * there).astype(np.int32)
+        for name, high in (("packet_length", 200), ("tcp_window", 30))
+    }
+
+
+_WORLD = _world()
+
+
+def _flows(kinds: list[int], random: np.random.Generator) -> NDArray[np.int64]:
+    """(B, D): a set of each of these kinds, -1 of strangers of which each is another."""
+    flows_BD = np.zeros((len(kinds), _FLOWS), np.int64)
+    for row, kind in zip(flows_BD, kinds, strict=True):
+        place = kind if kind >= 0 else int(random.integers(_LEARNED, 10))
+        own = np.arange(_OWN) + place * (_OWN + _SHARED)
+        beside = (place - 1) % _LEARNED if place < _LEARNED else place  # the first six share in a ring
+        shared = [of * (_OWN + _SHARED) + _OWN + number for of in (place, beside) for number in range(_SHARED)]
+        common = np.arange(_FLOWS - _COMMON, _FLOWS)
+        for flows, chance in ((own, 0.8), (np.array(shared), 0.7), (common, 0.7)):
+            row[flows] = (random.random(len(flows)) < chance) * (1 + random.poisson(1, len(flows)))
+        row[own[0]] = max(row[own[0]], 1)
+    return flows_BD
+
+
+def _no_sessions(sets: int) -> csr_matrix:
+    return csr_matrix((sets, _FLOWS), dtype=np.int64)
+
+
+def _sets(kinds: list[int], seed: int) -> Sets:
+    label = np.sort(np.array(kinds, np.int64))
+    flows = csr_matrix(_flows(label.tolist(), np.random.default_rng(seed)))
+    return Sets(_WORLD, flows, label, np.arange(len(label)), _no_sessions(len(label)))
+
+
+@pytest.fixture(scope="module")
+def model() -> DeviceModel:
+    kinds = [kind for kind in range(_LEARNED) for _ in range(10)] + [-1] * 12
+    return DeviceModel(np.arange(_LEARNED)).fit(_sets(kinds, 1))
+
+
+@pytest.fixture(scope="module")
+def census() -> config.Census:
+    return config.load_settings().census
+
+
+def _unions(groups: list[list[int]], seed: int) -> csr_matrix:
+    random = np.random.default_rng(seed)
+    return csr_matrix(np.array([_flows(kinds, random).sum(axis=0) for kinds in groups]))
+
+
+def _named(
+    model: DeviceModel, flows: csr_matrix, census: config.Census, share: float
+) -> tuple[list[set[int]], list[str]]:
+    decision = decide(model.answer(_WORLD, flows), share, np.asarray(flows.sum(axis=1)).ravel(), census)
+    return [set(np.flatnonzero(found).tolist()) for found in decision.found], decision.status.tolist()
+
+
+def test_answer__names_single_sets_that_were_held_back(model: DeviceModel, census: config.Census) -> None:
+    groups = [[kind] for kind in range(_LEARNED)] * 5
+    for share in (0.0, 1.0):
+        found, statuses = _named(model, _unions(groups, 2), census, share)
+        assert found == [set(group) for group in groups]
+        assert set(statuses) == {"known"}
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 6])
+def test_answer__names_unions_of_held_back_sets_exactly(size: int, model: DeviceModel, census: config.Census) -> None:
+    random = np.random.default_rng(size)
+    groups = [random.choice(_LEARNED, size, replace=False).tolist() for _ in range(30)]
+    found, statuses = _named(model, _unions(groups, 3), census, 1.0)
+    assert sum(each == set(group) for each, group in zip(found, groups, strict=True)) >= 29
+    assert statuses.count("several") >= 28
+
+
+def test_answer__a_union_is_more_like_a_household_than_a_host_is(model: DeviceModel) -> None:
+    hosts, households = [[kind] for kind in range(_LEARNED)], [[0, 1, 3], [2, 4], [1, 2, 3, 4, 5]]
+    odds_of_hosts, odds_of_households = (
+        model.answer(_WORLD, _unions(groups, 4)).log_odds for groups in (hosts, households)
+    )
+    assert odds_of_hosts.max() < 0 < odds_of_households.min()
+
+
+def test_answer__flows_of_no_learned_kind_are_unknown(model: DeviceModel, census: config.Census) -> None:
+    groups = [[place] for place in range(10, _PLACES)]  # not even strangers showed those
+    for share in (0.0, 1.0):
+        found, statuses = _named(model, _unions(groups, 5), census, share)
+        assert found == [set()] * 4
+        assert set(statuses) == {"unknown"}
+    assert model.answer(_WORLD, _unions(groups, 5)).unexplained.min() > 0.5
+
+
+def test_answer__sets_of_strangers_are_not_named(model: DeviceModel, census: config.Census) -> None:
+    found, _ = _named(model, _unions([[-1]] * 20, 6), census, 0.0)
+    assert found == [set()] * 20
+
+
+def test_answer__tells_what_is_beside_the_kinds_found(model: DeviceModel, census: config.Census) -> None:
+    groups = [[0, 2, 10], [1, 11, 12], [3, 4, 5, 13], [2, 3, 10, 11]]
+    found, statuses = _named(model, _unions(groups, 7), census, 1.0)
+    assert found == [{0, 2}, {1}, {3, 4, 5}, {2, 3}]
+    assert statuses == ["several_with_unknown"] * 4
+    without = _named(model, _unions([[0, 2], [1, 4], [3, 4, 5], [2, 3]] * 5, 7), census, 1.0)[1]
+    assert without.count("several_with_unknown") <= 2
+
+
+def test_answer__counts_the_flows_that_are_like_those_of_one_kind_alone(model: DeviceModel) -> None:
+    flows = np.zeros((1, _FLOWS))
+    flows[0, [20, 21, 22, 28, 30]] = [1, 5, 1, 2, 1]  # kind 2: three of its own and one with the next; kind 3: one
+    flows[0, [130, _FLOWS - 1]] = 1  # of a kind never learned, and of all
+    answer = model.answer(_WORLD, csr_matrix(flows))
+    assert answer.flows.tolist() == [[0, 0, 3, 1, 0, 0, 2]]
+    assert answer.distinct.tolist() == [7]
+
+
+def test_answer__more_sessions_at_once_than_one_device_held_are_two_devices() -> None:
+    """Flows 20 and 21 are of kind 2 alone, 28 of it and of kind 3, 130 of a kind never learned."""
+    sets = _sets([0, 1, 2, 3] * 6, 1)
+    of_kind_2 = np.flatnonzero((sets.label == 2) & (sets.flows[:, 20].toarray().ravel() > 0))
+    at_once = np.zeros((len(sets), _FLOWS), np.int64)
+    at_once[of_kind_2[:3], 20] = [1, 3, 2]
+    model = DeviceModel(np.arange(4)).fit(Sets(_WORLD, sets.flows, sets.label, sets.recording, csr_matrix(at_once)))
+    held = np.zeros((7, _FLOWS), np.int64)
+    for row, (flow, number) in enumerate([(20, 3), (20, 4), (21, 1), (21, 2), (28, 9), (130, 9)]):
+        held[row, flow] = number
+    flows = csr_matrix(np.maximum(held, _flows([2] * 7, np.random.default_rng(2))))
+    assert model.answer(_WORLD, flows, csr_matrix(held)).units.tolist() == [
+        [1, 1, units, 1] for units in (1, 2, 1, 2, 1, 1, 1)
+    ]
+    again = DeviceModel.from_arrays(model.to_arrays(), model.kind_C)
+    assert again.answer(_WORLD, flows, csr_matrix(held)).units[:, 2].tolist() == [1, 2, 1, 2, 1, 1, 1]
+    assert model.answer(_WORLD, flows).units.tolist() == [[1] * 4] * 7  # nobody says what was open at once
+
+
+def test_answer__does_not_hang_on_what_is_asked_beside_it(model: DeviceModel) -> None:
+    flows = _unions([[0], [1, 2], [10], [-1, 3]], 8)
+    together = model.answer(_WORLD, flows)
+    used = np.flatnonzero(np.asarray(flows[1].sum(axis=0)).ravel())
+    alone = model.answer({name: ids[used] for name, ids in _WORLD.items()}, flows[1][:, used])
+    for field in fields(Answer):
+        np.testing.assert_allclose(
+            getattr(alone, field.name)[0], getattr(together, field.name)[1], rtol=1e-4, atol=1e-6
+        )
+
+
+def test_answer__of_no_sets_is_empty(model: DeviceModel) -> None:
+    answer = model.answer(_WORLD, csr_matrix((0, _FLOWS)))
+    assert answer.host.shape == answer.household.shape == (0, _LEARNED)
+    assert answer.flows.shape == (0, _LEARNED + 1)
+    assert answer.log_odds.shape == answer.unknown.shape == (0,)
+
+
+def test_to_arrays__the_same_bits_come_back(model: DeviceModel) -> None:
+    arrays = {name: np.ascontiguousarray(array) for name, array in model.to_arrays().items()}
+    again = DeviceModel.from_arrays(arrays, model.kind_C)
+    flows = _unions([[0], [1, 2], [10], [-1, 3], [5, 4, 11]], 8)
+    expected, answer = model.answer(_WORLD, flows), again.answer(_WORLD, flows)
+    for field in fields(Answer):
+        assert getattr(answer, field.name).tobytes() == getattr(expected, field.name).tobytes(), field.name
+    assert {name: array.tobytes() for name, array in again.to_arrays().items()} == {
+        name: array.tobytes() for name, array in arrays.items()
+    }
+
+
+@pytest.mark.parametrize("missing", ["sets.class", "tokens.pairs", "of_host.bias", "factors", "most_at_once"])
+def test_from_arrays__a_missing_part_is_an_error(missing: str, model: DeviceModel) -> None:
+    arrays = {name: array for name, array in model.to_arrays().items() if name != missing}
+    with pytest.raises(KeyError, match=missing.rpartition(".")[2]):
+        DeviceModel.from_arrays(arrays, model.kind_C)
+
+
+def test_fit__the_same_seed_learns_the_same_bits() -> None:
+    sets = _sets([0, 1, 2] * 4 + [-1] * 3, 1)
+    one, same, other = (DeviceModel(np.arange(3)).fit(sets, seed=seed).to_arrays() for seed in (1, 1, 2))
+    assert {name: array.tobytes() for name, array in one.items()} == {
+        name: array.tobytes() for name, array in same.items()
+    }
+    assert any(one[name].tobytes() != other[name].tobytes() for name in one)
+
+
+@pytest.mark.parametrize("strangers", [0, 6])
+@pytest.mark.parametrize("sets", [1, 8])
+def test_fit__one_kind_alone(sets: int, strangers: int, census: config.Census) -> None:
+    model = DeviceModel(np.array([0])).fit(_sets([0] * sets + [-1] * strangers, 1))
+    answer = model.answer(_WORLD, _unions([[0], [10]], 2))
+    assert answer.household.shape == (2, 1)
+    assert np.isfinite(answer.household).all()
+    if sets > 1 and strangers:
+        assert _named(model, _unions([[0], [10]], 2), census, 0.0)[0] == [{0}, set()]
+
+
+def test_fit__a_kind_with_a_single_set_is_named_like_the_others(census: config.Census) -> None:
+    """No set of it can be held back; the judges are learned on other kinds."""
+    kinds = [kind for kind in range(1, _LEARNED) for _ in range(8)] + [0] + [-1] * 8
+    model = DeviceModel(np.arange(_LEARNED)).fit(_sets(kinds, 1))
+    found, _ = _named(model, _unions([[0], [0, 2], [3], [0, 1, 4]], 2), census, 1.0)
+    assert found == [{0}, {0, 2}, {3}, {0, 1, 4}]
+
+
+def test_fit__a_kind_without_sets_is_never_found(census: config.Census) -> None:
+    kinds = [kind for kind in (0, 1, 3, 4, 5) for _ in range(8)] + [-1] * 8
+    model = DeviceModel(np.arange(_LEARNED)).fit(_sets(kinds, 1))
+    groups = [[0], [2], [1, 4], [3, 5, 0]]
+    found, statuses = _named(model, _unions(groups, 2), census, 1.0)
+    assert found == [{0}, set(), {1, 4}, {0, 3, 5}]
+    assert statuses[1] == "unknown"
+    answer = model.answer(_WORLD, _unions(groups, 2))
+    assert answer.household[:, 2].max() < 0.1
+    assert answer.class_share.tolist() == np.ones((4, _LEARNED)).tolist()
+
+
+def test_fit__the_class_of_unlisted_devices_is_a_stranger(census: config.Census) -> None:
+    """Class 3 has no kind: its sets are learned from as strangers."""
+    sets = _sets([0, 1, 2] * 8 + [7] * 8, 1)
+    label = np.where(sets.label == 7, 3, sets.label)
+    model = DeviceModel(np.array([0, 1, 2, -1])).fit(Sets(_WORLD, sets.flows, label, sets.recording, sets.at_once))
+    found, _ = _named(model, _unions([[7], [1], [0, 2]], 2), census, 0.0)
+    assert found == [set(), {1}, {0, 2}]
+    assert model.answer(_WORLD, _unions([[7]], 2)).class_share.shape == (1, 4)
+
+
+def test_answer__tells_the_classes_of_a_kind_apart_by_what_they_show() -> None:
+    """Classes 0 and 1 are look-alikes: all flows of place 0, and of place 8 or 9 two more."""
+    random = np.random.default_rng(1)
+
+    def sets_of(labels: list[int]) -> NDArray[np.int64]:
+        flows_BD = _flows([0 if label < 2 else label for label in labels], random)
+        for row, label in zip(flows_BD, labels, strict=True):
+            if label < 2:
+                row[[80 + 10 * label, 81 + 10 * label]] = 1
+        return flows_BD
+
+    labels = sorted([0, 1, 2, 3] * 8)
+    number = len(labels)
+    sets = Sets(_WORLD, csr_matrix(sets_of(labels)), np.array(labels), np.arange(number), _no_sessions(number))
+    model = DeviceModel(np.array([0, 0, 1, 2])).fit(sets)
+    answer = model.answer(_WORLD, csr_matrix(sets_of([0, 1, 2, 0, 1])))
+    assert answer.class_share[[0, 1, 3, 4], :2].argmax(axis=1).tolist() == [0, 1, 0, 1]
+    assert answer.class_share[[0, 1, 3, 4], :2].max(axis=1).min() > 0.8
+    np.testing.assert_allclose(answer.class_share[:, :2].sum(axis=1), 1)
+    np.testing.assert_allclose(answer.class_share[:, 2:], 1)  # the only class of its kind
+    assert answer.household.shape == (5, 3)
+
+
+def test_logits__of_more_than_was_ever_shown_are_those_of_the_most_that_was(model: DeviceModel) -> None:
+    flows = _unions([[0, 1]], 3)
+    often = model.answer(_WORLD, vstack([flows * 10_000, flows * 1_000_000]).tocsr())
+    assert often.household[0].tolist() == often.household[1].tolist()
+
+
+def test_first_step__a_kind_that_was_never_there_is_never_likely() -> None:
+    counts = csr_matrix(np.array([[1.0, 0, 1], [0, 1, 1], [1, 0, 1], [0, 1, 1]]))
+    there = np.array([[True, False, False], [False, True, False]] * 2)
+    step = FirstStep(np.arange(3), 3).fit(counts, there, np.where(there, np.arange(3), -1), np.array([2, 2, 4]))
+    assert step.bias_K[2] == -20
+    assert not step.weight_TK[:, 2].any()
+    assert step.weight_TK[0, 0] > 0 > step.weight_TK[1, 0]
+
+
+@pytest.mark.parametrize("squares", [False, True])
+def test_judge__is_calibrated_and_even_where_asked(squares: bool) -> None:
+    random = np.random.default_rng(1)
+    features = random.normal(0, 1, (8000, 3))
+    is_so = random.random(8000) < 1 / (1 + np.exp(-(2 * features[:, 0] - features[:, 1] - 2)))
+    judge, even = (Judge(squares).fit(features, is_so, even=even) for even in (False, True))
+    asked = np.array([[1.0, 0, 0], [0, 1.0, 0], [1.5, -1, 0.5]])
+    np.testing.assert_allclose(judge.log_odds(asked), [0, -3, 2], atol=0.4)
+    prior = np.log(is_so.mean() / (1 - is_so.mean()))
+    np.testing.assert_allclose(even.log_odds(asked), judge.log_odds(asked) - prior)
+    assert judge.log_odds(asked[:, np.newaxis]).shape == (3, 1)
+
+
+def test_judge__of_one_answer_alone_learns_nothing() -> None:
+    judge = Judge(squares=True).fit(np.random.default_rng(1).normal(0, 1, (10, 3)), np.ones(10, np.bool_))
+    assert judge.log_odds(np.ones((2, 3))).tolist() == [0, 0]
