@@ -155,12 +155,18 @@ def _kinds(kinds: pa.ListArray) -> dict[str, list[list[Any]]]:
     is_named = pc.is_valid(found.field("label"))
     more = [pc.if_else(is_named, found.field(name), None).to_pylist() for name in ("vendor", "type")]
     places: dict[tuple[str, str | None, str | None], int] = {}
-    keys = zip(names_of_kinds(found).to_pylist(), *more, strict=True)
+    keys = zip(_printed(found).to_pylist(), *more, strict=True)
     place_P = [places.setdefault(key, len(places)) for key in keys]
     pairs = [value for pair in zip(place_P, found.field("confidence").to_pylist(), strict=True) for value in pair]
     ends = 2 * np.cumsum([0, *pc.list_value_length(kinds).to_pylist()])
     of = [pairs[start:end] for start, end in pairwise(ends.tolist())]
     return {"named": [list(key) for key in places], "of": of}
+
+
+def _printed(kinds: pa.StructArray) -> pa.Array:
+    """The name of each kind found, and whether more than one device of it must be there."""
+    names, are_more = names_of_kinds(kinds), pc.fill_null(pc.greater(kinds.field("units"), 1), False)
+    return pc.if_else(are_more, pc.binary_join_element_wise(names, "(2 or more)", " "), names)
 
 
 def _also(census: pa.Table) -> pa.Array:
@@ -185,7 +191,7 @@ def _flat(census: pa.Table) -> dict[str, pa.ChunkedArray]:
     columns = {name: census[name] for name in census.column_names}
     runners_up, kinds = one_chunk(census["runners_up"]), one_chunk(census["kinds"])
     columns["runners_up"] = _shares(runners_up, runners_up.flatten().field("label"), _LEAST)
-    columns["kinds"] = _shares(kinds, names_of_kinds(kinds.flatten()), 0)
+    columns["kinds"] = _shares(kinds, _printed(kinds.flatten()), 0)
     columns["new_kinds"] = pc.binary_join(census["new_kinds"], "; ")
     columns["addresses"] = pc.binary_join(census["addresses"], " ")
     return columns

@@ -28,7 +28,8 @@ def kind(label: str | None, confidence: float = 0.8125, **more: Any) -> dict[str
     """A kind found; without a label it is one of several look-alikes."""
     vendor, type_ = more.get("vendor", "Acme"), more.get("type", "socket")
     name = more.get("kind", f"{vendor} {type_}")
-    return {"kind": name, "label": label, "vendor": vendor, "type": type_, "confidence": confidence, "flows": 3}
+    told = {"kind": name, "label": label, "vendor": vendor, "type": type_, "confidence": confidence, "flows": 3}
+    return {**told, "units": more.get("units", 1)}
 
 
 def census_of(rows: list[dict[str, Any]]) -> pa.Table:
@@ -243,6 +244,16 @@ def test_page_and_csv__name_every_kind_behind_one_address_and_how_probable_it_is
     first, second = csv.DictReader(io.StringIO(render_csv(census_of(rows))))
     assert first["kinds"] == f"{HOSTILE} >99 %; Volt plug 99 %; {FORMULA} 61 %"
     assert (second["kinds"], second["status"]) == (f"Volt plug 99 %; {FORMULA} 61 %", "several_with_unknown")
+
+
+def test_page_and_csv__say_where_more_than_one_device_of_a_kind_must_be_there() -> None:
+    rows = [{"status": "several", "kinds": [kind("plug", units=2), kind("lamp")]}]
+    assert [name for name, *_ in data_of(page_of(census_of(rows), facts()))["kinds"]["named"]] == [
+        "plug (2 or more)",
+        "lamp",
+    ]
+    (row,) = csv.DictReader(io.StringIO(render_csv(census_of(rows))))
+    assert row["kinds"] == "plug (2 or more) 81 %; lamp 81 %"
 
 
 def test_page__charts_count_every_kind_found_behind_what_is_there_and_gather_what_is_beyond_twelve() -> None:
