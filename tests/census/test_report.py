@@ -28,8 +28,8 @@ def kind(label: str | None, confidence: float = 0.8125, **more: Any) -> dict[str
     """A kind found; without a label it is one of several look-alikes."""
     vendor, type_ = more.get("vendor", "Acme"), more.get("type", "socket")
     name = more.get("kind", f"{vendor} {type_}")
-    told = {"kind": name, "label": label, "vendor": vendor, "type": type_, "confidence": confidence, "flows": 3}
-    return {**told, "units": more.get("units", 1)}
+    found = {"kind": name, "label": label, "vendor": vendor, "type": type_, "confidence": confidence, "flows": 3}
+    return {**found, "units": more.get("units", 1)}
 
 
 def census_of(rows: list[dict[str, Any]]) -> pa.Table:
