@@ -329,7 +329,6 @@ class _Together:
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        self._recording = NIGHT_IDENTITY if source.join_files else CAPTURE_IDENTITY
         self._held: list[pa.Table] = []
 
     def add(
@@ -347,10 +346,11 @@ class _Together:
         kept_N = kept_N & pc.fill_null(pc.not_equal(reason, UNANSWERED), True).to_numpy(zero_copy_only=False)
         kept_N = kept_N & ((device_N >= 0) | pc.is_valid(host).to_numpy(zero_copy_only=False))
         of_host = pc.if_else(pa.array(device_N < 0), host, None)
+        night, capture = [flows[name] for name in NIGHT_IDENTITY], _name_of(flows["capture_file"])
         first_us, last_us = (flows[name].cast(pa.int64()) for name in ("first_seen", "last_seen"))
         unit_N, recording_N = (
-            hash_rows([*(flows[name] for name in identity), pa.array(device_N), of_host], seed)
-            for identity in (CAPTURE_IDENTITY, self._recording)
+            hash_rows([*identity, pa.array(device_N), of_host], seed)
+            for identity in ([*night, capture], night if self._source.join_files else [*night, capture])
         )
         columns = [
             pa.array(label_N),
@@ -373,6 +373,13 @@ class _Together:
 
     def table(self) -> pa.Table:
         return few(pa.concat_tables(self._held or [SCHEMA.empty_table()]), self._source.settings.sets)
+
+
+def _name_of(capture_file: pa.Array) -> pa.DictionaryArray:
+    """Folder and name of each capture: the same wherever the folder lies, so that a dataset is, too."""
+    encoded = capture_file.dictionary_encode()
+    names = pc.replace_substring_regex(encoded.dictionary.cast(pa.string()), r"^.*/([^/]*/[^/]*)$", r"\1")
+    return pa.DictionaryArray.from_arrays(encoded.indices, names)
 
 
 def _distinct(rows: pa.Table) -> pa.Table:
