@@ -9,6 +9,7 @@ Shape suffixes: N flows.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -65,6 +66,7 @@ _ROW = pa.schema(
         pa.field(WEIGHT, pa.int64()),
     ]
 )
+_MAC = re.compile("[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _HELD_ROWS = 1 << 18  # rows that a task gathers before it sends them
 
 
@@ -344,7 +346,7 @@ class _Together:
         client_ip, client_mac, server_ip, server_mac, answered_by = (flows[name] for name in _ENDS)
         host, _, reason = name_devices(client_ip, client_mac, server_ip, server_mac, networks, answered_by=answered_by)
         kept_N = kept_N & pc.fill_null(pc.not_equal(reason, UNANSWERED), True).to_numpy(zero_copy_only=False)
-        kept_N = kept_N & ((device_N >= 0) | pc.is_valid(host).to_numpy(zero_copy_only=False))
+        kept_N = kept_N & pc.is_valid(host).to_numpy(zero_copy_only=False) & self._is_its_own(device_N, host)
         of_host = pc.if_else(pa.array(device_N < 0), host, None)
         night, capture = [flows[name] for name in NIGHT_IDENTITY], _name_of(flows["capture_file"])
         first_us, last_us = (flows[name].cast(pa.int64()) for name in ("first_seen", "last_seen"))
@@ -366,6 +368,20 @@ class _Together:
         self._held.append(few(rows, self._source.settings.sets))
         if sum(map(len, self._held)) > _HELD_ROWS:
             self._held = [self.table()]
+
+    def _is_its_own(self, device_N: NDArray[np.int32], host: pa.Array) -> NDArray[np.bool_]:
+        """Whether the host of each flow is the entry's, by MAC where the entry lists one: a path may name the flows of
+        several hosts, and a census asks what is behind one."""
+        encoded = host.dictionary_encode()
+        code_N = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+        pairs, pair_N = np.unique(np.stack([device_N, code_N]), axis=1, return_inverse=True)
+        names, devices = encoded.dictionary.to_pylist(), self._source.devices.devices
+        is_own = [
+            device < 0 or code < 0 or not devices[device].mac or names[code] in devices[device].mac
+            or not _MAC.fullmatch(names[code])
+            for device, code in pairs.T.tolist()
+        ]  # fmt: skip
+        return np.array(is_own, np.bool_)[pair_N.ravel()]
 
     def add_unlisted(self, flows: pa.RecordBatch) -> None:
         nobody_N = np.full(len(flows), -1, np.int32)
