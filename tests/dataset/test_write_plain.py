@@ -239,6 +239,28 @@ def test_write_plain__hosts_on_no_list_are_sets_without_a_label_and_unanswered_f
     assert answered.flows[3].sum() == plug["train"]["flows"] + plug["validation"]["flows"] == 54
 
 
+def test_write_plain__of_an_entry_with_a_mac_sets_hold_what_that_host_shows_whatever_its_path_names(
+    plain_spark: Any, tmp_path: Path, flow_table: FlowTable, write_night: WriteNight
+) -> None:
+    rows = [
+        {"client_mac": mac, "capture_file": f"/x/{name}/1.pcap", "packet_length": [40 + number]}
+        for mac, name in ((CAM, "cam"), (PHONE, "cam"), (PLUG, "plug"), (PHONE, "plug"))
+        for number in range(20)
+    ]
+    devices = DeviceList(
+        (Device(name="cam", mac=CAM, path="*/cam/*"), Device(name="plug", path="*/plug/*")), "list.yaml"
+    )
+    store = Store(str(tmp_path))
+    dataset = _write(plain_spark(), store, [write_night(store, flow_table(rows))], devices=devices)
+    kept = {
+        name: own["train"]["flows"] + own["validation"]["flows"] for name, own in dataset.metadata["labels"].items()
+    }
+    sets = read_sets(dataset.uri)
+    flows = dict(zip(sets.label.tolist(), np.asarray(sets.flows.sum(axis=1)).ravel().tolist(), strict=True))
+    assert kept == {"cam": 36, "plug": 36}
+    assert flows[0] < 20 < flows[1] == kept["plug"]
+
+
 def test_write_plain__a_devices_sets_of_a_night_share_a_recording(
     plain_spark: Any, tmp_path: Path, flow_table: FlowTable, write_night: WriteNight
 ) -> None:
