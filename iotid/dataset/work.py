@@ -9,7 +9,6 @@ Shape suffixes: N flows.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +41,7 @@ from iotid.dataset.sets import SCHEMA, Sets, at_once, few
 from iotid.dataset.store import WEIGHT, part_schema
 from iotid.flows import TOLD_BY
 from iotid.labels.hosts import UNANSWERED, name_devices
+from iotid.labels.owner import parse_addresses
 from iotid.shuffle import NO_BUCKET, aside, beside, buckets_of, contents, mix, numbers, parcel, parcels, receive
 from iotid.storage import PartFile
 
@@ -66,7 +66,6 @@ _ROW = pa.schema(
         pa.field(WEIGHT, pa.int64()),
     ]
 )
-_MAC = re.compile("[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _HELD_ROWS = 1 << 18  # rows that a task gathers before it sends them
 
 
@@ -376,11 +375,11 @@ class _Together:
         code_N = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
         pairs, pair_N = np.unique(np.stack([device_N, code_N]), axis=1, return_inverse=True)
         names, devices = encoded.dictionary.to_pylist(), self._source.devices.devices
+        is_address = parse_addresses(names)[0] != 0
         is_own = [
-            device < 0 or code < 0 or not devices[device].mac or names[code] in devices[device].mac
-            or not _MAC.fullmatch(names[code])
+            device < 0 or code < 0 or not devices[device].mac or names[code] in devices[device].mac or is_address[code]
             for device, code in pairs.T.tolist()
-        ]  # fmt: skip
+        ]
         return np.array(is_own, np.bool_)[pair_N.ravel()]
 
     def add_unlisted(self, flows: pa.RecordBatch) -> None:

@@ -39,9 +39,8 @@ FEATURES = (
 _BLOCK = 1 << 22  # cells of a dense matrix at once
 _MOST_LOGIT = 12.0
 _LITTLE = (0.2, 0.5)  # of a flow is explained where it counts as unexplained
-_NEXT_TO_NOTHING = (
-    1e-9  # what a token of every training set weighs in a flow: one of such tokens alone is explained, too
-)
+# what a token of every training set weighs in a flow, so that a flow of such tokens alone can be explained
+_NEXT_TO_NOTHING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -115,24 +114,24 @@ class Evidence:
 
         kind_A = np.append(kind_C, -1)[class_A]
         known = np.flatnonzero(kind_A >= 0)
-        self.kinds, self._kind_A, self._shown_AT = kinds, kind_A[known], _binary(shown_AT)[known]
-        A, T = self._shown_AT.shape
-        self.sets_T = np.asarray(self._shown_AT.sum(axis=0)).ravel()
-        self.weight_T, self.unseen_weight = np.log((1 + A) / (1 + self.sets_T)), float(np.log(1 + A))
+        self.kinds, self._kind_A, known_AT = kinds, kind_A[known], _binary(shown_AT)[known]
+        A, T = known_AT.shape
+        sets_T = np.asarray(known_AT.sum(axis=0)).ravel()
+        self.weight_T, self.unseen_weight = np.log((1 + A) / (1 + sets_T)), float(np.log(1 + A))
         self._weight_in_flows_T = self.weight_T + _NEXT_TO_NOTHING
         classes, which_A = np.unique(class_A[known], return_inverse=True)
         # of each class that has sets, how many of them show a token: the classes of a kind may differ in what is usual
         self._kind_of_usual, self._usual = kind_C[classes], np.zeros((len(classes), T), np.float32)
         self.showed_KT = np.zeros((kinds, T), np.float32)
         for number, kind in enumerate(self._kind_of_usual):
-            self._usual[number] = self._shown_AT[which_A == number].mean(axis=0)
+            self._usual[number] = known_AT[which_A == number].mean(axis=0)
             self.showed_KT[kind] = np.maximum(self.showed_KT[kind], self._usual[number] > 0)
         kinds_T = self.showed_KT.sum(axis=0)
         by_strangers_T = np.asarray(_binary(shown_AT)[kind_A < 0].sum(axis=0)).ravel() > 0
         rare_T = np.where(kinds_T > 0, np.log((1 + kinds) / (1 + np.maximum(kinds_T, 1))), 0) * ~by_strangers_T
         self._own_KT = self.showed_KT * ~by_strangers_T
         self._strange_T = np.where(kinds_T > 0, 0, self.weight_T)  # what strangers alone showed
-        self._weighted = [(self._shown_AT @ diags(weight_T)).tocsr() for weight_T in (self.weight_T, rare_T)]
+        self._weighted = [(known_AT @ diags(weight_T)).tocsr() for weight_T in (self.weight_T, rare_T)]
         self._all_A = [np.maximum(np.asarray(each.sum(axis=1)).ravel(), 1e-9) for each in self._weighted]
 
     def features(self, shown: Shown, logits_BK: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -146,19 +145,18 @@ class Evidence:
         """(B, 4) distinct flows of which the kinds found explain less than a fifth, a half; the weight of all that they
         do not explain; and the distinct flows.
         """
-        groups_PK, group_B = np.unique(found_BK, axis=0, return_inverse=True)
-        weight_T = self._weight_in_flows_T
-        by_PT = (groups_PK.astype(np.float32) @ self.showed_KT > 0) * weight_T
-        explained_DP = self._share_of_flows(shown, by_PT)
-        flows_BD, out_B4 = _binary(shown.flows), np.zeros((len(shown), 4))
-        out_B4[:, 3] = np.diff(flows_BD.indptr)
-        showed_BT = _binary(shown.counts)
-        out_B4[:, 2] = self._weight_of(shown)
-        for group in range(len(groups_PK)):
-            rows = np.flatnonzero(group_B.ravel() == group)
-            below_D2 = explained_DP[:, [group]] < np.array(_LITTLE)
-            out_B4[rows, :2] = flows_BD[rows] @ below_D2.astype(np.float64)
-            out_B4[rows, 2] -= showed_BT[rows] @ by_PT[group]
+        groups_PK, group_B = _groups(found_BK)
+        flows_BD, showed_BT = _binary(shown.flows), _binary(shown.counts)
+        out_B4 = np.zeros((len(shown), 4))
+        out_B4[:, 2], out_B4[:, 3] = self._weight_of(shown), np.diff(flows_BD.indptr)
+        for group, found_K in enumerate(groups_PK):
+            rows = np.flatnonzero(group_B == group)
+            by_T = self.showed_KT[found_K].any(axis=0) * self._weight_in_flows_T
+            flows = np.unique(flows_BD[rows].indices)  # of these sets alone: all flows by all groups would be much
+            share_1D = self._share_of_flows(shown, by_T[np.newaxis], flows)
+            below_D2 = share_1D < np.array(_LITTLE)
+            out_B4[rows, :2] = flows_BD[rows][:, flows] @ below_D2.astype(np.float64)
+            out_B4[rows, 2] -= showed_BT[rows] @ by_T
         return out_B4
 
     def flows_of(self, shown: Shown) -> NDArray[np.int64]:
@@ -169,32 +167,26 @@ class Evidence:
         columns_DK = np.hstack([by_DK & (kinds_D == 1), kinds_D > 1]).astype(np.float64)
         return np.rint(_binary(shown.flows) @ columns_DK).astype(np.int64)
 
-    def _share_of_flows(self, shown: Shown, by_PT: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(D, P) of each distinct flow the share by weight that ``by_PT``, the weights of some tokens, are."""
-        all_D = shown.tokens @ self._weight_in_flows_T + self.unseen_weight * shown.unseen_of
-        return np.asarray((shown.tokens @ by_PT.T) / np.maximum(all_D, _NEXT_TO_NOTHING)[:, np.newaxis])
+    def _share_of_flows(
+        self, shown: Shown, by_PT: NDArray[np.float64], flows: slice | NDArray[np.integer] = slice(None)
+    ) -> NDArray[np.float64]:
+        """(D, P) the share by weight of each of these distinct flows that ``by_PT``, weights of some tokens, are."""
+        tokens_DT = shown.tokens[flows]
+        all_D = tokens_DT @ self._weight_in_flows_T + self.unseen_weight * shown.unseen_of[flows]
+        return np.asarray((tokens_DT @ by_PT.T) / np.maximum(all_D, _NEXT_TO_NOTHING)[:, np.newaxis])
 
     def _weight_of(self, shown: Shown) -> NDArray[np.float64]:
         showed_BT = _binary(shown.counts)
         return np.maximum(showed_BT @ self.weight_T + self.unseen_weight * shown.unseen, 1e-9)
 
-    def _explained(
-        self, showed_BT: csr_matrix, found_BK: NDArray[np.bool_]
-    ) -> tuple[NDArray[np.float32], tuple[NDArray[np.float32], NDArray[np.int64]]]:
-        """(E,) how many of the kinds found showed each token of each set; and the same of all tokens, by distinct group
-        of kinds (P, T), with the group of each set (B,)."""
-        groups_PK, group_B = np.unique(found_BK, axis=0, return_inverse=True)
-        by_PT = groups_PK.astype(np.float32) @ self.showed_KT
-        row_E = np.repeat(group_B.ravel(), np.diff(showed_BT.indptr))
-        return by_PT[row_E, showed_BT.indices], (by_PT, group_B.ravel())
-
     def _features(self, shown: Shown, logits_BK: NDArray[np.float64]) -> NDArray[np.float64]:
         found_BK = logits_BK > 0
         showed_BT, all_B = _binary(shown.counts), self._weight_of(shown)
-        by_E, (by_PT, group_B) = self._explained(showed_BT, found_BK)
+        groups_PK, group_B = _groups(found_BK)
+        by_PT = groups_PK.astype(np.float32) @ self.showed_KT  # how many of the kinds found showed each token
+        by_E = by_PT[np.repeat(group_B, np.diff(showed_BT.indptr)), showed_BT.indices]
         weight_E = self.weight_T[showed_BT.indices]
         free, alone = (_times(showed_BT, weight_E * (by_E == number)) for number in (0, 1))  # of no kind found, of one
-        unseen_B = shown.unseen
 
         def without_own(of_free: NDArray[np.floating], of_alone: NDArray[np.floating]) -> NDArray[np.floating]:
             """A kind that was found is no explanation beside itself."""
@@ -203,7 +195,7 @@ class Evidence:
         own_BK, own_beside_strangers_BK = (
             without_own(free @ showed_KT.T, alone @ showed_KT.T) for showed_KT in (self.showed_KT, self._own_KT)
         )
-        left_B = np.asarray(free.sum(axis=1)).ravel() + self.unseen_weight * unseen_B
+        left_B = np.asarray(free.sum(axis=1)).ravel() + self.unseen_weight * shown.unseen
         left_BK = left_B[:, np.newaxis] - np.where(found_BK, 0, own_BK)
         usual_BK = np.zeros(found_BK.shape)
         weighted = self._usual * self.weight_T.astype(np.float32)
@@ -220,8 +212,8 @@ class Evidence:
         )
         explained_BK = (showed_BT.multiply(self.weight_T).tocsr() @ self.showed_KT.T) / all_B[:, np.newaxis]
         per_set = [
-            (self.unseen_weight * unseen_B + showed_BT @ self._strange_T) / all_B,
-            np.log1p(np.diff(showed_BT.indptr) + unseen_B),
+            (self.unseen_weight * shown.unseen + showed_BT @ self._strange_T) / all_B,
+            np.log1p(np.diff(showed_BT.indptr) + shown.unseen),
             found_BK.sum(axis=1).astype(np.float64),
         ]
         unseen_BK, tokens_BK, number_BK = (np.repeat(each[:, np.newaxis], self.kinds, axis=1) for each in per_set)
@@ -252,6 +244,12 @@ class Evidence:
 
 def _binary(matrix: csr_matrix) -> csr_matrix:
     return (matrix > 0).astype(np.float32).tocsr()
+
+
+def _groups(found_BK: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """(P, K) the distinct groups of kinds found, and (B,) the group of each set: far fewer than sets."""
+    groups_PK, group_B = np.unique(found_BK, axis=0, return_inverse=True)
+    return groups_PK, group_B.ravel()
 
 
 def _times(matrix: csr_matrix, factor_E: NDArray[np.generic]) -> csr_matrix:

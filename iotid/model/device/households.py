@@ -18,10 +18,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-_THINNED, _LEAST_SHARE = (
-    0.3,
-    0.3,
-)  # of the households so many are thinned out, to a share of their flows of this or more
+_THINNED, _LEAST_SHARE = 0.3, 0.3  # so many households are thinned out, to a share of their flows of this or more
 _TWO_UNITS = 0.1  # of the households so many have a second device of one of their kinds
 _SEVERAL_SETS = 0.2  # of the members so many show several sets of one device's recording
 
