@@ -21,7 +21,7 @@ UNIT := "not spark and not ddp and not dags" --ignore=tests/dags --ignore=tests/
 PYTHONS ?= 3.11 3.12 3.13
 NIGHTS ?= 10
 
-.PHONY: help setup airflow-setup peers-setup petastorm-setup lock test-pythons test-wheel demo run reproduce test test-unit test-conformance test-spark test-ddp test-dags test-scheduler check audit format wheel clean bench-households bench-census bench-census-hits bench-capture bench-ingest bench-train bench-predict bench-choices results results-quick drill-kill drill-nights drill-cluster fuzz airflow cluster cluster-stop
+.PHONY: help setup airflow-setup peers-setup petastorm-setup lock test-pythons test-wheel demo run reproduce test test-unit test-conformance test-spark test-ddp test-dags test-scheduler check audit format wheel clean bench-households bench-census bench-census-hits bench-capture bench-ingest bench-train bench-predict bench-choices results results-quick drill-kill drill-nights drill-cluster drill-households fuzz airflow cluster cluster-stop
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -126,6 +126,10 @@ drill-nights: setup ## nights in a row, each with a fault at random, beside nigh
 
 drill-cluster: wheel ## the whole way on a standalone cluster of this machine, and an ingest of which a worker is killed: minutes
 	@$(PY) tests/drills/cluster.py dist/*.zip
+
+drill-households: setup ## households as captures, through every step to the census: make drill-households CAPTURES=DIR LABELS=FILE, minutes
+	@test -n "$(CAPTURES)" -a -n "$(LABELS)" || { echo 'usage: make drill-households CAPTURES=DIR LABELS=FILE' >&2; exit 2; }
+	@$(PY) tests/drills/households.py --captures "$(CAPTURES)" --labels "$(LABELS)" --seed $(if $(filter file,$(origin SEED)),3,$(SEED))
 
 cluster: setup ## start a standalone cluster of this machine; prints its address (make cluster-stop ends it)
 	@$(PY) tests/drills/standalone.py start var/cluster
