@@ -271,7 +271,9 @@ CENSUS = Table(  # version 4: kinds, unexplained, household, reason and new_kind
             "something beside them that fits nothing learned), undecided (too little evidence) or unknown (fits "
             "nothing learned)",
         ),
-        Column("label", "string", "the class, where one kind is there and its class can be told", nullable=True),
+        Column(
+            "label", "string", "the class, where one kind is there and its class can be distinguished", nullable=True
+        ),
         Column("vendor", "string", "vendor of that kind in the device list", nullable=True),
         Column("type", "string", "type of that kind in the device list", nullable=True),
         Column(

@@ -107,14 +107,14 @@ class Frame:
         return Frame(self._spark, schema, make)
 
     def mapInArrow(self, work: Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]], schema: Any) -> Frame:
-        told = to_arrow_schema(StructType.fromDDL(schema) if isinstance(schema, str) else schema, timezone="UTC")
+        found = to_arrow_schema(StructType.fromDDL(schema) if isinstance(schema, str) else schema, timezone="UTC")
 
         def run(own: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             for batch in work(iter(own)):
-                assert batch.schema.names == told.names
-                yield pa.RecordBatch.from_arrays(batch.columns, schema=told)
+                assert batch.schema.names == found.names
+                yield pa.RecordBatch.from_arrays(batch.columns, schema=found)
 
-        return self._next(told, run)
+        return self._next(found, run)
 
     def repartitionById(self, partitions: int, column: str) -> Frame:
         def make() -> Partitions:

@@ -143,7 +143,7 @@ def watched(rows: pa.Table, watchlist: config.Watchlist) -> pa.Array:
 
 
 def names_of_kinds(kinds: pa.StructArray) -> pa.Array:
-    """What each kind found is called: its class where that is told, else the kind."""
+    """What each kind found is called: its class where one is named, else the kind."""
     return pc.coalesce(kinds.field("label"), kinds.field("kind"))
 
 
@@ -166,12 +166,14 @@ def _found(answer: Answer, decision: Decision, classes: Classes, settings: confi
     of_class_P = np.round(probability_P * share_PC.max(axis=1, initial=0), DECIMALS)
     is_only_P = (share_PC >= 0).sum(axis=1) == 1
     is_named_P = is_only_P | (of_class_P >= settings.min_confidence)
-    told = {name: pa.array(getattr(classes, name), pa.string()).take(pa.array(class_P)) for name in ("vendor", "type")}
+    of_class = {
+        name: pa.array(getattr(classes, name), pa.string()).take(pa.array(class_P)) for name in ("vendor", "type")
+    }
     labels = pa.array(classes.labels, pa.string()).take(pa.array(class_P))
     values = {
         "kind": pa.array(classes.kinds, pa.string()).take(pa.array(kind_P)),
         "label": pc.if_else(pa.array(is_named_P), labels, None),
-        **told,
+        **of_class,
         "confidence": pa.array(np.where(is_named_P & ~is_only_P, of_class_P, probability_P)),
         "flows": pa.array(own_P),
         "units": pa.array(answer.units[address_P, kind_P]),

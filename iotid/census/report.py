@@ -149,7 +149,7 @@ def _kinds(kinds: pa.ListArray) -> dict[str, list[list[Any]]]:
     """``named``: name, vendor and type of each kind; ``of``: for each address the place there and the probability of
     each kind found, in turns.
 
-    Vendor and type of a kind of which no class is told are its name already.
+    Vendor and type of a kind of which no class is named are its name already.
     """
     found = kinds.flatten()
     is_named = pc.is_valid(found.field("label"))

@@ -340,7 +340,7 @@ class _Together:
         label_N: NDArray[np.int32],
         device_N: NDArray[np.int32],
     ) -> None:
-        """``label_N``: -1 of what has none; ``device_N``: -1 of hosts, which are told apart by MAC or address."""
+        """``label_N``: -1 of what has none; ``device_N``: -1 of hosts, which MAC or address distinguishes."""
         networks, seed = self._source.devices.networks, self._source.settings.seed
         client_ip, client_mac, server_ip, server_mac, answered_by = (flows[name] for name in _ENDS)
         host, _, reason = name_devices(client_ip, client_mac, server_ip, server_mac, networks, answered_by=answered_by)

@@ -39,14 +39,19 @@ def test_link__every_link_type_and_tag_leads_to_the_same_packet(
             assert (row["link_type"], row["frame_length"]) == (link, len(frame)), name
 
 
-def test_link__every_frame_cut_anywhere_agrees_with_the_twin(
-    agrees: Agrees, frames: ModuleType, make: SimpleNamespace
-) -> None:
+def _by_link_type(frames: ModuleType, make: SimpleNamespace) -> dict[int, list[bytes]]:
+    """A frame of every kind that is read, tagged ones among them, by number of the link type."""
     cases = [*frames.by_link(make), *(case for case in frames.by_tag(make) if " and " not in case[0])]
     of_link: dict[int, list[bytes]] = {}
     for _, link, frame in cases:
         of_link.setdefault(link, []).append(frame)
-    for link, whole in of_link.items():
+    return of_link
+
+
+def test_link__every_frame_cut_anywhere_agrees_with_the_twin(
+    agrees: Agrees, frames: ModuleType, make: SimpleNamespace
+) -> None:
+    for link, whole in _by_link_type(frames, make).items():
         cuts = [(1_000_000, frame[:i], len(frame)) for frame in whole for i in range(len(frame))]
         agrees(make.pcap(cuts, link=link))
         agrees(make.pcap([frame[:i] for frame in whole for i in range(len(frame))], link=link))
@@ -55,10 +60,7 @@ def test_link__every_frame_cut_anywhere_agrees_with_the_twin(
 def test_link__headers_with_any_bit_turned_over_agree_with_the_twin(
     agrees: Agrees, frames: ModuleType, make: SimpleNamespace
 ) -> None:
-    cases = [*frames.by_link(make), *(case for case in frames.by_tag(make) if " and " not in case[0])]
-    of_link: dict[int, list[bytes]] = {}
-    for _, link, frame in cases:
-        of_link.setdefault(link, []).append(frame)
+    of_link = _by_link_type(frames, make)
     for link in of_link.keys() - {239}:
         begin = 12 if link == 1 else 0
         agrees(make.pcap(make.flipped(of_link[link], begin, begin + 12), link=link))

@@ -108,11 +108,11 @@ def test_write_flows_plain__gives_what_from_captures_gives(
     local = from_captures(captures, site="north", **rule)
     assert each_flow_once(spark, [night]) == in_order(local.to_pylist())
     assert table_below(night.uri).schema.equals(schemas.FLOWS.arrow_schema(stored=True))
-    told = read_counters(night)
-    assert told.schema.equals(schemas.COUNTERS.arrow_schema())
-    assert told.drop(["site", "capture_date"]).equals(counters(local))
+    found = read_counters(night)
+    assert found.schema.equals(schemas.COUNTERS.arrow_schema())
+    assert found.drop(["site", "capture_date"]).equals(counters(local))
     assert night.metadata["rows"] == len(local)
-    assert night.metadata["packets"] == {"flow": pc.sum(told["packets"]).as_py()}
+    assert night.metadata["packets"] == {"flow": pc.sum(found["packets"]).as_py()}
     assert night.metadata["unreadable"] == night.metadata["overlapping"] == 0
     capture = config.load_settings().capture.model_copy(update=SMALL)
     settings = {"capture": capture.model_dump(mode="json"), "flow": flow_settings(**rule).model_dump(mode="json")}
@@ -176,11 +176,11 @@ def test_nights_plain__of_an_object_store_are_read_by_workers_and_are_the_same(
 ) -> None:
     flow, tables = flow_settings(idle_timeout_s=30.0), []
     for is_object_store in (False, True):
-        monkeypatch.setattr(nights_of_flows, "is_object_store", lambda _, told=is_object_store: told)
+        monkeypatch.setattr(nights_of_flows, "is_object_store", lambda _, found=is_object_store: found)
         store, spark = Store(f"{tmp_path}/{is_object_store}"), plain_spark()
         nights = [assemble(spark, store, three_nights / day, flow, day) for day in DAYS]
-        told = [(night.metadata["open_flows"], night.metadata["carried_packets"]) for night in nights[1:]]
-        tables.append((told, in_order(read_flows(spark, nights).toArrow().to_pylist())))
+        found = [(night.metadata["open_flows"], night.metadata["carried_packets"]) for night in nights[1:]]
+        tables.append((found, in_order(read_flows(spark, nights).toArrow().to_pylist())))
     assert tables[0] == tables[1]
 
 
@@ -229,9 +229,9 @@ def test_write_flows_plain__packets_or_files_that_got_lost_leave_no_partition(
     assembled = assembly._Night.assemble
 
     def one_too_many(night: Any) -> Any:
-        told = assembled(night)
-        told.sums.add(work.Sums(**{lost: 1}))
-        return told
+        found = assembled(night)
+        found.sums.add(work.Sums(**{lost: 1}))
+        return found
 
     monkeypatch.setattr(assembly._Night, "assemble", one_too_many)
     store = Store(str(tmp_path))
