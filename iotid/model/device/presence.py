@@ -1,11 +1,12 @@
 """The device model: from a set of flows to the kinds behind it, how sure that is, and what remains unexplained.
 
-Two steps. A logistic regression for each kind, on the tokens of the set, is learned on made-up households of every
-size. It knows nothing but what it was shown, so its answers are judged once more: how much of what the kind usually
-shows is there, what only this kind explains, and what nobody explains. This second step is one logistic regression for
-all kinds. It is learned on households of held-back sets, where some kinds were left out of the first step: they are to
-it what unlearned devices are later. There are two of them, for an address of one host and for one of a household; how
-likely an address is to be either, a third one says.
+Two levels (`stacking`). The token classifier, a logistic regression for each kind, is learned on made-up households of
+every size. It knows nothing but what it was shown, so a meta-classifier decides how far to trust it: by how much of
+what the kind usually shows is there, what only this kind explains, and what no kind explains. It is one logistic
+regression for all kinds, learned on households of held-back sets, where some kinds were left out of the token
+classifier: they are to it what unlearned devices are later. There are two of them, for an address of one host and for
+one of a household; a third one says how likely an address is to be either, a fourth one whether something unknown is
+there.
 
 Shape suffixes: D distinct flows, B sets of flows, H households, T tokens, C classes, K kinds, F features.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,21 +23,20 @@ from numpy.typing import NDArray
 from iotid.model.calibration import calibration
 from iotid.model.device.evidence import FEATURES, Evidence, Shown, Vocabulary
 from iotid.model.device.households import Household, Pool, unite
-from iotid.model.device.regression import logistic_regressions
+from iotid.model.device.stacking import MetaClassifier, TokenClassifier
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
     from iotid.dataset import Sets
 
-FOUND = 0.5  # a kind of at least this probability explains what it showed
-_SIZES = range(1, 13)  # kinds in a made-up household that the first step learns from
+_FOUND = 0.5  # a kind of at least this probability explains what it showed
+_SIZES = range(1, 13)  # kinds in a made-up household that the token classifier learns from
 _HELD_BACK_SIZES = (1, 1, 2, 2, 3, 4, 5, 6, 8, 10)
 _BESIDE, _HELD_BACK_BESIDE = (0, 0, 0, 1, 2), (0, 0, 0, 1, 2, 3, 5)  # strangers in it
 _PER_KIND, _MOST, _LEAST = 200, 4000, 400  # made-up households
 _FOLDS = 4
-_NEVER = -20.0  # logit of a kind that was never shown
-_LEAST_SHOWN = 2  # sets that show a token, for it to count in the first step
+_OF_SET = 12  # features of a whole set
 _FALSE_UNKNOWN = 0.04  # share of households without a stranger that may be said to hold one
 
 
@@ -62,103 +62,19 @@ class Answer:
     units: NDArray[np.int64]
 
 
-class Judge:
-    """Logistic regression on features, and where ``squares`` on their products; standardised."""
+class _Asked(NamedTuple):
+    """H households of held-back sets, the first ``singles`` of which are of one device, and what was said of them."""
 
-    def __init__(self, squares: bool) -> None:
-        self._squares = squares
-
-    def fit(self, features_NF: NDArray[np.float64], is_so_N: NDArray[np.bool_], *, even: bool = False) -> Self:
-        """``even``: answer as if as many were so as are not."""
-        from sklearn.linear_model import LogisticRegression
-
-        terms_NG = self._terms(features_NF)
-        self._middle, self._spread = terms_NG.mean(axis=0), np.maximum(terms_NG.std(axis=0), 1e-6)
-        self._weight, self._bias = np.zeros(terms_NG.shape[1]), 0.0
-        if is_so_N.any() and not is_so_N.all():
-            model = LogisticRegression(C=0.1 if self._squares else 1.0, max_iter=2000)
-            model.fit((terms_NG - self._middle) / self._spread, is_so_N)
-            prior = np.log(is_so_N.mean() / (1 - is_so_N.mean())) if even else 0.0
-            self._weight, self._bias = model.coef_[0], float(model.intercept_[0] - prior)
-        return self
-
-    def log_odds(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(…) of features (…, F)."""
-        return np.asarray((self._terms(features) - self._middle) / self._spread @ self._weight + self._bias)
-
-    def _terms(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
-        if not self._squares:
-            return features
-        one, other = np.triu_indices(features.shape[-1])
-        return np.concatenate([features, features[..., one] * features[..., other]], axis=-1)
-
-    def to_arrays(self) -> dict[str, NDArray[np.generic]]:
-        return {"middle": self._middle, "spread": self._spread, "weight": self._weight, "bias": np.array([self._bias])}
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]], squares: bool) -> Self:
-        judge = cls(squares)
-        judge._middle, judge._spread, judge._weight = (
-            arrays[name].astype(np.float64) for name in ("middle", "spread", "weight")
-        )
-        judge._bias = float(arrays["bias"].astype(np.float64)[0])
-        return judge
-
-
-class FirstStep:
-    """A regression for each kind on the tokens of a set, and for each class of a kind that has several."""
-
-    def __init__(self, kind_C: NDArray[np.int64], kinds: int) -> None:
-        self._kind_C, self.kinds = kind_C, kinds
-
-    def fit(
-        self,
-        counts_HT: csr_matrix,
-        there_HK: NDArray[np.bool_],
-        class_HK: NDArray[np.int64],
-        shown_T: NDArray[np.int64],
-    ) -> Self:
-        """``class_HK``: of each kind there the class, -1 where it is not one; ``shown_T``: sets that show a token."""
-        T, C = len(shown_T), len(self._kind_C)
-        kept = np.flatnonzero(shown_T >= min(_LEAST_SHOWN, int(shown_T.max(initial=0))))
-        self.most_T = np.asarray(counts_HT.max(axis=0).todense()).ravel() if T else np.zeros(0)
-        class_HC = class_HK[:, self._kind_C] if C else np.zeros((len(class_HK), 0), np.int64)
-        is_class_HC = class_HC == np.arange(C)
-        learned_C = is_class_HC.any(axis=0)
-        has_others_C = np.bincount(self._kind_C[learned_C], minlength=self.kinds)[self._kind_C] > 1
-        chosen = np.flatnonzero(learned_C & has_others_C & (self._kind_C >= 0))
-        weight, bias = logistic_regressions(
-            counts_HT[:, kept],
-            np.hstack([there_HK, is_class_HC[:, chosen]]),
-            np.hstack([np.ones_like(there_HK), class_HC[:, chosen] >= 0]),
-        )
-        known_K = there_HK.any(axis=0)
-        self.weight_TK, self.class_weight_TC = np.zeros((T, self.kinds), np.float32), np.zeros((T, C), np.float32)
-        self.weight_TK[kept] = np.where(known_K, weight[:, : self.kinds], 0)
-        self.bias_K = np.where(known_K, bias[: self.kinds], _NEVER)
-        self.class_weight_TC[np.ix_(kept, chosen)] = weight[:, self.kinds :]
-        of_unlearned_C = ~np.isin(self._kind_C, self._kind_C[learned_C])  # no class of the kind was shown: all are even
-        self.class_bias_C = np.where(learned_C | of_unlearned_C, 0.0, -np.inf)
-        self.class_bias_C[chosen] = bias[self.kinds :]
-        return self
-
-    def logits(self, shown: Shown) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """(B, K) of kinds, and (B, C) of classes among those of their kind."""
-        counts = shown.counts.copy()
-        # what no made-up household ever showed so often is no stronger a sign than the most that one did
-        counts.data = np.minimum(counts.data, self.most_T[counts.indices])
-        return counts @ self.weight_TK + self.bias_K, counts @ self.class_weight_TC + self.class_bias_C
-
-    def to_arrays(self) -> dict[str, NDArray[np.generic]]:
-        names = ("most_T", "weight_TK", "bias_K", "class_weight_TC", "class_bias_C")
-        return {name: getattr(self, name) for name in names}
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]], kind_C: NDArray[np.int64], kinds: int) -> FirstStep:
-        step = cls(kind_C, kinds)
-        for name, array in arrays.items():
-            setattr(step, name, array)
-        return step
+    evidence: Evidence
+    shown: Shown
+    features: NDArray[np.float64]  # (H, K, F)
+    class_logits: NDArray[np.float64]  # (H, C)
+    known: NDArray[np.int64]  # kinds that were learned
+    singles: int
+    there: NDArray[np.bool_]  # (H, K)
+    classes: NDArray[np.int64]  # (H, K), of `_classes`
+    alone: NDArray[np.bool_]  # (H,) one member
+    strange: NDArray[np.bool_]  # (H,) a stranger is among the members
 
 
 class DeviceModel:
@@ -177,7 +93,7 @@ class DeviceModel:
         self._shown_AT = vocabulary.read(sets.sequences, sets.flows).counts.sorted_indices()
         self._class_A = sets.label
         self._most_at_once = self._sessions(sets)
-        self._learn_judges(sets, pool, random)
+        self._learn_meta(sets, pool, random)
         self._first, self._evidence = self._learn(sets, pool, _MOST, random)
         return self
 
@@ -194,7 +110,7 @@ class DeviceModel:
         shown = self._vocabulary.read(sequences, flows_BD)
         logits_BK, class_logits_BC = self._first.logits(shown)
         features = self._evidence.features(shown, logits_BK)
-        host_BK, household_BK = (_sigmoid(judge.log_odds(features)) for judge in (self._of_host, self._of_household))
+        host_BK, household_BK = (_sigmoid(meta.log_odds(features)) for meta in (self._of_host, self._of_household))
         of_set = self._of_set(shown, self._evidence, features, host_BK, household_BK)
         return Answer(
             host=host_BK,
@@ -213,7 +129,7 @@ class DeviceModel:
         parts: dict[str, Mapping[str, NDArray[np.generic]]] = {
             "tokens": self._vocabulary.to_arrays(),
             "first": self._first.to_arrays(),
-            **{name: getattr(self, f"_{name}").to_arrays() for name in _JUDGES},
+            **{name: getattr(self, f"_{name}").to_arrays() for name in _META},
         }
         shown = self._shown_AT
         return {
@@ -231,7 +147,7 @@ class DeviceModel:
         """The model of ``to_arrays``; KeyError: a part of it is missing."""
         from scipy.sparse import csr_matrix
 
-        parts: dict[str, dict[str, NDArray[np.generic]]] = {name: {} for name in ("tokens", "first", "sets", *_JUDGES)}
+        parts: dict[str, dict[str, NDArray[np.generic]]] = {name: {} for name in ("tokens", "first", "sets", *_META)}
         for name, array in arrays.items():
             part, _, rest = name.partition(".")
             if rest:
@@ -239,9 +155,9 @@ class DeviceModel:
         model = cls(kind_C)
         tokens = {name: array.astype(np.uint8) for name, array in parts["tokens"].items()}
         model._vocabulary = Vocabulary.from_arrays(tokens)
-        model._first = FirstStep.from_arrays(parts["first"], kind_C, model.kinds)
-        for name, squares in _JUDGES.items():
-            setattr(model, f"_{name}", Judge.from_arrays(parts[name], squares))
+        model._first = TokenClassifier.from_arrays(parts["first"], kind_C, model.kinds)
+        for name, squares in _META.items():
+            setattr(model, f"_{name}", MetaClassifier.from_arrays(parts[name], squares))
         model._class_factor, model._unknown_limit = arrays["factors"].astype(np.float64).tolist()
         model._most_at_once = arrays["most_at_once"].astype(np.int64)
         model._usually_left_K4 = arrays["usually_left"].astype(np.float64)
@@ -274,7 +190,9 @@ class DeviceModel:
         units_BK[row[more], showed_KE[:, more].argmax(axis=0)] = 2
         return units_BK
 
-    def _learn(self, sets: Sets, pool: Pool, most: int, random: np.random.Generator) -> tuple[FirstStep, Evidence]:
+    def _learn(
+        self, sets: Sets, pool: Pool, most: int, random: np.random.Generator
+    ) -> tuple[TokenClassifier, Evidence]:
         """From the usable sets of the pool."""
         number = int(np.clip(_PER_KIND * len(pool.kinds()), _LEAST, most))
         drawn = pool.draw(number, _SIZES, _BESIDE, random) + pool.singles()
@@ -283,62 +201,59 @@ class DeviceModel:
         usable = pool.usable
         shown_T = self._shown_AT[usable].getnnz(axis=0)
         class_HK = _classes(sets.label, drawn, self.kinds)
-        first = FirstStep(self.kind_C, self.kinds).fit(shown.counts, there_HK, class_HK, shown_T)
+        first = TokenClassifier(self.kind_C, self.kinds).fit(shown.counts, there_HK, class_HK, shown_T)
         return first, Evidence(self._shown_AT[usable], self._class_A[usable], self.kind_C, self.kinds)
 
-    def _learn_judges(self, sets: Sets, pool: Pool, random: np.random.Generator) -> None:
+    def _learn_meta(self, sets: Sets, pool: Pool, random: np.random.Generator) -> None:
         """From sets that were held back in turn, where in turn some kinds were left out, too."""
-        features, there, alone, of_class = [], [], [], []
-        later, singles = [], []
-        for learned, asked in self._folds(pool, random):
-            first, evidence = self._learn(sets, learned, _MOST // 2, random)
-            known = learned.kinds()
-            drawn = asked.singles() + asked.draw(_PER_KIND * 4, _HELD_BACK_SIZES, _HELD_BACK_BESIDE, random)
-            flows_HD, there_HK = unite(sets.flows, drawn, self.kinds, random)
-            shown = self._vocabulary.read(sets.sequences, flows_HD)
-            logits_HK, class_logits_HC = first.logits(shown)
-            found = evidence.features(shown, logits_HK)
-            features.append(found[:, known].reshape(-1, len(FEATURES)))
-            there.append(there_HK[:, known].ravel())
-            alone.append(np.repeat([len(household.members) == 1 for household in drawn], len(known)))
-            of_class.append((class_logits_HC, _classes(sets.label, drawn, self.kinds)))
-            single = np.arange(len(asked.singles()))
-            left_N4 = evidence.unexplained(shown[single], there_HK[single])
-            singles.append((there_HK[single], left_N4))
-            later.append(
-                (
-                    shown,
-                    evidence,
-                    found,
-                    [len(each.members) > 1 for each in drawn],
-                    [-1 in each.kinds for each in drawn],
-                )
-            )
-        all_features = np.concatenate([np.zeros((0, len(FEATURES))), *features])
-        is_there, is_alone = (
-            np.concatenate([np.zeros(0, np.bool_), *each]).astype(np.bool_) for each in (there, alone)
+        asked = [self._ask(sets, *fold, random) for fold in self._folds(pool, random)]
+        features = [each.features[:, each.known].reshape(-1, len(FEATURES)) for each in asked]
+        is_there = [each.there[:, each.known].ravel() for each in asked]
+        is_alone = [np.repeat(each.alone, len(each.known)) for each in asked]
+        if any(each.any() for each in is_there):
+            all_features = np.concatenate(features)
+            there_N, alone_N = np.concatenate(is_there), np.concatenate(is_alone)
+        else:  # nothing can be held back: what tokens say is believed
+            all_features = np.outer([1.0, -1.0], np.arange(len(FEATURES)) == FEATURES.index("logit"))
+            there_N, alone_N = np.array([True, False]), np.array([True, True])
+        self._of_host = MetaClassifier(squares=True).fit(all_features[alone_N], there_N[alone_N])
+        self._of_household = MetaClassifier(squares=False).fit(all_features, there_N)
+        self._usually_left_K4 = self._usually_left(asked)
+        rows, several_H, unknown_H = np.zeros((2, _OF_SET)), np.array([True, False]), np.array([True, False])
+        if asked:
+            rows = np.concatenate([self._of_set_asked(each) for each in asked])
+            several_H = np.concatenate([~each.alone for each in asked])
+            unknown_H = np.concatenate([each.strange for each in asked])
+        self._is_household = MetaClassifier(squares=True).fit(rows, several_H, even=True)
+        self._has_unknown = MetaClassifier(squares=True).fit(rows, unknown_H)
+        of_known_H = self._has_unknown.log_odds(rows)[~unknown_H]
+        self._unknown_limit = float(np.quantile(of_known_H, 1 - _FALSE_UNKNOWN)) if len(of_known_H) else 0.0
+        self._class_factor = self._fit_class_factor(asked)
+
+    def _ask(self, sets: Sets, learned: Pool, held_back: Pool, random: np.random.Generator) -> _Asked:
+        """What is learned from one pool says of households of the other."""
+        classifier, evidence = self._learn(sets, learned, _MOST // 2, random)
+        singles = held_back.singles()
+        drawn = singles + held_back.draw(_PER_KIND * 4, _HELD_BACK_SIZES, _HELD_BACK_BESIDE, random)
+        flows_HD, there_HK = unite(sets.flows, drawn, self.kinds, random)
+        shown = self._vocabulary.read(sets.sequences, flows_HD)
+        logits_HK, class_logits_HC = classifier.logits(shown)
+        return _Asked(
+            evidence=evidence,
+            shown=shown,
+            features=evidence.features(shown, logits_HK),
+            class_logits=class_logits_HC,
+            known=learned.kinds(),
+            singles=len(singles),
+            there=there_HK,
+            classes=_classes(sets.label, drawn, self.kinds),
+            alone=np.array([len(household.members) == 1 for household in drawn]),
+            strange=np.array([-1 in household.kinds for household in drawn]),
         )
-        if not is_there.any():  # nothing can be held back: the first step has the word
-            all_features = np.diag([1.0] * len(FEATURES))[[0, 0]] * [[1.0], [-1.0]]
-            is_there, is_alone = np.array([True, False]), np.array([True, True])
-        self._of_host = Judge(squares=True).fit(all_features[is_alone], is_there[is_alone])
-        self._of_household = Judge(squares=False).fit(all_features, is_there)
-        self._usually_left_K4 = self._usually_left(singles)
-        of_set: list[NDArray[np.float64]] = []
-        is_several: list[bool] = []
-        is_strange: list[bool] = []
-        for shown, evidence, found, several, beside in later:
-            answers = (_sigmoid(judge.log_odds(found)) for judge in (self._of_host, self._of_household))
-            of_set.append(self._of_set(shown, evidence, found, *answers))
-            is_several += several
-            is_strange += beside
-        rows = np.concatenate(of_set) if of_set else np.zeros((2, 12))
-        several_H, strange_H = (np.array(each or [True, False]) for each in (is_several, is_strange))
-        self._is_household = Judge(squares=True).fit(rows, several_H, even=True)
-        self._has_unknown = Judge(squares=True).fit(rows, strange_H)
-        odds_H = self._has_unknown.log_odds(rows)
-        self._unknown_limit = float(np.quantile(odds_H[~strange_H], 1 - _FALSE_UNKNOWN)) if (~strange_H).any() else 0.0
-        self._class_factor = self._fit_class_factor(of_class)
+
+    def _of_set_asked(self, asked: _Asked) -> NDArray[np.float64]:
+        answers = (_sigmoid(meta.log_odds(asked.features)) for meta in (self._of_host, self._of_household))
+        return self._of_set(asked.shown, asked.evidence, asked.features, *answers)
 
     def _folds(self, pool: Pool, random: np.random.Generator) -> Iterator[tuple[Pool, Pool]]:
         """What is learned from, and what is asked: held-back sets of kinds learned, and as strangers all left out.
@@ -374,8 +289,8 @@ class DeviceModel:
         host_BK: NDArray[np.float64],
         household_BK: NDArray[np.float64],
     ) -> NDArray[np.float64]:
-        """(B, 12) features of whole sets; the first is the share of flows that no kind found explains."""
-        found_BK = household_BK >= FOUND
+        """(B, _OF_SET) features of whole sets; the first is the share of flows that no kind found explains."""
+        found_BK = household_BK >= _FOUND
         left_B4 = evidence.unexplained(shown, found_BK)
         most_BK = np.sort(household_BK, axis=1)[:, ::-1]
         return np.column_stack(
@@ -389,21 +304,24 @@ class DeviceModel:
             ]
         )
 
-    def _usually_left(self, singles: Sequence[tuple[NDArray[np.bool_], NDArray[np.float64]]]) -> NDArray[np.float64]:
+    def _usually_left(self, asked: Sequence[_Asked]) -> NDArray[np.float64]:
         """(K, 4) the mean of what is unexplained of a kind's held-back sets when it is found."""
-        there_NK = np.concatenate([np.zeros((0, self.kinds), np.bool_), *(there for there, _ in singles)])
-        left_N4 = np.concatenate([np.zeros((0, 4)), *(left for _, left in singles)])
+        there, left = [np.zeros((0, self.kinds), np.bool_)], [np.zeros((0, 4))]
+        for each in asked:
+            there.append(each.there[: each.singles])
+            left.append(each.evidence.unexplained(each.shown[: each.singles], each.there[: each.singles]))
+        there_NK, left_N4 = np.concatenate(there), np.concatenate(left)
         number_K = there_NK.sum(axis=0)[:, np.newaxis]
         of_all_4 = left_N4[there_NK.any(axis=1)].mean(axis=0) if there_NK.any() else np.zeros(4)
         return np.asarray((there_NK.T @ left_N4 + of_all_4) / (number_K + 1))
 
-    def _fit_class_factor(self, held_back: Sequence[tuple[NDArray[np.float64], NDArray[np.int64]]]) -> float:
+    def _fit_class_factor(self, asked: Sequence[_Asked]) -> float:
         """The inverse temperature at which the classes of held-back sets are likeliest."""
         logits, labels = [], []
-        for logits_HC, class_HK in held_back:
-            household, kind = np.nonzero(class_HK >= 0)
-            label = class_HK[household, kind]
-            own = np.where(self.kind_C == kind[:, np.newaxis], logits_HC[household], -np.inf)
+        for each in asked:
+            household, kind = np.nonzero(each.classes >= 0)
+            label = each.classes[household, kind]
+            own = np.where(self.kind_C == kind[:, np.newaxis], each.class_logits[household], -np.inf)
             counted = (np.isfinite(own).sum(axis=1) > 1) & np.isfinite(own[np.arange(len(own)), label])
             logits.append(own[counted])
             labels.append(label[counted])
@@ -423,7 +341,7 @@ class DeviceModel:
 
 
 # of each whether it reads products of features
-_JUDGES = {"of_host": True, "of_household": False, "is_household": True, "has_unknown": True}
+_META = {"of_host": True, "of_household": False, "is_household": True, "has_unknown": True}
 
 
 def _classes(label_B: NDArray[np.int64], households: Sequence[Household], kinds: int) -> NDArray[np.int64]:

@@ -15,7 +15,6 @@ from scipy.sparse import csr_matrix, vstack
 from iotid import config
 from iotid.dataset.sets import Sets
 from iotid.model.device import Answer, DeviceModel, decide
-from iotid.model.device.presence import FirstStep, Judge
 
 _PLACES = 14  # kinds that the world has; the model learns the first six of them
 _LEARNED = 6
@@ -217,7 +216,7 @@ def test_fit__one_kind_alone(sets: int, strangers: int, census: config.Census) -
 
 
 def test_fit__a_kind_with_a_single_set_is_named_like_the_others(census: config.Census) -> None:
-    """No set of it can be held back; the judges are learned on other kinds."""
+    """No set of it can be held back; the classifiers are learned on other kinds."""
     kinds = [kind for kind in range(1, _LEARNED) for _ in range(8)] + [0] + [-1] * 8
     model = DeviceModel(np.arange(_LEARNED)).fit(_sets(kinds, 1))
     found, _ = _named(model, _unions([[0], [0, 2], [3], [0, 1, 4]], 2), census, 1.0)
@@ -273,30 +272,3 @@ def test_logits__of_more_than_was_ever_shown_are_those_of_the_most_that_was(mode
     flows = _unions([[0, 1]], 3)
     often = model.answer(_WORLD, vstack([flows * 10_000, flows * 1_000_000]).tocsr())
     assert often.household[0].tolist() == often.household[1].tolist()
-
-
-def test_first_step__a_kind_that_was_never_there_is_never_likely() -> None:
-    counts = csr_matrix(np.array([[1.0, 0, 1], [0, 1, 1], [1, 0, 1], [0, 1, 1]]))
-    there = np.array([[True, False, False], [False, True, False]] * 2)
-    step = FirstStep(np.arange(3), 3).fit(counts, there, np.where(there, np.arange(3), -1), np.array([2, 2, 4]))
-    assert step.bias_K[2] == -20
-    assert not step.weight_TK[:, 2].any()
-    assert step.weight_TK[0, 0] > 0 > step.weight_TK[1, 0]
-
-
-@pytest.mark.parametrize("squares", [False, True])
-def test_judge__is_calibrated_and_even_where_asked(squares: bool) -> None:
-    random = np.random.default_rng(1)
-    features = random.normal(0, 1, (8000, 3))
-    is_so = random.random(8000) < 1 / (1 + np.exp(-(2 * features[:, 0] - features[:, 1] - 2)))
-    judge, even = (Judge(squares).fit(features, is_so, even=even) for even in (False, True))
-    asked = np.array([[1.0, 0, 0], [0, 1.0, 0], [1.5, -1, 0.5]])
-    np.testing.assert_allclose(judge.log_odds(asked), [0, -3, 2], atol=0.4)
-    prior = np.log(is_so.mean() / (1 - is_so.mean()))
-    np.testing.assert_allclose(even.log_odds(asked), judge.log_odds(asked) - prior)
-    assert judge.log_odds(asked[:, np.newaxis]).shape == (3, 1)
-
-
-def test_judge__of_one_answer_alone_learns_nothing() -> None:
-    judge = Judge(squares=True).fit(np.random.default_rng(1).normal(0, 1, (10, 3)), np.ones(10, np.bool_))
-    assert judge.log_odds(np.ones((2, 3))).tolist() == [0, 0]

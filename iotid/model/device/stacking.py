@@ -1,0 +1,123 @@
+"""The two levels of the device model (stacking: Wolpert, Neural Networks 1992): what tokens say, and how sure that is.
+
+Shape suffixes: H households, B sets of flows, N examples, T tokens, C classes, K kinds, F features, G terms of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iotid.model.device.regression import logistic_regressions
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+    from iotid.model.device.evidence import Shown
+
+_NEVER = -20.0  # logit of a kind that was never shown
+_LEAST_SHOWN = 2  # sets that show a token, for it to be read
+
+
+class TokenClassifier:
+    """A regression for each kind on the tokens of a set, and for each class of a kind that has several."""
+
+    def __init__(self, kind_C: NDArray[np.int64], kinds: int) -> None:
+        self._kind_C, self.kinds = kind_C, kinds
+
+    def fit(
+        self,
+        counts_HT: csr_matrix,
+        there_HK: NDArray[np.bool_],
+        class_HK: NDArray[np.int64],
+        shown_T: NDArray[np.int64],
+    ) -> Self:
+        """``class_HK``: of each kind there the class, -1 where it is not one; ``shown_T``: sets that show a token."""
+        T, C = len(shown_T), len(self._kind_C)
+        kept = np.flatnonzero(shown_T >= min(_LEAST_SHOWN, int(shown_T.max(initial=0))))
+        self.most_T = np.asarray(counts_HT.max(axis=0).todense()).ravel() if T else np.zeros(0)
+        class_HC = class_HK[:, self._kind_C] if C else np.zeros((len(class_HK), 0), np.int64)
+        is_class_HC = class_HC == np.arange(C)
+        learned_C = is_class_HC.any(axis=0)
+        has_others_C = np.bincount(self._kind_C[learned_C], minlength=self.kinds)[self._kind_C] > 1
+        chosen = np.flatnonzero(learned_C & has_others_C & (self._kind_C >= 0))
+        weight, bias = logistic_regressions(
+            counts_HT[:, kept],
+            np.hstack([there_HK, is_class_HC[:, chosen]]),
+            np.hstack([np.ones_like(there_HK), class_HC[:, chosen] >= 0]),
+        )
+        known_K = there_HK.any(axis=0)
+        self.weight_TK, self.class_weight_TC = np.zeros((T, self.kinds), np.float32), np.zeros((T, C), np.float32)
+        self.weight_TK[kept] = np.where(known_K, weight[:, : self.kinds], 0)
+        self.bias_K = np.where(known_K, bias[: self.kinds], _NEVER)
+        self.class_weight_TC[np.ix_(kept, chosen)] = weight[:, self.kinds :]
+        of_unlearned_C = ~np.isin(self._kind_C, self._kind_C[learned_C])  # no class of the kind was shown: all are even
+        self.class_bias_C = np.where(learned_C | of_unlearned_C, 0.0, -np.inf)
+        self.class_bias_C[chosen] = bias[self.kinds :]
+        return self
+
+    def logits(self, shown: Shown) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(B, K) of kinds, and (B, C) of classes among those of their kind."""
+        counts = shown.counts.copy()
+        # what no made-up household ever showed so often is no stronger a sign than the most that one did
+        counts.data = np.minimum(counts.data, self.most_T[counts.indices])
+        return counts @ self.weight_TK + self.bias_K, counts @ self.class_weight_TC + self.class_bias_C
+
+    def to_arrays(self) -> dict[str, NDArray[np.generic]]:
+        names = ("most_T", "weight_TK", "bias_K", "class_weight_TC", "class_bias_C")
+        return {name: getattr(self, name) for name in names}
+
+    @classmethod
+    def from_arrays(
+        cls, arrays: Mapping[str, NDArray[np.generic]], kind_C: NDArray[np.int64], kinds: int
+    ) -> TokenClassifier:
+        classifier = cls(kind_C, kinds)
+        for name, array in arrays.items():
+            setattr(classifier, name, array)
+        return classifier
+
+
+class MetaClassifier:
+    """Logistic regression on features, and where ``squares`` on their products; standardised."""
+
+    def __init__(self, squares: bool) -> None:
+        self._squares = squares
+
+    def fit(self, features_NF: NDArray[np.float64], is_so_N: NDArray[np.bool_], *, even: bool = False) -> Self:
+        """``even``: answer as if as many were so as are not."""
+        from sklearn.linear_model import LogisticRegression
+
+        terms_NG = self._terms(features_NF)
+        self._middle, self._spread = terms_NG.mean(axis=0), np.maximum(terms_NG.std(axis=0), 1e-6)
+        self._weight, self._bias = np.zeros(terms_NG.shape[1]), 0.0
+        if is_so_N.any() and not is_so_N.all():
+            model = LogisticRegression(C=0.1 if self._squares else 1.0, max_iter=2000)
+            model.fit((terms_NG - self._middle) / self._spread, is_so_N)
+            prior = np.log(is_so_N.mean() / (1 - is_so_N.mean())) if even else 0.0
+            self._weight, self._bias = model.coef_[0], float(model.intercept_[0] - prior)
+        return self
+
+    def log_odds(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(…) of features (…, F)."""
+        return np.asarray((self._terms(features) - self._middle) / self._spread @ self._weight + self._bias)
+
+    def _terms(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
+        if not self._squares:
+            return features
+        one, other = np.triu_indices(features.shape[-1])
+        return np.concatenate([features, features[..., one] * features[..., other]], axis=-1)
+
+    def to_arrays(self) -> dict[str, NDArray[np.generic]]:
+        return {"middle": self._middle, "spread": self._spread, "weight": self._weight, "bias": np.array([self._bias])}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]], squares: bool) -> Self:
+        classifier = cls(squares)
+        classifier._middle, classifier._spread, classifier._weight = (
+            arrays[name].astype(np.float64) for name in ("middle", "spread", "weight")
+        )
+        classifier._bias = float(arrays["bias"].astype(np.float64)[0])
+        return classifier
