@@ -3,9 +3,9 @@
 Rows of a dataset are distinct flows; which of them one device showed together is lost in them, and a census asks what
 is behind an address. So beside its parts a dataset holds some sets, of flows of the training and validation parts
 alone: what one entry of the device list, or one host that no entry names, showed in one capture file. The sets of a
-device and a site's night are one recording, or with ``flow.join_files=false`` each set is one of its own. Flows that a
-device neither opened nor answered are in no set. Of each label there are those sets whose seeded hash is lowest, at
-most ``dataset.sets`` of them.
+device and a site's night are one recording, for that is what a census asks about. Flows that a device neither opened
+nor answered are in no set. Of each label there are those sets whose seeded hash is lowest, at most ``dataset.sets`` of
+them.
 
 Shape suffixes: N flows, D distinct flows of all sets, B sets.
 """

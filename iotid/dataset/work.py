@@ -350,8 +350,7 @@ class _Together:
         night, capture = [flows[name] for name in NIGHT_IDENTITY], _name_of(flows["capture_file"])
         first_us, last_us = (flows[name].cast(pa.int64()) for name in ("first_seen", "last_seen"))
         unit_N, recording_N = (
-            hash_rows([*identity, pa.array(device_N), of_host], seed)
-            for identity in ([*night, capture], night if self._source.join_files else [*night, capture])
+            hash_rows([*identity, pa.array(device_N), of_host], seed) for identity in ([*night, capture], night)
         )
         columns = [
             pa.array(label_N),

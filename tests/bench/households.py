@@ -312,7 +312,7 @@ def learn(
     few_N = _few(own, learned_N, seed)
     label_N = np.where(listed_N, flows.label, -1)[few_N]
     ones = np.ones(int(few_N.sum()), np.int64)
-    learned = Sets.of(own.encode(encoding, few_N), own.unit[few_N], label_N, ones)
+    learned = Sets.of(own.encode(encoding, few_N), own.unit[few_N], label_N, ones, own.device[few_N])
     makers: dict[str, Callable[[], _Method]] = {
         _OURS: lambda: device_model(kind_C, learned, seed),
         _VOTE: lambda: flow_vote(encoding, parts["train"].rows, kind_C, learned, seed),

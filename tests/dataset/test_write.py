@@ -469,4 +469,4 @@ def test_write__a_set_is_one_device_in_one_capture_and_those_of_a_night_are_one_
     dataset = _write(spark, store, [night], f"flow.join_files={json.dumps(join_files)}", devices=devices)
     sets = read_sets(dataset.uri)
     assert len(sets) == 5
-    assert sorted(Counter(sets.recording.tolist()).values()) == ([1, 2, 2] if join_files else [1] * 5)
+    assert sorted(Counter(sets.recording.tolist()).values()) == [1, 2, 2]
