@@ -98,7 +98,6 @@ class Source:
     devices: DeviceList
     settings: config.Dataset
     max_packets: int
-    join_files: bool = False  # whether all files of a night are one recording
 
     @cached_property
     def labels(self) -> tuple[str, ...]:

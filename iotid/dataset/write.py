@@ -62,7 +62,7 @@ def write_dataset(
     select_characteristics(settings.characteristics)
     check_nights(nights, flow)
     later = later_flows(spark, nights)
-    source = work.Source(night_files(nights), later, devices, settings, flow.max_packets, flow.join_files)
+    source = work.Source(night_files(nights), later, devices, settings, flow.max_packets)
     with ExitStack() as stack:
         flows = _Flows(spark, source, stack)
         accounts = _account(flows.told.outcomes, nights)
