@@ -45,6 +45,7 @@ from iotid.dataset import DeviceList, Encoding, LabelledFlows, Rows, Sets
 from iotid.dataset.devices import merged_name
 from iotid.dataset.labels import UNKNOWN as UNLISTED
 from iotid.dataset.partition import PARTS
+from iotid.evaluation.metrics import expected_calibration_error, reliability
 from iotid.flows import from_captures
 from iotid.labels.hosts import UNANSWERED, name_devices
 from iotid.model.device import DeviceModel, decide, kinds_of, share_of_households
@@ -394,14 +395,11 @@ def _share(is_so: NDArray[np.bool_]) -> float | None:
 
 
 def calibration_error(probability: NDArray[np.float64], is_so: NDArray[np.bool_]) -> float | None:
-    """Mean over ten bins of how far the mean probability is from the share that is so, weighted by their numbers."""
     counted = probability >= _LEAST
-    probability, is_so = probability[counted], is_so[counted]
-    if not len(probability):
+    if not counted.any():
         return None
-    bin_ = np.minimum((probability * 10).astype(np.int64), 9)
-    gaps = [abs((probability[bin_ == at] - is_so[bin_ == at]).sum()) for at in range(10)]
-    return float(sum(gaps) / len(probability))
+    ones = np.ones(int(counted.sum()))
+    return expected_calibration_error(reliability(probability[counted], is_so[counted], ones))
 
 
 def of_merges(there_BK: NDArray[np.bool_], unknown_B: NDArray[np.bool_], said: Said) -> dict[str, float | None]:
@@ -501,7 +499,7 @@ def _progress(text: str) -> None:
 
 
 def processor() -> str:
-    """The processor's name, as the system tells it."""
+    """The processor's name, as the system has it."""
     info = Path("/proc/cpuinfo")
     name = re.search(r"^model name\s*: (.*)", info.read_text() if info.exists() else "", re.MULTILINE)
     return name[1] if name else platform.processor() or platform.machine()
