@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 OUTSIDE = "outside"  # a host's address is there, but none inside the networks of the setting
 NO_HOST = "no_host_address"  # both sides are multicast, broadcast or unspecified
 GROUP_MAC = "group_mac"  # the only address inside stands beside a MAC of many receivers: a subnet's broadcast
-UNANSWERED = "unanswered"  # sent to a device that did not answer: a stranger alone decides what it looks like
+UNANSWERED = "unanswered"  # sent to a device that did not answer: the sender alone decides what it looks like
 REASONS = (OUTSIDE, NO_HOST, GROUP_MAC, UNANSWERED)
 
 _NO_MAC = "00:00:00:00:00:00"

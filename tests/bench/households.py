@@ -149,8 +149,8 @@ class Asked:
     def merged(self, sort: Sort, times: int, kinds: int, random: np.random.Generator) -> Merged | None:
         """So many merges at random; None where there are too few kinds or devices."""
         held_back, never, hosts = (self.alone(what) for what in (HELD_BACK, sort.source, HOST))
-        learned, strangers = np.unique(self.kind[held_back]), np.unique(self.device[never])
-        too_few = len(learned) < sort.kinds or len(strangers) < sort.never or (sort.hosts and not len(hosts))
+        learned, unknowns = np.unique(self.kind[held_back]), np.unique(self.device[never])
+        too_few = len(learned) < sort.kinds or len(unknowns) < sort.never or (sort.hosts and not len(hosts))
         if too_few or not times:
             return None
         flows, there_BK, unknown_B = [], np.zeros((times, kinds), np.bool_), np.zeros(times, np.bool_)
@@ -158,7 +158,7 @@ class Asked:
             rows = [
                 random.choice(held_back[self.kind[held_back] == kind]) for kind in _some(learned, sort.kinds, random)
             ]
-            rows += [random.choice(never[self.device[never] == one]) for one in _some(strangers, sort.never, random)]
+            rows += [random.choice(never[self.device[never] == one]) for one in _some(unknowns, sort.never, random)]
             if sort.hosts:
                 rows += _some(hosts, min(len(hosts), int(random.choice(_HOSTS))), random).tolist()
             shown = self.sets.flows[rows].astype(np.int64)

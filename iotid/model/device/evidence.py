@@ -27,11 +27,11 @@ TOKENS = ("sequences", "packets", "pairs")
 FEATURES = (
     "logit",  # of the kind's own regression
     "contained",  # greatest weighted share of a training set of the kind that is in the set
-    "distinctive",  # the same of what no stranger showed, weighted by how few kinds did, mean of the three greatest
+    "distinctive",  # the same of what no unknown device showed, weighted by how few kinds did; mean of the greatest 3
     "unseen",  # weighted share of the set that training never showed
     "explained",  # weighted share of the set that the kind showed in training
     "unexplained",  # ... that neither the kind nor those found beside it showed
-    "own",  # log(1 + weight of what only this kind explains, none found beside it, and no stranger showed)
+    "own",  # log(1 + weight of what only this kind explains, none found beside it, and no unknown device showed)
     "usual",  # of what a class of the kind usually shows and none found beside it explains, the greatest weighted share
     "tokens",  # log(1 + number of tokens)
     "found",  # kinds found
@@ -109,7 +109,7 @@ class Evidence:
     """What the training sets of each kind showed."""
 
     def __init__(self, shown_AT: csr_matrix, class_A: NDArray[np.int64], kind_C: NDArray[np.int64], kinds: int) -> None:
-        """``shown_AT``: which tokens are in each training set; ``class_A``: its class, -1 of a stranger."""
+        """``shown_AT``: which tokens are in each training set; ``class_A``: its class, -1 of an unknown device."""
         from scipy.sparse import diags
 
         kind_A = np.append(kind_C, -1)[class_A]
@@ -127,10 +127,10 @@ class Evidence:
             self._usual[number] = known_AT[which_A == number].mean(axis=0)
             self.showed_KT[kind] = np.maximum(self.showed_KT[kind], self._usual[number] > 0)
         kinds_T = self.showed_KT.sum(axis=0)
-        by_strangers_T = np.asarray(_binary(shown_AT)[kind_A < 0].sum(axis=0)).ravel() > 0
-        rare_T = np.where(kinds_T > 0, np.log((1 + kinds) / (1 + np.maximum(kinds_T, 1))), 0) * ~by_strangers_T
-        self._own_KT = self.showed_KT * ~by_strangers_T
-        self._strange_T = np.where(kinds_T > 0, 0, self.weight_T)  # what strangers alone showed
+        by_unknowns_T = np.asarray(_binary(shown_AT)[kind_A < 0].sum(axis=0)).ravel() > 0
+        rare_T = np.where(kinds_T > 0, np.log((1 + kinds) / (1 + np.maximum(kinds_T, 1))), 0) * ~by_unknowns_T
+        self._own_KT = self.showed_KT * ~by_unknowns_T
+        self._unknowns_T = np.where(kinds_T > 0, 0, self.weight_T)  # what unknown devices alone showed
         self._weighted = [(known_AT @ diags(weight_T)).tocsr() for weight_T in (self.weight_T, rare_T)]
         self._all_A = [np.maximum(np.asarray(each.sum(axis=1)).ravel(), 1e-9) for each in self._weighted]
 
@@ -192,7 +192,7 @@ class Evidence:
             """A kind that was found is no explanation beside itself."""
             return np.where(found_BK, of_alone, of_free)
 
-        own_BK, own_beside_strangers_BK = (
+        own_BK, own_beside_unknowns_BK = (
             without_own(free @ showed_KT.T, alone @ showed_KT.T) for showed_KT in (self.showed_KT, self._own_KT)
         )
         left_B = np.asarray(free.sum(axis=1)).ravel() + self.unseen_weight * shown.unseen
@@ -212,7 +212,7 @@ class Evidence:
         )
         explained_BK = (showed_BT.multiply(self.weight_T).tocsr() @ self.showed_KT.T) / all_B[:, np.newaxis]
         per_set = [
-            (self.unseen_weight * shown.unseen + showed_BT @ self._strange_T) / all_B,
+            (self.unseen_weight * shown.unseen + showed_BT @ self._unknowns_T) / all_B,
             np.log1p(np.diff(showed_BT.indptr) + shown.unseen),
             found_BK.sum(axis=1).astype(np.float64),
         ]
@@ -225,7 +225,7 @@ class Evidence:
                 unseen_BK,
                 explained_BK,
                 left_BK / all_B[:, np.newaxis],
-                np.log1p(np.maximum(own_beside_strangers_BK, 0)),
+                np.log1p(np.maximum(own_beside_unknowns_BK, 0)),
                 usual_BK,
                 tokens_BK,
                 number_BK,

@@ -1,7 +1,7 @@
 """Made-up households: unions of training sets of flows, of which it is known what is in them.
 
 An address shows what all devices behind it do. So what is there is learned on unions: of sets of several kinds, whole
-and thinned out, also beside strangers, whose sets are of no learned kind.
+and thinned out, also beside unknown devices, whose sets are of no learned kind.
 
 Shape suffixes: B sets of flows, D distinct flows, H households, M members of households, K kinds.
 """
@@ -24,7 +24,7 @@ _SEVERAL_SETS = 0.2  # of the members so many show several sets of one device's 
 
 
 class Household(NamedTuple):
-    """``members``: of each the numbers of its sets; ``kinds``: of each the kind, -1 of a stranger."""
+    """``members``: of each the numbers of its sets; ``kinds``: of each the kind, -1 of an unknown device."""
 
     members: list[NDArray[np.int64]]
     kinds: list[int]
@@ -58,13 +58,13 @@ class Pool:
         return alone + [Household([sets], [int(self.kind[sets[0]])]) for sets in together if len(sets) > 1]
 
     def draw(
-        self, number: int, sizes: Sequence[int], strangers: Sequence[int], random: np.random.Generator
+        self, number: int, sizes: Sequence[int], unknowns: Sequence[int], random: np.random.Generator
     ) -> list[Household]:
-        """So many households; how many kinds and strangers are in one, is drawn from ``sizes`` and ``strangers``."""
+        """So many households; kinds and unknown devices in one are drawn from ``sizes`` and ``unknowns``."""
         kinds = self.kinds()
         sets_of = {int(kind): self.sets_of(kind) for kind in (*kinds.tolist(), -1)}
         found = []
-        for size, beside in zip(random.choice(sizes, number), random.choice(strangers, number), strict=True):
+        for size, beside in zip(random.choice(sizes, number), random.choice(unknowns, number), strict=True):
             chosen = random.choice(kinds, min(size, len(kinds)), replace=False).tolist()
             chosen += chosen[:1] * (random.random() < _TWO_UNITS) + [-1] * (int(beside) if len(sets_of[-1]) else 0)
             if chosen:

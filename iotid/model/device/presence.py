@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 _FOUND = 0.5  # a kind of at least this probability explains what it showed
 _SIZES = range(1, 13)  # kinds in a made-up household that the token classifier learns from
 _HELD_BACK_SIZES = (1, 1, 2, 2, 3, 4, 5, 6, 8, 10)
-_BESIDE, _HELD_BACK_BESIDE = (0, 0, 0, 1, 2), (0, 0, 0, 1, 2, 3, 5)  # strangers in it
+_BESIDE, _HELD_BACK_BESIDE = (0, 0, 0, 1, 2), (0, 0, 0, 1, 2, 3, 5)  # unknown devices in it
 _PER_KIND, _MOST, _LEAST = 200, 4000, 400  # made-up households
 _FOLDS = 4
 _OF_SET = 12  # features of a whole set
-_FALSE_UNKNOWN = 0.04  # share of households without a stranger that may be said to hold one
+_FALSE_UNKNOWN = 0.04  # share of households without an unknown device that may be said to hold one
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class _Asked(NamedTuple):
     there: NDArray[np.bool_]  # (H, K)
     classes: NDArray[np.int64]  # (H, K), of `_classes`
     alone: NDArray[np.bool_]  # (H,) one member
-    strange: NDArray[np.bool_]  # (H,) a stranger is among the members
+    has_unknown: NDArray[np.bool_]  # (H,) an unknown device is among the members
 
 
 class DeviceModel:
@@ -85,7 +85,7 @@ class DeviceModel:
         self.kind_C, self.kinds = kind_C, int(kind_C.max(initial=-1)) + 1
 
     def fit(self, sets: Sets, *, seed: int = 0) -> Self:
-        """Sets of no class (-1), and of one without kind, are strangers."""
+        """Sets of no class (-1), and of one without kind, are unknown devices."""
         random = np.random.default_rng(seed)
         vocabulary = self._vocabulary = Vocabulary.of(sets.sequences)
         kind_B = np.append(self.kind_C, -1)[sets.label]
@@ -223,7 +223,7 @@ class DeviceModel:
         if asked:
             rows = np.concatenate([self._of_set_asked(each) for each in asked])
             several_H = np.concatenate([~each.alone for each in asked])
-            unknown_H = np.concatenate([each.strange for each in asked])
+            unknown_H = np.concatenate([each.has_unknown for each in asked])
         self._is_household = MetaClassifier(squares=True).fit(rows, several_H, even=True)
         self._has_unknown = MetaClassifier(squares=True).fit(rows, unknown_H)
         of_known_H = self._has_unknown.log_odds(rows)[~unknown_H]
@@ -248,7 +248,7 @@ class DeviceModel:
             there=there_HK,
             classes=_classes(sets.label, drawn, self.kinds),
             alone=np.array([len(household.members) == 1 for household in drawn]),
-            strange=np.array([-1 in household.kinds for household in drawn]),
+            has_unknown=np.array([-1 in household.kinds for household in drawn]),
         )
 
     def _of_set_asked(self, asked: _Asked) -> NDArray[np.float64]:
@@ -256,7 +256,7 @@ class DeviceModel:
         return self._of_set(asked.shown, asked.evidence, asked.features, *answers)
 
     def _folds(self, pool: Pool, random: np.random.Generator) -> Iterator[tuple[Pool, Pool]]:
-        """What is learned from, and what is asked: held-back sets of kinds learned, and as strangers all left out.
+        """What is learned from, and what is asked: held-back sets of learned kinds; as unknown devices, all left out.
 
         A recording is never in both, where a kind has as many recordings as folds.
         """
@@ -276,8 +276,8 @@ class DeviceModel:
             learned = Pool(pool.kind, pool.recording, is_learned_B)
             if not len(learned.kinds()):
                 continue
-            is_stranger_B = left_out_B | ~np.isin(pool.kind, learned.kinds())
-            asked = Pool(np.where(is_stranger_B, -1, pool.kind), pool.recording, ~is_learned_B)
+            is_unknown_B = left_out_B | ~np.isin(pool.kind, learned.kinds())
+            asked = Pool(np.where(is_unknown_B, -1, pool.kind), pool.recording, ~is_learned_B)
             if len(asked.kinds()):
                 yield learned, asked
 

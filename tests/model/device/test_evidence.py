@@ -18,7 +18,7 @@ from scipy.sparse import csr_matrix, vstack
 from iotid.dataset.characteristics import OUT_OF_VOCABULARY
 from iotid.model.device.evidence import FEATURES, TOKENS, Evidence, Vocabulary
 
-_KIND_C = np.array([0, 0, 1, 2, 3, -1])  # the last class is of strangers
+_KIND_C = np.array([0, 0, 1, 2, 3, -1])  # the last class is of unknown devices
 _CLASS_A = np.array([3, 0, -1, 1, 2, 0, 3, 5, 2, 1])
 _KINDS = 4
 _NO_SETS = 3  # the kind that training has no set of
@@ -46,8 +46,8 @@ def _in_set(sequences: dict[str, NDArray[np.int32]], flows_D: NDArray[np.int64])
 
 
 class _Case:
-    """Training sets of kinds 0 (of two classes) to 2 and of strangers, and sets to ask about that show some of the
-    same."""
+    """Training sets of kinds 0 (of two classes) to 2 and of unknown devices, and sets to ask about that show some of
+    the same."""
 
     def __init__(self, seed: int) -> None:
         random = np.random.default_rng(seed)
@@ -64,18 +64,18 @@ class _Case:
         self.evidence = Evidence(shown_AT, _CLASS_A, _KIND_C, _KINDS)
 
         self.known = {token for flow in range(12) for token in _tokens(self.train, flow)}
-        self.sets = [  # class, kind and tokens of each that is no stranger's
+        self.sets = [  # class, kind and tokens of each that is no unknown device's
             (label, int(_KIND_C[label]), set(_in_set(self.train, flows)))
             for label, flows in zip(_CLASS_A.tolist(), self.train_AD, strict=True)
             if label >= 0 and _KIND_C[label] >= 0
         ]
         self.showed = [set().union(*(held for _, of, held in self.sets if of == kind)) for kind in range(_KINDS)]
-        strangers = [
+        unknowns = [
             set(_in_set(self.train, flows))
             for label, flows in zip(_CLASS_A.tolist(), self.train_AD, strict=True)
             if label < 0 or _KIND_C[label] < 0
         ]
-        self.strange: set[Any] = set().union(*strangers)
+        self.has_unknown: set[Any] = set().union(*unknowns)
         self.held = [_in_set(self.asked, flows) for flows in self.asked_BD]
 
     def weight(self, token: Any) -> float:
@@ -83,7 +83,7 @@ class _Case:
 
     def rare(self, token: Any) -> float:
         kinds = sum(token in showed for showed in self.showed)
-        return log((1 + _KINDS) / (1 + kinds)) if kinds and token not in self.strange else 0.0
+        return log((1 + _KINDS) / (1 + kinds)) if kinds and token not in self.has_unknown else 0.0
 
     def usual(self, label: int, token: Any) -> float:
         own = [token in held for of, _, held in self.sets if of == label]
@@ -115,7 +115,7 @@ class _Case:
             sum(map(self.weight, held - set().union(*self.showed))) / whole,
             sum(map(self.weight, held & self.showed[kind])) / whole,
             sum(map(self.weight, held - beside - self.showed[kind])) / whole,
-            log(1 + sum(map(self.weight, (held & self.showed[kind]) - beside - self.strange))),
+            log(1 + sum(map(self.weight, (held & self.showed[kind]) - beside - self.has_unknown))),
             max(usually(label, held) / (usually(label, self.known) + 1e-6) for label in classes),
             log(1 + len(held)),
             len(found),

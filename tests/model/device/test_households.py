@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix
 from iotid.model.device import households
 from iotid.model.device.households import Household, Pool, unite
 
-# kinds 0 to 3, three sets each, of two recordings; three strangers
+# kinds 0 to 3, three sets each, of two recordings; three unknown devices
 _KIND = np.array([*np.repeat(np.arange(4), 3), -1, -1, -1])
 _RECORDING = np.array([10, 10, 11, 20, 20, 21, 30, 30, 31, 40, 40, 41, 50, 50, 51])
 
@@ -23,14 +23,14 @@ def _pool(*, without: list[int] | None = None) -> Pool:
     return Pool(_KIND, _RECORDING, usable)
 
 
-def test_draw__has_the_sizes_and_strangers_asked_for() -> None:
+def test_draw__has_the_sizes_and_unknown_devices_asked_for() -> None:
     drawn = _pool().draw(400, (1, 3), (0, 2), np.random.default_rng(1))
     assert len(drawn) == 400
     distinct = [len({kind for kind in household.kinds if kind >= 0}) for household in drawn]
-    strangers = [household.kinds.count(-1) for household in drawn]
-    assert set(zip(distinct, strangers, strict=True)) == {(1, 0), (1, 2), (3, 0), (3, 2)}
+    unknowns = [household.kinds.count(-1) for household in drawn]
+    assert set(zip(distinct, unknowns, strict=True)) == {(1, 0), (1, 2), (3, 0), (3, 2)}
     assert 160 < distinct.count(3) < 240
-    assert 160 < strangers.count(2) < 240
+    assert 160 < unknowns.count(2) < 240
     assert {kind for household in drawn for kind in household.kinds} == {-1, 0, 1, 2, 3}
 
 
@@ -54,14 +54,14 @@ def test_draw__never_takes_a_set_that_is_not_usable() -> None:
     assert taken == {0, 2, 3, 4, 9, 10, 11, 13, 14}
 
 
-def test_draw__of_a_pool_without_strangers_has_none() -> None:
+def test_draw__of_a_pool_without_unknown_devices_has_none() -> None:
     drawn = _pool(without=[12, 13, 14]).draw(100, (1, 2), (1, 2), np.random.default_rng(1))
     assert all(min(household.kinds) >= 0 for household in drawn)
 
 
-def test_draw__of_strangers_alone_has_nothing_else_and_of_nothing_is_nothing() -> None:
-    only_strangers = _pool(without=[*range(12)]).draw(50, (1, 2), (0, 1), np.random.default_rng(1))
-    assert {tuple(household.kinds) for household in only_strangers} == {(-1,)}
+def test_draw__of_unknown_devices_alone_has_nothing_else_and_of_nothing_is_nothing() -> None:
+    only_unknowns = _pool(without=[*range(12)]).draw(50, (1, 2), (0, 1), np.random.default_rng(1))
+    assert {tuple(household.kinds) for household in only_unknowns} == {(-1,)}
     assert _pool(without=[*range(15)]).draw(50, (1, 2), (0, 1), np.random.default_rng(1)) == []
 
 

@@ -35,7 +35,7 @@ _WORLD = _world()
 
 
 def _flows(kinds: list[int], random: np.random.Generator) -> NDArray[np.int64]:
-    """(B, D): a set of each of these kinds, -1 of strangers of which each is another."""
+    """(B, D): a set of each of these kinds, -1 of unknown devices of which each is another."""
     flows_BD = np.zeros((len(kinds), _FLOWS), np.int64)
     for row, kind in zip(flows_BD, kinds, strict=True):
         place = kind if kind >= 0 else int(random.integers(_LEARNED, 10))
@@ -108,7 +108,7 @@ def test_answer__a_union_is_more_like_a_household_than_a_host_is(model: DeviceMo
 
 
 def test_answer__flows_of_no_learned_kind_are_unknown(model: DeviceModel, census: config.Census) -> None:
-    groups = [[place] for place in range(10, _PLACES)]  # not even strangers showed those
+    groups = [[place] for place in range(10, _PLACES)]  # not even unknown devices showed those
     for share in (0.0, 1.0):
         found, statuses = _named(model, _unions(groups, 5), census, share)
         assert found == [set()] * 4
@@ -116,7 +116,7 @@ def test_answer__flows_of_no_learned_kind_are_unknown(model: DeviceModel, census
     assert model.answer(_WORLD, _unions(groups, 5)).unexplained.min() > 0.5
 
 
-def test_answer__sets_of_strangers_are_not_named(model: DeviceModel, census: config.Census) -> None:
+def test_answer__sets_of_unknown_devices_are_not_named(model: DeviceModel, census: config.Census) -> None:
     found, _ = _named(model, _unions([[-1]] * 20, 6), census, 0.0)
     assert found == [set()] * 20
 
@@ -204,14 +204,14 @@ def test_fit__the_same_seed_learns_the_same_bits() -> None:
     assert any(one[name].tobytes() != other[name].tobytes() for name in one)
 
 
-@pytest.mark.parametrize("strangers", [0, 6])
+@pytest.mark.parametrize("unknowns", [0, 6])
 @pytest.mark.parametrize("sets", [1, 8])
-def test_fit__one_kind_alone(sets: int, strangers: int, census: config.Census) -> None:
-    model = DeviceModel(np.array([0])).fit(_sets([0] * sets + [-1] * strangers, 1))
+def test_fit__one_kind_alone(sets: int, unknowns: int, census: config.Census) -> None:
+    model = DeviceModel(np.array([0])).fit(_sets([0] * sets + [-1] * unknowns, 1))
     answer = model.answer(_WORLD, _unions([[0], [10]], 2))
     assert answer.household.shape == (2, 1)
     assert np.isfinite(answer.household).all()
-    if sets > 1 and strangers:
+    if sets > 1 and unknowns:
         assert _named(model, _unions([[0], [10]], 2), census, 0.0)[0] == [{0}, set()]
 
 
@@ -235,8 +235,8 @@ def test_fit__a_kind_without_sets_is_never_found(census: config.Census) -> None:
     assert answer.class_share.tolist() == np.ones((4, _LEARNED)).tolist()
 
 
-def test_fit__the_class_of_unlisted_devices_is_a_stranger(census: config.Census) -> None:
-    """Class 3 has no kind: its sets are learned from as strangers."""
+def test_fit__the_class_of_unlisted_devices_is_a_unknown_device(census: config.Census) -> None:
+    """Class 3 has no kind: its sets are learned from as unknown devices."""
     sets = _sets([0, 1, 2] * 8 + [7] * 8, 1)
     label = np.where(sets.label == 7, 3, sets.label)
     model = DeviceModel(np.array([0, 1, 2, -1])).fit(Sets(_WORLD, sets.flows, label, sets.recording, sets.at_once))
