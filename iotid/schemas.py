@@ -167,15 +167,18 @@ QUARANTINE = Table(  # beside a night's flows: captures of which something is mi
 
 PARTIAL_FLOWS = Table(  # what crosses the shuffle; the rows of integers inside the binaries stand in flows/kernels.py
     "partial_flows",
-    2,
+    3,
     (
         Column("task", "int32", "worker task that read the packets"),
         Column(
-            "key", "binary", "6 little-endian uint64: protocol, VLAN, both endpoints; the file where flows stay in it"
+            "key",
+            "binary",
+            "6 little-endian uint64: protocol, VLAN, both endpoints, for an unspecified address with its MAC; the file "
+            "where flows stay in it",
         ),
         Column("first_us", "int64", "µs since 1970 UTC: first packet"),
         Column("first_position", "int64", "file_index << 42 | offset of the first packet: breaks ties of time"),
-        Column("state", "binary", "48 int64: packets, bytes, MACs, first SYN, FIN, RST … of each side"),
+        Column("state", "binary", "56 int64: packets, bytes, MACs, first SYN, FIN, RST … of each side"),
         Column(
             "packets",
             "binary",
@@ -187,7 +190,7 @@ PARTIAL_FLOWS = Table(  # what crosses the shuffle; the rows of integers inside 
 
 OPEN_FLOWS = Table(  # beside a night's flows: those that may go on in the next one, as partial flows
     "open_flows",
-    2,
+    3,
     (
         Column("capture_file", "string", "capture that holds the flow's first packet"),
         Column("last_us", "int64", "µs since 1970 UTC: last packet"),
@@ -202,7 +205,7 @@ OPEN_FLOWS = Table(  # beside a night's flows: those that may go on in the next 
 
 FLOWS = Table(
     "flows",
-    3,
+    4,
     (
         Column("site", "string", "site"),
         Column("capture_date", "date", "night"),
@@ -213,14 +216,16 @@ FLOWS = Table(
         Column("client_port", "int32", "port"),
         Column("server_ip", "string", "address of the other side"),
         Column("server_port", "int32", "port"),
-        Column("client_mac", "string", "MAC of the client where a frame showed it", nullable=True),
-        Column("server_mac", "string", "MAC of the server where a frame showed it", nullable=True),
+        Column("client_mac", "string", "MAC that most of the client's packets came from, where shown", nullable=True),
+        Column("server_mac", "string", "MAC that most of the server's packets came from, where shown", nullable=True),
+        Column("address_conflict", "bool", "one of the site's own addresses sent from several MACs in this flow"),
         Column("first_seen", "timestamp", "capture time of the first packet"),
         Column("last_seen", "timestamp", "capture time of the last packet"),
         Column("client_packets", "int64", "packets sent by the client"),
         Column("client_bytes", "int64", "bytes of frames on the wire sent by the client"),
         Column("server_packets", "int64", "packets sent by the server"),
         Column("server_bytes", "int64", "bytes of frames on the wire sent by the server"),
+        Column("answered", "bool", "the server sent something other than a refusal: a packet that is no TCP RST"),
         Column(
             "end_reason",
             "string",

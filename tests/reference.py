@@ -7,6 +7,7 @@ The captures' own reference is capture/twin.py.
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address, ip_network
 from itertools import pairwise
@@ -76,12 +77,18 @@ def _first_bytes(flow: list[dict[str, Any]], keep_packets: int, keep_bytes: int)
     return b"".join(kept).ljust(keep_packets * keep_bytes, b"\0")
 
 
-def _sender(packet: dict[str, Any]) -> tuple[Any, int]:
-    return ip_address(packet["source_ip"]), packet["source_port"]
+def _sender(packet: dict[str, Any]) -> Any:
+    return _end(packet, "source")
 
 
-def _receiver(packet: dict[str, Any]) -> tuple[Any, int]:
-    return ip_address(packet["destination_ip"]), packet["destination_port"]
+def _receiver(packet: dict[str, Any]) -> Any:
+    return _end(packet, "destination")
+
+
+def _end(packet: dict[str, Any], name: str) -> tuple[Any, int, str]:
+    """Address and port, and what keeps hosts apart that have no address yet: the MAC."""
+    address = ip_address(packet[f"{name}_ip"])
+    return address, packet[f"{name}_port"], (packet[f"{name}_mac"] or "") if address.is_unspecified else ""
 
 
 def _flags(packet: dict[str, Any]) -> set[str]:
@@ -148,20 +155,28 @@ def _opens_anew(flow: list[dict[str, Any]], syn: dict[str, Any]) -> bool:
     return bool(own) and _sequence(syn) != _opening(own[0])
 
 
-def _macs_at(packet: dict[str, Any]) -> list[tuple[tuple[Any, int], str | None]]:
+def _macs_at(packet: dict[str, Any]) -> list[tuple[Any, str | None]]:
     """Of the lower end and of the higher: its endpoint and the MAC that the packet shows there."""
     ends = [(_sender(packet), packet["source_mac"]), (_receiver(packet), packet["destination_mac"])]
     return sorted(ends, key=lambda end: end[0])
 
 
 def _moved(flow: list[dict[str, Any]], packet: dict[str, Any], end: int) -> bool:
-    (address, _), mac = _macs_at(packet)[end]
+    (address, *_), mac = _macs_at(packet)[end]
     shown = [(seen, _macs_at(seen)[end][1]) for seen in flow if _macs_at(seen)[end][1]]
     if not mac or not shown or not any(address in network for network in _LOCAL):
         return False
     silence_us = _us(packet["timestamp"]) - _us(shown[-1][0]["timestamp"])
     holders = {was for _, was in shown}
     return len(holders) == 1 and mac not in holders and silence_us > _MOVE_US
+
+
+def _mac(sent: list[dict[str, Any]], received: list[dict[str, Any]]) -> str | None:
+    """From which most packets were sent, the earliest of equals; else to which the first was sent."""
+    senders = Counter(packet["source_mac"] for packet in sent if packet["source_mac"])
+    if senders:
+        return senders.most_common(1)[0][0]  # equals come in the order in which they were met
+    return next((packet["destination_mac"] for packet in received if packet["destination_mac"]), None)
 
 
 def _flow_row(flow: list[dict[str, Any]], reason: str, max_packets: int, length: str) -> dict[str, Any]:
@@ -175,8 +190,11 @@ def _flow_row(flow: list[dict[str, Any]], reason: str, max_packets: int, length:
         client, server = _receiver(answer), _sender(answer)
     up = [packet for packet in flow if _sender(packet) == client]
     down = [packet for packet in flow if _sender(packet) != client]
-    macs_of_client = [packet["source_mac"] for packet in up] + [packet["destination_mac"] for packet in down]
-    macs_of_server = [packet["source_mac"] for packet in down] + [packet["destination_mac"] for packet in up]
+    is_shared = [
+        len({packet["source_mac"] for packet in sent if packet["source_mac"]}) > 1
+        and any(address in network for network in _LOCAL)
+        for sent, (address, *_) in ((up, client), (down, server))
+    ]
     head = flow[:max_packets]
     times = [_us(packet["timestamp"]) for packet in head]
     return {
@@ -187,13 +205,15 @@ def _flow_row(flow: list[dict[str, Any]], reason: str, max_packets: int, length:
         "client_port": client[1],
         "server_ip": str(server[0]),
         "server_port": server[1],
-        "client_mac": next((mac for mac in macs_of_client if mac), None),
-        "server_mac": next((mac for mac in macs_of_server if mac), None),
+        "client_mac": _mac(up, down),
+        "server_mac": _mac(down, up),
+        "address_conflict": any(is_shared),
         "first_seen": first["timestamp"],
         "last_seen": flow[-1]["timestamp"],
         "client_packets": len(up),
         "client_bytes": sum(packet["frame_length"] for packet in up),
         "server_packets": len(down),
+        "answered": len(down) > sum("RST" in _flags(packet) for packet in down if packet in head),
         "server_bytes": sum(packet["frame_length"] for packet in down),
         "end_reason": reason,
         "packet_length": [packet["packet_length" if length == "ip" else "frame_length"] for packet in head],

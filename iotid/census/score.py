@@ -30,21 +30,25 @@ from iotid.census.groups import MOST, PAYLOAD, PORT, SHOWN, group_devices
 from iotid.census.identify import ANSWERS, IDENTIFIED, Classes, answers_to_arrow, identify
 from iotid.dataset.sets import at_once, greatest
 from iotid.errors import AccountingError, DataError
-from iotid.labels.hosts import name_devices
-from iotid.labels.owner import Networks
+from iotid.flows import night_files, read_flows
+from iotid.labels.hosts import READ, name_devices
+from iotid.labels.owner import Networks, Site
+from iotid.labels.routers import find_routers
 from iotid.model.bundle import DESCRIPTION, WEIGHTS, Predictor
 from iotid.model.device import share_of_households
 from iotid.model.device.decide import UNKNOWN
 from iotid.model.sequences import distinct_sequences
-from iotid.schemas import CENSUS
+from iotid.schemas import CENSUS, FLOWS
 
 if TYPE_CHECKING:
     from pyspark import Broadcast
     from pyspark.sql import Column, DataFrame, SparkSession
 
     from iotid.dataset.characteristics import Encoding
+    from iotid.storage import Partition
 
 MAX_ADDRESSES = 16  # listed per device; a router that answers for a subnet has one for each of its hosts
+_UNSPECIFIED = ("0.0.0.0", "::")  # what a host sends from that has no address yet
 _OTHER_PROTOCOL = "other_protocol"
 _TRAFFIC = ("device_id", "bytes", "first_seen", "last_seen", "addresses")
 _loaded: dict[str, Predictor] = {}  # the model of this Python worker, kept from task to task
@@ -94,9 +98,14 @@ class Scored:
 
 
 def score_night(
-    flows: DataFrame, model: ShippedModel, encoding: Encoding, settings: config.Census, groups: pa.Table
+    spark: SparkSession,
+    night: Partition,
+    model: ShippedModel,
+    encoding: Encoding,
+    settings: config.Census,
+    groups: pa.Table,
 ) -> Scored:
-    """Say of the flows of one night (FLOWS) what is behind each address, and group those that are unknown.
+    """Say of the flows of one night what is behind each address, and group those that are unknown.
 
     ``groups`` (GROUPS) are those of the nights before.
 
@@ -104,7 +113,9 @@ def score_night(
         SettingError: a network of ``inside`` is not one.
         AccountingError: a device's flows that were scored are not all of its flows.
     """
-    named = _with_outcome(flows, encoding.protocols, Networks(settings.inside))
+    inside = Networks(settings.inside)
+    site = Site(inside, find_routers(night_files([night]), inside, spark))
+    named = _with_outcome(read_flows(spark, [night]), encoding.protocols, site)
     columns = list(dict.fromkeys(encoding.columns))  # two characteristics may be read from one column
     pairs = _pairs(named, columns).persist()
     try:
@@ -163,23 +174,20 @@ def _is_sent(packet: Column) -> Column:
     return (packet["direction"] == by_device) & (packet["payload_length"] > 0)
 
 
-def _with_outcome(flows: DataFrame, protocols: Sequence[int], inside: Networks) -> DataFrame:
+def _with_outcome(flows: DataFrame, protocols: Sequence[int], site: Site) -> DataFrame:
     """The flows with ``device_id`` and ``address`` of their device, else with ``outcome``: why they have none."""
 
-    def name(
-        client_ip: pd.Series, client_mac: pd.Series, server_ip: pd.Series, server_mac: pd.Series, answers: pd.Series
-    ) -> pd.DataFrame:
-        ends = [pa.array(column, pa.string()) for column in (client_ip, client_mac, server_ip, server_mac)]
-        named = name_devices(ends[0], ends[1], ends[2], ends[3], inside, answered_by=pa.array(answers, pa.int64()))
+    def name(rows: pd.DataFrame) -> pd.DataFrame:
+        read = pa.table({column: pa.array(rows[column], schema.field(column).type) for column in READ})
+        named = name_devices(read, site)
         return pd.DataFrame(dict(zip(("device_id", "address", "outcome"), map(pa.Array.to_pandas, named), strict=True)))
 
+    schema = FLOWS.arrow_schema()
     # nondeterministic: or else Spark would push filters below it and then call it twice
     returned = "device_id string, address string, outcome string"
-    named = pandas_udf(name, returned).asNondeterministic()  # type: ignore[call-overload] # five columns to a frame
+    named = pandas_udf(name, returned).asNondeterministic()  # type: ignore[call-overload] # a frame to a frame
     is_learned = F.col("protocol").isin(*protocols)
-    with_sides = flows.withColumn(
-        "named", named("client_ip", "client_mac", "server_ip", "server_mac", "server_packets")
-    )
+    with_sides = flows.withColumn("named", named(F.struct(*READ)))
 
     def of_learned(field: str) -> Column:
         return F.when(is_learned, F.col(f"named.{field}"))
@@ -208,7 +216,8 @@ def _pairs(named: DataFrame, columns: Sequence[str]) -> DataFrame:
 
 def _traffic(pairs: DataFrame) -> DataFrame:
     """The same of each device, and of each outcome of flows that have none."""
-    addresses = F.slice(F.sort_array(F.array_distinct(F.flatten(F.collect_list("addresses")))), 1, MAX_ADDRESSES)
+    seen = F.array_except(F.flatten(F.collect_list("addresses")), F.array(*map(F.lit, _UNSPECIFIED)))
+    addresses = F.slice(F.sort_array(seen), 1, MAX_ADDRESSES)
     return pairs.groupBy("device_id", "outcome").agg(
         F.sum("flows").alias("flows"),
         F.sum("bytes").alias("bytes"),

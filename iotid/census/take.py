@@ -23,7 +23,6 @@ from iotid.dataset.arrays import one_chunk
 from iotid.dataset.devices import merged_name
 from iotid.dataset.names import warn_of_unmet
 from iotid.errors import AccountingError, DataError, NoModelError, WatchError
-from iotid.flows import read_flows
 from iotid.model.device import STATUSES
 from iotid.registry import CHALLENGER, CHAMPION, Registry
 from iotid.schemas import CENSUS, GROUPS
@@ -87,7 +86,7 @@ def take_census(
     made_with = {"model_version": model_version, "settings_hash": config.settings_hash(settings)}
 
     def rows_of(flows: Partition, groups: pa.Table) -> tuple[pa.Table, Scored]:
-        scored = score_night(read_flows(spark, [flows]), model, encoding, settings, groups)
+        scored = score_night(spark, flows, model, encoding, settings, groups)
         _account_for_all(flows, scored)
         devices = pseudonyms.rename(scored.devices) if pseudonyms else scored.devices
         return devices.append_column("watched", watched(devices, watchlist)), scored

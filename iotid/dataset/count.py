@@ -23,7 +23,7 @@ def count_flows(files: Sequence[FlowFile], devices: DeviceList, settings: config
 
     Rare labels are counted, too. Reads the columns that labels depend on, batch by batch.
     """
-    source = work.Source(files, (), devices, settings, max_packets=1)
+    source = work.Source(files, (), devices.at(files), settings, max_packets=1)
     counted: Counter[int] = Counter()
     for number in range(len(files)):
         for flows, label_N, _, _ in source.read(number, ["protocol"], Counter()):

@@ -13,8 +13,8 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache, cached_property, partial
 from itertools import combinations
@@ -30,10 +30,14 @@ from iotid.dataset.arrays import one_chunk
 from iotid.dataset.device_files import read_devices
 from iotid.dataset.devices import Device, merged_name
 from iotid.errors import LabelError
-from iotid.labels.owner import CLIENT, SERVER, Networks, owner_side
+from iotid.labels.owner import CLIENT, SERVER, Networks, Site, owner_side
+from iotid.labels.routers import find_routers
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from pyspark.sql import SparkSession
+
+    from iotid.labels.routers import FlowFile
 
 UNKNOWN = "unknown"
 """The class of flows whose device is on no list, where ``dataset.unlisted`` keeps them."""
@@ -53,11 +57,13 @@ def _default_inside() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class DeviceList:
-    """Devices, in the order of the list that ``source`` names; ``inside``: the site's networks, as `census.inside`."""
+    """Devices, in the order of the list that ``source`` names; ``inside``: the site's networks, as `census.inside`;
+    ``routers``: MACs of the site's routers, where they are known (`iotid.labels.routers`)."""
 
     devices: tuple[Device, ...]
     source: str = "devices"
     inside: tuple[str, ...] = field(default_factory=_default_inside)
+    routers: frozenset[str] | None = None
 
     def __post_init__(self) -> None:
         """Raise a LabelError where nothing tells two devices with one MAC apart."""
@@ -87,16 +93,20 @@ class DeviceList:
         devices = tuple(device for path in paths for device in read_devices(path))
         return cls(devices, ", ".join(map(str, paths)), _default_inside() if inside is None else tuple(inside))
 
+    def at(self, files: Sequence[FlowFile], spark: SparkSession | None = None) -> DeviceList:
+        """The list at the site of these flows, which show its routers; with ``spark``, its workers read them."""
+        return replace(self, routers=find_routers(files, self.site.networks, spark))
+
     def match(self, flows: pa.Table | pa.RecordBatch) -> NDArray[np.int32]:
         """(N,) number of each flow's device in the list; -1 where no entry fits, or where several fit equally.
 
-        Reads the columns capture_file, client_mac, server_mac, client_ip, server_ip and first_seen of FLOWS.
+        Reads the columns capture_file, first_seen, and both ends' MACs, addresses and numbers of packets of FLOWS.
         """
         return self.resolve(flows)[0]
 
     def resolve(self, flows: pa.Table | pa.RecordBatch) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
         """``match``, and (N,) whether several devices of different names fit the flow equally well."""
-        side_N = owner_side(flows, self.networks)
+        side_N = owner_side(flows, self.site)
 
         def of_owner(what: str, index: dict[str, frozenset[int]]) -> _Named:
             look_up = partial(_look_up, index)
@@ -169,13 +179,14 @@ class DeviceList:
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 
     @cached_property
-    def networks(self) -> Networks:
-        """The site's networks, and the addresses that the list names beyond them."""
+    def site(self) -> Site:
+        """The site's networks, with the addresses that the list names beyond them, and its routers."""
         import pyarrow as pa
 
         inside = Networks(self.inside)
         listed = pa.array(sorted({ip for device in self.devices for ip in device.ip}), pa.string())
-        return Networks([*self.inside, *listed.filter(pa.array(~inside.contain(listed))).to_pylist()])
+        beyond = listed.filter(pa.array(~inside.contain(listed))).to_pylist()
+        return Site(Networks([*self.inside, *beyond]), self.routers)
 
     @cached_property
     def _by_mac(self) -> dict[str, frozenset[int]]:

@@ -104,7 +104,8 @@ class LabelledFlows:
         Raises:
             LabelError: fewer than two labels are left.
         """
-        files = [_Held(flows)] if isinstance(flows, pa.Table) else flows
+        files = [HeldFlows(flows)] if isinstance(flows, pa.Table) else flows
+        devices = devices.at(files)
         source = work.Source(files, () if later is None else later, devices, settings, flow.max_packets)
         columns = {*FLOW_IDENTITY, *CAPTURE_IDENTITY, "last_seen", *source.sequence_columns}
         columns |= {"first_bytes"} if flow.keep_bytes else set()
@@ -215,7 +216,7 @@ class LabelledFlows:
         return seen
 
 
-class _Held(NamedTuple):
+class HeldFlows(NamedTuple):
     """Flows in memory, read like a file of a night."""
 
     flows: pa.Table

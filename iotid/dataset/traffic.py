@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from iotid import config
 from iotid.dataset.arrays import one_chunk
 from iotid.dataset.labels import DeviceList
-from iotid.labels.owner import Networks, is_device
+from iotid.labels.owner import Site, is_device
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -114,16 +114,17 @@ def _ends(packets: DataFrame, devices: DeviceList) -> DataFrame:
     ends = ends.select("capture_file", "second", "frame_length", "end.*")
     mac, ip = F.col("mac"), F.col("ip")
     known = ends.filter(mac.isNull() | mac.isin(_macs(devices)) | ip.isin(_addresses(devices, without_mac=True)))
-    own = known.mapInArrow(partial(_at_devices, inside=devices.networks), known.schema)
+    own = known.mapInArrow(partial(_at_devices, site=devices.site), known.schema)
     return own.groupBy(*ends.columns).count()
 
 
-def _at_devices(ends: Iterable[pa.RecordBatch], inside: Networks) -> Iterator[pa.RecordBatch]:
+def _at_devices(ends: Iterable[pa.RecordBatch], site: Site) -> Iterator[pa.RecordBatch]:
     """The ends at which there is a device of the site."""
     import pyarrow as pa
 
     for batch in ends:
-        yield batch.filter(pa.array(is_device(batch["ip"], batch["mac"], inside)))
+        sent_N = batch["sent"].to_numpy(zero_copy_only=False)
+        yield batch.filter(pa.array(is_device(batch["ip"], batch["mac"], sent_N, site)))
 
 
 def _by_device(ends: DataFrame, devices: DeviceList) -> DataFrame:

@@ -40,8 +40,8 @@ from iotid.dataset.partition import (
 from iotid.dataset.sets import SCHEMA, Sets, at_once, few
 from iotid.dataset.store import WEIGHT, part_schema
 from iotid.flows import TOLD_BY
-from iotid.labels.hosts import UNANSWERED, name_devices
-from iotid.labels.owner import parse_addresses
+from iotid.labels.hosts import READ, UNANSWERED, name_devices
+from iotid.labels.owner import is_shown, parse_addresses
 from iotid.shuffle import NO_BUCKET, aside, beside, buckets_of, contents, mix, numbers, parcel, parcels, receive
 from iotid.storage import PartFile
 
@@ -50,13 +50,11 @@ CONTINUED, OTHER_PROTOCOL, UNLISTED, CONFLICT, LABELLED = (
 )  # fmt: skip
 DEVICE, HOST = "device", "host"  # beside these: labelled flows by device's name, unlisted ones by the host that began
 _MAX_HOSTS = 1 << 16  # that a file counts, the busiest; a site has fewer
-_NO_MAC = "00:00:00:00:00:00"  # of loopback
 
 _OUTCOMES, _VOTES, _SUMMARIES, _ANSWERS, _VALUES, _ROWS, _SETS = (
     "outcomes", "votes", "summaries", "answers", "values", "rows", "sets",
 )  # fmt: skip
-_ENDS = ("client_ip", "client_mac", "server_ip", "server_mac", "server_packets")
-_EVIDENCE = ("capture_file", "client_mac", "server_mac", "client_ip", "server_ip", "first_seen")
+_EVIDENCE = ("capture_file", "first_seen", *READ)
 _ROW = pa.schema(
     [
         pa.field("part", pa.int8()),
@@ -189,8 +187,7 @@ def look(tasks: Iterable[pa.RecordBatch], source: Source, partitions: int) -> It
 def _count_hosts(flows: pa.RecordBatch, hosts: Counter[str]) -> None:
     """Count the clients of flows, by MAC where one is shown, else by address."""
     mac = flows["client_mac"]
-    is_shown = pc.fill_null(pc.not_equal(mac, _NO_MAC), False)
-    for host in pc.value_counts(pc.if_else(is_shown, mac, flows["client_ip"])).to_pylist():
+    for host in pc.value_counts(pc.if_else(pa.array(is_shown(mac)), mac, flows["client_ip"])).to_pylist():
         hosts[host["values"]] += host["counts"]
 
 
@@ -250,7 +247,7 @@ def deal(
     """
     place = {name: number for number, name in enumerate(labels)}
     label_of = np.array([place.get(name, -1) for name in source.labels], np.int32)
-    columns = [*columns_read(source.settings.protocol), *CAPTURE_IDENTITY, "server_packets", "last_seen"]
+    columns = [*columns_read(source.settings.protocol), *CAPTURE_IDENTITY, "last_seen"]
     columns += source.sequence_columns
     for number in numbers(tasks):
         gathered = _Gathered(source.settings, partitions)
@@ -340,9 +337,8 @@ class _Together:
         device_N: NDArray[np.int32],
     ) -> None:
         """``label_N``: -1 of what has none; ``device_N``: -1 of hosts, which MAC or address distinguishes."""
-        networks, seed = self._source.devices.networks, self._source.settings.seed
-        client_ip, client_mac, server_ip, server_mac, answered_by = (flows[name] for name in _ENDS)
-        host, _, reason = name_devices(client_ip, client_mac, server_ip, server_mac, networks, answered_by=answered_by)
+        seed = self._source.settings.seed
+        host, _, reason = name_devices(flows, self._source.devices.site)
         kept_N = kept_N & pc.fill_null(pc.not_equal(reason, UNANSWERED), True).to_numpy(zero_copy_only=False)
         kept_N = kept_N & pc.is_valid(host).to_numpy(zero_copy_only=False) & self._is_its_own(device_N, host)
         of_host = pc.if_else(pa.array(device_N < 0), host, None)

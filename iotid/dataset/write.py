@@ -61,8 +61,8 @@ def write_dataset(
     """
     select_characteristics(settings.characteristics)
     check_nights(nights, flow)
-    later = later_flows(spark, nights)
-    source = work.Source(night_files(nights), later, devices, settings, flow.max_packets)
+    files, later = night_files(nights), later_flows(spark, nights)
+    source = work.Source(files, later, devices.at(files, spark), settings, flow.max_packets)
     with ExitStack() as stack:
         flows = _Flows(spark, source, stack)
         accounts = _account(flows.told.outcomes, nights)

@@ -69,7 +69,7 @@ def describe(
     """The traffic of every label with ``dataset.min_flows`` flows or more, of ``dataset.characteristics``."""
     check_nights(nights, flow)
     files = night_files(nights)
-    source = Source(files, later_flows(spark, nights), devices, settings, flow.max_packets)
+    source = Source(files, later_flows(spark, nights), devices.at(files, spark), settings, flow.max_packets)
     count = partial(_count, source=source)
     counted = numbered(spark, range(len(files))).mapInArrow(count, spark_schema(_COUNTED)).toArrow()
     return summarise(counted, settings.min_flows)

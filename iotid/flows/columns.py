@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,13 +19,19 @@ from iotid.flows.kernels import (
     NEVER,
     PACKETS,
     POSITION_SHIFT,
+    RST_FLAG,
+    SENDER_SHIFT,
+    SENDER_SLOTS,
+    SENDERS,
     SOURCE_MAC,
     SYN,
     SYN_ACK,
     SYN_ACK_SIDE,
     SYN_SIDE,
     TARGET_MAC,
+    UNSPECIFIED,
     Rows,
+    is_local,
 )
 
 _PORT = np.uint64(0xFFFF)
@@ -42,6 +48,8 @@ class FlowColumns(NamedTuple):
     first_seen: Rows  # int64 (n,): µs
     last_seen: Rows  # int64 (n,): µs
     end_reason: Rows  # int32 (n,): index into END_REASONS
+    address_conflict: Rows  # bool (n,)
+    answered: Rows  # bool (n,)
     ip_hi: Rows  # uint64 (2, n)
     ip_lo: Rows  # uint64 (2, n)
     port: Rows  # int32 (2, n)
@@ -62,7 +70,7 @@ class SequenceColumns(NamedTuple):
 
 
 def empty_columns(num_flows: int, num_packets: int) -> tuple[FlowColumns, SequenceColumns]:
-    each = [np.int32, np.int32, np.uint8, np.int32, np.int64, np.int64, np.int32]
+    each: list[Any] = [np.int32, np.int32, np.uint8, np.int32, np.int64, np.int64, np.int32, np.bool_, np.bool_]
     both = [np.uint64, np.uint64, np.int32, np.int64, np.int64, np.int64]
     shaped = [np.empty(num_flows, kind) for kind in each] + [np.empty((2, num_flows), kind) for kind in both]
     long = [np.int32, np.int32, np.int32, np.int64, np.int32, np.int32]
@@ -83,11 +91,34 @@ def _client_side(keys: Rows, state: Rows, i: int) -> int:
 
 @kernel
 def _mac(state: Rows, i: int, side: int) -> int:
-    """Source MAC of packets that the side sent, else destination MAC of packets sent to it, else -1."""
+    """The MAC from which the side sent most packets, of equals the one that was first; else the first one that it was
+    sent to, else -1.
+
+    One packet under another's address does not take the flow. Where packets came from more MACs than there are slots,
+    and no count says who sent most, it is the first one.
+    """
     source, target = SOURCE_MAC + 3 * side, TARGET_MAC + 3 * side
-    if state[i, source] != NEVER:
-        return state[i, source + 2]
-    return state[i, target + 2] if state[i, target] != NEVER else -1
+    if state[i, source] == NEVER:
+        return state[i, target + 2] if state[i, target] != NEVER else -1
+    begin = SENDERS + SENDER_SLOTS * side
+    first_mac: int = state[i, source + 2]
+    best_mac, most, counted = first_mac, 0, 0
+    for slot in range(begin, begin + SENDER_SLOTS):
+        if state[i, slot] == NEVER:
+            return best_mac
+        mac, packets = state[i, slot] >> SENDER_SHIFT, state[i, slot] & (1 << SENDER_SHIFT) - 1
+        counted += packets
+        if packets > most or (packets == most and mac == first_mac):
+            best_mac, most = mac, packets
+    return best_mac if most >= state[i, PACKETS + side] - counted else first_mac
+
+
+@kernel
+def _has_conflict(keys: Rows, state: Rows, i: int) -> bool:
+    """Whether a local side sent from several MACs."""
+    second = SENDERS + 1
+    zero = state[i, second] != NEVER and is_local(keys, i, 0)
+    return zero or (state[i, second + SENDER_SLOTS] != NEVER and is_local(keys, i, 1))
 
 
 @kernel
@@ -114,15 +145,18 @@ def lay_out(
         flows.first_seen[f] = state[i, FIRST]
         flows.last_seen[f] = state[i, LAST]
         flows.end_reason[f] = state[i, END_REASON]
+        flows.address_conflict[f] = _has_conflict(keys, state, i)
         for end in range(2):
             side = client if end == 0 else 1 - client
             flows.ip_lo[end, f] = keys[i, 1 + side]
-            flows.ip_hi[end, f] = keys[i, 3 + side]
+            is_unspecified = np.int64(keys[i, 0] >> np.uint64(UNSPECIFIED + side)) & 1
+            flows.ip_hi[end, f] = np.uint64(0) if is_unspecified else keys[i, 3 + side]
             flows.port[end, f] = np.int64(keys[i, 0]) >> 16 * side & 0xFFFF
             flows.mac[end, f] = _mac(state, i, side)
             flows.packets[end, f] = state[i, PACKETS + side]
             flows.num_bytes[end, f] = state[i, BYTES + side]
         s = sequence_starts[f]
+        refusals = 0
         earlier_us = heads[starts[i], HEAD_ORDER]
         for h in range(starts[i], starts[i + 1]):
             marks, lengths = heads[h, HEAD_MARKS], heads[h, HEAD_LENGTHS]
@@ -130,10 +164,13 @@ def lay_out(
             sequences.payload_length[s] = lengths >> 32
             sequences.tcp_window[s] = marks & 0xFFFF
             sequences.tcp_flags[s] = marks >> 16 & 0xFF
-            sequences.direction[s] = 1 if marks >> 24 == client else -1
+            is_client = marks >> 24 == client
+            sequences.direction[s] = 1 if is_client else -1
+            refusals += not is_client and marks >> 16 & RST_FLAG != 0
             sequences.inter_arrival_us[s] = heads[h, HEAD_ORDER] - earlier_us
             earlier_us = heads[h, HEAD_ORDER]
             s += 1
+        flows.answered[f] = state[i, PACKETS + 1 - client] > refusals
 
 
 @kernel

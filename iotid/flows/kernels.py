@@ -21,7 +21,8 @@ from iotid.capture.jit import kernel
 
 Rows = npt.NDArray[Any]
 
-# keys: ports, protocol and IP version | addresses of sides 0 and 1, low halves | their high halves | VLAN and file
+# keys: ports, protocol, IP version and UNSPECIFIED | addresses of sides 0 and 1, low halves | their high halves |
+# VLAN and file
 KEY_WORDS = 6
 
 # state; "+ 2 * side" and the like mark columns that each side has
@@ -46,13 +47,22 @@ OPENED = 38  # + 3 * side: order key of the side's first packet with a TCP numbe
 HOLDER = (
     44  # + 2 * side: MAC at the side's address, NO_HOLDER or SEVERAL; and when it was last shown, or became SEVERAL
 )
-STATE_WIDTH = 48
+SENDERS = 48  # + SENDER_SLOTS * side: the lowest MACs from which the side sent, in order, with their packets; or NEVER
+SENDER_SLOTS = 4
+STATE_WIDTH = SENDERS + 2 * SENDER_SLOTS
 
 END_REASONS = ("end", "idle", "active", "closed", "moved")
 IDLE, ACTIVE, CLOSED, MOVED = 1, 2, 3, 4
 
 NO_HOLDER, SEVERAL = -1, -2
 MOVE_US = 60_000_000  # an address whose MACs change faster is not handed on: what is seen is a router's or a mirror's
+
+# a sender: MAC << SENDER_SHIFT | packets, which stop at SENDER_PACKETS; sums that stop do not depend on their order
+SENDER_SHIFT = 15
+SENDER_PACKETS = (1 << SENDER_SHIFT) - 2
+
+# in a key's first word, << side: the side's address is unspecified, and the upper half of it is a MAC + 1
+UNSPECIFIED = 48
 
 # heads: one row a packet
 HEAD_ORDER = 0  # order key
@@ -66,7 +76,7 @@ BEFORE_ALL = np.iinfo(np.int64).min
 
 _MAX_MOVES = 16  # a packet, on average: beyond them a sort from scratch is faster
 
-_FIN_FLAG, _SYN_FLAG, _RST_FLAG, _ACK_FLAG = 1, 2, 4, 16  # RFC 9293, section 3.1
+_FIN_FLAG, _SYN_FLAG, RST_FLAG, _ACK_FLAG = 1, 2, 4, 16  # RFC 9293, section 3.1
 
 
 class Columns(NamedTuple):
@@ -131,6 +141,12 @@ def _pack_key(p: int, packets: Columns, join_files: bool, key: Rows) -> int:
     """Write packet ``p``'s key into ``key`` and return the side that sent it."""
     source_hi, source_lo, source_port = packets.src_ip_hi[p], packets.src_ip_lo[p], packets.src_port[p]
     target_hi, target_lo, target_port = packets.dst_ip_hi[p], packets.dst_ip_lo[p], packets.dst_port[p]
+    # every host has the unspecified address before it has one of its own: its MAC keeps it apart from the others
+    source_is_unspecified, target_is_unspecified = source_hi | source_lo == 0, target_hi | target_lo == 0
+    if source_is_unspecified:
+        source_hi = np.uint64(packets.src_mac[p] + 1)
+    if target_is_unspecified:
+        target_hi = np.uint64(packets.dst_mac[p] + 1)
     if source_hi != target_hi:
         swap = source_hi > target_hi
     elif source_lo != target_lo:
@@ -141,8 +157,10 @@ def _pack_key(p: int, packets: Columns, join_files: bool, key: Rows) -> int:
         source_hi, source_lo, source_port, target_hi, target_lo, target_port = (
             target_hi, target_lo, target_port, source_hi, source_lo, source_port,
         )  # fmt: skip
+        source_is_unspecified, target_is_unspecified = target_is_unspecified, source_is_unspecified
     file = np.int64(0) if join_files else np.int64(packets.file_index[p]) + 1
     kind = np.int64(packets.protocol[p]) << 32 | np.int64(packets.ip_version[p]) << 40
+    kind |= np.int64(source_is_unspecified) << UNSPECIFIED | np.int64(target_is_unspecified) << UNSPECIFIED + 1
     key[0] = np.uint64(np.int64(source_port) | np.int64(target_port) << 16 | kind)
     key[1], key[2] = source_lo, target_lo
     key[3], key[4] = source_hi, target_hi
@@ -251,7 +269,7 @@ def is_local(keys: Rows, k: int, side: int) -> bool:
     Others are reached through routers, and their MACs are the routers', which may take turns.
     """
     low, high = keys[k, 1 + side], keys[k, 3 + side]
-    if np.int64(keys[k, 0] >> np.uint64(40)) == 4:
+    if np.int64(keys[k, 0] >> np.uint64(40)) & 0xFF == 4:
         first, second = np.int64(low >> np.uint64(24)), np.int64(low >> np.uint64(16)) & 0xFF
         is_private = first == 10 or (first == 172 and second >> 4 == 1) or (first == 192 and second == 168)
         return is_private or (first == 169 and second == 254)
@@ -275,6 +293,28 @@ def hold(state: Rows, i: int, side: int, mac: int, us: int) -> None:
     if mac >= 0 and known != SEVERAL:
         state[i, HOLDER + 2 * side] = mac if known in (NO_HOLDER, mac) else SEVERAL
         state[i, HOLDER + 2 * side + 1] = us
+
+
+@kernel
+def count_sender(state: Rows, i: int, side: int, mac: int, packets: int) -> None:
+    """Count packets that the side sent from ``mac``.
+
+    The SENDER_SLOTS lowest MACs of a flow are among the lowest of each of its partial flows, so that their counts are
+    exact, however the flow was cut.
+    """
+    begin = SENDERS + SENDER_SLOTS * side
+    end = begin + SENDER_SLOTS
+    place = begin
+    while place < end and state[i, place] != NEVER and state[i, place] >> SENDER_SHIFT < mac:
+        place += 1
+    if place == end:
+        return
+    if state[i, place] != NEVER and state[i, place] >> SENDER_SHIFT == mac:
+        packets = min(packets + (state[i, place] & (1 << SENDER_SHIFT) - 1), SENDER_PACKETS)
+    else:
+        for later in range(end - 1, place, -1):
+            state[i, later] = state[i, later - 1]
+    state[i, place] = mac << SENDER_SHIFT | packets
 
 
 @kernel
@@ -323,8 +363,10 @@ def _open(state: Rows, i: int, us: int, position: int, side: int) -> None:
         state[i, column] = 0
     for column in range(OPENED, HOLDER):
         state[i, column] = NEVER
-    for column in range(HOLDER, STATE_WIDTH):
+    for column in range(HOLDER, SENDERS):
         state[i, column] = NO_HOLDER
+    for column in range(SENDERS, STATE_WIDTH):
+        state[i, column] = NEVER
     state[i, FIRST_SIDE] = side
 
 
@@ -363,8 +405,10 @@ def _append(
         state[i, opened + 2] = sequence if flags & _SYN_FLAG else (sequence - 1) & 0xFFFFFFFF
     if flags & _FIN_FLAG and state[i, FIN + 2 * side] == NEVER:
         state[i, FIN + 2 * side], state[i, FIN + 2 * side + 1] = us, position
-    if flags & _RST_FLAG and state[i, RST] == NEVER:
+    if flags & RST_FLAG and state[i, RST] == NEVER:
         state[i, RST], state[i, RST + 1] = us, position
+    if source >= 0:
+        count_sender(state, i, side, source, 1)
     mac = SOURCE_MAC + 3 * side
     if source >= 0 and state[i, mac] == NEVER:
         state[i, mac], state[i, mac + 1], state[i, mac + 2] = us, position, source

@@ -25,6 +25,9 @@ from iotid.flows.kernels import (
     OPENED,
     PACKETS,
     RST,
+    SENDER_SHIFT,
+    SENDER_SLOTS,
+    SENDERS,
     SEVERAL,
     SOURCE_MAC,
     SYN,
@@ -39,6 +42,7 @@ from iotid.flows.kernels import (
     before,
     closed,
     copy_row,
+    count_sender,
     has_moved,
     is_local,
     opened_otherwise,
@@ -149,6 +153,10 @@ def _merge_holder(flows: Rows, f: int, state: Rows, i: int, side: int) -> None:
 def _merge(flows: Rows, f: int, state: Rows, i: int) -> None:
     for side in range(2):
         _merge_holder(flows, f, state, i, side)
+        for slot in range(SENDERS + SENDER_SLOTS * side, SENDERS + SENDER_SLOTS * (side + 1)):
+            if state[i, slot] != NEVER:
+                mac, packets = state[i, slot] >> SENDER_SHIFT, state[i, slot] & (1 << SENDER_SHIFT) - 1
+                count_sender(flows, f, side, mac, packets)
     for column in range(PACKETS, FIN):
         flows[f, column] += state[i, column]
     for k in range(len(_FIRSTS)):

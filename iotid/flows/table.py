@@ -83,6 +83,8 @@ def _to_arrow(
         "vlan": flows.vlan,
         "first_seen": flows.first_seen,
         "last_seen": flows.last_seen,
+        "address_conflict": pa.array(flows.address_conflict),
+        "answered": pa.array(flows.answered),
         "end_reason": strings_of(END_REASONS).take(column_of(flows.end_reason, pa.int32())),
     }
     for end, name in enumerate(("client", "server")):

@@ -1,11 +1,13 @@
 """Whose flow it is: the one rule that labels, traffic windows and the census ask.
 
-A flow belongs to the device at the client's address if that is inside the site's networks, else to the one at the
-server's. Judging by address first keeps the gateway out of every flow that merely passes through it: its MAC is on
-their other side, but beside an address of the Internet.
+A flow belongs to the device at the client's end if there is one of the site, else to the one at the server's. An end is
+a device of the site where its address is inside the site's networks, or where its MAC, which is no router's, sent from
+there: a device with an address from elsewhere (IPv6 of the provider, another site's, none yet) is still a device.
+Judging by address first keeps the gateway out of every flow that merely passes through it: its MAC is on their other
+side, but beside an address of the Internet.
 
-No device: multicast and broadcast addresses and MACs with the group bit, which name many receivers, and 0.0.0.0 and
-``::``, which every host has before it has an address (all of a night's DHCP requests share one key).
+No device: multicast and broadcast addresses, MACs with the group bit, 0.0.0.0 and ``::``, which name many receivers or
+any host; unless something was sent from them, which only one host does.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 CLIENT, SERVER, NOBODY = 0, 1, -1
+
+NO_MAC = "00:00:00:00:00:00"  # of loopback
 
 # RFC 1112 multicast, RFC 919 limited broadcast, RFC 1122 "this" network, RFC 4291 multicast and unspecified
 _NO_HOSTS = ("224.0.0.0/4", "255.255.255.255/32", "0.0.0.0/8", "ff00::/8", "::/128")
@@ -59,25 +64,57 @@ class Networks:
         return inside_D
 
 
+@dataclass(frozen=True)
+class Site:
+    """``networks``: the addresses inside; ``routers``: MACs that forward what others send (`iotid.labels.routers`),
+    None where nothing is known of them and only addresses inside count."""
+
+    networks: Networks
+    routers: frozenset[str] | None = None
+
+
 def is_host(ip: pa.Array | pa.ChunkedArray) -> NDArray[np.bool_]:
     """(N,): addresses that one host can have."""
     return ~Networks(_NO_HOSTS).contain(ip)
 
 
-def is_device(ip: pa.Array | pa.ChunkedArray, mac: pa.Array | pa.ChunkedArray, inside: Networks) -> NDArray[np.bool_]:
-    """(N,): ends, text of address and MAC (null: not shown), at which there is one device of the site."""
-    return is_host(ip) & inside.contain(ip) & ~_judge_distinct(mac, _are_groups)
+def is_shown(mac: pa.Array | pa.ChunkedArray) -> NDArray[np.bool_]:
+    """(N,): MACs that the capture shows; loopback's zeros are none."""
+    return _judge_distinct(mac, lambda macs: np.array([text != NO_MAC for text in macs], bool))
 
 
-def owner_side(flows: pa.Table | pa.RecordBatch, inside: Networks) -> NDArray[np.int8]:
+def is_device(
+    ip: pa.Array | pa.ChunkedArray, mac: pa.Array | pa.ChunkedArray, sent_N: NDArray[np.bool_], site: Site
+) -> NDArray[np.bool_]:
+    """(N,): ends, text of address and MAC (null: not shown), at which there is one device of the site.
+
+    ``sent_N``: whether the end sent anything.
+    """
+    host_N = is_host(ip)
+    device_N = host_N & site.networks.contain(ip) & (sent_N | ~_judge_distinct(mac, _are_groups))
+    if site.routers is not None:
+        routers = site.routers
+        is_router_N = _judge_distinct(mac, lambda macs: np.array([text in routers for text in macs], bool))
+        device_N |= sent_N & is_shown(mac) & ~is_router_N
+    return device_N
+
+
+def owner_side(flows: pa.Table | pa.RecordBatch, site: Site) -> NDArray[np.int8]:
     """(N,): the side, CLIENT or SERVER, whose device each flow belongs to; NOBODY: none of the site's.
 
-    Reads the columns client_ip, client_mac, server_ip and server_mac of FLOWS.
+    Reads the address, MAC and number of packets of both ends (FLOWS).
     """
     client_N, server_N = (
-        is_device(flows.column(f"{end}_ip"), flows.column(f"{end}_mac"), inside) for end in ("client", "server")
+        is_device(flows.column(f"{end}_ip"), flows.column(f"{end}_mac"), sent_by(flows, end), site)
+        for end in ("client", "server")
     )
     return np.where(client_N, CLIENT, np.where(server_N, SERVER, NOBODY)).astype(np.int8)
+
+
+def sent_by(flows: pa.Table | pa.RecordBatch, end: str) -> NDArray[np.bool_]:
+    """(N,): whether that end, client or server, sent a packet."""
+    packets_N: NDArray[np.int64] = flows.column(f"{end}_packets").to_numpy()
+    return packets_N > 0
 
 
 def parse_addresses(addresses: list[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -44,6 +44,7 @@ from iotid.baselines.random_forest import RandomForest
 from iotid.dataset import DeviceList, Encoding, LabelledFlows, Rows, Sets
 from iotid.dataset.devices import merged_name
 from iotid.dataset.labels import UNKNOWN as UNLISTED
+from iotid.dataset.memory import HeldFlows
 from iotid.dataset.partition import PARTS
 from iotid.evaluation.metrics import expected_calibration_error, reliability
 from iotid.flows import from_captures
@@ -57,7 +58,6 @@ _SETTINGS = config.load_settings(overrides=["flow.join_files=false"])
 _KINDS, _NEVER, _THINNED, _GROUPS = (1, 2, 3, 5, 8, 10), (1, 2, 3), 0.5, 4
 _HOSTS = (1, 2)  # that no list names, in a merge that has any
 _LEAST = 0.3  # probability from which calibration is asked for
-_ENDS = ("client_ip", "client_mac", "server_ip", "server_mac")
 ALL = "all merges"
 _BEHIND = ("hosts", "households", "auto")
 _OURS, _VOTE, _REGRESSIONS = _METHODS = ("iotid", "flow vote", "regressions")
@@ -107,10 +107,9 @@ class Laboratory:
         capture, devices = config.load_settings(overrides=list(overrides)).capture, DeviceList.read(labels)
         table = from_captures([captures], join_files=False, length=flow.length, capture=capture)
         table = table.filter(pc.is_in(table["protocol"], pa.array(dataset.protocols, pa.int32())))
+        devices = devices.at([HeldFlows(table)])
         device_N, conflict_N = devices.resolve(table)
-        ends = [table[name].combine_chunks().cast(pa.string()) for name in _ENDS]
-        answers = table["server_packets"].combine_chunks()
-        host, _, reason = name_devices(ends[0], ends[1], ends[2], ends[3], devices.networks, answered_by=answers)
+        host, _, reason = name_devices(table, devices.site)
         answered_N = pc.fill_null(pc.not_equal(reason, UNANSWERED), True).to_numpy(zero_copy_only=False)
         host_N = np.asarray(pc.fill_null(host, "").to_pylist(), object)
         kept_N = answered_N & ~conflict_N & ((device_N >= 0) | (host_N != ""))

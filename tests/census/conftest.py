@@ -100,6 +100,7 @@ def flow(look: str, client_ip: str, client_mac: str | None, variant: int = 0, **
         "capture_file": "a.pcap", "protocol": 6, "vlan": None, "client_ip": client_ip, "client_port": 4000,
         "server_ip": "52.0.0.1", "server_port": 443, "client_mac": client_mac, "server_mac": "02:00:00:00:00:01",
         "client_packets": 1, "client_bytes": 60, "server_packets": len(lengths) - 1, "server_bytes": sum(lengths[1:]),
+        "address_conflict": False, "answered": more.get("server_packets", len(lengths) - 1) > 0,
         "end_reason": "end", "packet_length": lengths, "tcp_window": windows, "direction": [1] * len(lengths),
         "inter_arrival_us": [0] * len(lengths), "tcp_flags": [16] * len(lengths), "payload_length": lengths,
     } | more  # fmt: skip

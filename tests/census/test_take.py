@@ -106,20 +106,20 @@ def test_take_census__names_devices_accounts_for_every_flow_and_writes_table_pag
     census = site.census(1, min_flows=2)
     rows = {row["device_id"]: row for row in stored(census).to_pylist()}
     assert {device: (row["status"], row["label"], row["flows"]) for device, row in rows.items()} == {
-        A: ("known", "camera", 4), B: ("known", "plug", 2), "10.9.9.9": ("known", "plug", 2),
+        A: ("known", "camera", 5), B: ("known", "plug", 2), "10.9.9.9": ("known", "plug", 2),
         C: ("unknown", None, 2), D: ("undecided", None, 1),
     }  # fmt: skip
     assert rows[A]["addresses"] == [IPS[A], "fe80::a"]
-    assert rows[A]["bytes"] == 4 * 3060
+    assert rows[A]["bytes"] == 5 * 3060
     assert (rows[A]["vendor"], rows[A]["type"], rows[A]["watched"]) == ("camera works", "camera", True)
-    assert (rows[A]["first_seen"].second, rows[A]["last_seen"].second) == (0, 3 + 5)
+    assert (rows[A]["first_seen"].second, rows[A]["last_seen"].second) == (0, 12 + 5)
     assert not rows[B]["watched"]
     assert rows[A]["confidence"] > 0.9
     assert [one["kind"] for one in rows[A]["kinds"]] == ["camera works camera"]
     assert rows[A]["reason"] == "Of 1 distinct flow: 1 like those of camera works camera alone."
     told = census.metadata
-    assert (told["flows"], told["flows_of_devices"], told["flows_of_other_protocols"]) == (18, 11, 5)
-    assert told["flows_without_device"] == {"no_host_address": 1, "outside": 1}
+    assert (told["flows"], told["flows_of_devices"], told["flows_of_other_protocols"]) == (18, 12, 5)
+    assert told["flows_without_device"] == {"outside": 1}
     assert told["status"] == {"known": 3, "several": 0, "several_with_unknown": 0, "undecided": 1, "unknown": 1}
     assert told["labels"] == {"camera": 1, "plug": 2}
     assert told["changes"]["first"] == told["devices"] == told["rows"] == 5

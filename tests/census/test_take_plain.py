@@ -73,10 +73,12 @@ class Site:
         devices = {"camera": {"vendor": "Acme", "type": "camera"}, "plug": {"vendor": "Volt", "type": "plug"}}
         encoding = SimpleNamespace(labels=tuple(devices), devices=devices, misfit=lambda flow: flow.get("misfit"))
         monkeypatch.setattr(take, "ship_model", lambda spark, folder: (None, encoding))
-        monkeypatch.setattr(take, "read_flows", lambda spark, partitions: partitions[0].keys["capture_date"])
         monkeypatch.setattr(take, "score_night", self._score)
 
-    def _score(self, date: str, model: Any, encoding: Any, settings: Any, groups: pa.Table) -> Scored:
+    def _score(
+        self, spark: Any, night: Partition, model: Any, encoding: Any, settings: Any, groups: pa.Table
+    ) -> Scored:
+        date = night.keys["capture_date"]
         day = int(date[-2:])
         labels = self.shown[date]
         if self.model == "2":

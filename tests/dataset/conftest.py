@@ -35,6 +35,8 @@ def _flow(number: int, given: dict[str, Any]) -> dict[str, Any]:
         "client_packets": count,
         "client_bytes": sum(lengths),
         "server_packets": 0,
+        "answered": given.get("server_packets", 0) > 0,
+        "address_conflict": False,
         "server_bytes": 0,
         "end_reason": "end",
         "tcp_window": [1000 + length for length in lengths],

@@ -20,7 +20,7 @@ from iotid.config import conf_dir, load_settings
 from iotid.dataset import Device, DeviceList
 from iotid.errors import LabelError
 from iotid.labels.hosts import name_devices
-from iotid.labels.owner import Networks
+from iotid.labels.owner import Networks, Site
 
 FlowTable = Callable[[Sequence[dict[str, Any]]], pa.Table]
 
@@ -332,13 +332,18 @@ def test_match__a_flow_is_the_clients_inside_else_the_servers_as_the_census_says
     devices = DeviceList(tuple(Device(name=name, **{identify: end[place]}) for name, end in listed.items()))
     flows = flow_table(
         [
-            {"client_ip": client[0], "client_mac": client[1], "server_ip": server[0], "server_mac": server[1]}
+            {
+                "client_ip": client[0],
+                "client_mac": client[1],
+                "server_ip": server[0],
+                "server_mac": server[1],
+                "server_packets": int(server[1] is not None and server[1][1] in "02468ace"),
+            }
             for client, server, _ in _WHOSE
         ]
     )
     assert _names(devices, flows) == [name for _, _, name in _WHOSE]
-    columns = [flows[name].combine_chunks() for name in ("client_ip", "client_mac", "server_ip", "server_mac")]
-    in_census, _, _ = name_devices(*columns, Networks(devices.inside))
+    in_census, _, _ = name_devices(flows, Site(Networks(devices.inside)))
     name_of = {end[1]: name for name, end in listed.items()}
     assert [name_of.get(mac) for mac in in_census.to_pylist()] == [name for _, _, name in _WHOSE]
 

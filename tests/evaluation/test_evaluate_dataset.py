@@ -36,7 +36,8 @@ def _night(store: Store, flows: int, settings: Settings) -> Partition:
     constant = {
         "capture_file": "night.pcap", "protocol": 6, "vlan": None, "client_ip": "10.0.0.1",
         "server_ip": "192.0.2.1", "server_port": 443, "server_mac": None, "first_seen": seen, "last_seen": seen,
-        "client_packets": 1, "client_bytes": 40, "server_packets": 1, "server_bytes": 40, "end_reason": "end",
+        "client_packets": 1, "client_bytes": 40, "server_packets": 1, "server_bytes": 40, "answered": True,
+        "address_conflict": False, "end_reason": "end",
         "tcp_window": [100, 200], "direction": [1, -1], "inter_arrival_us": [0, 10], "tcp_flags": [2, 18],
         "payload_length": [0, 0], "first_bytes": None,
     }  # fmt: skip

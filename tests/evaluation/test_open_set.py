@@ -54,7 +54,7 @@ def _flows(devices: DeviceList, *changes: str, listed: DeviceList | None = None)
     for field in schema:
         is_list, is_text = pa.types.is_list(field.type), pa.types.is_string(field.type)
         nothing: object = [0] * 3 if is_list else "-" if is_text else None if field.nullable else 0
-        columns.setdefault(field.name, [nothing] * rows)
+        columns.setdefault(field.name, [False if field.type == pa.bool_() else nothing] * rows)
     table = pa.Table.from_arrays([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
     settings = load_settings([_SMALL], changes)
     return LabelledFlows.of(table, listed or devices, settings.dataset, settings.flow)

@@ -77,6 +77,7 @@ def _table(sites: dict[str, tuple[str, ...]] | None = None) -> pa.Table:
     schema = FLOWS.arrow_schema()
     for field in schema:
         constant: Any = "-" if field.type == pa.string() else _START if field.name == "last_seen" else 0
+        constant = False if field.type == pa.bool_() else constant
         lists = [[0] * len(row["lengths"]) for row in rows]
         of_no_matter = lists if pa.types.is_list(field.type) else [None if field.nullable else constant] * len(rows)
         columns.setdefault(field.name, of_no_matter)

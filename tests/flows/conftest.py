@@ -36,9 +36,10 @@ def random_rows() -> Callable[[int, int, list[str]], list[dict[str, Any]]]:
 
     def make(seed: int, count: int, paths: list[str]) -> list[dict[str, Any]]:
         dice = random.Random(seed)
-        addresses = ["10.0.0.1", "10.0.0.2", "192.168.7.255", "fe80::1", "2001:db8::a:0:0:1"][: dice.choice([2, 3, 5])]
+        addresses = ["10.0.0.1", "10.0.0.2", "192.168.7.255", "fe80::1", "2001:db8::a:0:0:1", "0.0.0.0", "::"]
+        addresses = addresses[: dice.choice([2, 3, 5, 7])]
         pauses = dice.choice([[0, 1, 2], [0, 0, 1, 9, 11], [0, 3, 10, 10.000001, 40], [0, 30, 60, 60.000001, 90]])
-        macs = dice.choice([1, 2, 3])
+        macs = dice.choice([1, 2, 3, 4])
         clock = dict.fromkeys(paths, 0.0)
         rows = []
         for number in range(count):

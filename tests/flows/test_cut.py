@@ -341,6 +341,57 @@ def test_cut__both_devices_of_an_address_are_named(packets_of: Build) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("senders", "owner", "has_conflict"),
+    [
+        ([B, A, A], A, True),  # a packet under another's address comes before the device's own
+        ([A, B, B], B, True),
+        ([A, B], A, True),  # equals: who was first
+        ([B, A], B, True),
+        ([B, None, A], B, True),
+        ([A, A, A], A, False),
+        ([None, A, None], A, False),
+        # more MACs than are counted
+        ([R, A, B, "02:00:00:00:00:01", "02:00:00:00:00:02", A], A, True),
+        (["02:00:00:00:00:01", "02:00:00:00:00:02", A, B, R, R, R], "02:00:00:00:00:01", True),
+    ],
+)
+def test_mac__is_that_of_most_packets_however_the_flow_is_cut(
+    senders: list[str | None], owner: str, has_conflict: bool, packets_of: Build
+) -> None:
+    rows = [ntp(number, number, mac) for number, mac in enumerate(senders)]
+    for runs in ([rows], [[packet] for packet in rows], [rows[::2], rows[1::2]]):
+        (flow,) = through_partials([packets_of(run, PATHS) for run in runs], rule())
+        assert (flow["client_mac"], flow["address_conflict"]) == (owner, has_conflict)
+        assert flow["client_packets"] == len(rows)
+
+
+def test_mac__an_address_of_the_internet_behind_several_routers_is_no_conflict(packets_of: Build) -> None:
+    (flow,) = flows_of([ntp(n, n, A, up=False, remote=[B, R][n % 2]) for n in range(4)], packets_of)
+    assert not flow["address_conflict"]
+
+
+@pytest.mark.parametrize(("address", "everyone"), [("0.0.0.0", "255.255.255.255"), ("::", "ff02::16")])
+def test_key__hosts_without_an_address_are_told_apart_by_their_macs(
+    address: str, everyone: str, packets_of: Build
+) -> None:
+    rows = [
+        ntp(n, n, mac, source_ip=address, destination_ip=everyone, destination_mac="ff:ff:ff:ff:ff:ff")
+        for n, mac in enumerate([A, B, A, None])
+    ]
+    flows = flows_of(rows, packets_of)
+    assert [(flow["client_ip"], flow["client_mac"], flow["client_packets"]) for flow in flows] == [
+        (address, A, 2),
+        (address, B, 1),
+        (address, None, 1),
+    ]
+    # what an address looks like in the key is no address of another host
+    (_, of_b, _), forged = flows, f"0:{B[:2]}{B[3:5]}:{B[6:8]}{B[9:11]}:{B[12:14]}{int(B[15:], 16) + 1:02x}::"
+    both = flows_of([*rows, row(9, 9, source_ip=forged, destination_ip="ff02::16", protocol=17)], packets_of)
+    assert of_b in both
+    assert both[-1]["client_ip"] == str(ip_address(forged))
+
+
 def test_partial__a_device_that_speaks_once_an_hour_is_one_row_whatever_its_routers_do(packets_of: Build) -> None:
     rows = [ntp(n, HOUR * n, A, remote=[B, R][n % 2]) for n in range(100)]
     assert partial_flows(packets_of(rows, PATHS), rule()).num_rows == 1

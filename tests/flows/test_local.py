@@ -76,7 +76,7 @@ def test_from_captures__every_packet_is_in_a_flow_or_counted(tmp_path: Path, ran
 def test_from_captures__date_is_that_of_the_earliest_packet_unless_given(
     tmp_path: Path, random_rows: Any, write_pcap: Any
 ) -> None:
-    row = random_rows(0, 1, ["a.pcap"])[0]
+    row = random_rows(0, 1, ["a.pcap"])[0] | {"source_ip": "10.0.0.1", "destination_ip": "10.0.0.2"}
     times = [datetime(2024, 3, 1, 0, 0, 1, tzinfo=UTC), datetime(2024, 2, 29, 23, 59, 59, 999_999, tzinfo=UTC)]
     write_pcap(tmp_path / "a.pcap", [row | {"timestamp": time, "source_port": time.second} for time in times])
     assert from_captures(tmp_path)["capture_date"].to_pylist() == [date(2024, 2, 29)] * 2

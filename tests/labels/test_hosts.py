@@ -7,21 +7,29 @@ import pyarrow as pa
 
 from iotid.config import load_settings
 from iotid.labels.hosts import GROUP_MAC, NO_HOST, OUTSIDE, UNANSWERED, name_devices
-from iotid.labels.owner import Networks
+from iotid.labels.owner import Networks, Site
 
 DEFAULT = load_settings().census.inside
 CAMERA, GATEWAY = "02:00:00:00:00:0a", "02:00:00:00:00:01"
+
+
+def table(*columns: pa.Array, answered: pa.Array) -> pa.Table:
+    """Flows in which a server with a group's MAC sent nothing."""
+    client_ip, client_mac, server_ip, server_mac = columns
+    sent = [int(mac is None or mac[1] in "02468ace") for mac in server_mac.to_pylist()]
+    names = ["client_ip", "client_mac", "server_ip", "server_mac", "client_packets", "server_packets", "answered"]
+    ones = pa.array([1] * len(sent))
+    return pa.table([client_ip, client_mac, server_ip, server_mac, ones, pa.array(sent), answered], names)
 
 
 def named(
     client: tuple[str, str | None],
     server: tuple[str, str | None],
     inside: tuple[str, ...] = DEFAULT,
-    answered_by: int | None = None,
+    answered: bool = True,
 ) -> tuple[str | None, str | None, str | None]:
     columns = [pa.array([value], pa.string()) for value in (*client, *server)]
-    packets = None if answered_by is None else pa.array([answered_by])
-    device, address, reason = name_devices(*columns, Networks(inside), answered_by=packets)
+    device, address, reason = name_devices(table(*columns, answered=pa.array([answered])), Site(Networks(inside)))
     return device[0].as_py(), address[0].as_py(), reason[0].as_py()
 
 
@@ -61,22 +69,21 @@ STRANGER, OWN, OTHER = ("52.1.2.3", GATEWAY), ("192.168.1.5", CAMERA), ("192.168
 
 
 def test_name_devices__what_a_stranger_sent_belongs_to_a_device_only_where_it_answered() -> None:
-    assert named(STRANGER, OWN, answered_by=0) == (None, None, UNANSWERED)
-    assert named(("52.1.2.3", None), ("192.168.1.5", None), answered_by=0) == (None, None, UNANSWERED)
-    assert named(STRANGER, OWN, answered_by=1) == (CAMERA, "192.168.1.5", None)
-    assert named(STRANGER, OWN) == (CAMERA, "192.168.1.5", None)  # nobody asked
+    assert named(STRANGER, OWN, answered=False) == (None, None, UNANSWERED)
+    assert named(("52.1.2.3", None), ("192.168.1.5", None), answered=False) == (None, None, UNANSWERED)
+    assert named(STRANGER, OWN, answered=True) == (CAMERA, "192.168.1.5", None)
 
 
 def test_name_devices__what_a_device_sent_is_its_own_whether_it_was_answered_or_not() -> None:
     for server in (STRANGER, OTHER, ("192.168.1.255", "ff:ff:ff:ff:ff:ff")):
-        assert named(OWN, server, answered_by=0) == (CAMERA, "192.168.1.5", None)
+        assert named(OWN, server, answered=False) == (CAMERA, "192.168.1.5", None)
 
 
 def test_name_devices__a_flow_of_no_device_keeps_its_reason_where_nobody_answered() -> None:
     everybody = ("192.168.1.255", "ff:ff:ff:ff:ff:ff")
-    assert named(STRANGER, everybody, answered_by=0) == (None, None, GROUP_MAC)
-    assert named(STRANGER, ("198.51.100.7", GATEWAY), answered_by=0) == (None, None, OUTSIDE)
-    assert named(("0.0.0.0", CAMERA), ("224.0.0.1", None), answered_by=0) == (None, None, NO_HOST)
+    assert named(STRANGER, everybody, answered=False) == (None, None, GROUP_MAC)
+    assert named(STRANGER, ("198.51.100.7", GATEWAY), answered=False) == (None, None, OUTSIDE)
+    assert named(("0.0.0.0", CAMERA), ("224.0.0.1", None), answered=False) == (None, None, NO_HOST)
 
 
 def test_name_devices__of_many_rows_each_gets_its_own() -> None:
@@ -84,11 +91,11 @@ def test_name_devices__of_many_rows_each_gets_its_own() -> None:
     ips = np.array(["192.168.1.5", "10.0.0.1", "52.1.2.3", "0.0.0.0", "255.255.255.255", "fe80::5", "2001:db8::1"])
     macs = np.array([CAMERA, GATEWAY, "ff:ff:ff:ff:ff:ff", None])
     columns = [pa.array(rng.choice(values, 300), pa.string()) for values in (ips, macs, ips, macs)]
-    packets = pa.array(rng.integers(0, 2, 300))
-    together = name_devices(*columns, Networks(DEFAULT), answered_by=packets)
-    for row, (client_ip, client_mac, server_ip, server_mac, answered_by) in enumerate(
-        zip(*map(pa.Array.to_pylist, [*columns, packets]), strict=True)
+    answers = pa.array(rng.integers(0, 2, 300).astype(bool))
+    together = name_devices(table(*columns, answered=answers), Site(Networks(DEFAULT)))
+    for row, (client_ip, client_mac, server_ip, server_mac, answered) in enumerate(
+        zip(*map(pa.Array.to_pylist, [*columns, answers]), strict=True)
     ):
-        alone = named((client_ip, client_mac), (server_ip, server_mac), answered_by=answered_by)
+        alone = named((client_ip, client_mac), (server_ip, server_mac), answered=answered)
         assert tuple(column[row].as_py() for column in together) == alone
         assert (alone[0] is None) == (alone[1] is None) == (alone[2] is not None)

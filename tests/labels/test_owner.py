@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from iotid.errors import SettingError
-from iotid.labels.owner import CLIENT, NOBODY, SERVER, Networks, owner_side
+from iotid.labels.owner import CLIENT, NOBODY, SERVER, Networks, Site, owner_side
 
 CAM, ROUTER, GROUP = "02:00:00:00:00:0a", "02:00:00:00:00:01", "01:00:5e:00:00:fb"
 
@@ -24,15 +24,35 @@ def test_owner_side__is_the_client_inside_else_the_server_inside_however_the_col
         ("0.0.0.0", CAM, "255.255.255.255", None, NOBODY),
         ("-", None, "192.168.1.5", None, SERVER),
     ]
-    names = ["client_ip", "client_mac", "server_ip", "server_mac"]
+    names = ["client_ip", "client_mac", "server_ip", "server_mac", "client_packets", "server_packets"]
     columns = [pa.array(column, pa.string()) for column in list(zip(*rows, strict=True))[:4]]
-    plain = pa.table(columns, names)
-    encoded = pa.RecordBatch.from_arrays([column.dictionary_encode() for column in columns], names)
+    packets = [pa.array([int(row[place] != GROUP) for row in rows]) for place in (1, 3)]
+    plain = pa.table([*columns, *packets], names)
+    encoded = pa.RecordBatch.from_arrays([*(column.dictionary_encode() for column in columns), *packets], names)
     chunked = pa.concat_tables([plain.slice(0, 3), plain.slice(3)])
-    everything = Networks(["192.168.0.0/16", "0.0.0.0/8", "255.255.255.255/32"])
+    everything = Site(Networks(["192.168.0.0/16", "0.0.0.0/8", "255.255.255.255/32"]))
     for flows in (plain, encoded, chunked):
         assert owner_side(flows, everything).tolist() == [row[-1] for row in rows]
     assert len(owner_side(plain.slice(0, 0), everything)) == 0
+
+
+@pytest.mark.parametrize(
+    "address", ["100.64.0.9", "203.0.113.9", "2001:db8:7::9", "0.0.0.0", "0.1.2.3", "255.255.255.255", "::", "ff02::1"]
+)
+@pytest.mark.parametrize("mac", [CAM, GROUP])
+def test_owner_side__whoever_sends_and_is_no_router_is_a_device_whatever_its_address(address: str, mac: str) -> None:
+    def side(routers: frozenset[str] | None, packets: tuple[int, int] = (1, 0), turn: bool = False) -> int:
+        ends = [("52.1.2.3", ROUTER, packets[1]), (address, mac, packets[0])]
+        client, server = ends if turn else ends[::-1]
+        names = ["client_ip", "client_mac", "client_packets", "server_ip", "server_mac", "server_packets"]
+        flows = pa.table([[value] for value in (*client, *server)], names)
+        return int(owner_side(flows, Site(Networks(["192.168.0.0/16"]), routers))[0])
+
+    assert side(frozenset({ROUTER})) == CLIENT
+    assert side(frozenset({ROUTER}), (1, 1), turn=True) == SERVER
+    assert side(frozenset({ROUTER}), (0, 1), turn=True) == NOBODY, "it sent nothing"
+    assert side(frozenset({ROUTER, mac})) == NOBODY
+    assert side(None) == NOBODY, "nothing is known of routers"
 
 
 def test_networks__contain_the_addresses_that_ipaddress_says_they_contain() -> None:

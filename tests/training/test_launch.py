@@ -67,6 +67,8 @@ def _flow(number: int) -> dict[str, Any]:
         **ports,
         **zeros,
         **times,
+        "answered": True,
+        "address_conflict": False,
         "client_mac": mac,
         "packet_length": lengths,
         "direction": [1] * len(lengths),

@@ -1,0 +1,114 @@
+"""Which MACs of a night are routers', learned from its flows: theirs stand beside the addresses of everybody else.
+
+A router forwards what hosts of the site ask of others: it answers from outside addresses flows that an address inside
+opened. Strangers cannot make a device look so, for they do not choose whom it asks. What sends from many networks is a
+router's, too. Where nobody inside opened a flow, a router is what stands beside an outside address in flows with
+somebody inside; and where nobody is inside at all, of those that are asked the one with the most networks.
+
+Shape suffixes: N flows, M MACs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from iotid.labels.owner import is_host, is_shown, parse_addresses, sent_by
+from iotid.shuffle import numbered, numbers, spark_schema
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from iotid.labels.owner import Networks
+
+MOST_NETWORKS = 8  # /24 of IPv4 and /64 of IPv6 from which a device sends that are not the site's
+_COLUMNS = ("client_ip", "client_mac", "client_packets", "server_ip", "server_mac", "server_packets")
+_FACTS = ("routes", "meets", "asked")
+ENDS = pa.schema([("mac", pa.string()), ("network", pa.int64()), *((fact, pa.bool_()) for fact in _FACTS)])
+
+
+class FlowFile(Protocol):
+    """Flows that are read batch by batch; `flows.NightFile` is one."""
+
+    def read(self, columns: Iterable[str]) -> Iterator[pa.RecordBatch]: ...
+
+
+def find_routers(files: Sequence[FlowFile], inside: Networks, spark: SparkSession | None = None) -> frozenset[str]:
+    """The routers in the flows of these files; with ``spark``, its workers read them."""
+    if spark is None:
+        return routers_of(pa.concat_tables([ENDS.empty_table(), *(_ends_of(file, inside) for file in files)]))
+    look = partial(_look, files=files, inside=inside)
+    return routers_of(numbered(spark, range(len(files))).mapInArrow(look, spark_schema(ENDS)).toArrow().cast(ENDS))
+
+
+def outside_ends(flows: pa.Table | pa.RecordBatch, inside: Networks) -> pa.Table:
+    """The distinct ENDS of flows whose address is outside, and that sent from there.
+
+    routes: it answered an address inside, at another MAC; meets: the other end is inside; asked: it answered another
+    MAC.
+    """
+    host_N, inside_N, sent_N, shown_N = {}, {}, {}, {}
+    for end in ("client", "server"):
+        ip = flows.column(f"{end}_ip")
+        host_N[end], inside_N[end], sent_N[end] = is_host(ip), inside.contain(ip), sent_by(flows, end)
+        shown_N[end] = is_shown(flows.column(f"{end}_mac"))
+    macs = pc.fill_null(_text(flows.column("client_mac")), ""), pc.fill_null(_text(flows.column("server_mac")), "")
+    is_other_N = pc.not_equal(*macs).to_numpy(zero_copy_only=False)
+    tables = []
+    for end, other in (("client", "server"), ("server", "client")):
+        at_N = np.flatnonzero(host_N[end] & ~inside_N[end] & sent_N[end] & shown_N[end])
+        meets_N = (host_N[other] & inside_N[other])[at_N]
+        asked_N = is_other_N[at_N] if end == "server" else np.zeros(len(at_N), bool)
+        ip, mac = (_text(flows.column(f"{end}_{name}")).take(pa.array(at_N)) for name in ("ip", "mac"))
+        columns = [mac, pa.array(_networks(ip)), *map(pa.array, (meets_N & asked_N, meets_N, asked_N))]
+        tables.append(pa.Table.from_arrays(columns, schema=ENDS))
+    grouped = pa.concat_tables(tables).group_by(["mac", "network"], use_threads=False)
+    summed = grouped.aggregate([(fact, "max") for fact in _FACTS])
+    return summed.rename_columns({f"{fact}_max": fact for fact in _FACTS}).select(ENDS.names).cast(ENDS)
+
+
+def routers_of(ends: pa.Table) -> frozenset[str]:
+    """The routers among the M MACs of ENDS."""
+    facts = [(fact, "max") for fact in _FACTS]
+    by_mac = ends.group_by("mac", use_threads=False).aggregate([("network", "count_distinct"), *facts])
+    networks_M, routes_M, meets_M, asked_M = (
+        by_mac[name].to_numpy() for name in ("network_count_distinct", *(f"{fact}_max" for fact in _FACTS))
+    )
+    routers_M = routes_M if routes_M.any() else meets_M
+    if not routers_M.any():
+        routers_M = asked_M & (networks_M == networks_M[asked_M].max(initial=0))
+    return frozenset(by_mac["mac"].filter(pa.array(routers_M | (networks_M > MOST_NETWORKS))).to_pylist())
+
+
+def _look(tasks: Iterable[pa.RecordBatch], files: Sequence[FlowFile], inside: Networks) -> Iterator[pa.RecordBatch]:
+    for number in numbers(tasks):
+        yield from _ends_of(files[number], inside).to_batches()
+
+
+def _ends_of(file: FlowFile, inside: Networks) -> pa.Table:
+    """ENDS of a file: of each MAC and facts the lowest networks, one more than a device has, so that few rows leave."""
+    found = [ENDS.empty_table(), *(outside_ends(batch, inside) for batch in file.read(_COLUMNS))]
+    distinct = pa.concat_tables(found).group_by(ENDS.names, use_threads=False).aggregate([])
+    rows = distinct.sort_by([(name, "ascending") for name in ("mac", *_FACTS, "network")])
+    kinds = pc.binary_join_element_wise(rows["mac"], *(rows[fact].cast(pa.string()) for fact in _FACTS), " ")
+    _, first_K, kind_R = np.unique(kinds.to_numpy(), return_index=True, return_inverse=True)
+    return rows.filter(pa.array(np.arange(len(rows)) - first_K[kind_R] <= MOST_NETWORKS)).cast(ENDS)
+
+
+def _text(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    text = column.cast(pa.string())
+    return text.combine_chunks() if isinstance(text, pa.ChunkedArray) else text
+
+
+def _networks(ip: pa.Array) -> NDArray[np.int64]:
+    """(N,): numbers of the addresses' /24 or /64; a collision of the two families would need an address in ::/8."""
+    encoded = ip.dictionary_encode()
+    version_D, value_D2 = parse_addresses(encoded.dictionary.to_pylist())
+    network_D = np.where(version_D == 6, value_D2[:, 0], value_D2[:, 1] >> np.uint64(8)).view(np.int64)
+    return network_D[encoded.indices.to_numpy()]
