@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from iotid.storage import Partition
 
 MAX_ADDRESSES = 16  # listed per device; a router that answers for a subnet has one for each of its hosts
+NEAR_DAYS = 31  # one packet with a date of another century must not say when a device was seen
+_DAY_US = 86_400_000_000
 _UNSPECIFIED = ("0.0.0.0", "::")  # what a host sends from that has no address yet
 _OTHER_PROTOCOL = "other_protocol"
 _TRAFFIC = ("device_id", "bytes", "first_seen", "last_seen", "addresses")
@@ -84,13 +86,17 @@ def ship_model(spark: SparkSession, folder: Path) -> tuple[ShippedModel, Encodin
 @dataclass(frozen=True)
 class Scored:
     """A night's devices, in order, with the columns of IDENTIFIED, of their traffic and their group; the groups
-    (GROUPS) of this night and of those before; and what became of every flow."""
+    (GROUPS) of this night and of those before; and what became of every flow.
+
+    ``flows_of_other_dates``: of all those, flows that begin or end NEAR_DAYS or more from the night.
+    """
 
     devices: pa.Table
     groups: pa.Table
     flows_of_devices: int
     flows_of_other_protocols: int
     flows_without_device: dict[str, int]
+    flows_of_other_dates: int = 0
 
     @property
     def flows(self) -> int:
@@ -116,11 +122,12 @@ def score_night(
     inside = Networks(settings.inside)
     site = Site(inside, find_routers(night_files([night]), inside, spark))
     named = _with_outcome(read_flows(spark, [night]), encoding.protocols, site)
+    middle = named.agg(F.percentile_approx(F.unix_micros("first_seen"), 0.5)).toArrow()[0][0].as_py() or 0
     columns = list(dict.fromkeys(encoding.columns))  # two characteristics may be read from one column
-    pairs = _pairs(named, columns).persist()
+    pairs = _pairs(named, columns, middle).persist()
     try:
         votes = _identified(pairs, model, encoding, columns, settings).sort_by("device_id")
-        outcomes = _traffic(pairs).toArrow()
+        outcomes = _traffic(pairs, middle).toArrow()
     finally:
         pairs.unpersist()
     is_device = pc.is_valid(outcomes["device_id"])
@@ -139,7 +146,8 @@ def score_night(
         devices = devices.append_column(schema.field(name), traffic[name].cast(schema.field(name).type))
     of_others = without.pop(_OTHER_PROTOCOL, 0)
     devices, groups = _grouped(devices, named, groups, settings.likeness)
-    return Scored(devices, groups, pc.sum(votes["flows"]).as_py() or 0, of_others, without)
+    of_other_dates = pc.sum(outcomes["far"]).as_py() or 0
+    return Scored(devices, groups, pc.sum(votes["flows"]).as_py() or 0, of_others, without, of_other_dates)
 
 
 def _grouped(devices: pa.Table, named: DataFrame, groups: pa.Table, likeness: float) -> tuple[pa.Table, pa.Table]:
@@ -200,8 +208,15 @@ def _with_outcome(flows: DataFrame, protocols: Sequence[int], site: Site) -> Dat
     )
 
 
-def _pairs(named: DataFrame, columns: Sequence[str]) -> DataFrame:
-    """Flows, bytes, times and addresses of each device and distinct flow; of flows of no device by outcome alone."""
+def _pairs(named: DataFrame, columns: Sequence[str], middle_us: int) -> DataFrame:
+    """Flows, bytes, times and addresses of each device and distinct flow; of flows of no device by outcome alone.
+
+    ``middle_us``: median time of the night's flows; times NEAR_DAYS or more from it are in no near_first and near_last.
+    """
+
+    def is_near(name: str) -> Column:
+        return F.abs(F.unix_micros(F.col(name)) - middle_us) < NEAR_DAYS * _DAY_US
+
     is_device = F.col("device_id").isNotNull()
     shown = [F.when(is_device, F.col(name)).alias(name) for name in columns]
     return named.groupBy("device_id", "outcome", *shown).agg(
@@ -209,20 +224,29 @@ def _pairs(named: DataFrame, columns: Sequence[str]) -> DataFrame:
         F.sum(F.col("client_bytes") + F.col("server_bytes")).alias("bytes"),
         F.min("first_seen").alias("first_seen"),
         F.max("last_seen").alias("last_seen"),
+        F.min(F.when(is_near("first_seen"), F.col("first_seen"))).alias("near_first"),
+        F.max(F.when(is_near("last_seen"), F.col("last_seen"))).alias("near_last"),
+        F.count_if(~(is_near("first_seen") & is_near("last_seen"))).alias("far"),
         F.sum(F.unix_micros(F.col("last_seen")) - F.unix_micros(F.col("first_seen"))).alias("open_us"),
         F.collect_set("address").alias("addresses"),
     )
 
 
-def _traffic(pairs: DataFrame) -> DataFrame:
-    """The same of each device, and of each outcome of flows that have none."""
+def _traffic(pairs: DataFrame, middle_us: int) -> DataFrame:
+    """The same of each device, and of each outcome of flows that have none. What has no near time has the nearest."""
+    earliest, latest = (F.timestamp_micros(F.lit(middle_us + sign * NEAR_DAYS * _DAY_US)) for sign in (-1, 1))
+
+    def nearest(time: Column) -> Column:
+        return F.least(F.greatest(time, earliest), latest)
+
     seen = F.array_except(F.flatten(F.collect_list("addresses")), F.array(*map(F.lit, _UNSPECIFIED)))
     addresses = F.slice(F.sort_array(seen), 1, MAX_ADDRESSES)
     return pairs.groupBy("device_id", "outcome").agg(
         F.sum("flows").alias("flows"),
         F.sum("bytes").alias("bytes"),
-        F.min("first_seen").alias("first_seen"),
-        F.max("last_seen").alias("last_seen"),
+        F.coalesce(F.min("near_first"), nearest(F.min("first_seen"))).alias("first_seen"),
+        F.coalesce(F.max("near_last"), nearest(F.max("last_seen"))).alias("last_seen"),
+        F.sum("far").alias("far"),
         addresses.alias("addresses"),
     )
 

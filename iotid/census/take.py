@@ -239,4 +239,5 @@ def _counts(census: pa.Table, scored: Scored) -> dict[str, Any]:
         "flows_of_devices": scored.flows_of_devices,
         "flows_of_other_protocols": scored.flows_of_other_protocols,
         "flows_without_device": scored.flows_without_device,
+        "flows_of_other_dates": scored.flows_of_other_dates,
     }

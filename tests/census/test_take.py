@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,6 +130,25 @@ def test_take_census__names_devices_accounts_for_every_flow_and_writes_table_pag
     assert site.spark.read.parquet(census.uri).count() == 5
     assert A in Path(census.uri, "_census.html").read_text(encoding="utf-8")
     assert len(Path(census.uri, "_census.csv").read_text(encoding="utf-8").splitlines()) == 1 + 5
+
+
+def test_take_census__packets_of_other_centuries_are_counted_and_date_nothing(site: Site) -> None:
+    make, far = site.make, datetime(2105, 1, 1, tzinfo=UTC)
+    odd = make("camera", IPS[A], A) | {"last_seen": far}
+    site.night(
+        1, *[make("camera", IPS[A], A)] * 3, odd, make("plug", IPS[B], B) | {"first_seen": far, "last_seen": far}
+    )
+    census = site.census(1)
+    rows = {row["device_id"]: row for row in stored(census).to_pylist()}
+    assert rows[A]["last_seen"].year == 2026
+    assert rows[B]["last_seen"] < datetime(2026, 3, 15, tzinfo=UTC)
+    assert rows[B]["first_seen"] == rows[B]["last_seen"]
+    assert census.metadata["flows_of_other_dates"] == 2
+    # and the memory for who is away goes by the other times
+    site.devices(2, b="plug")
+    site.devices(3, b="plug")
+    assert site.changes(2) == {A: "gone", B: "same"}
+    assert site.changes(3, remember_days=20) == {A: "away", B: "same"}
 
 
 def test_take_census__asks_the_device_model_of_each_devices_whole_set(site: Site) -> None:
