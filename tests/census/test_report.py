@@ -133,11 +133,23 @@ def test_page__tells_version_date_comparison_and_every_packet_and_flow() -> None
 def test_page__tells_that_identifiers_are_pseudonyms_and_why_nights_are_not_compared() -> None:
     apart = {"capture_date": "2026-01-09", "how": "not joinable"}
     told = text_of(page_of(census_of([{}]), facts(compared_with=apart, key_fingerprint="00ff00ff00ff")))
-    assert "are pseudonyms (key 00ff00ff00ff)" in told
+    assert "are pseudonyms (key 00ff00ff00ff), and numbers of a row are those of all addresses with the" in told
+    assert "rounded down: counts to powers of ten, times to days" in told
     assert "Not compared with the census of 2026-01-09, whose identifiers were not made with this key" in told
     told = text_of(page_of(census_of([{}]), facts(compared_with=apart)))
     assert "whose identifiers are pseudonyms: every device is there for the first time" in told
     assert "(key" not in told
+    assert "powers of ten" not in told
+
+
+def test_page__shows_days_where_times_are_rounded_to_days() -> None:
+    day = datetime(2026, 1, 10, tzinfo=UTC)
+    gone = census_of([{"change": "gone", "first_seen": day, "last_seen": day}])
+    assert "last seen 2026-01-10 00:00" in text_of(page_of(gone, facts()))
+    told = page_of(gone, facts(key_fingerprint="00ff00ff00ff"))
+    assert "last seen 2026-01-10" in text_of(told)
+    assert "2026-01-10 00:00" not in text_of(told)
+    assert "toISOString().slice(0, 10)" in told
 
 
 def test_page__sections_list_what_to_look_at_and_count_all_of_it() -> None:
