@@ -195,8 +195,8 @@ UNKNOWN_GROUPS = pa.Table.from_pylist(
 def grouped(site: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
     """A site whose unknown devices are of one group: of the first that the night before had, else of a new one."""
 
-    def score(date: str, model: Any, encoding: Any, settings: Any, groups: pa.Table) -> Scored:
-        scored, groups = site._score(date, model, encoding, settings, groups), groups if len(groups) else UNKNOWN_GROUPS
+    def score(*given: Any) -> Scored:
+        scored, groups = site._score(*given), given[-1] if len(given[-1]) else UNKNOWN_GROUPS
         named = pc.if_else(pc.equal(scored.devices["status"], "unknown"), groups["group"][0], scored.devices["group"])
         place = scored.devices.column_names.index("group")
         return replace(scored, devices=scored.devices.set_column(place, "group", named), groups=groups)
