@@ -21,7 +21,7 @@ UNIT := "not spark and not ddp and not dags" --ignore=tests/dags --ignore=tests/
 PYTHONS ?= 3.11 3.12 3.13
 NIGHTS ?= 10
 
-.PHONY: help setup airflow-setup peers-setup petastorm-setup lock test-pythons test-wheel demo run reproduce test test-unit test-conformance test-spark test-ddp test-dags test-scheduler check audit format wheel clean bench-households bench-census bench-census-hits bench-linkage bench-capture bench-ingest bench-train bench-predict bench-choices results results-quick drill-kill drill-nights drill-cluster drill-households fuzz airflow cluster cluster-stop
+.PHONY: help setup airflow-setup peers-setup petastorm-setup audit-setup lock test-pythons test-wheel demo run reproduce test test-unit test-conformance test-spark test-ddp test-dags test-scheduler check audit format wheel clean bench-households bench-census bench-census-hits bench-linkage bench-capture bench-ingest bench-train bench-predict bench-choices results results-quick drill-kill drill-nights drill-cluster drill-households fuzz airflow cluster cluster-stop
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -41,6 +41,10 @@ peers-setup: .venv-peers/.ready ## the programs that iotid is compared with, fro
 petastorm-setup: .venv-petastorm/.ready ## Petastorm on its authors' packages, from requirements-petastorm.lock (once)
 .venv-petastorm/.ready: requirements-petastorm.lock setup.sh
 	@./setup.sh petastorm
+
+audit-setup: .venv-audit/.ready ## what asks the advisory database, from requirements-audit.lock (once)
+.venv-audit/.ready: requirements-audit.lock setup.sh
+	@./setup.sh audit
 
 lock: ## make every lock again: make lock [UPGRADE=1, to take newer versions]
 	@UPGRADE=$(UPGRADE) ./setup.sh lock
@@ -90,8 +94,8 @@ check: setup ## formatter, linter, types
 	@.venv/bin/ruff check .
 	@.venv/bin/mypy
 
-audit: setup ## ask the advisory database about the locks (needs the network)
-	@for lock in requirements.lock requirements-dev.lock requirements-airflow.lock; do .venv/bin/uv tool run pip-audit --requirement $$lock --no-deps --disable-pip --strict || exit; done
+audit: audit-setup ## ask the advisory database about the locks (needs the network)
+	@for lock in requirements.lock requirements-dev.lock requirements-airflow.lock requirements-audit.lock; do .venv-audit/bin/pip-audit --requirement $$lock --no-deps --disable-pip --strict || exit; done
 
 format: setup ## let the formatter and the linter mend what they can
 	@.venv/bin/ruff format .
