@@ -21,7 +21,7 @@ UNIT := "not spark and not ddp and not dags" --ignore=tests/dags --ignore=tests/
 PYTHONS ?= 3.11 3.12 3.13
 NIGHTS ?= 10
 
-.PHONY: help setup airflow-setup peers-setup petastorm-setup lock test-pythons test-wheel demo run reproduce test test-unit test-conformance test-spark test-ddp test-dags test-scheduler check audit format wheel clean bench-households bench-census bench-census-hits bench-capture bench-ingest bench-train bench-predict bench-choices results results-quick drill-kill drill-nights drill-cluster drill-households fuzz airflow cluster cluster-stop
+.PHONY: help setup airflow-setup peers-setup petastorm-setup audit-setup lock test-pythons test-wheel demo run reproduce test test-unit test-conformance test-spark test-ddp test-dags test-scheduler check audit format wheel clean bench-households bench-census bench-census-hits bench-linkage bench-capture bench-ingest bench-train bench-predict bench-choices results results-quick drill-kill drill-nights drill-cluster drill-households fuzz airflow cluster cluster-stop
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -41,6 +41,10 @@ peers-setup: .venv-peers/.ready ## the programs that iotid is compared with, fro
 petastorm-setup: .venv-petastorm/.ready ## Petastorm on its authors' packages, from requirements-petastorm.lock (once)
 .venv-petastorm/.ready: requirements-petastorm.lock setup.sh
 	@./setup.sh petastorm
+
+audit-setup: .venv-audit/.ready ## what asks the advisory database, from requirements-audit.lock (once)
+.venv-audit/.ready: requirements-audit.lock setup.sh
+	@./setup.sh audit
 
 lock: ## make every lock again: make lock [UPGRADE=1, to take newer versions]
 	@UPGRADE=$(UPGRADE) ./setup.sh lock
@@ -90,8 +94,8 @@ check: setup ## formatter, linter, types
 	@.venv/bin/ruff check .
 	@.venv/bin/mypy
 
-audit: setup ## ask the advisory database about the locks (needs the network)
-	@for lock in requirements.lock requirements-dev.lock requirements-airflow.lock; do .venv/bin/uv tool run pip-audit --requirement $$lock --no-deps --disable-pip --strict || exit; done
+audit: audit-setup ## ask the advisory database about the locks (needs the network)
+	@for lock in requirements.lock requirements-dev.lock requirements-airflow.lock requirements-audit.lock; do .venv-audit/bin/pip-audit --requirement $$lock --no-deps --disable-pip --strict || exit; done
 
 format: setup ## let the formatter and the linter mend what they can
 	@.venv/bin/ruff format .
@@ -145,6 +149,9 @@ bench-census: setup ## a census of a million flows of 20,000 devices beside scor
 bench-households: setup ## what is found behind an address, beside baselines: make bench-households CAPTURES=DIR LABELS=FILE [OTHERS="--others DIR FILE [section.key=value …] …"], half an hour; ends with one line of JSON
 	@test -n "$(CAPTURES)" -a -n "$(LABELS)" || { echo 'usage: make bench-households CAPTURES=DIR LABELS=FILE [OTHERS="--others DIR FILE …"] [FOLDS=5] [FIRST=N: only the first N trainings] [TIMES=200] [SEED=7] [SET="capture.key=value …"]' >&2; exit 2; }
 	@$(PY) tests/bench/households.py --captures "$(CAPTURES)" --labels "$(LABELS)" $(OTHERS) $(if $(FOLDS),--folds $(FOLDS)) $(if $(FIRST),--only-first $(FIRST)) $(if $(TIMES),--times $(TIMES)) $(if $(SEED),--seed $(SEED)) $(foreach s,$(SET),--set "$(s)")
+
+bench-linkage: setup ## how many pseudonyms of a census a clear one of the same night tells: make bench-linkage [CENSUS=FOLDER, else made-up devices]; ends with one line of JSON
+	@$(PY) tests/bench/linkage.py $(if $(CENSUS),--census "$(CENSUS)")
 
 bench-census-hits: setup ## a run's census against its device list: make bench-census-hits LABELS=… SITE=… DATE=… [ROOT=…]
 	@$(PY) tests/bench/census_hits.py "$(abspath $(ROOT))" "$(SITE)" "$(DATE)" "$(LABELS)"

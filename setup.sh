@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# setup.sh [main|airflow|peers|petastorm|python VERSION|lock|constraints]: makes an environment from its lock, the locks
-# themselves, or the constraints of a wheel. Make calls it; a second call has nothing to do. PYTHON=PROGRAM chooses the
-# interpreter.
+# setup.sh [main|airflow|peers|petastorm|audit|python VERSION|lock|constraints]: makes an environment from its lock, the
+# locks themselves, or the constraints of a wheel. Make calls it; a second call has nothing to do. PYTHON=PROGRAM chooses
+# the interpreter.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -130,8 +130,10 @@ make_venv() { # make_venv FOLDER VERSIONS: an empty virtual environment, of the 
   "$UV" venv --quiet --clear --python "$python" "$1"
 }
 
+# what has no wheel (pyspark, Airflow's pyspark-client) is built by the setuptools of the lock, checked as all else
+readonly BUILD=(--build-constraints requirements.lock --require-build-hashes --preview-features build-dependency-hashes)
 install() { # install FOLDER < LOCK: what the lock says, each file checked against its hash
-  "$UV" pip install --quiet --python "$1/bin/python" --require-hashes --compile-bytecode -r -
+  "$UV" pip install --quiet --python "$1/bin/python" --require-hashes "${BUILD[@]}" --compile-bytecode -r -
 }
 
 # --- Java -------------------------------------------------------------------------------------------------------------
@@ -238,7 +240,7 @@ compile_lock() { # compile_lock LOCK VERSION ARGUMENT…: versions and hashes fo
   local lock=$1 version=$2
   shift 2
   echo "lock: $lock"
-  "$UV" pip compile --quiet --universal --generate-hashes --no-annotate --no-header --python-version "$version" \
+  "$UV" pip compile --quiet --universal --generate-hashes --no-annotate --no-header --python-version "$version" "${BUILD[@]}" \
     ${UPGRADE:+--upgrade} --output-file "$lock" "$@"
 }
 
@@ -257,11 +259,12 @@ make_locks() { # UPGRADE=1 takes newer versions
   compile_lock requirements-airflow.lock 3.11 --group airflow
   compile_lock requirements-peers.lock 3.11 --group peers
   compile_lock requirements-petastorm.lock 3.11 --group petastorm
+  compile_lock requirements-audit.lock 3.11 --group audit
   for version in $PYTHONS; do
     for platform in x86_64-manylinux_2_28 aarch64-manylinux_2_28 aarch64-apple-darwin; do
       echo "lock: files of both main locks for CPython $version on $platform"
       cat requirements.lock requirements-dev.lock | MACOSX_DEPLOYMENT_TARGET=14.0 "$UV" pip install --quiet --dry-run --target .venv-uv/none \
-        --python-version "$version" --python-platform "$platform" --only-binary :all: --no-binary pyspark --require-hashes -r -
+        --python-version "$version" --python-platform "$platform" --only-binary :all: --no-binary pyspark --require-hashes "${BUILD[@]}" -r -
     done
   done
 }
@@ -279,8 +282,9 @@ case "${1:-main}" in
     fi
     touch .venv-petastorm/.ready
     ;;
+  audit) make_other audit "$PYTHONS"; touch .venv-audit/.ready ;;
   python) make_for_python "$2" ;;
   lock) make_locks ;;
   constraints) constraints ;;
-  *) stop "unknown environment '$1': main, airflow, peers, petastorm, python, lock or constraints" ;;
+  *) stop "unknown environment '$1': main, airflow, peers, petastorm, audit, python, lock or constraints" ;;
 esac

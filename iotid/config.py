@@ -58,6 +58,11 @@ def _word(given: Any) -> Any:
     return words.get(given.lower(), given) if isinstance(given, str) else given
 
 
+def _pseudonyms(given: Any) -> Any:
+    word = _word(given)
+    return ("off", "opaque")[word] if isinstance(word, bool) else given
+
+
 def composed(text: str) -> str:
     """Text whose letters are composed (Unicode's NFC), so that names are equal that look equal."""
     return unicodedata.normalize("NFC", text)
@@ -105,6 +110,7 @@ COMPARED = ("random_flow", "random_unique", "by_capture", "by_time", "capture_fo
 """Protocols of ``iotid compare``, beside ``site:NAME``."""
 _Location = Annotated[str, AfterValidator(_without_password)]
 _Switch = Annotated[bool, BeforeValidator(_word)]
+_Pseudonyms = Literal["off", "opaque", "prefixes"]
 _Name = Annotated[str, AfterValidator(composed), Field(min_length=1)]  # of labels, vendors, types
 _Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # what NumPy's and scikit-learn's generators take
 # the names of the registries in dataset/characteristics and baselines, which tests compare with these
@@ -244,7 +250,9 @@ class Census(_Section):
     remember_days: int = Field(ge=1)
     inside: tuple[Annotated[str, AfterValidator(_network)], ...] = Field(min_length=1)
     # these two are never dumped, hence in no hash: they change what devices are called, not what is said of them
-    pseudonyms: _Switch = Field(exclude=True)
+    pseudonyms: Annotated[
+        _Pseudonyms, BeforeValidator(_pseudonyms, json_schema_input_type=bool | Literal["on", _Pseudonyms])
+    ] = Field(exclude=True)
     key_file: str | None = Field(exclude=True)
 
 

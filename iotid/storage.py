@@ -60,7 +60,10 @@ class Staged:
         self.write_text(name, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
     def write_text(self, name: str, text: str) -> None:
-        _write_text(self.filesystem, f"{self.path}/{name}", text)
+        self.write_bytes(name, text.encode())
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        _write_bytes(self.filesystem, f"{self.path}/{name}", content)
 
     def add_folder(self, folder: str | Path) -> None:
         """Copy the files of a folder of this machine into the partition."""
@@ -108,8 +111,11 @@ class Store:
         return Partition(f"{self.root}/{place}", dict(keys), metadata)
 
     def read_json(self, partition: Partition, name: str) -> Any:
+        return json.loads(self.read_bytes(partition, name))
+
+    def read_bytes(self, partition: Partition, name: str) -> bytes:
         with self._fs.open_input_file(f"{self._base}{partition.uri.removeprefix(self.root)}/{name}") as file:
-            return json.loads(file.read())
+            return bytes(file.read())
 
     def partitions(self, table: str) -> list[dict[str, str]]:
         """Keys of every whole partition of the table, sorted."""
@@ -246,7 +252,7 @@ class _Pointed:
     def commit(self, relative: str, place: str) -> None:
         """Make a partition that has its marker the one that counts."""
         before, version = self.find(relative), place.rpartition("/")[2]
-        _write_text(self._fs, f"{self._base}/{relative}/{MARKER}", version)
+        _write_bytes(self._fs, f"{self._base}/{relative}/{MARKER}", version.encode())
         abandoned = f"{_VERSION}{datetime.now(UTC) - _ABANDONED:%Y%m%dT%H%M%S}"
         for name in _folders(self._fs, f"{self._base}/{relative}"):
             if name != version and (f"{relative}/{name}" == before or _VERSION <= name < abandoned):
@@ -396,9 +402,9 @@ def rows_promised(filesystem: fs.FileSystem, folder: str) -> int:
     return sum(pq.read_metadata(path, filesystem=filesystem).num_rows for path in paths)
 
 
-def _write_text(filesystem: fs.FileSystem, path: str, text: str) -> None:
+def _write_bytes(filesystem: fs.FileSystem, path: str, content: bytes) -> None:
     with filesystem.open_output_stream(path) as file:
-        file.write(text.encode())
+        file.write(content)
 
 
 def _folders(filesystem: fs.FileSystem, path: str) -> list[str]:

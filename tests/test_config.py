@@ -161,7 +161,22 @@ def test_settings__names_that_are_taken_are_those_of_the_registries() -> None:
 
 @pytest.mark.parametrize(("given", "value"), [("on", True), ("Off", False), ("yes", True), ("true", True)])
 def test_settings__switches_take_the_words_for_true_and_false(given: str, value: bool) -> None:
-    assert load_settings([], [f"census.pseudonyms={given}"]).census.pseudonyms is value
+    assert load_settings([], [f"capture.strict={given}"]).capture.strict is value
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [("on", "opaque"), ("yes", "opaque"), ("true", "opaque"), ("opaque", "opaque"), ("prefixes", "prefixes"),
+     ("off", "off"), ("No", "off"), ("false", "off")],
+)  # fmt: skip
+def test_settings__pseudonyms_that_are_switched_on_are_the_safer_ones(given: str, value: str) -> None:
+    assert load_settings([], [f"census.pseudonyms={given}"]).census.pseudonyms == value
+
+
+@pytest.mark.parametrize("given", ["1", "prefix", "[on]", "null"])
+def test_settings__other_pseudonyms_are_refused(given: str) -> None:
+    with pytest.raises(SettingError, match=r"census\.pseudonyms: Input should be 'off', 'opaque' or 'prefixes', got"):
+        load_settings([], [f"census.pseudonyms={given}"])
 
 
 def test_settings__names_are_taken_with_composed_letters() -> None:
@@ -291,7 +306,7 @@ def test_settings__relative_root_becomes_absolute_and_uris_stay() -> None:
 
 def test_settings_hash__says_nothing_of_keys_and_pseudonyms_only_of_what_devices_are_taken_for() -> None:
     other = load_settings([], ["census.pseudonyms=on", "census.key_file=/secret"])
-    assert (other.census.pseudonyms, other.census.key_file) == (True, "/secret")
+    assert (other.census.pseudonyms, other.census.key_file) == ("opaque", "/secret")
     assert settings_hash(other.census) == settings_hash(load_settings().census)
     assert "secret" not in other.model_dump_json()
 

@@ -72,6 +72,38 @@ def test_lock__every_entry_has_one_version_and_hashes(lock: Path) -> None:
         assert "--hash=sha256:" in entry, entry.splitlines()[0]
 
 
+# what is installed without a hash: iotid itself, from this folder; and torch's CPU build, whose files are no lock's
+UNHASHED = {"--no-deps --no-build-isolation -e .", '"torch==$version"'}
+
+
+@pytest.mark.parametrize("script", ["setup.sh", "Makefile", ".ci/run"])
+def test_setup__fetches_nothing_without_a_hash(script: str) -> None:
+    text = (ROOT / script).read_text(encoding="utf-8").replace("\\\n", " ")
+    asked = re.compile('(UV"|-m) pip install|\\buv pip|tool (run|install)|uvx|pipx')
+    fetching = [line.strip() for line in text.splitlines() if asked.search(line)]
+    unhashed = [line for line in fetching if "--require-hashes" not in line]
+    assert [line for line in unhashed if not any(known in line for known in UNHASHED)] == []
+    assert len(fetching) > 3 or script != "setup.sh"
+
+
+def test_setup__what_is_built_from_source_is_built_by_hashed_packages_of_the_lock() -> None:
+    text = (ROOT / "setup.sh").read_text(encoding="utf-8").replace("\\\n", " ")
+    assert "BUILD=(--build-constraints requirements.lock --require-build-hashes " in text
+    uses_lock = [line for line in text.splitlines() if '"$UV" pip' in line and "-hashes" in line]
+    assert len(uses_lock) == 3
+    assert all('"${BUILD[@]}"' in line for line in uses_lock)
+    assert re.search(r"^setuptools==\S+ \\\n    --hash=sha256:", (ROOT / "requirements.lock").read_text("utf-8"), re.M)
+
+
+def test_audit__asks_by_a_program_of_its_own_lock_about_the_locks_that_run() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (line,) = (line for line in makefile.splitlines() if "pip-audit --requirement" in line)
+    assert ".venv-audit/bin/pip-audit" in line
+    for lock in ("requirements.lock", "requirements-dev.lock", "requirements-airflow.lock", "requirements-audit.lock"):
+        assert f" {lock}" in line
+    assert re.search(r"^pip-audit==", (ROOT / "requirements-audit.lock").read_text("utf-8"), re.M)
+
+
 def test_locks__runtime_carries_no_development_package_and_holds_all_that_is_declared() -> None:
     def names(lock: str) -> set[str]:
         return {_name(line) for line in (ROOT / lock).read_text(encoding="utf-8").splitlines() if line[0].isalnum()}

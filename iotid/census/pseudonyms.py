@@ -1,12 +1,15 @@
 """Keyed pseudonyms for MACs and addresses: the same key gives the same ones every night, no other key does.
 
-An address keeps what it has in common with others: two that share their first k bits have pseudonyms that share
-exactly their first k bits (Crypto-PAn: J. Xu, J. Fan, M. Ammar, S. Moon, Prefix-Preserving IP Address Anonymization,
-ICNP 2002), so that subnets can still be told apart. A MAC becomes a MAC that nobody was given: 46 bits of an
-HMAC-SHA256, and the bits of a locally administered unicast one.
+A MAC becomes a MAC that nobody was given: 46 bits of an HMAC-SHA256, and the bits of a locally administered unicast
+one. An address becomes, in the same way, a network of unique local addresses (RFC 4193), each independently; or, where
+prefixes are kept, one that has with others what they have in common: two that share their first k bits have pseudonyms
+that share exactly their first k bits (Crypto-PAn: J. Xu, J. Fan, M. Ammar, S. Moon, Prefix-Preserving IP Address
+Anonymization, ICNP 2002), so that subnets can still be told apart.
 
-Subnets are all that shall be seen, and are seen: who knows which device bears one pseudonym knows how many bits of its
-address any other one shares with it. IPv6 addresses made from MACs (EUI-64) share more bits where the vendor is one.
+Kept prefixes are a weaker promise. Whoever knows which address bears one pseudonym knows how many first bits of it any
+other one shares; whoever can send from addresses of the site learns as many pairs as they choose, and with 254 of a /24
+knows the last address and the prefix (T. Brekne, A. Årnes, A. Øslebø, Anonymization of IP Traffic Monitoring Data, PET
+2005). IPv6 addresses made from MACs (EUI-64) share more bits where the vendor is one.
 
 Shape suffixes: D distinct identifiers, B bytes of an address, P its bits.
 """
@@ -22,9 +25,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
 from iotid import config
+from iotid.dataset.arrays import one_chunk
 from iotid.errors import DataError, SettingError
 from iotid.labels.owner import parse_addresses
 
@@ -35,17 +41,29 @@ _CHUNK = 4096  # addresses encrypted at once: each bit of one is a block of AES,
 
 
 class Pseudonyms:
-    """What MACs and addresses are called under one key."""
+    """What MACs, addresses, groups and settings are called under one key.
 
-    def __init__(self, key: bytes) -> None:
+    Args:
+        key: at least 16 bytes that nobody guesses.
+        keep_prefixes: two addresses have as many first bits in common as before.
+    """
+
+    def __init__(self, key: bytes, *, keep_prefixes: bool = False) -> None:
         # scrypt (RFC 7914) makes guessing slow where the key is a phrase: pseudonyms and fingerprint can be tried out
-        root = hashlib.scrypt(key, salt=b"iotid census", n=2**14, r=8, p=1, dklen=32)
+        salt = b"iotid census" if keep_prefixes else b"iotid census, opaque"
+        root = hashlib.scrypt(key, salt=salt, n=2**14, r=8, p=1, dklen=32)
         self._mac_key = hmac.digest(root, b"mac", "sha256")
         self._address_key = hmac.digest(root, b"address", "sha256")
+        self._word_key = hmac.digest(root, b"word", "sha256")
+        self._file_key = hmac.digest(root, b"file", "sha512")
+        self._keep_prefixes = keep_prefixes
         self.fingerprint = hmac.digest(root, b"fingerprint", "sha256").hex()[:12]
 
     def rename(self, devices: pa.Table) -> pa.Table:
         """The table with pseudonyms for ``device_id`` and ``addresses`` (columns of CENSUS), addresses in their order.
+
+        Where no prefixes are kept, no address is listed but one that is the ``device_id``: how many there are would
+        tell one device from another.
 
         Raises:
             DataError: two devices would have one pseudonym (for 100,000 devices and any key: one chance in 14,000).
@@ -54,14 +72,30 @@ class Pseudonyms:
         if pc.count_distinct(names).as_py() < pc.count_distinct(devices["device_id"]).as_py():
             raise DataError("census: two devices have the same pseudonym under this key; take the census with another")
         listed = devices["addresses"].combine_chunks()
-        offsets = np.concatenate([[0], np.cumsum(pc.list_value_length(listed).to_numpy())]).astype(np.int32)
-        pairs = pa.table({"row": pc.list_parent_indices(listed), "address": self.of(listed.flatten())})
-        in_order = pairs.sort_by([("row", "ascending"), ("address", "ascending")])["address"].combine_chunks()
-        addresses = pa.ListArray.from_arrays(pa.array(offsets), in_order).cast(listed.type)
+        row = pc.list_parent_indices(listed)
+        pairs = pa.table({"row": row, "address": self.of(listed.flatten())})
+        if not self._keep_prefixes:
+            pairs = pairs.filter(pc.equal(pairs["address"], names.take(row)))
+        in_order = pairs.sort_by([("row", "ascending"), ("address", "ascending")]).combine_chunks()
+        offsets = np.searchsorted(in_order["row"].to_numpy(), np.arange(len(devices) + 1)).astype(np.int32)
+        addresses = pa.ListArray.from_arrays(pa.array(offsets), one_chunk(in_order["address"])).cast(listed.type)
         for name, column in (("device_id", names), ("addresses", addresses)):
             place = devices.schema.get_field_index(name)
             devices = devices.set_column(place, devices.schema.field(place), column)
         return devices
+
+    def rename_groups(self, table: pa.Table, earlier: pa.Table) -> pa.Table:
+        """The table with pseudonyms for ``group``, but for those of ``earlier`` (GROUPS), which have theirs already.
+
+        A group's name is a hash of what its first device sent, so a clear census of the night has the same.
+        """
+        group = table["group"]
+        known = pc.is_in(group, value_set=one_chunk(earlier["group"]))
+        named = [name and f"g{self.word(name)[:10]}" for name in group.to_pylist()]
+        place = table.schema.get_field_index("group")
+        return table.set_column(
+            place, table.schema.field(place), pc.if_else(known, group, pa.array(named, pa.string()))
+        )
 
     def of(self, identifiers: pa.Array | pa.ChunkedArray) -> pa.Array:
         """The pseudonyms of MACs and addresses (text); each distinct one is looked at once.
@@ -77,13 +111,45 @@ class Pseudonyms:
         names = [self._mac(text) if version == 0 else "" for text, version in zip(texts, version_D, strict=True)]
         for version, family, size in _FAMILIES:
             rows = np.flatnonzero(version_D == version)
-            for row, renamed_B in zip(rows, crypto_pan(bytes_D16[rows, 16 - size :], self._address_key), strict=True):
-                names[row] = socket.inet_ntop(family, renamed_B.tobytes())
+            address_DB = bytes_D16[rows, 16 - size :]
+            if self._keep_prefixes:
+                renamed = [socket.inet_ntop(family, row.tobytes()) for row in crypto_pan(address_DB, self._address_key)]
+            else:
+                renamed = [self._network(row.tobytes()) for row in address_DB]
+            for row, name in zip(rows, renamed, strict=True):
+                names[row] = name
         return pa.array(names, pa.string()).take(encoded.indices)
+
+    def word(self, text: str) -> str:
+        """Twelve hexadecimal digits in place of a hash whose input somebody could try out."""
+        return hmac.digest(self._word_key, text.encode(), "sha256").hex()[:12]
+
+    def seal(self, content: bytes) -> bytes:
+        """The content for those who have the key (AES-SIV, RFC 5297): the same content gives the same bytes."""
+        return AESSIV(self._file_key).encrypt(content, None)
+
+    def unseal(self, sealed: bytes) -> bytes:
+        """What ``seal`` was given.
+
+        Raises:
+            DataError: the bytes are others than those that it made with this key.
+        """
+        try:
+            return AESSIV(self._file_key).decrypt(sealed, None)
+        except InvalidTag:
+            raise DataError(
+                "census: the groups of the night before are damaged, for their key is the same; take its census again"
+            ) from None
 
     def _mac(self, mac: str) -> str:
         first, *rest = hmac.digest(self._mac_key, mac.lower().encode(), "sha256")[:6]
         return bytes([first & 0xFC | 0x02, *rest]).hex(":")  # IEEE 802: bit 0 is the group's, bit 1 the local one's
+
+    def _network(self, address: bytes) -> str:
+        """RFC 4193: a network, a /64, of unique local addresses that nobody was given."""
+        return socket.inet_ntop(
+            socket.AF_INET6, b"\xfd" + hmac.digest(self._address_key, address, "sha256")[:7] + bytes(8)
+        )
 
 
 def read_pseudonyms(settings: config.Census) -> Pseudonyms | None:
@@ -96,13 +162,13 @@ def read_pseudonyms(settings: config.Census) -> Pseudonyms | None:
         SettingError: there is no key, it is too short, or its file cannot be read. No text of an error holds the key,
             nor what ``key_file`` says, for somebody may have written the key there.
     """
-    if not settings.pseudonyms:
+    if settings.pseudonyms == "off":
         return None
     given = os.environ.get(KEY_VARIABLE)
     if given is None and settings.key_file is None:
         raise SettingError(
-            f"census.pseudonyms: is on, but there is no key; set {KEY_VARIABLE}, or census.key_file to a file that "
-            "holds one, made once with: openssl rand -hex 32"
+            f"census.pseudonyms: is {settings.pseudonyms}, but there is no key; set {KEY_VARIABLE}, or census.key_file "
+            "to a file that holds one, made once with: openssl rand -hex 32"
         )
     source = "census.key_file" if given is None else KEY_VARIABLE
     key = (_content(str(settings.key_file)) if given is None else os.fsencode(given)).strip()
@@ -110,7 +176,7 @@ def read_pseudonyms(settings: config.Census) -> Pseudonyms | None:
         raise SettingError(
             f"{source}: a key has {_MIN_KEY_BYTES} bytes at least, got {len(key)}; make one with: openssl rand -hex 32"
         )
-    return Pseudonyms(key)
+    return Pseudonyms(key, keep_prefixes=settings.pseudonyms == "prefixes")
 
 
 def crypto_pan(address_DB: np.ndarray, key: bytes) -> np.ndarray:

@@ -30,13 +30,17 @@ _LISTED = 10  # devices shown of a section; the table shows them all
 # few values: sent once, then by number
 _CODED = ("status", "group", "change", "previous_label", "also", "reason", "runners_up")
 _LEAST = 0.005  # a runner-up below it would be one of 0 %
-_FORMULA = r"^[=+\-@\t\r]"  # what a spreadsheet would run
+# What a spreadsheet runs: a cell that begins with = + - @, of half or full width, also behind what is not seen
+# (Unicode's separators, controls and format characters: blanks, line ends, BOM). By the spreadsheet's own settings a
+# comma, semicolon, tab or line end may begin a cell, too
+_FORMULA = r"(^|[,;\t\r\n])([\pZ\pC]*[=+\-@\x{FF1D}\x{FF0B}\x{FF0D}\x{FF20}])|^([\pZ\pC])"
 
 
 def render_csv(census: pa.Table) -> str:
     """One line per row of CENSUS (stored columns) under a header; lists are joined by blanks or semicolons.
 
-    Text that a spreadsheet would run as a formula gets an apostrophe before it.
+    Text that a spreadsheet would run as a formula gets an apostrophe before it, and so does text that begins with what
+    is not seen.
     """
     return _csv(_flat(census))
 
@@ -211,8 +215,7 @@ def _shares(listed: pa.ListArray, names: pa.Array, least: float) -> pa.ChunkedAr
 def _csv(columns: dict[str, pa.ChunkedArray]) -> str:
     for name, column in columns.items():
         if pa.types.is_string(column.type):
-            runs = pc.match_substring_regex(column, _FORMULA)
-            columns[name] = pc.if_else(runs, pc.binary_join_element_wise("'", column, ""), column)
+            columns[name] = pc.replace_substring_regex(column, _FORMULA, r"\1'\2\3")
     out = io.BytesIO()
     csv.write_csv(pa.table(columns), out)
     return out.getvalue().decode()

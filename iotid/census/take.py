@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,8 @@ from iotid import config
 from iotid.census.changes import ABSENT, CHANGES, compare, name_of
 from iotid.census.groups import NO_GROUPS, with_new
 from iotid.census.identify import names_of_kinds, watched
-from iotid.census.pseudonyms import read_pseudonyms
+from iotid.census.microaggregation import aggregate
+from iotid.census.pseudonyms import Pseudonyms, read_pseudonyms
 from iotid.census.report import render_csv, render_groups_csv, render_page
 from iotid.census.score import Scored, score_night, ship_model
 from iotid.dataset.arrays import one_chunk
@@ -26,7 +28,7 @@ from iotid.errors import AccountingError, DataError, NoModelError, WatchError
 from iotid.model.device import STATUSES
 from iotid.registry import CHALLENGER, CHAMPION, Registry
 from iotid.schemas import CENSUS, GROUPS
-from iotid.storage import Partition, Store
+from iotid.storage import Partition, Staged, Store
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 # names that Spark and pyarrow take for no data
 PAGE, CSV = "_census.html", "_census.csv"
 GROUPS_FILE, GROUPS_CSV = "_groups.parquet", "_groups.csv"
+GROUPS_SEALED = "_groups.sealed"  # the same with pseudonyms: payload lengths tell a device that is a group of its own
 # how the census before was brought to this one's model and settings
 AS_IT_WAS, SCORED_AGAIN, NOT_COMPARED = "as it was", "scored again", "labels not compared"
 # or why it was not: devices bear other identifiers there, clear ones or those of another key
@@ -62,12 +65,14 @@ def take_census(
     changes are called changes; if those flows are gone, labels are not compared. ``model_date`` and
     ``model_quality`` are for the page.
 
-    With ``census.pseudonyms``, no MAC and no address is written as it is. A census before whose identifiers were not
-    made with the same key cannot be joined with this one: then every device is there for the first time.
+    With ``census.pseudonyms``, no MAC and no address is written as it is, and numbers are those of all devices of the
+    same kinds (`microaggregation`). A census before whose identifiers were not made with the same key cannot be joined
+    with this one: then every device is there for the first time.
 
     Returns:
         The partition of ``census``: rows of schemas.CENSUS in Parquet, ``_census.csv`` and ``_census.html``; and the
-        groups of unknown devices, schemas.GROUPS in ``_groups.parquet`` and one line for each in ``_groups.csv``.
+        groups of unknown devices, schemas.GROUPS in ``_groups.parquet`` and one line for each in ``_groups.csv``. With
+        pseudonyms the former is ``_groups.sealed``, encrypted.
 
     Raises:
         PartitionError: the night's flows are absent.
@@ -83,17 +88,25 @@ def take_census(
     if misfit := encoding.misfit(night.metadata["settings"]["flow"]):
         raise DataError(f"census: {night.uri} {misfit}; assemble this night's flows as those that the model learned")
     warn_of_unmet(watchlist, {label: encoding.devices.get(label, {}) for label in encoding.labels}, "the model")
-    made_with = {"model_version": model_version, "settings_hash": config.settings_hash(settings)}
+    settings_hash = config.settings_hash(settings)
+    made_with = {
+        "model_version": model_version,
+        "settings_hash": pseudonyms.word(settings_hash) if pseudonyms else settings_hash,  # it is one of the networks
+    }
 
-    def rows_of(flows: Partition, groups: pa.Table) -> tuple[pa.Table, Scored]:
+    def rows_of(flows: Partition, groups: pa.Table) -> Scored:
+        """The devices with ``watched``."""
         scored = score_night(spark, flows, model, encoding, settings, groups)
         _account_for_all(flows, scored)
-        devices = pseudonyms.rename(scored.devices) if pseudonyms else scored.devices
-        return devices.append_column("watched", watched(devices, watchlist)), scored
+        devices = scored.devices.append_column("watched", watched(scored.devices, watchlist))
+        if pseudonyms is None:
+            return replace(scored, devices=devices)
+        devices = pseudonyms.rename_groups(pseudonyms.rename(aggregate(devices)), groups)
+        return replace(scored, devices=devices, groups=pseudonyms.rename_groups(scored.groups, groups).sort_by("group"))
 
     earlier = _latest_before(store, keys)
     is_joinable = earlier is not None and earlier.metadata.get("key_fingerprint") == fingerprint
-    tonight, scored = rows_of(night, _stored_groups(earlier) if earlier and is_joinable else NO_GROUPS)
+    scored = rows_of(night, _stored_groups(store, earlier, pseudonyms) if earlier and is_joinable else NO_GROUPS)
     groups, before, how = scored.groups, None, NOT_JOINABLE
     if earlier and is_joinable:
         before, how = _stored_rows(earlier), AS_IT_WAS
@@ -101,9 +114,9 @@ def take_census(
             how = NOT_COMPARED
             flows = store.open("flows", earlier.keys) if store.exists("flows", earlier.keys) else None
             if flows and not encoding.misfit(flows.metadata["settings"]["flow"]):
-                renewed, again = rows_of(flows, groups)
-                before, how, groups = _renewed(before, renewed), SCORED_AGAIN, with_new(groups, again.groups)
-    census = compare(tonight, before, comparable=how != NOT_COMPARED, remember_days=settings.remember_days)
+                again = rows_of(flows, groups)
+                before, how, groups = _renewed(before, again.devices), SCORED_AGAIN, with_new(groups, again.groups)
+    census = compare(scored.devices, before, comparable=how != NOT_COMPARED, remember_days=settings.remember_days)
     groups = groups.filter(pc.is_in(groups["group"], value_set=census["group"].combine_chunks()))
     metadata = {
         **made_with,
@@ -116,7 +129,7 @@ def take_census(
     }
     with store.write("census", keys, CENSUS.version) as staged:
         pq.write_table(census, f"{staged.path}/part-0.parquet", filesystem=staged.filesystem)
-        pq.write_table(groups, f"{staged.path}/{GROUPS_FILE}", filesystem=staged.filesystem)
+        _write_groups(staged, groups, pseudonyms)
         staged.write_text(CSV, render_csv(census))
         staged.write_text(GROUPS_CSV, render_groups_csv(census, groups))
         staged.write_text(PAGE, render_page(census, groups, {**keys, **metadata}))
@@ -207,10 +220,27 @@ def _column_of(found: pa.Table, field: pa.Field) -> pa.ChunkedArray | pa.Array:
     return found[field.name].cast(field.type) if field.name in found.column_names else pa.nulls(len(found), field.type)
 
 
-def _stored_groups(census: Partition | None) -> pa.Table:
-    if census is None or census.metadata["schema_version"] < _GROUPS_SINCE:
+def _write_groups(staged: Staged, groups: pa.Table, pseudonyms: Pseudonyms | None) -> None:
+    content = pa.BufferOutputStream()
+    pq.write_table(groups, content)
+    whole = content.getvalue().to_pybytes()
+    if pseudonyms:
+        staged.write_bytes(GROUPS_SEALED, pseudonyms.seal(whole))
+    else:
+        staged.write_bytes(GROUPS_FILE, whole)
+
+
+def _stored_groups(store: Store, census: Partition, pseudonyms: Pseudonyms | None) -> pa.Table:
+    if census.metadata["schema_version"] < _GROUPS_SINCE:
         return NO_GROUPS
-    return pq.read_table(f"{census.uri}/{GROUPS_FILE}", schema=GROUPS.arrow_schema(), partitioning=None)
+    if pseudonyms is None:
+        content = store.read_bytes(census, GROUPS_FILE)
+    else:
+        try:
+            content = pseudonyms.unseal(store.read_bytes(census, GROUPS_SEALED))
+        except FileNotFoundError:  # an earlier version sealed none, and the names of its groups were no pseudonyms
+            return NO_GROUPS
+    return pq.read_table(pa.BufferReader(content), schema=GROUPS.arrow_schema())
 
 
 def _renewed(stored: pa.Table, present: pa.Table) -> pa.Table:

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from iotid.census.pseudonyms import KEY_VARIABLE, Pseudonyms, crypto_pan, read_pseudonyms
 from iotid.config import Census, load_settings
 from iotid.errors import DataError, SettingError
-from iotid.schemas import CENSUS
+from iotid.schemas import CENSUS, GROUPS
 
 KEY = b"a key of these tests"
 PSEUDONYMS = Pseudonyms(KEY)
+PREFIXES = Pseudonyms(KEY, keep_prefixes=True)
 MAC = "02:00:00:00:00:0a"
 
 # key and answers of the sample trace in the authors' own Crypto-PAn 1.0
@@ -104,10 +105,58 @@ def test_crypto_pan__more_addresses_than_are_encrypted_at_once_and_none() -> Non
 
 
 @given(pairs)
-def test_of__addresses_have_as_many_first_bits_in_common_as_before(pair: tuple[Any, Any]) -> None:
-    renamed = [ipaddress.ip_address(text) for text in of(*map(str, pair))]
+def test_of__addresses_have_as_many_first_bits_in_common_as_before_where_prefixes_are_kept(
+    pair: tuple[Any, Any],
+) -> None:
+    renamed = [ipaddress.ip_address(text) for text in of(*map(str, pair), pseudonyms=PREFIXES)]
     assert [address.version for address in renamed] == [address.version for address in pair]
     assert _common_bits(*renamed) == _common_bits(*pair)
+
+
+@given(st.lists(st.one_of(v4, v6).map(str), max_size=20))
+def test_of__an_address_becomes_a_unique_local_network_of_its_own(addresses: list[str]) -> None:
+    renamed = [ipaddress.ip_address(text) for text in of(*addresses)]
+    assert all(name in ipaddress.ip_network("fd00::/8") and int(name) & (1 << 64) - 1 == 0 for name in renamed)
+    assert len(set(renamed)) == len(set(addresses))
+
+
+def _bits_guessed(known: dict[str, str], target: str) -> set[int]:
+    """First 24 bits of an address, as a reader guesses them who knows other addresses' pseudonyms: those of the address
+    whose pseudonym has most first bits in common with the target's."""
+    shared = {
+        address: _common_bits(ipaddress.ip_address(name), ipaddress.ip_address(target))
+        for address, name in known.items()
+    }
+    best = max(shared.values())
+    return {int(ipaddress.ip_address(address)) >> 8 for address, bits in shared.items() if bits == best}
+
+
+@pytest.mark.parametrize(("pseudonyms", "recovered"), [(PREFIXES, True), (PSEUDONYMS, False)])
+def test_of__an_active_reader_with_254_chosen_addresses_recovers_a_prefix_only_where_prefixes_are_kept(
+    pseudonyms: Pseudonyms, recovered: bool
+) -> None:
+    """The reader sends from one address of each of 254 networks, one of them the target's, and sees the census."""
+    chosen = [f"10.20.{network}.1" for network in range(1, 255)]
+    known = dict(zip(chosen, of(*chosen, pseudonyms=pseudonyms), strict=True))
+    targets = [f"10.20.{network}.77" for network in range(1, 255)]
+    guesses = [_bits_guessed(known, name) for name in of(*targets, pseudonyms=pseudonyms)]
+    prefixes = [{int(ipaddress.ip_address(target)) >> 8} for target in targets]
+    right = sum(guess == prefix for guess, prefix in zip(guesses, prefixes, strict=True))
+    assert right == 254 if recovered else right <= 6, "by chance one in 254 guesses is right"
+
+
+def test_pseudonyms__with_prefixes_and_without_have_nothing_in_common_under_one_key() -> None:
+    clear = (MAC, "10.0.0.1", "fe80::1")
+    assert not set(of(*clear)) & set(of(*clear, pseudonyms=PREFIXES))
+    assert PSEUDONYMS.fingerprint != PREFIXES.fingerprint
+    assert PSEUDONYMS.word("0123456789ab") != PREFIXES.word("0123456789ab")
+
+
+def test_pseudonyms__those_with_prefixes_are_the_ones_of_earlier_versions() -> None:
+    assert PREFIXES.fingerprint == "fcb1141bcb41"
+    assert of(MAC, "10.0.0.1", "fe80::1", pseudonyms=PREFIXES) == [
+        "e6:0a:08:05:89:ce", "197.252.125.19", "7d73:c201:e076:e2ff:e0f0:613:f219:83d9",
+    ]  # fmt: skip
 
 
 @given(st.lists(macs, max_size=20))
@@ -139,13 +188,43 @@ def test_rename__changes_identifiers_only_and_orders_each_devices_addresses() ->
     listed = [[f"10.0.0.{n}" for n in range(9)], [], ["10.0.0.3", "fe80::1"]]
     schema = pa.schema([CENSUS.arrow_schema().field(name) for name in ("device_id", "bytes", "addresses")])
     table = pa.table([["a", "b", "c"], [1, 2, 3], listed], schema=schema)
-    renamed = PSEUDONYMS.rename(pa.concat_tables([table.slice(0, 1), table.slice(1)]))
+    renamed = PREFIXES.rename(pa.concat_tables([table.slice(0, 1), table.slice(1)]))
     assert renamed.schema.equals(schema)
     assert renamed["bytes"].to_pylist() == [1, 2, 3]
-    assert renamed["device_id"].to_pylist() == of("a", "b", "c")
-    assert renamed["addresses"].to_pylist() == [sorted(of(*addresses)) for addresses in listed]
-    assert of(*listed[0]) != sorted(of(*listed[0])), "or else the order of the clear addresses would show"
+    assert renamed["device_id"].to_pylist() == of("a", "b", "c", pseudonyms=PREFIXES)
+    in_turn = [of(*addresses, pseudonyms=PREFIXES) for addresses in listed]
+    assert renamed["addresses"].to_pylist() == list(map(sorted, in_turn))
+    assert in_turn[0] != sorted(in_turn[0]), "or else the order of the clear addresses would show"
+    assert PREFIXES.rename(schema.empty_table()).num_rows == 0
+
+
+def test_rename__without_prefixes_lists_no_address_but_one_that_is_the_identifier() -> None:
+    listed = [["10.0.0.1", "10.0.0.2"], [], ["10.0.0.3"], ["10.0.0.4", "fe80::1"]]
+    schema = pa.schema([CENSUS.arrow_schema().field(name) for name in ("device_id", "addresses")])
+    renamed = PSEUDONYMS.rename(pa.table([[MAC, "b", "10.0.0.3", "fe80::1"], listed], schema=schema))
+    assert renamed["device_id"].to_pylist() == of(MAC, "b", "10.0.0.3", "fe80::1")
+    assert renamed["addresses"].to_pylist() == [[], [], of("10.0.0.3"), of("fe80::1")]
     assert PSEUDONYMS.rename(schema.empty_table()).num_rows == 0
+
+
+def test_rename_groups__new_ones_get_keyed_names_and_earlier_ones_keep_theirs() -> None:
+    earlier = pa.Table.from_pylist([{"group": "gold"}], schema=GROUPS.arrow_schema())
+    table = pa.table({"group": ["gnew", None, "gold", "gnew"], "flows": [1, 2, 3, 4]})
+    new, none, old, again = PSEUDONYMS.rename_groups(table, earlier)["group"].to_pylist()
+    assert re.fullmatch("g[0-9a-f]{10}", new)
+    assert (none, old, again) == (None, "gold", new)
+    assert PREFIXES.rename_groups(table, earlier)["group"].to_pylist()[0] != new
+    assert PSEUDONYMS.rename_groups(GROUPS.arrow_schema().empty_table(), earlier).schema == GROUPS.arrow_schema()
+
+
+def test_seal__is_opened_by_the_same_key_alone() -> None:
+    sealed = PSEUDONYMS.seal(b"payload lengths")
+    assert sealed == Pseudonyms(KEY).seal(b"payload lengths")
+    assert b"payload" not in sealed
+    assert PSEUDONYMS.unseal(sealed) == b"payload lengths"
+    for other, content in ((PREFIXES, sealed), (PSEUDONYMS, sealed[:-1]), (PSEUDONYMS, b"PAR1")):
+        with pytest.raises(DataError, match="groups of the night before are damaged"):
+            other.unseal(content)
 
 
 def test_rename__two_devices_of_one_pseudonym_are_an_error_not_one_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +235,7 @@ def test_rename__two_devices_of_one_pseudonym_are_an_error_not_one_device(monkey
 
 
 def census_settings(**changed: Any) -> Census:
-    return load_settings().census.model_copy(update={"pseudonyms": True} | changed)
+    return load_settings().census.model_copy(update={"pseudonyms": "opaque"} | changed)
 
 
 def fingerprint(settings: Census) -> str:
@@ -181,12 +260,13 @@ def test_read_pseudonyms__environment_wins_over_file_and_white_space_at_the_ends
     monkeypatch.setenv(KEY_VARIABLE, f" {KEY.decode()}\n")
     assert fingerprint(settings) == PSEUDONYMS.fingerprint
     assert fingerprint(census_settings(key_file=None)) == PSEUDONYMS.fingerprint
+    assert fingerprint(census_settings(pseudonyms="prefixes")) == PREFIXES.fingerprint
 
 
 @pytest.mark.parametrize(
     ("environment", "content", "told"),
     [
-        (None, None, r"census\.pseudonyms: is on, but there is no key; set IOTID_CENSUS_KEY, or census\.key_file"),
+        (None, None, r"census\.pseudonyms: is opaque, but there is no key; set IOTID_CENSUS_KEY, or census\.key_file"),
         ("", None, r"IOTID_CENSUS_KEY: a key has 16 bytes at least, got 0"),
         ("fifteen letters" + " " * 9, None, r"IOTID_CENSUS_KEY: a key has 16 bytes at least, got 15"),
         (None, b"fifteen letters\n", r"census\.key_file: a key has 16 bytes at least, got 15"),

@@ -133,11 +133,23 @@ def test_page__tells_version_date_comparison_and_every_packet_and_flow() -> None
 def test_page__tells_that_identifiers_are_pseudonyms_and_why_nights_are_not_compared() -> None:
     apart = {"capture_date": "2026-01-09", "how": "not joinable"}
     told = text_of(page_of(census_of([{}]), facts(compared_with=apart, key_fingerprint="00ff00ff00ff")))
-    assert "are pseudonyms (key 00ff00ff00ff)" in told
+    assert "are pseudonyms (key 00ff00ff00ff), and numbers of a row are those of all addresses with the" in told
+    assert "rounded down: counts to powers of ten, times to days" in told
     assert "Not compared with the census of 2026-01-09, whose identifiers were not made with this key" in told
     told = text_of(page_of(census_of([{}]), facts(compared_with=apart)))
     assert "whose identifiers are pseudonyms: every device is there for the first time" in told
     assert "(key" not in told
+    assert "powers of ten" not in told
+
+
+def test_page__shows_days_where_times_are_rounded_to_days() -> None:
+    day = datetime(2026, 1, 10, tzinfo=UTC)
+    gone = census_of([{"change": "gone", "first_seen": day, "last_seen": day}])
+    assert "last seen 2026-01-10 00:00" in text_of(page_of(gone, facts()))
+    told = page_of(gone, facts(key_fingerprint="00ff00ff00ff"))
+    assert "last seen 2026-01-10" in text_of(told)
+    assert "2026-01-10 00:00" not in text_of(told)
+    assert "toISOString().slice(0, 10)" in told
 
 
 def test_page__sections_list_what_to_look_at_and_count_all_of_it() -> None:
@@ -242,8 +254,8 @@ def test_page_and_csv__name_every_kind_behind_one_address_and_how_probable_it_is
     ]  # fmt: skip
     assert data["kinds"]["of"] == [[0, 0.9951, 1, 0.9949, 2, 0.605], [1, 0.9949, 2, 0.605]]
     first, second = csv.DictReader(io.StringIO(render_csv(census_of(rows))))
-    assert first["kinds"] == f"{HOSTILE} >99 %; Volt plug 99 %; {FORMULA} 61 %"
-    assert (second["kinds"], second["status"]) == (f"Volt plug 99 %; {FORMULA} 61 %", "several_with_unknown")
+    assert first["kinds"] == f"{HOSTILE} >99 %; Volt plug 99 %;' {FORMULA} 61 %"
+    assert (second["kinds"], second["status"]) == (f"Volt plug 99 %;' {FORMULA} 61 %", "several_with_unknown")
 
 
 def test_page_and_csv__say_where_more_than_one_device_of_a_kind_must_be_there() -> None:
@@ -308,6 +320,60 @@ def test_csv__loads_again_and_runs_no_formula() -> None:
     )
     assert second["runners_up"] == ""  # it would be one of 0 %
     assert (first["confidence"], first["first_seen"][:19]) == ("0.8125", "2026-01-10 01:02:03")
+
+
+@pytest.mark.parametrize("sign", "=+-@＝＋－＠")  # noqa: RUF001 - the same of full width
+@pytest.mark.parametrize(
+    "before",
+    [
+        "",
+        "\t",
+        "\r",
+        "\n",
+        "\r\n",
+        " ",
+        "  \t",
+        "\xa0",
+        "\u3000",
+        "\ufeff",
+        "\u200b",
+        "\u2060",
+        "\u202e",
+        "\x00",
+        "\x0b",
+    ],
+)
+def test_csv__no_cell_begins_a_formula_whatever_stands_before_its_sign(before: str, sign: str) -> None:
+    hostile = f"{before}{sign}cmd|' /C calc'!A0"
+    rows = [{"kinds": [kind(hostile, vendor=hostile, type=hostile)], "previous_label": hostile, "reason": hostile}]
+    rows[0] |= {"new_kinds": [hostile], "group": hostile, "status": "known"}
+    for text in (
+        render_csv(census_of(rows)),
+        render_groups_csv(census_of([rows[0] | {"status": "unknown"}]), groups_of(**{hostile: [hostile]})),
+    ):
+        (row,) = csv.DictReader(io.StringIO(text, newline=""))
+        cells = [cell for cell in row.values() if "calc" in cell]
+        assert len(cells) >= 2
+        for cell in cells:
+            assert cell.startswith(f"'{hostile}")
+
+
+@pytest.mark.parametrize("before", [" ", "\t", "\n", "\xa0", "\ufeff"])
+def test_csv__no_cell_begins_with_what_is_not_seen(before: str) -> None:
+    (row,) = csv.DictReader(io.StringIO(render_csv(census_of([{"kinds": [kind(f"{before}plug")]}])), newline=""))
+    assert row["label"] == f"'{before}plug"
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "\n", "; ", ",\xa0"])
+def test_csv__no_part_of_a_cell_is_a_formula_where_a_spreadsheet_parts_cells_there(separator: str) -> None:
+    (row,) = csv.DictReader(io.StringIO(render_csv(census_of([{"reason": f"A{separator}=1+1"}])), newline=""))
+    assert row["reason"] == f"A{separator[0]}'{separator[1:]}=1+1"
+
+
+@pytest.mark.parametrize("plain", ["A-b = c", "x@y", "2026-01-10", "Ku\u0308che", "kitchen; hall, A-1", "\u2212 5"])
+def test_csv__other_text_stays_as_it_is(plain: str) -> None:
+    (row,) = csv.DictReader(io.StringIO(render_csv(census_of([{"reason": plain}]))))
+    assert row["reason"] == plain
 
 
 # A browser's window has a least width, a frame has none: the page is opened in one, and tells its parent what it did.

@@ -67,7 +67,7 @@ class Site:
         """The census under pseudonyms, with the key in the environment."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(KEY_VARIABLE, key)
-            return self.census(day, pseudonyms=True, **more)
+            return self.census(day, **{"pseudonyms": "opaque", **more})
 
     def rows(self, day: int, **more: Any) -> dict[str, dict[str, Any]]:
         return {row["device_id"]: row for row in stored(self.census(day, **more)).to_pylist()}
@@ -347,8 +347,9 @@ def test_take_census__flows_unlike_those_learned_or_absent_are_refused(site: Sit
         site.census(1)
 
 
+@pytest.mark.parametrize("mode", ["opaque", "prefixes"])
 def test_take_census__under_pseudonyms_no_mac_address_or_key_is_written_nor_logged(
-    site: Site, caplog: pytest.LogCaptureFixture
+    site: Site, caplog: pytest.LogCaptureFixture, mode: str
 ) -> None:
     site.night(
         1,
@@ -357,12 +358,13 @@ def test_take_census__under_pseudonyms_no_mac_address_or_key_is_written_nor_logg
         *[site.make("plug", "10.9.9.9", None)] * 2,
         *[site.make("odd", "fd00::7:7", None)] * 2,
     )
-    census = site.with_key(1, KEY)
-    pseudonyms = Pseudonyms(KEY.encode())
+    census = site.with_key(1, KEY, pseudonyms=mode)
+    pseudonyms = Pseudonyms(KEY.encode(), keep_prefixes=mode == "prefixes")
     a, plug, odd = pseudonyms.of(pa.array([A, "10.9.9.9", "fd00::7:7"])).to_pylist()
     rows = {row["device_id"]: row for row in stored(census).to_pylist()}
     assert {device: row["label"] for device, row in rows.items()} == {a: "camera", plug: "plug", odd: None}
-    assert rows[a]["addresses"] == sorted(pseudonyms.of(pa.array([IPS[A], "fe80::aa:1"])).to_pylist())
+    listed = sorted(pseudonyms.of(pa.array([IPS[A], "fe80::aa:1"])).to_pylist())
+    assert rows[a]["addresses"] == (listed if mode == "prefixes" else [])
     assert rows[plug]["addresses"] == [plug]
     assert census.metadata["key_fingerprint"] == pseudonyms.fingerprint
     files = {path.name: path.read_bytes() for path in Path(census.uri).rglob("*") if path.is_file()}
@@ -416,8 +418,8 @@ def test_take_census__without_a_key_is_refused_before_anything_is_read(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
-    with pytest.raises(SettingError, match=r"census\.pseudonyms: is on, but there is no key"):
-        site.census(1, pseudonyms=True)
+    with pytest.raises(SettingError, match=r"census\.pseudonyms: is opaque, but there is no key"):
+        site.census(1, pseudonyms="opaque")
 
 
 def test_check_watchlist__a_met_device_is_an_error_of_its_own_only_where_it_is_asked_for(site: Site) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -22,7 +24,7 @@ from iotid.census.score import Scored, _answers, _whole_devices
 from iotid.config import Settings, Watchlist
 from iotid.errors import AccountingError, DataError, NoModelError, PartitionError, SettingError, WatchError
 from iotid.model.device import Answer
-from iotid.schemas import CENSUS, FLOWS
+from iotid.schemas import CENSUS, FLOWS, GROUPS
 from iotid.storage import Partition, Store
 
 A, B, C, D = (f"02:00:00:00:00:{last}" for last in ("0a", "0b", "0c", "0d"))
@@ -34,7 +36,7 @@ KEY = "one key of this test"
 def _kinds(label: str | None) -> list[dict[str, Any]]:
     """The kinds that a label stands for, each named by its class alone; several are parted by +."""
     return [
-        {"kind": f"{one}s", "label": one, "vendor": "Volt" if one == "plug" else None, "type": None, "confidence": 0.9,
+        {"kind": f"{one}s", "label": one, "vendor": "Volt" if one == "plug" else None, "type": None, "confidence": 0.93,
          "flows": 3, "units": 1}
         for one in (label or "").split("+") if one not in ("", "undecided")
     ]  # fmt: skip
@@ -51,7 +53,7 @@ def _devices(day: int, labels: dict[str, str | None]) -> pa.Table:
         rows.append(
             {
                 "device_id": device, "status": status, **{name: only.get(name) for name in ("label", "vendor", "type")},
-                "confidence": 0.9, "kinds": kinds, "runners_up": [], "unexplained": 0.0, "household": 0.1,
+                "confidence": 0.93, "kinds": kinds, "runners_up": [], "unexplained": 0.0, "household": 0.1,
                 "reason": "Of 4 distinct flows: 4 like those of several kinds.", "group": None, "flows": 4,
                 "bytes": 400,
                 "first_seen": seen, "last_seen": seen + timedelta(minutes=1),
@@ -171,8 +173,8 @@ def test_take_plain__pseudonyms_are_joined_under_the_same_key_alone(
     site.night(2, a="camera")
     with monkeypatch.context() as with_key:
         with_key.setenv(KEY_VARIABLE, KEY)
-        site.census(1, pseudonyms=True)
-        joined = site.census(2, pseudonyms=True)
+        site.census(1, pseudonyms="opaque")
+        joined = site.census(2, pseudonyms="opaque")
     name = Pseudonyms(KEY.encode()).of(pa.array([A])).to_pylist()[0]
     assert _changes(joined) == {name: ("same", "camera")}
     clear = site.census(2)
@@ -180,7 +182,87 @@ def test_take_plain__pseudonyms_are_joined_under_the_same_key_alone(
     assert _changes(clear) == {A: ("first", None)}
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
     with pytest.raises(SettingError, match="there is no key"):
-        site.census(2, pseudonyms=True)
+        site.census(2, pseudonyms="opaque")
+
+
+UNKNOWN_GROUPS = pa.Table.from_pylist(
+    [{"group": "gclear", "services": ["TCP 8883"], "protocol": [6], "payload_length": [777], "share": [1.0]}],
+    schema=GROUPS.arrow_schema(),
+)
+
+
+@pytest.fixture
+def grouped(site: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
+    """A site whose unknown devices are of one group: of the first that the night before had, else of a new one."""
+
+    def score(*given: Any) -> Scored:
+        scored, groups = site._score(*given), given[-1] if len(given[-1]) else UNKNOWN_GROUPS
+        named = pc.if_else(pc.equal(scored.devices["status"], "unknown"), groups["group"][0], scored.devices["group"])
+        place = scored.devices.column_names.index("group")
+        return replace(scored, devices=scored.devices.set_column(place, "group", named), groups=groups)
+
+    monkeypatch.setattr(take, "score_night", score)
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+    site.night(1, a="camera", b=None, c=None)
+    site.night(2, a="camera", b=None, d=None)
+    return site
+
+
+def _files(census: Partition) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path(census.uri).iterdir()}
+
+
+@pytest.mark.parametrize("mode", ["opaque", "prefixes"])
+def test_take_plain__with_pseudonyms_nothing_beside_identifiers_joins_a_clear_census_of_the_same_night(
+    grouped: Site, mode: str
+) -> None:
+    clear = grouped.census(1)
+    files = {"clear": _files(clear)}
+    rows = {"clear": pq.read_table(clear.uri, partitioning=None).to_pylist()}
+    hidden = grouped.census(1, pseudonyms=mode)
+    files["hidden"], rows["hidden"] = _files(hidden), pq.read_table(hidden.uri, partitioning=None).to_pylist()
+    for name in ("device_id", "group", "reason", "flows", "bytes", "first_seen", "last_seen", "confidence"):
+        values = {table: {row[name] for row in listed} - {None} for table, listed in rows.items()}
+        assert not values["clear"] & values["hidden"], name
+    assert {row["addresses"] == [] for row in rows["hidden"]} == {mode == "opaque"}
+    assert files["hidden"].keys() ^ files["clear"].keys() == {"_groups.parquet", "_groups.sealed"}
+    for name, content in files["hidden"].items():
+        assert b"gclear" not in content, name
+        assert b"PAR1" not in content or name == "part-0.parquet"
+        assert clear.metadata["settings_hash"].encode() not in content, "it tells the networks to whoever tries some"
+
+
+def test_take_plain__groups_keep_their_keyed_names_from_night_to_night(grouped: Site) -> None:
+    def names(day: int, **more: Any) -> set[str]:
+        census = grouped.census(day, **{"pseudonyms": "opaque", **more})
+        return {row["group"] for row in pq.read_table(census.uri, partitioning=None).to_pylist()} - {None}
+
+    (first,) = names(1)
+    assert first == f"g{Pseudonyms(KEY.encode()).word('gclear')[:10]}"
+    assert names(2) == {first}
+    assert names(2, version="2") == {first}, "also where the night before is scored again"
+    assert names(2, pseudonyms="off") == {"gclear"}
+
+
+def test_take_plain__a_pseudonymised_night_of_an_earlier_version_is_compared_with_and_groups_begin_anew(
+    grouped: Site,
+) -> None:
+    before = grouped.census(1, pseudonyms="prefixes")
+    (Path(before.uri) / "_groups.sealed").rename(Path(before.uri) / "_groups.parquet")
+    after = grouped.census(2, pseudonyms="prefixes")
+    assert after.metadata["compared_with"]["how"] == "as it was"
+    assert set(pq.read_table(after.uri, partitioning=None)["change"].to_pylist()) == {"same", "gone", "new"}
+
+
+def test_take_plain__pseudonyms_with_prefixes_and_without_are_not_joined(grouped: Site) -> None:
+    grouped.census(1, pseudonyms="prefixes")
+    assert grouped.census(2, pseudonyms="opaque").metadata["compared_with"]["how"] == "not joinable"
+    assert grouped.census(2, pseudonyms="prefixes").metadata["compared_with"]["how"] == "as it was"
+
+
+def test_take_plain__the_watch_list_is_asked_with_the_probabilities_as_they_are(grouped: Site) -> None:
+    exact = WATCHED | {"labels": [{"name": "camera", "from": 0.92, "to": 0.94}], "vendors": []}
+    assert grouped.census(1, watchlist=exact, pseudonyms="opaque").metadata["watched"] == 1
 
 
 def test_take_plain__flows_that_are_lost_absent_or_cut_otherwise_are_errors(site: Site) -> None:

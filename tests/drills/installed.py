@@ -42,7 +42,8 @@ def main(dist: Path) -> None:
 
         def install(name: str, what: str) -> Path:
             run(UV, "venv", "--quiet", "--python", sys.executable, outside / name)
-            constraints = ["--constraints", dist / "constraints.txt"]
+            tested = dist / "constraints.txt"
+            constraints = ["--constraints", tested, "--build-constraints", tested]
             python = outside / name / "bin" / "python"
             run(UV, "pip", "install", "--quiet", "--python", python, "--no-config", *constraints, what)
             return outside / name / "bin"

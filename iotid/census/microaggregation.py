@@ -1,0 +1,96 @@
+"""What a census with pseudonyms says of numbers and times: what is common to all devices that it takes for the same.
+
+A pseudonym hides a device only if nothing beside it tells the device. Whoever has a clear table of the night, or flow
+records, joins a first_seen in microseconds with it; and rounding each number by itself is not enough, because a few
+rounded ones together are as good as a name. So all devices that are said to be the same share their numbers: the
+medians, rounded down. That is microaggregation (J. Domingo-Ferrer, J. M. Mateo-Sanz, Practical Data-Oriented
+Microaggregation for Statistical Disclosure Control, IEEE TKDE 14(1), 2002), with what a census says of a device in
+place of clusters of a fixed size: a device that is alone with its kinds is told by them already, and of its numbers
+only the rounding is left.
+
+Counts are rounded to a power of ten, times to the day (UTC), probabilities and shares to tenths. Of the reason the
+counts are gone, and of the runners-up all but the first of an undecided device.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from statistics import median_low
+from typing import Any
+
+import pyarrow as pa
+
+from iotid.model.device.decide import UNDECIDED, UNKNOWN
+
+Row = dict[str, Any]
+
+
+def aggregate(devices: pa.Table) -> pa.Table:
+    """The table (columns of CENSUS but for COMPARED) in which devices of equal status, kinds and group, and of the
+    undecided those with the same likeliest kind, have equal numbers and times. Other columns stay as they are.
+
+    Kinds stand in the order of their names, since that of their flows would tell more.
+    """
+    rows: list[Row] = devices.to_pylist()
+    alike = defaultdict(list)
+    for row in rows:
+        row["kinds"] = sorted(row["kinds"], key=lambda kind: (kind["kind"], kind["label"] or ""))
+        row["runners_up"] = row["runners_up"][: row["status"] == UNDECIDED]
+        alike[_said(row)].append(row)
+    for members in alike.values():
+        common = _common(members)
+        for row in members:
+            row.update(common)
+    return pa.Table.from_pylist(rows, schema=devices.schema)
+
+
+def _said(row: Row) -> tuple[Any, ...]:
+    """What the census says of a device: units are one or more, as the page tells them."""
+    kinds = tuple(
+        (*(kind[name] for name in ("kind", "label", "vendor", "type")), kind["units"] > 1) for kind in row["kinds"]
+    )
+    return row["status"], row["group"], kinds, *(likely["label"] for likely in row["runners_up"])
+
+
+def _common(members: list[Row]) -> Row:
+    """The numbers and times of devices of which the same is said."""
+    common: Row = {name: _rounded(members, name) for name in _ROUND if name in members[0]}
+    for name in ("kinds", "runners_up"):
+        places = zip(*(row[name] for row in members), strict=True)
+        common[name] = [
+            same[0] | {field: _rounded(same, field) for field in _ROUND if field in same[0]} for same in places
+        ]
+    return common | {"reason": _reason(members[0]["status"], common)}
+
+
+def _reason(status: str, common: Row) -> str:
+    if status == UNKNOWN:
+        return "No learned kind explains this address."
+    if status == UNDECIDED:
+        likeliest = f"; likeliest is {common['runners_up'][0]['label']}" if common["runners_up"] else ""
+        return f"Not enough evidence{likeliest}."
+    return f"Its flows are like those of {', '.join(kind['kind'] for kind in common['kinds'])}."
+
+
+def _rounded(rows: Iterable[Row], name: str) -> Any:
+    return _ROUND[name](median_low(row[name] for row in rows))
+
+
+def _power_of_ten(count: int) -> int:
+    return 10 ** (len(str(count)) - 1) if count else 0
+
+
+def _tenth(share: float) -> float:
+    return int(10 * share) / 10
+
+
+def _day(time: datetime) -> datetime:
+    return time.replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+_ROUND: dict[str, Callable[[Any], Any]] = {
+    "confidence": _tenth, "unexplained": _tenth, "household": _tenth, "flows": _power_of_ten, "bytes": _power_of_ten,
+    "units": lambda units: min(units, 2), "first_seen": _day, "last_seen": _day,
+}  # fmt: skip

@@ -1,0 +1,133 @@
+"""Numbers of a census with pseudonyms: they tell no device from another of which the same is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from itertools import combinations
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from iotid.census.microaggregation import aggregate
+from iotid.schemas import CENSUS
+
+SCHEMA = CENSUS.arrow_schema(stored=True)
+LEFT_AS_THEY_ARE = {"device_id", "addresses", "group", "status", "label", "vendor", "type", "watched"}
+SAID_LATER = {"change", "previous_label", "new_kinds"}
+
+
+def kind(name: str, **more: Any) -> dict[str, Any]:
+    found = {"kind": f"{name}s", "label": name, "vendor": "Acme", "type": "any", "confidence": 0.95, "flows": 41}
+    return found | {"units": 1} | more
+
+
+def night(*rows: dict[str, Any]) -> pa.Table:
+    """Devices that are known plugs but for what the rows say."""
+    usual = {
+        "status": "known", "label": "plug", "vendor": "Acme", "type": "any", "confidence": 0.95,
+        "kinds": [kind("plug")],
+        "runners_up": [{"label": "lamp", "confidence": 0.31}, {"label": "bell", "confidence": 0.2}],
+        "unexplained": 0.17, "household": 0.09, "reason": "Of 43 distinct flows: 41 like those of plugs alone.",
+        "group": None, "flows": 812, "bytes": 98_765, "first_seen": datetime(2026, 1, 10, 1, 2, 3, 456789, UTC),
+        "last_seen": datetime(2026, 1, 10, 23, 59, 59, 999999, UTC), "addresses": ["10.0.0.7"], "watched": False,
+    }  # fmt: skip
+    numbered = [{"device_id": f"d{n}", **usual, **row} for n, row in enumerate(rows)]
+    return pa.Table.from_pylist(numbered, pa.schema([field for field in SCHEMA if field.name not in SAID_LATER]))
+
+
+def test_aggregate__decides_for_every_column_of_the_census() -> None:
+    clear = night({})
+    (row,), (before,) = aggregate(clear).to_pylist(), clear.to_pylist()
+    assert aggregate(clear).schema == clear.schema
+    assert {name for name in row if row[name] == before[name]} == LEFT_AS_THEY_ARE
+    assert {name: row[name] for name in row if name not in LEFT_AS_THEY_ARE} == {
+        "confidence": 0.9, "kinds": [kind("plug", confidence=0.9, flows=10)], "runners_up": [], "unexplained": 0.1,
+        "household": 0.0, "reason": "Its flows are like those of plugs.", "flows": 100, "bytes": 10_000,
+        "first_seen": datetime(2026, 1, 10, tzinfo=UTC), "last_seen": datetime(2026, 1, 10, tzinfo=UTC),
+    }  # fmt: skip
+
+
+def test_aggregate__devices_of_which_the_same_is_said_have_the_medians_of_their_numbers() -> None:
+    flows = [5, 70, 800, 9000, 10_000]
+    rows = [{"flows": each, "bytes": 10 * each, "kinds": [kind("plug", flows=each)]} for each in flows]
+    rows += [{"flows": 3, "kinds": [kind("lamp")], "label": "lamp"}, {"flows": 3, "watched": True}]
+    *plugs, lamp, watched = aggregate(night(*rows)).to_pylist()
+    for plug in (*plugs, watched):  # the watch list tells nothing of numbers
+        assert (plug["flows"], plug["bytes"], plug["kinds"][0]["flows"]) == (10, 1000, 10)
+    assert (lamp["flows"], lamp["bytes"]) == (1, 10_000)
+
+
+def test_aggregate__tells_apart_by_status_kinds_group_and_likeliest_and_by_nothing_else() -> None:
+    several = {"status": "several", "label": None, "flows": 20}
+    likely = [{"label": "lamp", "confidence": 0.4}, {"label": "bell", "confidence": 0.1}]
+    undecided = {"status": "undecided", "label": None, "kinds": [], "runners_up": likely}
+    unknown = {"status": "unknown", "label": None, "kinds": []}
+    rows = [
+        several | {"kinds": [kind("plug", flows=9), kind("lamp", flows=2)]},
+        several | {"kinds": [kind("lamp", flows=90), kind("plug", flows=20)], "flows": 1},  # in the other order
+        several | {"kinds": [kind("plug"), kind("lamp", units=2)], "flows": 3000},
+        several | {"kinds": [kind("plug"), kind("lamp", units=9)], "flows": 500_000},
+        undecided | {"flows": 7},
+        undecided | {"flows": 70, "runners_up": likely[:1]},
+        undecided | {"flows": 700, "runners_up": likely[::-1]},
+        undecided | {"flows": 7000, "runners_up": []},
+        unknown | {"group": "g1", "flows": 5},
+        unknown | {"group": "g1", "flows": 60_000, "runners_up": []},
+        unknown | {"group": "g2", "flows": 60_000},
+    ]
+    told = aggregate(night(*rows)).to_pylist()
+    assert [row["flows"] for row in told] == [1, 1, 1000, 1000, 1, 1, 100, 1000, 1, 1, 10_000]
+    assert [[each["label"] for each in row["kinds"]] for row in told[:4]] == [["lamp", "plug"]] * 4
+    assert [row["kinds"][0]["units"] for row in told[:4]] == [1, 1, 2, 2]
+    assert [row["runners_up"] for row in told[4:]] == [
+        [{"label": "lamp", "confidence": 0.4}]] * 2 + [[{"label": "bell", "confidence": 0.1}]] + [[]] * 4  # fmt: skip
+    assert [row["reason"] for row in told[3:9]] == [
+        "Its flows are like those of lamps, plugs.", "Not enough evidence; likeliest is lamp.",
+        "Not enough evidence; likeliest is lamp.", "Not enough evidence; likeliest is bell.", "Not enough evidence.",
+        "No learned kind explains this address.",
+    ]  # fmt: skip
+
+
+def test_aggregate__tenths_are_rounded_down_and_stay_what_they_are() -> None:
+    shares = [0.0, 0.049, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.999999, 1.0]
+    rows = [{"household": share, "label": f"{n}", "kinds": [kind(f"{n}")]} for n, share in enumerate(shares)]
+    told = aggregate(night(*rows))
+    assert told["household"].to_pylist() == [0.0, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.9, 1.0]
+    assert aggregate(told).equals(told)
+
+
+def test_aggregate__of_no_device_is_none() -> None:
+    assert aggregate(night()).equals(night())
+
+
+@pytest.fixture
+def bench(module_at: Callable[[Path], ModuleType]) -> ModuleType:
+    return module_at(Path(__file__).parents[1] / "bench" / "linkage.py")
+
+
+@pytest.mark.parametrize(("devices", "kinds"), [(11, 8), (150, 12)])
+def test_linkage__a_clear_table_of_the_night_tells_no_device_that_is_not_alone_with_its_kinds(
+    bench: ModuleType, devices: int, kinds: int
+) -> None:
+    told = bench.measure(bench.made_up(devices, kinds))
+    everyone = {"first_seen": devices, "numbers": devices, "everything": devices, "nearest": devices}
+    assert told["renamed"].items() >= everyone.items(), "what is to be prevented is seen where only names are changed"
+    assert told["rounded"]["everything"] > told["said"], "rounding each row by itself is not enough"
+    for mode in ("opaque", "prefixes"):
+        assert told[mode]["everything"] == told["said"]
+        assert told[mode]["nearest"] <= told["said"] + 2, "two by chance"
+        assert max(told[mode]["first_seen"], told[mode]["numbers"]) <= told["said"]
+    assert told["opaque"]["prefixes"] == 0 < told["prefixes"]["prefixes"]
+
+
+def test_linkage__no_columns_together_tell_more_than_what_is_said(bench: ModuleType) -> None:
+    coarse, released = bench.released_as(bench.made_up(60, 6))["opaque"]
+    numbers = (*bench.NUMBERS, "reason", "kinds", "runners_up")
+    said = bench.measure(bench.made_up(60, 6))["said"]
+    for size in (1, 2, 3):
+        for columns in combinations(numbers, size):
+            assert bench.joined(coarse, released, columns) <= said, columns
