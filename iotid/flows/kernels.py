@@ -74,9 +74,16 @@ POSITION_SHIFT = 42  # captures up to 4 TiB, 2 million of them a night
 NEVER = np.iinfo(np.int64).max
 BEFORE_ALL = np.iinfo(np.int64).min
 
+SECRET_WORDS = 2 * KEY_WORDS + 1  # of a table's secret, uint64: one number for each half of a key's words, and one alone
+
 _MAX_MOVES = 16  # a packet, on average: beyond them a sort from scratch is faster
 
+<<<<<<< ours
 _FIN_FLAG, _SYN_FLAG, RST_FLAG, _ACK_FLAG = 1, 2, 4, 16  # RFC 9293, section 3.1
+=======
+_HALF, _LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
+_FIN_FLAG, _SYN_FLAG, _RST_FLAG, _ACK_FLAG = 1, 2, 4, 16  # RFC 9293, section 3.1
+>>>>>>> theirs
 
 
 class Columns(NamedTuple):
@@ -120,6 +127,7 @@ class Table(NamedTuple):
     """Partial flows that still grow; ``keys`` to ``heads`` have room beyond what ``counts`` says is in use."""
 
     slots: Rows  # int64 (2 ** k,): row of each key's youngest partial flow, the only one that packets join; -1: free
+    secret: Rows  # uint64 (SECRET_WORDS,)
     keys: Rows
     state: Rows
     head_owners: Rows  # int64: row of the partial flow that each row of heads belongs to
@@ -214,12 +222,22 @@ def _position(packets: Columns, p: int) -> int:
 
 
 @kernel
-def _find(slots: Rows, keys: Rows, key: Rows) -> Any:
-    """The slot that holds a row of ``keys`` equal to ``key``, or the free slot where it belongs."""
-    mixed = np.uint64(0)
-    for word in range(KEY_WORDS):  # multiply and xor-shift as in SplitMix64 (Steele, Lea, Flood 2014)
-        mixed = (mixed ^ key[word]) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed ^= mixed >> np.uint64(29)
+def _find(slots: Rows, secret: Rows, keys: Rows, key: Rows) -> Any:
+    """The slot that holds a row of ``keys`` equal to ``key``, or the free slot where it belongs.
+
+    Whoever sends packets chooses the keys, so two of them must not meet by choice. The hash is Multilinear (Lemire,
+    Kaser 2014, after Carter, Wegman 1979): each half of a word times a secret number of its own. Without the secret,
+    the upper 32 bits of any two keys are independent and uniform, however the keys were chosen. The finalizer of
+    MurmurHash3, a bijection of these bits, breaks up the arithmetic progressions that it makes of consecutive keys,
+    and that linear probing suffers from (Thorup, Zhang 2012).
+    """
+    mixed = secret[KEY_WORDS * 2]
+    for word in range(KEY_WORDS):
+        mixed += (key[word] & _LOW) * secret[2 * word] + (key[word] >> _HALF) * secret[2 * word + 1]
+    mixed >>= _HALF
+    mixed = (mixed ^ mixed >> np.uint64(16)) * np.uint64(0x85EBCA6B) & _LOW
+    mixed = (mixed ^ mixed >> np.uint64(13)) * np.uint64(0xC2B2AE35) & _LOW
+    mixed ^= mixed >> np.uint64(16)
     mask = len(slots) - 1
     slot: Any = np.int64(mixed & np.uint64(mask))
     while slots[slot] >= 0:
@@ -230,10 +248,10 @@ def _find(slots: Rows, keys: Rows, key: Rows) -> Any:
 
 
 @kernel
-def number_keys(keys: Rows, slots: Rows, first_row: Rows) -> None:
+def number_keys(keys: Rows, slots: Rows, secret: Rows, first_row: Rows) -> None:
     """Write for every row the first row with the same key, int64 (n,). ``slots``: a power of two above n, all -1."""
     for i in range(len(keys)):
-        slot = _find(slots, keys, keys[i])
+        slot = _find(slots, secret, keys, keys[i])
         if slots[slot] < 0:
             slots[slot] = i
         first_row[i] = slots[slot]
@@ -435,7 +453,7 @@ def _write_head(
 @kernel
 def absorb(begin: int, packets: Columns, order: Rows, lengths: Rows, rule: Rule, table: Table) -> int:
     """Add packets in the order given, from place ``begin`` on; return the place of the first that found no room."""
-    slots, keys, state, head_owners, heads, counts, key = table
+    slots, secret, keys, state, head_owners, heads, counts, key = table
     slot = np.int64(-1)
     for place in range(begin, len(order)):
         if counts[PARTIALS] == len(state) or counts[HEADS] == len(heads) or 2 * counts[KEYS] >= len(slots):
@@ -447,7 +465,7 @@ def absorb(begin: int, packets: Columns, order: Rows, lengths: Rows, rule: Rule,
         flags: int = np.int64(packets.tcp_flags[p])  # type: ignore[assignment]
         is_syn = flags & (_SYN_FLAG | _ACK_FLAG) == _SYN_FLAG
         if slot < 0 or not same(keys, slots[slot], key):  # packets of one flow often follow one another
-            slot = _find(slots, keys, key)
+            slot = _find(slots, secret, keys, key)
         i = slots[slot]
         sequence, source, target = packets.tcp_sequence[p], packets.src_mac[p], packets.dst_mac[p]
         if i < 0 or not _continues(keys, state, i, us, position, side, is_syn, sequence, source, target, rule):
@@ -469,11 +487,11 @@ def absorb(begin: int, packets: Columns, order: Rows, lengths: Rows, rule: Rule,
 
 
 @kernel
-def refill_slots(slots: Rows, keys: Rows, old_slots: Rows) -> None:
+def refill_slots(slots: Rows, secret: Rows, keys: Rows, old_slots: Rows) -> None:
     """Move the rows of a full table of slots into a larger one."""
     for row in old_slots:
         if row >= 0:
-            slots[_find(slots, keys, keys[row])] = row
+            slots[_find(slots, secret, keys, keys[row])] = row
 
 
 @kernel
@@ -504,7 +522,14 @@ def one_each(packets: Columns, lengths: Rows, join_files: bool, keys: Rows, stat
 
 @kernel
 def within(
-    packets: Columns, join_files: bool, slots: Rows, stretch_keys: Rows, stretches: Rows, end_reasons: Rows, key: Rows
+    packets: Columns,
+    join_files: bool,
+    slots: Rows,
+    secret: Rows,
+    stretch_keys: Rows,
+    stretches: Rows,
+    end_reasons: Rows,
+    key: Rows,
 ) -> None:
     """Mark the packets that lie in a stretch of their key with 0, a stretch's last packet with its end reason.
 
@@ -514,7 +539,7 @@ def within(
         _pack_key(p, packets, join_files, key)
         us = packets.timestamp_us[p]
         position = _position(packets, p)
-        row = slots[_find(slots, stretch_keys, key)]
+        row = slots[_find(slots, secret, stretch_keys, key)]
         while 0 <= row < len(stretches) and same(stretch_keys, row, key):
             last_us, last_position = stretches[row, LAST], stretches[row, LAST + 1]
             too_early = before(us, position, stretches[row, FIRST], stretches[row, FIRST + 1])

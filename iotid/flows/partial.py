@@ -6,6 +6,7 @@ Any cut of the packets into partial flows merges into the same flows, so a table
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from iotid.capture.packets import Packets
 
 _US = 1_000_000
+_SECRET = np.frombuffer(secrets.token_bytes(8 * kernels.SECRET_WORDS), np.uint64).copy()  # of this process's tables
 _FIRST_ROWS = 1 << 16  # of a table: memory that is not written to yet costs nothing, growing costs a copy
 
 
@@ -182,11 +184,11 @@ def packets_of_stretches(packets: Packets, stretches: Partials, settings: config
     """
     stretches = stretches.in_merge_order()
     slots = np.full(_power_of_two(2 * len(stretches)), -1, np.int64)
-    kernels.number_keys(stretches.keys, slots, np.empty(len(stretches), np.int64))
+    kernels.number_keys(stretches.keys, slots, _SECRET, np.empty(len(stretches), np.int64))
     columns = columns_of(packets)
     end_reasons = np.full(len(columns.offset), -1, np.int8)
     key = np.empty(KEY_WORDS, np.uint64)
-    kernels.within(columns, settings.join_files, slots, stretches.keys, stretches.state, end_reasons, key)
+    kernels.within(columns, settings.join_files, slots, _SECRET, stretches.keys, stretches.state, end_reasons, key)
     chosen = np.flatnonzero(end_reasons >= 0)
     alone = packets_alone(packets.take(chosen), settings)
     alone.state[:, kernels.END_REASON] = end_reasons[chosen]
@@ -236,7 +238,7 @@ def head_width(settings: config.Flow) -> int:
 def first_rows(keys: Rows) -> Rows:
     """int64 (n,): for every row of ``keys`` the first row that equals it."""
     first_row = np.empty(len(keys), np.int64)
-    kernels.number_keys(keys, np.full(_power_of_two(2 * len(keys)), -1, np.int64), first_row)
+    kernels.number_keys(keys, np.full(_power_of_two(2 * len(keys)), -1, np.int64), _SECRET, first_row)
     return first_row
 
 
@@ -248,6 +250,7 @@ def starts_of(counts: Rows) -> Rows:
 def _new_table(rows: int, width: int) -> Table:
     return Table(
         np.full(4 * rows, -1, np.int64),
+        _SECRET,
         np.empty((rows, KEY_WORDS), np.uint64),
         np.empty((rows, STATE_WIDTH), np.int64),
         np.empty(16 * rows, np.int64),
@@ -260,9 +263,9 @@ def _new_table(rows: int, width: int) -> Table:
 def _grown(table: Table) -> Table:
     """A table of twice the size with the same content."""
     new = _new_table(2 * len(table.keys), table.heads.shape[1])
-    for old_rows, new_rows in zip(table[1:], new[1:], strict=True):
+    for old_rows, new_rows in zip(table[2:], new[2:], strict=True):
         new_rows[: len(old_rows)] = old_rows
-    kernels.refill_slots(new.slots, new.keys, table.slots)
+    kernels.refill_slots(new.slots, new.secret, new.keys, table.slots)
     return new
 
 
