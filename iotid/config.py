@@ -138,6 +138,8 @@ class Capture(_Section):
     split_bytes: int = Field(ge=4096)
     task_bytes: int = Field(ge=1)
     max_packet_bytes: int = Field(ge=64, le=2**30)
+    max_expansion: int = Field(ge=1)
+    max_expanded_bytes: int = Field(ge=1)
     duplicate_window_us: int = Field(ge=0)
     duplicate_records: int = Field(ge=1, le=65536)
     fragment_window_us: int = Field(ge=1)

@@ -225,7 +225,8 @@ def test_settings__every_number_is_taken_inside_its_bounds_and_refused_outside_a
 # what each bounded setting was meant to take, written down a second time
 MEANT = {
     "spark.shuffle_partitions": (1, None), "capture.chunk_bytes": (4096, None), "capture.split_bytes": (4096, None),
-    "capture.task_bytes": (1, None), "capture.max_packet_bytes": (64, 2**30), "capture.duplicate_window_us": (0, None),
+    "capture.task_bytes": (1, None), "capture.max_packet_bytes": (64, 2**30), "capture.max_expansion": (1, None),
+    "capture.max_expanded_bytes": (1, None), "capture.duplicate_window_us": (0, None),
     "capture.duplicate_records": (1, 65536), "capture.fragment_window_us": (1, None),
     "capture.fragment_records": (0, 65536), "capture.max_tunnels": (0, 16), "flow.max_packets": (1, 4096),
     "flow.idle_timeout_s": ((0,), None), "flow.active_timeout_s": ((0,), None), "flow.keep_bytes": (0, 65535),
