@@ -245,7 +245,8 @@ class Census(_Section):
     likeness: float = Field(gt=0, le=1)
     remember_days: int = Field(ge=1)
     inside: tuple[Annotated[str, AfterValidator(_network)], ...] = Field(min_length=1)
-    # these two are never dumped, hence in no hash: they change what devices are called, not what is said of them
+    # these are never dumped, hence in no hash: they change what is shown and under which names, not what is said
+    page_rows: int = Field(ge=1, exclude=True)
     pseudonyms: _Switch = Field(exclude=True)
     key_file: str | None = Field(exclude=True)
 

@@ -240,7 +240,8 @@ MEANT = {
     "evaluation.drift_days": (1, None), "evaluation.left_out_groups": (2, None), "evaluation.etei_epochs": (1, None),
     "evaluation.bootstrap": (0, None), "evaluation.seed": (0, 2**32 - 1), "census.batch_rows": (1, None),
     "census.min_flows": (1, None), "census.min_confidence": (0, 1), "census.likeness": ((0,), 1),
-    "census.remember_days": (1, None), "promotion.min_macro_f1": (0, 1), "promotion.macro_f1_margin": (-1, 1),
+    "census.remember_days": (1, None), "census.page_rows": (1, None),
+    "promotion.min_macro_f1": (0, 1), "promotion.macro_f1_margin": (-1, 1),
     "promotion.max_recall_drop": (0, 1), "promotion.min_support": (1, None), "promotion.max_calibration_error": (0, 1),
     "promotion.max_calibration_rise": (0, 1),
 }  # fmt: skip
