@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iotid.errors import InputError, StaleError
+from iotid.inputs import kind_of, open_without_waiting
 from iotid.storage import local_path
 
 if TYPE_CHECKING:
@@ -234,8 +235,7 @@ def open_file(path: str, filesystem: fs.FileSystem, inner: str) -> Any:
     """
     if filesystem.type_name != "local":
         return filesystem.open_input_file(inner)
-    file = open(inner, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
-    mode = os.fstat(file.fileno()).st_mode
+    file, mode = open_without_waiting(inner)
     if not stat.S_ISREG(mode):
         file.close()
         raise not_regular(path, mode)
@@ -259,9 +259,7 @@ def unreadable(path: str, fault: OSError) -> InputError:
 
 
 def not_regular(path: str, mode: int) -> InputError:
-    kinds = {stat.S_IFIFO: "a named pipe (FIFO)", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
-    kind = kinds.get(stat.S_IFMT(mode), "a device")
-    return InputError(f"{path}: is {kind} and no file, which captures must be; write it to a file first")
+    return InputError(f"{path}: is {kind_of(mode)} and no file, which captures must be; write it to a file first")
 
 
 def decompressed(file: Any, compression: str, most: int | None = None, beyond: str = "") -> Stream:
