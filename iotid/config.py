@@ -26,9 +26,12 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from iotid import yaml12
-from iotid.errors import SettingError
+from iotid.errors import SettingError, cut, shown
+from iotid.inputs import read_file
 
 DEFAULT_LAYERS = ("base.yaml", "promotion.yaml", "watchlist.yaml")
+_MOST_BYTES = 1 << 20  # of a file of settings
+_MOST_FAULTS = 10  # that one error tells of
 
 
 class _Section(BaseModel):
@@ -71,7 +74,7 @@ def composed(text: str) -> str:
 def _each_once(given: tuple[Any, ...]) -> tuple[Any, ...]:
     for value in given:
         if given.count(value) > 1:
-            raise ValueError(f"{value!r} stands twice; name each once")
+            raise ValueError(f"{shown(value)} stands twice; name each once")
     return given
 
 
@@ -79,11 +82,11 @@ def _network(text: str) -> str:
     try:
         network = ipaddress.ip_network(text, strict=False)
         if "%" in text or (network.version == 6 and network.network_address.ipv4_mapped):
-            raise ValueError(f"{text!r} holds no address of a packet")
+            raise ValueError(f"{shown(text)} holds no address of a packet")
     except ValueError as fault:
-        raise ValueError(f"{fault}; write networks as 192.168.0.0/16 or fc00::/7") from None
+        raise ValueError(f"{cut(str(fault))}; write networks as 192.168.0.0/16 or fc00::/7") from None
     if ipaddress.ip_interface(text).ip != network.network_address:
-        raise ValueError(f"{text!r} is an address in a network, and no network; did you mean {network}?")
+        raise ValueError(f"{shown(text)} is an address in a network, and no network; did you mean {network}?")
     return text
 
 
@@ -101,8 +104,8 @@ def _protocol(name: str) -> str:
 
 
 def _not_known(name: Any, known: list[str]) -> tuple[str, str]:
-    close = difflib.get_close_matches(str(name), known, n=1)
-    return f"{name!r} is not known", f"did you mean {close[0]}?" if close else f"choose from {', '.join(known)}"
+    close = difflib.get_close_matches(cut(str(name)), known, n=1)
+    return f"{shown(name)} is not known", f"did you mean {close[0]}?" if close else f"choose from {', '.join(known)}"
 
 
 _PASSWORD = "password_in_location"
@@ -144,6 +147,8 @@ class Capture(_Section):
     split_bytes: int = Field(ge=4096)
     task_bytes: int = Field(ge=1)
     max_packet_bytes: int = Field(ge=64, le=2**30)
+    max_expansion: int = Field(ge=1)
+    max_expanded_bytes: int = Field(ge=1)
     duplicate_window_us: int = Field(ge=0)
     duplicate_records: int = Field(ge=1, le=65536)
     fragment_window_us: int = Field(ge=1)
@@ -249,7 +254,8 @@ class Census(_Section):
     likeness: float = Field(gt=0, le=1)
     remember_days: int = Field(ge=1)
     inside: tuple[Annotated[str, AfterValidator(_network)], ...] = Field(min_length=1)
-    # these two are never dumped, hence in no hash: they change what devices are called, not what is said of them
+    # these are never dumped, hence in no hash: they change what is shown and under which names, not what is said
+    page_rows: int = Field(ge=1, exclude=True)
     pseudonyms: Annotated[
         _Pseudonyms, BeforeValidator(_pseudonyms, json_schema_input_type=bool | Literal["on", _Pseudonyms])
     ] = Field(exclude=True)
@@ -385,7 +391,7 @@ def settings_hash(*sections: BaseModel, extra: Mapping[str, Any] | None = None) 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml12.load(path.read_text(encoding="utf-8"))
+        content = yaml12.load(read_file(path, _MOST_BYTES).decode())
     except OSError as fault:
         raise SettingError(f"--config {path}: cannot be read ({fault.strerror}); give a YAML file") from None
     except ValueError as fault:
@@ -401,14 +407,16 @@ def _parse_override(text: str) -> dict[str, Any]:
     name, equals, value = text.partition("=")
     section, dot, key = name.partition(".")
     if not (equals and dot and section and key):
-        raise SettingError(f"--set {text}: must read section.key=value, as in training.epochs=10")
+        raise SettingError(f"--set {cut(text)}: must read section.key=value, as in training.epochs=10")
     try:
         return {section: {key: yaml12.load_whole(value)}}
     except ValueError as fault:
         if holds_password(value):
-            raise SettingError(f"--set {name}: {NO_PASSWORD}") from None
-        quoted = shlex.quote(f"{name}={json.dumps(value, ensure_ascii=False)}")
-        raise SettingError(f"--set {text}: the value is not valid YAML ({fault}); quote it: --set {quoted}") from None
+            raise SettingError(f"--set {cut(name)}: {NO_PASSWORD}") from None
+        quoted = cut(shlex.quote(f"{name}={json.dumps(value, ensure_ascii=False)}"))
+        raise SettingError(
+            f"--set {cut(text)}: the value is not valid YAML ({fault}); quote it: --set {quoted}"
+        ) from None
 
 
 def _frozen(value: Any) -> Any:
@@ -428,9 +436,9 @@ def _merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
 
 def _explain(fault: ValidationError, within: tuple[str, ...] = ()) -> str:
     lines = []
-    errors = fault.errors()
+    errors = fault.errors()[:_MOST_FAULTS]
     for error in errors:
-        place = [str(part) for part in (*within, *error["loc"])]
+        place = [cut(str(part)) for part in (*within, *error["loc"])]
         name = ".".join(place)
         if error["type"] == "extra_forbidden":
             close = difflib.get_close_matches(place[-1], _keys_beside(place), n=1)
@@ -444,11 +452,12 @@ def _explain(fault: ValidationError, within: tuple[str, ...] = ()) -> str:
             reason, remedy = _WORDS.get(error["type"], (error["msg"], "see conf/base.yaml"))
             if error["type"] == "literal_error" and place[-1].isdigit():
                 reason, remedy = _not_known(error["input"], re.findall("'([^']*)'", error["ctx"]["expected"]))
-            reason, got = reason.removeprefix("Value error, "), repr(error["input"])
+            reason, got = reason.removeprefix("Value error, "), shown(error["input"])
             is_secret = error["type"] == _PASSWORD or name == "census.key_file"
             told = "" if isinstance(error["input"], dict) or is_secret or got in reason else f", got {got}"
             lines.append(f"{name}: {reason}{told}; {remedy}")
-    return " | ".join(lines)
+    more = fault.error_count() - len(errors)
+    return " | ".join([*lines, *[f"and {more:,} more faults"] * (more > 0)])
 
 
 _WORDS = {  # of pydantic's errors that would not say what to do

@@ -5,11 +5,25 @@
 Every message names the field or file, the rule, the value it got and the remedy.
 """
 
+from __future__ import annotations
+
+import reprlib
+
+_MOST_SHOWN = 80  # characters of a value
+_MOST_TOLD = 4000  # characters of a message: whatever others wrote and a message holds, it stays a line to read
+_MOST_BITS = 256  # of a number that is shown: Python refuses to print huge ones
+
 
 class IotidError(Exception):
-    """Anything that iotid itself reports. ``exit_code`` is what a command ends with."""
+    """Anything that iotid itself reports, in one line. ``exit_code`` is what a command ends with."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        line = " ".join(message.split()) if "\n" in message else message
+        if len(line) > _MOST_TOLD:
+            line = f"{line[: 3 * _MOST_TOLD // 4]} … {line[-_MOST_TOLD // 4 :]}"
+        super().__init__(line)
 
 
 class UserError(IotidError, ValueError):
@@ -76,3 +90,22 @@ class WatchError(IotidError):
     """All went well, and a device on the watch list was met: ``watchlist.fail`` asks that this be seen."""
 
     exit_code = 3
+
+
+class _Short(reprlib.Repr):
+    def repr_int(self, number: int, level: int) -> str:
+        bits = number.bit_length()
+        return f"a number of {bits} bits" if bits > _MOST_BITS else super().repr_int(number, level)
+
+
+_short = _Short(maxlevel=3, maxstring=_MOST_SHOWN, maxother=_MOST_SHOWN, maxdict=8, maxlist=8, maxtuple=8)
+
+
+def shown(value: object) -> str:
+    """A value as errors show it: as Python writes it, cut to some 80 characters whatever its size and depth."""
+    return cut(_short.repr(value), _MOST_SHOWN + 3)
+
+
+def cut(text: str, most: int = _MOST_SHOWN) -> str:
+    """Text as errors show it: its first characters, where it is long."""
+    return text if len(text) <= most else f"{text[:most]}…"

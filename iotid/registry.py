@@ -387,6 +387,9 @@ class Registry:
         return self._reach(lambda: self._client().get_model_version(self.tracking.model, str(version)))
 
     def _client(self) -> Any:
+        database = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+).*", self.uri)
+        if database and Path(database[1]).exists() and not Path(database[1]).is_file():  # SQLite would wait for a pipe
+            raise UserError(f"tracking.uri: {self.uri} is no file; name one, or a server")
         return _mlflow().MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
 
     def _experiment_id(self, client: Any) -> str:

@@ -298,7 +298,10 @@ CENSUS = Table(  # version 4: kinds, unexplained, household, reason and new_kind
         Column("household", "float64", "probability that several devices are behind the address (census.behind)"),
         Column("reason", "string", "a sentence: which distinct flows speak for what"),
         Column(
-            "group", "string", "unknown devices that are alike have one; null unless unknown, see groups", nullable=True
+            "group",
+            "string",
+            "unknown devices that are alike have one, see groups; `others` beyond the most groups; null unless unknown",
+            nullable=True,
         ),
         Column(
             "flows", "int64", "flows used; 0 of a device that is gone or away, whose row else tells of its last night"

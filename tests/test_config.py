@@ -237,10 +237,63 @@ def test_settings__every_number_is_taken_inside_its_bounds_and_refused_outside_a
             load_settings([], [f"{name}={other}"])
 
 
+_LONG = "x" * 10**5
+_NESTED = "a0: &a0 [x, x, x, x]\n" + "\n".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 40))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        _NESTED,
+        "training: " + "[" * 10**5,
+        f"{_LONG}: {{}}",
+        f"training: {{{_LONG}: 1}}",
+        f"training: {{epochs: {_LONG}}}",
+        f"training: {{epochs: -{'9' * 99}}}",
+        f"training: [{'a,' * 10**4}]",
+        f"dataset: {{characteristics: [{'a,' * 10**4}]}}",
+        f"dataset: {{characteristics: [{_LONG}]}}",
+        f"census: {{inside: [{_LONG}]}}",
+        f"evaluation: {{protocols: [{_LONG}]}}",
+        f"storage: {{root: [{'[a],' * 10**3}]}}",
+        f"spark: {{master: {_LONG}}}",
+        f"watchlist: {{labels: [{'{a: 1},' * 10**4}]}}",
+        f"promotion: {{min_recall: {{{_LONG}: 2}}}}",
+        "1: 2",
+        "{training: {1: 2, null: 3, 1.5: 1}}",
+        "- " + _LONG,
+        "\n".join(f"k{n}: 1" for n in range(10**4)),
+        "#" * (1 << 20) + "\n",
+    ],
+    ids=range(20),
+)
+def test_settings__what_takes_memory_or_is_long_is_one_short_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    with pytest.raises(SettingError) as raised:
+        load_settings([path])
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 2500
+
+
+def test_settings__a_long_override_is_one_short_line() -> None:
+    for override in (
+        f"training.epochs={_LONG}",
+        f"{_LONG}.epochs=1",
+        _LONG,
+        f"training.epochs='{_LONG}",
+        f"a.b=[{_LONG}",
+    ):
+        with pytest.raises(SettingError) as raised:
+            load_settings([], [override])
+        assert len(str(raised.value)) < 700
+
+
 # what each bounded setting was meant to take, written down a second time
 MEANT = {
     "spark.shuffle_partitions": (1, None), "capture.chunk_bytes": (4096, None), "capture.split_bytes": (4096, None),
-    "capture.task_bytes": (1, None), "capture.max_packet_bytes": (64, 2**30), "capture.duplicate_window_us": (0, None),
+    "capture.task_bytes": (1, None), "capture.max_packet_bytes": (64, 2**30), "capture.max_expansion": (1, None),
+    "capture.max_expanded_bytes": (1, None), "capture.duplicate_window_us": (0, None),
     "capture.duplicate_records": (1, 65536), "capture.fragment_window_us": (1, None),
     "capture.fragment_records": (0, 65536), "capture.max_tunnels": (0, 16), "flow.max_packets": (1, 4096),
     "flow.idle_timeout_s": ((0,), None), "flow.active_timeout_s": ((0,), None), "flow.keep_bytes": (0, 65535),
@@ -254,7 +307,8 @@ MEANT = {
     "evaluation.drift_days": (1, None), "evaluation.left_out_groups": (2, None), "evaluation.etei_epochs": (1, None),
     "evaluation.bootstrap": (0, None), "evaluation.seed": (0, 2**32 - 1), "census.batch_rows": (1, None),
     "census.min_flows": (1, None), "census.min_confidence": (0, 1), "census.likeness": ((0,), 1),
-    "census.remember_days": (1, None), "promotion.min_macro_f1": (0, 1), "promotion.macro_f1_margin": (-1, 1),
+    "census.remember_days": (1, None), "census.page_rows": (1, None),
+    "promotion.min_macro_f1": (0, 1), "promotion.macro_f1_margin": (-1, 1),
     "promotion.max_recall_drop": (0, 1), "promotion.min_support": (1, None), "promotion.max_calibration_error": (0, 1),
     "promotion.max_calibration_rise": (0, 1),
 }  # fmt: skip

@@ -72,3 +72,51 @@ def test_load__what_cannot_be_read_is_one_line(text: str) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - any text will do
         yaml12.load(text)
     assert "\n" not in str(caught.value)
+
+
+def _bomb(levels: int, scalar: str = "x") -> str:
+    lines = [f"a0: &a0 [{scalar}]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, levels)]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (_bomb(9), "aliases stand for more than 100,000 values and characters in line 6"),
+        (_bomb(4, "x" * 1000), "aliases stand for more than"),
+        (f"[&a {'x' * 2000}{', *a' * 60}]", "aliases stand for more than"),
+        ("a: &a [1, *a]", "alias 'a' stands in what it stands for in line 1"),
+        ("&a {b: {c: *a}}", "stands in what it stands for"),
+        ("[" * 70 + "]" * 70, "nested more than 64 deep in line 1"),
+        ("- " * 70, "nested more than 64 deep"),
+        ("\n".join(" " * n + "a:" for n in range(70)), "nested more than 64 deep in line 64"),
+        ('"\\ud800"', "holds half of a character"),
+        ("f" * 1000 + ": 1\n" + "f" * 1000 + ": 2", "the same key once more in line 2"),
+        ("*" + "f" * 1000, "undefined alias"),
+        ("!!int 0x" + "f" * 10**5, "too large a number"),
+        ("!!int x", "invalid literal"),
+        ("!!bool maybe", "'maybe' is neither true nor false"),
+        ("!!timestamp x", "constructor for the tag"),
+        ("!!binary x", "constructor for the tag"),
+        ("!!" + "x" * 1000 + " x", "constructor for the tag"),
+    ],
+    ids=range(17),
+)
+def test_load__what_would_take_memory_or_depth_is_one_short_line(text: str, told: str) -> None:
+    for load in (yaml12.load, yaml12.load_text, yaml12.load_whole):
+        with pytest.raises(ValueError, match=told) as caught:
+            load(text)
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 500
+
+
+def test_load__more_values_than_may_be_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yaml12, "_MOST_VALUES", 20)
+    assert len(yaml12.load("[" + "a," * 19 + "]")) == 19
+    with pytest.raises(ValueError, match="more than 20 values in line 3"):
+        yaml12.load("[\n" + "a," * 9 + "\n" + "a," * 11 + "]")
+
+
+def test_load__anchors_of_people_are_read() -> None:
+    assert yaml12.load("a: &a {b: [1, 2]}\nc: *a\nd: [*a, *a]") == {"a": (a := {"b": [1, 2]}), "c": a, "d": [a, a]}

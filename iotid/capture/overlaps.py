@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -21,11 +22,13 @@ from iotid.errors import InputError, StaleError
 if TYPE_CHECKING:
     from iotid.capture.splits import Split
 
+_GLANCE_BYTES = 1 << 26  # of a compressed capture in which its first packet is looked for
+
 
 def first_packet(capture: Split) -> str:
     """What tells a capture's first packet that has a time from all others; empty: it has none that a glance finds."""
     try:
-        with open_stream(capture.path, capture.compression, capture.file_bytes) as stream:
+        with open_stream(replace(capture, fingerprint=""), _glance()) as stream:
             walk = Walk(stream, capture.container, capture.context, capture.start, capture.end, _glance())
             for step in walk:
                 known = np.flatnonzero(step.records.time > 0)
@@ -66,4 +69,6 @@ def _packet(step: Step, at: int) -> str:
 
 @cache
 def _glance() -> config.Capture:
-    return config.load_settings().capture.model_copy(update={"chunk_bytes": 1 << 16})
+    return config.load_settings().capture.model_copy(
+        update={"chunk_bytes": 1 << 16, "max_expanded_bytes": _GLANCE_BYTES}
+    )

@@ -120,7 +120,7 @@ def walk_piece(piece: Piece, settings: config.Capture) -> Guess | None:
         StaleError: it is no longer what it was.
     """
     capture = piece.capture
-    with open_stream(capture.path, capture.compression, capture.file_bytes, capture.fingerprint) as stream:
+    with open_stream(capture, settings) as stream:
         if piece.begin == capture.start:
             first = _walk(stream, piece, nothing(capture), piece.begin + 1, settings)
             if capture.container == "pcap" or first.sections:
@@ -136,7 +136,7 @@ def prove(known: Stretch, guess: Guess | None, piece: Piece, settings: config.Ca
     if guess is not None and guess.follows(known):
         return guess.stretch, 0
     capture, reach = piece.capture, reach_of(settings)
-    with open_stream(capture.path, capture.compression, capture.file_bytes, capture.fingerprint) as stream:
+    with open_stream(capture, settings) as stream:
         until = piece.limit if guess is None else guess.stretch.start
         again = _walk(stream, piece, known, until, settings)
         if guess is not None and guess.follows(again):

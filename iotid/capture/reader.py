@@ -122,7 +122,7 @@ class _Reading:
         begin = split.start if self._goes_on_with(split) else self._start(split)
         broken = _Broken(split, settings, counters)
         self._decoder.file_index = split.file_index
-        with open_stream(split.path, split.compression, split.file_bytes, split.fingerprint) as stream:
+        with open_stream(split, settings) as stream:
             if split.split == 0:
                 broken.header(header_cut(stream, split.container))
             walk = Walk(stream, split.container, split.context, begin, split.end, settings)
@@ -199,7 +199,7 @@ class _Reading:
 
     def _walk(self, part: Split, decoder: Decoder | None = None) -> int:
         """Walk over a split, for the decoder to remember its records; return their number."""
-        with open_stream(part.path, part.compression, part.file_bytes, part.fingerprint) as stream:
+        with open_stream(part, self._settings) as stream:
             walk = Walk(stream, part.container, part.context, part.start, part.end, self._settings)
             for step in walk:
                 if decoder is not None:
@@ -250,7 +250,7 @@ def _day_of(time_us: int) -> str:
 def _first_times(capture: Split, settings: config.Capture) -> list[int]:
     """The time of the first record that has one, and, where that is of 1970, of the first that is not."""
     first: list[int] = []
-    with open_stream(capture.path, capture.compression, capture.file_bytes, capture.fingerprint) as stream:
+    with open_stream(capture, settings) as stream:
         walk = Walk(stream, capture.container, capture.context, capture.start, capture.end, settings)
         for step in walk:
             times = step.records.time

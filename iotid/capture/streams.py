@@ -19,16 +19,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iotid.errors import InputError, StaleError
+from iotid.inputs import kind_of, open_without_waiting
 from iotid.storage import local_path
 
 if TYPE_CHECKING:
     from pyarrow import fs
 
+    from iotid import config
+    from iotid.capture.splits import Split
+
 _COMPRESSIONS = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd", "bz2": b"BZh", "xz": b"\xfd7zXZ\x00"}
 _SAMPLE = 1 << 16  # bytes at either end of a capture that tell whether it is still the same
 _PIECE = 1 << 18  # bytes read from a compressed file at once
+_FIRST_PIECE = 1 << 9  # bytes given to a member's decompressor first: what follows a shorter member is copied out of it
 _ZSTD_PIECE = 1 << 14  # bytes decompressed at once: what a broken frame can cost at most
 _XZ_MEMORY = 1 << 28  # bytes: an xz header may ask for 4 GiB of dictionary; its strongest preset takes 64 MiB
+_ANY_EXPANSION = 1 << 26  # bytes that any compressed file may expand to: small ones of few distinct bytes do honestly
+_PADDING = re.compile(rb"\0*")
 
 
 class Stream(Protocol):
@@ -130,10 +137,13 @@ class _Told(io.RawIOBase):
 class _Decompressed(_Closing):
     """A compressed file, read forward; what stands before a break is delivered, then ``fault`` says what broke."""
 
-    def __init__(self, file: Any, read: Callable[[int], bytes]) -> None:
+    def __init__(self, file: Any, read: Callable[[int], bytes], most: int | None, beyond: str) -> None:
+        """``most``: bytes that may be delivered; ``beyond``: what an error says of more."""
         self._file = file
         self._read = read
-        self._held = b""
+        self._left = most
+        self._beyond = beyond
+        self._held = bytearray()
         self._start = 0
         self._ended = False
 
@@ -141,16 +151,14 @@ class _Decompressed(_Closing):
         assert position >= self._start, "a compressed stream is read forward only"
         while not self._ended and self._start + len(self._held) < position:
             self._start += len(self._held)
-            self._held = self._more(min(position - self._start, _PIECE))
+            self._held = bytearray(self._more(min(position - self._start, _PIECE)))
         skip = min(position - self._start, len(self._held))
-        parts = [memoryview(self._held)[skip:]]
         self._start += skip
-        missing = size - len(parts[0])
-        while missing > 0 and not self._ended:
-            parts.append(memoryview(self._more(missing)))
-            missing -= len(parts[-1])
-        self._held = b"".join(parts)
-        return _readonly(self._held)[:size]
+        held = self._held[skip:]
+        while len(held) < size and not self._ended:
+            held += self._more(size - len(held))
+        self._held = held
+        return _readonly(held)[:size]
 
     def _more(self, size: int) -> bytes:
         """Up to ``size`` further bytes; none only at the end."""
@@ -162,43 +170,60 @@ class _Decompressed(_Closing):
             self.fault = str(fault)
             data = b""
         self._ended = not data
+        if self._left is not None:
+            self._left -= len(data)
+            if self._left < 0:
+                raise InputError(self._beyond)
         return data
 
     def close(self) -> None:
         self._file.close()
 
 
-def open_stream(path: str, compression: str, file_bytes: int, fingerprint: str = "") -> Stream:
+def open_stream(capture: Split, settings: config.Capture) -> Stream:
     """Open a capture at its first ``file_bytes`` bytes, so that one that still grows reads the same each time.
 
-    ``fingerprint``: of those bytes when it was planned; empty: they may be any.
+    Where the capture has a ``fingerprint``, it must be that of those bytes. Of a compressed capture no more is
+    delivered than ``settings`` allow: a window beyond raises an InputError.
 
     Raises:
         InputError: the file cannot be opened.
         StaleError: it is no longer what it was: gone, shorter, or of other bytes.
     """
+    path, file_bytes = capture.path, capture.file_bytes
     filesystem, inner = filesystem_of(path)
     try:
         file = open_file(path, filesystem, inner)
         size = file.seek(0, os.SEEK_END)
         if size < file_bytes:
             raise StaleError(f"{path}: has {size} bytes where its plan says {file_bytes}; plan it again (split-pcaps)")
-        if fingerprint and fingerprint_of(file, file_bytes) != fingerprint:
+        if capture.fingerprint and fingerprint_of(file, file_bytes) != capture.fingerprint:
             raise StaleError(
                 f"{path}: its first {file_bytes} bytes are no longer those that were planned, so another capture was "
                 "written over it; plan it again (split-pcaps)"
             )
-        if compression == "none":
+        if capture.compression == "none":
             local = filesystem.type_name == "local"
             return _Mapped(file, file_bytes) if local else _Fetched(_Told(file, path, file_bytes), file_bytes)
         file.seek(0)
-        return decompressed(_Told(file, path, file_bytes), compression)
+        most, beyond = _expansion(capture, settings)
+        return decompressed(_Told(file, path, file_bytes), capture.compression, most, beyond)
     except FileNotFoundError:
         raise StaleError(
             f"{path}: was there when it was planned and is gone; bring it back, or plan again (split-pcaps)"
         ) from None
     except OSError as fault:
         raise unreadable(path, fault) from None
+
+
+def _expansion(capture: Split, settings: config.Capture) -> tuple[int, str]:
+    """Bytes that a compressed capture may expand to, and what is said of one that has more."""
+    by_ratio = max(settings.max_expansion * capture.file_bytes, _ANY_EXPANSION)
+    most, key = min((by_ratio, "max_expansion"), (settings.max_expanded_bytes, "max_expanded_bytes"))
+    return most, (
+        f"{capture.path}: its {capture.file_bytes:,} bytes expand to more than {most:,}, the most by capture.{key}; "
+        "leave the file out if it was made to fill memory and time, else raise the setting"
+    )
 
 
 def open_file(path: str, filesystem: fs.FileSystem, inner: str) -> Any:
@@ -210,8 +235,7 @@ def open_file(path: str, filesystem: fs.FileSystem, inner: str) -> Any:
     """
     if filesystem.type_name != "local":
         return filesystem.open_input_file(inner)
-    file = open(inner, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
-    mode = os.fstat(file.fileno()).st_mode
+    file, mode = open_without_waiting(inner)
     if not stat.S_ISREG(mode):
         file.close()
         raise not_regular(path, mode)
@@ -235,14 +259,15 @@ def unreadable(path: str, fault: OSError) -> InputError:
 
 
 def not_regular(path: str, mode: int) -> InputError:
-    kinds = {stat.S_IFIFO: "a named pipe (FIFO)", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
-    kind = kinds.get(stat.S_IFMT(mode), "a device")
-    return InputError(f"{path}: is {kind} and no file, which captures must be; write it to a file first")
+    return InputError(f"{path}: is {kind_of(mode)} and no file, which captures must be; write it to a file first")
 
 
-def decompressed(file: Any, compression: str) -> Stream:
-    """The uncompressed stream of an open file; closing it closes the file."""
-    return _Decompressed(file, _reader(compression, file))
+def decompressed(file: Any, compression: str, most: int | None = None, beyond: str = "") -> Stream:
+    """The uncompressed stream of an open file; closing it closes the file.
+
+    ``most``: bytes that it may deliver, if any number is not to; more raises an InputError that says ``beyond``.
+    """
+    return _Decompressed(file, _reader(compression, file), most, beyond)
 
 
 def compression_of(head: bytes) -> str:
@@ -303,31 +328,37 @@ class _Members:
         self._file = file
         self._maker = maker
         self._decompressor = maker()
-        self._rest = b""  # read from the file, not yet given to the decompressor
+        self._piece, self._at = b"", 0  # read from the file, and how much of it was given to the decompressor
+        self._step = _FIRST_PIECE
 
     def read(self, size: int) -> bytes:
         while True:
-            if self._decompressor.eof:
-                if not self._next_member():
-                    return b""
-            elif not self._rest and self._decompressor.needs_input:
-                self._rest = self._file.read(_PIECE)
-            given, self._rest = self._rest, b""
+            if self._decompressor.eof and not self._next_member():
+                return b""
+            given = self._next_piece() if self._decompressor.needs_input else b""
             data: bytes = self._decompressor.decompress(given, size)
             if data:
                 return data
             if not given and not self._decompressor.eof:
                 raise EOFError("the compressed file is cut off")
 
+    def _next_piece(self) -> bytes:
+        """What the decompressor gets next; none at the end of the file."""
+        if self._at == len(self._piece):
+            self._piece, self._at = self._file.read(_PIECE), 0
+        given = self._piece[self._at : self._at + self._step]
+        self._at += len(given)
+        self._step = min(2 * self._step, _PIECE)
+        return given
+
     def _next_member(self) -> bool:
         """Step over the zeros that may pad a member; False at the end of the file."""
-        rest = self._decompressor.unused_data.lstrip(b"\0")
-        while not rest:
-            piece = self._file.read(_PIECE)
-            if not piece:
+        self._at -= len(self._decompressor.unused_data)
+        while (at := _PADDING.match(self._piece, self._at).end()) == len(self._piece):  # type: ignore[union-attr]
+            self._piece, self._at = self._file.read(_PIECE), 0
+            if not self._piece:
                 return False
-            rest = piece.lstrip(b"\0")
-        self._rest = rest
+        self._at, self._step = at, _FIRST_PIECE
         self._decompressor = self._maker()
         return True
 

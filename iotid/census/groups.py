@@ -8,10 +8,12 @@ TNSM 2021) tells devices by the Hellinger distance of packet lengths, which is s
 
 Groups are made by the leader algorithm (Hartigan 1975): a device that is like no leader yet becomes one, those that
 sent most first, and then each device goes to the leader that it is most like. So nobody is in a group by a chain of
-others. The groups of the census before lead before all, each by the mean of its devices' shares, half of it as it was,
-half as tonight. So a group keeps its name from night to night for as long as its kind goes on sending alike, also where
-every device of it has another address. The name says nothing at another site, nor once the census has forgotten the
-last device of the group.
+others. At most MOST_GROUPS devices become leaders, and as many groups are kept, so that a flood of made-up devices
+costs time in proportion to their number; those that are then like no leader are one group, OTHERS. The groups of the
+census before lead before all, each by the mean of its devices' shares, half of it as it was, half as tonight. So a
+group keeps its name from night to night for as long as its kind goes on sending alike, also where every device of it
+has another address. The name says nothing at another site, nor once the census has forgotten the last device of the
+group.
 
 With likeness 0.6, 104 device nights of 13 simulated kinds are 13 groups without a mistake, and 414 recordings of 31
 devices (aalto) are 33: where two kinds share one, they are look-alikes of one vendor.
@@ -46,6 +48,8 @@ SHOWN = pa.schema(
         ("flows", pa.int64()),  # flows of the device that show it
     ]
 )
+MOST_GROUPS = 4096  # new ones of a night, and ones that are kept; a night of 20,000 devices has some 650 unknown ones
+OTHERS = "others"
 MOST = 64  # payloads, and ports, that are looked at of a device, and payloads that are kept of a group
 NO_GROUPS = GROUPS.arrow_schema().empty_table()
 _NOTHING = -1  # the protocol of the one payload of a device that sends none
@@ -57,12 +61,13 @@ _DECIMALS = 6  # as in the vote
 
 
 def group_devices(devices: pa.Array, shown: pa.Table, earlier: pa.Table, likeness: float) -> tuple[pa.Array, pa.Table]:
-    """The group of each of N devices, and what makes the groups (GROUPS).
+    """The group of each of N devices, and what makes the groups (GROUPS) but for OTHERS.
 
     Args:
         devices: ids of the unknown devices, in order.
         shown: rows of SHOWN of these devices, in any order; a device without payload may have none.
-        earlier: the groups (GROUPS) of the census before; those without a device tonight are given back as they were.
+        earlier: the groups (GROUPS) of the census before; those without a device tonight are given back as they were,
+            and new ones as long as there are no more than MOST_GROUPS.
         likeness: the least coefficient of a device and a leader.
     """
     from scipy.sparse import vstack
@@ -73,14 +78,15 @@ def group_devices(devices: pa.Array, shown: pa.Table, earlier: pa.Table, likenes
     share_NT = _shares(flows_NT)
     order_N = np.argsort(-np.asarray(flows_NT.sum(axis=1)).ravel(), kind="stable")
     leaders = _leaders(share_NT.sqrt(), before_LT.sqrt(), order_N, likeness)
-    leader_N = _most_like(share_NT.sqrt(), vstack([before_LT, share_NT[leaders]]).sqrt().tocsr())
+    leader_N, is_like_N = _most_like(share_NT.sqrt(), vstack([before_LT, share_NT[leaders]]).sqrt().tocsr(), likeness)
     names = _names(earlier["group"].to_pylist(), [(payload_T, flows_NT[place]) for place in leaders])
-    group_N = pa.array(names, pa.string()).take(pa.array(leader_N))
+    group_N = pc.if_else(is_like_N, pa.array(names, pa.string()).take(pa.array(leader_N)), OTHERS)
     services = _services(shown.filter(pc.equal(shown["what"], PORT)), devices, group_N)
-    share_LT = _means(share_NT, leader_N, before_LT, len(names))
+    share_LT = _means(share_NT[is_like_N], leader_N[is_like_N], before_LT, len(names))
     tonight = [
         {"group": names[leader], "services": services.get(names[leader], []), **_kept(share_LT[leader], payload_T)}
-        for leader in np.unique(leader_N).tolist()
+        for leader in np.unique(leader_N[is_like_N]).tolist()
+        if leader < MOST_GROUPS
     ]
     absent = earlier.filter(pc.invert(pc.is_in(earlier["group"], value_set=group_N)))
     groups = pa.concat_tables([pa.Table.from_pylist(tonight, schema=GROUPS.arrow_schema()), absent])
@@ -88,9 +94,10 @@ def group_devices(devices: pa.Array, shown: pa.Table, earlier: pa.Table, likenes
 
 
 def with_new(groups: pa.Table, others: pa.Table) -> pa.Table:
-    """``groups`` and those of ``others`` that have another name."""
+    """``groups`` and those of ``others`` that have another name, as long as there are no more than MOST_GROUPS."""
     is_new = pc.invert(pc.is_in(others["group"], value_set=one_chunk(groups["group"])))
-    return pa.concat_tables([groups, others.filter(is_new)]).sort_by("group")
+    more = others.filter(is_new).slice(0, max(MOST_GROUPS - len(groups), 0))
+    return pa.concat_tables([groups, more]).sort_by("group")
 
 
 def _counts(devices: pa.Array, said: pa.Table, earlier: pa.Table) -> tuple[csr_matrix, NDArray[np.int64], csr_matrix]:
@@ -127,7 +134,8 @@ def _shares(flows_NT: csr_matrix) -> csr_matrix:
 
 
 def _leaders(root_NT: csr_matrix, before_LT: csr_matrix, order_N: NDArray[np.int64], likeness: float) -> list[int]:
-    """Rows that lead, beside those ``before``: going through the rows in order, each that is like no leader so far."""
+    """Rows that lead, beside those ``before``: going through the rows in order, each that is like no leader so far, as
+    long as there are no more than MOST_GROUPS."""
     from scipy.sparse import vstack
 
     leaders: list[int] = []
@@ -141,14 +149,19 @@ def _leaders(root_NT: csr_matrix, before_LT: csr_matrix, order_N: NDArray[np.int
             if free_B[place]:
                 leaders.append(int(block[place]))
                 free_B &= ~alike_BB[place]
+        if len(leaders) >= MOST_GROUPS:
+            return leaders[:MOST_GROUPS]
         leading_LT = vstack([before_LT, root_NT[leaders]]).tocsr()
     return leaders
 
 
-def _most_like(root_NT: csr_matrix, leading_LT: csr_matrix) -> NDArray[np.int64]:
-    """(N,) the leader that each row is most like; of equals the first."""
-    blocks = [_best(root_NT[at : at + _BLOCK], leading_LT)[0] for at in range(0, root_NT.shape[0], _BLOCK)]
-    return np.concatenate(blocks)
+def _most_like(
+    root_NT: csr_matrix, leading_LT: csr_matrix, likeness: float
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """(N,) the leader that each row is most like, of equals the first, and whether it is like that one at all."""
+    blocks = [_best(root_NT[at : at + _BLOCK], leading_LT) for at in range(0, root_NT.shape[0], _BLOCK)]
+    leader_N, alike_N = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    return leader_N, alike_N >= likeness
 
 
 def _best(root_BT: csr_matrix, leading_LT: csr_matrix) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

@@ -32,10 +32,12 @@ from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 from iotid import config
 from iotid.dataset.arrays import one_chunk
 from iotid.errors import DataError, SettingError
+from iotid.inputs import read_file
 from iotid.labels.owner import parse_addresses
 
 KEY_VARIABLE = "IOTID_CENSUS_KEY"
 _MIN_KEY_BYTES = 16
+_MOST_KEY_BYTES = 1 << 16
 _FAMILIES = ((4, socket.AF_INET, 4), (6, socket.AF_INET6, 16))  # IP version, how it is written, bytes
 _CHUNK = 4096  # addresses encrypted at once: each bit of one is a block of AES, 8 MB for so many of IPv6
 
@@ -202,7 +204,7 @@ def crypto_pan(address_DB: np.ndarray, key: bytes) -> np.ndarray:
 
 def _content(path: str) -> bytes:
     try:
-        return Path(path).expanduser().read_bytes()
+        return read_file(Path(path).expanduser(), _MOST_KEY_BYTES)
     except (OSError, ValueError) as fault:
         reason = getattr(fault, "strerror", None) or "no path"
         raise SettingError(f"census.key_file: cannot be read ({reason}); name a file that holds the key") from None

@@ -1,7 +1,8 @@
 """The census for a person: a self-contained HTML page, and two CSVs. Nothing in them is trusted: names come from lists.
 
-The page asks the network for nothing. It carries all devices as JSON and draws one leaf of the table at a time, so that
-a hundred thousand of them stay usable.
+The page asks the network for nothing. It carries its rows as JSON and draws one leaf of the table at a time, so that a
+hundred thousand of them stay usable. Anybody may make up devices on a network, so the page has no more rows than a
+setting says; the CSV has all.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from iotid.model.device.decide import SEVERAL, UNDECIDED, UNKNOWN, WITH_UNKNOWN
 
 _BARS = 12  # of a chart; what is beyond is one bar of "others"
 _LISTED = 10  # devices shown of a section; the table shows them all
+_REASONS = 30  # why packets were left aside: every number of a protocol that is not read is one
 # few values: sent once, then by number
 _CODED = ("status", "group", "change", "previous_label", "also", "reason", "runners_up")
 _LEAST = 0.005  # a runner-up below it would be one of 0 %
@@ -75,8 +77,9 @@ def group_lines(census: pa.Table, groups: pa.Table) -> pa.Table:
     return pa.table(renamed).sort_by([("devices", "descending"), ("group", "ascending")])
 
 
-def render_page(census: pa.Table, groups: pa.Table, facts: Mapping[str, Any]) -> str:
-    """The page of one night. ``groups``: GROUPS; ``facts``: the partition's metadata, with site and capture_date."""
+def render_page(census: pa.Table, groups: pa.Table, facts: Mapping[str, Any], most_rows: int) -> str:
+    """The page of one night. ``groups``: GROUPS; ``facts``: the partition's metadata, with site and capture_date;
+    ``most_rows``: of its table."""
     environment = Environment(
         loader=PackageLoader("iotid.census", "."),
         autoescape=True,
@@ -88,6 +91,7 @@ def render_page(census: pa.Table, groups: pa.Table, facts: Mapping[str, Any]) ->
     census = census.append_column("also", _also(census))
     kinds = one_chunk(census.filter(_is_present(census))["kinds"])
     lines = group_lines(census, groups)
+    kept, packets = _kept_rows(census, lines, most_rows), Counter(facts["packets"])
     found = pa.RecordBatch.from_struct_array(kinds.flatten())
     return environment.get_template("census.html.j2").render(
         facts=facts,
@@ -95,9 +99,33 @@ def render_page(census: pa.Table, groups: pa.Table, facts: Mapping[str, Any]) ->
         found={"kinds": len(found), "addresses": pc.sum(pc.greater(pc.list_value_length(kinds), 0)).as_py() or 0},
         sections=_sections(census),
         groups={"count": len(lines), "rows": lines.slice(0, _LISTED).to_pylist()},
-        packets_left=sum(count for reason, count in facts["packets"].items() if reason != "flow"),
-        data=_script_json(_columns(census) | _group_columns(census, lines)),
+        packets={"flow": packets.pop("flow", 0), "left": packets.total(), "reasons": _reasons(packets)},
+        rows={"kept": len(kept), "all": len(census)},
+        data=_script_json(_columns(kept) | _group_columns(kept, lines)),
     )
+
+
+def _kept_rows(census: pa.Table, lines: pa.Table, most: int) -> pa.Table:
+    """The rows that the page's table has, where there are more than ``most``: in turn one of each status and change,
+    those with most flows first, so that a flood of one sort leaves room for the others. ``lines``: of `group_lines`."""
+    if len(census) <= most:
+        return census
+    is_example = pc.is_in(census["device_id"], value_set=one_chunk(lines["example"]))
+    sort = pc.binary_join_element_wise(census["status"], census["change"], is_example.cast(pa.string()), " ")
+    sort_N = one_chunk(sort).dictionary_encode().indices.to_numpy()
+    order = np.lexsort((-census["flows"].to_numpy(), sort_N))
+    starts = np.flatnonzero(np.diff(sort_N[order], prepend=-1))
+    turn_N = np.empty(len(order), np.int64)
+    turn_N[order] = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
+    chosen = np.lexsort((turn_N, ~census["watched"].to_numpy()))[:most]
+    return census.take(np.sort(chosen))
+
+
+def _reasons(packets: Counter[str]) -> list[tuple[str, int]]:
+    """Why packets were left aside, in order; the rarer ones together."""
+    common = +Counter(dict(packets.most_common(_REASONS)))
+    others = packets.total() - common.total()
+    return sorted(common.items()) + ([(f"{len(packets) - len(common):,} further reasons", others)] if others else [])
 
 
 def _sections(census: pa.Table) -> list[dict[str, Any]]:
@@ -182,6 +210,7 @@ def _also(census: pa.Table) -> pa.Array:
 
 def _group_columns(census: pa.Table, lines: pa.Table) -> dict[str, Any]:
     """For the page's script: how many devices each row stands for as the example of its group, else 0; and services."""
+    lines = lines.filter(pc.is_in(lines["group"], value_set=one_chunk(census["group"])))
     place = pc.index_in(census["device_id"], value_set=one_chunk(lines["example"]))
     services = pc.binary_join(one_chunk(lines["services"]), ", ").to_pylist()
     return {

@@ -132,7 +132,7 @@ def take_census(
         _write_groups(staged, groups, pseudonyms)
         staged.write_text(CSV, render_csv(census))
         staged.write_text(GROUPS_CSV, render_groups_csv(census, groups))
-        staged.write_text(PAGE, render_page(census, groups, {**keys, **metadata}))
+        staged.write_text(PAGE, render_page(census, groups, {**keys, **metadata}, settings.page_rows))
         staged.metadata.update(metadata)
     return store.open("census", keys)
 

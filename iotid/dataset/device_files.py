@@ -15,11 +15,15 @@ from pydantic import ValidationError
 from iotid import yaml12
 from iotid.config import conf_dir
 from iotid.dataset.devices import Device
-from iotid.errors import LabelError
+from iotid.errors import LabelError, cut, shown
+from iotid.inputs import read_file
 
 _EVIDENCE = ("mac", "ip", "path")  # a cell may hold several, parted by ;
 _NULL = ("null", "~")  # in a cell: nothing
 _SEPARATORS = ",;\t"
+_MOST_COLUMNS = 1000
+_MOST_FAULTS = 5  # of an entry that are told
+_MOST_YAML = 1 << 24  # bytes: reading it takes a minute and a gigabyte; as CSV there may be more
 
 
 def read_devices(path: str | Path) -> tuple[Device, ...]:
@@ -32,14 +36,15 @@ def read_devices(path: str | Path) -> tuple[Device, ...]:
     if not file.exists() and (conf_dir() / "datasets" / file).is_file():
         file = conf_dir() / "datasets" / file
     try:
-        text = file.read_text(encoding="utf-8").replace(
-            "\ufeff", ""
-        )  # marks of byte order, also of lists that were joined
+        is_csv = file.suffix.lower() == ".csv"
+        text = (read_file(file) if is_csv else read_file(file, _MOST_YAML)).decode()
     except OSError as fault:
         raise LabelError(f"{path}: cannot be read ({fault.strerror}); give a YAML or CSV device list") from None
     except UnicodeDecodeError:
         raise LabelError(f"{path}: is not UTF-8 text; save the device list as UTF-8") from None
-    entries = _csv_entries(text, path) if file.suffix.lower() == ".csv" else _yaml_entries(text, path)
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    text = text.replace("\ufeff", "")  # marks of byte order, also of lists that were joined
+    entries = _csv_entries(text, path) if is_csv else _yaml_entries(text, path)
     devices = tuple(_device(entry, f"{path}: {place}") for place, entry in entries)
     if not devices:
         raise LabelError(f"{path}: holds no devices; list at least one with its name and its mac, ip or path")
@@ -55,10 +60,13 @@ def _yaml_entries(text: str, path: str | Path) -> Iterator[tuple[str, Any]]:
         raise LabelError(f"{path}: must hold a list under the key `devices:`; see conf/datasets for examples")
     unknown = sorted(set(map(str, content)) - {"devices", "notes"})
     if unknown:
-        raise LabelError(f"{path}: unknown key {unknown[0]!r} beside `devices`; remove it, or put it under `notes`")
+        raise LabelError(
+            f"{path}: unknown key {shown(unknown[0])} beside `devices`; remove it, or put it under `notes`"
+        )
     for number, entry in enumerate(content["devices"], start=1):
         name = entry.get("name") if isinstance(entry, dict) else None
-        yield f"device {number}{f' ({name})' if name else ''}", entry
+        called = cut(name) if isinstance(name, str) else shown(name)
+        yield f"device {number}{f' ({called})' if name else ''}", entry
 
 
 def _csv_entries(text: str, path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -70,14 +78,14 @@ def _csv_entries(text: str, path: str | Path) -> Iterator[tuple[str, dict[str, A
     for line, row in rows:
         cells = dict(zip(header, row, strict=False))
         name = cells.get(columns["name"], "")
-        place = f"line {line} ({name or 'no name'})"
+        place = f"line {line} ({cut(name) or 'no name'})"
         if [cell.lower() for cell in row[: len(header)]] == header:
             raise LabelError(f"{path}: line {line} is the header of line {at} once more; give every list by itself")
         without_name = [cell for column, cell in zip(header, row, strict=False) if not column]
         for cell in filter(None, [*row[len(header) :], *without_name]):
             raise LabelError(
-                f"{path}: {place}: {cell!r} is in no column that the header of line {at} names; quote cells that hold "
-                "the separator, or name the column"
+                f"{path}: {place}: {shown(cell)} is in no column that the header of line {at} names; quote cells that "
+                "hold the separator, or name the column"
             )
         entry: dict[str, Any] = {key: cells.get(column, "") for key, column in columns.items()}
         entry |= {key: "" for key, value in entry.items() if value in _NULL}
@@ -104,18 +112,23 @@ def _csv_rows(text: str, path: str | Path) -> Iterator[tuple[int, list[str]]]:
 
 def _columns(header: list[str], place: str) -> dict[str, str]:
     """The column of the header that each key of an entry is read from; other columns are passed over."""
+    if len(header) > _MOST_COLUMNS:
+        raise LabelError(f"{place}: the header has {len(header):,} columns, at most {_MOST_COLUMNS:,} are read")
     for column in filter(None, header):
         if header.count(column) > 1:
             first = header.index(column)
             second = header.index(column, first + 1)
-            raise LabelError(f"{place}: columns {first + 1} and {second + 1} are both called {column!r}; rename one")
+            raise LabelError(
+                f"{place}: columns {first + 1} and {second + 1} are both called {shown(column)}; rename one"
+            )
     model = next((column for column in header if column == "model" or column.startswith("device_type")), "model")
     columns = {key: key for key in Device.model_fields} | {"model": model}
     columns["name"] = "name" if "name" in header else "device"
     _refuse_misspelt(header, columns, place)
     if columns["name"] not in header or not {*_EVIDENCE} & {*header}:
         raise LabelError(
-            f"{place}: the header must name a column `device` or `name` and one of `mac`, `ip`, `path`; got {header}"
+            f"{place}: the header must name a column `device` or `name` and one of `mac`, `ip`, `path`; got "
+            f"{shown(header)}"
         )
     return columns
 
@@ -127,10 +140,10 @@ def _refuse_misspelt(header: Iterable[str], columns: dict[str, str], place: str)
     for column in filter(None, header):
         if column not in known:
             words = set(re.split("[^a-z]+", column)) & absent & {"mac", "ip"}  # as in `MAC address`
-            close = sorted(words) or difflib.get_close_matches(column, sorted(absent), n=1)
+            close = sorted(words) or difflib.get_close_matches(cut(column), sorted(absent), n=1)
             if close:
                 raise LabelError(
-                    f"{place}: unknown column {column!r}; did you mean {close[0]}? Rename it, or remove it if not"
+                    f"{place}: unknown column {shown(column)}; did you mean {close[0]}? Rename it, or remove it if not"
                 )
 
 
@@ -138,19 +151,18 @@ def _device(entry: Any, place: str) -> Device:
     try:
         return Device.model_validate(entry)
     except ValidationError as fault:
-        raise LabelError(f"{place}: {'; '.join(_reason(error) for error in fault.errors())}") from None
+        raise LabelError(f"{place}: {'; '.join(_reason(error) for error in fault.errors()[:_MOST_FAULTS])}") from None
 
 
 def _reason(error: Any) -> str:
     """One fault in few words: the key, the rule, the value got."""
-    key = str(error["loc"][0]) if error["loc"] else ""
+    key = cut(str(error["loc"][0])) if error["loc"] else ""
     if error["type"] == "extra_forbidden":
         close = difflib.get_close_matches(key, Device.model_fields, n=1)
-        return (
-            f"unknown key {key!r}; {f'did you mean {close[0]}?' if close else 'use ' + ', '.join(Device.model_fields)}"
-        )
+        hint = f"did you mean {close[0]}?" if close else f"use {', '.join(Device.model_fields)}"
+        return f"unknown key {shown(key)}; {hint}"
     if error["type"] == "missing":
         return f"{key} is missing"
     if error["type"] == "value_error":  # raised by Device, and says what it got
         return ": ".join(filter(None, (key, error["msg"].removeprefix("Value error, "))))
-    return f"{key}: {error['msg']}, got {error['input']!r}"
+    return f"{key}: {error['msg']}, got {shown(error['input'])}"

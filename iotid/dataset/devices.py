@@ -11,12 +11,14 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from iotid.config import composed
+from iotid.errors import cut, shown
 
 # as people and switches print them: pairs (their zeros may be left out), fours, sixes, or all twelve digits
 _MAC = re.compile(
     r"[0-9a-f]{1,2}(?:[:.-][0-9a-f]{1,2}){5}|[0-9a-f]{4}(?:[:.-][0-9a-f]{4}){2}|[0-9a-f]{6}[:.-]?[0-9a-f]{6}"
 )
 _THIS_NETWORK = ipaddress.ip_network("0.0.0.0/8")  # RFC 1122
+_LONGEST_PATH = 4096  # Linux's PATH_MAX
 _ALWAYS = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
 
 
@@ -86,7 +88,7 @@ class Device(BaseModel):
             try:
                 return datetime.fromisoformat(given)
             except ValueError:  # pydantic would take 2024 for a number of seconds
-                raise ValueError(f"{given!r} is no date; write it as 2026-01-31 or 2026-01-31T12:00:00") from None
+                raise ValueError(f"{shown(given)} is no date; write it as 2026-01-31 or 2026-01-31T12:00:00") from None
 
     @field_validator("valid_from", "valid_to")
     @classmethod
@@ -101,45 +103,48 @@ class Device(BaseModel):
             raise ValueError("valid_from must lie before valid_to")
         return self
 
-    def overlaps(self, other: Device) -> bool:
-        """Whether there is a time at which both are valid."""
-        return self.valid_from < other.valid_to and other.valid_from < self.valid_to
-
 
 def _mac(text: str) -> str:
     found = _MAC.fullmatch(text.lower())
     if not found:
-        raise ValueError(f"{text!r} is not a MAC; write it as 00:17:88:24:76:ff")
+        raise ValueError(f"{shown(text)} is not a MAC; write it as 00:17:88:24:76:ff")
     groups = re.split("[:.-]", found[0])
     digits = "".join(group.zfill(2) if len(groups) == 6 else group for group in groups)
     mac = ":".join(re.findall("..", digits))
     if int(digits[:2], 16) & 1 or not int(digits, 16):  # IEEE 802: the group bit
         raise ValueError(
-            f"{text!r} is the MAC of no single device (broadcast, multicast or zero); give the device's own"
+            f"{shown(text)} is the MAC of no single device (broadcast, multicast or zero); give the device's own"
         )
     return mac
 
 
 def _address(text: str) -> str:
     """As flows have it: without a zone, which names an interface of the machine that printed it."""
-    address = ipaddress.ip_address(text)
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError as fault:
+        raise ValueError(cut(str(fault))) from None
     if isinstance(address, ipaddress.IPv6Address):
         address = address.ipv4_mapped or ipaddress.IPv6Address(int(address))
     if address.is_multicast or address.is_unspecified or address == ipaddress.ip_address("255.255.255.255"):
-        raise ValueError(f"{text!r} is the address of no single device; give the device's own")
+        raise ValueError(f"{shown(text)} is the address of no single device; give the device's own")
     if address in _THIS_NETWORK:
-        raise ValueError(f"{text!r} is an address that no device keeps; give the device's own")
+        raise ValueError(f"{shown(text)} is an address that no device keeps; give the device's own")
     return str(address)
 
 
 def _pattern(text: str) -> str:
     """Letters composed, as in the paths that are held against it. Stored paths are whole and those of files."""
+    if len(text) > _LONGEST_PATH:
+        raise ValueError(f"{shown(text)} fits no path, as none has more than {_LONGEST_PATH:,} characters")
     parts = re.sub("^[^/]*:///?", "", text).split("/")
     odd = next((part for part in (".", "..", "~") if part in parts), "\\" if "\\" in text else None)
     if odd is not None:
-        raise ValueError(f"{text!r} fits no path, as none holds {odd}; write */folder/* for all files below a folder")
+        raise ValueError(
+            f"{shown(text)} fits no path, as none holds {odd}; write */folder/* for all files below a folder"
+        )
     if not parts[-1] or "" in parts[1:]:
-        raise ValueError(f"{text!r} fits no file; write */folder/* for all files below a folder")
+        raise ValueError(f"{shown(text)} fits no file; write */folder/* for all files below a folder")
     return composed(text)
 
 

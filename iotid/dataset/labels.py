@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache, cached_property, partial
-from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +28,7 @@ from iotid.config import composed
 from iotid.dataset.arrays import one_chunk
 from iotid.dataset.device_files import read_devices
 from iotid.dataset.devices import Device, merged_name
-from iotid.errors import LabelError
+from iotid.errors import LabelError, cut
 from iotid.labels.owner import CLIENT, SERVER, Networks, Site, owner_side
 from iotid.labels.routers import find_routers
 
@@ -43,6 +42,7 @@ UNKNOWN = "unknown"
 """The class of flows whose device is on no list, where ``dataset.unlisted`` keeps them."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_ALL = ""  # no path
 _NONE: frozenset[int] = frozenset()
 _State = tuple[bool, frozenset[int]]  # whether there is evidence, and which devices are left by it
 _Named = tuple[
@@ -68,14 +68,12 @@ class DeviceList:
     def __post_init__(self) -> None:
         """Raise a LabelError where nothing tells two devices with one MAC apart."""
         for mac, numbers in self._by_mac.items():
-            for one, other in combinations(sorted(numbers), 2):
-                first, second = self.devices[one], self.devices[other]
-                told_apart = first.path and second.path and not set(first.path) & set(second.path)
-                if first.name != second.name and first.overlaps(second) and not told_apart:
-                    raise LabelError(
-                        f"{self.source}: MAC {mac} is listed for {first.name} and for {second.name}; give each a path "
-                        "pattern of its captures, or valid_from and valid_to that do not overlap, or one name"
-                    )
+            if clash := _clash(self.devices[number] for number in sorted(numbers)):
+                first, second = (cut(device.name) for device in clash)
+                raise LabelError(
+                    f"{self.source}: MAC {mac} is listed for {first} and for {second}; give each a path pattern of its "
+                    "captures, or valid_from and valid_to that do not overlap, or one name"
+                )
 
     @classmethod
     def read(cls, *paths: str | Path, inside: Iterable[str] | None = None) -> DeviceList:
@@ -151,7 +149,9 @@ class DeviceList:
         labels = tuple(str(getattr(device, kind)) for device in self.devices)
         for device, label in zip(self.devices, labels, strict=True):
             if not label:
-                raise LabelError(f"{self.source}: {device.name} has no {kind}, and dataset.label is {kind}; add it")
+                raise LabelError(
+                    f"{self.source}: {cut(device.name)} has no {kind}, and dataset.label is {kind}; add it"
+                )
         return labels
 
     def describe(self, kind: str) -> dict[str, dict[str, str]]:
@@ -227,6 +227,21 @@ class DeviceList:
         return min(candidates), False
 
 
+def _clash(devices: Iterable[Device]) -> tuple[Device, Device] | None:
+    """Two devices of one MAC that nothing tells apart: of other names, valid at one time, and not of other paths."""
+    # by path, None: without one, and all: of those before the two of other names that are valid for longest
+    latest: dict[str | None, list[Device]] = {}
+    for device in sorted(devices, key=lambda device: device.valid_from):
+        for key in (*device.path, None) if device.path else (_ALL,):
+            for other in latest.get(key, ()):
+                if other.name != device.name and other.valid_to > device.valid_from:
+                    return other, device
+        for key in (*device.path, _ALL) if device.path else (None, _ALL):
+            first, *others = sorted([device, *latest.get(key, ())], key=lambda d: d.valid_to, reverse=True)
+            latest[key] = [first, *[other for other in others if other.name != first.name][:1]]
+    return None
+
+
 def _index(values_of_devices: Iterable[tuple[str, ...]]) -> dict[str, frozenset[int]]:
     """Value -> the numbers of all devices that list it."""
     index: dict[str, set[int]] = {}
@@ -245,8 +260,13 @@ def _path_regex(pattern: str) -> str:
 
     Brackets are a class of characters, as in a shell, or themselves, as in the name of a folder.
     """
-    anchored = [pattern] if pattern.startswith("/") else [pattern, "*/" + pattern]
-    return "|".join(fnmatch.translate(each) for glob in anchored for each in (glob, glob.replace("[", "[[]")))
+    head, bracket, tail = pattern.rpartition("]")
+    # behind the last ] no class ends: fnmatch would look for the end of each
+    of_classes, of_themselves = head + bracket + tail.replace("[", "[[]"), pattern.replace("[", "[[]")
+    globs = [of_classes, of_themselves]
+    if not pattern.startswith("/"):
+        globs += [f"*/{glob}" for glob in globs]
+    return "|".join(map(fnmatch.translate, globs))
 
 
 def _narrow(state: _State, named: frozenset[int]) -> _State:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from iotid.dataset.labels import UNKNOWN
-from iotid.errors import SettingError
+from iotid.errors import SettingError, cut, shown
 
 if TYPE_CHECKING:
     from iotid import config
@@ -32,8 +32,8 @@ def check_names(
     for label in promotion.min_recall:
         if label not in labels:
             raise SettingError(
-                f"promotion.min_recall: {label!r} is no {dataset.label} of {devices.source}{_hint(label, labels)}; "
-                "correct the name, or list the device"
+                f"promotion.min_recall: {shown(label)} is no {dataset.label} of {devices.source}"
+                f"{_hint(label, labels)}; correct the name, or list the device"
             )
     warn_of_unmet(watchlist, devices.describe_all(dataset.label, labels), devices.source)
 
@@ -47,9 +47,9 @@ def warn_of_unmet(watchlist: config.Watchlist, known: Mapping[str, Mapping[str, 
         for entry in getattr(watchlist, kind):
             if entry.name not in names:
                 hint = _hint(entry.name, names)
-                log.warning("watchlist.%s: %r is not among those of %s%s", kind, entry.name, where, hint)
+                log.warning("watchlist.%s: %s is not among those of %s%s", kind, shown(entry.name), where, hint)
 
 
 def _hint(name: str, names: Collection[str]) -> str:
-    close = difflib.get_close_matches(name, sorted(names), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    close = difflib.get_close_matches(cut(name), sorted(names), n=1)
+    return f"; did you mean {cut(close[0])}?" if close else ""

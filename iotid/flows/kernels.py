@@ -74,16 +74,14 @@ POSITION_SHIFT = 42  # captures up to 4 TiB, 2 million of them a night
 NEVER = np.iinfo(np.int64).max
 BEFORE_ALL = np.iinfo(np.int64).min
 
-SECRET_WORDS = 2 * KEY_WORDS + 1  # of a table's secret, uint64: one number for each half of a key's words, and one alone
+SECRET_WORDS = (
+    2 * KEY_WORDS + 1
+)  # of a table's secret, uint64: one number for each half of a key's words, and one alone
 
 _MAX_MOVES = 16  # a packet, on average: beyond them a sort from scratch is faster
 
-<<<<<<< ours
-_FIN_FLAG, _SYN_FLAG, RST_FLAG, _ACK_FLAG = 1, 2, 4, 16  # RFC 9293, section 3.1
-=======
 _HALF, _LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
-_FIN_FLAG, _SYN_FLAG, _RST_FLAG, _ACK_FLAG = 1, 2, 4, 16  # RFC 9293, section 3.1
->>>>>>> theirs
+_FIN_FLAG, _SYN_FLAG, RST_FLAG, _ACK_FLAG = 1, 2, 4, 16  # RFC 9293, section 3.1
 
 
 class Columns(NamedTuple):

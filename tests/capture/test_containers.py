@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from iotid import config
-from iotid.capture import list_captures, read_packets
+from iotid.capture import counters, list_captures, read_packets, streams
 from iotid.capture.streams import uri_of
 from iotid.errors import DataError, InputError
 
@@ -244,6 +244,67 @@ def test_compression__a_broken_file_gives_what_stands_before_the_break(
     assert len(rows) <= 3000
 
 
+@pytest.mark.parametrize(
+    "changes", [{"max_expansion": 1}, {"max_expanded_bytes": 1 << 16}], ids=["by ratio", "by total"]
+)
+@pytest.mark.parametrize("compression", ["gzip", "bz2", "xz", "zstd"])
+def test_compression__a_file_that_expands_beyond_the_bound_is_one_line_with_its_name(
+    compression: str,
+    changes: dict[str, int],
+    tmp_path: Path,
+    make: SimpleNamespace,
+    frames: list[bytes],
+    capture_settings: config.Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(streams, "_ANY_EXPANSION", 1 << 15)
+    data = make.pcap(frames * 10)
+    (tmp_path / "bomb.pcap").write_bytes(_COMPRESSIONS[compression](data + bytes(1 << 24)))
+    (tmp_path / "whole.pcap").write_bytes(_COMPRESSIONS[compression](make.pcap(frames[1:] * 10)))
+    settings = capture_settings.model_copy(update={**changes, "chunk_bytes": 4096})
+    with pytest.raises(InputError, match=rf"bomb\.pcap: its [\d,]+ bytes expand .* capture\.{next(iter(changes))};"):
+        read_packets(str(tmp_path), settings=settings)
+    kept = read_packets(str(tmp_path), settings=settings.model_copy(update={"unreadable": "quarantine"}))
+    rows = counters(kept).to_pylist()
+    assert [(Path(row["capture_file"]).name, row["reason"], row["packets"]) for row in rows] == [
+        ("bomb.pcap", "flow", 120),
+        ("bomb.pcap", "unreadable", 0),
+        ("whole.pcap", "flow", 110),
+    ]
+
+
+@pytest.mark.parametrize("compression", ["gzip", "bz2", "xz", "zstd"])
+def test_compression__members_that_hold_nothing_or_a_byte_cost_no_more_than_their_bytes(
+    compression: str, read: Read, make: SimpleNamespace, frames: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = 0
+
+    def count(kind: Any) -> Any:
+        class Counting:
+            def __init__(self, *of: Any, **more: Any) -> None:
+                self._inner = kind(*of, **more)
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(self._inner, name)
+
+            def decompress(self, data: bytes, size: int) -> bytes:
+                nonlocal given
+                given += len(data)
+                found: bytes = self._inner.decompress(data, size)
+                return found
+
+        return Counting
+
+    for module, name in ((streams, "_Inflate"), (bz2, "BZ2Decompressor"), (lzma, "LZMADecompressor")):
+        monkeypatch.setattr(module, name, count(getattr(module, name)))
+    pack, data = _COMPRESSIONS[compression], make.pcap(frames * 20)
+    padding = b"" if compression == "zstd" else bytes(2)
+    by_byte = (padding + pack(b"")).join(pack(data[at : at + 1]) for at in range(len(data)))
+    packed = pack(b"") * 20_000 + by_byte + pack(b"") * 20_000
+    assert read(packed) == read(data)
+    assert given < 100 * len(packed)  # twice: to tell what it is, and to read it
+
+
 def test_truncation__at_every_offset_accounts_for_every_record(
     agrees: Agrees, make: SimpleNamespace, frames: list[bytes]
 ) -> None:
@@ -435,8 +496,6 @@ def test_conformance__pcapng_suite_has_the_printed_number_of_packet_blocks(
 
 
 def _packets(table: pa.Table) -> Any:
-    from iotid.capture import counters
-
     return counters(table)["packets"]
 
 

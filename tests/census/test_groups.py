@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iotid.capture.simulate_devices import KINDS, handshake, said
-from iotid.census.groups import NO_GROUPS, SHOWN, group_devices, with_new
+from iotid.census import groups as census_groups
+from iotid.census.groups import NO_GROUPS, OTHERS, SHOWN, group_devices, with_new
 from iotid.schemas import GROUPS
 
 LIKENESS = 0.6
@@ -192,6 +193,48 @@ def test_group_devices__services_are_the_ports_of_most_flows_and_everybodys_come
     assert groups["services"].to_pylist() == [["TCP 8883", "UDP 5353", "IP 47 0"]]
     _, groups = group_devices(devices, shown_of({}, {"a": {(17, 53): 1}}), NO_GROUPS, LIKENESS)
     assert groups["services"].to_pylist() == [["UDP 53"]]
+
+
+def unlike(numbers: range, flows: int = 1) -> dict[str, Sent]:
+    """Devices that have no payload in common."""
+    return {f"{number:06}": {(17, number): flows} for number in numbers}
+
+
+def test_group_devices__more_than_the_most_groups_leave_the_least_busy_as_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(census_groups, "MOST_GROUPS", 4)
+    busy = {"a": {(6, 1): 90}, "b": {(6, 1): 2}, "c": {(6, 2): 80}}
+    group, groups = groups_of({**unlike(range(50)), **busy})
+    assert group["a"] == group["b"] != group["c"]
+    assert Counter(group.values())[OTHERS] == 48
+    assert set(groups["group"].to_pylist()) == set(group.values()) - {OTHERS}
+    assert OTHERS not in {group["a"], group["c"]}
+    again, kept = groups_of({**unlike(range(100, 150)), **busy, "d": {(6, 3): 70}}, groups)
+    assert {name: again[name] for name in busy} == {name: group[name] for name in busy}
+    assert again["d"] not in {OTHERS, *group.values()}, "those before leave room for new ones"
+    assert Counter(again.values())[OTHERS] == 47
+    assert kept["group"].to_pylist() == groups["group"].to_pylist(), "no more are kept than may be"
+    _, new = groups_of(unlike(range(200, 204)))
+    assert with_new(groups.slice(0, 3), new)["group"].to_pylist() == sorted(
+        [*groups["group"].to_pylist()[:3], new["group"].to_pylist()[0]]
+    )
+
+
+@pytest.mark.parametrize("devices", [600, 2400])
+def test_group_devices__a_flood_of_unlike_devices_costs_as_much_as_its_size(
+    devices: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(census_groups, "MOST_GROUPS", 32)
+    monkeypatch.setattr(census_groups, "_BLOCK", 32)
+    compared, compare = [], census_groups._likeness
+    monkeypatch.setattr(
+        census_groups, "_likeness", lambda a, b: compared.append(a.shape[0] * b.shape[0]) or compare(a, b)
+    )
+    group, groups = groups_of(unlike(range(devices)))
+    assert Counter(group.values())[OTHERS] == devices - 32
+    groups_of(unlike(range(10_000, 10_000 + devices)), groups)
+    assert sum(compared) < devices * 32 * 6
 
 
 def test_with_new__keeps_the_first_and_adds_what_it_lacks() -> None:

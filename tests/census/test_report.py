@@ -60,8 +60,8 @@ def groups_of(**services: list[str]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=GROUPS.arrow_schema())
 
 
-def page_of(census: pa.Table, facts: dict[str, Any], **services: list[str]) -> str:
-    return render_page(census, groups_of(**services), facts)
+def page_of(census: pa.Table, facts: dict[str, Any], most_rows: int = 10_000, **services: list[str]) -> str:
+    return render_page(census, groups_of(**services), facts, most_rows)
 
 
 def facts(**more: Any) -> dict[str, Any]:
@@ -294,6 +294,37 @@ def test_page__carries_every_row_for_its_table() -> None:
     assert data["runners_up"] == {"names": ["lamp 13 %; bell 6 %", ""], "codes": [0, 1]}
     assert data["addresses"] == ["10.0.0.7 fe80::7"] * 2
     assert data["first_seen"] == [int(datetime(2026, 1, 10, 1, 2, 3, tzinfo=UTC).timestamp())] * 2
+
+
+def test_page__of_a_flood_has_as_many_rows_as_it_may_and_says_so() -> None:
+    flood = [{"status": "unknown", "change": "new", "group": f"g{n:03}", "flows": 1} for n in range(200)]
+    flood += [{"status": "unknown", "change": "gone", "group": "gmany", "flows": 0} for _ in range(200)]
+    honest = [{"flows": n} for n in range(8)] + [{"change": "changed"}, {"status": "undecided"}, {"change": "gone"}]
+    honest += [{"status": "unknown", "change": "new", "group": "gmany", "flows": flows} for flows in (700, 60)]
+    rows = [*flood, *honest, {"watched": True, "flows": 1}]
+    groups: dict[str, list[str]] = {f"g{n:03}": ["TCP 1"] for n in range(200)} | {"gmany": ["TCP 2"]}
+    page = page_of(census_of(rows), facts(), 40, **groups)
+    data, ids = data_of(page), [f"02:00:00:00:{n >> 8:02x}:{n & 255:02x}" for n in range(len(rows))]
+    assert len(data["device_id"]) == 40
+    kept = [ids.index(name) for name in data["device_id"]]
+    assert kept == sorted(kept)
+    assert set(range(402, 414)) <= set(kept), "the flood's sorts have not all of the room"
+    assert set(data["services"]) == {rows[row]["group"] for row in kept if "group" in rows[row]}
+    assert data["stands_for"][data["device_id"].index(ids[411])] == 2
+    told = text_of(page)
+    assert "This page holds 40 of 414 addresses (census.page_rows)" in told
+    assert "Unknown: 202 in 201 groups" in told, "what is counted is all"
+    assert "This page holds" not in text_of(page_of(census_of(rows), facts(), 414, **groups))
+    assert len(data_of(page_of(census_of(rows), facts(), 1, **groups))["device_id"]) == 1
+
+
+def test_page__lists_the_commonest_reasons_and_the_sum_of_all_others() -> None:
+    odd = {f"unknown_ether_type_0x{n:04x}": 2 for n in range(500)}
+    told = text_of(page_of(census_of([{}]), facts(packets={"flow": 10, "not_ip": 70, **odd})))
+    assert "left aside: not ip 70" in told
+    assert "left aside: 471 further reasons 942" in told
+    assert told.count("unknown ether type") == 29
+    assert "together 1,080" in told
 
 
 def test_page_and_csv__of_an_empty_night_are_whole() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from iotid.config import conf_dir, load_settings
 from iotid.dataset import Device, DeviceList
+from iotid.dataset.labels import _path_regex
 from iotid.errors import LabelError
 from iotid.labels.hosts import name_devices
 from iotid.labels.owner import Networks, Site
@@ -62,6 +64,91 @@ def test_read__several_lists_are_one_and_contradict_each_other_with_both_names(t
     again = _write(tmp_path, f"devices:\n  - {{name: Plug, mac: '{CAM}'}}\n", "again.yaml")
     with pytest.raises(LabelError, match=rf"{other}, {again}: MAC {CAM} is listed for Cam and for Plug"):
         DeviceList.read(other, again)
+
+
+def _bomb(levels: int) -> str:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, levels)]
+    return "notes:\n  " + "\n  ".join(lines)
+
+
+_LONG = "x" * 10**5
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("d.yaml", _bomb(9) + "\ndevices: []"),
+        ("d.yaml", f"{_bomb(4)}\ndevices:\n  - {{name: x, mac: *a3}}"),
+        ("d.yaml", "devices: " + "[" * 10**5),
+        ("d.yaml", f"devices:\n  - {{name: x, mac: {_LONG}}}"),
+        ("d.yaml", f"devices:\n  - {{name: x, ip: {_LONG}}}"),
+        ("d.yaml", f"devices:\n  - {{name: x, path: {_LONG}}}"),
+        ("d.yaml", f"devices:\n  - {{name: x, mac: '{CAM}', valid_from: {_LONG}}}"),
+        ("d.yaml", f"devices:\n  - {{name: x, mac: '{CAM}', {_LONG}: 1}}"),
+        ("d.yaml", f"devices:\n  - {{name: {_LONG}}}"),
+        ("d.yaml", f"devices:\n  - {{name: [{'a,' * 10**4}], mac: '{CAM}'}}"),
+        ("d.yaml", f"devices:\n  - {{{', '.join(f'k{n}: 1' for n in range(3000))}}}"),
+        ("d.yaml", f"devices:\n  - {{name: x{_LONG}, mac: '{CAM}'}}\n  - {{name: y{_LONG}, mac: '{CAM}'}}"),
+        ("d.yaml", f"devices: []\n{_LONG}: 1"),
+        ("d.csv", f"device,mac\nx,{_LONG}\n"),
+        ("d.csv", f"device,mac\n{_LONG},y\n"),
+        ("d.csv", f"device,mac\nx,{'y' * 10**6}\n"),
+        ("d.csv", f"device,mac\nx,{CAM},{_LONG}\n"),
+        ("d.csv", f"device,{_LONG}\nx,{CAM}\n"),
+        ("d.csv", f"device,mac,{_LONG},{_LONG}\nx,{CAM},1,2\n"),
+        ("d.csv", f"device,mac,{','.join(f'c{n}' for n in range(20_000))}\nx,{CAM}\n"),
+        ("d.csv", '"' * 10**5),
+    ],
+    ids=range(21),
+)
+def test_read__what_takes_memory_or_is_long_is_one_short_line(tmp_path: Path, name: str, text: str) -> None:
+    path = _write(tmp_path, text, name)
+    with pytest.raises(LabelError) as raised:
+        DeviceList.read(path)
+    assert str(path) in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < len(str(path)) + 1000
+
+
+def test_read__a_mac_may_have_any_number_of_entries_that_are_told_apart(tmp_path: Path) -> None:
+    alike = "".join(f"x,{CAM},*/{n}/*\n" for n in range(4000))
+    other = "".join(f"y{n},{CAM},*/y{n}/*\n" for n in range(4000))
+    assert len(DeviceList.read(_write(tmp_path, f"device,mac,path\n{alike}{other}", "d.csv")).devices) == 8000
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("ab"), st.lists(st.sampled_from(["/p", "/q", "/r"]), max_size=2), st.integers(1, 6),
+            st.integers(1, 6),
+        ),
+        max_size=5,
+    )
+)  # fmt: skip
+def test_device_list__two_entries_of_a_mac_clash_where_comparing_all_pairs_says_so(entries: list[Any]) -> None:
+    devices = [
+        Device(name=name, mac=CAM, path=paths, valid_from=f"2024-01-0{start}", valid_to=f"2024-01-0{start + days}")
+        for name, paths, start, days in entries
+        if start + days < 10
+    ]
+    clash = any(
+        one.name != other.name
+        and one.valid_from < other.valid_to
+        and other.valid_from < one.valid_to
+        and not (one.path and other.path and not set(one.path) & set(other.path))
+        for number, one in enumerate(devices)
+        for other in devices[number + 1 :]
+    )
+    with pytest.raises(LabelError, match="is listed for") if clash else nullcontext():
+        DeviceList(tuple(devices))
+
+
+def test_match__brackets_without_end_are_themselves_and_cost_no_more_than_their_number() -> None:
+    pattern = f"*/a[b]{'[' * 4000}"
+    assert len(re.findall(r"\\\[|\[", _path_regex(pattern))) < 50_000
+    for path, fits in ((f"/x/a[b]{'[' * 4000}", True), (f"/x/ab{'[' * 4000}", True), ("/x/ab", False)):
+        assert bool(re.compile(_path_regex(pattern)).fullmatch(path)) is fits
 
 
 def test_read__csv_passes_over_other_columns_and_takes_a_device_type_as_the_model(tmp_path: Path) -> None:

@@ -1,0 +1,78 @@
+"""Files that others wrote: read at once or refused, never waited for; and JSON that is what the standard says."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, Never
+
+MOST_BYTES = 1 << 26  # of a file that is read whole: settings, device lists, keys, JSON
+_KINDS = {stat.S_IFIFO: "a named pipe (FIFO)", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
+
+
+def open_without_waiting(path: str | Path) -> tuple[IO[bytes], int]:
+    """A file of this machine, open for reading, and its mode: a pipe that nobody writes to would be waited for.
+
+    Raises:
+        OSError: it cannot be opened, as folders and sockets cannot.
+    """
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    return file, os.fstat(file.fileno()).st_mode
+
+
+def kind_of(mode: int) -> str:
+    """What something is that is no file."""
+    return _KINDS.get(stat.S_IFMT(mode), "a device")
+
+
+def read_file(path: str | Path, most: int = MOST_BYTES) -> bytes:
+    """The content of a file of this machine.
+
+    Raises:
+        OSError: it cannot be read, is a pipe, a socket or a device, or has more than ``most`` bytes.
+    """
+    file, mode = open_without_waiting(path)
+    with file:
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, f"it is {kind_of(mode)} and no file", str(path))
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", str(path))
+    return content
+
+
+def parse_json(content: bytes | str) -> Any:
+    """What a JSON document holds.
+
+    Raises:
+        ValueError: it is none, is nested too deep to be read, or holds a number that is not finite.
+    """
+    try:
+        return json.loads(content, parse_constant=_no_number, parse_float=_finite)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    except UnicodeDecodeError:
+        raise ValueError("it is not UTF-8 text") from None
+
+
+def parse_object(content: bytes | str) -> dict[str, Any]:
+    """The object of a JSON document; raises what ``parse_json`` raises, and where it is another value."""
+    found = parse_json(content)
+    if not isinstance(found, Mapping):
+        raise ValueError(f"it holds a {type(found).__name__} where an object is due")
+    return dict(found)
+
+
+def _no_number(name: str) -> Never:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if number in (float("inf"), float("-inf")):
+        raise ValueError(f"{text[:20]} is too large a number")
+    return number

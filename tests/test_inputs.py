@@ -1,0 +1,133 @@
+"""Files that others wrote: read at once or refused in a line, whatever they are; JSON by the standard."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from iotid.cli import steps
+from iotid.errors import IotidError, shown
+from iotid.inputs import parse_json, parse_object, read_file
+
+
+@pytest.fixture(params=["pipe", "socket", "device", "folder", "too large"])
+def no_file(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """What no reader of files may wait for, or take memory for."""
+    monkeypatch.chdir(tmp_path)  # a socket's path may have 108 bytes
+    path = Path("odd")
+    with socket.socket(socket.AF_UNIX) as listening:
+        if request.param == "pipe":
+            os.mkfifo(path)
+        elif request.param == "socket":
+            listening.bind(str(path))
+        elif request.param == "device":
+            path.symlink_to("/dev/zero")
+        elif request.param == "folder":
+            path.mkdir()
+        else:
+            with path.open("wb") as file:
+                file.truncate(1 << 40)
+        yield path.absolute()
+
+
+def _run(words: str) -> str:
+    told = CliRunner().invoke(steps, shlex.split(words))
+    assert told.exit_code == 2, told.output
+    assert told.output.count("\n") == 1, told.output
+    return told.output
+
+
+@pytest.mark.parametrize(
+    ("command", "field"),
+    [
+        ("write-dataset --site a --date 2026-01-01 --dataset x --labels {}", "odd: cannot be read ("),
+        ("compare --site a --date 2026-01-01 --name x --labels {}", "odd: cannot be read ("),
+        ("promote --dataset x --config {}", "odd: cannot be read ("),
+        (
+            "take-census --site a --date 2026-01-01 --set census.pseudonyms=true --set census.key_file={}",
+            "census.key_file: cannot be read (",
+        ),
+    ],
+)
+def test_commands__what_is_no_file_or_too_large_is_one_line_at_once(no_file: Path, command: str, field: str) -> None:
+    assert field in _run(f"{command.format(no_file)} --set storage.root={no_file.parent}/root")
+
+
+def test_split_pcaps__what_is_no_file_is_one_line_at_once_also_in_a_folder(no_file: Path) -> None:
+    command = f"split-pcaps --site a --date 2026-01-01 --set storage.root={no_file.parent}/root --captures"
+    for captures in (no_file, no_file.parent):
+        assert "holds no capture" in (told := _run(f"{command} {captures}")) or "and no file" in told
+
+
+def test_tracking__a_database_that_is_a_pipe_is_one_line_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "odd")
+    assert "is no file" in _run(f"rollback --set storage.root={tmp_path} --set tracking.uri=sqlite:///{tmp_path}/odd")
+
+
+def test_read_file__gives_what_it_may_hold(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"12345")
+    assert read_file(path, 5) == b"12345"
+    with pytest.raises(OSError, match="more than 4 bytes"):
+        read_file(path, 4)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000, "NaN", "[-Infinity]", '{"a": 1e999}', "{", "", "9" * 5000, b"\xff\xfe\x00", b"\x80", "nul"],
+    ids=range(10),
+)
+def test_parse_json__what_the_standard_does_not_know_is_a_value_error(text: Any) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - any text will do
+        parse_json(text)
+
+
+@pytest.mark.parametrize("text", ["[]", "1", "null", '"a"'])
+def test_parse_object__another_value_is_a_value_error(text: str) -> None:
+    with pytest.raises(ValueError, match="an object is due"):
+        parse_object(text)
+    assert parse_object('{"a": [1, 1.5, null]}') == {"a": [1, 1.5, None]}
+
+
+def _nested(depth: int) -> Any:
+    value: Any = "x" * 1000
+    for _ in range(depth):
+        value = [value] * 10
+    return value
+
+
+HUGE = {
+    "text": "x" * 10**6,
+    "number": 1 << 10**6,
+    "list of lists": _nested(8),
+    "key": {"k" * 10**6: 1},
+    "set": set(range(10**5)),
+    "lines": "\n" * 500,
+    "numbers": [1 << 10**5] * 50,
+}
+
+
+@pytest.mark.parametrize("kind", HUGE)
+def test_shown__a_value_is_short_and_one_line_whatever_it_holds(kind: str) -> None:
+    assert 0 < len(shown(HUGE[kind])) < 90
+    assert "\n" not in shown(HUGE[kind])
+
+
+@pytest.mark.parametrize("value", ["x", "it's", 5, 1.5, None, True, [1, "a"], {"a": 1}, ("a", "b"), "é" * 70])
+def test_shown__a_short_value_is_as_python_writes_it(value: Any) -> None:
+    assert shown(value) == repr(value)
+
+
+def test_errors__are_one_line_of_bounded_length() -> None:
+    told = str(IotidError("a" * 10**6 + "\nfirst\r\nsecond" + "b" * 500 + "; do this"))
+    assert len(told) < 5000
+    assert "\n" not in told
+    assert told.endswith("b; do this")
+    assert str(IotidError("short  as it is")) == "short  as it is"
