@@ -16,46 +16,57 @@ import shlex
 import tempfile
 import unicodedata
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from iotid import yaml12
 from iotid.errors import SettingError
+from iotid.messages import NO_CREDENTIALS, holds_credentials, names_secret, redacted_location
 
 DEFAULT_LAYERS = ("base.yaml", "promotion.yaml", "watchlist.yaml")
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _holds_no_credentials(cls, given: Any) -> Any:
+        """What is set is told in logs, in tracking and in metadata, so a location in it must hold no secret."""
+        for place, text in _texts(given):
+            if holds_credentials(text):
+                told = {"place": ".".join(place), "told": redacted_location(text)}
+                raise PydanticCustomError(_CREDENTIALS, NO_CREDENTIALS, told)
+        return given
 
 
-NO_PASSWORD = "must not hold a password, for it is told in logs; give it by the environment (see SECURITY.md)"
-
-
-def holds_password(uri: str) -> bool:
-    """Locations are told in logs, in tracking and in metadata, so what they hold is no secret."""
-    try:
-        return urlsplit(uri).password is not None
-    except ValueError:  # no URI at all: whoever opens it will tell
-        return False
-
-
-def _without_password(uri: str) -> str:
-    if holds_password(uri):
-        raise PydanticCustomError(_PASSWORD, NO_PASSWORD)
-    return uri
+def _texts(given: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Every text within, names of keys too, with where it stands."""
+    if isinstance(given, str):
+        yield place, given
+    elif isinstance(given, Mapping):
+        for key, value in given.items():
+            yield from _texts(str(key), place)
+            yield from _texts(value, (*place, str(key)))
+    elif isinstance(given, list | tuple):
+        for number, value in enumerate(given):
+            yield from _texts(value, (*place, str(number)))
 
 
 def _word(given: Any) -> Any:
     """What people call true and false; to YAML 1.2 these words are text, and only a switch takes them."""
     words = {"on": True, "yes": True, "off": False, "no": False}
     return words.get(given.lower(), given) if isinstance(given, str) else given
+
+
+def _digits(given: Any) -> Any:
+    """To YAML 1.2 022 is the number 22; it is meant as it is written."""
+    return f"{given:03d}" if type(given) is int else given
 
 
 def composed(text: str) -> str:
@@ -100,10 +111,9 @@ def _not_known(name: Any, known: list[str]) -> tuple[str, str]:
     return f"{name!r} is not known", f"did you mean {close[0]}?" if close else f"choose from {', '.join(known)}"
 
 
-_PASSWORD = "password_in_location"
+_CREDENTIALS = "credentials_in_location"
 COMPARED = ("random_flow", "random_unique", "by_capture", "by_time", "capture_folds", "drift", "devices_out")
 """Protocols of ``iotid compare``, beside ``site:NAME``."""
-_Location = Annotated[str, AfterValidator(_without_password)]
 _Switch = Annotated[bool, BeforeValidator(_word)]
 _Name = Annotated[str, AfterValidator(composed), Field(min_length=1)]  # of labels, vendors, types
 _Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # what NumPy's and scikit-learn's generators take
@@ -121,7 +131,8 @@ S = TypeVar("S", bound=_Section)
 
 
 class Storage(_Section):
-    root: _Location = Field(min_length=1)
+    root: str = Field(min_length=1)
+    umask: Annotated[str, BeforeValidator(_digits), Field(pattern=r"^0[027][027]$")]
 
 
 class Spark(_Section):
@@ -230,7 +241,7 @@ class Evaluation(_Section):
 
 
 class Tracking(_Section):
-    uri: _Location | None
+    uri: str | None
     experiment: str = Field(min_length=1)
     model: str = Field(pattern=r"^[^/:]*[^/:\s][^/:]*$")  # MLflow's rule for names of models
 
@@ -353,7 +364,7 @@ def load_settings(files: Iterable[str | Path] = (), overrides: Iterable[str] = (
     root = settings.storage.root
     if "://" not in root:
         root = str(Path(root).expanduser().resolve())
-    return settings.model_copy(update={"storage": Storage(root=root)})
+    return settings.model_copy(update={"storage": changed(settings.storage, root=root)})
 
 
 def changed(section: S, **values: Any) -> S:
@@ -394,11 +405,15 @@ def _parse_override(text: str) -> dict[str, Any]:
     section, dot, key = name.partition(".")
     if not (equals and dot and section and key):
         raise SettingError(f"--set {text}: must read section.key=value, as in training.epochs=10")
+    if name == "spark.conf" and names_secret(value):
+        raise SettingError(
+            "--set spark.conf: names a secret, which the list of processes would show; set it in a file for --config"
+        )
+    if holds_credentials(value):
+        raise SettingError(f"--set {name}: {NO_CREDENTIALS}, got {redacted_location(value)}")
     try:
         return {section: {key: yaml12.load_whole(value)}}
     except ValueError as fault:
-        if holds_password(value):
-            raise SettingError(f"--set {name}: {NO_PASSWORD}") from None
         quoted = shlex.quote(f"{name}={json.dumps(value, ensure_ascii=False)}")
         raise SettingError(f"--set {text}: the value is not valid YAML ({fault}); quote it: --set {quoted}") from None
 
@@ -423,6 +438,10 @@ def _explain(fault: ValidationError, within: tuple[str, ...] = ()) -> str:
     errors = fault.errors()
     for error in errors:
         place = [str(part) for part in (*within, *error["loc"])]
+        if error["type"] == _CREDENTIALS:
+            name = ".".join([*place, error["ctx"]["place"]])
+            lines.append(f"{name}: {error['msg']}, got {error['ctx']['told']}")
+            continue
         name = ".".join(place)
         if error["type"] == "extra_forbidden":
             close = difflib.get_close_matches(place[-1], _keys_beside(place), n=1)
@@ -437,7 +456,7 @@ def _explain(fault: ValidationError, within: tuple[str, ...] = ()) -> str:
             if error["type"] == "literal_error" and place[-1].isdigit():
                 reason, remedy = _not_known(error["input"], re.findall("'([^']*)'", error["ctx"]["expected"]))
             reason, got = reason.removeprefix("Value error, "), repr(error["input"])
-            is_secret = error["type"] == _PASSWORD or name == "census.key_file"
+            is_secret = names_secret(name) or name == "census.key_file"
             told = "" if isinstance(error["input"], dict) or is_secret or got in reason else f", got {got}"
             lines.append(f"{name}: {reason}{told}; {remedy}")
     return " | ".join(lines)

@@ -5,11 +5,16 @@
 Every message names the field or file, the rule, the value it got and the remedy.
 """
 
+from iotid.messages import one_line
+
 
 class IotidError(Exception):
-    """Anything that iotid itself reports. ``exit_code`` is what a command ends with."""
+    """Anything that iotid itself reports, as `messages.one_line`. ``exit_code`` is what a command ends with."""
 
     exit_code = 1
+
+    def __init__(self, *told: object) -> None:
+        super().__init__(*(one_line(each) if isinstance(each, str) else each for each in told))
 
 
 class UserError(IotidError, ValueError):

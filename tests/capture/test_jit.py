@@ -14,6 +14,7 @@ import pytest
 
 from iotid.capture import jit
 
+_ROOT = Path(__file__).parents[2]
 _KERNEL = """
 from tiny.jit import kernel
 
@@ -36,7 +37,7 @@ def _package(folder: Path) -> Path:
 
 def _run(path: Path, tmp_path: Path, **environment: str) -> str:
     clean = {name: value for name, value in os.environ.items() if name not in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME")}
-    clean |= {"PYTHONPATH": str(path), "HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path), **environment}
+    clean |= {"PYTHONPATH": f"{path}{os.pathsep}{_ROOT}", "HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path), **environment}
     done = subprocess.run(
         [sys.executable, "-c", _RUN], env=clean, cwd=tmp_path, capture_output=True, text=True, check=False
     )
@@ -126,7 +127,7 @@ def test_kernel__eight_processes_that_start_at_once_on_an_empty_folder_save_and_
     (package / "tiny" / "work.py").write_text(_HELPER)
     together = tmp_path / "together"
     together.mkdir()
-    environment = {**os.environ, "PYTHONPATH": str(package)}
+    environment = {**os.environ, "PYTHONPATH": f"{package}{os.pathsep}{_ROOT}"}
     environment.pop("NUMBA_CACHE_DIR", None)
 
     def start(argument: str, name: str) -> Any:
@@ -162,7 +163,6 @@ def test_kernels__agree_with_the_twin_in_every_mode(mode: str) -> None:
     command += ["-k", "(mutated and (seed0 or seed1)) or any_capture or golden"]
     command += ["-W", "ignore:overflow encountered:RuntimeWarning"]  # digests wrap by design
     environment = {**os.environ, **_MODES[mode], "IOTID_FUZZ_EXAMPLES": "25"}
-    root = Path(__file__).parents[2]
-    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment, cwd=_ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:]
     assert " passed" in done.stdout
