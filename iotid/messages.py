@@ -55,18 +55,20 @@ def _without_user(word: str) -> str:
         start = len(word) - len(path)
         user = path.rpartition("@")[0]
         slashes = start - colon - 1
-        # of models:/iotid@champion and of sqlite:///… nothing before the @ is a user, unless a password follows it
-        if (slashes == 2 or ":" in user) and not _is_no_user(scheme.lower(), slashes, user):
+        if not _is_no_user(scheme.lower(), slashes, user):
             return f"{word[:start]}***{word[start + len(user) :]}"
         colon = word.find(":/", start)
     return word
 
 
 def _is_no_user(scheme: str, slashes: int, user: str) -> bool:
-    """Of paths, of a container at Azure, and of what pyarrow calls nobody."""
+    """Of a path (file:///…, sqlite:///…), models:/iotid@champion, Azure's containers, and whom pyarrow calls nobody."""
+    if slashes != 2:  # a single one is what normalised paths make of two
+        is_path = slashes > 2 or scheme.endswith("models")
+        return scheme.endswith("file") or (is_path and ":" not in user)
     if scheme.endswith(("abfs", "abfss")):
         return re.fullmatch("[a-z0-9$-]+", user) is not None
-    return (scheme.endswith("file") and slashes != 2) or (scheme.endswith(("gs", "gcs")) and user == "anonymous")
+    return scheme.endswith(("gs", "gcs")) and user == "anonymous"
 
 
 def names_secret(name: str) -> bool:

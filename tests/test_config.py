@@ -301,14 +301,3 @@ def test_settings_hash__changes_with_a_value_and_with_an_input_only() -> None:
     assert settings_hash(one.flow) == settings_hash(load_settings().flow)
     assert settings_hash(one.flow) != settings_hash(two.flow)
     assert settings_hash(one.flow) != settings_hash(one.flow, extra={"file": "a"})
-
-
-@pytest.mark.parametrize("name", ["tracking.uri", "storage.root"])
-@pytest.mark.parametrize(
-    "uri", ["https://ann:hunter2@mlflow.example", "postgresql://ann:hunter2@db/x", "s3://k:hunter2@b"]
-)
-def test_settings__a_password_in_a_location_is_refused_and_not_told(name: str, uri: str) -> None:
-    with pytest.raises(SettingError, match=f"{name}: must not hold a password") as caught:
-        load_settings(overrides=[f"{name}={uri}"])
-    assert "hunter2" not in str(caught.value)
-    load_settings(overrides=[f"{name}={uri.replace(':hunter2', '')}"])
