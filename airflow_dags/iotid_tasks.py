@@ -29,6 +29,8 @@ _SETTINGS = {
     "jobs", "captures", "sites", "labels", "storage", "config", "python", "driver_memory", "wheel",
     "train_nights", "late_nights", "settle_s", "wait_s",
 }  # fmt: skip
+# stricter than iotid/messages.py, which Airflow's environment lacks: the container of abfs://CONTAINER@… is no user
+_CREDENTIALS = re.compile(r"(?is)(?<!abfs)(?<!abfss)://[^/].*@|abfss?://[^/]*:.*@|://.*[?#;].*=")
 _EXECUTION_TIMEOUT = {  # several times what a night of 100 GB takes on the smallest cluster that suits it
     "split_pcaps": timedelta(hours=1),
     "assemble_flows": timedelta(hours=3),
@@ -92,6 +94,12 @@ def deployment() -> dict[str, Any]:
         raise AirflowFailException(
             f"variable iotid: lacks {lacks}, does not know {unknown}; the DAG's documentation lists its keys"
         )
+    for key, value in told.items():
+        if any(_CREDENTIALS.search(str(text)) for text in (value if isinstance(value, list) else [value])):
+            raise AirflowFailException(
+                f"variable iotid: {key} must hold no user, password, key or query, for it is told in logs; give them "
+                "by the environment"
+            )
     return told
 
 

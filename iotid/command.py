@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import errno
 import functools
-import logging
 import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
@@ -21,12 +21,13 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from iotid import errors
-from iotid.config import NO_PASSWORD, holds_password, load_settings
+from iotid import errors, messages
+from iotid.config import load_settings
 from iotid.errors import IotidError
+from iotid.messages import NO_CREDENTIALS, holds_credentials, one_line, redacted_location
+from iotid.remote import raised_in_worker
 from iotid.storage import local_path, text_of
 
-_WORKER_ERROR = re.compile(r"^(?:\w+\.)*iotid\.errors\.(\w+): (.+)$", re.MULTILINE)
 _REFUSALS = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP,
     errno.ENAMETOOLONG, errno.EIO,
@@ -34,7 +35,28 @@ _REFUSALS = (
 _WORKER_LACKS = re.compile(r"^ModuleNotFoundError: No module named '([\w.]+)'$", re.MULTILINE)
 
 
-class Step(click.Command):
+class Edge(click.Command):
+    """A command whose complaints about its own line hold nothing raw of what was typed."""
+
+    def make_context(self, *given: Any, **more: Any) -> click.Context:
+        with _on_one_line():
+            return super().make_context(*given, **more)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _on_one_line():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _on_one_line() -> Iterator[None]:
+    try:
+        yield
+    except click.ClickException as fault:
+        fault.message = one_line(fault.message)  # type: ignore[misc]  # of the very exception, which knows its usage
+        raise
+
+
+class Step(Edge):
     """A command that reports iotid's errors in one line and exits with their code, also those raised in a worker."""
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -43,8 +65,8 @@ class Step(click.Command):
         except IotidError as fault:
             raise _OneLine(fault) from None
         except Exception as fault:
-            explained = (explain(fault) for explain in _EXPLANATIONS)
-            known = next((each for each in explained if each is not None), None)
+            cause = raised_in_worker(fault)
+            known = cause if isinstance(cause, IotidError) else _explain(cause or fault, in_worker=cause is not None)
             if known is None:
                 raise
             raise _OneLine(known) from None
@@ -61,7 +83,12 @@ def step(name: str, config: Sequence[str] = ()) -> Callable[[Callable[..., Any]]
         def with_settings(config_files: tuple[str, ...], overrides: tuple[str, ...], **rest: Any) -> Any:
             if rest.pop("strict", False):
                 overrides = (*overrides, *STRICTLY)
-            return function(load_settings(config_files, overrides), **rest)
+            settings = load_settings(config_files, overrides)
+            umask = os.umask(int(settings.storage.umask, 8))
+            try:
+                return function(settings, **rest)
+            finally:
+                os.umask(umask)
 
         described: Callable[..., Any] = with_settings
         for option in (_SET, _config_option(config)):
@@ -73,22 +100,17 @@ def step(name: str, config: Sequence[str] = ()) -> Callable[[Callable[..., Any]]
 
 def run_job(command: click.Command) -> None:
     """Entry point of a job file: parse the command line, run the step, stop Spark, exit with the step's code."""
-    logging_to_stderr()
+    messages.to_stderr()
     try:
         command()
     finally:
         _stop_spark()
 
 
-def logging_to_stderr() -> None:
-    """Progress and notes of iotid go to stderr, results to stdout; other libraries speak from WARNING on."""
-    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
-    logging.getLogger("iotid").setLevel(logging.INFO)
-
-
-def say(text: str) -> None:
-    """A result for the person who runs the command."""
-    click.echo(text)
+def say(*lines: str) -> None:
+    """Results for the person who runs the command, each on a line of its own."""
+    for line in lines:
+        click.echo(one_line(line))
 
 
 def captures_text(splits: Mapping[str, Any]) -> str:
@@ -139,8 +161,8 @@ class _Location(click.ParamType):
                 return text_of(str(Path(path).expanduser().absolute()))
             except RuntimeError as fault:  # ~nobody
                 self.fail(f"{value!r}: {fault}", param, ctx)
-        if holds_password(str(value)):
-            self.fail(NO_PASSWORD, param, ctx)
+        if holds_credentials(str(value)):
+            self.fail(f"{NO_CREDENTIALS}, got {redacted_location(str(value))}", param, ctx)
         return str(value)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -224,17 +246,21 @@ strict = click.option(
 )
 
 
-def _raised_in_worker(fault: Exception) -> IotidError | None:
-    """The iotid error behind a Spark failure, found by the name and text that the worker's traceback ends with."""
-    matches = _WORKER_ERROR.findall(str(fault))
-    kind = getattr(errors, matches[-1][0], None) if matches else None
-    return kind(matches[-1][1]) if isinstance(kind, type) and issubclass(kind, IotidError) else None
+def _explain(fault: Exception, *, in_worker: bool) -> IotidError | None:
+    """What a fault is called that is the machine's and not iotid's."""
+    lacks = _without_package_there if in_worker else _without_extra
+    explained = (explain(fault) for explain in (_full_disk, lacks, _worker_without_iotid, _refused))
+    return next((each for each in explained if each is not None), None)
 
 
 def _full_disk(fault: Exception) -> IotidError | None:
     """What a full disk is called, wherever it was met: in this process, in a Spark worker or in Java."""
-    told = str(fault)
-    if not any(os.strerror(number) in told for number in (errno.ENOSPC, errno.EDQUOT)):
+    full = (errno.ENOSPC, errno.EDQUOT)
+    if isinstance(fault, OSError) and fault.errno is not None:  # its text holds a name
+        is_full = fault.errno in full
+    else:
+        is_full = any(os.strerror(number) in str(fault) for number in full)
+    if not is_full:
         return None
     return errors.SpaceError(
         "the disk is full: free some space below storage.root, and where Spark and Python put their temporary files "
@@ -242,11 +268,20 @@ def _full_disk(fault: Exception) -> IotidError | None:
     )
 
 
-def _without_packages(fault: Exception) -> IotidError | None:
+def _without_package_there(fault: Exception) -> IotidError | None:
     """What it is called that a Spark worker's Python lacks a package, which is another Python than this one."""
-    lacks = _WORKER_LACKS.search(str(fault))
-    return lacks and errors.SetupError(
-        f"Spark's workers run a Python without {lacks[1]}; set PYSPARK_PYTHON to one that has the packages of "
+    return _other_python(str(fault.name)) if isinstance(fault, ModuleNotFoundError) else None
+
+
+def _worker_without_iotid(fault: Exception) -> IotidError | None:
+    """The same, where it lacks so much that it could not say so as data: before any capture was opened."""
+    lacks = _WORKER_LACKS.search(str(fault)) if type(fault).__module__.startswith(("pyspark.", "py4j.")) else None
+    return lacks and _other_python(lacks[1])
+
+
+def _other_python(package: str) -> IotidError:
+    return errors.SetupError(
+        f"Spark's workers run a Python without {package}; set PYSPARK_PYTHON to one that has the packages of "
         "requirements.lock, and lies at the same path on every machine"
     )
 
@@ -276,14 +311,11 @@ def _refused(fault: Exception) -> IotidError | None:
     return errors.UserError(f"{fault}; see that the file is there, and that you may read or write it")
 
 
-_EXPLANATIONS = (_raised_in_worker, _full_disk, _without_packages, _without_extra, _refused)
-
-
 class _OneLine(click.ClickException):
     """An iotid error as click reports it: ``Error: …`` on one line, and the error's own exit code."""
 
     def __init__(self, fault: IotidError) -> None:
-        super().__init__(" ".join(str(fault).split()))
+        super().__init__(str(fault))
         self.exit_code = fault.exit_code  # type: ignore[misc]  # click means it to be set so
 
 

@@ -16,11 +16,10 @@ import shlex
 import tempfile
 import unicodedata
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -28,6 +27,7 @@ from pydantic_core import PydanticCustomError
 from iotid import yaml12
 from iotid.errors import SettingError, cut, shown
 from iotid.inputs import read_file
+from iotid.messages import NO_CREDENTIALS, holds_credentials, names_secret, redacted_location
 
 DEFAULT_LAYERS = ("base.yaml", "promotion.yaml", "watchlist.yaml")
 _MOST_BYTES = 1 << 20  # of a file of settings
@@ -35,24 +35,30 @@ _MOST_FAULTS = 10  # that one error tells of
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _holds_no_credentials(cls, given: Any) -> Any:
+        """What is set is told in logs, in tracking and in metadata, so a location in it must hold no secret."""
+        for place, text in _texts(given):
+            if holds_credentials(text):
+                told = {"place": ".".join(place), "told": redacted_location(text)}
+                raise PydanticCustomError(_CREDENTIALS, NO_CREDENTIALS, told)
+        return given
 
 
-NO_PASSWORD = "must not hold a password, for it is told in logs; give it by the environment (see SECURITY.md)"
-
-
-def holds_password(uri: str) -> bool:
-    """Locations are told in logs, in tracking and in metadata, so what they hold is no secret."""
-    try:
-        return urlsplit(uri).password is not None
-    except ValueError:  # no URI at all: whoever opens it will tell
-        return False
-
-
-def _without_password(uri: str) -> str:
-    if holds_password(uri):
-        raise PydanticCustomError(_PASSWORD, NO_PASSWORD)
-    return uri
+def _texts(given: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Every text within, names of keys too, with where it stands."""
+    if isinstance(given, str):
+        yield place, given
+    elif isinstance(given, Mapping):
+        for key, value in given.items():
+            yield from _texts(str(key), place)
+            yield from _texts(value, (*place, str(key)))
+    elif isinstance(given, list | tuple):
+        for number, value in enumerate(given):
+            yield from _texts(value, (*place, str(number)))
 
 
 def _word(given: Any) -> Any:
@@ -64,6 +70,11 @@ def _word(given: Any) -> Any:
 def _pseudonyms(given: Any) -> Any:
     word = _word(given)
     return ("off", "opaque")[word] if isinstance(word, bool) else given
+
+
+def _digits(given: Any) -> Any:
+    """To YAML 1.2 022 is the number 22; it is meant as it is written."""
+    return f"{given:03d}" if type(given) is int else given
 
 
 def composed(text: str) -> str:
@@ -108,10 +119,9 @@ def _not_known(name: Any, known: list[str]) -> tuple[str, str]:
     return f"{shown(name)} is not known", f"did you mean {close[0]}?" if close else f"choose from {', '.join(known)}"
 
 
-_PASSWORD = "password_in_location"
+_CREDENTIALS = "credentials_in_location"
 COMPARED = ("random_flow", "random_unique", "by_capture", "by_time", "capture_folds", "drift", "devices_out")
 """Protocols of ``iotid compare``, beside ``site:NAME``."""
-_Location = Annotated[str, AfterValidator(_without_password)]
 _Switch = Annotated[bool, BeforeValidator(_word)]
 _Pseudonyms = Literal["off", "opaque", "prefixes"]
 _Name = Annotated[str, AfterValidator(composed), Field(min_length=1)]  # of labels, vendors, types
@@ -130,7 +140,8 @@ S = TypeVar("S", bound=_Section)
 
 
 class Storage(_Section):
-    root: _Location = Field(min_length=1)
+    root: str = Field(min_length=1)
+    umask: Annotated[str, BeforeValidator(_digits), Field(pattern=r"^0[027][027]$")]
 
 
 class Spark(_Section):
@@ -241,7 +252,7 @@ class Evaluation(_Section):
 
 
 class Tracking(_Section):
-    uri: _Location | None
+    uri: str | None
     experiment: str = Field(min_length=1)
     model: str = Field(pattern=r"^[^/:]*[^/:\s][^/:]*$")  # MLflow's rule for names of models
 
@@ -367,7 +378,7 @@ def load_settings(files: Iterable[str | Path] = (), overrides: Iterable[str] = (
     root = settings.storage.root
     if "://" not in root:
         root = str(Path(root).expanduser().resolve())
-    return settings.model_copy(update={"storage": Storage(root=root)})
+    return settings.model_copy(update={"storage": changed(settings.storage, root=root)})
 
 
 def changed(section: S, **values: Any) -> S:
@@ -408,11 +419,15 @@ def _parse_override(text: str) -> dict[str, Any]:
     section, dot, key = name.partition(".")
     if not (equals and dot and section and key):
         raise SettingError(f"--set {cut(text)}: must read section.key=value, as in training.epochs=10")
+    if name == "spark.conf" and names_secret(value):
+        raise SettingError(
+            "--set spark.conf: names a secret, which the list of processes would show; set it in a file for --config"
+        )
+    if holds_credentials(value):
+        raise SettingError(f"--set {cut(name)}: {NO_CREDENTIALS}, got {cut(redacted_location(value))}")
     try:
         return {section: {key: yaml12.load_whole(value)}}
     except ValueError as fault:
-        if holds_password(value):
-            raise SettingError(f"--set {cut(name)}: {NO_PASSWORD}") from None
         quoted = cut(shlex.quote(f"{name}={json.dumps(value, ensure_ascii=False)}"))
         raise SettingError(
             f"--set {cut(text)}: the value is not valid YAML ({fault}); quote it: --set {quoted}"
@@ -439,6 +454,10 @@ def _explain(fault: ValidationError, within: tuple[str, ...] = ()) -> str:
     errors = fault.errors()[:_MOST_FAULTS]
     for error in errors:
         place = [cut(str(part)) for part in (*within, *error["loc"])]
+        if error["type"] == _CREDENTIALS:
+            name = ".".join([*place, error["ctx"]["place"]])
+            lines.append(f"{name}: {error['msg']}, got {error['ctx']['told']}")
+            continue
         name = ".".join(place)
         if error["type"] == "extra_forbidden":
             close = difflib.get_close_matches(place[-1], _keys_beside(place), n=1)
@@ -453,7 +472,7 @@ def _explain(fault: ValidationError, within: tuple[str, ...] = ()) -> str:
             if error["type"] == "literal_error" and place[-1].isdigit():
                 reason, remedy = _not_known(error["input"], re.findall("'([^']*)'", error["ctx"]["expected"]))
             reason, got = reason.removeprefix("Value error, "), shown(error["input"])
-            is_secret = error["type"] == _PASSWORD or name == "census.key_file"
+            is_secret = names_secret(name) or name == "census.key_file"
             told = "" if isinstance(error["input"], dict) or is_secret or got in reason else f", got {got}"
             lines.append(f"{name}: {reason}{told}; {remedy}")
     more = fault.error_count() - len(errors)

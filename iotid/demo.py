@@ -9,6 +9,7 @@ import click
 from iotid import command
 from iotid.config import Settings
 from iotid.errors import SettingError
+from iotid.messages import one_line
 from iotid.pipeline import Night, check, layers_of_this_command, run_nights
 
 
@@ -24,7 +25,7 @@ def main(settings: Settings) -> None:
     if "://" in settings.storage.root:
         raise SettingError(f"storage.root: the demo needs a local folder, got {settings.storage.root}")
     folder = Path(settings.storage.root) / "demo"
-    click.secho(f"writing captures below {folder}", bold=True, err=True)
+    click.secho(one_line(f"writing captures below {folder}"), bold=True, err=True)
     write_demo(folder)
     devices = str(folder / "devices.yaml")
     check(settings, [devices])

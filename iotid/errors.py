@@ -9,21 +9,20 @@ from __future__ import annotations
 
 import reprlib
 
+from iotid.messages import one_line
+
 _MOST_SHOWN = 80  # characters of a value
 _MOST_TOLD = 4000  # characters of a message: whatever others wrote and a message holds, it stays a line to read
 _MOST_BITS = 256  # of a number that is shown: Python refuses to print huge ones
 
 
 class IotidError(Exception):
-    """Anything that iotid itself reports, in one line. ``exit_code`` is what a command ends with."""
+    """Anything that iotid itself reports, as `messages.one_line`. ``exit_code`` is what a command ends with."""
 
     exit_code = 1
 
-    def __init__(self, message: str = "") -> None:
-        line = " ".join(message.split()) if "\n" in message else message
-        if len(line) > _MOST_TOLD:
-            line = f"{line[: 3 * _MOST_TOLD // 4]} … {line[-_MOST_TOLD // 4 :]}"
-        super().__init__(line)
+    def __init__(self, *told: object) -> None:
+        super().__init__(*(_bounded(one_line(each)) if isinstance(each, str) else each for each in told))
 
 
 class UserError(IotidError, ValueError):
@@ -109,3 +108,9 @@ def shown(value: object) -> str:
 def cut(text: str, most: int = _MOST_SHOWN) -> str:
     """Text as errors show it: its first characters, where it is long."""
     return text if len(text) <= most else f"{text[:most]}…"
+
+
+def _bounded(line: str) -> str:
+    if len(line) <= _MOST_TOLD:
+        return line
+    return f"{line[: 3 * _MOST_TOLD // 4]} … {line[-_MOST_TOLD // 4 :]}"

@@ -8,10 +8,12 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
 from iotid.errors import SetupError
+from iotid.private import is_private
 
 VERSIONS = (17, 21)  # what Spark 4 runs on
 
@@ -80,9 +82,13 @@ def _home_of(java: Path) -> Path:
     for home in (Path(sys.prefix) / "share" / "iotid" / "java", cache / "iotid" / "java"):
         program = home / "bin" / "java"
         try:
+            if home.parent == cache / "iotid" and not is_private(cache / "iotid"):
+                raise PermissionError(f"{cache / 'iotid'} is a link, another user's, or others may write there")
             if not program.is_file() or program.read_text(encoding="utf-8") != script:
                 program.parent.mkdir(parents=True, exist_ok=True)
-                fresh = program.with_name(f"java-{os.getpid()}")
+                number, name = tempfile.mkstemp(dir=program.parent)
+                os.close(number)
+                fresh = Path(name)
                 fresh.write_text(script, encoding="utf-8")
                 fresh.chmod(0o755)
                 fresh.replace(program)  # whole or absent, also where several processes start at the same time

@@ -12,6 +12,7 @@ import click
 
 from iotid import command
 from iotid.config import Settings, load_settings
+from iotid.messages import one_line
 from iotid.storage import Store
 
 
@@ -93,7 +94,7 @@ def run_nights(
     started = time.monotonic()
     run_steps(lines, [*layers, "--set", "watchlist.fail=false"])  # or else the nights after it would have no census
     settings = settings_of(layers)
-    command.say(_summary(settings, nights, dataset, time.monotonic() - started))
+    command.say(*_summary(settings, nights, dataset, time.monotonic() - started))
     store = Store(settings.storage.root)
     for night in nights:
         check_watchlist(store.open("census", {"site": night.site, "capture_date": night.date}), settings.watchlist)
@@ -102,7 +103,7 @@ def run_nights(
 def run_steps(lines: Sequence[Sequence[str]], layers: Sequence[str]) -> None:
     """Run command lines, each a step's name and its arguments, one after the other; all get ``layers``."""
     for number, (name, *arguments) in enumerate(lines, start=1):
-        click.secho(f"[{number}/{len(lines)}] iotid {name} {shlex.join(arguments)}", bold=True, err=True)
+        click.secho(one_line(f"[{number}/{len(lines)}] iotid {name} {shlex.join(arguments)}"), bold=True, err=True)
         step = importlib.import_module(f"iotid.cli.{name.replace('-', '_')}").main
         step.main([*layers, *arguments], prog_name=f"iotid {name}", standalone_mode=False)
 
@@ -137,7 +138,7 @@ def main(settings: Settings, captures: str, labels: tuple[str, ...], site: str, 
     run_nights([night], [night], labels, f"{site}-{night.date}", layers_of_this_command())
 
 
-def _summary(settings: Settings, nights: Sequence[Night], dataset: str, seconds: float) -> str:
+def _summary(settings: Settings, nights: Sequence[Night], dataset: str, seconds: float) -> list[str]:
     from iotid.registry import Registry
 
     store = Store(settings.storage.root)
@@ -173,7 +174,7 @@ def _summary(settings: Settings, nights: Sequence[Night], dataset: str, seconds:
         f"  tracking  {Registry(settings.tracking, settings.storage.root).uri}",
         f"  tables    {settings.storage.root}/{{splits,flows,datasets,reports,census}}",
     ]
-    return "\n".join(lines)
+    return lines
 
 
 if __name__ == "__main__":

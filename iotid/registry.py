@@ -28,6 +28,7 @@ from pydantic import BaseModel
 
 from iotid import __version__, config, schemas
 from iotid.errors import NoModelError, ServerError, StaleError, UserError
+from iotid.messages import NO_CREDENTIALS, holds_credentials, redacted, redacted_location
 from iotid.storage import local_folder, local_path
 
 if TYPE_CHECKING:
@@ -503,12 +504,14 @@ def load(uri: str, tracking_uri: str | None = None) -> Predictor:
     ``tracking_uri``: MLflow's own choice (MLFLOW_TRACKING_URI, or what was set) where it is not given.
 
     Raises:
-        UserError: there is no such model, or the server does not answer.
+        UserError: there is no such model, the server does not answer, or its address holds credentials.
         SchemaError: the model is of another schema version.
     """
     from iotid.model import Predictor
 
     server = tracking_uri or str(_mlflow().get_tracking_uri())
+    if holds_credentials(server):
+        raise UserError(f"tracking_uri: {NO_CREDENTIALS}, got {redacted_location(server)}")
     with TemporaryDirectory() as folder:
         return Predictor.load(_download_bundle(uri, folder, server))
 
@@ -621,7 +624,7 @@ def _is_absent(fault: Any) -> bool:
 
 
 def _first_line(fault: BaseException | None) -> str:
-    return (str(fault).splitlines() or [""])[0][:300]
+    return (redacted(str(fault)).splitlines() or [""])[0][:300]
 
 
 def _text(value: Any) -> str:

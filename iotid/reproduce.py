@@ -62,13 +62,13 @@ def main(settings: Settings, dataset: str, captures: str, counts_only: bool) -> 
     compared = _compare(original, devices, nights, settings)
     best = reproduction.nearest(compared)
     told = [reproduction.counts_text(original, compared)]
-    command.say(told[0])
+    command.say(*told[0].split("\n"))
     outcomes: list[Outcome] = []
     for scores in () if counts_only else original.scores:
         experiment = _Experiment(f"{dataset}-{scores.label}", nights[best.assembly], devices)
         outcomes.append(experiment.outcome(store, layers, scores, best))
         told.append(reproduction.scores_text(original, outcomes[-1]))
-        command.say(told[-1])
+        command.say(*told[-1].split("\n"))
     with store.write("reproductions", {"dataset": dataset}) as staged:
         staged.write_text("reproduction.md", "\n".join(told))
         staged.write_json("reproduction.json", reproduction.to_json(original, compared, outcomes))

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from iotid import config
 from iotid.java import use_java
+from iotid.messages import SECRET_NAMES, names_secret
+from iotid.remote import in_worker
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -42,6 +44,7 @@ def spark_session(settings: config.Spark, app_name: str = "iotid") -> SparkSessi
         "spark.sql.execution.arrow.maxBytesPerBatch": "32m",  # rows may be parcels of a megabyte: `iotid.shuffle`
         "spark.ui.showConsoleProgress": str(sys.stderr.isatty()).lower(),
         "spark.ui.enabled": "false",
+        "spark.redaction.regex": SECRET_NAMES,  # what event logs and pages do not show the values of
         "spark.driver.defaultJavaOptions": _java_options(),
         # a staged partition's success marker is storage.py's to write, last of all
         "spark.hadoop.mapreduce.fileoutputcommitter.marksuccessfuljobs": "false",
@@ -65,9 +68,14 @@ def spark_session(settings: config.Spark, app_name: str = "iotid") -> SparkSessi
     travels = [path.rpartition("/")[2] for path in (submitted.get("spark.submit.pyFiles") or "").split(",") if path]
     if travels:  # Python workers find these by themselves, the ranks that such a worker starts find them by this alone
         defaults["spark.executorEnv.PYTHONPATH"] = ":".join(travels)
-    for name, value in defaults.items():
-        if not submitted.contains(name):
-            builder = builder.config(name, value)
+    options = {name: value for name, value in defaults.items() if not submitted.contains(name)}
+    for name, value in options.items():
+        builder = builder.config(name, value)
+    if any(map(names_secret, options)) and "PYSPARK_GATEWAY_PORT" not in os.environ:
+        # pyspark starts Java with all of its conf on the command line; what is left out here follows by the builder
+        shown = [(name, value) for name, value in options.items() if not names_secret(name)]
+        conf = pyspark.SparkConf(loadDefaults=False).setAll([("spark.master", settings.master), *shown])
+        pyspark.SparkContext._ensure_initialized(conf=conf)
     spark = builder.getOrCreate()
     ahead.join()
     from iotid.capture.source import PcapDataSource
@@ -104,7 +112,7 @@ def archive_classes() -> None:
     )
     with tempfile.TemporaryDirectory() as folder:  # what the steps do: Parquet, a shuffle, Python workers
         spark.range(0, 1000, 1, 2).selectExpr("id", "id % 7 AS key").write.parquet(f"{folder}/rows")
-        rows = spark.read.parquet(f"{folder}/rows").mapInArrow(_as_they_are, "id long, key long").persist()
+        rows = spark.read.parquet(f"{folder}/rows").mapInArrow(in_worker(_as_they_are), "id long, key long").persist()
         rows.repartition(2, "key").sortWithinPartitions("key", "id").groupBy("key").count().toArrow()
     java = spark.sparkContext._gateway.proc  # type: ignore[union-attr]
     spark.stop()

@@ -22,6 +22,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from iotid.remote import in_worker
+
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import StructType
@@ -89,7 +91,7 @@ def numbered(spark: SparkSession, tasks: Sequence[int]) -> DataFrame:
     """One row and one Spark task for each number, for workers to read with ``numbers``."""
     each = spark.range(0, len(tasks), 1, max(len(tasks), 1))
     same = list(tasks) == list(range(len(tasks)))
-    return each if same else each.mapInArrow(partial(_renumber, list(tasks)), "id long")
+    return each if same else each.mapInArrow(in_worker(partial(_renumber, list(tasks))), "id long")
 
 
 def numbers(batches: Iterable[pa.RecordBatch]) -> Iterator[int]:

@@ -11,7 +11,6 @@ import errno
 import json
 import os
 import re
-import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +22,8 @@ from urllib.parse import quote, unquote, unquote_to_bytes
 
 import iotid
 from iotid.errors import PartitionError, UserError
+from iotid.messages import NO_CREDENTIALS, holds_credentials, redacted_location
+from iotid.private import temporary_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -133,9 +134,8 @@ class Store:
         return sorted(found, key=lambda keys: tuple(keys.values()))
 
     def working_folder(self, *parts: str) -> Path:
-        """A folder of this machine for files that are no table: below a local root, else below the temporary folder."""
-        local = self._fs.type_name == "local"
-        return local_folder(self._base if local else f"{tempfile.gettempdir()}/iotid", *parts)
+        """A folder of this machine for files that are no table: below a local root, else in a private temporary one."""
+        return local_folder(self._base if self._fs.type_name == "local" else str(temporary_folder()), *parts)
 
     @contextmanager
     def write(self, table: str, keys: Mapping[str, str], schema_version: int = 1) -> Iterator[Staged]:
@@ -318,6 +318,8 @@ def open_filesystem(location: str) -> tuple[fs.FileSystem, str]:
                 f"storage.root: {path!r} must be UTF-8, for other programs read it too; name another folder"
             )
         return fs.LocalFileSystem(), path
+    if holds_credentials(location):
+        raise UserError(f"storage.root: {NO_CREDENTIALS}, got {redacted_location(location)}")
     if "?" in location:
         raise UserError(
             f"storage.root: {location!r} must not end in options; an object store's endpoint, region and keys are told "

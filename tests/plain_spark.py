@@ -72,8 +72,8 @@ class _Items:
     def __init__(self, items: Sequence[Any]) -> None:
         self._items = items
 
-    def map(self, work: Callable[[Any], Any]) -> _Items:
-        return _Items([work(item) for item in self._items])
+    def mapPartitions(self, work: Callable[[Iterator[Any]], Iterable[Any]]) -> _Items:
+        return _Items([made for item in self._items for made in work(iter([item]))])
 
     def collect(self) -> list[Any]:
         return list(self._items)

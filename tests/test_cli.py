@@ -261,12 +261,3 @@ def test_cli__workers_whose_python_lacks_a_package_are_one_line(spark: Any) -> N
     told = CliRunner().invoke(look, [])
     (line,) = [line for line in told.output.splitlines() if line.startswith("Error: ")]
     assert (told.exit_code, line[:66]) == (2, "Error: Spark's workers run a Python without no_such_package; set P")
-
-
-def test_cli__a_password_in_the_uri_of_captures_is_refused_and_not_told() -> None:
-    from iotid.cli.split_pcaps import main
-
-    told = CliRunner().invoke(main, ["--captures", "s3://key:hunter2@bucket/night", *NIGHT])
-    assert told.exit_code == 2
-    assert "must not hold a password" in told.output
-    assert "hunter2" not in told.output

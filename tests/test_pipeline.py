@@ -31,7 +31,7 @@ def test_run_nights__tells_of_a_watched_device_after_the_last_night(
                 staged.metadata |= {"watched": watched, "watched_labels": {"cam": watched}}
 
     monkeypatch.setattr(pipeline, "run_steps", run_steps)
-    monkeypatch.setattr(pipeline, "_summary", lambda *_: "summary")
+    monkeypatch.setattr(pipeline, "_summary", lambda *_: ["summary"])
     monkeypatch.setattr("iotid.command.say", told.append)
     layers = ["--set", f"storage.root={tmp_path}", "--set", f"watchlist.fail={str(fails).lower()}"]
     if fails:

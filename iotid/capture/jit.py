@@ -10,8 +10,9 @@ complete or none, and then compiles by itself. But two that save different signa
 would both take the same file name, and the index could point one's signature at the other's code; so writers take
 turns, behind a lock beside the kernel's files. Where it cannot be had, nothing is saved.
 
-The folder is the first of these that we can write and no stranger can: ``__pycache__`` beside the module,
-``$XDG_CACHE_HOME/iotid`` or ``~/.cache/iotid``, ``iotid-UID`` in the temporary folder. NUMBA_CACHE_DIR overrides.
+The folder is the first of these that is ours and that nobody else can write (`private.is_private`): ``__pycache__``
+beside the module, ``$XDG_CACHE_HOME/iotid`` or ``~/.cache/iotid``, ``iotid-UID`` in the temporary folder.
+NUMBA_CACHE_DIR overrides.
 Only kernels that Python calls are loaded from it: what they call was compiled into them.
 """
 
@@ -29,6 +30,8 @@ from typing import Any, ParamSpec, TypeVar
 
 import numba
 from llvmlite import binding  # type: ignore[import-untyped]
+
+from iotid.private import is_private, user_folder
 
 try:
     import fcntl
@@ -90,7 +93,7 @@ class KernelFolder:
         return cls(function)
 
     def ensure_cache_path(self) -> None:
-        Path(self.get_cache_path()).mkdir(parents=True, exist_ok=True)
+        """`_folder` has made it."""
 
     def get_cache_path(self) -> str:
         return str(self._folder)
@@ -107,7 +110,7 @@ def _folder(module: str) -> Path | None:
     """The folder for the kernels of a module, or None where no place is both writable and ours alone."""
     package = module.rpartition(".")[0]
     name = f"kernels-{_made_of(package)}"
-    return next((place / name for place in _places(package) if _is_ours(place)), None)
+    return next((place / name for place in _places(package) if _is_ours(place) and _is_ours(place / name)), None)
 
 
 def _places(package: str) -> Iterator[Path]:
@@ -116,19 +119,16 @@ def _places(package: str) -> Iterator[Path]:
         yield beside / "__pycache__"
     with contextlib.suppress(RuntimeError):  # a user without a home
         yield Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "iotid"
-    yield Path(tempfile.gettempdir()) / f"iotid-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
+    yield user_folder()
 
 
 def _is_ours(place: Path) -> bool:
-    """Make the folder; say whether this user owns it and no stranger may write there: it will hold code that is run."""
-    try:
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = place.stat()
-        with tempfile.TemporaryFile(dir=place):
-            pass
-    except OSError:
+    """Make the folder; whether this user can write there, and nobody else: it will hold code that is run."""
+    if not is_private(place):
         return False
-    return not hasattr(os, "getuid") or (status.st_uid == os.getuid() and not status.st_mode & 0o002)
+    with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=place):
+        return True
+    return False
 
 
 def _made_of(package: str) -> str:

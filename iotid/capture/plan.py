@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 from iotid import config, schemas
 from iotid.capture.pieces import Guess, Piece
 from iotid.capture.splits import count_alike, find_captures, pack_tasks, split_captures
+from iotid.remote import in_worker
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -33,7 +35,9 @@ def write_splits(
 
     def walk_all(walk: Callable[[Piece], Guess | str | None], pieces: Sequence[Piece]) -> Sequence[Guess | str | None]:
         assert spark is not None
-        return spark.sparkContext.parallelize(pieces, len(pieces)).map(walk).collect()
+        return (
+            spark.sparkContext.parallelize(pieces, len(pieces)).mapPartitions(in_worker(partial(map, walk))).collect()
+        )
 
     keys = {"site": site, "capture_date": capture_date}
     captures, ignored, unreadable, same = find_captures([location], capture.unreadable)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from iotid.errors import InputError, StaleError
 from iotid.inputs import kind_of, open_without_waiting
+from iotid.messages import NO_CREDENTIALS, holds_credentials, redacted_location
 from iotid.storage import local_path
 
 if TYPE_CHECKING:
@@ -284,6 +285,8 @@ def filesystem_of(path: str) -> tuple[fs.FileSystem, str]:
         if re.search("[\0\ud800-\udc7f\udd00-\udfff]", local):
             raise InputError(f"{local!r}: no file can have this name; give a capture or a folder of captures")
         return fs.LocalFileSystem(), local
+    if holds_credentials(path):
+        raise InputError(f"{redacted_location(path)}: {NO_CREDENTIALS}")
     try:
         return fs.FileSystem.from_uri(path)
     except (ArrowException, OSError, ValueError) as fault:

@@ -38,6 +38,7 @@ from iotid.model.bundle import DESCRIPTION, WEIGHTS, Predictor
 from iotid.model.device import share_of_households
 from iotid.model.device.decide import UNKNOWN
 from iotid.model.sequences import distinct_sequences
+from iotid.remote import in_worker
 from iotid.schemas import CENSUS, FLOWS
 
 if TYPE_CHECKING:
@@ -267,7 +268,7 @@ def _identified(
     times = (F.unix_micros(F.col(name)).alias(name) for name in ("first_seen", "last_seen"))
     shown = pairs.where(F.col("device_id").isNotNull()).select("device_id", "flows", "open_us", *times, *columns)
     of_device = shown.repartition(partitions, "device_id").sortWithinPartitions("device_id")
-    answers = of_device.mapInArrow(answer, from_arrow_schema(ANSWERS)).persist()
+    answers = of_device.mapInArrow(in_worker(answer), from_arrow_schema(ANSWERS)).persist()
     try:
         log_odds = answers.select("log_odds").toArrow()["log_odds"].to_numpy()
         share = share_of_households(np.sort(log_odds), settings.behind)  # sums in one order, whatever Spark's
@@ -276,7 +277,7 @@ def _identified(
             for batch in batches:
                 yield from identify(batch, share, classes, settings).to_batches()
 
-        return answers.mapInArrow(decide, from_arrow_schema(IDENTIFIED)).toArrow().cast(IDENTIFIED)
+        return answers.mapInArrow(in_worker(decide), from_arrow_schema(IDENTIFIED)).toArrow().cast(IDENTIFIED)
     finally:
         answers.unpersist()
 

@@ -26,7 +26,7 @@ _STEPS = {
 }
 
 
-class _Steps(click.Group):
+class _Steps(command.Edge, click.Group):
     """Lists the steps in the order in which the data goes, and imports a step's module on demand."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

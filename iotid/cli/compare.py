@@ -46,4 +46,4 @@ def main(
     registry.log_metrics(run, comparison.flat(outcomes))
     registry.log_artifacts(run, shown, "comparison")
     registry.end_run(run)
-    command.say(f"{comparison.text(outcomes)}\ncomparison: {store.open('comparisons', {'name': name}).uri}")
+    command.say(*comparison.text(outcomes).split("\n"), f"comparison: {store.open('comparisons', {'name': name}).uri}")

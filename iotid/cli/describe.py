@@ -36,4 +36,4 @@ def main(
         staged.write_json("traffic.json", traffic.to_json(found))
         staged.metadata = {"figures": drawn, "nights": [night.keys for night in nights]}
     uri = store.open("descriptions", {"name": name}).uri
-    command.say("\n".join(f"figure: {uri}/{figure}" for figure in drawn))
+    command.say(*(f"figure: {uri}/{figure}" for figure in drawn))

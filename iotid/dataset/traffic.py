@@ -20,6 +20,7 @@ from iotid import config
 from iotid.dataset.arrays import one_chunk
 from iotid.dataset.labels import DeviceList
 from iotid.labels.owner import Site, is_device
+from iotid.remote import in_worker
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -114,7 +115,7 @@ def _ends(packets: DataFrame, devices: DeviceList) -> DataFrame:
     ends = ends.select("capture_file", "second", "frame_length", "end.*")
     mac, ip = F.col("mac"), F.col("ip")
     known = ends.filter(mac.isNull() | mac.isin(_macs(devices)) | ip.isin(_addresses(devices, without_mac=True)))
-    own = known.mapInArrow(partial(_at_devices, site=devices.site), known.schema)
+    own = known.mapInArrow(in_worker(partial(_at_devices, site=devices.site)), known.schema)
     return own.groupBy(*ends.columns).count()
 
 

@@ -22,6 +22,7 @@ from iotid.dataset.partition import PARTS, Split, find_ends, settle, split_captu
 from iotid.dataset.store import ENCODING, describe_part, group_rows, write_sets
 from iotid.errors import AccountingError, InputError, LabelError, SchemaError, SettingError
 from iotid.flows import later_flows, night_files, read_flows
+from iotid.remote import in_worker
 from iotid.shuffle import ASIDES, NO_BUCKET, PARCELS, numbered, partitions_of, spark_schema, spread
 from iotid.storage import remove_attempts
 
@@ -134,11 +135,11 @@ class _Flows:
     def __init__(self, spark: SparkSession, source: work.Source, stack: ExitStack) -> None:
         partitions = partitions_of(spark)
         look = partial(work.look, source=source, partitions=partitions)
-        sent = numbered(spark, range(len(source.files))).mapInArrow(look, spark_schema(PARCELS))
+        sent = numbered(spark, range(len(source.files))).mapInArrow(in_worker(look), spark_schema(PARCELS))
         self._source = source
         self._units = _keep(stack, spread(sent, partitions))
         sum_up = partial(work.sum_up_units, partitions=partitions)
-        self.told = work.Told.of(self._units.mapInArrow(sum_up, spark_schema(ASIDES)).toArrow())
+        self.told = work.Told.of(self._units.mapInArrow(in_worker(sum_up), spark_schema(ASIDES)).toArrow())
 
     def split(self, accounts: Accounts) -> Split:
         """The parts of the labels that are kept; those that training never sees are taken out."""
@@ -153,7 +154,7 @@ class _Flows:
         split, doubts = find_ends(self.told.summaries, len(self._source.labels), settings)
         if not doubts:
             return split
-        closer = self._units.mapInArrow(partial(work.look_closer, doubts=doubts), spark_schema(ASIDES))
+        closer = self._units.mapInArrow(in_worker(partial(work.look_closer, doubts=doubts)), spark_schema(ASIDES))
         return settle(split, doubts, work.Told.of(closer.toArrow()).answers)
 
 
@@ -167,8 +168,8 @@ class _Rows:
         partitions = partitions_of(spark)
         deal = partial(work.deal, source=source, split=split, labels=labels, partitions=partitions)
         gather = partial(work.gather, unique=source.settings.unique)
-        sent = numbered(spark, range(len(source.files))).mapInArrow(deal, spark_schema(PARCELS))
-        self._gathered = _keep(stack, spread(sent, partitions).mapInArrow(gather, spark_schema(PARCELS)))
+        sent = numbered(spark, range(len(source.files))).mapInArrow(in_worker(deal), spark_schema(PARCELS))
+        self._gathered = _keep(stack, spread(sent, partitions).mapInArrow(in_worker(gather), spark_schema(PARCELS)))
         self.told = work.Told.of(self._gathered.where(f"bucket = {NO_BUCKET}").select(ASIDES.names).toArrow())
         self._labels: dict[str, dict[str, dict[str, int]]] = {label: {} for label in labels}
         self._parts = {part: {"rows": 0, "flows": 0} for part in PARTS}
@@ -207,7 +208,7 @@ class _Rows:
         write = partial(work.write, folder=staged.uri, encoding=encoding, group_rows=groups)
         for part in PARTS:
             staged.filesystem.create_dir(f"{staged.path}/{part}")
-        self._gathered.mapInArrow(write, spark_schema(ASIDES)).toArrow()
+        self._gathered.mapInArrow(in_worker(write), spark_schema(ASIDES)).toArrow()
         for part in PARTS:
             remove_attempts(staged.filesystem, f"{staged.path}/{part}")
             promised = describe_part(staged, part, encoding)

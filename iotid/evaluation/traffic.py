@@ -23,6 +23,7 @@ from iotid.dataset.characteristics import quantise_column, select_characteristic
 from iotid.dataset.work import Source
 from iotid.dataset.write import check_nights
 from iotid.flows import later_flows, night_files
+from iotid.remote import in_worker
 from iotid.shuffle import numbered, numbers, spark_schema
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def describe(
     files = night_files(nights)
     source = Source(files, later_flows(spark, nights), devices.at(files, spark), settings, flow.max_packets)
     count = partial(_count, source=source)
-    counted = numbered(spark, range(len(files))).mapInArrow(count, spark_schema(_COUNTED)).toArrow()
+    counted = numbered(spark, range(len(files))).mapInArrow(in_worker(count), spark_schema(_COUNTED)).toArrow()
     return summarise(counted, settings.min_flows)
 
 

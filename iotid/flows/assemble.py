@@ -27,6 +27,7 @@ from iotid.flows.nights import COUNTERS_FILE, QUARANTINE_FILE, read_stored
 from iotid.flows.open import CARRIED, carries
 from iotid.flows.partial import Partials, rule_of
 from iotid.flows.work import OPEN_FOLDER, Sums, Told
+from iotid.remote import in_worker
 from iotid.shuffle import ASIDES, PARCELS, numbered, partitions_of, spark_schema, spread, to_stream
 from iotid.storage import remove_attempts, rows_promised
 
@@ -123,11 +124,13 @@ class _Night:
             self._staged.filesystem.create_dir(f"{self._staged.path}/{OPEN_FOLDER}")
         target = work.Target(self._splits, self._flow, self._open_paths, self._staged.uri)
         told = Told.of(
-            self._first_pass().mapInArrow(partial(work.merge_buckets, target=target), spark_schema(ASIDES)).toArrow()
+            self._first_pass()
+            .mapInArrow(in_worker(partial(work.merge_buckets, target=target)), spark_schema(ASIDES))
+            .toArrow()
         )
         if len(told.stretches):
             packets = self._second_pass(told.stretches)
-            again = packets.mapInArrow(partial(work.merge_again, target=target), spark_schema(ASIDES))
+            again = packets.mapInArrow(in_worker(partial(work.merge_again, target=target)), spark_schema(ASIDES))
             told.sums.add(Told.of(again.toArrow()).sums)
         return told
 
@@ -136,10 +139,10 @@ class _Night:
         read = partial(
             work.read_tasks, splits=self._splits, capture=self._capture, flow=self._flow, partitions=self._partitions
         )
-        sent = numbered(self._spark, self._tasks).mapInArrow(read, spark_schema(PARCELS))
+        sent = numbered(self._spark, self._tasks).mapInArrow(in_worker(read), spark_schema(PARCELS))
         if self._open is not None:
             take = partial(work.take_up_open, paths=self._open_paths, flow=self._flow, partitions=self._partitions)
-            sent = sent.unionByName(self._open.mapInArrow(take, spark_schema(PARCELS)))
+            sent = sent.unionByName(self._open.mapInArrow(in_worker(take), spark_schema(PARCELS)))
         return spread(sent, self._partitions)
 
     def _second_pass(self, stretches: Partials) -> DataFrame:
@@ -147,10 +150,10 @@ class _Night:
         told = self._spark.sparkContext.broadcast(to_stream(stretches.to_arrow()))
         read = partial(work.read_again, splits=self._splits, stretches=told, capture=self._capture, flow=self._flow)
         tasks = np.unique(stretches.task[stretches.task != CARRIED]).tolist()
-        packets = numbered(self._spark, tasks).mapInArrow(read, spark_schema(work.PACKETS_ALONE))
+        packets = numbered(self._spark, tasks).mapInArrow(in_worker(read), spark_schema(work.PACKETS_ALONE))
         if self._open is not None:
             take = partial(work.take_up_again, paths=self._open_paths, flow=self._flow, stretches=told)
-            packets = packets.unionByName(self._open.mapInArrow(take, spark_schema(work.PACKETS_ALONE)))
+            packets = packets.unionByName(self._open.mapInArrow(in_worker(take), spark_schema(work.PACKETS_ALONE)))
         by_key = packets.repartition(self._partitions, "key")
         return by_key.sortWithinPartitions("key", "first_us", "first_position")
 

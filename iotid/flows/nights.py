@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from iotid import schemas
+from iotid.remote import in_worker
 from iotid.shuffle import numbered, numbers, spark_schema
 from iotid.storage import is_object_store, open_filesystem, shown_files
 
@@ -80,7 +81,9 @@ def later_flows(spark: SparkSession, nights: Sequence[Partition]) -> pa.Table:
     if not took_up:
         return _LATER.empty_table()
     files = [(file, int(before[file.folder]["last_us"])) for file in night_files(took_up)]
-    told = numbered(spark, range(len(files))).mapInArrow(partial(_read_early, files=files), spark_schema(_LATER))
+    told = numbered(spark, range(len(files))).mapInArrow(
+        in_worker(partial(_read_early, files=files)), spark_schema(_LATER)
+    )
     return told.toArrow().cast(_LATER)
 
 
@@ -109,7 +112,7 @@ def read_flows(spark: SparkSession, partitions: Iterable[Partition]) -> DataFram
         stored = read_stored(spark, night.uri, schemas.FLOWS.arrow_schema(stored=True))
         if len(later):
             once = partial(_not_told_further, later=later, site=site, capture_date=day)
-            stored = stored.mapInArrow(once, stored.schema)
+            stored = stored.mapInArrow(in_worker(once), stored.schema)
         named = {"site": F.lit(site), "capture_date": F.lit(date.fromisoformat(day))}
         frames.append(stored.withColumns(named).select(schemas.FLOWS.names))
     return reduce(lambda left, right: left.unionAll(right), frames)
@@ -126,7 +129,7 @@ def read_stored(spark: SparkSession, folder: str, schema: pa.Schema) -> DataFram
             re.sub(r"[][\\*?{}]", r"\\\g<0>", folder)
         )  # as it is, no pattern
     read = partial(_read_files, folder=folder, files=shown_files(filesystem, path), schema=schema)
-    return numbered(spark, range(len(read.keywords["files"]))).mapInArrow(read, spark_schema(schema))
+    return numbered(spark, range(len(read.keywords["files"]))).mapInArrow(in_worker(read), spark_schema(schema))
 
 
 def _read_files(

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from iotid.labels.owner import is_host, is_shown, parse_addresses, sent_by
+from iotid.remote import in_worker
 from iotid.shuffle import numbered, numbers, spark_schema
 
 if TYPE_CHECKING:
@@ -44,7 +45,9 @@ def find_routers(files: Sequence[FlowFile], inside: Networks, spark: SparkSessio
     if spark is None:
         return routers_of(pa.concat_tables([ENDS.empty_table(), *(_ends_of(file, inside) for file in files)]))
     look = partial(_look, files=files, inside=inside)
-    return routers_of(numbered(spark, range(len(files))).mapInArrow(look, spark_schema(ENDS)).toArrow().cast(ENDS))
+    return routers_of(
+        numbered(spark, range(len(files))).mapInArrow(in_worker(look), spark_schema(ENDS)).toArrow().cast(ENDS)
+    )
 
 
 def outside_ends(flows: pa.Table | pa.RecordBatch, inside: Networks) -> pa.Table:

@@ -9,14 +9,13 @@ import os
 import re
 import socket
 import sys
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from iotid import config, errors
+from iotid import config, messages, remote
 from iotid.errors import IotidError, SettingError, TrainingError
 
 if TYPE_CHECKING:
@@ -24,9 +23,8 @@ if TYPE_CHECKING:
 
 OnEpoch = Callable[[dict[str, float], int], None]
 
-_LOST = "LostContact"  # a rank that fails for want of another, which is the one to hear
+# how a rank fails for want of another, which is the one to hear
 _LOST_WORDS = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL")
-_FAILURE = re.compile(r"iotid rank (\d+) failed: (\w+): (.*)")
 _TORCHRUN = re.compile(r"^[WE]\d{4} .*\btorch/distributed/elastic/")  # how its own lines on a failure begin
 
 
@@ -67,7 +65,9 @@ def train_on_ranks(
         distributor = TorchDistributor(settings.training.ranks, local_mode=local, use_gpu=on_gpus)
         distributor.logger.setLevel(logging.ERROR)
         try:
-            told: Any = distributor.run(_run_rank, settings, dataset_uri, str(folder), on_epoch, not local)
+            told: Any = distributor.run(
+                _run_rank, settings, dataset_uri, str(folder), on_epoch, not local, remote.mark()
+            )
         except Exception as fault:  # noqa: BLE001 - RuntimeError here, any of Spark's errors on a cluster
             raise _told_by_rank(relay.text() + str(fault)) from None
     result, files = told
@@ -76,24 +76,26 @@ def train_on_ranks(
 
 
 def _run_rank(
-    settings: config.Settings, dataset_uri: str, folder: str, on_epoch: OnEpoch | None, carry: bool
+    settings: config.Settings, dataset_uri: str, folder: str, on_epoch: OnEpoch | None, carry: bool, mark: str
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """One rank's process, from start to end; ``carry``: return the files, too, for a driver on another machine."""
+    """One rank's process, from start to end; ``carry``: return the files, too, for a driver on another machine.
+
+    ``mark``: the driver's, for the error that this process ends with.
+    """
     from iotid.model.bundle import DESCRIPTION, WEIGHTS
     from iotid.training.fit import HISTORY
 
-    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
-    logging.getLogger("iotid").setLevel(logging.INFO)
+    messages.to_stderr()
+    os.umask(int(settings.storage.umask, 8))
     try:
         result = _fit_as_rank(settings, dataset_uri, folder, on_epoch)
         wanted = (WEIGHTS, DESCRIPTION, HISTORY) if carry and result["rank"] == 0 else ()
         return result, {name: (Path(folder) / name).read_bytes() for name in wanted}
     except Exception as fault:  # noqa: BLE001 - told to the driver, whatever it is
-        kind = _LOST if any(words in str(fault) for words in _LOST_WORDS) else type(fault).__name__
-        if kind != _LOST and not isinstance(fault, IotidError):
-            traceback.print_exc()
-        message = " ".join(str(fault).split())
-        sys.stderr.write(f"iotid rank {os.environ['RANK']} failed: {kind}: {message}\n")
+        lost = any(words in str(fault) for words in _LOST_WORDS)
+        if not lost and not isinstance(fault, IotidError):
+            sys.stderr.write(messages.in_full(fault) + "\n")
+        sys.stderr.write(remote.line(fault, mark, rank=int(os.environ["RANK"]), lost=lost) + "\n")
         raise SystemExit(1) from None  # not 0: torchrun then stops the other ranks, which wait for this one
 
 
@@ -176,10 +178,10 @@ class _Relay(io.TextIOBase):
 
     def write(self, text: str) -> int:
         self._last.append(text)
-        failure = _FAILURE.search(text)
-        if _TORCHRUN.search(text) or (failure and failure[2] != _LOST):
+        failures = remote.told(text)
+        if _TORCHRUN.search(text) or not all(each["lost"] for each in failures):
             self._failed = True
-        if not (self._failed or failure):
+        if not (self._failed or failures):
             self._to.write(text)
             self._to.flush()
         return len(text)
@@ -190,13 +192,12 @@ class _Relay(io.TextIOBase):
 
 def _told_by_rank(output: str) -> IotidError:
     """The failed rank's own error, from what the launcher kept of the ranks' output."""
-    failures = [told for told in _FAILURE.findall(output) if told[1] != _LOST]
-    for _, kind, message in failures:
-        known = getattr(errors, kind, None)
-        if isinstance(known, type) and issubclass(known, IotidError):
-            return known(message)
-    for rank, kind, message in failures:
-        return TrainingError(f"training: rank {rank} failed: {kind}: {message}")
+    failures = [told for told in remote.told(output) if not told["lost"]]
+    known = next((error for error in map(remote.known, failures) if error is not None), None)
+    if known is not None:
+        return known
+    for told in failures:
+        return TrainingError(f"training: rank {told['rank']} failed: {told['kind']}: {told['text']}")
     signs = (
         re.search(r"exitcode\s*: *-?\d+", output),
         *re.finditer(r"^[\w.]*(?:Error|Exception): .+$", output, re.MULTILINE),

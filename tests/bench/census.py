@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from iotid import command, config
+from iotid import command, config, messages
 from iotid.capture.simulate import write_demo
 from iotid.dataset import DeviceList
 from iotid.labels.hosts import name_devices
@@ -167,7 +167,7 @@ def main() -> None:
         return
     if bool(given.captures) != bool(given.labels):
         options.error("--captures and --labels go together")
-    command.logging_to_stderr()
+    messages.to_stderr()
     with tempfile.TemporaryDirectory() as made:
         told = _measure(given, Path(made))
     command.say(json.dumps(told))

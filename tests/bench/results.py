@@ -15,7 +15,7 @@ import argparse
 import json
 from typing import Any
 
-from iotid import command
+from iotid import command, messages
 from iotid.evaluation.comparison import flat
 from iotid.pipeline import run_steps, settings_of
 from iotid.storage import Store
@@ -34,7 +34,7 @@ def main() -> None:
     options.add_argument("--quick", action="store_true")
     options.add_argument("--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE")
     given = options.parse_args()
-    command.logging_to_stderr()
+    messages.to_stderr()
     layers = [*(_SMALL if given.quick else ()), "--set", f"storage.root={given.root}", "--set", "flow.join_files=false"]
     layers += [part for text in given.overrides for part in ("--set", text)]
     for name, night, own in (("aalto", _AALTO, ()), ("lsif", _LSIF, _LSIF_SETTINGS)):

@@ -14,6 +14,7 @@ import pytest
 
 from iotid.capture import jit
 
+_ROOT = Path(__file__).parents[2]
 _KERNEL = """
 from tiny.jit import kernel
 
@@ -36,7 +37,8 @@ def _package(folder: Path) -> Path:
 
 def _run(path: Path, tmp_path: Path, **environment: str) -> str:
     clean = {name: value for name, value in os.environ.items() if name not in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME")}
-    clean |= {"PYTHONPATH": str(path), "HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path), **environment}
+    clean |= {"PYTHONPATH": f"{path}{os.pathsep}{_ROOT}", "HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path)}
+    clean |= environment
     done = subprocess.run(
         [sys.executable, "-c", _RUN], env=clean, cwd=tmp_path, capture_output=True, text=True, check=False
     )
@@ -74,13 +76,32 @@ def test_kernel__without_a_home_is_kept_in_a_private_temporary_folder(tmp_path: 
     assert " iotid-" in _run(tmp_path / "tiny.zip", tmp_path)
 
 
-def test_is_ours__a_folder_that_strangers_may_write_is_refused(tmp_path: Path) -> None:
-    shared = tmp_path / "shared"
-    shared.mkdir()
-    shared.chmod(0o777)
-    assert not jit._is_ours(shared)
+@pytest.mark.parametrize("mode", [0o777, 0o775, 0o707])
+@pytest.mark.parametrize("inner", ["", "kernels"])
+def test_kernel__a_folder_that_others_may_write_is_not_used(tmp_path: Path, mode: int, inner: str) -> None:
+    package = _package(tmp_path / "plain")
+    first = _run(package, tmp_path)
+    (kernels,) = (package / "tiny" / "__pycache__").glob("kernels-*")
+    assert kernels.stat().st_mode & 0o077 == 0
+    shared = kernels if inner else kernels.parent
+    shared.chmod(mode)
+    assert ".cache iotid kernels-" in _run(package, tmp_path)
+    shared.chmod(0o755)
+    assert ": 1" in _run(package, tmp_path).partition("{")[2], first
+
+
+def test_kernel__a_link_in_place_of_the_folder_is_not_used(tmp_path: Path) -> None:
+    package = _package(tmp_path / "plain")
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    (tmp_path / "home" / ".cache").mkdir(parents=True)
+    for place in (package / "tiny" / "__pycache__", tmp_path / "home" / ".cache" / "iotid"):
+        place.symlink_to(tmp_path / "elsewhere")
+    assert f" iotid-{os.getuid()} kernels-" in _run(package, tmp_path)
+    assert not list((tmp_path / "elsewhere").glob("kernels-*"))
+
+
+def test_is_ours__a_folder_without_room_for_a_file_is_none(tmp_path: Path) -> None:
     assert jit._is_ours(tmp_path / "new")
-    assert (tmp_path / "new").stat().st_mode & 0o077 == 0
     (tmp_path / "file").write_text("")
     assert not jit._is_ours(tmp_path / "file")
 
@@ -126,7 +147,7 @@ def test_kernel__eight_processes_that_start_at_once_on_an_empty_folder_save_and_
     (package / "tiny" / "work.py").write_text(_HELPER)
     together = tmp_path / "together"
     together.mkdir()
-    environment = {**os.environ, "PYTHONPATH": str(package)}
+    environment = {**os.environ, "PYTHONPATH": f"{package}{os.pathsep}{_ROOT}"}
     environment.pop("NUMBA_CACHE_DIR", None)
 
     def start(argument: str, name: str) -> Any:
@@ -162,7 +183,6 @@ def test_kernels__agree_with_the_twin_in_every_mode(mode: str) -> None:
     command += ["-k", "(mutated and (seed0 or seed1)) or any_capture or golden"]
     command += ["-W", "ignore:overflow encountered:RuntimeWarning"]  # digests wrap by design
     environment = {**os.environ, **_MODES[mode], "IOTID_FUZZ_EXAMPLES": "25"}
-    root = Path(__file__).parents[2]
-    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment, cwd=_ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:]
     assert " passed" in done.stdout

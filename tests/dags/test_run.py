@@ -122,6 +122,25 @@ def test_deployment__names_the_keys_that_are_missing_or_unknown(
         tasks.deployment()
 
 
+@pytest.mark.parametrize(
+    "location",
+    ["s3://AKIA:hunter2@bucket", "s3://AKIA:hun/ter2@bucket", "s3://hunter2@bucket", "s3://bucket/x?token=hunter2",
+     "abfss://nights:hunter2@account.dfs.core.windows.net", "https://account/nights?sv=1&sig=hunter2"],
+)  # fmt: skip
+@pytest.mark.parametrize("key", ["captures", "storage", "config"])
+def test_deployment__a_location_with_credentials_is_refused_and_not_told(
+    tasks: Any, deployment: dict[str, Any], monkeypatch: pytest.MonkeyPatch, key: str, location: str
+) -> None:
+    good = deployment | {"captures": "abfss://nights@account.dfs.core.windows.net/x", "storage": "s3://bucket/a%40b"}
+    monkeypatch.setenv("AIRFLOW_VAR_IOTID", json.dumps(good))
+    assert tasks.deployment() == good
+    value = [location] if key == "config" else location
+    monkeypatch.setenv("AIRFLOW_VAR_IOTID", json.dumps(good | {key: value}))
+    with pytest.raises(Exception, match=f"variable iotid: {key} must hold no user, password") as caught:
+        tasks.deployment()
+    assert "hunter2" not in str(caught.value)
+
+
 def test_captures__are_whole_when_the_newest_file_anywhere_has_settled(tasks: Any, tmp_path: Path) -> None:
     assert tasks.latest_arrival(str(tmp_path / "none")) is None
     (tmp_path / "deep" / "er").mkdir(parents=True)

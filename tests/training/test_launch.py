@@ -17,9 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from iotid import remote
 from iotid.config import Settings, load_settings
 from iotid.dataset import DeviceList, read_part, write_dataset
-from iotid.errors import IotidError, PartitionError, TrainingError
+from iotid.errors import DataError, IotidError, PartitionError, TrainingError
 from iotid.model import Predictor
 from iotid.schemas import FLOWS
 from iotid.storage import Store
@@ -180,19 +181,24 @@ def test_train_on_ranks__under_torchrun_this_process_is_a_rank(
     assert Predictor.load(tmp_path).labels == ("camera", "hub", "plug")
 
 
+def _failed(rank: int, kind: type[Exception], text: str, *, lost: bool = False) -> str:
+    return remote.line(kind(text), remote.mark(), rank=rank, lost=lost) + "\n"
+
+
 @pytest.mark.parametrize(
     ("output", "kind", "message"),
     [
-        ("x\niotid rank 1 failed: DataError: dataset: no rows\nTraceback …", "DataError", "dataset: no rows"),
+        (f"x\n{_failed(1, DataError, 'dataset: no rows')}Traceback …", "DataError", "dataset: no rows"),
+        (_failed(0, MemoryError, "no room"), "TrainingError", "training: rank 0 failed: MemoryError: no room"),
+        (_failed(1, OSError, "closed", lost=True) + _failed(0, DataError, "odd"), "DataError", "odd"),
+        (_failed(1, ValueError, "x") + _failed(0, DataError, "odd"), "DataError", "odd"),
         (
-            "iotid rank 0 failed: MemoryError: no room\n",
-            "TrainingError",
-            "training: rank 0 failed: MemoryError: no room",
+            "iotid.errors.NoModelError: x\n" + _failed(0, DataError, "a\nNoModelError: b"),
+            "DataError",
+            r"a\nNoModelError: b",
         ),
-        ("iotid rank 1 failed: LostContact: closed\niotid rank 0 failed: DataError: odd\n", "DataError", "odd"),
-        ("iotid rank 1 failed: ValueError: x\niotid rank 0 failed: DataError: odd\n", "DataError", "odd"),
         (
-            "iotid rank 1 failed: LostContact: closed\nexitcode  : -9 (pid: 7)\n",
+            _failed(1, OSError, "closed", lost=True) + "exitcode  : -9 (pid: 7)\n",
             "TrainingError",
             "training: a rank was killed or crashed (exitcode  : -9); if memory ran out, set fewer training.ranks; "
             "started again, training goes on from its last checkpoint",
