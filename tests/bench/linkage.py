@@ -1,10 +1,10 @@
 """linkage.py [--census DIR] [--devices N] [--kinds K]: how many pseudonyms a clear census of the same night tells.
 
 Somebody has a census with pseudonyms and a clear one of the same night, and knows by what rule numbers are made coarse.
-Joined are: columns (`first_seen`, the `numbers` of a row, `everything` but identifiers) that are equal once the clear
-table is made as coarse; the clear device whose numbers are `nearest`; and the first bits that a device's address shares
-with those of the others (`prefixes`). A device counts where one clear device fits, no other does, and it is the right
-one.
+Joined are: columns that are equal once the clear table is made as coarse (`first_seen`; `traffic`, which flow records
+have, too; all `numbers` of a row; `everything` but identifiers); the clear device whose numbers are `nearest`; and the
+first bits that a device's address shares with those of the others (`prefixes`). A device counts where one clear device
+fits, no other does, and it is the right one.
 
 Releases: `renamed` (pseudonyms alone), `rounded` (each row's numbers by themselves), and what `census.pseudonyms`
 makes, `opaque` and `prefixes`. `said`: devices that are alone with their status, kinds and group, which
@@ -35,7 +35,8 @@ from iotid.census.microaggregation import aggregate
 from iotid.census.pseudonyms import Pseudonyms
 from iotid.schemas import CENSUS
 
-NUMBERS = ("flows", "bytes", "first_seen", "last_seen", "confidence", "unexplained", "household")
+TRAFFIC = ("flows", "bytes", "first_seen", "last_seen")
+NUMBERS = (*TRAFFIC, "confidence", "unexplained", "household")
 _SAID = ("status", "label", "vendor", "type", "group")  # and what the lists tell beside their numbers
 _IDENTIFIERS = ("device_id", "addresses")
 _KEY = b"the key of this benchmark"
@@ -49,6 +50,7 @@ def measure(clear: pa.Table) -> dict[str, Any]:
     for name, (coarse, released) in released_as(clear).items():
         told[name] = {
             "first_seen": joined(coarse, released, ["first_seen"]),
+            "traffic": joined(coarse, released, TRAFFIC),
             "numbers": joined(coarse, released, NUMBERS),
             "everything": joined(coarse, released, everything),
             "nearest": nearest(clear, released),
