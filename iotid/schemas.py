@@ -262,6 +262,7 @@ PREDICTIONS = Table(
     ),
 )
 
+# with census.pseudonyms, numbers and times are rounded medians over devices of the same kinds (census/microaggregation)
 CENSUS = Table(  # version 4: kinds, unexplained, household, reason and new_kinds, for several and novelty
     "census",
     4,

@@ -30,6 +30,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
 from iotid import config
+from iotid.census.groups import OTHERS
 from iotid.dataset.arrays import one_chunk
 from iotid.errors import DataError, SettingError
 from iotid.inputs import read_file
@@ -89,10 +90,11 @@ class Pseudonyms:
     def rename_groups(self, table: pa.Table, earlier: pa.Table) -> pa.Table:
         """The table with pseudonyms for ``group``, but for those of ``earlier`` (GROUPS), which have theirs already.
 
-        A group's name is a hash of what its first device sent, so a clear census of the night has the same.
+        A group's name is a hash of what its first device sent, so a clear census of the night has the same. OTHERS
+        stays: it is no hash.
         """
         group = table["group"]
-        known = pc.is_in(group, value_set=one_chunk(earlier["group"]))
+        known = pc.is_in(group, value_set=pa.array([OTHERS, *earlier["group"].to_pylist()], pa.string()))
         named = [name and f"g{self.word(name)[:10]}" for name in group.to_pylist()]
         place = table.schema.get_field_index("group")
         return table.set_column(

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hypothesis import given
 from hypothesis import strategies as st
 
+from iotid.census.groups import OTHERS
 from iotid.census.pseudonyms import KEY_VARIABLE, Pseudonyms, crypto_pan, read_pseudonyms
 from iotid.config import Census, load_settings
 from iotid.errors import DataError, SettingError
@@ -209,10 +210,10 @@ def test_rename__without_prefixes_lists_no_address_but_one_that_is_the_identifie
 
 def test_rename_groups__new_ones_get_keyed_names_and_earlier_ones_keep_theirs() -> None:
     earlier = pa.Table.from_pylist([{"group": "gold"}], schema=GROUPS.arrow_schema())
-    table = pa.table({"group": ["gnew", None, "gold", "gnew"], "flows": [1, 2, 3, 4]})
-    new, none, old, again = PSEUDONYMS.rename_groups(table, earlier)["group"].to_pylist()
+    table = pa.table({"group": ["gnew", None, "gold", "gnew", OTHERS], "flows": [1, 2, 3, 4, 5]})
+    new, none, old, again, others = PSEUDONYMS.rename_groups(table, earlier)["group"].to_pylist()
     assert re.fullmatch("g[0-9a-f]{10}", new)
-    assert (none, old, again) == (None, "gold", new)
+    assert (none, old, again, others) == (None, "gold", new, OTHERS)
     assert PREFIXES.rename_groups(table, earlier)["group"].to_pylist()[0] != new
     assert PSEUDONYMS.rename_groups(GROUPS.arrow_schema().empty_table(), earlier).schema == GROUPS.arrow_schema()
 
