@@ -97,7 +97,7 @@ def deployment() -> dict[str, Any]:
     for key, value in told.items():
         if any(_CREDENTIALS.search(str(text)) for text in (value if isinstance(value, list) else [value])):
             raise AirflowFailException(
-                f"variable iotid: {key} must hold no user, password, key or query, for it is told in logs; give them "
+                f"variable iotid: {key} must hold no user, password, key or query, because logs show it; give them "
                 "by the environment"
             )
     return told

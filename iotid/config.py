@@ -40,11 +40,11 @@ class _Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _holds_no_credentials(cls, given: Any) -> Any:
-        """What is set is told in logs, in tracking and in metadata, so a location in it must hold no secret."""
+        """Logs, tracking and metadata show settings, so a location in one must hold no secret."""
         for place, text in _texts(given):
             if holds_credentials(text):
-                told = {"place": ".".join(place), "told": redacted_location(text)}
-                raise PydanticCustomError(_CREDENTIALS, NO_CREDENTIALS, told)
+                found = {"place": ".".join(place), "got": redacted_location(text)}
+                raise PydanticCustomError(_CREDENTIALS, NO_CREDENTIALS, found)
         return given
 
 
@@ -265,7 +265,7 @@ class Census(_Section):
     likeness: float = Field(gt=0, le=1)
     remember_days: int = Field(ge=1)
     inside: tuple[Annotated[str, AfterValidator(_network)], ...] = Field(min_length=1)
-    # these are never dumped, hence in no hash: they change what is shown and under which names, not what is said
+    # these are never dumped and so are in no hash: they change what is shown and under which names, not what is said
     page_rows: int = Field(ge=1, exclude=True)
     pseudonyms: Annotated[
         _Pseudonyms, BeforeValidator(_pseudonyms, json_schema_input_type=bool | Literal["on", _Pseudonyms])
@@ -456,7 +456,7 @@ def _explain(fault: ValidationError, within: tuple[str, ...] = ()) -> str:
         place = [cut(str(part)) for part in (*within, *error["loc"])]
         if error["type"] == _CREDENTIALS:
             name = ".".join([*place, error["ctx"]["place"]])
-            lines.append(f"{name}: {error['msg']}, got {error['ctx']['told']}")
+            lines.append(f"{name}: {error['msg']}, got {error['ctx']['got']}")
             continue
         name = ".".join(place)
         if error["type"] == "extra_forbidden":

@@ -21,8 +21,8 @@ class IotidError(Exception):
 
     exit_code = 1
 
-    def __init__(self, *told: object) -> None:
-        super().__init__(*(_bounded(one_line(each)) if isinstance(each, str) else each for each in told))
+    def __init__(self, *content: object) -> None:
+        super().__init__(*(_bounded(one_line(each)) if isinstance(each, str) else each for each in content))
 
 
 class UserError(IotidError, ValueError):

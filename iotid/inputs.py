@@ -1,4 +1,4 @@
-"""Files that others wrote: read at once or refused, never waited for; and JSON that is what the standard says."""
+"""Files that others wrote: read or refused without waiting; and JSON that is what the standard says."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What may be told: text without credentials and, in lines, without control characters that a name has brought along.
+"""Output without credentials and, in lines, without control characters from a name.
 
-A location with credentials is refused where it comes in (`holds_credentials`). Whatever is told passes `redacted`, and
+A location with credentials is refused where it comes in (`holds_credentials`). All output passes `redacted`, and
 a line `one_line`: errors when they are made, log records, warnings, tracebacks and results at the command's edge.
 """
 
@@ -13,9 +13,7 @@ import traceback
 import warnings
 from types import TracebackType
 
-NO_CREDENTIALS = (
-    "must hold no user, password or key, for it is told in logs; give them by the environment (SECURITY.md)"
-)
+NO_CREDENTIALS = "must hold no user, password or key, because logs show it; give them by the environment (SECURITY.md)"
 SECRET_NAMES = (
     r"(?i)secret|passw|pwd|passphrase|token|credential|signature|(access|account|api|private|shared)[._-]?key"
 )
@@ -77,7 +75,7 @@ def names_secret(name: str) -> bool:
 
 
 def one_line(text: str) -> str:
-    r"""``redacted`` on one line: a control character, and what turns the direction of text, is told as ``\x1b``."""
+    r"""``redacted`` on one line: a control character, and what turns the direction of text, is written as ``\x1b``."""
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), redacted(text))
 
 
@@ -94,9 +92,9 @@ class Formatter(logging.Formatter):
     """A record's message on one line, and the exception that it tells of."""
 
     def format(self, record: logging.LogRecord) -> str:
-        told = one_line(record.getMessage())
+        line = one_line(record.getMessage())
         fault = record.exc_info[1] if record.exc_info else None
-        return f"{told}\n{in_full(fault)}" if fault else told
+        return f"{line}\n{in_full(fault)}" if fault else line
 
 
 def to_stderr(level: int = logging.INFO) -> None:

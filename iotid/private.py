@@ -24,7 +24,7 @@ def is_private(folder: Path) -> bool:
 
 
 def user_folder() -> Path:
-    """This user's folder in the temporary one. It may be absent, or belong to whoever made it first: `is_private`."""
+    """This user's folder in the temporary one. It may be absent or another user's: ask `is_private`."""
     return Path(tempfile.gettempdir()) / f"iotid-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
 
 

@@ -47,12 +47,12 @@ def _work(work: Callable[[Iterable[In]], Iterable[Out]], to: str, umask: int, it
     os.umask(umask)
     try:
         yield from work(items)
-    except Exception as fault:  # noqa: BLE001 - told to the driver, whatever it is
+    except Exception as fault:  # noqa: BLE001 - the driver reports it, whatever it is
         raise Raised(line(fault, to)).with_traceback(fault.__traceback__) from None
 
 
 def line(fault: Exception, to: str, **more: Any) -> str:
-    """The exception as a line that whoever drew the mark ``to`` reads by `told`, with ``more`` that is said of it."""
+    """The exception as a line that the process with the mark ``to`` reads by `reported`; ``more``: further fields."""
     content = {"kind": type(fault).__name__, "text": str(fault), **more}
     if isinstance(fault, OSError) and fault.errno is not None:
         content |= {
@@ -65,8 +65,8 @@ def line(fault: Exception, to: str, **more: Any) -> str:
     return to + json.dumps(content)
 
 
-def told(text: str) -> list[dict[str, Any]]:
-    """What this process's workers have said of exceptions by `line`, in the order of the text."""
+def reported(text: str) -> list[dict[str, Any]]:
+    """The exceptions that this process's workers wrote by `line`, in the order of the text."""
     found = []
     for piece in text.split(_MARK)[1:]:
         try:
@@ -77,14 +77,14 @@ def told(text: str) -> list[dict[str, Any]]:
 
 
 def known(content: dict[str, Any]) -> IotidError | None:
-    """The error of iotid, if it is one, that `told` tells of."""
+    """The exception as one of iotid's errors, if it is one; ``content``: of `reported`."""
     kind = getattr(errors, str(content["kind"]), None)
     return kind(content["text"]) if isinstance(kind, type) and issubclass(kind, IotidError) else None
 
 
 def raised_in_worker(fault: Exception) -> Exception | None:
     """The exception of iotid, of the system or of the import machinery that a worker raised behind Spark's."""
-    content = next(iter(told(str(fault))), None)
+    content = next(iter(reported(str(fault))), None)
     if content is None:
         return None
     if "errno" in content:

@@ -38,10 +38,10 @@ def no_file(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
 
 
 def _run(words: str) -> str:
-    told = CliRunner().invoke(steps, shlex.split(words))
-    assert told.exit_code == 2, told.output
-    assert told.output.count("\n") == 1, told.output
-    return told.output
+    result = CliRunner().invoke(steps, shlex.split(words))
+    assert result.exit_code == 2, result.output
+    assert result.output.count("\n") == 1, result.output
+    return result.output
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_commands__what_is_no_file_or_too_large_is_one_line_at_once(no_file: Pat
 def test_split_pcaps__what_is_no_file_is_one_line_at_once_also_in_a_folder(no_file: Path) -> None:
     command = f"split-pcaps --site a --date 2026-01-01 --set storage.root={no_file.parent}/root --captures"
     for captures in (no_file, no_file.parent):
-        assert "holds no capture" in (told := _run(f"{command} {captures}")) or "and no file" in told
+        assert "holds no capture" in (result := _run(f"{command} {captures}")) or "and no file" in result
 
 
 def test_tracking__a_database_that_is_a_pipe_is_one_line_at_once(tmp_path: Path) -> None:
@@ -126,8 +126,8 @@ def test_shown__a_short_value_is_as_python_writes_it(value: Any) -> None:
 
 
 def test_errors__are_one_line_of_bounded_length() -> None:
-    told = str(IotidError("a" * 10**6 + "\nfirst\r\nsecond" + "b" * 500 + "; do this"))
-    assert len(told) < 5000
-    assert "\n" not in told
-    assert told.endswith("b; do this")
+    result = str(IotidError("a" * 10**6 + "\nfirst\r\nsecond" + "b" * 500 + "; do this"))
+    assert len(result) < 5000
+    assert "\n" not in result
+    assert result.endswith("b; do this")
     assert str(IotidError("short  as it is")) == "short  as it is"

@@ -1,4 +1,4 @@
-"""What is told holds no credentials of a location, and no control character of a name."""
+"""Output holds no credentials of a location, and no control character of a name."""
 
 from __future__ import annotations
 
@@ -97,9 +97,9 @@ def test_names_secret__knows_what_settings_of_spark_and_hadoop_call_secrets() ->
 
 def test_one_line__control_characters_are_told_by_their_numbers() -> None:
     raw = "a\n\r\t\0\x1b[2J\x7f\x85\x9b\u2028\u2029\u202e\u2066\u200f\udcffé☃ \\n"
-    told = r"a\n\r\t\x00\x1b[2J\x7f\x85\x9b\u2028\u2029\u202e\u2066\u200f\udcffé☃ \n"
-    assert one_line(raw) == told
-    assert one_line(told) == told
+    result = r"a\n\r\t\x00\x1b[2J\x7f\x85\x9b\u2028\u2029\u202e\u2066\u200f\udcffé☃ \n"
+    assert one_line(raw) == result
+    assert one_line(result) == result
 
 
 def test_error__holds_no_credentials_and_no_line_break_however_it_is_made() -> None:
@@ -120,9 +120,9 @@ def test_in_full__further_lines_of_an_exceptions_text_are_no_lines_of_their_own(
     try:
         raise ValueError(f"a\nError: s3://k:{SECRET}@b\x1b")
     except ValueError as fault:
-        told = in_full(fault).splitlines()
-    assert told[0] == "Traceback (most recent call last):"
-    assert told[-2:] == ["ValueError: a", r"  | Error: s3://***@b\x1b"]
+        result = in_full(fault).splitlines()
+    assert result[0] == "Traceback (most recent call last):"
+    assert result[-2:] == ["ValueError: a", r"  | Error: s3://***@b\x1b"]
 
 
 def test_formatter__a_records_arguments_and_exception_are_safe_to_print() -> None:
@@ -130,9 +130,9 @@ def test_formatter__a_records_arguments_and_exception_are_safe_to_print() -> Non
         raise OSError(f"\x1bs3://k:{SECRET}@b")
     except OSError:
         record = logging.LogRecord("iotid", logging.INFO, "", 0, "%s: gone", ("a\nb\x1b",), sys.exc_info())
-    told = messages.Formatter().format(record).splitlines()
-    assert told[0] == r"a\nb\x1b: gone"
-    assert told[-1] == r"OSError: \x1bs3://***@b"
+    result = messages.Formatter().format(record).splitlines()
+    assert result[0] == r"a\nb\x1b: gone"
+    assert result[-1] == r"OSError: \x1bs3://***@b"
 
 
 def test_to_stderr__warnings_logs_and_what_nobody_catches_are_safe_to_print(tmp_path: Path) -> None:
@@ -143,9 +143,9 @@ def test_to_stderr__warnings_logs_and_what_nobody_catches_are_safe_to_print(tmp_
         "warnings.warn('warned ' + raw); raise RuntimeError('raised ' + raw)\n"
     )
     command = [sys.executable, "-c", code, rf"a\x1b[2J s3://k:{SECRET}@b\nError: x"]
-    told = subprocess.run(command, capture_output=True, check=False).stderr
-    assert b"\x1b" not in told
-    assert SECRET.encode() not in told
-    assert not [line for line in told.splitlines() if line.startswith(b"Error")]
+    result = subprocess.run(command, capture_output=True, check=False).stderr
+    assert b"\x1b" not in result
+    assert SECRET.encode() not in result
+    assert not [line for line in result.splitlines() if line.startswith(b"Error")]
     for words in (b"info a", b"warning a", b"UserWarning: warned a", b"RuntimeError: raised a"):
-        assert words in told
+        assert words in result

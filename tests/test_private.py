@@ -128,8 +128,8 @@ def test_tables__have_the_rights_that_the_setting_leaves_also_where_workers_writ
     before = os.umask(0)
     try:
         for step, more in ((split_pcaps, ["--captures", str(captures)]), (assemble_flows, [])):
-            told = CliRunner().invoke(step, [*layers, *NIGHT, *more])
-            assert told.exit_code == 0, told.output
+            result = CliRunner().invoke(step, [*layers, *NIGHT, *more])
+            assert result.exit_code == 0, result.output
         assert os.umask(0) == 0, "what a program had before it called a step it has afterwards"
     finally:
         os.umask(before)

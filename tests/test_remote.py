@@ -120,17 +120,17 @@ def test_step__of_a_fault_nobody_knows_the_name_in_it_chooses_no_exit_code(name:
     def look(settings: Settings) -> None:
         raise OSError(errno.EACCES, os.strerror(errno.EACCES), name)
 
-    told = CliRunner().invoke(look, [])
-    assert told.exit_code == 2
-    assert told.output.startswith("Error: [Errno 13]")
-    assert "disk is full" not in told.output
+    result = CliRunner().invoke(look, [])
+    assert result.exit_code == 2
+    assert result.output.startswith("Error: [Errno 13]")
+    assert "disk is full" not in result.output
 
     @command.step("look")
     def crash(settings: Settings) -> None:
         raise ValueError(name)
 
-    told = CliRunner().invoke(crash, [])
-    assert told.exit_code == 1
+    result = CliRunner().invoke(crash, [])
+    assert result.exit_code == 1
 
 
 def _capture(path: Path) -> None:
@@ -143,8 +143,8 @@ def _capture(path: Path) -> None:
 
 
 def _iotid(*arguments: str) -> tuple[int, bytes]:
-    told = subprocess.run([sys.executable, "-m", "iotid.cli", *arguments], capture_output=True, check=False, cwd=ROOT)
-    return told.returncode, told.stdout + told.stderr
+    result = subprocess.run([sys.executable, "-m", "iotid.cli", *arguments], capture_output=True, check=False, cwd=ROOT)
+    return result.returncode, result.stdout + result.stderr
 
 
 def _is_harmless(said: bytes) -> None:
@@ -189,9 +189,9 @@ def test_step__an_error_of_a_worker_is_one_line_with_its_own_code(spark: Any) ->
     def look(settings: Settings) -> None:
         spark.range(1).mapInArrow(in_worker(work), "id long").toArrow()
 
-    told = CliRunner().invoke(look, [])
-    assert told.exit_code == NoModelError.exit_code
-    assert [line for line in told.output.splitlines() if line.startswith("Error: ")] == [r"Error: a\nb: none"]
+    result = CliRunner().invoke(look, [])
+    assert result.exit_code == NoModelError.exit_code
+    assert [line for line in result.output.splitlines() if line.startswith("Error: ")] == [r"Error: a\nb: none"]
 
 
 @pytest.mark.spark
@@ -204,8 +204,8 @@ def test_step__a_full_disk_of_a_worker_is_told_by_its_number(spark: Any) -> None
     def look(settings: Settings) -> None:
         spark.range(1).mapInArrow(in_worker(work), "id long").toArrow()
 
-    told = CliRunner().invoke(look, [])
-    assert (told.exit_code, "Error: the disk is full" in told.output) == (1, True)
+    result = CliRunner().invoke(look, [])
+    assert (result.exit_code, "Error: the disk is full" in result.output) == (1, True)
 
 
 def test_known__is_an_error_of_iotid_and_nothing_else_that_its_module_holds() -> None:

@@ -110,17 +110,17 @@ def test_command__credentials_in_any_argument_are_not_told(step: str, option: st
         line += ["--set", f"storage.root={tmp_path}/store"]
     for shape in [*SHAPES, f"a\nError: \x1b[2J{SHAPES[0]}"]:
         typed = f"section.{shape}=1" if option == "--set" else shape
-        told = CliRunner().invoke(steps, [step, *line, *([option, typed] if option else [typed])])
-        assert told.exit_code == 2, told.output
-        assert SECRET not in told.output
-        assert "\x1b" not in told.output
-        assert len([line for line in told.output.splitlines() if line.startswith("Error: ")]) == 1
+        result = CliRunner().invoke(steps, [step, *line, *([option, typed] if option else [typed])])
+        assert result.exit_code == 2, result.output
+        assert SECRET not in result.output
+        assert "\x1b" not in result.output
+        assert len([line for line in result.output.splitlines() if line.startswith("Error: ")]) == 1
 
 
 def test_command__credentials_in_place_of_a_step_are_not_told() -> None:
     for shape in SHAPES:
-        told = CliRunner().invoke(steps, [shape])
-        assert (told.exit_code, SECRET in told.output) == (2, False)
+        result = CliRunner().invoke(steps, [shape])
+        assert (result.exit_code, SECRET in result.output) == (2, False)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -224,9 +224,9 @@ def test_steps__of_a_night_on_spark_leave_no_secret_anywhere(tmp_path: Path) -> 
     try:
         for step, more in (("split-pcaps", ["--captures", captures]), ("assemble-flows", [])):
             line = [sys.executable, "-m", "iotid.cli", step, *layers, *NIGHT, *more]
-            told = subprocess.run(line, capture_output=True, text=True, check=False, env=environment, cwd=ROOT)
-            assert told.returncode == 0, told.stderr
-            assert SECRET not in told.stdout + told.stderr
+            result = subprocess.run(line, capture_output=True, text=True, check=False, env=environment, cwd=ROOT)
+            assert result.returncode == 0, result.stderr
+            assert SECRET not in result.stdout + result.stderr
     finally:
         stop.set()
         watch.join()
@@ -250,5 +250,5 @@ def test_spark_session__a_secret_of_a_file_is_there_for_spark_and_for_hadoop(tmp
         "print(context.getConf().get(sys.argv[2]), hadoop, context.master, context.appName)\n"
     )
     line = [sys.executable, "-c", program, str(tmp_path / "own.yaml"), name]
-    told = subprocess.run(line, capture_output=True, text=True, check=True, cwd=ROOT)
-    assert told.stdout.split() == [SECRET, SECRET, "local[1]", "look"]
+    result = subprocess.run(line, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert result.stdout.split() == [SECRET, SECRET, "local[1]", "look"]

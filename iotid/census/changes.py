@@ -17,8 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from iotid.arrow import one_chunk
 from iotid.census.identify import names_of_kinds
-from iotid.dataset.arrays import one_chunk
 from iotid.model.device.decide import UNKNOWN
 from iotid.schemas import CENSUS
 

@@ -32,7 +32,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from iotid.dataset.arrays import one_chunk
+from iotid.arrow import one_chunk
 from iotid.schemas import GROUPS
 
 if TYPE_CHECKING:

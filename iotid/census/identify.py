@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from iotid.dataset.arrays import one_chunk
+from iotid.arrow import one_chunk
 from iotid.model.device import Answer, Decision, decide, kinds_of
 from iotid.model.device.decide import DECIMALS, UNDECIDED, UNKNOWN
 from iotid.schemas import CENSUS

@@ -5,8 +5,8 @@ records, joins a first_seen in microseconds with it; and rounding each number by
 rounded ones together are as good as a name. So all devices that are said to be the same share their numbers: the
 medians, rounded down. That is microaggregation (J. Domingo-Ferrer, J. M. Mateo-Sanz, Practical Data-Oriented
 Microaggregation for Statistical Disclosure Control, IEEE TKDE 14(1), 2002), with what a census says of a device in
-place of clusters of a fixed size: a device that is alone with its kinds is told by them already, and of its numbers
-only the rounding is left.
+place of clusters of a fixed size: a device that is alone with its kinds is identified by them already, and of its
+numbers only the rounding is left.
 
 Counts are rounded to a power of ten, times to the day (UTC), probabilities and shares to tenths. Of the reason the
 counts are gone, and of the runners-up all but the first of an undecided device.

@@ -4,10 +4,10 @@ A MAC becomes a MAC that nobody was given: 46 bits of an HMAC-SHA256, and the bi
 one. An address becomes, in the same way, a network of unique local addresses (RFC 4193), each independently; or, where
 prefixes are kept, one that has with others what they have in common: two that share their first k bits have pseudonyms
 that share exactly their first k bits (Crypto-PAn: J. Xu, J. Fan, M. Ammar, S. Moon, Prefix-Preserving IP Address
-Anonymization, ICNP 2002), so that subnets can still be told apart.
+Anonymization, ICNP 2002), so that subnets can still be distinguished.
 
-Kept prefixes are a weaker promise. Whoever knows which address bears one pseudonym knows how many first bits of it any
-other one shares; whoever can send from addresses of the site learns as many pairs as they choose, and with 254 of a /24
+Kept prefixes are a weaker promise. Who knows which address has one pseudonym knows how many first bits of it any other
+one shares; who can send from addresses of the site learns as many pairs as they choose, and with 254 of a /24
 knows the last address and the prefix (T. Brekne, A. Årnes, A. Øslebø, Anonymization of IP Traffic Monitoring Data, PET
 2005). IPv6 addresses made from MACs (EUI-64) share more bits where the vendor is one.
 
@@ -30,8 +30,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
 from iotid import config
+from iotid.arrow import one_chunk
 from iotid.census.groups import OTHERS
-from iotid.dataset.arrays import one_chunk
 from iotid.errors import DataError, SettingError
 from iotid.inputs import read_file
 from iotid.labels.owner import parse_addresses

@@ -21,9 +21,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from pyarrow import csv
 
+from iotid.arrow import one_chunk
 from iotid.census.changes import ABSENT, BACK, CHANGED, GONE, NEW, name_of
 from iotid.census.identify import names_of_kinds, percents
-from iotid.dataset.arrays import one_chunk
 from iotid.model.device.decide import SEVERAL, UNDECIDED, UNKNOWN, WITH_UNKNOWN
 
 _BARS = 12  # of a chart; what is beyond is one bar of "others"

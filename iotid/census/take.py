@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from iotid import config
+from iotid.arrow import one_chunk
 from iotid.census.changes import ABSENT, CHANGES, compare, name_of
 from iotid.census.groups import NO_GROUPS, with_new
 from iotid.census.identify import names_of_kinds, watched
@@ -21,7 +22,6 @@ from iotid.census.microaggregation import aggregate
 from iotid.census.pseudonyms import Pseudonyms, read_pseudonyms
 from iotid.census.report import render_csv, render_groups_csv, render_page
 from iotid.census.score import Scored, score_night, ship_model
-from iotid.dataset.arrays import one_chunk
 from iotid.dataset.devices import merged_name
 from iotid.dataset.names import warn_of_unmet
 from iotid.errors import AccountingError, DataError, NoModelError, WatchError

@@ -11,13 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from iotid.arrow import one_chunk
+
 if TYPE_CHECKING:
     import pyarrow as pa
-
-
-def one_chunk(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """The column as one array, whether it comes from a record batch or a table."""
-    return column.combine_chunks() if hasattr(column, "combine_chunks") else column
 
 
 def first_values(column: pa.Array | pa.ChunkedArray, max_packets: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -22,7 +22,7 @@ _EVIDENCE = ("mac", "ip", "path")  # a cell may hold several, parted by ;
 _NULL = ("null", "~")  # in a cell: nothing
 _SEPARATORS = ",;\t"
 _MOST_COLUMNS = 1000
-_MOST_FAULTS = 5  # of an entry that are told
+_MOST_FAULTS = 5  # of an entry that an error names
 _MOST_YAML = 1 << 24  # bytes: reading it takes a minute and a gigabyte; as CSV there may be more
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from iotid.dataset.arrays import one_chunk
+from iotid.arrow import one_chunk
 from iotid.shuffle import Hashes, mix
 
 if TYPE_CHECKING:

@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iotid import config
+from iotid.arrow import one_chunk
 from iotid.config import composed
-from iotid.dataset.arrays import one_chunk
 from iotid.dataset.device_files import read_devices
 from iotid.dataset.devices import Device, merged_name
 from iotid.errors import LabelError, cut

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iotid import config
-from iotid.dataset.arrays import one_chunk
+from iotid.arrow import one_chunk
 from iotid.dataset.labels import DeviceList
 from iotid.labels.owner import Site, is_device
 from iotid.remote import in_worker

@@ -40,6 +40,7 @@ from iotid.dataset.partition import (
 from iotid.dataset.sets import SCHEMA, Sets, at_once, few
 from iotid.dataset.store import WEIGHT, part_schema
 from iotid.flows import TOLD_BY
+from iotid.labels import routers
 from iotid.labels.hosts import READ, UNANSWERED, name_devices
 from iotid.labels.owner import is_shown, parse_addresses
 from iotid.shuffle import NO_BUCKET, aside, beside, buckets_of, contents, mix, numbers, parcel, parcels, receive
@@ -67,10 +68,8 @@ _ROW = pa.schema(
 _HELD_ROWS = 1 << 18  # rows that a task gathers before it sends them
 
 
-class FlowFile(Protocol):
-    """Flows that are read batch by batch; `NightFile` is one."""
-
-    def read(self, columns: Iterable[str]) -> Iterator[pa.RecordBatch]: ...
+class FlowFile(routers.FlowFile, Protocol):
+    """One that also knows which of its flows a later night continues; `NightFile` is one."""
 
     def told_further(self, flows: pa.RecordBatch, later: pa.Table) -> pa.BooleanArray: ...
 

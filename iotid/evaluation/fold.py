@@ -21,10 +21,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from iotid import baselines, config
+from iotid.arrow import one_chunk
 from iotid.baselines.capture_bag import CaptureBag
 from iotid.dataset import Encoding, LabelledFlows
 from iotid.dataset import Sets as FlowSets
-from iotid.dataset.arrays import one_chunk
 from iotid.dataset.characteristics import unseen_share
 from iotid.dataset.memory import Part
 from iotid.dataset.partition import PARTS

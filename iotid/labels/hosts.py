@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from iotid.arrow import one_chunk
 from iotid.labels.owner import CLIENT, NOBODY, SERVER, Site, is_host, is_shown, owner_side
 
 if TYPE_CHECKING:
@@ -36,11 +37,11 @@ def name_devices(flows: pa.Table | pa.RecordBatch, site: Site) -> tuple[pa.Array
     import pyarrow.compute as pc
 
     client_ip, client_mac, server_ip, server_mac = (
-        _one_chunk(flows.column(name)).cast(pa.string())
+        one_chunk(flows.column(name)).cast(pa.string())
         for name in ("client_ip", "client_mac", "server_ip", "server_mac")
     )
     side_N = owner_side(flows, site)
-    answered_N = _one_chunk(flows.column("answered")).to_numpy(zero_copy_only=False)
+    answered_N = one_chunk(flows.column("answered")).to_numpy(zero_copy_only=False)
     is_unanswered_N = (side_N == SERVER) & ~answered_N
     side_N = np.where(is_unanswered_N, NOBODY, side_N)
     is_client, is_owned = pa.array(side_N == CLIENT), pa.array(side_N != NOBODY)
@@ -54,9 +55,3 @@ def name_devices(flows: pa.Table | pa.RecordBatch, site: Site) -> tuple[pa.Array
         inside_N |= is_host_N & site.networks.contain(ip)
     reason = np.select([is_unanswered_N, inside_N, host_N], [UNANSWERED, GROUP_MAC, OUTSIDE], NO_HOST)
     return device, address, pc.if_else(is_owned, None, pa.array(reason, pa.string()))
-
-
-def _one_chunk(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    import pyarrow as pa
-
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column

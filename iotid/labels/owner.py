@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from iotid.arrow import one_chunk
 from iotid.errors import SettingError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ _NO_HOSTS = ("224.0.0.0/4", "255.255.255.255/32", "0.0.0.0/8", "ff00::/8", "::/1
 
 
 class Networks:
-    """A set of IPv4 and IPv6 networks that tells for whole columns of addresses which lie inside."""
+    """A set of IPv4 and IPv6 networks that says of whole columns of addresses which lie inside."""
 
     def __init__(self, networks: Iterable[str], setting: str = "census.inside") -> None:
         """Raises SettingError where a network is not one, or has host bits set."""
@@ -143,11 +144,7 @@ def _judge_distinct(
     column: pa.Array | pa.ChunkedArray, judge: Callable[[list[str]], NDArray[np.bool_]]
 ) -> NDArray[np.bool_]:
     """(N,): what ``judge`` says of each text, asked once for each distinct one; False of null."""
-    import pyarrow as pa
-
-    encoded = column.dictionary_encode()
-    if isinstance(encoded, pa.ChunkedArray):
-        encoded = encoded.combine_chunks()
+    encoded = one_chunk(column.dictionary_encode())
     judged_D = np.append(judge(encoded.dictionary.to_pylist()), False)
     judged_N: NDArray[np.bool_] = judged_D[encoded.indices.fill_null(len(judged_D) - 1).to_numpy(zero_copy_only=False)]
     return judged_N

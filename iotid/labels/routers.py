@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from iotid.arrow import one_chunk
 from iotid.labels.owner import is_host, is_shown, parse_addresses, sent_by
 from iotid.remote import in_worker
 from iotid.shuffle import numbered, numbers, spark_schema
@@ -105,8 +106,7 @@ def _ends_of(file: FlowFile, inside: Networks) -> pa.Table:
 
 
 def _text(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    text = column.cast(pa.string())
-    return text.combine_chunks() if isinstance(text, pa.ChunkedArray) else text
+    return one_chunk(column).cast(pa.string())
 
 
 def _networks(ip: pa.Array) -> NDArray[np.int64]:

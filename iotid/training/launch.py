@@ -65,12 +65,12 @@ def train_on_ranks(
         distributor = TorchDistributor(settings.training.ranks, local_mode=local, use_gpu=on_gpus)
         distributor.logger.setLevel(logging.ERROR)
         try:
-            told: Any = distributor.run(
+            answer: Any = distributor.run(
                 _run_rank, settings, dataset_uri, str(folder), on_epoch, not local, remote.mark()
             )
         except Exception as fault:  # noqa: BLE001 - RuntimeError here, any of Spark's errors on a cluster
             raise _told_by_rank(relay.text() + str(fault)) from None
-    result, files = told
+    result, files = answer
     _write_files(Path(folder), files)
     return dict(result)
 
@@ -91,7 +91,7 @@ def _run_rank(
         result = _fit_as_rank(settings, dataset_uri, folder, on_epoch)
         wanted = (WEIGHTS, DESCRIPTION, HISTORY) if carry and result["rank"] == 0 else ()
         return result, {name: (Path(folder) / name).read_bytes() for name in wanted}
-    except Exception as fault:  # noqa: BLE001 - told to the driver, whatever it is
+    except Exception as fault:  # noqa: BLE001 - the driver reports it, whatever it is
         lost = any(words in str(fault) for words in _LOST_WORDS)
         if not lost and not isinstance(fault, IotidError):
             sys.stderr.write(messages.in_full(fault) + "\n")
@@ -178,7 +178,7 @@ class _Relay(io.TextIOBase):
 
     def write(self, text: str) -> int:
         self._last.append(text)
-        failures = remote.told(text)
+        failures = remote.reported(text)
         if _TORCHRUN.search(text) or not all(each["lost"] for each in failures):
             self._failed = True
         if not (self._failed or failures):
@@ -192,12 +192,12 @@ class _Relay(io.TextIOBase):
 
 def _told_by_rank(output: str) -> IotidError:
     """The failed rank's own error, from what the launcher kept of the ranks' output."""
-    failures = [told for told in remote.told(output) if not told["lost"]]
+    failures = [failure for failure in remote.reported(output) if not failure["lost"]]
     known = next((error for error in map(remote.known, failures) if error is not None), None)
     if known is not None:
         return known
-    for told in failures:
-        return TrainingError(f"training: rank {told['rank']} failed: {told['kind']}: {told['text']}")
+    for failure in failures:
+        return TrainingError(f"training: rank {failure['rank']} failed: {failure['kind']}: {failure['text']}")
     signs = (
         re.search(r"exitcode\s*: *-?\d+", output),
         *re.finditer(r"^[\w.]*(?:Error|Exception): .+$", output, re.MULTILINE),

@@ -44,11 +44,11 @@ _NIGHT = datetime(2026, 1, 10, tzinfo=UTC)
 
 
 def measure(clear: pa.Table) -> dict[str, Any]:
-    """Devices, those told by what is said of them, and for each release those that each way of joining finds."""
-    told: dict[str, Any] = {"devices": len(clear), "said": _matches(said := _said(aggregate(clear)), said)}
+    """Numbers of devices: all, those that status and kinds identify, and those that each way of joining finds."""
+    found: dict[str, Any] = {"devices": len(clear), "said": _matches(said := _said(aggregate(clear)), said)}
     everything = [name for name in clear.column_names if name not in _IDENTIFIERS]
     for name, (coarse, released) in released_as(clear).items():
-        told[name] = {
+        found[name] = {
             "first_seen": joined(coarse, released, ["first_seen"]),
             "traffic": joined(coarse, released, TRAFFIC),
             "numbers": joined(coarse, released, NUMBERS),
@@ -56,7 +56,7 @@ def measure(clear: pa.Table) -> dict[str, Any]:
             "nearest": nearest(clear, released),
             "prefixes": _matches(_shared_bits(clear), _shared_bits(released)),
         }
-    return told
+    return found
 
 
 def released_as(clear: pa.Table, key: bytes = _KEY) -> dict[str, tuple[pa.Table, pa.Table]]:

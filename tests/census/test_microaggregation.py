@@ -79,13 +79,13 @@ def test_aggregate__tells_apart_by_status_kinds_group_and_likeliest_and_by_nothi
         unknown | {"group": "g1", "flows": 60_000, "runners_up": []},
         unknown | {"group": "g2", "flows": 60_000},
     ]
-    told = aggregate(night(*rows)).to_pylist()
-    assert [row["flows"] for row in told] == [1, 1, 1000, 1000, 1, 1, 100, 1000, 1, 1, 10_000]
-    assert [[each["label"] for each in row["kinds"]] for row in told[:4]] == [["lamp", "plug"]] * 4
-    assert [row["kinds"][0]["units"] for row in told[:4]] == [1, 1, 2, 2]
-    assert [row["runners_up"] for row in told[4:]] == [
+    result = aggregate(night(*rows)).to_pylist()
+    assert [row["flows"] for row in result] == [1, 1, 1000, 1000, 1, 1, 100, 1000, 1, 1, 10_000]
+    assert [[each["label"] for each in row["kinds"]] for row in result[:4]] == [["lamp", "plug"]] * 4
+    assert [row["kinds"][0]["units"] for row in result[:4]] == [1, 1, 2, 2]
+    assert [row["runners_up"] for row in result[4:]] == [
         [{"label": "lamp", "confidence": 0.4}]] * 2 + [[{"label": "bell", "confidence": 0.1}]] + [[]] * 4  # fmt: skip
-    assert [row["reason"] for row in told[3:9]] == [
+    assert [row["reason"] for row in result[3:9]] == [
         "Its flows are like those of lamps, plugs.", "Not enough evidence; likeliest is lamp.",
         "Not enough evidence; likeliest is lamp.", "Not enough evidence; likeliest is bell.", "Not enough evidence.",
         "No learned kind explains this address.",
@@ -95,9 +95,9 @@ def test_aggregate__tells_apart_by_status_kinds_group_and_likeliest_and_by_nothi
 def test_aggregate__tenths_are_rounded_down_and_stay_what_they_are() -> None:
     shares = [0.0, 0.049, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.999999, 1.0]
     rows = [{"household": share, "label": f"{n}", "kinds": [kind(f"{n}")]} for n, share in enumerate(shares)]
-    told = aggregate(night(*rows))
-    assert told["household"].to_pylist() == [0.0, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.9, 1.0]
-    assert aggregate(told).equals(told)
+    result = aggregate(night(*rows))
+    assert result["household"].to_pylist() == [0.0, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.9, 1.0]
+    assert aggregate(result).equals(result)
 
 
 def test_aggregate__of_no_device_is_none() -> None:
@@ -113,15 +113,15 @@ def bench(module_at: Callable[[Path], ModuleType]) -> ModuleType:
 def test_linkage__a_clear_table_of_the_night_tells_no_device_that_is_not_alone_with_its_kinds(
     bench: ModuleType, devices: int, kinds: int
 ) -> None:
-    told = bench.measure(bench.made_up(devices, kinds))
+    result = bench.measure(bench.made_up(devices, kinds))
     everyone = {"first_seen": devices, "numbers": devices, "everything": devices, "nearest": devices}
-    assert told["renamed"].items() >= everyone.items(), "what is to be prevented is seen where only names are changed"
-    assert told["rounded"]["everything"] > told["said"], "rounding each row by itself is not enough"
+    assert result["renamed"].items() >= everyone.items(), "what is to be prevented is seen where only names are changed"
+    assert result["rounded"]["everything"] > result["said"], "rounding each row by itself is not enough"
     for mode in ("opaque", "prefixes"):
-        assert told[mode]["everything"] == told["said"]
-        assert told[mode]["nearest"] <= told["said"] + 2, "two by chance"
-        assert max(told[mode]["first_seen"], told[mode]["numbers"]) <= told["said"]
-    assert told["opaque"]["prefixes"] == 0 < told["prefixes"]["prefixes"]
+        assert result[mode]["everything"] == result["said"]
+        assert result[mode]["nearest"] <= result["said"] + 2, "two by chance"
+        assert max(result[mode]["first_seen"], result[mode]["numbers"]) <= result["said"]
+    assert result["opaque"]["prefixes"] == 0 < result["prefixes"]["prefixes"]
 
 
 def test_linkage__no_columns_together_tell_more_than_what_is_said(bench: ModuleType) -> None:
