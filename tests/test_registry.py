@@ -83,13 +83,14 @@ def version(embedded: Registry, run_id: str, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture(scope="module")
-def champion(embedded: Registry, version: int) -> str:
+def champion(embedded: Registry, version: int) -> Iterator[str]:
     """The address of the version, which is the champion, in the store that MLflow's own functions look it up in."""
     import mlflow
 
     embedded.promote(version, over=None)
     mlflow.set_tracking_uri(embedded.uri)
-    return "models:/iotid@champion"
+    yield "models:/iotid@champion"
+    mlflow.set_tracking_uri(None)  # else it would come before MLFLOW_TRACKING_URI in all later tests
 
 
 def test_run__keeps_settings_tags_metrics_and_artifacts(embedded: Registry, run_id: str, tmp_path: Path) -> None:
