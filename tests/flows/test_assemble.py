@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyspark.errors import PythonException
 
 from iotid import schemas
 from iotid.capture import counters
 from iotid.capture.plan import write_splits
 from iotid.config import Settings
-from iotid.errors import AccountingError, InputError, PartitionError, SchemaError
+from iotid.errors import AccountingError, InputError, PartitionError, SchemaError, StaleError
 from iotid.flows import QUARANTINE_FILE, assemble, from_captures, read_counters, read_flows, write_flows
 from iotid.flows.work import Sums
+from iotid.remote import raised_in_worker
 from iotid.storage import Partition, Store
 
 pytestmark = pytest.mark.spark
@@ -127,8 +130,11 @@ def test_write_flows__captures_that_cannot_be_read_fail_or_are_in_quarantine(
     alone = from_captures(night / "a.pcap", join_files=True)
     (night / "b.pcap").unlink()
     (night / "c.pcap").write_bytes((night / "c.pcap").read_bytes()[:-1])
-    with pytest.raises(Exception, match=r"StaleError: .*(b\.pcap: was there|c\.pcap: has )"):
+    with pytest.raises(PythonException) as caught:
         write_flows(spark, store, *NIGHT.values(), settings.capture, settings.flow)
+    cause = raised_in_worker(caught.value)
+    assert isinstance(cause, StaleError)
+    assert re.search(r"b\.pcap: was there|c\.pcap: has ", str(cause))
     assert not store.exists("flows", NIGHT)
 
     partition = write_flows(spark, store, *NIGHT.values(), lenient, settings.flow)
