@@ -92,12 +92,17 @@ class WatchError(IotidError):
 
 
 class _Short(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()  # takes no limits before Python 3.12
+        self.maxlevel, self.maxstring, self.maxother = 3, _MOST_SHOWN, _MOST_SHOWN
+        self.maxdict = self.maxlist = self.maxtuple = 8
+
     def repr_int(self, number: int, level: int) -> str:
         bits = number.bit_length()
         return f"a number of {bits} bits" if bits > _MOST_BITS else super().repr_int(number, level)
 
 
-_short = _Short(maxlevel=3, maxstring=_MOST_SHOWN, maxother=_MOST_SHOWN, maxdict=8, maxlist=8, maxtuple=8)
+_short = _Short()
 
 
 def shown(value: object) -> str:
