@@ -121,7 +121,7 @@ def score_night(
         AccountingError: a device's flows that were scored are not all of its flows.
     """
     inside = Networks(settings.inside)
-    site = Site(inside, find_routers(night_files([night]), inside, spark))
+    site = Site(inside, find_routers(night_files([night]), inside, spark).get(night.keys["site"], frozenset()))
     named = _with_outcome(read_flows(spark, [night]), encoding.protocols, site)
     middle = named.agg(F.percentile_approx(F.unix_micros("first_seen"), 0.5)).toArrow()[0][0].as_py() or 0
     columns = list(dict.fromkeys(encoding.columns))  # two characteristics may be read from one column

@@ -115,7 +115,7 @@ def _ends(packets: DataFrame, devices: DeviceList) -> DataFrame:
     ends = ends.select("capture_file", "second", "frame_length", "end.*")
     mac, ip = F.col("mac"), F.col("ip")
     known = ends.filter(mac.isNull() | mac.isin(_macs(devices)) | ip.isin(_addresses(devices, without_mac=True)))
-    own = known.mapInArrow(in_worker(partial(_at_devices, site=devices.site)), known.schema)
+    own = known.mapInArrow(in_worker(partial(_at_devices, site=devices.site())), known.schema)
     return own.groupBy(*ends.columns).count()
 
 

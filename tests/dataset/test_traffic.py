@@ -177,7 +177,7 @@ def test_at_devices__are_ends_inside_the_sites_networks_and_of_no_group() -> Non
     rows = [("10.0.0.1", CAM), ("52.1.2.3", CAM), ("10.0.0.2", None), ("224.0.0.251", "01:00:5e:00:00:fb")]
     batch = pa.RecordBatch.from_pylist([{"ip": ip, "mac": mac, "sent": True} for ip, mac in rows])
     devices = DeviceList((Device(name="cam", mac=CAM),))
-    (ends,) = _at_devices([batch], devices.site)
+    (ends,) = _at_devices([batch], devices.site())
     assert [(row["ip"], row["mac"]) for row in ends.to_pylist()] == [rows[0], rows[2]]
 
 
