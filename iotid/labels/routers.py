@@ -107,7 +107,8 @@ def _look(tasks: Iterable[pa.RecordBatch], files: Sequence[FlowFile], inside: Ne
 
 
 def _ends_of(file: FlowFile, inside: Networks) -> pa.Table:
-    """_ENDS_OF_SITE of a file: of each MAC and facts the lowest networks, one more than a device has, so that few rows leave."""
+    """_ENDS_OF_SITE of a file: of each MAC and facts the lowest networks, one more than a device has, so that few rows
+    leave."""
     found = [ENDS.empty_table(), *(outside_ends(batch, inside) for batch in file.read(_COLUMNS))]
     distinct = pa.concat_tables(found).group_by(ENDS.names, use_threads=False).aggregate([])
     rows = distinct.sort_by([(name, "ascending") for name in ("mac", *_FACTS, "network")])
