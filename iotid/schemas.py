@@ -346,3 +346,35 @@ GROUPS = Table(  # beside a night's census: what makes its unknown devices alike
         Column("share", "list<float64>", "how common it is: the mean of the devices' shares, which sum to 1"),
     ),
 )
+
+LEFT_OUT = Table(  # beside a night's census: flows that are in no row of it
+    "left_out",
+    1,
+    (
+        Column(
+            "reason",
+            "string",
+            "router (sent by a router's MAC from an address outside, for others), outside (sent from an address "
+            "outside, and no MAC is shown), no_host_address (from an address that no single host has, and no MAC is "
+            "shown), unanswered (sent to something that did not answer) or other_protocol (no flow of the protocol was "
+            "learned from)",
+        ),
+        Column(
+            "mac",
+            "string",
+            "MAC that sent, or that did not answer, or its pseudonym; null: not shown, or a sum",
+            nullable=True,
+        ),
+        Column("address", "string", "its address, where it is one alone and no pseudonym", nullable=True),
+        Column("addresses", "int64", "number of its addresses"),
+        Column(
+            "in_census",
+            "bool",
+            "it has a row in the census, of other flows; null: a sum of all that are not listed",
+            nullable=True,
+        ),
+        Column("ends", "int64", "number of MACs, or of addresses without one, that the row counts"),
+        Column("flows", "int64", "flows"),
+        Column("packets", "int64", "packets of those flows, both directions"),
+    ),
+)

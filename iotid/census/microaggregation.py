@@ -78,7 +78,8 @@ def _rounded(rows: Iterable[Row], name: str) -> Any:
     return _ROUND[name](median_low(row[name] for row in rows))
 
 
-def _power_of_ten(count: int) -> int:
+def power_of_ten(count: int) -> int:
+    """The count rounded down to a power of ten; 0 of 0."""
     return 10 ** (len(str(count)) - 1) if count else 0
 
 
@@ -91,6 +92,6 @@ def _day(time: datetime) -> datetime:
 
 
 _ROUND: dict[str, Callable[[Any], Any]] = {
-    "confidence": _tenth, "unexplained": _tenth, "household": _tenth, "flows": _power_of_ten, "bytes": _power_of_ten,
+    "confidence": _tenth, "unexplained": _tenth, "household": _tenth, "flows": power_of_ten, "bytes": power_of_ten,
     "units": lambda units: min(units, 2), "first_seen": _day, "last_seen": _day,
 }  # fmt: skip

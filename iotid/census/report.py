@@ -24,9 +24,18 @@ from pyarrow import csv
 from iotid.arrow import one_chunk
 from iotid.census.changes import ABSENT, BACK, CHANGED, GONE, NEW, name_of
 from iotid.census.identify import names_of_kinds, percents
+from iotid.census.left_out import OTHER_PROTOCOL
+from iotid.labels.hosts import NO_HOST, OUTSIDE, ROUTER, UNANSWERED
 from iotid.model.device.decide import SEVERAL, UNDECIDED, UNKNOWN, WITH_UNKNOWN
 
 _BARS = 12  # of a chart; what is beyond is one bar of "others"
+_LEFT_OUT = {
+    ROUTER: "sent by a router from an address outside, for others",
+    OUTSIDE: "sent from an address outside, and no MAC is shown",
+    NO_HOST: "sent from an address that no single host has, and no MAC is shown",
+    UNANSWERED: "sent to what did not answer",
+    OTHER_PROTOCOL: "of protocols that the model did not learn",
+}
 _LISTED = 10  # devices shown of a section; the table shows them all
 _REASONS = 30  # why packets were left aside: every number of a protocol that is not read is one
 # few values: sent once, then by number
@@ -54,6 +63,11 @@ def render_groups_csv(census: pa.Table, groups: pa.Table) -> str:
     return _csv({name: lines[name] for name in lines.column_names} | {"services": services})
 
 
+def render_left_out_csv(left_out: pa.Table) -> str:
+    """One line per row of LEFT_OUT under a header; text as in the other CSVs."""
+    return _csv({name: left_out[name] for name in left_out.column_names})
+
+
 def group_lines(census: pa.Table, groups: pa.Table) -> pa.Table:
     """Of each group with devices that are there, largest first: how many, new ones, flows, bytes, services, an example.
 
@@ -77,9 +91,11 @@ def group_lines(census: pa.Table, groups: pa.Table) -> pa.Table:
     return pa.table(renamed).sort_by([("devices", "descending"), ("group", "ascending")])
 
 
-def render_page(census: pa.Table, groups: pa.Table, facts: Mapping[str, Any], most_rows: int) -> str:
-    """The page of one night. ``groups``: GROUPS; ``facts``: the partition's metadata, with site and capture_date;
-    ``most_rows``: of its table."""
+def render_page(
+    census: pa.Table, groups: pa.Table, left_out: pa.Table, facts: Mapping[str, Any], most_rows: int
+) -> str:
+    """The page of one night. ``groups``: GROUPS; ``left_out``: LEFT_OUT; ``facts``: the partition's metadata, with site
+    and capture_date; ``most_rows``: of its table."""
     environment = Environment(
         loader=PackageLoader("iotid.census", "."),
         autoescape=True,
@@ -100,6 +116,7 @@ def render_page(census: pa.Table, groups: pa.Table, facts: Mapping[str, Any], mo
         sections=_sections(census),
         groups={"count": len(lines), "rows": lines.slice(0, _LISTED).to_pylist()},
         packets={"flow": packets.pop("flow", 0), "left": packets.total(), "reasons": _reasons(packets)},
+        left_out=_left_out(left_out, facts),
         rows={"kept": len(kept), "all": len(census)},
         data=_script_json(_columns(kept) | _group_columns(kept, lines)),
     )
@@ -119,6 +136,22 @@ def _kept_rows(census: pa.Table, lines: pa.Table, most: int) -> pa.Table:
     turn_N[order] = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
     chosen = np.lexsort((turn_N, ~census["watched"].to_numpy()))[:most]
     return census.take(np.sort(chosen))
+
+
+def _left_out(left_out: pa.Table, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Of each reason why flows are in no row: what it means, flows, MACs or addresses, and the first listed."""
+    flows = {**facts["flows_without_device"], OTHER_PROTOCOL: facts["flows_of_other_protocols"]}
+    rows = left_out.to_pylist()
+    return [
+        {
+            "title": _LEFT_OUT[reason],
+            "flows": count,
+            "ends": sum(row["ends"] for row in rows if row["reason"] == reason),
+            "rows": [row for row in rows if row["reason"] == reason and row["in_census"] is not None][:_LISTED],
+        }
+        for reason, count in flows.items()
+        if count
+    ]
 
 
 def _reasons(packets: Counter[str]) -> list[tuple[str, int]]:

@@ -28,10 +28,12 @@ from scipy.sparse import coo_matrix
 from iotid import config
 from iotid.census.groups import MOST, PAYLOAD, PORT, SHOWN, group_devices
 from iotid.census.identify import ANSWERS, IDENTIFIED, Classes, answers_to_arrow, identify
+from iotid.census.left_out import COUNTS, OTHER_PROTOCOL, SCHEMA, with_rest
+from iotid.census.left_out import MOST as MOST_LEFT_OUT
 from iotid.dataset.sets import at_once, greatest
 from iotid.errors import AccountingError, DataError
 from iotid.flows import night_files, read_flows
-from iotid.labels.hosts import READ, name_devices
+from iotid.labels.hosts import READ, Named, name_devices
 from iotid.labels.owner import Networks, Site
 from iotid.labels.routers import find_routers
 from iotid.model.bundle import DESCRIPTION, WEIGHTS, Predictor
@@ -52,7 +54,6 @@ MAX_ADDRESSES = 16  # listed per device; a router that answers for a subnet has 
 NEAR_DAYS = 31  # one packet with a date of another century must not say when a device was seen
 _DAY_US = 86_400_000_000
 _UNSPECIFIED = ("0.0.0.0", "::")  # what a host sends from that has no address yet
-_OTHER_PROTOCOL = "other_protocol"
 _TRAFFIC = ("device_id", "bytes", "first_seen", "last_seen", "addresses")
 _loaded: dict[str, Predictor] = {}  # the model of this Python worker, kept from task to task
 
@@ -87,7 +88,8 @@ def ship_model(spark: SparkSession, folder: Path) -> tuple[ShippedModel, Encodin
 @dataclass(frozen=True)
 class Scored:
     """A night's devices, in order, with the columns of IDENTIFIED, of their traffic and their group; the groups
-    (GROUPS) of this night and of those before; and what became of every flow.
+    (GROUPS) of this night and of those before; and what became of every flow: ``left_out`` (LEFT_OUT) counts those that
+    are of no device.
 
     ``flows_of_other_dates``: of all those, flows that begin or end NEAR_DAYS or more from the night.
     """
@@ -95,13 +97,12 @@ class Scored:
     devices: pa.Table
     groups: pa.Table
     flows_of_devices: int
-    flows_of_other_protocols: int
-    flows_without_device: dict[str, int]
+    left_out: pa.Table
     flows_of_other_dates: int = 0
 
     @property
     def flows(self) -> int:
-        return self.flows_of_devices + self.flows_of_other_protocols + sum(self.flows_without_device.values())
+        return self.flows_of_devices + (pc.sum(self.left_out["flows"]).as_py() or 0)
 
 
 def score_night(
@@ -128,27 +129,28 @@ def score_night(
     pairs = _pairs(named, columns, middle).persist()
     try:
         votes = _identified(pairs, model, encoding, columns, settings).sort_by("device_id")
-        outcomes = _traffic(pairs, middle).toArrow()
+        traffic = _traffic(pairs, middle).toArrow().sort_by("device_id")
+        ends = _ends_left_out(pairs).persist()
+        try:
+            totals = _by_reason(ends).toArrow()
+            left_out = with_rest(_busiest(ends).toArrow(), totals)
+        finally:
+            ends.unpersist()
     finally:
         pairs.unpersist()
-    is_device = pc.is_valid(outcomes["device_id"])
-    traffic = outcomes.filter(is_device).sort_by("device_id")
     if not all(votes[name].equals(traffic[name]) for name in ("device_id", "flows")):
         scored, counted = (pc.sum(table["flows"]).as_py() or 0 for table in (votes, traffic))
         raise AccountingError(
             f"census: {votes.num_rows} devices with {scored} flows were scored, but {traffic.num_rows} devices with "
             f"{counted} flows are in the table flows; run it again, and report this if it happens twice"
         )
-    others = outcomes.filter(pc.invert(is_device))
-    without = dict(sorted(zip(others["outcome"].to_pylist(), others["flows"].to_pylist(), strict=True)))
     schema = CENSUS.arrow_schema()
     devices = votes
     for name in _TRAFFIC[1:]:
         devices = devices.append_column(schema.field(name), traffic[name].cast(schema.field(name).type))
-    of_others = without.pop(_OTHER_PROTOCOL, 0)
     devices, groups = _grouped(devices, named, groups, settings.likeness)
-    of_other_dates = pc.sum(outcomes["far"]).as_py() or 0
-    return Scored(devices, groups, pc.sum(votes["flows"]).as_py() or 0, of_others, without, of_other_dates)
+    of_other_dates = sum(pc.sum(table["far"]).as_py() or 0 for table in (traffic, totals))
+    return Scored(devices, groups, pc.sum(votes["flows"]).as_py() or 0, left_out, of_other_dates)
 
 
 def _grouped(devices: pa.Table, named: DataFrame, groups: pa.Table, likeness: float) -> tuple[pa.Table, pa.Table]:
@@ -184,33 +186,34 @@ def _is_sent(packet: Column) -> Column:
 
 
 def _with_outcome(flows: DataFrame, protocols: Sequence[int], site: Site) -> DataFrame:
-    """The flows with ``device_id`` and ``address`` of their device, else with ``outcome``: why they have none."""
+    """The flows with ``device_id`` and ``address`` of their device; else with ``outcome``, why they have none, and
+    ``left_mac`` and ``left_ip``."""
 
     def name(rows: pd.DataFrame) -> pd.DataFrame:
         read = pa.table({column: pa.array(rows[column], schema.field(column).type) for column in READ})
-        named = name_devices(read, site)
-        return pd.DataFrame(dict(zip(("device_id", "address", "outcome"), map(pa.Array.to_pandas, named), strict=True)))
+        return pd.DataFrame({field: column.to_pandas() for field, column in name_devices(read, site)._asdict().items()})
 
     schema = FLOWS.arrow_schema()
     # nondeterministic: or else Spark would push filters below it and then call it twice
-    returned = "device_id string, address string, outcome string"
+    returned = "mac string, ip string, reason string"
     named = pandas_udf(name, returned).asNondeterministic()  # type: ignore[call-overload] # a frame to a frame
-    is_learned = F.col("protocol").isin(*protocols)
-    with_sides = flows.withColumn("named", named(F.struct(*READ)))
-
-    def of_learned(field: str) -> Column:
-        return F.when(is_learned, F.col(f"named.{field}"))
-
+    mac, ip, reason = (F.col(f"named.{field}") for field in Named._fields)
+    outcome = F.when(F.col("protocol").isin(*protocols), reason).otherwise(F.lit(OTHER_PROTOCOL))
+    is_device = F.col("outcome").isNull()
     return (
-        with_sides.withColumn("device_id", of_learned("device_id"))
-        .withColumn("address", of_learned("address"))
-        .withColumn("outcome", F.when(is_learned, F.col("named.outcome")).otherwise(F.lit(_OTHER_PROTOCOL)))
+        flows.withColumn("named", named(F.struct(*READ)))
+        .withColumn("outcome", outcome)
+        .withColumn("device_id", F.when(is_device, F.coalesce(mac, ip)))
+        .withColumn("address", F.when(is_device, ip))
+        .withColumn("left_mac", F.when(~is_device, mac))
+        .withColumn("left_ip", F.when(~is_device, ip))
         .drop("named")
     )
 
 
 def _pairs(named: DataFrame, columns: Sequence[str], middle_us: int) -> DataFrame:
-    """Flows, bytes, times and addresses of each device and distinct flow; of flows of no device by outcome alone.
+    """Flows, traffic, times and addresses of each device and distinct flow; of flows of no device by outcome, MAC and
+    address.
 
     ``middle_us``: median time of the night's flows; times NEAR_DAYS or more from it are in no near_first and near_last.
     """
@@ -220,8 +223,9 @@ def _pairs(named: DataFrame, columns: Sequence[str], middle_us: int) -> DataFram
 
     is_device = F.col("device_id").isNotNull()
     shown = [F.when(is_device, F.col(name)).alias(name) for name in columns]
-    return named.groupBy("device_id", "outcome", *shown).agg(
+    return named.groupBy("device_id", "outcome", "left_mac", "left_ip", *shown).agg(
         F.count(F.lit(1)).alias("flows"),
+        F.sum(F.col("client_packets") + F.col("server_packets")).alias("packets"),
         F.sum(F.col("client_bytes") + F.col("server_bytes")).alias("bytes"),
         F.min("first_seen").alias("first_seen"),
         F.max("last_seen").alias("last_seen"),
@@ -234,7 +238,7 @@ def _pairs(named: DataFrame, columns: Sequence[str], middle_us: int) -> DataFram
 
 
 def _traffic(pairs: DataFrame, middle_us: int) -> DataFrame:
-    """The same of each device, and of each outcome of flows that have none. What has no near time has the nearest."""
+    """The same of each device. What has no near time has the nearest."""
     earliest, latest = (F.timestamp_micros(F.lit(middle_us + sign * NEAR_DAYS * _DAY_US)) for sign in (-1, 1))
 
     def nearest(time: Column) -> Column:
@@ -242,14 +246,48 @@ def _traffic(pairs: DataFrame, middle_us: int) -> DataFrame:
 
     seen = F.array_except(F.flatten(F.collect_list("addresses")), F.array(*map(F.lit, _UNSPECIFIED)))
     addresses = F.slice(F.sort_array(seen), 1, MAX_ADDRESSES)
-    return pairs.groupBy("device_id", "outcome").agg(
-        F.sum("flows").alias("flows"),
-        F.sum("bytes").alias("bytes"),
-        F.coalesce(F.min("near_first"), nearest(F.min("first_seen"))).alias("first_seen"),
-        F.coalesce(F.max("near_last"), nearest(F.max("last_seen"))).alias("last_seen"),
-        F.sum("far").alias("far"),
-        addresses.alias("addresses"),
+    return (
+        pairs.where(F.col("device_id").isNotNull())
+        .groupBy("device_id")
+        .agg(
+            F.sum("flows").alias("flows"),
+            F.sum("bytes").alias("bytes"),
+            F.coalesce(F.min("near_first"), nearest(F.min("first_seen"))).alias("first_seen"),
+            F.coalesce(F.max("near_last"), nearest(F.max("last_seen"))).alias("last_seen"),
+            F.sum("far").alias("far"),
+            addresses.alias("addresses"),
+        )
     )
+
+
+def _ends_left_out(pairs: DataFrame) -> DataFrame:
+    """Of ``pairs`` each MAC, or address without one, under which flows are left out: LEFT_OUT but for ``ends``, with
+    ``who`` and ``far``."""
+    is_device = F.col("device_id").isNotNull()
+    devices = pairs.where(is_device).select(F.col("device_id").alias("who"), F.lit(True).alias("known")).distinct()
+    ends = pairs.where(~is_device).withColumn("who", F.coalesce("left_mac", "left_ip"))
+    summed = ends.groupBy(F.col("outcome").alias("reason"), "who").agg(
+        F.min("left_mac").alias("mac"),
+        F.min("left_ip").alias("address"),
+        F.count(F.lit(1)).alias("addresses"),
+        *(F.sum(name).alias(name) for name in ("flows", "packets", "far")),
+    )
+    of_one = F.when(F.col("addresses") == 1, F.col("address"))
+    known = F.coalesce(F.col("known"), F.lit(False))
+    return summed.join(devices, "who", "left").withColumn("address", of_one).withColumn("in_census", known)
+
+
+def _busiest(ends: DataFrame) -> DataFrame:
+    """Of each reason the MOST_LEFT_OUT with most flows, those without a row in the census first."""
+    order = ("in_census", F.desc("flows"), "who")
+    rank = F.row_number().over(Window.partitionBy("reason").orderBy(*order))
+    listed = ends.withColumn("rank", rank).where(F.col("rank") <= MOST_LEFT_OUT).orderBy("reason", "rank")
+    return listed.select(*(name for name in SCHEMA.names if name != "ends"))
+
+
+def _by_reason(ends: DataFrame) -> DataFrame:
+    sums = (F.sum(name).alias(name) for name in (*COUNTS, "far"))
+    return ends.groupBy("reason").agg(F.count(F.lit(1)).alias("ends"), *sums)
 
 
 def _identified(

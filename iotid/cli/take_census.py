@@ -42,5 +42,10 @@ def main(settings: Settings, site: str, capture_date: str) -> None:
         )
     told = night.metadata
     statuses = ", ".join(f"{count:,} {status}" for status, count in told["status"].items())
-    command.say(f"census: {told['devices']:,} devices ({statuses}) by model version {version} -> {night.uri}")
+    reasons = told["flows_without_device"] | {"other_protocol": told["flows_of_other_protocols"]}
+    left_out = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items() if count)
+    command.say(
+        f"census: {told['devices']:,} devices ({statuses}) by model version {version}; flows left out: "
+        f"{left_out or 'none'} -> {night.uri}"
+    )
     check_watchlist(night, settings.watchlist)

@@ -41,7 +41,7 @@ from iotid.dataset.sets import SCHEMA, Sets, at_once, few
 from iotid.dataset.store import WEIGHT, part_schema
 from iotid.flows import TOLD_BY
 from iotid.labels import routers
-from iotid.labels.hosts import READ, UNANSWERED, name_devices
+from iotid.labels.hosts import READ, name_devices
 from iotid.labels.owner import is_shown, parse_addresses
 from iotid.shuffle import NO_BUCKET, aside, beside, buckets_of, contents, mix, numbers, parcel, parcels, receive
 from iotid.storage import PartFile
@@ -337,8 +337,7 @@ class _Together:
     ) -> None:
         """``label_N``: -1 of what has none; ``device_N``: -1 of hosts, which MAC or address distinguishes."""
         seed = self._source.settings.seed
-        host, _, reason = name_devices(flows, self._site)
-        kept_N = kept_N & pc.fill_null(pc.not_equal(reason, UNANSWERED), True).to_numpy(zero_copy_only=False)
+        host = name_devices(flows, self._site).device
         kept_N = kept_N & pc.is_valid(host).to_numpy(zero_copy_only=False) & self._is_its_own(device_N, host)
         of_host = pc.if_else(pa.array(device_N < 0), host, None)
         night, capture = [flows[name] for name in NIGHT_IDENTITY], _name_of(flows["capture_file"])

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.sparse import csr_matrix
 
-from iotid.census import check_watchlist, take_census
+from iotid.census import check_watchlist, score, take_census
 from iotid.census.pseudonyms import KEY_VARIABLE, Pseudonyms
 from iotid.config import Settings, Watchlist
 from iotid.errors import AccountingError, DataError, PartitionError, SettingError, WatchError
@@ -130,6 +130,67 @@ def test_take_census__names_devices_accounts_for_every_flow_and_writes_table_pag
     assert site.spark.read.parquet(census.uri).count() == 5
     assert A in Path(census.uri, "_census.html").read_text(encoding="utf-8")
     assert len(Path(census.uri, "_census.csv").read_text(encoding="utf-8").splitlines()) == 1 + 5
+
+
+def left_out(census: Partition) -> list[tuple[Any, ...]]:
+    rows = pq.read_table(f"{census.uri}/_left_out.parquet", partitioning=None)
+    return list(zip(*(rows[name].to_pylist() for name in rows.column_names if name != "packets"), strict=True))
+
+
+GATE = "02:00:00:00:00:01"
+
+
+def test_take_census__what_is_left_out_is_listed_by_mac_and_reason_and_every_flow_is_there(site: Site) -> None:
+    make, asked = site.make, {"server_packets": 0}
+    camera = {"server_ip": IPS[A], "server_mac": A}
+    flows = [
+        *[make("camera", IPS[A], A)] * 3,
+        # strangers ask the camera, a MAC that shows itself nowhere else, and one without a MAC
+        *[make("plug", f"52.9.9.{n}", GATE, **camera, **asked) for n in range(4)],
+        *[make("plug", "52.9.9.9", GATE, server_ip=f"203.0.113.{n}", server_mac=D, **asked) for n in (7, 8)],
+        make("plug", "52.9.9.9", GATE, server_ip="10.0.0.7", server_mac=None, **asked),
+        # the router forwards a stranger's call to all, from three addresses
+        *[make("plug", f"52.8.8.{n}", GATE, server_ip="224.0.0.1", server_mac=None, **asked) for n in (1, 2, 3, 3)],
+        # nobody shows a MAC
+        *[make("plug", "52.7.7.7", None, server_ip="52.7.7.8", server_mac=None)] * 2,
+        make("plug", "0.0.0.0", None, server_ip="255.255.255.255", server_mac=None, **asked),
+        # other protocols: of the camera, and of what sends nothing else
+        *[make("camera", IPS[A], A, protocol=1)] * 2,
+        make("camera", "100.64.0.9", C, protocol=1),
+    ]
+    site.night(1, *flows)
+    census = site.census(1)
+    assert left_out(census) == [
+        ("router", GATE, None, 3, False, 1, 4),
+        ("outside", None, "52.7.7.7", 1, False, 1, 2),
+        ("no_host_address", None, "0.0.0.0", 1, False, 1, 1),
+        ("unanswered", D, None, 2, False, 1, 2),
+        ("unanswered", None, "10.0.0.7", 1, False, 1, 1),
+        ("unanswered", A, IPS[A], 1, True, 1, 4),
+        ("other_protocol", C, "100.64.0.9", 1, False, 1, 1),
+        ("other_protocol", A, IPS[A], 1, True, 1, 2),
+    ]
+    told = census.metadata
+    assert told["flows"] == told["flows_of_devices"] + sum(row[-1] for row in left_out(census)) == len(flows)
+    assert told["flows_without_device"] == {"router": 4, "outside": 2, "no_host_address": 1, "unanswered": 7}
+    assert told["flows_of_other_protocols"] == 3
+    packets = pq.read_table(f"{census.uri}/_left_out.parquet", partitioning=None)["packets"].to_pylist()
+    assert sum(packets) == sum(flow["client_packets"] + flow["server_packets"] for flow in flows[3:])
+    page = Path(census.uri, "_census.html").read_text(encoding="utf-8")
+    assert "100.64.0.9" in page
+    # in whatever order, whatever few are listed, all are counted
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(score, "MOST_LEFT_OUT", 1)
+        site.night(1, *flows[::-1])
+        assert left_out(site.census(1)) == [
+            ("router", GATE, None, 3, False, 1, 4),
+            ("outside", None, "52.7.7.7", 1, False, 1, 2),
+            ("no_host_address", None, "0.0.0.0", 1, False, 1, 1),
+            ("unanswered", D, None, 2, False, 1, 2),
+            ("unanswered", None, None, 2, None, 2, 5),
+            ("other_protocol", C, "100.64.0.9", 1, False, 1, 1),
+            ("other_protocol", None, None, 1, None, 1, 2),
+        ]
 
 
 def test_take_census__packets_of_other_centuries_are_counted_and_date_nothing(site: Site) -> None:
@@ -331,7 +392,7 @@ def test_take_census__an_empty_night_is_a_whole_census_on_which_all_are_gone(sit
 
 def test_take_census__flows_that_were_promised_and_are_missing_fail_it_and_leave_nothing(site: Site) -> None:
     site.night(1, *[site.make("camera", IPS[A], A)] * 3, rows=4)
-    with pytest.raises(AccountingError, match=r"promises 4 flows, but 3 were scored"):
+    with pytest.raises(AccountingError, match=r"promises 4 flows, but 3 were scored and left out are none, together 3"):
         site.census(1)
     assert not site.store.exists("census", {"site": "lab", "capture_date": "2026-01-01"})
 
