@@ -263,9 +263,9 @@ PREDICTIONS = Table(
 )
 
 # with census.pseudonyms, numbers and times are rounded medians over devices of the same kinds (census/microaggregation)
-CENSUS = Table(  # version 4: kinds, unexplained, household, reason and new_kinds, for several and novelty
+CENSUS = Table(  # version 5: marks
     "census",
-    4,
+    5,
     (
         Column("site", "string", "site"),
         Column("capture_date", "date", "night"),
@@ -297,7 +297,14 @@ CENSUS = Table(  # version 4: kinds, unexplained, household, reason and new_kind
         Column("runners_up", "list<runner_up>", "the likeliest kinds that were not found, and their probabilities"),
         Column("unexplained", "float64", "share of the distinct flows that no kind found explains, 0 to 1"),
         Column("household", "float64", "probability that several devices are behind the address (census.behind)"),
-        Column("reason", "string", "a sentence: which distinct flows speak for what"),
+        Column("reason", "string", "a sentence: which distinct flows speak for what; and one for each mark"),
+        Column(
+            "marks",
+            "list<string>",
+            "what hints at a forged or shared address: address_conflict (another MAC used an address of it at the same "
+            "time), kinds_at_once (a MAC shows flows of several kinds at the same time, though most addresses of the "
+            "night are one host each)",
+        ),
         Column(
             "group",
             "string",

@@ -22,6 +22,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from iotid.census.marks import explained
 from iotid.model.device.decide import UNDECIDED, UNKNOWN
 
 Row = dict[str, Any]
@@ -51,7 +52,7 @@ def _said(row: Row) -> tuple[Any, ...]:
     kinds = tuple(
         (*(kind[name] for name in ("kind", "label", "vendor", "type")), kind["units"] > 1) for kind in row["kinds"]
     )
-    return row["status"], row["group"], kinds, *(likely["label"] for likely in row["runners_up"])
+    return row["status"], row["group"], kinds, *row["marks"], *(likely["label"] for likely in row["runners_up"])
 
 
 def _common(members: list[Row]) -> Row:
@@ -62,7 +63,7 @@ def _common(members: list[Row]) -> Row:
         common[name] = [
             same[0] | {field: _rounded(same, field) for field in _ROUND if field in same[0]} for same in places
         ]
-    return common | {"reason": _reason(members[0]["status"], common)}
+    return common | {"reason": explained(_reason(members[0]["status"], common), members[0]["marks"])}
 
 
 def _reason(status: str, common: Row) -> str:

@@ -30,6 +30,7 @@ from iotid.census.groups import MOST, PAYLOAD, PORT, SHOWN, group_devices
 from iotid.census.identify import ANSWERS, IDENTIFIED, Classes, answers_to_arrow, identify
 from iotid.census.left_out import COUNTS, OTHER_PROTOCOL, SCHEMA, with_rest
 from iotid.census.left_out import MOST as MOST_LEFT_OUT
+from iotid.census.marks import with_conflicts
 from iotid.dataset.sets import at_once, greatest
 from iotid.errors import AccountingError, DataError
 from iotid.flows import night_files, read_flows
@@ -37,7 +38,7 @@ from iotid.labels.hosts import READ, Named, name_devices
 from iotid.labels.owner import Networks, Site
 from iotid.labels.routers import find_routers
 from iotid.model.bundle import DESCRIPTION, WEIGHTS, Predictor
-from iotid.model.device import share_of_households
+from iotid.model.device import Seen, share_of_households
 from iotid.model.device.decide import UNKNOWN
 from iotid.model.sequences import distinct_sequences
 from iotid.remote import in_worker
@@ -54,6 +55,7 @@ MAX_ADDRESSES = 16  # listed per device; a router that answers for a subnet has 
 NEAR_DAYS = 31  # one packet with a date of another century must not say when a device was seen
 _DAY_US = 86_400_000_000
 _UNSPECIFIED = ("0.0.0.0", "::")  # what a host sends from that has no address yet
+_AT_ONCE_US = 60_000_000  # a MAC after longer silence has taken the address over, for flows too (kernels.MOVE_US)
 _TRAFFIC = ("device_id", "bytes", "first_seen", "last_seen", "addresses")
 _loaded: dict[str, Predictor] = {}  # the model of this Python worker, kept from task to task
 
@@ -136,6 +138,7 @@ def score_night(
             left_out = with_rest(_busiest(ends).toArrow(), totals)
         finally:
             ends.unpersist()
+        conflicting = _conflicting(pairs, named, site, joins_files=night.metadata["settings"]["flow"]["join_files"])
     finally:
         pairs.unpersist()
     if not all(votes[name].equals(traffic[name]) for name in ("device_id", "flows")):
@@ -145,7 +148,7 @@ def score_night(
             f"{counted} flows are in the table flows; run it again, and report this if it happens twice"
         )
     schema = CENSUS.arrow_schema()
-    devices = votes
+    devices = with_conflicts(votes, conflicting)
     for name in _TRAFFIC[1:]:
         devices = devices.append_column(schema.field(name), traffic[name].cast(schema.field(name).type))
     devices, groups = _grouped(devices, named, groups, settings.likeness)
@@ -189,22 +192,30 @@ def _with_outcome(flows: DataFrame, protocols: Sequence[int], site: Site) -> Dat
     """The flows with ``device_id`` and ``address`` of their device; else with ``outcome``, why they have none, and
     ``left_mac`` and ``left_ip``."""
 
+    columns_read = (*READ, "address_conflict")
+
     def name(rows: pd.DataFrame) -> pd.DataFrame:
-        read = pa.table({column: pa.array(rows[column], schema.field(column).type) for column in READ})
-        return pd.DataFrame({field: column.to_pandas() for field, column in name_devices(read, site)._asdict().items()})
+        read = pa.table({column: pa.array(rows[column], schema.field(column).type) for column in columns_read})
+        named = name_devices(read, site)
+        # of two local ends nobody knows here whose MACs they are
+        other = pc.if_else(pc.equal(read["client_ip"], named.ip), read["server_ip"], read["client_ip"])
+        is_own = read["address_conflict"].to_numpy() & ~site.networks.contain(other)
+        columns = {field: column.to_pandas() for field, column in named._asdict().items()}
+        return pd.DataFrame(columns | {"conflict": is_own})
 
     schema = FLOWS.arrow_schema()
     # nondeterministic: or else Spark would push filters below it and then call it twice
-    returned = "mac string, ip string, reason string"
+    returned = "mac string, ip string, reason string, conflict boolean"
     named = pandas_udf(name, returned).asNondeterministic()  # type: ignore[call-overload] # a frame to a frame
     mac, ip, reason = (F.col(f"named.{field}") for field in Named._fields)
     outcome = F.when(F.col("protocol").isin(*protocols), reason).otherwise(F.lit(OTHER_PROTOCOL))
     is_device = F.col("outcome").isNull()
     return (
-        flows.withColumn("named", named(F.struct(*READ)))
+        flows.withColumn("named", named(F.struct(*columns_read)))
         .withColumn("outcome", outcome)
         .withColumn("device_id", F.when(is_device, F.coalesce(mac, ip)))
         .withColumn("address", F.when(is_device, ip))
+        .withColumn("conflict", is_device & mac.isNotNull() & F.col("named.conflict"))
         .withColumn("left_mac", F.when(~is_device, mac))
         .withColumn("left_ip", F.when(~is_device, ip))
         .drop("named")
@@ -234,6 +245,7 @@ def _pairs(named: DataFrame, columns: Sequence[str], middle_us: int) -> DataFram
         F.count_if(~(is_near("first_seen") & is_near("last_seen"))).alias("far"),
         F.sum(F.unix_micros(F.col("last_seen")) - F.unix_micros(F.col("first_seen"))).alias("open_us"),
         F.collect_set("address").alias("addresses"),
+        F.max("conflict").alias("conflict"),
     )
 
 
@@ -258,6 +270,38 @@ def _traffic(pairs: DataFrame, middle_us: int) -> DataFrame:
             addresses.alias("addresses"),
         )
     )
+
+
+def _conflicting(pairs: DataFrame, named: DataFrame, site: Site, *, joins_files: bool) -> pa.Array:
+    """The MACs that sent from one address at the same time as another, routers left off: within one flow, or a packet
+    of another between two of its own that are _AT_ONCE_US apart or less.
+
+    An address that is handed on shows one MAC after the other. The times of a flow that are known for certain are its
+    first and its last packet; of a flow without a time-out its address may have been another's meanwhile.
+    """
+    of_mac = pairs.where("device_id IS NOT NULL AND NOT array_contains(addresses, device_id)")
+    in_flow = of_mac.where("conflict").select("device_id").distinct().toArrow()["device_id"]
+    routers = sorted(site.routers or ())
+    held = of_mac.where(~F.col("device_id").isin(routers)).select("device_id", F.explode("addresses").alias("address"))
+    holders = held.where(~F.col("address").isin(*_UNSPECIFIED)).groupBy("address")
+    shared = holders.agg(F.min("device_id").alias("one"), F.max("device_id").alias("other")).where("one < other")
+    if shared.isEmpty():
+        return in_flow.combine_chunks()
+    network = ["vlan", "address"] if joins_files else ["vlan", "address", "capture_file"]
+    packets = F.when(F.col("client_ip") == F.col("address"), F.col("client_packets")).otherwise(F.col("server_packets"))
+    times = F.explode(F.array(F.unix_micros("first_seen"), F.unix_micros("last_seen"))).alias("us")
+    flows = named.join(shared.select("address"), "address", "leftsemi").where(packets > 0)
+    flows = flows.where((F.col("device_id") != F.col("address")) & ~F.col("device_id").isin(routers))
+    of_address = Window.partitionBy(*network).orderBy("us", "device_id")
+    of_holder = Window.partitionBy(*network, "device_id").orderBy("place")
+    seen = flows.select(*network, "device_id", times)
+    seen = seen.withColumn("place", F.row_number().over(of_address))
+    seen = seen.withColumn("between", F.lag("device_id").over(of_address))
+    is_back = F.col("place") - F.lag("place").over(of_holder) > 1
+    soon = F.col("us") - F.lag("us").over(of_holder) <= _AT_ONCE_US
+    both = F.explode(F.array("device_id", "between")).alias("device_id")
+    in_turn = seen.withColumn("is_back", is_back & soon).where("is_back").select(both).distinct().toArrow()["device_id"]
+    return pa.chunked_array([*in_flow.chunks, *in_turn.chunks], pa.string()).unique()
 
 
 def _ends_left_out(pairs: DataFrame) -> DataFrame:
@@ -348,4 +392,6 @@ def _answers(predictor: Predictor, rows: pa.Table, columns: Sequence[str]) -> pa
     flows = coo_matrix((num_flows, (device_N, row_of_pair)), shape=shape).tocsr()
     sessions = greatest(at_once(num_flows, open_us, last_us - first_us), device_N, row_of_pair, shape)
     of_device_N = np.bincount(device_N, num_flows, shape[0]).astype(np.int64)
-    return answers_to_arrow(device.dictionary, of_device_N, predictor.learned.devices.answer(distinct, flows, sessions))
+    seen = Seen(device_N, row_of_pair, first_us, last_us)
+    answer = predictor.learned.devices.answer(distinct, flows, sessions, seen)
+    return answers_to_arrow(device.dictionary, of_device_N, answer)

@@ -19,6 +19,7 @@ from iotid.census.changes import ABSENT, CHANGES, compare, name_of
 from iotid.census.groups import NO_GROUPS, with_new
 from iotid.census.identify import names_of_kinds, watched
 from iotid.census.left_out import OTHER_PROTOCOL, flows_by_reason, hide
+from iotid.census.marks import MARKS
 from iotid.census.microaggregation import aggregate
 from iotid.census.pseudonyms import Pseudonyms, read_pseudonyms
 from iotid.census.report import render_csv, render_groups_csv, render_left_out_csv, render_page
@@ -202,7 +203,16 @@ def _stored_rows(census: Partition) -> pa.Table:
 
 
 def _of_earlier_version(found: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Before version 4 kinds were listed only where there were several, and ``known`` ones stood in their row alone."""
+    """Before version 5 nothing was marked. Before version 4 kinds were listed only where there were several, and
+    ``known`` ones stood in their row alone."""
+    given = {"marks": pa.array([[]] * len(found), schema.field("marks").type)}
+    if "kinds" not in found.column_names:
+        given |= _of_version_3(found, schema)
+    columns = [given[name] if name in given else _column_of(found, schema.field(name)) for name in schema.names]
+    return pa.table(columns, schema=schema)
+
+
+def _of_version_3(found: pa.Table, schema: pa.Schema) -> dict[str, pa.Array]:
     kind = schema.field("kinds").type
     rows = found.select(["label", "vendor", "type", "confidence"]).to_pylist()
     several = found["several"].to_pylist() if "several" in found.column_names else [[]] * len(found)
@@ -212,15 +222,13 @@ def _of_earlier_version(found: pa.Table, schema: pa.Schema) -> pa.Table:
     ]
     for one in (one for kinds in listed for one in kinds):
         one["kind"] = merged_name(one["label"] or "", one) or one["label"]
-    given = {
+    return {
         "kinds": pa.array(listed, kind),
         "unexplained": pa.array(np.zeros(len(found))),
         "household": pa.array(np.zeros(len(found))),
         "reason": pa.array(["Made by an earlier version."] * len(found), pa.string()),
         "new_kinds": pa.array([[]] * len(found), schema.field("new_kinds").type),
     }
-    columns = [given[name] if name in given else _column_of(found, schema.field(name)) for name in schema.names]
-    return pa.table(columns, schema=schema)
 
 
 def _column_of(found: pa.Table, field: pa.Field) -> pa.ChunkedArray | pa.Array:
@@ -262,6 +270,7 @@ def _counts(census: pa.Table, scored: Scored) -> dict[str, Any]:
     present = census.filter(pc.invert(pc.is_in(census["change"], value_set=pa.array(ABSENT))))
     status, changes = Counter(present["status"].to_pylist()), Counter(census["change"].to_pylist())
     labels = Counter(names_of_kinds(one_chunk(present["kinds"]).flatten()).to_pylist())
+    marks = Counter(one_chunk(present["marks"]).flatten().to_pylist())
     without_device = flows_by_reason(scored.left_out)
     watched_labels = Counter(name_of(census.filter(census["watched"])).to_pylist())
     return {
@@ -271,6 +280,7 @@ def _counts(census: pa.Table, scored: Scored) -> dict[str, Any]:
         "labels": dict(sorted(labels.items())),
         "changes": {name: changes[name] for name in CHANGES},
         "groups": len(pc.unique(present["group"].drop_null())),
+        "marks": {mark: marks[mark] for mark in MARKS},
         "watched": watched_labels.total(),
         "watched_labels": dict(sorted(watched_labels.items())),
         "flows": scored.flows,

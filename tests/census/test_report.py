@@ -40,7 +40,7 @@ def census_of(rows: list[dict[str, Any]]) -> pa.Table:
         "unexplained": 0.25, "household": 0.5, "reason": "Of 3 distinct flows: 3 like those of Acme socket alone.",
         "flows": 12, "bytes": 3456, "first_seen": datetime(2026, 1, 10, 1, 2, 3, tzinfo=UTC),
         "last_seen": datetime(2026, 1, 10, 4, 5, 6, tzinfo=UTC), "addresses": ["10.0.0.7", "fe80::7"],
-        "change": "same", "previous_label": "plug", "new_kinds": [], "watched": False, "group": None,
+        "change": "same", "previous_label": "plug", "new_kinds": [], "watched": False, "group": None, "marks": [],
     }  # fmt: skip
     numbered = []
     for n, row in enumerate(rows):
@@ -135,6 +135,24 @@ def test_page__what_is_left_out_is_folded_with_counts_and_the_busiest_of_each_re
     assert "<details>" not in page_of(census_of([{}]), facts(flows_without_device={}, flows_of_other_protocols=0))
 
 
+def test_page__rows_that_are_marked_are_a_section_a_view_and_a_word_of_their_status() -> None:
+    marks = ["address_conflict", "kinds_at_once"]
+    rows: list[dict[str, Any]] = [{"marks": marks}, {"marks": marks[:1]}, {"marks": marks, "change": "gone"}, {}]
+    page = page_of(census_of(rows), facts())
+    told = text_of(page)
+    assert "Another MAC used an address of it at the same time: 2 02:00:00:00:00:00" in told
+    assert "Several kinds at the same time under one MAC: 1 02:00:00:00:00:00" in told
+    data = data_of(page)["marks"]
+    assert [data["names"][code] for code in data["codes"]] == ["; ".join(row.get("marks", [])) for row in rows]
+    for mark in marks:
+        assert f'<option value="{mark}">' in page
+    first, *_ = csv.DictReader(io.StringIO(render_csv(census_of(rows))))
+    assert first["marks"] == "address_conflict; kinds_at_once"
+    many = [{"flows": 100 + n} for n in range(30)] + rows[:2]
+    kept = data_of(page_of(census_of(many), facts(), most_rows=4))
+    assert {"02:00:00:00:00:1e", "02:00:00:00:00:1f"} <= set(kept["device_id"]), "a flood of others does not hide them"
+
+
 def test_left_out_csv__is_what_a_spreadsheet_runs_no_formula_of() -> None:
     (row,) = csv.DictReader(io.StringIO(render_left_out_csv(left_out_of({"mac": "=1+1"}))))
     assert (row["mac"], row["flows"], row["in_census"]) == ("'=1+1", "7", "false")
@@ -192,7 +210,7 @@ def test_page__sections_list_what_to_look_at_and_count_all_of_it() -> None:
     for part in (
         "New: 13", "Show all 13 in the table", "Gone: 1", "On the watch list: 1", "plug 81 % · Acme",
         "nearest lamp , 13 %, by 12 flows", "Undecided: 1",
-        "None: changed, back, something unknown beside the kinds found, several kinds behind one address, unknown.",
+        "one mac, changed, back, something unknown beside the kinds found, several kinds behind one address, unknown.",
     ):  # fmt: skip
         assert part in told
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from iotid.census import check_watchlist, score, take_census
+from iotid.census.marks import SENTENCES
 from iotid.census.pseudonyms import KEY_VARIABLE, Pseudonyms
 from iotid.config import Settings, Watchlist
 from iotid.errors import AccountingError, DataError, PartitionError, SettingError, WatchError
@@ -265,6 +266,70 @@ def test_take_census__packets_that_nobody_answered_do_not_change_what_a_camera_i
     assert (told["flows"], told["flows_of_devices"], told["devices"]) == (1504, 4, 1)
 
 
+def test_take_census__macs_that_use_one_address_at_the_same_time_are_marked_and_those_in_sequence_are_not(
+    site: Site,
+) -> None:
+    noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+    def at(mac: str, address: str, *minutes: float, **more: Any) -> list[dict[str, Any]]:
+        """Flows of ten seconds."""
+        times = [(noon + timedelta(minutes=each), noon + timedelta(minutes=each, seconds=10)) for each in minutes]
+        return [site.make("camera", address, mac, first_seen=one, last_seen=two, **more) for one, two in times]
+
+    def marked(*flows: list[dict[str, Any]], **more: Any) -> list[str]:
+        site.night(1, *(flow for some in flows for flow in some), **more)
+        census = site.census(1)
+        rows = {row["device_id"]: row for row in stored(census).to_pylist()}
+        found = [name for name, row in rows.items() if row["marks"]]
+        assert all(rows[name]["marks"] == ["address_conflict"] for name in found)
+        assert all(rows[name]["reason"].endswith(SENTENCES["address_conflict"]) for name in found)
+        assert census.metadata["marks"] == {"address_conflict": len(found), "kinds_at_once": 0}
+        return sorted(found)
+
+    x, y = "192.168.1.10", "fe80::1"
+    assert marked(at(A, x, 0, 0.5, 1), at(B, x, 0.7), at(C, "192.168.1.12", 0, 1)) == [A, B]
+    assert marked(at(A, x, 0), at(B, x, 0.1)) == [A, B], "within one flow of the other"
+    # DHCP: handed on, handed back, and at once; a flow without a time-out that spans it all
+    assert marked(at(A, x, 0, 1, 2), at(B, x, 2.2, 3, 4), at(C, x, 4.5)) == []
+    assert marked(at(A, x, 0, 4, 5), at(B, x, 2)) == []
+    long = {"last_seen": noon + timedelta(minutes=9)}
+    assert marked([at(A, x, 0)[0] | long], at(B, x, 2, 4)) == []
+    # the same address in two networks; at what routes; at what has none yet; and of what sent nothing
+    assert marked(at(A, y, 0, 0.5, vlan=1), at(B, y, 0.2, vlan=2)) == []
+    assert marked(at(A, x, 0, 0.5), at(GATE, x, 0.2)) == []
+    assert marked(at(A, "0.0.0.0", 0, 0.5), at(B, "0.0.0.0", 0.2)) == []
+    assert marked(at(A, x, 0, 0.5), at(B, x, 0.2, client_packets=0)) == []
+    other = {"capture_file": "b.pcap"}
+    assert marked(at(A, x, 0, 0.5), at(B, x, 0.2, **other)) == [A, B]
+    assert marked(at(A, x, 0, 0.5), at(B, x, 0.2, **other), join_files=False) == []
+    # within a flow, if it is known whose address it was
+    inside = {"server_ip": "192.168.1.1", "address_conflict": True}
+    assert marked(at(A, x, 0, address_conflict=True), at(B, "192.168.1.11", 1, **inside)) == [A]
+
+
+@pytest.mark.parametrize("behind", ["hosts", "auto"])
+def test_take_census__a_mac_that_shows_two_kinds_at_the_same_time_is_marked(site: Site, behind: str) -> None:
+    def shown(mac: str, *looks: str) -> list[dict[str, Any]]:
+        return [site.make(look, IPS[mac], mac, variant) for look in looks for variant in (0, 1, 2, 3)]
+
+    begin = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    in_turn = [
+        flow | dict.fromkeys(("first_seen", "last_seen"), begin + timedelta(minutes=n))
+        for n, flow in enumerate(shown(B, "camera", "plug"))
+    ]
+    at_once = [flow | {"first_seen": begin, "last_seen": begin} for flow in shown(A, "camera", "plug")]
+    single = [{**each, "client_mac": f"02:00:00:00:01:0{n}", "client_ip": f"192.168.1.2{n}"} for n in range(9)
+              for each in shown(C, "plug" if n % 2 else "camera")]  # fmt: skip
+    site.night(1, *in_turn, *at_once, *single)
+    census = site.census(1, behind=behind)
+    rows = {row["device_id"]: row for row in stored(census).to_pylist()}
+    assert {name for name, row in rows.items() if row["marks"] == ["kinds_at_once"]} == {A}
+    assert rows[A]["reason"].endswith(SENTENCES["kinds_at_once"])
+    assert census.metadata["marks"] == {"address_conflict": 0, "kinds_at_once": 1}
+    households = stored(site.census(1, behind="households"))["marks"].to_pylist()
+    assert not any(households), "where households are said to be, several kinds are no news"
+
+
 def test_take_census__a_kind_that_comes_to_an_address_is_a_change_that_names_it(site: Site) -> None:
     def shown(*looks: str) -> list[dict[str, Any]]:
         return [site.make(look, IPS[A], None, variant) for look in looks for variant in (0, 1, 2, 3)]
@@ -371,7 +436,7 @@ def test_take_census__a_census_of_version_2_before_it_has_no_groups_and_kinds_on
     site.devices(1, a="odd", b="camera")
     site.devices(2, b="camera")
     before = site.census(1)
-    since = ["group", "kinds", "unexplained", "household", "reason", "new_kinds"]
+    since = ["group", "kinds", "unexplained", "household", "reason", "new_kinds", "marks"]
     rows = stored(before).drop_columns(since)
     with site.store.write("census", before.keys, 2) as staged:
         pq.write_table(rows, f"{staged.path}/part-0.parquet")

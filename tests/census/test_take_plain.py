@@ -54,7 +54,7 @@ def _devices(day: int, labels: dict[str, str | None]) -> pa.Table:
             {
                 "device_id": device, "status": status, **{name: only.get(name) for name in ("label", "vendor", "type")},
                 "confidence": 0.93, "kinds": kinds, "runners_up": [], "unexplained": 0.0, "household": 0.1,
-                "reason": "Of 4 distinct flows: 4 like those of several kinds.", "group": None, "flows": 4,
+                "reason": "Of 4 distinct flows: 4 like those of several kinds.", "marks": [], "group": None, "flows": 4,
                 "bytes": 400,
                 "first_seen": seen, "last_seen": seen + timedelta(minutes=1),
                 "addresses": [f"192.168.1.{10 + number}"],
@@ -399,14 +399,16 @@ def test_answers__equal_flows_are_one_row_and_every_device_is_asked_of_once_with
     devices, repeats = [f"d{number // 10}" for number in range(40)], chance.integers(1, 5, 40)
     first = chance.integers(0, 3, 40) * 60_000_000  # of each row flows of two minutes, all within three
     asked: list[tuple[np.ndarray, Any, Any]] = []
+    when: list[tuple[int, ...]] = []
 
-    def answer(sequences: dict[str, np.ndarray], flows: Any, at_once: Any) -> Answer:
+    def answer(sequences: dict[str, np.ndarray], flows: Any, at_once: Any, seen: Any) -> Answer:
         """Says how many flows each device has of each of two kinds of flows."""
         asked.append((sequences["length"], flows, at_once))
+        when.extend(zip(seen.set, seen.flow, seen.first_us, seen.last_us, strict=True))
         begins = np.stack([sequences["length"][:, 0] == first for first in (0, 1)], axis=1)
         share_BK, none_B = flows @ begins.astype(float), np.zeros(flows.shape[0])
         counts = (flows > 0).astype(np.int64) @ np.ones((flows.shape[1], 3), np.int64)
-        return Answer(share_BK, share_BK, none_B, share_BK, none_B, none_B, counts, counts[:, 0], counts[:, :2])
+        return Answer(share_BK, share_BK, none_B, share_BK, none_B, none_B, counts, counts[:, 0], *[counts[:, :2]] * 3)
 
     encoding = SimpleNamespace(encode=lambda batch: {"length": np.array(batch["length"].to_pylist(), np.int32)})
     predictor: Any = SimpleNamespace(encoding=encoding, learned=SimpleNamespace(devices=SimpleNamespace(answer=answer)))
@@ -427,6 +429,8 @@ def test_answers__equal_flows_are_one_row_and_every_device_is_asked_of_once_with
         ]
         assert most == max(equal)
     assert at_once.nnz == flows.nnz
+    rows_seen = [(n // 10, tuple(lengths[n]), first[n], first[n] + 180_000_000) for n in range(40)]
+    assert [(of, tuple(sequences[flow]), *times) for of, flow, *times in when] == rows_seen
     told = answers_from_arrow(table)
     for place in range(4):
         own = slice(10 * place, 10 * place + 10)
@@ -443,7 +447,7 @@ def _as_version_3(site: Site, day: int, rows: pa.Table) -> Partition:
         for kinds, status in zip(rows["kinds"].to_pylist(), rows["status"].to_pylist(), strict=True)
     ]  # fmt: skip
     kind = pa.struct([*((name, pa.string()) for name in ("label", "vendor", "type")), ("confidence", pa.float64())])
-    since = ["kinds", "unexplained", "household", "reason", "new_kinds"]
+    since = ["kinds", "unexplained", "household", "reason", "new_kinds", "marks"]
     stored = rows.drop_columns(since).append_column("several", pa.array(several, pa.list_(kind)))
     stored = stored.append_column("novelty", pa.nulls(len(rows), pa.float64()))
     before = site.store.open("census", {"site": "lab", "capture_date": f"2026-01-{day:02}"})
@@ -474,6 +478,20 @@ def test_take_plain__a_census_of_version_3_is_the_night_before(site: Site) -> No
     }  # fmt: skip
     later = site.census(2, version="2")
     assert later.metadata["compared_with"]["how"] == "scored again"
+
+
+def test_take_plain__a_census_of_version_4_is_as_it_was_and_nothing_is_marked(site: Site) -> None:
+    site.night(1, a="camera", b="camera+plug", c=None)
+    site.night(2, a="camera", b="camera+plug", c=None)
+    before = site.census(1)
+    rows = pq.read_table(f"{before.uri}/part-0.parquet", partitioning=None)
+    with site.store.write("census", before.keys, 4) as staged:
+        content = rows.drop_columns("marks")
+        pq.write_table(content, f"{staged.path}/part-0.parquet", filesystem=staged.filesystem)
+        pq.write_table(NO_GROUPS, f"{staged.path}/_groups.parquet", filesystem=staged.filesystem)
+        staged.metadata |= {name: before.metadata[name] for name in ("model_version", "settings_hash")}
+    assert take._stored_rows(site.store.open("census", before.keys)).equals(rows)
+    assert {change for change, _ in _changes(site.census(2)).values()} == {"same"}
 
 
 def test_stored_rows__of_version_3_a_kind_without_a_label_is_called_by_vendor_and_type(site: Site) -> None:
