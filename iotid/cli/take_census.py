@@ -44,8 +44,9 @@ def main(settings: Settings, site: str, capture_date: str) -> None:
     statuses = ", ".join(f"{count:,} {status}" for status, count in told["status"].items())
     reasons = told["flows_without_device"] | {"other_protocol": told["flows_of_other_protocols"]}
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items() if count)
+    marks = ", ".join(f"{count:,} {mark}" for mark, count in told["marks"].items() if count)
     command.say(
-        f"census: {told['devices']:,} devices ({statuses}) by model version {version}; flows left out: "
-        f"{left_out or 'none'} -> {night.uri}"
+        f"census: {told['devices']:,} devices ({statuses}) by model version {version}; marked: {marks or 'none'}; flows "
+        f"left out: {left_out or 'none'} -> {night.uri}"
     )
     check_watchlist(night, settings.watchlist)
