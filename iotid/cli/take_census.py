@@ -46,7 +46,7 @@ def main(settings: Settings, site: str, capture_date: str) -> None:
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items() if count)
     marks = ", ".join(f"{count:,} {mark}" for mark, count in told["marks"].items() if count)
     command.say(
-        f"census: {told['devices']:,} devices ({statuses}) by model version {version}; marked: {marks or 'none'}; flows "
-        f"left out: {left_out or 'none'} -> {night.uri}"
+        f"census: {told['devices']:,} devices ({statuses}) by model version {version}; marked: "
+        f"{marks or 'none'}; flows left out: {left_out or 'none'} -> {night.uri}"
     )
     check_watchlist(night, settings.watchlist)
