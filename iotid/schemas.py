@@ -263,9 +263,9 @@ PREDICTIONS = Table(
 )
 
 # with census.pseudonyms, numbers and times are rounded medians over devices of the same kinds (census/microaggregation)
-CENSUS = Table(  # version 4: kinds, unexplained, household, reason and new_kinds, for several and novelty
+CENSUS = Table(  # version 5: marks
     "census",
-    4,
+    5,
     (
         Column("site", "string", "site"),
         Column("capture_date", "date", "night"),
@@ -297,7 +297,14 @@ CENSUS = Table(  # version 4: kinds, unexplained, household, reason and new_kind
         Column("runners_up", "list<runner_up>", "the likeliest kinds that were not found, and their probabilities"),
         Column("unexplained", "float64", "share of the distinct flows that no kind found explains, 0 to 1"),
         Column("household", "float64", "probability that several devices are behind the address (census.behind)"),
-        Column("reason", "string", "a sentence: which distinct flows speak for what"),
+        Column("reason", "string", "a sentence: which distinct flows speak for what; and one for each mark"),
+        Column(
+            "marks",
+            "list<string>",
+            "what hints at a forged or shared address: address_conflict (another MAC used an address of it at the same "
+            "time), kinds_at_once (a MAC shows flows of several kinds at the same time, though most addresses of the "
+            "night are one host each)",
+        ),
         Column(
             "group",
             "string",
@@ -344,5 +351,37 @@ GROUPS = Table(  # beside a night's census: what makes its unknown devices alike
         ),
         Column("payload_length", "list<int32>", "bytes of that payload"),
         Column("share", "list<float64>", "how common it is: the mean of the devices' shares, which sum to 1"),
+    ),
+)
+
+LEFT_OUT = Table(  # beside a night's census: flows that are in no row of it
+    "left_out",
+    1,
+    (
+        Column(
+            "reason",
+            "string",
+            "router (sent by a router's MAC from an address outside, for others), outside (sent from an address "
+            "outside, and no MAC is shown), no_host_address (from an address that no single host has, and no MAC is "
+            "shown), unanswered (sent to something that did not answer) or other_protocol (no flow of the protocol was "
+            "learned from)",
+        ),
+        Column(
+            "mac",
+            "string",
+            "MAC that sent, or that did not answer, or its pseudonym; null: not shown, or a sum",
+            nullable=True,
+        ),
+        Column("address", "string", "its address, where it is one alone and no pseudonym", nullable=True),
+        Column("addresses", "int64", "number of its addresses"),
+        Column(
+            "in_census",
+            "bool",
+            "it has a row in the census, of other flows; null: a sum of all that are not listed",
+            nullable=True,
+        ),
+        Column("ends", "int64", "number of MACs, or of addresses without one, that the row counts"),
+        Column("flows", "int64", "flows"),
+        Column("packets", "int64", "packets of those flows, both directions"),
     ),
 )

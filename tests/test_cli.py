@@ -209,8 +209,10 @@ def test_take_census__before_anything_was_promoted_ends_with_exit_code_4(tmp_pat
 def test_take_census__a_watched_device_ends_it_with_exit_code_3_and_one_line_after_the_result(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    met = {"devices": 2, "status": {"known": 2}, "watched": 1, "watched_labels": {"camera": 1}}
-    written = Partition("/store/census/night", {"site": "a", "capture_date": "2026-01-10"}, met)
+    left_out = {"flows_without_device": {"router": 1200, "unanswered": 0}, "flows_of_other_protocols": 7}
+    marks = {"address_conflict": 2, "kinds_at_once": 0}
+    met = {"devices": 2, "status": {"known": 2}, "watched": 1, "watched_labels": {"camera": 1}, "marks": marks}
+    written = Partition("/store/census/night", {"site": "a", "capture_date": "2026-01-10"}, met | left_out)
     registry = SimpleNamespace(
         version_of=lambda alias: 1,
         bundle=lambda version, folder: folder,
@@ -231,6 +233,7 @@ def test_take_census__a_watched_device_ends_it_with_exit_code_3_and_one_line_aft
     assert told.exit_code == 3
     result, error = told.output.splitlines()
     assert result == quiet.output.strip()
+    assert "; marked: 2 address_conflict; flows left out: 1,200 router, 7 other_protocol -> " in result
     assert error.startswith("Error: watchlist: the census of a, 2026-01-10, is written; watched devices: 1 (1 camera)")
 
 

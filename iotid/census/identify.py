@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from iotid.arrow import one_chunk
+from iotid.census.marks import KINDS_AT_ONCE, are_kinds_at_once, explained, marks_of
 from iotid.model.device import Answer, Decision, decide, kinds_of
 from iotid.model.device.decide import DECIMALS, UNDECIDED, UNKNOWN
 from iotid.schemas import CENSUS
@@ -30,6 +31,8 @@ _LISTS = {
     "class_share": pa.float64(),
     "flows": pa.int64(),
     "units": pa.int64(),
+    "begins": pa.int64(),
+    "ends": pa.int64(),
 }
 ANSWERS = pa.schema(
     [
@@ -43,7 +46,7 @@ ANSWERS = pa.schema(
 )
 _COLUMNS = (
     "device_id", "status", "label", "vendor", "type", "confidence", "kinds", "runners_up", "unexplained", "household",
-    "reason", "flows",
+    "reason", "marks", "flows",
 )  # fmt: skip
 IDENTIFIED = pa.schema([CENSUS.arrow_schema().field(name) for name in _COLUMNS])
 _RUNNERS_UP = 3
@@ -108,9 +111,13 @@ def identify(rows: pa.Table | pa.RecordBatch, share: float, classes: Classes, se
     decision = decide(answer, share, flows_N, settings)
     found = _found(answer, decision, classes, settings)
     is_one_N = pc.equal(pc.list_value_length(found), 1)
+    device = one_chunk(rows["device_id"])
+    is_marked_N = are_kinds_at_once(answer, share, device, flows_N, settings)
+    marks = marks_of(is_marked_N, KINDS_AT_ONCE)
+    reasons = map(explained, _reasons(answer, decision, classes), marks.to_pylist())
     first = pc.if_else(is_one_N, pc.list_element(_padded(found), 0), None)
     columns = {
-        "device_id": one_chunk(rows["device_id"]),
+        "device_id": device,
         "status": pa.array(decision.status, pa.string()),
         **{name: pc.struct_field(first, name) for name in ("label", "vendor", "type")},
         "confidence": pc.coalesce(
@@ -120,7 +127,8 @@ def identify(rows: pa.Table | pa.RecordBatch, share: float, classes: Classes, se
         "runners_up": _runners_up(decision, classes),
         "unexplained": pa.array(np.round(answer.unexplained, DECIMALS)),
         "household": pa.array(decision.household),
-        "reason": pa.array(list(_reasons(answer, decision, classes)), pa.string()),
+        "reason": pa.array(list(reasons), pa.string()),
+        "marks": marks,
         "flows": pa.array(flows_N),
     }
     return pa.table([columns[name] for name in _COLUMNS], schema=IDENTIFIED)

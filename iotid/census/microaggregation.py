@@ -22,6 +22,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from iotid.census.marks import explained
 from iotid.model.device.decide import UNDECIDED, UNKNOWN
 
 Row = dict[str, Any]
@@ -51,7 +52,7 @@ def _said(row: Row) -> tuple[Any, ...]:
     kinds = tuple(
         (*(kind[name] for name in ("kind", "label", "vendor", "type")), kind["units"] > 1) for kind in row["kinds"]
     )
-    return row["status"], row["group"], kinds, *(likely["label"] for likely in row["runners_up"])
+    return row["status"], row["group"], kinds, *row["marks"], *(likely["label"] for likely in row["runners_up"])
 
 
 def _common(members: list[Row]) -> Row:
@@ -62,7 +63,7 @@ def _common(members: list[Row]) -> Row:
         common[name] = [
             same[0] | {field: _rounded(same, field) for field in _ROUND if field in same[0]} for same in places
         ]
-    return common | {"reason": _reason(members[0]["status"], common)}
+    return common | {"reason": explained(_reason(members[0]["status"], common), members[0]["marks"])}
 
 
 def _reason(status: str, common: Row) -> str:
@@ -78,7 +79,8 @@ def _rounded(rows: Iterable[Row], name: str) -> Any:
     return _ROUND[name](median_low(row[name] for row in rows))
 
 
-def _power_of_ten(count: int) -> int:
+def power_of_ten(count: int) -> int:
+    """The count rounded down to a power of ten; 0 of 0."""
     return 10 ** (len(str(count)) - 1) if count else 0
 
 
@@ -91,6 +93,6 @@ def _day(time: datetime) -> datetime:
 
 
 _ROUND: dict[str, Callable[[Any], Any]] = {
-    "confidence": _tenth, "unexplained": _tenth, "household": _tenth, "flows": _power_of_ten, "bytes": _power_of_ten,
+    "confidence": _tenth, "unexplained": _tenth, "household": _tenth, "flows": power_of_ten, "bytes": power_of_ten,
     "units": lambda units: min(units, 2), "first_seen": _day, "last_seen": _day,
 }  # fmt: skip

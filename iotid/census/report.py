@@ -24,13 +24,27 @@ from pyarrow import csv
 from iotid.arrow import one_chunk
 from iotid.census.changes import ABSENT, BACK, CHANGED, GONE, NEW, name_of
 from iotid.census.identify import names_of_kinds, percents
+from iotid.census.left_out import OTHER_PROTOCOL
+from iotid.census.marks import ADDRESS_CONFLICT, KINDS_AT_ONCE
+from iotid.labels.hosts import NO_HOST, OUTSIDE, ROUTER, UNANSWERED
 from iotid.model.device.decide import SEVERAL, UNDECIDED, UNKNOWN, WITH_UNKNOWN
 
 _BARS = 12  # of a chart; what is beyond is one bar of "others"
+_MARKS = {
+    ADDRESS_CONFLICT: "Another MAC used an address of it at the same time",
+    KINDS_AT_ONCE: "Several kinds at the same time under one MAC",
+}
+_LEFT_OUT = {
+    ROUTER: "sent by a router from an address outside, for others",
+    OUTSIDE: "sent from an address outside, and no MAC is shown",
+    NO_HOST: "sent from an address that no single host has, and no MAC is shown",
+    UNANSWERED: "sent to what did not answer",
+    OTHER_PROTOCOL: "of protocols that the model did not learn",
+}
 _LISTED = 10  # devices shown of a section; the table shows them all
 _REASONS = 30  # why packets were left aside: every number of a protocol that is not read is one
 # few values: sent once, then by number
-_CODED = ("status", "group", "change", "previous_label", "also", "reason", "runners_up")
+_CODED = ("status", "marks", "group", "change", "previous_label", "also", "reason", "runners_up")
 _LEAST = 0.005  # a runner-up below it would be one of 0 %
 # What a spreadsheet runs: a cell that begins with = + - @, of half or full width, also behind what is not seen
 # (Unicode's separators, controls and format characters: blanks, line ends, BOM). By the spreadsheet's own settings a
@@ -52,6 +66,11 @@ def render_groups_csv(census: pa.Table, groups: pa.Table) -> str:
     lines = group_lines(census, groups)
     services = pc.binary_join(one_chunk(lines["services"]), ", ")
     return _csv({name: lines[name] for name in lines.column_names} | {"services": services})
+
+
+def render_left_out_csv(left_out: pa.Table) -> str:
+    """One line per row of LEFT_OUT under a header; text as in the other CSVs."""
+    return _csv({name: left_out[name] for name in left_out.column_names})
 
 
 def group_lines(census: pa.Table, groups: pa.Table) -> pa.Table:
@@ -77,9 +96,11 @@ def group_lines(census: pa.Table, groups: pa.Table) -> pa.Table:
     return pa.table(renamed).sort_by([("devices", "descending"), ("group", "ascending")])
 
 
-def render_page(census: pa.Table, groups: pa.Table, facts: Mapping[str, Any], most_rows: int) -> str:
-    """The page of one night. ``groups``: GROUPS; ``facts``: the partition's metadata, with site and capture_date;
-    ``most_rows``: of its table."""
+def render_page(
+    census: pa.Table, groups: pa.Table, left_out: pa.Table, facts: Mapping[str, Any], most_rows: int
+) -> str:
+    """The page of one night. ``groups``: GROUPS; ``left_out``: LEFT_OUT; ``facts``: the partition's metadata, with site
+    and capture_date; ``most_rows``: of its table."""
     environment = Environment(
         loader=PackageLoader("iotid.census", "."),
         autoescape=True,
@@ -100,18 +121,21 @@ def render_page(census: pa.Table, groups: pa.Table, facts: Mapping[str, Any], mo
         sections=_sections(census),
         groups={"count": len(lines), "rows": lines.slice(0, _LISTED).to_pylist()},
         packets={"flow": packets.pop("flow", 0), "left": packets.total(), "reasons": _reasons(packets)},
+        left_out=_left_out(left_out, facts),
         rows={"kept": len(kept), "all": len(census)},
         data=_script_json(_columns(kept) | _group_columns(kept, lines)),
     )
 
 
 def _kept_rows(census: pa.Table, lines: pa.Table, most: int) -> pa.Table:
-    """The rows that the page's table has, where there are more than ``most``: in turn one of each status and change,
-    those with most flows first, so that a flood of one sort leaves room for the others. ``lines``: of `group_lines`."""
+    """The rows that the page's table has, where there are more than ``most``: in turn one of each status, change and
+    marks, those with most flows first, so that a flood of one sort leaves room for the others. ``lines``: of
+    `group_lines`."""
     if len(census) <= most:
         return census
     is_example = pc.is_in(census["device_id"], value_set=one_chunk(lines["example"]))
-    sort = pc.binary_join_element_wise(census["status"], census["change"], is_example.cast(pa.string()), " ")
+    marks = pc.binary_join(one_chunk(census["marks"]), " ")
+    sort = pc.binary_join_element_wise(census["status"], census["change"], is_example.cast(pa.string()), marks, " ")
     sort_N = one_chunk(sort).dictionary_encode().indices.to_numpy()
     order = np.lexsort((-census["flows"].to_numpy(), sort_N))
     starts = np.flatnonzero(np.diff(sort_N[order], prepend=-1))
@@ -119,6 +143,22 @@ def _kept_rows(census: pa.Table, lines: pa.Table, most: int) -> pa.Table:
     turn_N[order] = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
     chosen = np.lexsort((turn_N, ~census["watched"].to_numpy()))[:most]
     return census.take(np.sort(chosen))
+
+
+def _left_out(left_out: pa.Table, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Of each reason why flows are in no row: what it means, flows, MACs or addresses, and the first listed."""
+    flows = {**facts["flows_without_device"], OTHER_PROTOCOL: facts["flows_of_other_protocols"]}
+    rows = left_out.to_pylist()
+    return [
+        {
+            "title": _LEFT_OUT[reason],
+            "flows": count,
+            "ends": sum(row["ends"] for row in rows if row["reason"] == reason),
+            "rows": [row for row in rows if row["reason"] == reason and row["in_census"] is not None][:_LISTED],
+        }
+        for reason, count in flows.items()
+        if count
+    ]
 
 
 def _reasons(packets: Counter[str]) -> list[tuple[str, int]]:
@@ -134,6 +174,7 @@ def _sections(census: pa.Table) -> list[dict[str, Any]]:
     census = census.append_column("name", name_of(census))
     wanted = {
         ("watched", "On the watch list"): census["watched"],
+        **{(mark, title): pc.and_(is_present, _is_marked(census, mark)) for mark, title in _MARKS.items()},
         (CHANGED, "Changed"): pc.equal(change, CHANGED),
         (NEW, "New"): pc.equal(change, NEW),
         (BACK, "Back"): pc.equal(change, BACK),
@@ -225,7 +266,8 @@ def _flat(census: pa.Table) -> dict[str, pa.ChunkedArray]:
     runners_up, kinds = one_chunk(census["runners_up"]), one_chunk(census["kinds"])
     columns["runners_up"] = _shares(runners_up, runners_up.flatten().field("label"), _LEAST)
     columns["kinds"] = _shares(kinds, _printed(kinds.flatten()), 0)
-    columns["new_kinds"] = pc.binary_join(census["new_kinds"], "; ")
+    for name in ("new_kinds", "marks"):
+        columns[name] = pc.binary_join(census[name], "; ")
     columns["addresses"] = pc.binary_join(census["addresses"], " ")
     return columns
 
@@ -248,6 +290,10 @@ def _csv(columns: dict[str, pa.ChunkedArray]) -> str:
     out = io.BytesIO()
     csv.write_csv(pa.table(columns), out)
     return out.getvalue().decode()
+
+
+def _is_marked(census: pa.Table, mark: str) -> pa.Array:
+    return pa.array([mark in marks for marks in census["marks"].to_pylist()], pa.bool_())
 
 
 def _is_present(census: pa.Table) -> pa.ChunkedArray:

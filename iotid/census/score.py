@@ -28,14 +28,17 @@ from scipy.sparse import coo_matrix
 from iotid import config
 from iotid.census.groups import MOST, PAYLOAD, PORT, SHOWN, group_devices
 from iotid.census.identify import ANSWERS, IDENTIFIED, Classes, answers_to_arrow, identify
+from iotid.census.left_out import COUNTS, OTHER_PROTOCOL, SCHEMA, with_rest
+from iotid.census.left_out import MOST as MOST_LEFT_OUT
+from iotid.census.marks import with_conflicts
 from iotid.dataset.sets import at_once, greatest
 from iotid.errors import AccountingError, DataError
 from iotid.flows import night_files, read_flows
-from iotid.labels.hosts import READ, name_devices
+from iotid.labels.hosts import READ, Named, name_devices
 from iotid.labels.owner import Networks, Site
 from iotid.labels.routers import find_routers
 from iotid.model.bundle import DESCRIPTION, WEIGHTS, Predictor
-from iotid.model.device import share_of_households
+from iotid.model.device import Seen, share_of_households
 from iotid.model.device.decide import UNKNOWN
 from iotid.model.sequences import distinct_sequences
 from iotid.remote import in_worker
@@ -52,7 +55,7 @@ MAX_ADDRESSES = 16  # listed per device; a router that answers for a subnet has 
 NEAR_DAYS = 31  # one packet with a date of another century must not say when a device was seen
 _DAY_US = 86_400_000_000
 _UNSPECIFIED = ("0.0.0.0", "::")  # what a host sends from that has no address yet
-_OTHER_PROTOCOL = "other_protocol"
+_AT_ONCE_US = 60_000_000  # a MAC after longer silence has taken the address over, for flows too (kernels.MOVE_US)
 _TRAFFIC = ("device_id", "bytes", "first_seen", "last_seen", "addresses")
 _loaded: dict[str, Predictor] = {}  # the model of this Python worker, kept from task to task
 
@@ -87,7 +90,8 @@ def ship_model(spark: SparkSession, folder: Path) -> tuple[ShippedModel, Encodin
 @dataclass(frozen=True)
 class Scored:
     """A night's devices, in order, with the columns of IDENTIFIED, of their traffic and their group; the groups
-    (GROUPS) of this night and of those before; and what became of every flow.
+    (GROUPS) of this night and of those before; and what became of every flow: ``left_out`` (LEFT_OUT) counts those that
+    are of no device.
 
     ``flows_of_other_dates``: of all those, flows that begin or end NEAR_DAYS or more from the night.
     """
@@ -95,13 +99,12 @@ class Scored:
     devices: pa.Table
     groups: pa.Table
     flows_of_devices: int
-    flows_of_other_protocols: int
-    flows_without_device: dict[str, int]
+    left_out: pa.Table
     flows_of_other_dates: int = 0
 
     @property
     def flows(self) -> int:
-        return self.flows_of_devices + self.flows_of_other_protocols + sum(self.flows_without_device.values())
+        return self.flows_of_devices + (pc.sum(self.left_out["flows"]).as_py() or 0)
 
 
 def score_night(
@@ -121,34 +124,36 @@ def score_night(
         AccountingError: a device's flows that were scored are not all of its flows.
     """
     inside = Networks(settings.inside)
-    site = Site(inside, find_routers(night_files([night]), inside, spark))
+    site = Site(inside, find_routers(night_files([night]), inside, spark).get(night.keys["site"], frozenset()))
     named = _with_outcome(read_flows(spark, [night]), encoding.protocols, site)
     middle = named.agg(F.percentile_approx(F.unix_micros("first_seen"), 0.5)).toArrow()[0][0].as_py() or 0
     columns = list(dict.fromkeys(encoding.columns))  # two characteristics may be read from one column
     pairs = _pairs(named, columns, middle).persist()
     try:
         votes = _identified(pairs, model, encoding, columns, settings).sort_by("device_id")
-        outcomes = _traffic(pairs, middle).toArrow()
+        traffic = _traffic(pairs, middle).toArrow().sort_by("device_id")
+        ends = _ends_left_out(pairs).persist()
+        try:
+            totals = _by_reason(ends).toArrow()
+            left_out = with_rest(_busiest(ends).toArrow(), totals)
+        finally:
+            ends.unpersist()
+        conflicting = _conflicting(pairs, named, site, joins_files=night.metadata["settings"]["flow"]["join_files"])
     finally:
         pairs.unpersist()
-    is_device = pc.is_valid(outcomes["device_id"])
-    traffic = outcomes.filter(is_device).sort_by("device_id")
     if not all(votes[name].equals(traffic[name]) for name in ("device_id", "flows")):
         scored, counted = (pc.sum(table["flows"]).as_py() or 0 for table in (votes, traffic))
         raise AccountingError(
             f"census: {votes.num_rows} devices with {scored} flows were scored, but {traffic.num_rows} devices with "
             f"{counted} flows are in the table flows; run it again, and report this if it happens twice"
         )
-    others = outcomes.filter(pc.invert(is_device))
-    without = dict(sorted(zip(others["outcome"].to_pylist(), others["flows"].to_pylist(), strict=True)))
     schema = CENSUS.arrow_schema()
-    devices = votes
+    devices = with_conflicts(votes, conflicting)
     for name in _TRAFFIC[1:]:
         devices = devices.append_column(schema.field(name), traffic[name].cast(schema.field(name).type))
-    of_others = without.pop(_OTHER_PROTOCOL, 0)
     devices, groups = _grouped(devices, named, groups, settings.likeness)
-    of_other_dates = pc.sum(outcomes["far"]).as_py() or 0
-    return Scored(devices, groups, pc.sum(votes["flows"]).as_py() or 0, of_others, without, of_other_dates)
+    of_other_dates = sum(pc.sum(table["far"]).as_py() or 0 for table in (traffic, totals))
+    return Scored(devices, groups, pc.sum(votes["flows"]).as_py() or 0, left_out, of_other_dates)
 
 
 def _grouped(devices: pa.Table, named: DataFrame, groups: pa.Table, likeness: float) -> tuple[pa.Table, pa.Table]:
@@ -184,33 +189,42 @@ def _is_sent(packet: Column) -> Column:
 
 
 def _with_outcome(flows: DataFrame, protocols: Sequence[int], site: Site) -> DataFrame:
-    """The flows with ``device_id`` and ``address`` of their device, else with ``outcome``: why they have none."""
+    """The flows with ``device_id`` and ``address`` of their device; else with ``outcome``, why they have none, and
+    ``left_mac`` and ``left_ip``."""
+
+    columns_read = (*READ, "address_conflict")
 
     def name(rows: pd.DataFrame) -> pd.DataFrame:
-        read = pa.table({column: pa.array(rows[column], schema.field(column).type) for column in READ})
+        read = pa.table({column: pa.array(rows[column], schema.field(column).type) for column in columns_read})
         named = name_devices(read, site)
-        return pd.DataFrame(dict(zip(("device_id", "address", "outcome"), map(pa.Array.to_pandas, named), strict=True)))
+        # of two local ends nobody knows here whose MACs they are
+        other = pc.if_else(pc.equal(read["client_ip"], named.ip), read["server_ip"], read["client_ip"])
+        is_own = read["address_conflict"].to_numpy() & ~site.networks.contain(other)
+        columns = {field: column.to_pandas() for field, column in named._asdict().items()}
+        return pd.DataFrame(columns | {"conflict": is_own})
 
     schema = FLOWS.arrow_schema()
     # nondeterministic: or else Spark would push filters below it and then call it twice
-    returned = "device_id string, address string, outcome string"
+    returned = "mac string, ip string, reason string, conflict boolean"
     named = pandas_udf(name, returned).asNondeterministic()  # type: ignore[call-overload] # a frame to a frame
-    is_learned = F.col("protocol").isin(*protocols)
-    with_sides = flows.withColumn("named", named(F.struct(*READ)))
-
-    def of_learned(field: str) -> Column:
-        return F.when(is_learned, F.col(f"named.{field}"))
-
+    mac, ip, reason = (F.col(f"named.{field}") for field in Named._fields)
+    outcome = F.when(F.col("protocol").isin(*protocols), reason).otherwise(F.lit(OTHER_PROTOCOL))
+    is_device = F.col("outcome").isNull()
     return (
-        with_sides.withColumn("device_id", of_learned("device_id"))
-        .withColumn("address", of_learned("address"))
-        .withColumn("outcome", F.when(is_learned, F.col("named.outcome")).otherwise(F.lit(_OTHER_PROTOCOL)))
+        flows.withColumn("named", named(F.struct(*columns_read)))
+        .withColumn("outcome", outcome)
+        .withColumn("device_id", F.when(is_device, F.coalesce(mac, ip)))
+        .withColumn("address", F.when(is_device, ip))
+        .withColumn("conflict", is_device & mac.isNotNull() & F.col("named.conflict"))
+        .withColumn("left_mac", F.when(~is_device, mac))
+        .withColumn("left_ip", F.when(~is_device, ip))
         .drop("named")
     )
 
 
 def _pairs(named: DataFrame, columns: Sequence[str], middle_us: int) -> DataFrame:
-    """Flows, bytes, times and addresses of each device and distinct flow; of flows of no device by outcome alone.
+    """Flows, traffic, times and addresses of each device and distinct flow; of flows of no device by outcome, MAC and
+    address.
 
     ``middle_us``: median time of the night's flows; times NEAR_DAYS or more from it are in no near_first and near_last.
     """
@@ -220,8 +234,9 @@ def _pairs(named: DataFrame, columns: Sequence[str], middle_us: int) -> DataFram
 
     is_device = F.col("device_id").isNotNull()
     shown = [F.when(is_device, F.col(name)).alias(name) for name in columns]
-    return named.groupBy("device_id", "outcome", *shown).agg(
+    return named.groupBy("device_id", "outcome", "left_mac", "left_ip", *shown).agg(
         F.count(F.lit(1)).alias("flows"),
+        F.sum(F.col("client_packets") + F.col("server_packets")).alias("packets"),
         F.sum(F.col("client_bytes") + F.col("server_bytes")).alias("bytes"),
         F.min("first_seen").alias("first_seen"),
         F.max("last_seen").alias("last_seen"),
@@ -230,11 +245,12 @@ def _pairs(named: DataFrame, columns: Sequence[str], middle_us: int) -> DataFram
         F.count_if(~(is_near("first_seen") & is_near("last_seen"))).alias("far"),
         F.sum(F.unix_micros(F.col("last_seen")) - F.unix_micros(F.col("first_seen"))).alias("open_us"),
         F.collect_set("address").alias("addresses"),
+        F.max("conflict").alias("conflict"),
     )
 
 
 def _traffic(pairs: DataFrame, middle_us: int) -> DataFrame:
-    """The same of each device, and of each outcome of flows that have none. What has no near time has the nearest."""
+    """The same of each device. What has no near time has the nearest."""
     earliest, latest = (F.timestamp_micros(F.lit(middle_us + sign * NEAR_DAYS * _DAY_US)) for sign in (-1, 1))
 
     def nearest(time: Column) -> Column:
@@ -242,14 +258,80 @@ def _traffic(pairs: DataFrame, middle_us: int) -> DataFrame:
 
     seen = F.array_except(F.flatten(F.collect_list("addresses")), F.array(*map(F.lit, _UNSPECIFIED)))
     addresses = F.slice(F.sort_array(seen), 1, MAX_ADDRESSES)
-    return pairs.groupBy("device_id", "outcome").agg(
-        F.sum("flows").alias("flows"),
-        F.sum("bytes").alias("bytes"),
-        F.coalesce(F.min("near_first"), nearest(F.min("first_seen"))).alias("first_seen"),
-        F.coalesce(F.max("near_last"), nearest(F.max("last_seen"))).alias("last_seen"),
-        F.sum("far").alias("far"),
-        addresses.alias("addresses"),
+    return (
+        pairs.where(F.col("device_id").isNotNull())
+        .groupBy("device_id")
+        .agg(
+            F.sum("flows").alias("flows"),
+            F.sum("bytes").alias("bytes"),
+            F.coalesce(F.min("near_first"), nearest(F.min("first_seen"))).alias("first_seen"),
+            F.coalesce(F.max("near_last"), nearest(F.max("last_seen"))).alias("last_seen"),
+            F.sum("far").alias("far"),
+            addresses.alias("addresses"),
+        )
     )
+
+
+def _conflicting(pairs: DataFrame, named: DataFrame, site: Site, *, joins_files: bool) -> pa.Array:
+    """The MACs that sent from one address at the same time as another, routers left off: within one flow, or a packet
+    of another between two of its own that are _AT_ONCE_US apart or less.
+
+    An address that is handed on shows one MAC after the other. The times of a flow that are known for certain are its
+    first and its last packet; of a flow without a time-out its address may have been another's meanwhile.
+    """
+    of_mac = pairs.where("device_id IS NOT NULL AND NOT array_contains(addresses, device_id)")
+    in_flow = of_mac.where("conflict").select("device_id").distinct().toArrow()["device_id"]
+    routers = sorted(site.routers or ())
+    held = of_mac.where(~F.col("device_id").isin(routers)).select("device_id", F.explode("addresses").alias("address"))
+    holders = held.where(~F.col("address").isin(*_UNSPECIFIED)).groupBy("address")
+    shared = holders.agg(F.min("device_id").alias("one"), F.max("device_id").alias("other")).where("one < other")
+    if shared.isEmpty():
+        return in_flow.combine_chunks()
+    network = ["vlan", "address"] if joins_files else ["vlan", "address", "capture_file"]
+    packets = F.when(F.col("client_ip") == F.col("address"), F.col("client_packets")).otherwise(F.col("server_packets"))
+    times = F.explode(F.array(F.unix_micros("first_seen"), F.unix_micros("last_seen"))).alias("us")
+    flows = named.join(shared.select("address"), "address", "leftsemi").where(packets > 0)
+    flows = flows.where((F.col("device_id") != F.col("address")) & ~F.col("device_id").isin(routers))
+    of_address = Window.partitionBy(*network).orderBy("us", "device_id")
+    of_holder = Window.partitionBy(*network, "device_id").orderBy("place")
+    seen = flows.select(*network, "device_id", times)
+    seen = seen.withColumn("place", F.row_number().over(of_address))
+    seen = seen.withColumn("between", F.lag("device_id").over(of_address))
+    is_back = F.col("place") - F.lag("place").over(of_holder) > 1
+    soon = F.col("us") - F.lag("us").over(of_holder) <= _AT_ONCE_US
+    both = F.explode(F.array("device_id", "between")).alias("device_id")
+    in_turn = seen.withColumn("is_back", is_back & soon).where("is_back").select(both).distinct().toArrow()["device_id"]
+    return pa.chunked_array([*in_flow.chunks, *in_turn.chunks], pa.string()).unique()
+
+
+def _ends_left_out(pairs: DataFrame) -> DataFrame:
+    """Of ``pairs`` each MAC, or address without one, under which flows are left out: LEFT_OUT but for ``ends``, with
+    ``who`` and ``far``."""
+    is_device = F.col("device_id").isNotNull()
+    devices = pairs.where(is_device).select(F.col("device_id").alias("who"), F.lit(True).alias("known")).distinct()
+    ends = pairs.where(~is_device).withColumn("who", F.coalesce("left_mac", "left_ip"))
+    summed = ends.groupBy(F.col("outcome").alias("reason"), "who").agg(
+        F.min("left_mac").alias("mac"),
+        F.min("left_ip").alias("address"),
+        F.count(F.lit(1)).alias("addresses"),
+        *(F.sum(name).alias(name) for name in ("flows", "packets", "far")),
+    )
+    of_one = F.when(F.col("addresses") == 1, F.col("address"))
+    known = F.coalesce(F.col("known"), F.lit(False))
+    return summed.join(devices, "who", "left").withColumn("address", of_one).withColumn("in_census", known)
+
+
+def _busiest(ends: DataFrame) -> DataFrame:
+    """Of each reason the MOST_LEFT_OUT with most flows, those without a row in the census first."""
+    order = ("in_census", F.desc("flows"), "who")
+    rank = F.row_number().over(Window.partitionBy("reason").orderBy(*order))
+    listed = ends.withColumn("rank", rank).where(F.col("rank") <= MOST_LEFT_OUT).orderBy("reason", "rank")
+    return listed.select(*(name for name in SCHEMA.names if name != "ends"))
+
+
+def _by_reason(ends: DataFrame) -> DataFrame:
+    sums = (F.sum(name).alias(name) for name in (*COUNTS, "far"))
+    return ends.groupBy("reason").agg(F.count(F.lit(1)).alias("ends"), *sums)
 
 
 def _identified(
@@ -310,4 +392,6 @@ def _answers(predictor: Predictor, rows: pa.Table, columns: Sequence[str]) -> pa
     flows = coo_matrix((num_flows, (device_N, row_of_pair)), shape=shape).tocsr()
     sessions = greatest(at_once(num_flows, open_us, last_us - first_us), device_N, row_of_pair, shape)
     of_device_N = np.bincount(device_N, num_flows, shape[0]).astype(np.int64)
-    return answers_to_arrow(device.dictionary, of_device_N, predictor.learned.devices.answer(distinct, flows, sessions))
+    seen = Seen(device_N, row_of_pair, first_us, last_us)
+    answer = predictor.learned.devices.answer(distinct, flows, sessions, seen)
+    return answers_to_arrow(device.dictionary, of_device_N, answer)

@@ -18,9 +18,11 @@ from iotid.arrow import one_chunk
 from iotid.census.changes import ABSENT, CHANGES, compare, name_of
 from iotid.census.groups import NO_GROUPS, with_new
 from iotid.census.identify import names_of_kinds, watched
+from iotid.census.left_out import OTHER_PROTOCOL, flows_by_reason, hide
+from iotid.census.marks import MARKS
 from iotid.census.microaggregation import aggregate
 from iotid.census.pseudonyms import Pseudonyms, read_pseudonyms
-from iotid.census.report import render_csv, render_groups_csv, render_page
+from iotid.census.report import render_csv, render_groups_csv, render_left_out_csv, render_page
 from iotid.census.score import Scored, score_night, ship_model
 from iotid.dataset.devices import merged_name
 from iotid.dataset.names import warn_of_unmet
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 # names that Spark and pyarrow take for no data
 PAGE, CSV = "_census.html", "_census.csv"
 GROUPS_FILE, GROUPS_CSV = "_groups.parquet", "_groups.csv"
+LEFT_OUT_FILE, LEFT_OUT_CSV = "_left_out.parquet", "_left_out.csv"
 GROUPS_SEALED = "_groups.sealed"  # the same with pseudonyms: payload lengths tell a device that is a group of its own
 # how the census before was brought to this one's model and settings
 AS_IT_WAS, SCORED_AGAIN, NOT_COMPARED = "as it was", "scored again", "labels not compared"
@@ -72,7 +75,8 @@ def take_census(
     Returns:
         The partition of ``census``: rows of schemas.CENSUS in Parquet, ``_census.csv`` and ``_census.html``; and the
         groups of unknown devices, schemas.GROUPS in ``_groups.parquet`` and one line for each in ``_groups.csv``. With
-        pseudonyms the former is ``_groups.sealed``, encrypted.
+        pseudonyms the former is ``_groups.sealed``, encrypted. What is in no row is in ``_left_out.parquet``
+        (schemas.LEFT_OUT) and ``_left_out.csv``.
 
     Raises:
         PartitionError: the night's flows are absent.
@@ -127,12 +131,15 @@ def take_census(
         "packets": night.metadata["packets"],
         **_counts(census, scored),
     }
+    left_out = hide(scored.left_out, pseudonyms) if pseudonyms else scored.left_out
     with store.write("census", keys, CENSUS.version) as staged:
         pq.write_table(census, f"{staged.path}/part-0.parquet", filesystem=staged.filesystem)
         _write_groups(staged, groups, pseudonyms)
         staged.write_text(CSV, render_csv(census))
         staged.write_text(GROUPS_CSV, render_groups_csv(census, groups))
-        staged.write_text(PAGE, render_page(census, groups, {**keys, **metadata}, settings.page_rows))
+        pq.write_table(left_out, f"{staged.path}/{LEFT_OUT_FILE}", filesystem=staged.filesystem)
+        staged.write_text(LEFT_OUT_CSV, render_left_out_csv(left_out))
+        staged.write_text(PAGE, render_page(census, groups, left_out, {**keys, **metadata}, settings.page_rows))
         staged.metadata.update(metadata)
     return store.open("census", keys)
 
@@ -172,10 +179,11 @@ def check_watchlist(census: Partition, watchlist: config.Watchlist) -> None:
 
 def _account_for_all(flows: Partition, scored: Scored) -> None:
     if scored.flows != flows.metadata["rows"]:
+        left_out = ", ".join(f"{count} {reason}" for reason, count in flows_by_reason(scored.left_out).items())
         raise AccountingError(
-            f"census: {flows.uri} promises {flows.metadata['rows']} flows, but {scored.flows_of_devices} were scored, "
-            f"{scored.flows_of_other_protocols} are of other protocols and {scored.flows_without_device} have no "
-            f"device, together {scored.flows}; run iotid assemble-flows for this night again"
+            f"census: {flows.uri} promises {flows.metadata['rows']} flows, but {scored.flows_of_devices} were scored "
+            f"and left out are {left_out or 'none'}, together {scored.flows}; run iotid assemble-flows for "
+            "this night again"
         )
 
 
@@ -195,7 +203,16 @@ def _stored_rows(census: Partition) -> pa.Table:
 
 
 def _of_earlier_version(found: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Before version 4 kinds were listed only where there were several, and ``known`` ones stood in their row alone."""
+    """Before version 5 nothing was marked. Before version 4 kinds were listed only where there were several, and
+    ``known`` ones stood in their row alone."""
+    given = {"marks": pa.array([[]] * len(found), schema.field("marks").type)}
+    if "kinds" not in found.column_names:
+        given |= _of_version_3(found, schema)
+    columns = [given[name] if name in given else _column_of(found, schema.field(name)) for name in schema.names]
+    return pa.table(columns, schema=schema)
+
+
+def _of_version_3(found: pa.Table, schema: pa.Schema) -> dict[str, pa.Array]:
     kind = schema.field("kinds").type
     rows = found.select(["label", "vendor", "type", "confidence"]).to_pylist()
     several = found["several"].to_pylist() if "several" in found.column_names else [[]] * len(found)
@@ -205,15 +222,13 @@ def _of_earlier_version(found: pa.Table, schema: pa.Schema) -> pa.Table:
     ]
     for one in (one for kinds in listed for one in kinds):
         one["kind"] = merged_name(one["label"] or "", one) or one["label"]
-    given = {
+    return {
         "kinds": pa.array(listed, kind),
         "unexplained": pa.array(np.zeros(len(found))),
         "household": pa.array(np.zeros(len(found))),
         "reason": pa.array(["Made by an earlier version."] * len(found), pa.string()),
         "new_kinds": pa.array([[]] * len(found), schema.field("new_kinds").type),
     }
-    columns = [given[name] if name in given else _column_of(found, schema.field(name)) for name in schema.names]
-    return pa.table(columns, schema=schema)
 
 
 def _column_of(found: pa.Table, field: pa.Field) -> pa.ChunkedArray | pa.Array:
@@ -255,6 +270,8 @@ def _counts(census: pa.Table, scored: Scored) -> dict[str, Any]:
     present = census.filter(pc.invert(pc.is_in(census["change"], value_set=pa.array(ABSENT))))
     status, changes = Counter(present["status"].to_pylist()), Counter(census["change"].to_pylist())
     labels = Counter(names_of_kinds(one_chunk(present["kinds"]).flatten()).to_pylist())
+    marks = Counter(one_chunk(present["marks"]).flatten().to_pylist())
+    without_device = flows_by_reason(scored.left_out)
     watched_labels = Counter(name_of(census.filter(census["watched"])).to_pylist())
     return {
         "rows": census.num_rows,
@@ -263,11 +280,12 @@ def _counts(census: pa.Table, scored: Scored) -> dict[str, Any]:
         "labels": dict(sorted(labels.items())),
         "changes": {name: changes[name] for name in CHANGES},
         "groups": len(pc.unique(present["group"].drop_null())),
+        "marks": {mark: marks[mark] for mark in MARKS},
         "watched": watched_labels.total(),
         "watched_labels": dict(sorted(watched_labels.items())),
         "flows": scored.flows,
         "flows_of_devices": scored.flows_of_devices,
-        "flows_of_other_protocols": scored.flows_of_other_protocols,
-        "flows_without_device": scored.flows_without_device,
+        "flows_of_other_protocols": without_device.pop(OTHER_PROTOCOL, 0),
+        "flows_without_device": without_device,
         "flows_of_other_dates": scored.flows_of_other_dates,
     }

@@ -42,5 +42,11 @@ def main(settings: Settings, site: str, capture_date: str) -> None:
         )
     told = night.metadata
     statuses = ", ".join(f"{count:,} {status}" for status, count in told["status"].items())
-    command.say(f"census: {told['devices']:,} devices ({statuses}) by model version {version} -> {night.uri}")
+    reasons = told["flows_without_device"] | {"other_protocol": told["flows_of_other_protocols"]}
+    left_out = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items() if count)
+    marks = ", ".join(f"{count:,} {mark}" for mark, count in told["marks"].items() if count)
+    command.say(
+        f"census: {told['devices']:,} devices ({statuses}) by model version {version}; marked: "
+        f"{marks or 'none'}; flows left out: {left_out or 'none'} -> {night.uri}"
+    )
     check_watchlist(night, settings.watchlist)

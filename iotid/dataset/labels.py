@@ -13,7 +13,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache, cached_property, partial
@@ -58,12 +58,12 @@ def _default_inside() -> tuple[str, ...]:
 @dataclass(frozen=True)
 class DeviceList:
     """Devices, in the order of the list that ``source`` names; ``inside``: the site's networks, as `census.inside`;
-    ``routers``: MACs of the site's routers, where they are known (`iotid.labels.routers`)."""
+    ``routers``: MACs of the routers of each site by its name, where they are known (`iotid.labels.routers`)."""
 
     devices: tuple[Device, ...]
     source: str = "devices"
     inside: tuple[str, ...] = field(default_factory=_default_inside)
-    routers: frozenset[str] | None = None
+    routers: Mapping[str, frozenset[str]] | None = None
 
     def __post_init__(self) -> None:
         """Raise a LabelError where nothing tells two devices with one MAC apart."""
@@ -92,19 +92,23 @@ class DeviceList:
         return cls(devices, ", ".join(map(str, paths)), _default_inside() if inside is None else tuple(inside))
 
     def at(self, files: Sequence[FlowFile], spark: SparkSession | None = None) -> DeviceList:
-        """The list at the site of these flows, which show its routers; with ``spark``, its workers read them."""
-        return replace(self, routers=find_routers(files, self.site.networks, spark))
+        """The list at the sites of these flows, which show their routers; with ``spark``, its workers read them."""
+        return replace(self, routers=find_routers(files, self._networks, spark))
 
-    def match(self, flows: pa.Table | pa.RecordBatch) -> NDArray[np.int32]:
+    def site(self, name: str = "") -> Site:
+        """The networks that are inside, with the addresses that the list names beyond them, and the site's routers."""
+        return Site(self._networks, None if self.routers is None else self.routers.get(name, frozenset()))
+
+    def match(self, flows: pa.Table | pa.RecordBatch, site: str = "") -> NDArray[np.int32]:
         """(N,) number of each flow's device in the list; -1 where no entry fits, or where several fit equally.
 
         Reads the columns capture_file, first_seen, and both ends' MACs, addresses and numbers of packets of FLOWS.
         """
-        return self.resolve(flows)[0]
+        return self.resolve(flows, site)[0]
 
-    def resolve(self, flows: pa.Table | pa.RecordBatch) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    def resolve(self, flows: pa.Table | pa.RecordBatch, site: str = "") -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
         """``match``, and (N,) whether several devices of different names fit the flow equally well."""
-        side_N = owner_side(flows, self.site)
+        side_N = owner_side(flows, self.site(site))
 
         def of_owner(what: str, index: dict[str, frozenset[int]]) -> _Named:
             look_up = partial(_look_up, index)
@@ -179,14 +183,13 @@ class DeviceList:
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 
     @cached_property
-    def site(self) -> Site:
-        """The site's networks, with the addresses that the list names beyond them, and its routers."""
+    def _networks(self) -> Networks:
         import pyarrow as pa
 
         inside = Networks(self.inside)
         listed = pa.array(sorted({ip for device in self.devices for ip in device.ip}), pa.string())
         beyond = listed.filter(pa.array(~inside.contain(listed))).to_pylist()
-        return Site(Networks([*self.inside, *beyond]), self.routers)
+        return Networks([*self.inside, *beyond])
 
     @cached_property
     def _by_mac(self) -> dict[str, frozenset[int]]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from iotid import config
@@ -104,7 +105,7 @@ class LabelledFlows:
         Raises:
             LabelError: fewer than two labels are left.
         """
-        files = [HeldFlows(flows)] if isinstance(flows, pa.Table) else flows
+        files = HeldFlows.by_site(flows) if isinstance(flows, pa.Table) else flows
         devices = devices.at(files)
         source = work.Source(files, () if later is None else later, devices, settings, flow.max_packets)
         columns = {*FLOW_IDENTITY, *CAPTURE_IDENTITY, "last_seen", *source.sequence_columns}
@@ -217,9 +218,18 @@ class LabelledFlows:
 
 
 class HeldFlows(NamedTuple):
-    """Flows in memory, read like a file of a night."""
+    """Flows of one site in memory, read like a file of a night."""
 
     flows: pa.Table
+    site: str = ""
+
+    @classmethod
+    def by_site(cls, flows: pa.Table) -> list[HeldFlows]:
+        """The flows of each site that their column ``site`` names, in the order of the sites."""
+        sites = flows["site"].unique().to_pylist() if "site" in flows.column_names else []
+        if len(sites) < 2:
+            return [cls(flows, *sites)]
+        return [cls(flows.filter(pc.equal(flows["site"], site)), site) for site in sorted(sites)]
 
     def read(self, columns: Iterable[str]) -> Iterator[pa.RecordBatch]:
         yield from self.flows.select(list(columns)).combine_chunks().to_batches()

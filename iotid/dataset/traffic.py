@@ -8,7 +8,7 @@ Shape suffixes: R rows of counts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ _READ = (
     "capture_file string, timestamp timestamp, frame_length int, "
     "source_mac string, destination_mac string, source_ip string, destination_ip string"
 )
+_ENDS = "capture_file string, second long, frame_length int, sent boolean, mac string, ip string, sure boolean"
 _KEYS = ("capture_file", "device", "second", "sent", "frame_length")
 
 
@@ -49,7 +50,7 @@ class Traffic:
 
 def read_traffic(
     spark: SparkSession,
-    paths: Sequence[str],
+    paths: Mapping[str, Sequence[str]],
     devices: DeviceList,
     kind: str,
     labels: Sequence[str],
@@ -57,12 +58,17 @@ def read_traffic(
 ) -> Traffic:
     """The packets of the devices in ``devices`` whose label (``kind``: name, model or type) is one of ``labels``.
 
-    A packet is a device's where that end of it shows one of the device's MACs beside an address inside the site's
-    networks (`iotid.labels.owner`: a listed router's MAC is also beside addresses of the Internet). What a phone sends
-    in a device's capture is not the device's, as it would be of a flow that the capture's path names. An address tells
-    a device that lists no MAC. Where an end shows no MAC (received packets of Linux cooked captures), it is the device
-    from whose MAC alone, among all MACs listed, that address was seen sending in the same capture, else the one that
-    lists the address. A device listed by path only has no packets here: nothing tells which end of them it is.
+    ``paths``: captures of each site by its name; ``devices`` knows the sites' routers where their flows were read
+    (`DeviceList.at`).
+
+    A packet is a device's where that end of it shows one of the device's MACs and there is a device of the site by the
+    rule for flows (`iotid.labels.owner`): beside an address inside the site's networks, or beside another one from
+    which that MAC, which is no router's, sent in the same capture (a listed router's MAC is also beside addresses of
+    the Internet). A flow has one owner; a packet between two listed devices is in both devices' windows. What a phone
+    sends in a device's capture is not the device's, as it would be of a flow that the capture's path names. An address
+    tells a device that lists no MAC. Where an end shows no MAC (received packets of Linux cooked captures), it is the
+    device from whose MAC alone, among all MACs listed, that address was seen sending in the same capture, else the one
+    that lists the address. A device listed by path only has no packets here: nothing tells which end of them it is.
 
     Entries that share a MAC are told apart as for flows: by the capture's path, which is the strongest evidence (in a
     capture that is a device's by its path, no other device has packets), and by their validity at the packet's second.
@@ -73,7 +79,10 @@ def read_traffic(
     Raises:
         LabelError: ``kind`` is type, and a device has none.
     """
-    return label_counts(_count(spark, paths, devices, capture), devices, kind, labels)
+    import pyarrow as pa
+
+    counts = [_count(spark, own, devices, site, capture) for site, own in sorted(paths.items())]
+    return label_counts(pa.concat_tables(counts), devices, kind, labels)
 
 
 def label_counts(counts: pa.Table, devices: DeviceList, kind: str, labels: Sequence[str]) -> Traffic:
@@ -92,18 +101,23 @@ def label_counts(counts: pa.Table, devices: DeviceList, kind: str, labels: Seque
     )
 
 
-def _count(spark: SparkSession, paths: Sequence[str], devices: DeviceList, capture: config.Capture) -> pa.Table:
+def _count(
+    spark: SparkSession, paths: Sequence[str], devices: DeviceList, site: str, capture: config.Capture
+) -> pa.Table:
     options: dict[str, Any] = {**capture.model_dump(), "tunnels": ",".join(capture.tunnels)}
     packets = spark.read.format("pcap").options(**options).schema(_READ).load(list(paths))
-    ends = _ends(packets, devices).persist()  # else who sends from which address would be read from the captures anew
+    # persisted, or else who sends from which address would be read from the captures anew
+    ends = _ends(packets, devices, devices.site(site)).persist()
     try:
         return _by_device(ends, devices).toArrow()
     finally:
         ends.unpersist()
 
 
-def _ends(packets: DataFrame, devices: DeviceList) -> DataFrame:
-    """Packets counted by end, each at both of its ends, where the end's MAC or address is listed or no MAC is shown."""
+def _ends(packets: DataFrame, devices: DeviceList, site: Site) -> DataFrame:
+    """Packets counted by end, each at both of its ends, where there is a device of the site, and the end's MAC or
+    address is listed or no MAC is shown."""
+    from pyspark.sql import Window
     from pyspark.sql import functions as F
 
     def end(side: str, sent: bool) -> Any:
@@ -115,17 +129,22 @@ def _ends(packets: DataFrame, devices: DeviceList) -> DataFrame:
     ends = ends.select("capture_file", "second", "frame_length", "end.*")
     mac, ip = F.col("mac"), F.col("ip")
     known = ends.filter(mac.isNull() | mac.isin(_macs(devices)) | ip.isin(_addresses(devices, without_mac=True)))
-    own = known.mapInArrow(in_worker(partial(_at_devices, site=devices.site)), known.schema)
-    return own.groupBy(*ends.columns).count()
+    at_devices = partial(_at_devices, site=site)
+    counted = known.mapInArrow(in_worker(at_devices), _ENDS).groupBy(*ends.columns, "sure").count()
+    of_end = Window.partitionBy("capture_file", "mac", "ip")
+    return counted.withColumn("sure", F.col("sure") | F.max("sent").over(of_end)).where("sure").drop("sure")
 
 
 def _at_devices(ends: Iterable[pa.RecordBatch], site: Site) -> Iterator[pa.RecordBatch]:
-    """The ends at which there is a device of the site."""
+    """The ends at which there is a device of the site; not sure of one that received, if only what was sent from there
+    makes it one."""
     import pyarrow as pa
 
     for batch in ends:
-        sent_N = batch["sent"].to_numpy(zero_copy_only=False)
-        yield batch.filter(pa.array(is_device(batch["ip"], batch["mac"], sent_N, site)))
+        ip, mac, sent_N = batch["ip"], batch["mac"], batch["sent"].to_numpy(zero_copy_only=False)
+        sure_N = is_device(ip, mac, sent_N, site)
+        may_N = sure_N | is_device(ip, mac, np.ones_like(sent_N), site)
+        yield batch.append_column("sure", pa.array(sure_N)).filter(pa.array(may_N))
 
 
 def _by_device(ends: DataFrame, devices: DeviceList) -> DataFrame:

@@ -41,7 +41,7 @@ from iotid.dataset.sets import SCHEMA, Sets, at_once, few
 from iotid.dataset.store import WEIGHT, part_schema
 from iotid.flows import TOLD_BY
 from iotid.labels import routers
-from iotid.labels.hosts import READ, UNANSWERED, name_devices
+from iotid.labels.hosts import READ, name_devices
 from iotid.labels.owner import is_shown, parse_addresses
 from iotid.shuffle import NO_BUCKET, aside, beside, buckets_of, contents, mix, numbers, parcel, parcels, receive
 from iotid.storage import PartFile
@@ -122,7 +122,7 @@ class Source:
             of_all = flows.num_rows
             flows = flows.filter(pc.is_in(flows["protocol"], value_set=protocols))
             outcomes[OTHER_PROTOCOL, ""] += of_all - flows.num_rows
-            device_N, conflict_N = self.devices.resolve(flows)
+            device_N, conflict_N = self.devices.resolve(flows, file.site)
             kept_N = (device_N >= 0) | (~conflict_N & keep_unlisted)
             conflicts = int(conflict_N.sum())
             outcomes[CONFLICT, ""] += conflicts
@@ -250,7 +250,7 @@ def deal(
     columns += source.sequence_columns
     for number in numbers(tasks):
         gathered = _Gathered(source.settings, partitions)
-        together = _Together(source)
+        together = _Together(source, source.files[number].site)
         for read, read_N, device_N, unlisted in source.read(number, columns, Counter()):
             kept_N = label_of[read_N] >= 0
             flows, label_N = read.filter(pa.array(kept_N)), read_N[kept_N]
@@ -323,8 +323,8 @@ class _Together:
     Of training and validation alone; and only flows that the device opened or answered.
     """
 
-    def __init__(self, source: Source) -> None:
-        self._source = source
+    def __init__(self, source: Source, site: str) -> None:
+        self._source, self._site = source, source.devices.site(site)
         self._held: list[pa.Table] = []
 
     def add(
@@ -337,8 +337,7 @@ class _Together:
     ) -> None:
         """``label_N``: -1 of what has none; ``device_N``: -1 of hosts, which MAC or address distinguishes."""
         seed = self._source.settings.seed
-        host, _, reason = name_devices(flows, self._source.devices.site)
-        kept_N = kept_N & pc.fill_null(pc.not_equal(reason, UNANSWERED), True).to_numpy(zero_copy_only=False)
+        host = name_devices(flows, self._site).device
         kept_N = kept_N & pc.is_valid(host).to_numpy(zero_copy_only=False) & self._is_its_own(device_N, host)
         of_host = pc.if_else(pa.array(device_N < 0), host, None)
         night, capture = [flows[name] for name in NIGHT_IDENTITY], _name_of(flows["capture_file"])

@@ -53,16 +53,27 @@ def read_traffic(
 ) -> Traffic:
     """What the devices' packets look like in the captures of these nights (SPLITS); reads them once more.
 
+    A capture that is planned at several sites counts once, at the first by name.
+
     Raises:
         InputError: a capture is no longer there.
     """
-    import pyarrow.parquet as pq
-
     from iotid.dataset import read_traffic
 
-    planned = (pq.read_table(night.uri, columns=["path"], partitioning=None) for night in splits)
-    paths = {path for night in planned for path in night["path"].unique().to_pylist()}
-    return read_traffic(spark, sorted(paths), flows.devices, flows.settings.label, flows.labels, capture)
+    return read_traffic(spark, _captures_by_site(splits), flows.devices, flows.settings.label, flows.labels, capture)
+
+
+def _captures_by_site(splits: Sequence[Partition]) -> dict[str, list[str]]:
+    import pyarrow.parquet as pq
+
+    site_of: dict[str, str] = {}
+    for night in sorted(splits, key=lambda night: night.keys["site"], reverse=True):
+        planned = pq.read_table(night.uri, columns=["path"], partitioning=None)["path"].unique().to_pylist()
+        site_of |= dict.fromkeys(planned, night.keys["site"])
+    paths: dict[str, list[str]] = {}
+    for path, site in sorted(site_of.items()):
+        paths.setdefault(site, []).append(path)
+    return paths
 
 
 def compare(

@@ -1,25 +1,25 @@
 """What a flow's device is called: its MAC where the capture shows one, else its address.
 
-Whose flow it is says `iotid.labels.owner`; here stands why a flow has no device.
+Whose flow it is says `iotid.labels.owner`; here stands why a flow has no device, and under whose name it is left out.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from iotid.arrow import one_chunk
-from iotid.labels.owner import CLIENT, NOBODY, SERVER, Site, is_host, is_shown, owner_side
+from iotid.labels.owner import CLIENT, NOBODY, SERVER, Site, is_device, is_group, is_host, is_shown, owner_side, sent_by
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-OUTSIDE = "outside"  # a host's address is there, but none of the site
-NO_HOST = "no_host_address"  # both sides are multicast, broadcast or unspecified
-GROUP_MAC = "group_mac"  # the only address inside stands beside a MAC of many receivers: a subnet's broadcast
 UNANSWERED = "unanswered"  # sent to a device that did not answer: the sender alone decides what it looks like
-REASONS = (OUTSIDE, NO_HOST, GROUP_MAC, UNANSWERED)
+ROUTER = "router"  # sent by a router from an address outside, for others
+OUTSIDE = "outside"  # sent from an address outside, and no MAC shows whether by something of the site
+NO_HOST = "no_host_address"  # sent from an address that no single host has, and no MAC is shown
+REASONS = (ROUTER, OUTSIDE, NO_HOST, UNANSWERED)
 
 READ = (
     "client_ip", "client_mac", "client_packets", "server_ip", "server_mac", "server_packets", "answered",
@@ -27,31 +27,58 @@ READ = (
 """Columns of FLOWS that `name_devices` reads."""
 
 
-def name_devices(flows: pa.Table | pa.RecordBatch, site: Site) -> tuple[pa.Array, pa.Array, pa.Array]:
-    """Of each flow: its device (null: none), the device's address, and why there is no device (null: there is one).
+class Named(NamedTuple):
+    """Of each flow (N,): MAC (null: not shown) and address of its device, and null; or, where it has none, of the end
+    that is left out, and why."""
 
-    A flow that its device did not open has one only where that answered. A MAC that is null or all zeros (loopback)
-    was not shown.
+    mac: pa.Array
+    ip: pa.Array
+    reason: pa.Array
+
+    @property
+    def device(self) -> pa.Array:
+        """(N,): MAC of the flow's device, or its address where no MAC is shown; null: it has none."""
+        import pyarrow.compute as pc
+
+        return pc.if_else(pc.is_null(self.reason), pc.coalesce(self.mac, self.ip), None)
+
+    @property
+    def address(self) -> pa.Array:
+        """(N,): address of the flow's device; null: it has none."""
+        import pyarrow.compute as pc
+
+        return pc.if_else(pc.is_null(self.reason), self.ip, None)
+
+
+def name_devices(flows: pa.Table | pa.RecordBatch, site: Site) -> Named:
+    """The device of each flow, or what is left out.
+
+    A flow that its device did not open has one only where that answered. Left out is what was asked and sent nothing
+    but refusals, if it could be a device of the site; else what sent. A MAC that is null or all zeros (loopback) was
+    not shown.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    client_ip, client_mac, server_ip, server_mac = (
-        one_chunk(flows.column(name)).cast(pa.string())
-        for name in ("client_ip", "client_mac", "server_ip", "server_mac")
+    ips, macs = (
+        [one_chunk(flows.column(f"{end}_{name}")).cast(pa.string()) for end in ("client", "server")]
+        for name in ("ip", "mac")
     )
-    side_N = owner_side(flows, site)
-    answered_N = one_chunk(flows.column("answered")).to_numpy(zero_copy_only=False)
-    is_unanswered_N = (side_N == SERVER) & ~answered_N
-    side_N = np.where(is_unanswered_N, NOBODY, side_N)
-    is_client, is_owned = pa.array(side_N == CLIENT), pa.array(side_N != NOBODY)
-    address = pc.if_else(is_owned, pc.if_else(is_client, client_ip, server_ip), None)
-    mac = pc.if_else(is_client, client_mac, server_mac)
-    device = pc.if_else(is_owned, pc.if_else(pa.array(is_shown(mac)), mac, address), None)
-    inside_N, host_N = (np.zeros(len(side_N), np.bool_) for _ in range(2))
-    for ip in (client_ip, server_ip):
-        is_host_N = is_host(ip)
-        host_N |= is_host_N
-        inside_N |= is_host_N & site.networks.contain(ip)
-    reason = np.select([is_unanswered_N, inside_N, host_N], [UNANSWERED, GROUP_MAC, OUTSIDE], NO_HOST)
-    return device, address, pc.if_else(is_owned, None, pa.array(reason, pa.string()))
+    sent = [sent_by(flows, end) for end in ("client", "server")]
+    owner_N, answered_N = owner_side(flows, site), one_chunk(flows.column("answered")).to_numpy(zero_copy_only=False)
+    client_asked_N, server_asked_N = (
+        ~sent_N & ~is_group(mac) & is_device(ip, mac, np.ones_like(sent_N), site)
+        for ip, mac, sent_N in zip(ips, macs, sent, strict=True)
+    )
+    nobody_N, unanswered_N = owner_N == NOBODY, (owner_N == SERVER) & ~answered_N
+    asked_N = unanswered_N | (nobody_N & (client_asked_N | server_asked_N))
+    side_N = np.select(
+        [~nobody_N, server_asked_N, client_asked_N, sent[CLIENT]], [owner_N, SERVER, CLIENT, CLIENT], SERVER
+    )
+    is_client = pa.array(side_N == CLIENT)
+    ip, mac = (pc.if_else(is_client, *ends) for ends in (ips, macs))
+    shown_N = is_shown(mac)
+    sender_N = np.select([shown_N & (site.routers is not None), is_host(ip)], [ROUTER, OUTSIDE], NO_HOST)
+    reason = pa.array(np.where(asked_N, UNANSWERED, sender_N), pa.string())
+    is_owned = pa.array(~nobody_N & ~unanswered_N)
+    return Named(pc.if_else(pa.array(shown_N), mac, None), ip, pc.if_else(is_owned, None, reason))

@@ -84,6 +84,11 @@ def is_shown(mac: pa.Array | pa.ChunkedArray) -> NDArray[np.bool_]:
     return _judge_distinct(mac, lambda macs: np.array([text != NO_MAC for text in macs], bool))
 
 
+def is_group(mac: pa.Array | pa.ChunkedArray) -> NDArray[np.bool_]:
+    """(N,): MACs of many receivers."""
+    return _judge_distinct(mac, _are_groups)
+
+
 def is_device(
     ip: pa.Array | pa.ChunkedArray, mac: pa.Array | pa.ChunkedArray, sent_N: NDArray[np.bool_], site: Site
 ) -> NDArray[np.bool_]:
@@ -92,7 +97,7 @@ def is_device(
     ``sent_N``: whether the end sent anything.
     """
     host_N = is_host(ip)
-    device_N = host_N & site.networks.contain(ip) & (sent_N | ~_judge_distinct(mac, _are_groups))
+    device_N = host_N & site.networks.contain(ip) & (sent_N | ~is_group(mac))
     if site.routers is not None:
         routers = site.routers
         is_router_N = _judge_distinct(mac, lambda macs: np.array([text in routers for text in macs], bool))

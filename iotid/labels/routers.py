@@ -33,22 +33,33 @@ MOST_NETWORKS = 8  # /24 of IPv4 and /64 of IPv6 from which a device sends that 
 _COLUMNS = ("client_ip", "client_mac", "client_packets", "server_ip", "server_mac", "server_packets")
 _FACTS = ("routes", "meets", "asked")
 ENDS = pa.schema([("mac", pa.string()), ("network", pa.int64()), *((fact, pa.bool_()) for fact in _FACTS)])
+_ENDS_OF_SITE = ENDS.append(pa.field("site", pa.string()))
 
 
 class FlowFile(Protocol):
-    """Flows that are read batch by batch; `flows.NightFile` is one."""
+    """Flows of one site that are read batch by batch; `flows.NightFile` is one."""
+
+    @property
+    def site(self) -> str: ...
 
     def read(self, columns: Iterable[str]) -> Iterator[pa.RecordBatch]: ...
 
 
-def find_routers(files: Sequence[FlowFile], inside: Networks, spark: SparkSession | None = None) -> frozenset[str]:
-    """The routers in the flows of these files; with ``spark``, its workers read them."""
+def find_routers(
+    files: Sequence[FlowFile], inside: Networks, spark: SparkSession | None = None
+) -> dict[str, frozenset[str]]:
+    """The routers of each site in the flows of these files; with ``spark``, its workers read them.
+
+    Sites are learned apart, for a MAC may be a router's at one and a device's at another.
+    """
     if spark is None:
-        return routers_of(pa.concat_tables([ENDS.empty_table(), *(_ends_of(file, inside) for file in files)]))
-    look = partial(_look, files=files, inside=inside)
-    return routers_of(
-        numbered(spark, range(len(files))).mapInArrow(in_worker(look), spark_schema(ENDS)).toArrow().cast(ENDS)
-    )
+        ends = pa.concat_tables([_ENDS_OF_SITE.empty_table(), *(_ends_of(file, inside) for file in files)])
+    else:
+        look = partial(_look, files=files, inside=inside)
+        found = numbered(spark, range(len(files))).mapInArrow(in_worker(look), spark_schema(_ENDS_OF_SITE))
+        ends = found.toArrow().cast(_ENDS_OF_SITE)
+    sites = sorted({file.site for file in files})
+    return {site: routers_of(ends.filter(pc.equal(ends["site"], site)).drop_columns("site")) for site in sites}
 
 
 def outside_ends(flows: pa.Table | pa.RecordBatch, inside: Networks) -> pa.Table:
@@ -96,13 +107,15 @@ def _look(tasks: Iterable[pa.RecordBatch], files: Sequence[FlowFile], inside: Ne
 
 
 def _ends_of(file: FlowFile, inside: Networks) -> pa.Table:
-    """ENDS of a file: of each MAC and facts the lowest networks, one more than a device has, so that few rows leave."""
+    """_ENDS_OF_SITE of a file: of each MAC and facts the lowest networks, one more than a device has, so that few rows
+    leave."""
     found = [ENDS.empty_table(), *(outside_ends(batch, inside) for batch in file.read(_COLUMNS))]
     distinct = pa.concat_tables(found).group_by(ENDS.names, use_threads=False).aggregate([])
     rows = distinct.sort_by([(name, "ascending") for name in ("mac", *_FACTS, "network")])
     kinds = pc.binary_join_element_wise(rows["mac"], *(rows[fact].cast(pa.string()) for fact in _FACTS), " ")
     _, first_K, kind_R = np.unique(kinds.to_numpy(), return_index=True, return_inverse=True)
-    return rows.filter(pa.array(np.arange(len(rows)) - first_K[kind_R] <= MOST_NETWORKS)).cast(ENDS)
+    few = rows.filter(pa.array(np.arange(len(rows)) - first_K[kind_R] <= MOST_NETWORKS)).cast(ENDS)
+    return few.append_column("site", pa.repeat(file.site, len(few))).cast(_ENDS_OF_SITE)
 
 
 def _text(column: pa.Array | pa.ChunkedArray) -> pa.Array:

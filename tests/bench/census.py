@@ -29,7 +29,7 @@ from iotid import command, config, messages
 from iotid.capture.simulate import write_demo
 from iotid.dataset import DeviceList
 from iotid.labels.hosts import name_devices
-from iotid.labels.owner import Networks
+from iotid.labels.owner import Networks, Site
 from iotid.model import Predictor
 from iotid.pipeline import run_steps, settings_of
 from iotid.registry import Registry
@@ -66,8 +66,9 @@ def multiply(store: Store, labels: str, num_flows: int, num_devices: int, fresh:
     settings = config.load_settings()
     flows = flows.filter(pc.is_in(flows["protocol"], value_set=pa.array(settings.dataset.protocols, pa.int32())))
     number_N = DeviceList.read(labels).match(flows)
-    device, address = _devices_of(flows, Networks(settings.census.inside))
-    flows = flows.append_column("device", device).append_column("address", address)
+    named = name_devices(flows, Site(Networks(settings.census.inside)))
+    device = named.device
+    flows = flows.append_column("device", device).append_column("address", named.address)
     flows = flows.filter(pc.and_(pc.is_valid(device), pa.array(number_N >= 0))).combine_chunks()
     device_N = flows["device"].combine_chunks().dictionary_encode().indices.to_numpy()
     random = np.random.default_rng(1)
@@ -82,13 +83,6 @@ def multiply(store: Store, labels: str, num_flows: int, num_devices: int, fresh:
             table = _altered(table, random, fresh)
             pq.write_table(table, f"{staged.path}/part-{number}.parquet", filesystem=staged.filesystem)
         staged.metadata |= learned.metadata | {"rows": len(order), "packets": {"flow": 0}}
-
-
-def _devices_of(flows: pa.Table, inside: Networks) -> tuple[pa.Array, pa.Array]:
-    """The device of each flow, and its address; null where it has none."""
-    sides = [flows[f"{side}_{what}"].combine_chunks() for side in _SIDES for what in ("ip", "mac")]
-    device, address, _ = name_devices(*sides, inside)
-    return device, address
 
 
 def _renamed(flows: pa.Table, copy_N: np.ndarray) -> pa.Table:
@@ -121,7 +115,7 @@ def score_every_flow(root: str, num_flows: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         predictor = Predictor.load(registry.bundle("champion", folder))
     night = store.open("flows", _LARGE)
-    inside = Networks(settings.census.inside)
+    site = Site(Networks(settings.census.inside))
     sums: dict[str, Any] = {}
     scored, begin = 0, time.perf_counter()
     for path in sorted(Path(night.uri).glob("part-*.parquet")):
@@ -129,7 +123,7 @@ def score_every_flow(root: str, num_flows: int) -> None:
             if scored >= num_flows:
                 break
             flows = pa.Table.from_batches([batch])
-            device, _ = _devices_of(flows, inside)
+            device = name_devices(flows, site).device
             probabilities = predictor.probabilities(predictor.encoding.encode(flows))
             for name, row in zip(device.to_pylist(), probabilities, strict=True):
                 sums[name] = sums.get(name, 0) + row

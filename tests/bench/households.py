@@ -109,9 +109,9 @@ class Laboratory:
         table = table.filter(pc.is_in(table["protocol"], pa.array(dataset.protocols, pa.int32())))
         devices = devices.at([HeldFlows(table)])
         device_N, conflict_N = devices.resolve(table)
-        host, _, reason = name_devices(table, devices.site)
-        answered_N = pc.fill_null(pc.not_equal(reason, UNANSWERED), True).to_numpy(zero_copy_only=False)
-        host_N = np.asarray(pc.fill_null(host, "").to_pylist(), object)
+        named = name_devices(table, devices.site())
+        answered_N = pc.fill_null(pc.not_equal(named.reason, UNANSWERED), True).to_numpy(zero_copy_only=False)
+        host_N = np.asarray(pc.fill_null(named.device, "").to_pylist(), object)
         kept_N = answered_N & ~conflict_N & ((device_N >= 0) | (host_N != ""))
         names = np.array([*devices.labels(dataset.label), UNLISTED], object)[device_N]  # -1 takes the last
         labels_there, flows_of = np.unique(names[kept_N & (device_N >= 0)].astype(str), return_counts=True)

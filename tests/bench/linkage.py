@@ -119,6 +119,7 @@ def made_up(devices: int, kinds: int, seed: int = 1) -> pa.Table:
                 "runners_up": [{"label": f"kind {other}", "confidence": shares[0] / 2} for other in others],
                 "unexplained": shares[1],
                 "household": shares[2],
+                "marks": [],
                 "reason": f"Of {flows // 2} distinct flows: {flows // 3} like those of {name['label']} alone.",
                 "group": None,
                 "flows": flows,

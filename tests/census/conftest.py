@@ -136,7 +136,7 @@ def write_night() -> Callable[..., Partition]:
             staged.metadata |= {
                 "rows": len(timed) if rows is None else rows,
                 "packets": {"flow": 4 * len(timed), "not_ip": 3},
-                "settings": {"flow": {"length": "ip", "max_packets": 32} | settings},
+                "settings": {"flow": {"length": "ip", "max_packets": 32, "join_files": True} | settings},
             }
         return store.open("flows", {"site": site, "capture_date": capture_date})
 

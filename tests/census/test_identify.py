@@ -23,6 +23,7 @@ from iotid.census.identify import (
     percents,
     watched,
 )
+from iotid.census.marks import SENTENCES
 from iotid.config import Census, Watchlist, load_settings
 from iotid.model.device import STATUSES, Answer
 
@@ -53,9 +54,11 @@ def _rows(
     hall: float = 0.5,
     unknown: float = 0.0,
     num_flows: int = 20,
+    together: bool = False,
+    log_odds: float = 0.0,
 ) -> pa.Table:
     """ANSWERS of addresses at which kinds have these probabilities, as hosts and as households; ``own``: distinct flows
-    of a kind alone; ``hall``: probability of that class among the cameras."""
+    of a kind alone; ``hall``: probability of that class among the cameras; ``together``: all of them at one time."""
     N = len(addresses)
     there, flows, number = np.zeros((N, K)), np.zeros((N, K + 1), np.int64), np.ones((N, K), np.int64)
     share = np.ones((N, len(LABELS)))
@@ -69,13 +72,15 @@ def _rows(
     answer = Answer(
         host=there,
         household=there,
-        log_odds=np.zeros(N),
+        log_odds=np.full(N, log_odds),
         class_share=share,
         unexplained=np.full(N, 0.25),
         unknown=np.full(N, unknown),
         flows=flows,
         distinct=np.full(N, distinct),
         units=number,
+        begins=np.zeros_like(number),
+        ends=np.zeros_like(number) if together else np.zeros_like(number) - 1,
     )
     return answers_to_arrow(pa.array([f"device {n}" for n in range(N)]), np.full(N, num_flows), answer)
 
@@ -95,8 +100,8 @@ def test_classes__look_alikes_are_one_kind_and_unlisted_devices_none() -> None:
 
 def test_answers__come_back_from_arrow_as_they_were() -> None:
     random = np.random.default_rng(1)
-    lists = {"host": K, "household": K, "class_share": 5, "flows": K + 1, "units": K}
-    counts = ("flows", "distinct", "units")
+    lists = {"host": K, "household": K, "class_share": 5, "flows": K + 1, "units": K, "begins": K, "ends": K}
+    counts = ("flows", "distinct", "units", "begins", "ends")
     values = {
         field.name: random.integers(0, 9, (4, lists[field.name]) if field.name in lists else 4)
         if field.name in counts
@@ -195,7 +200,7 @@ def test_identify__runners_up_are_the_likeliest_kinds_not_found(settings: Census
     rows = answers_to_arrow(
         pa.array(["a"]), np.array([20]),
         Answer(*[np.arange(9.0)[np.newaxis] / 20] * 2, np.zeros(1), np.ones((1, 9)), np.zeros(1), np.zeros(1),
-               np.zeros((1, 10), np.int64), np.ones(1, np.int64), np.ones((1, 9), np.int64)),
+               np.zeros((1, 10), np.int64), np.ones(1, np.int64), *[np.ones((1, 9), np.int64)] * 3),
     )  # fmt: skip
     (row,) = identify(rows, 1.0, many, settings).to_pylist()
     assert [one["label"] for one in row["runners_up"]] == ["c8", "c7", "c6"]
@@ -282,3 +287,16 @@ def test_watched__by_each_kinds_own_confidence(listed: dict[str, Any], expected:
 def test_percents__never_say_by_rounding_that_a_thing_is_certain_or_impossible() -> None:
     asked = np.array([0, 0.004, 0.005, 0.5, 0.985, 0.994, 0.995, 1])
     assert percents(asked) == ["<1 %", "<1 %", "1 %", "50 %", "99 %", "99 %", ">99 %", ">99 %"]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6])
+def test_identify__kinds_at_once_are_marked_and_explained_where_most_addresses_are_hosts(
+    settings: Census, share: float
+) -> None:
+    rows = _rows({PLUG: 0.9, CAMERA: 0.8}, {PLUG: 0.9}, log_odds=1.0, together=True)
+    devices = ["02:00:00:00:00:0a", "02:00:00:00:00:0b"]
+    rows = rows.set_column(0, "device_id", pa.array(devices))
+    both, one = identify(rows, share, CLASSES, settings).to_pylist()
+    assert both["marks"] == (["kinds_at_once"] if share < 0.5 else [])
+    assert both["reason"].endswith(SENTENCES["kinds_at_once"]) == (share < 0.5)
+    assert (one["marks"], one["reason"].count(".")) == ([], 1)

@@ -12,11 +12,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from iotid.census.marks import SENTENCES
 from iotid.census.microaggregation import aggregate
 from iotid.schemas import CENSUS
 
 SCHEMA = CENSUS.arrow_schema(stored=True)
-LEFT_AS_THEY_ARE = {"device_id", "addresses", "group", "status", "label", "vendor", "type", "watched"}
+LEFT_AS_THEY_ARE = {"device_id", "addresses", "group", "status", "label", "vendor", "type", "watched", "marks"}
 SAID_LATER = {"change", "previous_label", "new_kinds"}
 
 
@@ -32,6 +33,7 @@ def night(*rows: dict[str, Any]) -> pa.Table:
         "kinds": [kind("plug")],
         "runners_up": [{"label": "lamp", "confidence": 0.31}, {"label": "bell", "confidence": 0.2}],
         "unexplained": 0.17, "household": 0.09, "reason": "Of 43 distinct flows: 41 like those of plugs alone.",
+        "marks": [],
         "group": None, "flows": 812, "bytes": 98_765, "first_seen": datetime(2026, 1, 10, 1, 2, 3, 456789, UTC),
         "last_seen": datetime(2026, 1, 10, 23, 59, 59, 999999, UTC), "addresses": ["10.0.0.7"], "watched": False,
     }  # fmt: skip
@@ -49,6 +51,14 @@ def test_aggregate__decides_for_every_column_of_the_census() -> None:
         "household": 0.0, "reason": "Its flows are like those of plugs.", "flows": 100, "bytes": 10_000,
         "first_seen": datetime(2026, 1, 10, tzinfo=UTC), "last_seen": datetime(2026, 1, 10, tzinfo=UTC),
     }  # fmt: skip
+
+
+def test_aggregate__marks_are_said_and_explained_and_those_without_share_no_numbers_with_them() -> None:
+    clear = night({"flows": 9000}, {"marks": ["address_conflict"], "flows": 80}, {"flows": 7000})
+    first, marked, third = aggregate(clear).to_pylist()
+    assert (first["flows"], marked["flows"], third["flows"]) == (1000, 10, 1000)
+    assert marked["marks"] == ["address_conflict"]
+    assert marked["reason"] == f"Its flows are like those of plugs. {SENTENCES['address_conflict']}"
 
 
 def test_aggregate__devices_of_which_the_same_is_said_have_the_medians_of_their_numbers() -> None:

@@ -16,8 +16,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from iotid.census.report import render_csv, render_groups_csv, render_page
-from iotid.schemas import CENSUS, GROUPS
+from iotid.census.report import render_csv, render_groups_csv, render_left_out_csv, render_page
+from iotid.schemas import CENSUS, GROUPS, LEFT_OUT
 
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">&amp;{{7*7}}"
 FORMULA = '=HYPERLINK("http://example.org")'
@@ -40,7 +40,7 @@ def census_of(rows: list[dict[str, Any]]) -> pa.Table:
         "unexplained": 0.25, "household": 0.5, "reason": "Of 3 distinct flows: 3 like those of Acme socket alone.",
         "flows": 12, "bytes": 3456, "first_seen": datetime(2026, 1, 10, 1, 2, 3, tzinfo=UTC),
         "last_seen": datetime(2026, 1, 10, 4, 5, 6, tzinfo=UTC), "addresses": ["10.0.0.7", "fe80::7"],
-        "change": "same", "previous_label": "plug", "new_kinds": [], "watched": False, "group": None,
+        "change": "same", "previous_label": "plug", "new_kinds": [], "watched": False, "group": None, "marks": [],
     }  # fmt: skip
     numbered = []
     for n, row in enumerate(rows):
@@ -60,8 +60,19 @@ def groups_of(**services: list[str]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=GROUPS.arrow_schema())
 
 
-def page_of(census: pa.Table, facts: dict[str, Any], most_rows: int = 10_000, **services: list[str]) -> str:
-    return render_page(census, groups_of(**services), facts, most_rows)
+def left_out_of(*rows: dict[str, Any]) -> pa.Table:
+    usual = {"reason": "router", "addresses": 2, "in_census": False, "ends": 1, "flows": 7, "packets": 70}
+    return pa.Table.from_pylist([usual | row for row in rows], schema=LEFT_OUT.arrow_schema())
+
+
+def page_of(
+    census: pa.Table,
+    facts: dict[str, Any],
+    most_rows: int = 10_000,
+    left_out: pa.Table | None = None,
+    **services: list[str],
+) -> str:
+    return render_page(census, groups_of(**services), left_out_of() if left_out is None else left_out, facts, most_rows)
 
 
 def facts(**more: Any) -> dict[str, Any]:
@@ -107,6 +118,46 @@ def test_page__hostile_names_stay_text_everywhere() -> None:
     assert HOSTILE in text_of(page) or HOSTILE in html.unescape(page)
 
 
+def test_page__what_is_left_out_is_folded_with_counts_and_the_busiest_of_each_reason() -> None:
+    rows = [{"mac": f"02:00:00:00:01:{n:02x}", "addresses": 1, "address": f"100.64.0.{n}"} for n in range(12)]
+    rows.append({"in_census": None, "ends": 3000, "flows": 1000, "packets": 5000})
+    rows.append({"reason": "unanswered", "mac": HOSTILE, "in_census": True, "ends": 1, "flows": 1, "packets": 1})
+    counted = {"flows_without_device": {"router": 1084, "unanswered": 1}, "flows_of_other_protocols": 0}
+    page = page_of(census_of([{}]), facts(**counted), left_out=left_out_of(*rows))
+    (folded,) = re.findall(r"<details>.*?</details>", page, re.DOTALL)
+    assert "<img" not in folded
+    text = text_of(folded)
+    assert "Sent by a router from an address outside, for others: 1,084 flows, 3,012 MACs or addresses" in text
+    assert text.count("7 flows, 70 packets · not in the census") == 10
+    assert "Sent to what did not answer: 1 flow, 1 MAC or address" in text
+    assert f"{HOSTILE} 2 addresses · 1 flow, 1 packet" in text
+    assert "left out: sent to what did not answer 1" in text_of(page)
+    assert "<details>" not in page_of(census_of([{}]), facts(flows_without_device={}, flows_of_other_protocols=0))
+
+
+def test_page__rows_that_are_marked_are_a_section_a_view_and_a_word_of_their_status() -> None:
+    marks = ["address_conflict", "kinds_at_once"]
+    rows: list[dict[str, Any]] = [{"marks": marks}, {"marks": marks[:1]}, {"marks": marks, "change": "gone"}, {}]
+    page = page_of(census_of(rows), facts())
+    told = text_of(page)
+    assert "Another MAC used an address of it at the same time: 2 02:00:00:00:00:00" in told
+    assert "Several kinds at the same time under one MAC: 1 02:00:00:00:00:00" in told
+    data = data_of(page)["marks"]
+    assert [data["names"][code] for code in data["codes"]] == ["; ".join(row.get("marks", [])) for row in rows]
+    for mark in marks:
+        assert f'<option value="{mark}">' in page
+    first, *_ = csv.DictReader(io.StringIO(render_csv(census_of(rows))))
+    assert first["marks"] == "address_conflict; kinds_at_once"
+    many = [{"flows": 100 + n} for n in range(30)] + rows[:2]
+    kept = data_of(page_of(census_of(many), facts(), most_rows=4))
+    assert {"02:00:00:00:00:1e", "02:00:00:00:00:1f"} <= set(kept["device_id"]), "a flood of others does not hide them"
+
+
+def test_left_out_csv__is_what_a_spreadsheet_runs_no_formula_of() -> None:
+    (row,) = csv.DictReader(io.StringIO(render_left_out_csv(left_out_of({"mac": "=1+1"}))))
+    assert (row["mac"], row["flows"], row["in_census"]) == ("'=1+1", "7", "false")
+
+
 def test_page__asks_the_network_for_nothing() -> None:
     page = page_of(census_of([{}]), facts())
     assert re.findall(r'href="(.)', page) == ["#"]
@@ -119,7 +170,7 @@ def test_page__tells_version_date_comparison_and_every_packet_and_flow() -> None
     for part in (
         "Census of lab, 2026-01-10", "Model version 7 of 2026-01-09: macro F1 91.00 %.",
         "Compared with the census of 2026-01-09",
-        "in flows 12,345", "left aside: not ip 67", "together 12,412", "did not learn 190", "inside: outside 10",
+        "in flows 12,345", "left aside: not ip 67", "together 12,412", "did not learn 190", "no MAC is shown 10",
         "together 1,700",
     ):  # fmt: skip
         assert part in told
@@ -159,7 +210,7 @@ def test_page__sections_list_what_to_look_at_and_count_all_of_it() -> None:
     for part in (
         "New: 13", "Show all 13 in the table", "Gone: 1", "On the watch list: 1", "plug 81 % · Acme",
         "nearest lamp , 13 %, by 12 flows", "Undecided: 1",
-        "None: changed, back, something unknown beside the kinds found, several kinds behind one address, unknown.",
+        "one mac, changed, back, something unknown beside the kinds found, several kinds behind one address, unknown.",
     ):  # fmt: skip
         assert part in told
 

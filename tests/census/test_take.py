@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.sparse import csr_matrix
 
-from iotid.census import check_watchlist, take_census
+from iotid.census import check_watchlist, score, take_census
+from iotid.census.marks import SENTENCES
 from iotid.census.pseudonyms import KEY_VARIABLE, Pseudonyms
 from iotid.config import Settings, Watchlist
 from iotid.errors import AccountingError, DataError, PartitionError, SettingError, WatchError
@@ -132,6 +133,67 @@ def test_take_census__names_devices_accounts_for_every_flow_and_writes_table_pag
     assert len(Path(census.uri, "_census.csv").read_text(encoding="utf-8").splitlines()) == 1 + 5
 
 
+def left_out(census: Partition) -> list[tuple[Any, ...]]:
+    rows = pq.read_table(f"{census.uri}/_left_out.parquet", partitioning=None)
+    return list(zip(*(rows[name].to_pylist() for name in rows.column_names if name != "packets"), strict=True))
+
+
+GATE = "02:00:00:00:00:01"
+
+
+def test_take_census__what_is_left_out_is_listed_by_mac_and_reason_and_every_flow_is_there(site: Site) -> None:
+    make, asked = site.make, {"server_packets": 0}
+    camera = {"server_ip": IPS[A], "server_mac": A}
+    flows = [
+        *[make("camera", IPS[A], A)] * 3,
+        # strangers ask the camera, a MAC that shows itself nowhere else, and one without a MAC
+        *[make("plug", f"52.9.9.{n}", GATE, **camera, **asked) for n in range(4)],
+        *[make("plug", "52.9.9.9", GATE, server_ip=f"203.0.113.{n}", server_mac=D, **asked) for n in (7, 8)],
+        make("plug", "52.9.9.9", GATE, server_ip="10.0.0.7", server_mac=None, **asked),
+        # the router forwards a stranger's call to all, from three addresses
+        *[make("plug", f"52.8.8.{n}", GATE, server_ip="224.0.0.1", server_mac=None, **asked) for n in (1, 2, 3, 3)],
+        # nobody shows a MAC
+        *[make("plug", "52.7.7.7", None, server_ip="52.7.7.8", server_mac=None)] * 2,
+        make("plug", "0.0.0.0", None, server_ip="255.255.255.255", server_mac=None, **asked),
+        # other protocols: of the camera, and of what sends nothing else
+        *[make("camera", IPS[A], A, protocol=1)] * 2,
+        make("camera", "100.64.0.9", C, protocol=1),
+    ]
+    site.night(1, *flows)
+    census = site.census(1)
+    assert left_out(census) == [
+        ("router", GATE, None, 3, False, 1, 4),
+        ("outside", None, "52.7.7.7", 1, False, 1, 2),
+        ("no_host_address", None, "0.0.0.0", 1, False, 1, 1),
+        ("unanswered", D, None, 2, False, 1, 2),
+        ("unanswered", None, "10.0.0.7", 1, False, 1, 1),
+        ("unanswered", A, IPS[A], 1, True, 1, 4),
+        ("other_protocol", C, "100.64.0.9", 1, False, 1, 1),
+        ("other_protocol", A, IPS[A], 1, True, 1, 2),
+    ]
+    told = census.metadata
+    assert told["flows"] == told["flows_of_devices"] + sum(row[-1] for row in left_out(census)) == len(flows)
+    assert told["flows_without_device"] == {"router": 4, "outside": 2, "no_host_address": 1, "unanswered": 7}
+    assert told["flows_of_other_protocols"] == 3
+    packets = pq.read_table(f"{census.uri}/_left_out.parquet", partitioning=None)["packets"].to_pylist()
+    assert sum(packets) == sum(flow["client_packets"] + flow["server_packets"] for flow in flows[3:])
+    page = Path(census.uri, "_census.html").read_text(encoding="utf-8")
+    assert "100.64.0.9" in page
+    # in whatever order, whatever few are listed, all are counted
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(score, "MOST_LEFT_OUT", 1)
+        site.night(1, *flows[::-1])
+        assert left_out(site.census(1)) == [
+            ("router", GATE, None, 3, False, 1, 4),
+            ("outside", None, "52.7.7.7", 1, False, 1, 2),
+            ("no_host_address", None, "0.0.0.0", 1, False, 1, 1),
+            ("unanswered", D, None, 2, False, 1, 2),
+            ("unanswered", None, None, 2, None, 2, 5),
+            ("other_protocol", C, "100.64.0.9", 1, False, 1, 1),
+            ("other_protocol", None, None, 1, None, 1, 2),
+        ]
+
+
 def test_take_census__packets_of_other_centuries_are_counted_and_date_nothing(site: Site) -> None:
     make, far = site.make, datetime(2105, 1, 1, tzinfo=UTC)
     odd = make("camera", IPS[A], A) | {"last_seen": far}
@@ -202,6 +264,70 @@ def test_take_census__packets_that_nobody_answered_do_not_change_what_a_camera_i
     told = site.census(2).metadata
     assert told["flows_without_device"] == {"unanswered": 1500}
     assert (told["flows"], told["flows_of_devices"], told["devices"]) == (1504, 4, 1)
+
+
+def test_take_census__macs_that_use_one_address_at_the_same_time_are_marked_and_those_in_sequence_are_not(
+    site: Site,
+) -> None:
+    noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+    def at(mac: str, address: str, *minutes: float, **more: Any) -> list[dict[str, Any]]:
+        """Flows of ten seconds."""
+        times = [(noon + timedelta(minutes=each), noon + timedelta(minutes=each, seconds=10)) for each in minutes]
+        return [site.make("camera", address, mac, first_seen=one, last_seen=two, **more) for one, two in times]
+
+    def marked(*flows: list[dict[str, Any]], **more: Any) -> list[str]:
+        site.night(1, *(flow for some in flows for flow in some), **more)
+        census = site.census(1)
+        rows = {row["device_id"]: row for row in stored(census).to_pylist()}
+        found = [name for name, row in rows.items() if row["marks"]]
+        assert all(rows[name]["marks"] == ["address_conflict"] for name in found)
+        assert all(rows[name]["reason"].endswith(SENTENCES["address_conflict"]) for name in found)
+        assert census.metadata["marks"] == {"address_conflict": len(found), "kinds_at_once": 0}
+        return sorted(found)
+
+    x, y = "192.168.1.10", "fe80::1"
+    assert marked(at(A, x, 0, 0.5, 1), at(B, x, 0.7), at(C, "192.168.1.12", 0, 1)) == [A, B]
+    assert marked(at(A, x, 0), at(B, x, 0.1)) == [A, B], "within one flow of the other"
+    # DHCP: handed on, handed back, and at once; a flow without a time-out that spans it all
+    assert marked(at(A, x, 0, 1, 2), at(B, x, 2.2, 3, 4), at(C, x, 4.5)) == []
+    assert marked(at(A, x, 0, 4, 5), at(B, x, 2)) == []
+    long = {"last_seen": noon + timedelta(minutes=9)}
+    assert marked([at(A, x, 0)[0] | long], at(B, x, 2, 4)) == []
+    # the same address in two networks; at what routes; at what has none yet; and of what sent nothing
+    assert marked(at(A, y, 0, 0.5, vlan=1), at(B, y, 0.2, vlan=2)) == []
+    assert marked(at(A, x, 0, 0.5), at(GATE, x, 0.2)) == []
+    assert marked(at(A, "0.0.0.0", 0, 0.5), at(B, "0.0.0.0", 0.2)) == []
+    assert marked(at(A, x, 0, 0.5), at(B, x, 0.2, client_packets=0)) == []
+    other = {"capture_file": "b.pcap"}
+    assert marked(at(A, x, 0, 0.5), at(B, x, 0.2, **other)) == [A, B]
+    assert marked(at(A, x, 0, 0.5), at(B, x, 0.2, **other), join_files=False) == []
+    # within a flow, if it is known whose address it was
+    inside = {"server_ip": "192.168.1.1", "address_conflict": True}
+    assert marked(at(A, x, 0, address_conflict=True), at(B, "192.168.1.11", 1, **inside)) == [A]
+
+
+@pytest.mark.parametrize("behind", ["hosts", "auto"])
+def test_take_census__a_mac_that_shows_two_kinds_at_the_same_time_is_marked(site: Site, behind: str) -> None:
+    def shown(mac: str, *looks: str) -> list[dict[str, Any]]:
+        return [site.make(look, IPS[mac], mac, variant) for look in looks for variant in (0, 1, 2, 3)]
+
+    begin = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    in_turn = [
+        flow | dict.fromkeys(("first_seen", "last_seen"), begin + timedelta(minutes=n))
+        for n, flow in enumerate(shown(B, "camera", "plug"))
+    ]
+    at_once = [flow | {"first_seen": begin, "last_seen": begin} for flow in shown(A, "camera", "plug")]
+    single = [{**each, "client_mac": f"02:00:00:00:01:0{n}", "client_ip": f"192.168.1.2{n}"} for n in range(9)
+              for each in shown(C, "plug" if n % 2 else "camera")]  # fmt: skip
+    site.night(1, *in_turn, *at_once, *single)
+    census = site.census(1, behind=behind)
+    rows = {row["device_id"]: row for row in stored(census).to_pylist()}
+    assert {name for name, row in rows.items() if row["marks"] == ["kinds_at_once"]} == {A}
+    assert rows[A]["reason"].endswith(SENTENCES["kinds_at_once"])
+    assert census.metadata["marks"] == {"address_conflict": 0, "kinds_at_once": 1}
+    households = stored(site.census(1, behind="households"))["marks"].to_pylist()
+    assert not any(households), "where households are said to be, several kinds are no news"
 
 
 def test_take_census__a_kind_that_comes_to_an_address_is_a_change_that_names_it(site: Site) -> None:
@@ -310,7 +436,7 @@ def test_take_census__a_census_of_version_2_before_it_has_no_groups_and_kinds_on
     site.devices(1, a="odd", b="camera")
     site.devices(2, b="camera")
     before = site.census(1)
-    since = ["group", "kinds", "unexplained", "household", "reason", "new_kinds"]
+    since = ["group", "kinds", "unexplained", "household", "reason", "new_kinds", "marks"]
     rows = stored(before).drop_columns(since)
     with site.store.write("census", before.keys, 2) as staged:
         pq.write_table(rows, f"{staged.path}/part-0.parquet")
@@ -331,7 +457,7 @@ def test_take_census__an_empty_night_is_a_whole_census_on_which_all_are_gone(sit
 
 def test_take_census__flows_that_were_promised_and_are_missing_fail_it_and_leave_nothing(site: Site) -> None:
     site.night(1, *[site.make("camera", IPS[A], A)] * 3, rows=4)
-    with pytest.raises(AccountingError, match=r"promises 4 flows, but 3 were scored"):
+    with pytest.raises(AccountingError, match=r"promises 4 flows, but 3 were scored and left out are none, together 3"):
         site.census(1)
     assert not site.store.exists("census", {"site": "lab", "capture_date": "2026-01-01"})
 

@@ -24,7 +24,7 @@ from iotid.census.score import Scored, _answers, _whole_devices
 from iotid.config import Settings, Watchlist
 from iotid.errors import AccountingError, DataError, NoModelError, PartitionError, SettingError, WatchError
 from iotid.model.device import Answer
-from iotid.schemas import CENSUS, FLOWS, GROUPS
+from iotid.schemas import CENSUS, FLOWS, GROUPS, LEFT_OUT
 from iotid.storage import Partition, Store
 
 A, B, C, D = (f"02:00:00:00:00:{last}" for last in ("0a", "0b", "0c", "0d"))
@@ -54,7 +54,7 @@ def _devices(day: int, labels: dict[str, str | None]) -> pa.Table:
             {
                 "device_id": device, "status": status, **{name: only.get(name) for name in ("label", "vendor", "type")},
                 "confidence": 0.93, "kinds": kinds, "runners_up": [], "unexplained": 0.0, "household": 0.1,
-                "reason": "Of 4 distinct flows: 4 like those of several kinds.", "group": None, "flows": 4,
+                "reason": "Of 4 distinct flows: 4 like those of several kinds.", "marks": [], "group": None, "flows": 4,
                 "bytes": 400,
                 "first_seen": seen, "last_seen": seen + timedelta(minutes=1),
                 "addresses": [f"192.168.1.{10 + number}"],
@@ -62,6 +62,17 @@ def _devices(day: int, labels: dict[str, str | None]) -> pa.Table:
         )  # fmt: skip
     schema = CENSUS.arrow_schema(stored=True)
     return pa.Table.from_pylist(rows, pa.schema([schema.field(name) for name in COLUMNS]))
+
+
+def _left_out(reason: str, mac: str | None, address: str | None, flows: int) -> dict[str, Any]:
+    counts = {"addresses": 1, "ends": 1, "flows": flows, "packets": 2 * flows}
+    return {"reason": reason, "mac": mac, "address": address, "in_census": False, **counts}
+
+
+LEFT_OUT_ROWS = pa.Table.from_pylist(
+    [_left_out("outside", None, "52.1.2.3", 3), _left_out("other_protocol", D, "192.168.1.13", 2)],
+    schema=LEFT_OUT.arrow_schema(),
+)
 
 
 class Site:
@@ -85,7 +96,7 @@ class Site:
         labels = self.shown[date]
         if self.model == "2":
             labels = {device: "webcam" if label == "camera" else label for device, label in labels.items()}
-        return Scored(_devices(day, labels), groups, 4 * len(labels) - self.lost, 2, {"outside": 3})
+        return Scored(_devices(day, labels), groups, 4 * len(labels) - self.lost, LEFT_OUT_ROWS)
 
     def night(self, day: int, flow: dict[str, Any] | None = None, **labels: str | None) -> None:
         date = f"2026-01-{day:02}"
@@ -136,6 +147,36 @@ def test_take_plain__counts_what_is_there_and_lists_what_is_gone(site: Site) -> 
         path.name for path in Path(second.uri).iterdir()
     }
     assert first.metadata["watched_labels"] == {"camera": 1, "plug": 1}, "the plug by its vendor"
+
+
+def test_take_plain__what_is_left_out_lies_beside_the_rows_and_on_the_page(site: Site) -> None:
+    site.night(1, a="camera")
+    census = site.census(1)
+    files = {name: Path(census.uri, name).read_text() for name in ("_left_out.csv", "_census.html")}
+    assert pq.read_table(f"{census.uri}/_left_out.parquet", partitioning=None).equals(LEFT_OUT_ROWS)
+    assert files["_left_out.csv"].splitlines() == [
+        '"reason","mac","address","addresses","in_census","ends","flows","packets"',
+        '"outside",,"52.1.2.3",1,false,1,3,6',
+        f'"other_protocol","{D}","192.168.1.13",1,false,1,2,4',
+    ]
+    assert "What is left out" in files["_census.html"]
+    for text in ("52.1.2.3", D, "3 flows, 6 packets"):
+        assert text in files["_census.html"]
+
+
+def test_take_plain__with_pseudonyms_what_is_left_out_shows_no_mac_or_address(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+    site.night(1, a="camera")
+    for mode in ("opaque", "prefixes"):
+        census = site.census(1, pseudonyms=mode)
+        for path in Path(census.uri).iterdir():
+            for secret in (D, "52.1.2.3", "192.168.1.13"):
+                assert secret.encode() not in path.read_bytes(), path
+        rows = pq.read_table(f"{census.uri}/_left_out.parquet", partitioning=None).to_pylist()
+        name = Pseudonyms(KEY.encode(), keep_prefixes=mode == "prefixes").of(pa.array([D])).to_pylist()[0]
+        assert [(row["reason"], row["mac"]) for row in rows] == [("outside", None), ("other_protocol", name)]
 
 
 def test_take_plain__the_latest_night_before_at_the_same_site_is_compared_with(site: Site) -> None:
@@ -224,11 +265,14 @@ def test_take_plain__with_pseudonyms_nothing_beside_identifiers_joins_a_clear_ce
     for name in ("device_id", "group", "reason", "flows", "bytes", "first_seen", "last_seen", "confidence"):
         values = {table: {row[name] for row in listed} - {None} for table, listed in rows.items()}
         assert not values["clear"] & values["hidden"], name
+    left_out = [pq.read_table(pa.BufferReader(kept["_left_out.parquet"])) for kept in files.values()]
+    for name in ("mac", "address", "flows", "packets"):
+        assert not {*left_out[0][name].to_pylist()} & {*left_out[1][name].to_pylist()} - {None}, name
     assert {row["addresses"] == [] for row in rows["hidden"]} == {mode == "opaque"}
     assert files["hidden"].keys() ^ files["clear"].keys() == {"_groups.parquet", "_groups.sealed"}
     for name, content in files["hidden"].items():
         assert b"gclear" not in content, name
-        assert b"PAR1" not in content or name == "part-0.parquet"
+        assert b"PAR1" not in content or name in ("part-0.parquet", "_left_out.parquet")
         assert clear.metadata["settings_hash"].encode() not in content, "it tells the networks to whoever tries some"
 
 
@@ -268,7 +312,11 @@ def test_take_plain__the_watch_list_is_asked_with_the_probabilities_as_they_are(
 def test_take_plain__flows_that_are_lost_absent_or_cut_otherwise_are_errors(site: Site) -> None:
     site.night(1, a="camera")
     site.lost = 1
-    with pytest.raises(AccountingError, match=r"promises 9 flows, but 3 were scored, 2 are of other .* together 8"):
+    said = "promises 9 flows, but 3 were scored and left out are 3 outside, 2 other_protocol, together 8"
+    with pytest.raises(
+        AccountingError,
+        match=said,
+    ):
         site.census(1)
     with pytest.raises(PartitionError, match="run iotid assemble-flows first"):
         site.census(2)
@@ -325,7 +373,8 @@ def test_champion_of__says_that_promotion_refused_and_why() -> None:
 
 
 def test_scored__counts_flows_of_devices_of_other_protocols_and_of_none() -> None:
-    assert Scored(_devices(1, {}), NO_GROUPS, 5, 2, {"outside": 3, "no_host_address": 1}).flows == 11
+    assert Scored(_devices(1, {}), NO_GROUPS, 5, LEFT_OUT_ROWS).flows == 10
+    assert Scored(_devices(1, {}), NO_GROUPS, 5, LEFT_OUT_ROWS.slice(0, 0)).flows == 5
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 2, 3, 100])
@@ -350,14 +399,16 @@ def test_answers__equal_flows_are_one_row_and_every_device_is_asked_of_once_with
     devices, repeats = [f"d{number // 10}" for number in range(40)], chance.integers(1, 5, 40)
     first = chance.integers(0, 3, 40) * 60_000_000  # of each row flows of two minutes, all within three
     asked: list[tuple[np.ndarray, Any, Any]] = []
+    when: list[tuple[int, ...]] = []
 
-    def answer(sequences: dict[str, np.ndarray], flows: Any, at_once: Any) -> Answer:
+    def answer(sequences: dict[str, np.ndarray], flows: Any, at_once: Any, seen: Any) -> Answer:
         """Says how many flows each device has of each of two kinds of flows."""
         asked.append((sequences["length"], flows, at_once))
+        when.extend(zip(seen.set, seen.flow, seen.first_us, seen.last_us, strict=True))
         begins = np.stack([sequences["length"][:, 0] == first for first in (0, 1)], axis=1)
         share_BK, none_B = flows @ begins.astype(float), np.zeros(flows.shape[0])
         counts = (flows > 0).astype(np.int64) @ np.ones((flows.shape[1], 3), np.int64)
-        return Answer(share_BK, share_BK, none_B, share_BK, none_B, none_B, counts, counts[:, 0], counts[:, :2])
+        return Answer(share_BK, share_BK, none_B, share_BK, none_B, none_B, counts, counts[:, 0], *[counts[:, :2]] * 3)
 
     encoding = SimpleNamespace(encode=lambda batch: {"length": np.array(batch["length"].to_pylist(), np.int32)})
     predictor: Any = SimpleNamespace(encoding=encoding, learned=SimpleNamespace(devices=SimpleNamespace(answer=answer)))
@@ -378,6 +429,8 @@ def test_answers__equal_flows_are_one_row_and_every_device_is_asked_of_once_with
         ]
         assert most == max(equal)
     assert at_once.nnz == flows.nnz
+    rows_seen = [(n // 10, tuple(lengths[n]), first[n], first[n] + 180_000_000) for n in range(40)]
+    assert [(of, tuple(sequences[flow]), *times) for of, flow, *times in when] == rows_seen
     told = answers_from_arrow(table)
     for place in range(4):
         own = slice(10 * place, 10 * place + 10)
@@ -394,7 +447,7 @@ def _as_version_3(site: Site, day: int, rows: pa.Table) -> Partition:
         for kinds, status in zip(rows["kinds"].to_pylist(), rows["status"].to_pylist(), strict=True)
     ]  # fmt: skip
     kind = pa.struct([*((name, pa.string()) for name in ("label", "vendor", "type")), ("confidence", pa.float64())])
-    since = ["kinds", "unexplained", "household", "reason", "new_kinds"]
+    since = ["kinds", "unexplained", "household", "reason", "new_kinds", "marks"]
     stored = rows.drop_columns(since).append_column("several", pa.array(several, pa.list_(kind)))
     stored = stored.append_column("novelty", pa.nulls(len(rows), pa.float64()))
     before = site.store.open("census", {"site": "lab", "capture_date": f"2026-01-{day:02}"})
@@ -425,6 +478,20 @@ def test_take_plain__a_census_of_version_3_is_the_night_before(site: Site) -> No
     }  # fmt: skip
     later = site.census(2, version="2")
     assert later.metadata["compared_with"]["how"] == "scored again"
+
+
+def test_take_plain__a_census_of_version_4_is_as_it_was_and_nothing_is_marked(site: Site) -> None:
+    site.night(1, a="camera", b="camera+plug", c=None)
+    site.night(2, a="camera", b="camera+plug", c=None)
+    before = site.census(1)
+    rows = pq.read_table(f"{before.uri}/part-0.parquet", partitioning=None)
+    with site.store.write("census", before.keys, 4) as staged:
+        content = rows.drop_columns("marks")
+        pq.write_table(content, f"{staged.path}/part-0.parquet", filesystem=staged.filesystem)
+        pq.write_table(NO_GROUPS, f"{staged.path}/_groups.parquet", filesystem=staged.filesystem)
+        staged.metadata |= {name: before.metadata[name] for name in ("model_version", "settings_hash")}
+    assert take._stored_rows(site.store.open("census", before.keys)).equals(rows)
+    assert {change for change, _ in _changes(site.census(2)).values()} == {"same"}
 
 
 def test_stored_rows__of_version_3_a_kind_without_a_label_is_called_by_vendor_and_type(site: Site) -> None:

@@ -430,7 +430,7 @@ def test_match__a_flow_is_the_clients_inside_else_the_servers_as_the_census_says
         ]
     )
     assert _names(devices, flows) == [name for _, _, name in _WHOSE]
-    in_census, _, _ = name_devices(flows, Site(Networks(devices.inside)))
+    in_census = name_devices(flows, Site(Networks(devices.inside))).device
     name_of = {end[1]: name for name, end in listed.items()}
     assert [name_of.get(mac) for mac in in_census.to_pylist()] == [name for _, _, name in _WHOSE]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -173,12 +174,25 @@ def test_ends__are_asked_for_by_the_macs_and_addresses_of_all_devices() -> None:
     assert _addresses(devices, without_mac=True) == ["10.0.0.3", "10.0.0.4"]
 
 
-def test_at_devices__are_ends_inside_the_sites_networks_and_of_no_group() -> None:
-    rows = [("10.0.0.1", CAM), ("52.1.2.3", CAM), ("10.0.0.2", None), ("224.0.0.251", "01:00:5e:00:00:fb")]
-    batch = pa.RecordBatch.from_pylist([{"ip": ip, "mac": mac, "sent": True} for ip, mac in rows])
+def test_at_devices__are_those_of_the_rule_for_flows_and_perhaps_where_a_mac_that_forwards_nothing_received() -> None:
+    ends = [("10.0.0.1", CAM), ("52.1.2.3", CAM), ("52.1.2.3", PLUG), ("10.0.0.2", None), ("0.0.0.0", CAM)]
+    ends += [("52.1.2.3", None), ("224.0.0.251", "01:00:5e:00:00:fb"), ("10.0.0.255", "ff:ff:ff:ff:ff:ff")]
+    batch = pa.RecordBatch.from_pylist([{"ip": ip, "mac": mac, "sent": sent} for ip, mac in ends for sent in (1, 0)])
+    batch = batch.set_column(2, "sent", batch["sent"].cast(pa.bool_()))
+
+    def found(devices: DeviceList) -> list[tuple[Any, ...]]:
+        (left,) = _at_devices([batch], devices.site("lab"))
+        return [(ends.index((row["ip"], row["mac"])), row["sent"], row["sure"]) for row in left.to_pylist()]
+
+    inside = [(0, True, True), (0, False, True), (3, True, True), (3, False, True)]
+    group = [(7, True, True), (7, False, False)]
     devices = DeviceList((Device(name="cam", mac=CAM),))
-    (ends,) = _at_devices([batch], devices.site)
-    assert [(row["ip"], row["mac"]) for row in ends.to_pylist()] == [rows[0], rows[2]]
+    assert found(devices) == [*inside, *group], "nothing is known of routers"
+    beyond = [(1, True, True), (1, False, False)]
+    unspecified = [(4, True, True), (4, False, False)]
+    to_all = [(6, True, True), (6, False, False)]
+    learned = replace(devices, routers={"lab": frozenset({PLUG}), "elsewhere": frozenset({CAM})})
+    assert found(learned) == [*inside[:2], *beyond, *inside[2:], *unspecified, *to_all, *group]
 
 
 @pytest.mark.spark
@@ -191,7 +205,7 @@ def test_read_traffic__tells_sent_from_received_and_counts_whole_seconds(
     )  # fmt: skip
     Container("a.pcap").write(tmp_path, packets)
     devices = DeviceList((Device(name="cam", mac=CAM), Device(name="plug", mac=PLUG)))
-    traffic = read_traffic(spark, [str(tmp_path)], devices, "name", ["cam", "plug"], settings.capture)
+    traffic = read_traffic(spark, {"": [str(tmp_path)]}, devices, "name", ["cam", "plug"], settings.capture)
     assert _rows(traffic, "device", "second", "sent", "frame_length", "packets", "label") == [
         (CAM, 100, False, 122, 1, 0),
         (CAM, 100, True, 92, 2, 0),
@@ -211,8 +225,33 @@ def test_read_traffic__what_a_listed_router_forwards_is_not_the_routers(
         tmp_path, [packet for pair in pairs for packet in network.udp(pair, (5000, 6000), [(0, bytes(50))], clock)]
     )
     devices = DeviceList((Device(name="cam", mac=CAM), Device(name="router", mac=PLUG)))
-    traffic = read_traffic(spark, [str(tmp_path)], devices, "name", ["cam", "router"], settings.capture)
+    traffic = read_traffic(spark, {"": [str(tmp_path)]}, devices, "name", ["cam", "router"], settings.capture)
     assert Counter(_rows(traffic, "sent", "label", "packets")) == Counter([(True, 0, 1), (False, 0, 1), (True, 1, 1)])
+
+
+@pytest.mark.spark
+def test_read_traffic__a_device_with_an_address_from_elsewhere_has_what_it_sends_and_receives(
+    spark: SparkSession, settings: Settings, tmp_path: Path
+) -> None:
+    """Of each site's captures by its own routers: at the office the router of the home is a device."""
+    network, clock = Network(), Clock(int(100e9), 0, random.Random(1))
+    server = Host(PLUG, "52.1.2.3", "2001:db8::1")
+    moved = Host(CAM, "100.64.0.9", "2001:db8:1::9")
+    quiet = Host(CAM, "100.64.7.7", "2001:db8:7::7")  # nothing is sent from there
+    for site, pairs in (("home", [(moved, server), (server, moved), (server, quiet)]), ("office", [(server, moved)])):
+        packets = [packet for pair in pairs for packet in network.udp(pair, (5, 6), [(0, bytes(50))], clock)]
+        (tmp_path / site).mkdir()
+        Container("a.pcap").write(tmp_path / site, packets)
+    listed = DeviceList((Device(name="cam", mac=CAM), Device(name="router", mac=PLUG)))
+    devices = replace(listed, routers={"home": frozenset({PLUG}), "office": frozenset({CAM})})
+    paths = {site: [str(tmp_path / site)] for site in ("home", "office")}
+    traffic = read_traffic(spark, paths, devices, "name", ["cam", "router"], settings.capture)
+    rows = _rows(traffic, "capture_file", "sent", "label", "packets")
+    assert [(Path(file).parent.name, *rest) for file, *rest in rows] == [
+        ("home", False, 0, 1), ("home", True, 0, 1), ("office", True, 1, 1),
+    ]  # fmt: skip
+    unknown = read_traffic(spark, paths, listed, "name", ["cam", "router"], settings.capture)
+    assert _rows(unknown, "device") == [], "where nothing is known of routers, networks alone tell"
 
 
 @pytest.mark.spark
@@ -234,7 +273,7 @@ def test_read_traffic__where_no_mac_is_shown_the_address_tells_if_one_device_alo
 
     def found(devices: Iterable[Device]) -> list[tuple[Any, ...]]:
         listed = DeviceList(tuple(devices))
-        traffic = read_traffic(spark, [str(tmp_path)], listed, "name", ["cam", "plug", "phone"], settings.capture)
+        traffic = read_traffic(spark, {"": [str(tmp_path)]}, listed, "name", ["cam", "plug", "phone"], settings.capture)
         rows = _rows(traffic, "capture_file", "device", "sent", "label")
         return [(Path(file).stem, *rest) for file, *rest in rows]
 
@@ -259,7 +298,7 @@ def test_read_traffic__equals_the_simulators_night_counted_packet_by_packet(
     labels = sorted(set(devices.labels("model")))
     night = str(tmp_path / "captures" / "home" / NIGHTS[0])
     capture = settings.capture.model_copy(update={"split_bytes": 1 << 20, "task_bytes": 1 << 20, "tunnels": ("gre",)})
-    traffic = read_traffic(spark, [night], devices, "model", labels, capture)
+    traffic = read_traffic(spark, {"": [night]}, devices, "model", labels, capture)
     label_of = {device.mac[0]: labels.index(device.model) for device in devices.devices}
     expected = _one_by_one(read_packets(night, settings=capture), label_of)
     assert _as_counter(traffic) == expected
@@ -279,4 +318,4 @@ def test_read_traffic__equals_real_captures_counted_packet_by_packet(
     label_of = {device.mac[0]: labels.index(device.name) for device in devices.devices if device.name in labels}
     expected = _one_by_one(read_packets(folders, settings=settings.capture), label_of)
     assert {(row[3], row[5]) for row in expected} == {(sent, label) for sent in (True, False) for label in (0, 1)}
-    assert _as_counter(read_traffic(spark, folders, devices, "name", labels, settings.capture)) == expected
+    assert _as_counter(read_traffic(spark, {"": folders}, devices, "name", labels, settings.capture)) == expected

@@ -202,6 +202,21 @@ def test_write_plain__flows_are_those_that_comparisons_read_into_memory(
     assert counted == dict(zip(held.labels, np.bincount(held.label).tolist(), strict=True))
 
 
+def test_write_plain__a_router_of_one_site_is_a_listed_device_at_another(
+    plain_spark: Any, tmp_path: Path, flow_table: FlowTable, write_night: WriteNight
+) -> None:
+    """The plug's MAC forwards at home what the camera asks; at the office it sends from an address outside."""
+    asked = {"server_packets": 1, "server_ip": "52.1.2.3"}
+    home = [{"client_mac": CAM, "packet_length": [40 + n], "server_mac": PLUG, **asked} for n in range(30)]
+    moved = {"client_mac": PLUG, "client_ip": "100.64.0.9", "server_mac": LAMP, **asked}
+    office = [{**moved, "packet_length": [40 + n]} for n in range(30)]
+    store = Store(str(tmp_path))
+    nights = [write_night(store, flow_table(rows), site) for site, rows in (("home", home), ("office", office))]
+    labels = _write(plain_spark(), store, nights).metadata["labels"]
+    kept = {label: sum(part["flows"] for part in own.values()) for label, own in labels.items()}
+    assert kept == {"cam": 30, "plug": 30}
+
+
 def test_write_plain__row_groups_are_as_many_as_asked(plain_spark: Any, night: tuple[Store, Partition]) -> None:
     for partitions in (1, 3):
         dataset = _write(plain_spark(partitions=partitions), night[0], [night[1]], "dataset.unique=false")

@@ -345,3 +345,13 @@ def test_compare__from_a_nights_flows_to_a_table_and_a_run(tmp_path: Path) -> No
     run = client.search_runs([experiment.experiment_id])[0]
     assert "by_capture.ensemble.flows.macro_f1" in run.data.metrics
     assert run.info.status == "FINISHED"
+
+
+def test_captures_by_site__a_capture_that_two_sites_plan_is_read_once(settings: Settings) -> None:
+    store, nights = Store(settings.storage.root), []
+    for site, day, paths in (("office", 1, ["c", "b"]), ("home", 1, ["a", "a"]), ("home", 2, ["b"])):
+        keys = {"site": site, "capture_date": f"2026-01-0{day}"}
+        with store.write("splits", keys, 2) as staged:
+            pq.write_table(pa.table({"path": paths}), f"{staged.path}/part-0.parquet", filesystem=staged.filesystem)
+        nights.append(store.open("splits", keys))
+    assert comparison._captures_by_site(nights) == {"home": ["a", "b"], "office": ["c"]}

@@ -18,6 +18,7 @@ Flow = tuple[str, str | None, str, str | None, int]  # client and server, addres
 
 class Held(NamedTuple):
     flows: list[Flow]
+    site: str = "lab"
 
     def read(self, columns: Iterable[str]) -> Iterator[pa.RecordBatch]:
         names = ["client_ip", "client_mac", "server_ip", "server_mac", "server_packets"]
@@ -64,9 +65,16 @@ ASKS = ("192.168.1.5", CAM, "52.1.2.3", GATE, 3)
     ],
 )
 def test_find_routers__are_who_answers_for_addresses_outside(flows: list[Flow], routers: set[str]) -> None:
-    assert find_routers([Held(flows)], INSIDE) == routers
-    assert find_routers([Held([flow]) for flow in reversed(flows)], INSIDE) == routers
+    assert find_routers([Held(flows)], INSIDE) == {"lab": routers}
+    assert find_routers([Held([flow]) for flow in reversed(flows)], INSIDE) == {"lab": routers}
 
 
 def test_find_routers__of_no_flows_are_none() -> None:
-    assert find_routers([], INSIDE) == frozenset()
+    assert find_routers([], INSIDE) == {}
+
+
+def test_find_routers__a_router_of_one_site_may_be_a_device_at_another() -> None:
+    behind = [("192.168.1.5", GATE, "52.1.2.3", OTHER, 3), ("100.64.0.9", GATE, "52.1.2.3", OTHER, 3)]
+    files = [Held([ASKS], "home"), Held(behind, "office")]
+    for given in (files, files[::-1]):
+        assert find_routers(given, INSIDE) == {"home": {GATE}, "office": {OTHER}}

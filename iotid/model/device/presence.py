@@ -48,7 +48,9 @@ class Answer:
     probability of each class, given its kind; ``unexplained`` (B,): share of the distinct flows that no kind found
     explains; ``unknown`` (B,): probability that something else is there; ``flows`` (B, K + 1): distinct flows that are
     like those of one kind alone, last those that are like several kinds'; ``distinct`` (B,): all; ``units`` (B, K):
-    devices of each kind, if any, at least: 2 where more sessions were open at once than one device held in training.
+    devices of each kind, if any, at least: 2 where more sessions were open at once than one device held in training;
+    ``begins`` and ``ends`` (B, K): µs since 1970 of the first and last packet of flows that are like those of the kind
+    alone, 0 and -1 where there are none, or no times were given.
     """
 
     host: NDArray[np.float64]
@@ -60,6 +62,32 @@ class Answer:
     flows: NDArray[np.int64]
     distinct: NDArray[np.int64]
     units: NDArray[np.int64]
+    begins: NDArray[np.int64]
+    ends: NDArray[np.int64]
+
+
+class Seen(NamedTuple):
+    """N pairs of a set and a distinct flow of it: when the first of these flows began and the last one ended, µs."""
+
+    set: NDArray[np.int64]
+    flow: NDArray[np.int64]
+    first_us: NDArray[np.int64]
+    last_us: NDArray[np.int64]
+
+    @classmethod
+    def none(cls) -> Seen:
+        return cls(*[np.zeros(0, np.int64)] * 4)
+
+    def spans(self, sets: int, of_kind_DK: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(B, K) each: begin and end of the flows of each kind, of which a flow has one at most; 0 and -1 of none."""
+        limits = np.iinfo(np.int64)
+        begins_BK = np.full((sets, of_kind_DK.shape[1]), limits.max)
+        ends_BK = np.full_like(begins_BK, limits.min)
+        pair, kind = np.nonzero(of_kind_DK[self.flow])
+        np.minimum.at(begins_BK, (self.set[pair], kind), self.first_us[pair])
+        np.maximum.at(ends_BK, (self.set[pair], kind), self.last_us[pair])
+        is_none_BK = ends_BK < begins_BK
+        return np.where(is_none_BK, 0, begins_BK), np.where(is_none_BK, -1, ends_BK)
 
 
 class _Asked(NamedTuple):
@@ -102,16 +130,19 @@ class DeviceModel:
         sequences: Mapping[str, NDArray[np.int32]],
         flows_BD: csr_matrix,
         at_once_BD: csr_matrix | None = None,
+        seen: Seen | None = None,
     ) -> Answer:
         """Of sets of flows; ``flows_BD``: how many flows of each set are equal to each row of ``sequences``.
 
-        ``at_once_BD``: of sessions how many were open at the same time, as `Sets` has it.
+        ``at_once_BD``: of sessions how many were open at the same time, as `Sets` has it; ``seen``: when.
         """
         shown = self._vocabulary.read(sequences, flows_BD)
         logits_BK, class_logits_BC = self._first.logits(shown)
         features = self._evidence.features(shown, logits_BK)
         host_BK, household_BK = (_sigmoid(meta.log_odds(features)) for meta in (self._of_host, self._of_household))
         of_set = self._of_set(shown, self._evidence, features, host_BK, household_BK)
+        explained_DK = self._evidence.explained(shown)
+        begins_BK, ends_BK = (seen or Seen.none()).spans(flows_BD.shape[0], explained_DK[:, :-1])
         return Answer(
             host=host_BK,
             household=household_BK,
@@ -119,9 +150,11 @@ class DeviceModel:
             class_share=self._class_share(class_logits_BC * self._class_factor),
             unexplained=of_set[:, 0],
             unknown=_sigmoid(self._has_unknown.log_odds(of_set) - self._unknown_limit),
-            flows=self._evidence.flows_of(shown),
+            flows=self._evidence.flows_of(shown, explained_DK),
             distinct=flows_BD.getnnz(axis=1).astype(np.int64),
             units=self._units(sequences, flows_BD.shape[0], at_once_BD),
+            begins=begins_BK,
+            ends=ends_BK,
         )
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:

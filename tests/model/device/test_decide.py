@@ -36,6 +36,8 @@ def _answer(
         flows=np.zeros((addresses, _KINDS + 1), np.int64),
         distinct=np.full(addresses, 10),
         units=np.ones((addresses, _KINDS), np.int64),
+        begins=np.zeros((addresses, _KINDS), np.int64),
+        ends=np.zeros((addresses, _KINDS), np.int64),
     )
 
 
@@ -116,7 +118,7 @@ def test_decide__does_not_hang_on_the_last_bits(census: config.Census) -> None:
 def test_decide__of_no_kinds_and_of_no_addresses(census: config.Census) -> None:
     no_kind, nothing, counts = np.zeros((2, 0)), np.zeros(2), np.zeros((2, 1), np.int64)
     without = Answer(
-        no_kind, no_kind, nothing, no_kind, nothing, nothing, counts, counts[:, 0] + 1, no_kind.astype(np.int64)
+        no_kind, no_kind, nothing, no_kind, nothing, nothing, counts, counts[:, 0] + 1, *[no_kind.astype(np.int64)] * 3
     )
     assert decide(without, 0.5, np.array([5, 1]), census).status.tolist() == ["unknown", "undecided"]
     nobody = _answer([[0.0] * 3])

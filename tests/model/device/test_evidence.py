@@ -210,7 +210,7 @@ def test_unexplained__a_flow_that_every_training_set_showed_is_explained() -> No
     left_B4 = evidence.unexplained(shown, np.array([[True, False], [True, False]]))
     assert left_B4[:, [1, 3]].tolist() == [[0, 1], [1, 2]]
     # both kinds explain the first flow, the second one alone the other
-    assert evidence.flows_of(shown).tolist() == [[0, 0, 1], [0, 1, 1]]
+    assert evidence.flows_of(shown, evidence.explained(shown)).tolist() == [[0, 0, 1], [0, 1, 1]]
 
 
 def test_flows_of__counts_distinct_flows_of_which_one_kind_alone_explains_half(case: _Case) -> None:
@@ -222,7 +222,7 @@ def test_flows_of__counts_distinct_flows_of_which_one_kind_alone_explains_half(c
             kinds = [kind for kind, share in enumerate(shares) if share > 0.5]
             if kinds:
                 expected[row, kinds[0] if len(kinds) == 1 else _KINDS] += 1
-    found = case.evidence.flows_of(case.shown)
+    found = case.evidence.flows_of(case.shown, case.evidence.explained(case.shown))
     assert found.tolist() == expected.tolist()
     assert not found[:, _NO_SETS].any()
     assert found[:, _KINDS].any()
@@ -241,7 +241,7 @@ def test_flows_of__a_flow_that_nobody_showed_is_like_the_kind_that_showed_half_o
     shown = vocabulary.read(
         {"packet_length": np.vstack([last, half, both])}, csr_matrix(np.array([[3, 1, 0, 0], [0, 2, 1, 1]]))
     )
-    assert evidence.flows_of(shown).tolist() == [[1, 1, 0], [0, 1, 0]]
+    assert evidence.flows_of(shown, evidence.explained(shown)).tolist() == [[1, 1, 0], [0, 1, 0]]
 
 
 def test_evidence__is_the_same_in_whatever_order_training_sets_come(case: _Case) -> None:

@@ -14,7 +14,7 @@ from scipy.sparse import csr_matrix, vstack
 
 from iotid import config
 from iotid.dataset.sets import Sets
-from iotid.model.device import Answer, DeviceModel, decide
+from iotid.model.device import Answer, DeviceModel, Seen, decide
 
 _PLACES = 14  # kinds that the world has; the model learns the first six of them
 _LEARNED = 6
@@ -272,3 +272,26 @@ def test_logits__of_more_than_was_ever_shown_are_those_of_the_most_that_was(mode
     flows = _unions([[0, 1]], 3)
     often = model.answer(_WORLD, vstack([flows * 10_000, flows * 1_000_000]).tocsr())
     assert often.household[0].tolist() == often.household[1].tolist()
+
+
+def test_spans__are_of_the_flows_that_one_kind_alone_explains() -> None:
+    of_kind = np.array([[True, False], [False, True], [False, False], [True, False]])
+    seen = Seen(*(np.array(column) for column in zip(
+        (0, 0, 5, 7), (0, 3, 2, 9), (0, 1, 4, 4), (0, 2, 1, 99), (2, 1, 8, 8), strict=True
+    )))  # fmt: skip
+    begins, ends = seen.spans(3, of_kind)
+    assert begins.tolist() == [[2, 4], [0, 0], [0, 8]]
+    assert ends.tolist() == [[9, 4], [-1, -1], [-1, 8]]
+
+
+def test_answer__tells_when_flows_like_those_of_one_kind_alone_were_seen(model: DeviceModel) -> None:
+    flows = _unions([[0], [1, 2], [10]], 8)
+    set_N, flow_N = flows.nonzero()
+    times = np.arange(len(set_N))
+    answer = model.answer(_WORLD, flows, seen=Seen(set_N, flow_N, times, times + 100))
+    assert ((answer.ends >= answer.begins) == (answer.flows[:, :-1] > 0)).all()
+    for row in range(3):
+        own, is_seen = times[set_N == row], answer.flows[row, :-1] > 0
+        assert ((answer.begins[row] >= own.min()) & (answer.ends[row] <= own.max() + 100))[is_seen].all()
+    without = model.answer(_WORLD, flows)
+    assert (without.ends < without.begins).all()
