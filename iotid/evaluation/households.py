@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +32,7 @@ from iotid.dataset.devices import merged_name
 from iotid.dataset.labels import UNKNOWN as UNLISTED
 from iotid.dataset.partition import PARTS
 from iotid.evaluation.household_addresses import Addresses, LabelledSets, Observed
-from iotid.evaluation.household_methods import DEVICE_MODEL, METHODS, Method, Predictions, Training
+from iotid.evaluation.household_methods import DEVICE_MODEL, METHODS, ORIGINS, Method, Predictions, Training
 from iotid.evaluation.household_scores import of_merges, of_single
 from iotid.model.device import kinds_of
 
@@ -57,6 +57,41 @@ _ALONE = {
     HOST: "hosts that no list names",
     HOST_ELSEWHERE: "other laboratories, hosts that no list names",
 }
+
+
+class Outcome(TypedDict):
+    """``merges``: scenario, and last all of them -> ``merges`` (how many) and method -> scores; ``alone``: what is
+    tested alone -> ``sets`` (how many) and method -> what became of them; metrics: `household_scores`."""
+
+    folds: int
+    kinds: list[str]
+    origins: dict[str, str]
+    merges: dict[str, dict[str, Any]]
+    alone: dict[str, dict[str, Any]]
+
+
+def compare(flows: LabelledFlows, settings: config.Settings) -> Outcome | None:
+    """All methods on households of these flows' captures; None where ``evaluation.household_merges`` is 0, or there are
+    no two captures to learn from one and test the other.
+
+    Trains each method ``evaluation.household_folds`` times with a fold of captures held back, and as many times with
+    kinds left out, whose devices are those never learned.
+    """
+    evaluation, own = settings.evaluation, Laboratory.of(flows)
+    folds = min(evaluation.household_folds, int(flows.capture.max()) + 1)
+    if not evaluation.household_merges or folds < 2:
+        return None
+    kinds, kind_C = own.kinds()
+    random = np.random.default_rng(evaluation.seed)
+    asked = rounds(kind_C, folds, folds, evaluation.household_merges, random, first_hour=own.has_long_captures)
+    results = Study(own, (), flows.folds(folds), settings.census, evaluation.seed).run(asked, random)
+    return {
+        "folds": folds,
+        "kinds": kinds,
+        "origins": dict(ORIGINS),
+        "merges": results.merges(),
+        "alone": results.alone(),
+    }
 
 
 class Scenario(NamedTuple):
@@ -160,7 +195,7 @@ class UnseenSets:
                 twice = random.choice(doubled)
                 chosen = np.append(twice, chosen[chosen != twice][: scenario.kinds - 1])
             rows = [random.choice(held_back[self.kind[held_back] == kind]) for kind in chosen]
-            rows += [self._second(rows[0], held_back, random)] * scenario.two_units
+            rows += [self._second(rows[0], held_back, random)] if scenario.two_units else []
             rows += [random.choice(never[self.device[never] == one]) for one in _some(unknowns, scenario.never, random)]
             if scenario.hosts:
                 rows += _some(hosts, min(len(hosts), int(random.choice(_HOSTS))), random).tolist()
