@@ -191,9 +191,9 @@ def _new_network(kinds: int) -> torch.nn.Module:
     from torch import nn
 
     return nn.Sequential(
-        nn.Conv2d(_DIRECTIONS, _FILTERS[0], (5, 3), padding=(2, 1)), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(_DIRECTIONS, _FILTERS[0], (8, 3), stride=(4, 1), padding=(2, 1)), nn.ReLU(), nn.MaxPool2d(2),
         nn.Conv2d(*_FILTERS, 3, padding=1), nn.ReLU(), nn.MaxPool2d((2, 3)),
         nn.Flatten(),
-        nn.Linear(_FILTERS[1] * (BINS // 4) * (SLOTS // 6), _HIDDEN), nn.ReLU(), nn.Dropout(_DROPOUT),
+        nn.Linear(_FILTERS[1] * (BINS // 16) * (SLOTS // 6), _HIDDEN), nn.ReLU(), nn.Dropout(_DROPOUT),
         nn.Linear(_HIDDEN, kinds),
     )  # fmt: skip

@@ -17,8 +17,8 @@ def main(
     Reads the table `flows` into memory, a device list and, for `evaluation.further_baselines`, the captures once more.
     Trains the ensemble anew for every test part, on this machine. Then merges captures as if behind one address, and
     compares what the device model and its baselines find there (`evaluation.household_merges`). Writes tables to read,
-    the numbers and answers behind them, and a run to MLflow. Killed and started again, it goes on from the networks that
-    it has trained.
+    the numbers and answers behind them, and a run to MLflow. Killed and started again, it goes on from the ensembles
+    that it has trained.
     """
     from iotid.dataset import DeviceList, LabelledFlows
     from iotid.evaluation import comparison, households

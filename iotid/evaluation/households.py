@@ -32,7 +32,16 @@ from iotid.dataset.devices import merged_name
 from iotid.dataset.labels import UNKNOWN as UNLISTED
 from iotid.dataset.partition import PARTS
 from iotid.evaluation.household_addresses import Addresses, LabelledSets, Observed
-from iotid.evaluation.household_methods import DEVICE_MODEL, METHODS, ORIGINS, Method, Predictions, Training
+from iotid.evaluation.household_methods import (
+    CNN,
+    DEVICE_MODEL,
+    FLOW_VOTE,
+    METHODS,
+    ORIGINS,
+    Method,
+    Predictions,
+    Training,
+)
 from iotid.evaluation.household_scores import of_merges, of_single
 from iotid.model.device import kinds_of
 
@@ -46,6 +55,7 @@ _KINDS, _NEVER, _THINNED = (1, 2, 3, 5, 8, 10), (1, 2, 3), 0.5
 _KINDS_OF_TWO_UNITS = (1, 3, 8)
 _HOSTS = (1, 2)  # that no list names, in a merge that has any
 _HOUR_US = 3_600_000_000
+_COMPARED = (DEVICE_MODEL, FLOW_VOTE, CNN)  # by `compare`; the regressions take as long as the device model
 _BEHIND = ("hosts", "households", "auto")
 # what a set that is tested is of
 HELD_BACK, HOST, LEFT_OUT, ELSEWHERE, SIMILAR, HOST_ELSEWHERE = range(6)
@@ -71,7 +81,7 @@ class Outcome(TypedDict):
 
 
 def compare(flows: LabelledFlows, settings: config.Settings) -> Outcome | None:
-    """All methods on households of these flows' captures; None where ``evaluation.household_merges`` is 0, or there are
+    """Methods on households of these flows' captures; None where ``evaluation.household_merges`` is 0, or there are
     no two captures to learn from one and test the other.
 
     Trains each method ``evaluation.household_folds`` times with a fold of captures held back, and as many times with
@@ -84,11 +94,12 @@ def compare(flows: LabelledFlows, settings: config.Settings) -> Outcome | None:
     kinds, kind_C = own.kinds()
     random = np.random.default_rng(evaluation.seed)
     asked = rounds(kind_C, folds, folds, evaluation.household_merges, random, first_hour=own.has_long_captures)
-    results = Study(own, (), flows.folds(folds), settings.census, evaluation.seed).run(asked, random)
+    study = Study(own, (), flows.folds(folds), settings.census, evaluation.seed, _COMPARED)
+    results = study.run(asked, random)
     return {
         "folds": folds,
         "kinds": kinds,
-        "origins": dict(ORIGINS),
+        "origins": {name: ORIGINS[name] for name in _COMPARED},
         "merges": results.merges(),
         "alone": results.alone(),
     }
@@ -276,7 +287,7 @@ def _dealt(times: int, parts: int, part: int) -> int:
 class Study:
     """One laboratory, whose captures are learned from and held back, and others, from which nothing is learned.
 
-    ``seed``: of the models; ``fold`` (N,) of each flow of ``own``.
+    ``seed``: of the models; ``fold`` (N,) of each flow of ``own``; ``methods``: of METHODS.
     """
 
     own: Laboratory
@@ -284,6 +295,7 @@ class Study:
     fold: NDArray[np.int64]
     census: config.Census
     seed: int
+    methods: Sequence[str] = tuple(METHODS)
 
     def run(self, asked: Iterable[Round], random: np.random.Generator) -> Results:
         results, kinds = Results(), self.own.kinds()[0]
@@ -304,9 +316,9 @@ class Study:
         sets = LabelledSets.of(observed, own.unit[chosen_N], label_N, own.device[chosen_N])
         training = Training(encoding, parts["train"].rows, sets, own.kinds()[1], self.census, self.seed)
         methods = {}
-        for name, learn in METHODS.items():
+        for name in self.methods:
             start = time.perf_counter()
-            methods[name] = learn(training)
+            methods[name] = METHODS[name](training)
             log.info("households, %s: %s learned in %.0f s", of_round.name, name, time.perf_counter() - start)
         return encoding, methods
 

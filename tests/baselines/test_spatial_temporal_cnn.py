@@ -11,7 +11,13 @@ import torch
 from scipy.sparse import csr_matrix, vstack
 
 from iotid.baselines.spatial_temporal_cnn import (
-    BIN_BYTES, BINS, CELLS, SLOTS, WINDOW_S, SpatialTemporalCnn, fingerprints,
+    BIN_BYTES,
+    BINS,
+    CELLS,
+    SLOTS,
+    WINDOW_S,
+    SpatialTemporalCnn,
+    fingerprints,
 )  # fmt: skip
 
 _SECOND = 1_000_000
@@ -67,7 +73,7 @@ def _learned(seed: int = 3) -> SpatialTemporalCnn:
     kind_B = np.repeat([0, 1, 2], 4)
     flows = vstack([_set(kind) for kind in kind_B.tolist()]).tocsr()
     identity = csr_matrix(np.eye(len(kind_B), dtype=np.int64))
-    return SpatialTemporalCnn(3, seed, epochs=8).fit(identity, flows, kind_B, np.arange(len(kind_B)))
+    return SpatialTemporalCnn(3, seed, epochs=30).fit(identity, flows, kind_B, np.arange(len(kind_B)))
 
 
 def test_fit__finds_the_kinds_of_households_in_any_of_their_windows() -> None:
