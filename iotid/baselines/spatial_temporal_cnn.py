@@ -7,11 +7,11 @@ Known: traffic is fingerprinted over space and time, as an Internet provider see
 the devices of one type behind an address are counted; F1 is above 0.999 on the authors' captures, which are not public.
 
 Chosen here, as nothing was at hand about it: the axes of a fingerprint (space: direction and length of a packet, time:
-its slot in the window), their bins, the length of a window, the layers and how they are trained; epochs and learning
-rate are the best of four tried on one held-back fifth of aalto's captures. As households are merged, all devices of one
-begin at the same moment. It learns from made-up households like those of the device model,
-and says which kinds are there (one sigmoid each) but not how many devices of one kind: that regression is left out.
-Of a flow only the packets are read that FLOWS keeps (flow.max_packets), so long flows fade after them.
+its slot in the window), their bins, the length of a window, the layers and how they are trained. Epochs and learning
+rate are those of four pairs that name most single devices right in one held-back fifth of aalto's captures. The network
+learns from made-up households like those of the device model, in which all devices begin at the same moment. It says
+which kinds are there (one sigmoid each) but not how many devices of one kind: that regression is left out. Of a flow
+only the packets are read that FLOWS keeps (flow.max_packets).
 
 Shape suffixes: N flows, P packets of all of them, B sets of flows or addresses, M members of households, W windows of
 addresses, K kinds, X cells of the fingerprints of all windows of time, C cells of one window.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -160,8 +161,8 @@ KINDS = ("camera", "hub", "plug")
 _SMALL = Path(__file__).with_name("small.yaml")
 
 
-def _captures(captures: int = 6) -> LabelledFlows:
-    """Captures of one device of each kind, of five flows each; kinds share no length."""
+def _captures(captures: int = 6, flows: int = 5) -> LabelledFlows:
+    """Captures of one device of each kind, of so many flows each; kinds share no length."""
     chance = np.random.default_rng(5)
     devices = tuple(
         Device(name=kind, vendor="Acme", type=kind, mac=f"aa:bb:cc:dd:ee:0{number}")
@@ -183,7 +184,7 @@ def _captures(captures: int = 6) -> LabelledFlows:
         }
         for number, kind in enumerate(KINDS)
         for capture in range(captures)
-        for flow in range(5)
+        for flow in range(flows)
     ]
     columns: dict[str, list[object]] = {}
     for field in (schema := FLOWS.arrow_schema()):
@@ -238,6 +239,11 @@ def test_compare__what_is_easy_to_tell_apart_is_found(compared: households.Outco
 
 def test_compare__is_none_where_nothing_is_asked_or_nothing_can_be_held_back() -> None:
     assert households.compare(_captures(), load_settings([_SMALL])) is None
+    flows = _captures(1, flows=12)
+    paths = pa.array(["one.pcap"] * len(flows.label))
+    together = flows.flows.set_column(flows.flows.schema.get_field_index("capture_file"), "capture_file", paths)
+    one_file = dataclasses.replace(flows, flows=together)
+    assert households.compare(one_file, load_settings([_SMALL], ["evaluation.household_merges=1"])) is None
 
 
 def test_comparison__tells_of_households(compared: households.Outcome, tmp_path: Path) -> None:
