@@ -247,6 +247,8 @@ class Evaluation(_Section):
     drift_days: int = Field(ge=1)
     left_out_groups: int = Field(ge=2)
     etei_epochs: int = Field(ge=1)
+    household_folds: int = Field(ge=2)
+    household_merges: int = Field(ge=0)
     bootstrap: int = Field(ge=0)
     seed: _Seed
 

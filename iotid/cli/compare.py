@@ -15,11 +15,13 @@ def main(
     """Compare the ensemble with its rivals on the same flows under every protocol of `evaluation.protocols`.
 
     Reads the table `flows` into memory, a device list and, for `evaluation.further_baselines`, the captures once more.
-    Trains the ensemble anew for every test part, on this machine. Writes a table to read, the numbers and answers
-    behind it, and a run to MLflow. Killed and started again, it goes on from what it has trained.
+    Trains the ensemble anew for every test part, on this machine. Then merges captures as if behind one address, and
+    compares what the device model and its baselines find there (`evaluation.household_merges`). Writes tables to read,
+    the numbers and answers behind them, and a run to MLflow. Killed and started again, it goes on from the ensembles
+    that it has trained.
     """
     from iotid.dataset import DeviceList, LabelledFlows
-    from iotid.evaluation import comparison
+    from iotid.evaluation import comparison, households
     from iotid.registry import Registry
     from iotid.session import spark_session
     from iotid.storage import Store
@@ -36,7 +38,8 @@ def main(
     made_by = comparison.made_by(settings, nights, devices)
     work = store.working_folder("runs", f"compare-{name}", made_by)
     results = comparison.compare(flows, settings, work, traffic)
-    shown, outcomes = comparison.write(results, work), [result.outcome for result in results]
+    of_households = households.compare(flows, settings)
+    shown, outcomes = comparison.write(results, work, of_households), [result.outcome for result in results]
     with store.write("comparisons", {"name": name}) as staged:
         staged.add_folder(shown)
         staged.metadata = {"hash": made_by, "protocols": settings.evaluation.protocols}
@@ -44,6 +47,9 @@ def main(
     sections = [settings.model, settings.training, settings.dataset, settings.evaluation]
     run = registry.start_run(f"compare-{name}", sections, {"hash": made_by})
     registry.log_metrics(run, comparison.flat(outcomes))
+    if of_households:
+        registry.log_metrics(run, comparison.flat_households(of_households))
     registry.log_artifacts(run, shown, "comparison")
     registry.end_run(run)
-    command.say(*comparison.text(outcomes).split("\n"), f"comparison: {store.open('comparisons', {'name': name}).uri}")
+    text = comparison.text(outcomes, of_households)
+    command.say(*text.split("\n"), f"comparison: {store.open('comparisons', {'name': name}).uri}")

@@ -46,6 +46,9 @@ if TYPE_CHECKING:
 
     from iotid.storage import Partition
 
+# what is read of flows beside their identity and sequences: when and which way their packets went
+_OF_TIME = ("last_seen", "packet_length", "direction", "inter_arrival_us")
+
 
 class Part(NamedTuple):
     """The rows of a part; the number of each of its flows (P,), and the row that it stands behind (P,)."""
@@ -108,7 +111,7 @@ class LabelledFlows:
         files = HeldFlows.by_site(flows) if isinstance(flows, pa.Table) else flows
         devices = devices.at(files)
         source = work.Source(files, () if later is None else later, devices, settings, flow.max_packets)
-        columns = {*FLOW_IDENTITY, *CAPTURE_IDENTITY, "last_seen", *source.sequence_columns}
+        columns = {*FLOW_IDENTITY, *CAPTURE_IDENTITY, *_OF_TIME, *source.sequence_columns}
         columns |= {"first_bytes"} if flow.keep_bytes else set()
         read = [batch for number in range(len(files)) for batch in source.read(number, sorted(columns), Counter())]
         table = pa.Table.from_batches([batch.flows for batch in read]).select(sorted(columns)).unify_dictionaries()

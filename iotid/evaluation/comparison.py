@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from iotid import config
-from iotid.evaluation import open_set
+from iotid.evaluation import household_scores, households, open_set
 from iotid.evaluation.fold import CAPTURES, ETEI, FLOWS, WINDOWS, rival_by_bytes
 from iotid.evaluation.open_set import OpenSet
 from iotid.evaluation.protocols import splits
@@ -91,8 +91,8 @@ def compare(
     return [study.run(flows, protocol) for protocol in settings.evaluation.protocols]
 
 
-def write(results: Sequence[Result], folder: Path) -> Path:
-    """Write the table, the numbers and answers behind it, and what curves there are; return their folder."""
+def write(results: Sequence[Result], folder: Path, of_households: households.Outcome | None = None) -> Path:
+    """Write the tables, the numbers and answers behind them, and what curves there are; return their folder."""
     import pyarrow.parquet as pq
 
     from iotid.evaluation import figures
@@ -102,7 +102,8 @@ def write(results: Sequence[Result], folder: Path) -> Path:
     shown.mkdir(parents=True)
     outcomes = [result.outcome for result in results]
     (shown / "comparison.json").write_text(json.dumps(outcomes, indent=1) + "\n")
-    (shown / "comparison.md").write_text(text(outcomes))
+    (shown / "comparison.md").write_text(text(outcomes, of_households))
+    (shown / "households.json").write_text(json.dumps(of_households, indent=1) + "\n")
     for outcome, answers, sets in results:
         name = outcome["protocol"].replace(":", "-")
         pq.write_table(answers, shown / f"answers_{name}.parquet")
@@ -114,9 +115,22 @@ def write(results: Sequence[Result], folder: Path) -> Path:
     return shown
 
 
-def text(outcomes: Sequence[Outcome]) -> str:
-    """The table as Markdown."""
-    return "\n".join(_lines(outcomes)) + "\n"
+def text(outcomes: Sequence[Outcome], of_households: households.Outcome | None = None) -> str:
+    """The tables as Markdown."""
+    lines = [*_lines(outcomes), *(_lines_of_households(of_households) if of_households else ())]
+    return "\n".join(lines) + "\n"
+
+
+def flat_households(of_households: households.Outcome) -> dict[str, float]:
+    """``households.method.metric`` -> value over all merges, for tracking."""
+    scores = of_households["merges"].get(households.ALL, {"merges": 0})
+    return {
+        f"households.{method.replace(' ', '_')}.{metric}": value
+        for method, own in scores.items()
+        if method != "merges"
+        for metric, value in own.items()
+        if value is not None
+    }
 
 
 def flat(outcomes: Sequence[Outcome]) -> dict[str, float]:
@@ -188,6 +202,24 @@ def _lines(outcomes: Sequence[Outcome]) -> Iterator[str]:
             yield ""
     origins = {system: told["origin"] for outcome in outcomes for system, told in outcome["systems"].items()}
     yield from (f"* {system}: {origin}" for system, origin in origins.items())
+
+
+def _lines_of_households(outcome: households.Outcome) -> Iterator[str]:
+    yield ""
+    yield "## Households"
+    yield ""
+    yield (
+        f"Captures of {len(outcome['kinds'])} kinds, held back in {outcome['folds']} folds, merged as if behind one "
+        "address. Exact: all kinds there are found and no other; false and missed unknown: of merges without and with "
+        "a device never learned; calibration: expected calibration error of kinds; count error: of the least number "
+        "of devices of a kind. In per cent."
+    )
+    for title, rows, count in (("merged", outcome["merges"], "merges"), ("alone", outcome["alone"], "sets")):
+        if rows:
+            yield ""
+            yield from household_scores.markdown(title, rows, count)
+    yield ""
+    yield from (f"* {method}: {origin}" for method, origin in outcome["origins"].items())
 
 
 def _lines_of_sets(judged: OpenSet) -> Iterator[str]:

@@ -6,7 +6,7 @@ left out), lsif (the same but the last, and drift over its days), and across the
 other over the device types that both have.
 --quick: small networks, three folds, fewer protocols. Killed and started again, it goes on from what it has trained.
 Prints each comparison's table, and ends with one line of JSON: macro F1 of flows and accuracy of captures of each
-system, and what became of kinds that were left out.
+system, what became of kinds that were left out, and what methods find of kinds behind one address.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import Any
 
 from iotid import command, messages
 from iotid.evaluation.comparison import flat
+from iotid.evaluation.household_scores import rounded
+from iotid.evaluation.households import ALL
 from iotid.pipeline import run_steps, settings_of
 from iotid.storage import Store
 
@@ -59,8 +61,15 @@ def main() -> None:
         run_steps([["compare", *arguments, "--name", name]], [*layers, *own, *asking])
         outcomes = store.read_json(store.open("comparisons", {"name": name}), "comparison.json")
         told[name] = {outcome["protocol"]: _numbers(outcome["systems"]) for outcome in outcomes}
+        told[name] |= {"households": _of_households(store, name)}
         told[name] |= {"open_set": {key: round(value, 4) for key, value in flat(outcomes).items() if "open_set" in key}}
     command.say(json.dumps(told))
+
+
+def _of_households(store: Store, name: str) -> dict[str, Any]:
+    """Method -> scores over all merges."""
+    found = store.read_json(store.open("comparisons", {"name": name}), "households.json")
+    return dict(rounded(found["merges"].get(ALL, {}))) if found else {}
 
 
 def _numbers(systems: dict[str, dict[str, dict[str, dict[str, dict[str, float]]]]]) -> dict[str, dict[str, float]]:

@@ -230,6 +230,7 @@ def test_write__the_table_the_curve_and_the_numbers_tell_of_new_kinds(
         "devices_out.png",
         "comparison.json",
         "comparison.md",
+        "households.json",
     }
     assert (folder / "devices_out.png").stat().st_size > 5000
     text = (folder / "comparison.md").read_text()

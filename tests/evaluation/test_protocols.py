@@ -309,6 +309,7 @@ def test_text__names_every_protocol_and_system_and_flat_every_number(tmp_path: P
         "answers_capture_folds.parquet",
         "comparison.json",
         "comparison.md",
+        "households.json",
     }
 
 
