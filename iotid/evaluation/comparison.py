@@ -15,6 +15,9 @@ from iotid.evaluation.open_set import OpenSet
 from iotid.evaluation.protocols import splits
 from iotid.evaluation.schema import Score
 from iotid.evaluation.study import Outcome, Result, Study, SystemScores
+from iotid.metadata import remedy
+from iotid.schemas import SPLITS
+from iotid.storage import read_table
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -56,11 +59,12 @@ def read_traffic(
     Raises:
         InputError: a capture is no longer there.
     """
-    import pyarrow.parquet as pq
+    import pyarrow as pa
 
     from iotid.dataset import read_traffic
 
-    planned = (pq.read_table(night.uri, columns=["path"], partitioning=None) for night in splits)
+    columns = pa.schema([SPLITS.arrow_schema().field("path")])
+    planned = (read_table(night.uri, columns, remedy("splits")) for night in splits)
     paths = {path for night in planned for path in night["path"].unique().to_pylist()}
     return read_traffic(spark, sorted(paths), flows.devices, flows.settings.label, flows.labels, capture)
 

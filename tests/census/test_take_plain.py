@@ -64,6 +64,9 @@ def _devices(day: int, labels: dict[str, str | None]) -> pa.Table:
     return pa.Table.from_pylist(rows, pa.schema([schema.field(name) for name in COLUMNS]))
 
 
+FLOW = {"length": "ip", "max_packets": 32}
+
+
 class Site:
     """Nights of one site whose devices are told by label; a model of version 2 calls a camera a webcam."""
 
@@ -91,7 +94,11 @@ class Site:
         date = f"2026-01-{day:02}"
         self.shown[date] = {{"a": A, "b": B, "c": C, "d": D}[name]: label for name, label in labels.items()}
         with self.store.write("flows", {"site": "lab", "capture_date": date}, FLOWS.version) as staged:
-            told = {"rows": 4 * len(labels) + 5, "packets": {"flow": 40, "not_ip": 3}, "settings": {"flow": flow or {}}}
+            told = {
+                "rows": 4 * len(labels) + 5,
+                "packets": {"flow": 40, "not_ip": 3},
+                "settings": {"flow": FLOW | (flow or {})},
+            }
             staged.metadata |= told
 
     def census(
