@@ -209,7 +209,8 @@ def _open_dataset(partition_uri: str) -> fs.FileSystem:
 
 def _read_encoding(files: fs.FileSystem, shown: str) -> Encoding:
     place = f"{shown}/{ENCODING}"
-    return Encoding.from_json(json_of(read_small(files, ENCODING, place), dict[str, Any], place, remedy("datasets")))
+    content = json_of(read_small(files, ENCODING, place), dict[str, Any], place, remedy("datasets"))
+    return Encoding.from_json(content, place)
 
 
 @contextmanager
