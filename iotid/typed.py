@@ -100,8 +100,11 @@ def _fields(kind: Any) -> dict[str, tuple[Any, bool]]:
     hints = get_type_hints(kind, include_extras=True)
     fields = {}
     for key, hint in hints.items():
-        is_marked = get_origin(hint) in (Required, NotRequired)
-        fields[key] = (get_args(hint)[0] if is_marked else hint, key in kind.__required_keys__)
+        mark = get_origin(hint)  # which annotations as text hide from __required_keys__
+        if mark in (Required, NotRequired):
+            fields[key] = (get_args(hint)[0], mark is Required)
+        else:
+            fields[key] = (hint, key in kind.__required_keys__)
     return fields
 
 
