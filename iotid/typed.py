@@ -51,7 +51,7 @@ def check(kind: Any, value: Any, name: str = "") -> None:
         number = value if isinstance(value, int | float) else len(value)
         for limit in of[1:]:
             if not limit.least <= number <= limit.most:
-                raise _fault(name, f"must {'' if number is value else 'hold '}{_range(limit)}", number)
+                raise _fault(name, f"must {'be' if number is value else 'hold'} {_range(limit)}", number)
     elif origin in (Union, UnionType):
         _check_any(of, value, name)
     elif origin is Literal:
@@ -128,4 +128,5 @@ def _expect(holds: bool, name: str, what: str, value: Any) -> None:
 
 
 def _fault(name: str, rule: str, value: Any) -> ValueError:
-    return ValueError(f"{cut(name, _MOST_PLACE)}: {rule}, got {shown(value)}")
+    place = f"{cut(name, _MOST_PLACE)}:" if name else "it"
+    return ValueError(f"{place} {rule}, got {shown(value)}")

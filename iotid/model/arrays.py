@@ -17,6 +17,7 @@ from typing import IO, Annotated, TypedDict
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors import torch as safetensors
 
 from iotid import typed
@@ -93,7 +94,10 @@ def _read(file: IO[bytes], size: int, specs: Mapping[str, Spec], optional: tuple
         raise ValueError(f"array {cut(foreign[0])} is not one that a model has" + _more(foreign))
     _check_shapes(headers, wanted)
     _check_places(headers, size - 8 - length)
-    tensors: dict[str, torch.Tensor] = safetensors.load(head + header + file.read(size - 8 - length))
+    try:
+        tensors: dict[str, torch.Tensor] = safetensors.load(head + header + file.read(size - 8 - length))
+    except SafetensorError as fault:
+        raise ValueError(f"it is no safetensors file ({cut(str(fault), 200)})") from None
     for name, spec in wanted.items():
         _check_values(name, tensors[name].numpy(), spec)
     return tensors
