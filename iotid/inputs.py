@@ -13,6 +13,7 @@ from typing import IO, Any, Never
 from iotid.errors import cut
 
 MOST_BYTES = 1 << 26  # of a file that is read whole: settings, device lists, keys, JSON
+_PIECE = 1 << 20  # bytes read at once
 _MOST_VALUES = 1 << 21  # of a JSON document; each takes some 60 bytes
 _DEEPEST = 64  # values within one another
 _HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -45,10 +46,12 @@ def read_file(path: str | Path, most: int = MOST_BYTES) -> bytes:
     with file:
         if not stat.S_ISREG(mode):
             raise OSError(errno.EINVAL, f"it is {kind_of(mode)} and no file", str(path))
-        content = file.read(most + 1)
+        content = bytearray()
+        while len(content) <= most and (piece := file.read(_PIECE)):  # one read of ``most`` would take memory for all
+            content += piece
     if len(content) > most:
         raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", str(path))
-    return content
+    return bytes(content)
 
 
 def parse_json(content: bytes | str) -> Any:

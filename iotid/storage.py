@@ -303,7 +303,7 @@ def read_small(filesystem: fs.FileSystem, path: str, shown_as: str) -> bytes:
     if info.size > MOST_BYTES:
         raise DataError(f"{shown_as}: must have at most {MOST_BYTES:,} bytes, got {info.size:,}; write it again")
     with filesystem.open_input_file(path) as file:
-        return bytes(file.read(MOST_BYTES))
+        return bytes(file.read(info.size))
 
 
 def json_of(content: bytes, kind: Any, shown_as: str, what_to_do: str) -> Any:

@@ -182,7 +182,7 @@ class Encoding:
             SchemaError: it was written by another version of iotid, or is none; ``place`` is where it stands.
         """
         version = content.get("schema_version")
-        if version != _SCHEMA_VERSION:
+        if type(version) is not int or version != _SCHEMA_VERSION:
             raise SchemaError(
                 f"{place}: has schema_version {shown(version)}, this iotid reads {_SCHEMA_VERSION}; write the dataset "
                 "again, and train on it"

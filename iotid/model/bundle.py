@@ -191,7 +191,8 @@ class Predictor:
             tensors = read({**network_specs(model), **Learned.specs(encoding)})
             learned, own_weights = Learned.split_off(tensors, encoding)
             if (learned.memory is not None) != model.settings.memory:
-                raise ValueError(f"model.memory is {model.settings.memory}, so its arrays must be there or not")
+                due = "be" if model.settings.memory else "not be"
+                raise ValueError(f"arrays memory.*: must {due} there, as model.memory is {model.settings.memory}")
         except ValueError as fault:
             raise DataError(f"{WEIGHTS}: does not fit {DESCRIPTION} ({fault}); train again") from None
         model.to_empty(device="cpu").load_state_dict(own_weights)
