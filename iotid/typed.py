@@ -73,11 +73,10 @@ def check(kind: Any, value: Any, name: str = "") -> None:
             elif is_needed:
                 raise ValueError(f"{_within(name, key)}: is missing")
     elif kind is float:
-        _expect(type(value) in (int, float) and math.isfinite(_clipped(value)), name, _NAMES[float], value)
+        is_finite = type(value) is float and math.isfinite(value)
+        _expect(is_finite or _is_integer(value), name, _NAMES[float], value)
     elif kind is int:
-        _expect(
-            type(value) is int and -_MOST_INTEGER <= value < _MOST_INTEGER, name, f"{_NAMES[int]} of 64 bits", value
-        )
+        _expect(_is_integer(value), name, f"{_NAMES[int]} of 64 bits", value)
     elif kind is not Any:
         of_kind = NoneType if kind is None else kind
         _expect(type(value) is of_kind, name, _NAMES[of_kind], value)
@@ -108,8 +107,8 @@ def _fields(kind: Any) -> dict[str, tuple[Any, bool]]:
     return fields
 
 
-def _clipped(value: float) -> float:
-    return value if isinstance(value, float) else max(min(value, _MOST_INTEGER), -_MOST_INTEGER)
+def _is_integer(value: Any) -> bool:
+    return type(value) is int and -_MOST_INTEGER <= value < _MOST_INTEGER
 
 
 def _range(limit: Within) -> str:

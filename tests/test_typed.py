@@ -60,6 +60,7 @@ def test_check__what_fits_passes(value: Any) -> None:
         ({"few": []}, "few: must hold 1 to 2, got 0"),
         ({"few": [1, 2, 3]}, "few: must hold 1 to 2, got 3"),
         ({"ratio": float("nan")}, "ratio: must be a number, got nan"),
+        ({"ratio": 10**99}, "ratio: must be a number, got a number of 329 bits"),
         ({"ratio": "1"}, "ratio: must be a number, got '1'"),
         ({"on": 1}, "on: must be true or false, got 1"),
     ],

@@ -24,6 +24,7 @@ from iotid.command import captures_text
 from iotid.dataset import DeviceList, Encoding, Rows, Sets, Vocabulary
 from iotid.errors import IotidError
 from iotid.evaluation.schema import Report, system_report
+from iotid.messages import one_line
 from iotid.metadata import CONTRACTS, Metadata, read_metadata
 from iotid.model.bundle import DESCRIPTION, WEIGHTS, Learned, Predictor, network_specs, save_bundle, vocabulary_sizes
 from iotid.model.device import DeviceModel, kinds_of
@@ -59,7 +60,7 @@ def check(name: str, content: bytes, folder: Path) -> bool:
     except IotidError as fault:
         line = str(fault)
         assert 0 < len(line) <= LONGEST, len(line)
-        assert line.isprintable(), line
+        assert line == one_line(line), line
         return False
     return True
 
