@@ -342,7 +342,23 @@ def read_table(location: str, schema: pa.Schema, what_to_do: str) -> pa.Table:
     import pyarrow.parquet as pq
 
     with reading(location, what_to_do):
-        return pq.read_table(location, columns=schema.names, partitioning=None).select(schema.names).cast(schema)
+        return as_schema(pq.read_table(location, columns=schema.names, partitioning=None), schema)
+
+
+def as_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table in the columns of ``schema``; raises a KeyError or ValueError that names a column which has not them."""
+    import pyarrow as pa
+
+    columns = []
+    for field in schema:
+        column = table[field.name]
+        if column.null_count and not field.nullable:
+            raise ValueError(f"{field.name} must hold no null, but has {column.null_count:,}")
+        try:
+            columns.append(column.cast(field.type))
+        except pa.ArrowException:
+            raise ValueError(f"{field.name} is {column.type}, must be {field.type}") from None
+    return pa.table(columns, schema=schema)
 
 
 def local_path(location: str) -> str | None:

@@ -16,7 +16,7 @@ import pytest
 _EXAMPLES = int(os.environ.get("IOTID_FUZZ_EXAMPLES", "150"))
 _TARGETS = {  # and how many cases of it take as long as one of metadata
     "settings": 5, "labels_yaml": 2, "labels_csv": 1, "metadata": 1, "report": 1, "description": 2, "weights": 5,
-    "checkpoint": 1,
+    "checkpoint": 1, "splits": 1,
 }  # fmt: skip
 
 

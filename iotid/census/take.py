@@ -29,7 +29,7 @@ from iotid.metadata import remedy
 from iotid.model.device import STATUSES
 from iotid.registry import CHALLENGER, CHAMPION, Registry
 from iotid.schemas import CENSUS, GROUPS
-from iotid.storage import Partition, Staged, Store, read_table, reading
+from iotid.storage import Partition, Staged, Store, as_schema, read_table, reading
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -242,8 +242,7 @@ def _stored_groups(store: Store, census: Partition, pseudonyms: Pseudonyms | Non
         except FileNotFoundError:  # an earlier version sealed none, and the names of its groups were no pseudonyms
             return NO_GROUPS
     with reading(f"{census.uri}/{GROUPS_FILE}", remedy("census")):
-        schema = GROUPS.arrow_schema()
-        return check_groups(pq.read_table(pa.BufferReader(content)).select(schema.names).cast(schema))
+        return check_groups(as_schema(pq.read_table(pa.BufferReader(content)), GROUPS.arrow_schema()))
 
 
 def _renewed(stored: pa.Table, present: pa.Table) -> pa.Table:

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from iotid import config, schemas
+from iotid.capture.stored import check_splits
 from iotid.errors import AccountingError, SchemaError
 from iotid.flows import work
 from iotid.flows.kernels import BEFORE_ALL
@@ -30,7 +31,7 @@ from iotid.flows.work import OPEN_FOLDER, Sums, Told
 from iotid.metadata import remedy
 from iotid.remote import in_worker
 from iotid.shuffle import ASIDES, PARCELS, numbered, partitions_of, spark_schema, spread, to_stream
-from iotid.storage import read_table, remove_attempts, rows_promised
+from iotid.storage import read_table, reading, remove_attempts, rows_promised
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -63,6 +64,8 @@ def write_flows(
     before = _night_before(store, keys, flow)
     with store.write("flows", keys, schemas.FLOWS.version) as staged:
         planned = read_table(splits.uri, schemas.SPLITS.arrow_schema(stored=True), remedy("splits"))
+        with reading(splits.uri, remedy("splits")):
+            check_splits(planned)
         night = _Night(spark, staged, planned, capture, flow, before)
         told = night.assemble()
         packets = _packets_by_reason(told.counters.table())

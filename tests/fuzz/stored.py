@@ -12,6 +12,7 @@ import struct
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,8 @@ import torch
 from numpy.typing import NDArray
 
 from iotid import config
+from iotid.capture.stored import check_splits
+from iotid.capture.walk import Walk
 from iotid.command import captures_text
 from iotid.dataset import DeviceList, Encoding, Rows, Sets, Vocabulary
 from iotid.errors import IotidError
@@ -30,7 +33,8 @@ from iotid.model.bundle import DESCRIPTION, WEIGHTS, Learned, Predictor, network
 from iotid.model.device import DeviceModel, kinds_of
 from iotid.model.ensemble import AdaptiveEnsemble
 from iotid.model.memory import Memory
-from iotid.storage import json_of
+from iotid.schemas import SPLITS
+from iotid.storage import json_of, reading
 from iotid.training.checkpoint import Checkpoint
 
 LONGEST = 4100  # characters of an error
@@ -232,6 +236,33 @@ def _metadata_seeds() -> list[bytes]:
     return [
         bytes([place]) + json.dumps(stored_metadata()[table]).encode() for place, table in enumerate(sorted(CONTRACTS))
     ]
+
+
+def splits() -> list[dict[str, Any]]:
+    """Rows of SPLITS, of a pcap and a pcapng."""
+    pcap = {"big_endian": False, "record_header": 16, "ticks_per_us": 1, "link_type": 1}
+    pcapng = {"big_endian": True, "interfaces": [[1, 65535, 0, 6, -5]]}
+    numbers = {"file_bytes": 100, "split": 0, "start": 24, "end": 60, "warm_up": 24, "records": 2}
+    text = {"path": "/a", "fingerprint": "", "first_packet": ""}
+    row = {**numbers, **text, "file_index": 0, "task": 0, "container": "pcap", "compression": "none"}
+    other = {"container": "pcapng", "compression": "gzip", "start": 0, "end": -1, "warm_up": 0, "records": -1}
+    return [{**row, "context": json.dumps(pcap)}, {**row, **other, "file_index": 1, "context": json.dumps(pcapng)}]
+
+
+def _splits(content: bytes, folder: Path) -> None:
+    """JSON of rows: what Parquet can hold of them is looked at as a step would, and walked over."""
+    with reading("/store/splits", "again"):
+        schema = SPLITS.arrow_schema(stored=True)
+        try:
+            found = json.loads(content)
+            columns = [pa.array([row[field.name] for row in found], field.type) for field in schema]
+        except (OverflowError, RecursionError):
+            return  # no table can hold it
+        table = pa.table(columns, names=schema.names).cast(schema)
+        check_splits(table)
+    for row in table.to_pylist():
+        stream = SimpleNamespace(window=lambda start, size: np.zeros(0, np.uint8))
+        Walk(stream, row["container"], row["context"], row["start"], row["end"], config.load_settings().capture)
 
 
 def _report(content: bytes, folder: Path) -> None:
@@ -453,6 +484,7 @@ TARGETS = {
     "metadata": Target(
         _metadata_seeds, _metadata, lambda content, dice: content[:1] + _mutated_json(content[1:], dice)
     ),
+    "splits": Target(lambda: [json.dumps(splits()).encode()], _splits, _mutated_json),
     "report": Target(lambda: [json.dumps(report()).encode()], _report, _mutated_json),
     "description": Target(lambda: [bundle()[1]], _description, _mutated_json),
     "weights": Target(lambda: [bundle()[0]], _weights, _mutated_arrays),
