@@ -346,18 +346,19 @@ def read_table(location: str, schema: pa.Schema, what_to_do: str) -> pa.Table:
 
 
 def as_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The table in the columns of ``schema``; raises a KeyError or ValueError that names a column which has not them."""
+    """The table in the columns of ``schema``; raises a KeyError or ValueError that names a column which is not so."""
     import pyarrow as pa
 
     columns = []
-    for field in schema:
-        column = table[field.name]
-        if column.null_count and not field.nullable:
-            raise ValueError(f"{field.name} must hold no null, but has {column.null_count:,}")
+    for wanted in schema:
+        column = table[wanted.name]
         try:
-            columns.append(column.cast(field.type))
+            columns.append(column.cast(wanted.type))
         except pa.ArrowException:
-            raise ValueError(f"{field.name} is {column.type}, must be {field.type}") from None
+            raise ValueError(f"{wanted.name} is {column.type}, must be {wanted.type}") from None
+    for wanted, column in zip(schema, columns, strict=True):
+        if column.null_count and not wanted.nullable:
+            raise ValueError(f"{wanted.name} must hold no null, but has {column.null_count:,}")
     return pa.table(columns, schema=schema)
 
 

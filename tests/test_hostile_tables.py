@@ -218,8 +218,11 @@ def test_dataset__encoding_sets_and_parts_that_are_none_are_one_line(store: Stor
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\x80", b"5", b"[1]", b'["ab"]', b'[["/a"]]', b'[["/a", "flow", "1", 2, 3]]', b'[["/a", 5, 1, 2, 3]]',
-                b'[["/a", "flow", 1, 2, 3, 4]]', b'[["/a", "flow", 1e999, 2, 3]]', b"[" * 10**5]
+    "content",
+    [
+        b"", b"\x80", b"5", b"[1]", b'["ab"]', b'[["/a"]]', b'[["/a", "flow", "1", 2, 3]]', b'[["/a", 5, 1, 2, 3]]',
+        b'[["/a", "flow", 1, 2, 3, 4]]', b'[["/a", "flow", 1e999, 2, 3]]', b"[" * 10**5,
+    ],
 )  # fmt: skip
 def test_counters__that_are_none_are_one_line(content: bytes) -> None:
     held = Counters()

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Annotated, TypedDict
+from typing import IO, Annotated, Any, TypedDict
 
 import numpy as np
 import torch
@@ -154,13 +154,13 @@ def _check_shapes(headers: Mapping[str, _Header], specs: Mapping[str, Spec]) -> 
                 raise ValueError(f"array {name}: must have {due}{along}{f', as {by} has' if by else ''}, got {found}")
 
 
-def _check_values(name: str, array: NDArray[np.generic], spec: Spec) -> None:
+def _check_values(name: str, array: NDArray[Any], spec: Spec) -> None:
     if not array.size:
         return
     values = array[array != -np.inf] if spec.or_never else array
     if not values.size:
         return
-    least, most = values.min(), values.max()  # NaN, where there is one
+    least, most = float(values.min()), float(values.max())  # NaN, where there is one
     if not (least >= spec.least and most <= spec.most):
         kind = "finite, and " if values.dtype.kind == "f" else ""
         raise ValueError(
