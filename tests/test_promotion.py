@@ -21,7 +21,7 @@ from click.testing import CliRunner, Result
 
 from iotid import config, registry, schemas
 from iotid.dataset import DeviceList, write_dataset
-from iotid.errors import SchemaError, ServerError, StaleError
+from iotid.errors import DataError, SchemaError, ServerError, StaleError
 from iotid.evaluation.schema import REPORT_VERSION
 from iotid.model import Predictor
 from iotid.registry import CHALLENGER, CHAMPION, Registry
@@ -130,6 +130,19 @@ def test_promote__against_a_champion_that_is_gone_moves_nothing(embedded: Regist
         store.promote(1, over=7)
     assert store.find_version(CHAMPION) is None
     assert _nobody_has_the_turn(store)
+
+
+def test_rollback__to_what_is_no_version_is_one_line(embedded: Registry) -> None:
+    store = _of_model(embedded, "odd", versions=1)
+    store.promote(1, over=None)
+    for tag in ("", "one", "1.5", "-1", "\n", "9" * 400):
+        store.set_tag(1, "former_champion", tag)
+        with pytest.raises(
+            DataError, match="tag former_champion of version 1 must be a version's number, got"
+        ) as caught:
+            store.rollback()
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 500
 
 
 def test_rollback__of_two_at_once_the_second_does_not_go_back_twice(
