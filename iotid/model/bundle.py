@@ -26,7 +26,7 @@ from iotid.errors import DataError, SchemaError, SettingError, cut
 from iotid.inputs import parse_object, read_file
 from iotid.model.arrays import Spec, arrays_of, read_arrays
 from iotid.model.device import DeviceModel, kinds_of
-from iotid.model.ensemble import AdaptiveEnsemble
+from iotid.model.ensemble import AdaptiveEnsemble, shapes
 from iotid.model.memory import Memory
 from iotid.model.sequences import batches_by_length, distinct_sequences, step_counts, tensors_of
 
@@ -185,17 +185,17 @@ class Predictor:
             raise SchemaError(
                 f"{DESCRIPTION}: reads {', '.join(map(cut, unknown))}, which this iotid does not know; train again"
             )
-        with torch.device("meta"):  # shapes alone, without memory
-            model = AdaptiveEnsemble(_settings_of(told), vocabulary_sizes(encoding), len(encoding.labels))
+        settings, sizes, classes = _settings_of(told), vocabulary_sizes(encoding), len(encoding.labels)
         try:
-            tensors = read({**network_specs(model), **Learned.specs(encoding)})
+            tensors = read({**network_specs(shapes(settings, sizes, classes)), **Learned.specs(encoding)})
             learned, own_weights = Learned.split_off(tensors, encoding)
-            if (learned.memory is not None) != model.settings.memory:
-                due = "be" if model.settings.memory else "not be"
-                raise ValueError(f"arrays memory.*: must {due} there, as model.memory is {model.settings.memory}")
+            if (learned.memory is not None) != settings.memory:
+                due = "be" if settings.memory else "not be"
+                raise ValueError(f"arrays memory.*: must {due} there, as model.memory is {settings.memory}")
         except ValueError as fault:
             raise DataError(f"{WEIGHTS}: does not fit {DESCRIPTION} ({fault}); train again") from None
-        model.to_empty(device="cpu").load_state_dict(own_weights)
+        model = AdaptiveEnsemble(settings, sizes, classes)
+        model.load_state_dict(own_weights)
         return cls(model, encoding, learned)
 
     def predict(self, flows: pa.Table) -> pa.Table:
@@ -234,9 +234,9 @@ class Predictor:
         return memory.join(sequences, out_NC) if memory else out_NC
 
 
-def network_specs(model: torch.nn.Module) -> dict[str, Spec]:
+def network_specs(shapes_of_state: Mapping[str, tuple[int, ...]]) -> dict[str, Spec]:
     """What the arrays of a network's state must be."""
-    return {name: Spec("F32", tuple(tensor.shape)) for name, tensor in model.state_dict().items()}
+    return {name: Spec("F32", shape) for name, shape in shapes_of_state.items()}
 
 
 class _Description(TypedDict):

@@ -276,7 +276,7 @@ class _Run:
 
     def _specs(self) -> dict[str, Spec]:
         """What the tensors of ``keep`` are."""
-        network = network_specs(self._model)
+        network = network_specs({name: tuple(each.shape) for name, each in self._model.state_dict().items()})
         specs = {f"{part}.{name}": spec for part in ("model", "best") for name, spec in network.items()}
         for number, parameter in enumerate(self._model.parameters()):
             shape = tuple(parameter.shape)

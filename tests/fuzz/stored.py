@@ -453,7 +453,8 @@ def load_checkpoint(description: bytes, tensors: bytes, folder: Path) -> Checkpo
         old.unlink()
     (folder / "checkpoint.json").write_bytes(description)
     (folder / "epoch-00001-0000002.safetensors").write_bytes(tensors)
-    return Checkpoint.load(folder, "print", network_specs(network()))
+    shapes = {name: tuple(tensor.shape) for name, tensor in network().state_dict().items()}
+    return Checkpoint.load(folder, "print", network_specs(shapes))
 
 
 def _checkpoint(content: bytes, folder: Path) -> None:
