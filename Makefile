@@ -17,6 +17,7 @@ DATE ?=
 ROOT ?= var/run
 SECONDS := 60
 SEED ?= 1
+TARGETS ?= capture settings labels_yaml labels_csv metadata report description weights checkpoint splits
 UNIT := "not spark and not ddp and not dags" --ignore=tests/dags --ignore=tests/conformance
 PYTHONS ?= 3.11 3.12 3.13
 NIGHTS ?= 10
@@ -140,8 +141,8 @@ cluster: setup ## start a standalone cluster of this machine; prints its address
 cluster-stop: setup
 	@$(PY) tests/drills/standalone.py stop var/cluster
 
-fuzz: setup peers-setup ## search for captures that break the reader: make fuzz [SECONDS=60] [CAPTURES=DIR, to start from]
-	@$(PY) tests/fuzz/fuzz_capture.py --seconds $(SECONDS) $(if $(CAPTURES),--seeds "$(CAPTURES)")
+fuzz: setup peers-setup ## search for files that break a reader, one kind after the other: make fuzz [SECONDS=60, of each] [TARGETS="capture metadata …"] [SEED=1] [CAPTURES=DIR, to start from]
+	@for target in $(TARGETS); do echo "fuzz: $$target"; if test $$target = capture; then $(PY) tests/fuzz/fuzz_capture.py --seconds $(SECONDS) $(if $(CAPTURES),--seeds "$(CAPTURES)"); else $(PY) tests/fuzz/fuzz_stored.py $$target --seconds $(SECONDS) --seed $(SEED); fi; done
 
 bench-census: setup ## a census of a million flows of 20,000 devices beside scoring every flow: make bench-census [CAPTURES=DIR LABELS=FILE]
 	@$(PY) tests/bench/census.py $(if $(CAPTURES),--captures "$(CAPTURES)" --labels "$(LABELS)") $(foreach s,$(SET),--set "$(s)")

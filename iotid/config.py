@@ -211,9 +211,9 @@ class Dataset(_Section):
 
 
 class Model(_Section):
-    embedding_size: int = Field(ge=1)
-    hidden_size: int = Field(ge=1)
-    layers: int = Field(ge=1)
+    embedding_size: int = Field(ge=1, le=16384)
+    hidden_size: int = Field(ge=1, le=16384)
+    layers: int = Field(ge=1, le=64)
     dropout: float = Field(ge=0, lt=1)
     fusion: Literal["concatenate", "sequence"]
     readout: Literal["mean", "last"]
@@ -389,10 +389,19 @@ def changed(section: S, **values: Any) -> S:
     Raises:
         SettingError: a value has the wrong type or range.
     """
+    return section_of(type(section), {**dict(section), **values})
+
+
+def section_of(kind: type[S], values: Mapping[str, Any]) -> S:
+    """The section with these values, judged as those of files are.
+
+    Raises:
+        SettingError: a value is missing, or has the wrong type or range.
+    """
     try:
-        return type(section).model_validate({**dict(section), **_frozen(values)}, strict=True)
+        return kind.model_validate(_frozen(dict(values)), strict=True)
     except ValidationError as fault:
-        raise SettingError(_explain(fault, (type(section).__name__.lower(),))) from None
+        raise SettingError(_explain(fault, (kind.__name__.lower(),))) from None
 
 
 def settings_hash(*sections: BaseModel, extra: Mapping[str, Any] | None = None) -> str:

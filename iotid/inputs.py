@@ -5,12 +5,19 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import stat
-from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, Never
 
+from iotid.errors import cut
+
 MOST_BYTES = 1 << 26  # of a file that is read whole: settings, device lists, keys, JSON
+_PIECE = 1 << 20  # bytes read at once
+_MOST_VALUES = 1 << 21  # of a JSON document; each takes some 60 bytes
+_DEEPEST = 64  # values within one another
+_HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _KINDS = {stat.S_IFIFO: "a named pipe (FIFO)", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
 
 
@@ -39,32 +46,61 @@ def read_file(path: str | Path, most: int = MOST_BYTES) -> bytes:
     with file:
         if not stat.S_ISREG(mode):
             raise OSError(errno.EINVAL, f"it is {kind_of(mode)} and no file", str(path))
-        content = file.read(most + 1)
+        content = bytearray()
+        while len(content) <= most and (piece := file.read(_PIECE)):  # one read of ``most`` would take memory for all
+            content += piece
     if len(content) > most:
         raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", str(path))
-    return content
+    return bytes(content)
 
 
 def parse_json(content: bytes | str) -> Any:
     """What a JSON document holds.
 
     Raises:
-        ValueError: it is none, is nested too deep to be read, or holds a number that is not finite.
+        ValueError: it is none, is nested too deep, holds too many values, half a character, or a number that is not
+            finite.
     """
+    if isinstance(content, str):
+        content = content.encode(errors="surrogatepass")
+    if content.count(b",") + content.count(b"[") + content.count(b"{") > _MOST_VALUES:
+        raise ValueError(f"it holds more than {_MOST_VALUES:,} values")
     try:
-        return json.loads(content, parse_constant=_no_number, parse_float=_finite)
+        found = json.loads(content.decode(), parse_constant=_no_number, parse_float=_finite)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
     except UnicodeDecodeError:
         raise ValueError("it is not UTF-8 text") from None
+    _check_values(found, may_be_half=_HALF_CHARACTER.search(content) is not None)
+    return found
+
+
+def _check_values(found: Any, *, may_be_half: bool) -> None:
+    """Raise a ValueError where values are nested too deep for what prints, hashes or copies them, or text is broken."""
+    level = [found]
+    for _ in range(_DEEPEST):
+        if may_be_half and any(isinstance(each, str) and _SURROGATE.search(each) for each in level):
+            raise ValueError("it holds half of a character")
+        keys = (key for each in level if isinstance(each, dict) for key in each) if may_be_half else ()
+        if any(_SURROGATE.search(key) for key in keys):
+            raise ValueError("it holds half of a character")
+        level = [
+            inner
+            for each in level
+            if isinstance(each, dict | list)
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+        if not level:
+            return
+    raise ValueError(f"values are nested more than {_DEEPEST} deep")
 
 
 def parse_object(content: bytes | str) -> dict[str, Any]:
     """The object of a JSON document; raises what ``parse_json`` raises, and where it is another value."""
     found = parse_json(content)
-    if not isinstance(found, Mapping):
+    if not isinstance(found, dict):
         raise ValueError(f"it holds a {type(found).__name__} where an object is due")
-    return dict(found)
+    return found
 
 
 def _no_number(name: str) -> Never:
@@ -74,5 +110,5 @@ def _no_number(name: str) -> Never:
 def _finite(text: str) -> float:
     number = float(text)
     if number in (float("inf"), float("-inf")):
-        raise ValueError(f"{text[:20]} is too large a number")
+        raise ValueError(f"{cut(text, 20)} is too large a number")
     return number

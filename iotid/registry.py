@@ -27,7 +27,7 @@ from uuid import uuid4
 from pydantic import BaseModel
 
 from iotid import __version__, config, schemas
-from iotid.errors import NoModelError, ServerError, StaleError, UserError
+from iotid.errors import DataError, NoModelError, ServerError, StaleError, UserError, shown
 from iotid.messages import NO_CREDENTIALS, holds_credentials, redacted, redacted_location
 from iotid.storage import local_folder, local_path
 
@@ -314,6 +314,11 @@ class Registry:
     def former_champion(self, version: int) -> int | None:
         """The champion in whose place the version was put, if any."""
         former = self.tags(version).get(_FORMER)
+        if former is not None and not re.fullmatch("[0-9]{1,18}", former):
+            raise DataError(
+                f"registry {self.uri}: tag {_FORMER} of version {version} must be a version's number, got "
+                f"{shown(former)}; set it to the champion before, or remove it"
+            )
         return None if former is None else int(former)
 
     def _expect_champion(self, version: int | None) -> None:

@@ -107,10 +107,10 @@ def _is_of(store: Store, keys: Mapping[str, str], captures: str, there: Mapping[
     if not store.exists("flows", keys):
         return False
     told = store.open("flows", keys).metadata
-    splits = told["inputs"]["splits"]
+    splits = told["inputs"].get("splits", {})
     return bool(
-        splits["inputs"]["captures"] == captures
-        and all(splits[name] == number for name, number in there.items())
+        splits.get("inputs", {}).get("captures") == captures
+        and all(splits.get(name) == number for name, number in there.items())
         and told["settings_hash"] == settings_hash(settings.capture, settings.flow)
         and (told["schema_version"], told["code_version"]) == (schemas.FLOWS.version, iotid.__version__)
     )
@@ -149,6 +149,7 @@ class _Experiment:
 
     def outcome(self, store: Store, layers: Sequence[str], scores: Scores, reading: Comparison) -> Outcome:
         """The report, by the steps that are still to be done."""
+        from iotid.evaluation import Report
         from iotid.evaluation.reproduction import Outcome
 
         own = [*layers, *_set([*reading.overrides, f"dataset.label={scores.label}"])]
@@ -158,7 +159,7 @@ class _Experiment:
         if not self._is_scored(store, settings):
             run_steps([[step, "--dataset", self.name] for step in ("train", "evaluate")], own)
         page = store.open("reports", {"dataset": self.name})
-        return Outcome(scores, store.read_json(page, "report.json"), f"{page.uri}/report.html")
+        return Outcome(scores, store.read_json(page, "report.json", Report), f"{page.uri}/report.html")
 
     def _write_dataset(self, store: Store) -> list[str]:
         """The command line; the device list is written down for it, as the paper's devices are not all of the list."""
@@ -177,6 +178,7 @@ class _Experiment:
 
     def _is_scored(self, store: Store, settings: Settings) -> bool:
         """Whether there is a report on this dataset, of a model trained on it in this way, and of all rivals."""
+        from iotid.evaluation import Report
         from iotid.training import made_by
 
         keys = {"dataset": self.name}
@@ -184,7 +186,7 @@ class _Experiment:
             return False
         page, dataset = store.open("reports", keys), store.open("datasets", {"name": self.name})
         recipe = made_by(settings.model, settings.training, dataset.metadata["hash"])
-        systems = store.read_json(page, "report.json")["systems"]
+        systems = store.read_json(page, "report.json", Report)["systems"]
         return page.metadata.get("made_by") == recipe and set(settings.evaluation.baselines) <= set(systems)
 
 

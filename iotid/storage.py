@@ -21,8 +21,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, unquote_to_bytes
 
 import iotid
-from iotid.errors import PartitionError, UserError
+from iotid import typed
+from iotid.errors import DataError, PartitionError, UserError, cut, shown
+from iotid.inputs import MOST_BYTES, parse_json
 from iotid.messages import NO_CREDENTIALS, holds_credentials, redacted_location
+from iotid.metadata import METADATA, Metadata, read_metadata, remedy, step_of
 from iotid.private import temporary_folder
 
 if TYPE_CHECKING:
@@ -31,7 +34,6 @@ if TYPE_CHECKING:
     from pyarrow import fs
 
 MARKER = "_SUCCESS"
-METADATA = "_METADATA.json"
 _ATTEMPT = "_attempt-"  # how files begin that are still being written, or that a worker died over
 _VERSION = "version-"  # how the folders of an object store begin that hold a partition as one run made it
 _ABANDONED = timedelta(days=2)  # no run is at work on a version for as long
@@ -45,7 +47,7 @@ class Partition:
 
     uri: str
     keys: dict[str, str]
-    metadata: dict[str, Any]
+    metadata: Metadata
 
 
 @dataclass
@@ -104,19 +106,30 @@ class Store:
             if place is None and _is_file(self._fs, self._base):
                 raise NotADirectoryError(errno.ENOTDIR, "it is a file", self._base)
         if place is None:
-            step = {"flows": "assemble-flows", "splits": "split-pcaps", "datasets": "write-dataset"}.get(table)
-            remedy = f"run iotid {step} first" if step else "run the step that writes it first"
-            raise PartitionError(f"{table}: no whole partition at {self.root}/{relative}; {remedy}")
-        with self._fs.open_input_file(f"{self._base}/{place}/{METADATA}") as file:
-            metadata = json.loads(file.read())
-        return Partition(f"{self.root}/{place}", dict(keys), metadata)
+            step = step_of(table)
+            remedy_of = f"run iotid {step} first" if step else "run the step that writes it first"
+            raise PartitionError(f"{table}: no whole partition at {self.root}/{relative}; {remedy_of}")
+        uri = f"{self.root}/{place}"
+        return Partition(uri, dict(keys), open_metadata(self._fs, f"{self._base}/{place}", table, uri))
 
-    def read_json(self, partition: Partition, name: str) -> Any:
-        return json.loads(self.read_bytes(partition, name))
+    def read_json(self, partition: Partition, name: str, kind: Any = Any) -> Any:
+        """The content of a JSON file of the partition, which is of type ``kind`` (`typed`).
+
+        Raises:
+            DataError: it is not.
+        """
+        table = partition.metadata.table
+        return json_of(self.read_bytes(partition, name), kind, f"{partition.uri}/{name}", remedy(table))
 
     def read_bytes(self, partition: Partition, name: str) -> bytes:
-        with self._fs.open_input_file(f"{self._base}{partition.uri.removeprefix(self.root)}/{name}") as file:
-            return bytes(file.read())
+        """The content of a small file of the partition.
+
+        Raises:
+            DataError: it is no file, or large.
+            FileNotFoundError: it is absent.
+        """
+        path = f"{self._base}{partition.uri.removeprefix(self.root)}/{name}"
+        return read_small(self._fs, path, f"{partition.uri}/{name}")
 
     def partitions(self, table: str) -> list[dict[str, str]]:
         """Keys of every whole partition of the table, sorted."""
@@ -129,8 +142,8 @@ class Store:
         for info in infos:
             if info.base_name == MARKER:
                 parts = info.path.removeprefix(f"{self._base}/{table}/").split("/")[:-1]
-                if all("=" in part for part in parts):
-                    found.append({name: unquote(value) for name, value in (part.split("=", 1) for part in parts)})
+                if all(part.partition("=")[0] in _KEY_ORDER for part in parts):
+                    found.append({name: unquote(value) for name, _, value in (part.partition("=") for part in parts)})
         return sorted(found, key=lambda keys: tuple(keys.values()))
 
     def working_folder(self, *parts: str) -> Path:
@@ -240,8 +253,13 @@ class _Pointed:
         """Where the whole partition lies."""
         if not _is_file(self._fs, f"{self._base}/{relative}/{MARKER}"):
             return None
-        with self._fs.open_input_file(f"{self._base}/{relative}/{MARKER}") as file:
-            return f"{relative}/{file.read().decode()}"
+        marker = f"{self._base}/{relative}/{MARKER}"
+        version = read_small(self._fs, marker, marker).decode(errors="replace")
+        if not re.fullmatch(rf"{_VERSION}[\w-]+", version, re.ASCII):
+            raise DataError(
+                f"{marker}: must name a folder {_VERSION}…, got {shown(version)}; write the partition again"
+            )
+        return f"{relative}/{version}"
 
     def begin(self, relative: str) -> str:
         """A new folder to write a partition to."""
@@ -257,6 +275,91 @@ class _Pointed:
         for name in _folders(self._fs, f"{self._base}/{relative}"):
             if name != version and (f"{relative}/{name}" == before or _VERSION <= name < abandoned):
                 self._fs.delete_dir(f"{self._base}/{relative}/{name}")
+
+
+def open_metadata(filesystem: fs.FileSystem, folder: str, table: str, shown_as: str) -> Metadata:
+    """What the metadata of the partition of ``table`` in the folder says; raises a DataError where it is none."""
+    try:
+        content = read_small(filesystem, f"{folder}/{METADATA}", f"{shown_as}/{METADATA}")
+    except FileNotFoundError:
+        raise DataError(f"{shown_as}/{METADATA}: is missing; {remedy(table)}") from None
+    return read_metadata(content, table, shown_as)
+
+
+def read_small(filesystem: fs.FileSystem, path: str, shown_as: str) -> bytes:
+    """The content of a file that is read whole.
+
+    Raises:
+        DataError: it is no file, or has more than MOST_BYTES.
+        FileNotFoundError: it is absent.
+    """
+    from pyarrow import fs
+
+    info = filesystem.get_file_info(path)
+    if info.type == fs.FileType.NotFound:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    if not info.is_file:
+        raise DataError(f"{shown_as}: is no file; write it again")
+    if info.size > MOST_BYTES:
+        raise DataError(f"{shown_as}: must have at most {MOST_BYTES:,} bytes, got {info.size:,}; write it again")
+    with filesystem.open_input_file(path) as file:
+        return bytes(file.read(info.size))
+
+
+def json_of(content: bytes, kind: Any, shown_as: str, what_to_do: str) -> Any:
+    """The JSON of a stored file, which is of type ``kind`` (`typed`); raises a DataError where it is not."""
+    try:
+        found = parse_json(content)
+        typed.check(kind, found)
+    except ValueError as fault:
+        raise DataError(f"{shown_as}: {cut(str(fault), 400)}; {what_to_do}") from None
+    return found
+
+
+@contextmanager
+def reading(shown_as: str, what_to_do: str) -> Iterator[None]:
+    """Whatever pyarrow says of a table that is not as iotid wrote it becomes one DataError.
+
+    The table is ``shown_as``; ``what_to_do`` about it.
+    """
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as fault:
+        if isinstance(fault, OSError) and fault.errno is not None:  # the filesystem's, not the content's
+            raise
+        why = cut((str(fault).splitlines() or [type(fault).__name__])[0], 400)
+        raise DataError(f"{shown_as}: is not as iotid wrote it ({why}); {what_to_do}") from None
+
+
+def read_table(location: str, schema: pa.Schema, what_to_do: str) -> pa.Table:
+    """The Parquet file, or folder of them, in the columns of ``schema``.
+
+    Raises:
+        DataError: it is none, lacks a column, or has one of another type or with nulls that may have none.
+    """
+    import pyarrow.parquet as pq
+
+    with reading(location, what_to_do):
+        return as_schema(pq.read_table(location, columns=schema.names, partitioning=None), schema)
+
+
+def as_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table in the columns of ``schema``; raises a KeyError or ValueError that names a column which is not so."""
+    import pyarrow as pa
+
+    columns = []
+    for wanted in schema:
+        column = table[wanted.name]
+        try:
+            columns.append(column.cast(wanted.type))
+        except pa.ArrowException:
+            raise ValueError(f"{wanted.name} is {column.type}, must be {wanted.type}") from None
+    for wanted, column in zip(schema, columns, strict=True):
+        if column.null_count and not wanted.nullable:
+            raise ValueError(f"{wanted.name} must hold no null, but has {column.null_count:,}")
+    return pa.table(columns, schema=schema)
 
 
 def local_path(location: str) -> str | None:

@@ -10,8 +10,9 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 ORDER = [
-    "messages", "errors", "inputs", "arrow", "yaml12", "config", "schemas", "private", "remote", "storage", "shuffle",
-    "capture", "flows", "labels", "dataset", "model", "baselines", "training", "evaluation", "registry", "census",
+    "messages", "errors", "inputs", "typed", "metadata", "arrow", "yaml12", "config", "schemas", "private", "remote",
+    "storage", "shuffle", "capture",
+    "flows", "labels", "dataset", "model", "baselines", "training", "evaluation", "registry", "census",
     "worker", "java", "session", "command", "pipeline", "reproduce", "demo", "cli", "jobs",
 ]  # fmt: skip
 

@@ -21,7 +21,7 @@ from click.testing import CliRunner, Result
 
 from iotid import config, registry, schemas
 from iotid.dataset import DeviceList, write_dataset
-from iotid.errors import SchemaError, ServerError, StaleError
+from iotid.errors import DataError, SchemaError, ServerError, StaleError
 from iotid.evaluation.schema import REPORT_VERSION
 from iotid.model import Predictor
 from iotid.registry import CHALLENGER, CHAMPION, Registry
@@ -132,6 +132,19 @@ def test_promote__against_a_champion_that_is_gone_moves_nothing(embedded: Regist
     assert _nobody_has_the_turn(store)
 
 
+def test_rollback__to_what_is_no_version_is_one_line(embedded: Registry) -> None:
+    store = _of_model(embedded, "odd", versions=1)
+    store.promote(1, over=None)
+    for tag in ("", "one", "1.5", "-1", "\n", "9" * 400):
+        store.set_tag(1, "former_champion", tag)
+        with pytest.raises(
+            DataError, match="tag former_champion of version 1 must be a version's number, got"
+        ) as caught:
+            store.rollback()
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 500
+
+
 def test_rollback__of_two_at_once_the_second_does_not_go_back_twice(
     embedded: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,10 +195,19 @@ def test_turn__that_was_taken_away_is_not_given_back_for_another(embedded: Regis
 
 def _system(macro_f1: float) -> dict[str, Any]:
     reads = {"flows_version": schemas.FLOWS.version, "length": "ip", "max_packets": 32, "unfit_nights": []}
+    score = {"value": macro_f1, "low": None, "high": None}
     return {
+        "kind": "ensemble",
+        "origin": "",
         "knows": ["cam"],
-        "metrics": {"macro_f1": {"value": macro_f1}},
-        "per_class": [{"label": "cam", "recall": macro_f1, "support": 100}],
+        "metrics": {"macro_f1": score},
+        "coarse": {"macro_f1": score},
+        "ceiling_share": 1.0,
+        "reliability": [],
+        "per_class": [{"label": "cam", "precision": None, "recall": macro_f1, "f1": None, "support": 100}],
+        "confusion": [[100]],
+        "hidden": {},
+        "seconds": {"fit": None, "score": 1},
         "expected_calibration_error": 0.1,
         "lead": {CHAMPION: {"value": 0.1, "low": 0.05, "high": 0.15}},
         "reads": {**reads, "characteristics": ["packet_length"], "protocols": [6]},
@@ -199,7 +221,10 @@ def decided(embedded: Registry, request: pytest.FixtureRequest) -> Registry:
     store.promote(1, over=None)
     report = {
         "version": REPORT_VERSION,
-        "dataset": {"name": store.tracking.model, "hash": "abc"},
+        "dataset": {"name": store.tracking.model, "hash": "abc", "protocol": "by_time", "parts": {}},
+        "labels": ["cam"],
+        "merged": ["cam"],
+        **dict.fromkeys(("floor", "leakage", "seen", "ceiling"), 0.5),
         "systems": {CHALLENGER: _system(0.9), CHAMPION: _system(0.8)},
     }
     with Store(store.storage_root).write("reports", {"dataset": store.tracking.model}) as staged:

@@ -7,7 +7,9 @@ import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from iotid import typed
 from iotid.errors import DataError
+from iotid.inputs import parse_json
 from iotid.schemas import COUNTERS
 
 if TYPE_CHECKING:
@@ -102,12 +104,17 @@ def counters(table: pa.Table) -> pa.Table:
     """The counters that came with a table of packets or flows: schemas.COUNTERS without site and date.
 
     Raises:
-        DataError: the table carries none, as after a step that drops the metadata of the schema.
+        DataError: the table carries none, as after a step that drops the metadata of the schema, or what are none.
     """
     stored = (table.schema.metadata or {}).get(_METADATA_KEY)
     if stored is None:
         raise DataError("the table carries no counters; take them from the table that iotid gave, before changing it")
     held = Counters()
-    for row in json.loads(stored):
-        held.add(*row)
-    return held.table()
+    try:
+        rows = parse_json(stored)
+        typed.check(list[list[str | int]], rows, "counters")
+        for row in rows:
+            held.add(*row)
+        return held.table()
+    except (TypeError, ValueError) as fault:
+        raise DataError(f"the table's counters are none ({fault}); take them from the table that iotid gave") from None

@@ -93,6 +93,20 @@ def group_devices(devices: pa.Array, shown: pa.Table, earlier: pa.Table, likenes
     return group_N, groups.sort_by("group")
 
 
+def check_groups(groups: pa.Table) -> pa.Table:
+    """The groups (GROUPS) as given; raises a ValueError where they are none that `group_devices` made."""
+    protocol, length, share = (one_chunk(groups[name]) for name in ("protocol", "payload_length", "share"))
+    sizes_L = pc.list_value_length(share)
+    if not all(pc.list_value_length(each).equals(sizes_L) for each in (protocol, length)):
+        raise ValueError("payloads and shares of a group differ in number")
+    if len(groups) > MOST_GROUPS or pc.count_distinct(groups["group"]).as_py() != len(groups):
+        raise ValueError(f"there must be at most {MOST_GROUPS} groups, of different names")
+    share_E, length_E = share.flatten().to_numpy(), length.flatten().to_numpy()
+    if not (np.isfinite(share_E) & (share_E >= 0) & (share_E <= 1 + 1e-6)).all() or (length_E < 0).any():
+        raise ValueError("a share must be 0 to 1, and a payload's length not negative")
+    return groups
+
+
 def with_new(groups: pa.Table, others: pa.Table) -> pa.Table:
     """``groups`` and those of ``others`` that have another name, as long as there are no more than MOST_GROUPS."""
     is_new = pc.invert(pc.is_in(others["group"], value_set=one_chunk(groups["group"])))

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from iotid import config
 from iotid.arrow import one_chunk
 from iotid.census.changes import ABSENT, CHANGES, compare, name_of
-from iotid.census.groups import NO_GROUPS, with_new
+from iotid.census.groups import NO_GROUPS, check_groups, with_new
 from iotid.census.identify import names_of_kinds, watched
 from iotid.census.left_out import OTHER_PROTOCOL, flows_by_reason, hide
 from iotid.census.marks import MARKS
@@ -27,10 +27,11 @@ from iotid.census.score import Scored, score_night, ship_model
 from iotid.dataset.devices import merged_name
 from iotid.dataset.names import warn_of_unmet
 from iotid.errors import AccountingError, DataError, NoModelError, WatchError
+from iotid.metadata import remedy
 from iotid.model.device import STATUSES
 from iotid.registry import CHALLENGER, CHAMPION, Registry
 from iotid.schemas import CENSUS, GROUPS
-from iotid.storage import Partition, Staged, Store
+from iotid.storage import Partition, Staged, Store, as_schema, read_table, reading
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -196,10 +197,10 @@ def _latest_before(store: Store, keys: dict[str, str]) -> Partition | None:
 def _stored_rows(census: Partition) -> pa.Table:
     """The rows of a census, with nothing in the columns that it lacks."""
     schema = CENSUS.arrow_schema(stored=True)
-    found = pq.read_table(census.uri, partitioning=None)
     if census.metadata["schema_version"] == CENSUS.version:
-        return found.select(schema.names).cast(schema)
-    return _of_earlier_version(found, schema)
+        return read_table(census.uri, schema, remedy("census"))
+    with reading(census.uri, remedy("census")):
+        return _of_earlier_version(pq.read_table(census.uri, partitioning=None), schema)
 
 
 def _of_earlier_version(found: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -255,7 +256,8 @@ def _stored_groups(store: Store, census: Partition, pseudonyms: Pseudonyms | Non
             content = pseudonyms.unseal(store.read_bytes(census, GROUPS_SEALED))
         except FileNotFoundError:  # an earlier version sealed none, and the names of its groups were no pseudonyms
             return NO_GROUPS
-    return pq.read_table(pa.BufferReader(content), schema=GROUPS.arrow_schema())
+    with reading(f"{census.uri}/{GROUPS_FILE}", remedy("census")):
+        return check_groups(as_schema(pq.read_table(pa.BufferReader(content)), GROUPS.arrow_schema()))
 
 
 def _renewed(stored: pa.Table, present: pa.Table) -> pa.Table:

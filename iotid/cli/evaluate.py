@@ -13,11 +13,10 @@ def main(settings: Settings, dataset: str, baselines: str | None) -> None:
     Reads the dataset and the registry. Writes a report: numbers as JSON, every answer, figures, a page to read. A
     champion that another version of iotid made is named and left out.
     """
-    import json
     from tempfile import TemporaryDirectory
 
     from iotid.errors import SchemaError
-    from iotid.evaluation import census_nights, evaluate, flat, quality, verdicts, write_report
+    from iotid.evaluation import census_nights, evaluate, flat, quality, read_history, verdicts, write_report
     from iotid.model import Predictor
     from iotid.registry import CHALLENGER, CHAMPION, Registry
     from iotid.storage import Store
@@ -40,7 +39,7 @@ def main(settings: Settings, dataset: str, baselines: str | None) -> None:
                 left_out[CHAMPION] = f"the champion, version {champion}, cannot be loaded and is left out: {fault}"
         report, answers = evaluate(source, models, asked, census_nights(store))
         history = registry.artifact(challenger, "training/history.json", work)
-        page = write_report(report, f"{work}/report", answers=answers, history=json.loads(history.read_text()))
+        page = write_report(report, f"{work}/report", answers=answers, history=read_history(history))
         registry.log_artifacts(registry.run_of(challenger), page.parent, "report")
         registry.log_metrics(registry.run_of(challenger), flat(report))
         reached = f"{quality(report['systems'][CHALLENGER])} on the test part of dataset {dataset}"

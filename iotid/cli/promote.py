@@ -13,14 +13,14 @@ def main(settings: Settings, dataset: str) -> None:
     `champion`, unless that was moved since they were compared.
     """
     from iotid.errors import PartitionError
-    from iotid.evaluation import decide, system_report
+    from iotid.evaluation import Report, decide, system_report
     from iotid.registry import CHALLENGER, CHAMPION, Registry
     from iotid.storage import Store
 
     store = Store(settings.storage.root)
     registry = Registry(settings.tracking, settings.storage.root)
     page = store.open("reports", {"dataset": dataset})
-    report, versions = store.read_json(page, "report.json"), page.metadata["versions"]
+    report, versions = store.read_json(page, "report.json", Report), page.metadata["versions"]
     challenger, champion = registry.version_of(CHALLENGER), registry.find_version(CHAMPION)
     keys = {"dataset": dataset, "version": str(challenger)}
     if challenger == champion:
@@ -29,7 +29,7 @@ def main(settings: Settings, dataset: str) -> None:
         if not of_this or (store.exists("decisions", keys) and store.open("decisions", keys).metadata["promoted"]):
             command.say(f"promotion: version {challenger} is the champion already")
             return  # else a promotion was cut off when the champion had moved, and the decision is still to be kept
-    if (challenger, champion) != (versions[CHALLENGER], versions.get(CHAMPION)):
+    if (challenger, champion) != (versions.get(CHALLENGER), versions.get(CHAMPION)):
         raise PartitionError(
             f"reports: {page.uri} is on versions {versions}, but {CHALLENGER} is {challenger}, {CHAMPION} {champion}; "
             f"run iotid evaluate --dataset {dataset} first"

@@ -50,7 +50,7 @@ class Bags:
     def to_arrays(self) -> dict[str, NDArray[np.uint8]]:
         """What is known, as bytes: (things, width) of each kind."""
         return {
-            kind: known.view(np.uint8).reshape(len(known), -1)
+            kind: known.view(np.uint8).reshape(len(known), known.itemsize)
             for kind, known in zip(self._kinds, self.known, strict=True)
         }
 

@@ -9,17 +9,19 @@ Shape suffixes: N flows, M packets kept of each flow.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
-from iotid import config
+from iotid import config, typed
 from iotid.dataset.arrays import first_values, positions
-from iotid.errors import SchemaError, SettingError
+from iotid.errors import SchemaError, SettingError, shown
+from iotid.typed import Within
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -173,29 +175,58 @@ class Encoding:
         }
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Encoding:
+    def from_json(cls, content: Mapping[str, Any], place: str = "encoding") -> Encoding:
         """The encoding that ``to_json`` told of, before or after a way through JSON.
 
         Raises:
-            SchemaError: it was written by another version of iotid, or is none.
+            SchemaError: it was written by another version of iotid, or is none; ``place`` is where it stands.
         """
         version = content.get("schema_version")
-        if version != _SCHEMA_VERSION:
+        if type(version) is not int or version != _SCHEMA_VERSION:
             raise SchemaError(
-                f"encoding: has schema_version {version!r}, this iotid reads {_SCHEMA_VERSION}; write the dataset "
+                f"{place}: has schema_version {shown(version)}, this iotid reads {_SCHEMA_VERSION}; write the dataset "
                 "again, and train on it"
             )
         try:
-            return cls(
-                max_packets=int(content["max_packets"]),
-                vocabularies={told["name"]: Vocabulary(tuple(told["values"])) for told in content["vocabularies"]},
-                labels=tuple(content["labels"]),
-                devices={label: dict(told) for label, told in content["devices"].items()},
-                protocols=tuple(content["protocols"]),
-                length=str(content["length"]),
-            )
-        except (KeyError, TypeError, AttributeError) as fault:
-            raise SchemaError(f"encoding: lacks or garbles {fault}; write the dataset again") from None
+            typed.check(_Stored, content)
+            _check_distinct("labels", content["labels"])
+            _check_distinct("vocabularies", [told["name"] for told in content["vocabularies"]])
+            for number, told in enumerate(content["vocabularies"]):
+                values = np.array(told["values"], np.int64)
+                if not (values[1:] > values[:-1]).all():
+                    raise ValueError(f"vocabularies[{number}].values: must rise")
+        except ValueError as fault:
+            raise SchemaError(f"{place}: {fault}; write the dataset again, and train on it") from None
+        return cls(
+            max_packets=content["max_packets"],
+            vocabularies={told["name"]: Vocabulary(tuple(told["values"])) for told in content["vocabularies"]},
+            labels=tuple(content["labels"]),
+            devices={label: dict(told) for label, told in content["devices"].items()},
+            protocols=tuple(content["protocols"]),
+            length=content["length"],
+        )
+
+
+class _StoredVocabulary(TypedDict):
+    name: str
+    values: list[Annotated[int, Within(-(2**31), 2**31 - 1)]]
+
+
+class _Stored(TypedDict):
+    """An encoding as ``to_json`` tells of it."""
+
+    max_packets: Annotated[int, Within(1, 4096)]
+    vocabularies: Annotated[list[_StoredVocabulary], Within(1, 64)]
+    labels: Annotated[list[str], Within(1)]
+    devices: dict[str, dict[str, str | None]]
+    protocols: list[Annotated[int, Within(0, 255)]]
+    length: Literal["ip", "frame"]
+
+
+def _check_distinct(name: str, texts: Sequence[str]) -> None:
+    twice = next((text for text, times in Counter(texts).items() if times > 1), None)
+    if twice is not None:
+        raise ValueError(f"{name}: must each be there once, got {shown(twice)} twice")
 
 
 def learn_vocabularies(seen: Mapping[str, Mapping[int, int]], settings: config.Dataset) -> dict[str, Vocabulary]:

@@ -35,7 +35,19 @@ from iotid.dataset.petastorm_compat import (
 )
 from iotid.dataset.sets import Sets
 from iotid.errors import AccountingError, PartitionError
-from iotid.storage import MARKER, METADATA, Staged, open_filesystem, rows_promised, shown_files
+from iotid.inputs import parse_json
+from iotid.metadata import remedy
+from iotid.storage import (
+    MARKER,
+    Staged,
+    json_of,
+    open_filesystem,
+    open_metadata,
+    read_small,
+    reading,
+    rows_promised,
+    shown_files,
+)
 
 ENCODING = "encoding.json"
 SETS = "sets.parquet"
@@ -63,8 +75,9 @@ def read_encoding(partition_uri: str) -> Encoding:
     Raises:
         PartitionError: the dataset is not whole.
         SchemaError: it was written by another version of iotid.
+        DataError: its encoding is none.
     """
-    return Encoding.from_json(_read_json(_open_dataset(partition_uri), ENCODING))
+    return _read_encoding(_open_dataset(partition_uri), partition_uri)
 
 
 def read_sets(partition_uri: str) -> Sets:
@@ -72,11 +85,13 @@ def read_sets(partition_uri: str) -> Sets:
 
     Raises:
         PartitionError: the dataset is not whole, or older than its sets.
+        DataError: its sets are none.
     """
     files = _open_dataset(partition_uri)
     if files.get_file_info(SETS).type != fs.FileType.File:
         raise PartitionError(f"{partition_uri}: has no {SETS}, an earlier iotid wrote it; write the dataset again")
-    return Sets.from_arrow(pq.read_table(SETS, filesystem=files))
+    with reading(f"{partition_uri}/{SETS}", remedy("datasets")):
+        return Sets.from_arrow(pq.read_table(SETS, filesystem=files))
 
 
 def write_sets(staged: Staged, sets: Sets) -> None:
@@ -91,9 +106,10 @@ def read_part(partition_uri: str, part: str) -> Rows:
         AccountingError: the files hold, or Petastorm delivered, another number of rows than was written.
     """
     files = _open_dataset(partition_uri)
-    encoding = Encoding.from_json(_read_json(files, ENCODING))
-    written = int(_read_json(files, METADATA)["rows"][part])
-    promised = rows_promised(files, part)
+    encoding = _read_encoding(files, partition_uri)
+    written = open_metadata(files, "", "datasets", partition_uri)["rows"].get(part, 0)
+    with reading(f"{partition_uri}/{part}", remedy("datasets")):
+        promised = rows_promised(files, part)
     if promised != written:
         raise AccountingError(
             f"{partition_uri}/{part}: {written:,} rows were written, the files' footers promise {promised:,}; "
@@ -165,13 +181,13 @@ def group_rows(rows: Mapping[str, int], of_partitions: Sequence[Mapping[str, int
 def _check_common_metadata(files: fs.FileSystem, part: str, shown: str) -> None:
     """Raise a PartitionError where what Petastorm would believe of a part is not what its files are."""
     names = shown_files(files, part)
-    groups = {name: pq.read_metadata(f"{part}/{name}", filesystem=files).num_row_groups for name in names}
     try:
+        groups = {name: pq.read_metadata(f"{part}/{name}", filesystem=files).num_row_groups for name in names}
         with files.open_input_file(f"{part}/{COMMON_METADATA}") as file:
             metadata = pq.read_metadata(file).metadata
         load_schema(metadata[SCHEMA_KEY])
         fault = (
-            "" if json.loads(metadata[ROW_GROUPS_KEY]) == groups else "it lists other row groups than the files have"
+            "" if parse_json(metadata[ROW_GROUPS_KEY]) == groups else "it lists other row groups than the files have"
         )
     except (OSError, KeyError, ValueError, pa.ArrowException, pickle.UnpicklingError) as broken:
         fault = str(broken)
@@ -191,10 +207,10 @@ def _open_dataset(partition_uri: str) -> fs.FileSystem:
     return files
 
 
-def _read_json(files: fs.FileSystem, name: str) -> Mapping[str, Any]:
-    with files.open_input_file(name) as file:
-        content: Mapping[str, Any] = json.loads(file.read())
-    return content
+def _read_encoding(files: fs.FileSystem, shown: str) -> Encoding:
+    place = f"{shown}/{ENCODING}"
+    content = json_of(read_small(files, ENCODING, place), dict[str, Any], place, remedy("datasets"))
+    return Encoding.from_json(content, place)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from iotid.dataset.characteristics import Encoding, learn_vocabularies, select_c
 from iotid.dataset.labels import UNKNOWN, DeviceList
 from iotid.dataset.partition import PARTS, Split, find_ends, settle, split_captures
 from iotid.dataset.store import ENCODING, describe_part, group_rows, write_sets
-from iotid.errors import AccountingError, InputError, LabelError, SchemaError, SettingError
+from iotid.errors import AccountingError, InputError, LabelError, SchemaError, SettingError, shown
 from iotid.flows import later_flows, night_files, read_flows
 from iotid.remote import in_worker
 from iotid.shuffle import ASIDES, NO_BUCKET, PARCELS, numbered, partitions_of, spark_schema, spread
@@ -122,10 +122,10 @@ def check_nights(nights: Sequence[Partition], flow: config.Flow) -> None:
             )
         made = night.metadata["settings"]["flow"]
         for key, value in wanted.items():
-            if value != made[key] and not (key == "max_packets" and value < made[key]):
+            if value != made.get(key) and not (key == "max_packets" and value < made[key]):
                 raise SettingError(
-                    f"flow.{key}: is {value}, the flows of {night.uri} were assembled with {made[key]}; assemble them "
-                    "again, or give the same setting"
+                    f"flow.{key}: is {value}, the flows of {night.uri} were assembled with {shown(made.get(key))}; "
+                    "assemble them again, or give the same setting"
                 )
 
 

@@ -2,7 +2,7 @@
 
 from iotid.evaluation.decide import Decision, decide
 from iotid.evaluation.evaluate import census_nights, evaluate
-from iotid.evaluation.report import flat, quality, verdicts, write_report
+from iotid.evaluation.report import flat, quality, read_history, verdicts, write_report
 from iotid.evaluation.schema import Report, SystemReport, system_report
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "evaluate",
     "flat",
     "quality",
+    "read_history",
     "system_report",
     "verdicts",
     "write_report",

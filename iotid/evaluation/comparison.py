@@ -15,6 +15,9 @@ from iotid.evaluation.open_set import OpenSet
 from iotid.evaluation.protocols import splits
 from iotid.evaluation.schema import Score
 from iotid.evaluation.study import Outcome, Result, Study, SystemScores
+from iotid.metadata import remedy
+from iotid.schemas import SPLITS
+from iotid.storage import read_table
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -64,11 +67,12 @@ def read_traffic(
 
 
 def _captures_by_site(splits: Sequence[Partition]) -> dict[str, list[str]]:
-    import pyarrow.parquet as pq
+    import pyarrow as pa
 
+    columns = pa.schema([SPLITS.arrow_schema().field("path")])
     site_of: dict[str, str] = {}
     for night in sorted(splits, key=lambda night: night.keys["site"], reverse=True):
-        planned = pq.read_table(night.uri, columns=["path"], partitioning=None)["path"].unique().to_pylist()
+        planned = read_table(night.uri, columns, remedy("splits"))["path"].unique().to_pylist()
         site_of |= dict.fromkeys(planned, night.keys["site"])
     paths: dict[str, list[str]] = {}
     for path, site in sorted(site_of.items()):

@@ -17,8 +17,11 @@ import numpy as np
 import pyarrow.parquet as pq
 from markupsafe import Markup
 
+from iotid.errors import DataError
 from iotid.evaluation import figures, metrics
 from iotid.evaluation.schema import Report, Score, System
+from iotid.inputs import read_file
+from iotid.storage import json_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -60,6 +63,16 @@ def write_report(
     drawn = {name: _draw(name, system, report, folder / "figures") for name, system in report["systems"].items()}
     page.write_text(_render(report, drawn, _image(curves) if curves else None, decision), encoding="utf-8")
     return page
+
+
+def read_history(path: Path) -> list[dict[str, float | None]]:
+    """The metrics of each epoch that training wrote to ``path``; raises a DataError where it holds none."""
+    try:
+        content = read_file(path)
+    except OSError as fault:
+        raise DataError(f"{path.name}: cannot be read ({fault.strerror}); train again") from None
+    history: list[dict[str, float | None]] = json_of(content, list[dict[str, float | None]], path.name, "train again")
+    return history
 
 
 def flat(report: Report) -> dict[str, float]:

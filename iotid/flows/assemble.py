@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from iotid import config, schemas
+from iotid.capture.stored import check_splits
 from iotid.errors import AccountingError, SchemaError
 from iotid.flows import work
 from iotid.flows.kernels import BEFORE_ALL
@@ -27,9 +28,10 @@ from iotid.flows.nights import COUNTERS_FILE, QUARANTINE_FILE, read_stored
 from iotid.flows.open import CARRIED, carries
 from iotid.flows.partial import Partials, rule_of
 from iotid.flows.work import OPEN_FOLDER, Sums, Told
+from iotid.metadata import remedy
 from iotid.remote import in_worker
 from iotid.shuffle import ASIDES, PARCELS, numbered, partitions_of, spark_schema, spread, to_stream
-from iotid.storage import remove_attempts, rows_promised
+from iotid.storage import read_table, reading, remove_attempts, rows_promised
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -61,7 +63,9 @@ def write_flows(
         )
     before = _night_before(store, keys, flow)
     with store.write("flows", keys, schemas.FLOWS.version) as staged:
-        planned = pq.read_table(splits.uri, schema=schemas.SPLITS.arrow_schema(stored=True), partitioning=None)
+        planned = read_table(splits.uri, schemas.SPLITS.arrow_schema(stored=True), remedy("splits"))
+        with reading(splits.uri, remedy("splits")):
+            check_splits(planned)
         night = _Night(spark, staged, planned, capture, flow, before)
         told = night.assemble()
         packets = _packets_by_reason(told.counters.table())

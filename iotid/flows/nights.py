@@ -16,9 +16,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from iotid import schemas
+from iotid.metadata import remedy
 from iotid.remote import in_worker
 from iotid.shuffle import numbered, numbers, spark_schema
-from iotid.storage import is_object_store, open_filesystem, shown_files
+from iotid.storage import is_object_store, open_filesystem, read_table, reading, shown_files
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -53,8 +54,12 @@ class NightFile(NamedTuple):
         filesystem, folder = open_filesystem(self.folder)
         night = {"site": self.site, "capture_date": date.fromisoformat(self.capture_date)}
         stored = [name for name in wanted if name not in night]
-        with filesystem.open_input_file(f"{folder}/{self.name}") as source:
+        with (
+            reading(f"{self.folder}/{self.name}", remedy("flows")),
+            filesystem.open_input_file(f"{folder}/{self.name}") as source,
+        ):
             file = pq.ParquetFile(source, read_dictionary=[name for name in _TEXT if name in stored])
+            _check_types(file.schema_arrow, stored)
             for batch in file.iter_batches(_BATCH_ROWS, columns=stored, use_threads=False):
                 given = {name: pa.repeat(value, batch.num_rows) for name, value in night.items() if name in wanted}
                 arrays = [given[name] if name in given else batch.column(name) for name in wanted]
@@ -63,6 +68,17 @@ class NightFile(NamedTuple):
     def told_further(self, flows: pa.RecordBatch, later: pa.Table) -> pa.BooleanArray:
         """Which of the file's flows a later night tells, too, and further; ``later``: of `later_flows`."""
         return _told_further(flows, later, self.site, self.capture_date)
+
+
+def _check_types(found: pa.Schema, names: Iterable[str]) -> None:
+    """Raise a KeyError or TypeError unless the columns are there, and of FLOWS' types; text may be in dictionaries."""
+    contract = schemas.FLOWS.arrow_schema()
+    for name in names:
+        kind, expected = found.field(name).type, contract.field(name).type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        are_lists = pa.types.is_list(kind) and pa.types.is_list(expected)
+        if (kind.value_type != expected.value_type) if are_lists else kind != expected:
+            raise TypeError(f"{name} is {kind}, must be {expected}")
 
 
 def night_files(nights: Iterable[Partition]) -> list[NightFile]:
@@ -137,7 +153,10 @@ def _read_files(
 ) -> Iterator[pa.RecordBatch]:
     filesystem, path = open_filesystem(folder)
     for number in numbers(tasks):
-        with filesystem.open_input_file(f"{path}/{files[number]}") as source:
+        with (
+            reading(f"{folder}/{files[number]}", remedy("flows")),
+            filesystem.open_input_file(f"{path}/{files[number]}") as source,
+        ):
             for batch in pq.ParquetFile(source).iter_batches(_SPARK_ROWS, use_threads=False):
                 yield pa.RecordBatch.from_arrays([batch.column(name) for name in schema.names], schema=schema)
 
@@ -176,7 +195,8 @@ def _identity(flows: pa.RecordBatch) -> pa.Array:
 
 def read_counters(partition: Partition) -> pa.Table:
     """schemas.COUNTERS of a partition of table `flows`."""
-    table = pq.read_table(f"{partition.uri}/{COUNTERS_FILE}", partitioning=None)
+    stored = schemas.COUNTERS.arrow_schema(stored=True)
+    table = read_table(f"{partition.uri}/{COUNTERS_FILE}", stored, remedy("flows"))
     return _of_night(table, schemas.COUNTERS, partition.keys["site"], partition.keys["capture_date"])
 
 

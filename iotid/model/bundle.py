@@ -7,24 +7,26 @@ Shape suffixes: N flows, D distinct flows, M packets kept of each flow, K charac
 
 from __future__ import annotations
 
+import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypedDict
 from uuid import uuid4
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors import torch as safetensors
 
-from iotid import __version__, config, schemas
+from iotid import __version__, config, schemas, typed
 from iotid.dataset.characteristics import CHARACTERISTICS, Encoding, unseen_share
-from iotid.errors import DataError, SchemaError
+from iotid.errors import DataError, SchemaError, SettingError, cut
+from iotid.inputs import parse_object, read_file
+from iotid.model.arrays import Spec, arrays_of, read_arrays
 from iotid.model.device import DeviceModel, kinds_of
-from iotid.model.ensemble import AdaptiveEnsemble
+from iotid.model.ensemble import AdaptiveEnsemble, shapes
 from iotid.model.memory import Memory
 from iotid.model.sequences import batches_by_length, distinct_sequences, step_counts, tensors_of
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 WEIGHTS = "weights.safetensors"
 DESCRIPTION = "model.json"
 _VERSION = 5
+_PARTS = ("memory.", "devices.")  # how the names of arrays begin that a network has not
 _BATCH_PACKETS = 4096  # packets scored at once: large enough for the matrix units, small enough for the caches
 _SLICE = 1_000_000  # flows encoded at once; bounds the memory of a prediction
 
@@ -95,10 +98,25 @@ class Learned:
         }
 
     @classmethod
+    def specs(cls, encoding: Encoding) -> dict[str, Spec]:
+        """What the tensors of ``to_tensors`` are, of a model of this encoding."""
+        _, kind_C = kinds_of(encoding.labels, encoding.devices)
+        parts = {
+            "memory": Memory.specs(len(encoding.labels)),
+            "devices": DeviceModel.specs(kind_C, len(encoding.vocabularies), encoding.max_packets),
+        }
+        return {f"{part}.{name}": spec for part, specs in parts.items() for name, spec in specs.items()}
+
+    @classmethod
     def split_off(
         cls, tensors: Mapping[str, torch.Tensor], encoding: Encoding
     ) -> tuple[Learned, dict[str, torch.Tensor]]:
-        """What is learned among a bundle's tensors, and the network's weights; KeyError: a part of it is missing."""
+        """What is learned among a bundle's tensors, and the network's weights.
+
+        Raises:
+            KeyError: a part of it is missing.
+            ValueError: parts do not fit each other.
+        """
         weights: dict[str, torch.Tensor] = {}
         arrays: dict[str, dict[str, np.ndarray]] = {field.name: {} for field in fields(cls)}
         for name, tensor in tensors.items():
@@ -130,41 +148,54 @@ class Predictor:
 
         Raises:
             SchemaError: the bundle is of another version, or names a characteristic that this version lacks.
-            DataError: a file is missing or damaged.
+            DataError: a file is missing or damaged, an array is not what the description says, or a value not finite.
         """
         try:
-            weights, description = ((Path(folder) / name).read_bytes() for name in (WEIGHTS, DESCRIPTION))
+            description = read_file(Path(folder) / DESCRIPTION)
+            return cls._of(description, lambda specs: read_arrays(Path(folder) / WEIGHTS, specs, _PARTS))
         except OSError as fault:
             raise DataError(
                 f"model {folder}: {fault.filename} cannot be read ({fault.strerror}); train again"
             ) from None
-        return cls.from_bytes(weights, description.decode())
 
     @classmethod
-    def from_bytes(cls, weights: bytes, description: str) -> Predictor:
+    def from_bytes(cls, weights: bytes, description: str | bytes) -> Predictor:
         """The model whose two files have this content; raises what ``load`` raises."""
+        return cls._of(description, lambda specs: arrays_of(io.BytesIO(weights), len(weights), specs, _PARTS))
+
+    @classmethod
+    def _of(
+        cls, description: str | bytes, read: Callable[[Mapping[str, Spec]], Mapping[str, torch.Tensor]]
+    ) -> Predictor:
+        """The description is judged first, then the header of the weights, and only then are these read."""
         try:
-            told = json.loads(description)
+            told = parse_object(description)
+            typed.check(_Description, told)
             versions = {name: told[name] for name in ("bundle_version", "flows_version")}
-        except (json.JSONDecodeError, KeyError, TypeError) as fault:
-            raise DataError(f"{DESCRIPTION}: is not a model's description ({fault!r}); train again") from None
+        except ValueError as fault:
+            raise DataError(f"{DESCRIPTION}: is not a model's description ({fault}); train again") from None
         expected = {"bundle_version": _VERSION, "flows_version": schemas.FLOWS.version}
         for name, version in versions.items():
             if version != expected[name]:
-                remedy = f"train again, or serve it with iotid {told.get('code_version')}"
+                remedy = f"train again, or serve it with iotid {cut(told['code_version'])}"
                 raise SchemaError(f"{DESCRIPTION}: {name} must be {expected[name]}, got {version}; {remedy}")
-        encoding = Encoding.from_json(told["encoding"])
+        encoding = _encoding_of(told)
         unknown = [name for name in encoding.vocabularies if name not in CHARACTERISTICS]
         if unknown:
-            raise SchemaError(f"{DESCRIPTION}: reads {', '.join(unknown)}, which this iotid does not know; train again")
-        sizes = vocabulary_sizes(encoding)
-        model = AdaptiveEnsemble(config.Model.model_validate(told["model"]), sizes, len(encoding.labels))
+            raise SchemaError(
+                f"{DESCRIPTION}: reads {', '.join(map(cut, unknown))}, which this iotid does not know; train again"
+            )
+        settings, sizes, classes = _settings_of(told), vocabulary_sizes(encoding), len(encoding.labels)
         try:
-            learned, own_weights = Learned.split_off(safetensors.load(weights), encoding)
-            model.load_state_dict(own_weights)
-        except (RuntimeError, SafetensorError, KeyError) as fault:
-            first_line = str(fault).splitlines()[0]
-            raise DataError(f"{WEIGHTS}: does not fit {DESCRIPTION} ({first_line}); train again") from None
+            tensors = read({**network_specs(shapes(settings, sizes, classes)), **Learned.specs(encoding)})
+            learned, own_weights = Learned.split_off(tensors, encoding)
+            if (learned.memory is not None) != settings.memory:
+                due = "be" if settings.memory else "not be"
+                raise ValueError(f"arrays memory.*: must {due} there, as model.memory is {settings.memory}")
+        except ValueError as fault:
+            raise DataError(f"{WEIGHTS}: does not fit {DESCRIPTION} ({fault}); train again") from None
+        model = AdaptiveEnsemble(settings, sizes, classes)
+        model.load_state_dict(own_weights)
         return cls(model, encoding, learned)
 
     def predict(self, flows: pa.Table) -> pa.Table:
@@ -201,6 +232,30 @@ class Predictor:
             out_NC[rows] = torch.softmax(self._model(tensors_of(sequences, rows, counts_N)), dim=1).numpy()
         memory = self.learned.memory
         return memory.join(sequences, out_NC) if memory else out_NC
+
+
+def network_specs(shapes_of_state: Mapping[str, tuple[int, ...]]) -> dict[str, Spec]:
+    """What the arrays of a network's state must be."""
+    return {name: Spec("F32", shape) for name, shape in shapes_of_state.items()}
+
+
+class _Description(TypedDict):
+    bundle_version: int
+    flows_version: int
+    code_version: str
+    model: dict[str, Any]
+    encoding: dict[str, Any]
+
+
+def _encoding_of(told: Mapping[str, Any]) -> Encoding:
+    return Encoding.from_json(told["encoding"], f"{DESCRIPTION}: encoding")
+
+
+def _settings_of(told: Mapping[str, Any]) -> config.Model:
+    try:
+        return config.section_of(config.Model, told["model"])
+    except SettingError as fault:
+        raise DataError(f"{DESCRIPTION}: {fault}; train again") from None
 
 
 def vocabulary_sizes(encoding: Encoding) -> dict[str, int]:

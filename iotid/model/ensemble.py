@@ -85,6 +85,24 @@ class AdaptiveEnsemble(nn.Module):
         return _pack_end_to_end(torch.stack(parts, dim=1), lengths_B)
 
 
+def shapes(settings: config.Model, vocabulary_sizes: Mapping[str, int], num_classes: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of an ensemble's weights by their names in its state, without an ensemble and the memory of one."""
+    hidden, both_ways = settings.hidden_size, 2 * settings.hidden_size
+    side_by_side = len(vocabulary_sizes) if settings.fusion == "concatenate" else 1
+    networks = {f"temporal.{name}": settings.embedding_size for name in vocabulary_sizes}
+    networks["spatial"] = side_by_side * both_ways
+    found: dict[str, tuple[int, ...]] = {
+        f"embeddings.{name}.weight": (size, settings.embedding_size) for name, size in vocabulary_sizes.items()
+    }
+    for network, input_size in networks.items():
+        for layer in range(settings.layers):
+            for of in (f"l{layer}", f"l{layer}_reverse"):
+                found[f"{network}.weight_ih_{of}"] = (4 * hidden, both_ways if layer else input_size)
+                found[f"{network}.weight_hh_{of}"] = (4 * hidden, hidden)
+                found[f"{network}.bias_ih_{of}"] = found[f"{network}.bias_hh_{of}"] = (4 * hidden,)
+    return {**found, "classifier.weight": (num_classes, both_ways), "classifier.bias": (num_classes,)}
+
+
 def _bi_lstm(input_size: int, settings: config.Model) -> nn.LSTM:
     return nn.LSTM(input_size, settings.hidden_size, settings.layers, batch_first=True, bidirectional=True)
 

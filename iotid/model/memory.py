@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from iotid.model.arrays import Spec
 from iotid.shuffle import mix
 
 if TYPE_CHECKING:
     from iotid.dataset import Rows
 
+_MOST_FLOWS = 2.0**53  # of one sequence and label, which floating-point numbers still count
 _MOST = 1e6  # flows that the network's answer may weigh
 
 
@@ -94,11 +96,32 @@ class Memory:
         told: dict[str, NDArray[np.generic]] = {"keys": self.keys.view(np.int64), "starts": self.starts}
         return {**told, "labels": self.labels, "flows": self.flows, "strength": np.array([self.strength])}
 
+    @staticmethod
+    def specs(classes: int) -> dict[str, Spec]:
+        """What ``to_arrays`` gives of a model of so many classes."""
+        return {
+            "keys": Spec("I64", ("D",), -(2.0**63), 2.0**63),
+            "starts": Spec("I64", ("D+1",), 0),
+            "labels": Spec("I64", ("E",), 0, classes - 1),
+            "flows": Spec("I64", ("E",), 1, _MOST_FLOWS),
+            "strength": Spec("F64", (1,), 1e-12),
+        }
+
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> Memory:
-        """What ``to_arrays`` told of; KeyError: a part of it is missing."""
+        """What ``to_arrays`` told of, of arrays that fit ``specs``.
+
+        Raises:
+            KeyError: a part of it is missing.
+            ValueError: parts do not fit each other.
+        """
         keys, starts, labels, flows = (arrays[name].astype(np.int64) for name in ("keys", "starts", "labels", "flows"))
-        return cls(keys.view(np.uint64), starts, labels, flows, float(arrays["strength"].astype(np.float64)[0]))
+        memory = cls(keys.view(np.uint64), starts, labels, flows, float(arrays["strength"].astype(np.float64)[0]))
+        if not (memory.keys[1:] > memory.keys[:-1]).all():
+            raise ValueError("array memory.keys: must rise")
+        if starts[0] != 0 or starts[-1] != len(labels) or not (starts[1:] > starts[:-1]).all():
+            raise ValueError(f"array memory.starts: must rise from 0 to {len(labels)}, the length of memory.labels")
+        return memory
 
 
 def _posterior(

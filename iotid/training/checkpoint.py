@@ -8,18 +8,32 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypedDict
 
 import torch
-from safetensors import SafetensorError
 from safetensors import torch as safetensors
 
+from iotid import typed
+from iotid.inputs import parse_object, read_file
+from iotid.model.arrays import Spec, read_arrays
 from iotid.model.bundle import write_atomically
+from iotid.typed import Count
 
 _log = logging.getLogger(__name__)
 
 _DESCRIPTION = "checkpoint.json"
+
+
+class _Stored(TypedDict):
+    fingerprint: str
+    epoch: Count
+    batch: Count
+    loss_sum: float
+    best_epoch: Count
+    history: list[dict[str, float]]
 
 
 @dataclass
@@ -49,18 +63,21 @@ class Checkpoint:
                 other.unlink()
 
     @classmethod
-    def load(cls, folder: Path, fingerprint: str) -> Checkpoint:
-        """The folder's checkpoint if it is whole and of the same settings and rows, else one before the first epoch."""
+    def load(cls, folder: Path, fingerprint: str, specs: Mapping[str, Spec]) -> Checkpoint:
+        """The folder's checkpoint if it is whole and of the same settings and rows, else one before the first epoch.
+
+        ``specs``: what its tensors must be.
+        """
         path = folder / _DESCRIPTION
         if not path.exists():
             return cls(fingerprint)
         try:
-            description = path.read_bytes()
-            found = cls(**{**json.loads(description), "tensors": {}})
+            found = cls(**_parse(read_file(path)))
             if found.fingerprint == fingerprint:
-                return cls.from_bytes(description, (folder / found._tensors_name).read_bytes())
+                found.tensors = read_arrays(folder / found._tensors_name, specs)
+                return found
             _log.warning("checkpoint %s is of other settings or another dataset; training starts anew", path)
-        except (OSError, ValueError, TypeError, SafetensorError) as fault:
+        except (OSError, ValueError) as fault:
             _log.warning("checkpoint %s cannot be used (%s); training starts anew", path, fault)
         return cls(fingerprint)
 
@@ -76,3 +93,15 @@ class Checkpoint:
     @property
     def _tensors_name(self) -> str:
         return f"epoch-{self.epoch:05d}-{self.batch:07d}.safetensors"
+
+
+def _parse(content: bytes) -> _Stored:
+    """Raises a ValueError where it describes no checkpoint."""
+    found = parse_object(content)
+    typed.check(_Stored, found)
+    stored = _Stored(**{name: found[name] for name in _Stored.__annotations__})  # type: ignore[typeddict-item]
+    if not stored["best_epoch"] <= stored["epoch"] == len(stored["history"]):
+        raise ValueError("best_epoch must be at most epoch, and history have as many entries")
+    if any("validation_macro_f1" not in metrics for metrics in stored["history"]):
+        raise ValueError("history: lacks validation_macro_f1")
+    return stored

@@ -25,7 +25,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from iotid import config
 from iotid.errors import DataError, SettingError, TrainingError
-from iotid.model.bundle import Learned, save_bundle, vocabulary_sizes, write_atomically
+from iotid.model.arrays import Spec
+from iotid.model.bundle import Learned, network_specs, save_bundle, vocabulary_sizes, write_atomically
 from iotid.model.calibration import calibration, into_last_layer
 from iotid.model.device import DeviceModel, kinds_of
 from iotid.model.ensemble import AdaptiveEnsemble
@@ -44,6 +45,7 @@ _CHECKPOINTS = "checkpoint"
 _VALIDATION_PACKETS = 16384  # packets scored at once
 # for what a run learns
 _OF_NO_MATTER = {"ranks", "epochs", "patience", "device", "threads", "checkpoint_minutes", "calibration"}
+_MOST_SQUARE = 1e30  # of a gradient
 _SPEAK_S = 30.0  # within a long epoch, seconds between two lines of progress
 
 
@@ -272,9 +274,24 @@ class _Run:
         }
         return self.state
 
+    def _specs(self) -> dict[str, Spec]:
+        """What the tensors of ``keep`` are."""
+        network = network_specs({name: tuple(each.shape) for name, each in self._model.state_dict().items()})
+        specs = {f"{part}.{name}": spec for part in ("model", "best") for name, spec in network.items()}
+        for number, parameter in enumerate(self._model.parameters()):
+            shape = tuple(parameter.shape)
+            specs |= {
+                f"adam.{number}.step": Spec("F32", (), 1),
+                f"adam.{number}.exp_avg": Spec("F32", shape),
+                f"adam.{number}.exp_avg_sq": Spec("F32", shape, 0, _MOST_SQUARE),
+            }
+        return specs
+
     def restore(self, folder: Path) -> None:
         """Go on where the folder's checkpoint stands; only rank 0 looks, the others are told over the network."""
-        found = Checkpoint.load(folder, self.state.fingerprint).to_bytes() if self._ranks.leads else (b"", b"")
+        found = (b"", b"")
+        if self._ranks.leads:
+            found = Checkpoint.load(folder, self.state.fingerprint, self._specs()).to_bytes()
         description, tensors = (self._ranks.from_leader(part) for part in found)
         self.state = Checkpoint.from_bytes(description, tensors)
         if not self.state.tensors:

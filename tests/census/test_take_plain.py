@@ -74,6 +74,8 @@ LEFT_OUT_ROWS = pa.Table.from_pylist(
     schema=LEFT_OUT.arrow_schema(),
 )
 
+FLOW = {"length": "ip", "max_packets": 32}
+
 
 class Site:
     """Nights of one site whose devices are told by label; a model of version 2 calls a camera a webcam."""
@@ -102,7 +104,11 @@ class Site:
         date = f"2026-01-{day:02}"
         self.shown[date] = {{"a": A, "b": B, "c": C, "d": D}[name]: label for name, label in labels.items()}
         with self.store.write("flows", {"site": "lab", "capture_date": date}, FLOWS.version) as staged:
-            told = {"rows": 4 * len(labels) + 5, "packets": {"flow": 40, "not_ip": 3}, "settings": {"flow": flow or {}}}
+            told = {
+                "rows": 4 * len(labels) + 5,
+                "packets": {"flow": 40, "not_ip": 3},
+                "settings": {"flow": FLOW | (flow or {})},
+            }
             staged.metadata |= told
 
     def census(

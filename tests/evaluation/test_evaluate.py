@@ -222,8 +222,9 @@ def test_score__takes_a_stored_model(small: Any, settings: Any, tmp_path: Path) 
 
     torch.manual_seed(1)
     sizes = {name: vocabulary.size for name, vocabulary in small.encoding.vocabularies.items()}
-    ensemble = AdaptiveEnsemble(settings.model, sizes, len(small.encoding.labels))
-    save_bundle(tmp_path, ensemble.state_dict(), settings.model, small.encoding)
+    model = settings.model.model_copy(update={"memory": False})
+    ensemble = AdaptiveEnsemble(model, sizes, len(small.encoding.labels))
+    save_bundle(tmp_path, ensemble.state_dict(), model, small.encoding)
     predictor = Predictor.load(tmp_path)
     system = _score(small, {"ensemble": predictor}, _NONE)["systems"]["ensemble"]
     predicted = predictor.probabilities(small.test.sequences).argmax(axis=1)

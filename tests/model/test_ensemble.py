@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from iotid import config
-from iotid.model.ensemble import AdaptiveEnsemble
+from iotid.model.ensemble import AdaptiveEnsemble, shapes
 
 _ALL = [(fusion, readout) for fusion in ("concatenate", "sequence") for readout in ("mean", "last")]
 
@@ -111,3 +111,14 @@ def test_backward__padding_is_not_learned(padding: str) -> None:
         assert embedding.weight.grad is not None
         assert not embedding.weight.grad[0].any()
         assert embedding.weight.grad.any()
+
+
+@pytest.mark.parametrize(
+    ("fusion", "layers"), [("concatenate", 1), ("concatenate", 3), ("sequence", 1), ("sequence", 2)]
+)
+@pytest.mark.parametrize("characteristics", [1, 3])
+def test_shapes__are_those_of_the_state(fusion: str, layers: int, characteristics: int) -> None:
+    settings = _settings(fusion, layers=layers)
+    sizes = {f"c{number}": 20 + number for number in range(characteristics)}
+    state = _model(settings, characteristics).state_dict()
+    assert shapes(settings, sizes, 4) == {name: tuple(tensor.shape) for name, tensor in state.items()}

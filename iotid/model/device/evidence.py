@@ -101,7 +101,10 @@ class Vocabulary:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.uint8]]) -> Vocabulary:
-        """KeyError: a part is missing."""
+        """KeyError: a part is missing; ValueError: its tokens are not sorted, each once."""
+        for name in TOKENS:
+            if not _rise(arrays[name]):
+                raise ValueError(f"array devices.tokens.{name}: must rise")
         return cls(Bags.from_arrays({name: arrays[name] for name in TOKENS}))
 
 
@@ -243,6 +246,17 @@ class Evidence:
             own = np.sort(share_BA[:, self._kind_A == kind], axis=1)
             out_BK[:, kind] = own[:, -most:].mean(axis=1)
         return out_BK
+
+
+def _rise(rows_TW: NDArray[np.uint8]) -> bool:
+    """Whether each row is behind the one before it, in the order of their bytes."""
+    for start in range(0, len(rows_TW) - 1, _BLOCK >> 8):
+        rows = rows_TW[start : start + (_BLOCK >> 8) + 1]
+        differ = rows[1:] != rows[:-1]
+        first, row = differ.argmax(axis=1), np.arange(len(differ))
+        if not (rows[1:][row, first] > rows[:-1][row, first]).all():
+            return False
+    return True
 
 
 def _binary(matrix: csr_matrix) -> csr_matrix:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from iotid.model.arrays import Spec
 from iotid.model.calibration import calibration
 from iotid.model.device.evidence import FEATURES, Evidence, Shown, Vocabulary
 from iotid.model.device.households import Household, Pool, unite
@@ -175,9 +176,36 @@ class DeviceModel:
             **{f"{part}.{name}": array for part, arrays in parts.items() for name, array in arrays.items()},
         }
 
+    @staticmethod
+    def specs(kind_C: NDArray[np.int64], characteristics: int, max_packets: int) -> dict[str, Spec]:
+        """What ``to_arrays`` gives of a model of these kinds, that learned from so many packets of each flow."""
+        kinds, classes, packet = int(kind_C.max(initial=-1)) + 1, len(kind_C), 4 * characteristics
+        return {
+            "tokens.sequences": Spec("U8", ("S", packet * max_packets)),
+            "tokens.packets": Spec("U8", ("P", packet)),
+            "tokens.pairs": Spec("U8", ("Q", 2 * packet)),
+            **{f"first.{name}": spec for name, spec in TokenClassifier.specs(kinds, classes).items()},
+            "sets.class": Spec("I64", ("A",), -1, classes - 1),
+            "sets.indptr": Spec("I32 I64", ("A+1",), 0),
+            "sets.indices": Spec("I32 I64", ("N",), 0),
+            "most_at_once": Spec("I64", ("S",), 1, 2.0**62),
+            "usually_left": Spec("F64", (kinds, 4), 0),
+            "factors": Spec("F64", (2,)),
+            **{
+                f"{meta}.{name}": spec
+                for meta, squares in _META.items()
+                for name, spec in MetaClassifier.specs(len(FEATURES) if meta in _OF_KINDS else _OF_SET, squares).items()
+            },
+        }
+
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]], kind_C: NDArray[np.int64]) -> DeviceModel:
-        """The model of ``to_arrays``; KeyError: a part of it is missing."""
+        """The model of ``to_arrays``, of arrays that fit ``specs``.
+
+        Raises:
+            KeyError: a part of it is missing.
+            ValueError: parts do not fit each other.
+        """
         from scipy.sparse import csr_matrix
 
         parts: dict[str, dict[str, NDArray[np.generic]]] = {name: {} for name in ("tokens", "first", "sets", *_META)}
@@ -197,6 +225,7 @@ class DeviceModel:
         indices, indptr = (parts["sets"][name].astype(np.int64) for name in ("indices", "indptr"))
         model._class_A = parts["sets"]["class"].astype(np.int64)
         shape = (len(model._class_A), int(model._vocabulary.starts[-1]))
+        _check_rows(indices, indptr, shape[1])
         model._shown_AT = csr_matrix((np.ones(len(indices)), indices, indptr), shape=shape)
         model._evidence = Evidence(model._shown_AT, model._class_A, kind_C, model.kinds)
         return model
@@ -375,6 +404,19 @@ class DeviceModel:
 
 # of each whether it reads products of features
 _META = {"of_host": True, "of_household": False, "is_household": True, "has_unknown": True}
+_OF_KINDS = ("of_host", "of_household")  # read FEATURES, the others features of sets
+
+
+def _check_rows(indices: NDArray[np.int64], indptr: NDArray[np.int64], columns: int) -> None:
+    """Raise a ValueError where these are no sorted rows of a sparse matrix."""
+    if indptr[0] != 0 or indptr[-1] != len(indices) or (np.diff(indptr) < 0).any():
+        raise ValueError(
+            f"array devices.sets.indptr: must not fall, from 0 to {len(indices)}, as devices.sets.indices has"
+        )
+    goes_on = np.ones(max(len(indices) - 1, 0), np.bool_)
+    goes_on[indptr[(indptr > 0) & (indptr < len(indices))] - 1] = False
+    if (indices >= columns).any() or (np.diff(indices)[goes_on] <= 0).any():
+        raise ValueError(f"array devices.sets.indices: must rise in each set, below {columns}, as devices.tokens has")
 
 
 def _classes(label_B: NDArray[np.int64], households: Sequence[Household], kinds: int) -> NDArray[np.int64]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from iotid.model.arrays import Spec
 from iotid.model.device.regression import logistic_regressions
 
 if TYPE_CHECKING:
@@ -70,6 +71,17 @@ class TokenClassifier:
         names = ("most_T", "weight_TK", "bias_K", "class_weight_TC", "class_bias_C")
         return {name: getattr(self, name) for name in names}
 
+    @staticmethod
+    def specs(kinds: int, classes: int) -> dict[str, Spec]:
+        """What ``to_arrays`` gives; S, P and Q tokens are those of `evidence.TOKENS`."""
+        return {
+            "most_T": Spec("F64", ("S+P+Q",), 0),
+            "weight_TK": Spec("F32", ("S+P+Q", kinds)),
+            "bias_K": Spec("F64", (kinds,)),
+            "class_weight_TC": Spec("F32", ("S+P+Q", classes)),
+            "class_bias_C": Spec("F64", (classes,), or_never=True),
+        }
+
     @classmethod
     def from_arrays(
         cls, arrays: Mapping[str, NDArray[np.generic]], kind_C: NDArray[np.int64], kinds: int
@@ -112,6 +124,17 @@ class MetaClassifier:
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
         return {"middle": self._middle, "spread": self._spread, "weight": self._weight, "bias": np.array([self._bias])}
+
+    @staticmethod
+    def specs(features: int, squares: bool) -> dict[str, Spec]:
+        """What ``to_arrays`` gives of a classifier that reads so many features."""
+        terms = features + squares * features * (features + 1) // 2
+        return {
+            "middle": Spec("F64", (terms,)),
+            "spread": Spec("F64", (terms,), 1e-6),
+            "weight": Spec("F64", (terms,)),
+            "bias": Spec("F64", (1,)),
+        }
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]], squares: bool) -> Self:
