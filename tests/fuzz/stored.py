@@ -137,7 +137,7 @@ def _labels(name: str) -> Callable[[bytes, Path], None]:
         (folder / name).write_bytes(content)
         devices = DeviceList.read(folder / name, inside=["192.168.0.0/16"])
         assert len(devices.hash) == 12
-        assert devices.site.networks
+        assert devices.site().networks
         devices.describe("name")
 
     return read
