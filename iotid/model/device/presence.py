@@ -219,14 +219,17 @@ class DeviceModel:
         self._of_host = MetaClassifier(squares=True).fit(all_features[alone_N], there_N[alone_N])
         self._of_household = MetaClassifier(squares=False).fit(all_features, there_N)
         self._usually_left_K4 = self._usually_left(asked)
-        rows, several_H, unknown_H = np.zeros((2, _OF_SET)), np.array([True, False]), np.array([True, False])
+        rows, found_H = np.zeros((2, _OF_SET)), np.ones(2, np.bool_)
+        several_H, unknown_H = np.array([True, False]), np.array([True, False])
         if asked:
-            rows = np.concatenate([self._of_set_asked(each) for each in asked])
+            rows, found_H = (np.concatenate(part) for part in zip(*map(self._of_set_asked, asked), strict=True))
+            found_H |= not found_H.any()
             several_H = np.concatenate([~each.alone for each in asked])
             unknown_H = np.concatenate([each.has_unknown for each in asked])
         self._is_household = MetaClassifier(squares=True).fit(rows, several_H, even=True)
-        self._has_unknown = MetaClassifier(squares=True).fit(rows, unknown_H)
-        of_known_H = self._has_unknown.log_odds(rows)[~unknown_H]
+        # where no kind is found all is unknown, and nobody asks what is beside: such sets would raise the limit
+        self._has_unknown = MetaClassifier(squares=True).fit(rows[found_H], unknown_H[found_H])
+        of_known_H = self._has_unknown.log_odds(rows[found_H & ~unknown_H])
         self._unknown_limit = float(np.quantile(of_known_H, 1 - _FALSE_UNKNOWN)) if len(of_known_H) else 0.0
         self._class_factor = self._fit_class_factor(asked)
 
@@ -251,9 +254,11 @@ class DeviceModel:
             has_unknown=np.array([-1 in household.kinds for household in drawn]),
         )
 
-    def _of_set_asked(self, asked: _Asked) -> NDArray[np.float64]:
-        answers = (_sigmoid(meta.log_odds(asked.features)) for meta in (self._of_host, self._of_household))
-        return self._of_set(asked.shown, asked.evidence, asked.features, *answers)
+    def _of_set_asked(self, asked: _Asked) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """(H, _OF_SET) features of the households, and (H,) whether any kind is found in it."""
+        host_HK, household_HK = (_sigmoid(meta.log_odds(asked.features)) for meta in (self._of_host, self._of_household))
+        of_set = self._of_set(asked.shown, asked.evidence, asked.features, host_HK, household_HK)
+        return of_set, (household_HK >= _FOUND).any(axis=1)
 
     def _folds(self, pool: Pool, random: np.random.Generator) -> Iterator[tuple[Pool, Pool]]:
         """What is learned from, and what is asked: held-back sets of learned kinds; as unknown devices, all left out.
