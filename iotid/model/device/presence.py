@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from iotid.dataset import Sets
 
+_EXPLAINED = FEATURES.index("explained")
+_UNDECIDED = 0.5  # the most probable that a kind can be which explains too little of a host
 _FOUND = 0.5  # a kind of at least this probability explains what it showed
 _SIZES = range(1, 13)  # kinds in a made-up household that the token classifier learns from
 _HELD_BACK_SIZES = (1, 1, 2, 2, 3, 4, 5, 6, 8, 10)
@@ -37,6 +39,9 @@ _BESIDE, _HELD_BACK_BESIDE = (0, 0, 0, 1, 2), (0, 0, 0, 1, 2, 3, 5)  # unknown d
 _PER_KIND, _MOST, _LEAST = 200, 4000, 400  # made-up households
 _FOLDS = 4
 _OF_SET = 12  # features of a whole set
+_LEAST_EXPLAINED = (
+    0.02  # share of held-back sets of learned kinds that a kind may explain less of than it must of a host
+)
 _FALSE_UNKNOWN = 0.04  # share of households without an unknown device that may be said to hold one
 
 
@@ -110,7 +115,7 @@ class DeviceModel:
         shown = self._vocabulary.read(sequences, flows_BD)
         logits_BK, class_logits_BC = self._first.logits(shown)
         features = self._evidence.features(shown, logits_BK)
-        host_BK, household_BK = (_sigmoid(meta.log_odds(features)) for meta in (self._of_host, self._of_household))
+        host_BK, household_BK = self._probabilities(features)
         of_set = self._of_set(shown, self._evidence, features, host_BK, household_BK)
         return Answer(
             host=host_BK,
@@ -138,7 +143,7 @@ class DeviceModel:
             "sets.class": self._class_A,
             "most_at_once": self._most_at_once,
             "usually_left": self._usually_left_K4,
-            "factors": np.array([self._class_factor, self._unknown_limit]),
+            "factors": np.array([self._class_factor, self._unknown_limit, self._least_explained]),
             **{f"{part}.{name}": array for part, arrays in parts.items() for name, array in arrays.items()},
         }
 
@@ -158,7 +163,8 @@ class DeviceModel:
         model._first = TokenClassifier.from_arrays(parts["first"], kind_C, model.kinds)
         for name, squares in _META.items():
             setattr(model, f"_{name}", MetaClassifier.from_arrays(parts[name], squares))
-        model._class_factor, model._unknown_limit = arrays["factors"].astype(np.float64).tolist()
+        factors = arrays["factors"].astype(np.float64).tolist()
+        model._class_factor, model._unknown_limit, model._least_explained = factors
         model._most_at_once = arrays["most_at_once"].astype(np.int64)
         model._usually_left_K4 = arrays["usually_left"].astype(np.float64)
         indices, indptr = (parts["sets"][name].astype(np.int64) for name in ("indices", "indptr"))
@@ -218,6 +224,9 @@ class DeviceModel:
             there_N, alone_N = np.array([True, False]), np.array([True, True])
         self._of_host = MetaClassifier(squares=True).fit(all_features[alone_N], there_N[alone_N])
         self._of_household = MetaClassifier(squares=False).fit(all_features, there_N)
+        explained = [each.features[: each.singles, :, _EXPLAINED][each.there[: each.singles]] for each in asked]
+        explained_N = np.concatenate([np.ones(1), *explained])
+        self._least_explained = float(np.quantile(explained_N, _LEAST_EXPLAINED))
         self._usually_left_K4 = self._usually_left(asked)
         rows, found_H = np.zeros((2, _OF_SET)), np.ones(2, np.bool_)
         several_H, unknown_H = np.array([True, False]), np.array([True, False])
@@ -254,9 +263,19 @@ class DeviceModel:
             has_unknown=np.array([-1 in household.kinds for household in drawn]),
         )
 
+    def _probabilities(self, features: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(B, K) of features (B, K, F), as of a host and as of a household.
+
+        A host is one device: if a kind explains less of it than of nearly all its held-back sets, it is another device,
+        which shows something of the kind beside what is its own. Training meets too few such devices to learn that.
+        """
+        host_BK, household_BK = (_sigmoid(meta.log_odds(features)) for meta in (self._of_host, self._of_household))
+        share_BK = features[:, :, _EXPLAINED] / max(self._least_explained, 1e-9)
+        return np.where(share_BK < 1, np.minimum(host_BK, _UNDECIDED * share_BK), host_BK), household_BK
+
     def _of_set_asked(self, asked: _Asked) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """(H, _OF_SET) features of the households, and (H,) whether any kind is found in it."""
-        host_HK, household_HK = (_sigmoid(meta.log_odds(asked.features)) for meta in (self._of_host, self._of_household))
+        host_HK, household_HK = self._probabilities(asked.features)
         of_set = self._of_set(asked.shown, asked.evidence, asked.features, host_HK, household_HK)
         return of_set, (household_HK >= _FOUND).any(axis=1)
 
