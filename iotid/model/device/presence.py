@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from iotid.dataset import Sets
 
-_EXPLAINED = FEATURES.index("explained")
+_UNEXPLAINED = FEATURES.index("unexplained")
 _UNDECIDED = 0.5  # the most probable that a kind can be which explains too little of a host
 _FOUND = 0.5  # a kind of at least this probability explains what it showed
 _SIZES = range(1, 13)  # kinds in a made-up household that the token classifier learns from
@@ -39,9 +39,9 @@ _BESIDE, _HELD_BACK_BESIDE = (0, 0, 0, 1, 2), (0, 0, 0, 1, 2, 3, 5)  # unknown d
 _PER_KIND, _MOST, _LEAST = 200, 4000, 400  # made-up households
 _FOLDS = 4
 _OF_SET = 12  # features of a whole set
-_LEAST_EXPLAINED = (
-    0.02  # share of held-back sets of learned kinds that a kind may explain less of than it must of a host
-)
+# what a kind and those beside it must explain of a host: this share of what is explained of all but so many held-back
+# sets
+_OF_LEAST, _LEAST_EXPLAINED = 0.9, 0.02
 _FALSE_UNKNOWN = 0.04  # share of households without an unknown device that may be said to hold one
 
 
@@ -224,9 +224,9 @@ class DeviceModel:
             there_N, alone_N = np.array([True, False]), np.array([True, True])
         self._of_host = MetaClassifier(squares=True).fit(all_features[alone_N], there_N[alone_N])
         self._of_household = MetaClassifier(squares=False).fit(all_features, there_N)
-        explained = [each.features[: each.singles, :, _EXPLAINED][each.there[: each.singles]] for each in asked]
+        explained = [1 - each.features[: each.singles, :, _UNEXPLAINED][each.there[: each.singles]] for each in asked]
         explained_N = np.concatenate([np.ones(1), *explained])
-        self._least_explained = float(np.quantile(explained_N, _LEAST_EXPLAINED))
+        self._least_explained = _OF_LEAST * float(np.quantile(explained_N, _LEAST_EXPLAINED))
         self._usually_left_K4 = self._usually_left(asked)
         rows, found_H = np.zeros((2, _OF_SET)), np.ones(2, np.bool_)
         several_H, unknown_H = np.array([True, False]), np.array([True, False])
@@ -266,11 +266,11 @@ class DeviceModel:
     def _probabilities(self, features: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """(B, K) of features (B, K, F), as of a host and as of a household.
 
-        A host is one device: if a kind explains less of it than of nearly all its held-back sets, it is another device,
-        which shows something of the kind beside what is its own. Training meets too few such devices to learn that.
+        A host of which a kind explains less than of nearly all held-back sets is another device, which shows something
+        of the kind beside what is its own. Training meets too few such devices to learn that.
         """
         host_BK, household_BK = (_sigmoid(meta.log_odds(features)) for meta in (self._of_host, self._of_household))
-        share_BK = features[:, :, _EXPLAINED] / max(self._least_explained, 1e-9)
+        share_BK = (1 - features[:, :, _UNEXPLAINED]) / max(self._least_explained, 1e-9)
         return np.where(share_BK < 1, np.minimum(host_BK, _UNDECIDED * share_BK), host_BK), household_BK
 
     def _of_set_asked(self, asked: _Asked) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
