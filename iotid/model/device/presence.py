@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from iotid.dataset import Sets
 
+_UNEXPLAINED = FEATURES.index("unexplained")
+_UNDECIDED = 0.5  # the most probable that a kind can be which explains too little of a host
 _FOUND = 0.5  # a kind of at least this probability explains what it showed
 _SIZES = range(1, 13)  # kinds in a made-up household that the token classifier learns from
 _HELD_BACK_SIZES = (1, 1, 2, 2, 3, 4, 5, 6, 8, 10)
@@ -38,6 +40,9 @@ _BESIDE, _HELD_BACK_BESIDE = (0, 0, 0, 1, 2), (0, 0, 0, 1, 2, 3, 5)  # unknown d
 _PER_KIND, _MOST, _LEAST = 200, 4000, 400  # made-up households
 _FOLDS = 4
 _OF_SET = 12  # features of a whole set
+# what a kind and those beside it must explain of a host: this share of what is explained of all but so many held-back
+# sets
+_OF_LEAST, _LEAST_EXPLAINED = 0.9, 0.02
 _FALSE_UNKNOWN = 0.04  # share of households without an unknown device that may be said to hold one
 
 
@@ -140,7 +145,7 @@ class DeviceModel:
         shown = self._vocabulary.read(sequences, flows_BD)
         logits_BK, class_logits_BC = self._first.logits(shown)
         features = self._evidence.features(shown, logits_BK)
-        host_BK, household_BK = (_sigmoid(meta.log_odds(features)) for meta in (self._of_host, self._of_household))
+        host_BK, household_BK = self._probabilities(features)
         of_set = self._of_set(shown, self._evidence, features, host_BK, household_BK)
         explained_DK = self._evidence.explained(shown)
         begins_BK, ends_BK = (seen or Seen.none()).spans(flows_BD.shape[0], explained_DK[:, :-1])
@@ -172,7 +177,7 @@ class DeviceModel:
             "sets.class": self._class_A,
             "most_at_once": self._most_at_once,
             "usually_left": self._usually_left_K4,
-            "factors": np.array([self._class_factor, self._unknown_limit]),
+            "factors": np.array([self._class_factor, self._unknown_limit, self._least_explained]),
             **{f"{part}.{name}": array for part, arrays in parts.items() for name, array in arrays.items()},
         }
 
@@ -219,7 +224,8 @@ class DeviceModel:
         model._first = TokenClassifier.from_arrays(parts["first"], kind_C, model.kinds)
         for name, squares in _META.items():
             setattr(model, f"_{name}", MetaClassifier.from_arrays(parts[name], squares))
-        model._class_factor, model._unknown_limit = arrays["factors"].astype(np.float64).tolist()
+        factors = arrays["factors"].astype(np.float64).tolist()
+        model._class_factor, model._unknown_limit, model._least_explained = factors
         model._most_at_once = arrays["most_at_once"].astype(np.int64)
         model._usually_left_K4 = arrays["usually_left"].astype(np.float64)
         indices, indptr = (parts["sets"][name].astype(np.int64) for name in ("indices", "indptr"))
@@ -280,15 +286,21 @@ class DeviceModel:
             there_N, alone_N = np.array([True, False]), np.array([True, True])
         self._of_host = MetaClassifier(squares=True).fit(all_features[alone_N], there_N[alone_N])
         self._of_household = MetaClassifier(squares=False).fit(all_features, there_N)
+        explained = [1 - each.features[: each.singles, :, _UNEXPLAINED][each.there[: each.singles]] for each in asked]
+        explained_N = np.concatenate([np.ones(1), *explained])
+        self._least_explained = _OF_LEAST * float(np.quantile(explained_N, _LEAST_EXPLAINED))
         self._usually_left_K4 = self._usually_left(asked)
-        rows, several_H, unknown_H = np.zeros((2, _OF_SET)), np.array([True, False]), np.array([True, False])
+        rows, found_H = np.zeros((2, _OF_SET)), np.ones(2, np.bool_)
+        several_H, unknown_H = np.array([True, False]), np.array([True, False])
         if asked:
-            rows = np.concatenate([self._of_set_asked(each) for each in asked])
+            rows, found_H = (np.concatenate(part) for part in zip(*map(self._of_set_asked, asked), strict=True))
+            found_H |= not found_H.any()
             several_H = np.concatenate([~each.alone for each in asked])
             unknown_H = np.concatenate([each.has_unknown for each in asked])
         self._is_household = MetaClassifier(squares=True).fit(rows, several_H, even=True)
-        self._has_unknown = MetaClassifier(squares=True).fit(rows, unknown_H)
-        of_known_H = self._has_unknown.log_odds(rows)[~unknown_H]
+        # where no kind is found all is unknown, and nobody asks what is beside: such sets would raise the limit
+        self._has_unknown = MetaClassifier(squares=True).fit(rows[found_H], unknown_H[found_H])
+        of_known_H = self._has_unknown.log_odds(rows[found_H & ~unknown_H])
         self._unknown_limit = float(np.quantile(of_known_H, 1 - _FALSE_UNKNOWN)) if len(of_known_H) else 0.0
         self._class_factor = self._fit_class_factor(asked)
 
@@ -313,9 +325,21 @@ class DeviceModel:
             has_unknown=np.array([-1 in household.kinds for household in drawn]),
         )
 
-    def _of_set_asked(self, asked: _Asked) -> NDArray[np.float64]:
-        answers = (_sigmoid(meta.log_odds(asked.features)) for meta in (self._of_host, self._of_household))
-        return self._of_set(asked.shown, asked.evidence, asked.features, *answers)
+    def _probabilities(self, features: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(B, K) of features (B, K, F), as of a host and as of a household.
+
+        A host of which a kind explains less than of nearly all held-back sets is another device, which shows something
+        of the kind beside what is its own. Training meets too few such devices to learn that.
+        """
+        host_BK, household_BK = (_sigmoid(meta.log_odds(features)) for meta in (self._of_host, self._of_household))
+        share_BK = (1 - features[:, :, _UNEXPLAINED]) / max(self._least_explained, 1e-9)
+        return np.where(share_BK < 1, np.minimum(host_BK, _UNDECIDED * share_BK), host_BK), household_BK
+
+    def _of_set_asked(self, asked: _Asked) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """(H, _OF_SET) features of the households, and (H,) whether any kind is found in it."""
+        host_HK, household_HK = self._probabilities(asked.features)
+        of_set = self._of_set(asked.shown, asked.evidence, asked.features, host_HK, household_HK)
+        return of_set, (household_HK >= _FOUND).any(axis=1)
 
     def _folds(self, pool: Pool, random: np.random.Generator) -> Iterator[tuple[Pool, Pool]]:
         """What is learned from, and what is asked: held-back sets of learned kinds; as unknown devices, all left out.
