@@ -195,7 +195,7 @@ class DeviceModel:
             "sets.indices": Spec("I32 I64", ("N",), 0),
             "most_at_once": Spec("I64", ("S",), 1, 2.0**62),
             "usually_left": Spec("F64", (kinds, 4), 0),
-            "factors": Spec("F64", (2,)),
+            "factors": Spec("F64", (3,)),
             **{
                 f"{meta}.{name}": spec
                 for meta, squares in _META.items()
