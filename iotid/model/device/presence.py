@@ -43,7 +43,7 @@ _OF_SET = 12  # features of a whole set
 # what a kind and those beside it must explain of a host: this share of what is explained of all but so many held-back
 # sets
 _OF_LEAST, _LEAST_EXPLAINED = 0.9, 0.02
-_FALSE_UNKNOWN = 0.04  # share of households without an unknown device that may be said to hold one
+_FALSE_UNKNOWN = 0.05  # share of households without an unknown device that may be said to hold one
 
 
 @dataclass(frozen=True)
