@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
     from iotid.dataset import Sets
 
-_UNEXPLAINED = FEATURES.index("unexplained")
-_UNDECIDED = 0.5  # the most probable that a kind can be which explains too little of a host
 _FOUND = 0.5  # a kind of at least this probability explains what it showed
 _SIZES = range(1, 13)  # kinds in a made-up household that the token classifier learns from
 _HELD_BACK_SIZES = (1, 1, 2, 2, 3, 4, 5, 6, 8, 10)
@@ -40,9 +38,6 @@ _BESIDE, _HELD_BACK_BESIDE = (0, 0, 0, 1, 2), (0, 0, 0, 1, 2, 3, 5)  # unknown d
 _PER_KIND, _MOST, _LEAST = 200, 4000, 400  # made-up households
 _FOLDS = 4
 _OF_SET = 12  # features of a whole set
-# what a kind and those beside it must explain of a host: this share of what is explained of all but so many held-back
-# sets
-_OF_LEAST, _LEAST_EXPLAINED = 0.9, 0.02
 _FALSE_UNKNOWN = 0.05  # share of households without an unknown device that may be said to hold one
 
 
@@ -154,7 +149,7 @@ class DeviceModel:
             household=household_BK,
             log_odds=self._is_household.log_odds(of_set),
             class_share=self._class_share(class_logits_BC * self._class_factor),
-            unexplained=of_set[:, 0],
+            unexplained=self._share_unexplained(shown, host_BK, household_BK, of_set[:, 0]),
             unknown=_sigmoid(self._has_unknown.log_odds(of_set) - self._unknown_limit),
             flows=self._evidence.flows_of(shown, explained_DK),
             distinct=flows_BD.getnnz(axis=1).astype(np.int64),
@@ -177,7 +172,7 @@ class DeviceModel:
             "sets.class": self._class_A,
             "most_at_once": self._most_at_once,
             "usually_left": self._usually_left_K4,
-            "factors": np.array([self._class_factor, self._unknown_limit, self._least_explained]),
+            "factors": np.array([self._class_factor, self._unknown_limit]),
             **{f"{part}.{name}": array for part, arrays in parts.items() for name, array in arrays.items()},
         }
 
@@ -195,7 +190,7 @@ class DeviceModel:
             "sets.indices": Spec("I32 I64", ("N",), 0),
             "most_at_once": Spec("I64", ("S",), 1, 2.0**62),
             "usually_left": Spec("F64", (kinds, 4), 0),
-            "factors": Spec("F64", (3,)),
+            "factors": Spec("F64", (2,)),
             **{
                 f"{meta}.{name}": spec
                 for meta, squares in _META.items()
@@ -224,8 +219,7 @@ class DeviceModel:
         model._first = TokenClassifier.from_arrays(parts["first"], kind_C, model.kinds)
         for name, squares in _META.items():
             setattr(model, f"_{name}", MetaClassifier.from_arrays(parts[name], squares))
-        factors = arrays["factors"].astype(np.float64).tolist()
-        model._class_factor, model._unknown_limit, model._least_explained = factors
+        model._class_factor, model._unknown_limit = arrays["factors"].astype(np.float64).tolist()
         model._most_at_once = arrays["most_at_once"].astype(np.int64)
         model._usually_left_K4 = arrays["usually_left"].astype(np.float64)
         indices, indptr = (parts["sets"][name].astype(np.int64) for name in ("indices", "indptr"))
@@ -286,9 +280,6 @@ class DeviceModel:
             there_N, alone_N = np.array([True, False]), np.array([True, True])
         self._of_host = MetaClassifier(squares=True).fit(all_features[alone_N], there_N[alone_N])
         self._of_household = MetaClassifier(squares=False).fit(all_features, there_N)
-        explained = [1 - each.features[: each.singles, :, _UNEXPLAINED][each.there[: each.singles]] for each in asked]
-        explained_N = np.concatenate([np.ones(1), *explained])
-        self._least_explained = _OF_LEAST * float(np.quantile(explained_N, _LEAST_EXPLAINED))
         self._usually_left_K4 = self._usually_left(asked)
         rows, found_H = np.zeros((2, _OF_SET)), np.ones(2, np.bool_)
         several_H, unknown_H = np.array([True, False]), np.array([True, False])
@@ -325,15 +316,24 @@ class DeviceModel:
             has_unknown=np.array([-1 in household.kinds for household in drawn]),
         )
 
-    def _probabilities(self, features: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """(B, K) of features (B, K, F), as of a host and as of a household.
+    def _share_unexplained(
+        self,
+        shown: Shown,
+        host_BK: NDArray[np.float64],
+        household_BK: NDArray[np.float64],
+        by_household_B: NDArray[np.float64],
+    ) -> NDArray[np.float64]:
+        """(B,) of the distinct flows, by the kinds found under either view; ``by_household_B``: under the one."""
+        found_BK = np.maximum(host_BK, household_BK) >= _FOUND
+        more = np.flatnonzero((found_BK & (household_BK < _FOUND)).any(axis=1))
+        share_B, left_M4 = by_household_B.copy(), self._evidence.unexplained(shown[more], found_BK[more])
+        share_B[more] = left_M4[:, 1] / np.maximum(left_M4[:, 3], 1)
+        return share_B
 
-        A host of which a kind explains less than of nearly all held-back sets is another device, which shows something
-        of the kind beside what is its own. Training meets too few such devices to learn that.
-        """
+    def _probabilities(self, features: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(B, K) of features (B, K, F), as of a host and as of a household."""
         host_BK, household_BK = (_sigmoid(meta.log_odds(features)) for meta in (self._of_host, self._of_household))
-        share_BK = (1 - features[:, :, _UNEXPLAINED]) / max(self._least_explained, 1e-9)
-        return np.where(share_BK < 1, np.minimum(host_BK, _UNDECIDED * share_BK), host_BK), household_BK
+        return host_BK, household_BK
 
     def _of_set_asked(self, asked: _Asked) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """(H, _OF_SET) features of the households, and (H,) whether any kind is found in it."""

@@ -121,18 +121,6 @@ def test_answer__sets_of_unknown_devices_are_not_named(model: DeviceModel, censu
     assert found == [set()] * 20
 
 
-def test_answer__a_kind_that_explains_too_little_of_a_host_is_not_found(model: DeviceModel) -> None:
-    flows, arrays = _unions([[kind] for kind in range(_LEARNED)], 2), model.to_arrays()
-    least = float(arrays["factors"][2])
-    assert 0.3 < least < 1  # of what held-back sets had explained by their kind
-    before = model.answer(_WORLD, flows)
-    assert np.diag(before.host).min() > 0.9
-    demanding = arrays | {"factors": np.array([*arrays["factors"][:2], 2.0])}
-    after = DeviceModel.from_arrays(demanding, np.arange(_LEARNED)).answer(_WORLD, flows)
-    assert after.host.max() <= 0.25  # half of what is explained, over what should be
-    np.testing.assert_array_equal(after.household, before.household)  # which may show any number of others
-
-
 def test_answer__tells_what_is_beside_the_kinds_found(model: DeviceModel, census: config.Census) -> None:
     groups = [[0, 2, 10], [1, 11, 12], [3, 4, 5, 13], [2, 3, 10, 11]]
     found, statuses = _named(model, _unions(groups, 7), census, 1.0)
