@@ -31,7 +31,6 @@ from iotid.shuffle import (
     spread,
 )
 
-
 SECRET = b"of these tests"
 _WORD = (1 << 64) - 1
 
@@ -125,10 +124,10 @@ def test_hashed__in_blocks_or_one_by_one_is_the_same_and_as_written_down() -> No
     dealt = Buckets(8, SECRET)
     hash_N = dealt.hashed(word_N)
     assert len(np.unique(hash_N)) > 19_990
-    numbers_of_secret = [int(n) for n in np.frombuffer(shake_256(SECRET).digest(56), "<u8")]
+    first, *others = (int(n) for n in np.frombuffer(shake_256(SECRET).digest(56), "<u8"))
     for row in (0, 8191, 8192, 20_000):
-        mixed = numbers_of_secret[0]
-        for word, low, high in zip(word_N[:, row].tolist(), numbers_of_secret[1::2], numbers_of_secret[2::2], strict=True):
+        mixed = first
+        for word, low, high in zip(word_N[:, row].tolist(), others[::2], others[1::2], strict=True):
             mixed += (word & 0xFFFFFFFF) * low + (word >> 32) * high
         mixed = (mixed & _WORD) >> 32
         mixed = (mixed ^ mixed >> 16) * 0x85EBCA6B & 0xFFFFFFFF

@@ -28,6 +28,7 @@ from scipy.sparse import coo_matrix
 from iotid import config
 from iotid.census.groups import MOST, PAYLOAD, PORT, SHOWN, group_devices
 from iotid.census.identify import ANSWERS, IDENTIFIED, Classes, answers_to_arrow, identify
+from iotid.dataset.hashes import hash_for_buckets
 from iotid.dataset.sets import at_once, greatest
 from iotid.errors import AccountingError, DataError
 from iotid.flows import night_files, read_flows
@@ -40,6 +41,7 @@ from iotid.model.device.decide import UNKNOWN
 from iotid.model.sequences import distinct_sequences
 from iotid.remote import in_worker
 from iotid.schemas import CENSUS, FLOWS
+from iotid.shuffle import Buckets
 
 if TYPE_CHECKING:
     from pyspark import Broadcast
@@ -122,7 +124,7 @@ def score_night(
     """
     inside = Networks(settings.inside)
     site = Site(inside, find_routers(night_files([night]), inside, spark))
-    named = _with_outcome(read_flows(spark, [night]), encoding.protocols, site)
+    named = _with_outcome(read_flows(spark, [night]), encoding.protocols, site, Buckets.of(spark))
     middle = named.agg(F.percentile_approx(F.unix_micros("first_seen"), 0.5)).toArrow()[0][0].as_py() or 0
     columns = list(dict.fromkeys(encoding.columns))  # two characteristics may be read from one column
     pairs = _pairs(named, columns, middle).persist()
@@ -170,9 +172,10 @@ def _shown(named: DataFrame, unknown: pa.Array) -> DataFrame:
     things = F.concat(F.array(one(PORT, F.col("server_port"))), F.transform(lengths, lambda n: one(PAYLOAD, n)))
     devices = named.sparkSession.createDataFrame(pa.table({"device_id": unknown}))
     flows = named.join(F.broadcast(devices), "device_id", "leftsemi")
-    shown = flows.select("device_id", "protocol", F.explode(things).alias("thing"))
-    counted = shown.groupBy("device_id", "thing.what", "protocol", "thing.value").agg(F.count(F.lit(1)).alias("flows"))
-    commonest = Window.partitionBy("device_id", "what").orderBy(F.desc("flows"), "protocol", "value")
+    shown = flows.select("spread", "device_id", "protocol", F.explode(things).alias("thing"))
+    by_thing = shown.groupBy("spread", "device_id", "thing.what", "protocol", "thing.value")
+    counted = by_thing.agg(F.count(F.lit(1)).alias("flows"))
+    commonest = Window.partitionBy("spread", "device_id", "what").orderBy(F.desc("flows"), "protocol", "value")
     ranked = counted.withColumn("rank", F.row_number().over(commonest))
     return ranked.where(F.col("rank") <= MOST).select(*SHOWN.names)
 
@@ -183,17 +186,22 @@ def _is_sent(packet: Column) -> Column:
     return (packet["direction"] == by_device) & (packet["payload_length"] > 0)
 
 
-def _with_outcome(flows: DataFrame, protocols: Sequence[int], site: Site) -> DataFrame:
-    """The flows with ``device_id`` and ``address`` of their device, else with ``outcome``: why they have none."""
+def _with_outcome(flows: DataFrame, protocols: Sequence[int], site: Site, buckets: Buckets) -> DataFrame:
+    """The flows with ``device_id`` and ``address`` of their device, else with ``outcome``: why they have none.
+
+    ``spread`` is a hash of ``device_id`` under the job's secret. Spark's own hashes have none: without ``spread`` among
+    the columns that it groups by, MACs could be chosen that all fall to one worker.
+    """
 
     def name(rows: pd.DataFrame) -> pd.DataFrame:
         read = pa.table({column: pa.array(rows[column], schema.field(column).type) for column in READ})
         named = name_devices(read, site)
-        return pd.DataFrame(dict(zip(("device_id", "address", "outcome"), map(pa.Array.to_pandas, named), strict=True)))
+        columns = dict(zip(("device_id", "address", "outcome"), map(pa.Array.to_pandas, named), strict=True))
+        return pd.DataFrame({**columns, "spread": hash_for_buckets(named[:1], buckets).astype(np.int64)})
 
     schema = FLOWS.arrow_schema()
     # nondeterministic: or else Spark would push filters below it and then call it twice
-    returned = "device_id string, address string, outcome string"
+    returned = "device_id string, address string, outcome string, spread long"
     named = pandas_udf(name, returned).asNondeterministic()  # type: ignore[call-overload] # a frame to a frame
     is_learned = F.col("protocol").isin(*protocols)
     with_sides = flows.withColumn("named", named(F.struct(*READ)))
@@ -205,6 +213,7 @@ def _with_outcome(flows: DataFrame, protocols: Sequence[int], site: Site) -> Dat
         with_sides.withColumn("device_id", of_learned("device_id"))
         .withColumn("address", of_learned("address"))
         .withColumn("outcome", F.when(is_learned, F.col("named.outcome")).otherwise(F.lit(_OTHER_PROTOCOL)))
+        .withColumn("spread", of_learned("spread"))
         .drop("named")
     )
 
@@ -220,7 +229,7 @@ def _pairs(named: DataFrame, columns: Sequence[str], middle_us: int) -> DataFram
 
     is_device = F.col("device_id").isNotNull()
     shown = [F.when(is_device, F.col(name)).alias(name) for name in columns]
-    return named.groupBy("device_id", "outcome", *shown).agg(
+    return named.groupBy("spread", "device_id", "outcome", *shown).agg(
         F.count(F.lit(1)).alias("flows"),
         F.sum(F.col("client_bytes") + F.col("server_bytes")).alias("bytes"),
         F.min("first_seen").alias("first_seen"),
@@ -242,14 +251,15 @@ def _traffic(pairs: DataFrame, middle_us: int) -> DataFrame:
 
     seen = F.array_except(F.flatten(F.collect_list("addresses")), F.array(*map(F.lit, _UNSPECIFIED)))
     addresses = F.slice(F.sort_array(seen), 1, MAX_ADDRESSES)
-    return pairs.groupBy("device_id", "outcome").agg(
+    by_device = pairs.groupBy("spread", "device_id", "outcome")
+    return by_device.agg(
         F.sum("flows").alias("flows"),
         F.sum("bytes").alias("bytes"),
         F.coalesce(F.min("near_first"), nearest(F.min("first_seen"))).alias("first_seen"),
         F.coalesce(F.max("near_last"), nearest(F.max("last_seen"))).alias("last_seen"),
         F.sum("far").alias("far"),
         addresses.alias("addresses"),
-    )
+    ).drop("spread")
 
 
 def _identified(
@@ -266,8 +276,10 @@ def _identified(
     # all sequences of a night, which are few bytes and much work, to one core
     partitions = int(str(pairs.sparkSession.conf.get("spark.sql.shuffle.partitions")))
     times = (F.unix_micros(F.col(name)).alias(name) for name in ("first_seen", "last_seen"))
-    shown = pairs.where(F.col("device_id").isNotNull()).select("device_id", "flows", "open_us", *times, *columns)
-    of_device = shown.repartition(partitions, "device_id").sortWithinPartitions("device_id")
+    shown = pairs.where(F.col("device_id").isNotNull()).select(
+        "spread", "device_id", "flows", "open_us", *times, *columns
+    )
+    of_device = shown.repartition(partitions, "spread").sortWithinPartitions("device_id").drop("spread")
     answers = of_device.mapInArrow(in_worker(answer), from_arrow_schema(ANSWERS)).persist()
     try:
         log_odds = answers.select("log_odds").toArrow()["log_odds"].to_numpy()

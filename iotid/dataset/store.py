@@ -85,7 +85,7 @@ def write_sets(staged: Staged, sets: Sets) -> None:
 
 
 def read_part(partition_uri: str, part: str) -> Rows:
-    """All rows of ``part`` (train, validation or test) of the dataset at ``partition_uri``, in an order that depends on them alone.
+    """All rows of ``part`` (train, validation or test) of the dataset at ``partition_uri``, ordered by their values.
 
     Raises:
         PartitionError: the dataset is not whole, or its stored schema is no schema.

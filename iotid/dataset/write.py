@@ -169,7 +169,9 @@ class _Rows:
         deal = partial(work.deal, source=source, split=split, labels=labels, buckets=buckets)
         gather = partial(work.gather, unique=source.settings.unique)
         sent = numbered(spark, range(len(source.files))).mapInArrow(in_worker(deal), spark_schema(PARCELS))
-        self._gathered = _keep(stack, spread(sent, buckets.partitions).mapInArrow(in_worker(gather), spark_schema(PARCELS)))
+        self._gathered = _keep(
+            stack, spread(sent, buckets.partitions).mapInArrow(in_worker(gather), spark_schema(PARCELS))
+        )
         self.told = work.Told.of(self._gathered.where(f"bucket = {NO_BUCKET}").select(ASIDES.names).toArrow())
         self._labels: dict[str, dict[str, dict[str, int]]] = {label: {} for label in labels}
         self._parts = {part: {"rows": 0, "flows": 0} for part in PARTS}
