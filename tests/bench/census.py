@@ -29,7 +29,7 @@ from iotid import command, config, messages
 from iotid.capture.simulate import write_demo
 from iotid.dataset import DeviceList
 from iotid.labels.hosts import name_devices
-from iotid.labels.owner import Networks
+from iotid.labels.owner import Networks, Site
 from iotid.model import Predictor
 from iotid.pipeline import run_steps, settings_of
 from iotid.registry import Registry
@@ -86,8 +86,7 @@ def multiply(store: Store, labels: str, num_flows: int, num_devices: int, fresh:
 
 def _devices_of(flows: pa.Table, inside: Networks) -> tuple[pa.Array, pa.Array]:
     """The device of each flow, and its address; null where it has none."""
-    sides = [flows[f"{side}_{what}"].combine_chunks() for side in _SIDES for what in ("ip", "mac")]
-    device, address, _ = name_devices(*sides, inside)
+    device, address, _ = name_devices(flows, Site(inside))
     return device, address
 
 
