@@ -48,7 +48,8 @@ from iotid.shuffle import Buckets
 from iotid.storage import Partition, Store
 
 sys.path.insert(0, str(Path(__file__).parent))
-from census import _LEARNED, _SETTINGS, _SIDES, _devices_of, _renamed, learn
+from census import _LEARNED, _SETTINGS, _devices_of, _renamed, learn
+
 from iotid.labels.owner import Networks
 
 Words = Any  # uint64 (flows,)
@@ -294,7 +295,9 @@ def measure_census(root: str, labels: str, macs: int, layers: list[str]) -> dict
     device, address = _devices_of(flows, Networks(config.load_settings().census.inside))
     flows = flows.append_column("device", device).append_column("address", address)
     flows = flows.filter(pc.and_(pc.is_valid(device), pa.array(number_N >= 0))).combine_chunks()
-    return {kind: _census_of(store, learned, kind, flows, macs, layers) for kind in ("honest", "noise", "replay", "repeat")}
+    return {
+        kind: _census_of(store, learned, kind, flows, macs, layers) for kind in ("honest", "noise", "replay", "repeat")
+    }
 
 
 def _census_of(

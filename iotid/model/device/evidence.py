@@ -159,13 +159,14 @@ class Evidence:
             out_B4[rows, 2] -= showed_BT[rows] @ by_T
         return out_B4
 
-    def flows_of(self, shown: Shown) -> NDArray[np.int64]:
+    def flows_of(self, shown: Shown) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(B, K + 1) distinct flows of each set that only one kind explains by half or more, by kind, and last those
-        that several kinds explain."""
+        that several kinds explain; and (B, K) all that each kind explains, be they others' too."""
         by_DK = self._share_of_flows(shown, self.showed_KT * self._weight_in_flows_T) >= _LITTLE[1]
         kinds_D = by_DK.sum(axis=1)[:, np.newaxis]
-        columns_DK = np.hstack([by_DK & (kinds_D == 1), kinds_D > 1]).astype(np.float64)
-        return np.rint(_binary(shown.flows) @ columns_DK).astype(np.int64)
+        columns = np.hstack([by_DK & (kinds_D == 1), kinds_D > 1, by_DK]).astype(np.float64)
+        counts = np.rint(_binary(shown.flows) @ columns).astype(np.int64)
+        return counts[:, : self.kinds + 1], counts[:, self.kinds + 1 :]
 
     def _share_of_flows(
         self, shown: Shown, by_PT: NDArray[np.float64], flows: slice | NDArray[np.integer] = slice(None)

@@ -48,7 +48,8 @@ class Answer:
     probability of each class, given its kind; ``unexplained`` (B,): share of the distinct flows that no kind found
     explains; ``unknown`` (B,): probability that something else is there; ``flows`` (B, K + 1): distinct flows that are
     like those of one kind alone, last those that are like several kinds'; ``distinct`` (B,): all; ``units`` (B, K):
-    devices of each kind, if any, at least: 2 where more sessions were open at once than one device held in training.
+    devices of each kind, if any, at least: 2 where more sessions were open at once than one device held in training;
+    ``like`` (B, K): distinct flows that are like those of each kind, be they like others' too.
     """
 
     host: NDArray[np.float64]
@@ -60,6 +61,7 @@ class Answer:
     flows: NDArray[np.int64]
     distinct: NDArray[np.int64]
     units: NDArray[np.int64]
+    like: NDArray[np.int64]
 
 
 class _Asked(NamedTuple):
@@ -112,6 +114,7 @@ class DeviceModel:
         features = self._evidence.features(shown, logits_BK)
         host_BK, household_BK = (_sigmoid(meta.log_odds(features)) for meta in (self._of_host, self._of_household))
         of_set = self._of_set(shown, self._evidence, features, host_BK, household_BK)
+        flows, like = self._evidence.flows_of(shown)
         return Answer(
             host=host_BK,
             household=household_BK,
@@ -119,9 +122,10 @@ class DeviceModel:
             class_share=self._class_share(class_logits_BC * self._class_factor),
             unexplained=of_set[:, 0],
             unknown=_sigmoid(self._has_unknown.log_odds(of_set) - self._unknown_limit),
-            flows=self._evidence.flows_of(shown),
+            flows=flows,
             distinct=flows_BD.getnnz(axis=1).astype(np.int64),
             units=self._units(sequences, flows_BD.shape[0], at_once_BD),
+            like=like,
         )
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
