@@ -141,7 +141,7 @@ def write_capture(path: Path, one_N: Words, other_N: Words) -> None:
 
 @numba.njit
 def _fill(keys: Any, slots: Any) -> int:
-    """The former table: a slot for each key, found by linear probing. All keys differ; returns the steps that it took."""
+    """The former table: a slot for each key, found by linear probing; all keys differ. Returns its steps."""
     steps = 0
     for row in range(len(keys)):
         mixed = np.uint64(0)
