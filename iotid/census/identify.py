@@ -30,7 +30,7 @@ _LISTS = {
     "class_share": pa.float64(),
     "flows": pa.int64(),
     "units": pa.int64(),
-    "like": pa.int64(),
+    "evidence": pa.int64(),
 }
 ANSWERS = pa.schema(
     [

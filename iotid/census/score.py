@@ -282,7 +282,7 @@ def _identified(
     of_device = shown.repartition(partitions, "spread").sortWithinPartitions("device_id").drop("spread")
     answers = of_device.mapInArrow(in_worker(answer), from_arrow_schema(ANSWERS)).persist()
     try:
-        counted = answers.where(F.array_max("like") >= settings.min_evidence)
+        counted = answers.where(F.array_max("evidence") >= settings.min_evidence)
         log_odds = counted.select("log_odds").toArrow()["log_odds"].to_numpy()
         share = share_of_households(np.sort(log_odds), settings.behind)  # sums in one order, whatever Spark's
 

@@ -198,7 +198,7 @@ def device_model(kind_C: NDArray[np.int64], learned: Sets, seed: int) -> _Method
 
     def say(ids: _Ids, flows_BD: csr_matrix, behind: str) -> Said:
         answer = model.answer(ids, flows_BD)
-        counted_B = answer.like.max(axis=1, initial=0) >= _SETTINGS.census.min_evidence
+        counted_B = answer.evidence.max(axis=1, initial=0) >= _SETTINGS.census.min_evidence
         share = share_of_households(answer.log_odds[counted_B], behind)
         decision = decide(answer, share, np.asarray(flows_BD.sum(axis=1)).ravel(), _SETTINGS.census)
         is_unknown = np.isin(decision.status, [UNKNOWN, WITH_UNKNOWN])

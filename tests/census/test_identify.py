@@ -76,7 +76,7 @@ def _rows(
         flows=flows,
         distinct=np.full(N, distinct),
         units=number,
-        like=np.full((N, K), 2),
+        evidence=np.full((N, K), 2),
     )
     return answers_to_arrow(pa.array([f"device {n}" for n in range(N)]), np.full(N, num_flows), answer)
 
@@ -96,8 +96,8 @@ def test_classes__look_alikes_are_one_kind_and_unlisted_devices_none() -> None:
 
 def test_answers__come_back_from_arrow_as_they_were() -> None:
     random = np.random.default_rng(1)
-    lists = {"host": K, "household": K, "class_share": 5, "flows": K + 1, "units": K, "like": K}
-    counts = ("flows", "distinct", "units", "like")
+    lists = {"host": K, "household": K, "class_share": 5, "flows": K + 1, "units": K, "evidence": K}
+    counts = ("flows", "distinct", "units", "evidence")
     values = {
         field.name: random.integers(0, 9, (4, lists[field.name]) if field.name in lists else 4)
         if field.name in counts

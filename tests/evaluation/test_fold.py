@@ -21,7 +21,7 @@ def _answer(host: list[list[float]], class_share: list[list[float]]) -> Answer:
         flows=number_BK,
         distinct=number_BK[:, 0],
         units=number_BK,
-        like=number_BK,
+        evidence=number_BK,
     )
 
 

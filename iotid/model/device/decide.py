@@ -38,21 +38,21 @@ class Decision:
 def decide(answer: Answer, share: float, flows_B: NDArray[np.int64], settings: config.Census) -> Decision:
     """``share`` of households among the addresses, of `share_of_households`; ``flows_B``: flows of each address.
 
-    A kind is found from ``min_confidence`` on, if ``min_evidence`` distinct flows or more are like its own. One that no
-    flow is like has no probability, whatever the model says: it learned from whole recordings, and its answer on an
-    address with hardly a flow, or none that it knows, is an extrapolation. An address with fewer flows than
-    ``min_flows`` is undecided, and so is one where none is found but one is not unlikely; with none at all it is
-    unknown. Something unknown is said to be beside what is found only of an address that is more likely a household
-    than not.
+    A kind is found from ``min_confidence`` on, if the flows that are like its own hold ``min_evidence`` distinct
+    packets or more: one known packet is met by chance. A kind that no flow is like has no probability, whatever the
+    model says: it learned from whole recordings, and its answer on an address with hardly a flow, or none that it
+    knows, is an extrapolation. An address with fewer flows than ``min_flows`` is undecided, and so is one where none is
+    found but one is not unlikely; with none at all it is unknown. Something unknown is said to be beside what is found
+    only of an address that is more likely a household than not.
     """
     from scipy.special import expit
 
     with np.errstate(divide="ignore"):
         household_B = np.round(expit(answer.log_odds + np.log(share) - np.log1p(-share)), DECIMALS)
     mixed_BK = household_B[:, np.newaxis] * answer.household + (1 - household_B)[:, np.newaxis] * answer.host
-    probability_BK = np.round(np.where(answer.like > 0, mixed_BK, 0), DECIMALS)
+    probability_BK = np.round(np.where(answer.evidence > 0, mixed_BK, 0), DECIMALS)
     enough_B = flows_B >= settings.min_flows
-    enough_BK = (answer.like >= settings.min_evidence) & enough_B[:, np.newaxis]
+    enough_BK = (answer.evidence >= settings.min_evidence) & enough_B[:, np.newaxis]
     found_BK = (probability_BK >= settings.min_confidence) & enough_BK
     number_B, best_B = found_BK.sum(axis=1), probability_BK.max(axis=1, initial=0)
     is_beside_B = (number_B > 0) & (household_B >= 0.5) & (np.round(answer.unknown, DECIMALS) > 0.5)

@@ -24,7 +24,7 @@ def _answer(
     *,
     log_odds: float = 0.0,
     unknown: float = 0.0,
-    like: int = 2,
+    evidence: int = 2,
 ) -> Answer:
     addresses = len(host)
     return Answer(
@@ -37,7 +37,7 @@ def _answer(
         flows=np.zeros((addresses, _KINDS + 1), np.int64),
         distinct=np.full(addresses, 10),
         units=np.ones((addresses, _KINDS), np.int64),
-        like=np.full((addresses, _KINDS), like),
+        evidence=np.full((addresses, _KINDS), evidence),
     )
 
 
@@ -116,18 +116,18 @@ def test_decide__does_not_hang_on_the_last_bits(census: config.Census) -> None:
 
 
 @pytest.mark.parametrize(
-    ("like", "status", "probability"),
+    ("evidence", "status", "probability"),
     [(0, "unknown", 0.0), (1, "undecided", 0.9), (2, "known", 0.9), (9, "known", 0.9)],
 )
-def test_decide__a_kind_is_found_by_several_distinct_flows_and_by_no_flow_not_likely(
-    like: int, status: str, probability: float, census: config.Census
+def test_decide__a_kind_is_found_by_several_packets_of_flows_like_its_own_and_without_any_not_likely(
+    evidence: int, status: str, probability: float, census: config.Census
 ) -> None:
     assert census.min_evidence == 2
-    decision = decide(_answer([[0.9, 0.0, 0.0]], like=like), 0.5, np.array([100]), census)
+    decision = decide(_answer([[0.9, 0.0, 0.0]], evidence=evidence), 0.5, np.array([100]), census)
     assert (decision.status.tolist(), decision.probability.max()) == ([status], probability)
     assert decision.found.tolist() == [[status == "known", False, False]]
     lenient = census.model_copy(update={"min_evidence": 1})
-    assert decide(_answer([[0.9, 0.0, 0.0]], like=1), 0.5, np.array([100]), lenient).found[0, 0]
+    assert decide(_answer([[0.9, 0.0, 0.0]], evidence=1), 0.5, np.array([100]), lenient).found[0, 0]
 
 
 def test_decide__of_no_kinds_and_of_no_addresses(census: config.Census) -> None:

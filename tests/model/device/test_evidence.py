@@ -213,6 +213,7 @@ def test_unexplained__a_flow_that_every_training_set_showed_is_explained() -> No
     own, like = evidence.flows_of(shown)
     assert own.tolist() == [[0, 0, 1], [0, 1, 1]]
     assert like.tolist() == [[1, 1], [1, 2]]
+    assert evidence.flows_of(shown, np.array([2, 5]))[1].tolist() == [[2, 2], [2, 7]]
 
 
 def test_flows_of__counts_distinct_flows_of_which_one_kind_alone_explains_half(case: _Case) -> None:
