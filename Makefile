@@ -22,7 +22,7 @@ UNIT := "not spark and not ddp and not dags" --ignore=tests/dags --ignore=tests/
 PYTHONS ?= 3.11 3.12 3.13
 NIGHTS ?= 10
 
-.PHONY: help setup airflow-setup peers-setup petastorm-setup audit-setup lock test-pythons test-wheel demo run reproduce test test-unit test-conformance test-spark test-ddp test-dags test-scheduler check audit format wheel clean bench-households bench-census bench-census-hits bench-linkage bench-capture bench-ingest bench-train bench-predict bench-choices results results-quick drill-kill drill-nights drill-cluster drill-households fuzz airflow cluster cluster-stop
+.PHONY: help setup airflow-setup peers-setup petastorm-setup audit-setup lock test-pythons test-wheel demo run reproduce test test-unit test-conformance test-spark test-ddp test-dags test-scheduler check audit format wheel clean bench-households bench-census bench-census-hits bench-linkage bench-flood bench-capture bench-ingest bench-train bench-predict bench-choices results results-quick drill-kill drill-nights drill-cluster drill-households fuzz airflow cluster cluster-stop
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -153,6 +153,9 @@ bench-households: setup ## what is found behind an address, beside baselines: ma
 
 bench-linkage: setup ## how many pseudonyms of a census a clear one of the same night tells: make bench-linkage [CENSUS=FOLDER, else made-up devices]; ends with one line of JSON
 	@$(PY) tests/bench/linkage.py $(if $(CENSUS),--census "$(CENSUS)")
+
+bench-flood: setup ## floods of chosen flows and of invented MACs beside as many that nobody chose: make bench-flood [MODEL=ROOT LABELS=FILE] [FLOWS=120000] [MACS=100000], half an hour; ends with one line of JSON
+	@$(PY) tests/bench/flood.py $(if $(MODEL),--model "$(MODEL)" --labels "$(LABELS)") $(if $(FLOWS),--flows $(FLOWS)) $(if $(MACS),--macs $(MACS)) $(foreach s,$(SET),--set "$(s)")
 
 bench-census-hits: setup ## a run's census against its device list: make bench-census-hits LABELS=… SITE=… DATE=… [ROOT=…]
 	@$(PY) tests/bench/census_hits.py "$(abspath $(ROOT))" "$(SITE)" "$(DATE)" "$(LABELS)"

@@ -262,6 +262,7 @@ class Tracking(_Section):
 class Census(_Section):
     batch_rows: int = Field(ge=1)
     min_flows: int = Field(ge=1)
+    min_evidence: int = Field(ge=1)
     min_confidence: float = Field(ge=0, le=1)
     behind: Literal["auto", "hosts", "households"]
     likeness: float = Field(gt=0, le=1)

@@ -1,18 +1,24 @@
 """Tables through Spark's shuffle as few large values: row by row, the way through the JVM costs more than the work.
 
-A worker deals its rows into buckets, ranges of a 64-bit hash, and hands out a parcel (an Arrow stream) for each. Spark
+A worker deals its rows into buckets, ranges of a 32-bit hash, and hands out a parcel (an Arrow stream) for each. Spark
 moves parcels to the worker that has their bucket; there a bucket's parcels come together, bucket after bucket, so that
 a worker holds one bucket at once. Tables that concern the whole job (counters and the like) travel aside, told by
 `kind`: a driver that collects the asides of the last stage has all that it must know, and no row.
 
-Shape suffixes: N rows.
+The hash has a secret that is drawn for each job and kept nowhere (`Buckets`). So the same rows are in other buckets,
+and in other files, each time; what is read of a table must not depend on the order of its rows or files.
+
+Shape suffixes: N rows, B buckets.
 """
 
 from __future__ import annotations
 
 import gc
+import hashlib
+import secrets
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -38,22 +44,86 @@ _ROWS = "rows"
 _BUCKETS = 1024  # in all, unless there are more partitions: a parcel that holds few rows is mostly its own head
 _BUCKETS_OF_PARTITION = 16
 _COMPRESSED = pa.ipc.IpcWriteOptions(compression="lz4")
+_SECRET_BYTES = 32
+_HASHED_ROWS = 1 << 13  # at once, so that they stay in the cache
+_HALF, _LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
 
 
-def parcels(rows: pa.RecordBatch, hash_N: Hashes, partitions: int) -> pa.RecordBatch:
-    """PARCELS of the rows, whose hashes say which bucket each belongs to."""
-    each = _buckets_of_partition(partitions)
-    bucket_N = ((hash_N >> np.uint64(32)) * np.uint64(buckets_of(partitions)) >> np.uint64(32)).astype(np.int32)
+@dataclass(frozen=True)
+class Buckets:
+    """How the rows of one job are dealt out: to so many partitions of a shuffle, by a secret of the job's own.
+
+    The driver makes it and the workers of the job get it; it is neither stored nor shown.
+    """
+
+    partitions: int
+    secret: bytes = field(default_factory=partial(secrets.token_bytes, _SECRET_BYTES), repr=False)
+
+    @classmethod
+    def of(cls, spark: SparkSession) -> Buckets:
+        """Of a new job, with a secret that no other has."""
+        return cls(partitions_of(spark))
+
+    @property
+    def each(self) -> int:
+        """Buckets of a partition."""
+        return max(min(_BUCKETS // self.partitions, _BUCKETS_OF_PARTITION), 1)
+
+    @property
+    def number(self) -> int:
+        """Buckets, over all partitions."""
+        return self.each * self.partitions
+
+    def hashed(self, words: Sequence[NDArray[Any]] | NDArray[Any]) -> Hashes:
+        """(N,) 32-bit hash of each row of N, made of its 64-bit words.
+
+        Whoever sends packets chooses the words, and nothing may let them choose the bucket. As in the flow table
+        (`flows.kernels`) the hash is Multilinear (Lemire, Kaser 2014, after Carter, Wegman 1979): the buckets of any
+        two rows are independent and uniform, however the rows were chosen, if that was done without the secret. The
+        finalizer of MurmurHash3 breaks up arithmetic progressions.
+        """
+        numbers = self._numbers(2 * len(words) + 1)
+        hash_N = np.full(len(words[0]), numbers[0])
+        for start in range(0, len(hash_N), _HASHED_ROWS):
+            some = slice(start, start + _HASHED_ROWS)
+            mixed = hash_N[some]
+            for word_N, low, high in zip(words, numbers[1::2], numbers[2::2], strict=True):
+                word = word_N[some].astype(np.uint64, copy=False)
+                mixed += (word & _LOW) * low
+                mixed += (word >> _HALF) * high
+            mixed >>= _HALF
+            for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
+                mixed ^= mixed >> np.uint64(shift)
+                mixed *= np.uint64(factor)
+                mixed &= _LOW
+        return hash_N
+
+    def of_hash(self, hash_N: Hashes) -> NDArray[np.int32]:
+        """(N,) the bucket of each row, by its 32-bit hash."""
+        return (hash_N * np.uint64(self.number) >> _HALF).astype(np.int32)
+
+    def text_key(self) -> str:
+        """16 characters by which text and bytes are hashed into words (SipHash), so that they cannot meet by choice."""
+        return hashlib.blake2b(b"text", key=self.secret, digest_size=8).hexdigest()
+
+    def _numbers(self, count: int) -> Hashes:
+        """So many of an endless sequence that the secret seeds."""
+        return np.frombuffer(hashlib.shake_256(self.secret).digest(8 * count), "<u8").astype(np.uint64)
+
+
+def parcels(rows: pa.RecordBatch, hash_N: Hashes, buckets: Buckets) -> pa.RecordBatch:
+    """PARCELS of the rows, whose hashes (`Buckets.hashed`) say which bucket each belongs to."""
+    bucket_N = buckets.of_hash(hash_N)
     order = np.argsort(bucket_N, kind="stable")
     dealt = rows.take(pa.array(order))
     bucket_N = bucket_N[order]
     bounds = [0, *(np.flatnonzero(np.diff(bucket_N)) + 1).tolist(), len(bucket_N)] if len(bucket_N) else []
-    buckets = bucket_N[bounds[:-1]]
+    bucket_B = bucket_N[bounds[:-1]]
     return pa.RecordBatch.from_arrays(
         [
-            pa.array(buckets // np.int32(each), pa.int32()),
-            pa.array(buckets),
-            pa.array([_ROWS] * len(buckets), pa.string()),
+            pa.array(bucket_B // np.int32(buckets.each), pa.int32()),
+            pa.array(bucket_B),
+            pa.array([_ROWS] * len(bucket_B), pa.string()),
             pa.array([to_stream(dealt.slice(start, end - start)) for start, end in pairwise(bounds)], pa.binary()),
         ],
         schema=PARCELS,
@@ -80,11 +150,6 @@ def beside(asides: pa.RecordBatch, bucket: int = NO_BUCKET) -> pa.RecordBatch:
 def partitions_of(spark: SparkSession) -> int:
     """Partitions that a shuffle has."""
     return int(spark.conf.get("spark.sql.shuffle.partitions") or 1)
-
-
-def buckets_of(partitions: int) -> int:
-    """Buckets, over all partitions."""
-    return _buckets_of_partition(partitions) * partitions
 
 
 def numbered(spark: SparkSession, tasks: Sequence[int]) -> DataFrame:
@@ -172,17 +237,3 @@ def to_stream(table: pa.Table | pa.RecordBatch) -> bytes:
 
 def from_stream(stream: Any) -> pa.Table:
     return pa.ipc.open_stream(stream).read_all()
-
-
-def mix(words: Iterable[NDArray[Any]], seed: int = 0) -> Hashes:
-    """(N,) hash of each row of N, made of its 64-bit words: multiply and xor-shift as in SplitMix64."""
-    mixed: Any = np.uint64(seed & 0xFFFF_FFFF_FFFF_FFFF)
-    for word_N in words:
-        mixed = (mixed ^ word_N.astype(np.uint64, copy=False)) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed ^= mixed >> np.uint64(29)
-    mixed = mixed * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(32))
-
-
-def _buckets_of_partition(partitions: int) -> int:
-    return max(min(_BUCKETS // partitions, _BUCKETS_OF_PARTITION), 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -120,14 +119,6 @@ class Frame:
         def make() -> Partitions:
             rows = pa.Table.from_batches([batch for own in self._partitions() for batch in own], self._schema)
             return [rows.filter(pc.equal(rows[column], number)).to_batches() for number in range(partitions)]
-
-        return Frame(self._spark, self._schema, make)
-
-    def repartition(self, partitions: int, column: str) -> Frame:
-        def make() -> Partitions:
-            rows = pa.Table.from_batches([batch for own in self._partitions() for batch in own], self._schema)
-            number = np.array([zlib.crc32(value) % partitions for value in rows[column].to_pylist()], np.int64)
-            return [rows.filter(pa.array(number == each)).to_batches() for each in range(partitions)]
 
         return Frame(self._spark, self._schema, make)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import threading
@@ -204,8 +205,11 @@ def test_steps__from_captures_to_census_are_those_of_a_local_folder(
 
 
 def _same_rows(here: str, there: str) -> None:
-    """Every file is in both partitions, with the same rows in the same order, but for where captures lie."""
-    one, other = (dict(_tables(folder)) for folder in (here, there))
+    """Both partitions have the same rows in files of the same names, but for where captures lie.
+
+    Files that are named by their number are one: which row is in which of them is drawn anew by each run.
+    """
+    one, other = ({name: _in_order(tables) for name, tables in _tables(folder).items()} for folder in (here, there))
     assert one.keys() == other.keys() != set()
     for name, rows in one.items():
         assert rows.schema == other[name].schema, f"{here}: {name}"
@@ -214,8 +218,17 @@ def _same_rows(here: str, there: str) -> None:
             assert near or left.equals(right), f"{here}: {name}: {column}: {left} {right}"
 
 
-def _tables(folder: str) -> Iterator[tuple[str, pa.Table]]:
-    """Name and rows of each file, with the names of captures alone."""
+def _in_order(tables: list[pa.Table]) -> pa.Table:
+    """All rows, ordered by their columns of exact values."""
+    whole = pa.concat_tables(tables)
+    exact = whole.select([field.name for field in whole.schema if not pa.types.is_floating(field.type)])
+    keys = list(map(str, exact.to_pylist()))
+    return whole.take(sorted(range(len(keys)), key=keys.__getitem__)).combine_chunks()
+
+
+def _tables(folder: str) -> dict[str, list[pa.Table]]:
+    """By name, the rows of each file, with the names of captures alone."""
+    found: dict[str, list[pa.Table]] = {}
     filesystem, base = open_filesystem(folder)
     for info in filesystem.get_file_info(fs.FileSelector(base, recursive=True)):
         if not info.path.endswith(".parquet"):
@@ -224,4 +237,5 @@ def _tables(folder: str) -> Iterator[tuple[str, pa.Table]]:
         for number, name in enumerate(table.column_names):
             if name in ("path", "capture_file"):
                 table = table.set_column(number, name, pc.replace_substring_regex(table[name], ".*/", ""))
-        yield info.path.removeprefix(f"{base}/"), table
+        found.setdefault(re.sub(r"part-[0-9]+.*", "part", info.path.removeprefix(f"{base}/")), []).append(table)
+    return found

@@ -205,6 +205,16 @@ def _watch_processes(stop: threading.Event, seen: set[bytes]) -> None:
                 continue
 
 
+_WITH_A_BUCKETS_SECRET = """
+import os
+from iotid import shuffle
+from iotid.cli import main
+drawn = os.environ.pop("BUCKETS_SECRET").encode()
+shuffle.Buckets.of = classmethod(lambda cls, spark: cls(shuffle.partitions_of(spark), drawn))
+main()
+"""
+
+
 @pytest.mark.spark
 def test_steps__of_a_night_on_spark_leave_no_secret_anywhere(tmp_path: Path) -> None:
     write_demo(tmp_path / "demo")
@@ -220,12 +230,13 @@ def test_steps__of_a_night_on_spark_leave_no_secret_anywhere(tmp_path: Path) -> 
     layers += ["--set", f"storage.root={tmp_path}/store", "--set", "spark.master=local[2]"]
     captures = str(tmp_path / "demo" / "captures" / "home" / "2026-01-10")
     environment = os.environ | _planted() | {"HTTPS_PROXY": f"http://ann:{_plant(10)}@proxy:3128"}
+    environment["BUCKETS_SECRET"] = _plant(30)
     stop, seen = threading.Event(), set[bytes]()
     watch = threading.Thread(target=_watch_processes, args=(stop, seen))
     watch.start()
     try:
         for step, more in (("split-pcaps", ["--captures", captures]), ("assemble-flows", [])):
-            line = [sys.executable, "-m", "iotid.cli", step, *layers, *NIGHT, *more]
+            line = [sys.executable, "-c", _WITH_A_BUCKETS_SECRET, step, *layers, *NIGHT, *more]
             result = subprocess.run(line, capture_output=True, text=True, check=False, env=environment, cwd=ROOT)
             assert result.returncode == 0, result.stderr
             assert SECRET not in result.stdout + result.stderr

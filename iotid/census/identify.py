@@ -33,6 +33,7 @@ _LISTS = {
     "units": pa.int64(),
     "begins": pa.int64(),
     "ends": pa.int64(),
+    "evidence": pa.int64(),
 }
 ANSWERS = pa.schema(
     [

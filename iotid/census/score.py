@@ -31,6 +31,7 @@ from iotid.census.identify import ANSWERS, IDENTIFIED, Classes, answers_to_arrow
 from iotid.census.left_out import COUNTS, OTHER_PROTOCOL, SCHEMA, with_rest
 from iotid.census.left_out import MOST as MOST_LEFT_OUT
 from iotid.census.marks import with_conflicts
+from iotid.dataset.hashes import hash_for_buckets
 from iotid.dataset.sets import at_once, greatest
 from iotid.errors import AccountingError, DataError
 from iotid.flows import night_files, read_flows
@@ -43,6 +44,7 @@ from iotid.model.device.decide import UNKNOWN
 from iotid.model.sequences import distinct_sequences
 from iotid.remote import in_worker
 from iotid.schemas import CENSUS, FLOWS
+from iotid.shuffle import Buckets
 
 if TYPE_CHECKING:
     from pyspark import Broadcast
@@ -125,7 +127,7 @@ def score_night(
     """
     inside = Networks(settings.inside)
     site = Site(inside, find_routers(night_files([night]), inside, spark).get(night.keys["site"], frozenset()))
-    named = _with_outcome(read_flows(spark, [night]), encoding.protocols, site)
+    named = _with_outcome(read_flows(spark, [night]), encoding.protocols, site, Buckets.of(spark))
     middle = named.agg(F.percentile_approx(F.unix_micros("first_seen"), 0.5)).toArrow()[0][0].as_py() or 0
     columns = list(dict.fromkeys(encoding.columns))  # two characteristics may be read from one column
     pairs = _pairs(named, columns, middle).persist()
@@ -175,9 +177,10 @@ def _shown(named: DataFrame, unknown: pa.Array) -> DataFrame:
     things = F.concat(F.array(one(PORT, F.col("server_port"))), F.transform(lengths, lambda n: one(PAYLOAD, n)))
     devices = named.sparkSession.createDataFrame(pa.table({"device_id": unknown}))
     flows = named.join(F.broadcast(devices), "device_id", "leftsemi")
-    shown = flows.select("device_id", "protocol", F.explode(things).alias("thing"))
-    counted = shown.groupBy("device_id", "thing.what", "protocol", "thing.value").agg(F.count(F.lit(1)).alias("flows"))
-    commonest = Window.partitionBy("device_id", "what").orderBy(F.desc("flows"), "protocol", "value")
+    shown = flows.select("spread", "device_id", "protocol", F.explode(things).alias("thing"))
+    by_thing = shown.groupBy("spread", "device_id", "thing.what", "protocol", "thing.value")
+    counted = by_thing.agg(F.count(F.lit(1)).alias("flows"))
+    commonest = Window.partitionBy("spread", "device_id", "what").orderBy(F.desc("flows"), "protocol", "value")
     ranked = counted.withColumn("rank", F.row_number().over(commonest))
     return ranked.where(F.col("rank") <= MOST).select(*SHOWN.names)
 
@@ -188,10 +191,13 @@ def _is_sent(packet: Column) -> Column:
     return (packet["direction"] == by_device) & (packet["payload_length"] > 0)
 
 
-def _with_outcome(flows: DataFrame, protocols: Sequence[int], site: Site) -> DataFrame:
+def _with_outcome(flows: DataFrame, protocols: Sequence[int], site: Site, buckets: Buckets) -> DataFrame:
     """The flows with ``device_id`` and ``address`` of their device; else with ``outcome``, why they have none, and
-    ``left_mac`` and ``left_ip``."""
+    ``left_mac`` and ``left_ip``.
 
+    ``spread`` is a hash of ``device_id`` under the job's secret. Spark's own hashes have none: without ``spread`` among
+    the columns that it groups by, MACs could be chosen that all fall to one worker.
+    """
     columns_read = (*READ, "address_conflict")
 
     def name(rows: pd.DataFrame) -> pd.DataFrame:
@@ -201,11 +207,12 @@ def _with_outcome(flows: DataFrame, protocols: Sequence[int], site: Site) -> Dat
         other = pc.if_else(pc.equal(read["client_ip"], named.ip), read["server_ip"], read["client_ip"])
         is_own = read["address_conflict"].to_numpy() & ~site.networks.contain(other)
         columns = {field: column.to_pandas() for field, column in named._asdict().items()}
-        return pd.DataFrame(columns | {"conflict": is_own})
+        spread_N = hash_for_buckets([pc.coalesce(named.mac, named.ip)], buckets).astype(np.int64)
+        return pd.DataFrame(columns | {"conflict": is_own, "spread": spread_N})
 
     schema = FLOWS.arrow_schema()
     # nondeterministic: or else Spark would push filters below it and then call it twice
-    returned = "mac string, ip string, reason string, conflict boolean"
+    returned = "mac string, ip string, reason string, conflict boolean, spread long"
     named = pandas_udf(name, returned).asNondeterministic()  # type: ignore[call-overload] # a frame to a frame
     mac, ip, reason = (F.col(f"named.{field}") for field in Named._fields)
     outcome = F.when(F.col("protocol").isin(*protocols), reason).otherwise(F.lit(OTHER_PROTOCOL))
@@ -218,6 +225,7 @@ def _with_outcome(flows: DataFrame, protocols: Sequence[int], site: Site) -> Dat
         .withColumn("conflict", is_device & mac.isNotNull() & F.col("named.conflict"))
         .withColumn("left_mac", F.when(~is_device, mac))
         .withColumn("left_ip", F.when(~is_device, ip))
+        .withColumn("spread", F.col("named.spread"))
         .drop("named")
     )
 
@@ -234,7 +242,7 @@ def _pairs(named: DataFrame, columns: Sequence[str], middle_us: int) -> DataFram
 
     is_device = F.col("device_id").isNotNull()
     shown = [F.when(is_device, F.col(name)).alias(name) for name in columns]
-    return named.groupBy("device_id", "outcome", "left_mac", "left_ip", *shown).agg(
+    return named.groupBy("spread", "device_id", "outcome", "left_mac", "left_ip", *shown).agg(
         F.count(F.lit(1)).alias("flows"),
         F.sum(F.col("client_packets") + F.col("server_packets")).alias("packets"),
         F.sum(F.col("client_bytes") + F.col("server_bytes")).alias("bytes"),
@@ -260,7 +268,7 @@ def _traffic(pairs: DataFrame, middle_us: int) -> DataFrame:
     addresses = F.slice(F.sort_array(seen), 1, MAX_ADDRESSES)
     return (
         pairs.where(F.col("device_id").isNotNull())
-        .groupBy("device_id")
+        .groupBy("spread", "device_id")
         .agg(
             F.sum("flows").alias("flows"),
             F.sum("bytes").alias("bytes"),
@@ -269,6 +277,7 @@ def _traffic(pairs: DataFrame, middle_us: int) -> DataFrame:
             F.sum("far").alias("far"),
             addresses.alias("addresses"),
         )
+        .drop("spread")
     )
 
 
@@ -308,9 +317,9 @@ def _ends_left_out(pairs: DataFrame) -> DataFrame:
     """Of ``pairs`` each MAC, or address without one, under which flows are left out: LEFT_OUT but for ``ends``, with
     ``who`` and ``far``."""
     is_device = F.col("device_id").isNotNull()
-    devices = pairs.where(is_device).select(F.col("device_id").alias("who"), F.lit(True).alias("known")).distinct()
+    devices = pairs.where(is_device).select("spread", F.col("device_id").alias("who"), F.lit(True).alias("known"))
     ends = pairs.where(~is_device).withColumn("who", F.coalesce("left_mac", "left_ip"))
-    summed = ends.groupBy(F.col("outcome").alias("reason"), "who").agg(
+    summed = ends.groupBy("spread", F.col("outcome").alias("reason"), "who").agg(
         F.min("left_mac").alias("mac"),
         F.min("left_ip").alias("address"),
         F.count(F.lit(1)).alias("addresses"),
@@ -318,7 +327,8 @@ def _ends_left_out(pairs: DataFrame) -> DataFrame:
     )
     of_one = F.when(F.col("addresses") == 1, F.col("address"))
     known = F.coalesce(F.col("known"), F.lit(False))
-    return summed.join(devices, "who", "left").withColumn("address", of_one).withColumn("in_census", known)
+    joined = summed.join(devices.distinct(), ["spread", "who"], "left").drop("spread")
+    return joined.withColumn("address", of_one).withColumn("in_census", known)
 
 
 def _busiest(ends: DataFrame) -> DataFrame:
@@ -348,11 +358,14 @@ def _identified(
     # all sequences of a night, which are few bytes and much work, to one core
     partitions = int(str(pairs.sparkSession.conf.get("spark.sql.shuffle.partitions")))
     times = (F.unix_micros(F.col(name)).alias(name) for name in ("first_seen", "last_seen"))
-    shown = pairs.where(F.col("device_id").isNotNull()).select("device_id", "flows", "open_us", *times, *columns)
-    of_device = shown.repartition(partitions, "device_id").sortWithinPartitions("device_id")
+    shown = pairs.where(F.col("device_id").isNotNull()).select(
+        "spread", "device_id", "flows", "open_us", *times, *columns
+    )
+    of_device = shown.repartition(partitions, "spread").sortWithinPartitions("device_id").drop("spread")
     answers = of_device.mapInArrow(in_worker(answer), from_arrow_schema(ANSWERS)).persist()
     try:
-        log_odds = answers.select("log_odds").toArrow()["log_odds"].to_numpy()
+        counted = answers.where(F.array_max("evidence") >= settings.min_evidence)
+        log_odds = counted.select("log_odds").toArrow()["log_odds"].to_numpy()
         share = share_of_households(np.sort(log_odds), settings.behind)  # sums in one order, whatever Spark's
 
         def decide(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

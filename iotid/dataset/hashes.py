@@ -1,18 +1,24 @@
 """Hashes of rows by their values alone, so that the same flow gets the same one whatever stands around it.
 
+They are the same in every job, so they have no secret, and who sends packets can choose them. So they decide nothing
+that costs time or memory (`iotid.shuffle` deals rows out by another one), but which part of a dataset a flow is in,
+which sets of a label are kept, and what a model takes for a sequence that it knows. By that a sender gets into a part,
+among the hosts that no list names, or taken for a device, as it does more simply by sending more flows, under more
+addresses, or the device's own flows.
+
 Shape suffixes: N rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from iotid.arrow import one_chunk
-from iotid.shuffle import Hashes, mix
+from iotid.shuffle import Buckets, Hashes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,8 +29,26 @@ def hash_rows(columns: Sequence[pa.Array | pa.ChunkedArray], seed: int = 0) -> H
     return mix([_words(one_chunk(column)) for column in columns], seed)
 
 
-def _words(column: pa.Array) -> NDArray[Any]:
-    """(N,) 64 bits for each value: an integer as it is, of text and binary values the hash that pandas gives them."""
+def hash_for_buckets(columns: Sequence[pa.Array | pa.ChunkedArray], buckets: Buckets) -> Hashes:
+    """(N,) as `Buckets.hashed`, of values as ``hash_rows`` takes them."""
+    return buckets.hashed([_words(one_chunk(column), buckets.text_key()) for column in columns])
+
+
+def mix(words: Iterable[NDArray[Any]], seed: int = 0) -> Hashes:
+    """(N,) hash of each row of N, made of its 64-bit words: multiply and xor-shift as in SplitMix64."""
+    mixed: Any = np.uint64(seed & 0xFFFF_FFFF_FFFF_FFFF)
+    for word_N in words:
+        mixed = (mixed ^ word_N.astype(np.uint64, copy=False)) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed ^= mixed >> np.uint64(29)
+    mixed = mixed * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(32))
+
+
+def _words(column: pa.Array, text_key: str | None = None) -> NDArray[Any]:
+    """(N,) 64 bits for each value: an integer as it is, of text and binary values the hash that pandas gives them.
+
+    ``text_key``: 16 characters, for another than pandas' own key.
+    """
     import pyarrow as pa
     from pandas.util import hash_array
 
@@ -32,7 +56,8 @@ def _words(column: pa.Array) -> NDArray[Any]:
     if pa.types.is_dictionary(kind) or pa.types.is_string(kind) or pa.types.is_binary(kind):
         encoded = column.dictionary_encode()
         values = encoded.dictionary.to_numpy(zero_copy_only=False)
-        hashes = hash_array(values, categorize=False) if len(values) else np.empty(0, np.uint64)
+        keyed = {} if text_key is None else {"hash_key": text_key}
+        hashes = hash_array(values, categorize=False, **keyed) if len(values) else np.empty(0, np.uint64)
         index_N = encoded.indices.cast(pa.int64()).fill_null(len(values)).to_numpy(zero_copy_only=False)
         return np.append(hashes, np.uint64(0))[index_N]
     if pa.types.is_date32(kind):

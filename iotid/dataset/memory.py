@@ -101,7 +101,8 @@ class LabelledFlows:
         flow: config.Flow,
         later: pa.Table | None = None,
     ) -> LabelledFlows:
-        """Those of a table, or of files of nights (`flows.night_files`), that ``write_dataset`` would keep.
+        """Those of a table, in its order, or of files of nights (`flows.night_files`), ordered by time, that
+        ``write_dataset`` would keep.
 
         ``later``: of `flows.later_flows`, where several nights are read.
 
@@ -116,6 +117,10 @@ class LabelledFlows:
         read = [batch for number in range(len(files)) for batch in source.read(number, sorted(columns), Counter())]
         table = pa.Table.from_batches([batch.flows for batch in read]).select(sorted(columns)).unify_dictionaries()
         number_N = np.concatenate([batch.label for batch in read])
+        if not isinstance(flows, pa.Table):  # which file a flow is in is drawn anew for each night (`iotid.shuffle`)
+            first_us_N = table["first_seen"].cast(pa.int64()).to_numpy()
+            order_N = np.lexsort((hash_rows([table[name] for name in FLOW_IDENTITY]), first_us_N))
+            table, number_N = table.take(pa.array(order_N)), number_N[order_N]
         counted = {source.labels[number]: flows for number, flows in enumerate(np.bincount(number_N).tolist()) if flows}
         accounts = Accounts(len(table), 0, 0, 0, 0, counted)
         accounts.drop_rare(settings.min_flows, devices.source)

@@ -31,9 +31,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from iotid.dataset.hashes import hash_rows
+from iotid.dataset.hashes import hash_rows, mix
 from iotid.errors import AccountingError
-from iotid.shuffle import mix
 
 if TYPE_CHECKING:
     import pyarrow as pa

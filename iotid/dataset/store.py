@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from pyarrow import fs
 
 from iotid.dataset.characteristics import Encoding
+from iotid.dataset.hashes import mix
 from iotid.dataset.petastorm_compat import (
     COMMON_METADATA,
     ROW_GROUPS_KEY,
@@ -99,7 +100,7 @@ def write_sets(staged: Staged, sets: Sets) -> None:
 
 
 def read_part(partition_uri: str, part: str) -> Rows:
-    """All rows of ``part`` (train, validation or test) of the dataset at ``partition_uri``, always in the same order.
+    """All rows of ``part`` (train, validation or test) of the dataset at ``partition_uri``, ordered by their values.
 
     Raises:
         PartitionError: the dataset is not whole, or its stored schema is no schema.
@@ -129,10 +130,14 @@ def read_part(partition_uri: str, part: str) -> Rows:
             f"{partition_uri}/{part}: Petastorm delivered {delivered:,} of the {promised:,} rows that the footers "
             "promise; read it again, and report this if it comes back"
         )
+    whole = {name: np.concatenate(blocks).astype(np.int32, copy=False) for name, blocks in columns.items()}
+    # where rows lie is drawn anew for each dataset (`iotid.shuffle`), and what is learned depends on their order
+    words = [ids_N for name in (*encoding.vocabularies, LABEL, WEIGHT) for ids_N in np.atleast_2d(whole[name].T)]
+    order_N = np.argsort(mix(words), kind="stable")
     return Rows(
-        {name: np.concatenate(columns[name]).astype(np.int32, copy=False) for name in encoding.vocabularies},
-        np.concatenate(columns[LABEL]).astype(np.int64),
-        np.concatenate(columns[WEIGHT]).astype(np.int64),
+        {name: whole.pop(name)[order_N] for name in encoding.vocabularies},
+        whole[LABEL][order_N].astype(np.int64),
+        whole[WEIGHT][order_N].astype(np.int64),
     )
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from iotid import config
 from iotid.dataset.characteristics import Encoding, quantise_column, select_characteristics
-from iotid.dataset.hashes import hash_rows
+from iotid.dataset.hashes import hash_for_buckets, hash_rows
 from iotid.dataset.labels import UNKNOWN, DeviceList
 from iotid.dataset.packed import pack, unpack
 from iotid.dataset.partition import (
@@ -43,7 +43,7 @@ from iotid.flows import TOLD_BY
 from iotid.labels import routers
 from iotid.labels.hosts import READ, name_devices
 from iotid.labels.owner import is_shown, parse_addresses
-from iotid.shuffle import NO_BUCKET, aside, beside, buckets_of, contents, mix, numbers, parcel, parcels, receive
+from iotid.shuffle import NO_BUCKET, Buckets, aside, beside, contents, numbers, parcel, parcels, receive
 from iotid.storage import PartFile
 
 CONTINUED, OTHER_PROTOCOL, UNLISTED, CONFLICT, LABELLED = (
@@ -148,7 +148,7 @@ class Source:
         return positions(flows, self.settings, label_hash[label_N], packed)
 
 
-def look(tasks: Iterable[pa.RecordBatch], source: Source, partitions: int) -> Iterator[pa.RecordBatch]:
+def look(tasks: Iterable[pa.RecordBatch], source: Source, buckets: Buckets) -> Iterator[pa.RecordBatch]:
     """First pass: PARCELS of the units of each label, or the votes on captures, and what became of every flow."""
     protocol = source.settings.protocol
     columns = [*columns_read(protocol), *(source.sequence_columns if protocol == "random_unique" else [])]
@@ -170,10 +170,10 @@ def look(tasks: Iterable[pa.RecordBatch], source: Source, partitions: int) -> It
                 continue
             found.append((label_N, position_N))
             if sum(len(label) for label, _ in found) > _HELD_ROWS:
-                yield _units(found, partitions)
+                yield _units(found, buckets)
                 found = []
         if found:
-            yield _units(found, partitions)
+            yield _units(found, buckets)
         outcomes.update({(HOST, host): n for host, n in busiest(hosts, _MAX_HOSTS).items()})
         counted = [{"outcome": outcome, "label": label, "flows": n} for (outcome, label), n in outcomes.items()]
         schema = _schema("outcome string, label string, flows int64")
@@ -199,12 +199,12 @@ def _schema(text: str) -> pa.Schema:
     return pa.schema([tuple(field.split()) for field in text.split(", ")])
 
 
-def _units(found: Sequence[tuple[NDArray[np.int32], Any]], partitions: int) -> pa.RecordBatch:
+def _units(found: Sequence[tuple[NDArray[np.int32], Any]], buckets: Buckets) -> pa.RecordBatch:
     units = distinct_units(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
     label_U = np.repeat(np.array([label for label, _ in units], np.int32), [len(own) for _, own in units])
     position_U = np.concatenate([own for _, own in units]) if units else np.empty(0, np.int64)
     rows = pa.RecordBatch.from_arrays([pa.array(label_U), pa.array(position_U)], names=["label", "position"])
-    return parcels(rows, mix([position_U.view(np.uint64)]), partitions)
+    return parcels(rows, buckets.hashed([position_U.view(np.uint64)]), buckets)
 
 
 def _units_of(pieces: Sequence[pa.RecordBatch]) -> list[tuple[int, Any]]:
@@ -212,8 +212,8 @@ def _units_of(pieces: Sequence[pa.RecordBatch]) -> list[tuple[int, Any]]:
     return distinct_units(units["label"].to_numpy(), units["position"].to_numpy())
 
 
-def sum_up_units(batches: Iterable[pa.RecordBatch], partitions: int) -> Iterator[pa.RecordBatch]:
-    """ASIDES: what travelled aside, and a summary of each bucket's units."""
+def sum_up_units(batches: Iterable[pa.RecordBatch], number: int) -> Iterator[pa.RecordBatch]:
+    """ASIDES: what travelled aside, and a summary of each bucket's units; ``number``: of buckets, in all."""
     schema = pa.schema(
         {"label": pa.int32(), "count": pa.int64(), "step": pa.int64(), "positions": pa.list_(pa.int64())}
     )
@@ -221,7 +221,7 @@ def sum_up_units(batches: Iterable[pa.RecordBatch], partitions: int) -> Iterator
         if bucket == NO_BUCKET:
             yield from pieces
         else:
-            rows = [vars(summary) for summary in summarise(_units_of(pieces), buckets_of(partitions))]
+            rows = [vars(summary) for summary in summarise(_units_of(pieces), number)]
             yield aside(_SUMMARIES, pa.Table.from_pylist(rows, schema))
 
 
@@ -238,7 +238,7 @@ def look_closer(batches: Iterable[pa.RecordBatch], doubts: Sequence[Doubt]) -> I
 
 
 def deal(
-    tasks: Iterable[pa.RecordBatch], source: Source, split: Split, labels: Sequence[str], partitions: int
+    tasks: Iterable[pa.RecordBatch], source: Source, split: Split, labels: Sequence[str], buckets: Buckets
 ) -> Iterator[pa.RecordBatch]:
     """Second pass: PARCELS of the rows of ``labels``; how often each value was seen in training; and some sets.
 
@@ -249,7 +249,7 @@ def deal(
     columns = [*columns_read(source.settings.protocol), *CAPTURE_IDENTITY, "last_seen"]
     columns += source.sequence_columns
     for number in numbers(tasks):
-        gathered = _Gathered(source.settings, partitions)
+        gathered = _Gathered(source.settings, buckets)
         together = _Together(source, source.files[number].site)
         for read, read_N, device_N, unlisted in source.read(number, columns, Counter()):
             kept_N = label_of[read_N] >= 0
@@ -268,9 +268,9 @@ def deal(
 class _Gathered:
     """Rows that a task has gathered and not yet sent."""
 
-    def __init__(self, settings: config.Dataset, partitions: int) -> None:
+    def __init__(self, settings: config.Dataset, buckets: Buckets) -> None:
         self._settings = settings
-        self._partitions = partitions
+        self._buckets = buckets
         self._rows: list[pa.Table] = []
         self._seen: dict[str, Counter[int]] = {name: Counter() for name in settings.characteristics}
 
@@ -295,10 +295,10 @@ class _Gathered:
         self._rows = []
         for batch in rows.to_batches():
             self._see(batch.filter(pc.equal(batch["part"], PARTS.index("train"))))
-            hash_N = hash_rows([batch["sequences"], batch["label"]])
+            hash_N = hash_for_buckets([batch["sequences"], batch["label"]], self._buckets)
             columns = {**{name: batch[name] for name in batch.schema.names}, "hash": pa.array(hash_N)}
             dealt = pa.RecordBatch.from_arrays([columns[name] for name in _ROW.names], schema=_ROW)
-            yield parcels(dealt, hash_N, self._partitions)
+            yield parcels(dealt, hash_N, self._buckets)
 
     def _see(self, rows: pa.RecordBatch) -> None:
         flows_N = rows[WEIGHT].to_numpy()

@@ -23,7 +23,7 @@ from iotid.dataset.store import ENCODING, describe_part, group_rows, write_sets
 from iotid.errors import AccountingError, InputError, LabelError, SchemaError, SettingError, shown
 from iotid.flows import later_flows, night_files, read_flows
 from iotid.remote import in_worker
-from iotid.shuffle import ASIDES, NO_BUCKET, PARCELS, numbered, partitions_of, spark_schema, spread
+from iotid.shuffle import ASIDES, NO_BUCKET, PARCELS, Buckets, numbered, spark_schema, spread
 from iotid.storage import remove_attempts
 
 if TYPE_CHECKING:
@@ -133,12 +133,12 @@ class _Flows:
     """The first pass: what became of every flow, and the units of which parts are made."""
 
     def __init__(self, spark: SparkSession, source: work.Source, stack: ExitStack) -> None:
-        partitions = partitions_of(spark)
-        look = partial(work.look, source=source, partitions=partitions)
+        buckets = Buckets.of(spark)
+        look = partial(work.look, source=source, buckets=buckets)
         sent = numbered(spark, range(len(source.files))).mapInArrow(in_worker(look), spark_schema(PARCELS))
         self._source = source
-        self._units = _keep(stack, spread(sent, partitions))
-        sum_up = partial(work.sum_up_units, partitions=partitions)
+        self._units = _keep(stack, spread(sent, buckets.partitions))
+        sum_up = partial(work.sum_up_units, number=buckets.number)
         self.told = work.Told.of(self._units.mapInArrow(in_worker(sum_up), spark_schema(ASIDES)).toArrow())
 
     def split(self, accounts: Accounts) -> Split:
@@ -165,15 +165,17 @@ class _Rows:
         self, spark: SparkSession, source: work.Source, split: Split, labels: Sequence[str], stack: ExitStack
     ) -> None:
         self._source = source
-        partitions = partitions_of(spark)
-        deal = partial(work.deal, source=source, split=split, labels=labels, partitions=partitions)
+        buckets = Buckets.of(spark)
+        deal = partial(work.deal, source=source, split=split, labels=labels, buckets=buckets)
         gather = partial(work.gather, unique=source.settings.unique)
         sent = numbered(spark, range(len(source.files))).mapInArrow(in_worker(deal), spark_schema(PARCELS))
-        self._gathered = _keep(stack, spread(sent, partitions).mapInArrow(in_worker(gather), spark_schema(PARCELS)))
+        self._gathered = _keep(
+            stack, spread(sent, buckets.partitions).mapInArrow(in_worker(gather), spark_schema(PARCELS))
+        )
         self.told = work.Told.of(self._gathered.where(f"bucket = {NO_BUCKET}").select(ASIDES.names).toArrow())
         self._labels: dict[str, dict[str, dict[str, int]]] = {label: {} for label in labels}
         self._parts = {part: {"rows": 0, "flows": 0} for part in PARTS}
-        self._of_partitions: list[Counter[str]] = [Counter() for _ in range(partitions)]
+        self._of_partitions: list[Counter[str]] = [Counter() for _ in range(buckets.partitions)]
         for row in self.told.rows:
             part, of_label = PARTS[row["part"]], self._labels[labels[row["label"]]]
             for total in (self._parts[part], of_label.setdefault(part, {"rows": 0, "flows": 0})):

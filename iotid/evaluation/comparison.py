@@ -46,7 +46,7 @@ def made_by(settings: config.Settings, nights: Sequence[Partition], devices: Dev
     """Names all that a comparison depends on, but for the protocols asked for."""
     made_of: dict[str, Any] = {"devices": devices.hash}
     made_of["nights"] = [[night.keys, night.metadata] for night in nights]
-    made_of["census"] = settings.census.model_dump(include={"min_flows", "min_confidence"})
+    made_of["census"] = settings.census.model_dump(include={"min_flows", "min_evidence", "min_confidence"})
     sections = (settings.model, settings.training, settings.dataset, settings.evaluation, settings.flow)
     return config.settings_hash(*sections, extra=made_of)
 

@@ -84,7 +84,8 @@ def device_model(training: Training) -> Method:
 
     def predict(addresses: Addresses, behind: str) -> Predictions:
         answer = model.answer(addresses.observed.sequences, addresses.distinct, addresses.at_once)
-        share = share_of_households(answer.log_odds, behind)
+        counted_B = answer.evidence.max(axis=1, initial=0) >= training.census.min_evidence
+        share = share_of_households(answer.log_odds[counted_B], behind)
         flows_B = np.asarray(addresses.flows.sum(axis=1)).ravel().astype(np.int64)
         decision = decide(answer, share, flows_B, training.census)
         is_unknown = np.isin(decision.status, [UNKNOWN, WITH_UNKNOWN])

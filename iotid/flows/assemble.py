@@ -30,7 +30,7 @@ from iotid.flows.partial import Partials, rule_of
 from iotid.flows.work import OPEN_FOLDER, Sums, Told
 from iotid.metadata import remedy
 from iotid.remote import in_worker
-from iotid.shuffle import ASIDES, PARCELS, numbered, partitions_of, spark_schema, spread, to_stream
+from iotid.shuffle import ASIDES, PARCELS, Buckets, numbered, spark_schema, spread, to_stream
 from iotid.storage import read_table, reading, remove_attempts, rows_promised
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def write_flows(
     """Assemble the splits of a night and write the partition of table `flows`, its counters inside it.
 
     With an idle time-out, flows that the night before left open go on, and those that this night leaves open stand in
-    the partition for the next one. The same rows come in the same files for the same number of shuffle partitions.
+    the partition for the next one. The rows are the same each time; which file and place each is in is not.
 
     Raises:
         PartitionError: the night's splits are absent.
@@ -114,7 +114,7 @@ class _Night:
         ordered = splits.sort_by([("file_index", "ascending"), ("split", "ascending")])
         self._tasks = pc.unique(ordered["task"]).to_pylist()
         self._splits = spark.sparkContext.broadcast(to_stream(ordered))
-        self._partitions = partitions_of(spark)
+        self._buckets = Buckets.of(spark)
         self._open: DataFrame | None = None
         self._open_paths: list[str] = []
         if before is not None and before.metadata["open_flows"]:
@@ -141,24 +141,33 @@ class _Night:
     def _first_pass(self) -> DataFrame:
         """PARCELS of all partial flows, where they are to be merged."""
         read = partial(
-            work.read_tasks, splits=self._splits, capture=self._capture, flow=self._flow, partitions=self._partitions
+            work.read_tasks, splits=self._splits, capture=self._capture, flow=self._flow, buckets=self._buckets
         )
         sent = numbered(self._spark, self._tasks).mapInArrow(in_worker(read), spark_schema(PARCELS))
         if self._open is not None:
-            take = partial(work.take_up_open, paths=self._open_paths, flow=self._flow, partitions=self._partitions)
+            take = partial(work.take_up_open, paths=self._open_paths, flow=self._flow, buckets=self._buckets)
             sent = sent.unionByName(self._open.mapInArrow(in_worker(take), spark_schema(PARCELS)))
-        return spread(sent, self._partitions)
+        return spread(sent, self._buckets.partitions)
 
     def _second_pass(self, stretches: Partials) -> DataFrame:
         """The packets of stretches and what was open of them, sorted for the merger."""
         told = self._spark.sparkContext.broadcast(to_stream(stretches.to_arrow()))
-        read = partial(work.read_again, splits=self._splits, stretches=told, capture=self._capture, flow=self._flow)
+        read = partial(
+            work.read_again,
+            splits=self._splits,
+            stretches=told,
+            capture=self._capture,
+            flow=self._flow,
+            buckets=self._buckets,
+        )
         tasks = np.unique(stretches.task[stretches.task != CARRIED]).tolist()
         packets = numbered(self._spark, tasks).mapInArrow(in_worker(read), spark_schema(work.PACKETS_ALONE))
         if self._open is not None:
-            take = partial(work.take_up_again, paths=self._open_paths, flow=self._flow, stretches=told)
+            take = partial(
+                work.take_up_again, paths=self._open_paths, flow=self._flow, stretches=told, buckets=self._buckets
+            )
             packets = packets.unionByName(self._open.mapInArrow(in_worker(take), spark_schema(work.PACKETS_ALONE)))
-        by_key = packets.repartition(self._partitions, "key")
+        by_key = packets.repartitionById(self._buckets.partitions, "partition")
         return by_key.sortWithinPartitions("key", "first_us", "first_position")
 
 

@@ -26,7 +26,7 @@ from iotid.flows.open import CARRIED, OpenFlows, carries, is_carried, take_up
 from iotid.flows.partial import NO_PARTIALS, Partials, head_width
 from iotid.flows.read import TaskSplits, read_partials, read_stretches
 from iotid.flows.table import Piece, table_in_time_order
-from iotid.shuffle import NO_BUCKET, aside, beside, contents, from_stream, mix, numbers, parcels, receive
+from iotid.shuffle import NO_BUCKET, Buckets, aside, beside, contents, from_stream, numbers, parcels, receive
 from iotid.storage import PartFile
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 OPEN_FOLDER = "_open"  # the underscore hides it from readers of the flows
 
 _COUNTERS, _QUARANTINE, _STRETCHES, _SUMS = "counters", "quarantine", "stretches", "sums"
-PACKETS_ALONE = schemas.PARTIAL_FLOWS.arrow_schema()  # of one packet each
+# of one packet each, and the partition of its key
+PACKETS_ALONE = pa.schema([pa.field("partition", pa.int32()), *schemas.PARTIAL_FLOWS.arrow_schema()])
 _BATCH_ROWS = 8192
 _GROUP_ROWS = 1 << 16  # of a file's row groups: what a reader holds at once
 
@@ -86,24 +87,24 @@ def read_tasks(
     splits: Broadcast[bytes],
     capture: config.Capture,
     flow: config.Flow,
-    partitions: int,
+    buckets: Buckets,
 ) -> Iterator[pa.RecordBatch]:
     """PARCELS of the partial flows of numbered tasks, and their counters."""
     for task in numbers(tasks):
         counters = Counters()
         for partials in read_partials(_splits_of(splits, task, capture, flow), task, capture, flow, counters):
-            yield _parcels(partials, partitions)
+            yield _parcels(partials, buckets)
         yield beside(aside(_COUNTERS, counters.table()))
         if counters.unreadable:
             yield beside(aside(_QUARANTINE, quarantine_table(counters.unreadable)))
 
 
 def take_up_open(
-    batches: Iterable[pa.RecordBatch], paths: list[str], flow: config.Flow, partitions: int
+    batches: Iterable[pa.RecordBatch], paths: list[str], flow: config.Flow, buckets: Buckets
 ) -> Iterator[pa.RecordBatch]:
     """PARCELS of what the night before left open."""
     for batch in batches:
-        yield _parcels(take_up(batch, paths, flow), partitions)
+        yield _parcels(take_up(batch, paths, flow), buckets)
 
 
 def read_again(
@@ -112,24 +113,29 @@ def read_again(
     stretches: Broadcast[bytes],
     capture: config.Capture,
     flow: config.Flow,
+    buckets: Buckets,
 ) -> Iterator[pa.RecordBatch]:
     """PACKETS_ALONE of unresolved stretches."""
     told = from_stream(stretches.value)
     for task in numbers(tasks):
         own = _partials_of(told.filter(pc.equal(told["task"], task)))
         for packets in read_stretches(_splits_of(splits, task, capture, flow), own, capture, flow, Counters()):
-            yield from _rows(packets)
+            yield from _rows(packets, buckets)
 
 
 def take_up_again(
-    batches: Iterable[pa.RecordBatch], paths: list[str], flow: config.Flow, stretches: Broadcast[bytes]
+    batches: Iterable[pa.RecordBatch],
+    paths: list[str],
+    flow: config.Flow,
+    stretches: Broadcast[bytes],
+    buckets: Buckets,
 ) -> Iterator[pa.RecordBatch]:
     """What the night before left open of unresolved stretches, as one row each."""
     told = from_stream(stretches.value)
     # a key has one open flow at most, and a stretch names this task only if that flow is in it
     wanted = told.filter(pc.equal(told["task"], CARRIED))["key"]
     for batch in batches:
-        yield from _rows(take_up(batch.filter(pc.is_in(batch["key"], value_set=wanted)), paths, flow))
+        yield from _rows(take_up(batch.filter(pc.is_in(batch["key"], value_set=wanted)), paths, flow), buckets)
 
 
 @dataclass(frozen=True)
@@ -265,12 +271,14 @@ def _partials_of(table: pa.Table, width: int = HEAD_WIDTH) -> Partials:
     return Partials.concat([Partials.from_arrow(batch, width) for batch in table.to_batches()])
 
 
-def _parcels(partials: Partials, partitions: int) -> pa.RecordBatch:
-    return parcels(partials.to_arrow(), mix(partials.keys.T), partitions)
+def _parcels(partials: Partials, buckets: Buckets) -> pa.RecordBatch:
+    return parcels(partials.to_arrow(), buckets.hashed(partials.keys.T), buckets)
 
 
-def _rows(partials: Partials) -> Iterator[pa.RecordBatch]:
-    """The partial flows in pieces of a size that suits the JVM."""
-    batch = partials.to_arrow()
+def _rows(partials: Partials, buckets: Buckets) -> Iterator[pa.RecordBatch]:
+    """PACKETS_ALONE of the partial flows in pieces of a size that suits the JVM."""
+    partition = buckets.of_hash(buckets.hashed(partials.keys.T)) // np.int32(buckets.each)
+    columns = [pa.array(partition, pa.int32()), *partials.to_arrow().columns]
+    batch = pa.RecordBatch.from_arrays(columns, schema=PACKETS_ALONE)
     for start in range(0, batch.num_rows, _BATCH_ROWS):
         yield batch.slice(start, _BATCH_ROWS)

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from iotid.dataset.hashes import mix
 from iotid.model.arrays import Spec
-from iotid.shuffle import mix
 
 if TYPE_CHECKING:
     from iotid.dataset import Rows
@@ -31,7 +31,8 @@ _MOST = 1e6  # flows that the network's answer may weigh
 @dataclass(frozen=True)
 class Memory:
     """``keys`` (D,): sorted hashes of rows of ids; those of row d are ``labels`` and ``flows`` (E,) from ``starts[d]``
-    (D + 1,) on. Rows with one hash would be taken for one: with a billion of them the chance is one in 40."""
+    (D + 1,) on. Rows with one hash would be taken for one: with a billion of them the chance is one in 40. Whoever
+    chooses a row can make it so, and gains what sending the other row itself would."""
 
     keys: NDArray[np.uint64]
     starts: NDArray[np.int64]

@@ -81,6 +81,7 @@ def _rows(
         units=number,
         begins=np.zeros_like(number),
         ends=np.zeros_like(number) if together else np.zeros_like(number) - 1,
+        evidence=np.full((N, K), 2),
     )
     return answers_to_arrow(pa.array([f"device {n}" for n in range(N)]), np.full(N, num_flows), answer)
 
@@ -100,8 +101,9 @@ def test_classes__look_alikes_are_one_kind_and_unlisted_devices_none() -> None:
 
 def test_answers__come_back_from_arrow_as_they_were() -> None:
     random = np.random.default_rng(1)
-    lists = {"host": K, "household": K, "class_share": 5, "flows": K + 1, "units": K, "begins": K, "ends": K}
-    counts = ("flows", "distinct", "units", "begins", "ends")
+    per_kind = dict.fromkeys(("host", "household", "units", "begins", "ends", "evidence"), K)
+    lists = per_kind | {"class_share": 5, "flows": K + 1}
+    counts = ("flows", "distinct", "units", "begins", "ends", "evidence")
     values = {
         field.name: random.integers(0, 9, (4, lists[field.name]) if field.name in lists else 4)
         if field.name in counts
@@ -200,7 +202,7 @@ def test_identify__runners_up_are_the_likeliest_kinds_not_found(settings: Census
     rows = answers_to_arrow(
         pa.array(["a"]), np.array([20]),
         Answer(*[np.arange(9.0)[np.newaxis] / 20] * 2, np.zeros(1), np.ones((1, 9)), np.zeros(1), np.zeros(1),
-               np.zeros((1, 10), np.int64), np.ones(1, np.int64), *[np.ones((1, 9), np.int64)] * 3),
+               np.zeros((1, 10), np.int64), np.ones(1, np.int64), *[np.ones((1, 9), np.int64)] * 3, np.full((1, 9), 2)),
     )  # fmt: skip
     (row,) = identify(rows, 1.0, many, settings).to_pylist()
     assert [one["label"] for one in row["runners_up"]] == ["c8", "c7", "c6"]

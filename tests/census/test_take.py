@@ -233,11 +233,25 @@ def test_take_census__asks_the_device_model_of_each_devices_whole_set(site: Site
     assert predictor.learned.devices is not None
     answer = predictor.learned.devices.answer(predictor.encoding.encode(looks), counts)
     settings = site.settings.census
-    share = share_of_households(answer.log_odds, settings.behind)
+    counted = answer.evidence.max(axis=1) >= settings.min_evidence
+    share = share_of_households(answer.log_odds[counted], settings.behind)
     expected = decide(answer, share, np.asarray(counts.sum(axis=1)).ravel(), settings)
     for device, probability, unexplained in zip(sets, expected.probability, answer.unexplained, strict=True):
         assert rows[device]["confidence"] == pytest.approx(probability.max(), abs=1e-5)
         assert rows[device]["unexplained"] == pytest.approx(unexplained, abs=1e-5)
+
+
+def test_take_census__invented_macs_with_one_known_packet_each_get_no_name(site: Site) -> None:
+    invented = [f"02:00:00:00:01:{number:02x}" for number in range(40)]
+    flows = [site.make("camera", f"10.0.0.{n}", mac, 2) for n, mac in enumerate(invented) for _ in "123"]
+    flows += [site.make("camera", IPS[A], A, variant) for variant in range(4)]
+    flows += [site.make("plug", IPS[B], B, variant) for variant in range(4)]
+    site.night(1, *flows)
+    rows = site.rows(1, behind="hosts")
+    assert {device: rows[device]["label"] for device in (A, B)} == {A: "camera", B: "plug"}
+    assert all((rows[mac]["label"], rows[mac]["kinds"]) == (None, []) for mac in invented)
+    believed = site.rows(1, behind="hosts", min_evidence=1)
+    assert {believed[mac]["label"] for mac in invented} == {"camera"}
 
 
 def test_take_census__a_model_that_learned_no_sets_is_refused(site: Site, model_folder: Callable[..., Path]) -> None:

@@ -17,6 +17,7 @@ _MACS = {"cam": "02:00:00:00:00:01", "plug": "02:00:00:00:00:02", "hub": "02:00:
 
 class _File(NamedTuple):
     flows: pa.Table
+    site: str = "home"
 
     def read(self, columns: Iterable[str]) -> Iterator[pa.RecordBatch]:
         yield from self.flows.select(list(columns)).to_batches(max_chunksize=7)

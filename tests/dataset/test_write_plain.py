@@ -81,6 +81,14 @@ def _content(dataset: Partition) -> dict[str, Counter[tuple[Any, ...]]]:
     return content
 
 
+def _in_order(dataset: Partition) -> list[Any]:
+    """All parts as they are read, row after row."""
+    parts = [read_part(dataset.uri, part) for part in PARTS]
+    return [
+        [each.tolist() for each in (*rows.sequences.values(), rows.label, rows.num_flows)] for rows in parts
+    ]  # fmt: skip
+
+
 def _expected(rows: Sequence[dict[str, Any]], label_of: Callable[[dict[str, Any]], str | None]) -> Counter[Any]:
     """Flows of each (label, lengths, windows), one row at a time; windows are made of lengths (`conftest`)."""
     found: Counter[Any] = Counter()
@@ -169,7 +177,8 @@ def test_write_plain__partitions_files_and_order_change_nothing(
         spark = plain_spark(partitions=partitions, batch_rows=batch_rows)
         dataset = _write(spark, store, [night], f"dataset.protocol={protocol}", f"dataset.unique={unique}")
         sets = read_sets(dataset.uri).to_arrow()
-        written.append((_content(dataset), dataset.metadata["coverage"], sets, read_encoding(dataset.uri)))
+        told = [_content(dataset), dataset.metadata["coverage"], dataset.metadata["hash"], sets]
+        written.append([*told, read_encoding(dataset.uri), _in_order(dataset)])
     assert written[0] == written[1] == written[2]
 
 

@@ -79,10 +79,8 @@ def ingest_with_a_death(root: Path, demo: Path, cluster: Cluster) -> float:
 
 def files_that_differ(one: Path, other: Path) -> list[str]:
     """Files of splits, flows and dataset that only one of two stores has, or that hold other rows there."""
-    here, there = (
-        {(place, *row.split()) for place, rows in content(root).items() for row in rows} for root in (one, other)
-    )
-    return sorted({f"{place}/{file}" for place, file, _ in here ^ there})
+    here, there = ({(place, row) for place, rows in content(root).items() for row in rows} for root in (one, other))
+    return sorted({f"{place}/{row.split()[0]}" for place, row in here ^ there})
 
 
 def census_differs(one: Path, other: Path) -> list[str]:

@@ -23,6 +23,7 @@ def _answer(host: list[list[float]], class_share: list[list[float]]) -> Answer:
         units=number_BK,
         begins=number_BK,
         ends=number_BK,
+        evidence=number_BK,
     )
 
 

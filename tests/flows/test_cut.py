@@ -28,7 +28,7 @@ from iotid.flows.merge import Merger, merge
 from iotid.flows.open import OpenFlows
 from iotid.flows.partial import FlowTable, Partials, head_width, packets_alone, packets_of_stretches
 from iotid.flows.work import _parcels
-from iotid.shuffle import contents, receive
+from iotid.shuffle import Buckets, contents, receive
 
 PATHS = ["a.pcap", "b.pcap", "c.pcap"]
 EPOCH = datetime(2024, 2, 29, 23, 59, 50, tzinfo=UTC)
@@ -591,7 +591,7 @@ def test_table__tells_the_bytes_of_what_it_holds(packets_of: Build) -> None:
 def test_parcels__of_a_subscriber_with_nearly_all_flows_are_spread_evenly_and_an_elephant_is_a_row_a_task(
     packets_of: Build,
 ) -> None:
-    partitions, runs, flows, elephant = 8, 3, 4000, 6000
+    buckets, runs, flows, elephant = Buckets(8, b"of this test"), 3, 4000, 6000
     sent = []
     for run in range(runs):
         table = FlowTable(rule(), run)
@@ -602,8 +602,8 @@ def test_parcels__of_a_subscriber_with_nearly_all_flows_are_spread_evenly_and_an
         table.add(packets_of(rows, PATHS))
         partials = table.flush()
         assert len(partials) == flows + 1
-        sent.append(_parcels(partials, partitions))
-    of_partition = np.zeros(partitions, int)
+        sent.append(_parcels(partials, buckets))
+    of_partition = np.zeros(buckets.partitions, int)
     for bucket, pieces in receive(pa.Table.from_batches(sent).sort_by("bucket").to_batches()):
         of_partition[bucket // 16] += sum(len(rows) for _, rows in contents(pieces))
     assert of_partition.sum() == runs * (flows + 1)

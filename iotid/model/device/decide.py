@@ -21,6 +21,7 @@ KNOWN, SEVERAL, WITH_UNKNOWN, UNDECIDED, UNKNOWN = STATUSES = (
 # Probabilities differ in their last bits with what else was computed beside them; no decision may hang on those.
 DECIMALS = 6
 _LIKELY = 0.3  # without a kind that is sure enough, one of this probability leaves the address undecided
+_MOST_UNEXPLAINED = 0.5  # share of the distinct flows of a host of a kind that was found
 _PRIOR = 1.0  # made-up addresses of either sort, with which the night's share of households is counted
 _ROUNDS = 100
 
@@ -38,18 +39,28 @@ class Decision:
 def decide(answer: Answer, share: float, flows_B: NDArray[np.int64], settings: config.Census) -> Decision:
     """``share`` of households among the addresses, of `share_of_households`; ``flows_B``: flows of each address.
 
-    A kind is found from ``min_confidence`` on. An address with fewer flows than ``min_flows`` is undecided, and so is
-    one where none is found but one is not unlikely; with none at all it is unknown. Something unknown is said to be
-    beside what is found only of an address that is more likely a household than not.
+    A kind is found from ``min_confidence`` on, if the flows that are like its own hold ``min_evidence`` distinct
+    packets or more: one known packet is met by chance. A kind that no flow is like has no probability, whatever the
+    model says: it learned from whole recordings, and its answer on an address with hardly a flow, or none that it
+    knows, is an extrapolation. An address with fewer flows than ``min_flows`` is undecided, and so is one where none is
+    found but one is not unlikely; with none at all it is unknown. Something unknown is said to be beside what is found
+    only of an address that is more likely a household than not. A host most of whose distinct flows are like those of
+    no kind found is another device, which shows a little of a kind beside much of its own: no kind of it is likelier
+    than the share that is explained.
     """
     from scipy.special import expit
 
     with np.errstate(divide="ignore"):
         household_B = np.round(expit(answer.log_odds + np.log(share) - np.log1p(-share)), DECIMALS)
     mixed_BK = household_B[:, np.newaxis] * answer.household + (1 - household_B)[:, np.newaxis] * answer.host
-    probability_BK = np.round(mixed_BK, DECIMALS)
+    probability_BK = np.round(np.where(answer.evidence > 0, mixed_BK, 0), DECIMALS)
     enough_B = flows_B >= settings.min_flows
-    found_BK = (probability_BK >= settings.min_confidence) & enough_B[:, np.newaxis]
+    enough_BK = (answer.evidence >= settings.min_evidence) & enough_B[:, np.newaxis]
+    found_BK = (probability_BK >= settings.min_confidence) & enough_BK
+    is_other_B = found_BK.any(axis=1) & (household_B < 0.5) & (answer.unexplained > _MOST_UNEXPLAINED)
+    explained_B = np.round(1 - answer.unexplained, DECIMALS)
+    probability_BK[is_other_B] = np.minimum(probability_BK, explained_B[:, np.newaxis])[is_other_B]
+    found_BK[is_other_B] = False
     number_B, best_B = found_BK.sum(axis=1), probability_BK.max(axis=1, initial=0)
     is_beside_B = (number_B > 0) & (household_B >= 0.5) & (np.round(answer.unknown, DECIMALS) > 0.5)
     status_B = np.select(
@@ -64,7 +75,8 @@ def share_of_households(log_odds_B: NDArray[np.float64], behind: str) -> float:
     """The share of addresses behind which there is a household, not one host.
 
     ``behind``: ``hosts`` and ``households`` say it; ``auto`` takes the share at which the evidence of all these
-    addresses is likeliest, found by expectation maximisation (Saerens et al., Neural Computation 2002).
+    addresses is likeliest, found by expectation maximisation (Saerens et al., Neural Computation 2002). Addresses at
+    which nothing can be found are best left out: there may be any number of invented ones.
     """
     from scipy.special import expit
 

@@ -162,16 +162,9 @@ class Evidence:
             out_B4[rows, 2] -= showed_BT[rows] @ by_T
         return out_B4
 
-    def flows_of(self, shown: Shown, explained_DK: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """(B, K + 1) distinct flows of each set that only one kind explains, by kind, and last those that several
-        kinds explain; ``explained_DK``: of ``explained``."""
-        return np.rint(_binary(shown.flows) @ explained_DK.astype(np.float64)).astype(np.int64)
-
-    def explained(self, shown: Shown) -> NDArray[np.bool_]:
-        """(D, K + 1) which kind alone explains each distinct flow by half or more; last, whether several do."""
-        by_DK = self._share_of_flows(shown, self.showed_KT * self._weight_in_flows_T) >= _LITTLE[1]
-        kinds_D = by_DK.sum(axis=1)[:, np.newaxis]
-        return np.hstack([by_DK & (kinds_D == 1), kinds_D > 1])
+    def explained_by(self, shown: Shown) -> NDArray[np.bool_]:
+        """(D, K) which kinds explain each distinct flow by half or more."""
+        return self._share_of_flows(shown, self.showed_KT * self._weight_in_flows_T) >= _LITTLE[1]
 
     def _share_of_flows(
         self, shown: Shown, by_PT: NDArray[np.float64], flows: slice | NDArray[np.integer] = slice(None)
@@ -257,6 +250,17 @@ def _rise(rows_TW: NDArray[np.uint8]) -> bool:
         if not (rows[1:][row, first] > rows[:-1][row, first]).all():
             return False
     return True
+
+
+def only_one(explained_DK: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(D, K + 1) which kind alone explains each flow; last, whether several do."""
+    kinds_D = explained_DK.sum(axis=1)[:, np.newaxis]
+    return np.hstack([explained_DK & (kinds_D == 1), kinds_D > 1])
+
+
+def sums_of_flows(shown: Shown, number_DX: NDArray[np.generic]) -> NDArray[np.int64]:
+    """(B, X) the sums of whole numbers of the distinct flows of each set."""
+    return np.rint(_binary(shown.flows) @ number_DX.astype(np.float64)).astype(np.int64)
 
 
 def _binary(matrix: csr_matrix) -> csr_matrix:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from iotid.model.arrays import Spec
 from iotid.model.calibration import calibration
-from iotid.model.device.evidence import FEATURES, Evidence, Shown, Vocabulary
+from iotid.model.device.evidence import FEATURES, TOKENS, Evidence, Shown, Vocabulary, only_one, sums_of_flows
 from iotid.model.device.households import Household, Pool, unite
 from iotid.model.device.stacking import MetaClassifier, TokenClassifier
 
@@ -51,7 +51,8 @@ class Answer:
     like those of one kind alone, last those that are like several kinds'; ``distinct`` (B,): all; ``units`` (B, K):
     devices of each kind, if any, at least: 2 where more sessions were open at once than one device held in training;
     ``begins`` and ``ends`` (B, K): µs since 1970 of the first and last packet of flows that are like those of the kind
-    alone, 0 and -1 where there are none, or no times were given.
+    alone, 0 and -1 where there are none, or no times were given; ``evidence`` (B, K): distinct packets that training
+    showed, summed over the distinct flows that are like those of each kind, be they like others' too.
     """
 
     host: NDArray[np.float64]
@@ -65,6 +66,7 @@ class Answer:
     units: NDArray[np.int64]
     begins: NDArray[np.int64]
     ends: NDArray[np.int64]
+    evidence: NDArray[np.int64]
 
 
 class Seen(NamedTuple):
@@ -142,8 +144,11 @@ class DeviceModel:
         features = self._evidence.features(shown, logits_BK)
         host_BK, household_BK = self._probabilities(features)
         of_set = self._of_set(shown, self._evidence, features, host_BK, household_BK)
-        explained_DK = self._evidence.explained(shown)
-        begins_BK, ends_BK = (seen or Seen.none()).spans(flows_BD.shape[0], explained_DK[:, :-1])
+        explained_DK = self._evidence.explained_by(shown)
+        alone_DK = only_one(explained_DK)
+        begins_BK, ends_BK = (seen or Seen.none()).spans(flows_BD.shape[0], alone_DK[:, :-1])
+        packets = slice(*self._vocabulary.starts[TOKENS.index("packets") :][:2])
+        packets_D = shown.tokens[:, packets].getnnz(axis=1)
         return Answer(
             host=host_BK,
             household=household_BK,
@@ -151,11 +156,12 @@ class DeviceModel:
             class_share=self._class_share(class_logits_BC * self._class_factor),
             unexplained=self._share_unexplained(shown, host_BK, household_BK, of_set[:, 0]),
             unknown=_sigmoid(self._has_unknown.log_odds(of_set) - self._unknown_limit),
-            flows=self._evidence.flows_of(shown, explained_DK),
+            flows=sums_of_flows(shown, alone_DK),
             distinct=flows_BD.getnnz(axis=1).astype(np.int64),
             units=self._units(sequences, flows_BD.shape[0], at_once_BD),
             begins=begins_BK,
             ends=ends_BK,
+            evidence=sums_of_flows(shown, explained_DK * packets_D[:, np.newaxis]),
         )
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:

@@ -24,6 +24,8 @@ def _answer(
     *,
     log_odds: float = 0.0,
     unknown: float = 0.0,
+    evidence: int = 2,
+    unexplained: float = 0.0,
 ) -> Answer:
     addresses = len(host)
     return Answer(
@@ -31,13 +33,14 @@ def _answer(
         household=np.array(host if household is None else household, np.float64),
         log_odds=np.full(addresses, log_odds),
         class_share=np.ones((addresses, _KINDS)),
-        unexplained=np.zeros(addresses),
+        unexplained=np.full(addresses, unexplained),
         unknown=np.full(addresses, unknown),
         flows=np.zeros((addresses, _KINDS + 1), np.int64),
         distinct=np.full(addresses, 10),
         units=np.ones((addresses, _KINDS), np.int64),
         begins=np.zeros((addresses, _KINDS), np.int64),
         ends=np.zeros((addresses, _KINDS), np.int64),
+        evidence=np.full((addresses, _KINDS), evidence),
     )
 
 
@@ -115,10 +118,49 @@ def test_decide__does_not_hang_on_the_last_bits(census: config.Census) -> None:
         assert moved.household.tolist() == exact.household.tolist()
 
 
+@pytest.mark.parametrize(
+    ("evidence", "status", "probability"),
+    [(0, "unknown", 0.0), (1, "undecided", 0.9), (2, "known", 0.9), (9, "known", 0.9)],
+)
+def test_decide__a_kind_is_found_by_several_packets_of_flows_like_its_own_and_without_any_not_likely(
+    evidence: int, status: str, probability: float, census: config.Census
+) -> None:
+    assert census.min_evidence == 2
+    decision = decide(_answer([[0.9, 0.0, 0.0]], evidence=evidence), 0.5, np.array([100]), census)
+    assert (decision.status.tolist(), decision.probability.max()) == ([status], probability)
+    assert decision.found.tolist() == [[status == "known", False, False]]
+    lenient = census.model_copy(update={"min_evidence": 1})
+    assert decide(_answer([[0.9, 0.0, 0.0]], evidence=1), 0.5, np.array([100]), lenient).found[0, 0]
+
+
+@pytest.mark.parametrize(
+    ("unexplained", "share", "status", "probability"),
+    [
+        (0.5, 0.0, "known", 0.97),
+        (0.51, 0.0, "undecided", 0.49),
+        (0.85, 0.0, "unknown", 0.15),
+        (0.85, 1.0, "known", 0.97),  # the rest may be of others
+    ],
+)
+def test_decide__a_host_of_which_most_is_unexplained_is_another_device(
+    unexplained: float, share: float, status: str, probability: float, census: config.Census
+) -> None:
+    answer = _answer([[0.97, 0.1, 0.0]], unexplained=unexplained)
+    decision = decide(answer, share, _enough(answer), census)
+    assert decision.status.tolist() == [status]
+    assert decision.probability[0].tolist() == [probability, 0.1, 0.0]
+    assert decision.found[0].tolist() == [status == "known", False, False]
+
+
+def test_decide__where_nothing_is_found_what_is_unexplained_has_no_say(census: config.Census) -> None:
+    answer = _answer([[0.4, 0.1, 0.0]], unexplained=1.0)
+    assert decide(answer, 0.0, _enough(answer), census).status.tolist() == ["undecided"]
+
+
 def test_decide__of_no_kinds_and_of_no_addresses(census: config.Census) -> None:
     no_kind, nothing, counts = np.zeros((2, 0)), np.zeros(2), np.zeros((2, 1), np.int64)
     without = Answer(
-        no_kind, no_kind, nothing, no_kind, nothing, nothing, counts, counts[:, 0] + 1, *[no_kind.astype(np.int64)] * 3
+        no_kind, no_kind, nothing, no_kind, nothing, nothing, counts, counts[:, 0] + 1, *[no_kind.astype(np.int64)] * 4
     )
     assert decide(without, 0.5, np.array([5, 1]), census).status.tolist() == ["unknown", "undecided"]
     nobody = _answer([[0.0] * 3])

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, vstack
 
 from iotid.dataset.characteristics import OUT_OF_VOCABULARY
-from iotid.model.device.evidence import FEATURES, TOKENS, Evidence, Vocabulary
+from iotid.model.device.evidence import FEATURES, TOKENS, Evidence, Vocabulary, only_one, sums_of_flows
 
 _KIND_C = np.array([0, 0, 1, 2, 3, -1])  # the last class is of unknown devices
 _CLASS_A = np.array([3, 0, -1, 1, 2, 0, 3, 5, 2, 1])
@@ -210,26 +210,33 @@ def test_unexplained__a_flow_that_every_training_set_showed_is_explained() -> No
     left_B4 = evidence.unexplained(shown, np.array([[True, False], [True, False]]))
     assert left_B4[:, [1, 3]].tolist() == [[0, 1], [1, 2]]
     # both kinds explain the first flow, the second one alone the other
-    assert evidence.flows_of(shown, evidence.explained(shown)).tolist() == [[0, 0, 1], [0, 1, 1]]
+    explained_DK = evidence.explained_by(shown)
+    assert sums_of_flows(shown, only_one(explained_DK)).tolist() == [[0, 0, 1], [0, 1, 1]]
+    assert sums_of_flows(shown, explained_DK).tolist() == [[1, 1], [1, 2]]
+    packets = np.array([[2], [5]])
+    assert sums_of_flows(shown, explained_DK * packets).tolist() == [[2, 2], [2, 7]]
 
 
-def test_flows_of__counts_distinct_flows_of_which_one_kind_alone_explains_half(case: _Case) -> None:
-    expected = np.zeros((7, _KINDS + 1), np.int64)
+def test_sums_of_flows__counts_distinct_flows_of_which_one_kind_alone_explains_half(case: _Case) -> None:
+    expected, expected_like = np.zeros((7, _KINDS + 1), np.int64), np.zeros((7, _KINDS), np.int64)
     for row in range(7):
         for flow in np.flatnonzero(case.asked_BD[row]).tolist():
             shares = [case.share_of_flow(flow, showed) for showed in case.showed]
             assert all(abs(share - 0.5) > 1e-9 for share in shares)
             kinds = [kind for kind, share in enumerate(shares) if share > 0.5]
+            expected_like[row, kinds] += 1
             if kinds:
                 expected[row, kinds[0] if len(kinds) == 1 else _KINDS] += 1
-    found = case.evidence.flows_of(case.shown, case.evidence.explained(case.shown))
+    explained_DK = case.evidence.explained_by(case.shown)
+    assert sums_of_flows(case.shown, explained_DK).tolist() == expected_like.tolist()
+    found = sums_of_flows(case.shown, only_one(explained_DK))
     assert found.tolist() == expected.tolist()
     assert not found[:, _NO_SETS].any()
     assert found[:, _KINDS].any()
     assert (found.sum(axis=1) <= np.count_nonzero(case.asked_BD, axis=1)).all()
 
 
-def test_flows_of__a_flow_that_nobody_showed_is_like_the_kind_that_showed_half_of_it() -> None:
+def test_sums_of_flows__a_flow_that_nobody_showed_is_like_the_kind_that_showed_half_of_it() -> None:
     trained = np.array([range(2, 10), range(12, 20)], np.int32)
     vocabulary = Vocabulary.of({"packet_length": trained})
     shown_AT = vocabulary.read({"packet_length": trained}, csr_matrix(np.eye(2))).counts
@@ -241,7 +248,9 @@ def test_flows_of__a_flow_that_nobody_showed_is_like_the_kind_that_showed_half_o
     shown = vocabulary.read(
         {"packet_length": np.vstack([last, half, both])}, csr_matrix(np.array([[3, 1, 0, 0], [0, 2, 1, 1]]))
     )
-    assert evidence.flows_of(shown, evidence.explained(shown)).tolist() == [[1, 1, 0], [0, 1, 0]]
+    explained_DK = evidence.explained_by(shown)
+    assert sums_of_flows(shown, only_one(explained_DK)).tolist() == [[1, 1, 0], [0, 1, 0]]
+    assert sums_of_flows(shown, explained_DK).tolist() == [[1, 1], [0, 1]]
 
 
 def test_evidence__is_the_same_in_whatever_order_training_sets_come(case: _Case) -> None:
