@@ -159,17 +159,13 @@ class Evidence:
             out_B4[rows, 2] -= showed_BT[rows] @ by_T
         return out_B4
 
-    def flows_of(
-        self, shown: Shown, packets_D: NDArray[np.integer] | None = None
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def flows_of(self, shown: Shown) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(B, K + 1) distinct flows of each set that only one kind explains by half or more, by kind, and last those
-        that several kinds explain; and (B, K) all that each kind explains, be they others' too, each counted as its
-        ``packets_D``, or as one."""
+        that several kinds explain; and (B, K) tokens of training in all that each kind explains, be they others' too,
+        flow by flow."""
         by_DK = self._share_of_flows(shown, self.showed_KT * self._weight_in_flows_T) >= _LITTLE[1]
-        kinds_D = by_DK.sum(axis=1)[:, np.newaxis]
-        columns = np.hstack([by_DK & (kinds_D == 1), kinds_D > 1, by_DK]).astype(np.float64)
-        if packets_D is not None:
-            columns[:, self.kinds + 1 :] *= packets_D[:, np.newaxis]
+        kinds_D, tokens_D = by_DK.sum(axis=1)[:, np.newaxis], np.diff(shown.tokens.indptr)[:, np.newaxis]
+        columns = np.hstack([by_DK & (kinds_D == 1), kinds_D > 1, by_DK * tokens_D]).astype(np.float64)
         counts = np.rint(_binary(shown.flows) @ columns).astype(np.int64)
         return counts[:, : self.kinds + 1], counts[:, self.kinds + 1 :]
 

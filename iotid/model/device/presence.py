@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iotid.model.calibration import calibration
-from iotid.model.device.evidence import FEATURES, TOKENS, Evidence, Shown, Vocabulary
+from iotid.model.device.evidence import FEATURES, Evidence, Shown, Vocabulary
 from iotid.model.device.households import Household, Pool, unite
 from iotid.model.device.stacking import MetaClassifier, TokenClassifier
 
@@ -49,8 +49,8 @@ class Answer:
     explains; ``unknown`` (B,): probability that something else is there; ``flows`` (B, K + 1): distinct flows that are
     like those of one kind alone, last those that are like several kinds'; ``distinct`` (B,): all; ``units`` (B, K):
     devices of each kind, if any, at least: 2 where more sessions were open at once than one device held in training;
-    ``evidence`` (B, K): distinct packets that training showed, summed over the distinct flows that are like those of
-    each kind, be they like others' too.
+    ``evidence`` (B, K): tokens that training showed, summed over the distinct flows that are like those of each kind,
+    be they like others' too.
     """
 
     host: NDArray[np.float64]
@@ -115,8 +115,7 @@ class DeviceModel:
         features = self._evidence.features(shown, logits_BK)
         host_BK, household_BK = (_sigmoid(meta.log_odds(features)) for meta in (self._of_host, self._of_household))
         of_set = self._of_set(shown, self._evidence, features, host_BK, household_BK)
-        packets = slice(*self._vocabulary.starts[TOKENS.index("packets") :][:2])
-        flows, of_kinds = self._evidence.flows_of(shown, shown.tokens[:, packets].getnnz(axis=1))
+        flows, tokens_BK = self._evidence.flows_of(shown)
         return Answer(
             host=host_BK,
             household=household_BK,
@@ -127,7 +126,7 @@ class DeviceModel:
             flows=flows,
             distinct=flows_BD.getnnz(axis=1).astype(np.int64),
             units=self._units(sequences, flows_BD.shape[0], at_once_BD),
-            evidence=of_kinds,
+            evidence=tokens_BK,
         )
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
