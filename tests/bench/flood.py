@@ -1,4 +1,4 @@
-"""flood.py [--flows N] [--macs N] [--model ROOT] [--no-census]: floods of chosen flows and of invented MACs, beside as
+"""flood.py [--flows N] [--macs N] [--model ROOT --labels FILE]: floods of chosen flows and of invented MACs, beside as
 many that nobody chose.
 
 Flows: captures of N UDP flows between IPv6 addresses, one packet each. The addresses are random, or chosen: so that all
@@ -89,6 +89,7 @@ def addresses(kind: str, count: int) -> tuple[Words, Words]:
 
 
 KINDS = ("random", "undone", "guessed", "neighbours", "opposite")
+NIGHTS = ("honest", "noise", "replay", "repeat")
 
 
 def _first_word() -> Words:
@@ -285,7 +286,7 @@ def _noise(flows: pa.Table, random: np.random.Generator) -> pa.Table:
     return pa.table(columns, schema=flows.schema)
 
 
-def measure_census(root: str, labels: str, macs: int, layers: list[str]) -> dict[str, Any]:
+def measure_census(root: str, labels: str, macs: int, nights: list[str], layers: list[str]) -> dict[str, Any]:
     store = Store(root)
     learned = store.open("flows", _LEARNED)
     flows = pq.read_table(learned.uri, schema=FLOWS.arrow_schema(stored=True), partitioning=None)
@@ -295,9 +296,7 @@ def measure_census(root: str, labels: str, macs: int, layers: list[str]) -> dict
     device, address = _devices_of(flows, Networks(config.load_settings().census.inside))
     flows = flows.append_column("device", device).append_column("address", address)
     flows = flows.filter(pc.and_(pc.is_valid(device), pa.array(number_N >= 0))).combine_chunks()
-    return {
-        kind: _census_of(store, learned, kind, flows, macs, layers) for kind in ("honest", "noise", "replay", "repeat")
-    }
+    return {kind: _census_of(store, learned, kind, flows, macs, layers) for kind in nights}
 
 
 def _census_of(
@@ -328,7 +327,9 @@ def main() -> None:
     options.add_argument("--model", metavar="ROOT", help="storage.root with a champion and the flows of site bench")
     options.add_argument("--labels", help="their device list")
     options.add_argument("--no-flows", action="store_true")
-    options.add_argument("--no-census", action="store_true")
+    options.add_argument(
+        "--nights", nargs="*", choices=NIGHTS, default=NIGHTS, help="censuses to take; none: no census"
+    )
     options.add_argument("--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE")
     given = options.parse_args()
     if bool(given.model) != bool(given.labels):
@@ -339,7 +340,7 @@ def main() -> None:
         made = Path(name)
         if not given.no_flows:
             told["flows"] = {"flows": given.flows, **measure_flows(made / "flows", given.flows)}
-        if not given.no_census:
+        if given.nights:
             root, labels = given.model or str(made / "root"), given.labels or str(made / "devices.yaml")
             layers = ["--set", f"storage.root={Path(root).absolute()}", *_SETTINGS, *_TINY]
             layers += [part for text in given.overrides for part in ("--set", text)]
@@ -347,7 +348,7 @@ def main() -> None:
                 write_demo(made)
             if Registry(settings_of(layers).tracking, root).find_version("champion") is None:
                 learn(root, str(made / "captures"), labels, layers)
-            told["census"] = {"macs": given.macs, **measure_census(root, labels, given.macs, layers)}
+            told["census"] = {"macs": given.macs, **measure_census(root, labels, given.macs, given.nights, layers)}
     command.say(json.dumps(told))
 
 

@@ -81,7 +81,7 @@ def _rows(
         units=number,
         begins=np.zeros_like(number),
         ends=np.zeros_like(number) if together else np.zeros_like(number) - 1,
-        evidence=np.full((N, K), 2),
+        evidence=np.full((N, K), 3),
     )
     return answers_to_arrow(pa.array([f"device {n}" for n in range(N)]), np.full(N, num_flows), answer)
 
@@ -202,7 +202,7 @@ def test_identify__runners_up_are_the_likeliest_kinds_not_found(settings: Census
     rows = answers_to_arrow(
         pa.array(["a"]), np.array([20]),
         Answer(*[np.arange(9.0)[np.newaxis] / 20] * 2, np.zeros(1), np.ones((1, 9)), np.zeros(1), np.zeros(1),
-               np.zeros((1, 10), np.int64), np.ones(1, np.int64), *[np.ones((1, 9), np.int64)] * 3, np.full((1, 9), 2)),
+               np.zeros((1, 10), np.int64), np.ones(1, np.int64), *[np.ones((1, 9), np.int64)] * 3, np.full((1, 9), 3)),
     )  # fmt: skip
     (row,) = identify(rows, 1.0, many, settings).to_pylist()
     assert [one["label"] for one in row["runners_up"]] == ["c8", "c7", "c6"]

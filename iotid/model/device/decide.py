@@ -39,14 +39,14 @@ class Decision:
 def decide(answer: Answer, share: float, flows_B: NDArray[np.int64], settings: config.Census) -> Decision:
     """``share`` of households among the addresses, of `share_of_households`; ``flows_B``: flows of each address.
 
-    A kind is found from ``min_confidence`` on, if the flows that are like its own hold ``min_evidence`` distinct
-    packets or more: one known packet is met by chance. A kind that no flow is like has no probability, whatever the
-    model says: it learned from whole recordings, and its answer on an address with hardly a flow, or none that it
-    knows, is an extrapolation. An address with fewer flows than ``min_flows`` is undecided, and so is one where none is
-    found but one is not unlikely; with none at all it is unknown. Something unknown is said to be beside what is found
-    only of an address that is more likely a household than not. A host most of whose distinct flows are like those of
-    no kind found is another device, which shows a little of a kind beside much of its own: no kind of it is likelier
-    than the share that is explained.
+    A kind is found from ``min_confidence`` on, if the flows that are like its own hold ``min_evidence`` tokens or more:
+    a packet that is a flow by itself shows two, and may have a known length by chance. A kind that no flow is like has
+    no probability, whatever the model says: it learned from whole recordings, and its answer on an address with hardly
+    a flow, or none that it knows, is an extrapolation. An address with fewer flows than ``min_flows`` is undecided, and
+    so is one where none is found but one is not unlikely; with none at all it is unknown. Something unknown is said to
+    be beside what is found only of an address that is more likely a household than not. A host most of whose distinct
+    flows are like those of no kind found is another device, which shows a little of a kind beside much of its own: no
+    kind of it is likelier than the share that is explained.
     """
     from scipy.special import expit
 

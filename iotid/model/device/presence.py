@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from iotid.model.arrays import Spec
 from iotid.model.calibration import calibration
-from iotid.model.device.evidence import FEATURES, TOKENS, Evidence, Shown, Vocabulary, only_one, sums_of_flows
+from iotid.model.device.evidence import FEATURES, Evidence, Shown, Vocabulary, only_one, sums_of_flows
 from iotid.model.device.households import Household, Pool, unite
 from iotid.model.device.stacking import MetaClassifier, TokenClassifier
 
@@ -51,8 +51,8 @@ class Answer:
     like those of one kind alone, last those that are like several kinds'; ``distinct`` (B,): all; ``units`` (B, K):
     devices of each kind, if any, at least: 2 where more sessions were open at once than one device held in training;
     ``begins`` and ``ends`` (B, K): µs since 1970 of the first and last packet of flows that are like those of the kind
-    alone, 0 and -1 where there are none, or no times were given; ``evidence`` (B, K): distinct packets that training
-    showed, summed over the distinct flows that are like those of each kind, be they like others' too.
+    alone, 0 and -1 where there are none, or no times were given; ``evidence`` (B, K): tokens that training showed,
+    summed over the distinct flows that are like those of each kind, be they like others' too.
     """
 
     host: NDArray[np.float64]
@@ -145,10 +145,8 @@ class DeviceModel:
         host_BK, household_BK = self._probabilities(features)
         of_set = self._of_set(shown, self._evidence, features, host_BK, household_BK)
         explained_DK = self._evidence.explained_by(shown)
-        alone_DK = only_one(explained_DK)
+        alone_DK, tokens_D = only_one(explained_DK), np.diff(shown.tokens.indptr)
         begins_BK, ends_BK = (seen or Seen.none()).spans(flows_BD.shape[0], alone_DK[:, :-1])
-        packets = slice(*self._vocabulary.starts[TOKENS.index("packets") :][:2])
-        packets_D = shown.tokens[:, packets].getnnz(axis=1)
         return Answer(
             host=host_BK,
             household=household_BK,
@@ -161,7 +159,7 @@ class DeviceModel:
             units=self._units(sequences, flows_BD.shape[0], at_once_BD),
             begins=begins_BK,
             ends=ends_BK,
-            evidence=sums_of_flows(shown, explained_DK * packets_D[:, np.newaxis]),
+            evidence=sums_of_flows(shown, explained_DK * tokens_D[:, np.newaxis]),
         )
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:

@@ -24,7 +24,7 @@ def _answer(
     *,
     log_odds: float = 0.0,
     unknown: float = 0.0,
-    evidence: int = 2,
+    evidence: int = 3,
     unexplained: float = 0.0,
 ) -> Answer:
     addresses = len(host)
@@ -120,12 +120,12 @@ def test_decide__does_not_hang_on_the_last_bits(census: config.Census) -> None:
 
 @pytest.mark.parametrize(
     ("evidence", "status", "probability"),
-    [(0, "unknown", 0.0), (1, "undecided", 0.9), (2, "known", 0.9), (9, "known", 0.9)],
+    [(0, "unknown", 0.0), (2, "undecided", 0.9), (3, "known", 0.9), (9, "known", 0.9)],
 )
-def test_decide__a_kind_is_found_by_several_packets_of_flows_like_its_own_and_without_any_not_likely(
+def test_decide__a_kind_is_found_by_several_tokens_of_flows_like_its_own_and_without_any_not_likely(
     evidence: int, status: str, probability: float, census: config.Census
 ) -> None:
-    assert census.min_evidence == 2
+    assert census.min_evidence == 3
     decision = decide(_answer([[0.9, 0.0, 0.0]], evidence=evidence), 0.5, np.array([100]), census)
     assert (decision.status.tolist(), decision.probability.max()) == ([status], probability)
     assert decision.found.tolist() == [[status == "known", False, False]]

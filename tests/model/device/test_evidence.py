@@ -210,11 +210,11 @@ def test_unexplained__a_flow_that_every_training_set_showed_is_explained() -> No
     left_B4 = evidence.unexplained(shown, np.array([[True, False], [True, False]]))
     assert left_B4[:, [1, 3]].tolist() == [[0, 1], [1, 2]]
     # both kinds explain the first flow, the second one alone the other
-    explained_DK = evidence.explained_by(shown)
+    explained_DK, tokens_D = evidence.explained_by(shown), np.diff(shown.tokens.indptr)
     assert sums_of_flows(shown, only_one(explained_DK)).tolist() == [[0, 0, 1], [0, 1, 1]]
     assert sums_of_flows(shown, explained_DK).tolist() == [[1, 1], [1, 2]]
-    packets = np.array([[2], [5]])
-    assert sums_of_flows(shown, explained_DK * packets).tolist() == [[2, 2], [2, 7]]
+    # of the first flow a sequence, two packets and a pair; a packet that is a flow by itself shows two
+    assert sums_of_flows(shown, explained_DK * tokens_D[:, np.newaxis]).tolist() == [[4, 4], [4, 6]]
 
 
 def test_sums_of_flows__counts_distinct_flows_of_which_one_kind_alone_explains_half(case: _Case) -> None:
