@@ -166,12 +166,6 @@ class Frame:
     def unionAll(self, other: Frame) -> Frame:
         return self.unionByName(other)
 
-    def agg(self, how: dict[str, str]) -> SimpleNamespace:
-        """``first()`` of it: the one row."""
-        rows = self.toArrow()
-        row = {f"{name}({column})": getattr(pc, name)(rows[column]).as_py() for column, name in how.items()}
-        return SimpleNamespace(first=lambda: row)
-
     def persist(self, level: object) -> Frame:
         self._keeps = True
         return self

@@ -223,7 +223,8 @@ def _in_order(tables: list[pa.Table]) -> pa.Table:
     whole = pa.concat_tables(tables)
     exact = whole.select([field.name for field in whole.schema if not pa.types.is_floating(field.type)])
     keys = list(map(str, exact.to_pylist()))
-    return whole.take(sorted(range(len(keys)), key=keys.__getitem__)).combine_chunks()
+    order = pa.array(sorted(range(len(keys)), key=keys.__getitem__), pa.int64())
+    return whole.take(order).combine_chunks()
 
 
 def _tables(folder: str) -> dict[str, list[pa.Table]]:

@@ -22,16 +22,15 @@ from iotid import config, schemas
 from iotid.capture.stored import check_splits
 from iotid.errors import AccountingError, SchemaError
 from iotid.flows import work
-from iotid.flows.kernels import BEFORE_ALL
 from iotid.flows.local import check_accounting
 from iotid.flows.nights import COUNTERS_FILE, QUARANTINE_FILE, read_stored
 from iotid.flows.open import CARRIED, carries
 from iotid.flows.partial import Partials, rule_of
-from iotid.flows.work import OPEN_FOLDER, Sums, Told
+from iotid.flows.work import OPEN_FOLDER, Told
 from iotid.metadata import remedy
 from iotid.remote import in_worker
 from iotid.shuffle import ASIDES, PARCELS, Buckets, numbered, spark_schema, spread, to_stream
-from iotid.storage import read_table, reading, remove_attempts, rows_promised
+from iotid.storage import read_table, reading, remove_attempts, rows_promised, shown_files
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -71,6 +70,7 @@ def write_flows(
         packets = _packets_by_reason(told.counters.table())
         carried = before.metadata["open_packets"] - told.sums.idle_packets if before is not None else 0
         check_accounting(told.sums.packets, packets.get("flow", 0) + carried)
+        of_open = _trim_open(spark, staged, told.sums.last_us, flow) if carries(flow) else {}
         _check_files(staged, told.sums.rows)
         unreadable = splits.metadata.get("unreadable", {}) | told.counters.unreadable
         for name, table in (
@@ -88,7 +88,7 @@ def write_flows(
             "inputs": {"splits": splits.metadata},
         }
         if carries(flow):
-            staged.metadata |= {"last_us": told.sums.last_us, **_open_totals(spark, staged, told.sums, flow)}
+            staged.metadata |= {"last_us": told.sums.last_us, **of_open}
         if before is not None:
             staged.metadata["carried_packets"] = carried
             staged.metadata["inputs"]["night_before"] = {**before.keys, "last_us": before.metadata["last_us"]}
@@ -189,19 +189,24 @@ def _night_before(store: Store, keys: Mapping[str, str], flow: config.Flow) -> P
 
 
 def _read_open(spark: SparkSession, uri: str, last_us: int, flow: config.Flow) -> DataFrame:
-    """schemas.OPEN_FLOWS of a night that ended at ``last_us``. Its workers knew their own part's end only."""
+    """schemas.OPEN_FLOWS of a night that ended at ``last_us``."""
     stored = read_stored(spark, f"{uri}/{OPEN_FOLDER}", schemas.OPEN_FLOWS.arrow_schema())
     return stored.where(f"last_us >= {last_us - rule_of(flow).idle_us}")
 
 
-def _open_totals(spark: SparkSession, staged: Staged, sums: Sums, flow: config.Flow) -> dict[str, int]:
-    """What the metadata says of a night's open flows."""
-    if sums.last_us == BEFORE_ALL:  # no packet at all
-        return {"open_flows": 0, "open_packets": 0}
-    stored = _read_open(spark, staged.uri, sums.last_us, flow)
-    row = stored.agg({"last_us": "count", "packets_seen": "sum"}).first()
-    assert row is not None
-    return {"open_flows": row["count(last_us)"], "open_packets": row["sum(packets_seen)"] or 0}
+def _trim_open(spark: SparkSession, staged: Staged, last_us: int, flow: config.Flow) -> dict[str, int]:
+    """Take out of a night's open flows those that its end has closed; what the metadata says of the others.
+
+    Each worker knew the end of its own part alone, and which flows are in it is drawn anew by each run.
+    """
+    files = shown_files(staged.filesystem, f"{staged.path}/{OPEN_FOLDER}")
+    trim = partial(
+        work.trim_open, folder=f"{staged.uri}/{OPEN_FOLDER}", files=files, since_us=last_us - rule_of(flow).idle_us
+    )
+    told = numbered(spark, range(len(files))).mapInArrow(in_worker(trim), spark_schema(work.OPEN_TOTALS)).toArrow()
+    for number in told.filter(pc.equal(told["open_flows"], 0))["file"].to_pylist():
+        staged.filesystem.delete_file(f"{staged.path}/{OPEN_FOLDER}/{files[number]}")
+    return {name: pc.sum(told[name]).as_py() or 0 for name in ("open_flows", "open_packets")}
 
 
 def _check_files(staged: Staged, rows: int) -> None:

@@ -7,13 +7,14 @@ key than a worker can hold.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from iotid import config, schemas
 from iotid.capture.counters import Counters
@@ -27,7 +28,7 @@ from iotid.flows.partial import NO_PARTIALS, Partials, head_width
 from iotid.flows.read import TaskSplits, read_partials, read_stretches
 from iotid.flows.table import Piece, table_in_time_order
 from iotid.shuffle import NO_BUCKET, Buckets, aside, beside, contents, from_stream, numbers, parcels, receive
-from iotid.storage import PartFile
+from iotid.storage import PartFile, open_filesystem
 
 if TYPE_CHECKING:
     from pyspark import Broadcast
@@ -37,6 +38,7 @@ OPEN_FOLDER = "_open"  # the underscore hides it from readers of the flows
 _COUNTERS, _QUARANTINE, _STRETCHES, _SUMS = "counters", "quarantine", "stretches", "sums"
 # of one packet each, and the partition of its key
 PACKETS_ALONE = pa.schema([pa.field("partition", pa.int32()), *schemas.PARTIAL_FLOWS.arrow_schema()])
+OPEN_TOTALS = pa.schema([pa.field(name, pa.int64()) for name in ("file", "open_flows", "open_packets")])
 _BATCH_ROWS = 8192
 _GROUP_ROWS = 1 << 16  # of a file's row groups: what a reader holds at once
 
@@ -178,6 +180,31 @@ def merge_again(batches: Iterable[pa.RecordBatch], target: Target) -> Iterator[p
         merged = merger.finish()
         flows.write([Piece(merged.flows, np.arange(len(merged.flows)))])
     yield from _told(flows.sums, NO_PARTIALS)
+
+
+def trim_open(
+    tasks: Iterable[pa.RecordBatch], folder: str, files: Sequence[str], since_us: int
+) -> Iterator[pa.RecordBatch]:
+    """Leave in files of schemas.OPEN_FLOWS the flows with a packet at ``since_us`` or later; OPEN_TOTALS of each.
+
+    A file of which nothing is left stays as it is.
+    """
+    from pyspark import TaskContext
+
+    context = TaskContext.get()
+    assert context is not None
+    filesystem, path = open_filesystem(folder)
+    schema = schemas.OPEN_FLOWS.arrow_schema()
+    for number in numbers(tasks):
+        name, rows, packets = files[number], 0, 0
+        trimmed = PartFile(folder, name, context.taskAttemptId(), schema, _GROUP_ROWS)
+        with filesystem.open_input_file(f"{path}/{name}") as source:
+            for batch in pq.ParquetFile(source).iter_batches(_BATCH_ROWS, use_threads=False):
+                kept = pa.Table.from_batches([batch.filter(pc.greater_equal(batch["last_us"], since_us))])
+                rows, packets = rows + len(kept), packets + (pc.sum(kept["packets_seen"]).as_py() or 0)
+                trimmed.write(kept.cast(schema))
+        trimmed.close(whole=True)
+        yield pa.RecordBatch.from_arrays([pa.array([each]) for each in (number, rows, packets)], schema=OPEN_TOTALS)
 
 
 def _told(sums: Sums, stretches: Partials) -> Iterator[pa.RecordBatch]:

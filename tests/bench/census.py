@@ -59,17 +59,23 @@ def learn(root: str, captures: str, labels: str, layers: list[str]) -> None:
     )
 
 
-def multiply(store: Store, labels: str, num_flows: int, num_devices: int, fresh: float) -> None:
-    """Write the large night: each made-up device has as many flows, drawn from those of the device that it copies."""
+def flows_of_listed(store: Store, labels: str) -> tuple[Partition, pa.Table]:
+    """The night that was learned from, and of its flows those of listed devices, with their ``device`` and its
+    ``address``."""
     learned = store.open("flows", _LEARNED)
     flows = pq.read_table(learned.uri, schema=FLOWS.arrow_schema(stored=True), partitioning=None)
     settings = config.load_settings()
     flows = flows.filter(pc.is_in(flows["protocol"], value_set=pa.array(settings.dataset.protocols, pa.int32())))
     number_N = DeviceList.read(labels).match(flows)
     named = name_devices(flows, Site(Networks(settings.census.inside)))
-    device = named.device
-    flows = flows.append_column("device", device).append_column("address", named.address)
-    flows = flows.filter(pc.and_(pc.is_valid(device), pa.array(number_N >= 0))).combine_chunks()
+    flows = flows.append_column("device", named.device).append_column("address", named.address)
+    is_listed = pc.and_(pc.is_valid(named.device), pa.array(number_N >= 0))
+    return learned, flows.filter(is_listed).combine_chunks()
+
+
+def multiply(store: Store, labels: str, num_flows: int, num_devices: int, fresh: float) -> None:
+    """Write the large night: each made-up device has as many flows, drawn from those of the device that it copies."""
+    learned, flows = flows_of_listed(store, labels)
     device_N = flows["device"].combine_chunks().dictionary_encode().indices.to_numpy()
     random = np.random.default_rng(1)
     rows = [np.flatnonzero(device_N == original) for original in range(device_N.max() + 1)]

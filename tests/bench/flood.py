@@ -37,9 +37,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from iotid import command, config, messages
+from iotid import command, messages
 from iotid.capture.simulate import write_demo
-from iotid.dataset import DeviceList
 from iotid.dataset.hashes import mix
 from iotid.pipeline import settings_of
 from iotid.registry import Registry
@@ -48,9 +47,7 @@ from iotid.shuffle import Buckets
 from iotid.storage import Partition, Store
 
 sys.path.insert(0, str(Path(__file__).parent))
-from census import _LEARNED, _SETTINGS, _devices_of, _renamed, learn
-
-from iotid.labels.owner import Networks
+from census import _SETTINGS, _renamed, flows_of_listed, learn
 
 Words = Any  # uint64 (flows,)
 
@@ -61,7 +58,7 @@ _HIGH = (0x20010DB800000000, 0x20010DB800000001)  # upper halves of the two ends
 _FIRST_S = 1_767_312_000  # 2026-01-02
 _NIGHT = {"site": "flood", "capture_date": "2026-01-02"}
 _EACH = 2  # flows of a MAC
-_TINY = ("--set", "training.epochs=1", "--set", "evaluation.baselines=[]", "--set", "evaluation.bootstrap=20")
+_SMALL = ("training.epochs=1", "evaluation.baselines=[]", "evaluation.bootstrap=20", "promotion.min_macro_f1=0")
 
 _FLOWS = """
 import sys, time, iotid.flows as f
@@ -288,14 +285,7 @@ def _noise(flows: pa.Table, random: np.random.Generator) -> pa.Table:
 
 def measure_census(root: str, labels: str, macs: int, nights: list[str], layers: list[str]) -> dict[str, Any]:
     store = Store(root)
-    learned = store.open("flows", _LEARNED)
-    flows = pq.read_table(learned.uri, schema=FLOWS.arrow_schema(stored=True), partitioning=None)
-    protocols = pa.array(config.load_settings().dataset.protocols, pa.int32())
-    flows = flows.filter(pc.is_in(flows["protocol"], value_set=protocols))
-    number_N = DeviceList.read(labels).match(flows)
-    device, address = _devices_of(flows, Networks(config.load_settings().census.inside))
-    flows = flows.append_column("device", device).append_column("address", address)
-    flows = flows.filter(pc.and_(pc.is_valid(device), pa.array(number_N >= 0))).combine_chunks()
+    learned, flows = flows_of_listed(store, labels)
     return {kind: _census_of(store, learned, kind, flows, macs, layers) for kind in nights}
 
 
@@ -342,8 +332,8 @@ def main() -> None:
             told["flows"] = {"flows": given.flows, **measure_flows(made / "flows", given.flows)}
         if given.nights:
             root, labels = given.model or str(made / "root"), given.labels or str(made / "devices.yaml")
-            layers = ["--set", f"storage.root={Path(root).absolute()}", *_SETTINGS, *_TINY]
-            layers += [part for text in given.overrides for part in ("--set", text)]
+            layers = ["--set", f"storage.root={Path(root).absolute()}", *_SETTINGS]
+            layers += [part for text in (*_SMALL, *given.overrides) for part in ("--set", text)]
             if not given.model:
                 write_demo(made)
             if Registry(settings_of(layers).tracking, root).find_version("champion") is None:

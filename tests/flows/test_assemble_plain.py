@@ -161,7 +161,7 @@ def test_nights_plain__one_after_the_other_give_the_flows_of_one_run(
         still_open, end_us = table_below(f"{night.uri}/{work.OPEN_FOLDER}"), night.metadata["last_us"]
         assert end_us == pc.max(table_below(night.uri)["last_seen"].cast(pa.int64())).as_py()
         left = still_open.filter(pc.greater_equal(still_open["last_us"], end_us - int(flow.idle_timeout_s * 1e6)))
-        assert night.metadata["open_flows"] == len(left) > 0
+        assert night.metadata["open_flows"] == len(left) == len(still_open) > 0
         assert night.metadata["open_packets"] == pc.sum(left["packets_seen"]).as_py()
         if number:
             before = nights[number - 1]
