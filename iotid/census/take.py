@@ -188,6 +188,9 @@ def _account_for_all(flows: Partition, scored: Scored) -> None:
         )
 
 
+_ALWAYS = ("device_id", "status", "label", "vendor", "type", "confidence")
+
+
 def _latest_before(store: Store, keys: dict[str, str]) -> Partition | None:
     nights = [found for found in store.partitions("census") if found["site"] == keys["site"]]
     dates = [found["capture_date"] for found in nights if found["capture_date"] < keys["capture_date"]]
@@ -206,6 +209,7 @@ def _stored_rows(census: Partition) -> pa.Table:
 def _of_earlier_version(found: pa.Table, schema: pa.Schema) -> pa.Table:
     """Before version 5 nothing was marked. Before version 4 kinds were listed only where there were several, and
     ``known`` ones stood in their row alone."""
+    found.select(_ALWAYS)  # these no version lacks
     given = {"marks": pa.array([[]] * len(found), schema.field("marks").type)}
     if "kinds" not in found.column_names:
         given |= _of_version_3(found, schema)

@@ -335,7 +335,7 @@ def test_write__flows_of_another_schema_or_other_settings_are_refused(
     stranger = Partition(flows.uri, flows.keys, {**flows.metadata, "schema_version": 99})
     with pytest.raises(SchemaError, match="schema version 99"):
         _write(spark, store, [stranger])
-    with pytest.raises(SettingError, match=r"flow\.length: is frame, the flows of .* were assembled with ip"):
+    with pytest.raises(SettingError, match=r"flow\.length: is frame, the flows of .* were assembled with 'ip'"):
         _write(spark, store, [flows], "flow.length=frame")
     with pytest.raises(SettingError, match=r"flow\.max_packets: is 64, .* assembled with 32"):
         _write(spark, store, [flows], "flow.max_packets=64")
