@@ -148,8 +148,8 @@ bench-census: setup ## a census of a million flows of 20,000 devices beside scor
 	@$(PY) tests/bench/census.py $(if $(CAPTURES),--captures "$(CAPTURES)" --labels "$(LABELS)") $(foreach s,$(SET),--set "$(s)")
 
 bench-households: setup ## what is found behind an address, beside baselines: make bench-households CAPTURES=DIR LABELS=FILE [OTHERS="--others DIR FILE [section.key=value …] …"], an hour; ends with one line of JSON
-	@test -n "$(CAPTURES)" -a -n "$(LABELS)" || { echo 'usage: make bench-households CAPTURES=DIR LABELS=FILE [OTHERS="--others DIR FILE …"] [FOLDS=5] [FIRST=N: only the first N trainings] [TIMES=200] [SEED=7] [SET="capture.key=value …"]' >&2; exit 2; }
-	@$(PY) tests/bench/households.py --captures "$(CAPTURES)" --labels "$(LABELS)" $(OTHERS) $(if $(FOLDS),--folds $(FOLDS)) $(if $(FIRST),--only-first $(FIRST)) $(if $(TIMES),--times $(TIMES)) $(if $(SEED),--seed $(SEED)) $(foreach s,$(SET),--set "$(s)")
+	@test -n "$(CAPTURES)" -a -n "$(LABELS)" || { echo 'usage: make bench-households CAPTURES=DIR LABELS=FILE [OTHERS="--others DIR FILE …"] [FOLDS=5] [FIRST=N: only the first N trainings] [TIMES=200] [SEED=7] [METHODS="iotid regressions"] [SET="capture.key=value …"]' >&2; exit 2; }
+	@$(PY) tests/bench/households.py --captures "$(CAPTURES)" --labels "$(LABELS)" $(OTHERS) $(if $(FOLDS),--folds $(FOLDS)) $(if $(FIRST),--only-first $(FIRST)) $(if $(TIMES),--times $(TIMES)) $(if $(SEED),--seed $(SEED)) $(if $(METHODS),--methods $(METHODS)) $(foreach s,$(SET),--set "$(s)")
 
 bench-linkage: setup ## how many pseudonyms of a census a clear one of the same night tells: make bench-linkage [CENSUS=FOLDER, else made-up devices]; ends with one line of JSON
 	@$(PY) tests/bench/linkage.py $(if $(CENSUS),--census "$(CENSUS)")

@@ -58,7 +58,7 @@ def parse_json(content: bytes | str) -> Any:
     """What a JSON document holds.
 
     Raises:
-        ValueError: it is none, is nested too deep, holds too many values, half a character, or a number that is not
+        ValueError: it is no JSON, is nested too deep, holds too many values, half a character, or a number that is not
             finite.
     """
     if isinstance(content, str):

@@ -77,7 +77,7 @@ class Buckets:
     def hashed(self, words: Sequence[NDArray[Any]] | NDArray[Any]) -> Hashes:
         """(N,) 32-bit hash of each row of N, made of its 64-bit words.
 
-        Whoever sends packets chooses the words, and nothing may let them choose the bucket. As in the flow table
+        A sender of packets chooses the words, and must not thereby choose the bucket. As in the flow table
         (`flows.kernels`) the hash is Multilinear (Lemire, Kaser 2014, after Carter, Wegman 1979): the buckets of any
         two rows are independent and uniform, however the rows were chosen, if that was done without the secret. The
         finalizer of MurmurHash3 breaks up arithmetic progressions.

@@ -278,7 +278,7 @@ class _Pointed:
 
 
 def open_metadata(filesystem: fs.FileSystem, folder: str, table: str, shown_as: str) -> Metadata:
-    """What the metadata of the partition of ``table`` in the folder says; raises a DataError where it is none."""
+    """What the metadata of the partition of ``table`` in the folder says; raises a DataError where it is damaged."""
     try:
         content = read_small(filesystem, f"{folder}/{METADATA}", f"{shown_as}/{METADATA}")
     except FileNotFoundError:
@@ -337,7 +337,7 @@ def read_table(location: str, schema: pa.Schema, what_to_do: str) -> pa.Table:
     """The Parquet file, or folder of them, in the columns of ``schema``.
 
     Raises:
-        DataError: it is none, lacks a column, or has one of another type or with nulls that may have none.
+        DataError: it is no table, lacks a column, or has one of another type, or nulls where there may be none.
     """
     import pyarrow.parquet as pq
 

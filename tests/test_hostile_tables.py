@@ -16,7 +16,7 @@ import pytest
 from iotid import schemas
 from iotid.capture import counters
 from iotid.capture.counters import Counters
-from iotid.capture.stored import check_splits
+from iotid.capture.stored_splits import check_splits
 from iotid.census.groups import NO_GROUPS, check_groups
 from iotid.census.take import GROUPS_FILE, _stored_groups, _stored_rows
 from iotid.dataset import read_encoding, read_part, read_sets
@@ -106,7 +106,7 @@ def test_read_table__nulls_where_there_may_be_none_are_one_line(tmp_path: Path, 
 
 
 @pytest.mark.parametrize(
-    ("column", "value", "told"),
+    ("column", "value", "message"),
     [
         ("start", -1, "start: must be at least 0"),
         ("file_bytes", -1, "file_bytes: must be at least 0"),
@@ -123,13 +123,13 @@ def test_read_table__nulls_where_there_may_be_none_are_one_line(tmp_path: Path, 
         ("context", '{"big_endian": true, "record_header": -16}', "context.record_header: must be 16 or 24"),
     ],
 )
-def test_check_splits__what_no_plan_has_is_told(column: str, value: Any, told: str, stored: ModuleType) -> None:
+def test_check_splits__names_what_no_plan_has(column: str, value: Any, message: str, stored: ModuleType) -> None:
     rows = stored.splits()
     schema = SPLITS.arrow_schema(stored=True)
     check_splits(pa.Table.from_pylist(rows, schema))
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - its text is looked at
         check_splits(pa.Table.from_pylist([{**rows[0], column: value}, rows[1]], schema))
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(

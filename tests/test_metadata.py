@@ -90,7 +90,7 @@ def test_metadata__a_missing_field_is_one_line_when_it_is_asked_for(table: str, 
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"", "Expecting value"),
         (b"\x80\x00\xff" * 20, "not UTF-8"),
@@ -109,8 +109,8 @@ def test_metadata__a_missing_field_is_one_line_when_it_is_asked_for(table: str, 
     ],
     ids=range(14),
 )
-def test_metadata__what_is_no_object_of_json_is_one_line(content: bytes, told: str) -> None:
-    assert told in _fault(content)
+def test_metadata__what_is_no_object_of_json_is_one_line(content: bytes, message: str) -> None:
+    assert message in _fault(content)
 
 
 @pytest.mark.parametrize("nested", [40, 64, 500, 5000])

@@ -41,7 +41,7 @@ def test_check__what_fits_passes(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "message"),
     [
         ([], "it must be an object, got []"),
         ({"inner": 5}, "inner: must be an object, got 5"),
@@ -65,10 +65,10 @@ def test_check__what_fits_passes(value: Any) -> None:
         ({"on": 1}, "on: must be true or false, got 1"),
     ],
 )  # fmt: skip
-def test_check__the_first_fault_is_told(value: Any, told: str) -> None:
+def test_check__names_the_first_fault(value: Any, message: str) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - its whole text is compared
         check(_Outer, value)
-    assert str(caught.value) == told
+    assert str(caught.value) == message
 
 
 def test_check__a_fault_is_short_whatever_is_there() -> None:

@@ -104,7 +104,7 @@ def counters(table: pa.Table) -> pa.Table:
     """The counters that came with a table of packets or flows: schemas.COUNTERS without site and date.
 
     Raises:
-        DataError: the table carries none, as after a step that drops the metadata of the schema, or what are none.
+        DataError: the table carries none, as after a step that drops the metadata of the schema, or damaged ones.
     """
     stored = (table.schema.metadata or {}).get(_METADATA_KEY)
     if stored is None:
@@ -117,4 +117,6 @@ def counters(table: pa.Table) -> pa.Table:
             held.add(*row)
         return held.table()
     except (TypeError, ValueError) as fault:
-        raise DataError(f"the table's counters are none ({fault}); take them from the table that iotid gave") from None
+        raise DataError(
+            f"the table's counters are damaged ({fault}); take them from the table that iotid gave"
+        ) from None

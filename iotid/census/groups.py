@@ -94,7 +94,7 @@ def group_devices(devices: pa.Array, shown: pa.Table, earlier: pa.Table, likenes
 
 
 def check_groups(groups: pa.Table) -> pa.Table:
-    """The groups (GROUPS) as given; raises a ValueError where they are none that `group_devices` made."""
+    """The groups (GROUPS) as given; raises a ValueError where `group_devices` cannot have made them."""
     protocol, length, share = (one_chunk(groups[name]) for name in ("protocol", "payload_length", "share"))
     sizes_L = pc.list_value_length(share)
     if not all(pc.list_value_length(each).equals(sizes_L) for each in (protocol, length)):

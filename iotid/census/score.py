@@ -290,8 +290,10 @@ def _conflicting(pairs: DataFrame, named: DataFrame, site: Site, *, joins_files:
     """
     of_mac = pairs.where("device_id IS NOT NULL AND NOT array_contains(addresses, device_id)")
     in_flow = of_mac.where("conflict").select("device_id").distinct().toArrow()["device_id"]
-    routers = sorted(site.routers or ())
-    held = of_mac.where(~F.col("device_id").isin(routers)).select("device_id", F.explode("addresses").alias("address"))
+    # a table and no list of literals: who sends from many networks decides how many routers there seem to be
+    names = pa.table({"device_id": pa.array(sorted(site.routers or ()), pa.string())})
+    routers = named.sparkSession.createDataFrame(names)
+    held = of_mac.join(routers, "device_id", "leftanti").select("device_id", F.explode("addresses").alias("address"))
     holders = held.where(~F.col("address").isin(*_UNSPECIFIED)).groupBy("address")
     shared = holders.agg(F.min("device_id").alias("one"), F.max("device_id").alias("other")).where("one < other")
     if shared.isEmpty():
@@ -300,7 +302,7 @@ def _conflicting(pairs: DataFrame, named: DataFrame, site: Site, *, joins_files:
     packets = F.when(F.col("client_ip") == F.col("address"), F.col("client_packets")).otherwise(F.col("server_packets"))
     times = F.explode(F.array(F.unix_micros("first_seen"), F.unix_micros("last_seen"))).alias("us")
     flows = named.join(shared.select("address"), "address", "leftsemi").where(packets > 0)
-    flows = flows.where((F.col("device_id") != F.col("address")) & ~F.col("device_id").isin(routers))
+    flows = flows.where(F.col("device_id") != F.col("address")).join(routers, "device_id", "leftanti")
     of_address = Window.partitionBy(*network).orderBy("us", "device_id")
     of_holder = Window.partitionBy(*network, "device_id").orderBy("place")
     seen = flows.select(*network, "device_id", times)

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 PAGE, CSV = "_census.html", "_census.csv"
 GROUPS_FILE, GROUPS_CSV = "_groups.parquet", "_groups.csv"
 LEFT_OUT_FILE, LEFT_OUT_CSV = "_left_out.parquet", "_left_out.csv"
+_OF_EVERY_VERSION = ("device_id", "status", "label", "vendor", "type", "confidence")
 GROUPS_SEALED = "_groups.sealed"  # the same with pseudonyms: payload lengths tell a device that is a group of its own
 # how the census before was brought to this one's model and settings
 AS_IT_WAS, SCORED_AGAIN, NOT_COMPARED = "as it was", "scored again", "labels not compared"
@@ -188,9 +189,6 @@ def _account_for_all(flows: Partition, scored: Scored) -> None:
         )
 
 
-_ALWAYS = ("device_id", "status", "label", "vendor", "type", "confidence")
-
-
 def _latest_before(store: Store, keys: dict[str, str]) -> Partition | None:
     nights = [found for found in store.partitions("census") if found["site"] == keys["site"]]
     dates = [found["capture_date"] for found in nights if found["capture_date"] < keys["capture_date"]]
@@ -209,7 +207,7 @@ def _stored_rows(census: Partition) -> pa.Table:
 def _of_earlier_version(found: pa.Table, schema: pa.Schema) -> pa.Table:
     """Before version 5 nothing was marked. Before version 4 kinds were listed only where there were several, and
     ``known`` ones stood in their row alone."""
-    found.select(_ALWAYS)  # these no version lacks
+    found.select(_OF_EVERY_VERSION)  # raises a KeyError where one is missing
     given = {"marks": pa.array([[]] * len(found), schema.field("marks").type)}
     if "kinds" not in found.column_names:
         given |= _of_version_3(found, schema)

@@ -179,7 +179,7 @@ class Encoding:
         """The encoding that ``to_json`` told of, before or after a way through JSON.
 
         Raises:
-            SchemaError: it was written by another version of iotid, or is none; ``place`` is where it stands.
+            SchemaError: it was written by another version of iotid, or is damaged; ``place`` is where it stands.
         """
         version = content.get("schema_version")
         if type(version) is not int or version != _SCHEMA_VERSION:

@@ -76,7 +76,7 @@ def read_encoding(partition_uri: str) -> Encoding:
     Raises:
         PartitionError: the dataset is not whole.
         SchemaError: it was written by another version of iotid.
-        DataError: its encoding is none.
+        DataError: its encoding is damaged.
     """
     return _read_encoding(_open_dataset(partition_uri), partition_uri)
 
@@ -86,7 +86,7 @@ def read_sets(partition_uri: str) -> Sets:
 
     Raises:
         PartitionError: the dataset is not whole, or older than its sets.
-        DataError: its sets are none.
+        DataError: its sets are damaged.
     """
     files = _open_dataset(partition_uri)
     if files.get_file_info(SETS).type != fs.FileType.File:

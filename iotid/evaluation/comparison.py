@@ -95,7 +95,7 @@ def compare(
     return [study.run(flows, protocol) for protocol in settings.evaluation.protocols]
 
 
-def write(results: Sequence[Result], folder: Path, of_households: households.Outcome | None = None) -> Path:
+def write(results: Sequence[Result], folder: Path, of_households: households.HouseholdComparison | None = None) -> Path:
     """Write the tables, the numbers and answers behind them, and what curves there are; return their folder."""
     import pyarrow.parquet as pq
 
@@ -119,13 +119,13 @@ def write(results: Sequence[Result], folder: Path, of_households: households.Out
     return shown
 
 
-def text(outcomes: Sequence[Outcome], of_households: households.Outcome | None = None) -> str:
+def text(outcomes: Sequence[Outcome], of_households: households.HouseholdComparison | None = None) -> str:
     """The tables as Markdown."""
     lines = [*_lines(outcomes), *(_lines_of_households(of_households) if of_households else ())]
     return "\n".join(lines) + "\n"
 
 
-def flat_households(of_households: households.Outcome) -> dict[str, float]:
+def flat_households(of_households: households.HouseholdComparison) -> dict[str, float]:
     """``households.method.metric`` -> value over all merges, for tracking."""
     scores = of_households["merges"].get(households.ALL, {"merges": 0})
     return {
@@ -208,7 +208,7 @@ def _lines(outcomes: Sequence[Outcome]) -> Iterator[str]:
     yield from (f"* {system}: {origin}" for system, origin in origins.items())
 
 
-def _lines_of_households(outcome: households.Outcome) -> Iterator[str]:
+def _lines_of_households(outcome: households.HouseholdComparison) -> Iterator[str]:
     yield ""
     yield "## Households"
     yield ""

@@ -69,7 +69,7 @@ _ALONE = {
 }
 
 
-class Outcome(TypedDict):
+class HouseholdComparison(TypedDict):
     """``merges``: scenario, and last all of them -> ``merges`` (how many) and method -> scores; ``alone``: what is
     tested alone -> ``sets`` (how many) and method -> what became of them; metrics: `household_scores`."""
 
@@ -80,7 +80,7 @@ class Outcome(TypedDict):
     alone: dict[str, dict[str, Any]]
 
 
-def compare(flows: LabelledFlows, settings: config.Settings) -> Outcome | None:
+def compare(flows: LabelledFlows, settings: config.Settings) -> HouseholdComparison | None:
     """Methods on households of these flows' captures; None where ``evaluation.household_merges`` is 0, or there are
     no two captures to learn from one and test the other.
 
@@ -394,8 +394,11 @@ class Results:
             rows = tested.alone(what)
             if len(rows):
                 single = tested.addresses.with_flows(tested.addresses.flows[rows])
-                found = {f"{DEVICE_MODEL}, {behind}": methods[DEVICE_MODEL](single, behind) for behind in _BEHIND}
-                found |= {name: method(single, "") for name, method in methods.items() if name != DEVICE_MODEL}
+                found = {
+                    f"{name}, {behind}" if behind else name: method(single, behind)
+                    for name, method in methods.items()
+                    for behind in (_BEHIND if name == DEVICE_MODEL else ("",))
+                }
                 self._alone[what].append((tested.kind[rows], found))
 
     def merges(self) -> dict[str, dict[str, Any]]:

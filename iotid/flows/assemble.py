@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from iotid import config, schemas
-from iotid.capture.stored import check_splits
+from iotid.capture.stored_splits import check_splits
 from iotid.errors import AccountingError, SchemaError
 from iotid.flows import work
 from iotid.flows.local import check_accounting

@@ -64,24 +64,20 @@ def read_arrays(path: Path | str, specs: Mapping[str, Spec], optional: tuple[str
     with file:
         if not stat.S_ISREG(mode):
             raise ValueError(f"it is {kind_of(mode)} and no file")
-        return _read(file, os.fstat(file.fileno()).st_size, specs, optional)
+        return arrays_of(file, os.fstat(file.fileno()).st_size, specs, optional)
 
 
 def arrays_of(
     content: IO[bytes], size: int, specs: Mapping[str, Spec], optional: tuple[str, ...] = ()
 ) -> dict[str, torch.Tensor]:
     """As `read_arrays`, of an open file of ``size`` bytes."""
-    return _read(content, size, specs, optional)
-
-
-def _read(file: IO[bytes], size: int, specs: Mapping[str, Spec], optional: tuple[str, ...]) -> dict[str, torch.Tensor]:
     if size > MOST_BYTES:
         raise ValueError(f"it must have at most {MOST_BYTES:,} bytes, got {size:,}")
-    head = file.read(8)
+    head = content.read(8)
     length = int.from_bytes(head, "little")
     if len(head) < 8 or length > min(size - 8, _MOST_HEADER):
-        raise ValueError("its header is cut off, or none")
-    header = file.read(length)
+        raise ValueError("its header is cut off")
+    header = content.read(length)
     headers = _headers(header)
     wanted = {
         name: spec
@@ -95,7 +91,7 @@ def _read(file: IO[bytes], size: int, specs: Mapping[str, Spec], optional: tuple
     _check_shapes(headers, wanted)
     _check_places(headers, size - 8 - length)
     try:
-        tensors: dict[str, torch.Tensor] = safetensors.load(head + header + file.read(size - 8 - length))
+        tensors: dict[str, torch.Tensor] = safetensors.load(head + header + content.read(size - 8 - length))
     except SafetensorError as fault:
         raise ValueError(f"it is no safetensors file ({cut(str(fault), 200)})") from None
     for name, spec in wanted.items():
@@ -107,7 +103,7 @@ def _headers(content: bytes) -> dict[str, _Header]:
     try:
         found = parse_object(content)
     except ValueError as fault:
-        raise ValueError(f"its header is none ({fault})") from None
+        raise ValueError(f"its header is damaged ({fault})") from None
     found.pop("__metadata__", None)
     for name, header in found.items():
         typed.check(_Header, header, f"array {cut(name)}")

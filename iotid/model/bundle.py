@@ -169,23 +169,23 @@ class Predictor:
     ) -> Predictor:
         """The description is judged first, then the header of the weights, and only then are these read."""
         try:
-            told = parse_object(description)
-            typed.check(_Description, told)
-            versions = {name: told[name] for name in ("bundle_version", "flows_version")}
+            stored = parse_object(description)
+            typed.check(_Description, stored)
+            versions = {name: stored[name] for name in ("bundle_version", "flows_version")}
         except ValueError as fault:
             raise DataError(f"{DESCRIPTION}: is not a model's description ({fault}); train again") from None
         expected = {"bundle_version": _VERSION, "flows_version": schemas.FLOWS.version}
         for name, version in versions.items():
             if version != expected[name]:
-                remedy = f"train again, or serve it with iotid {cut(told['code_version'])}"
+                remedy = f"train again, or serve it with iotid {cut(stored['code_version'])}"
                 raise SchemaError(f"{DESCRIPTION}: {name} must be {expected[name]}, got {version}; {remedy}")
-        encoding = _encoding_of(told)
+        encoding = _encoding_of(stored)
         unknown = [name for name in encoding.vocabularies if name not in CHARACTERISTICS]
         if unknown:
             raise SchemaError(
                 f"{DESCRIPTION}: reads {', '.join(map(cut, unknown))}, which this iotid does not know; train again"
             )
-        settings, sizes, classes = _settings_of(told), vocabulary_sizes(encoding), len(encoding.labels)
+        settings, sizes, classes = _settings_of(stored), vocabulary_sizes(encoding), len(encoding.labels)
         try:
             tensors = read({**network_specs(shapes(settings, sizes, classes)), **Learned.specs(encoding)})
             learned, own_weights = Learned.split_off(tensors, encoding)
@@ -247,13 +247,13 @@ class _Description(TypedDict):
     encoding: dict[str, Any]
 
 
-def _encoding_of(told: Mapping[str, Any]) -> Encoding:
-    return Encoding.from_json(told["encoding"], f"{DESCRIPTION}: encoding")
+def _encoding_of(stored: Mapping[str, Any]) -> Encoding:
+    return Encoding.from_json(stored["encoding"], f"{DESCRIPTION}: encoding")
 
 
-def _settings_of(told: Mapping[str, Any]) -> config.Model:
+def _settings_of(stored: Mapping[str, Any]) -> config.Model:
     try:
-        return config.section_of(config.Model, told["model"])
+        return config.section_of(config.Model, stored["model"])
     except SettingError as fault:
         raise DataError(f"{DESCRIPTION}: {fault}; train again") from None
 

@@ -31,8 +31,8 @@ _MOST = 1e6  # flows that the network's answer may weigh
 @dataclass(frozen=True)
 class Memory:
     """``keys`` (D,): sorted hashes of rows of ids; those of row d are ``labels`` and ``flows`` (E,) from ``starts[d]``
-    (D + 1,) on. Rows with one hash would be taken for one: with a billion of them the chance is one in 40. Whoever
-    chooses a row can make it so, and gains what sending the other row itself would."""
+    (D + 1,) on. Rows with one hash would be taken for one: with a billion of them the chance is one in 40. A sender
+    who chooses a row can make it so, and gains what sending the other row itself would."""
 
     keys: NDArray[np.uint64]
     starts: NDArray[np.int64]

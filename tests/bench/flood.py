@@ -3,17 +3,17 @@ many that nobody chose.
 
 Flows: captures of N UDP flows between IPv6 addresses, one packet each. The addresses are random, or chosen: so that all
 flows meet in the hash that the table and the buckets had before they had a secret (each address undoes what the other
-did to the state), to fall into one bucket under a guessed secret, or in regular patterns. Told are CPU seconds of
+did to the state), to fall into one bucket under a guessed secret, or in regular patterns. Printed are CPU seconds of
 `flows.from_captures`, best of several processes; those of `assemble-flows` on Spark, and the rows of its largest file
 beside the mean; and the largest bucket beside the mean. `before`: a table and buckets with the former hash, on the same
 keys.
 
 MACs: a census of N of them with two flows each. `honest` ones are copies of a listed device each, as far as two of its
 flows go. Others are invented: `noise` sends UDP of random lengths, `replay` two flows of any devices, one after the
-other, `repeat` one flow of a device twice. Told are seconds and peak memory of `iotid take-census` with its children,
-bytes of the page, and how many MACs got a name. The model is the champion below ROOT (storage.root of a run with its
-flows of site `bench`, as `census.py --root` leaves it), else one that learns from the captures that the project writes
-itself.
+other, `repeat` one flow of a device twice. Printed are seconds and peak memory of `iotid take-census` with its
+children, bytes of the page, and how many MACs got a name. The model is the champion below ROOT (storage.root of a run
+with its flows of site `bench`, as `census.py --root` leaves it), else one that learns from the captures that the
+project writes itself.
 
 Ends with one line of JSON; nothing is asserted.
 """
@@ -175,12 +175,12 @@ def measure_flows(folder: Path, count: int) -> dict[str, Any]:
             "cpu_s": round(min(_cpu(folder / kind, folder / "warm") for _ in range(_RUNS)), 2),
             "spark": _on_spark(folder, kind),
         }
-    for kind, told in found.items():
-        told["ratio"] = round(told["cpu_s"] / found["random"]["cpu_s"], 2)
-        told["spark"]["ratio"] = round(told["spark"]["cpu_s"] / found["random"]["spark"]["cpu_s"], 2)
+    for kind, measured in found.items():
+        measured["ratio"] = round(measured["cpu_s"] / found["random"]["cpu_s"], 2)
+        measured["spark"]["ratio"] = round(measured["spark"]["cpu_s"] / found["random"]["spark"]["cpu_s"], 2)
         if kind != "random":
-            told["before"]["ratio"] = round(
-                told["before"]["table_cpu_s"] / max(found["random"]["before"]["table_cpu_s"], 0.01), 1
+            measured["before"]["ratio"] = round(
+                measured["before"]["table_cpu_s"] / max(found["random"]["before"]["table_cpu_s"], 0.01), 1
             )
     return found
 
@@ -207,10 +207,10 @@ def _on_spark(folder: Path, kind: str) -> dict[str, float]:
     layers = ["--set", f"storage.root={root}", "--set", f"spark.shuffle_partitions={_PARTITIONS}"]
     night = ["--site", _NIGHT["site"], "--date", _NIGHT["capture_date"]]
     _step_of("split-pcaps", "--captures", str(folder / kind), *layers, *night)
-    told = _step_of("assemble-flows", *layers, *night)
+    measured = _step_of("assemble-flows", *layers, *night)
     files = sorted(Path(Store(str(root)).open("flows", _NIGHT).uri).glob("part-*.parquet"))
     rows = [pq.read_metadata(path).num_rows for path in files] + [0] * (_PARTITIONS - len(files))
-    return {"cpu_s": told["cpu_s"], "wall_s": told["wall_s"], "largest_file": _largest(rows)}
+    return {"cpu_s": measured["cpu_s"], "wall_s": measured["wall_s"], "largest_file": _largest(rows)}
 
 
 def _step_of(*arguments: str) -> dict[str, float]:
@@ -299,15 +299,15 @@ def _census_of(
             part = table.slice(begin, 1 << 15)
             pq.write_table(part, f"{staged.path}/part-{number}.parquet", filesystem=staged.filesystem)
         staged.metadata |= learned.metadata | {"rows": len(table), "packets": {"flow": 0}}
-    told: dict[str, Any] = _step_of("take-census", *layers, "--site", keys["site"], "--date", keys["capture_date"])
+    measured: dict[str, Any] = _step_of("take-census", *layers, "--site", keys["site"], "--date", keys["capture_date"])
     census = store.open("census", keys)
     rows = pq.read_table(census.uri, columns=["device_id", "status", "kinds"], partitioning=None)
     is_invented = pc.starts_with(rows["device_id"], "02:00:00:")
     is_named = pc.and_(is_invented, pc.greater(pc.list_value_length(rows["kinds"]), 0))
-    told["page_mb"] = round(Path(census.uri, "_census.html").stat().st_size / 1e6, 1)
-    told["macs"], told["named"] = int(pc.sum(is_invented).as_py()), int(pc.sum(is_named).as_py() or 0)
-    told["status"] = dict(Counter(rows["status"].to_pylist()).most_common())
-    return told
+    measured["page_mb"] = round(Path(census.uri, "_census.html").stat().st_size / 1e6, 1)
+    measured["macs"], measured["named"] = int(pc.sum(is_invented).as_py()), int(pc.sum(is_named).as_py() or 0)
+    measured["status"] = dict(Counter(rows["status"].to_pylist()).most_common())
+    return measured
 
 
 def main() -> None:
@@ -325,11 +325,11 @@ def main() -> None:
     if bool(given.model) != bool(given.labels):
         options.error("--model and --labels go together")
     messages.to_stderr()
-    told: dict[str, Any] = {}
+    measured: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         made = Path(name)
         if not given.no_flows:
-            told["flows"] = {"flows": given.flows, **measure_flows(made / "flows", given.flows)}
+            measured["flows"] = {"flows": given.flows, **measure_flows(made / "flows", given.flows)}
         if given.nights:
             root, labels = given.model or str(made / "root"), given.labels or str(made / "devices.yaml")
             layers = ["--set", f"storage.root={Path(root).absolute()}", *_SETTINGS]
@@ -338,8 +338,8 @@ def main() -> None:
                 write_demo(made)
             if Registry(settings_of(layers).tracking, root).find_version("champion") is None:
                 learn(root, str(made / "captures"), labels, layers)
-            told["census"] = {"macs": given.macs, **measure_census(root, labels, given.macs, given.nights, layers)}
-    command.say(json.dumps(told))
+            measured["census"] = {"macs": given.macs, **measure_census(root, labels, given.macs, given.nights, layers)}
+    command.say(json.dumps(measured))
 
 
 if __name__ == "__main__":

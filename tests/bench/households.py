@@ -30,6 +30,7 @@ from iotid import config, messages
 from iotid.dataset import DeviceList, LabelledFlows
 from iotid.dataset.labels import UNKNOWN as UNLISTED
 from iotid.dataset.memory import HeldFlows
+from iotid.evaluation.household_methods import METHODS
 from iotid.evaluation.household_scores import rounded, table
 from iotid.evaluation.households import Laboratory, Study, rounds
 from iotid.flows import from_captures
@@ -80,6 +81,7 @@ def main() -> None:
     options.add_argument("--only-first", type=int, help="of the trainings (folds, then kinds left out) only so many")
     options.add_argument("--times", type=int, default=200, help="merges of each sort, over all folds (default 200)")
     options.add_argument("--seed", type=int, default=7)
+    options.add_argument("--methods", nargs="+", choices=METHODS, default=[*METHODS], help="default: all of them")
     options.add_argument("--set", action="append", default=[], dest="overrides", metavar="capture.KEY=VALUE")
     given = options.parse_args()
     if given.folds < 2 or any(len(other) < 2 for other in given.others):
@@ -90,14 +92,16 @@ def main() -> None:
     others = [read(captures, labels, overrides) for captures, labels, *overrides in given.others]
     kinds, kind_C = own.kinds()
     random = np.random.default_rng(given.seed)
-    study = Study(own, others, own.flows.folds(given.folds), _SETTINGS.census, given.seed)
+    study = Study(own, others, own.flows.folds(given.folds), _SETTINGS.census, given.seed, given.methods)
     of_rounds = rounds(kind_C, given.folds, _GROUPS, given.times, random, first_hour=own.has_long_captures)
     results = study.run(islice(of_rounds, given.only_first), random)
     merges, alone, seconds = results.merges(), results.alone(), round(time.perf_counter() - start)
     for title, rows, count in (("merged, %", merges, "merges"), ("alone, %", alone, "sets")):
         sys.stdout.write("".join(f"{line}\n" for line in table(title, rows, count)) + "\n" if rows else "")
     sys.stdout.write(f"{processor()}, {seconds} s\n")
-    setting = {name: getattr(given, name) for name in ("folds", "only_first", "times", "seed")} | {"kinds": len(kinds)}
+    setting = {name: getattr(given, name) for name in ("folds", "only_first", "times", "seed", "methods")} | {
+        "kinds": len(kinds)
+    }
     result: dict[str, Any] = {**setting, "merged": merges, "alone": alone, "processor": processor()}
     sys.stdout.write(json.dumps(rounded(result | {"seconds": seconds})) + "\n")
 

@@ -198,14 +198,14 @@ def _captures(captures: int = 6, flows: int = 5) -> LabelledFlows:
 
 
 @pytest.fixture(scope="module")
-def compared() -> households.Outcome:
+def compared() -> households.HouseholdComparison:
     changes = ["evaluation.household_folds=2", "evaluation.household_merges=6", "census.min_flows=1"]
     outcome = households.compare(_captures(), load_settings([_SMALL], changes))
     assert outcome is not None
     return outcome
 
 
-def test_compare__every_method_answers_for_every_scenario(compared: households.Outcome) -> None:
+def test_compare__every_method_answers_for_every_scenario(compared: households.HouseholdComparison) -> None:
     assert compared["kinds"] == [f"Acme {kind}" for kind in KINDS]
     merges = compared["merges"]
     # three kinds are there, of which those of one group of two are never left out with all others
@@ -225,7 +225,7 @@ def test_compare__every_method_answers_for_every_scenario(compared: households.O
     )
 
 
-def test_compare__what_is_easy_to_tell_apart_is_found(compared: households.Outcome) -> None:
+def test_compare__what_is_easy_to_tell_apart_is_found(compared: households.HouseholdComparison) -> None:
     merges = compared["merges"]
     assert merges["1 kind"]["iotid"]["exact"] == merges["3 kinds"]["iotid"]["exact"] == 1.0
     assert merges["3 kinds"]["spatial-temporal CNN"]["recall"] == 1.0
@@ -246,7 +246,7 @@ def test_compare__is_none_where_nothing_is_asked_or_nothing_can_be_held_back() -
     assert households.compare(one_file, load_settings([_SMALL], ["evaluation.household_merges=1"])) is None
 
 
-def test_comparison__tells_of_households(compared: households.Outcome, tmp_path: Path) -> None:
+def test_comparison__tells_of_households(compared: households.HouseholdComparison, tmp_path: Path) -> None:
     folder = comparison.write([], tmp_path, compared)
     assert json.loads((folder / "households.json").read_text()) == json.loads(json.dumps(compared))
     text = (folder / "comparison.md").read_text()

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from iotid import config
-from iotid.capture.stored import check_splits
+from iotid.capture.stored_splits import check_splits
 from iotid.capture.walk import Walk
 from iotid.command import captures_text
 from iotid.dataset import DeviceList, Encoding, Rows, Sets, Vocabulary
@@ -386,8 +386,8 @@ def arrays(content: bytes) -> dict[str, NDArray[Any]]:
     header.pop("__metadata__", None)
     named = sorted(header.items(), key=lambda item: item[1]["data_offsets"])
     return {
-        name: np.frombuffer(data[slice(*told["data_offsets"])], NUMPY[told["dtype"]]).reshape(told["shape"]).copy()
-        for name, told in named
+        name: np.frombuffer(data[slice(*each["data_offsets"])], NUMPY[each["dtype"]]).reshape(each["shape"]).copy()
+        for name, each in named
     }
 
 

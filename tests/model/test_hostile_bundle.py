@@ -237,11 +237,11 @@ def test_weights__a_header_that_promises_much_is_refused_before_memory_is_taken(
 def test_description__a_size_that_the_weights_have_not_is_one_line_before_memory_is_taken(
     field: str, value: int, stored: ModuleType, fault: Callable[..., str]
 ) -> None:
-    told = json.loads(stored.bundle()[1])
-    told["model"][field] = value
+    content = json.loads(stored.bundle()[1])
+    content["model"][field] = value
     tracemalloc.start()
     try:
-        line = fault(description=json.dumps(told).encode())
+        line = fault(description=json.dumps(content).encode())
         assert tracemalloc.get_traced_memory()[1] < 1 << 24
     finally:
         tracemalloc.stop()
@@ -262,15 +262,15 @@ _PLACES = [
 def test_description__each_field_missing_or_of_another_type_is_one_line_that_names_it(
     place: tuple[str, ...], stored: ModuleType, fault: Callable[..., str]
 ) -> None:
-    told = json.loads(stored.bundle()[1])
+    content = json.loads(stored.bundle()[1])
     *above, name = place
-    inner = told[above[0]] if above else told
+    inner = content[above[0]] if above else content
     present = inner.pop(name)
-    assert name in fault(description=json.dumps(told).encode())
+    assert name in fault(description=json.dumps(content).encode())
     for odd in (None, [[1]], {"x": {"y": 1}}, "x" * 10**5, -1, 10**40, 0.25, True):
         if type(odd) is not type(present) and not (name == "dropout" and odd == 0.25):
             inner[name] = odd
-            assert name in fault(description=json.dumps(told).encode()), odd
+            assert name in fault(description=json.dumps(content).encode()), odd
 
 
 @pytest.mark.parametrize(
@@ -292,9 +292,9 @@ def test_description__each_field_missing_or_of_another_type_is_one_line_that_nam
 def test_description__what_the_encoding_may_not_hold_is_one_line(
     name: str, value: Any, rule: str, stored: ModuleType, fault: Callable[..., str]
 ) -> None:
-    told = json.loads(stored.bundle()[1])
-    told["encoding"][name] = value
-    assert rule in fault(description=json.dumps(told).encode())
+    content = json.loads(stored.bundle()[1])
+    content["encoding"][name] = value
+    assert rule in fault(description=json.dumps(content).encode())
 
 
 @pytest.mark.parametrize(

@@ -109,18 +109,18 @@ def test_load__any_tensor_damaged_is_left_aside(
 
 
 def test_load__any_field_damaged_is_left_aside(kept: tuple[Path, str, Any], goes_on: _Load) -> None:
-    told = json.loads((kept[0] / "checkpoint.json").read_text())
-    assert goes_on(description=told)
-    for name, value in told.items():
-        assert not goes_on(description={key: each for key, each in told.items() if key != name}), name
+    stored = json.loads((kept[0] / "checkpoint.json").read_text())
+    assert goes_on(description=stored)
+    for name, value in stored.items():
+        assert not goes_on(description={key: each for key, each in stored.items() if key != name}), name
         for odd in (None, [[1]], {"x": 1}, "x" * 10**5, -1, 10**40, True):
             if not (name == "loss_sum" and odd == -1 and odd is not True):
-                assert not goes_on(description={**told, name: odd}), (name, odd)
+                assert not goes_on(description={**stored, name: odd}), (name, odd)
         if isinstance(value, int):
-            assert not goes_on(description={**told, name: value + 1}) or name == "batch", name
+            assert not goes_on(description={**stored, name: value + 1}) or name == "batch", name
     for content in (b"", b"\xff", b"[]", b"[" * 10**5, b'{"loss_sum": NaN}'):
         assert not goes_on(description=content)
-    assert not goes_on(description={**told, "history": [{"loss": 1.0}]})
+    assert not goes_on(description={**stored, "history": [{"loss": 1.0}]})
 
 
 def test_fit__with_a_weight_that_is_no_number_starts_anew_to_the_same_end(

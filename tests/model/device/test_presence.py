@@ -116,6 +116,17 @@ def test_answer__flows_of_no_learned_kind_are_unknown(model: DeviceModel, census
     assert model.answer(_WORLD, _unions(groups, 5)).unexplained.min() > 0.5
 
 
+def test_answer__what_is_unexplained_counts_kinds_that_either_view_finds(model: DeviceModel) -> None:
+    flows, arrays = _unions([[kind] for kind in range(_LEARNED)], 2), model.to_arrays()
+    household_finds_nothing = arrays | {"of_household.bias": np.array([-1e3])}
+    answer = DeviceModel.from_arrays(household_finds_nothing, np.arange(_LEARNED)).answer(_WORLD, flows)
+    assert answer.household.max() < 0.5 < np.diag(answer.host).min()
+    assert answer.unexplained.max() < 0.5
+    neither_does = household_finds_nothing | {"of_host.bias": np.array([-1e3])}
+    answer = DeviceModel.from_arrays(neither_does, np.arange(_LEARNED)).answer(_WORLD, flows)
+    assert answer.unexplained.min() == 1
+
+
 def test_answer__sets_of_unknown_devices_are_not_named(model: DeviceModel, census: config.Census) -> None:
     found, _ = _named(model, _unions([[-1]] * 20, 6), census, 0.0)
     assert found == [set()] * 20
