@@ -189,7 +189,7 @@ compile_kernels() { # once here, instead of in every worker of the first run
 import tempfile
 from pathlib import Path
 
-from iotid.capture.simulate import write_demo
+from iotid.simulate.captures import write_demo
 from iotid.config import load_settings
 from iotid.flows import from_captures
 
@@ -213,9 +213,9 @@ make_main() {
   echo "setup: .venv on $(.venv/bin/python -V) from requirements.lock and requirements-dev.lock"
   install_torch .venv
   packages .venv "$skip"
-  .venv/bin/python -c 'from iotid.java import use_java; use_java()'
+  .venv/bin/python -c 'from iotid.spark.java import use_java; use_java()'
   compile_kernels .venv
-  .venv/bin/python -c 'from iotid.session import archive_classes; archive_classes()' >/dev/null 2>&1 ||
+  .venv/bin/python -c 'from iotid.spark.session import archive_classes; archive_classes()' >/dev/null 2>&1 ||
     echo 'setup: no archive of Spark classes could be made; Spark starts slower without it'
 }
 

@@ -1,9 +1,32 @@
 """iotid names the IoT devices behind network captures. Importing it loads none of the heavy libraries."""
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from iotid import config
+
     __version__: str
+
+
+def spark_session(settings: config.Spark, app_name: str = "iotid") -> SparkSession:
+    """Start or join a Spark session that reads captures: ``spark.read.format("pcap").load(path)``.
+
+    Raises:
+        SetupError: there is no Java 17 or 21.
+    """
+    from iotid.spark import session
+
+    # what nearly every step needs
+    ahead = ("pandas", "iotid.capture.source", "iotid.flows.assemble", "iotid.dataset.write")
+    spark = session.spark_session(settings, app_name, ahead)
+    from iotid.capture.source import PcapDataSource
+
+    spark.dataSource.register(PcapDataSource)
+    return spark
 
 
 def __getattr__(name: str) -> str:

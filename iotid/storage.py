@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, unquote_to_bytes
 
 import iotid
-from iotid import typed
 from iotid.errors import DataError, PartitionError, UserError, cut, shown
 from iotid.inputs import MOST_BYTES, parse_json
 from iotid.messages import NO_CREDENTIALS, holds_credentials, redacted_location
-from iotid.metadata import METADATA, Metadata, read_metadata, remedy, step_of
 from iotid.private import temporary_folder
+from iotid.schemas import typed
+from iotid.schemas.metadata import METADATA, Metadata, read_metadata, remedy, step_of
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -1,7 +1,7 @@
 """Step 5: score the challenger, the champion and the rivals on a dataset's test part."""
 
+from iotid.cli.command import run_job
 from iotid.cli.evaluate import main
-from iotid.command import run_job
 
 if __name__ == "__main__":
     run_job(main)

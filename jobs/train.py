@@ -1,7 +1,7 @@
 """Step 4: train the ensemble on a dataset and register it as the challenger."""
 
+from iotid.cli.command import run_job
 from iotid.cli.train import main
-from iotid.command import run_job
 
 if __name__ == "__main__":
     run_job(main)

@@ -36,7 +36,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
-    from iotid.session import spark_session
+    from iotid import spark_session
 
     # code is run too few times here to earn back what it costs to optimize it
     java = 'spark.conf={"spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1"}'

@@ -16,8 +16,8 @@ from iotid import baselines, yaml12
 from iotid.config import COMPARED, Settings, conf_dir, load_settings, settings_hash
 from iotid.dataset.characteristics import CHARACTERISTICS
 from iotid.errors import SettingError
-from iotid.evaluation import protocols
-from iotid.evaluation.fold import ETEI
+from iotid.studies import protocols
+from iotid.studies.fold import ETEI
 
 
 def test_settings__base_holds_every_key_of_every_section_and_no_other() -> None:

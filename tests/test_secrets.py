@@ -18,11 +18,12 @@ import yaml
 from click.testing import CliRunner
 from pydantic import BaseModel
 
-from iotid import config, registry
-from iotid.capture.simulate import write_demo
+from iotid import config
 from iotid.cli import steps
 from iotid.config import Settings, load_settings
 from iotid.errors import IotidError, ServerError, SettingError, UserError
+from iotid.simulate.captures import write_demo
+from iotid.tracking import registry
 
 ROOT = Path(__file__).parents[1]
 SECRET = "hunter2"
@@ -257,7 +258,7 @@ def test_spark_session__a_secret_of_a_file_is_there_for_spark_and_for_hadoop(tmp
     name = "spark.hadoop.fs.s3a.secret.key"
     (tmp_path / "own.yaml").write_text(yaml.safe_dump({"spark": {"conf": {name: SECRET}, "master": "local[1]"}}))
     program = (
-        "import sys; from iotid.config import load_settings; from iotid.session import spark_session\n"
+        "import sys; from iotid.config import load_settings; from iotid.spark.session import spark_session\n"
         "context = spark_session(load_settings(['local.yaml', sys.argv[1]]).spark, 'look').sparkContext\n"
         "hadoop = context._jsc.hadoopConfiguration().get(sys.argv[2].removeprefix('spark.hadoop.'))\n"
         "print(context.getConf().get(sys.argv[2]), hadoop, context.master, context.appName)\n"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from iotid.dataset.bags import Bags
+from iotid.dataset.tokens import Bags
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix

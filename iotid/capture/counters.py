@@ -7,10 +7,9 @@ import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from iotid import typed
 from iotid.errors import DataError
 from iotid.inputs import parse_json
-from iotid.schemas import COUNTERS
+from iotid.schemas import COUNTERS, typed
 
 if TYPE_CHECKING:
     import pyarrow as pa

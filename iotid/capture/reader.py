@@ -13,7 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iotid import config
-from iotid.capture.containers import first_record, header_cut
+from iotid.capture.containers.detect import first_record, header_cut
+from iotid.capture.containers.records import TRUNCATED_RECORD
+from iotid.capture.containers.streams import open_stream
+from iotid.capture.containers.walk import TO_THE_END, Walk
 from iotid.capture.counters import (
     LATER_FRAGMENT,
     MALFORMED,
@@ -24,14 +27,11 @@ from iotid.capture.counters import (
     UNKNOWN_LINK_TYPE,
     Counters,
 )
-from iotid.capture.decode import Decoded, Decoder
-from iotid.capture.overlaps import FirstPackets
+from iotid.capture.decode.decoder import Decoded, Decoder
 from iotid.capture.packets import Packets, to_arrow
-from iotid.capture.pieces import reach_of
-from iotid.capture.records import TRUNCATED_RECORD
-from iotid.capture.splits import Split, find_captures
-from iotid.capture.streams import open_stream
-from iotid.capture.walk import TO_THE_END, Walk
+from iotid.capture.splits.byte_ranges import reach_of
+from iotid.capture.splits.overlaps import FirstPackets
+from iotid.capture.splits.plan import Split, find_captures
 from iotid.errors import DataError, InputError, StaleError
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def read_splits(
 ) -> Iterator[Packets]:
     """The packets of splits, in file order, about ``chunk_bytes`` of them at a time; rejects go to ``counters``.
 
-    ``splits``: as they follow one another in the plan. ``before`` (`iotid.capture.splits.splits_before`): the captures
+    ``splits``: as they follow one another in the plan. ``before`` (`iotid.capture.splits.plan.splits_before`): the captures
     whose records go before, where captures are one stream; None: each capture stands alone. ``keep_bytes``: of each
     packet, as its ``first_words``. ``firsts``: of all captures, which are told in the counters where others hold them.
     Each time the packets are written over those of the time before: use or copy them

@@ -41,10 +41,10 @@ from iotid.labels.routers import find_routers
 from iotid.model.bundle import DESCRIPTION, WEIGHTS, Predictor
 from iotid.model.device import Seen, share_of_households
 from iotid.model.device.decide import UNKNOWN
-from iotid.model.sequences import distinct_sequences
-from iotid.remote import in_worker
+from iotid.model.network.sequences import distinct_sequences
 from iotid.schemas import CENSUS, FLOWS
-from iotid.shuffle import Buckets
+from iotid.spark.shuffle import Buckets
+from iotid.spark.worker_errors import in_worker
 
 if TYPE_CHECKING:
     from pyspark import Broadcast

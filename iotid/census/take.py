@@ -24,14 +24,14 @@ from iotid.census.microaggregation import aggregate
 from iotid.census.pseudonyms import Pseudonyms, read_pseudonyms
 from iotid.census.report import render_csv, render_groups_csv, render_left_out_csv, render_page
 from iotid.census.score import Scored, score_night, ship_model
-from iotid.dataset.devices import merged_name
-from iotid.dataset.names import warn_of_unmet
 from iotid.errors import AccountingError, DataError, NoModelError, WatchError
-from iotid.metadata import remedy
+from iotid.labels.devices import merged_name
+from iotid.labels.names import warn_of_unmet
 from iotid.model.device import STATUSES
-from iotid.registry import CHALLENGER, CHAMPION, Registry
 from iotid.schemas import CENSUS, GROUPS
+from iotid.schemas.metadata import remedy
 from iotid.storage import Partition, Staged, Store, as_schema, read_table, reading
+from iotid.tracking.registry import CHALLENGER, CHAMPION, Registry
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

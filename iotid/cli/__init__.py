@@ -6,7 +6,8 @@ import importlib
 
 import click
 
-from iotid import __version__, command
+from iotid import __version__
+from iotid.cli import command
 
 _STEPS = {
     "split-pcaps": "iotid.cli.split_pcaps",
@@ -19,9 +20,9 @@ _STEPS = {
     "take-census": "iotid.cli.take_census",
     "compare": "iotid.cli.compare",
     "describe": "iotid.cli.describe",
-    "run": "iotid.pipeline",
-    "reproduce": "iotid.reproduce",
-    "demo": "iotid.demo",
+    "run": "iotid.cli.run",
+    "reproduce": "iotid.cli.reproduce",
+    "demo": "iotid.cli.demo",
     "settings-schema": "iotid.cli.settings_schema",
 }
 

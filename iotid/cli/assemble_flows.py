@@ -1,6 +1,6 @@
 """Step 2: decode a night's splits and assemble their packets into flows."""
 
-from iotid import command
+from iotid.cli import command
 from iotid.config import Settings
 
 
@@ -13,8 +13,8 @@ def main(settings: Settings, site: str, capture_date: str) -> None:
 
     Reads the table `splits` and the captures. Writes the table `flows`, with the count of every packet beside it.
     """
+    from iotid import spark_session
     from iotid.flows import QUARANTINE_FILE, write_flows
-    from iotid.session import spark_session
     from iotid.storage import Store
 
     spark = spark_session(settings.spark, "iotid assemble-flows")

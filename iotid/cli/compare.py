@@ -1,6 +1,6 @@
 """Beside the steps: the ensemble and its rivals under several protocols, in one table."""
 
-from iotid import command
+from iotid.cli import command
 from iotid.config import Settings
 
 
@@ -20,11 +20,13 @@ def main(
     the numbers and answers behind them, and a run to MLflow. Killed and started again, it goes on from the ensembles
     that it has trained.
     """
-    from iotid.dataset import DeviceList, LabelledFlows
-    from iotid.evaluation import comparison, households
-    from iotid.registry import Registry
-    from iotid.session import spark_session
+    from iotid import spark_session
+    from iotid.dataset import LabelledFlows
+    from iotid.labels import DeviceList
     from iotid.storage import Store
+    from iotid.studies import compare as comparison
+    from iotid.studies.households import compare as households
+    from iotid.tracking.registry import Registry
 
     store, devices = Store(settings.storage.root), DeviceList.read(*labels, inside=settings.census.inside)
     nights = [store.open("flows", {"site": site, "capture_date": day}) for site in sites for day in capture_dates]

@@ -1,6 +1,6 @@
 """Beside the steps: what each label's traffic looks like, as figures."""
 
-from iotid import command
+from iotid.cli import command
 from iotid.config import Settings
 
 
@@ -20,10 +20,11 @@ def main(
     from pathlib import Path
     from tempfile import TemporaryDirectory
 
-    from iotid.dataset import DeviceList
-    from iotid.evaluation import figures, traffic
-    from iotid.session import spark_session
+    from iotid import spark_session
+    from iotid.labels import DeviceList
     from iotid.storage import Store
+    from iotid.studies import describe as traffic
+    from iotid.studies import figures
 
     store, devices = Store(settings.storage.root), DeviceList.read(*labels, inside=settings.census.inside)
     nights = [store.open("flows", {"site": site, "capture_date": day}) for site in sites for day in capture_dates]

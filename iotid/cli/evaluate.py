@@ -1,6 +1,6 @@
 """Step 5: score the challenger, the champion and the rivals on a dataset's test part."""
 
-from iotid import command
+from iotid.cli import command
 from iotid.config import Settings, changed
 
 
@@ -18,8 +18,8 @@ def main(settings: Settings, dataset: str, baselines: str | None) -> None:
     from iotid.errors import SchemaError
     from iotid.evaluation import census_nights, evaluate, flat, quality, read_history, verdicts, write_report
     from iotid.model import Predictor
-    from iotid.registry import CHALLENGER, CHAMPION, Registry
     from iotid.storage import Store
+    from iotid.tracking.registry import CHALLENGER, CHAMPION, Registry
 
     rivals = settings.evaluation.baselines if baselines is None else tuple(filter(None, baselines.split(",")))
     asked = changed(settings.evaluation, baselines=rivals)

@@ -1,6 +1,6 @@
 """Step 6: a written policy compares challenger and champion; the registry's alias moves, or does not."""
 
-from iotid import command
+from iotid.cli import command
 from iotid.config import Settings
 
 
@@ -13,9 +13,10 @@ def main(settings: Settings, dataset: str) -> None:
     `champion`, unless that was moved since they were compared.
     """
     from iotid.errors import PartitionError
-    from iotid.evaluation import Report, decide, system_report
-    from iotid.registry import CHALLENGER, CHAMPION, Registry
+    from iotid.evaluation import Report, system_report
+    from iotid.promotion import decide
     from iotid.storage import Store
+    from iotid.tracking.registry import CHALLENGER, CHAMPION, Registry
 
     store = Store(settings.storage.root)
     registry = Registry(settings.tracking, settings.storage.root)

@@ -1,6 +1,6 @@
 """Beside the steps: undo a promotion."""
 
-from iotid import command
+from iotid.cli import command
 from iotid.config import Settings
 
 
@@ -10,7 +10,7 @@ def main(settings: Settings) -> None:
 
     Reads the registry. Writes nothing but its alias `champion`: the next census is taken with the former one.
     """
-    from iotid.registry import Registry
+    from iotid.tracking.registry import Registry
 
     left, former = Registry(settings.tracking, settings.storage.root).rollback()
     command.say(f"rollback: version {former} is the champion again, in place of version {left}")

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from iotid import command
+from iotid.cli import command
 from iotid.config import DEFAULT_LAYERS, Settings, conf_dir
 
 _SECTION = re.compile(r"(\w+):$")

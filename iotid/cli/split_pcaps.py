@@ -1,6 +1,6 @@
 """Step 1: cut the captures of one night into splits that workers read side by side."""
 
-from iotid import command
+from iotid.cli import command
 from iotid.config import Settings
 
 
@@ -13,8 +13,9 @@ def main(settings: Settings, captures: str, site: str, capture_date: str) -> Non
 
     Reads the captures' record headers. Writes the table `splits`.
     """
-    from iotid.capture.plan import write_splits
-    from iotid.session import runs_here, spark_session
+    from iotid import spark_session
+    from iotid.capture.splits.write import write_splits
+    from iotid.spark.session import runs_here
     from iotid.storage import Store
 
     spark = None if runs_here(settings.spark) else spark_session(settings.spark, "iotid split-pcaps")

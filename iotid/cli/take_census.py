@@ -1,6 +1,6 @@
 """Step 7: a night's flows and the champion model make one row per device."""
 
-from iotid import command
+from iotid.cli import command
 from iotid.config import Settings
 
 
@@ -15,11 +15,11 @@ def main(settings: Settings, site: str, capture_date: str) -> None:
     """
     from tempfile import TemporaryDirectory
 
+    from iotid import spark_session
     from iotid.census import champion_of, check_watchlist, take_census
     from iotid.census.pseudonyms import read_pseudonyms
-    from iotid.registry import Registry
-    from iotid.session import spark_session
     from iotid.storage import Store
+    from iotid.tracking.registry import Registry
 
     read_pseudonyms(settings.census)  # a key that is not there is missed now, not when all is scored
     registry = Registry(settings.tracking, settings.storage.root)

@@ -2,7 +2,7 @@
 
 import os
 
-from iotid import command
+from iotid.cli import command
 from iotid.config import Settings
 
 
@@ -17,10 +17,10 @@ def main(settings: Settings, dataset: str) -> None:
     """
     from pyarrow import dataset as tables
 
+    from iotid import spark_session
     from iotid.evaluation.figures import learning_curves
-    from iotid.registry import Registry
-    from iotid.session import spark_session
     from iotid.storage import Store
+    from iotid.tracking.registry import Registry
     from iotid.training import made_by, train_on_ranks
 
     store = Store(settings.storage.root)

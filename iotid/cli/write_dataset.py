@@ -1,6 +1,6 @@
 """Step 3: label flows, split them three ways and write a Petastorm dataset."""
 
-from iotid import command
+from iotid.cli import command
 from iotid.config import Settings
 
 
@@ -23,10 +23,11 @@ def main(
     Reads the table `flows` and a device list. Writes the dataset with its training, validation and test parts, and
     says which listed devices have no flow and which hosts no entry names.
     """
-    from iotid.dataset import DeviceList, write_dataset
-    from iotid.dataset.names import check_names
+    from iotid import spark_session
+    from iotid.dataset import write_dataset
     from iotid.errors import InputError
-    from iotid.session import spark_session
+    from iotid.labels import DeviceList
+    from iotid.labels.names import check_names
     from iotid.storage import Store
 
     devices = DeviceList.read(*labels, inside=settings.census.inside)

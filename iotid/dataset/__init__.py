@@ -1,28 +1,25 @@
 """Labelled, encoded flows in three parts: what a model learns from, is chosen by and is tested on.
 
-``write_dataset`` makes a dataset of flows and a device list; ``read_part`` and ``read_encoding`` read it back.
-``read_traffic`` counts devices' packets, for rivals that read no flows.
+`write_dataset` makes a dataset of flows and a device list; `read_part` and `read_encoding` read it back.
+`read_traffic` counts devices' packets, for baselines that read no flows.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 if TYPE_CHECKING:
     from iotid.dataset.characteristics import Encoding, Vocabulary, unseen_share
     from iotid.dataset.count import count_flows
-    from iotid.dataset.devices import Device
-    from iotid.dataset.labels import DeviceList
-    from iotid.dataset.memory import LabelledFlows
+    from iotid.dataset.in_memory import LabelledFlows
     from iotid.dataset.sets import Sets
     from iotid.dataset.store import Rows, read_encoding, read_part, read_sets
     from iotid.dataset.traffic import Traffic, read_traffic
     from iotid.dataset.write import dataset_hash, write_dataset
 
 __all__ = [
-    "Device",
-    "DeviceList",
     "Encoding",
     "LabelledFlows",
     "Rows",
@@ -39,22 +36,16 @@ __all__ = [
     "write_dataset",
 ]
 
-_HOMES = {
-    "characteristics": ("Encoding", "Vocabulary", "unseen_share"),
-    "count": ("count_flows",),
-    "devices": ("Device",),
-    "labels": ("DeviceList",),
-    "memory": ("LabelledFlows",),
-    "sets": ("Sets",),
-    "store": ("Rows", "read_encoding", "read_part", "read_sets"),
-    "traffic": ("Traffic", "read_traffic"),
-    "write": ("dataset_hash", "write_dataset"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Load the door's room on first use: a model that is served needs the encoding, not Spark or Petastorm."""
-    for home, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(f"iotid.dataset.{home}"), name)
-    raise AttributeError(f"module 'iotid.dataset' has no attribute {name!r}")
+# loaded when first asked for: a model that is served needs the encoding, not Spark or Petastorm
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "characteristics": ["Encoding", "Vocabulary", "unseen_share"],
+        "count": ["count_flows"],
+        "in_memory": ["LabelledFlows"],
+        "sets": ["Sets"],
+        "store": ["Rows", "read_encoding", "read_part", "read_sets"],
+        "traffic": ["Traffic", "read_traffic"],
+        "write": ["dataset_hash", "write_dataset"],
+    },
+)

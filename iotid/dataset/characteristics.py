@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from iotid import config, typed
+from iotid import config
 from iotid.dataset.arrays import first_values, positions
 from iotid.errors import SchemaError, SettingError, shown
-from iotid.typed import Within
+from iotid.schemas import typed
+from iotid.schemas.typed import Within
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from iotid import config
-from iotid.dataset import work
-from iotid.dataset.labels import DeviceList
+from iotid.dataset import tasks as work
+from iotid.labels.device_list import DeviceList
 
 if TYPE_CHECKING:
-    from iotid.dataset.work import FlowFile
+    from iotid.dataset.tasks import FlowFile
 
 _PROTOCOLS = 256  # IANA numbers are octets
 

@@ -1,7 +1,7 @@
 """Hashes of rows by their values alone, so that the same flow gets the same one whatever stands around it.
 
 They are the same in every job, so they have no secret, and who sends packets can choose them. So they decide nothing
-that costs time or memory (`iotid.shuffle` deals rows out by another one), but which part of a dataset a flow is in,
+that costs time or memory (`iotid.spark.shuffle` deals rows out by another one), but which part of a dataset a flow is in,
 which sets of a label are kept, and what a model takes for a sequence that it knows. By that a sender gets into a part,
 among the hosts that no list names, or taken for a device, as it does more simply by sending more flows, under more
 addresses, or the device's own flows.
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iotid.arrow import one_chunk
-from iotid.shuffle import Buckets, Hashes
+from iotid.spark.shuffle import Buckets, Hashes
 
 if TYPE_CHECKING:
     import pyarrow as pa

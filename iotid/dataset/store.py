@@ -37,7 +37,7 @@ from iotid.dataset.petastorm_compat import (
 from iotid.dataset.sets import Sets
 from iotid.errors import AccountingError, PartitionError
 from iotid.inputs import parse_json
-from iotid.metadata import remedy
+from iotid.schemas.metadata import remedy
 from iotid.storage import (
     MARKER,
     Staged,
@@ -131,7 +131,7 @@ def read_part(partition_uri: str, part: str) -> Rows:
             "promise; read it again, and report this if it comes back"
         )
     whole = {name: np.concatenate(blocks).astype(np.int32, copy=False) for name, blocks in columns.items()}
-    # where rows lie is drawn anew for each dataset (`iotid.shuffle`), and what is learned depends on their order
+    # where rows lie is drawn anew for each dataset (`iotid.spark.shuffle`), and what is learned depends on their order
     words = [ids_N for name in (*encoding.vocabularies, LABEL, WEIGHT) for ids_N in np.atleast_2d(whole[name].T)]
     order_N = np.argsort(mix(words), kind="stable")
     return Rows(

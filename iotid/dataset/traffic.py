@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from iotid import config
 from iotid.arrow import one_chunk
-from iotid.dataset.labels import DeviceList
+from iotid.labels.device_list import DeviceList
 from iotid.labels.owner import Site, is_device
-from iotid.remote import in_worker
+from iotid.spark.worker_errors import in_worker
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from iotid import schemas
 from iotid.config import settings_hash
-from iotid.dataset import work
+from iotid.dataset import tasks as work
 from iotid.dataset.accounts import Accounts, coverage
 from iotid.dataset.characteristics import Encoding, learn_vocabularies, select_characteristics
-from iotid.dataset.labels import UNKNOWN, DeviceList
-from iotid.dataset.partition import PARTS, Split, find_ends, settle, split_captures
+from iotid.dataset.split_protocols import PARTS, Split, find_ends, settle, split_captures
 from iotid.dataset.store import ENCODING, describe_part, group_rows, write_sets
 from iotid.errors import AccountingError, InputError, LabelError, SchemaError, SettingError, shown
 from iotid.flows import later_flows, night_files, read_flows
-from iotid.remote import in_worker
-from iotid.shuffle import ASIDES, NO_BUCKET, PARCELS, Buckets, numbered, spark_schema, spread
+from iotid.labels.device_list import UNKNOWN, DeviceList
+from iotid.spark.shuffle import ASIDES, NO_BUCKET, PARCELS, Buckets, numbered, spark_schema, spread
+from iotid.spark.worker_errors import in_worker
 from iotid.storage import remove_attempts
 
 if TYPE_CHECKING:

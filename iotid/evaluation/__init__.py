@@ -1,16 +1,13 @@
-"""How good a model is, beside whom, how much of that is memory, and whether it should serve."""
+"""How good a model is, beside baselines, and how much of that is memory."""
 
-from iotid.evaluation.decide import Decision, decide
 from iotid.evaluation.evaluate import census_nights, evaluate
 from iotid.evaluation.report import flat, quality, read_history, verdicts, write_report
 from iotid.evaluation.schema import Report, SystemReport, system_report
 
 __all__ = [
-    "Decision",
     "Report",
     "SystemReport",
     "census_nights",
-    "decide",
     "evaluate",
     "flat",
     "quality",

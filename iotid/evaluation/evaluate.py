@@ -14,12 +14,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from iotid import baselines, config, schemas
-from iotid.dataset.devices import merged_name
 from iotid.errors import DataError, SettingError
 from iotid.evaluation import leakage, metrics
 from iotid.evaluation.ablation import hide
 from iotid.evaluation.align import Model, check_probabilities, over_labels, translate
 from iotid.evaluation.schema import REPORT_VERSION, Dataset, Hidden, Part, Reads, Report, Seconds, System
+from iotid.labels.devices import merged_name
 
 if TYPE_CHECKING:
     from iotid.dataset import Encoding, Rows

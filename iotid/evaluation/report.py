@@ -26,7 +26,6 @@ from iotid.storage import json_of
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from iotid.evaluation.decide import Decision
 
 _METRIC_TITLES = (
     ("accuracy", ("Accuracy",)),
@@ -43,7 +42,6 @@ def write_report(
     *,
     answers: pa.Table | None = None,
     history: Sequence[Mapping[str, Any]] | None = None,
-    decision: Decision | None = None,
 ) -> Path:
     """Write the folder and return the path of its page, which needs neither the other files nor a network.
 
@@ -61,7 +59,7 @@ def write_report(
         figures.learning_curves(history, curves)
     page = folder / "report.html"
     drawn = {name: _draw(name, system, report, folder / "figures") for name, system in report["systems"].items()}
-    page.write_text(_render(report, drawn, _image(curves) if curves else None, decision), encoding="utf-8")
+    page.write_text(_render(report, drawn, _image(curves) if curves else None), encoding="utf-8")
     return page
 
 
@@ -147,7 +145,7 @@ def _draw(name: str, system: System, report: Report, folder: Path) -> dict[str, 
     return drawn
 
 
-def _render(report: Report, drawn: Mapping[str, Any], curves: dict[str, Any] | None, decision: Decision | None) -> str:
+def _render(report: Report, drawn: Mapping[str, Any], curves: dict[str, Any] | None) -> str:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -158,7 +156,6 @@ def _render(report: Report, drawn: Mapping[str, Any], curves: dict[str, Any] | N
         report=report,
         figures=drawn,
         curves=curves,
-        decision=decision,
         verdicts=verdicts(report),
         metric_titles=_METRIC_TITLES,
         present=sum(row["support"] > 0 for row in first["per_class"]),

@@ -1,17 +1,19 @@
-"""Packets in, flows out: one row per bidirectional flow, the same rows however the captures were cut and dealt out.
+"""Packets in, flows out: one row per bidirectional flow, the same rows however the captures were split.
 
-Doors: `from_captures` (one machine, no Spark), `write_flows` and `read_flows` (the night's partition, on Spark),
-`read_counters` (what became of every packet of a night), and for workers `night_files` and `later_flows`.
+`from_captures` (one machine, no Spark), `write_flows` and `read_flows` (a partition, on Spark), `read_counters` (what
+became of every packet), and for workers `night_files` and `later_flows`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 if TYPE_CHECKING:
     from iotid.flows.assemble import write_flows
     from iotid.flows.local import from_captures
-    from iotid.flows.nights import (
+    from iotid.flows.partitions import (
         QUARANTINE_FILE,
         TOLD_BY,
         NightFile,
@@ -22,16 +24,31 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "QUARANTINE_FILE", "TOLD_BY", "NightFile", "from_captures", "later_flows", "night_files", "read_counters",
-    "read_flows", "write_flows",
-]  # fmt: skip
+    "NightFile",
+    "QUARANTINE_FILE",
+    "TOLD_BY",
+    "from_captures",
+    "later_flows",
+    "night_files",
+    "read_counters",
+    "read_flows",
+    "write_flows",
+]
 
-
-def __getattr__(name: str) -> Any:
-    """Load a door when it is first asked for: the kernels behind it bring Numba in."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    home = {"from_captures": "local", "write_flows": "assemble"}.get(name, "nights")
-    return getattr(import_module(f"{__name__}.{home}"), name)
+# loaded when first asked for: the kernels behind them bring Numba in
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "assemble": ["write_flows"],
+        "local": ["from_captures"],
+        "partitions": [
+            "NightFile",
+            "QUARANTINE_FILE",
+            "TOLD_BY",
+            "later_flows",
+            "night_files",
+            "read_counters",
+            "read_flows",
+        ],
+    },
+)

@@ -19,17 +19,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from iotid import config, schemas
-from iotid.capture.stored_splits import check_splits
+from iotid.capture.splits.stored import check_splits
 from iotid.errors import AccountingError, SchemaError
-from iotid.flows import work
+from iotid.flows import tasks as work
 from iotid.flows.local import check_accounting
-from iotid.flows.nights import COUNTERS_FILE, QUARANTINE_FILE, read_stored
-from iotid.flows.open import CARRIED, carries
+from iotid.flows.open_flows import CARRIED, carries
 from iotid.flows.partial import Partials, rule_of
-from iotid.flows.work import OPEN_FOLDER, Told
-from iotid.metadata import remedy
-from iotid.remote import in_worker
-from iotid.shuffle import ASIDES, PARCELS, Buckets, numbered, spark_schema, spread, to_stream
+from iotid.flows.partitions import COUNTERS_FILE, QUARANTINE_FILE, read_stored
+from iotid.flows.tasks import OPEN_FOLDER, Told
+from iotid.schemas.metadata import remedy
+from iotid.spark.shuffle import ASIDES, PARCELS, Buckets, numbered, spark_schema, spread, to_stream
+from iotid.spark.worker_errors import in_worker
 from iotid.storage import read_table, reading, remove_attempts, rows_promised, shown_files
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ import numpy as np
 
 from iotid import config
 from iotid.flows.kernels import PACKETS, UNRESOLVED, Rows
+from iotid.flows.merge_kernels import merge_heads, sweep
 from iotid.flows.partial import NO_PARTIALS, Partials, first_rows, rule_of, starts_of
-from iotid.flows.sweep import merge_heads, sweep
 
 
 class Merged(NamedTuple):

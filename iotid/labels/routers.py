@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from iotid.arrow import one_chunk
 from iotid.labels.owner import is_host, is_shown, parse_addresses, sent_by
-from iotid.remote import in_worker
-from iotid.shuffle import numbered, numbers, spark_schema
+from iotid.spark.shuffle import numbered, numbers, spark_schema
+from iotid.spark.worker_errors import in_worker
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

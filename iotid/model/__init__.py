@@ -1,23 +1,26 @@
-"""The adaptive ensemble, and the folder in which a trained one is kept with its vocabularies."""
+"""The adaptive ensemble, the device model, and the folder in which a trained one is kept."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 if TYPE_CHECKING:
     from iotid.model.bundle import Predictor, save_bundle
-    from iotid.model.ensemble import AdaptiveEnsemble
+    from iotid.model.network.ensemble import AdaptiveEnsemble
 
-__all__ = ["AdaptiveEnsemble", "Predictor", "save_bundle"]
+__all__ = [
+    "AdaptiveEnsemble",
+    "Predictor",
+    "save_bundle",
+]
 
-
-def __getattr__(name: str) -> Any:  # torch is loaded only by those who ask for a model
-    if name == "AdaptiveEnsemble":
-        from iotid.model import ensemble
-
-        return ensemble.AdaptiveEnsemble
-    if name in __all__:
-        from iotid.model import bundle
-
-        return getattr(bundle, name)
-    raise AttributeError(name)
+# loaded when first asked for: torch comes with them
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "bundle": ["Predictor", "save_bundle"],
+        "network.ensemble": ["AdaptiveEnsemble"],
+    },
+)

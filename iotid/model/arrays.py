@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors import torch as safetensors
 
-from iotid import typed
 from iotid.errors import cut
 from iotid.inputs import kind_of, open_without_waiting, parse_object
-from iotid.typed import Count, Within
+from iotid.schemas import typed
+from iotid.schemas.typed import Count, Within
 
 MOST_BYTES = 1 << 32  # of a file
 _MOST_HEADER = 1 << 24

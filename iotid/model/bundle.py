@@ -20,15 +20,16 @@ import numpy as np
 import torch
 from safetensors import torch as safetensors
 
-from iotid import __version__, config, schemas, typed
+from iotid import __version__, config, schemas
 from iotid.dataset.characteristics import CHARACTERISTICS, Encoding, unseen_share
 from iotid.errors import DataError, SchemaError, SettingError, cut
 from iotid.inputs import parse_object, read_file
 from iotid.model.arrays import Spec, arrays_of, read_arrays
 from iotid.model.device import DeviceModel, kinds_of
-from iotid.model.ensemble import AdaptiveEnsemble, shapes
-from iotid.model.memory import Memory
-from iotid.model.sequences import batches_by_length, distinct_sequences, step_counts, tensors_of
+from iotid.model.network.ensemble import AdaptiveEnsemble, shapes
+from iotid.model.network.sequence_counts import Memory
+from iotid.model.network.sequences import batches_by_length, distinct_sequences, step_counts, tensors_of
+from iotid.schemas import typed
 
 if TYPE_CHECKING:
     import pyarrow as pa

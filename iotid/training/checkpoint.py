@@ -16,11 +16,11 @@ from typing import TypedDict
 import torch
 from safetensors import torch as safetensors
 
-from iotid import typed
 from iotid.inputs import parse_object, read_file
 from iotid.model.arrays import Spec, read_arrays
 from iotid.model.bundle import write_atomically
-from iotid.typed import Count
+from iotid.schemas import typed
+from iotid.schemas.typed import Count
 
 _log = logging.getLogger(__name__)
 

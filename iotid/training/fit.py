@@ -29,9 +29,9 @@ from iotid.model.arrays import Spec
 from iotid.model.bundle import Learned, network_specs, save_bundle, vocabulary_sizes, write_atomically
 from iotid.model.calibration import calibration, into_last_layer
 from iotid.model.device import DeviceModel, kinds_of
-from iotid.model.ensemble import AdaptiveEnsemble
-from iotid.model.memory import Memory
-from iotid.model.sequences import batches_by_length, step_counts, tensors_of
+from iotid.model.network.ensemble import AdaptiveEnsemble
+from iotid.model.network.sequence_counts import Memory
+from iotid.model.network.sequences import batches_by_length, step_counts, tensors_of
 from iotid.training.checkpoint import Checkpoint
 from iotid.training.ranks import Ranks
 

@@ -15,8 +15,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from iotid import config, messages, remote
+from iotid import config, messages
 from iotid.errors import IotidError, SettingError, TrainingError
+from iotid.spark import worker_errors as remote
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -35,7 +35,7 @@ def merge(folder: Path | None) -> Merged:
     None: the captures that the project writes itself.
     """
     if folder is None:
-        from iotid.capture.simulate import write_demo
+        from iotid.simulate.captures import write_demo
 
         with tempfile.TemporaryDirectory() as made:
             write_demo(Path(made))

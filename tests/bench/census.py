@@ -25,16 +25,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from iotid import command, config, messages
-from iotid.capture.simulate import write_demo
-from iotid.dataset import DeviceList
+from iotid import config, messages
+from iotid.cli import command
+from iotid.cli.run import run_steps, settings_of
+from iotid.labels import DeviceList
 from iotid.labels.hosts import name_devices
 from iotid.labels.owner import Networks, Site
 from iotid.model import Predictor
-from iotid.pipeline import run_steps, settings_of
-from iotid.registry import Registry
 from iotid.schemas import FLOWS
+from iotid.simulate.captures import write_demo
 from iotid.storage import Partition, Store
+from iotid.tracking.registry import Registry
 
 _LEARNED, _LARGE = {"site": "bench", "capture_date": "2026-01-01"}, {"site": "large", "capture_date": "2026-01-02"}
 _BATCH = 256

@@ -11,7 +11,7 @@ import sys
 
 import pyarrow.parquet as pq
 
-from iotid.dataset import DeviceList
+from iotid.labels import DeviceList
 from iotid.storage import Store
 
 

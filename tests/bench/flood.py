@@ -37,14 +37,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from iotid import command, messages
-from iotid.capture.simulate import write_demo
+from iotid import messages
+from iotid.cli import command
+from iotid.cli.run import settings_of
 from iotid.dataset.hashes import mix
-from iotid.pipeline import settings_of
-from iotid.registry import Registry
 from iotid.schemas import FLOWS
-from iotid.shuffle import Buckets
+from iotid.simulate.captures import write_demo
+from iotid.spark.shuffle import Buckets
 from iotid.storage import Partition, Store
+from iotid.tracking.registry import Registry
 
 sys.path.insert(0, str(Path(__file__).parent))
 from census import _SETTINGS, _renamed, flows_of_listed, learn

@@ -2,7 +2,7 @@
 
 In each of --folds folds of captures, a device model and its baselines learn from the other folds' sets (a set: what one
 device showed in one capture), and are tested on sets that were held back, alone and merged as if behind one address:
-see `iotid.evaluation.households`. Devices of other laboratories (--others) are never learned unless a learned kind has
+see `iotid.studies.households.compare`. Devices of other laboratories (--others) are never learned unless a learned kind has
 their vendor and type; further trainings leave kinds out in turn. `household_methods` and `household_scores` beside it
 have the methods and the metrics. Prints tables, in per cent, and ends with one line of JSON.
 
@@ -27,14 +27,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from iotid import config, messages
-from iotid.dataset import DeviceList, LabelledFlows
-from iotid.dataset.labels import UNKNOWN as UNLISTED
-from iotid.dataset.memory import HeldFlows
-from iotid.evaluation.household_methods import METHODS
-from iotid.evaluation.household_scores import rounded, table
-from iotid.evaluation.households import Laboratory, Study, rounds
+from iotid.dataset import LabelledFlows
+from iotid.dataset.in_memory import HeldFlows
 from iotid.flows import from_captures
+from iotid.labels import DeviceList
+from iotid.labels.device_list import UNKNOWN as UNLISTED
 from iotid.labels.hosts import UNANSWERED, name_devices
+from iotid.studies.households.compare import Laboratory, Study, rounds
+from iotid.studies.households.methods import METHODS
+from iotid.studies.households.scores import rounded, table
 
 _SETTINGS = config.load_settings(overrides=["flow.join_files=false"])
 _GROUPS = 4  # of kinds left out

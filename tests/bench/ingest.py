@@ -114,7 +114,13 @@ def _kind_and_mb(pid: int) -> tuple[str, int]:
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     except (OSError, IndexError):
         return "ended", 0
-    kind = "jvm" if b"java" in words[0] else "worker" if {b"pyspark.daemon", b"iotid.worker"} & {*words} else "driver"
+    kind = (
+        "jvm"
+        if b"java" in words[0]
+        else "worker"
+        if {b"pyspark.daemon", b"iotid.spark.daemon"} & {*words}
+        else "driver"
+    )
     return kind, pages * os.sysconf("SC_PAGE_SIZE") >> 20
 
 
@@ -185,7 +191,7 @@ def main() -> None:
         folder = Path(name)
         labels = given.labels
         if labels is None:
-            from iotid.capture.simulate import write_demo
+            from iotid.simulate.captures import write_demo
 
             write_demo(folder / "demo")
             labels = folder / "demo" / "devices.yaml"

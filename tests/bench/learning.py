@@ -30,13 +30,14 @@ from plain import PlainEnsemble, batch_of, values_of
 from torch.nn import functional as F
 
 from iotid import config
-from iotid.capture.simulate import write_demo
-from iotid.dataset import DeviceList, Encoding, Rows, Vocabulary
+from iotid.dataset import Encoding, Rows, Vocabulary
 from iotid.dataset.characteristics import select_characteristics
 from iotid.flows import from_captures
+from iotid.labels import DeviceList
 from iotid.model import AdaptiveEnsemble, Predictor
 from iotid.model.bundle import vocabulary_sizes
-from iotid.model.sequences import distinct_sequences, step_counts, tensors_of
+from iotid.model.network.sequences import distinct_sequences, step_counts, tensors_of
+from iotid.simulate.captures import write_demo
 from iotid.training.fit import fit, macro_f1
 
 _CLOSE = 0.003  # of macro F1

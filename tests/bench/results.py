@@ -15,12 +15,13 @@ import argparse
 import json
 from typing import Any
 
-from iotid import command, messages
-from iotid.evaluation.comparison import flat
-from iotid.evaluation.household_scores import rounded
-from iotid.evaluation.households import ALL
-from iotid.pipeline import run_steps, settings_of
+from iotid import messages
+from iotid.cli import command
+from iotid.cli.run import run_steps, settings_of
 from iotid.storage import Store
+from iotid.studies.compare import flat
+from iotid.studies.households.compare import ALL
+from iotid.studies.households.scores import rounded
 
 _AALTO = ("--site", "aalto", "--date", "2016-04-01")  # dates name the nights; packets keep their own
 _LSIF = ("--site", "lsif", "--date", "2016-04-01")

@@ -16,7 +16,7 @@ import pytest
 from iotid import config
 from iotid.capture import counters, read_packets, read_splits
 from iotid.capture.counters import Counters
-from iotid.capture.splits import whole_capture
+from iotid.capture.splits.plan import whole_capture
 
 KEEP_BYTES = 61  # not whole words; beyond the addresses of IPv6
 

@@ -25,7 +25,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from iotid.capture import read_packets
-from iotid.capture.tunnels import TUNNELS
+from iotid.capture.decode.tunnels import TUNNELS
 
 _TESTS = Path(__file__).parents[1]
 _EXAMPLES = int(os.environ.get("IOTID_FUZZ_EXAMPLES", "150"))

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from iotid import config
-from iotid.capture.splits import split_capture
+from iotid.capture.splits.plan import split_capture
 from iotid.capture.threads import cores, in_threads
 from iotid.flows import from_captures
 
@@ -55,7 +55,7 @@ def test_kernels__are_kept_without_file_locks() -> None:
         "for name in ('fcntl', 'resource', 'grp', 'spwd', 'ossaudiodev', 'termios'): sys.modules[name] = None\n"
         "import os; del os.sched_getaffinity\n"
         "from iotid.capture import jit; assert jit.fcntl is None\n"
-        "import iotid.capture.reader, iotid.flows.local, iotid.storage, iotid.registry, iotid.command\n"
+        "import iotid.capture.reader, iotid.flows.local, iotid.storage, iotid.tracking.registry, iotid.cli.command\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -70,6 +70,6 @@ def test_modules__import_nothing_that_only_linux_has(monkeypatch: pytest.MonkeyP
         return real(name, *rest, **named)
 
     monkeypatch.setattr(builtins, "__import__", watched)
-    for module in ("iotid.storage", "iotid.command", "iotid.capture.files", "iotid.capture.threads"):
+    for module in ("iotid.storage", "iotid.cli.command", "iotid.capture.splits.files", "iotid.capture.threads"):
         importlib.reload(importlib.import_module(module))
     assert not asked & {"fcntl", "resource", "epoll", "spwd", "ossaudiodev"}

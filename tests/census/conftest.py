@@ -44,7 +44,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
     from iotid.dataset.characteristics import Encoding, Vocabulary
     from iotid.model.bundle import Learned, save_bundle, vocabulary_sizes
     from iotid.model.device import DeviceModel, kinds_of
-    from iotid.model.ensemble import AdaptiveEnsemble
+    from iotid.model.network.ensemble import AdaptiveEnsemble
 
     def learn(labels: tuple[str, str] = LEARNED, *, sets: bool = True) -> Path:
         values = {"packet_length": (60, 100, 1500), "tcp_window": (512, 1024, 65535)}

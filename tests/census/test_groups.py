@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iotid.capture.simulate_devices import KINDS, handshake, said
 from iotid.census import groups as census_groups
 from iotid.census.groups import NO_GROUPS, OTHERS, SHOWN, group_devices, with_new
 from iotid.schemas import GROUPS
+from iotid.simulate.devices import KINDS, handshake, said
 
 LIKENESS = 0.6
 SEGMENT = 1460

@@ -119,7 +119,7 @@ class Standalone:
 def demo_deployment(folder: Path, **changes: Any) -> dict[str, Any]:
     """The variable `iotid` for the demo's captures below ``folder``, which are written if they are not there."""
     if not (folder / "devices.yaml").exists():
-        write = "import pathlib, sys; from iotid.capture.simulate import write_demo as w; w(pathlib.Path(sys.argv[1]))"
+        write = "import pathlib, sys; from iotid.simulate.captures import write_demo as w; w(pathlib.Path(sys.argv[1]))"
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
         subprocess.run([MAIN_ENVIRONMENT / "python", "-c", write, folder], check=True, env=environment)
     return {

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from iotid.config import load_settings
-from iotid.dataset import Device, DeviceList, count_flows
+from iotid.dataset import count_flows
+from iotid.labels import Device, DeviceList
 
 _MACS = {"cam": "02:00:00:00:00:01", "plug": "02:00:00:00:00:02", "hub": "02:00:00:00:00:03"}
 

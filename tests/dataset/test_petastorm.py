@@ -20,11 +20,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from iotid.dataset.characteristics import Encoding, Vocabulary
-from iotid.dataset.partition import PARTS
 from iotid.dataset.petastorm_compat import COMMON_METADATA, ROW_GROUPS_KEY, SCHEMA_KEY, load_schema, petastorm
+from iotid.dataset.split_protocols import PARTS
 from iotid.dataset.store import ENCODING, Rows, describe_part, part_schema, read_part
 from iotid.errors import PartitionError
-from iotid.java import use_java
+from iotid.spark.java import use_java
 from iotid.storage import Partition, Store
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from iotid.dataset import Encoding, Vocabulary
 from iotid.dataset.packed import pack
 from iotid.dataset.sets import SCHEMA, Sets, at_once, few, greatest
-from iotid.dataset.work import sets_of
+from iotid.dataset.tasks import sets_of
 
 _ROWS = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 5), st.sampled_from([b"a", b"b"]), st.integers(1, 4)))
 

@@ -16,12 +16,13 @@ import pyarrow as pa
 import pytest
 
 from iotid.capture import read_packets
-from iotid.capture.simulate import NIGHTS, write_demo
-from iotid.capture.simulate_frames import Clock, Container, Host, Network, Packet
 from iotid.config import Settings, load_settings
-from iotid.dataset import Device, DeviceList, Traffic, read_traffic
+from iotid.dataset import Traffic, read_traffic
 from iotid.dataset.traffic import _addresses, _at_devices, _macs, label_counts
 from iotid.errors import LabelError
+from iotid.labels import Device, DeviceList
+from iotid.simulate.captures import NIGHTS, write_demo
+from iotid.simulate.frames import Clock, Container, Host, Network, Packet
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -18,19 +18,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from iotid.config import load_settings
-from iotid.dataset import (
-    Device,
-    DeviceList,
-    Encoding,
-    LabelledFlows,
-    Rows,
-    read_encoding,
-    read_part,
-    read_sets,
-    write_dataset,
-)
-from iotid.dataset.partition import PARTS
+from iotid.dataset import Encoding, LabelledFlows, Rows, read_encoding, read_part, read_sets, write_dataset
+from iotid.dataset.split_protocols import PARTS
 from iotid.errors import AccountingError, InputError, LabelError, PartitionError, SchemaError, SettingError
+from iotid.labels import Device, DeviceList
 from iotid.storage import Partition, Store
 
 if TYPE_CHECKING:

@@ -14,11 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from iotid.config import load_settings
-from iotid.dataset import Device, DeviceList, LabelledFlows, read_encoding, read_part, read_sets, work, write_dataset
+from iotid.dataset import LabelledFlows, read_encoding, read_part, read_sets, write_dataset
+from iotid.dataset import tasks as work
 from iotid.dataset.accounts import Accounts, coverage
-from iotid.dataset.partition import PARTS
+from iotid.dataset.split_protocols import PARTS
 from iotid.dataset.store import group_rows
 from iotid.errors import AccountingError, InputError, LabelError, SchemaError, SettingError
+from iotid.labels import Device, DeviceList
 from iotid.storage import Partition, Store
 
 FlowTable = Callable[[Sequence[dict[str, Any]]], pa.Table]

@@ -103,7 +103,7 @@ def census_differs(one: Path, other: Path) -> list[str]:
 
 
 def main() -> None:
-    from iotid.capture.simulate import write_demo
+    from iotid.simulate.captures import write_demo
 
     wheel = Path(sys.argv[1]).absolute()
     os.environ.update(environment())

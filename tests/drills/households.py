@@ -23,9 +23,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from iotid.dataset import DeviceList
-from iotid.dataset.devices import merged_name
-from iotid.pipeline import Night, run_nights, run_steps
+from iotid.cli.run import Night, run_nights, run_steps
+from iotid.labels import DeviceList
+from iotid.labels.devices import merged_name
 from iotid.storage import Store
 
 _LEARNED, _ASKED = ("laboratory", "2023-01-01"), ("households", "2023-11-14")

@@ -46,7 +46,7 @@ class Drill:
     """One store that runs are killed over, and what an undisturbed run makes."""
 
     def __init__(self, folder: Path) -> None:
-        from iotid.capture.simulate import write_demo
+        from iotid.simulate.captures import write_demo
 
         write_demo(folder / "demo")
         self._captures = folder / "demo" / "captures" / "home" / "2026-01-10"
@@ -124,7 +124,9 @@ def pids(driver: int, victim: str) -> list[int]:
     family = descendants(driver)
     kinds = {"driver": [driver], "all": [*family, driver]}
     kinds["jvm"] = [pid for pid in family if b"java" in _command(pid).split(b"\0")[0]]
-    kinds["worker"] = [pid for pid in family if {b"pyspark.daemon", b"iotid.worker"} & {*_command(pid).split(b"\0")}]
+    kinds["worker"] = [
+        pid for pid in family if {b"pyspark.daemon", b"iotid.spark.daemon"} & {*_command(pid).split(b"\0")}
+    ]
     return kinds[victim]
 
 

@@ -264,7 +264,7 @@ def _same_again(nights: Nights, day: str) -> list[str]:
 
 
 def tracking_away(nights: Nights, day: str) -> list[str]:
-    from iotid import registry
+    from iotid.tracking import registry
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -319,7 +319,7 @@ def _odd(capture: bytes) -> bytes:
 def _learn(folder: Path, seed: int) -> str:
     """A champion, learned from the first night; the address of its registry."""
     from iotid.config import load_settings
-    from iotid.registry import Registry
+    from iotid.tracking.registry import Registry
 
     nights = Nights(folder, folder / "learned", seed)
     nights.mend(nights.day(0))

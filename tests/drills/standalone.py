@@ -43,7 +43,7 @@ def python_without_iotid(folder: Path) -> str:
     (packages,) = folder.glob("lib/python*/site-packages")
     (packages / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")  # whose own .pth files are not heeded
     python = str(folder / "bin" / "python")
-    program = "import pyspark, torch, iotid.command"
+    program = "import pyspark, torch, iotid.cli.command"
     looked = subprocess.run([python, "-I", "-c", program], capture_output=True, text=True, check=False)
     if "No module named 'iotid" not in looked.stderr:
         raise SystemExit(f"standalone.py: {python} should lack iotid alone: {looked.stderr or 'it lacks nothing'}")

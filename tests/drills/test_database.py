@@ -17,10 +17,11 @@ import pytest
 import requests
 import tenacity
 
-from iotid import config, registry
+from iotid import config
 from iotid.flows import from_captures
-from iotid.registry import CHALLENGER, CHAMPION, Registry
 from iotid.storage import Store
+from iotid.tracking import registry
+from iotid.tracking.registry import CHALLENGER, CHAMPION, Registry
 
 pytestmark = pytest.mark.spark
 

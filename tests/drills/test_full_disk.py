@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from iotid.capture.simulate import write_demo
+from iotid.simulate.captures import write_demo
 
 _NAMESPACE = ["unshare", "--map-root-user", "--mount"]  # a mount of one's own needs no other rights
 _STEPS = """

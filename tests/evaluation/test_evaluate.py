@@ -15,9 +15,10 @@ from iotid import schemas
 from iotid.config import Evaluation, load_settings
 from iotid.dataset import Rows, Vocabulary
 from iotid.errors import DataError, SettingError
-from iotid.evaluation import decide, system_report
+from iotid.evaluation import system_report
 from iotid.evaluation.evaluate import census_nights, score
 from iotid.model import AdaptiveEnsemble, Predictor, save_bundle
+from iotid.promotion import decide
 from iotid.storage import Partition, Store
 
 

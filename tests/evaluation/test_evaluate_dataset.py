@@ -13,9 +13,11 @@ import pytest
 
 from iotid import schemas
 from iotid.config import Settings
-from iotid.dataset import Device, DeviceList, read_encoding, read_part, write_dataset
-from iotid.evaluation import evaluate, traffic
+from iotid.dataset import read_encoding, read_part, write_dataset
+from iotid.evaluation import evaluate
+from iotid.labels import Device, DeviceList
 from iotid.storage import Partition, Store
+from iotid.studies import describe as traffic
 
 _MACS = {"cam": "02:00:00:00:00:01", "plug": "02:00:00:00:00:02", "kettle": "02:00:00:00:00:03"}
 

@@ -16,12 +16,12 @@ from pyspark.errors import PythonException
 
 from iotid import schemas
 from iotid.capture import counters
-from iotid.capture.plan import write_splits
+from iotid.capture.splits.write import write_splits
 from iotid.config import Settings
 from iotid.errors import AccountingError, InputError, PartitionError, SchemaError, StaleError
 from iotid.flows import QUARANTINE_FILE, assemble, from_captures, read_counters, read_flows, write_flows
-from iotid.flows.work import Sums
-from iotid.remote import raised_in_worker
+from iotid.flows.tasks import Sums
+from iotid.spark.worker_errors import raised_in_worker
 from iotid.storage import Partition, Store
 
 pytestmark = pytest.mark.spark

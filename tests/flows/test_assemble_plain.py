@@ -13,7 +13,7 @@ import pytest
 
 from iotid import config, schemas
 from iotid.capture import counters
-from iotid.capture.plan import write_splits
+from iotid.capture.splits.write import write_splits
 from iotid.errors import AccountingError, PartitionError, SchemaError
 from iotid.flows import (
     QUARANTINE_FILE,
@@ -23,11 +23,11 @@ from iotid.flows import (
     night_files,
     read_counters,
     read_flows,
-    work,
     write_flows,
 )
 from iotid.flows import assemble as assembly
-from iotid.flows import nights as nights_of_flows
+from iotid.flows import partitions as nights_of_flows
+from iotid.flows import tasks as work
 from iotid.storage import Partition, Store
 
 DAYS = ("2024-02-28", "2024-02-29", "2024-03-01")

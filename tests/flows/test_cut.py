@@ -25,10 +25,10 @@ from iotid.flows import table as flows_table
 from iotid.flows.cut import cut_flows, merge_flows, partial_flows
 from iotid.flows.kernels import HEAD_WIDTH, KEY_WORDS, is_local
 from iotid.flows.merge import Merger, merge
-from iotid.flows.open import OpenFlows
+from iotid.flows.open_flows import OpenFlows
 from iotid.flows.partial import FlowTable, Partials, head_width, packets_alone, packets_of_stretches
-from iotid.flows.work import _parcels
-from iotid.shuffle import Buckets, contents, receive
+from iotid.flows.tasks import _parcels
+from iotid.spark.shuffle import Buckets, contents, receive
 
 PATHS = ["a.pcap", "b.pcap", "c.pcap"]
 EPOCH = datetime(2024, 2, 29, 23, 59, 50, tzinfo=UTC)

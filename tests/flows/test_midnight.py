@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from iotid.capture.plan import write_splits
+from iotid.capture.splits.write import write_splits
 from iotid.config import Settings
 from iotid.flows import TOLD_BY, from_captures, later_flows, night_files, read_flows, write_flows
 from iotid.storage import Partition, Store

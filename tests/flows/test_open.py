@@ -20,9 +20,9 @@ from iotid import config, schemas
 from iotid.flows import assemble
 from iotid.flows.kernels import FIRST, LAST, LAST_SYN, OPENED, SYN
 from iotid.flows.merge import merge
-from iotid.flows.nights import _identity, _told_further
-from iotid.flows.open import CARRIED, OpenFlows, carries, is_carried, take_up
+from iotid.flows.open_flows import CARRIED, OpenFlows, carries, is_carried, take_up
 from iotid.flows.partial import FlowTable, Partials, packets_of_stretches
+from iotid.flows.partitions import _identity, _told_further
 from iotid.flows.table import flow_table
 from iotid.storage import Store
 

@@ -27,7 +27,7 @@ import atheris  # noqa: E402
 with atheris.instrument_imports(include=["iotid"]):
     from invariants import EVERYTHING, check, settings_with
 
-    import iotid.capture.decode
+    import iotid.capture.decode.decoder
     import iotid.capture.reader  # noqa: F401
 
 _LARGEST = 1536  # bytes of an input: enough for every header, and a run takes milliseconds

@@ -21,19 +21,20 @@ import torch
 from numpy.typing import NDArray
 
 from iotid import config
-from iotid.capture.stored_splits import check_splits
-from iotid.capture.walk import Walk
-from iotid.command import captures_text
-from iotid.dataset import DeviceList, Encoding, Rows, Sets, Vocabulary
+from iotid.capture.containers.walk import Walk
+from iotid.capture.splits.stored import check_splits
+from iotid.cli.command import captures_text
+from iotid.dataset import Encoding, Rows, Sets, Vocabulary
 from iotid.errors import IotidError
 from iotid.evaluation.schema import Report, system_report
+from iotid.labels import DeviceList
 from iotid.messages import one_line
-from iotid.metadata import CONTRACTS, Metadata, read_metadata
 from iotid.model.bundle import DESCRIPTION, WEIGHTS, Learned, Predictor, network_specs, save_bundle, vocabulary_sizes
 from iotid.model.device import DeviceModel, kinds_of
-from iotid.model.ensemble import AdaptiveEnsemble
-from iotid.model.memory import Memory
+from iotid.model.network.ensemble import AdaptiveEnsemble
+from iotid.model.network.sequence_counts import Memory
 from iotid.schemas import SPLITS
+from iotid.schemas.metadata import CONTRACTS, Metadata, read_metadata
 from iotid.storage import json_of, reading
 from iotid.training.checkpoint import Checkpoint
 

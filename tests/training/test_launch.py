@@ -17,12 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from iotid import remote
 from iotid.config import Settings, load_settings
-from iotid.dataset import DeviceList, read_part, write_dataset
+from iotid.dataset import read_part, write_dataset
 from iotid.errors import DataError, IotidError, PartitionError, TrainingError
+from iotid.labels import DeviceList
 from iotid.model import Predictor
 from iotid.schemas import FLOWS
+from iotid.spark import worker_errors as remote
 from iotid.storage import Store
 from iotid.training import launch, train_on_ranks
 

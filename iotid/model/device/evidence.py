@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from iotid.dataset.bags import Bags
 from iotid.dataset.characteristics import OUT_OF_VOCABULARY
+from iotid.dataset.tokens import Bags
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from iotid.dataset.devices import merged_name
-from iotid.dataset.labels import UNKNOWN as UNLISTED
+from iotid.labels.device_list import UNKNOWN as UNLISTED
+from iotid.labels.devices import merged_name
 
 NO_KIND = -1  # of the class of unlisted devices
 

@@ -1,0 +1,170 @@
+"""The walk over a capture's records, window by window: the one way in which planner and reader step through a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iotid import config
+from iotid.capture.containers import pcap, pcapng
+from iotid.capture.containers.records import (
+    CHAIN,
+    CHANGED_AT,
+    INTERFACES,
+    POSITION,
+    RECORDS,
+    SECTION_BIG_ENDIAN,
+    SECTIONS,
+    SKIP_FROM,
+    STATE_SIZE,
+    Records,
+    empty_records,
+)
+from iotid.capture.containers.streams import Stream
+
+TO_THE_END = 2**62
+
+_RECORD_BYTES = 64  # a window holds at most one record for so many of its bytes: bounds the columns made of it
+_MAX_FAULTS = 4096
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one window held: its records, and the broken stretches between them."""
+
+    buffer: NDArray[np.uint8]
+    records: Records
+    first_record: int  # number of the first record since the walk's start
+    faults: NDArray[np.int64]  # (F, 3): start, bytes, kind (records.SKIPPED_BYTES or TRUNCATED_RECORD)
+
+
+class Walk:
+    """Iterates over the windows of ``stream`` from ``start`` to ``end`` (-1: to the stream's end).
+
+    A step's arrays are written over by the next one. At the end ``position`` is where it stopped: at ``end`` if a
+    record starts there, else where the record or the broken stretch ends that goes across it.
+    """
+
+    def __init__(
+        self, stream: Stream, container: str, context: str, start: int, end: int, settings: config.Capture
+    ) -> None:
+        known = json.loads(context)
+        self._stream = stream
+        self._settings = settings
+        self._limit = TO_THE_END if end < 0 else end
+        self._state = np.zeros(STATE_SIZE, np.int64)
+        self._state[POSITION] = start
+        self._state[SKIP_FROM] = -1
+        self._state[CHANGED_AT] = -1
+        self._is_pcapng = container == "pcapng"
+        if self._is_pcapng:
+            interfaces = known["interfaces"]
+            self._state[SECTION_BIG_ENDIAN] = known["big_endian"]
+            self._state[INTERFACES] = len(interfaces)
+            self._interfaces_IF = np.zeros((max(len(interfaces), 16), pcapng.INTERFACE_SIZE), np.int64)
+            self._interfaces_IF[: len(interfaces)] = np.array(interfaces, np.int64).reshape(-1, pcapng.INTERFACE_SIZE)
+        else:
+            self._layout = np.zeros(pcap.LAYOUT_SIZE, np.int64)
+            self._layout[pcap.BIG_ENDIAN] = known["big_endian"]
+            self._layout[pcap.HEADER_BYTES] = known["record_header"]
+            self._layout[pcap.TICKS_PER_US] = known["ticks_per_us"]
+            self._layout[pcap.LINK_TYPE] = known["link_type"]
+            self._layout[pcap.MAX_PACKET_BYTES] = settings.max_packet_bytes
+
+    @property
+    def position(self) -> int:
+        return int(self._state[POSITION])
+
+    @property
+    def records(self) -> int:
+        """Records walked over so far."""
+        return int(self._state[RECORDS])
+
+    @property
+    def changed_at(self) -> int:
+        """The record before which the pcapng last began a section or described an interface; -1: never."""
+        return int(self._state[CHANGED_AT])
+
+    @property
+    def sections(self) -> int:
+        """Sections of a pcapng that began so far."""
+        return int(self._state[SECTIONS])
+
+    @property
+    def big_endian(self) -> bool:
+        """Byte order of the pcapng's section."""
+        return bool(self._state[SECTION_BIG_ENDIAN])
+
+    @property
+    def interfaces(self) -> NDArray[np.int64]:
+        """The interfaces of the pcapng's section, those of the context first."""
+        return self._interfaces_IF[: self._state[INTERFACES]] if self._is_pcapng else np.empty((0, 0), np.int64)
+
+    def guess(self) -> int | None:
+        """Stand where a record seems to start, before the walk's end; None where none does.
+
+        Returns the byte order that the pcapng seems to have there, ANY_ORDER where it need not be known.
+        """
+        packet = self._settings.max_packet_bytes + pcapng.MAX_OPTION_BYTES  # more than any record's header takes too
+        reach = CHAIN * packet
+        while self.position < self._limit:
+            base = self.position
+            buffer = self._stream.window(base, 2 * reach)
+            final = len(buffer) < 2 * reach
+            stop = min(self._limit - base, len(buffer) if final else reach)
+            if self._is_pcapng:
+                at, order = pcapng.guess_pcapng(buffer, stop, final, self._settings.max_packet_bytes)
+            else:
+                at, order = pcap.guess_pcap(buffer, stop, final, self._layout), pcapng.ANY_ORDER
+            if at >= 0:
+                self._state[POSITION] = base + at
+                self._state[SECTION_BIG_ENDIAN] = order == 1
+                return order
+            self._state[POSITION] = base + stop
+            if final and stop == len(buffer):
+                break
+        return None
+
+    def __iter__(self) -> Iterator[Step]:
+        chunk = self._settings.chunk_bytes
+        need = 0
+        # made once: fresh memory for each window would take longer than the walk itself
+        records = empty_records(chunk // _RECORD_BYTES)
+        faults_F3 = np.empty((_MAX_FAULTS, 3), np.int64)
+        while self.position < self._limit or self._state[SKIP_FROM] >= 0:
+            base = self.position
+            first_record = self.records
+            within = self._limit - base
+            asked = max(min(chunk, within) if within > 0 else chunk, need)
+            buffer = self._stream.window(base, asked)
+            final = len(buffer) < asked
+            n, f, need = self._kernel(buffer, base, final, records, faults_F3)
+            if n or f:
+                yield Step(buffer, records.first(n), first_record, faults_F3[:f])
+            if final and self.position >= base + len(buffer) and self._state[SKIP_FROM] < 0:
+                break
+
+    def _kernel(
+        self, buffer: NDArray[np.uint8], base: int, final: bool, records: Records, faults_F3: Any
+    ) -> tuple[int, int, int]:
+        if not self._is_pcapng:
+            return pcap.walk_pcap(buffer, base, final, self._limit, self._layout, self._state, records, faults_F3)
+        n, f, need = pcapng.walk_pcapng(
+            buffer,
+            base,
+            final,
+            self._limit,
+            self._settings.max_packet_bytes,
+            self._state,
+            self._interfaces_IF,
+            records,
+            faults_F3,
+        )
+        if need == pcapng.TABLE_FULL:
+            self._interfaces_IF = np.concatenate([self._interfaces_IF, np.zeros_like(self._interfaces_IF)])
+        return n, f, need

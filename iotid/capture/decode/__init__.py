@@ -1,0 +1,1 @@
+"""Records to packets: link layer, IP, transport, tunnels."""

@@ -1,0 +1,307 @@
+"""From frames to packets: one pass over a window's frames, each written as a packet or counted under a reason."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from dataclasses import fields
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iotid import config
+from iotid.capture.containers.records import BROKEN, NO_INTERFACE, Records
+from iotid.capture.counters import (
+    DUPLICATE,
+    FLOW,
+    LATER_FRAGMENT,
+    MALFORMED,
+    NOT_IP,
+    REASONS,
+    TRUNCATED,
+    UNKNOWN_ETHER_TYPE,
+    UNKNOWN_INTERFACE,
+    UNKNOWN_LINK_TYPE,
+)
+from iotid.capture.decode.duplicates import Ring, digest_of, mixed, new_ring, put, seek
+from iotid.capture.decode.fragments import FirstFragments, new_fragments, recall, remember
+from iotid.capture.decode.frames import frames_of
+from iotid.capture.decode.headers import (
+    ABOVE,
+    AT,
+    DESTINATION_MAC,
+    DESTINATION_PORT,
+    FLAGS,
+    FRAGMENT,
+    HEADERS_SIZE,
+    IDENTIFICATION,
+    LENGTH,
+    PAYLOAD,
+    PROTOCOL,
+    SEQUENCE,
+    SOURCE_MAC,
+    SOURCE_PORT,
+    UNREAD,
+    VERSION,
+    VLAN,
+    WINDOW,
+)
+from iotid.capture.decode.internet import read_packet
+from iotid.capture.decode.link import CUT_OFF, FOUND, UNKNOWN_LINK, UNKNOWN_TYPE, network_layer
+from iotid.capture.decode.tunnels import NO_TUNNEL, tunnel, tunnel_set
+from iotid.capture.decode.wireless import LINK_TYPE_BITS
+from iotid.capture.fields import Bytes, Longs, be32, be64, byte
+from iotid.capture.jit import kernel
+from iotid.capture.packets import Packets, words_of
+
+_ZERO = np.uint64(0)
+
+Columns = namedtuple("Columns", [field.name for field in fields(Packets)])  # type: ignore[misc] # Packets for Numba
+
+
+class Rules(NamedTuple):
+    """The settings that decoding follows."""
+
+    duplicate_window_us: int  # 0: repeats are packets like others
+    fragment_window_us: int  # 0: later fragments are counted, never packets
+    tunnels: int  # a set of tunnels.TUNNELS
+    max_tunnels: int
+    keep_bytes: int  # of each packet, from its IP header on
+
+
+class Decoded(NamedTuple):
+    """What became of a window's frames. The next window's is written over it."""
+
+    frames: Records
+    quiet: int  # so many of them only warm up what is remembered: they are neither written nor counted
+    packets: Packets
+    reasons: NDArray[np.uint8]  # of each frame, a code of REASONS
+    unread: NDArray[np.int32]  # of each frame, the link type or EtherType, where that is not read
+    totals: Longs  # (R, 3): of each reason, the frames, their bytes on the wire, the first one's offset (-1: none)
+
+
+class Decoder:
+    """Decodes one reading of splits, window by window: what it remembers of earlier frames is for that reading.
+
+    ``file_index``: the capture that is being read, written with each packet. ``keep_bytes``: how many bytes of each
+    packet become its ``first_words``.
+    """
+
+    def __init__(self, settings: config.Capture, keep_bytes: int = 0) -> None:
+        seeks_fragments = settings.fragment_records > 0
+        self._rules = Rules(
+            settings.duplicate_window_us,
+            settings.fragment_window_us if seeks_fragments else 0,
+            tunnel_set(settings.tunnels),
+            settings.max_tunnels,
+            keep_bytes,
+        )
+        self._ring = new_ring(settings.duplicate_records if settings.duplicate_window_us > 0 else 1)
+        self._fragments = new_fragments(settings.fragment_records if seeks_fragments else 1)
+        self.file_index = 0
+        self._seen = 0  # frames
+        self._room = Packets.empty()  # made once: fresh memory for each window would cost as much as the decoding
+        self._reasons = np.empty(0, np.uint8)
+        self._unread = np.empty(0, np.int32)
+        self._headers = np.empty(HEADERS_SIZE, np.int64), np.empty(HEADERS_SIZE, np.int64)
+
+    def decode(self, buffer: Bytes, records: Records, begin: int) -> Decoded:
+        """Decode a window's records, which follow those of the window before. Those before byte ``begin`` warm up."""
+        frames = frames_of(buffer, records)
+        count = len(frames.offset)
+        quiet = int(np.searchsorted(frames.offset, begin))
+        if count > len(self._room):
+            self._room = Packets.empty(count, words_of(self._rules.keep_bytes))
+            self._reasons = np.empty(count, np.uint8)
+            self._unread = np.empty(count, np.int32)
+        self._room.file_index[:count] = self.file_index
+        totals_R3 = np.zeros((len(REASONS), 3), np.int64)
+        totals_R3[:, 2] = -1
+        columns = Columns(*(getattr(self._room, field.name) for field in fields(Packets)))
+        packets = decode(
+            buffer,
+            frames,
+            quiet,
+            self._seen,
+            self._rules,
+            self._ring,
+            self._fragments,
+            columns,
+            self._room.first_words.view(np.uint8),
+            self._reasons,
+            self._unread,
+            totals_R3,
+            *self._headers,
+        )
+        self._seen += count
+        room = self._room.take(slice(packets))
+        return Decoded(frames, quiet, room, self._reasons[:count], self._unread[:count], totals_R3)
+
+
+@kernel
+def decode(
+    buffer: Bytes,
+    frames: Records,
+    quiet: int,
+    first_frame: int,
+    rules: Rules,
+    ring: Ring,
+    fragments: FirstFragments,
+    out: Any,
+    first_bytes: Any,
+    reasons: NDArray[np.uint8],
+    unread: NDArray[np.int32],
+    totals_R3: Longs,
+    headers: Longs,
+    inner: Longs,
+) -> int:
+    """What `Decoded` says; ``out``: columns of Packets; ``first_bytes``: its ``first_words``, byte by byte;
+    ``headers``, ``inner``: room for a packet's headers. ``first_frame``: the first one's number in this reading.
+
+    Returns the number of packets.
+    """
+    size = len(buffer)
+    remembers = rules.duplicate_window_us > 0 or rules.fragment_window_us > 0
+    n = 0
+    for f in range(0 if remembers else quiet, len(frames.offset)):
+        start = frames.data[f]
+        end = min(start + frames.captured[f], size)
+        wire: int = np.int64(frames.wire[f])  # type: ignore[assignment]
+        link: int = np.int64(frames.link[f])  # type: ignore[assignment]
+        reason = _packet_of(buffer, start, end, wire, link, headers)
+        if rules.tunnels != 0 and reason == FLOW:
+            reason = _innermost(buffer, end, rules, headers, inner)
+        if rules.fragment_window_us > 0 and (reason == LATER_FRAGMENT or (reason == FLOW and headers[FRAGMENT] != 0)):
+            digest = _ends_of(buffer, headers, byte(buffer, headers[AT] + 9) if headers[VERSION] == 4 else 0)
+            if reason == FLOW:
+                remember(fragments, first_frame + f, frames.time[f], digest, headers)
+            elif recall(fragments, first_frame + f, frames.time[f], digest, rules.fragment_window_us, headers):
+                reason = FLOW
+        if reason == FLOW:
+            if rules.duplicate_window_us > 0:
+                digest = _ends_of(buffer, headers, headers[FRAGMENT] << 8 | headers[PROTOCOL])
+                above = headers[ABOVE]
+                digest = mixed(digest, np.uint64(headers[LENGTH]))
+                digest = mixed(digest, digest_of(buffer, above, min(end, headers[AT] + headers[LENGTH])))
+                if seek(ring, first_frame + f, frames.time[f], digest, rules.duplicate_window_us) >= 0:
+                    reason = DUPLICATE
+                put(ring, first_frame + f, frames.time[f], digest)
+            out.offset[n] = frames.offset[f]
+            out.timestamp_us[n] = frames.time[f]
+            out.link_type[n] = link & LINK_TYPE_BITS
+            out.frame_length[n] = wire
+            out.captured_length[n] = end - start
+            _write(buffer, headers, out, n)
+            if rules.keep_bytes > 0:
+                _keep(buffer, end, headers, rules.keep_bytes, first_bytes, n)
+        if f >= quiet:
+            reasons[f] = reason
+            if reason in (UNKNOWN_LINK_TYPE, UNKNOWN_ETHER_TYPE):
+                unread[f] = headers[UNREAD]
+            if totals_R3[reason, 0] == 0:
+                totals_R3[reason, 2] = frames.offset[f]
+            totals_R3[reason, 0] += 1
+            totals_R3[reason, 1] += wire
+            n += reason == FLOW
+    return n
+
+
+@kernel
+def _packet_of(buffer: Bytes, start: int, end: int, wire: int, link: int, headers: Longs) -> int:
+    """Read a frame, ``wire`` bytes long and captured up to ``end``, into ``headers``; return the reason."""
+    if link == NO_INTERFACE:
+        return UNKNOWN_INTERFACE
+    if link == BROKEN:
+        return MALFORMED
+    known = network_layer(buffer, start, end, link, headers)
+    if known == FOUND:
+        return read_packet(buffer, end, wire - (headers[AT] - start), headers)
+    if known == CUT_OFF:
+        return TRUNCATED if end - start < wire else MALFORMED
+    if known == UNKNOWN_LINK:
+        return UNKNOWN_LINK_TYPE
+    return UNKNOWN_ETHER_TYPE if known == UNKNOWN_TYPE else NOT_IP
+
+
+@kernel
+def _innermost(buffer: Bytes, end: int, rules: Rules, headers: Longs, inner: Longs) -> int:
+    """Take the wanted tunnels off the packet in ``headers``, the outermost first; return the packet's reason.
+
+    A tunnel in which no packet is found is a packet like any other. Addresses of the link layer are those inside the
+    tunnel: the ones outside belong to whoever built it. So is the VLAN, if there is one inside.
+    """
+    reason = FLOW
+    for _ in range(rules.max_tunnels):
+        wire_end = headers[AT] + headers[LENGTH]
+        link, start = tunnel(buffer, min(end, wire_end), headers, rules.tunnels)
+        if link == NO_TUNNEL or start >= min(end, wire_end):
+            break
+        found = _packet_of(buffer, start, min(end, wire_end), wire_end - start, link, inner)
+        if found not in (FLOW, LATER_FRAGMENT):
+            break
+        if inner[VLAN] < 0:
+            inner[VLAN] = headers[VLAN]
+        for field in range(HEADERS_SIZE):
+            headers[field] = inner[field]
+        reason = found
+        if found == LATER_FRAGMENT:
+            break
+    return reason
+
+
+@kernel
+def _ends_of(buffer: Bytes, headers: Longs, word: int) -> np.uint64:
+    """A digest of the packet's addresses, VLAN, identification and ``word``."""
+    at = headers[AT]
+    digest = mixed(np.uint64(headers[IDENTIFICATION] << 32 | word), np.uint64(headers[VLAN] + 1))
+    first = at + 8 if headers[VERSION] == 6 else at + 12
+    size = 32 if headers[VERSION] == 6 else 8
+    for i in range(first, first + size, 8):
+        digest = mixed(digest, be64(buffer, i))
+    return digest
+
+
+@kernel
+def _write(buffer: Bytes, headers: Longs, out: Any, n: int) -> None:
+    """Write ``headers`` as packet ``n``."""
+    at = headers[AT]
+    version = headers[VERSION]
+    out.packet_length[n] = headers[LENGTH]
+    out.payload_length[n] = headers[PAYLOAD]
+    out.ip_version[n] = version
+    out.protocol[n] = headers[PROTOCOL]
+    out.vlan[n] = headers[VLAN]
+    out.src_mac[n] = headers[SOURCE_MAC]
+    out.dst_mac[n] = headers[DESTINATION_MAC]
+    if version == 6:
+        out.src_ip_hi[n] = be64(buffer, at + 8)
+        out.src_ip_lo[n] = be64(buffer, at + 16)
+        out.dst_ip_hi[n] = be64(buffer, at + 24)
+        out.dst_ip_lo[n] = be64(buffer, at + 32)
+    else:
+        out.src_ip_hi[n] = _ZERO
+        out.src_ip_lo[n] = np.uint64(be32(buffer, at + 12))
+        out.dst_ip_hi[n] = _ZERO
+        out.dst_ip_lo[n] = np.uint64(be32(buffer, at + 16))
+    out.src_port[n] = headers[SOURCE_PORT]
+    out.dst_port[n] = headers[DESTINATION_PORT]
+    out.tcp_flags[n] = headers[FLAGS]
+    out.tcp_window[n] = headers[WINDOW]
+    out.tcp_sequence[n] = headers[SEQUENCE]
+
+
+@kernel
+def _keep(buffer: Bytes, end: int, headers: Longs, keep_bytes: int, first_bytes: Any, n: int) -> None:
+    """Write the first bytes of packet ``n``, captured up to ``end``, zeros for its addresses and for what is not there.
+
+    They end with the packet, not with the frame, which may be padded.
+    """
+    at = headers[AT]
+    count = min(keep_bytes, headers[LENGTH], end - at)
+    for i in range(count):
+        first_bytes[n, i] = buffer[at + i]
+    for i in range(count, first_bytes.shape[1]):
+        first_bytes[n, i] = 0
+    addresses = 8 if headers[VERSION] == 6 else 12
+    for i in range(addresses, min(40 if headers[VERSION] == 6 else 20, count)):
+        first_bytes[n, i] = 0

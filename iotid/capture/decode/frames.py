@@ -1,0 +1,72 @@
+"""From records to frames: an aggregate of several packets in one 802.11 frame (A-MSDU) is cut into as many frames.
+
+The frames of a record tile its bytes, on the wire and as captured: the first has all headers in front, the last what
+follows the last subframe. Each later one stands at the record's offset and as many bytes further as were captured
+before it, so that no two frames of a capture have one place. All that comes after, counters included, is about frames.
+"""
+
+from __future__ import annotations
+
+from iotid.capture.containers.records import Records, emit, empty_records
+from iotid.capture.decode.link import PKTAP, PKTAP_DARWIN, unwrapped
+from iotid.capture.decode.wireless import (
+    IEEE_802_11,
+    IEEE_802_11_PADDED,
+    MESH_SUBFRAME,
+    PPI,
+    PRISM,
+    PRISM_AVS,
+    RADIOTAP,
+    SUBFRAME,
+    SUBFRAME_HEADER,
+    body_of_frame,
+    next_subframe,
+)
+from iotid.capture.fields import Bytes
+from iotid.capture.jit import kernel
+
+_NONE = empty_records(0)
+
+
+def frames_of(buffer: Bytes, records: Records) -> Records:
+    """The frames of a window's records, in order; the records themselves where each is one frame."""
+    count = _cut(buffer, records, _NONE)
+    if count == len(records.offset):
+        return records
+    frames = empty_records(count)
+    _cut(buffer, records, frames)
+    return frames
+
+
+@kernel
+def _cut(buffer: Bytes, records: Records, frames: Records) -> int:
+    """Write the frames, if they are given room; return their number."""
+    n = 0
+    writes = len(frames.offset) > 0
+    for r in range(len(records.offset)):
+        start = records.data[r]
+        base = records.offset[r] - start
+        time = records.time[r]
+        end = min(start + records.captured[r], len(buffer))
+        wire_end = start + records.wire[r]
+        link = records.link[r]
+        marked = link
+        if link in (IEEE_802_11, RADIOTAP, PPI, PRISM, PRISM_AVS, PKTAP, PKTAP_DARWIN):
+            inner, at = unwrapped(buffer, start, end, link)
+            is_aggregate = False
+            if inner in (IEEE_802_11, IEEE_802_11_PADDED):
+                at, is_aggregate, is_mesh = body_of_frame(buffer, at, end, inner)
+            while is_aggregate and end - at > SUBFRAME_HEADER:
+                at = next_subframe(buffer, at, is_mesh)
+                if wire_end - at <= SUBFRAME_HEADER:  # a check sequence, or nothing
+                    break
+                if writes:
+                    emit(frames, n, base + start, start, min(at, end) - start, at - start, time, marked)
+                n += 1
+                marked = link | (MESH_SUBFRAME if is_mesh else SUBFRAME)
+                wire_end -= at - min(at, end)
+                start = min(at, end)
+        if writes:
+            emit(frames, n, base + start, start, max(end - start, 0), wire_end - start, time, marked)
+        n += 1
+    return n

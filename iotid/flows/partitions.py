@@ -1,0 +1,208 @@
+"""Nights of flows, read: one after the other, every flow once.
+
+`read_flows` is for whoever works in Spark; workers that want columns and not rows read files themselves.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import date
+from functools import partial, reduce
+from typing import TYPE_CHECKING, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from iotid import schemas
+from iotid.schemas.metadata import remedy
+from iotid.spark.shuffle import numbered, numbers, spark_schema
+from iotid.spark.worker_errors import in_worker
+from iotid.storage import is_object_store, open_filesystem, read_table, reading, shown_files
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+    from iotid.storage import Partition
+
+COUNTERS_FILE = "_counters.parquet"  # the underscore hides it from readers of the flows
+QUARANTINE_FILE = "_quarantine.parquet"
+
+TOLD_BY = (
+    "protocol", "vlan", "client_ip", "client_port", "server_ip", "server_port", "first_seen", "end_reason",
+)  # fmt: skip
+"""Columns of FLOWS that `NightFile.told_further` reads."""
+
+_LATER = pa.schema([(name, pa.string()) for name in ("key", "site", "capture_date")])
+_TEXT = ("capture_file", "end_reason", "client_ip", "server_ip", "client_mac", "server_mac")
+_BATCH_ROWS = 1 << 16
+_SPARK_ROWS = 1 << 13  # of batches that go through the JVM
+
+
+class NightFile(NamedTuple):
+    """One file of a night's flows."""
+
+    folder: str
+    name: str
+    site: str
+    capture_date: str
+
+    def read(self, columns: Iterable[str]) -> Iterator[pa.RecordBatch]:
+        """Columns of schemas.FLOWS, those that folder names hold among them, batch by batch; text as dictionaries."""
+        wanted = list(columns)
+        filesystem, folder = open_filesystem(self.folder)
+        night = {"site": self.site, "capture_date": date.fromisoformat(self.capture_date)}
+        stored = [name for name in wanted if name not in night]
+        with (
+            reading(f"{self.folder}/{self.name}", remedy("flows")),
+            filesystem.open_input_file(f"{folder}/{self.name}") as source,
+        ):
+            file = pq.ParquetFile(source, read_dictionary=[name for name in _TEXT if name in stored])
+            _check_types(file.schema_arrow, stored)
+            for batch in file.iter_batches(_BATCH_ROWS, columns=stored, use_threads=False):
+                given = {name: pa.repeat(value, batch.num_rows) for name, value in night.items() if name in wanted}
+                arrays = [given[name] if name in given else batch.column(name) for name in wanted]
+                yield pa.RecordBatch.from_arrays(arrays, names=wanted)
+
+    def told_further(self, flows: pa.RecordBatch, later: pa.Table) -> pa.BooleanArray:
+        """Which of the file's flows a later night tells, too, and further; ``later``: of `later_flows`."""
+        return _told_further(flows, later, self.site, self.capture_date)
+
+
+def _check_types(found: pa.Schema, names: Iterable[str]) -> None:
+    """Raise a KeyError or TypeError unless the columns are there, and of FLOWS' types; text may be in dictionaries."""
+    contract = schemas.FLOWS.arrow_schema()
+    for name in names:
+        kind, expected = found.field(name).type, contract.field(name).type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        are_lists = pa.types.is_list(kind) and pa.types.is_list(expected)
+        if (kind.value_type != expected.value_type) if are_lists else kind != expected:
+            raise TypeError(f"{name} is {kind}, must be {expected}")
+
+
+def night_files(nights: Iterable[Partition]) -> list[NightFile]:
+    """The files of the nights' flows."""
+    files = []
+    for night in nights:
+        names = shown_files(*open_filesystem(night.uri))
+        files += [NightFile(night.uri, name, night.keys["site"], night.keys["capture_date"]) for name in names]
+    return files
+
+
+def later_flows(spark: SparkSession, nights: Sequence[Partition]) -> pa.Table:
+    """_LATER of the flows that a night took up from one of the nights before it."""
+    before = {night.uri: night.metadata.get("inputs", {}).get("night_before") for night in nights}
+    took_up = [night for night in nights if before[night.uri]] if len(nights) > 1 else []
+    if not took_up:
+        return _LATER.empty_table()
+    files = [(file, int(before[file.folder]["last_us"])) for file in night_files(took_up)]
+    told = numbered(spark, range(len(files))).mapInArrow(
+        in_worker(partial(_read_early, files=files)), spark_schema(_LATER)
+    )
+    return told.toArrow().cast(_LATER)
+
+
+def _read_early(tasks: Iterable[pa.RecordBatch], files: Sequence[tuple[NightFile, int]]) -> Iterator[pa.RecordBatch]:
+    """_LATER of flows that began before the end, in µs, of the night before: of the others none was taken up."""
+    for number in numbers(tasks):
+        file, end_us = files[number]
+        for batch in file.read(TOLD_BY):
+            early = batch.filter(pc.less_equal(batch["first_seen"].cast(pa.int64()), end_us))
+            night = [pa.repeat(value, early.num_rows) for value in (file.site, file.capture_date)]
+            yield pa.RecordBatch.from_arrays([_identity(early), *night], schema=_LATER)
+
+
+def read_flows(spark: SparkSession, partitions: Iterable[Partition]) -> DataFrame:
+    """schemas.FLOWS of the partitions, site and date included.
+
+    A flow that several of the nights saw, one after the other, is there once, as the last of them tells it.
+    """
+    from pyspark.sql import functions as F
+
+    nights = list(partitions)
+    later = later_flows(spark, nights)
+    frames = []
+    for night in nights:
+        site, day = night.keys["site"], night.keys["capture_date"]
+        stored = read_stored(spark, night.uri, schemas.FLOWS.arrow_schema(stored=True))
+        if len(later):
+            once = partial(_not_told_further, later=later, site=site, capture_date=day)
+            stored = stored.mapInArrow(in_worker(once), stored.schema)
+        named = {"site": F.lit(site), "capture_date": F.lit(date.fromisoformat(day))}
+        frames.append(stored.withColumns(named).select(schemas.FLOWS.names))
+    return reduce(lambda left, right: left.unionAll(right), frames)
+
+
+def read_stored(spark: SparkSession, folder: str, schema: pa.Schema) -> DataFrame:
+    """The rows of the folder's Parquet files, but for those whose names hide them.
+
+    Spark reads them where it can. Of object stores it knows none without jars of its own, so workers do.
+    """
+    filesystem, path = open_filesystem(folder)
+    if not is_object_store(filesystem):
+        return spark.read.schema(spark_schema(schema)).parquet(
+            re.sub(r"[][\\*?{}]", r"\\\g<0>", folder)
+        )  # as it is, no pattern
+    read = partial(_read_files, folder=folder, files=shown_files(filesystem, path), schema=schema)
+    return numbered(spark, range(len(read.keywords["files"]))).mapInArrow(in_worker(read), spark_schema(schema))
+
+
+def _read_files(
+    tasks: Iterable[pa.RecordBatch], folder: str, files: Sequence[str], schema: pa.Schema
+) -> Iterator[pa.RecordBatch]:
+    filesystem, path = open_filesystem(folder)
+    for number in numbers(tasks):
+        with (
+            reading(f"{folder}/{files[number]}", remedy("flows")),
+            filesystem.open_input_file(f"{path}/{files[number]}") as source,
+        ):
+            for batch in pq.ParquetFile(source).iter_batches(_SPARK_ROWS, use_threads=False):
+                yield pa.RecordBatch.from_arrays([batch.column(name) for name in schema.names], schema=schema)
+
+
+def _not_told_further(
+    batches: Iterable[pa.RecordBatch], later: pa.Table, site: str, capture_date: str
+) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        yield batch.filter(pc.invert(_told_further(batch, later, site, capture_date)))
+
+
+def _told_further(flows: pa.RecordBatch, later: pa.Table, site: str, capture_date: str) -> pa.BooleanArray:
+    ours = pc.and_(pc.equal(later["site"], site), pc.greater(later["capture_date"], capture_date))
+    keys = later.filter(ours)["key"]
+    return pc.and_(pc.equal(flows["end_reason"], "end"), pc.is_in(_identity(flows), value_set=keys.combine_chunks()))
+
+
+def _identity(flows: pa.RecordBatch) -> pa.Array:
+    """Protocol, VLAN, first packet's time and both ends as text.
+
+    Who was the client may look different a night later, so the ends stand in the order of their text.
+    """
+    one, other = (
+        pc.binary_join_element_wise(flows[f"{end}_ip"].cast(pa.string()), flows[f"{end}_port"].cast(pa.string()), " ")
+        for end in ("client", "server")
+    )
+    swap = pc.greater(one, other)
+    numbers = [flows["protocol"], flows["vlan"].fill_null(-1), flows["first_seen"].cast(pa.int64())]
+    return pc.binary_join_element_wise(
+        *(number.cast(pa.string()) for number in numbers),
+        pc.if_else(swap, other, one),
+        pc.if_else(swap, one, other),
+        " ",
+    )
+
+
+def read_counters(partition: Partition) -> pa.Table:
+    """schemas.COUNTERS of a partition of table `flows`."""
+    stored = schemas.COUNTERS.arrow_schema(stored=True)
+    table = read_table(f"{partition.uri}/{COUNTERS_FILE}", stored, remedy("flows"))
+    return _of_night(table, schemas.COUNTERS, partition.keys["site"], partition.keys["capture_date"])
+
+
+def _of_night(table: pa.Table, contract: schemas.Table, site: str, capture_date: str) -> pa.Table:
+    """The table with the columns that folder names hold."""
+    night = {"site": pa.array([site] * len(table), pa.string())}
+    night["capture_date"] = pa.array([date.fromisoformat(capture_date)] * len(table), pa.date32())
+    columns = [night[name] if name in night else table[name] for name in contract.names]
+    return pa.Table.from_arrays(columns, schema=contract.arrow_schema())

@@ -1,0 +1,168 @@
+"""How device lists are read from YAML and CSV files: all that somebody typed, or an error that says where."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from iotid import yaml12
+from iotid.config import conf_dir
+from iotid.errors import LabelError, cut, shown
+from iotid.inputs import read_file
+from iotid.labels.devices import Device
+
+_EVIDENCE = ("mac", "ip", "path")  # a cell may hold several, parted by ;
+_NULL = ("null", "~")  # in a cell: nothing
+_SEPARATORS = ",;\t"
+_MOST_COLUMNS = 1000
+_MOST_FAULTS = 5  # of an entry that an error names
+_MOST_YAML = 1 << 24  # bytes: reading it takes a minute and a gigabyte; as CSV there may be more
+
+
+def read_devices(path: str | Path) -> tuple[Device, ...]:
+    """The entries of a list: CSV where the name ends in .csv, else YAML. A bare name may be one in conf/datasets.
+
+    Raises:
+        LabelError: the file cannot be read, or an entry breaks a rule.
+    """
+    file = Path(path)
+    if not file.exists() and (conf_dir() / "datasets" / file).is_file():
+        file = conf_dir() / "datasets" / file
+    try:
+        is_csv = file.suffix.lower() == ".csv"
+        text = (read_file(file) if is_csv else read_file(file, _MOST_YAML)).decode()
+    except OSError as fault:
+        raise LabelError(f"{path}: cannot be read ({fault.strerror}); give a YAML or CSV device list") from None
+    except UnicodeDecodeError:
+        raise LabelError(f"{path}: is not UTF-8 text; save the device list as UTF-8") from None
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    text = text.replace("\ufeff", "")  # marks of byte order, also of lists that were joined
+    entries = _csv_entries(text, path) if is_csv else _yaml_entries(text, path)
+    devices = tuple(_device(entry, f"{path}: {place}") for place, entry in entries)
+    if not devices:
+        raise LabelError(f"{path}: holds no devices; list at least one with its name and its mac, ip or path")
+    return devices
+
+
+def _yaml_entries(text: str, path: str | Path) -> Iterator[tuple[str, Any]]:
+    try:
+        content = yaml12.load_text(text)
+    except ValueError as fault:
+        raise LabelError(f"{path}: is not valid YAML ({fault}); correct the file") from None
+    if not isinstance(content, dict) or not isinstance(content.get("devices"), list):
+        raise LabelError(f"{path}: must hold a list under the key `devices:`; see conf/datasets for examples")
+    unknown = sorted(set(map(str, content)) - {"devices", "notes"})
+    if unknown:
+        raise LabelError(
+            f"{path}: unknown key {shown(unknown[0])} beside `devices`; remove it, or put it under `notes`"
+        )
+    for number, entry in enumerate(content["devices"], start=1):
+        name = entry.get("name") if isinstance(entry, dict) else None
+        called = cut(name) if isinstance(name, str) else shown(name)
+        yield f"device {number}{f' ({called})' if name else ''}", entry
+
+
+def _csv_entries(text: str, path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a table with a header, as programs and spreadsheets write it: parted by comma, semicolon or tab."""
+    rows = _csv_rows(text, path)
+    at, header = next(rows, (1, []))
+    header = [cell.lower() for cell in header]
+    columns = _columns(header, f"{path}: line {at}")
+    for line, row in rows:
+        cells = dict(zip(header, row, strict=False))
+        name = cells.get(columns["name"], "")
+        place = f"line {line} ({cut(name) or 'no name'})"
+        if [cell.lower() for cell in row[: len(header)]] == header:
+            raise LabelError(f"{path}: line {line} is the header of line {at} once more; give every list by itself")
+        without_name = [cell for column, cell in zip(header, row, strict=False) if not column]
+        for cell in filter(None, [*row[len(header) :], *without_name]):
+            raise LabelError(
+                f"{path}: {place}: {shown(cell)} is in no column that the header of line {at} names; quote cells that "
+                "hold the separator, or name the column"
+            )
+        entry: dict[str, Any] = {key: cells.get(column, "") for key, column in columns.items()}
+        entry |= {key: "" for key, value in entry.items() if value in _NULL}
+        for key in _EVIDENCE:
+            entry[key] = [part.strip() for part in entry[key].split(";") if part.strip()]
+        yield place, entry
+
+
+def _csv_rows(text: str, path: str | Path) -> Iterator[tuple[int, list[str]]]:
+    """Rows that are not empty, without spaces at the ends of cells, and the line on which each begins."""
+    head = next((line for line in text.splitlines() if line.strip()), "")
+    separator = max(_SEPARATORS, key=head.count)
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    line = 1
+    try:
+        for row in rows:
+            cells = [cell.strip() for cell in row]
+            if any(cells):
+                yield line, cells
+            line = rows.line_num + 1
+    except csv.Error as fault:  # a quote that is not closed is noticed at the end
+        raise LabelError(f"{path}: line {line}: is not valid CSV ({fault}); close its quotes") from None
+
+
+def _columns(header: list[str], place: str) -> dict[str, str]:
+    """The column of the header that each key of an entry is read from; other columns are passed over."""
+    if len(header) > _MOST_COLUMNS:
+        raise LabelError(f"{place}: the header has {len(header):,} columns, at most {_MOST_COLUMNS:,} are read")
+    for column in filter(None, header):
+        if header.count(column) > 1:
+            first = header.index(column)
+            second = header.index(column, first + 1)
+            raise LabelError(
+                f"{place}: columns {first + 1} and {second + 1} are both called {shown(column)}; rename one"
+            )
+    model = next((column for column in header if column == "model" or column.startswith("device_type")), "model")
+    columns = {key: key for key in Device.model_fields} | {"model": model}
+    columns["name"] = "name" if "name" in header else "device"
+    _refuse_misspelt(header, columns, place)
+    if columns["name"] not in header or not {*_EVIDENCE} & {*header}:
+        raise LabelError(
+            f"{place}: the header must name a column `device` or `name` and one of `mac`, `ip`, `path`; got "
+            f"{shown(header)}"
+        )
+    return columns
+
+
+def _refuse_misspelt(header: Iterable[str], columns: dict[str, str], place: str) -> None:
+    """Raise at a column that looks like one that is absent: it would be passed over, and its cells with it."""
+    known = {*columns.values(), "name", "device"}
+    absent = set(columns.values()) - set(header) | ({"name"} if columns["name"] not in header else set())
+    for column in filter(None, header):
+        if column not in known:
+            words = set(re.split("[^a-z]+", column)) & absent & {"mac", "ip"}  # as in `MAC address`
+            close = sorted(words) or difflib.get_close_matches(cut(column), sorted(absent), n=1)
+            if close:
+                raise LabelError(
+                    f"{place}: unknown column {shown(column)}; did you mean {close[0]}? Rename it, or remove it if not"
+                )
+
+
+def _device(entry: Any, place: str) -> Device:
+    try:
+        return Device.model_validate(entry)
+    except ValidationError as fault:
+        raise LabelError(f"{place}: {'; '.join(_reason(error) for error in fault.errors()[:_MOST_FAULTS])}") from None
+
+
+def _reason(error: Any) -> str:
+    """One fault in few words: the key, the rule, the value got."""
+    key = cut(str(error["loc"][0])) if error["loc"] else ""
+    if error["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(key, Device.model_fields, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"use {', '.join(Device.model_fields)}"
+        return f"unknown key {shown(key)}; {hint}"
+    if error["type"] == "missing":
+        return f"{key} is missing"
+    if error["type"] == "value_error":  # raised by Device, and says what it got
+        return ": ".join(filter(None, (key, error["msg"].removeprefix("Value error, "))))
+    return f"{key}: {error['msg']}, got {shown(error['input'])}"

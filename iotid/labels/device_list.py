@@ -1,0 +1,298 @@
+"""Which device a flow belongs to: a device list matched against whole columns of flows.
+
+Evidence, the strongest first: the capture's path, then MAC and address of the side that the flow belongs to
+(`iotid.labels.owner`: what a listed router forwards, or a phone asks of a listed device, is not the listed one's). A
+flow's candidates are the entries that its strongest evidence names; where those are several, the next evidence that
+names some of them narrows them.
+
+Shape suffixes: N flows.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from functools import cache, cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iotid import config
+from iotid.arrow import one_chunk
+from iotid.config import composed
+from iotid.errors import LabelError, cut
+from iotid.labels.device_files import read_devices
+from iotid.labels.devices import Device, merged_name
+from iotid.labels.owner import CLIENT, SERVER, Networks, Site, owner_side
+from iotid.labels.routers import find_routers
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyspark.sql import SparkSession
+
+    from iotid.labels.routers import FlowFile
+
+UNKNOWN = "unknown"
+"""The class of flows whose device is on no list, where ``dataset.unlisted`` keeps them."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_ALL = ""  # no path
+_NONE: frozenset[int] = frozenset()
+_State = tuple[bool, frozenset[int]]  # whether there is evidence, and which devices are left by it
+_Named = tuple[
+    list[frozenset[int]], NDArray[np.int64]
+]  # sets of devices, and (N,) which of them each row's value names
+
+
+@cache
+def _default_inside() -> tuple[str, ...]:
+    return config.load_settings().census.inside
+
+
+@dataclass(frozen=True)
+class DeviceList:
+    """Devices, in the order of the list that ``source`` names; ``inside``: the site's networks, as `census.inside`;
+    ``routers``: MACs of the routers of each site by its name, where they are known (`iotid.labels.routers`)."""
+
+    devices: tuple[Device, ...]
+    source: str = "devices"
+    inside: tuple[str, ...] = field(default_factory=_default_inside)
+    routers: Mapping[str, frozenset[str]] | None = None
+
+    def __post_init__(self) -> None:
+        """Raise a LabelError where nothing tells two devices with one MAC apart."""
+        for mac, numbers in self._by_mac.items():
+            if clash := _clash(self.devices[number] for number in sorted(numbers)):
+                first, second = (cut(device.name) for device in clash)
+                raise LabelError(
+                    f"{self.source}: MAC {mac} is listed for {first} and for {second}; give each a path pattern of its "
+                    "captures, or valid_from and valid_to that do not overlap, or one name"
+                )
+
+    @classmethod
+    def read(cls, *paths: str | Path, inside: Iterable[str] | None = None) -> DeviceList:
+        """Read YAML or CSV lists as one. ``inside``: the default of `census.inside` unless given.
+
+        YAML holds ``devices:``, entries with ``name`` and any of ``model`` (default: the name), ``vendor``, ``type``,
+        ``mac``, ``ip``, ``path`` (each one or a list), ``valid_from``, ``valid_to``; ``notes:`` is free text. CSV has
+        a header: ``device`` or ``name``, ``mac``, ``ip``, ``path`` (several values of a cell parted by ``;``),
+        ``vendor``, ``type``, ``model`` (or any ``device_type…``), ``valid_from``, ``valid_to``; other columns are
+        passed over, but for those that look like one of these misspelt.
+
+        Raises:
+            LabelError: the file is missing or malformed, or one MAC stands for two devices that nothing tells apart.
+        """
+        devices = tuple(device for path in paths for device in read_devices(path))
+        return cls(devices, ", ".join(map(str, paths)), _default_inside() if inside is None else tuple(inside))
+
+    def at(self, files: Sequence[FlowFile], spark: SparkSession | None = None) -> DeviceList:
+        """The list at the sites of these flows, which show their routers; with ``spark``, its workers read them."""
+        return replace(self, routers=find_routers(files, self._networks, spark))
+
+    def site(self, name: str = "") -> Site:
+        """The networks that are inside, with the addresses that the list names beyond them, and the site's routers."""
+        return Site(self._networks, None if self.routers is None else self.routers.get(name, frozenset()))
+
+    def match(self, flows: pa.Table | pa.RecordBatch, site: str = "") -> NDArray[np.int32]:
+        """(N,) number of each flow's device in the list; -1 where no entry fits, or where several fit equally.
+
+        Reads the columns capture_file, first_seen, and both ends' MACs, addresses and numbers of packets of FLOWS.
+        """
+        return self.resolve(flows, site)[0]
+
+    def resolve(self, flows: pa.Table | pa.RecordBatch, site: str = "") -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+        """``match``, and (N,) whether several devices of different names fit the flow equally well."""
+        side_N = owner_side(flows, self.site(site))
+
+        def of_owner(what: str, index: dict[str, frozenset[int]]) -> _Named:
+            look_up = partial(_look_up, index)
+            (of_client, client_N), (of_server, server_N) = (
+                _distinct_sets(flows.column(f"{end}_{what}"), look_up) for end in ("client", "server")
+            )
+            named_N = np.select([side_N == CLIENT, side_N == SERVER], [client_N + 1, server_N + 1 + len(of_client)])
+            return [_NONE, *of_client, *of_server], named_N
+
+        by_path = _distinct_sets(flows.column("capture_file"), self._by_path)
+        return self._narrow_down(flows, [by_path, of_owner("mac", self._by_mac), of_owner("ip", self._by_ip)])
+
+    def match_devices(self, rows: pa.Table) -> NDArray[np.int32]:
+        """As ``match``, of columns capture_file, device (its MAC or its address: no text is both) and first_seen."""
+        by_path = _distinct_sets(rows.column("capture_file"), self._by_path)
+        by_end = _distinct_sets(rows.column("device"), partial(_look_up, {**self._by_mac, **self._by_ip}))
+        return self._narrow_down(rows, [by_path, by_end])[0]
+
+    def _narrow_down(
+        self, rows: pa.Table | pa.RecordBatch, evidence: Iterable[_Named]
+    ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+        """As ``resolve``; ``evidence``: which devices each row's values name, the strongest first."""
+        # A state is (evidence was found, candidates). Flows hold few distinct states, so that only those are
+        # reasoned about one by one; everything per flow is a lookup.
+        states, state_N = self._valid_at(rows)
+        for named, named_N in evidence:
+            pairs, pair_N = np.unique(state_N * len(named) + named_N, return_inverse=True)
+            narrowed = [_narrow(states[pair // len(named)], named[pair % len(named)]) for pair in pairs.tolist()]
+            states, place = _intern(narrowed)
+            state_N = place[pair_N]
+        decided = [self._decide(*state) for state in states]
+        device = np.array([number for number, _ in decided], dtype=np.int32)
+        ambiguous = np.array([several for _, several in decided], dtype=np.bool_)
+        return device[state_N], ambiguous[state_N]
+
+    def labels(self, kind: str) -> tuple[str, ...]:
+        """The label of each device: its ``name``, ``model`` or ``type``.
+
+        Raises:
+            LabelError: a device has none.
+        """
+        labels = tuple(str(getattr(device, kind)) for device in self.devices)
+        for device, label in zip(self.devices, labels, strict=True):
+            if not label:
+                raise LabelError(
+                    f"{self.source}: {cut(device.name)} has no {kind}, and dataset.label is {kind}; add it"
+                )
+        return labels
+
+    def describe(self, kind: str) -> dict[str, dict[str, str]]:
+        """Label -> vendor, type and model, each empty where the label's devices differ in it."""
+        described: dict[str, dict[str, str]] = {}
+        for label, device in zip(self.labels(kind), self.devices, strict=True):
+            own = {"vendor": device.vendor, "type": device.type, "model": device.model}
+            known = described.setdefault(label, own)
+            described[label] = {key: value if known[key] == value else "" for key, value in own.items()}
+        return described
+
+    def describe_all(self, kind: str, labels: Iterable[str]) -> dict[str, dict[str, str]]:
+        """What the list knows of each of ``labels``; nothing, of the class of unlisted devices."""
+        known = self.describe(kind)
+        return {label: known.get(label, {"vendor": "", "type": "", "model": ""}) for label in sorted(labels)}
+
+    def alike(self, kind: str, labels: Iterable[str]) -> dict[str, str]:
+        """What each of ``labels`` is called where look-alikes are merged: its vendor and type, where both are known."""
+        return {label: merged_name(label, told) for label, told in self.describe_all(kind, labels).items()}
+
+    @property
+    def hash(self) -> str:
+        """Twelve hexadecimal digits of the list's content, wherever it was read from, and of the site's networks."""
+        content = "\n".join([*(device.model_dump_json() for device in self.devices), *self.inside])
+        return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+    @cached_property
+    def _networks(self) -> Networks:
+        import pyarrow as pa
+
+        inside = Networks(self.inside)
+        listed = pa.array(sorted({ip for device in self.devices for ip in device.ip}), pa.string())
+        beyond = listed.filter(pa.array(~inside.contain(listed))).to_pylist()
+        return Networks([*self.inside, *beyond])
+
+    @cached_property
+    def _by_mac(self) -> dict[str, frozenset[int]]:
+        return _index(device.mac for device in self.devices)
+
+    @cached_property
+    def _by_ip(self) -> dict[str, frozenset[int]]:
+        return _index(device.ip for device in self.devices)
+
+    @cached_property
+    def _patterns(self) -> list[tuple[re.Pattern[str], int]]:
+        return [
+            (re.compile(_path_regex(pattern)), number)
+            for number, device in enumerate(self.devices)
+            for pattern in device.path
+        ]
+
+    def _by_path(self, path: str) -> frozenset[int]:
+        absolute = "/" + composed(path).lstrip("/")  # so that `*/Hue/*` fits the relative path `Hue/setup.pcap`
+        return frozenset(number for pattern, number in self._patterns if pattern.fullmatch(absolute))
+
+    def _valid_at(self, flows: pa.Table | pa.RecordBatch) -> tuple[list[_State], NDArray[np.int64]]:
+        """The first state of each stretch of time: all that are valid then; and (N,) the stretch of each flow."""
+        bounds = sorted({at for device in self.devices for at in (device.valid_from, device.valid_to)})
+        valid = [
+            frozenset(n for n, device in enumerate(self.devices) if device.valid_from <= bound < device.valid_to)
+            for bound in bounds
+        ]
+        bounds_us = np.array([(bound - _EPOCH) // timedelta(microseconds=1) for bound in bounds], dtype=np.int64)
+        stretch_N = np.searchsorted(bounds_us, _microseconds(flows), side="right")
+        return [(False, numbers) for numbers in (_NONE, *valid)], stretch_N.astype(np.int64)
+
+    def _decide(self, found: bool, candidates: frozenset[int]) -> tuple[int, bool]:
+        if not found:
+            return -1, False
+        if len({self.devices[number].name for number in candidates}) > 1:
+            return -1, True
+        return min(candidates), False
+
+
+def _clash(devices: Iterable[Device]) -> tuple[Device, Device] | None:
+    """Two devices of one MAC that nothing tells apart: of other names, valid at one time, and not of other paths."""
+    # by path, None: without one, and all: of those before the two of other names that are valid for longest
+    latest: dict[str | None, list[Device]] = {}
+    for device in sorted(devices, key=lambda device: device.valid_from):
+        for key in (*device.path, None) if device.path else (_ALL,):
+            for other in latest.get(key, ()):
+                if other.name != device.name and other.valid_to > device.valid_from:
+                    return other, device
+        for key in (*device.path, _ALL) if device.path else (None, _ALL):
+            first, *others = sorted([device, *latest.get(key, ())], key=lambda d: d.valid_to, reverse=True)
+            latest[key] = [first, *[other for other in others if other.name != first.name][:1]]
+    return None
+
+
+def _index(values_of_devices: Iterable[tuple[str, ...]]) -> dict[str, frozenset[int]]:
+    """Value -> the numbers of all devices that list it."""
+    index: dict[str, set[int]] = {}
+    for number, values in enumerate(values_of_devices):
+        for value in values:
+            index.setdefault(value, set()).add(number)
+    return {value: frozenset(numbers) for value, numbers in index.items()}
+
+
+def _look_up(index: dict[str, frozenset[int]], value: str) -> frozenset[int]:
+    return index.get(value, _NONE)
+
+
+def _path_regex(pattern: str) -> str:
+    """A shell glob against a whole path; one that does not start at the root also fits the path's end.
+
+    Brackets are a class of characters, as in a shell, or themselves, as in the name of a folder.
+    """
+    head, bracket, tail = pattern.rpartition("]")
+    # behind the last ] no class ends: fnmatch would look for the end of each
+    of_classes, of_themselves = head + bracket + tail.replace("[", "[[]"), pattern.replace("[", "[[]")
+    globs = [of_classes, of_themselves]
+    if not pattern.startswith("/"):
+        globs += [f"*/{glob}" for glob in globs]
+    return "|".join(map(fnmatch.translate, globs))
+
+
+def _narrow(state: _State, named: frozenset[int]) -> _State:
+    left = state[1] & named
+    return (True, left) if left else state
+
+
+def _intern(items: list[Any]) -> tuple[list[Any], NDArray[np.int64]]:
+    """The distinct items, and the place of each item among them."""
+    places: dict[Any, int] = {}
+    place = [places.setdefault(item, len(places)) for item in items]
+    return list(places), np.array(place, dtype=np.int64)
+
+
+def _distinct_sets(column: pa.Array | pa.ChunkedArray, devices_of: Callable[[str], frozenset[int]]) -> _Named:
+    """The distinct sets of devices that the column's values name, and (N,) which of them each row's value names."""
+    encoded = one_chunk(column).dictionary_encode()
+    sets, place = _intern([_NONE, *(devices_of(value) for value in encoded.dictionary.to_pylist())])
+    value_N = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    return sets, place[value_N + 1]
+
+
+def _microseconds(flows: pa.Table | pa.RecordBatch) -> NDArray[np.int64]:
+    import pyarrow as pa
+
+    return one_chunk(flows.column("first_seen")).cast(pa.int64()).to_numpy(zero_copy_only=False)

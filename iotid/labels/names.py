@@ -1,0 +1,55 @@
+"""Names by which settings call devices, held against those that there are."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
+
+from iotid.errors import SettingError, cut, shown
+from iotid.labels.device_list import UNKNOWN
+
+if TYPE_CHECKING:
+    from iotid import config
+    from iotid.labels.device_list import DeviceList
+
+log = logging.getLogger(__name__)
+
+
+def check_names(
+    devices: DeviceList, dataset: config.Dataset, promotion: config.Promotion, watchlist: config.Watchlist
+) -> None:
+    """See that no rule asks for a class that cannot be; of watched names that are on no list, speak.
+
+    A model without a label of ``promotion.min_recall`` is always refused. A watch list may be that of several models.
+
+    Raises:
+        LabelError: a device has no name of the kind that ``dataset.label`` asks for.
+        SettingError: ``promotion.min_recall`` names what is no label of the list.
+    """
+    labels = [*devices.labels(dataset.label), *[UNKNOWN] * (dataset.unlisted == "unknown")]
+    for label in promotion.min_recall:
+        if label not in labels:
+            raise SettingError(
+                f"promotion.min_recall: {shown(label)} is no {dataset.label} of {devices.source}"
+                f"{_hint(label, labels)}; correct the name, or list the device"
+            )
+    warn_of_unmet(watchlist, devices.describe_all(dataset.label, labels), devices.source)
+
+
+def warn_of_unmet(watchlist: config.Watchlist, known: Mapping[str, Mapping[str, str | None]], where: str) -> None:
+    """Say which watched names are those of no device; ``known``: label -> vendor and type."""
+    there: dict[str, Collection[str]] = {"labels": known}
+    for key in ("vendor", "type"):
+        there[f"{key}s"] = {told.get(key) or "" for told in known.values()}
+    for kind, names in there.items():
+        for entry in getattr(watchlist, kind):
+            if entry.name not in names:
+                hint = _hint(entry.name, names)
+                log.warning("watchlist.%s: %s is not among those of %s%s", kind, shown(entry.name), where, hint)
+
+
+def _hint(name: str, names: Collection[str]) -> str:
+    close = difflib.get_close_matches(cut(name), sorted(names), n=1)
+    return f"; did you mean {cut(close[0])}?" if close else ""

@@ -1,0 +1,1 @@
+"""The adaptive ensemble of stacked bi-LSTMs."""

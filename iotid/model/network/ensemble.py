@@ -1,0 +1,118 @@
+"""The adaptive ensemble (paper, section 4): layers only.
+
+One network per characteristic reads its sequence over time; another one reads what those found, across the
+characteristics. Any number of characteristics, by configuration only.
+
+Shape suffixes: B flows, L packets of the longest flow in the batch, P packets that are there (all flows of the batch
+together), U distinct values among theirs, S steps that the spatial network reads, K characteristics, F features: of
+both directions' hidden units, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from iotid import config
+from iotid.dataset.characteristics import PADDING
+from iotid.model.network.lstm import read_side_by_side
+
+
+class AdaptiveEnsemble(nn.Module):
+    """Embedding and stacked bi-LSTM per characteristic, a spatial stacked bi-LSTM over them, dropout, linear layer.
+
+    Only packets that are there are computed: sequences are packed, so padding costs nothing and changes nothing. With
+    ``padding`` as ``zeros`` (the paper's) every step of the ids is computed, a missing packet as a vector of zeros; the
+    logits then depend on how far the ids are padded, which must always be as far as in training.
+
+    ``fusion`` says what the spatial network reads (the paper: "the outputs of other stacked bi-LSTM"): per packet the
+    temporal outputs side by side (``concatenate``, S = L), or one characteristic's outputs after the other's
+    (``sequence``, S = K·L). ``readout`` is the mean over its outputs, or both directions' last states.
+    """
+
+    def __init__(self, settings: config.Model, vocabulary_sizes: Mapping[str, int], num_classes: int) -> None:
+        """``vocabulary_sizes``: number of ids of each characteristic, with padding (0) and out-of-vocabulary (1)."""
+        super().__init__()
+        self.settings = settings
+        both_ways = 2 * settings.hidden_size
+        side_by_side = len(vocabulary_sizes) if settings.fusion == "concatenate" else 1
+        self.embeddings = nn.ModuleDict(
+            {name: nn.Embedding(size, settings.embedding_size, PADDING) for name, size in vocabulary_sizes.items()}
+        )
+        self.temporal = nn.ModuleDict({name: _bi_lstm(settings.embedding_size, settings) for name in vocabulary_sizes})
+        self.spatial = _bi_lstm(side_by_side * both_ways, settings)
+        self.dropout = nn.Dropout(settings.dropout)
+        self.classifier = nn.Linear(both_ways, num_classes)
+
+    def forward(self, ids: Mapping[str, Tensor]) -> Tensor:
+        """Logits (B, C) of flows whose characteristics are given as int64 ids (B, L), padded at the end with 0."""
+        logits_BC: Tensor = self.classifier(self.dropout(self.summary(ids)))
+        return logits_BC
+
+    def summary(self, ids: Mapping[str, Tensor]) -> Tensor:
+        """What the networks made of each flow (B, F), which the linear layer turns into logits."""
+        there_BL = next(iter(ids.values())) != PADDING  # padding is at the end only, and no packet has its id
+        lengths_B = there_BL.sum(dim=1).clamp(min=1).cpu()  # packing refuses a flow of no packets
+        if self.settings.padding == "zeros":
+            lengths_B = torch.full_like(lengths_B, there_BL.shape[1])
+        packed = {
+            name: pack_padded_sequence(ids[name], lengths_B, batch_first=True, enforce_sorted=False)
+            for name in self.embeddings
+        }
+        networks, tables, rows = [], [], []
+        for name, embedding in self.embeddings.items():
+            values_U, row_P = packed[name].data.unique(return_inverse=True)
+            networks.append(cast("nn.LSTM", self.temporal[name]))
+            tables.append(embedding(values_U))
+            rows.append(row_P)
+        like = next(iter(packed.values()))  # all are packed alike, so the packets of all characteristics line up
+        temporal_KPF, _ = read_side_by_side(networks, tables, like, rows)
+        fused = self._fuse(temporal_KPF, like, lengths_B)
+        output_1PF, last_1BF = read_side_by_side([self.spatial], [fused.data], fused)
+        if self.settings.readout == "last":
+            return last_1BF[0]
+        output_BSF, steps_B = pad_packed_sequence(fused._replace(data=output_1PF[0]), batch_first=True)
+        return output_BSF.sum(dim=1) / steps_B.to(output_BSF.device).unsqueeze(1)
+
+    def _fuse(self, temporal_KPF: Tensor, like: PackedSequence, lengths_B: Tensor) -> PackedSequence:
+        if self.settings.fusion == "concatenate":
+            return like._replace(data=temporal_KPF.transpose(0, 1).flatten(1))
+        parts = [pad_packed_sequence(like._replace(data=output_PF), batch_first=True)[0] for output_PF in temporal_KPF]
+        return _pack_end_to_end(torch.stack(parts, dim=1), lengths_B)
+
+
+def shapes(settings: config.Model, vocabulary_sizes: Mapping[str, int], num_classes: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of an ensemble's weights by their names in its state, without an ensemble and the memory of one."""
+    hidden, both_ways = settings.hidden_size, 2 * settings.hidden_size
+    side_by_side = len(vocabulary_sizes) if settings.fusion == "concatenate" else 1
+    networks = {f"temporal.{name}": settings.embedding_size for name in vocabulary_sizes}
+    networks["spatial"] = side_by_side * both_ways
+    found: dict[str, tuple[int, ...]] = {
+        f"embeddings.{name}.weight": (size, settings.embedding_size) for name, size in vocabulary_sizes.items()
+    }
+    for network, input_size in networks.items():
+        for layer in range(settings.layers):
+            for of in (f"l{layer}", f"l{layer}_reverse"):
+                found[f"{network}.weight_ih_{of}"] = (4 * hidden, both_ways if layer else input_size)
+                found[f"{network}.weight_hh_{of}"] = (4 * hidden, hidden)
+                found[f"{network}.bias_ih_{of}"] = found[f"{network}.bias_hh_{of}"] = (4 * hidden,)
+    return {**found, "classifier.weight": (num_classes, both_ways), "classifier.bias": (num_classes,)}
+
+
+def _bi_lstm(input_size: int, settings: config.Model) -> nn.LSTM:
+    return nn.LSTM(input_size, settings.hidden_size, settings.layers, batch_first=True, bidirectional=True)
+
+
+def _pack_end_to_end(x_BKLF: Tensor, lengths_B: Tensor) -> PackedSequence:
+    """The real packets of characteristic 0, then those of characteristic 1 … with no padding between them."""
+    B, K, L, F = x_BKLF.shape
+    steps_S = torch.arange(K * L).unsqueeze(0)
+    characteristic_BS = (steps_S // lengths_B.unsqueeze(1)).clamp(max=K - 1)
+    packet_BS = (steps_S % lengths_B.unsqueeze(1)).clamp(max=L - 1)
+    index_BSF = (characteristic_BS * L + packet_BS).to(x_BKLF.device).unsqueeze(2).expand(B, K * L, F)
+    joined_BSF = x_BKLF.reshape(B, K * L, F).gather(1, index_BSF)
+    return pack_padded_sequence(joined_BSF, K * lengths_B, batch_first=True, enforce_sorted=False)

@@ -1,0 +1,188 @@
+"""What the metadata of partitions holds, beside the row schemas: the fields of each table that later steps read.
+
+A step may write more; what no later step reads has no type here. Each field is checked when a partition is opened, and
+the first fault ends the step in one line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NotRequired, TypedDict
+
+from iotid.errors import DataError, cut
+from iotid.inputs import parse_object
+from iotid.schemas import typed
+from iotid.schemas.typed import Count
+
+METADATA = "_METADATA.json"
+_STEPS = {
+    "splits": "split-pcaps", "flows": "assemble-flows", "datasets": "write-dataset", "reports": "evaluate",
+    "decisions": "promote", "census": "take-census", "comparisons": "compare", "descriptions": "describe",
+    "reproductions": "reproduce",
+}  # fmt: skip
+
+
+class Common(TypedDict, total=False):
+    """Of every table."""
+
+    table: str
+    keys: dict[str, str]
+    schema_version: Count
+    code_version: str
+
+
+class CapturesRead(TypedDict, total=False):
+    """What the splits of a night were made of."""
+
+    captures: str
+
+
+class Splits(Common, total=False):
+    """``unreadable``: why each capture cannot be read."""
+
+    files: Count
+    files_ignored: Count
+    files_same: Count
+    files_alike: Count
+    files_unplanned: Count
+    bytes: Count
+    unreadable: dict[str, str]
+    inputs: CapturesRead
+
+
+class FlowSettings(TypedDict):
+    """Section ``flow`` as it was: those of its settings that decide whether a model can read the flows."""
+
+    length: str
+    max_packets: Count
+
+
+class FlowsSettings(TypedDict):
+    """The sections that the flows were assembled with."""
+
+    flow: FlowSettings
+
+
+class NightBefore(TypedDict):
+    """The night whose open flows went on in this one, and its last packet's time in µs."""
+
+    site: NotRequired[str]
+    capture_date: NotRequired[str]
+    last_us: int
+
+
+class FlowsRead(TypedDict, total=False):
+    """What the flows of a night were made of."""
+
+    splits: Splits
+    night_before: NightBefore
+
+
+class Flows(Common, total=False):
+    """``packets`` by reason; ``open_flows`` and their packets go on in the next night, if before long."""
+
+    rows: Count
+    packets: dict[str, Count]
+    unreadable: Count
+    overlapping: Count
+    settings: FlowsSettings
+    settings_hash: str
+    inputs: FlowsRead
+    last_us: int
+    open_flows: Count
+    open_packets: Count
+
+
+class Totals(TypedDict):
+    """Of a label in one part."""
+
+    rows: Count
+    flows: Count
+
+
+class Datasets(Common, total=False):
+    """``rows`` and ``flows`` by part, ``labels`` by label and part; ``nights``: keys of the flows."""
+
+    hash: str
+    nights: list[dict[str, str]]
+    rows: dict[str, Count]
+    flows: dict[str, Count]
+    labels: dict[str, dict[str, Totals]]
+    coverage: list[str]
+    summary: str
+    protocol: str
+
+
+class Reports(Common, total=False):
+    """``versions`` by alias; ``left_out``: why a version was."""
+
+    versions: dict[str, Count]
+    left_out: dict[str, str]
+    summary: list[str]
+    made_by: str | None
+
+
+class Decisions(Common, total=False):
+    """Whether the version was promoted."""
+
+    promoted: bool
+
+
+class Census(Common, total=False):
+    """Devices by status and by change; ``watched_labels``: watched devices by name."""
+
+    model_version: str
+    settings_hash: str
+    key_fingerprint: str | None
+    devices: Count
+    status: dict[str, Count]
+    changes: dict[str, Count]
+    groups: Count
+    watched: Count
+    watched_labels: dict[str, Count]
+
+
+CONTRACTS: Mapping[str, Any] = {
+    "splits": Splits,
+    "flows": Flows,
+    "datasets": Datasets,
+    "reports": Reports,
+    "decisions": Decisions,
+    "census": Census,
+}
+
+
+class Metadata(dict[str, Any]):
+    """The metadata of the partition at ``place``; a field that is asked for and missing is a DataError."""
+
+    def __init__(self, fields: Mapping[str, Any], table: str = "", place: str = "") -> None:
+        super().__init__(fields)
+        self.table, self.place = table, place
+
+    def __missing__(self, name: str) -> Any:
+        raise DataError(f"{self.place}/{METADATA}: {name}: is missing; {remedy(self.table)}")
+
+
+def read_metadata(content: bytes, table: str, place: str) -> Metadata:
+    """The metadata of a partition of ``table`` at ``place``, of its file's content.
+
+    Raises:
+        DataError: it is no JSON object, or a field is of another type.
+    """
+    try:
+        fields = parse_object(content)
+        typed.check(CONTRACTS.get(table, Common), fields)
+    except ValueError as fault:
+        raise DataError(f"{place}/{METADATA}: {cut(str(fault), 400)}; {remedy(table)}") from None
+    return Metadata(fields, table, place)
+
+
+def remedy(table: str) -> str:
+    """What to do about a partition of ``table`` that is not as iotid wrote it."""
+    step = f" (iotid {_STEPS[table]})" if table in _STEPS else ""
+    return f"write the partition again{step}"
+
+
+def step_of(table: str) -> str | None:
+    """The command that writes the table."""
+    return _STEPS.get(table)

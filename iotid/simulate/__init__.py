@@ -1,0 +1,1 @@
+"""Captures of made-up devices, for the demo, tests and benchmarks."""

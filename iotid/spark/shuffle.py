@@ -1,0 +1,239 @@
+"""Tables through Spark's shuffle as few large values: row by row, the way through the JVM costs more than the work.
+
+A worker deals its rows into buckets, ranges of a 32-bit hash, and hands out a parcel (an Arrow stream) for each. Spark
+moves parcels to the worker that has their bucket; there a bucket's parcels come together, bucket after bucket, so that
+a worker holds one bucket at once. Tables that concern the whole job (counters and the like) travel aside, told by
+`kind`: a driver that collects the asides of the last stage has all that it must know, and no row.
+
+The hash has a secret that is drawn for each job and kept nowhere (`Buckets`). So the same rows are in other buckets,
+and in other files, each time; what is read of a table must not depend on the order of its rows or files.
+
+Shape suffixes: N rows, B buckets.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import secrets
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache, partial
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+from zipimport import zipimporter
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from iotid.spark.worker_errors import in_worker
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql.types import StructType
+
+Hashes = NDArray[np.uint64]
+
+ASIDES = pa.schema([pa.field("kind", pa.string()), pa.field("content", pa.binary())])
+PARCELS = pa.schema([pa.field("partition", pa.int32()), pa.field("bucket", pa.int32()), *ASIDES])
+NO_BUCKET = -1  # of asides, which come before all parcels
+
+_ROWS = "rows"
+_BUCKETS = 1024  # in all, unless there are more partitions: a parcel that holds few rows is mostly its own head
+_BUCKETS_OF_PARTITION = 16
+_COMPRESSED = pa.ipc.IpcWriteOptions(compression="lz4")
+_SECRET_BYTES = 32
+_HASHED_ROWS = 1 << 13  # at once, so that they stay in the cache
+_HALF, _LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
+
+
+@dataclass(frozen=True)
+class Buckets:
+    """How the rows of one job are dealt out: to so many partitions of a shuffle, by a secret of the job's own.
+
+    The driver makes it and the workers of the job get it; it is neither stored nor shown.
+    """
+
+    partitions: int
+    secret: bytes = field(default_factory=partial(secrets.token_bytes, _SECRET_BYTES), repr=False)
+
+    @classmethod
+    def of(cls, spark: SparkSession) -> Buckets:
+        """Of a new job, with a secret that no other has."""
+        return cls(partitions_of(spark))
+
+    @property
+    def each(self) -> int:
+        """Buckets of a partition."""
+        return max(min(_BUCKETS // self.partitions, _BUCKETS_OF_PARTITION), 1)
+
+    @property
+    def number(self) -> int:
+        """Buckets, over all partitions."""
+        return self.each * self.partitions
+
+    def hashed(self, words: Sequence[NDArray[Any]] | NDArray[Any]) -> Hashes:
+        """(N,) 32-bit hash of each row of N, made of its 64-bit words.
+
+        A sender of packets chooses the words, and must not thereby choose the bucket. As in the flow table
+        (`flows.kernels`) the hash is Multilinear (Lemire, Kaser 2014, after Carter, Wegman 1979): the buckets of any
+        two rows are independent and uniform, however the rows were chosen, if that was done without the secret. The
+        finalizer of MurmurHash3 breaks up arithmetic progressions.
+        """
+        numbers = self._numbers(2 * len(words) + 1)
+        hash_N = np.full(len(words[0]), numbers[0])
+        for start in range(0, len(hash_N), _HASHED_ROWS):
+            some = slice(start, start + _HASHED_ROWS)
+            mixed = hash_N[some]
+            for word_N, low, high in zip(words, numbers[1::2], numbers[2::2], strict=True):
+                word = word_N[some].astype(np.uint64, copy=False)
+                mixed += (word & _LOW) * low
+                mixed += (word >> _HALF) * high
+            mixed >>= _HALF
+            for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
+                mixed ^= mixed >> np.uint64(shift)
+                mixed *= np.uint64(factor)
+                mixed &= _LOW
+        return hash_N
+
+    def of_hash(self, hash_N: Hashes) -> NDArray[np.int32]:
+        """(N,) the bucket of each row, by its 32-bit hash."""
+        return (hash_N * np.uint64(self.number) >> _HALF).astype(np.int32)
+
+    def text_key(self) -> str:
+        """16 characters by which text and bytes are hashed into words (SipHash), so that they cannot meet by choice."""
+        return hashlib.blake2b(b"text", key=self.secret, digest_size=8).hexdigest()
+
+    def _numbers(self, count: int) -> Hashes:
+        """So many of an endless sequence that the secret seeds."""
+        return np.frombuffer(hashlib.shake_256(self.secret).digest(8 * count), "<u8").astype(np.uint64)
+
+
+def parcels(rows: pa.RecordBatch, hash_N: Hashes, buckets: Buckets) -> pa.RecordBatch:
+    """PARCELS of the rows, whose hashes (`Buckets.hashed`) say which bucket each belongs to."""
+    bucket_N = buckets.of_hash(hash_N)
+    order = np.argsort(bucket_N, kind="stable")
+    dealt = rows.take(pa.array(order))
+    bucket_N = bucket_N[order]
+    bounds = [0, *(np.flatnonzero(np.diff(bucket_N)) + 1).tolist(), len(bucket_N)] if len(bucket_N) else []
+    bucket_B = bucket_N[bounds[:-1]]
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array(bucket_B // np.int32(buckets.each), pa.int32()),
+            pa.array(bucket_B),
+            pa.array([_ROWS] * len(bucket_B), pa.string()),
+            pa.array([to_stream(dealt.slice(start, end - start)) for start, end in pairwise(bounds)], pa.binary()),
+        ],
+        schema=PARCELS,
+    )
+
+
+def parcel(bucket: int, rows: pa.Table) -> pa.RecordBatch:
+    """All rows of a bucket as PARCELS that stay where they are."""
+    return beside(aside(_ROWS, rows), bucket)
+
+
+def aside(kind: str, content: pa.Table) -> pa.RecordBatch:
+    """The table as a row of ASIDES."""
+    row = [pa.array([kind]), pa.array([to_stream(content)], pa.binary())]
+    return pa.RecordBatch.from_arrays(row, schema=ASIDES)
+
+
+def beside(asides: pa.RecordBatch, bucket: int = NO_BUCKET) -> pa.RecordBatch:
+    """ASIDES as PARCELS, to travel with those of rows."""
+    where = [pa.array(np.full(asides.num_rows, number, np.int32)) for number in (0, bucket)]
+    return pa.RecordBatch.from_arrays([*where, *asides.columns], schema=PARCELS)
+
+
+def partitions_of(spark: SparkSession) -> int:
+    """Partitions that a shuffle has."""
+    return int(spark.conf.get("spark.sql.shuffle.partitions") or 1)
+
+
+def numbered(spark: SparkSession, tasks: Sequence[int]) -> DataFrame:
+    """One row and one Spark task for each number, for workers to read with ``numbers``."""
+    each = spark.range(0, len(tasks), 1, max(len(tasks), 1))
+    same = list(tasks) == list(range(len(tasks)))
+    return each if same else each.mapInArrow(in_worker(partial(_renumber, list(tasks))), "id long")
+
+
+def numbers(batches: Iterable[pa.RecordBatch]) -> Iterator[int]:
+    """The numbers of a task's rows of ``numbered``."""
+    _stay_loaded()
+    for batch in batches:
+        yield from batch["id"].to_pylist()
+
+
+def _renumber(tasks: list[int], batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for number in numbers(batches):
+        yield pa.RecordBatch.from_pydict({"id": pa.array([tasks[number]], pa.int64())})
+
+
+def spread(sent: DataFrame, partitions: int) -> DataFrame:
+    """Every parcel where its bucket is: in as many partitions as it was dealt for, in the order of the buckets."""
+    return sent.repartitionById(partitions, "partition").sortWithinPartitions("bucket")
+
+
+def receive(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, list[pa.RecordBatch]]]:
+    """Each bucket of a partition with its parcels as ASIDES, in no order. NO_BUCKET, where it is, comes first."""
+    _stay_loaded()
+    bucket = NO_BUCKET
+    waiting: list[pa.RecordBatch] = []
+    for batch in batches:
+        bucket_of_row = batch["bucket"].to_numpy()
+        bounds = [0, *(np.flatnonzero(np.diff(bucket_of_row)) + 1).tolist(), batch.num_rows]
+        for start, end in pairwise(bounds):
+            if start == end:
+                continue
+            if waiting and bucket_of_row[start] != bucket:
+                yield bucket, waiting
+                waiting = []
+            bucket = int(bucket_of_row[start])
+            piece = batch.slice(start, end - start)
+            waiting.append(pa.RecordBatch.from_arrays([piece["kind"], piece["content"]], schema=ASIDES))
+    if waiting:
+        yield bucket, waiting
+
+
+def contents(pieces: Sequence[pa.RecordBatch] | pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    """(kind, table) of every row of ASIDES."""
+    for piece in pieces.to_batches() if isinstance(pieces, pa.Table) else pieces:
+        for kind, stream in zip(piece["kind"].to_pylist(), piece["content"], strict=True):
+            yield kind, from_stream(stream.as_buffer())
+
+
+def spark_schema(schema: pa.Schema) -> StructType:
+    """The schema as Spark takes it, every column nullable."""
+    from pyspark.sql.pandas.types import from_arrow_schema
+
+    return from_arrow_schema(pa.schema([field.with_nullable(True) for field in schema]))
+
+
+def _stay_loaded() -> None:
+    """Make this worker's next task start sooner.
+
+    pyspark looks through all that is loaded for garbage after a task, and has every importer of its zip files read its
+    directory anew before the next one: 0.2 s each, whatever the task does.
+    """
+    for path, importer in list(sys.path_importer_cache.items()):
+        if isinstance(importer, zipimporter):
+            del sys.path_importer_cache[path]  # it is made again where something is imported from there
+    _freeze()
+
+
+@cache
+def _freeze() -> None:
+    gc.freeze()
+
+
+def to_stream(table: pa.Table | pa.RecordBatch) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema, options=_COMPRESSED) as writer:
+        writer.write(table)
+    return bytes(sink.getvalue())
+
+
+def from_stream(stream: Any) -> pa.Table:
+    return pa.ipc.open_stream(stream).read_all()

@@ -1,0 +1,282 @@
+"""Several protocols as one table, to read and to load."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from iotid import config
+from iotid.evaluation.schema import Score
+from iotid.schemas import SPLITS
+from iotid.schemas.metadata import remedy
+from iotid.storage import read_table
+from iotid.studies import open_set
+from iotid.studies.fold import CAPTURES, ETEI, FLOWS, WINDOWS, rival_by_bytes
+from iotid.studies.households import compare as households
+from iotid.studies.households import scores as household_scores
+from iotid.studies.open_set import OpenSet
+from iotid.studies.protocols import splits
+from iotid.studies.study import Outcome, Result, Study, SystemScores
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from iotid.dataset import LabelledFlows, Traffic
+    from iotid.labels import DeviceList
+    from iotid.storage import Partition
+
+_HEAD = (
+    "system",
+    "macro F1 of flows",
+    "accuracy",
+    "of the ceiling",
+    "merged macro F1",
+    "calibration error",
+    "macro F1 of its own windows",
+    "captures named right",
+    "merged",
+    "calibration error of captures",
+)
+
+
+_OF_SETS = ("known", "left_out")
+
+
+def made_by(settings: config.Settings, nights: Sequence[Partition], devices: DeviceList) -> str:
+    """Names all that a comparison depends on, but for the protocols asked for."""
+    made_of: dict[str, Any] = {"devices": devices.hash}
+    made_of["nights"] = [[night.keys, night.metadata] for night in nights]
+    made_of["census"] = settings.census.model_dump(include={"min_flows", "min_evidence", "min_confidence"})
+    sections = (settings.model, settings.training, settings.dataset, settings.evaluation, settings.flow)
+    return config.settings_hash(*sections, extra=made_of)
+
+
+def read_traffic(
+    spark: SparkSession, splits: Sequence[Partition], flows: LabelledFlows, capture: config.Capture
+) -> Traffic:
+    """What the devices' packets look like in the captures of these nights (SPLITS); reads them once more.
+
+    A capture that is planned at several sites counts once, at the first by name.
+
+    Raises:
+        InputError: a capture is no longer there.
+    """
+    from iotid.dataset import read_traffic
+
+    return read_traffic(spark, _captures_by_site(splits), flows.devices, flows.settings.label, flows.labels, capture)
+
+
+def _captures_by_site(splits: Sequence[Partition]) -> dict[str, list[str]]:
+    import pyarrow as pa
+
+    columns = pa.schema([SPLITS.arrow_schema().field("path")])
+    site_of: dict[str, str] = {}
+    for night in sorted(splits, key=lambda night: night.keys["site"], reverse=True):
+        planned = read_table(night.uri, columns, remedy("splits"))["path"].unique().to_pylist()
+        site_of |= dict.fromkeys(planned, night.keys["site"])
+    paths: dict[str, list[str]] = {}
+    for path, site in sorted(site_of.items()):
+        paths.setdefault(site, []).append(path)
+    return paths
+
+
+def compare(
+    flows: LabelledFlows, settings: config.Settings, folder: Path, traffic: Traffic | None = None
+) -> list[Result]:
+    """One result for each of ``evaluation.protocols``; raises what ``Study.run`` raises, if it can before training."""
+    import torch
+
+    for protocol in settings.evaluation.protocols:
+        next(splits(flows, protocol, settings.evaluation))
+    if ETEI in settings.evaluation.further_baselines:
+        rival_by_bytes(flows, settings.evaluation)
+    torch.set_num_threads(settings.training.ranks * settings.training.threads)  # one rank has them all
+    study = Study(settings, folder, traffic)
+    return [study.run(flows, protocol) for protocol in settings.evaluation.protocols]
+
+
+def write(results: Sequence[Result], folder: Path, of_households: households.HouseholdComparison | None = None) -> Path:
+    """Write the tables, the numbers and answers behind them, and what curves there are; return their folder."""
+    import pyarrow.parquet as pq
+
+    from iotid.studies import figures
+
+    shown = folder / "comparison"
+    shutil.rmtree(shown, ignore_errors=True)
+    shown.mkdir(parents=True)
+    outcomes = [result.outcome for result in results]
+    (shown / "comparison.json").write_text(json.dumps(outcomes, indent=1) + "\n")
+    (shown / "comparison.md").write_text(text(outcomes, of_households))
+    (shown / "households.json").write_text(json.dumps(of_households, indent=1) + "\n")
+    for outcome, answers, sets in results:
+        name = outcome["protocol"].replace(":", "-")
+        pq.write_table(answers, shown / f"answers_{name}.parquet")
+        if outcome["days"]:
+            figures.drift(outcome["days"], shown / f"{name}.png")
+        if outcome["open_set"]:
+            pq.write_table(sets, shown / f"sets_{name}.parquet")
+            figures.roc(outcome["open_set"]["scores"], shown / f"{name}.png")
+    return shown
+
+
+def text(outcomes: Sequence[Outcome], of_households: households.HouseholdComparison | None = None) -> str:
+    """The tables as Markdown."""
+    lines = [*_lines(outcomes), *(_lines_of_households(of_households) if of_households else ())]
+    return "\n".join(lines) + "\n"
+
+
+def flat_households(of_households: households.HouseholdComparison) -> dict[str, float]:
+    """``households.method.metric`` -> value over all merges, for tracking."""
+    scores = of_households["merges"].get(households.ALL, {"merges": 0})
+    return {
+        f"households.{method.replace(' ', '_')}.{metric}": value
+        for method, own in scores.items()
+        if method != "merges"
+        for metric, value in own.items()
+        if value is not None
+    }
+
+
+def flat(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """``protocol.system.of.metric`` -> value, for tracking; ``of`` is flows, windows or captures, perhaps _merged.
+
+    Of the open set: ``protocol.open_set.score.metric``, and the same for ``at_limit`` and what a census says.
+    """
+    told_of_systems = {
+        f"{outcome['protocol'].replace(':', '-')}.{system}.{of}{kind}.{metric}": score["value"]
+        for outcome in outcomes
+        for system, told in outcome["systems"].items()
+        for kind, scores in (("", told["scores"]), ("_merged", told["merged"]))
+        for of, metrics in scores.items()
+        for metric, score in metrics.items()
+        if score["value"] is not None
+    }
+    told_of_systems |= {
+        f"{outcome['protocol'].replace(':', '-')}.{system}.{of}.expected_calibration_error": error
+        for outcome in outcomes
+        for system, told in outcome["systems"].items()
+        for of, error in ((FLOWS, told["expected_calibration_error"]), (CAPTURES, told["captures_calibration_error"]))
+        if error is not None
+    }
+    of_sets = ((outcome["protocol"], outcome["open_set"]) for outcome in outcomes)
+    told_of_sets = {
+        f"{protocol}.open_set.{name}": value
+        for protocol, judged in of_sets
+        if judged
+        for name, value in _numbers(judged)
+    }
+    return told_of_systems | told_of_sets
+
+
+def _numbers(judged: OpenSet) -> Iterator[tuple[str, float]]:
+    for name, score in judged["scores"].items():
+        yield f"{name}.auroc", score["auroc"]
+        yield f"{name}.false_unknown_at_95", score["false_unknown_at_95"]
+    for part, shares in (("at_limit", judged["at_limit"]), *judged["census"].items()):
+        yield from ((f"{part}.{name}", share) for name, share in shares.items())
+
+
+def _lines(outcomes: Sequence[Outcome]) -> Iterator[str]:
+    for outcome in outcomes:
+        sizes = ", ".join(f"{part} {flows:,}" for part, flows in outcome["flows"].items())
+        yield f"## {outcome['protocol']}"
+        yield ""
+        yield (
+            f"{len(outcome['labels'])} labels ({len(outcome['coarse_labels'])} merged), flows: {sizes}; "
+            f"{outcome['captures']:,} captures of a device. Of the test flows {_percent(outcome['seen'])} have a "
+            f"twin in training, {_percent(outcome['leakage'])} one with their label; the best that equal sequences "
+            f"allow is {_percent(outcome['ceiling'])}, the commonest label alone {_percent(outcome['floor'])}. Of the "
+            f"captures {_percent(outcome['captures_ceiling'])} can be named where equal ones are answered alike."
+        )
+        yield ""
+        yield f"| {' | '.join(_HEAD)} |"
+        yield "|---" * len(_HEAD) + "|"
+        for system, told in outcome["systems"].items():
+            yield f"| {system} | {' | '.join(_cells(told))} |"
+        yield ""
+        if outcome["days"]:
+            yield f"| day | flows |{'|'.join(f' {system} ' for system in outcome['days'][0]['macro_f1'])}|"
+            yield "|---" * (2 + len(outcome["days"][0]["macro_f1"])) + "|"
+            for day in outcome["days"]:
+                reached = " | ".join(_percent(value) for value in day["macro_f1"].values())
+                yield f"| {day['day']} | {day['flows']:,} | {reached} |"
+            yield ""
+        if outcome["open_set"]:
+            yield from _lines_of_sets(outcome["open_set"])
+            yield ""
+    origins = {system: told["origin"] for outcome in outcomes for system, told in outcome["systems"].items()}
+    yield from (f"* {system}: {origin}" for system, origin in origins.items())
+
+
+def _lines_of_households(outcome: households.HouseholdComparison) -> Iterator[str]:
+    yield ""
+    yield "## Households"
+    yield ""
+    yield (
+        f"Captures of {len(outcome['kinds'])} kinds, held back in {outcome['folds']} folds, merged as if behind one "
+        "address. Exact: all kinds there are found and no other; false and missed unknown: of merges without and with "
+        "a device never learned; calibration: expected calibration error of kinds; count error: of the least number "
+        "of devices of a kind. In per cent."
+    )
+    for title, rows, count in (("merged", outcome["merges"], "merges"), ("alone", outcome["alone"], "sets")):
+        if rows:
+            yield ""
+            yield from household_scores.markdown(title, rows, count)
+    yield ""
+    yield from (f"* {method}: {origin}" for method, origin in outcome["origins"].items())
+
+
+def _lines_of_sets(judged: OpenSet) -> Iterator[str]:
+    captures, limit = judged["captures"], judged["at_limit"]
+    known, left_out = ({name: _percent(share) for name, share in judged["census"][of].items()} for of in _OF_SETS)
+    yield (
+        f"New kinds: {captures['left_out']:,} captures of kinds left out, in {len(judged['groups'])} groups, against "
+        f"{captures['known']:,} of learned kinds. No kind reaches census.min_confidence in "
+        f"{_percent(limit['detection'])} of the new and {_percent(limit['false_unknown'])} of the learned. "
+        f"A census would call of the new {left_out['unknown']} unknown, {left_out['undecided']} undecided, and find a "
+        f"kind in {left_out['wrong']}; of the learned it finds their own kind, and no other, in {known['right']}, "
+        f"another in {known['wrong']}, {known['undecided']} are undecided, {known['unknown']} unknown."
+    )
+    yield ""
+    yield "| score | AUROC | of each group | false unknowns at 95 % detection | what it is |"
+    yield "|---|---|---|---|---|"
+    for name, score in judged["scores"].items():
+        groups = ", ".join(f"{area:.3f}" for area in score["auroc_of_groups"])
+        lost = _percent(score["false_unknown_at_95"])
+        yield f"| {name} | {score['auroc']:.3f} | {groups} | {lost} | {open_set.ORIGINS[name]} |"
+    yield ""
+    yield "| left out | captures | unknown | undecided | named | mostly |"
+    yield "|---|---|---|---|---|---|"
+    for each in judged["per_label"]:
+        shares = " | ".join(_percent(share) for share in (each["unknown"], each["undecided"], each["named"]))
+        yield f"| {each['label']} | {each['captures']:,} | {shares} | {each['mostly'] or ''} |"
+
+
+def _cells(told: SystemScores) -> Iterator[str]:
+    scores, merged = told["scores"], told["merged"]
+    if FLOWS in scores:
+        yield _interval(scores[FLOWS]["macro_f1"])
+        yield _interval(scores[FLOWS]["accuracy"])
+        yield _percent(told["ceiling_share"])
+        yield _interval(merged[FLOWS]["macro_f1"])
+        yield _percent(told["expected_calibration_error"])
+    else:
+        yield from [""] * 5
+    yield f"{_interval(scores[WINDOWS]['macro_f1'])} of {told['items'][WINDOWS]:,}" if WINDOWS in scores else ""
+    yield _interval(scores[CAPTURES]["accuracy"]) if CAPTURES in scores else ""
+    yield _interval(merged[CAPTURES]["accuracy"]) if CAPTURES in merged else ""
+    yield _percent(told["captures_calibration_error"]) if CAPTURES in scores else ""
+
+
+def _interval(score: Score) -> str:
+    value = _percent(score["value"])
+    if score["low"] is None or score["high"] is None:
+        return value
+    return f"{value} ({100 * score['low']:.1f} to {100 * score['high']:.1f})"
+
+
+def _percent(share: float | None) -> str:
+    return "none" if share is None else f"{100 * share:.1f} %"

@@ -1,0 +1,144 @@
+"""What the traffic of each label looks like: mean and entropy of every flow's characteristics (the paper's section 3).
+
+Computed by Spark over the tables of flows; what comes back are counts of flows by rounded value, so that its size
+depends on the labels and not on the flows.
+
+Shape suffixes: N flows, P packets of all of them, V distinct (flow, value) pairs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from iotid import config
+from iotid.dataset.characteristics import quantise_column, select_characteristics
+from iotid.dataset.tasks import Source
+from iotid.dataset.write import check_nights
+from iotid.flows import later_flows, night_files
+from iotid.labels import DeviceList
+from iotid.spark.shuffle import numbered, numbers, spark_schema
+from iotid.spark.worker_errors import in_worker
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from iotid.storage import Partition
+
+MEAN, ENTROPY = "mean", "entropy"
+_STEP = {MEAN: 1.0, ENTROPY: 0.01}  # what values are rounded to: the characteristic's unit, and bits
+_COUNTED = pa.schema(
+    [
+        ("label", pa.string()),
+        ("characteristic", pa.string()),
+        ("measure", pa.string()),
+        ("steps", pa.int64()),
+        ("flows", pa.int64()),
+    ]
+)
+
+
+class Spread(NamedTuple):
+    """How a measure is spread over flows: its rounded values in order, and the flows that have each."""
+
+    values: NDArray[np.float64]
+    flows: NDArray[np.int64]
+
+    def quantile(self, share: float) -> float:
+        """The smallest value that at least this share of the flows does not exceed."""
+        below = np.cumsum(self.flows)
+        return float(self.values[np.searchsorted(below, share * below[-1])])
+
+
+Traffic = Mapping[tuple[str, str, str], Spread]
+"""(label, characteristic, MEAN or ENTROPY) -> its spread."""
+
+
+def describe(
+    spark: SparkSession,
+    nights: Sequence[Partition],
+    devices: DeviceList,
+    settings: config.Dataset,
+    flow: config.Flow,
+) -> Traffic:
+    """The traffic of every label with ``dataset.min_flows`` flows or more, of ``dataset.characteristics``."""
+    check_nights(nights, flow)
+    files = night_files(nights)
+    source = Source(files, later_flows(spark, nights), devices.at(files, spark), settings, flow.max_packets)
+    count = partial(_count, source=source)
+    counted = numbered(spark, range(len(files))).mapInArrow(in_worker(count), spark_schema(_COUNTED)).toArrow()
+    return summarise(counted, settings.min_flows)
+
+
+def summarise(counted: pa.Table, min_flows: int) -> Traffic:
+    """The spreads of counts that were made in pieces."""
+    keys = ["label", "characteristic", "measure", "steps"]
+    summed = counted.group_by(keys, use_threads=False).aggregate([("flows", "sum")])
+    summed = summed.sort_by([(key, "ascending") for key in keys])
+    found: dict[tuple[str, str, str], tuple[list[float], list[int]]] = {}
+    columns = (summed[name].to_pylist() for name in (*keys, "flows_sum"))
+    for label, characteristic, measure, steps, flows in zip(*columns, strict=True):
+        values, own = found.setdefault((label, characteristic, measure), ([], []))
+        values.append(steps * _STEP[measure])
+        own.append(flows)
+    return {
+        key: Spread(np.array(values), np.array(own)) for key, (values, own) in found.items() if sum(own) >= min_flows
+    }
+
+
+def look_alikes(traffic: Traffic, devices: DeviceList, kind: str) -> dict[str, list[str]]:
+    """Labels of one vendor and type, by both."""
+    groups: dict[str, list[str]] = {}
+    for label, name in devices.alike(kind, dict.fromkeys(label for label, _, _ in traffic)).items():
+        groups.setdefault(name, []).append(label)
+    return groups
+
+
+def to_json(traffic: Traffic) -> list[dict[str, object]]:
+    """One entry for each spread."""
+    return [
+        {
+            "label": label,
+            "characteristic": characteristic,
+            "measure": measure,
+            "values": spread.values.round(2).tolist(),
+            "flows": spread.flows.tolist(),
+        }
+        for (label, characteristic, measure), spread in traffic.items()
+    ]
+
+
+def _count(tasks: Iterable[pa.RecordBatch], source: Source) -> Iterator[pa.RecordBatch]:
+    for number in numbers(tasks):
+        counts: Counter[tuple[str, str, str, int]] = Counter()
+        for flows, label_N, _, _ in source.read(number, source.sequence_columns, Counter()):
+            for name, each in select_characteristics(source.settings.characteristics).items():
+                lists = quantise_column(flows, each, source.max_packets)
+                for measure, value_N in measures(lists).items():
+                    steps_N = np.rint(value_N / _STEP[measure]).astype(np.int64)
+                    pairs, seen = np.unique(np.stack([label_N, steps_N]), axis=1, return_counts=True)
+                    for (label, steps), flows_seen in zip(pairs.T.tolist(), seen.tolist(), strict=True):
+                        counts[source.labels[label], name, measure, steps] += flows_seen
+        rows = [[*key, flows] for key, flows in counts.items()]
+        columns = zip(*rows, strict=True) if rows else [[] for _ in _COUNTED]
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, _COUNTED, strict=True)]
+        yield pa.RecordBatch.from_arrays(arrays, schema=_COUNTED)
+
+
+def measures(lists: pa.ListArray) -> dict[str, NDArray[np.float64]]:
+    """Mean (N,) of N lists, and Shannon's entropy in bits of how often each value is in its list; 0 of an empty one."""
+    length_N = np.diff(lists.offsets.to_numpy())
+    value_P = lists.values.to_numpy()[lists.offsets[0].as_py() : lists.offsets[-1].as_py()].astype(np.float64)
+    flow_P = np.repeat(np.arange(len(length_N)), length_N)
+    mean_N = np.bincount(flow_P, weights=value_P, minlength=len(length_N)) / np.maximum(length_N, 1)
+    (flow_V, _), times_V = np.unique(np.stack([flow_P, value_P]), axis=1, return_counts=True)
+    flow_V = flow_V.astype(np.int64)
+    share_V = times_V / length_N[flow_V]
+    entropy_N = np.bincount(flow_V, weights=-share_V * np.log2(share_V), minlength=len(length_N))
+    return {MEAN: mean_N, ENTROPY: np.maximum(entropy_N, 0.0)}

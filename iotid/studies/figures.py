@@ -1,0 +1,144 @@
+"""Figures of studies as PNG files: drift over days, unknown kinds, what each label's traffic looks like."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from iotid.evaluation.figures import BLUE, COLOURS, DASHES, GREY, ORANGE, new_figure, plain_axes, save, short_name
+from iotid.studies.describe import ENTROPY, MEAN, Traffic
+from iotid.studies.open_set import DETECTION
+
+if TYPE_CHECKING:
+    from iotid.studies.open_set import NewScore
+    from iotid.studies.study import Day
+
+_UNITS = {"packet_length": "bytes", "tcp_window": "bytes, unscaled", "payload_length": "bytes", "inter_arrival": "µs"}
+
+
+def drift(days: Sequence[Day], path: Path, title: str = "") -> None:
+    """Macro F1 of every system on the flows of each later day, and how many flows there were."""
+    figure = new_figure(8.4, 4.6)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    places = range(len(days))
+    for number, system in enumerate(days[0]["macro_f1"]):
+        look = {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[number // len(COLOURS) % len(DASHES)]}
+        above.plot(places, [day["macro_f1"][system] for day in days], marker="o", markersize=3, label=system, **look)
+    above.set_ylim(0, 1.02)
+    above.set_ylabel("macro F1 of flows")
+    above.legend(frameon=False, fontsize=7.5, loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=3.2)
+    below.bar(places, [day["flows"] for day in days], color=GREY)
+    below.set_ylabel("flows")
+    below.set_xticks(places, [day["day"][5:] for day in days], rotation=90 if len(days) > 15 else 0)
+    below.set_xlabel("day")
+    for axes in (above, below):
+        plain_axes(axes)
+    above.set_title(title, fontsize=10)
+    save(figure, path)
+
+
+def roc(scores: Mapping[str, NewScore], path: Path, title: str = "") -> None:
+    """Share of new kinds found against known ones called unknown, of every score; dotted, where 95 % are found."""
+    figure = new_figure(4.8, 4.4)
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--")
+    axes.axhline(DETECTION, color=GREY, linewidth=1, linestyle=":")
+    for number, (name, score) in enumerate(scores.items()):
+        curve = score["curve"]
+        label = f"{name}, AUROC {score['auroc']:.3f}"
+        colour, dashes = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]
+        axes.plot(curve["false_unknown"], curve["detection"], color=colour, linestyle=dashes, label=label)
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_xlabel("share of known devices above the threshold")
+    axes.set_ylabel("share of new kinds above the threshold")
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    plain_axes(axes)
+    axes.set_title(title, fontsize=10)
+    save(figure, path)
+
+
+def of_traffic(traffic: Traffic, alike: Mapping[str, Sequence[str]], folder: Path) -> list[str]:
+    """Every figure of ``traffic`` below ``folder``; the names of their files.
+
+    ``alike``: groups of labels whose entropies are drawn on one panel, those with one label left out.
+    """
+    known = {label for label, _, _ in traffic}
+    groups = {name: [label for label in labels if label in known] for name, labels in alike.items()}
+    groups = {name: labels for name, labels in groups.items() if len(labels) > 1}
+    drawn = []
+    for characteristic in dict.fromkeys(name for _, name, _ in traffic):
+        boxes(traffic, characteristic, folder / f"{characteristic}_boxes.png")
+        drawn.append(f"{characteristic}_boxes.png")
+        if groups:
+            entropy_curves(traffic, characteristic, groups, folder / f"{characteristic}_entropy_of_look_alikes.png")
+            drawn.append(f"{characteristic}_entropy_of_look_alikes.png")
+    return drawn
+
+
+def boxes(traffic: Traffic, characteristic: str, path: Path, title: str = "") -> None:
+    """Of every label the spread over its flows of a characteristic's mean and entropy (the paper's figures 2 and 3).
+
+    Boxes hold the middle half, whiskers reach from the 5th to the 95th percentile. Labels by their median mean.
+    """
+    labels = [label for label, name, measure in traffic if (name, measure) == (characteristic, MEAN)]
+    labels.sort(key=lambda label: traffic[label, characteristic, MEAN].quantile(0.5))
+    figure = new_figure(9.6, 1.4 + 0.24 * len(labels))
+    for axes, measure, unit in zip(
+        figure.subplots(1, 2, sharey=True), (MEAN, ENTROPY), (_UNITS.get(characteristic, ""), "bits"), strict=True
+    ):
+        stats = []
+        for label in labels:
+            spread = traffic[label, characteristic, measure]
+            low, first, middle, third, high = (spread.quantile(share) for share in (0.05, 0.25, 0.5, 0.75, 0.95))
+            stats.append({"whislo": low, "q1": first, "med": middle, "q3": third, "whishi": high, "fliers": []})
+        axes.bxp(
+            stats,
+            orientation="horizontal",
+            widths=0.6,
+            patch_artist=True,
+            showfliers=False,
+            boxprops={"facecolor": "#9CC9E6", "edgecolor": BLUE},
+            medianprops={"color": ORANGE, "linewidth": 1.8},
+            whiskerprops={"color": BLUE},
+            capprops={"color": BLUE},
+        )
+        axes.set_yticks(range(1, len(labels) + 1), [short_name(label) for label in labels])
+        axes.set_xlabel(f"{measure} of a flow's {_words(characteristic)}s" + (f" ({unit})" if unit else ""))
+        plain_axes(axes)
+        axes.tick_params(labelsize=7.5)
+    figure.suptitle(title, fontsize=10)
+    save(figure, path)
+
+
+def entropy_curves(traffic: Traffic, characteristic: str, groups: Mapping[str, Sequence[str]], path: Path) -> None:
+    """Share of flows whose entropy is at most so many bits, a panel for each group of labels (figures 1 and 7)."""
+    columns = min(len(groups), 3)
+    rows = -(-len(groups) // columns)
+    figure = new_figure(3.6 * columns, 0.4 + 3.0 * rows)
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    end = max(traffic[label, characteristic, ENTROPY].values[-1] for labels in groups.values() for label in labels)
+    for axes, (group, labels) in zip(panels, groups.items(), strict=False):
+        for number, label in enumerate(labels):
+            spread = traffic[label, characteristic, ENTROPY]
+            below = np.cumsum(spread.flows) / spread.flows.sum()
+            bits, share = np.concatenate([[0.0], spread.values, [end]]), np.concatenate([[0.0], below, [1.0]])
+            look = {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[number % len(DASHES)]}
+            axes.step(
+                bits, share, where="post", label=short_name(label), **look
+            )  # dashes: equal curves hide each other
+        axes.set_title(short_name(group), fontsize=9)
+        axes.legend(frameon=False, fontsize=7, loc="lower right")
+        axes.set_xlabel(f"entropy of a flow's {_words(characteristic)}s (bits)", fontsize=8)
+        axes.set_ylabel("share of flows", fontsize=8)
+        plain_axes(axes)
+    for unused in panels[len(groups) :]:
+        unused.set_visible(False)
+    save(figure, path)
+
+
+def _words(characteristic: str) -> str:
+    return characteristic.replace("tcp", "TCP").replace("_", " ")

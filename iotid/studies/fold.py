@@ -1,0 +1,350 @@
+"""One test part, and what every system says of it: the ensemble, trained for it, and its rivals.
+
+Systems answer for flows, for windows of a device's traffic or for captures, and are compared on all that their answers
+can be carried to: flows to captures of a device by vote (the sum of the logarithms of probabilities, as in naive
+Bayes), captures to their flows, windows to both by the number of windows.
+
+Shape suffixes: N flows, P flows of the test part, R their distinct rows, I items that are answered for, U captures of a
+device, S samples of a device's traffic, L capture files, C labels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from iotid import baselines, config
+from iotid.arrow import one_chunk
+from iotid.baselines.capture_bag import CaptureBag
+from iotid.dataset import Encoding, LabelledFlows
+from iotid.dataset import Sets as FlowSets
+from iotid.dataset.characteristics import unseen_share
+from iotid.dataset.in_memory import Part
+from iotid.dataset.split_protocols import PARTS
+from iotid.errors import DataError, SettingError
+from iotid.evaluation import leakage
+from iotid.studies import protocols
+from iotid.studies.carry import majority, to_captures, to_flows
+from iotid.studies.open_set import Sets
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+    from iotid.baselines import Samples, WindowRival
+    from iotid.baselines.etei import Etei
+    from iotid.dataset import Traffic
+    from iotid.model import Predictor
+    from iotid.model.device import Answer, DeviceModel
+
+ENSEMBLE, DEVICE_MODEL, BAG, ETEI = "ensemble", "device_model", "capture_bag", "etei"
+FLOWS, WINDOWS, CAPTURES = "flows", "windows", "captures"
+_ORIGINS = {
+    ENSEMBLE: "adaptive ensemble of bi-LSTMs (the paper's), with its memory",
+    DEVICE_MODEL: "device model on a capture's flows, each of which gets its answer (ours)",
+    BAG: CaptureBag.origin,
+}
+_CUT_CAPTURES = ("random_flow", "random_unique", "by_time")  # protocols that part the flows of one capture
+
+
+class Items(NamedTuple):
+    """A system's answers (I,) for flows, windows or captures of a device."""
+
+    label: NDArray[np.int64]
+    named: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+    unit: NDArray[np.int64]  # capture of a device: number of the capture times C, plus label
+    day: NDArray[np.int64]  # since 1970
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One test part, and what all systems say of it."""
+
+    settings: config.Settings
+    folder: Path  # of the ensemble that is trained for it
+    traffic: Traffic | None
+    flows: LabelledFlows
+    part: NDArray[np.int8]  # (N,) as protocols.splits gives it
+    protocol: str
+    name: str
+    origins: dict[str, str] = field(default_factory=lambda: dict(_ORIGINS))  # of every system that has answered
+
+    def shares(self) -> dict[str, float]:
+        train, test = self.parts["train"].rows, self.parts["test"].rows
+        return {
+            "floor": leakage.floor(test),
+            "seen": leakage.seen(train, test),
+            "leakage": leakage.leakage(train, test),
+            "ceiling": leakage.ceiling(test),
+        }
+
+    def open_sets(self, group: int) -> Sets:
+        """What is said of whole captures of learned kinds, held back, and of kinds that were left out."""
+        left_out = self._part_of(self.part == protocols.LEFT_OUT)
+        asked = [self._sets(part, group) for part in (self.parts["test"], left_out)]
+        return Sets(*(np.concatenate(columns) for columns in zip(*asked, strict=True)))
+
+    def answers(self) -> dict[str, dict[str, Items]]:
+        """System -> what it answers for -> its answers."""
+        settings, test = self.settings, self.parts["test"]
+        own = self._predictor.probabilities(test.rows.sequences).astype(np.float64)
+        found = {ENSEMBLE: self._of_flows(own[test.row_of_flow]), DEVICE_MODEL: self._by_device_model()}
+        for rival in settings.evaluation.baselines:
+            fitted = baselines.create(rival, self.encoding, settings.evaluation.seed)
+            fitted.fit(self.parts["train"].rows, len(self.encoding.labels))
+            self.origins[rival] = fitted.origin
+            found[rival] = self._of_flows(fitted.probabilities(test.rows.sequences)[test.row_of_flow])
+        found[BAG] = {CAPTURES: self._by_bag()}
+        return found | self._further()
+
+    @cached_property
+    def _dataset(self) -> tuple[Encoding, dict[str, Part]]:
+        encoding, parts = self.flows.dataset(self.part)
+        for part in PARTS:
+            if part not in parts:
+                raise DataError(f"{self.name}: no flow is in the {part} part; give more captures, or another protocol")
+        return encoding, parts
+
+    @property
+    def encoding(self) -> Encoding:
+        return self._dataset[0]
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        return self._dataset[1]
+
+    @cached_property
+    def units(self) -> NDArray[np.int64]:
+        """(N,) a number for each capture of a device."""
+        return self.flows.capture * len(self.flows.labels) + self.flows.label
+
+    @cached_property
+    def days(self) -> NDArray[np.int64]:
+        return protocols.days(self.flows)
+
+    @cached_property
+    def _predictor(self) -> Predictor:
+        from iotid.model import Predictor
+        from iotid.training.fit import fit
+
+        settings, train, validation = self.settings, self.parts["train"], self.parts["validation"]
+        fit(settings.model, settings.training, self.encoding, train.rows, validation.rows, self.folder)
+        return Predictor.load(self.folder)
+
+    @cached_property
+    def _device_model(self) -> DeviceModel:
+        """It needs no validation, and learns from that part, too."""
+        from iotid.model.device import DeviceModel
+
+        learned = self._learned
+        bags_UR, label_U = self._bags(learned)
+        entries = bags_UR.tocoo()
+        sequences = {name: ids_RM[entries.col] for name, ids_RM in learned.rows.sequences.items()}
+        sets = FlowSets.of(sequences, entries.row, label_U[entries.row], entries.data.astype(np.int64))
+        return DeviceModel(self._kind_of).fit(sets, seed=self.settings.training.seed)
+
+    @cached_property
+    def _kind_of(self) -> NDArray[np.int64]:
+        from iotid.model.device import kinds_of
+
+        return kinds_of(self.encoding.labels, self.encoding.devices)[1]
+
+    @cached_property
+    def _learned(self) -> Part:
+        """The training and the validation part as one."""
+        return self._part_of((self.part == protocols.TRAIN) | (self.part == protocols.VALIDATION))
+
+    def _part_of(self, is_in_N: NDArray[np.bool_]) -> Part:
+        flow = np.flatnonzero(is_in_N)
+        return Part.of(self.encoding.encode(self.flows.flows.take(pa.array(flow))), self.flows.label[flow], flow)
+
+    def _sets(self, part: Part, group: int) -> Sets:
+        """What is said of the part's captures of a device, in the order of their numbers; unlisted ones have no kind
+        that could be found or missed, and are left off."""
+        from iotid.model.device import NO_KIND, decide
+
+        sequences, (bags_UR, label_U) = part.rows.sequences, self._bags(part)
+        flows_U = np.asarray(bags_UR.sum(axis=1)).ravel().astype(np.int64)
+        surprise_U = bags_UR @ unseen_share(sequences) / flows_U
+        network_UC = bags_UR @ self._predictor.probabilities(sequences) / flows_U[:, np.newaxis]
+        answer, kind_U = self._device_model.answer(sequences, bags_UR), self._kind_of[label_U]
+        decision = decide(answer, 0.0, flows_U, self.settings.census)  # each capture is of one device: no households
+        best_U = decision.probability.max(axis=1)
+        sets = Sets(
+            unit=np.unique(self.units[part.flow]),
+            label=label_U,
+            left_out=np.isin(label_U, self.flows.label[self.part == protocols.LEFT_OUT]),
+            device_model=1 - best_U,
+            surprise=surprise_U,
+            doubt=1 - network_UC.max(axis=1),
+            is_new=best_U < self.settings.census.min_confidence,
+            named=self._of_classes(answer).argmax(axis=1),
+            is_own=(decision.found == (kind_U[:, np.newaxis] == np.arange(decision.found.shape[1]))).all(axis=1),
+            status=decision.status,
+            group=np.full(len(label_U), group),
+        )
+        return Sets(*(column[kind_U != NO_KIND] for column in sets))
+
+    def _by_device_model(self) -> dict[str, Items]:
+        """Answers for the test part's captures, and for each of their flows that of its capture."""
+        test = self.parts["test"]
+        answer = self._device_model.answer(test.rows.sequences, self._bags(test)[0])
+        answered = self._of_captures(self._of_classes(answer))
+        return {FLOWS: self._from_captures(answered), CAPTURES: answered}
+
+    def _of_classes(self, answer: Answer) -> NDArray[np.float64]:
+        is_learned_C = np.isin(np.arange(len(self._kind_of)), self._learned.rows.label)
+        return probabilities_of_classes(answer, self._kind_of, is_learned_C)
+
+    def _by_bag(self) -> Items:
+        learned, test = self._learned, self.parts["test"]
+        bag = CaptureBag(self.settings.evaluation.seed)
+        bag.fit(learned.rows.sequences, *self._bags(learned), len(self.flows.labels))
+        return self._of_captures(bag.probabilities(test.rows.sequences, self._bags(test)[0]))
+
+    def _bags(self, part: Part) -> tuple[csr_matrix, NDArray[np.int64]]:
+        """Flows of each row in each capture of a device (U, rows), and the captures' labels (U,)."""
+        from scipy.sparse import coo_matrix
+
+        units, which_P = np.unique(self.units[part.flow], return_inverse=True)
+        ones, shape = np.ones(len(which_P)), (len(units), len(part.rows))
+        return coo_matrix((ones, (which_P, part.row_of_flow)), shape=shape).tocsr(), units % len(self.flows.labels)
+
+    def _of_flows(self, probabilities_PC: NDArray[np.float64]) -> dict[str, Items]:
+        """Answers for the test part's flows, and by vote for its captures."""
+        flow = self.parts["test"].flow
+        votes_UC = to_captures(self.units[flow], probabilities_PC)
+        return {
+            FLOWS: _items(self.flows.label[flow], probabilities_PC, self.units[flow], self.days[flow]),
+            CAPTURES: self._of_captures(votes_UC),
+        }
+
+    def _of_captures(self, probabilities_UC: NDArray[np.float64]) -> Items:
+        """Answers for the test part's captures of a device, in the order of their numbers."""
+        flow = self.parts["test"].flow
+        units, first = np.unique(self.units[flow], return_index=True)
+        return _items(units % len(self.flows.labels), probabilities_UC, units, self.days[flow][first])
+
+    def _from_captures(self, answered: Items) -> Items:
+        """Each flow of the test part answered as its capture is."""
+        flow = self.parts["test"].flow
+        place = np.searchsorted(answered.unit, self.units[flow])
+        return Items(
+            self.flows.label[flow], answered.named[place], answered.confidence[place], self.units[flow], self.days[flow]
+        )
+
+    def _further(self) -> dict[str, dict[str, Items]]:
+        """Answers of the rivals that read other things than sequences."""
+        settings, traffic = self.settings.evaluation, self.traffic
+        rivals = baselines.window_rivals(settings.seed)
+        found: dict[str, dict[str, Items]] = {}
+        for name in settings.further_baselines:
+            if name == ETEI:
+                found[name] = self._of_flows(self._by_bytes())
+            elif name not in rivals:
+                known = ", ".join((*rivals, ETEI))
+                raise SettingError(f"evaluation.further_baselines: {name!r} is not known; choose from {known}")
+            elif traffic is not None:
+                self.origins[name] = rivals[name].classifier.origin
+                found[name] = self._by_windows(rivals[name], rivals[name].samples(traffic))
+        return found
+
+    def _by_bytes(self) -> NDArray[np.float64]:
+        """Probabilities (P, C) of the test part's flows by their first bytes."""
+        rival = rival_by_bytes(self.flows, self.settings.evaluation)
+        self.origins[ETEI] = rival.origin
+        train, test = (self.flows.bytes_of(self.parts[part].flow) for part in ("train", "test"))
+        label_P = self.flows.label[self.parts["train"].flow]
+        rival.fit(train, label_P, np.ones(len(label_P), np.int64), len(self.flows.labels))
+        return rival.probabilities(test)
+
+    def _by_windows(self, rival: WindowRival, samples: Samples) -> dict[str, Items]:
+        assert self.traffic is not None
+        capture_L, part_L = self._captures_of(self.traffic)
+        cuts = self.protocol in _CUT_CAPTURES
+        part_S = protocols.parts_of_samples(samples, None if cuts else part_L, self.protocol, self.flows.settings)
+        train, test = (np.flatnonzero(part_S == part) for part in (protocols.TRAIN, protocols.TEST))
+        if not len(train) or not len(test):
+            raise DataError(f"{self.name}: no packets of listed devices are in its captures; set further_baselines=[]")
+        C = len(self.flows.labels)
+        rival.classifier.fit(samples.features[train], samples.label[train], C)
+        probabilities_SC = rival.classifier.probabilities(samples.features[test])
+        unit_S = capture_L[samples.capture[test]] * C + samples.label[test]
+        start_S = samples.start_s[test]
+        found = {WINDOWS: _items(samples.label[test], probabilities_SC, unit_S, start_S // 86_400)}
+        if cuts:
+            return found
+        named_SC = np.eye(C)[probabilities_SC.argmax(axis=1)]  # each window has one vote, as published
+        flow = self.parts["test"].flow
+        first_P, last_P = (
+            pc.cast(self.flows.flows[name], pa.int64()).to_numpy()[flow] // 1_000_000
+            for name in ("first_seen", "last_seen")
+        )
+        prior_C = np.bincount(samples.label[train], minlength=C) / len(train)
+        carried_PC = to_flows(self.units[flow], first_P, last_P, unit_S, start_S, rival.seconds, named_SC, prior_C)
+        units, voted = np.unique(unit_S), majority(unit_S, named_SC)
+        wanted = np.unique(self.units[flow])
+        place = np.minimum(np.searchsorted(units, wanted), len(units) - 1)
+        votes_UC = np.where((units[place] == wanted)[:, np.newaxis], voted[place], prior_C)
+        return found | self._of_flows(carried_PC) | {CAPTURES: self._of_captures(votes_UC)}
+
+    def _captures_of(self, traffic: Traffic) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
+        """The number (L,) of each of the traffic's capture files among the flows', -1 if it has none, and its part."""
+        encoded = one_chunk(self.flows.flows["capture_file"]).dictionary_encode()
+        code_N = encoded.indices.to_numpy()
+        number, rank = (np.full(len(encoded.dictionary) + 1, -1) for _ in range(2))  # the last: of no flow's capture
+        number[code_N] = self.flows.capture
+        # a capture with a tested flow is tested, one of which some flows choose and others train is learned from
+        ranked = np.array([protocols.VALIDATION, protocols.TRAIN, protocols.TEST, -1])
+        np.maximum.at(rank, code_N, np.array([1, 0, 2, -1, -1])[self.part])  # of PARTS, LEFT_OUT, none
+        paths = one_chunk(traffic.table["capture_file"]).dictionary
+        place_L = pc.index_in(paths, value_set=encoded.dictionary).fill_null(-1).to_numpy()
+        return number[place_L], ranked[rank[place_L]].astype(np.int8)
+
+
+def rival_by_bytes(flows: LabelledFlows, settings: config.Evaluation) -> Etei:
+    """The rival that reads payload, not yet fitted.
+
+    Raises:
+        SettingError: the flows hold no bytes of packets, or as many as it cannot read.
+    """
+    from iotid.baselines.etei import Etei
+
+    flow = flows.flow
+    if not flow.keep_bytes:
+        raise SettingError(
+            f"evaluation.further_baselines: {ETEI} reads the first bytes of packets, which these flows do not "
+            "hold; assemble them with flow.keep_bytes=250 (it keeps payload)"
+        )
+    return Etei(settings.seed, packets=flow.keep_packets, packet_bytes=flow.keep_bytes, epochs=settings.etei_epochs)
+
+
+def _items(
+    label: NDArray[np.int64], probabilities_IC: NDArray[np.float64], unit: NDArray[np.int64], day: NDArray[np.int64]
+) -> Items:
+    return Items(label, probabilities_IC.argmax(axis=1), probabilities_IC.max(axis=1), unit, day)
+
+
+def probabilities_of_classes(
+    answer: Answer, kind_C: NDArray[np.int64], is_learned_C: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """(U, C) where one host is behind each set: of a class what its kind has, times its share of the kind; together 1.
+
+    The class of unlisted devices, which has no kind, has what the likeliest kind leaves; classes that were not learned
+    have nothing.
+    """
+    from iotid.model.device import NO_KIND
+
+    none_U = 1 - answer.host.max(axis=1, initial=0)
+    kind_UC = np.column_stack([answer.host, none_U])[:, kind_C]  # NO_KIND is the last column
+    share_UC = np.where(kind_C == NO_KIND, 1, answer.class_share)
+    class_UC = np.where(is_learned_C, kind_UC * share_UC, 0)
+    whole_U1 = class_UC.sum(axis=1, keepdims=True)
+    return np.where(whole_U1 > 0, class_UC / np.where(whole_U1 > 0, whole_U1, 1), 1 / len(kind_C))

@@ -1,0 +1,175 @@
+"""What says which kinds are behind an address: the device model and its baselines, learned from the same sets.
+
+  device model            iotid.model.device, as the census has it
+  flow vote               a random forest on flows; a kind is found where its mean probability over the flows is above a
+                          threshold, chosen on merged training sets
+  regressions             a logistic regression for each kind (liblinear, C=1) on made-up households: what is there, and
+                          0.3 times 1 + log of how often; a kind is found from a probability of 0.5 on
+  spatial-temporal CNN    iotid.baselines.spatial_temporal_cnn; a kind is found from a probability of 0.5 on
+
+The baselines say that something unknown is there where they find nothing.
+
+Shape suffixes: N flows, B addresses or sets of flows, D distinct flows, H made-up households, K kinds, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iotid import config
+from iotid.baselines.random_forest import RandomForest
+from iotid.baselines.spatial_temporal_cnn import SpatialTemporalCnn
+from iotid.model.device import DeviceModel, decide, share_of_households
+from iotid.model.device.decide import UNDECIDED, UNKNOWN, WITH_UNKNOWN
+from iotid.model.device.evidence import Vocabulary
+from iotid.model.device.households import Pool, unite
+from iotid.studies.households.scores import f1
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+    from iotid.dataset import Encoding, Rows
+    from iotid.studies.households.addresses import Addresses, LabelledSets
+
+DEVICE_MODEL, FLOW_VOTE, REGRESSIONS, CNN = "iotid", "flow vote", "regressions", "spatial-temporal CNN"
+ORIGINS = {
+    DEVICE_MODEL: "device model (ours)",
+    FLOW_VOTE: f"vote of flows, each judged for itself: {RandomForest.origin}",
+    REGRESSIONS: "a logistic regression for each kind on made-up households",
+    CNN: SpatialTemporalCnn.origin,
+}
+
+
+class Predictions(NamedTuple):
+    """(B, K) probabilities, and kinds found; (B,) whether something unknown is said to be there, and undecided ones;
+    ``units`` (B, K): of each kind, if any, the least number of devices; None where a method counts none."""
+
+    probability: NDArray[np.float64]
+    found: NDArray[np.bool_]
+    unknown: NDArray[np.bool_]
+    undecided: NDArray[np.bool_]
+    units: NDArray[np.int64] | None = None
+
+
+class Training(NamedTuple):
+    """``rows``: distinct flows of the training part, all of them; ``sets``: what may be merged; ``kind`` (C,)."""
+
+    encoding: Encoding
+    rows: Rows
+    sets: LabelledSets
+    kind: NDArray[np.int64]
+    census: config.Census
+    seed: int
+
+    @property
+    def kinds(self) -> int:
+        return int(self.kind.max()) + 1
+
+    @property
+    def kind_of_set(self) -> NDArray[np.int64]:
+        """(B,) -1 of an unknown device."""
+        return np.append(self.kind, -1)[self.sets.label]
+
+
+Method = Callable[["Addresses", str], Predictions]
+"""From addresses, and what is behind them as ``census.behind`` says it, to predictions."""
+
+
+def device_model(training: Training) -> Method:
+    model = DeviceModel(training.kind).fit(training.sets.sets(), seed=training.seed)
+
+    def predict(addresses: Addresses, behind: str) -> Predictions:
+        answer = model.answer(addresses.observed.sequences, addresses.distinct, addresses.at_once)
+        counted_B = answer.evidence.max(axis=1, initial=0) >= training.census.min_evidence
+        share = share_of_households(answer.log_odds[counted_B], behind)
+        flows_B = np.asarray(addresses.flows.sum(axis=1)).ravel().astype(np.int64)
+        decision = decide(answer, share, flows_B, training.census)
+        is_unknown = np.isin(decision.status, [UNKNOWN, WITH_UNKNOWN])
+        return Predictions(decision.probability, decision.found, is_unknown, decision.status == UNDECIDED, answer.units)
+
+    return predict
+
+
+def flow_vote(training: Training) -> Method:
+    forest = RandomForest(training.encoding, training.seed).fit(training.rows, len(training.kind))
+    of_kind_CK = np.eye(training.kinds + 1)[training.kind][:, : training.kinds]  # NO_KIND's class has no column
+
+    def mean(addresses: Addresses) -> NDArray[np.float64]:
+        votes_BK = addresses.distinct @ (forest.probabilities(addresses.observed.sequences) @ of_kind_CK)
+        return np.asarray(votes_BK) / np.maximum(np.asarray(addresses.flows.sum(axis=1)), 1)
+
+    made_up, there_HK = _made_up(training, 400, range(1, 11))
+    mean_HK = mean(made_up)
+    limits = np.unique(np.quantile(mean_HK[mean_HK > 0], np.linspace(0, 1, 201)))
+    limit = max(limits.tolist(), key=lambda limit: f1(there_HK, mean_HK >= limit) or 0)
+
+    def predict(addresses: Addresses, behind: str) -> Predictions:
+        mean_BK = mean(addresses)
+        return _unknown_where_nothing_is_found(mean_BK, mean_BK >= limit)
+
+    return predict
+
+
+def regressions(training: Training) -> Method:
+    from sklearn.linear_model import LogisticRegression
+
+    vocabulary = Vocabulary.of(training.sets.addresses.observed.sequences)
+
+    def points(addresses: Addresses) -> csr_matrix:
+        counts = vocabulary.read(addresses.observed.sequences, addresses.distinct).counts
+        counts.data = 1 + 0.3 * counts.data
+        return counts
+
+    made_up, there_HK = _made_up(training, min(100 * training.kinds, 2000), range(1, 13))
+    points_HT = points(made_up)
+    models = {
+        kind: LogisticRegression(C=1.0, solver="liblinear").fit(points_HT, there_HK[:, kind])
+        for kind in np.flatnonzero(there_HK.any(axis=0) & ~there_HK.all(axis=0)).tolist()
+    }
+
+    def predict(addresses: Addresses, behind: str) -> Predictions:
+        points_BT, probability_BK = points(addresses), np.zeros((len(addresses), training.kinds))
+        for kind, model in models.items():
+            probability_BK[:, kind] = model.predict_proba(points_BT)[:, 1]
+        return _unknown_where_nothing_is_found(probability_BK, probability_BK >= 0.5)
+
+    return predict
+
+
+def spatial_temporal_cnn(training: Training) -> Method:
+    sets = training.sets
+    cnn = SpatialTemporalCnn(training.kinds, training.seed)
+    cnn.fit(sets.addresses.flows, sets.addresses.observed.fingerprints, training.kind_of_set, sets.recording)
+
+    def predict(addresses: Addresses, behind: str) -> Predictions:
+        probability_BK = cnn.probabilities(addresses.traffic)
+        return _unknown_where_nothing_is_found(probability_BK, probability_BK >= 0.5)
+
+    return predict
+
+
+METHODS: Mapping[str, Callable[[Training], Method]] = {
+    DEVICE_MODEL: device_model,
+    FLOW_VOTE: flow_vote,
+    REGRESSIONS: regressions,
+    CNN: spatial_temporal_cnn,
+}
+"""All that are compared; add yours here, with its origin above."""
+
+
+def _unknown_where_nothing_is_found(probability_BK: NDArray[np.float64], found_BK: NDArray[np.bool_]) -> Predictions:
+    is_unknown = ~found_BK.any(axis=1)
+    return Predictions(probability_BK, found_BK, is_unknown, np.zeros_like(is_unknown))
+
+
+def _made_up(training: Training, number: int, sizes: Sequence[int]) -> tuple[Addresses, NDArray[np.bool_]]:
+    """Merged training sets, and (H, K) their kinds."""
+    random, sets = np.random.default_rng(training.seed), training.sets
+    pool = Pool(training.kind_of_set, sets.recording, np.ones(len(sets.label), np.bool_))
+    drawn = pool.draw(number, sizes, (0, 0, 0, 1, 2), random) + pool.singles()
+    flows_HN, there_HK = unite(sets.addresses.flows, drawn, training.kinds, random)
+    return sets.addresses.with_flows(flows_HN), there_HK

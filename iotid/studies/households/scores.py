@@ -1,0 +1,120 @@
+"""How good predictions of the kinds behind an address are.
+
+Calibration is the expected calibration error over kinds given a probability of 0.3 or more; of the flow vote it is that
+of the mean probability, which is none of a kind being there. The count error is the mean of |least number of devices
+said - devices there| / devices there, over the kinds that are there and found.
+
+Shape suffixes: B addresses, K kinds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iotid.evaluation.metrics import expected_calibration_error, reliability
+
+if TYPE_CHECKING:
+    from iotid.studies.households.methods import Predictions
+
+_LEAST = 0.3  # probability from which calibration is asked for
+
+Scores = dict[str, float | None]
+"""Metric -> share; None where there was nothing to count."""
+
+
+def f1(there_BK: NDArray[np.bool_], found_BK: NDArray[np.bool_]) -> float | None:
+    both, found, there = _counts(there_BK, found_BK)
+    return 2 * both / (found + there) if found + there else None
+
+
+def of_merges(there_BK: NDArray[np.int64], unknown_B: NDArray[np.bool_], predictions: Predictions) -> Scores:
+    """``there_BK``: devices of each kind behind each address; ``unknown_B``: whether something never learned is."""
+    is_there_BK = there_BK > 0
+    both, found, there = _counts(is_there_BK, predictions.found)
+    return {
+        "exact": _share((is_there_BK == predictions.found).all(axis=1)),
+        "precision": both / found if found else None,
+        "recall": both / there if there else None,
+        "f1": f1(is_there_BK, predictions.found),
+        "false_unknown": _share(predictions.unknown[~unknown_B]),
+        "missed_unknown": _share(~predictions.unknown[unknown_B]),
+        "calibration": calibration_error(predictions.probability, is_there_BK),
+        "count_error": count_error(there_BK, predictions),
+    }
+
+
+def of_single(kind_B: NDArray[np.int64], predictions: Predictions) -> Scores:
+    """Of sets of one kind each, -1 of none that was learned."""
+    own_BK = np.arange(predictions.found.shape[1]) == kind_B[:, np.newaxis]
+    is_right_B = (kind_B >= 0) & (predictions.found == own_BK).all(axis=1)
+    is_named_B = predictions.found.any(axis=1)
+    return {
+        "right": _share(is_right_B),
+        "wrong": _share(is_named_B & ~is_right_B),
+        "undecided": _share(~is_named_B & predictions.undecided),
+        "unknown": _share(~is_named_B & ~predictions.undecided),
+    }
+
+
+def calibration_error(probability: NDArray[np.float64], is_so: NDArray[np.bool_]) -> float | None:
+    counted = probability >= _LEAST
+    if not counted.any():
+        return None
+    ones = np.ones(int(counted.sum()))
+    return expected_calibration_error(reliability(probability[counted], is_so[counted], ones))
+
+
+def count_error(there_BK: NDArray[np.int64], predictions: Predictions) -> float | None:
+    counted = predictions.found & (there_BK > 0)
+    if predictions.units is None or not counted.any():
+        return None
+    there = there_BK[counted]
+    return float((np.abs(predictions.units[counted] - there) / there).mean())
+
+
+def table(title: str, rows: Mapping[str, Mapping[str, Any]], count: str) -> Iterator[str]:
+    """A line for each row and method; numbers in per cent. ``count``: the key of a row's number."""
+    methods = [name for row in rows.values() for name in row if name != count]
+    columns = list(next(iter(rows.values()))[methods[0]])
+    width = max(len(row) for row in [title, *rows]) + 2
+    wide = max(map(len, methods)) + 2
+    yield f"{title:{width}}{count:>7}  {'':{wide}}" + "".join(f"{name.replace('_', ' '):>16}" for name in columns)
+    for row, of_row in rows.items():
+        for number, method in enumerate(name for name in of_row if name != count):
+            head = f"{row:{width}}{of_row[count]:>7}" if not number else f"{'':{width + 7}}"
+            yield f"{head}  {method:{wide}}" + "".join(f"{value:>16}" for value in _per_cent(of_row[method]))
+
+
+def markdown(title: str, rows: Mapping[str, Mapping[str, Any]], count: str) -> Iterator[str]:
+    """The same as a table of Markdown."""
+    columns = [name for name in next(iter(rows.values())) if name != count]
+    metrics = [metric.replace("_", " ") for metric in next(iter(rows.values()))[columns[0]]]
+    yield f"| {title} | {count} | method | {' | '.join(metrics)} |"
+    yield "|---" * (3 + len(metrics)) + "|"
+    for row, of_row in rows.items():
+        for method in (name for name in of_row if name != count):
+            yield f"| {row} | {of_row[count]} | {method} | {' | '.join(_per_cent(of_row[method]))} |"
+
+
+def rounded(value: Any) -> Any:
+    """The same with every float of nested dicts to four decimals."""
+    if isinstance(value, dict):
+        return {key: rounded(each) for key, each in value.items()}
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def _per_cent(scores: Scores) -> Sequence[str]:
+    return ["-" if value is None else f"{100 * value:.1f}" for value in scores.values()]
+
+
+def _counts(there_BK: NDArray[np.bool_], found_BK: NDArray[np.bool_]) -> tuple[int, int, int]:
+    """Kinds that are there and found, found, and there."""
+    return int((there_BK & found_BK).sum()), int(found_BK.sum()), int(there_BK.sum())
+
+
+def _share(is_so: NDArray[np.bool_]) -> float | None:
+    return float(is_so.mean()) if len(is_so) else None

@@ -1,0 +1,92 @@
+"""What the paper prints of its four datasets, as conf/paper_tables.yaml holds it: facts to put measurements beside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from iotid import yaml12
+from iotid.config import conf_dir
+from iotid.labels import DeviceList
+
+TABLES = "paper_tables.yaml"
+DATASETS = ("tmc18", "sosr19", "iot23", "cic_iot_2022")
+
+Metric = Literal["A", "P", "R", "F1"]
+
+
+class _Fact(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DeviceFlows(_Fact):
+    """A device by its name in the device list and as the paper calls it, and its flows."""
+
+    device: str
+    printed: str
+    flows: int
+
+
+class Counts(_Fact):
+    """Flows of a dataset; ``of_devices`` adds up to ``flows`` where the paper prints it, else it is empty."""
+
+    where: str
+    devices: int
+    flows: int
+    of_devices: tuple[DeviceFlows, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+    def select(self, devices: DeviceList) -> DeviceList:
+        """Those devices of the list that the paper counts, as far as it tells."""
+        counted = {row.device for row in self.of_devices}
+        unknown = (counted | set(self.left_out)) - {device.name for device in devices.devices}
+        assert not unknown, f"{TABLES} and {devices.source} differ: {unknown}"
+        kept = [
+            device
+            for device in devices.devices
+            if (device.name in counted if counted else device.name not in self.left_out)
+        ]
+        return replace(devices, devices=tuple(kept))
+
+
+class Remark(_Fact):
+    """What is to be known of printed scores, by system and metric; a ``misprint`` cannot be right."""
+
+    cells: dict[str, tuple[Metric, ...]]
+    misprint: bool
+    text: str
+
+
+class Scores(_Fact):
+    """One table: accuracy, macro precision, recall and F1 in per cent, of each system, for classes of one kind."""
+
+    where: str
+    label: Literal["name", "model"]
+    classes: int
+    systems: dict[str, dict[Metric, float]]
+    ours: Mapping[str, str]  # system of the table -> system of a report
+    remarks: tuple[Remark, ...] = ()
+
+
+class Original(_Fact):
+    """All that the paper prints of one dataset, and what is known about it."""
+
+    title: str
+    captures: str
+    counts: Counts
+    scores: tuple[Scores, ...]
+    notes: tuple[str, ...] = ()
+
+
+def read(dataset: str) -> Original:
+    """One of ``DATASETS``."""
+    tables = yaml12.load((conf_dir() / TABLES).read_text(encoding="utf-8"))
+    return Original.model_validate(tables[dataset])
+
+
+def device_list(dataset: str) -> DeviceList:
+    """The published device list of one of ``DATASETS``."""
+    return DeviceList.read(conf_dir() / "datasets" / f"{dataset}.yaml")

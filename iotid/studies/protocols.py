@@ -1,0 +1,145 @@
+"""Protocols: which flows are learned from, which choose, and which are tested. A score says little without it.
+
+``random_flow`` (the paper's), ``random_unique``, ``by_capture`` and ``by_time`` are the dataset's own;
+``capture_folds`` tests every capture once, in folds that cut none; ``site:NAME`` learns from all other sites and is
+tested on that one, over the labels that both have; ``drift`` learns from the first days and is tested on all later
+ones. ``devices_out`` leaves kinds of devices out in turn, look-alikes together, and asks what becomes of them.
+
+Shape suffixes: N flows, S samples of a device's traffic (windows), L captures, C labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from iotid import config
+from iotid.baselines import Samples
+from iotid.dataset import LabelledFlows
+from iotid.dataset.split_protocols import PARTS
+from iotid.errors import SettingError
+from iotid.labels.device_list import UNKNOWN as UNLISTED
+
+OF_DATASET = ("random_flow", "random_unique", "by_capture", "by_time")
+FOLDS, SITE, DRIFT, DEVICES_OUT = "capture_folds", "site:", "drift", "devices_out"
+TRAIN, VALIDATION, TEST = range(len(PARTS))
+LEFT_OUT = len(PARTS)  # of a kind that is not to be learned
+_DAY_US = 86_400_000_000
+
+
+def splits(flows: LabelledFlows, protocol: str, settings: config.Evaluation) -> Iterator[NDArray[np.int8]]:
+    """(N,) the part of each flow, an index into PARTS, LEFT_OUT, or -1 for none; several where all is tested in turn.
+
+    Raises:
+        SettingError: there is no such protocol or site, drift has no later day, or there is one kind of device only.
+    """
+    if protocol in OF_DATASET:
+        yield flows.under(protocol).parts()
+    elif protocol == FOLDS:
+        fold_N = flows.folds(settings.folds)
+        yield from (_fold(fold_N, fold, settings.folds) for fold in range(settings.folds))
+    elif protocol == DEVICES_OUT:
+        yield from _kinds_in_turn(flows, settings)
+    elif protocol == DRIFT:
+        yield _later_days(flows, settings.drift_days)
+    elif protocol.startswith(SITE):
+        yield _other_site(flows, protocol.removeprefix(SITE))
+    else:
+        known = ", ".join((*OF_DATASET, FOLDS, DRIFT, DEVICES_OUT, SITE + "NAME"))
+        raise SettingError(f"evaluation.protocols: {protocol!r} is not known; choose from {known}")
+
+
+def days(flows: LabelledFlows) -> NDArray[np.int64]:
+    """(N,) the day (UTC, since 1970) of each flow's first packet."""
+    first_us: NDArray[np.int64] = pc.cast(flows.flows["first_seen"], pa.int64()).to_numpy()
+    return first_us // _DAY_US
+
+
+def parts_of_samples(
+    samples: Samples, part_L: NDArray[np.int8] | None, protocol: str, settings: config.Dataset
+) -> NDArray[np.int8]:
+    """(S,) the part of each sample, where ``part_L`` tells that of each capture (-1: none of its flows is used).
+
+    Without it (protocols that cut captures) samples are parted like flows, label by label: at random, or by time.
+    """
+    if part_L is not None:
+        return part_L[samples.capture]
+    by = samples.start_s if protocol == "by_time" else np.random.default_rng(settings.seed).random(len(samples.label))
+    order = np.lexsort((by, samples.label))
+    label_S = samples.label[order]
+    place_S = np.arange(len(order)) - np.searchsorted(label_S, label_S)
+    share_S = (place_S + 0.5) / np.bincount(samples.label)[label_S]
+    part_S = np.empty(len(order), np.int8)
+    part_S[order] = np.searchsorted([settings.train, settings.train + settings.validation], share_S, side="right")
+    return part_S
+
+
+def kinds(flows: LabelledFlows) -> tuple[list[str], NDArray[np.int64]]:
+    """Names of the kinds of devices, and which of them each label is (C,): one for a vendor and type, where known."""
+    alike = flows.devices.alike(flows.settings.label, flows.labels)
+    names, which_C = np.unique([alike[label] for label in flows.labels], return_inverse=True)
+    return names.tolist(), which_C.astype(np.int64)
+
+
+def _fold(fold_N: NDArray[np.int64], fold: int, folds: int) -> NDArray[np.int8]:
+    part_N = np.full(len(fold_N), TRAIN, np.int8)
+    part_N[fold_N == (fold + 1) % folds] = VALIDATION
+    part_N[fold_N == fold] = TEST
+    return part_N
+
+
+def _kinds_in_turn(flows: LabelledFlows, settings: config.Evaluation) -> Iterator[NDArray[np.int8]]:
+    """All kinds, in groups drawn at random, left out in turn; of the others a fold of captures is tested, each time
+    another. Unlisted devices are no kind: they are learned from each time.
+    """
+    names, kind_C = kinds(flows)
+    drawn = [kind for kind in np.random.default_rng(settings.seed).permutation(len(names)) if names[kind] != UNLISTED]
+    if len(drawn) < 2:
+        raise SettingError(
+            f"evaluation.protocols: {DEVICES_OUT} needs two kinds of devices to leave one out, the flows have {names}; "
+            "look-alikes (same vendor and type) are one kind"
+        )
+    fold_N = flows.folds(settings.folds)
+    groups = min(settings.left_out_groups, len(drawn))
+    for group in range(groups):
+        part_N = _fold(fold_N, group % settings.folds, settings.folds)
+        part_N[np.isin(kind_C, drawn[group::groups])[flows.label]] = LEFT_OUT
+        learned = np.unique(flows.label[part_N == TRAIN])  # a label of one capture may be in the tested fold alone
+        part_N[(part_N != LEFT_OUT) & ~np.isin(flows.label, learned)] = -1
+        yield part_N
+
+
+def _other_site(flows: LabelledFlows, site: str) -> NDArray[np.int8]:
+    """All flows of the site as the test part; of all others, a seeded tenth or so for validation, the rest to learn."""
+    there_N = np.asarray(pc.equal(flows.flows["site"], site))
+    if not there_N.any() or there_N.all():
+        raise SettingError(
+            f"evaluation.protocols: {SITE}{site} needs flows of {site} and of another site; name both with --site"
+        )
+    return _tested(flows, there_N)
+
+
+def _later_days(flows: LabelledFlows, learned_days: int) -> NDArray[np.int8]:
+    """All flows after the first ``learned_days`` days as the test part."""
+    day_N = days(flows)
+    distinct = np.unique(day_N)
+    if len(distinct) <= learned_days:
+        raise SettingError(
+            f"evaluation.protocols: {DRIFT} needs days after the first evaluation.drift_days={learned_days}, the flows "
+            f"have {len(distinct)}; give more nights or a smaller number"
+        )
+    return _tested(flows, day_N >= distinct[learned_days])
+
+
+def _tested(flows: LabelledFlows, test_N: NDArray[np.bool_]) -> NDArray[np.int8]:
+    """Those flows tested, over labels that others have, too; of the others, a seeded share chooses."""
+    part_N = flows.under("random_flow").parts()
+    part_N[part_N == TEST] = TRAIN
+    part_N[test_N] = TEST
+    shared = np.intersect1d(flows.label[test_N], flows.label[~test_N])
+    part_N[~np.isin(flows.label, shared)] = -1
+    return part_N

@@ -1,0 +1,280 @@
+"""The same systems under several protocols: the ensemble, trained anew for every test part, and its rivals.
+
+Shape suffixes: N flows, U captures of a device, C labels, G coarse labels.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from iotid import config
+from iotid.dataset import LabelledFlows
+from iotid.dataset.arrays import exact_keys, side_by_side
+from iotid.dataset.split_protocols import PARTS
+from iotid.evaluation import metrics
+from iotid.evaluation.schema import ClassScore, Score
+from iotid.studies import open_set, protocols
+from iotid.studies.fold import CAPTURES, ENSEMBLE, FLOWS, Fold, Items
+from iotid.studies.open_set import OpenSet, Sets
+
+if TYPE_CHECKING:
+    from iotid.dataset import Traffic
+
+log = logging.getLogger(__name__)
+
+
+class SystemScores(TypedDict):
+    """What one system reached: ``scores[of]`` for each of flows, windows and captures that it answers for.
+
+    ``merged``: the same with labels of one vendor and type as one. What is told of flows alone, or of captures, is null
+    or empty for a system that has none.
+    """
+
+    origin: str
+    scores: dict[str, dict[str, Score]]
+    merged: dict[str, dict[str, Score]]
+    items: dict[str, int]
+    ceiling_share: float | None
+    expected_calibration_error: float | None
+    captures_calibration_error: float | None
+    per_class: list[ClassScore]
+
+
+class Day(TypedDict):
+    """Of one day the test flows, and each system's macro F1 and accuracy on them."""
+
+    day: str
+    flows: int
+    macro_f1: dict[str, float]
+    accuracy: dict[str, float]
+
+
+class Outcome(TypedDict):
+    """One protocol. ``seen``: share of test flows whose sequences are in training; ``leakage``: with their label.
+
+    ``flows``: of each part; with folds, the test flows of all, and the means of the others. Shares are of test flows,
+    ``captures_ceiling`` of captures: what can be reached where captures of equal flows are answered alike. ``days``:
+    of the protocol ``drift``; ``open_set``: of ``devices_out``, whose other scores are of the kinds that were learned.
+    """
+
+    protocol: str
+    flows: dict[str, int]
+    captures: int
+    labels: list[str]
+    coarse_labels: list[str]
+    floor: float
+    seen: float
+    leakage: float
+    ceiling: float
+    captures_ceiling: float
+    systems: dict[str, SystemScores]
+    days: list[Day]
+    open_set: OpenSet | None
+
+
+class Result(NamedTuple):
+    """The outcome, and every answer behind it: columns system, of, label, answer, confidence, day, capture_file.
+
+    ``sets``: of ``devices_out``, what was said of every capture of a kind that was learned or left out.
+    """
+
+    outcome: Outcome
+    answers: pa.Table
+    sets: pa.Table | None = None
+
+
+@dataclass(frozen=True)
+class Study:
+    """The ensemble, trained below ``folder``, and the rivals of ``evaluation.baselines`` and ``.further_baselines``.
+
+    ``traffic``: of the captures behind the flows, for rivals that judge windows of it.
+    """
+
+    settings: config.Settings
+    folder: Path
+    traffic: Traffic | None = None
+
+    def run(self, flows: LabelledFlows, protocol: str) -> Result:
+        """Train and test under ``protocol``.
+
+        Raises:
+            SettingError: there is no such protocol, site or rival.
+            DataError: the protocol leaves no flows to learn from, to choose by or to test on.
+        """
+        tested: list[dict[str, dict[str, Items]]] = []
+        shares: list[dict[str, float]] = []
+        sizes: list[NDArray[np.int64]] = []
+        asked: list[Sets] = []
+        for number, part_N in enumerate(protocols.splits(flows, protocol, self.settings.evaluation), start=1):
+            log.info("%s: part %d", protocol, number)
+            sizes.append(np.bincount(part_N[part_N >= 0], minlength=len(PARTS) + 1))
+            name = f"{protocol.replace(':', '-')}-{number:02}"
+            one = Fold(self.settings, self.folder / name, self.traffic, flows, part_N, protocol, name)
+            tested.append(one.answers())
+            shares.append(one.shares())
+            if protocol == protocols.DEVICES_OUT:
+                asked.append(one.open_sets(number))
+        systems = {
+            system: {of: _joined([each[system][of] for each in tested]) for of in answered}
+            for system, answered in tested[0].items()
+        }
+        weights = [int(size[protocols.TEST]) for size in sizes]
+        means = {name: float(np.average([each[name] for each in shares], weights=weights)) for name in shares[0]}
+        *others, test, left_out = np.sum(sizes, axis=0).tolist()
+        told = dict(zip(PARTS, [*(flows // len(sizes) for flows in others), test], strict=True))
+        if not asked:
+            return Result(self._outcome(flows, protocol, systems, one.origins, means, told), _table(flows, systems))
+        sets = Sets(*(np.concatenate(columns) for columns in zip(*asked, strict=True)))
+        outcome = self._outcome(flows, protocol, systems, one.origins, means, told | {"left_out": left_out})
+        outcome["open_set"] = open_set.judge(sets, flows.labels)
+        return Result(outcome, _table(flows, systems), _table_of_sets(flows, sets))
+
+    def _outcome(
+        self,
+        flows: LabelledFlows,
+        protocol: str,
+        systems: Mapping[str, Mapping[str, Items]],
+        origins: Mapping[str, str],
+        shares: dict[str, float],
+        sizes: dict[str, int],
+    ) -> Outcome:
+        coarse_labels, coarse_C = protocols.kinds(flows)
+        tested_units = np.unique(systems[ENSEMBLE][FLOWS].unit)
+        return {
+            "protocol": protocol,
+            "flows": sizes,
+            "captures": len(tested_units),
+            "labels": list(flows.labels),
+            "coarse_labels": coarse_labels,
+            "floor": shares["floor"],
+            "seen": shares["seen"],
+            "leakage": shares["leakage"],
+            "ceiling": shares["ceiling"],
+            "captures_ceiling": _captures_ceiling(flows, tested_units),
+            "systems": {
+                system: self._judge(origins[system], answered, flows.labels, coarse_C, shares["ceiling"])
+                for system, answered in systems.items()
+            },
+            "days": _by_day(systems, len(flows.labels)) if protocol == protocols.DRIFT else [],
+            "open_set": None,
+        }
+
+    def _judge(
+        self,
+        origin: str,
+        answered: Mapping[str, Items],
+        labels: Sequence[str],
+        coarse_C: NDArray[np.int64],
+        ceiling: float,
+    ) -> SystemScores:
+        C = len(labels)
+        fine = {of: _confusion(items.label, items.named, C) for of, items in answered.items()}
+        coarse = {of: _confusion(coarse_C[items.label], coarse_C[items.named], C) for of, items in answered.items()}
+        scores: SystemScores = {
+            "origin": origin,
+            "scores": {of: self._scores(matrix) for of, matrix in fine.items()},
+            "merged": {of: self._scores(matrix) for of, matrix in coarse.items()},
+            "items": {of: len(items.label) for of, items in answered.items()},
+            "ceiling_share": None,
+            "expected_calibration_error": None,
+            "captures_calibration_error": None,
+            "per_class": [],
+        }
+        if FLOWS in answered:
+            scores["ceiling_share"] = float(np.trace(fine[FLOWS]) / fine[FLOWS].sum()) / ceiling
+            scores["expected_calibration_error"] = _calibration_error(answered[FLOWS])
+            scores["per_class"] = metrics.per_class(fine[FLOWS], labels)
+        if CAPTURES in answered:
+            scores["captures_calibration_error"] = _calibration_error(answered[CAPTURES])
+        return scores
+
+    def _scores(self, confusion_CC: NDArray[np.int64]) -> dict[str, Score]:
+        return metrics.scores(confusion_CC, self.settings.evaluation.bootstrap, self.settings.evaluation.seed)
+
+
+def _joined(parts: Sequence[Items]) -> Items:
+    return Items(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+def _confusion(label: NDArray[np.int64], named: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
+    return metrics.confusion_matrix(label, named, np.ones(len(label), np.int64), classes)
+
+
+def _calibration_error(items: Items) -> float:
+    bins = metrics.reliability(items.confidence, items.named == items.label, np.ones(len(items.label)))
+    return metrics.expected_calibration_error(bins)
+
+
+def _captures_ceiling(flows: LabelledFlows, units: NDArray[np.int64]) -> float:
+    """Best share of these captures of a device that any system can name right which answers equal sets alike."""
+    C = len(flows.labels)
+    unit_N = flows.capture * C + flows.label
+    part = flows.dataset(np.zeros(len(unit_N), np.int8))[1]["train"]
+    _, row_of = np.unique(exact_keys(side_by_side(part.rows.sequences)), return_inverse=True)  # whatever the label
+    pairs, flows_of = np.unique(np.stack([unit_N, row_of[part.row_of_flow]]), axis=1, return_counts=True)
+    starts = np.searchsorted(pairs[0], units)
+    ends = np.searchsorted(pairs[0], units, side="right")
+    labels_of: dict[bytes, list[int]] = {}
+    for unit, start, end in zip(units.tolist(), starts.tolist(), ends.tolist(), strict=True):
+        content = pairs[1, start:end].tobytes() + flows_of[start:end].tobytes()
+        labels_of.setdefault(content, []).append(unit % C)
+    return sum(int(np.bincount(labels).max()) for labels in labels_of.values()) / len(units)
+
+
+def _by_day(systems: Mapping[str, Mapping[str, Items]], classes: int) -> list[Day]:
+    of_flows = {system: answered[FLOWS] for system, answered in systems.items() if FLOWS in answered}
+    found: list[Day] = []
+    for day in np.unique(of_flows[ENSEMBLE].day).tolist():
+        reached = {}
+        for system, items in of_flows.items():
+            then = items.day == day
+            reached[system] = metrics.metrics(_confusion(items.label[then], items.named[then], classes))
+        found.append(
+            {
+                "day": str(np.datetime64(day, "D")),
+                "flows": int((of_flows[ENSEMBLE].day == day).sum()),
+                "macro_f1": {system: float(scores["macro_f1"]) for system, scores in reached.items()},
+                "accuracy": {system: float(scores["accuracy"]) for system, scores in reached.items()},
+            }
+        )
+    return found
+
+
+def _table(flows: LabelledFlows, systems: Mapping[str, Mapping[str, Items]]) -> pa.Table:
+    """Every answer, so that anyone can count again."""
+    paths, labels = _paths(flows), pa.array(flows.labels)
+    tables = []
+    for system, answered in systems.items():
+        for of, items in answered.items():
+            told = {
+                "system": pa.array([system] * len(items.label)).dictionary_encode(),
+                "of": pa.array([of] * len(items.label)).dictionary_encode(),
+                "label": labels.take(pa.array(items.label)).dictionary_encode(),
+                "answer": labels.take(pa.array(items.named)).dictionary_encode(),
+                "confidence": items.confidence,
+                "day": pa.array(items.day.astype(np.int32)).cast(pa.date32()),
+                "capture_file": paths.take(pa.array(items.unit // len(flows.labels))).dictionary_encode(),
+            }
+            tables.append(pa.table(told))
+    return pa.concat_tables(tables).unify_dictionaries()
+
+
+def _table_of_sets(flows: LabelledFlows, sets: Sets) -> pa.Table:
+    labels = pa.array(flows.labels)
+    told = sets._asdict() | {name: labels.take(pa.array(getattr(sets, name))) for name in ("label", "named")}
+    unit_U = told.pop("unit")
+    return pa.table(told | {"capture_file": _paths(flows).take(pa.array(unit_U // len(flows.labels)))})
+
+
+def _paths(flows: LabelledFlows) -> pa.Array:
+    """The path of each capture, by its number."""
+    first = np.unique(flows.capture, return_index=True)[1]
+    return flows.flows["capture_file"].take(pa.array(first)).combine_chunks()

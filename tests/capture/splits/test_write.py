@@ -1,0 +1,80 @@
+"""The table of splits, walked in threads of this process or by workers of a cluster."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from iotid import config, schemas
+from iotid.capture import read_packets, read_splits
+from iotid.capture.counters import Counters
+from iotid.capture.packets import to_arrow
+from iotid.capture.splits.plan import Split
+from iotid.capture.splits.write import write_splits
+from iotid.storage import Partition, Store
+
+NIGHT = ("north", "2024-02-29")
+
+
+@pytest.fixture
+def captures(tmp_path: Path, make: SimpleNamespace) -> Path:
+    """A pcap, the same packets as pcapng, a copy of the first, and a file that is no capture."""
+    dice = random.Random(3)
+    frames = [make.ethernet(make.ipv4(make.tcp(dice.randbytes(60), sequence=i))) for i in range(400)]
+    folder = tmp_path / "captures"
+    folder.mkdir()
+    (folder / "a.pcap").write_bytes(make.pcap(frames))
+    (folder / "b.pcapng").write_bytes(make.pcapng(frames))
+    (folder / "c.pcap").write_bytes(make.pcap(frames))
+    (folder / "notes.txt").write_text("no capture")
+    return folder
+
+
+def table_of(partition: Partition) -> pa.Table:
+    return pq.read_table(f"{partition.uri}/splits.parquet", partitioning=None)
+
+
+def test_write_splits__of_a_cluster_are_those_of_this_process(
+    captures: Path, tmp_path: Path, plain_spark: Any, capture_settings: config.Capture
+) -> None:
+    settings = capture_settings.model_copy(update={"split_bytes": 4096, "task_bytes": 9000})
+    local, cluster = (
+        write_splits(spark, Store(f"{tmp_path}/{number}"), str(captures), *NIGHT, settings)
+        for number, spark in enumerate((None, plain_spark()))
+    )
+    assert table_of(local).equals(table_of(cluster))
+    assert local.metadata == cluster.metadata
+    assert local.keys == {"site": "north", "capture_date": "2024-02-29"}
+
+
+def test_write_splits__tell_what_they_were_made_of_and_are_all_that_a_reader_needs(
+    captures: Path, tmp_path: Path, capture_settings: config.Capture
+) -> None:
+    settings = capture_settings.model_copy(update={"split_bytes": 4096, "task_bytes": 9000, "chunk_bytes": 4096})
+    partition = write_splits(None, Store(str(tmp_path)), str(captures), *NIGHT, settings)
+    table = table_of(partition)
+    assert table.schema.equals(schemas.SPLITS.arrow_schema(stored=True))
+    expected = {
+        "rows": len(table), "files": 3, "files_ignored": 1, "files_same": 0, "files_alike": 2, "files_unplanned": 0,
+        "unreadable": {}, "bytes": sum((captures / name).stat().st_size for name in ("a.pcap", "b.pcapng", "c.pcap")),
+        "records_walked": 1200, "schema_version": schemas.SPLITS.version,
+        "settings": {"capture": settings.model_dump(mode="json")}, "settings_hash": config.settings_hash(settings),
+        "inputs": {"captures": str(captures)},
+    }  # fmt: skip
+    assert {name: partition.metadata[name] for name in expected} == expected
+    of_task: dict[int, int] = {}
+    paths = [str(captures / name) for name in ("a.pcap", "b.pcapng", "c.pcap")]
+    parts = []
+    for row in table.to_pylist():
+        task = row.pop("task")
+        of_task[task] = of_task.get(task, 0) + row["end"] - row["start"]
+        parts += [to_arrow(packets, paths) for packets in read_splits([Split(**row)], settings, Counters())]
+    assert pa.concat_tables(parts).to_pylist() == read_packets(str(captures)).to_pylist()
+    assert list(of_task) == list(range(len(of_task)))
+    assert all(4096 < size <= 9000 for size in list(of_task.values())[:-1])

@@ -1,0 +1,191 @@
+"""Parcels: every row arrives once, in its bucket, whatever the number of partitions."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterable, Iterator
+from functools import partial
+from hashlib import shake_256
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from iotid.dataset.hashes import hash_for_buckets, hash_rows
+from iotid.spark.shuffle import (
+    ASIDES,
+    NO_BUCKET,
+    PARCELS,
+    Buckets,
+    aside,
+    beside,
+    contents,
+    numbered,
+    numbers,
+    parcels,
+    receive,
+    spark_schema,
+    spread,
+)
+
+SECRET = b"of these tests"
+_WORD = (1 << 64) - 1
+
+
+def _rows(start: int, count: int) -> tuple[pa.RecordBatch, Any]:
+    number_N = np.arange(start, start + count)
+    text = pa.array([None if number % 7 == 0 else "x" * (number % 5) for number in number_N.tolist()], pa.string())
+    return pa.RecordBatch.from_arrays([pa.array(number_N), text], names=["number", "text"]), number_N
+
+
+@settings(deadline=None)  # many partitions take their time, once
+@given(counts=st.lists(st.integers(0, 200), max_size=4), partitions=st.sampled_from([1, 2, 3, 64, 65, 5000]))
+def test_receive__gives_each_bucket_once_with_all_its_rows(counts: list[int], partitions: int) -> None:
+    dealt = Buckets(partitions, SECRET)
+    sent, start = [beside(aside("told", pa.table({"a": [1]})))], 0
+    for count in counts:
+        rows, number_N = _rows(start, count)
+        sent.append(parcels(rows, dealt.hashed([number_N]), dealt))
+        start += count
+    table = pa.Table.from_batches(sent).sort_by("bucket")
+    received = list(receive(table.to_batches(max_chunksize=3)))
+    buckets = [bucket for bucket, _ in received]
+    assert buckets == sorted(set(buckets))
+    assert buckets[0] == NO_BUCKET
+    assert buckets[-1] < dealt.number
+    assert [(kind, found.to_pylist()) for kind, found in contents(received[0][1])] == [("told", [{"a": 1}])]
+    tables = [found for _, pieces in received[1:] for _, found in contents(pieces)]
+    numbers_received = [number for found in tables for number in found["number"].to_pylist()]
+    assert sorted(numbers_received) == list(range(start))
+    for bucket, pieces in received[1:]:
+        for _, found in contents(pieces):
+            assert set(dealt.of_hash(dealt.hashed([found["number"].to_numpy()])).tolist()) == {bucket}
+            expected = ["x" * (number % 5) if number % 7 else None for number in found["number"].to_pylist()]
+            assert found["text"].to_pylist() == expected
+
+
+def _undoes_a_step(count: int) -> list[Any]:
+    """Words that are equal to a hash of multiplications and xor-shifts without a secret: each undoes the one before."""
+    first_N = np.arange(1, count + 1).astype(np.uint64)
+    mixed_N = first_N * np.uint64(0xBF58476D1CE4E5B9)
+    return [first_N, mixed_N ^ mixed_N >> np.uint64(29)]
+
+
+def _chosen_under_another_secret(count: int) -> list[Any]:
+    """Words that are all in one bucket of another job."""
+    number_N = np.arange(count * 200, dtype=np.uint64)
+    other = Buckets(8, b"another")
+    chosen_N = np.flatnonzero(other.of_hash(other.hashed([number_N, number_N])) == 3)[:count]
+    assert len(chosen_N) == count
+    return [number_N[chosen_N]] * 2
+
+
+WORDS = {
+    "undoes a step": _undoes_a_step,
+    "another secret": _chosen_under_another_secret,
+    "neighbours": lambda count: [np.arange(count) % 64, np.arange(count) // 64],
+    "halves swapped": lambda count: [np.arange(count), np.arange(count) << 32],
+    "high bits": lambda count: [np.arange(count) << 48, np.arange(count) * 0],
+    "one and its opposite": lambda count: [np.arange(count), -np.arange(count)],
+}
+
+
+@pytest.mark.parametrize("kind", WORDS)
+@pytest.mark.parametrize("secret", range(3))
+def test_hashed__chosen_words_spread_over_the_buckets_as_any_others(kind: str, secret: int) -> None:
+    dealt, count = Buckets(8, bytes([secret])), 4096
+    bucket_N = dealt.of_hash(dealt.hashed(WORDS[kind](count)))
+    of_bucket = np.bincount(bucket_N, minlength=dealt.number)
+    assert len(of_bucket) == dealt.number == 128
+    assert of_bucket.max() < 64, "twice the mean: beyond 5 standard deviations of a fair deal"
+    assert (of_bucket > 0).all()
+
+
+@settings(deadline=None)
+@given(
+    pairs=st.lists(st.tuples(st.integers(0, _WORD), st.integers(0, _WORD)), min_size=1, max_size=40),
+    secrets=st.lists(st.binary(min_size=32, max_size=32), min_size=2, max_size=2, unique=True),
+)
+def test_hashed__is_of_the_row_and_the_secret_alone(pairs: list[tuple[int, int]], secrets: list[bytes]) -> None:
+    words = list(np.array(pairs, np.uint64).T)
+    one, other = (Buckets(4, secret) for secret in secrets)
+    hash_N = one.hashed(words)
+    assert Buckets(7, secrets[0]).hashed([word_N[::-1] for word_N in words])[::-1].tolist() == hash_N.tolist()
+    assert int(hash_N.max()) < 1 << 32
+    assert other.hashed(words).tolist() != hash_N.tolist() or len(set(pairs)) < 2
+    assert words[0].tolist() == [pair[0] for pair in pairs], "the words are the caller's"
+
+
+def test_hashed__in_blocks_or_one_by_one_is_the_same_and_as_written_down() -> None:
+    word_N = np.random.default_rng(1).integers(0, _WORD, (3, 20_001), np.uint64)
+    dealt = Buckets(8, SECRET)
+    hash_N = dealt.hashed(word_N)
+    assert len(np.unique(hash_N)) > 19_990
+    first, *others = (int(n) for n in np.frombuffer(shake_256(SECRET).digest(56), "<u8"))
+    for row in (0, 8191, 8192, 20_000):
+        mixed = first
+        for word, low, high in zip(word_N[:, row].tolist(), others[::2], others[1::2], strict=True):
+            mixed += (word & 0xFFFFFFFF) * low + (word >> 32) * high
+        mixed = (mixed & _WORD) >> 32
+        mixed = (mixed ^ mixed >> 16) * 0x85EBCA6B & 0xFFFFFFFF
+        mixed = (mixed ^ mixed >> 13) * 0xC2B2AE35 & 0xFFFFFFFF
+        assert int(hash_N[row]) == mixed ^ mixed >> 16
+        assert dealt.hashed(word_N[:, row : row + 1]).tolist() == [hash_N[row]]
+
+
+def test_buckets__each_job_has_a_secret_of_its_own_that_is_not_shown(plain_spark: Any) -> None:
+    one, other = (Buckets.of(plain_spark(partitions=5)) for _ in range(2))
+    assert one.partitions == other.partitions == 5
+    assert len(one.secret) == 32
+    assert one.secret != other.secret
+    assert one != other
+    for text in (repr(one), str(one), f"{one}", repr(partial(_send, dealt=one)), repr([one])):
+        assert "secret" not in text
+        assert repr(one.secret) not in text
+    assert pickle.loads(pickle.dumps(one)) == one
+
+
+def test_hash_for_buckets__text_that_is_chosen_for_a_public_hash_spreads() -> None:
+    text = np.array([f"{number:x}" for number in range(200_000)])
+    hash_N = hash_rows([pa.array(text)])
+    chosen = text[np.argsort(hash_N)[:2000]]  # the lowest hundredth of all hashes
+    of_bucket = []
+    for secret in (b"one", b"other"):
+        dealt = Buckets(1, secret)
+        for column in (pa.array(chosen), pa.array(chosen.astype(bytes), pa.binary())):
+            of_bucket.append(np.bincount(dealt.of_hash(hash_for_buckets([column], dealt)), minlength=16))
+    assert max(counts.max() for counts in of_bucket) < 190, "125 each, and 6 standard deviations"
+    assert of_bucket[0].tolist() != of_bucket[2].tolist()
+
+
+def _send(tasks: Iterable[pa.RecordBatch], dealt: Buckets) -> Iterator[pa.RecordBatch]:
+    for task in numbers(tasks):
+        rows, number_N = _rows(1000 * task, 1000)
+        yield parcels(rows, dealt.hashed([number_N]), dealt)
+
+
+def _say_where(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    from pyspark import TaskContext
+
+    where = TaskContext.get().partitionId()  # type: ignore[union-attr]
+    for bucket, pieces in receive(batches):
+        found = [number for _, table in contents(pieces) for number in table["number"].to_pylist()]
+        yield aside("where", pa.table({"partition": [where], "bucket": [bucket], "numbers": [found]}))
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize("partitions", [3, 8])
+def test_spread__a_partition_has_a_range_of_buckets_of_its_own_and_all_have_as_many(
+    spark: Any, partitions: int
+) -> None:
+    dealt = Buckets(partitions, SECRET)
+    sent = numbered(spark, [4, 0, 7]).mapInArrow(partial(_send, dealt=dealt), spark_schema(PARCELS))
+    told = spread(sent, partitions).mapInArrow(_say_where, spark_schema(ASIDES)).toArrow()
+    rows = [row for _, table in contents(told) for row in table.to_pylist()]
+    assert [row["bucket"] for row in rows] == sorted({row["bucket"] for row in rows})
+    assert {row["bucket"] // dealt.each == row["partition"] for row in rows} == {True}
+    expected = [1000 * task + number for task in (0, 4, 7) for number in range(1000)]
+    assert sorted(number for row in rows for number in row["numbers"]) == expected

@@ -1,0 +1,361 @@
+"""Protocols side by side: what is tested, how captures vote, and the table."""
+
+from __future__ import annotations
+
+import random
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from sklearn.metrics import f1_score
+
+from iotid import baselines
+from iotid.baselines import Samples
+from iotid.config import Settings, load_settings
+from iotid.dataset import LabelledFlows, Traffic
+from iotid.dataset.split_protocols import PARTS
+from iotid.errors import DataError, SettingError
+from iotid.evaluation import figures, metrics
+from iotid.labels import Device, DeviceList
+from iotid.schemas import FLOWS
+from iotid.storage import Store
+from iotid.studies import compare as comparison
+from iotid.studies import protocols, study
+from iotid.studies.study import Study
+from iotid.tracking.registry import Registry
+
+CAM, PLUG, BULB = ("aa:bb:cc:dd:ee:0" + digit for digit in "123")
+DEVICES = DeviceList(
+    (
+        Device(name="cam", mac=CAM, vendor="Acme", type="camera"),
+        Device(name="plug1", mac=PLUG, vendor="Acme", type="plug"),
+        Device(name="plug2", mac=BULB, vendor="Acme", type="plug"),
+    ),
+    "list.yaml",
+)
+_START = datetime(2024, 3, 1, tzinfo=UTC)
+
+
+_SMALL = Path(__file__).with_name("small.yaml")
+
+
+def _settings(*changes: str) -> Settings:
+    return load_settings([_SMALL], changes)
+
+
+def _flows(settings: Settings, sites: dict[str, tuple[str, ...]] | None = None) -> LabelledFlows:
+    return LabelledFlows.of(_table(sites), DEVICES, settings.dataset, settings.flow)
+
+
+def _table(sites: dict[str, tuple[str, ...]] | None = None) -> pa.Table:
+    """Of each site and MAC three captures or more of six flows each; lengths tell the devices apart, mostly."""
+    chance = random.Random(3)
+    rows: list[dict[str, Any]] = []
+    for site, macs in (sites or {"home": (CAM, PLUG, BULB)}).items():
+        for mac in macs:
+            for capture in range(4):
+                for _ in range(6):
+                    lengths = [40 + 10 * int(mac[-1]) + chance.randrange(3) for _ in range(chance.randrange(1, 4))]
+                    rows.append(
+                        {"site": site, "client_mac": mac, "capture_file": f"{mac}-{capture}", "lengths": lengths}
+                    )
+    columns: dict[str, list[Any]] = {
+        "site": [row["site"] for row in rows],
+        "capture_date": [date(2024, 3, 1)] * len(rows),
+        "capture_file": [row["capture_file"] for row in rows],
+        "protocol": [6] * len(rows),
+        "client_ip": ["10.0.0.2"] * len(rows),
+        "client_mac": [row["client_mac"] for row in rows],
+        "client_port": list(range(len(rows))),
+        "first_seen": [_START + timedelta(seconds=number) for number in range(len(rows))],
+        "packet_length": [row["lengths"] for row in rows],
+        "tcp_window": [[1000] * len(row["lengths"]) for row in rows],
+    }
+    schema = FLOWS.arrow_schema()
+    for field in schema:
+        constant: Any = "-" if field.type == pa.string() else _START if field.name == "last_seen" else 0
+        constant = False if field.type == pa.bool_() else constant
+        lists = [[0] * len(row["lengths"]) for row in rows]
+        of_no_matter = lists if pa.types.is_list(field.type) else [None if field.nullable else constant] * len(rows)
+        columns.setdefault(field.name, of_no_matter)
+    arrays = [pa.array(columns[field.name], field.type) for field in schema]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def test_run__folds_test_every_flow_and_every_capture_once(tmp_path: Path) -> None:
+    settings = _settings()
+    flows = _flows(settings)
+    outcome = Study(settings, tmp_path).run(flows, "capture_folds").outcome
+    assert outcome["flows"]["test"] == len(flows.label) == 72
+    assert outcome["captures"] == 12
+    assert set(outcome["systems"]) == {"ensemble", "device_model", "majority_sequence", "capture_bag"}
+    for system in ("ensemble", "majority_sequence", "device_model"):
+        scores = outcome["systems"][system]
+        assert [row["support"] for row in scores["per_class"]] == [24, 24, 24]
+        assert scores["ceiling_share"] <= 1 or system == "device_model"  # which sees more than one flow
+    bag = outcome["systems"]["capture_bag"]
+    assert bag["scores"]["captures"]["accuracy"]["value"] == 1.0  # lengths tell the three apart
+    assert (set(bag["scores"]), bag["per_class"]) == ({"captures"}, [])
+    assert outcome["coarse_labels"] == ["Acme camera", "Acme plug"]
+
+
+@pytest.mark.parametrize("protocol", ["random_flow", "random_unique", "by_capture", "by_time"])
+def test_run__a_datasets_protocol_is_tested_on_its_test_part(tmp_path: Path, protocol: str) -> None:
+    settings = _settings()
+    flows = _flows(settings)
+    outcome = Study(settings, tmp_path).run(flows, protocol).outcome
+    sizes = np.bincount(flows.under(protocol).parts(), minlength=3).tolist()
+    assert outcome["flows"] == dict(zip(PARTS, sizes, strict=True))
+
+
+def test_run__scores_are_those_of_the_rivals_answers(tmp_path: Path) -> None:
+    settings = _settings("evaluation.baselines=[majority_sequence]")
+    flows = _flows(settings)
+    outcome = Study(settings, tmp_path).run(flows, "by_capture").outcome
+    encoding, parts = flows.dataset(flows.under("by_capture").parts())
+    rival = baselines.create("majority_sequence", encoding, 1).fit(parts["train"].rows, 3)
+    test = parts["test"]
+    named = rival.probabilities(test.rows.sequences).argmax(axis=1)[test.row_of_flow]
+    expected = f1_score(flows.label[test.flow], named, average="macro")
+    assert outcome["systems"]["majority_sequence"]["scores"]["flows"]["macro_f1"]["value"] == pytest.approx(expected)
+
+
+def test_run__another_site_is_never_learned_from_and_asked_only_what_both_have(tmp_path: Path) -> None:
+    settings = _settings()
+    flows = _flows(settings, {"home": (CAM, PLUG), "office": (CAM, PLUG, BULB)})
+    outcome = Study(settings, tmp_path).run(flows, "site:office").outcome
+    assert outcome["flows"]["test"] == 48
+    assert sum(outcome["flows"].values()) == 96
+    supports = {row["label"]: row["support"] for row in outcome["systems"]["ensemble"]["per_class"]}
+    assert supports == {"cam": 24, "plug1": 24, "plug2": 0}
+    part_N = next(protocols.splits(flows, "site:office", settings.evaluation))
+    there_N = np.array(flows.flows["site"].to_pylist()) == "office"
+    assert set(part_N[there_N]) == {-1, 2}
+    assert set(part_N[~there_N]) == {0, 1}
+
+
+def test_run__drift_learns_from_the_first_days_and_tells_every_later_one(tmp_path: Path) -> None:
+    settings = _settings("evaluation.drift_days=1")
+    table = _table()
+    late = [_START + timedelta(days=number // 24, seconds=number) for number in range(len(table))]
+    where = table.schema.get_field_index("first_seen")
+    field = table.schema.field("first_seen")
+    table = table.set_column(where, field, pa.array(np.random.default_rng(1).permutation(late).tolist(), field.type))
+    flows = LabelledFlows.of(table, DEVICES, settings.dataset, settings.flow)
+    outcome = Study(settings, tmp_path).run(flows, "drift").outcome
+    assert [(day["day"], day["flows"]) for day in outcome["days"]] == [("2024-03-02", 24), ("2024-03-03", 24)]
+    assert outcome["flows"]["test"] == 48
+    reached = outcome["systems"]["ensemble"]["scores"]["flows"]["accuracy"]["value"]
+    of_days = [day["accuracy"]["ensemble"] for day in outcome["days"]]
+    assert reached == pytest.approx(np.mean(of_days))
+    figures.drift(outcome["days"], tmp_path / "drift.png")
+    assert (tmp_path / "drift.png").stat().st_size > 5000
+    with pytest.raises(SettingError, match=r"evaluation\.drift_days=3, the flows have 3"):
+        Study(_settings("evaluation.drift_days=3"), tmp_path).run(flows, "drift")
+
+
+def _traffic(flows: LabelledFlows) -> Traffic:
+    """Every capture's device sends two packets a second for four seconds, of lengths that tell the device."""
+    rows = []
+    captures = sorted(set(zip(flows.flows["capture_file"].to_pylist(), flows.label.tolist(), strict=True)))
+    start = int(_START.timestamp())
+    for path, label in captures:
+        for second in range(4):
+            for sent in (False, True):
+                rows.append((path, path[:17], start + second, sent, 100 + 50 * int(label) + sent, 2, int(label)))
+    names = ("capture_file", "device", "second", "sent", "frame_length", "packets", "label")
+    columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+    columns["capture_file"] = pa.array(columns["capture_file"]).dictionary_encode()
+    table = pa.table(columns).set_column(4, "frame_length", pa.array(columns["frame_length"], pa.int32()))
+    return Traffic(table, flows.labels)
+
+
+@pytest.mark.parametrize("protocol", ["capture_folds", "random_flow"])
+def test_run__rivals_of_windows_are_scored_on_windows_and_where_captures_are_whole_on_flows_too(
+    tmp_path: Path, protocol: str
+) -> None:
+    windows = {"pinheiro_tree": 48, "byteiot": 12} if protocol == "capture_folds" else {"pinheiro_tree": 48}
+    settings = _settings(f"evaluation.further_baselines=[{','.join(windows)}]")
+    flows = _flows(settings)
+    outcome, answers, _ = Study(settings, tmp_path, _traffic(flows)).run(flows, protocol)
+    for rival, count in windows.items():
+        told = outcome["systems"][rival]
+        assert "reconstruction" in told["origin"] or "authors' code" in told["origin"]
+        assert told["scores"]["windows"]["accuracy"]["value"] == 1.0
+        if protocol == "capture_folds":
+            assert told["items"] == {"windows": count, "flows": 72, "captures": 12}
+            assert told["scores"]["captures"]["accuracy"]["value"] == 1.0
+        else:
+            assert set(told["items"]) == {"windows"}
+            assert 0 < told["items"]["windows"] < count
+    rows = answers.filter((pc.field("system") == "pinheiro_tree") & (pc.field("of") == "windows")).to_pylist()
+    assert len(rows) == outcome["systems"]["pinheiro_tree"]["items"]["windows"]
+    assert {row["answer"] == row["label"] for row in rows} == {True}
+    assert {row["capture_file"] for row in rows} <= set(flows.flows["capture_file"].to_pylist())
+
+
+def test_run__rivals_of_windows_learn_from_another_site(tmp_path: Path) -> None:
+    settings = _settings("evaluation.further_baselines=[pinheiro_tree]")
+    table = _table({"home": (CAM, PLUG), "office": (CAM, PLUG)})
+    files = [
+        f"{site}/{path}"
+        for site, path in zip(*(table[name].to_pylist() for name in ("site", "capture_file")), strict=True)
+    ]
+    where = table.schema.get_field_index("capture_file")
+    table = table.set_column(where, table.schema.field("capture_file"), pa.array(files))
+    flows = LabelledFlows.of(table, DEVICES, settings.dataset, settings.flow)
+    told = Study(settings, tmp_path, _traffic(flows)).run(flows, "site:office").outcome["systems"]["pinheiro_tree"]
+    assert told["items"] == {"windows": 32, "flows": 48, "captures": 8}
+    assert told["scores"]["captures"]["accuracy"]["value"] == 1.0
+
+
+def test_run__etei_is_asked_of_flows_with_bytes_only(tmp_path: Path) -> None:
+    settings = _settings("evaluation.further_baselines=[etei]", "evaluation.etei_epochs=1")
+    with pytest.raises(SettingError, match=r"flow\.keep_bytes=250"):
+        Study(settings, tmp_path).run(_flows(settings), "by_capture")
+    keeping = settings.flow.model_copy(update={"keep_bytes": 160, "keep_packets": 10})
+    table = _table()
+    devices = np.array([int(mac[-1]) for mac in table["client_mac"].to_pylist()], np.uint8)
+    kept = pa.array([bytes([40 * device] * 1600) for device in devices], pa.binary())
+    table = table.set_column(table.schema.get_field_index("first_bytes"), table.schema.field("first_bytes"), kept)
+    flows = LabelledFlows.of(table, DEVICES, settings.dataset, keeping)
+    assert (flows.bytes_of(np.arange(72))[:, 7] == 40 * devices).all()
+    told = Study(settings, tmp_path).run(flows, "by_capture").outcome["systems"]["etei"]
+    assert set(told["scores"]) == {"flows", "captures"}
+    assert "Yin et al. 2021" in told["origin"]
+
+
+def test_run__answers_give_the_scores_again(tmp_path: Path) -> None:
+    settings = _settings()
+    outcome, answers, _ = Study(settings, tmp_path).run(_flows(settings), "capture_folds")
+    for system, told in outcome["systems"].items():
+        for of, scores in told["scores"].items():
+            rows = answers.filter((pc.field("system") == system) & (pc.field("of") == of))
+            expected = f1_score(rows["label"].to_pylist(), rows["answer"].to_pylist(), average="macro")
+            assert scores["macro_f1"]["value"] == pytest.approx(expected)
+            bins = metrics.reliability(
+                rows["confidence"].to_numpy(),
+                np.equal(rows["label"].to_pylist(), rows["answer"].to_pylist()),
+                np.ones(len(rows)),
+            )
+            error = told["captures_calibration_error" if of == "captures" else "expected_calibration_error"]
+            assert error == pytest.approx(metrics.expected_calibration_error(bins))
+
+
+def test_captures_ceiling__captures_of_equal_flows_cannot_all_be_named(tmp_path: Path) -> None:
+    settings = _settings()
+    table = _table()
+    same = pa.array([[50]] * len(table), pa.list_(pa.int32()))
+    equal = table.set_column(table.schema.get_field_index("packet_length"), table.schema.field("packet_length"), same)
+    for name in ("tcp_window", "direction", "inter_arrival_us", "tcp_flags", "payload_length"):
+        kind = equal.schema.field(name)
+        equal = equal.set_column(equal.schema.get_field_index(name), kind, pa.array([[0]] * len(table), kind.type))
+    flows = LabelledFlows.of(equal, DEVICES, settings.dataset, settings.flow)
+    assert study._captures_ceiling(flows, np.unique(flows.capture * 3 + flows.label)) == pytest.approx(4 / 12)
+    apart = _flows(settings)
+    assert study._captures_ceiling(apart, np.unique(apart.capture * 3 + apart.label)) == 1.0
+
+
+def test_parts_of_samples__by_time_tests_the_last_of_each_label() -> None:
+    settings = _settings().dataset
+    label, start = np.array([0] * 10 + [1] * 20), np.concatenate([np.arange(10)[::-1], np.arange(20)])
+    samples = Samples(np.zeros(30, np.int64), np.zeros(30, np.int64), label, start, np.zeros((30, 1)))
+    part_S = protocols.parts_of_samples(samples, None, "by_time", settings)
+    assert sorted(start[(part_S == 2) & (label == 0)].tolist()) == [9]
+    assert sorted(start[(part_S == 2) & (label == 1)].tolist()) == [18, 19]
+    random_S = protocols.parts_of_samples(samples, None, "random_flow", settings)
+    assert np.bincount(random_S).tolist() == np.bincount(part_S).tolist() == [24, 3, 3]
+    by_capture_S = protocols.parts_of_samples(samples, np.array([2], np.int8), "by_capture", settings)
+    assert set(by_capture_S.tolist()) == {2}
+
+
+@pytest.mark.parametrize("protocol", ["by_moon", "site:nowhere", "site:home"])
+def test_run__a_protocol_that_cannot_be_is_refused(tmp_path: Path, protocol: str) -> None:
+    settings = _settings()
+    with pytest.raises(SettingError, match=r"evaluation\.protocols: "):
+        Study(settings, tmp_path).run(_flows(settings), protocol)
+
+
+def test_run__folds_that_leave_a_part_empty_are_an_error(tmp_path: Path) -> None:
+    settings = _settings("evaluation.folds=40")
+    with pytest.raises(DataError, match="no flow is in the"):
+        Study(settings, tmp_path).run(_flows(settings), "capture_folds")
+
+
+def test_text__names_every_protocol_and_system_and_flat_every_number(tmp_path: Path) -> None:
+    settings = _settings("evaluation.protocols=[random_flow, capture_folds]")
+    results = comparison.compare(_flows(settings), settings, tmp_path)
+    outcomes = [result.outcome for result in results]
+    text = comparison.text(outcomes)
+    for word in (
+        "## random_flow",
+        "## capture_folds",
+        "| ensemble |",
+        "| majority_sequence |",
+        "have a twin in training",
+    ):
+        assert word in text
+    assert text.count("* ensemble: adaptive") == 1
+    assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
+    numbers = comparison.flat(outcomes)
+    assert "capture_folds.ensemble.captures.accuracy" in numbers
+    assert "capture_folds.device_model.captures.expected_calibration_error" in numbers
+    assert all(np.isfinite(value) for value in numbers.values())
+    assert {path.name for path in comparison.write(results, tmp_path).iterdir()} == {
+        "answers_random_flow.parquet",
+        "answers_capture_folds.parquet",
+        "comparison.json",
+        "comparison.md",
+        "households.json",
+    }
+
+
+def test_compare__from_a_nights_flows_to_a_table_and_a_run(tmp_path: Path) -> None:
+    """The command itself, on a stored night; given again, it trains nothing anew and writes the same."""
+    from iotid.cli.compare import main
+
+    store, flows = Store(str(tmp_path)), _table()
+    keys = {"site": "home", "capture_date": "2024-03-01"}
+    with store.write("flows", keys, FLOWS.version) as staged:
+        pq.write_table(flows.drop_columns(["site", "capture_date"]), f"{staged.path}/part-0.parquet")
+        staged.metadata = {"rows": len(flows), "settings": {"flow": _settings().flow.model_dump(mode="json")}}
+    lines = [f"  - {{name: {device.name}, mac: '{device.mac[0]}', type: plug}}\n" for device in DEVICES.devices]
+    (tmp_path / "devices.yaml").write_text("devices:\n" + "".join(lines))
+    changes = ["evaluation.protocols=[by_capture]", f"storage.root={tmp_path}"]
+    asked = ["--config", str(_SMALL), "--site", "home", "--date", "2024-03-01"]
+    asked += ["--labels", f"{tmp_path}/devices.yaml", "--name", "try"]
+    given = [*asked, *(part for change in changes for part in ("--set", change))]
+    first = CliRunner().invoke(main, given, catch_exceptions=False)
+    (kept,) = (tmp_path / "runs").glob("compare-try/*/by_capture-01/checkpoint/checkpoint.json")
+    trained = kept.stat().st_mtime_ns
+    again = CliRunner().invoke(main, given, catch_exceptions=False)
+    assert kept.stat().st_mtime_ns == trained
+    assert first.exit_code == again.exit_code == 0
+    assert first.stdout == again.stdout
+    assert "## by_capture" in first.stdout
+    written = Path(store.open("comparisons", {"name": "try"}).uri.removeprefix("file://"))
+    assert (written / "comparison.md").read_text() in first.stdout
+    other = CliRunner().invoke(main, [*given, "--set", "flow.length=frame"])
+    assert other.exit_code == 2
+    assert "flow.length: is frame, the flows of" in other.output
+    client = Registry(_settings().tracking, str(tmp_path))._client()
+    (experiment,) = client.search_experiments(filter_string="name = 'iotid'")
+    run = client.search_runs([experiment.experiment_id])[0]
+    assert "by_capture.ensemble.flows.macro_f1" in run.data.metrics
+    assert run.info.status == "FINISHED"
+
+
+def test_captures_by_site__a_capture_that_two_sites_plan_is_read_once(settings: Settings) -> None:
+    store, nights = Store(settings.storage.root), []
+    for site, day, paths in (("office", 1, ["c", "b"]), ("home", 1, ["a", "a"]), ("home", 2, ["b"])):
+        keys = {"site": site, "capture_date": f"2026-01-0{day}"}
+        with store.write("splits", keys, 2) as staged:
+            pq.write_table(pa.table({"path": paths}), f"{staged.path}/part-0.parquet", filesystem=staged.filesystem)
+        nights.append(store.open("splits", keys))
+    assert comparison._captures_by_site(nights) == {"home": ["a", "b"], "office": ["c"]}
