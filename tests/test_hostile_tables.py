@@ -19,15 +19,16 @@ from iotid.capture.counters import Counters
 from iotid.capture.splits.stored import check_splits
 from iotid.census.groups import NO_GROUPS, check_groups
 from iotid.census.take import GROUPS_FILE, _stored_groups, _stored_rows
-from iotid.dataset import read_encoding, read_part, read_sets
+from iotid.dataset import read_encoding, read_sets, read_split
 from iotid.errors import DataError, IotidError
 from iotid.evaluation import read_history
-from iotid.flows import night_files
+from iotid.flows import partition_files
 from iotid.flows.partitions import COUNTERS_FILE, read_counters
+from iotid.partitions import MARKER, PartitionKey, Store
 from iotid.schemas import CENSUS, COUNTERS, FLOWS, GROUPS, SPLITS
-from iotid.storage import MARKER, Store, read_table
+from iotid.storage import read_table
 
-NIGHT = {"site": "a", "capture_date": "2026-01-01"}
+NIGHT = PartitionKey.of_date("a", "2026-01-01")
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +148,7 @@ def test_flows__another_schema_or_no_parquet_is_one_line(store: Store, tmp_path:
         pq.write_table(_empty(schema), f"{staged.path}/part-0.parquet")
     night = store.open("flows", NIGHT)
     path = Path(night.uri, "part-0.parquet")
-    (file,) = night_files([night])
+    (file,) = partition_files([night])
     assert list(file.read(FLOWS.names)) == []
     for word, way in _damaged(schema, path):
         _write(schema, path, way)
@@ -195,18 +196,18 @@ def test_groups__of_one_name_are_refused() -> None:
 
 
 def test_dataset__encoding_sets_and_parts_that_are_none_are_one_line(store: Store, stored: ModuleType) -> None:
-    with store.write("datasets", {"name": "d"}) as staged:
+    with store.write("datasets", PartitionKey.named("d")) as staged:
         staged.write_json("encoding.json", stored.encoding().to_json())
         staged.write_bytes("sets.parquet", b"\xff" * 99)
         staged.filesystem.create_dir(f"{staged.path}/train")
         staged.write_bytes("train/part-0.parquet", b"PAR1" * 9)
         staged.metadata |= {"rows": {"train": 1}}
-    dataset = store.open("datasets", {"name": "d"})
+    dataset = store.open("datasets", PartitionKey.named("d"))
     assert read_encoding(dataset.uri) == stored.encoding()
     assert "sets.parquet" in _fault(lambda: read_sets(dataset.uri))
     pq.write_table(pa.table({"set": [1]}), Path(dataset.uri, "sets.parquet"))
     assert "sets.parquet" in _fault(lambda: read_sets(dataset.uri))
-    assert "/train: is not as iotid wrote it" in _fault(lambda: read_part(dataset.uri, "train"))
+    assert "/train: is not as iotid wrote it" in _fault(lambda: read_split(dataset.uri, "train"))
     for content in (b"", b"\xff", b"[]", b"{}", b'{"schema_version": 1}', b"[" * 10**5):
         Path(dataset.uri, "encoding.json").write_bytes(content)
         line = _fault(lambda: read_encoding(dataset.uri))
@@ -214,7 +215,7 @@ def test_dataset__encoding_sets_and_parts_that_are_none_are_one_line(store: Stor
         assert "write the " in line
     Path(dataset.uri, "_METADATA.json").write_text('{"rows": {"train": "many"}}')
     Path(dataset.uri, "encoding.json").write_text(json.dumps(stored.encoding().to_json()))
-    assert "rows.train: must be a whole number" in _fault(lambda: read_part(dataset.uri, "train"))
+    assert "rows.train: must be a whole number" in _fault(lambda: read_split(dataset.uri, "train"))
 
 
 @pytest.mark.parametrize(

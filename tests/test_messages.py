@@ -14,7 +14,7 @@ from iotid import messages
 from iotid.capture import read_packets
 from iotid.errors import IotidError, UserError
 from iotid.messages import holds_credentials, in_full, names_secret, one_line, redacted, redacted_location
-from iotid.storage import Store
+from iotid.partitions import Store
 
 SECRET = "hunter2"
 # each with a secret in another part; a password may hold what ought to be escaped

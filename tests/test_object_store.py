@@ -23,12 +23,13 @@ from pyarrow import fs
 
 from iotid.dataset.store import ENCODING
 from iotid.errors import PartitionError, UserError
-from iotid.storage import PartFile, Store, open_filesystem, remove_attempts, rows_promised
+from iotid.partitions import PartitionKey, Store
+from iotid.storage import OutputFile, open_filesystem, remove_attempts, rows_promised
 
 _TESTS = Path(__file__).parent
 _SERVER = _TESTS.parent / ".venv-peers" / "bin" / "moto_server"
 _TOLERANCE = 1e-3  # of what a model answers
-KEYS = {"site": "a", "capture_date": "2026-01-10"}
+KEYS = PartitionKey.of_date("a", "2026-01-10")
 
 pytestmark = pytest.mark.spark
 
@@ -151,7 +152,7 @@ def test_part_file__gets_its_name_when_it_is_whole(bucket: str) -> None:
     filesystem, path = open_filesystem(folder)
     table = pa.table({"number": [1, 2, 3]})
     for attempt, whole in ((7, False), (8, True)):
-        file = PartFile(folder, "part-0.parquet", attempt, table.schema, 2)
+        file = OutputFile(folder, "part-0.parquet", attempt, table.schema, 2)
         file.write(table)
         file.close(whole=whole)
     remove_attempts(filesystem, path)
@@ -196,9 +197,11 @@ def test_steps__from_captures_to_census_are_those_of_a_local_folder(
     for table in ("splits", "flows", "datasets", "census"):
         for keys in here.partitions(table):
             _same_rows(here.open(table, keys).uri, there.open(table, keys).uri)
-    encodings = [store.read_json(store.open("datasets", {"name": "all"}), ENCODING) for store in (here, there)]
+    encodings = [
+        store.read_json(store.open("datasets", PartitionKey.named("all")), ENCODING) for store in (here, there)
+    ]
     assert encodings[0] == encodings[1]
-    told = here.open("census", {"site": "home", "capture_date": days[-1]}).metadata
+    told = here.open("census", PartitionKey.of_date("home", days[-1])).metadata
     assert told["model_quality"].startswith("macro F1 ")
     assert told["model_quality"].endswith(" on the test part of dataset all")
     assert date.fromisoformat(told["model_date"]) <= datetime.now(UTC).date()

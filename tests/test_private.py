@@ -18,9 +18,9 @@ from iotid.cli.split_pcaps import main as split_pcaps
 from iotid.config import Settings, load_settings
 from iotid.errors import SettingError
 from iotid.model.bundle import write_atomically
+from iotid.partitions import Store
 from iotid.private import is_private, temporary_folder
 from iotid.simulate.captures import write_demo
-from iotid.storage import Store
 
 NIGHT = ["--site", "home", "--date", "2026-01-10"]
 

@@ -15,11 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow.fs import LocalFileSystem
 
-from iotid import storage
+from iotid import partitions, storage
 from iotid.errors import PartitionError, UserError
-from iotid.storage import PartFile, Store, remove_attempts, rows_promised
+from iotid.partitions import PartitionKey, Store
+from iotid.storage import OutputFile, remove_attempts, rows_promised
 
-KEYS = {"site": "a", "capture_date": "2026-01-10"}
+KEYS = PartitionKey.of_date("a", "2026-01-10")
 
 
 def _write(store: Store, text: str) -> None:
@@ -46,7 +47,7 @@ def test_store__a_written_partition_opens_with_its_metadata(tmp_path: Path) -> N
 def test_store__the_order_in_which_keys_are_given_does_not_matter(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     _write(store, "abc")
-    assert store.open("flows", dict(sorted(KEYS.items()))).uri == store.open("flows", KEYS).uri
+    assert store.open("flows", PartitionKey(sorted(KEYS.items()))).uri == store.open("flows", KEYS).uri
 
 
 def test_store__an_absent_or_unmarked_partition_is_refused_with_the_remedy(tmp_path: Path) -> None:
@@ -54,7 +55,7 @@ def test_store__an_absent_or_unmarked_partition_is_refused_with_the_remedy(tmp_p
     with pytest.raises(PartitionError, match="run iotid assemble-flows first"):
         store.open("flows", KEYS)
     _write(store, "abc")
-    Path(store.open("flows", KEYS).uri, storage.MARKER).unlink()
+    Path(store.open("flows", KEYS).uri, partitions.MARKER).unlink()
     assert not store.exists("flows", KEYS)
     assert store.partitions("flows") == []
 
@@ -75,8 +76,8 @@ def test_store__a_second_write_replaces_the_whole_partition(tmp_path: Path) -> N
         Path(staged.path, "other.txt").write_text("left over")
     _write(store, "new")
     assert sorted(path.name for path in Path(store.open("flows", KEYS).uri).iterdir()) == [
-        storage.METADATA,
-        storage.MARKER,
+        partitions.METADATA,
+        partitions.MARKER,
         "part.txt",
     ]
 
@@ -118,10 +119,10 @@ def test_store__a_run_that_dies_between_the_renames_is_healed(
 
 def test_store__killed_at_any_moment_it_shows_one_whole_version(tmp_path: Path) -> None:
     code = (
-        "import sys, itertools; from pathlib import Path; from iotid.storage import Store\n"
+        "import sys, itertools; from pathlib import Path; from iotid.partitions import PartitionKey, Store\n"
         "store = Store(sys.argv[1])\n"
         "for n in itertools.count():\n"
-        "    with store.write('flows', {'site': 'a', 'capture_date': '2026-01-10'}) as staged:\n"
+        "    with store.write('flows', PartitionKey.of_date('a', '2026-01-10')) as staged:\n"
         "        for part in range(3): Path(staged.path, f'{part}.txt').write_text(str(n))\n"
         "    print(n, flush=True)\n"
     )
@@ -140,7 +141,7 @@ def test_store__killed_at_any_moment_it_shows_one_whole_version(tmp_path: Path) 
 
 def test_store__odd_characters_in_a_key_make_one_folder_and_come_back(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
-    keys = {"site": "a/b =c", "capture_date": "2026-01-10"}
+    keys = PartitionKey.of_date("a/b =c", "2026-01-10")
     with store.write("flows", keys):
         pass
     assert store.partitions("flows") == [keys]
@@ -154,14 +155,14 @@ def test_store__a_root_that_cannot_be_opened_is_the_users_mistake() -> None:
 def test_part_file__gets_its_name_when_it_is_whole(tmp_path: Path) -> None:
     schema = pa.schema([("number", pa.int32())])
     table = pa.table({"number": pa.array([1, 2, 3], pa.int32())})
-    PartFile(str(tmp_path), "part-0.parquet", 7, schema, 2).close(whole=True)
+    OutputFile(str(tmp_path), "part-0.parquet", 7, schema, 2).close(whole=True)
     assert list(tmp_path.iterdir()) == [], "no row, no file"
-    file = PartFile(str(tmp_path), "part-0.parquet", 7, schema, 2)
+    file = OutputFile(str(tmp_path), "part-0.parquet", 7, schema, 2)
     file.write(table)
     file.close(whole=False)
     assert [path.name for path in tmp_path.iterdir()] == ["_attempt-7-part-0.parquet"]
     for attempt in (8, 9):  # the second takes the place of the first
-        file = PartFile(str(tmp_path), "part-0.parquet", attempt, schema, 2)
+        file = OutputFile(str(tmp_path), "part-0.parquet", attempt, schema, 2)
         file.write(table)
         file.write(table)
         file.close(whole=True)
@@ -198,7 +199,7 @@ def test_store__in_a_folder_without_write_permission_is_refused_in_one_line(tmp_
         folder.chmod(0o755)
     tmp_path.chmod(0o555)
     code = (
-        "import os, sys, pyarrow.fs; from iotid.storage import Store\n"
+        "import os, sys, pyarrow.fs; from iotid.partitions import PartitionKey, Store\n"
         "if os.getuid() == 0: os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"  # root may write anywhere
         "for use in (lambda s: s.write('flows', {'site': 'a'}).__enter__(), lambda s: s.working_folder()):\n"
         "    for root in sys.argv[1:]:\n"

@@ -15,16 +15,16 @@ from iotid.baselines import byteiot, pinheiro
 from iotid.baselines.majority_sequence import MajoritySequence
 from iotid.baselines.random_forest import RandomForest
 from iotid.baselines.sequence_knn import SequenceKnn
-from iotid.baselines.windows import Samples, WindowRival
+from iotid.baselines.windows import Samples, WindowBaseline
 from iotid.errors import SettingError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from iotid.dataset import Encoding, Rows
+    from iotid.dataset import EncodedFlows, Encoding
 
-__all__ = ["Classifier", "Samples", "WindowRival", "create", "names", "window_rivals"]
+__all__ = ["Classifier", "Samples", "WindowBaseline", "create", "names", "window_rivals"]
 
 
 class Classifier(Protocol):
@@ -32,7 +32,7 @@ class Classifier(Protocol):
 
     origin: str
 
-    def fit(self, train: Rows, num_classes: int) -> Self:
+    def fit(self, train: EncodedFlows, num_classes: int) -> Self:
         """Learn from the training part; a row counts as its ``num_flows`` flows."""
 
     def probabilities(self, sequences: Mapping[str, NDArray[np.int32]]) -> NDArray[np.float64]:
@@ -61,11 +61,12 @@ def create(name: str, encoding: Encoding, seed: int) -> Classifier:
     return _REGISTRY[name](encoding, seed)
 
 
-def window_rivals(seed: int) -> dict[str, WindowRival]:
+def window_rivals(seed: int) -> dict[str, WindowBaseline]:
     """Name -> a rival that judges stretches of time, not yet fitted: five of one-second windows, and ByteIoT."""
     found = {
-        f"pinheiro_{name}": WindowRival(pinheiro.samples, 1, pinheiro.Pinheiro(name, seed)) for name in pinheiro.MEMBERS
+        f"pinheiro_{name}": WindowBaseline(pinheiro.samples, 1, pinheiro.Pinheiro(name, seed))
+        for name in pinheiro.MEMBERS
     }
-    found["pinheiro_vote"] = WindowRival(pinheiro.samples, 1, pinheiro.PinheiroVote(seed))
-    found["byteiot"] = WindowRival(byteiot.samples, byteiot.BIN_S, byteiot.ByteIot())
+    found["pinheiro_vote"] = WindowBaseline(pinheiro.samples, 1, pinheiro.PinheiroVote(seed))
+    found["byteiot"] = WindowBaseline(byteiot.samples, byteiot.BIN_S, byteiot.ByteIot())
     return found

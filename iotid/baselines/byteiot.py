@@ -16,7 +16,7 @@ from iotid.baselines.windows import Samples, stretches
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-    from iotid.dataset import Traffic
+    from iotid.dataset import DeviceTraffic
 
 BIN_S = 1800
 """Seconds of a bin (the authors' ``t // 1800``)."""
@@ -26,7 +26,7 @@ _DIGITS = 12  # decimals of the sums in a distance: what is equal must not diffe
 _NEARER = 1e-6  # weight by which nearer neighbours decide ties of a vote: too little to outvote one
 
 
-def samples(traffic: Traffic, *, bidirectional: bool = True) -> Samples:
+def samples(traffic: DeviceTraffic, *, bidirectional: bool = True) -> Samples:
     """One sample for each half hour of a device: the shares of its packets by frame length and direction, sparse.
 
     Without ``bidirectional``, of the packets that it sent. The columns are the pairs of all traffic given: a pair that
@@ -49,7 +49,7 @@ class ByteIot:
     """k nearest neighbours (k = 1) by Hellinger distance or by total variation, after the authors' published code.
 
     Of neighbours at one distance the first in training's order is nearer; a vote's tie goes to the label of the nearest
-    neighbour. Nothing essential is guessed; lengths here are of IP packets' frames alone, see `read_traffic`.
+    neighbour. Nothing essential is guessed; lengths here are of IP packets' frames alone, see `read_device_traffic`.
     """
 
     origin = "ByteIoT, nearest half hour by packet lengths (Duan et al., TNSM 2021, after the authors' code)"

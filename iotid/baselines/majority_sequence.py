@@ -12,7 +12,7 @@ from iotid.baselines.sequences import label_counts
 from iotid.dataset.arrays import exact_keys, side_by_side
 
 if TYPE_CHECKING:
-    from iotid.dataset import Rows
+    from iotid.dataset import EncodedFlows
 
 # Flows' worth of the class frequencies that every sequence starts with: too little to outvote one seen flow, enough to
 # break ties towards the commoner class and to answer for a sequence that was never seen.
@@ -29,7 +29,7 @@ class MajoritySequence:
 
     origin = "memory of exact sequences (ours, after the finding of arXiv 2506.08655)"
 
-    def fit(self, train: Rows, num_classes: int) -> Self:
+    def fit(self, train: EncodedFlows, num_classes: int) -> Self:
         keys_N = exact_keys(side_by_side(train.sequences))
         first_U, self._flows_UC = label_counts(keys_N, train.label, train.num_flows, num_classes)
         self._keys_U = keys_N[first_U]

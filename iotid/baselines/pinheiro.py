@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from iotid.baselines.windows import Samples, stretches
 
 if TYPE_CHECKING:
-    from iotid.dataset import Traffic
+    from iotid.dataset import DeviceTraffic
 
 MEMBERS = {"knn": "3-NN", "tree": "decision tree", "forest": "random forest", "svm": "SVM"}
 """The four classifiers of the paper that vote together, and what they are called."""
@@ -21,7 +21,7 @@ MEMBERS = {"knn": "3-NN", "tree": "decision tree", "forest": "random forest", "s
 _SOURCE = "Pinheiro et al. 2019, features and k after published code"
 
 
-def samples(traffic: Traffic, *, drop_single: bool = False) -> Samples:
+def samples(traffic: DeviceTraffic, *, drop_single: bool = False) -> Samples:
     """One sample for each second in which a device sent packets: mean, standard deviation and sum of frame lengths.
 
     Bytes on the wire; the deviation's divisor is n - 1. Of a single packet it is not defined: 0 here, as in the code of

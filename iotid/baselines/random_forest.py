@@ -12,7 +12,7 @@ from iotid.baselines.sequences import RawValues
 from iotid.dataset.arrays import side_by_side
 
 if TYPE_CHECKING:
-    from iotid.dataset import Encoding, Rows
+    from iotid.dataset import EncodedFlows, Encoding
 
 
 class RandomForest:
@@ -30,7 +30,7 @@ class RandomForest:
         self._seed = seed
         self._trees = trees
 
-    def fit(self, train: Rows, num_classes: int) -> Self:
+    def fit(self, train: EncodedFlows, num_classes: int) -> Self:
         from sklearn.ensemble import RandomForestClassifier
 
         # n_jobs -1 is joblib's count of the cores that this process may use (affinity and cgroup quota)

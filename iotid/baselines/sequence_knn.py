@@ -12,7 +12,7 @@ from iotid.baselines.sequences import RawValues, label_counts
 from iotid.dataset.arrays import exact_keys, side_by_side
 
 if TYPE_CHECKING:
-    from iotid.dataset import Encoding, Rows
+    from iotid.dataset import EncodedFlows, Encoding
 
 
 class SequenceKnn:
@@ -33,7 +33,7 @@ class SequenceKnn:
         self._neighbours = neighbours
         self._packets = packets
 
-    def fit(self, train: Rows, num_classes: int) -> Self:
+    def fit(self, train: EncodedFlows, num_classes: int) -> Self:
         from sklearn.neighbors import NearestNeighbors
 
         head = self._head(train.sequences)

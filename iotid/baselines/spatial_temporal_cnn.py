@@ -95,7 +95,7 @@ class SpatialTemporalCnn:
         recording_B: NDArray[np.int64],
     ) -> Self:
         """Learn from households made up of sets of flows: which flows are in each (``flows_BN``), its kind (-1 of an
-        unknown device), and its recording, as `dataset.Sets` has it."""
+        unknown device), and its recording, as `dataset.FlowSets` has it."""
         random = np.random.default_rng(self._seed)
         pool = Pool(kind_B, recording_B, np.ones(len(kind_B), np.bool_))
         drawn = pool.draw(min(_PER_KIND * self._kinds, _MOST), _SIZES, _BESIDE, random) + pool.singles()

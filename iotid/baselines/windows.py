@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from iotid.dataset import Traffic
+    from iotid.dataset import DeviceTraffic
 
 
 class Samples(NamedTuple):
@@ -44,10 +44,10 @@ class WindowClassifier(Protocol):
         """(S, num_classes); where the rival votes, the shares of the votes. Each row sums to 1."""
 
 
-class WindowRival(NamedTuple):
+class WindowBaseline(NamedTuple):
     """How a rival sees traffic, in windows of how many seconds, and what it makes of them."""
 
-    samples: Callable[[Traffic], Samples]
+    samples: Callable[[DeviceTraffic], Samples]
     seconds: int
     classifier: WindowClassifier
 

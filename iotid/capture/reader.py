@@ -29,9 +29,9 @@ from iotid.capture.counters import (
 )
 from iotid.capture.decode.decoder import Decoded, Decoder
 from iotid.capture.packets import Packets, to_arrow
-from iotid.capture.splits.byte_ranges import reach_of
+from iotid.capture.splits.byte_ranges import lookback_records
 from iotid.capture.splits.overlaps import FirstPackets
-from iotid.capture.splits.plan import Split, find_captures
+from iotid.capture.splits.plan import FileSplit, find_captures
 from iotid.errors import DataError, InputError, StaleError
 
 if TYPE_CHECKING:
@@ -71,10 +71,10 @@ def read_packets(paths: str | Path | Iterable[str | Path], *, settings: config.C
 
 
 def read_splits(
-    splits: Iterable[Split],
+    splits: Iterable[FileSplit],
     settings: config.Capture,
     counters: Counters,
-    before: Sequence[Split] | None = None,
+    before: Sequence[FileSplit] | None = None,
     keep_bytes: int = 0,
     firsts: FirstPackets | None = None,
 ) -> Iterator[Packets]:
@@ -107,17 +107,17 @@ def read_splits(
 class _Reading:
     """Splits read one after the other; the decoder thereby knows the records before each, as if it had warmed up."""
 
-    def __init__(self, settings: config.Capture, before: Sequence[Split] | None, keep_bytes: int) -> None:
+    def __init__(self, settings: config.Capture, before: Sequence[FileSplit] | None, keep_bytes: int) -> None:
         self._settings = settings
         self._keep_bytes = keep_bytes
         self._joins = before is not None
         self._before = before or ()
-        self._read: list[Split] = []  # all that the decoder has read
+        self._read: list[FileSplit] = []  # all that the decoder has read
         self._seen = 0  # records in them
         self._decoder = self._new_decoder()
         self._may_look_back = False  # whether records before those read may matter, which the decoder does not know
 
-    def packets(self, split: Split, counters: Counters, firsts: FirstPackets | None) -> Iterator[Packets]:
+    def packets(self, split: FileSplit, counters: Counters, firsts: FirstPackets | None) -> Iterator[Packets]:
         settings = self._settings
         begin = split.start if self._goes_on_with(split) else self._start(split)
         broken = _Broken(split, settings, counters)
@@ -151,7 +151,7 @@ class _Reading:
         self._seen += walk.records
         self._read.append(replace(split, start=begin))
 
-    def _goes_on_with(self, split: Split) -> bool:
+    def _goes_on_with(self, split: FileSplit) -> bool:
         """Whether the split's first record is the next one of the stream."""
         if not self._read:
             return False
@@ -161,7 +161,7 @@ class _Reading:
         ended = last.end in (-1, last.file_bytes)
         return self._joins and ended and last.file_index + 1 == split.file_index and split.split == 0
 
-    def _start(self, split: Split) -> int:
+    def _start(self, split: FileSplit) -> int:
         """Forget what was read; return the byte from which the split must be read for what is before it to be known."""
         seeks_repeats = self._settings.duplicate_window_us > 0
         before = () if self._read else self._before  # it is told of the first split only
@@ -176,10 +176,10 @@ class _Reading:
     def _new_decoder(self) -> Decoder:
         return Decoder(self._settings, self._keep_bytes)
 
-    def _look_back(self, own: Split) -> None:
+    def _look_back(self, own: FileSplit) -> None:
         """Take a decoder that knows, before what was read and ``own``, the captures before."""
         chain = [*self._read, own]
-        missing = reach_of(self._settings)
+        missing = lookback_records(self._settings)
         for split in self._before:
             part = replace(split, start=split.warm_up)
             try:
@@ -197,7 +197,7 @@ class _Reading:
         self._decoder.file_index = own.file_index
         self._may_look_back = False
 
-    def _walk(self, part: Split, decoder: Decoder | None = None) -> int:
+    def _walk(self, part: FileSplit, decoder: Decoder | None = None) -> int:
         """Walk over a split, for the decoder to remember its records; return their number."""
         with open_stream(part, self._settings) as stream:
             walk = Walk(stream, part.container, part.context, part.start, part.end, self._settings)
@@ -247,7 +247,7 @@ def _day_of(time_us: int) -> str:
     return datetime.fromtimestamp(time_us // 1_000_000, UTC).date().isoformat()
 
 
-def _first_times(capture: Split, settings: config.Capture) -> list[int]:
+def _first_times(capture: FileSplit, settings: config.Capture) -> list[int]:
     """The time of the first record that has one, and, where that is of 1970, of the first that is not."""
     first: list[int] = []
     with open_stream(capture, settings) as stream:
@@ -281,7 +281,7 @@ def _count(counters: Counters, path: str, decoded: Decoded) -> None:
 class _Broken:
     """What is broken in a split: counted, told once in the log, or, if strict, refused with file, offset and reason."""
 
-    def __init__(self, split: Split, settings: config.Capture, counters: Counters) -> None:
+    def __init__(self, split: FileSplit, settings: config.Capture, counters: Counters) -> None:
         self._split = split
         self._strict = settings.strict
         self._counters = counters

@@ -1,6 +1,6 @@
 """``spark.read.format("pcap")``: captures as a DataFrame of schemas.PACKETS, read by many workers.
 
-Registered by `iotid.spark.session.spark_session`; elsewhere by ``spark.dataSource.register(PcapDataSource)``. Options are the
+Registered by `iotid.spark_session`; elsewhere by ``spark.dataSource.register(PcapDataSource)``. Options are the
 keys of the settings' section ``capture`` (the names of ``tunnels`` parted by commas); columns that are not wanted are
 best left out by ``.schema("timestamp timestamp, packet_length int")``, so that they are never made, because Spark does
 not tell a Python reader which columns a query uses. What is not a packet of a flow is counted only by the jobs and by
@@ -23,7 +23,7 @@ from iotid import config
 from iotid.capture.counters import Counters
 from iotid.capture.packets import to_arrow
 from iotid.capture.reader import read_splits
-from iotid.capture.splits.plan import Split, find_captures, last_splits, pack_tasks, split_captures, splits_before
+from iotid.capture.splits.plan import FileSplit, find_captures, last_splits, pack_tasks, split_captures, splits_before
 from iotid.errors import InputError, SettingError
 from iotid.schemas import PACKETS
 
@@ -60,8 +60,8 @@ class PcapDataSource(DataSource):
 class _Task(InputPartition):
     """Splits that one Spark task reads, one after the other, and where it may have to look back."""
 
-    splits: list[Split]
-    before: list[Split]
+    splits: list[FileSplit]
+    before: list[FileSplit]
 
 
 class _Reader(DataSourceReader):

@@ -34,7 +34,7 @@ from iotid.census.marks import with_conflicts
 from iotid.dataset.hashes import hash_for_buckets
 from iotid.dataset.sets import at_once, greatest
 from iotid.errors import AccountingError, DataError
-from iotid.flows import night_files, read_flows
+from iotid.flows import partition_files, read_flows
 from iotid.labels.hosts import READ, Named, name_devices
 from iotid.labels.owner import Networks, Site
 from iotid.labels.routers import find_routers
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
 
     from iotid.dataset.characteristics import Encoding
-    from iotid.storage import Partition
+    from iotid.partitions import Partition
 
 MAX_ADDRESSES = 16  # listed per device; a router that answers for a subnet has one for each of its hosts
 NEAR_DAYS = 31  # one packet with a date of another century must not say when a device was seen
@@ -126,7 +126,7 @@ def score_night(
         AccountingError: a device's flows that were scored are not all of its flows.
     """
     inside = Networks(settings.inside)
-    site = Site(inside, find_routers(night_files([night]), inside, spark).get(night.keys["site"], frozenset()))
+    site = Site(inside, find_routers(partition_files([night]), inside, spark).get(night.key["site"], frozenset()))
     named = _with_outcome(read_flows(spark, [night]), encoding.protocols, site, Buckets.of(spark))
     middle = named.agg(F.percentile_approx(F.unix_micros("first_seen"), 0.5)).toArrow()[0][0].as_py() or 0
     columns = list(dict.fromkeys(encoding.columns))  # two characteristics may be read from one column

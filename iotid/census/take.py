@@ -28,9 +28,10 @@ from iotid.errors import AccountingError, DataError, NoModelError, WatchError
 from iotid.labels.devices import merged_name
 from iotid.labels.names import warn_of_unmet
 from iotid.model.device import STATUSES
+from iotid.partitions import Partition, PartitionKey, Staged, Store
 from iotid.schemas import CENSUS, GROUPS
 from iotid.schemas.metadata import remedy
-from iotid.storage import Partition, Staged, Store, as_schema, read_table, reading
+from iotid.storage import as_schema, read_table, reading
 from iotid.tracking.registry import CHALLENGER, CHAMPION, Registry
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def take_census(
     """
     pseudonyms = read_pseudonyms(settings)
     fingerprint = pseudonyms.fingerprint if pseudonyms else None
-    keys = {"site": site, "capture_date": capture_date}
+    keys = PartitionKey.of_date(site, capture_date)
     night = store.open("flows", keys)
     model, encoding = ship_model(spark, Path(predictor_folder))
     if misfit := encoding.misfit(night.metadata["settings"]["flow"]):
@@ -118,7 +119,7 @@ def take_census(
         before, how = _stored_rows(earlier), AS_IT_WAS
         if any(earlier.metadata[name] != value for name, value in made_with.items()):
             how = NOT_COMPARED
-            flows = store.open("flows", earlier.keys) if store.exists("flows", earlier.keys) else None
+            flows = store.open("flows", earlier.key) if store.exists("flows", earlier.key) else None
             if flows and not encoding.misfit(flows.metadata["settings"]["flow"]):
                 again = rows_of(flows, groups)
                 before, how, groups = _renewed(before, again.devices), SCORED_AGAIN, with_new(groups, again.groups)
@@ -129,7 +130,7 @@ def take_census(
         "key_fingerprint": fingerprint,
         "model_date": model_date,
         "model_quality": model_quality,
-        "compared_with": {"capture_date": earlier.keys["capture_date"], "how": how} if earlier else None,
+        "compared_with": {"capture_date": earlier.key.capture_date, "how": how} if earlier else None,
         "packets": night.metadata["packets"],
         **_counts(census, scored),
     }
@@ -173,7 +174,7 @@ def check_watchlist(census: Partition, watchlist: config.Watchlist) -> None:
     if watchlist.fail and census.metadata["watched"]:
         met = ", ".join(f"{count:,} {label}" for label, count in census.metadata["watched_labels"].items())
         raise WatchError(
-            f"watchlist: the census of {census.keys['site']}, {census.keys['capture_date']}, is written; "
+            f"watchlist: the census of {census.key.site}, {census.key.capture_date}, is written; "
             f"watched devices: {census.metadata['watched']:,} ({met}); see {census.uri}/{PAGE}, and set "
             "watchlist.fail=false to end without an error"
         )
@@ -189,10 +190,10 @@ def _account_for_all(flows: Partition, scored: Scored) -> None:
         )
 
 
-def _latest_before(store: Store, keys: dict[str, str]) -> Partition | None:
-    nights = [found for found in store.partitions("census") if found["site"] == keys["site"]]
-    dates = [found["capture_date"] for found in nights if found["capture_date"] < keys["capture_date"]]
-    return store.open("census", {**keys, "capture_date": max(dates)}) if dates else None
+def _latest_before(store: Store, key: PartitionKey) -> Partition | None:
+    nights = [found for found in store.partitions("census") if found.site == key.site]
+    dates = [found.capture_date for found in nights if found.capture_date < key.capture_date]
+    return store.open("census", PartitionKey.of_date(key.site, max(dates))) if dates else None
 
 
 def _stored_rows(census: Partition) -> pa.Table:

@@ -15,7 +15,7 @@ def main(settings: Settings, site: str, capture_date: str) -> None:
     """
     from iotid import spark_session
     from iotid.flows import QUARANTINE_FILE, write_flows
-    from iotid.storage import Store
+    from iotid.partitions import Store
 
     spark = spark_session(settings.spark, "iotid assemble-flows")
     store = Store(settings.storage.root)

@@ -23,26 +23,26 @@ def main(
     from iotid import spark_session
     from iotid.dataset import LabelledFlows
     from iotid.labels import DeviceList
-    from iotid.storage import Store
+    from iotid.partitions import PartitionKey, Store
     from iotid.studies import compare as comparison
     from iotid.studies.households import compare as households
     from iotid.tracking.registry import Registry
 
     store, devices = Store(settings.storage.root), DeviceList.read(*labels, inside=settings.census.inside)
-    nights = [store.open("flows", {"site": site, "capture_date": day}) for site in sites for day in capture_dates]
+    nights = [store.open("flows", PartitionKey.of_date(site, day)) for site in sites for day in capture_dates]
     of_windows = set(settings.evaluation.further_baselines) - {"etei"}
     spark = spark_session(settings.spark, "iotid compare") if len(capture_dates) > 1 or of_windows else None
     flows = LabelledFlows.of_nights(spark, nights, devices, settings.dataset, settings.flow)
     traffic = None
     if spark and of_windows:
-        splits = [store.open("splits", night.keys) for night in nights]
-        traffic = comparison.read_traffic(spark, splits, flows, settings.capture)
+        splits = [store.open("splits", night.key) for night in nights]
+        traffic = comparison.read_device_traffic(spark, splits, flows, settings.capture)
     made_by = comparison.made_by(settings, nights, devices)
     work = store.working_folder("runs", f"compare-{name}", made_by)
     results = comparison.compare(flows, settings, work, traffic)
     of_households = households.compare(flows, settings)
     shown, outcomes = comparison.write(results, work, of_households), [result.outcome for result in results]
-    with store.write("comparisons", {"name": name}) as staged:
+    with store.write("comparisons", PartitionKey.named(name)) as staged:
         staged.add_folder(shown)
         staged.metadata = {"hash": made_by, "protocols": settings.evaluation.protocols}
     registry = Registry(settings.tracking, settings.storage.root)
@@ -54,4 +54,4 @@ def main(
     registry.log_artifacts(run, shown, "comparison")
     registry.end_run(run)
     text = comparison.text(outcomes, of_households)
-    command.say(*text.split("\n"), f"comparison: {store.open('comparisons', {'name': name}).uri}")
+    command.say(*text.split("\n"), f"comparison: {store.open('comparisons', PartitionKey.named(name)).uri}")

@@ -22,19 +22,19 @@ def main(
 
     from iotid import spark_session
     from iotid.labels import DeviceList
-    from iotid.storage import Store
+    from iotid.partitions import PartitionKey, Store
     from iotid.studies import describe as traffic
     from iotid.studies import figures
 
     store, devices = Store(settings.storage.root), DeviceList.read(*labels, inside=settings.census.inside)
-    nights = [store.open("flows", {"site": site, "capture_date": day}) for site in sites for day in capture_dates]
+    nights = [store.open("flows", PartitionKey.of_date(site, day)) for site in sites for day in capture_dates]
     spark = spark_session(settings.spark, "iotid describe")
     found = traffic.describe(spark, nights, devices, settings.dataset, settings.flow)
     alike = traffic.look_alikes(found, devices, settings.dataset.label)
-    with TemporaryDirectory() as work, store.write("descriptions", {"name": name}) as staged:
+    with TemporaryDirectory() as work, store.write("descriptions", PartitionKey.named(name)) as staged:
         drawn = figures.of_traffic(found, alike, Path(work))
         staged.add_folder(work)
         staged.write_json("traffic.json", traffic.to_json(found))
-        staged.metadata = {"figures": drawn, "nights": [night.keys for night in nights]}
-    uri = store.open("descriptions", {"name": name}).uri
+        staged.metadata = {"figures": drawn, "nights": [night.key for night in nights]}
+    uri = store.open("descriptions", PartitionKey.named(name)).uri
     command.say(*(f"figure: {uri}/{figure}" for figure in drawn))

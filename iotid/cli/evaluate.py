@@ -18,19 +18,19 @@ def main(settings: Settings, dataset: str, baselines: str | None) -> None:
     from iotid.errors import SchemaError
     from iotid.evaluation import census_nights, evaluate, flat, quality, read_history, verdicts, write_report
     from iotid.model import Predictor
-    from iotid.storage import Store
+    from iotid.partitions import PartitionKey, Store
     from iotid.tracking.registry import CHALLENGER, CHAMPION, Registry
 
     rivals = settings.evaluation.baselines if baselines is None else tuple(filter(None, baselines.split(",")))
     asked = changed(settings.evaluation, baselines=rivals)
     store = Store(settings.storage.root)
-    source = store.open("datasets", {"name": dataset})
+    source = store.open("datasets", PartitionKey.named(dataset))
     registry = Registry(settings.tracking, settings.storage.root)
     challenger, champion = registry.version_of(CHALLENGER), registry.find_version(CHAMPION)
     versions = {CHALLENGER: challenger}
     if champion is not None and champion != challenger:
         versions[CHAMPION] = champion
-    with TemporaryDirectory() as work, store.write("reports", {"dataset": dataset}) as staged:
+    with TemporaryDirectory() as work, store.write("reports", PartitionKey.of_dataset(dataset)) as staged:
         models, left_out = {CHALLENGER: Predictor.load(registry.bundle(challenger, f"{work}/{CHALLENGER}"))}, {}
         if CHAMPION in versions:
             try:
@@ -49,7 +49,7 @@ def main(settings: Settings, dataset: str, baselines: str | None) -> None:
         staged.metadata = {"versions": versions, "left_out": left_out, "summary": sentences}
         staged.metadata["dataset_hash"] = source.metadata["hash"]
         staged.metadata["made_by"] = registry.tags(challenger).get("made_by")
-    written = store.open("reports", {"dataset": dataset})
+    written = store.open("reports", PartitionKey.of_dataset(dataset))
     for sentence in (*left_out.values(), *sentences):
         command.say(f"report: {sentence}")
     command.say(f"report: {written.uri}/report.html")

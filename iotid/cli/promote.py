@@ -14,16 +14,16 @@ def main(settings: Settings, dataset: str) -> None:
     """
     from iotid.errors import PartitionError
     from iotid.evaluation import Report, system_report
+    from iotid.partitions import PartitionKey, Store
     from iotid.promotion import decide
-    from iotid.storage import Store
     from iotid.tracking.registry import CHALLENGER, CHAMPION, Registry
 
     store = Store(settings.storage.root)
     registry = Registry(settings.tracking, settings.storage.root)
-    page = store.open("reports", {"dataset": dataset})
+    page = store.open("reports", PartitionKey.of_dataset(dataset))
     report, versions = store.read_json(page, "report.json", Report), page.metadata["versions"]
     challenger, champion = registry.version_of(CHALLENGER), registry.find_version(CHAMPION)
-    keys = {"dataset": dataset, "version": str(challenger)}
+    keys = PartitionKey.of_dataset(dataset, challenger)
     if challenger == champion:
         champion = registry.former_champion(challenger)
         of_this = registry.tags(challenger).get("decided_on") == dataset and champion == versions.get(CHAMPION)

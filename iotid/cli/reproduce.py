@@ -17,7 +17,7 @@ from iotid.cli import command
 from iotid.cli.run import Night, check_machine, layers_of_this_command, run_steps, settings_of
 from iotid.config import Settings, settings_hash
 from iotid.errors import LabelError
-from iotid.storage import Partition, Store
+from iotid.partitions import Partition, PartitionKey, Store
 
 if TYPE_CHECKING:
     from iotid.labels import DeviceList
@@ -70,11 +70,11 @@ def main(settings: Settings, dataset: str, captures: str, counts_only: bool) -> 
         outcomes.append(experiment.outcome(store, layers, scores, best))
         told.append(reproduction.scores_text(original, outcomes[-1]))
         command.say(*told[-1].split("\n"))
-    with store.write("reproductions", {"dataset": dataset}) as staged:
+    with store.write("reproductions", PartitionKey.of_dataset(dataset)) as staged:
         staged.write_text("reproduction.md", "\n".join(told))
         staged.write_json("reproduction.json", reproduction.to_json(original, compared, outcomes))
         staged.metadata = {"captures": captures, "nearest": best.reading, "counts_only": counts_only}
-    command.say(f"reproduction: {store.open('reproductions', {'dataset': dataset}).uri}/reproduction.md")
+    command.say(f"reproduction: {store.open('reproductions', PartitionKey.of_dataset(dataset)).uri}/reproduction.md")
 
 
 def _assemble(store: Store, layers: Sequence[str], dataset: str, captures: str) -> dict[Assembly, Partition]:
@@ -93,7 +93,7 @@ def _assemble(store: Store, layers: Sequence[str], dataset: str, captures: str) 
     for assembly in ASSEMBLIES:
         night = Night(f"{dataset}-{assembly.name}", day, captures)
         own = [*layers, *_set(assembly.overrides)]
-        keys = {"site": night.site, "capture_date": night.date}
+        keys = PartitionKey.of_date(night.site, night.date)
         if _is_of(store, keys, captures, there, settings_of(own)):
             _log.info("%s: is there", store.uri("flows", keys))
         else:
@@ -103,7 +103,7 @@ def _assemble(store: Store, layers: Sequence[str], dataset: str, captures: str) 
     return nights
 
 
-def _is_of(store: Store, keys: Mapping[str, str], captures: str, there: Mapping[str, int], settings: Settings) -> bool:
+def _is_of(store: Store, keys: PartitionKey, captures: str, there: Mapping[str, int], settings: Settings) -> bool:
     """Whether the night's flows are of these captures, as many and as large as they are now, and of these settings."""
     if not store.exists("flows", keys):
         return False
@@ -126,13 +126,13 @@ def _compare(
         LabelError: no device of the list has a flow.
     """
     from iotid.dataset import count_flows
-    from iotid.flows import night_files
+    from iotid.flows import partition_files
     from iotid.studies import reproduction
 
     asked = settings.dataset.model_dump() | {"label": "name", "unlisted": "drop"}
     asked["protocols"] = sorted({number for numbers in reproduction.PROTOCOLS.values() for number in numbers})
     every = type(settings.dataset).model_validate(asked)
-    counted = {each: count_flows(night_files([night]), devices, every) for each, night in nights.items()}
+    counted = {each: count_flows(partition_files([night]), devices, every) for each, night in nights.items()}
     if not any(counted.values()):
         raise LabelError(
             f"{devices.source}: fits none of the flows of --captures; give a folder with {original.captures}"
@@ -159,7 +159,7 @@ class _Experiment:
             run_steps([self._write_dataset(store)], own)
         if not self._is_scored(store, settings):
             run_steps([[step, "--dataset", self.name] for step in ("train", "evaluate")], own)
-        page = store.open("reports", {"dataset": self.name})
+        page = store.open("reports", PartitionKey.of_dataset(self.name))
         return Outcome(scores, store.read_json(page, "report.json", Report), f"{page.uri}/report.html")
 
     def _write_dataset(self, store: Store) -> list[str]:
@@ -167,13 +167,13 @@ class _Experiment:
         path = Path(store.working_folder("runs", self.name)) / "devices.yaml"
         entries = [device.model_dump(mode="json", exclude_defaults=True) for device in self.devices.devices]
         path.write_text(yaml.safe_dump({"devices": entries}, sort_keys=False), encoding="utf-8")
-        keys = ["--site", self.night.keys["site"], "--date", self.night.keys["capture_date"]]
+        keys = ["--site", self.night.key["site"], "--date", self.night.key["capture_date"]]
         return ["write-dataset", *keys, "--labels", str(path), "--dataset", self.name]
 
     def _is_written(self, store: Store, settings: Settings) -> bool:
         from iotid.dataset import dataset_hash
 
-        keys = {"name": self.name}
+        keys = PartitionKey.named(self.name)
         wanted = dataset_hash([self.night], self.devices, settings.dataset, settings.flow)
         return store.exists("datasets", keys) and store.open("datasets", keys).metadata["hash"] == wanted
 
@@ -182,10 +182,10 @@ class _Experiment:
         from iotid.evaluation import Report
         from iotid.training import made_by
 
-        keys = {"dataset": self.name}
+        keys = PartitionKey.of_dataset(self.name)
         if not store.exists("reports", keys):
             return False
-        page, dataset = store.open("reports", keys), store.open("datasets", {"name": self.name})
+        page, dataset = store.open("reports", keys), store.open("datasets", PartitionKey.named(self.name))
         recipe = made_by(settings.model, settings.training, dataset.metadata["hash"])
         systems = store.read_json(page, "report.json", Report)["systems"]
         return page.metadata.get("made_by") == recipe and set(settings.evaluation.baselines) <= set(systems)

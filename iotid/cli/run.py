@@ -13,7 +13,7 @@ import click
 from iotid.cli import command
 from iotid.config import Settings, load_settings
 from iotid.messages import one_line
-from iotid.storage import Store
+from iotid.partitions import PartitionKey, Store
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def run_nights(
     command.say(*_summary(settings, nights, dataset, time.monotonic() - started))
     store = Store(settings.storage.root)
     for night in nights:
-        check_watchlist(store.open("census", {"site": night.site, "capture_date": night.date}), settings.watchlist)
+        check_watchlist(store.open("census", PartitionKey.of_date(night.site, night.date)), settings.watchlist)
 
 
 def run_steps(lines: Sequence[Sequence[str]], layers: Sequence[str]) -> None:
@@ -144,7 +144,7 @@ def _summary(settings: Settings, nights: Sequence[Night], dataset: str, seconds:
     store = Store(settings.storage.root)
     lines = ["", f"Done in {seconds:.0f} s.", "", "What was read"]
     for night in nights:
-        keys = {"site": night.site, "capture_date": night.date}
+        keys = PartitionKey.of_date(night.site, night.date)
         splits, flows = store.open("splits", keys).metadata, store.open("flows", keys).metadata
         packets = {reason: count for reason, count in flows["packets"].items() if count}
         aside = ", ".join(f"{count:,} {reason}" for reason, count in sorted(packets.items()) if reason != "flow")
@@ -154,12 +154,12 @@ def _summary(settings: Settings, nights: Sequence[Night], dataset: str, seconds:
         )
         if flows["overlapping"]:
             lines.append(f"    {flows['overlapping']:,} captures hold packets of others, which are counted twice")
-    written = store.open("datasets", {"name": dataset})
+    written = store.open("datasets", PartitionKey.named(dataset))
     lines += ["", "What was learned", f"  {written.metadata['summary']}"]
-    lines += [f"  {line}" for line in store.open("reports", {"dataset": dataset}).metadata["summary"]]
+    lines += [f"  {line}" for line in store.open("reports", PartitionKey.of_dataset(dataset)).metadata["summary"]]
     lines += ["", "What was counted"]
     for night in nights:
-        census = store.open("census", {"site": night.site, "capture_date": night.date})
+        census = store.open("census", PartitionKey.of_date(night.site, night.date))
         statuses = ", ".join(f"{count:,} {status}" for status, count in census.metadata["status"].items() if count)
         changes = ", ".join(f"{count:,} {change}" for change, count in census.metadata["changes"].items() if count)
         groups = f" in {count:,} group{'s' * (count != 1)}" if (count := census.metadata["groups"]) else ""
@@ -170,7 +170,7 @@ def _summary(settings: Settings, nights: Sequence[Night], dataset: str, seconds:
     lines += [
         "",
         "Where things are",
-        f"  report    {store.open('reports', {'dataset': dataset}).uri}/report.html",
+        f"  report    {store.open('reports', PartitionKey.of_dataset(dataset)).uri}/report.html",
         f"  tracking  {Registry(settings.tracking, settings.storage.root).uri}",
         f"  tables    {settings.storage.root}/{{splits,flows,datasets,reports,census}}",
     ]

@@ -15,8 +15,8 @@ def main(settings: Settings, captures: str, site: str, capture_date: str) -> Non
     """
     from iotid import spark_session
     from iotid.capture.splits.write import write_splits
+    from iotid.partitions import Store
     from iotid.spark.session import runs_here
-    from iotid.storage import Store
 
     spark = None if runs_here(settings.spark) else spark_session(settings.spark, "iotid split-pcaps")
     night = write_splits(spark, Store(settings.storage.root), captures, site, capture_date, settings.capture)

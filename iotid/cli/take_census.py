@@ -18,7 +18,7 @@ def main(settings: Settings, site: str, capture_date: str) -> None:
     from iotid import spark_session
     from iotid.census import champion_of, check_watchlist, take_census
     from iotid.census.pseudonyms import read_pseudonyms
-    from iotid.storage import Store
+    from iotid.partitions import Store
     from iotid.tracking.registry import Registry
 
     read_pseudonyms(settings.census)  # a key that is not there is missed now, not when all is scored

@@ -19,12 +19,12 @@ def main(settings: Settings, dataset: str) -> None:
 
     from iotid import spark_session
     from iotid.evaluation.figures import learning_curves
-    from iotid.storage import Store
+    from iotid.partitions import PartitionKey, Store
     from iotid.tracking.registry import Registry
     from iotid.training import made_by, train_on_ranks
 
     store = Store(settings.storage.root)
-    source = store.open("datasets", {"name": dataset})
+    source = store.open("datasets", PartitionKey.named(dataset))
     recipe = made_by(settings.model, settings.training, source.metadata["hash"])
     folder = store.working_folder("runs", dataset, recipe)
     if os.environ.get("RANK", "0") != "0":
@@ -42,7 +42,7 @@ def main(settings: Settings, dataset: str) -> None:
         learning_curves(result["history"], folder / "learning_curves.png", f"{dataset}-{recipe}")
         for name in ("history.json", "learning_curves.png"):
             registry.log_artifacts(run.id, folder / name, "training")
-        nights = [tables.dataset(store.open("flows", keys).uri) for keys in source.metadata["nights"]]
+        nights = [tables.dataset(store.open("flows", PartitionKey(keys)).uri) for keys in source.metadata["nights"]]
         version = registry.log_model(run.id, folder, tables.dataset(nights).head(5))
     command.say(
         f"model: version {version}, best epoch {result['best_epoch']} of {len(result['history'])}, "

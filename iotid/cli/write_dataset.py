@@ -2,6 +2,7 @@
 
 from iotid.cli import command
 from iotid.config import Settings
+from iotid.partitions import PartitionKey
 
 
 @command.step("write-dataset")
@@ -28,12 +29,12 @@ def main(
     from iotid.errors import InputError
     from iotid.labels import DeviceList
     from iotid.labels.names import check_names
-    from iotid.storage import Store
+    from iotid.partitions import Store
 
     devices = DeviceList.read(*labels, inside=settings.census.inside)
     check_names(devices, settings.dataset, settings.promotion, settings.watchlist)
     store = Store(settings.storage.root)
-    asked_for = [{"site": site, "capture_date": day} for site in sites for day in capture_dates]
+    asked_for = [PartitionKey.of_date(site, day) for site in sites for day in capture_dates]
     nights = [store.open("flows", night) for night in asked_for if not skip_absent or store.exists("flows", night)]
     if not nights:
         raise InputError(f"--date: none of {len(asked_for)} nights has flows in {store.root}; assemble some first")

@@ -1,7 +1,7 @@
 """Labelled, encoded flows in three parts: what a model learns from, is chosen by and is tested on.
 
-`write_dataset` makes a dataset of flows and a device list; `read_part` and `read_encoding` read it back.
-`read_traffic` counts devices' packets, for baselines that read no flows.
+`write_dataset` makes a dataset of flows and a device list; `read_split` and `read_encoding` read it back.
+`read_device_traffic` counts devices' packets, for baselines that read no flows.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ if TYPE_CHECKING:
     from iotid.dataset.characteristics import Encoding, Vocabulary, unseen_share
     from iotid.dataset.count import count_flows
     from iotid.dataset.in_memory import LabelledFlows
-    from iotid.dataset.sets import Sets
-    from iotid.dataset.store import Rows, read_encoding, read_part, read_sets
-    from iotid.dataset.traffic import Traffic, read_traffic
+    from iotid.dataset.sets import FlowSets
+    from iotid.dataset.store import EncodedFlows, read_encoding, read_sets, read_split
+    from iotid.dataset.traffic import DeviceTraffic, read_device_traffic
     from iotid.dataset.write import dataset_hash, write_dataset
 
 __all__ = [
+    "DeviceTraffic",
+    "EncodedFlows",
     "Encoding",
+    "FlowSets",
     "LabelledFlows",
-    "Rows",
-    "Sets",
-    "Traffic",
     "Vocabulary",
     "count_flows",
     "dataset_hash",
+    "read_device_traffic",
     "read_encoding",
-    "read_part",
     "read_sets",
-    "read_traffic",
+    "read_split",
     "unseen_share",
     "write_dataset",
 ]
@@ -43,9 +43,9 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "characteristics": ["Encoding", "Vocabulary", "unseen_share"],
         "count": ["count_flows"],
         "in_memory": ["LabelledFlows"],
-        "sets": ["Sets"],
-        "store": ["Rows", "read_encoding", "read_part", "read_sets"],
-        "traffic": ["Traffic", "read_traffic"],
+        "sets": ["FlowSets"],
+        "store": ["EncodedFlows", "read_encoding", "read_split", "read_sets"],
+        "traffic": ["DeviceTraffic", "read_device_traffic"],
         "write": ["dataset_hash", "write_dataset"],
     },
 )

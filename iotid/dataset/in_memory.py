@@ -27,33 +27,33 @@ from iotid.dataset.characteristics import Encoding, learn_vocabularies, quantise
 from iotid.dataset.hashes import hash_rows
 from iotid.dataset.split_protocols import (  # fmt: skip
     CAPTURE_IDENTITY,
+    DATASET_SPLITS,
     FLOW_IDENTITY,
-    PARTS,
-    Split,
+    FileSplit,
     distinct_units,
     find_ends,
     settle,
     split_captures,
     summarise,
 )
-from iotid.dataset.store import Rows
+from iotid.dataset.store import EncodedFlows
 from iotid.dataset.write import check_nights
-from iotid.flows import later_flows, night_files
+from iotid.flows import later_flows, partition_files
 from iotid.labels.device_list import DeviceList
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-    from iotid.storage import Partition
+    from iotid.partitions import Partition
 
 # what is read of flows beside their identity and sequences: when and which way their packets went
 _OF_TIME = ("last_seen", "packet_length", "direction", "inter_arrival_us")
 
 
-class Part(NamedTuple):
+class DatasetSplit(NamedTuple):
     """The rows of a part; the number of each of its flows (P,), and the row that it stands behind (P,)."""
 
-    rows: Rows
+    rows: EncodedFlows
     flow: NDArray[np.int64]
     row_of_flow: NDArray[np.int64]
 
@@ -65,15 +65,15 @@ class Part(NamedTuple):
         flow_P: NDArray[np.int64],
         *,
         unique: bool = True,
-    ) -> Part:
+    ) -> DatasetSplit:
         """Flows whose ids are ``sequences`` (P, M); where ``unique``, equal ones of a label are one row."""
         if not unique:
             ones = np.ones(len(flow_P), np.int64)
-            return cls(Rows(dict(sequences), label_P, ones), flow_P, np.arange(len(flow_P)))
+            return cls(EncodedFlows(dict(sequences), label_P, ones), flow_P, np.arange(len(flow_P)))
         joined = np.concatenate([*sequences.values(), label_P[:, np.newaxis].astype(np.int32)], axis=1)
         distinct, row_P = distinct_rows(joined)
         columns = np.split(distinct[:, :-1], len(sequences), axis=1)
-        rows = Rows(
+        rows = EncodedFlows(
             dict(zip(sequences, columns, strict=True)),
             distinct[:, -1].astype(np.int64),
             np.bincount(row_P).astype(np.int64),
@@ -101,7 +101,7 @@ class LabelledFlows:
         flow: config.Flow,
         later: pa.Table | None = None,
     ) -> LabelledFlows:
-        """Those of a table, in its order, or of files of nights (`flows.night_files`), ordered by time, that
+        """Those of a table, in its order, or of files of nights (`flows.partition_files`), ordered by time, that
         ``write_dataset`` would keep.
 
         ``later``: of `flows.later_flows`, where several nights are read.
@@ -145,7 +145,7 @@ class LabelledFlows:
         """
         check_nights(nights, flow)
         later = later_flows(spark, nights) if spark else None
-        return cls.of(night_files(nights), devices, settings, flow, later)
+        return cls.of(partition_files(nights), devices, settings, flow, later)
 
     def under(self, protocol: str) -> LabelledFlows:
         """The same flows, to be split by another protocol of the dataset's."""
@@ -199,22 +199,22 @@ class LabelledFlows:
             fold_X[own] = (np.arange(len(own)) + label) % count  # not all labels' first captures in one fold
         return fold_X[self.capture]
 
-    def dataset(self, part_N: NDArray[Any]) -> tuple[Encoding, dict[str, Part]]:
+    def dataset(self, part_N: NDArray[Any]) -> tuple[Encoding, dict[str, DatasetSplit]]:
         """Vocabularies of the training part, and all parts that have flows; ``part_N`` as ``parts`` gives it."""
         encoding = Encoding(
             max_packets=self.flow.max_packets,
-            vocabularies=learn_vocabularies(self._seen(part_N == PARTS.index("train")), self.settings),
+            vocabularies=learn_vocabularies(self._seen(part_N == DATASET_SPLITS.index("train")), self.settings),
             labels=self.labels,
             devices=self.devices.describe_all(self.settings.label, self.labels),
             protocols=self.settings.protocols,
             length=self.flow.length,
         )
         found = {}
-        for number, name in enumerate(PARTS):
+        for number, name in enumerate(DATASET_SPLITS):
             flow_P = np.flatnonzero(part_N == number)
             if len(flow_P):
                 sequences = encoding.encode(self.flows.take(pa.array(flow_P)))
-                found[name] = Part.of(sequences, self.label[flow_P], flow_P, unique=self.settings.unique)
+                found[name] = DatasetSplit.of(sequences, self.label[flow_P], flow_P, unique=self.settings.unique)
         return encoding, found
 
     def _seen(self, of_training_N: NDArray[np.bool_]) -> Mapping[str, Mapping[int, int]]:
@@ -244,13 +244,13 @@ class HeldFlows(NamedTuple):
     def read(self, columns: Iterable[str]) -> Iterator[pa.RecordBatch]:
         yield from self.flows.select(list(columns)).combine_chunks().to_batches()
 
-    def told_further(self, flows: pa.RecordBatch, later: pa.Table) -> pa.BooleanArray:
+    def superseded(self, flows: pa.RecordBatch, later: pa.Table) -> pa.BooleanArray:
         raise NotImplementedError  # asked only where a later night tells flows again
 
 
 def _by_position(
     number_N: NDArray[np.int32], position_N: NDArray[np.int64], labels: int, settings: config.Dataset
-) -> Split:
+) -> FileSplit:
     units = distinct_units(number_N, position_N)
     split, doubts = find_ends(summarise(units, 1), labels, settings)
     answers = {number: [doubt.among(dict(units)[doubt.label])] for number, doubt in enumerate(doubts)}

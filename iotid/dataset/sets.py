@@ -67,7 +67,7 @@ def greatest(
 
 
 @dataclass(frozen=True)
-class Sets:
+class FlowSets:
     """``sequences``: characteristic -> int32 (D, M) ids; ``flows`` (B, D): of each, how many; ``label`` (B,), -1 of
     hosts that no device list names; ``recording`` (B,): a number that the sets of one device and night share;
     ``at_once`` (B, D): of sessions, where known, how many were open at the same time, at least.
@@ -93,7 +93,7 @@ class Sets:
         num_flows_N: NDArray[np.int64],
         recording_N: NDArray[np.int64] | None = None,
         at_once_N: NDArray[np.int64] | None = None,
-    ) -> Sets:
+    ) -> FlowSets:
         """Of N rows: the set that each is in, the set's label, how many flows the row stands for there, the set's
         recording (each set its own unless given), and how many of these flows were open at the same time."""
         from scipy.sparse import coo_matrix, csr_matrix
@@ -127,7 +127,7 @@ class Sets:
         return pa.table(columns)
 
     @classmethod
-    def from_arrow(cls, rows: pa.Table) -> Sets:
+    def from_arrow(cls, rows: pa.Table) -> FlowSets:
         """The sets of which ``to_arrow`` made the rows."""
         names = [name for name in rows.column_names if name not in _COLUMNS]
         lists = {name: rows[name].combine_chunks() for name in names}

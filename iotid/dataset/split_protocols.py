@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 Positions = NDArray[np.int64]
 
-PARTS = ("train", "validation", "test")
+DATASET_SPLITS = ("train", "validation", "test")
 
 FLOW_IDENTITY = (
     "site", "capture_date", "protocol", "vlan", "client_ip", "client_port", "server_ip", "server_port", "first_seen",
@@ -88,7 +88,7 @@ def _positive(hash_N: NDArray[np.uint64]) -> Positions:
 
 def part_sizes(units: int, train: float, validation: float) -> tuple[int, int, int]:
     """How many of a label's ``units`` each part gets, by the rule above."""
-    if units < len(PARTS):
+    if units < len(DATASET_SPLITS):
         return min(units, 1), 0, max(units - 1, 0)
     in_train = min(max(int(units * train + 0.5), 1), units - 2)
     in_validation = min(max(int(units * validation + 0.5), 1), units - in_train - 1)
@@ -96,7 +96,7 @@ def part_sizes(units: int, train: float, validation: float) -> tuple[int, int, i
 
 
 @dataclass(frozen=True)
-class Split:
+class FileSplit:
     """The parts of every label. Of ``by_capture``, where a file is in one part whatever its flows' labels, of files.
 
     ``ends``: int64 (labels, 2): first position beyond training, and beyond validation. ``captures``: position and part
@@ -120,7 +120,7 @@ class Split:
         return {label for position, label, _ in votes if position in training}
 
 
-def split_captures(votes: Iterable[tuple[int, str, int]], settings: config.Dataset) -> Split:
+def split_captures(votes: Iterable[tuple[int, str, int]], settings: config.Dataset) -> FileSplit:
     """By ``votes``: (position of a capture, label, flows). A capture goes with the label of most of its flows."""
     of_capture: dict[int, dict[str, int]] = {}
     for position, label, flows in votes:
@@ -132,11 +132,11 @@ def split_captures(votes: Iterable[tuple[int, str, int]], settings: config.Datas
         strata.setdefault(majority, []).append(position)
     part_of: dict[int, int] = {}
     for units in strata.values():
-        parts = np.repeat(np.arange(len(PARTS)), part_sizes(len(units), settings.train, settings.validation))
+        parts = np.repeat(np.arange(len(DATASET_SPLITS)), part_sizes(len(units), settings.train, settings.validation))
         part_of |= dict(zip(sorted(units), parts.tolist(), strict=True))
     known = sorted(part_of)
     captures = np.array(known, np.int64), np.array([part_of[position] for position in known], np.int8)
-    return Split(np.empty((0, 2), np.int64), captures)
+    return FileSplit(np.empty((0, 2), np.int64), captures)
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ class Doubt:
         return int(in_doubt[self.rank - below - 1])
 
 
-def find_ends(summaries: Iterable[Summary], labels: int, settings: config.Dataset) -> tuple[Split, list[Doubt]]:
+def find_ends(summaries: Iterable[Summary], labels: int, settings: config.Dataset) -> tuple[FileSplit, list[Doubt]]:
     """The split as far as summaries tell it, and the ends that are left in doubt."""
     ends = np.zeros((labels, 2), np.int64)
     doubts = []
@@ -214,12 +214,12 @@ def find_ends(summaries: Iterable[Summary], labels: int, settings: config.Datase
             else:
                 highest = sampled[high] if high < len(sampled) else np.iinfo(np.int64).max
                 doubts.append(Doubt(label, end, rank, int(sampled[low]) if low >= 0 else -1, int(highest)))
-    return Split(ends), doubts
+    return FileSplit(ends), doubts
 
 
-def settle(split: Split, doubts: Sequence[Doubt], answers: Mapping[int, list[tuple[int, Positions]]]) -> Split:
+def settle(split: FileSplit, doubts: Sequence[Doubt], answers: Mapping[int, list[tuple[int, Positions]]]) -> FileSplit:
     """The split with all ends; ``answers``: number of a doubt -> what each bucket says."""
     ends = split.ends.copy()
     for number, doubt in enumerate(doubts):
         ends[doubt.label, doubt.end] = doubt.settle(answers[number]) + 1
-    return Split(ends)
+    return FileSplit(ends)

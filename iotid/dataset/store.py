@@ -34,21 +34,12 @@ from iotid.dataset.petastorm_compat import (
     load_schema,
     petastorm,
 )
-from iotid.dataset.sets import Sets
+from iotid.dataset.sets import FlowSets
 from iotid.errors import AccountingError, PartitionError
 from iotid.inputs import parse_json
+from iotid.partitions import MARKER, Staged, open_metadata
 from iotid.schemas.metadata import remedy
-from iotid.storage import (
-    MARKER,
-    Staged,
-    json_of,
-    open_filesystem,
-    open_metadata,
-    read_small,
-    reading,
-    rows_promised,
-    shown_files,
-)
+from iotid.storage import json_of, open_filesystem, read_small, reading, rows_promised, shown_files
 
 ENCODING = "encoding.json"
 SETS = "sets.parquet"
@@ -59,7 +50,7 @@ _ROWS_PER_GROUP = 250_000  # what a reader holds at once: 64 MB for two characte
 
 
 @dataclass(frozen=True)
-class Rows:
+class EncodedFlows:
     """One part in memory: ``sequences`` characteristic -> int32 (n, M) ids, ``label`` and ``num_flows`` int64 (n,)."""
 
     sequences: dict[str, NDArray[np.int32]]
@@ -81,7 +72,7 @@ def read_encoding(partition_uri: str) -> Encoding:
     return _read_encoding(_open_dataset(partition_uri), partition_uri)
 
 
-def read_sets(partition_uri: str) -> Sets:
+def read_sets(partition_uri: str) -> FlowSets:
     """Which flows were seen together, of some captures of each label of the dataset at ``partition_uri``.
 
     Raises:
@@ -92,14 +83,14 @@ def read_sets(partition_uri: str) -> Sets:
     if files.get_file_info(SETS).type != fs.FileType.File:
         raise PartitionError(f"{partition_uri}: has no {SETS}, an earlier iotid wrote it; write the dataset again")
     with reading(f"{partition_uri}/{SETS}", remedy("datasets")):
-        return Sets.from_arrow(pq.read_table(SETS, filesystem=files))
+        return FlowSets.from_arrow(pq.read_table(SETS, filesystem=files))
 
 
-def write_sets(staged: Staged, sets: Sets) -> None:
+def write_sets(staged: Staged, sets: FlowSets) -> None:
     pq.write_table(sets.to_arrow(), f"{staged.path}/{SETS}", filesystem=staged.filesystem)
 
 
-def read_part(partition_uri: str, part: str) -> Rows:
+def read_split(partition_uri: str, part: str) -> EncodedFlows:
     """All rows of ``part`` (train, validation or test) of the dataset at ``partition_uri``, ordered by their values.
 
     Raises:
@@ -134,7 +125,7 @@ def read_part(partition_uri: str, part: str) -> Rows:
     # where rows lie is drawn anew for each dataset (`iotid.spark.shuffle`), and what is learned depends on their order
     words = [ids_N for name in (*encoding.vocabularies, LABEL, WEIGHT) for ids_N in np.atleast_2d(whole[name].T)]
     order_N = np.argsort(mix(words), kind="stable")
-    return Rows(
+    return EncodedFlows(
         {name: whole.pop(name)[order_N] for name in encoding.vocabularies},
         whole[LABEL][order_N].astype(np.int64),
         whole[WEIGHT][order_N].astype(np.int64),

@@ -24,13 +24,13 @@ from iotid import config
 from iotid.dataset.characteristics import Encoding, quantise_column, select_characteristics
 from iotid.dataset.hashes import hash_for_buckets, hash_rows
 from iotid.dataset.packed import pack, unpack
-from iotid.dataset.sets import SCHEMA, Sets, at_once, few
+from iotid.dataset.sets import SCHEMA, FlowSets, at_once, few
 from iotid.dataset.split_protocols import (
     CAPTURE_IDENTITY,
+    DATASET_SPLITS,
     NIGHT_IDENTITY,
-    PARTS,
     Doubt,
-    Split,
+    FileSplit,
     Summary,
     columns_read,
     distinct_units,
@@ -38,13 +38,23 @@ from iotid.dataset.split_protocols import (
     summarise,
 )
 from iotid.dataset.store import WEIGHT, part_schema
-from iotid.flows import TOLD_BY
+from iotid.flows import IDENTITY_COLUMNS
 from iotid.labels import routers
 from iotid.labels.device_list import UNKNOWN, DeviceList
 from iotid.labels.hosts import READ, name_devices
 from iotid.labels.owner import is_shown, parse_addresses
-from iotid.spark.shuffle import NO_BUCKET, Buckets, aside, beside, contents, numbers, parcel, parcels, receive
-from iotid.storage import PartFile
+from iotid.spark.shuffle import (
+    NO_BUCKET,
+    Buckets,
+    local_block,
+    read_blocks,
+    read_tables,
+    read_task_ids,
+    shuffle_blocks,
+    side_output,
+    with_bucket,
+)
+from iotid.storage import OutputFile
 
 CONTINUED, OTHER_PROTOCOL, UNLISTED, CONFLICT, LABELLED = (
     "continued", "other_protocol", "unlisted", "conflict", "labelled",
@@ -69,9 +79,9 @@ _HELD_ROWS = 1 << 18  # rows that a task gathers before it sends them
 
 
 class FlowFile(routers.FlowFile, Protocol):
-    """One that also knows which of its flows a later night continues; `NightFile` is one."""
+    """One that also knows which of its flows a later night continues; `FlowFile` is one."""
 
-    def told_further(self, flows: pa.RecordBatch, later: pa.Table) -> pa.BooleanArray: ...
+    def superseded(self, flows: pa.RecordBatch, later: pa.Table) -> pa.BooleanArray: ...
 
 
 class Labelled(NamedTuple):
@@ -113,11 +123,11 @@ class Source:
         names = self.devices.labels(self.settings.label)
         label_of = np.array([self.labels.index(name) for name in (*names, UNKNOWN)], np.int32)
         protocols = pa.array(self.settings.protocols, pa.int32())
-        told_by = TOLD_BY if len(self.later) else ()
+        told_by = IDENTITY_COLUMNS if len(self.later) else ()
         for read in file.read(dict.fromkeys(["protocol", *_EVIDENCE, *told_by, *columns])):
             flows = read
             if told_by:
-                flows = flows.filter(pc.invert(file.told_further(flows, self.later)))
+                flows = flows.filter(pc.invert(file.superseded(flows, self.later)))
                 outcomes[CONTINUED, ""] += read.num_rows - flows.num_rows
             of_all = flows.num_rows
             flows = flows.filter(pc.is_in(flows["protocol"], value_set=protocols))
@@ -149,10 +159,10 @@ class Source:
 
 
 def look(tasks: Iterable[pa.RecordBatch], source: Source, buckets: Buckets) -> Iterator[pa.RecordBatch]:
-    """First pass: PARCELS of the units of each label, or the votes on captures, and what became of every flow."""
+    """First pass: BLOCKS of the units of each label, or the votes on captures, and what became of every flow."""
     protocol = source.settings.protocol
     columns = [*columns_read(protocol), *(source.sequence_columns if protocol == "random_unique" else [])]
-    for number in numbers(tasks):
+    for number in read_task_ids(tasks):
         outcomes: Counter[tuple[str, str]] = Counter()
         found: list[tuple[NDArray[np.int32], Any]] = []
         votes: Counter[tuple[int, int]] = Counter()
@@ -177,10 +187,10 @@ def look(tasks: Iterable[pa.RecordBatch], source: Source, buckets: Buckets) -> I
         outcomes.update({(HOST, host): n for host, n in busiest(hosts, _MAX_HOSTS).items()})
         counted = [{"outcome": outcome, "label": label, "flows": n} for (outcome, label), n in outcomes.items()]
         schema = _schema("outcome string, label string, flows int64")
-        yield beside(aside(_OUTCOMES, pa.Table.from_pylist(counted, schema)))
+        yield with_bucket(side_output(_OUTCOMES, pa.Table.from_pylist(counted, schema)))
         told = [{"position": at, "label": source.labels[label], "flows": n} for (at, label), n in votes.items()]
         schema = _schema("position int64, label string, flows int64")
-        yield beside(aside(_VOTES, pa.Table.from_pylist(told, schema)))
+        yield with_bucket(side_output(_VOTES, pa.Table.from_pylist(told, schema)))
 
 
 def _count_hosts(flows: pa.RecordBatch, hosts: Counter[str]) -> None:
@@ -204,43 +214,43 @@ def _units(found: Sequence[tuple[NDArray[np.int32], Any]], buckets: Buckets) -> 
     label_U = np.repeat(np.array([label for label, _ in units], np.int32), [len(own) for _, own in units])
     position_U = np.concatenate([own for _, own in units]) if units else np.empty(0, np.int64)
     rows = pa.RecordBatch.from_arrays([pa.array(label_U), pa.array(position_U)], names=["label", "position"])
-    return parcels(rows, buckets.hashed([position_U.view(np.uint64)]), buckets)
+    return shuffle_blocks(rows, buckets.hashed([position_U.view(np.uint64)]), buckets)
 
 
 def _units_of(pieces: Sequence[pa.RecordBatch]) -> list[tuple[int, Any]]:
-    units = pa.concat_tables([table for _, table in contents(pieces)])
+    units = pa.concat_tables([table for _, table in read_tables(pieces)])
     return distinct_units(units["label"].to_numpy(), units["position"].to_numpy())
 
 
 def sum_up_units(batches: Iterable[pa.RecordBatch], number: int) -> Iterator[pa.RecordBatch]:
-    """ASIDES: what travelled aside, and a summary of each bucket's units; ``number``: of buckets, in all."""
+    """SIDE_OUTPUTS: what travelled aside, and a summary of each bucket's units; ``number``: of buckets, in all."""
     schema = pa.schema(
         {"label": pa.int32(), "count": pa.int64(), "step": pa.int64(), "positions": pa.list_(pa.int64())}
     )
-    for bucket, pieces in receive(batches):
+    for bucket, pieces in read_blocks(batches):
         if bucket == NO_BUCKET:
             yield from pieces
         else:
             rows = [vars(summary) for summary in summarise(_units_of(pieces), number)]
-            yield aside(_SUMMARIES, pa.Table.from_pylist(rows, schema))
+            yield side_output(_SUMMARIES, pa.Table.from_pylist(rows, schema))
 
 
 def look_closer(batches: Iterable[pa.RecordBatch], doubts: Sequence[Doubt]) -> Iterator[pa.RecordBatch]:
-    """ASIDES: of every bucket the units that are in doubt."""
+    """SIDE_OUTPUTS: of every bucket the units that are in doubt."""
     schema = pa.schema({"doubt": pa.int32(), "below": pa.int64(), "positions": pa.list_(pa.int64())})
-    for bucket, pieces in receive(batches):
+    for bucket, pieces in read_blocks(batches):
         if bucket != NO_BUCKET:
             units = dict(_units_of(pieces))
             nothing = np.empty(0, np.int64)
             found = [doubt.among(units.get(doubt.label, nothing)) for doubt in doubts]
             rows = [{"doubt": i, "below": below, "positions": own} for i, (below, own) in enumerate(found)]
-            yield aside(_ANSWERS, pa.Table.from_pylist(rows, schema))
+            yield side_output(_ANSWERS, pa.Table.from_pylist(rows, schema))
 
 
 def deal(
-    tasks: Iterable[pa.RecordBatch], source: Source, split: Split, labels: Sequence[str], buckets: Buckets
+    tasks: Iterable[pa.RecordBatch], source: Source, split: FileSplit, labels: Sequence[str], buckets: Buckets
 ) -> Iterator[pa.RecordBatch]:
-    """Second pass: PARCELS of the rows of ``labels``; how often each value was seen in training; and some sets.
+    """Second pass: BLOCKS of the rows of ``labels``; how often each value was seen in training; and some sets.
 
     With ``settings.unique`` a row is a distinct (part, label, sequences) of what the task has gathered.
     """
@@ -248,7 +258,7 @@ def deal(
     label_of = np.array([place.get(name, -1) for name in source.labels], np.int32)
     columns = [*columns_read(source.settings.protocol), *CAPTURE_IDENTITY, "last_seen"]
     columns += source.sequence_columns
-    for number in numbers(tasks):
+    for number in read_task_ids(tasks):
         gathered = _Gathered(source.settings, buckets)
         together = _Together(source, source.files[number].site)
         for read, read_N, device_N, unlisted in source.read(number, columns, Counter()):
@@ -256,13 +266,13 @@ def deal(
             flows, label_N = read.filter(pa.array(kept_N)), read_N[kept_N]
             packed = source.packed(flows)
             part_N = split.parts(label_N, source.positions(flows, label_N, packed))
-            is_learned_N = part_N != PARTS.index("test")
+            is_learned_N = part_N != DATASET_SPLITS.index("test")
             together.add(flows, packed, is_learned_N, label_of[label_N], device_N[kept_N])
             together.add_unlisted(unlisted)
             yield from gathered.add(part_N, label_of[label_N], packed)
         yield from gathered.send()
-        yield beside(aside(_SETS, together.table()))
-        yield beside(aside(_VALUES, gathered.seen()))
+        yield with_bucket(side_output(_SETS, together.table()))
+        yield with_bucket(side_output(_VALUES, gathered.seen()))
 
 
 class _Gathered:
@@ -294,11 +304,11 @@ class _Gathered:
         rows = (_distinct(rows) if self._settings.unique else rows).combine_chunks()
         self._rows = []
         for batch in rows.to_batches():
-            self._see(batch.filter(pc.equal(batch["part"], PARTS.index("train"))))
+            self._see(batch.filter(pc.equal(batch["part"], DATASET_SPLITS.index("train"))))
             hash_N = hash_for_buckets([batch["sequences"], batch["label"]], self._buckets)
             columns = {**{name: batch[name] for name in batch.schema.names}, "hash": pa.array(hash_N)}
             dealt = pa.RecordBatch.from_arrays([columns[name] for name in _ROW.names], schema=_ROW)
-            yield parcels(dealt, hash_N, self._buckets)
+            yield shuffle_blocks(dealt, hash_N, self._buckets)
 
     def _see(self, rows: pa.RecordBatch) -> None:
         flows_N = rows[WEIGHT].to_numpy()
@@ -397,22 +407,22 @@ def _distinct(rows: pa.Table) -> pa.Table:
 
 
 def gather(batches: Iterable[pa.RecordBatch], unique: bool) -> Iterator[pa.RecordBatch]:
-    """PARCELS: one for each bucket, its rows by part and in the order of their hash; and how many they are."""
+    """BLOCKS: one for each bucket, its rows by part and in the order of their hash; and how many they are."""
     from pyspark import TaskContext
 
     context = TaskContext.get()
     assert context is not None
-    for bucket, pieces in receive(batches):
+    for bucket, pieces in read_blocks(batches):
         if bucket == NO_BUCKET:
-            yield from map(beside, pieces)
+            yield from map(with_bucket, pieces)
             continue
-        rows = pa.concat_tables([table for _, table in contents(pieces)]).combine_chunks()
+        rows = pa.concat_tables([table for _, table in read_tables(pieces)]).combine_chunks()
         rows = _distinct(rows) if unique else rows
         rows = rows.take(pa.array(np.lexsort((rows["hash"].to_numpy(), rows["part"].to_numpy()))))
         counted = rows.group_by(["part", "label"], use_threads=False).aggregate([(WEIGHT, "count"), (WEIGHT, "sum")])
         where = pa.array(np.full(len(counted), context.partitionId(), np.int32))
-        yield beside(aside(_ROWS, counted.append_column("partition", where)))
-        yield parcel(bucket, rows)
+        yield with_bucket(side_output(_ROWS, counted.append_column("partition", where)))
+        yield local_block(bucket, rows)
 
 
 def write(
@@ -426,15 +436,15 @@ def write(
     schema = part_schema(encoding)
     name, own = f"part-{context.partitionId():05}.parquet", group_rows[context.partitionId()]
     files = {
-        part: PartFile(f"{folder}/{part}", name, context.taskAttemptId(), schema, rows) for part, rows in own.items()
+        part: OutputFile(f"{folder}/{part}", name, context.taskAttemptId(), schema, rows) for part, rows in own.items()
     }
     whole = False
     try:
-        for bucket, pieces in receive(batches):
+        for bucket, pieces in read_blocks(batches):
             if bucket == NO_BUCKET:
                 continue
-            for _, rows in contents(pieces):
-                for number, part in enumerate(PARTS):
+            for _, rows in read_tables(pieces):
+                for number, part in enumerate(DATASET_SPLITS):
                     of_part = rows.filter(pc.equal(rows["part"], number))
                     if len(of_part):
                         files[part].write(_encoded(of_part, encoding, schema))
@@ -445,7 +455,7 @@ def write(
     yield from ()
 
 
-def sets_of(rows: Sequence[pa.Table], encoding: Encoding, most: int) -> Sets:
+def sets_of(rows: Sequence[pa.Table], encoding: Encoding, most: int) -> FlowSets:
     """The sets of all tasks, as ids; the same whatever the order in which the tasks ended."""
     together = few(pa.concat_tables([SCHEMA.empty_table(), *rows]), most)
     together = together.sort_by([(name, "ascending") for name in SCHEMA.names])
@@ -455,7 +465,7 @@ def sets_of(rows: Sequence[pa.Table], encoding: Encoding, most: int) -> Sets:
     recording_R = together["recording"].to_numpy().view(np.int64)
     num_flows_R, open_us_R, first_us_R, last_us_R = (together[name].to_numpy() for name in SCHEMA.names[-4:])
     at_once_R = at_once(num_flows_R, open_us_R, last_us_R - first_us_R)
-    return Sets.of(ids, unit_R, label_R, num_flows_R, recording_R, at_once_R)
+    return FlowSets.of(ids, unit_R, label_R, num_flows_R, recording_R, at_once_R)
 
 
 def _encoded(rows: pa.Table, encoding: Encoding, schema: pa.Schema) -> pa.Table:
@@ -482,9 +492,9 @@ class Told:
     sets: list[pa.Table]
 
     @staticmethod
-    def of(asides: pa.Table) -> Told:
+    def of(side_outputs: pa.Table) -> Told:
         told = Told(Counter(), [], [], {}, {}, [], [])
-        for kind, table in contents(asides):
+        for kind, table in read_tables(side_outputs):
             if kind == _SETS:
                 told.sets.append(table)
                 continue

@@ -35,7 +35,7 @@ _KEYS = ("capture_file", "device", "second", "sent", "frame_length")
 
 
 @dataclass(frozen=True)
-class Traffic:
+class DeviceTraffic:
     """``table``: one row for each distinct (capture_file, device, second, sent, frame_length), in that order.
 
     capture_file: path of the capture (dictionary of the sorted paths); device: MAC, or the address where no MAC tells
@@ -48,14 +48,14 @@ class Traffic:
     labels: tuple[str, ...]
 
 
-def read_traffic(
+def read_device_traffic(
     spark: SparkSession,
     paths: Mapping[str, Sequence[str]],
     devices: DeviceList,
     kind: str,
     labels: Sequence[str],
     capture: config.Capture,
-) -> Traffic:
+) -> DeviceTraffic:
     """The packets of the devices in ``devices`` whose label (``kind``: name, model or type) is one of ``labels``.
 
     ``paths``: captures of each site by its name; ``devices`` knows the sites' routers where their flows were read
@@ -85,7 +85,7 @@ def read_traffic(
     return label_counts(pa.concat_tables(counts), devices, kind, labels)
 
 
-def label_counts(counts: pa.Table, devices: DeviceList, kind: str, labels: Sequence[str]) -> Traffic:
+def label_counts(counts: pa.Table, devices: DeviceList, kind: str, labels: Sequence[str]) -> DeviceTraffic:
     """The rows of ``counts`` (all columns of Traffic but the label) that belong to a device of one of ``labels``."""
     import pyarrow as pa
 
@@ -96,7 +96,7 @@ def label_counts(counts: pa.Table, devices: DeviceList, kind: str, labels: Seque
     label_R = np.where(_is_own(counts["device"], number_R, devices), label_of[number_R], -1)
     table = counts.append_column("label", pa.array(label_R)).filter(pa.array(label_R >= 0))
     table = table.sort_by([(name, "ascending") for name in _KEYS]).select([*_KEYS, "packets", "label"])
-    return Traffic(
+    return DeviceTraffic(
         table.set_column(0, "capture_file", one_chunk(table["capture_file"]).dictionary_encode()), (*labels,)
     )
 

@@ -17,12 +17,12 @@ from iotid.config import settings_hash
 from iotid.dataset import tasks as work
 from iotid.dataset.accounts import Accounts, coverage
 from iotid.dataset.characteristics import Encoding, learn_vocabularies, select_characteristics
-from iotid.dataset.split_protocols import PARTS, Split, find_ends, settle, split_captures
+from iotid.dataset.split_protocols import DATASET_SPLITS, FileSplit, find_ends, settle, split_captures
 from iotid.dataset.store import ENCODING, describe_part, group_rows, write_sets
 from iotid.errors import AccountingError, InputError, LabelError, SchemaError, SettingError, shown
-from iotid.flows import later_flows, night_files, read_flows
+from iotid.flows import later_flows, partition_files, read_flows
 from iotid.labels.device_list import UNKNOWN, DeviceList
-from iotid.spark.shuffle import ASIDES, NO_BUCKET, PARCELS, Buckets, numbered, spark_schema, spread
+from iotid.spark.shuffle import BLOCKS, NO_BUCKET, SIDE_OUTPUTS, Buckets, exchange, spark_schema, task_ids
 from iotid.spark.worker_errors import in_worker
 from iotid.storage import remove_attempts
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
     from iotid import config
-    from iotid.storage import Partition, Staged, Store
+    from iotid.partitions import Partition, PartitionKey, Staged, Store
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def write_dataset(
     """
     select_characteristics(settings.characteristics)
     check_nights(nights, flow)
-    files, later = night_files(nights), later_flows(spark, nights)
+    files, later = partition_files(nights), later_flows(spark, nights)
     source = work.Source(files, later, devices.at(files, spark), settings, flow.max_packets)
     with ExitStack() as stack:
         flows = _Flows(spark, source, stack)
@@ -82,11 +82,11 @@ def write_dataset(
             protocols=settings.protocols,
             length=flow.length,
         )
-        with store.write("datasets", {"name": name}) as staged:
+        with store.write("datasets", PartitionKey.named(name)) as staged:
             staged.metadata = {
                 "hash": dataset_hash(nights, devices, settings, flow),
                 "device_list": devices.source,
-                "nights": [night.keys for night in nights],
+                "nights": [night.key for night in nights],
                 "protocol": settings.protocol,
                 "settings": {"dataset": settings.model_dump(mode="json"), "flow": flow.model_dump(mode="json")},
                 "accounting": accounts.to_json(),
@@ -94,14 +94,14 @@ def write_dataset(
                 **_coverage(flows.told.outcomes, devices),
                 **rows.write(staged, encoding, accounts),
             }
-    written = store.open("datasets", {"name": name})
+    written = store.open("datasets", PartitionKey.named(name))
     log.info("dataset %s: %s", name, written.metadata["summary"])
     return written
 
 
 def dataset_hash(nights: Sequence[Partition], devices: DeviceList, settings: config.Dataset, flow: config.Flow) -> str:
     """Names all that the rows of a dataset depend on: settings, flows and device list."""
-    made_of = {"devices": devices.hash, "inputs": [[night.keys, night.metadata] for night in nights]}
+    made_of = {"devices": devices.hash, "inputs": [[night.key, night.metadata] for night in nights]}
     return settings_hash(settings, flow, extra=made_of)
 
 
@@ -135,13 +135,13 @@ class _Flows:
     def __init__(self, spark: SparkSession, source: work.Source, stack: ExitStack) -> None:
         buckets = Buckets.of(spark)
         look = partial(work.look, source=source, buckets=buckets)
-        sent = numbered(spark, range(len(source.files))).mapInArrow(in_worker(look), spark_schema(PARCELS))
+        sent = task_ids(spark, range(len(source.files))).mapInArrow(in_worker(look), spark_schema(BLOCKS))
         self._source = source
-        self._units = _keep(stack, spread(sent, buckets.partitions))
+        self._units = _keep(stack, exchange(sent, buckets.partitions))
         sum_up = partial(work.sum_up_units, number=buckets.number)
-        self.told = work.Told.of(self._units.mapInArrow(in_worker(sum_up), spark_schema(ASIDES)).toArrow())
+        self.told = work.Told.of(self._units.mapInArrow(in_worker(sum_up), spark_schema(SIDE_OUTPUTS)).toArrow())
 
-    def split(self, accounts: Accounts) -> Split:
+    def split(self, accounts: Accounts) -> FileSplit:
         """The parts of the labels that are kept; those that training never sees are taken out."""
         settings, devices = self._source.settings, self._source.devices
         if settings.protocol == "by_capture":
@@ -154,7 +154,7 @@ class _Flows:
         split, doubts = find_ends(self.told.summaries, len(self._source.labels), settings)
         if not doubts:
             return split
-        closer = self._units.mapInArrow(in_worker(partial(work.look_closer, doubts=doubts)), spark_schema(ASIDES))
+        closer = self._units.mapInArrow(in_worker(partial(work.look_closer, doubts=doubts)), spark_schema(SIDE_OUTPUTS))
         return settle(split, doubts, work.Told.of(closer.toArrow()).answers)
 
 
@@ -162,22 +162,22 @@ class _Rows:
     """The second pass: rows of label, part and sequences, held until they are written."""
 
     def __init__(
-        self, spark: SparkSession, source: work.Source, split: Split, labels: Sequence[str], stack: ExitStack
+        self, spark: SparkSession, source: work.Source, split: FileSplit, labels: Sequence[str], stack: ExitStack
     ) -> None:
         self._source = source
         buckets = Buckets.of(spark)
         deal = partial(work.deal, source=source, split=split, labels=labels, buckets=buckets)
         gather = partial(work.gather, unique=source.settings.unique)
-        sent = numbered(spark, range(len(source.files))).mapInArrow(in_worker(deal), spark_schema(PARCELS))
+        sent = task_ids(spark, range(len(source.files))).mapInArrow(in_worker(deal), spark_schema(BLOCKS))
         self._gathered = _keep(
-            stack, spread(sent, buckets.partitions).mapInArrow(in_worker(gather), spark_schema(PARCELS))
+            stack, exchange(sent, buckets.partitions).mapInArrow(in_worker(gather), spark_schema(BLOCKS))
         )
-        self.told = work.Told.of(self._gathered.where(f"bucket = {NO_BUCKET}").select(ASIDES.names).toArrow())
+        self.told = work.Told.of(self._gathered.where(f"bucket = {NO_BUCKET}").select(SIDE_OUTPUTS.names).toArrow())
         self._labels: dict[str, dict[str, dict[str, int]]] = {label: {} for label in labels}
-        self._parts = {part: {"rows": 0, "flows": 0} for part in PARTS}
+        self._parts = {part: {"rows": 0, "flows": 0} for part in DATASET_SPLITS}
         self._of_partitions: list[Counter[str]] = [Counter() for _ in range(buckets.partitions)]
         for row in self.told.rows:
-            part, of_label = PARTS[row["part"]], self._labels[labels[row["label"]]]
+            part, of_label = DATASET_SPLITS[row["part"]], self._labels[labels[row["label"]]]
             for total in (self._parts[part], of_label.setdefault(part, {"rows": 0, "flows": 0})):
                 total["rows"] += row["num_flows_count"]
                 total["flows"] += row["num_flows_sum"]
@@ -208,10 +208,10 @@ class _Rows:
         rows = {part: total["rows"] for part, total in self._parts.items()}
         groups = group_rows(rows, self._of_partitions, self._source.settings.row_groups)
         write = partial(work.write, folder=staged.uri, encoding=encoding, group_rows=groups)
-        for part in PARTS:
+        for part in DATASET_SPLITS:
             staged.filesystem.create_dir(f"{staged.path}/{part}")
-        self._gathered.mapInArrow(in_worker(write), spark_schema(ASIDES)).toArrow()
-        for part in PARTS:
+        self._gathered.mapInArrow(in_worker(write), spark_schema(SIDE_OUTPUTS)).toArrow()
+        for part in DATASET_SPLITS:
             remove_attempts(staged.filesystem, f"{staged.path}/{part}")
             promised = describe_part(staged, part, encoding)
             if promised != rows[part]:

@@ -18,12 +18,12 @@ from iotid.errors import DataError, SettingError
 from iotid.evaluation import leakage, metrics
 from iotid.evaluation.ablation import hide
 from iotid.evaluation.align import Model, check_probabilities, over_labels, translate
-from iotid.evaluation.schema import REPORT_VERSION, Dataset, Hidden, Part, Reads, Report, Seconds, System
+from iotid.evaluation.schema import REPORT_VERSION, Dataset, Hidden, Reads, Report, Seconds, SplitSize, System
 from iotid.labels.devices import merged_name
 
 if TYPE_CHECKING:
-    from iotid.dataset import Encoding, Rows
-    from iotid.storage import Partition, Store
+    from iotid.dataset import EncodedFlows, Encoding
+    from iotid.partitions import Partition, Store
 
 _MODEL_ORIGIN = "adaptive ensemble of bi-LSTMs (the paper's)"
 
@@ -48,31 +48,31 @@ def evaluate(
         DataError: the test part is empty, or a system's answers are no probabilities.
         PartitionError: the dataset is not whole.
     """
-    from iotid.dataset import read_encoding, read_part
+    from iotid.dataset import read_encoding, read_split
 
     told = dataset.metadata
     identity: Dataset = {
-        "name": dataset.keys["name"],
+        "name": dataset.key["name"],
         "hash": told["hash"],
         "protocol": told["protocol"],
-        "parts": {part: Part(rows=told["rows"][part], flows=told["flows"][part]) for part in told["rows"]},
+        "parts": {part: SplitSize(rows=told["rows"][part], flows=told["flows"][part]) for part in told["rows"]},
     }
-    train, test = (read_part(dataset.uri, part) for part in ("train", "test"))
+    train, test = (read_split(dataset.uri, part) for part in ("train", "test"))
     return score(identity, read_encoding(dataset.uri), train, test, models, settings, nights)
 
 
 def census_nights(store: Store) -> list[Partition]:
     """The latest night of ``flows`` of each site that a census was taken of: as it is assembled, the next will be."""
-    sites = {keys["site"] for keys in store.partitions("census")}
-    latest = {keys["site"]: keys for keys in store.partitions("flows") if keys["site"] in sites}  # sorted by date
-    return [store.open("flows", keys) for keys in latest.values()]
+    sites = {key.site for key in store.partitions("census")}
+    latest = {key.site: key for key in store.partitions("flows") if key.site in sites}  # sorted by date
+    return [store.open("flows", key) for key in latest.values()]
 
 
 def score(
     identity: Dataset,
     encoding: Encoding,
-    train: Rows,
-    test: Rows,
+    train: EncodedFlows,
+    test: EncodedFlows,
     models: Mapping[str, Model],
     settings: config.Evaluation,
     nights: Sequence[Partition] = (),
@@ -143,7 +143,7 @@ class _Contestant:
 
 def _trained(
     encoding: Encoding,
-    test: Rows,
+    test: EncodedFlows,
     models: Mapping[str, Model],
     settings: config.Evaluation,
     nights: Sequence[Partition],
@@ -178,7 +178,9 @@ def _reads(encoding: Encoding, nights: Sequence[Partition]) -> Reads:
     }
 
 
-def _rivals(encoding: Encoding, train: Rows, test: Rows, settings: config.Evaluation) -> dict[str, _Contestant]:
+def _rivals(
+    encoding: Encoding, train: EncodedFlows, test: EncodedFlows, settings: config.Evaluation
+) -> dict[str, _Contestant]:
     def contestant(name: str) -> _Contestant:
         rival = baselines.create(name, encoding, settings.seed)
         return _Contestant(
@@ -195,7 +197,7 @@ def _rivals(encoding: Encoding, train: Rows, test: Rows, settings: config.Evalua
 def _judge(
     name: str,
     contestant: _Contestant,
-    test: Rows,
+    test: EncodedFlows,
     labels: Sequence[str],
     merged: Sequence[str],
     ceiling: float,

@@ -14,20 +14,20 @@ from iotid.baselines.sequences import label_counts
 from iotid.dataset.arrays import exact_keys, side_by_side
 
 if TYPE_CHECKING:
-    from iotid.dataset import Rows
+    from iotid.dataset import EncodedFlows
 
 
-def leakage(train: Rows, test: Rows) -> float:
+def leakage(train: EncodedFlows, test: EncodedFlows) -> float:
     """Share of test flows whose exact sequences occur in training under the same label."""
     return _share_in_training(train, test, with_label=True)
 
 
-def seen(train: Rows, test: Rows) -> float:
+def seen(train: EncodedFlows, test: EncodedFlows) -> float:
     """Share of test flows whose exact sequences occur in training under any label."""
     return _share_in_training(train, test, with_label=False)
 
 
-def ceiling(test: Rows) -> float:
+def ceiling(test: EncodedFlows) -> float:
     """Best accuracy on this test part of any classifier that sees these sequences and answers equal ones alike.
 
     Each distinct sequence is given the label that most of its own test flows have. That looks at the answers, so it
@@ -39,13 +39,13 @@ def ceiling(test: Rows) -> float:
     return float(flows_UC.max(axis=1).sum() / test.num_flows.sum())
 
 
-def floor(test: Rows) -> float:
+def floor(test: EncodedFlows) -> float:
     """Accuracy of always answering the commonest class of the test part."""
     return float(np.bincount(test.label, weights=test.num_flows).max() / test.num_flows.sum())
 
 
-def _share_in_training(train: Rows, test: Rows, *, with_label: bool) -> float:
-    def keys(rows: Rows) -> np.ndarray:
+def _share_in_training(train: EncodedFlows, test: EncodedFlows, *, with_label: bool) -> float:
+    def keys(rows: EncodedFlows) -> np.ndarray:
         matrix = side_by_side(rows.sequences)
         return exact_keys(np.column_stack([matrix, rows.label.astype(matrix.dtype)]) if with_label else matrix)
 

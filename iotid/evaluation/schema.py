@@ -14,7 +14,7 @@ from iotid.errors import DataError
 REPORT_VERSION = 3
 
 
-class Part(TypedDict):
+class SplitSize(TypedDict):
     """One of train, validation, test: stored rows, and the flows that they stand for."""
 
     rows: int
@@ -27,7 +27,7 @@ class Dataset(TypedDict):
     name: str
     hash: str
     protocol: str
-    parts: dict[str, Part]
+    parts: dict[str, SplitSize]
 
 
 class Score(TypedDict):

@@ -1,7 +1,7 @@
 """Packets in, flows out: one row per bidirectional flow, the same rows however the captures were split.
 
 `from_captures` (one machine, no Spark), `write_flows` and `read_flows` (a partition, on Spark), `read_counters` (what
-became of every packet), and for workers `night_files` and `later_flows`.
+became of every packet), and for workers `partition_files` and `later_flows`.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
     from iotid.flows.assemble import write_flows
     from iotid.flows.local import from_captures
     from iotid.flows.partitions import (
+        IDENTITY_COLUMNS,
         QUARANTINE_FILE,
-        TOLD_BY,
-        NightFile,
+        FlowFile,
         later_flows,
-        night_files,
+        partition_files,
         read_counters,
         read_flows,
     )
 
 __all__ = [
-    "NightFile",
+    "IDENTITY_COLUMNS",
     "QUARANTINE_FILE",
-    "TOLD_BY",
+    "FlowFile",
     "from_captures",
     "later_flows",
-    "night_files",
+    "partition_files",
     "read_counters",
     "read_flows",
     "write_flows",
@@ -42,11 +42,11 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "assemble": ["write_flows"],
         "local": ["from_captures"],
         "partitions": [
-            "NightFile",
+            "FlowFile",
             "QUARANTINE_FILE",
-            "TOLD_BY",
+            "IDENTITY_COLUMNS",
             "later_flows",
-            "night_files",
+            "partition_files",
             "read_counters",
             "read_flows",
         ],

@@ -8,7 +8,6 @@ that hold them. Both passes run the same code as ``from_captures``.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from datetime import date, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
@@ -27,15 +26,16 @@ from iotid.flows.open_flows import CARRIED, carries
 from iotid.flows.partial import Partials, rule_of
 from iotid.flows.partitions import COUNTERS_FILE, QUARANTINE_FILE, read_stored
 from iotid.flows.tasks import OPEN_FOLDER, Told
+from iotid.partitions import PartitionKey
 from iotid.schemas.metadata import remedy
-from iotid.spark.shuffle import ASIDES, PARCELS, Buckets, numbered, spark_schema, spread, to_stream
+from iotid.spark.shuffle import BLOCKS, SIDE_OUTPUTS, Buckets, exchange, spark_schema, task_ids, to_stream
 from iotid.spark.worker_errors import in_worker
 from iotid.storage import read_table, reading, remove_attempts, rows_promised, shown_files
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-    from iotid.storage import Partition, Staged, Store
+    from iotid.partitions import Partition, Staged, Store
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def write_flows(
         SchemaError: another iotid has planned them.
         AccountingError: not every packet that was decoded is in a flow, or not every flow in a file.
     """
-    keys = {"site": site, "capture_date": capture_date}
+    keys = PartitionKey.of_date(site, capture_date)
     splits = store.open("splits", keys)
     if splits.metadata["schema_version"] != schemas.SPLITS.version:
         raise SchemaError(
@@ -91,7 +91,7 @@ def write_flows(
             staged.metadata |= {"last_us": told.sums.last_us, **of_open}
         if before is not None:
             staged.metadata["carried_packets"] = carried
-            staged.metadata["inputs"]["night_before"] = {**before.keys, "last_us": before.metadata["last_us"]}
+            staged.metadata["inputs"]["night_before"] = {**before.key, "last_us": before.metadata["last_us"]}
     return store.open("flows", keys)
 
 
@@ -129,25 +129,25 @@ class _Night:
         target = work.Target(self._splits, self._flow, self._open_paths, self._staged.uri)
         told = Told.of(
             self._first_pass()
-            .mapInArrow(in_worker(partial(work.merge_buckets, target=target)), spark_schema(ASIDES))
+            .mapInArrow(in_worker(partial(work.merge_buckets, target=target)), spark_schema(SIDE_OUTPUTS))
             .toArrow()
         )
         if len(told.stretches):
             packets = self._second_pass(told.stretches)
-            again = packets.mapInArrow(in_worker(partial(work.merge_again, target=target)), spark_schema(ASIDES))
+            again = packets.mapInArrow(in_worker(partial(work.merge_again, target=target)), spark_schema(SIDE_OUTPUTS))
             told.sums.add(Told.of(again.toArrow()).sums)
         return told
 
     def _first_pass(self) -> DataFrame:
-        """PARCELS of all partial flows, where they are to be merged."""
+        """BLOCKS of all partial flows, where they are to be merged."""
         read = partial(
             work.read_tasks, splits=self._splits, capture=self._capture, flow=self._flow, buckets=self._buckets
         )
-        sent = numbered(self._spark, self._tasks).mapInArrow(in_worker(read), spark_schema(PARCELS))
+        sent = task_ids(self._spark, self._tasks).mapInArrow(in_worker(read), spark_schema(BLOCKS))
         if self._open is not None:
             take = partial(work.take_up_open, paths=self._open_paths, flow=self._flow, buckets=self._buckets)
-            sent = sent.unionByName(self._open.mapInArrow(in_worker(take), spark_schema(PARCELS)))
-        return spread(sent, self._buckets.partitions)
+            sent = sent.unionByName(self._open.mapInArrow(in_worker(take), spark_schema(BLOCKS)))
+        return exchange(sent, self._buckets.partitions)
 
     def _second_pass(self, stretches: Partials) -> DataFrame:
         """The packets of stretches and what was open of them, sorted for the merger."""
@@ -161,7 +161,7 @@ class _Night:
             buckets=self._buckets,
         )
         tasks = np.unique(stretches.task[stretches.task != CARRIED]).tolist()
-        packets = numbered(self._spark, tasks).mapInArrow(in_worker(read), spark_schema(work.PACKETS_ALONE))
+        packets = task_ids(self._spark, tasks).mapInArrow(in_worker(read), spark_schema(work.PACKETS_ALONE))
         if self._open is not None:
             take = partial(
                 work.take_up_again, paths=self._open_paths, flow=self._flow, stretches=told, buckets=self._buckets
@@ -171,10 +171,10 @@ class _Night:
         return by_key.sortWithinPartitions("key", "first_us", "first_position")
 
 
-def _night_before(store: Store, keys: Mapping[str, str], flow: config.Flow) -> Partition | None:
+def _night_before(store: Store, key: PartitionKey, flow: config.Flow) -> Partition | None:
     """The site's partition of the day before, where its open flows go on."""
-    day = date.fromisoformat(keys["capture_date"]) - timedelta(days=1)
-    before = {**keys, "capture_date": day.isoformat()}
+    day = date.fromisoformat(key.capture_date) - timedelta(days=1)
+    before = PartitionKey.of_date(key.site, day.isoformat())
     if not carries(flow) or not store.exists("flows", before):
         return None
     partition = store.open("flows", before)
@@ -203,7 +203,7 @@ def _trim_open(spark: SparkSession, staged: Staged, last_us: int, flow: config.F
     trim = partial(
         work.trim_open, folder=f"{staged.uri}/{OPEN_FOLDER}", files=files, since_us=last_us - rule_of(flow).idle_us
     )
-    told = numbered(spark, range(len(files))).mapInArrow(in_worker(trim), spark_schema(work.OPEN_TOTALS)).toArrow()
+    told = task_ids(spark, range(len(files))).mapInArrow(in_worker(trim), spark_schema(work.OPEN_TOTALS)).toArrow()
     for number in told.filter(pc.equal(told["open_flows"], 0))["file"].to_pylist():
         staged.filesystem.delete_file(f"{staged.path}/{OPEN_FOLDER}/{files[number]}")
     return {name: pc.sum(told[name]).as_py() or 0 for name in ("open_flows", "open_packets")}

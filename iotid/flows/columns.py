@@ -30,7 +30,7 @@ from iotid.flows.kernels import (
     SYN_SIDE,
     TARGET_MAC,
     UNSPECIFIED,
-    Rows,
+    Array,
     is_local,
 )
 
@@ -41,32 +41,32 @@ _WORD = np.uint64(32)
 class FlowColumns(NamedTuple):
     """One entry a flow; (2, n): the client's, then the server's."""
 
-    file_index: Rows  # int32 (n,): capture of the first packet
-    protocol: Rows  # int32 (n,)
-    ip_version: Rows  # uint8 (n,)
-    vlan: Rows  # int32 (n,): -1 for none
-    first_seen: Rows  # int64 (n,): µs
-    last_seen: Rows  # int64 (n,): µs
-    end_reason: Rows  # int32 (n,): index into END_REASONS
-    address_conflict: Rows  # bool (n,)
-    answered: Rows  # bool (n,)
-    ip_hi: Rows  # uint64 (2, n)
-    ip_lo: Rows  # uint64 (2, n)
-    port: Rows  # int32 (2, n)
-    mac: Rows  # int64 (2, n): -1 for unknown
-    packets: Rows  # int64 (2, n)
-    num_bytes: Rows  # int64 (2, n)
+    file_index: Array  # int32 (n,): capture of the first packet
+    protocol: Array  # int32 (n,)
+    ip_version: Array  # uint8 (n,)
+    vlan: Array  # int32 (n,): -1 for none
+    first_seen: Array  # int64 (n,): µs
+    last_seen: Array  # int64 (n,): µs
+    end_reason: Array  # int32 (n,): index into END_REASONS
+    address_conflict: Array  # bool (n,)
+    answered: Array  # bool (n,)
+    ip_hi: Array  # uint64 (2, n)
+    ip_lo: Array  # uint64 (2, n)
+    port: Array  # int32 (2, n)
+    mac: Array  # int64 (2, n): -1 for unknown
+    packets: Array  # int64 (2, n)
+    num_bytes: Array  # int64 (2, n)
 
 
 class SequenceColumns(NamedTuple):
     """One entry for each first packet of the flows, flow by flow."""
 
-    packet_length: Rows
-    tcp_window: Rows
-    direction: Rows  # 1: the client sent it; -1: the server
-    inter_arrival_us: Rows  # int64; 0 for a flow's first
-    tcp_flags: Rows
-    payload_length: Rows
+    packet_length: Array
+    tcp_window: Array
+    direction: Array  # 1: the client sent it; -1: the server
+    inter_arrival_us: Array  # int64; 0 for a flow's first
+    tcp_flags: Array
+    payload_length: Array
 
 
 def empty_columns(num_flows: int, num_packets: int) -> tuple[FlowColumns, SequenceColumns]:
@@ -78,7 +78,7 @@ def empty_columns(num_flows: int, num_packets: int) -> tuple[FlowColumns, Sequen
 
 
 @kernel
-def _client_side(keys: Rows, state: Rows, i: int) -> int:
+def _client_side(keys: Array, state: Array, i: int) -> int:
     """Sender of the first SYN, else receiver of the first SYN+ACK, else sender of the first packet."""
     ports = keys[i, 0]
     same_port = ports & _PORT == ports >> np.uint64(16) & _PORT
@@ -90,7 +90,7 @@ def _client_side(keys: Rows, state: Rows, i: int) -> int:
 
 
 @kernel
-def _mac(state: Rows, i: int, side: int) -> int:
+def _mac(state: Array, i: int, side: int) -> int:
     """The MAC from which the side sent most packets, of equals the one that was first; else the first one that it was
     sent to, else -1.
 
@@ -114,7 +114,7 @@ def _mac(state: Rows, i: int, side: int) -> int:
 
 
 @kernel
-def _has_conflict(keys: Rows, state: Rows, i: int) -> bool:
+def _has_conflict(keys: Array, state: Array, i: int) -> bool:
     """Whether a local side sent from several MACs."""
     second = SENDERS + 1
     zero = state[i, second] != NEVER and is_local(keys, i, 0)
@@ -123,13 +123,13 @@ def _has_conflict(keys: Rows, state: Rows, i: int) -> bool:
 
 @kernel
 def lay_out(
-    keys: Rows,
-    state: Rows,
-    starts: Rows,
-    heads: Rows,
-    rows: Rows,
-    places: Rows,
-    sequence_starts: Rows,
+    keys: Array,
+    state: Array,
+    starts: Array,
+    heads: Array,
+    rows: Array,
+    places: Array,
+    sequence_starts: Array,
     flows: FlowColumns,
     sequences: SequenceColumns,
 ) -> None:
@@ -174,7 +174,7 @@ def lay_out(
 
 
 @kernel
-def lay_out_bytes(starts: Rows, head_bytes: Rows, rows: Rows, places: Rows, first_bytes: Rows) -> None:
+def lay_out_bytes(starts: Array, head_bytes: Array, rows: Array, places: Array, first_bytes: Array) -> None:
     """Write the bytes of the ``rows``' first packets as those of flows number ``places``, as many as there is room for.
 
     ``head_bytes``: uint8 (h, at least B), a packet's a row; ``first_bytes``: uint8 (flows, K, B), zeros before.

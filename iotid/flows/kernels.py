@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from iotid.capture.jit import kernel
 
-Rows = npt.NDArray[Any]
+Array = npt.NDArray[Any]
 
 # keys: ports, protocol, IP version and UNSPECIFIED | addresses of sides 0 and 1, low halves | their high halves |
 # VLAN and file
@@ -87,27 +87,27 @@ _FIN_FLAG, _SYN_FLAG, RST_FLAG, _ACK_FLAG = 1, 2, 4, 16  # RFC 9293, section 3.1
 class Columns(NamedTuple):
     """The columns of ``capture.packets.Packets`` that flows are made of, one entry a packet."""
 
-    file_index: Rows
-    offset: Rows
-    timestamp_us: Rows
-    frame_length: Rows
-    packet_length: Rows
-    payload_length: Rows
-    ip_version: Rows
-    protocol: Rows
-    vlan: Rows
-    src_mac: Rows
-    dst_mac: Rows
-    src_ip_hi: Rows
-    src_ip_lo: Rows
-    dst_ip_hi: Rows
-    dst_ip_lo: Rows
-    src_port: Rows
-    dst_port: Rows
-    tcp_flags: Rows
-    tcp_window: Rows
-    tcp_sequence: Rows
-    first_words: Rows  # (n, W)
+    file_index: Array
+    offset: Array
+    timestamp_us: Array
+    frame_length: Array
+    packet_length: Array
+    payload_length: Array
+    ip_version: Array
+    protocol: Array
+    vlan: Array
+    src_mac: Array
+    dst_mac: Array
+    src_ip_hi: Array
+    src_ip_lo: Array
+    dst_ip_hi: Array
+    dst_ip_lo: Array
+    src_port: Array
+    dst_port: Array
+    tcp_flags: Array
+    tcp_window: Array
+    tcp_sequence: Array
+    first_words: Array  # (n, W)
 
 
 class Rule(NamedTuple):
@@ -124,14 +124,14 @@ class Rule(NamedTuple):
 class Table(NamedTuple):
     """Partial flows that still grow; ``keys`` to ``heads`` have room beyond what ``counts`` says is in use."""
 
-    slots: Rows  # int64 (2 ** k,): row of each key's youngest partial flow, the only one that packets join; -1: free
-    secret: Rows  # uint64 (SECRET_WORDS,)
-    keys: Rows
-    state: Rows
-    head_owners: Rows  # int64: row of the partial flow that each row of heads belongs to
-    heads: Rows
-    counts: Rows  # int64 (3,): rows of keys and state, distinct keys, rows of heads
-    key: Rows  # uint64 (KEY_WORDS,): room for a packet's key
+    slots: Array  # int64 (2 ** k,): row of each key's youngest partial flow, the only one that packets join; -1: free
+    secret: Array  # uint64 (SECRET_WORDS,)
+    keys: Array
+    state: Array
+    head_owners: Array  # int64: row of the partial flow that each row of heads belongs to
+    heads: Array
+    counts: Array  # int64 (3,): rows of keys and state, distinct keys, rows of heads
+    key: Array  # uint64 (KEY_WORDS,): room for a packet's key
 
 
 PARTIALS, KEYS, HEADS = 0, 1, 2
@@ -143,7 +143,7 @@ def before(a_us: int, a_position: int, b_us: int, b_position: int) -> bool:
 
 
 @kernel
-def _pack_key(p: int, packets: Columns, join_files: bool, key: Rows) -> int:
+def _pack_key(p: int, packets: Columns, join_files: bool, key: Array) -> int:
     """Write packet ``p``'s key into ``key`` and return the side that sent it."""
     source_hi, source_lo, source_port = packets.src_ip_hi[p], packets.src_ip_lo[p], packets.src_port[p]
     target_hi, target_lo, target_port = packets.dst_ip_hi[p], packets.dst_ip_lo[p], packets.dst_port[p]
@@ -175,7 +175,7 @@ def _pack_key(p: int, packets: Columns, join_files: bool, key: Rows) -> int:
 
 
 @kernel
-def same(keys: Rows, row: int, key: Rows) -> bool:
+def same(keys: Array, row: int, key: Array) -> bool:
     for word in range(KEY_WORDS):  # noqa: SIM110 - a generator would be compiled to slower code
         if keys[row, word] != key[word]:
             return False
@@ -183,14 +183,14 @@ def same(keys: Rows, row: int, key: Rows) -> bool:
 
 
 @kernel
-def copy_row(source: Rows, i: int, target: Rows, j: int) -> None:
+def copy_row(source: Array, i: int, target: Array, j: int) -> None:
     """Write row ``i`` of ``source`` as row ``j`` of ``target``. (Numba's own way takes memory for each.)"""
     for column in range(source.shape[1]):
         target[j, column] = source[i, column]
 
 
 @kernel
-def time_order(packets: Columns, order: Rows) -> bool:
+def time_order(packets: Columns, order: Array) -> bool:
     """Number the packets by order key into ``order``; False, and nothing of use, where they lie too far from it.
 
     Captures are nearly in order: an insertion sort is a comparison a packet, and some moves for each that came late.
@@ -220,7 +220,7 @@ def _position(packets: Columns, p: int) -> int:
 
 
 @kernel
-def _find(slots: Rows, secret: Rows, keys: Rows, key: Rows) -> Any:
+def _find(slots: Array, secret: Array, keys: Array, key: Array) -> Any:
     """The slot that holds a row of ``keys`` equal to ``key``, or the free slot where it belongs.
 
     Whoever sends packets chooses the keys, so two of them must not meet by choice. The hash is Multilinear (Lemire,
@@ -246,7 +246,7 @@ def _find(slots: Rows, secret: Rows, keys: Rows, key: Rows) -> Any:
 
 
 @kernel
-def number_keys(keys: Rows, slots: Rows, secret: Rows, first_row: Rows) -> None:
+def number_keys(keys: Array, slots: Array, secret: Array, first_row: Array) -> None:
     """Write for every row the first row with the same key, int64 (n,). ``slots``: a power of two above n, all -1."""
     for i in range(len(keys)):
         slot = _find(slots, secret, keys, keys[i])
@@ -256,7 +256,7 @@ def number_keys(keys: Rows, slots: Rows, secret: Rows, first_row: Rows) -> None:
 
 
 @kernel
-def closed(state: Rows, i: int) -> tuple[int, int]:
+def closed(state: Array, i: int) -> tuple[int, int]:
     """Order key from which row ``i`` is closed: its first RST, or the later of both sides' first FINs."""
     us, position = state[i, FIN], state[i, FIN + 1]
     if before(us, position, state[i, FIN + 2], state[i, FIN + 3]):
@@ -267,19 +267,19 @@ def closed(state: Rows, i: int) -> tuple[int, int]:
 
 
 @kernel
-def starts_with_syn(state: Rows, i: int) -> bool:
+def starts_with_syn(state: Array, i: int) -> bool:
     """Whether row ``i``'s first packet is a SYN without ACK."""
     return state[i, SYN] == state[i, FIRST] and state[i, SYN + 1] == state[i, FIRST + 1]
 
 
 @kernel
-def opened_otherwise(state: Rows, i: int, side: int, sequence: int) -> bool:
+def opened_otherwise(state: Array, i: int, side: int, sequence: int) -> bool:
     """Whether a SYN with that number, sent by ``side`` after all of row ``i``, opens another connection."""
     return state[i, OPENED + 3 * side] != NEVER and state[i, OPENED + 3 * side + 2] != sequence
 
 
 @kernel
-def is_local(keys: Rows, k: int, side: int) -> bool:
+def is_local(keys: Array, k: int, side: int) -> bool:
     """Whether the side's address is one of a site's own: private (RFC 1918, RFC 4193) or link-local (RFC 3927, 4291).
 
     Others are reached through routers, and their MACs are the routers', which may take turns.
@@ -293,7 +293,7 @@ def is_local(keys: Rows, k: int, side: int) -> bool:
 
 
 @kernel
-def has_moved(keys: Rows, k: int, state: Rows, i: int, side: int, mac: int, us: int) -> bool:
+def has_moved(keys: Array, k: int, state: Array, i: int, side: int, mac: int, us: int) -> bool:
     """Whether ``mac`` (-1: not shown), shown of the side at ``us`` after all of row ``i``, is another device's.
 
     ``k``: row of its key.
@@ -303,7 +303,7 @@ def has_moved(keys: Rows, k: int, state: Rows, i: int, side: int, mac: int, us: 
 
 
 @kernel
-def hold(state: Rows, i: int, side: int, mac: int, us: int) -> None:
+def hold(state: Array, i: int, side: int, mac: int, us: int) -> None:
     """Note that ``mac`` (-1: not shown) is at the side's address at ``us``, after all that is noted."""
     known = state[i, HOLDER + 2 * side]
     if mac >= 0 and known != SEVERAL:
@@ -312,7 +312,7 @@ def hold(state: Rows, i: int, side: int, mac: int, us: int) -> None:
 
 
 @kernel
-def count_sender(state: Rows, i: int, side: int, mac: int, packets: int) -> None:
+def count_sender(state: Array, i: int, side: int, mac: int, packets: int) -> None:
     """Count packets that the side sent from ``mac``.
 
     The SENDER_SLOTS lowest MACs of a flow are among the lowest of each of its partial flows, so that their counts are
@@ -335,8 +335,8 @@ def count_sender(state: Rows, i: int, side: int, mac: int, packets: int) -> None
 
 @kernel
 def _continues(
-    keys: Rows,
-    state: Rows,
+    keys: Array,
+    state: Array,
     i: int,
     us: int,
     position: int,
@@ -368,7 +368,7 @@ def _continues(
 
 
 @kernel
-def _open(state: Rows, i: int, us: int, position: int, side: int) -> None:
+def _open(state: Array, i: int, us: int, position: int, side: int) -> None:
     for column in range(FIN, FIRST_SIDE):
         state[i, column] = NEVER
     state[i, FIRST], state[i, FIRST + 1] = us, position
@@ -388,7 +388,7 @@ def _open(state: Rows, i: int, us: int, position: int, side: int) -> None:
 
 @kernel
 def _append(
-    state: Rows,
+    state: Array,
     i: int,
     us: int,
     position: int,
@@ -437,7 +437,15 @@ def _append(
 
 @kernel
 def _write_head(
-    heads: Rows, h: int, p: int, packets: Columns, lengths: Rows, us: int, position: int, side: int, keeps: bool
+    heads: Array,
+    h: int,
+    p: int,
+    packets: Columns,
+    lengths: Array,
+    us: int,
+    position: int,
+    side: int,
+    keeps: bool,
 ) -> None:
     """Write packet ``p`` as row ``h``; ``keeps``: it is among those whose bytes are kept."""
     heads[h, HEAD_ORDER], heads[h, HEAD_ORDER + 1] = us, position
@@ -449,7 +457,7 @@ def _write_head(
 
 
 @kernel
-def absorb(begin: int, packets: Columns, order: Rows, lengths: Rows, rule: Rule, table: Table) -> int:
+def absorb(begin: int, packets: Columns, order: Array, lengths: Array, rule: Rule, table: Table) -> int:
     """Add packets in the order given, from place ``begin`` on; return the place of the first that found no room."""
     slots, secret, keys, state, head_owners, heads, counts, key = table
     slot = np.int64(-1)
@@ -485,7 +493,7 @@ def absorb(begin: int, packets: Columns, order: Rows, lengths: Rows, rule: Rule,
 
 
 @kernel
-def refill_slots(slots: Rows, secret: Rows, keys: Rows, old_slots: Rows) -> None:
+def refill_slots(slots: Array, secret: Array, keys: Array, old_slots: Array) -> None:
     """Move the rows of a full table of slots into a larger one."""
     for row in old_slots:
         if row >= 0:
@@ -493,7 +501,7 @@ def refill_slots(slots: Rows, secret: Rows, keys: Rows, old_slots: Rows) -> None
 
 
 @kernel
-def group_heads(head_owners: Rows, heads: Rows, filled: Rows, grouped: Rows) -> None:
+def group_heads(head_owners: Array, heads: Array, filled: Array, grouped: Array) -> None:
     """Lay the packets of each partial flow side by side, in the order in which they were written.
 
     ``filled``: where each flow's packets start, and then where they end.
@@ -505,7 +513,14 @@ def group_heads(head_owners: Rows, heads: Rows, filled: Rows, grouped: Rows) -> 
 
 
 @kernel
-def one_each(packets: Columns, lengths: Rows, join_files: bool, keys: Rows, state: Rows, heads: Rows) -> None:
+def one_each(
+    packets: Columns,
+    lengths: Array,
+    join_files: bool,
+    keys: Array,
+    state: Array,
+    heads: Array,
+) -> None:
     """Make every packet a partial flow of its own."""
     for p in range(len(lengths)):
         side = _pack_key(p, packets, join_files, keys[p])
@@ -522,12 +537,12 @@ def one_each(packets: Columns, lengths: Rows, join_files: bool, keys: Rows, stat
 def within(
     packets: Columns,
     join_files: bool,
-    slots: Rows,
-    secret: Rows,
-    stretch_keys: Rows,
-    stretches: Rows,
-    end_reasons: Rows,
-    key: Rows,
+    slots: Array,
+    secret: Array,
+    stretch_keys: Array,
+    stretches: Array,
+    end_reasons: Array,
+    key: Array,
 ) -> None:
     """Mark the packets that lie in a stretch of their key with 0, a stretch's last packet with its end reason.
 

@@ -15,7 +15,7 @@ from iotid import config, schemas
 from iotid.capture.counters import Counters
 from iotid.capture.packets import column_of, strings_of
 from iotid.capture.splits.overlaps import FirstPackets
-from iotid.capture.splits.plan import Split, find_captures, last_splits, pack_tasks, split_captures, splits_before
+from iotid.capture.splits.plan import FileSplit, find_captures, last_splits, pack_tasks, split_captures, splits_before
 from iotid.capture.threads import in_threads
 from iotid.errors import AccountingError
 from iotid.flows.merge import merge, rows_alone
@@ -91,7 +91,7 @@ def check_accounting(in_flows: int, counted: int) -> None:
         )
 
 
-def _assemble(captures: list[Split], capture: config.Capture, flow: config.Flow) -> tuple[list[Piece], Counters]:
+def _assemble(captures: list[FileSplit], capture: config.Capture, flow: config.Flow) -> tuple[list[Piece], Counters]:
     """The flows, and what became of every packet."""
     plan = split_captures(captures, capture)
     splits = plan.splits

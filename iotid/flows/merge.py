@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from iotid import config
-from iotid.flows.kernels import PACKETS, UNRESOLVED, Rows
+from iotid.flows.kernels import PACKETS, UNRESOLVED, Array
 from iotid.flows.merge_kernels import merge_heads, sweep
 from iotid.flows.partial import NO_PARTIALS, Partials, first_rows, rule_of, starts_of
 
@@ -59,7 +59,7 @@ class Merger:
             self._open = merged.take(np.array([len(merged) - 1]))
         return Merged(flows, unresolved)
 
-    def _sweep(self, rows: Partials) -> tuple[Partials, Rows]:
+    def _sweep(self, rows: Partials) -> tuple[Partials, Array]:
         """All flows, open and unresolved ones too, and the range of rows that each was made of."""
         state = np.empty_like(rows.state)
         ranges = np.empty((len(rows), 2), np.int64)
@@ -72,13 +72,13 @@ class Merger:
         first = ranges[:, 0]
         return Partials(rows.task[first], rows.keys[first], state, starts, heads), ranges
 
-    def _each_task(self, merged: Partials, rows: Partials, ranges: Rows, stretches: Rows) -> Partials:
+    def _each_task(self, merged: Partials, rows: Partials, ranges: Array, stretches: Array) -> Partials:
         """The stretches' rows, one for each task that read packets of them."""
         tasks = [self._tasks(rows, ranges[stretch]) for stretch in stretches]
         repeated = merged.take(np.repeat(stretches, [len(several) for several in tasks]))
         return replace(repeated, task=np.concatenate(tasks))
 
-    def _tasks(self, rows: Partials, span: Rows) -> Rows:
+    def _tasks(self, rows: Partials, span: Array) -> Array:
         """Tasks that read packets of the flow; row 0 may stand for what was held back, and for all of its tasks."""
         own = rows.task[span[0] : span[1]]
         return np.unique(np.concatenate([own, self._open_tasks]) if span[0] == 0 else own)
@@ -89,7 +89,7 @@ def merge(partials: Partials, settings: config.Flow) -> Merged:
     return Merger(settings).finish(partials.in_merge_order())
 
 
-def rows_alone(parts: Sequence[Partials]) -> tuple[list[Rows], Partials]:
+def rows_alone(parts: Sequence[Partials]) -> tuple[list[Array], Partials]:
     """For each part the rows whose key no other row of any part has, and all other rows in one.
 
     A row alone is a flow as it stands: a table cuts what it sees where a cut is due. They are nearly all, so that

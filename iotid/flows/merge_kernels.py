@@ -37,7 +37,7 @@ from iotid.flows.kernels import (
     SYN_SIDES,
     TARGET_MAC,
     UNRESOLVED,
-    Rows,
+    Array,
     Rule,
     before,
     closed,
@@ -59,7 +59,7 @@ _FIRSTS = np.array([
 
 
 @kernel
-def _first_shown(state: Rows, i: int, side: int) -> tuple[int, int, int]:
+def _first_shown(state: Array, i: int, side: int) -> tuple[int, int, int]:
     """Order key of row ``i``'s first packet that shows the MAC at the side's address, NEVER of none; and that MAC."""
     source, target = SOURCE_MAC + 3 * side, TARGET_MAC + 3 * side
     column = (
@@ -69,7 +69,7 @@ def _first_shown(state: Rows, i: int, side: int) -> tuple[int, int, int]:
 
 
 @kernel
-def _cut_reason(keys: Rows, flows: Rows, f: int, state: Rows, i: int, rule: Rule) -> int:
+def _cut_reason(keys: Array, flows: Array, f: int, state: Array, i: int, rule: Rule) -> int:
     """Why partial flow ``i`` starts a new flow after flow ``f`` of its key; 0: it does not."""
     if 0 <= rule.idle_us < state[i, FIRST] - flows[f, LAST]:
         return IDLE
@@ -100,7 +100,7 @@ def _cut_reason(keys: Rows, flows: Rows, f: int, state: Rows, i: int, rule: Rule
 
 
 @kernel
-def _syns_differ(flows: Rows, f: int, state: Rows, i: int, side: int) -> bool:
+def _syns_differ(flows: Array, f: int, state: Array, i: int, side: int) -> bool:
     """Whether a SYN of the side may open another connection inside flow ``f`` or partial flow ``i``.
 
     All SYNs of a side in one row have the number that OPENED tells.
@@ -114,7 +114,7 @@ def _syns_differ(flows: Rows, f: int, state: Rows, i: int, side: int) -> bool:
 
 
 @kernel
-def _may_move(flows: Rows, f: int, state: Rows, i: int, side: int) -> bool:
+def _may_move(flows: Array, f: int, state: Array, i: int, side: int) -> bool:
     """Whether the side's address may move inside flow ``f`` or partial flow ``i``, which overlap in time."""
     known, other = flows[f, HOLDER + 2 * side], state[i, HOLDER + 2 * side]
     if NO_HOLDER in (known, other) or (known == other and known != SEVERAL):
@@ -126,7 +126,7 @@ def _may_move(flows: Rows, f: int, state: Rows, i: int, side: int) -> bool:
 
 
 @kernel
-def _merge_holder(flows: Rows, f: int, state: Rows, i: int, side: int) -> None:
+def _merge_holder(flows: Array, f: int, state: Array, i: int, side: int) -> None:
     """Note in flow ``f`` what is at the side's address in both; to be called before ``f`` takes over ``i``'s MACs."""
     holder, since = HOLDER + 2 * side, HOLDER + 2 * side + 1
     known, other = flows[f, holder], state[i, holder]
@@ -150,7 +150,7 @@ def _merge_holder(flows: Rows, f: int, state: Rows, i: int, side: int) -> None:
 
 
 @kernel
-def _merge(flows: Rows, f: int, state: Rows, i: int) -> None:
+def _merge(flows: Array, f: int, state: Array, i: int) -> None:
     for side in range(2):
         _merge_holder(flows, f, state, i, side)
         for slot in range(SENDERS + SENDER_SLOTS * side, SENDERS + SENDER_SLOTS * (side + 1)):
@@ -173,7 +173,7 @@ def _merge(flows: Rows, f: int, state: Rows, i: int) -> None:
 
 
 @kernel
-def _check(flows: Rows, f: int, rule: Rule) -> None:
+def _check(flows: Array, f: int, rule: Rule) -> None:
     """Mark a flow that would have to be cut inside one of its partial flows."""
     if 0 <= rule.active_us < flows[f, LAST] - flows[f, FIRST]:
         flows[f, UNRESOLVED] = 1
@@ -184,7 +184,7 @@ def _check(flows: Rows, f: int, rule: Rule) -> None:
 
 
 @kernel
-def sweep(keys: Rows, state: Rows, rule: Rule, flows: Rows, ranges: Rows) -> int:
+def sweep(keys: Array, state: Array, rule: Rule, flows: Array, ranges: Array) -> int:
     """Merge partial flows, sorted by key and first packet, into ``flows``; return how many there are.
 
     Flow ``f`` is made of the rows from ``ranges[f, 0]`` to before ``ranges[f, 1]``. It is exact when it is given: it
@@ -209,7 +209,14 @@ def sweep(keys: Rows, state: Rows, rule: Rule, flows: Rows, ranges: Rows) -> int
 
 
 @kernel
-def merge_heads(ranges: Rows, starts: Rows, heads: Rows, new_starts: Rows, keep_packets: int, merged: Rows) -> None:
+def merge_heads(
+    ranges: Array,
+    starts: Array,
+    heads: Array,
+    new_starts: Array,
+    keep_packets: int,
+    merged: Array,
+) -> None:
     """Fill ``merged`` with the first packets of each range of partial flows, in order.
 
     ``new_starts`` says how many each flow keeps, ``keep_packets`` of how many the bytes. Partial flows come by first

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from iotid import config, schemas
 from iotid.flows import kernels
-from iotid.flows.kernels import BEFORE_ALL, END_REASON, FIRST, LAST, NEVER, POSITION_SHIFT, Rows
+from iotid.flows.kernels import BEFORE_ALL, END_REASON, FIRST, LAST, NEVER, POSITION_SHIFT, Array
 from iotid.flows.partial import Partials, head_width, rule_of
 
 CARRIED = -1  # task of rows that no task of this night has read
@@ -37,7 +37,7 @@ def carries(flow: config.Flow) -> bool:
     return flow.idle_timeout_s is not None and flow.join_files
 
 
-def is_carried(flows: Partials) -> Rows:
+def is_carried(flows: Partials) -> Array:
     """bool (n,): flows of which this night has seen no packet."""
     return flows.state[:, LAST + 1] < 0
 

@@ -17,7 +17,7 @@ from iotid import config, schemas
 from iotid.capture.packets import words_of
 from iotid.errors import DataError
 from iotid.flows import kernels
-from iotid.flows.kernels import HEAD_WIDTH, KEY_WORDS, POSITION_SHIFT, STATE_WIDTH, Columns, Rows, Rule, Table
+from iotid.flows.kernels import HEAD_WIDTH, KEY_WORDS, POSITION_SHIFT, STATE_WIDTH, Array, Columns, Rule, Table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,17 +36,17 @@ class Partials:
     ``heads[starts[i]:starts[i + 1]]`` are those of row i.
     """
 
-    task: Rows  # int32 (n,): worker task that read it
-    keys: Rows  # uint64 (n, KEY_WORDS)
-    state: Rows  # int64 (n, STATE_WIDTH)
-    starts: Rows  # int64 (n + 1,)
-    heads: Rows  # int64 (h, head_width)
+    task: Array  # int32 (n,): worker task that read it
+    keys: Array  # uint64 (n, KEY_WORDS)
+    state: Array  # int64 (n, STATE_WIDTH)
+    starts: Array  # int64 (n + 1,)
+    heads: Array  # int64 (h, head_width)
 
     def __len__(self) -> int:
         return len(self.keys)
 
     @property
-    def packets(self) -> Rows:
+    def packets(self) -> Array:
         """int64 (n,): packets that each row stands for."""
         return self.state[:, kernels.PACKETS] + self.state[:, kernels.PACKETS + 1]
 
@@ -55,7 +55,7 @@ class Partials:
         first_row = first_rows(self.keys)
         return self.take(np.lexsort((self.state[:, kernels.FIRST + 1], self.state[:, kernels.FIRST], first_row)))
 
-    def take(self, rows: Rows) -> Partials:
+    def take(self, rows: Array) -> Partials:
         counts = (self.starts[1:] - self.starts[:-1])[rows]
         starts = starts_of(counts)
         picked = np.arange(starts[-1]) + np.repeat(self.starts[:-1][rows] - starts[:-1], counts)
@@ -212,7 +212,7 @@ def columns_of(packets: Packets) -> Columns:
     return columns
 
 
-def _time_order(columns: Columns) -> Rows:
+def _time_order(columns: Columns) -> Array:
     """int64 (n,): the packets' numbers by time, ties by file and offset."""
     order = np.empty(len(columns.offset), np.int64)
     if kernels.time_order(columns, order):
@@ -235,14 +235,14 @@ def head_width(settings: config.Flow) -> int:
     return HEAD_WIDTH + words_of(settings.keep_bytes)
 
 
-def first_rows(keys: Rows) -> Rows:
+def first_rows(keys: Array) -> Array:
     """int64 (n,): for every row of ``keys`` the first row that equals it."""
     first_row = np.empty(len(keys), np.int64)
     kernels.number_keys(keys, np.full(_power_of_two(2 * len(keys)), -1, np.int64), _SECRET, first_row)
     return first_row
 
 
-def starts_of(counts: Rows) -> Rows:
+def starts_of(counts: Array) -> Array:
     """int64 (n + 1,): where each of n runs of rows starts, and where the last ends."""
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
@@ -273,7 +273,7 @@ def _power_of_two(least: int) -> int:
     return 1 << max(least, 1).bit_length()
 
 
-def _binary(rows: Rows, starts: Rows | None = None) -> pa.Array:
+def _binary(rows: Array, starts: Array | None = None) -> pa.Array:
     """Rows of integers as a binary column: one value for each row, or for each run of rows between ``starts``.
 
     Raises:
@@ -290,7 +290,7 @@ def _binary(rows: Rows, starts: Rows | None = None) -> pa.Array:
     return pa.Array.from_buffers(pa.binary(), len(offsets) - 1, [None, pa.py_buffer(offsets), data])
 
 
-def _rows_of(column: pa.Array, dtype: Any, width: int) -> tuple[Rows, Rows]:
+def _rows_of(column: pa.Array, dtype: Any, width: int) -> tuple[Array, Array]:
     """The rows behind a binary column and where each value's rows start; the inverse of ``_binary``.
 
     They are copied: Arrow's memory is read-only, and kernels would be compiled once more for that.

@@ -17,22 +17,22 @@ import pyarrow.parquet as pq
 
 from iotid import schemas
 from iotid.schemas.metadata import remedy
-from iotid.spark.shuffle import numbered, numbers, spark_schema
+from iotid.spark.shuffle import read_task_ids, spark_schema, task_ids
 from iotid.spark.worker_errors import in_worker
 from iotid.storage import is_object_store, open_filesystem, read_table, reading, shown_files
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-    from iotid.storage import Partition
+    from iotid.partitions import Partition
 
 COUNTERS_FILE = "_counters.parquet"  # the underscore hides it from readers of the flows
 QUARANTINE_FILE = "_quarantine.parquet"
 
-TOLD_BY = (
+IDENTITY_COLUMNS = (
     "protocol", "vlan", "client_ip", "client_port", "server_ip", "server_port", "first_seen", "end_reason",
 )  # fmt: skip
-"""Columns of FLOWS that `NightFile.told_further` reads."""
+"""Columns of FLOWS that `FlowFile.superseded` reads."""
 
 _LATER = pa.schema([(name, pa.string()) for name in ("key", "site", "capture_date")])
 _TEXT = ("capture_file", "end_reason", "client_ip", "server_ip", "client_mac", "server_mac")
@@ -40,7 +40,7 @@ _BATCH_ROWS = 1 << 16
 _SPARK_ROWS = 1 << 13  # of batches that go through the JVM
 
 
-class NightFile(NamedTuple):
+class FlowFile(NamedTuple):
     """One file of a night's flows."""
 
     folder: str
@@ -65,9 +65,9 @@ class NightFile(NamedTuple):
                 arrays = [given[name] if name in given else batch.column(name) for name in wanted]
                 yield pa.RecordBatch.from_arrays(arrays, names=wanted)
 
-    def told_further(self, flows: pa.RecordBatch, later: pa.Table) -> pa.BooleanArray:
+    def superseded(self, flows: pa.RecordBatch, later: pa.Table) -> pa.BooleanArray:
         """Which of the file's flows a later night tells, too, and further; ``later``: of `later_flows`."""
-        return _told_further(flows, later, self.site, self.capture_date)
+        return _superseded(flows, later, self.site, self.capture_date)
 
 
 def _check_types(found: pa.Schema, names: Iterable[str]) -> None:
@@ -81,12 +81,12 @@ def _check_types(found: pa.Schema, names: Iterable[str]) -> None:
             raise TypeError(f"{name} is {kind}, must be {expected}")
 
 
-def night_files(nights: Iterable[Partition]) -> list[NightFile]:
+def partition_files(nights: Iterable[Partition]) -> list[FlowFile]:
     """The files of the nights' flows."""
     files = []
     for night in nights:
         names = shown_files(*open_filesystem(night.uri))
-        files += [NightFile(night.uri, name, night.keys["site"], night.keys["capture_date"]) for name in names]
+        files += [FlowFile(night.uri, name, night.key.site, night.key.capture_date) for name in names]
     return files
 
 
@@ -96,18 +96,18 @@ def later_flows(spark: SparkSession, nights: Sequence[Partition]) -> pa.Table:
     took_up = [night for night in nights if before[night.uri]] if len(nights) > 1 else []
     if not took_up:
         return _LATER.empty_table()
-    files = [(file, int(before[file.folder]["last_us"])) for file in night_files(took_up)]
-    told = numbered(spark, range(len(files))).mapInArrow(
+    files = [(file, int(before[file.folder]["last_us"])) for file in partition_files(took_up)]
+    told = task_ids(spark, range(len(files))).mapInArrow(
         in_worker(partial(_read_early, files=files)), spark_schema(_LATER)
     )
     return told.toArrow().cast(_LATER)
 
 
-def _read_early(tasks: Iterable[pa.RecordBatch], files: Sequence[tuple[NightFile, int]]) -> Iterator[pa.RecordBatch]:
+def _read_early(tasks: Iterable[pa.RecordBatch], files: Sequence[tuple[FlowFile, int]]) -> Iterator[pa.RecordBatch]:
     """_LATER of flows that began before the end, in µs, of the night before: of the others none was taken up."""
-    for number in numbers(tasks):
+    for number in read_task_ids(tasks):
         file, end_us = files[number]
-        for batch in file.read(TOLD_BY):
+        for batch in file.read(IDENTITY_COLUMNS):
             early = batch.filter(pc.less_equal(batch["first_seen"].cast(pa.int64()), end_us))
             night = [pa.repeat(value, early.num_rows) for value in (file.site, file.capture_date)]
             yield pa.RecordBatch.from_arrays([_identity(early), *night], schema=_LATER)
@@ -124,7 +124,7 @@ def read_flows(spark: SparkSession, partitions: Iterable[Partition]) -> DataFram
     later = later_flows(spark, nights)
     frames = []
     for night in nights:
-        site, day = night.keys["site"], night.keys["capture_date"]
+        site, day = night.key.site, night.key.capture_date
         stored = read_stored(spark, night.uri, schemas.FLOWS.arrow_schema(stored=True))
         if len(later):
             once = partial(_not_told_further, later=later, site=site, capture_date=day)
@@ -145,14 +145,14 @@ def read_stored(spark: SparkSession, folder: str, schema: pa.Schema) -> DataFram
             re.sub(r"[][\\*?{}]", r"\\\g<0>", folder)
         )  # as it is, no pattern
     read = partial(_read_files, folder=folder, files=shown_files(filesystem, path), schema=schema)
-    return numbered(spark, range(len(read.keywords["files"]))).mapInArrow(in_worker(read), spark_schema(schema))
+    return task_ids(spark, range(len(read.keywords["files"]))).mapInArrow(in_worker(read), spark_schema(schema))
 
 
 def _read_files(
     tasks: Iterable[pa.RecordBatch], folder: str, files: Sequence[str], schema: pa.Schema
 ) -> Iterator[pa.RecordBatch]:
     filesystem, path = open_filesystem(folder)
-    for number in numbers(tasks):
+    for number in read_task_ids(tasks):
         with (
             reading(f"{folder}/{files[number]}", remedy("flows")),
             filesystem.open_input_file(f"{path}/{files[number]}") as source,
@@ -165,10 +165,10 @@ def _not_told_further(
     batches: Iterable[pa.RecordBatch], later: pa.Table, site: str, capture_date: str
 ) -> Iterator[pa.RecordBatch]:
     for batch in batches:
-        yield batch.filter(pc.invert(_told_further(batch, later, site, capture_date)))
+        yield batch.filter(pc.invert(_superseded(batch, later, site, capture_date)))
 
 
-def _told_further(flows: pa.RecordBatch, later: pa.Table, site: str, capture_date: str) -> pa.BooleanArray:
+def _superseded(flows: pa.RecordBatch, later: pa.Table, site: str, capture_date: str) -> pa.BooleanArray:
     ours = pc.and_(pc.equal(later["site"], site), pc.greater(later["capture_date"], capture_date))
     keys = later.filter(ours)["key"]
     return pc.and_(pc.equal(flows["end_reason"], "end"), pc.is_in(_identity(flows), value_set=keys.combine_chunks()))
@@ -184,9 +184,9 @@ def _identity(flows: pa.RecordBatch) -> pa.Array:
         for end in ("client", "server")
     )
     swap = pc.greater(one, other)
-    numbers = [flows["protocol"], flows["vlan"].fill_null(-1), flows["first_seen"].cast(pa.int64())]
+    values = [flows["protocol"], flows["vlan"].fill_null(-1), flows["first_seen"].cast(pa.int64())]
     return pc.binary_join_element_wise(
-        *(number.cast(pa.string()) for number in numbers),
+        *(number.cast(pa.string()) for number in values),
         pc.if_else(swap, other, one),
         pc.if_else(swap, one, other),
         " ",
@@ -197,7 +197,7 @@ def read_counters(partition: Partition) -> pa.Table:
     """schemas.COUNTERS of a partition of table `flows`."""
     stored = schemas.COUNTERS.arrow_schema(stored=True)
     table = read_table(f"{partition.uri}/{COUNTERS_FILE}", stored, remedy("flows"))
-    return _of_night(table, schemas.COUNTERS, partition.keys["site"], partition.keys["capture_date"])
+    return _of_night(table, schemas.COUNTERS, partition.key.site, partition.key.capture_date)
 
 
 def _of_night(table: pa.Table, contract: schemas.Table, site: str, capture_date: str) -> pa.Table:

@@ -12,7 +12,7 @@ from iotid.flows.partial import FlowTable, Partials, packets_of_stretches
 if TYPE_CHECKING:
     from iotid.capture.counters import Counters
     from iotid.capture.splits.overlaps import FirstPackets
-    from iotid.capture.splits.plan import Split
+    from iotid.capture.splits.plan import FileSplit
 
 _ALONE = 1 << 17  # packets that are looked at one by one at once; each may take 400 bytes, and those that are kept
 
@@ -20,8 +20,8 @@ _ALONE = 1 << 17  # packets that are looked at one by one at once; each may take
 class TaskSplits(NamedTuple):
     """What one task reads, and, where captures are one stream, those before (see `iotid.capture.read_splits`)."""
 
-    splits: Sequence[Split]
-    before: Sequence[Split] | None
+    splits: Sequence[FileSplit]
+    before: Sequence[FileSplit] | None
     firsts: FirstPackets | None = None
 
 

@@ -11,7 +11,7 @@ from iotid import config, schemas
 from iotid.capture.packets import column_of, ip_text, mac_text, strings_of
 from iotid.capture.threads import in_threads
 from iotid.flows.columns import FlowColumns, SequenceColumns, empty_columns, lay_out, lay_out_bytes
-from iotid.flows.kernels import END_REASONS, FIRST, HEAD_WIDTH, Rows
+from iotid.flows.kernels import END_REASONS, FIRST, HEAD_WIDTH, Array
 
 if TYPE_CHECKING:
     from iotid.flows.partial import Partials
@@ -23,7 +23,7 @@ class Piece(NamedTuple):
     """Those ``rows`` of ``flows`` that are whole flows of a table."""
 
     flows: Partials
-    rows: Rows  # int64 (n,)
+    rows: Array  # int64 (n,)
 
 
 def flow_table(flows: Partials, paths: pa.Array, settings: config.Flow, carried: int = 0) -> pa.Table:
@@ -53,7 +53,7 @@ def table_in_time_order(pieces: list[Piece], paths: pa.Array, settings: config.F
     return _table(pieces, np.split(place, borders) if pieces else [], paths, settings, carried)
 
 
-def _table(pieces: list[Piece], places: list[Rows], paths: pa.Array, settings: config.Flow, carried: int) -> pa.Table:
+def _table(pieces: list[Piece], places: list[Array], paths: pa.Array, settings: config.Flow, carried: int) -> pa.Table:
     """The table whose row ``places[p][j]`` is row ``rows[j]`` of piece p."""
     starts = np.zeros(sum(map(len, places)) + 1, np.int64)
     for (flows, rows), own in zip(pieces, places, strict=True):
@@ -62,7 +62,7 @@ def _table(pieces: list[Piece], places: list[Rows], paths: pa.Array, settings: c
     columns, sequences = empty_columns(len(starts) - 1, int(starts[-1]))
     first_bytes = np.zeros((len(starts) - 1, settings.keep_packets, settings.keep_bytes), np.uint8)
 
-    def lay_out_piece(piece_and_place: tuple[Piece, Rows]) -> None:
+    def lay_out_piece(piece_and_place: tuple[Piece, Array]) -> None:
         (flows, rows), own = piece_and_place
         lay_out(flows.keys, flows.state, flows.starts, flows.heads, rows, own, starts, columns, sequences)
         if settings.keep_bytes > 0:
@@ -74,7 +74,7 @@ def _table(pieces: list[Piece], places: list[Rows], paths: pa.Array, settings: c
 
 
 def _to_arrow(
-    flows: FlowColumns, sequences: SequenceColumns, starts: Rows, first_bytes: Rows, paths: pa.Array
+    flows: FlowColumns, sequences: SequenceColumns, starts: Array, first_bytes: Array, paths: pa.Array
 ) -> pa.Table:
     schema = schemas.FLOWS.arrow_schema(stored=True)
     columns: dict[str, Any] = {
@@ -101,13 +101,13 @@ def _to_arrow(
     return pa.Table.from_arrays([_array(columns[field.name], field) for field in schema], schema=schema)
 
 
-def _array(values: pa.Array | pa.ChunkedArray | Rows, field: pa.Field) -> pa.Array | pa.ChunkedArray:
+def _array(values: pa.Array | pa.ChunkedArray | Array, field: pa.Field) -> pa.Array | pa.ChunkedArray:
     if isinstance(values, (pa.Array, pa.ChunkedArray)):
         return values
     return column_of(values, field.type, values >= 0 if field.nullable else None)
 
 
-def _binary(values_NKB: Rows) -> pa.Array | pa.ChunkedArray:
+def _binary(values_NKB: Array) -> pa.Array | pa.ChunkedArray:
     """K * B bytes a flow, in chunks, because a binary array of Arrow's holds less than 2 GiB; null where B is 0."""
     count, packets, num_bytes = values_NKB.shape
     if num_bytes == 0:

@@ -18,17 +18,27 @@ import pyarrow.parquet as pq
 
 from iotid import config, schemas
 from iotid.capture.counters import Counters
-from iotid.capture.splits.byte_ranges import reach_of
+from iotid.capture.splits.byte_ranges import lookback_records
 from iotid.capture.splits.overlaps import FirstPackets
-from iotid.capture.splits.plan import Split, last_splits, splits_before
+from iotid.capture.splits.plan import FileSplit, last_splits, splits_before
 from iotid.flows.kernels import BEFORE_ALL, HEAD_WIDTH
 from iotid.flows.merge import Merger, merge, rows_alone
 from iotid.flows.open_flows import CARRIED, OpenFlows, carries, is_carried, take_up
 from iotid.flows.partial import NO_PARTIALS, Partials, head_width
 from iotid.flows.read import TaskSplits, read_partials, read_stretches
 from iotid.flows.table import Piece, table_in_time_order
-from iotid.spark.shuffle import NO_BUCKET, Buckets, aside, beside, contents, from_stream, numbers, parcels, receive
-from iotid.storage import PartFile, open_filesystem
+from iotid.spark.shuffle import (
+    NO_BUCKET,
+    Buckets,
+    from_stream,
+    read_blocks,
+    read_tables,
+    read_task_ids,
+    shuffle_blocks,
+    side_output,
+    with_bucket,
+)
+from iotid.storage import OutputFile, open_filesystem
 
 if TYPE_CHECKING:
     from pyspark import Broadcast
@@ -68,9 +78,9 @@ class Told:
     sums: Sums = field(default_factory=Sums)
 
     @staticmethod
-    def of(asides: pa.Table) -> Told:
+    def of(side_outputs: pa.Table) -> Told:
         told, stretches = Told(), []
-        for kind, table in contents(asides):
+        for kind, table in read_tables(side_outputs):
             if kind == _COUNTERS:
                 for counted in table.to_pylist():
                     told.counters.add(*counted.values())
@@ -91,22 +101,22 @@ def read_tasks(
     flow: config.Flow,
     buckets: Buckets,
 ) -> Iterator[pa.RecordBatch]:
-    """PARCELS of the partial flows of numbered tasks, and their counters."""
-    for task in numbers(tasks):
+    """BLOCKS of the partial flows of numbered tasks, and their counters."""
+    for task in read_task_ids(tasks):
         counters = Counters()
         for partials in read_partials(_splits_of(splits, task, capture, flow), task, capture, flow, counters):
-            yield _parcels(partials, buckets)
-        yield beside(aside(_COUNTERS, counters.table()))
+            yield _blocks(partials, buckets)
+        yield with_bucket(side_output(_COUNTERS, counters.table()))
         if counters.unreadable:
-            yield beside(aside(_QUARANTINE, quarantine_table(counters.unreadable)))
+            yield with_bucket(side_output(_QUARANTINE, quarantine_table(counters.unreadable)))
 
 
 def take_up_open(
     batches: Iterable[pa.RecordBatch], paths: list[str], flow: config.Flow, buckets: Buckets
 ) -> Iterator[pa.RecordBatch]:
-    """PARCELS of what the night before left open."""
+    """BLOCKS of what the night before left open."""
     for batch in batches:
-        yield _parcels(take_up(batch, paths, flow), buckets)
+        yield _blocks(take_up(batch, paths, flow), buckets)
 
 
 def read_again(
@@ -119,7 +129,7 @@ def read_again(
 ) -> Iterator[pa.RecordBatch]:
     """PACKETS_ALONE of unresolved stretches."""
     told = from_stream(stretches.value)
-    for task in numbers(tasks):
+    for task in read_task_ids(tasks):
         own = _partials_of(told.filter(pc.equal(told["task"], task)))
         for packets in read_stretches(_splits_of(splits, task, capture, flow), own, capture, flow, Counters()):
             yield from _rows(packets, buckets)
@@ -151,18 +161,18 @@ class Target:
 
 
 def merge_buckets(batches: Iterable[pa.RecordBatch], target: Target) -> Iterator[pa.RecordBatch]:
-    """PARCELS of a partition into a file of flows and one of those that may be open; ASIDES.
+    """BLOCKS of a partition into a file of flows and one of those that may be open; SIDE_OUTPUTS.
 
     Rows go from here to their file, and not through the JVM. Their order is that of buckets, and of time in each.
     """
     stretches: list[Partials] = []
     width = head_width(target.flow)
     with _Flows(target, "") as flows:
-        for bucket, pieces in receive(batches):
+        for bucket, pieces in read_blocks(batches):
             if bucket == NO_BUCKET:
                 yield from pieces
                 continue
-            partials = Partials.concat([_partials_of(table, width) for _, table in contents(pieces)])
+            partials = Partials.concat([_partials_of(table, width) for _, table in read_tables(pieces)])
             [alone], others = rows_alone([partials])
             merged = merge(others, target.flow)
             flows.write([Piece(partials, alone), Piece(merged.flows, np.arange(len(merged.flows)))])
@@ -195,9 +205,9 @@ def trim_open(
     assert context is not None
     filesystem, path = open_filesystem(folder)
     schema = schemas.OPEN_FLOWS.arrow_schema()
-    for number in numbers(tasks):
+    for number in read_task_ids(tasks):
         name, rows, packets = files[number], 0, 0
-        trimmed = PartFile(folder, name, context.taskAttemptId(), schema, _GROUP_ROWS)
+        trimmed = OutputFile(folder, name, context.taskAttemptId(), schema, _GROUP_ROWS)
         with filesystem.open_input_file(f"{path}/{name}") as source:
             for batch in pq.ParquetFile(source).iter_batches(_BATCH_ROWS, use_threads=False):
                 kept = pa.Table.from_batches([batch.filter(pc.greater_equal(batch["last_us"], since_us))])
@@ -209,8 +219,8 @@ def trim_open(
 
 def _told(sums: Sums, stretches: Partials) -> Iterator[pa.RecordBatch]:
     if len(stretches):
-        yield aside(_STRETCHES, pa.Table.from_batches([stretches.to_arrow()]))
-    yield aside(_SUMS, pa.table({f.name: [getattr(sums, f.name)] for f in fields(Sums)}))
+        yield side_output(_STRETCHES, pa.Table.from_batches([stretches.to_arrow()]))
+    yield side_output(_SUMS, pa.table({f.name: [getattr(sums, f.name)] for f in fields(Sums)}))
 
 
 class _Flows:
@@ -227,12 +237,12 @@ class _Flows:
         self._flow = target.flow
         self._carried = len(open_paths)
         self._paths = pa.concat_arrays([open_paths, _paths(from_stream(target.splits.value))])
-        self._file = PartFile(target.folder, name, attempt, schemas.FLOWS.arrow_schema(stored=True), _GROUP_ROWS)
+        self._file = OutputFile(target.folder, name, attempt, schemas.FLOWS.arrow_schema(stored=True), _GROUP_ROWS)
         self._open: OpenFlows | None = None
         if carries(target.flow):
             self._open = OpenFlows(target.flow)
             folder = f"{target.folder}/{OPEN_FOLDER}"
-            self._open_file = PartFile(folder, name, attempt, schemas.OPEN_FLOWS.arrow_schema(), _GROUP_ROWS)
+            self._open_file = OutputFile(folder, name, attempt, schemas.OPEN_FLOWS.arrow_schema(), _GROUP_ROWS)
 
     def write(self, pieces: list[Piece]) -> None:
         """Write flows in the order of time."""
@@ -271,17 +281,17 @@ def quarantine_table(unreadable: Mapping[str, str]) -> pa.Table:
 
 def _splits_of(splits: Broadcast[bytes], task: int, capture: config.Capture, flow: config.Flow) -> TaskSplits:
     table = from_stream(splits.value)
-    stored = [name for name in Split.__dataclass_fields__ if name in schemas.SPLITS.names]
+    stored = [name for name in FileSplit.__dataclass_fields__ if name in schemas.SPLITS.names]
 
-    def rows(chosen: pa.ChunkedArray) -> list[Split]:
-        return [Split(**row) for row in table.filter(chosen).select(stored).to_pylist()]
+    def rows(chosen: pa.ChunkedArray) -> list[FileSplit]:
+        return [FileSplit(**row) for row in table.filter(chosen).select(stored).to_pylist()]
 
     own = rows(pc.equal(table["task"], task))
     firsts = FirstPackets(zip(table["file_index"].to_pylist(), table["first_packet"].to_pylist(), strict=True))
     if not flow.join_files:
         return TaskSplits(own, None, firsts)
     first = own[0].file_index
-    near = pc.greater_equal(table["file_index"], first - reach_of(capture))
+    near = pc.greater_equal(table["file_index"], first - lookback_records(capture))
     before = last_splits(rows(pc.and_(near, pc.less(table["file_index"], first))))
     return TaskSplits(own, splits_before(before, own[0], capture), firsts)
 
@@ -298,8 +308,8 @@ def _partials_of(table: pa.Table, width: int = HEAD_WIDTH) -> Partials:
     return Partials.concat([Partials.from_arrow(batch, width) for batch in table.to_batches()])
 
 
-def _parcels(partials: Partials, buckets: Buckets) -> pa.RecordBatch:
-    return parcels(partials.to_arrow(), buckets.hashed(partials.keys.T), buckets)
+def _blocks(partials: Partials, buckets: Buckets) -> pa.RecordBatch:
+    return shuffle_blocks(partials.to_arrow(), buckets.hashed(partials.keys.T), buckets)
 
 
 def _rows(partials: Partials, buckets: Buckets) -> Iterator[pa.RecordBatch]:

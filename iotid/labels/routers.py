@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from iotid.arrow import one_chunk
 from iotid.labels.owner import is_host, is_shown, parse_addresses, sent_by
-from iotid.spark.shuffle import numbered, numbers, spark_schema
+from iotid.spark.shuffle import read_task_ids, spark_schema, task_ids
 from iotid.spark.worker_errors import in_worker
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ _ENDS_OF_SITE = ENDS.append(pa.field("site", pa.string()))
 
 
 class FlowFile(Protocol):
-    """Flows of one site that are read batch by batch; `flows.NightFile` is one."""
+    """Flows of one site that are read batch by batch; `flows.FlowFile` is one."""
 
     @property
     def site(self) -> str: ...
@@ -56,7 +56,7 @@ def find_routers(
         ends = pa.concat_tables([_ENDS_OF_SITE.empty_table(), *(_ends_of(file, inside) for file in files)])
     else:
         look = partial(_look, files=files, inside=inside)
-        found = numbered(spark, range(len(files))).mapInArrow(in_worker(look), spark_schema(_ENDS_OF_SITE))
+        found = task_ids(spark, range(len(files))).mapInArrow(in_worker(look), spark_schema(_ENDS_OF_SITE))
         ends = found.toArrow().cast(_ENDS_OF_SITE)
     sites = sorted({file.site for file in files})
     return {site: routers_of(ends.filter(pc.equal(ends["site"], site)).drop_columns("site")) for site in sites}
@@ -102,7 +102,7 @@ def routers_of(ends: pa.Table) -> frozenset[str]:
 
 
 def _look(tasks: Iterable[pa.RecordBatch], files: Sequence[FlowFile], inside: Networks) -> Iterator[pa.RecordBatch]:
-    for number in numbers(tasks):
+    for number in read_task_ids(tasks):
         yield from _ends_of(files[number], inside).to_batches()
 
 

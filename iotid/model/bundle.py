@@ -27,7 +27,7 @@ from iotid.inputs import parse_object, read_file
 from iotid.model.arrays import Spec, arrays_of, read_arrays
 from iotid.model.device import DeviceModel, kinds_of
 from iotid.model.network.ensemble import AdaptiveEnsemble, shapes
-from iotid.model.network.sequence_counts import Memory
+from iotid.model.network.sequence_counts import SequenceCounts
 from iotid.model.network.sequences import batches_by_length, distinct_sequences, step_counts, tensors_of
 from iotid.schemas import typed
 
@@ -85,7 +85,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 class Learned:
     """What a model knows beside its network: training's sequences, and what devices' sets of flows look like."""
 
-    memory: Memory | None = None
+    memory: SequenceCounts | None = None
     devices: DeviceModel | None = None
 
     def to_tensors(self) -> dict[str, torch.Tensor]:
@@ -103,7 +103,7 @@ class Learned:
         """What the tensors of ``to_tensors`` are, of a model of this encoding."""
         _, kind_C = kinds_of(encoding.labels, encoding.devices)
         parts = {
-            "memory": Memory.specs(len(encoding.labels)),
+            "memory": SequenceCounts.specs(len(encoding.labels)),
             "devices": DeviceModel.specs(kind_C, len(encoding.vocabularies), encoding.max_packets),
         }
         return {f"{part}.{name}": spec for part, specs in parts.items() for name, spec in specs.items()}
@@ -129,7 +129,7 @@ class Learned:
         memory, devices = arrays["memory"], arrays["devices"]
         _, kind_C = kinds_of(encoding.labels, encoding.devices)
         return cls(
-            Memory.from_arrays(memory) if memory else None,
+            SequenceCounts.from_arrays(memory) if memory else None,
             DeviceModel.from_arrays(devices, kind_C) if devices else None,
         ), weights
 

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 Hashes = NDArray[np.uint64]
 
-ASIDES = pa.schema([pa.field("kind", pa.string()), pa.field("content", pa.binary())])
-PARCELS = pa.schema([pa.field("partition", pa.int32()), pa.field("bucket", pa.int32()), *ASIDES])
+SIDE_OUTPUTS = pa.schema([pa.field("kind", pa.string()), pa.field("content", pa.binary())])
+BLOCKS = pa.schema([pa.field("partition", pa.int32()), pa.field("bucket", pa.int32()), *SIDE_OUTPUTS])
 NO_BUCKET = -1  # of asides, which come before all parcels
 
 _ROWS = "rows"
@@ -111,8 +111,8 @@ class Buckets:
         return np.frombuffer(hashlib.shake_256(self.secret).digest(8 * count), "<u8").astype(np.uint64)
 
 
-def parcels(rows: pa.RecordBatch, hash_N: Hashes, buckets: Buckets) -> pa.RecordBatch:
-    """PARCELS of the rows, whose hashes (`Buckets.hashed`) say which bucket each belongs to."""
+def shuffle_blocks(rows: pa.RecordBatch, hash_N: Hashes, buckets: Buckets) -> pa.RecordBatch:
+    """BLOCKS of the rows, whose hashes (`Buckets.hashed`) say which bucket each belongs to."""
     bucket_N = buckets.of_hash(hash_N)
     order = np.argsort(bucket_N, kind="stable")
     dealt = rows.take(pa.array(order))
@@ -126,25 +126,25 @@ def parcels(rows: pa.RecordBatch, hash_N: Hashes, buckets: Buckets) -> pa.Record
             pa.array([_ROWS] * len(bucket_B), pa.string()),
             pa.array([to_stream(dealt.slice(start, end - start)) for start, end in pairwise(bounds)], pa.binary()),
         ],
-        schema=PARCELS,
+        schema=BLOCKS,
     )
 
 
-def parcel(bucket: int, rows: pa.Table) -> pa.RecordBatch:
-    """All rows of a bucket as PARCELS that stay where they are."""
-    return beside(aside(_ROWS, rows), bucket)
+def local_block(bucket: int, rows: pa.Table) -> pa.RecordBatch:
+    """All rows of a bucket as BLOCKS that stay where they are."""
+    return with_bucket(side_output(_ROWS, rows), bucket)
 
 
-def aside(kind: str, content: pa.Table) -> pa.RecordBatch:
-    """The table as a row of ASIDES."""
+def side_output(kind: str, content: pa.Table) -> pa.RecordBatch:
+    """The table as a row of SIDE_OUTPUTS."""
     row = [pa.array([kind]), pa.array([to_stream(content)], pa.binary())]
-    return pa.RecordBatch.from_arrays(row, schema=ASIDES)
+    return pa.RecordBatch.from_arrays(row, schema=SIDE_OUTPUTS)
 
 
-def beside(asides: pa.RecordBatch, bucket: int = NO_BUCKET) -> pa.RecordBatch:
-    """ASIDES as PARCELS, to travel with those of rows."""
-    where = [pa.array(np.full(asides.num_rows, number, np.int32)) for number in (0, bucket)]
-    return pa.RecordBatch.from_arrays([*where, *asides.columns], schema=PARCELS)
+def with_bucket(side_outputs: pa.RecordBatch, bucket: int = NO_BUCKET) -> pa.RecordBatch:
+    """SIDE_OUTPUTS as BLOCKS, to travel with those of rows."""
+    where = [pa.array(np.full(side_outputs.num_rows, number, np.int32)) for number in (0, bucket)]
+    return pa.RecordBatch.from_arrays([*where, *side_outputs.columns], schema=BLOCKS)
 
 
 def partitions_of(spark: SparkSession) -> int:
@@ -152,14 +152,14 @@ def partitions_of(spark: SparkSession) -> int:
     return int(spark.conf.get("spark.sql.shuffle.partitions") or 1)
 
 
-def numbered(spark: SparkSession, tasks: Sequence[int]) -> DataFrame:
+def task_ids(spark: SparkSession, tasks: Sequence[int]) -> DataFrame:
     """One row and one Spark task for each number, for workers to read with ``numbers``."""
     each = spark.range(0, len(tasks), 1, max(len(tasks), 1))
     same = list(tasks) == list(range(len(tasks)))
     return each if same else each.mapInArrow(in_worker(partial(_renumber, list(tasks))), "id long")
 
 
-def numbers(batches: Iterable[pa.RecordBatch]) -> Iterator[int]:
+def read_task_ids(batches: Iterable[pa.RecordBatch]) -> Iterator[int]:
     """The numbers of a task's rows of ``numbered``."""
     _stay_loaded()
     for batch in batches:
@@ -167,17 +167,17 @@ def numbers(batches: Iterable[pa.RecordBatch]) -> Iterator[int]:
 
 
 def _renumber(tasks: list[int], batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    for number in numbers(batches):
+    for number in read_task_ids(batches):
         yield pa.RecordBatch.from_pydict({"id": pa.array([tasks[number]], pa.int64())})
 
 
-def spread(sent: DataFrame, partitions: int) -> DataFrame:
+def exchange(sent: DataFrame, partitions: int) -> DataFrame:
     """Every parcel where its bucket is: in as many partitions as it was dealt for, in the order of the buckets."""
     return sent.repartitionById(partitions, "partition").sortWithinPartitions("bucket")
 
 
-def receive(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, list[pa.RecordBatch]]]:
-    """Each bucket of a partition with its parcels as ASIDES, in no order. NO_BUCKET, where it is, comes first."""
+def read_blocks(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, list[pa.RecordBatch]]]:
+    """Each bucket of a partition with its parcels as SIDE_OUTPUTS, in no order. NO_BUCKET, where it is, comes first."""
     _stay_loaded()
     bucket = NO_BUCKET
     waiting: list[pa.RecordBatch] = []
@@ -192,13 +192,13 @@ def receive(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, list[pa.Re
                 waiting = []
             bucket = int(bucket_of_row[start])
             piece = batch.slice(start, end - start)
-            waiting.append(pa.RecordBatch.from_arrays([piece["kind"], piece["content"]], schema=ASIDES))
+            waiting.append(pa.RecordBatch.from_arrays([piece["kind"], piece["content"]], schema=SIDE_OUTPUTS))
     if waiting:
         yield bucket, waiting
 
 
-def contents(pieces: Sequence[pa.RecordBatch] | pa.Table) -> Iterator[tuple[str, pa.Table]]:
-    """(kind, table) of every row of ASIDES."""
+def read_tables(pieces: Sequence[pa.RecordBatch] | pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    """(kind, table) of every row of SIDE_OUTPUTS."""
     for piece in pieces.to_batches() if isinstance(pieces, pa.Table) else pieces:
         for kind, stream in zip(piece["kind"].to_pylist(), piece["content"], strict=True):
             yield kind, from_stream(stream.as_buffer())

@@ -24,9 +24,9 @@ from iotid.studies.study import Outcome, Result, Study, SystemScores
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-    from iotid.dataset import LabelledFlows, Traffic
+    from iotid.dataset import DeviceTraffic, LabelledFlows
     from iotid.labels import DeviceList
-    from iotid.storage import Partition
+    from iotid.partitions import Partition
 
 _HEAD = (
     "system",
@@ -48,15 +48,15 @@ _OF_SETS = ("known", "left_out")
 def made_by(settings: config.Settings, nights: Sequence[Partition], devices: DeviceList) -> str:
     """Names all that a comparison depends on, but for the protocols asked for."""
     made_of: dict[str, Any] = {"devices": devices.hash}
-    made_of["nights"] = [[night.keys, night.metadata] for night in nights]
+    made_of["nights"] = [[night.key, night.metadata] for night in nights]
     made_of["census"] = settings.census.model_dump(include={"min_flows", "min_evidence", "min_confidence"})
     sections = (settings.model, settings.training, settings.dataset, settings.evaluation, settings.flow)
     return config.settings_hash(*sections, extra=made_of)
 
 
-def read_traffic(
+def read_device_traffic(
     spark: SparkSession, splits: Sequence[Partition], flows: LabelledFlows, capture: config.Capture
-) -> Traffic:
+) -> DeviceTraffic:
     """What the devices' packets look like in the captures of these nights (SPLITS); reads them once more.
 
     A capture that is planned at several sites counts once, at the first by name.
@@ -64,9 +64,11 @@ def read_traffic(
     Raises:
         InputError: a capture is no longer there.
     """
-    from iotid.dataset import read_traffic
+    from iotid.dataset import read_device_traffic
 
-    return read_traffic(spark, _captures_by_site(splits), flows.devices, flows.settings.label, flows.labels, capture)
+    return read_device_traffic(
+        spark, _captures_by_site(splits), flows.devices, flows.settings.label, flows.labels, capture
+    )
 
 
 def _captures_by_site(splits: Sequence[Partition]) -> dict[str, list[str]]:
@@ -74,9 +76,9 @@ def _captures_by_site(splits: Sequence[Partition]) -> dict[str, list[str]]:
 
     columns = pa.schema([SPLITS.arrow_schema().field("path")])
     site_of: dict[str, str] = {}
-    for night in sorted(splits, key=lambda night: night.keys["site"], reverse=True):
+    for night in sorted(splits, key=lambda night: night.key["site"], reverse=True):
         planned = read_table(night.uri, columns, remedy("splits"))["path"].unique().to_pylist()
-        site_of |= dict.fromkeys(planned, night.keys["site"])
+        site_of |= dict.fromkeys(planned, night.key["site"])
     paths: dict[str, list[str]] = {}
     for path, site in sorted(site_of.items()):
         paths.setdefault(site, []).append(path)
@@ -84,7 +86,7 @@ def _captures_by_site(splits: Sequence[Partition]) -> dict[str, list[str]]:
 
 
 def compare(
-    flows: LabelledFlows, settings: config.Settings, folder: Path, traffic: Traffic | None = None
+    flows: LabelledFlows, settings: config.Settings, folder: Path, traffic: DeviceTraffic | None = None
 ) -> list[Result]:
     """One result for each of ``evaluation.protocols``; raises what ``Study.run`` raises, if it can before training."""
     import torch

@@ -21,15 +21,15 @@ from iotid import config
 from iotid.dataset.characteristics import quantise_column, select_characteristics
 from iotid.dataset.tasks import Source
 from iotid.dataset.write import check_nights
-from iotid.flows import later_flows, night_files
+from iotid.flows import later_flows, partition_files
 from iotid.labels import DeviceList
-from iotid.spark.shuffle import numbered, numbers, spark_schema
+from iotid.spark.shuffle import read_task_ids, spark_schema, task_ids
 from iotid.spark.worker_errors import in_worker
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-    from iotid.storage import Partition
+    from iotid.partitions import Partition
 
 MEAN, ENTROPY = "mean", "entropy"
 _STEP = {MEAN: 1.0, ENTROPY: 0.01}  # what values are rounded to: the characteristic's unit, and bits
@@ -56,7 +56,7 @@ class Spread(NamedTuple):
         return float(self.values[np.searchsorted(below, share * below[-1])])
 
 
-Traffic = Mapping[tuple[str, str, str], Spread]
+Distributions = Mapping[tuple[str, str, str], Spread]
 """(label, characteristic, MEAN or ENTROPY) -> its spread."""
 
 
@@ -66,17 +66,17 @@ def describe(
     devices: DeviceList,
     settings: config.Dataset,
     flow: config.Flow,
-) -> Traffic:
+) -> Distributions:
     """The traffic of every label with ``dataset.min_flows`` flows or more, of ``dataset.characteristics``."""
     check_nights(nights, flow)
-    files = night_files(nights)
+    files = partition_files(nights)
     source = Source(files, later_flows(spark, nights), devices.at(files, spark), settings, flow.max_packets)
     count = partial(_count, source=source)
-    counted = numbered(spark, range(len(files))).mapInArrow(in_worker(count), spark_schema(_COUNTED)).toArrow()
+    counted = task_ids(spark, range(len(files))).mapInArrow(in_worker(count), spark_schema(_COUNTED)).toArrow()
     return summarise(counted, settings.min_flows)
 
 
-def summarise(counted: pa.Table, min_flows: int) -> Traffic:
+def summarise(counted: pa.Table, min_flows: int) -> Distributions:
     """The spreads of counts that were made in pieces."""
     keys = ["label", "characteristic", "measure", "steps"]
     summed = counted.group_by(keys, use_threads=False).aggregate([("flows", "sum")])
@@ -92,7 +92,7 @@ def summarise(counted: pa.Table, min_flows: int) -> Traffic:
     }
 
 
-def look_alikes(traffic: Traffic, devices: DeviceList, kind: str) -> dict[str, list[str]]:
+def look_alikes(traffic: Distributions, devices: DeviceList, kind: str) -> dict[str, list[str]]:
     """Labels of one vendor and type, by both."""
     groups: dict[str, list[str]] = {}
     for label, name in devices.alike(kind, dict.fromkeys(label for label, _, _ in traffic)).items():
@@ -100,7 +100,7 @@ def look_alikes(traffic: Traffic, devices: DeviceList, kind: str) -> dict[str, l
     return groups
 
 
-def to_json(traffic: Traffic) -> list[dict[str, object]]:
+def to_json(traffic: Distributions) -> list[dict[str, object]]:
     """One entry for each spread."""
     return [
         {
@@ -115,7 +115,7 @@ def to_json(traffic: Traffic) -> list[dict[str, object]]:
 
 
 def _count(tasks: Iterable[pa.RecordBatch], source: Source) -> Iterator[pa.RecordBatch]:
-    for number in numbers(tasks):
+    for number in read_task_ids(tasks):
         counts: Counter[tuple[str, str, str, int]] = Counter()
         for flows, label_N, _, _ in source.read(number, source.sequence_columns, Counter()):
             for name, each in select_characteristics(source.settings.characteristics).items():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from iotid.evaluation.figures import BLUE, COLOURS, DASHES, GREY, ORANGE, new_figure, plain_axes, save, short_name
-from iotid.studies.describe import ENTROPY, MEAN, Traffic
+from iotid.studies.describe import ENTROPY, MEAN, Distributions
 from iotid.studies.open_set import DETECTION
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def roc(scores: Mapping[str, NewScore], path: Path, title: str = "") -> None:
     save(figure, path)
 
 
-def of_traffic(traffic: Traffic, alike: Mapping[str, Sequence[str]], folder: Path) -> list[str]:
+def of_traffic(traffic: Distributions, alike: Mapping[str, Sequence[str]], folder: Path) -> list[str]:
     """Every figure of ``traffic`` below ``folder``; the names of their files.
 
     ``alike``: groups of labels whose entropies are drawn on one panel, those with one label left out.
@@ -79,7 +79,7 @@ def of_traffic(traffic: Traffic, alike: Mapping[str, Sequence[str]], folder: Pat
     return drawn
 
 
-def boxes(traffic: Traffic, characteristic: str, path: Path, title: str = "") -> None:
+def boxes(traffic: Distributions, characteristic: str, path: Path, title: str = "") -> None:
     """Of every label the spread over its flows of a characteristic's mean and entropy (the paper's figures 2 and 3).
 
     Boxes hold the middle half, whiskers reach from the 5th to the 95th percentile. Labels by their median mean.
@@ -114,7 +114,9 @@ def boxes(traffic: Traffic, characteristic: str, path: Path, title: str = "") ->
     save(figure, path)
 
 
-def entropy_curves(traffic: Traffic, characteristic: str, groups: Mapping[str, Sequence[str]], path: Path) -> None:
+def entropy_curves(
+    traffic: Distributions, characteristic: str, groups: Mapping[str, Sequence[str]], path: Path
+) -> None:
     """Share of flows whose entropy is at most so many bits, a panel for each group of labels (figures 1 and 7)."""
     columns = min(len(groups), 3)
     rows = -(-len(groups) // columns)

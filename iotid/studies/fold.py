@@ -23,23 +23,22 @@ from numpy.typing import NDArray
 from iotid import baselines, config
 from iotid.arrow import one_chunk
 from iotid.baselines.capture_bag import CaptureBag
-from iotid.dataset import Encoding, LabelledFlows
-from iotid.dataset import Sets as FlowSets
+from iotid.dataset import Encoding, FlowSets, LabelledFlows
 from iotid.dataset.characteristics import unseen_share
-from iotid.dataset.in_memory import Part
-from iotid.dataset.split_protocols import PARTS
+from iotid.dataset.in_memory import DatasetSplit
+from iotid.dataset.split_protocols import DATASET_SPLITS
 from iotid.errors import DataError, SettingError
 from iotid.evaluation import leakage
 from iotid.studies import protocols
 from iotid.studies.carry import majority, to_captures, to_flows
-from iotid.studies.open_set import Sets
+from iotid.studies.open_set import OpenSetAnswers
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-    from iotid.baselines import Samples, WindowRival
+    from iotid.baselines import Samples, WindowBaseline
     from iotid.baselines.etei import Etei
-    from iotid.dataset import Traffic
+    from iotid.dataset import DeviceTraffic
     from iotid.model import Predictor
     from iotid.model.device import Answer, DeviceModel
 
@@ -69,7 +68,7 @@ class Fold:
 
     settings: config.Settings
     folder: Path  # of the ensemble that is trained for it
-    traffic: Traffic | None
+    traffic: DeviceTraffic | None
     flows: LabelledFlows
     part: NDArray[np.int8]  # (N,) as protocols.splits gives it
     protocol: str
@@ -85,11 +84,11 @@ class Fold:
             "ceiling": leakage.ceiling(test),
         }
 
-    def open_sets(self, group: int) -> Sets:
+    def open_sets(self, group: int) -> OpenSetAnswers:
         """What is said of whole captures of learned kinds, held back, and of kinds that were left out."""
         left_out = self._part_of(self.part == protocols.LEFT_OUT)
         asked = [self._sets(part, group) for part in (self.parts["test"], left_out)]
-        return Sets(*(np.concatenate(columns) for columns in zip(*asked, strict=True)))
+        return OpenSetAnswers(*(np.concatenate(columns) for columns in zip(*asked, strict=True)))
 
     def answers(self) -> dict[str, dict[str, Items]]:
         """System -> what it answers for -> its answers."""
@@ -105,9 +104,9 @@ class Fold:
         return found | self._further()
 
     @cached_property
-    def _dataset(self) -> tuple[Encoding, dict[str, Part]]:
+    def _dataset(self) -> tuple[Encoding, dict[str, DatasetSplit]]:
         encoding, parts = self.flows.dataset(self.part)
-        for part in PARTS:
+        for part in DATASET_SPLITS:
             if part not in parts:
                 raise DataError(f"{self.name}: no flow is in the {part} part; give more captures, or another protocol")
         return encoding, parts
@@ -117,7 +116,7 @@ class Fold:
         return self._dataset[0]
 
     @property
-    def parts(self) -> dict[str, Part]:
+    def parts(self) -> dict[str, DatasetSplit]:
         return self._dataset[1]
 
     @cached_property
@@ -157,15 +156,17 @@ class Fold:
         return kinds_of(self.encoding.labels, self.encoding.devices)[1]
 
     @cached_property
-    def _learned(self) -> Part:
+    def _learned(self) -> DatasetSplit:
         """The training and the validation part as one."""
         return self._part_of((self.part == protocols.TRAIN) | (self.part == protocols.VALIDATION))
 
-    def _part_of(self, is_in_N: NDArray[np.bool_]) -> Part:
+    def _part_of(self, is_in_N: NDArray[np.bool_]) -> DatasetSplit:
         flow = np.flatnonzero(is_in_N)
-        return Part.of(self.encoding.encode(self.flows.flows.take(pa.array(flow))), self.flows.label[flow], flow)
+        return DatasetSplit.of(
+            self.encoding.encode(self.flows.flows.take(pa.array(flow))), self.flows.label[flow], flow
+        )
 
-    def _sets(self, part: Part, group: int) -> Sets:
+    def _sets(self, part: DatasetSplit, group: int) -> OpenSetAnswers:
         """What is said of the part's captures of a device, in the order of their numbers; unlisted ones have no kind
         that could be found or missed, and are left off."""
         from iotid.model.device import NO_KIND, decide
@@ -177,7 +178,7 @@ class Fold:
         answer, kind_U = self._device_model.answer(sequences, bags_UR), self._kind_of[label_U]
         decision = decide(answer, 0.0, flows_U, self.settings.census)  # each capture is of one device: no households
         best_U = decision.probability.max(axis=1)
-        sets = Sets(
+        sets = OpenSetAnswers(
             unit=np.unique(self.units[part.flow]),
             label=label_U,
             left_out=np.isin(label_U, self.flows.label[self.part == protocols.LEFT_OUT]),
@@ -190,7 +191,7 @@ class Fold:
             status=decision.status,
             group=np.full(len(label_U), group),
         )
-        return Sets(*(column[kind_U != NO_KIND] for column in sets))
+        return OpenSetAnswers(*(column[kind_U != NO_KIND] for column in sets))
 
     def _by_device_model(self) -> dict[str, Items]:
         """Answers for the test part's captures, and for each of their flows that of its capture."""
@@ -209,7 +210,7 @@ class Fold:
         bag.fit(learned.rows.sequences, *self._bags(learned), len(self.flows.labels))
         return self._of_captures(bag.probabilities(test.rows.sequences, self._bags(test)[0]))
 
-    def _bags(self, part: Part) -> tuple[csr_matrix, NDArray[np.int64]]:
+    def _bags(self, part: DatasetSplit) -> tuple[csr_matrix, NDArray[np.int64]]:
         """Flows of each row in each capture of a device (U, rows), and the captures' labels (U,)."""
         from scipy.sparse import coo_matrix
 
@@ -265,7 +266,7 @@ class Fold:
         rival.fit(train, label_P, np.ones(len(label_P), np.int64), len(self.flows.labels))
         return rival.probabilities(test)
 
-    def _by_windows(self, rival: WindowRival, samples: Samples) -> dict[str, Items]:
+    def _by_windows(self, rival: WindowBaseline, samples: Samples) -> dict[str, Items]:
         assert self.traffic is not None
         capture_L, part_L = self._captures_of(self.traffic)
         cuts = self.protocol in _CUT_CAPTURES
@@ -295,7 +296,7 @@ class Fold:
         votes_UC = np.where((units[place] == wanted)[:, np.newaxis], voted[place], prior_C)
         return found | self._of_flows(carried_PC) | {CAPTURES: self._of_captures(votes_UC)}
 
-    def _captures_of(self, traffic: Traffic) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
+    def _captures_of(self, traffic: DeviceTraffic) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
         """The number (L,) of each of the traffic's capture files among the flows', -1 if it has none, and its part."""
         encoded = one_chunk(self.flows.flows["capture_file"]).dictionary_encode()
         code_N = encoded.indices.to_numpy()

@@ -25,7 +25,7 @@ ORIGINS = {
 }
 
 
-class Sets(NamedTuple):
+class OpenSetAnswers(NamedTuple):
     """What models said (U,) of captures of a device. ``is_new``: no kind is as likely as a census finds one.
 
     ``is_own``: the capture's own kind is found, and no other.
@@ -82,7 +82,7 @@ class OpenSet(TypedDict):
     per_label: list[LeftOut]
 
 
-def judge(sets: Sets, labels: Sequence[str]) -> OpenSet:
+def judge(sets: OpenSetAnswers, labels: Sequence[str]) -> OpenSet:
     """``sets``: of all groups, each with captures of both sorts."""
     new_U = sets.left_out
     groups = [sets.group == group for group in np.unique(sets.group)]
@@ -120,7 +120,7 @@ def _score(new_U: NDArray[np.bool_], score_U: NDArray[np.float64], groups: Seque
     }
 
 
-def _left_out(sets: Sets, label: int, labels: Sequence[str]) -> LeftOut:
+def _left_out(sets: OpenSetAnswers, label: int, labels: Sequence[str]) -> LeftOut:
     own_U = sets.left_out & (sets.label == label)
     status_L, found_L, names_L = sets.status[own_U], _is_found(sets)[own_U], sets.named[own_U & _is_found(sets)]
     return {
@@ -133,7 +133,7 @@ def _left_out(sets: Sets, label: int, labels: Sequence[str]) -> LeftOut:
     }
 
 
-def _is_found(sets: Sets) -> NDArray[np.bool_]:
+def _is_found(sets: OpenSetAnswers) -> NDArray[np.bool_]:
     return np.isin(sets.status, (KNOWN, SEVERAL))
 
 

@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 from iotid import config
 from iotid.baselines import Samples
 from iotid.dataset import LabelledFlows
-from iotid.dataset.split_protocols import PARTS
+from iotid.dataset.split_protocols import DATASET_SPLITS
 from iotid.errors import SettingError
 from iotid.labels.device_list import UNKNOWN as UNLISTED
 
 OF_DATASET = ("random_flow", "random_unique", "by_capture", "by_time")
 FOLDS, SITE, DRIFT, DEVICES_OUT = "capture_folds", "site:", "drift", "devices_out"
-TRAIN, VALIDATION, TEST = range(len(PARTS))
-LEFT_OUT = len(PARTS)  # of a kind that is not to be learned
+TRAIN, VALIDATION, TEST = range(len(DATASET_SPLITS))
+LEFT_OUT = len(DATASET_SPLITS)  # of a kind that is not to be learned
 _DAY_US = 86_400_000_000
 
 

@@ -18,15 +18,15 @@ from numpy.typing import NDArray
 from iotid import config
 from iotid.dataset import LabelledFlows
 from iotid.dataset.arrays import exact_keys, side_by_side
-from iotid.dataset.split_protocols import PARTS
+from iotid.dataset.split_protocols import DATASET_SPLITS
 from iotid.evaluation import metrics
 from iotid.evaluation.schema import ClassScore, Score
 from iotid.studies import open_set, protocols
 from iotid.studies.fold import CAPTURES, ENSEMBLE, FLOWS, Fold, Items
-from iotid.studies.open_set import OpenSet, Sets
+from iotid.studies.open_set import OpenSet, OpenSetAnswers
 
 if TYPE_CHECKING:
-    from iotid.dataset import Traffic
+    from iotid.dataset import DeviceTraffic
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class Study:
 
     settings: config.Settings
     folder: Path
-    traffic: Traffic | None = None
+    traffic: DeviceTraffic | None = None
 
     def run(self, flows: LabelledFlows, protocol: str) -> Result:
         """Train and test under ``protocol``.
@@ -112,10 +112,10 @@ class Study:
         tested: list[dict[str, dict[str, Items]]] = []
         shares: list[dict[str, float]] = []
         sizes: list[NDArray[np.int64]] = []
-        asked: list[Sets] = []
+        asked: list[OpenSetAnswers] = []
         for number, part_N in enumerate(protocols.splits(flows, protocol, self.settings.evaluation), start=1):
             log.info("%s: part %d", protocol, number)
-            sizes.append(np.bincount(part_N[part_N >= 0], minlength=len(PARTS) + 1))
+            sizes.append(np.bincount(part_N[part_N >= 0], minlength=len(DATASET_SPLITS) + 1))
             name = f"{protocol.replace(':', '-')}-{number:02}"
             one = Fold(self.settings, self.folder / name, self.traffic, flows, part_N, protocol, name)
             tested.append(one.answers())
@@ -129,10 +129,10 @@ class Study:
         weights = [int(size[protocols.TEST]) for size in sizes]
         means = {name: float(np.average([each[name] for each in shares], weights=weights)) for name in shares[0]}
         *others, test, left_out = np.sum(sizes, axis=0).tolist()
-        told = dict(zip(PARTS, [*(flows // len(sizes) for flows in others), test], strict=True))
+        told = dict(zip(DATASET_SPLITS, [*(flows // len(sizes) for flows in others), test], strict=True))
         if not asked:
             return Result(self._outcome(flows, protocol, systems, one.origins, means, told), _table(flows, systems))
-        sets = Sets(*(np.concatenate(columns) for columns in zip(*asked, strict=True)))
+        sets = OpenSetAnswers(*(np.concatenate(columns) for columns in zip(*asked, strict=True)))
         outcome = self._outcome(flows, protocol, systems, one.origins, means, told | {"left_out": left_out})
         outcome["open_set"] = open_set.judge(sets, flows.labels)
         return Result(outcome, _table(flows, systems), _table_of_sets(flows, sets))
@@ -267,7 +267,7 @@ def _table(flows: LabelledFlows, systems: Mapping[str, Mapping[str, Items]]) -> 
     return pa.concat_tables(tables).unify_dictionaries()
 
 
-def _table_of_sets(flows: LabelledFlows, sets: Sets) -> pa.Table:
+def _table_of_sets(flows: LabelledFlows, sets: OpenSetAnswers) -> pa.Table:
     labels = pa.array(flows.labels)
     told = sets._asdict() | {name: labels.take(pa.array(getattr(sets, name))) for name in ("label", "named")}
     unit_U = told.pop("unit")

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from iotid.model import Predictor
-    from iotid.storage import Partition
+    from iotid.partitions import Partition
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")

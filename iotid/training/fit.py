@@ -30,13 +30,13 @@ from iotid.model.bundle import Learned, network_specs, save_bundle, vocabulary_s
 from iotid.model.calibration import calibration, into_last_layer
 from iotid.model.device import DeviceModel, kinds_of
 from iotid.model.network.ensemble import AdaptiveEnsemble
-from iotid.model.network.sequence_counts import Memory
+from iotid.model.network.sequence_counts import SequenceCounts
 from iotid.model.network.sequences import batches_by_length, step_counts, tensors_of
 from iotid.training.checkpoint import Checkpoint
 from iotid.training.ranks import Ranks
 
 if TYPE_CHECKING:
-    from iotid.dataset import Encoding, Rows, Sets
+    from iotid.dataset import EncodedFlows, Encoding, FlowSets
 
 _log = logging.getLogger(__name__)
 
@@ -64,11 +64,11 @@ def fit(
     model_settings: config.Model,
     settings: config.Training,
     encoding: Encoding,
-    train: Rows,
-    validation: Rows,
+    train: EncodedFlows,
+    validation: EncodedFlows,
     folder: str | Path,
     *,
-    sets: Sets | None = None,
+    sets: FlowSets | None = None,
     on_epoch: Callable[[dict[str, float], int], None] | None = None,
 ) -> FitResult:
     """Learn from ``train`` until the macro F1 of ``validation`` no longer rises; keep the best weights.
@@ -119,8 +119,8 @@ class _Run:
         model_settings: config.Model,
         settings: config.Training,
         encoding: Encoding,
-        train: Rows,
-        validation: Rows,
+        train: EncodedFlows,
+        validation: EncodedFlows,
         ranks: Ranks,
     ) -> None:
         self._settings, self._ranks, self._train, self._validation = settings, ranks, train, validation
@@ -241,7 +241,7 @@ class _Run:
         }
 
     @torch.inference_mode()
-    def finish(self, folder: Path, sets: Sets | None) -> None:
+    def finish(self, folder: Path, sets: FlowSets | None) -> None:
         """Write the bundle: the best weights, calibrated, and what else is learned. Call it when training is done."""
         rows = self._validation
         self._model.load_state_dict(self.best)
@@ -252,14 +252,14 @@ class _Run:
             logits_NC[some] = self._model(tensors_of(rows.sequences, some, counts_N, self._ranks.device)).cpu().numpy()
         factor, bias_C = calibration(logits_NC, rows.label, rows.num_flows, self._settings.calibration)
         answers_NC = softmax(factor * logits_NC + bias_C, axis=1)
-        memory = Memory.of(self._train).fitted(rows, answers_NC) if self._model.settings.memory else None
+        memory = SequenceCounts.of(self._train).fitted(rows, answers_NC) if self._model.settings.memory else None
         weights = into_last_layer(self.best, factor, bias_C)
         learned = Learned(memory, self._of_sets(sets) if sets else None)
         save_bundle(folder, weights, self._model.settings, self._encoding, learned)
         remembers = f"; the network's answer weighs as {memory.strength:.2g} flows remembered" if memory else ""
         _log.info("fitted to validation: temperature %.3f%s", 1 / factor, remembers)
 
-    def _of_sets(self, sets: Sets) -> DeviceModel:
+    def _of_sets(self, sets: FlowSets) -> DeviceModel:
         _log.info("learning from %d sets of flows what is behind an address", len(sets))
         _, kind_C = kinds_of(self._encoding.labels, self._encoding.devices)
         return DeviceModel(kind_C).fit(sets, seed=self._settings.seed)
@@ -321,7 +321,7 @@ def macro_f1(confusion_CC: np.ndarray) -> float:
     return float(f1_C[true_C > 0].mean())
 
 
-def _row_weights(rows: Rows, settings: config.Training) -> np.ndarray:
+def _row_weights(rows: EncodedFlows, settings: config.Training) -> np.ndarray:
     """What each row counts, float64 (N,), with the same sum whatever ``class_weight``."""
     weights_N = rows.num_flows.astype(np.float64) ** settings.repeat_weight
     power = {"none": 0.0, "sqrt": 0.5, "balanced": 1.0}[settings.class_weight]
@@ -354,14 +354,19 @@ def _precision(settings: config.Training, device: torch.device) -> Callable[[], 
     return lambda: torch.autocast(device.type, torch.bfloat16, enabled=lower)
 
 
-def _check_rows(train: Rows, validation: Rows) -> None:
+def _check_rows(train: EncodedFlows, validation: EncodedFlows) -> None:
     for name, rows in (("train", train), ("validation", validation)):
         if not len(rows.label):
             raise DataError(f"dataset: the {name} part has no rows; write it with more flows or another share")
 
 
 def _fingerprint(
-    model: config.Model, settings: config.Training, encoding: Encoding, train: Rows, validation: Rows, world: int
+    model: config.Model,
+    settings: config.Training,
+    encoding: Encoding,
+    train: EncodedFlows,
+    validation: EncodedFlows,
+    world: int,
 ) -> str:
     """Names all that the result depends on, but for how long it trains and how fast."""
     content = hashlib.sha256()
@@ -372,7 +377,7 @@ def _fingerprint(
     return config.settings_hash(model, extra=extra)
 
 
-def _arrays(*parts: Rows) -> Iterator[np.ndarray]:
+def _arrays(*parts: EncodedFlows) -> Iterator[np.ndarray]:
     for rows in parts:
         yield from rows.sequences.values()
         yield from (rows.label, rows.num_flows)

@@ -104,14 +104,14 @@ def _fit_as_rank(settings: config.Settings, dataset_uri: str, folder: str, on_ep
     import torch
     import torch.distributed as dist
 
-    from iotid.dataset import read_encoding, read_part, read_sets
+    from iotid.dataset import read_encoding, read_sets, read_split
     from iotid.training.fit import fit
 
     torch.set_num_threads(settings.training.threads)
     dist.init_process_group(_backend(settings.training))
     try:
         encoding = read_encoding(dataset_uri)
-        train, validation = (read_part(dataset_uri, part) for part in ("train", "validation"))
+        train, validation = (read_split(dataset_uri, part) for part in ("train", "validation"))
         sets = read_sets(dataset_uri) if dist.get_rank() == 0 else None
         result = fit(
             settings.model, settings.training, encoding, train, validation, folder, sets=sets, on_epoch=on_epoch

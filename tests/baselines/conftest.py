@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from iotid.dataset import Traffic
+from iotid.dataset import DeviceTraffic
 
 _TYPES = {
     "capture_file": pa.string(),
@@ -23,10 +23,10 @@ _TYPES = {
 
 
 @pytest.fixture(scope="session")
-def traffic_of() -> Callable[[Sequence[dict[str, Any]]], Traffic]:
+def traffic_of() -> Callable[[Sequence[dict[str, Any]]], DeviceTraffic]:
     """A traffic, put in its order, of rows that name only what matters."""
 
-    def make(rows: Sequence[dict[str, Any]]) -> Traffic:
+    def make(rows: Sequence[dict[str, Any]]) -> DeviceTraffic:
         usual = {
             "capture_file": "a",
             "device": "02:00:00:00:00:01",
@@ -38,7 +38,7 @@ def traffic_of() -> Callable[[Sequence[dict[str, Any]]], Traffic]:
         whole = sorted(({**usual, **row} for row in rows), key=lambda row: [row[name] for name in list(_TYPES)[:5]])
         table = pa.Table.from_pylist(whole, schema=pa.schema(list(_TYPES.items())))
         encoded = table["capture_file"].combine_chunks().dictionary_encode()
-        return Traffic(table.set_column(0, "capture_file", encoded), ("cam", "plug", "kettle"))
+        return DeviceTraffic(table.set_column(0, "capture_file", encoded), ("cam", "plug", "kettle"))
 
     return make
 

@@ -15,7 +15,7 @@ from iotid.baselines.majority_sequence import MajoritySequence
 from iotid.baselines.random_forest import RandomForest
 from iotid.baselines.sequence_knn import SequenceKnn
 from iotid.baselines.sequences import RawValues
-from iotid.dataset import Encoding, Rows, Vocabulary
+from iotid.dataset import EncodedFlows, Encoding, Vocabulary
 from iotid.dataset.arrays import exact_keys, side_by_side
 from iotid.errors import SettingError
 
@@ -30,24 +30,24 @@ def _encoding(lengths: tuple[int, ...] = _LENGTHS, windows: tuple[int, ...] = _W
 
 def _rows(
     lengths: list[list[int]], label: list[int], num_flows: list[int], windows: list[list[int]] | None = None
-) -> Rows:
+) -> EncodedFlows:
     """Rows of ids, padded to four packets."""
 
     def padded(ids: list[list[int]]) -> np.ndarray:
         return np.array([row + [0] * (4 - len(row)) for row in ids], dtype=np.int32)
 
     sequences = {"packet_length": padded(lengths), "tcp_window": padded(windows or [[2] * len(row) for row in lengths])}
-    return Rows(sequences, np.array(label, dtype=np.int64), np.array(num_flows, dtype=np.int64))
+    return EncodedFlows(sequences, np.array(label, dtype=np.int64), np.array(num_flows, dtype=np.int64))
 
 
-def _random_rows(seed: int, rows: int, encoding: Encoding) -> Rows:
+def _random_rows(seed: int, rows: int, encoding: Encoding) -> EncodedFlows:
     random = np.random.default_rng(seed)
     there = np.arange(encoding.max_packets) < random.integers(1, encoding.max_packets + 1, rows)[:, np.newaxis]
     sequences = {
         name: np.where(there, random.integers(2, vocabulary.size, there.shape), 0).astype(np.int32)
         for name, vocabulary in encoding.vocabularies.items()
     }
-    return Rows(sequences, random.integers(0, 3, rows), random.integers(1, 9, rows))
+    return EncodedFlows(sequences, random.integers(0, 3, rows), random.integers(1, 9, rows))
 
 
 def test_create__unknown_name_lists_those_known() -> None:
@@ -149,7 +149,7 @@ def test_sequence_knn__equals_scikit_learn_on_flows_one_by_one() -> None:
     rival = SequenceKnn(encoding, neighbours=5, packets=10).fit(train, 3)
     raw = RawValues(encoding)
 
-    def points(rows: Rows) -> np.ndarray:
+    def points(rows: EncodedFlows) -> np.ndarray:
         columns = []
         for name, ids in sorted(rows.sequences.items()):
             values = raw.decode({name: ids})[name]

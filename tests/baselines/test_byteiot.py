@@ -16,9 +16,9 @@ from scipy.sparse import csr_matrix
 from iotid import baselines
 from iotid.baselines import byteiot
 from iotid.baselines.byteiot import ByteIot, distances
-from iotid.dataset import Traffic
+from iotid.dataset import DeviceTraffic
 
-TrafficOf = Callable[[Sequence[dict[str, Any]]], Traffic]
+TrafficOf = Callable[[Sequence[dict[str, Any]]], DeviceTraffic]
 KINDS = ("hellinger", "total_variation")
 
 

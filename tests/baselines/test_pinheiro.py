@@ -17,9 +17,9 @@ from sklearn.tree import DecisionTreeClassifier
 from iotid import baselines
 from iotid.baselines import pinheiro
 from iotid.baselines.pinheiro import Pinheiro, PinheiroVote
-from iotid.dataset import Traffic
+from iotid.dataset import DeviceTraffic
 
-TrafficOf = Callable[[Sequence[dict[str, Any]]], Traffic]
+TrafficOf = Callable[[Sequence[dict[str, Any]]], DeviceTraffic]
 ALL = [name for name in baselines.window_rivals(1) if name.startswith("pinheiro")]
 
 

@@ -32,12 +32,12 @@ from iotid.labels import DeviceList
 from iotid.labels.hosts import name_devices
 from iotid.labels.owner import Networks, Site
 from iotid.model import Predictor
+from iotid.partitions import Partition, PartitionKey, Store
 from iotid.schemas import FLOWS
 from iotid.simulate.captures import write_demo
-from iotid.storage import Partition, Store
 from iotid.tracking.registry import Registry
 
-_LEARNED, _LARGE = {"site": "bench", "capture_date": "2026-01-01"}, {"site": "large", "capture_date": "2026-01-02"}
+_LEARNED, _LARGE = PartitionKey.of_date("bench", "2026-01-01"), PartitionKey.of_date("large", "2026-01-02")
 _BATCH = 256
 _FILES = 8
 _SIDES = ("client", "server")

@@ -12,12 +12,12 @@ import sys
 import pyarrow.parquet as pq
 
 from iotid.labels import DeviceList
-from iotid.storage import Store
+from iotid.partitions import PartitionKey, Store
 
 
 def main(root: str, site: str, date: str, labels: str) -> None:
     store = Store(root)
-    dataset = store.open("datasets", {"name": f"{site}-{date}"})
+    dataset = store.open("datasets", PartitionKey.named(f"{site}-{date}"))
     for label, parts in sorted(dataset.metadata["labels"].items()):
         flows = ", ".join(f"{part} {count['flows']}" for part, count in parts.items())
         sys.stdout.write(f"{label}: {flows}\n")
@@ -25,7 +25,7 @@ def main(root: str, site: str, date: str, labels: str) -> None:
     for device in DeviceList.read(labels).devices:
         for mac in device.mac:
             truth.setdefault(mac, set()).add(device.model)
-    census = store.open("census", {"site": site, "capture_date": date})
+    census = store.open("census", PartitionKey.of_date(site, date))
     rows = pq.read_table(f"{census.uri}/part-0.parquet", partitioning=None).to_pylist()
     known = [row for row in rows if row["status"] == "known"]
     listed = [row for row in known if row["device_id"] in truth]

@@ -41,10 +41,10 @@ from iotid import messages
 from iotid.cli import command
 from iotid.cli.run import settings_of
 from iotid.dataset.hashes import mix
+from iotid.partitions import Partition, PartitionKey, Store
 from iotid.schemas import FLOWS
 from iotid.simulate.captures import write_demo
 from iotid.spark.shuffle import Buckets
-from iotid.storage import Partition, Store
 from iotid.tracking.registry import Registry
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -57,7 +57,7 @@ _PARTITIONS = 8
 _PORTS, _PROTOCOL, _VERSION = (1024, 443), 17, 6
 _HIGH = (0x20010DB800000000, 0x20010DB800000001)  # upper halves of the two ends' addresses
 _FIRST_S = 1_767_312_000  # 2026-01-02
-_NIGHT = {"site": "flood", "capture_date": "2026-01-02"}
+_NIGHT = PartitionKey.of_date("flood", "2026-01-02")
 _EACH = 2  # flows of a MAC
 _SMALL = ("training.epochs=1", "evaluation.baselines=[]", "evaluation.bootstrap=20", "promotion.min_macro_f1=0")
 
@@ -293,7 +293,7 @@ def measure_census(root: str, labels: str, macs: int, nights: list[str], layers:
 def _census_of(
     store: Store, learned: Partition, kind: str, flows: pa.Table, macs: int, layers: list[str]
 ) -> dict[str, Any]:
-    keys = {"site": f"flood-{kind}", "capture_date": _NIGHT["capture_date"]}
+    keys = PartitionKey.of_date(f"flood-{kind}", _NIGHT["capture_date"])
     table = night_of(kind, flows, macs)
     with store.write("flows", keys, FLOWS.version) as staged:
         for number, begin in enumerate(range(0, len(table), 1 << 15)):

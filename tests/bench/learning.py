@@ -30,7 +30,7 @@ from plain import PlainEnsemble, batch_of, values_of
 from torch.nn import functional as F
 
 from iotid import config
-from iotid.dataset import Encoding, Rows, Vocabulary
+from iotid.dataset import EncodedFlows, Encoding, Vocabulary
 from iotid.dataset.characteristics import select_characteristics
 from iotid.flows import from_captures
 from iotid.labels import DeviceList
@@ -112,14 +112,14 @@ def _split(label_N: np.ndarray, capture_N: pa.ChunkedArray, split: str) -> list[
     return [np.flatnonzero(part_N == part) for part in range(3)]
 
 
-def rows_of(bench: Bench, part: int) -> Rows:
+def rows_of(bench: Bench, part: int) -> EncodedFlows:
     """The distinct (sequences, label) of a part, as a dataset holds them."""
     own = bench.parts[part]
     sequences = bench.encoding.encode(bench.flows.take(pa.array(own)))
     with_label, which = distinct_sequences({**sequences, "": bench.label[own].astype(np.int32)[:, None].repeat(
         bench.encoding.max_packets, axis=1)})  # fmt: skip
     label = with_label.pop("")[:, 0].astype(np.int64)
-    return Rows(with_label, label, np.bincount(which, minlength=len(label)))
+    return EncodedFlows(with_label, label, np.bincount(which, minlength=len(label)))
 
 
 def time_plain(bench: Bench, settings: config.Settings, steps: int) -> dict[str, float]:

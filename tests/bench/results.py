@@ -18,7 +18,7 @@ from typing import Any
 from iotid import messages
 from iotid.cli import command
 from iotid.cli.run import run_steps, settings_of
-from iotid.storage import Store
+from iotid.partitions import PartitionKey, Store
 from iotid.studies.compare import flat
 from iotid.studies.households.compare import ALL
 from iotid.studies.households.scores import rounded
@@ -60,7 +60,7 @@ def main() -> None:
     for name, (arguments, asked, own) in comparisons.items():
         asking = ["--set", f"evaluation.protocols=[{','.join(asked)}]"]
         run_steps([["compare", *arguments, "--name", name]], [*layers, *own, *asking])
-        outcomes = store.read_json(store.open("comparisons", {"name": name}), "comparison.json")
+        outcomes = store.read_json(store.open("comparisons", PartitionKey.named(name)), "comparison.json")
         told[name] = {outcome["protocol"]: _numbers(outcome["systems"]) for outcome in outcomes}
         told[name] |= {"households": _of_households(store, name)}
         told[name] |= {"open_set": {key: round(value, 4) for key, value in flat(outcomes).items() if "open_set" in key}}
@@ -69,7 +69,7 @@ def main() -> None:
 
 def _of_households(store: Store, name: str) -> dict[str, Any]:
     """Method -> scores over all merges."""
-    found = store.read_json(store.open("comparisons", {"name": name}), "households.json")
+    found = store.read_json(store.open("comparisons", PartitionKey.named(name)), "households.json")
     return dict(rounded(found["merges"].get(ALL, {}))) if found else {}
 
 

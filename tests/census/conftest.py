@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.sparse import csr_matrix
 
+from iotid.partitions import Partition, PartitionKey, Store
 from iotid.schemas import FLOWS
-from iotid.storage import Partition, Store
 
 # What the flows of a kind look like: packet lengths, and their windows.
 LOOKS = {
@@ -40,7 +40,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
     import torch
 
     from iotid import config
-    from iotid.dataset import Sets
+    from iotid.dataset import FlowSets
     from iotid.dataset.characteristics import Encoding, Vocabulary
     from iotid.model.bundle import Learned, save_bundle, vocabulary_sizes
     from iotid.model.device import DeviceModel, kinds_of
@@ -71,7 +71,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
         learned = Learned()
         if sets:
             _, kind_C = kinds_of(labels, encoding.devices)
-            learned = Learned(devices=DeviceModel(kind_C).fit(Sets(*_nights(encoding))))
+            learned = Learned(devices=DeviceModel(kind_C).fit(FlowSets(*_nights(encoding))))
         folder = tmp_path_factory.mktemp("model")
         save_bundle(folder, model.state_dict(), settings, encoding, learned)
         return folder
@@ -129,7 +129,7 @@ def write_night() -> Callable[..., Partition]:
             for n, each in enumerate(flows)
         ]
         table = pa.Table.from_pylist(timed, schema=FLOWS.arrow_schema(stored=True))
-        with store.write("flows", {"site": site, "capture_date": capture_date}) as staged:
+        with store.write("flows", PartitionKey.of_date(site, capture_date)) as staged:
             for part in range(3):
                 chosen = table.take(np.arange(part, len(timed), 3))
                 pq.write_table(chosen, f"{staged.path}/part-{part}.parquet", filesystem=staged.filesystem)
@@ -138,6 +138,6 @@ def write_night() -> Callable[..., Partition]:
                 "packets": {"flow": 4 * len(timed), "not_ip": 3},
                 "settings": {"flow": {"length": "ip", "max_packets": 32, "join_files": True} | settings},
             }
-        return store.open("flows", {"site": site, "capture_date": capture_date})
+        return store.open("flows", PartitionKey.of_date(site, capture_date))
 
     return write

@@ -21,8 +21,8 @@ from iotid.config import Settings, Watchlist
 from iotid.errors import AccountingError, DataError, PartitionError, SettingError, WatchError
 from iotid.model import Predictor
 from iotid.model.device import decide, share_of_households
+from iotid.partitions import Partition, PartitionKey, Store
 from iotid.schemas import CENSUS
-from iotid.storage import Partition, Store
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -356,7 +356,7 @@ def test_take_census__a_kind_that_comes_to_an_address_is_a_change_that_names_it(
     assert [(row["change"], row["previous_label"], row["new_kinds"]) for row in rows] == [
         ("first", None, []), ("changed", "plug", ["camera"]), ("same", "camera + plug", []),
     ]  # fmt: skip
-    page = Path(site.store.uri("census", {"site": "lab", "capture_date": "2026-01-02"}), "_census.html")
+    page = Path(site.store.uri("census", PartitionKey.of_date("lab", "2026-01-02")), "_census.html")
     assert "now also: <span>camera</span>" in page.read_text(encoding="utf-8")
 
 
@@ -366,7 +366,7 @@ def test_take_census__new_gone_away_back_and_changed_over_four_nights(site: Site
     site.devices(3, a="plug", d="plug")
     site.devices(4, a="plug", b="plug", c="odd")
     for elsewhere, day in (("lab2", 1), ("lab", 9)):  # another site, and a later night: neither is compared with
-        with site.store.write("census", {"site": elsewhere, "capture_date": f"2026-01-{day:02}"}):
+        with site.store.write("census", PartitionKey.of_date(elsewhere, f"2026-01-{day:02}")):
             pass
     assert site.changes(1) == {A: "first", B: "first", C: "first"}
     assert site.changes(2) == {A: "same", B: "gone", C: "same"}
@@ -412,7 +412,7 @@ def test_take_census__another_model_is_no_change_of_the_network(site: Site, mode
     assert {device: (row["change"], row["label"], row["previous_label"]) for device, row in rows.items()} == {
         A: ("same", "webcam", "webcam"), B: ("changed", "webcam", "socket"), C: ("back", "webcam", "camera"),
     }  # fmt: skip
-    shutil.rmtree(site.store.uri("flows", {"site": "lab", "capture_date": "2026-01-02"}))
+    shutil.rmtree(site.store.uri("flows", PartitionKey.of_date("lab", "2026-01-02")))
     blind = site.census(3, version="2", model=other)
     assert blind.metadata["compared_with"] == {"capture_date": "2026-01-02", "how": "labels not compared"}
     told = {row["device_id"]: row["change"] for row in stored(blind).to_pylist()}
@@ -452,7 +452,7 @@ def test_take_census__a_census_of_version_2_before_it_has_no_groups_and_kinds_on
     before = site.census(1)
     since = ["group", "kinds", "unexplained", "household", "reason", "new_kinds", "marks"]
     rows = stored(before).drop_columns(since)
-    with site.store.write("census", before.keys, 2) as staged:
+    with site.store.write("census", before.key, 2) as staged:
         pq.write_table(rows, f"{staged.path}/part-0.parquet")
         staged.metadata |= {name: before.metadata[name] for name in ("model_version", "settings_hash")}
     after = site.rows(2)
@@ -473,7 +473,7 @@ def test_take_census__flows_that_were_promised_and_are_missing_fail_it_and_leave
     site.night(1, *[site.make("camera", IPS[A], A)] * 3, rows=4)
     with pytest.raises(AccountingError, match=r"promises 4 flows, but 3 were scored and left out are none, together 3"):
         site.census(1)
-    assert not site.store.exists("census", {"site": "lab", "capture_date": "2026-01-01"})
+    assert not site.store.exists("census", PartitionKey.of_date("lab", "2026-01-01"))
 
 
 def test_take_census__flows_unlike_those_learned_or_absent_are_refused(site: Site) -> None:

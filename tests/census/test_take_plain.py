@@ -24,8 +24,8 @@ from iotid.census.score import Scored, _answers, _whole_devices
 from iotid.config import Settings, Watchlist
 from iotid.errors import AccountingError, DataError, NoModelError, PartitionError, SettingError, WatchError
 from iotid.model.device import Answer
+from iotid.partitions import Partition, PartitionKey, Store
 from iotid.schemas import CENSUS, FLOWS, GROUPS, LEFT_OUT
-from iotid.storage import Partition, Store
 
 A, B, C, D = (f"02:00:00:00:00:{last}" for last in ("0a", "0b", "0c", "0d"))
 COLUMNS = [name for name in CENSUS.arrow_schema(stored=True).names if name not in ("watched", *COMPARED)]
@@ -93,7 +93,7 @@ class Site:
     def _score(
         self, spark: Any, night: Partition, model: Any, encoding: Any, settings: Any, groups: pa.Table
     ) -> Scored:
-        date = night.keys["capture_date"]
+        date = night.key["capture_date"]
         day = int(date[-2:])
         labels = self.shown[date]
         if self.model == "2":
@@ -103,7 +103,7 @@ class Site:
     def night(self, day: int, flow: dict[str, Any] | None = None, **labels: str | None) -> None:
         date = f"2026-01-{day:02}"
         self.shown[date] = {{"a": A, "b": B, "c": C, "d": D}[name]: label for name, label in labels.items()}
-        with self.store.write("flows", {"site": "lab", "capture_date": date}, FLOWS.version) as staged:
+        with self.store.write("flows", PartitionKey.of_date("lab", date), FLOWS.version) as staged:
             told = {
                 "rows": 4 * len(labels) + 5,
                 "packets": {"flow": 40, "not_ip": 3},
@@ -191,7 +191,7 @@ def test_take_plain__the_latest_night_before_at_the_same_site_is_compared_with(s
     site.census(1)
     site.census(5)
     assert site.census(3).metadata["compared_with"]["capture_date"] == "2026-01-01"
-    with site.store.write("census", {"site": "other", "capture_date": "2026-01-02"}):
+    with site.store.write("census", PartitionKey.of_date("other", "2026-01-02")):
         pass
     assert site.census(3).metadata["compared_with"]["capture_date"] == "2026-01-01"
 
@@ -329,7 +329,7 @@ def test_take_plain__flows_that_are_lost_absent_or_cut_otherwise_are_errors(site
     site.night(1, flow={"misfit": "was cut otherwise"}, a="camera")
     with pytest.raises(DataError, match="was cut otherwise; assemble this night's flows"):
         site.census(1)
-    assert not site.store.exists("census", {"site": "lab", "capture_date": "2026-01-01"})
+    assert not site.store.exists("census", PartitionKey.of_date("lab", "2026-01-01"))
 
 
 def test_take_plain__a_watched_name_that_the_model_cannot_say_is_spoken_of(
@@ -456,12 +456,12 @@ def _as_version_3(site: Site, day: int, rows: pa.Table) -> Partition:
     since = ["kinds", "unexplained", "household", "reason", "new_kinds", "marks"]
     stored = rows.drop_columns(since).append_column("several", pa.array(several, pa.list_(kind)))
     stored = stored.append_column("novelty", pa.nulls(len(rows), pa.float64()))
-    before = site.store.open("census", {"site": "lab", "capture_date": f"2026-01-{day:02}"})
-    with site.store.write("census", before.keys, 3) as staged:
+    before = site.store.open("census", PartitionKey.of_date("lab", f"2026-01-{day:02}"))
+    with site.store.write("census", before.key, 3) as staged:
         pq.write_table(stored, f"{staged.path}/part-0.parquet", filesystem=staged.filesystem)
         pq.write_table(NO_GROUPS, f"{staged.path}/_groups.parquet", filesystem=staged.filesystem)
         staged.metadata |= {name: before.metadata[name] for name in ("model_version", "settings_hash")}
-    return site.store.open("census", before.keys)
+    return site.store.open("census", before.key)
 
 
 def test_take_plain__a_census_of_version_3_is_the_night_before(site: Site) -> None:
@@ -491,12 +491,12 @@ def test_take_plain__a_census_of_version_4_is_as_it_was_and_nothing_is_marked(si
     site.night(2, a="camera", b="camera+plug", c=None)
     before = site.census(1)
     rows = pq.read_table(f"{before.uri}/part-0.parquet", partitioning=None)
-    with site.store.write("census", before.keys, 4) as staged:
+    with site.store.write("census", before.key, 4) as staged:
         content = rows.drop_columns("marks")
         pq.write_table(content, f"{staged.path}/part-0.parquet", filesystem=staged.filesystem)
         pq.write_table(NO_GROUPS, f"{staged.path}/_groups.parquet", filesystem=staged.filesystem)
         staged.metadata |= {name: before.metadata[name] for name in ("model_version", "settings_hash")}
-    assert take._stored_rows(site.store.open("census", before.keys)).equals(rows)
+    assert take._stored_rows(site.store.open("census", before.key)).equals(rows)
     assert {change for change, _ in _changes(site.census(2)).values()} == {"same"}
 
 

@@ -20,7 +20,7 @@ from iotid.cli.take_census import main as take_census_job
 from iotid.cli.write_dataset import main as write_dataset_job
 from iotid.config import Settings
 from iotid.errors import WatchError
-from iotid.storage import Partition, Store
+from iotid.partitions import Partition, PartitionKey, Store
 
 ROOT = Path(__file__).parents[2]
 STEPS = ["split-pcaps", "assemble-flows", "write-dataset", "train", "evaluate", "promote", "take-census"]
@@ -162,7 +162,7 @@ def test_write_dataset__skip_absent_leaves_out_nights_without_flows_but_not_all_
     taken: list[dict[str, str]] = []
 
     def write(_spark: object, _store: Store, nights: list[Partition], *_: object) -> Partition:
-        taken.extend(night.keys for night in nights)
+        taken.extend(night.key for night in nights)
         return Partition("/store/datasets/d", {}, {"summary": "small"})
 
     monkeypatch.setattr("iotid.spark.session.spark_session", lambda *_: None)
@@ -173,13 +173,13 @@ def test_write_dataset__skip_absent_leaves_out_nights_without_flows_but_not_all_
     none = CliRunner().invoke(write_dataset_job, [*told, "--skip-absent"])
     assert none.exit_code == 2
     assert "none of 2 nights has flows" in none.output
-    with Store(f"{tmp_path}/store").write("flows", {"site": "a", "capture_date": "2026-01-11"}):
+    with Store(f"{tmp_path}/store").write("flows", PartitionKey.of_date("a", "2026-01-11")):
         pass
     assert CliRunner().invoke(write_dataset_job, told).exit_code == 1
     some = CliRunner().invoke(write_dataset_job, [*told, "--skip-absent"])
     assert some.exit_code == 0, some.output
     assert "nights with flows: 1 of 2" in some.output
-    assert taken == [{"site": "a", "capture_date": "2026-01-11"}]
+    assert taken == [PartitionKey.of_date("a", "2026-01-11")]
 
 
 def test_cli__a_night_that_is_named_twice_is_one() -> None:
@@ -213,7 +213,7 @@ def test_take_census__a_watched_device_ends_it_with_exit_code_3_and_one_line_aft
     left_out = {"flows_without_device": {"router": 1200, "unanswered": 0}, "flows_of_other_protocols": 7}
     marks = {"address_conflict": 2, "kinds_at_once": 0}
     met = {"devices": 2, "status": {"known": 2}, "watched": 1, "watched_labels": {"camera": 1}, "marks": marks}
-    written = Partition("/store/census/night", {"site": "a", "capture_date": "2026-01-10"}, met | left_out)
+    written = Partition("/store/census/night", PartitionKey.of_date("a", "2026-01-10"), met | left_out)
     registry = SimpleNamespace(
         version_of=lambda alias: 1,
         bundle=lambda version, folder: folder,

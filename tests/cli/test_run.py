@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from iotid.cli import run as pipeline
 from iotid.config import load_settings
 from iotid.errors import LabelError, SettingError, UserError, WatchError
-from iotid.storage import Store
+from iotid.partitions import PartitionKey, Store
 
 NIGHTS = [pipeline.Night("home", "2026-01-10", "captures/1"), pipeline.Night("home", "2026-01-11", "captures/2")]
 
@@ -27,7 +27,7 @@ def test_run_nights__tells_of_a_watched_device_after_the_last_night(
         assert not pipeline.settings_of(layers).watchlist.fail
         store = Store(str(tmp_path))
         for night, watched in zip(NIGHTS, (1, 0), strict=True):
-            with store.write("census", {"site": night.site, "capture_date": night.date}) as staged:
+            with store.write("census", PartitionKey.of_date(night.site, night.date)) as staged:
                 staged.metadata |= {"watched": watched, "watched_labels": {"cam": watched}}
 
     monkeypatch.setattr(pipeline, "run_steps", run_steps)

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from iotid.config import load_settings
+from iotid.partitions import Partition, PartitionKey, Store
 from iotid.schemas import FLOWS
-from iotid.storage import Partition, Store
 
 START = datetime(2024, 3, 1, tzinfo=UTC)
 
@@ -68,7 +68,7 @@ def write_night() -> Callable[..., Partition]:
     def write(
         store: Store, flows: pa.Table, site: str = "lab", day: str = "2024-03-01", files: int = 1, **flow: Any
     ) -> Partition:
-        keys = {"site": site, "capture_date": day}
+        keys = PartitionKey.of_date(site, day)
         with store.write("flows", keys, FLOWS.version) as staged:
             size = -(-flows.num_rows // files)
             for number in range(files):

@@ -23,7 +23,7 @@ class _File(NamedTuple):
     def read(self, columns: Iterable[str]) -> Iterator[pa.RecordBatch]:
         yield from self.flows.select(list(columns)).to_batches(max_chunksize=7)
 
-    def told_further(self, flows: pa.RecordBatch, later: pa.Table) -> pa.BooleanArray:
+    def superseded(self, flows: pa.RecordBatch, later: pa.Table) -> pa.BooleanArray:
         raise AssertionError("there is one night")
 
 

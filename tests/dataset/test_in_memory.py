@@ -15,7 +15,7 @@ from iotid.config import load_settings
 from iotid.dataset import LabelledFlows
 from iotid.errors import LabelError, SettingError
 from iotid.labels import Device, DeviceList
-from iotid.storage import Partition, Store
+from iotid.partitions import Partition, Store
 
 FlowTable = Callable[[Sequence[dict[str, Any]]], pa.Table]
 Label = Callable[[Sequence[dict[str, Any]]], LabelledFlows]

@@ -21,11 +21,11 @@ import pytest
 
 from iotid.dataset.characteristics import Encoding, Vocabulary
 from iotid.dataset.petastorm_compat import COMMON_METADATA, ROW_GROUPS_KEY, SCHEMA_KEY, load_schema, petastorm
-from iotid.dataset.split_protocols import PARTS
-from iotid.dataset.store import ENCODING, Rows, describe_part, part_schema, read_part
+from iotid.dataset.split_protocols import DATASET_SPLITS
+from iotid.dataset.store import ENCODING, EncodedFlows, describe_part, part_schema, read_split
 from iotid.errors import PartitionError
+from iotid.partitions import Partition, PartitionKey, Store
 from iotid.spark.java import use_java
-from iotid.storage import Partition, Store
 
 ROOT = Path(__file__).parents[2]
 STOCK = ROOT / ".venv-petastorm" / "bin" / "python"
@@ -52,9 +52,9 @@ def dataset(tmp_path: Path, encoding: Encoding) -> Partition:
 
 def _write(store: Store, encoding: Encoding) -> Partition:
     chance = np.random.default_rng(1)
-    keys = {"name": "small"}
+    keys = PartitionKey.named("small")
     with store.write("datasets", keys) as staged:
-        for part in PARTS:
+        for part in DATASET_SPLITS:
             Path(staged.path, part).mkdir(parents=True)
             for number, rows in enumerate((ROWS - 6, 6)):
                 columns = [list(chance.integers(0, 5, (rows, encoding.max_packets), np.int32)) for _ in range(2)]
@@ -66,11 +66,11 @@ def _write(store: Store, encoding: Encoding) -> Partition:
                 pq.write_table(table, f"{staged.path}/{part}/part-{number}.parquet", row_group_size=10)
             assert describe_part(staged, part, encoding) == ROWS
         staged.write_json(ENCODING, encoding.to_json())
-        staged.metadata["rows"] = dict.fromkeys(PARTS, ROWS)
+        staged.metadata["rows"] = dict.fromkeys(DATASET_SPLITS, ROWS)
     return store.open("datasets", keys)
 
 
-def _as_rows(rows: Rows) -> list[dict[str, list[int]]]:
+def _as_rows(rows: EncodedFlows) -> list[dict[str, list[int]]]:
     columns = {**rows.sequences, "label_id": rows.label, "num_flows": rows.num_flows}
     return [{name: np.atleast_1d(column[i]).tolist() for name, column in columns.items()} for i in range(len(rows))]
 
@@ -89,7 +89,7 @@ def _stock(*arguments: str) -> str:
 
 
 def test_stock_petastorm__reads_our_parts_row_for_row_by_every_reader(dataset: Partition) -> None:
-    expected = sorted(_as_rows(read_part(dataset.uri, "train")), key=str)
+    expected = sorted(_as_rows(read_split(dataset.uri, "train")), key=str)
     assert len(expected) == ROWS
     answers = json.loads(_stock("read", f"{dataset.uri}/train").splitlines()[-1])
     assert set(answers) == {"make_reader", "make_batch_reader", "torch DataLoader", "torch BatchedDataLoader"}
@@ -100,11 +100,11 @@ def test_stock_petastorm__reads_our_parts_row_for_row_by_every_reader(dataset: P
 @pytest.mark.spark
 def test_read_part__reads_what_stock_petastorm_and_an_older_spark_wrote(dataset: Partition, tmp_path: Path) -> None:
     use_java()
-    expected = _as_rows(read_part(dataset.uri, "train"))
+    expected = _as_rows(read_split(dataset.uri, "train"))
     part = Path(dataset.uri, "train")
     shutil.move(part, tmp_path / "source")
     _stock("write", str(tmp_path / "source"), str(part))
-    again = _as_rows(read_part(dataset.uri, "train"))
+    again = _as_rows(read_split(dataset.uri, "train"))
     assert Counter(map(str, again)) == Counter(map(str, expected))
 
 
@@ -149,7 +149,7 @@ def test_read_part__a_hostile_schema_runs_nothing_and_is_one_error(
     trace = tmp_path / "trace"
     _rewrite(dataset, {SCHEMA_KEY: HOSTILE[kind](trace)})
     with pytest.raises(PartitionError, match=r"train/_common_metadata: is not what iotid wrote .*write the dataset"):
-        read_part(dataset.uri, "train")
+        read_split(dataset.uri, "train")
     with pytest.raises(pickle.UnpicklingError):  # what Petastorm itself calls, whoever calls Petastorm
         petastorm("etl.dataset_metadata").depickle_legacy_package_name_compatible(HOSTILE[kind](trace))
     assert not trace.exists()
@@ -159,13 +159,13 @@ def test_read_part__metadata_that_is_missing_or_promises_other_row_groups_is_one
     for groups in (b'{"part-0.parquet": 1000000000000, "part-1.parquet": 1}', b"[]", b"{", None):
         _rewrite(dataset, {ROW_GROUPS_KEY: groups})
         with pytest.raises(PartitionError, match="_common_metadata: is not what iotid wrote"):
-            read_part(dataset.uri, "train")
+            read_split(dataset.uri, "train")
     Path(dataset.uri, "train", COMMON_METADATA).write_bytes(b"PAR1 but no Parquet PAR1")
     with pytest.raises(PartitionError, match="_common_metadata: is not what iotid wrote"):
-        read_part(dataset.uri, "train")
+        read_split(dataset.uri, "train")
     Path(dataset.uri, "train", COMMON_METADATA).unlink()
     with pytest.raises(PartitionError, match="_common_metadata: is not what iotid wrote"):
-        read_part(dataset.uri, "train")
+        read_split(dataset.uri, "train")
 
 
 def test_load_schema__takes_the_schema_that_is_written_and_no_other_type(

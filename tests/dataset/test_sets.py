@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from iotid.dataset import Encoding, Vocabulary
 from iotid.dataset.packed import pack
-from iotid.dataset.sets import SCHEMA, Sets, at_once, few, greatest
+from iotid.dataset.sets import SCHEMA, FlowSets, at_once, few, greatest
 from iotid.dataset.tasks import sets_of
 
 _ROWS = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 5), st.sampled_from([b"a", b"b"]), st.integers(1, 4)))
@@ -61,11 +61,11 @@ def test_few__of_parts_and_then_of_all_is_few_of_the_whole(
 def test_from_arrow__gives_the_sets_again() -> None:
     sequences = {"packet_length": np.array([[2, 3], [4, 0], [2, 3]], np.int32), "tcp_window": np.ones((3, 2), np.int32)}
     label, unit, flows = np.array([1, 0, 1]), np.array([7, 9, 8]), np.array([5, 6, 7])
-    sets = Sets.of(sequences, unit, label, flows, np.array([70, 90, 70]), np.array([2, 1, 3]))
+    sets = FlowSets.of(sequences, unit, label, flows, np.array([70, 90, 70]), np.array([2, 1, 3]))
     assert sets.label.tolist() == [0, 1, 1]
     assert sets.recording.tolist() == [90, 70, 70]
     assert len(next(iter(sets.sequences.values()))) == 2  # the first and the last row are one flow
-    again = Sets.from_arrow(sets.to_arrow())
+    again = FlowSets.from_arrow(sets.to_arrow())
     assert again.label.tolist() == sets.label.tolist()
     for one, other in ((sets, again), (again, sets)):
         for name, ids in one.sequences.items():
@@ -82,7 +82,7 @@ def test_from_arrow__gives_the_sets_again() -> None:
 
 def test_of__without_recordings_each_set_is_its_own_and_no_sessions_are_known() -> None:
     sequences = {"packet_length": np.array([[2], [3], [2]], np.int32)}
-    sets = Sets.of(sequences, np.array([5, 5, 4]), np.array([0, 0, -1]), np.array([1, 2, 3]))
+    sets = FlowSets.of(sequences, np.array([5, 5, 4]), np.array([0, 0, -1]), np.array([1, 2, 3]))
     assert (sets.label.tolist(), sets.recording.tolist()) == ([-1, 0], [4, 5])
     assert sets.at_once.shape == sets.flows.shape == (2, 2)
     assert sets.at_once.nnz == 0

@@ -19,8 +19,8 @@ from iotid.dataset import split_protocols as partition
 from iotid.dataset.hashes import hash_rows
 from iotid.dataset.packed import pack
 from iotid.dataset.split_protocols import (
-    PARTS,
-    Split,
+    DATASET_SPLITS,
+    FileSplit,
     distinct_units,
     find_ends,
     part_sizes,
@@ -52,7 +52,7 @@ def _settings(protocol: str, **shares: float) -> Dataset:
     return load_settings([], overrides).dataset
 
 
-def _split(units: Sequence[tuple[str, int]], settings: Dataset, buckets: int, order: random.Random) -> Split:
+def _split(units: Sequence[tuple[str, int]], settings: Dataset, buckets: int, order: random.Random) -> FileSplit:
     """The split of (label, position) pairs that lie in buckets, as workers and driver make it between them."""
     dealt: dict[int, list[tuple[str, int]]] = defaultdict(list)
     for unit in units:
@@ -131,7 +131,9 @@ def _assigned(protocol: str, flow_table: Callable[..., pa.Table], *, shuffled: b
     else:
         units = [(LABELS[label], at) for label, at in zip(labels.tolist(), position.tolist(), strict=True)]
         split = _split(units, settings, 4, random.Random(5))
-    return [{**row, "part": PARTS[part]} for row, part in zip(rows, split.parts(labels, position), strict=True)]
+    return [
+        {**row, "part": DATASET_SPLITS[part]} for row, part in zip(rows, split.parts(labels, position), strict=True)
+    ]
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -142,9 +144,9 @@ def test_parts__order_and_spread_of_the_rows_change_nothing(protocol: str, flow_
 
 def test_random_flow__each_label_has_its_shares(flow_table: Any) -> None:
     parts = Counter((row["label"], row["part"]) for row in _assigned("random_flow", flow_table))
-    assert [parts["many", part] for part in PARTS] == [320, 40, 40]
-    assert [parts["few", part] for part in PARTS] == [7, 1, 1]
-    assert [parts["one", part] for part in PARTS] == [3, 1, 1]
+    assert [parts["many", part] for part in DATASET_SPLITS] == [320, 40, 40]
+    assert [parts["few", part] for part in DATASET_SPLITS] == [7, 1, 1]
+    assert [parts["one", part] for part in DATASET_SPLITS] == [3, 1, 1]
 
 
 def test_random_unique__no_sequence_is_in_two_parts_under_one_label(flow_table: Any) -> None:
@@ -152,7 +154,7 @@ def test_random_unique__no_sequence_is_in_two_parts_under_one_label(flow_table: 
     for row in _assigned("random_unique", flow_table):
         parts[row["label"], tuple(row["packet_length"])].add(row["part"])
     assert {len(found) for found in parts.values()} == {1}
-    assert {part for (label, _), found in parts.items() for part in found if label == "few"} == set(PARTS)
+    assert {part for (label, _), found in parts.items() for part in found if label == "few"} == set(DATASET_SPLITS)
 
 
 def test_by_capture__files_stay_whole_and_follow_their_majority(flow_table: Any) -> None:
@@ -162,10 +164,10 @@ def test_by_capture__files_stay_whole_and_follow_their_majority(flow_table: Any)
         parts[row["capture_file"]].add(row["part"])
         captures[row["label"], row["part"]].add(row["capture_file"])
     assert {len(found) for found in parts.values()} == {1}
-    assert [len(captures["many", part]) for part in PARTS] == [16, 2, 2]
-    assert [len(captures["few", part]) for part in PARTS] == [1, 1, 1]
-    assert [len(captures["pair", part]) for part in PARTS] == [1, 0, 1]
-    assert [len(captures["one", part]) for part in PARTS] == [1, 0, 0]
+    assert [len(captures["many", part]) for part in DATASET_SPLITS] == [16, 2, 2]
+    assert [len(captures["few", part]) for part in DATASET_SPLITS] == [1, 1, 1]
+    assert [len(captures["pair", part]) for part in DATASET_SPLITS] == [1, 0, 1]
+    assert [len(captures["one", part]) for part in DATASET_SPLITS] == [1, 0, 0]
 
 
 def test_by_time__training_comes_before_validation_before_test(flow_table: Any) -> None:
@@ -175,4 +177,4 @@ def test_by_time__training_comes_before_validation_before_test(flow_table: Any) 
     for label in ("many", "few", "pair", "one", "mixed"):
         assert max(times[label, "train"], default=datetime.min.replace(tzinfo=UTC)) < min(times[label, "validation"])
         assert max(times[label, "validation"]) < min(times[label, "test"])
-    assert [len(times["many", part]) for part in PARTS] == [320, 40, 40]
+    assert [len(times["many", part]) for part in DATASET_SPLITS] == [320, 40, 40]

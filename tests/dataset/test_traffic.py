@@ -17,7 +17,7 @@ import pytest
 
 from iotid.capture import read_packets
 from iotid.config import Settings, load_settings
-from iotid.dataset import Traffic, read_traffic
+from iotid.dataset import DeviceTraffic, read_device_traffic
 from iotid.dataset.traffic import _addresses, _at_devices, _macs, label_counts
 from iotid.errors import LabelError
 from iotid.labels import Device, DeviceList
@@ -52,7 +52,7 @@ def _labelled(rows: Sequence[dict[str, Any]], *entries: dict[str, Any]) -> list[
     return list(zip(*(traffic.table[name].to_pylist() for name in columns), strict=True))
 
 
-def _as_counter(traffic: Traffic) -> Counter[tuple[Any, ...]]:
+def _as_counter(traffic: DeviceTraffic) -> Counter[tuple[Any, ...]]:
     found: Counter[tuple[Any, ...]] = Counter()
     for row in traffic.table.to_pylist():
         key = tuple(row[name] for name in _COLUMNS)
@@ -161,7 +161,7 @@ def _sending(*messages: tuple[str, str, float, int]) -> list[Packet]:
     return packets
 
 
-def _rows(traffic: Traffic, *names: str) -> list[tuple[Any, ...]]:
+def _rows(traffic: DeviceTraffic, *names: str) -> list[tuple[Any, ...]]:
     return list(zip(*(traffic.table[name].to_pylist() for name in names), strict=True))
 
 
@@ -206,7 +206,7 @@ def test_read_traffic__tells_sent_from_received_and_counts_whole_seconds(
     )  # fmt: skip
     Container("a.pcap").write(tmp_path, packets)
     devices = DeviceList((Device(name="cam", mac=CAM), Device(name="plug", mac=PLUG)))
-    traffic = read_traffic(spark, {"": [str(tmp_path)]}, devices, "name", ["cam", "plug"], settings.capture)
+    traffic = read_device_traffic(spark, {"": [str(tmp_path)]}, devices, "name", ["cam", "plug"], settings.capture)
     assert _rows(traffic, "device", "second", "sent", "frame_length", "packets", "label") == [
         (CAM, 100, False, 122, 1, 0),
         (CAM, 100, True, 92, 2, 0),
@@ -226,7 +226,7 @@ def test_read_traffic__what_a_listed_router_forwards_is_not_the_routers(
         tmp_path, [packet for pair in pairs for packet in network.udp(pair, (5000, 6000), [(0, bytes(50))], clock)]
     )
     devices = DeviceList((Device(name="cam", mac=CAM), Device(name="router", mac=PLUG)))
-    traffic = read_traffic(spark, {"": [str(tmp_path)]}, devices, "name", ["cam", "router"], settings.capture)
+    traffic = read_device_traffic(spark, {"": [str(tmp_path)]}, devices, "name", ["cam", "router"], settings.capture)
     assert Counter(_rows(traffic, "sent", "label", "packets")) == Counter([(True, 0, 1), (False, 0, 1), (True, 1, 1)])
 
 
@@ -246,12 +246,12 @@ def test_read_traffic__a_device_with_an_address_from_elsewhere_has_what_it_sends
     listed = DeviceList((Device(name="cam", mac=CAM), Device(name="router", mac=PLUG)))
     devices = replace(listed, routers={"home": frozenset({PLUG}), "office": frozenset({CAM})})
     paths = {site: [str(tmp_path / site)] for site in ("home", "office")}
-    traffic = read_traffic(spark, paths, devices, "name", ["cam", "router"], settings.capture)
+    traffic = read_device_traffic(spark, paths, devices, "name", ["cam", "router"], settings.capture)
     rows = _rows(traffic, "capture_file", "sent", "label", "packets")
     assert [(Path(file).parent.name, *rest) for file, *rest in rows] == [
         ("home", False, 0, 1), ("home", True, 0, 1), ("office", True, 1, 1),
     ]  # fmt: skip
-    unknown = read_traffic(spark, paths, listed, "name", ["cam", "router"], settings.capture)
+    unknown = read_device_traffic(spark, paths, listed, "name", ["cam", "router"], settings.capture)
     assert _rows(unknown, "device") == [], "where nothing is known of routers, networks alone tell"
 
 
@@ -274,7 +274,9 @@ def test_read_traffic__where_no_mac_is_shown_the_address_tells_if_one_device_alo
 
     def found(devices: Iterable[Device]) -> list[tuple[Any, ...]]:
         listed = DeviceList(tuple(devices))
-        traffic = read_traffic(spark, {"": [str(tmp_path)]}, listed, "name", ["cam", "plug", "phone"], settings.capture)
+        traffic = read_device_traffic(
+            spark, {"": [str(tmp_path)]}, listed, "name", ["cam", "plug", "phone"], settings.capture
+        )
         rows = _rows(traffic, "capture_file", "device", "sent", "label")
         return [(Path(file).stem, *rest) for file, *rest in rows]
 
@@ -299,7 +301,7 @@ def test_read_traffic__equals_the_simulators_night_counted_packet_by_packet(
     labels = sorted(set(devices.labels("model")))
     night = str(tmp_path / "captures" / "home" / NIGHTS[0])
     capture = settings.capture.model_copy(update={"split_bytes": 1 << 20, "task_bytes": 1 << 20, "tunnels": ("gre",)})
-    traffic = read_traffic(spark, {"": [night]}, devices, "model", labels, capture)
+    traffic = read_device_traffic(spark, {"": [night]}, devices, "model", labels, capture)
     label_of = {device.mac[0]: labels.index(device.model) for device in devices.devices}
     expected = _one_by_one(read_packets(night, settings=capture), label_of)
     assert _as_counter(traffic) == expected
@@ -319,4 +321,4 @@ def test_read_traffic__equals_real_captures_counted_packet_by_packet(
     label_of = {device.mac[0]: labels.index(device.name) for device in devices.devices if device.name in labels}
     expected = _one_by_one(read_packets(folders, settings=settings.capture), label_of)
     assert {(row[3], row[5]) for row in expected} == {(sent, label) for sent in (True, False) for label in (0, 1)}
-    assert _as_counter(read_traffic(spark, {"": folders}, devices, "name", labels, settings.capture)) == expected
+    assert _as_counter(read_device_traffic(spark, {"": folders}, devices, "name", labels, settings.capture)) == expected

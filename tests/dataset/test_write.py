@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from iotid.config import load_settings
-from iotid.dataset import Encoding, LabelledFlows, Rows, read_encoding, read_part, read_sets, write_dataset
-from iotid.dataset.split_protocols import PARTS
+from iotid.dataset import EncodedFlows, Encoding, LabelledFlows, read_encoding, read_sets, read_split, write_dataset
+from iotid.dataset.split_protocols import DATASET_SPLITS
 from iotid.errors import AccountingError, InputError, LabelError, PartitionError, SchemaError, SettingError
 from iotid.labels import Device, DeviceList
-from iotid.storage import Partition, Store
+from iotid.partitions import Partition, PartitionKey, Store
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -82,16 +82,16 @@ def _content(dataset: Partition) -> dict[str, Counter[tuple[Any, ...]]]:
     """Part -> how many flows each (label, ids of both characteristics) has."""
     labels = read_encoding(dataset.uri).labels
     content: dict[str, Counter[tuple[Any, ...]]] = defaultdict(Counter)
-    for part in PARTS:
-        rows = read_part(dataset.uri, part)
+    for part in DATASET_SPLITS:
+        rows = read_split(dataset.uri, part)
         for number in range(len(rows)):
             ids = tuple(tuple(sequence[number].tolist()) for sequence in rows.sequences.values())
             content[part][labels[rows.label[number]], *ids] += int(rows.num_flows[number])
     return content
 
 
-def _parts(dataset: Partition) -> dict[str, Rows]:
-    return {part: read_part(dataset.uri, part) for part in PARTS}
+def _parts(dataset: Partition) -> dict[str, EncodedFlows]:
+    return {part: read_split(dataset.uri, part) for part in DATASET_SPLITS}
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def test_write__without_unique_every_flow_is_a_row_in_as_many_row_groups_as_aske
     assert content == _content(written)
     assert {part: len(rows) for part, rows in parts.items()} == {"train": 128, "validation": 16, "test": 16}
     assert all((rows.num_flows == 1).all() for rows in parts.values())
-    for part in PARTS:
+    for part in DATASET_SPLITS:
         groups = [pq.read_metadata(path).num_row_groups for path in Path(dataset.uri, part).glob("part-*.parquet")]
         assert 3 <= sum(groups) <= 3 + len(groups), "at most one more in each file"
 
@@ -158,10 +158,10 @@ def test_write__accounting_adds_up_and_names_what_was_left_out(written: Partitio
     }  # fmt: skip
     assert told["dropped"] == {"bridge": {"flows": 6, "reason": "fewer than dataset.min_flows=10 flows"}}
     assert sum(told["flows"].values()) == 160
-    for part in PARTS:
+    for part in DATASET_SPLITS:
         assert sum(of_label[part]["flows"] for of_label in told["labels"].values()) == told["flows"][part]
         assert sum(of_label[part]["rows"] for of_label in told["labels"].values()) == told["rows"][part]
-        assert told["rows"][part] == len(read_part(written.uri, part))
+        assert told["rows"][part] == len(read_split(written.uri, part))
     assert told["summary"].startswith("2 labels: train 128 flows in ")
     assert told["protocol"] == "random_flow"
 
@@ -181,7 +181,7 @@ def test_write__unlisted_flows_become_a_class_where_the_setting_says_so(
     assert encoding.devices["unknown"] == {"vendor": "", "type": "", "model": ""}
     assert dataset.metadata["accounting"]["kept"] == 190
     assert dataset.metadata["accounting"]["unlisted"] == 0
-    assert list(read_part(dataset.uri, "test").sequences) == ["packet_length", "inter_arrival"]
+    assert list(read_split(dataset.uri, "test").sequences) == ["packet_length", "inter_arrival"]
     assert (
         724 in encoding.vocabularies["inter_arrival"].values or len(encoding.vocabularies["inter_arrival"].values) > 8
     )
@@ -189,7 +189,7 @@ def test_write__unlisted_flows_become_a_class_where_the_setting_says_so(
 
 def _read(dataset: Partition) -> dict[str, list[Any]]:
     """The rows of each part, in order."""
-    read = {part: read_part(dataset.uri, part) for part in PARTS}
+    read = {part: read_split(dataset.uri, part) for part in DATASET_SPLITS}
     return {
         part: [[ids.tolist() for ids in rows.sequences.values()], rows.label.tolist(), rows.num_flows.tolist()]
         for part, rows in read.items()
@@ -219,11 +219,11 @@ def test_write__random_unique_leaves_no_sequence_in_two_parts(
 
     def keys(part: str) -> set[tuple[Any, ...]]:
         """Sequences without an out-of-vocabulary id, which may stand for several values."""
-        rows = read_part(dataset.uri, part)
+        rows = read_split(dataset.uri, part)
         ids = np.concatenate([*rows.sequences.values(), rows.label[:, None]], axis=1)
         return set(map(tuple, ids[~(ids[:, :-1] == 1).any(axis=1)].tolist()))
 
-    assert all(keys(part) for part in PARTS)
+    assert all(keys(part) for part in DATASET_SPLITS)
     assert not keys("train") & (keys("validation") | keys("test"))
     assert not keys("validation") & keys("test")
 
@@ -241,7 +241,7 @@ def test_write__vocabulary_is_of_the_training_part_alone_and_rare_values_share_a
     values = read_encoding(dataset.uri).vocabularies["packet_length"].values
     assert 7777 in values
     assert 9999 not in values
-    test = read_part(dataset.uri, "test")
+    test = read_split(dataset.uri, "test")
     assert (test.sequences["packet_length"][:, 0] == 1).sum() == 1
     dataset = _write(spark, store, [night], "dataset.protocol=by_time", "dataset.min_count=3")
     assert 7777 not in read_encoding(dataset.uri).vocabularies["packet_length"].values
@@ -261,7 +261,7 @@ def test_write__flows_of_several_nights_and_sites_are_one_dataset(
     dataset = _write(spark, store, nights, "dataset.min_flows=18")
     assert dataset.metadata["accounting"]["in"] == 600
     assert read_encoding(dataset.uri).labels == ("bridge", "cam", "plug")
-    assert dataset.metadata["nights"] == [night.keys for night in nights]
+    assert dataset.metadata["nights"] == [night.key for night in nights]
 
 
 def test_write__list_that_fits_nothing_is_told_with_the_macs_seen(
@@ -273,7 +273,7 @@ def test_write__list_that_fits_nothing_is_told_with_the_macs_seen(
         with pytest.raises(LabelError) as raised:
             _write(spark, night[0], [night[1]], f"dataset.unlisted={unlisted}", devices=devices, name="none")
         assert told in str(raised.value)
-    assert not night[0].exists("datasets", {"name": "none"})
+    assert not night[0].exists("datasets", PartitionKey.named("none"))
 
 
 def test_write__too_few_labels_or_an_empty_part_is_an_error_with_counts(
@@ -323,7 +323,7 @@ def test_write__flows_of_another_schema_or_other_settings_are_refused(
     spark: SparkSession, night: tuple[Store, Partition]
 ) -> None:
     store, flows = night
-    stranger = Partition(flows.uri, flows.keys, {**flows.metadata, "schema_version": 99})
+    stranger = Partition(flows.uri, flows.key, {**flows.metadata, "schema_version": 99})
     with pytest.raises(SchemaError, match="schema version 99"):
         _write(spark, store, [stranger])
     with pytest.raises(SettingError, match=r"flow\.length: is frame, the flows of .* were assembled with 'ip'"):
@@ -339,7 +339,7 @@ def test_read__says_nothing_and_rows_that_petastorm_loses_raise(
 ) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        whole = read_part(written.uri, "train")
+        whole = read_split(written.uri, "train")
     assert capfd.readouterr() == ("", "")
     from petastorm import reader
 
@@ -348,7 +348,7 @@ def test_read__says_nothing_and_rows_that_petastorm_loses_raise(
 
     monkeypatch.setattr(reader.Reader, "__next__", ends_at_once)
     with pytest.raises(AccountingError, match=rf"Petastorm delivered 0 of the {len(whole)} rows"):
-        read_part(written.uri, "train")
+        read_split(written.uri, "train")
 
 
 def test_read__missing_file_or_marker_raises(written: Partition, tmp_path: Path) -> None:
@@ -357,10 +357,10 @@ def test_read__missing_file_or_marker_raises(written: Partition, tmp_path: Path)
     for path in (copy / "test").glob("part-*.parquet"):
         path.unlink()
     with pytest.raises(AccountingError, match="footers promise 0"):
-        read_part(str(copy), "test")
+        read_split(str(copy), "test")
     (copy / "_SUCCESS").unlink()
     with pytest.raises(PartitionError, match="no whole dataset"):
-        read_part(str(copy), "train")
+        read_split(str(copy), "train")
     with pytest.raises(PartitionError, match="no whole dataset"):
         read_encoding(str(copy))
 
@@ -401,7 +401,7 @@ def test_in_memory__same_labels_vocabularies_and_rows(
     assert encoding == read_encoding(dataset.uri)
     expected = _content(dataset)
     for name, part in parts.items():
-        assert len(part.rows) == len(read_part(dataset.uri, name))
+        assert len(part.rows) == len(read_split(dataset.uri, name))
         found: Counter[tuple[Any, ...]] = Counter()
         for number in range(len(part.rows)):
             ids = tuple(tuple(sequence[number].tolist()) for sequence in part.rows.sequences.values())
@@ -411,7 +411,9 @@ def test_in_memory__same_labels_vocabularies_and_rows(
     sets = read_sets(dataset.uri)
     part_N = labelled.parts()
     number_N, client_N = labelled.flows["client_port"].to_numpy(), np.array(labelled.flows["client_ip"].to_pylist())
-    is_held_N = (part_N >= 0) & (part_N != PARTS.index("test")) & ((client_N != STRANGER) | (number_N % 2 == 1))
+    is_held_N = (
+        (part_N >= 0) & (part_N != DATASET_SPLITS.index("test")) & ((client_N != STRANGER) | (number_N % 2 == 1))
+    )
     seen: dict[tuple[str, str], Counter[tuple[Any, ...]]] = {}
 
     def add(label: str, capture: str, ids_of: dict[str, np.ndarray], number: int) -> None:

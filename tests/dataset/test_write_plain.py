@@ -14,14 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from iotid.config import load_settings
-from iotid.dataset import LabelledFlows, read_encoding, read_part, read_sets, write_dataset
+from iotid.dataset import LabelledFlows, read_encoding, read_sets, read_split, write_dataset
 from iotid.dataset import tasks as work
 from iotid.dataset.accounts import Accounts, coverage
-from iotid.dataset.split_protocols import PARTS
+from iotid.dataset.split_protocols import DATASET_SPLITS
 from iotid.dataset.store import group_rows
 from iotid.errors import AccountingError, InputError, LabelError, SchemaError, SettingError
 from iotid.labels import Device, DeviceList
-from iotid.storage import Partition, Store
+from iotid.partitions import Partition, Store
 
 FlowTable = Callable[[Sequence[dict[str, Any]]], pa.Table]
 WriteNight = Callable[..., Partition]
@@ -74,8 +74,8 @@ def _content(dataset: Partition) -> dict[str, Counter[tuple[Any, ...]]]:
     encoding = read_encoding(dataset.uri)
     values = [[None, None, *vocabulary.values] for vocabulary in encoding.vocabularies.values()]
     content: dict[str, Counter[tuple[Any, ...]]] = defaultdict(Counter)
-    for part in PARTS:
-        rows = read_part(dataset.uri, part)
+    for part in DATASET_SPLITS:
+        rows = read_split(dataset.uri, part)
         for number in range(len(rows)):
             ids = (sequence[number].tolist() for sequence in rows.sequences.values())
             read = [tuple(known[i] for i in own if i) for known, own in zip(values, ids, strict=True)]
@@ -85,7 +85,7 @@ def _content(dataset: Partition) -> dict[str, Counter[tuple[Any, ...]]]:
 
 def _in_order(dataset: Partition) -> list[Any]:
     """All parts as they are read, row after row."""
-    parts = [read_part(dataset.uri, part) for part in PARTS]
+    parts = [read_split(dataset.uri, part) for part in DATASET_SPLITS]
     return [
         [each.tolist() for each in (*rows.sequences.values(), rows.label, rows.num_flows)] for rows in parts
     ]  # fmt: skip
@@ -125,9 +125,13 @@ def test_write_plain__rows_are_the_distinct_sequences_of_a_label_and_weigh_its_f
     assert sum(together.values()) == sum(expected.values()) == 160
     assert {key for key in together if None not in key[1] + key[2]} <= set(expected)
     assert all(together[key] <= expected[key] for key in together if None not in key[1] + key[2])
-    assert {part: sum(content[part].values()) for part in PARTS} == {"train": 112, "validation": 16, "test": 32}
-    for part in PARTS:
-        rows = read_part(dataset.uri, part)
+    assert {part: sum(content[part].values()) for part in DATASET_SPLITS} == {
+        "train": 112,
+        "validation": 16,
+        "test": 32,
+    }
+    for part in DATASET_SPLITS:
+        rows = read_split(dataset.uri, part)
         assert len(rows) == len(content[part]), "equal rows are one"
         assert len(rows) == dataset.metadata["rows"][part]
         assert int(rows.num_flows.sum()) == dataset.metadata["flows"][part]
@@ -143,7 +147,7 @@ def test_write_plain__accounts_for_all_flows_and_says_which_devices_and_hosts_ne
         "in": 210, "kept": 160, "dropped": 6, "unlisted": 30, "conflicts": 4, "other_protocols": 10, "continued": 0,
     }  # fmt: skip
     assert told["dropped"] == {"bridge": {"flows": 6, "reason": "fewer than dataset.min_flows=10 flows"}}
-    parts = ", ".join(f"{part} {told['flows'][part]} flows in {told['rows'][part]} rows" for part in PARTS)
+    parts = ", ".join(f"{part} {told['flows'][part]} flows in {told['rows'][part]} rows" for part in DATASET_SPLITS)
     assert told["summary"] == f"2 labels: {parts}; 1 labels left out"
     assert told["without_flows"] == ["switch", "lamp"]
     assert told["unlisted_hosts"] == {PHONE: 20, "10.0.0.50": 7, "127.0.0.1": 3}
@@ -151,7 +155,7 @@ def test_write_plain__accounts_for_all_flows_and_says_which_devices_and_hosts_ne
         "devices without a flow: 2 of 5: switch, lamp",
         f"busiest hosts on no list: {PHONE} (20 flows), 10.0.0.50 (7 flows), 127.0.0.1 (3 flows)",
     ]
-    for part in PARTS:
+    for part in DATASET_SPLITS:
         for unit in ("rows", "flows"):
             assert sum(each[part][unit] for each in told["labels"].values()) == told[unit][part]
 
@@ -198,9 +202,9 @@ def test_write_plain__by_capture_no_file_is_in_two_parts(
     assert dataset.metadata["summary"].startswith("2 labels: train 18 flows in ")
     assert "left out" not in dataset.metadata["summary"]
     content = _content(dataset)
-    assert {part: sum(content[part].values()) for part in PARTS} == {"train": 18, "validation": 6, "test": 12}
+    assert {part: sum(content[part].values()) for part in DATASET_SPLITS} == {"train": 18, "validation": 6, "test": 12}
     train = {(label, lengths) for label, lengths, _ in content["train"]}
-    assert not train & {(label, lengths) for part in PARTS[1:] for label, lengths, _ in content[part]}
+    assert not train & {(label, lengths) for part in DATASET_SPLITS[1:] for label, lengths, _ in content[part]}
 
 
 def test_write_plain__flows_are_those_that_comparisons_read_into_memory(
@@ -231,7 +235,7 @@ def test_write_plain__a_router_of_one_site_is_a_listed_device_at_another(
 def test_write_plain__row_groups_are_as_many_as_asked(plain_spark: Any, night: tuple[Store, Partition]) -> None:
     for partitions in (1, 3):
         dataset = _write(plain_spark(partitions=partitions), night[0], [night[1]], "dataset.unique=false")
-        for part in PARTS:
+        for part in DATASET_SPLITS:
             files = sorted(Path(dataset.uri, part).glob("part-*.parquet"))
             groups = [pq.read_metadata(path).num_row_groups for path in files]
             assert 3 <= sum(groups) <= 3 + len(files)
@@ -309,7 +313,7 @@ def test_write_plain__a_lost_file_other_settings_or_another_schema_are_refused(
 ) -> None:
     store = Store(str(tmp_path))
     night = write_night(store, flow_table(_rows()), files=4)
-    stranger = Partition(night.uri, night.keys, {**night.metadata, "schema_version": 99})
+    stranger = Partition(night.uri, night.key, {**night.metadata, "schema_version": 99})
     for nights, overrides, kind, told in (
         ([], (), InputError, "no night is named"),
         ([stranger], (), SchemaError, "schema version 99"),

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from iotid.cli.run import Night, run_nights, run_steps
 from iotid.labels import DeviceList
 from iotid.labels.devices import merged_name
-from iotid.storage import Store
+from iotid.partitions import PartitionKey, Store
 
 _LEARNED, _ASKED = ("laboratory", "2023-01-01"), ("households", "2023-11-14")
 _BEGIN = 1_700_000_000  # seconds since 1970 UTC: first packet of every household
@@ -140,7 +140,7 @@ def main() -> None:
         asked = Night(*_ASKED, str(folder / "asked"))
         steps = [["split-pcaps", "--captures", asked.captures], ["assemble-flows"], ["take-census"]]
         run_steps([[*step, *asked.arguments] for step in steps], layers)
-        census = Store(str(folder / "root")).open("census", {"site": _ASKED[0], "capture_date": _ASKED[1]})
+        census = Store(str(folder / "root")).open("census", PartitionKey.of_date(_ASKED[0], _ASKED[1]))
         table = pq.read_table(f"{census.uri}/part-0.parquet", partitioning=None)
         result = score({row["device_id"]: row for row in table.to_pylist()}, truth)
     for size, shares in result["sizes"].items():

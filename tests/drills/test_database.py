@@ -19,7 +19,7 @@ import tenacity
 
 from iotid import config
 from iotid.flows import from_captures
-from iotid.storage import Store
+from iotid.partitions import Store
 from iotid.tracking import registry
 from iotid.tracking.registry import CHALLENGER, CHAMPION, Registry
 

@@ -18,7 +18,7 @@ import pytest
 
 from iotid.config import load_settings
 from iotid.flows import from_captures, read_flows
-from iotid.storage import Store
+from iotid.partitions import PartitionKey, Store
 
 pytestmark = pytest.mark.spark
 
@@ -158,7 +158,7 @@ def test_night__a_site_that_is_gone_hinders_no_other(drill: ModuleType, calm: An
 
 def _flows(spark: Any, root: Path, day: str) -> Any:
     store = Store(load_settings(overrides=[f"storage.root={root}"]).storage.root)
-    return read_flows(spark, [store.open("flows", {"site": "home", "capture_date": day})]).toArrow()
+    return read_flows(spark, [store.open("flows", PartitionKey.of_date("home", day))]).toArrow()
 
 
 def _rows(flows: Any) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from iotid.dataset import Encoding, Rows, Vocabulary
+from iotid.dataset import EncodedFlows, Encoding, Vocabulary
 from iotid.evaluation.schema import Dataset
 
 
@@ -34,17 +34,19 @@ class Small:
 
     identity: Dataset
     encoding: Encoding
-    train: Rows
-    test: Rows
+    train: EncodedFlows
+    test: EncodedFlows
 
 
-def _rows(random: np.random.Generator, rows: int) -> Rows:
+def _rows(random: np.random.Generator, rows: int) -> EncodedFlows:
     label = random.integers(0, 3, rows)
     told = np.where(random.random(rows) < 0.8, label, random.integers(0, 3, rows))
     ids = np.zeros((rows, 4), dtype=np.int32)
     ids[:, 0] = told + 2
     ids[:, 1] = random.integers(2, 5, rows)
-    return Rows({"packet_length": ids, "tcp_window": (ids > 0) * np.int32(2)}, label, random.integers(1, 20, rows))
+    return EncodedFlows(
+        {"packet_length": ids, "tcp_window": (ids > 0) * np.int32(2)}, label, random.integers(1, 20, rows)
+    )
 
 
 @pytest.fixture

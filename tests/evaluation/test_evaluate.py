@@ -13,13 +13,13 @@ from sklearn import metrics as oracle_metrics
 
 from iotid import schemas
 from iotid.config import Evaluation, load_settings
-from iotid.dataset import Rows, Vocabulary
+from iotid.dataset import EncodedFlows, Vocabulary
 from iotid.errors import DataError, SettingError
 from iotid.evaluation import system_report
 from iotid.evaluation.evaluate import census_nights, score
 from iotid.model import AdaptiveEnsemble, Predictor, save_bundle
+from iotid.partitions import Partition, PartitionKey, Store
 from iotid.promotion import decide
-from iotid.storage import Partition, Store
 
 
 def _evaluation(baselines: str, bootstrap: int = 0) -> Evaluation:
@@ -31,7 +31,7 @@ _ALL = _evaluation("majority_sequence, sequence_knn, random_forest", 50)
 _NONE = _evaluation("")
 
 
-def _score(small: Any, models: dict[str, Any], settings: Evaluation, test: Rows | None = None) -> Any:
+def _score(small: Any, models: dict[str, Any], settings: Evaluation, test: EncodedFlows | None = None) -> Any:
     return score(small.identity, small.encoding, small.train, small.test if test is None else test, models, settings)[0]
 
 
@@ -171,14 +171,14 @@ def test_census_nights__are_the_latest_of_each_site_that_a_census_was_taken_of(t
         ("census", "gone", "2026-01-10"),
         ("flows", "lab", "2026-01-12"),
     ):
-        with store.write(table, {"site": site, "capture_date": date}):
+        with store.write(table, PartitionKey.of_date(site, date)):
             pass
-    assert [night.keys for night in census_nights(store)] == [{"site": "home", "capture_date": "2026-01-11"}]
+    assert [night.key for night in census_nights(store)] == [PartitionKey.of_date("home", "2026-01-11")]
 
 
 def test_score__class_without_test_flows_is_null_and_left_out_of_the_macro(small: Any, oracle: Any) -> None:
     kept = small.test.label != 2
-    test = Rows(
+    test = EncodedFlows(
         {name: ids[kept] for name, ids in small.test.sequences.items()},
         small.test.label[kept],
         small.test.num_flows[kept],
@@ -190,7 +190,7 @@ def test_score__class_without_test_flows_is_null_and_left_out_of_the_macro(small
 
 
 def test_score__one_row_and_one_class_are_enough(small: Any, oracle: Any) -> None:
-    test = Rows({name: ids[:1] for name, ids in small.test.sequences.items()}, np.array([0]), np.array([1]))
+    test = EncodedFlows({name: ids[:1] for name, ids in small.test.sequences.items()}, np.array([0]), np.array([1]))
     report = _score(small, {"ensemble": oracle}, _ALL, test)
     assert report["ceiling"] == report["floor"] == 1
     json.dumps(report, allow_nan=False)
@@ -202,7 +202,9 @@ def test_score__broken_model_is_named(small: Any, oracle: Any) -> None:
 
 
 def test_score__empty_test_part_is_named(small: Any, oracle: Any) -> None:
-    empty = Rows({name: ids[:0] for name, ids in small.test.sequences.items()}, np.zeros(0, int), np.zeros(0, int))
+    empty = EncodedFlows(
+        {name: ids[:0] for name, ids in small.test.sequences.items()}, np.zeros(0, int), np.zeros(0, int)
+    )
     with pytest.raises(DataError, match="dataset small: the test part is empty"):
         _score(small, {"ensemble": oracle}, _NONE, empty)
 

@@ -13,10 +13,10 @@ import pytest
 
 from iotid import schemas
 from iotid.config import Settings
-from iotid.dataset import read_encoding, read_part, write_dataset
+from iotid.dataset import read_encoding, read_split, write_dataset
 from iotid.evaluation import evaluate
 from iotid.labels import Device, DeviceList
-from iotid.storage import Partition, Store
+from iotid.partitions import Partition, PartitionKey, Store
 from iotid.studies import describe as traffic
 
 _MACS = {"cam": "02:00:00:00:00:01", "plug": "02:00:00:00:00:02", "kettle": "02:00:00:00:00:03"}
@@ -46,7 +46,7 @@ def _night(store: Store, flows: int, settings: Settings) -> Partition:
     columns |= {name: [value] * flows for name, value in constant.items()}
     schema = schemas.FLOWS.arrow_schema(stored=True)
     table = pa.table({field.name: pa.array(columns[field.name], field.type) for field in schema}, schema=schema)
-    keys = {"site": "lab", "capture_date": "2024-01-01"}
+    keys = PartitionKey.of_date("lab", "2024-01-01")
     with store.write("flows", keys, schemas.FLOWS.version) as staged:
         pq.write_table(table, Path(staged.path) / "part-0.parquet")
         staged.metadata = {"rows": flows, "settings": {"flow": settings.flow.model_dump(mode="json")}}
@@ -69,7 +69,7 @@ def test_evaluate__scores_a_written_dataset(spark: Any, settings: Settings, tmp_
     assert report["labels"] == list(encoding.labels) == ["cam", "kettle", "plug"]
     assert report["dataset"]["hash"] == dataset.metadata["hash"]
     assert sum(part["flows"] for part in report["dataset"]["parts"].values()) == 600
-    test = read_part(dataset.uri, "test")
+    test = read_split(dataset.uri, "test")
     assert report["dataset"]["parts"]["test"] == {"rows": len(test), "flows": test.num_flows.sum()}
     assert answers.num_rows == len(test)
     memory = report["systems"]["majority_sequence"]

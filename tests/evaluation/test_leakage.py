@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from iotid.dataset import Rows
+from iotid.dataset import EncodedFlows
 from iotid.evaluation import leakage
 
 
-def _rows(*rows: tuple[int, int, int, int]) -> Rows:
+def _rows(*rows: tuple[int, int, int, int]) -> EncodedFlows:
     """Each row: length id, window id, label, flows."""
     length, window, label, num_flows = (np.array(column) for column in zip(*rows, strict=True))
     sequences = {"packet_length": length[:, None].astype(np.int32), "tcp_window": window[:, None].astype(np.int32)}
-    return Rows(sequences, label.astype(np.int64), num_flows.astype(np.int64))
+    return EncodedFlows(sequences, label.astype(np.int64), num_flows.astype(np.int64))
 
 
 _TRAIN = _rows((2, 2, 0, 1), (3, 3, 1, 100))

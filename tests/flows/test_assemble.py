@@ -21,12 +21,12 @@ from iotid.config import Settings
 from iotid.errors import AccountingError, InputError, PartitionError, SchemaError, StaleError
 from iotid.flows import QUARANTINE_FILE, assemble, from_captures, read_counters, read_flows, write_flows
 from iotid.flows.tasks import Sums
+from iotid.partitions import Partition, PartitionKey, Store
 from iotid.spark.worker_errors import raised_in_worker
-from iotid.storage import Partition, Store
 
 pytestmark = pytest.mark.spark
 
-NIGHT = {"site": "north", "capture_date": "2024-02-29"}
+NIGHT = PartitionKey.of_date("north", "2024-02-29")
 
 
 @pytest.fixture

@@ -16,11 +16,11 @@ from iotid.capture import counters
 from iotid.capture.splits.write import write_splits
 from iotid.errors import AccountingError, PartitionError, SchemaError
 from iotid.flows import (
+    IDENTITY_COLUMNS,
     QUARANTINE_FILE,
-    TOLD_BY,
     from_captures,
     later_flows,
-    night_files,
+    partition_files,
     read_counters,
     read_flows,
     write_flows,
@@ -28,7 +28,7 @@ from iotid.flows import (
 from iotid.flows import assemble as assembly
 from iotid.flows import partitions as nights_of_flows
 from iotid.flows import tasks as work
-from iotid.storage import Partition, Store
+from iotid.partitions import Partition, PartitionKey, Store
 
 DAYS = ("2024-02-28", "2024-02-29", "2024-03-01")
 SMALL = {"split_bytes": 4096, "task_bytes": 9000, "chunk_bytes": 4096}
@@ -48,9 +48,9 @@ def assemble(spark: Any, store: Store, captures: Path, flow: config.Flow, day: s
 
 def each_flow_once(spark: Any, nights: Sequence[Partition]) -> list[Row]:
     later, rows = later_flows(spark, nights), []
-    for file in night_files(nights):
+    for file in partition_files(nights):
         for batch in file.read(schemas.FLOWS.names):
-            rows += batch.filter(pc.invert(file.told_further(batch, later))).to_pylist()
+            rows += batch.filter(pc.invert(file.superseded(batch, later))).to_pylist()
     return in_order(rows)
 
 
@@ -118,7 +118,7 @@ def test_write_flows_plain__gives_what_from_captures_gives(
     settings = {"capture": capture.model_dump(mode="json"), "flow": flow_settings(**rule).model_dump(mode="json")}
     assert night.metadata["settings"] == settings
     assert night.metadata["settings_hash"] == config.settings_hash(capture, flow_settings(**rule))
-    assert night.metadata["inputs"] == {"splits": Store(str(tmp_path)).open("splits", night.keys).metadata}
+    assert night.metadata["inputs"] == {"splits": Store(str(tmp_path)).open("splits", night.key).metadata}
 
 
 def test_write_flows_plain__partitions_and_batches_change_no_row(
@@ -153,10 +153,12 @@ def test_nights_plain__one_after_the_other_give_the_flows_of_one_run(
     of_two = from_captures([three_nights / day for day in DAYS[:2]], **rule)
     assert without(each_flow_once(spark, nights[:2]), *not_of_the_flow) == without(of_two.to_pylist(), *not_of_the_flow)
     later = later_flows(spark, nights)
-    told_further = sum(
-        file.told_further(batch, later).true_count for file in night_files(nights) for batch in file.read(TOLD_BY)
+    superseded = sum(
+        file.superseded(batch, later).true_count
+        for file in partition_files(nights)
+        for batch in file.read(IDENTITY_COLUMNS)
     )
-    assert sum(night.metadata["rows"] for night in nights) == len(whole) + told_further > len(whole)
+    assert sum(night.metadata["rows"] for night in nights) == len(whole) + superseded > len(whole)
     for number, night in enumerate(nights):
         still_open, end_us = table_below(f"{night.uri}/{work.OPEN_FOLDER}"), night.metadata["last_us"]
         assert end_us == pc.max(table_below(night.uri)["last_seen"].cast(pa.int64())).as_py()
@@ -165,7 +167,7 @@ def test_nights_plain__one_after_the_other_give_the_flows_of_one_run(
         assert night.metadata["open_packets"] == pc.sum(left["packets_seen"]).as_py()
         if number:
             before = nights[number - 1]
-            assert night.metadata["inputs"]["night_before"] == {**before.keys, "last_us": before.metadata["last_us"]}
+            assert night.metadata["inputs"]["night_before"] == {**before.key, "last_us": before.metadata["last_us"]}
             assert 0 < night.metadata["carried_packets"] <= before.metadata["open_packets"]
         else:
             assert "carried_packets" not in night.metadata
@@ -237,7 +239,7 @@ def test_write_flows_plain__packets_or_files_that_got_lost_leave_no_partition(
     store = Store(str(tmp_path))
     with pytest.raises(AccountingError, match=why):
         assemble(plain_spark(), store, captures, flow_settings())
-    assert not store.exists("flows", {"site": "north", "capture_date": DAYS[1]})
+    assert not store.exists("flows", PartitionKey.of_date("north", DAYS[1]))
 
 
 def test_write_flows_plain__splits_that_are_absent_or_of_another_version_name_the_step_to_run(
@@ -246,7 +248,7 @@ def test_write_flows_plain__splits_that_are_absent_or_of_another_version_name_th
     store, capture = Store(str(tmp_path)), config.load_settings().capture
     with pytest.raises(PartitionError, match="run iotid split-pcaps first"):
         write_flows(plain_spark(), store, "north", DAYS[1], capture, flow_settings())
-    with store.write("splits", {"site": "north", "capture_date": DAYS[1]}, 1):
+    with store.write("splits", PartitionKey.of_date("north", DAYS[1]), 1):
         pass
     with pytest.raises(SchemaError, match=r"splits of schema version 1, this iotid reads 2; plan .*split-pcaps"):
         write_flows(plain_spark(), store, "north", DAYS[1], capture, flow_settings())

@@ -27,8 +27,8 @@ from iotid.flows.kernels import HEAD_WIDTH, KEY_WORDS, is_local
 from iotid.flows.merge import Merger, merge
 from iotid.flows.open_flows import OpenFlows
 from iotid.flows.partial import FlowTable, Partials, head_width, packets_alone, packets_of_stretches
-from iotid.flows.tasks import _parcels
-from iotid.spark.shuffle import Buckets, contents, receive
+from iotid.flows.tasks import _blocks
+from iotid.spark.shuffle import Buckets, read_blocks, read_tables
 
 PATHS = ["a.pcap", "b.pcap", "c.pcap"]
 EPOCH = datetime(2024, 2, 29, 23, 59, 50, tzinfo=UTC)
@@ -602,10 +602,10 @@ def test_parcels__of_a_subscriber_with_nearly_all_flows_are_spread_evenly_and_an
         table.add(packets_of(rows, PATHS))
         partials = table.flush()
         assert len(partials) == flows + 1
-        sent.append(_parcels(partials, buckets))
+        sent.append(_blocks(partials, buckets))
     of_partition = np.zeros(buckets.partitions, int)
-    for bucket, pieces in receive(pa.Table.from_batches(sent).sort_by("bucket").to_batches()):
-        of_partition[bucket // 16] += sum(len(rows) for _, rows in contents(pieces))
+    for bucket, pieces in read_blocks(pa.Table.from_batches(sent).sort_by("bucket").to_batches()):
+        of_partition[bucket // 16] += sum(len(rows) for _, rows in read_tables(pieces))
     assert of_partition.sum() == runs * (flows + 1)
     assert of_partition.max() < 1.15 * of_partition.mean(), of_partition
 

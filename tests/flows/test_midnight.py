@@ -13,8 +13,8 @@ import pytest
 
 from iotid.capture.splits.write import write_splits
 from iotid.config import Settings
-from iotid.flows import TOLD_BY, from_captures, later_flows, night_files, read_flows, write_flows
-from iotid.storage import Partition, Store
+from iotid.flows import IDENTITY_COLUMNS, from_captures, later_flows, partition_files, read_flows, write_flows
+from iotid.partitions import Partition, Store
 
 pytestmark = pytest.mark.spark
 
@@ -74,11 +74,13 @@ def test_nights__one_after_the_other_give_the_flows_of_one_run(
     expected = from_captures(captures, **rule)
     assert content(read_flows(spark, nights).toArrow()) == content(expected)
     later = later_flows(spark, nights)
-    told_further = sum(
-        file.told_further(batch, later).true_count for file in night_files(nights) for batch in file.read(TOLD_BY)
+    superseded = sum(
+        file.superseded(batch, later).true_count
+        for file in partition_files(nights)
+        for batch in file.read(IDENTITY_COLUMNS)
     )
-    assert told_further > 0
-    assert sum(night.metadata["rows"] for night in nights) == expected.num_rows + told_further
+    assert superseded > 0
+    assert sum(night.metadata["rows"] for night in nights) == expected.num_rows + superseded
     assert sum(night.metadata["carried_packets"] for night in nights[1:]) > 0
     assert nights[2].metadata["open_flows"] > 0
 

@@ -22,9 +22,9 @@ from iotid.flows.kernels import FIRST, LAST, LAST_SYN, OPENED, SYN
 from iotid.flows.merge import merge
 from iotid.flows.open_flows import CARRIED, OpenFlows, carries, is_carried, take_up
 from iotid.flows.partial import FlowTable, Partials, packets_of_stretches
-from iotid.flows.partitions import _identity, _told_further
+from iotid.flows.partitions import _identity, _superseded
 from iotid.flows.table import flow_table
-from iotid.storage import Store
+from iotid.partitions import PartitionKey, Store
 
 Row = dict[str, Any]
 Build = Callable[..., Any]
@@ -109,7 +109,7 @@ def each_flow_once(nights: list[tuple[pa.Table, pa.Array]]) -> list[Row]:
             later, pa.schema([(name, pa.string()) for name in ("key", "site", "capture_date")])
         )
         for batch in flows.to_batches():
-            continued = _told_further(batch, table, "x", str(number))
+            continued = _superseded(batch, table, "x", str(number))
             rows += batch.filter(pa.array(~continued.to_numpy(zero_copy_only=False))).to_pylist()
     return rows
 
@@ -214,7 +214,7 @@ def test_carries__needs_an_idle_time_out_and_joined_files(changes: Row, expected
 def test_night_before__of_another_version_or_other_settings_does_not_go_on(
     version: int, idle_timeout_s: float, goes_on: bool, tmp_path: Path
 ) -> None:
-    store, keys = Store(str(tmp_path)), {"site": "north", "capture_date": "2024-02-29"}
+    store, keys = Store(str(tmp_path)), PartitionKey.of_date("north", "2024-02-29")
     with store.write("flows", keys, schemas.FLOWS.version + version) as staged:
         staged.metadata["settings"] = {"flow": rule(idle_timeout_s=idle_timeout_s).model_dump(mode="json")}
     next_night = {**keys, "capture_date": "2024-03-01"}

@@ -24,7 +24,7 @@ from iotid import config
 from iotid.capture.containers.walk import Walk
 from iotid.capture.splits.stored import check_splits
 from iotid.cli.command import captures_text
-from iotid.dataset import Encoding, Rows, Sets, Vocabulary
+from iotid.dataset import EncodedFlows, Encoding, FlowSets, Vocabulary
 from iotid.errors import IotidError
 from iotid.evaluation.schema import Report, system_report
 from iotid.labels import DeviceList
@@ -32,7 +32,8 @@ from iotid.messages import one_line
 from iotid.model.bundle import DESCRIPTION, WEIGHTS, Learned, Predictor, network_specs, save_bundle, vocabulary_sizes
 from iotid.model.device import DeviceModel, kinds_of
 from iotid.model.network.ensemble import AdaptiveEnsemble
-from iotid.model.network.sequence_counts import Memory
+from iotid.model.network.sequence_counts import SequenceCounts
+from iotid.partitions import PartitionKey
 from iotid.schemas import SPLITS
 from iotid.schemas.metadata import CONTRACTS, Metadata, read_metadata
 from iotid.storage import json_of, reading
@@ -206,7 +207,7 @@ def use_metadata(found: Metadata) -> None:
 
 def stored_metadata() -> dict[str, dict[str, Any]]:
     """By table what its metadata holds, as iotid writes it."""
-    common = {"keys": {"site": "a", "capture_date": "2026-01-01"}, "schema_version": 4, "code_version": "0.1.0"}
+    common = {"keys": PartitionKey.of_date("a", "2026-01-01"), "schema_version": 4, "code_version": "0.1.0"}
     splits = {
         "files": 3, "files_ignored": 0, "files_same": 1, "files_alike": 0, "files_unplanned": 1, "bytes": 10**12,
         "unreadable": {"/a": "is no capture"}, "inputs": {"captures": "/captures"},
@@ -331,13 +332,13 @@ def bundle() -> tuple[bytes, bytes]:
         for name, known in encoding().vocabularies.items()
     }
     sequences["packet_length"][:, 0] = 2 + label
-    rows = Rows(sequences, label.astype(np.int64), np.ones(24, np.int64))
-    sets = Sets.of(sequences, np.arange(24) // 2 % 4, rows.label, rows.num_flows)
+    rows = EncodedFlows(sequences, label.astype(np.int64), np.ones(24, np.int64))
+    sets = FlowSets.of(sequences, np.arange(24) // 2 % 4, rows.label, rows.num_flows)
     _, kind_C = kinds_of(encoding().labels, encoding().devices)
     torch.manual_seed(2)
     weights = AdaptiveEnsemble(MODEL, vocabulary_sizes(encoding()), 3).state_dict()
     with TemporaryDirectory() as folder:
-        save_bundle(folder, weights, MODEL, encoding(), Learned(Memory.of(rows), DeviceModel(kind_C).fit(sets)))
+        save_bundle(folder, weights, MODEL, encoding(), Learned(SequenceCounts.of(rows), DeviceModel(kind_C).fit(sets)))
         return Path(folder, WEIGHTS).read_bytes(), Path(folder, DESCRIPTION).read_bytes()
 
 

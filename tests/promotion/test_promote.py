@@ -25,7 +25,7 @@ from iotid.errors import DataError, SchemaError, ServerError, StaleError
 from iotid.evaluation.schema import REPORT_VERSION
 from iotid.labels import DeviceList
 from iotid.model import Predictor
-from iotid.storage import Store
+from iotid.partitions import PartitionKey, Store
 from iotid.tracking import registry
 from iotid.tracking.registry import CHALLENGER, CHAMPION, Registry
 
@@ -229,7 +229,7 @@ def decided(embedded: Registry, request: pytest.FixtureRequest) -> Registry:
         **dict.fromkeys(("floor", "leakage", "seen", "ceiling"), 0.5),
         "systems": {CHALLENGER: _system(0.9), CHAMPION: _system(0.8)},
     }
-    with Store(store.storage_root).write("reports", {"dataset": store.tracking.model}) as staged:
+    with Store(store.storage_root).write("reports", PartitionKey.of_dataset(store.tracking.model)) as staged:
         staged.write_json("report.json", report)
         staged.metadata = {"versions": {CHALLENGER: 2, CHAMPION: 1}, "left_out": {}}
     return store
@@ -254,7 +254,7 @@ def test_promote__keeps_why_with_both_reports_and_rollback_says_one_line(decided
     assert told.exit_code == 0, told.output
     assert told.output.splitlines()[-1] == "promotion: version 2 is now the champion"
     store = Store(decided.storage_root)
-    kept = store.open("decisions", {"dataset": name, "version": "2"})
+    kept = store.open("decisions", PartitionKey.of_dataset(name, "2"))
     folder = decided.artifact(2, "decision", Path(decided.storage_root) / "back")
     for read in (lambda file: store.read_json(kept, file), lambda file: json.loads((folder / file).read_text())):
         assert set(read("report.json")["systems"]) == {CHALLENGER, CHAMPION}
@@ -292,7 +292,7 @@ def test_promote__too_late_says_one_line_and_keeps_no_decision(
     (line,) = _errors(told)
     assert "the champion has changed meanwhile: this was decided against version 1, but it is version 3 now" in line
     assert decided.version_of(CHAMPION) == 3
-    assert not Store(decided.storage_root).exists("decisions", {"dataset": name, "version": "2"})
+    assert not Store(decided.storage_root).exists("decisions", PartitionKey.of_dataset(name, "2"))
 
 
 def test_promote__cut_off_when_the_champion_had_moved_keeps_its_decision_the_next_time(
@@ -319,10 +319,10 @@ def test_promote__cut_off_when_the_champion_had_moved_keeps_its_decision_the_nex
 
 def test_promote__over_a_champion_that_could_not_be_loaded_says_so_and_needs_no_comparison(decided: Registry) -> None:
     name, store = decided.tracking.model, Store(decided.storage_root)
-    report = store.read_json(store.open("reports", {"dataset": name}), "report.json")
+    report = store.read_json(store.open("reports", PartitionKey.of_dataset(name)), "report.json")
     del report["systems"][CHAMPION]
     sentence = "the champion, version 1, cannot be loaded and is left out: bundle_version must be 3, got 2; train again"
-    with store.write("reports", {"dataset": name}) as staged:
+    with store.write("reports", PartitionKey.of_dataset(name)) as staged:
         staged.write_json("report.json", report)
         staged.metadata = {"versions": {CHALLENGER: 2, CHAMPION: 1}, "left_out": {CHAMPION: sentence}}
     told = _run("promote", decided, "--dataset", name)
@@ -374,7 +374,7 @@ def _flow(number: int) -> dict[str, Any]:
 @pytest.fixture
 def lab(served: Registry, spark: SparkSession) -> _Lab:
     settings, store = config.load_settings(["local.yaml"]), Store(served.storage_root)
-    keys = {"site": "lab", "capture_date": "2026-01-31"}
+    keys = PartitionKey.of_date("lab", "2026-01-31")
     with store.write("flows", keys, schemas.FLOWS.version) as staged:
         table = pa.Table.from_pylist([_flow(number) for number in range(240)], schemas.FLOWS.arrow_schema(stored=True))
         pq.write_table(table, f"{staged.path}/part.parquet")
@@ -398,10 +398,10 @@ def test_server__a_model_is_trained_registered_promoted_replaced_and_put_back(la
     assert lab.run("promote", "promotion.margin_judged_by=lower_bound") == "promotion: version 2 is now the champion"
     assert lab.store.tags(2)["former_champion"] == "1"
     kept = Store(lab.store.storage_root)
-    report = kept.read_json(kept.open("decisions", {"dataset": "lab", "version": "2"}), "report.json")
+    report = kept.read_json(kept.open("decisions", PartitionKey.of_dataset("lab", "2")), "report.json")
     lead = report["systems"][CHALLENGER]["lead"][CHAMPION]
     assert 0 < lead["low"] <= lead["value"] <= lead["high"] <= 1
-    flows = pq.read_table(f"{kept.open('flows', {'site': 'lab', 'capture_date': '2026-01-31'}).uri}/part.parquet")
+    flows = pq.read_table(f"{kept.open('flows', PartitionKey.of_date('lab', '2026-01-31')).uri}/part.parquet")
     named = registry.load("models:/iotid@champion", lab.store.uri).predict(flows)["label"].to_pylist()
     assert np.mean([name == f"device-{number % 3}" for number, name in enumerate(named)]) > 0.9
     assert lab.run("rollback", dataset=False) == "rollback: version 1 is the champion again, in place of version 2"
@@ -429,7 +429,7 @@ def test_evaluate__names_and_leaves_out_a_champion_of_another_version(
     monkeypatch.setattr(Predictor, "load", refuse_old)
     old.run("evaluate")
     kept = Store(old.store.storage_root)
-    page = kept.open("reports", {"dataset": "lab"})
+    page = kept.open("reports", PartitionKey.of_dataset("lab"))
     assert "version 1, cannot be loaded and is left out: model.json" in page.metadata["left_out"][CHAMPION]
     assert CHALLENGER in kept.read_json(page, "report.json")["systems"]
     assert old.run("promote") == "promotion: version 2 is now the champion"

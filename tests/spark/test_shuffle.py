@@ -16,19 +16,19 @@ from hypothesis import strategies as st
 
 from iotid.dataset.hashes import hash_for_buckets, hash_rows
 from iotid.spark.shuffle import (
-    ASIDES,
+    BLOCKS,
     NO_BUCKET,
-    PARCELS,
+    SIDE_OUTPUTS,
     Buckets,
-    aside,
-    beside,
-    contents,
-    numbered,
-    numbers,
-    parcels,
-    receive,
+    exchange,
+    read_blocks,
+    read_tables,
+    read_task_ids,
+    shuffle_blocks,
+    side_output,
     spark_schema,
-    spread,
+    task_ids,
+    with_bucket,
 )
 
 SECRET = b"of these tests"
@@ -45,23 +45,23 @@ def _rows(start: int, count: int) -> tuple[pa.RecordBatch, Any]:
 @given(counts=st.lists(st.integers(0, 200), max_size=4), partitions=st.sampled_from([1, 2, 3, 64, 65, 5000]))
 def test_receive__gives_each_bucket_once_with_all_its_rows(counts: list[int], partitions: int) -> None:
     dealt = Buckets(partitions, SECRET)
-    sent, start = [beside(aside("told", pa.table({"a": [1]})))], 0
+    sent, start = [with_bucket(side_output("told", pa.table({"a": [1]})))], 0
     for count in counts:
         rows, number_N = _rows(start, count)
-        sent.append(parcels(rows, dealt.hashed([number_N]), dealt))
+        sent.append(shuffle_blocks(rows, dealt.hashed([number_N]), dealt))
         start += count
     table = pa.Table.from_batches(sent).sort_by("bucket")
-    received = list(receive(table.to_batches(max_chunksize=3)))
+    received = list(read_blocks(table.to_batches(max_chunksize=3)))
     buckets = [bucket for bucket, _ in received]
     assert buckets == sorted(set(buckets))
     assert buckets[0] == NO_BUCKET
     assert buckets[-1] < dealt.number
-    assert [(kind, found.to_pylist()) for kind, found in contents(received[0][1])] == [("told", [{"a": 1}])]
-    tables = [found for _, pieces in received[1:] for _, found in contents(pieces)]
+    assert [(kind, found.to_pylist()) for kind, found in read_tables(received[0][1])] == [("told", [{"a": 1}])]
+    tables = [found for _, pieces in received[1:] for _, found in read_tables(pieces)]
     numbers_received = [number for found in tables for number in found["number"].to_pylist()]
     assert sorted(numbers_received) == list(range(start))
     for bucket, pieces in received[1:]:
-        for _, found in contents(pieces):
+        for _, found in read_tables(pieces):
             assert set(dealt.of_hash(dealt.hashed([found["number"].to_numpy()])).tolist()) == {bucket}
             expected = ["x" * (number % 5) if number % 7 else None for number in found["number"].to_pylist()]
             assert found["text"].to_pylist() == expected
@@ -162,18 +162,18 @@ def test_hash_for_buckets__text_that_is_chosen_for_a_public_hash_spreads() -> No
 
 
 def _send(tasks: Iterable[pa.RecordBatch], dealt: Buckets) -> Iterator[pa.RecordBatch]:
-    for task in numbers(tasks):
+    for task in read_task_ids(tasks):
         rows, number_N = _rows(1000 * task, 1000)
-        yield parcels(rows, dealt.hashed([number_N]), dealt)
+        yield shuffle_blocks(rows, dealt.hashed([number_N]), dealt)
 
 
 def _say_where(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     from pyspark import TaskContext
 
     where = TaskContext.get().partitionId()  # type: ignore[union-attr]
-    for bucket, pieces in receive(batches):
-        found = [number for _, table in contents(pieces) for number in table["number"].to_pylist()]
-        yield aside("where", pa.table({"partition": [where], "bucket": [bucket], "numbers": [found]}))
+    for bucket, pieces in read_blocks(batches):
+        found = [number for _, table in read_tables(pieces) for number in table["number"].to_pylist()]
+        yield side_output("where", pa.table({"partition": [where], "bucket": [bucket], "numbers": [found]}))
 
 
 @pytest.mark.spark
@@ -182,9 +182,9 @@ def test_spread__a_partition_has_a_range_of_buckets_of_its_own_and_all_have_as_m
     spark: Any, partitions: int
 ) -> None:
     dealt = Buckets(partitions, SECRET)
-    sent = numbered(spark, [4, 0, 7]).mapInArrow(partial(_send, dealt=dealt), spark_schema(PARCELS))
-    told = spread(sent, partitions).mapInArrow(_say_where, spark_schema(ASIDES)).toArrow()
-    rows = [row for _, table in contents(told) for row in table.to_pylist()]
+    sent = task_ids(spark, [4, 0, 7]).mapInArrow(partial(_send, dealt=dealt), spark_schema(BLOCKS))
+    told = exchange(sent, partitions).mapInArrow(_say_where, spark_schema(SIDE_OUTPUTS)).toArrow()
+    rows = [row for _, table in read_tables(told) for row in table.to_pylist()]
     assert [row["bucket"] for row in rows] == sorted({row["bucket"] for row in rows})
     assert {row["bucket"] // dealt.each == row["partition"] for row in rows} == {True}
     expected = [1000 * task + number for task in (0, 4, 7) for number in range(1000)]

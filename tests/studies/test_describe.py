@@ -51,7 +51,7 @@ def test_quantile__equals_numpys_on_the_flows_themselves(share: float) -> None:
     assert Spread(values, flows).quantile(share) == expected
 
 
-def _made_up(labels: int) -> traffic.Traffic:
+def _made_up(labels: int) -> traffic.Distributions:
     random = np.random.default_rng(1)
     found = {}
     for number in range(labels):

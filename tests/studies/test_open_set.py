@@ -19,7 +19,7 @@ from iotid.labels import Device, DeviceList
 from iotid.schemas import FLOWS
 from iotid.studies import compare as comparison
 from iotid.studies import figures, open_set, protocols
-from iotid.studies.open_set import Sets, false_unknown, judge
+from iotid.studies.open_set import OpenSetAnswers, false_unknown, judge
 from iotid.studies.study import Study
 
 KINDS = (("cam", "Acme", "camera"), ("plug1", "Acme", "plug"), ("plug2", "Acme", "plug"), ("hub", "Volt", "hub"))
@@ -72,11 +72,11 @@ def test_false_unknown__is_that_of_the_best_threshold_tried_by_hand(seed: int) -
     assert false_unknown(new_U, score_U) == pytest.approx(min(found))
 
 
-def _sets() -> Sets:
+def _sets() -> OpenSetAnswers:
     """Two groups: four known captures, and four of the labels 1 and 2, in one of which two learned kinds are found."""
     left_out = np.array([False, False, True, True] * 2)
     score = np.array([0.1, 0.7, 0.6, 0.9, 0.2, 0.3, 0.25, 0.9])
-    return Sets(
+    return OpenSetAnswers(
         unit=np.arange(8),
         label=np.array([0, 0, 1, 1, 0, 1, 2, 2]),
         left_out=left_out,

@@ -18,13 +18,13 @@ from sklearn.metrics import f1_score
 from iotid import baselines
 from iotid.baselines import Samples
 from iotid.config import Settings, load_settings
-from iotid.dataset import LabelledFlows, Traffic
-from iotid.dataset.split_protocols import PARTS
+from iotid.dataset import DeviceTraffic, LabelledFlows
+from iotid.dataset.split_protocols import DATASET_SPLITS
 from iotid.errors import DataError, SettingError
 from iotid.evaluation import figures, metrics
 from iotid.labels import Device, DeviceList
+from iotid.partitions import PartitionKey, Store
 from iotid.schemas import FLOWS
-from iotid.storage import Store
 from iotid.studies import compare as comparison
 from iotid.studies import protocols, study
 from iotid.studies.study import Study
@@ -111,7 +111,7 @@ def test_run__a_datasets_protocol_is_tested_on_its_test_part(tmp_path: Path, pro
     flows = _flows(settings)
     outcome = Study(settings, tmp_path).run(flows, protocol).outcome
     sizes = np.bincount(flows.under(protocol).parts(), minlength=3).tolist()
-    assert outcome["flows"] == dict(zip(PARTS, sizes, strict=True))
+    assert outcome["flows"] == dict(zip(DATASET_SPLITS, sizes, strict=True))
 
 
 def test_run__scores_are_those_of_the_rivals_answers(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_run__drift_learns_from_the_first_days_and_tells_every_later_one(tmp_pat
         Study(_settings("evaluation.drift_days=3"), tmp_path).run(flows, "drift")
 
 
-def _traffic(flows: LabelledFlows) -> Traffic:
+def _traffic(flows: LabelledFlows) -> DeviceTraffic:
     """Every capture's device sends two packets a second for four seconds, of lengths that tell the device."""
     rows = []
     captures = sorted(set(zip(flows.flows["capture_file"].to_pylist(), flows.label.tolist(), strict=True)))
@@ -173,7 +173,7 @@ def _traffic(flows: LabelledFlows) -> Traffic:
     columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
     columns["capture_file"] = pa.array(columns["capture_file"]).dictionary_encode()
     table = pa.table(columns).set_column(4, "frame_length", pa.array(columns["frame_length"], pa.int32()))
-    return Traffic(table, flows.labels)
+    return DeviceTraffic(table, flows.labels)
 
 
 @pytest.mark.parametrize("protocol", ["capture_folds", "random_flow"])
@@ -321,7 +321,7 @@ def test_compare__from_a_nights_flows_to_a_table_and_a_run(tmp_path: Path) -> No
     from iotid.cli.compare import main
 
     store, flows = Store(str(tmp_path)), _table()
-    keys = {"site": "home", "capture_date": "2024-03-01"}
+    keys = PartitionKey.of_date("home", "2024-03-01")
     with store.write("flows", keys, FLOWS.version) as staged:
         pq.write_table(flows.drop_columns(["site", "capture_date"]), f"{staged.path}/part-0.parquet")
         staged.metadata = {"rows": len(flows), "settings": {"flow": _settings().flow.model_dump(mode="json")}}
@@ -339,7 +339,7 @@ def test_compare__from_a_nights_flows_to_a_table_and_a_run(tmp_path: Path) -> No
     assert first.exit_code == again.exit_code == 0
     assert first.stdout == again.stdout
     assert "## by_capture" in first.stdout
-    written = Path(store.open("comparisons", {"name": "try"}).uri.removeprefix("file://"))
+    written = Path(store.open("comparisons", PartitionKey.named("try")).uri.removeprefix("file://"))
     assert (written / "comparison.md").read_text() in first.stdout
     other = CliRunner().invoke(main, [*given, "--set", "flow.length=frame"])
     assert other.exit_code == 2
@@ -354,7 +354,7 @@ def test_compare__from_a_nights_flows_to_a_table_and_a_run(tmp_path: Path) -> No
 def test_captures_by_site__a_capture_that_two_sites_plan_is_read_once(settings: Settings) -> None:
     store, nights = Store(settings.storage.root), []
     for site, day, paths in (("office", 1, ["c", "b"]), ("home", 1, ["a", "a"]), ("home", 2, ["b"])):
-        keys = {"site": site, "capture_date": f"2026-01-0{day}"}
+        keys = PartitionKey.of_date(site, f"2026-01-0{day}")
         with store.write("splits", keys, 2) as staged:
             pq.write_table(pa.table({"path": paths}), f"{staged.path}/part-0.parquet", filesystem=staged.filesystem)
         nights.append(store.open("splits", keys))

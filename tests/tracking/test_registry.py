@@ -24,7 +24,7 @@ from iotid import config, schemas
 from iotid.dataset import Encoding, Vocabulary
 from iotid.errors import SchemaError, ServerError, UserError
 from iotid.model import AdaptiveEnsemble, Predictor, bundle, save_bundle
-from iotid.storage import Partition
+from iotid.partitions import Partition
 from iotid.tracking import registry
 from iotid.tracking.registry import EpochLogger, Registry
 

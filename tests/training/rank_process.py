@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch.nn import functional as F
 
 from iotid import config
-from iotid.dataset import Encoding, Rows, Vocabulary
+from iotid.dataset import EncodedFlows, Encoding, Vocabulary
 from iotid.errors import IotidError
 from iotid.training.fit import fit
 
@@ -52,7 +52,7 @@ def training(**changes: Any) -> config.Training:
     return config.Training.model_validate({**plain, **small, "precision": "float32", **changes})
 
 
-def rows(number: int, seed: int = 0) -> Rows:
+def rows(number: int, seed: int = 0) -> EncodedFlows:
     """Flows whose first packet's length tells the class; all else is noise."""
     random = np.random.default_rng(seed)
     label = random.integers(0, 3, number)
@@ -62,7 +62,7 @@ def rows(number: int, seed: int = 0) -> Rows:
         for name, vocabulary in ENCODING.vocabularies.items()
     }
     sequences["packet_length"][:, 0] = 2 + 4 * label + random.integers(0, 4, number)
-    return Rows(sequences, label.astype(np.int64), random.integers(1, 6, number))
+    return EncodedFlows(sequences, label.astype(np.int64), random.integers(1, 6, number))
 
 
 CASES: dict[str, Callable[[int], dict[str, Any]]] = {  # rank -> arguments of fit

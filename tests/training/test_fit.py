@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from sklearn.metrics import f1_score
 
-from iotid.dataset import Rows, Sets
+from iotid.dataset import EncodedFlows, FlowSets
 from iotid.errors import DataError, SettingError, TrainingError
 from iotid.model import Predictor
 from iotid.model.bundle import Learned
@@ -25,7 +25,7 @@ _TIMES = ("seconds", "rows_per_s", "flows_per_s")
 
 
 def _fit(
-    toy: ModuleType, folder: Path, *, train: Rows | None = None, on_epoch: Any = None, **changes: Any
+    toy: ModuleType, folder: Path, *, train: EncodedFlows | None = None, on_epoch: Any = None, **changes: Any
 ) -> FitResult:
     model = toy.MODEL.model_copy(update={"dropout": 0.4}) if changes.pop("dropout", False) else toy.MODEL
     train = toy.rows(60) if train is None else train
@@ -103,7 +103,7 @@ def test_fit__remembers_the_training_rows_where_the_model_shall(toy: ModuleType,
 def test_fit__learns_whole_sets_where_it_gets_some(toy: ModuleType, tmp_path: Path) -> None:
     train, validation = toy.rows(60), toy.rows(23, 9)
     unit = np.arange(60) % 4
-    sets = Sets.of(train.sequences, unit, train.label, train.num_flows)
+    sets = FlowSets.of(train.sequences, unit, train.label, train.num_flows)
     fit(toy.MODEL, toy.training(epochs=1), toy.ENCODING, train, validation, tmp_path / "with", sets=sets)
     model = Predictor.load(tmp_path / "with").learned.devices
     assert model is not None
@@ -233,7 +233,7 @@ def test_fit__a_row_counts_as_the_flows_that_it_stands_for(toy: ModuleType, tmp_
     once = toy.rows(30)
     copies = np.repeat(np.arange(30), once.num_flows)
     sequences = {name: ids_NM[copies] for name, ids_NM in once.sequences.items()}
-    spread = Rows(sequences, once.label[copies], np.ones(len(copies), np.int64))
+    spread = EncodedFlows(sequences, once.label[copies], np.ones(len(copies), np.int64))
     weighted = _fit(toy, tmp_path / "weighted", train=once, batch_size=1000, repeat_weight=1)
     copied = _fit(toy, tmp_path / "copied", train=spread, batch_size=1000, repeat_weight=1)
     for one, other in zip(_told(weighted), _told(copied), strict=True):

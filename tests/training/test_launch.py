@@ -18,13 +18,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from iotid.config import Settings, load_settings
-from iotid.dataset import read_part, write_dataset
+from iotid.dataset import read_split, write_dataset
 from iotid.errors import DataError, IotidError, PartitionError, TrainingError
 from iotid.labels import DeviceList
 from iotid.model import Predictor
+from iotid.partitions import PartitionKey, Store
 from iotid.schemas import FLOWS
 from iotid.spark import worker_errors as remote
-from iotid.storage import Store
 from iotid.training import launch, train_on_ranks
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def dataset_uri(spark: SparkSession, root: Path) -> str:
     """A dataset of 241 flows of three devices."""
-    settings, store, keys = _settings(root), Store(str(root)), {"site": "lab", "capture_date": "2026-01-31"}
+    settings, store, keys = _settings(root), Store(str(root)), PartitionKey.of_date("lab", "2026-01-31")
     with store.write("flows", keys, FLOWS.version) as staged:
         table = pa.Table.from_pylist([_flow(number) for number in range(241)], FLOWS.arrow_schema(stored=True))
         pq.write_table(table, f"{staged.path}/part.parquet")
@@ -115,7 +115,7 @@ def _learned(result: dict[str, Any]) -> list[float]:
 def test_train_on_ranks__learns_and_leaves_the_bundle_and_its_history(
     root: Path, dataset_uri: str, undisturbed: dict[str, Any]
 ) -> None:
-    test = read_part(dataset_uri, "test")
+    test = read_split(dataset_uri, "test")
     predicted = Predictor.load(root / "undisturbed").probabilities(test.sequences).argmax(axis=1)
     assert (predicted == test.label).mean() > 0.9
     assert undisturbed["best_macro_f1"] > 0.9

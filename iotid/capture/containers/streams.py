@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pyarrow import fs
 
     from iotid import config
-    from iotid.capture.splits.plan import Split
+    from iotid.capture.splits.plan import FileSplit
 
 _COMPRESSIONS = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd", "bz2": b"BZh", "xz": b"\xfd7zXZ\x00"}
 _SAMPLE = 1 << 16  # bytes at either end of a capture that tell whether it is still the same
@@ -181,7 +181,7 @@ class _Decompressed(_Closing):
         self._file.close()
 
 
-def open_stream(capture: Split, settings: config.Capture) -> Stream:
+def open_stream(capture: FileSplit, settings: config.Capture) -> Stream:
     """Open a capture at its first ``file_bytes`` bytes, so that one that still grows reads the same each time.
 
     Where the capture has a ``fingerprint``, it must be that of those bytes. Of a compressed capture no more is
@@ -217,7 +217,7 @@ def open_stream(capture: Split, settings: config.Capture) -> Stream:
         raise unreadable(path, fault) from None
 
 
-def _expansion(capture: Split, settings: config.Capture) -> tuple[int, str]:
+def _expansion(capture: FileSplit, settings: config.Capture) -> tuple[int, str]:
     """Bytes that a compressed capture may expand to, and what is said of one that has more."""
     by_ratio = max(settings.max_expansion * capture.file_bytes, _ANY_EXPANSION)
     most, key = min((by_ratio, "max_expansion"), (settings.max_expanded_bytes, "max_expanded_bytes"))

@@ -20,14 +20,14 @@ from iotid.capture.containers.streams import Stream, open_stream
 from iotid.capture.containers.walk import Walk
 
 if TYPE_CHECKING:
-    from iotid.capture.splits.plan import Split
+    from iotid.capture.splits.plan import FileSplit
 
 
 @dataclass(frozen=True)
 class Piece:
     """Bytes ``begin`` to ``limit`` of a capture: its records are those that start there."""
 
-    capture: Split  # as a whole
+    capture: FileSplit  # as a whole
     begin: int
     limit: int
 
@@ -91,7 +91,7 @@ class Guess:
         return self.stretch.start == before.end and self.order in (ANY_ORDER, before.big_endian)
 
 
-def reach_of(settings: config.Capture) -> int:
+def lookback_records(settings: config.Capture) -> int:
     """Records before a split that its reader may have to know: for repeats and for fragments across its start.
 
     Both count, also while they are turned off: a plan stays good when the settings that read it turn them on.
@@ -99,7 +99,7 @@ def reach_of(settings: config.Capture) -> int:
     return max(settings.duplicate_records, settings.fragment_records)
 
 
-def cut_pieces(capture: Split, split_bytes: int) -> list[Piece]:
+def cut_pieces(capture: FileSplit, split_bytes: int) -> list[Piece]:
     """A capture cut at the multiples of ``split_bytes``."""
     begins = [capture.start, *range(split_bytes, capture.file_bytes, split_bytes)]
     return [
@@ -107,7 +107,7 @@ def cut_pieces(capture: Split, split_bytes: int) -> list[Piece]:
     ]
 
 
-def nothing(capture: Split) -> Stretch:
+def nothing(capture: FileSplit) -> Stretch:
     """The empty stretch before a capture's first record."""
     return Stretch(capture.start, capture.start, 0, (), False, 0, np.empty((0, 0), np.int64), -1)
 
@@ -125,17 +125,19 @@ def walk_piece(piece: Piece, settings: config.Capture) -> Guess | None:
             first = _walk(stream, piece, nothing(capture), piece.begin + 1, settings)
             if capture.container == "pcap" or first.sections:
                 first = replace(first, marks=((0, piece.begin), *first.marks))
-            return Guess(first.then(_walk(stream, piece, first, piece.limit, settings), reach_of(settings)), ANY_ORDER)
+            return Guess(
+                first.then(_walk(stream, piece, first, piece.limit, settings), lookback_records(settings)), ANY_ORDER
+            )
         guessing = _at(stream, piece, piece.begin, False, piece.limit, settings)
         order = guessing.guess()
-        return None if order is None else Guess(_finish(guessing, guessing.position, reach_of(settings)), order)
+        return None if order is None else Guess(_finish(guessing, guessing.position, lookback_records(settings)), order)
 
 
 def prove(known: Stretch, guess: Guess | None, piece: Piece, settings: config.Capture) -> tuple[Stretch, int]:
     """The piece's stretch that follows ``known``, and how many bytes were read again in sequence to know it."""
     if guess is not None and guess.follows(known):
         return guess.stretch, 0
-    capture, reach = piece.capture, reach_of(settings)
+    capture, reach = piece.capture, lookback_records(settings)
     with open_stream(capture, settings) as stream:
         until = piece.limit if guess is None else guess.stretch.start
         again = _walk(stream, piece, known, until, settings)
@@ -149,7 +151,7 @@ def prove(known: Stretch, guess: Guess | None, piece: Piece, settings: config.Ca
 def _walk(stream: Stream, piece: Piece, before: Stretch, end: int, settings: config.Capture) -> Stretch:
     """What a walk that goes on where ``before`` ends meets until ``end``."""
     walk = _at(stream, piece, before.end, before.big_endian, end, settings)
-    return _finish(walk, before.end, reach_of(settings))
+    return _finish(walk, before.end, lookback_records(settings))
 
 
 def _at(stream: Stream, piece: Piece, start: int, big_endian: bool, end: int, settings: config.Capture) -> Walk:

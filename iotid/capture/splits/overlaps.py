@@ -20,12 +20,12 @@ from iotid.capture.containers.walk import Step, Walk
 from iotid.errors import InputError, StaleError
 
 if TYPE_CHECKING:
-    from iotid.capture.splits.plan import Split
+    from iotid.capture.splits.plan import FileSplit
 
 _GLANCE_BYTES = 1 << 26  # of a compressed capture in which its first packet is looked for
 
 
-def first_packet(capture: Split) -> str:
+def first_packet(capture: FileSplit) -> str:
     """What tells a capture's first packet that has a time from all others; empty: it has none that a glance finds."""
     try:
         with open_stream(replace(capture, fingerprint=""), _glance()) as stream:

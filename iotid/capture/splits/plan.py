@@ -14,7 +14,7 @@ import numpy as np
 from iotid import config
 from iotid.capture.containers.detect import Container, first_record, pcapng_context, tell
 from iotid.capture.containers.pcapng import MAX_OPTION_BYTES
-from iotid.capture.splits.byte_ranges import Guess, Piece, cut_pieces, nothing, prove, reach_of, walk_piece
+from iotid.capture.splits.byte_ranges import Guess, Piece, cut_pieces, lookback_records, nothing, prove, walk_piece
 from iotid.capture.splits.files import File, Identity, list_files, natural, preferred
 from iotid.capture.splits.overlaps import first_packet
 from iotid.capture.threads import Item, Result, in_threads
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Split:
+class FileSplit:
     """A stretch of one capture that one reader reads: the columns of schemas.SPLITS that say what and where."""
 
     file_index: int
@@ -51,7 +51,7 @@ class Split:
 class Plan:
     """The splits of captures, by file and place, and what had to be read twice to prove them."""
 
-    splits: list[Split]
+    splits: list[FileSplit]
     splits_repaired: int = 0
     bytes_repaired: int = 0
     unreadable: dict[str, str] = field(default_factory=dict)  # captures in quarantine, and why
@@ -60,7 +60,7 @@ class Plan:
 class Found(NamedTuple):
     """Captures as whole splits, how many other files there are, and files in quarantine, with the reason."""
 
-    captures: list[Split]
+    captures: list[FileSplit]
     ignored: int
     unreadable: dict[str, str]
     same: int  # further names of these captures
@@ -121,7 +121,7 @@ def find_captures(locations: Iterable[str], unreadable: str = "fail") -> Found:
     if len(whole) > 1:
         firsts = _probe(first_packet, whole, remote=remote)
         whole = [replace(capture, first_packet=first) for capture, first in zip(whole, firsts, strict=True)]
-    if alike := count_alike(whole):
+    if alike := count_same_start(whole):
         _log.warning(
             "%d captures begin with the same packet as another one, so that it is counted twice; give it once", alike
         )
@@ -139,7 +139,7 @@ def _probe(look: Callable[[Item], Result], items: Iterable[Item], *, remote: boo
         return list(pool.map(look, items))
 
 
-def count_alike(captures: Iterable[Split]) -> int:
+def count_same_start(captures: Iterable[FileSplit]) -> int:
     """Captures that begin with the same packet as one before them, as copies do, packed or not."""
     firsts = [capture.first_packet for capture in captures if capture.first_packet]
     return len(firsts) - len(set(firsts))
@@ -155,7 +155,7 @@ def _tell(unreadable: str, file: File) -> Container | str | None:
         return str(fault)
 
 
-def whole_capture(path: str, file_index: int) -> Split:
+def whole_capture(path: str, file_index: int) -> FileSplit:
     """The capture as one split.
 
     Raises:
@@ -167,7 +167,7 @@ def whole_capture(path: str, file_index: int) -> Split:
     return _whole(path, file_index, container)
 
 
-def split_capture(path: str, file_index: int, settings: config.Capture) -> list[Split]:
+def split_capture(path: str, file_index: int, settings: config.Capture) -> list[FileSplit]:
     """`split_captures` of one capture.
 
     Raises:
@@ -176,7 +176,7 @@ def split_capture(path: str, file_index: int, settings: config.Capture) -> list[
     return split_captures([whole_capture(path, file_index)], settings).splits
 
 
-def split_captures(captures: Sequence[Split], settings: config.Capture, walk_all: WalkAll | None = None) -> Plan:
+def split_captures(captures: Sequence[FileSplit], settings: config.Capture, walk_all: WalkAll | None = None) -> Plan:
     """Cut captures at record boundaries about every ``split_bytes``; small and compressed ones stay whole.
 
     The splits tile each file exactly, from its first record to its end. A large file's pieces are walked side by side,
@@ -209,7 +209,7 @@ def split_captures(captures: Sequence[Split], settings: config.Capture, walk_all
     )
 
 
-def pack_tasks(splits: list[Split], settings: config.Capture) -> list[int]:
+def pack_tasks(splits: list[FileSplit], settings: config.Capture) -> list[int]:
     """Task number of each split: neighbours share a task until it holds ``task_bytes``, as small files do."""
     tasks: list[int] = []
     task, held = 0, 0
@@ -222,19 +222,19 @@ def pack_tasks(splits: list[Split], settings: config.Capture) -> list[int]:
     return tasks
 
 
-def last_splits(plan: Iterable[Split]) -> dict[int, Split]:
+def last_splits(plan: Iterable[FileSplit]) -> dict[int, FileSplit]:
     """By file index, the last split of each capture of a plan or of a stretch of it."""
     return {split.file_index: split for split in plan}
 
 
-def splits_before(last_of: Mapping[int, Split], first: Split, settings: config.Capture) -> list[Split]:
+def splits_before(last_of: Mapping[int, FileSplit], first: FileSplit, settings: config.Capture) -> list[FileSplit]:
     """The last splits of the captures before that of ``first``, nearest first, as far back as its reader may look.
 
-    Fragments and repeats are looked for among the `reach_of` records before; a capture that was not walked is taken to
+    Fragments and repeats are looked for among the `lookback_records` records before; a capture that was not walked is taken to
     hold no more records than its size makes sure.
     """
-    found: list[Split] = []
-    missing = reach_of(settings)
+    found: list[FileSplit] = []
+    missing = lookback_records(settings)
     while missing > 0 and (split := last_of.get(first.file_index - len(found) - 1)) is not None:
         found.append(split)
         if split.warm_up > first_record(split.container):  # a reader that starts there sees enough
@@ -243,8 +243,8 @@ def splits_before(last_of: Mapping[int, Split], first: Split, settings: config.C
     return found
 
 
-def _whole(path: str, file_index: int, container: Container) -> Split:
-    return Split(
+def _whole(path: str, file_index: int, container: Container) -> FileSplit:
+    return FileSplit(
         file_index=file_index,
         path=path,
         file_bytes=container.file_bytes,
@@ -292,9 +292,9 @@ def _in_threads(walk: Callable[[Piece], Guess | str | None], pieces: Sequence[Pi
 def _proved(walked: list[tuple[Piece, Guess | None]], settings: config.Capture) -> Plan:
     """The splits of one capture: its pieces joined in order, those whose guess was wrong walked again."""
     capture = walked[0][0].capture
-    reach = reach_of(settings)
+    reach = lookback_records(settings)
     known = nothing(capture)
-    cuts: list[Split] = []  # with the number of records before each in `records`
+    cuts: list[FileSplit] = []  # with the number of records before each in `records`
     repaired = []
     for piece, guess in walked:
         if known.end >= piece.limit:  # a record or a broken stretch goes across the whole piece

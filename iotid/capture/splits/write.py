@@ -11,13 +11,14 @@ import pyarrow.parquet as pq
 
 from iotid import config, schemas
 from iotid.capture.splits.byte_ranges import Guess, Piece
-from iotid.capture.splits.plan import count_alike, find_captures, pack_tasks, split_captures
+from iotid.capture.splits.plan import count_same_start, find_captures, pack_tasks, split_captures
+from iotid.partitions import PartitionKey
 from iotid.spark.worker_errors import in_worker
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-    from iotid.storage import Partition, Store
+    from iotid.partitions import Partition, Store
 
 
 def write_splits(
@@ -39,7 +40,7 @@ def write_splits(
             spark.sparkContext.parallelize(pieces, len(pieces)).mapPartitions(in_worker(partial(map, walk))).collect()
         )
 
-    keys = {"site": site, "capture_date": capture_date}
+    keys = PartitionKey.of_date(site, capture_date)
     captures, ignored, unreadable, same = find_captures([location], capture.unreadable)
     # on one machine this process has the same cores as workers would have, and need not be started
     local = spark is None or str(spark.sparkContext.master).startswith("local")
@@ -54,7 +55,7 @@ def write_splits(
             "files": len(captures),
             "files_ignored": ignored,
             "files_same": same,
-            "files_alike": count_alike(captures),
+            "files_alike": count_same_start(captures),
             "files_unplanned": len(plan.unreadable),  # of `files`: those that could not be walked
             "unreadable": unreadable | plan.unreadable,
             "bytes": sum(found.file_bytes for found in captures),

@@ -29,7 +29,7 @@ from iotid.model.device.stacking import MetaClassifier, TokenClassifier
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-    from iotid.dataset import Sets
+    from iotid.dataset import FlowSets
 
 _FOUND = 0.5  # a kind of at least this probability explains what it showed
 _SIZES = range(1, 13)  # kinds in a made-up household that the token classifier learns from
@@ -115,7 +115,7 @@ class DeviceModel:
         """``kind_C``: the kind of each class, of `kinds_of`."""
         self.kind_C, self.kinds = kind_C, int(kind_C.max(initial=-1)) + 1
 
-    def fit(self, sets: Sets, *, seed: int = 0) -> Self:
+    def fit(self, sets: FlowSets, *, seed: int = 0) -> Self:
         """Sets of no class (-1), and of one without kind, are unknown devices."""
         random = np.random.default_rng(seed)
         vocabulary = self._vocabulary = Vocabulary.of(sets.sequences)
@@ -137,7 +137,7 @@ class DeviceModel:
     ) -> Answer:
         """Of sets of flows; ``flows_BD``: how many flows of each set are equal to each row of ``sequences``.
 
-        ``at_once_BD``: of sessions how many were open at the same time, as `Sets` has it; ``seen``: when.
+        ``at_once_BD``: of sessions how many were open at the same time, as `FlowSets` has it; ``seen``: when.
         """
         shown = self._vocabulary.read(sequences, flows_BD)
         logits_BK, class_logits_BC = self._first.logits(shown)
@@ -234,7 +234,7 @@ class DeviceModel:
         model._evidence = Evidence(model._shown_AT, model._class_A, kind_C, model.kinds)
         return model
 
-    def _sessions(self, sets: Sets) -> NDArray[np.int64]:
+    def _sessions(self, sets: FlowSets) -> NDArray[np.int64]:
         """Of each whole sequence how many sessions one device of a kind held at once in training, at most."""
         most = np.ones(int(self._vocabulary.starts[1]), np.int64)
         entries, token_D = sets.at_once.tocoo(), self._vocabulary.sequence_tokens(sets.sequences)
@@ -257,7 +257,7 @@ class DeviceModel:
         return units_BK
 
     def _learn(
-        self, sets: Sets, pool: Pool, most: int, random: np.random.Generator
+        self, sets: FlowSets, pool: Pool, most: int, random: np.random.Generator
     ) -> tuple[TokenClassifier, Evidence]:
         """From the usable sets of the pool."""
         number = int(np.clip(_PER_KIND * len(pool.kinds()), _LEAST, most))
@@ -270,7 +270,7 @@ class DeviceModel:
         first = TokenClassifier(self.kind_C, self.kinds).fit(shown.counts, there_HK, class_HK, shown_T)
         return first, Evidence(self._shown_AT[usable], self._class_A[usable], self.kind_C, self.kinds)
 
-    def _learn_meta(self, sets: Sets, pool: Pool, random: np.random.Generator) -> None:
+    def _learn_meta(self, sets: FlowSets, pool: Pool, random: np.random.Generator) -> None:
         """From sets that were held back in turn, where in turn some kinds were left out, too."""
         asked = [self._ask(sets, *fold, random) for fold in self._folds(pool, random)]
         features = [each.features[:, each.known].reshape(-1, len(FEATURES)) for each in asked]
@@ -299,7 +299,7 @@ class DeviceModel:
         self._unknown_limit = float(np.quantile(of_known_H, 1 - _FALSE_UNKNOWN)) if len(of_known_H) else 0.0
         self._class_factor = self._fit_class_factor(asked)
 
-    def _ask(self, sets: Sets, learned: Pool, held_back: Pool, random: np.random.Generator) -> _Asked:
+    def _ask(self, sets: FlowSets, learned: Pool, held_back: Pool, random: np.random.Generator) -> _Asked:
         """What is learned from one pool says of households of the other."""
         classifier, evidence = self._learn(sets, learned, _MOST // 2, random)
         singles = held_back.singles()

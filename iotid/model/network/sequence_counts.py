@@ -22,14 +22,14 @@ from iotid.dataset.hashes import mix
 from iotid.model.arrays import Spec
 
 if TYPE_CHECKING:
-    from iotid.dataset import Rows
+    from iotid.dataset import EncodedFlows
 
 _MOST_FLOWS = 2.0**53  # of one sequence and label, which floating-point numbers still count
 _MOST = 1e6  # flows that the network's answer may weigh
 
 
 @dataclass(frozen=True)
-class Memory:
+class SequenceCounts:
     """``keys`` (D,): sorted hashes of rows of ids; those of row d are ``labels`` and ``flows`` (E,) from ``starts[d]``
     (D + 1,) on. Rows with one hash would be taken for one: with a billion of them the chance is one in 40. A sender
     who chooses a row can make it so, and gains what sending the other row itself would."""
@@ -41,7 +41,7 @@ class Memory:
     strength: float = 1.0
 
     @classmethod
-    def of(cls, rows: Rows) -> Memory:
+    def of(cls, rows: EncodedFlows) -> SequenceCounts:
         """What ``rows`` show; a row counts as its flows."""
         key_N = _keys(rows.sequences)
         order = np.lexsort((rows.label, key_N))
@@ -75,7 +75,7 @@ class Memory:
             np.float32
         )
 
-    def fitted(self, validation: Rows, probabilities_NC: NDArray[np.float32]) -> Memory:
+    def fitted(self, validation: EncodedFlows, probabilities_NC: NDArray[np.float32]) -> SequenceCounts:
         """This memory with the strength under which the labels of ``validation`` are likeliest.
 
         ``probabilities_NC``: the network's own for its rows.
@@ -109,7 +109,7 @@ class Memory:
         }
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> Memory:
+    def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> SequenceCounts:
         """What ``to_arrays`` told of, of arrays that fit ``specs``.
 
         Raises:

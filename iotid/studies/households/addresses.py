@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from iotid.dataset import Sets
+from iotid.dataset import FlowSets
 from iotid.dataset.arrays import distinct_rows
 from iotid.dataset.sets import at_once, greatest
 
@@ -116,7 +116,7 @@ class Addresses:
 
 @dataclass(frozen=True)
 class LabelledSets:
-    """Sets to learn from: ``label`` (B,), -1 of hosts that no list names, and ``recording`` (B,), as `dataset.Sets`."""
+    """Sets to learn from: ``label`` (B,), -1 of hosts that no list names, and ``recording`` (B,), as `dataset.FlowSets`."""
 
     addresses: Addresses
     label: NDArray[np.int64]
@@ -136,6 +136,6 @@ class LabelledSets:
         order = np.argsort(label_B, kind="stable")  # as Sets are
         return cls(addresses.with_flows(addresses.flows[order]), label_B[order], recording_N[first_B][order])
 
-    def sets(self) -> Sets:
+    def sets(self) -> FlowSets:
         observed, addresses = self.addresses.observed, self.addresses
-        return Sets(observed.sequences, addresses.distinct, self.label, self.recording, addresses.at_once)
+        return FlowSets(observed.sequences, addresses.distinct, self.label, self.recording, addresses.at_once)

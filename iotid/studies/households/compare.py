@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from iotid import config
 from iotid.baselines.spatial_temporal_cnn import fingerprints
 from iotid.dataset import Encoding, LabelledFlows
-from iotid.dataset.split_protocols import PARTS
+from iotid.dataset.split_protocols import DATASET_SPLITS
 from iotid.labels.device_list import UNKNOWN as UNLISTED
 from iotid.labels.devices import merged_name
 from iotid.model.device import kinds_of
@@ -308,7 +308,7 @@ class Study:
     def _learn(self, of_round: Round) -> tuple[Encoding, dict[str, Method]]:
         own, flows, listed_N = self.own, self.own.flows, self.own.is_listed
         learned_N = (self.fold != of_round.fold) & ~of_round.left_out[flows.label]
-        part_N = np.where(learned_N & listed_N, PARTS.index("train"), -1)
+        part_N = np.where(learned_N & listed_N, DATASET_SPLITS.index("train"), -1)
         encoding, parts = flows.dataset(part_N)
         chosen_N = sample_sets(own, learned_N, flows.settings.sets, self.seed)
         label_N = np.where(listed_N, flows.label, -1)[chosen_N]

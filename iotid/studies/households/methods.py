@@ -32,7 +32,7 @@ from iotid.studies.households.scores import f1
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-    from iotid.dataset import Encoding, Rows
+    from iotid.dataset import EncodedFlows, Encoding
     from iotid.studies.households.addresses import Addresses, LabelledSets
 
 DEVICE_MODEL, FLOW_VOTE, REGRESSIONS, CNN = "iotid", "flow vote", "regressions", "spatial-temporal CNN"
@@ -59,7 +59,7 @@ class Training(NamedTuple):
     """``rows``: distinct flows of the training part, all of them; ``sets``: what may be merged; ``kind`` (C,)."""
 
     encoding: Encoding
-    rows: Rows
+    rows: EncodedFlows
     sets: LabelledSets
     kind: NDArray[np.int64]
     census: config.Census

@@ -20,13 +20,13 @@ from iotid import config
 from iotid.capture import read_splits
 from iotid.capture.counters import Counters
 from iotid.capture.packets import Packets, to_arrow
-from iotid.capture.splits.plan import Plan, Split, split_captures, whole_capture
+from iotid.capture.splits.plan import FileSplit, Plan, split_captures, whole_capture
 from iotid.errors import InputError
 
 Counted = list[tuple[str, str, int, int, int]]
 
 
-def _read(splits: list[Split], settings: config.Capture) -> tuple[pa.Table, Counted]:
+def _read(splits: list[FileSplit], settings: config.Capture) -> tuple[pa.Table, Counted]:
     counted = Counters()
     parts = [
         Packets.concat([packets]) for split in splits for packets in read_splits([split], settings, counted)

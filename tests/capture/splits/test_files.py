@@ -24,14 +24,14 @@ from iotid import config
 from iotid.capture import counters, first_day, list_captures, read_packets, read_splits, split_capture
 from iotid.capture.containers.detect import streams
 from iotid.capture.counters import Counters
-from iotid.capture.splits.plan import count_alike, files, find_captures
+from iotid.capture.splits.plan import count_same_start, files, find_captures
 from iotid.capture.splits.write import write_splits
 from iotid.cli.split_pcaps import main as split_pcaps
 from iotid.errors import InputError, StaleError
 from iotid.flows import from_captures
-from iotid.storage import Store
+from iotid.partitions import PartitionKey, Store
 
-NIGHT = {"site": "a", "capture_date": "2026-01-10"}
+NIGHT = PartitionKey.of_date("a", "2026-01-10")
 _gzip = partial(gzip.compress, mtime=0)
 DAY_US = 86_400_000_000
 START_US = 1_700_000_000_000_000
@@ -397,7 +397,7 @@ def test_alike__are_captures_that_begin_with_the_same_packet_and_none_that_hold_
 ) -> None:
     for name, numbers in (("a", range(5)), ("b", ()), ("c", ()), ("d", range(2)), ("e", range(1, 5)), ("f", range(9))):
         write(f"{name}.pcap", numbers)
-    assert count_alike(find_captures([str(tmp_path)]).captures) == 2
+    assert count_same_start(find_captures([str(tmp_path)]).captures) == 2
 
 
 @pytest.mark.parametrize("pack", [bytes, _gzip])

@@ -16,7 +16,7 @@ from iotid import config
 from iotid.capture import first_day, read_packets, read_splits, split_capture
 from iotid.capture.counters import Counters
 from iotid.capture.packets import Packets, to_arrow
-from iotid.capture.splits.plan import Split, pack_tasks
+from iotid.capture.splits.plan import FileSplit, pack_tasks
 from iotid.errors import DataError, InputError
 
 
@@ -24,13 +24,13 @@ def _changed(settings: config.Capture, **changes: Any) -> config.Capture:
     return settings.model_copy(update={"chunk_bytes": 4096, **changes})
 
 
-def _read_all(splits: list[Split], settings: config.Capture) -> tuple[pa.Table, list[tuple[str, str, int, int]]]:
+def _read_all(splits: list[FileSplit], settings: config.Capture) -> tuple[pa.Table, list[tuple[str, str, int, int]]]:
     counted = Counters()
     parts = [deepcopy(packets) for split in splits for packets in read_splits([split], settings, counted)]
     return to_arrow(Packets.concat(parts), [splits[0].path]), list(counted)
 
 
-def _assert_invariant(path: Path, settings: config.Capture, pieces: int) -> list[Split]:
+def _assert_invariant(path: Path, settings: config.Capture, pieces: int) -> list[FileSplit]:
     size = path.stat().st_size
     whole, counted_whole = _read_all(split_capture(str(path), 0, settings), settings)
     splits = split_capture(str(path), 0, _changed(settings, split_bytes=max(size // pieces, 4096)))
@@ -168,8 +168,8 @@ def test_split__of_a_file_that_grew_reads_what_was_planned(
 
 
 def test_pack_tasks__fills_tasks_with_neighbours(capture_settings: config.Capture) -> None:
-    def split(start: int, end: int, size: int) -> Split:
-        return Split(0, "", size, "pcap", "none", 0, start, end, start, "", -1)
+    def split(start: int, end: int, size: int) -> FileSplit:
+        return FileSplit(0, "", size, "pcap", "none", 0, start, end, start, "", -1)
 
     splits = [split(24, 40, 40), split(24, 60, 60), split(0, -1, 50), split(0, 500, 500), split(500, 510, 510)]
     assert pack_tasks(splits, _changed(capture_settings, task_bytes=100)) == [0, 0, 1, 2, 3]

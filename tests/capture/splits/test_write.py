@@ -15,9 +15,9 @@ from iotid import config, schemas
 from iotid.capture import read_packets, read_splits
 from iotid.capture.counters import Counters
 from iotid.capture.packets import to_arrow
-from iotid.capture.splits.plan import Split
+from iotid.capture.splits.plan import FileSplit
 from iotid.capture.splits.write import write_splits
-from iotid.storage import Partition, Store
+from iotid.partitions import Partition, PartitionKey, Store
 
 NIGHT = ("north", "2024-02-29")
 
@@ -50,7 +50,7 @@ def test_write_splits__of_a_cluster_are_those_of_this_process(
     )
     assert table_of(local).equals(table_of(cluster))
     assert local.metadata == cluster.metadata
-    assert local.keys == {"site": "north", "capture_date": "2024-02-29"}
+    assert local.keys == PartitionKey.of_date("north", "2024-02-29")
 
 
 def test_write_splits__tell_what_they_were_made_of_and_are_all_that_a_reader_needs(
@@ -74,7 +74,7 @@ def test_write_splits__tell_what_they_were_made_of_and_are_all_that_a_reader_nee
     for row in table.to_pylist():
         task = row.pop("task")
         of_task[task] = of_task.get(task, 0) + row["end"] - row["start"]
-        parts += [to_arrow(packets, paths) for packets in read_splits([Split(**row)], settings, Counters())]
+        parts += [to_arrow(packets, paths) for packets in read_splits([FileSplit(**row)], settings, Counters())]
     assert pa.concat_tables(parts).to_pylist() == read_packets(str(captures)).to_pylist()
     assert list(of_task) == list(range(len(of_task)))
     assert all(4096 < size <= 9000 for size in list(of_task.values())[:-1])

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, vstack
 
 from iotid import config
-from iotid.dataset.sets import Sets
+from iotid.dataset.sets import FlowSets
 from iotid.model.device import Answer, DeviceModel, Seen, decide
 
 _PLACES = 14  # kinds that the world has; the model learns the first six of them
@@ -53,10 +53,10 @@ def _no_sessions(sets: int) -> csr_matrix:
     return csr_matrix((sets, _FLOWS), dtype=np.int64)
 
 
-def _sets(kinds: list[int], seed: int) -> Sets:
+def _sets(kinds: list[int], seed: int) -> FlowSets:
     label = np.sort(np.array(kinds, np.int64))
     flows = csr_matrix(_flows(label.tolist(), np.random.default_rng(seed)))
-    return Sets(_WORLD, flows, label, np.arange(len(label)), _no_sessions(len(label)))
+    return FlowSets(_WORLD, flows, label, np.arange(len(label)), _no_sessions(len(label)))
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,7 @@ def test_answer__more_sessions_at_once_than_one_device_held_are_two_devices() ->
     of_kind_2 = np.flatnonzero((sets.label == 2) & (sets.flows[:, 20].toarray().ravel() > 0))
     at_once = np.zeros((len(sets), _FLOWS), np.int64)
     at_once[of_kind_2[:3], 20] = [1, 3, 2]
-    model = DeviceModel(np.arange(4)).fit(Sets(_WORLD, sets.flows, sets.label, sets.recording, csr_matrix(at_once)))
+    model = DeviceModel(np.arange(4)).fit(FlowSets(_WORLD, sets.flows, sets.label, sets.recording, csr_matrix(at_once)))
     held = np.zeros((7, _FLOWS), np.int64)
     for row, (flow, number) in enumerate([(20, 3), (20, 4), (21, 1), (21, 2), (28, 9), (130, 9)]):
         held[row, flow] = number
@@ -250,7 +250,7 @@ def test_fit__the_class_of_unlisted_devices_is_a_unknown_device(census: config.C
     """Class 3 has no kind: its sets are learned from as unknown devices."""
     sets = _sets([0, 1, 2] * 8 + [7] * 8, 1)
     label = np.where(sets.label == 7, 3, sets.label)
-    model = DeviceModel(np.array([0, 1, 2, -1])).fit(Sets(_WORLD, sets.flows, label, sets.recording, sets.at_once))
+    model = DeviceModel(np.array([0, 1, 2, -1])).fit(FlowSets(_WORLD, sets.flows, label, sets.recording, sets.at_once))
     found, _ = _named(model, _unions([[7], [1], [0, 2]], 2), census, 0.0)
     assert found == [set(), {1}, {0, 2}]
     assert model.answer(_WORLD, _unions([[7]], 2)).class_share.shape == (1, 4)
@@ -269,7 +269,7 @@ def test_answer__tells_the_classes_of_a_kind_apart_by_what_they_show() -> None:
 
     labels = sorted([0, 1, 2, 3] * 8)
     number = len(labels)
-    sets = Sets(_WORLD, csr_matrix(sets_of(labels)), np.array(labels), np.arange(number), _no_sessions(number))
+    sets = FlowSets(_WORLD, csr_matrix(sets_of(labels)), np.array(labels), np.arange(number), _no_sessions(number))
     model = DeviceModel(np.array([0, 0, 1, 2])).fit(sets)
     answer = model.answer(_WORLD, csr_matrix(sets_of([0, 1, 2, 0, 1])))
     assert answer.class_share[[0, 1, 3, 4], :2].argmax(axis=1).tolist() == [0, 1, 0, 1]

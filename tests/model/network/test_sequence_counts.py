@@ -11,20 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from iotid.dataset import Rows
-from iotid.model.network.sequence_counts import Memory
+from iotid.dataset import EncodedFlows
+from iotid.model.network.sequence_counts import SequenceCounts
 
 _CLASSES = 3
 
 
-def _rows(seed: int, count: int) -> Rows:
+def _rows(seed: int, count: int) -> EncodedFlows:
     """Few values, so that rows repeat, under several labels, too."""
     chance = np.random.default_rng(seed)
     sequences = {name: chance.integers(0, 2, (count, 3)).astype(np.int32) for name in ("packet_length", "tcp_window")}
-    return Rows(sequences, chance.integers(0, _CLASSES, count), chance.integers(1, 9, count))
+    return EncodedFlows(sequences, chance.integers(0, _CLASSES, count), chance.integers(1, 9, count))
 
 
-def _whole(rows: Rows) -> list[tuple[Any, ...]]:
+def _whole(rows: EncodedFlows) -> list[tuple[Any, ...]]:
     return [tuple(np.concatenate([ids[i] for ids in rows.sequences.values()])) for i in range(len(rows.label))]
 
 
@@ -35,14 +35,14 @@ def test_seen__is_what_a_dictionary_counts(seed: int, count: int) -> None:
     for row, label, flows in zip(_whole(train), train.label.tolist(), train.num_flows.tolist(), strict=True):
         counted[row, label] += flows
     expected = [[counted[row, label] for label in range(_CLASSES)] for row in _whole(asked)]
-    assert Memory.of(train).seen(asked.sequences, _CLASSES).tolist() == expected
+    assert SequenceCounts.of(train).seen(asked.sequences, _CLASSES).tolist() == expected
 
 
 def test_join__leaves_the_network_alone_where_nothing_is_remembered_and_outweighs_it_where_much_is() -> None:
-    train = Rows({"packet_length": np.array([[5, 6]], np.int32)}, np.array([2]), np.array([30]))
+    train = EncodedFlows({"packet_length": np.array([[5, 6]], np.int32)}, np.array([2]), np.array([30]))
     asked = {"packet_length": np.array([[5, 7], [5, 6]], np.int32)}
     network_NC = np.array([[0.5, 0.3, 0.2], [0.5, 0.3, 0.2]], np.float32)
-    joined_NC = Memory.of(train).join(asked, network_NC)
+    joined_NC = SequenceCounts.of(train).join(asked, network_NC)
     np.testing.assert_allclose(joined_NC[0], network_NC[0], rtol=1e-6)
     np.testing.assert_allclose(joined_NC[1], [0.5 / 31, 0.3 / 31, 30.2 / 31], rtol=1e-6)
 
@@ -50,17 +50,17 @@ def test_join__leaves_the_network_alone_where_nothing_is_remembered_and_outweigh
 @pytest.mark.parametrize(("right", "weighs"), [(0, "less"), (1, "more")])
 def test_fitted__trusts_the_network_as_far_as_validation_bears_it_out(right: int, weighs: str) -> None:
     ids = np.array([[5]] * 2, np.int32)
-    train = Rows({"packet_length": ids[:1]}, np.array([0]), np.array([10]))
+    train = EncodedFlows({"packet_length": ids[:1]}, np.array([0]), np.array([10]))
     network_NC = np.array([[0.1, 0.8, 0.1]], np.float32)  # the memory says 0, the network 1
-    validation = Rows({"packet_length": ids[:1]}, np.array([right]), np.array([20]))
-    strength = Memory.of(train).fitted(validation, network_NC).strength
+    validation = EncodedFlows({"packet_length": ids[:1]}, np.array([right]), np.array([20]))
+    strength = SequenceCounts.of(train).fitted(validation, network_NC).strength
     assert (strength < 0.01) if weighs == "less" else (strength > 1e4)
 
 
 def test_fitted__finds_the_likeliest_strength() -> None:
     train, validation = _rows(1, 60), _rows(2, 60)
     network_NC: NDArray[Any] = np.random.default_rng(3).dirichlet([1.0] * _CLASSES, 60)
-    memory = Memory.of(train).fitted(validation, network_NC)
+    memory = SequenceCounts.of(train).fitted(validation, network_NC)
 
     def likelihood(strength: float) -> float:
         seen_NC = memory.seen(validation.sequences, _CLASSES) + strength * network_NC
@@ -71,8 +71,8 @@ def test_fitted__finds_the_likeliest_strength() -> None:
 
 
 def test_to_arrays__the_same_memory_comes_back() -> None:
-    memory = Memory.of(_rows(1, 30))
-    again = Memory.from_arrays(memory.to_arrays())
+    memory = SequenceCounts.of(_rows(1, 30))
+    again = SequenceCounts.from_arrays(memory.to_arrays())
     asked = _rows(4, 20).sequences
     np.testing.assert_array_equal(again.seen(asked, _CLASSES), memory.seen(asked, _CLASSES))
     assert again.strength == memory.strength
