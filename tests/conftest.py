@@ -45,20 +45,26 @@ def spark() -> Iterator[SparkSession]:
     session.stop()
 
 
+def _load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # a dataclass looks its own module up there
+    spec.loader.exec_module(module)
+    return module
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Fixtures that several folders of tests use."""
+    for name in ("flow_tables", "small_report"):
+        config.pluginmanager.register(_load(_TESTS / f"{name}.py"), name)
+
+
 @pytest.fixture(scope="session")
 def module_at() -> Callable[[Path], ModuleType]:
     """The module in a file that lies beside the tests; other processes know it by the name of the file."""
-
-    def load(path: Path) -> ModuleType:
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module  # a dataclass looks its own module up there
-        spec.loader.exec_module(module)
-        return module
-
-    return load
+    return _load
 
 
 @pytest.fixture

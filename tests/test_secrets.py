@@ -208,7 +208,7 @@ def _watch_processes(stop: threading.Event, seen: set[bytes]) -> None:
 
 _WITH_A_BUCKETS_SECRET = """
 import os
-from iotid import shuffle
+from iotid.spark import shuffle
 from iotid.cli import main
 drawn = os.environ.pop("BUCKETS_SECRET").encode()
 shuffle.Buckets.of = classmethod(lambda cls, spark: cls(shuffle.partitions_of(spark), drawn))

@@ -201,7 +201,7 @@ def test_store__in_a_folder_without_write_permission_is_refused_in_one_line(tmp_
     code = (
         "import os, sys, pyarrow.fs; from iotid.partitions import PartitionKey, Store\n"
         "if os.getuid() == 0: os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"  # root may write anywhere
-        "for use in (lambda s: s.write('flows', {'site': 'a'}).__enter__(), lambda s: s.working_folder()):\n"
+        "for use in (lambda s: s.write('flows', PartitionKey(site='a')).__enter__(), lambda s: s.working_folder()):\n"
         "    for root in sys.argv[1:]:\n"
         "        try: use(Store(root))\n"
         "        except Exception as fault: print(type(fault).__name__, fault)\n"

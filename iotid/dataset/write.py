@@ -22,6 +22,7 @@ from iotid.dataset.store import ENCODING, describe_part, group_rows, write_sets
 from iotid.errors import AccountingError, InputError, LabelError, SchemaError, SettingError, shown
 from iotid.flows import later_flows, partition_files, read_flows
 from iotid.labels.device_list import UNKNOWN, DeviceList
+from iotid.partitions import PartitionKey
 from iotid.spark.shuffle import BLOCKS, NO_BUCKET, SIDE_OUTPUTS, Buckets, exchange, spark_schema, task_ids
 from iotid.spark.worker_errors import in_worker
 from iotid.storage import remove_attempts
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
     from iotid import config
-    from iotid.partitions import Partition, PartitionKey, Staged, Store
+    from iotid.partitions import Partition, Staged, Store
 
 log = logging.getLogger(__name__)
 

@@ -434,7 +434,7 @@ class Registry:
             mlflow.pyfunc.save_model(
                 path,
                 mlflow_model=mlflow.models.Model(run_id=run_id, model_uuid=model.model_id, model_id=model.model_id),
-                python_model=config.package_dir() / "serving.py",
+                python_model=config.package_dir() / "tracking" / "serving.py",
                 artifacts={_BUNDLE: str(files)},
                 signature=_signature(example.schema),
                 input_example=example.to_pandas(),

@@ -165,7 +165,7 @@ def test_write_dataset__skip_absent_leaves_out_nights_without_flows_but_not_all_
         taken.extend(night.key for night in nights)
         return Partition("/store/datasets/d", {}, {"summary": "small"})
 
-    monkeypatch.setattr("iotid.spark.session.spark_session", lambda *_: None)
+    monkeypatch.setattr("iotid.spark_session", lambda *_: None)
     monkeypatch.setattr("iotid.dataset.write_dataset", write, raising=False)
     (tmp_path / "devices.yaml").write_text('devices: [{name: cam, mac: "02:00:00:00:00:01"}]')
     told = [*NIGHT, "--date", "2026-01-11", "--labels", f"{tmp_path}/devices.yaml", "--dataset", "d"]
@@ -221,7 +221,7 @@ def test_take_census__a_watched_device_ends_it_with_exit_code_3_and_one_line_aft
         tags=lambda version: {"quality": "macro F1 91.00 %"},
     )
     monkeypatch.setattr("iotid.tracking.registry.Registry", lambda *_: registry)
-    monkeypatch.setattr("iotid.spark.session.spark_session", lambda *_: None)
+    monkeypatch.setattr("iotid.spark_session", lambda *_: None)
 
     def take_census(*_: object, model_date: str, model_quality: str) -> Partition:
         assert (model_date, model_quality) == ("2026-01-09", "macro F1 91.00 %")

@@ -308,7 +308,7 @@ def test_promote__cut_off_when_the_champion_had_moved_keeps_its_decision_the_nex
     with monkeypatch.context() as patch:
         patch.setattr(Registry, "set_tag", cut_off)
         assert _run("promote", decided, "--dataset", name).exit_code == 2
-    store, keys = Store(decided.storage_root), {"dataset": name, "version": "2"}
+    store, keys = Store(decided.storage_root), PartitionKey.of_dataset(name, 2)
     assert (decided.version_of(CHAMPION), store.exists("decisions", keys)) == (2, False)
     told = _run("promote", decided, "--dataset", name)
     assert told.output.splitlines()[-1] == "promotion: version 2 is now the champion"

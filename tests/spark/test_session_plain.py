@@ -11,6 +11,7 @@ from typing import Any
 import pyspark
 import pytest
 
+import iotid
 from iotid.capture.source import PcapDataSource
 from iotid.config import load_settings
 from iotid.spark import session
@@ -52,7 +53,7 @@ def _settings(*overrides: str) -> Any:
 def test_spark_session__of_one_machine_asks_for_what_the_settings_say(monkeypatch: pytest.MonkeyPatch) -> None:
     stand = Stand(monkeypatch)
     conf = 'spark.conf={"spark.x": "1", "spark.sql.session.timeZone": "CET"}'
-    session.spark_session(_settings("spark.master=local[3]", "spark.driver_memory=5g", conf), "iotid look")
+    iotid.spark_session(_settings("spark.master=local[3]", "spark.driver_memory=5g", conf), "iotid look")
     assert stand.chosen_master == "local[3]"
     assert stand.given["spark.app.name"] == "iotid look"
     assert stand.given["spark.driver.memory"] == "5g"

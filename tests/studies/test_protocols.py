@@ -21,12 +21,12 @@ from iotid.config import Settings, load_settings
 from iotid.dataset import DeviceTraffic, LabelledFlows
 from iotid.dataset.split_protocols import DATASET_SPLITS
 from iotid.errors import DataError, SettingError
-from iotid.evaluation import figures, metrics
+from iotid.evaluation import metrics
 from iotid.labels import Device, DeviceList
 from iotid.partitions import PartitionKey, Store
 from iotid.schemas import FLOWS
 from iotid.studies import compare as comparison
-from iotid.studies import protocols, study
+from iotid.studies import figures, protocols, study
 from iotid.studies.study import Study
 from iotid.tracking.registry import Registry
 

@@ -384,7 +384,8 @@ def test_registry__says_nothing_and_loads_no_mlflow_until_used(tmp_path: Path) -
     _bundle(tmp_path / "bundle")
     code = f"""
 import sys
-from iotid import config, registry
+from iotid import config
+from iotid.tracking import registry
 store = registry.Registry(config.Tracking(uri=None, experiment="e", model="m"), {str(tmp_path / "store")!r})
 assert "mlflow" not in sys.modules and "torch" not in sys.modules
 import pyarrow as pa

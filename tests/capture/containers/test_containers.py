@@ -16,7 +16,7 @@ import pytest
 
 from iotid import config
 from iotid.capture import counters, list_captures, read_packets
-from iotid.capture.containers.detect import streams
+from iotid.capture.containers import streams
 from iotid.capture.containers.streams import uri_of
 from iotid.errors import DataError, InputError
 
@@ -556,7 +556,7 @@ def test_fetched_files__read_as_mapped_ones(
 ) -> None:
     from pyarrow import fs
 
-    from iotid.capture.containers.detect import streams
+    from iotid.capture.containers import streams
 
     (tmp_path / "a.pcap").write_bytes(make.pcap(frames * 100))
     mapped = read_packets(str(tmp_path / "a.pcap"), settings=capture_settings.model_copy(update={"chunk_bytes": 4096}))

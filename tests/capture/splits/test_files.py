@@ -22,9 +22,10 @@ from pyarrow import fs
 
 from iotid import config
 from iotid.capture import counters, first_day, list_captures, read_packets, read_splits, split_capture
-from iotid.capture.containers.detect import streams
+from iotid.capture.containers import streams
 from iotid.capture.counters import Counters
-from iotid.capture.splits.plan import count_same_start, files, find_captures
+from iotid.capture.splits import files
+from iotid.capture.splits.plan import count_same_start, find_captures
 from iotid.capture.splits.write import write_splits
 from iotid.cli.split_pcaps import main as split_pcaps
 from iotid.errors import InputError, StaleError

@@ -50,7 +50,7 @@ def test_write_splits__of_a_cluster_are_those_of_this_process(
     )
     assert table_of(local).equals(table_of(cluster))
     assert local.metadata == cluster.metadata
-    assert local.keys == PartitionKey.of_date("north", "2024-02-29")
+    assert local.key == PartitionKey.of_date("north", "2024-02-29")
 
 
 def test_write_splits__tell_what_they_were_made_of_and_are_all_that_a_reader_needs(
