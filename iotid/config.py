@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import ipaddress
 import json
+import logging
 import re
 import shlex
 import tempfile
@@ -30,6 +31,8 @@ from iotid.inputs import read_file
 from iotid.messages import NO_CREDENTIALS, holds_credentials, names_secret, redacted_location
 
 DEFAULT_LAYERS = ("base.yaml", "promotion.yaml", "watchlist.yaml")
+_log = logging.getLogger(__name__)
+
 _MOST_BYTES = 1 << 20  # of a file of settings
 _MOST_FAULTS = 10  # that one error tells of
 
@@ -120,6 +123,11 @@ def _not_known(name: Any, known: list[str]) -> tuple[str, str]:
 
 
 _CREDENTIALS = "credentials_in_location"
+_RENAMED = {  # settings of version 0.1 that have another name since: both are taken for one version
+    "census.likeness": "min_similarity",
+    "evaluation.further_baselines": "packet_baselines",
+    "model.memory": "sequence_counts",
+}
 COMPARED = ("random_flow", "random_unique", "by_capture", "by_time", "capture_folds", "drift", "devices_out")
 """Protocols of ``iotid compare``, beside ``site:NAME``."""
 _Switch = Annotated[bool, BeforeValidator(_word)]
@@ -131,7 +139,7 @@ _Characteristic = Literal[
     "packet_length", "tcp_window", "direction", "inter_arrival", "tcp_flags", "payload_length"
 ]  # fmt: skip
 _Baseline = Literal["majority_sequence", "sequence_knn", "random_forest"]
-_FurtherBaseline = Literal[
+_PacketBaseline = Literal[
     "pinheiro_knn", "pinheiro_tree", "pinheiro_forest", "pinheiro_svm", "pinheiro_vote", "byteiot", "etei"
 ]  # fmt: skip
 
@@ -218,7 +226,7 @@ class Model(_Section):
     fusion: Literal["concatenate", "sequence"]
     readout: Literal["mean", "last"]
     padding: Literal["ignored", "zeros"]
-    memory: _Switch
+    sequence_counts: _Switch
 
 
 class Training(_Section):
@@ -239,7 +247,7 @@ class Training(_Section):
 
 class Evaluation(_Section):
     baselines: Annotated[tuple[_Baseline, ...], AfterValidator(_each_once)]
-    further_baselines: Annotated[tuple[_FurtherBaseline, ...], AfterValidator(_each_once)]
+    packet_baselines: Annotated[tuple[_PacketBaseline, ...], AfterValidator(_each_once)]
     protocols: Annotated[tuple[Annotated[str, AfterValidator(_protocol)], ...], AfterValidator(_each_once)] = Field(
         min_length=1
     )
@@ -265,7 +273,7 @@ class Census(_Section):
     min_evidence: int = Field(ge=1)
     min_confidence: float = Field(ge=0, le=1)
     behind: Literal["auto", "hosts", "households"]
-    likeness: float = Field(gt=0, le=1)
+    min_similarity: float = Field(gt=0, le=1)
     remember_days: int = Field(ge=1)
     inside: tuple[Annotated[str, AfterValidator(_network)], ...] = Field(min_length=1)
     # these are never dumped and so are in no hash: they change what is shown and under which names, not what is said
@@ -371,9 +379,10 @@ def load_settings(files: Iterable[str | Path] = (), overrides: Iterable[str] = (
         _merge(merged, _read_yaml(conf_dir() / name))
     for given in map(Path, files):
         shipped = conf_dir() / given
-        _merge(merged, _read_yaml(shipped if shipped.is_file() and not given.exists() else given))
+        layer = _read_yaml(shipped if shipped.is_file() and not given.exists() else given)
+        _merge(merged, _with_new_names(layer, f"--config {given}"))
     for override in overrides:
-        _merge(merged, _parse_override(override))
+        _merge(merged, _with_new_names(_parse_override(override), f"--set {cut(override)}"))
     try:
         settings = Settings.model_validate(_frozen(merged), strict=True)  # true is no number, and 8 no text
     except ValidationError as fault:
@@ -399,10 +408,12 @@ def section_of(kind: type[S], values: Mapping[str, Any]) -> S:
     Raises:
         SettingError: a value is missing, or has the wrong type or range.
     """
+    name = kind.__name__.lower()
+    values = {_RENAMED.get(f"{name}.{key}", key): value for key, value in values.items()}
     try:
-        return kind.model_validate(_frozen(dict(values)), strict=True)
+        return kind.model_validate(_frozen(values), strict=True)
     except ValidationError as fault:
-        raise SettingError(_explain(fault, (kind.__name__.lower(),))) from None
+        raise SettingError(_explain(fault, (name,))) from None
 
 
 def settings_hash(*sections: BaseModel, extra: Mapping[str, Any] | None = None) -> str:
@@ -410,6 +421,18 @@ def settings_hash(*sections: BaseModel, extra: Mapping[str, Any] | None = None) 
     parts: list[Any] = [{type(section).__name__: section.model_dump(mode="json")} for section in sections]
     parts.append(dict(extra or {}))
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _with_new_names(layer: dict[str, Any], source: str) -> dict[str, Any]:
+    """The layer with the present name of each key that has another one since the version before."""
+    renamed = dict(layer)
+    for old, new in _RENAMED.items():
+        section, _, key = old.partition(".")
+        values = renamed.get(section)
+        if isinstance(values, Mapping) and key in values and new not in values:
+            _log.warning("%s: %s is now %s.%s; the next version knows the new name alone", source, old, section, new)
+            renamed[section] = {new if name == key else name: value for name, value in values.items()}
+    return renamed
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from iotid import baselines, yaml12
-from iotid.config import COMPARED, Settings, conf_dir, load_settings, settings_hash
+from iotid.config import COMPARED, Model, Settings, conf_dir, load_settings, section_of, settings_hash
 from iotid.dataset.characteristics import CHARACTERISTICS
 from iotid.errors import SettingError
 from iotid.studies import protocols
@@ -81,6 +81,21 @@ def test_settings__a_mistake_is_one_line_that_names_key_rule_and_value(override:
     assert "\n" not in str(caught.value)
 
 
+def test_settings__former_names_are_taken_for_one_version_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "own.yaml").write_text("census: {likeness: 0.7}\nmodel: {memory: false}\n")
+    settings = load_settings([tmp_path / "own.yaml"], ["evaluation.further_baselines=[byteiot]"])
+    assert settings.census.min_similarity == 0.7
+    assert not settings.model.sequence_counts
+    assert settings.evaluation.packet_baselines == ("byteiot",)
+    assert "own.yaml: census.likeness is now census.min_similarity" in caplog.text
+    assert len(caplog.records) == 3
+    stored = {**settings.model.model_dump(), "memory": True}
+    del stored["sequence_counts"]
+    assert section_of(Model, stored).sequence_counts, "models keep their settings by the former name"
+
+
 def test_settings__a_missing_file_and_bad_yaml_are_named(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"nowhere\.yaml: cannot be read"):
         load_settings([tmp_path / "nowhere.yaml"])
@@ -131,7 +146,7 @@ def test_settings__a_value_that_yaml_would_cut_is_refused_and_shown_quoted() -> 
             "evaluation.baselines=[random_forrest]",
             "baselines.0: 'random_forrest' is not known; did you mean random_forest?",
         ),
-        ("evaluation.further_baselines=[oracle]", "'oracle' is not known; choose from pinheiro_knn, "),
+        ("evaluation.packet_baselines=[oracle]", "'oracle' is not known; choose from pinheiro_knn, "),
         ("evaluation.protocols=[by_tme]", "'by_tme' is not known; did you mean by_time?"),
         ("evaluation.protocols=[x]", "'x' is not known; choose from random_flow"),
         ("evaluation.protocols=['site:']", "did you mean site:NAME?"),
@@ -155,7 +170,7 @@ def test_settings__names_that_are_taken_are_those_of_the_registries() -> None:
 
     assert taken("Dataset", "characteristics") == list(CHARACTERISTICS)
     assert taken("Evaluation", "baselines") == baselines.names()
-    assert taken("Evaluation", "further_baselines") == [*baselines.window_rivals(1), ETEI]
+    assert taken("Evaluation", "packet_baselines") == [*baselines.window_rivals(1), ETEI]
     assert {*COMPARED} == {*protocols.OF_DATASET, protocols.FOLDS, protocols.DRIFT, protocols.DEVICES_OUT}
 
 
@@ -308,7 +323,7 @@ MEANT = {
     "evaluation.household_folds": (2, None), "evaluation.household_merges": (0, None),
     "evaluation.bootstrap": (0, None), "evaluation.seed": (0, 2**32 - 1), "census.batch_rows": (1, None),
     "census.min_flows": (1, None), "census.min_evidence": (1, None), "census.min_confidence": (0, 1),
-    "census.likeness": ((0,), 1),
+    "census.min_similarity": ((0,), 1),
     "census.remember_days": (1, None), "census.page_rows": (1, None),
     "promotion.min_macro_f1": (0, 1), "promotion.macro_f1_margin": (-1, 1),
     "promotion.max_recall_drop": (0, 1), "promotion.min_support": (1, None), "promotion.max_calibration_error": (0, 1),

@@ -153,7 +153,7 @@ def score_night(
     devices = with_conflicts(votes, conflicting)
     for name in _TRAFFIC[1:]:
         devices = devices.append_column(schema.field(name), traffic[name].cast(schema.field(name).type))
-    devices, groups = _grouped(devices, named, groups, settings.likeness)
+    devices, groups = _grouped(devices, named, groups, settings.min_similarity)
     of_other_dates = sum(pc.sum(table["far"]).as_py() or 0 for table in (traffic, totals))
     return Scored(devices, groups, pc.sum(votes["flows"]).as_py() or 0, left_out, of_other_dates)
 

@@ -14,7 +14,7 @@ def main(
 ) -> None:
     """Compare the ensemble with its rivals on the same flows under every protocol of `evaluation.protocols`.
 
-    Reads the table `flows` into memory, a device list and, for `evaluation.further_baselines`, the captures once more.
+    Reads the table `flows` into memory, a device list and, for `evaluation.packet_baselines`, the captures once more.
     Trains the ensemble anew for every test part, on this machine. Then merges captures as if behind one address, and
     compares what the device model and its baselines find there (`evaluation.household_merges`). Writes tables to read,
     the numbers and answers behind them, and a run to MLflow. Killed and started again, it goes on from the ensembles
@@ -30,7 +30,7 @@ def main(
 
     store, devices = Store(settings.storage.root), DeviceList.read(*labels, inside=settings.census.inside)
     nights = [store.open("flows", PartitionKey.of_date(site, day)) for site in sites for day in capture_dates]
-    of_windows = set(settings.evaluation.further_baselines) - {"etei"}
+    of_windows = set(settings.evaluation.packet_baselines) - {"etei"}
     spark = spark_session(settings.spark, "iotid compare") if len(capture_dates) > 1 or of_windows else None
     flows = LabelledFlows.of_nights(spark, nights, devices, settings.dataset, settings.flow)
     traffic = None

@@ -190,9 +190,11 @@ class Predictor:
         try:
             tensors = read({**network_specs(shapes(settings, sizes, classes)), **Learned.specs(encoding)})
             learned, own_weights = Learned.split_off(tensors, encoding)
-            if (learned.memory is not None) != settings.memory:
-                due = "be" if settings.memory else "not be"
-                raise ValueError(f"arrays memory.*: must {due} there, as model.memory is {settings.memory}")
+            if (learned.memory is not None) != settings.sequence_counts:
+                due = "be" if settings.sequence_counts else "not be"
+                raise ValueError(
+                    f"arrays memory.*: must {due} there, as model.sequence_counts is {settings.sequence_counts}"
+                )
         except ValueError as fault:
             raise DataError(f"{WEIGHTS}: does not fit {DESCRIPTION} ({fault}); train again") from None
         model = AdaptiveEnsemble(settings, sizes, classes)

@@ -93,7 +93,7 @@ def compare(
 
     for protocol in settings.evaluation.protocols:
         next(splits(flows, protocol, settings.evaluation))
-    if ETEI in settings.evaluation.further_baselines:
+    if ETEI in settings.evaluation.packet_baselines:
         rival_by_bytes(flows, settings.evaluation)
     torch.set_num_threads(settings.training.ranks * settings.training.threads)  # one rank has them all
     study = Study(settings, folder, traffic)

@@ -246,12 +246,12 @@ class Fold:
         settings, traffic = self.settings.evaluation, self.traffic
         rivals = baselines.window_rivals(settings.seed)
         found: dict[str, dict[str, Items]] = {}
-        for name in settings.further_baselines:
+        for name in settings.packet_baselines:
             if name == ETEI:
                 found[name] = self._of_flows(self._by_bytes())
             elif name not in rivals:
                 known = ", ".join((*rivals, ETEI))
-                raise SettingError(f"evaluation.further_baselines: {name!r} is not known; choose from {known}")
+                raise SettingError(f"evaluation.packet_baselines: {name!r} is not known; choose from {known}")
             elif traffic is not None:
                 self.origins[name] = rivals[name].classifier.origin
                 found[name] = self._by_windows(rivals[name], rivals[name].samples(traffic))
@@ -273,7 +273,7 @@ class Fold:
         part_S = protocols.parts_of_samples(samples, None if cuts else part_L, self.protocol, self.flows.settings)
         train, test = (np.flatnonzero(part_S == part) for part in (protocols.TRAIN, protocols.TEST))
         if not len(train) or not len(test):
-            raise DataError(f"{self.name}: no packets of listed devices are in its captures; set further_baselines=[]")
+            raise DataError(f"{self.name}: no packets of listed devices are in its captures; set packet_baselines=[]")
         C = len(self.flows.labels)
         rival.classifier.fit(samples.features[train], samples.label[train], C)
         probabilities_SC = rival.classifier.probabilities(samples.features[test])
@@ -321,7 +321,7 @@ def rival_by_bytes(flows: LabelledFlows, settings: config.Evaluation) -> Etei:
     flow = flows.flow
     if not flow.keep_bytes:
         raise SettingError(
-            f"evaluation.further_baselines: {ETEI} reads the first bytes of packets, which these flows do not "
+            f"evaluation.packet_baselines: {ETEI} reads the first bytes of packets, which these flows do not "
             "hold; assemble them with flow.keep_bytes=250 (it keeps payload)"
         )
     return Etei(settings.seed, packets=flow.keep_packets, packet_bytes=flow.keep_bytes, epochs=settings.etei_epochs)

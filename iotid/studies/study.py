@@ -93,7 +93,7 @@ class Result(NamedTuple):
 
 @dataclass(frozen=True)
 class Study:
-    """The ensemble, trained below ``folder``, and the rivals of ``evaluation.baselines`` and ``.further_baselines``.
+    """The ensemble, trained below ``folder``, and the rivals of ``evaluation.baselines`` and ``.packet_baselines``.
 
     ``traffic``: of the captures behind the flows, for rivals that judge windows of it.
     """

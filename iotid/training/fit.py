@@ -252,7 +252,9 @@ class _Run:
             logits_NC[some] = self._model(tensors_of(rows.sequences, some, counts_N, self._ranks.device)).cpu().numpy()
         factor, bias_C = calibration(logits_NC, rows.label, rows.num_flows, self._settings.calibration)
         answers_NC = softmax(factor * logits_NC + bias_C, axis=1)
-        memory = SequenceCounts.of(self._train).fitted(rows, answers_NC) if self._model.settings.memory else None
+        memory = (
+            SequenceCounts.of(self._train).fitted(rows, answers_NC) if self._model.settings.sequence_counts else None
+        )
         weights = into_last_layer(self.best, factor, bias_C)
         learned = Learned(memory, self._of_sets(sets) if sets else None)
         save_bundle(folder, weights, self._model.settings, self._encoding, learned)

@@ -191,7 +191,7 @@ def test_weights__arrays_that_no_model_has_are_one_line(named: dict[str, Any], f
     assert "array further is not one that a model has" in fault({**named, "further": np.zeros(2)})
     assert "array memory.more is not one" in fault({**named, "memory.more": np.zeros(2)})
     without = {name: array for name, array in named.items() if not name.startswith("memory.")}
-    assert "arrays memory.*: must be there, as model.memory is True" in fault(without)
+    assert "arrays memory.*: must be there, as model.sequence_counts is True" in fault(without)
 
 
 def test_weights__a_model_that_learned_no_sets_loads(stored: ModuleType, named: dict[str, Any], tmp_path: Path) -> None:

@@ -346,7 +346,7 @@ class _Lab:
     store: Registry
 
     def run(self, step: str, *overrides: str, dataset: bool = True) -> str:
-        small = ["model.embedding_size=8", "model.hidden_size=8", "model.layers=1", "model.memory=false"]
+        small = ["model.embedding_size=8", "model.hidden_size=8", "model.layers=1", "model.sequence_counts=false"]
         small += ["training.ranks=1", "training.batch_size=32", "evaluation.baselines=[majority_sequence]"]
         small += ["evaluation.bootstrap=50", "promotion.min_macro_f1=0", "promotion.max_calibration_rise=null"]
         sets = [part for layer in (*small, *overrides) for part in ("--set", layer)]

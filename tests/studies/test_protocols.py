@@ -181,7 +181,7 @@ def test_run__rivals_of_windows_are_scored_on_windows_and_where_captures_are_who
     tmp_path: Path, protocol: str
 ) -> None:
     windows = {"pinheiro_tree": 48, "byteiot": 12} if protocol == "capture_folds" else {"pinheiro_tree": 48}
-    settings = _settings(f"evaluation.further_baselines=[{','.join(windows)}]")
+    settings = _settings(f"evaluation.packet_baselines=[{','.join(windows)}]")
     flows = _flows(settings)
     outcome, answers, _ = Study(settings, tmp_path, _traffic(flows)).run(flows, protocol)
     for rival, count in windows.items():
@@ -201,7 +201,7 @@ def test_run__rivals_of_windows_are_scored_on_windows_and_where_captures_are_who
 
 
 def test_run__rivals_of_windows_learn_from_another_site(tmp_path: Path) -> None:
-    settings = _settings("evaluation.further_baselines=[pinheiro_tree]")
+    settings = _settings("evaluation.packet_baselines=[pinheiro_tree]")
     table = _table({"home": (CAM, PLUG), "office": (CAM, PLUG)})
     files = [
         f"{site}/{path}"
@@ -216,7 +216,7 @@ def test_run__rivals_of_windows_learn_from_another_site(tmp_path: Path) -> None:
 
 
 def test_run__etei_is_asked_of_flows_with_bytes_only(tmp_path: Path) -> None:
-    settings = _settings("evaluation.further_baselines=[etei]", "evaluation.etei_epochs=1")
+    settings = _settings("evaluation.packet_baselines=[etei]", "evaluation.etei_epochs=1")
     with pytest.raises(SettingError, match=r"flow\.keep_bytes=250"):
         Study(settings, tmp_path).run(_flows(settings), "by_capture")
     keeping = settings.flow.model_copy(update={"keep_bytes": 160, "keep_packets": 10})
