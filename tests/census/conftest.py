@@ -65,7 +65,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
             fusion="concatenate",
             readout="mean",
             padding="ignored",
-            memory=False,
+            sequence_counts=False,
         )
         model = AdaptiveEnsemble(settings, vocabulary_sizes(encoding), len(labels))
         learned = Learned()

@@ -309,7 +309,7 @@ def encoding() -> Encoding:
 
 MODEL = config.Model(
     embedding_size=2, hidden_size=3, layers=1, dropout=0.0, fusion="concatenate", readout="mean", padding="ignored",
-    memory=True,
+    sequence_counts=True,
 )  # fmt: skip
 FLOWS = pa.table(
     {

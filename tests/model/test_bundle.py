@@ -24,7 +24,7 @@ _SETTINGS = config.Model(
     fusion="concatenate",
     readout="mean",
     padding="ignored",
-    memory=False,
+    sequence_counts=False,
 )
 _ENCODING = Encoding(
     max_packets=4,

@@ -17,7 +17,11 @@ from iotid.errors import DataError
 from iotid.partitions import PartitionKey, Store
 from iotid.schemas.metadata import CONTRACTS, METADATA, read_metadata
 
-KEYS = {"flows": PartitionKey.of_date("a", "2026-01-01"), "datasets": {"name": "d"}, "reports": {"dataset": "d"}}
+KEYS = {
+    "flows": PartitionKey.of_date("a", "2026-01-01"),
+    "datasets": PartitionKey.named("d"),
+    "reports": PartitionKey.of_dataset("d"),
+}
 _LONG = "\x1b[31m" + "x" * 10**5
 _ODD: dict[type, list[Any]] = {  # by the type of what is there
     str: [3, 3.5, True, None, [_LONG], {"x": _LONG}],

@@ -37,7 +37,7 @@ _MODEL = config.Model(
     fusion="concatenate",
     readout="mean",
     padding="ignored",
-    memory=False,
+    sequence_counts=False,
 )
 _ENCODING = Encoding(
     max_packets=4,

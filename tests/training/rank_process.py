@@ -33,7 +33,7 @@ MODEL = config.Model(
     fusion="concatenate",
     readout="mean",
     padding="ignored",
-    memory=False,
+    sequence_counts=False,
 )
 ENCODING = Encoding(
     max_packets=6,
