@@ -16,13 +16,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 from urllib.parse import quote, unquote
 
 import iotid
 from iotid.errors import DataError, PartitionError, shown
 from iotid.private import temporary_folder
-from iotid.schemas.metadata import METADATA, Metadata, read_metadata, remedy, step_of
+from iotid.schemas import metadata
+from iotid.schemas.metadata import METADATA, Metadata, checked, read_metadata, remedy, step_of
 from iotid.storage import (
     folders_in,
     is_file,
@@ -89,13 +90,19 @@ class PartitionKey(dict[str, str]):
         return self["capture_date"]
 
 
+M = TypeVar("M", bound=metadata.Common)
+
+
 @dataclass(frozen=True)
-class Partition:
-    """A whole partition: where it lies (for Spark, pyarrow, Petastorm) and what its metadata says."""
+class Partition(Generic[M]):
+    """A whole partition: where it is (for Spark, pyarrow, Petastorm) and its metadata, typed by its table.
+
+    A field that is asked for and missing is a DataError that names the file and the remedy.
+    """
 
     uri: str
     key: PartitionKey
-    metadata: Metadata
+    metadata: M
 
 
 @dataclass
@@ -142,7 +149,22 @@ class Store:
         with using_root(self.root):
             return self._places.find(self._relative(table, key)) is not None
 
-    def open(self, table: str, key: PartitionKey) -> Partition:
+    @overload
+    def open(self, table: Literal["splits"], key: PartitionKey) -> Partition[metadata.Splits]: ...
+    @overload
+    def open(self, table: Literal["flows"], key: PartitionKey) -> Partition[metadata.Flows]: ...
+    @overload
+    def open(self, table: Literal["datasets"], key: PartitionKey) -> Partition[metadata.Datasets]: ...
+    @overload
+    def open(self, table: Literal["reports"], key: PartitionKey) -> Partition[metadata.Reports]: ...
+    @overload
+    def open(self, table: Literal["decisions"], key: PartitionKey) -> Partition[metadata.Decisions]: ...
+    @overload
+    def open(self, table: Literal["census"], key: PartitionKey) -> Partition[metadata.Census]: ...
+    @overload
+    def open(self, table: str, key: PartitionKey) -> Partition[metadata.Common]: ...
+
+    def open(self, table: str, key: PartitionKey) -> Partition[Any]:
         """The whole partition.
 
         Raises:
@@ -166,7 +188,7 @@ class Store:
         Raises:
             DataError: it is not.
         """
-        table = partition.metadata.table
+        table = partition.metadata["table"]
         return json_of(self.read_bytes(partition, name), kind, f"{partition.uri}/{name}", remedy(table))
 
     def read_bytes(self, partition: Partition, name: str) -> bytes:
@@ -211,7 +233,7 @@ class Store:
             place = self._places.begin(relative)
         path = f"{self._base}/{place}"
         staged = Staged(f"{self.root}/{place}", path, self._fs)
-        metadata = {
+        common = {
             "table": table,
             "keys": dict(key),
             "schema_version": schema_version,
@@ -219,7 +241,7 @@ class Store:
         }
         try:
             yield staged
-            staged.write_json(METADATA, metadata | staged.metadata)
+            staged.write_json(METADATA, checked(table, common | staged.metadata))
             staged.write_text(MARKER, "")
         except Exception as fault:
             if path_exists(self._fs, path):

@@ -163,6 +163,15 @@ class Metadata(dict[str, Any]):
         raise DataError(f"{self.place}/{METADATA}: {name}: is missing; {remedy(self.table)}")
 
 
+def checked(table: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """The metadata that is to be written, of which no field is of a type that a reader would refuse."""
+    try:
+        typed.check(CONTRACTS.get(table, Common), fields)
+    except ValueError as fault:
+        raise AssertionError(f"metadata of {table}: {fault}") from None
+    return fields
+
+
 def read_metadata(content: bytes, table: str, place: str) -> Metadata:
     """The metadata of a partition of ``table`` at ``place``, of its file's content.
 
