@@ -1,6 +1,6 @@
 """Settings: YAML layers merged into frozen sections. An unknown key, a wrong type or a value out of range is an error.
 
-``conf/base.yaml`` holds every setting once with its unit and reason; no default stands in Python. A function gets the
+``conf/base.yaml`` holds every setting once with its unit and reason; there are no defaults in Python. A function gets the
 section it needs, never the whole.
 """
 
@@ -34,7 +34,7 @@ DEFAULT_LAYERS = ("base.yaml", "promotion.yaml", "watchlist.yaml")
 _log = logging.getLogger(__name__)
 
 _MOST_BYTES = 1 << 20  # of a file of settings
-_MOST_FAULTS = 10  # that one error tells of
+_MOST_FAULTS = 10  # that one error lists
 
 
 class _Section(BaseModel):
@@ -52,7 +52,7 @@ class _Section(BaseModel):
 
 
 def _texts(given: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Every text within, names of keys too, with where it stands."""
+    """Every text within, names of keys too, with its place."""
     if isinstance(given, str):
         yield place, given
     elif isinstance(given, Mapping):
@@ -81,14 +81,14 @@ def _digits(given: Any) -> Any:
 
 
 def composed(text: str) -> str:
-    """Text whose letters are composed (Unicode's NFC), so that names are equal that look equal."""
+    """Text whose letters are composed (Unicode's NFC), so that names that look equal are equal."""
     return unicodedata.normalize("NFC", text)
 
 
 def _each_once(given: tuple[Any, ...]) -> tuple[Any, ...]:
     for value in given:
         if given.count(value) > 1:
-            raise ValueError(f"{shown(value)} stands twice; name each once")
+            raise ValueError(f"{shown(value)} is there twice; name each once")
     return given
 
 
@@ -302,7 +302,7 @@ def _or_name_alone(schema: dict[str, Any]) -> None:
 
 
 class Watched(_Section):
-    """An entry of the watch list: a name, which may stand alone, and the confidences at which it counts."""
+    """An entry of the watch list: a name, alone or with bounds, and the confidences at which it counts."""
 
     model_config = ConfigDict(json_schema_extra=_or_name_alone)
 
@@ -508,8 +508,8 @@ def _explain(fault: ValidationError, within: tuple[str, ...] = ()) -> str:
                 reason, remedy = _not_known(error["input"], re.findall("'([^']*)'", error["ctx"]["expected"]))
             reason, got = reason.removeprefix("Value error, "), shown(error["input"])
             is_secret = names_secret(name) or name == "census.key_file"
-            told = "" if isinstance(error["input"], dict) or is_secret or got in reason else f", got {got}"
-            lines.append(f"{name}: {reason}{told}; {remedy}")
+            got_text = "" if isinstance(error["input"], dict) or is_secret or got in reason else f", got {got}"
+            lines.append(f"{name}: {reason}{got_text}; {remedy}")
     more = fault.error_count() - len(errors)
     return " | ".join([*lines, *[f"and {more:,} more faults"] * (more > 0)])
 

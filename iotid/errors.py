@@ -1,8 +1,7 @@
-"""The error tree. Users' mistakes exit with 2 and one line; data and machine faults exit with 1.
+"""The error tree and the exit codes: 2 for a user's mistake, 1 for a fault of data or machine.
 
-3 is no fault, and 4 too early: a watched device was met, there is no model yet.
-
-Every message names the field or file, the rule, the value it got and the remedy.
+3 and 4 are no faults: a device on the watch list was found; there is no model yet. Every message names the field or
+file, the rule, the value it got and the remedy.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import reprlib
 from iotid.messages import one_line
 
 _MOST_SHOWN = 80  # characters of a value
-_MOST_TOLD = 4000  # characters of a message: whatever others wrote and a message holds, it stays a line to read
+_MOST_CHARACTERS = 4000  # of a message, which may quote what others wrote
 _MOST_BITS = 256  # of a number that is shown: Python refuses to print huge ones
 
 
@@ -26,7 +25,7 @@ class IotidError(Exception):
 
 
 class UserError(IotidError, ValueError):
-    """A mistake that the person who typed the command can mend."""
+    """A mistake that the person who typed the command can correct."""
 
     exit_code = 2
 
@@ -70,7 +69,7 @@ class SpaceError(IotidError):
 
 
 class SchemaError(DataError):
-    """A table's columns differ from its contract in schemas.py."""
+    """A table's columns differ from its contract in iotid/schemas."""
 
 
 class PartitionError(DataError):
@@ -86,7 +85,7 @@ class TrainingError(IotidError):
 
 
 class WatchError(IotidError):
-    """All went well, and a device on the watch list was met: ``watchlist.fail`` asks that this be seen."""
+    """The step succeeded and a device on the watch list was found, which ``watchlist.fail`` reports by an exit code."""
 
     exit_code = 3
 
@@ -116,6 +115,6 @@ def cut(text: str, most: int = _MOST_SHOWN) -> str:
 
 
 def _bounded(line: str) -> str:
-    if len(line) <= _MOST_TOLD:
+    if len(line) <= _MOST_CHARACTERS:
         return line
-    return f"{line[: 3 * _MOST_TOLD // 4]} … {line[-_MOST_TOLD // 4 :]}"
+    return f"{line[: 3 * _MOST_CHARACTERS // 4]} … {line[-_MOST_CHARACTERS // 4 :]}"

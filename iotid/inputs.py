@@ -1,4 +1,4 @@
-"""Files that others wrote: read or refused without waiting; and JSON that is what the standard says."""
+"""Files of unknown origin, read with bounds and without blocking; JSON read strictly by its standard."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from typing import IO, Any, Never
 from iotid.errors import cut
 
 MOST_BYTES = 1 << 26  # of a file that is read whole: settings, device lists, keys, JSON
-_PIECE = 1 << 20  # bytes read at once
+_CHUNK = 1 << 20  # bytes read at once
 _MOST_VALUES = 1 << 21  # of a JSON document; each takes some 60 bytes
 _DEEPEST = 64  # values within one another
 _HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_KINDS = {stat.S_IFIFO: "a named pipe (FIFO)", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
+_FILE_TYPES = {stat.S_IFIFO: "a named pipe (FIFO)", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
 
 
 def open_without_waiting(path: str | Path) -> tuple[IO[bytes], int]:
-    """A file of this machine, open for reading, and its mode: a pipe that nobody writes to would be waited for.
+    """A file of this machine, open for reading, and its mode: a pipe without a writer would block.
 
     Raises:
         OSError: it cannot be opened, as folders and sockets cannot.
@@ -32,8 +32,8 @@ def open_without_waiting(path: str | Path) -> tuple[IO[bytes], int]:
 
 
 def kind_of(mode: int) -> str:
-    """What something is that is no file."""
-    return _KINDS.get(stat.S_IFMT(mode), "a device")
+    """The kind of a path that is no regular file, in words."""
+    return _FILE_TYPES.get(stat.S_IFMT(mode), "a device")
 
 
 def read_file(path: str | Path, most: int = MOST_BYTES) -> bytes:
@@ -47,8 +47,8 @@ def read_file(path: str | Path, most: int = MOST_BYTES) -> bytes:
         if not stat.S_ISREG(mode):
             raise OSError(errno.EINVAL, f"it is {kind_of(mode)} and no file", str(path))
         content = bytearray()
-        while len(content) <= most and (piece := file.read(_PIECE)):  # one read of ``most`` would take memory for all
-            content += piece
+        while len(content) <= most and (chunk := file.read(_CHUNK)):  # one read of ``most`` bytes would allocate them all
+            content += chunk
     if len(content) > most:
         raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", str(path))
     return bytes(content)
@@ -99,7 +99,7 @@ def parse_object(content: bytes | str) -> dict[str, Any]:
     """The object of a JSON document; raises what ``parse_json`` raises, and where it is another value."""
     found = parse_json(content)
     if not isinstance(found, dict):
-        raise ValueError(f"it holds a {type(found).__name__} where an object is due")
+        raise ValueError(f"it holds a {type(found).__name__} instead of an object")
     return found
 
 

@@ -1,7 +1,7 @@
 """Output without credentials and, in lines, without control characters from a name.
 
 A location with credentials is refused where it comes in (`holds_credentials`). All output passes `redacted`, and
-a line `one_line`: errors when they are made, log records, warnings, tracebacks and results at the command's edge.
+every line passes `one_line`: errors when they are raised, log records, warnings, tracebacks and printed results.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u
 def holds_credentials(location: str) -> bool:
     """Whether a URI holds a user, with or without password, or it or another text the value of a name such as password.
 
-    What stands before the last ``@`` counts as a user also where a password with ``/``, ``?`` or ``#`` in it makes
-    other readers see none; an ``@`` of a path is written ``%40``. Of file: URIs and paths only names are looked at.
+    All before the last ``@`` is taken for a user, even where a password with ``/``, ``?`` or ``#`` hides it from other
+    parsers; an ``@`` in a path is written ``%40``. In file: URIs and paths only names such as password are searched.
     """
     return redacted_location(location) != location
 
@@ -46,7 +46,7 @@ def redacted(text: str) -> str:
 
 
 def _without_user(word: str) -> str:
-    """Step by step and without a pattern, because who names a capture could make one search for hours."""
+    """Step by step and without a pattern, because a chosen file name could make a pattern search for hours."""
     colon = word.find(":/")
     while colon >= 0 and "@" in word[colon:]:
         scheme, path = word[:colon], word[colon + 1 :].lstrip("/")
@@ -60,7 +60,7 @@ def _without_user(word: str) -> str:
 
 
 def _is_no_user(scheme: str, slashes: int, user: str) -> bool:
-    """Of a path (file:///…, sqlite:///…), models:/iotid@champion, Azure's containers, and whom pyarrow calls nobody."""
+    """Of a path (file:///…, sqlite:///…), models:/iotid@champion, Azure's containers, and the user anonymous of pyarrow."""
     if slashes != 2:  # a single one is what normalised paths make of two
         is_path = slashes > 2 or scheme.endswith("models")
         return scheme.endswith("file") or (is_path and ":" not in user)
@@ -89,7 +89,7 @@ def in_full(fault: BaseException) -> str:
 
 
 class Formatter(logging.Formatter):
-    """A record's message on one line, and the exception that it tells of."""
+    """A record's message on one line, and its exception, if it has one."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = one_line(record.getMessage())

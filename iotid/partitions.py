@@ -69,7 +69,7 @@ class PartitionKey(dict[str, str]):
 
     @classmethod
     def of_folder(cls, folder: str) -> PartitionKey | None:
-        """The key that a folder's path below its table stands for; None: it is no partition's."""
+        """The key of a folder's path below its table; None: the folder is no partition."""
         parts = [part.partition("=") for part in folder.split("/")]
         if any(name not in cls._ORDER for name, _, _ in parts):
             return None
@@ -248,7 +248,7 @@ class Store:
                 self._fs.delete_dir(path)
                 raise
             raise PartitionError(
-                f"{table}: another run has begun to write {self.root}/{relative} since, and this one gives way; wait "
+                f"{table}: another run has begun to write {self.root}/{relative} since; this run stops; wait "
                 "for the other, and start one run of a step at a time"
             ) from fault
         except BaseException:
@@ -263,7 +263,7 @@ class Store:
 class _Renamed:
     """Places of partitions where folders can be renamed: staged under ``_staging``, then moved to where they belong.
 
-    A run that died between the two renames of a replacement is healed by the next one that looks. Each run stages in a
+    A run that died between the two renames of a replacement is completed by the next reader or writer. Each run stages in a
     folder of its own, so that the files of two never mix; one that begins takes what others have staged away, be they
     dead or late.
     """
@@ -293,7 +293,7 @@ class _Renamed:
             self._fs.create_dir(folder.rsplit("/", 1)[0], recursive=True)
         if path_exists(self._fs, target) and path_exists(self._fs, source):
             self._fs.move(target, trash)
-        if path_exists(self._fs, source):  # else another run that looked has put it there already
+        if path_exists(self._fs, source):  # else another run has moved it already
             self._fs.move(source, target)
         remove_folder(self._fs, trash)
 
@@ -307,11 +307,11 @@ class _Renamed:
 
 
 class _Pointed:
-    """Places of partitions on an object store, which renames no folder but replaces one object at once.
+    """Places of partitions on an object store, which renames no folder but replaces an object atomically.
 
     Each run writes a folder ``version-…`` of its own in the partition's; the partition's marker, written last, names
-    the one that counts. Of two runs at once the one that ends last stands. What a dead run left is removed by one that
-    comes days later, since nothing tells it from one at work.
+    the current one. Of two runs at the same time the one that ends last counts. What a dead run left is removed by a run
+    days later, because a dead run and a running one look the same.
     """
 
     def __init__(self, filesystem: fs.FileSystem, base: str) -> None:

@@ -111,7 +111,7 @@ def local_path(location: str) -> str | None:
 
 def text_of(path: str) -> str:
     """A path of this machine as tables and logs hold it: as its file: URI where its bytes are no UTF-8, else itself."""
-    if not re.search("[\udc80-\udcff]", path):  # how Python stands for such bytes
+    if not re.search("[\udc80-\udcff]", path):  # how Python represents such bytes
         return path
     absolute = str(Path(path).absolute())
     return "file://" + re.sub("[%?#\udc80-\udcff]", lambda found: quote(os.fsencode(found[0])), absolute)
@@ -164,8 +164,8 @@ def open_filesystem(location: str) -> tuple[fs.FileSystem, str]:
         raise UserError(f"storage.root: {NO_CREDENTIALS}, got {redacted_location(location)}")
     if "?" in location:
         raise UserError(
-            f"storage.root: {location!r} must not end in options; an object store's endpoint, region and keys are told "
-            "by the environment of every machine (AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, …)"
+            f"storage.root: {location!r} must not end in options; an object store's endpoint, region and keys come "
+            "from the environment of every machine (AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, …)"
         )
     try:
         return fs.FileSystem.from_uri(location)

@@ -2,7 +2,7 @@
 
 PyYAML reads YAML 1.1, to which 010 is 8, 1:30 is 90, ``no`` is false and 1e-3 is text; of equal keys it takes the last.
 Version 1.2 has no merge key: ``<<`` is a key like others, and one that no section knows. Of its tags those of the core
-schema are read. What a document may hold is bounded: how deep, how many values, and what its aliases stand for.
+schema are read. Depth, number of values and the expansion of aliases are bounded.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from iotid.errors import cut, shown
 _DEEPEST = 64  # values within one another
 _MOST_VALUES = 1_000_000  # of a document; each takes some 600 bytes while it is read
 _MOST_REPEATED = (
-    100_000  # values, and characters of text, that aliases stand for: who copies or prints them has as many
+    100_000  # values, and characters of text, after aliases are expanded
 )
 _MOST_DIGITS = 100  # of an integer; Python refuses to print those of thousands
-_MOST_TOLD = 200  # characters of an error
+_MOST_CHARACTERS = 200  # characters of an error
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _TAG = "tag:yaml.org,2002:"
 _NULL = ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""])
@@ -61,11 +61,11 @@ class _Loader(yaml.SafeLoader):
         self._depth -= 1
         if isinstance(event, yaml.AliasEvent):
             if id(node) not in self._sizes:
-                raise _refused(f"alias {shown(event.anchor)} stands in what it stands for", event)
+                raise _refused(f"alias {shown(event.anchor)} refers to a value that contains it", event)
             self._size += self._sizes[id(node)]
             self._repeated += self._sizes[id(node)]
             if self._repeated > _MOST_REPEATED:
-                raise _refused(f"aliases stand for more than {_MOST_REPEATED:,} values and characters", event)
+                raise _refused(f"aliases expand to more than {_MOST_REPEATED:,} values and characters", event)
             return node
         self._size += 1
         if isinstance(node, yaml.ScalarNode):
@@ -169,12 +169,12 @@ def _load(kind: type[_Loader], text: str) -> Any:
     try:
         return kind(text).get_single_data()
     except yaml.MarkedYAMLError as fault:
-        told = ((fault.context, fault.context_mark), (fault.problem, fault.problem_mark))
+        reasons = ((fault.context, fault.context_mark), (fault.problem, fault.problem_mark))
         parts = [
-            f"{cut(words, _MOST_TOLD)} in line {mark.line + 1}" if mark else cut(words, _MOST_TOLD)
-            for words, mark in told
+            f"{cut(words, _MOST_CHARACTERS)} in line {mark.line + 1}" if mark else cut(words, _MOST_CHARACTERS)
+            for words, mark in reasons
             if words
         ]
         raise ValueError(", ".join(parts)) from None
     except (yaml.YAMLError, ValueError) as fault:
-        raise ValueError(cut(" ".join(str(fault).split()), _MOST_TOLD)) from None
+        raise ValueError(cut(" ".join(str(fault).split()), _MOST_CHARACTERS)) from None

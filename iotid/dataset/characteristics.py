@@ -71,14 +71,14 @@ def select_characteristics(names: Sequence[str]) -> dict[str, Characteristic]:
     """The named entries of the registry, in the order named.
 
     Raises:
-        SettingError: a name is unknown or stands twice.
+        SettingError: a name is unknown or is there twice.
     """
     for name in names:
         if name not in CHARACTERISTICS:
             known = ", ".join(CHARACTERISTICS)
             raise SettingError(f"dataset.characteristics: {name!r} is not known; choose from {known}")
         if list(names).count(name) > 1:
-            raise SettingError(f"dataset.characteristics: {name!r} stands twice; name each once")
+            raise SettingError(f"dataset.characteristics: {name!r} is there twice; name each once")
     return {name: CHARACTERISTICS[name] for name in names}
 
 

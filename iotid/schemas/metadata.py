@@ -1,4 +1,4 @@
-"""What the metadata of partitions holds, beside the row schemas: the fields of each table that later steps read.
+"""The metadata of partitions, by table: the fields that later steps read. Row schemas are in `iotid.schemas.tables`.
 
 A step may write more; what no later step reads has no type here. Each field is checked when a partition is opened, and
 the first fault ends the step in one line.
@@ -32,7 +32,7 @@ class Common(TypedDict, total=False):
 
 
 class CapturesRead(TypedDict, total=False):
-    """What the splits of a night were made of."""
+    """The inputs of splits."""
 
     captures: str
 
@@ -64,7 +64,7 @@ class FlowsSettings(TypedDict):
 
 
 class NightBefore(TypedDict):
-    """The night whose open flows went on in this one, and its last packet's time in µs."""
+    """The capture date before, whose open flows continued in this one; the time of its last packet in µs."""
 
     site: NotRequired[str]
     capture_date: NotRequired[str]
@@ -72,14 +72,14 @@ class NightBefore(TypedDict):
 
 
 class FlowsRead(TypedDict, total=False):
-    """What the flows of a night were made of."""
+    """The inputs of flows."""
 
     splits: Splits
     night_before: NightBefore
 
 
 class Flows(Common, total=False):
-    """``packets`` by reason; ``open_flows`` and their packets go on in the next night, if before long."""
+    """``packets`` by reason; ``open_flows`` and their packets continue on the next capture date, unless they time out."""
 
     rows: Count
     packets: dict[str, Count]
@@ -94,14 +94,14 @@ class Flows(Common, total=False):
 
 
 class Totals(TypedDict):
-    """Of a label in one part."""
+    """Of a label in one dataset split."""
 
     rows: Count
     flows: Count
 
 
 class Datasets(Common, total=False):
-    """``rows`` and ``flows`` by part, ``labels`` by label and part; ``nights``: keys of the flows."""
+    """``rows`` and ``flows`` by dataset split, ``labels`` by label and split; ``nights``: partition keys of the flows."""
 
     hash: str
     nights: list[dict[str, str]]

@@ -1,7 +1,6 @@
-"""Every stored table and public door, in pipeline order: each column with its unit and meaning.
+"""Every table, in pipeline order: each column with its unit and meaning.
 
-Reading this file is reading the architecture: steps meet only at these tables. A change of a column's meaning is a
-change of the table's ``version``.
+Steps exchange data through these tables alone. A change of a column's meaning is a change of the table's ``version``.
 """
 
 from __future__ import annotations
@@ -82,11 +81,11 @@ SPLITS = Table(  # version 2: fingerprint, first_packet
     2,
     (
         Column("site", "string", "site that the capture comes from"),
-        Column("capture_date", "date", "night that the capture belongs to"),
-        Column("file_index", "int32", "rank of the file among the night's sorted paths; breaks ties of time"),
+        Column("capture_date", "date", "capture date: the day (UTC) that the capture is filed under"),
+        Column("file_index", "int32", "rank of the file among the partition's sorted paths; breaks ties of time"),
         Column("path", "string", "path or URI of the capture"),
         Column("file_bytes", "int64", "bytes: size of the file as stored"),
-        Column("fingerprint", "string", "hash of both ends of these bytes: tells a file that was written anew"),
+        Column("fingerprint", "string", "hash of the first and last bytes: detects a file that was overwritten"),
         Column("first_packet", "string", "time:wire:captured:CRC-32 of the file's first packet; empty: not known"),
         Column("container", "string", "pcap or pcapng"),
         Column("compression", "string", "none, gzip, zstd, bz2 or xz"),
@@ -144,7 +143,7 @@ COUNTERS = Table(
     2,
     (
         Column("site", "string", "site"),
-        Column("capture_date", "date", "night"),
+        Column("capture_date", "date", "capture date"),
         Column("capture_file", "string", "path of the capture"),
         Column("reason", "string", "`flow`: packets that are in flows; else why they, or the bytes, are not"),
         Column("packets", "int64", "packets counted"),
@@ -156,7 +155,7 @@ COUNTERS = Table(
     ("site", "capture_date"),
 )
 
-QUARANTINE = Table(  # beside a night's flows: captures of which something is missing there
+QUARANTINE = Table(  # beside the flows of a partition: captures that were not read whole
     "quarantine",
     1,
     (
@@ -165,7 +164,7 @@ QUARANTINE = Table(  # beside a night's flows: captures of which something is mi
     ),
 )
 
-PARTIAL_FLOWS = Table(  # what crosses the shuffle; the rows of integers inside the binaries stand in flows/kernels.py
+PARTIAL_FLOWS = Table(  # what crosses the shuffle; the rows of integers inside the binaries are named in flows/kernels.py
     "partial_flows",
     3,
     (
@@ -188,7 +187,7 @@ PARTIAL_FLOWS = Table(  # what crosses the shuffle; the rows of integers inside 
     ),
 )
 
-OPEN_FLOWS = Table(  # beside a night's flows: those that may go on in the next one, as partial flows
+OPEN_FLOWS = Table(  # beside the flows of a partition: those that may continue on the next date, as partial flows
     "open_flows",
     3,
     (
@@ -208,7 +207,7 @@ FLOWS = Table(
     4,
     (
         Column("site", "string", "site"),
-        Column("capture_date", "date", "night"),
+        Column("capture_date", "date", "capture date"),
         Column("capture_file", "string", "capture that holds the flow's first packet"),
         Column("protocol", "int32", "IANA protocol number"),
         Column("vlan", "int32", "innermost VLAN identifier", nullable=True),
@@ -268,7 +267,7 @@ CENSUS = Table(  # version 5: marks
     5,
     (
         Column("site", "string", "site"),
-        Column("capture_date", "date", "night"),
+        Column("capture_date", "date", "capture date"),
         Column("device_id", "string", "MAC of the device, or its address where no MAC is shown; or its pseudonym"),
         Column(
             "status",
@@ -308,20 +307,20 @@ CENSUS = Table(  # version 5: marks
         Column(
             "group",
             "string",
-            "unknown devices that are alike have one, see groups; `others` beyond the most groups; null unless unknown",
+            "similar unknown devices share one, see groups; `others` beyond the most groups; null unless unknown",
             nullable=True,
         ),
         Column(
-            "flows", "int64", "flows used; 0 of a device that is gone or away, whose row else tells of its last night"
+            "flows", "int64", "flows used; 0 of a device that is gone or away, whose row otherwise describes its last capture date"
         ),
         Column("bytes", "int64", "bytes of those flows on the wire, both directions"),
-        Column("first_seen", "timestamp", "first packet of the night"),
-        Column("last_seen", "timestamp", "last packet of the night"),
+        Column("first_seen", "timestamp", "first packet on the capture date"),
+        Column("last_seen", "timestamp", "last packet on the capture date"),
         Column("addresses", "list<string>", "addresses under which the device was seen, or their pseudonyms, sorted"),
         Column(
             "change",
             "string",
-            "against the census before: new, same, changed, back (after nights of absence), gone (there then, not "
+            "against the census before: new, same, changed, back (after absence), gone (there then, not "
             "tonight), away (absent then, too); first: no census before whose identifiers are the same",
         ),
         Column(
@@ -340,7 +339,7 @@ CENSUS = Table(  # version 5: marks
     ("site", "capture_date"),
 )
 
-GROUPS = Table(  # beside a night's census: what makes its unknown devices alike, and finds them again the next night
+GROUPS = Table(  # beside a census: what the unknown devices of a group share, which finds them again on the next date
     "groups",
     1,
     (
@@ -354,7 +353,7 @@ GROUPS = Table(  # beside a night's census: what makes its unknown devices alike
     ),
 )
 
-LEFT_OUT = Table(  # beside a night's census: flows that are in no row of it
+LEFT_OUT = Table(  # beside a census: flows that are in no row of it
     "left_out",
     1,
     (

@@ -83,7 +83,7 @@ def check(kind: Any, value: Any, name: str = "") -> None:
 
 
 def _check_any(kinds: tuple[Any, ...], value: Any, name: str) -> None:
-    """``kinds``: one that says what is due, and null or others that are short."""
+    """``kinds``: the expected type first, then null or other short types."""
     faults = []
     for kind in kinds:
         try:

@@ -57,7 +57,7 @@ def test_inter_arrival__bins_are_half_octaves_and_keep_the_order_of_waits() -> N
 def test_select__unknown_or_repeated_name_is_an_error_that_lists_the_names() -> None:
     with pytest.raises(SettingError, match=r"'packet_size' is not known; choose from packet_length, tcp_window"):
         select_characteristics(["packet_size"])
-    with pytest.raises(SettingError, match="stands twice"):
+    with pytest.raises(SettingError, match="is there twice"):
         select_characteristics(["tcp_flags", "tcp_flags"])
 
 
