@@ -1,158 +1,17 @@
-"""Partitions: whole or absent, replaced whole, healed after a death at any point."""
+"""Files on any filesystem: a worker's output file is whole or absent; paths as text."""
 
 from __future__ import annotations
 
-import errno
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 from pyarrow.fs import LocalFileSystem
 
-from iotid import partitions, storage
-from iotid.errors import PartitionError, UserError
-from iotid.partitions import PartitionKey, Store
-from iotid.storage import OutputFile, remove_attempts, rows_promised
-
-KEYS = PartitionKey.of_date("a", "2026-01-10")
+from iotid.storage import OutputFile, local_path, remove_attempts, rows_promised, text_of
 
 
-def _write(store: Store, text: str) -> None:
-    with store.write("flows", KEYS) as staged:
-        Path(staged.path, "part.txt").write_text(text)
-        staged.metadata["rows"] = len(text)
-
-
-def _read(store: Store) -> str:
-    return Path(store.open("flows", KEYS).uri, "part.txt").read_text()
-
-
-def test_store__a_written_partition_opens_with_its_metadata(tmp_path: Path) -> None:
-    store = Store(str(tmp_path))
-    _write(store, "abc")
-    partition = store.open("flows", KEYS)
-    assert partition.metadata["rows"] == 3
-    assert partition.metadata["schema_version"] == 1
-    assert partition.metadata["keys"] == KEYS
-    assert partition.uri == f"{tmp_path}/flows/site=a/capture_date=2026-01-10"
-    assert store.partitions("flows") == [KEYS]
-
-
-def test_store__the_order_in_which_keys_are_given_does_not_matter(tmp_path: Path) -> None:
-    store = Store(str(tmp_path))
-    _write(store, "abc")
-    assert store.open("flows", PartitionKey(sorted(KEYS.items()))).uri == store.open("flows", KEYS).uri
-
-
-def test_store__an_absent_or_unmarked_partition_is_refused_with_the_remedy(tmp_path: Path) -> None:
-    store = Store(str(tmp_path))
-    with pytest.raises(PartitionError, match="run iotid assemble-flows first"):
-        store.open("flows", KEYS)
-    _write(store, "abc")
-    Path(store.open("flows", KEYS).uri, partitions.MARKER).unlink()
-    assert not store.exists("flows", KEYS)
-    assert store.partitions("flows") == []
-
-
-def test_store__a_failed_write_changes_nothing(tmp_path: Path) -> None:
-    store = Store(str(tmp_path))
-    _write(store, "old")
-    with pytest.raises(RuntimeError), store.write("flows", KEYS) as staged:  # noqa: PT012 - the write is the subject
-        Path(staged.path, "part.txt").write_text("new")
-        raise RuntimeError
-    assert _read(store) == "old"
-    assert list(Path(tmp_path, "_staging/flows/site=a/capture_date=2026-01-10").iterdir()) == []
-
-
-def test_store__a_second_write_replaces_the_whole_partition(tmp_path: Path) -> None:
-    store = Store(str(tmp_path))
-    with store.write("flows", KEYS) as staged:
-        Path(staged.path, "other.txt").write_text("left over")
-    _write(store, "new")
-    assert sorted(path.name for path in Path(store.open("flows", KEYS).uri).iterdir()) == [
-        partitions.METADATA,
-        partitions.MARKER,
-        "part.txt",
-    ]
-
-
-@pytest.mark.parametrize("moves_done", [0, 1])
-def test_store__a_run_that_dies_between_the_renames_is_healed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moves_done: int
-) -> None:
-    store = Store(str(tmp_path))
-    _write(store, "old")
-    real_move, moves = os.rename, []
-
-    class DiedError(Exception):
-        """Stands for the death of the process."""
-
-    class Fs:
-        """The store's filesystem, dying after so many moves, as a killed process does."""
-
-        def __init__(self, inner: object) -> None:
-            self.inner = inner
-
-        def __getattr__(self, name: str) -> object:
-            return getattr(self.inner, name)
-
-        def move(self, source: str, target: str) -> None:
-            if len(moves) == moves_done:
-                raise DiedError
-            moves.append(source)
-            real_move(source, target)
-
-    monkeypatch.setattr(store._places, "_fs", Fs(store._fs))
-    with pytest.raises(DiedError):
-        _write(store, "new")
-    monkeypatch.undo()
-    healed = Store(str(tmp_path))
-    assert healed.exists("flows", KEYS)
-    assert _read(healed) in ({"old", "new"} if moves_done == 0 else {"new"})
-
-
-def test_store__killed_at_any_moment_it_shows_one_whole_version(tmp_path: Path) -> None:
-    code = (
-        "import sys, itertools; from pathlib import Path; from iotid.partitions import PartitionKey, Store\n"
-        "store = Store(sys.argv[1])\n"
-        "for n in itertools.count():\n"
-        "    with store.write('flows', PartitionKey.of_date('a', '2026-01-10')) as staged:\n"
-        "        for part in range(3): Path(staged.path, f'{part}.txt').write_text(str(n))\n"
-        "    print(n, flush=True)\n"
-    )
-    for attempt in range(6):
-        process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
-        assert process.stdout is not None
-        process.stdout.readline()
-        time.sleep(0.003 * attempt)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-        folder = Path(Store(str(tmp_path)).open("flows", KEYS).uri)
-        versions = {(folder / f"{part}.txt").read_text() for part in range(3)}
-        assert len(versions) == 1
-
-
-def test_store__odd_characters_in_a_key_make_one_folder_and_come_back(tmp_path: Path) -> None:
-    store = Store(str(tmp_path))
-    keys = PartitionKey.of_date("a/b =c", "2026-01-10")
-    with store.write("flows", keys):
-        pass
-    assert store.partitions("flows") == [keys]
-
-
-def test_store__a_root_that_cannot_be_opened_is_the_users_mistake() -> None:
-    with pytest.raises(UserError, match=r"storage\.root: 'nosuch://x'"):
-        Store("nosuch://x")
-
-
-def test_part_file__gets_its_name_when_it_is_whole(tmp_path: Path) -> None:
+def test_output_file__gets_its_name_when_it_is_whole(tmp_path: Path) -> None:
     schema = pa.schema([("number", pa.int32())])
     table = pa.table({"number": pa.array([1, 2, 3], pa.int32())})
     OutputFile(str(tmp_path), "part-0.parquet", 7, schema, 2).close(whole=True)
@@ -174,84 +33,10 @@ def test_part_file__gets_its_name_when_it_is_whole(tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "part-0.parquet", partitioning=None)["number"].to_pylist() == [1, 2, 3, 1, 2, 3]
 
 
-@pytest.mark.parametrize("root", ["file", "file/below", "/proc/iotid", "loop", "long" * 100])
-def test_store__below_what_is_no_folder_is_refused_in_one_line_when_it_is_written_to(root: str, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    (tmp_path / "loop").symlink_to("loop")
-    store = Store(str(tmp_path / root))
-    with pytest.raises(UserError, match=r"^storage\.root: \S+ cannot be used \(.*\); name a folder"):
-        _write(store, "abc")
-    with pytest.raises(UserError, match=r"^storage\.root: .*cannot be used"):
-        store.working_folder("training")
-    if "/" in root or root == "file":
-        assert not store.exists("flows", KEYS)
-        assert store.partitions("flows") == []
-        with pytest.raises(UserError if root == "file" else PartitionError, match=r"it is a file|run iotid assemble"):
-            store.open("flows", KEYS)
-        return
-    for look in (lambda: store.exists("flows", KEYS), lambda: store.open("flows", KEYS)):
-        with pytest.raises(UserError, match=r"^storage\.root: .*cannot be used"):
-            look()
-
-
-def test_store__in_a_folder_without_write_permission_is_refused_in_one_line(tmp_path: Path) -> None:
-    for folder in [tmp_path, *tmp_path.parents[:2]]:
-        folder.chmod(0o755)
-    tmp_path.chmod(0o555)
-    code = (
-        "import os, sys, pyarrow.fs; from iotid.partitions import PartitionKey, Store\n"
-        "if os.getuid() == 0: os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"  # root may write anywhere
-        "for use in (lambda s: s.write('flows', PartitionKey(site='a')).__enter__(), lambda s: s.working_folder()):\n"
-        "    for root in sys.argv[1:]:\n"
-        "        try: use(Store(root))\n"
-        "        except Exception as fault: print(type(fault).__name__, fault)\n"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path), f"{tmp_path}/new"]
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    tmp_path.chmod(0o755)
-    assert len(told) == 4, told
-    assert all(line.startswith("UserError storage.root: ") and "ermission denied" in line for line in told), told
-
-
-def test_store__a_full_disk_is_no_fault_of_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(Path, "mkdir", full)
-    with pytest.raises(OSError, match="No space left"):
-        Store(str(tmp_path)).working_folder("training")
-
-
-@pytest.mark.parametrize("name", ["a?b", "a%20b", "a #b", "a*[1]{x,y}", "file:", "a;b&c=d"])
-def test_store__with_signs_in_its_name_that_mean_something_in_an_address_lies_where_it_says(
-    name: str, tmp_path: Path
-) -> None:
-    store = Store(f"{tmp_path}/{name}")
-    _write(store, "abc")
-    assert _read(store) == "abc"
-    assert store.partitions("flows") == [KEYS]
-    assert [path.name for path in tmp_path.iterdir()] == [name]
-
-
-def test_store__of_a_file_uri_is_that_of_its_path(tmp_path: Path) -> None:
-    for uri in (f"file://{tmp_path}/a%20b", f"file://localhost{tmp_path}/a%20b/", f"file:{tmp_path}/a%20b"):
-        assert Store(uri).root == f"{tmp_path}/a b"
-    _write(Store(f"file://{tmp_path}/a%20b"), "abc")
-    assert _read(Store(f"{tmp_path}/a b")) == "abc"
-    with pytest.raises(UserError, match="is not a folder or URI that can be opened"):
-        Store("file://elsewhere/a")
-
-
-def test_store__whose_name_is_no_utf8_is_refused(tmp_path: Path) -> None:
-    for name in ("a\udcffb", "a\0b"):
-        with pytest.raises(UserError, match="must be UTF-8"):
-            Store(f"{tmp_path}/{name}")
-
-
-def test_text_of__leads_back_to_the_path(tmp_path: Path) -> None:
+def test_text_of__gives_back_the_path(tmp_path: Path) -> None:
     for name in ("plain", "a%20b", "\udcff", "%41\udc80?#é ☃"):
         path = f"{tmp_path}/{name}"
-        assert storage.local_path(storage.text_of(path)) == path
-        storage.text_of(path).encode()
-    assert storage.text_of("a%20b") == "a%20b"
-    assert storage.local_path("s3://bucket/a") is None
+        assert local_path(text_of(path)) == path
+        text_of(path).encode()
+    assert text_of("a%20b") == "a%20b"
+    assert local_path("s3://bucket/a") is None
