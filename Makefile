@@ -1,4 +1,4 @@
-# make demo, make test: everything else is a part of these two, or help for whoever develops iotid.
+# make demo, make test: everything else is a part of these two, or for developers of iotid.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -43,17 +43,17 @@ petastorm-setup: .venv-petastorm/.ready ## Petastorm on its authors' packages, f
 .venv-petastorm/.ready: requirements-petastorm.lock setup.sh
 	@./setup.sh petastorm
 
-audit-setup: .venv-audit/.ready ## what asks the advisory database, from requirements-audit.lock (once)
+audit-setup: .venv-audit/.ready ## the program that asks the advisory database, from requirements-audit.lock (once)
 .venv-audit/.ready: requirements-audit.lock setup.sh
 	@./setup.sh audit
 
 lock: ## make every lock again: make lock [UPGRADE=1, to take newer versions]
 	@UPGRADE=$(UPGRADE) ./setup.sh lock
 
-demo: setup ## the whole way on captures that it writes itself: capture files in, census out
+demo: setup ## all steps on captures that it writes itself: capture files in, census out
 	@$(IOTID) demo
 
-run: setup ## make run CAPTURES=DIR LABELS=FILE [SITE=…] [DATE=…] [ROOT=var/run] [CONF=local.yaml] [SET="section.key=value …"]
+run: setup ## all steps on your captures: make run CAPTURES=DIR LABELS=FILE [SITE=…] [DATE=…] [ROOT=var/run] [CONF=local.yaml] [SET="section.key=value …"]
 	@test -n "$(CAPTURES)" -a -n "$(LABELS)" || { echo 'usage: make run CAPTURES=DIR LABELS=FILE [SITE=…] [DATE=YYYY-MM-DD] [ROOT=…] [CONF=…] [SET="section.key=value …"]' >&2; exit 2; }
 	@$(IOTID) run --config "$(CONF)" --set storage.root="$(ROOT)" $(foreach s,$(SET),--set "$(s)") \
 	  --captures "$(CAPTURES)" --labels "$(LABELS)" --site "$(SITE)" $(if $(DATE),--date "$(DATE)")
@@ -76,7 +76,7 @@ test-pythons: setup ## the same on every CPython found beside the environment's 
 	  echo "== CPython $$version"; \
 	  OMP_NUM_THREADS=1 .venv-$$version/bin/python -m pytest -q -n 2 -p no:cacheprovider -m $(UNIT) || exit; \
 	done
-test-conformance: setup peers-setup ## what other programs say of the same captures
+test-conformance: setup peers-setup ## compare with other programs' answers for the same captures
 	@$(PYTEST) -q tests/conformance
 test-spark: setup peers-setup petastorm-setup ## tests that start Spark
 	@$(PYTEST) -q -m "spark and not ddp" --ignore=tests/dags --ignore=tests/conformance
@@ -84,7 +84,7 @@ test-ddp: setup ## tests that start several training processes
 	@$(PYTEST) -q -m ddp --ignore=tests/dags --ignore=tests/conformance
 test-dags: setup airflow-setup ## tests of the DAGs, in Airflow's environment
 	@.venv-airflow/bin/python -m pytest -q tests/dags --confcutdir=tests/dags --ignore=tests/dags/test_standalone.py
-test-scheduler: setup airflow-setup ## tests of the DAGs under a scheduler that runs, not among make test: make test-scheduler [DATABASE=postgresql], several minutes
+test-scheduler: setup airflow-setup ## tests of the DAGs under a running scheduler, not in make test: make test-scheduler [DATABASE=postgresql], several minutes
 	@DATABASE=$(DATABASE) .venv-airflow/bin/python -m pytest -q tests/dags/test_standalone.py --confcutdir=tests/dags
 
 airflow: setup airflow-setup ## an Airflow with the DAGs and the demo's captures, until Ctrl-C; says where to look
@@ -98,11 +98,11 @@ check: setup ## formatter, linter, types
 audit: audit-setup ## ask the advisory database about the locks (needs the network)
 	@for lock in requirements.lock requirements-dev.lock requirements-airflow.lock requirements-audit.lock; do .venv-audit/bin/pip-audit --requirement $$lock --no-deps --disable-pip --strict || exit; done
 
-format: setup ## let the formatter and the linter mend what they can
+format: setup ## let the formatter and the linter fix what they can
 	@.venv/bin/ruff format .
 	@.venv/bin/ruff check --fix .
 
-bench-capture: setup peers-setup ## the capture engine beside its peers: make bench-capture [CAPTURES=DIR], minutes; ends with one line of JSON
+bench-capture: setup peers-setup ## the capture engine beside other programs: make bench-capture [CAPTURES=DIR], minutes; ends with one line of JSON
 	@$(PY) tests/bench/capture.py $(if $(CAPTURES),--captures "$(CAPTURES)")
 
 bench-ingest: setup peers-setup ## captures to a dataset beside NFStream: make bench-ingest [CAPTURES=DIR LABELS=FILE], half an hour; ends with one line of JSON
@@ -114,7 +114,7 @@ bench-train: setup ## training beside the plain model, at the paper's size: make
 bench-choices: setup ## what the paper leaves open, one choice changed at a time: make bench-choices [LEARN="--captures DIR --labels FILE …"], an hour or two
 	@$(PY) tests/bench/choices.py $(LEARN)
 
-results: setup ## aalto and lsif under every protocol, beside all rivals: make results CAPTURES=DIR [ROOT=var/results], hours; ends with one line of JSON
+results: setup ## aalto and lsif under every protocol, beside all baselines: make results CAPTURES=DIR [ROOT=var/results], hours; ends with one line of JSON
 	@test -n "$(CAPTURES)" || { echo 'usage: make results CAPTURES=DIR (with aalto/ and lsif/ in it) [ROOT=…] [SET="section.key=value …"]' >&2; exit 2; }
 	@$(PY) tests/bench/results.py "$(CAPTURES)" "$(if $(filter file,$(origin ROOT)),var/results,$(ROOT))" $(foreach s,$(SET),--set "$(s)") $(QUICK)
 results-quick: ## the same with small networks, three folds and fewer protocols
@@ -123,13 +123,13 @@ results-quick: ## the same with small networks, three folds and fewer protocols
 bench-predict: setup ## prediction beside the plain model, same weights: make bench-predict [LEARN="--captures DIR --labels FILE …"]
 	@$(PY) tests/bench/learning.py predict $(LEARN)
 
-drill-kill: setup ## kill an ingest at 20 random moments and look at what is left: make drill-kill [SEED=1], minutes
+drill-kill: setup ## kill an ingest at 20 random moments and check what is left: make drill-kill [SEED=1], minutes
 	@$(PY) tests/drills/kill.py --seed $(SEED)
 
-drill-nights: setup ## nights in a row, each with a fault at random, beside nights without: make drill-nights [SEED=1] [NIGHTS=10], minutes
+drill-nights: setup ## nightly runs, each with a random fault, beside runs without: make drill-nights [SEED=1] [NIGHTS=10], minutes
 	@$(PY) tests/drills/nights.py --seed $(SEED) --nights $(NIGHTS)
 
-drill-cluster: wheel ## the whole way on a standalone cluster of this machine, and an ingest of which a worker is killed: minutes
+drill-cluster: wheel ## all steps on a standalone cluster of this machine, and an ingest of which a worker is killed: minutes
 	@$(PY) tests/drills/cluster.py dist/*.zip
 
 drill-households: setup ## households as captures, through every step to the census: make drill-households CAPTURES=DIR LABELS=FILE, minutes
@@ -151,16 +151,16 @@ bench-households: setup ## what is found behind an address, beside baselines: ma
 	@test -n "$(CAPTURES)" -a -n "$(LABELS)" || { echo 'usage: make bench-households CAPTURES=DIR LABELS=FILE [OTHERS="--others DIR FILE …"] [FOLDS=5] [FIRST=N: only the first N trainings] [TIMES=200] [SEED=7] [METHODS="iotid regressions"] [SET="capture.key=value …"]' >&2; exit 2; }
 	@$(PY) tests/bench/households.py --captures "$(CAPTURES)" --labels "$(LABELS)" $(OTHERS) $(if $(FOLDS),--folds $(FOLDS)) $(if $(FIRST),--only-first $(FIRST)) $(if $(TIMES),--times $(TIMES)) $(if $(SEED),--seed $(SEED)) $(if $(METHODS),--methods $(METHODS)) $(foreach s,$(SET),--set "$(s)")
 
-bench-linkage: setup ## how many pseudonyms of a census a clear one of the same night tells: make bench-linkage [CENSUS=FOLDER, else made-up devices]; ends with one line of JSON
+bench-linkage: setup ## how many pseudonyms of a census a clear one of the same date reveals: make bench-linkage [CENSUS=FOLDER, else made-up devices]; ends with one line of JSON
 	@$(PY) tests/bench/linkage.py $(if $(CENSUS),--census "$(CENSUS)")
 
-bench-flood: setup ## floods of chosen flows and of invented MACs beside as many that nobody chose: make bench-flood [MODEL=ROOT LABELS=FILE] [FLOWS=120000] [MACS=100000], half an hour; ends with one line of JSON
+bench-flood: setup ## floods of chosen flows and of invented MACs beside as many random ones: make bench-flood [MODEL=ROOT LABELS=FILE] [FLOWS=120000] [MACS=100000], half an hour; ends with one line of JSON
 	@$(PY) tests/bench/flood.py $(if $(MODEL),--model "$(MODEL)" --labels "$(LABELS)") $(if $(FLOWS),--flows $(FLOWS)) $(if $(MACS),--macs $(MACS)) $(foreach s,$(SET),--set "$(s)")
 
 bench-census-hits: setup ## a run's census against its device list: make bench-census-hits LABELS=… SITE=… DATE=… [ROOT=…]
 	@$(PY) tests/bench/census_hits.py "$(abspath $(ROOT))" "$(SITE)" "$(DATE)" "$(LABELS)"
 
-wheel: setup ## dist/iotid-….whl with its constraints.txt, and the same as .zip for spark-submit --py-files, which knows no other name
+wheel: setup ## dist/iotid-….whl with its constraints.txt, and the same as .zip for spark-submit --py-files, which takes no other name
 	@rm -rf dist && $(PY) -m build --wheel --no-isolation --outdir dist . >/dev/null
 	@for wheel in dist/*.whl; do cp "$$wheel" "$${wheel%.whl}.zip"; done
 	@./setup.sh constraints >dist/constraints.txt; ls dist/*
