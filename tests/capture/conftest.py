@@ -14,9 +14,8 @@ import pyarrow as pa
 import pytest
 
 from iotid import config
-from iotid.capture import counters, read_packets, read_splits
+from iotid.capture import counters, find_captures, read_packets, read_splits
 from iotid.capture.counters import Counters
-from iotid.capture.splits.plan import whole_capture
 
 KEEP_BYTES = 61  # not whole words; beyond the addresses of IPv6
 
@@ -189,7 +188,7 @@ def first_bytes(tmp_path: Path, capture_settings: config.Capture) -> Callable[..
         path = tmp_path / "capture.bin"
         path.write_bytes(data)
         settings = capture_settings.model_copy(update=changes)
-        packets = read_splits([whole_capture(str(path), 0)], settings, Counters(), [], keep_bytes)
+        packets = read_splits(find_captures([str(path)]).captures, settings, Counters(), [], keep_bytes)
         return [words.tobytes() for chunk in packets for words in chunk.first_words]
 
     return run

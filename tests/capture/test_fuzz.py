@@ -25,7 +25,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from iotid.capture import read_packets
-from iotid.capture.decode.tunnels import TUNNELS
+from iotid.capture.decode.tunnels import TUNNEL_NAMES
 
 _TESTS = Path(__file__).parents[1]
 _EXAMPLES = int(os.environ.get("IOTID_FUZZ_EXAMPLES", "150"))
@@ -244,7 +244,7 @@ def test_fuzz__every_header_mutated_byte_by_byte_agrees_with_the_twin(
             cut = dice.choice([len(frame), dice.randrange(len(frame))])
             of_link.setdefault(link, []).append((10**15, bytes(frame[:cut]), dice.choice([cut, len(frame), 1500])))
     for link, mutated in of_link.items():
-        everything = {"duplicate_window_us": 1, "duplicate_records": 50, "tunnels": TUNNELS}
+        everything = {"duplicate_window_us": 1, "duplicate_records": 50, "tunnels": TUNNEL_NAMES}
         counted = agrees(make.pcap(mutated, link=link), **everything)
         assert sum(packets for packets, _ in counted.values()) >= len(mutated)
 

@@ -15,7 +15,8 @@ from iotid import config
 from iotid.capture import read_packets, read_splits
 from iotid.capture.counters import Counters
 from iotid.capture.packets import to_arrow
-from iotid.capture.splits.plan import find_captures, last_splits, splits_before
+from iotid.capture.splits.discovery import find_captures
+from iotid.capture.splits.plan import last_splits, splits_before
 from iotid.errors import StaleError
 
 _CUT_COLUMNS = ["capture_file", "offset"]  # what must differ

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from iotid import config
-from iotid.capture import read_packets, read_splits, split_capture
+from iotid.capture import find_captures, read_packets, read_splits, split_captures
 from iotid.capture.counters import Counters, counters
 from iotid.capture.packets import to_arrow
 from iotid.errors import InputError
@@ -59,7 +59,7 @@ def check(path: Path, settings: config.Capture) -> list[Any] | None:
 
 
 def _check_splits(path: Path, settings: config.Capture, whole: Any) -> None:
-    splits = split_capture(str(path), 0, settings)
+    splits = split_captures(find_captures([str(path)]).captures, settings).splits
     found = Counters()
     tables = [to_arrow(packets, [str(path)]) for split in splits for packets in read_splits([split], settings, found)]
     rows = [row for table in tables for row in table.to_pylist()]

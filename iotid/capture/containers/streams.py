@@ -18,6 +18,7 @@ from urllib.parse import quote, urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
+from iotid.capture.file_split import FileSplit
 from iotid.errors import InputError, StaleError
 from iotid.inputs import kind_of, open_without_waiting
 from iotid.messages import NO_CREDENTIALS, holds_credentials, redacted_location
@@ -27,13 +28,12 @@ if TYPE_CHECKING:
     from pyarrow import fs
 
     from iotid import config
-    from iotid.capture.splits.plan import FileSplit
 
 _COMPRESSIONS = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd", "bz2": b"BZh", "xz": b"\xfd7zXZ\x00"}
-_SAMPLE = 1 << 16  # bytes at either end of a capture that tell whether it is still the same
-_PIECE = 1 << 18  # bytes read from a compressed file at once
-_FIRST_PIECE = 1 << 9  # bytes given to a member's decompressor first: what follows a shorter member is copied out of it
-_ZSTD_PIECE = 1 << 14  # bytes decompressed at once: what a broken frame can cost at most
+_SAMPLE = 1 << 16  # bytes at either end of a capture that identify it
+_BLOCK = 1 << 18  # bytes of one read of a compressed file
+_FIRST_BLOCK = 1 << 9  # bytes given to a member's decompressor first: what follows a shorter member is copied
+_ZSTD_BLOCK = 1 << 14  # bytes of one decompression: what a broken frame can cost at most
 _XZ_MEMORY = 1 << 28  # bytes: an xz header may ask for 4 GiB of dictionary; its strongest preset takes 64 MiB
 _ANY_EXPANSION = 1 << 26  # bytes that any compressed file may expand to: small ones of few distinct bytes do honestly
 _PADDING = re.compile(rb"\0*")
@@ -80,9 +80,9 @@ class _Mapped(_Closing):
         length = min(size, self._size - position)
         if length <= 0:
             return _readonly(b"")
-        lead = position % mmap.ALLOCATIONGRANULARITY
-        mapped = mmap.mmap(self._file.fileno(), length + lead, access=mmap.ACCESS_READ, offset=position - lead)
-        return np.frombuffer(mapped, np.uint8)[lead:]
+        skip = position % mmap.ALLOCATIONGRANULARITY
+        mapped = mmap.mmap(self._file.fileno(), length + skip, access=mmap.ACCESS_READ, offset=position - skip)
+        return np.frombuffer(mapped, np.uint8)[skip:]
 
     def close(self) -> None:
         self._file.close()
@@ -103,9 +103,8 @@ class _Fetched(_Closing):
         self._file.close()
 
 
-class _Told(io.RawIOBase):
-    """The first ``size`` bytes of an open file. Faults are told as those of its path: they are not what a decompressor
-    says of its content."""
+class _FileStart(io.RawIOBase):
+    """The first ``size`` bytes of an open file. Faults are reported with its path: they are none of its content."""
 
     def __init__(self, file: Any, path: str, size: int) -> None:
         self._file = file
@@ -136,10 +135,10 @@ class _Told(io.RawIOBase):
 
 
 class _Decompressed(_Closing):
-    """A compressed file, read forward; what stands before a break is delivered, then ``fault`` says what broke."""
+    """A compressed file, read forward; what is before a fault is delivered, then ``fault`` says what it was."""
 
     def __init__(self, file: Any, read: Callable[[int], bytes], most: int | None, beyond: str) -> None:
-        """``most``: bytes that may be delivered; ``beyond``: what an error says of more."""
+        """``most``: bytes that may be delivered; ``beyond``: the error's text if there are more."""
         self._file = file
         self._read = read
         self._left = most
@@ -152,7 +151,7 @@ class _Decompressed(_Closing):
         assert position >= self._start, "a compressed stream is read forward only"
         while not self._ended and self._start + len(self._held) < position:
             self._start += len(self._held)
-            self._held = bytearray(self._more(min(position - self._start, _PIECE)))
+            self._held = bytearray(self._more(min(position - self._start, _BLOCK)))
         skip = min(position - self._start, len(self._held))
         self._start += skip
         held = self._held[skip:]
@@ -205,10 +204,10 @@ def open_stream(capture: FileSplit, settings: config.Capture) -> Stream:
             )
         if capture.compression == "none":
             local = filesystem.type_name == "local"
-            return _Mapped(file, file_bytes) if local else _Fetched(_Told(file, path, file_bytes), file_bytes)
+            return _Mapped(file, file_bytes) if local else _Fetched(_FileStart(file, path, file_bytes), file_bytes)
         file.seek(0)
         most, beyond = _expansion(capture, settings)
-        return decompressed(_Told(file, path, file_bytes), capture.compression, most, beyond)
+        return decompressed(_FileStart(file, path, file_bytes), capture.compression, most, beyond)
     except FileNotFoundError:
         raise StaleError(
             f"{path}: was there when it was planned and is gone; bring it back, or plan again (split-pcaps)"
@@ -218,7 +217,7 @@ def open_stream(capture: FileSplit, settings: config.Capture) -> Stream:
 
 
 def _expansion(capture: FileSplit, settings: config.Capture) -> tuple[int, str]:
-    """Bytes that a compressed capture may expand to, and what is said of one that has more."""
+    """Bytes that a compressed capture may expand to, and the error's text if there are more."""
     by_ratio = max(settings.max_expansion * capture.file_bytes, _ANY_EXPANSION)
     most, key = min((by_ratio, "max_expansion"), (settings.max_expanded_bytes, "max_expanded_bytes"))
     return most, (
@@ -228,10 +227,10 @@ def _expansion(capture: FileSplit, settings: config.Capture) -> tuple[int, str]:
 
 
 def open_file(path: str, filesystem: fs.FileSystem, inner: str) -> Any:
-    """The file at ``inner``, open for reading at any place; ``path`` is what it is called.
+    """The file at ``inner``, open for reading at any offset; ``path``: its name in errors.
 
     Raises:
-        InputError: it is no file but a pipe, a socket or a device, which would be waited for.
+        InputError: it is no file but a pipe, a socket or a device, which would block.
         OSError: it cannot be opened.
     """
     if filesystem.type_name != "local":
@@ -246,7 +245,7 @@ def open_file(path: str, filesystem: fs.FileSystem, inner: str) -> Any:
 def fingerprint_of(file: Any, size: int) -> str:
     """Checksums of both ends of the file's first ``size`` bytes.
 
-    They tell a file that grew from one that was written anew, at the price of two reads, whatever the file's size.
+    They distinguish a file that grew from one that was overwritten, by two reads, whatever the file's size.
     """
     sums = []
     for start in dict.fromkeys((0, max(size - _SAMPLE, 0))):
@@ -266,13 +265,13 @@ def not_regular(path: str, mode: int) -> InputError:
 def decompressed(file: Any, compression: str, most: int | None = None, beyond: str = "") -> Stream:
     """The uncompressed stream of an open file; closing it closes the file.
 
-    ``most``: bytes that it may deliver, if any number is not to; more raises an InputError that says ``beyond``.
+    ``most``: bytes that it may deliver, None: any number; more raises an InputError with the text ``beyond``.
     """
     return _Decompressed(file, _reader(compression, file), most, beyond)
 
 
 def compression_of(head: bytes) -> str:
-    """The compression that a file's first bytes tell: none, gzip, zstd, bz2 or xz."""
+    """The compression by a file's first bytes: none, gzip, zstd, bz2 or xz."""
     return next((name for name, magic in _COMPRESSIONS.items() if head.startswith(magic)), "none")
 
 
@@ -300,8 +299,8 @@ def uri_of(location: str, inner: str) -> str:
     parts = urlsplit(location)
     user, _, host = parts.netloc.rpartition("@")
     bucket = inner.partition("/")[0] == host  # object stores: the first part of the path is the bucket
-    place = f"{user}@" * bool(user) + quote(inner if bucket else host + inner, safe="/:[]")
-    return f"{parts.scheme}://{place}" + f"?{parts.query}" * bool(parts.query)
+    target = f"{user}@" * bool(user) + quote(inner if bucket else host + inner, safe="/:[]")
+    return f"{parts.scheme}://{target}" + f"?{parts.query}" * bool(parts.query)
 
 
 def _readonly(data: Any) -> NDArray[np.uint8]:
@@ -315,7 +314,7 @@ def _reader(compression: str, file: Any) -> Callable[[int], bytes]:
         import pyarrow as pa
 
         stream = pa.CompressedInputStream(file, "zstd")
-        return lambda size: stream.read(min(size, _ZSTD_PIECE))
+        return lambda size: stream.read(min(size, _ZSTD_BLOCK))
     makers: dict[str, Callable[[], Any]] = {
         "gzip": _Inflate,
         "bz2": bz2.BZ2Decompressor,
@@ -331,43 +330,43 @@ class _Members:
         self._file = file
         self._maker = maker
         self._decompressor = maker()
-        self._piece, self._at = b"", 0  # read from the file, and how much of it was given to the decompressor
-        self._step = _FIRST_PIECE
+        self._block, self._at = b"", 0  # read from the file, and how much of it was given to the decompressor
+        self._step = _FIRST_BLOCK
 
     def read(self, size: int) -> bytes:
         while True:
             if self._decompressor.eof and not self._next_member():
                 return b""
-            given = self._next_piece() if self._decompressor.needs_input else b""
+            given = self._next_block() if self._decompressor.needs_input else b""
             data: bytes = self._decompressor.decompress(given, size)
             if data:
                 return data
             if not given and not self._decompressor.eof:
                 raise EOFError("the compressed file is cut off")
 
-    def _next_piece(self) -> bytes:
+    def _next_block(self) -> bytes:
         """What the decompressor gets next; none at the end of the file."""
-        if self._at == len(self._piece):
-            self._piece, self._at = self._file.read(_PIECE), 0
-        given = self._piece[self._at : self._at + self._step]
+        if self._at == len(self._block):
+            self._block, self._at = self._file.read(_BLOCK), 0
+        given = self._block[self._at : self._at + self._step]
         self._at += len(given)
-        self._step = min(2 * self._step, _PIECE)
+        self._step = min(2 * self._step, _BLOCK)
         return given
 
     def _next_member(self) -> bool:
-        """Step over the zeros that may pad a member; False at the end of the file."""
+        """Skip the zeros that may pad a member; False at the end of the file."""
         self._at -= len(self._decompressor.unused_data)
-        while (at := _PADDING.match(self._piece, self._at).end()) == len(self._piece):  # type: ignore[union-attr]
-            self._piece, self._at = self._file.read(_PIECE), 0
-            if not self._piece:
+        while (at := _PADDING.match(self._block, self._at).end()) == len(self._block):  # type: ignore[union-attr]
+            self._block, self._at = self._file.read(_BLOCK), 0
+            if not self._block:
                 return False
-        self._at, self._step = at, _FIRST_PIECE
+        self._at, self._step = at, _FIRST_BLOCK
         self._decompressor = self._maker()
         return True
 
 
 class _Inflate:
-    """``zlib``'s gzip reader behind the interface that ``bz2`` and ``lzma`` share."""
+    """``zlib``'s gzip reader with the interface that ``bz2`` and ``lzma`` share."""
 
     def __init__(self) -> None:
         self._inner = zlib.decompressobj(wbits=31)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from iotid import config
-from iotid.capture import read_splits, split_capture
+from iotid.capture import find_captures, read_splits
 from iotid.capture.counters import Counters
 
 Read = Callable[..., tuple[list[dict[str, Any]], dict[str, tuple[int, int]]]]
@@ -134,7 +134,7 @@ def test_decode__sequence_number_is_tcps_where_it_was_captured(
     wire = len(frames[0])
     path = tmp_path / "a.pcap"
     path.write_bytes(make.pcap([frames[0], frames[1][:42], frames[2][:41], *frames[3:]], wire=wire))
-    (packets,) = read_splits(split_capture(str(path), 0, capture_settings), capture_settings, Counters())
+    (packets,) = read_splits(find_captures([str(path)]).captures, capture_settings, Counters())
     assert packets.tcp_sequence.tolist() == [2**32 - 1, 5, -1, 9, -1]
 
 

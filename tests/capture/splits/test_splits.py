@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,15 +14,21 @@ import pyarrow as pa
 import pytest
 
 from iotid import config
-from iotid.capture import first_day, read_packets, read_splits, split_capture
+from iotid.capture import find_captures, first_day, read_packets, read_splits, split_captures
 from iotid.capture.counters import Counters
+from iotid.capture.file_split import FileSplit
 from iotid.capture.packets import Packets, to_arrow
-from iotid.capture.splits.plan import FileSplit, pack_tasks
+from iotid.capture.splits.plan import pack_tasks
 from iotid.errors import DataError, InputError
 
 
 def _changed(settings: config.Capture, **changes: Any) -> config.Capture:
     return settings.model_copy(update={"chunk_bytes": 4096, **changes})
+
+
+def _split(path: Path, settings: config.Capture, file_index: int = 0) -> list[FileSplit]:
+    (whole,) = find_captures([str(path)]).captures
+    return split_captures([replace(whole, file_index=file_index)], settings).splits
 
 
 def _read_all(splits: list[FileSplit], settings: config.Capture) -> tuple[pa.Table, list[tuple[str, str, int, int]]]:
@@ -32,8 +39,8 @@ def _read_all(splits: list[FileSplit], settings: config.Capture) -> tuple[pa.Tab
 
 def _assert_invariant(path: Path, settings: config.Capture, pieces: int) -> list[FileSplit]:
     size = path.stat().st_size
-    whole, counted_whole = _read_all(split_capture(str(path), 0, settings), settings)
-    splits = split_capture(str(path), 0, _changed(settings, split_bytes=max(size // pieces, 4096)))
+    whole, counted_whole = _read_all(_split(path, settings), settings)
+    splits = _split(path, _changed(settings, split_bytes=max(size // pieces, 4096)))
     assert splits[0].start == (24 if splits[0].container == "pcap" else 0)
     assert [split.start for split in splits[1:]] == [split.end for split in splits[:-1]]
     assert splits[-1].end == size
@@ -119,10 +126,10 @@ def test_splits__small_and_compressed_files_stay_whole(
 
     path = tmp_path / "capture"
     path.write_bytes(make.pcap(traffic))
-    (split,) = split_capture(str(path), 3, capture_settings)
+    (split,) = _split(path, capture_settings, file_index=3)
     assert (split.start, split.end, split.records, split.file_index) == (24, path.stat().st_size, -1, 3)
     path.write_bytes(gzip.compress(make.pcap(traffic)))
-    (split,) = split_capture(str(path), 3, _changed(capture_settings, split_bytes=4096))
+    (split,) = _split(path, _changed(capture_settings, split_bytes=4096), file_index=3)
     assert (split.start, split.end, split.compression) == (24, -1, "gzip")
 
 
@@ -132,7 +139,7 @@ def test_splits__count_their_records_and_say_where_to_warm_up(
     path = tmp_path / "capture"
     path.write_bytes(make.pcap(traffic))
     settings = _changed(capture_settings, split_bytes=10_000, duplicate_records=5, fragment_records=3)
-    splits = split_capture(str(path), 0, settings)
+    splits = _split(path, settings)
     starts = [24]
     for _, frame in traffic:
         starts.append(starts[-1] + 16 + len(frame))
@@ -146,7 +153,7 @@ def test_split__of_a_file_that_was_changed_is_refused(
 ) -> None:
     path = tmp_path / "capture"
     path.write_bytes(make.pcap(traffic))
-    first, *_ = split_capture(str(path), 0, _changed(capture_settings, split_bytes=20_000))
+    first, *_ = _split(path, _changed(capture_settings, split_bytes=20_000))
     longer = make.pcap([(time, frame + b"x") for time, frame in traffic])
     path.write_bytes(longer)
     with pytest.raises(DataError, match="plan it again"):
@@ -161,7 +168,7 @@ def test_split__of_a_file_that_grew_reads_what_was_planned(
 ) -> None:
     path = tmp_path / "capture"
     path.write_bytes(make.pcap(traffic[:100]))
-    planned = split_capture(str(path), 0, capture_settings)
+    planned = _split(path, capture_settings)
     before = _read_all(planned, capture_settings)
     path.write_bytes(make.pcap(traffic))
     assert _read_all(planned, capture_settings) == before
@@ -229,5 +236,5 @@ def test_read_packets__of_several_files_orders_them_by_path_and_counts_each_once
     counted = counters(table)
     assert counted.column_names == ["capture_file", "reason", "packets", "bytes", "first_offset"]
     assert pa.compute.sum(counted["packets"]).as_py() == 20 + 10
-    with pytest.raises(DataError, match="carries no counters"):
+    with pytest.raises(DataError, match="has no counters"):
         counters(table.replace_schema_metadata(None))

@@ -14,8 +14,8 @@ import pytest
 from iotid import config, schemas
 from iotid.capture import read_packets, read_splits
 from iotid.capture.counters import Counters
+from iotid.capture.file_split import FileSplit
 from iotid.capture.packets import to_arrow
-from iotid.capture.splits.plan import FileSplit
 from iotid.capture.splits.write import write_splits
 from iotid.partitions import Partition, PartitionKey, Store
 
