@@ -21,7 +21,7 @@ from iotid.dataset import DeviceTraffic, read_device_traffic
 from iotid.dataset.traffic import _addresses, _at_devices, _macs, label_counts
 from iotid.errors import LabelError
 from iotid.labels import Device, DeviceList
-from iotid.simulate.captures import NIGHTS, write_demo
+from iotid.simulate.captures import CAPTURE_DATES, write_demo
 from iotid.simulate.frames import Clock, Container, Host, Network, Packet
 
 if TYPE_CHECKING:
@@ -299,7 +299,7 @@ def test_read_traffic__equals_the_simulators_night_counted_packet_by_packet(
     write_demo(tmp_path)
     devices = DeviceList.read(tmp_path / "devices.yaml")
     labels = sorted(set(devices.labels("model")))
-    night = str(tmp_path / "captures" / "home" / NIGHTS[0])
+    night = str(tmp_path / "captures" / "home" / CAPTURE_DATES[0])
     capture = settings.capture.model_copy(update={"split_bytes": 1 << 20, "task_bytes": 1 << 20, "tunnels": ("gre",)})
     traffic = read_device_traffic(spark, {"": [night]}, devices, "model", labels, capture)
     label_of = {device.mac[0]: labels.index(device.model) for device in devices.devices}
