@@ -1,4 +1,4 @@
-"""Captures with random faults: nothing crashes, every record is accounted for, kernels and twin agree.
+"""Captures with random faults: nothing crashes, every record is accounted for, kernels and reference agree.
 
 `tests/fuzz/invariants.py` says what must hold of any file; `make fuzz` searches further with the same.
 """
@@ -186,7 +186,7 @@ def test_compressed_zeros__take_memory_for_a_chunk_not_for_what_they_unpack_to(
 
 
 @pytest.mark.parametrize("seed", range(12), ids=lambda seed: f"seed{seed}")
-def test_fuzz__mutated_captures_agree_with_the_twin(seed: int, agrees: Agrees, make: SimpleNamespace) -> None:
+def test_fuzz__mutated_captures_agree_with_the_reference(seed: int, agrees: Agrees, make: SimpleNamespace) -> None:
     dice = random.Random(seed)
     for _ in range(12):
         link = dice.choice([1, 1, 1, 0, 9, 50, 51, 101, 104, 108, 113, 228, 229, 276])
@@ -205,7 +205,7 @@ def test_fuzz__mutated_captures_agree_with_the_twin(seed: int, agrees: Agrees, m
 
 
 @pytest.mark.parametrize("link", [0, 1, 9, 50, 51, 101, 104, 113, 228, 229, 276])
-def test_fuzz__headers_mutated_byte_by_byte_agree_with_the_twin(
+def test_fuzz__headers_mutated_byte_by_byte_agree_with_the_reference(
     link: int, agrees: Agrees, make: SimpleNamespace
 ) -> None:
     dice = random.Random(link)
@@ -225,7 +225,7 @@ def test_fuzz__headers_mutated_byte_by_byte_agree_with_the_twin(
 
 
 @pytest.mark.parametrize("kind", ["by_link", "by_tag", "by_radio", "aggregates", "by_tunnel"])
-def test_fuzz__every_header_mutated_byte_by_byte_agrees_with_the_twin(
+def test_fuzz__every_header_mutated_byte_by_byte_agrees_with_the_reference(
     kind: str, agrees: Agrees, frames: ModuleType, make: SimpleNamespace
 ) -> None:
     dice = random.Random(kind)
@@ -277,7 +277,7 @@ def test_impossible_fractions__are_read_the_same_in_chunks_and_splits(
 
 
 @pytest.mark.captures
-def test_real_captures__agree_with_the_twin(captures: Path, agrees: Agrees) -> None:
+def test_real_captures__agree_with_the_reference(captures: Path, agrees: Agrees) -> None:
     aalto = sorted((captures / "aalto").glob("*/*.pcap"))[::60]
     lsif = sorted((captures / "lsif").glob("*/*.pcap"), key=lambda path: path.stat().st_size)[:2]
     assert len(aalto) > 5
@@ -288,7 +288,7 @@ def test_real_captures__agree_with_the_twin(captures: Path, agrees: Agrees) -> N
 
 
 @pytest.mark.captures
-def test_odd_captures__agree_with_the_twin(captures: Path, agrees: Agrees) -> None:
+def test_odd_captures__agree_with_the_reference(captures: Path, agrees: Agrees) -> None:
     found = [
         *(captures / "conformance" / "tcpdump").glob("*.pcap*"),
         *(captures / "conformance" / "ndpi").glob("*.pcap*"),

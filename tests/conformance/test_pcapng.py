@@ -30,14 +30,14 @@ def test_pcapng__every_packet_block_is_read_and_nothing_else_counted(
     judge("pcapng", outcomes)
 
 
-def test_pcapng__little_and_big_endian_twins_give_the_same_packets(
-    suite: Path, capture_settings: config.Capture
-) -> None:
+def test_pcapng__both_byte_orders_give_the_same_packets(suite: Path, capture_settings: config.Capture) -> None:
     little = sorted((suite / "pcapng" / "output_le").glob("*/*.pcapng"))
     assert little
     for path in little:
-        twin = suite / "pcapng" / "output_be" / path.parent.name / path.name
-        tables = [read_packets(str(each), settings=capture_settings).drop(["capture_file"]) for each in (path, twin)]
+        big_endian = suite / "pcapng" / "output_be" / path.parent.name / path.name
+        tables = [
+            read_packets(str(each), settings=capture_settings).drop(["capture_file"]) for each in (path, big_endian)
+        ]
         assert tables[0].equals(tables[1]), path.name
 
 

@@ -66,7 +66,7 @@ def test_write_demo__scapy_finds_every_promised_layer(layers: Counter[str]) -> N
         assert layers[name] >= 3, name
 
 
-def test_write_demo__one_file_is_cut_at_its_snap_length_and_some_frames_before_their_ports(demo: Path) -> None:
+def test_write_demo__one_file_is_cut_at_its_snap_length_some_frames_before_ports(demo: Path) -> None:
     from scapy.utils import RawPcapReader
 
     with RawPcapReader(str(demo / "captures/office/2026-01-10/part-2.pcap")) as reader:

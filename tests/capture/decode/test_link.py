@@ -49,7 +49,7 @@ def _by_link_type(frames: ModuleType, make: SimpleNamespace) -> dict[int, list[b
     return of_link
 
 
-def test_link__every_frame_cut_anywhere_agrees_with_the_twin(
+def test_link__every_frame_cut_anywhere_agrees_with_the_reference(
     agrees: Agrees, frames: ModuleType, make: SimpleNamespace
 ) -> None:
     for link, whole in _by_link_type(frames, make).items():
@@ -58,7 +58,7 @@ def test_link__every_frame_cut_anywhere_agrees_with_the_twin(
         agrees(make.pcap([frame[:i] for frame in whole for i in range(len(frame))], link=link))
 
 
-def test_link__headers_with_any_bit_turned_over_agree_with_the_twin(
+def test_link__headers_with_any_bit_turned_over_agree_with_the_reference(
     agrees: Agrees, frames: ModuleType, make: SimpleNamespace
 ) -> None:
     of_link = _by_link_type(frames, make)
@@ -67,15 +67,16 @@ def test_link__headers_with_any_bit_turned_over_agree_with_the_twin(
         agrees(make.pcap(make.flipped(of_link[link], begin, begin + 12), link=link))
 
 
-def test_link__ether_types_that_carry_no_ip_are_those_of_the_twin_and_not_their_neighbours(
-    agrees: Agrees, twin: ModuleType, make: SimpleNamespace
+def test_link__ether_types_without_ip_are_those_of_the_reference_alone(
+    agrees: Agrees, capture_reference: ModuleType, make: SimpleNamespace
 ) -> None:
-    numbers = {number + step for number in twin._NO_IP for step in (-1, 0, 1)} | {1500, 1501, 1535, 1536}
+    no_ip = capture_reference.link.NO_IP
+    numbers = {number + step for number in no_ip for step in (-1, 0, 1)} | {1500, 1501, 1535, 1536}
     counted = agrees(make.pcap([make.ethernet(bytes(46), number) for number in sorted(numbers)]))
-    assert counted["not_ip"][0] >= len(twin._NO_IP)
+    assert counted["not_ip"][0] >= len(no_ip)
 
 
-def test_link__every_number_of_a_link_type_is_read_as_the_twin_reads_it(
+def test_link__every_number_of_a_link_type_is_read_as_the_reference_reads_it(
     agrees: Agrees, frames: ModuleType, make: SimpleNamespace
 ) -> None:
     bodies = [make.ethernet(make.ipv4(make.tcp())), make.ipv4(make.tcp()), b"\xff\x03\0\x21" + make.ipv4(make.tcp())]
@@ -84,7 +85,7 @@ def test_link__every_number_of_a_link_type_is_read_as_the_twin_reads_it(
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_link__netfilters_log_is_read_in_its_byte_order_whatever_the_length_of_a_packet(
+def test_link__netfilter_log_is_read_in_its_byte_order_for_every_packet_length(
     order: str, read: Callable[..., Any], agrees: Agrees, frames: ModuleType, make: SimpleNamespace
 ) -> None:
     packets = [make.ipv4(make.udp(bytes(size - 28)), 17) for size in (28, 250, 252, 508, 1021, 1276, 1280, 1500, 9000)]
@@ -95,7 +96,7 @@ def test_link__netfilters_log_is_read_in_its_byte_order_whatever_the_length_of_a
         assert [row["packet_length"] for row in read(data)[0]] == [len(packet) for packet in packets]
 
 
-def test_link__tagged_frames_of_other_protocols_cut_anywhere_agree_with_the_twin(
+def test_link__tagged_frames_without_ip_cut_anywhere_agree_with_the_reference(
     agrees: Agrees, frames: ModuleType, make: SimpleNamespace
 ) -> None:
     found = []

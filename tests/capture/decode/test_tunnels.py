@@ -20,7 +20,7 @@ def _on_ethernet(packet: bytes, make: SimpleNamespace) -> bytes:
 
 
 @pytest.mark.parametrize("tunnel", TUNNEL_NAMES)
-def test_tunnels__each_is_decapsulated_whatever_fields_it_has_and_only_where_it_is_wanted(
+def test_tunnels__each_is_decapsulated_with_any_fields_and_only_if_wanted(
     tunnel: str, read: Callable[..., Any], agrees: Agrees, frames: ModuleType, make: SimpleNamespace
 ) -> None:
     cases = [(name, packet) for name, its, packet in frames.by_tunnel(make) if its == tunnel]
@@ -35,7 +35,7 @@ def test_tunnels__each_is_decapsulated_whatever_fields_it_has_and_only_where_it_
     assert all(row["destination_port"] != frames.PORTS[1] for row in read(data, tunnels=others)[0])
 
 
-def test_tunnels__packets_cut_anywhere_agree_with_the_twin(
+def test_tunnels__packets_cut_anywhere_agree_with_the_reference(
     agrees: Agrees, frames: ModuleType, make: SimpleNamespace
 ) -> None:
     frames_of_all = [_on_ethernet(packet, make) for _, _, packet in frames.by_tunnel(make)]
@@ -43,7 +43,7 @@ def test_tunnels__packets_cut_anywhere_agree_with_the_twin(
     agrees(make.pcap(cuts), tunnels=TUNNEL_NAMES)
 
 
-def test_tunnels__headers_with_any_bit_turned_over_agree_with_the_twin(
+def test_tunnels__headers_with_any_bit_turned_over_agree_with_the_reference(
     agrees: Agrees, frames: ModuleType, make: SimpleNamespace
 ) -> None:
     cases = [packet for name, _, packet in frames.by_tunnel(make) if not name.startswith("GRE") and packet[0] >> 4 == 4]

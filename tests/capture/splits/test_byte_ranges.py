@@ -203,7 +203,7 @@ def test_segments__of_a_pcapng_take_interfaces_and_byte_order_from_those_before(
     assert cuts.cut(1000).splits_repaired == 0
 
 
-def test_segments__a_pcapng_whose_first_section_is_broken_starts_nowhere_in_the_middle_unknowing(
+def test_segments__a_broken_first_section_leaves_no_split_without_interfaces(
     cutter: Callable[..., Cutter], make: SimpleNamespace
 ) -> None:
     body = b"".join(make.enhanced(make.ethernet(make.ipv4(make.udp(), 17, identification=i)), i) for i in range(60))

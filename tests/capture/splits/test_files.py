@@ -326,7 +326,7 @@ def test_read__a_disk_that_fails_under_an_open_capture_is_no_end_of_it(
 
 @pytest.mark.parametrize("pack", [bytes, _gzip, lzma.compress])
 @pytest.mark.parametrize("change", ["longer", "as long", "longer with the same begin"])
-def test_split__of_a_capture_that_another_was_written_over_is_refused_or_in_quarantine(
+def test_split__of_an_overwritten_capture_is_refused_or_in_quarantine(
     change: str, pack: Any, write: Callable[..., Path], capture_settings: config.Capture
 ) -> None:
     path = write("ring.pcap", range(100), pack)
@@ -402,7 +402,7 @@ def test_overlap__of_a_capture_beside_its_packed_copy_is_hinted_at(
     assert "1 that begin with the packet of another, counted twice" in told.output
 
 
-def test_alike__are_captures_that_begin_with_the_same_packet_and_none_that_hold_no_packet(
+def test_count_same_start__counts_equal_first_packets_and_no_empty_capture(
     write: Callable[..., Path], tmp_path: Path
 ) -> None:
     for name, numbers in (("a", range(5)), ("b", ()), ("c", ()), ("d", range(2)), ("e", range(1, 5)), ("f", range(9))):

@@ -183,7 +183,7 @@ def test_pack_tasks__fills_tasks_with_neighbours(capture_settings: config.Captur
     assert pack_tasks([], capture_settings) == []
 
 
-def test_repeats__within_window_and_records_are_dropped_and_counted(
+def test_duplicates__within_window_and_records_are_dropped_and_counted(
     read: Callable[..., Any], agrees: Callable[..., Any], make: SimpleNamespace
 ) -> None:
     def frame(identification: int, sequence: int = 1, payload: bytes = b"same", ttl: bytes = b"@") -> bytes:
@@ -203,7 +203,7 @@ def test_repeats__within_window_and_records_are_dropped_and_counted(
     assert "duplicate" not in read(data)[1]
 
 
-def test_repeats__random_traffic_agrees_with_the_twin(
+def test_duplicates__in_random_traffic_agree_with_the_reference(
     agrees: Callable[..., Any], make: SimpleNamespace, traffic: list[Any]
 ) -> None:
     for records in (1, 7, 64):

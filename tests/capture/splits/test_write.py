@@ -53,7 +53,7 @@ def test_write_splits__of_a_cluster_are_those_of_this_process(
     assert local.key == PartitionKey.of_date("north", "2024-02-29")
 
 
-def test_write_splits__tell_what_they_were_made_of_and_are_all_that_a_reader_needs(
+def test_write_splits__store_their_inputs_and_all_that_a_reader_needs(
     captures: Path, tmp_path: Path, capture_settings: config.Capture
 ) -> None:
     settings = capture_settings.model_copy(update={"split_bytes": 4096, "task_bytes": 9000, "chunk_bytes": 4096})
