@@ -4,7 +4,7 @@
 `split_captures` and `read_splits` are the same in parts, for workers. `first_day` gives the capture date of a folder.
 
 Sub-packages and modules, each of which imports only those before it: containers (file formats), decode (frames to
-packets), splits (plans for workers), reader, source (Spark).
+packets), splits (plans for workers), reader and dates, source (Spark).
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import lazy_loader
 
 if TYPE_CHECKING:
     from iotid.capture.counters import counters
-    from iotid.capture.reader import first_day, read_packets, read_splits
+    from iotid.capture.dates import first_day
+    from iotid.capture.reader import read_packets, read_splits
     from iotid.capture.splits.discovery import find_captures
     from iotid.capture.splits.plan import split_captures
 
@@ -33,7 +34,8 @@ __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "counters": ["counters"],
-        "reader": ["first_day", "read_packets", "read_splits"],
+        "dates": ["first_day"],
+        "reader": ["read_packets", "read_splits"],
         "splits.discovery": ["find_captures"],
         "splits.plan": ["split_captures"],
     },

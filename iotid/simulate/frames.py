@@ -1,7 +1,7 @@
 """Frames, conversations and capture files of the simulator.
 
 scapy builds and serialises every header once; each packet then patches a copy (lengths, ports, numbers, checksums),
-which is fifty times quicker than building it anew. Payloads are random bytes where no parser has to read them.
+which is fifty times quicker than building it. Payloads are random bytes where no parser has to read them.
 """
 
 from __future__ import annotations

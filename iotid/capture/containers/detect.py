@@ -9,15 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from iotid.capture.containers.streams import (
-    Stream,
-    compression_of,
-    decompressed,
-    filesystem_of,
-    fingerprint_of,
-    open_file,
-    unreadable,
-)
+from iotid.capture.containers.compression import compression_of
+from iotid.capture.containers.files import filesystem_of, fingerprint_of, open_file, unreadable
+from iotid.capture.containers.streams import Stream, decompressed
 
 if TYPE_CHECKING:
     from pyarrow import fs
@@ -56,26 +50,26 @@ def detect_format(path: str, filesystem: fs.FileSystem | None = None, inner: str
         filesystem, inner = filesystem_of(path)
     try:
         with open_file(path, filesystem, inner) as file:
-            head = file.read(_DETECT_BYTES)
+            first_bytes = file.read(_DETECT_BYTES)
             file_bytes = file.seek(0, os.SEEK_END)
             fingerprint = fingerprint_of(file, file_bytes)
-            compression = compression_of(head)
+            compression = compression_of(first_bytes)
             if compression != "none":
                 file.seek(0)
-                head = decompressed(file, compression).window(0, _DETECT_BYTES).tobytes()
+                first_bytes = decompressed(file, compression).window(0, _DETECT_BYTES).tobytes()
     except OSError as fault:
         raise unreadable(path, fault) from None
-    if head.startswith(_PCAPNG_MAGIC) and (len(head) < 12 or head[8:12] in _BYTE_ORDER_MAGICS):
+    if first_bytes.startswith(_PCAPNG_MAGIC) and (len(first_bytes) < 12 or first_bytes[8:12] in _BYTE_ORDER_MAGICS):
         context = pcapng_context(False, np.empty((0, 0), np.int64))
         return Container("pcapng", compression, file_bytes, 0, context, fingerprint)
     orders: tuple[Literal["big", "little"], ...] = ("big", "little")
     for order in orders:
-        magic = int.from_bytes(head[:4], order)
-        if magic in _PCAP_MAGICS and len(head) >= 4:
+        magic = int.from_bytes(first_bytes[:4], order)
+        if magic in _PCAP_MAGICS and len(first_bytes) >= 4:
             ticks, record_header = _PCAP_MAGICS[magic]
-            if ticks == 1 and _counts_nanoseconds(head, order, record_header):
+            if ticks == 1 and _counts_nanoseconds(first_bytes, order, record_header):
                 ticks = 1000
-            link = int.from_bytes(head[20:24], order) & _LINK_TYPE_BITS
+            link = int.from_bytes(first_bytes[20:24], order) & _LINK_TYPE_BITS
             layout = {
                 "big_endian": order == "big",
                 "record_header": record_header,
@@ -87,15 +81,15 @@ def detect_format(path: str, filesystem: fs.FileSystem | None = None, inner: str
     return None
 
 
-def _counts_nanoseconds(head: bytes, order: Literal["big", "little"], record_header: int) -> bool:
+def _counts_nanoseconds(first_bytes: bytes, order: Literal["big", "little"], record_header: int) -> bool:
     """Whether records under the magic of microseconds count nanoseconds: some writers use the wrong magic.
 
     Decided by the file's first records, so the same for all splits: all fractions of a second are below 10**9, and more
     are beyond the range of microseconds than within (of true nanoseconds 999 in 1,000; a 0 does not count).
     """
     at, beyond, within = PCAP_HEADER_BYTES, 0, 0
-    while at + record_header <= len(head):
-        fraction, captured = (int.from_bytes(head[at + i : at + i + 4], order) for i in (4, 8))
+    while at + record_header <= len(first_bytes):
+        fraction, captured = (int.from_bytes(first_bytes[at + i : at + i + 4], order) for i in (4, 8))
         if fraction >= 10**9:
             return False
         beyond += fraction >= 10**6

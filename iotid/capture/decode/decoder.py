@@ -68,7 +68,7 @@ class Rules(NamedTuple):
 
     duplicate_window_us: int  # 0: duplicates are packets like others
     fragment_window_us: int  # 0: later fragments are counted, never packets
-    tunnels: int  # a set of tunnels.TUNNELS
+    tunnels: int  # a set, see tunnels.tunnel_set
     max_tunnels: int
     keep_bytes: int  # of each packet, from its IP header on
 
@@ -176,9 +176,8 @@ def decode(
         if rules.tunnels != 0 and reason == FLOW:
             reason = _innermost(buffer, end, rules, headers, inner)
         if rules.fragment_window_us > 0 and (reason == LATER_FRAGMENT or (reason == FLOW and headers[FRAGMENT] != 0)):
-            digest = _endpoints_digest(
-                buffer, headers, byte(buffer, headers[IP_OFFSET] + 9) if headers[VERSION] == 4 else 0
-            )
+            protocol = byte(buffer, headers[IP_OFFSET] + 9) if headers[VERSION] == 4 else 0
+            digest = _endpoints_digest(buffer, headers, protocol)
             if reason == FLOW:
                 store_first(fragments, first_frame + f, frames.time[f], digest, headers)
             elif apply_first(fragments, first_frame + f, frames.time[f], digest, rules.fragment_window_us, headers):
@@ -187,9 +186,8 @@ def decode(
             if rules.duplicate_window_us > 0:
                 digest = _endpoints_digest(buffer, headers, headers[FRAGMENT] << 8 | headers[PROTOCOL])
                 digest = mixed(digest, np.uint64(headers[LENGTH]))
-                digest = mixed(
-                    digest, digest_of(buffer, headers[TRANSPORT_OFFSET], min(end, headers[IP_OFFSET] + headers[LENGTH]))
-                )
+                packet_end = min(end, headers[IP_OFFSET] + headers[LENGTH])
+                digest = mixed(digest, digest_of(buffer, headers[TRANSPORT_OFFSET], packet_end))
                 if find(ring, first_frame + f, frames.time[f], digest, rules.duplicate_window_us) >= 0:
                     reason = DUPLICATE
                 insert(ring, first_frame + f, frames.time[f], digest)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from natsort import natsort_keygen, ns
 
-from iotid.capture.containers.streams import filesystem_of, not_regular, unreadable, uri_of
+from iotid.capture.containers.files import filesystem_of, not_regular, unreadable, uri_of
 from iotid.errors import InputError
 from iotid.storage import local_path, text_of
 

@@ -15,8 +15,9 @@ import pytest
 
 from iotid import config
 from iotid.capture import counters, read_packets
+from iotid.capture.containers import compression as decompressors
 from iotid.capture.containers import streams
-from iotid.capture.containers.streams import uri_of
+from iotid.capture.containers.files import uri_of
 from iotid.errors import DataError, InputError
 
 Read = Callable[..., tuple[list[dict[str, Any]], dict[str, tuple[int, int]]]]
@@ -112,7 +113,7 @@ def test_compression__empty_or_tiny_members_cost_no_more_than_their_bytes(
 
         return Counting
 
-    for module, name in ((streams, "_Inflate"), (bz2, "BZ2Decompressor"), (lzma, "LZMADecompressor")):
+    for module, name in ((decompressors, "_Inflate"), (bz2, "BZ2Decompressor"), (lzma, "LZMADecompressor")):
         monkeypatch.setattr(module, name, count(getattr(module, name)))
     pack, data = _COMPRESSIONS[compression], make.pcap(frames * 20)
     padding = b"" if compression == "zstd" else bytes(2)

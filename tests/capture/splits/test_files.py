@@ -452,7 +452,7 @@ def test_split_pcaps__says_what_is_in_quarantine_and_what_is_the_same(
     assert "(1 more in quarantine, not read, 1 further names of the same captures)" in told.stdout
 
 
-def test_first_day__of_a_clock_that_was_set_late_is_the_day_after_it_was(
+def test_first_day__of_a_clock_that_was_set_late_is_the_day_after_that(
     write: Callable[..., Path],
     tmp_path: Path,
     make: SimpleNamespace,
@@ -468,7 +468,7 @@ def test_first_day__of_a_clock_that_was_set_late_is_the_day_after_it_was(
     caplog.clear()
     path.write_bytes(make.pcap(unset[:3]))
     assert first_day(str(path), capture_settings) == "1970-01-01"
-    assert "clocks do that are not set" in caplog.text
+    assert "like a clock that is not set" in caplog.text
     caplog.clear()
     write("set.pcap", start=START_US + DAY_US)
     assert first_day(str(tmp_path), capture_settings) == "2023-11-15"
@@ -477,7 +477,7 @@ def test_first_day__of_a_clock_that_was_set_late_is_the_day_after_it_was(
     assert first_day(str(path), capture_settings) == "2023-11-14", "no calendar has the first one's day"
 
 
-def test_first_day__passes_over_what_is_in_quarantine(
+def test_first_day__skips_what_is_in_quarantine(
     write: Callable[..., Path], tmp_path: Path, capture_settings: config.Capture
 ) -> None:
     write("a.pcap")
