@@ -45,14 +45,14 @@ class FirstPackets:
         self._indices = np.array([index for _, index, _ in found], np.int64)
         self._packets = [packet for _, _, packet in found]
 
-    def among(self, step: Step, quiet: int, file_index: int) -> Iterator[int]:
-        """Offsets of the packets after the first ``quiet`` of a capture that are another's first."""
-        times = step.records.time[quiet:]
+    def among(self, step: Step, num_warm_up: int, file_index: int) -> Iterator[int]:
+        """Offsets of the packets of a capture, after the first ``num_warm_up``, that are another's first."""
+        times = step.records.time[num_warm_up:]
         if len(self._times) < 2 or len(times) == 0:
             return
         lowest, highest = np.searchsorted(self._times, (times.min(), times.max() + 1))
         others = np.arange(lowest, highest)[self._indices[lowest:highest] != file_index]
-        for record in np.flatnonzero(np.isin(times, self._times[others])) + quiet if len(others) else ():
+        for record in np.flatnonzero(np.isin(times, self._times[others])) + num_warm_up if len(others) else ():
             at = int(record)
             if _packet(step, at) in {self._packets[other] for other in others}:
                 yield int(step.records.offset[at])

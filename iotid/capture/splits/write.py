@@ -28,7 +28,7 @@ def write_splits(
     """Cut every capture below ``location`` and write the partition (``site``, ``capture_date``) of table `splits`.
 
     Without ``spark``, or where it has only this machine, the captures are walked in threads of this process. The
-    partition's metadata are schemas.metadata's for `splits`: files, bytes and records, and what is in quarantine.
+    partition's metadata are schemas.metadata.Splits: numbers of files, bytes and records, and what is in quarantine.
 
     Raises:
         InputError: the location is missing or holds no capture; or a capture cannot be read, and
