@@ -74,7 +74,7 @@ def invariants() -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # a dataclass looks its own module up there
+    sys.modules[spec.name] = module  # a dataclass finds its own module there
     spec.loader.exec_module(module)
     return module
 

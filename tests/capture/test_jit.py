@@ -1,4 +1,4 @@
-"""Compiled kernels find a place that is writable and ours: beside the module, in a user cache, or a private folder."""
+"""Compiled kernels are cached in a writable folder of this user: beside the module, in a user cache, or a temporary one."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def twice(a):
 def add(a, b):
     return twice(a) + b
 """
-# Waits until all are there, so that they compile at once. Prints the sum, what came from the cache, and how many of
+# Waits until all are there, so that they compile together. Prints the sum, what came from the cache, and how many of
 # the others' entries cannot be read back.
 _AT_ONCE = """
 import pathlib, sys, time

@@ -71,9 +71,9 @@ def test_write_demo__one_file_is_cut_at_its_snap_length_some_frames_before_ports
 
     with RawPcapReader(str(demo / "captures/office/2026-01-10/part-2.pcap")) as reader:
         captured = [(len(frame), meta.wirelen) for frame, meta in reader]
-    assert max(kept for kept, _ in captured) == 96
-    assert sum(kept < wire for kept, wire in captured) > 500
-    assert sum(kept == 30 for kept, _ in captured) == 6
+    assert max(length for length, _ in captured) == 96
+    assert sum(length < wire for length, wire in captured) > 500
+    assert sum(length == 30 for length, _ in captured) == 6
 
 
 def test_write_demo__every_file_has_records_out_of_order(demo: Path) -> None:

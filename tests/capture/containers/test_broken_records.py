@@ -33,15 +33,15 @@ def test_truncation__at_every_offset_accounts_for_every_record(
 def test_broken_range__is_skipped_to_the_next_provable_record(
     garbage: bytes, read: Read, agrees: Agrees, make: SimpleNamespace, frames: list[bytes]
 ) -> None:
-    stretch = garbage * (5000 // len(garbage) // 4 * 4)
+    skipped = garbage * (5000 // len(garbage) // 4 * 4)
     for data, cut in ((make.pcap(frames), 24 + 3 * 70 + 3), (make.pcapng(frames), 48 + 3 * 88)):
         cut = data.index(frames[3]) + len(frames[3]) + (-len(frames[3]) % 4 + 4 if data[:1] == b"\n" else 0)  # noqa: PLW2901
-        broken = data[:cut] + stretch + data[cut:]
+        broken = data[:cut] + skipped + data[cut:]
         for chunk_bytes in (4096, 1 << 20):
             agrees(broken, chunk_bytes=chunk_bytes, max_packet_bytes=2048)
         rows, counted = read(broken)
         assert len(rows) == 12
-        assert counted["skipped_bytes"] == (0, len(stretch))
+        assert counted["skipped_bytes"] == (0, len(skipped))
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ _MAGIC = struct.pack("<I", 0x1A2B3C4D)
         (0x80000000, b"", True),
         (0xBAD, b"", True),
         (0x40000BAD, b"", True),
-        # the least of each kind, and a word less
+        # the shortest of each type, and a word less
         (1, bytes(8), True),
         (1, bytes(4), False),
         (2, bytes(20), True),

@@ -98,9 +98,9 @@ def test_pcap__nanoseconds_are_fractions_mostly_beyond_the_range_of_microseconds
     agrees(data)
     rows, counted = read(data)
     ticks = 1000 if nanoseconds else 1
-    told = [each // ticks for each in fractions if each < 10**6 * ticks]
-    assert [row["timestamp"].microsecond for row in rows] == told
-    assert counted.get("malformed", (0, 0))[0] == len(fractions) - len(told)
+    expected = [each // ticks for each in fractions if each < 10**6 * ticks]
+    assert [row["timestamp"].microsecond for row in rows] == expected
+    assert counted.get("malformed", (0, 0))[0] == len(fractions) - len(expected)
 
 
 @pytest.mark.parametrize("claim", [2**20 + 1, 2**31, 2**32 - 1])

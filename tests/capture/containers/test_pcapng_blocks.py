@@ -95,8 +95,8 @@ def test_pcapng__simple_packets_are_cut_at_the_snap_length_of_interface_0(
 def test_pcapng__contradicting_fields_of_a_packet_block_make_the_packet_malformed(
     read: Read, agrees: Agrees, make: SimpleNamespace, frames: list[bytes]
 ) -> None:
-    lying = make.block(6, struct.pack("<IIIII", 0, 0, 0, 100, 100) + bytes(40))
-    data = make.section() + make.interface() + lying + make.enhanced(frames[0])
+    broken = make.block(6, struct.pack("<IIIII", 0, 0, 0, 100, 100) + bytes(40))
+    data = make.section() + make.interface() + broken + make.enhanced(frames[0])
     agrees(data)
     assert {reason: count for reason, (count, _) in read(data)[1].items()} == {"malformed": 1, "flow": 1}
 
@@ -117,9 +117,9 @@ def test_conformance__pcapng_suite_has_the_printed_number_of_packet_blocks(
     files = sorted((captures / "conformance" / "pcapng" / f"output_{order}").glob("*/*.pcapng"))
     assert files
     for path in files:
-        told = path.with_suffix(".txt").read_text().split("Block counts:")[1]
+        counts = path.with_suffix(".txt").read_text().split("Block counts:")[1]
         expected = sum(
-            int(told.split(f"\t{kind}: ")[1].split()[0]) for kind in ("EPB", "SPB", "PB") if f"\t{kind}: " in told
+            int(counts.split(f"\t{kind}: ")[1].split()[0]) for kind in ("EPB", "SPB", "PB") if f"\t{kind}: " in counts
         )
         table = read_packets(str(path))
         assert sum(pa.compute.sum(column).as_py() or 0 for column in [_packets(table)]) == expected, path.name

@@ -82,8 +82,8 @@ def test_compression__a_file_that_expands_beyond_the_bound_is_one_line_with_its_
     settings = capture_settings.model_copy(update={**changes, "chunk_bytes": 4096})
     with pytest.raises(InputError, match=rf"bomb\.pcap: its [\d,]+ bytes expand .* capture\.{next(iter(changes))};"):
         read_packets(str(tmp_path), settings=settings)
-    kept = read_packets(str(tmp_path), settings=settings.model_copy(update={"unreadable": "quarantine"}))
-    rows = counters(kept).to_pylist()
+    found = read_packets(str(tmp_path), settings=settings.model_copy(update={"unreadable": "quarantine"}))
+    rows = counters(found).to_pylist()
     assert [(Path(row["capture_file"]).name, row["reason"], row["packets"]) for row in rows] == [
         ("bomb.pcap", "flow", 120),
         ("bomb.pcap", "unreadable", 0),
@@ -120,7 +120,7 @@ def test_compression__empty_or_tiny_members_cost_no_more_than_their_bytes(
     by_byte = (padding + pack(b"")).join(pack(data[at : at + 1]) for at in range(len(data)))
     packed = pack(b"") * 20_000 + by_byte + pack(b"") * 20_000
     assert read(packed) == read(data)
-    assert given < 100 * len(packed)  # twice: to tell what it is, and to read it
+    assert given < 100 * len(packed)  # twice: to detect its format, and to read it
 
 
 @pytest.mark.parametrize(

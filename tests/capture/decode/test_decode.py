@@ -232,7 +232,7 @@ def test_keep__bytes_are_the_packets_without_link_layer_addresses_and_padding(
         (six[:8] + bytes(32) + six[40:])[:keep_bytes].ljust(room, b"\0"),
         (six[:8] + bytes(32) + six[40:50])[:keep_bytes].ljust(room, b"\0"),
     ]
-    # the last one is cut off 10 bytes behind its header, after a longer one that lies where it is written
+    # the last one is cut off 10 bytes behind its header, after a longer one in its place
     captured = [padded, long, (3_000_000_000_000_000, long[:64], len(long))]
     assert first_bytes(make.pcap(captured), keep_bytes) == expected
 

@@ -1,4 +1,4 @@
-"""From a frame to its IP header: every link type and every tag leads to the same packet; what is not read is named."""
+"""From a frame to its IP header: every link type and every tag gives the same packet; what is not read is named."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DOCS = Path(__file__).parents[3] / "docs" / "captures.md"
 
 
 @pytest.mark.parametrize("kind", ["by_link", "by_tag"])
-def test_link__every_link_type_and_tag_leads_to_the_same_packet(
+def test_link__every_link_type_and_tag_gives_the_same_packet(
     kind: str, read: Callable[..., Any], agrees: Agrees, frames: ModuleType, make: SimpleNamespace
 ) -> None:
     cases = getattr(frames, kind)(make)
@@ -100,7 +100,7 @@ def test_link__tagged_frames_without_ip_cut_anywhere_agree_with_the_reference(
     agrees: Agrees, frames: ModuleType, make: SimpleNamespace
 ) -> None:
     found = []
-    for kind in (0x0806, 0x9999, 0x0010):  # ARP, a number that nobody knows, the length of a frame of LLC
+    for kind in (0x0806, 0x9999, 0x0010):  # ARP, an unknown number, the length of a frame of LLC
         rest = kind.to_bytes(2, "big") + bytes(4)
         found += [frames.OUTER + tag + rest for tag in frames.TAGS.values()]
         found += [frames.OUTER + between + make.ethernet(bytes(4), kind) for between in frames.BRIDGES.values()]

@@ -11,7 +11,7 @@ from .wire import RejectError, be
 
 @dataclass
 class Packet:
-    """A packet of IP; ``columns`` are those of schemas.PACKETS that its frame tells."""
+    """A packet of IP; ``columns`` are those of schemas.PACKETS that its frame gives."""
 
     columns: dict[str, Any]
     version: int

@@ -1,4 +1,4 @@
-"""Pieces of a capture, walked from guesses, prove to be what one walk meets; where a guess was wrong, it is counted."""
+"""Segments of a capture, walked from guesses, are verified to be one walk; where a guess was wrong, it is counted."""
 
 from __future__ import annotations
 
@@ -90,8 +90,8 @@ def test_segments__of_any_size_give_what_one_reader_gives(
 ) -> None:
     data = getattr(make, writer)(_frames(make, 160), order=order)
     cuts = cutter(data)
-    for pieces in (1, 2, 7, 64):
-        assert len(cuts.cut(-(-len(data) // pieces)).splits) == pieces
+    for segments in (1, 2, 7, 64):
+        assert len(cuts.cut(-(-len(data) // segments)).splits) == segments
     for split_bytes in (1, 13, 64, 200):
         assert len(cuts.cut(split_bytes).splits) > 75
     small = cutter(data, chunk_bytes=4096, max_packet_bytes=256)
@@ -145,10 +145,10 @@ def test_segments__a_broken_after_across_boundaries_is_counted_once(
             cutter(broken[: len(head) + len(garbage)], max_packet_bytes=2048).cut(split_bytes)
 
 
-def _inside(make: SimpleNamespace, writer: str, inner: bytes, lead: int, segment: int) -> list[bytes]:
-    """Frames that carry ``inner``, cut into segments, each behind ``lead`` bytes."""
+def _inside(make: SimpleNamespace, writer: str, inner: bytes, prefix: int, segment: int) -> list[bytes]:
+    """Frames that carry ``inner``, cut into segments, each behind ``prefix`` bytes."""
     parts = [inner[at : at + segment] for at in range(0, len(inner), segment)]
-    return [make.ethernet(make.ipv4(make.tcp(bytes(lead) + part), length=0)) for part in parts]
+    return [make.ethernet(make.ipv4(make.tcp(bytes(prefix) + part), length=0)) for part in parts]
 
 
 @pytest.mark.parametrize("segment", [1460, 300_000])
@@ -158,24 +158,24 @@ def test_segments__a_capture_inside_a_capture_at_every_residue_misleads_none(
     writer: str, inner_writer: str, segment: int, cutter: Callable[..., Cutter], make: SimpleNamespace
 ) -> None:
     repaired = 0
-    for lead in range(16):
-        order = "<>"[lead % 2]
-        inner = getattr(make, inner_writer)(_frames(make, 700, lead), order=order)
-        frames = [*_frames(make, 20), *_inside(make, writer, inner, lead, segment), *_frames(make, 20, 2)]
-        data = getattr(make, writer)(frames, order="<>"[lead // 2 % 2])
+    for prefix in range(16):
+        order = "<>"[prefix % 2]
+        inner = getattr(make, inner_writer)(_frames(make, 700, prefix), order=order)
+        frames = [*_frames(make, 20), *_inside(make, writer, inner, prefix, segment), *_frames(make, 20, 2)]
+        data = getattr(make, writer)(frames, order="<>"[prefix // 2 % 2])
         cuts = cutter(data)
-        for split_bytes in (700 + lead, 9_000 + 7 * lead, 40_000 + lead):
+        for split_bytes in (700 + prefix, 9_000 + 7 * prefix, 40_000 + prefix):
             plan = cuts.cut(split_bytes)
             repaired += plan.splits_repaired
             assert (plan.splits_repaired > 0) == (plan.bytes_repaired > 0)
-    never_alike = (writer, inner_writer) == ("pcapng", "pcap")  # a block's length stands at both its ends
-    assert (repaired > 0) != never_alike
+    never_mistaken = (writer, inner_writer) == ("pcapng", "pcap")  # a block's length is at both its ends
+    assert (repaired > 0) != never_mistaken
 
 
 def test_segments__a_transfer_of_a_capture_in_usual_segments_is_mostly_guessed_right(
     cutter: Callable[..., Cutter], make: SimpleNamespace
 ) -> None:
-    """Records of 60 to 90 bytes, over 15 in each segment: only a long chain tells which capture is the outer."""
+    """Records of 60 to 90 bytes, over 15 in each segment: only a long chain shows which capture is the outer."""
     inner = make.pcap([make.ethernet(bytes(30 + i % 30)) for i in range(20_000)])
     data = make.pcap(_inside(make, "pcap", inner, 0, 1460))
     plan = cutter(data).cut(20_000)

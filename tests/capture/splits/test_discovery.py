@@ -14,7 +14,7 @@ from iotid.errors import InputError
 
 @pytest.fixture(scope="module")
 def frames(make: SimpleNamespace) -> list[bytes]:
-    """Twelve packets, no two alike."""
+    """Twelve packets, all different."""
     return [make.ethernet(make.ipv4(make.tcp(bytes(range(i)), window=i, ports=(1000 + i, 443)))) for i in range(12)]
 
 

@@ -1,4 +1,4 @@
-"""Which files are read: each once under whatever names, names of any bytes, nothing that would be waited for."""
+"""Which files are read: each once under whatever names, names of any bytes, nothing that would block."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from iotid.errors import InputError, StaleError
 from iotid.flows import from_captures
 from iotid.partitions import PartitionKey, Store
 
-NIGHT = PartitionKey.of_date("a", "2026-01-10")
+KEY = PartitionKey.of_date("a", "2026-01-10")
 _gzip = partial(gzip.compress, mtime=0)
 DAY_US = 86_400_000_000
 START_US = 1_700_000_000_000_000
@@ -166,10 +166,10 @@ def test_files__whose_names_are_no_utf8_are_read_like_others(
     assert table["capture_file"].value_counts().to_pylist()[-1]["counts"] in (5, 7)
     (uri,) = {path for path in table["capture_file"].to_pylist() if path != str(good)}
     assert uri.startswith(f"file://{tmp_path}/night/")
-    assert read_packets(uri).num_rows == 7, "what is told of it leads to it"
+    assert read_packets(uri).num_rows == 7, "the path that is reported for it opens it"
     assert first_day(uri, capture_settings) == "2023-11-14"
     assert from_captures(str(good.parent)).num_rows > 0
-    written = write_splits(None, Store(f"{tmp_path}/store"), str(good.parent), *NIGHT.values(), capture_settings)
+    written = write_splits(None, Store(f"{tmp_path}/store"), str(good.parent), *KEY.values(), capture_settings)
     assert set(pq.read_table(written.uri, partitioning=None)["path"].to_pylist()) == {str(good), uri}
 
 
@@ -182,9 +182,9 @@ def test_files__folders_whose_names_are_no_utf8_are_searched_and_may_be_given(
     assert _paths(str(tmp_path)) == [f"file://{tmp_path}/%FE%FF/a.pcap"]
     assert _paths(folder) == _paths(str(tmp_path))
     arguments = ["--captures", folder, "--site", "a", "--date", "2026-01-10", "--set", f"storage.root={tmp_path}/store"]
-    told = CliRunner().invoke(split_pcaps, arguments)
-    assert told.exit_code == 0, told.output
-    assert "splits: 1 captures" in told.output
+    result = CliRunner().invoke(split_pcaps, arguments)
+    assert result.exit_code == 0, result.output
+    assert "splits: 1 captures" in result.output
 
 
 def test_files__no_file_can_have_such_a_name() -> None:
@@ -385,7 +385,7 @@ def test_overlap__of_a_capture_beside_its_packed_copy_is_hinted_at(
     assert [Path(row["capture_file"]).name for row in counted if row["reason"] == "overlap"] == ["a.pcap", "a.pcap.gz"]
     assert sum(row["packets"] for row in counted) == 14
     assert len(hints()) == 2
-    told = CliRunner().invoke(
+    result = CliRunner().invoke(
         split_pcaps,
         [
             "--captures",
@@ -398,8 +398,8 @@ def test_overlap__of_a_capture_beside_its_packed_copy_is_hinted_at(
             f"storage.root={tmp_path}/s",
         ],
     )
-    assert "splits: 3 captures" in told.output
-    assert "1 that begin with the packet of another, counted twice" in told.output
+    assert "splits: 3 captures" in result.output
+    assert "1 that begin with the packet of another, counted twice" in result.output
 
 
 def test_count_same_start__counts_equal_first_packets_and_no_empty_capture(
@@ -445,11 +445,11 @@ def test_split_pcaps__says_what_is_in_quarantine_and_what_is_the_same(
     (folder / "again.pcap").symlink_to("a.pcap")
     arguments = ["--site", "a", "--date", "2026-01-10", "--set", f"storage.root={tmp_path}/store"]
     arguments += ["--set", "capture.unreadable=quarantine"]
-    told = CliRunner().invoke(split_pcaps, ["--captures", str(folder), *arguments])
-    assert told.exit_code == 0, told.output
-    assert f"quarantine: {folder}/gone.pcap: cannot be read (No such file" in told.stdout
-    assert "1 captures" in told.stdout
-    assert "(1 more in quarantine, not read, 1 further names of the same captures)" in told.stdout
+    result = CliRunner().invoke(split_pcaps, ["--captures", str(folder), *arguments])
+    assert result.exit_code == 0, result.output
+    assert f"quarantine: {folder}/gone.pcap: cannot be read (No such file" in result.stdout
+    assert "1 captures" in result.stdout
+    assert "(1 more in quarantine, not read, 1 further names of the same captures)" in result.stdout
 
 
 def test_first_day__of_a_clock_that_was_set_late_is_the_day_after_that(

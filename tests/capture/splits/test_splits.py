@@ -1,4 +1,4 @@
-"""Splits tile a file, and reading them gives what one reader gives; repeats are dropped alike."""
+"""Splits tile a file, and reading them gives what one reader gives; duplicates are dropped in the same way."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def _read_all(splits: list[FileSplit], settings: config.Capture) -> tuple[pa.Tab
     return to_arrow(Packets.concat(parts), [splits[0].path]), list(counted)
 
 
-def _assert_invariant(path: Path, settings: config.Capture, pieces: int) -> list[FileSplit]:
+def _assert_invariant(path: Path, settings: config.Capture, count: int) -> list[FileSplit]:
     size = path.stat().st_size
     whole, counted_whole = _read_all(_split(path, settings), settings)
-    splits = _split(path, _changed(settings, split_bytes=max(size // pieces, 4096)))
+    splits = _split(path, _changed(settings, split_bytes=max(size // count, 4096)))
     assert splits[0].start == (24 if splits[0].container == "pcap" else 0)
     assert [split.start for split in splits[1:]] == [split.end for split in splits[:-1]]
     assert splits[-1].end == size
@@ -71,11 +71,11 @@ def traffic(make: SimpleNamespace) -> list[Any]:
 
 
 @pytest.mark.parametrize("window_us", [0, 10_000])
-@pytest.mark.parametrize("pieces", [1, 2, 7])
+@pytest.mark.parametrize("count", [1, 2, 7])
 @pytest.mark.parametrize("writer", ["pcap", "pcapng"])
 def test_splits__any_number_gives_the_same_packets_and_counts(
     writer: str,
-    pieces: int,
+    count: int,
     window_us: int,
     traffic: list[Any],
     tmp_path: Path,
@@ -85,7 +85,7 @@ def test_splits__any_number_gives_the_same_packets_and_counts(
     path = tmp_path / "capture"
     path.write_bytes(getattr(make, writer)(traffic))
     settings = _changed(capture_settings, duplicate_window_us=window_us, duplicate_records=20)
-    assert len(_assert_invariant(path, settings, pieces)) >= pieces
+    assert len(_assert_invariant(path, settings, count)) >= count
 
 
 def test_splits__of_a_pcapng_that_changes_its_interfaces_know_them(
