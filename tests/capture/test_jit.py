@@ -1,4 +1,4 @@
-"""Compiled kernels are cached in a writable folder of this user: beside the module, in a user cache, or a temporary one."""
+"""Compiled kernels are cached in a folder that only this user can write: of the module, the user or a temporary one."""
 
 from __future__ import annotations
 

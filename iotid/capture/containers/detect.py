@@ -27,10 +27,10 @@ _LINK_TYPE_BITS = 0x03FFFFFF  # above them is the length of a frame check sequen
 
 
 @dataclass(frozen=True)
-class Container:
-    """A capture file. ``context`` (JSON) is what a reader must know before the first record, at ``start``."""
+class CaptureFormat:
+    """The format of a capture file. ``context`` (JSON) is what a reader must know before the first record, at ``start``."""
 
-    name: str  # pcap or pcapng
+    container: str  # pcap or pcapng
     compression: str
     file_bytes: int
     start: int
@@ -38,7 +38,7 @@ class Container:
     fingerprint: str
 
 
-def detect_format(path: str, filesystem: fs.FileSystem | None = None, inner: str = "") -> Container | None:
+def detect_format(path: str, filesystem: fs.FileSystem | None = None, inner: str = "") -> CaptureFormat | None:
     """The format of the file at a path or URI; None where it is no capture. It is opened once.
 
     ``filesystem`` and ``inner``: the path's filesystem and the path within it, where they are already known.
@@ -61,7 +61,7 @@ def detect_format(path: str, filesystem: fs.FileSystem | None = None, inner: str
         raise unreadable(path, fault) from None
     if first_bytes.startswith(_PCAPNG_MAGIC) and (len(first_bytes) < 12 or first_bytes[8:12] in _BYTE_ORDER_MAGICS):
         context = pcapng_context(False, np.empty((0, 0), np.int64))
-        return Container("pcapng", compression, file_bytes, 0, context, fingerprint)
+        return CaptureFormat("pcapng", compression, file_bytes, 0, context, fingerprint)
     orders: tuple[Literal["big", "little"], ...] = ("big", "little")
     for order in orders:
         magic = int.from_bytes(first_bytes[:4], order)
@@ -77,7 +77,7 @@ def detect_format(path: str, filesystem: fs.FileSystem | None = None, inner: str
                 "link_type": link,
             }
             start = PCAP_HEADER_BYTES if compression != "none" else min(PCAP_HEADER_BYTES, file_bytes)
-            return Container("pcap", compression, file_bytes, start, json.dumps(layout), fingerprint)
+            return CaptureFormat("pcap", compression, file_bytes, start, json.dumps(layout), fingerprint)
     return None
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
-from iotid.capture.containers.detect import Container, detect_format
+from iotid.capture.containers.detect import CaptureFormat, detect_format
 from iotid.capture.file_split import FileSplit
 from iotid.capture.splits.files import File, Identity, list_files, natural, preferred
 from iotid.capture.splits.overlaps import first_packet
@@ -64,7 +64,7 @@ def find_captures(locations: Iterable[str], unreadable: str = "fail") -> Found:
     quarantined |= {files[identity].path: why for identity, why in formats.items() if isinstance(why, str)}
     for why in quarantined.values():
         _log.warning("%s; it is in quarantine", why)
-    captures = {files[identity].path: found for identity, found in formats.items() if isinstance(found, Container)}
+    captures = {files[identity].path: found for identity, found in formats.items() if isinstance(found, CaptureFormat)}
     others = sum(found is None for found in formats.values()) + sum(len(found.special) for found in listings.values())
     if others:
         _log.info(
@@ -91,7 +91,7 @@ def count_same_start(captures: Iterable[FileSplit]) -> int:
     return len(firsts) - len(set(firsts))
 
 
-def _detect(unreadable: str, file: File) -> Container | str | None:
+def _detect(unreadable: str, file: File) -> CaptureFormat | str | None:
     """What the file is, None where it is no capture; or, where it cannot be read, why."""
     try:
         return detect_format(file.path, file.filesystem, file.inner)
@@ -101,18 +101,18 @@ def _detect(unreadable: str, file: File) -> Container | str | None:
         return str(fault)
 
 
-def _whole(path: str, file_index: int, container: Container) -> FileSplit:
+def _whole(path: str, file_index: int, found: CaptureFormat) -> FileSplit:
     return FileSplit(
         file_index=file_index,
         path=path,
-        file_bytes=container.file_bytes,
-        container=container.name,
-        compression=container.compression,
+        file_bytes=found.file_bytes,
+        container=found.container,
+        compression=found.compression,
         split=0,
-        start=container.start,
-        end=container.file_bytes if container.compression == "none" else -1,
-        warm_up=container.start,
-        context=container.context,
+        start=found.start,
+        end=found.file_bytes if found.compression == "none" else -1,
+        warm_up=found.start,
+        context=found.context,
         records=-1,
-        fingerprint=container.fingerprint,
+        fingerprint=found.fingerprint,
     )
