@@ -17,8 +17,8 @@ import yaml
 
 from iotid.simulate.devices import DEVICE_MODELS, PROXY, DeviceModel, TrafficPattern, conversation_turns, handshake
 from iotid.simulate.frames import (
+    CaptureFile,
     Clock,
-    Container,
     Host,
     Network,
     Packet,
@@ -48,7 +48,7 @@ class Site:
     name: str
     gateway: Host
     devices: tuple[Device, ...]
-    containers: tuple[Container, ...]  # each holds an equal share of the time
+    files: tuple[CaptureFile, ...]  # each holds an equal share of the time
 
 
 def write_demo(folder: Path, seed: int = 1) -> None:
@@ -98,9 +98,9 @@ def _sites() -> tuple[Site, Site]:
             _host(1, 1, wired=True),
             tuple(home),
             (
-                Container("evening.pcap"),
-                Container("late.pcap.gz"),
-                Container("midnight.pcapng", cooked=frozenset({television})),
+                CaptureFile("evening.pcap"),
+                CaptureFile("late.pcap.gz"),
+                CaptureFile("midnight.pcapng", cooked=frozenset({television})),
             ),
         ),
         Site(
@@ -108,9 +108,9 @@ def _sites() -> tuple[Site, Site]:
             _host(2, 1, wired=True),
             tuple(office),
             (
-                Container("part-1.pcap", nanoseconds=True),
-                Container("part-2.pcap", byte_order=">", snap_length=96),
-                Container("part-3.pcapng"),
+                CaptureFile("part-1.pcap", nanoseconds=True),
+                CaptureFile("part-2.pcap", byte_order=">", snap_length=96),
+                CaptureFile("part-3.pcapng"),
             ),
         ),
     )
@@ -140,16 +140,16 @@ def _host(network: int, number: int, *, wired: bool = False, vlan: int | None = 
 def _write_captures(folder: Path, site: Site, capture_date: str, network: Network, rng: random.Random) -> None:
     begins_ns = int(datetime.fromisoformat(capture_date).replace(hour=_BEGINS_HOUR, tzinfo=UTC).timestamp()) * 10**9
     packets = sorted(_SiteTraffic(site, capture_date, begins_ns, network, rng).packets())
-    share_ns = _CAPTURE_S * 10**9 // len(site.containers)
-    for number, container in enumerate(site.containers):
-        last = number == len(site.containers) - 1
+    share_ns = _CAPTURE_S * 10**9 // len(site.files)
+    for number, file in enumerate(site.files):
+        last = number == len(site.files) - 1
         ends_ns = packets[-1].time_ns + 1 if last else begins_ns + (number + 1) * share_ns
         starts_ns = begins_ns + number * share_ns
         packets_of_file = [packet for packet in packets if starts_ns <= packet.time_ns < ends_ns]
         for index in rng.sample(range(len(packets_of_file) - 4), 20):
             packets_of_file.insert(index + 4, packets_of_file.pop(index))  # captures may be out of order
-        short = frozenset(rng.sample(range(len(packets_of_file)), 6)) if container.snap_length < 256 else frozenset()
-        container.write(folder, packets_of_file, short)
+        short = frozenset(rng.sample(range(len(packets_of_file)), 6)) if file.snap_length < 256 else frozenset()
+        file.write(folder, packets_of_file, short)
 
 
 @functools.cache

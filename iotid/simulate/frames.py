@@ -267,7 +267,7 @@ class TcpConversation:
 
 
 @dataclass(frozen=True)
-class Container:
+class CaptureFile:
     """A capture file's name and how it is written; ``cooked`` names hosts seen on a second, Linux cooked interface."""
 
     name: str
