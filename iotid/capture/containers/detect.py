@@ -28,7 +28,7 @@ _LINK_TYPE_BITS = 0x03FFFFFF  # above them is the length of a frame check sequen
 
 @dataclass(frozen=True)
 class CaptureFormat:
-    """The format of a capture file. ``context`` (JSON) is what a reader must know before the first record, at ``start``."""
+    """The format of a file. ``context`` (JSON): what a reader must know before the first record, at byte ``start``."""
 
     container: str  # pcap or pcapng
     compression: str

@@ -16,8 +16,9 @@ from iotid.capture.threads import in_threads
 from iotid.errors import InputError
 from iotid.storage import text_of
 
-_REMOTE_THREADS = 32  # the start of a remote file is mostly waited for; that of a local one takes 0.1 ms, and threads
-_LOCAL_THREADS = 1  # would wait longer than that for each other's lock of the interpreter
+# Threads wait for remote files in parallel. A local one takes 0.1 ms, less than the threads would wait for each other's
+# lock of the interpreter.
+_REMOTE_THREADS, _LOCAL_THREADS = 32, 1
 
 _log = logging.getLogger(__name__)
 
