@@ -2,7 +2,7 @@
 
 Packets are rows of schemas.PACKETS, flows rows of schemas.FLOWS. A packet may have ``data``, too: its bytes as captured
 from the IP header on, the addresses zeroed (`data_of`). Its TCP number is ``tcp_sequence`` or stands in these bytes.
-The captures' own reference is capture/twin.py.
+The captures' own reference is capture/reference/.
 """
 
 from __future__ import annotations

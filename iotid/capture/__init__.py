@@ -1,7 +1,10 @@
 """Captures in, packets out: any pcap or pcapng, split anywhere, every packet accounted for.
 
-`read_packets` reads captures into a table, `counters` says what became of the other packets. For workers:
-`list_captures`, `split_capture`, `read_splits`. `first_day` gives the capture date of a folder.
+`read_packets` reads captures into a table; `counters` reports what became of all other packets. `find_captures`,
+`split_captures` and `read_splits` are the same in parts, for workers. `first_day` gives the capture date of a folder.
+
+Sub-packages and modules, each of which imports only those before it: containers (file formats), decode (frames to
+packets), splits (plans for workers), reader and dates, source (Spark).
 """
 
 from __future__ import annotations
@@ -12,24 +15,28 @@ import lazy_loader
 
 if TYPE_CHECKING:
     from iotid.capture.counters import counters
-    from iotid.capture.reader import first_day, read_packets, read_splits
-    from iotid.capture.splits.plan import list_captures, split_capture
+    from iotid.capture.dates import first_day
+    from iotid.capture.reader import read_packets, read_splits
+    from iotid.capture.splits.discovery import find_captures
+    from iotid.capture.splits.plan import split_captures
 
 __all__ = [
     "counters",
+    "find_captures",
     "first_day",
-    "list_captures",
     "read_packets",
     "read_splits",
-    "split_capture",
+    "split_captures",
 ]
 
-# loaded when first asked for: the kernels behind them bring Numba in
+# loaded on first use: the kernels behind them import Numba
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "counters": ["counters"],
-        "reader": ["first_day", "read_packets", "read_splits"],
-        "splits.plan": ["list_captures", "split_capture"],
+        "dates": ["first_day"],
+        "reader": ["read_packets", "read_splits"],
+        "splits.discovery": ["find_captures"],
+        "splits.plan": ["split_captures"],
     },
 )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-# why a packet is not in a flow; behind `unknown_link_type` and `unknown_ether_type` stands the number that is not read
+# why a packet is not in a flow; `unknown_link_type` and `unknown_ether_type` are followed by the number
 REASONS = (
     "flow",
     "not_ip",
@@ -40,8 +40,8 @@ REASONS = (
     DUPLICATE,
 ) = range(len(REASONS))
 
-UNREADABLE = "unreadable"  # bytes of captures in quarantine, in which nobody knows how many packets are
-OVERLAP = "overlap"  # of no packet: where a capture holds the first packet of another
+UNREADABLE = "unreadable"  # bytes of captures in quarantine, whose packets are not known
+OVERLAP = "overlap"  # counts no packet: where a capture has the first packet of another
 
 _METADATA_KEY = b"iotid.counters"
 
@@ -77,11 +77,11 @@ class Counters:
         return sum(packets for _, counted, packets, _, _ in self if reason in (None, counted))
 
     def hint(self) -> int:
-        """Say in the log which captures hold the first packet of another one; how many do."""
+        """Log which captures have the first packet of another one; return how many."""
         found = [(path, offset) for path, reason, _, _, offset in self if reason == OVERLAP]
         if found:
             _log.warning(
-                "%d captures hold packets of others, which are counted twice: %s holds the first packet of another at "
+                "%d captures have packets of others, which are counted twice: %s has the first packet of another at "
                 "byte %d; give each packet once (no copies, no rotated files that overlap)", len(found), *found[0],
             )  # fmt: skip
         return len(found)
@@ -100,22 +100,22 @@ class Counters:
 
 
 def counters(table: pa.Table) -> pa.Table:
-    """The counters that came with a table of packets or flows: schemas.COUNTERS without site and date.
+    """The counters of a table of packets or flows: schemas.COUNTERS without site and date.
 
     Raises:
-        DataError: the table carries none, as after a step that drops the metadata of the schema, or damaged ones.
+        DataError: the table has none, as after a step that drops the metadata of the schema, or damaged ones.
     """
     stored = (table.schema.metadata or {}).get(_METADATA_KEY)
     if stored is None:
-        raise DataError("the table carries no counters; take them from the table that iotid gave, before changing it")
-    held = Counters()
+        raise DataError("the table has no counters; take them from the table that iotid returned, before changing it")
+    found = Counters()
     try:
         rows = parse_json(stored)
         typed.check(list[list[str | int]], rows, "counters")
         for row in rows:
-            held.add(*row)
-        return held.table()
+            found.add(*row)
+        return found.table()
     except (TypeError, ValueError) as fault:
         raise DataError(
-            f"the table's counters are damaged ({fault}); take them from the table that iotid gave"
+            f"the table's counters are damaged ({fault}); take them from the table that iotid returned"
         ) from None

@@ -1,18 +1,18 @@
-"""Where compiled kernels are kept, so that a worker loads them in milliseconds instead of compiling for seconds.
+"""The cache of compiled kernels, from which a worker loads them in milliseconds instead of compiling for seconds.
 
-Numba's own cache has three gaps that matter here: it does not notice a change in a helper of another file, it knows no
-good place for a package inside a zip (spark-submit --py-files) or for a user without a home, and two workers that
-store code of different processors under one name can load each other's. So each folder here is named by what made the
-code: the sources of all kernels, the processor and Numba's options.
+Numba's own cache has three gaps that matter here: it does not notice a change in a helper of another file, it has no
+good folder for a package inside a zip (spark-submit --py-files) or for a user without a home, and two workers that
+store code of different processors under one name can load each other's. So each folder here is named by a fingerprint
+of what the code depends on: the sources of all kernels of the package, the processor and Numba's options.
 
-Workers may start at once on an empty folder. Numba moves each file into place whole, so a reader sees one that is
-complete or none, and then compiles by itself. But two that save different signatures of one function at the same time
-would both take the same file name, and the index could point one's signature at the other's code; so writers take
-turns, behind a lock beside the kernel's files. Where it cannot be had, nothing is saved.
+Workers may start at the same time on an empty folder. Numba renames each file into the folder, so a reader sees a
+complete one or none, and then compiles itself. But two that save different signatures of one function at the same time
+would both use the same file name, and the index could point one's signature at the other's code; so writers hold a
+lock beside the kernel's files. Where it is not available, nothing is saved.
 
-The folder is the first of these that is ours and that nobody else can write (`private.is_private`): ``__pycache__``
-beside the module, ``$XDG_CACHE_HOME/iotid`` or ``~/.cache/iotid``, ``iotid-UID`` in the temporary folder.
-NUMBA_CACHE_DIR overrides.
+The folder is the first of these that this user owns and that nobody else can write (`private.is_private`):
+``__pycache__`` beside the module, ``$XDG_CACHE_HOME/iotid`` or ``~/.cache/iotid``, ``iotid-UID`` in the temporary
+folder. NUMBA_CACHE_DIR overrides.
 Only kernels that Python calls are loaded from it: what they call was compiled into them.
 """
 
@@ -25,6 +25,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -43,15 +44,15 @@ R = TypeVar("R")
 
 _options: Any = numba.config
 
-# Kernels fill arrays that they are given and make none, so that they need no reference counts: Numba would count those
-# of each array at every call of a helper, also where it is inlined, which took more time than the decoding itself.
+# Kernels fill arrays that they are given and create none, so that they need no reference counts: Numba would count
+# those of each array at every call of a helper, even an inlined one, which took more time than the decoding itself.
 _njit: Any = functools.partial(numba.njit, nogil=True, forceinline=True, _nrt=False)
 
 
 def kernel(function: Callable[P, R]) -> Callable[P, R]:
-    """``numba.njit`` with a cache in the first safe place: beside the module, the user's cache, a temporary folder.
+    """``numba.njit`` with a cache in the first safe folder: beside the module, the user's cache, a temporary folder.
 
-    NUMBA_CACHE_DIR, where set, wins. Without any place the kernel is compiled anew in each process.
+    NUMBA_CACHE_DIR, where set, wins. Without any folder the kernel is compiled in each process.
     """
     if _options.DISABLE_JIT:
         return function
@@ -61,23 +62,23 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
     if not _options.CACHE_DIR:
         _options.CACHE_LOCATOR_CLASSES = f"{__name__}.{KernelFolder.__name__}"
     try:
-        return _taking_turns(_njit(cache=True)(function))
+        return _saving_under_lock(_njit(cache=True)(function))
     finally:
         _options.CACHE_LOCATOR_CLASSES = before
 
 
-def _taking_turns(dispatcher: Any) -> Any:
-    """The kernel, which now waits for its turn before it adds to its files; a fault there leaves them as they are."""
+def _saving_under_lock(dispatcher: Any) -> Any:
+    """The kernel, which now takes a lock before it adds to its files; a fault there leaves them as they are."""
     files_of = dispatcher._cache._cache_file
     save = files_of.save
 
-    def save_alone(key: Any, data: Any) -> None:
+    def save_under_lock(key: Any, data: Any) -> None:
         with contextlib.suppress(OSError), Path(f"{files_of._index_path}.lock").open("a") as lock:
             if fcntl is not None:
                 fcntl.flock(lock, fcntl.LOCK_EX)
             save(key, data)
 
-    files_of.save = save_alone
+    files_of.save = save_under_lock
     return dispatcher
 
 
@@ -93,7 +94,7 @@ class KernelFolder:
         return cls(function)
 
     def ensure_cache_path(self) -> None:
-        """`_folder` has made it."""
+        """`_folder` has created it."""
 
     def get_cache_path(self) -> str:
         return str(self._folder)
@@ -107,13 +108,14 @@ class KernelFolder:
 
 @functools.cache
 def _folder(module: str) -> Path | None:
-    """The folder for the kernels of a module, or None where no place is both writable and ours alone."""
+    """The folder for the kernels of a module, or None where none is both writable and this user's alone."""
     package = module.rpartition(".")[0]
-    name = f"kernels-{_made_of(package)}"
-    return next((place / name for place in _places(package) if _is_ours(place) and _is_ours(place / name)), None)
+    name = f"kernels-{_fingerprint('.'.join(package.split('.')[:2]))}"
+    folders = (folder / name for folder in _candidates(package) if _is_usable(folder))
+    return next((folder for folder in folders if _is_usable(folder)), None)
 
 
-def _places(package: str) -> Iterator[Path]:
+def _candidates(package: str) -> Iterator[Path]:
     beside = files(package)
     if isinstance(beside, Path):  # not inside a zip
         yield beside / "__pycache__"
@@ -122,22 +124,30 @@ def _places(package: str) -> Iterator[Path]:
     yield user_folder()
 
 
-def _is_ours(place: Path) -> bool:
-    """Make the folder; whether this user can write there, and nobody else: it will hold code that is run."""
-    if not is_private(place):
+def _is_usable(folder: Path) -> bool:
+    """Create the folder; whether this user can write there, and nobody else: it will hold code that is run."""
+    if not is_private(folder):
         return False
-    with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=place):
+    with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=folder):
         return True
     return False
 
 
-def _made_of(package: str) -> str:
-    """Sixteen hexadecimal digits of the package's kernels, the processor and the options that code depends on."""
+@functools.cache
+def _fingerprint(package: str) -> str:
+    """Sixteen hexadecimal digits of the kernels of a package and its sub-packages, the processor and the options."""
     digest = hashlib.sha256()
-    for source in sorted(files(package).iterdir(), key=lambda entry: entry.name):
-        text = source.read_bytes() if source.name.endswith(".py") else b""
+    for text in _sources(files(package)):
         if b".jit import " in text:
             digest.update(text)
     processor = (binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten())
     digest.update(repr((numba.__version__, processor, _options.BOUNDSCHECK, _options.OPT, _njit.keywords)).encode())
     return digest.hexdigest()[:16]
+
+
+def _sources(folder: Traversable) -> Iterator[bytes]:
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
+        if entry.name.endswith(".py"):
+            yield entry.read_bytes()
+        elif entry.is_dir() and entry.name != "__pycache__":
+            yield from _sources(entry)

@@ -1,4 +1,4 @@
-"""Packets of IP flows as columns: a structure of arrays inside, a table of text and numbers at the door."""
+"""Packets of IP flows as columns: a structure of arrays, and its conversion to an Arrow table."""
 
 from __future__ import annotations
 
@@ -46,9 +46,7 @@ class Packets:
     tcp_flags: NDArray[np.uint8]
     tcp_window: Ints
     tcp_sequence: Longs  # -1: unknown; in no table: flows need it
-    first_words: (
-        Longs  # (n, W): the bytes from the IP header on, its addresses zeroed, zero-padded; W is 0 unless asked
-    )
+    first_words: Longs  # (n, W): the first bytes from the IP header on, addresses zeroed, zero-padded; W: of keep_bytes
 
     def __len__(self) -> int:
         return len(self.offset)
@@ -86,7 +84,7 @@ def to_arrow(packets: Packets, paths: Sequence[str], names: Sequence[str] | None
     """A table of schemas.PACKETS, or of its columns ``names``; ``paths[i]`` is the capture of ``file_index`` i."""
     import pyarrow as pa
 
-    made: dict[str, Callable[[], Any]] = {
+    computed: dict[str, Callable[[], Any]] = {
         "capture_file": lambda: _file_names(packets.file_index, paths),
         "timestamp": lambda: packets.timestamp_us,
         "source_mac": lambda: mac_text(packets.src_mac),
@@ -100,7 +98,7 @@ def to_arrow(packets: Packets, paths: Sequence[str], names: Sequence[str] | None
     schema = whole if names is None else pa.schema([whole.field(name) for name in names])
     columns = []
     for field in schema:
-        values = made[field.name]() if field.name in made else getattr(packets, field.name)
+        values = computed[field.name]() if field.name in computed else getattr(packets, field.name)
         if isinstance(values, np.ndarray):
             valid = values >= 0 if field.nullable else None
             values = column_of(values.astype(f"i{field.type.bit_width // 8}"), field.type, valid)
@@ -118,10 +116,10 @@ def ip_text(hi: Words, lo: Words, version: NDArray[np.uint8]) -> pa.Array:
         return v4_text
     pairs = np.stack([hi[~is_v4], lo[~is_v4]], axis=1).astype(">u8")
     v6_text = _texts(pairs, 16, lambda raw: str(IPv6Address(raw)))
-    place = np.empty(len(version), np.int64)
-    place[is_v4] = np.arange(len(v4_text))
-    place[~is_v4] = np.arange(len(v6_text)) + len(v4_text)
-    return pa.concat_arrays([v4_text, v6_text]).take(column_of(place, pa.int64()))
+    index = np.empty(len(version), np.int64)
+    index[is_v4] = np.arange(len(v4_text))
+    index[~is_v4] = np.arange(len(v6_text)) + len(v4_text)
+    return pa.concat_arrays([v4_text, v6_text]).take(column_of(index, pa.int64()))
 
 
 def mac_text(mac: Longs) -> pa.Array:

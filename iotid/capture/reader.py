@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,17 +27,18 @@ from iotid.capture.counters import (
     Counters,
 )
 from iotid.capture.decode.decoder import Decoded, Decoder
+from iotid.capture.file_split import FileSplit
 from iotid.capture.packets import Packets, to_arrow
 from iotid.capture.splits.byte_ranges import lookback_records
+from iotid.capture.splits.discovery import find_captures
 from iotid.capture.splits.overlaps import FirstPackets
-from iotid.capture.splits.plan import FileSplit, find_captures
 from iotid.errors import DataError, InputError, StaleError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_NUMBERED = {UNKNOWN_LINK_TYPE: "d", UNKNOWN_ETHER_TYPE: "#06x"}  # reasons that name a number, and how
-_STRICT = (MALFORMED, UNKNOWN_INTERFACE, *_NUMBERED)  # reasons that `strict` makes an error
+_WITH_NUMBER = {UNKNOWN_LINK_TYPE: "d", UNKNOWN_ETHER_TYPE: "#06x"}  # reasons that name a number, and how
+_STRICT = (MALFORMED, UNKNOWN_INTERFACE, *_WITH_NUMBER)  # reasons that `strict` makes an error
 
 _log = logging.getLogger(__name__)
 
@@ -46,11 +46,12 @@ _log = logging.getLogger(__name__)
 def read_packets(paths: str | Path | Iterable[str | Path], *, settings: config.Capture | None = None) -> pa.Table:
     """Packets of all captures at the paths (files, folders or URIs), in capture order, as schemas.PACKETS.
 
-    What became of every other packet stands in the counters that `iotid.capture.counters` reads back from the table.
-    ``settings`` None takes those of conf/base.yaml.
+    One row a packet of an IP flow; times in µs (UTC), lengths in bytes. `iotid.capture.counters` reads from the table
+    what became of all other packets. ``settings`` None: those of conf/base.yaml.
 
     Raises:
         InputError: a path is missing, cannot be read, or holds no capture.
+        StaleError: ``settings.unreadable`` is `fail`, and a capture changed while it was read.
         DataError: ``settings.strict``, and a record is broken, a packet malformed, or a link or Ethernet type not read.
     """
     import pyarrow as pa
@@ -80,11 +81,11 @@ def read_splits(
 ) -> Iterator[Packets]:
     """The packets of splits, in file order, about ``chunk_bytes`` of them at a time; rejects go to ``counters``.
 
-    ``splits``: as they follow one another in the plan. ``before`` (`iotid.capture.splits.plan.splits_before`): the captures
-    whose records go before, where captures are one stream; None: each capture stands alone. ``keep_bytes``: of each
-    packet, as its ``first_words``. ``firsts``: of all captures, which are told in the counters where others hold them.
-    Each time the packets are written over those of the time before: use or copy them
-    before going on.
+    ``splits``: as they follow one another in the plan. ``before`` (`iotid.capture.splits.plan.splits_before`): the
+    captures before them, nearest first, where captures are one stream; None: each capture is a stream of its own.
+    ``keep_bytes``: so many bytes of each packet, from its IP header on, become its ``first_words``. ``firsts``: the
+    first packets of all captures, to count where other captures have them too. Each step overwrites the packets of the
+    step before: use or copy them before the next.
 
     Raises:
         InputError: ``settings.unreadable`` is `fail`, and a capture cannot be read.
@@ -101,25 +102,25 @@ def read_splits(
             size = (split.file_bytes if split.end < 0 else split.end) - split.start
             counters.quarantine(split.path, size, split.start, str(fault))
             _log.warning("%s; it is in quarantine", fault)
-            reading = _Reading(settings, None if before is None else [], keep_bytes)  # nobody knows what went before
+            reading = _Reading(settings, None if before is None else [], keep_bytes)  # what went before is unknown
 
 
 class _Reading:
-    """Splits read one after the other; the decoder thereby knows the records before each, as if it had warmed up."""
+    """Splits read one after the other, so that the decoder knows the records before each, as if it had warmed up."""
 
     def __init__(self, settings: config.Capture, before: Sequence[FileSplit] | None, keep_bytes: int) -> None:
         self._settings = settings
         self._keep_bytes = keep_bytes
-        self._joins = before is not None
+        self._is_one_stream = before is not None
         self._before = before or ()
         self._read: list[FileSplit] = []  # all that the decoder has read
-        self._seen = 0  # records in them
+        self._num_records = 0  # in them
         self._decoder = self._new_decoder()
-        self._may_look_back = False  # whether records before those read may matter, which the decoder does not know
+        self._has_unread = False  # whether records before those read may matter, which the decoder does not know
 
     def packets(self, split: FileSplit, counters: Counters, firsts: FirstPackets | None) -> Iterator[Packets]:
         settings = self._settings
-        begin = split.start if self._goes_on_with(split) else self._start(split)
+        begin = split.start if self._continues_with(split) else self._start(split)
         broken = _Broken(split, settings, counters)
         self._decoder.file_index = split.file_index
         with open_stream(split, settings) as stream:
@@ -128,11 +129,11 @@ class _Reading:
             walk = Walk(stream, split.container, split.context, begin, split.end, settings)
             for step in walk:
                 decoded = self._decoder.decode(step.buffer, step.records, split.start)
-                near = self._may_look_back and self._seen + step.first_record < settings.fragment_records
-                if near and decoded.totals[LATER_FRAGMENT, 0]:  # seldom: its first one may be in a capture before
-                    self._look_back(replace(split, start=begin, end=int(step.records.offset[0])))
+                is_near = self._has_unread and self._num_records + step.first_record < settings.fragment_records
+                if is_near and decoded.totals[LATER_FRAGMENT, 0]:  # rare: its first one may be in a capture before
+                    self._read_back(replace(split, start=begin, end=int(step.records.offset[0])))
                     decoded = self._decoder.decode(step.buffer, step.records, split.start)
-                broken.stretches(step.faults)
+                broken.byte_ranges(step.faults)
                 broken.packets(decoded)
                 _count(counters, split.path, decoded)
                 if firsts:
@@ -147,11 +148,11 @@ class _Reading:
                     "changed; plan it again (split-pcaps)"
                 )
             broken.compression(stream.fault)
-        broken.tell()
-        self._seen += walk.records
+        broken.log()
+        self._num_records += walk.records
         self._read.append(replace(split, start=begin))
 
-    def _goes_on_with(self, split: FileSplit) -> bool:
+    def _continues_with(self, split: FileSplit) -> bool:
         """Whether the split's first record is the next one of the stream."""
         if not self._read:
             return False
@@ -159,118 +160,61 @@ class _Reading:
         if last.file_index == split.file_index:
             return last.end == split.start
         ended = last.end in (-1, last.file_bytes)
-        return self._joins and ended and last.file_index + 1 == split.file_index and split.split == 0
+        return self._is_one_stream and ended and last.file_index + 1 == split.file_index and split.split == 0
 
     def _start(self, split: FileSplit) -> int:
-        """Forget what was read; return the byte from which the split must be read for what is before it to be known."""
-        seeks_repeats = self._settings.duplicate_window_us > 0
-        before = () if self._read else self._before  # it is told of the first split only
-        self._read, self._seen, self._decoder = [], 0, self._new_decoder()
-        begin = split.warm_up if seeks_repeats or self._settings.fragment_records > 0 else split.start
+        """Forget what was read; return the byte from which the split is read, to know the records before it."""
+        drops_duplicates = self._settings.duplicate_window_us > 0
+        before = () if self._read else self._before  # given for the first split only
+        self._read, self._num_records, self._decoder = [], 0, self._new_decoder()
+        begin = split.warm_up if drops_duplicates or self._settings.fragment_records > 0 else split.start
         self._before = before
-        self._may_look_back = bool(before) and begin == first_record(split.container)
-        if seeks_repeats and self._may_look_back:
-            self._look_back(replace(split, start=begin, end=begin))
+        self._has_unread = bool(before) and begin == first_record(split.container)
+        if drops_duplicates and self._has_unread:
+            self._read_back(replace(split, start=begin, end=begin))
         return begin
 
     def _new_decoder(self) -> Decoder:
         return Decoder(self._settings, self._keep_bytes)
 
-    def _look_back(self, own: FileSplit) -> None:
-        """Take a decoder that knows, before what was read and ``own``, the captures before."""
+    def _read_back(self, own: FileSplit) -> None:
+        """Replace the decoder by one that has read the captures before, what was read, and ``own``."""
         chain = [*self._read, own]
         missing = lookback_records(self._settings)
         for split in self._before:
-            part = replace(split, start=split.warm_up)
+            earlier = replace(split, start=split.warm_up)
             try:
-                missing -= self._walk(part)
+                missing -= self._walk(earlier)
             except (InputError, StaleError):
                 if self._settings.unreadable == "fail":
                     raise
                 break  # the capture before is in quarantine where it is read itself
-            chain.insert(0, part)
+            chain.insert(0, earlier)
             if missing <= 0:
                 break
         self._decoder = self._new_decoder()
-        for part in chain:
-            self._walk(part, self._decoder)
+        for read in chain:
+            self._walk(read, self._decoder)
         self._decoder.file_index = own.file_index
-        self._may_look_back = False
+        self._has_unread = False
 
-    def _walk(self, part: FileSplit, decoder: Decoder | None = None) -> int:
-        """Walk over a split, for the decoder to remember its records; return their number."""
-        with open_stream(part, self._settings) as stream:
-            walk = Walk(stream, part.container, part.context, part.start, part.end, self._settings)
+    def _walk(self, split: FileSplit, decoder: Decoder | None = None) -> int:
+        """Walk over a split, decode its records if there is a decoder, and return their number."""
+        with open_stream(split, self._settings) as stream:
+            walk = Walk(stream, split.container, split.context, split.start, split.end, self._settings)
             for step in walk:
                 if decoder is not None:
                     decoder.decode(step.buffer, step.records, TO_THE_END)
         return walk.records
 
 
-def first_day(location: str, settings: config.Capture) -> str:
-    """The day (UTC, as 2026-01-31) of the earliest of the captures' first records.
-
-    A clock that was not set yet counts from 1970; then it is the day of the first record after it was.
-
-    Raises:
-        InputError: the location is missing or holds no capture, or no capture holds a record with a time; or a capture
-            cannot be read, and ``settings.unreadable`` is `fail`.
-    """
-    glance = settings.model_copy(update={"chunk_bytes": 1 << 16})
-    firsts: list[tuple[bool, int, str]] = []  # whether the clock was not set, µs, path
-    for capture in find_captures([location], settings.unreadable).captures:
-        try:
-            firsts += [(time < _CLOCK_SET_US, time, capture.path) for time in _first_times(capture, glance)]
-        except (InputError, StaleError):
-            if settings.unreadable == "fail":
-                raise
-    if not firsts:
-        raise InputError(f"{location}: no capture there holds a record with a time; give captures that hold packets")
-    _, first, _ = min(firsts)
-    day = _day_of(first)
-    unset = [(time, path) for is_unset, time, path in firsts if is_unset]
-    if unset:
-        time, path = min(unset)
-        _log.warning(
-            "%s: begins on %s, as clocks do that are not set; they are taken to be of %s: give --date where "
-            "that is wrong", path, _day_of(time), day,
-        )  # fmt: skip
-    return day
-
-
-_CLOCK_SET_US = 365 * 86_400_000_000  # no capture is of 1970
-_LAST_US = 253_402_300_800_000_000  # the end of 9999, after which Python knows no days
-_CLOCK_WITHIN = 1 << 28  # bytes of a capture within which its clock is waited for
-
-
-def _day_of(time_us: int) -> str:
-    return datetime.fromtimestamp(time_us // 1_000_000, UTC).date().isoformat()
-
-
-def _first_times(capture: FileSplit, settings: config.Capture) -> list[int]:
-    """The time of the first record that has one, and, where that is of 1970, of the first that is not."""
-    first: list[int] = []
-    with open_stream(capture, settings) as stream:
-        walk = Walk(stream, capture.container, capture.context, capture.start, capture.end, settings)
-        for step in walk:
-            times = step.records.time
-            known = times[(times > 0) & (times < _LAST_US)]
-            is_set = known[known >= _CLOCK_SET_US]
-            first = first or known[:1].tolist()
-            if len(is_set):
-                return list(dict.fromkeys([*first, int(is_set[0])]))[: 1 + (first[0] < _CLOCK_SET_US)]
-            if walk.position > _CLOCK_WITHIN:
-                break
-    return first
-
-
 def _count(counters: Counters, path: str, decoded: Decoded) -> None:
     for code, (packets, num_bytes, offset) in enumerate(decoded.totals.tolist()):
-        if packets and code not in _NUMBERED:
+        if packets and code not in _WITH_NUMBER:
             counters.add(path, REASONS[code], packets, num_bytes, offset)
-    for code, form in _NUMBERED.items():
+    for code, form in _WITH_NUMBER.items():
         if decoded.totals[code, 0]:
-            of_code = np.flatnonzero(decoded.reasons[decoded.quiet :] == code) + decoded.quiet
+            of_code = np.flatnonzero(decoded.reasons[decoded.num_warm_up :] == code) + decoded.num_warm_up
             for number in np.unique(decoded.unread[of_code]).tolist():
                 unread = of_code[decoded.unread[of_code] == number]
                 num_bytes = int(decoded.frames.wire[unread].sum(dtype=np.int64))
@@ -279,21 +223,21 @@ def _count(counters: Counters, path: str, decoded: Decoded) -> None:
 
 
 class _Broken:
-    """What is broken in a split: counted, told once in the log, or, if strict, refused with file, offset and reason."""
+    """What is broken in a split: counted, logged once, or, if strict, refused with file, offset and reason."""
 
     def __init__(self, split: FileSplit, settings: config.Capture, counters: Counters) -> None:
         self._split = split
         self._strict = settings.strict
         self._counters = counters
         self._first = -1
-        self._stretches = 0
+        self._num_ranges = 0
         self._bytes = 0
 
     def header(self, cut: int) -> None:
         if cut:
             self._add(0, cut, 0, "skipped_bytes", "the file header is cut off")
 
-    def stretches(self, faults: NDArray[np.int64]) -> None:
+    def byte_ranges(self, faults: NDArray[np.int64]) -> None:
         for start, num_bytes, kind in faults.tolist():
             if start < self._split.start:  # warm-up: the split before counts it
                 continue
@@ -304,23 +248,23 @@ class _Broken:
 
     def packets(self, decoded: Decoded) -> None:
         if self._strict:
-            bad = np.flatnonzero(np.isin(decoded.reasons[decoded.quiet :], _STRICT))
+            bad = np.flatnonzero(np.isin(decoded.reasons[decoded.num_warm_up :], _STRICT))
             if len(bad):
-                at = decoded.quiet + int(bad[0])
+                at = decoded.num_warm_up + int(bad[0])
                 code = int(decoded.reasons[at])
-                number = f"_{decoded.unread[at]:{_NUMBERED[code]}}" if code in _NUMBERED else ""
+                number = f"_{decoded.unread[at]:{_WITH_NUMBER[code]}}" if code in _WITH_NUMBER else ""
                 self._refuse(int(decoded.frames.offset[at]), REASONS[code] + number)
 
     def compression(self, fault: str | None) -> None:
         if fault is not None:
             self._add(self._split.file_bytes, 0, 0, "broken_compression", fault)
 
-    def tell(self) -> None:
-        if self._stretches:
+    def log(self) -> None:
+        if self._num_ranges:
             _log.warning(
-                "%s: %d broken stretches, %d bytes in all, the first at byte %d",
+                "%s: %d broken byte ranges, %d bytes in all, the first at byte %d",
                 self._split.path,
-                self._stretches,
+                self._num_ranges,
                 self._bytes,
                 self._first,
             )
@@ -329,8 +273,8 @@ class _Broken:
         if self._strict:
             self._refuse(start, f"{reason} ({why})")
         self._counters.add(self._split.path, reason, packets, num_bytes, start)
-        self._first = start if self._stretches == 0 else self._first
-        self._stretches += 1
+        self._first = start if self._num_ranges == 0 else self._first
+        self._num_ranges += 1
         self._bytes += num_bytes
 
     def _refuse(self, offset: int, reason: str) -> None:

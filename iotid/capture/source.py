@@ -1,10 +1,10 @@
 """``spark.read.format("pcap")``: captures as a DataFrame of schemas.PACKETS, read by many workers.
 
 Registered by `iotid.spark_session`; elsewhere by ``spark.dataSource.register(PcapDataSource)``. Options are the
-keys of the settings' section ``capture`` (the names of ``tunnels`` parted by commas); columns that are not wanted are
-best left out by ``.schema("timestamp timestamp, packet_length int")``, so that they are never made, because Spark does
-not tell a Python reader which columns a query uses. What is not a packet of a flow is counted only by the jobs and by
-`iotid.capture.read_packets`: Spark's reader interface has no way to hand counters back.
+keys of the settings' section ``capture`` (the names of ``tunnels`` separated by commas). Name the columns you need, by
+``.schema("timestamp timestamp, packet_length int")``: the others are then not computed, and Spark does not say to a
+Python reader which columns a query uses. What is not a packet of a flow is counted only by the jobs and by
+`iotid.capture.read_packets`: Spark's reader interface has no way to return counters.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from pyspark.sql.types import StructType
 
 from iotid import config
 from iotid.capture.counters import Counters
+from iotid.capture.file_split import FileSplit
 from iotid.capture.packets import to_arrow
 from iotid.capture.reader import read_splits
-from iotid.capture.splits.plan import FileSplit, find_captures, last_splits, pack_tasks, split_captures, splits_before
+from iotid.capture.splits.discovery import find_captures
+from iotid.capture.splits.plan import last_splits, pack_tasks, split_captures, splits_before
 from iotid.errors import InputError, SettingError
 from iotid.schemas import PACKETS
 
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PcapDataSource"]
 
-_BATCH_ROWS = 1 << 16  # of one Arrow batch: what the JVM holds at once
+_BATCH_ROWS = 1 << 16  # of one Arrow batch, which the JVM holds in memory
 
 
 class PcapDataSource(DataSource):
@@ -58,7 +60,7 @@ class PcapDataSource(DataSource):
 
 @dataclass
 class _Task(InputPartition):
-    """Splits that one Spark task reads, one after the other, and where it may have to look back."""
+    """Splits that one Spark task reads, one after the other, and the captures before them."""
 
     splits: list[FileSplit]
     before: list[FileSplit]
@@ -83,7 +85,7 @@ class _Reader(DataSourceReader):
 
         assert isinstance(partition, _Task)
         first = partition.splits[0].file_index
-        paths = [""] * (partition.splits[-1].file_index - first + 1)  # a capture in quarantine leaves its number free
+        paths = [""] * (partition.splits[-1].file_index - first + 1)  # a capture in quarantine leaves a gap
         for split in partition.splits:
             paths[split.file_index - first] = split.path
         for packets in read_splits(partition.splits, self._settings, Counters(), partition.before):
@@ -95,7 +97,7 @@ class _Reader(DataSourceReader):
 
 
 def _columns(asked: StructType, whole: StructType) -> dict[str, bool]:
-    """The columns asked for, in their order, and whether each may be null; Spark tells only of those of ``.schema``."""
+    """The columns asked for, in their order, and whether each may be null; Spark knows only those of ``.schema``."""
     types = {field.name: field.dataType for field in whole}
     for field in asked:
         if types.get(field.name) != field.dataType:
@@ -108,7 +110,7 @@ def _columns(asked: StructType, whole: StructType) -> dict[str, bool]:
 
 
 def _settings(options: dict[str, str]) -> config.Capture:
-    """The defaults with the options laid over them. Spark lower-cases options' names, as settings' names are."""
+    """The defaults, overridden by the options. Spark lower-cases options' names, as settings' names are."""
     unknown = sorted(set(options) - set(config.Capture.model_fields))
     if unknown:
         known = ", ".join(config.Capture.model_fields)

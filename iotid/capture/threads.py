@@ -1,4 +1,4 @@
-"""Several cores for one call: kernels hold no lock, so that threads run them side by side."""
+"""Several cores for one call: kernels release the interpreter's lock, so threads run them in parallel."""
 
 from __future__ import annotations
 
@@ -12,17 +12,21 @@ Result = TypeVar("Result")
 
 
 def cores() -> int:
-    """Cores that this process may use; macOS does not tell more than how many there are."""
+    """Cores that this process may use; macOS reports only how many there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_threads(call: Callable[[Item], Result], items: Iterable[Item], count: int) -> list[Result]:
-    """``call`` of each of ``count`` items, in their order; an item is let go as soon as its call is done.
+def in_threads(
+    call: Callable[[Item], Result], items: Iterable[Item], count: int, threads: int | None = None
+) -> list[Result]:
+    """``call`` of each of ``count`` items, in their order; an item is released as soon as its call is done.
+
+    ``threads``: at most so many; None: as many as there are cores.
 
     Raises:
         Exception: what a call raises, the first in the items' order.
     """
-    threads = min(cores(), count)
+    threads = min(threads or cores(), count)
     if threads <= 1:
         return [call(item) for item in items]
     with ThreadPoolExecutor(threads) as pool:

@@ -83,7 +83,7 @@ def _assemble(store: Store, layers: Sequence[str], dataset: str, captures: str) 
     Each way is a site of its own, so that no night takes up another's flows.
     """
     from iotid.capture import first_day
-    from iotid.capture.splits.plan import find_captures
+    from iotid.capture.splits.discovery import find_captures
     from iotid.studies.reproduction import ASSEMBLIES
 
     capture = settings_of(layers).capture

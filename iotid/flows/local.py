@@ -13,9 +13,11 @@ import pyarrow as pa
 
 from iotid import config, schemas
 from iotid.capture.counters import Counters
+from iotid.capture.file_split import FileSplit
 from iotid.capture.packets import column_of, strings_of
+from iotid.capture.splits.discovery import find_captures
 from iotid.capture.splits.overlaps import FirstPackets
-from iotid.capture.splits.plan import FileSplit, find_captures, last_splits, pack_tasks, split_captures, splits_before
+from iotid.capture.splits.plan import last_splits, pack_tasks, split_captures, splits_before
 from iotid.capture.threads import in_threads
 from iotid.errors import AccountingError
 from iotid.flows.merge import merge, rows_alone

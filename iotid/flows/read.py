@@ -11,8 +11,8 @@ from iotid.flows.partial import FlowTable, Partials, packets_of_stretches
 
 if TYPE_CHECKING:
     from iotid.capture.counters import Counters
+    from iotid.capture.file_split import FileSplit
     from iotid.capture.splits.overlaps import FirstPackets
-    from iotid.capture.splits.plan import FileSplit
 
 _ALONE = 1 << 17  # packets that are looked at one by one at once; each may take 400 bytes, and those that are kept
 

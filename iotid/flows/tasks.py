@@ -18,9 +18,10 @@ import pyarrow.parquet as pq
 
 from iotid import config, schemas
 from iotid.capture.counters import Counters
+from iotid.capture.file_split import FileSplit
 from iotid.capture.splits.byte_ranges import lookback_records
 from iotid.capture.splits.overlaps import FirstPackets
-from iotid.capture.splits.plan import FileSplit, last_splits, splits_before
+from iotid.capture.splits.plan import last_splits, splits_before
 from iotid.flows.kernels import BEFORE_ALL, HEAD_WIDTH
 from iotid.flows.merge import Merger, merge, rows_alone
 from iotid.flows.open_flows import CARRIED, OpenFlows, carries, is_carried, take_up

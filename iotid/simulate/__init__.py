@@ -1,1 +1,1 @@
-"""Captures of made-up devices, for the demo, tests and benchmarks."""
+"""Captures of simulated devices, for the demo, tests and benchmarks."""

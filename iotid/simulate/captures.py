@@ -1,13 +1,13 @@
-"""Captures of two made-up sites on two nights: what the demo and the tests learn from.
+"""Captures of two simulated sites on two dates: what the demo and the tests learn from.
 
-Between the nights one device comes, one goes, and one that no list knows appears. Same seed, same bytes.
+On the second date one device is new, one is gone, and one that no list has appears. Same seed, same bytes.
 """
 
 from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,10 +15,10 @@ from typing import Any
 
 import yaml
 
-from iotid.simulate.devices import KINDS, PROXY, Habit, Kind, handshake, said
+from iotid.simulate.devices import DEVICE_MODELS, PROXY, DeviceModel, TrafficPattern, conversation_turns, handshake
 from iotid.simulate.frames import (
+    CaptureFile,
     Clock,
-    Container,
     Host,
     Network,
     Packet,
@@ -28,27 +28,27 @@ from iotid.simulate.frames import (
     udp_fragments,
 )
 
-NIGHTS = ("2026-01-10", "2026-01-11")
-_NIGHT_BEGINS_HOUR = 18
-_NIGHT_S = 5 * 3600
+CAPTURE_DATES = ("2026-01-10", "2026-01-11")
+_BEGINS_HOUR = 18
+_CAPTURE_S = 5 * 3600
 
 
 @dataclass(frozen=True)
-class Unit:
-    """One device; ``name`` is None where the device list must not know it, ``nights`` are those it is there."""
+class Device:
+    """One device; ``name``: None where the device list must not have it; ``capture_dates``: on which it is there."""
 
-    kind: Kind
+    model: DeviceModel
     name: str | None
     host: Host
-    nights: tuple[str, ...] = NIGHTS
+    capture_dates: tuple[str, ...] = CAPTURE_DATES
 
 
 @dataclass(frozen=True)
 class Site:
     name: str
     gateway: Host
-    units: tuple[Unit, ...]
-    containers: tuple[Container, ...]  # each takes an equal share of the night
+    devices: tuple[Device, ...]
+    files: tuple[CaptureFile, ...]  # each holds an equal share of the time
 
 
 def write_demo(folder: Path, seed: int = 1) -> None:
@@ -56,36 +56,24 @@ def write_demo(folder: Path, seed: int = 1) -> None:
     network = Network()
     sites = _sites()
     for site in sites:
-        for night in NIGHTS:
-            target = folder / "captures" / site.name / night
+        for capture_date in CAPTURE_DATES:
+            target = folder / "captures" / site.name / capture_date
             target.mkdir(parents=True, exist_ok=True)
-            _write_night(target, site, night, network, random.Random(f"{seed} {site.name} {night}"))
+            _write_captures(target, site, capture_date, network, random.Random(f"{seed} {site.name} {capture_date}"))
     devices = [
         {
-            "name": unit.name,
-            "model": unit.kind.model,
-            "vendor": unit.kind.vendor,
-            "type": unit.kind.type,
-            "mac": unit.host.mac,
+            "name": device.name,
+            "model": device.model.name,
+            "vendor": device.model.vendor,
+            "type": device.model.type,
+            "mac": device.host.mac,
         }
         for site in sites
-        for unit in site.units
-        if unit.name is not None
+        for device in site.devices
+        if device.name is not None
     ]
     text = yaml.safe_dump({"devices": devices}, sort_keys=False)
     (folder / "devices.yaml").write_text(text, encoding="utf-8")
-
-
-def write_units(path: Path, units: Mapping[str, int], night: str = NIGHTS[0], seed: int = 1) -> dict[str, str]:
-    """Write one pcap of a made-up night with so many units of each model of KINDS; the model of each MAC.
-
-    The same units have the same addresses on every night.
-    """
-    models = [model for model, count in units.items() for _ in range(count)]
-    members = [_unit("units", 3, number, model) for number, model in enumerate(models)]
-    site = Site("units", _host(3, 1, wired=True), tuple(members), (Container(path.name),))
-    _write_night(path.parent, site, night, Network(), random.Random(f"{seed} {night}"))
-    return {unit.host.mac: unit.kind.model for unit in members}
 
 
 def _sites() -> tuple[Site, Site]:
@@ -97,12 +85,12 @@ def _sites() -> tuple[Site, Site]:
         "lumora-cam", "lumora-bell", "voltano-plug", "voltano-bulb", "hearth-hub", "hearth-thermostat",
         "sonorel-speaker", "inkwell-printer", "vistara-tv", "aeris-sensor", "rovero-vacuum",
     )  # fmt: skip
-    home = [_unit("home", 1, number, model) for number, model in enumerate(home_models)]
-    gone = next(unit for unit in home if unit.kind.model == "pondera-scale")
-    home[home.index(gone)] = Unit(gone.kind, gone.name, gone.host, NIGHTS[:1])
-    home.append(_unit("home", 1, len(home), "rovero-vacuum", nights=NIGHTS[1:]))
-    office = [_unit("office", 2, number, model) for number, model in enumerate(office_models)]
-    office.append(_unit("office", 2, len(office), "frostine-fridge", listed=False, nights=NIGHTS[1:]))
+    home = [_device("home", 1, number, model) for number, model in enumerate(home_models)]
+    gone = next(device for device in home if device.model.name == "pondera-scale")
+    home[home.index(gone)] = Device(gone.model, gone.name, gone.host, CAPTURE_DATES[:1])
+    home.append(_device("home", 1, len(home), "rovero-vacuum", capture_dates=CAPTURE_DATES[1:]))
+    office = [_device("office", 2, number, model) for number, model in enumerate(office_models)]
+    office.append(_device("office", 2, len(office), "frostine-fridge", listed=False, capture_dates=CAPTURE_DATES[1:]))
     television = home[home_models.index("vistara-tv")].host.mac
     return (
         Site(
@@ -110,9 +98,9 @@ def _sites() -> tuple[Site, Site]:
             _host(1, 1, wired=True),
             tuple(home),
             (
-                Container("evening.pcap"),
-                Container("late.pcap.gz"),
-                Container("midnight.pcapng", cooked=frozenset({television})),
+                CaptureFile("evening.pcap"),
+                CaptureFile("late.pcap.gz"),
+                CaptureFile("midnight.pcapng", cooked=frozenset({television})),
             ),
         ),
         Site(
@@ -120,21 +108,27 @@ def _sites() -> tuple[Site, Site]:
             _host(2, 1, wired=True),
             tuple(office),
             (
-                Container("part-1.pcap", nanoseconds=True),
-                Container("part-2.pcap", byte_order=">", snap_length=96),
-                Container("part-3.pcapng"),
+                CaptureFile("part-1.pcap", nanoseconds=True),
+                CaptureFile("part-2.pcap", byte_order=">", snap_length=96),
+                CaptureFile("part-3.pcapng"),
             ),
         ),
     )
 
 
-def _unit(
-    site: str, network: int, number: int, model: str, *, listed: bool = True, nights: tuple[str, ...] = NIGHTS
-) -> Unit:
-    kind = KINDS[model]
-    vlan = 20 if site == "office" and kind.type == "printer" else None
-    host = _host(network, 20 + number, wired=kind.wired, vlan=vlan)
-    return Unit(kind, f"{site}-{model}" if listed else None, host, nights)
+def _device(
+    site: str,
+    network: int,
+    number: int,
+    model: str,
+    *,
+    listed: bool = True,
+    capture_dates: tuple[str, ...] = CAPTURE_DATES,
+) -> Device:
+    found = DEVICE_MODELS[model]
+    vlan = 20 if site == "office" and found.type == "printer" else None
+    host = _host(network, 20 + number, wired=found.wired, vlan=vlan)
+    return Device(found, f"{site}-{model}" if listed else None, host, capture_dates)
 
 
 def _host(network: int, number: int, *, wired: bool = False, vlan: int | None = None) -> Host:
@@ -143,155 +137,159 @@ def _host(network: int, number: int, *, wired: bool = False, vlan: int | None = 
     return Host(mac, f"192.168.{network}.{number}", f"fd00:{network}::{number:x}", vlan, wired)
 
 
-def _write_night(folder: Path, site: Site, night: str, network: Network, rng: random.Random) -> None:
-    begins_ns = int(datetime.fromisoformat(night).replace(hour=_NIGHT_BEGINS_HOUR, tzinfo=UTC).timestamp()) * 10**9
-    packets = sorted(_Night(site, night, begins_ns, network, rng).packets())
-    share_ns = _NIGHT_S * 10**9 // len(site.containers)
-    for number, container in enumerate(site.containers):
-        last = number == len(site.containers) - 1
+def _write_captures(folder: Path, site: Site, capture_date: str, network: Network, rng: random.Random) -> None:
+    begins_ns = int(datetime.fromisoformat(capture_date).replace(hour=_BEGINS_HOUR, tzinfo=UTC).timestamp()) * 10**9
+    packets = sorted(_SiteTraffic(site, capture_date, begins_ns, network, rng).packets())
+    share_ns = _CAPTURE_S * 10**9 // len(site.files)
+    for number, file in enumerate(site.files):
+        last = number == len(site.files) - 1
         ends_ns = packets[-1].time_ns + 1 if last else begins_ns + (number + 1) * share_ns
         starts_ns = begins_ns + number * share_ns
-        part = [packet for packet in packets if starts_ns <= packet.time_ns < ends_ns]
-        for place in rng.sample(range(len(part) - 4), 20):
-            part.insert(place + 4, part.pop(place))  # captures are allowed to be out of order
-        short = frozenset(rng.sample(range(len(part)), 6)) if container.snap_length < 256 else frozenset()
-        container.write(folder, part, short)
+        packets_of_file = [packet for packet in packets if starts_ns <= packet.time_ns < ends_ns]
+        for index in rng.sample(range(len(packets_of_file) - 4), 20):
+            packets_of_file.insert(index + 4, packets_of_file.pop(index))  # captures may be out of order
+        short = frozenset(rng.sample(range(len(packets_of_file)), 6)) if file.snap_length < 256 else frozenset()
+        file.write(folder, packets_of_file, short)
 
 
 @functools.cache
-def _question_and_answer(name: str, kind: str, answer: str) -> tuple[bytes, bytes]:
+def _question_and_answer(name: str, record_type: str, answer: str) -> tuple[bytes, bytes]:
     from scapy.layers.dns import DNS, DNSQR, DNSRR
 
-    question = DNSQR(qname=name, qtype=kind)
-    told = DNSRR(rrname=name, type=kind, ttl=60, rdata=answer)
-    return bytes(DNS(id=0, rd=1, qd=question)), bytes(DNS(id=0, qr=1, rd=1, ra=1, qd=question, an=told))
+    question = DNSQR(qname=name, qtype=record_type)
+    record = DNSRR(rrname=name, type=record_type, ttl=60, rdata=answer)
+    return bytes(DNS(id=0, rd=1, qd=question)), bytes(DNS(id=0, qr=1, rd=1, ra=1, qd=question, an=record))
 
 
-class _Night:
-    """The traffic of one site in one night."""
+class _SiteTraffic:
+    """The traffic of one site on one date."""
 
-    def __init__(self, site: Site, night: str, begins_ns: int, network: Network, rng: random.Random) -> None:
-        self._site, self._night, self._begins_ns, self._network, self._rng = site, night, begins_ns, network, rng
-        self._units = [unit for unit in site.units if night in unit.nights]
-        self._next_port = {unit: rng.randrange(32768, 50000) for unit in self._units}
+    def __init__(self, site: Site, capture_date: str, begins_ns: int, network: Network, rng: random.Random) -> None:
+        self._site, self._begins_ns, self._network, self._rng = site, begins_ns, network, rng
+        self._devices = [device for device in site.devices if capture_date in device.capture_dates]
+        self._next_port = {device: rng.randrange(32768, 50000) for device in self._devices}
 
     def packets(self) -> Iterator[Packet]:
-        for unit in self._units:
-            for _ in range(self._rng.randint(*unit.kind.flows)):
-                habit = self._rng.choices(unit.kind.habits, [habit.share for habit in unit.kind.habits])[0]
-                if habit.peer != "gateway" and self._rng.random() < 0.5:
-                    yield from self._look_up(unit, habit)
-                yield from self._converse(unit, habit)
-            yield from self._chatter(unit)
-            yield from self._beside_ip(unit)
+        for device in self._devices:
+            for _ in range(self._rng.randint(*device.model.flows)):
+                pattern = self._rng.choices(
+                    device.model.patterns, [pattern.share for pattern in device.model.patterns]
+                )[0]
+                if pattern.peer != "gateway" and self._rng.random() < 0.5:
+                    yield from self._resolve_name(device, pattern)
+                yield from self._converse(device, pattern)
+            yield from self._chatter(device)
+            yield from self._non_ip(device)
         yield from self._gateway()
 
     def _clock(self, pause_s: float) -> Clock:
-        start_s = self._rng.uniform(0, _NIGHT_S - 120)
+        start_s = self._rng.uniform(0, _CAPTURE_S - 120)
         return Clock(self._begins_ns + int(start_s * 1e9), pause_s, self._rng)
 
-    def _port(self, unit: Unit) -> int:
-        self._next_port[unit] += self._rng.randint(1, 7)
-        return self._next_port[unit]
+    def _port(self, device: Device) -> int:
+        self._next_port[device] += self._rng.randint(1, 7)
+        return self._next_port[device]
 
-    def _peer(self, unit: Unit, habit: Habit) -> tuple[Host, bool]:
+    def _peer(self, device: Device, pattern: TrafficPattern) -> tuple[Host, bool]:
         """The other end, and whether it speaks IPv6."""
-        if habit.peer == "gateway":
+        if pattern.peer == "gateway":
             return self._site.gateway, False
-        if habit.peer == "hub":
-            hub = next(other.host for other in self._units if other.kind.type == "hub")
+        if pattern.peer == "hub":
+            hub = next(other.host for other in self._devices if other.model.type == "hub")
             return hub, False
-        if habit.transport == "group":
+        if pattern.transport == "group":
             return Host("ff:ff:ff:ff:ff:ff", "255.255.255.255", "ff02::1"), False
-        net, name = (203, "shared") if habit.peer == "shared" else (198, unit.kind.host)
+        net, name = (203, "shared") if pattern.peer == "shared" else (198, device.model.host)
         number = 1 + sum(name.encode()) % 200 + self._rng.randrange(3)
         ipv4 = f"203.0.113.{number}" if net == 203 else f"198.51.100.{number}"
         return Host(self._site.gateway.mac, ipv4, f"2001:db8:{net}::{number:x}", wired=True), True
 
-    def _converse(self, unit: Unit, habit: Habit) -> Iterator[Packet]:
-        peer, speaks_ipv6 = self._peer(unit, habit)
-        version = 6 if speaks_ipv6 and self._rng.random() < unit.kind.ipv6 else 4
-        turns = said(habit, self._rng)
-        clock = self._clock(habit.pause_s)
-        if habit.transport in ("udp", "group"):
-            ports = (self._port(unit) if habit.transport == "udp" else habit.port, habit.port)
+    def _converse(self, device: Device, pattern: TrafficPattern) -> Iterator[Packet]:
+        peer, speaks_ipv6 = self._peer(device, pattern)
+        version = 6 if speaks_ipv6 and self._rng.random() < device.model.ipv6 else 4
+        turns = conversation_turns(pattern, self._rng)
+        clock = self._clock(pattern.pause_s)
+        if pattern.transport in ("udp", "group"):
+            ports = (self._port(device) if pattern.transport == "udp" else pattern.port, pattern.port)
             messages = [(int(turn < 0), random_payload(abs(turn), self._rng)) for turn in turns]
-            yield from self._network.udp((unit.host, peer), ports, messages, clock, version)
+            yield from self._network.udp((device.host, peer), ports, messages, clock, version)
             return
-        if habit.transport == "tls":
-            turns = [*handshake(unit.kind, self._rng), *turns]
+        if pattern.transport == "tls":
+            turns = [*handshake(device.model, self._rng), *turns]
         ending = self._rng.choices(("fin", "reset", "open", "refused"), (80, 10, 8, 2))[0]
-        stacks = (unit.kind.stack, unit.kind.server if habit.peer == "cloud" else PROXY)
-        ports = (self._port(unit), habit.port)
-        connection = TcpConversation(self._network, (unit.host, peer), ports, stacks, clock, version=version)
+        stacks = (device.model.stack, device.model.server if pattern.peer == "cloud" else PROXY)
+        ports = (self._port(device), pattern.port)
+        connection = TcpConversation(self._network, (device.host, peer), ports, stacks, clock, version=version)
         yield from connection.packets(turns, ending)
 
-    def _look_up(self, unit: Unit, habit: Habit) -> Iterator[Packet]:
-        name = "time.example" if habit.peer == "shared" else unit.kind.host
-        address = self._peer(unit, habit)[0]
-        kind, answer = ("AAAA", address.ipv6) if self._rng.random() < unit.kind.ipv6 else ("A", address.ipv4)
+    def _resolve_name(self, device: Device, pattern: TrafficPattern) -> Iterator[Packet]:
+        name = "time.example" if pattern.peer == "shared" else device.model.host
+        address = self._peer(device, pattern)[0]
+        record_type, answer = ("AAAA", address.ipv6) if self._rng.random() < device.model.ipv6 else ("A", address.ipv4)
         number = self._rng.randbytes(2)
-        messages = [(side, number + text[2:]) for side, text in enumerate(_question_and_answer(name, kind, answer))]
-        ends = (unit.host, self._site.gateway)
-        yield from self._network.udp(ends, (self._port(unit), 53), messages, self._clock(0.02))
+        messages = [
+            (side, number + text[2:]) for side, text in enumerate(_question_and_answer(name, record_type, answer))
+        ]
+        ends = (device.host, self._site.gateway)
+        yield from self._network.udp(ends, (self._port(device), 53), messages, self._clock(0.02))
 
-    def _chatter(self, unit: Unit) -> Iterator[Packet]:
-        """Time, lease, discovery: the same from every kind but for a name or two."""
+    def _chatter(self, device: Device) -> Iterator[Packet]:
+        """Time, lease, discovery: the same from every model except for a name or two."""
         from scapy.layers.dhcp import BOOTP, DHCP
         from scapy.layers.dns import DNS, DNSRR
         from scapy.layers.ntp import NTP
 
-        host, gateway, rng = unit.host, self._site.gateway, self._rng
+        host, gateway, rng = device.host, self._site.gateway, self._rng
         clock_server = Host(gateway.mac, "203.0.113.250", "2001:db8:203::250", wired=True)
         for _ in range(rng.randint(6, 14)):
             # else scapy takes the time of this machine
             moments: dict[str, Any] = dict.fromkeys(("ref", "orig", "recv", "sent"), rng.randrange(2**31))
             messages = [(0, bytes(NTP(mode=3, **moments))), (1, bytes(NTP(mode=4, stratum=2, **moments)))]
-            source = rng.choice((123, self._port(unit)))
+            source = rng.choice((123, self._port(device)))
             yield from self._network.udp((host, clock_server), (source, 123), messages, self._clock(0.03))
-        everybody = Host("01:00:5e:7f:ff:fa", "239.255.255.250", "ff02::c")
+        everyone = Host("01:00:5e:7f:ff:fa", "239.255.255.250", "ff02::c")
         search = b'M-SEARCH * HTTP/1.1\r\nHOST: 239.255.255.250:1900\r\nMAN: "ssdp:discover"\r\nMX: 3\r\nST: %s\r\n\r\n'
         for _ in range(rng.randint(1, 4)):
             sought = rng.choice((b"ssdp:all", b"upnp:rootdevice"))
             messages = [(0, search % sought)] * rng.randint(1, 3)
-            yield from self._network.udp((host, everybody), (self._port(unit), 1900), messages, self._clock(1.0))
-        service = DNSRR(rrname="_services._dns-sd._udp.local", type="PTR", ttl=120, rdata=f"{unit.kind.model}.local")
+            yield from self._network.udp((host, everyone), (self._port(device), 1900), messages, self._clock(1.0))
+        service = DNSRR(rrname="_services._dns-sd._udp.local", type="PTR", ttl=120, rdata=f"{device.model.name}.local")
         announced = bytes(DNS(id=0, qr=1, aa=1, qd=[], an=service))
         neighbours = Host("01:00:5e:00:00:fb", "224.0.0.251", "ff02::fb")
-        if unit.kind.ipv6:
+        if device.model.ipv6:
             over_ipv6 = Host("33:33:00:00:00:fb", "224.0.0.251", "ff02::fb")
             yield from self._network.udp((host, over_ipv6), (5353, 5353), [(0, announced)] * 2, self._clock(1.0), 6)
         messages = [(0, announced)] * rng.randint(2, 5)
         yield from self._network.udp((host, neighbours), (5353, 5353), messages, self._clock(60.0))
         lease = BOOTP(ciaddr=host.ipv4, chaddr=bytes.fromhex(host.mac.replace(":", "")), xid=rng.getrandbits(32))
-        asked = bytes(lease / DHCP(options=[("message-type", "request"), ("hostname", unit.kind.model), "end"]))
-        told = bytes(lease / DHCP(options=[("message-type", "ack"), ("lease_time", 86400), "end"]))
-        yield from self._network.udp((host, gateway), (68, 67), [(0, asked), (1, told)], self._clock(0.05))
+        requested = bytes(lease / DHCP(options=[("message-type", "request"), ("hostname", device.model.name), "end"]))
+        acknowledged = bytes(lease / DHCP(options=[("message-type", "ack"), ("lease_time", 86400), "end"]))
+        yield from self._network.udp((host, gateway), (68, 67), [(0, requested), (1, acknowledged)], self._clock(0.05))
 
-    def _beside_ip(self, unit: Unit) -> Iterator[Packet]:
+    def _non_ip(self, device: Device) -> Iterator[Packet]:
         """ARP, Wi-Fi's key exchange, ping, neighbour discovery and fragments."""
         from scapy.layers.eap import EAPOL
         from scapy.layers.inet import ICMP, IP
         from scapy.layers.inet6 import ICMPv6ND_NS, ICMPv6NDOptSrcLLAddr, IPv6
         from scapy.layers.l2 import ARP
 
-        host, gateway = unit.host, self._site.gateway
-        asks = ethernet(host, gateway, ARP(op=1, hwsrc=host.mac, psrc=host.ipv4, pdst=gateway.ipv4))
-        tells = ARP(op=2, hwsrc=gateway.mac, psrc=gateway.ipv4, hwdst=host.mac, pdst=host.ipv4)
-        told = ethernet(gateway, host, tells)
+        host, gateway = device.host, self._site.gateway
+        request = ethernet(host, gateway, ARP(op=1, hwsrc=host.mac, psrc=host.ipv4, pdst=gateway.ipv4))
+        reply = ARP(op=2, hwsrc=gateway.mac, psrc=gateway.ipv4, hwdst=host.mac, pdst=host.ipv4)
+        replied = ethernet(gateway, host, reply)
         for _ in range(self._rng.randint(10, 20)):
-            yield from self._at_some_time(asks, told)
+            yield from self._at_some_time(request, replied)
         if not host.wired:
             yield from self._at_some_time(ethernet(host, gateway, EAPOL(type=3) / random_payload(95, self._rng)))
         ping = ICMP(type=8, id=self._rng.randrange(65536)) / random_payload(56, self._rng)
         pong = ICMP(type=0, id=ping.id) / ping.payload
         there, back = IP(src=gateway.ipv4, dst=host.ipv4), IP(src=host.ipv4, dst=gateway.ipv4)
         yield from self._at_some_time(ethernet(gateway, host, there / ping), ethernet(host, gateway, back / pong))
-        if unit.kind.ipv6:
+        if device.model.ipv6:
             network = IPv6(src=host.ipv6, dst=gateway.ipv6, hlim=255)
             solicits = network / ICMPv6ND_NS(tgt=gateway.ipv6) / ICMPv6NDOptSrcLLAddr(lladdr=host.mac)
             yield from self._at_some_time(ethernet(host, gateway, solicits))
-        if unit.kind.type == "hub":
+        if device.model.type == "hub":
             for _ in range(4):
                 length = self._rng.randint(2200, 3600)
                 yield from self._at_some_time(*udp_fragments(host, gateway, 514, length, self._rng))
@@ -306,7 +304,7 @@ class _Night:
         hello = bytes(bridge / STP(rootmac=gateway.mac, bridgemac=gateway.mac)).ljust(60, b"\0")
         all_nodes = Host("33:33:00:00:00:01", "224.0.0.1", "ff02::1")
         advertised = ethernet(gateway, all_nodes, IPv6(src="fe80::1", dst="ff02::1", hlim=255) / ICMPv6ND_RA())
-        for second in range(0, _NIGHT_S, 60):
+        for second in range(0, _CAPTURE_S, 60):
             yield Packet(self._begins_ns + second * 10**9, hello)
             if second % 600 == 0:
                 yield Packet(self._begins_ns + (second + 7) * 10**9, advertised)
@@ -314,4 +312,4 @@ class _Night:
     def _at_some_time(self, *frames: bytes) -> Iterator[Packet]:
         clock = self._clock(0.01)
         for frame in frames:
-            yield Packet(clock.at_once(), frame)
+            yield Packet(clock.within_turn(), frame)

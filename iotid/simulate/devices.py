@@ -1,6 +1,6 @@
-"""What the simulated devices say: kinds of device with their habits, all vendors made up.
+"""What the simulated devices send: models of devices with their traffic patterns, all vendors invented.
 
-Look-alikes are meant: camera and doorbell, plug and bulb differ little; names, time and discovery traffic is shared.
+Similar models are intended: camera and doorbell, plug and bulb differ little; names, time and discovery are shared.
 """
 
 from __future__ import annotations
@@ -12,32 +12,32 @@ from iotid.simulate.frames import Stack
 
 
 @dataclass(frozen=True)
-class Habit:
-    """One kind of conversation. Turns are payload bytes, positive from the device, negative from its peer."""
+class TrafficPattern:
+    """One type of conversation. Turns are payload bytes, positive from the device, negative from its peer."""
 
-    share: float  # weight among the kind's habits
-    transport: str  # tcp, tls (tcp that opens with a TLS handshake), udp or group (udp to everybody, unanswered)
+    share: float  # weight among the model's patterns
+    transport: str  # tcp, tls (tcp that opens with a TLS handshake), udp or group (udp to everyone, unanswered)
     port: int
     turns: tuple[int, ...]
-    repeats: tuple[int, int] = (1, 1)  # how often the turns are said, at least and at most
+    repeats: tuple[int, int] = (1, 1)  # how often the turns come, at least and at most
     spread: int = 0  # bytes by which each turn may be longer
-    peer: str = "cloud"  # cloud (the vendor's), shared (everybody's), gateway or hub
+    peer: str = "cloud"  # cloud (the vendor's), shared (by all), gateway or hub
     pause_s: float = 0.2  # between turns
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A model of device: what units of one kind share."""
+class DeviceModel:
+    """What all devices of one model share."""
 
-    model: str
+    name: str
     vendor: str
     type: str
     host: str  # name of the vendor's server
     certificate: int  # bytes of that server's certificates
     stack: Stack
     server: Stack
-    habits: tuple[Habit, ...]
-    flows: tuple[int, int]  # conversations of a unit and night, without names, time and discovery
+    patterns: tuple[TrafficPattern, ...]
+    flows: tuple[int, int]  # conversations of a device and date, without names, time and discovery
     ipv6: float = 0.0  # share of conversations over IPv6
     wired: bool = False
 
@@ -52,136 +52,136 @@ PROXY = Stack(True, 65160, 509, 128)  # load balancers in front of several vendo
 PLAIN_SERVER = Stack(False, 62643, 62643, 4)
 FARM = Stack(True, 26847, 106, 256)
 
-# everybody's traffic: where the vendors' servers are not involved, kinds look alike
-_UPDATE_CHECK = Habit(0.6, "tls", 443, (214, -1172), (1, 1), 9, "shared")
-_PORTAL_CHECK = Habit(0.5, "tcp", 80, (138, -204), peer="shared")
+# traffic that models share: where the vendors' servers are not involved, they are similar
+_UPDATE_CHECK = TrafficPattern(0.6, "tls", 443, (214, -1172), (1, 1), 9, "shared")
+_PORTAL_CHECK = TrafficPattern(0.5, "tcp", 80, (138, -204), peer="shared")
 
-KINDS = {
-    kind.model: kind
-    for kind in (
-        Kind(
+DEVICE_MODELS = {
+    model.name: model
+    for model in (
+        DeviceModel(
             "lumora-cam", "Lumora", "camera", "relay.lumora.example", 3120, OLD_LINUX, PROXY,
             (
-                Habit(4, "tls", 443, (90, -74), (1, 4), 6),
-                Habit(1.2, "tls", 443, (4140, -46), (1, 4), 900, pause_s=0.05),
-                Habit(1.5, "udp", 10001, (1012, 1012, -60), (3, 12), 200, pause_s=0.03),
+                TrafficPattern(4, "tls", 443, (90, -74), (1, 4), 6),
+                TrafficPattern(1.2, "tls", 443, (4140, -46), (1, 4), 900, pause_s=0.05),
+                TrafficPattern(1.5, "udp", 10001, (1012, 1012, -60), (3, 12), 200, pause_s=0.03),
                 _UPDATE_CHECK,
             ),
             (90, 120), ipv6=0.1,
         ),
-        Kind(
+        DeviceModel(
             "lumora-bell", "Lumora", "doorbell", "relay.lumora.example", 3120, OLD_LINUX, PROXY,
             (
-                Habit(4, "tls", 443, (94, -74), (1, 4), 8),
-                Habit(0.8, "tls", 443, (2860, -46), (1, 3), 900, pause_s=0.05),
-                Habit(1, "udp", 5060, (412, -388, 268), (1, 2), 12),
-                Habit(0.8, "udp", 10001, (984, 984, -60), (2, 8), 200, pause_s=0.03),
+                TrafficPattern(4, "tls", 443, (94, -74), (1, 4), 8),
+                TrafficPattern(0.8, "tls", 443, (2860, -46), (1, 3), 900, pause_s=0.05),
+                TrafficPattern(1, "udp", 5060, (412, -388, 268), (1, 2), 12),
+                TrafficPattern(0.8, "udp", 10001, (984, 984, -60), (2, 8), 200, pause_s=0.03),
                 _UPDATE_CHECK,
             ),
             (80, 110), ipv6=0.1,
         ),
-        Kind(
+        DeviceModel(
             "voltano-plug", "Voltano", "plug", "mqtt.voltano.example", 2214, LWIP, FARM,
             (
-                Habit(4, "tcp", 1883, (66, -4, 118, -4), (1, 3), 4),
-                Habit(1.5, "tcp", 1883, (66, -4, 203), (1, 2), 16),  # the power meter's reading
-                Habit(1, "group", 6667, (188,), spread=2),
+                TrafficPattern(4, "tcp", 1883, (66, -4, 118, -4), (1, 3), 4),
+                TrafficPattern(1.5, "tcp", 1883, (66, -4, 203), (1, 2), 16),  # the power meter's reading
+                TrafficPattern(1, "group", 6667, (188,), spread=2),
                 _PORTAL_CHECK,
             ),
             (90, 120),
         ),
-        Kind(
+        DeviceModel(
             "voltano-bulb", "Voltano", "bulb", "mqtt.voltano.example", 2214, LWIP, FARM,
             (
-                Habit(4, "tcp", 1883, (66, -4, 124, -4), (1, 3), 5),
-                Habit(1, "group", 6667, (191,), spread=2),
+                TrafficPattern(4, "tcp", 1883, (66, -4, 124, -4), (1, 3), 5),
+                TrafficPattern(1, "group", 6667, (191,), spread=2),
                 _PORTAL_CHECK,
             ),
             (85, 115),
         ),
-        Kind(
+        DeviceModel(
             "hearth-hub", "Hearth", "hub", "bridge.hearth.example", 2688, LINUX, PROXY,
             (
-                Habit(3, "tls", 443, (322, -540), (1, 3), 60),
-                Habit(2, "tls", 8883, (74, -42, 31, -31), (1, 2), 3),
-                Habit(1, "udp", 5683, (24, -58), (1, 3), 12, "shared"),
+                TrafficPattern(3, "tls", 443, (322, -540), (1, 3), 60),
+                TrafficPattern(2, "tls", 8883, (74, -42, 31, -31), (1, 2), 3),
+                TrafficPattern(1, "udp", 5683, (24, -58), (1, 3), 12, "shared"),
                 _UPDATE_CHECK,
             ),
             (100, 130), ipv6=0.3, wired=True,
         ),
-        Kind(
+        DeviceModel(
             "hearth-thermostat", "Hearth", "thermostat", "bridge.hearth.example", 2688, EMBEDDED, PLAIN_SERVER,
             (
-                Habit(3, "tls", 443, (245, -118), (1, 2), 10),
-                Habit(1.5, "tcp", 8080, (61, -97), (1, 2), 3, "hub"),
+                TrafficPattern(3, "tls", 443, (245, -118), (1, 2), 10),
+                TrafficPattern(1.5, "tcp", 8080, (61, -97), (1, 2), 3, "hub"),
                 _PORTAL_CHECK,
             ),
             (85, 110),
         ),
-        Kind(
+        DeviceModel(
             "sonorel-speaker", "Sonorel", "speaker", "play.sonorel.example", 4022, BSD, PROXY,
             (
-                Habit(2, "tls", 443, (480, -2900), (1, 3), 300),
-                Habit(1.5, "tls", 4070, (122, -5600, -5600), (1, 2), 700, pause_s=0.05),
-                Habit(1, "group", 5568, (126, 126), (2, 8), 0, pause_s=0.02),
+                TrafficPattern(2, "tls", 443, (480, -2900), (1, 3), 300),
+                TrafficPattern(1.5, "tls", 4070, (122, -5600, -5600), (1, 2), 700, pause_s=0.05),
+                TrafficPattern(1, "group", 5568, (126, 126), (2, 8), 0, pause_s=0.02),
                 _UPDATE_CHECK,
             ),
             (85, 115), ipv6=0.4,
         ),
-        Kind(
+        DeviceModel(
             "pondera-scale", "Pondera", "scale", "weigh.pondera.example", 1840, RTOS, PLAIN_SERVER,
             (
-                Habit(3, "tcp", 80, (436, -162), (1, 1), 5),
-                Habit(1, "tcp", 80, (982, -162), (1, 1), 40),
+                TrafficPattern(3, "tcp", 80, (436, -162), (1, 1), 5),
+                TrafficPattern(1, "tcp", 80, (982, -162), (1, 1), 40),
                 _PORTAL_CHECK,
             ),
             (60, 80),
         ),
-        Kind(
+        DeviceModel(
             "inkwell-printer", "Inkwell", "printer", "ink.inkwell.example", 2950, EMBEDDED, FARM,
             (
-                Habit(2, "tls", 443, (1210, -389), (1, 2), 30),
-                Habit(1.5, "udp", 161, (44, -47), (1, 4), 2, "gateway"),
-                Habit(1, "tcp", 5222, (167, -139), (1, 3), 4),
+                TrafficPattern(2, "tls", 443, (1210, -389), (1, 2), 30),
+                TrafficPattern(1.5, "udp", 161, (44, -47), (1, 4), 2, "gateway"),
+                TrafficPattern(1, "tcp", 5222, (167, -139), (1, 3), 4),
                 _PORTAL_CHECK,
             ),
             (80, 105), ipv6=0.1, wired=True,
         ),
-        Kind(
+        DeviceModel(
             "vistara-tv", "Vistara", "television", "app.vistara.example", 3517, LINUX, PROXY,
             (
-                Habit(2, "tls", 443, (642, -4400), (1, 3), 500),
-                Habit(1, "tls", 443, (338, -14000), (1, 2), 2000, pause_s=0.05),
-                Habit(1.5, "udp", 443, (1250, -1250, 88, -360), (1, 3), 0),
-                Habit(0.5, "tcp", 80, (201, -1390), (1, 1), 50, "shared"),
+                TrafficPattern(2, "tls", 443, (642, -4400), (1, 3), 500),
+                TrafficPattern(1, "tls", 443, (338, -14000), (1, 2), 2000, pause_s=0.05),
+                TrafficPattern(1.5, "udp", 443, (1250, -1250, 88, -360), (1, 3), 0),
+                TrafficPattern(0.5, "tcp", 80, (201, -1390), (1, 1), 50, "shared"),
                 _UPDATE_CHECK,
             ),
             (95, 125), ipv6=0.4, wired=True,
         ),
-        Kind(
+        DeviceModel(
             "rovero-vacuum", "Rovero", "vacuum cleaner", "map.rovero.example", 2410, OLD_LINUX, FARM,
             (
-                Habit(2.5, "udp", 8053, (32, -32, 112, -80), (1, 4), 16),
-                Habit(1.5, "tls", 443, (1730, -210), (1, 2), 200),
+                TrafficPattern(2.5, "udp", 8053, (32, -32, 112, -80), (1, 4), 16),
+                TrafficPattern(1.5, "tls", 443, (1730, -210), (1, 2), 200),
                 _UPDATE_CHECK,
             ),
             (80, 105),
         ),
-        Kind(
+        DeviceModel(
             "aeris-sensor", "Aeris", "air sensor", "air.aeris.example", 2040, RTOS, FARM,
             (
-                Habit(4, "tcp", 8086, (291, -27), (1, 2), 8),
-                Habit(1, "udp", 5683, (51, -4), (1, 2), 6),
+                TrafficPattern(4, "tcp", 8086, (291, -27), (1, 2), 8),
+                TrafficPattern(1, "udp", 5683, (51, -4), (1, 2), 6),
                 _PORTAL_CHECK,
             ),
             (75, 100),
         ),
-        Kind(
+        DeviceModel(
             "frostine-fridge", "Frostine", "refrigerator", "cool.frostine.example", 1536,
             Stack(False, 11680, 11423, 2), Stack(False, 18761, 18504, 3),
             (
-                Habit(3, "tcp", 7547, (733, -1107, 19), (1, 3), 3),
-                Habit(1, "udp", 47808, (17, -21), (1, 3), 1),
+                TrafficPattern(3, "tcp", 7547, (733, -1107, 19), (1, 3), 3),
+                TrafficPattern(1, "udp", 47808, (17, -21), (1, 3), 1),
             ),
             (60, 80),
         ),
@@ -189,13 +189,13 @@ KINDS = {
 }  # fmt: skip
 
 
-def handshake(kind: Kind, rng: random.Random) -> tuple[int, ...]:
+def handshake(model: DeviceModel, rng: random.Random) -> tuple[int, ...]:
     """Turns of a TLS handshake: in full with the certificates, or resumed."""
-    hello = 176 + len(kind.host)
-    return (hello, -kind.certificate, 126, -51) if rng.random() < 0.6 else (hello + 192, -147, 51)
+    hello = 176 + len(model.host)
+    return (hello, -model.certificate, 126, -51) if rng.random() < 0.6 else (hello + 192, -147, 51)
 
 
-def said(habit: Habit, rng: random.Random) -> list[int]:
-    """The turns of one conversation of this habit, each longer by up to the habit's spread."""
-    turns = habit.turns * rng.randint(*habit.repeats)
-    return [turn + rng.randint(0, habit.spread) * (1 if turn > 0 else -1) for turn in turns]
+def conversation_turns(pattern: TrafficPattern, rng: random.Random) -> list[int]:
+    """The turns of one conversation of this pattern, each longer by up to the pattern's spread."""
+    turns = pattern.turns * rng.randint(*pattern.repeats)
+    return [turn + rng.randint(0, pattern.spread) * (1 if turn > 0 else -1) for turn in turns]

@@ -1,7 +1,7 @@
 """Frames, conversations and capture files of the simulator.
 
 scapy builds and serialises every header once; each packet then patches a copy (lengths, ports, numbers, checksums),
-which is fifty times quicker than building it anew. Payloads are random bytes where nobody has to understand them.
+which is fifty times quicker than building it. Payloads are random bytes where no parser has to read them.
 """
 
 from __future__ import annotations
@@ -136,11 +136,11 @@ class Network:
 
     _headers: dict[tuple[Host, Host, int, str], Header] = field(default_factory=dict)
 
-    def header(self, source: Host, target: Host, version: int, kind: str) -> Header:
-        """``kind``: udp, or tcp with the options of a `syn` or of later packets, with or without time stamps."""
-        key = (source, target, version, kind)
+    def header(self, source: Host, target: Host, version: int, transport: str) -> Header:
+        """``transport``: udp, or tcp with the options of a `syn` or of later packets, with or without time stamps."""
+        key = (source, target, version, transport)
         if key not in self._headers:
-            self._headers[key] = Header(source, target, version, _transport(kind, version))
+            self._headers[key] = Header(source, target, version, _transport(transport, version))
         return self._headers[key]
 
     def udp(
@@ -158,7 +158,7 @@ class Network:
             yield Packet(clock.after_turn(), headers[side].udp(between, payload, ident=clock.rng.randrange(65536)))
 
 
-def _transport(kind: str, version: int) -> Any:
+def _transport(name: str, version: int) -> Any:
     from scapy.layers.inet import TCP, UDP
 
     largest = ("MSS", 1460 if version == 4 else 1440)
@@ -168,12 +168,12 @@ def _transport(kind: str, version: int) -> Any:
         "timestamps": [("NOP", None), ("NOP", None), ("Timestamp", (1, 1))],
         "plain": [],
     }
-    return UDP() if kind == "udp" else TCP(options=options[kind])
+    return UDP() if name == "udp" else TCP(options=options[name])
 
 
 @dataclass
 class Clock:
-    """Time of a conversation: packets of one turn come at once, turns after the device's own pause."""
+    """Time of a conversation: packets of one turn follow closely, turns after the device's own pause."""
 
     now_ns: int
     pause_s: float
@@ -185,7 +185,7 @@ class Clock:
     def after_trip(self) -> int:
         return self._advance(_ROUND_TRIP_NS * self.rng.uniform(0.3, 1.2))
 
-    def at_once(self) -> int:
+    def within_turn(self) -> int:
         return self._advance(self.rng.uniform(20_000, 900_000))
 
     def _advance(self, step_ns: float) -> int:
@@ -225,7 +225,7 @@ class TcpConversation:
             yield self._packet(self._clock.after_trip(), 1, RST | ACK)
             return
         yield self._packet(self._clock.after_trip(), 1, SYN | ACK)
-        yield self._packet(self._clock.at_once(), 0, ACK)
+        yield self._packet(self._clock.within_turn(), 0, ACK)
         for turn in turns:
             yield from self._turn(0 if turn > 0 else 1, abs(turn))
         if ending == "reset":
@@ -233,7 +233,7 @@ class TcpConversation:
         elif ending == "fin":
             yield self._packet(self._clock.after_turn(), 0, FIN | ACK)
             yield self._packet(self._clock.after_trip(), 1, FIN | ACK)
-            yield self._packet(self._clock.at_once(), 0, ACK)
+            yield self._packet(self._clock.within_turn(), 0, ACK)
 
     def _turn(self, side: int, length: int) -> Iterator[Packet]:
         rng = self._clock.rng
@@ -248,9 +248,9 @@ class TcpConversation:
                 yield Packet(self._clock.after_trip(), sent.frame)
             self._unread[1 - side] = size
             segments += 1
-            moment = self._clock.at_once()
+            moment = self._clock.within_turn()
             if segments % 2 == 0 or (not length and rng.random() < 0.6):
-                yield self._packet(self._clock.at_once(), 1 - side, ACK)
+                yield self._packet(self._clock.within_turn(), 1 - side, ACK)
         self._unread[side] = 0
 
     def _packet(self, moment: int, side: int, flags: int, payload: bytes = b"") -> Packet:
@@ -267,7 +267,7 @@ class TcpConversation:
 
 
 @dataclass(frozen=True)
-class Container:
+class CaptureFile:
     """A capture file's name and how it is written; ``cooked`` names hosts seen on a second, Linux cooked interface."""
 
     name: str
@@ -285,16 +285,16 @@ class Container:
             content = gzip.compress(content, compresslevel=6, mtime=0)
         (folder / self.name).write_bytes(content)
 
-    def _pcap(self, packets: Sequence[Packet], kept: Sequence[int]) -> Iterator[bytes]:
+    def _pcap(self, packets: Sequence[Packet], lengths: Sequence[int]) -> Iterator[bytes]:
         magic = 0xA1B23C4D if self.nanoseconds else 0xA1B2C3D4
         yield struct.pack(f"{self.byte_order}IHHiIII", magic, 2, 4, 0, 0, self.snap_length, ETHERNET)
         record = struct.Struct(f"{self.byte_order}IIII")
-        for (time_ns, frame), limit in zip(packets, kept, strict=True):
+        for (time_ns, frame), limit in zip(packets, lengths, strict=True):
             seconds, rest = divmod(time_ns, 10**9)
             captured = frame[:limit]
             yield record.pack(seconds, rest if self.nanoseconds else rest // 1000, len(captured), len(frame)) + captured
 
-    def _pcapng(self, packets: Sequence[Packet], kept: Sequence[int]) -> Iterator[bytes]:
+    def _pcapng(self, packets: Sequence[Packet], lengths: Sequence[int]) -> Iterator[bytes]:
         """Section header, an Ethernet interface in µs, a Linux cooked one in ns, enhanced packet blocks."""
         order = self.byte_order
         yield self._block(0x0A0D0D0A, struct.pack(f"{order}IHHq", 0x1A2B3C4D, 1, 0, -1))
@@ -302,7 +302,7 @@ class Container:
         resolution = struct.pack(f"{order}HHB3xHH", 9, 1, 9, 0, 0)  # if_tsresol: 10^-9 s, then the end of options
         yield self._block(1, struct.pack(f"{order}HHI", LINUX_COOKED, 0, self.snap_length) + resolution)
         cooked = {bytes.fromhex(mac.replace(":", "")) for mac in self.cooked}
-        for (time_ns, ethernet_frame), limit in zip(packets, kept, strict=True):
+        for (time_ns, ethernet_frame), limit in zip(packets, lengths, strict=True):
             interface = int(ethernet_frame[6:12] in cooked or ethernet_frame[:6] in cooked)
             frame = _cooked(ethernet_frame, ethernet_frame[6:12] not in cooked) if interface else ethernet_frame
             stamp = time_ns if interface else time_ns // 1000
@@ -310,10 +310,10 @@ class Container:
             fields = (interface, stamp >> 32, stamp & 0xFFFFFFFF, len(captured), len(frame))
             yield self._block(6, struct.pack(f"{order}IIIII", *fields) + captured)
 
-    def _block(self, kind: int, body: bytes) -> bytes:
+    def _block(self, block_type: int, body: bytes) -> bytes:
         body += b"\0" * (-len(body) % 4)
         length = struct.pack(f"{self.byte_order}I", len(body) + 12)
-        return struct.pack(f"{self.byte_order}I", kind) + length + body + length
+        return struct.pack(f"{self.byte_order}I", block_type) + length + body + length
 
 
 def _cooked(frame: bytes, outgoing: bool) -> bytes:

@@ -34,11 +34,11 @@ _IOTID_KEYS = "import sys, iotid.flows as f; print(len(f.from_captures(sys.argv[
 _WORKER = """
 import sys
 from iotid import config
-from iotid.capture import list_captures, split_capture
+from iotid.capture import find_captures, split_captures
 from iotid.capture.counters import Counters
 from iotid.flows.read import TaskSplits, read_partials
 s = config.load_settings()
-splits = split_capture(sys.argv[1], 0, s.capture)
+splits = split_captures(find_captures([sys.argv[1]]).captures, s.capture).splits
 print(sum(len(part) for part in read_partials(TaskSplits(splits, None), 0, s.capture, s.flow, Counters())))
 """
 _NFSTREAM = """

@@ -1,9 +1,11 @@
-"""Captures for tests, made by hand with struct, and their comparison with the slow twin."""
+"""Captures for tests, written with struct, and their comparison with the reference implementation."""
 
 from __future__ import annotations
 
+import importlib.util
 import socket
 import struct
+import sys
 from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
@@ -14,9 +16,8 @@ import pyarrow as pa
 import pytest
 
 from iotid import config
-from iotid.capture import counters, read_packets, read_splits
+from iotid.capture import counters, find_captures, read_packets, read_splits
 from iotid.capture.counters import Counters
-from iotid.capture.splits.plan import whole_capture
 
 KEEP_BYTES = 61  # not whole words; beyond the addresses of IPv6
 
@@ -176,7 +177,7 @@ def read(
 
     def run(data: bytes, **changes: Any) -> tuple[list[dict[str, Any]], dict[str, tuple[int, int]]]:
         table = read_table(data, **changes)
-        return table.to_pylist(), {reason: told[:2] for reason, told in reasons(table).items()}
+        return table.to_pylist(), {reason: counted[:2] for reason, counted in reasons(table).items()}
 
     return run
 
@@ -189,7 +190,7 @@ def first_bytes(tmp_path: Path, capture_settings: config.Capture) -> Callable[..
         path = tmp_path / "capture.bin"
         path.write_bytes(data)
         settings = capture_settings.model_copy(update=changes)
-        packets = read_splits([whole_capture(str(path), 0)], settings, Counters(), [], keep_bytes)
+        packets = read_splits(find_captures([str(path)]).captures, settings, Counters(), [], keep_bytes)
         return [words.tobytes() for chunk in packets for words in chunk.first_words]
 
     return run
@@ -203,28 +204,37 @@ def reasons(table: pa.Table) -> dict[str, tuple[int, int, int]]:
 
 
 @pytest.fixture(scope="session")
-def twin(module_at: Callable[[Path], ModuleType]) -> ModuleType:
-    """The slow, obvious twin of the capture engine."""
-    return module_at(Path(__file__).with_name("twin.py"))
+def capture_reference() -> ModuleType:
+    """The reference implementation of the capture engine, a package beside this file."""
+    folder = Path(__file__).with_name("reference")
+    spec = importlib.util.spec_from_file_location(
+        "capture_reference", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    package = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = package
+    spec.loader.exec_module(package)
+    return package
 
 
 @pytest.fixture
 def agrees(
-    read_table: Callable[..., pa.Table], first_bytes: Callable[..., list[bytes]], twin: ModuleType
+    read_table: Callable[..., pa.Table], first_bytes: Callable[..., list[bytes]], capture_reference: ModuleType
 ) -> Callable[..., dict[str, tuple[int, int]]]:
-    """Assert that the kernels and their twin say the same of a capture, and return (packets, bytes) by reason.
+    """Assert that kernels and reference give the same for a capture, and return (packets, bytes) by reason.
 
     ``chunk_bytes`` only touches the kernels.
     """
 
     def check(data: bytes, *, chunk_bytes: int = 1 << 20, **changes: Any) -> dict[str, tuple[int, int]]:
         table = read_table(data, chunk_bytes=chunk_bytes, **changes)
-        packets, counted = twin.read_capture(data, keep_bytes=KEEP_BYTES, **changes)
+        packets, counted = capture_reference.read_capture(data, keep_bytes=KEEP_BYTES, **changes)
         assert reasons(table) == counted
-        kept = [packet.pop("first_bytes") + bytes(-KEEP_BYTES % 8) for packet in packets]
-        assert first_bytes(data, KEEP_BYTES, chunk_bytes=chunk_bytes, **changes) == kept
+        expected = [packet.pop("first_bytes") + bytes(-KEEP_BYTES % 8) for packet in packets]
+        assert first_bytes(data, KEEP_BYTES, chunk_bytes=chunk_bytes, **changes) == expected
         assert [_plain(row) for row in table.to_pylist()] == packets
-        return {reason: told[:2] for reason, told in counted.items()}
+        return {reason: counts[:2] for reason, counts in counted.items()}
 
     return check
 
@@ -233,7 +243,7 @@ def agrees(
 def one(
     read: Callable[..., Any], agrees: Callable[..., dict[str, tuple[int, int]]], make: SimpleNamespace
 ) -> Callable[..., Any]:
-    """The packet of a capture with one frame, or the reason why there is none; checked against the twin."""
+    """The packet of a capture with one frame, or the reason why there is none; checked against the reference."""
 
     def run(frame: bytes, link: int = 1, wire: int | None = None, **changes: Any) -> Any:
         data = make.pcap([frame], link=link, wire=wire)

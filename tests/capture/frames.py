@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 Case = tuple[str, int, bytes]
 
-PORTS = (40001, 40002)  # of no protocol that another program would look into
+PORTS = (40001, 40002)  # of no protocol that another program dissects
 STATION, ROUTER, ACCESS_POINT, MESH = (bytes([2, 0, 0, 0, 9, last]) for last in (1, 2, 3, 4))
 _LLC_4, _LLC_6 = b"\xaa\xaa\3\0\0\0\x08\0", b"\xaa\xaa\3\0\0\0\x86\xdd"
 
@@ -123,7 +123,7 @@ TAGS = {  # name: EtherType and tag
     "MACsec with its channel": b"\x88\xe5\x20\0\0\0\0\1" + STATION + b"\0\1",
 }
 OUTER = STATION + ROUTER  # MACs in front of a header of Ethernet's own
-BRIDGES = {  # name: what stands between the outer MACs and the Ethernet header inside
+BRIDGES = {  # name: what is between the outer MACs and the Ethernet header inside
     "802.1ah": b"\x88\xe7\0\0\0\x2a",
     "802.1ah behind its VLAN": b"\x88\xa8\0\7\x88\xe7\0\0\0\x2a",
     "bridged Ethernet": b"\x65\x58",

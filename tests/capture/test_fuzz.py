@@ -1,4 +1,4 @@
-"""Captures with random faults: nothing crashes, every record is accounted for, kernels and twin agree.
+"""Captures with random faults: nothing crashes, every record is accounted for, kernels and reference agree.
 
 `tests/fuzz/invariants.py` says what must hold of any file; `make fuzz` searches further with the same.
 """
@@ -25,7 +25,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from iotid.capture import read_packets
-from iotid.capture.decode.tunnels import TUNNELS
+from iotid.capture.decode.tunnels import TUNNEL_NAMES
 
 _TESTS = Path(__file__).parents[1]
 _EXAMPLES = int(os.environ.get("IOTID_FUZZ_EXAMPLES", "150"))
@@ -74,7 +74,7 @@ def invariants() -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # a dataclass looks its own module up there
+    sys.modules[spec.name] = module  # a dataclass finds its own module there
     spec.loader.exec_module(module)
     return module
 
@@ -186,7 +186,7 @@ def test_compressed_zeros__take_memory_for_a_chunk_not_for_what_they_unpack_to(
 
 
 @pytest.mark.parametrize("seed", range(12), ids=lambda seed: f"seed{seed}")
-def test_fuzz__mutated_captures_agree_with_the_twin(seed: int, agrees: Agrees, make: SimpleNamespace) -> None:
+def test_fuzz__mutated_captures_agree_with_the_reference(seed: int, agrees: Agrees, make: SimpleNamespace) -> None:
     dice = random.Random(seed)
     for _ in range(12):
         link = dice.choice([1, 1, 1, 0, 9, 50, 51, 101, 104, 108, 113, 228, 229, 276])
@@ -205,7 +205,7 @@ def test_fuzz__mutated_captures_agree_with_the_twin(seed: int, agrees: Agrees, m
 
 
 @pytest.mark.parametrize("link", [0, 1, 9, 50, 51, 101, 104, 113, 228, 229, 276])
-def test_fuzz__headers_mutated_byte_by_byte_agree_with_the_twin(
+def test_fuzz__headers_mutated_byte_by_byte_agree_with_the_reference(
     link: int, agrees: Agrees, make: SimpleNamespace
 ) -> None:
     dice = random.Random(link)
@@ -225,7 +225,7 @@ def test_fuzz__headers_mutated_byte_by_byte_agree_with_the_twin(
 
 
 @pytest.mark.parametrize("kind", ["by_link", "by_tag", "by_radio", "aggregates", "by_tunnel"])
-def test_fuzz__every_header_mutated_byte_by_byte_agrees_with_the_twin(
+def test_fuzz__every_header_mutated_byte_by_byte_agrees_with_the_reference(
     kind: str, agrees: Agrees, frames: ModuleType, make: SimpleNamespace
 ) -> None:
     dice = random.Random(kind)
@@ -244,7 +244,7 @@ def test_fuzz__every_header_mutated_byte_by_byte_agrees_with_the_twin(
             cut = dice.choice([len(frame), dice.randrange(len(frame))])
             of_link.setdefault(link, []).append((10**15, bytes(frame[:cut]), dice.choice([cut, len(frame), 1500])))
     for link, mutated in of_link.items():
-        everything = {"duplicate_window_us": 1, "duplicate_records": 50, "tunnels": TUNNELS}
+        everything = {"duplicate_window_us": 1, "duplicate_records": 50, "tunnels": TUNNEL_NAMES}
         counted = agrees(make.pcap(mutated, link=link), **everything)
         assert sum(packets for packets, _ in counted.values()) >= len(mutated)
 
@@ -277,7 +277,7 @@ def test_impossible_fractions__are_read_the_same_in_chunks_and_splits(
 
 
 @pytest.mark.captures
-def test_real_captures__agree_with_the_twin(captures: Path, agrees: Agrees) -> None:
+def test_real_captures__agree_with_the_reference(captures: Path, agrees: Agrees) -> None:
     aalto = sorted((captures / "aalto").glob("*/*.pcap"))[::60]
     lsif = sorted((captures / "lsif").glob("*/*.pcap"), key=lambda path: path.stat().st_size)[:2]
     assert len(aalto) > 5
@@ -288,7 +288,7 @@ def test_real_captures__agree_with_the_twin(captures: Path, agrees: Agrees) -> N
 
 
 @pytest.mark.captures
-def test_odd_captures__agree_with_the_twin(captures: Path, agrees: Agrees) -> None:
+def test_odd_captures__agree_with_the_reference(captures: Path, agrees: Agrees) -> None:
     found = [
         *(captures / "conformance" / "tcpdump").glob("*.pcap*"),
         *(captures / "conformance" / "ndpi").glob("*.pcap*"),

@@ -1,4 +1,4 @@
-"""Compiled kernels find a place that is writable and ours: beside the module, in a user cache, or a private folder."""
+"""Compiled kernels are cached in a folder that only this user can write: of the module, the user or a temporary one."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def _package(folder: Path) -> Path:
     return folder
 
 
-def _run(path: Path, tmp_path: Path, **environment: str) -> str:
+def _run(path: Path, tmp_path: Path, code: str = _RUN, **environment: str) -> str:
     clean = {name: value for name, value in os.environ.items() if name not in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME")}
     clean |= {"PYTHONPATH": f"{path}{os.pathsep}{_ROOT}", "HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path)}
     clean |= environment
     done = subprocess.run(
-        [sys.executable, "-c", _RUN], env=clean, cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code], env=clean, cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -54,6 +54,23 @@ def test_kernel__is_kept_beside_its_module_and_loaded_by_the_next_process(tmp_pa
     (package / "tiny" / "work.py").write_text(_KERNEL.replace("a + b", "a - b"))
     _run(package, tmp_path)
     assert len(set((package / "tiny" / "__pycache__").glob("kernels-*")) - before) == 1
+
+
+def test_kernel__is_compiled_again_when_a_helper_of_another_sub_package_changes(tmp_path: Path) -> None:
+    package = _package(tmp_path / "plain")
+    for folder in ("deep", "deep/first", "deep/second"):
+        (package / "tiny" / folder).mkdir()
+        (package / "tiny" / folder / "__init__.py").write_text("")
+    helper = "from tiny.jit import kernel\n\n@kernel\ndef twice(a):\n    return 2 * a\n"
+    (package / "tiny/deep/first/helper.py").write_text(helper)
+    kernel = _KERNEL.replace("\n@kernel", "from tiny.deep.first.helper import twice\n\n@kernel").replace(
+        "a + b", "twice(a)"
+    )
+    (package / "tiny/deep/second/work.py").write_text(kernel)
+    run = "from tiny.deep.second.work import add; print(add(1, 2), sum(add.stats.cache_hits.values()))"
+    assert [_run(package, tmp_path, code=run) for _ in range(2)] == ["2 0\n", "2 1\n"]
+    (package / "tiny/deep/first/helper.py").write_text(helper.replace("2 * a", "3 * a"))
+    assert _run(package, tmp_path, code=run) == "3 0\n"
 
 
 def test_kernel__of_a_zipped_package_is_kept_in_the_users_cache(tmp_path: Path) -> None:
@@ -100,10 +117,10 @@ def test_kernel__a_link_in_place_of_the_folder_is_not_used(tmp_path: Path) -> No
     assert not list((tmp_path / "elsewhere").glob("kernels-*"))
 
 
-def test_is_ours__a_folder_without_room_for_a_file_is_none(tmp_path: Path) -> None:
-    assert jit._is_ours(tmp_path / "new")
+def test_is_usable__a_path_that_is_a_file_is_not(tmp_path: Path) -> None:
+    assert jit._is_usable(tmp_path / "new")
     (tmp_path / "file").write_text("")
-    assert not jit._is_ours(tmp_path / "file")
+    assert not jit._is_usable(tmp_path / "file")
 
 
 _HELPER = """
@@ -117,7 +134,7 @@ def twice(a):
 def add(a, b):
     return twice(a) + b
 """
-# Waits until all are there, so that they compile at once. Prints the sum, what came from the cache, and how many of
+# Waits until all are there, so that they compile together. Prints the sum, what came from the cache, and how many of
 # the others' entries cannot be read back.
 _AT_ONCE = """
 import pathlib, sys, time
@@ -140,7 +157,7 @@ print(total, sum(add.stats.cache_hits.values()), wrong)
 _SIGNATURES = {"1": "3", "1.5": "4.5", "1j": "3j", "True": "3"}  # argument, and twice it plus itself
 
 
-def test_kernel__eight_processes_that_start_at_once_on_an_empty_folder_save_and_load_the_right_code(
+def test_kernel__eight_processes_that_start_together_save_and_load_the_right_code(
     tmp_path: Path,
 ) -> None:
     package = _package(tmp_path / "plain")
@@ -177,7 +194,7 @@ _MODES = {
 
 
 @pytest.mark.parametrize("mode", _MODES)
-def test_kernels__agree_with_the_twin_in_every_mode(mode: str) -> None:
+def test_kernels__agree_with_the_reference_in_every_mode(mode: str) -> None:
     """A part of the fuzzing tests with the kernels compiled, compiled with every index checked, and as plain Python."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/capture/test_fuzz.py"]
     command += ["-k", "(mutated and (seed0 or seed1)) or any_capture or golden"]

@@ -76,7 +76,7 @@ def test_source__only_the_columns_of_a_given_schema_are_made(
         reader.schema("port int").load(str(tmp_path)).count()
 
     def fail(*_: object) -> None:
-        raise AssertionError("addresses were printed though nobody asks for them")
+        raise AssertionError("addresses were printed though no column asks for them")
 
     monkeypatch.setattr("iotid.capture.packets.ip_text", fail)
     assert to_arrow(Packets.empty(), [], ["timestamp"]).column_names == ["timestamp"]

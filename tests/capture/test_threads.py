@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from iotid import config
-from iotid.capture.splits.plan import split_capture
+from iotid.capture import find_captures, split_captures
 from iotid.capture.threads import cores, in_threads
 from iotid.flows import from_captures
 
@@ -45,7 +45,7 @@ def test_captures__are_planned_and_read_without_what_only_linux_has(
         monkeypatch.delattr(os, name, raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     small = capture_settings.model_copy(update={"split_bytes": 8192, "task_bytes": 8192})
-    assert len(split_capture(str(path), 0, small)) > 5
+    assert len(split_captures(find_captures([str(path)]).captures, small).splits) > 5
     assert from_captures(path, capture=small)["client_packets"].to_pylist() == [900]
 
 

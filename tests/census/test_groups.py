@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from iotid.census import groups as census_groups
 from iotid.census.groups import NO_GROUPS, OTHERS, SHOWN, group_devices, with_new
 from iotid.schemas import GROUPS
-from iotid.simulate.devices import KINDS, handshake, said
+from iotid.simulate.devices import DEVICE_MODELS, conversation_turns, handshake
 
 LIKENESS = 0.6
 SEGMENT = 1460
@@ -45,15 +45,18 @@ def night_of(units: dict[str, int], seed: int, prefix: str = "") -> dict[str, Se
     """What so many units of each simulated kind send in a night, names and time among it."""
     sent: dict[str, Sent] = {}
     for model, count in units.items():
-        kind = KINDS[model]
+        kind = DEVICE_MODELS[model]
         for unit in range(count):
             rng = random.Random(f"{seed} {model} {unit}")
             flows: Counter[tuple[int, int]] = Counter()
             for _ in range(rng.randint(*kind.flows)):
-                habit = rng.choices(kind.habits, [habit.share for habit in kind.habits])[0]
-                turns = [*(handshake(kind, rng) if habit.transport == "tls" else ()), *said(habit, rng)]
+                pattern = rng.choices(kind.patterns, [pattern.share for pattern in kind.patterns])[0]
+                turns = [
+                    *(handshake(kind, rng) if pattern.transport == "tls" else ()),
+                    *conversation_turns(pattern, rng),
+                ]
                 sizes = {size for turn in turns if turn > 0 for size in (min(turn, SEGMENT), turn % SEGMENT) if size}
-                flows.update((6 if habit.transport in ("tcp", "tls") else 17, size) for size in sizes)
+                flows.update((6 if pattern.transport in ("tcp", "tls") else 17, size) for size in sizes)
                 flows[17, 48 if rng.random() < 0.2 else 30 + len(kind.host)] += 1
             sent[f"{prefix}{model}-{unit}"] = flows
     return sent
@@ -91,8 +94,8 @@ def test_group_devices__units_of_one_kind_are_one_group_and_two_kinds_are_two() 
 
 def test_group_devices__every_simulated_kind_keeps_to_itself() -> None:
     look_alikes = {"lumora-bell", "voltano-bulb"}
-    group, _ = groups_of(night_of(dict.fromkeys(KINDS.keys() - look_alikes, 4), seed=2))
-    assert len(together(group)) == len(KINDS) - len(look_alikes)
+    group, _ = groups_of(night_of(dict.fromkeys(DEVICE_MODELS.keys() - look_alikes, 4), seed=2))
+    assert len(together(group)) == len(DEVICE_MODELS) - len(look_alikes)
     for units in together(group):
         assert len({unit.rsplit("-", 1)[0] for unit in units}) == 1
 

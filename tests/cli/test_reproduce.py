@@ -15,7 +15,7 @@ import pytest
 
 from iotid.capture import read_packets
 from iotid.cli import reproduce
-from iotid.simulate.frames import Clock, Container, Host, Network, Packet, Stack, TcpConversation, random_payload
+from iotid.simulate.frames import CaptureFile, Clock, Host, Network, Packet, Stack, TcpConversation, random_payload
 from iotid.studies import paper
 from iotid.studies.reproduction import ACTIVE_S, IDLE_S, PROTOCOLS
 
@@ -46,7 +46,7 @@ class Testbed:
         packets = [packet for number in range(len(self._hosts)) for packet in self._device(number, day)]
         packets, ends_ns = sorted([*packets, *self._after_midnight]), (int(day.timestamp()) + 86400) * 10**9
         self._after_midnight = [packet for packet in packets if packet.time_ns >= ends_ns]
-        Container(path.name).write(path.parent, packets[: len(packets) - len(self._after_midnight)])
+        CaptureFile(path.name).write(path.parent, packets[: len(packets) - len(self._after_midnight)])
 
     def _device(self, number: int, day: datetime) -> Iterator[Packet]:
         begins_ns = (int(day.timestamp()) + 3600) * 10**9

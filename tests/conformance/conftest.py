@@ -41,7 +41,7 @@ def judge() -> Callable[..., None]:
 
 
 def judge_suite(name: str, outcomes: Mapping[str, str | None], tables: Path = _HERE) -> None:
-    """Compare outcomes, by capture None or what differs, with ``tables``/``name``.toml; the summary tells the share."""
+    """Compare outcomes, by capture None or what differs, with ``tables``/``name``.toml; the share is in the summary."""
     assert outcomes, f"{name}: nothing was compared"
     decided = _decided(tables / f"{name}.toml")
     differing = {capture: text for capture, text in outcomes.items() if text is not None}

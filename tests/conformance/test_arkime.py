@@ -65,8 +65,10 @@ def sessions(suite: Path, capture_settings: config.Capture) -> dict[str, tuple[d
         gaps = [timedelta(microseconds=gap) for gap in row["inter_arrival_us"][1:]]
         times = accumulate(gaps, initial=row["first_seen"])
         session.lengths += [(time, 0, length) for time, length in zip(times, row["packet_length"], strict=True)]
-    told = _read(tests, read_packets(paths, settings=capture_settings).select(["capture_file", "offset", "timestamp"]))
-    return {Path(path).name: (ours[path], told[path]) for path in paths}
+    expected = _read(
+        tests, read_packets(paths, settings=capture_settings).select(["capture_file", "offset", "timestamp"])
+    )
+    return {Path(path).name: (ours[path], expected[path]) for path in paths}
 
 
 def test_arkime__flows_have_its_endpoints_counts_and_lengths(sessions: Any, judge: Any) -> None:
@@ -78,18 +80,18 @@ def test_arkime__flows_have_its_macs(sessions: Any, judge: Any) -> None:
 
 
 def _read(tests: list[Path], packets: Any) -> dict[str, dict[Key, Session]]:
-    """Sessions by capture. Arkime lists packets as they stand in the capture: ``packets`` tells when each was seen."""
+    """Sessions by capture. Arkime lists packets in the order of the capture: ``packets`` has when each was seen."""
     seen = {(row["capture_file"], row["offset"]): row["timestamp"] for row in packets.to_pylist()}
-    told: dict[str, dict[Key, Session]] = {}
+    expected: dict[str, dict[Key, Session]] = {}
     for path in tests:
         capture = str(path.with_suffix(".pcap"))
-        told[capture] = {}
+        expected[capture] = {}
         for entry in json.loads(path.read_text())["sessions3"]:
             body = entry["body"]
             if "ip" not in body["source"]:  # of LLDP, IS-IS, ARP …
                 continue
             sides = [(str(ip_address(body[side]["ip"])), body[side]["port"]) for side in ("source", "destination")]
-            session, sides = _session(told[capture], body["ipProtocol"], sides)
+            session, sides = _session(expected[capture], body["ipProtocol"], sides)
             for side, endpoint in zip(("source", "destination"), sides, strict=True):
                 session.add(endpoint, body[side]["packets"], body[side]["bytes"], set(body[side].get("mac", [])))
             never = datetime.max.replace(tzinfo=next(iter(seen.values())).tzinfo)
@@ -97,7 +99,7 @@ def _read(tests: list[Path], packets: Any) -> dict[str, dict[Key, Session]]:
                 (seen.get((capture, place), never), place, length - _RECORD_HEADER)
                 for place, length in zip(body["packetPos"], body["packetLen"], strict=True)
             ]
-    return told
+    return expected
 
 
 def _session(sessions: dict[Key, Session], protocol: int, sides: list[Endpoint]) -> tuple[Session, list[Endpoint]]:
@@ -107,11 +109,11 @@ def _session(sessions: dict[Key, Session], protocol: int, sides: list[Endpoint])
     return sessions.setdefault((protocol, tuple(sorted(sides))), Session()), sides
 
 
-def _difference(ours: dict[Key, Session], told: dict[Key, Session]) -> str | None:
-    if ours.keys() != told.keys():
-        here, there = sorted(ours.keys() - told.keys()), sorted(told.keys() - ours.keys())
+def _difference(ours: dict[Key, Session], expected: dict[Key, Session]) -> str | None:
+    if ours.keys() != expected.keys():
+        here, there = sorted(ours.keys() - expected.keys()), sorted(expected.keys() - ours.keys())
         return f"{len(here)} keys only iotid has, as {here[:1]}; {len(there)} only Arkime has, as {there[:1]}"
-    for key, session in told.items():
+    for key, session in expected.items():
         for what in ("packets", "bytes"):
             if getattr(ours[key], what) != getattr(session, what):
                 return f"{key}: {what} {getattr(ours[key], what)}, Arkime {getattr(session, what)}"
@@ -123,14 +125,14 @@ def _difference(ours: dict[Key, Session], told: dict[Key, Session]) -> str | Non
     return None
 
 
-def _difference_of_macs(ours: dict[Key, Session], told: dict[Key, Session]) -> str | None:
+def _difference_of_macs(ours: dict[Key, Session], expected: dict[Key, Session]) -> str | None:
     """Of the sessions with the same counts. Arkime lists every MAC that it saw, iotid's flow has the first."""
-    for key in ours.keys() & told.keys():
+    for key in ours.keys() & expected.keys():
         # Arkime shows no MACs of 802.11 and NFLOG
-        if ours[key].packets != told[key].packets or not any(told[key].macs.values()):
+        if ours[key].packets != expected[key].packets or not any(expected[key].macs.values()):
             continue
         for endpoint, macs in ours[key].macs.items():
-            known = told[key].macs[endpoint]
+            known = expected[key].macs[endpoint]
             if endpoint != _ANY and (not macs <= known or bool(macs) != bool(known)):
                 return f"{key}: MAC of {endpoint} {macs}, Arkime {known}"
     return None

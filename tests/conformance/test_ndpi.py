@@ -22,7 +22,7 @@ from iotid.flows import from_captures
 
 pytestmark = pytest.mark.captures
 
-# one direction only is printed as "->"; addresses of version 6 stand in brackets
+# one direction only is printed as "->"; addresses of version 6 are in brackets
 _LINE = re.compile(
     r"^\t\d+\t(?P<protocol>\S+) (?P<a>\S+) <?-> (?P<b>\S+) (?:\[VLAN: (?P<vlan>\d+)\])?"
     r".*?\[(?P<pa>\d+) pkts/(?P<ba>\d+) bytes <?-> (?P<pb>\d+) pkts/(?P<bb>\d+) bytes\]"
@@ -47,14 +47,17 @@ _PCAP = (b"\xd4\xc3\xb2\xa1", b"\xa1\xb2\xc3\xd4", b"\x4d\x3c\xb2\xa1", b"\xa1\x
 def test_ndpi__flows_have_its_endpoints_packets_and_bytes(
     suite: Path, capture_settings: config.Capture, judge: Any
 ) -> None:
-    told = {path.name.removesuffix(".out"): _read(path) for path in sorted((suite / "ndpi").glob("*.out"))}
-    paths = [str(suite / "ndpi" / name) for name in told]
+    expected = {path.name.removesuffix(".out"): _read(path) for path in sorted((suite / "ndpi").glob("*.out"))}
+    paths = [str(suite / "ndpi" / name) for name in expected]
     ours = _iotid(paths, capture_settings.model_copy(update={"fragment_records": 0}))
-    judge("ndpi", {name: _difference(_flows(ours[path]), told[name]) for name, path in zip(told, paths, strict=True)})
+    judge(
+        "ndpi",
+        {name: _difference(_flows(ours[path]), expected[name]) for name, path in zip(expected, paths, strict=True)},
+    )
 
 
 def _read(path: Path) -> Counter[Flow]:
-    """The flows that the text lists; lines of other tables do not look like them."""
+    """The flows that the text lists; lines of other tables have another form."""
     flows: Counter[Flow] = Counter()
     for line in path.read_text(errors="replace").splitlines():
         if found := _LINE.match(line):
@@ -84,7 +87,7 @@ def _flows(sums: Sums) -> Counter[Flow]:
     for (protocol, vlan, *ends), counts in sums.items():
         if any(packets for packets, _ in counts.values()):
             sides = [(_printed(end[0]), end[1], *counts[end]) for end in sorted(set(ends))]
-            if len(sides) == 1:  # a host that talks to its own port: the sender is one side, nobody the other
+            if len(sides) == 1:  # a host that talks to its own port: the sender is one side, no one is the other
                 sides.append((*sides[0][:2], 0, 0))
             flows[protocol, vlan, tuple(sorted(sides))] += 1
     return flows
@@ -138,8 +141,8 @@ def _claims_more(content: bytes, row: dict[str, Any]) -> bool:
     return claimed > captured_end - at
 
 
-def _difference(ours: Counter[Flow], told: Counter[Flow]) -> str | None:
-    if ours == told:
+def _difference(ours: Counter[Flow], expected: Counter[Flow]) -> str | None:
+    if ours == expected:
         return None
-    here, there = list((ours - told).elements()), list((told - ours).elements())
+    here, there = list((ours - expected).elements()), list((expected - ours).elements())
     return f"{len(here)} flows only iotid has, as {here[:1]}; {len(there)} only nDPI has, as {there[:1]}"

@@ -40,8 +40,10 @@ def test_nfstream__flows_have_its_endpoints_counts_and_first_lengths(
     with ThreadPoolExecutor(1) as other:
         answer = other.submit(_nfstream, paths)
         ours = _iotid(paths, settings)
-        told = answer.result()
-    judge("nfstream", {str(Path(path).relative_to(captures)): _difference(ours[path], told[path]) for path in paths})
+        expected = answer.result()
+    judge(
+        "nfstream", {str(Path(path).relative_to(captures)): _difference(ours[path], expected[path]) for path in paths}
+    )
 
 
 def _sample(captures: Path) -> list[str]:
@@ -56,14 +58,14 @@ def _nfstream(paths: list[str]) -> dict[str, Counter[Flow]]:
     ran = subprocess.run(
         [str(_PYTHON), str(script)], input="\n".join(paths), capture_output=True, text=True, timeout=300, check=True
     )
-    told: dict[str, Counter[Flow]] = {}
+    expected: dict[str, Counter[Flow]] = {}
     for line in ran.stdout.splitlines():
         path, flows = json.loads(line)
-        told[path] = Counter(_told(*flow) for flow in flows)
-    return told
+        expected[path] = Counter(_expected(*flow) for flow in flows)
+    return expected
 
 
-def _told(
+def _expected(
     protocol: int, vlan: int, source: str, source_port: int, destination: str, destination_port: int, *counts: Any
 ) -> Flow:
     packets, num_bytes, packets_back, bytes_back, senders, lengths = counts
@@ -85,7 +87,7 @@ def _iotid(paths: list[str], settings: config.Capture) -> dict[str, Counter[Flow
             (client if direction == 1 else server, length)
             for direction, length in zip(row["direction"], row["packet_length"], strict=True)
         )
-        # NFStream takes packets as they stand in the file, iotid by time
+        # NFStream takes packets in the order of the file, iotid by time
         sequence = in_file_order.get((path, protocol, vlan, tuple(sorted((client, server)))), sequence)
         counted = (
             (client, row["client_packets"], row["client_bytes"]),
@@ -96,7 +98,7 @@ def _iotid(paths: list[str], settings: config.Capture) -> dict[str, Counter[Flow
 
 
 def _sequences(paths: list[str], settings: config.Capture) -> dict[Any, tuple[tuple[Endpoint, int], ...]]:
-    """Senders and lengths in the order of the file, of the flows whose packets do not stand there in order of time."""
+    """Senders and lengths in the order of the file, of the flows whose packets are not there in order of time."""
     columns = [
         "capture_file", "protocol", "vlan", "source_ip", "source_port", "destination_ip", "destination_port",
         "frame_length", "timestamp",
@@ -113,8 +115,8 @@ def _sequences(paths: list[str], settings: config.Capture) -> dict[Any, tuple[tu
     }
 
 
-def _difference(ours: Counter[Flow], told: Counter[Flow]) -> str | None:
-    if ours == told:
+def _difference(ours: Counter[Flow], expected: Counter[Flow]) -> str | None:
+    if ours == expected:
         return None
-    here, there = sorted((ours - told).elements()), sorted((told - ours).elements())
+    here, there = sorted((ours - expected).elements()), sorted((expected - ours).elements())
     return f"{len(here)} flows only iotid has, as {here[:1]}; {len(there)} only NFStream has, as {there[:1]}"

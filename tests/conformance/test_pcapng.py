@@ -1,4 +1,4 @@
-"""The pcapng suite: as many packets as the text beside each file counts blocks of them, both byte orders alike."""
+"""The pcapng suite: as many packets as the text beside each file counts blocks, the same in both byte orders."""
 
 from __future__ import annotations
 
@@ -21,23 +21,25 @@ def test_pcapng__every_packet_block_is_read_and_nothing_else_counted(
     folder = suite / "pcapng"
     outcomes: dict[str, str | None] = {}
     for path in sorted(folder.glob("output_*/*/*.pcapng")):
-        told = sum(_block_counts(path.with_suffix(".txt")).get(kind, 0) for kind in _PACKET_BLOCKS)
+        expected = sum(_block_counts(path.with_suffix(".txt")).get(kind, 0) for kind in _PACKET_BLOCKS)
         table = read_packets(str(path), settings=capture_settings)
         counted = {row["reason"]: row["packets"] for row in counters(table).to_pylist()}
-        ours = {"flow": told} if told else {}  # all of the suite's packets are IP, and none is broken
-        same = counted == ours and len(table) == told
-        outcomes[str(path.relative_to(folder))] = None if same else f"iotid {counted}, told {told} packet blocks"
+        ours = {"flow": expected} if expected else {}  # all of the suite's packets are IP, and none is broken
+        same = counted == ours and len(table) == expected
+        outcomes[str(path.relative_to(folder))] = (
+            None if same else f"iotid {counted}, expected {expected} packet blocks"
+        )
     judge("pcapng", outcomes)
 
 
-def test_pcapng__little_and_big_endian_twins_give_the_same_packets(
-    suite: Path, capture_settings: config.Capture
-) -> None:
+def test_pcapng__both_byte_orders_give_the_same_packets(suite: Path, capture_settings: config.Capture) -> None:
     little = sorted((suite / "pcapng" / "output_le").glob("*/*.pcapng"))
     assert little
     for path in little:
-        twin = suite / "pcapng" / "output_be" / path.parent.name / path.name
-        tables = [read_packets(str(each), settings=capture_settings).drop(["capture_file"]) for each in (path, twin)]
+        big_endian = suite / "pcapng" / "output_be" / path.parent.name / path.name
+        tables = [
+            read_packets(str(each), settings=capture_settings).drop(["capture_file"]) for each in (path, big_endian)
+        ]
         assert tables[0].equals(tables[1]), path.name
 
 

@@ -17,7 +17,7 @@ from iotid.capture import read_packets
 
 pytestmark = pytest.mark.captures
 
-# a port stands behind its address and a dot; behind IPv6's extension headers it stands alone
+# a port follows its address and a dot; after IPv6's extension headers it is alone
 _SEGMENT = re.compile(r"(\d+) > (?:\S+\.)?(\d+): Flags \[([^]]*)\],.*? win (\d+)")
 _BITS = {"F": 1, "S": 2, "R": 4, "P": 8, ".": 16, "U": 32, "E": 64, "W": 128, "e": 0}  # e: AE, a bit of its own
 
@@ -33,10 +33,10 @@ def test_tcpdump__segments_have_the_printed_windows_and_flags(
     folder = suite / "tcpdump"
     outcomes: dict[str, str | None] = {}
     for name, capture, output in _tests(folder):
-        told = _read(folder / output)
+        expected = _read(folder / output)
         packets = read_packets(str(folder / capture), settings=capture_settings).select(_COLUMNS).to_pylist()
         ours = [tuple(row.values())[1:] for row in packets if row["protocol"] == 6]
-        outcomes[name] = None if ours == told else f"iotid {ours}, tcpdump {told}"
+        outcomes[name] = None if ours == expected else f"iotid {ours}, tcpdump {expected}"
     judge("tcpdump", outcomes)
 
 

@@ -115,13 +115,13 @@ def _iotid(path: str, settings: config.Capture) -> list[Packet]:
     return [tuple(row.values()) for row in table.to_pylist()]
 
 
-def _difference(ours: list[Packet], told: list[Packet]) -> str | None:
-    if len(ours) != len(told):
-        return f"iotid has {len(ours)} packets, tshark {len(told)}"
-    for number, (mine, its) in enumerate(zip(ours, told, strict=True)):
+def _difference(ours: list[Packet], expected: list[Packet]) -> str | None:
+    if len(ours) != len(expected):
+        return f"iotid has {len(ours)} packets, tshark {len(expected)}"
+    for number, (mine, its) in enumerate(zip(ours, expected, strict=True)):
         *mine_rest, protocol, length = mine
         *its_rest, its_protocol, its_length = its
-        # a protocol that tshark has no dissector for is not compared, nor a length that lies: its rule is iotid's own
+        # a protocol that tshark has no dissector for is not compared, nor a wrong length: its rule is iotid's own
         same = mine_rest == its_rest and its_protocol in (None, protocol)
         if not same or (length != its_length and 0 < its_length <= its[1]):
             return f"packet {number} of IP: iotid {mine[1:]}, tshark {its[1:]}"

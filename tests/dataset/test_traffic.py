@@ -21,8 +21,8 @@ from iotid.dataset import DeviceTraffic, read_device_traffic
 from iotid.dataset.traffic import _addresses, _at_devices, _macs, label_counts
 from iotid.errors import LabelError
 from iotid.labels import Device, DeviceList
-from iotid.simulate.captures import NIGHTS, write_demo
-from iotid.simulate.frames import Clock, Container, Host, Network, Packet
+from iotid.simulate.captures import CAPTURE_DATES, write_demo
+from iotid.simulate.frames import CaptureFile, Clock, Host, Network, Packet
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -204,7 +204,7 @@ def test_read_traffic__tells_sent_from_received_and_counts_whole_seconds(
         (CAM, PLUG, 100.0, 50), (CAM, PHONE, 100.999, 50), (CAM, PHONE, 101, 50), (PHONE, CAM, 100.5, 80),
         (PHONE, PHONE, 100.5, 80),
     )  # fmt: skip
-    Container("a.pcap").write(tmp_path, packets)
+    CaptureFile("a.pcap").write(tmp_path, packets)
     devices = DeviceList((Device(name="cam", mac=CAM), Device(name="plug", mac=PLUG)))
     traffic = read_device_traffic(spark, {"": [str(tmp_path)]}, devices, "name", ["cam", "plug"], settings.capture)
     assert _rows(traffic, "device", "second", "sent", "frame_length", "packets", "label") == [
@@ -222,7 +222,7 @@ def test_read_traffic__what_a_listed_router_forwards_is_not_the_routers(
     network, clock = Network(), Clock(int(100e9), 0, random.Random(1))
     beyond, router = Host(PLUG, "52.1.2.3", "2001:db8::1"), Host(PLUG, "10.0.0.254", "fd00::fe")
     pairs = [(_HOSTS[CAM], beyond), (_HOSTS[PHONE], beyond), (beyond, _HOSTS[CAM]), (router, beyond)]
-    Container("a.pcap").write(
+    CaptureFile("a.pcap").write(
         tmp_path, [packet for pair in pairs for packet in network.udp(pair, (5000, 6000), [(0, bytes(50))], clock)]
     )
     devices = DeviceList((Device(name="cam", mac=CAM), Device(name="router", mac=PLUG)))
@@ -242,7 +242,7 @@ def test_read_traffic__a_device_with_an_address_from_elsewhere_has_what_it_sends
     for site, pairs in (("home", [(moved, server), (server, moved), (server, quiet)]), ("office", [(server, moved)])):
         packets = [packet for pair in pairs for packet in network.udp(pair, (5, 6), [(0, bytes(50))], clock)]
         (tmp_path / site).mkdir()
-        Container("a.pcap").write(tmp_path / site, packets)
+        CaptureFile("a.pcap").write(tmp_path / site, packets)
     listed = DeviceList((Device(name="cam", mac=CAM), Device(name="router", mac=PLUG)))
     devices = replace(listed, routers={"home": frozenset({PLUG}), "office": frozenset({CAM})})
     paths = {site: [str(tmp_path / site)] for site in ("home", "office")}
@@ -261,15 +261,15 @@ def test_read_traffic__where_no_mac_is_shown_the_address_tells_if_one_device_alo
 ) -> None:
     both = frozenset({CAM, PLUG, PHONE})
     asked = [(CAM, PHONE, 100.0, 50), (PHONE, CAM, 100.2, 80)]
-    Container("a.pcapng", cooked=both).write(tmp_path, _sending(*asked))
-    Container("b.pcapng", cooked=both).write(tmp_path, _sending(asked[1]))
+    CaptureFile("a.pcapng", cooked=both).write(tmp_path, _sending(*asked))
+    CaptureFile("b.pcapng", cooked=both).write(tmp_path, _sending(asked[1]))
     borrowed = Network().udp(
         (Host(PLUG, "10.0.0.1", "fd00::1"), _HOSTS[PHONE]),
         (1, 2),
         [(0, bytes(50))],
         Clock(int(100e9), 0, random.Random(1)),
     )
-    Container("c.pcapng", cooked=both).write(tmp_path, [*_sending(*asked), *borrowed])
+    CaptureFile("c.pcapng", cooked=both).write(tmp_path, [*_sending(*asked), *borrowed])
     devices = [Device(name="cam", mac=CAM, ip="10.0.0.77"), Device(name="plug", mac=PLUG)]
 
     def found(devices: Iterable[Device]) -> list[tuple[Any, ...]]:
@@ -299,7 +299,7 @@ def test_read_traffic__equals_the_simulators_night_counted_packet_by_packet(
     write_demo(tmp_path)
     devices = DeviceList.read(tmp_path / "devices.yaml")
     labels = sorted(set(devices.labels("model")))
-    night = str(tmp_path / "captures" / "home" / NIGHTS[0])
+    night = str(tmp_path / "captures" / "home" / CAPTURE_DATES[0])
     capture = settings.capture.model_copy(update={"split_bytes": 1 << 20, "task_bytes": 1 << 20, "tunnels": ("gre",)})
     traffic = read_device_traffic(spark, {"": [night]}, devices, "model", labels, capture)
     label_of = {device.mac[0]: labels.index(device.model) for device in devices.devices}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from iotid import config
-from iotid.capture import split_capture
+from iotid.capture import find_captures
 from iotid.capture.counters import Counters
 from iotid.flows.read import TaskSplits, read_partials
 
@@ -18,7 +18,7 @@ def test_read_partials__are_handed_out_before_they_take_much_more_than_a_chunk(
     rows = [row | {"source_port": number} for number, row in enumerate(rows)]  # each a flow of its own
     write_pcap(tmp_path / "a.pcap", rows)
     settings = config.load_settings()
-    (split,) = split_capture(str(tmp_path / "a.pcap"), 0, settings.capture)
+    (split,) = find_captures([str(tmp_path / "a.pcap")]).captures
     task = TaskSplits([split], None)
     counts = {}
     for chunk_bytes in (4096, 1 << 26):

@@ -39,7 +39,7 @@ _FRAMES = b"F"  # an input that starts so is frames, not a file: faults above th
 
 
 def capture_of(data: bytes) -> bytes:
-    """The file that an input stands for: itself, or a pcap of a link type and frames, each behind its length."""
+    """The file of an input: itself, or a pcap of a link type and frames, each after its length."""
     if not data.startswith(_FRAMES):
         return data
     out = [struct.pack("<IHHIIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, _LINKS[data[1] % len(_LINKS)] if data[1:] else 1)]
@@ -66,7 +66,7 @@ def _frames_of(capture: bytes) -> bytes | None:
 
 
 def write_seeds(folder: Path, captures: Path | None) -> None:
-    """A small capture of each kind to start from, and the first bytes of real ones where they are at hand."""
+    """A small capture of each kind to start from, and the first bytes of real ones where they are available."""
     dice = random.Random(1)
     ip = bytes.fromhex("4500002e000100004011000a0a0000010a0000020035003500 1a0000".replace(" ", "")) + bytes(18)
     for link in _LINKS:

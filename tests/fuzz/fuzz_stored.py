@@ -41,10 +41,10 @@ def main() -> None:
     for number, seed in enumerate(target.seeds()):
         (corpus / f"seed-{number}").write_bytes(seed)
     logging.disable()
-    place = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+    folder = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
 
     def one(content: bytes) -> None:
-        stored.check(given.target, content, place)
+        stored.check(given.target, content, folder)
 
     def mutate(content: bytes, most: int, seed: int) -> bytes:
         dice = random.Random(seed)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from iotid import config
-from iotid.capture import read_packets, read_splits, split_capture
+from iotid.capture import find_captures, read_packets, read_splits, split_captures
 from iotid.capture.counters import Counters, counters
 from iotid.capture.packets import to_arrow
 from iotid.errors import InputError
@@ -19,7 +19,7 @@ _NOT_RECORDS = (
     "truncated_record",
 )  # counted, but no record that was walked over
 
-# everything on that the reader can do; packets small enough for a broken length to be seen at once
+# everything on that the reader can do; packets small enough for a broken length to be seen early
 EVERYTHING = {
     "max_packet_bytes": 4096,
     "duplicate_window_us": 1000,
@@ -50,8 +50,8 @@ def check(path: Path, settings: config.Capture) -> list[Any] | None:
     in_chunks = read_packets(str(path), settings=settings.model_copy(update={"chunk_bytes": _LEAST}))
     assert in_chunks.equals(whole), "chunks change packets"
     assert counters(in_chunks).equals(counted), "chunks change counters"
-    pieces = settings.model_copy(update={"chunk_bytes": _LEAST, "split_bytes": _SPLIT_BYTES})
-    _check_splits(path, pieces, whole)
+    small = settings.model_copy(update={"chunk_bytes": _LEAST, "split_bytes": _SPLIT_BYTES})
+    _check_splits(path, small, whole)
     rows = counted.to_pylist()
     assert len(whole) == sum(row["packets"] for row in rows if row["reason"] == "flow"), "packets are lost"
     assert all(row["packets"] >= 0 and row["bytes"] >= 0 for row in rows), "a count is negative"
@@ -59,7 +59,7 @@ def check(path: Path, settings: config.Capture) -> list[Any] | None:
 
 
 def _check_splits(path: Path, settings: config.Capture, whole: Any) -> None:
-    splits = split_capture(str(path), 0, settings)
+    splits = split_captures(find_captures([str(path)]).captures, settings).splits
     found = Counters()
     tables = [to_arrow(packets, [str(path)]) for split in splits for packets in read_splits([split], settings, found)]
     rows = [row for table in tables for row in table.to_pylist()]
@@ -70,5 +70,5 @@ def _check_splits(path: Path, settings: config.Capture, whole: Any) -> None:
     assert (starts[1:] == ends[:-1]).all(), "splits do not tile the file"
     if splits[-1].records >= 0:
         walked = sum(split.records for split in splits)
-        told = sum(packets for _, reason, packets, *_ in found if reason not in _NOT_RECORDS)
-        assert walked <= told, "records are lost"  # an aggregate counts as several
+        counted_records = sum(packets for _, reason, packets, *_ in found if reason not in _NOT_RECORDS)
+        assert walked <= counted_records, "records are lost"  # an aggregate counts as several

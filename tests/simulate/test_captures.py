@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from iotid.capture import counters, read_packets
-from iotid.simulate.captures import NIGHTS, write_demo
+from iotid.simulate.captures import CAPTURE_DATES, write_demo
 
 _GATEWAYS = {"02:1d:01:00:00:01", "02:1d:02:00:00:01"}
 
@@ -26,11 +26,11 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def layers(demo: Path) -> Counter[str]:
-    """How often scapy's own dissector names each layer, over one night of each site (1,500 packets a file)."""
+    """How often scapy's own dissector names each layer, over one date of each site (1,500 packets a file)."""
     from scapy.utils import PcapReader
 
     counted: Counter[str] = Counter()
-    for path in sorted(demo.glob(f"captures/*/{NIGHTS[0]}/*")):
+    for path in sorted(demo.glob(f"captures/*/{CAPTURE_DATES[0]}/*")):
         with PcapReader(str(path)) as reader:
             for packet in reader.read_all(1500):
                 counted.update({layer.__name__ for layer in packet.layers()})
@@ -47,7 +47,7 @@ def test_write_demo__same_seed_gives_the_same_bytes_and_another_seed_others(demo
     assert other["captures/home/2026-01-10/evening.pcap"] != _digests(demo)["captures/home/2026-01-10/evening.pcap"]
 
 
-def test_write_demo__files_begin_with_every_container_told_by_magic(demo: Path) -> None:
+def test_write_demo__files_begin_with_the_magic_of_every_format(demo: Path) -> None:
     magic = {path.name: path.read_bytes()[:4].hex() for path in demo.glob("captures/*/*/*")}
     assert magic == {
         "evening.pcap": "d4c3b2a1",  # µs, little-endian
@@ -66,14 +66,14 @@ def test_write_demo__scapy_finds_every_promised_layer(layers: Counter[str]) -> N
         assert layers[name] >= 3, name
 
 
-def test_write_demo__one_file_is_cut_at_its_snap_length_and_some_frames_before_their_ports(demo: Path) -> None:
+def test_write_demo__one_file_is_cut_at_its_snap_length_some_frames_before_ports(demo: Path) -> None:
     from scapy.utils import RawPcapReader
 
     with RawPcapReader(str(demo / "captures/office/2026-01-10/part-2.pcap")) as reader:
         captured = [(len(frame), meta.wirelen) for frame, meta in reader]
-    assert max(kept for kept, _ in captured) == 96
-    assert sum(kept < wire for kept, wire in captured) > 500
-    assert sum(kept == 30 for kept, _ in captured) == 6
+    assert max(length for length, _ in captured) == 96
+    assert sum(length < wire for length, wire in captured) > 500
+    assert sum(length == 30 for length, _ in captured) == 6
 
 
 def test_write_demo__every_file_has_records_out_of_order(demo: Path) -> None:
@@ -110,24 +110,32 @@ def test_write_demo__list_knows_the_units_but_for_the_one_that_must_stay_unknown
     assert len({device["name"] for device in listed}) == len(listed)
     assert len({device["model"] for device in listed}) >= 10
     known = {device["mac"]: device["name"] for device in listed}
-    seen = {(site, night): _senders(demo, site, night) - _GATEWAYS for site in ("home", "office") for night in NIGHTS}
-    assert {known[mac] for mac in seen["home", NIGHTS[1]] - seen["home", NIGHTS[0]]} == {"home-rovero-vacuum"}
-    assert {known[mac] for mac in seen["home", NIGHTS[0]] - seen["home", NIGHTS[1]]} == {"home-pondera-scale"}
-    assert seen["office", NIGHTS[0]] <= known.keys()
-    assert len(seen["office", NIGHTS[1]] - known.keys()) == 1
+    seen = {
+        (site, capture_date): _senders(demo, site, capture_date) - _GATEWAYS
+        for site in ("home", "office")
+        for capture_date in CAPTURE_DATES
+    }
+    assert {known[mac] for mac in seen["home", CAPTURE_DATES[1]] - seen["home", CAPTURE_DATES[0]]} == {
+        "home-rovero-vacuum"
+    }
+    assert {known[mac] for mac in seen["home", CAPTURE_DATES[0]] - seen["home", CAPTURE_DATES[1]]} == {
+        "home-pondera-scale"
+    }
+    assert seen["office", CAPTURE_DATES[0]] <= known.keys()
+    assert len(seen["office", CAPTURE_DATES[1]] - known.keys()) == 1
 
 
 def test_write_demo__units_have_flows_enough_to_learn_from(demo: Path) -> None:
-    for night in NIGHTS:
+    for capture_date in CAPTURE_DATES:
         for site in ("home", "office"):
-            flows = _flows_by_client(demo, site, night)
+            flows = _flows_by_client(demo, site, capture_date)
             assert 1500 <= sum(flows.values()) <= 3000
             assert min(flows.values()) >= 5
             assert sum(50 <= count <= 250 for count in flows.values()) >= len(flows) - 2
 
 
 def test_read_packets__accounts_for_every_packet_of_the_demo(demo: Path) -> None:
-    paths = [str(path) for path in sorted(demo.glob(f"captures/*/{NIGHTS[0]}/*"))]
+    paths = [str(path) for path in sorted(demo.glob(f"captures/*/{CAPTURE_DATES[0]}/*"))]
     table = read_packets(paths)
     counted = counters(table).to_pylist()
     by_reason: Counter[str] = Counter()
@@ -158,20 +166,20 @@ def _records(path: Path) -> int:
     return sum(1 for _ in _frames(path))
 
 
-def _senders(demo: Path, site: str, night: str) -> set[str]:
+def _senders(demo: Path, site: str, capture_date: str) -> set[str]:
     """MACs that send, where frames are Ethernet."""
     return {
         frame[6:12].hex(":")
-        for path in demo.glob(f"captures/{site}/{night}/*.pcap*")
+        for path in demo.glob(f"captures/{site}/{capture_date}/*.pcap*")
         if path.suffix != ".pcapng"
         for frame, _ in _frames(path)
     }
 
 
-def _flows_by_client(demo: Path, site: str, night: str) -> Counter[str]:
-    """TCP and UDP flows by MAC of the first sender, over all Ethernet captures of a night."""
+def _flows_by_client(demo: Path, site: str, capture_date: str) -> Counter[str]:
+    """TCP and UDP flows by MAC of the first sender, over all Ethernet captures of a date."""
     first: dict[tuple[Any, ...], str] = {}
-    for path in sorted(demo.glob(f"captures/{site}/{night}/*")):
+    for path in sorted(demo.glob(f"captures/{site}/{capture_date}/*")):
         for frame, meta in _frames(path):
             start = 18 if frame[12:14] == b"\x81\x00" else 14
             version = {b"\x08\x00": 4, b"\x86\xdd": 6}.get(frame[start - 2 : start])

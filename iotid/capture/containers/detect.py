@@ -1,4 +1,4 @@
-"""What a file is, told by its first bytes: pcap or pcapng, compressed or not; and what a reader must know of it."""
+"""The format of a file, by its first bytes: pcap or pcapng, compressed or not; and what a reader must know of it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from iotid.capture.containers.streams import (
-    Stream,
-    compression_of,
-    decompressed,
-    filesystem_of,
-    fingerprint_of,
-    open_file,
-    unreadable,
-)
+from iotid.capture.containers.compression import compression_of
+from iotid.capture.containers.files import filesystem_of, fingerprint_of, open_file, unreadable
+from iotid.capture.containers.streams import Stream, decompressed
 
 if TYPE_CHECKING:
     from pyarrow import fs
@@ -27,16 +21,16 @@ _BYTE_ORDER_MAGICS = (b"\x1a\x2b\x3c\x4d", b"\x4d\x3c\x2b\x1a")
 # magic, as a big-endian number, to (ticks per microsecond, bytes of a record's header)
 _PCAP_MAGICS = {0xA1B2C3D4: (1, 16), 0xA1B23C4D: (1000, 16), 0xA1B2CD34: (1, 24)}
 PCAP_HEADER_BYTES = 24
-_HEAD_BYTES = 1 << 16  # read of each file to tell what it is
-_ENOUGH = 64  # so many more records with true microseconds decide
-_LINK_TYPE_BITS = 0x03FFFFFF  # above them stands the length of a frame check sequence
+_DETECT_BYTES = 1 << 16  # read of each file to detect its format
+_ENOUGH = 64  # so many more records within the range decide
+_LINK_TYPE_BITS = 0x03FFFFFF  # above them is the length of a frame check sequence
 
 
 @dataclass(frozen=True)
-class Container:
-    """A capture file. ``context`` (JSON) is what a reader must know before the first record, at ``start``."""
+class CaptureFormat:
+    """The format of a file. ``context`` (JSON): what a reader must know before the first record, at byte ``start``."""
 
-    name: str  # pcap or pcapng
+    container: str  # pcap or pcapng
     compression: str
     file_bytes: int
     start: int
@@ -44,10 +38,10 @@ class Container:
     fingerprint: str
 
 
-def tell(path: str, filesystem: fs.FileSystem | None = None, inner: str = "") -> Container | None:
-    """What the file at a path or URI is; None where it is no capture. It is opened once.
+def detect_format(path: str, filesystem: fs.FileSystem | None = None, inner: str = "") -> CaptureFormat | None:
+    """The format of the file at a path or URI; None where it is no capture. It is opened once.
 
-    ``filesystem`` and ``inner``: where the path is already known to lead.
+    ``filesystem`` and ``inner``: the path's filesystem and the path within it, where they are already known.
 
     Raises:
         InputError: the file is missing or cannot be read.
@@ -56,26 +50,26 @@ def tell(path: str, filesystem: fs.FileSystem | None = None, inner: str = "") ->
         filesystem, inner = filesystem_of(path)
     try:
         with open_file(path, filesystem, inner) as file:
-            head = file.read(_HEAD_BYTES)
+            first_bytes = file.read(_DETECT_BYTES)
             file_bytes = file.seek(0, os.SEEK_END)
             fingerprint = fingerprint_of(file, file_bytes)
-            compression = compression_of(head)
+            compression = compression_of(first_bytes)
             if compression != "none":
                 file.seek(0)
-                head = decompressed(file, compression).window(0, _HEAD_BYTES).tobytes()
+                first_bytes = decompressed(file, compression).window(0, _DETECT_BYTES).tobytes()
     except OSError as fault:
         raise unreadable(path, fault) from None
-    if head.startswith(_PCAPNG_MAGIC) and (len(head) < 12 or head[8:12] in _BYTE_ORDER_MAGICS):
+    if first_bytes.startswith(_PCAPNG_MAGIC) and (len(first_bytes) < 12 or first_bytes[8:12] in _BYTE_ORDER_MAGICS):
         context = pcapng_context(False, np.empty((0, 0), np.int64))
-        return Container("pcapng", compression, file_bytes, 0, context, fingerprint)
+        return CaptureFormat("pcapng", compression, file_bytes, 0, context, fingerprint)
     orders: tuple[Literal["big", "little"], ...] = ("big", "little")
     for order in orders:
-        magic = int.from_bytes(head[:4], order)
-        if magic in _PCAP_MAGICS and len(head) >= 4:
+        magic = int.from_bytes(first_bytes[:4], order)
+        if magic in _PCAP_MAGICS and len(first_bytes) >= 4:
             ticks, record_header = _PCAP_MAGICS[magic]
-            if ticks == 1 and _counts_nanoseconds(head, order, record_header):
+            if ticks == 1 and _counts_nanoseconds(first_bytes, order, record_header):
                 ticks = 1000
-            link = int.from_bytes(head[20:24], order) & _LINK_TYPE_BITS
+            link = int.from_bytes(first_bytes[20:24], order) & _LINK_TYPE_BITS
             layout = {
                 "big_endian": order == "big",
                 "record_header": record_header,
@@ -83,27 +77,27 @@ def tell(path: str, filesystem: fs.FileSystem | None = None, inner: str = "") ->
                 "link_type": link,
             }
             start = PCAP_HEADER_BYTES if compression != "none" else min(PCAP_HEADER_BYTES, file_bytes)
-            return Container("pcap", compression, file_bytes, start, json.dumps(layout), fingerprint)
+            return CaptureFormat("pcap", compression, file_bytes, start, json.dumps(layout), fingerprint)
     return None
 
 
-def _counts_nanoseconds(head: bytes, order: Literal["big", "little"], record_header: int) -> bool:
-    """Whether records under the magic of microseconds count nanoseconds: some writers take the wrong magic.
+def _counts_nanoseconds(first_bytes: bytes, order: Literal["big", "little"], record_header: int) -> bool:
+    """Whether records under the magic of microseconds count nanoseconds: some writers use the wrong magic.
 
-    The file's first records tell, and so for all splits alike: all fractions of a second are below 10**9, and more are
-    above what microseconds can be than below (of true ones 999 in 1,000; 0 says nothing).
+    Decided by the file's first records, so the same for all splits: all fractions of a second are below 10**9, and more
+    are beyond the range of microseconds than within (of true nanoseconds 999 in 1,000; a 0 does not count).
     """
-    at, above, below = PCAP_HEADER_BYTES, 0, 0
-    while at + record_header <= len(head):
-        fraction, captured = (int.from_bytes(head[at + i : at + i + 4], order) for i in (4, 8))
+    at, beyond, within = PCAP_HEADER_BYTES, 0, 0
+    while at + record_header <= len(first_bytes):
+        fraction, captured = (int.from_bytes(first_bytes[at + i : at + i + 4], order) for i in (4, 8))
         if fraction >= 10**9:
             return False
-        above += fraction >= 10**6
-        below += 0 < fraction < 10**6
-        if below > above + _ENOUGH:
+        beyond += fraction >= 10**6
+        within += 0 < fraction < 10**6
+        if within > beyond + _ENOUGH:
             return False
         at += record_header + captured
-    return above > below
+    return beyond > within
 
 
 def pcapng_context(big_endian: bool, interfaces_IF: Any) -> str:

@@ -1,4 +1,4 @@
-"""The walk over a classic pcap's records, and the search for the next provable one behind a broken record.
+"""The walk over a classic pcap's records, and the search for the next provable one after a broken record.
 
 Format: draft-ietf-opsawg-pcap. A record is 16 bytes of header (24 in Kuznetzov's modified pcap) and the captured bytes.
 """
@@ -42,7 +42,7 @@ def walk_pcap(
 ) -> tuple[int, int, int]:
     """Step from ``state[POSITION]`` until ``limit``, the buffer's end, or full tables.
 
-    A broken stretch that begins before ``limit`` is followed to its end, so that where a walk ends is a function of
+    A broken byte range that begins before ``limit`` is followed to its end, so that where a walk ends is a function of
     where it starts and of ``limit``. ``buffer`` starts at byte ``base`` of the stream and, where ``final``, ends with
     it. Returns the number of records and of faults written, and how many bytes from the new position on are needed to
     go on (0: the reason is another).
@@ -74,14 +74,14 @@ def walk_pcap(
         wire = u32(buffer, i + 12, big)
         seconds = u32(buffer, i, big)
         ticks = u32(buffer, i + 4, big)
-        hole = captured == 0 and wire == 0 and seconds == 0 and ticks == 0  # zeros that a crash left behind
+        hole = captured == 0 and wire == 0 and seconds == 0 and ticks == 0  # zeros left by a crash
         if captured <= layout[MAX_PACKET_BYTES] and wire <= MAX_WIRE_BYTES and not hole:
             if i + header + captured <= size:
                 time = seconds * 1_000_000
                 link = layout[LINK_TYPE]
                 if ticks < 1_000_000 * layout[TICKS_PER_US]:
                     time += ticks // layout[TICKS_PER_US]
-                else:  # a fraction of a second that is none
+                else:  # an invalid fraction of a second
                     link = BROKEN
                 emit(records, n, base + i, i + header, captured, wire, time, link)
                 n += 1
@@ -102,7 +102,7 @@ def walk_pcap(
 def guess_pcap(buffer: Bytes, stop: int, final: bool, layout: Longs) -> int:
     """Where in ``buffer[:stop]`` the longest chain of plausible records starts, or the first long one; -1: nowhere.
 
-    From every place before ``stop`` on, CHAIN records are within the buffer, if there are so many.
+    From every offset before ``stop`` on, CHAIN records are within the buffer, if there are so many.
     """
     size = len(buffer)
     best = -1
@@ -122,7 +122,7 @@ def guess_pcap(buffer: Bytes, stop: int, final: bool, layout: Longs) -> int:
 def _is_chain(buffer: Bytes, at: int, final: bool, layout: Longs) -> bool:
     """Whether CHAIN plausible records follow one another from ``at``, or two that end exactly with the stream.
 
-    One alone proves nothing: in the data of a record that the stream's end cuts off, one is found too easily.
+    A single one proves nothing: in the data of a record that the stream's end cuts off, one is found too easily.
     """
     length, end = _chain(buffer, at, layout, CHAIN)
     if length == CHAIN:

@@ -33,9 +33,9 @@ LINK_TYPE, SNAP_LENGTH, BINARY, EXPONENT, OFFSET_S = range(5)
 INTERFACE_SIZE = 5
 MAX_INTERFACES = 1 << 16  # of one section: what a split must carry stays small
 TABLE_FULL = -1  # returned as `need`: give a larger table of interfaces
-ANY_ORDER = -1  # a byte order that need not be known: the block begins a section, and tells
+ANY_ORDER = -1  # a byte order that need not be known: the block begins a section, which says
 
-MAX_OPTION_BYTES = 1 << 16  # what a packet block may hold beside its packet
+MAX_OPTION_BYTES = 1 << 16  # of a packet block beside its packet
 _MAX_BLOCK_BYTES = 1 << 24  # the limit of libpcap and Wireshark
 
 _SECTION, _INTERFACE, _PACKET, _SIMPLE, _ENHANCED = 0x0A0D0D0A, 1, 2, 3, 6
@@ -89,33 +89,33 @@ def walk_pcapng(
                 i = size
                 f = add_fault(faults, f, state, base + i, False)
             break
-        kind, length, big = _block(buffer, i, state[SECTION_BIG_ENDIAN] != 0)
+        block_type, length, big = _block(buffer, i, state[SECTION_BIG_ENDIAN] != 0)
         if 0 < length <= max(_MAX_BLOCK_BYTES, max_packet_bytes + MAX_OPTION_BYTES):
             if i + length > size:
                 if not final:
                     need = length
                     break
-                state[CUT] = _is_packet(kind)
+                state[CUT] = _is_packet(block_type)
             elif u32(buffer, i + length - 4, big) == length:
-                if kind == _SECTION:
+                if block_type == _SECTION:
                     state[SECTION_BIG_ENDIAN] = big
                     state[SECTIONS] += 1
                     state[INTERFACES] = 0
                     state[CHANGED_AT] = state[RECORDS] + n
-                elif kind == _INTERFACE and state[INTERFACES] < MAX_INTERFACES:
+                elif block_type == _INTERFACE and state[INTERFACES] < MAX_INTERFACES:
                     if state[INTERFACES] == len(interfaces_IF):
                         need = TABLE_FULL
                         break
                     _describe(buffer, i, length, big, interfaces_IF[state[INTERFACES]])
                     state[INTERFACES] += 1
                     state[CHANGED_AT] = state[RECORDS] + n
-                elif _is_packet(kind):
-                    data, captured, wire, interface = _packet(buffer, i, kind, length, big, max_packet_bytes)
+                elif _is_packet(block_type):
+                    data, captured, wire, interface = _packet(buffer, i, block_type, length, big, max_packet_bytes)
                     time = 0
                     link = BROKEN
                     if data > 0 and interface < state[INTERFACES]:
                         link = interfaces_IF[interface, LINK_TYPE]
-                        if kind == _SIMPLE:  # knows no time, and is cut at its interface's snap length
+                        if block_type == _SIMPLE:  # has no time, and is cut at its interface's snap length
                             if interfaces_IF[0, SNAP_LENGTH] > 0:
                                 captured = min(captured, interfaces_IF[0, SNAP_LENGTH])
                         else:
@@ -142,38 +142,38 @@ def walk_pcapng(
 
 
 @kernel
-def _is_packet(kind: int) -> bool:
-    return kind in (_ENHANCED, _SIMPLE, _PACKET)
+def _is_packet(block_type: int) -> bool:
+    return block_type in (_ENHANCED, _SIMPLE, _PACKET)
 
 
 @kernel
 def _block(buffer: Bytes, at: int, section_big: bool) -> tuple[int, int, bool]:
     """Type, length and byte order of the block whose first 12 bytes are at ``at``; length 0 where it cannot be one."""
     big = section_big
-    kind = u32(buffer, at, big)
+    block_type = u32(buffer, at, big)
     least = 12
-    if kind == _SECTION:
+    if block_type == _SECTION:
         least = 28
         big = u32(buffer, at + 8, True) == _BYTE_ORDER_MAGIC
         if not big and u32(buffer, at + 8, False) != _BYTE_ORDER_MAGIC:
-            return kind, 0, big
-    elif kind == _INTERFACE:
+            return block_type, 0, big
+    elif block_type == _INTERFACE:
         least = 20
-    elif kind in (_ENHANCED, _PACKET):
+    elif block_type in (_ENHANCED, _PACKET):
         least = 32
-    elif kind == _SIMPLE:
+    elif block_type == _SIMPLE:
         least = 16
     length = u32(buffer, at + 4, big)
     if length < least or length % 4 != 0:
-        return kind, 0, big
-    return kind, length, big
+        return block_type, 0, big
+    return block_type, length, big
 
 
 @kernel
 def guess_pcapng(buffer: Bytes, stop: int, final: bool, max_packet_bytes: int) -> tuple[int, int]:
     """Where in ``buffer[:stop]`` the longest chain of blocks starts, or the first long one (-1: nowhere); byte order.
 
-    The byte order is 1 where the blocks are big-endian, 0 where not. From every place before ``stop`` on, CHAIN blocks
+    The byte order is 1 where the blocks are big-endian, 0 where not. From every offset before ``stop`` on, CHAIN blocks
     are within the buffer, if there are so many.
     """
     size = len(buffer)
@@ -207,10 +207,10 @@ def _chain(buffer: Bytes, at: int, big: bool, max_packet_bytes: int, most: int) 
     i = at
     count = 0
     while count < most and size - i >= 12:
-        kind, length, big = _block(buffer, i, big)
+        block_type, length, big = _block(buffer, i, big)
         if length == 0 or length > max_packet_bytes + MAX_OPTION_BYTES or i + length > size:
             break
-        named = 0 < kind < 0x10000 or kind in (_SECTION, 0x00000BAD, 0x40000BAD) or kind >= 0x80000000
+        named = 0 < block_type < 0x10000 or block_type in (_SECTION, 0x00000BAD, 0x40000BAD) or block_type >= 0x80000000
         if not named or u32(buffer, i + length - 4, big) != length:
             break
         i += length
@@ -220,7 +220,7 @@ def _chain(buffer: Bytes, at: int, big: bool, max_packet_bytes: int, most: int) 
 
 @kernel
 def _describe(buffer: Bytes, at: int, length: int, big: bool, interface_F: Longs) -> None:
-    """Read an interface description block. Each turn of the loop over its options goes on by 4 bytes at least."""
+    """Read an interface description block. Each turn of the loop over its options advances by 4 bytes at least."""
     interface_F[LINK_TYPE] = u16(buffer, at + 8, big)
     interface_F[SNAP_LENGTH] = u32(buffer, at + 12, big)
     interface_F[BINARY] = 0
@@ -246,10 +246,10 @@ def _describe(buffer: Bytes, at: int, length: int, big: bool, interface_F: Longs
 
 @kernel
 def _packet(
-    buffer: Bytes, at: int, kind: int, length: int, big: bool, max_packet_bytes: int
+    buffer: Bytes, at: int, block_type: int, length: int, big: bool, max_packet_bytes: int
 ) -> tuple[int, int, int, int]:
     """Where a packet block's frame starts (0: its fields contradict each other), captured and wire bytes, interface."""
-    if kind == _SIMPLE:
+    if block_type == _SIMPLE:
         wire = u32(buffer, at + 8, big)
         captured = min(wire, length - 16)
         data = at + 12
@@ -258,7 +258,7 @@ def _packet(
         wire = u32(buffer, at + 24, big)
         captured = u32(buffer, at + 20, big)
         data = at + 28
-        interface = u32(buffer, at + 8, big) if kind == _ENHANCED else u16(buffer, at + 8, big)
+        interface = u32(buffer, at + 8, big) if block_type == _ENHANCED else u16(buffer, at + 8, big)
     if captured > min(length - (data - at) - 4, max_packet_bytes) or wire > MAX_WIRE_BYTES:
         return 0, 0, 0, 0
     return data, captured, wire, interface
@@ -281,7 +281,7 @@ def _microseconds(high: int, low: int, binary: int, exponent: int, offset_s: int
         if exponent < 64:
             seconds = ticks >> np.uint64(exponent)
             ticks &= (np.uint64(1) << np.uint64(exponent)) - np.uint64(1)
-        # ticks * 10**6 has up to 84 bits: made in two halves, of which the lower only carries
+        # ticks * 10**6 has up to 84 bits: computed in two halves, of which the lower only carries
         upper = (ticks >> _WORD) * _MILLION + (((ticks & _LOWER) * _MILLION) >> _WORD)
         if exponent < 32:
             part = (ticks * _MILLION) >> np.uint64(exponent)

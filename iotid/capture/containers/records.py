@@ -1,4 +1,4 @@
-"""What a walk over a capture finds: records, and the stretches that it had to skip."""
+"""What a walk over a capture finds: records, and the byte ranges that it had to skip."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ from iotid.capture.fields import Longs
 from iotid.capture.jit import kernel
 
 # indices into a walk's `state`, int64 each
-POSITION = 0  # byte of the stream where the walk stands
-SKIP_FROM = 1  # start of the broken stretch whose end is being looked for; -1: none
-CUT = 2  # 1: that stretch starts with a record whose header is there and whose data the stream's end cuts off
+POSITION = 0  # byte of the stream that the walk has reached
+SKIP_FROM = 1  # start of the broken byte range whose end is not found yet; -1: none
+CUT = 2  # 1: that range starts with a record whose header is there and whose data the stream's end cuts off
 RECORDS = 3  # records walked over so far
 SECTION_BIG_ENDIAN = 4  # pcapng: byte order of the section
 INTERFACES = 5  # pcapng: interfaces that the section has described so far
-CHANGED_AT = 6  # pcapng: RECORDS when a section began or an interface was described; -1: that has not been
+CHANGED_AT = 6  # pcapng: RECORDS when a section began or an interface was described; -1: never
 SECTIONS = 7  # pcapng: sections that began
 STATE_SIZE = 8
 
 CHAIN = 3  # so many plausible records in a row prove the first: by chance one in 2**60 offsets of random bytes passes
-LONG_CHAIN = (
-    32  # so many are taken for the file's own without a look at others: a capture inside segments of a transfer
-)
-# breaks off at each segment's end, and 32 of the shortest frames fill more than the usual segment of 1460 bytes
+# so many are taken for the file's own without a search for others: a capture inside segments of a transfer breaks off
+# at each segment's end, and 32 of the shortest frames fill more than the usual segment of 1460 bytes
+LONG_CHAIN = 32
 MAX_WIRE_BYTES = 2**31 - 1  # longer frames cannot be; columns of lengths are int32
 FAR_END = 2**24  # bytes: a frame longer than this is no proof of a record
 
@@ -68,7 +67,7 @@ def emit(records: Records, n: int, offset: int, data: int, captured: int, wire: 
 
 @kernel
 def add_fault(faults: Longs, f: int, state: Longs, end: int, at_end: bool) -> int:
-    """Close the broken stretch at ``end`` as fault ``f`` (start, bytes, kind); return the number of faults."""
+    """Close the broken byte range at ``end`` as fault ``f`` (start, bytes, kind); return the number of faults."""
     faults[f, 0] = state[SKIP_FROM]
     faults[f, 1] = end - state[SKIP_FROM]
     faults[f, 2] = TRUNCATED_RECORD if at_end and state[CUT] == 1 else SKIPPED_BYTES

@@ -2,41 +2,25 @@
 
 from __future__ import annotations
 
-import bz2
 import io
-import lzma
 import mmap
 import os
-import re
-import stat
-import zlib
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import quote, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
+from iotid.capture.containers.compression import BLOCK, FAULTS, decompressor
+from iotid.capture.containers.files import filesystem_of, fingerprint_of, open_file, unreadable
+from iotid.capture.file_split import FileSplit
 from iotid.errors import InputError, StaleError
-from iotid.inputs import kind_of, open_without_waiting
-from iotid.messages import NO_CREDENTIALS, holds_credentials, redacted_location
-from iotid.storage import local_path
 
 if TYPE_CHECKING:
-    from pyarrow import fs
-
     from iotid import config
-    from iotid.capture.splits.plan import FileSplit
 
-_COMPRESSIONS = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd", "bz2": b"BZh", "xz": b"\xfd7zXZ\x00"}
-_SAMPLE = 1 << 16  # bytes at either end of a capture that tell whether it is still the same
-_PIECE = 1 << 18  # bytes read from a compressed file at once
-_FIRST_PIECE = 1 << 9  # bytes given to a member's decompressor first: what follows a shorter member is copied out of it
-_ZSTD_PIECE = 1 << 14  # bytes decompressed at once: what a broken frame can cost at most
-_XZ_MEMORY = 1 << 28  # bytes: an xz header may ask for 4 GiB of dictionary; its strongest preset takes 64 MiB
 _ANY_EXPANSION = 1 << 26  # bytes that any compressed file may expand to: small ones of few distinct bytes do honestly
-_PADDING = re.compile(rb"\0*")
 
 
 class Stream(Protocol):
@@ -80,9 +64,9 @@ class _Mapped(_Closing):
         length = min(size, self._size - position)
         if length <= 0:
             return _readonly(b"")
-        lead = position % mmap.ALLOCATIONGRANULARITY
-        mapped = mmap.mmap(self._file.fileno(), length + lead, access=mmap.ACCESS_READ, offset=position - lead)
-        return np.frombuffer(mapped, np.uint8)[lead:]
+        skip = position % mmap.ALLOCATIONGRANULARITY
+        mapped = mmap.mmap(self._file.fileno(), length + skip, access=mmap.ACCESS_READ, offset=position - skip)
+        return np.frombuffer(mapped, np.uint8)[skip:]
 
     def close(self) -> None:
         self._file.close()
@@ -103,9 +87,8 @@ class _Fetched(_Closing):
         self._file.close()
 
 
-class _Told(io.RawIOBase):
-    """The first ``size`` bytes of an open file. Faults are told as those of its path: they are not what a decompressor
-    says of its content."""
+class _FileStart(io.RawIOBase):
+    """The first ``size`` bytes of an open file. Faults are reported with its path: they are none of its content."""
 
     def __init__(self, file: Any, path: str, size: int) -> None:
         self._file = file
@@ -136,10 +119,10 @@ class _Told(io.RawIOBase):
 
 
 class _Decompressed(_Closing):
-    """A compressed file, read forward; what stands before a break is delivered, then ``fault`` says what broke."""
+    """A compressed file, read forward; what is before a fault is delivered, then ``fault`` says what it was."""
 
     def __init__(self, file: Any, read: Callable[[int], bytes], most: int | None, beyond: str) -> None:
-        """``most``: bytes that may be delivered; ``beyond``: what an error says of more."""
+        """``most``: bytes that may be delivered; ``beyond``: the error's text if there are more."""
         self._file = file
         self._read = read
         self._left = most
@@ -152,7 +135,7 @@ class _Decompressed(_Closing):
         assert position >= self._start, "a compressed stream is read forward only"
         while not self._ended and self._start + len(self._held) < position:
             self._start += len(self._held)
-            self._held = bytearray(self._more(min(position - self._start, _PIECE)))
+            self._held = bytearray(self._more(min(position - self._start, BLOCK)))
         skip = min(position - self._start, len(self._held))
         self._start += skip
         held = self._held[skip:]
@@ -167,7 +150,7 @@ class _Decompressed(_Closing):
             data = self._read(size)
         except InputError:
             raise
-        except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as fault:
+        except FAULTS as fault:
             self.fault = str(fault)
             data = b""
         self._ended = not data
@@ -205,10 +188,10 @@ def open_stream(capture: FileSplit, settings: config.Capture) -> Stream:
             )
         if capture.compression == "none":
             local = filesystem.type_name == "local"
-            return _Mapped(file, file_bytes) if local else _Fetched(_Told(file, path, file_bytes), file_bytes)
+            return _Mapped(file, file_bytes) if local else _Fetched(_FileStart(file, path, file_bytes), file_bytes)
         file.seek(0)
         most, beyond = _expansion(capture, settings)
-        return decompressed(_Told(file, path, file_bytes), capture.compression, most, beyond)
+        return decompressed(_FileStart(file, path, file_bytes), capture.compression, most, beyond)
     except FileNotFoundError:
         raise StaleError(
             f"{path}: was there when it was planned and is gone; bring it back, or plan again (split-pcaps)"
@@ -218,7 +201,7 @@ def open_stream(capture: FileSplit, settings: config.Capture) -> Stream:
 
 
 def _expansion(capture: FileSplit, settings: config.Capture) -> tuple[int, str]:
-    """Bytes that a compressed capture may expand to, and what is said of one that has more."""
+    """Bytes that a compressed capture may expand to, and the error's text if there are more."""
     by_ratio = max(settings.max_expansion * capture.file_bytes, _ANY_EXPANSION)
     most, key = min((by_ratio, "max_expansion"), (settings.max_expanded_bytes, "max_expanded_bytes"))
     return most, (
@@ -227,162 +210,15 @@ def _expansion(capture: FileSplit, settings: config.Capture) -> tuple[int, str]:
     )
 
 
-def open_file(path: str, filesystem: fs.FileSystem, inner: str) -> Any:
-    """The file at ``inner``, open for reading at any place; ``path`` is what it is called.
-
-    Raises:
-        InputError: it is no file but a pipe, a socket or a device, which would be waited for.
-        OSError: it cannot be opened.
-    """
-    if filesystem.type_name != "local":
-        return filesystem.open_input_file(inner)
-    file, mode = open_without_waiting(inner)
-    if not stat.S_ISREG(mode):
-        file.close()
-        raise not_regular(path, mode)
-    return file
-
-
-def fingerprint_of(file: Any, size: int) -> str:
-    """Checksums of both ends of the file's first ``size`` bytes.
-
-    They tell a file that grew from one that was written anew, at the price of two reads, whatever the file's size.
-    """
-    sums = []
-    for start in dict.fromkeys((0, max(size - _SAMPLE, 0))):
-        file.seek(start)
-        sums.append(zlib.crc32(file.read(min(size, _SAMPLE)), size & 0xFFFFFFFF))
-    return "".join(f"{value:08x}" for value in sums)
-
-
-def unreadable(path: str, fault: OSError) -> InputError:
-    return InputError(f"{path}: cannot be read ({fault.strerror or fault}); check that it is there and may be read")
-
-
-def not_regular(path: str, mode: int) -> InputError:
-    return InputError(f"{path}: is {kind_of(mode)} and no file, which captures must be; write it to a file first")
-
-
 def decompressed(file: Any, compression: str, most: int | None = None, beyond: str = "") -> Stream:
     """The uncompressed stream of an open file; closing it closes the file.
 
-    ``most``: bytes that it may deliver, if any number is not to; more raises an InputError that says ``beyond``.
+    ``most``: bytes that it may deliver, None: any number; more raises an InputError with the text ``beyond``.
     """
-    return _Decompressed(file, _reader(compression, file), most, beyond)
-
-
-def compression_of(head: bytes) -> str:
-    """The compression that a file's first bytes tell: none, gzip, zstd, bz2 or xz."""
-    return next((name for name, magic in _COMPRESSIONS.items() if head.startswith(magic)), "none")
-
-
-def filesystem_of(path: str) -> tuple[fs.FileSystem, str]:
-    """The pyarrow filesystem of a path or URI, and the path within it."""
-    from pyarrow import ArrowException, fs
-
-    local = local_path(path)
-    if local is not None:
-        if re.search("[\0\ud800-\udc7f\udd00-\udfff]", local):
-            raise InputError(f"{local!r}: no file can have this name; give a capture or a folder of captures")
-        return fs.LocalFileSystem(), local
-    if holds_credentials(path):
-        raise InputError(f"{redacted_location(path)}: {NO_CREDENTIALS}")
-    try:
-        return fs.FileSystem.from_uri(path)
-    except (ArrowException, OSError, ValueError) as fault:
-        raise InputError(f"{path}: is not a path or URI that can be opened ({fault})") from None
-
-
-def uri_of(location: str, inner: str) -> str:
-    """The path or URI of ``inner``, found on the filesystem of ``location``."""
-    if local_path(location) is not None:
-        return inner
-    parts = urlsplit(location)
-    user, _, host = parts.netloc.rpartition("@")
-    bucket = inner.partition("/")[0] == host  # object stores: the first part of the path is the bucket
-    place = f"{user}@" * bool(user) + quote(inner if bucket else host + inner, safe="/:[]")
-    return f"{parts.scheme}://{place}" + f"?{parts.query}" * bool(parts.query)
+    return _Decompressed(file, decompressor(compression, file), most, beyond)
 
 
 def _readonly(data: Any) -> NDArray[np.uint8]:
     array = np.frombuffer(data, np.uint8)
     array.flags.writeable = False  # one type for all sources, so that each kernel is compiled once
     return array
-
-
-def _reader(compression: str, file: Any) -> Callable[[int], bytes]:
-    if compression == "zstd":
-        import pyarrow as pa
-
-        stream = pa.CompressedInputStream(file, "zstd")
-        return lambda size: stream.read(min(size, _ZSTD_PIECE))
-    makers: dict[str, Callable[[], Any]] = {
-        "gzip": _Inflate,
-        "bz2": bz2.BZ2Decompressor,
-        "xz": lambda: lzma.LZMADecompressor(memlimit=_XZ_MEMORY),
-    }
-    return _Members(file, makers[compression]).read
-
-
-class _Members:
-    """The members of a gzip, bz2 or xz file one after another, as their command-line tools read them."""
-
-    def __init__(self, file: Any, maker: Callable[[], Any]) -> None:
-        self._file = file
-        self._maker = maker
-        self._decompressor = maker()
-        self._piece, self._at = b"", 0  # read from the file, and how much of it was given to the decompressor
-        self._step = _FIRST_PIECE
-
-    def read(self, size: int) -> bytes:
-        while True:
-            if self._decompressor.eof and not self._next_member():
-                return b""
-            given = self._next_piece() if self._decompressor.needs_input else b""
-            data: bytes = self._decompressor.decompress(given, size)
-            if data:
-                return data
-            if not given and not self._decompressor.eof:
-                raise EOFError("the compressed file is cut off")
-
-    def _next_piece(self) -> bytes:
-        """What the decompressor gets next; none at the end of the file."""
-        if self._at == len(self._piece):
-            self._piece, self._at = self._file.read(_PIECE), 0
-        given = self._piece[self._at : self._at + self._step]
-        self._at += len(given)
-        self._step = min(2 * self._step, _PIECE)
-        return given
-
-    def _next_member(self) -> bool:
-        """Step over the zeros that may pad a member; False at the end of the file."""
-        self._at -= len(self._decompressor.unused_data)
-        while (at := _PADDING.match(self._piece, self._at).end()) == len(self._piece):  # type: ignore[union-attr]
-            self._piece, self._at = self._file.read(_PIECE), 0
-            if not self._piece:
-                return False
-        self._at, self._step = at, _FIRST_PIECE
-        self._decompressor = self._maker()
-        return True
-
-
-class _Inflate:
-    """``zlib``'s gzip reader behind the interface that ``bz2`` and ``lzma`` share."""
-
-    def __init__(self) -> None:
-        self._inner = zlib.decompressobj(wbits=31)
-
-    def decompress(self, data: bytes, size: int) -> bytes:
-        return self._inner.decompress(self._inner.unconsumed_tail + data, size)
-
-    @property
-    def eof(self) -> bool:
-        return self._inner.eof
-
-    @property
-    def unused_data(self) -> bytes:
-        return self._inner.unused_data
-
-    @property
-    def needs_input(self) -> bool:
-        return not self._inner.unconsumed_tail

@@ -1,4 +1,4 @@
-"""The walk over a capture's records, window by window: the one way in which planner and reader step through a file."""
+"""The walk over a capture's records, window by window, for planner and reader."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _MAX_FAULTS = 4096
 
 @dataclass(frozen=True)
 class Step:
-    """What one window held: its records, and the broken stretches between them."""
+    """The records of one window, and the broken byte ranges between them."""
 
     buffer: NDArray[np.uint8]
     records: Records
@@ -46,8 +46,8 @@ class Step:
 class Walk:
     """Iterates over the windows of ``stream`` from ``start`` to ``end`` (-1: to the stream's end).
 
-    A step's arrays are written over by the next one. At the end ``position`` is where it stopped: at ``end`` if a
-    record starts there, else where the record or the broken stretch ends that goes across it.
+    The next step overwrites a step's arrays. At the end ``position`` is where it stopped: at ``end`` if a record starts
+    there, else where the record or the broken byte range across it ends.
     """
 
     def __init__(
@@ -106,11 +106,11 @@ class Walk:
         return self._interfaces_IF[: self._state[INTERFACES]] if self._is_pcapng else np.empty((0, 0), np.int64)
 
     def guess(self) -> int | None:
-        """Stand where a record seems to start, before the walk's end; None where none does.
+        """Move to where a record seems to start, before the walk's end; None where none does.
 
         Returns the byte order that the pcapng seems to have there, ANY_ORDER where it need not be known.
         """
-        packet = self._settings.max_packet_bytes + pcapng.MAX_OPTION_BYTES  # more than any record's header takes too
+        packet = self._settings.max_packet_bytes + pcapng.MAX_OPTION_BYTES  # more than any record's header too
         reach = CHAIN * packet
         while self.position < self._limit:
             base = self.position
@@ -133,16 +133,16 @@ class Walk:
     def __iter__(self) -> Iterator[Step]:
         chunk = self._settings.chunk_bytes
         need = 0
-        # made once: fresh memory for each window would take longer than the walk itself
+        # reused: fresh memory for each window would take longer than the walk itself
         records = empty_records(chunk // _RECORD_BYTES)
         faults_F3 = np.empty((_MAX_FAULTS, 3), np.int64)
         while self.position < self._limit or self._state[SKIP_FROM] >= 0:
             base = self.position
             first_record = self.records
             within = self._limit - base
-            asked = max(min(chunk, within) if within > 0 else chunk, need)
-            buffer = self._stream.window(base, asked)
-            final = len(buffer) < asked
+            wanted = max(min(chunk, within) if within > 0 else chunk, need)
+            buffer = self._stream.window(base, wanted)
+            final = len(buffer) < wanted
             n, f, need = self._kernel(buffer, base, final, records, faults_F3)
             if n or f:
                 yield Step(buffer, records.first(n), first_record, faults_F3[:f])

@@ -23,31 +23,35 @@ from iotid.capture.counters import (
     UNKNOWN_INTERFACE,
     UNKNOWN_LINK_TYPE,
 )
-from iotid.capture.decode.duplicates import Ring, digest_of, mixed, new_ring, put, seek
-from iotid.capture.decode.fragments import FirstFragments, new_fragments, recall, remember
+from iotid.capture.decode.duplicates import Ring, digest_of, find, insert, mixed, new_ring
+from iotid.capture.decode.fragments import FirstFragments, apply_first, new_fragments, store_first
 from iotid.capture.decode.frames import frames_of
 from iotid.capture.decode.headers import (
-    ABOVE,
-    AT,
+    CUT_OFF,
     DESTINATION_MAC,
     DESTINATION_PORT,
     FLAGS,
+    FOUND,
     FRAGMENT,
     HEADERS_SIZE,
     IDENTIFICATION,
+    IP_OFFSET,
     LENGTH,
     PAYLOAD,
     PROTOCOL,
     SEQUENCE,
     SOURCE_MAC,
     SOURCE_PORT,
+    TRANSPORT_OFFSET,
+    UNKNOWN_LINK,
+    UNKNOWN_TYPE,
     UNREAD,
     VERSION,
     VLAN,
     WINDOW,
 )
 from iotid.capture.decode.internet import read_packet
-from iotid.capture.decode.link import CUT_OFF, FOUND, UNKNOWN_LINK, UNKNOWN_TYPE, network_layer
+from iotid.capture.decode.network import network_layer
 from iotid.capture.decode.tunnels import NO_TUNNEL, tunnel, tunnel_set
 from iotid.capture.decode.wireless import LINK_TYPE_BITS
 from iotid.capture.fields import Bytes, Longs, be32, be64, byte
@@ -60,11 +64,11 @@ Columns = namedtuple("Columns", [field.name for field in fields(Packets)])  # ty
 
 
 class Rules(NamedTuple):
-    """The settings that decoding follows."""
+    """The settings of decoding."""
 
-    duplicate_window_us: int  # 0: repeats are packets like others
+    duplicate_window_us: int  # 0: duplicates are packets like others
     fragment_window_us: int  # 0: later fragments are counted, never packets
-    tunnels: int  # a set of tunnels.TUNNELS
+    tunnels: int  # a set, see tunnels.tunnel_set
     max_tunnels: int
     keep_bytes: int  # of each packet, from its IP header on
 
@@ -73,76 +77,76 @@ class Decoded(NamedTuple):
     """What became of a window's frames. The next window's is written over it."""
 
     frames: Records
-    quiet: int  # so many of them only warm up what is remembered: they are neither written nor counted
+    num_warm_up: int  # so many of them only warm up the decoder's state: they are neither written nor counted
     packets: Packets
     reasons: NDArray[np.uint8]  # of each frame, a code of REASONS
-    unread: NDArray[np.int32]  # of each frame, the link type or EtherType, where that is not read
+    unread: NDArray[np.int32]  # of each frame, its link type or EtherType, where that is not read
     totals: Longs  # (R, 3): of each reason, the frames, their bytes on the wire, the first one's offset (-1: none)
 
 
 class Decoder:
-    """Decodes one reading of splits, window by window: what it remembers of earlier frames is for that reading.
+    """Decodes one reading of splits, window by window; its state of earlier frames is for that reading only.
 
     ``file_index``: the capture that is being read, written with each packet. ``keep_bytes``: how many bytes of each
     packet become its ``first_words``.
     """
 
     def __init__(self, settings: config.Capture, keep_bytes: int = 0) -> None:
-        seeks_fragments = settings.fragment_records > 0
+        joins_fragments = settings.fragment_records > 0
         self._rules = Rules(
             settings.duplicate_window_us,
-            settings.fragment_window_us if seeks_fragments else 0,
+            settings.fragment_window_us if joins_fragments else 0,
             tunnel_set(settings.tunnels),
             settings.max_tunnels,
             keep_bytes,
         )
         self._ring = new_ring(settings.duplicate_records if settings.duplicate_window_us > 0 else 1)
-        self._fragments = new_fragments(settings.fragment_records if seeks_fragments else 1)
+        self._fragments = new_fragments(settings.fragment_records if joins_fragments else 1)
         self.file_index = 0
-        self._seen = 0  # frames
-        self._room = Packets.empty()  # made once: fresh memory for each window would cost as much as the decoding
+        self._num_frames = 0  # so far
+        self._packets = Packets.empty()  # reused: fresh memory for each window would cost as much as the decoding
         self._reasons = np.empty(0, np.uint8)
         self._unread = np.empty(0, np.int32)
         self._headers = np.empty(HEADERS_SIZE, np.int64), np.empty(HEADERS_SIZE, np.int64)
 
     def decode(self, buffer: Bytes, records: Records, begin: int) -> Decoded:
-        """Decode a window's records, which follow those of the window before. Those before byte ``begin`` warm up."""
+        """Decode a window's records, which follow those of the last one. Those before byte ``begin`` only warm up."""
         frames = frames_of(buffer, records)
         count = len(frames.offset)
-        quiet = int(np.searchsorted(frames.offset, begin))
-        if count > len(self._room):
-            self._room = Packets.empty(count, words_of(self._rules.keep_bytes))
+        num_warm_up = int(np.searchsorted(frames.offset, begin))
+        if count > len(self._packets):
+            self._packets = Packets.empty(count, words_of(self._rules.keep_bytes))
             self._reasons = np.empty(count, np.uint8)
             self._unread = np.empty(count, np.int32)
-        self._room.file_index[:count] = self.file_index
+        self._packets.file_index[:count] = self.file_index
         totals_R3 = np.zeros((len(REASONS), 3), np.int64)
         totals_R3[:, 2] = -1
-        columns = Columns(*(getattr(self._room, field.name) for field in fields(Packets)))
+        columns = Columns(*(getattr(self._packets, field.name) for field in fields(Packets)))
         packets = decode(
             buffer,
             frames,
-            quiet,
-            self._seen,
+            num_warm_up,
+            self._num_frames,
             self._rules,
             self._ring,
             self._fragments,
             columns,
-            self._room.first_words.view(np.uint8),
+            self._packets.first_words.view(np.uint8),
             self._reasons,
             self._unread,
             totals_R3,
             *self._headers,
         )
-        self._seen += count
-        room = self._room.take(slice(packets))
-        return Decoded(frames, quiet, room, self._reasons[:count], self._unread[:count], totals_R3)
+        self._num_frames += count
+        decoded = self._packets.take(slice(packets))
+        return Decoded(frames, num_warm_up, decoded, self._reasons[:count], self._unread[:count], totals_R3)
 
 
 @kernel
 def decode(
     buffer: Bytes,
     frames: Records,
-    quiet: int,
+    num_warm_up: int,
     first_frame: int,
     rules: Rules,
     ring: Ring,
@@ -156,14 +160,14 @@ def decode(
     inner: Longs,
 ) -> int:
     """What `Decoded` says; ``out``: columns of Packets; ``first_bytes``: its ``first_words``, byte by byte;
-    ``headers``, ``inner``: room for a packet's headers. ``first_frame``: the first one's number in this reading.
+    ``headers``, ``inner``: rows for a packet's headers. ``first_frame``: the first one's number in this reading.
 
     Returns the number of packets.
     """
     size = len(buffer)
-    remembers = rules.duplicate_window_us > 0 or rules.fragment_window_us > 0
+    has_state = rules.duplicate_window_us > 0 or rules.fragment_window_us > 0
     n = 0
-    for f in range(0 if remembers else quiet, len(frames.offset)):
+    for f in range(0 if has_state else num_warm_up, len(frames.offset)):
         start = frames.data[f]
         end = min(start + frames.captured[f], size)
         wire: int = np.int64(frames.wire[f])  # type: ignore[assignment]
@@ -172,20 +176,21 @@ def decode(
         if rules.tunnels != 0 and reason == FLOW:
             reason = _innermost(buffer, end, rules, headers, inner)
         if rules.fragment_window_us > 0 and (reason == LATER_FRAGMENT or (reason == FLOW and headers[FRAGMENT] != 0)):
-            digest = _ends_of(buffer, headers, byte(buffer, headers[AT] + 9) if headers[VERSION] == 4 else 0)
+            protocol = byte(buffer, headers[IP_OFFSET] + 9) if headers[VERSION] == 4 else 0
+            digest = _endpoints_digest(buffer, headers, protocol)
             if reason == FLOW:
-                remember(fragments, first_frame + f, frames.time[f], digest, headers)
-            elif recall(fragments, first_frame + f, frames.time[f], digest, rules.fragment_window_us, headers):
+                store_first(fragments, first_frame + f, frames.time[f], digest, headers)
+            elif apply_first(fragments, first_frame + f, frames.time[f], digest, rules.fragment_window_us, headers):
                 reason = FLOW
         if reason == FLOW:
             if rules.duplicate_window_us > 0:
-                digest = _ends_of(buffer, headers, headers[FRAGMENT] << 8 | headers[PROTOCOL])
-                above = headers[ABOVE]
+                digest = _endpoints_digest(buffer, headers, headers[FRAGMENT] << 8 | headers[PROTOCOL])
                 digest = mixed(digest, np.uint64(headers[LENGTH]))
-                digest = mixed(digest, digest_of(buffer, above, min(end, headers[AT] + headers[LENGTH])))
-                if seek(ring, first_frame + f, frames.time[f], digest, rules.duplicate_window_us) >= 0:
+                packet_end = min(end, headers[IP_OFFSET] + headers[LENGTH])
+                digest = mixed(digest, digest_of(buffer, headers[TRANSPORT_OFFSET], packet_end))
+                if find(ring, first_frame + f, frames.time[f], digest, rules.duplicate_window_us) >= 0:
                     reason = DUPLICATE
-                put(ring, first_frame + f, frames.time[f], digest)
+                insert(ring, first_frame + f, frames.time[f], digest)
             out.offset[n] = frames.offset[f]
             out.timestamp_us[n] = frames.time[f]
             out.link_type[n] = link & LINK_TYPE_BITS
@@ -194,7 +199,7 @@ def decode(
             _write(buffer, headers, out, n)
             if rules.keep_bytes > 0:
                 _keep(buffer, end, headers, rules.keep_bytes, first_bytes, n)
-        if f >= quiet:
+        if f >= num_warm_up:
             reasons[f] = reason
             if reason in (UNKNOWN_LINK_TYPE, UNKNOWN_ETHER_TYPE):
                 unread[f] = headers[UNREAD]
@@ -215,7 +220,7 @@ def _packet_of(buffer: Bytes, start: int, end: int, wire: int, link: int, header
         return MALFORMED
     known = network_layer(buffer, start, end, link, headers)
     if known == FOUND:
-        return read_packet(buffer, end, wire - (headers[AT] - start), headers)
+        return read_packet(buffer, end, wire - (headers[IP_OFFSET] - start), headers)
     if known == CUT_OFF:
         return TRUNCATED if end - start < wire else MALFORMED
     if known == UNKNOWN_LINK:
@@ -225,14 +230,14 @@ def _packet_of(buffer: Bytes, start: int, end: int, wire: int, link: int, header
 
 @kernel
 def _innermost(buffer: Bytes, end: int, rules: Rules, headers: Longs, inner: Longs) -> int:
-    """Take the wanted tunnels off the packet in ``headers``, the outermost first; return the packet's reason.
+    """Decapsulate the packet in ``headers`` from the wanted tunnels, the outermost first; return its reason.
 
     A tunnel in which no packet is found is a packet like any other. Addresses of the link layer are those inside the
-    tunnel: the ones outside belong to whoever built it. So is the VLAN, if there is one inside.
+    tunnel: the ones outside belong to the tunnel's ends. So is the VLAN, if there is one inside.
     """
     reason = FLOW
     for _ in range(rules.max_tunnels):
-        wire_end = headers[AT] + headers[LENGTH]
+        wire_end = headers[IP_OFFSET] + headers[LENGTH]
         link, start = tunnel(buffer, min(end, wire_end), headers, rules.tunnels)
         if link == NO_TUNNEL or start >= min(end, wire_end):
             break
@@ -250,9 +255,9 @@ def _innermost(buffer: Bytes, end: int, rules: Rules, headers: Longs, inner: Lon
 
 
 @kernel
-def _ends_of(buffer: Bytes, headers: Longs, word: int) -> np.uint64:
+def _endpoints_digest(buffer: Bytes, headers: Longs, word: int) -> np.uint64:
     """A digest of the packet's addresses, VLAN, identification and ``word``."""
-    at = headers[AT]
+    at = headers[IP_OFFSET]
     digest = mixed(np.uint64(headers[IDENTIFICATION] << 32 | word), np.uint64(headers[VLAN] + 1))
     first = at + 8 if headers[VERSION] == 6 else at + 12
     size = 32 if headers[VERSION] == 6 else 8
@@ -264,7 +269,7 @@ def _ends_of(buffer: Bytes, headers: Longs, word: int) -> np.uint64:
 @kernel
 def _write(buffer: Bytes, headers: Longs, out: Any, n: int) -> None:
     """Write ``headers`` as packet ``n``."""
-    at = headers[AT]
+    at = headers[IP_OFFSET]
     version = headers[VERSION]
     out.packet_length[n] = headers[LENGTH]
     out.payload_length[n] = headers[PAYLOAD]
@@ -292,11 +297,11 @@ def _write(buffer: Bytes, headers: Longs, out: Any, n: int) -> None:
 
 @kernel
 def _keep(buffer: Bytes, end: int, headers: Longs, keep_bytes: int, first_bytes: Any, n: int) -> None:
-    """Write the first bytes of packet ``n``, captured up to ``end``, zeros for its addresses and for what is not there.
+    """Write the first bytes of packet ``n``, captured up to ``end``, zeros for its addresses and for what is missing.
 
     They end with the packet, not with the frame, which may be padded.
     """
-    at = headers[AT]
+    at = headers[IP_OFFSET]
     count = min(keep_bytes, headers[LENGTH], end - at)
     for i in range(count):
         first_bytes[n, i] = buffer[at + i]

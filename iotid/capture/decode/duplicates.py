@@ -1,10 +1,10 @@
-"""Repeats: packets that an earlier record of the same file already shows, as of mirror ports and Linux's "any" device.
+"""Duplicates: packets that an earlier record of the same file has too, as from mirror ports and Linux's "any" device.
 
-A packet repeats an earlier one when protocol, addresses, VLAN, IP identification, length and every captured byte above
-the IP header (ports, TCP's sequence, acknowledgement and flags, payload) are equal, and the two are at most `window_us`
-and at most as many records apart as the ring holds. Dropped packets count as earlier packets too. This asks nothing
-about what was kept before, so a reader that starts that many records early gives the same answer as one that starts at
-the file's first. Equality is judged by a 64-bit digest.
+A packet is a duplicate of an earlier one when protocol, addresses, VLAN, IP identification, length and every captured
+byte above the IP header (ports, TCP's sequence, acknowledgement and flags, payload) are equal, and the two are at most
+`window_us` and at most as many records apart as the ring holds. Dropped packets count as earlier packets too. So
+earlier results do not matter, and a reader that starts that many records early gives the same answer as one that
+starts at the file's first. Equality is that of a 64-bit digest.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def new_ring(records: int) -> Ring:
 
 
 @kernel
-def seek(ring: Ring, record: int, time: int, digest: np.uint64, window_us: int) -> int:
+def find(ring: Ring, record: int, time: int, digest: np.uint64, window_us: int) -> int:
     """The slot of the newest equal packet that is close enough in time; -1: the ring holds none."""
     size = len(ring.digest)
     earlier = ring.newest[np.int64(digest & np.uint64(len(ring.newest) - 1))]
@@ -50,8 +50,8 @@ def seek(ring: Ring, record: int, time: int, digest: np.uint64, window_us: int) 
 
 
 @kernel
-def put(ring: Ring, record: int, time: int, digest: np.uint64) -> int:
-    """Remember a packet; return its slot."""
+def insert(ring: Ring, record: int, time: int, digest: np.uint64) -> int:
+    """Store a packet; return its slot."""
     bucket = np.int64(digest & np.uint64(len(ring.newest) - 1))
     slot = record % len(ring.digest)
     ring.digest[slot] = digest
@@ -63,7 +63,7 @@ def put(ring: Ring, record: int, time: int, digest: np.uint64) -> int:
 
 @kernel
 def digest_of(buffer: Bytes, start: int, end: int) -> np.uint64:
-    """64 bits that stand for ``buffer[start:end]``."""
+    """A 64-bit digest of ``buffer[start:end]``."""
     digest = _SEED ^ np.uint64(end - start)
     i = start
     while end - i >= 8:
@@ -78,6 +78,6 @@ def digest_of(buffer: Bytes, start: int, end: int) -> np.uint64:
 
 @kernel
 def mixed(digest: np.uint64, word: np.uint64) -> np.uint64:
-    """``digest`` with one more word taken in; the multiplication wraps by design."""
+    """``digest`` with one more word mixed in; the multiplication wraps by design."""
     digest = (digest ^ word) * _FACTOR
     return digest ^ (digest >> _SHIFT)

@@ -1,8 +1,8 @@
 """From records to frames: an aggregate of several packets in one 802.11 frame (A-MSDU) is cut into as many frames.
 
 The frames of a record tile its bytes, on the wire and as captured: the first has all headers in front, the last what
-follows the last subframe. Each later one stands at the record's offset and as many bytes further as were captured
-before it, so that no two frames of a capture have one place. All that comes after, counters included, is about frames.
+follows the last subframe. The offset of each later one is the record's plus the bytes that were captured before it, so
+that no two frames of a capture have the same offset. All later steps, counters included, are about frames.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def frames_of(buffer: Bytes, records: Records) -> Records:
 
 @kernel
 def _cut(buffer: Bytes, records: Records, frames: Records) -> int:
-    """Write the frames, if they are given room; return their number."""
+    """Write the frames, unless ``frames`` is empty; return their number."""
     n = 0
     writes = len(frames.offset) > 0
     for r in range(len(records.offset)):

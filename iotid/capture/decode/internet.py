@@ -1,26 +1,26 @@
-"""IP and what stands right above it: lengths, fragments, extension headers, ports, TCP's flags, window and number.
+"""IP (RFC 791, 8200) and transport: lengths, fragments, extension headers, ports, TCP's flags, window and sequence.
 
-Lengths come from the wire, never from what was captured; the rules for lengths that lie all stand in `ip_bytes`.
+Lengths come from the wire, never from what was captured; all rules for wrong lengths are in `ip_bytes`.
 A header that does not fit into what was captured is `truncated` if the capture cut the frame, else `malformed`: then
-the frame itself is too short. Nothing behind the first fault of a frame is trusted.
+the frame itself is too short. Nothing after the first fault of a frame is trusted.
 """
 
 from __future__ import annotations
 
 from iotid.capture.counters import FLOW, LATER_FRAGMENT, MALFORMED, TRUNCATED
 from iotid.capture.decode.headers import (
-    ABOVE,
-    AT,
     DESTINATION_PORT,
     FLAGS,
     FRAGMENT,
     IDENTIFICATION,
+    IP_OFFSET,
     LENGTH,
     MORE_FRAGMENTS,
     PAYLOAD,
     PROTOCOL,
     SEQUENCE,
     SOURCE_PORT,
+    TRANSPORT_OFFSET,
     VERSION,
     WINDOW,
 )
@@ -34,12 +34,12 @@ _MOBILITY, _HIP, _SHIM6 = 135, 139, 140
 
 @kernel
 def ip_bytes(claimed: int, header: int, on_wire: int) -> int:
-    """Bytes of a packet from its IP header on: what the header claims, unless the wire knows better; 0: malformed.
+    """Bytes of a packet from its IP header on: what the header claims, unless the wire differs; 0: malformed.
 
     * 0: segmentation was left to the network card (or an IPv6 jumbogram): what the frame holds.
     * More than the frame holds: what the frame holds.
     * Less than the header itself: malformed. So is a frame too short for the header.
-    Bytes behind the claimed length are Ethernet's padding and belong to no packet.
+    Bytes after the claimed length are Ethernet's padding and belong to no packet.
     """
     length = on_wire if claimed == 0 else min(claimed, on_wire)
     return length if length >= header else 0
@@ -50,9 +50,9 @@ def read_packet(buffer: Bytes, end: int, on_wire: int, headers: Longs) -> int:
     """Read the packet whose IP header is at ``headers[AT]`` of a frame captured up to ``end``; return the reason.
 
     ``on_wire``: bytes that the frame had from there on. FLOW: all fields are set. LATER_FRAGMENT: all but the ports,
-    which only the packet's first fragment shows.
+    which only the packet's first fragment has.
     """
-    short = TRUNCATED if end - headers[AT] < on_wire else MALFORMED
+    short = TRUNCATED if end - headers[IP_OFFSET] < on_wire else MALFORMED
     if headers[VERSION] == 4:
         reason = _ipv4(buffer, end, on_wire, short, headers)
     else:
@@ -62,16 +62,16 @@ def read_packet(buffer: Bytes, end: int, on_wire: int, headers: Longs) -> int:
     headers[FLAGS] = 0
     headers[WINDOW] = 0
     headers[SEQUENCE] = -1
-    headers[PAYLOAD] = headers[AT] + headers[LENGTH] - headers[ABOVE]
+    headers[PAYLOAD] = headers[IP_OFFSET] + headers[LENGTH] - headers[TRANSPORT_OFFSET]
     if reason == FLOW:
-        return _transport(buffer, min(end, headers[AT] + headers[LENGTH]), headers)
+        return _transport(buffer, min(end, headers[IP_OFFSET] + headers[LENGTH]), headers)
     return reason
 
 
 @kernel
 def _ipv4(buffer: Bytes, end: int, on_wire: int, short: int, headers: Longs) -> int:
     """RFC 791."""
-    at = headers[AT]
+    at = headers[IP_OFFSET]
     if end - at < 20:
         wrong = end > at and byte(buffer, at) >> 4 != 4
         return MALFORMED if wrong else short
@@ -80,7 +80,7 @@ def _ipv4(buffer: Bytes, end: int, on_wire: int, short: int, headers: Longs) -> 
     if byte(buffer, at) >> 4 != 4 or header < 20 or length == 0:
         return MALFORMED
     fragment = be16(buffer, at + 6) & 0x3FFF
-    headers[ABOVE] = at + header
+    headers[TRANSPORT_OFFSET] = at + header
     headers[LENGTH] = length
     headers[PROTOCOL] = byte(buffer, at + 9)
     headers[IDENTIFICATION] = be16(buffer, at + 4)
@@ -93,7 +93,7 @@ def _ipv4(buffer: Bytes, end: int, on_wire: int, short: int, headers: Longs) -> 
 @kernel
 def _ipv6(buffer: Bytes, end: int, on_wire: int, short: int, headers: Longs) -> int:
     """RFC 8200."""
-    at = headers[AT]
+    at = headers[IP_OFFSET]
     if end - at < 40:
         wrong = end > at and byte(buffer, at) >> 4 != 6
         return MALFORMED if wrong else short
@@ -104,7 +104,7 @@ def _ipv6(buffer: Bytes, end: int, on_wire: int, short: int, headers: Longs) -> 
     length = ip_bytes(claimed, 40, on_wire)
     if byte(buffer, at) >> 4 != 6 or length == 0:
         return MALFORMED
-    headers[ABOVE] = at + 40
+    headers[TRANSPORT_OFFSET] = at + 40
     headers[LENGTH] = length
     headers[PROTOCOL] = protocol
     headers[IDENTIFICATION] = 0
@@ -114,49 +114,49 @@ def _ipv6(buffer: Bytes, end: int, on_wire: int, short: int, headers: Longs) -> 
 
 @kernel
 def _extensions(buffer: Bytes, end: int, short: int, headers: Longs) -> int:
-    """Step over the extension headers of either family; return the reason. Each is 8 bytes at least: the loop ends.
+    """Skip the extension headers of either family; return the reason. Each is 8 bytes at least: the loop ends.
 
     IPv4 has all (RFC 4302 for one) but two: its own header has options and fragments.
     """
-    wire_end = headers[AT] + headers[LENGTH]
-    if end >= wire_end:  # the packet is here whole: what does not fit into it is no fault of the capture
+    wire_end = headers[IP_OFFSET] + headers[LENGTH]
+    if end >= wire_end:  # all of the packet was captured: what does not fit into it is no fault of the capture
         end = wire_end
         short = MALFORMED
-    above = headers[ABOVE]
+    at = headers[TRANSPORT_OFFSET]
     protocol = headers[PROTOCOL]
     reason = FLOW
     while reason == FLOW and (
         protocol in (_ROUTING, _AUTHENTICATION, _DESTINATION, _MOBILITY, _HIP, _SHIM6)
         or (protocol in (_HOP_BY_HOP, _FRAGMENT) and headers[VERSION] == 6)
     ):
-        if end - above < 8:
+        if end - at < 8:
             return short
-        header = (byte(buffer, above + 1) + 1) * 8
+        header = (byte(buffer, at + 1) + 1) * 8
         if protocol == _FRAGMENT:
-            word = be16(buffer, above + 2)
+            word = be16(buffer, at + 2)
             headers[FRAGMENT] = word >> 3 | (MORE_FRAGMENTS if word & 1 else 0)
-            headers[IDENTIFICATION] = be32(buffer, above + 4)
+            headers[IDENTIFICATION] = be32(buffer, at + 4)
             header = 8
             if word >> 3:  # the rest of the headers is in the first fragment
                 reason = LATER_FRAGMENT
         elif protocol == _AUTHENTICATION:
-            header = (byte(buffer, above + 1) + 2) * 4
-        protocol = byte(buffer, above)
-        above += header
-    headers[ABOVE] = above
+            header = (byte(buffer, at + 1) + 2) * 4
+        protocol = byte(buffer, at)
+        at += header
+    headers[TRANSPORT_OFFSET] = at
     headers[PROTOCOL] = protocol
-    if above > end:
-        return MALFORMED if above > wire_end else short
+    if at > end:
+        return MALFORMED if at > wire_end else short
     return reason
 
 
 @kernel
 def _transport(buffer: Bytes, end: int, headers: Longs) -> int:
-    """Ports, payload length, TCP's flags, window and number. A first fragment may end inside its TCP or UDP header."""
+    """Ports, payload length, TCP's flags, window and sequence. A first fragment may end inside the header."""
     protocol = headers[PROTOCOL]
     if protocol not in (_TCP, _UDP, _DCCP, _SCTP, _UDP_LITE):
         return FLOW
-    at = headers[ABOVE]
+    at = headers[TRANSPORT_OFFSET]
     on_wire = headers[PAYLOAD]
     fragment = headers[FRAGMENT] != 0
     header = 20 if protocol == _TCP else 8 if protocol == _UDP else 4  # bytes that the whole packet must have
@@ -169,7 +169,7 @@ def _transport(buffer: Bytes, end: int, headers: Longs) -> int:
             headers[SEQUENCE] = be32(buffer, at + 4)
         if end - at >= 13:
             header = (byte(buffer, at + 12) >> 4) * 4
-            if header < 20:  # it lies: what it says is no header, so no byte is known to be payload
+            if header < 20:  # not a header's length, so no byte is known to be payload
                 header = on_wire
         if end - at >= 14:
             headers[FLAGS] = byte(buffer, at + 13)

@@ -1,34 +1,70 @@
 """Tunnels: where the frame that a packet carries starts, and as what link type it is read.
 
-A packet is taken for a tunnel's by its protocol or port and by a header that is sound; a caller takes the tunnel off
-only where a packet of IP is found inside. Fragments are left as they are: their tunnel's rest is in other records.
+GRE (RFC 2784, 2890, 2637) and ERSPAN, IP in IP (RFC 2003), 6in4 (RFC 4213), VXLAN (RFC 7348) and its Generic Protocol
+Extension, Geneve (RFC 8926), GTP-U (3GPP TS 29.281), CAPWAP (RFC 5415), TZSP. A packet is recognised as a tunnel's by
+its protocol or port and by a valid header; a caller decapsulates only where a packet of IP is found inside. Fragments
+are left as they are: the rest of their tunnel is in other records.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
-from iotid.capture.decode.headers import ABOVE, DESTINATION_PORT, FRAGMENT, PROTOCOL, SOURCE_PORT
+import numpy as np
+
+from iotid.capture.decode.headers import DESTINATION_PORT, FRAGMENT, PROTOCOL, SOURCE_PORT, TRANSPORT_OFFSET
 from iotid.capture.decode.link import ETHERNET, IPV4_LINK, IPV6_LINK, MPLS_LINK, PPP, RAW
 from iotid.capture.decode.wireless import IEEE_802_11, IEEE_802_11_SWAPPED
 from iotid.capture.fields import Bytes, Longs, be16, byte
 from iotid.capture.jit import kernel
 
-# names of the setting capture.tunnels; a tunnel is one bit of a set, by its place here
-TUNNELS = ("gre", "ip_in_ip", "6in4", "vxlan", "geneve", "gtp_u", "capwap", "tzsp")
-_GRE, _IP_IN_IP, _6IN4, _VXLAN, _GENEVE, _GTP_U, _CAPWAP, _TZSP = (1 << place for place in range(len(TUNNELS)))
-
 NO_TUNNEL: Final = -1  # instead of a link type
+
+_UDP = 17
+_UDP_BYTES, _LEAST_BYTES = 8, 16  # of UDP's header, and of it with the shortest header of a tunnel
+
+
+class Tunnel(NamedTuple):
+    """How a tunnel is recognised."""
+
+    name: str  # in the setting capture.tunnels; rows of one name are one tunnel
+    protocol: int  # of IP
+    port: int = 0  # UDP: destination
+    either_port: bool = False  # or source
+
+
+# All tunnels that are read. Add yours here:
+# 1. A row, and its name in the type of config.Capture.tunnels.
+# 2. A branch in `tunnel`, with a reader that returns the link type and start of the frame inside, or NO_TUNNEL.
+# 3. Frames in tests/capture/frames.py, and a reader in tests/capture/reference/tunnels.py.
+TUNNELS = (
+    Tunnel("gre", 47),
+    Tunnel("ip_in_ip", 4),
+    Tunnel("6in4", 41),
+    Tunnel("vxlan", _UDP, 4789),  # IANA's
+    Tunnel("vxlan", _UDP, 8472),  # Linux's, from before IANA's
+    Tunnel("vxlan", _UDP, 4790),  # the Generic Protocol Extension
+    Tunnel("geneve", _UDP, 6081),
+    Tunnel("gtp_u", _UDP, 2152, either_port=True),
+    Tunnel("capwap", _UDP, 5247, either_port=True),
+    Tunnel("tzsp", _UDP, 37008),
+)
+TUNNEL_NAMES = tuple(dict.fromkeys(row.name for row in TUNNELS))
+
+# for the kernels: a tunnel is one bit of a set, by the position of its name; the table's other columns
+_GRE, _IP_IN_IP, _6IN4, _VXLAN, _GENEVE, _GTP_U, _CAPWAP, _TZSP = (1 << bit for bit in range(len(TUNNEL_NAMES)))
+_ROWS = np.array([(1 << TUNNEL_NAMES.index(row.name), *row[1:]) for row in TUNNELS], np.int64)  # (T, 4)
 
 _ETHERNET_BRIDGING, _ERSPAN_2, _ERSPAN_3, _PPP_TYPE, _MPLS_TYPE = 0x6558, 0x88BE, 0x22EB, 0x880B, 0x8847
 _NEXT_ETHERNET = 3
+_VXLAN_GPE_PORT = 4790
 _TZSP_END = 1  # this tag and padding, 0, have no length
 _GTP_HEADERS = 64  # extension headers of one GTP packet, at most
 
 
 def tunnel_set(names: tuple[str, ...]) -> int:
     """The names of the setting as the set that `tunnel` takes."""
-    return sum(1 << TUNNELS.index(name) for name in names)
+    return sum(1 << TUNNEL_NAMES.index(name) for name in names)
 
 
 @kernel
@@ -37,35 +73,43 @@ def tunnel(buffer: Bytes, end: int, headers: Longs, wanted: int) -> tuple[int, i
 
     ``end``: where what was captured of the packet ends.
     """
-    protocol = headers[PROTOCOL]
-    at = headers[ABOVE]
-    if headers[FRAGMENT] != 0:
+    at = headers[TRANSPORT_OFFSET]
+    is_udp = headers[PROTOCOL] == _UDP
+    if headers[FRAGMENT] != 0 or (is_udp and end - at < _LEAST_BYTES):
         return NO_TUNNEL, at
-    if protocol == 4:
-        return IPV4_LINK if wanted & _IP_IN_IP else NO_TUNNEL, at
-    if protocol == 41:
-        return IPV6_LINK if wanted & _6IN4 else NO_TUNNEL, at
-    if protocol == 47:
-        return _gre(buffer, at, end) if wanted & _GRE else (NO_TUNNEL, at)
-    if protocol != 17 or end - at < 16:
-        return NO_TUNNEL, at
-    port = headers[DESTINATION_PORT]
-    other = headers[SOURCE_PORT]
-    at += 8
-    if port in (4789, 8472) and wanted & _VXLAN:  # IANA's, and Linux's before there was one (RFC 7348)
-        return ETHERNET if byte(buffer, at) & 0x08 else NO_TUNNEL, at + 8
-    if port == 4790 and wanted & _VXLAN:  # the Generic Protocol Extension (draft-ietf-nvo3-vxlan-gpe)
-        return _by_next_protocol(byte(buffer, at + 3) if byte(buffer, at) & 0x04 else _NEXT_ETHERNET), at + 8
-    if port == 6081 and wanted & _GENEVE:  # RFC 8926, whose version is 0
-        link = _by_type(be16(buffer, at + 2)) if byte(buffer, at) >> 6 == 0 else NO_TUNNEL
-        return link, at + 8 + (byte(buffer, at) & 0x3F) * 4
-    if 2152 in (port, other) and wanted & _GTP_U:
+    found = _recognised(headers, wanted)
+    if is_udp:
+        at += _UDP_BYTES
+    if found == _GRE:
+        return _gre(buffer, at, end)
+    if found == _IP_IN_IP:
+        return IPV4_LINK, at
+    if found == _6IN4:
+        return IPV6_LINK, at
+    if found == _VXLAN:
+        return _vxlan(buffer, at, headers[DESTINATION_PORT])
+    if found == _GENEVE:
+        return _geneve(buffer, at)
+    if found == _GTP_U:
         return _gtp(buffer, at, end)
-    if 5247 in (port, other) and wanted & _CAPWAP:
+    if found == _CAPWAP:
         return _capwap(buffer, at, end)
-    if port == 37008 and wanted & _TZSP:
+    if found == _TZSP:
         return _tzsp(buffer, at, end)
     return NO_TUNNEL, at
+
+
+@kernel
+def _recognised(headers: Longs, wanted: int) -> int:
+    """The bit of the first wanted tunnel that the packet's protocol and ports are those of; 0: of none."""
+    for row in range(len(_ROWS)):
+        if _ROWS[row, 1] == headers[PROTOCOL] and wanted & _ROWS[row, 0]:
+            port = _ROWS[row, 2]
+            by_source = _ROWS[row, 3] and port == headers[SOURCE_PORT]
+            if port == 0 or port == headers[DESTINATION_PORT] or by_source:
+                bit: int = _ROWS[row, 0]
+                return bit
+    return 0
 
 
 @kernel
@@ -96,22 +140,38 @@ def _gre(buffer: Bytes, at: int, end: int) -> tuple[int, int]:
     if end - at < 4:
         return NO_TUNNEL, at
     flags = be16(buffer, at)
-    kind = be16(buffer, at + 2)
+    ether_type = be16(buffer, at + 2)
     size = 4 + 4 * ((flags >> 15 & 1) + (flags >> 13 & 1) + (flags >> 12 & 1))  # checksum, key, sequence number
-    if flags & 0x4007 > 1:  # source routing, or a version that nobody knows
+    if flags & 0x4007 > 1:  # source routing, or an unknown version
         return NO_TUNNEL, at
     if flags & 0x0007 == 1:
         size += 4 if flags & 0x0080 else 0
-    inner = _by_type(kind)
-    if kind == _ERSPAN_2:
+    inner = _by_type(ether_type)
+    if ether_type == _ERSPAN_2:
         size += 8 if flags & 0x1000 else 0  # version 1 has neither a sequence number nor a header
         inner = ETHERNET
-    elif kind == _ERSPAN_3:
+    elif ether_type == _ERSPAN_3:
         if end - at < size + 12:
             return NO_TUNNEL, at
         size += 20 if byte(buffer, at + size + 11) & 1 else 12
         inner = ETHERNET
     return inner, at + size
+
+
+@kernel
+def _vxlan(buffer: Bytes, at: int, port: int) -> tuple[int, int]:
+    """RFC 7348, and the Generic Protocol Extension (draft-ietf-nvo3-vxlan-gpe)."""
+    flags = byte(buffer, at)
+    if port == _VXLAN_GPE_PORT:
+        return _by_next_protocol(byte(buffer, at + 3) if flags & 0x04 else _NEXT_ETHERNET), at + 8
+    return ETHERNET if flags & 0x08 else NO_TUNNEL, at + 8
+
+
+@kernel
+def _geneve(buffer: Bytes, at: int) -> tuple[int, int]:
+    """RFC 8926, whose version is 0."""
+    flags = byte(buffer, at)
+    return _by_type(be16(buffer, at + 2)) if flags >> 6 == 0 else NO_TUNNEL, at + 8 + (flags & 0x3F) * 4
 
 
 @kernel

@@ -1,8 +1,8 @@
-"""802.11 frames: what radios put in front, and the way to what a data frame carries (IEEE 802.11-2020, 9.2 and 9.3).
+"""802.11 frames: the headers that radios add, and what a data frame carries (IEEE 802.11-2020, 9.2 and 9.3).
 
-Only data frames in the clear lead to a packet: encrypted ones, management, control and later fragments of a frame are
-not IP for this reader. An aggregate (A-MSDU) is a row of subframes, each with a header of its own;
-`iotid.capture.decode.frames` cuts it into frames of one subframe each. A check sequence needs no care: IP says its length.
+Only unencrypted data frames give a packet: encrypted ones, management, control and later fragments of a frame are not
+IP for this reader. An aggregate (A-MSDU) is a sequence of subframes, each with a header of its own;
+`iotid.capture.decode.frames` cuts it into frames of one subframe each. A check sequence needs no code: IP has a length.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from iotid.capture.decode.headers import DESTINATION_MAC, SOURCE_MAC
 from iotid.capture.fields import Bytes, Longs, be16, be32, be48, byte, u16, u32
 from iotid.capture.jit import kernel
 
-PRISM, RADIOTAP, PRISM_AVS, PPI = 119, 127, 163, 192  # link types: what a radio puts in front
+PRISM, RADIOTAP, PRISM_AVS, PPI = 119, 127, 163, 192  # link types: headers that radios add
 IEEE_802_11: Final = 105
 LINK_TYPE_BITS: Final = (1 << 26) - 1  # of a file's link types
 # in this program only, above those bits: data starts at a multiple of 4 bytes of the frame; each
@@ -24,7 +24,7 @@ SUBFRAME: Final = 4 << 26
 MESH_SUBFRAME: Final = 8 << 26
 
 NO_HEADER: Final = -1  # instead of a link type: the radio's header is not whole
-NO_DATA: Final = -1  # instead of a place
+NO_DATA: Final = -1  # instead of an offset
 
 SUBFRAME_HEADER: Final = 14  # bytes: destination, source, length of what follows
 
@@ -77,9 +77,9 @@ def _is_padded(buffer: Bytes, start: int, end: int) -> bool:
 
 @kernel
 def data_of_frame(buffer: Bytes, start: int, end: int, link: int, headers: Longs) -> int:
-    """Where the LLC header of a data frame is; 0: the frame is cut off, NO_DATA: it shows none. Sets the MACs.
+    """Where the LLC header of a data frame is; 0: the frame is cut off, NO_DATA: it has none. Sets the MACs.
 
-    Of an aggregate, of its only subframe; several, which are left only inside a tunnel, are no data.
+    For an aggregate: of its only subframe. Several, which occur only inside a tunnel, are no data.
     """
     at, is_aggregate, is_mesh = body_of_frame(buffer, start, end, link)
     if at <= 0:
@@ -94,7 +94,7 @@ def data_of_frame(buffer: Bytes, start: int, end: int, link: int, headers: Longs
     headers[DESTINATION_MAC] = be48(buffer, start + (16 if to_system else 4))
     source = 24 if to_system and from_system else 16 if from_system else 10
     headers[SOURCE_MAC] = be48(buffer, start + source)
-    return _behind_mesh_control(buffer, at, end, headers) if is_mesh else at
+    return _skip_mesh_control(buffer, at, end, headers) if is_mesh else at
 
 
 @kernel
@@ -105,14 +105,14 @@ def data_of_subframe(buffer: Bytes, at: int, end: int, is_mesh: bool, headers: L
     headers[DESTINATION_MAC] = be48(buffer, at)
     headers[SOURCE_MAC] = be48(buffer, at + 6)
     at += SUBFRAME_HEADER
-    return _behind_mesh_control(buffer, at, end, headers) if is_mesh else at
+    return _skip_mesh_control(buffer, at, end, headers) if is_mesh else at
 
 
 @kernel
 def next_subframe(buffer: Bytes, at: int, is_mesh: bool) -> int:
-    """Where the subframe after that at ``at``, of which a byte of its body is there, starts.
+    """Where the subframe after the one at ``at`` starts, of which at least a byte of the body is there.
 
-    Each but the last is filled up to a multiple of 4 bytes. Its length leaves the mesh control field out.
+    Each but the last is padded to a multiple of 4 bytes. Its length does not include the mesh control field.
     """
     size = SUBFRAME_HEADER + be16(buffer, at + 12) + (_mesh_control(buffer, at + SUBFRAME_HEADER) if is_mesh else 0)
     return at + (size + 3) // 4 * 4
@@ -144,8 +144,8 @@ def body_of_frame(buffer: Bytes, start: int, end: int, link: int) -> tuple[int, 
 
 
 @kernel
-def _behind_mesh_control(buffer: Bytes, at: int, end: int, headers: Longs) -> int:
-    """Step over a mesh control field, if one is there; its addresses are those outside the mesh."""
+def _skip_mesh_control(buffer: Bytes, at: int, end: int, headers: Longs) -> int:
+    """Skip a mesh control field, if one is there; its addresses are those outside the mesh."""
     if end - at < 1:
         return 0
     size = _mesh_control(buffer, at)

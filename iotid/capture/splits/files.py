@@ -1,16 +1,17 @@
-"""Which files there are at a location: each once, however many names lead to it."""
+"""Which files there are at a location: each once, however many names it has."""
 
 from __future__ import annotations
 
 import logging
 import os
-import re
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from iotid.capture.containers.streams import filesystem_of, not_regular, unreadable, uri_of
+from natsort import natsort_keygen, ns
+
+from iotid.capture.containers.files import filesystem_of, not_regular, unreadable, uri_of
 from iotid.errors import InputError
 from iotid.storage import local_path, text_of
 
@@ -19,20 +20,22 @@ if TYPE_CHECKING:
 
 Identity = tuple[object, ...]
 
+_natural_key = natsort_keygen(alg=ns.INT)
+
 _log = logging.getLogger(__name__)
 
 
 class File(NamedTuple):
-    """A name that leads to a file."""
+    """A name of a file."""
 
     path: str  # or URI, as tables hold it
     filesystem: fs.FileSystem
     inner: str  # its path within the filesystem
-    identity: Identity  # equal of all names of one file
+    identity: Identity  # the same for all names of one file
 
 
 class Listing(NamedTuple):
-    """The files at a location, what else is there and is passed over, and folders in quarantine, with the reason."""
+    """The files at a location, what else is there and is skipped, and folders in quarantine, with the reason."""
 
     files: list[File]
     special: list[str]
@@ -69,7 +72,7 @@ def list_files(location: str, on_unreadable: str) -> Listing:
 
 
 def preferred(names: Sequence[File]) -> File:
-    """Of the names of one file, that which no link is part of, and of several the first in natural order."""
+    """Of the names of one file, the one without a link in it; of several the first in natural order."""
 
     def rank(file: File) -> tuple[bool, object]:
         linked = len(names) > 1 and os.path.realpath(file.inner) != str(Path(file.inner).absolute())
@@ -78,9 +81,9 @@ def preferred(names: Sequence[File]) -> File:
     return min(names, key=rank)
 
 
-def natural(path: str) -> tuple[list[str | int], str]:
+def natural(path: str) -> tuple[object, str]:
     """Sorts numbers in names by value: tcpdump's rotation writes night.pcap9 before night.pcap10."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path)], path
+    return _natural_key(path), path
 
 
 def _remote_files(location: str, filesystem: fs.FileSystem, inner: str) -> list[File]:
@@ -112,7 +115,7 @@ def _add(name: str, filesystem: fs.FileSystem, listing: Listing) -> None:
     identity: Identity
     try:
         status = Path(name).stat()
-    except OSError:  # a link that leads nowhere: a capture that has vanished, as whoever opens it will say
+    except OSError:  # a broken link: a capture that is gone, which is reported when it is opened
         identity = ("", name)
     else:
         if not stat.S_ISREG(status.st_mode):
@@ -123,11 +126,11 @@ def _add(name: str, filesystem: fs.FileSystem, listing: Listing) -> None:
 
 
 def _names_below(top: str, on_unreadable: str, faults: dict[str, str]) -> Iterator[str]:
-    """All but the folders; those that only a link leads to come last. No link is followed back to where it lies."""
+    """All but the folders; those below links come last. A link to a folder above itself is not followed."""
     seen: set[tuple[int, int]] = set()
     starts = [top]
-    for start in starts:  # which grows by the links that are met
-        if start != top and _leads_back(start, seen):
+    for start in starts:  # grows by the links that are found
+        if start != top and _is_loop(start, seen):
             continue
         folders = [start]
         for folder in folders:
@@ -136,10 +139,10 @@ def _names_below(top: str, on_unreadable: str, faults: dict[str, str]) -> Iterat
                 with os.scandir(folder) as found:
                     entries = sorted(found, key=lambda entry: entry.name)
             except OSError as fault:
-                told = unreadable(text_of(folder), fault)
+                error = unreadable(text_of(folder), fault)
                 if folder == top or on_unreadable == "fail":
-                    raise told from None
-                faults[text_of(folder)] = str(told)
+                    raise error from None
+                faults[text_of(folder)] = str(error)
                 continue
             is_new = (status.st_dev, status.st_ino) not in seen
             seen.add((status.st_dev, status.st_ino))
@@ -147,19 +150,19 @@ def _names_below(top: str, on_unreadable: str, faults: dict[str, str]) -> Iterat
                 path = str(Path(folder, entry.name))
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(path)
-                elif not _leads_to_folder(path):
+                elif not _is_folder(path):
                     yield path
                 elif is_new:
                     starts.append(path)
 
 
-def _leads_to_folder(path: str) -> bool:
-    """False also of links that lead nowhere, round in a circle, or where nobody may look."""
+def _is_folder(path: str) -> bool:
+    """False also for links that are broken, circular, or point where this user may not read."""
     return Path(path).is_dir()
 
 
-def _leads_back(link: str, seen: set[tuple[int, int]]) -> bool:
-    """Whether a link leads to a folder that it lies in itself, and that has been looked into."""
+def _is_loop(link: str, seen: set[tuple[int, int]]) -> bool:
+    """Whether a link points to a folder that contains it and that was listed before."""
     try:
         status = Path(link).stat()
     except OSError:

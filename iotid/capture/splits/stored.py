@@ -1,4 +1,4 @@
-"""Splits as they come back from storage: what a reader believes of them is looked at first."""
+"""Checks of splits that are read from storage: a reader trusts no value that a plan cannot have."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _CONTEXTS: dict[str, Any] = {"pcap": _Pcap, "pcapng": _Pcapng}
 
 
 def check_splits(splits: pa.Table) -> None:
-    """Raise a ValueError that names the column where rows of schemas.SPLITS are none that a plan has."""
+    """Raise a ValueError that names the column where rows of schemas.SPLITS are not what a plan has."""
     for name, least in _RANGES.items():
         found = pc.min(splits[name]).as_py()
         if found is not None and found < least:

@@ -1,4 +1,4 @@
-"""The Spark shell of splitting: pieces of large captures are walked side by side, the splits written as a table."""
+"""Splitting in Spark: segments of large captures are walked in parallel, the splits written as a table."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from iotid import config, schemas
-from iotid.capture.splits.byte_ranges import Guess, Piece
-from iotid.capture.splits.plan import count_same_start, find_captures, pack_tasks, split_captures
+from iotid.capture.splits.byte_ranges import Segment
+from iotid.capture.splits.discovery import count_same_start, find_captures
+from iotid.capture.splits.plan import Walked, pack_tasks, split_captures
 from iotid.partitions import PartitionKey
 from iotid.spark.worker_errors import in_worker
 
@@ -24,9 +25,10 @@ if TYPE_CHECKING:
 def write_splits(
     spark: SparkSession | None, store: Store, location: str, site: str, capture_date: str, capture: config.Capture
 ) -> Partition:
-    """Cut every capture below ``location`` and write the partition of table `splits`.
+    """Cut every capture below ``location`` and write the partition (``site``, ``capture_date``) of table `splits`.
 
-    Without ``spark``, or where it has this machine alone, the captures are walked in threads of this process.
+    Without ``spark``, or where it has only this machine, the captures are walked in threads of this process. The
+    partition's metadata are schemas.metadata.Splits: numbers of files, bytes and records, and what is in quarantine.
 
     Raises:
         InputError: the location is missing or holds no capture; or a capture cannot be read, and
@@ -34,11 +36,10 @@ def write_splits(
         StaleError: the same, and a capture was changed meanwhile.
     """
 
-    def walk_all(walk: Callable[[Piece], Guess | str | None], pieces: Sequence[Piece]) -> Sequence[Guess | str | None]:
+    def walk_all(walk: Callable[[Segment], Walked], segments: Sequence[Segment]) -> Sequence[Walked]:
         assert spark is not None
-        return (
-            spark.sparkContext.parallelize(pieces, len(pieces)).mapPartitions(in_worker(partial(map, walk))).collect()
-        )
+        distributed = spark.sparkContext.parallelize(segments, len(segments))
+        return distributed.mapPartitions(in_worker(partial(map, walk))).collect()
 
     keys = PartitionKey.of_date(site, capture_date)
     captures, ignored, unreadable, same = find_captures([location], capture.unreadable)

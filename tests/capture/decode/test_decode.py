@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from iotid import config
-from iotid.capture import read_splits, split_capture
+from iotid.capture import find_captures, read_splits
 from iotid.capture.counters import Counters
 
 Read = Callable[..., tuple[list[dict[str, Any]], dict[str, tuple[int, int]]]]
@@ -134,7 +134,7 @@ def test_decode__sequence_number_is_tcps_where_it_was_captured(
     wire = len(frames[0])
     path = tmp_path / "a.pcap"
     path.write_bytes(make.pcap([frames[0], frames[1][:42], frames[2][:41], *frames[3:]], wire=wire))
-    (packets,) = read_splits(split_capture(str(path), 0, capture_settings), capture_settings, Counters())
+    (packets,) = read_splits(find_captures([str(path)]).captures, capture_settings, Counters())
     assert packets.tcp_sequence.tolist() == [2**32 - 1, 5, -1, 9, -1]
 
 
@@ -232,7 +232,7 @@ def test_keep__bytes_are_the_packets_without_link_layer_addresses_and_padding(
         (six[:8] + bytes(32) + six[40:])[:keep_bytes].ljust(room, b"\0"),
         (six[:8] + bytes(32) + six[40:50])[:keep_bytes].ljust(room, b"\0"),
     ]
-    # the last one is cut off 10 bytes behind its header, after a longer one that lies where it is written
+    # the last one is cut off 10 bytes behind its header, after a longer one in its place
     captured = [padded, long, (3_000_000_000_000_000, long[:64], len(long))]
     assert first_bytes(make.pcap(captured), keep_bytes) == expected
 

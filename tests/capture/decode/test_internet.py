@@ -85,7 +85,7 @@ def test_internet__packets_cut_anywhere_have_the_same_reason_in_both_families(
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_internet__headers_with_any_bit_turned_over_agree_with_the_twin(
+def test_internet__headers_with_any_bit_turned_over_agree_with_the_reference(
     family: int, agrees: Agrees, make: SimpleNamespace
 ) -> None:
     packets = [_packet(family, (), transport, make) for transport in _TRANSPORTS]
@@ -96,7 +96,7 @@ def test_internet__headers_with_any_bit_turned_over_agree_with_the_twin(
 
 
 @pytest.mark.parametrize("units", [0, 1, 2, 5, 255])
-def test_internet__an_authentication_header_that_lies_has_the_same_reason_in_both_families(
+def test_internet__a_wrong_authentication_header_has_one_reason_in_both_families(
     units: int, one: Callable[..., Any], make: SimpleNamespace
 ) -> None:
     found = []
@@ -122,7 +122,7 @@ def test_internet__a_later_fragment_has_the_ports_of_its_first_in_both_families(
         assert [(row["protocol"], row["destination_port"]) for row in rows] == [(6, 443)] * 2
 
 
-def test_internet__a_tunnel_behind_an_authentication_header_is_decapsulated_in_both_families(
+def test_internet__a_tunnel_behind_an_authentication_header_is_decapsulated(
     one: Callable[..., Any], make: SimpleNamespace
 ) -> None:
     inside = make.ipv4(make.tcp(), source="1.2.3.4")

@@ -1,4 +1,4 @@
-"""From a frame to its IP header: every link type and every tag leads to the same packet; what is not read is named."""
+"""From a frame to its IP header: every link type and every tag gives the same packet; what is not read is named."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from iotid.capture.decode.headers import HEADERS_SIZE
-from iotid.capture.decode.link import UNKNOWN_LINK, network_layer
+from iotid.capture.decode.headers import HEADERS_SIZE, UNKNOWN_LINK
+from iotid.capture.decode.link import LINK_TYPES
+from iotid.capture.decode.network import network_layer
 from iotid.errors import DataError
 
 Agrees = Callable[..., dict[str, tuple[int, int]]]
@@ -23,7 +24,7 @@ _DOCS = Path(__file__).parents[3] / "docs" / "captures.md"
 
 
 @pytest.mark.parametrize("kind", ["by_link", "by_tag"])
-def test_link__every_link_type_and_tag_leads_to_the_same_packet(
+def test_link__every_link_type_and_tag_gives_the_same_packet(
     kind: str, read: Callable[..., Any], agrees: Agrees, frames: ModuleType, make: SimpleNamespace
 ) -> None:
     cases = getattr(frames, kind)(make)
@@ -48,7 +49,7 @@ def _by_link_type(frames: ModuleType, make: SimpleNamespace) -> dict[int, list[b
     return of_link
 
 
-def test_link__every_frame_cut_anywhere_agrees_with_the_twin(
+def test_link__every_frame_cut_anywhere_agrees_with_the_reference(
     agrees: Agrees, frames: ModuleType, make: SimpleNamespace
 ) -> None:
     for link, whole in _by_link_type(frames, make).items():
@@ -57,7 +58,7 @@ def test_link__every_frame_cut_anywhere_agrees_with_the_twin(
         agrees(make.pcap([frame[:i] for frame in whole for i in range(len(frame))], link=link))
 
 
-def test_link__headers_with_any_bit_turned_over_agree_with_the_twin(
+def test_link__headers_with_any_bit_turned_over_agree_with_the_reference(
     agrees: Agrees, frames: ModuleType, make: SimpleNamespace
 ) -> None:
     of_link = _by_link_type(frames, make)
@@ -66,15 +67,16 @@ def test_link__headers_with_any_bit_turned_over_agree_with_the_twin(
         agrees(make.pcap(make.flipped(of_link[link], begin, begin + 12), link=link))
 
 
-def test_link__ether_types_that_carry_no_ip_are_those_of_the_twin_and_not_their_neighbours(
-    agrees: Agrees, twin: ModuleType, make: SimpleNamespace
+def test_link__ether_types_without_ip_are_those_of_the_reference_alone(
+    agrees: Agrees, capture_reference: ModuleType, make: SimpleNamespace
 ) -> None:
-    numbers = {number + step for number in twin._NO_IP for step in (-1, 0, 1)} | {1500, 1501, 1535, 1536}
+    no_ip = capture_reference.link.NO_IP
+    numbers = {number + step for number in no_ip for step in (-1, 0, 1)} | {1500, 1501, 1535, 1536}
     counted = agrees(make.pcap([make.ethernet(bytes(46), number) for number in sorted(numbers)]))
-    assert counted["not_ip"][0] >= len(twin._NO_IP)
+    assert counted["not_ip"][0] >= len(no_ip)
 
 
-def test_link__every_number_of_a_link_type_is_read_as_the_twin_reads_it(
+def test_link__every_number_of_a_link_type_is_read_as_the_reference_reads_it(
     agrees: Agrees, frames: ModuleType, make: SimpleNamespace
 ) -> None:
     bodies = [make.ethernet(make.ipv4(make.tcp())), make.ipv4(make.tcp()), b"\xff\x03\0\x21" + make.ipv4(make.tcp())]
@@ -83,7 +85,7 @@ def test_link__every_number_of_a_link_type_is_read_as_the_twin_reads_it(
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_link__netfilters_log_is_read_in_its_byte_order_whatever_the_length_of_a_packet(
+def test_link__netfilter_log_is_read_in_its_byte_order_for_every_packet_length(
     order: str, read: Callable[..., Any], agrees: Agrees, frames: ModuleType, make: SimpleNamespace
 ) -> None:
     packets = [make.ipv4(make.udp(bytes(size - 28)), 17) for size in (28, 250, 252, 508, 1021, 1276, 1280, 1500, 9000)]
@@ -94,11 +96,11 @@ def test_link__netfilters_log_is_read_in_its_byte_order_whatever_the_length_of_a
         assert [row["packet_length"] for row in read(data)[0]] == [len(packet) for packet in packets]
 
 
-def test_link__tagged_frames_of_other_protocols_cut_anywhere_agree_with_the_twin(
+def test_link__tagged_frames_without_ip_cut_anywhere_agree_with_the_reference(
     agrees: Agrees, frames: ModuleType, make: SimpleNamespace
 ) -> None:
     found = []
-    for kind in (0x0806, 0x9999, 0x0010):  # ARP, a number that nobody knows, the length of a frame of LLC
+    for kind in (0x0806, 0x9999, 0x0010):  # ARP, an unknown number, the length of a frame of LLC
         rest = kind.to_bytes(2, "big") + bytes(4)
         found += [frames.OUTER + tag + rest for tag in frames.TAGS.values()]
         found += [frames.OUTER + between + make.ethernet(bytes(4), kind) for between in frames.BRIDGES.values()]
@@ -197,17 +199,20 @@ def test_link__tshark_sees_the_same_packets_in_what_it_reads(
     assert seen > 0.7 * len(cases)
 
 
-def _links() -> set[int]:
-    """The link types that are read."""
+def test_table__has_a_row_for_each_link_type_that_is_read() -> None:
     headers, empty = np.empty(HEADERS_SIZE, np.int64), np.frombuffer(b"", np.uint8)
-    read = {link for link in range(400) if network_layer(empty, 0, 0, link, headers) != UNKNOWN_LINK}
-    return read | {149}  # PKTAP's, of which an empty frame shows nothing
+    read = [link for link in range(400) if network_layer(empty, 0, 0, link, headers) != UNKNOWN_LINK]
+    assert [row.number for row in LINK_TYPES] == read
 
 
 def test_frames__are_there_for_every_link_type_that_is_read(frames: ModuleType, make: SimpleNamespace) -> None:
-    assert {link for _, link, _ in [*frames.by_link(make), *frames.by_radio(make)]} == _links()
+    assert {link for _, link, _ in [*frames.by_link(make), *frames.by_radio(make)]} == {
+        row.number for row in LINK_TYPES
+    }
 
 
 def test_docs__name_the_link_types_that_are_read() -> None:
     table = _DOCS.read_text().partition("## Link types")[2].partition("\n## ")[0]
-    assert {int(number) for number in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)} == _links()
+    assert {int(number) for number in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)} == {
+        row.number for row in LINK_TYPES
+    }

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from iotid.capture.decode.tunnels import TUNNELS
+from iotid.capture.decode.tunnels import TUNNEL_NAMES
 
 Agrees = Callable[..., dict[str, tuple[int, int]]]
 
@@ -19,14 +19,14 @@ def _on_ethernet(packet: bytes, make: SimpleNamespace) -> bytes:
     return framed
 
 
-@pytest.mark.parametrize("tunnel", TUNNELS)
-def test_tunnels__each_is_decapsulated_whatever_fields_it_has_and_only_where_it_is_wanted(
+@pytest.mark.parametrize("tunnel", TUNNEL_NAMES)
+def test_tunnels__each_is_decapsulated_with_any_fields_and_only_if_wanted(
     tunnel: str, read: Callable[..., Any], agrees: Agrees, frames: ModuleType, make: SimpleNamespace
 ) -> None:
     cases = [(name, packet) for name, its, packet in frames.by_tunnel(make) if its == tunnel]
     assert cases
     data = make.pcap([_on_ethernet(packet, make) for _, packet in cases])
-    others = tuple(name for name in TUNNELS if name != tunnel)
+    others = tuple(name for name in TUNNEL_NAMES if name != tunnel)
     agrees(data, tunnels=(tunnel,))
     rows, _ = read(data, tunnels=(tunnel,))
     for row, (name, _) in zip(rows, cases, strict=True):
@@ -35,20 +35,20 @@ def test_tunnels__each_is_decapsulated_whatever_fields_it_has_and_only_where_it_
     assert all(row["destination_port"] != frames.PORTS[1] for row in read(data, tunnels=others)[0])
 
 
-def test_tunnels__packets_cut_anywhere_agree_with_the_twin(
+def test_tunnels__packets_cut_anywhere_agree_with_the_reference(
     agrees: Agrees, frames: ModuleType, make: SimpleNamespace
 ) -> None:
     frames_of_all = [_on_ethernet(packet, make) for _, _, packet in frames.by_tunnel(make)]
     cuts = [(1_000_000, frame[:i], len(frame)) for frame in frames_of_all for i in range(34, len(frame))]
-    agrees(make.pcap(cuts), tunnels=TUNNELS)
+    agrees(make.pcap(cuts), tunnels=TUNNEL_NAMES)
 
 
-def test_tunnels__headers_with_any_bit_turned_over_agree_with_the_twin(
+def test_tunnels__headers_with_any_bit_turned_over_agree_with_the_reference(
     agrees: Agrees, frames: ModuleType, make: SimpleNamespace
 ) -> None:
     cases = [packet for name, _, packet in frames.by_tunnel(make) if not name.startswith("GRE") and packet[0] >> 4 == 4]
     cases += [packet for name, _, packet in frames.by_tunnel(make) if name in ("GRE b000 0800", "GRE b081 880b")]
-    agrees(make.pcap(make.flipped([_on_ethernet(packet, make) for packet in cases], 34, 60)), tunnels=TUNNELS)
+    agrees(make.pcap(make.flipped([_on_ethernet(packet, make) for packet in cases], 34, 60)), tunnels=TUNNEL_NAMES)
 
 
 @pytest.mark.parametrize("flags", [0x4000, 0x0002, 0x0003, 0x0004, 0x0007, 0x4001])

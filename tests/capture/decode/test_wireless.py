@@ -33,7 +33,7 @@ def test_wireless__every_data_frame_behind_every_radio_is_one_packet(
             assert (row["link_type"], row["frame_length"]) == (link, len(frame)), name
 
 
-def test_wireless__data_frames_cut_anywhere_agree_with_the_twin(
+def test_wireless__data_frames_cut_anywhere_agree_with_the_reference(
     agrees: Agrees, frames: ModuleType, make: SimpleNamespace
 ) -> None:
     for link, cases in _of_link(frames.by_radio(make)).items():
@@ -42,7 +42,7 @@ def test_wireless__data_frames_cut_anywhere_agree_with_the_twin(
         agrees(make.pcap(cuts, link=link))
 
 
-def test_wireless__headers_with_any_bit_turned_over_agree_with_the_twin(
+def test_wireless__headers_with_any_bit_turned_over_agree_with_the_reference(
     agrees: Agrees, frames: ModuleType, make: SimpleNamespace
 ) -> None:
     for link, cases in _of_link(frames.by_radio(make)).items():
@@ -69,7 +69,7 @@ def test_wireless__an_aggregate_of_two_packets_is_two_packets_that_tile_the_fram
             at += 16 + len(frame)
 
 
-def test_wireless__aggregates_cut_anywhere_agree_with_the_twin_and_lose_no_byte(
+def test_wireless__aggregates_cut_anywhere_agree_with_the_reference_and_lose_no_byte(
     agrees: Agrees, frames: ModuleType, make: SimpleNamespace
 ) -> None:
     for link, cases in _of_link(frames.aggregates(make)).items():
@@ -80,7 +80,7 @@ def test_wireless__aggregates_cut_anywhere_agree_with_the_twin_and_lose_no_byte(
         assert sum(size for _, size in agrees(make.pcap(cuts, link=link)).values()) == sum(wire for *_, wire in cuts)
 
 
-def test_wireless__an_aggregate_that_the_snap_length_cuts_is_a_packet_and_a_truncated_one(
+def test_wireless__an_aggregate_cut_by_the_snap_length_is_a_whole_and_a_truncated_packet(
     read: Callable[..., Any], frames: ModuleType, make: SimpleNamespace
 ) -> None:
     _, link, frame = frames.aggregates(make)[0]

@@ -1,4 +1,4 @@
-"""Pieces of a capture, walked from guesses, prove to be what one walk meets; where a guess was wrong, it is counted."""
+"""Segments of a capture, walked from guesses, are verified to be one walk; where a guess was wrong, it is counted."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from iotid import config
-from iotid.capture import read_splits
+from iotid.capture import find_captures, read_splits, split_captures
 from iotid.capture.counters import Counters
+from iotid.capture.file_split import FileSplit
 from iotid.capture.packets import Packets, to_arrow
-from iotid.capture.splits.plan import FileSplit, Plan, split_captures, whole_capture
+from iotid.capture.splits.plan import Plan
 from iotid.errors import InputError
 
 Counted = list[tuple[str, str, int, int, int]]
@@ -40,7 +41,7 @@ class Cutter:
     def __init__(self, path: Path, settings: config.Capture, **changes: Any) -> None:
         changes = {"duplicate_window_us": 10_000, "duplicate_records": 9, "fragment_records": 7} | changes
         self._settings = settings.model_copy(update=changes)
-        self._whole = whole_capture(str(path), 0)
+        (self._whole,) = find_captures([str(path)]).captures
         self._expected = _read([self._whole], self._settings)
 
     def cut(self, split_bytes: int) -> Plan:
@@ -84,13 +85,13 @@ def _frames(make: SimpleNamespace, count: int, seed: int = 1) -> list[Any]:
 
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("writer", ["pcap", "pcapng"])
-def test_pieces__of_any_size_give_what_one_reader_gives(
+def test_segments__of_any_size_give_what_one_reader_gives(
     writer: str, order: str, cutter: Callable[..., Cutter], make: SimpleNamespace
 ) -> None:
     data = getattr(make, writer)(_frames(make, 160), order=order)
     cuts = cutter(data)
-    for pieces in (1, 2, 7, 64):
-        assert len(cuts.cut(-(-len(data) // pieces)).splits) == pieces
+    for segments in (1, 2, 7, 64):
+        assert len(cuts.cut(-(-len(data) // segments)).splits) == segments
     for split_bytes in (1, 13, 64, 200):
         assert len(cuts.cut(split_bytes).splits) > 75
     small = cutter(data, chunk_bytes=4096, max_packet_bytes=256)
@@ -99,7 +100,7 @@ def test_pieces__of_any_size_give_what_one_reader_gives(
 
 
 @pytest.mark.parametrize("writer", ["pcap", "pcapng"])
-def test_pieces__of_plain_traffic_are_guessed_right(
+def test_segments__of_plain_traffic_are_guessed_right(
     writer: str, cutter: Callable[..., Cutter], make: SimpleNamespace
 ) -> None:
     frames = [frame for frame in _frames(make, 400) if len(frame) == 2]
@@ -108,7 +109,7 @@ def test_pieces__of_plain_traffic_are_guessed_right(
     assert (plan.splits_repaired, plan.bytes_repaired) == (0, 0)
 
 
-def test_pieces__that_begin_with_records_no_guess_takes_are_repaired_and_counted(
+def test_segments__that_begin_with_records_no_guess_takes_are_repaired_and_counted(
     cutter: Callable[..., Cutter], make: SimpleNamespace
 ) -> None:
     empty = [(1_500_000_000_000_000 + i, b"", 60) for i in range(200)]
@@ -119,7 +120,7 @@ def test_pieces__that_begin_with_records_no_guess_takes_are_repaired_and_counted
 
 
 @pytest.mark.parametrize("writer", ["pcap", "pcapng"])
-def test_pieces__a_record_longer_than_several_pieces_leaves_them_empty(
+def test_segments__a_record_longer_than_several_pieces_leaves_them_empty(
     writer: str, cutter: Callable[..., Cutter], make: SimpleNamespace
 ) -> None:
     long = make.ethernet(make.ipv4(make.udp(bytes(60_000)), 17))
@@ -131,7 +132,7 @@ def test_pieces__a_record_longer_than_several_pieces_leaves_them_empty(
 
 
 @pytest.mark.parametrize("writer", ["pcap", "pcapng"])
-def test_pieces__a_broken_stretch_across_boundaries_is_counted_once(
+def test_segments__a_broken_after_across_boundaries_is_counted_once(
     writer: str, cutter: Callable[..., Cutter], make: SimpleNamespace
 ) -> None:
     frames = _frames(make, 60)
@@ -144,37 +145,37 @@ def test_pieces__a_broken_stretch_across_boundaries_is_counted_once(
             cutter(broken[: len(head) + len(garbage)], max_packet_bytes=2048).cut(split_bytes)
 
 
-def _inside(make: SimpleNamespace, writer: str, inner: bytes, lead: int, segment: int) -> list[bytes]:
-    """Frames that carry ``inner``, cut into segments, each behind ``lead`` bytes."""
+def _inside(make: SimpleNamespace, writer: str, inner: bytes, prefix: int, segment: int) -> list[bytes]:
+    """Frames that carry ``inner``, cut into segments, each behind ``prefix`` bytes."""
     parts = [inner[at : at + segment] for at in range(0, len(inner), segment)]
-    return [make.ethernet(make.ipv4(make.tcp(bytes(lead) + part), length=0)) for part in parts]
+    return [make.ethernet(make.ipv4(make.tcp(bytes(prefix) + part), length=0)) for part in parts]
 
 
 @pytest.mark.parametrize("segment", [1460, 300_000])
 @pytest.mark.parametrize("inner_writer", ["pcap", "pcapng"])
 @pytest.mark.parametrize("writer", ["pcap", "pcapng"])
-def test_pieces__a_capture_inside_a_capture_at_every_residue_misleads_none(
+def test_segments__a_capture_inside_a_capture_at_every_residue_misleads_none(
     writer: str, inner_writer: str, segment: int, cutter: Callable[..., Cutter], make: SimpleNamespace
 ) -> None:
     repaired = 0
-    for lead in range(16):
-        order = "<>"[lead % 2]
-        inner = getattr(make, inner_writer)(_frames(make, 700, lead), order=order)
-        frames = [*_frames(make, 20), *_inside(make, writer, inner, lead, segment), *_frames(make, 20, 2)]
-        data = getattr(make, writer)(frames, order="<>"[lead // 2 % 2])
+    for prefix in range(16):
+        order = "<>"[prefix % 2]
+        inner = getattr(make, inner_writer)(_frames(make, 700, prefix), order=order)
+        frames = [*_frames(make, 20), *_inside(make, writer, inner, prefix, segment), *_frames(make, 20, 2)]
+        data = getattr(make, writer)(frames, order="<>"[prefix // 2 % 2])
         cuts = cutter(data)
-        for split_bytes in (700 + lead, 9_000 + 7 * lead, 40_000 + lead):
+        for split_bytes in (700 + prefix, 9_000 + 7 * prefix, 40_000 + prefix):
             plan = cuts.cut(split_bytes)
             repaired += plan.splits_repaired
             assert (plan.splits_repaired > 0) == (plan.bytes_repaired > 0)
-    never_alike = (writer, inner_writer) == ("pcapng", "pcap")  # a block's length stands at both its ends
-    assert (repaired > 0) != never_alike
+    never_mistaken = (writer, inner_writer) == ("pcapng", "pcap")  # a block's length is at both its ends
+    assert (repaired > 0) != never_mistaken
 
 
-def test_pieces__a_transfer_of_a_capture_in_usual_segments_is_mostly_guessed_right(
+def test_segments__a_transfer_of_a_capture_in_usual_segments_is_mostly_guessed_right(
     cutter: Callable[..., Cutter], make: SimpleNamespace
 ) -> None:
-    """Records of 60 to 90 bytes, over 15 in each segment: only a long chain tells which capture is the outer."""
+    """Records of 60 to 90 bytes, over 15 in each segment: only a long chain shows which capture is the outer."""
     inner = make.pcap([make.ethernet(bytes(30 + i % 30)) for i in range(20_000)])
     data = make.pcap(_inside(make, "pcap", inner, 0, 1460))
     plan = cutter(data).cut(20_000)
@@ -182,7 +183,7 @@ def test_pieces__a_transfer_of_a_capture_in_usual_segments_is_mostly_guessed_rig
     assert plan.splits_repaired <= 2
 
 
-def test_pieces__of_a_pcapng_take_interfaces_and_byte_order_from_those_before(
+def test_segments__of_a_pcapng_take_interfaces_and_byte_order_from_those_before(
     cutter: Callable[..., Cutter], make: SimpleNamespace
 ) -> None:
     dice = random.Random(4)
@@ -202,7 +203,7 @@ def test_pieces__of_a_pcapng_take_interfaces_and_byte_order_from_those_before(
     assert cuts.cut(1000).splits_repaired == 0
 
 
-def test_pieces__a_pcapng_whose_first_section_is_broken_starts_nowhere_in_the_middle_unknowing(
+def test_segments__a_broken_first_section_leaves_no_split_without_interfaces(
     cutter: Callable[..., Cutter], make: SimpleNamespace
 ) -> None:
     body = b"".join(make.enhanced(make.ethernet(make.ipv4(make.udp(), 17, identification=i)), i) for i in range(60))
@@ -213,7 +214,7 @@ def test_pieces__a_pcapng_whose_first_section_is_broken_starts_nowhere_in_the_mi
 
 
 @pytest.mark.parametrize("writer", ["pcap", "pcapng"])
-def test_pieces__of_a_file_that_ends_inside_a_record(
+def test_segments__of_a_file_that_ends_inside_a_record(
     writer: str, cutter: Callable[..., Cutter], make: SimpleNamespace
 ) -> None:
     data = getattr(make, writer)(_frames(make, 12))
@@ -263,7 +264,7 @@ def _damaged(data: bytes, damage: list[tuple[str, float, int, bytes]]) -> bytes:
     chunk_bytes=st.sampled_from([4096, 1 << 20]),
     reach=st.integers(1, 40),
 )
-def test_pieces__of_damaged_captures_give_what_one_reader_gives(
+def test_segments__of_damaged_captures_give_what_one_reader_gives(
     seed: int,
     writer: str,
     order: str,
@@ -289,7 +290,7 @@ def test_pieces__of_damaged_captures_give_what_one_reader_gives(
 
 @pytest.mark.captures
 @pytest.mark.parametrize("folder", ["aalto", "lsif", "conformance"])
-def test_pieces__of_real_captures_give_what_one_reader_gives(
+def test_segments__of_real_captures_give_what_one_reader_gives(
     folder: str, captures: Path, capture_settings: config.Capture
 ) -> None:
     dice = random.Random(7)
@@ -297,7 +298,7 @@ def test_pieces__of_real_captures_give_what_one_reader_gives(
     known = []
     for path in dice.sample(files, len(files)):
         try:
-            whole = whole_capture(str(path), 0)
+            (whole,) = find_captures([str(path)]).captures
         except InputError:
             continue
         if whole.compression == "none":
@@ -309,15 +310,15 @@ def test_pieces__of_real_captures_give_what_one_reader_gives(
             cuts.cut(max(size // count, 1))
 
 
-def test_pieces__proof_needs_the_byte_order_too(make: SimpleNamespace, capture_settings: config.Capture) -> None:
+def test_segments__proof_needs_the_byte_order_too(make: SimpleNamespace, capture_settings: config.Capture) -> None:
     import numpy as np
 
     from iotid.capture.containers.pcapng import ANY_ORDER
-    from iotid.capture.splits.byte_ranges import Guess, Stretch
+    from iotid.capture.splits.byte_ranges import ByteRange, SpeculativeRange
 
-    before = Stretch(0, 100, 5, (), True, 1, np.empty((0, 5), np.int64), 0)
-    stretch = replace(before, start=100, end=200)
-    assert Guess(stretch, 1).follows(before)
-    assert Guess(stretch, ANY_ORDER).follows(before)
-    assert not Guess(stretch, 0).follows(before)
-    assert not Guess(replace(stretch, start=101), 1).follows(before)
+    before = ByteRange(0, 100, 5, (), True, 1, np.empty((0, 5), np.int64), 0)
+    after = replace(before, start=100, end=200)
+    assert SpeculativeRange(after, 1).follows(before)
+    assert SpeculativeRange(after, ANY_ORDER).follows(before)
+    assert not SpeculativeRange(after, 0).follows(before)
+    assert not SpeculativeRange(replace(after, start=101), 1).follows(before)

@@ -1,4 +1,4 @@
-"""Which files are read: each once under whatever names, names of any bytes, nothing that would be waited for."""
+"""Which files are read: each once under whatever names, names of any bytes, nothing that would block."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ from click.testing import CliRunner
 from pyarrow import fs
 
 from iotid import config
-from iotid.capture import counters, first_day, list_captures, read_packets, read_splits, split_capture
+from iotid.capture import counters, find_captures, first_day, read_packets, read_splits, split_captures
 from iotid.capture.containers import streams
 from iotid.capture.counters import Counters
+from iotid.capture.file_split import FileSplit
 from iotid.capture.splits import files
-from iotid.capture.splits.plan import count_same_start, find_captures
+from iotid.capture.splits.discovery import count_same_start
 from iotid.capture.splits.write import write_splits
 from iotid.cli.split_pcaps import main as split_pcaps
 from iotid.errors import InputError, StaleError
 from iotid.flows import from_captures
 from iotid.partitions import PartitionKey, Store
 
-NIGHT = PartitionKey.of_date("a", "2026-01-10")
+KEY = PartitionKey.of_date("a", "2026-01-10")
 _gzip = partial(gzip.compress, mtime=0)
 DAY_US = 86_400_000_000
 START_US = 1_700_000_000_000_000
@@ -53,6 +54,14 @@ def write(tmp_path: Path, make: SimpleNamespace) -> Callable[..., Path]:
         return path
 
     return to
+
+
+def _split(path: Path, settings: config.Capture) -> list[FileSplit]:
+    return split_captures(find_captures([str(path)]).captures, settings).splits
+
+
+def _paths(location: str) -> list[str]:
+    return [capture.path for capture in find_captures([location]).captures]
 
 
 def _lenient(settings: config.Capture) -> config.Capture:
@@ -132,7 +141,7 @@ def test_files__links_back_to_their_own_folder_end_and_links_elsewhere_are_follo
     (tmp_path / "night" / "more").symlink_to(tmp_path / "other")
     (tmp_path / "other" / "back").symlink_to(tmp_path / "night")
     (tmp_path / "other" / "same").symlink_to(tmp_path / "other")
-    assert list_captures(f"{tmp_path}/night") == [
+    assert _paths(f"{tmp_path}/night") == [
         f"{tmp_path}/night/a.pcap", f"{tmp_path}/night/deep/b.pcap", f"{tmp_path}/night/more/c.pcap"
     ]  # fmt: skip
 
@@ -157,10 +166,10 @@ def test_files__whose_names_are_no_utf8_are_read_like_others(
     assert table["capture_file"].value_counts().to_pylist()[-1]["counts"] in (5, 7)
     (uri,) = {path for path in table["capture_file"].to_pylist() if path != str(good)}
     assert uri.startswith(f"file://{tmp_path}/night/")
-    assert read_packets(uri).num_rows == 7, "what is told of it leads to it"
+    assert read_packets(uri).num_rows == 7, "the path that is reported for it opens it"
     assert first_day(uri, capture_settings) == "2023-11-14"
     assert from_captures(str(good.parent)).num_rows > 0
-    written = write_splits(None, Store(f"{tmp_path}/store"), str(good.parent), *NIGHT.values(), capture_settings)
+    written = write_splits(None, Store(f"{tmp_path}/store"), str(good.parent), *KEY.values(), capture_settings)
     assert set(pq.read_table(written.uri, partitioning=None)["path"].to_pylist()) == {str(good), uri}
 
 
@@ -170,18 +179,18 @@ def test_files__folders_whose_names_are_no_utf8_are_searched_and_may_be_given(
     write("odd/a.pcap")
     folder = os.fsdecode(os.fsencode(tmp_path) + b"/\xfe\xff")
     (tmp_path / "odd").rename(folder)
-    assert list_captures(str(tmp_path)) == [f"file://{tmp_path}/%FE%FF/a.pcap"]
-    assert list_captures(folder) == list_captures(str(tmp_path))
+    assert _paths(str(tmp_path)) == [f"file://{tmp_path}/%FE%FF/a.pcap"]
+    assert _paths(folder) == _paths(str(tmp_path))
     arguments = ["--captures", folder, "--site", "a", "--date", "2026-01-10", "--set", f"storage.root={tmp_path}/store"]
-    told = CliRunner().invoke(split_pcaps, arguments)
-    assert told.exit_code == 0, told.output
-    assert "splits: 1 captures" in told.output
+    result = CliRunner().invoke(split_pcaps, arguments)
+    assert result.exit_code == 0, result.output
+    assert "splits: 1 captures" in result.output
 
 
 def test_files__no_file_can_have_such_a_name() -> None:
     for location in ("/a\0b", "/a\ud800b"):
         with pytest.raises(InputError, match="no file can have this name"):
-            list_captures(location)
+            _paths(location)
 
 
 def test_files__a_pipe_is_named_and_never_waited_for(
@@ -193,13 +202,13 @@ def test_files__a_pipe_is_named_and_never_waited_for(
     (tmp_path / "night" / "link.pcap").symlink_to(pipe)
     found = find_captures([f"{tmp_path}/night"])
     assert ([capture.path for capture in found.captures], found.ignored) == ([str(path)], 2)
-    assert f"{pipe}: is a pipe, a socket or a device, and is passed over" in caplog.text
+    assert f"{pipe}: is a pipe, a socket or a device, and is skipped" in caplog.text
     for location in (pipe, tmp_path / "night" / "link.pcap"):
         with pytest.raises(InputError, match=r"is a named pipe \(FIFO\) and no file.*write it to a file first"):
-            list_captures(str(location))
+            _paths(str(location))
     with pytest.raises(InputError, match="is a device"):
-        list_captures("/dev/null")
-    (planned,) = split_capture(str(path), 0, capture_settings)
+        _paths("/dev/null")
+    (planned,) = _split(path, capture_settings)
     path.unlink()
     os.mkfifo(path)
     with pytest.raises(InputError, match="is a named pipe"):
@@ -245,7 +254,7 @@ def test_files__a_subfolder_that_cannot_be_read_stops_all_or_is_in_quarantine(
     write("night/closed/b.pcap")
     _refuse(monkeypatch, tmp_path / "night" / "closed")
     with pytest.raises(InputError, match=r"night/closed: cannot be read \(Permission denied\)"):
-        list_captures(f"{tmp_path}/night")
+        _paths(f"{tmp_path}/night")
     found = find_captures([f"{tmp_path}/night"], "quarantine")
     assert [capture.path for capture in found.captures] == [str(path)]
     assert list(found.unreadable) == [f"{tmp_path}/night/closed"]
@@ -264,7 +273,7 @@ def test_open__that_is_refused_is_an_error_or_quarantine_with_its_bytes_and_plac
 ) -> None:
     path = write("a.pcap", range(500))
     settings = capture_settings.model_copy(update={"split_bytes": 8192})
-    splits = split_capture(str(path), 0, settings)
+    splits = _split(path, settings)
 
     def refuse(*_: object) -> None:
         raise OSError("AWS Error ACCESS_DENIED") if number is None else OSError(number, os.strerror(number))
@@ -300,7 +309,7 @@ def test_read__a_disk_that_fails_under_an_open_capture_is_no_end_of_it(
     capture_settings: config.Capture,
 ) -> None:  # fmt: skip
     path = write("a.pcap", range(500), pack)
-    (planned,) = split_capture(str(path), 0, capture_settings)
+    (planned,) = _split(path, capture_settings)
     planned = replace(planned, fingerprint="")
     open_file = streams.open_file
     monkeypatch.setattr(streams, "open_file", lambda *where: _Failing(open_file(*where)))
@@ -317,11 +326,11 @@ def test_read__a_disk_that_fails_under_an_open_capture_is_no_end_of_it(
 
 @pytest.mark.parametrize("pack", [bytes, _gzip, lzma.compress])
 @pytest.mark.parametrize("change", ["longer", "as long", "longer with the same begin"])
-def test_split__of_a_capture_that_another_was_written_over_is_refused_or_in_quarantine(
+def test_split__of_an_overwritten_capture_is_refused_or_in_quarantine(
     change: str, pack: Any, write: Callable[..., Path], capture_settings: config.Capture
 ) -> None:
     path = write("ring.pcap", range(100), pack)
-    for planned in (split_capture(str(path), 0, capture_settings), find_captures([str(path)]).captures):
+    for planned in (_split(path, capture_settings), find_captures([str(path)]).captures):
         write("ring.pcap", range(100), pack)
         assert sum(len(packets) for packets in read_splits(planned, capture_settings, Counters())) == 100
         over = {"longer": range(200, 400), "as long": range(200, 300)}.get(change, [*range(3), *range(200, 400)])
@@ -339,7 +348,7 @@ def test_split__of_a_capture_that_only_grew_is_read_to_where_it_was_planned(
 ) -> None:
     for settings in (capture_settings, capture_settings.model_copy(update={"split_bytes": 8192})):
         path = write("grows.pcap", range(2000), pack)
-        planned = split_capture(str(path), 0, settings)
+        planned = _split(path, settings)
         with path.open("ab") as file:  # a member of its own, where it is packed
             file.write(pack(write("more", range(50)).read_bytes()[24:]))
         assert sum(len(packets) for packets in read_splits(planned, settings, Counters())) == 2000
@@ -376,7 +385,7 @@ def test_overlap__of_a_capture_beside_its_packed_copy_is_hinted_at(
     assert [Path(row["capture_file"]).name for row in counted if row["reason"] == "overlap"] == ["a.pcap", "a.pcap.gz"]
     assert sum(row["packets"] for row in counted) == 14
     assert len(hints()) == 2
-    told = CliRunner().invoke(
+    result = CliRunner().invoke(
         split_pcaps,
         [
             "--captures",
@@ -389,11 +398,11 @@ def test_overlap__of_a_capture_beside_its_packed_copy_is_hinted_at(
             f"storage.root={tmp_path}/s",
         ],
     )
-    assert "splits: 3 captures" in told.output
-    assert "1 that begin with the packet of another, counted twice" in told.output
+    assert "splits: 3 captures" in result.output
+    assert "1 that begin with the packet of another, counted twice" in result.output
 
 
-def test_alike__are_captures_that_begin_with_the_same_packet_and_none_that_hold_no_packet(
+def test_count_same_start__counts_equal_first_packets_and_no_empty_capture(
     write: Callable[..., Path], tmp_path: Path
 ) -> None:
     for name, numbers in (("a", range(5)), ("b", ()), ("c", ()), ("d", range(2)), ("e", range(1, 5)), ("f", range(9))):
@@ -436,14 +445,14 @@ def test_split_pcaps__says_what_is_in_quarantine_and_what_is_the_same(
     (folder / "again.pcap").symlink_to("a.pcap")
     arguments = ["--site", "a", "--date", "2026-01-10", "--set", f"storage.root={tmp_path}/store"]
     arguments += ["--set", "capture.unreadable=quarantine"]
-    told = CliRunner().invoke(split_pcaps, ["--captures", str(folder), *arguments])
-    assert told.exit_code == 0, told.output
-    assert f"quarantine: {folder}/gone.pcap: cannot be read (No such file" in told.stdout
-    assert "1 captures" in told.stdout
-    assert "(1 more in quarantine, not read, 1 further names of the same captures)" in told.stdout
+    result = CliRunner().invoke(split_pcaps, ["--captures", str(folder), *arguments])
+    assert result.exit_code == 0, result.output
+    assert f"quarantine: {folder}/gone.pcap: cannot be read (No such file" in result.stdout
+    assert "1 captures" in result.stdout
+    assert "(1 more in quarantine, not read, 1 further names of the same captures)" in result.stdout
 
 
-def test_first_day__of_a_clock_that_was_set_late_is_the_day_after_it_was(
+def test_first_day__of_a_clock_that_was_set_late_is_the_day_after_that(
     write: Callable[..., Path],
     tmp_path: Path,
     make: SimpleNamespace,
@@ -459,7 +468,7 @@ def test_first_day__of_a_clock_that_was_set_late_is_the_day_after_it_was(
     caplog.clear()
     path.write_bytes(make.pcap(unset[:3]))
     assert first_day(str(path), capture_settings) == "1970-01-01"
-    assert "clocks do that are not set" in caplog.text
+    assert "like a clock that is not set" in caplog.text
     caplog.clear()
     write("set.pcap", start=START_US + DAY_US)
     assert first_day(str(tmp_path), capture_settings) == "2023-11-15"
@@ -468,7 +477,7 @@ def test_first_day__of_a_clock_that_was_set_late_is_the_day_after_it_was(
     assert first_day(str(path), capture_settings) == "2023-11-14", "no calendar has the first one's day"
 
 
-def test_first_day__passes_over_what_is_in_quarantine(
+def test_first_day__skips_what_is_in_quarantine(
     write: Callable[..., Path], tmp_path: Path, capture_settings: config.Capture
 ) -> None:
     write("a.pcap")

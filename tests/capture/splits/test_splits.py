@@ -1,10 +1,11 @@
-"""Splits tile a file, and reading them gives what one reader gives; repeats are dropped alike."""
+"""Splits tile a file, and reading them gives what one reader gives; duplicates are dropped in the same way."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,15 +14,21 @@ import pyarrow as pa
 import pytest
 
 from iotid import config
-from iotid.capture import first_day, read_packets, read_splits, split_capture
+from iotid.capture import find_captures, first_day, read_packets, read_splits, split_captures
 from iotid.capture.counters import Counters
+from iotid.capture.file_split import FileSplit
 from iotid.capture.packets import Packets, to_arrow
-from iotid.capture.splits.plan import FileSplit, pack_tasks
+from iotid.capture.splits.plan import pack_tasks
 from iotid.errors import DataError, InputError
 
 
 def _changed(settings: config.Capture, **changes: Any) -> config.Capture:
     return settings.model_copy(update={"chunk_bytes": 4096, **changes})
+
+
+def _split(path: Path, settings: config.Capture, file_index: int = 0) -> list[FileSplit]:
+    (whole,) = find_captures([str(path)]).captures
+    return split_captures([replace(whole, file_index=file_index)], settings).splits
 
 
 def _read_all(splits: list[FileSplit], settings: config.Capture) -> tuple[pa.Table, list[tuple[str, str, int, int]]]:
@@ -30,10 +37,10 @@ def _read_all(splits: list[FileSplit], settings: config.Capture) -> tuple[pa.Tab
     return to_arrow(Packets.concat(parts), [splits[0].path]), list(counted)
 
 
-def _assert_invariant(path: Path, settings: config.Capture, pieces: int) -> list[FileSplit]:
+def _assert_invariant(path: Path, settings: config.Capture, count: int) -> list[FileSplit]:
     size = path.stat().st_size
-    whole, counted_whole = _read_all(split_capture(str(path), 0, settings), settings)
-    splits = split_capture(str(path), 0, _changed(settings, split_bytes=max(size // pieces, 4096)))
+    whole, counted_whole = _read_all(_split(path, settings), settings)
+    splits = _split(path, _changed(settings, split_bytes=max(size // count, 4096)))
     assert splits[0].start == (24 if splits[0].container == "pcap" else 0)
     assert [split.start for split in splits[1:]] == [split.end for split in splits[:-1]]
     assert splits[-1].end == size
@@ -64,11 +71,11 @@ def traffic(make: SimpleNamespace) -> list[Any]:
 
 
 @pytest.mark.parametrize("window_us", [0, 10_000])
-@pytest.mark.parametrize("pieces", [1, 2, 7])
+@pytest.mark.parametrize("count", [1, 2, 7])
 @pytest.mark.parametrize("writer", ["pcap", "pcapng"])
 def test_splits__any_number_gives_the_same_packets_and_counts(
     writer: str,
-    pieces: int,
+    count: int,
     window_us: int,
     traffic: list[Any],
     tmp_path: Path,
@@ -78,7 +85,7 @@ def test_splits__any_number_gives_the_same_packets_and_counts(
     path = tmp_path / "capture"
     path.write_bytes(getattr(make, writer)(traffic))
     settings = _changed(capture_settings, duplicate_window_us=window_us, duplicate_records=20)
-    assert len(_assert_invariant(path, settings, pieces)) >= pieces
+    assert len(_assert_invariant(path, settings, count)) >= count
 
 
 def test_splits__of_a_pcapng_that_changes_its_interfaces_know_them(
@@ -119,10 +126,10 @@ def test_splits__small_and_compressed_files_stay_whole(
 
     path = tmp_path / "capture"
     path.write_bytes(make.pcap(traffic))
-    (split,) = split_capture(str(path), 3, capture_settings)
+    (split,) = _split(path, capture_settings, file_index=3)
     assert (split.start, split.end, split.records, split.file_index) == (24, path.stat().st_size, -1, 3)
     path.write_bytes(gzip.compress(make.pcap(traffic)))
-    (split,) = split_capture(str(path), 3, _changed(capture_settings, split_bytes=4096))
+    (split,) = _split(path, _changed(capture_settings, split_bytes=4096), file_index=3)
     assert (split.start, split.end, split.compression) == (24, -1, "gzip")
 
 
@@ -132,7 +139,7 @@ def test_splits__count_their_records_and_say_where_to_warm_up(
     path = tmp_path / "capture"
     path.write_bytes(make.pcap(traffic))
     settings = _changed(capture_settings, split_bytes=10_000, duplicate_records=5, fragment_records=3)
-    splits = split_capture(str(path), 0, settings)
+    splits = _split(path, settings)
     starts = [24]
     for _, frame in traffic:
         starts.append(starts[-1] + 16 + len(frame))
@@ -146,7 +153,7 @@ def test_split__of_a_file_that_was_changed_is_refused(
 ) -> None:
     path = tmp_path / "capture"
     path.write_bytes(make.pcap(traffic))
-    first, *_ = split_capture(str(path), 0, _changed(capture_settings, split_bytes=20_000))
+    first, *_ = _split(path, _changed(capture_settings, split_bytes=20_000))
     longer = make.pcap([(time, frame + b"x") for time, frame in traffic])
     path.write_bytes(longer)
     with pytest.raises(DataError, match="plan it again"):
@@ -161,7 +168,7 @@ def test_split__of_a_file_that_grew_reads_what_was_planned(
 ) -> None:
     path = tmp_path / "capture"
     path.write_bytes(make.pcap(traffic[:100]))
-    planned = split_capture(str(path), 0, capture_settings)
+    planned = _split(path, capture_settings)
     before = _read_all(planned, capture_settings)
     path.write_bytes(make.pcap(traffic))
     assert _read_all(planned, capture_settings) == before
@@ -176,7 +183,7 @@ def test_pack_tasks__fills_tasks_with_neighbours(capture_settings: config.Captur
     assert pack_tasks([], capture_settings) == []
 
 
-def test_repeats__within_window_and_records_are_dropped_and_counted(
+def test_duplicates__within_window_and_records_are_dropped_and_counted(
     read: Callable[..., Any], agrees: Callable[..., Any], make: SimpleNamespace
 ) -> None:
     def frame(identification: int, sequence: int = 1, payload: bytes = b"same", ttl: bytes = b"@") -> bytes:
@@ -196,7 +203,7 @@ def test_repeats__within_window_and_records_are_dropped_and_counted(
     assert "duplicate" not in read(data)[1]
 
 
-def test_repeats__random_traffic_agrees_with_the_twin(
+def test_duplicates__in_random_traffic_agree_with_the_reference(
     agrees: Callable[..., Any], make: SimpleNamespace, traffic: list[Any]
 ) -> None:
     for records in (1, 7, 64):
@@ -229,5 +236,5 @@ def test_read_packets__of_several_files_orders_them_by_path_and_counts_each_once
     counted = counters(table)
     assert counted.column_names == ["capture_file", "reason", "packets", "bytes", "first_offset"]
     assert pa.compute.sum(counted["packets"]).as_py() == 20 + 10
-    with pytest.raises(DataError, match="carries no counters"):
+    with pytest.raises(DataError, match="has no counters"):
         counters(table.replace_schema_metadata(None))

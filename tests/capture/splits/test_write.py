@@ -14,12 +14,12 @@ import pytest
 from iotid import config, schemas
 from iotid.capture import read_packets, read_splits
 from iotid.capture.counters import Counters
+from iotid.capture.file_split import FileSplit
 from iotid.capture.packets import to_arrow
-from iotid.capture.splits.plan import FileSplit
 from iotid.capture.splits.write import write_splits
 from iotid.partitions import Partition, PartitionKey, Store
 
-NIGHT = ("north", "2024-02-29")
+KEY = ("north", "2024-02-29")
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_write_splits__of_a_cluster_are_those_of_this_process(
 ) -> None:
     settings = capture_settings.model_copy(update={"split_bytes": 4096, "task_bytes": 9000})
     local, cluster = (
-        write_splits(spark, Store(f"{tmp_path}/{number}"), str(captures), *NIGHT, settings)
+        write_splits(spark, Store(f"{tmp_path}/{number}"), str(captures), *KEY, settings)
         for number, spark in enumerate((None, plain_spark()))
     )
     assert table_of(local).equals(table_of(cluster))
@@ -53,11 +53,11 @@ def test_write_splits__of_a_cluster_are_those_of_this_process(
     assert local.key == PartitionKey.of_date("north", "2024-02-29")
 
 
-def test_write_splits__tell_what_they_were_made_of_and_are_all_that_a_reader_needs(
+def test_write_splits__store_their_inputs_and_all_that_a_reader_needs(
     captures: Path, tmp_path: Path, capture_settings: config.Capture
 ) -> None:
     settings = capture_settings.model_copy(update={"split_bytes": 4096, "task_bytes": 9000, "chunk_bytes": 4096})
-    partition = write_splits(None, Store(str(tmp_path)), str(captures), *NIGHT, settings)
+    partition = write_splits(None, Store(str(tmp_path)), str(captures), *KEY, settings)
     table = table_of(partition)
     assert table.schema.equals(schemas.SPLITS.arrow_schema(stored=True))
     expected = {

@@ -15,7 +15,8 @@ from iotid import config
 from iotid.capture import read_packets, read_splits
 from iotid.capture.counters import Counters
 from iotid.capture.packets import to_arrow
-from iotid.capture.splits.plan import find_captures, last_splits, splits_before
+from iotid.capture.splits.discovery import find_captures
+from iotid.capture.splits.plan import last_splits, splits_before
 from iotid.errors import StaleError
 
 _CUT_COLUMNS = ["capture_file", "offset"]  # what must differ
@@ -74,7 +75,7 @@ def test_files__cut_between_any_two_records_give_the_same_packets(
 def test_files__of_any_number_of_records_give_the_same_packets(
     window_us: int, tmp_path: Path, make: SimpleNamespace, capture_settings: config.Capture
 ) -> None:
-    """What is looked for may lie many files back: only records count."""
+    """A first fragment may be many files back: only records count."""
     frames = _traffic(make, random.Random(7))
     (tmp_path / "whole").write_bytes(make.pcap(frames))
     changes = {"duplicate_window_us": window_us, "fragment_records": 20, "duplicate_records": 12}

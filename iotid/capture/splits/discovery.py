@@ -1,0 +1,119 @@
+"""Which captures there are at given locations: found by content, each file once, numbered by path."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
+
+from iotid.capture.containers.detect import CaptureFormat, detect_format
+from iotid.capture.file_split import FileSplit
+from iotid.capture.splits.files import File, Identity, list_files, natural, preferred
+from iotid.capture.splits.overlaps import first_packet
+from iotid.capture.threads import in_threads
+from iotid.errors import InputError
+from iotid.storage import text_of
+
+# Threads wait for remote files in parallel. A local one takes 0.1 ms, less than the threads would wait for each other's
+# lock of the interpreter.
+_REMOTE_THREADS, _LOCAL_THREADS = 32, 1
+
+_log = logging.getLogger(__name__)
+
+
+class Found(NamedTuple):
+    """Captures as whole splits, how many other files there are, and files in quarantine, with the reason."""
+
+    captures: list[FileSplit]
+    ignored: int
+    unreadable: dict[str, str]
+    same: int  # further names of these captures
+
+
+def find_captures(locations: Iterable[str], unreadable: str = "fail") -> Found:
+    """The captures at all locations (files, folders or URIs), recognised by content; each file is opened once.
+
+    They are numbered by path over all locations, whatever their order; numbers in paths sort by value. A file is one,
+    however many names it has: links, folders that are links, spellings of a path. Each capture is a `FileSplit` of the
+    whole file, from its first record (byte) to its end; where there are several, with its first packet.
+
+    ``unreadable``: what happens to a file or folder that cannot be read, as of the settings' section `capture`: `fail`
+    raises, `quarantine` reports it with the reason in ``Found.unreadable``.
+
+    Raises:
+        InputError: a location is missing or holds no capture; or a file or folder cannot be read, and ``unreadable`` is
+            `fail`.
+    """
+    listings = {location: list_files(location, unreadable) for location in locations}
+    names: dict[Identity, list[File]] = {}
+    for file in (file for listing in listings.values() for file in listing.files):
+        names.setdefault(file.identity, []).append(file)
+    files = {identity: preferred(of_file) for identity, of_file in names.items()}
+    remote = any(file.filesystem.type_name != "local" for file in files.values())
+    threads = _REMOTE_THREADS if remote else _LOCAL_THREADS
+    detected = in_threads(partial(_detect, unreadable), files.values(), len(files), threads)
+    formats = dict(zip(files, detected, strict=True))
+    quarantined: dict[str, str] = {}
+    for location, listing in listings.items():
+        quarantined |= listing.unreadable
+        if not listing.unreadable and all(formats[file.identity] is None for file in listing.files):
+            raise InputError(f"{location}: holds no capture (pcap or pcapng, also in gzip, zstd, bz2 or xz)")
+        for name in listing.special:
+            _log.warning("%s: is a pipe, a socket or a device, and is skipped", text_of(name))
+    quarantined |= {files[identity].path: why for identity, why in formats.items() if isinstance(why, str)}
+    for why in quarantined.values():
+        _log.warning("%s; it is in quarantine", why)
+    captures = {files[identity].path: found for identity, found in formats.items() if isinstance(found, CaptureFormat)}
+    others = sum(found is None for found in formats.values()) + sum(len(found.special) for found in listings.values())
+    if others:
+        _log.info(
+            "%s: %d of %d files are no captures and are ignored", ", ".join(listings), others, others + len(captures)
+        )
+    same = sum(len(of_file) - 1 for identity, of_file in names.items() if formats[identity] is not None)
+    if same:
+        _log.info("%s: %d paths are further names of these captures; each is read once", ", ".join(listings), same)
+    paths = sorted(captures, key=natural)
+    whole = [_whole(path, index, captures[path]) for index, path in enumerate(paths)]
+    if len(whole) > 1:
+        firsts = in_threads(first_packet, whole, len(whole), threads)
+        whole = [replace(capture, first_packet=first) for capture, first in zip(whole, firsts, strict=True)]
+    if copies := count_same_start(whole):
+        _log.warning(
+            "%d captures begin with the same packet as another one, so that it is counted twice; give it once", copies
+        )
+    return Found(whole, others, quarantined, same)
+
+
+def count_same_start(captures: Iterable[FileSplit]) -> int:
+    """Captures that begin with the same packet as one before them, as copies do, compressed or not."""
+    firsts = [capture.first_packet for capture in captures if capture.first_packet]
+    return len(firsts) - len(set(firsts))
+
+
+def _detect(unreadable: str, file: File) -> CaptureFormat | str | None:
+    """What the file is, None where it is no capture; or, where it cannot be read, why."""
+    try:
+        return detect_format(file.path, file.filesystem, file.inner)
+    except InputError as fault:
+        if unreadable == "fail":
+            raise
+        return str(fault)
+
+
+def _whole(path: str, file_index: int, found: CaptureFormat) -> FileSplit:
+    return FileSplit(
+        file_index=file_index,
+        path=path,
+        file_bytes=found.file_bytes,
+        container=found.container,
+        compression=found.compression,
+        split=0,
+        start=found.start,
+        end=found.file_bytes if found.compression == "none" else -1,
+        warm_up=found.start,
+        context=found.context,
+        records=-1,
+        fingerprint=found.fingerprint,
+    )
