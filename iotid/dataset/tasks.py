@@ -40,7 +40,7 @@ from iotid.dataset.split_protocols import (
 from iotid.dataset.store import WEIGHT, part_schema
 from iotid.flows import IDENTITY_COLUMNS
 from iotid.labels import routers
-from iotid.labels.device_list import UNKNOWN, DeviceList
+from iotid.labels.device_list import UNLISTED, DeviceList
 from iotid.labels.hosts import READ, name_devices
 from iotid.labels.owner import is_shown, parse_addresses
 from iotid.spark.shuffle import (
@@ -56,7 +56,7 @@ from iotid.spark.shuffle import (
 )
 from iotid.storage import OutputFile
 
-CONTINUED, OTHER_PROTOCOL, UNLISTED, CONFLICT, LABELLED = (
+CONTINUED, OTHER_PROTOCOL, ON_NO_LIST, CONFLICT, LABELLED = (
     "continued", "other_protocol", "unlisted", "conflict", "labelled",
 )  # fmt: skip
 DEVICE, HOST = "device", "host"  # beside these: labelled flows by device's name, unlisted ones by the host that began
@@ -109,7 +109,7 @@ class Source:
     @cached_property
     def labels(self) -> tuple[str, ...]:
         """All that a flow may get."""
-        return tuple(sorted({*self.devices.labels(self.settings.label), UNKNOWN}))
+        return tuple(sorted({*self.devices.labels(self.settings.label), UNLISTED}))
 
     def read(
         self,
@@ -121,7 +121,7 @@ class Source:
         """Flows of a file that have a label, batch by batch; others are counted, and in ``hosts`` who began them."""
         file, keep_unlisted = self.files[number], self.settings.unlisted == "unknown"
         names = self.devices.labels(self.settings.label)
-        label_of = np.array([self.labels.index(name) for name in (*names, UNKNOWN)], np.int32)
+        label_of = np.array([self.labels.index(name) for name in (*names, UNLISTED)], np.int32)
         protocols = pa.array(self.settings.protocols, pa.int32())
         told_by = IDENTITY_COLUMNS if len(self.later) else ()
         for read in file.read(dict.fromkeys(["protocol", *_EVIDENCE, *told_by, *columns])):
@@ -136,7 +136,7 @@ class Source:
             kept_N = (device_N >= 0) | (~conflict_N & keep_unlisted)
             conflicts = int(conflict_N.sum())
             outcomes[CONFLICT, ""] += conflicts
-            outcomes[UNLISTED, ""] += flows.num_rows - int(kept_N.sum()) - conflicts
+            outcomes[ON_NO_LIST, ""] += flows.num_rows - int(kept_N.sum()) - conflicts
             if hosts is not None:
                 _count_hosts(flows.filter(pa.array((device_N < 0) & ~conflict_N)), hosts)
             unlisted = flows.filter(pa.array(~kept_N & ~conflict_N))

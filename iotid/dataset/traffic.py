@@ -14,7 +14,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from iotid import config
 from iotid.arrow import one_chunk
@@ -93,7 +92,7 @@ def label_counts(counts: pa.Table, devices: DeviceList, kind: str, labels: Seque
     number_R = devices.match_devices(rows)
     place = {label: number for number, label in enumerate(labels)}
     label_of = np.array([*(place.get(label, -1) for label in devices.labels(kind)), -1], np.int64)
-    label_R = np.where(_is_own(counts["device"], number_R, devices), label_of[number_R], -1)
+    label_R = np.where(devices.are_listed(number_R, counts["device"]), label_of[number_R], -1)
     table = counts.append_column("label", pa.array(label_R)).filter(pa.array(label_R >= 0))
     table = table.sort_by([(name, "ascending") for name in _KEYS]).select([*_KEYS, "packets", "label"])
     return DeviceTraffic(
@@ -128,7 +127,7 @@ def _ends(packets: DataFrame, devices: DeviceList, site: Site) -> DataFrame:
     ends = packets.select("capture_file", second, "frame_length", both)
     ends = ends.select("capture_file", "second", "frame_length", "end.*")
     mac, ip = F.col("mac"), F.col("ip")
-    known = ends.filter(mac.isNull() | mac.isin(_macs(devices)) | ip.isin(_addresses(devices, without_mac=True)))
+    known = ends.filter(mac.isNull() | mac.isin(devices.macs) | ip.isin(devices.addresses(without_mac=True)))
     at_devices = partial(_at_devices, site=site)
     counted = known.mapInArrow(in_worker(at_devices), _ENDS).groupBy(*ends.columns, "sure").count()
     of_end = Window.partitionBy("capture_file", "mac", "ip")
@@ -151,39 +150,13 @@ def _by_device(ends: DataFrame, devices: DeviceList) -> DataFrame:
     from pyspark.sql import functions as F
 
     mac, ip = F.col("mac"), F.col("ip")
-    listed = mac.isin(_macs(devices))
+    listed = mac.isin(devices.macs)
     senders = ends.filter(F.col("sent") & listed).groupBy("capture_file", "ip")
     owners = senders.agg(F.min("mac").alias("owner"), F.max("mac").alias("other")).filter("owner = other")
-    by_address = ip.isin(_addresses(devices, without_mac=True)) | (mac.isNull() & ip.isin(_addresses(devices)))
+    by_address = ip.isin(devices.addresses(without_mac=True)) | (mac.isNull() & ip.isin(devices.addresses()))
     device = F.coalesce(F.when(listed, mac), F.when(mac.isNull(), F.col("owner")), F.when(by_address, ip))
     told = ends.join(F.broadcast(owners), ["capture_file", "ip"], "left").withColumn("device", device)
     return told.filter("device IS NOT NULL").groupBy(*_KEYS).agg(F.sum("count").alias("packets"))
-
-
-def _macs(devices: DeviceList) -> list[str]:
-    return sorted({mac for device in devices.devices for mac in device.mac})
-
-
-def _addresses(devices: DeviceList, *, without_mac: bool = False) -> list[str]:
-    """Those of all devices, or of those that list no MAC."""
-    return sorted({ip for device in devices.devices for ip in device.ip if not (without_mac and device.mac)})
-
-
-def _is_own(end: pa.ChunkedArray, number_R: NDArray[np.int32], devices: DeviceList) -> NDArray[np.bool_]:
-    """(R,) whether the device of that number is the one whose MAC or address ``end`` is, not one named by path alone.
-
-    Entries of one name are one device.
-    """
-    own: dict[str, set[str]] = {}
-    for device in devices.devices:
-        own.setdefault(device.name, set()).update(device.mac, device.ip)
-    encoded = one_chunk(end).dictionary_encode()
-    texts = encoded.dictionary.to_pylist()
-    code_R = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-    pairs, pair_R = np.unique((number_R + 1) * np.int64(len(texts)) + code_R, return_inverse=True)
-    places = (divmod(pair, len(texts)) for pair in pairs.tolist())
-    is_own = [number > 0 and texts[code] in own[devices.devices[number - 1].name] for number, code in places]
-    return np.array(is_own, np.bool_)[pair_R]
 
 
 def _instants(second: pa.ChunkedArray) -> pa.ChunkedArray:

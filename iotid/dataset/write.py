@@ -21,7 +21,7 @@ from iotid.dataset.split_protocols import DATASET_SPLITS, FileSplit, find_ends, 
 from iotid.dataset.store import ENCODING, describe_part, group_rows, write_sets
 from iotid.errors import AccountingError, InputError, LabelError, SchemaError, SettingError, shown
 from iotid.flows import later_flows, partition_files, read_flows
-from iotid.labels.device_list import UNKNOWN, DeviceList
+from iotid.labels.device_list import UNLISTED, DeviceList
 from iotid.partitions import PartitionKey
 from iotid.spark.shuffle import BLOCKS, NO_BUCKET, SIDE_OUTPUTS, Buckets, exchange, spark_schema, task_ids
 from iotid.spark.worker_errors import in_worker
@@ -68,7 +68,7 @@ def write_dataset(
     with ExitStack() as stack:
         flows = _Flows(spark, source, stack)
         accounts = _account(flows.told.outcomes, nights)
-        if not set(accounts.labelled) - {UNKNOWN}:
+        if not set(accounts.labelled) - {UNLISTED}:
             raise _nothing_matches(read_flows(spark, nights), devices)
         accounts.drop_rare(settings.min_flows, devices.source)
         split = flows.split(accounts)
@@ -236,7 +236,7 @@ def _account(outcomes: Mapping[tuple[str, str], int], nights: Sequence[Partition
         flows_in=sum(int(night.metadata["rows"]) for night in nights),
         continued=outcomes[work.CONTINUED, ""],
         other_protocols=outcomes[work.OTHER_PROTOCOL, ""],
-        unlisted=outcomes[work.UNLISTED, ""],
+        unlisted=outcomes[work.ON_NO_LIST, ""],
         conflicts=outcomes[work.CONFLICT, ""],
         labelled={label: flows for (outcome, label), flows in outcomes.items() if outcome == work.LABELLED},
     )

@@ -95,7 +95,7 @@ def summarise(counted: pa.Table, min_flows: int) -> Distributions:
 def look_alikes(traffic: Distributions, devices: DeviceList, kind: str) -> dict[str, list[str]]:
     """Labels of one vendor and type, by both."""
     groups: dict[str, list[str]] = {}
-    for label, name in devices.alike(kind, dict.fromkeys(label for label, _, _ in traffic)).items():
+    for label, name in devices.device_kinds(kind, dict.fromkeys(label for label, _, _ in traffic)).items():
         groups.setdefault(name, []).append(label)
     return groups
 

@@ -22,7 +22,7 @@ from iotid.baselines import Samples
 from iotid.dataset import LabelledFlows
 from iotid.dataset.split_protocols import DATASET_SPLITS
 from iotid.errors import SettingError
-from iotid.labels.device_list import UNKNOWN as UNLISTED
+from iotid.labels.device_list import UNLISTED
 
 OF_DATASET = ("random_flow", "random_unique", "by_capture", "by_time")
 FOLDS, SITE, DRIFT, DEVICES_OUT = "capture_folds", "site:", "drift", "devices_out"
@@ -80,7 +80,7 @@ def parts_of_samples(
 
 def kinds(flows: LabelledFlows) -> tuple[list[str], NDArray[np.int64]]:
     """Names of the kinds of devices, and which of them each label is (C,): one for a vendor and type, where known."""
-    alike = flows.devices.alike(flows.settings.label, flows.labels)
+    alike = flows.devices.device_kinds(flows.settings.label, flows.labels)
     names, which_C = np.unique([alike[label] for label in flows.labels], return_inverse=True)
     return names.tolist(), which_C.astype(np.int64)
 

@@ -18,7 +18,7 @@ import pytest
 from iotid.capture import read_packets
 from iotid.config import Settings, load_settings
 from iotid.dataset import DeviceTraffic, read_device_traffic
-from iotid.dataset.traffic import _addresses, _at_devices, _macs, label_counts
+from iotid.dataset.traffic import _at_devices, label_counts
 from iotid.errors import LabelError
 from iotid.labels import Device, DeviceList
 from iotid.simulate.captures import NIGHTS, write_demo
@@ -170,9 +170,9 @@ def test_ends__are_asked_for_by_the_macs_and_addresses_of_all_devices() -> None:
         Device(name="plug", mac=(PLUG, CAM)), Device(name="hub", mac=PHONE, ip="10.0.0.9"),
         Device(name="tv", ip=("10.0.0.4", "10.0.0.3")), Device(name="box", path="*/b/*"),
     ))  # fmt: skip
-    assert _macs(devices) == [CAM, PLUG, PHONE]
-    assert _addresses(devices) == ["10.0.0.3", "10.0.0.4", "10.0.0.9"]
-    assert _addresses(devices, without_mac=True) == ["10.0.0.3", "10.0.0.4"]
+    assert devices.macs == [CAM, PLUG, PHONE]
+    assert devices.addresses() == ["10.0.0.3", "10.0.0.4", "10.0.0.9"]
+    assert devices.addresses(without_mac=True) == ["10.0.0.3", "10.0.0.4"]
 
 
 def test_at_devices__are_those_of_the_rule_for_flows_and_perhaps_where_a_mac_that_forwards_nothing_received() -> None:
