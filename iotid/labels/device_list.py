@@ -111,9 +111,9 @@ class DeviceList:
         side_N = owner_side(flows, self.site(site))
 
         def of_owner(what: str, index: dict[str, frozenset[int]]) -> _Named:
-            look_up = partial(_look_up, index)
+            devices_of = partial(_devices_of, index)
             (of_client, client_N), (of_server, server_N) = (
-                _distinct_sets(flows.column(f"{end}_{what}"), look_up) for end in ("client", "server")
+                _distinct_sets(flows.column(f"{end}_{what}"), devices_of) for end in ("client", "server")
             )
             named_N = np.select([side_N == CLIENT, side_N == SERVER], [client_N + 1, server_N + 1 + len(of_client)])
             return [_NONE, *of_client, *of_server], named_N
@@ -124,7 +124,7 @@ class DeviceList:
     def match_devices(self, rows: pa.Table) -> NDArray[np.int32]:
         """As ``match``, from columns capture_file, device (its MAC or its address: no text is both) and first_seen."""
         by_path = _distinct_sets(rows.column("capture_file"), self._by_path)
-        by_end = _distinct_sets(rows.column("device"), partial(_look_up, {**self._by_mac, **self._by_ip}))
+        by_end = _distinct_sets(rows.column("device"), partial(_devices_of, {**self._by_mac, **self._by_ip}))
         return self._narrow_down(rows, [by_path, by_end])[0]
 
     def are_listed(self, number_N: NDArray[np.int32], ends: pa.ChunkedArray) -> NDArray[np.bool_]:
@@ -281,7 +281,7 @@ def _index(values_of_devices: Iterable[tuple[str, ...]]) -> dict[str, frozenset[
     return {value: frozenset(numbers) for value, numbers in index.items()}
 
 
-def _look_up(index: dict[str, frozenset[int]], value: str) -> frozenset[int]:
+def _devices_of(index: dict[str, frozenset[int]], value: str) -> frozenset[int]:
     return index.get(value, _NONE)
 
 

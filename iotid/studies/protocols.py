@@ -38,7 +38,7 @@ def splits(flows: LabelledFlows, protocol: str, settings: config.Evaluation) -> 
         SettingError: there is no such protocol or site, drift has no later day, or there is one kind of device only.
     """
     if protocol in OF_DATASET:
-        yield flows.under(protocol).parts()
+        yield flows.with_protocol(protocol).assign_splits()
     elif protocol == FOLDS:
         fold_N = flows.folds(settings.folds)
         yield from (_fold(fold_N, fold, settings.folds) for fold in range(settings.folds))
@@ -137,7 +137,7 @@ def _later_days(flows: LabelledFlows, learned_days: int) -> NDArray[np.int8]:
 
 def _tested(flows: LabelledFlows, test_N: NDArray[np.bool_]) -> NDArray[np.int8]:
     """Those flows tested, over labels that others have, too; of the others, a seeded share chooses."""
-    part_N = flows.under("random_flow").parts()
+    part_N = flows.with_protocol("random_flow").assign_splits()
     part_N[part_N == TEST] = TRAIN
     part_N[test_N] = TEST
     shared = np.intersect1d(flows.label[test_N], flows.label[~test_N])

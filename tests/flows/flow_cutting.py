@@ -60,7 +60,7 @@ def cut_at_random(rows: list[Row], dice: random.Random) -> list[list[Row]]:
 
 
 def through_partials(runs: list[Any], settings: config.Flow) -> list[Row]:
-    """Flows by way of partial flows, stretches read again where they are unresolved; ordered by first packet."""
+    """Flows by way of partial flows, unresolved intervals read again; ordered by first packet."""
     partials = pa.Table.from_batches([partial_flows(run, settings, task) for task, run in enumerate(runs)])
     flows, unresolved = merge_flows(partials, settings, PATHS)
     tables = [flows]
