@@ -1,4 +1,4 @@
-"""ByteIoT (Duan et al., IEEE TNSM 2021): the nearest half hour by how packet lengths and directions are spread in it.
+"""ByteIoT (Duan et al., IEEE TNSM 2021): the nearest half hour by its distribution of packet lengths and directions.
 
 Shape suffixes: R rows of counts, S bins, B bins of a block, T training bins, D (frame length, direction) pairs,
 C classes.
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from iotid.baselines.windows import Samples, stretches
+from iotid.baselines.windows import Samples, time_windows
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -22,34 +22,34 @@ BIN_S = 1800
 """Seconds of a bin (the authors' ``t // 1800``)."""
 
 _BLOCK = 1 << 22  # distances held at once: 32 MiB
-_DIGITS = 12  # decimals of the sums in a distance: what is equal must not differ by their rounding
-_NEARER = 1e-6  # weight by which nearer neighbours decide ties of a vote: too little to outvote one
+_DIGITS = 12  # decimals of the sums in a distance: equals must not differ by rounding
+_NEARER = 1e-6  # weight by which nearer neighbours decide ties: too small to outvote a neighbour
 
 
 def samples(traffic: DeviceTraffic, *, bidirectional: bool = True) -> Samples:
     """One sample for each half hour of a device: the shares of its packets by frame length and direction, sparse.
 
     Without ``bidirectional``, of the packets that it sent. The columns are the pairs of all traffic given: a pair that
-    training never has adds the same to the total variation from every training sample (half its share), and to the
-    square of the Hellinger distance, so that which of them is nearest does not depend on it.
+    is not in training adds the same to the total variation from every training sample (half its share), and to the
+    square of the Hellinger distance, so it does not change which of them is nearest.
     """
     from scipy.sparse import coo_matrix
 
     counts = traffic.table if bidirectional else traffic.table.filter(traffic.table["sent"])
-    bins = stretches(counts, BIN_S)
+    bins = time_windows(counts, BIN_S)
     packets_R = counts["packets"].to_numpy().astype(np.float64)
     share_R = packets_R / bins.sum(packets_R)[bins.sample]
     sent_R = counts["sent"].to_numpy()
     pairs, column_R = np.unique(counts["frame_length"].to_numpy() * 2 + sent_R, return_inverse=True)
-    shape = (len(bins.of.start_s), len(pairs))
-    return bins.of._replace(features=coo_matrix((share_R, (bins.sample, column_R)), shape=shape).tocsr())
+    shape = (len(bins.samples.start_s), len(pairs))
+    return bins.samples._replace(features=coo_matrix((share_R, (bins.sample, column_R)), shape=shape).tocsr())
 
 
 class ByteIot:
     """k nearest neighbours (k = 1) by Hellinger distance or by total variation, after the authors' published code.
 
-    Of neighbours at one distance the first in training's order is nearer; a vote's tie goes to the label of the nearest
-    neighbour. Nothing essential is guessed; lengths here are of IP packets' frames alone, see `read_device_traffic`.
+    Of neighbours at one distance the first in training's order is nearer; a tied vote goes to the label of the nearest
+    neighbour. Nothing essential is guessed; only frames of IP packets count here, see `read_device_traffic`.
     """
 
     origin = "ByteIoT, nearest half hour by packet lengths (Duan et al., TNSM 2021, after the authors' code)"

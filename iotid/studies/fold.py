@@ -244,7 +244,7 @@ class Fold:
     def _further(self) -> dict[str, dict[str, Items]]:
         """Answers of the rivals that read other things than sequences."""
         settings, traffic = self.settings.evaluation, self.traffic
-        rivals = baselines.window_rivals(settings.seed)
+        rivals = baselines.window_baselines(settings.seed)
         found: dict[str, dict[str, Items]] = {}
         for name in settings.packet_baselines:
             if name == ETEI:

@@ -54,7 +54,7 @@ def test_samples__equal_half_hours_counted_in_dictionaries(
     assert len(pairs) == (8 if bidirectional else 4)
 
 
-def test_samples__bins_start_at_whole_half_hours_and_a_bin_without_sent_packets_may_be_none(
+def test_samples__bins_start_at_half_hours_and_a_bin_needs_sent_packets_if_one_way(
     traffic_of: TrafficOf,
 ) -> None:
     rows = [
@@ -73,7 +73,7 @@ _COUNTS = st.lists(st.integers(0, 9), min_size=4, max_size=4).filter(any)
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(counts=st.tuples(_COUNTS, _COUNTS))
-def test_distances__equal_their_definition_are_0_of_equals_and_1_of_nothing_in_common(
+def test_distances__equal_their_definition_0_for_equals_1_for_nothing_in_common(
     kind: Any, counts: tuple[list[int], list[int]]
 ) -> None:
     p, q = ([each / sum(of) for each in of] for of in counts)
@@ -91,8 +91,8 @@ def test_byteiot__answers_are_those_of_all_distances_one_by_one(
 ) -> None:
     train, test = _distributions(1, 60), _distributions(2, 40)
     label = np.random.default_rng(3).choice([0, 2, 3], 60)
-    rival = ByteIot(neighbours=neighbours, distance=kind).fit(csr_matrix(train), label, 4)
-    answers = rival.probabilities(csr_matrix(test))
+    baseline = ByteIot(neighbours=neighbours, distance=kind).fit(csr_matrix(train), label, 4)
+    answers = baseline.probabilities(csr_matrix(test))
     for row, answer in zip(test.tolist(), answers, strict=True):
         nearest = sorted(range(60), key=lambda t: (round(_distance(row, train[t].tolist(), kind), 9), t))[:neighbours]
         votes = Counter(label[nearest].tolist())
@@ -101,14 +101,14 @@ def test_byteiot__answers_are_those_of_all_distances_one_by_one(
         assert answer.argmax() == next(label[t] for t in nearest if votes[label[t]] == best)
     np.testing.assert_allclose(answers.sum(axis=1), 1)
     monkeypatch.setattr(byteiot, "_BLOCK", 150)
-    assert (rival.probabilities(csr_matrix(test)) == answers).all(), "whatever the size of a block"
+    assert (baseline.probabilities(csr_matrix(test)) == answers).all(), "whatever the size of a block"
 
 
 def test_byteiot__of_equal_distances_the_first_in_training_is_nearer() -> None:
     train = csr_matrix([[0.3, 0.7, 0], [0.7, 0.3, 0], [0.3, 0.7, 0]])
-    rival = ByteIot().fit(train, np.array([2, 1, 0]), 3)
+    baseline = ByteIot().fit(train, np.array([2, 1, 0]), 3)
     asked = csr_matrix([[0.3, 0.7, 0], [0.5, 0.5, 0], [0, 0, 1]])
-    assert rival.probabilities(asked).argmax(axis=1).tolist() == [2, 2, 2]
+    assert baseline.probabilities(asked).argmax(axis=1).tolist() == [2, 2, 2]
 
 
 def test_byteiot__a_votes_tie_goes_to_the_nearest_and_never_against_the_most() -> None:
@@ -134,9 +134,9 @@ def test_byteiot__pairs_that_training_never_has_do_not_change_who_is_nearest(kin
     assert (wide == narrow).all()
 
 
-def test_window_rivals__byteiot_reads_half_hours(traffic_of: TrafficOf, random_rows: list[dict[str, Any]]) -> None:
-    rival = baselines.window_rivals(1)["byteiot"]
-    bins = rival.samples(traffic_of(random_rows))
-    answers = rival.classifier.fit(bins.features, bins.label, 3).probabilities(bins.features)
+def test_window_baselines__byteiot_reads_half_hours(traffic_of: TrafficOf, random_rows: list[dict[str, Any]]) -> None:
+    baseline = baselines.window_baselines(1)["byteiot"]
+    bins = baseline.samples(traffic_of(random_rows))
+    answers = baseline.classifier.fit(bins.features, bins.label, 3).probabilities(bins.features)
     assert answers.argmax(axis=1).tolist() == bins.label.tolist(), "each bin is nearest to itself"
-    assert "ByteIoT" in rival.classifier.origin
+    assert "ByteIoT" in baseline.classifier.origin
