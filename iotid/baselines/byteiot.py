@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 BIN_S = 1800
 """Seconds of a bin (the authors' ``t // 1800``)."""
 
-_BLOCK = 1 << 22  # distances held at once: 32 MiB
+_BLOCK = 1 << 22  # distances held at a time: 32 MiB
 _DIGITS = 12  # decimals of the sums in a distance: equals must not differ by rounding
 _NEARER = 1e-6  # weight by which nearer neighbours decide ties: too small to outvote a neighbour
 

@@ -85,7 +85,7 @@ class Etei:
     def fit(
         self, bytes_ND: Bytes, label_N: NDArray[np.int64], num_flows_N: NDArray[np.int64], num_classes: int
     ) -> Self:
-        """Learn from rows that stand for ``num_flows_N`` flows each; ``bytes_ND``: packet after packet, zero-padded."""
+        """Learn from rows of ``num_flows_N`` flows each; ``bytes_ND``: packet after packet, zero-padded."""
         import torch
         from torch.nn.functional import cross_entropy
 

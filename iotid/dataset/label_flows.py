@@ -99,9 +99,8 @@ class Source:
                 _count_hosts(flows.filter(pa.array((device_N < 0) & ~conflict_N)), hosts)
             unlisted = flows.filter(pa.array(~kept_N & ~conflict_N))
             device_N = device_N[kept_N]
-            yield LabelledBatch(
-                flows.filter(pa.array(kept_N)), label_of[device_N], device_N, unlisted
-            )  # -1 takes the last
+            labelled = flows.filter(pa.array(kept_N))
+            yield LabelledBatch(labelled, label_of[device_N], device_N, unlisted)  # -1 is the last of label_of
 
     def packed(self, flows: pa.RecordBatch) -> pa.BinaryArray:
         """(N,) all sequences of each flow."""

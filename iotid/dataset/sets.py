@@ -94,7 +94,7 @@ class FlowSets:
         recording_N: NDArray[np.int64] | None = None,
         concurrent_N: NDArray[np.int64] | None = None,
     ) -> FlowSets:
-        """Of N rows: the set that each is in, the set's label, how many flows the row stands for there, the set's
+        """Of N rows: the set that each is in, the set's label, how many flows the row has there, the set's
         recording (each set its own unless given), and how many of these flows were open at the same time."""
         from scipy.sparse import coo_matrix, csr_matrix
 

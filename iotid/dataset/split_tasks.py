@@ -28,7 +28,7 @@ from iotid.spark.shuffle import (
 )
 
 _MAX_HOSTS = 1 << 16  # that a file counts, the busiest; a site has fewer
-_HELD_ROWS = 1 << 18  # rows that a task gathers before it sends them
+_HELD_ROWS = 1 << 18  # flows that a task reads before it sends their units
 
 
 def scan(tasks: Iterable[pa.RecordBatch], source: Source, buckets: Buckets) -> Iterator[pa.RecordBatch]:
@@ -68,7 +68,7 @@ def scan(tasks: Iterable[pa.RecordBatch], source: Source, buckets: Buckets) -> I
 
 
 def _units(found: Sequence[tuple[NDArray[np.int32], Any]], buckets: Buckets) -> pa.RecordBatch:
-    units = distinct_units(*(np.concatenate(splits) for splits in zip(*found, strict=True)))
+    units = distinct_units(*(np.concatenate(arrays) for arrays in zip(*found, strict=True)))
     label_U = np.repeat(np.array([label for label, _ in units], np.int32), [len(own) for _, own in units])
     position_U = np.concatenate([own for _, own in units]) if units else np.empty(0, np.int64)
     rows = pa.RecordBatch.from_arrays([pa.array(label_U), pa.array(position_U)], names=["label", "position"])

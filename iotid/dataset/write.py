@@ -88,14 +88,14 @@ def write_dataset(
     files, later = partition_files(partitions), later_flows(spark, partitions)
     source = Source(files, later, devices.at(files, spark), settings, flow.max_packets)
     with ExitStack() as stack:
-        flows = _Flows(spark, source, stack)
+        flows = _FirstPass(spark, source, stack)
         accounting = _account(flows.outputs.outcomes, partitions)
         if not set(accounting.labelled) - {UNLISTED}:
             raise _nothing_matches(read_flows(spark, partitions), devices)
         accounting.drop_rare(settings.min_flows, devices.source)
         assignment = flows.assign_splits(accounting)
         labels = tuple(sorted(accounting.labelled))
-        rows = _Rows(spark, source, assignment, labels, stack)
+        rows = _SecondPass(spark, source, assignment, labels, stack)
         rows.check(accounting)
         encoding = Encoding(
             max_packets=flow.max_packets,
@@ -154,8 +154,8 @@ def check_partitions(partitions: Sequence[Partition], flow: config.Flow) -> None
                 )
 
 
-class _Flows:
-    """The first pass: what became of every flow, and the units of which splits are made."""
+class _FirstPass:
+    """What became of every flow, and the units of which splits are made."""
 
     def __init__(self, spark: SparkSession, source: Source, stack: ExitStack) -> None:
         buckets = Buckets.of(spark)
@@ -184,8 +184,8 @@ class _Flows:
         return resolve_cuts(assignment, ambiguous, SideOutputs.of(found).candidates)
 
 
-class _Rows:
-    """The second pass: rows of label, split and sequences, held until they are written."""
+class _SecondPass:
+    """Rows of label, split and sequences, persisted until they are written."""
 
     def __init__(
         self,

@@ -129,7 +129,7 @@ def test_label_traffic__entries_of_one_name_are_one_device_also_by_address() -> 
     ]
 
 
-def test_label_traffic__labels_are_places_among_those_asked_for_and_rows_are_in_order() -> None:
+def test_label_traffic__labels_are_indices_of_those_given_and_rows_are_in_order() -> None:
     devices = DeviceList(tuple(Device(name=mac, model=model, mac=mac) for mac, model in ((CAM, "c"), (PLUG, "p"))))
     rows = [
         {"capture_file": file, "device": device, "second": second, "sent": sent, "frame_length": length}
