@@ -140,7 +140,7 @@ def test_settings__a_value_that_yaml_would_cut_is_refused_and_shown_quoted() -> 
             "dataset.characteristics=[tcp_windw]",
             "characteristics.0: 'tcp_windw' is not known; did you mean tcp_window?",
         ),
-        ("dataset.characteristics=[tcp_window, tcp_window]", "'tcp_window' is given twice"),
+        ("dataset.characteristics=[tcp_window, tcp_window]", "'tcp_window' stands twice"),
         ("dataset.protocols=[256]", "dataset.protocols.0"),
         (
             "evaluation.baselines=[random_forrest]",

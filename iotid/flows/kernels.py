@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from iotid.capture.jit import kernel
+from iotid.flows.key_table import find_slot
 from iotid.flows.layout import (
     ADDRESS_HIGH,
     ADDRESS_LOW,
@@ -65,11 +66,8 @@ from iotid.flows.layout import (
     starts_with_syn,
 )
 
-SECRET_WORDS = 2 * KEY_WORDS + 1  # of a table's secret, uint64: one for each half of a key's words, and one more
-
 _MAX_MOVES = 16  # a packet, on average: beyond them a sort from scratch is faster
 
-_HALF, _LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
 _FIN_FLAG, _SYN_FLAG, RST_FLAG, _ACK_FLAG = 1, 2, 4, 16  # RFC 9293, section 3.1
 
 
@@ -186,42 +184,6 @@ def _position(packets: Columns, p: int) -> int:
     """The second column of packet ``p``'s order key."""
     position: int = np.int64(packets.file_index[p]) << POSITION_SHIFT | packets.offset[p]
     return position
-
-
-@kernel
-def _find(slots: Array, secret: Array, keys: Array, key: Array) -> Any:
-    """The slot that holds a row of ``keys`` equal to ``key``, or the free slot where it belongs.
-
-    A sender of packets chooses the keys, and must not make two of them collide. The hash is Multilinear (Lemire,
-    Kaser 2014, after Carter, Wegman 1979): each half of a word times a secret number of its own. Without the secret,
-    the upper 32 bits of any two keys are independent and uniform, however the keys were chosen. The finalizer of
-    MurmurHash3, a bijection of these bits, breaks up the arithmetic progressions that it makes of consecutive keys,
-    and that slow linear probing down (Thorup, Zhang 2012).
-    """
-    mixed = secret[KEY_WORDS * 2]
-    for word in range(KEY_WORDS):
-        mixed += (key[word] & _LOW) * secret[2 * word] + (key[word] >> _HALF) * secret[2 * word + 1]
-    mixed >>= _HALF
-    mixed = (mixed ^ mixed >> np.uint64(16)) * np.uint64(0x85EBCA6B) & _LOW
-    mixed = (mixed ^ mixed >> np.uint64(13)) * np.uint64(0xC2B2AE35) & _LOW
-    mixed ^= mixed >> np.uint64(16)
-    mask = len(slots) - 1
-    slot: Any = np.int64(mixed & np.uint64(mask))
-    while slots[slot] >= 0:
-        if same(keys, slots[slot], key):
-            break
-        slot = (slot + 1) & mask
-    return slot
-
-
-@kernel
-def number_keys(keys: Array, slots: Array, secret: Array, first_row: Array) -> None:
-    """Write for every row the first row with the same key, int64 (n,). ``slots``: a power of two above n, all -1."""
-    for i in range(len(keys)):
-        slot = _find(slots, secret, keys, keys[i])
-        if slots[slot] < 0:
-            slots[slot] = i
-        first_row[i] = slots[slot]
 
 
 @kernel
@@ -366,7 +328,7 @@ def add_packets(begin: int, packets: Columns, order: Array, lengths: Array, rule
         flags: int = np.int64(packets.tcp_flags[p])  # type: ignore[assignment]
         is_syn = flags & (_SYN_FLAG | _ACK_FLAG) == _SYN_FLAG
         if slot < 0 or not same(keys, slots[slot], key):  # packets of one flow often follow one another
-            slot = _find(slots, secret, keys, key)
+            slot = find_slot(slots, secret, keys, key)
         i = slots[slot]
         sequence, source, target = packets.tcp_sequence[p], packets.src_mac[p], packets.dst_mac[p]
         if i < 0 or not _continues(keys, state, i, us, position, side, is_syn, sequence, source, target, rule):
@@ -385,14 +347,6 @@ def add_packets(begin: int, packets: Columns, order: Array, lengths: Array, rule
             _write_first_packet(first_packets, counts[FIRST_PACKETS], p, packets, lengths, us, position, side, keeps)
             counts[FIRST_PACKETS] += 1
     return len(order)
-
-
-@kernel
-def refill_slots(slots: Array, secret: Array, keys: Array, old_slots: Array) -> None:
-    """Move the rows of a full table of slots into a larger one."""
-    for row in old_slots:
-        if row >= 0:
-            slots[_find(slots, secret, keys, keys[row])] = row
 
 
 @kernel
@@ -447,7 +401,7 @@ def mark_packets_within(
         _pack_key(p, packets, join_files, key)
         us = packets.timestamp_us[p]
         position = _position(packets, p)
-        row = slots[_find(slots, secret, interval_keys, key)]
+        row = slots[find_slot(slots, secret, interval_keys, key)]
         while 0 <= row < len(intervals) and same(interval_keys, row, key):
             last_us, last_position = intervals[row, LAST], intervals[row, LAST + POSITION]
             too_early = before(us, position, intervals[row, FIRST], intervals[row, FIRST + POSITION])

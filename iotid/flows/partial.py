@@ -18,6 +18,7 @@ from iotid.capture.packets import words_of
 from iotid.errors import DataError
 from iotid.flows import kernels
 from iotid.flows.kernels import Columns, Rule, Table
+from iotid.flows.key_table import SECRET_WORDS, number_keys, refill_slots
 from iotid.flows.layout import (
     END_REASON,
     FIRST,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from iotid.capture.packets import Packets
 
 _US = 1_000_000
-_SECRET = np.frombuffer(secrets.token_bytes(8 * kernels.SECRET_WORDS), np.uint64).copy()  # of this process's tables
+_SECRET = np.frombuffer(secrets.token_bytes(8 * SECRET_WORDS), np.uint64).copy()  # of this process's tables
 _FIRST_ROWS = 1 << 16  # of a table: memory that is not written to yet costs nothing, growing costs a copy
 
 
@@ -197,7 +198,7 @@ def packets_of_intervals(packets: Packets, intervals: Partials, settings: config
     """
     intervals = intervals.in_merge_order()
     slots = np.full(_power_of_two(2 * len(intervals)), -1, np.int64)
-    kernels.number_keys(intervals.keys, slots, _SECRET, np.empty(len(intervals), np.int64))
+    number_keys(intervals.keys, slots, _SECRET, np.empty(len(intervals), np.int64))
     columns = columns_of(packets)
     end_reasons = np.full(len(columns.offset), -1, np.int8)
     key = np.empty(KEY_WORDS, np.uint64)
@@ -254,7 +255,7 @@ def packet_width(settings: config.Flow) -> int:
 def first_rows(keys: Array) -> Array:
     """int64 (n,): for every row of ``keys`` the first row that equals it."""
     first_row = np.empty(len(keys), np.int64)
-    kernels.number_keys(keys, np.full(_power_of_two(2 * len(keys)), -1, np.int64), _SECRET, first_row)
+    number_keys(keys, np.full(_power_of_two(2 * len(keys)), -1, np.int64), _SECRET, first_row)
     return first_row
 
 
@@ -281,7 +282,7 @@ def _grown(table: Table) -> Table:
     new = _new_table(2 * len(table.keys), table.first_packets.shape[1])
     for old_rows, new_rows in zip(table[2:], new[2:], strict=True):
         new_rows[: len(old_rows)] = old_rows
-    kernels.refill_slots(new.slots, new.secret, new.keys, table.slots)
+    refill_slots(new.slots, new.secret, new.keys, table.slots)
     return new
 
 

@@ -165,7 +165,7 @@ QUARANTINE = Table(  # beside a night's flows: captures of which something is mi
     ),
 )
 
-PARTIAL_FLOWS = Table(  # what crosses the shuffle; the rows of integers inside the binaries stand in flows/kernels.py
+PARTIAL_FLOWS = Table(  # what crosses the shuffle; the rows of integers in the binaries: flows/layout.py
     "partial_flows",
     3,
     (

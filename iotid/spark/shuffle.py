@@ -76,7 +76,7 @@ class Buckets:
         """(N,) 32-bit hash of each row of N, made of its 64-bit words.
 
         A sender of packets chooses the words and must not choose the bucket by them. As in the flow table
-        (`flows.kernels`) the hash is Multilinear (Lemire, Kaser 2014, after Carter, Wegman 1979): the buckets of any
+        (`flows.key_table`) the hash is Multilinear (Lemire, Kaser 2014, after Carter, Wegman 1979): the buckets of any
         two rows are independent and uniform, however the rows were chosen, if that was done without the secret. The
         finalizer of MurmurHash3 breaks up arithmetic progressions.
         """
