@@ -14,11 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from iotid import config
-from iotid.flows.layout import (
-    PACKETS,
-    UNRESOLVED,
-    Array,
-)
+from iotid.flows.layout import PACKETS, UNRESOLVED, Array
 from iotid.flows.merge_kernels import merge_first_packets, merge_sorted
 from iotid.flows.partial import NO_PARTIALS, Partials, first_rows, rule_of, starts_of
 

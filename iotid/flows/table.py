@@ -11,13 +11,7 @@ from iotid import config, schemas
 from iotid.capture.packets import column_of, ip_text, mac_text, strings_of
 from iotid.capture.threads import in_threads
 from iotid.flows.columns import FlowColumns, SequenceColumns, empty_columns, lay_out, lay_out_bytes
-from iotid.flows.layout import (
-    END_REASONS,
-    FIRST,
-    KEY_COLUMNS,
-    PACKET_WIDTH,
-    Array,
-)
+from iotid.flows.layout import END_REASONS, FIRST, KEY_COLUMNS, PACKET_WIDTH, Array
 
 if TYPE_CHECKING:
     from iotid.flows.partial import Partials

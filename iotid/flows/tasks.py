@@ -21,10 +21,7 @@ from iotid.capture.counters import Counters
 from iotid.capture.splits.byte_ranges import lookback_records
 from iotid.capture.splits.overlaps import FirstPackets
 from iotid.capture.splits.plan import FileSplit, last_splits, splits_before
-from iotid.flows.layout import (
-    BEFORE_ALL,
-    PACKET_WIDTH,
-)
+from iotid.flows.layout import BEFORE_ALL, PACKET_WIDTH
 from iotid.flows.merge import Merger, merge, separate_unique_keys
 from iotid.flows.open_flows import CARRIED, OpenFlows, carries_open_flows, is_carried, resume
 from iotid.flows.partial import NO_PARTIALS, Partials, packet_width
