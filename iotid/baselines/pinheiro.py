@@ -21,12 +21,11 @@ MEMBERS = {"knn": "3-NN", "tree": "decision tree", "forest": "random forest", "s
 _SOURCE = "Pinheiro et al. 2019, features and k after published code"
 
 
-def samples(traffic: DeviceTraffic, *, drop_single: bool = False) -> Samples:
+def samples(traffic: DeviceTraffic) -> Samples:
     """One sample for each second in which a device sent packets: mean, standard deviation and sum of frame lengths.
 
     Bytes on the wire; the deviation's divisor is n - 1. Of a single packet it is undefined: 0 here, as in the code of
-    TMA'21's authors (DADABox, ``one_second_window``); ``drop_single`` leaves such windows out, as an older version of
-    that code did. Windows are tumbling and aligned to the second.
+    the authors of TMA'21 (DADABox, ``one_second_window``). Windows are tumbling and aligned to the second.
     """
     counts = traffic.table.filter(traffic.table["sent"])
     windows = time_windows(counts, 1)
@@ -36,8 +35,7 @@ def samples(traffic: DeviceTraffic, *, drop_single: bool = False) -> Samples:
     mean_S = bytes_S / packets_S
     squares_S = windows.sum(packets_R * (length_R - mean_S[windows.sample]) ** 2)
     deviation_S = np.sqrt(squares_S / np.maximum(packets_S - 1, 1))
-    found = windows.samples._replace(features=np.stack([mean_S, deviation_S, bytes_S], axis=1))
-    return Samples(*(column[packets_S > 1] for column in found)) if drop_single else found
+    return windows.samples._replace(features=np.stack([mean_S, deviation_S, bytes_S], axis=1))
 
 
 class Pinheiro:

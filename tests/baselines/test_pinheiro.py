@@ -50,11 +50,6 @@ def test_samples__equal_windows_counted_packet_by_packet(
         if of
     ]
     np.testing.assert_allclose(found.features, expected, atol=1e-9)
-    several = pinheiro.samples(traffic_of(random_rows), drop_single=True)
-    kept = [len(lengths[key]) > 1 for key in keys]
-    assert 0 < sum(kept) < len(kept)
-    for column, all_of_it in zip(several, found, strict=True):
-        np.testing.assert_array_equal(column, all_of_it[kept])
 
 
 def test_samples__one_packet_has_no_deviation_and_received_packets_do_not_count(traffic_of: TrafficOf) -> None:
@@ -66,7 +61,6 @@ def test_samples__one_packet_has_no_deviation_and_received_packets_do_not_count(
     found = pinheiro.samples(traffic_of(rows))
     assert found.start_s.tolist() == [7]
     assert found.features.tolist() == [[60, 0, 60]]
-    assert pinheiro.samples(traffic_of(rows), drop_single=True).features.shape == (0, 3)
     assert pinheiro.samples(traffic_of([])).features.shape == (0, 3)
 
 
