@@ -105,7 +105,7 @@ class OpenFlows:
     def tables(self, paths: pa.Array, carried: int, rows: int) -> Iterator[pa.Table]:
         """schemas.OPEN_FLOWS by first packet, in whatever order flows came, up to ``rows`` at a time.
 
-        ``paths`` and ``carried`` as `flow_table` takes them.
+        ``paths`` and ``carried`` as `table_in_time_order` takes them.
         """
         left = self._open(Partials.concat(self._rows))
         left = left.take(np.lexsort((left.state[:, FIRST + POSITION], left.state[:, FIRST])))

@@ -26,22 +26,14 @@ class FlowSelection(NamedTuple):
     rows: Array  # int64 (n,)
 
 
-def flow_table(flows: Partials, paths: pa.Array, settings: config.Flow, carried: int = 0) -> pa.Table:
-    """schemas.FLOWS as stored (site and date are in the folder names), one row a flow, in the order given.
-
-    ``paths``: captures by file index, of which the lowest is -``carried``: those of flows that the previous
-    date left open.
-    """
-    rows = np.arange(len(flows))
-    return _table([FlowSelection(flows, rows)], [rows], paths, settings, carried)
-
-
 def table_in_time_order(
     selections: list[FlowSelection], paths: pa.Array, settings: config.Flow, carried: int = 0
 ) -> pa.Table:
-    """As ``flow_table``, of all selections together, ordered by first packet: time, then file, then offset.
+    """schemas.FLOWS as stored (site and date are in the folder names), by first packet: time, then file, then offset.
 
-    Empties the list, so that the memory of each selection is free again while the table grows.
+    ``paths``: captures by file index, of which the lowest is -``carried``: those of flows that the previous date left
+    open.
+    Empties ``selections``, so that the memory of each selection is free again while the table grows.
     """
     us, position = (
         np.concatenate(

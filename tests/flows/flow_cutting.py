@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
 from iotid import config
 from iotid.flows.merge import merge
 from iotid.flows.partial import FlowTable, Partials, packet_width, packets_of_intervals, single_packets
-from iotid.flows.table import flow_table
+from iotid.flows.table import FlowSelection, table_in_time_order
 
 if TYPE_CHECKING:
     from iotid.capture.packets import Packets
@@ -122,3 +123,8 @@ def cut_flows(packets: Packets, settings: config.Flow, paths: Sequence[str]) -> 
     """schemas.FLOWS as stored of packets that are all there: exact whatever the settings and the order."""
     flows = merge(single_packets(packets, settings), settings).flows
     return flow_table(flows, pa.array(paths, pa.string()), settings)
+
+
+def flow_table(flows: Partials, paths: pa.Array, settings: config.Flow, carried: int = 0) -> pa.Table:
+    """schemas.FLOWS as stored of whole flows, in the order of time."""
+    return table_in_time_order([FlowSelection(flows, np.arange(len(flows)))], paths, settings, carried)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from flow_cutting import flow_table
 
 from iotid import config, schemas
 from iotid.flows import assemble
@@ -23,7 +24,6 @@ from iotid.flows.merge import merge
 from iotid.flows.open_flows import CARRIED, OpenFlows, carries_open_flows, is_carried, resume
 from iotid.flows.partial import FlowTable, Partials, packets_of_intervals
 from iotid.flows.partitions import _identity, _superseded
-from iotid.flows.table import flow_table
 from iotid.partitions import PartitionKey, Store
 
 Row = dict[str, Any]
