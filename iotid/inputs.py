@@ -47,7 +47,9 @@ def read_file(path: str | Path, most: int = MOST_BYTES) -> bytes:
         if not stat.S_ISREG(mode):
             raise OSError(errno.EINVAL, f"it is {kind_of(mode)} and no file", str(path))
         content = bytearray()
-        while len(content) <= most and (chunk := file.read(_CHUNK)):  # one read of ``most`` bytes would allocate them all
+        while len(content) <= most and (
+            chunk := file.read(_CHUNK)
+        ):  # one read of ``most`` bytes would allocate them all
             content += chunk
     if len(content) > most:
         raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", str(path))

@@ -16,9 +16,7 @@ from iotid.errors import cut, shown
 
 _DEEPEST = 64  # values within one another
 _MOST_VALUES = 1_000_000  # of a document; each takes some 600 bytes while it is read
-_MOST_REPEATED = (
-    100_000  # values, and characters of text, after aliases are expanded
-)
+_MOST_REPEATED = 100_000  # values, and characters of text, after aliases are expanded
 _MOST_DIGITS = 100  # of an integer; Python refuses to print those of thousands
 _MOST_CHARACTERS = 200  # characters of an error
 _SURROGATE = re.compile("[\ud800-\udfff]")

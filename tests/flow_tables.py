@@ -1,4 +1,4 @@
-"""Small tables of made-up flows, as assemble-flows would leave them."""
+"""Small tables of made-up flows, as assemble-flows writes them."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def flow_table() -> Callable[[Sequence[dict[str, Any]]], pa.Table]:
 
 @pytest.fixture(scope="session")
 def write_night() -> Callable[..., Partition]:
-    """Write a night's partition of `flows`, in ``files`` Parquet files, as made by settings of ``flow``."""
+    """Write a partition of `flows`, in ``files`` Parquet files, as made by settings of ``flow``."""
 
     def write(
         store: Store, flows: pa.Table, site: str = "lab", day: str = "2024-03-01", files: int = 1, **flow: Any
@@ -82,7 +82,7 @@ def write_night() -> Callable[..., Partition]:
 
 @pytest.fixture(scope="session")
 def of_night() -> Callable[[pa.Table], pa.Table]:
-    """Adds the columns that a night's folders tell, as ``write_night`` names them."""
+    """Adds the columns of the partition key, as ``write_night`` names them."""
 
     def add(flows: pa.Table) -> pa.Table:
         day = pa.array([date(2024, 3, 1)] * len(flows), pa.date32())

@@ -1,4 +1,4 @@
-"""As much of Spark as the jobs ask of it, in this process: partitions are lists of batches."""
+"""What the jobs use of Spark, in this process: partitions are lists of batches."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _COMPARE = {"=": pc.equal, ">=": pc.greater_equal}
 
 
 class PlainSpark:
-    """A session of a cluster. ``batch_rows`` of a shuffle come together to a worker."""
+    """A session of a cluster. A worker gets ``batch_rows`` rows of a shuffle at a time."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, partitions: int = 3, batch_rows: int = 2) -> None:
         self.conf = SimpleNamespace(get=lambda name: {"spark.sql.shuffle.partitions": str(partitions)}[name])
@@ -46,7 +46,7 @@ class PlainSpark:
 
     @property
     def read(self) -> SimpleNamespace:
-        """``read.schema(…).parquet(folder)``: a partition for each file that its name does not hide."""
+        """``read.schema(…).parquet(folder)``: a partition for each file that is not hidden."""
 
         def parquet(pattern: str, schema: pa.Schema) -> Frame:
             folder = Path(re.sub(r"\\(.)", r"\1", pattern))
@@ -79,20 +79,20 @@ class _Items:
 
 
 class Frame:
-    """A lazy table: made anew by every job that asks for it, unless it is kept."""
+    """A lazy table: computed by each job that uses it, unless it is persisted."""
 
     def __init__(self, spark: PlainSpark, schema: pa.Schema, make: Callable[[], Partitions]) -> None:
         self._spark, self._schema, self._make = spark, schema, make
-        self._kept: Partitions | None = None
-        self._keeps = False
+        self._persisted: Partitions | None = None
+        self._persists = False
 
     @property
     def schema(self) -> StructType:
         return from_arrow_schema(self._schema)
 
     def _partitions(self) -> Partitions:
-        made = self._kept if self._kept is not None else self._make()
-        self._kept = made if self._keeps else None
+        made = self._persisted if self._persisted is not None else self._make()
+        self._persisted = made if self._persists else None
         return made
 
     def _next(self, schema: pa.Schema, change: Callable[[list[pa.RecordBatch]], Iterable[pa.RecordBatch]]) -> Frame:
@@ -167,11 +167,11 @@ class Frame:
         return self.unionByName(other)
 
     def persist(self, level: object) -> Frame:
-        self._keeps = True
+        self._persists = True
         return self
 
     def unpersist(self) -> None:
-        self._keeps, self._kept = False, None
+        self._persists, self._persisted = False, None
 
     def toArrow(self) -> pa.Table:
         return pa.Table.from_batches([batch for own in self._partitions() for batch in own], self._schema)

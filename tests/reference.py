@@ -1,8 +1,8 @@
-"""The slow, obvious twin of assembly, which sees every packet of a key, in order, and shares nothing with the code.
+"""The reference implementation of flow assembly: slow and obvious, packet by packet, and without code of the package.
 
 Packets are rows of schemas.PACKETS, flows rows of schemas.FLOWS. A packet may have ``data``, too: its bytes as captured
-from the IP header on, the addresses zeroed (`data_of`). Its TCP number is ``tcp_sequence`` or stands in these bytes.
-The captures' own reference is capture/reference/.
+from the IP header on, the addresses zeroed (`data_of`). Its TCP number is ``tcp_sequence`` or in these bytes.
+That of reading captures is in capture/reference/.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def _receiver(packet: dict[str, Any]) -> Any:
 
 
 def _end(packet: dict[str, Any], name: str) -> tuple[Any, int, str]:
-    """Address and port, and what keeps hosts apart that have no address yet: the MAC."""
+    """Address and port, and the MAC, which tells hosts apart that have no address yet."""
     address = ip_address(packet[f"{name}_ip"])
     return address, packet[f"{name}_port"], (packet[f"{name}_mac"] or "") if address.is_unspecified else ""
 

@@ -1,14 +1,19 @@
-"""The systems that the ensemble is compared with, all behind one small door: ``fit`` and ``probabilities``.
+"""The systems that the ensemble is compared with, behind one interface: ``fit`` and ``probabilities``.
 
-``create(name, encoding, seed)`` makes one by its name in ``evaluation.baselines``; ``names()`` lists them. A new rival
-is one class that keeps the ``Classifier`` protocol and one line of the registry below. Two kinds stand apart, because
-they do not judge flows: ``capture_bag`` names whole captures, and those of ``window_rivals(seed)`` name stretches of a
-device's time, which they make themselves of a `Traffic`.
+To add a baseline:
+1. write a class of the `Classifier` protocol (or `WindowClassifier`, for time windows of packets) in a module here;
+2. add it to `BASELINES` (or `WINDOW_BASELINES`), and its name to the field of `config.Evaluation` named there;
+3. add it to tests/baselines, and compare it with the paper's own figures in the docs.
+
+`create(name, encoding, seed)` makes a flow baseline, `window_baselines(seed)` all window baselines. Some baselines are
+used by name in `iotid.studies`, as they read other input: `capture_bag` (whole captures), `etei` (bytes of packets),
+`spatial_temporal_cnn` (addresses of households).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Protocol, Self
 
 from iotid.baselines import byteiot, pinheiro
@@ -24,49 +29,55 @@ if TYPE_CHECKING:
 
     from iotid.dataset import EncodedFlows, Encoding
 
-__all__ = ["Classifier", "Samples", "WindowBaseline", "create", "names", "window_rivals"]
+__all__ = ["Classifier", "Samples", "WindowBaseline", "create", "names", "window_baselines"]
 
 
 class Classifier(Protocol):
-    """What every rival keeps. ``origin`` names its paper, and says so where the recipe is a reconstruction."""
+    """A baseline that classifies flows. ``origin``: its paper, and what of the recipe is a reconstruction."""
 
     origin: str
 
     def fit(self, train: EncodedFlows, num_classes: int) -> Self:
-        """Learn from the training part; a row counts as its ``num_flows`` flows."""
+        """Learn from the training split; a row counts as its ``num_flows`` flows."""
 
     def probabilities(self, sequences: Mapping[str, NDArray[np.int32]]) -> NDArray[np.float64]:
         """(n, num_classes) probabilities of n rows of (n, M) vocabulary ids; each row sums to 1."""
 
 
-_REGISTRY: dict[str, Callable[[Encoding, int], Classifier]] = {
+def _pinheiro(name: str, seed: int) -> WindowBaseline:
+    return WindowBaseline(pinheiro.samples, 1, pinheiro.Pinheiro(name, seed))
+
+
+# add yours here: baselines that classify flows, by their name in `evaluation.baselines`
+BASELINES: dict[str, Callable[[Encoding, int], Classifier]] = {
     "majority_sequence": lambda encoding, seed: MajoritySequence(),
     "sequence_knn": lambda encoding, seed: SequenceKnn(encoding),
     "random_forest": RandomForest,
 }
 
+# or here: baselines that classify time windows of a `DeviceTraffic`, by their name in `evaluation.packet_baselines`
+WINDOW_BASELINES: dict[str, Callable[[int], WindowBaseline]] = {
+    **{f"pinheiro_{name}": partial(_pinheiro, name) for name in pinheiro.MEMBERS},
+    "pinheiro_vote": lambda seed: WindowBaseline(pinheiro.samples, 1, pinheiro.PinheiroVote(seed)),
+    "byteiot": lambda seed: WindowBaseline(byteiot.samples, byteiot.BIN_S, byteiot.ByteIot()),
+}
+
 
 def names() -> list[str]:
-    return list(_REGISTRY)
+    return list(BASELINES)
 
 
 def create(name: str, encoding: Encoding, seed: int) -> Classifier:
-    """The rival of that name, not yet fitted.
+    """The baseline of that name, not yet fitted.
 
     Raises:
-        SettingError: there is no such rival.
+        SettingError: there is no such baseline.
     """
-    if name not in _REGISTRY:
-        raise SettingError(f"evaluation.baselines: {name!r} is not known; choose from {', '.join(_REGISTRY)}")
-    return _REGISTRY[name](encoding, seed)
+    if name not in BASELINES:
+        raise SettingError(f"evaluation.baselines: {name!r} is not known; choose from {', '.join(BASELINES)}")
+    return BASELINES[name](encoding, seed)
 
 
-def window_rivals(seed: int) -> dict[str, WindowBaseline]:
-    """Name -> a rival that judges stretches of time, not yet fitted: five of one-second windows, and ByteIoT."""
-    found = {
-        f"pinheiro_{name}": WindowBaseline(pinheiro.samples, 1, pinheiro.Pinheiro(name, seed))
-        for name in pinheiro.MEMBERS
-    }
-    found["pinheiro_vote"] = WindowBaseline(pinheiro.samples, 1, pinheiro.PinheiroVote(seed))
-    found["byteiot"] = WindowBaseline(byteiot.samples, byteiot.BIN_S, byteiot.ByteIot())
-    return found
+def window_baselines(seed: int) -> dict[str, WindowBaseline]:
+    """Name -> a baseline that classifies time windows, not yet fitted."""
+    return {name: make(seed) for name, make in WINDOW_BASELINES.items()}

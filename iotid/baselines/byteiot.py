@@ -1,4 +1,4 @@
-"""ByteIoT (Duan et al., IEEE TNSM 2021): the nearest half hour by how packet lengths and directions are spread in it.
+"""ByteIoT (Duan et al., IEEE TNSM 2021): the nearest half hour by its distribution of packet lengths and directions.
 
 Shape suffixes: R rows of counts, S bins, B bins of a block, T training bins, D (frame length, direction) pairs,
 C classes.
@@ -6,12 +6,12 @@ C classes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from iotid.baselines.windows import Samples, stretches
+from iotid.baselines.windows import Samples, time_windows
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -21,42 +21,36 @@ if TYPE_CHECKING:
 BIN_S = 1800
 """Seconds of a bin (the authors' ``t // 1800``)."""
 
-_BLOCK = 1 << 22  # distances held at once: 32 MiB
-_DIGITS = 12  # decimals of the sums in a distance: what is equal must not differ by their rounding
-_NEARER = 1e-6  # weight by which nearer neighbours decide ties of a vote: too little to outvote one
+_BLOCK = 1 << 22  # distances held at a time: 32 MiB
+_DIGITS = 12  # decimals of the sums in a distance: equals must not differ by rounding
 
 
-def samples(traffic: DeviceTraffic, *, bidirectional: bool = True) -> Samples:
+def samples(traffic: DeviceTraffic) -> Samples:
     """One sample for each half hour of a device: the shares of its packets by frame length and direction, sparse.
 
-    Without ``bidirectional``, of the packets that it sent. The columns are the pairs of all traffic given: a pair that
-    training never has adds the same to the total variation from every training sample (half its share), and to the
-    square of the Hellinger distance, so that which of them is nearest does not depend on it.
+    The columns are the pairs of all traffic given: a pair that is not in training adds the same to the square of the
+    distance from every training sample, so it does not change which of them is nearest.
     """
     from scipy.sparse import coo_matrix
 
-    counts = traffic.table if bidirectional else traffic.table.filter(traffic.table["sent"])
-    bins = stretches(counts, BIN_S)
+    counts = traffic.table
+    bins = time_windows(counts, BIN_S)
     packets_R = counts["packets"].to_numpy().astype(np.float64)
     share_R = packets_R / bins.sum(packets_R)[bins.sample]
     sent_R = counts["sent"].to_numpy()
     pairs, column_R = np.unique(counts["frame_length"].to_numpy() * 2 + sent_R, return_inverse=True)
-    shape = (len(bins.of.start_s), len(pairs))
-    return bins.of._replace(features=coo_matrix((share_R, (bins.sample, column_R)), shape=shape).tocsr())
+    shape = (len(bins.samples.start_s), len(pairs))
+    return bins.samples._replace(features=coo_matrix((share_R, (bins.sample, column_R)), shape=shape).tocsr())
 
 
 class ByteIot:
-    """k nearest neighbours (k = 1) by Hellinger distance or by total variation, after the authors' published code.
+    """The nearest neighbour (k = 1) by Hellinger distance, after the authors' published code.
 
-    Of neighbours at one distance the first in training's order is nearer; a vote's tie goes to the label of the nearest
-    neighbour. Nothing essential is guessed; lengths here are of IP packets' frames alone, see `read_device_traffic`.
+    Of neighbours at one distance the first in training's order is nearer. Nothing essential is guessed; only frames of
+    IP packets count here, see `read_device_traffic`.
     """
 
     origin = "ByteIoT, nearest half hour by packet lengths (Duan et al., TNSM 2021, after the authors' code)"
-
-    def __init__(self, *, neighbours: int = 1, distance: Literal["hellinger", "total_variation"] = "hellinger") -> None:
-        self._neighbours = neighbours
-        self._distance = distance
 
     def fit(self, features_SD: csr_matrix, label_S: NDArray[np.int64], num_classes: int) -> Self:
         self._known_TD, self._label_T, self._num_classes = features_SD, label_S, num_classes
@@ -66,29 +60,15 @@ class ByteIot:
         found_SC = np.zeros((features_SD.shape[0], self._num_classes))
         size = max(1, _BLOCK // len(self._label_T))
         for start in range(0, len(found_SC), size):
-            rows = slice(start, start + size)
-            found_SC[rows] = self._vote(distances(features_SD[rows], self._known_TD, self._distance))
-        return found_SC / found_SC.sum(axis=1, keepdims=True)
-
-    def _vote(self, distance_BT: NDArray[np.float64]) -> NDArray[np.float64]:
-        row_B = np.arange(len(distance_BT))
-        votes_BC = np.zeros((len(row_B), self._num_classes))
-        for rank in range(min(self._neighbours, len(self._label_T))):
-            nearest_B = distance_BT.argmin(axis=1)
-            distance_BT[row_B, nearest_B] = np.inf
-            # halved at each rank: no number of farther neighbours has more than the nearest of a tie
-            votes_BC[row_B, self._label_T[nearest_B]] += 1 + _NEARER * 0.5**rank
-        return votes_BC
+            nearest_B = distances(features_SD[start : start + size], self._known_TD).argmin(axis=1)
+            found_SC[start + np.arange(len(nearest_B)), self._label_T[nearest_B]] = 1
+        return found_SC
 
 
-def distances(p_SD: csr_matrix, q_TD: csr_matrix, kind: Literal["hellinger", "total_variation"]) -> NDArray[Any]:
-    """(S, T) between distributions, each from 0 to 1 (nothing in common).
+def distances(p_SD: csr_matrix, q_TD: csr_matrix) -> NDArray[Any]:
+    """(S, T) Hellinger distances between distributions, each from 0 to 1 (nothing in common).
 
-    Hellinger: sqrt(sum((sqrt p - sqrt q)^2) / 2), which is sqrt(1 - sum(sqrt(p q))); total variation: sum(|p - q|) / 2.
+    sqrt(sum((sqrt p - sqrt q)^2) / 2), which is sqrt(1 - sum(sqrt(p q))).
     """
-    if kind == "total_variation":
-        from sklearn.metrics.pairwise import manhattan_distances
-
-        return (manhattan_distances(p_SD, q_TD) / 2).round(_DIGITS)
     common_ST = (p_SD.sqrt() @ q_TD.sqrt().T).toarray()
     return np.sqrt(np.maximum(1 - common_ST, 0).round(_DIGITS))

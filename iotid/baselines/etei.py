@@ -1,4 +1,4 @@
-"""A convolutional network and a bi-LSTM on the raw bytes of a flow's first packets: the rival that looks at payload.
+"""A convolutional network and a bi-LSTM on the raw bytes of a flow's first packets: the baseline that reads payload.
 
 Shape suffixes: N flows, K packets, B bytes of each, D = K * B, R = N * K packets of all flows, C classes.
 """
@@ -30,15 +30,15 @@ class Etei:
 
     IoT ETEI (Yin, Yang, Wang, Dai; IEEE DSC 2021) reads 10 packets of 250 bytes without addresses. Its layer sizes are
     not public; these are Table 6 of the same group's CBBI (Security and Communication Networks 2021, 2713211), without
-    the GAN that balances its classes. Guessed: that both networks are alike; that 512 units are meant for each
+    the GAN that balances its classes. Guessed: that both networks are equal; that 512 units are meant for each
     direction; that the "Sigmoid" of its bi-LSTMs is the gates' own, so that cells keep tanh; that the last states of
     both directions are what the output layer reads; that weights start as Keras draws them.
 
     As published a flow is a sample: a row of ``num_flows`` flows is drawn that many times in each epoch, and classes
-    weigh as their flows do. There is no validation and no early stop. Ports and checksums, too, stay in as published;
+    have the weight of their flows. There is no validation and no early stop. Ports and checksums stay in as published;
     ``ports=False`` zeroes them (`without_ports`), since a client's port names a flow and a checksum hides addresses.
 
-    The same seed gives the same answers on the same machine with the same number of torch's threads.
+    The same seed gives the same results on the same machine with the same number of torch's threads.
     """
 
     origin = (
@@ -85,19 +85,19 @@ class Etei:
     def fit(
         self, bytes_ND: Bytes, label_N: NDArray[np.int64], num_flows_N: NDArray[np.int64], num_classes: int
     ) -> Self:
-        """Learn from rows that stand for ``num_flows_N`` flows each; ``bytes_ND``: packet after packet, zero-padded."""
+        """Learn from rows of ``num_flows_N`` flows each; ``bytes_ND``: packet after packet, zero-padded."""
         import torch
         from torch.nn.functional import cross_entropy
 
         label = torch.tensor(label_N)
         draws = np.repeat(np.arange(len(label_N)), num_flows_N)
-        dice = np.random.default_rng(self._seed)
-        with torch.random.fork_rng():  # weights and dropout: whoever calls keeps the state of the common generator
+        random = np.random.default_rng(self._seed)
+        with torch.random.fork_rng():  # weights and dropout leave the state of the common generator as it is
             torch.manual_seed(self._seed)
             self._network = self._new_network(num_classes).to(self._device).train()
             adam = torch.optim.Adam(self._network.parameters(), lr=self._learning_rate)
             for _ in range(self._epochs):
-                for rows in _batches(dice.permutation(draws), self._batch_size):
+                for rows in _batches(random.permutation(draws), self._batch_size):
                     scores = self._network(self._images(bytes_ND[rows]))
                     loss = cross_entropy(scores, label[rows].to(self._device))
                     adam.zero_grad()
@@ -115,15 +115,15 @@ class Etei:
                 self._network(self._images(bytes_ND[rows])).double().cpu()
                 for rows in _batches(np.arange(len(bytes_ND)), self._batch_size)
             ]
-        answers: NDArray[np.float64] = torch.cat(scores).softmax(dim=1).numpy()
-        return answers
+        probabilities: NDArray[np.float64] = torch.cat(scores).softmax(dim=1).numpy()
+        return probabilities
 
     def _images(self, bytes_ND: Bytes) -> torch.Tensor:
         """(N, 1, side, side) in [0, 1]."""
         import torch
 
-        kept_ND = bytes_ND if self._ports else without_ports(bytes_ND, self._packets)
-        images = torch.from_numpy(np.ascontiguousarray(kept_ND)).to(self._device)
+        used_ND = bytes_ND if self._ports else without_ports(bytes_ND, self._packets)
+        images = torch.from_numpy(np.ascontiguousarray(used_ND)).to(self._device)
         return images.float().div(255).reshape(-1, 1, self._side, self._side)
 
     def _new_network(self, num_classes: int) -> torch.nn.Module:
@@ -145,23 +145,23 @@ class Etei:
             nn.Linear(2 * self._hidden_size, num_classes),
         )  # fmt: skip
         for name, parameter in network.named_parameters():
-            _draw(name, parameter)
+            _initialize(name, parameter)
         return network
 
 
 def _last_states() -> torch.nn.Module:
-    """What nn.LSTM returns to the last states of both directions of its last layer, (N, 2 * hidden)."""
+    """From the output of nn.LSTM to the last states of both directions of its last layer, (N, 2 * hidden)."""
     import torch
 
     class LastStates(torch.nn.Module):
-        def forward(self, told: Any) -> torch.Tensor:
-            _, (states, _) = told
+        def forward(self, output: Any) -> torch.Tensor:
+            _, (states, _) = output
             return torch.cat([states[-2], states[-1]], dim=1)
 
     return LastStates()
 
 
-def _draw(name: str, parameter: torch.Tensor) -> None:
+def _initialize(name: str, parameter: torch.Tensor) -> None:
     """Keras' defaults: Glorot-uniform weights, orthogonal recurrent ones, biases 0 but the forget gate's, 1.
 
     nn.LSTM adds two biases; the second stays 0. Its gates are input, forget, cell and output.
@@ -193,8 +193,8 @@ def _batches(rows: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
 def without_ports(bytes_ND: Bytes, packets: int) -> Bytes:
     """A copy with zeros for IPv4's header checksum, and for the ports and checksums of TCP and UDP.
 
-    RFC 791, RFC 8200 (behind extension headers, too), RFC 9293, RFC 768. Of fragments only a first one shows ports. All
-    else stays: sequence numbers, identifications, and what payload says.
+    RFC 791, RFC 8200 (behind extension headers, too), RFC 9293, RFC 768. Only the first fragment of a packet has ports.
+    All else stays: sequence numbers, identifications, and the payload.
     """
     bytes_RB = bytes_ND.reshape(len(bytes_ND) * packets, -1).copy()
     zeros_R = np.zeros(len(bytes_RB), np.int64)
@@ -218,20 +218,20 @@ def without_ports(bytes_ND: Bytes, packets: int) -> Bytes:
     return bytes_RB.reshape(bytes_ND.shape)
 
 
-def _at(bytes_RB: Bytes, place_R: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Each row's byte at its place, 0 where that is not kept."""
+def _at(bytes_RB: Bytes, offset_R: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Each row's byte at its offset, 0 where that is not kept."""
     width = bytes_RB.shape[1]
-    value_R = bytes_RB[np.arange(len(bytes_RB)), np.minimum(place_R, width - 1)]
-    return np.where(place_R < width, value_R, 0).astype(np.int64)
+    value_R = bytes_RB[np.arange(len(bytes_RB)), np.minimum(offset_R, width - 1)]
+    return np.where(offset_R < width, value_R, 0).astype(np.int64)
 
 
-def _pair(bytes_RB: Bytes, place_R: NDArray[np.int64]) -> NDArray[np.int64]:
+def _pair(bytes_RB: Bytes, offset_R: NDArray[np.int64]) -> NDArray[np.int64]:
     """The big-endian number of two bytes."""
-    return _at(bytes_RB, place_R) << 8 | _at(bytes_RB, place_R + 1)
+    return _at(bytes_RB, offset_R) << 8 | _at(bytes_RB, offset_R + 1)
 
 
-def _blank(bytes_RB: Bytes, chosen_R: NDArray[np.bool_], place_R: NDArray[np.int64], count: int) -> None:
+def _blank(bytes_RB: Bytes, chosen_R: NDArray[np.bool_], offset_R: NDArray[np.int64], count: int) -> None:
     """Zero ``count`` bytes of the chosen rows, as far as they are kept."""
-    for place in (place_R + i for i in range(count)):
-        row = np.flatnonzero(chosen_R & (place < bytes_RB.shape[1]))
-        bytes_RB[row, place[row]] = 0
+    for offset in (offset_R + i for i in range(count)):
+        row = np.flatnonzero(chosen_R & (offset < bytes_RB.shape[1]))
+        bytes_RB[row, offset[row]] = 0

@@ -1,4 +1,4 @@
-"""The memoriser: the majority label of each exact sequence."""
+"""The majority label of each exact sequence: what memorising reaches."""
 
 from __future__ import annotations
 
@@ -14,17 +14,16 @@ from iotid.dataset.arrays import exact_keys, side_by_side
 if TYPE_CHECKING:
     from iotid.dataset import EncodedFlows
 
-# Flows' worth of the class frequencies that every sequence starts with: too little to outvote one seen flow, enough to
-# break ties towards the commoner class and to answer for a sequence that was never seen.
+# Weight, in flows, of the class frequencies that every sequence starts with: too small to outvote a flow seen, enough
+# to break ties towards the commoner class and to predict a sequence that was never seen.
 _PRIOR_FLOWS = 1e-6
 
 
 class MajoritySequence:
-    """Looks each sequence up among those of training, and answers with the shares of the labels that it had there.
+    """Finds each sequence among those of training, and predicts the shares of the labels that it had there.
 
-    A sequence never seen gets the class frequencies of training, hence the majority class. What this reaches on a test
-    part is what memory alone reaches. After Jerabek et al. 2025 (arXiv 2506.08655), who name the effect; the table
-    itself is this project's.
+    A sequence never seen gets the class frequencies of training, so the majority class. Its score on a test split is
+    what memorising alone reaches. After Jerabek et al. 2025 (arXiv 2506.08655), who name the effect; the table is ours.
     """
 
     origin = "memory of exact sequences (ours, after the finding of arXiv 2506.08655)"
@@ -39,9 +38,9 @@ class MajoritySequence:
 
     def probabilities(self, sequences: Mapping[str, NDArray[np.int32]]) -> NDArray[np.float64]:
         keys_N = exact_keys(side_by_side(sequences))
-        place_N = np.minimum(np.searchsorted(self._keys_U, keys_N), len(self._keys_U) - 1)
-        seen_N = self._keys_U[place_N] == keys_N
-        flows_NC: NDArray[np.float64] = self._flows_UC[place_N].toarray()
+        index_N = np.minimum(np.searchsorted(self._keys_U, keys_N), len(self._keys_U) - 1)
+        seen_N = self._keys_U[index_N] == keys_N
+        flows_NC: NDArray[np.float64] = self._flows_UC[index_N].toarray()
         flows_NC[~seen_N] = 0
         flows_NC += _PRIOR_FLOWS * self._prior_C
         return flows_NC / flows_NC.sum(axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Pinheiro et al. 2019 (Computer Communications 144:8-17): three figures of what a device sends in one second.
+"""Pinheiro et al. 2019 (Computer Communications 144:8-17): statistics of the packets that a device sends in a second.
 
 Shape suffixes: R rows of counts, S windows, P distinct windows, D features, C classes.
 """
@@ -10,43 +10,41 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from iotid.baselines.windows import Samples, stretches
+from iotid.baselines.windows import Samples, time_windows
 
 if TYPE_CHECKING:
     from iotid.dataset import DeviceTraffic
 
 MEMBERS = {"knn": "3-NN", "tree": "decision tree", "forest": "random forest", "svm": "SVM"}
-"""The four classifiers of the paper that vote together, and what they are called."""
+"""The four classifiers of the paper that vote together, and their names in reports."""
 
 _SOURCE = "Pinheiro et al. 2019, features and k after published code"
 
 
-def samples(traffic: DeviceTraffic, *, drop_single: bool = False) -> Samples:
+def samples(traffic: DeviceTraffic) -> Samples:
     """One sample for each second in which a device sent packets: mean, standard deviation and sum of frame lengths.
 
-    Bytes on the wire; the deviation's divisor is n - 1. Of a single packet it is not defined: 0 here, as in the code of
-    TMA'21's authors (DADABox, ``one_second_window``); ``drop_single`` leaves such windows out, as an older version of
-    that code did. Windows are tumbling and aligned to the second.
+    Bytes on the wire; the deviation's divisor is n - 1. Of a single packet it is undefined: 0 here, as in the code of
+    the authors of TMA'21 (DADABox, ``one_second_window``). Windows are tumbling and aligned to the second.
     """
     counts = traffic.table.filter(traffic.table["sent"])
-    windows = stretches(counts, 1)
+    windows = time_windows(counts, 1)
     length_R = counts["frame_length"].to_numpy().astype(np.float64)
     packets_R = counts["packets"].to_numpy()
     packets_S, bytes_S = windows.sum(packets_R), windows.sum(packets_R * length_R)
     mean_S = bytes_S / packets_S
     squares_S = windows.sum(packets_R * (length_R - mean_S[windows.sample]) ** 2)
     deviation_S = np.sqrt(squares_S / np.maximum(packets_S - 1, 1))
-    found = windows.of._replace(features=np.stack([mean_S, deviation_S, bytes_S], axis=1))
-    return Samples(*(column[packets_S > 1] for column in found)) if drop_single else found
+    return windows.samples._replace(features=np.stack([mean_S, deviation_S, bytes_S], axis=1))
 
 
 class Pinheiro:
     """One of the paper's classifiers: k-NN (k = 3), decision tree, random forest or SVM (RBF), on unscaled features.
 
     k and the lack of scaling are known from code that others published (DADABox, NDSS'25's ``Pinh19``); all else is
-    scikit-learn's default of today, while the paper's was that of 2019 (perhaps 10 trees; another gamma of the SVM).
+    scikit-learn's current default, while the paper's was that of 2019 (perhaps 10 trees; another gamma of the SVM).
     Fitting an SVM takes the square of the windows in time, so it learns from ``svm_windows`` of them at most, drawn at
-    random by the seed: a label of which none is drawn is never answered. The SVM answers one label, the others shares.
+    random by the seed: a label of which none is drawn is never predicted. The SVM gives one label, the others shares.
     """
 
     def __init__(self, name: str, seed: int, *, svm_windows: int = 10_000) -> None:
@@ -61,12 +59,12 @@ class Pinheiro:
             features_SD, label_S = features_SD[drawn], label_S[drawn]
         self._model = _estimator(self._name, self._seed, label_S).fit(features_SD, label_S)
         if self._name == "forest":
-            # threads add the trees' answers in the order in which they end, which changes the last digits
+            # threads add up the trees' votes in the order in which they end, which changes the last digits
             self._model.set_params(n_jobs=1)
         return self
 
     def probabilities(self, features_SD: NDArray[np.float64]) -> NDArray[np.float64]:
-        # devices repeat themselves: few of the windows are distinct, and each is asked about once
+        # few of the windows are distinct: each distinct one is predicted once
         point_PD, which_S = np.unique(features_SD, axis=0, return_inverse=True)
         found_PC = np.zeros((len(point_PD), self._num_classes))
         if len(point_PD) and hasattr(self._model, "predict_proba"):
@@ -77,7 +75,7 @@ class Pinheiro:
 
 
 class PinheiroVote:
-    """The hard majority vote of the four with equal weights; of a tie, the first of the labels is the answer.
+    """The hard majority vote of the four with equal weights; the first of tied labels wins.
 
     That the vote is hard and its weights are equal is a guess: the paper's code imports scikit-learn's
     ``VotingClassifier``, whose defaults these are.

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class RandomForest:
     """Breiman's random forest (Machine Learning 45, 2001), with scikit-learn's defaults, on the zero-padded raw values.
 
-    Not one paper's recipe: random forests are the strongest classical rival of Pinheiro et al. 2019 and of IoT
-    SENTINEL's successors, here carried to the same input that the ensemble reads. A row weighs ``num_flows``; each tree
+    Not one paper's recipe: random forests are the strongest classical classifier of Pinheiro et al. 2019 and of IoT
+    SENTINEL's successors, here on the same input as the ensemble. A row weighs ``num_flows``; each tree
     draws its sample among rows, not among flows.
     """
 
@@ -36,7 +36,7 @@ class RandomForest:
         # n_jobs -1 is joblib's count of the cores that this process may use (affinity and cgroup quota)
         self._forest: Any = RandomForestClassifier(self._trees, random_state=self._seed, n_jobs=-1)
         self._forest.fit(self._points(train.sequences), train.label, sample_weight=train.num_flows)
-        # threads add the trees' answers in the order in which they end, which changes the last digits from run to run
+        # threads add up the trees' votes in the order in which they end, which changes the last digits from run to run
         self._forest.set_params(n_jobs=1)
         self._num_classes = num_classes
         return self

@@ -1,4 +1,4 @@
-"""k nearest neighbours on the sequences themselves: the rival that deep networks often fail to beat."""
+"""k nearest neighbours on the sequences: the baseline that deep networks often fail to beat."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class SequenceKnn:
     standard deviation over the training flows' packets instead of by a factor searched on validation.
 
     Equal sequences are one point that holds all its flows, so a row of ``num_flows`` = 5 is five neighbours at the same
-    distance; where the k-th neighbour falls among flows of one point, their labels share its vote.
+    distance; where the k-th neighbour is among flows of one point, their labels share its vote.
     """
 
     origin = "k-NN on sequences (arXiv 2506.08655; reconstruction)"
@@ -36,13 +36,13 @@ class SequenceKnn:
     def fit(self, train: EncodedFlows, num_classes: int) -> Self:
         from sklearn.neighbors import NearestNeighbors
 
-        head = self._head(train.sequences)
-        self._scale = {name: self._spread(name, ids_NM, train.num_flows) for name, ids_NM in head.items()}
+        first = self._first_packets(train.sequences)
+        self._scale = {name: self._spread(name, ids_NM, train.num_flows) for name, ids_NM in first.items()}
         first_U, self._flows_UC = label_counts(
-            exact_keys(side_by_side(head)), train.label, train.num_flows, num_classes
+            exact_keys(side_by_side(first)), train.label, train.num_flows, num_classes
         )
         self._flows_U = np.asarray(self._flows_UC.sum(axis=1)).ravel()
-        points_UD = self._points({name: ids_NM[first_U] for name, ids_NM in head.items()})
+        points_UD = self._points({name: ids_NM[first_U] for name, ids_NM in first.items()})
         near = min(self._neighbours, len(points_UD))
         # a tree, not brute force: short flows pad to the same zeros, so the points fill few of the D dimensions
         self._index: Any = NearestNeighbors(n_neighbors=near, metric="manhattan", algorithm="kd_tree", n_jobs=-1)
@@ -50,10 +50,10 @@ class SequenceKnn:
         return self
 
     def probabilities(self, sequences: Mapping[str, NDArray[np.int32]]) -> NDArray[np.float64]:
-        head = self._head(sequences)
-        _, first_Q, which_N = np.unique(exact_keys(side_by_side(head)), return_index=True, return_inverse=True)
+        first = self._first_packets(sequences)
+        _, first_Q, which_N = np.unique(exact_keys(side_by_side(first)), return_index=True, return_inverse=True)
         nearest_QK = self._index.kneighbors(
-            self._points({name: ids_NM[first_Q] for name, ids_NM in head.items()}), return_distance=False
+            self._points({name: ids_NM[first_Q] for name, ids_NM in first.items()}), return_distance=False
         )
         flows_QK = self._flows_U[nearest_QK]
         taken_QK = np.clip(self._neighbours - (np.cumsum(flows_QK, axis=1) - flows_QK), 0, flows_QK)
@@ -64,7 +64,7 @@ class SequenceKnn:
         probabilities_QC: NDArray[np.float64] = votes_QC / votes_QC.sum(axis=1, keepdims=True)
         return probabilities_QC[which_N]
 
-    def _head(self, sequences: Mapping[str, NDArray[np.int32]]) -> dict[str, NDArray[np.int32]]:
+    def _first_packets(self, sequences: Mapping[str, NDArray[np.int32]]) -> dict[str, NDArray[np.int32]]:
         return {name: ids_NM[:, : self._packets] for name, ids_NM in sequences.items()}
 
     def _spread(self, name: str, ids_NM: NDArray[np.int32], num_flows_N: NDArray[np.int64]) -> float:
@@ -77,5 +77,5 @@ class SequenceKnn:
         mean = np.average(value_P, weights=weight_P)
         return float(np.sqrt(np.average((value_P - mean) ** 2, weights=weight_P))) or 1.0
 
-    def _points(self, head: Mapping[str, NDArray[np.int32]]) -> NDArray[np.float64]:
-        return side_by_side({name: value / self._scale[name] for name, value in self._raw.decode(head).items()})
+    def _points(self, first: Mapping[str, NDArray[np.int32]]) -> NDArray[np.float64]:
+        return side_by_side({name: value / self._scale[name] for name, value in self._raw.decode(first).items()})

@@ -1,4 +1,4 @@
-"""Rows as what rivals read: flows of each label by key, and the raw values behind vocabulary ids.
+"""Rows as baselines read them: flows of each label by key, and the raw values of vocabulary ids.
 
 Shapes: N rows, U distinct rows, K characteristics, M packets of a row, C classes.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def label_counts(
     keys_N: NDArray[np.void], label_N: NDArray[np.int64], num_flows_N: NDArray[np.int64], num_classes: int
 ) -> tuple[NDArray[np.intp], Any]:
-    """Row of the first sight of each distinct key, in the order of the keys, and (U, C) flows of each label, sparse.
+    """First row of each distinct key, in the order of the keys, and (U, C) flows of each label, sparse.
 
     Sparse, because nearly every sequence has one label: a dense table would hold C numbers for each.
     """
@@ -30,10 +30,10 @@ def label_counts(
 
 
 class RawValues:
-    """Turns vocabulary ids back into what was measured: ids have no distance, bytes and windows have one.
+    """Turns vocabulary ids back into raw values: ids have no distance, bytes and windows have one.
 
-    Padding becomes 0, as in the papers' own zero-padded vectors. A value that training never saw has lost its measure;
-    it becomes the median of the vocabulary, which pulls a row neither way.
+    Padding becomes 0, as in the papers' zero-padded vectors. The value of an out-of-vocabulary id is not known; it
+    becomes the median of the vocabulary.
     """
 
     def __init__(self, encoding: Encoding) -> None:

@@ -1,14 +1,14 @@
-"""A convolutional network on what an address sends and receives in windows of time: the kinds of devices behind it.
+"""A convolutional network on what an address sends and receives in windows of time: the device kinds behind it.
 
 After Ma, Qu, Li, Lui, Li and Guan, "Pinpointing Hidden IoT Devices via Spatial-Temporal Traffic Fingerprinting"
 (INFOCOM 2020) and "Inferring Hidden IoT Devices and User Interactions via Spatial-Temporal Traffic Fingerprinting"
-(ToN 2022). Of both only the abstracts were at hand, so this is a reconstruction of the idea and not of the recipe.
+(ToN 2022). Only the abstracts of both were available, so this is a reconstruction of the idea and not of the recipe.
 Known: traffic is fingerprinted over space and time, as an Internet provider sees it behind network address translation;
 the devices of one type behind an address are counted; F1 is above 0.999 on the authors' captures, which are not public.
 
-Chosen here, as nothing was at hand about it: the axes of a fingerprint (space: direction and length of a packet, time:
+Chosen here, as nothing was known: the axes of a fingerprint (space: direction and length of a packet, time:
 its slot in the window), their bins, the length of a window, the layers and how they are trained. Epochs and learning
-rate are those of four pairs that name most single devices right in one held-back fifth of aalto's captures. The network
+rate are those of four pairs that identify most single devices in one held-out fifth of aalto's captures. The network
 learns from made-up households like those of the device model, in which all devices begin at the same moment. It says
 which kinds are there (one sigmoid each) but not how many devices of one kind: that regression is left out. Of a flow
 only the packets are read that FLOWS keeps (flow.max_packets).
@@ -38,7 +38,7 @@ BIN_BYTES, BINS = 16, 96  # lengths up to 1,536 bytes; longer packets count in t
 _DIRECTIONS = 2
 CELLS = _DIRECTIONS * BINS * SLOTS
 _FILTERS, _HIDDEN, _DROPOUT = (16, 32), 128, 0.3
-_SIZES, _BESIDE = range(1, 13), (0, 0, 0, 1, 2)  # kinds and unknown devices in a made-up household
+_SIZES, _UNKNOWN = range(1, 13), (0, 0, 0, 1, 2)  # kinds and unknown devices in a made-up household
 _PER_KIND, _MOST = 100, 2000  # made-up households
 _LEARNED_WINDOWS, _READ_WINDOWS = 2, 32  # of an address, at most
 
@@ -73,7 +73,7 @@ def fingerprints(flows: pa.Table, start_us_N: NDArray[np.int64]) -> csr_matrix:
 class SpatialTemporalCnn:
     """Two convolutions on each window's fingerprint; of an address the greatest probability of all its windows.
 
-    The same seed gives the same answers on the same machine with the same number of torch's threads.
+    The same seed gives the same results on the same machine with the same number of torch's threads.
     """
 
     origin = (
@@ -98,7 +98,7 @@ class SpatialTemporalCnn:
         unknown device), and its recording, as `dataset.FlowSets` has it."""
         random = np.random.default_rng(self._seed)
         pool = Pool(kind_B, recording_B, np.ones(len(kind_B), np.bool_))
-        drawn = pool.draw(min(_PER_KIND * self._kinds, _MOST), _SIZES, _BESIDE, random) + pool.singles()
+        drawn = pool.draw(min(_PER_KIND * self._kinds, _MOST), _SIZES, _UNKNOWN, random) + pool.singles()
         members = [
             (number, Household([sets], [kind]))
             for number, household in enumerate(drawn)
@@ -118,14 +118,14 @@ class SpatialTemporalCnn:
         import torch
 
         addresses = np.arange(traffic_BX.shape[0])
-        nothing = np.full(len(addresses), -1)
-        windows_WC, address_W, _ = _windows(traffic_BX, addresses, nothing, self._kinds, _READ_WINDOWS)
+        no_kind = np.full(len(addresses), -1)
+        windows_WC, address_W, _ = _windows(traffic_BX, addresses, no_kind, self._kinds, _READ_WINDOWS)
         found_BK = np.zeros((len(addresses), self._kinds))
         with torch.no_grad():
             for start in range(0, windows_WC.shape[0], 4 * self._batch_size):
                 rows = slice(start, start + 4 * self._batch_size)
-                answered = self._network(_images(windows_WC[rows])).sigmoid().double().numpy()
-                np.maximum.at(found_BK, address_W[rows], answered)
+                predicted = self._network(_images(windows_WC[rows])).sigmoid().double().numpy()
+                np.maximum.at(found_BK, address_W[rows], predicted)
         return found_BK
 
     def _train(self, windows_WC: csr_matrix, there_WK: NDArray[np.bool_], random: np.random.Generator) -> None:
@@ -174,11 +174,11 @@ def _windows(
     address_W = key_W // times
     order = np.arange(len(key_W)) if random is None else np.lexsort((random.random(len(key_W)), address_W))
     number_W = np.bincount(address_W)[address_W]
-    place_W = np.arange(len(key_W)) - np.searchsorted(address_W, address_W)
-    # of n windows those at which place * most / n passes a whole number, which are most of them and evenly spread
-    is_kept_W = (place_W * most // number_W != (place_W - 1) * most // number_W) | (number_W <= most)
-    kept = np.sort(order[is_kept_W])
-    return windows_WC[kept], address_W[kept], there_WK[kept]
+    rank_W = np.arange(len(key_W)) - np.searchsorted(address_W, address_W)
+    # of n windows those at which rank * most / n passes a whole number, which are most of them and evenly spread
+    is_used_W = (rank_W * most // number_W != (rank_W - 1) * most // number_W) | (number_W <= most)
+    used = np.sort(order[is_used_W])
+    return windows_WC[used], address_W[used], there_WK[used]
 
 
 def _images(windows_WC: csr_matrix) -> torch.Tensor:

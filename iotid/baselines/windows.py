@@ -1,4 +1,4 @@
-"""What rivals have in common that judge a device's packets in stretches of time, not flow by flow.
+"""What baselines share that classify a device's packets in time windows, not flow by flow.
 
 Shape suffixes: R rows of counts, S samples, D features, C classes.
 """
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class Samples(NamedTuple):
-    """Stretches of time of a device in a capture, in the order of capture, device and time.
+    """Time windows of a device in a capture, in the order of capture, device and time.
 
-    ``capture``: code of the capture file in the traffic's dictionary; ``device``: place among the traffic's sorted
-    devices; ``label``: place in the traffic's labels; ``start_s``: since 1970 UTC (S,); ``features`` (S, D): an array,
+    ``capture``: code of the capture file in the traffic's dictionary; ``device``: index among the traffic's sorted
+    devices; ``label``: index in the traffic's labels; ``start_s``: since 1970 UTC (S,); ``features`` (S, D): an array,
     or a sparse CSR matrix.
     """
 
@@ -33,41 +33,41 @@ class Samples(NamedTuple):
 
 
 class WindowClassifier(Protocol):
-    """What every rival of this kind keeps. ``origin`` names its paper, and what of the recipe is reconstruction."""
+    """A baseline that classifies time windows. ``origin``: its paper, and what of the recipe is a reconstruction."""
 
     origin: str
 
     def fit(self, features_SD: Any, label_S: NDArray[np.int64], num_classes: int) -> Self:
-        """Learn from samples, one or more; all count alike."""
+        """Learn from samples, one or more; all have the same weight."""
 
     def probabilities(self, features_SD: Any) -> NDArray[np.float64]:
-        """(S, num_classes); where the rival votes, the shares of the votes. Each row sums to 1."""
+        """(S, num_classes); shares of the votes if the baseline votes. Each row sums to 1."""
 
 
 class WindowBaseline(NamedTuple):
-    """How a rival sees traffic, in windows of how many seconds, and what it makes of them."""
+    """``samples``: how traffic becomes samples, in windows of ``seconds``; ``classifier``: of these samples."""
 
     samples: Callable[[DeviceTraffic], Samples]
     seconds: int
     classifier: WindowClassifier
 
 
-class Stretches(NamedTuple):
-    """Samples still without features, and the sample that each row of counts is in (R,)."""
+class WindowedCounts(NamedTuple):
+    """Samples without features yet, and the sample that each row of counts is in (R,)."""
 
-    of: Samples
+    samples: Samples
     sample: NDArray[np.int64]
 
     def sum(self, value_R: NDArray[Any]) -> NDArray[np.float64]:
         """(S,) of the rows of each sample."""
-        return np.bincount(self.sample, weights=value_R, minlength=len(self.of.start_s)).astype(np.float64)
+        return np.bincount(self.sample, weights=value_R, minlength=len(self.samples.start_s)).astype(np.float64)
 
 
-def stretches(counts: pa.Table, length_s: int) -> Stretches:
-    """Rows of a traffic's table put into tumbling stretches of ``length_s`` seconds, aligned to 1970.
+def time_windows(counts: pa.Table, length_s: int) -> WindowedCounts:
+    """Rows of a traffic's table in tumbling windows of ``length_s`` seconds, aligned to 1970.
 
     The table is in the order of capture, device and time, also where rows were left out, so a sample is a run of rows.
-    A stretch in which a device changes hands is a sample of each label; one that two capture files share, of each file.
+    A window in which a device's label changes is a sample of each label; one in two capture files, of each file.
     """
     device = counts["device"].combine_chunks().dictionary_encode()
     keys = (
@@ -80,4 +80,4 @@ def stretches(counts: pa.Table, length_s: int) -> Stretches:
     starts_R = np.ones(len(keys_R4), np.bool_)
     starts_R[1:] = (keys_R4[1:] != keys_R4[:-1]).any(axis=1)
     capture_S, device_S, label_S, start_S = keys_R4[starts_R].T
-    return Stretches(Samples(capture_S, device_S, label_S, start_S, None), np.cumsum(starts_R) - 1)
+    return WindowedCounts(Samples(capture_S, device_S, label_S, start_S, None), np.cumsum(starts_R) - 1)

@@ -25,7 +25,7 @@ from iotid.census.pseudonyms import Pseudonyms, read_pseudonyms
 from iotid.census.report import render_csv, render_groups_csv, render_left_out_csv, render_page
 from iotid.census.score import Scored, score_night, ship_model
 from iotid.errors import AccountingError, DataError, NoModelError, WatchError
-from iotid.labels.devices import merged_name
+from iotid.labels.devices import device_kind
 from iotid.labels.names import warn_of_unmet
 from iotid.model.device import STATUSES
 from iotid.partitions import Partition, PartitionKey, Staged, Store
@@ -225,7 +225,7 @@ def _of_version_3(found: pa.Table, schema: pa.Schema) -> dict[str, pa.Array]:
         for row, kinds in zip(rows, several, strict=True)
     ]
     for one in (one for kinds in listed for one in kinds):
-        one["kind"] = merged_name(one["label"] or "", one) or one["label"]
+        one["kind"] = device_kind(one["label"] or "", one) or one["label"]
     return {
         "kinds": pa.array(listed, kind),
         "unexplained": pa.array(np.zeros(len(found))),

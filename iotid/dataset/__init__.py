@@ -1,7 +1,7 @@
-"""Labelled, encoded flows in three parts: what a model learns from, is chosen by and is tested on.
+"""Labelled, encoded flows in three splits: training, validation and test.
 
-`write_dataset` makes a dataset of flows and a device list; `read_split` and `read_encoding` read it back.
-`read_device_traffic` counts devices' packets, for baselines that read no flows.
+`write_dataset` makes a dataset of flows and a device list; `read_split` and `read_encoding` read it.
+`read_device_traffic` counts devices' packets, for baselines that do not read flows.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
-    from iotid.dataset.characteristics import Encoding, Vocabulary, unseen_share
+    from iotid.dataset.characteristics import Encoding, Vocabulary, out_of_vocabulary_rate
     from iotid.dataset.count import count_flows
+    from iotid.dataset.device_traffic import DeviceTraffic, read_device_traffic
     from iotid.dataset.in_memory import LabelledFlows
     from iotid.dataset.sets import FlowSets
     from iotid.dataset.store import EncodedFlows, read_encoding, read_sets, read_split
-    from iotid.dataset.traffic import DeviceTraffic, read_device_traffic
     from iotid.dataset.write import dataset_hash, write_dataset
 
 __all__ = [
@@ -28,24 +28,24 @@ __all__ = [
     "Vocabulary",
     "count_flows",
     "dataset_hash",
+    "out_of_vocabulary_rate",
     "read_device_traffic",
     "read_encoding",
     "read_sets",
     "read_split",
-    "unseen_share",
     "write_dataset",
 ]
 
-# loaded when first asked for: a model that is served needs the encoding, not Spark or Petastorm
+# loaded when first used: a served model needs the encoding, but not Spark or Petastorm
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "characteristics": ["Encoding", "Vocabulary", "unseen_share"],
+        "characteristics": ["Encoding", "Vocabulary", "out_of_vocabulary_rate"],
         "count": ["count_flows"],
         "in_memory": ["LabelledFlows"],
         "sets": ["FlowSets"],
         "store": ["EncodedFlows", "read_encoding", "read_split", "read_sets"],
-        "traffic": ["DeviceTraffic", "read_device_traffic"],
+        "device_traffic": ["DeviceTraffic", "read_device_traffic"],
         "write": ["dataset_hash", "write_dataset"],
     },
 )

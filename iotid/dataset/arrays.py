@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 
 def first_values(column: pa.Array | pa.ChunkedArray, max_packets: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The first ``max_packets`` values of each of N lists, end to end, and (N,) how many each list gave."""
+    """The first ``max_packets`` values of each of N lists, concatenated, and (N,) how many each list gave."""
     import pyarrow.compute as pc
 
     lists = one_chunk(column)
     lengths_N = pc.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
     values = lists.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
-    kept_N = np.minimum(lengths_N, max_packets)
-    return values[positions(lengths_N) < max_packets], kept_N
+    taken_N = np.minimum(lengths_N, max_packets)
+    return values[list_positions(lengths_N) < max_packets], taken_N
 
 
-def positions(lengths_N: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Of lists laid end to end: the place, from 0, of every value in its own list."""
+def list_positions(lengths_N: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Of concatenated lists: the index of each value in its own list."""
     starts_N = np.cumsum(lengths_N) - lengths_N
     return np.arange(int(lengths_N.sum())) - np.repeat(starts_N, lengths_N)
 
@@ -55,6 +55,6 @@ def side_by_side(sequences: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
 
 
 def exact_keys(ids_ND: NDArray[Any]) -> NDArray[np.void]:
-    """(N,) keys, equal where and only where two rows are equal in every place."""
+    """(N,) keys, equal if and only if two rows are equal in every column."""
     rows = np.ascontiguousarray(ids_ND)
     return rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1]))).ravel()

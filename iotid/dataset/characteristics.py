@@ -1,8 +1,8 @@
-"""What a flow looks like to a model: characteristics of its first packets as vocabulary ids.
+"""Characteristics of a flow's first packets as vocabulary ids: what a model reads.
 
-A new characteristic is one entry of ``CHARACTERISTICS``: the column of FLOWS that it is read from; where there are too
-many values to learn each, how they are made coarser; and its vocabulary, where that is not learned from the training
-part because all values are known beforehand (a bounded number, or bins).
+A new characteristic: 1. an entry of ``CHARACTERISTICS``: its column of FLOWS, if there are too many values how they are
+quantised, and its vocabulary if that is known beforehand (a bounded number, or bins) and not learned from training;
+2. its name in ``dataset.characteristics``; 3. a case in tests/dataset/test_characteristics.py.
 
 Shape suffixes: N flows, M packets kept of each flow.
 """
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iotid import config
-from iotid.dataset.arrays import first_values, positions
+from iotid.dataset.arrays import first_values, list_positions
 from iotid.errors import SchemaError, SettingError, shown
 from iotid.schemas import typed
 from iotid.schemas.typed import Within
@@ -41,15 +41,15 @@ def _as_measured(values: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _logarithmic(values: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Each wait becomes the lower end of its bin, so that it stays a time in µs."""
+    """Each wait becomes the lower end of its bin, so that it is still a time in µs."""
     return _WAITS_US[np.maximum(np.searchsorted(_WAITS_US, values, side="right") - 1, 0)]
 
 
 @dataclass(frozen=True)
 class Characteristic:
-    """``column`` of FLOWS; ``quantise`` makes values coarser, and leaves values that it made as they are.
+    """``column`` of FLOWS; ``quantise`` makes values coarser, and is idempotent.
 
-    ``always``: the values that have ids of their own whatever training holds; None: those that it does hold.
+    ``always``: the values that have ids of their own whatever training has; None: those that training has.
     """
 
     column: str
@@ -57,6 +57,7 @@ class Characteristic:
     always: tuple[int, ...] | None = None
 
 
+# add yours here
 CHARACTERISTICS: Mapping[str, Characteristic] = {
     "packet_length": Characteristic("packet_length"),
     "tcp_window": Characteristic("tcp_window"),
@@ -71,14 +72,14 @@ def select_characteristics(names: Sequence[str]) -> dict[str, Characteristic]:
     """The named entries of the registry, in the order named.
 
     Raises:
-        SettingError: a name is unknown or is there twice.
+        SettingError: a name is unknown or given twice.
     """
     for name in names:
         if name not in CHARACTERISTICS:
             known = ", ".join(CHARACTERISTICS)
             raise SettingError(f"dataset.characteristics: {name!r} is not known; choose from {known}")
         if list(names).count(name) > 1:
-            raise SettingError(f"dataset.characteristics: {name!r} is there twice; name each once")
+            raise SettingError(f"dataset.characteristics: {name!r} is given twice; name each once")
     return {name: CHARACTERISTICS[name] for name in names}
 
 
@@ -107,8 +108,8 @@ class Vocabulary:
         known = self._known
         if not len(known):
             return np.full(values.shape, OUT_OF_VOCABULARY, dtype=np.int32)
-        place = np.minimum(np.searchsorted(known, values), len(known) - 1)
-        return np.where(known[place] == values, place + _FIRST_VALUE, OUT_OF_VOCABULARY).astype(np.int32)
+        index = np.minimum(np.searchsorted(known, values), len(known) - 1)
+        return np.where(known[index] == values, index + _FIRST_VALUE, OUT_OF_VOCABULARY).astype(np.int32)
 
     @cached_property
     def _known(self) -> NDArray[np.int64]:
@@ -119,8 +120,8 @@ class Vocabulary:
 class Encoding:
     """How flows become rows of ids, and ids of labels become names. A part of the dataset and of every model.
 
-    ``vocabularies`` stand in the order of ``dataset.characteristics``. ``devices`` says vendor, type and model of each
-    label. ``protocols`` (IANA numbers) and ``length`` (``flow.length``) say which flows it is meant for.
+    ``vocabularies`` are in the order of ``dataset.characteristics``. ``devices``: vendor, type and model of each label.
+    ``protocols`` (IANA numbers) and ``length`` (``flow.length``): of the flows that it is for.
     """
 
     max_packets: int
@@ -136,7 +137,7 @@ class Encoding:
         return tuple(each.column for each in select_characteristics(list(self.vocabularies)).values())
 
     def misfit(self, flow: Mapping[str, Any]) -> str | None:
-        """What makes flows assembled with these settings (section ``flow``) other than those learned, if anything."""
+        """Why flows assembled with these settings (section ``flow``) differ from those learned, if they do."""
         if flow["length"] != self.length:
             return f"has flow.length={flow['length']}, the model learned {self.length}"
         if flow["max_packets"] < self.max_packets:
@@ -158,51 +159,51 @@ class Encoding:
             values, lengths_N = first_values(flows.column(characteristic.column), self.max_packets)
             ids_NM = np.full((flows.num_rows, self.max_packets), PADDING, dtype=np.int32)
             row = np.repeat(np.arange(flows.num_rows), lengths_N)
-            ids_NM[row, positions(lengths_N)] = self.vocabularies[name].ids(characteristic.quantise(values))
+            ids_NM[row, list_positions(lengths_N)] = self.vocabularies[name].ids(characteristic.quantise(values))
             encoded[name] = ids_NM
         return encoded
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dict, the same before and after a way through JSON."""
+        """A plain dict, the same before and after JSON."""
         return {
             "schema_version": _SCHEMA_VERSION,
             "max_packets": self.max_packets,
             # a list, as their order counts and JSON's keys have none
             "vocabularies": [{"name": name, "values": list(known.values)} for name, known in self.vocabularies.items()],
             "labels": list(self.labels),
-            "devices": {label: dict(told) for label, told in self.devices.items()},
+            "devices": {label: dict(described) for label, described in self.devices.items()},
             "protocols": list(self.protocols),
             "length": self.length,
         }
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any], place: str = "encoding") -> Encoding:
-        """The encoding that ``to_json`` told of, before or after a way through JSON.
+    def from_json(cls, content: Mapping[str, Any], where: str = "encoding") -> Encoding:
+        """The encoding that ``to_json`` describes, before or after JSON.
 
         Raises:
-            SchemaError: it was written by another version of iotid, or is damaged; ``place`` is where it stands.
+            SchemaError: it was written by another version of iotid, or is damaged; ``where``: named in the error.
         """
         version = content.get("schema_version")
         if type(version) is not int or version != _SCHEMA_VERSION:
             raise SchemaError(
-                f"{place}: has schema_version {shown(version)}, this iotid reads {_SCHEMA_VERSION}; write the dataset "
+                f"{where}: has schema_version {shown(version)}, this iotid reads {_SCHEMA_VERSION}; write the dataset "
                 "again, and train on it"
             )
         try:
             typed.check(_Stored, content)
             _check_distinct("labels", content["labels"])
-            _check_distinct("vocabularies", [told["name"] for told in content["vocabularies"]])
-            for number, told in enumerate(content["vocabularies"]):
-                values = np.array(told["values"], np.int64)
+            _check_distinct("vocabularies", [stored["name"] for stored in content["vocabularies"]])
+            for number, stored in enumerate(content["vocabularies"]):
+                values = np.array(stored["values"], np.int64)
                 if not (values[1:] > values[:-1]).all():
                     raise ValueError(f"vocabularies[{number}].values: must rise")
         except ValueError as fault:
-            raise SchemaError(f"{place}: {fault}; write the dataset again, and train on it") from None
+            raise SchemaError(f"{where}: {fault}; write the dataset again, and train on it") from None
         return cls(
             max_packets=content["max_packets"],
-            vocabularies={told["name"]: Vocabulary(tuple(told["values"])) for told in content["vocabularies"]},
+            vocabularies={stored["name"]: Vocabulary(tuple(stored["values"])) for stored in content["vocabularies"]},
             labels=tuple(content["labels"]),
-            devices={label: dict(told) for label, told in content["devices"].items()},
+            devices={label: dict(described) for label, described in content["devices"].items()},
             protocols=tuple(content["protocols"]),
             length=content["length"],
         )
@@ -214,7 +215,7 @@ class _StoredVocabulary(TypedDict):
 
 
 class _Stored(TypedDict):
-    """An encoding as ``to_json`` tells of it."""
+    """An encoding as of ``to_json``."""
 
     max_packets: Annotated[int, Within(1, 4096)]
     vocabularies: Annotated[list[_StoredVocabulary], Within(1, 64)]
@@ -231,7 +232,7 @@ def _check_distinct(name: str, texts: Sequence[str]) -> None:
 
 
 def learn_vocabularies(seen: Mapping[str, Mapping[int, int]], settings: config.Dataset) -> dict[str, Vocabulary]:
-    """Of each characteristic the values that it always knows, or those that training has ``min_count`` times."""
+    """For each characteristic the values that it always has, or those that training has ``min_count`` times."""
     vocabularies = {}
     for name, characteristic in select_characteristics(settings.characteristics).items():
         known = characteristic.always
@@ -245,7 +246,7 @@ def learn_vocabularies(seen: Mapping[str, Mapping[int, int]], settings: config.D
     return vocabularies
 
 
-def unseen_share(sequences: Mapping[str, NDArray[np.int32]]) -> NDArray[np.float64]:
+def out_of_vocabulary_rate(sequences: Mapping[str, NDArray[np.int32]]) -> NDArray[np.float64]:
     """(N,) share of each flow's values, over all characteristics, that are out-of-vocabulary; 0 to 1."""
     ids = np.concatenate(list(sequences.values()), axis=1)
     return (ids == OUT_OF_VOCABULARY).sum(axis=1) / np.maximum((ids != PADDING).sum(axis=1), 1)

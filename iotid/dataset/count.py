@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from iotid import config
-from iotid.dataset import tasks as work
+from iotid.dataset.label_flows import Source
 from iotid.labels.device_list import DeviceList
 
 if TYPE_CHECKING:
-    from iotid.dataset.tasks import FlowFile
+    from iotid.dataset.label_flows import FlowFile
 
 _PROTOCOLS = 256  # IANA numbers are octets
 
 
 def count_flows(files: Sequence[FlowFile], devices: DeviceList, settings: config.Dataset) -> dict[tuple[str, int], int]:
-    """(label, IANA number of the protocol) -> flows of a night's ``files``, labelled as ``write_dataset`` would.
+    """(label, IANA number of the protocol) -> flows of the ``files``, labelled as by ``write_dataset``.
 
     Rare labels are counted, too. Reads the columns that labels depend on, batch by batch.
     """
-    source = work.Source(files, (), devices.at(files), settings, max_packets=1)
+    source = Source(files, (), devices.at(files), settings, max_packets=1)
     counted: Counter[int] = Counter()
     for number in range(len(files)):
         for flows, label_N, _, _ in source.read(number, ["protocol"], Counter()):

@@ -1,10 +1,9 @@
-"""Hashes of rows by their values alone, so that the same flow gets the same one whatever stands around it.
+"""Hashes of rows by their values alone, so that a flow has the same hash with any other rows.
 
-They are the same in every job, so they have no secret, and who sends packets can choose them. So they decide nothing
-that costs time or memory (`iotid.spark.shuffle` deals rows out by another one), but which part of a dataset a flow is in,
-which sets of a label are kept, and what a model takes for a sequence that it knows. By that a sender gets into a part,
-among the hosts that no list names, or taken for a device, as it does more simply by sending more flows, under more
-addresses, or the device's own flows.
+They are the same in every job, so they have no secret, and a sender of packets can choose them. So they decide nothing
+that costs time or memory (`iotid.spark.shuffle` partitions rows by another hash), but which split of a dataset a flow
+is in, which sets of a label are kept, and which sequences a model knows. What a sender gains by choosing them it gains
+more simply by sending more flows, from more addresses, or the device's own flows.
 
 Shape suffixes: N rows.
 """
@@ -45,9 +44,9 @@ def mix(words: Iterable[NDArray[Any]], seed: int = 0) -> Hashes:
 
 
 def _words(column: pa.Array, text_key: str | None = None) -> NDArray[Any]:
-    """(N,) 64 bits for each value: an integer as it is, of text and binary values the hash that pandas gives them.
+    """(N,) 64 bits for each value: integers unchanged, text and binary values hashed by pandas.
 
-    ``text_key``: 16 characters, for another than pandas' own key.
+    ``text_key``: 16 characters, in place of pandas' own key.
     """
     import pyarrow as pa
     from pandas.util import hash_array

@@ -1,9 +1,9 @@
-"""A dataset of flows that fit into memory: the labels, parts, vocabularies and rows that ``write_dataset`` would make.
+"""A dataset of flows that fit into memory: the labels, splits, vocabularies and rows that ``write_dataset`` would make.
 
-For what a written dataset does not tell: which capture a test flow is in, and what folds of captures, or a training on
-one network and a test on another, would answer.
+For what a stored dataset does not have: the capture of a test flow, folds of captures, training on one network and
+testing on another.
 
-Shape suffixes: N flows, P flows of a part.
+Shape suffixes: N flows, P flows of a split.
 """
 
 from __future__ import annotations
@@ -20,24 +20,25 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from iotid import config
-from iotid.dataset import tasks as work
-from iotid.dataset.accounts import Accounts
+from iotid.dataset.accounting import FlowAccounting
 from iotid.dataset.arrays import distinct_rows
 from iotid.dataset.characteristics import Encoding, learn_vocabularies, quantise_column, select_characteristics
 from iotid.dataset.hashes import hash_rows
+from iotid.dataset.label_flows import FlowFile, Source
 from iotid.dataset.split_protocols import (  # fmt: skip
     CAPTURE_IDENTITY,
     DATASET_SPLITS,
     FLOW_IDENTITY,
-    FileSplit,
+    PROTOCOLS,
+    SplitAssignment,
     distinct_units,
-    find_ends,
-    settle,
+    find_cuts,
+    resolve_cuts,
     split_captures,
     summarise,
 )
 from iotid.dataset.store import EncodedFlows
-from iotid.dataset.write import check_nights
+from iotid.dataset.write import check_partitions
 from iotid.flows import later_flows, partition_files
 from iotid.labels.device_list import DeviceList
 
@@ -51,7 +52,7 @@ _OF_TIME = ("last_seen", "packet_length", "direction", "inter_arrival_us")
 
 
 class DatasetSplit(NamedTuple):
-    """The rows of a part; the number of each of its flows (P,), and the row that it stands behind (P,)."""
+    """The rows of a split; the index of each of its flows (P,), and the row that the flow is counted in (P,)."""
 
     rows: EncodedFlows
     flow: NDArray[np.int64]
@@ -95,83 +96,81 @@ class LabelledFlows:
     @classmethod
     def of(
         cls,
-        flows: pa.Table | Sequence[work.FlowFile],
+        flows: pa.Table | Sequence[FlowFile],
         devices: DeviceList,
         settings: config.Dataset,
         flow: config.Flow,
         later: pa.Table | None = None,
     ) -> LabelledFlows:
-        """Those of a table, in its order, or of files of nights (`flows.partition_files`), ordered by time, that
+        """Those of a table, in its order, or of files of partitions (`flows.partition_files`), ordered by time, that
         ``write_dataset`` would keep.
 
-        ``later``: of `flows.later_flows`, where several nights are read.
+        ``later``: of `flows.later_flows`, where several partitions are read.
 
         Raises:
             LabelError: fewer than two labels are left.
         """
         files = HeldFlows.by_site(flows) if isinstance(flows, pa.Table) else flows
         devices = devices.at(files)
-        source = work.Source(files, () if later is None else later, devices, settings, flow.max_packets)
+        source = Source(files, () if later is None else later, devices, settings, flow.max_packets)
         columns = {*FLOW_IDENTITY, *CAPTURE_IDENTITY, *_OF_TIME, *source.sequence_columns}
         columns |= {"first_bytes"} if flow.keep_bytes else set()
         read = [batch for number in range(len(files)) for batch in source.read(number, sorted(columns), Counter())]
         table = pa.Table.from_batches([batch.flows for batch in read]).select(sorted(columns)).unify_dictionaries()
         number_N = np.concatenate([batch.label for batch in read])
-        if not isinstance(
-            flows, pa.Table
-        ):  # which file a flow is in is drawn anew for each night (`iotid.spark.shuffle`)
+        if not isinstance(flows, pa.Table):  # files have another order in each run (`iotid.spark.shuffle`)
             first_us_N = table["first_seen"].cast(pa.int64()).to_numpy()
             order_N = np.lexsort((hash_rows([table[name] for name in FLOW_IDENTITY]), first_us_N))
             table, number_N = table.take(pa.array(order_N)), number_N[order_N]
         counted = {source.labels[number]: flows for number, flows in enumerate(np.bincount(number_N).tolist()) if flows}
-        accounts = Accounts(len(table), 0, 0, 0, 0, counted)
-        accounts.drop_rare(settings.min_flows, devices.source)
-        labels = tuple(sorted(accounts.labelled))
+        accounting = FlowAccounting(len(table), 0, 0, 0, 0, counted)
+        accounting.drop_rare(settings.min_flows, devices.source)
+        labels = tuple(sorted(accounting.labelled))
         label_N = np.array([labels.index(name) if name in labels else -1 for name in source.labels])[number_N]
         return cls(table.filter(pa.array(label_N >= 0)), label_N[label_N >= 0], labels, devices, settings, flow)
 
     @classmethod
-    def of_nights(
+    def of_partitions(
         cls,
         spark: SparkSession | None,
-        nights: Sequence[Partition],
+        partitions: Sequence[Partition],
         devices: DeviceList,
         settings: config.Dataset,
         flow: config.Flow,
     ) -> LabelledFlows:
-        """Those of several nights; ``spark`` is needed where a later night tells a flow further.
+        """Those of several partitions; ``spark`` is needed where a later one continues a flow.
 
-        Raises what ``write_dataset`` raises for nights that were assembled by another version or other settings.
+        Raises what ``write_dataset`` raises for partitions assembled by another version or with other settings.
         """
-        check_nights(nights, flow)
-        later = later_flows(spark, nights) if spark else None
-        return cls.of(partition_files(nights), devices, settings, flow, later)
+        check_partitions(partitions, flow)
+        later = later_flows(spark, partitions) if spark else None
+        return cls.of(partition_files(partitions), devices, settings, flow, later)
 
-    def under(self, protocol: str) -> LabelledFlows:
-        """The same flows, to be split by another protocol of the dataset's."""
+    def with_protocol(self, protocol: str) -> LabelledFlows:
+        """The same flows, to be split by another of `split_protocols.PROTOCOLS`."""
         changed = self.settings.model_dump() | {"protocol": protocol}
         return replace(self, settings=config.Dataset.model_validate(changed))
 
-    def parts(self) -> NDArray[np.int8]:
-        """(N,) index into PARTS of each flow, by ``settings.protocol``; -1 of a label that training would never see."""
-        source = work.Source([], (), self.devices, self.settings, self.flow.max_packets)
+    def assign_splits(self) -> NDArray[np.int8]:
+        """(N,) index into DATASET_SPLITS of each flow, by ``settings.protocol``; -1 of a label without training."""
+        source = Source([], (), self.devices, self.settings, self.flow.max_packets)
         batch = self.flows.combine_chunks().to_batches()[0]
         number_N = np.array([source.labels.index(label) for label in self.labels], np.int32)[self.label]
-        packed = source.packed(batch) if self.settings.protocol == "random_unique" else None
+        packed = source.packed(batch) if PROTOCOLS[self.settings.protocol].unit == "sequences" else None
         position_N = source.positions(batch, number_N, packed)
-        if self.settings.protocol == "by_capture":
+        if PROTOCOLS[self.settings.protocol].unit == "capture":
             pairs, counts = np.unique(np.stack([position_N, self.label]), axis=1, return_counts=True)
             votes = [
                 (at, self.labels[label], flows)
                 for (at, label), flows in zip(pairs.T.tolist(), counts.tolist(), strict=True)
             ]
-            split = split_captures(votes, self.settings)
-            trained = split.in_training(votes)
+            assignment = split_captures(votes, self.settings)
+            trained = assignment.in_training(votes)
             unseen = [label not in trained for label in self.labels]
-            part_N = split.parts(number_N, position_N)
-            part_N[np.array(unseen)[self.label]] = -1
-            return part_N
-        return _by_position(number_N, position_N, len(source.labels), self.settings).parts(number_N, position_N)
+            split_N = assignment.splits_of(number_N, position_N)
+            split_N[np.array(unseen)[self.label]] = -1
+            return split_N
+        return _by_position(number_N, position_N, len(source.labels), self.settings).splits_of(number_N, position_N)
 
     @cached_property
     def capture(self) -> NDArray[np.int64]:
@@ -181,12 +180,12 @@ class LabelledFlows:
 
     def bytes_of(self, flow_P: NDArray[np.int64]) -> NDArray[np.uint8]:
         """(P, keep_packets * keep_bytes) what ``flow.keep_bytes`` kept of these flows."""
-        kept = self.flows["first_bytes"].take(pa.array(flow_P))
-        joined = b"".join(kept.to_pylist())
+        first_bytes = self.flows["first_bytes"].take(pa.array(flow_P))
+        joined = b"".join(first_bytes.to_pylist())
         return np.frombuffer(joined, np.uint8).reshape(len(flow_P), self.flow.keep_packets * self.flow.keep_bytes)
 
     def folds(self, count: int) -> NDArray[np.int64]:
-        """(N,) from 0 to ``count`` - 1: captures dealt out, those of each label evenly; a capture is never cut.
+        """(N,) from 0 to ``count`` - 1: captures distributed, those of each label evenly; a capture is never divided.
 
         A capture goes with the label of most of its flows.
         """
@@ -199,11 +198,11 @@ class LabelledFlows:
             fold_X[own] = (np.arange(len(own)) + label) % count  # not all labels' first captures in one fold
         return fold_X[self.capture]
 
-    def dataset(self, part_N: NDArray[Any]) -> tuple[Encoding, dict[str, DatasetSplit]]:
-        """Vocabularies of the training part, and all parts that have flows; ``part_N`` as ``parts`` gives it."""
+    def dataset(self, split_N: NDArray[Any]) -> tuple[Encoding, dict[str, DatasetSplit]]:
+        """Vocabularies of the training split, and all splits that have flows; ``split_N``: of `assign_splits`."""
         encoding = Encoding(
             max_packets=self.flow.max_packets,
-            vocabularies=learn_vocabularies(self._seen(part_N == DATASET_SPLITS.index("train")), self.settings),
+            vocabularies=learn_vocabularies(self._seen(split_N == DATASET_SPLITS.index("train")), self.settings),
             labels=self.labels,
             devices=self.devices.describe_all(self.settings.label, self.labels),
             protocols=self.settings.protocols,
@@ -211,7 +210,7 @@ class LabelledFlows:
         )
         found = {}
         for number, name in enumerate(DATASET_SPLITS):
-            flow_P = np.flatnonzero(part_N == number)
+            flow_P = np.flatnonzero(split_N == number)
             if len(flow_P):
                 sequences = encoding.encode(self.flows.take(pa.array(flow_P)))
                 found[name] = DatasetSplit.of(sequences, self.label[flow_P], flow_P, unique=self.settings.unique)
@@ -228,7 +227,7 @@ class LabelledFlows:
 
 
 class HeldFlows(NamedTuple):
-    """Flows of one site in memory, read like a file of a night."""
+    """Flows of one site in memory, read like a `FlowFile`."""
 
     flows: pa.Table
     site: str = ""
@@ -245,13 +244,13 @@ class HeldFlows(NamedTuple):
         yield from self.flows.select(list(columns)).combine_chunks().to_batches()
 
     def superseded(self, flows: pa.RecordBatch, later: pa.Table) -> pa.BooleanArray:
-        raise NotImplementedError  # asked only where a later night tells flows again
+        raise NotImplementedError  # called only where a later partition continues flows
 
 
 def _by_position(
     number_N: NDArray[np.int32], position_N: NDArray[np.int64], labels: int, settings: config.Dataset
-) -> FileSplit:
+) -> SplitAssignment:
     units = distinct_units(number_N, position_N)
-    split, doubts = find_ends(summarise(units, 1), labels, settings)
-    answers = {number: [doubt.among(dict(units)[doubt.label])] for number, doubt in enumerate(doubts)}
-    return settle(split, doubts, answers) if doubts else split
+    assignment, ambiguous = find_cuts(summarise(units, 1), labels, settings)
+    answers = {number: [cut.among(dict(units)[cut.label])] for number, cut in enumerate(ambiguous)}
+    return resolve_cuts(assignment, ambiguous, answers) if ambiguous else assignment

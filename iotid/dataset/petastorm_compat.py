@@ -1,8 +1,9 @@
-"""Petastorm 0.13.1 on NumPy 2 and on a pyarrow without the filesystems and the Parquet reader that it was written for.
+"""Petastorm 0.13.1 on NumPy 2 and on a pyarrow that no longer has its filesystems and Parquet reader.
 
 Petastorm's modules are loaded with an import of their own: where they ask for ``numpy``, ``pyarrow`` or one of its
-modules, they get a module that also has the old names. Nobody else's NumPy or pyarrow changes. The stored schema of a
-dataset, which is a pickle, is opened by an unpickler that admits only the names that iotid's own schemas need.
+modules, they get a module that also has the old names. NumPy and pyarrow do not change for other modules. The stored
+schema of a dataset, which is a pickle, is opened by an unpickler that admits only the names that iotid's own schemas
+need.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ _ADMITTED = {
 
 
 class PetastormFiles:
-    """A dataset's folder as the kind of filesystem that Petastorm asks for. Paths start at ``/``, the folder.
+    """A dataset's folder with the filesystem interface of Petastorm. Paths start at ``/``, the folder.
 
-    Petastorm's own choice of filesystem knows no local path with ``#``, ``?`` or ``;`` and no object store. This one
-    reaches whatever the partition's own filesystem reaches.
+    Petastorm's own filesystems support no local path with ``#``, ``?`` or ``;`` and no object store. This one supports
+    what the partition's own filesystem supports.
     """
 
     def __init__(self, files: fs.FileSystem) -> None:
@@ -82,12 +83,12 @@ class _Piece:
 
 
 class _Dataset:
-    """A folder of Parquet files, as pyarrow 14's legacy ``ParquetDataset``: what Petastorm asks of one, and no more."""
+    """A folder of Parquet files, as pyarrow 14's legacy ``ParquetDataset``: only what Petastorm uses."""
 
     def __init__(self, path: str, filesystem: PetastormFiles, **_: Any) -> None:
         self.paths = path
         self.fs = filesystem
-        self.partitions = None  # a part is one flat folder
+        self.partitions = None  # a split is one flat folder
         self.metadata = None
         names = filesystem.names(path)
         self.pieces = [_Piece(f"{path}/{name}", filesystem.open) for name in names if not name.startswith(("_", "."))]
@@ -97,14 +98,14 @@ class _Dataset:
 
 
 class _NoFilesystem:
-    """A filesystem that pyarrow no longer has: nothing is an instance of it, and nothing makes one."""
+    """A filesystem that pyarrow no longer has; it has no instances."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         raise NotImplementedError("iotid hands Petastorm the filesystem of the dataset's partition")
 
 
 class _Extended(ModuleType):
-    """A module as it is, with further names."""
+    """A module with further names."""
 
     def __init__(self, module: ModuleType, names: Mapping[str, Any]) -> None:
         super().__init__(module.__name__, module.__doc__)
@@ -142,7 +143,7 @@ class _Loader(SourceFileLoader):
 
 
 class _Finder:
-    """Finds Petastorm's modules, and those alone."""
+    """Finds only Petastorm's modules."""
 
     @staticmethod
     def find_spec(name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
@@ -158,7 +159,7 @@ def petastorm(module: str) -> Any:
     """The module of Petastorm (``reader`` for ``petastorm.reader``), loaded so that it runs on today's packages."""
     if _Finder not in sys.meta_path:
         for name in [name for name in sys.modules if name.partition(".")[0] == _PACKAGE]:
-            del sys.modules[name]  # of an import that broke off, for want of the names above
+            del sys.modules[name]  # of an import that failed, as the names above were missing
         sys.meta_path.insert(0, _Finder)
         importlib.import_module("petastorm.etl.legacy").restricted_loads = load_schema  # type: ignore[attr-defined]
     return importlib.import_module(f"{_PACKAGE}.{module}")
@@ -167,7 +168,7 @@ def petastorm(module: str) -> Any:
 class _SchemaUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ADMITTED:
-            raise pickle.UnpicklingError(f"{module}.{name} is not a part of a dataset's schema")
+            raise pickle.UnpicklingError(f"{module}.{name} is not allowed in a dataset's schema")
         return super().find_class(module, name)
 
 
@@ -175,9 +176,9 @@ def load_schema(pickled: bytes) -> Any:
     """The schema that a dataset keeps, as Petastorm's ``Unischema``.
 
     Raises:
-        pickle.UnpicklingError: it is no schema of int32 fields; nothing that it names was run.
+        pickle.UnpicklingError: it is no schema of int32 fields; nothing that it names was called.
     """
-    known = petastorm("unischema").Unischema  # first, so that the unpickler finds it loaded in its own way
+    known = petastorm("unischema").Unischema  # first, so that the unpickler finds it loaded by `petastorm`
     try:
         schema = _SchemaUnpickler(io.BytesIO(pickled)).load()
         fields = dict(schema.fields)

@@ -1,23 +1,26 @@
-"""Which part a flow belongs to: training, validation or test, by one of four protocols.
+"""Which split a flow belongs to: training, validation or test, by one of the protocols in `PROTOCOLS`.
 
-All are stratified by label and decided by the flows alone: the same protocol, seed and flows give the same parts,
-however the rows are ordered or spread over workers.
+A new protocol: 1. an entry of `PROTOCOLS`: the columns that it reads and how it orders units; 2. its name in
+`config.Dataset.protocol`; 3. a line below, and tests in tests/dataset/test_split_protocols.py.
+
+All are stratified by label and decided by the flows alone: the same protocol, seed and flows give the same splits,
+however the rows are ordered or partitioned.
 
 * ``random_flow``: flows, in the order of a seeded hash of what identifies them.
-* ``random_unique``: distinct (sequences, label), in the order of a seeded hash; all repeats follow, so that no sequence
-  is in two parts under one label.
+* ``random_unique``: distinct (sequences, label), in the order of a seeded hash; duplicates follow, so no sequence is in
+  two splits under one label.
 * ``by_capture``: whole capture files, in the order of a seeded hash of their path, stratified by the label that most of
   a file's flows have.
 * ``by_time``: each label's earliest flows are for training, the next for validation, the last for the test. Flows of
   one microsecond are ordered by the hash.
 
-Of three units (flows, sequences, files) of a label or more, each part gets at least one; of two, training and test get
-one each; a single one is for training. A label may then lack a validation or a test part, which the metadata of the
+Of three units (flows, sequences, files) of a label or more, each split gets at least one; of two, training and test get
+one each; a single one is for training. A label may then lack a validation or a test split, which the metadata of the
 dataset shows.
 
-A unit has a position, and the parts of a label are ranges of positions. Where a range ends is found without ever
-sorting a label's units in one place: each bucket of them (`iotid.spark.shuffle`) sends a summary, and those units that the
-summaries leave in doubt are sent in a second round.
+A unit has a position, and the splits of a label are ranges of positions. The cuts between them are found without
+sorting all of a label's units: each bucket of them (`iotid.spark.shuffle`) sends a summary, and the units that a cut
+may be at, where summaries leave it ambiguous, are sent in a second round.
 
 Shape suffixes: N flows, U units.
 """
@@ -26,7 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,10 +49,28 @@ DATASET_SPLITS = ("train", "validation", "test")
 FLOW_IDENTITY = (
     "site", "capture_date", "protocol", "vlan", "client_ip", "client_port", "server_ip", "server_port", "first_seen",
 )  # fmt: skip
-"""What tells one flow from every other; not its capture file, so that two copies of a flow stay together."""
+"""What identifies a flow; not its capture file, so that two copies of a flow stay together."""
 
-NIGHT_IDENTITY = ("site", "capture_date")
-CAPTURE_IDENTITY = (*NIGHT_IDENTITY, "capture_file")
+DATE_IDENTITY = ("site", "capture_date")
+CAPTURE_IDENTITY = (*DATE_IDENTITY, "capture_file")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """``unit``: what is in one split as a whole; ``columns`` of FLOWS: what a unit's hash is made of."""
+
+    unit: Literal["flow", "sequences", "capture"]
+    columns: tuple[str, ...]
+    in_time_order: bool = False
+
+
+# add yours here
+PROTOCOLS: Mapping[str, Protocol] = {
+    "random_flow": Protocol("flow", FLOW_IDENTITY),
+    "random_unique": Protocol("sequences", ()),
+    "by_capture": Protocol("capture", CAPTURE_IDENTITY),
+    "by_time": Protocol("flow", FLOW_IDENTITY, in_time_order=True),
+}
 
 _TIME_BITS = 52  # µs since 1970 until the year 2112; later packets count as of that year
 _SAMPLES = 1 << 18  # positions of a label that all summaries together hold
@@ -57,12 +78,7 @@ _SAMPLES = 1 << 18  # positions of a label that all summaries together hold
 
 def columns_read(protocol: str) -> tuple[str, ...]:
     """Columns of FLOWS that ``positions`` reads."""
-    return {
-        "random_flow": FLOW_IDENTITY,
-        "random_unique": (),
-        "by_capture": CAPTURE_IDENTITY,
-        "by_time": FLOW_IDENTITY,
-    }[protocol]
+    return PROTOCOLS[protocol].columns
 
 
 def positions(
@@ -72,10 +88,11 @@ def positions(
 
     ``label_hash_N``, ``packed``: of the flows' labels, and their sequences.
     """
-    if settings.protocol == "random_unique":
+    protocol = PROTOCOLS[settings.protocol]
+    if protocol.unit == "sequences":
         return _positive(mix([label_hash_N, hash_rows([packed])], settings.seed))
-    hash_N = hash_rows([flows.column(name) for name in columns_read(settings.protocol)], settings.seed)
-    if settings.protocol != "by_time":
+    hash_N = hash_rows([flows.column(name) for name in protocol.columns], settings.seed)
+    if not protocol.in_time_order:
         return _positive(hash_N)
     time_N = flows.column("first_seen").cast("int64").to_numpy(zero_copy_only=False)
     bits = 63 - _TIME_BITS
@@ -86,8 +103,8 @@ def _positive(hash_N: NDArray[np.uint64]) -> Positions:
     return (hash_N >> np.uint64(1)).astype(np.int64)
 
 
-def part_sizes(units: int, train: float, validation: float) -> tuple[int, int, int]:
-    """How many of a label's ``units`` each part gets, by the rule above."""
+def split_sizes(units: int, train: float, validation: float) -> tuple[int, int, int]:
+    """How many of a label's ``units`` each split gets, by the rule above."""
     if units < len(DATASET_SPLITS):
         return min(units, 1), 0, max(units - 1, 0)
     in_train = min(max(int(units * train + 0.5), 1), units - 2)
@@ -96,31 +113,31 @@ def part_sizes(units: int, train: float, validation: float) -> tuple[int, int, i
 
 
 @dataclass(frozen=True)
-class FileSplit:
-    """The parts of every label. Of ``by_capture``, where a file is in one part whatever its flows' labels, of files.
+class SplitAssignment:
+    """The splits of every label. Of ``by_capture``, where a file is in one split whatever its flows' labels, of files.
 
-    ``ends``: int64 (labels, 2): first position beyond training, and beyond validation. ``captures``: position and part
+    ``cuts``: int64 (labels, 2): first position beyond training, and beyond validation. ``captures``: position and split
     of each capture, by position.
     """
 
-    ends: Positions
+    cuts: Positions
     captures: tuple[Positions, NDArray[np.int8]] | None = None
 
-    def parts(self, label_N: NDArray[np.int32], position_N: Positions) -> NDArray[np.int8]:
-        """(N,) index into PARTS of each flow."""
+    def splits_of(self, label_N: NDArray[np.int32], position_N: Positions) -> NDArray[np.int8]:
+        """(N,) index into DATASET_SPLITS of each flow."""
         if self.captures is not None:
-            known, part = self.captures
-            return part[np.searchsorted(known, position_N)]
-        return (position_N[:, None] >= self.ends[label_N]).sum(axis=1).astype(np.int8)
+            known, split = self.captures
+            return split[np.searchsorted(known, position_N)]
+        return (position_N[:, None] >= self.cuts[label_N]).sum(axis=1).astype(np.int8)
 
     def in_training(self, votes: Iterable[tuple[int, str, int]]) -> set[str]:
-        """Labels of which a capture is in the training part; ``votes`` as `split_captures` takes them."""
+        """Labels of which a capture is in the training split; ``votes`` as `split_captures` takes them."""
         assert self.captures is not None
         training = set(self.captures[0][self.captures[1] == 0].tolist())
         return {label for position, label, _ in votes if position in training}
 
 
-def split_captures(votes: Iterable[tuple[int, str, int]], settings: config.Dataset) -> FileSplit:
+def split_captures(votes: Iterable[tuple[int, str, int]], settings: config.Dataset) -> SplitAssignment:
     """By ``votes``: (position of a capture, label, flows). A capture goes with the label of most of its flows."""
     of_capture: dict[int, dict[str, int]] = {}
     for position, label, flows in votes:
@@ -130,18 +147,18 @@ def split_captures(votes: Iterable[tuple[int, str, int]], settings: config.Datas
     for position, counted in of_capture.items():
         majority = max(counted, key=lambda label: (counted[label], label))
         strata.setdefault(majority, []).append(position)
-    part_of: dict[int, int] = {}
+    split_of: dict[int, int] = {}
     for units in strata.values():
-        parts = np.repeat(np.arange(len(DATASET_SPLITS)), part_sizes(len(units), settings.train, settings.validation))
-        part_of |= dict(zip(sorted(units), parts.tolist(), strict=True))
-    known = sorted(part_of)
-    captures = np.array(known, np.int64), np.array([part_of[position] for position in known], np.int8)
-    return FileSplit(np.empty((0, 2), np.int64), captures)
+        splits = np.repeat(np.arange(len(DATASET_SPLITS)), split_sizes(len(units), settings.train, settings.validation))
+        split_of |= dict(zip(sorted(units), splits.tolist(), strict=True))
+    known = sorted(split_of)
+    captures = np.array(known, np.int64), np.array([split_of[position] for position in known], np.int8)
+    return SplitAssignment(np.empty((0, 2), np.int64), captures)
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Of one bucket's units of one label: their number, and the position of every ``step``-th in order."""
+    """One bucket's units of one label: their number, and the position of every ``step``-th in order."""
 
     label: int
     count: int
@@ -160,7 +177,7 @@ def distinct_units(label_U: NDArray[np.int32], position_U: Positions) -> list[tu
 
 
 def summarise(units: Sequence[tuple[int, Positions]], buckets: int) -> list[Summary]:
-    """Of one bucket of ``buckets``."""
+    """Summaries of one bucket of ``buckets``."""
     summaries = []
     for label, own in units:
         step = -(-len(own) // max(_SAMPLES // buckets, 1))
@@ -169,57 +186,61 @@ def summarise(units: Sequence[tuple[int, Positions]], buckets: int) -> list[Summ
 
 
 @dataclass(frozen=True)
-class Doubt:
-    """The unit of rank ``rank`` of a label lies beyond position ``low``, and at ``high`` at most."""
+class AmbiguousCut:
+    """A cut at the unit of rank ``rank`` of a label, whose position is above ``low`` and at most ``high``."""
 
     label: int
-    end: int  # 0: of training, 1: of validation
+    after: int  # 0: training, 1: validation
     rank: int
     low: int
     high: int
 
     def among(self, own: Positions) -> tuple[int, Positions]:
-        """Of a bucket's units of the label, in order: how many are not beyond ``low``, and those in doubt."""
+        """Of a bucket's units of the label, in order: how many are not above ``low``, and those up to ``high``."""
         first, last = np.searchsorted(own, [self.low, self.high], side="right")
         return int(first), own[first:last]
 
-    def settle(self, answers: Sequence[tuple[int, Positions]]) -> int:
-        """The position of the unit, by what ``among`` gave in every bucket."""
+    def resolve(self, answers: Sequence[tuple[int, Positions]]) -> int:
+        """The position of the unit; ``answers``: of ``among`` for every bucket."""
         below = sum(count for count, _ in answers)
-        in_doubt = np.sort(np.concatenate([own for _, own in answers]))
-        if not 0 < self.rank - below <= len(in_doubt):
+        candidates = np.sort(np.concatenate([own for _, own in answers]))
+        if not 0 < self.rank - below <= len(candidates):
             raise AccountingError("write-dataset: flows changed between two passes over them; run the step again")
-        return int(in_doubt[self.rank - below - 1])
+        return int(candidates[self.rank - below - 1])
 
 
-def find_ends(summaries: Iterable[Summary], labels: int, settings: config.Dataset) -> tuple[FileSplit, list[Doubt]]:
-    """The split as far as summaries tell it, and the ends that are left in doubt."""
-    ends = np.zeros((labels, 2), np.int64)
-    doubts = []
+def find_cuts(
+    summaries: Iterable[Summary], labels: int, settings: config.Dataset
+) -> tuple[SplitAssignment, list[AmbiguousCut]]:
+    """The assignment as far as summaries decide it, and the cuts that they leave ambiguous."""
+    cuts = np.zeros((labels, 2), np.int64)
+    ambiguous = []
     of_label: dict[int, list[Summary]] = {}
     for summary in summaries:
         of_label.setdefault(summary.label, []).append(summary)
     for label, own in of_label.items():
-        sizes = part_sizes(sum(each.count for each in own), settings.train, settings.validation)
+        sizes = split_sizes(sum(each.count for each in own), settings.train, settings.validation)
         sampled = np.concatenate([each.positions for each in own])
         order = np.argsort(sampled)
         sampled = sampled[order]
         at_least = np.cumsum(np.concatenate([np.full(len(each.positions), each.step) for each in own])[order])
-        slack = sum(each.step - 1 for each in own)  # by how much more units may lie at a sample or before it
-        for end, rank in enumerate((sizes[0], sizes[0] + sizes[1])):
+        slack = sum(each.step - 1 for each in own)  # how many more units may be at a sample or before it
+        for after, rank in enumerate((sizes[0], sizes[0] + sizes[1])):
             high = np.searchsorted(at_least, rank)
             low = np.searchsorted(at_least + slack, rank) - 1
             if slack == 0:
-                ends[label, end] = sampled[high] + 1 if rank else 0
+                cuts[label, after] = sampled[high] + 1 if rank else 0
             else:
                 highest = sampled[high] if high < len(sampled) else np.iinfo(np.int64).max
-                doubts.append(Doubt(label, end, rank, int(sampled[low]) if low >= 0 else -1, int(highest)))
-    return FileSplit(ends), doubts
+                ambiguous.append(AmbiguousCut(label, after, rank, int(sampled[low]) if low >= 0 else -1, int(highest)))
+    return SplitAssignment(cuts), ambiguous
 
 
-def settle(split: FileSplit, doubts: Sequence[Doubt], answers: Mapping[int, list[tuple[int, Positions]]]) -> FileSplit:
-    """The split with all ends; ``answers``: number of a doubt -> what each bucket says."""
-    ends = split.ends.copy()
-    for number, doubt in enumerate(doubts):
-        ends[doubt.label, doubt.end] = doubt.settle(answers[number]) + 1
-    return FileSplit(ends)
+def resolve_cuts(
+    assignment: SplitAssignment, ambiguous: Sequence[AmbiguousCut], answers: Mapping[int, list[tuple[int, Positions]]]
+) -> SplitAssignment:
+    """The assignment with all cuts; ``answers``: index of an ambiguous cut -> `AmbiguousCut.among` of each bucket."""
+    cuts = assignment.cuts.copy()
+    for number, cut in enumerate(ambiguous):
+        cuts[cut.label, cut.after] = cut.resolve(answers[number]) + 1
+    return SplitAssignment(cuts)

@@ -1,10 +1,10 @@
-"""The parts of a dataset as Petastorm datasets: the only user of Petastorm, through `petastorm_compat`.
+"""The splits of a dataset as Petastorm datasets: the only user of Petastorm, through `petastorm_compat`.
 
-A part is native Parquet list columns, one for each characteristic, with ``label_id`` and ``num_flows``: NumPy blocks
-come out of it without a codec. Petastorm 0.13.1 can lose a whole epoch without a word, and it takes a folder with a
-missing file for a smaller dataset; whoever reads here is told instead.
+A split is native Parquet list columns, one for each characteristic, with ``label_id`` and ``num_flows``: NumPy blocks
+are read from it without a codec. Petastorm 0.13.1 can lose a whole epoch without an error, and reads a folder with a
+missing file as a smaller dataset; `read_split` raises.
 
-Petastorm keeps a part's schema as a pickle in ``_common_metadata``; it is opened by an unpickler that runs nothing.
+Petastorm keeps a split's schema as a pickle in ``_common_metadata``; it is opened by an unpickler that runs nothing.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ SETS = "sets.parquet"
 LABEL = "label_id"
 WEIGHT = "num_flows"
 
-_ROWS_PER_GROUP = 250_000  # what a reader holds at once: 64 MB for two characteristics of 32 packets
+_ROWS_PER_GROUP = 250_000  # what a reader holds at a time: 64 MB for two characteristics of 32 packets
 
 
 @dataclass(frozen=True)
 class EncodedFlows:
-    """One part in memory: ``sequences`` characteristic -> int32 (n, M) ids, ``label`` and ``num_flows`` int64 (n,)."""
+    """One split in memory: ``sequences`` characteristic -> int32 (n, M) ids, ``label`` and ``num_flows`` int64 (n,)."""
 
     sequences: dict[str, NDArray[np.int32]]
     label: NDArray[np.int64]
@@ -73,7 +73,7 @@ def read_encoding(partition_uri: str) -> Encoding:
 
 
 def read_sets(partition_uri: str) -> FlowSets:
-    """Which flows were seen together, of some captures of each label of the dataset at ``partition_uri``.
+    """Sets of flows seen together, of some captures of each label of the dataset at ``partition_uri``.
 
     Raises:
         PartitionError: the dataset is not whole, or older than its sets.
@@ -90,39 +90,39 @@ def write_sets(staged: Staged, sets: FlowSets) -> None:
     pq.write_table(sets.to_arrow(), f"{staged.path}/{SETS}", filesystem=staged.filesystem)
 
 
-def read_split(partition_uri: str, part: str) -> EncodedFlows:
-    """All rows of ``part`` (train, validation or test) of the dataset at ``partition_uri``, ordered by their values.
+def read_split(partition_uri: str, split: str) -> EncodedFlows:
+    """All rows of ``split`` (train, validation or test) of the dataset at ``partition_uri``, ordered by their values.
 
     Raises:
-        PartitionError: the dataset is not whole, or its stored schema is no schema.
+        PartitionError: the dataset is not whole, or its stored schema is damaged.
         AccountingError: the files hold, or Petastorm delivered, another number of rows than was written.
     """
     files = _open_dataset(partition_uri)
     encoding = _read_encoding(files, partition_uri)
-    written = open_metadata(files, "", "datasets", partition_uri)["rows"].get(part, 0)
-    with reading(f"{partition_uri}/{part}", remedy("datasets")):
-        promised = rows_promised(files, part)
+    written = open_metadata(files, "", "datasets", partition_uri)["rows"].get(split, 0)
+    with reading(f"{partition_uri}/{split}", remedy("datasets")):
+        promised = rows_promised(files, split)
     if promised != written:
         raise AccountingError(
-            f"{partition_uri}/{part}: {written:,} rows were written, the files' footers promise {promised:,}; "
+            f"{partition_uri}/{split}: {written:,} rows were written, the files' footers promise {promised:,}; "
             "files are missing or foreign; write the dataset again"
         )
-    _check_common_metadata(files, part, f"{partition_uri}/{part}")
+    _check_common_metadata(files, split, f"{partition_uri}/{split}")
     columns: dict[str, list[NDArray[Any]]] = {name: [] for name in (*encoding.vocabularies, LABEL, WEIGHT)}
-    # the dummy pool reads in this thread: of Petastorm's pools the one that was never seen to lose rows
+    # the dummy pool reads in this thread: the only one of Petastorm's pools that was never seen to lose rows
     options = {"reader_pool_type": "dummy", "shuffle_row_groups": False, "filesystem": PetastormFiles(files)}
-    with _quiet(), petastorm("reader").make_batch_reader(f"file:///{part}", **options) as reader:
+    with _quiet(), petastorm("reader").make_batch_reader(f"file:///{split}", **options) as reader:
         for block in reader:
             for name, blocks in columns.items():
                 blocks.append(getattr(block, name))
     delivered = sum(len(block) for block in columns[LABEL])
     if delivered != promised:
         raise AccountingError(
-            f"{partition_uri}/{part}: Petastorm delivered {delivered:,} of the {promised:,} rows that the footers "
+            f"{partition_uri}/{split}: Petastorm delivered {delivered:,} of the {promised:,} rows that the footers "
             "promise; read it again, and report this if it comes back"
         )
     whole = {name: np.concatenate(blocks).astype(np.int32, copy=False) for name, blocks in columns.items()}
-    # where rows lie is drawn anew for each dataset (`iotid.spark.shuffle`), and what is learned depends on their order
+    # rows are stored in another order in each run (`iotid.spark.shuffle`), and training depends on their order
     words = [ids_N for name in (*encoding.vocabularies, LABEL, WEIGHT) for ids_N in np.atleast_2d(whole[name].T)]
     order_N = np.argsort(mix(words), kind="stable")
     return EncodedFlows(
@@ -132,28 +132,28 @@ def read_split(partition_uri: str, part: str) -> EncodedFlows:
     )
 
 
-def describe_part(staged: Staged, part: str, encoding: Encoding) -> int:
-    """Make a Petastorm dataset of the Parquet files of a part, which are all there; rows that their footers promise.
+def write_petastorm_metadata(staged: Staged, split: str, encoding: Encoding) -> int:
+    """Make a Petastorm dataset of the Parquet files of a split; return the rows that their footers promise.
 
-    What Petastorm's ``materialize_dataset`` leaves beside the files: the schema, and the row groups of each file.
+    Writes what Petastorm's ``materialize_dataset`` would: the schema, and the row groups of each file.
     """
     unischema = petastorm("unischema")
     fields = [(name, (encoding.max_packets,)) for name in encoding.vocabularies] + [(LABEL, ()), (WEIGHT, ())]
     schema = unischema.Unischema(
         "rows", [unischema.UnischemaField(name, np.int32, shape, None, False) for name, shape in fields]
     )
-    folder = f"{staged.path}/{part}"
+    folder = f"{staged.path}/{split}"
     names = shown_files(staged.filesystem, folder)
     footers = {name: pq.read_metadata(f"{folder}/{name}", filesystem=staged.filesystem) for name in names}
     groups = {name: footer.num_row_groups for name, footer in footers.items()}
     metadata = {SCHEMA_KEY: pickle.dumps(schema, protocol=4), ROW_GROUPS_KEY: json.dumps(groups).encode()}
     with staged.filesystem.open_output_stream(f"{folder}/{COMMON_METADATA}") as file:
-        pq.write_metadata(part_schema(encoding).with_metadata(metadata), file)
+        pq.write_metadata(split_schema(encoding).with_metadata(metadata), file)
     return sum(footer.num_rows for footer in footers.values())
 
 
-def part_schema(encoding: Encoding) -> pa.Schema:
-    """Columns of a part's Parquet files."""
+def split_schema(encoding: Encoding) -> pa.Schema:
+    """Columns of a split's Parquet files."""
     sequence = pa.list_(pa.field("element", pa.int32(), nullable=False))
     return pa.schema(
         [pa.field(name, sequence, nullable=False) for name in encoding.vocabularies]
@@ -162,24 +162,24 @@ def part_schema(encoding: Encoding) -> pa.Schema:
 
 
 def group_rows(rows: Mapping[str, int], of_partitions: Sequence[Mapping[str, int]], least: int) -> list[dict[str, int]]:
-    """By partition and part, how many rows a row group has: ``least`` groups a part where there are as many rows.
+    """Rows of a row group, by partition and split: ``least`` groups a split where there are as many rows.
 
-    ``rows``: of each part; ``of_partitions``: of those, in each partition, whose groups are all of about one size.
+    ``rows``: of each split; ``of_partitions``: of those, in each partition, whose groups are all of about one size.
     """
 
-    def of_group(part: str, own: int) -> int:
-        largest = min(max(rows[part] // least, 1), _ROWS_PER_GROUP)
+    def of_group(split: str, own: int) -> int:
+        largest = min(max(rows[split] // least, 1), _ROWS_PER_GROUP)
         return -(-own // max(-(-own // largest), 1))
 
-    return [{part: of_group(part, own) for part, own in some.items() if own} for some in of_partitions]
+    return [{split: of_group(split, own) for split, own in some.items() if own} for some in of_partitions]
 
 
-def _check_common_metadata(files: fs.FileSystem, part: str, shown: str) -> None:
-    """Raise a PartitionError where what Petastorm would believe of a part is not what its files are."""
-    names = shown_files(files, part)
+def _check_common_metadata(files: fs.FileSystem, split: str, shown: str) -> None:
+    """Raise a PartitionError if the metadata that Petastorm reads of a split do not fit its files."""
+    names = shown_files(files, split)
     try:
-        groups = {name: pq.read_metadata(f"{part}/{name}", filesystem=files).num_row_groups for name in names}
-        with files.open_input_file(f"{part}/{COMMON_METADATA}") as file:
+        groups = {name: pq.read_metadata(f"{split}/{name}", filesystem=files).num_row_groups for name in names}
+        with files.open_input_file(f"{split}/{COMMON_METADATA}") as file:
             metadata = pq.read_metadata(file).metadata
         load_schema(metadata[SCHEMA_KEY])
         fault = (
@@ -189,7 +189,7 @@ def _check_common_metadata(files: fs.FileSystem, part: str, shown: str) -> None:
         fault = str(broken)
     if fault:
         raise PartitionError(
-            f"{shown}/{COMMON_METADATA}: is not what iotid wrote there ({fault}); nothing of the part was read; write "
+            f"{shown}/{COMMON_METADATA}: is not what iotid wrote there ({fault}); nothing of the split was read; write "
             "the dataset again from its flows, with iotid write-dataset"
         )
 
@@ -204,14 +204,14 @@ def _open_dataset(partition_uri: str) -> fs.FileSystem:
 
 
 def _read_encoding(files: fs.FileSystem, shown: str) -> Encoding:
-    place = f"{shown}/{ENCODING}"
-    content = json_of(read_small(files, ENCODING, place), dict[str, Any], place, remedy("datasets"))
-    return Encoding.from_json(content, place)
+    where = f"{shown}/{ENCODING}"
+    content = json_of(read_small(files, ENCODING, where), dict[str, Any], where, remedy("datasets"))
+    return Encoding.from_json(content, where)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Petastorm warns at every step of what this module does on purpose or cannot help, and prints when it is done."""
+    """Petastorm warns of what this module does on purpose or cannot change, and prints when it is done."""
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield

@@ -1,6 +1,6 @@
-"""Sets of flows as bags of what is in them: their sequences, their packets, their pairs of following packets.
+"""Sets of flows as counts of tokens: their sequences, their packets, their pairs of consecutive packets.
 
-Shape suffixes: N rows, M packets kept of each, K characteristics, B bags, T things.
+Shape suffixes: N rows, M packets kept of each, K characteristics, B sets, T tokens.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from iotid.dataset.arrays import exact_keys, side_by_side
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-_Found = tuple[NDArray[np.int64], NDArray[np.void]]  # of all things of a kind: the row that each is in, and its key
+_Found = tuple[NDArray[np.int64], NDArray[np.void]]  # of all tokens of a kind: the row that each is in, and its key
 
 
-class Bags:
-    """Counts of the things that ``learn`` has met; others are left out. ``kinds``: any of KINDS.
+class TokenCounts:
+    """Counts of the tokens that ``learn`` has seen; others are left out. ``kinds``: any of KINDS.
 
-    A packet is the tuple of all its characteristics. A thing that is n times in a bag counts 1 + log n.
+    A packet is the tuple of all its characteristics. A token that is n times in a set counts 1 + log n.
     """
 
     def __init__(self, *kinds: str) -> None:
@@ -30,58 +30,58 @@ class Bags:
         self.known: list[NDArray[np.void]] = []
 
     def learn(self, sequences: Mapping[str, NDArray[np.int32]]) -> Self:
-        """Know the things of these rows from now on, and no others."""
+        """Learn the tokens of these rows; replaces those known before."""
         self.known = [np.unique(KINDS[kind](sequences)[1]) for kind in self._kinds]
         return self
 
-    def places(self, known: Sequence[NDArray[np.void]]) -> NDArray[np.int64]:
-        """(T,) where each of this bag's things stands among those that another of the same kinds knows; -1: nowhere."""
+    def indices_in(self, known: Sequence[NDArray[np.void]]) -> NDArray[np.int64]:
+        """(T,) index of each token among those ``known`` to another of the same kinds; -1: none."""
         found, before = [], 0
         for own, others in zip(self.known, known, strict=True):
-            place = _place(others, own)
-            found.append(np.where(place >= 0, place + before, -1))
+            index = _index(others, own)
+            found.append(np.where(index >= 0, index + before, -1))
             before += len(others)
         return np.concatenate(found)
 
-    def of_rows(self, sequences: Mapping[str, NDArray[np.int32]]) -> NDArray[np.int64]:
-        """(N,) where each row's whole sequence stands among the known ones, which are this bag's first kind."""
-        return _place(self.known[0], _sequences(sequences)[1])
+    def sequence_indices(self, sequences: Mapping[str, NDArray[np.int32]]) -> NDArray[np.int64]:
+        """(N,) index of each row's whole sequence among the known ones, the first kind; -1: none."""
+        return _index(self.known[0], _sequences(sequences)[1])
 
     def to_arrays(self) -> dict[str, NDArray[np.uint8]]:
-        """What is known, as bytes: (things, width) of each kind."""
+        """The known tokens as bytes: (T, width) of each kind."""
         return {
             kind: known.view(np.uint8).reshape(len(known), known.itemsize)
             for kind, known in zip(self._kinds, self.known, strict=True)
         }
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[np.uint8]]) -> Bags:
-        bags = cls(*arrays)
-        bags.known = [exact_keys(known) for known in arrays.values()]
-        return bags
+    def from_arrays(cls, arrays: Mapping[str, NDArray[np.uint8]]) -> TokenCounts:
+        counts = cls(*arrays)
+        counts.known = [exact_keys(known) for known in arrays.values()]
+        return counts
 
     def matrix(self, sequences: Mapping[str, NDArray[np.int32]], flows_BN: csr_matrix) -> csr_matrix:
-        """(B, T) of the bags that hold ``flows_BN`` flows equal to each row of ``sequences``."""
+        """(B, T) of sets that hold ``flows_BN`` flows equal to each row of ``sequences``."""
         from scipy.sparse import coo_matrix, hstack
 
-        parts = []
+        blocks = []
         for kind, known in zip(self._kinds, self.known, strict=True):
             row, keys = KINDS[kind](sequences)
-            place = _place(known, keys)
-            seen = place >= 0
+            index = _index(known, keys)
+            seen = index >= 0
             ones, shape = np.ones(int(seen.sum())), (flows_BN.shape[1], len(known))
-            parts.append(flows_BN @ coo_matrix((ones, (row[seen], place[seen])), shape=shape).tocsr())
-        bags_BT = hstack(parts).tocsr()
-        bags_BT.data = 1 + np.log(bags_BT.data)
-        return bags_BT
+            blocks.append(flows_BN @ coo_matrix((ones, (row[seen], index[seen])), shape=shape).tocsr())
+        counts_BT = hstack(blocks).tocsr()
+        counts_BT.data = 1 + np.log(counts_BT.data)
+        return counts_BT
 
 
-def _place(known: NDArray[np.void], keys: NDArray[np.void]) -> NDArray[np.int64]:
-    """Where each key stands among the sorted ``known``; -1: it is not there."""
+def _index(known: NDArray[np.void], keys: NDArray[np.void]) -> NDArray[np.int64]:
+    """Index of each key among the sorted ``known``; -1: none."""
     if not len(known):
         return np.full(len(keys), -1)
-    place = np.minimum(np.searchsorted(known, keys), len(known) - 1)
-    return np.where(known[place] == keys, place, -1)
+    index = np.minimum(np.searchsorted(known, keys), len(known) - 1)
+    return np.where(known[index] == keys, index, -1)
 
 
 def _sequences(sequences: Mapping[str, NDArray[np.int32]]) -> _Found:

@@ -1,6 +1,7 @@
-"""Flows and a device list become a dataset: labels, parts, vocabularies, ids. The Spark shell of the room.
+"""Flows and a device list become a dataset: labels, splits, vocabularies, ids; on Spark.
 
-Flows stay distributed. What comes to the driver are counts of each label, the ends of the parts, and vocabularies.
+Two passes over the flows: `split_tasks` counts what becomes of each, and the driver assigns splits; `row_tasks` makes
+and writes rows. The driver gets counts of each label, the cuts of the splits, and vocabularies, but no flows.
 """
 
 from __future__ import annotations
@@ -14,14 +15,35 @@ from typing import TYPE_CHECKING, Any
 
 from iotid import schemas
 from iotid.config import settings_hash
-from iotid.dataset import tasks as work
-from iotid.dataset.accounts import Accounts, coverage
+from iotid.dataset.accounting import FlowAccounting, coverage
 from iotid.dataset.characteristics import Encoding, learn_vocabularies, select_characteristics
-from iotid.dataset.split_protocols import DATASET_SPLITS, FileSplit, find_ends, settle, split_captures
-from iotid.dataset.store import ENCODING, describe_part, group_rows, write_sets
+from iotid.dataset.label_flows import (
+    CONFLICT,
+    CONTINUED,
+    DEVICE,
+    HOST,
+    LABELLED,
+    ON_NO_LIST,
+    OTHER_PROTOCOL,
+    Source,
+    busiest,
+)
+from iotid.dataset.row_tasks import merge_buckets, partition_rows, write_files
+from iotid.dataset.set_tasks import sets_of
+from iotid.dataset.side_outputs import SideOutputs
+from iotid.dataset.split_protocols import (
+    DATASET_SPLITS,
+    PROTOCOLS,
+    SplitAssignment,
+    find_cuts,
+    resolve_cuts,
+    split_captures,
+)
+from iotid.dataset.split_tasks import refine_cuts, scan, summarise_units
+from iotid.dataset.store import ENCODING, group_rows, write_petastorm_metadata, write_sets
 from iotid.errors import AccountingError, InputError, LabelError, SchemaError, SettingError, shown
 from iotid.flows import later_flows, partition_files, read_flows
-from iotid.labels.device_list import UNKNOWN, DeviceList
+from iotid.labels.device_list import UNLISTED, DeviceList
 from iotid.partitions import PartitionKey
 from iotid.spark.shuffle import BLOCKS, NO_BUCKET, SIDE_OUTPUTS, Buckets, exchange, spark_schema, task_ids
 from iotid.spark.worker_errors import in_worker
@@ -42,42 +64,42 @@ _HOSTS_SHOWN = 5
 def write_dataset(
     spark: SparkSession,
     store: Store,
-    nights: Sequence[Partition],
+    partitions: Sequence[Partition],
     devices: DeviceList,
     settings: config.Dataset,
     flow: config.Flow,
     name: str,
 ) -> Partition:
-    """Write the dataset ``name`` of the flows of ``nights``: three Petastorm parts, the encoding and some sets.
+    """Write the dataset ``name`` of the flows of ``partitions``: three Petastorm splits, the encoding and some sets.
 
-    A row is a flow, or with ``settings.unique`` a distinct (sequences, label) of a part; ``num_flows`` is its weight.
-    Labels with fewer than ``min_flows`` flows, or with none in the training part, are left out; flows that fit several
+    A row is a flow, or with ``settings.unique`` a distinct (sequences, label) of a split; ``num_flows`` is its weight.
+    Labels with fewer than ``min_flows`` flows, or with none in the training split, are left out; flows that fit several
     devices equally well (conflicts) are, too. The metadata lists them, and its ``accounting`` adds up to all flows;
     ``without_flows`` are the names of devices that no flow fits, ``unlisted_hosts`` the busiest that fit no entry.
 
     Raises:
-        LabelError: the list fits no flow, leaves fewer than two labels, or leaves a part empty.
+        LabelError: the list fits no flow, leaves fewer than two labels, or leaves a split empty.
         SettingError: a characteristic is unknown, ``min_count`` leaves no value of it, or the flows were assembled with
             other settings.
         AccountingError: flows or rows were lost on the way.
     """
     select_characteristics(settings.characteristics)
-    check_nights(nights, flow)
-    files, later = partition_files(nights), later_flows(spark, nights)
-    source = work.Source(files, later, devices.at(files, spark), settings, flow.max_packets)
+    check_partitions(partitions, flow)
+    files, later = partition_files(partitions), later_flows(spark, partitions)
+    source = Source(files, later, devices.at(files, spark), settings, flow.max_packets)
     with ExitStack() as stack:
-        flows = _Flows(spark, source, stack)
-        accounts = _account(flows.told.outcomes, nights)
-        if not set(accounts.labelled) - {UNKNOWN}:
-            raise _nothing_matches(read_flows(spark, nights), devices)
-        accounts.drop_rare(settings.min_flows, devices.source)
-        split = flows.split(accounts)
-        labels = tuple(sorted(accounts.labelled))
-        rows = _Rows(spark, source, split, labels, stack)
-        rows.check(accounts)
+        flows = _FirstPass(spark, source, stack)
+        accounting = _account(flows.outputs.outcomes, partitions)
+        if not set(accounting.labelled) - {UNLISTED}:
+            raise _nothing_matches(read_flows(spark, partitions), devices)
+        accounting.drop_rare(settings.min_flows, devices.source)
+        assignment = flows.assign_splits(accounting)
+        labels = tuple(sorted(accounting.labelled))
+        rows = _SecondPass(spark, source, assignment, labels, stack)
+        rows.check(accounting)
         encoding = Encoding(
             max_packets=flow.max_packets,
-            vocabularies=learn_vocabularies(rows.told.seen, settings),
+            vocabularies=learn_vocabularies(rows.outputs.seen, settings),
             labels=labels,
             devices=devices.describe_all(settings.label, labels),
             protocols=settings.protocols,
@@ -85,170 +107,180 @@ def write_dataset(
         )
         with store.write("datasets", PartitionKey.named(name)) as staged:
             staged.metadata = {
-                "hash": dataset_hash(nights, devices, settings, flow),
+                "hash": dataset_hash(partitions, devices, settings, flow),
                 "device_list": devices.source,
-                "nights": [night.key for night in nights],
+                "nights": [each.key for each in partitions],
                 "protocol": settings.protocol,
                 "settings": {"dataset": settings.model_dump(mode="json"), "flow": flow.model_dump(mode="json")},
-                "accounting": accounts.to_json(),
-                "dropped": accounts.dropped,
-                **_coverage(flows.told.outcomes, devices),
-                **rows.write(staged, encoding, accounts),
+                "accounting": accounting.to_json(),
+                "dropped": accounting.dropped,
+                **_coverage(flows.outputs.outcomes, devices),
+                **rows.write(staged, encoding, accounting),
             }
     written = store.open("datasets", PartitionKey.named(name))
     log.info("dataset %s: %s", name, written.metadata["summary"])
     return written
 
 
-def dataset_hash(nights: Sequence[Partition], devices: DeviceList, settings: config.Dataset, flow: config.Flow) -> str:
-    """Names all that the rows of a dataset depend on: settings, flows and device list."""
-    made_of = {"devices": devices.hash, "inputs": [[night.key, night.metadata] for night in nights]}
+def dataset_hash(
+    partitions: Sequence[Partition], devices: DeviceList, settings: config.Dataset, flow: config.Flow
+) -> str:
+    """Of all that the rows of a dataset depend on: settings, flows and device list."""
+    made_of = {"devices": devices.hash, "inputs": [[each.key, each.metadata] for each in partitions]}
     return settings_hash(settings, flow, extra=made_of)
 
 
-def check_nights(nights: Sequence[Partition], flow: config.Flow) -> None:
-    """Raise where there is no night, or one whose flows are not of this schema or not cut by these settings.
+def check_partitions(partitions: Sequence[Partition], flow: config.Flow) -> None:
+    """Raise if there is no partition, or one whose flows are of another schema or of other settings of ``flow``.
 
-    Keeping fewer packets of a flow than were assembled is the one difference that does no harm.
+    A smaller ``max_packets`` than that of the flows is the one difference allowed.
     """
-    if not nights:
-        raise InputError("flows: no night is named; name at least one --site and --date")
+    if not partitions:
+        raise InputError("flows: no capture date is named; name at least one --site and --date")
     wanted = flow.model_dump(mode="json")
-    for night in nights:
-        version = night.metadata["schema_version"]
+    for each in partitions:
+        version = each.metadata["schema_version"]
         if version != schemas.FLOWS.version:
             raise SchemaError(
-                f"{night.uri}: flows of schema version {version}, this iotid reads {schemas.FLOWS.version}; assemble "
-                "the flows of this night again"
+                f"{each.uri}: flows of schema version {version}, this iotid reads {schemas.FLOWS.version}; assemble "
+                "the flows of this capture date again"
             )
-        made = night.metadata["settings"]["flow"]
+        made = each.metadata["settings"]["flow"]
         for key, value in wanted.items():
             if value != made.get(key) and not (key == "max_packets" and value < made[key]):
                 raise SettingError(
-                    f"flow.{key}: is {value}, the flows of {night.uri} were assembled with {shown(made.get(key))}; "
+                    f"flow.{key}: is {value}, the flows of {each.uri} were assembled with {shown(made.get(key))}; "
                     "assemble them again, or give the same setting"
                 )
 
 
-class _Flows:
-    """The first pass: what became of every flow, and the units of which parts are made."""
+class _FirstPass:
+    """What became of every flow, and the units of which splits are made."""
 
-    def __init__(self, spark: SparkSession, source: work.Source, stack: ExitStack) -> None:
+    def __init__(self, spark: SparkSession, source: Source, stack: ExitStack) -> None:
         buckets = Buckets.of(spark)
-        look = partial(work.look, source=source, buckets=buckets)
-        sent = task_ids(spark, range(len(source.files))).mapInArrow(in_worker(look), spark_schema(BLOCKS))
+        first = partial(scan, source=source, buckets=buckets)
+        sent = task_ids(spark, range(len(source.files))).mapInArrow(in_worker(first), spark_schema(BLOCKS))
         self._source = source
-        self._units = _keep(stack, exchange(sent, buckets.partitions))
-        sum_up = partial(work.sum_up_units, number=buckets.number)
-        self.told = work.Told.of(self._units.mapInArrow(in_worker(sum_up), spark_schema(SIDE_OUTPUTS)).toArrow())
+        self._units = _persist(stack, exchange(sent, buckets.partitions))
+        sum_up = partial(summarise_units, number=buckets.number)
+        self.outputs = SideOutputs.of(self._units.mapInArrow(in_worker(sum_up), spark_schema(SIDE_OUTPUTS)).toArrow())
 
-    def split(self, accounts: Accounts) -> FileSplit:
-        """The parts of the labels that are kept; those that training never sees are taken out."""
+    def assign_splits(self, accounting: FlowAccounting) -> SplitAssignment:
+        """The splits of the labels that are kept; labels without a capture in training are dropped."""
         settings, devices = self._source.settings, self._source.devices
-        if settings.protocol == "by_capture":
-            votes = [vote for vote in self.told.votes if vote[1] in accounts.labelled]
-            split = split_captures(votes, settings)
-            for label in sorted(set(accounts.labelled) - split.in_training(votes)):
-                accounts.drop(label, f"none of them in the training part ({settings.protocol})")
-            accounts.check_classes(devices.source)
-            return split
-        split, doubts = find_ends(self.told.summaries, len(self._source.labels), settings)
-        if not doubts:
-            return split
-        closer = self._units.mapInArrow(in_worker(partial(work.look_closer, doubts=doubts)), spark_schema(SIDE_OUTPUTS))
-        return settle(split, doubts, work.Told.of(closer.toArrow()).answers)
+        if PROTOCOLS[settings.protocol].unit == "capture":
+            votes = [vote for vote in self.outputs.votes if vote[1] in accounting.labelled]
+            assignment = split_captures(votes, settings)
+            for label in sorted(set(accounting.labelled) - assignment.in_training(votes)):
+                accounting.drop(label, f"none of them in the training split ({settings.protocol})")
+            accounting.check_classes(devices.source)
+            return assignment
+        assignment, ambiguous = find_cuts(self.outputs.summaries, len(self._source.labels), settings)
+        if not ambiguous:
+            return assignment
+        refine = partial(refine_cuts, ambiguous=ambiguous)
+        found = self._units.mapInArrow(in_worker(refine), spark_schema(SIDE_OUTPUTS)).toArrow()
+        return resolve_cuts(assignment, ambiguous, SideOutputs.of(found).candidates)
 
 
-class _Rows:
-    """The second pass: rows of label, part and sequences, held until they are written."""
+class _SecondPass:
+    """Rows of label, split and sequences, persisted until they are written."""
 
     def __init__(
-        self, spark: SparkSession, source: work.Source, split: FileSplit, labels: Sequence[str], stack: ExitStack
+        self,
+        spark: SparkSession,
+        source: Source,
+        assignment: SplitAssignment,
+        labels: Sequence[str],
+        stack: ExitStack,
     ) -> None:
         self._source = source
         buckets = Buckets.of(spark)
-        deal = partial(work.deal, source=source, split=split, labels=labels, buckets=buckets)
-        gather = partial(work.gather, unique=source.settings.unique)
-        sent = task_ids(spark, range(len(source.files))).mapInArrow(in_worker(deal), spark_schema(BLOCKS))
-        self._gathered = _keep(
-            stack, exchange(sent, buckets.partitions).mapInArrow(in_worker(gather), spark_schema(BLOCKS))
+        read = partial(partition_rows, source=source, assignment=assignment, labels=labels, buckets=buckets)
+        merge = partial(merge_buckets, unique=source.settings.unique)
+        sent = task_ids(spark, range(len(source.files))).mapInArrow(in_worker(read), spark_schema(BLOCKS))
+        self._merged = _persist(
+            stack, exchange(sent, buckets.partitions).mapInArrow(in_worker(merge), spark_schema(BLOCKS))
         )
-        self.told = work.Told.of(self._gathered.where(f"bucket = {NO_BUCKET}").select(SIDE_OUTPUTS.names).toArrow())
+        self.outputs = SideOutputs.of(self._merged.where(f"bucket = {NO_BUCKET}").select(SIDE_OUTPUTS.names).toArrow())
         self._labels: dict[str, dict[str, dict[str, int]]] = {label: {} for label in labels}
-        self._parts = {part: {"rows": 0, "flows": 0} for part in DATASET_SPLITS}
+        self._splits = {split: {"rows": 0, "flows": 0} for split in DATASET_SPLITS}
         self._of_partitions: list[Counter[str]] = [Counter() for _ in range(buckets.partitions)]
-        for row in self.told.rows:
-            part, of_label = DATASET_SPLITS[row["part"]], self._labels[labels[row["label"]]]
-            for total in (self._parts[part], of_label.setdefault(part, {"rows": 0, "flows": 0})):
+        for row in self.outputs.rows:
+            split, of_label = DATASET_SPLITS[row["split"]], self._labels[labels[row["label"]]]
+            for total in (self._splits[split], of_label.setdefault(split, {"rows": 0, "flows": 0})):
                 total["rows"] += row["num_flows_count"]
                 total["flows"] += row["num_flows_sum"]
-            self._of_partitions[row["partition"]][part] += row["num_flows_count"]
+            self._of_partitions[row["partition"]][split] += row["num_flows_count"]
 
-    def check(self, accounts: Accounts) -> None:
-        """See that no flow was lost and no part is empty."""
-        kept, found = accounts.to_json()["kept"], sum(total["flows"] for total in self._parts.values())
+    def check(self, accounting: FlowAccounting) -> None:
+        """Check that no flow was lost and no split is empty."""
+        kept, found = accounting.to_json()["kept"], sum(total["flows"] for total in self._splits.values())
         if found != kept:
             raise AccountingError(
-                f"write-dataset: {kept:,} labelled flows, {found:,} of them in parts; run the step again, and report "
+                f"write-dataset: {kept:,} labelled flows, {found:,} of them in splits; run the step again, and report "
                 "this if it comes back"
             )
-        for part, total in self._parts.items():
+        for split, total in self._splits.items():
             if not total["rows"]:
                 protocol = self._source.settings.protocol
                 raise LabelError(
-                    f"{self._source.devices.source}: no flow falls to the {part} part under dataset.protocol={protocol}"
+                    f"{self._source.devices.source}: no flow is in the {split} split under dataset.protocol={protocol}"
                     "; give 3 or more captures of a device, or choose another protocol"
                 )
 
-    def write(self, staged: Staged, encoding: Encoding, accounts: Accounts) -> dict[str, Any]:
-        """Write the parts and the encoding; rows and flows of each part and of each label.
+    def write(self, staged: Staged, encoding: Encoding, accounting: FlowAccounting) -> dict[str, Any]:
+        """Write the splits and the encoding; rows and flows of each split and of each label.
 
         Raises:
             AccountingError: the files hold another number of rows.
         """
-        rows = {part: total["rows"] for part, total in self._parts.items()}
+        rows = {split: total["rows"] for split, total in self._splits.items()}
         groups = group_rows(rows, self._of_partitions, self._source.settings.row_groups)
-        write = partial(work.write, folder=staged.uri, encoding=encoding, group_rows=groups)
-        for part in DATASET_SPLITS:
-            staged.filesystem.create_dir(f"{staged.path}/{part}")
-        self._gathered.mapInArrow(in_worker(write), spark_schema(SIDE_OUTPUTS)).toArrow()
-        for part in DATASET_SPLITS:
-            remove_attempts(staged.filesystem, f"{staged.path}/{part}")
-            promised = describe_part(staged, part, encoding)
-            if promised != rows[part]:
+        write = partial(write_files, folder=staged.uri, encoding=encoding, group_rows=groups)
+        for split in DATASET_SPLITS:
+            staged.filesystem.create_dir(f"{staged.path}/{split}")
+        self._merged.mapInArrow(in_worker(write), spark_schema(SIDE_OUTPUTS)).toArrow()
+        for split in DATASET_SPLITS:
+            remove_attempts(staged.filesystem, f"{staged.path}/{split}")
+            promised = write_petastorm_metadata(staged, split, encoding)
+            if promised != rows[split]:
                 raise AccountingError(
-                    f"dataset {staged.uri}/{part}: {rows[part]:,} rows went in, the files hold {promised:,}"
+                    f"dataset {staged.uri}/{split}: {rows[split]:,} rows went in, the files hold {promised:,}"
                 )
         staged.write_json(ENCODING, encoding.to_json())
-        write_sets(staged, work.sets_of(self.told.sets, encoding, self._source.settings.sets))
-        told = ", ".join(f"{part} {own['flows']:,} flows in {own['rows']:,} rows" for part, own in self._parts.items())
-        dropped = f"; {len(accounts.dropped)} labels left out" if accounts.dropped else ""
+        write_sets(staged, sets_of(self.outputs.sets, encoding, self._source.settings.sets))
+        sizes = ", ".join(
+            f"{split} {own['flows']:,} flows in {own['rows']:,} rows" for split, own in self._splits.items()
+        )
+        dropped = f"; {len(accounting.dropped)} labels left out" if accounting.dropped else ""
         return {
             "rows": rows,
-            "flows": {part: total["flows"] for part, total in self._parts.items()},
+            "flows": {split: total["flows"] for split, total in self._splits.items()},
             "labels": self._labels,
-            "summary": f"{len(self._labels)} labels: {told}{dropped}",
+            "summary": f"{len(self._labels)} labels: {sizes}{dropped}",
         }
 
 
-def _account(outcomes: Mapping[tuple[str, str], int], nights: Sequence[Partition]) -> Accounts:
-    accounts = Accounts(
-        flows_in=sum(int(night.metadata["rows"]) for night in nights),
-        continued=outcomes[work.CONTINUED, ""],
-        other_protocols=outcomes[work.OTHER_PROTOCOL, ""],
-        unlisted=outcomes[work.UNLISTED, ""],
-        conflicts=outcomes[work.CONFLICT, ""],
-        labelled={label: flows for (outcome, label), flows in outcomes.items() if outcome == work.LABELLED},
+def _account(outcomes: Mapping[tuple[str, str], int], partitions: Sequence[Partition]) -> FlowAccounting:
+    accounting = FlowAccounting(
+        flows_in=sum(int(each.metadata["rows"]) for each in partitions),
+        continued=outcomes[CONTINUED, ""],
+        other_protocols=outcomes[OTHER_PROTOCOL, ""],
+        unlisted=outcomes[ON_NO_LIST, ""],
+        conflicts=outcomes[CONFLICT, ""],
+        labelled={label: flows for (outcome, label), flows in outcomes.items() if outcome == LABELLED},
     )
-    accounts.check()
-    return accounts
+    accounting.check()
+    return accounting
 
 
 def _coverage(outcomes: Mapping[tuple[str, str], int], devices: DeviceList) -> dict[str, Any]:
-    """What the list and the flows have not in common, and sentences on it."""
+    """Devices without flows, busiest unlisted hosts, and sentences on both."""
     names = dict.fromkeys(device.name for device in devices.devices)
-    without = [name for name in names if (work.DEVICE, name) not in outcomes]
-    hosts = work.busiest(Counter({host: n for (kind, host), n in outcomes.items() if kind == work.HOST}), _HOSTS_SHOWN)
+    without = [name for name in names if (DEVICE, name) not in outcomes]
+    hosts = busiest(Counter({host: n for (kind, host), n in outcomes.items() if kind == HOST}), _HOSTS_SHOWN)
     return {
         "without_flows": without,
         "unlisted_hosts": hosts,
@@ -257,7 +289,7 @@ def _coverage(outcomes: Mapping[tuple[str, str], int], devices: DeviceList) -> d
 
 
 def _nothing_matches(flows: DataFrame, devices: DeviceList) -> LabelError:
-    """The error that says what the list was held against."""
+    """The error with examples of what the list was matched with."""
     seen = flows.selectExpr("explode(array(client_mac, server_mac)) AS mac").where("mac IS NOT NULL").distinct()
     shown = ", ".join(row["mac"] for row in seen.orderBy("mac").limit(_MACS_SHOWN).collect())
     macs = f"{seen.count():,} distinct MACs seen{f', such as {shown}' if shown else ''}"
@@ -267,8 +299,8 @@ def _nothing_matches(flows: DataFrame, devices: DeviceList) -> LabelError:
     )
 
 
-def _keep(stack: ExitStack, frame: DataFrame) -> DataFrame:
-    """Several jobs read the frame: hold it, on disk where memory does not suffice, until the stack is left."""
+def _persist(stack: ExitStack, frame: DataFrame) -> DataFrame:
+    """Persist a frame that several jobs read, on disk where memory is short, until the stack is closed."""
     from pyspark import StorageLevel
 
     stack.callback(frame.unpersist)

@@ -2,6 +2,18 @@
 
 `from_captures` (one machine, no Spark), `write_flows` and `read_flows` (a partition, on Spark), `read_counters` (what
 became of every packet), and for workers `partition_files` and `later_flows`.
+
+A flow's packets share protocol, VLAN and both endpoints. A packet starts the next flow of its key
+
+* after a gap above ``idle_timeout_s``; or later than the flow's start by more than ``active_timeout_s``;
+* with ``tcp_close``, where it is a SYN without ACK, after both sides' FIN or any RST; or if its sender's first packet
+  in the flow belongs to another connection: is a SYN with another number, or no SYN and not numbered one more;
+* where it shows, at a private or link-local address, another MAC than the flow's packets before, of which the last
+  that showed one is more than a minute older: the address has gone to another device. A flow whose MACs at an address
+  change faster has a router or a mirror port in between, and is never cut for them.
+
+Order is capture time, then file, then offset. How packets are split over tasks, and in which order the parts arrive,
+changes nothing.
 """
 
 from __future__ import annotations
@@ -35,7 +47,7 @@ __all__ = [
     "write_flows",
 ]
 
-# loaded when first asked for: the kernels behind them bring Numba in
+# loaded when first used: their kernels import Numba
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={

@@ -1,8 +1,8 @@
-"""The Spark shell of assembly: decode in the worker, group partial flows by key, merge, write.
+"""Assembly on Spark: decode in the worker, group partial flows by key, merge, write.
 
-One task reads its splits once and hands out partial flows and, beside them, its counters. Partial flows are all that
-is shuffled, but for the packets of stretches that merging could not decode; those are read a second time, in the tasks
-that hold them. Both passes run the same code as ``from_captures``.
+A task reads its splits once and sends partial flows and its counters. Only partial flows are shuffled, except for the
+packets of unresolved intervals, which are read a second time by the tasks that have them. Both passes run the code of
+``from_captures``.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from iotid.capture.splits.stored import check_splits
 from iotid.errors import AccountingError, SchemaError
 from iotid.flows import tasks as work
 from iotid.flows.local import check_accounting
-from iotid.flows.open_flows import CARRIED, carries
+from iotid.flows.open_flows import CARRIED, carries_open_flows
 from iotid.flows.partial import Partials, rule_of
 from iotid.flows.partitions import COUNTERS_FILE, QUARANTINE_FILE, read_stored
-from iotid.flows.tasks import OPEN_FOLDER, Told
+from iotid.flows.tasks import OPEN_FOLDER, SideOutputs
 from iotid.partitions import PartitionKey
 from iotid.schemas.metadata import remedy
 from iotid.spark.shuffle import BLOCKS, SIDE_OUTPUTS, Buckets, exchange, spark_schema, task_ids, to_stream
@@ -43,14 +43,14 @@ _log = logging.getLogger(__name__)
 def write_flows(
     spark: SparkSession, store: Store, site: str, capture_date: str, capture: config.Capture, flow: config.Flow
 ) -> Partition:
-    """Assemble the splits of a night and write the partition of table `flows`, its counters inside it.
+    """Assemble the splits of a site's capture date and write the partition of table `flows`, its counters inside it.
 
-    With an idle time-out, flows that the night before left open go on, and those that this night leaves open stand in
-    the partition for the next one. The rows are the same each time; which file and place each is in is not.
+    With an idle time-out, flows that the previous date left open continue, and those that this date leaves open are
+    stored in the partition for the next one. Each run gives the same rows, but in other files and another order.
 
     Raises:
-        PartitionError: the night's splits are absent.
-        SchemaError: another iotid has planned them.
+        PartitionError: the splits are absent.
+        SchemaError: another version of iotid planned them.
         AccountingError: not every packet that was decoded is in a flow, or not every flow in a file.
     """
     keys = PartitionKey.of_date(site, capture_date)
@@ -60,43 +60,42 @@ def write_flows(
             f"{splits.uri}: splits of schema version {splits.metadata['schema_version']}, this iotid reads "
             f"{schemas.SPLITS.version}; plan the captures again (split-pcaps)"
         )
-    before = _night_before(store, keys, flow)
+    previous = _previous_partition(store, keys, flow)
     with store.write("flows", keys, schemas.FLOWS.version) as staged:
         planned = read_table(splits.uri, schemas.SPLITS.arrow_schema(stored=True), remedy("splits"))
         with reading(splits.uri, remedy("splits")):
             check_splits(planned)
-        night = _Night(spark, staged, planned, capture, flow, before)
-        told = night.assemble()
-        packets = _packets_by_reason(told.counters.table())
-        carried = before.metadata["open_packets"] - told.sums.idle_packets if before is not None else 0
-        check_accounting(told.sums.packets, packets.get("flow", 0) + carried)
-        of_open = _trim_open(spark, staged, told.sums.last_us, flow) if carries(flow) else {}
-        _check_files(staged, told.sums.rows)
-        unreadable = splits.metadata.get("unreadable", {}) | told.counters.unreadable
+        result = _Assembly(spark, staged, planned, capture, flow, previous).assemble()
+        packets = _packets_by_reason(result.counters.table())
+        carried = previous.metadata["open_packets"] - result.totals.idle_packets if previous is not None else 0
+        check_accounting(result.totals.packets, packets.get("flow", 0) + carried)
+        open_totals = _trim_open(spark, staged, result.totals.last_us, flow) if carries_open_flows(flow) else {}
+        _check_files(staged, result.totals.rows)
+        unreadable = splits.metadata.get("unreadable", {}) | result.counters.unreadable
         for name, table in (
-            (COUNTERS_FILE, told.counters.table()),
+            (COUNTERS_FILE, result.counters.table()),
             (QUARANTINE_FILE, work.quarantine_table(unreadable)),
         ):
             pq.write_table(table, f"{staged.path}/{name}", filesystem=staged.filesystem)
         staged.metadata |= {
-            "rows": told.sums.rows,
+            "rows": result.totals.rows,
             "packets": packets,
             "unreadable": len(unreadable),
-            "overlapping": told.counters.hint(),  # captures that hold packets of others
+            "overlapping": result.counters.hint(),  # captures that hold packets of others
             "settings": {"capture": capture.model_dump(mode="json"), "flow": flow.model_dump(mode="json")},
             "settings_hash": config.settings_hash(capture, flow),
             "inputs": {"splits": splits.metadata},
         }
-        if carries(flow):
-            staged.metadata |= {"last_us": told.sums.last_us, **of_open}
-        if before is not None:
+        if carries_open_flows(flow):
+            staged.metadata |= {"last_us": result.totals.last_us, **open_totals}
+        if previous is not None:
             staged.metadata["carried_packets"] = carried
-            staged.metadata["inputs"]["night_before"] = {**before.key, "last_us": before.metadata["last_us"]}
+            staged.metadata["inputs"]["night_before"] = {**previous.key, "last_us": previous.metadata["last_us"]}
     return store.open("flows", keys)
 
 
-class _Night:
-    """What both passes over one night's splits share."""
+class _Assembly:
+    """Both passes over the splits of one partition."""
 
     def __init__(
         self,
@@ -105,7 +104,7 @@ class _Night:
         splits: pa.Table,
         capture: config.Capture,
         flow: config.Flow,
-        before: Partition | None,
+        previous: Partition | None,
     ) -> None:
         self._spark = spark
         self._staged = staged
@@ -117,71 +116,77 @@ class _Night:
         self._buckets = Buckets.of(spark)
         self._open: DataFrame | None = None
         self._open_paths: list[str] = []
-        if before is not None and before.metadata["open_flows"]:
-            self._open = _read_open(spark, before.uri, before.metadata["last_us"], flow)
+        if previous is not None and previous.metadata["open_flows"]:
+            self._open = _read_open(spark, previous.uri, previous.metadata["last_us"], flow)
             files = self._open.select("capture_file").distinct().toArrow()["capture_file"]
             self._open_paths = sorted(files.to_pylist())
 
-    def assemble(self) -> Told:
-        """Write the files of flows; what is to be told of them."""
-        if carries(self._flow):
+    def assemble(self) -> SideOutputs:
+        """Write the files of flows and return counters and totals."""
+        if carries_open_flows(self._flow):
             self._staged.filesystem.create_dir(f"{self._staged.path}/{OPEN_FOLDER}")
         target = work.Target(self._splits, self._flow, self._open_paths, self._staged.uri)
-        told = Told.of(
+        result = SideOutputs.of(
             self._first_pass()
             .mapInArrow(in_worker(partial(work.merge_buckets, target=target)), spark_schema(SIDE_OUTPUTS))
             .toArrow()
         )
-        if len(told.stretches):
-            packets = self._second_pass(told.stretches)
-            again = packets.mapInArrow(in_worker(partial(work.merge_again, target=target)), spark_schema(SIDE_OUTPUTS))
-            told.sums.add(Told.of(again.toArrow()).sums)
-        return told
+        if len(result.unresolved):
+            packets = self._second_pass(result.unresolved)
+            merged = packets.mapInArrow(
+                in_worker(partial(work.merge_unresolved, target=target)), spark_schema(SIDE_OUTPUTS)
+            )
+            result.totals.add(SideOutputs.of(merged.toArrow()).totals)
+        return result
 
     def _first_pass(self) -> DataFrame:
-        """BLOCKS of all partial flows, where they are to be merged."""
+        """BLOCKS of all partial flows, in the partition that merges them."""
         read = partial(
             work.read_tasks, splits=self._splits, capture=self._capture, flow=self._flow, buckets=self._buckets
         )
         sent = task_ids(self._spark, self._tasks).mapInArrow(in_worker(read), spark_schema(BLOCKS))
         if self._open is not None:
-            take = partial(work.take_up_open, paths=self._open_paths, flow=self._flow, buckets=self._buckets)
-            sent = sent.unionByName(self._open.mapInArrow(in_worker(take), spark_schema(BLOCKS)))
+            resume = partial(work.resume_open, paths=self._open_paths, flow=self._flow, buckets=self._buckets)
+            sent = sent.unionByName(self._open.mapInArrow(in_worker(resume), spark_schema(BLOCKS)))
         return exchange(sent, self._buckets.partitions)
 
-    def _second_pass(self, stretches: Partials) -> DataFrame:
-        """The packets of stretches and what was open of them, sorted for the merger."""
-        told = self._spark.sparkContext.broadcast(to_stream(stretches.to_arrow()))
+    def _second_pass(self, unresolved: Partials) -> DataFrame:
+        """The packets of unresolved intervals and what was open of them, sorted for the merger."""
+        intervals = self._spark.sparkContext.broadcast(to_stream(unresolved.to_arrow()))
         read = partial(
-            work.read_again,
+            work.read_unresolved,
             splits=self._splits,
-            stretches=told,
+            intervals=intervals,
             capture=self._capture,
             flow=self._flow,
             buckets=self._buckets,
         )
-        tasks = np.unique(stretches.task[stretches.task != CARRIED]).tolist()
-        packets = task_ids(self._spark, tasks).mapInArrow(in_worker(read), spark_schema(work.PACKETS_ALONE))
+        tasks = np.unique(unresolved.task[unresolved.task != CARRIED]).tolist()
+        packets = task_ids(self._spark, tasks).mapInArrow(in_worker(read), spark_schema(work.SINGLE_PACKETS))
         if self._open is not None:
-            take = partial(
-                work.take_up_again, paths=self._open_paths, flow=self._flow, stretches=told, buckets=self._buckets
+            resume = partial(
+                work.resume_unresolved,
+                paths=self._open_paths,
+                flow=self._flow,
+                intervals=intervals,
+                buckets=self._buckets,
             )
-            packets = packets.unionByName(self._open.mapInArrow(in_worker(take), spark_schema(work.PACKETS_ALONE)))
+            packets = packets.unionByName(self._open.mapInArrow(in_worker(resume), spark_schema(work.SINGLE_PACKETS)))
         by_key = packets.repartitionById(self._buckets.partitions, "partition")
         return by_key.sortWithinPartitions("key", "first_us", "first_position")
 
 
-def _night_before(store: Store, key: PartitionKey, flow: config.Flow) -> Partition | None:
-    """The site's partition of the day before, where its open flows go on."""
+def _previous_partition(store: Store, key: PartitionKey, flow: config.Flow) -> Partition | None:
+    """The site's partition of the day before, if its open flows continue."""
     day = date.fromisoformat(key.capture_date) - timedelta(days=1)
-    before = PartitionKey.of_date(key.site, day.isoformat())
-    if not carries(flow) or not store.exists("flows", before):
+    previous = PartitionKey.of_date(key.site, day.isoformat())
+    if not carries_open_flows(flow) or not store.exists("flows", previous):
         return None
-    partition = store.open("flows", before)
-    is_alike = partition.metadata["schema_version"] == schemas.FLOWS.version
-    if not is_alike or partition.metadata["settings"]["flow"] != flow.model_dump(mode="json"):
+    partition = store.open("flows", previous)
+    same_version = partition.metadata["schema_version"] == schemas.FLOWS.version
+    if not same_version or partition.metadata["settings"]["flow"] != flow.model_dump(mode="json"):
         _log.warning(
-            "%s: was assembled by another version or with other settings of flow; its open flows do not go on",
+            "%s: was assembled by another version or with other settings of flow; its open flows do not continue",
             partition.uri,
         )
         return None
@@ -189,28 +194,28 @@ def _night_before(store: Store, key: PartitionKey, flow: config.Flow) -> Partiti
 
 
 def _read_open(spark: SparkSession, uri: str, last_us: int, flow: config.Flow) -> DataFrame:
-    """schemas.OPEN_FLOWS of a night that ended at ``last_us``."""
+    """schemas.OPEN_FLOWS of a partition whose last packet is of ``last_us``."""
     stored = read_stored(spark, f"{uri}/{OPEN_FOLDER}", schemas.OPEN_FLOWS.arrow_schema())
     return stored.where(f"last_us >= {last_us - rule_of(flow).idle_us}")
 
 
 def _trim_open(spark: SparkSession, staged: Staged, last_us: int, flow: config.Flow) -> dict[str, int]:
-    """Take out of a night's open flows those that its end has closed; what the metadata says of the others.
+    """Remove open flows that were idle at the partition's end, and return OPEN_TOTALS of the others for the metadata.
 
-    Each worker knew the end of its own part alone, and which flows are in it is drawn anew by each run.
+    Each worker knew only the last packet of its own flows, and which those are differs with each run.
     """
     files = shown_files(staged.filesystem, f"{staged.path}/{OPEN_FOLDER}")
     trim = partial(
         work.trim_open, folder=f"{staged.uri}/{OPEN_FOLDER}", files=files, since_us=last_us - rule_of(flow).idle_us
     )
-    told = task_ids(spark, range(len(files))).mapInArrow(in_worker(trim), spark_schema(work.OPEN_TOTALS)).toArrow()
-    for number in told.filter(pc.equal(told["open_flows"], 0))["file"].to_pylist():
+    totals = task_ids(spark, range(len(files))).mapInArrow(in_worker(trim), spark_schema(work.OPEN_TOTALS)).toArrow()
+    for number in totals.filter(pc.equal(totals["open_flows"], 0))["file"].to_pylist():
         staged.filesystem.delete_file(f"{staged.path}/{OPEN_FOLDER}/{files[number]}")
-    return {name: pc.sum(told[name]).as_py() or 0 for name in ("open_flows", "open_packets")}
+    return {name: pc.sum(totals[name]).as_py() or 0 for name in ("open_flows", "open_packets")}
 
 
 def _check_files(staged: Staged, rows: int) -> None:
-    """Raise an AccountingError unless the files hold as many flows as told."""
+    """Raise an AccountingError unless the files hold ``rows`` flows."""
     for folder in (staged.path, f"{staged.path}/{OPEN_FOLDER}"):
         remove_attempts(staged.filesystem, folder)
     promised = rows_promised(staged.filesystem, staged.path)

@@ -1,4 +1,4 @@
-"""The kernel that lays whole flows out as the columns that others read; see ``kernels`` for the rows it reads."""
+"""Kernels that write whole flows as columns; see ``layout`` for the rows that they read."""
 
 from __future__ import annotations
 
@@ -7,22 +7,31 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from iotid.capture.jit import kernel
-from iotid.flows.kernels import (
+from iotid.flows.kernels import RST_FLAG
+from iotid.flows.layout import (
+    ADDRESS_HIGH,
+    ADDRESS_LOW,
     BYTES,
     END_REASON,
     FIRST,
     FIRST_SIDE,
-    HEAD_LENGTHS,
-    HEAD_MARKS,
-    HEAD_ORDER,
+    FLAGS_SHIFT,
     LAST,
     NEVER,
+    PACKET_LENGTHS,
+    PACKET_MARKS,
+    PACKET_ORDER,
     PACKETS,
+    PAYLOAD_SHIFT,
+    PORT_SHIFT,
+    PORTS,
+    POSITION,
     POSITION_SHIFT,
-    RST_FLAG,
+    PROTOCOL_SHIFT,
     SENDER_SHIFT,
     SENDER_SLOTS,
     SENDERS,
+    SIDE_SHIFT,
     SOURCE_MAC,
     SYN,
     SYN_ACK,
@@ -30,12 +39,15 @@ from iotid.flows.kernels import (
     SYN_SIDE,
     TARGET_MAC,
     UNSPECIFIED,
+    VALUE,
+    VALUE_COLUMNS,
+    VERSION_SHIFT,
+    VLAN,
     Array,
     is_local,
 )
 
 _PORT = np.uint64(0xFFFF)
-_WORD = np.uint64(32)
 
 
 class FlowColumns(NamedTuple):
@@ -80,9 +92,13 @@ def empty_columns(num_flows: int, num_packets: int) -> tuple[FlowColumns, Sequen
 @kernel
 def _client_side(keys: Array, state: Array, i: int) -> int:
     """Sender of the first SYN, else receiver of the first SYN+ACK, else sender of the first packet."""
-    ports = keys[i, 0]
-    same_port = ports & _PORT == ports >> np.uint64(16) & _PORT
-    if same_port and keys[i, 1] == keys[i, 2] and keys[i, 3] == keys[i, 4]:
+    ports = keys[i, PORTS]
+    same_port = ports & _PORT == ports >> np.uint64(PORT_SHIFT) & _PORT
+    if (
+        same_port
+        and keys[i, ADDRESS_LOW] == keys[i, ADDRESS_LOW + 1]
+        and keys[i, ADDRESS_HIGH] == keys[i, ADDRESS_HIGH + 1]
+    ):
         return 0
     if state[i, SYN] != NEVER:
         return state[i, SYN_SIDE]
@@ -94,14 +110,14 @@ def _mac(state: Array, i: int, side: int) -> int:
     """The MAC from which the side sent most packets, of equals the one that was first; else the first one that it was
     sent to, else -1.
 
-    One packet under another's address does not take the flow. Where packets came from more MACs than there are slots,
-    and no count says who sent most, it is the first one.
+    One packet with another MAC does not change the flow's. Where packets came from more MACs than there are slots, so
+    that no count says who sent most, it is the first one.
     """
-    source, target = SOURCE_MAC + 3 * side, TARGET_MAC + 3 * side
+    source, target = SOURCE_MAC + VALUE_COLUMNS * side, TARGET_MAC + VALUE_COLUMNS * side
     if state[i, source] == NEVER:
-        return state[i, target + 2] if state[i, target] != NEVER else -1
+        return state[i, target + VALUE] if state[i, target] != NEVER else -1
     begin = SENDERS + SENDER_SLOTS * side
-    first_mac: int = state[i, source + 2]
+    first_mac: int = state[i, source + VALUE]
     best_mac, most, counted = first_mac, 0, 0
     for slot in range(begin, begin + SENDER_SLOTS):
         if state[i, slot] == NEVER:
@@ -126,61 +142,61 @@ def lay_out(
     keys: Array,
     state: Array,
     starts: Array,
-    heads: Array,
+    first_packets: Array,
     rows: Array,
-    places: Array,
+    numbers: Array,
     sequence_starts: Array,
     flows: FlowColumns,
     sequences: SequenceColumns,
 ) -> None:
-    """Write the ``rows`` as flows number ``places``; ``sequence_starts``: where each flow's sequences begin."""
+    """Write the ``rows`` as flows ``numbers``; ``sequence_starts``: where each flow's sequences begin."""
     for r in range(len(rows)):
         i = rows[r]
-        f = places[r]
+        f = numbers[r]
         client = _client_side(keys, state, i)
-        flows.file_index[f] = state[i, FIRST + 1] >> POSITION_SHIFT
-        flows.protocol[f] = np.int64(keys[i, 0] >> _WORD) & 0xFF
-        flows.ip_version[f] = np.int64(keys[i, 0] >> np.uint64(40)) & 0xFF
-        flows.vlan[f] = (np.int64(keys[i, 5]) & 0xFFFFFFFF) - 1
+        flows.file_index[f] = state[i, FIRST + POSITION] >> POSITION_SHIFT
+        flows.protocol[f] = np.int64(keys[i, PORTS] >> np.uint64(PROTOCOL_SHIFT)) & 0xFF
+        flows.ip_version[f] = np.int64(keys[i, PORTS] >> np.uint64(VERSION_SHIFT)) & 0xFF
+        flows.vlan[f] = (np.int64(keys[i, VLAN]) & 0xFFFFFFFF) - 1
         flows.first_seen[f] = state[i, FIRST]
         flows.last_seen[f] = state[i, LAST]
         flows.end_reason[f] = state[i, END_REASON]
         flows.address_conflict[f] = _has_conflict(keys, state, i)
         for end in range(2):
             side = client if end == 0 else 1 - client
-            flows.ip_lo[end, f] = keys[i, 1 + side]
-            is_unspecified = np.int64(keys[i, 0] >> np.uint64(UNSPECIFIED + side)) & 1
-            flows.ip_hi[end, f] = np.uint64(0) if is_unspecified else keys[i, 3 + side]
-            flows.port[end, f] = np.int64(keys[i, 0]) >> 16 * side & 0xFFFF
+            flows.ip_lo[end, f] = keys[i, ADDRESS_LOW + side]
+            is_unspecified = np.int64(keys[i, PORTS] >> np.uint64(UNSPECIFIED + side)) & 1
+            flows.ip_hi[end, f] = np.uint64(0) if is_unspecified else keys[i, ADDRESS_HIGH + side]
+            flows.port[end, f] = np.int64(keys[i, PORTS]) >> PORT_SHIFT * side & 0xFFFF
             flows.mac[end, f] = _mac(state, i, side)
             flows.packets[end, f] = state[i, PACKETS + side]
             flows.num_bytes[end, f] = state[i, BYTES + side]
         s = sequence_starts[f]
         refusals = 0
-        earlier_us = heads[starts[i], HEAD_ORDER]
+        earlier_us = first_packets[starts[i], PACKET_ORDER]
         for h in range(starts[i], starts[i + 1]):
-            marks, lengths = heads[h, HEAD_MARKS], heads[h, HEAD_LENGTHS]
+            marks, lengths = first_packets[h, PACKET_MARKS], first_packets[h, PACKET_LENGTHS]
             sequences.packet_length[s] = lengths & 0xFFFFFFFF
-            sequences.payload_length[s] = lengths >> 32
+            sequences.payload_length[s] = lengths >> PAYLOAD_SHIFT
             sequences.tcp_window[s] = marks & 0xFFFF
-            sequences.tcp_flags[s] = marks >> 16 & 0xFF
-            is_client = marks >> 24 == client
+            sequences.tcp_flags[s] = marks >> FLAGS_SHIFT & 0xFF
+            is_client = marks >> SIDE_SHIFT == client
             sequences.direction[s] = 1 if is_client else -1
-            refusals += not is_client and marks >> 16 & RST_FLAG != 0
-            sequences.inter_arrival_us[s] = heads[h, HEAD_ORDER] - earlier_us
-            earlier_us = heads[h, HEAD_ORDER]
+            refusals += not is_client and marks >> FLAGS_SHIFT & RST_FLAG != 0
+            sequences.inter_arrival_us[s] = first_packets[h, PACKET_ORDER] - earlier_us
+            earlier_us = first_packets[h, PACKET_ORDER]
             s += 1
         flows.answered[f] = state[i, PACKETS + 1 - client] > refusals
 
 
 @kernel
-def lay_out_bytes(starts: Array, head_bytes: Array, rows: Array, places: Array, first_bytes: Array) -> None:
-    """Write the bytes of the ``rows``' first packets as those of flows number ``places``, as many as there is room for.
+def lay_out_bytes(starts: Array, packet_bytes: Array, rows: Array, numbers: Array, first_bytes: Array) -> None:
+    """Write the bytes of the ``rows``' first packets as those of flows ``numbers``, as many as fit.
 
-    ``head_bytes``: uint8 (h, at least B), a packet's a row; ``first_bytes``: uint8 (flows, K, B), zeros before.
+    ``packet_bytes``: uint8 (h, at least B), a packet's a row; ``first_bytes``: uint8 (flows, K, B), zeros before.
     """
     for r in range(len(rows)):
         begin = starts[rows[r]]
         for k in range(min(starts[rows[r] + 1] - begin, first_bytes.shape[1])):
             for b in range(first_bytes.shape[2]):
-                first_bytes[places[r], k, b] = head_bytes[begin + k, b]
+                first_bytes[numbers[r], k, b] = packet_bytes[begin + k, b]

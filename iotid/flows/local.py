@@ -20,10 +20,10 @@ from iotid.capture.splits.overlaps import FirstPackets
 from iotid.capture.splits.plan import last_splits, pack_tasks, split_captures, splits_before
 from iotid.capture.threads import in_threads
 from iotid.errors import AccountingError
-from iotid.flows.merge import merge, rows_alone
+from iotid.flows.merge import merge, separate_unique_keys
 from iotid.flows.partial import Partials
-from iotid.flows.read import TaskSplits, read_partials, read_stretches
-from iotid.flows.table import Piece, table_in_time_order
+from iotid.flows.read import TaskSplits, read_intervals, read_partials
+from iotid.flows.table import FlowSelection, table_in_time_order
 
 Location = str | Path
 
@@ -49,7 +49,7 @@ def from_captures(
 
     ``paths``: capture files, folders or URIs. ``capture_date``: the UTC date of the earliest packet unless given.
     ``keep_bytes``: above 0, the column ``first_bytes`` holds so many bytes of each flow's first ``keep_packets``.
-    The count of every packet comes along: ``iotid.capture.counters(table)`` reads it.
+    What became of every packet is in the table: ``iotid.capture.counters(table)`` reads it.
 
     Raises:
         InputError: a path is missing or holds no capture.
@@ -70,11 +70,12 @@ def from_captures(
     locations = [paths] if isinstance(paths, Location) else paths
     capture = capture or settings.capture
     captures, _, quarantined, _ = find_captures((str(location) for location in locations), capture.unreadable)
-    pieces, counters = _assemble(captures, capture, settings.flow)
+    selections, counters = _assemble(captures, capture, settings.flow)
     for path, why in quarantined.items():
         counters.quarantine(path, 0, 0, why)
-    check_accounting(sum(int(piece.flows.packets[piece.rows].sum()) for piece in pieces), counters.packets("flow"))
-    table = table_in_time_order(pieces, strings_of([found.path for found in captures]), settings.flow)
+    in_flows = sum(int(flows.packets[rows].sum()) for flows, rows in selections)
+    check_accounting(in_flows, counters.packets("flow"))
+    table = table_in_time_order(selections, strings_of([found.path for found in captures]), settings.flow)
     zeros = np.zeros(len(table), np.int32)
     if capture_date is None and len(table):
         capture_date = table["first_seen"][0].as_py().date()  # the table is in time order
@@ -93,7 +94,9 @@ def check_accounting(in_flows: int, counted: int) -> None:
         )
 
 
-def _assemble(captures: list[FileSplit], capture: config.Capture, flow: config.Flow) -> tuple[list[Piece], Counters]:
+def _assemble(
+    captures: list[FileSplit], capture: config.Capture, flow: config.Flow
+) -> tuple[list[FlowSelection], Counters]:
     """The flows, and what became of every packet."""
     plan = split_captures(captures, capture)
     splits = plan.splits
@@ -117,14 +120,14 @@ def _assemble(captures: list[FileSplit], capture: config.Capture, flow: config.F
         parts += partials
         counters.merge(counted)
     counters.hint()
-    alone, others = rows_alone(parts)
+    unique, others = separate_unique_keys(parts)
     merged = merge(others, flow)
-    again = [
+    reread = [
         part
         for task in np.unique(merged.unresolved.task)
-        for part in read_stretches(of_task[task], merged.unresolved, capture, flow, Counters())
+        for part in read_intervals(of_task[task], merged.unresolved, capture, flow, Counters())
     ]
-    rest = Partials.concat([merged.flows, merge(Partials.concat(again), flow).flows])
+    rest = Partials.concat([merged.flows, merge(Partials.concat(reread), flow).flows])
     return [
-        Piece(part, rows) for part, rows in zip([*parts, rest], [*alone, np.arange(len(rest))], strict=True)
+        FlowSelection(part, rows) for part, rows in zip([*parts, rest], [*unique, np.arange(len(rest))], strict=True)
     ], counters

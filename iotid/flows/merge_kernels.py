@@ -1,21 +1,22 @@
-"""Kernels that merge partial flows, sorted by key and first packet, into flows; see ``kernels`` for the rows."""
+"""Kernels that merge partial flows, sorted by key and first packet, into flows; see ``layout`` for the rows."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from iotid.capture.jit import kernel
-from iotid.flows.kernels import (
+from iotid.flows.kernels import Rule
+from iotid.flows.layout import (
     ACTIVE,
     CLOSED,
     END_REASON,
     FIN,
     FIRST,
     FIRST_SIDE,
-    HEAD_ORDER,
-    HEAD_WIDTH,
     HOLDER,
+    HOLDER_COLUMNS,
     IDLE,
+    KEY_COLUMNS,
     LAST,
     LAST_SYN,
     MOVE_US,
@@ -23,12 +24,16 @@ from iotid.flows.kernels import (
     NEVER,
     NO_HOLDER,
     OPENED,
+    PACKET_ORDER,
+    PACKET_WIDTH,
     PACKETS,
+    POSITION,
     RST,
     SENDER_SHIFT,
     SENDER_SLOTS,
     SENDERS,
     SEVERAL,
+    SINCE,
     SOURCE_MAC,
     SYN,
     SYN_ACK,
@@ -37,8 +42,9 @@ from iotid.flows.kernels import (
     SYN_SIDES,
     TARGET_MAC,
     UNRESOLVED,
+    VALUE,
+    VALUE_COLUMNS,
     Array,
-    Rule,
     before,
     closed,
     copy_row,
@@ -52,20 +58,25 @@ from iotid.flows.kernels import (
 
 # order keys of which merging takes the lower one, and the column that belongs to each
 _FIRSTS = np.array([
-    (FIRST, FIRST_SIDE), (SYN, SYN_SIDE), (SYN_ACK, SYN_ACK_SIDE), (RST, RST), (FIN, FIN), (FIN + 2, FIN + 2),
-    (SOURCE_MAC, SOURCE_MAC + 2), (SOURCE_MAC + 3, SOURCE_MAC + 5),
-    (TARGET_MAC, TARGET_MAC + 2), (TARGET_MAC + 3, TARGET_MAC + 5), (OPENED, OPENED + 2), (OPENED + 3, OPENED + 5),
+    (FIRST, FIRST_SIDE), (SYN, SYN_SIDE), (SYN_ACK, SYN_ACK_SIDE), (RST, RST),
+    *[(FIN + KEY_COLUMNS * side,) * 2 for side in range(2)],
+    *[
+        (column + VALUE_COLUMNS * side, column + VALUE_COLUMNS * side + VALUE)
+        for column in (SOURCE_MAC, TARGET_MAC, OPENED) for side in range(2)
+    ],
 ])  # fmt: skip
 
 
 @kernel
 def _first_shown(state: Array, i: int, side: int) -> tuple[int, int, int]:
     """Order key of row ``i``'s first packet that shows the MAC at the side's address, NEVER of none; and that MAC."""
-    source, target = SOURCE_MAC + 3 * side, TARGET_MAC + 3 * side
+    source, target = SOURCE_MAC + VALUE_COLUMNS * side, TARGET_MAC + VALUE_COLUMNS * side
     column = (
-        target if before(state[i, target], state[i, target + 1], state[i, source], state[i, source + 1]) else source
+        target
+        if before(state[i, target], state[i, target + POSITION], state[i, source], state[i, source + POSITION])
+        else source
     )
-    return state[i, column], state[i, column + 1], state[i, column + 2]
+    return state[i, column], state[i, column + POSITION], state[i, column + VALUE]
 
 
 @kernel
@@ -77,20 +88,20 @@ def _cut_reason(keys: Array, flows: Array, f: int, state: Array, i: int, rule: R
         return 0
     if 0 <= rule.active_us < state[i, FIRST] - flows[f, FIRST]:
         return ACTIVE
-    overlap = not before(flows[f, LAST], flows[f, LAST + 1], state[i, FIRST], state[i, FIRST + 1])
+    overlap = not before(flows[f, LAST], flows[f, LAST + POSITION], state[i, FIRST], state[i, FIRST + POSITION])
     unresolved = False
     if rule.tcp_close and starts_with_syn(state, i):
         closed_us, closed_position = closed(flows, f)
-        is_closed = before(closed_us, closed_position, state[i, FIRST], state[i, FIRST + 1])
+        is_closed = before(closed_us, closed_position, state[i, FIRST], state[i, FIRST + POSITION])
         side = state[i, FIRST_SIDE]
-        if is_closed or opened_otherwise(flows, f, side, state[i, OPENED + 3 * side + 2]):
+        if is_closed or opened_otherwise(flows, f, side, state[i, OPENED + VALUE_COLUMNS * side + VALUE]):
             if not overlap:
                 return CLOSED
             unresolved = is_closed
     for side in range(2):
         us, position, mac = _first_shown(state, i, side)
         if not overlap and us != NEVER and has_moved(keys, i, flows, f, side, mac, us):
-            if us == state[i, FIRST] and position == state[i, FIRST + 1]:
+            if us == state[i, FIRST] and position == state[i, FIRST + POSITION]:
                 return MOVED
             unresolved = True
         unresolved |= rule.tcp_close and _syns_differ(flows, f, state, i, side)
@@ -103,12 +114,12 @@ def _cut_reason(keys: Array, flows: Array, f: int, state: Array, i: int, rule: R
 def _syns_differ(flows: Array, f: int, state: Array, i: int, side: int) -> bool:
     """Whether a SYN of the side may open another connection inside flow ``f`` or partial flow ``i``.
 
-    All SYNs of a side in one row have the number that OPENED tells.
+    All SYNs of a side in one row have the number in OPENED.
     """
-    opened = OPENED + 3 * side
-    if flows[f, opened] == NEVER or state[i, opened] == NEVER or flows[f, opened + 2] == state[i, opened + 2]:
+    opened = OPENED + VALUE_COLUMNS * side
+    if flows[f, opened] == NEVER or state[i, opened] == NEVER or flows[f, opened + VALUE] == state[i, opened + VALUE]:
         return False
-    is_later = before(flows[f, opened], flows[f, opened + 1], state[i, opened], state[i, opened + 1])
+    is_later = before(flows[f, opened], flows[f, opened + POSITION], state[i, opened], state[i, opened + POSITION])
     later: int = state[i, SYN_SIDES] if is_later else flows[f, SYN_SIDES]
     return later >> side & 1 == 1
 
@@ -116,19 +127,19 @@ def _syns_differ(flows: Array, f: int, state: Array, i: int, side: int) -> bool:
 @kernel
 def _may_move(flows: Array, f: int, state: Array, i: int, side: int) -> bool:
     """Whether the side's address may move inside flow ``f`` or partial flow ``i``, which overlap in time."""
-    known, other = flows[f, HOLDER + 2 * side], state[i, HOLDER + 2 * side]
+    known, other = flows[f, HOLDER + HOLDER_COLUMNS * side], state[i, HOLDER + HOLDER_COLUMNS * side]
     if NO_HOLDER in (known, other) or (known == other and known != SEVERAL):
         return False
     begin_us, other_us = _first_shown(flows, f, side)[0], _first_shown(state, i, side)[0]
-    if known == SEVERAL and flows[f, HOLDER + 2 * side + 1] < other_us:
+    if known == SEVERAL and flows[f, HOLDER + HOLDER_COLUMNS * side + SINCE] < other_us:
         return False
     return max(flows[f, LAST], state[i, LAST]) - min(begin_us, other_us) > MOVE_US
 
 
 @kernel
 def _merge_holder(flows: Array, f: int, state: Array, i: int, side: int) -> None:
-    """Note in flow ``f`` what is at the side's address in both; to be called before ``f`` takes over ``i``'s MACs."""
-    holder, since = HOLDER + 2 * side, HOLDER + 2 * side + 1
+    """Record in flow ``f`` what is at the side's address in both; call it before ``f`` gets ``i``'s MACs."""
+    holder, since = HOLDER + HOLDER_COLUMNS * side, HOLDER + HOLDER_COLUMNS * side + SINCE
     known, other = flows[f, holder], state[i, holder]
     if other == NO_HOLDER:
         return
@@ -160,36 +171,40 @@ def _merge(flows: Array, f: int, state: Array, i: int) -> None:
     for column in range(PACKETS, FIN):
         flows[f, column] += state[i, column]
     for k in range(len(_FIRSTS)):
-        key, told = _FIRSTS[k]
-        if before(state[i, key], state[i, key + 1], flows[f, key], flows[f, key + 1]):
-            flows[f, key], flows[f, key + 1], flows[f, told] = state[i, key], state[i, key + 1], state[i, told]
-    if before(flows[f, LAST_SYN], flows[f, LAST_SYN + 1], state[i, LAST_SYN], state[i, LAST_SYN + 1]):
-        flows[f, LAST_SYN], flows[f, LAST_SYN + 1] = state[i, LAST_SYN], state[i, LAST_SYN + 1]
-    if before(flows[f, LAST], flows[f, LAST + 1], state[i, LAST], state[i, LAST + 1]):
-        flows[f, LAST], flows[f, LAST + 1] = state[i, LAST], state[i, LAST + 1]
+        key, value = _FIRSTS[k]
+        if before(state[i, key], state[i, key + POSITION], flows[f, key], flows[f, key + POSITION]):
+            flows[f, key], flows[f, key + POSITION], flows[f, value] = (
+                state[i, key],
+                state[i, key + POSITION],
+                state[i, value],
+            )
+    if before(flows[f, LAST_SYN], flows[f, LAST_SYN + POSITION], state[i, LAST_SYN], state[i, LAST_SYN + POSITION]):
+        flows[f, LAST_SYN], flows[f, LAST_SYN + POSITION] = state[i, LAST_SYN], state[i, LAST_SYN + POSITION]
+    if before(flows[f, LAST], flows[f, LAST + POSITION], state[i, LAST], state[i, LAST + POSITION]):
+        flows[f, LAST], flows[f, LAST + POSITION] = state[i, LAST], state[i, LAST + POSITION]
         flows[f, END_REASON] = state[i, END_REASON]
     flows[f, UNRESOLVED] |= state[i, UNRESOLVED]
     flows[f, SYN_SIDES] |= state[i, SYN_SIDES]
 
 
 @kernel
-def _check(flows: Array, f: int, rule: Rule) -> None:
-    """Mark a flow that would have to be cut inside one of its partial flows."""
+def _check_cuts(flows: Array, f: int, rule: Rule) -> None:
+    """Mark a flow that a cut inside one of its partial flows would divide."""
     if 0 <= rule.active_us < flows[f, LAST] - flows[f, FIRST]:
         flows[f, UNRESOLVED] = 1
     if rule.tcp_close:
         closed_us, closed_position = closed(flows, f)
-        if before(closed_us, closed_position, flows[f, LAST_SYN], flows[f, LAST_SYN + 1]):
+        if before(closed_us, closed_position, flows[f, LAST_SYN], flows[f, LAST_SYN + POSITION]):
             flows[f, UNRESOLVED] = 1
 
 
 @kernel
-def sweep(keys: Array, state: Array, rule: Rule, flows: Array, ranges: Array) -> int:
+def merge_sorted(keys: Array, state: Array, rule: Rule, flows: Array, ranges: Array) -> int:
     """Merge partial flows, sorted by key and first packet, into ``flows``; return how many there are.
 
-    Flow ``f`` is made of the rows from ``ranges[f, 0]`` to before ``ranges[f, 1]``. It is exact when it is given: it
-    ends before the next one starts, and all that starts before its end has been seen. Where a cut may fall inside
-    partial flows, everything up to the next idle gap becomes one row marked UNRESOLVED.
+    Flow ``f`` is made of the rows from ``ranges[f, 0]`` to before ``ranges[f, 1]``. It is exact: it ends before the
+    next one starts, and all that starts before its end was merged. Where a cut may fall inside partial flows,
+    everything up to the next idle gap becomes one row marked UNRESOLVED.
     """
     f = -1
     for i in range(len(keys)):
@@ -197,22 +212,22 @@ def sweep(keys: Array, state: Array, rule: Rule, flows: Array, ranges: Array) ->
             reason = _cut_reason(keys, flows, f, state, i, rule)
             if reason == 0:
                 _merge(flows, f, state, i)
-                _check(flows, f, rule)
+                _check_cuts(flows, f, rule)
                 ranges[f, 1] = i + 1
                 continue
             flows[f, END_REASON] = reason
         f += 1
         copy_row(state, i, flows, f)
-        _check(flows, f, rule)
+        _check_cuts(flows, f, rule)
         ranges[f, 0], ranges[f, 1] = i, i + 1
     return f + 1
 
 
 @kernel
-def merge_heads(
+def merge_first_packets(
     ranges: Array,
     starts: Array,
-    heads: Array,
+    first_packets: Array,
     new_starts: Array,
     keep_packets: int,
     merged: Array,
@@ -223,19 +238,21 @@ def merge_heads(
     packet, so insertion from the end is one step a packet unless they overlap.
     """
     for f in range(len(ranges)):
-        begin, room = new_starts[f], new_starts[f + 1] - new_starts[f]
+        begin, capacity = new_starts[f], new_starts[f + 1] - new_starts[f]
         filled = 0
         for h in range(starts[ranges[f, 0]], starts[ranges[f, 1]]):
-            us, position = heads[h, HEAD_ORDER], heads[h, HEAD_ORDER + 1]
-            place = begin + filled
-            while place > begin and before(us, position, merged[place - 1, 0], merged[place - 1, 1]):
-                place -= 1
-            if place - begin == room:
+            us, position = first_packets[h, PACKET_ORDER], first_packets[h, PACKET_ORDER + POSITION]
+            index = begin + filled
+            while index > begin and before(
+                us, position, merged[index - 1, PACKET_ORDER], merged[index - 1, PACKET_ORDER + POSITION]
+            ):
+                index -= 1
+            if index - begin == capacity:
                 continue
-            filled = min(filled + 1, room)
-            for later in range(begin + filled - 1, place, -1):
+            filled = min(filled + 1, capacity)
+            for later in range(begin + filled - 1, index, -1):
                 copy_row(merged, later - 1, merged, later)
-            copy_row(heads, h, merged, place)
+            copy_row(first_packets, h, merged, index)
         for later in range(begin + keep_packets, begin + filled):
-            for word in range(HEAD_WIDTH, merged.shape[1]):
+            for word in range(PACKET_WIDTH, merged.shape[1]):
                 merged[later, word] = 0

@@ -1,9 +1,9 @@
-"""Flows that go on over midnight: what a night leaves open, and how the next one takes it up.
+"""Flows that continue after midnight: which a partition leaves open, and how that of the next date resumes them.
 
 A flow is open where no later packet of its key ended it and its last packet is at most the idle time-out before the
-night's last one. Its row, as exact as the night knows it, is carried as a partial flow; without an idle time-out no
-flow ever ends, and nothing is carried. Positions in it name files of another night: they become negative, in the same
-order, so that what was carried is earlier than all that the night reads at the same microsecond.
+partition's last one. Its row is carried as a partial flow; without an idle time-out no flow ever ends, and nothing is
+carried. Positions in it are of files of another partition: they become negative, in the same order, so that what was
+carried is earlier than all that the partition reads at the same microsecond.
 """
 
 from __future__ import annotations
@@ -15,56 +15,77 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from iotid import config, schemas
-from iotid.flows import kernels
-from iotid.flows.kernels import BEFORE_ALL, END_REASON, FIRST, LAST, NEVER, POSITION_SHIFT, Array
-from iotid.flows.partial import Partials, head_width, rule_of
+from iotid.flows.layout import (
+    BEFORE_ALL,
+    END_REASON,
+    FIN,
+    FIRST,
+    KEY_COLUMNS,
+    LAST,
+    LAST_SYN,
+    NEVER,
+    OPENED,
+    PACKET_ORDER,
+    POSITION,
+    POSITION_SHIFT,
+    RST,
+    SOURCE_MAC,
+    SYN,
+    SYN_ACK,
+    TARGET_MAC,
+    VALUE_COLUMNS,
+    Array,
+)
+from iotid.flows.partial import Partials, packet_width, rule_of
 
-CARRIED = -1  # task of rows that no task of this night has read
+CARRIED = -1  # task of rows that no task of this partition has read
 
 _POSITIONS = [
-    key + 1
+    key + POSITION
     for key in (
-        kernels.FIRST, kernels.LAST, kernels.FIN, kernels.FIN + 2, kernels.RST, kernels.SYN, kernels.LAST_SYN,
-        kernels.SYN_ACK, kernels.SOURCE_MAC, kernels.SOURCE_MAC + 3, kernels.TARGET_MAC, kernels.TARGET_MAC + 3,
-        kernels.OPENED, kernels.OPENED + 3,
+        FIRST, LAST, FIN, FIN + KEY_COLUMNS, RST, SYN, LAST_SYN,
+        SYN_ACK, SOURCE_MAC, SOURCE_MAC + VALUE_COLUMNS, TARGET_MAC, TARGET_MAC + VALUE_COLUMNS,
+        OPENED, OPENED + VALUE_COLUMNS,
     )
 ]  # fmt: skip
-_FEW = 1 << 13  # rows that are looked through again only when as many have been added
+_TRIM_EVERY = 1 << 13  # added rows after which those that have ended are dropped
 
 
-def carries(flow: config.Flow) -> bool:
-    """Whether nights assembled so hand open flows on."""
+def carries_open_flows(flow: config.Flow) -> bool:
+    """Whether partitions assembled with these settings carry open flows."""
     return flow.idle_timeout_s is not None and flow.join_files
 
 
 def is_carried(flows: Partials) -> Array:
-    """bool (n,): flows of which this night has seen no packet."""
-    return flows.state[:, LAST + 1] < 0
+    """bool (n,): flows of which this partition has no packet."""
+    return flows.state[:, LAST + POSITION] < 0
 
 
-def take_up(rows: pa.Table | pa.RecordBatch, paths: list[str], flow: config.Flow) -> Partials:
-    """Rows of schemas.OPEN_FLOWS, made with the same settings, as partial flows of the next night.
+def resume(rows: pa.Table | pa.RecordBatch, paths: list[str], flow: config.Flow) -> Partials:
+    """Rows of schemas.OPEN_FLOWS, made with the same settings, as partial flows of the next date.
 
-    ``paths``: the distinct captures of all the night's open flows; number i becomes file index i - len(paths).
+    ``paths``: the distinct captures of all its open flows; number i becomes file index i - len(paths).
     """
-    partials = Partials.from_arrow(_as_partials(rows), head_width(flow))
-    state, heads = partials.state, partials.heads
+    partials = Partials.from_arrow(_as_partials(rows), packet_width(flow))
+    state, first_packets = partials.state, partials.first_packets
     slot = pc.index_in(rows["capture_file"], value_set=pa.array(paths, pa.string())).to_numpy(zero_copy_only=False)
     file = (slot.astype(np.int64) - len(paths)) << POSITION_SHIFT
-    told = state[:, _POSITIONS]
-    is_set = (told != NEVER) & (told != BEFORE_ALL)
-    # order is all that counts of a position, so its rank serves as well
-    _, ranks = np.unique(np.concatenate([told[is_set], heads[:, 1]]), return_inverse=True)
-    row_of_told = np.nonzero(is_set)[0]
-    row_of_head = np.repeat(np.arange(len(partials)), np.diff(partials.starts))
-    told[is_set] = file[row_of_told] | ranks[: len(row_of_told)]
-    heads[:, 1] = file[row_of_head] | ranks[len(row_of_told) :]
-    state[:, _POSITIONS] = told
-    return Partials(np.full(len(partials), CARRIED, np.int32), partials.keys, state, partials.starts, heads)
+    positions = state[:, _POSITIONS]
+    is_set = (positions != NEVER) & (positions != BEFORE_ALL)
+    # only the order of positions matters, so their ranks serve as well
+    _, ranks = np.unique(
+        np.concatenate([positions[is_set], first_packets[:, PACKET_ORDER + POSITION]]), return_inverse=True
+    )
+    row_of_position = np.nonzero(is_set)[0]
+    row_of_packet = np.repeat(np.arange(len(partials)), np.diff(partials.starts))
+    positions[is_set] = file[row_of_position] | ranks[: len(row_of_position)]
+    first_packets[:, PACKET_ORDER + POSITION] = file[row_of_packet] | ranks[len(row_of_position) :]
+    state[:, _POSITIONS] = positions
+    return Partials(np.full(len(partials), CARRIED, np.int32), partials.keys, state, partials.starts, first_packets)
 
 
 class OpenFlows:
-    """Those of the flows that come by that may still be open when all have come by."""
+    """Collects those of all flows added that may still be open at the end."""
 
     def __init__(self, flow: config.Flow) -> None:
         self._idle_us = rule_of(flow).idle_us
@@ -78,26 +99,26 @@ class OpenFlows:
         self.last_us = max(self.last_us, int(flows.state[:, LAST].max()))
         self._rows.append(self._open(flows))
         self._added += len(self._rows[-1])
-        if self._added > max(_FEW, len(self._rows[0])):
+        if self._added > max(_TRIM_EVERY, len(self._rows[0])):
             self._rows, self._added = [self._open(Partials.concat(self._rows))], 0
 
     def tables(self, paths: pa.Array, carried: int, rows: int) -> Iterator[pa.Table]:
-        """schemas.OPEN_FLOWS by first packet, in whatever order flows came, up to ``rows`` at once.
+        """schemas.OPEN_FLOWS by first packet, in whatever order flows came, up to ``rows`` at a time.
 
-        ``paths`` and ``carried`` as `flow_table` takes them.
+        ``paths`` and ``carried`` as `table_in_time_order` takes them.
         """
         left = self._open(Partials.concat(self._rows))
-        left = left.take(np.lexsort((left.state[:, FIRST + 1], left.state[:, FIRST])))
+        left = left.take(np.lexsort((left.state[:, FIRST + POSITION], left.state[:, FIRST])))
         for start in range(0, len(left), rows):
             some = left.take(np.arange(start, min(start + rows, len(left))))
             batch = some.to_arrow()
-            named = {name: batch[name] for name in batch.schema.names}
-            file_index = (some.state[:, FIRST + 1] >> POSITION_SHIFT) + carried
-            named["capture_file"] = paths.take(pa.array(file_index))
-            named["packets_seen"] = pa.array(some.packets)
-            named["last_us"] = pa.array(np.ascontiguousarray(some.state[:, LAST]))
+            columns_of = {name: batch[name] for name in batch.schema.names}
+            file_index = (some.state[:, FIRST + POSITION] >> POSITION_SHIFT) + carried
+            columns_of["capture_file"] = paths.take(pa.array(file_index))
+            columns_of["packets_seen"] = pa.array(some.packets)
+            columns_of["last_us"] = pa.array(np.ascontiguousarray(some.state[:, LAST]))
             schema = schemas.OPEN_FLOWS.arrow_schema()
-            yield pa.table([named[name] for name in schema.names], schema=schema)
+            yield pa.table([columns_of[name] for name in schema.names], schema=schema)
 
     def _open(self, flows: Partials) -> Partials:
         is_open = (flows.state[:, END_REASON] == 0) & (flows.state[:, LAST] >= self.last_us - self._idle_us)

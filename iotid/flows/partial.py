@@ -1,7 +1,7 @@
-"""Packets into partial flows: what a worker makes of its packets, and all that crosses the shuffle.
+"""Packets into partial flows: what a worker makes of its packets, and all that is shuffled.
 
-A partial flow holds counters, what merging needs and the first M packets' values, however many packets it stands for.
-Any cut of the packets into partial flows merges into the same flows, so a table may be emptied whenever it is large.
+A partial flow holds counters, what merging needs and the first M packets' values, however many packets it has. Any
+cut of the packets into partial flows merges into the same flows, so a table may be flushed whenever it is large.
 """
 
 from __future__ import annotations
@@ -17,7 +17,19 @@ from iotid import config, schemas
 from iotid.capture.packets import words_of
 from iotid.errors import DataError
 from iotid.flows import kernels
-from iotid.flows.kernels import HEAD_WIDTH, KEY_WORDS, POSITION_SHIFT, STATE_WIDTH, Array, Columns, Rule, Table
+from iotid.flows.kernels import Columns, Rule, Table
+from iotid.flows.key_table import SECRET_WORDS, number_keys, refill_slots
+from iotid.flows.layout import (
+    END_REASON,
+    FIRST,
+    KEY_WORDS,
+    PACKET_WIDTH,
+    PACKETS,
+    POSITION,
+    POSITION_SHIFT,
+    STATE_WIDTH,
+    Array,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,46 +37,48 @@ if TYPE_CHECKING:
     from iotid.capture.packets import Packets
 
 _US = 1_000_000
-_SECRET = np.frombuffer(secrets.token_bytes(8 * kernels.SECRET_WORDS), np.uint64).copy()  # of this process's tables
+_SECRET = np.frombuffer(secrets.token_bytes(8 * SECRET_WORDS), np.uint64).copy()  # of this process's tables
 _FIRST_ROWS = 1 << 16  # of a table: memory that is not written to yet costs nothing, growing costs a copy
 
 
 @dataclass(frozen=True)
 class Partials:
-    """n partial flows with h first packets between them; see ``kernels`` for the rows.
+    """n partial flows with h first packets between them; see ``layout`` for the rows.
 
-    ``heads[starts[i]:starts[i + 1]]`` are those of row i.
+    ``first_packets[starts[i]:starts[i + 1]]`` are those of row i.
     """
 
     task: Array  # int32 (n,): worker task that read it
     keys: Array  # uint64 (n, KEY_WORDS)
     state: Array  # int64 (n, STATE_WIDTH)
     starts: Array  # int64 (n + 1,)
-    heads: Array  # int64 (h, head_width)
+    first_packets: Array  # int64 (h, packet_width)
 
     def __len__(self) -> int:
         return len(self.keys)
 
     @property
     def packets(self) -> Array:
-        """int64 (n,): packets that each row stands for."""
-        return self.state[:, kernels.PACKETS] + self.state[:, kernels.PACKETS + 1]
+        """int64 (n,): packets in each row."""
+        return self.state[:, PACKETS] + self.state[:, PACKETS + 1]
 
     def in_merge_order(self) -> Partials:
         """The rows with those of one key together, each key's by their first packet."""
         first_row = first_rows(self.keys)
-        return self.take(np.lexsort((self.state[:, kernels.FIRST + 1], self.state[:, kernels.FIRST], first_row)))
+        return self.take(np.lexsort((self.state[:, FIRST + POSITION], self.state[:, FIRST], first_row)))
 
     def take(self, rows: Array) -> Partials:
         counts = (self.starts[1:] - self.starts[:-1])[rows]
         starts = starts_of(counts)
         picked = np.arange(starts[-1]) + np.repeat(self.starts[:-1][rows] - starts[:-1], counts)
-        return Partials(self.task[rows], self.keys[rows], self.state[rows], starts, self.heads[picked])
+        return Partials(self.task[rows], self.keys[rows], self.state[rows], starts, self.first_packets[picked])
 
     def first(self, count: int) -> Partials:
         """The first rows, not copied."""
-        heads = self.heads[: self.starts[count]]
-        return Partials(self.task[:count], self.keys[:count], self.state[:count], self.starts[: count + 1], heads)
+        first_packets = self.first_packets[: self.starts[count]]
+        return Partials(
+            self.task[:count], self.keys[:count], self.state[:count], self.starts[: count + 1], first_packets
+        )
 
     @staticmethod
     def concat(parts: Sequence[Partials]) -> Partials:
@@ -77,7 +91,7 @@ class Partials:
             np.concatenate([part.keys for part in parts]),
             np.concatenate([part.state for part in parts]),
             starts_of(np.concatenate(counts)),
-            np.concatenate([part.heads for part in parts]),
+            np.concatenate([part.first_packets for part in parts]),
         )
 
     def to_arrow(self) -> pa.RecordBatch:
@@ -88,26 +102,26 @@ class Partials:
             [
                 pa.array(self.task),
                 _binary(self.keys),
-                pa.array(np.ascontiguousarray(self.state[:, kernels.FIRST])),
-                pa.array(np.ascontiguousarray(self.state[:, kernels.FIRST + 1])),
+                pa.array(np.ascontiguousarray(self.state[:, FIRST])),
+                pa.array(np.ascontiguousarray(self.state[:, FIRST + POSITION])),
                 _binary(self.state),
-                _binary(self.heads, self.starts),
+                _binary(self.first_packets, self.starts),
             ],
             schema=schemas.PARTIAL_FLOWS.arrow_schema(),
         )
 
     @staticmethod
-    def from_arrow(batch: pa.RecordBatch, width: int = HEAD_WIDTH) -> Partials:
-        """The inverse of ``to_arrow``; ``width``: `head_width` of the settings that the rows were made with."""
-        heads, starts = _rows_of(batch["packets"], np.int64, width)
+    def from_arrow(batch: pa.RecordBatch, width: int = PACKET_WIDTH) -> Partials:
+        """The inverse of ``to_arrow``; ``width``: `packet_width` of the settings that the rows were made with."""
+        first_packets, starts = _rows_of(batch["packets"], np.int64, width)
         partials = Partials(
             batch["task"].to_numpy(),
             _rows_of(batch["key"], np.uint64, KEY_WORDS)[0],
             _rows_of(batch["state"], np.int64, STATE_WIDTH)[0],
             starts,
-            heads,
+            first_packets,
         )
-        assert (np.diff(starts) <= partials.packets).all(), "rows of heads of another width"
+        assert (np.diff(starts) <= partials.packets).all(), "first packets of another width"
         return partials
 
 
@@ -116,83 +130,85 @@ NO_PARTIALS = Partials(
     np.empty((0, KEY_WORDS), np.uint64),
     np.empty((0, STATE_WIDTH), np.int64),
     np.zeros(1, np.int64),
-    np.empty((0, HEAD_WIDTH), np.int64),
+    np.empty((0, PACKET_WIDTH), np.int64),
 )
 
 
 class FlowTable:
-    """The partial flows of one task while its packets come in.
+    """The partial flows of one task while its packets are read.
 
-    Give packets chunk by chunk, in any order; time order within a chunk and between chunks makes the fewest rows.
+    Add packets chunk by chunk, in any order; time order within and between chunks makes the fewest rows.
     """
 
     def __init__(self, settings: config.Flow, task: int = 0) -> None:
         self._settings = settings
         self._rule = rule_of(settings)
         self._task = task
-        self._table = _new_table(_FIRST_ROWS, head_width(settings))
+        self._table = _new_table(_FIRST_ROWS, packet_width(settings))
 
     @property
     def nbytes(self) -> int:
         """Bytes in use."""
-        partials, _, heads = self._table.counts
-        of_heads = heads * 8 * (self._table.heads.shape[1] + 1)
-        return int(partials * 8 * (KEY_WORDS + STATE_WIDTH) + of_heads + self._table.slots.nbytes)
+        partials, _, first_packets = self._table.counts
+        of_first_packets = first_packets * 8 * (self._table.first_packets.shape[1] + 1)
+        return int(partials * 8 * (KEY_WORDS + STATE_WIDTH) + of_first_packets + self._table.slots.nbytes)
 
     def add(self, packets: Packets) -> None:
         """Add a chunk of packets."""
         columns = columns_of(packets)
         lengths = columns.packet_length if self._settings.length == "ip" else columns.frame_length
         order = _time_order(columns)
-        done = kernels.absorb(0, columns, order, lengths, self._rule, self._table)
+        done = kernels.add_packets(0, columns, order, lengths, self._rule, self._table)
         while done < len(order):
             self._table = _grown(self._table)
-            done = kernels.absorb(done, columns, order, lengths, self._rule, self._table)
+            done = kernels.add_packets(done, columns, order, lengths, self._rule, self._table)
 
     def flush(self) -> Partials:
-        """Hand out all rows and start anew."""
+        """Return all rows and start anew."""
         table = self._table
-        partials, _, num_heads = table.counts
-        owners = table.head_owners[:num_heads]
+        partials, _, num_first_packets = table.counts
+        owners = table.packet_owners[:num_first_packets]
         starts = starts_of(np.bincount(owners, minlength=partials))
-        heads = np.empty((num_heads, table.heads.shape[1]), np.int64)
-        kernels.group_heads(owners, table.heads[:num_heads], starts.copy(), heads)
+        first_packets = np.empty((num_first_packets, table.first_packets.shape[1]), np.int64)
+        kernels.group_first_packets(owners, table.first_packets[:num_first_packets], starts.copy(), first_packets)
         task = np.full(partials, self._task, np.int32)
-        flushed = Partials(task, table.keys[:partials], table.state[:partials], starts, heads)
+        flushed = Partials(task, table.keys[:partials], table.state[:partials], starts, first_packets)
         self._table = table._replace(keys=np.empty_like(table.keys), state=np.empty_like(table.state))
         table.slots[:] = -1
         table.counts[:] = 0
         return flushed
 
 
-def packets_alone(packets: Packets, settings: config.Flow) -> Partials:
+def single_packets(packets: Packets, settings: config.Flow) -> Partials:
     """Every packet as a partial flow of its own: merged, they give the flows whatever the settings and the order."""
     columns = columns_of(packets)
     count = len(columns.offset)
     keys = np.empty((count, KEY_WORDS), np.uint64)
     state = np.empty((count, STATE_WIDTH), np.int64)
-    heads = np.empty((count, head_width(settings)), np.int64)
+    first_packets = np.empty((count, packet_width(settings)), np.int64)
     lengths = columns.packet_length if settings.length == "ip" else columns.frame_length
-    kernels.one_each(columns, lengths, settings.join_files, keys, state, heads)
-    return Partials(np.zeros(count, np.int32), keys, state, np.arange(count + 1), heads)
+    kernels.one_row_each(columns, lengths, settings.join_files, keys, state, first_packets)
+    return Partials(np.zeros(count, np.int32), keys, state, np.arange(count + 1), first_packets)
 
 
-def packets_of_stretches(packets: Packets, stretches: Partials, settings: config.Flow) -> Partials:
-    """Those packets that lie in an unresolved stretch of their key, each as a partial flow of its own.
+def packets_of_intervals(packets: Packets, intervals: Partials, settings: config.Flow) -> Partials:
+    """Those packets that are in an unresolved interval of their key, each as a partial flow of its own.
 
-    ``stretches``: rows of ``Merged.unresolved``. A stretch's last packet takes over why the stretch ended.
+    ``intervals``: rows of ``Merged.unresolved``. An interval's last packet gets the interval's end reason.
     """
-    stretches = stretches.in_merge_order()
-    slots = np.full(_power_of_two(2 * len(stretches)), -1, np.int64)
-    kernels.number_keys(stretches.keys, slots, _SECRET, np.empty(len(stretches), np.int64))
+    intervals = intervals.in_merge_order()
+    slots = np.full(_power_of_two(2 * len(intervals)), -1, np.int64)
+    number_keys(intervals.keys, slots, _SECRET, np.empty(len(intervals), np.int64))
     columns = columns_of(packets)
     end_reasons = np.full(len(columns.offset), -1, np.int8)
     key = np.empty(KEY_WORDS, np.uint64)
-    kernels.within(columns, settings.join_files, slots, _SECRET, stretches.keys, stretches.state, end_reasons, key)
+    kernels.mark_packets_within(
+        columns, settings.join_files, slots, _SECRET, intervals.keys, intervals.state, end_reasons, key
+    )
     chosen = np.flatnonzero(end_reasons >= 0)
-    alone = packets_alone(packets.take(chosen), settings)
-    alone.state[:, kernels.END_REASON] = end_reasons[chosen]
-    return alone
+    found = single_packets(packets.take(chosen), settings)
+    found.state[:, END_REASON] = end_reasons[chosen]
+    return found
 
 
 def columns_of(packets: Packets) -> Columns:
@@ -206,8 +222,9 @@ def columns_of(packets: Packets) -> Columns:
         int(columns.offset.max()) >> POSITION_SHIFT or int(columns.file_index.max()) >> (63 - POSITION_SHIFT)
     ):
         raise DataError(
-            f"flows: a capture may hold {1 << POSITION_SHIFT} bytes and a night {1 << (63 - POSITION_SHIFT)} captures, "
-            f"got offset {columns.offset.max()} in file {columns.file_index.max()}; cut the capture or the night"
+            f"flows: a capture may hold {1 << POSITION_SHIFT} bytes and a date {1 << (63 - POSITION_SHIFT)} captures, "
+            f"got offset {columns.offset.max()} in file {columns.file_index.max()}; split the capture, "
+            "or the captures of the date over several sites"
         )
     return columns
 
@@ -230,15 +247,15 @@ def rule_of(settings: config.Flow) -> Rule:
     )
 
 
-def head_width(settings: config.Flow) -> int:
-    """Columns of ``heads``."""
-    return HEAD_WIDTH + words_of(settings.keep_bytes)
+def packet_width(settings: config.Flow) -> int:
+    """Columns of ``first_packets``."""
+    return PACKET_WIDTH + words_of(settings.keep_bytes)
 
 
 def first_rows(keys: Array) -> Array:
     """int64 (n,): for every row of ``keys`` the first row that equals it."""
     first_row = np.empty(len(keys), np.int64)
-    kernels.number_keys(keys, np.full(_power_of_two(2 * len(keys)), -1, np.int64), _SECRET, first_row)
+    number_keys(keys, np.full(_power_of_two(2 * len(keys)), -1, np.int64), _SECRET, first_row)
     return first_row
 
 
@@ -262,10 +279,10 @@ def _new_table(rows: int, width: int) -> Table:
 
 def _grown(table: Table) -> Table:
     """A table of twice the size with the same content."""
-    new = _new_table(2 * len(table.keys), table.heads.shape[1])
+    new = _new_table(2 * len(table.keys), table.first_packets.shape[1])
     for old_rows, new_rows in zip(table[2:], new[2:], strict=True):
         new_rows[: len(old_rows)] = old_rows
-    kernels.refill_slots(new.slots, new.secret, new.keys, table.slots)
+    refill_slots(new.slots, new.secret, new.keys, table.slots)
     return new
 
 

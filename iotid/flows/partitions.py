@@ -1,6 +1,6 @@
-"""Nights of flows, read: one after the other, every flow once.
+"""Reads partitions of flows, each flow once.
 
-`read_flows` is for whoever works in Spark; workers that want columns and not rows read files themselves.
+`read_flows` gives a Spark table; workers that want columns and not rows read `FlowFile`s themselves.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _SPARK_ROWS = 1 << 13  # of batches that go through the JVM
 
 
 class FlowFile(NamedTuple):
-    """One file of a night's flows."""
+    """One file of a partition of flows."""
 
     folder: str
     name: str
@@ -52,8 +52,8 @@ class FlowFile(NamedTuple):
         """Columns of schemas.FLOWS, those that folder names hold among them, batch by batch; text as dictionaries."""
         wanted = list(columns)
         filesystem, folder = open_filesystem(self.folder)
-        night = {"site": self.site, "capture_date": date.fromisoformat(self.capture_date)}
-        stored = [name for name in wanted if name not in night]
+        key = {"site": self.site, "capture_date": date.fromisoformat(self.capture_date)}
+        stored = [name for name in wanted if name not in key]
         with (
             reading(f"{self.folder}/{self.name}", remedy("flows")),
             filesystem.open_input_file(f"{folder}/{self.name}") as source,
@@ -61,17 +61,17 @@ class FlowFile(NamedTuple):
             file = pq.ParquetFile(source, read_dictionary=[name for name in _TEXT if name in stored])
             _check_types(file.schema_arrow, stored)
             for batch in file.iter_batches(_BATCH_ROWS, columns=stored, use_threads=False):
-                given = {name: pa.repeat(value, batch.num_rows) for name, value in night.items() if name in wanted}
+                given = {name: pa.repeat(value, batch.num_rows) for name, value in key.items() if name in wanted}
                 arrays = [given[name] if name in given else batch.column(name) for name in wanted]
                 yield pa.RecordBatch.from_arrays(arrays, names=wanted)
 
     def superseded(self, flows: pa.RecordBatch, later: pa.Table) -> pa.BooleanArray:
-        """Which of the file's flows a later night tells, too, and further; ``later``: of `later_flows`."""
+        """Which of the file's flows a later partition also has, continued; ``later``: of `later_flows`."""
         return _superseded(flows, later, self.site, self.capture_date)
 
 
 def _check_types(found: pa.Schema, names: Iterable[str]) -> None:
-    """Raise a KeyError or TypeError unless the columns are there, and of FLOWS' types; text may be in dictionaries."""
+    """Raise a KeyError or TypeError unless the columns are there and of FLOWS' types; text may be dictionaries."""
     contract = schemas.FLOWS.arrow_schema()
     for name in names:
         kind, expected = found.field(name).type, contract.field(name).type
@@ -81,53 +81,53 @@ def _check_types(found: pa.Schema, names: Iterable[str]) -> None:
             raise TypeError(f"{name} is {kind}, must be {expected}")
 
 
-def partition_files(nights: Iterable[Partition]) -> list[FlowFile]:
-    """The files of the nights' flows."""
+def partition_files(partitions: Iterable[Partition]) -> list[FlowFile]:
+    """The files of the partitions' flows."""
     files = []
-    for night in nights:
-        names = shown_files(*open_filesystem(night.uri))
-        files += [FlowFile(night.uri, name, night.key.site, night.key.capture_date) for name in names]
+    for each in partitions:
+        names = shown_files(*open_filesystem(each.uri))
+        files += [FlowFile(each.uri, name, each.key.site, each.key.capture_date) for name in names]
     return files
 
 
-def later_flows(spark: SparkSession, nights: Sequence[Partition]) -> pa.Table:
-    """_LATER of the flows that a night took up from one of the nights before it."""
-    before = {night.uri: night.metadata.get("inputs", {}).get("night_before") for night in nights}
-    took_up = [night for night in nights if before[night.uri]] if len(nights) > 1 else []
-    if not took_up:
+def later_flows(spark: SparkSession, partitions: Sequence[Partition]) -> pa.Table:
+    """_LATER of the flows that a partition continued from that of the previous date."""
+    previous = {each.uri: each.metadata.get("inputs", {}).get("night_before") for each in partitions}
+    continuing = [each for each in partitions if previous[each.uri]] if len(partitions) > 1 else []
+    if not continuing:
         return _LATER.empty_table()
-    files = [(file, int(before[file.folder]["last_us"])) for file in partition_files(took_up)]
-    told = task_ids(spark, range(len(files))).mapInArrow(
+    files = [(file, int(previous[file.folder]["last_us"])) for file in partition_files(continuing)]
+    later = task_ids(spark, range(len(files))).mapInArrow(
         in_worker(partial(_read_early, files=files)), spark_schema(_LATER)
     )
-    return told.toArrow().cast(_LATER)
+    return later.toArrow().cast(_LATER)
 
 
 def _read_early(tasks: Iterable[pa.RecordBatch], files: Sequence[tuple[FlowFile, int]]) -> Iterator[pa.RecordBatch]:
-    """_LATER of flows that began before the end, in µs, of the night before: of the others none was taken up."""
+    """_LATER of flows that began before the end, in µs, of the previous partition: no other was open in it."""
     for number in read_task_ids(tasks):
         file, end_us = files[number]
         for batch in file.read(IDENTITY_COLUMNS):
             early = batch.filter(pc.less_equal(batch["first_seen"].cast(pa.int64()), end_us))
-            night = [pa.repeat(value, early.num_rows) for value in (file.site, file.capture_date)]
-            yield pa.RecordBatch.from_arrays([_identity(early), *night], schema=_LATER)
+            key = [pa.repeat(value, early.num_rows) for value in (file.site, file.capture_date)]
+            yield pa.RecordBatch.from_arrays([_identity(early), *key], schema=_LATER)
 
 
 def read_flows(spark: SparkSession, partitions: Iterable[Partition]) -> DataFrame:
     """schemas.FLOWS of the partitions, site and date included.
 
-    A flow that several of the nights saw, one after the other, is there once, as the last of them tells it.
+    A flow that several of the partitions have, one continuing the other, is there once, as the last of them has it.
     """
     from pyspark.sql import functions as F
 
-    nights = list(partitions)
-    later = later_flows(spark, nights)
+    partitions = list(partitions)
+    later = later_flows(spark, partitions)
     frames = []
-    for night in nights:
-        site, day = night.key.site, night.key.capture_date
-        stored = read_stored(spark, night.uri, schemas.FLOWS.arrow_schema(stored=True))
+    for each in partitions:
+        site, day = each.key.site, each.key.capture_date
+        stored = read_stored(spark, each.uri, schemas.FLOWS.arrow_schema(stored=True))
         if len(later):
-            once = partial(_not_told_further, later=later, site=site, capture_date=day)
+            once = partial(_without_superseded, later=later, site=site, capture_date=day)
             stored = stored.mapInArrow(in_worker(once), stored.schema)
         named = {"site": F.lit(site), "capture_date": F.lit(date.fromisoformat(day))}
         frames.append(stored.withColumns(named).select(schemas.FLOWS.names))
@@ -135,15 +135,15 @@ def read_flows(spark: SparkSession, partitions: Iterable[Partition]) -> DataFram
 
 
 def read_stored(spark: SparkSession, folder: str, schema: pa.Schema) -> DataFrame:
-    """The rows of the folder's Parquet files, but for those whose names hide them.
+    """The rows of the folder's Parquet files, except hidden ones.
 
-    Spark reads them where it can. Of object stores it knows none without jars of its own, so workers do.
+    Spark reads them where it can. For object stores it needs jars of its own, so workers read those.
     """
     filesystem, path = open_filesystem(folder)
     if not is_object_store(filesystem):
         return spark.read.schema(spark_schema(schema)).parquet(
             re.sub(r"[][\\*?{}]", r"\\\g<0>", folder)
-        )  # as it is, no pattern
+        )  # escaped: it is no pattern
     read = partial(_read_files, folder=folder, files=shown_files(filesystem, path), schema=schema)
     return task_ids(spark, range(len(read.keywords["files"]))).mapInArrow(in_worker(read), spark_schema(schema))
 
@@ -161,7 +161,7 @@ def _read_files(
                 yield pa.RecordBatch.from_arrays([batch.column(name) for name in schema.names], schema=schema)
 
 
-def _not_told_further(
+def _without_superseded(
     batches: Iterable[pa.RecordBatch], later: pa.Table, site: str, capture_date: str
 ) -> Iterator[pa.RecordBatch]:
     for batch in batches:
@@ -177,7 +177,7 @@ def _superseded(flows: pa.RecordBatch, later: pa.Table, site: str, capture_date:
 def _identity(flows: pa.RecordBatch) -> pa.Array:
     """Protocol, VLAN, first packet's time and both ends as text.
 
-    Who was the client may look different a night later, so the ends stand in the order of their text.
+    Which end is the client may differ a date later, so the ends are in the order of their text.
     """
     one, other = (
         pc.binary_join_element_wise(flows[f"{end}_ip"].cast(pa.string()), flows[f"{end}_port"].cast(pa.string()), " ")
@@ -197,12 +197,12 @@ def read_counters(partition: Partition) -> pa.Table:
     """schemas.COUNTERS of a partition of table `flows`."""
     stored = schemas.COUNTERS.arrow_schema(stored=True)
     table = read_table(f"{partition.uri}/{COUNTERS_FILE}", stored, remedy("flows"))
-    return _of_night(table, schemas.COUNTERS, partition.key.site, partition.key.capture_date)
+    return _with_key_columns(table, schemas.COUNTERS, partition.key.site, partition.key.capture_date)
 
 
-def _of_night(table: pa.Table, contract: schemas.Table, site: str, capture_date: str) -> pa.Table:
-    """The table with the columns that folder names hold."""
-    night = {"site": pa.array([site] * len(table), pa.string())}
-    night["capture_date"] = pa.array([date.fromisoformat(capture_date)] * len(table), pa.date32())
-    columns = [night[name] if name in night else table[name] for name in contract.names]
+def _with_key_columns(table: pa.Table, contract: schemas.Table, site: str, capture_date: str) -> pa.Table:
+    """The table with the columns of the partition key, which folder names hold."""
+    key = {"site": pa.array([site] * len(table), pa.string())}
+    key["capture_date"] = pa.array([date.fromisoformat(capture_date)] * len(table), pa.date32())
+    columns = [key[name] if name in key else table[name] for name in contract.names]
     return pa.Table.from_arrays(columns, schema=contract.arrow_schema())

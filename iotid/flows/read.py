@@ -1,4 +1,4 @@
-"""A worker's side of assembly: its splits' packets, decoded once, into partial flows."""
+"""The packets of a worker's splits, decoded once, as partial flows."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from iotid import config
 from iotid.capture import read_splits
-from iotid.flows.partial import FlowTable, Partials, packets_of_stretches
+from iotid.flows.partial import FlowTable, Partials, packets_of_intervals
 
 if TYPE_CHECKING:
     from iotid.capture.counters import Counters
     from iotid.capture.file_split import FileSplit
     from iotid.capture.splits.overlaps import FirstPackets
 
-_ALONE = 1 << 17  # packets that are looked at one by one at once; each may take 400 bytes, and those that are kept
+_SINGLE_PACKETS = 1 << 17  # of a chunk of rows of their own; each takes 400 bytes and those that are kept
 
 
 class TaskSplits(NamedTuple):
@@ -28,7 +28,7 @@ class TaskSplits(NamedTuple):
 def read_partials(
     own: TaskSplits, task: int, capture: config.Capture, flow: config.Flow, counters: Counters
 ) -> Iterator[Partials]:
-    """Partial flows of one task's splits; they are handed out whenever they fill ``capture.chunk_bytes``."""
+    """Partial flows of one task's splits; returned whenever they fill ``capture.chunk_bytes``."""
     table = FlowTable(flow, task)
     for packets in read_splits(own.splits, capture, counters, own.before, flow.keep_bytes, own.firsts):
         table.add(packets)
@@ -37,10 +37,10 @@ def read_partials(
     yield table.flush()
 
 
-def read_stretches(
-    own: TaskSplits, stretches: Partials, capture: config.Capture, flow: config.Flow, counters: Counters
+def read_intervals(
+    own: TaskSplits, intervals: Partials, capture: config.Capture, flow: config.Flow, counters: Counters
 ) -> Iterator[Partials]:
-    """The packets of unresolved stretches in one task's splits, each as a partial flow of its own."""
+    """The packets of unresolved intervals in one task's splits, each as a partial flow of its own."""
     for packets in read_splits(own.splits, capture, counters, own.before, flow.keep_bytes):
-        for start in range(0, len(packets), _ALONE):
-            yield packets_of_stretches(packets.take(slice(start, start + _ALONE)), stretches, flow)
+        for start in range(0, len(packets), _SINGLE_PACKETS):
+            yield packets_of_intervals(packets.take(slice(start, start + _SINGLE_PACKETS)), intervals, flow)

@@ -1,4 +1,4 @@
-"""Flows as the table that others read: who was client, text addresses, sequences of the first M packets."""
+"""Partial flows as the table that others read: client and server, addresses as text, sequences of M packets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from iotid import config, schemas
 from iotid.capture.packets import column_of, ip_text, mac_text, strings_of
 from iotid.capture.threads import in_threads
 from iotid.flows.columns import FlowColumns, SequenceColumns, empty_columns, lay_out, lay_out_bytes
-from iotid.flows.kernels import END_REASONS, FIRST, HEAD_WIDTH, Array
+from iotid.flows.layout import END_REASONS, FIRST, KEY_COLUMNS, PACKET_WIDTH, Array
 
 if TYPE_CHECKING:
     from iotid.flows.partial import Partials
@@ -19,56 +19,55 @@ if TYPE_CHECKING:
 _BINARY_BYTES = (1 << 31) - 1  # of one array
 
 
-class Piece(NamedTuple):
+class FlowSelection(NamedTuple):
     """Those ``rows`` of ``flows`` that are whole flows of a table."""
 
     flows: Partials
     rows: Array  # int64 (n,)
 
 
-def flow_table(flows: Partials, paths: pa.Array, settings: config.Flow, carried: int = 0) -> pa.Table:
-    """schemas.FLOWS as stored (site and date stand in the folder names), one row a flow, in the order given.
+def table_in_time_order(
+    selections: list[FlowSelection], paths: pa.Array, settings: config.Flow, carried: int = 0
+) -> pa.Table:
+    """schemas.FLOWS as stored (site and date are in the folder names), by first packet: time, then file, then offset.
 
-    ``paths``: captures by file index, of which the lowest is -``carried``: those of flows that the night before left
+    ``paths``: captures by file index, of which the lowest is -``carried``: those of flows that the previous date left
     open.
-    """
-    rows = np.arange(len(flows))
-    return _table([Piece(flows, rows)], [rows], paths, settings, carried)
-
-
-def table_in_time_order(pieces: list[Piece], paths: pa.Array, settings: config.Flow, carried: int = 0) -> pa.Table:
-    """As ``flow_table``, of all pieces together, ordered by first packet: time, then file, then offset.
-
-    Takes the pieces off the list, so that their memory is free again while the table grows.
+    Empties ``selections``, so that the memory of each selection is free again while the table grows.
     """
     us, position = (
-        np.concatenate([piece.flows.state[piece.rows, FIRST + part] for piece in pieces] or [np.empty(0, np.int64)])
-        for part in range(2)
+        np.concatenate(
+            [selection.flows.state[selection.rows, FIRST + column] for selection in selections]
+            or [np.empty(0, np.int64)]
+        )
+        for column in range(KEY_COLUMNS)
     )
     order = np.argsort(position, kind="stable")  # two sorts of runs that are nearly in order: faster than lexsort
     order = order[np.argsort(us[order], kind="stable")]
-    place = np.empty(len(order), np.int64)
-    place[order] = np.arange(len(order))
-    borders = np.cumsum([len(piece.rows) for piece in pieces])[:-1]
-    return _table(pieces, np.split(place, borders) if pieces else [], paths, settings, carried)
+    row_index = np.empty(len(order), np.int64)
+    row_index[order] = np.arange(len(order))
+    borders = np.cumsum([len(selection.rows) for selection in selections])[:-1]
+    return _table(selections, np.split(row_index, borders) if selections else [], paths, settings, carried)
 
 
-def _table(pieces: list[Piece], places: list[Array], paths: pa.Array, settings: config.Flow, carried: int) -> pa.Table:
-    """The table whose row ``places[p][j]`` is row ``rows[j]`` of piece p."""
-    starts = np.zeros(sum(map(len, places)) + 1, np.int64)
-    for (flows, rows), own in zip(pieces, places, strict=True):
-        starts[own + 1] = flows.starts[rows + 1] - flows.starts[rows]
+def _table(
+    selections: list[FlowSelection], indices: list[Array], paths: pa.Array, settings: config.Flow, carried: int
+) -> pa.Table:
+    """The table whose row ``indices[p][j]`` is row ``rows[j]`` of selection p."""
+    starts = np.zeros(sum(map(len, indices)) + 1, np.int64)
+    for (flows, rows), index in zip(selections, indices, strict=True):
+        starts[index + 1] = flows.starts[rows + 1] - flows.starts[rows]
     np.cumsum(starts, out=starts)
     columns, sequences = empty_columns(len(starts) - 1, int(starts[-1]))
     first_bytes = np.zeros((len(starts) - 1, settings.keep_packets, settings.keep_bytes), np.uint8)
 
-    def lay_out_piece(piece_and_place: tuple[Piece, Array]) -> None:
-        (flows, rows), own = piece_and_place
-        lay_out(flows.keys, flows.state, flows.starts, flows.heads, rows, own, starts, columns, sequences)
+    def lay_out_selection(selection_and_index: tuple[FlowSelection, Array]) -> None:
+        (flows, rows), index = selection_and_index
+        lay_out(flows.keys, flows.state, flows.starts, flows.first_packets, rows, index, starts, columns, sequences)
         if settings.keep_bytes > 0:
-            lay_out_bytes(flows.starts, flows.heads[:, HEAD_WIDTH:].view(np.uint8), rows, own, first_bytes)
+            lay_out_bytes(flows.starts, flows.first_packets[:, PACKET_WIDTH:].view(np.uint8), rows, index, first_bytes)
 
-    in_threads(lay_out_piece, ((pieces.pop(), own) for own in reversed(places)), len(places))
+    in_threads(lay_out_selection, ((selections.pop(), index) for index in reversed(indices)), len(indices))
     columns.file_index[:] += carried
     return _to_arrow(columns, sequences, starts, first_bytes, paths)
 
@@ -108,7 +107,7 @@ def _array(values: pa.Array | pa.ChunkedArray | Array, field: pa.Field) -> pa.Ar
 
 
 def _binary(values_NKB: Array) -> pa.Array | pa.ChunkedArray:
-    """K * B bytes a flow, in chunks, because a binary array of Arrow's holds less than 2 GiB; null where B is 0."""
+    """K * B bytes a flow, in chunks, because one binary array of Arrow holds less than 2 GiB; null where B is 0."""
     count, packets, num_bytes = values_NKB.shape
     if num_bytes == 0:
         return pa.nulls(count, pa.binary())

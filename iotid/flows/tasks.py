@@ -1,8 +1,8 @@
 """What workers of the Spark job run: splits into partial flows, partial flows into files of flows.
 
-Partial flows go in parcels (`iotid.spark.shuffle`), and what concerns the whole night (counters, stretches to be read again,
-sums) beside them. The packets of stretches that are read again go row by row, sorted by Spark: there may be more of one
-key than a worker can hold.
+Partial flows are sent in shuffle blocks (`iotid.spark.shuffle`); counters, unresolved intervals and totals of the whole
+partition are side outputs. The packets of unresolved intervals, which are read again, go row by row, sorted by Spark:
+there may be more of one key than a worker can hold.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from iotid.capture.file_split import FileSplit
 from iotid.capture.splits.byte_ranges import lookback_records
 from iotid.capture.splits.overlaps import FirstPackets
 from iotid.capture.splits.plan import last_splits, splits_before
-from iotid.flows.kernels import BEFORE_ALL, HEAD_WIDTH
-from iotid.flows.merge import Merger, merge, rows_alone
-from iotid.flows.open_flows import CARRIED, OpenFlows, carries, is_carried, take_up
-from iotid.flows.partial import NO_PARTIALS, Partials, head_width
-from iotid.flows.read import TaskSplits, read_partials, read_stretches
-from iotid.flows.table import Piece, table_in_time_order
+from iotid.flows.layout import BEFORE_ALL, PACKET_WIDTH
+from iotid.flows.merge import Merger, merge, separate_unique_keys
+from iotid.flows.open_flows import CARRIED, OpenFlows, carries_open_flows, is_carried, resume
+from iotid.flows.partial import NO_PARTIALS, Partials, packet_width
+from iotid.flows.read import TaskSplits, read_intervals, read_partials
+from iotid.flows.table import FlowSelection, table_in_time_order
 from iotid.spark.shuffle import (
     NO_BUCKET,
     Buckets,
@@ -46,24 +46,24 @@ if TYPE_CHECKING:
 
 OPEN_FOLDER = "_open"  # the underscore hides it from readers of the flows
 
-_COUNTERS, _QUARANTINE, _STRETCHES, _SUMS = "counters", "quarantine", "stretches", "sums"
-# of one packet each, and the partition of its key
-PACKETS_ALONE = pa.schema([pa.field("partition", pa.int32()), *schemas.PARTIAL_FLOWS.arrow_schema()])
+_COUNTERS, _QUARANTINE, _UNRESOLVED, _TOTALS = "counters", "quarantine", "unresolved", "totals"
+# partial flows of one packet each, and the shuffle partition of their key
+SINGLE_PACKETS = pa.schema([pa.field("partition", pa.int32()), *schemas.PARTIAL_FLOWS.arrow_schema()])
 OPEN_TOTALS = pa.schema([pa.field(name, pa.int64()) for name in ("file", "open_flows", "open_packets")])
 _BATCH_ROWS = 8192
-_GROUP_ROWS = 1 << 16  # of a file's row groups: what a reader holds at once
+_GROUP_ROWS = 1 << 16  # of a file's row groups: what a reader holds at a time
 
 
 @dataclass
-class Sums:
-    """Over all tasks that merge."""
+class Totals:
+    """Totals of all tasks that merge."""
 
     rows: int = 0  # flows written
     packets: int = 0  # in them
-    idle_packets: int = 0  # of carried flows of which this night has seen none
+    idle_packets: int = 0  # of carried flows of which this partition has none
     last_us: int = BEFORE_ALL  # time of the last packet
 
-    def add(self, other: Sums) -> None:
+    def add(self, other: Totals) -> None:
         self.rows += other.rows
         self.packets += other.packets
         self.idle_packets += other.idle_packets
@@ -71,28 +71,28 @@ class Sums:
 
 
 @dataclass
-class Told:
-    """What travelled aside: of the whole night."""
+class SideOutputs:
+    """The side outputs of a stage, together."""
 
     counters: Counters = field(default_factory=Counters)
-    stretches: Partials = field(default_factory=lambda: Partials.concat([]))
-    sums: Sums = field(default_factory=Sums)
+    unresolved: Partials = field(default_factory=lambda: Partials.concat([]))
+    totals: Totals = field(default_factory=Totals)
 
     @staticmethod
-    def of(side_outputs: pa.Table) -> Told:
-        told, stretches = Told(), []
+    def of(side_outputs: pa.Table) -> SideOutputs:
+        outputs, unresolved = SideOutputs(), []
         for kind, table in read_tables(side_outputs):
             if kind == _COUNTERS:
                 for counted in table.to_pylist():
-                    told.counters.add(*counted.values())
+                    outputs.counters.add(*counted.values())
             elif kind == _QUARANTINE:
-                told.counters.unreadable |= dict(zip(*table.to_pydict().values(), strict=True))
-            elif kind == _STRETCHES:
-                stretches.append(_partials_of(table))
+                outputs.counters.unreadable |= dict(zip(*table.to_pydict().values(), strict=True))
+            elif kind == _UNRESOLVED:
+                unresolved.append(_partials_of(table))
             else:
-                told.sums.add(Sums(**table.to_pylist()[0]))
-        told.stretches = Partials.concat(stretches)
-        return told
+                outputs.totals.add(Totals(**table.to_pylist()[0]))
+        outputs.unresolved = Partials.concat(unresolved)
+        return outputs
 
 
 def read_tasks(
@@ -102,7 +102,7 @@ def read_tasks(
     flow: config.Flow,
     buckets: Buckets,
 ) -> Iterator[pa.RecordBatch]:
-    """BLOCKS of the partial flows of numbered tasks, and their counters."""
+    """BLOCKS of the tasks' partial flows, and their counters."""
     for task in read_task_ids(tasks):
         counters = Counters()
         for partials in read_partials(_splits_of(splits, task, capture, flow), task, capture, flow, counters):
@@ -112,48 +112,48 @@ def read_tasks(
             yield with_bucket(side_output(_QUARANTINE, quarantine_table(counters.unreadable)))
 
 
-def take_up_open(
+def resume_open(
     batches: Iterable[pa.RecordBatch], paths: list[str], flow: config.Flow, buckets: Buckets
 ) -> Iterator[pa.RecordBatch]:
-    """BLOCKS of what the night before left open."""
+    """BLOCKS of what the previous date left open."""
     for batch in batches:
-        yield _blocks(take_up(batch, paths, flow), buckets)
+        yield _blocks(resume(batch, paths, flow), buckets)
 
 
-def read_again(
+def read_unresolved(
     tasks: Iterable[pa.RecordBatch],
     splits: Broadcast[bytes],
-    stretches: Broadcast[bytes],
+    intervals: Broadcast[bytes],
     capture: config.Capture,
     flow: config.Flow,
     buckets: Buckets,
 ) -> Iterator[pa.RecordBatch]:
-    """PACKETS_ALONE of unresolved stretches."""
-    told = from_stream(stretches.value)
+    """SINGLE_PACKETS of unresolved intervals."""
+    unresolved = from_stream(intervals.value)
     for task in read_task_ids(tasks):
-        own = _partials_of(told.filter(pc.equal(told["task"], task)))
-        for packets in read_stretches(_splits_of(splits, task, capture, flow), own, capture, flow, Counters()):
+        own = _partials_of(unresolved.filter(pc.equal(unresolved["task"], task)))
+        for packets in read_intervals(_splits_of(splits, task, capture, flow), own, capture, flow, Counters()):
             yield from _rows(packets, buckets)
 
 
-def take_up_again(
+def resume_unresolved(
     batches: Iterable[pa.RecordBatch],
     paths: list[str],
     flow: config.Flow,
-    stretches: Broadcast[bytes],
+    intervals: Broadcast[bytes],
     buckets: Buckets,
 ) -> Iterator[pa.RecordBatch]:
-    """What the night before left open of unresolved stretches, as one row each."""
-    told = from_stream(stretches.value)
-    # a key has one open flow at most, and a stretch names this task only if that flow is in it
-    wanted = told.filter(pc.equal(told["task"], CARRIED))["key"]
+    """SINGLE_PACKETS of what the previous date left open of unresolved intervals, one row each."""
+    unresolved = from_stream(intervals.value)
+    # a key has one open flow at most, and an interval is of task CARRIED only if that flow is in it
+    wanted = unresolved.filter(pc.equal(unresolved["task"], CARRIED))["key"]
     for batch in batches:
-        yield from _rows(take_up(batch.filter(pc.is_in(batch["key"], value_set=wanted)), paths, flow), buckets)
+        yield from _rows(resume(batch.filter(pc.is_in(batch["key"], value_set=wanted)), paths, flow), buckets)
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where the flows of a night go, and what their files tell."""
+    """Where the flows of a partition are written, and what names the captures in them."""
 
     splits: Broadcast[bytes]
     flow: config.Flow
@@ -162,35 +162,35 @@ class Target:
 
 
 def merge_buckets(batches: Iterable[pa.RecordBatch], target: Target) -> Iterator[pa.RecordBatch]:
-    """BLOCKS of a partition into a file of flows and one of those that may be open; SIDE_OUTPUTS.
+    """BLOCKS of a shuffle partition into a file of flows and one of those that may be open; SIDE_OUTPUTS.
 
-    Rows go from here to their file, and not through the JVM. Their order is that of buckets, and of time in each.
+    Rows are written here and do not pass the JVM, in the order of buckets and, within each, of time.
     """
-    stretches: list[Partials] = []
-    width = head_width(target.flow)
-    with _Flows(target, "") as flows:
-        for bucket, pieces in read_blocks(batches):
+    unresolved: list[Partials] = []
+    width = packet_width(target.flow)
+    with _FlowFiles(target, "") as flows:
+        for bucket, blocks in read_blocks(batches):
             if bucket == NO_BUCKET:
-                yield from pieces
+                yield from blocks
                 continue
-            partials = Partials.concat([_partials_of(table, width) for _, table in read_tables(pieces)])
-            [alone], others = rows_alone([partials])
+            partials = Partials.concat([_partials_of(table, width) for _, table in read_tables(blocks)])
+            [unique], others = separate_unique_keys([partials])
             merged = merge(others, target.flow)
-            flows.write([Piece(partials, alone), Piece(merged.flows, np.arange(len(merged.flows)))])
-            stretches.append(merged.unresolved)
-    yield from _told(flows.sums, Partials.concat(stretches))
+            flows.write([FlowSelection(partials, unique), FlowSelection(merged.flows, np.arange(len(merged.flows)))])
+            unresolved.append(merged.unresolved)
+    yield from _side_outputs(flows.totals, Partials.concat(unresolved))
 
 
-def merge_again(batches: Iterable[pa.RecordBatch], target: Target) -> Iterator[pa.RecordBatch]:
-    """PACKETS_ALONE, in merge order, as ``merge_buckets`` does it, but never more than a batch at once."""
+def merge_unresolved(batches: Iterable[pa.RecordBatch], target: Target) -> Iterator[pa.RecordBatch]:
+    """SINGLE_PACKETS, in merge order, as ``merge_buckets`` does it, but a batch at a time."""
     merger = Merger(target.flow)
-    with _Flows(target, "-again") as flows:
+    with _FlowFiles(target, "-again") as flows:
         for batch in batches:
-            merged = merger.add(Partials.from_arrow(batch, head_width(target.flow)))
-            flows.write([Piece(merged.flows, np.arange(len(merged.flows)))])
+            merged = merger.add(Partials.from_arrow(batch, packet_width(target.flow)))
+            flows.write([FlowSelection(merged.flows, np.arange(len(merged.flows)))])
         merged = merger.finish()
-        flows.write([Piece(merged.flows, np.arange(len(merged.flows)))])
-    yield from _told(flows.sums, NO_PARTIALS)
+        flows.write([FlowSelection(merged.flows, np.arange(len(merged.flows)))])
+    yield from _side_outputs(flows.totals, NO_PARTIALS)
 
 
 def trim_open(
@@ -211,21 +211,21 @@ def trim_open(
         trimmed = OutputFile(folder, name, context.taskAttemptId(), schema, _GROUP_ROWS)
         with filesystem.open_input_file(f"{path}/{name}") as source:
             for batch in pq.ParquetFile(source).iter_batches(_BATCH_ROWS, use_threads=False):
-                kept = pa.Table.from_batches([batch.filter(pc.greater_equal(batch["last_us"], since_us))])
-                rows, packets = rows + len(kept), packets + (pc.sum(kept["packets_seen"]).as_py() or 0)
-                trimmed.write(kept.cast(schema))
+                left = pa.Table.from_batches([batch.filter(pc.greater_equal(batch["last_us"], since_us))])
+                rows, packets = rows + len(left), packets + (pc.sum(left["packets_seen"]).as_py() or 0)
+                trimmed.write(left.cast(schema))
         trimmed.close(whole=True)
-        yield pa.RecordBatch.from_arrays([pa.array([each]) for each in (number, rows, packets)], schema=OPEN_TOTALS)
+        yield pa.RecordBatch.from_arrays([pa.array([value]) for value in (number, rows, packets)], schema=OPEN_TOTALS)
 
 
-def _told(sums: Sums, stretches: Partials) -> Iterator[pa.RecordBatch]:
-    if len(stretches):
-        yield side_output(_STRETCHES, pa.Table.from_batches([stretches.to_arrow()]))
-    yield side_output(_SUMS, pa.table({f.name: [getattr(sums, f.name)] for f in fields(Sums)}))
+def _side_outputs(totals: Totals, unresolved: Partials) -> Iterator[pa.RecordBatch]:
+    if len(unresolved):
+        yield side_output(_UNRESOLVED, pa.Table.from_batches([unresolved.to_arrow()]))
+    yield side_output(_TOTALS, pa.table({f.name: [getattr(totals, f.name)] for f in fields(Totals)}))
 
 
-class _Flows:
-    """The files of the flows of one Spark task, and what is told of them."""
+class _FlowFiles:
+    """The files of the flows of one Spark task, and their totals."""
 
     def __init__(self, target: Target, suffix: str) -> None:
         from pyspark import TaskContext
@@ -234,34 +234,34 @@ class _Flows:
         assert context is not None
         name, attempt = f"part-{context.partitionId():05}{suffix}.parquet", context.taskAttemptId()
         open_paths = pa.array(target.open_paths, pa.string())
-        self.sums = Sums()
+        self.totals = Totals()
         self._flow = target.flow
         self._carried = len(open_paths)
         self._paths = pa.concat_arrays([open_paths, _paths(from_stream(target.splits.value))])
         self._file = OutputFile(target.folder, name, attempt, schemas.FLOWS.arrow_schema(stored=True), _GROUP_ROWS)
         self._open: OpenFlows | None = None
-        if carries(target.flow):
+        if carries_open_flows(target.flow):
             self._open = OpenFlows(target.flow)
             folder = f"{target.folder}/{OPEN_FOLDER}"
             self._open_file = OutputFile(folder, name, attempt, schemas.OPEN_FLOWS.arrow_schema(), _GROUP_ROWS)
 
-    def write(self, pieces: list[Piece]) -> None:
+    def write(self, selections: list[FlowSelection]) -> None:
         """Write flows in the order of time."""
         if self._open is not None:
-            pieces = [self._noted(self._open, flows.take(rows)) for flows, rows in pieces]
-        for flows, rows in pieces:
-            self.sums.rows += len(rows)
-            self.sums.packets += int(flows.packets[rows].sum())
-        self._file.write(table_in_time_order(pieces, self._paths, self._flow, self._carried))
+            selections = [self._note_open(self._open, flows.take(rows)) for flows, rows in selections]
+        for flows, rows in selections:
+            self.totals.rows += len(rows)
+            self.totals.packets += int(flows.packets[rows].sum())
+        self._file.write(table_in_time_order(selections, self._paths, self._flow, self._carried))
 
-    def _noted(self, still_open: OpenFlows, flows: Partials) -> Piece:
-        """Those flows of which this night has seen packets; all are noted as what may be open."""
+    def _note_open(self, still_open: OpenFlows, flows: Partials) -> FlowSelection:
+        """Those flows of which this partition has packets; all are added to what may be open."""
         still_open.add(flows)
-        waits = is_carried(flows)  # the night before has them as they are
-        self.sums.idle_packets += int(flows.packets[waits].sum())
-        return Piece(flows, np.flatnonzero(~waits))
+        is_unseen = is_carried(flows)  # the previous partition has them as they are
+        self.totals.idle_packets += int(flows.packets[is_unseen].sum())
+        return FlowSelection(flows, np.flatnonzero(~is_unseen))
 
-    def __enter__(self) -> _Flows:
+    def __enter__(self) -> _FlowFiles:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -270,7 +270,7 @@ class _Flows:
             for table in self._open.tables(self._paths, self._carried, _BATCH_ROWS):
                 self._open_file.write(table)
             self._open_file.close(whole=True)
-            self.sums.last_us = self._open.last_us
+            self.totals.last_us = self._open.last_us
 
 
 def quarantine_table(unreadable: Mapping[str, str]) -> pa.Table:
@@ -305,7 +305,7 @@ def _paths(splits: pa.Table) -> pa.Array:
     return splits["path"].combine_chunks().take(pa.array(row_of))
 
 
-def _partials_of(table: pa.Table, width: int = HEAD_WIDTH) -> Partials:
+def _partials_of(table: pa.Table, width: int = PACKET_WIDTH) -> Partials:
     return Partials.concat([Partials.from_arrow(batch, width) for batch in table.to_batches()])
 
 
@@ -314,9 +314,9 @@ def _blocks(partials: Partials, buckets: Buckets) -> pa.RecordBatch:
 
 
 def _rows(partials: Partials, buckets: Buckets) -> Iterator[pa.RecordBatch]:
-    """PACKETS_ALONE of the partial flows in pieces of a size that suits the JVM."""
+    """SINGLE_PACKETS of the partial flows, in batches of a size that suits the JVM."""
     partition = buckets.of_hash(buckets.hashed(partials.keys.T)) // np.int32(buckets.each)
     columns = [pa.array(partition, pa.int32()), *partials.to_arrow().columns]
-    batch = pa.RecordBatch.from_arrays(columns, schema=PACKETS_ALONE)
+    batch = pa.RecordBatch.from_arrays(columns, schema=SINGLE_PACKETS)
     for start in range(0, batch.num_rows, _BATCH_ROWS):
         yield batch.slice(start, _BATCH_ROWS)

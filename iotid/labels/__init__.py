@@ -1,4 +1,4 @@
-"""Which devices there are (the device lists), and whose flow a flow is: decided once for everybody."""
+"""Device lists, and which device owns a flow: the one place that datasets, baselines and the census use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = [
     "DeviceList",
 ]
 
-# loaded when first asked for: only those who read a list need it
+# loaded when first used: only readers of a list need it
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={

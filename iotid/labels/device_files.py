@@ -1,4 +1,4 @@
-"""How device lists are read from YAML and CSV files: all that somebody typed, or an error that says where."""
+"""Reads device lists from YAML and CSV files: every entry, or an error that gives its position."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from iotid.errors import LabelError, cut, shown
 from iotid.inputs import read_file
 from iotid.labels.devices import Device
 
-_EVIDENCE = ("mac", "ip", "path")  # a cell may hold several, parted by ;
+_EVIDENCE = ("mac", "ip", "path")  # a cell may hold several, separated by ;
 _NULL = ("null", "~")  # in a cell: nothing
 _SEPARATORS = ",;\t"
 _MOST_COLUMNS = 1000
@@ -43,9 +43,9 @@ def read_devices(path: str | Path) -> tuple[Device, ...]:
     except UnicodeDecodeError:
         raise LabelError(f"{path}: is not UTF-8 text; save the device list as UTF-8") from None
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    text = text.replace("\ufeff", "")  # marks of byte order, also of lists that were joined
+    text = text.replace("\ufeff", "")  # byte order marks, also of concatenated lists
     entries = _csv_entries(text, path) if is_csv else _yaml_entries(text, path)
-    devices = tuple(_device(entry, f"{path}: {place}") for place, entry in entries)
+    devices = tuple(_device(entry, f"{path}: {where}") for where, entry in entries)
     if not devices:
         raise LabelError(f"{path}: holds no devices; list at least one with its name and its mac, ip or path")
     return devices
@@ -70,7 +70,7 @@ def _yaml_entries(text: str, path: str | Path) -> Iterator[tuple[str, Any]]:
 
 
 def _csv_entries(text: str, path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of a table with a header, as programs and spreadsheets write it: parted by comma, semicolon or tab."""
+    """The rows of a table with a header, as programs and spreadsheets write it: comma, semicolon or tab separated."""
     rows = _csv_rows(text, path)
     at, header = next(rows, (1, []))
     header = [cell.lower() for cell in header]
@@ -78,20 +78,20 @@ def _csv_entries(text: str, path: str | Path) -> Iterator[tuple[str, dict[str, A
     for line, row in rows:
         cells = dict(zip(header, row, strict=False))
         name = cells.get(columns["name"], "")
-        place = f"line {line} ({cut(name) or 'no name'})"
+        where = f"line {line} ({cut(name) or 'no name'})"
         if [cell.lower() for cell in row[: len(header)]] == header:
             raise LabelError(f"{path}: line {line} is the header of line {at} once more; give every list by itself")
         without_name = [cell for column, cell in zip(header, row, strict=False) if not column]
         for cell in filter(None, [*row[len(header) :], *without_name]):
             raise LabelError(
-                f"{path}: {place}: {shown(cell)} is in no column that the header of line {at} names; quote cells that "
+                f"{path}: {where}: {shown(cell)} is in no column that the header of line {at} names; quote cells that "
                 "hold the separator, or name the column"
             )
         entry: dict[str, Any] = {key: cells.get(column, "") for key, column in columns.items()}
         entry |= {key: "" for key, value in entry.items() if value in _NULL}
         for key in _EVIDENCE:
             entry[key] = [part.strip() for part in entry[key].split(";") if part.strip()]
-        yield place, entry
+        yield where, entry
 
 
 def _csv_rows(text: str, path: str | Path) -> Iterator[tuple[int, list[str]]]:
@@ -110,31 +110,31 @@ def _csv_rows(text: str, path: str | Path) -> Iterator[tuple[int, list[str]]]:
         raise LabelError(f"{path}: line {line}: is not valid CSV ({fault}); close its quotes") from None
 
 
-def _columns(header: list[str], place: str) -> dict[str, str]:
-    """The column of the header that each key of an entry is read from; other columns are passed over."""
+def _columns(header: list[str], where: str) -> dict[str, str]:
+    """The column of the header that each key of an entry is read from; other columns are ignored."""
     if len(header) > _MOST_COLUMNS:
-        raise LabelError(f"{place}: the header has {len(header):,} columns, at most {_MOST_COLUMNS:,} are read")
+        raise LabelError(f"{where}: the header has {len(header):,} columns, at most {_MOST_COLUMNS:,} are read")
     for column in filter(None, header):
         if header.count(column) > 1:
             first = header.index(column)
             second = header.index(column, first + 1)
             raise LabelError(
-                f"{place}: columns {first + 1} and {second + 1} are both called {shown(column)}; rename one"
+                f"{where}: columns {first + 1} and {second + 1} are both called {shown(column)}; rename one"
             )
     model = next((column for column in header if column == "model" or column.startswith("device_type")), "model")
     columns = {key: key for key in Device.model_fields} | {"model": model}
     columns["name"] = "name" if "name" in header else "device"
-    _refuse_misspelt(header, columns, place)
+    _refuse_misspelt(header, columns, where)
     if columns["name"] not in header or not {*_EVIDENCE} & {*header}:
         raise LabelError(
-            f"{place}: the header must name a column `device` or `name` and one of `mac`, `ip`, `path`; got "
+            f"{where}: the header must name a column `device` or `name` and one of `mac`, `ip`, `path`; got "
             f"{shown(header)}"
         )
     return columns
 
 
-def _refuse_misspelt(header: Iterable[str], columns: dict[str, str], place: str) -> None:
-    """Raise at a column that looks like one that is absent: it would be passed over, and its cells with it."""
+def _refuse_misspelt(header: Iterable[str], columns: dict[str, str], where: str) -> None:
+    """Raise at a column that may be an absent one misspelt: it would be ignored, and its cells with it."""
     known = {*columns.values(), "name", "device"}
     absent = set(columns.values()) - set(header) | ({"name"} if columns["name"] not in header else set())
     for column in filter(None, header):
@@ -143,19 +143,19 @@ def _refuse_misspelt(header: Iterable[str], columns: dict[str, str], place: str)
             close = sorted(words) or difflib.get_close_matches(cut(column), sorted(absent), n=1)
             if close:
                 raise LabelError(
-                    f"{place}: unknown column {shown(column)}; did you mean {close[0]}? Rename it, or remove it if not"
+                    f"{where}: unknown column {shown(column)}; did you mean {close[0]}? Rename it, or remove it if not"
                 )
 
 
-def _device(entry: Any, place: str) -> Device:
+def _device(entry: Any, where: str) -> Device:
     try:
         return Device.model_validate(entry)
     except ValidationError as fault:
-        raise LabelError(f"{place}: {'; '.join(_reason(error) for error in fault.errors()[:_MOST_FAULTS])}") from None
+        raise LabelError(f"{where}: {'; '.join(_reason(error) for error in fault.errors()[:_MOST_FAULTS])}") from None
 
 
 def _reason(error: Any) -> str:
-    """One fault in few words: the key, the rule, the value got."""
+    """One error: the key, the rule, the value."""
     key = cut(str(error["loc"][0])) if error["loc"] else ""
     if error["type"] == "extra_forbidden":
         close = difflib.get_close_matches(key, Device.model_fields, n=1)
@@ -163,6 +163,6 @@ def _reason(error: Any) -> str:
         return f"unknown key {shown(key)}; {hint}"
     if error["type"] == "missing":
         return f"{key} is missing"
-    if error["type"] == "value_error":  # raised by Device, and says what it got
+    if error["type"] == "value_error":  # raised by Device, with the value
         return ": ".join(filter(None, (key, error["msg"].removeprefix("Value error, "))))
     return f"{key}: {error['msg']}, got {shown(error['input'])}"

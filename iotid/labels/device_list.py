@@ -1,8 +1,8 @@
 """Which device a flow belongs to: a device list matched against whole columns of flows.
 
-Evidence, the strongest first: the capture's path, then MAC and address of the side that the flow belongs to
-(`iotid.labels.owner`: what a listed router forwards, or a phone asks of a listed device, is not the listed one's). A
-flow's candidates are the entries that its strongest evidence names; where those are several, the next evidence that
+Evidence, the strongest first: the capture's path, then MAC and address of the side that owns the flow
+(`iotid.labels.owner`: what a listed router forwards, or a phone asks of a listed device, is not that device's). A
+flow's candidates are the entries that its strongest evidence names; if these are several, the next evidence that
 names some of them narrows them.
 
 Shape suffixes: N flows.
@@ -28,7 +28,7 @@ from iotid.arrow import one_chunk
 from iotid.config import composed
 from iotid.errors import LabelError, cut
 from iotid.labels.device_files import read_devices
-from iotid.labels.devices import Device, merged_name
+from iotid.labels.devices import Device, device_kind
 from iotid.labels.owner import CLIENT, SERVER, Networks, Site, owner_side
 from iotid.labels.routers import find_routers
 
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
     from iotid.labels.routers import FlowFile
 
-UNKNOWN = "unknown"
-"""The class of flows whose device is on no list, where ``dataset.unlisted`` keeps them."""
+UNLISTED = "unknown"
+"""The label of flows whose device is on no list, if ``dataset.unlisted`` keeps them."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ALL = ""  # no path
@@ -66,7 +66,7 @@ class DeviceList:
     routers: Mapping[str, frozenset[str]] | None = None
 
     def __post_init__(self) -> None:
-        """Raise a LabelError where nothing tells two devices with one MAC apart."""
+        """Raise a LabelError where one MAC is listed for two devices that nothing distinguishes."""
         for mac, numbers in self._by_mac.items():
             if clash := _clash(self.devices[number] for number in sorted(numbers)):
                 first, second = (cut(device.name) for device in clash)
@@ -83,20 +83,20 @@ class DeviceList:
         ``mac``, ``ip``, ``path`` (each one or a list), ``valid_from``, ``valid_to``; ``notes:`` is free text. CSV has
         a header: ``device`` or ``name``, ``mac``, ``ip``, ``path`` (several values of a cell parted by ``;``),
         ``vendor``, ``type``, ``model`` (or any ``device_type…``), ``valid_from``, ``valid_to``; other columns are
-        passed over, but for those that look like one of these misspelt.
+        ignored, except misspelt names of these, which are an error.
 
         Raises:
-            LabelError: the file is missing or malformed, or one MAC stands for two devices that nothing tells apart.
+            LabelError: the file is missing or malformed, or nothing distinguishes two devices with one MAC.
         """
         devices = tuple(device for path in paths for device in read_devices(path))
         return cls(devices, ", ".join(map(str, paths)), _default_inside() if inside is None else tuple(inside))
 
     def at(self, files: Sequence[FlowFile], spark: SparkSession | None = None) -> DeviceList:
-        """The list at the sites of these flows, which show their routers; with ``spark``, its workers read them."""
+        """The list with the routers of these flows' sites, learned from the flows; ``spark``: its workers read them."""
         return replace(self, routers=find_routers(files, self._networks, spark))
 
     def site(self, name: str = "") -> Site:
-        """The networks that are inside, with the addresses that the list names beyond them, and the site's routers."""
+        """The networks inside, the listed addresses outside them, and the site's routers."""
         return Site(self._networks, None if self.routers is None else self.routers.get(name, frozenset()))
 
     def match(self, flows: pa.Table | pa.RecordBatch, site: str = "") -> NDArray[np.int32]:
@@ -111,9 +111,9 @@ class DeviceList:
         side_N = owner_side(flows, self.site(site))
 
         def of_owner(what: str, index: dict[str, frozenset[int]]) -> _Named:
-            look_up = partial(_look_up, index)
+            devices_of = partial(_devices_of, index)
             (of_client, client_N), (of_server, server_N) = (
-                _distinct_sets(flows.column(f"{end}_{what}"), look_up) for end in ("client", "server")
+                _distinct_sets(flows.column(f"{end}_{what}"), devices_of) for end in ("client", "server")
             )
             named_N = np.select([side_N == CLIENT, side_N == SERVER], [client_N + 1, server_N + 1 + len(of_client)])
             return [_NONE, *of_client, *of_server], named_N
@@ -122,59 +122,86 @@ class DeviceList:
         return self._narrow_down(flows, [by_path, of_owner("mac", self._by_mac), of_owner("ip", self._by_ip)])
 
     def match_devices(self, rows: pa.Table) -> NDArray[np.int32]:
-        """As ``match``, of columns capture_file, device (its MAC or its address: no text is both) and first_seen."""
+        """As ``match``, from columns capture_file, device (its MAC or its address: no text is both) and first_seen."""
         by_path = _distinct_sets(rows.column("capture_file"), self._by_path)
-        by_end = _distinct_sets(rows.column("device"), partial(_look_up, {**self._by_mac, **self._by_ip}))
+        by_end = _distinct_sets(rows.column("device"), partial(_devices_of, {**self._by_mac, **self._by_ip}))
         return self._narrow_down(rows, [by_path, by_end])[0]
+
+    def are_listed(self, number_N: NDArray[np.int32], ends: pa.ChunkedArray) -> NDArray[np.bool_]:
+        """(N,) whether device ``number_N`` (-1: none) lists the MAC or address in ``ends``.
+
+        Entries of one name are one device.
+        """
+        own: dict[str, set[str]] = {}
+        for device in self.devices:
+            own.setdefault(device.name, set()).update(device.mac, device.ip)
+        encoded = one_chunk(ends).dictionary_encode()
+        texts = encoded.dictionary.to_pylist()
+        code_N = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        pairs, pair_N = np.unique((number_N + 1) * np.int64(len(texts)) + code_N, return_inverse=True)
+        of_pairs = (divmod(pair, len(texts)) for pair in pairs.tolist())
+        listed = [number > 0 and texts[code] in own[self.devices[number - 1].name] for number, code in of_pairs]
+        return np.array(listed, np.bool_)[pair_N]
+
+    @property
+    def macs(self) -> list[str]:
+        """All listed MACs, sorted."""
+        return sorted(self._by_mac)
+
+    def addresses(self, *, without_mac: bool = False) -> list[str]:
+        """Addresses of all devices, or of those that list no MAC, sorted."""
+        return sorted({ip for device in self.devices for ip in device.ip if not (without_mac and device.mac)})
 
     def _narrow_down(
         self, rows: pa.Table | pa.RecordBatch, evidence: Iterable[_Named]
     ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
         """As ``resolve``; ``evidence``: which devices each row's values name, the strongest first."""
-        # A state is (evidence was found, candidates). Flows hold few distinct states, so that only those are
-        # reasoned about one by one; everything per flow is a lookup.
+        # A state is (evidence was found, candidates). Flows have few distinct states: only those are narrowed one by
+        # one; everything per flow is a lookup.
         states, state_N = self._valid_at(rows)
         for named, named_N in evidence:
             pairs, pair_N = np.unique(state_N * len(named) + named_N, return_inverse=True)
             narrowed = [_narrow(states[pair // len(named)], named[pair % len(named)]) for pair in pairs.tolist()]
-            states, place = _intern(narrowed)
-            state_N = place[pair_N]
+            states, index = _intern(narrowed)
+            state_N = index[pair_N]
         decided = [self._decide(*state) for state in states]
         device = np.array([number for number, _ in decided], dtype=np.int32)
         ambiguous = np.array([several for _, several in decided], dtype=np.bool_)
         return device[state_N], ambiguous[state_N]
 
-    def labels(self, kind: str) -> tuple[str, ...]:
-        """The label of each device: its ``name``, ``model`` or ``type``.
+    def labels(self, attribute: str) -> tuple[str, ...]:
+        """The label of each device; ``attribute``: ``name``, ``model`` or ``type``.
 
         Raises:
             LabelError: a device has none.
         """
-        labels = tuple(str(getattr(device, kind)) for device in self.devices)
+        labels = tuple(str(getattr(device, attribute)) for device in self.devices)
         for device, label in zip(self.devices, labels, strict=True):
             if not label:
                 raise LabelError(
-                    f"{self.source}: {cut(device.name)} has no {kind}, and dataset.label is {kind}; add it"
+                    f"{self.source}: {cut(device.name)} has no {attribute}, and dataset.label is {attribute}; add it"
                 )
         return labels
 
-    def describe(self, kind: str) -> dict[str, dict[str, str]]:
+    def describe(self, attribute: str) -> dict[str, dict[str, str]]:
         """Label -> vendor, type and model, each empty where the label's devices differ in it."""
         described: dict[str, dict[str, str]] = {}
-        for label, device in zip(self.labels(kind), self.devices, strict=True):
+        for label, device in zip(self.labels(attribute), self.devices, strict=True):
             own = {"vendor": device.vendor, "type": device.type, "model": device.model}
             known = described.setdefault(label, own)
             described[label] = {key: value if known[key] == value else "" for key, value in own.items()}
         return described
 
-    def describe_all(self, kind: str, labels: Iterable[str]) -> dict[str, dict[str, str]]:
-        """What the list knows of each of ``labels``; nothing, of the class of unlisted devices."""
-        known = self.describe(kind)
+    def describe_all(self, attribute: str, labels: Iterable[str]) -> dict[str, dict[str, str]]:
+        """`describe` of each of ``labels``, all empty for UNLISTED."""
+        known = self.describe(attribute)
         return {label: known.get(label, {"vendor": "", "type": "", "model": ""}) for label in sorted(labels)}
 
-    def alike(self, kind: str, labels: Iterable[str]) -> dict[str, str]:
-        """What each of ``labels`` is called where look-alikes are merged: its vendor and type, where both are known."""
-        return {label: merged_name(label, told) for label, told in self.describe_all(kind, labels).items()}
+    def device_kinds(self, attribute: str, labels: Iterable[str]) -> dict[str, str]:
+        """The device kind of each of ``labels``, see `devices.device_kind`."""
+        return {
+            label: device_kind(label, described) for label, described in self.describe_all(attribute, labels).items()
+        }
 
     @property
     def hash(self) -> str:
@@ -187,7 +214,7 @@ class DeviceList:
         import pyarrow as pa
 
         inside = Networks(self.inside)
-        listed = pa.array(sorted({ip for device in self.devices for ip in device.ip}), pa.string())
+        listed = pa.array(self.addresses(), pa.string())
         beyond = listed.filter(pa.array(~inside.contain(listed))).to_pylist()
         return Networks([*self.inside, *beyond])
 
@@ -212,15 +239,15 @@ class DeviceList:
         return frozenset(number for pattern, number in self._patterns if pattern.fullmatch(absolute))
 
     def _valid_at(self, flows: pa.Table | pa.RecordBatch) -> tuple[list[_State], NDArray[np.int64]]:
-        """The first state of each stretch of time: all that are valid then; and (N,) the stretch of each flow."""
+        """The first state of each interval of time: all devices valid then; and (N,) the interval of each flow."""
         bounds = sorted({at for device in self.devices for at in (device.valid_from, device.valid_to)})
         valid = [
             frozenset(n for n, device in enumerate(self.devices) if device.valid_from <= bound < device.valid_to)
             for bound in bounds
         ]
         bounds_us = np.array([(bound - _EPOCH) // timedelta(microseconds=1) for bound in bounds], dtype=np.int64)
-        stretch_N = np.searchsorted(bounds_us, _microseconds(flows), side="right")
-        return [(False, numbers) for numbers in (_NONE, *valid)], stretch_N.astype(np.int64)
+        interval_N = np.searchsorted(bounds_us, _microseconds(flows), side="right")
+        return [(False, numbers) for numbers in (_NONE, *valid)], interval_N.astype(np.int64)
 
     def _decide(self, found: bool, candidates: frozenset[int]) -> tuple[int, bool]:
         if not found:
@@ -231,7 +258,7 @@ class DeviceList:
 
 
 def _clash(devices: Iterable[Device]) -> tuple[Device, Device] | None:
-    """Two devices of one MAC that nothing tells apart: of other names, valid at one time, and not of other paths."""
+    """Two devices of one MAC that nothing distinguishes: of other names, valid at one time, not of other paths."""
     # by path, None: without one, and all: of those before the two of other names that are valid for longest
     latest: dict[str | None, list[Device]] = {}
     for device in sorted(devices, key=lambda device: device.valid_from):
@@ -254,7 +281,7 @@ def _index(values_of_devices: Iterable[tuple[str, ...]]) -> dict[str, frozenset[
     return {value: frozenset(numbers) for value, numbers in index.items()}
 
 
-def _look_up(index: dict[str, frozenset[int]], value: str) -> frozenset[int]:
+def _devices_of(index: dict[str, frozenset[int]], value: str) -> frozenset[int]:
     return index.get(value, _NONE)
 
 
@@ -264,7 +291,7 @@ def _path_regex(pattern: str) -> str:
     Brackets are a class of characters, as in a shell, or themselves, as in the name of a folder.
     """
     head, bracket, tail = pattern.rpartition("]")
-    # behind the last ] no class ends: fnmatch would look for the end of each
+    # behind the last ] no class ends: fnmatch would search for the end of each
     of_classes, of_themselves = head + bracket + tail.replace("[", "[[]"), pattern.replace("[", "[[]")
     globs = [of_classes, of_themselves]
     if not pattern.startswith("/"):
@@ -278,18 +305,18 @@ def _narrow(state: _State, named: frozenset[int]) -> _State:
 
 
 def _intern(items: list[Any]) -> tuple[list[Any], NDArray[np.int64]]:
-    """The distinct items, and the place of each item among them."""
-    places: dict[Any, int] = {}
-    place = [places.setdefault(item, len(places)) for item in items]
-    return list(places), np.array(place, dtype=np.int64)
+    """The distinct items, and the index of each item among them."""
+    indices: dict[Any, int] = {}
+    index = [indices.setdefault(item, len(indices)) for item in items]
+    return list(indices), np.array(index, dtype=np.int64)
 
 
 def _distinct_sets(column: pa.Array | pa.ChunkedArray, devices_of: Callable[[str], frozenset[int]]) -> _Named:
     """The distinct sets of devices that the column's values name, and (N,) which of them each row's value names."""
     encoded = one_chunk(column).dictionary_encode()
-    sets, place = _intern([_NONE, *(devices_of(value) for value in encoded.dictionary.to_pylist())])
+    sets, set_V = _intern([_NONE, *(devices_of(value) for value in encoded.dictionary.to_pylist())])
     value_N = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-    return sets, place[value_N + 1]
+    return sets, set_V[value_N + 1]
 
 
 def _microseconds(flows: pa.Table | pa.RecordBatch) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""One entry of a device list: what names a device's flows, in the forms that stored flows have it in."""
+"""One entry of a device list: a device and what identifies its flows, in the forms that stored flows have."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from iotid.config import composed
 from iotid.errors import cut, shown
 
-# as people and switches print them: pairs (their zeros may be left out), fours, sixes, or all twelve digits
+# as printed by people and switches: pairs (zeros may be left out), fours, sixes, or all twelve digits
 _MAC = re.compile(
     r"[0-9a-f]{1,2}(?:[:.-][0-9a-f]{1,2}){5}|[0-9a-f]{4}(?:[:.-][0-9a-f]{4}){2}|[0-9a-f]{6}[:.-]?[0-9a-f]{6}"
 )
@@ -129,12 +129,12 @@ def _address(text: str) -> str:
     if address.is_multicast or address.is_unspecified or address == ipaddress.ip_address("255.255.255.255"):
         raise ValueError(f"{shown(text)} is the address of no single device; give the device's own")
     if address in _THIS_NETWORK:
-        raise ValueError(f"{shown(text)} is an address that no device keeps; give the device's own")
+        raise ValueError(f"{shown(text)} is an address that no device can have; give the device's own")
     return str(address)
 
 
 def _pattern(text: str) -> str:
-    """Letters composed, as in the paths that are held against it. Stored paths are whole and those of files."""
+    """Letters composed, as in the paths that it is matched with. Stored paths are absolute and of files."""
     if len(text) > _LONGEST_PATH:
         raise ValueError(f"{shown(text)} fits no path, as none has more than {_LONGEST_PATH:,} characters")
     parts = re.sub("^[^/]*:///?", "", text).split("/")
@@ -148,6 +148,8 @@ def _pattern(text: str) -> str:
     return composed(text)
 
 
-def merged_name(label: str, told: Mapping[str, str | None]) -> str:
-    """What a label is called where look-alikes are merged: the vendor and type told of it, where both are known."""
-    return f"{told['vendor']} {told['type']}" if told.get("vendor") and told.get("type") else label
+def device_kind(label: str, described: Mapping[str, str | None]) -> str:
+    """The kind of a label's devices, vendor and type, where both are known (models of one kind may be look-alikes);
+    else the label."""
+    vendor, type_ = described.get("vendor"), described.get("type")
+    return f"{vendor} {type_}" if vendor and type_ else label

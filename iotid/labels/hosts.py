@@ -1,6 +1,6 @@
-"""What a flow's device is called: its MAC where the capture shows one, else its address.
+"""The device of a flow by MAC, where the capture shows one, else by address; or why the flow has no device.
 
-Whose flow it is says `iotid.labels.owner`; here stands why a flow has no device, and under whose name it is left out.
+Which side owns a flow: `iotid.labels.owner`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from iotid.labels.owner import CLIENT, NOBODY, SERVER, Site, is_device, is_group
 if TYPE_CHECKING:
     import pyarrow as pa
 
-UNANSWERED = "unanswered"  # sent to a device that did not answer: the sender alone decides what it looks like
+UNANSWERED = "unanswered"  # sent to a device that did not answer: only the sender chooses its content
 ROUTER = "router"  # sent by a router from an address outside, for others
-OUTSIDE = "outside"  # sent from an address outside, and no MAC shows whether by something of the site
+OUTSIDE = "outside"  # sent from an address outside, and no MAC shows whether by a device of the site
 NO_HOST = "no_host_address"  # sent from an address that no single host has, and no MAC is shown
 REASONS = (ROUTER, OUTSIDE, NO_HOST, UNANSWERED)
 
@@ -28,8 +28,8 @@ READ = (
 
 
 class Named(NamedTuple):
-    """Of each flow (N,): MAC (null: not shown) and address of its device, and null; or, where it has none, of the end
-    that is left out, and why."""
+    """For each flow (N,): MAC (null: not shown) and address of its device, and null; or, if it has none, of the end
+    that is left out, and the reason."""
 
     mac: pa.Array
     ip: pa.Array
@@ -53,8 +53,8 @@ class Named(NamedTuple):
 def name_devices(flows: pa.Table | pa.RecordBatch, site: Site) -> Named:
     """The device of each flow, or what is left out.
 
-    A flow that its device did not open has one only where that answered. Left out is what was asked and sent nothing
-    but refusals, if it could be a device of the site; else what sent. A MAC that is null or all zeros (loopback) was
+    A flow that the device did not open is its only if it answered. The end left out is the one that was asked and sent
+    only refusals, if it could be a device of the site; else the sender. A MAC that is null or all zeros (loopback) was
     not shown.
     """
     import pyarrow as pa

@@ -1,4 +1,4 @@
-"""Names by which settings call devices, held against those that there are."""
+"""Checks device names in settings against the device list or the model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from iotid.errors import SettingError, cut, shown
-from iotid.labels.device_list import UNKNOWN
+from iotid.labels.device_list import UNLISTED
 
 if TYPE_CHECKING:
     from iotid import config
@@ -20,15 +20,15 @@ log = logging.getLogger(__name__)
 def check_names(
     devices: DeviceList, dataset: config.Dataset, promotion: config.Promotion, watchlist: config.Watchlist
 ) -> None:
-    """See that no rule asks for a class that cannot be; of watched names that are on no list, speak.
+    """Check that each rule's label can exist; warn of watched names that are on no list.
 
-    A model without a label of ``promotion.min_recall`` is always refused. A watch list may be that of several models.
+    A model without a label of ``promotion.min_recall`` is always refused. A watch list may be for several models.
 
     Raises:
-        LabelError: a device has no name of the kind that ``dataset.label`` asks for.
-        SettingError: ``promotion.min_recall`` names what is no label of the list.
+        LabelError: a device lacks the attribute that ``dataset.label`` names.
+        SettingError: ``promotion.min_recall`` names a label that the list does not have.
     """
-    labels = [*devices.labels(dataset.label), *[UNKNOWN] * (dataset.unlisted == "unknown")]
+    labels = [*devices.labels(dataset.label), *[UNLISTED] * (dataset.unlisted == "unknown")]
     for label in promotion.min_recall:
         if label not in labels:
             raise SettingError(
@@ -39,10 +39,10 @@ def check_names(
 
 
 def warn_of_unmet(watchlist: config.Watchlist, known: Mapping[str, Mapping[str, str | None]], where: str) -> None:
-    """Say which watched names are those of no device; ``known``: label -> vendor and type."""
+    """Warn of watched names that no device has; ``known``: label -> vendor and type."""
     there: dict[str, Collection[str]] = {"labels": known}
     for key in ("vendor", "type"):
-        there[f"{key}s"] = {told.get(key) or "" for told in known.values()}
+        there[f"{key}s"] = {described.get(key) or "" for described in known.values()}
     for kind, names in there.items():
         for entry in getattr(watchlist, kind):
             if entry.name not in names:

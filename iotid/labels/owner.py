@@ -1,13 +1,13 @@
-"""Whose flow it is: the one rule that labels, traffic windows and the census ask.
+"""Which side owns a flow: the one rule that labels, traffic windows and the census use.
 
-A flow belongs to the device at the client's end if there is one of the site, else to the one at the server's. An end is
+A flow belongs to the device at the client's end if it is one of the site, else to the one at the server's. An end is
 a device of the site where its address is inside the site's networks, or where its MAC, which is no router's, sent from
 there: a device with an address from elsewhere (IPv6 of the provider, another site's, none yet) is still a device.
-Judging by address first keeps the gateway out of every flow that merely passes through it: its MAC is on their other
-side, but beside an address of the Internet.
+Addresses come first so that the gateway does not own the flows that it forwards: its MAC is at their other end, but
+with an address of the Internet.
 
 No device: multicast and broadcast addresses, MACs with the group bit, 0.0.0.0 and ``::``, which name many receivers or
-any host; unless something was sent from them, which only one host does.
+any host; unless packets were sent from them, which only one host does.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _NO_HOSTS = ("224.0.0.0/4", "255.255.255.255/32", "0.0.0.0/8", "ff00::/8", "::/1
 
 
 class Networks:
-    """A set of IPv4 and IPv6 networks that says of whole columns of addresses which lie inside."""
+    """A set of IPv4 and IPv6 networks; tests whole columns of addresses."""
 
     def __init__(self, networks: Iterable[str], setting: str = "census.inside") -> None:
         """Raises SettingError where a network is not one, or has host bits set."""
@@ -51,11 +51,11 @@ class Networks:
             self._networks.append((network.version, base_2, mask_2))
 
     def contain(self, addresses: pa.Array | pa.ChunkedArray) -> NDArray[np.bool_]:
-        """(N,): which of these addresses (text, N) lie inside; only distinct ones are parsed.
+        """(N,): which of these addresses (text, N) are inside; only distinct ones are parsed.
 
-        Text that is no address, and null, lie in no network.
+        Text that is no address, and null, are in no network.
         """
-        return _judge_distinct(addresses, self._contain)
+        return _test_distinct(addresses, self._contain)
 
     def _contain(self, addresses: list[str]) -> NDArray[np.bool_]:
         version_D, value_D2 = parse_addresses(addresses)
@@ -68,7 +68,7 @@ class Networks:
 @dataclass(frozen=True)
 class Site:
     """``networks``: the addresses inside; ``routers``: MACs that forward what others send (`iotid.labels.routers`),
-    None where nothing is known of them and only addresses inside count."""
+    None where they are not known and only addresses inside count."""
 
     networks: Networks
     routers: frozenset[str] | None = None
@@ -81,26 +81,26 @@ def is_host(ip: pa.Array | pa.ChunkedArray) -> NDArray[np.bool_]:
 
 def is_shown(mac: pa.Array | pa.ChunkedArray) -> NDArray[np.bool_]:
     """(N,): MACs that the capture shows; loopback's zeros are none."""
-    return _judge_distinct(mac, lambda macs: np.array([text != NO_MAC for text in macs], bool))
+    return _test_distinct(mac, lambda macs: np.array([text != NO_MAC for text in macs], bool))
 
 
 def is_group(mac: pa.Array | pa.ChunkedArray) -> NDArray[np.bool_]:
     """(N,): MACs of many receivers."""
-    return _judge_distinct(mac, _are_groups)
+    return _test_distinct(mac, _are_groups)
 
 
 def is_device(
     ip: pa.Array | pa.ChunkedArray, mac: pa.Array | pa.ChunkedArray, sent_N: NDArray[np.bool_], site: Site
 ) -> NDArray[np.bool_]:
-    """(N,): ends, text of address and MAC (null: not shown), at which there is one device of the site.
+    """(N,): ends (text of address and MAC, null: not shown) at which there is one device of the site.
 
-    ``sent_N``: whether the end sent anything.
+    ``sent_N``: whether the end sent a packet.
     """
     host_N = is_host(ip)
     device_N = host_N & site.networks.contain(ip) & (sent_N | ~is_group(mac))
     if site.routers is not None:
         routers = site.routers
-        is_router_N = _judge_distinct(mac, lambda macs: np.array([text in routers for text in macs], bool))
+        is_router_N = _test_distinct(mac, lambda macs: np.array([text in routers for text in macs], bool))
         device_N |= sent_N & is_shown(mac) & ~is_router_N
     return device_N
 
@@ -145,11 +145,11 @@ def _are_groups(macs: list[str]) -> NDArray[np.bool_]:
     return np.array([mac[1:2] in tuple("13579bdfBDF") for mac in macs], bool)
 
 
-def _judge_distinct(
-    column: pa.Array | pa.ChunkedArray, judge: Callable[[list[str]], NDArray[np.bool_]]
+def _test_distinct(
+    column: pa.Array | pa.ChunkedArray, test: Callable[[list[str]], NDArray[np.bool_]]
 ) -> NDArray[np.bool_]:
-    """(N,): what ``judge`` says of each text, asked once for each distinct one; False of null."""
+    """(N,): ``test`` of each text, called with the distinct ones; False for null."""
     encoded = one_chunk(column.dictionary_encode())
-    judged_D = np.append(judge(encoded.dictionary.to_pylist()), False)
-    judged_N: NDArray[np.bool_] = judged_D[encoded.indices.fill_null(len(judged_D) - 1).to_numpy(zero_copy_only=False)]
-    return judged_N
+    result_D = np.append(test(encoded.dictionary.to_pylist()), False)
+    result_N: NDArray[np.bool_] = result_D[encoded.indices.fill_null(len(result_D) - 1).to_numpy(zero_copy_only=False)]
+    return result_N

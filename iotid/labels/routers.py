@@ -1,9 +1,9 @@
-"""Which MACs of a night are routers', learned from its flows: theirs stand beside the addresses of everybody else.
+"""Which MACs are routers', learned from a site's flows: theirs appear with the addresses of other hosts.
 
 A router forwards what hosts of the site ask of others: it answers from outside addresses flows that an address inside
-opened. Strangers cannot make a device look so, for they do not choose whom it asks. What sends from many networks is a
-router's, too. Where nobody inside opened a flow, a router is what stands beside an outside address in flows with
-somebody inside; and where nobody is inside at all, of those that are asked the one with the most networks.
+opened. Strangers cannot make a device appear so: they do not choose whom it asks. A MAC that sends from many networks
+is a router's, too. If no address inside opened a flow, routers are the MACs with an outside address in flows with an
+address inside; and if there is none inside at all, of those that are asked the one with the most networks.
 
 Shape suffixes: N flows, M MACs.
 """
@@ -37,7 +37,7 @@ _ENDS_OF_SITE = ENDS.append(pa.field("site", pa.string()))
 
 
 class FlowFile(Protocol):
-    """Flows of one site that are read batch by batch; `flows.FlowFile` is one."""
+    """Flows of one site that are read batch by batch, such as `flows.FlowFile`."""
 
     @property
     def site(self) -> str: ...
@@ -50,13 +50,13 @@ def find_routers(
 ) -> dict[str, frozenset[str]]:
     """The routers of each site in the flows of these files; with ``spark``, its workers read them.
 
-    Sites are learned apart, for a MAC may be a router's at one and a device's at another.
+    Sites are learned separately, as a MAC may be a router's at one and a device's at another.
     """
     if spark is None:
         ends = pa.concat_tables([_ENDS_OF_SITE.empty_table(), *(_ends_of(file, inside) for file in files)])
     else:
-        look = partial(_look, files=files, inside=inside)
-        found = task_ids(spark, range(len(files))).mapInArrow(in_worker(look), spark_schema(_ENDS_OF_SITE))
+        scan = partial(_scan, files=files, inside=inside)
+        found = task_ids(spark, range(len(files))).mapInArrow(in_worker(scan), spark_schema(_ENDS_OF_SITE))
         ends = found.toArrow().cast(_ENDS_OF_SITE)
     sites = sorted({file.site for file in files})
     return {site: routers_of(ends.filter(pc.equal(ends["site"], site)).drop_columns("site")) for site in sites}
@@ -101,21 +101,21 @@ def routers_of(ends: pa.Table) -> frozenset[str]:
     return frozenset(by_mac["mac"].filter(pa.array(routers_M | (networks_M > MOST_NETWORKS))).to_pylist())
 
 
-def _look(tasks: Iterable[pa.RecordBatch], files: Sequence[FlowFile], inside: Networks) -> Iterator[pa.RecordBatch]:
+def _scan(tasks: Iterable[pa.RecordBatch], files: Sequence[FlowFile], inside: Networks) -> Iterator[pa.RecordBatch]:
     for number in read_task_ids(tasks):
         yield from _ends_of(files[number], inside).to_batches()
 
 
 def _ends_of(file: FlowFile, inside: Networks) -> pa.Table:
     """_ENDS_OF_SITE of a file: of each MAC and facts the lowest networks, one more than a device has, so that few rows
-    leave."""
+    are sent."""
     found = [ENDS.empty_table(), *(outside_ends(batch, inside) for batch in file.read(_COLUMNS))]
     distinct = pa.concat_tables(found).group_by(ENDS.names, use_threads=False).aggregate([])
     rows = distinct.sort_by([(name, "ascending") for name in ("mac", *_FACTS, "network")])
-    kinds = pc.binary_join_element_wise(rows["mac"], *(rows[fact].cast(pa.string()) for fact in _FACTS), " ")
-    _, first_K, kind_R = np.unique(kinds.to_numpy(), return_index=True, return_inverse=True)
-    few = rows.filter(pa.array(np.arange(len(rows)) - first_K[kind_R] <= MOST_NETWORKS)).cast(ENDS)
-    return few.append_column("site", pa.repeat(file.site, len(few))).cast(_ENDS_OF_SITE)
+    keys = pc.binary_join_element_wise(rows["mac"], *(rows[fact].cast(pa.string()) for fact in _FACTS), " ")
+    _, first_K, key_R = np.unique(keys.to_numpy(), return_index=True, return_inverse=True)
+    lowest = rows.filter(pa.array(np.arange(len(rows)) - first_K[key_R] <= MOST_NETWORKS)).cast(ENDS)
+    return lowest.append_column("site", pa.repeat(file.site, len(lowest))).cast(_ENDS_OF_SITE)
 
 
 def _text(column: pa.Array | pa.ChunkedArray) -> pa.Array:

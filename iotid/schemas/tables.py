@@ -164,7 +164,7 @@ QUARANTINE = Table(  # beside the flows of a partition: captures that were not r
     ),
 )
 
-PARTIAL_FLOWS = Table(  # what crosses the shuffle; the rows of integers inside the binaries are named in flows/kernels.py
+PARTIAL_FLOWS = Table(  # what crosses the shuffle; the rows of integers in the binaries: flows/layout.py
     "partial_flows",
     3,
     (
@@ -311,7 +311,9 @@ CENSUS = Table(  # version 5: marks
             nullable=True,
         ),
         Column(
-            "flows", "int64", "flows used; 0 of a device that is gone or away, whose row otherwise describes its last capture date"
+            "flows",
+            "int64",
+            "flows used; 0 of a device that is gone or away, whose row otherwise describes its last capture date",
         ),
         Column("bytes", "int64", "bytes of those flows on the wire, both directions"),
         Column("first_seen", "timestamp", "first packet on the capture date"),

@@ -1,1 +1,1 @@
-"""Spark: the session, Java, the blocks of a shuffle, the worker's start-up, errors that cross from workers."""
+"""Spark: the session, Java, shuffle blocks, the start-up of workers, errors that workers raise."""

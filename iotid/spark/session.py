@@ -1,4 +1,4 @@
-"""The Spark session: the one place that starts or joins it, finds Java first, and ships the library to executors."""
+"""The Spark session: starts or joins it, finds Java first, and gives executors the path of the library."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def spark_session(settings: config.Spark, app_name: str = "iotid", ahead: Iterable[str] = ()) -> SparkSession:
-    """Start or join a session. What spark-submit says of the master wins over ``spark.master``.
+    """Start or join a session. The master of spark-submit wins over ``spark.master``.
 
     ``ahead`` names modules to load while Java starts, which takes longer.
 
@@ -43,38 +43,38 @@ def spark_session(settings: config.Spark, app_name: str = "iotid", ahead: Iterab
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
-        "spark.sql.execution.arrow.maxBytesPerBatch": "32m",  # rows may be parcels of a megabyte: `iotid.spark.shuffle`
+        "spark.sql.execution.arrow.maxBytesPerBatch": "32m",  # rows may be blocks of a megabyte: `iotid.spark.shuffle`
         "spark.ui.showConsoleProgress": str(sys.stderr.isatty()).lower(),
         "spark.ui.enabled": "false",
         "spark.redaction.regex": SECRET_NAMES,  # what event logs and pages do not show the values of
         "spark.driver.defaultJavaOptions": _java_options(),
-        # a staged partition's success marker is storage.py's to write, last of all
+        # partitions.py writes a partition's success marker, last of all
         "spark.hadoop.mapreduce.fileoutputcommitter.marksuccessfuljobs": "false",
         **settings.conf,
     }
     builder = pyspark.sql.SparkSession.builder
     if "PYSPARK_GATEWAY_PORT" in os.environ:
-        # spark-submit started this program; only its JVM knows what it was told, and an unjoined SparkConf is empty
+        # started by spark-submit: only its JVM has the options given, and a SparkConf that has not joined is empty
         pyspark.SparkContext._ensure_initialized()
     submitted = pyspark.SparkConf()
     if not submitted.contains("spark.master"):
         builder = builder.master(settings.master)
         if settings.master.startswith("local"):
-            # a laptop's host name may not resolve; nothing outside this machine has to reach the driver
+            # a laptop's host name may not resolve, and nothing outside this machine has to reach the driver
             os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     if submitted.get("spark.master", settings.master).startswith("local"):
-        # or else workers run whatever `python3` is on the path, which may be one without iotid
+        # else workers run the `python3` of the path, which may be one without iotid
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         if os.environ["PYSPARK_PYTHON"] == sys.executable and Path(__file__).is_file():  # else they may lack iotid
             defaults["spark.python.daemon.module"] = "iotid.spark.daemon"
-    travels = [path.rpartition("/")[2] for path in (submitted.get("spark.submit.pyFiles") or "").split(",") if path]
-    if travels:  # Python workers find these by themselves, the ranks that such a worker starts find them by this alone
-        defaults["spark.executorEnv.PYTHONPATH"] = ":".join(travels)
+    shipped = [path.rpartition("/")[2] for path in (submitted.get("spark.submit.pyFiles") or "").split(",") if path]
+    if shipped:  # Python workers find these by themselves; ranks that a worker starts find them by this
+        defaults["spark.executorEnv.PYTHONPATH"] = ":".join(shipped)
     options = {name: value for name, value in defaults.items() if not submitted.contains(name)}
     for name, value in options.items():
         builder = builder.config(name, value)
     if any(map(names_secret, options)) and "PYSPARK_GATEWAY_PORT" not in os.environ:
-        # pyspark starts Java with all of its conf on the command line; what is left out here follows by the builder
+        # pyspark starts Java with all of its conf on the command line; the builder sets what is left out here
         shown = [(name, value) for name, value in options.items() if not names_secret(name)]
         conf = pyspark.SparkConf(loadDefaults=False).setAll([("spark.master", settings.master), *shown])
         pyspark.SparkContext._ensure_initialized(conf=conf)
@@ -84,14 +84,14 @@ def spark_session(settings: config.Spark, app_name: str = "iotid", ahead: Iterab
 
 
 def runs_here(settings: config.Spark) -> bool:
-    """Whether Spark has no other machine than this one, so that small work need not wait for it to start."""
+    """Whether Spark runs on this machine alone, so that small work need not wait for it to start."""
     return "PYSPARK_GATEWAY_PORT" not in os.environ and settings.master.startswith("local")
 
 
 def archive_classes() -> None:
-    """Keep what a JVM makes of Spark's classes when it loads them, so that each later one starts in half the time.
+    """Write a class data archive of Spark's classes, with which a JVM starts in half the time.
 
-    Set-up calls this once. Without the archive, or with another Java than it was made by, a JVM just starts slower.
+    Set-up calls this once. Without the archive, or with another Java than it was made by, a JVM starts slower.
     """
     archive = _archive()
     archive.parent.mkdir(parents=True, exist_ok=True)
@@ -103,18 +103,18 @@ def archive_classes() -> None:
         ).spark,
         "iotid set-up",
     )
-    with tempfile.TemporaryDirectory() as folder:  # what the steps do: Parquet, a shuffle, Python workers
+    with tempfile.TemporaryDirectory() as folder:  # what steps use: Parquet, a shuffle, Python workers
         spark.range(0, 1000, 1, 2).selectExpr("id", "id % 7 AS key").write.parquet(f"{folder}/rows")
-        rows = spark.read.parquet(f"{folder}/rows").mapInArrow(in_worker(_as_they_are), "id long, key long").persist()
+        rows = spark.read.parquet(f"{folder}/rows").mapInArrow(in_worker(_unchanged), "id long, key long").persist()
         rows.repartition(2, "key").sortWithinPartitions("key", "id").groupBy("key").count().toArrow()
     java = spark.sparkContext._gateway.proc  # type: ignore[union-attr]
     spark.stop()
-    java.stdin.close()  # ends it; the archive is whole when it has ended
+    java.stdin.close()  # ends the JVM, which then writes the archive
     java.wait(timeout=300)
     fresh.replace(archive)
 
 
-def _as_they_are(batches: Iterable[Any]) -> Iterator[Any]:
+def _unchanged(batches: Iterable[Any]) -> Iterator[Any]:
     yield from batches
 
 
@@ -125,6 +125,6 @@ def _archive() -> Path:
 def _java_options() -> str:
     options = [f"-Dlog4j2.configurationFile=file:{config.conf_dir()}/log4j2.properties"]
     if _archive().is_file():
-        # an archive that does not fit this Java is passed over, which is no reason for a warning at each start
+        # Java ignores an archive that does not fit it; without this it warns at each start
         options += [f'"-XX:SharedArchiveFile={_archive()}"', "-Xlog:disable", "-Xlog:all=error:stderr"]
     return " ".join(options)

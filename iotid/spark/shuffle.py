@@ -1,34 +1,32 @@
-"""Tables through Spark's shuffle as few large values: row by row, the way through the JVM costs more than the work.
+"""Tables through Spark's shuffle as few large values: row by row, the JVM costs more than the work.
 
-A worker deals its rows into buckets, ranges of a 32-bit hash, and hands out a parcel (an Arrow stream) for each. Spark
-moves parcels to the worker that has their bucket; there a bucket's parcels come together, bucket after bucket, so that
-a worker holds one bucket at once. Tables that concern the whole job (counters and the like) travel aside, told by
-`kind`: a driver that collects the asides of the last stage has all that it must know, and no row.
+A worker partitions its rows into buckets, ranges of a 32-bit hash, and sends one shuffle block (an Arrow stream) for
+each. Spark moves the blocks to the worker that has their bucket, which reads them bucket by bucket and holds one bucket
+at a time. Tables on the whole job (counters and the like) are side outputs, named by ``kind``: the driver collects
+those of the last stage, and no rows.
 
-The hash has a secret that is drawn for each job and kept nowhere (`Buckets`). So the same rows are in other buckets,
-and in other files, each time; what is read of a table must not depend on the order of its rows or files.
+The hash has a secret that is drawn for each job and not stored (`Buckets`). So equal rows are in other buckets, and in
+other files, in each run; what reads a table must not depend on the order of its rows or files.
 
 Shape suffixes: N rows, B buckets.
 """
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import secrets
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
-from zipimport import zipimporter
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from iotid.spark.worker_errors import in_worker
+from iotid.spark.worker_start import prepare_next_task
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -38,20 +36,20 @@ Hashes = NDArray[np.uint64]
 
 SIDE_OUTPUTS = pa.schema([pa.field("kind", pa.string()), pa.field("content", pa.binary())])
 BLOCKS = pa.schema([pa.field("partition", pa.int32()), pa.field("bucket", pa.int32()), *SIDE_OUTPUTS])
-NO_BUCKET = -1  # of asides, which come before all parcels
+NO_BUCKET = -1  # of side outputs, which come before all blocks of rows
 
 _ROWS = "rows"
-_BUCKETS = 1024  # in all, unless there are more partitions: a parcel that holds few rows is mostly its own head
+_BUCKETS = 1024  # in all, unless there are more partitions: a block of few rows is mostly the stream's header
 _BUCKETS_OF_PARTITION = 16
 _COMPRESSED = pa.ipc.IpcWriteOptions(compression="lz4")
 _SECRET_BYTES = 32
-_HASHED_ROWS = 1 << 13  # at once, so that they stay in the cache
+_HASHED_ROWS = 1 << 13  # at a time, so that they stay in the cache
 _HALF, _LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
 
 
 @dataclass(frozen=True)
 class Buckets:
-    """How the rows of one job are dealt out: to so many partitions of a shuffle, by a secret of the job's own.
+    """How the rows of one job are partitioned: into ``partitions`` of a shuffle, by a secret of the job's own.
 
     The driver makes it and the workers of the job get it; it is neither stored nor shown.
     """
@@ -77,8 +75,8 @@ class Buckets:
     def hashed(self, words: Sequence[NDArray[Any]] | NDArray[Any]) -> Hashes:
         """(N,) 32-bit hash of each row of N, made of its 64-bit words.
 
-        A sender of packets chooses the words, and must not thereby choose the bucket. As in the flow table
-        (`flows.kernels`) the hash is Multilinear (Lemire, Kaser 2014, after Carter, Wegman 1979): the buckets of any
+        A sender of packets chooses the words and must not choose the bucket by them. As in the flow table
+        (`flows.key_table`) the hash is Multilinear (Lemire, Kaser 2014, after Carter, Wegman 1979): the buckets of any
         two rows are independent and uniform, however the rows were chosen, if that was done without the secret. The
         finalizer of MurmurHash3 breaks up arithmetic progressions.
         """
@@ -103,19 +101,19 @@ class Buckets:
         return (hash_N * np.uint64(self.number) >> _HALF).astype(np.int32)
 
     def text_key(self) -> str:
-        """16 characters by which text and bytes are hashed into words (SipHash), so that they cannot meet by choice."""
+        """16 characters: the key of the hash of text and bytes (SipHash), so that none collide by choice."""
         return hashlib.blake2b(b"text", key=self.secret, digest_size=8).hexdigest()
 
     def _numbers(self, count: int) -> Hashes:
-        """So many of an endless sequence that the secret seeds."""
+        """The first ``count`` of an endless sequence that the secret seeds."""
         return np.frombuffer(hashlib.shake_256(self.secret).digest(8 * count), "<u8").astype(np.uint64)
 
 
 def shuffle_blocks(rows: pa.RecordBatch, hash_N: Hashes, buckets: Buckets) -> pa.RecordBatch:
-    """BLOCKS of the rows, whose hashes (`Buckets.hashed`) say which bucket each belongs to."""
+    """BLOCKS of the rows; ``hash_N`` (`Buckets.hashed`) says which bucket each belongs to."""
     bucket_N = buckets.of_hash(hash_N)
     order = np.argsort(bucket_N, kind="stable")
-    dealt = rows.take(pa.array(order))
+    in_order = rows.take(pa.array(order))
     bucket_N = bucket_N[order]
     bounds = [0, *(np.flatnonzero(np.diff(bucket_N)) + 1).tolist(), len(bucket_N)] if len(bucket_N) else []
     bucket_B = bucket_N[bounds[:-1]]
@@ -124,14 +122,14 @@ def shuffle_blocks(rows: pa.RecordBatch, hash_N: Hashes, buckets: Buckets) -> pa
             pa.array(bucket_B // np.int32(buckets.each), pa.int32()),
             pa.array(bucket_B),
             pa.array([_ROWS] * len(bucket_B), pa.string()),
-            pa.array([to_stream(dealt.slice(start, end - start)) for start, end in pairwise(bounds)], pa.binary()),
+            pa.array([to_stream(in_order.slice(start, end - start)) for start, end in pairwise(bounds)], pa.binary()),
         ],
         schema=BLOCKS,
     )
 
 
 def local_block(bucket: int, rows: pa.Table) -> pa.RecordBatch:
-    """All rows of a bucket as BLOCKS that stay where they are."""
+    """All rows of a bucket as BLOCKS that are not exchanged again."""
     return with_bucket(side_output(_ROWS, rows), bucket)
 
 
@@ -142,26 +140,26 @@ def side_output(kind: str, content: pa.Table) -> pa.RecordBatch:
 
 
 def with_bucket(side_outputs: pa.RecordBatch, bucket: int = NO_BUCKET) -> pa.RecordBatch:
-    """SIDE_OUTPUTS as BLOCKS, to travel with those of rows."""
+    """SIDE_OUTPUTS as BLOCKS, to be exchanged with those of rows."""
     where = [pa.array(np.full(side_outputs.num_rows, number, np.int32)) for number in (0, bucket)]
     return pa.RecordBatch.from_arrays([*where, *side_outputs.columns], schema=BLOCKS)
 
 
 def partitions_of(spark: SparkSession) -> int:
-    """Partitions that a shuffle has."""
+    """Number of partitions of a shuffle."""
     return int(spark.conf.get("spark.sql.shuffle.partitions") or 1)
 
 
 def task_ids(spark: SparkSession, tasks: Sequence[int]) -> DataFrame:
-    """One row and one Spark task for each number, for workers to read with ``numbers``."""
-    each = spark.range(0, len(tasks), 1, max(len(tasks), 1))
+    """One row and one Spark task for each id, for workers to read with `read_task_ids`."""
+    rows = spark.range(0, len(tasks), 1, max(len(tasks), 1))
     same = list(tasks) == list(range(len(tasks)))
-    return each if same else each.mapInArrow(in_worker(partial(_renumber, list(tasks))), "id long")
+    return rows if same else rows.mapInArrow(in_worker(partial(_renumber, list(tasks))), "id long")
 
 
 def read_task_ids(batches: Iterable[pa.RecordBatch]) -> Iterator[int]:
-    """The numbers of a task's rows of ``numbered``."""
-    _stay_loaded()
+    """The ids in a Spark task's rows of `task_ids`."""
+    prepare_next_task()
     for batch in batches:
         yield from batch["id"].to_pylist()
 
@@ -172,13 +170,13 @@ def _renumber(tasks: list[int], batches: Iterable[pa.RecordBatch]) -> Iterator[p
 
 
 def exchange(sent: DataFrame, partitions: int) -> DataFrame:
-    """Every parcel where its bucket is: in as many partitions as it was dealt for, in the order of the buckets."""
+    """Every block in the partition of its bucket, in the order of the buckets; ``partitions``: of its `Buckets`."""
     return sent.repartitionById(partitions, "partition").sortWithinPartitions("bucket")
 
 
 def read_blocks(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, list[pa.RecordBatch]]]:
-    """Each bucket of a partition with its parcels as SIDE_OUTPUTS, in no order. NO_BUCKET, where it is, comes first."""
-    _stay_loaded()
+    """Each bucket of a partition with its blocks as SIDE_OUTPUTS, in no order; NO_BUCKET, if any, is first."""
+    prepare_next_task()
     bucket = NO_BUCKET
     waiting: list[pa.RecordBatch] = []
     for batch in batches:
@@ -191,41 +189,24 @@ def read_blocks(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, list[p
                 yield bucket, waiting
                 waiting = []
             bucket = int(bucket_of_row[start])
-            piece = batch.slice(start, end - start)
-            waiting.append(pa.RecordBatch.from_arrays([piece["kind"], piece["content"]], schema=SIDE_OUTPUTS))
+            block = batch.slice(start, end - start)
+            waiting.append(pa.RecordBatch.from_arrays([block["kind"], block["content"]], schema=SIDE_OUTPUTS))
     if waiting:
         yield bucket, waiting
 
 
-def read_tables(pieces: Sequence[pa.RecordBatch] | pa.Table) -> Iterator[tuple[str, pa.Table]]:
+def read_tables(blocks: Sequence[pa.RecordBatch] | pa.Table) -> Iterator[tuple[str, pa.Table]]:
     """(kind, table) of every row of SIDE_OUTPUTS."""
-    for piece in pieces.to_batches() if isinstance(pieces, pa.Table) else pieces:
-        for kind, stream in zip(piece["kind"].to_pylist(), piece["content"], strict=True):
+    for block in blocks.to_batches() if isinstance(blocks, pa.Table) else blocks:
+        for kind, stream in zip(block["kind"].to_pylist(), block["content"], strict=True):
             yield kind, from_stream(stream.as_buffer())
 
 
 def spark_schema(schema: pa.Schema) -> StructType:
-    """The schema as Spark takes it, every column nullable."""
+    """The schema in Spark's types, every column nullable."""
     from pyspark.sql.pandas.types import from_arrow_schema
 
     return from_arrow_schema(pa.schema([field.with_nullable(True) for field in schema]))
-
-
-def _stay_loaded() -> None:
-    """Make this worker's next task start sooner.
-
-    pyspark looks through all that is loaded for garbage after a task, and has every importer of its zip files read its
-    directory anew before the next one: 0.2 s each, whatever the task does.
-    """
-    for path, importer in list(sys.path_importer_cache.items()):
-        if isinstance(importer, zipimporter):
-            del sys.path_importer_cache[path]  # it is made again where something is imported from there
-    _freeze()
-
-
-@cache
-def _freeze() -> None:
-    gc.freeze()
 
 
 def to_stream(table: pa.Table | pa.RecordBatch) -> bytes:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from iotid import config, messages
 from iotid.errors import IotidError, SettingError, TrainingError
-from iotid.spark import worker_errors as remote
+from iotid.spark.worker_errors import WorkerError, find_errors, mark
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -66,9 +66,7 @@ def train_on_ranks(
         distributor = TorchDistributor(settings.training.ranks, local_mode=local, use_gpu=on_gpus)
         distributor.logger.setLevel(logging.ERROR)
         try:
-            answer: Any = distributor.run(
-                _run_rank, settings, dataset_uri, str(folder), on_epoch, not local, remote.mark()
-            )
+            answer: Any = distributor.run(_run_rank, settings, dataset_uri, str(folder), on_epoch, not local, mark())
         except Exception as fault:  # noqa: BLE001 - RuntimeError here, any of Spark's errors on a cluster
             raise _told_by_rank(relay.text() + str(fault)) from None
     result, files = answer
@@ -77,11 +75,11 @@ def train_on_ranks(
 
 
 def _run_rank(
-    settings: config.Settings, dataset_uri: str, folder: str, on_epoch: OnEpoch | None, carry: bool, mark: str
+    settings: config.Settings, dataset_uri: str, folder: str, on_epoch: OnEpoch | None, carry: bool, driver_mark: str
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """One rank's process, from start to end; ``carry``: return the files, too, for a driver on another machine.
 
-    ``mark``: the driver's, for the error that this process ends with.
+    ``driver_mark``: for the error that this process ends with.
     """
     from iotid.model.bundle import DESCRIPTION, WEIGHTS
     from iotid.training.fit import HISTORY
@@ -96,7 +94,8 @@ def _run_rank(
         lost = any(words in str(fault) for words in _LOST_WORDS)
         if not lost and not isinstance(fault, IotidError):
             sys.stderr.write(messages.in_full(fault) + "\n")
-        sys.stderr.write(remote.line(fault, mark, rank=int(os.environ["RANK"]), lost=lost) + "\n")
+        error = WorkerError.of(fault, rank=int(os.environ["RANK"]), lost=lost)
+        sys.stderr.write(error.to_line(driver_mark) + "\n")
         raise SystemExit(1) from None  # not 0: torchrun then stops the other ranks, which wait for this one
 
 
@@ -179,8 +178,8 @@ class _Relay(io.TextIOBase):
 
     def write(self, text: str) -> int:
         self._last.append(text)
-        failures = remote.reported(text)
-        if _TORCHRUN.search(text) or not all(each["lost"] for each in failures):
+        failures = find_errors(text)
+        if _TORCHRUN.search(text) or not all(each.lost for each in failures):
             self._failed = True
         if not (self._failed or failures):
             self._to.write(text)
@@ -193,12 +192,12 @@ class _Relay(io.TextIOBase):
 
 def _told_by_rank(output: str) -> IotidError:
     """The failed rank's own error, from what the launcher kept of the ranks' output."""
-    failures = [failure for failure in remote.reported(output) if not failure["lost"]]
-    known = next((error for error in map(remote.known, failures) if error is not None), None)
+    failures = [failure for failure in find_errors(output) if not failure.lost]
+    known = next((error for failure in failures if (error := failure.as_iotid_error())), None)
     if known is not None:
         return known
     for failure in failures:
-        return TrainingError(f"training: rank {failure['rank']} failed: {failure['kind']}: {failure['text']}")
+        return TrainingError(f"training: rank {failure.rank} failed: {failure.kind}: {failure.text}")
     signs = (
         re.search(r"exitcode\s*: *-?\d+", output),
         *re.finditer(r"^[\w.]*(?:Error|Exception): .+$", output, re.MULTILINE),

@@ -1,4 +1,4 @@
-"""The rivals against hand-made rows and slow, obvious twins."""
+"""The baselines on hand-made rows, and compared with slow reference implementations."""
 
 from __future__ import annotations
 
@@ -56,21 +56,21 @@ def test_create__unknown_name_lists_those_known() -> None:
 
 
 @pytest.mark.parametrize("name", baselines.names())
-def test_every_rival__answers_probabilities_of_all_classes_also_of_those_never_seen(name: str) -> None:
+def test_every_baseline__gives_probabilities_of_all_classes_also_those_never_seen(name: str) -> None:
     encoding = _encoding()
     train = _rows([[2, 3], [3], [4, 4, 4, 4]], [0, 0, 2], [5, 1, 1])
     test = _random_rows(1, 50, encoding)
-    rival = baselines.create(name, encoding, seed=1).fit(train, 3)
-    answers = rival.probabilities(test.sequences)
+    baseline = baselines.create(name, encoding, seed=1).fit(train, 3)
+    answers = baseline.probabilities(test.sequences)
     assert answers.shape == (50, 3)
     assert answers.sum(axis=1) == pytest.approx(1)
     assert (answers >= 0).all()
     assert (answers.argmax(axis=1) != 1).all(), "class 1 is not in training"
-    assert rival.origin
+    assert baseline.origin
 
 
 @pytest.mark.parametrize("name", baselines.names())
-def test_every_rival__same_seed_same_answers_whatever_the_order_of_the_characteristics(name: str) -> None:
+def test_every_baseline__same_seed_same_results_in_any_order_of_characteristics(name: str) -> None:
     encoding = _encoding(tuple(range(40, 90)), tuple(range(0, 5000, 100)))
     train, test = _random_rows(1, 200, encoding), _random_rows(2, 100, encoding)
     first = baselines.create(name, encoding, seed=1).fit(train, 3).probabilities(test.sequences)
@@ -146,7 +146,7 @@ def test_sequence_knn__distance_is_of_values_not_of_ids() -> None:
 def test_sequence_knn__equals_scikit_learn_on_flows_one_by_one() -> None:
     encoding = _encoding(tuple(range(40, 1500, 7)), tuple(range(0, 65536, 131)), packets=16)
     train, test = _random_rows(3, 200, encoding), _random_rows(4, 100, encoding)
-    rival = SequenceKnn(encoding, neighbours=5, packets=10).fit(train, 3)
+    baseline = SequenceKnn(encoding, neighbours=5, packets=10).fit(train, 3)
     raw = RawValues(encoding)
 
     def points(rows: EncodedFlows) -> np.ndarray:
@@ -161,7 +161,7 @@ def test_sequence_knn__equals_scikit_learn_on_flows_one_by_one() -> None:
 
     oracle = KNeighborsClassifier(5, metric="manhattan", algorithm="brute")
     oracle.fit(np.repeat(points(train), train.num_flows, axis=0), np.repeat(train.label, train.num_flows))
-    assert rival.probabilities(test.sequences) == pytest.approx(oracle.predict_proba(points(test)))
+    assert baseline.probabilities(test.sequences) == pytest.approx(oracle.predict_proba(points(test)))
 
 
 def test_sequence_knn__labels_of_one_sequence_share_its_vote() -> None:

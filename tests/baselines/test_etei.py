@@ -52,20 +52,20 @@ def test_fit__same_seed_same_answers_and_the_common_generator_stays_as_it_was() 
 def test_fit__a_row_of_many_flows_is_drawn_as_its_copies_are() -> None:
     bytes_ND, label_N = _toy(7, 40)
     num_flows_N = np.arange(40) % 4
-    rival = Etei(1, **_SMALL | {"epochs": 2})
-    told = rival.fit(bytes_ND, label_N, num_flows_N, 3).probabilities(bytes_ND)
+    baseline = Etei(1, **_SMALL | {"epochs": 2})
+    expected = baseline.fit(bytes_ND, label_N, num_flows_N, 3).probabilities(bytes_ND)
     copies = [np.repeat(values, num_flows_N, axis=0) for values in (bytes_ND, label_N)]
-    assert (rival.fit(*copies, np.ones(len(copies[0]), np.int64), 3).probabilities(bytes_ND) == told).all()
+    assert (baseline.fit(*copies, np.ones(len(copies[0]), np.int64), 3).probabilities(bytes_ND) == expected).all()
 
 
 def test_probabilities__do_not_depend_on_the_rows_beside_and_name_classes_never_seen() -> None:
     bytes_ND, label_N = _toy(5, 70)
-    rival = Etei(1, **_SMALL | {"epochs": 1}).fit(bytes_ND, label_N, np.ones(70, np.int64), 5)
-    answers_NC = rival.probabilities(bytes_ND)
+    baseline = Etei(1, **_SMALL | {"epochs": 1}).fit(bytes_ND, label_N, np.ones(70, np.int64), 5)
+    answers_NC = baseline.probabilities(bytes_ND)
     assert answers_NC.shape == (70, 5)
-    assert rival.probabilities(bytes_ND[33:34]) == pytest.approx(answers_NC[33:34], abs=1e-6)
-    assert rival.probabilities(bytes_ND[:0]).shape == (0, 5)
-    assert rival.origin
+    assert baseline.probabilities(bytes_ND[33:34]) == pytest.approx(answers_NC[33:34], abs=1e-6)
+    assert baseline.probabilities(bytes_ND[:0]).shape == (0, 5)
+    assert baseline.origin
 
 
 def test_network__of_the_papers_size_has_the_parameters_counted_by_hand() -> None:
@@ -137,12 +137,12 @@ def test_without_ports__zeroes_exactly_ports_and_checksums(header: bytes, zeroed
         packet = np.frombuffer(whole[:size], np.uint8)
         other = np.full(size, 0xFF, np.uint8)  # of no IP version
         given = np.stack([np.concatenate([packet, other]), np.concatenate([other, packet])])
-        told = without_ports(given, 2)
+        changed = without_ports(given, 2)
         kept = [place for place in zeroed if place < size]
-        assert set(np.flatnonzero(told[0] != given[0])) == set(kept)
-        assert (told[0, kept] == 0).all()
-        assert (told[1, size:] == told[0, :size]).all()
-        assert (told[1, :size] == other).all()
+        assert set(np.flatnonzero(changed[0] != given[0])) == set(kept)
+        assert (changed[0, kept] == 0).all()
+        assert (changed[1, size:] == changed[0, :size]).all()
+        assert (changed[1, :size] == other).all()
 
 
 @hypothesis_settings(max_examples=200, deadline=None)
@@ -164,8 +164,8 @@ def test_fit__without_ports_sees_no_ports() -> None:
     bytes_ND[:, 20:24] = np.where(label_N[:, np.newaxis] == 1, 250, 3)
     spread = {}
     for ports in (True, False):
-        rival = Etei(1, **_SMALL | {"ports": ports, "learning_rate": 0.003, "epochs": 30})
-        answers_NC = rival.fit(bytes_ND, label_N, np.ones(60, np.int64), 2).probabilities(bytes_ND)
+        baseline = Etei(1, **_SMALL | {"ports": ports, "learning_rate": 0.003, "epochs": 30})
+        answers_NC = baseline.fit(bytes_ND, label_N, np.ones(60, np.int64), 2).probabilities(bytes_ND)
         spread[ports] = np.ptp(answers_NC[:, 0])
     assert spread[True] > 0.5
     assert spread[False] < 1e-6

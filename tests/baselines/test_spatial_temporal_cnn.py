@@ -89,7 +89,7 @@ def test_fit__finds_the_kinds_of_households_in_any_of_their_windows() -> None:
     assert not found[3].any()  # nothing was sent
 
 
-def test_fit__the_same_seed_gives_the_same_answers_and_leaves_the_common_generator_alone() -> None:
+def test_fit__same_seed_gives_same_results_and_leaves_the_common_generator_unchanged() -> None:
     asked = vstack([_set(0), _set(1)]).tocsr()
     torch.manual_seed(1)
     before = torch.random.get_rng_state()

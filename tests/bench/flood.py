@@ -102,7 +102,7 @@ def _step(mixed_N: Words, word_N: Words) -> Words:
 
 
 def keys_of(one_N: Words, other_N: Words) -> Any:
-    """uint64 (flows, 6): the keys of `flows.kernels` of these flows."""
+    """uint64 (flows, 6): the keys of `flows.layout` of these flows."""
     columns = [np.full(len(one_N), value, np.uint64) for value in (_first_word()[0], 0, 0, *_HIGH, 0)]
     columns[1:3] = one_N, other_N
     return np.stack(columns, axis=1)

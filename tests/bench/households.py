@@ -31,7 +31,7 @@ from iotid.dataset import LabelledFlows
 from iotid.dataset.in_memory import HeldFlows
 from iotid.flows import from_captures
 from iotid.labels import DeviceList
-from iotid.labels.device_list import UNKNOWN as UNLISTED
+from iotid.labels.device_list import UNLISTED
 from iotid.labels.hosts import UNANSWERED, name_devices
 from iotid.studies.households.compare import Laboratory, Study, rounds
 from iotid.studies.households.methods import METHODS

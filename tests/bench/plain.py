@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from iotid import config
-from iotid.dataset.arrays import first_values, positions
+from iotid.dataset.arrays import first_values, list_positions
 from iotid.dataset.characteristics import CHARACTERISTICS, Vocabulary
 
 SIZES = {"packet_length": 65_536, "tcp_window": 65_536}  # every value that the field can hold, but for the padding
@@ -28,7 +28,7 @@ def values_of(flows: Any, max_packets: int) -> dict[str, np.ndarray]:
     for name in SIZES:
         values, lengths_N = first_values(flows.column(CHARACTERISTICS[name].column), max_packets)
         ids_NM = np.zeros((len(lengths_N), max_packets), np.int64)
-        ids_NM[np.repeat(np.arange(len(lengths_N)), lengths_N), positions(lengths_N)] = values + 1
+        ids_NM[np.repeat(np.arange(len(lengths_N)), lengths_N), list_positions(lengths_N)] = values + 1
         found[name] = ids_NM
     return found
 

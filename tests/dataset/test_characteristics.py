@@ -1,4 +1,4 @@
-"""Vocabularies and encodings, held against slow twins."""
+"""Vocabularies and encodings, compared with slow references."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iotid.dataset import Encoding, Vocabulary, unseen_share
+from iotid.dataset import Encoding, Vocabulary, out_of_vocabulary_rate
 from iotid.dataset.characteristics import CHARACTERISTICS, quantise_column, select_characteristics
 from iotid.errors import SchemaError, SettingError
 from iotid.schemas import FLOWS
@@ -57,7 +57,7 @@ def test_inter_arrival__bins_are_half_octaves_and_keep_the_order_of_waits() -> N
 def test_select__unknown_or_repeated_name_is_an_error_that_lists_the_names() -> None:
     with pytest.raises(SettingError, match=r"'packet_size' is not known; choose from packet_length, tcp_window"):
         select_characteristics(["packet_size"])
-    with pytest.raises(SettingError, match="is there twice"):
+    with pytest.raises(SettingError, match="is given twice"):
         select_characteristics(["tcp_flags", "tcp_flags"])
 
 
@@ -88,7 +88,7 @@ _LENGTHS = st.lists(st.integers(0, 6), min_size=0, max_size=7)
 
 @settings(max_examples=100, deadline=None)
 @given(rows=st.lists(_LENGTHS, max_size=8), known=st.sets(st.integers(0, 6)), start=st.integers(0, 3))
-def test_encode__equals_its_slow_twin_also_on_slices_and_chunks(
+def test_encode__equals_its_slow_reference_also_on_slices_and_chunks(
     flow_table: FlowTable, rows: list[list[int]], known: set[int], start: int
 ) -> None:
     encoding = _encoding(packet_length=tuple(sorted(known)), inter_arrival=(0, 1, 4))
@@ -136,4 +136,4 @@ def test_unseen_share__counts_values_of_all_characteristics_but_no_padding() -> 
         "a": np.array([[1, 2, 0], [3, 3, 3], [0, 0, 0]], np.int32),
         "b": np.array([[1, 1, 0], [2, 2, 1], [0, 0, 0]], np.int32),
     }
-    assert unseen_share(ids).tolist() == [0.75, 1 / 6, 0.0]
+    assert out_of_vocabulary_rate(ids).tolist() == [0.75, 1 / 6, 0.0]

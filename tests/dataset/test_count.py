@@ -24,7 +24,7 @@ class _File(NamedTuple):
         yield from self.flows.select(list(columns)).to_batches(max_chunksize=7)
 
     def superseded(self, flows: pa.RecordBatch, later: pa.Table) -> pa.BooleanArray:
-        raise AssertionError("there is one night")
+        raise AssertionError("there is one partition")
 
 
 def test_count_flows__counts_each_label_and_protocol_over_files_and_batches(flow_table: Callable[..., Any]) -> None:

@@ -64,12 +64,12 @@ def test_dataset__vocabularies_are_of_training_alone_and_rows_know_their_flows(l
     rows = _captures(2, 2)
     rows[0]["packet_length"] = [999]
     flows = labelled(rows)
-    part_N = np.where(np.arange(len(rows)) == 0, 2, 0)
-    encoding, parts = flows.dataset(part_N)
-    assert set(parts) == {"train", "test"}
+    split_N = np.where(np.arange(len(rows)) == 0, 2, 0)
+    encoding, splits = flows.dataset(split_N)
+    assert set(splits) == {"train", "test"}
     assert 999 not in encoding.vocabularies["packet_length"].values
-    assert parts["test"].flow.tolist() == [0]
-    train = parts["train"]
+    assert splits["test"].flow.tolist() == [0]
+    train = splits["train"]
     assert train.rows.num_flows.sum() == len(train.flow) == len(rows) - 1
     encoded = encoding.encode(flows.flows)
     for name, ids_NM in encoded.items():
@@ -89,16 +89,17 @@ def test_bytes_of__are_those_that_were_kept_of_each_flow(flow_table: FlowTable, 
     assert flows.bytes_of(np.empty(0, np.int64)).shape == (0, 6)
 
 
-def test_of_nights__holds_the_flows_of_all_nights_files(
+def test_of_partitions__has_the_flows_of_all_files(
     tmp_path: Path, labelled: Label, flow_table: FlowTable, write_night: Callable[..., Partition]
 ) -> None:
     rows = _captures(3, 2)
     store, settings = Store(str(tmp_path)), load_settings(overrides=["dataset.min_flows=2", "flow.max_packets=4"])
-    nights = [
+    partitions = [
         write_night(store, flow_table(rows[:10]), files=2, max_packets=4),
         write_night(store, flow_table(rows[10:]), day="2024-03-02", max_packets=4),
     ]
-    held, whole = LabelledFlows.of_nights(None, nights, DEVICES, settings.dataset, settings.flow), labelled(rows)
+    held = LabelledFlows.of_partitions(None, partitions, DEVICES, settings.dataset, settings.flow)
+    whole = labelled(rows)
     assert held.labels == whole.labels == ("cam", "plug")
 
     def content(flows: LabelledFlows) -> list[tuple[int, list[int]]]:
@@ -106,11 +107,11 @@ def test_of_nights__holds_the_flows_of_all_nights_files(
 
     assert sorted(content(held)) == sorted(content(whole))
     turned = flow_table(rows[:10]).take(list(range(9, -1, -1)))  # a row may lie in any file
-    night = write_night(store, turned, files=3, max_packets=4)
-    again = LabelledFlows.of_nights(None, [night, nights[1]], DEVICES, settings.dataset, settings.flow)
+    stored = write_night(store, turned, files=3, max_packets=4)
+    again = LabelledFlows.of_partitions(None, [stored, partitions[1]], DEVICES, settings.dataset, settings.flow)
     assert content(again) == content(held)
-    by_time = held.under("by_time")
+    by_time = held.with_protocol("by_time")
     assert (by_time.settings.protocol, held.settings.protocol) == ("by_time", settings.dataset.protocol)
     assert by_time.flows is held.flows
     with pytest.raises(SettingError, match=r"flow\.max_packets"):
-        LabelledFlows.of_nights(None, nights, DEVICES, settings.dataset, load_settings().flow)
+        LabelledFlows.of_partitions(None, partitions, DEVICES, settings.dataset, load_settings().flow)

@@ -22,7 +22,7 @@ import pytest
 from iotid.dataset.characteristics import Encoding, Vocabulary
 from iotid.dataset.petastorm_compat import COMMON_METADATA, ROW_GROUPS_KEY, SCHEMA_KEY, load_schema, petastorm
 from iotid.dataset.split_protocols import DATASET_SPLITS
-from iotid.dataset.store import ENCODING, EncodedFlows, describe_part, part_schema, read_split
+from iotid.dataset.store import ENCODING, EncodedFlows, read_split, split_schema, write_petastorm_metadata
 from iotid.errors import PartitionError
 from iotid.partitions import Partition, PartitionKey, Store
 from iotid.spark.java import use_java
@@ -46,7 +46,7 @@ def encoding() -> Encoding:
 
 @pytest.fixture
 def dataset(tmp_path: Path, encoding: Encoding) -> Partition:
-    """A whole dataset of ROWS rows a part, in files of several row groups, written without Spark."""
+    """A whole dataset of ROWS rows a split, in files of several row groups, written without Spark."""
     return _write(Store(str(tmp_path / "store")), encoding)
 
 
@@ -54,17 +54,17 @@ def _write(store: Store, encoding: Encoding) -> Partition:
     chance = np.random.default_rng(1)
     keys = PartitionKey.named("small")
     with store.write("datasets", keys) as staged:
-        for part in DATASET_SPLITS:
-            Path(staged.path, part).mkdir(parents=True)
+        for split in DATASET_SPLITS:
+            Path(staged.path, split).mkdir(parents=True)
             for number, rows in enumerate((ROWS - 6, 6)):
                 columns = [list(chance.integers(0, 5, (rows, encoding.max_packets), np.int32)) for _ in range(2)]
                 columns += [chance.integers(0, 2, rows, np.int32), chance.integers(1, 900, rows, np.int32)]
                 arrays = [
-                    pa.array(each, field.type) for each, field in zip(columns, part_schema(encoding), strict=True)
+                    pa.array(each, field.type) for each, field in zip(columns, split_schema(encoding), strict=True)
                 ]
-                table = pa.Table.from_arrays(arrays, schema=part_schema(encoding))
-                pq.write_table(table, f"{staged.path}/{part}/part-{number}.parquet", row_group_size=10)
-            assert describe_part(staged, part, encoding) == ROWS
+                table = pa.Table.from_arrays(arrays, schema=split_schema(encoding))
+                pq.write_table(table, f"{staged.path}/{split}/part-{number}.parquet", row_group_size=10)
+            assert write_petastorm_metadata(staged, split, encoding) == ROWS
         staged.write_json(ENCODING, encoding.to_json())
         staged.metadata["rows"] = dict.fromkeys(DATASET_SPLITS, ROWS)
     return store.open("datasets", keys)
@@ -98,12 +98,12 @@ def test_stock_petastorm__reads_our_parts_row_for_row_by_every_reader(dataset: P
 
 
 @pytest.mark.spark
-def test_read_part__reads_what_stock_petastorm_and_an_older_spark_wrote(dataset: Partition, tmp_path: Path) -> None:
+def test_read_split__reads_what_stock_petastorm_and_an_older_spark_wrote(dataset: Partition, tmp_path: Path) -> None:
     use_java()
     expected = _as_rows(read_split(dataset.uri, "train"))
-    part = Path(dataset.uri, "train")
-    shutil.move(part, tmp_path / "source")
-    _stock("write", str(tmp_path / "source"), str(part))
+    split = Path(dataset.uri, "train")
+    shutil.move(split, tmp_path / "source")
+    _stock("write", str(tmp_path / "source"), str(split))
     again = _as_rows(read_split(dataset.uri, "train"))
     assert Counter(map(str, again)) == Counter(map(str, expected))
 
@@ -143,7 +143,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_read_part__a_hostile_schema_runs_nothing_and_is_one_error(
+def test_read_split__a_hostile_schema_runs_nothing_and_is_one_error(
     dataset: Partition, tmp_path: Path, kind: str
 ) -> None:
     trace = tmp_path / "trace"
@@ -155,7 +155,7 @@ def test_read_part__a_hostile_schema_runs_nothing_and_is_one_error(
     assert not trace.exists()
 
 
-def test_read_part__metadata_that_is_missing_or_promises_other_row_groups_is_one_error(dataset: Partition) -> None:
+def test_read_split__missing_metadata_or_other_row_groups_are_one_error(dataset: Partition) -> None:
     for groups in (b'{"part-0.parquet": 1000000000000, "part-1.parquet": 1}', b"[]", b"{", None):
         _rewrite(dataset, {ROW_GROUPS_KEY: groups})
         with pytest.raises(PartitionError, match="_common_metadata: is not what iotid wrote"):

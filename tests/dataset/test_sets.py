@@ -1,4 +1,4 @@
-"""Sets: few of each label whatever the order, and the same after a way through Arrow; sessions open at once."""
+"""Sets: the same sample of each label in any order, the same read from Arrow; sessions open at the same time."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iotid.dataset import Encoding, Vocabulary
-from iotid.dataset.packed import pack
-from iotid.dataset.sets import SCHEMA, FlowSets, at_once, few, greatest
-from iotid.dataset.tasks import sets_of
+from iotid.dataset.packed_sequences import pack_sequences
+from iotid.dataset.set_tasks import sets_of
+from iotid.dataset.sets import SCHEMA, FlowSets, concurrent_flows, sample_sets, sparse_maximum
 
 _ROWS = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 5), st.sampled_from([b"a", b"b"]), st.integers(1, 4)))
 
@@ -46,7 +46,7 @@ def test_few__keeps_the_units_of_the_lowest_hash_of_each_label(
             equal.setdefault((label, unit, unit // 2, sequences), []).append(flows)
     # their number and the times for which they were open are summed; the first packet of all, and the last
     expected = [(*key, sum(flows), 10 * sum(flows), 100 - max(flows), 200 + max(flows)) for key, flows in equal.items()]
-    assert _content(few(_table(rows), most)) == sorted(expected)
+    assert _content(sample_sets(_table(rows), most)) == sorted(expected)
 
 
 @settings(deadline=None)
@@ -54,8 +54,8 @@ def test_few__keeps_the_units_of_the_lowest_hash_of_each_label(
 def test_few__of_parts_and_then_of_all_is_few_of_the_whole(
     one: list[tuple[int, int, bytes, int]], other: list[tuple[int, int, bytes, int]], most: int
 ) -> None:
-    cut = pa.concat_tables([few(_table(one), most), few(_table(other), most)])
-    assert _content(few(cut, most)) == _content(few(_table(one + other), most))
+    cut = pa.concat_tables([sample_sets(_table(one), most), sample_sets(_table(other), most)])
+    assert _content(sample_sets(cut, most)) == _content(sample_sets(_table(one + other), most))
 
 
 def test_from_arrow__gives_the_sets_again() -> None:
@@ -73,10 +73,10 @@ def test_from_arrow__gives_the_sets_again() -> None:
             assert rows == {tuple(row) for row in other.sequences[name].tolist()}
     order = [again.sequences["packet_length"].tolist().index(row) for row in sets.sequences["packet_length"].tolist()]
     assert (again.flows.toarray()[:, order] == sets.flows.toarray()).all()
-    assert (again.at_once.toarray()[:, order] == sets.at_once.toarray()).all()
+    assert (again.concurrent.toarray()[:, order] == sets.concurrent.toarray()).all()
     assert again.recording.tolist() == sets.recording.tolist()
     first = order[sets.sequences["packet_length"].tolist().index([2, 3])]
-    assert again.at_once.toarray()[:, first].tolist() == [0, 2, 3]
+    assert again.concurrent.toarray()[:, first].tolist() == [0, 2, 3]
     assert again.flows.toarray()[:, first].tolist() == [0, 5, 7]
 
 
@@ -84,8 +84,8 @@ def test_of__without_recordings_each_set_is_its_own_and_no_sessions_are_known() 
     sequences = {"packet_length": np.array([[2], [3], [2]], np.int32)}
     sets = FlowSets.of(sequences, np.array([5, 5, 4]), np.array([0, 0, -1]), np.array([1, 2, 3]))
     assert (sets.label.tolist(), sets.recording.tolist()) == ([-1, 0], [4, 5])
-    assert sets.at_once.shape == sets.flows.shape == (2, 2)
-    assert sets.at_once.nnz == 0
+    assert sets.concurrent.shape == sets.flows.shape == (2, 2)
+    assert sets.concurrent.nnz == 0
 
 
 _MINUTE = 60_000_000
@@ -108,7 +108,7 @@ _MINUTE = 60_000_000
 def test_at_once__is_how_often_the_time_there_was_is_in_the_time_of_being_open(
     flows: int, open_us: int, span_us: int, expected: int
 ) -> None:
-    assert at_once(np.array([flows]), np.array([open_us]), np.array([span_us])).tolist() == [expected]
+    assert concurrent_flows(np.array([flows]), np.array([open_us]), np.array([span_us])).tolist() == [expected]
 
 
 @settings(deadline=None)
@@ -117,20 +117,20 @@ def test_at_once__is_never_more_than_were_really_open_at_once(sessions: list[tup
     ends = [start + long for start, long in sessions]
     span = max(ends) - min(start for start, _ in sessions)
     really = max(sum(a <= start < a + long for a, long in sessions) for start, _ in sessions)
-    found = at_once(np.array([len(sessions)]), np.array([sum(long for _, long in sessions)]), np.array([span]))
+    found = concurrent_flows(np.array([len(sessions)]), np.array([sum(long for _, long in sessions)]), np.array([span]))
     assert 1 <= found[0] <= really
 
 
 def test_greatest__keeps_of_each_cell_the_greatest_value() -> None:
-    found = greatest(np.array([2, 5, 1, 3]), np.array([0, 1, 0, 1]), np.array([1, 0, 1, 0]), (3, 2))
+    found = sparse_maximum(np.array([2, 5, 1, 3]), np.array([0, 1, 0, 1]), np.array([1, 0, 1, 0]), (3, 2))
     assert found.toarray().tolist() == [[0, 2], [5, 0], [0, 0]]
     nothing = np.zeros(0, np.int64)
-    assert greatest(nothing, nothing, nothing, (2, 2)).toarray().tolist() == [[0, 0], [0, 0]]
+    assert sparse_maximum(nothing, nothing, nothing, (2, 2)).toarray().tolist() == [[0, 0], [0, 0]]
 
 
 def test_sets_of__are_written_the_same_in_whatever_order_the_tasks_ended() -> None:
     lengths = [[60, 1500], [60, 40], [1500], [60, 1500], [40]]
-    packed = pack([pa.array(lengths, pa.list_(pa.int32()))])
+    packed = pack_sequences([pa.array(lengths, pa.list_(pa.int32()))])
     columns: list[Any] = [
         [0, 0, 1, 0, 1], [7, 7, 3, 8, 3], [6, 6, 2, 6, 2], packed, [1, 2, 3, 4, 5], [0, 2 * _MINUTE, 0, 0, 0],
         [10, 10, 10, 10, 10], [_MINUTE + 10] * 5,
@@ -141,5 +141,5 @@ def test_sets_of__are_written_the_same_in_whatever_order_the_tasks_ended() -> No
     tasks = [rows.slice(number, 1) for number in range(len(rows))]
     expected = sets_of(tasks, encoding, 10).to_arrow()
     assert sets_of(tasks, encoding, 10).recording.tolist() == [6, 6, 2]
-    assert sorted(sets_of(tasks, encoding, 10).at_once.data.tolist()) == [1, 1, 1, 1, 2]
+    assert sorted(sets_of(tasks, encoding, 10).concurrent.data.tolist()) == [1, 1, 1, 1, 2]
     assert all(sets_of(order, encoding, 10).to_arrow() == expected for order in permutations(tasks))

@@ -1,4 +1,4 @@
-"""The four protocols: what each keeps together, that all parts get their share, and that only the flows decide."""
+"""The four protocols: what each keeps together, that all splits get their share, and that only the flows decide."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from hypothesis import strategies as st
 from iotid.config import Dataset, load_settings
 from iotid.dataset import split_protocols as partition
 from iotid.dataset.hashes import hash_rows
-from iotid.dataset.packed import pack
+from iotid.dataset.packed_sequences import pack_sequences
 from iotid.dataset.split_protocols import (
     DATASET_SPLITS,
-    FileSplit,
+    SplitAssignment,
     distinct_units,
-    find_ends,
-    part_sizes,
+    find_cuts,
     positions,
-    settle,
+    resolve_cuts,
     split_captures,
+    split_sizes,
     summarise,
 )
 
@@ -36,7 +36,7 @@ LABELS = ("few", "many", "mixed", "one", "pair")
 
 @given(units=st.integers(0, 10_000), train=st.floats(0.01, 0.98), share=st.floats(0.01, 0.99))
 def test_part_sizes__add_up_and_leave_no_part_empty_from_three_on(units: int, train: float, share: float) -> None:
-    sizes = part_sizes(units, train, (1 - train) * share)
+    sizes = split_sizes(units, train, (1 - train) * share)
     assert sum(sizes) == units
     assert min(sizes) >= (1 if units >= 3 else 0)
     if units >= 100:
@@ -44,7 +44,7 @@ def test_part_sizes__add_up_and_leave_no_part_empty_from_three_on(units: int, tr
 
 
 def test_part_sizes__one_unit_trains_and_of_two_the_other_tests() -> None:
-    assert [part_sizes(units, 0.8, 0.1) for units in (1, 2, 3, 10)] == [(1, 0, 0), (1, 0, 1), (1, 1, 1), (8, 1, 1)]
+    assert [split_sizes(units, 0.8, 0.1) for units in (1, 2, 3, 10)] == [(1, 0, 0), (1, 0, 1), (1, 1, 1), (8, 1, 1)]
 
 
 def _settings(protocol: str, **shares: float) -> Dataset:
@@ -52,8 +52,8 @@ def _settings(protocol: str, **shares: float) -> Dataset:
     return load_settings([], overrides).dataset
 
 
-def _split(units: Sequence[tuple[str, int]], settings: Dataset, buckets: int, order: random.Random) -> FileSplit:
-    """The split of (label, position) pairs that lie in buckets, as workers and driver make it between them."""
+def _split(units: Sequence[tuple[str, int]], settings: Dataset, buckets: int, order: random.Random) -> SplitAssignment:
+    """The assignment of (label, position) pairs that lie in buckets, as workers and driver make it between them."""
     dealt: dict[int, list[tuple[str, int]]] = defaultdict(list)
     for unit in units:
         dealt[unit[1] % buckets].append(unit)
@@ -64,13 +64,13 @@ def _split(units: Sequence[tuple[str, int]], settings: Dataset, buckets: int, or
         contents.append(distinct_units(labels, np.array([position for _, position in own], np.int64)))
     order.shuffle(contents)
     summaries = [summary for content in contents for summary in summarise(content, buckets)]
-    split, doubts = find_ends(summaries, len(LABELS), settings)
+    assignment, ambiguous = find_cuts(summaries, len(LABELS), settings)
     nothing = np.empty(0, np.int64)
     answers = {
-        number: [doubt.among(dict(content).get(doubt.label, nothing)) for content in contents]
-        for number, doubt in enumerate(doubts)
+        number: [cut.among(dict(content).get(cut.label, nothing)) for content in contents]
+        for number, cut in enumerate(ambiguous)
     }
-    return settle(split, doubts, answers)
+    return resolve_cuts(assignment, ambiguous, answers)
 
 
 @given(data=st.data(), samples=st.sampled_from([1, 4, 16, 1 << 18]), buckets=st.integers(1, 5))
@@ -84,11 +84,11 @@ def test_find_ends__are_those_of_all_units_in_order_however_few_are_sampled(
     units = [(label, chance.randrange(1 << 62)) for label, size in zip(LABELS, sizes, strict=True) for _ in range(size)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(partition, "_SAMPLES", samples)
-        split = _split(units * 2, settings, buckets, chance)  # a unit that two workers have seen is one
+        assignment = _split(units * 2, settings, buckets, chance)  # a unit that two workers have seen is one
     for number, label in enumerate(LABELS):
         own = np.array(sorted(position for name, position in units if name == label), np.int64)
-        expected = np.repeat(np.arange(3), part_sizes(len(own), train, (1 - train) / 2))
-        assert split.parts(np.full(len(own), number), own).tolist() == expected.tolist()
+        expected = np.repeat(np.arange(3), split_sizes(len(own), train, (1 - train) / 2))
+        assert assignment.splits_of(np.full(len(own), number), own).tolist() == expected.tolist()
 
 
 def _rows() -> list[dict[str, Any]]:
@@ -111,7 +111,7 @@ def _rows() -> list[dict[str, Any]]:
 
 
 def _assigned(protocol: str, flow_table: Callable[..., pa.Table], *, shuffled: bool = False) -> list[dict[str, Any]]:
-    """The rows with the part of each."""
+    """The rows with the split of each."""
     settings, rows = _settings(protocol), _rows()
     if shuffled:
         random.Random(3).shuffle(rows)
@@ -119,20 +119,21 @@ def _assigned(protocol: str, flow_table: Callable[..., pa.Table], *, shuffled: b
     for name, value in (("site", "lab"), ("capture_date", datetime(2024, 3, 1, tzinfo=UTC).date())):
         flows = flows.append_column(name, pa.repeat(value, len(flows)))
     labels = np.array([LABELS.index(row["label"]) for row in rows], np.int32)
-    packed = pack([flows["packet_length"].combine_chunks().cast(pa.list_(pa.int32()))])
+    packed = pack_sequences([flows["packet_length"].combine_chunks().cast(pa.list_(pa.int32()))])
     [batch] = flows.combine_chunks().to_batches()
     position = positions(batch, settings, hash_rows([pa.array(LABELS)])[labels], packed)
     assert (position >= 0).all()
     if protocol == "by_capture":
         seen = Counter(zip(position.tolist(), (row["label"] for row in rows), strict=True))
         votes = [(at, label, flows) for (at, label), flows in seen.items()]
-        split = split_captures(votes, settings)
-        assert split.in_training(votes) == set(LABELS)
+        assignment = split_captures(votes, settings)
+        assert assignment.in_training(votes) == set(LABELS)
     else:
         units = [(LABELS[label], at) for label, at in zip(labels.tolist(), position.tolist(), strict=True)]
-        split = _split(units, settings, 4, random.Random(5))
+        assignment = _split(units, settings, 4, random.Random(5))
     return [
-        {**row, "part": DATASET_SPLITS[part]} for row, part in zip(rows, split.parts(labels, position), strict=True)
+        {**row, "split": DATASET_SPLITS[split]}
+        for row, split in zip(rows, assignment.splits_of(labels, position), strict=True)
     ]
 
 
@@ -143,38 +144,38 @@ def test_parts__order_and_spread_of_the_rows_change_nothing(protocol: str, flow_
 
 
 def test_random_flow__each_label_has_its_shares(flow_table: Any) -> None:
-    parts = Counter((row["label"], row["part"]) for row in _assigned("random_flow", flow_table))
-    assert [parts["many", part] for part in DATASET_SPLITS] == [320, 40, 40]
-    assert [parts["few", part] for part in DATASET_SPLITS] == [7, 1, 1]
-    assert [parts["one", part] for part in DATASET_SPLITS] == [3, 1, 1]
+    splits = Counter((row["label"], row["split"]) for row in _assigned("random_flow", flow_table))
+    assert [splits["many", split] for split in DATASET_SPLITS] == [320, 40, 40]
+    assert [splits["few", split] for split in DATASET_SPLITS] == [7, 1, 1]
+    assert [splits["one", split] for split in DATASET_SPLITS] == [3, 1, 1]
 
 
 def test_random_unique__no_sequence_is_in_two_parts_under_one_label(flow_table: Any) -> None:
-    parts = defaultdict(set)
+    splits = defaultdict(set)
     for row in _assigned("random_unique", flow_table):
-        parts[row["label"], tuple(row["packet_length"])].add(row["part"])
-    assert {len(found) for found in parts.values()} == {1}
-    assert {part for (label, _), found in parts.items() for part in found if label == "few"} == set(DATASET_SPLITS)
+        splits[row["label"], tuple(row["packet_length"])].add(row["split"])
+    assert {len(found) for found in splits.values()} == {1}
+    assert {split for (label, _), found in splits.items() for split in found if label == "few"} == set(DATASET_SPLITS)
 
 
 def test_by_capture__files_stay_whole_and_follow_their_majority(flow_table: Any) -> None:
-    parts: dict[str, set[str]] = defaultdict(set)
+    splits: dict[str, set[str]] = defaultdict(set)
     captures: dict[tuple[str, str], set[str]] = defaultdict(set)
     for row in _assigned("by_capture", flow_table):
-        parts[row["capture_file"]].add(row["part"])
-        captures[row["label"], row["part"]].add(row["capture_file"])
-    assert {len(found) for found in parts.values()} == {1}
-    assert [len(captures["many", part]) for part in DATASET_SPLITS] == [16, 2, 2]
-    assert [len(captures["few", part]) for part in DATASET_SPLITS] == [1, 1, 1]
-    assert [len(captures["pair", part]) for part in DATASET_SPLITS] == [1, 0, 1]
-    assert [len(captures["one", part]) for part in DATASET_SPLITS] == [1, 0, 0]
+        splits[row["capture_file"]].add(row["split"])
+        captures[row["label"], row["split"]].add(row["capture_file"])
+    assert {len(found) for found in splits.values()} == {1}
+    assert [len(captures["many", split]) for split in DATASET_SPLITS] == [16, 2, 2]
+    assert [len(captures["few", split]) for split in DATASET_SPLITS] == [1, 1, 1]
+    assert [len(captures["pair", split]) for split in DATASET_SPLITS] == [1, 0, 1]
+    assert [len(captures["one", split]) for split in DATASET_SPLITS] == [1, 0, 0]
 
 
 def test_by_time__training_comes_before_validation_before_test(flow_table: Any) -> None:
     times: dict[tuple[str, str], list[datetime]] = defaultdict(list)
     for row in _assigned("by_time", flow_table):
-        times[row["label"], row["part"]].append(row["first_seen"])
+        times[row["label"], row["split"]].append(row["first_seen"])
     for label in ("many", "few", "pair", "one", "mixed"):
         assert max(times[label, "train"], default=datetime.min.replace(tzinfo=UTC)) < min(times[label, "validation"])
         assert max(times[label, "validation"]) < min(times[label, "test"])
-    assert [len(times["many", part]) for part in DATASET_SPLITS] == [320, 40, 40]
+    assert [len(times["many", split]) for split in DATASET_SPLITS] == [320, 40, 40]

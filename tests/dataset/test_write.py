@@ -69,44 +69,44 @@ def _rows(seed: int = 5) -> list[dict[str, Any]]:
 def _write(
     spark: SparkSession,
     store: Store,
-    nights: Sequence[Partition],
+    partitions: Sequence[Partition],
     *overrides: str,
     devices: DeviceList = DEVICES,
     name: str = "tiny",
 ) -> Partition:
     settings = load_settings(["local.yaml"], ["dataset.row_groups=3", "flow.max_packets=4", *overrides])
-    return write_dataset(spark, store, nights, devices, settings.dataset, settings.flow, name)
+    return write_dataset(spark, store, partitions, devices, settings.dataset, settings.flow, name)
 
 
 def _content(dataset: Partition) -> dict[str, Counter[tuple[Any, ...]]]:
     """Part -> how many flows each (label, ids of both characteristics) has."""
     labels = read_encoding(dataset.uri).labels
     content: dict[str, Counter[tuple[Any, ...]]] = defaultdict(Counter)
-    for part in DATASET_SPLITS:
-        rows = read_split(dataset.uri, part)
+    for split in DATASET_SPLITS:
+        rows = read_split(dataset.uri, split)
         for number in range(len(rows)):
             ids = tuple(tuple(sequence[number].tolist()) for sequence in rows.sequences.values())
-            content[part][labels[rows.label[number]], *ids] += int(rows.num_flows[number])
+            content[split][labels[rows.label[number]], *ids] += int(rows.num_flows[number])
     return content
 
 
-def _parts(dataset: Partition) -> dict[str, EncodedFlows]:
-    return {part: read_split(dataset.uri, part) for part in DATASET_SPLITS}
+def _splits(dataset: Partition) -> dict[str, EncodedFlows]:
+    return {split: read_split(dataset.uri, split) for split in DATASET_SPLITS}
 
 
 @pytest.fixture(scope="module")
-def night(
+def stored(
     tmp_path_factory: pytest.TempPathFactory, flow_table: FlowTable, write_night: WriteNight
 ) -> tuple[Store, Partition]:
-    """The 200 flows as a night below a folder whose name is as odd as folders' names get."""
+    """The 200 flows as a partition below a folder with an odd name."""
     store = Store(str(tmp_path_factory.mktemp("store") / "odd #?%20;é root"))
     return store, write_night(store, flow_table(_rows()), files=3)
 
 
 @pytest.fixture(scope="module")
-def written(spark: SparkSession, night: tuple[Store, Partition]) -> Partition:
-    """The night's dataset under the settings as they come."""
-    return _write(spark, night[0], [night[1]], name="written")
+def written(spark: SparkSession, stored: tuple[Store, Partition]) -> Partition:
+    """Its dataset with default settings."""
+    return _write(spark, stored[0], [stored[1]], name="written")
 
 
 def _expected(encoding: Encoding, flows: pa.Table) -> Counter[tuple[Any, ...]]:
@@ -127,47 +127,47 @@ def test_write__rows_are_the_distinct_sequences_of_a_label_and_weigh_its_flows(
     assert (encoding.max_packets, encoding.protocols, encoding.length) == (4, (6, 17), "ip")
     content = _content(written)
     assert sum(content.values(), Counter()) == _expected(encoding, flow_table(_rows()))
-    parts = _parts(written)
-    assert {part: int(rows.num_flows.sum()) for part, rows in parts.items()} == {
+    splits = _splits(written)
+    assert {split: int(rows.num_flows.sum()) for split, rows in splits.items()} == {
         "train": 128, "validation": 16, "test": 16,
     }  # fmt: skip
-    assert all(len(content[part]) == len(rows) for part, rows in parts.items())
-    train = parts["train"]
+    assert all(len(content[split]) == len(rows) for split, rows in splits.items())
+    train = splits["train"]
     assert train.sequences["packet_length"].dtype == np.int32
     assert (train.label.dtype, train.num_flows.dtype) == (np.int64, np.int64)
 
 
 def test_write__without_unique_every_flow_is_a_row_in_as_many_row_groups_as_asked(
-    spark: SparkSession, night: tuple[Store, Partition], written: Partition, flow_table: FlowTable
+    spark: SparkSession, stored: tuple[Store, Partition], written: Partition, flow_table: FlowTable
 ) -> None:
-    dataset = _write(spark, night[0], [night[1]], "dataset.unique=false", name="flows")
-    content, parts = _content(dataset), _parts(dataset)
+    dataset = _write(spark, stored[0], [stored[1]], "dataset.unique=false", name="flows")
+    content, splits = _content(dataset), _splits(dataset)
     assert sum(content.values(), Counter()) == _expected(read_encoding(dataset.uri), flow_table(_rows()))
     assert content == _content(written)
-    assert {part: len(rows) for part, rows in parts.items()} == {"train": 128, "validation": 16, "test": 16}
-    assert all((rows.num_flows == 1).all() for rows in parts.values())
-    for part in DATASET_SPLITS:
-        groups = [pq.read_metadata(path).num_row_groups for path in Path(dataset.uri, part).glob("part-*.parquet")]
+    assert {split: len(rows) for split, rows in splits.items()} == {"train": 128, "validation": 16, "test": 16}
+    assert all((rows.num_flows == 1).all() for rows in splits.values())
+    for split in DATASET_SPLITS:
+        groups = [pq.read_metadata(path).num_row_groups for path in Path(dataset.uri, split).glob("part-*.parquet")]
         assert 3 <= sum(groups) <= 3 + len(groups), "at most one more in each file"
 
 
 def test_write__accounting_adds_up_and_names_what_was_left_out(written: Partition) -> None:
-    told = written.metadata
-    assert told["accounting"] == {
+    metadata = written.metadata
+    assert metadata["accounting"] == {
         "in": 200, "kept": 160, "dropped": 6, "unlisted": 20, "conflicts": 4, "other_protocols": 10, "continued": 0,
     }  # fmt: skip
-    assert told["dropped"] == {"bridge": {"flows": 6, "reason": "fewer than dataset.min_flows=10 flows"}}
-    assert sum(told["flows"].values()) == 160
-    for part in DATASET_SPLITS:
-        assert sum(of_label[part]["flows"] for of_label in told["labels"].values()) == told["flows"][part]
-        assert sum(of_label[part]["rows"] for of_label in told["labels"].values()) == told["rows"][part]
-        assert told["rows"][part] == len(read_split(written.uri, part))
-    assert told["summary"].startswith("2 labels: train 128 flows in ")
-    assert told["protocol"] == "random_flow"
+    assert metadata["dropped"] == {"bridge": {"flows": 6, "reason": "fewer than dataset.min_flows=10 flows"}}
+    assert sum(metadata["flows"].values()) == 160
+    for split in DATASET_SPLITS:
+        assert sum(of_label[split]["flows"] for of_label in metadata["labels"].values()) == metadata["flows"][split]
+        assert sum(of_label[split]["rows"] for of_label in metadata["labels"].values()) == metadata["rows"][split]
+        assert metadata["rows"][split] == len(read_split(written.uri, split))
+    assert metadata["summary"].startswith("2 labels: train 128 flows in ")
+    assert metadata["protocol"] == "random_flow"
 
 
 def test_write__unlisted_flows_become_a_class_where_the_setting_says_so(
-    spark: SparkSession, night: tuple[Store, Partition]
+    spark: SparkSession, stored: tuple[Store, Partition]
 ) -> None:
     devices = DeviceList(DEVICES.devices[:2])
     options = (
@@ -175,7 +175,7 @@ def test_write__unlisted_flows_become_a_class_where_the_setting_says_so(
         "dataset.label=type",
         "dataset.characteristics=[packet_length,inter_arrival]",
     )
-    dataset = _write(spark, night[0], [night[1]], *options, devices=devices)
+    dataset = _write(spark, stored[0], [stored[1]], *options, devices=devices)
     encoding = read_encoding(dataset.uri)
     assert encoding.labels == ("camera", "plug", "unknown")
     assert encoding.devices["unknown"] == {"vendor": "", "type": "", "model": ""}
@@ -188,42 +188,42 @@ def test_write__unlisted_flows_become_a_class_where_the_setting_says_so(
 
 
 def _read(dataset: Partition) -> dict[str, list[Any]]:
-    """The rows of each part, in order."""
-    read = {part: read_split(dataset.uri, part) for part in DATASET_SPLITS}
+    """The rows of each split, in order."""
+    read = {split: read_split(dataset.uri, split) for split in DATASET_SPLITS}
     return {
-        part: [[ids.tolist() for ids in rows.sequences.values()], rows.label.tolist(), rows.num_flows.tolist()]
-        for part, rows in read.items()
+        split: [[ids.tolist() for ids in rows.sequences.values()], rows.label.tolist(), rows.num_flows.tolist()]
+        for split, rows in read.items()
     }
 
 
-def test_write__rows_in_another_order_are_read_the_same_and_another_seed_gives_others(
+def test_write__rows_in_another_order_are_read_the_same_another_seed_gives_others(
     spark: SparkSession, tmp_path: Path, written: Partition, flow_table: FlowTable, write_night: WriteNight
 ) -> None:
     flows = flow_table(_rows())
     order = np.random.default_rng(2).permutation(flows.num_rows)
     store = Store(str(tmp_path))
-    night = write_night(store, flows.take(pa.array(order)), files=4)
-    again = _write(spark, store, [night])
+    stored = write_night(store, flows.take(pa.array(order)), files=4)
+    again = _write(spark, store, [stored])
     assert _read(again) == _read(written)
     assert read_encoding(again.uri) == read_encoding(written.uri)
     assert again.metadata["hash"] == written.metadata["hash"]
-    other = _write(spark, store, [night], "dataset.seed=2")
+    other = _write(spark, store, [stored], "dataset.seed=2")
     assert _read(other) != _read(written)
     assert other.metadata["hash"] != written.metadata["hash"]
 
 
 def test_write__random_unique_leaves_no_sequence_in_two_parts(
-    spark: SparkSession, night: tuple[Store, Partition]
+    spark: SparkSession, stored: tuple[Store, Partition]
 ) -> None:
-    dataset = _write(spark, night[0], [night[1]], "dataset.protocol=random_unique")
+    dataset = _write(spark, stored[0], [stored[1]], "dataset.protocol=random_unique")
 
-    def keys(part: str) -> set[tuple[Any, ...]]:
+    def keys(split: str) -> set[tuple[Any, ...]]:
         """Sequences without an out-of-vocabulary id, which may stand for several values."""
-        rows = read_split(dataset.uri, part)
+        rows = read_split(dataset.uri, split)
         ids = np.concatenate([*rows.sequences.values(), rows.label[:, None]], axis=1)
         return set(map(tuple, ids[~(ids[:, :-1] == 1).any(axis=1)].tolist()))
 
-    assert all(keys(part) for part in DATASET_SPLITS)
+    assert all(keys(split) for split in DATASET_SPLITS)
     assert not keys("train") & (keys("validation") | keys("test"))
     assert not keys("validation") & keys("test")
 
@@ -236,55 +236,55 @@ def test_write__vocabulary_is_of_the_training_part_alone_and_rare_values_share_a
     rows[99]["packet_length"] = [9999]  # its latest is for the test
     rows[0]["inter_arrival_us"] = rows[1]["inter_arrival_us"] = rows[99]["inter_arrival_us"] = [0]
     store = Store(str(tmp_path))
-    night = write_night(store, flow_table(rows))
-    dataset = _write(spark, store, [night], "dataset.protocol=by_time")
+    stored = write_night(store, flow_table(rows))
+    dataset = _write(spark, store, [stored], "dataset.protocol=by_time")
     values = read_encoding(dataset.uri).vocabularies["packet_length"].values
     assert 7777 in values
     assert 9999 not in values
     test = read_split(dataset.uri, "test")
     assert (test.sequences["packet_length"][:, 0] == 1).sum() == 1
-    dataset = _write(spark, store, [night], "dataset.protocol=by_time", "dataset.min_count=3")
+    dataset = _write(spark, store, [stored], "dataset.protocol=by_time", "dataset.min_count=3")
     assert 7777 not in read_encoding(dataset.uri).vocabularies["packet_length"].values
     with pytest.raises(SettingError, match=r"dataset\.min_count: no value of packet_length occurs 100000 times"):
-        _write(spark, store, [night], "dataset.min_count=100000")
+        _write(spark, store, [stored], "dataset.min_count=100000")
 
 
-def test_write__flows_of_several_nights_and_sites_are_one_dataset(
+def test_write__flows_of_several_dates_and_sites_are_one_dataset(
     spark: SparkSession, tmp_path: Path, flow_table: FlowTable, write_night: WriteNight
 ) -> None:
     flows, store = flow_table(_rows()), Store(str(tmp_path))
-    nights = [
+    partitions = [
         write_night(store, flows),
         write_night(store, flows, site="office"),
         write_night(store, flows, day="2024-03-02"),
     ]
-    dataset = _write(spark, store, nights, "dataset.min_flows=18")
+    dataset = _write(spark, store, partitions, "dataset.min_flows=18")
     assert dataset.metadata["accounting"]["in"] == 600
     assert read_encoding(dataset.uri).labels == ("bridge", "cam", "plug")
-    assert dataset.metadata["nights"] == [night.key for night in nights]
+    assert dataset.metadata["nights"] == [stored.key for stored in partitions]
 
 
-def test_write__list_that_fits_nothing_is_told_with_the_macs_seen(
-    spark: SparkSession, night: tuple[Store, Partition]
+def test_write__list_that_fits_nothing_is_an_error_with_the_macs_seen(
+    spark: SparkSession, stored: tuple[Store, Partition]
 ) -> None:
     devices = DeviceList((Device(name="x", mac="00:00:00:00:00:01"),), "other.yaml")
-    told = f"other.yaml: fits none of the 200 flows (4 distinct MACs seen, such as {CAM}, {PLUG}, {HUE})"
+    expected = f"other.yaml: fits none of the 200 flows (4 distinct MACs seen, such as {CAM}, {PLUG}, {HUE})"
     for unlisted in ("drop", "unknown"):
         with pytest.raises(LabelError) as raised:
-            _write(spark, night[0], [night[1]], f"dataset.unlisted={unlisted}", devices=devices, name="none")
-        assert told in str(raised.value)
-    assert not night[0].exists("datasets", PartitionKey.named("none"))
+            _write(spark, stored[0], [stored[1]], f"dataset.unlisted={unlisted}", devices=devices, name="none")
+        assert expected in str(raised.value)
+    assert not stored[0].exists("datasets", PartitionKey.named("none"))
 
 
 def test_write__too_few_labels_or_an_empty_part_is_an_error_with_counts(
-    spark: SparkSession, night: tuple[Store, Partition]
+    spark: SparkSession, stored: tuple[Store, Partition]
 ) -> None:
-    store, flows = night
+    store, flows = stored
     with pytest.raises(LabelError, match=r"1 of 3 labels can be learned, it takes 2 \(cam: 100 flows, plug: 60 flows"):
         _write(spark, store, [flows], "dataset.min_flows=70")
-    with pytest.raises(LabelError, match=r"no flow falls to the validation part under dataset\.protocol=by_capture"):
+    with pytest.raises(LabelError, match=r"no flow is in the validation split under dataset\.protocol=by_capture"):
         _write(spark, store, [flows], "dataset.protocol=by_capture")
-    with pytest.raises(InputError, match="no night"):
+    with pytest.raises(InputError, match="no capture date"):
         _write(spark, store, [])
 
 
@@ -296,7 +296,7 @@ def test_write__label_that_no_training_capture_holds_is_left_out(
         {"client_mac": mac, "capture_file": f"{folder}/{number}.pcap"}
         for mac, folder in ((CAM, "cam"), (HUE, "x/bridge"))
         for number in range(5)
-        for _ in range(10 + number)  # so that a part's number of flows tells which captures are in it
+        for _ in range(10 + number)  # so that a split's number of flows tells which captures are in it
     ]
     options = ("dataset.protocol=by_capture", "dataset.min_flows=2")
     dataset = _write(spark, store, [write_night(store, flow_table(rows))], *options)
@@ -304,25 +304,25 @@ def test_write__label_that_no_training_capture_holds_is_left_out(
     rows += [{"client_mac": PLUG, "capture_file": f"cam/{in_test}.pcap"}] * 3
     dataset = _write(spark, store, [write_night(store, flow_table(rows))], *options)
     assert dataset.metadata["dropped"] == {
-        "plug": {"flows": 3, "reason": "none of them in the training part (by_capture)"}
+        "plug": {"flows": 3, "reason": "none of them in the training split (by_capture)"}
     }
     assert read_encoding(dataset.uri).labels == ("bridge", "cam")
 
 
-def test_write__night_with_a_lost_file_is_not_taken_for_a_smaller_one(
+def test_write__partition_with_a_lost_file_is_an_error(
     spark: SparkSession, tmp_path: Path, flow_table: FlowTable, write_night: WriteNight
 ) -> None:
     store = Store(str(tmp_path))
-    night = write_night(store, flow_table(_rows()), files=4)
-    Path(night.uri, "part-2.parquet").unlink()
+    stored = write_night(store, flow_table(_rows()), files=4)
+    Path(stored.uri, "part-2.parquet").unlink()
     with pytest.raises(AccountingError, match="promise 200 flows, 150 were read"):
-        _write(spark, store, [night])
+        _write(spark, store, [stored])
 
 
 def test_write__flows_of_another_schema_or_other_settings_are_refused(
-    spark: SparkSession, night: tuple[Store, Partition]
+    spark: SparkSession, stored: tuple[Store, Partition]
 ) -> None:
-    store, flows = night
+    store, flows = stored
     stranger = Partition(flows.uri, flows.key, {**flows.metadata, "schema_version": 99})
     with pytest.raises(SchemaError, match="schema version 99"):
         _write(spark, store, [stranger])
@@ -391,28 +391,28 @@ def test_in_memory__same_labels_vocabularies_and_rows(
         if "capture_file" in row:
             row["capture_file"] = f"{number % 7}-{row['capture_file']}"
         row["server_packets"], row["client_port"] = number % 2, number
-    night = write_night(store, flow_table(rows), files=3, join_files=join_files)
+    stored = write_night(store, flow_table(rows), files=3, join_files=join_files)
     changes = [f"dataset.protocol={protocol}", f"dataset.unique={json.dumps(unique)}", "dataset.min_count=2"]
     changes.append(f"flow.join_files={json.dumps(join_files)}")
-    dataset = _write(spark, store, [night], *changes)
+    dataset = _write(spark, store, [stored], *changes)
     settings = load_settings(["local.yaml"], ["flow.max_packets=4", *changes])
     labelled = LabelledFlows.of(of_night(flow_table(rows)), DEVICES, settings.dataset, settings.flow)
-    encoding, parts = labelled.dataset(labelled.parts())
+    encoding, splits = labelled.dataset(labelled.splits())
     assert encoding == read_encoding(dataset.uri)
     expected = _content(dataset)
-    for name, part in parts.items():
-        assert len(part.rows) == len(read_split(dataset.uri, name))
+    for name, split in splits.items():
+        assert len(split.rows) == len(read_split(dataset.uri, name))
         found: Counter[tuple[Any, ...]] = Counter()
-        for number in range(len(part.rows)):
-            ids = tuple(tuple(sequence[number].tolist()) for sequence in part.rows.sequences.values())
-            found[encoding.labels[part.rows.label[number]], *ids] += int(part.rows.num_flows[number])
+        for number in range(len(split.rows)):
+            ids = tuple(tuple(sequence[number].tolist()) for sequence in split.rows.sequences.values())
+            found[encoding.labels[split.rows.label[number]], *ids] += int(split.rows.num_flows[number])
         assert found == expected[name]
-        np.testing.assert_array_equal(labelled.label[part.flow], part.rows.label[part.row_of_flow])
+        np.testing.assert_array_equal(labelled.label[split.flow], split.rows.label[split.row_of_flow])
     sets = read_sets(dataset.uri)
-    part_N = labelled.parts()
+    split_N = labelled.splits()
     number_N, client_N = labelled.flows["client_port"].to_numpy(), np.array(labelled.flows["client_ip"].to_pylist())
     is_held_N = (
-        (part_N >= 0) & (part_N != DATASET_SPLITS.index("test")) & ((client_N != STRANGER) | (number_N % 2 == 1))
+        (split_N >= 0) & (split_N != DATASET_SPLITS.index("test")) & ((client_N != STRANGER) | (number_N % 2 == 1))
     )
     seen: dict[tuple[str, str], Counter[tuple[Any, ...]]] = {}
 
@@ -423,7 +423,7 @@ def test_in_memory__same_labels_vocabularies_and_rows(
     ids_of, captures = encoding.encode(labelled.flows), labelled.flows["capture_file"].to_pylist()
     for number in np.flatnonzero(is_held_N).tolist():
         add(encoding.labels[labelled.label[number]], captures[number], ids_of, number)
-    unlisted = flow_table(rows).filter(pc.field("client_mac") == PHONE)  # of no part, and all in one capture
+    unlisted = flow_table(rows).filter(pc.field("client_mac") == PHONE)  # of no split, and all in one capture
     for number in range(len(unlisted)):
         add("", "", encoding.encode(unlisted.combine_chunks()), number)
     of_label: Counter[tuple[str, frozenset[Any]]] = Counter(
@@ -438,14 +438,14 @@ def test_in_memory__same_labels_vocabularies_and_rows(
         }
         found_sets[names[label], frozenset(content.items())] += 1
     assert found_sets == of_label
-    few = read_sets(_write(spark, store, [night], *changes, "dataset.sets=2").uri)
-    assert Counter(names[label] for label in few.label.tolist()) == {
+    few_sets = read_sets(_write(spark, store, [stored], *changes, "dataset.sets=2").uri)
+    assert Counter(names[label] for label in few_sets.label.tolist()) == {
         label: min(2, sum(name == label for name, _ in seen)) for label in names
     }
 
 
 @pytest.mark.parametrize("join_files", [True, False])
-def test_write__a_set_is_one_device_in_one_capture_and_those_of_a_night_are_one_recording(
+def test_write__a_set_is_one_device_in_one_capture_those_of_a_date_are_one_recording(
     spark: SparkSession,
     tmp_path: Path,
     flow_table: FlowTable,
@@ -458,10 +458,10 @@ def test_write__a_set_is_one_device_in_one_capture_and_those_of_a_night_are_one_
         for mac, name in ((CAM, "a"), (CAM, "b"), (HUE, "a"), (HUE, "b"), (PLUG, "a"))
     ]
     store = Store(str(tmp_path))
-    night = write_night(store, flow_table(rows), files=2, join_files=join_files)
+    stored = write_night(store, flow_table(rows), files=2, join_files=join_files)
     cams = [Device(name=name, mac=mac, model="cam") for name, mac in (("porch", CAM), ("hall", HUE))]
     devices = DeviceList((*cams, Device(name="plug", mac=PLUG)), "list.yaml")
-    dataset = _write(spark, store, [night], f"flow.join_files={json.dumps(join_files)}", devices=devices)
+    dataset = _write(spark, store, [stored], f"flow.join_files={json.dumps(join_files)}", devices=devices)
     sets = read_sets(dataset.uri)
     assert len(sets) == 5
     assert sorted(Counter(sets.recording.tolist()).values()) == [1, 2, 2]

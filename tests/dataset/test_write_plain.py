@@ -14,9 +14,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from iotid.config import load_settings
-from iotid.dataset import LabelledFlows, read_encoding, read_sets, read_split, write_dataset
-from iotid.dataset import tasks as work
-from iotid.dataset.accounts import Accounts, coverage
+from iotid.dataset import (
+    LabelledFlows,
+    read_encoding,
+    read_sets,
+    read_split,
+    row_tasks,
+    set_tasks,
+    split_tasks,
+    write_dataset,
+)
+from iotid.dataset.accounting import FlowAccounting, coverage
+from iotid.dataset.label_flows import busiest
 from iotid.dataset.split_protocols import DATASET_SPLITS
 from iotid.dataset.store import group_rows
 from iotid.errors import AccountingError, InputError, LabelError, SchemaError, SettingError
@@ -63,10 +72,10 @@ def _rows() -> list[dict[str, Any]]:
 
 
 def _write(
-    spark: Any, store: Store, nights: Sequence[Partition], *overrides: str, devices: DeviceList = DEVICES
+    spark: Any, store: Store, partitions: Sequence[Partition], *overrides: str, devices: DeviceList = DEVICES
 ) -> Any:
     settings = load_settings(["local.yaml"], ["dataset.row_groups=3", "flow.max_packets=4", *overrides])
-    return write_dataset(spark, store, nights, devices, settings.dataset, settings.flow, "tiny")
+    return write_dataset(spark, store, partitions, devices, settings.dataset, settings.flow, "tiny")
 
 
 def _content(dataset: Partition) -> dict[str, Counter[tuple[Any, ...]]]:
@@ -74,20 +83,20 @@ def _content(dataset: Partition) -> dict[str, Counter[tuple[Any, ...]]]:
     encoding = read_encoding(dataset.uri)
     values = [[None, None, *vocabulary.values] for vocabulary in encoding.vocabularies.values()]
     content: dict[str, Counter[tuple[Any, ...]]] = defaultdict(Counter)
-    for part in DATASET_SPLITS:
-        rows = read_split(dataset.uri, part)
+    for split in DATASET_SPLITS:
+        rows = read_split(dataset.uri, split)
         for number in range(len(rows)):
             ids = (sequence[number].tolist() for sequence in rows.sequences.values())
             read = [tuple(known[i] for i in own if i) for known, own in zip(values, ids, strict=True)]
-            content[part][encoding.labels[rows.label[number]], *read] += int(rows.num_flows[number])
+            content[split][encoding.labels[rows.label[number]], *read] += int(rows.num_flows[number])
     return content
 
 
 def _in_order(dataset: Partition) -> list[Any]:
-    """All parts as they are read, row after row."""
-    parts = [read_split(dataset.uri, part) for part in DATASET_SPLITS]
+    """All splits as they are read, row after row."""
+    splits = [read_split(dataset.uri, split) for split in DATASET_SPLITS]
     return [
-        [each.tolist() for each in (*rows.sequences.values(), rows.label, rows.num_flows)] for rows in parts
+        [each.tolist() for each in (*rows.sequences.values(), rows.label, rows.num_flows)] for rows in splits
     ]  # fmt: skip
 
 
@@ -108,7 +117,7 @@ def _label(row: dict[str, Any]) -> str | None:
 
 
 @pytest.fixture(scope="module")
-def night(
+def stored(
     tmp_path_factory: pytest.TempPathFactory, flow_table: FlowTable, write_night: WriteNight
 ) -> tuple[Store, Partition]:
     store = Store(str(tmp_path_factory.mktemp("store")))
@@ -116,54 +125,56 @@ def night(
 
 
 def test_write_plain__rows_are_the_distinct_sequences_of_a_label_and_weigh_its_flows(
-    plain_spark: Any, night: tuple[Store, Partition]
+    plain_spark: Any, stored: tuple[Store, Partition]
 ) -> None:
-    dataset = _write(plain_spark(), night[0], [night[1]], "dataset.train=0.7", "dataset.validation=0.1")
+    dataset = _write(plain_spark(), stored[0], [stored[1]], "dataset.train=0.7", "dataset.validation=0.1")
     content = _content(dataset)
     together = sum(content.values(), Counter[Any]())
     expected = _expected(_rows(), _label)
     assert sum(together.values()) == sum(expected.values()) == 160
     assert {key for key in together if None not in key[1] + key[2]} <= set(expected)
     assert all(together[key] <= expected[key] for key in together if None not in key[1] + key[2])
-    assert {part: sum(content[part].values()) for part in DATASET_SPLITS} == {
+    assert {split: sum(content[split].values()) for split in DATASET_SPLITS} == {
         "train": 112,
         "validation": 16,
         "test": 32,
     }
-    for part in DATASET_SPLITS:
-        rows = read_split(dataset.uri, part)
-        assert len(rows) == len(content[part]), "equal rows are one"
-        assert len(rows) == dataset.metadata["rows"][part]
-        assert int(rows.num_flows.sum()) == dataset.metadata["flows"][part]
+    for split in DATASET_SPLITS:
+        rows = read_split(dataset.uri, split)
+        assert len(rows) == len(content[split]), "equal rows are one"
+        assert len(rows) == dataset.metadata["rows"][split]
+        assert int(rows.num_flows.sum()) == dataset.metadata["flows"][split]
     seen = {value for label, lengths, _ in content["train"] for value in lengths}
     assert set(read_encoding(dataset.uri).vocabularies["packet_length"].values) == seen
 
 
-def test_write_plain__accounts_for_all_flows_and_says_which_devices_and_hosts_never_met(
-    plain_spark: Any, night: tuple[Store, Partition]
+def test_write_plain__accounts_for_all_flows_and_names_unmatched_devices_and_hosts(
+    plain_spark: Any, stored: tuple[Store, Partition]
 ) -> None:
-    told = _write(plain_spark(), night[0], [night[1]]).metadata
-    assert told["accounting"] == {
+    metadata = _write(plain_spark(), stored[0], [stored[1]]).metadata
+    assert metadata["accounting"] == {
         "in": 210, "kept": 160, "dropped": 6, "unlisted": 30, "conflicts": 4, "other_protocols": 10, "continued": 0,
     }  # fmt: skip
-    assert told["dropped"] == {"bridge": {"flows": 6, "reason": "fewer than dataset.min_flows=10 flows"}}
-    parts = ", ".join(f"{part} {told['flows'][part]} flows in {told['rows'][part]} rows" for part in DATASET_SPLITS)
-    assert told["summary"] == f"2 labels: {parts}; 1 labels left out"
-    assert told["without_flows"] == ["switch", "lamp"]
-    assert told["unlisted_hosts"] == {PHONE: 20, "10.0.0.50": 7, "127.0.0.1": 3}
-    assert told["coverage"] == [
+    assert metadata["dropped"] == {"bridge": {"flows": 6, "reason": "fewer than dataset.min_flows=10 flows"}}
+    splits = ", ".join(
+        f"{split} {metadata['flows'][split]} flows in {metadata['rows'][split]} rows" for split in DATASET_SPLITS
+    )
+    assert metadata["summary"] == f"2 labels: {splits}; 1 labels left out"
+    assert metadata["without_flows"] == ["switch", "lamp"]
+    assert metadata["unlisted_hosts"] == {PHONE: 20, "10.0.0.50": 7, "127.0.0.1": 3}
+    assert metadata["coverage"] == [
         "devices without a flow: 2 of 5: switch, lamp",
         f"busiest hosts on no list: {PHONE} (20 flows), 10.0.0.50 (7 flows), 127.0.0.1 (3 flows)",
     ]
-    for part in DATASET_SPLITS:
+    for split in DATASET_SPLITS:
         for unit in ("rows", "flows"):
-            assert sum(each[part][unit] for each in told["labels"].values()) == told[unit][part]
+            assert sum(each[split][unit] for each in metadata["labels"].values()) == metadata[unit][split]
 
 
 def test_write_plain__unlisted_flows_become_a_class_and_their_hosts_are_still_named(
-    plain_spark: Any, night: tuple[Store, Partition]
+    plain_spark: Any, stored: tuple[Store, Partition]
 ) -> None:
-    dataset = _write(plain_spark(), night[0], [night[1]], "dataset.unlisted=unknown")
+    dataset = _write(plain_spark(), stored[0], [stored[1]], "dataset.unlisted=unknown")
     assert read_encoding(dataset.uri).labels == ("cam", "plug", "unknown")
     assert dataset.metadata["accounting"]["kept"] == 190
     assert dataset.metadata["unlisted_hosts"][PHONE] == 20
@@ -179,16 +190,16 @@ def test_write_plain__partitions_files_and_order_change_nothing(
     for number, (partitions, files, batch_rows) in enumerate(((1, 1, 100), (3, 4, 1), (5, 2, 3))):
         order = np.random.default_rng(number).permutation(flows.num_rows)
         store = Store(f"{tmp_path}/{number}")
-        night = write_night(store, flows.take(pa.array(order)), files=files)
+        stored = write_night(store, flows.take(pa.array(order)), files=files)
         spark = plain_spark(partitions=partitions, batch_rows=batch_rows)
-        dataset = _write(spark, store, [night], f"dataset.protocol={protocol}", f"dataset.unique={unique}")
+        dataset = _write(spark, store, [stored], f"dataset.protocol={protocol}", f"dataset.unique={unique}")
         sets = read_sets(dataset.uri).to_arrow()
-        told = [_content(dataset), dataset.metadata["coverage"], dataset.metadata["hash"], sets]
-        written.append([*told, read_encoding(dataset.uri), _in_order(dataset)])
+        found = [_content(dataset), dataset.metadata["coverage"], dataset.metadata["hash"], sets]
+        written.append([*found, read_encoding(dataset.uri), _in_order(dataset)])
     assert written[0] == written[1] == written[2]
 
 
-def test_write_plain__by_capture_no_file_is_in_two_parts(
+def test_write_plain__by_capture_no_file_is_in_two_splits(
     plain_spark: Any, tmp_path: Path, flow_table: FlowTable, write_night: WriteNight
 ) -> None:
     rows = [
@@ -197,23 +208,29 @@ def test_write_plain__by_capture_no_file_is_in_two_parts(
         for number in range(6)
         for _ in range(3)
     ]
-    night = write_night(Store(str(tmp_path)), flow_table(rows), files=2)
-    dataset = _write(plain_spark(), Store(str(tmp_path)), [night], "dataset.protocol=by_capture", "dataset.train=0.5")
+    stored = write_night(Store(str(tmp_path)), flow_table(rows), files=2)
+    dataset = _write(plain_spark(), Store(str(tmp_path)), [stored], "dataset.protocol=by_capture", "dataset.train=0.5")
     assert dataset.metadata["summary"].startswith("2 labels: train 18 flows in ")
     assert "left out" not in dataset.metadata["summary"]
     content = _content(dataset)
-    assert {part: sum(content[part].values()) for part in DATASET_SPLITS} == {"train": 18, "validation": 6, "test": 12}
+    assert {split: sum(content[split].values()) for split in DATASET_SPLITS} == {
+        "train": 18,
+        "validation": 6,
+        "test": 12,
+    }
     train = {(label, lengths) for label, lengths, _ in content["train"]}
-    assert not train & {(label, lengths) for part in DATASET_SPLITS[1:] for label, lengths, _ in content[part]}
+    assert not train & {(label, lengths) for split in DATASET_SPLITS[1:] for label, lengths, _ in content[split]}
 
 
 def test_write_plain__flows_are_those_that_comparisons_read_into_memory(
-    plain_spark: Any, night: tuple[Store, Partition], flow_table: FlowTable, of_night: Any
+    plain_spark: Any, stored: tuple[Store, Partition], flow_table: FlowTable, of_night: Any
 ) -> None:
     settings = load_settings(["local.yaml"], ["flow.max_packets=4"])
     held = LabelledFlows.of(of_night(flow_table(_rows())), DEVICES, settings.dataset, settings.flow)
-    dataset = _write(plain_spark(), night[0], [night[1]])
-    counted = {label: sum(part["flows"] for part in own.values()) for label, own in dataset.metadata["labels"].items()}
+    dataset = _write(plain_spark(), stored[0], [stored[1]])
+    counted = {
+        label: sum(split["flows"] for split in own.values()) for label, own in dataset.metadata["labels"].items()
+    }
     assert counted == dict(zip(held.labels, np.bincount(held.label).tolist(), strict=True))
 
 
@@ -226,36 +243,36 @@ def test_write_plain__a_router_of_one_site_is_a_listed_device_at_another(
     moved = {"client_mac": PLUG, "client_ip": "100.64.0.9", "server_mac": LAMP, **asked}
     office = [{**moved, "packet_length": [40 + n]} for n in range(30)]
     store = Store(str(tmp_path))
-    nights = [write_night(store, flow_table(rows), site) for site, rows in (("home", home), ("office", office))]
-    labels = _write(plain_spark(), store, nights).metadata["labels"]
-    kept = {label: sum(part["flows"] for part in own.values()) for label, own in labels.items()}
+    partitions = [write_night(store, flow_table(rows), site) for site, rows in (("home", home), ("office", office))]
+    labels = _write(plain_spark(), store, partitions).metadata["labels"]
+    kept = {label: sum(split["flows"] for split in own.values()) for label, own in labels.items()}
     assert kept == {"cam": 30, "plug": 30}
 
 
-def test_write_plain__row_groups_are_as_many_as_asked(plain_spark: Any, night: tuple[Store, Partition]) -> None:
+def test_write_plain__row_groups_are_as_many_as_asked(plain_spark: Any, stored: tuple[Store, Partition]) -> None:
     for partitions in (1, 3):
-        dataset = _write(plain_spark(partitions=partitions), night[0], [night[1]], "dataset.unique=false")
-        for part in DATASET_SPLITS:
-            files = sorted(Path(dataset.uri, part).glob("part-*.parquet"))
+        dataset = _write(plain_spark(partitions=partitions), stored[0], [stored[1]], "dataset.unique=false")
+        for split in DATASET_SPLITS:
+            files = sorted(Path(dataset.uri, split).glob("part-*.parquet"))
             groups = [pq.read_metadata(path).num_row_groups for path in files]
             assert 3 <= sum(groups) <= 3 + len(files)
 
 
-def test_write_plain__sets_hold_the_flows_of_training_and_validation_alone(
-    plain_spark: Any, night: tuple[Store, Partition]
+def test_write_plain__sets_hold_only_flows_of_training_and_validation(
+    plain_spark: Any, stored: tuple[Store, Partition]
 ) -> None:
-    dataset = _write(plain_spark(), night[0], [night[1]])
-    flows = {label: {part: each["flows"] for part, each in own.items()}
+    dataset = _write(plain_spark(), stored[0], [stored[1]])
+    flows = {label: {split: each["flows"] for split, each in own.items()}
              for label, own in dataset.metadata["labels"].items()}  # fmt: skip
     sets = read_sets(dataset.uri)
     held = dict(zip(sets.label.tolist(), np.asarray(sets.flows.sum(axis=1)).ravel().tolist(), strict=True))
     assert held[0] == flows["cam"]["train"] + flows["cam"]["validation"] < 100
 
 
-def test_write_plain__hosts_on_no_list_are_sets_without_a_label_and_unanswered_flows_are_in_none(
-    plain_spark: Any, night: tuple[Store, Partition], tmp_path: Path, flow_table: FlowTable, write_night: WriteNight
+def test_write_plain__unlisted_hosts_are_sets_without_label_unanswered_flows_in_none(
+    plain_spark: Any, stored: tuple[Store, Partition], tmp_path: Path, flow_table: FlowTable, write_night: WriteNight
 ) -> None:
-    sets = read_sets(_write(plain_spark(), night[0], [night[1]]).uri)
+    sets = read_sets(_write(plain_spark(), stored[0], [stored[1]]).uri)
     flows_B = np.asarray(sets.flows.sum(axis=1)).ravel().tolist()
     # two hosts inside; one of loopback is none, and the plug answered nobody
     assert sorted(zip(sets.label.tolist(), flows_B, strict=True))[:-1] == [(-1, 7), (-1, 20)]
@@ -269,7 +286,7 @@ def test_write_plain__hosts_on_no_list_are_sets_without_a_label_and_unanswered_f
     assert answered.flows[3].sum() == plug["train"]["flows"] + plug["validation"]["flows"] == 54
 
 
-def test_write_plain__of_an_entry_with_a_mac_sets_hold_what_that_host_shows_whatever_its_path_names(
+def test_write_plain__sets_of_an_entry_with_a_mac_hold_only_flows_of_that_host(
     plain_spark: Any, tmp_path: Path, flow_table: FlowTable, write_night: WriteNight
 ) -> None:
     rows = [
@@ -291,7 +308,7 @@ def test_write_plain__of_an_entry_with_a_mac_sets_hold_what_that_host_shows_what
     assert flows[0] < 20 < flows[1] == kept["plug"]
 
 
-def test_write_plain__a_devices_sets_of_a_night_share_a_recording(
+def test_write_plain__a_devices_sets_of_a_date_share_a_recording(
     plain_spark: Any, tmp_path: Path, flow_table: FlowTable, write_night: WriteNight
 ) -> None:
     rows = [
@@ -301,8 +318,8 @@ def test_write_plain__a_devices_sets_of_a_night_share_a_recording(
         for number in range(12)
     ]
     store = Store(str(tmp_path))
-    nights = [write_night(store, flow_table(rows), day=f"2024-03-0{day}") for day in (1, 2)]
-    sets = read_sets(_write(plain_spark(), store, nights).uri)
+    partitions = [write_night(store, flow_table(rows), day=f"2024-03-0{day}") for day in (1, 2)]
+    sets = read_sets(_write(plain_spark(), store, partitions).uri)
     assert sets.label.tolist() == [0] * 4 + [1] * 2
     assert sorted(Counter(sets.recording[:4].tolist()).values()) == [2, 2]
     assert len(set(sets.recording.tolist())) == 4
@@ -312,54 +329,55 @@ def test_write_plain__a_lost_file_other_settings_or_another_schema_are_refused(
     plain_spark: Any, tmp_path: Path, flow_table: FlowTable, write_night: WriteNight
 ) -> None:
     store = Store(str(tmp_path))
-    night = write_night(store, flow_table(_rows()), files=4)
-    stranger = Partition(night.uri, night.key, {**night.metadata, "schema_version": 99})
-    for nights, overrides, kind, told in (
-        ([], (), InputError, "no night is named"),
+    stored = write_night(store, flow_table(_rows()), files=4)
+    stranger = Partition(stored.uri, stored.key, {**stored.metadata, "schema_version": 99})
+    for partitions, overrides, kind, expected in (
+        ([], (), InputError, "no capture date is named"),
         ([stranger], (), SchemaError, "schema version 99"),
-        ([night], ("flow.max_packets=33",), SettingError, "flow.max_packets: is 33"),
-        ([night], ("flow.tcp_close=false",), SettingError, "flow.tcp_close: is False"),
-        ([night], ("dataset.min_count=100000",), SettingError, "dataset.min_count"),
-        ([night], ("dataset.min_flows=70",), LabelError, "1 of 3 labels can be learned, it takes 2"),
+        ([stored], ("flow.max_packets=33",), SettingError, "flow.max_packets: is 33"),
+        ([stored], ("flow.tcp_close=false",), SettingError, "flow.tcp_close: is False"),
+        ([stored], ("dataset.min_count=100000",), SettingError, "dataset.min_count"),
+        ([stored], ("dataset.min_flows=70",), LabelError, "1 of 3 labels can be learned, it takes 2"),
     ):
-        with pytest.raises(kind, match=told):
-            _write(plain_spark(), store, nights, *overrides)
-    Path(night.uri, "part-2.parquet").unlink()
+        with pytest.raises(kind, match=expected):
+            _write(plain_spark(), store, partitions, *overrides)
+    Path(stored.uri, "part-2.parquet").unlink()
     with pytest.raises(AccountingError, match="promise 210 flows"):
-        _write(plain_spark(), store, [night])
+        _write(plain_spark(), store, [stored])
 
 
 def test_source_read__many_rows_are_sent_in_several_pieces_and_none_is_lost(
-    plain_spark: Any, night: tuple[Store, Partition], monkeypatch: pytest.MonkeyPatch
+    plain_spark: Any, stored: tuple[Store, Partition], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = _content(_write(plain_spark(), night[0], [night[1]]))
-    monkeypatch.setattr(work, "_HELD_ROWS", 7)
-    assert _content(_write(plain_spark(), night[0], [night[1]])) == whole
+    whole = _content(_write(plain_spark(), stored[0], [stored[1]]))
+    for module in (split_tasks, row_tasks, set_tasks):
+        monkeypatch.setattr(module, "_HELD_ROWS", 7)
+    assert _content(_write(plain_spark(), stored[0], [stored[1]])) == whole
 
 
 def test_busiest__breaks_ties_by_name() -> None:
-    assert list(work.busiest(Counter({"b": 2, "c": 3, "a": 2, "d": 1}), 3)) == ["c", "a", "b"]
+    assert list(busiest(Counter({"b": 2, "c": 3, "a": 2, "d": 1}), 3)) == ["c", "a", "b"]
 
 
 def test_coverage__is_silent_where_all_met_and_short_where_many_did_not() -> None:
     assert list(coverage([], 3, {})) == []
-    (told,) = coverage([f"d{number:02}" for number in range(23)], 1000, {})
-    assert told.startswith("devices without a flow: 23 of 1,000: d00, ")
-    assert told.endswith("d19 and 3 more")
+    (sentence,) = coverage([f"d{number:02}" for number in range(23)], 1000, {})
+    assert sentence.startswith("devices without a flow: 23 of 1,000: d00, ")
+    assert sentence.endswith("d19 and 3 more")
     assert list(coverage(["cam"], 1, {})) == ["devices without a flow: 1 of 1: cam"]
 
 
 def test_accounts__add_up_or_are_an_error() -> None:
-    accounts = Accounts(21, 1, 2, 3, 4, {"a": 5, "b": 6})
-    accounts.check()
-    accounts.drop_rare(5, "list")
+    accounting = FlowAccounting(21, 1, 2, 3, 4, {"a": 5, "b": 6})
+    accounting.check()
+    accounting.drop_rare(5, "list")
     with pytest.raises(LabelError, match=r"list: 1 of 2 labels can be learned, it takes 2 \(b: 6 flows, a: 5 flows\)"):
-        accounts.drop_rare(6, "list")
-    assert accounts.to_json() == {
+        accounting.drop_rare(6, "list")
+    assert accounting.to_json() == {
         "in": 21, "kept": 6, "dropped": 5, "unlisted": 3, "conflicts": 4, "other_protocols": 2, "continued": 1,
     }  # fmt: skip
     with pytest.raises(AccountingError, match="promise 22 flows, 21 were read"):
-        Accounts(22, 1, 2, 3, 4, {"a": 5, "b": 6}).check()
+        FlowAccounting(22, 1, 2, 3, 4, {"a": 5, "b": 6}).check()
 
 
 def test_group_rows__makes_groups_of_one_size_and_no_empty_ones() -> None:

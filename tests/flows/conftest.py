@@ -1,9 +1,10 @@
-"""Packets for tests of flows, made by hand: rows of schemas.PACKETS and the same as Packets."""
+"""Hand-made packets for tests of flows: rows of schemas.PACKETS and the same as Packets."""
 
 from __future__ import annotations
 
 import random
 import struct
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -14,6 +15,8 @@ import numpy as np
 import pytest
 
 from iotid.capture.packets import Packets
+
+sys.path.insert(0, str(Path(__file__).parent))  # for flow_cutting.py
 
 _DTYPES = {
     "file_index": np.int32, "offset": np.int64, "timestamp_us": np.int64, "link_type": np.int32,

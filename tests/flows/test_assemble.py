@@ -1,4 +1,4 @@
-"""The Spark shell: the flows of ``from_captures``, by way of splits, workers, a shuffle and partitions."""
+"""Assembly on Spark gives the flows of ``from_captures``: splits, workers, a shuffle and partitions."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from iotid.capture.splits.write import write_splits
 from iotid.config import Settings
 from iotid.errors import AccountingError, InputError, PartitionError, SchemaError, StaleError
 from iotid.flows import QUARANTINE_FILE, assemble, from_captures, read_counters, read_flows, write_flows
-from iotid.flows.tasks import Sums
+from iotid.flows.tasks import Totals
 from iotid.partitions import Partition, PartitionKey, Store
 from iotid.spark.worker_errors import raised_in_worker
 
 pytestmark = pytest.mark.spark
 
-NIGHT = PartitionKey.of_date("north", "2024-02-29")
+KEY = PartitionKey.of_date("north", "2024-02-29")
 
 
 @pytest.fixture
-def night(tmp_path: Path, random_rows: Callable[..., Any], write_pcap: Callable[..., None]) -> Path:
+def captures(tmp_path: Path, random_rows: Callable[..., Any], write_pcap: Callable[..., None]) -> Path:
     """Three captures whose times overlap, and a file that is none."""
     folder = tmp_path / "captures"
     folder.mkdir()
@@ -63,85 +63,85 @@ def _rows_of(path: Path) -> list[Any]:
 
 
 def test_write_flows__gives_what_from_captures_gives_and_the_same_again(
-    spark: Any, settings: Settings, night: Path
+    spark: Any, settings: Settings, captures: Path
 ) -> None:
     settings = in_pieces(settings, active_timeout_s=25.0, idle_timeout_s=10.0, keep_bytes=45, keep_packets=3)
     store = Store(settings.storage.root)
-    splits = write_splits(spark, store, str(night), *NIGHT.values(), settings.capture)
+    splits = write_splits(spark, store, str(captures), *KEY.values(), settings.capture)
     assert {name: splits.metadata[name] for name in ("files", "files_ignored")} == {"files": 3, "files_ignored": 1}
     assert splits.metadata["rows"] > 2 * splits.metadata["files"]
 
-    partition = write_flows(spark, store, *NIGHT.values(), settings.capture, settings.flow)
-    local = from_captures(night, active_timeout_s=25, idle_timeout_s=10, keep_bytes=45, keep_packets=3, site="north")
+    partition = write_flows(spark, store, *KEY.values(), settings.capture, settings.flow)
+    local = from_captures(captures, active_timeout_s=25, idle_timeout_s=10, keep_bytes=45, keep_packets=3, site="north")
     flows = read_flows(spark, [partition]).toArrow()
     schemas.FLOWS.check(flows.schema)
     assert flows.schema.names == schemas.FLOWS.names
     assert ordered(flows) == ordered(local)
     assert partition.metadata["rows"] == len(local)
-    told = read_counters(partition)
-    assert told.schema.equals(schemas.COUNTERS.arrow_schema())
-    assert told.drop(["site", "capture_date"]).equals(counters(local))
-    assert partition.metadata["packets"] == {"flow": sum(told["packets"].to_pylist())}
+    counted = read_counters(partition)
+    assert counted.schema.equals(schemas.COUNTERS.arrow_schema())
+    assert counted.drop(["site", "capture_date"]).equals(counters(local))
+    assert partition.metadata["packets"] == {"flow": sum(counted["packets"].to_pylist())}
 
-    again = write_flows(spark, store, *NIGHT.values(), settings.capture, settings.flow)
+    again = write_flows(spark, store, *KEY.values(), settings.capture, settings.flow)
     assert ordered(read_flows(spark, [again]).toArrow()) == ordered(flows)
     assert content(again) == content(partition)
 
 
-def test_write_flows__without_time_outs(spark: Any, settings: Settings, night: Path) -> None:
+def test_write_flows__without_time_outs(spark: Any, settings: Settings, captures: Path) -> None:
     settings = in_pieces(settings)
     store = Store(settings.storage.root)
-    write_splits(spark, store, str(night), *NIGHT.values(), settings.capture)
-    partition = write_flows(spark, store, *NIGHT.values(), settings.capture, settings.flow)
-    assert ordered(read_flows(spark, [partition]).toArrow()) == ordered(from_captures(night, site="north"))
+    write_splits(spark, store, str(captures), *KEY.values(), settings.capture)
+    partition = write_flows(spark, store, *KEY.values(), settings.capture, settings.flow)
+    assert ordered(read_flows(spark, [partition]).toArrow()) == ordered(from_captures(captures, site="north"))
 
 
-def test_write_flows__night_without_splits_names_the_step_to_run(spark: Any, settings: Settings) -> None:
+def test_write_flows__without_splits_names_the_step_to_run(spark: Any, settings: Settings) -> None:
     with pytest.raises(PartitionError, match="run iotid split-pcaps first"):
-        write_flows(spark, Store(settings.storage.root), *NIGHT.values(), settings.capture, settings.flow)
+        write_flows(spark, Store(settings.storage.root), *KEY.values(), settings.capture, settings.flow)
 
 
 @pytest.mark.parametrize("lost", ["rows", "packets"])
 def test_write_flows__packets_or_files_that_got_lost_leave_no_partition(
-    lost: str, spark: Any, settings: Settings, night: Path, monkeypatch: pytest.MonkeyPatch
+    lost: str, spark: Any, settings: Settings, captures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store(settings.storage.root)
-    write_splits(spark, store, str(night), *NIGHT.values(), settings.capture)
-    assembled = assemble._Night.assemble
+    write_splits(spark, store, str(captures), *KEY.values(), settings.capture)
+    assembled = assemble._Assembly.assemble
 
-    def one_too_many(night: Any) -> Any:
-        told = assembled(night)
-        told.sums.add(Sums(**{lost: 1}))
-        return told
+    def one_too_many(assembly: Any) -> Any:
+        result = assembled(assembly)
+        result.totals.add(Totals(**{lost: 1}))
+        return result
 
-    monkeypatch.setattr(assemble._Night, "assemble", one_too_many)
+    monkeypatch.setattr(assemble._Assembly, "assemble", one_too_many)
     with pytest.raises(AccountingError, match=r"flows: .* (are in them|footers promise)"):
-        write_flows(spark, store, *NIGHT.values(), settings.capture, settings.flow)
-    assert not store.exists("flows", NIGHT)
+        write_flows(spark, store, *KEY.values(), settings.capture, settings.flow)
+    assert not store.exists("flows", KEY)
 
 
 def test_write_flows__captures_that_cannot_be_read_fail_or_are_in_quarantine(
-    spark: Any, settings: Settings, night: Path
+    spark: Any, settings: Settings, captures: Path
 ) -> None:
     """One is gone when it is planned, one vanishes after that, one is cut shorter."""
     store = Store(settings.storage.root)
     settings = in_pieces(settings)
     lenient = settings.capture.model_copy(update={"unreadable": "quarantine"})
-    (night / "b2.pcap").symlink_to(night / "nowhere")
+    (captures / "b2.pcap").symlink_to(captures / "nowhere")
     with pytest.raises(InputError, match=r"b2\.pcap: cannot be read .*No such file"):
-        write_splits(spark, store, str(night), *NIGHT.values(), settings.capture)
-    write_splits(spark, store, str(night), *NIGHT.values(), lenient)
-    alone = from_captures(night / "a.pcap", join_files=True)
-    (night / "b.pcap").unlink()
-    (night / "c.pcap").write_bytes((night / "c.pcap").read_bytes()[:-1])
+        write_splits(spark, store, str(captures), *KEY.values(), settings.capture)
+    write_splits(spark, store, str(captures), *KEY.values(), lenient)
+    alone = from_captures(captures / "a.pcap", join_files=True)
+    (captures / "b.pcap").unlink()
+    (captures / "c.pcap").write_bytes((captures / "c.pcap").read_bytes()[:-1])
     with pytest.raises(PythonException) as caught:
-        write_flows(spark, store, *NIGHT.values(), settings.capture, settings.flow)
+        write_flows(spark, store, *KEY.values(), settings.capture, settings.flow)
     cause = raised_in_worker(caught.value)
     assert isinstance(cause, StaleError)
     assert re.search(r"b\.pcap: was there|c\.pcap: has ", str(cause))
-    assert not store.exists("flows", NIGHT)
+    assert not store.exists("flows", KEY)
 
-    partition = write_flows(spark, store, *NIGHT.values(), lenient, settings.flow)
+    partition = write_flows(spark, store, *KEY.values(), lenient, settings.flow)
     assert ordered(read_flows(spark, [partition]).toArrow().drop(["site"])) == ordered(alone.drop(["site"]))
     quarantine = pq.read_table(f"{partition.uri}/{QUARANTINE_FILE}", partitioning=None)
     assert quarantine.schema.equals(schemas.QUARANTINE.arrow_schema())
@@ -153,39 +153,39 @@ def test_write_flows__captures_that_cannot_be_read_fail_or_are_in_quarantine(
     assert counted == {("a.pcap", "flow"), ("b.pcap", "unreadable"), ("c.pcap", "unreadable")}
 
 
-def test_write_flows__a_late_capture_makes_its_night_again_and_no_other(
-    spark: Any, settings: Settings, night: Path
+def test_write_flows__a_late_capture_changes_its_date_and_no_other(
+    spark: Any, settings: Settings, captures: Path
 ) -> None:
     store = Store(settings.storage.root)
     settings = in_pieces(settings)
-    (night.parent / "late.pcap").write_bytes((night / "c.pcap").read_bytes())
-    (night / "c.pcap").unlink()
-    other = {**NIGHT, "capture_date": "2024-03-01"}
+    (captures.parent / "late.pcap").write_bytes((captures / "c.pcap").read_bytes())
+    (captures / "c.pcap").unlink()
+    other = PartitionKey.of_date(KEY.site, "2024-03-01")
     made = {}
-    for keys in (NIGHT, other):
-        write_splits(spark, store, str(night), *keys.values(), settings.capture)
+    for keys in (KEY, other):
+        write_splits(spark, store, str(captures), *keys.values(), settings.capture)
         made[keys["capture_date"]] = content(write_flows(spark, store, *keys.values(), settings.capture, settings.flow))
-    (night.parent / "late.pcap").rename(night / "c.pcap")
-    write_splits(spark, store, str(night), *NIGHT.values(), settings.capture)
-    again = write_flows(spark, store, *NIGHT.values(), settings.capture, settings.flow)
-    assert ordered(read_flows(spark, [again]).toArrow()) == ordered(from_captures(night, site="north"))
+    (captures.parent / "late.pcap").rename(captures / "c.pcap")
+    write_splits(spark, store, str(captures), *KEY.values(), settings.capture)
+    again = write_flows(spark, store, *KEY.values(), settings.capture, settings.flow)
+    assert ordered(read_flows(spark, [again]).toArrow()) == ordered(from_captures(captures, site="north"))
     assert content(again) != made["2024-02-29"]
     assert content(store.open("flows", other)) == made["2024-03-01"]
 
 
-def test_write_flows__below_any_root_of_files_of_any_name_and_a_hint_at_what_is_there_twice(
-    spark: Any, settings: Settings, night: Path, tmp_path: Path
+def test_write_flows__any_root_and_file_names_and_a_hint_at_duplicate_captures(
+    spark: Any, settings: Settings, captures: Path, tmp_path: Path
 ) -> None:
-    (night / "b.pcap").rename(os.fsdecode(os.fsencode(night) + b"/b\xff.pcap"))
-    (night / "d.pcap.gz").write_bytes(gzip.compress((night / "c.pcap").read_bytes()))
-    (night / "latest.pcap").symlink_to("c.pcap")
+    (captures / "b.pcap").rename(os.fsdecode(os.fsencode(captures) + b"/b\xff.pcap"))
+    (captures / "d.pcap.gz").write_bytes(gzip.compress((captures / "c.pcap").read_bytes()))
+    (captures / "latest.pcap").symlink_to("c.pcap")
     settings = in_pieces(settings)
     store = Store(f"{tmp_path}/a?b #c*[1]{{x,y}}%20")
-    splits = write_splits(spark, store, str(night), *NIGHT.values(), settings.capture)
+    splits = write_splits(spark, store, str(captures), *KEY.values(), settings.capture)
     assert [splits.metadata[name] for name in ("files", "files_same", "files_alike")] == [4, 1, 1]
     flow = settings.flow.model_copy(update={"idle_timeout_s": 10.0})
-    partition = write_flows(spark, store, *NIGHT.values(), settings.capture, flow)
-    local = from_captures(night, idle_timeout_s=10, site="north")
+    partition = write_flows(spark, store, *KEY.values(), settings.capture, flow)
+    local = from_captures(captures, idle_timeout_s=10, site="north")
     assert ordered(read_flows(spark, [partition]).toArrow()) == ordered(local)
     assert read_counters(partition).drop(["site", "capture_date"]).equals(counters(local))
     assert partition.metadata["overlapping"] == 2
@@ -195,7 +195,7 @@ def test_write_flows__splits_of_another_version_are_refused_with_the_step_to_run
     spark: Any, settings: Settings
 ) -> None:
     store = Store(settings.storage.root)
-    with store.write("splits", NIGHT, 1):
+    with store.write("splits", KEY, 1):
         pass
     with pytest.raises(SchemaError, match=r"splits of schema version 1, this iotid reads 2; plan .*split-pcaps"):
-        write_flows(spark, store, *NIGHT.values(), settings.capture, settings.flow)
+        write_flows(spark, store, *KEY.values(), settings.capture, settings.flow)

@@ -1,4 +1,4 @@
-"""What `test_assemble` and `test_midnight` prove on Spark, without Java: nights of partitions that are plain lists."""
+"""What `test_assemble` and `test_midnight` prove on Spark, without Java: shuffle partitions that are plain lists."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from iotid.flows import (
     write_flows,
 )
 from iotid.flows import assemble as assembly
-from iotid.flows import partitions as nights_of_flows
+from iotid.flows import partitions as partitions_of_flows
 from iotid.flows import tasks as work
 from iotid.partitions import Partition, PartitionKey, Store
 
@@ -46,9 +46,9 @@ def assemble(spark: Any, store: Store, captures: Path, flow: config.Flow, day: s
     return write_flows(spark, store, "north", day, capture, flow)
 
 
-def each_flow_once(spark: Any, nights: Sequence[Partition]) -> list[Row]:
-    later, rows = later_flows(spark, nights), []
-    for file in partition_files(nights):
+def each_flow_once(spark: Any, partitions: Sequence[Partition]) -> list[Row]:
+    later, rows = later_flows(spark, partitions), []
+    for file in partition_files(partitions):
         for batch in file.read(schemas.FLOWS.names):
             rows += batch.filter(pc.invert(file.superseded(batch, later))).to_pylist()
     return in_order(rows)
@@ -79,16 +79,16 @@ def captures(tmp_path_factory: pytest.TempPathFactory, random_rows: Any, write_p
 
 
 @pytest.fixture(scope="module")
-def three_nights(tmp_path_factory: pytest.TempPathFactory, random_rows: Any, write_pcap: Any) -> Path:
-    """Three nights, two captures each, cut out of one stream of packets; folders are days."""
-    folder = tmp_path_factory.mktemp("nights")
+def three_dates(tmp_path_factory: pytest.TempPathFactory, random_rows: Any, write_pcap: Any) -> Path:
+    """Three dates, two captures each, cut out of one stream of packets; folders are dates."""
+    folder = tmp_path_factory.mktemp("dates")
     rows = [row for row in random_rows(2, 500, ["any"]) if ":" not in row["source_ip"]]
     rows.sort(key=lambda row: row["timestamp"])
     borders = [0, 60, 130, 190, 250, 330, len(rows)]
     for number in range(6):
-        night = folder / DAYS[number // 2]
-        night.mkdir(exist_ok=True)
-        write_pcap(night / f"{number}.pcap", rows[borders[number] : borders[number + 1]])
+        own = folder / DAYS[number // 2]
+        own.mkdir(exist_ok=True)
+        write_pcap(own / f"{number}.pcap", rows[borders[number] : borders[number + 1]])
     return folder
 
 
@@ -104,21 +104,21 @@ def test_write_flows_plain__gives_what_from_captures_gives(
     rule: Row, plain_spark: Any, tmp_path: Path, captures: Path
 ) -> None:
     spark = plain_spark()
-    night = assemble(spark, Store(str(tmp_path)), captures, flow_settings(**rule))
+    partition = assemble(spark, Store(str(tmp_path)), captures, flow_settings(**rule))
     local = from_captures(captures, site="north", **rule)
-    assert each_flow_once(spark, [night]) == in_order(local.to_pylist())
-    assert table_below(night.uri).schema.equals(schemas.FLOWS.arrow_schema(stored=True))
-    found = read_counters(night)
+    assert each_flow_once(spark, [partition]) == in_order(local.to_pylist())
+    assert table_below(partition.uri).schema.equals(schemas.FLOWS.arrow_schema(stored=True))
+    found = read_counters(partition)
     assert found.schema.equals(schemas.COUNTERS.arrow_schema())
     assert found.drop(["site", "capture_date"]).equals(counters(local))
-    assert night.metadata["rows"] == len(local)
-    assert night.metadata["packets"] == {"flow": pc.sum(found["packets"]).as_py()}
-    assert night.metadata["unreadable"] == night.metadata["overlapping"] == 0
+    assert partition.metadata["rows"] == len(local)
+    assert partition.metadata["packets"] == {"flow": pc.sum(found["packets"]).as_py()}
+    assert partition.metadata["unreadable"] == partition.metadata["overlapping"] == 0
     capture = config.load_settings().capture.model_copy(update=SMALL)
     settings = {"capture": capture.model_dump(mode="json"), "flow": flow_settings(**rule).model_dump(mode="json")}
-    assert night.metadata["settings"] == settings
-    assert night.metadata["settings_hash"] == config.settings_hash(capture, flow_settings(**rule))
-    assert night.metadata["inputs"] == {"splits": Store(str(tmp_path)).open("splits", night.key).metadata}
+    assert partition.metadata["settings"] == settings
+    assert partition.metadata["settings_hash"] == config.settings_hash(capture, flow_settings(**rule))
+    assert partition.metadata["inputs"] == {"splits": Store(str(tmp_path)).open("splits", partition.key).metadata}
 
 
 def test_write_flows_plain__partitions_and_batches_change_no_row(
@@ -128,8 +128,8 @@ def test_write_flows_plain__partitions_and_batches_change_no_row(
     for partitions, batch_rows in ((1, 1000), (3, 1), (5, 7)):
         spark = plain_spark(partitions=partitions, batch_rows=batch_rows)
         store = Store(f"{tmp_path}/{partitions}")
-        night = assemble(spark, store, captures, flow_settings(active_timeout_s=25.0))
-        tables.append(each_flow_once(spark, [night]))
+        partition = assemble(spark, store, captures, flow_settings(active_timeout_s=25.0))
+        tables.append(each_flow_once(spark, [partition]))
     assert tables[0] == tables[1] == tables[2]
 
 
@@ -140,62 +140,66 @@ def test_write_flows_plain__partitions_and_batches_change_no_row(
         {"idle_timeout_s": 1000.0, "keep_bytes": 60, "keep_packets": 4},
     ],
 )
-def test_nights_plain__one_after_the_other_give_the_flows_of_one_run(
-    rule: Row, plain_spark: Any, tmp_path: Path, three_nights: Path
+def test_dates_plain__one_after_the_other_give_the_flows_of_one_run(
+    rule: Row, plain_spark: Any, tmp_path: Path, three_dates: Path
 ) -> None:
     store, spark, flow = Store(str(tmp_path)), plain_spark(), flow_settings(**rule)
-    nights = [assemble(spark, store, three_nights / day, flow, day) for day in DAYS]
-    whole = from_captures(three_nights, **rule)
-    # a night's last flows are open, those of one run are at an end
+    partitions = [assemble(spark, store, three_dates / day, flow, day) for day in DAYS]
+    whole = from_captures(three_dates, **rule)
+    # the last flows of a date are open, those of one run are at an end
     not_of_the_flow = ("site", "capture_date", "end_reason")
-    assert without(each_flow_once(spark, nights), *not_of_the_flow) == without(whole.to_pylist(), *not_of_the_flow)
-    assert in_order(read_flows(spark, nights).toArrow().to_pylist()) == each_flow_once(spark, nights)
-    of_two = from_captures([three_nights / day for day in DAYS[:2]], **rule)
-    assert without(each_flow_once(spark, nights[:2]), *not_of_the_flow) == without(of_two.to_pylist(), *not_of_the_flow)
-    later = later_flows(spark, nights)
+    assert without(each_flow_once(spark, partitions), *not_of_the_flow) == without(whole.to_pylist(), *not_of_the_flow)
+    assert in_order(read_flows(spark, partitions).toArrow().to_pylist()) == each_flow_once(spark, partitions)
+    of_two = from_captures([three_dates / day for day in DAYS[:2]], **rule)
+    assert without(each_flow_once(spark, partitions[:2]), *not_of_the_flow) == without(
+        of_two.to_pylist(), *not_of_the_flow
+    )
+    later = later_flows(spark, partitions)
     superseded = sum(
         file.superseded(batch, later).true_count
-        for file in partition_files(nights)
+        for file in partition_files(partitions)
         for batch in file.read(IDENTITY_COLUMNS)
     )
-    assert sum(night.metadata["rows"] for night in nights) == len(whole) + superseded > len(whole)
-    for number, night in enumerate(nights):
-        still_open, end_us = table_below(f"{night.uri}/{work.OPEN_FOLDER}"), night.metadata["last_us"]
-        assert end_us == pc.max(table_below(night.uri)["last_seen"].cast(pa.int64())).as_py()
+    assert sum(partition.metadata["rows"] for partition in partitions) == len(whole) + superseded > len(whole)
+    for number, partition in enumerate(partitions):
+        still_open, end_us = table_below(f"{partition.uri}/{work.OPEN_FOLDER}"), partition.metadata["last_us"]
+        assert end_us == pc.max(table_below(partition.uri)["last_seen"].cast(pa.int64())).as_py()
         left = still_open.filter(pc.greater_equal(still_open["last_us"], end_us - int(flow.idle_timeout_s * 1e6)))
-        assert night.metadata["open_flows"] == len(left) == len(still_open) > 0
-        assert night.metadata["open_packets"] == pc.sum(left["packets_seen"]).as_py()
+        assert partition.metadata["open_flows"] == len(left) == len(still_open) > 0
+        assert partition.metadata["open_packets"] == pc.sum(left["packets_seen"]).as_py()
         if number:
-            before = nights[number - 1]
-            assert night.metadata["inputs"]["night_before"] == {**before.key, "last_us": before.metadata["last_us"]}
-            assert 0 < night.metadata["carried_packets"] <= before.metadata["open_packets"]
+            before = partitions[number - 1]
+            assert partition.metadata["inputs"]["night_before"] == {**before.key, "last_us": before.metadata["last_us"]}
+            assert 0 < partition.metadata["carried_packets"] <= before.metadata["open_packets"]
         else:
-            assert "carried_packets" not in night.metadata
+            assert "carried_packets" not in partition.metadata
 
 
-def test_nights_plain__of_an_object_store_are_read_by_workers_and_are_the_same(
-    plain_spark: Any, tmp_path: Path, three_nights: Path, monkeypatch: pytest.MonkeyPatch
+def test_dates_plain__workers_read_those_of_an_object_store_with_the_same_result(
+    plain_spark: Any, tmp_path: Path, three_dates: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flow, tables = flow_settings(idle_timeout_s=30.0), []
     for is_object_store in (False, True):
-        monkeypatch.setattr(nights_of_flows, "is_object_store", lambda _, found=is_object_store: found)
+        monkeypatch.setattr(partitions_of_flows, "is_object_store", lambda _, found=is_object_store: found)
         store, spark = Store(f"{tmp_path}/{is_object_store}"), plain_spark()
-        nights = [assemble(spark, store, three_nights / day, flow, day) for day in DAYS]
-        found = [(night.metadata["open_flows"], night.metadata["carried_packets"]) for night in nights[1:]]
-        tables.append((found, in_order(read_flows(spark, nights).toArrow().to_pylist())))
+        partitions = [assemble(spark, store, three_dates / day, flow, day) for day in DAYS]
+        found = [
+            (partition.metadata["open_flows"], partition.metadata["carried_packets"]) for partition in partitions[1:]
+        ]
+        tables.append((found, in_order(read_flows(spark, partitions).toArrow().to_pylist())))
     assert tables[0] == tables[1]
 
 
-def test_nights_plain__without_a_packet_has_no_open_flows(plain_spark: Any, tmp_path: Path, write_pcap: Any) -> None:
+def test_dates_plain__one_without_packets_has_no_open_flows(plain_spark: Any, tmp_path: Path, write_pcap: Any) -> None:
     (tmp_path / "captures").mkdir()
     write_pcap(tmp_path / "captures" / "a.pcap", [])
-    night = assemble(plain_spark(), Store(str(tmp_path)), tmp_path / "captures", flow_settings(idle_timeout_s=10.0))
-    assert {name: night.metadata[name] for name in ("rows", "open_flows", "open_packets")} == {
+    partition = assemble(plain_spark(), Store(str(tmp_path)), tmp_path / "captures", flow_settings(idle_timeout_s=10.0))
+    assert {name: partition.metadata[name] for name in ("rows", "open_flows", "open_packets")} == {
         "rows": 0, "open_flows": 0, "open_packets": 0,
     }  # fmt: skip
 
 
-def test_write_flows_plain__captures_that_change_after_they_are_planned_are_in_quarantine(
+def test_write_flows_plain__captures_that_change_after_planning_are_in_quarantine(
     plain_spark: Any, tmp_path: Path, captures: Path
 ) -> None:
     folder = tmp_path / "captures"
@@ -209,15 +213,15 @@ def test_write_flows_plain__captures_that_change_after_they_are_planned_are_in_q
     write_splits(None, store, str(folder), "north", DAYS[1], capture)
     (folder / "b.pcap").unlink()
     (folder / "c.pcap").write_bytes((folder / "c.pcap").read_bytes()[:-1])
-    night = write_flows(spark, store, "north", DAYS[1], capture, flow)
+    partition = write_flows(spark, store, "north", DAYS[1], capture, flow)
     alone = from_captures(folder / "a.pcap", site="north")
-    assert each_flow_once(spark, [night]) == in_order(alone.to_pylist())
-    quarantine = pq.read_table(f"{night.uri}/{QUARANTINE_FILE}", partitioning=None)
+    assert each_flow_once(spark, [partition]) == in_order(alone.to_pylist())
+    quarantine = pq.read_table(f"{partition.uri}/{QUARANTINE_FILE}", partitioning=None)
     assert quarantine.schema.equals(schemas.QUARANTINE.arrow_schema())
     assert [Path(row["capture_file"]).name for row in quarantine.to_pylist()] == ["b.pcap", "b2.pcap", "c.pcap"]
     assert "plan it again" in quarantine.to_pylist()[2]["why"]
-    assert night.metadata["unreadable"] == 3
-    counted = {(Path(row["capture_file"]).name, row["reason"]) for row in read_counters(night).to_pylist()}
+    assert partition.metadata["unreadable"] == 3
+    counted = {(Path(row["capture_file"]).name, row["reason"]) for row in read_counters(partition).to_pylist()}
     assert counted == {("a.pcap", "flow"), ("b.pcap", "unreadable"), ("c.pcap", "unreadable")}
 
 
@@ -228,23 +232,21 @@ def test_write_flows_plain__captures_that_change_after_they_are_planned_are_in_q
 def test_write_flows_plain__packets_or_files_that_got_lost_leave_no_partition(
     lost: str, why: str, plain_spark: Any, tmp_path: Path, captures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assembled = assembly._Night.assemble
+    assembled = assembly._Assembly.assemble
 
-    def one_too_many(night: Any) -> Any:
-        found = assembled(night)
-        found.sums.add(work.Sums(**{lost: 1}))
+    def one_too_many(whole: Any) -> Any:
+        found = assembled(whole)
+        found.totals.add(work.Totals(**{lost: 1}))
         return found
 
-    monkeypatch.setattr(assembly._Night, "assemble", one_too_many)
+    monkeypatch.setattr(assembly._Assembly, "assemble", one_too_many)
     store = Store(str(tmp_path))
     with pytest.raises(AccountingError, match=why):
         assemble(plain_spark(), store, captures, flow_settings())
     assert not store.exists("flows", PartitionKey.of_date("north", DAYS[1]))
 
 
-def test_write_flows_plain__splits_that_are_absent_or_of_another_version_name_the_step_to_run(
-    plain_spark: Any, tmp_path: Path
-) -> None:
+def test_write_flows_plain__absent_or_other_splits_name_the_step_to_run(plain_spark: Any, tmp_path: Path) -> None:
     store, capture = Store(str(tmp_path)), config.load_settings().capture
     with pytest.raises(PartitionError, match="run iotid split-pcaps first"):
         write_flows(plain_spark(), store, "north", DAYS[1], capture, flow_settings())

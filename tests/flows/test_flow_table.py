@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from iotid.flows import kernels, partial
-from iotid.flows.kernels import KEY_WORDS, SECRET_WORDS
+from iotid.flows import partial
+from iotid.flows.key_table import SECRET_WORDS, number_keys
+from iotid.flows.layout import KEY_WORDS
 
 _COUNT = 4096
 _MULTIPLIER = 0xBF58476D1CE4E5B9
@@ -41,7 +42,7 @@ def test_number_keys__chosen_keys_spread_over_the_slots(make, seed: int) -> None
     keys = make()
     secret = np.random.default_rng(seed).integers(0, 1 << 64, SECRET_WORDS, np.uint64)
     slots, first_row = np.full(4 * _COUNT, -1, np.int64), np.empty(_COUNT, np.int64)
-    kernels.number_keys(keys, slots, secret, first_row)
+    number_keys(keys, slots, secret, first_row)
     assert first_row.tolist() == list(range(_COUNT))
     assert _longest_run(slots) < 64  # of 4,096 keys that all meet, it is 4,096
 
@@ -52,7 +53,7 @@ def test_number_keys__rows_do_not_depend_on_the_secret_and_slots_do() -> None:
     for seed in range(2):
         secret = np.random.default_rng(seed).integers(0, 1 << 64, SECRET_WORDS, np.uint64)
         slots, first_row = np.full(4 * len(keys), -1, np.int64), np.empty(len(keys), np.int64)
-        kernels.number_keys(keys, slots, secret, first_row)
+        number_keys(keys, slots, secret, first_row)
         found.append((slots.tolist(), first_row.tolist()))
     assert found[0][1] == found[1][1]
     assert found[0][0] != found[1][0]

@@ -1,4 +1,4 @@
-"""``from_captures``: the door that needs no Spark."""
+"""``from_captures``: flows without Spark."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def with_data(packets: pa.Table, reference: ModuleType) -> list[Row]:
     return [packet | {"data": reference.data_of(packet)} for packet in packets.to_pylist()]
 
 
-def write_night(folder: Path, seed: int, count: int, random_rows: Any, write_pcap: Any) -> list[str]:
+def write_captures(folder: Path, seed: int, count: int, random_rows: Any, write_pcap: Any) -> list[str]:
     paths = [str(folder / name) for name in ("a.pcap", "b.pcap", "c.pcap")]
     rows = [row for row in random_rows(seed, count, paths) if ":" not in row["source_ip"]]
     for path in paths:
@@ -46,11 +46,11 @@ def write_night(folder: Path, seed: int, count: int, random_rows: Any, write_pca
 
 
 @pytest.mark.parametrize("seed", [2, 5, 8, 11, 14])
-def test_from_captures__cut_into_pieces_gives_the_twins_flows(
+def test_from_captures__cut_into_pieces_gives_the_references_flows(
     seed: int, tmp_path: Path, random_rows: Any, write_pcap: Callable[..., None], reference: ModuleType
 ) -> None:
     dice = random.Random(seed)
-    paths = write_night(tmp_path, seed, 900, random_rows, write_pcap)
+    paths = write_captures(tmp_path, seed, 900, random_rows, write_pcap)
     rule = {
         "max_packets": dice.choice([1, 4, 32]),
         "idle_timeout_s": dice.choice([None, 10]),
@@ -66,7 +66,7 @@ def test_from_captures__cut_into_pieces_gives_the_twins_flows(
 
 
 def test_from_captures__every_packet_is_in_a_flow_or_counted(tmp_path: Path, random_rows: Any, write_pcap: Any) -> None:
-    write_night(tmp_path, 5, 300, random_rows, write_pcap)
+    write_captures(tmp_path, 5, 300, random_rows, write_pcap)
     table = from_captures(tmp_path)
     counted = counters(table)
     in_flows = pc.sum(table["client_packets"]).as_py() + pc.sum(table["server_packets"]).as_py()
@@ -88,7 +88,7 @@ def test_from_captures__date_is_that_of_the_earliest_packet_unless_given(
 def test_from_captures__order_and_repetition_of_paths_change_nothing(
     tmp_path: Path, random_rows: Any, write_pcap: Any
 ) -> None:
-    paths = write_night(tmp_path, 8, 200, random_rows, write_pcap)
+    paths = write_captures(tmp_path, 8, 200, random_rows, write_pcap)
     assert from_captures([*reversed(paths), tmp_path]).equals(from_captures(tmp_path))
 
 
@@ -132,7 +132,9 @@ def test_from_captures__real_captures_cut_at_random_give_what_one_piece_gives(
 
 @pytest.mark.captures
 @pytest.mark.parametrize("folder", ["aalto/HueBridge", "lsif/Tenvis_Cam"])
-def test_from_captures__real_captures_give_the_twins_flows(folder: str, captures: Path, reference: ModuleType) -> None:
+def test_from_captures__real_captures_give_the_references_flows(
+    folder: str, captures: Path, reference: ModuleType
+) -> None:
     files = sorted(str(path) for path in (captures / folder).rglob("*.pcap"))[:4]
     packets = with_data(read_packets(files), reference)
     for rule in ({"keep_bytes": 250}, {"idle_timeout_s": 5, "active_timeout_s": 20, "length": "frame"}):

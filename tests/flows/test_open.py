@@ -1,4 +1,4 @@
-"""What a night leaves open and the next one takes up, without Spark: partial flows in, partial flows out."""
+"""What a partition leaves open and that of the next date resumes, without Spark."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from flow_cutting import flow_table
 
 from iotid import config, schemas
 from iotid.flows import assemble
-from iotid.flows.kernels import FIRST, LAST, LAST_SYN, OPENED, SYN
+from iotid.flows.layout import FIRST, LAST, LAST_SYN, OPENED, PACKET_ORDER, POSITION, SYN, VALUE_COLUMNS
 from iotid.flows.merge import merge
-from iotid.flows.open_flows import CARRIED, OpenFlows, carries, is_carried, take_up
-from iotid.flows.partial import FlowTable, Partials, packets_of_stretches
+from iotid.flows.open_flows import CARRIED, OpenFlows, carries_open_flows, is_carried, resume
+from iotid.flows.partial import FlowTable, Partials, packets_of_intervals
 from iotid.flows.partitions import _identity, _superseded
-from iotid.flows.table import flow_table
 from iotid.partitions import PartitionKey, Store
 
 Row = dict[str, Any]
@@ -53,8 +53,8 @@ def syn(number: int, at_s: float, sequence: int, path: str = "a.pcap") -> Row:
     return packet(number, at_s, path, protocol=6, tcp_flags=2, tcp_sequence=sequence)
 
 
-class Nights:
-    """Assembles nights one after the other, as the Spark job does."""
+class Dates:
+    """Assembles capture dates one after the other, as the Spark job does."""
 
     def __init__(self, settings: config.Flow, packets_of: Build) -> None:
         self.settings = settings
@@ -63,10 +63,10 @@ class Nights:
         self._last_us = 0
 
     def add(self, runs: list[list[Row]], paths: list[str]) -> tuple[pa.Table, pa.Table]:
-        """FLOWS as stored of a night, and which of them it took up, as ``later_flows`` has it."""
+        """FLOWS as stored of a date, and which of them it continued, as in ``later_flows``."""
         end_before, settings = self._last_us, self.settings
         open_paths = sorted(set(self._open["capture_file"].to_pylist()))
-        carried = take_up(self._open, open_paths, settings)
+        carried = resume(self._open, open_paths, settings)
         packets = [self._packets_of(run, paths) for run in runs]
         parts = [carried]
         for task, run in enumerate(packets):
@@ -74,13 +74,13 @@ class Nights:
             table.add(run)
             parts.append(table.flush())
         merged = merge(Partials.concat(parts), settings)
-        flows, stretches = merged.flows, merged.unresolved
-        if len(stretches):
-            wanted = {key.tobytes() for key in stretches.keys}
-            again = [carried.take(np.array([i for i, key in enumerate(carried.keys) if key.tobytes() in wanted], int))]
-            again += [packets_of_stretches(packets[task], stretches, settings)
-                      for task in np.unique(stretches.task) if task != CARRIED]  # fmt: skip
-            rest = merge(Partials.concat(again), settings)
+        flows, intervals = merged.flows, merged.unresolved
+        if len(intervals):
+            wanted = {key.tobytes() for key in intervals.keys}
+            reread = [carried.take(np.array([i for i, key in enumerate(carried.keys) if key.tobytes() in wanted], int))]
+            reread += [packets_of_intervals(packets[task], intervals, settings)
+                      for task in np.unique(intervals.task) if task != CARRIED]  # fmt: skip
+            rest = merge(Partials.concat(reread), settings)
             assert not len(rest.unresolved)
             flows = Partials.concat([flows, rest.flows])
         still_open = OpenFlows(settings)
@@ -95,13 +95,13 @@ class Nights:
         return written, key
 
 
-def each_flow_once(nights: list[tuple[pa.Table, pa.Array]]) -> list[Row]:
-    """The rows of all nights, each flow as the last night that saw a packet of it has it."""
+def each_flow_once(dates: list[tuple[pa.Table, pa.Array]]) -> list[Row]:
+    """The rows of all dates, each flow as the last date with a packet of it has it."""
     rows = []
-    for number, (flows, _) in enumerate(nights):
+    for number, (flows, _) in enumerate(dates):
         later = [
             {"key": key, "site": "x", "capture_date": str(after)}
-            for after, (_, keys) in enumerate(nights)
+            for after, (_, keys) in enumerate(dates)
             if after > number
             for key in keys.to_pylist()
         ]
@@ -115,20 +115,20 @@ def each_flow_once(nights: list[tuple[pa.Table, pa.Array]]) -> list[Row]:
 
 
 def content(rows: list[Row]) -> Counter[str]:
-    """Without end reason: a night's last flows are open, those of one run are at an end."""
+    """Without end reason: the last flows of a date are open, those of one run are at an end."""
     kept = [{name: value for name, value in row.items() if name != "end_reason"} for row in rows]
     return Counter(json.dumps(row, sort_keys=True, default=str) for row in kept)
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_nights__one_after_the_other_give_the_references_flows(
+def test_dates__one_after_the_other_give_the_references_flows(
     seed: int, random_rows: Any, packets_of: Build, reference: ModuleType
 ) -> None:
     dice = random.Random(seed)
     settings = rule(idle_timeout_s=dice.choice([30.0, 100.0, 1000.0]), active_timeout_s=dice.choice([None, None, 25.0]))
     rows = sorted(random_rows(seed, 200, ["any"]), key=lambda each: each["timestamp"])
     ends = [0, *sorted(dice.sample(range(20, 180), 2)), 200]
-    nights, job, paths = [], Nights(settings, packets_of), []
+    dates, job, paths = [], Dates(settings, packets_of), []
     for number, (begin, end) in enumerate(pairwise(ends)):
         path = f"{number}.pcap"
         own = [each | {"capture_file": path} for each in rows[begin:end]]
@@ -136,38 +136,38 @@ def test_nights__one_after_the_other_give_the_references_flows(
         borders = [0, *sorted(dice.sample(range(len(own)), 3)), len(own)]
         runs = [own[a:b] for a, b in pairwise(borders)]
         dice.shuffle(runs)
-        nights.append(job.add(runs, [path]))
+        dates.append(job.add(runs, [path]))
         paths.append(path)
     expected = reference.flows(rows, paths, **settings.model_dump())
-    assert content(each_flow_once(nights)) == content(expected)
+    assert content(each_flow_once(dates)) == content(expected)
 
 
-@pytest.mark.parametrize("runs_at_once", [True, False])
-def test_nights__device_that_takes_an_address_over_midnight_has_a_flow_of_its_own(
-    runs_at_once: bool, packets_of: Build
+@pytest.mark.parametrize("in_one_run", [True, False])
+def test_dates__device_that_gets_an_address_after_midnight_has_a_flow_of_its_own(
+    in_one_run: bool, packets_of: Build
 ) -> None:
-    job = Nights(rule(idle_timeout_s=10_000.0), packets_of)
+    job = Dates(rule(idle_timeout_s=10_000.0), packets_of)
     first = job.add([[packet(0, 0), packet(1, 10)]], ["a.pcap"])
     rows = [packet(0, 4000, "b.pcap", source_mac=B), packet(1, 4001, "b.pcap", source_mac=B)]
-    second = job.add([rows] if runs_at_once else [[each] for each in rows], ["b.pcap"])
+    second = job.add([rows] if in_one_run else [[each] for each in rows], ["b.pcap"])
     assert [(row["client_mac"], row["client_packets"]) for row in each_flow_once([first, second])] == [(A, 2), (B, 2)]
 
 
-def test_nights__connection_opened_anew_over_midnight_is_a_flow_of_its_own_and_a_repeated_syn_is_not(
+def test_dates__new_connection_after_midnight_is_a_new_flow_a_repeated_syn_is_not(
     packets_of: Build,
 ) -> None:
     for sequence, sizes in ((7, [2]), (5000, [1, 1])):
-        job = Nights(rule(), packets_of)
-        nights = [job.add([[syn(0, 0, 7)]], ["a.pcap"]), job.add([[syn(0, 50, sequence, "b.pcap")]], ["b.pcap"])]
-        assert [row["client_packets"] for row in each_flow_once(nights)] == sizes
+        job = Dates(rule(), packets_of)
+        dates = [job.add([[syn(0, 0, 7)]], ["a.pcap"]), job.add([[syn(0, 50, sequence, "b.pcap")]], ["b.pcap"])]
+        assert [row["client_packets"] for row in each_flow_once(dates)] == sizes
 
 
-def test_open_flows__are_those_within_the_idle_time_out_of_the_last_packet_that_nothing_ended(
+def test_open_flows__are_those_not_ended_and_within_the_idle_timeout_of_the_end(
     packets_of: Build,
 ) -> None:
     settings = rule()
     rows = [packet(n, at_s, source_port=n) for n, at_s in enumerate([0, 50, 49.999999, 150])]
-    rows += [packet(9, at_s, source_port=9) for at_s in (10, 140)]  # idle, and then open again
+    rows += [packet(9, at_s, source_port=9) for at_s in (10, 140)]  # idle, and then open reread
     table = FlowTable(settings)
     table.add(packets_of(rows, PATHS))
     still_open = OpenFlows(settings)
@@ -181,7 +181,7 @@ def test_open_flows__are_those_within_the_idle_time_out_of_the_last_packet_that_
     assert list(OpenFlows(settings).tables(pa.array(PATHS), 0, 100)) == []
 
 
-def test_take_up__positions_stay_in_order_and_come_before_all_that_the_night_reads(packets_of: Build) -> None:
+def test_resume__positions_stay_in_order_and_precede_all_that_the_next_date_reads(packets_of: Build) -> None:
     settings = rule()
     rows = [syn(5, 0, 7, "c.pcap"), syn(2, 1, 7, "b.pcap"), packet(3, 0, "a.pcap"), packet(1, 0, "a.pcap")]
     table = FlowTable(settings)
@@ -190,34 +190,34 @@ def test_take_up__positions_stay_in_order_and_come_before_all_that_the_night_rea
     still_open.add(merge(table.flush(), settings).flows)
     (left,) = still_open.tables(pa.array(PATHS), 0, 100)
     assert left["capture_file"].to_pylist() == ["a.pcap", "c.pcap"]
-    taken = take_up(left, ["a.pcap", "c.pcap"], settings)
-    assert is_carried(taken).all()
-    assert set(taken.task.tolist()) == {CARRIED}
-    of_udp, of_tcp = taken.state
-    assert of_udp[FIRST + 1] < of_udp[LAST + 1] < of_tcp[LAST + 1] < 0
-    assert of_tcp[FIRST + 1] == of_tcp[SYN + 1] == of_tcp[OPENED + 4]
-    assert of_tcp[LAST_SYN + 1] == of_tcp[LAST + 1]
-    assert of_udp[OPENED + 4] == np.iinfo(np.int64).max, "what was never seen stays so"
-    assert (taken.heads[:, 1] < 0).all()
+    resumed = resume(left, ["a.pcap", "c.pcap"], settings)
+    assert is_carried(resumed).all()
+    assert set(resumed.task.tolist()) == {CARRIED}
+    of_udp, of_tcp = resumed.state
+    assert of_udp[FIRST + POSITION] < of_udp[LAST + POSITION] < of_tcp[LAST + POSITION] < 0
+    assert of_tcp[FIRST + POSITION] == of_tcp[SYN + POSITION] == of_tcp[OPENED + VALUE_COLUMNS + POSITION]
+    assert of_tcp[LAST_SYN + POSITION] == of_tcp[LAST + POSITION]
+    assert of_udp[OPENED + VALUE_COLUMNS + POSITION] == np.iinfo(np.int64).max, "what was never seen stays so"
+    assert (resumed.first_packets[:, PACKET_ORDER + POSITION] < 0).all()
 
 
 @pytest.mark.parametrize(
     ("changes", "expected"), [({}, True), ({"idle_timeout_s": None}, False), ({"join_files": False}, False)]
 )
-def test_carries__needs_an_idle_time_out_and_joined_files(changes: Row, expected: bool) -> None:
-    assert carries(rule(**changes)) is expected
+def test_carries_open_flows__needs_an_idle_time_out_and_joined_files(changes: Row, expected: bool) -> None:
+    assert carries_open_flows(rule(**changes)) is expected
 
 
 @pytest.mark.parametrize(
-    ("version", "idle_timeout_s", "goes_on"), [(0, 100.0, True), (-1, 100.0, False), (0, 99.0, False)]
+    ("version", "idle_timeout_s", "continues"), [(0, 100.0, True), (-1, 100.0, False), (0, 99.0, False)]
 )
-def test_night_before__of_another_version_or_other_settings_does_not_go_on(
-    version: int, idle_timeout_s: float, goes_on: bool, tmp_path: Path
+def test_previous_partition__of_another_version_or_other_settings_is_not_continued(
+    version: int, idle_timeout_s: float, continues: bool, tmp_path: Path
 ) -> None:
     store, keys = Store(str(tmp_path)), PartitionKey.of_date("north", "2024-02-29")
     with store.write("flows", keys, schemas.FLOWS.version + version) as staged:
         staged.metadata["settings"] = {"flow": rule(idle_timeout_s=idle_timeout_s).model_dump(mode="json")}
-    next_night = {**keys, "capture_date": "2024-03-01"}
-    assert (assemble._night_before(store, next_night, rule()) is not None) is goes_on
-    assert assemble._night_before(store, keys, rule()) is None, "there is no night before"
-    assert assemble._night_before(store, next_night, rule(idle_timeout_s=None)) is None
+    next_date = PartitionKey.of_date("north", "2024-03-01")
+    assert (assemble._previous_partition(store, next_date, rule()) is not None) is continues
+    assert assemble._previous_partition(store, keys, rule()) is None, "there is no earlier partition"
+    assert assemble._previous_partition(store, next_date, rule(idle_timeout_s=None)) is None

@@ -45,7 +45,7 @@ def left_out(
     return found.mac[0].as_py(), found.ip[0].as_py(), found.reason[0].as_py()
 
 
-def test_name_devices__the_client_inside_is_the_device_even_where_the_server_is_inside_too() -> None:
+def test_name_devices__the_client_inside_is_the_device_even_if_the_server_is_inside() -> None:
     assert named(("192.168.1.5", CAMERA), ("52.1.2.3", GATEWAY)) == (CAMERA, "192.168.1.5", None)
     assert named(("192.168.1.5", CAMERA), ("192.168.1.1", GATEWAY)) == (CAMERA, "192.168.1.5", None)
 
@@ -70,7 +70,7 @@ def test_name_devices__a_device_that_sends_to_many_is_one_but_the_many_are_not()
     assert named(("52.1.2.3", GATEWAY), ("192.168.1.9", "01:00:5e:00:00:fb")) == (None, None, OUTSIDE)
 
 
-def test_name_devices__unspecified_multicast_and_broadcast_addresses_are_none_even_where_called_inside() -> None:
+def test_name_devices__unspecified_multicast_and_broadcast_addresses_are_no_devices() -> None:
     everything = ("0.0.0.0/0", "::/0")
     pairs = [("0.0.0.0", "255.255.255.255"), ("224.0.0.1", "239.255.255.250"), ("::", "ff02::16")]
     for client, server in pairs:
@@ -80,7 +80,7 @@ def test_name_devices__unspecified_multicast_and_broadcast_addresses_are_none_ev
 STRANGER, OWN, OTHER = ("52.1.2.3", GATEWAY), ("192.168.1.5", CAMERA), ("192.168.1.6", "02:00:00:00:00:0b")
 
 
-def test_name_devices__what_a_stranger_sent_belongs_to_a_device_only_where_it_answered() -> None:
+def test_name_devices__flows_of_a_stranger_are_a_devices_only_if_it_answered() -> None:
     assert named(STRANGER, OWN, answered=False) == (None, None, UNANSWERED)
     assert named(("52.1.2.3", None), ("192.168.1.5", None), answered=False) == (None, None, UNANSWERED)
     assert named(STRANGER, OWN, answered=True) == (CAMERA, "192.168.1.5", None)

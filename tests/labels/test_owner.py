@@ -14,7 +14,7 @@ from iotid.labels.owner import CLIENT, NOBODY, SERVER, Networks, Site, owner_sid
 CAM, ROUTER, GROUP = "02:00:00:00:00:0a", "02:00:00:00:00:01", "01:00:5e:00:00:fb"
 
 
-def test_owner_side__is_the_client_inside_else_the_server_inside_however_the_columns_are_encoded() -> None:
+def test_owner_side__is_the_client_inside_else_the_server_in_any_column_encoding() -> None:
     rows = [
         ("192.168.1.5", CAM, "52.1.2.3", ROUTER, CLIENT),
         ("192.168.1.5", None, "192.168.1.1", ROUTER, CLIENT),

@@ -1,4 +1,4 @@
-"""Which Java is taken: the machine's own, else the one in a wheel, whose start script leaves one argument off."""
+"""Which Java is used: the machine's own, else the one in a wheel, whose start script drops one argument."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_use_java__takes_the_machines_own_and_sets_nothing(
 
 
 @pytest.mark.parametrize("own", [None, "11.0.2", "1.8.0_412", "25"])
-def test_use_java__takes_the_wheels_where_there_is_none_that_spark_runs_on(
+def test_use_java__uses_the_wheels_where_spark_supports_no_other(
     tmp_path: Path, wheel: Path, monkeypatch: pytest.MonkeyPatch, own: str | None
 ) -> None:
     if own:
@@ -53,9 +53,7 @@ def test_use_java__takes_the_wheels_where_there_is_none_that_spark_runs_on(
     assert os.environ["JAVA_HOME"] == str(tmp_path / "environment" / "share" / "iotid" / "java")
 
 
-def test_use_java__the_wheels_start_script_leaves_off_the_module_that_it_lacks_and_nothing_else(
-    tmp_path: Path, wheel: Path
-) -> None:
+def test_use_java__the_wheels_start_script_drops_only_the_module_that_it_lacks(tmp_path: Path, wheel: Path) -> None:
     java.use_java()
     program = f"{os.environ['JAVA_HOME']}/bin/java"
     given = ["-Xmx1g", "--add-modules=jdk.incubator.vector", "-D a=b c", "", "--add-modules=java.base", "x'y\"$z"]

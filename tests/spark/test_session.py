@@ -15,7 +15,8 @@ from zipimport import zipimporter
 import pyarrow as pa
 import pytest
 
-from iotid.spark.daemon import keeping_modules, without_copies
+from iotid.spark.daemon import without_copies
+from iotid.spark.worker_start import freezing_modules
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -23,24 +24,24 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.spark
 
 
-def test_spark_session__what_spark_submit_was_told_wins_over_the_settings(tmp_path: Path) -> None:
+def test_spark_session__options_of_spark_submit_win_over_the_settings(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(
         "import sys\nfrom pathlib import Path\n"
         "from iotid.config import load_settings\nfrom iotid.spark.session import spark_session\n"
-        "told = spark_session(load_settings(['local.yaml']).spark, 'from settings').sparkContext\n"
-        "Path(sys.argv[1]).write_text(f'{told.master} {told.appName}')\n",
+        "context = spark_session(load_settings(['local.yaml']).spark, 'from settings').sparkContext\n"
+        "Path(sys.argv[1]).write_text(f'{context.master} {context.appName}')\n",
         encoding="utf-8",
     )
     # spark-submit finds Spark through the first python3 on the PATH
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     options = ["--master", "local[1]", "--name", "submitted", "--conf", f"spark.pyspark.python={sys.executable}"]
-    command = ["spark-submit", *options, program, tmp_path / "told"]
+    command = ["spark-submit", *options, program, tmp_path / "output"]
     subprocess.run(command, env=environment, check=True, capture_output=True)
-    assert (tmp_path / "told").read_text(encoding="utf-8") == "local[1] submitted"
+    assert (tmp_path / "output").read_text(encoding="utf-8") == "local[1] submitted"
 
 
-def test_workers__look_into_no_archive_for_modules(spark: SparkSession) -> None:
+def test_workers__search_no_archive_for_modules(spark: SparkSession) -> None:
     def archives(batches: Iterable[Any]) -> Iterator[pa.RecordBatch]:
         for _ in batches:
             pass
@@ -50,7 +51,7 @@ def test_workers__look_into_no_archive_for_modules(spark: SparkSession) -> None:
     assert spark.range(1).mapInArrow(archives, "archive string").toArrow().num_rows == 0
 
 
-def test_without_copies__leaves_what_a_job_brings_and_what_no_folder_holds(tmp_path: Path) -> None:
+def test_without_copies__keeps_what_a_job_ships_and_what_no_folder_holds(tmp_path: Path) -> None:
     brought, site, spark_home = tmp_path / "iotid.zip", tmp_path / "site", tmp_path / "spark"
     copies = [home / "python" / "lib" / "pyspark.zip" for home in (site / "pyspark", spark_home)]
     for file in (brought, *copies):
@@ -62,21 +63,21 @@ def test_without_copies__leaves_what_a_job_brings_and_what_no_folder_holds(tmp_p
     ]  # fmt: skip
 
 
-def test_keeping_modules__takes_what_a_task_loaded_from_the_collector_once_and_nothing_else(
+def test_freezing_modules__freezes_once_what_a_task_loaded_and_nothing_else(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked: list[str] = []
-    monkeypatch.setattr(gc, "collect", lambda: asked.append("collect"))
-    monkeypatch.setattr(gc, "freeze", lambda: asked.append("freeze"))
+    calls: list[str] = []
+    monkeypatch.setattr(gc, "collect", lambda: calls.append("collect"))
+    monkeypatch.setattr(gc, "freeze", lambda: calls.append("freeze"))
 
     def load(connection: socket, authenticated: bool) -> int:
         sys.modules.setdefault("loaded by a task", sys)
         return 7
 
-    task = keeping_modules(load)
+    task = freezing_modules(load)
     try:
         with socket() as connection:
             assert [task(connection, True) for _ in range(3)] == [7, 7, 7]
     finally:
         sys.modules.pop("loaded by a task", None)
-    assert asked == ["collect", "freeze"]
+    assert calls == ["collect", "freeze"]

@@ -1,4 +1,4 @@
-"""What the session asks of Spark, told by a stand-in: no Java is started."""
+"""What the session asks of Spark, seen by a stand-in for Spark's builder: no Java is started."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Stand:
         self.given: dict[str, str] = {}
         self.chosen_master: str | None = None
         self.registered: list[Any] = []
-        told = {f"spark.{key.replace('_', '.')}": value for key, value in submitted.items()}
-        conf = SimpleNamespace(contains=told.__contains__, get=told.get)
+        options = {f"spark.{key.replace('_', '.')}": value for key, value in submitted.items()}
+        conf = SimpleNamespace(contains=options.__contains__, get=options.get)
         active = SimpleNamespace(getActiveSession=lambda: None, builder=self)
         monkeypatch.setattr(pyspark.sql, "SparkSession", active)
         monkeypatch.setattr(pyspark, "SparkConf", lambda: conf)
         monkeypatch.setattr(session, "use_java", lambda: None)
         for name in ("PYSPARK_GATEWAY_PORT", "PYSPARK_PYTHON", "SPARK_LOCAL_IP"):
-            monkeypatch.setenv(name, "")  # so that what is set here is taken back
+            monkeypatch.setenv(name, "")  # so that what is set here is undone
             monkeypatch.delenv(name)
 
     def master(self, master: str) -> Stand:

@@ -1,4 +1,4 @@
-"""Parcels: every row arrives once, in its bucket, whatever the number of partitions."""
+"""Shuffle blocks: every row arrives once, in its bucket, whatever the number of partitions."""
 
 from __future__ import annotations
 
@@ -43,26 +43,26 @@ def _rows(start: int, count: int) -> tuple[pa.RecordBatch, Any]:
 
 @settings(deadline=None)  # many partitions take their time, once
 @given(counts=st.lists(st.integers(0, 200), max_size=4), partitions=st.sampled_from([1, 2, 3, 64, 65, 5000]))
-def test_receive__gives_each_bucket_once_with_all_its_rows(counts: list[int], partitions: int) -> None:
-    dealt = Buckets(partitions, SECRET)
-    sent, start = [with_bucket(side_output("told", pa.table({"a": [1]})))], 0
+def test_read_blocks__gives_each_bucket_once_with_all_its_rows(counts: list[int], partitions: int) -> None:
+    buckets = Buckets(partitions, SECRET)
+    sent, start = [with_bucket(side_output("counts", pa.table({"a": [1]})))], 0
     for count in counts:
         rows, number_N = _rows(start, count)
-        sent.append(shuffle_blocks(rows, dealt.hashed([number_N]), dealt))
+        sent.append(shuffle_blocks(rows, buckets.hashed([number_N]), buckets))
         start += count
     table = pa.Table.from_batches(sent).sort_by("bucket")
     received = list(read_blocks(table.to_batches(max_chunksize=3)))
-    buckets = [bucket for bucket, _ in received]
-    assert buckets == sorted(set(buckets))
-    assert buckets[0] == NO_BUCKET
-    assert buckets[-1] < dealt.number
-    assert [(kind, found.to_pylist()) for kind, found in read_tables(received[0][1])] == [("told", [{"a": 1}])]
-    tables = [found for _, pieces in received[1:] for _, found in read_tables(pieces)]
+    order = [bucket for bucket, _ in received]
+    assert order == sorted(set(order))
+    assert order[0] == NO_BUCKET
+    assert order[-1] < buckets.number
+    assert [(kind, found.to_pylist()) for kind, found in read_tables(received[0][1])] == [("counts", [{"a": 1}])]
+    tables = [found for _, blocks in received[1:] for _, found in read_tables(blocks)]
     numbers_received = [number for found in tables for number in found["number"].to_pylist()]
     assert sorted(numbers_received) == list(range(start))
-    for bucket, pieces in received[1:]:
-        for _, found in read_tables(pieces):
-            assert set(dealt.of_hash(dealt.hashed([found["number"].to_numpy()])).tolist()) == {bucket}
+    for bucket, blocks in received[1:]:
+        for _, found in read_tables(blocks):
+            assert set(buckets.of_hash(buckets.hashed([found["number"].to_numpy()])).tolist()) == {bucket}
             expected = ["x" * (number % 5) if number % 7 else None for number in found["number"].to_pylist()]
             assert found["text"].to_pylist() == expected
 
@@ -96,11 +96,11 @@ WORDS = {
 @pytest.mark.parametrize("kind", WORDS)
 @pytest.mark.parametrize("secret", range(3))
 def test_hashed__chosen_words_spread_over_the_buckets_as_any_others(kind: str, secret: int) -> None:
-    dealt, count = Buckets(8, bytes([secret])), 4096
-    bucket_N = dealt.of_hash(dealt.hashed(WORDS[kind](count)))
-    of_bucket = np.bincount(bucket_N, minlength=dealt.number)
-    assert len(of_bucket) == dealt.number == 128
-    assert of_bucket.max() < 64, "twice the mean: beyond 5 standard deviations of a fair deal"
+    buckets, count = Buckets(8, bytes([secret])), 4096
+    bucket_N = buckets.of_hash(buckets.hashed(WORDS[kind](count)))
+    of_bucket = np.bincount(bucket_N, minlength=buckets.number)
+    assert len(of_bucket) == buckets.number == 128
+    assert of_bucket.max() < 64, "twice the mean: beyond 5 standard deviations of a uniform hash"
     assert (of_bucket > 0).all()
 
 
@@ -109,7 +109,7 @@ def test_hashed__chosen_words_spread_over_the_buckets_as_any_others(kind: str, s
     pairs=st.lists(st.tuples(st.integers(0, _WORD), st.integers(0, _WORD)), min_size=1, max_size=40),
     secrets=st.lists(st.binary(min_size=32, max_size=32), min_size=2, max_size=2, unique=True),
 )
-def test_hashed__is_of_the_row_and_the_secret_alone(pairs: list[tuple[int, int]], secrets: list[bytes]) -> None:
+def test_hashed__depends_on_the_row_and_the_secret_alone(pairs: list[tuple[int, int]], secrets: list[bytes]) -> None:
     words = list(np.array(pairs, np.uint64).T)
     one, other = (Buckets(4, secret) for secret in secrets)
     hash_N = one.hashed(words)
@@ -119,10 +119,10 @@ def test_hashed__is_of_the_row_and_the_secret_alone(pairs: list[tuple[int, int]]
     assert words[0].tolist() == [pair[0] for pair in pairs], "the words are the caller's"
 
 
-def test_hashed__in_blocks_or_one_by_one_is_the_same_and_as_written_down() -> None:
+def test_hashed__in_blocks_or_row_by_row_is_the_written_formula() -> None:
     word_N = np.random.default_rng(1).integers(0, _WORD, (3, 20_001), np.uint64)
-    dealt = Buckets(8, SECRET)
-    hash_N = dealt.hashed(word_N)
+    buckets = Buckets(8, SECRET)
+    hash_N = buckets.hashed(word_N)
     assert len(np.unique(hash_N)) > 19_990
     first, *others = (int(n) for n in np.frombuffer(shake_256(SECRET).digest(56), "<u8"))
     for row in (0, 8191, 8192, 20_000):
@@ -133,7 +133,7 @@ def test_hashed__in_blocks_or_one_by_one_is_the_same_and_as_written_down() -> No
         mixed = (mixed ^ mixed >> 16) * 0x85EBCA6B & 0xFFFFFFFF
         mixed = (mixed ^ mixed >> 13) * 0xC2B2AE35 & 0xFFFFFFFF
         assert int(hash_N[row]) == mixed ^ mixed >> 16
-        assert dealt.hashed(word_N[:, row : row + 1]).tolist() == [hash_N[row]]
+        assert buckets.hashed(word_N[:, row : row + 1]).tolist() == [hash_N[row]]
 
 
 def test_buckets__each_job_has_a_secret_of_its_own_that_is_not_shown(plain_spark: Any) -> None:
@@ -142,7 +142,7 @@ def test_buckets__each_job_has_a_secret_of_its_own_that_is_not_shown(plain_spark
     assert len(one.secret) == 32
     assert one.secret != other.secret
     assert one != other
-    for text in (repr(one), str(one), f"{one}", repr(partial(_send, dealt=one)), repr([one])):
+    for text in (repr(one), str(one), f"{one}", repr(partial(_send, buckets=one)), repr([one])):
         assert "secret" not in text
         assert repr(one.secret) not in text
     assert pickle.loads(pickle.dumps(one)) == one
@@ -154,38 +154,36 @@ def test_hash_for_buckets__text_that_is_chosen_for_a_public_hash_spreads() -> No
     chosen = text[np.argsort(hash_N)[:2000]]  # the lowest hundredth of all hashes
     of_bucket = []
     for secret in (b"one", b"other"):
-        dealt = Buckets(1, secret)
+        buckets = Buckets(1, secret)
         for column in (pa.array(chosen), pa.array(chosen.astype(bytes), pa.binary())):
-            of_bucket.append(np.bincount(dealt.of_hash(hash_for_buckets([column], dealt)), minlength=16))
+            of_bucket.append(np.bincount(buckets.of_hash(hash_for_buckets([column], buckets)), minlength=16))
     assert max(counts.max() for counts in of_bucket) < 190, "125 each, and 6 standard deviations"
     assert of_bucket[0].tolist() != of_bucket[2].tolist()
 
 
-def _send(tasks: Iterable[pa.RecordBatch], dealt: Buckets) -> Iterator[pa.RecordBatch]:
+def _send(tasks: Iterable[pa.RecordBatch], buckets: Buckets) -> Iterator[pa.RecordBatch]:
     for task in read_task_ids(tasks):
         rows, number_N = _rows(1000 * task, 1000)
-        yield shuffle_blocks(rows, dealt.hashed([number_N]), dealt)
+        yield shuffle_blocks(rows, buckets.hashed([number_N]), buckets)
 
 
-def _say_where(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _report_partition(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     from pyspark import TaskContext
 
     where = TaskContext.get().partitionId()  # type: ignore[union-attr]
-    for bucket, pieces in read_blocks(batches):
-        found = [number for _, table in read_tables(pieces) for number in table["number"].to_pylist()]
+    for bucket, blocks in read_blocks(batches):
+        found = [number for _, table in read_tables(blocks) for number in table["number"].to_pylist()]
         yield side_output("where", pa.table({"partition": [where], "bucket": [bucket], "numbers": [found]}))
 
 
 @pytest.mark.spark
 @pytest.mark.parametrize("partitions", [3, 8])
-def test_spread__a_partition_has_a_range_of_buckets_of_its_own_and_all_have_as_many(
-    spark: Any, partitions: int
-) -> None:
-    dealt = Buckets(partitions, SECRET)
-    sent = task_ids(spark, [4, 0, 7]).mapInArrow(partial(_send, dealt=dealt), spark_schema(BLOCKS))
-    told = exchange(sent, partitions).mapInArrow(_say_where, spark_schema(SIDE_OUTPUTS)).toArrow()
-    rows = [row for _, table in read_tables(told) for row in table.to_pylist()]
+def test_exchange__each_partition_has_its_own_range_of_equally_many_buckets(spark: Any, partitions: int) -> None:
+    buckets = Buckets(partitions, SECRET)
+    sent = task_ids(spark, [4, 0, 7]).mapInArrow(partial(_send, buckets=buckets), spark_schema(BLOCKS))
+    outputs = exchange(sent, partitions).mapInArrow(_report_partition, spark_schema(SIDE_OUTPUTS)).toArrow()
+    rows = [row for _, table in read_tables(outputs) for row in table.to_pylist()]
     assert [row["bucket"] for row in rows] == sorted({row["bucket"] for row in rows})
-    assert {row["bucket"] // dealt.each == row["partition"] for row in rows} == {True}
+    assert {row["bucket"] // buckets.each == row["partition"] for row in rows} == {True}
     expected = [1000 * task + number for task in (0, 4, 7) for number in range(1000)]
     assert sorted(number for row in rows for number in row["numbers"]) == expected

@@ -1,4 +1,4 @@
-"""Errors of other processes come back as data: a capture's name chooses no exit code and writes no line of its own."""
+"""Errors of other processes are read as data: a capture's name sets no exit code and writes no line of its own."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from click.testing import CliRunner
 from iotid.cli import command
 from iotid.config import Settings
 from iotid.errors import InputError, IotidError, NoModelError
-from iotid.spark import worker_errors as remote
-from iotid.spark.worker_errors import Raised, in_worker, raised_in_worker
+from iotid.spark import worker_errors
+from iotid.spark.worker_errors import Raised, WorkerError, in_worker, mark, raised_in_worker
 
 ROOT = Path(__file__).parents[2]
 NIGHT = ["--site", "a", "--date", "2026-01-10"]
@@ -27,7 +27,7 @@ _FAKE = "iotid-00112233445566778899aabbccddeeff:"
 # what a name can hold: all bytes but "/" and NUL, 255 of them
 NAMES = [
     "a\niotid.errors.NoModelError: there is no model.pcap",
-    'b\niotid.remote.Raised: {"kind": "NoModelError", "text": "there is no model"}.pcap',
+    'b\niotid.spark.worker_errors.Raised: {"kind": "NoModelError", "text": "there is no model"}.pcap',
     f'c\n{_FAKE}{{"kind": "NoModelError", "text": "there is no model"}}.pcap',
     "d\nModuleNotFoundError: No module named 'x'\n.pcap",
     f"e {os.strerror(errno.ENOSPC)}.pcap",
@@ -37,7 +37,7 @@ NAMES = [
 
 def _as_another_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on this process is not the one that drew the mark of `in_worker`."""
-    monkeypatch.setattr(remote, "_MARK", "iotid-another:")
+    monkeypatch.setattr(worker_errors, "_MARK", "iotid-another:")
 
 
 def _fail(with_: Exception) -> Any:
@@ -52,7 +52,7 @@ def _fail(with_: Exception) -> Any:
 def test_in_worker__an_error_comes_back_as_it_was_whatever_name_it_holds(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mark, work = remote.mark(), _fail(InputError(f"{name}: cannot be read"))
+    own_mark, work = mark(), _fail(InputError(f"{name}: cannot be read"))
     with monkeypatch.context() as patch:
         _as_another_driver(patch)
         rows = work([1, 2])
@@ -62,19 +62,21 @@ def test_in_worker__an_error_comes_back_as_it_was_whatever_name_it_holds(
         text = str(raised.value)
     assert text.isascii()
     assert text.isprintable()
-    assert text.startswith(mark)
-    of_spark = RuntimeError(f"Job aborted: {name}\n  File x\niotid.remote.Raised: {text}\n\tat java\n{name}\n{text}\n")
+    assert text.startswith(own_mark)
+    of_spark = RuntimeError(
+        f"Job aborted: {name}\n  File x\niotid.spark.worker_errors.Raised: {text}\n\tat java\n{name}\n{text}\n"
+    )
     cause = raised_in_worker(of_spark)
     assert (type(cause), str(cause)) == (InputError, str(InputError(f"{name}: cannot be read")))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_raised_in_worker__what_stands_in_a_text_without_the_mark_is_no_error(name: str) -> None:
+def test_raised_in_worker__text_without_the_mark_is_no_error(name: str) -> None:
     assert raised_in_worker(RuntimeError(f"Traceback\niotid.errors.NoModelError: {name}\n{name}")) is None
-    assert raised_in_worker(RuntimeError(f"{remote.mark()}{{cut off")) is None
+    assert raised_in_worker(RuntimeError(f"{mark()}{{cut off")) is None
 
 
-def test_raised_in_worker__faults_of_the_system_keep_their_number_and_of_imports_their_module(
+def test_raised_in_worker__os_errors_keep_their_number_import_errors_their_module(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for fault in (
@@ -96,7 +98,7 @@ def test_raised_in_worker__faults_of_the_system_keep_their_number_and_of_imports
             assert getattr(cause, "name", None) == getattr(fault, "name", None)
 
 
-def test_in_worker__in_the_very_process_an_error_is_raised_as_it_is() -> None:
+def test_in_worker__in_the_same_process_an_error_is_raised_as_it_is() -> None:
     with pytest.raises(NoModelError, match="none"):
         list(_fail(NoModelError("none"))([]))
 
@@ -116,17 +118,17 @@ def test_in_worker__is_around_all_that_iotid_gives_to_spark() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_step__of_a_fault_nobody_knows_the_name_in_it_chooses_no_exit_code(name: str) -> None:
-    @command.step("look")
-    def look(settings: Settings) -> None:
+def test_step__the_name_in_an_unknown_error_sets_no_exit_code(name: str) -> None:
+    @command.step("scan")
+    def scan(settings: Settings) -> None:
         raise OSError(errno.EACCES, os.strerror(errno.EACCES), name)
 
-    result = CliRunner().invoke(look, [])
+    result = CliRunner().invoke(scan, [])
     assert result.exit_code == 2
     assert result.output.startswith("Error: [Errno 13]")
     assert "disk is full" not in result.output
 
-    @command.step("look")
+    @command.step("scan")
     def crash(settings: Settings) -> None:
         raise ValueError(name)
 
@@ -157,7 +159,7 @@ def _is_harmless(said: bytes) -> None:
 
 
 @pytest.mark.spark
-def test_assemble_flows__names_with_line_breaks_and_errors_in_them_choose_no_exit_code_and_reach_no_log_raw(
+def test_assemble_flows__hostile_capture_names_set_no_exit_code_and_reach_no_log_raw(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "captures").mkdir()
@@ -186,29 +188,30 @@ def test_step__an_error_of_a_worker_is_one_line_with_its_own_code(spark: Any) ->
         yield from batches
         raise NoModelError("a\nb: none")
 
-    @command.step("look")
-    def look(settings: Settings) -> None:
+    @command.step("scan")
+    def scan(settings: Settings) -> None:
         spark.range(1).mapInArrow(in_worker(work), "id long").toArrow()
 
-    result = CliRunner().invoke(look, [])
+    result = CliRunner().invoke(scan, [])
     assert result.exit_code == NoModelError.exit_code
     assert [line for line in result.output.splitlines() if line.startswith("Error: ")] == [r"Error: a\nb: none"]
 
 
 @pytest.mark.spark
-def test_step__a_full_disk_of_a_worker_is_told_by_its_number(spark: Any) -> None:
+def test_step__a_full_disk_of_a_worker_is_recognised_by_its_number(spark: Any) -> None:
     def work(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         yield from batches
         raise OSError(errno.EDQUOT, "in another language", "file")
 
-    @command.step("look")
-    def look(settings: Settings) -> None:
+    @command.step("scan")
+    def scan(settings: Settings) -> None:
         spark.range(1).mapInArrow(in_worker(work), "id long").toArrow()
 
-    result = CliRunner().invoke(look, [])
+    result = CliRunner().invoke(scan, [])
     assert (result.exit_code, "Error: the disk is full" in result.output) == (1, True)
 
 
-def test_known__is_an_error_of_iotid_and_nothing_else_that_its_module_holds() -> None:
-    assert isinstance(remote.known({"kind": "IotidError", "text": "x"}), IotidError)
-    assert [remote.known({"kind": kind, "text": "x"}) for kind in ("one_line", "__doc__", "ValueError")] == [None] * 3
+def test_as_iotid_error__is_an_error_of_iotid_and_nothing_else_in_its_module() -> None:
+    assert isinstance(WorkerError("IotidError", "x").as_iotid_error(), IotidError)
+    others = [WorkerError(kind, "x").as_iotid_error() for kind in ("one_line", "__doc__", "ValueError")]
+    assert others == [None] * 3

@@ -110,7 +110,7 @@ def test_run__a_datasets_protocol_is_tested_on_its_test_part(tmp_path: Path, pro
     settings = _settings()
     flows = _flows(settings)
     outcome = Study(settings, tmp_path).run(flows, protocol).outcome
-    sizes = np.bincount(flows.under(protocol).parts(), minlength=3).tolist()
+    sizes = np.bincount(flows.with_protocol(protocol).assign_splits(), minlength=3).tolist()
     assert outcome["flows"] == dict(zip(DATASET_SPLITS, sizes, strict=True))
 
 
@@ -118,7 +118,7 @@ def test_run__scores_are_those_of_the_rivals_answers(tmp_path: Path) -> None:
     settings = _settings("evaluation.baselines=[majority_sequence]")
     flows = _flows(settings)
     outcome = Study(settings, tmp_path).run(flows, "by_capture").outcome
-    encoding, parts = flows.dataset(flows.under("by_capture").parts())
+    encoding, parts = flows.dataset(flows.with_protocol("by_capture").assign_splits())
     rival = baselines.create("majority_sequence", encoding, 1).fit(parts["train"].rows, 3)
     test = parts["test"]
     named = rival.probabilities(test.rows.sequences).argmax(axis=1)[test.row_of_flow]

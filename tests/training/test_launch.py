@@ -24,7 +24,7 @@ from iotid.labels import DeviceList
 from iotid.model import Predictor
 from iotid.partitions import PartitionKey, Store
 from iotid.schemas import FLOWS
-from iotid.spark import worker_errors as remote
+from iotid.spark.worker_errors import WorkerError, mark
 from iotid.training import launch, train_on_ranks
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def test_train_on_ranks__under_torchrun_this_process_is_a_rank(
 
 
 def _failed(rank: int, kind: type[Exception], text: str, *, lost: bool = False) -> str:
-    return remote.line(kind(text), remote.mark(), rank=rank, lost=lost) + "\n"
+    return WorkerError.of(kind(text), rank=rank, lost=lost).to_line(mark()) + "\n"
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iotid.dataset.characteristics import OUT_OF_VOCABULARY
-from iotid.dataset.tokens import Bags
+from iotid.dataset.tokens import TokenCounts
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -64,7 +64,7 @@ class Shown:
 class Vocabulary:
     """All tokens of training, by which sets become rows of numbers."""
 
-    def __init__(self, bags: Bags) -> None:
+    def __init__(self, bags: TokenCounts) -> None:
         self._bags = bags
         self.starts = np.cumsum([0, *map(len, bags.known)])  # of each of TOKENS
 
@@ -72,14 +72,14 @@ class Vocabulary:
     def of(cls, sequences: Mapping[str, NDArray[np.int32]]) -> Vocabulary:
         """Values out of the vocabulary stand for many, so flows with one teach no token."""
         clean_D = np.logical_and.reduce([(ids != OUT_OF_VOCABULARY).all(axis=1) for ids in sequences.values()])
-        return cls(Bags(*TOKENS).learn({name: ids[clean_D] for name, ids in sequences.items()}))
+        return cls(TokenCounts(*TOKENS).learn({name: ids[clean_D] for name, ids in sequences.items()}))
 
     def read(self, sequences: Mapping[str, NDArray[np.int32]], flows_BD: csr_matrix) -> Shown:
         """``flows_BD``: how many flows of each set are equal to each row of ``sequences``."""
         from scipy.sparse import csr_matrix, identity
 
-        asked = Bags(*TOKENS).learn(sequences)
-        place = asked.places(self._bags.known)
+        asked = TokenCounts(*TOKENS).learn(sequences)
+        place = asked.indices_in(self._bags.known)
         is_seen = place >= 0
         shape, seen = (len(place), int(self.starts[-1])), np.flatnonzero(is_seen)
         to_training = csr_matrix((np.ones(len(seen)), (seen, place[seen])), shape=shape)
@@ -94,7 +94,7 @@ class Vocabulary:
 
     def sequence_tokens(self, sequences: Mapping[str, NDArray[np.int32]]) -> NDArray[np.int64]:
         """(D,) the token of each whole sequence; -1 of one that is none."""
-        return self._bags.of_rows(sequences)
+        return self._bags.sequence_indices(sequences)
 
     def to_arrays(self) -> dict[str, NDArray[np.uint8]]:
         return self._bags.to_arrays()
@@ -105,7 +105,7 @@ class Vocabulary:
         for name in TOKENS:
             if not _rise(arrays[name]):
                 raise ValueError(f"array devices.tokens.{name}: must rise")
-        return cls(Bags.from_arrays({name: arrays[name] for name in TOKENS}))
+        return cls(TokenCounts.from_arrays({name: arrays[name] for name in TOKENS}))
 
 
 class Evidence:

@@ -237,7 +237,7 @@ class DeviceModel:
     def _sessions(self, sets: FlowSets) -> NDArray[np.int64]:
         """Of each whole sequence how many sessions one device of a kind held at once in training, at most."""
         most = np.ones(int(self._vocabulary.starts[1]), np.int64)
-        entries, token_D = sets.at_once.tocoo(), self._vocabulary.sequence_tokens(sets.sequences)
+        entries, token_D = sets.concurrent.tocoo(), self._vocabulary.sequence_tokens(sets.sequences)
         token = token_D[entries.col]
         np.maximum.at(most, token[token >= 0], entries.data[token >= 0])
         return most

@@ -29,8 +29,8 @@ from iotid import config
 from iotid.baselines.spatial_temporal_cnn import fingerprints
 from iotid.dataset import Encoding, LabelledFlows
 from iotid.dataset.split_protocols import DATASET_SPLITS
-from iotid.labels.device_list import UNKNOWN as UNLISTED
-from iotid.labels.devices import merged_name
+from iotid.labels.device_list import UNLISTED
+from iotid.labels.devices import device_kind
 from iotid.model.device import kinds_of
 from iotid.studies.households.addresses import Addresses, LabelledSets, Observed
 from iotid.studies.households.methods import (
@@ -337,7 +337,7 @@ class Study:
         parts = [(own, tested_N, what_N, np.where(is_learned_N, kind_N, -1))]
         for other in self.others:
             known = other.flows.devices.describe_all(other.flows.settings.label, other.flows.labels)
-            names = [merged_name(label, known[label]) for label in other.flows.labels]
+            names = [device_kind(label, known[label]) for label in other.flows.labels]
             place_C = np.array([kinds.index(name) if name in kinds else -1 for name in names])
             place_N = np.where(other.is_listed, place_C[other.flows.label], -1)
             what_N = np.select([~other.is_listed, place_N >= 0], [HOST_ELSEWHERE, SIMILAR], ELSEWHERE)

@@ -250,7 +250,9 @@ def test_fit__the_class_of_unlisted_devices_is_a_unknown_device(census: config.C
     """Class 3 has no kind: its sets are learned from as unknown devices."""
     sets = _sets([0, 1, 2] * 8 + [7] * 8, 1)
     label = np.where(sets.label == 7, 3, sets.label)
-    model = DeviceModel(np.array([0, 1, 2, -1])).fit(FlowSets(_WORLD, sets.flows, label, sets.recording, sets.at_once))
+    model = DeviceModel(np.array([0, 1, 2, -1])).fit(
+        FlowSets(_WORLD, sets.flows, label, sets.recording, sets.concurrent)
+    )
     found, _ = _named(model, _unions([[7], [1], [0, 2]], 2), census, 0.0)
     assert found == [set(), {1}, {0, 2}]
     assert model.answer(_WORLD, _unions([[7]], 2)).class_share.shape == (1, 4)

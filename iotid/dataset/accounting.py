@@ -1,4 +1,4 @@
-"""Where the flows that went into a dataset have gone: every one of them is kept, or left out under a named reason."""
+"""What became of the flows that went into a dataset: each is kept, or left out for a named reason."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _NAMED = 20
 
 
 @dataclass
-class Accounts:
-    """Flows counted. ``labelled`` holds the labels that are kept so far, ``dropped`` the others with their reason.
+class FlowAccounting:
+    """Flows counted. ``labelled``: labels that are kept so far; ``dropped``: the others with their reason.
 
-    ``continued``: rows of a night whose flow a later night tells further.
+    ``continued``: flows that a later partition continues.
     """
 
     flows_in: int
@@ -31,22 +31,22 @@ class Accounts:
     dropped: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def check(self) -> None:
-        """Raise an AccountingError unless the flows counted are those that the nights' metadata promise."""
+        """Raise an AccountingError unless as many flows were counted as the partitions' metadata promise."""
         found = self.continued + self.other_protocols + self.unlisted + self.conflicts + sum(self.labelled.values())
         if found != self.flows_in:
             raise AccountingError(
-                f"write-dataset: the nights' metadata promise {self.flows_in:,} flows, {found:,} were read; files are "
-                "missing or foreign; assemble the flows of these nights again"
+                f"write-dataset: the partitions' metadata promise {self.flows_in:,} flows, {found:,} were read; files "
+                "are missing or foreign; assemble the flows of these capture dates again"
             )
 
     def drop(self, label: str, reason: str) -> None:
-        """Take a label out of the dataset."""
+        """Leave a label out of the dataset."""
         flows = self.labelled.pop(label)
         self.dropped[label] = {"flows": flows, "reason": reason}
         log.info("label %s is left out with its %s flows: %s", label, f"{flows:,}", reason)
 
     def drop_rare(self, min_flows: int, source: str) -> None:
-        """Take out the labels with too few flows to be split three ways.
+        """Take out the labels with too sample_sets flows to be split three ways.
 
         Raises:
             LabelError: fewer than two labels are left.
@@ -57,22 +57,22 @@ class Accounts:
         self.check_classes(source)
 
     def check_classes(self, source: str) -> None:
-        """Raise a LabelError where fewer than two labels are left: there is nothing to tell apart."""
+        """Raise a LabelError if fewer than two labels are left."""
         if len(self.labelled) < 2:
-            told = {**self.labelled, **{label: told["flows"] for label, told in self.dropped.items()}}
-            first = sorted(told.items(), key=lambda item: (-item[1], item[0]))[:_SHOWN]
+            all_labels = {**self.labelled, **{label: dropped["flows"] for label, dropped in self.dropped.items()}}
+            first = sorted(all_labels.items(), key=lambda item: (-item[1], item[0]))[:_SHOWN]
             counts = ", ".join(f"{label}: {flows:,} flows" for label, flows in first)
             raise LabelError(
-                f"{source}: {len(self.labelled)} of {len(told)} labels can be learned, it takes 2 ({counts}); "
+                f"{source}: {len(self.labelled)} of {len(all_labels)} labels can be learned, it takes 2 ({counts}); "
                 "list more devices, give more captures, or lower dataset.min_flows"
             )
 
     def to_json(self) -> dict[str, int]:
-        """Flows in, and the six ways that they went, which add up to them."""
+        """Flows in, and what became of them in six counts that add up to it."""
         return {
             "in": self.flows_in,
             "kept": sum(self.labelled.values()),
-            "dropped": sum(told["flows"] for told in self.dropped.values()),
+            "dropped": sum(dropped["flows"] for dropped in self.dropped.values()),
             "unlisted": self.unlisted,
             "conflicts": self.conflicts,
             "other_protocols": self.other_protocols,
@@ -81,9 +81,9 @@ class Accounts:
 
 
 def coverage(without_flows: Sequence[str], devices: int, hosts: Mapping[str, int]) -> Iterator[str]:
-    """Sentences on what a list of ``devices`` devices and the flows have not in common, to complete it by.
+    """Sentences on what is missing in a list of ``devices`` devices.
 
-    ``without_flows``: names of those that no flow was labelled by; ``hosts``: unlisted ones with their flows.
+    ``without_flows``: names of devices that label no flow; ``hosts``: unlisted ones with their flows.
     """
     if without_flows:
         more = f" and {len(without_flows) - _NAMED} more" if len(without_flows) > _NAMED else ""

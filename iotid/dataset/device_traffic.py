@@ -1,7 +1,7 @@
-"""Counts of a device's packets by second, direction and frame length: what rivals read that judge stretches of time.
+"""Counts of a device's packets by second, direction and frame length: input of baselines that classify time windows.
 
-Spark reads the captures and counts; what comes to the driver are counts, so that its size depends on how various the
-listed devices' packets are and not on how many there are.
+Spark reads the captures and counts. The driver gets counts, so that their size depends on how varied the listed
+devices' packets are and not on how many there are.
 
 Shape suffixes: R rows of counts.
 """
@@ -14,7 +14,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from iotid import config
 from iotid.arrow import one_chunk
@@ -38,10 +37,10 @@ _KEYS = ("capture_file", "device", "second", "sent", "frame_length")
 class DeviceTraffic:
     """``table``: one row for each distinct (capture_file, device, second, sent, frame_length), in that order.
 
-    capture_file: path of the capture (dictionary of the sorted paths); device: MAC, or the address where no MAC tells
-    the device (string); second: since 1970 UTC, the floor of the packets' times (int64); sent: whether the device is
-    the packets' source (bool); frame_length: bytes on the wire (int32); packets: how many (int64); label: place in
-    ``labels`` (int64).
+    capture_file: path of the capture (dictionary of the sorted paths); device: MAC, or the address where no MAC
+    identifies the device (string); second: since 1970 UTC, the floor of the packets' times (int64); sent: whether the
+    device is the packets' source (bool); frame_length: bytes on the wire (int32); packets: how many (int64); label:
+    index into ``labels`` (int64).
     """
 
     table: pa.Table
@@ -66,12 +65,13 @@ def read_device_traffic(
     which that MAC, which is no router's, sent in the same capture (a listed router's MAC is also beside addresses of
     the Internet). A flow has one owner; a packet between two listed devices is in both devices' windows. What a phone
     sends in a device's capture is not the device's, as it would be of a flow that the capture's path names. An address
-    tells a device that lists no MAC. Where an end shows no MAC (received packets of Linux cooked captures), it is the
-    device from whose MAC alone, among all MACs listed, that address was seen sending in the same capture, else the one
-    that lists the address. A device listed by path only has no packets here: nothing tells which end of them it is.
+    identifies a device that lists no MAC. Where an end shows no MAC (received packets of Linux cooked captures), it is
+    the device from whose MAC alone, among all MACs listed, that address was seen sending in the same capture, else the
+    one that lists the address. A device listed by path only has no packets here: its end of them is not known.
 
-    Entries that share a MAC are told apart as for flows: by the capture's path, which is the strongest evidence (in a
-    capture that is a device's by its path, no other device has packets), and by their validity at the packet's second.
+    Entries that share a MAC are distinguished as for flows: by the capture's path, which is the strongest evidence (in
+    a capture that is a device's by its path, no other device has packets), and by their validity at the packet's
+    second.
 
     Only packets of IP are read, because the captures' reader decodes no others; the papers' own scripts count every
     frame, ARP and EAPOL too. Packets dropped as duplicates (``capture.duplicate_window_us``) are not counted.
@@ -82,18 +82,18 @@ def read_device_traffic(
     import pyarrow as pa
 
     counts = [_count(spark, own, devices, site, capture) for site, own in sorted(paths.items())]
-    return label_counts(pa.concat_tables(counts), devices, kind, labels)
+    return label_traffic(pa.concat_tables(counts), devices, kind, labels)
 
 
-def label_counts(counts: pa.Table, devices: DeviceList, kind: str, labels: Sequence[str]) -> DeviceTraffic:
-    """The rows of ``counts`` (all columns of Traffic but the label) that belong to a device of one of ``labels``."""
+def label_traffic(counts: pa.Table, devices: DeviceList, kind: str, labels: Sequence[str]) -> DeviceTraffic:
+    """The rows of ``counts`` (the columns of DeviceTraffic but the label) of devices with one of ``labels``."""
     import pyarrow as pa
 
     rows = counts.select(["capture_file", "device"]).append_column("first_seen", _instants(counts["second"]))
     number_R = devices.match_devices(rows)
-    place = {label: number for number, label in enumerate(labels)}
-    label_of = np.array([*(place.get(label, -1) for label in devices.labels(kind)), -1], np.int64)
-    label_R = np.where(_is_own(counts["device"], number_R, devices), label_of[number_R], -1)
+    index = {label: number for number, label in enumerate(labels)}
+    label_of = np.array([*(index.get(label, -1) for label in devices.labels(kind)), -1], np.int64)
+    label_R = np.where(devices.are_listed(number_R, counts["device"]), label_of[number_R], -1)
     table = counts.append_column("label", pa.array(label_R)).filter(pa.array(label_R >= 0))
     table = table.sort_by([(name, "ascending") for name in _KEYS]).select([*_KEYS, "packets", "label"])
     return DeviceTraffic(
@@ -106,7 +106,7 @@ def _count(
 ) -> pa.Table:
     options: dict[str, Any] = {**capture.model_dump(), "tunnels": ",".join(capture.tunnels)}
     packets = spark.read.format("pcap").options(**options).schema(_READ).load(list(paths))
-    # persisted, or else who sends from which address would be read from the captures anew
+    # persisted: the senders of each address would else be read from the captures again
     ends = _ends(packets, devices, devices.site(site)).persist()
     try:
         return _by_device(ends, devices).toArrow()
@@ -128,7 +128,7 @@ def _ends(packets: DataFrame, devices: DeviceList, site: Site) -> DataFrame:
     ends = packets.select("capture_file", second, "frame_length", both)
     ends = ends.select("capture_file", "second", "frame_length", "end.*")
     mac, ip = F.col("mac"), F.col("ip")
-    known = ends.filter(mac.isNull() | mac.isin(_macs(devices)) | ip.isin(_addresses(devices, without_mac=True)))
+    known = ends.filter(mac.isNull() | mac.isin(devices.macs) | ip.isin(devices.addresses(without_mac=True)))
     at_devices = partial(_at_devices, site=site)
     counted = known.mapInArrow(in_worker(at_devices), _ENDS).groupBy(*ends.columns, "sure").count()
     of_end = Window.partitionBy("capture_file", "mac", "ip")
@@ -151,39 +151,13 @@ def _by_device(ends: DataFrame, devices: DeviceList) -> DataFrame:
     from pyspark.sql import functions as F
 
     mac, ip = F.col("mac"), F.col("ip")
-    listed = mac.isin(_macs(devices))
+    listed = mac.isin(devices.macs)
     senders = ends.filter(F.col("sent") & listed).groupBy("capture_file", "ip")
     owners = senders.agg(F.min("mac").alias("owner"), F.max("mac").alias("other")).filter("owner = other")
-    by_address = ip.isin(_addresses(devices, without_mac=True)) | (mac.isNull() & ip.isin(_addresses(devices)))
+    by_address = ip.isin(devices.addresses(without_mac=True)) | (mac.isNull() & ip.isin(devices.addresses()))
     device = F.coalesce(F.when(listed, mac), F.when(mac.isNull(), F.col("owner")), F.when(by_address, ip))
-    told = ends.join(F.broadcast(owners), ["capture_file", "ip"], "left").withColumn("device", device)
-    return told.filter("device IS NOT NULL").groupBy(*_KEYS).agg(F.sum("count").alias("packets"))
-
-
-def _macs(devices: DeviceList) -> list[str]:
-    return sorted({mac for device in devices.devices for mac in device.mac})
-
-
-def _addresses(devices: DeviceList, *, without_mac: bool = False) -> list[str]:
-    """Those of all devices, or of those that list no MAC."""
-    return sorted({ip for device in devices.devices for ip in device.ip if not (without_mac and device.mac)})
-
-
-def _is_own(end: pa.ChunkedArray, number_R: NDArray[np.int32], devices: DeviceList) -> NDArray[np.bool_]:
-    """(R,) whether the device of that number is the one whose MAC or address ``end`` is, not one named by path alone.
-
-    Entries of one name are one device.
-    """
-    own: dict[str, set[str]] = {}
-    for device in devices.devices:
-        own.setdefault(device.name, set()).update(device.mac, device.ip)
-    encoded = one_chunk(end).dictionary_encode()
-    texts = encoded.dictionary.to_pylist()
-    code_R = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-    pairs, pair_R = np.unique((number_R + 1) * np.int64(len(texts)) + code_R, return_inverse=True)
-    places = (divmod(pair, len(texts)) for pair in pairs.tolist())
-    is_own = [number > 0 and texts[code] in own[devices.devices[number - 1].name] for number, code in places]
-    return np.array(is_own, np.bool_)[pair_R]
+    of_device = ends.join(F.broadcast(owners), ["capture_file", "ip"], "left").withColumn("device", device)
+    return of_device.filter("device IS NOT NULL").groupBy(*_KEYS).agg(F.sum("count").alias("packets"))
 
 
 def _instants(second: pa.ChunkedArray) -> pa.ChunkedArray:

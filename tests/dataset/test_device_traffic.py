@@ -18,7 +18,7 @@ import pytest
 from iotid.capture import read_packets
 from iotid.config import Settings, load_settings
 from iotid.dataset import DeviceTraffic, read_device_traffic
-from iotid.dataset.traffic import _addresses, _at_devices, _macs, label_counts
+from iotid.dataset.device_traffic import _at_devices, label_traffic
 from iotid.errors import LabelError
 from iotid.labels import Device, DeviceList
 from iotid.simulate.captures import CAPTURE_DATES, write_demo
@@ -47,7 +47,7 @@ def _counts(rows: Sequence[dict[str, Any]]) -> pa.Table:
 def _labelled(rows: Sequence[dict[str, Any]], *entries: dict[str, Any]) -> list[tuple[Any, ...]]:
     """(file, device, second, label) of the rows that are left."""
     devices = DeviceList(tuple(Device(**entry) for entry in entries))
-    traffic = label_counts(_counts(rows), devices, "name", sorted({entry["name"] for entry in entries}))
+    traffic = label_traffic(_counts(rows), devices, "name", sorted({entry["name"] for entry in entries}))
     columns = ("capture_file", "device", "second", "label")
     return list(zip(*(traffic.table[name].to_pylist() for name in columns), strict=True))
 
@@ -87,7 +87,7 @@ def _one_by_one(packets: pa.Table, label_of: dict[str, int]) -> Counter[tuple[An
     return counted
 
 
-def test_label_counts__a_phones_packets_in_a_devices_capture_are_not_the_devices() -> None:
+def test_label_traffic__a_phones_packets_in_a_devices_capture_are_not_the_devices() -> None:
     hub = {"name": "hub", "mac": CAM, "path": "*/hub/*"}
     rows = [{"capture_file": "/d/hub/a.pcap", "device": device} for device in (CAM, PHONE)]
     phone = {"name": "phone", "mac": PHONE}
@@ -97,13 +97,13 @@ def test_label_counts__a_phones_packets_in_a_devices_capture_are_not_the_devices
     assert _labelled(rows, {"name": "by path", "path": "*/hub/*"}) == []
 
 
-def test_label_counts__a_shared_mac_is_told_by_path_and_is_nobodys_elsewhere() -> None:
+def test_label_traffic__a_shared_mac_is_distinguished_by_path_and_nobodys_elsewhere() -> None:
     rows = [{"capture_file": file} for file in ("/d/one/a.pcap", "/d/two/a.pcap", "/d/else.pcap")]
     one, two = ({"name": name, "mac": CAM, "path": f"*/{name}/*"} for name in ("one", "two"))
     assert _labelled(rows, two, one) == [("/d/one/a.pcap", CAM, 0, 0), ("/d/two/a.pcap", CAM, 0, 1)]
 
 
-def test_label_counts__a_device_changes_hands_at_the_second() -> None:
+def test_label_traffic__a_device_changes_hands_at_the_second() -> None:
     first, then = {"name": "a", "mac": CAM, "valid_to": "2020-02-01"}, {"name": "b", "mac": CAM}
     noon = int(datetime(2020, 2, 2, tzinfo=UTC).timestamp())
     rows = [{"second": second} for second in (noon, noon - 1)]
@@ -114,7 +114,7 @@ def test_label_counts__a_device_changes_hands_at_the_second() -> None:
     ]
 
 
-def test_label_counts__entries_of_one_name_are_one_device_and_an_address_may_stand_for_it() -> None:
+def test_label_traffic__entries_of_one_name_are_one_device_also_by_address() -> None:
     entries = [{"name": "a", "mac": CAM, "path": "*/a/*"}, {"name": "a", "mac": PLUG}, {"name": "b", "ip": "10.0.0.9"}]
     rows = [
         {"capture_file": "/a/x.pcap", "device": PLUG},
@@ -129,7 +129,7 @@ def test_label_counts__entries_of_one_name_are_one_device_and_an_address_may_sta
     ]
 
 
-def test_label_counts__labels_are_places_among_those_asked_for_and_rows_are_in_order() -> None:
+def test_label_traffic__labels_are_indices_of_those_given_and_rows_are_in_order() -> None:
     devices = DeviceList(tuple(Device(name=mac, model=model, mac=mac) for mac, model in ((CAM, "c"), (PLUG, "p"))))
     rows = [
         {"capture_file": file, "device": device, "second": second, "sent": sent, "frame_length": length}
@@ -139,7 +139,7 @@ def test_label_counts__labels_are_places_among_those_asked_for_and_rows_are_in_o
         for sent in (True, False)
         for length in (100, 60)
     ]
-    traffic = label_counts(_counts(rows), devices, "model", ["z", "p"])
+    traffic = label_traffic(_counts(rows), devices, "model", ["z", "p"])
     assert traffic.labels == ("z", "p")
     assert set(traffic.table["label"].to_pylist()) == {1}
     assert set(traffic.table["device"].to_pylist()) == {PLUG}
@@ -147,9 +147,9 @@ def test_label_counts__labels_are_places_among_those_asked_for_and_rows_are_in_o
     assert keys == sorted(keys)
     assert len(keys) == 16
     assert traffic.table["capture_file"].chunk(0).dictionary.to_pylist() == ["a", "b"]
-    assert label_counts(_counts([]), devices, "model", ["p"]).table.num_rows == 0
+    assert label_traffic(_counts([]), devices, "model", ["p"]).table.num_rows == 0
     with pytest.raises(LabelError, match="has no type"):
-        label_counts(_counts(rows), devices, "type", ["p"])
+        label_traffic(_counts(rows), devices, "type", ["p"])
 
 
 def _sending(*messages: tuple[str, str, float, int]) -> list[Packet]:
@@ -170,12 +170,12 @@ def test_ends__are_asked_for_by_the_macs_and_addresses_of_all_devices() -> None:
         Device(name="plug", mac=(PLUG, CAM)), Device(name="hub", mac=PHONE, ip="10.0.0.9"),
         Device(name="tv", ip=("10.0.0.4", "10.0.0.3")), Device(name="box", path="*/b/*"),
     ))  # fmt: skip
-    assert _macs(devices) == [CAM, PLUG, PHONE]
-    assert _addresses(devices) == ["10.0.0.3", "10.0.0.4", "10.0.0.9"]
-    assert _addresses(devices, without_mac=True) == ["10.0.0.3", "10.0.0.4"]
+    assert devices.macs == [CAM, PLUG, PHONE]
+    assert devices.addresses() == ["10.0.0.3", "10.0.0.4", "10.0.0.9"]
+    assert devices.addresses(without_mac=True) == ["10.0.0.3", "10.0.0.4"]
 
 
-def test_at_devices__are_those_of_the_rule_for_flows_and_perhaps_where_a_mac_that_forwards_nothing_received() -> None:
+def test_at_devices__follow_the_rule_for_flows_unsure_where_only_a_mac_received() -> None:
     ends = [("10.0.0.1", CAM), ("52.1.2.3", CAM), ("52.1.2.3", PLUG), ("10.0.0.2", None), ("0.0.0.0", CAM)]
     ends += [("52.1.2.3", None), ("224.0.0.251", "01:00:5e:00:00:fb"), ("10.0.0.255", "ff:ff:ff:ff:ff:ff")]
     batch = pa.RecordBatch.from_pylist([{"ip": ip, "mac": mac, "sent": sent} for ip, mac in ends for sent in (1, 0)])
@@ -231,7 +231,7 @@ def test_read_traffic__what_a_listed_router_forwards_is_not_the_routers(
 
 
 @pytest.mark.spark
-def test_read_traffic__a_device_with_an_address_from_elsewhere_has_what_it_sends_and_receives(
+def test_read_traffic__a_device_with_an_outside_address_has_what_it_sends_and_receiv(
     spark: SparkSession, settings: Settings, tmp_path: Path
 ) -> None:
     """Of each site's captures by its own routers: at the office the router of the home is a device."""
@@ -256,7 +256,7 @@ def test_read_traffic__a_device_with_an_address_from_elsewhere_has_what_it_sends
 
 
 @pytest.mark.spark
-def test_read_traffic__where_no_mac_is_shown_the_address_tells_if_one_device_alone_sends_from_it(
+def test_read_traffic__without_a_mac_an_address_identifies_its_only_sender(
     spark: SparkSession, settings: Settings, tmp_path: Path
 ) -> None:
     both = frozenset({CAM, PLUG, PHONE})
@@ -293,17 +293,17 @@ def test_read_traffic__where_no_mac_is_shown_the_address_tells_if_one_device_alo
 
 
 @pytest.mark.spark
-def test_read_traffic__equals_the_simulators_night_counted_packet_by_packet(
+def test_read_traffic__equals_a_simulated_date_counted_packet_by_packet(
     spark: SparkSession, settings: Settings, tmp_path: Path
 ) -> None:
     write_demo(tmp_path)
     devices = DeviceList.read(tmp_path / "devices.yaml")
     labels = sorted(set(devices.labels("model")))
-    night = str(tmp_path / "captures" / "home" / CAPTURE_DATES[0])
+    captures = str(tmp_path / "captures" / "home" / CAPTURE_DATES[0])
     capture = settings.capture.model_copy(update={"split_bytes": 1 << 20, "task_bytes": 1 << 20, "tunnels": ("gre",)})
-    traffic = read_device_traffic(spark, {"": [night]}, devices, "model", labels, capture)
+    traffic = read_device_traffic(spark, {"": [captures]}, devices, "model", labels, capture)
     label_of = {device.mac[0]: labels.index(device.model) for device in devices.devices}
-    expected = _one_by_one(read_packets(night, settings=capture), label_of)
+    expected = _one_by_one(read_packets(captures, settings=capture), label_of)
     assert _as_counter(traffic) == expected
     received = [row for row in expected if row[0].endswith("midnight.pcapng") and not row[3]]
     assert labels.index("vistara-tv") in {row[5] for row in received}, "of the cooked interface"

@@ -1,0 +1,109 @@
+"""Sets of flows that one device showed in one capture, collected by the workers of the second pass; see `sets`.
+
+Shape suffixes: N flows, R rows of sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from iotid.dataset.characteristics import Encoding
+from iotid.dataset.hashes import hash_rows
+from iotid.dataset.label_flows import Source
+from iotid.dataset.packed_sequences import unpack_sequences
+from iotid.dataset.sets import SCHEMA, FlowSets, concurrent_flows, sample_sets
+from iotid.dataset.split_protocols import DATE_IDENTITY
+from iotid.labels.hosts import name_devices
+from iotid.labels.owner import parse_addresses
+
+_HELD_ROWS = 1 << 18  # rows that a task holds before it samples them
+
+
+class SetBuffer:
+    """Flows of training and validation by device and capture: a sample of such sets of each label and unlisted hosts.
+
+    Only flows that the device opened or answered.
+    """
+
+    def __init__(self, source: Source, site: str) -> None:
+        self._source, self._site = source, source.devices.site(site)
+        self._held: list[pa.Table] = []
+
+    def add(
+        self,
+        flows: pa.RecordBatch,
+        packed: pa.BinaryArray,
+        kept_N: NDArray[np.bool_],
+        label_N: NDArray[np.int32],
+        device_N: NDArray[np.int32],
+    ) -> None:
+        """``label_N``: -1 for none; ``device_N``: -1 for unlisted hosts, identified by MAC or address."""
+        seed = self._source.settings.seed
+        host = name_devices(flows, self._site).device
+        kept_N = kept_N & pc.is_valid(host).to_numpy(zero_copy_only=False) & self._is_its_own(device_N, host)
+        of_host = pc.if_else(pa.array(device_N < 0), host, None)
+        date, capture = [flows[name] for name in DATE_IDENTITY], _name_of(flows["capture_file"])
+        first_us, last_us = (flows[name].cast(pa.int64()) for name in ("first_seen", "last_seen"))
+        unit_N, recording_N = (
+            hash_rows([*identity, pa.array(device_N), of_host], seed) for identity in ([*date, capture], date)
+        )
+        columns = [
+            pa.array(label_N),
+            pa.array(unit_N),
+            pa.array(recording_N),
+            packed,
+            pa.array(np.ones_like(unit_N, np.int64)),
+            pc.subtract(last_us, first_us),
+            first_us,
+            last_us,
+        ]
+        rows = pa.table(columns, schema=SCHEMA).filter(pa.array(kept_N))
+        self._held.append(sample_sets(rows, self._source.settings.sets))
+        if sum(map(len, self._held)) > _HELD_ROWS:
+            self._held = [self.table()]
+
+    def _is_its_own(self, device_N: NDArray[np.int32], host: pa.Array) -> NDArray[np.bool_]:
+        """Whether each flow's host is the entry's device, by MAC where the entry lists one: a path may match flows of
+        several hosts, and a census asks what is behind one."""
+        encoded = host.dictionary_encode()
+        code_N = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+        pairs, pair_N = np.unique(np.stack([device_N, code_N]), axis=1, return_inverse=True)
+        names, devices = encoded.dictionary.to_pylist(), self._source.devices.devices
+        is_address = parse_addresses(names)[0] != 0
+        is_own = [
+            device < 0 or code < 0 or not devices[device].mac or names[code] in devices[device].mac or is_address[code]
+            for device, code in pairs.T.tolist()
+        ]
+        return np.array(is_own, np.bool_)[pair_N.ravel()]
+
+    def add_unlisted(self, flows: pa.RecordBatch) -> None:
+        nobody_N = np.full(len(flows), -1, np.int32)
+        self.add(flows, self._source.packed(flows), np.ones(len(flows), np.bool_), nobody_N, nobody_N)
+
+    def table(self) -> pa.Table:
+        return sample_sets(pa.concat_tables(self._held or [SCHEMA.empty_table()]), self._source.settings.sets)
+
+
+def _name_of(capture_file: pa.Array) -> pa.DictionaryArray:
+    """Folder and name of each capture: independent of where the folder is, so that the dataset is, too."""
+    encoded = capture_file.dictionary_encode()
+    names = pc.replace_substring_regex(encoded.dictionary.cast(pa.string()), r"^.*/([^/]*/[^/]*)$", r"\1")
+    return pa.DictionaryArray.from_arrays(encoded.indices, names)
+
+
+def sets_of(rows: Sequence[pa.Table], encoding: Encoding, most: int) -> FlowSets:
+    """The sets of all tasks, as ids; the same whatever the order in which the tasks ended."""
+    sampled = sample_sets(pa.concat_tables([SCHEMA.empty_table(), *rows]), most)
+    sampled = sampled.sort_by([(name, "ascending") for name in SCHEMA.names])
+    lists = unpack_sequences(sampled["sequences"].combine_chunks(), len(encoding.columns))
+    ids = encoding.encode(pa.RecordBatch.from_arrays(lists, names=list(encoding.columns)))
+    unit_R, label_R = sampled["unit"].to_numpy().view(np.int64), sampled["label"].to_numpy().astype(np.int64)
+    recording_R = sampled["recording"].to_numpy().view(np.int64)
+    num_flows_R, open_us_R, first_us_R, last_us_R = (sampled[name].to_numpy() for name in SCHEMA.names[-4:])
+    concurrent_R = concurrent_flows(num_flows_R, open_us_R, last_us_R - first_us_R)
+    return FlowSets.of(ids, unit_R, label_R, num_flows_R, recording_R, concurrent_R)
