@@ -1,10 +1,10 @@
-"""The Spark shell: a night's flows and a trained model make one row per device.
+"""The Spark shell: a partition of flows and a trained model in, one row per device out.
 
-One pass over the flows groups them by device and sequences, with their number and traffic; flows of no device by what
-becomes of them. These groups are kept, and all else is made of them. Each device's distinct sequences come together
-once, for the device model to answer what is behind it; how common households are among the night's addresses, the
-answers tell; then each row is decided where it is. Where that leaves unknown devices, a second pass counts what they
-send, and the driver groups them by it.
+One pass over the flows groups them by device and sequences, with their number and traffic; flows without a device are
+grouped by reason. These groups are cached, and the rest is computed from them. Each device's distinct sequences reach
+one worker, where the device model scores them. The scores of all addresses give the share of households; then each row
+is decided in the workers. If there are unknown devices, a second pass counts their payloads and ports, and the driver
+groups them.
 """
 
 from __future__ import annotations
@@ -26,10 +26,9 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from scipy.sparse import coo_matrix
 
 from iotid import config
-from iotid.census.groups import MOST, PAYLOAD, PORT, SHOWN, group_devices
+from iotid.census.groups import MAX_SHOWN, PAYLOAD, PORT, SHOWN, group_devices
 from iotid.census.identify import ANSWERS, IDENTIFIED, Classes, answers_to_arrow, identify
-from iotid.census.left_out import COUNTS, OTHER_PROTOCOL, SCHEMA, with_rest
-from iotid.census.left_out import MOST as MOST_LEFT_OUT
+from iotid.census.left_out import COUNTS, MAX_LISTED, OTHER_PROTOCOL, SCHEMA, with_rest
 from iotid.census.marks import with_conflicts
 from iotid.dataset.hashes import hash_for_buckets
 from iotid.dataset.sets import at_once, greatest
@@ -54,17 +53,17 @@ if TYPE_CHECKING:
     from iotid.partitions import Partition
 
 MAX_ADDRESSES = 16  # listed per device; a router that answers for a subnet has one for each of its hosts
-NEAR_DAYS = 31  # one packet with a date of another century must not say when a device was seen
+NEAR_DAYS = 31  # one packet with a date of another century must not set when a device was seen
 _DAY_US = 86_400_000_000
-_UNSPECIFIED = ("0.0.0.0", "::")  # what a host sends from that has no address yet
-_AT_ONCE_US = 60_000_000  # a MAC after longer silence has taken the address over, for flows too (kernels.MOVE_US)
+_UNSPECIFIED = ("0.0.0.0", "::")  # source of hosts without an address yet
+_CONCURRENT_US = 60_000_000  # after a longer silence the address was reassigned; flows too (kernels.MOVE_US)
 _TRAFFIC = ("device_id", "bytes", "first_seen", "last_seen", "addresses")
 _loaded: dict[str, Predictor] = {}  # the model of this Python worker, kept from task to task
 
 
 @dataclass(frozen=True)
 class ShippedModel:
-    """A trained model as workers get it: its files are broadcast once and opened once in each Python worker."""
+    """A trained model for the workers: its files are broadcast once and opened once in each Python worker."""
 
     files: Broadcast[tuple[bytes, str]]
     digest: str
@@ -77,7 +76,7 @@ class ShippedModel:
 
 
 def ship_model(spark: SparkSession, folder: Path) -> tuple[ShippedModel, Encoding]:
-    """Send the model in ``folder`` to the workers, and tell what it reads.
+    """Broadcast the model in ``folder`` to the workers; return it with its encoding.
 
     Raises what ``Predictor.load`` raises; and DataError where the model learned from no sets of flows.
     """
@@ -91,11 +90,10 @@ def ship_model(spark: SparkSession, folder: Path) -> tuple[ShippedModel, Encodin
 
 @dataclass(frozen=True)
 class Scored:
-    """A night's devices, in order, with the columns of IDENTIFIED, of their traffic and their group; the groups
-    (GROUPS) of this night and of those before; and what became of every flow: ``left_out`` (LEFT_OUT) counts those that
-    are of no device.
+    """A partition's devices, in order, with the columns of IDENTIFIED, traffic and group; the groups (GROUPS) of this
+    census and of earlier ones; and ``left_out`` (LEFT_OUT), the flows without a device.
 
-    ``flows_of_other_dates``: of all those, flows that begin or end NEAR_DAYS or more from the night.
+    ``flows_of_other_dates``: of all flows, those that begin or end NEAR_DAYS or more from the median time.
     """
 
     devices: pa.Table
@@ -109,38 +107,40 @@ class Scored:
         return self.flows_of_devices + (pc.sum(self.left_out["flows"]).as_py() or 0)
 
 
-def score_night(
+def score_partition(
     spark: SparkSession,
-    night: Partition,
+    partition: Partition,
     model: ShippedModel,
     encoding: Encoding,
     settings: config.Census,
     groups: pa.Table,
 ) -> Scored:
-    """Say of the flows of one night what is behind each address, and group those that are unknown.
+    """Identify what is behind each address of the flows, and group the unknown devices.
 
-    ``groups`` (GROUPS) are those of the nights before.
+    ``groups`` (GROUPS): those of the earlier census.
 
     Raises:
         SettingError: a network of ``inside`` is not one.
         AccountingError: a device's flows that were scored are not all of its flows.
     """
     inside = Networks(settings.inside)
-    site = Site(inside, find_routers(partition_files([night]), inside, spark).get(night.key["site"], frozenset()))
-    named = _with_outcome(read_flows(spark, [night]), encoding.protocols, site, Buckets.of(spark))
+    site = Site(
+        inside, find_routers(partition_files([partition]), inside, spark).get(partition.key["site"], frozenset())
+    )
+    named = _with_outcome(read_flows(spark, [partition]), encoding.protocols, site, Buckets.of(spark))
     middle = named.agg(F.percentile_approx(F.unix_micros("first_seen"), 0.5)).toArrow()[0][0].as_py() or 0
     columns = list(dict.fromkeys(encoding.columns))  # two characteristics may be read from one column
     pairs = _pairs(named, columns, middle).persist()
     try:
         votes = _identified(pairs, model, encoding, columns, settings).sort_by("device_id")
         traffic = _traffic(pairs, middle).toArrow().sort_by("device_id")
-        ends = _ends_left_out(pairs).persist()
+        endpoints = _endpoints_left_out(pairs).persist()
         try:
-            totals = _by_reason(ends).toArrow()
-            left_out = with_rest(_busiest(ends).toArrow(), totals)
+            totals = _by_reason(endpoints).toArrow()
+            left_out = with_rest(_busiest(endpoints).toArrow(), totals)
         finally:
-            ends.unpersist()
-        conflicting = _conflicting(pairs, named, site, joins_files=night.metadata["settings"]["flow"]["join_files"])
+            endpoints.unpersist()
+        conflicting = _conflicting(pairs, named, site, joins_files=partition.metadata["settings"]["flow"]["join_files"])
     finally:
         pairs.unpersist()
     if not all(votes[name].equals(traffic[name]) for name in ("device_id", "flows")):
@@ -158,61 +158,61 @@ def score_night(
     return Scored(devices, groups, pc.sum(votes["flows"]).as_py() or 0, left_out, of_other_dates)
 
 
-def _grouped(devices: pa.Table, named: DataFrame, groups: pa.Table, likeness: float) -> tuple[pa.Table, pa.Table]:
-    """The devices with their group (null of those that are not unknown), and the groups (GROUPS)."""
+def _grouped(devices: pa.Table, named: DataFrame, groups: pa.Table, min_similarity: float) -> tuple[pa.Table, pa.Table]:
+    """The devices with their group (null unless they are unknown), and the groups (GROUPS)."""
     unknown = devices["device_id"].filter(pc.equal(devices["status"], UNKNOWN)).combine_chunks()
     shown = _shown(named, unknown).toArrow().cast(SHOWN) if len(unknown) else SHOWN.empty_table()
-    group, groups = group_devices(unknown, shown, groups, likeness)
+    group, groups = group_devices(unknown, shown, groups, min_similarity)
     return devices.append_column("group", group.take(pc.index_in(devices["device_id"], value_set=unknown))), groups
 
 
 def _shown(named: DataFrame, unknown: pa.Array) -> DataFrame:
-    """Of these devices the commonest payloads that they send and ports that they use (SHOWN)."""
+    """The commonest payloads that these devices send and the commonest ports that they use (SHOWN)."""
     sent = F.filter(F.arrays_zip("direction", "payload_length"), _is_sent)
     lengths = F.array_distinct(F.transform(sent, lambda packet: packet["payload_length"]))
 
     def one(what: str, value: Column) -> Column:
         return F.struct(F.lit(what).alias("what"), value.alias("value"))
 
-    things = F.concat(F.array(one(PORT, F.col("server_port"))), F.transform(lengths, lambda n: one(PAYLOAD, n)))
+    values = F.concat(F.array(one(PORT, F.col("server_port"))), F.transform(lengths, lambda n: one(PAYLOAD, n)))
     devices = named.sparkSession.createDataFrame(pa.table({"device_id": unknown}))
     flows = named.join(F.broadcast(devices), "device_id", "leftsemi")
-    shown = flows.select("spread", "device_id", "protocol", F.explode(things).alias("thing"))
-    by_thing = shown.groupBy("spread", "device_id", "thing.what", "protocol", "thing.value")
-    counted = by_thing.agg(F.count(F.lit(1)).alias("flows"))
-    commonest = Window.partitionBy("spread", "device_id", "what").orderBy(F.desc("flows"), "protocol", "value")
+    shown = flows.select("bucket_hash", "device_id", "protocol", F.explode(values).alias("shown"))
+    by_value = shown.groupBy("bucket_hash", "device_id", "shown.what", "protocol", "shown.value")
+    counted = by_value.agg(F.count(F.lit(1)).alias("flows"))
+    commonest = Window.partitionBy("bucket_hash", "device_id", "what").orderBy(F.desc("flows"), "protocol", "value")
     ranked = counted.withColumn("rank", F.row_number().over(commonest))
-    return ranked.where(F.col("rank") <= MOST).select(*SHOWN.names)
+    return ranked.where(F.col("rank") <= MAX_SHOWN).select(*SHOWN.names)
 
 
 def _is_sent(packet: Column) -> Column:
-    """Whether the flow's device sent the packet, and something in it."""
+    """Whether the flow's device sent the packet, with a payload."""
     by_device = F.when(F.col("client_ip") == F.col("address"), 1).otherwise(-1)
     return (packet["direction"] == by_device) & (packet["payload_length"] > 0)
 
 
 def _with_outcome(flows: DataFrame, protocols: Sequence[int], site: Site, buckets: Buckets) -> DataFrame:
-    """The flows with ``device_id`` and ``address`` of their device; else with ``outcome``, why they have none, and
+    """The flows with ``device_id`` and ``address`` of their device; without a device, with ``outcome`` (the reason),
     ``left_mac`` and ``left_ip``.
 
-    ``spread`` is a hash of ``device_id`` under the job's secret. Spark's own hashes have none: without ``spread`` among
-    the columns that it groups by, MACs could be chosen that all fall to one worker.
+    ``bucket_hash`` is a hash of ``device_id`` under the job's secret. Spark's own hashes have no secret: a sender could
+    choose MACs that all go to one worker, if ``bucket_hash`` were not among the grouping columns.
     """
     columns_read = (*READ, "address_conflict")
 
     def name(rows: pd.DataFrame) -> pd.DataFrame:
         read = pa.table({column: pa.array(rows[column], schema.field(column).type) for column in columns_read})
         named = name_devices(read, site)
-        # of two local ends nobody knows here whose MACs they are
+        # with two local ends the conflicting MACs may be of either
         other = pc.if_else(pc.equal(read["client_ip"], named.ip), read["server_ip"], read["client_ip"])
         is_own = read["address_conflict"].to_numpy() & ~site.networks.contain(other)
         columns = {field: column.to_pandas() for field, column in named._asdict().items()}
-        spread_N = hash_for_buckets([pc.coalesce(named.mac, named.ip)], buckets).astype(np.int64)
-        return pd.DataFrame(columns | {"conflict": is_own, "spread": spread_N})
+        bucket_hash_N = hash_for_buckets([pc.coalesce(named.mac, named.ip)], buckets).astype(np.int64)
+        return pd.DataFrame(columns | {"conflict": is_own, "bucket_hash": bucket_hash_N})
 
     schema = FLOWS.arrow_schema()
-    # nondeterministic: or else Spark would push filters below it and then call it twice
-    returned = "mac string, ip string, reason string, conflict boolean, spread long"
+    # nondeterministic, or Spark would push filters below it and call it twice
+    returned = "mac string, ip string, reason string, conflict boolean, bucket_hash long"
     named = pandas_udf(name, returned).asNondeterministic()  # type: ignore[call-overload] # a frame to a frame
     mac, ip, reason = (F.col(f"named.{field}") for field in Named._fields)
     outcome = F.when(F.col("protocol").isin(*protocols), reason).otherwise(F.lit(OTHER_PROTOCOL))
@@ -225,16 +225,16 @@ def _with_outcome(flows: DataFrame, protocols: Sequence[int], site: Site, bucket
         .withColumn("conflict", is_device & mac.isNotNull() & F.col("named.conflict"))
         .withColumn("left_mac", F.when(~is_device, mac))
         .withColumn("left_ip", F.when(~is_device, ip))
-        .withColumn("spread", F.col("named.spread"))
+        .withColumn("bucket_hash", F.col("named.bucket_hash"))
         .drop("named")
     )
 
 
 def _pairs(named: DataFrame, columns: Sequence[str], middle_us: int) -> DataFrame:
-    """Flows, traffic, times and addresses of each device and distinct flow; of flows of no device by outcome, MAC and
-    address.
+    """Flows, traffic, times and addresses of each device and distinct flow; of flows without a device by outcome, MAC
+    and address.
 
-    ``middle_us``: median time of the night's flows; times NEAR_DAYS or more from it are in no near_first and near_last.
+    ``middle_us``: median time of the flows; near_first and near_last omit times NEAR_DAYS or more from it.
     """
 
     def is_near(name: str) -> Column:
@@ -242,7 +242,7 @@ def _pairs(named: DataFrame, columns: Sequence[str], middle_us: int) -> DataFram
 
     is_device = F.col("device_id").isNotNull()
     shown = [F.when(is_device, F.col(name)).alias(name) for name in columns]
-    return named.groupBy("spread", "device_id", "outcome", "left_mac", "left_ip", *shown).agg(
+    return named.groupBy("bucket_hash", "device_id", "outcome", "left_mac", "left_ip", *shown).agg(
         F.count(F.lit(1)).alias("flows"),
         F.sum(F.col("client_packets") + F.col("server_packets")).alias("packets"),
         F.sum(F.col("client_bytes") + F.col("server_bytes")).alias("bytes"),
@@ -258,7 +258,7 @@ def _pairs(named: DataFrame, columns: Sequence[str], middle_us: int) -> DataFram
 
 
 def _traffic(pairs: DataFrame, middle_us: int) -> DataFrame:
-    """The same of each device. What has no near time has the nearest."""
+    """The sums of each device; a device without a near time has the nearest allowed one."""
     earliest, latest = (F.timestamp_micros(F.lit(middle_us + sign * NEAR_DAYS * _DAY_US)) for sign in (-1, 1))
 
     def nearest(time: Column) -> Column:
@@ -268,7 +268,7 @@ def _traffic(pairs: DataFrame, middle_us: int) -> DataFrame:
     addresses = F.slice(F.sort_array(seen), 1, MAX_ADDRESSES)
     return (
         pairs.where(F.col("device_id").isNotNull())
-        .groupBy("spread", "device_id")
+        .groupBy("bucket_hash", "device_id")
         .agg(
             F.sum("flows").alias("flows"),
             F.sum("bytes").alias("bytes"),
@@ -277,20 +277,20 @@ def _traffic(pairs: DataFrame, middle_us: int) -> DataFrame:
             F.sum("far").alias("far"),
             addresses.alias("addresses"),
         )
-        .drop("spread")
+        .drop("bucket_hash")
     )
 
 
 def _conflicting(pairs: DataFrame, named: DataFrame, site: Site, *, joins_files: bool) -> pa.Array:
-    """The MACs that sent from one address at the same time as another, routers left off: within one flow, or a packet
-    of another between two of its own that are _AT_ONCE_US apart or less.
+    """The MACs, without routers, that sent from one address at the same time as another: within one flow, or with a
+    packet of the other between two of its own that are _CONCURRENT_US apart or less.
 
-    An address that is handed on shows one MAC after the other. The times of a flow that are known for certain are its
-    first and its last packet; of a flow without a time-out its address may have been another's meanwhile.
+    An address that is reassigned shows one MAC after the other. Only a flow's first and last packet have certain times:
+    in a flow without a time-out, the address may have been another device's in between.
     """
     of_mac = pairs.where("device_id IS NOT NULL AND NOT array_contains(addresses, device_id)")
     in_flow = of_mac.where("conflict").select("device_id").distinct().toArrow()["device_id"]
-    # a table and no list of literals: who sends from many networks decides how many routers there seem to be
+    # a table, not a list of literals: senders decide how many routers there seem to be
     names = pa.table({"device_id": pa.array(sorted(site.routers or ()), pa.string())})
     routers = named.sparkSession.createDataFrame(names)
     held = of_mac.join(routers, "device_id", "leftanti").select("device_id", F.explode("addresses").alias("address"))
@@ -304,24 +304,26 @@ def _conflicting(pairs: DataFrame, named: DataFrame, site: Site, *, joins_files:
     flows = named.join(shared.select("address"), "address", "leftsemi").where(packets > 0)
     flows = flows.where(F.col("device_id") != F.col("address")).join(routers, "device_id", "leftanti")
     of_address = Window.partitionBy(*network).orderBy("us", "device_id")
-    of_holder = Window.partitionBy(*network, "device_id").orderBy("place")
+    of_holder = Window.partitionBy(*network, "device_id").orderBy("position")
     seen = flows.select(*network, "device_id", times)
-    seen = seen.withColumn("place", F.row_number().over(of_address))
+    seen = seen.withColumn("position", F.row_number().over(of_address))
     seen = seen.withColumn("between", F.lag("device_id").over(of_address))
-    is_back = F.col("place") - F.lag("place").over(of_holder) > 1
-    soon = F.col("us") - F.lag("us").over(of_holder) <= _AT_ONCE_US
+    is_back = F.col("position") - F.lag("position").over(of_holder) > 1
+    soon = F.col("us") - F.lag("us").over(of_holder) <= _CONCURRENT_US
     both = F.explode(F.array("device_id", "between")).alias("device_id")
-    in_turn = seen.withColumn("is_back", is_back & soon).where("is_back").select(both).distinct().toArrow()["device_id"]
-    return pa.chunked_array([*in_flow.chunks, *in_turn.chunks], pa.string()).unique()
+    alternating = (
+        seen.withColumn("is_back", is_back & soon).where("is_back").select(both).distinct().toArrow()["device_id"]
+    )
+    return pa.chunked_array([*in_flow.chunks, *alternating.chunks], pa.string()).unique()
 
 
-def _ends_left_out(pairs: DataFrame) -> DataFrame:
-    """Of ``pairs`` each MAC, or address without one, under which flows are left out: LEFT_OUT but for ``ends``, with
+def _endpoints_left_out(pairs: DataFrame) -> DataFrame:
+    """Of ``pairs`` each MAC, or address without a MAC, whose flows are left out: LEFT_OUT without ``ends``, with
     ``who`` and ``far``."""
     is_device = F.col("device_id").isNotNull()
-    devices = pairs.where(is_device).select("spread", F.col("device_id").alias("who"), F.lit(True).alias("known"))
-    ends = pairs.where(~is_device).withColumn("who", F.coalesce("left_mac", "left_ip"))
-    summed = ends.groupBy("spread", F.col("outcome").alias("reason"), "who").agg(
+    devices = pairs.where(is_device).select("bucket_hash", F.col("device_id").alias("who"), F.lit(True).alias("known"))
+    endpoints = pairs.where(~is_device).withColumn("who", F.coalesce("left_mac", "left_ip"))
+    summed = endpoints.groupBy("bucket_hash", F.col("outcome").alias("reason"), "who").agg(
         F.min("left_mac").alias("mac"),
         F.min("left_ip").alias("address"),
         F.count(F.lit(1)).alias("addresses"),
@@ -329,21 +331,21 @@ def _ends_left_out(pairs: DataFrame) -> DataFrame:
     )
     of_one = F.when(F.col("addresses") == 1, F.col("address"))
     known = F.coalesce(F.col("known"), F.lit(False))
-    joined = summed.join(devices.distinct(), ["spread", "who"], "left").drop("spread")
+    joined = summed.join(devices.distinct(), ["bucket_hash", "who"], "left").drop("bucket_hash")
     return joined.withColumn("address", of_one).withColumn("in_census", known)
 
 
-def _busiest(ends: DataFrame) -> DataFrame:
-    """Of each reason the MOST_LEFT_OUT with most flows, those without a row in the census first."""
+def _busiest(endpoints: DataFrame) -> DataFrame:
+    """The MAX_LISTED entries of each reason with most flows, those without a row in the census first."""
     order = ("in_census", F.desc("flows"), "who")
     rank = F.row_number().over(Window.partitionBy("reason").orderBy(*order))
-    listed = ends.withColumn("rank", rank).where(F.col("rank") <= MOST_LEFT_OUT).orderBy("reason", "rank")
+    listed = endpoints.withColumn("rank", rank).where(F.col("rank") <= MAX_LISTED).orderBy("reason", "rank")
     return listed.select(*(name for name in SCHEMA.names if name != "ends"))
 
 
-def _by_reason(ends: DataFrame) -> DataFrame:
+def _by_reason(endpoints: DataFrame) -> DataFrame:
     sums = (F.sum(name).alias(name) for name in (*COUNTS, "far"))
-    return ends.groupBy("reason").agg(F.count(F.lit(1)).alias("ends"), *sums)
+    return endpoints.groupBy("reason").agg(F.count(F.lit(1)).alias("ends"), *sums)
 
 
 def _identified(
@@ -356,19 +358,21 @@ def _identified(
         for rows in _whole_devices(batches, settings.batch_rows):
             yield from _answers(model.open(), rows, columns).to_batches()
 
-    # an explicit number of partitions is one that adaptive execution leaves alone: it judges by bytes, and would give
-    # all sequences of a night, which are few bytes and much work, to one core
+    # an explicit number of partitions, which adaptive execution does not change: it goes by bytes, and would give all
+    # sequences of a capture date, few bytes and much work, to one core
     partitions = int(str(pairs.sparkSession.conf.get("spark.sql.shuffle.partitions")))
     times = (F.unix_micros(F.col(name)).alias(name) for name in ("first_seen", "last_seen"))
     shown = pairs.where(F.col("device_id").isNotNull()).select(
-        "spread", "device_id", "flows", "open_us", *times, *columns
+        "bucket_hash", "device_id", "flows", "open_us", *times, *columns
     )
-    of_device = shown.repartition(partitions, "spread").sortWithinPartitions("device_id").drop("spread")
+    of_device = shown.repartition(partitions, "bucket_hash").sortWithinPartitions("device_id").drop("bucket_hash")
     answers = of_device.mapInArrow(in_worker(answer), from_arrow_schema(ANSWERS)).persist()
     try:
         counted = answers.where(F.array_max("evidence") >= settings.min_evidence)
         log_odds = counted.select("log_odds").toArrow()["log_odds"].to_numpy()
-        share = share_of_households(np.sort(log_odds), settings.behind)  # sums in one order, whatever Spark's
+        share = share_of_households(
+            np.sort(log_odds), settings.behind
+        )  # sorted, so that the sum does not depend on Spark's order
 
         def decide(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             for batch in batches:
@@ -379,12 +383,12 @@ def _identified(
         answers.unpersist()
 
 
-def _whole_devices(batches: Iterable[pa.RecordBatch], rows_at_once: int) -> Iterator[pa.Table]:
-    """Tables of about so many rows, of rows that come ordered by device; no device is in two of them."""
+def _whole_devices(batches: Iterable[pa.RecordBatch], max_rows: int) -> Iterator[pa.Table]:
+    """Tables of about ``max_rows`` rows, from rows ordered by device; no device is in two tables."""
     held: list[pa.RecordBatch] = []
     for batch in batches:
         held.append(batch)
-        if sum(part.num_rows for part in held) > rows_at_once:
+        if sum(part.num_rows for part in held) > max_rows:
             rows = pa.Table.from_batches(held)
             start_of_last = pc.index(rows["device_id"], rows["device_id"][-1]).as_py()
             if start_of_last:

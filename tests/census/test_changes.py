@@ -126,7 +126,7 @@ def test_compare__an_absent_device_is_forgotten_after_the_days_that_are_set() ->
         ("unknown", "plug+?", "changed", ["plug"]),
     ],
 )
-def test_compare__changed_is_a_kind_that_was_not_found_before_and_undecided_is_no_opinion(
+def test_compare__changed_is_a_kind_not_found_before_and_never_undecided(
     before: str | None, now: str | None, change: str, new: list[str]
 ) -> None:
     row = census({"a": before}, {"a": now})["a"]

@@ -292,9 +292,7 @@ def test_percents__never_say_by_rounding_that_a_thing_is_certain_or_impossible()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.6])
-def test_identify__kinds_at_once_are_marked_and_explained_where_most_addresses_are_hosts(
-    settings: Census, share: float
-) -> None:
+def test_identify__concurrent_kinds_are_marked_where_most_are_hosts(settings: Census, share: float) -> None:
     rows = _rows({PLUG: 0.9, CAMERA: 0.8}, {PLUG: 0.9}, log_odds=1.0, together=True)
     devices = ["02:00:00:00:00:0a", "02:00:00:00:00:0b"]
     rows = rows.set_column(0, "device_id", pa.array(devices))

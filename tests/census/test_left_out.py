@@ -45,7 +45,7 @@ def test_with_rest__all_rows_together_are_all_flows_that_are_left_out() -> None:
 
 
 @pytest.mark.parametrize("keep_prefixes", [True, False])
-def test_hide__shows_pseudonyms_of_what_is_nowhere_else_and_sent_and_no_numbers_of_its_own(
+def test_hide__lists_pseudonyms_of_senders_without_own_numbers(
     keep_prefixes: bool,
 ) -> None:
     listed = [

@@ -106,7 +106,7 @@ def test_crypto_pan__more_addresses_than_are_encrypted_at_once_and_none() -> Non
 
 
 @given(pairs)
-def test_of__addresses_have_as_many_first_bits_in_common_as_before_where_prefixes_are_kept(
+def test_of__kept_prefixes_share_as_many_first_bits_as_the_addresses(
     pair: tuple[Any, Any],
 ) -> None:
     renamed = [ipaddress.ip_address(text) for text in of(*map(str, pair), pseudonyms=PREFIXES)]
@@ -133,9 +133,7 @@ def _bits_guessed(known: dict[str, str], target: str) -> set[int]:
 
 
 @pytest.mark.parametrize(("pseudonyms", "recovered"), [(PREFIXES, True), (PSEUDONYMS, False)])
-def test_of__an_active_reader_with_254_chosen_addresses_recovers_a_prefix_only_where_prefixes_are_kept(
-    pseudonyms: Pseudonyms, recovered: bool
-) -> None:
+def test_of__254_chosen_addresses_reveal_a_prefix_only_if_kept(pseudonyms: Pseudonyms, recovered: bool) -> None:
     """The reader sends from one address of each of 254 networks, one of them the target's, and sees the census."""
     chosen = [f"10.20.{network}.1" for network in range(1, 255)]
     known = dict(zip(chosen, of(*chosen, pseudonyms=pseudonyms), strict=True))
@@ -150,7 +148,7 @@ def test_pseudonyms__with_prefixes_and_without_have_nothing_in_common_under_one_
     clear = (MAC, "10.0.0.1", "fe80::1")
     assert not set(of(*clear)) & set(of(*clear, pseudonyms=PREFIXES))
     assert PSEUDONYMS.fingerprint != PREFIXES.fingerprint
-    assert PSEUDONYMS.word("0123456789ab") != PREFIXES.word("0123456789ab")
+    assert PSEUDONYMS.digest("0123456789ab") != PREFIXES.digest("0123456789ab")
 
 
 def test_pseudonyms__those_with_prefixes_are_the_ones_of_earlier_versions() -> None:
@@ -161,7 +159,7 @@ def test_pseudonyms__those_with_prefixes_are_the_ones_of_earlier_versions() -> N
 
 
 @given(st.lists(macs, max_size=20))
-def test_of__a_mac_becomes_a_locally_administered_unicast_mac_whatever_its_letters_case(given_macs: list[str]) -> None:
+def test_of__a_mac_of_any_case_becomes_a_local_unicast_mac(given_macs: list[str]) -> None:
     renamed = of(*given_macs)
     assert all(re.fullmatch(r"[0-9a-f][26ae](:[0-9a-f]{2}){5}", mac) for mac in renamed)
     assert len(set(renamed)) == len(set(given_macs))
@@ -224,7 +222,7 @@ def test_seal__is_opened_by_the_same_key_alone() -> None:
     assert b"payload" not in sealed
     assert PSEUDONYMS.unseal(sealed) == b"payload lengths"
     for other, content in ((PREFIXES, sealed), (PSEUDONYMS, sealed[:-1]), (PSEUDONYMS, b"PAR1")):
-        with pytest.raises(DataError, match="groups of the night before are damaged"):
+        with pytest.raises(DataError, match="groups of the earlier census are damaged"):
             other.unseal(content)
 
 
@@ -250,7 +248,7 @@ def test_read_pseudonyms__off_needs_no_key_and_takes_none(monkeypatch: pytest.Mo
     assert read_pseudonyms(load_settings().census) is None
 
 
-def test_read_pseudonyms__environment_wins_over_file_and_white_space_at_the_ends_is_none_of_it(
+def test_read_pseudonyms__environment_overrides_file_and_outer_space_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
@@ -288,9 +286,7 @@ def test_read_pseudonyms__no_key_and_a_short_one_are_refused_without_telling_it(
 
 
 @pytest.mark.parametrize("mistaken", ["the key itself, by mistake", "the key itself\0"])
-def test_read_pseudonyms__a_file_that_cannot_be_read_is_not_named_for_it_may_be_the_key(
-    monkeypatch: pytest.MonkeyPatch, mistaken: str
-) -> None:
+def test_read_pseudonyms__an_unreadable_key_file_is_not_named(monkeypatch: pytest.MonkeyPatch, mistaken: str) -> None:
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
     with pytest.raises(SettingError, match=r"census\.key_file: cannot be read") as caught:
         read_pseudonyms(census_settings(key_file=mistaken))
