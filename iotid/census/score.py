@@ -38,7 +38,7 @@ from iotid.labels.hosts import READ, Named, name_devices
 from iotid.labels.owner import Networks, Site
 from iotid.labels.routers import find_routers
 from iotid.model.bundle import DESCRIPTION, WEIGHTS, Predictor
-from iotid.model.device import Seen, share_of_households
+from iotid.model.device import FlowTimes, share_of_households
 from iotid.model.device.decide import UNKNOWN
 from iotid.model.network.sequences import distinct_sequences
 from iotid.schemas import CENSUS, FLOWS
@@ -264,8 +264,8 @@ def _traffic(pairs: DataFrame, middle_us: int) -> DataFrame:
     def nearest(time: Column) -> Column:
         return F.least(F.greatest(time, earliest), latest)
 
-    seen = F.array_except(F.flatten(F.collect_list("addresses")), F.array(*map(F.lit, _UNSPECIFIED)))
-    addresses = F.slice(F.sort_array(seen), 1, MAX_ADDRESSES)
+    times = F.array_except(F.flatten(F.collect_list("addresses")), F.array(*map(F.lit, _UNSPECIFIED)))
+    addresses = F.slice(F.sort_array(times), 1, MAX_ADDRESSES)
     return (
         pairs.where(F.col("device_id").isNotNull())
         .groupBy("bucket_hash", "device_id")
@@ -300,19 +300,19 @@ def _conflicting(pairs: DataFrame, named: DataFrame, site: Site, *, joins_files:
         return in_flow.combine_chunks()
     network = ["vlan", "address"] if joins_files else ["vlan", "address", "capture_file"]
     packets = F.when(F.col("client_ip") == F.col("address"), F.col("client_packets")).otherwise(F.col("server_packets"))
-    times = F.explode(F.array(F.unix_micros("first_seen"), F.unix_micros("last_seen"))).alias("us")
+    both_times = F.explode(F.array(F.unix_micros("first_seen"), F.unix_micros("last_seen"))).alias("us")
     flows = named.join(shared.select("address"), "address", "leftsemi").where(packets > 0)
     flows = flows.where(F.col("device_id") != F.col("address")).join(routers, "device_id", "leftanti")
     of_address = Window.partitionBy(*network).orderBy("us", "device_id")
     of_holder = Window.partitionBy(*network, "device_id").orderBy("position")
-    seen = flows.select(*network, "device_id", times)
-    seen = seen.withColumn("position", F.row_number().over(of_address))
-    seen = seen.withColumn("between", F.lag("device_id").over(of_address))
+    packets_at = flows.select(*network, "device_id", both_times)
+    packets_at = packets_at.withColumn("position", F.row_number().over(of_address))
+    packets_at = packets_at.withColumn("between", F.lag("device_id").over(of_address))
     is_back = F.col("position") - F.lag("position").over(of_holder) > 1
     soon = F.col("us") - F.lag("us").over(of_holder) <= _CONCURRENT_US
     both = F.explode(F.array("device_id", "between")).alias("device_id")
     alternating = (
-        seen.withColumn("is_back", is_back & soon).where("is_back").select(both).distinct().toArrow()["device_id"]
+        packets_at.withColumn("is_back", is_back & soon).where("is_back").select(both).distinct().toArrow()["device_id"]
     )
     return pa.chunked_array([*in_flow.chunks, *alternating.chunks], pa.string()).unique()
 
@@ -411,6 +411,6 @@ def _answers(predictor: Predictor, rows: pa.Table, columns: Sequence[str]) -> pa
     flows = coo_matrix((num_flows, (device_N, row_of_pair)), shape=shape).tocsr()
     sessions = greatest(at_once(num_flows, open_us, last_us - first_us), device_N, row_of_pair, shape)
     of_device_N = np.bincount(device_N, num_flows, shape[0]).astype(np.int64)
-    seen = Seen(device_N, row_of_pair, first_us, last_us)
-    answer = predictor.learned.devices.answer(distinct, flows, sessions, seen)
+    times = FlowTimes(device_N, row_of_pair, first_us, last_us)
+    answer = predictor.learned.devices.answer(distinct, flows, sessions, times)
     return answers_to_arrow(device.dictionary, of_device_N, answer)

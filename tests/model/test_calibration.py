@@ -65,7 +65,7 @@ def test_calibration__counts_a_row_as_its_flows() -> None:
     assert of_rows[1] == pytest.approx(of_copies[1], abs=1e-3)
 
 
-def test_calibration__a_class_without_flows_keeps_its_odds_against_what_validation_cannot_tell() -> None:
+def test_calibration__a_class_without_flows_keeps_its_odds() -> None:
     logits_NC = np.random.default_rng(1).normal(0, 1, (200, 3))
     label_N = np.zeros(200, np.int64)  # validation shows one class only
     factor, bias_C = calibration(logits_NC, label_N, np.ones(200, np.int64), "classes")

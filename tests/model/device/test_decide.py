@@ -122,7 +122,7 @@ def test_decide__does_not_hang_on_the_last_bits(census: config.Census) -> None:
     ("evidence", "status", "probability"),
     [(0, "unknown", 0.0), (2, "undecided", 0.9), (3, "known", 0.9), (9, "known", 0.9)],
 )
-def test_decide__a_kind_is_found_by_several_tokens_of_flows_like_its_own_and_without_any_not_likely(
+def test_decide__a_kind_needs_several_tokens_of_flows_like_its_own(
     evidence: int, status: str, probability: float, census: config.Census
 ) -> None:
     assert census.min_evidence == 3

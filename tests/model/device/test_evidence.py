@@ -60,8 +60,8 @@ class _Case:
         self.logits_BK = random.normal(0, 6, (7, _KINDS))
         self.vocabulary = Vocabulary.of(self.train)
         self.shown = self.vocabulary.read(self.asked, csr_matrix(self.asked_BD))
-        shown_AT = self.vocabulary.read(self.train, csr_matrix(self.train_AD)).counts
-        self.evidence = Evidence(shown_AT, _CLASS_A, _KIND_C, _KINDS)
+        counts_AT = self.vocabulary.read(self.train, csr_matrix(self.train_AD)).counts
+        self.evidence = Evidence(counts_AT, _CLASS_A, _KIND_C, _KINDS)
 
         self.known = {token for flow in range(12) for token in _tokens(self.train, flow)}
         self.sets = [  # class, kind and tokens of each that is no unknown device's
@@ -133,8 +133,8 @@ def test_read__counts_the_tokens_of_training_and_the_others(case: _Case) -> None
         np.testing.assert_allclose(np.sort(case.shown.counts[row].data), expected)
     assert case.shown.unseen.tolist() == [len(set(held) - case.known) for held in case.held]
     of_flow = [set(_tokens(case.asked, flow)) for flow in range(14)]
-    assert case.shown.unseen_of.tolist() == [len(tokens - case.known) for tokens in of_flow]
-    assert np.diff(case.shown.tokens.indptr).tolist() == [len(tokens & case.known) for tokens in of_flow]
+    assert case.shown.unseen_in_flow.tolist() == [len(tokens - case.known) for tokens in of_flow]
+    assert np.diff(case.shown.in_flow.indptr).tolist() == [len(tokens & case.known) for tokens in of_flow]
     assert max(case.shown.unseen) > 0 < min(map(len, columns))
 
 
@@ -146,7 +146,7 @@ def test_read__a_column_is_the_same_token_in_every_set(case: _Case) -> None:
     np.testing.assert_allclose(sorted(by_column.elements()), sorted(by_token.elements()))
 
 
-def test_of__a_flow_with_an_id_out_of_vocabulary_teaches_no_token() -> None:
+def test_of__a_flow_with_an_out_of_vocabulary_id_adds_no_token() -> None:
     clean = {"packet_length": np.array([[2, 3, 0]], np.int32), "tcp_window": np.array([[4, 4, 0]], np.int32)}
     dirty = {
         "packet_length": np.array([[2, 3, 0], [2, 5, 6], [7, OUT_OF_VOCABULARY, 0]], np.int32),
@@ -176,8 +176,8 @@ def test_to_arrays__the_same_vocabulary_comes_back(case: _Case) -> None:
 def test_features__equal_their_definitions(case: _Case) -> None:
     found_BKF = case.evidence.features(case.shown, case.logits_BK)
     expected = [[case.features(row, kind) for kind in range(_KINDS)] for row in range(7)]
-    for place, name in enumerate(FEATURES):
-        np.testing.assert_allclose(found_BKF[:, :, place], np.array(expected)[:, :, place], atol=1e-5, err_msg=name)
+    for index, name in enumerate(FEATURES):
+        np.testing.assert_allclose(found_BKF[:, :, index], np.array(expected)[:, :, index], atol=1e-5, err_msg=name)
 
 
 def test_features__are_the_same_in_blocks_of_any_size(case: _Case, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,7 +202,7 @@ def test_unexplained__equals_its_definition(case: _Case) -> None:
     assert expected[0][0] == expected[0][3]  # nothing is found, nothing is explained
 
 
-def test_unexplained__a_flow_that_every_training_set_showed_is_explained() -> None:
+def test_unexplained__a_flow_of_every_training_set_is_explained() -> None:
     sequences = {"packet_length": np.array([[2, 3], [4, 0]], np.int32)}
     vocabulary = Vocabulary.of(sequences)
     shown = vocabulary.read(sequences, csr_matrix(np.array([[1, 0], [2, 1]])))
@@ -210,14 +210,14 @@ def test_unexplained__a_flow_that_every_training_set_showed_is_explained() -> No
     left_B4 = evidence.unexplained(shown, np.array([[True, False], [True, False]]))
     assert left_B4[:, [1, 3]].tolist() == [[0, 1], [1, 2]]
     # both kinds explain the first flow, the second one alone the other
-    explained_DK, tokens_D = evidence.explained_by(shown), np.diff(shown.tokens.indptr)
+    explained_DK, tokens_D = evidence.explained_by(shown), np.diff(shown.in_flow.indptr)
     assert sums_of_flows(shown, only_one(explained_DK)).tolist() == [[0, 0, 1], [0, 1, 1]]
     assert sums_of_flows(shown, explained_DK).tolist() == [[1, 1], [1, 2]]
     # of the first flow a sequence, two packets and a pair; a packet that is a flow by itself shows two
     assert sums_of_flows(shown, explained_DK * tokens_D[:, np.newaxis]).tolist() == [[4, 4], [4, 6]]
 
 
-def test_sums_of_flows__counts_distinct_flows_of_which_one_kind_alone_explains_half(case: _Case) -> None:
+def test_sums_of_flows__counts_distinct_flows_that_one_kind_alone_half_explains(case: _Case) -> None:
     expected, expected_like = np.zeros((7, _KINDS + 1), np.int64), np.zeros((7, _KINDS), np.int64)
     for row in range(7):
         for flow in np.flatnonzero(case.asked_BD[row]).tolist():
@@ -236,11 +236,11 @@ def test_sums_of_flows__counts_distinct_flows_of_which_one_kind_alone_explains_h
     assert (found.sum(axis=1) <= np.count_nonzero(case.asked_BD, axis=1)).all()
 
 
-def test_sums_of_flows__a_flow_that_nobody_showed_is_like_the_kind_that_showed_half_of_it() -> None:
+def test_sums_of_flows__an_unseen_flow_is_like_the_kind_with_half_of_its_tokens() -> None:
     trained = np.array([range(2, 10), range(12, 20)], np.int32)
     vocabulary = Vocabulary.of({"packet_length": trained})
-    shown_AT = vocabulary.read({"packet_length": trained}, csr_matrix(np.eye(2))).counts
-    evidence = Evidence(shown_AT, np.array([0, 1]), np.arange(2), 2)
+    counts_AT = vocabulary.read({"packet_length": trained}, csr_matrix(np.eye(2))).counts
+    evidence = Evidence(counts_AT, np.array([0, 1]), np.arange(2), 2)
     last, half, both = trained.copy(), trained[:1].copy(), trained[:1].copy()
     last[:, 7:], half[:, 4:], both[:, 4:] = 30, range(30, 34), trained[1, 4:]
     one, none = np.log(3 / 2), np.log(3)  # weights of what one set showed, and none
@@ -253,10 +253,10 @@ def test_sums_of_flows__a_flow_that_nobody_showed_is_like_the_kind_that_showed_h
     assert sums_of_flows(shown, explained_DK).tolist() == [[1, 1], [0, 1]]
 
 
-def test_evidence__is_the_same_in_whatever_order_training_sets_come(case: _Case) -> None:
+def test_evidence__does_not_depend_on_the_order_of_training_sets(case: _Case) -> None:
     order = np.random.default_rng(1).permutation(10)
-    shown_AT = case.vocabulary.read(case.train, csr_matrix(case.train_AD)).counts
-    again = Evidence(vstack([shown_AT[row] for row in order]).tocsr(), _CLASS_A[order], _KIND_C, _KINDS)
+    counts_AT = case.vocabulary.read(case.train, csr_matrix(case.train_AD)).counts
+    again = Evidence(vstack([counts_AT[row] for row in order]).tocsr(), _CLASS_A[order], _KIND_C, _KINDS)
     np.testing.assert_allclose(
         again.features(case.shown, case.logits_BK), case.evidence.features(case.shown, case.logits_BK), rtol=1e-5
     )
