@@ -20,7 +20,7 @@ from iotid.cli import command
 from iotid.cli.run import run_steps, settings_of
 from iotid.partitions import PartitionKey, Store
 from iotid.studies.compare import flat
-from iotid.studies.households.compare import ALL
+from iotid.studies.households.run import ALL
 from iotid.studies.households.scores import rounded
 
 _AALTO = ("--site", "aalto", "--date", "2016-04-01")  # dates name the nights; packets keep their own
