@@ -57,8 +57,8 @@ def main() -> None:
     }
     numbers: dict[str, dict[str, Any]] = {}
     store = Store(settings_of(layers).storage.root)
-    for name, (arguments, protocols_of, own) in comparisons.items():
-        override = ["--set", f"evaluation.protocols=[{','.join(protocols_of)}]"]
+    for name, (arguments, protocols_of_it, own) in comparisons.items():
+        override = ["--set", f"evaluation.protocols=[{','.join(protocols_of_it)}]"]
         run_steps([["compare", *arguments, "--name", name]], [*layers, *own, *override])
         all_scores = store.read_json(store.open("comparisons", PartitionKey.named(name)), "comparison.json")
         numbers[name] = {
@@ -78,7 +78,7 @@ def _of_households(store: Store, name: str) -> dict[str, Any]:
 
 
 def _numbers(systems: dict[str, dict[str, dict[str, dict[str, dict[str, float]]]]]) -> dict[str, dict[str, float]]:
-    protocols_of = (
+    reported = (
         ("scores", "flows", "macro_f1"),
         ("scores", "captures", "accuracy"),
         ("merged", "captures", "accuracy"),
@@ -86,7 +86,7 @@ def _numbers(systems: dict[str, dict[str, dict[str, dict[str, dict[str, float]]]
     return {
         system: {
             f"{of}_{metric}{'_merged' * (kind == 'merged')}": round(scores[kind][of][metric]["value"], 4)
-            for kind, of, metric in protocols_of
+            for kind, of, metric in reported
             if of in scores[kind]
         }
         for system, scores in systems.items()

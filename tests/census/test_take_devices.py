@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.sparse import csr_matrix
 
-from iotid.census import score
+from iotid.census import tally
 from iotid.census.marks import SENTENCES
 from iotid.model import Predictor
 from iotid.model.device import decide, share_of_households
@@ -72,7 +72,7 @@ def test_take_census__flows_left_out_are_listed_by_mac_and_reason(site: Site) ->
     assert "100.64.0.9" in page
     # in whatever order, whatever few are listed, all are counted
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(score, "MAX_LISTED", 1)
+        patch.setattr(tally, "MAX_LISTED", 1)
         site.flows(1, *flows[::-1])
         assert left_out(site.census(1)) == [
             ("router", GATE, None, 3, False, 1, 4),
