@@ -109,8 +109,8 @@ def traffic_of(tally: DataFrame, middle_us: int) -> DataFrame:
     def nearest(time: Column) -> Column:
         return F.least(F.greatest(time, earliest), latest)
 
-    times = F.array_except(F.flatten(F.collect_list("addresses")), F.array(*map(F.lit, _UNSPECIFIED)))
-    addresses = F.slice(F.sort_array(times), 1, MAX_ADDRESSES)
+    seen = F.array_except(F.flatten(F.collect_list("addresses")), F.array(*map(F.lit, _UNSPECIFIED)))
+    addresses = F.slice(F.sort_array(seen), 1, MAX_ADDRESSES)
     return (
         tally.where(F.col("device_id").isNotNull())
         .groupBy("bucket_hash", "device_id")
