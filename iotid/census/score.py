@@ -157,8 +157,8 @@ def _check_counts(identified: pa.Table, traffic: pa.Table) -> None:
     if not all(identified[name].equals(traffic[name]) for name in ("device_id", "flows")):
         scored, counted = (pc.sum(table["flows"]).as_py() or 0 for table in (identified, traffic))
         raise AccountingError(
-            f"census: {identified.num_rows} devices with {scored} flows were scored, but {traffic.num_rows} devices with "
-            f"{counted} flows are in the table flows; run it again, and report this if it happens twice"
+            f"census: {identified.num_rows} devices with {scored} flows were scored, but {traffic.num_rows} devices "
+            f"with {counted} flows are in the table flows; run it again, and report this if it happens twice"
         )
 
 

@@ -34,7 +34,7 @@ def _is_marked(*spans: tuple[int, int], share: float = 0.1, device: str = MAC, f
 NEVER = (0, -1)
 
 
-def test_are_kinds_at_once__where_two_likely_kinds_are_seen_at_the_same_time() -> None:
+def test_have_concurrent_kinds__where_two_likely_kinds_are_seen_at_the_same_time() -> None:
     assert _is_marked((10, 20), (15, 30), NEVER)
     assert _is_marked((15, 30), (10, 20), NEVER)
     assert _is_marked((10, 50), (20, 21), NEVER), "one within the other"
@@ -52,7 +52,7 @@ def test_are_kinds_at_once__where_two_likely_kinds_are_seen_at_the_same_time() -
         {"log_odds": -0.1}, {"household": [0.9, 0.5, 0.1]},
     ],
 )  # fmt: skip
-def test_are_kinds_at_once__not_of_addresses_or_among_households_or_by_few_flows(
+def test_have_concurrent_kinds__not_of_addresses_or_among_households_or_by_few_flows(
     change: dict[str, Any],
 ) -> None:
     spans = ((10, 20), (15, 30), NEVER)

@@ -68,9 +68,9 @@ def test_page__marked_rows_have_a_section_a_view_and_a_status() -> None:
     marks = ["address_conflict", "kinds_at_once"]
     rows: list[dict[str, Any]] = [{"marks": marks}, {"marks": marks[:1]}, {"marks": marks, "change": "gone"}, {}]
     page = page_of(census_of(rows), facts())
-    told = text_of(page)
-    assert "Address used by another MAC at the same time: 2 02:00:00:00:00:00" in told
-    assert "Several kinds at the same time under one MAC: 1 02:00:00:00:00:00" in told
+    text = text_of(page)
+    assert "Address used by another MAC at the same time: 2 02:00:00:00:00:00" in text
+    assert "Several kinds at the same time under one MAC: 1 02:00:00:00:00:00" in text
     data = data_of(page)["marks"]
     assert [data["names"][code] for code in data["codes"]] == ["; ".join(row.get("marks", [])) for row in rows]
     for mark in marks:
@@ -90,15 +90,15 @@ def test_page__loads_nothing_from_the_network() -> None:
 
 
 def test_page__shows_version_date_comparison_and_all_packet_counts() -> None:
-    told = text_of(page_of(census_of([{}]), facts()))
+    text = text_of(page_of(census_of([{}]), facts()))
     for part in (
         "Census of lab, 2026-01-10", "Model version 7 of 2026-01-09: macro F1 91.00 %.",
         "Compared with the census of 2026-01-09",
         "in flows 12,345", "in no flow: not ip 67", "total 12,412", "did not learn 190", "without a MAC 10",
         "total 1,700",
     ):  # fmt: skip
-        assert part in told
-    assert "truncated" not in told
+        assert part in text
+    assert "truncated" not in text
     assert "First census" in text_of(page_of(census_of([{}]), facts(compared_with=None)))
     for how, words in (("scored again", "were scored again"), ("labels not compared", "names are not compared")):
         compared = {"capture_date": "2026-01-09", "how": how}
@@ -107,40 +107,40 @@ def test_page__shows_version_date_comparison_and_all_packet_counts() -> None:
 
 def test_page__says_that_identifiers_are_pseudonyms_and_not_joinable() -> None:
     apart = {"capture_date": "2026-01-09", "how": "not joinable"}
-    told = text_of(page_of(census_of([{}]), facts(compared_with=apart, key_fingerprint="00ff00ff00ff")))
-    assert "are pseudonyms (key 00ff00ff00ff); addresses with the same kinds share the numbers of their rows." in told
-    assert "rounded down: counts to powers of ten, times to days" in told
-    assert "Not compared with the census of 2026-01-09: its identifiers were not made with this key" in told
-    told = text_of(page_of(census_of([{}]), facts(compared_with=apart)))
-    assert "its identifiers are pseudonyms. All devices count as first seen." in told
-    assert "(key" not in told
-    assert "powers of ten" not in told
+    text = text_of(page_of(census_of([{}]), facts(compared_with=apart, key_fingerprint="00ff00ff00ff")))
+    assert "are pseudonyms (key 00ff00ff00ff); addresses with the same kinds share the numbers of their rows." in text
+    assert "rounded down: counts to powers of ten, times to days" in text
+    assert "Not compared with the census of 2026-01-09: its identifiers were not made with this key" in text
+    text = text_of(page_of(census_of([{}]), facts(compared_with=apart)))
+    assert "its identifiers are pseudonyms. All devices count as first seen." in text
+    assert "(key" not in text
+    assert "powers of ten" not in text
 
 
 def test_page__shows_days_where_times_are_rounded_to_days() -> None:
     day = datetime(2026, 1, 10, tzinfo=UTC)
     gone = census_of([{"change": "gone", "first_seen": day, "last_seen": day}])
     assert "last seen 2026-01-10 00:00" in text_of(page_of(gone, facts()))
-    told = page_of(gone, facts(key_fingerprint="00ff00ff00ff"))
-    assert "last seen 2026-01-10" in text_of(told)
-    assert "2026-01-10 00:00" not in text_of(told)
-    assert "toISOString().slice(0, 10)" in told
+    text = page_of(gone, facts(key_fingerprint="00ff00ff00ff"))
+    assert "last seen 2026-01-10" in text_of(text)
+    assert "2026-01-10 00:00" not in text_of(text)
+    assert "toISOString().slice(0, 10)" in text
 
 
 def test_page__sections_list_ten_rows_and_count_all() -> None:
     rows: list[dict[str, Any]] = [{"change": "new"}] * 13 + [{"change": "gone", "status": "unknown"}]
     rows += [{"watched": True}, {"status": "undecided"}]
-    told = text_of(page_of(census_of(rows), facts()))
+    text = text_of(page_of(census_of(rows), facts()))
     for part in (
         "New: 13", "Show all 13 in the table", "Gone: 1", "On the watch list: 1", "plug 81 % · Acme",
         "nearest lamp , 13 %, by 12 flows", "Undecided: 1",
         "one mac, changed, back, known kinds and something unknown, several kinds behind one address, unknown.",
     ):  # fmt: skip
-        assert part in told
+        assert part in text
 
 
 @pytest.mark.parametrize(
-    ("row", "told", "also"),
+    ("row", "text", "also"),
     [
         ({"previous_label": None, "new_kinds": ["plug"]}, "was unknown , now plug", None),
         ({"previous_label": "lamp", "new_kinds": ["plug"]}, "was lamp , now plug", None),
@@ -167,9 +167,9 @@ def test_page__sections_list_ten_rows_and_count_all() -> None:
         ),
     ],
 )
-def test_page__shows_what_a_changed_address_was_and_is(row: dict[str, Any], told: str, also: str | None) -> None:
+def test_page__shows_what_a_changed_address_was_and_is(row: dict[str, Any], text: str, also: str | None) -> None:
     page = page_of(census_of([{"change": "changed", "status": "several", **row}]), facts())
-    assert f"Changed: 1 02:00:00:00:00:00 {told} " in text_of(page)
+    assert f"Changed: 1 02:00:00:00:00:00 {text} " in text_of(page)
     assert data_of(page)["also"]["names"] == ([also] if also else [])
 
 
@@ -184,9 +184,9 @@ def unknowns() -> list[dict[str, Any]]:
 def test_page_and_csv__units_of_one_new_model_are_one_line() -> None:
     services = {"gmany": ["TCP 8883", "UDP 5353"], "gone1": []}
     page = page_of(census_of(unknowns()), facts(), **services)
-    told = text_of(page)
-    assert "Unknown: 51 in 2 groups gmany 50 devices, 1 new, such as 02:00:00:00:00:07 · TCP 8883, UDP 5353" in told
-    assert "gone1 1 device, such as 02:00:00:00:00:32" in told
+    text = text_of(page)
+    assert "Unknown: 51 in 2 groups gmany 50 devices, 1 new, such as 02:00:00:00:00:07 · TCP 8883, UDP 5353" in text
+    assert "gone1 1 device, such as 02:00:00:00:00:32" in text
     data = data_of(page)
     assert {row: count for row, count in enumerate(data["stands_for"]) if count} == {7: 50, 50: 1}
     assert data["services"] == {"gmany": "TCP 8883, UDP 5353", "gone1": ""}
@@ -202,25 +202,25 @@ def test_page_and_csv__units_of_one_new_model_are_one_line() -> None:
 
 def test_page__lists_ten_groups_and_a_button_for_the_rest() -> None:
     rows = [{"status": "unknown", "group": f"g{n:02}"} for n in range(12)]
-    told = text_of(page_of(census_of(rows), facts(), **{f"g{n:02}": [] for n in range(12)}))
-    assert "Unknown: 12 g00" in told
-    assert "g09 1 device" in told
-    assert "g10 1 device" not in told
-    assert "Show all 12 groups in the table" in told
+    text = text_of(page_of(census_of(rows), facts(), **{f"g{n:02}": [] for n in range(12)}))
+    assert "Unknown: 12 g00" in text
+    assert "g09 1 device" in text
+    assert "g10 1 device" not in text
+    assert "Show all 12 groups in the table" in text
 
 
 def test_page_and_csv__name_every_kind_of_an_address_with_its_probability() -> None:
     behind = [kind(HOSTILE, 0.9951), kind(None, 0.9949, vendor="Volt", type="plug"), kind(FORMULA, 0.605)]
     rows = [{"status": "several", "kinds": behind}, {"status": "several_with_unknown", "kinds": behind[1:]}]
     page = page_of(census_of(rows), facts())
-    told = text_of(page)
+    text = text_of(page)
     assert page.count("<script") == 2
     assert (
         f"Several kinds behind one address: 1 02:00:00:00:00:00 {HOSTILE} >99 % , Volt plug 99 % , {FORMULA} 61 %"
-        in told
+        in text
     )
     beside = f"02:00:00:00:00:01 Volt plug 99 % , {FORMULA} 61 % and something unknown"
-    assert f"Known kinds and something unknown: 1 {beside}" in told
+    assert f"Known kinds and something unknown: 1 {beside}" in text
     data = data_of(page)
     assert data["kinds"]["named"] == [
         [HOSTILE, "Acme", "socket"], ["Volt plug", None, None], [FORMULA, "Acme", "socket"],
@@ -246,11 +246,11 @@ def test_page__charts_count_the_kinds_of_present_addresses_twelve_at_most() -> N
     rows: list[dict[str, Any]] = [{"kinds": [kind("plug", type=each, kind="plug")]} for each in types[:-2]]
     rows.append({"status": "several", "kinds": [kind("plug", type=each, kind="plug") for each in types[-2:]]})
     rows += [{"kinds": [kind("plug", type="absent")], "change": "gone"}, {"status": "undecided"}]
-    told = text_of(page_of(census_of(rows), facts()))
-    assert "17 kinds found behind 16 addresses;" in told
-    assert "Type type 14 2 type 00 1" in told
-    assert "type 10 1 3 others 3 not in the device list 1" in told
-    assert "absent 1" not in told
+    text = text_of(page_of(census_of(rows), facts()))
+    assert "17 kinds found behind 16 addresses;" in text
+    assert "Type type 14 2 type 00 1" in text
+    assert "type 10 1 3 others 3 not in the device list 1" in text
+    assert "absent 1" not in text
 
 
 def test_page__has_every_row_for_its_table() -> None:
@@ -284,20 +284,20 @@ def test_page__shows_at_most_page_rows_and_says_so() -> None:
     assert set(range(402, 414)) <= set(kept), "the flood does not displace other rows"
     assert set(data["services"]) == {rows[row]["group"] for row in kept if "group" in rows[row]}
     assert data["stands_for"][data["device_id"].index(ids[411])] == 2
-    told = text_of(page)
-    assert "This page shows 40 of 414 addresses (census.page_rows)" in told
-    assert "Unknown: 202 in 201 groups" in told, "the count is over all rows"
+    text = text_of(page)
+    assert "This page shows 40 of 414 addresses (census.page_rows)" in text
+    assert "Unknown: 202 in 201 groups" in text, "the count is over all rows"
     assert "This page shows" not in text_of(page_of(census_of(rows), facts(), 414, **groups))
     assert len(data_of(page_of(census_of(rows), facts(), 1, **groups))["device_id"]) == 1
 
 
 def test_page__lists_the_commonest_reasons_and_the_sum_of_all_others() -> None:
     odd = {f"unknown_ether_type_0x{n:04x}": 2 for n in range(500)}
-    told = text_of(page_of(census_of([{}]), facts(packets={"flow": 10, "not_ip": 70, **odd})))
-    assert "in no flow: not ip 70" in told
-    assert "in no flow: 471 further reasons 942" in told
-    assert told.count("unknown ether type") == 29
-    assert "total 1,080" in told
+    text = text_of(page_of(census_of([{}]), facts(packets={"flow": 10, "not_ip": 70, **odd})))
+    assert "in no flow: not ip 70" in text
+    assert "in no flow: 471 further reasons 942" in text
+    assert text.count("unknown ether type") == 29
+    assert "total 1,080" in text
 
 
 def test_page_and_csv__of_an_empty_census_are_whole() -> None:

@@ -73,7 +73,7 @@ def test_stored_rows__of_version_3_name_a_kind_without_label_by_vendor(plain_sit
     rows = pq.read_table(f"{plain_site.census(1).uri}/part-0.parquet", partitioning=None)
     (kinds,) = rows["kinds"].to_pylist()
     kinds[0] |= {"label": None, "vendor": "Acme", "type": "camera"}
-    place = rows.schema.get_field_index("kinds")
-    rows = rows.set_column(place, rows.schema.field(place), pa.array([kinds], rows.schema.field(place).type))
+    index = rows.schema.get_field_index("kinds")
+    rows = rows.set_column(index, rows.schema.field(index), pa.array([kinds], rows.schema.field(index).type))
     (found,) = stored_rows(_as_version_3(plain_site, 1, rows))["kinds"].to_pylist()
     assert [(one["kind"], one["label"]) for one in found] == [("Acme camera", None), ("plug", "plug")]

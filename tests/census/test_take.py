@@ -53,14 +53,14 @@ def test_take_census__writes_table_page_and_csv_and_counts_every_flow(site: Site
     assert rows[A]["confidence"] > 0.9
     assert [one["kind"] for one in rows[A]["kinds"]] == ["camera works camera"]
     assert rows[A]["reason"] == "Of 1 distinct flow: 1 like those of camera works camera alone."
-    told = census.metadata
-    assert (told["flows"], told["flows_of_devices"], told["flows_of_other_protocols"]) == (18, 12, 5)
-    assert told["flows_without_device"] == {"outside": 1}
-    assert told["status"] == {"known": 3, "several": 0, "several_with_unknown": 0, "undecided": 1, "unknown": 1}
-    assert told["labels"] == {"camera": 1, "plug": 2}
-    assert told["changes"]["first"] == told["devices"] == told["rows"] == 5
-    assert (told["watched"], told["model_version"], told["compared_with"]) == (1, "1", None)
-    assert told["packets"] == {"flow": 72, "not_ip": 3}
+    metadata = census.metadata
+    assert (metadata["flows"], metadata["flows_of_devices"], metadata["flows_of_other_protocols"]) == (18, 12, 5)
+    assert metadata["flows_without_device"] == {"outside": 1}
+    assert metadata["status"] == {"known": 3, "several": 0, "several_with_unknown": 0, "undecided": 1, "unknown": 1}
+    assert metadata["labels"] == {"camera": 1, "plug": 2}
+    assert metadata["changes"]["first"] == metadata["devices"] == metadata["rows"] == 5
+    assert (metadata["watched"], metadata["model_version"], metadata["compared_with"]) == (1, "1", None)
+    assert metadata["packets"] == {"flow": 72, "not_ip": 3}
     assert stored(census).schema.equals(CENSUS.arrow_schema(stored=True))
     assert site.spark.read.parquet(census.uri).count() == 5
     assert A in Path(census.uri, "_census.html").read_text(encoding="utf-8")
@@ -99,7 +99,9 @@ def test_take_census__new_gone_away_back_and_changed_over_four_dates(site: Site)
 
 def test_take_census__again_or_with_other_batches_and_partitions_gives_the_same_rows(site: Site) -> None:
     site.devices(1, a="camera", b="plug")
-    site.flows(2, *(site.make(look, ip, mac) for mac, ip in IPS.items() for look in ("camera", "plug", "odd", "plug")))
+    site.flows(
+        2, *(site.make(pattern, ip, mac) for mac, ip in IPS.items() for pattern in ("camera", "plug", "odd", "plug"))
+    )
     site.census(1)
     once = stored(site.census(2))
     assert stored(site.census(2)).equals(once)
@@ -128,8 +130,8 @@ def test_take_census__another_model_is_no_change(site: Site, model_folder: Calla
     shutil.rmtree(site.store.uri("flows", PartitionKey.of_date("lab", "2026-01-02")))
     blind = site.census(3, version=2, model=other)
     assert blind.metadata["compared_with"] == {"capture_date": "2026-01-02", "how": "labels not compared"}
-    told = {row["device_id"]: row["change"] for row in stored(blind).to_pylist()}
-    assert told == {A: "same", B: "same", C: "back"}
+    changes = {row["device_id"]: row["change"] for row in stored(blind).to_pylist()}
+    assert changes == {A: "same", B: "same", C: "back"}
 
 
 def groups_of(census: Partition) -> set[str]:
@@ -205,10 +207,10 @@ def test_check_watchlist__raises_only_with_watchlist_fail(site: Site) -> None:
     site.devices(2, c="plug")
     first, second = site.census(1), site.census(2)
     assert first.metadata["watched_labels"] == {"camera": 2}
-    asked = Watchlist.model_validate(WATCHED | {"fail": True})
+    failing = Watchlist.model_validate(WATCHED | {"fail": True})
     with pytest.raises(WatchError, match=r"lab, 2026-01-01, is written; watched devices: 2 \(2 camera\)") as caught:
-        check_watchlist(first, asked)
+        check_watchlist(first, failing)
     assert caught.value.exit_code == 3
     assert A not in str(caught.value)
-    check_watchlist(second, asked)  # both cameras are gone: none was met on this night
+    check_watchlist(second, failing)  # both cameras are gone: none was met on this date
     check_watchlist(first, Watchlist.model_validate(WATCHED))

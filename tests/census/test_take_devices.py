@@ -33,19 +33,22 @@ def left_out(census: Partition) -> list[tuple[Any, ...]]:
 
 
 def test_take_census__flows_left_out_are_listed_by_mac_and_reason(site: Site) -> None:
-    make, asked = site.make, {"server_packets": 0}
+    make, unanswered = site.make, {"server_packets": 0}
     camera = {"server_ip": IPS[A], "server_mac": A}
     flows = [
         *[make("camera", IPS[A], A)] * 3,
-        # strangers ask the camera, a MAC that shows itself nowhere else, and one without a MAC
-        *[make("plug", f"52.9.9.{n}", GATE, **camera, **asked) for n in range(4)],
-        *[make("plug", "52.9.9.9", GATE, server_ip=f"203.0.113.{n}", server_mac=D, **asked) for n in (7, 8)],
-        make("plug", "52.9.9.9", GATE, server_ip="10.0.0.7", server_mac=None, **asked),
-        # the router forwards a stranger's call to all, from three addresses
-        *[make("plug", f"52.8.8.{n}", GATE, server_ip="224.0.0.1", server_mac=None, **asked) for n in (1, 2, 3, 3)],
-        # nobody shows a MAC
+        # outside senders to the camera, to a MAC that sends nothing, and to an address without MAC
+        *[make("plug", f"52.9.9.{n}", GATE, **camera, **unanswered) for n in range(4)],
+        *[make("plug", "52.9.9.9", GATE, server_ip=f"203.0.113.{n}", server_mac=D, **unanswered) for n in (7, 8)],
+        make("plug", "52.9.9.9", GATE, server_ip="10.0.0.7", server_mac=None, **unanswered),
+        # the router forwards multicast from three outside addresses
+        *[
+            make("plug", f"52.8.8.{n}", GATE, server_ip="224.0.0.1", server_mac=None, **unanswered)
+            for n in (1, 2, 3, 3)
+        ],
+        # without MACs
         *[make("plug", "52.7.7.7", None, server_ip="52.7.7.8", server_mac=None)] * 2,
-        make("plug", "0.0.0.0", None, server_ip="255.255.255.255", server_mac=None, **asked),
+        make("plug", "0.0.0.0", None, server_ip="255.255.255.255", server_mac=None, **unanswered),
         # other protocols: of the camera, and of what sends nothing else
         *[make("camera", IPS[A], A, protocol=1)] * 2,
         make("camera", "100.64.0.9", C, protocol=1),
@@ -62,15 +65,15 @@ def test_take_census__flows_left_out_are_listed_by_mac_and_reason(site: Site) ->
         ("other_protocol", C, "100.64.0.9", 1, False, 1, 1),
         ("other_protocol", A, IPS[A], 1, True, 1, 2),
     ]
-    told = census.metadata
-    assert told["flows"] == told["flows_of_devices"] + sum(row[-1] for row in left_out(census)) == len(flows)
-    assert told["flows_without_device"] == {"router": 4, "outside": 2, "no_host_address": 1, "unanswered": 7}
-    assert told["flows_of_other_protocols"] == 3
+    metadata = census.metadata
+    assert metadata["flows"] == metadata["flows_of_devices"] + sum(row[-1] for row in left_out(census)) == len(flows)
+    assert metadata["flows_without_device"] == {"router": 4, "outside": 2, "no_host_address": 1, "unanswered": 7}
+    assert metadata["flows_of_other_protocols"] == 3
     packets = pq.read_table(f"{census.uri}/_left_out.parquet", partitioning=None)["packets"].to_pylist()
     assert sum(packets) == sum(flow["client_packets"] + flow["server_packets"] for flow in flows[3:])
     page = Path(census.uri, "_census.html").read_text(encoding="utf-8")
     assert "100.64.0.9" in page
-    # in whatever order, whatever few are listed, all are counted
+    # in any order, with few listed, all are counted
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tally, "MAX_LISTED", 1)
         site.flows(1, *flows[::-1])
@@ -97,7 +100,7 @@ def test_take_census__packets_of_other_centuries_set_no_times(site: Site) -> Non
     assert rows[B]["last_seen"] < datetime(2026, 3, 15, tzinfo=UTC)
     assert rows[B]["first_seen"] == rows[B]["last_seen"]
     assert census.metadata["flows_of_other_dates"] == 2
-    # and the memory for who is away goes by the other times
+    # and absent devices are remembered by the other times
     site.devices(2, b="plug")
     site.devices(3, b="plug")
     assert site.changes(2) == {A: "gone", B: "same"}
@@ -109,7 +112,7 @@ def test_take_census__scores_the_whole_set_of_each_device(site: Site) -> None:
         A: [("camera", 0)] * 3, B: [("plug", 0), ("plug", 1)], C: [("odd", 0)] * 4,
         D: [*[("camera", n) for n in range(4)], *[("plug", n) for n in range(4)] * 2],
     }  # fmt: skip
-    site.flows(1, *(site.make(look, IPS[mac], mac, n) for mac, shown in sets.items() for look, n in shown))
+    site.flows(1, *(site.make(pattern, IPS[mac], mac, n) for mac, shown in sets.items() for pattern, n in shown))
     small = stored(site.census(1, batch_rows=1)).to_pylist()  # a device's flows come in several batches
     rows = {row["device_id"]: row for row in small}
     assert {device: (row["status"], row["label"]) for device, row in rows.items()} == {
@@ -118,11 +121,11 @@ def test_take_census__scores_the_whole_set_of_each_device(site: Site) -> None:
     assert {one["label"] for one in rows[D]["kinds"]} == {"camera", "plug"}
     predictor = Predictor.load(site.model)
     distinct = sorted({each for shown in sets.values() for each in shown})
-    flows = [site.make(look, "", None, n) for look, n in distinct]
-    looks = pa.table({name: [each[name] for each in flows] for name in ("packet_length", "tcp_window")})
+    flows = [site.make(pattern, "", None, n) for pattern, n in distinct]
+    patterns = pa.table({name: [each[name] for each in flows] for name in ("packet_length", "tcp_window")})
     counts = csr_matrix([[shown.count(each) for each in distinct] for shown in sets.values()])
     assert predictor.learned.devices is not None
-    answer = predictor.learned.devices.answer(predictor.encoding.encode(looks), counts)
+    answer = predictor.learned.devices.answer(predictor.encoding.encode(patterns), counts)
     settings = site.settings.census
     counted = answer.evidence.max(axis=1) >= settings.min_evidence
     share = share_of_households(answer.log_odds[counted], settings.behind)
@@ -156,13 +159,13 @@ def test_take_census__unanswered_packets_do_not_change_the_kind(site: Site) -> N
     site.flows(1, *own)
     site.flows(2, *own, *probes)
     calm, probed = site.rows(1)[A], site.rows(2)[A]
-    said = ("status", "label", "confidence", "kinds", "runners_up", "household", "reason", "flows", "bytes")
+    compared = ("status", "label", "confidence", "kinds", "runners_up", "household", "reason", "flows", "bytes")
     assert (calm["status"], calm["label"], calm["flows"]) == ("known", "camera", 4)
-    assert {name: probed[name] for name in said} == {name: calm[name] for name in said}
+    assert {name: probed[name] for name in compared} == {name: calm[name] for name in compared}
     assert probed["change"] == "same"
-    told = site.census(2).metadata
-    assert told["flows_without_device"] == {"unanswered": 1500}
-    assert (told["flows"], told["flows_of_devices"], told["devices"]) == (1504, 4, 1)
+    metadata = site.census(2).metadata
+    assert metadata["flows_without_device"] == {"unanswered": 1500}
+    assert (metadata["flows"], metadata["flows_of_devices"], metadata["devices"]) == (1504, 4, 1)
 
 
 def test_take_census__marks_macs_that_use_one_address_at_the_same_time(
@@ -188,7 +191,7 @@ def test_take_census__marks_macs_that_use_one_address_at_the_same_time(
     x, y = "192.168.1.10", "fe80::1"
     assert marked(at(A, x, 0, 0.5, 1), at(B, x, 0.7), at(C, "192.168.1.12", 0, 1)) == [A, B]
     assert marked(at(A, x, 0), at(B, x, 0.1)) == [A, B], "within one flow of the other"
-    # DHCP: handed on, handed back, and at once; a flow without a time-out that spans it all
+    # DHCP: reassigned, and back again; a flow without a time-out that spans it all
     assert marked(at(A, x, 0, 1, 2), at(B, x, 2.2, 3, 4), at(C, x, 4.5)) == []
     assert marked(at(A, x, 0, 4, 5), at(B, x, 2)) == []
     long = {"last_seen": noon + timedelta(minutes=9)}
@@ -207,9 +210,9 @@ def test_take_census__marks_macs_that_use_one_address_at_the_same_time(
 
 
 @pytest.mark.parametrize("behind", ["hosts", "auto"])
-def test_take_census__a_mac_that_shows_two_kinds_at_the_same_time_is_marked(site: Site, behind: str) -> None:
-    def shown(mac: str, *looks: str) -> list[dict[str, Any]]:
-        return [site.make(look, IPS[mac], mac, variant) for look in looks for variant in (0, 1, 2, 3)]
+def test_take_census__a_mac_with_two_kinds_at_the_same_time_is_marked(site: Site, behind: str) -> None:
+    def shown(mac: str, *patterns: str) -> list[dict[str, Any]]:
+        return [site.make(pattern, IPS[mac], mac, variant) for pattern in patterns for variant in (0, 1, 2, 3)]
 
     begin = datetime(2026, 1, 1, 12, tzinfo=UTC)
     in_turn = [
@@ -226,12 +229,12 @@ def test_take_census__a_mac_that_shows_two_kinds_at_the_same_time_is_marked(site
     assert rows[A]["reason"].endswith(SENTENCES["kinds_at_once"])
     assert census.metadata["marks"] == {"address_conflict": 0, "kinds_at_once": 1}
     households = stored(site.census(1, behind="households"))["marks"].to_pylist()
-    assert not any(households), "where households are said to be, several kinds are no news"
+    assert not any(households), "in households several kinds are normal"
 
 
 def test_take_census__a_kind_added_to_an_address_is_a_change_that_names_it(site: Site) -> None:
-    def shown(*looks: str) -> list[dict[str, Any]]:
-        return [site.make(look, IPS[A], None, variant) for look in looks for variant in (0, 1, 2, 3)]
+    def shown(*patterns: str) -> list[dict[str, Any]]:
+        return [site.make(pattern, IPS[A], None, variant) for pattern in patterns for variant in (0, 1, 2, 3)]
 
     site.flows(1, *shown("plug"))
     site.flows(2, *shown("plug", "camera"))

@@ -25,16 +25,16 @@ def test_take_plain__counts_what_is_there_and_lists_what_is_gone(plain_site: Sit
     assert changes_of(second) == {
         A: ("same", "camera"), B: ("changed", "plug"), C: ("gone", None), D: ("new", None),
     }  # fmt: skip
-    told = second.metadata
-    assert (told["rows"], told["devices"], told["flows"], told["flows_of_devices"]) == (4, 3, 17, 12)
-    assert (told["flows_of_other_protocols"], told["flows_without_device"]) == (2, {"outside": 3})
-    assert told["status"] == {"known": 2, "several": 0, "several_with_unknown": 0, "undecided": 1, "unknown": 0}
-    assert told["labels"] == {"camera": 2}
-    assert (told["watched"], told["watched_labels"]) == (2, {"camera": 2})
-    assert {name: count for name, count in told["changes"].items() if count} == {
+    metadata = second.metadata
+    assert (metadata["rows"], metadata["devices"], metadata["flows"], metadata["flows_of_devices"]) == (4, 3, 17, 12)
+    assert (metadata["flows_of_other_protocols"], metadata["flows_without_device"]) == (2, {"outside": 3})
+    assert metadata["status"] == {"known": 2, "several": 0, "several_with_unknown": 0, "undecided": 1, "unknown": 0}
+    assert metadata["labels"] == {"camera": 2}
+    assert (metadata["watched"], metadata["watched_labels"]) == (2, {"camera": 2})
+    assert {name: count for name, count in metadata["changes"].items() if count} == {
         "same": 1, "changed": 1, "gone": 1, "new": 1,
     }  # fmt: skip
-    assert told["compared_with"] == {"capture_date": "2026-01-01", "how": "as it was"}
+    assert metadata["compared_with"] == {"capture_date": "2026-01-01", "how": "as it was"}
     assert first.metadata["compared_with"] is None
     assert {"_census.html", "_census.csv", "_groups.csv", "_groups.parquet", "part-0.parquet"} <= {
         path.name for path in Path(second.uri).iterdir()
@@ -90,10 +90,10 @@ def test_take_plain__another_model_scores_the_earlier_flows_again(
 def test_take_plain__lost_absent_or_unreadable_flows_are_errors(plain_site: Site) -> None:
     plain_site.flows(1, a="camera")
     plain_site.lost = 1
-    said = "promises 9 flows, but 3 were scored and left out are 3 outside, 2 other_protocol, together 8"
+    message = "promises 9 flows, but 3 were scored and left out are 3 outside, 2 other_protocol, together 8"
     with pytest.raises(
         AccountingError,
-        match=said,
+        match=message,
     ):
         plain_site.census(1)
     with pytest.raises(PartitionError, match="run iotid assemble-flows first"):
@@ -116,21 +116,21 @@ def test_check_watchlist__raises_only_with_watchlist_fail_and_a_watched_device(p
     plain_site.flows(1, a="camera", b="camera")
     plain_site.flows(2, c="lamp")
     first, second = plain_site.census(1), plain_site.census(2)
-    asked = Watchlist.model_validate(WATCHED | {"fail": True})
+    failing = Watchlist.model_validate(WATCHED | {"fail": True})
     with pytest.raises(WatchError, match=r"lab, 2026-01-01, is written; watched devices: 2 \(2 camera\)"):
-        check_watchlist(first, asked)
-    check_watchlist(second, asked)
+        check_watchlist(first, failing)
+    check_watchlist(second, failing)
     check_watchlist(first, Watchlist.model_validate(WATCHED))
 
 
-def _registry(**told: Any) -> Any:
-    """A registry without a champion; ``told``: tags of its challenger, version 3, if there is one."""
+def _registry(**tags: Any) -> Any:
+    """A registry without a champion; ``tags``: tags of its challenger, version 3, if there is one."""
 
     def version_of(alias: str) -> int:
         raise NoModelError("no version is champion; run iotid promote first")
 
     return SimpleNamespace(
-        version_of=version_of, find_version=lambda alias: 3 if told else None, tags=lambda version: told
+        version_of=version_of, find_version=lambda alias: 3 if tags else None, tags=lambda version: tags
     )
 
 
@@ -139,10 +139,10 @@ def test_champion_of__reports_why_promotion_refused() -> None:
     decision = f"Passed: there is no champion. {refused} Passed: it reads the same flows. Refused: that, too."
     with pytest.raises(NoModelError) as caught:
         take.champion_of(_registry(decision=decision, decided_on="home"))
-    told = str(caught.value)
-    assert f"promotion refused version 3. {refused} Refused: that, too. Learn from more captures" in told
-    assert "iotid promote --dataset home" in told
-    assert "Passed" not in told
+    message = str(caught.value)
+    assert f"promotion refused version 3. {refused} Refused: that, too. Learn from more captures" in message
+    assert "iotid promote --dataset home" in message
+    assert "Passed" not in message
     assert caught.value.exit_code == 4
     for registry in (_registry(), _registry(dataset="home"), _registry(decision="Passed: all is well.")):
         with pytest.raises(NoModelError, match="run iotid promote first"):

@@ -68,8 +68,8 @@ def grouped(plain_site: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
     def score(*given: Any) -> Scored:
         scored, groups = plain_site._score(*given), given[-1] if len(given[-1]) else UNKNOWN_GROUPS
         named = pc.if_else(pc.equal(scored.devices["status"], "unknown"), groups["group"][0], scored.devices["group"])
-        place = scored.devices.column_names.index("group")
-        return replace(scored, devices=scored.devices.set_column(place, "group", named), groups=groups)
+        index = scored.devices.column_names.index("group")
+        return replace(scored, devices=scored.devices.set_column(index, "group", named), groups=groups)
 
     monkeypatch.setattr(take, "score_partition", score)
     monkeypatch.setenv(KEY_VARIABLE, KEY)

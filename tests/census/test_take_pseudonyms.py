@@ -54,8 +54,8 @@ def test_take_census__under_pseudonyms_no_mac_address_or_key_is_written_nor_logg
 
 
 def test_take_census__censuses_join_under_one_key_and_not_under_two(site: Site) -> None:
-    for day, looks in enumerate(({"a": "camera", "b": "plug"}, {"a": "plug", "c": "plug"}, {"c": "plug"}), start=1):
-        site.devices(day, **looks)
+    for day, patterns in enumerate(({"a": "camera", "b": "plug"}, {"a": "plug", "c": "plug"}, {"c": "plug"}), start=1):
+        site.devices(day, **patterns)
     a, b, c = Pseudonyms(KEY.encode()).of(pa.array([A, B, C])).to_pylist()
     site.with_key(1, KEY)
     second = site.with_key(2, KEY)
@@ -83,9 +83,9 @@ def test_take_census__earlier_flows_are_scored_again_with_the_same_pseudonyms(
     site.with_key(2, KEY)
     census = site.with_key(3, KEY, version=2, model=model_folder(("webcam", "socket")))
     assert census.metadata["compared_with"] == {"capture_date": "2026-01-02", "how": "scored again"}
-    told = {row["device_id"]: (row["change"], row["previous_label"]) for row in stored(census).to_pylist()}
+    found = {row["device_id"]: (row["change"], row["previous_label"]) for row in stored(census).to_pylist()}
     names = Pseudonyms(KEY.encode()).of(pa.array([A, B, C])).to_pylist()
-    assert told == dict(zip(names, [("same", "webcam"), ("changed", "socket"), ("back", "camera")], strict=True))
+    assert found == dict(zip(names, [("same", "webcam"), ("changed", "socket"), ("back", "camera")], strict=True))
 
 
 def test_take_census__without_a_key_is_refused_before_reading(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
