@@ -49,7 +49,7 @@ def test_of_merges__counts_kinds_over_all_merges() -> None:
         "f1": 8 / 10,
         "false_unknown": 1 / 2,
         "missed_unknown": 1 / 2,
-        "calibration": pytest.approx(1 / 5),  # five were said for sure, four of them are there
+        "calibration": pytest.approx(1 / 5),  # five have probability 1, four of them are there
         "count_error": None,
     }
 
@@ -80,7 +80,7 @@ def test_of_single__each_set_is_one_of_four() -> None:
 
 
 def test_calibration_error__weighs_bins_by_their_numbers() -> None:
-    probability = np.array([0.1, 0.45, 0.45, 0.9, 0.9, 0.9, 1.0])  # the first is too low to be asked
+    probability = np.array([0.1, 0.45, 0.45, 0.9, 0.9, 0.9, 1.0])  # the first is too low to count
     is_so = np.array([True, True, False, True, True, False, True])
     assert household_scores.calibration_error(probability, is_so) == pytest.approx((0.1 + 0.7) / 6)
 

@@ -131,7 +131,7 @@ def test_splits__each_kind_is_left_out_once_with_all_its_labels(groups: int, exp
         own_N = part_N == protocols.LEFT_OUT
         labels = {flows.labels[label] for label in flows.label[own_N]}
         assert ("plug1" in labels) == ("plug2" in labels)
-        assert not set(flows.label[own_N]) & set(flows.label[~own_N])  # all of its flows, and nobody else's
+        assert not set(flows.label[own_N]) & set(flows.label[~own_N])  # all of its flows, and no others
         assert set(part_N[~own_N]) == {protocols.TRAIN, protocols.VALIDATION, protocols.TEST}
         capture_of = [set(flows.capture[part_N == part]) for part in (protocols.TRAIN, protocols.TEST)]
         assert not capture_of[0] & capture_of[1]

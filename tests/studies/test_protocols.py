@@ -330,20 +330,20 @@ def test_compare__from_stored_flows_to_a_table_and_a_run(tmp_path: Path) -> None
     lines = [f"  - {{name: {device.name}, mac: '{device.mac[0]}', type: plug}}\n" for device in DEVICES.devices]
     (tmp_path / "devices.yaml").write_text("devices:\n" + "".join(lines))
     changes = ["evaluation.protocols=[by_capture]", f"storage.root={tmp_path}"]
-    asked = ["--config", str(_SMALL), "--site", "home", "--date", "2024-03-01"]
-    asked += ["--labels", f"{tmp_path}/devices.yaml", "--name", "try"]
-    given = [*asked, *(part for change in changes for part in ("--set", change))]
-    first = CliRunner().invoke(main, given, catch_exceptions=False)
+    arguments = ["--config", str(_SMALL), "--site", "home", "--date", "2024-03-01"]
+    arguments += ["--labels", f"{tmp_path}/devices.yaml", "--name", "try"]
+    all_arguments = [*arguments, *(part for change in changes for part in ("--set", change))]
+    first = CliRunner().invoke(main, all_arguments, catch_exceptions=False)
     (kept,) = (tmp_path / "runs").glob("compare-try/*/by_capture-01/checkpoint/checkpoint.json")
     trained = kept.stat().st_mtime_ns
-    again = CliRunner().invoke(main, given, catch_exceptions=False)
+    again = CliRunner().invoke(main, all_arguments, catch_exceptions=False)
     assert kept.stat().st_mtime_ns == trained
     assert first.exit_code == again.exit_code == 0
     assert first.stdout == again.stdout
     assert "## by_capture" in first.stdout
     written = Path(store.open("comparisons", PartitionKey.named("try")).uri.removeprefix("file://"))
     assert (written / "comparison.md").read_text() in first.stdout
-    other = CliRunner().invoke(main, [*given, "--set", "flow.length=frame"])
+    other = CliRunner().invoke(main, [*all_arguments, "--set", "flow.length=frame"])
     assert other.exit_code == 2
     assert "flow.length: is frame, the flows of" in other.output
     client = Registry(_settings().tracking, str(tmp_path))._client()

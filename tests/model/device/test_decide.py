@@ -1,4 +1,4 @@
-"""What is said of an address, and how common households are."""
+"""Decisions on addresses, and the share of households."""
 
 from __future__ import annotations
 
@@ -163,8 +163,8 @@ def test_decide__of_no_kinds_and_of_no_addresses(census: config.Census) -> None:
         no_kind, no_kind, nothing, no_kind, nothing, nothing, counts, counts[:, 0] + 1, *[no_kind.astype(np.int64)] * 4
     )
     assert decide(without, 0.5, np.array([5, 1]), census).status.tolist() == ["unknown", "undecided"]
-    nobody = _answer([[0.0] * 3])
-    empty = Answer(*(getattr(nobody, name)[:0] for name in Answer.__dataclass_fields__))
+    without_evidence = _answer([[0.0] * 3])
+    empty = Answer(*(getattr(without_evidence, name)[:0] for name in Answer.__dataclass_fields__))
     assert decide(empty, 0.5, np.zeros(0, np.int64), census).status.tolist() == []
 
 

@@ -32,7 +32,7 @@ def _flows(lengths: list[int], width: int, characteristics: int = 2) -> dict[str
 
 
 def _reference(model: AdaptiveEnsemble, flow: dict[str, torch.Tensor]) -> torch.Tensor:
-    """One flow on its own, as the paper tells it: no batch, no padding, no packing."""
+    """Reference implementation: one flow alone, without batch, padding or packing."""
     temporal = []
     for name, ids_L in flow.items():
         real = (ids_L if model.settings.padding == "zeros" else ids_L[ids_L != 0]).unsqueeze(0)

@@ -30,19 +30,19 @@ def _whole(rows: EncodedFlows) -> list[tuple[Any, ...]]:
 
 @given(st.integers(0, 10_000), st.integers(0, 40))
 def test_seen__equals_the_counts_of_a_dictionary(seed: int, count: int) -> None:
-    train, asked = _rows(seed, count), _rows(seed + 1, 25)
+    train, queries = _rows(seed, count), _rows(seed + 1, 25)
     counted: Counter[tuple[Any, int]] = Counter()
     for row, label, flows in zip(_whole(train), train.label.tolist(), train.num_flows.tolist(), strict=True):
         counted[row, label] += flows
-    expected = [[counted[row, label] for label in range(_CLASSES)] for row in _whole(asked)]
-    assert SequenceCounts.of(train).seen(asked.sequences, _CLASSES).tolist() == expected
+    expected = [[counted[row, label] for label in range(_CLASSES)] for row in _whole(queries)]
+    assert SequenceCounts.of(train).seen(queries.sequences, _CLASSES).tolist() == expected
 
 
 def test_posterior__is_the_networks_without_counts_and_near_the_counts_with_many() -> None:
     train = EncodedFlows({"packet_length": np.array([[5, 6]], np.int32)}, np.array([2]), np.array([30]))
-    asked = {"packet_length": np.array([[5, 7], [5, 6]], np.int32)}
+    queries = {"packet_length": np.array([[5, 7], [5, 6]], np.int32)}
     network_NC = np.array([[0.5, 0.3, 0.2], [0.5, 0.3, 0.2]], np.float32)
-    joined_NC = SequenceCounts.of(train).posterior(asked, network_NC)
+    joined_NC = SequenceCounts.of(train).posterior(queries, network_NC)
     np.testing.assert_allclose(joined_NC[0], network_NC[0], rtol=1e-6)
     np.testing.assert_allclose(joined_NC[1], [0.5 / 31, 0.3 / 31, 30.2 / 31], rtol=1e-6)
 
@@ -73,6 +73,6 @@ def test_fitted__finds_the_likeliest_strength() -> None:
 def test_to_arrays__the_same_counts_come_back() -> None:
     counts = SequenceCounts.of(_rows(1, 30))
     again = SequenceCounts.from_arrays(counts.to_arrays())
-    asked = _rows(4, 20).sequences
-    np.testing.assert_array_equal(again.seen(asked, _CLASSES), counts.seen(asked, _CLASSES))
+    queries = _rows(4, 20).sequences
+    np.testing.assert_array_equal(again.seen(queries, _CLASSES), counts.seen(queries, _CLASSES))
     assert again.strength == counts.strength
