@@ -72,7 +72,7 @@ def test_predict__confidence_is_the_labels_probability_and_all_sum_to_1(folder: 
         assert row["probabilities"][_ENCODING.labels.index(row["label"])] == row["confidence"]
 
 
-def test_predict__scores_repeats_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predict__scores_equal_flows_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     predictor, scored = Predictor.load(folder), []
     original = Predictor.probabilities
     monkeypatch.setattr(

@@ -187,14 +187,14 @@ def test_array__in_another_order_is_one_line_that_names_it(
         assert f"array {name}: must " in fault({**named, name: twice})
 
 
-def test_weights__arrays_that_no_model_has_are_one_line(named: dict[str, Any], fault: Callable[..., str]) -> None:
+def test_weights__unknown_arrays_are_one_line(named: dict[str, Any], fault: Callable[..., str]) -> None:
     assert "array further is not one that a model has" in fault({**named, "further": np.zeros(2)})
     assert "array memory.more is not one" in fault({**named, "memory.more": np.zeros(2)})
     without = {name: array for name, array in named.items() if not name.startswith("memory.")}
     assert "arrays memory.*: must be there, as model.sequence_counts is True" in fault(without)
 
 
-def test_weights__a_model_that_learned_no_sets_loads(stored: ModuleType, named: dict[str, Any], tmp_path: Path) -> None:
+def test_weights__a_model_without_device_model_loads(stored: ModuleType, named: dict[str, Any], tmp_path: Path) -> None:
     without = {name: array for name, array in named.items() if not name.startswith("devices.")}
     assert stored.check("weights", stored.packed(without), tmp_path)
 
@@ -223,7 +223,7 @@ def test_weights__of_another_format_are_one_line(content: bytes, fault: Callable
     assert WEIGHTS in fault(content)
 
 
-def test_weights__a_header_that_promises_much_is_refused_before_memory_is_taken(
+def test_weights__a_header_of_huge_arrays_is_refused_before_allocation(
     stored: ModuleType, named: dict[str, Any], fault: Callable[..., str]
 ) -> None:
     header, data = stored.split(stored.packed(named))
@@ -289,7 +289,7 @@ def test_description__a_missing_or_mistyped_field_is_one_line_that_names_it(
         ("devices", {"plug": {"vendor": 5}}, "devices.plug.vendor: must be text"),
     ],
 )
-def test_description__what_the_encoding_may_not_hold_is_one_line(
+def test_description__an_invalid_encoding_is_one_line(
     name: str, value: Any, rule: str, stored: ModuleType, fault: Callable[..., str]
 ) -> None:
     content = json.loads(stored.bundle()[1])

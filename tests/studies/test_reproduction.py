@@ -134,7 +134,7 @@ def test_compare__an_equal_total_of_unequal_devices_is_not_near() -> None:
     assert reproduction.nearest(compared).assembly == PER_FILE
 
 
-def test_compare__a_device_without_flows_has_none_of_its_printed_ones() -> None:
+def test_compare__a_device_without_flows_lacks_all_printed_ones() -> None:
     (both, tcp) = _compare(BY_DEVICE, joined={"cam": (20, 0)})
     assert tcp.flows == {"cam": 20, "plug": 0}
     assert tcp.differences == {"cam": 0, "plug": -10}
@@ -143,7 +143,7 @@ def test_compare__a_device_without_flows_has_none_of_its_printed_ones() -> None:
     assert "| plug | Plug | 10 | 0 | -10 |" in text
 
 
-def test_compare__labels_that_are_not_asked_for_do_not_count() -> None:
+def test_compare__other_labels_do_not_count() -> None:
     (_, tcp) = reproduction.compare(BY_DEVICE, ["cam", "plug"], {PLAIN: {("cam", TCP): 20, ("phone", TCP): 99}})
     assert tcp.total == 20
 
@@ -176,9 +176,7 @@ def _report(small: Any, oracle: Any) -> Report:
     return score(small.identity, small.encoding, small.train, small.test, models, settings.evaluation)[0]
 
 
-def test_scores_text__has_printed_and_measured_scores_and_remarks(
-    small: Any, oracle: Any
-) -> None:
+def test_scores_text__has_printed_and_measured_scores_and_remarks(small: Any, oracle: Any) -> None:
     report = _report(small, oracle)
     text = reproduction.scores_text(_original(TOTAL), Outcome(SCORES, report, "somewhere/report.html"))
     measured = {
@@ -197,7 +195,7 @@ def test_scores_text__has_printed_and_measured_scores_and_remarks(
     assert "These are 3 classes, not the paper's 4" in text
 
 
-def test_to_json__tells_every_reading_and_every_score(small: Any, oracle: Any) -> None:
+def test_to_json__has_every_reading_and_every_score(small: Any, oracle: Any) -> None:
     compared = _compare(BY_DEVICE, joined={"cam": (19, 5), "plug": (9, 2)})
     result = reproduction.to_json(
         _original(BY_DEVICE), compared, [Outcome(SCORES, _report(small, oracle), "report.html")]
