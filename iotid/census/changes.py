@@ -6,6 +6,8 @@ finding, so nothing changes from or to it. A kind that is not found again is no 
 is something unknown beside the kinds found: it may have gone unnoticed before. A change of the model is no change of
 the network: the caller scores the earlier flows again with this model, or declares the two not comparable, and then
 nothing counts as changed.
+
+Shape suffixes: N rows, P kinds found, U unknown devices.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ grouped by reason. These groups are cached, and the rest is computed from them. 
 one worker, where the device model scores them. The scores of all addresses give the share of households; then each row
 is decided in the workers. If there are unknown devices, a second pass counts their payloads and ports, and the driver
 groups them.
+
+Shape suffixes: N pairs of a device and a distinct flow.
 """
 
 from __future__ import annotations

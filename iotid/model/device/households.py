@@ -86,20 +86,20 @@ def unite(
     from scipy.sparse import coo_matrix
 
     members = [member for household in households for member in household.members]
-    house_M = np.repeat(np.arange(len(households)), [len(household.members) for household in households])
+    household_M = np.repeat(np.arange(len(households)), [len(household.members) for household in households])
     kind_M = np.array([kind for household in households for kind in household.kinds], np.int64)
     sets, row = np.concatenate(members), np.repeat(np.arange(len(members)), [len(member) for member in members])
     shape = (len(members), flows_BD.shape[0])
     flows_MD = (coo_matrix((np.ones(len(sets)), (row, sets)), shape=shape).tocsr() @ flows_BD).tocsr()
     is_thinned_H = random.random(len(households)) < _THINNED
     share_H = np.where(is_thinned_H, random.uniform(_LEAST_SHARE, 1, len(households)), 1.0)
-    share = np.repeat(share_H[house_M], np.diff(flows_MD.indptr))
+    share = np.repeat(share_H[household_M], np.diff(flows_MD.indptr))
     flows_MD.data = random.binomial(flows_MD.data.astype(np.int64), share).astype(np.float64)
     flows_MD.eliminate_zeros()
     present_HK = np.zeros((len(households), kinds), np.bool_)
     is_present_M = (kind_M >= 0) & (np.diff(flows_MD.indptr) > 0)
-    present_HK[house_M[is_present_M], kind_M[is_present_M]] = True
+    present_HK[household_M[is_present_M], kind_M[is_present_M]] = True
     joined = coo_matrix(
-        (np.ones(len(members)), (house_M, np.arange(len(members)))), shape=(len(households), len(members))
+        (np.ones(len(members)), (household_M, np.arange(len(members)))), shape=(len(households), len(members))
     )
     return (joined.tocsr() @ flows_MD).tocsr(), present_HK
