@@ -170,7 +170,7 @@ def test_settings__names_that_are_taken_are_those_of_the_registries() -> None:
 
     assert taken("Dataset", "characteristics") == list(CHARACTERISTICS)
     assert taken("Evaluation", "baselines") == baselines.names()
-    assert taken("Evaluation", "packet_baselines") == [*baselines.window_rivals(1), ETEI]
+    assert taken("Evaluation", "packet_baselines") == [*baselines.window_baselines(1), ETEI]
     assert {*COMPARED} == {*protocols.OF_DATASET, protocols.FOLDS, protocols.DRIFT, protocols.DEVICES_OUT}
 
 

@@ -61,7 +61,7 @@ def create(name: str, encoding: Encoding, seed: int) -> Classifier:
     return _REGISTRY[name](encoding, seed)
 
 
-def window_rivals(seed: int) -> dict[str, WindowBaseline]:
+def window_baselines(seed: int) -> dict[str, WindowBaseline]:
     """Name -> a rival that judges stretches of time, not yet fitted: five of one-second windows, and ByteIoT."""
     found = {
         f"pinheiro_{name}": WindowBaseline(pinheiro.samples, 1, pinheiro.Pinheiro(name, seed))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from iotid.dataset.tokens import Bags
+from iotid.dataset.tokens import TokenCounts
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -29,7 +29,7 @@ class CaptureBag:
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
-        self._bags = Bags("sequences", "packets", "pairs")
+        self._bags = TokenCounts("sequences", "packets", "pairs")
 
     def fit(
         self, sequences: Mapping[str, NDArray[np.int32]], flows_BN: csr_matrix, label_B: NDArray[np.int64], classes: int

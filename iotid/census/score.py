@@ -39,7 +39,7 @@ from iotid.census.tally import (
     traffic_of,
     with_devices,
 )
-from iotid.dataset.sets import at_once, greatest
+from iotid.dataset.sets import concurrent_flows, sparse_maximum
 from iotid.errors import AccountingError, DataError
 from iotid.flows import partition_files, read_flows
 from iotid.labels.owner import Networks, Site
@@ -232,7 +232,7 @@ def _answers(predictor: Predictor, rows: pa.Table, columns: Sequence[str]) -> pa
     )
     device_N = device.indices.to_numpy().astype(np.int64)
     flows = coo_matrix((num_flows, (device_N, row_of_pair)), shape=shape).tocsr()
-    sessions = greatest(at_once(num_flows, open_us, last_us - first_us), device_N, row_of_pair, shape)
+    sessions = sparse_maximum(concurrent_flows(num_flows, open_us, last_us - first_us), device_N, row_of_pair, shape)
     of_device_N = np.bincount(device_N, num_flows, shape[0]).astype(np.int64)
     times = FlowTimes(device_N, row_of_pair, first_us, last_us)
     answer = predictor.learned.devices.answer(distinct, flows, sessions, times)

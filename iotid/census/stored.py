@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from iotid.census.groups import NO_GROUPS, check_groups
-from iotid.labels.devices import merged_name
+from iotid.labels.devices import device_kind
 from iotid.schemas import CENSUS, GROUPS
 from iotid.schemas.metadata import remedy
 from iotid.storage import as_schema, read_table, reading
@@ -90,7 +90,7 @@ def _of_version_3(found: pa.Table, schema: pa.Schema) -> dict[str, pa.Array]:
         for row, kinds in zip(rows, several, strict=True)
     ]
     for one in (one for kinds in listed for one in kinds):
-        one["kind"] = merged_name(one["label"] or "", one) or one["label"]
+        one["kind"] = device_kind(one["label"] or "", one) or one["label"]
     return {
         "kinds": pa.array(listed, kind),
         "unexplained": pa.array(np.zeros(len(found))),

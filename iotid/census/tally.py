@@ -107,7 +107,7 @@ def traffic_of(tally: DataFrame, middle_us: int) -> DataFrame:
     earliest, latest = (F.timestamp_micros(F.lit(middle_us + sign * NEAR_DAYS * _DAY_US)) for sign in (-1, 1))
 
     def nearest(time: Column) -> Column:
-        return F.least(F.greatest(time, earliest), latest)
+        return F.least(F.sparse_maximum(time, earliest), latest)
 
     seen = F.array_except(F.flatten(F.collect_list("addresses")), F.array(*map(F.lit, _UNSPECIFIED)))
     addresses = F.slice(F.sort_array(seen), 1, MAX_ADDRESSES)

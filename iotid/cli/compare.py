@@ -32,7 +32,7 @@ def main(
     partitions = [store.open("flows", PartitionKey.of_date(site, day)) for site in sites for day in capture_dates]
     of_windows = set(settings.evaluation.packet_baselines) - {"etei"}
     spark = spark_session(settings.spark, "iotid compare") if len(capture_dates) > 1 or of_windows else None
-    flows = LabelledFlows.of_nights(spark, partitions, devices, settings.dataset, settings.flow)
+    flows = LabelledFlows.of_partitions(spark, partitions, devices, settings.dataset, settings.flow)
     traffic = None
     if spark and of_windows:
         splits = [store.open("splits", partition.key) for partition in partitions]

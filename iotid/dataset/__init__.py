@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
-    from iotid.dataset.characteristics import Encoding, Vocabulary, unseen_share
+    from iotid.dataset.characteristics import Encoding, Vocabulary, out_of_vocabulary_rate
     from iotid.dataset.count import count_flows
     from iotid.dataset.in_memory import LabelledFlows
     from iotid.dataset.sets import FlowSets

@@ -245,7 +245,7 @@ def learn_vocabularies(seen: Mapping[str, Mapping[int, int]], settings: config.D
     return vocabularies
 
 
-def unseen_share(sequences: Mapping[str, NDArray[np.int32]]) -> NDArray[np.float64]:
+def out_of_vocabulary_rate(sequences: Mapping[str, NDArray[np.int32]]) -> NDArray[np.float64]:
     """(N,) share of each flow's values, over all characteristics, that are out-of-vocabulary; 0 to 1."""
     ids = np.concatenate(list(sequences.values()), axis=1)
     return (ids == OUT_OF_VOCABULARY).sum(axis=1) / np.maximum((ids != PADDING).sum(axis=1), 1)

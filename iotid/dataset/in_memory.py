@@ -37,7 +37,7 @@ from iotid.dataset.split_protocols import (  # fmt: skip
     summarise,
 )
 from iotid.dataset.store import EncodedFlows
-from iotid.dataset.write import check_nights
+from iotid.dataset.write import check_partitions
 from iotid.flows import later_flows, partition_files
 from iotid.labels.device_list import DeviceList
 
@@ -131,7 +131,7 @@ class LabelledFlows:
         return cls(table.filter(pa.array(label_N >= 0)), label_N[label_N >= 0], labels, devices, settings, flow)
 
     @classmethod
-    def of_nights(
+    def of_partitions(
         cls,
         spark: SparkSession | None,
         nights: Sequence[Partition],
@@ -143,7 +143,7 @@ class LabelledFlows:
 
         Raises what ``write_dataset`` raises for nights that were assembled by another version or other settings.
         """
-        check_nights(nights, flow)
+        check_partitions(nights, flow)
         later = later_flows(spark, nights) if spark else None
         return cls.of(partition_files(nights), devices, settings, flow, later)
 

@@ -54,7 +54,7 @@ def at_once(
     return np.where(open_us_N >= _LEAST_OPEN_US * flows_N, np.clip(busy_N, 1, flows_N), 1)
 
 
-def greatest(
+def sparse_maximum(
     value_N: NDArray[np.int64], row_N: NDArray[np.int64], column_N: NDArray[np.int64], shape: tuple[int, int]
 ) -> csr_matrix:
     """The sparse matrix of this shape with the greatest of the values that each cell is given."""
@@ -107,7 +107,7 @@ class FlowSets:
         flows = coo_matrix((num_flows_N, (place_N.ravel(), which_N)), shape=shape).tocsr()
         at_once_BD = csr_matrix(shape, dtype=np.int64)
         if at_once_N is not None:
-            at_once_BD = greatest(at_once_N, place_N.ravel(), which_N, shape)
+            at_once_BD = sparse_maximum(at_once_N, place_N.ravel(), which_N, shape)
         ids = dict(zip(sequences, columns, strict=True))
         return cls(ids, flows, units[0], recording_N[first], at_once_BD)
 

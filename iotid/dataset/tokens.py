@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _Found = tuple[NDArray[np.int64], NDArray[np.void]]  # of all things of a kind: the row that each is in, and its key
 
 
-class Bags:
+class TokenCounts:
     """Counts of the things that ``learn`` has met; others are left out. ``kinds``: any of KINDS.
 
     A packet is the tuple of all its characteristics. A thing that is n times in a bag counts 1 + log n.
@@ -55,7 +55,7 @@ class Bags:
         }
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[np.uint8]]) -> Bags:
+    def from_arrays(cls, arrays: Mapping[str, NDArray[np.uint8]]) -> TokenCounts:
         bags = cls(*arrays)
         bags.known = [exact_keys(known) for known in arrays.values()]
         return bags

@@ -62,7 +62,7 @@ def write_dataset(
         AccountingError: flows or rows were lost on the way.
     """
     select_characteristics(settings.characteristics)
-    check_nights(nights, flow)
+    check_partitions(nights, flow)
     files, later = partition_files(nights), later_flows(spark, nights)
     source = work.Source(files, later, devices.at(files, spark), settings, flow.max_packets)
     with ExitStack() as stack:
@@ -106,7 +106,7 @@ def dataset_hash(nights: Sequence[Partition], devices: DeviceList, settings: con
     return settings_hash(settings, flow, extra=made_of)
 
 
-def check_nights(nights: Sequence[Partition], flow: config.Flow) -> None:
+def check_partitions(nights: Sequence[Partition], flow: config.Flow) -> None:
     """Raise where there is no night, or one whose flows are not of this schema or not cut by these settings.
 
     Keeping fewer packets of a flow than were assembled is the one difference that does no harm.

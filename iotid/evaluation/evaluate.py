@@ -19,7 +19,7 @@ from iotid.evaluation import leakage, metrics
 from iotid.evaluation.ablation import hide
 from iotid.evaluation.align import Model, check_probabilities, over_labels, translate
 from iotid.evaluation.schema import REPORT_VERSION, Dataset, Hidden, Reads, Report, Seconds, SplitSize, System
-from iotid.labels.devices import merged_name
+from iotid.labels.devices import device_kind
 
 if TYPE_CHECKING:
     from iotid.dataset import EncodedFlows, Encoding
@@ -90,7 +90,7 @@ def score(
     told: dict[str, Mapping[str, str]] = {}
     for known in (*(model.encoding for model in models.values()), encoding):
         told |= known.devices
-    merged = [merged_name(label, told.get(label, {})) for label in labels]
+    merged = [device_kind(label, told.get(label, {})) for label in labels]
     ceiling = leakage.ceiling(test)
     names = np.array(labels, dtype=object)
     answers: dict[str, Any] = {"label": names[test.label], "flows": test.num_flows}

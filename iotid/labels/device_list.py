@@ -28,7 +28,7 @@ from iotid.arrow import one_chunk
 from iotid.config import composed
 from iotid.errors import LabelError, cut
 from iotid.labels.device_files import read_devices
-from iotid.labels.devices import Device, merged_name
+from iotid.labels.devices import Device, device_kind
 from iotid.labels.owner import CLIENT, SERVER, Networks, Site, owner_side
 from iotid.labels.routers import find_routers
 
@@ -174,7 +174,7 @@ class DeviceList:
 
     def alike(self, kind: str, labels: Iterable[str]) -> dict[str, str]:
         """What each of ``labels`` is called where look-alikes are merged: its vendor and type, where both are known."""
-        return {label: merged_name(label, told) for label, told in self.describe_all(kind, labels).items()}
+        return {label: device_kind(label, told) for label, told in self.describe_all(kind, labels).items()}
 
     @property
     def hash(self) -> str:

@@ -148,6 +148,6 @@ def _pattern(text: str) -> str:
     return composed(text)
 
 
-def merged_name(label: str, told: Mapping[str, str | None]) -> str:
+def device_kind(label: str, told: Mapping[str, str | None]) -> str:
     """What a label is called where look-alikes are merged: the vendor and type told of it, where both are known."""
     return f"{told['vendor']} {told['type']}" if told.get("vendor") and told.get("type") else label

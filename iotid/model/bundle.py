@@ -21,7 +21,7 @@ import torch
 from safetensors import torch as safetensors
 
 from iotid import __version__, config, schemas
-from iotid.dataset.characteristics import CHARACTERISTICS, Encoding, unseen_share
+from iotid.dataset.characteristics import CHARACTERISTICS, Encoding, out_of_vocabulary_rate
 from iotid.errors import DataError, SchemaError, SettingError, cut
 from iotid.inputs import parse_object, read_file
 from iotid.model.arrays import Spec, arrays_of, read_arrays
@@ -221,7 +221,7 @@ class Predictor:
         columns = [
             pa.DictionaryArray.from_arrays(pa.array(best_D, pa.int32()), pa.array(self.labels)).cast(pa.string()),
             pa.array(probabilities_DC[np.arange(len(best_D)), best_D].astype(np.float64)),
-            pa.array(unseen_share(distinct_KDM)),
+            pa.array(out_of_vocabulary_rate(distinct_KDM)),
             pa.ListArray.from_arrays(offsets_D, probabilities_DC.ravel()),
         ]
         return pa.table(columns, schema=schemas.PREDICTIONS.arrow_schema()).take(pa.array(repeat_N))

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from iotid import config
 from iotid.dataset.characteristics import quantise_column, select_characteristics
 from iotid.dataset.tasks import Source
-from iotid.dataset.write import check_nights
+from iotid.dataset.write import check_partitions
 from iotid.flows import later_flows, partition_files
 from iotid.labels import DeviceList
 from iotid.spark.shuffle import read_task_ids, spark_schema, task_ids
@@ -68,7 +68,7 @@ def describe(
     flow: config.Flow,
 ) -> Distributions:
     """The traffic of every label with ``dataset.min_flows`` flows or more, of ``dataset.characteristics``."""
-    check_nights(partitions, flow)
+    check_partitions(partitions, flow)
     files = partition_files(partitions)
     source = Source(files, later_flows(spark, partitions), devices.at(files, spark), settings, flow.max_packets)
     count = partial(_count, source=source)
@@ -95,7 +95,7 @@ def summarise(counted: pa.Table, min_flows: int) -> Distributions:
 def similar_labels(traffic: Distributions, devices: DeviceList, kind: str) -> dict[str, list[str]]:
     """Vendor and type -> the labels of both."""
     groups: dict[str, list[str]] = {}
-    for label, name in devices.alike(kind, dict.fromkeys(label for label, _, _ in traffic)).items():
+    for label, name in devices.device_kinds(kind, dict.fromkeys(label for label, _, _ in traffic)).items():
         groups.setdefault(name, []).append(label)
     return groups
 

@@ -24,7 +24,7 @@ from iotid import baselines, config
 from iotid.arrow import one_chunk
 from iotid.baselines.capture_bag import CaptureBag
 from iotid.dataset import Encoding, FlowSets, LabelledFlows
-from iotid.dataset.characteristics import unseen_share
+from iotid.dataset.characteristics import out_of_vocabulary_rate
 from iotid.dataset.in_memory import DatasetSplit
 from iotid.dataset.split_protocols import DATASET_SPLITS
 from iotid.errors import DataError, SettingError
@@ -173,7 +173,7 @@ class Fold:
 
         sequences, (bags_UR, label_U) = part.rows.sequences, self._bags(part)
         flows_U = np.asarray(bags_UR.sum(axis=1)).ravel().astype(np.int64)
-        out_of_vocabulary_U = bags_UR @ unseen_share(sequences) / flows_U
+        out_of_vocabulary_U = bags_UR @ out_of_vocabulary_rate(sequences) / flows_U
         network_UC = bags_UR @ self._predictor.probabilities(sequences) / flows_U[:, np.newaxis]
         answer, kind_U = self._device_model.answer(sequences, bags_UR), self._kind_of[label_U]
         decision = decide(answer, 0.0, flows_U, self.settings.census)  # no households: each capture is of one device
@@ -244,7 +244,7 @@ class Fold:
     def _packet_baselines(self) -> dict[str, dict[str, Answers]]:
         """Answers of the baselines that read packets."""
         settings, traffic = self.settings.evaluation, self.traffic
-        window_baselines = baselines.window_rivals(settings.seed)
+        window_baselines = baselines.window_baselines(settings.seed)
         found: dict[str, dict[str, Answers]] = {}
         for name in settings.packet_baselines:
             if name == ETEI:

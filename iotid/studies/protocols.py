@@ -23,7 +23,7 @@ from iotid.baselines import Samples
 from iotid.dataset import LabelledFlows
 from iotid.dataset.split_protocols import DATASET_SPLITS
 from iotid.errors import SettingError
-from iotid.labels.device_list import UNKNOWN as UNLISTED
+from iotid.labels.device_list import UNLISTED
 
 OF_DATASET = ("random_flow", "random_unique", "by_capture", "by_time")
 FOLDS, SITE, DRIFT, DEVICES_OUT = "capture_folds", "site:", "drift", "devices_out"
@@ -39,7 +39,7 @@ def splits(flows: LabelledFlows, protocol: str, settings: config.Evaluation) -> 
         SettingError: there is no such protocol or site, drift has no later day, or there is one kind of device only.
     """
     if protocol in OF_DATASET:
-        yield flows.under(protocol).parts()
+        yield flows.with_protocol(protocol).assign_splits()
     elif protocol == FOLDS:
         fold_N = flows.folds(settings.folds)
         yield from (_fold(fold_N, fold, settings.folds) for fold in range(settings.folds))
@@ -81,7 +81,7 @@ def parts_of_samples(
 
 def kinds(flows: LabelledFlows) -> tuple[list[str], NDArray[np.int64]]:
     """Names of the device kinds, and the kind of each label (C,): a vendor and type, where known."""
-    kind_of = flows.devices.alike(flows.settings.label, flows.labels)
+    kind_of = flows.devices.device_kinds(flows.settings.label, flows.labels)
     names, which_C = np.unique([kind_of[label] for label in flows.labels], return_inverse=True)
     return names.tolist(), which_C.astype(np.int64)
 
@@ -138,7 +138,7 @@ def _later_days(flows: LabelledFlows, learned_days: int) -> NDArray[np.int8]:
 
 def _tested(flows: LabelledFlows, test_N: NDArray[np.bool_]) -> NDArray[np.int8]:
     """These flows are tested, over labels that others have, too; of the others, a seeded share is for validation."""
-    part_N = flows.under("random_flow").parts()
+    part_N = flows.with_protocol("random_flow").assign_splits()
     part_N[part_N == TEST] = TRAIN
     part_N[test_N] = TEST
     shared = np.intersect1d(flows.label[test_N], flows.label[~test_N])

@@ -135,7 +135,7 @@ def test_byteiot__pairs_that_training_never_has_do_not_change_who_is_nearest(kin
 
 
 def test_window_rivals__byteiot_reads_half_hours(traffic_of: TrafficOf, random_rows: list[dict[str, Any]]) -> None:
-    rival = baselines.window_rivals(1)["byteiot"]
+    rival = baselines.window_baselines(1)["byteiot"]
     bins = rival.samples(traffic_of(random_rows))
     answers = rival.classifier.fit(bins.features, bins.label, 3).probabilities(bins.features)
     assert answers.argmax(axis=1).tolist() == bins.label.tolist(), "each bin is nearest to itself"

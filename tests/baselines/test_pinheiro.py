@@ -20,7 +20,7 @@ from iotid.baselines.pinheiro import Pinheiro, PinheiroVote
 from iotid.dataset import DeviceTraffic
 
 TrafficOf = Callable[[Sequence[dict[str, Any]]], DeviceTraffic]
-ALL = [name for name in baselines.window_rivals(1) if name.startswith("pinheiro")]
+ALL = [name for name in baselines.window_baselines(1) if name.startswith("pinheiro")]
 
 
 def _windows(seed: int, count: int = 300) -> tuple[np.ndarray, np.ndarray]:
@@ -115,18 +115,18 @@ def test_pinheiro__svm_learns_from_the_windows_that_the_seed_draws() -> None:
 def test_every_rival__rows_sum_to_one_and_a_seed_gives_the_same_answers(name: str) -> None:
     (train_SD, label_S), (test_SD, _) = _windows(1), _windows(2)
     first, again = (
-        baselines.window_rivals(3)[name].classifier.fit(train_SD, label_S, 3).probabilities(test_SD) for _ in range(2)
+        baselines.window_baselines(3)[name].classifier.fit(train_SD, label_S, 3).probabilities(test_SD) for _ in range(2)
     )
     assert first.sum(axis=1) == pytest.approx(1)
     assert (first >= 0).all()
     assert not first[:, 1].any()
     assert (first == again).all()
-    assert "Pinheiro et al. 2019" in baselines.window_rivals(3)[name].classifier.origin
+    assert "Pinheiro et al. 2019" in baselines.window_baselines(3)[name].classifier.origin
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_every_rival__learns_from_one_window_and_answers_for_none(name: str) -> None:
-    classifier = baselines.window_rivals(3)[name].classifier.fit(np.array([[60.0, 0, 60]]), np.array([1]), 3)
+    classifier = baselines.window_baselines(3)[name].classifier.fit(np.array([[60.0, 0, 60]]), np.array([1]), 3)
     assert classifier.probabilities(np.array([[60.0, 0, 60], [999, 9, 9]])).tolist() == [[0, 1, 0], [0, 1, 0]]
     assert classifier.probabilities(np.empty((0, 3))).shape == (0, 3)
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iotid.dataset import Encoding, Vocabulary, unseen_share
+from iotid.dataset import Encoding, Vocabulary, out_of_vocabulary_rate
 from iotid.dataset.characteristics import CHARACTERISTICS, quantise_column, select_characteristics
 from iotid.errors import SchemaError, SettingError
 from iotid.schemas import FLOWS
@@ -136,4 +136,4 @@ def test_unseen_share__counts_values_of_all_characteristics_but_no_padding() -> 
         "a": np.array([[1, 2, 0], [3, 3, 3], [0, 0, 0]], np.int32),
         "b": np.array([[1, 1, 0], [2, 2, 1], [0, 0, 0]], np.int32),
     }
-    assert unseen_share(ids).tolist() == [0.75, 1 / 6, 0.0]
+    assert out_of_vocabulary_rate(ids).tolist() == [0.75, 1 / 6, 0.0]

@@ -98,7 +98,7 @@ def test_of_nights__holds_the_flows_of_all_nights_files(
         write_night(store, flow_table(rows[:10]), files=2, max_packets=4),
         write_night(store, flow_table(rows[10:]), day="2024-03-02", max_packets=4),
     ]
-    held, whole = LabelledFlows.of_nights(None, nights, DEVICES, settings.dataset, settings.flow), labelled(rows)
+    held, whole = LabelledFlows.of_partitions(None, nights, DEVICES, settings.dataset, settings.flow), labelled(rows)
     assert held.labels == whole.labels == ("cam", "plug")
 
     def content(flows: LabelledFlows) -> list[tuple[int, list[int]]]:
@@ -107,10 +107,10 @@ def test_of_nights__holds_the_flows_of_all_nights_files(
     assert sorted(content(held)) == sorted(content(whole))
     turned = flow_table(rows[:10]).take(list(range(9, -1, -1)))  # a row may lie in any file
     night = write_night(store, turned, files=3, max_packets=4)
-    again = LabelledFlows.of_nights(None, [night, nights[1]], DEVICES, settings.dataset, settings.flow)
+    again = LabelledFlows.of_partitions(None, [night, nights[1]], DEVICES, settings.dataset, settings.flow)
     assert content(again) == content(held)
     by_time = held.under("by_time")
     assert (by_time.settings.protocol, held.settings.protocol) == ("by_time", settings.dataset.protocol)
     assert by_time.flows is held.flows
     with pytest.raises(SettingError, match=r"flow\.max_packets"):
-        LabelledFlows.of_nights(None, nights, DEVICES, settings.dataset, load_settings().flow)
+        LabelledFlows.of_partitions(None, nights, DEVICES, settings.dataset, load_settings().flow)

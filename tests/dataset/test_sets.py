@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from iotid.dataset import Encoding, Vocabulary
 from iotid.dataset.packed import pack
-from iotid.dataset.sets import SCHEMA, FlowSets, at_once, few, greatest
+from iotid.dataset.sets import SCHEMA, FlowSets, at_once, few, sparse_maximum
 from iotid.dataset.tasks import sets_of
 
 _ROWS = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 5), st.sampled_from([b"a", b"b"]), st.integers(1, 4)))
@@ -122,10 +122,10 @@ def test_at_once__is_never_more_than_were_really_open_at_once(sessions: list[tup
 
 
 def test_greatest__keeps_of_each_cell_the_greatest_value() -> None:
-    found = greatest(np.array([2, 5, 1, 3]), np.array([0, 1, 0, 1]), np.array([1, 0, 1, 0]), (3, 2))
+    found = sparse_maximum(np.array([2, 5, 1, 3]), np.array([0, 1, 0, 1]), np.array([1, 0, 1, 0]), (3, 2))
     assert found.toarray().tolist() == [[0, 2], [5, 0], [0, 0]]
     nothing = np.zeros(0, np.int64)
-    assert greatest(nothing, nothing, nothing, (2, 2)).toarray().tolist() == [[0, 0], [0, 0]]
+    assert sparse_maximum(nothing, nothing, nothing, (2, 2)).toarray().tolist() == [[0, 0], [0, 0]]
 
 
 def test_sets_of__are_written_the_same_in_whatever_order_the_tasks_ended() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from iotid.dataset.tokens import Bags
+from iotid.dataset.tokens import TokenCounts
 
 _SEQUENCES = {
     "packet_length": np.array([[2, 3, 0], [2, 2, 3], [4, 0, 0], [5, 3, 2]], np.int32),
@@ -14,7 +14,7 @@ _SEQUENCES = {
 
 
 def _counts(*kinds: str, flows: list[list[int]]) -> list[list[float]]:
-    bags = Bags(*kinds).learn(_SEQUENCES).matrix(_SEQUENCES, csr_matrix(np.array(flows))).toarray()
+    bags = TokenCounts(*kinds).learn(_SEQUENCES).matrix(_SEQUENCES, csr_matrix(np.array(flows))).toarray()
     return [sorted(np.round(np.exp(row[row > 0] - 1), 9).tolist()) for row in bags]
 
 
@@ -28,7 +28,7 @@ def test_matrix__counts_each_kind_of_thing() -> None:
 
 def test_matrix__leaves_out_what_was_not_learned() -> None:
     few = {name: ids_NM[:2] for name, ids_NM in _SEQUENCES.items()}
-    bags = Bags("sequences", "packets").learn(few)
+    bags = TokenCounts("sequences", "packets").learn(few)
     found = bags.matrix(_SEQUENCES, csr_matrix(np.array([[0, 0, 1, 1]]))).toarray()
     # of the last two rows training knows the packets (3, 2) and (2, 2), which the last one holds
     assert found.shape == (1, 2 + 2)

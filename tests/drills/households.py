@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from iotid.cli.run import Night, run_nights, run_steps
 from iotid.labels import DeviceList
-from iotid.labels.devices import merged_name
+from iotid.labels.devices import device_kind
 from iotid.partitions import PartitionKey, Store
 
 _LEARNED, _ASKED = ("laboratory", "2023-01-01"), ("households", "2023-11-14")
@@ -83,7 +83,7 @@ def make(folder: Path, captures: Path, devices: DeviceList, given: argparse.Name
         for path in found[kept:]:
             shutil.copy(path, folder / "learned" / source.name / path.name)
         if device := by_name.get(source.name):
-            held_back[merged_name(device.model, {"vendor": device.vendor, "type": device.type})] += found[:kept]
+            held_back[device_kind(device.model, {"vendor": device.vendor, "type": device.type})] += found[:kept]
     (folder / "asked").mkdir()
     truth: dict[str, list[str]] = {}
     for size in given.sizes:

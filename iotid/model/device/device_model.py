@@ -145,7 +145,7 @@ class DeviceModel:
     def _sessions(self, sets: FlowSets) -> NDArray[np.int64]:
         """(S,) the most concurrent sessions of each whole sequence that one device had in training."""
         most = np.ones(int(self._vocabulary.starts[1]), np.int64)
-        entries, token_D = sets.at_once.tocoo(), self._vocabulary.sequence_tokens(sets.sequences)
+        entries, token_D = sets.concurrent.tocoo(), self._vocabulary.sequence_tokens(sets.sequences)
         token = token_D[entries.col]
         np.maximum.at(most, token[token >= 0], entries.data[token >= 0])
         return most

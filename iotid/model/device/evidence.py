@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iotid.dataset.characteristics import OUT_OF_VOCABULARY
-from iotid.dataset.tokens import Bags
+from iotid.dataset.tokens import TokenCounts
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -44,7 +44,7 @@ _EPSILON = 1e-9
 
 
 @dataclass(frozen=True)
-class TokenCounts:
+class TokenEvidence:
     """Tokens of B sets: ``counts`` (B, T): 1 + log of how often each token of training is in each; ``unseen`` (B,):
     number of other tokens. Of their D distinct flows ``in_flow`` (D, T) and ``unseen_in_flow`` (D,); ``flows`` (B, D):
     how many of each flow."""
@@ -55,8 +55,8 @@ class TokenCounts:
     unseen_in_flow: NDArray[np.float64]
     flows: csr_matrix
 
-    def __getitem__(self, rows: slice | NDArray[np.int64]) -> TokenCounts:
-        return TokenCounts(self.counts[rows], self.unseen[rows], self.in_flow, self.unseen_in_flow, self.flows[rows])
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> TokenEvidence:
+        return TokenEvidence(self.counts[rows], self.unseen[rows], self.in_flow, self.unseen_in_flow, self.flows[rows])
 
     def __len__(self) -> int:
         return len(self.unseen)
@@ -65,7 +65,7 @@ class TokenCounts:
 class Vocabulary:
     """All tokens of training, with which sets become rows of numbers."""
 
-    def __init__(self, tokens: Bags) -> None:
+    def __init__(self, tokens: TokenCounts) -> None:
         self._tokens = tokens
         self.starts = np.cumsum([0, *map(len, tokens.known)])  # of each of TOKENS
 
@@ -73,14 +73,14 @@ class Vocabulary:
     def of(cls, sequences: Mapping[str, NDArray[np.int32]]) -> Vocabulary:
         """Flows with an out-of-vocabulary value, which stands for many values, add no token."""
         clean_D = np.logical_and.reduce([(ids != OUT_OF_VOCABULARY).all(axis=1) for ids in sequences.values()])
-        return cls(Bags(*TOKENS).learn({name: ids[clean_D] for name, ids in sequences.items()}))
+        return cls(TokenCounts(*TOKENS).learn({name: ids[clean_D] for name, ids in sequences.items()}))
 
-    def read(self, sequences: Mapping[str, NDArray[np.int32]], flows_BD: csr_matrix) -> TokenCounts:
+    def read(self, sequences: Mapping[str, NDArray[np.int32]], flows_BD: csr_matrix) -> TokenEvidence:
         """``flows_BD``: how many flows of each set are equal to each row of ``sequences``."""
         from scipy.sparse import csr_matrix, identity
 
-        own = Bags(*TOKENS).learn(sequences)
-        index = own.places(self._tokens.known)
+        own = TokenCounts(*TOKENS).learn(sequences)
+        index = own.indices_in(self._tokens.known)
         is_seen = index >= 0
         shape, seen = (len(index), int(self.starts[-1])), np.flatnonzero(is_seen)
         to_training = csr_matrix((np.ones(len(seen)), (seen, index[seen])), shape=shape)
@@ -89,13 +89,13 @@ class Vocabulary:
             own.matrix(sequences, identity(flows_BD.shape[1], format="csr")),
         )
         unseen_B, unseen_D = (_binary(each) @ (~is_seen).astype(np.float64) for each in (counts_BQ, tokens_DQ))
-        return TokenCounts(
+        return TokenEvidence(
             (counts_BQ @ to_training).tocsr(), unseen_B, _binary(tokens_DQ @ to_training), unseen_D, flows_BD.tocsr()
         )
 
     def sequence_tokens(self, sequences: Mapping[str, NDArray[np.int32]]) -> NDArray[np.int64]:
         """(D,) the token of each whole sequence; -1 of an unknown sequence."""
-        return self._tokens.of_rows(sequences)
+        return self._tokens.sequence_indices(sequences)
 
     def to_arrays(self) -> dict[str, NDArray[np.uint8]]:
         return self._tokens.to_arrays()
@@ -106,7 +106,7 @@ class Vocabulary:
         for name in TOKENS:
             if not _rise(arrays[name]):
                 raise ValueError(f"array devices.tokens.{name}: must rise")
-        return cls(Bags.from_arrays({name: arrays[name] for name in TOKENS}))
+        return cls(TokenCounts.from_arrays({name: arrays[name] for name in TOKENS}))
 
 
 class Evidence:
@@ -138,14 +138,14 @@ class Evidence:
         self._weighted = [(known_AT @ diags(weight_T)).tocsr() for weight_T in (self.weight_T, rare_T)]
         self._all_A = [np.maximum(np.asarray(each.sum(axis=1)).ravel(), 1e-9) for each in self._weighted]
 
-    def features(self, tokens: TokenCounts, logits_BK: NDArray[np.float64]) -> NDArray[np.float64]:
+    def features(self, tokens: TokenEvidence, logits_BK: NDArray[np.float64]) -> NDArray[np.float64]:
         """(B, K, F) FEATURES of each set and kind; kinds with a logit above 0 count as found."""
         rows = max(1, _BLOCK // max(1, len(self._kind_A) + self.showed_KT.shape[1]))
         blocks = [slice(start, start + rows) for start in range(0, len(tokens), rows)]
         found = [self._features(tokens[block], logits_BK[block]) for block in blocks]
         return np.concatenate([np.zeros((0, self.kinds, len(FEATURES))), *found])
 
-    def unexplained(self, tokens: TokenCounts, found_BK: NDArray[np.bool_]) -> NDArray[np.float64]:
+    def unexplained(self, tokens: TokenEvidence, found_BK: NDArray[np.bool_]) -> NDArray[np.float64]:
         """(B, 4) distinct flows of which the kinds found explain less than a fifth, less than a half; the weight of all
         that they do not explain; and the distinct flows.
         """
@@ -163,23 +163,23 @@ class Evidence:
             out_B4[rows, 2] -= showed_BT[rows] @ by_T
         return out_B4
 
-    def explained_by(self, tokens: TokenCounts) -> NDArray[np.bool_]:
+    def explained_by(self, tokens: TokenEvidence) -> NDArray[np.bool_]:
         """(D, K) which kinds explain each distinct flow by half or more."""
         return self._share_of_flows(tokens, self.showed_KT * self._weight_in_flows_T) >= _LITTLE[1]
 
     def _share_of_flows(
-        self, tokens: TokenCounts, by_PT: NDArray[np.float64], flows: slice | NDArray[np.integer] = slice(None)
+        self, tokens: TokenEvidence, by_PT: NDArray[np.float64], flows: slice | NDArray[np.integer] = slice(None)
     ) -> NDArray[np.float64]:
         """(D, P) the share by weight of each of these distinct flows that the weights ``by_PT`` of some tokens make."""
         tokens_DT = tokens.in_flow[flows]
         all_D = tokens_DT @ self._weight_in_flows_T + self.unseen_weight * tokens.unseen_in_flow[flows]
         return np.asarray((tokens_DT @ by_PT.T) / np.maximum(all_D, _EPSILON)[:, np.newaxis])
 
-    def _weight_of(self, tokens: TokenCounts) -> NDArray[np.float64]:
+    def _weight_of(self, tokens: TokenEvidence) -> NDArray[np.float64]:
         showed_BT = _binary(tokens.counts)
         return np.maximum(showed_BT @ self.weight_T + self.unseen_weight * tokens.unseen, 1e-9)
 
-    def _features(self, tokens: TokenCounts, logits_BK: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _features(self, tokens: TokenEvidence, logits_BK: NDArray[np.float64]) -> NDArray[np.float64]:
         found_BK = logits_BK > 0
         showed_BT, all_B = _binary(tokens.counts), self._weight_of(tokens)
         groups_PK, group_B = _groups(found_BK)
@@ -261,7 +261,7 @@ def only_one(explained_DK: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.hstack([explained_DK & (kinds_D == 1), kinds_D > 1])
 
 
-def sums_of_flows(tokens: TokenCounts, number_DX: NDArray[np.generic]) -> NDArray[np.int64]:
+def sums_of_flows(tokens: TokenEvidence, number_DX: NDArray[np.generic]) -> NDArray[np.int64]:
     """(B, X) the sums of whole numbers of the distinct flows of each set."""
     return np.rint(_binary(tokens.flows) @ number_DX.astype(np.float64)).astype(np.int64)
 

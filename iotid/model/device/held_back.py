@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from iotid.model.device.evidence import Evidence, TokenCounts, Vocabulary
+from iotid.model.device.evidence import Evidence, TokenEvidence, Vocabulary
 from iotid.model.device.households import Household, Pool, unite
 from iotid.model.device.stacking import TokenClassifier
 
@@ -37,7 +37,7 @@ class HeldBack(NamedTuple):
     classifier."""
 
     evidence: Evidence
-    tokens: TokenCounts
+    tokens: TokenEvidence
     features: NDArray[np.float64]  # (H, K, F)
     class_logits: NDArray[np.float64]  # (H, C)
     known: NDArray[np.int64]  # kinds that the fold learned

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from iotid.labels.device_list import UNKNOWN as UNLISTED
-from iotid.labels.devices import merged_name
+from iotid.labels.device_list import UNLISTED
+from iotid.labels.devices import device_kind
 
 NO_KIND = -1  # of the class of unlisted devices
 
@@ -25,7 +25,7 @@ def kinds_of(
 
     ``known_devices``: vendor and type of each label, as `Encoding.devices` has them.
     """
-    names = [merged_name(label, known_devices.get(label, {})) for label in labels]
+    names = [device_kind(label, known_devices.get(label, {})) for label in labels]
     kinds = sorted({name for name, label in zip(names, labels, strict=True) if label != UNLISTED})
     index = {name: number for number, name in enumerate(kinds)}
     kind_C = [index[name] if label != UNLISTED else NO_KIND for name, label in zip(names, labels, strict=True)]

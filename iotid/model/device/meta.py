@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from iotid.model.arrays import Spec
 from iotid.model.calibration import calibration
-from iotid.model.device.evidence import FEATURES, Evidence, TokenCounts
+from iotid.model.device.evidence import FEATURES, Evidence, TokenEvidence
 from iotid.model.device.held_back import HeldBack
 from iotid.model.device.stacking import MetaClassifier
 
@@ -73,7 +73,7 @@ class MetaModel:
 
     def set_features(
         self,
-        tokens: TokenCounts,
+        tokens: TokenEvidence,
         evidence: Evidence,
         host_BK: NDArray[np.float64],
         household_BK: NDArray[np.float64],
@@ -95,7 +95,7 @@ class MetaModel:
 
     def share_unexplained(
         self,
-        tokens: TokenCounts,
+        tokens: TokenEvidence,
         evidence: Evidence,
         host_BK: NDArray[np.float64],
         household_BK: NDArray[np.float64],

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from iotid.dataset import FlowSets
 from iotid.dataset.arrays import distinct_rows
-from iotid.dataset.sets import at_once, greatest
+from iotid.dataset.sets import concurrent_flows, sparse_maximum
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -105,8 +105,8 @@ class Addresses:
         np.add.at(open_us, which_E, entries.data.astype(np.int64) * (last_E - first_E))
         np.minimum.at(first_us, which_E, first_E)
         np.maximum.at(last_us, which_E, last_E)
-        most = at_once(flows, open_us, last_us - first_us)
-        return greatest(most, cells // distinct, cells % distinct, self.distinct.shape)
+        most = concurrent_flows(flows, open_us, last_us - first_us)
+        return sparse_maximum(most, cells // distinct, cells % distinct, self.distinct.shape)
 
     @cached_property
     def traffic(self) -> csr_matrix:

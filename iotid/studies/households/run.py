@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from iotid import config
 from iotid.dataset import Encoding, LabelledFlows
 from iotid.dataset.split_protocols import DATASET_SPLITS
-from iotid.labels.devices import merged_name
+from iotid.labels.devices import device_kind
 from iotid.studies.households.addresses import Addresses, LabelledSets, Observed
 from iotid.studies.households.laboratory import (
     ELSEWHERE,
@@ -198,7 +198,7 @@ class HouseholdStudy:
         parts = [(own, tested_N, what_N, np.where(is_learned_N, kind_N, -1))]
         for other in self.others:
             known = other.flows.devices.describe_all(other.flows.settings.label, other.flows.labels)
-            names = [merged_name(label, known[label]) for label in other.flows.labels]
+            names = [device_kind(label, known[label]) for label in other.flows.labels]
             kind_of_label = np.array([kinds.index(name) if name in kinds else -1 for name in names])
             index_N = np.where(other.is_listed, kind_of_label[other.flows.label], -1)
             what_N = np.select([~other.is_listed, index_N >= 0], [HOST_ELSEWHERE, SIMILAR], ELSEWHERE)
