@@ -18,7 +18,7 @@ from iotid.capture import counters
 from iotid.capture.counters import Counters
 from iotid.capture.splits.stored import check_splits
 from iotid.census.groups import NO_GROUPS, check_groups
-from iotid.census.take import GROUPS_FILE, _stored_groups, _stored_rows
+from iotid.census.stored import GROUPS_FILE, stored_groups, stored_rows
 from iotid.dataset import read_encoding, read_sets, read_split
 from iotid.errors import DataError, IotidError
 from iotid.evaluation import read_history
@@ -166,8 +166,8 @@ def test_census__rows_and_groups_that_are_none_are_one_line(store: Store) -> Non
             pq.write_table(_empty(schema).drop_columns(["label"]), f"{staged.path}/part-0.parquet")
             staged.write_bytes(GROUPS_FILE, b"\x80" * 100)
         census = store.open("census", NIGHT)
-        assert "label" in _fault(lambda at=census: _stored_rows(at))
-        assert GROUPS_FILE in _fault(lambda at=census: _stored_groups(store, at, None))
+        assert "label" in _fault(lambda at=census: stored_rows(at))
+        assert GROUPS_FILE in _fault(lambda at=census: stored_groups(store, at, None))
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_groups__with_shares_that_are_none_are_one_line(change: dict[str, Any], 
     table = pa.table({name: pa.array(values, kinds[name]) for name, values in {**row, **change}.items()})
     with store.write("census", NIGHT, CENSUS.version) as staged:
         pq.write_table(table, f"{staged.path}/{GROUPS_FILE}")
-    assert GROUPS_FILE in _fault(lambda: _stored_groups(store, store.open("census", NIGHT), None))
+    assert GROUPS_FILE in _fault(lambda: stored_groups(store, store.open("census", NIGHT), None))
 
 
 def test_groups__of_one_name_are_refused() -> None:

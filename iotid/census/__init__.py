@@ -1,4 +1,4 @@
-"""One row per device of a capture date's network: what it is, what changed since the one before, a page to read."""
+"""One row per device of a partition: its kinds, the changes since the census before, and a page."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
-    from iotid.census.take import champion_of, check_watchlist, take_census
+    from iotid.census.take import ChampionModel, champion_of, check_watchlist, take_census
 
 __all__ = [
+    "ChampionModel",
     "champion_of",
     "check_watchlist",
     "take_census",
 ]
 
-# loaded when first asked for: torch and Spark come with them
+# imported on first use: they import torch and Spark
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "take": ["champion_of", "check_watchlist", "take_census"],
+        "take": ["ChampionModel", "champion_of", "check_watchlist", "take_census"],
     },
 )

@@ -1,4 +1,4 @@
-"""From the device model's answers to one row an address: what is behind it, how sure that is, and why.
+"""The device model's answers in, one row per address out: its kinds, their probabilities, and the reason.
 
 Pure functions on arrays and tables.
 
@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from iotid.arrow import one_chunk
-from iotid.census.marks import KINDS_AT_ONCE, are_kinds_at_once, explained, marks_of
+from iotid.census.marks import KINDS_AT_ONCE, explained, have_concurrent_kinds, marks_of
 from iotid.model.device import Answer, Decision, decide, kinds_of
 from iotid.model.device.decide import DECIMALS, UNDECIDED, UNKNOWN
 from iotid.schemas import CENSUS
@@ -55,7 +55,7 @@ _NAMED = 6  # kinds that a reason names
 
 
 def answers_to_arrow(device: pa.Array, flows_N: NDArray[np.int64], answer: Answer) -> pa.Table:
-    """One row of ANSWERS an address."""
+    """One row of ANSWERS for each address."""
     columns: list[pa.Array] = [device, pa.array(flows_N)]
     for field in ANSWERS.names[2:]:
         values = getattr(answer, field)
@@ -83,7 +83,7 @@ def answers_from_arrow(rows: pa.Table | pa.RecordBatch) -> Answer:
 
 @dataclass(frozen=True)
 class Classes:
-    """What a model names: its classes, with their vendor and type, and its kinds."""
+    """The classes of a model, with their vendor and type, and its kinds."""
 
     labels: tuple[str, ...]
     vendor: tuple[str | None, ...]
@@ -103,8 +103,8 @@ class Classes:
 def identify(rows: pa.Table | pa.RecordBatch, share: float, classes: Classes, settings: config.Census) -> pa.Table:
     """One row of IDENTIFIED for each row of ANSWERS, in its order.
 
-    ``share`` of households among the night's addresses: see `model.device.decide`. A kind found is named by its class
-    where that alone has ``min_confidence``; else by vendor and type.
+    ``share`` of households among the addresses: see `model.device.decide`. A kind found is named by its class if that
+    class alone has ``min_confidence``; else by vendor and type.
     """
     if not rows.num_rows:
         return IDENTIFIED.empty_table()
@@ -113,7 +113,7 @@ def identify(rows: pa.Table | pa.RecordBatch, share: float, classes: Classes, se
     found = _found(answer, decision, classes, settings)
     is_one_N = pc.equal(pc.list_value_length(found), 1)
     device = one_chunk(rows["device_id"])
-    is_marked_N = are_kinds_at_once(answer, share, device, flows_N, settings)
+    is_marked_N = have_concurrent_kinds(answer, share, device, flows_N, settings)
     marks = marks_of(is_marked_N, KINDS_AT_ONCE)
     reasons = map(explained, _reasons(answer, decision, classes), marks.to_pylist())
     first = pc.if_else(is_one_N, pc.list_element(_padded(found), 0), None)
@@ -136,8 +136,8 @@ def identify(rows: pa.Table | pa.RecordBatch, share: float, classes: Classes, se
 
 
 def watched(rows: pa.Table, watchlist: config.Watchlist) -> pa.Array:
-    """bool (N,): addresses with a kind found whose label, vendor or type is on the watch list, at a confidence that it
-    names."""
+    """bool (N,): addresses with a kind found whose label, vendor or type is on the watch list, at a confidence in its
+    range."""
     kinds = one_chunk(rows["kinds"])
     found = kinds.flatten()
     lists = {"label": watchlist.labels, "vendor": watchlist.vendors, "type": watchlist.types}
@@ -152,19 +152,18 @@ def watched(rows: pa.Table, watchlist: config.Watchlist) -> pa.Array:
 
 
 def names_of_kinds(kinds: pa.StructArray) -> pa.Array:
-    """What each kind found is called: its class where one is named, else the kind."""
+    """The name of each kind found: its class where one is named, else the kind."""
     return pc.coalesce(kinds.field("label"), kinds.field("kind"))
 
 
 def percents(part_P: NDArray[np.float64]) -> list[str]:
-    """Whole percentages as texts, as the page's script makes them; none says by rounding that a thing is certain, or
-    impossible."""
+    """Whole percentages as texts, as the page's script makes them; rounding makes none 0 % or 100 %."""
     percent_P = np.floor(100 * part_P + 0.5).astype(np.int64).tolist()
     return [">99 %" if percent >= 100 else "<1 %" if percent < 1 else f"{percent} %" for percent in percent_P]
 
 
 def _found(answer: Answer, decision: Decision, classes: Classes, settings: config.Census) -> pa.ListArray:
-    """The kinds found at each address, those with most flows of their own first, as CENSUS lists them."""
+    """The kinds found at each address, those with most flows of their own first, as in CENSUS."""
     address_P, kind_P = np.nonzero(decision.found)
     own_P, probability_P = answer.flows[address_P, kind_P], decision.probability[address_P, kind_P]
     order_P = np.lexsort((kind_P, -probability_P, -own_P, address_P))
@@ -193,7 +192,7 @@ def _found(answer: Answer, decision: Decision, classes: Classes, settings: confi
 
 
 def _padded(lists: pa.ListArray) -> pa.ListArray:
-    """The lists, empty ones as null: Arrow has no element of an empty list."""
+    """The lists, empty ones as null: Arrow takes no element of an empty list."""
     return pc.if_else(pc.equal(pc.list_value_length(lists), 0), None, lists)
 
 
@@ -210,7 +209,7 @@ def _runners_up(decision: Decision, classes: Classes) -> pa.ListArray:
 
 
 def _reasons(answer: Answer, decision: Decision, classes: Classes) -> Iterator[str]:
-    """A sentence for each address: which of its distinct flows speak for what."""
+    """A sentence for each address: which kinds its distinct flows are like."""
     best_N = decision.probability.argmax(axis=1) if len(classes.kinds) else np.zeros(len(decision.status), np.int64)
     best_percents = percents(decision.probability.max(axis=1, initial=0))
     for row, status in enumerate(decision.status.tolist()):

@@ -1,7 +1,7 @@
-"""What a census leaves out: flows of no device, under the MAC or address of `labels.hosts.name_devices`, and why.
+"""Flows without a device in, LEFT_OUT out: by reason, and by the MAC or address of `labels.hosts.name_devices`.
 
-Of each reason the busiest are listed, those without a row in the census first, and one more row sums up the rest: all
-rows together are all flows that are left out.
+The busiest entries of each reason are listed, those without a row in the census first; one more row sums up the rest.
+So the sum over all rows is the number of flows left out.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from iotid.schemas import LEFT_OUT
 if TYPE_CHECKING:
     from iotid.census.pseudonyms import Pseudonyms
 
-OTHER_PROTOCOL = "other_protocol"  # the model learned from no flow of it
+OTHER_PROTOCOL = "other_protocol"  # the model learned from no such flow
 REASONS = (*hosts.REASONS, OTHER_PROTOCOL)
-MOST = 200  # MACs and addresses that are listed of a reason
+MAX_LISTED = 200  # MACs and addresses listed of a reason
 COUNTS = ("addresses", "flows", "packets")
 Row = dict[str, Any]
 SCHEMA = LEFT_OUT.arrow_schema()
 
 
 def with_rest(listed: pa.Table, totals: pa.Table) -> pa.Table:
-    """LEFT_OUT: rows of ``listed`` (LEFT_OUT but for ``ends``) in their order, by reason, and the rest of ``totals``:
-    reason, ends, and COUNTS of all that it sums up."""
+    """LEFT_OUT: the rows of ``listed`` (LEFT_OUT without ``ends``) in order, by reason, each reason with a row for the
+    rest of its ``totals`` (reason, ends and COUNTS)."""
     rows: dict[str, list[Row]] = defaultdict(list)
     for row in listed.to_pylist():
         rows[row["reason"]].append(row | {"ends": 1})
@@ -42,11 +42,10 @@ def with_rest(listed: pa.Table, totals: pa.Table) -> pa.Table:
 
 
 def hide(left_out: pa.Table, pseudonyms: Pseudonyms) -> pa.Table:
-    """LEFT_OUT with pseudonyms: of each reason equal numbers, the medians rounded down to powers of ten, in the order
-    of the pseudonyms.
+    """LEFT_OUT with pseudonyms, in their order; rows of one reason share medians, rounded down to powers of ten.
 
-    Listed is only what has no row in the census and is named by its MAC for what it sent: to ask a device, or to send
-    from any address outside, would show anybody its pseudonym. All others are in the sum of their reason.
+    Only MACs that sent something and have no row in the census are listed. Anyone could learn a pseudonym by sending to
+    a device, or from an outside address; so those are in the sum of their reason alone.
     """
     names = pseudonyms.of(left_out["mac"]).to_pylist()
     listed: dict[str, list[Row]] = defaultdict(list)

@@ -1,6 +1,6 @@
-"""What in a row of the census hints at something forged, or at a MAC that forwards for others.
+"""Model answers and address conflicts in, marks of census rows out: hints at forged MACs, or MACs that forward.
 
-Shape suffixes: N addresses, K kinds, P kinds that are likely at an address.
+Shape suffixes: N addresses, K kinds, P likely kinds of one address.
 """
 
 from __future__ import annotations
@@ -27,36 +27,36 @@ SENTENCES = {
 _LISTS = pa.list_(pa.string())
 
 
-def are_kinds_at_once(
+def have_concurrent_kinds(
     answer: Answer, share: float, device: pa.Array, flows_N: NDArray[np.int64], settings: config.Census
 ) -> NDArray[np.bool_]:
-    """(N,): MACs that show flows of two kinds at the same time, though most addresses of the night are one host each.
+    """(N,): MACs with flows of two kinds at the same time, while most addresses are one host each.
 
-    Asked is the view in which an address may be a household, whatever ``census.behind`` says: two kinds are likely
-    there, the whole is more like a household than like a host, and the times between the first and the last flow like
-    each kind alone overlap. ``share``: of households among the addresses; from a half on, several kinds are no news.
+    Uses the household probabilities, whatever ``census.behind`` is: two kinds are likely, the address is more likely a
+    household than a host, and the times between the first and last flow of each kind overlap. ``share``: of households
+    among the addresses; from a half on, several kinds behind an address are normal.
     """
-    at_once_N = np.zeros(len(flows_N), np.bool_)
+    is_concurrent_N = np.zeros(len(flows_N), np.bool_)
     if share >= 0.5:
-        return at_once_N
+        return is_concurrent_N
     likely_NK = (answer.household >= settings.min_confidence) & (answer.ends >= answer.begins)
     is_mac_N = parse_addresses(device.to_pylist())[0] == 0
-    asked_N = is_mac_N & (likely_NK.sum(axis=1) > 1) & (answer.log_odds > 0) & (flows_N >= settings.min_flows)
-    for row in np.flatnonzero(asked_N):
+    is_checked_N = is_mac_N & (likely_NK.sum(axis=1) > 1) & (answer.log_odds > 0) & (flows_N >= settings.min_flows)
+    for row in np.flatnonzero(is_checked_N):
         begins_P, ends_P = answer.begins[row, likely_NK[row]], answer.ends[row, likely_NK[row]]
         order_P = np.argsort(begins_P)
-        at_once_N[row] = (begins_P[order_P][1:] <= np.maximum.accumulate(ends_P[order_P])[:-1]).any()
-    return at_once_N
+        is_concurrent_N[row] = (begins_P[order_P][1:] <= np.maximum.accumulate(ends_P[order_P])[:-1]).any()
+    return is_concurrent_N
 
 
 def marks_of(is_marked_N: NDArray[np.bool_], mark: str) -> pa.ListArray:
-    """(N,) lists: the mark, where it is one."""
+    """(N,) lists: the mark, or none."""
     offsets = np.concatenate([[0], np.cumsum(is_marked_N)]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array([mark] * int(is_marked_N.sum()), pa.string()))
 
 
 def with_conflicts(devices: pa.Table, conflicting: pa.Array) -> pa.Table:
-    """The table (columns of CENSUS) with ADDRESS_CONFLICT before the other marks of the devices ``conflicting``."""
+    """The table (columns of CENSUS) with ADDRESS_CONFLICT as first mark of the devices ``conflicting``."""
     is_marked = pc.is_in(one_chunk(devices["device_id"]), value_set=conflicting)
     rows = zip(is_marked.to_pylist(), devices["marks"].to_pylist(), devices["reason"].to_pylist(), strict=True)
     marks, reasons = [], []
@@ -64,11 +64,11 @@ def with_conflicts(devices: pa.Table, conflicting: pa.Array) -> pa.Table:
         marks.append([ADDRESS_CONFLICT] * is_own + before)
         reasons.append(f"{reason} {SENTENCES[ADDRESS_CONFLICT]}" if is_own else reason)
     for name, column in (("marks", pa.array(marks, _LISTS)), ("reason", pa.array(reasons, pa.string()))):
-        place = devices.schema.get_field_index(name)
-        devices = devices.set_column(place, devices.schema.field(place), column)
+        index = devices.schema.get_field_index(name)
+        devices = devices.set_column(index, devices.schema.field(index), column)
     return devices
 
 
 def explained(reason: str, marks: list[str]) -> str:
-    """The reason, and what each mark means."""
+    """The reason, followed by the meaning of each mark."""
     return " ".join([reason, *(SENTENCES[mark] for mark in marks)])

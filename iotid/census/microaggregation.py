@@ -1,15 +1,14 @@
-"""What a census with pseudonyms says of numbers and times: what is common to all devices that it takes for the same.
+"""Devices of a census in, the same with shared numbers and times out: those with equal findings get their medians.
 
-A pseudonym hides a device only if nothing beside it tells the device. Whoever has a clear table of the night, or flow
-records, joins a first_seen in microseconds with it; and rounding each number by itself is not enough, because a few
-rounded ones together are as good as a name. So all devices that are said to be the same share their numbers: the
-medians, rounded down. That is microaggregation (J. Domingo-Ferrer, J. M. Mateo-Sanz, Practical Data-Oriented
-Microaggregation for Statistical Disclosure Control, IEEE TKDE 14(1), 2002), with what a census says of a device in
-place of clusters of a fixed size: a device that is alone with its kinds is identified by them already, and of its
-numbers only the rounding is left.
+A pseudonym hides a device only if no other column identifies it. Anyone with a clear census of the date, or flow
+records, can join on a first_seen in microseconds; rounding each number by itself is not enough, because a few rounded
+ones together identify a device as well as a name. So all devices with the same findings share their numbers: the
+medians, rounded down. This is microaggregation (J. Domingo-Ferrer, J. M. Mateo-Sanz, Practical Data-Oriented
+Microaggregation for Statistical Disclosure Control, IEEE TKDE 14(1), 2002), with equal findings in place of clusters of
+a fixed size: a device whose kinds are unique is identified by them already, and its numbers are only rounded.
 
-Counts are rounded to a power of ten, times to the day (UTC), probabilities and shares to tenths. Of the reason the
-counts are gone, and of the runners-up all but the first of an undecided device.
+Counts are rounded to a power of ten, times to the day (UTC), probabilities and shares to tenths. The reason loses its
+counts; runners-up are dropped, except the first of an undecided device.
 """
 
 from __future__ import annotations
@@ -29,26 +28,26 @@ Row = dict[str, Any]
 
 
 def aggregate(devices: pa.Table) -> pa.Table:
-    """The table (columns of CENSUS but for COMPARED) in which devices of equal status, kinds and group, and of the
-    undecided those with the same likeliest kind, have equal numbers and times. Other columns stay as they are.
+    """The table (columns of CENSUS without COMPARED) in which devices of equal status, kinds and group (and likeliest
+    kind, if undecided) have equal numbers and times. Other columns are unchanged.
 
-    Kinds stand in the order of their names, since that of their flows would tell more.
+    Kinds are sorted by name, since the order by flows would reveal more.
     """
     rows: list[Row] = devices.to_pylist()
-    alike = defaultdict(list)
+    groups = defaultdict(list)
     for row in rows:
         row["kinds"] = sorted(row["kinds"], key=lambda kind: (kind["kind"], kind["label"] or ""))
         row["runners_up"] = row["runners_up"][: row["status"] == UNDECIDED]
-        alike[_said(row)].append(row)
-    for members in alike.values():
+        groups[_findings(row)].append(row)
+    for members in groups.values():
         common = _common(members)
         for row in members:
             row.update(common)
     return pa.Table.from_pylist(rows, schema=devices.schema)
 
 
-def _said(row: Row) -> tuple[Any, ...]:
-    """What the census says of a device: units are one or more, as the page tells them."""
+def _findings(row: Row) -> tuple[Any, ...]:
+    """The findings of a device; of units only whether they are several, as the page shows it."""
     kinds = tuple(
         (*(kind[name] for name in ("kind", "label", "vendor", "type")), kind["units"] > 1) for kind in row["kinds"]
     )
@@ -56,12 +55,12 @@ def _said(row: Row) -> tuple[Any, ...]:
 
 
 def _common(members: list[Row]) -> Row:
-    """The numbers and times of devices of which the same is said."""
+    """The shared numbers and times of devices with the same findings."""
     common: Row = {name: _rounded(members, name) for name in _ROUND if name in members[0]}
     for name in ("kinds", "runners_up"):
-        places = zip(*(row[name] for row in members), strict=True)
+        positions = zip(*(row[name] for row in members), strict=True)
         common[name] = [
-            same[0] | {field: _rounded(same, field) for field in _ROUND if field in same[0]} for same in places
+            same[0] | {field: _rounded(same, field) for field in _ROUND if field in same[0]} for same in positions
         ]
     return common | {"reason": explained(_reason(members[0]["status"], common), members[0]["marks"])}
 

@@ -1,15 +1,15 @@
-"""Keyed pseudonyms for MACs and addresses: the same key gives the same ones every night, no other key does.
+"""MACs, addresses and a key in, pseudonyms out: the same key gives the same pseudonyms in every census.
 
-A MAC becomes a MAC that nobody was given: 46 bits of an HMAC-SHA256, and the bits of a locally administered unicast
-one. An address becomes, in the same way, a network of unique local addresses (RFC 4193), each independently; or, where
-prefixes are kept, one that has with others what they have in common: two that share their first k bits have pseudonyms
-that share exactly their first k bits (Crypto-PAn: J. Xu, J. Fan, M. Ammar, S. Moon, Prefix-Preserving IP Address
-Anonymization, ICNP 2002), so that subnets can still be distinguished.
+A MAC becomes an unassigned MAC: 46 bits of an HMAC-SHA256, and the bits of a locally administered unicast address. An
+IP address becomes, in the same way, a network of unique local addresses (RFC 4193), each independently. Or prefixes are
+kept: two addresses that share their first k bits have pseudonyms that share exactly their first k bits (Crypto-PAn:
+J. Xu, J. Fan, M. Ammar, S. Moon, Prefix-Preserving IP Address Anonymization, ICNP 2002), so that subnets can still be
+distinguished.
 
-Kept prefixes are a weaker promise. Who knows which address has one pseudonym knows how many first bits of it any other
-one shares; who can send from addresses of the site learns as many pairs as they choose, and with 254 of a /24
-knows the last address and the prefix (T. Brekne, A. Årnes, A. Øslebø, Anonymization of IP Traffic Monitoring Data, PET
-2005). IPv6 addresses made from MACs (EUI-64) share more bits where the vendor is one.
+Kept prefixes protect less. Anyone who knows the address of one pseudonym knows how many first bits any other one shares
+with it; anyone who can send from addresses of the site learns as many pairs as they choose, and with 254 of a /24 the
+last address and the prefix (T. Brekne, A. Årnes, A. Øslebø, Anonymization of IP Traffic Monitoring Data, PET 2005).
+IPv6 addresses made from MACs (EUI-64) of one vendor share more bits.
 
 Shape suffixes: D distinct identifiers, B bytes of an address, P its bits.
 """
@@ -39,25 +39,25 @@ from iotid.labels.owner import parse_addresses
 KEY_VARIABLE = "IOTID_CENSUS_KEY"
 _MIN_KEY_BYTES = 16
 _MOST_KEY_BYTES = 1 << 16
-_FAMILIES = ((4, socket.AF_INET, 4), (6, socket.AF_INET6, 16))  # IP version, how it is written, bytes
-_CHUNK = 4096  # addresses encrypted at once: each bit of one is a block of AES, 8 MB for so many of IPv6
+_FAMILIES = ((4, socket.AF_INET, 4), (6, socket.AF_INET6, 16))  # IP version, address family, bytes
+_CHUNK = 4096  # addresses encrypted in one call: each bit is a block of AES, 8 MB for so many of IPv6
 
 
 class Pseudonyms:
-    """What MACs, addresses, groups and settings are called under one key.
+    """Pseudonyms of MACs, addresses, groups and settings under one key.
 
     Args:
-        key: at least 16 bytes that nobody guesses.
-        keep_prefixes: two addresses have as many first bits in common as before.
+        key: at least 16 bytes that nobody can guess.
+        keep_prefixes: two pseudonyms share as many first bits as their addresses.
     """
 
     def __init__(self, key: bytes, *, keep_prefixes: bool = False) -> None:
-        # scrypt (RFC 7914) makes guessing slow where the key is a phrase: pseudonyms and fingerprint can be tried out
+        # scrypt (RFC 7914) slows down guesses of a key that is a phrase, which pseudonyms and fingerprint can confirm
         salt = b"iotid census" if keep_prefixes else b"iotid census, opaque"
         root = hashlib.scrypt(key, salt=salt, n=2**14, r=8, p=1, dklen=32)
         self._mac_key = hmac.digest(root, b"mac", "sha256")
         self._address_key = hmac.digest(root, b"address", "sha256")
-        self._word_key = hmac.digest(root, b"word", "sha256")
+        self._digest_key = hmac.digest(root, b"word", "sha256")
         self._file_key = hmac.digest(root, b"file", "sha512")
         self._keep_prefixes = keep_prefixes
         self.fingerprint = hmac.digest(root, b"fingerprint", "sha256").hex()[:12]
@@ -65,8 +65,8 @@ class Pseudonyms:
     def rename(self, devices: pa.Table) -> pa.Table:
         """The table with pseudonyms for ``device_id`` and ``addresses`` (columns of CENSUS), addresses in their order.
 
-        Where no prefixes are kept, no address is listed but one that is the ``device_id``: how many there are would
-        tell one device from another.
+        Without kept prefixes only an address that is the ``device_id`` is listed: the number of addresses would
+        distinguish devices.
 
         Raises:
             DataError: two devices would have one pseudonym (for 100,000 devices and any key: one chance in 14,000).
@@ -83,28 +83,28 @@ class Pseudonyms:
         offsets = np.searchsorted(in_order["row"].to_numpy(), np.arange(len(devices) + 1)).astype(np.int32)
         addresses = pa.ListArray.from_arrays(pa.array(offsets), one_chunk(in_order["address"])).cast(listed.type)
         for name, column in (("device_id", names), ("addresses", addresses)):
-            place = devices.schema.get_field_index(name)
-            devices = devices.set_column(place, devices.schema.field(place), column)
+            index = devices.schema.get_field_index(name)
+            devices = devices.set_column(index, devices.schema.field(index), column)
         return devices
 
     def rename_groups(self, table: pa.Table, earlier: pa.Table) -> pa.Table:
-        """The table with pseudonyms for ``group``, but for those of ``earlier`` (GROUPS), which have theirs already.
+        """The table with pseudonyms for ``group``, except those of ``earlier`` (GROUPS), which are pseudonyms already.
 
-        A group's name is a hash of what its first device sent, so a clear census of the night has the same. OTHERS
-        stays: it is no hash.
+        A group's name is a hash of its first device's payloads, so a clear census of the date has the same name. OTHERS
+        is no hash and stays.
         """
         group = table["group"]
         known = pc.is_in(group, value_set=pa.array([OTHERS, *earlier["group"].to_pylist()], pa.string()))
-        named = [name and f"g{self.word(name)[:10]}" for name in group.to_pylist()]
-        place = table.schema.get_field_index("group")
+        names = [name and f"g{self.digest(name)[:10]}" for name in group.to_pylist()]
+        index = table.schema.get_field_index("group")
         return table.set_column(
-            place, table.schema.field(place), pc.if_else(known, group, pa.array(named, pa.string()))
+            index, table.schema.field(index), pc.if_else(known, group, pa.array(names, pa.string()))
         )
 
     def of(self, identifiers: pa.Array | pa.ChunkedArray) -> pa.Array:
-        """The pseudonyms of MACs and addresses (text); each distinct one is looked at once.
+        """The pseudonyms of MACs and addresses (text); each distinct one is computed once.
 
-        Nothing is passed on as it is: what is no address is taken for a MAC, whatever it looks like. Null stays null.
+        No text is passed through: anything that is no address is treated as a MAC. Null stays null.
         """
         encoded = identifiers.dictionary_encode()
         if isinstance(encoded, pa.ChunkedArray):
@@ -124,47 +124,47 @@ class Pseudonyms:
                 names[row] = name
         return pa.array(names, pa.string()).take(encoded.indices)
 
-    def word(self, text: str) -> str:
-        """Twelve hexadecimal digits in place of a hash whose input somebody could try out."""
-        return hmac.digest(self._word_key, text.encode(), "sha256").hex()[:12]
+    def digest(self, text: str) -> str:
+        """Twelve hexadecimal digits of an HMAC, in place of a plain hash whose input could be guessed."""
+        return hmac.digest(self._digest_key, text.encode(), "sha256").hex()[:12]
 
     def seal(self, content: bytes) -> bytes:
-        """The content for those who have the key (AES-SIV, RFC 5297): the same content gives the same bytes."""
+        """The content, encrypted with the key (AES-SIV, RFC 5297): the same content gives the same bytes."""
         return AESSIV(self._file_key).encrypt(content, None)
 
     def unseal(self, sealed: bytes) -> bytes:
-        """What ``seal`` was given.
+        """The content that ``seal`` encrypted.
 
         Raises:
-            DataError: the bytes are others than those that it made with this key.
+            DataError: ``seal`` did not make these bytes with this key.
         """
         try:
             return AESSIV(self._file_key).decrypt(sealed, None)
         except InvalidTag:
             raise DataError(
-                "census: the groups of the night before are damaged, for their key is the same; take its census again"
+                "census: the groups of the earlier census are damaged (the key is the same); take that census again"
             ) from None
 
     def _mac(self, mac: str) -> str:
         first, *rest = hmac.digest(self._mac_key, mac.lower().encode(), "sha256")[:6]
-        return bytes([first & 0xFC | 0x02, *rest]).hex(":")  # IEEE 802: bit 0 is the group's, bit 1 the local one's
+        return bytes([first & 0xFC | 0x02, *rest]).hex(":")  # IEEE 802: bit 0 is multicast, bit 1 locally administered
 
     def _network(self, address: bytes) -> str:
-        """RFC 4193: a network, a /64, of unique local addresses that nobody was given."""
+        """RFC 4193: an unassigned /64 network of unique local addresses."""
         return socket.inet_ntop(
             socket.AF_INET6, b"\xfd" + hmac.digest(self._address_key, address, "sha256")[:7] + bytes(8)
         )
 
 
 def read_pseudonyms(settings: config.Census) -> Pseudonyms | None:
-    """The pseudonyms that the settings ask for; None where they ask for none.
+    """The pseudonyms of the settings; None if they are off.
 
-    The key is the value of the environment's IOTID_CENSUS_KEY, else the content of the file ``key_file``; white space
-    at its ends does not belong to it.
+    The key is the environment variable IOTID_CENSUS_KEY, else the content of the file ``key_file``, without leading and
+    trailing white space.
 
     Raises:
-        SettingError: there is no key, it is too short, or its file cannot be read. No text of an error holds the key,
-            nor what ``key_file`` says, for somebody may have written the key there.
+        SettingError: there is no key, it is too short, or its file cannot be read. No message contains the key, nor the
+            value of ``key_file``, which may be the key by mistake.
     """
     if settings.pseudonyms == "off":
         return None
@@ -184,10 +184,10 @@ def read_pseudonyms(settings: config.Census) -> Pseudonyms | None:
 
 
 def crypto_pan(address_DB: np.ndarray, key: bytes) -> np.ndarray:
-    """uint8 (D, B): the addresses, uint8 (D, B) in network order, made anonymous under a key of 32 bytes (Xu 2002).
+    """uint8 (D, B): pseudonyms of the addresses, uint8 (D, B) in network order, under a key of 32 bytes (Xu 2002).
 
-    Bit i is flipped by the first bit of AES over a block that holds the i bits before it, filled up from a pad; the
-    key's first half is that of AES, and its second half, encrypted, the pad.
+    Bit i is flipped by the first bit of AES over a block of the i bits before it, filled up from a pad. The key's first
+    half is the AES key; its second half, encrypted, is the pad.
     """
     encryptor = Cipher(algorithms.AES(key[:16]), modes.ECB()).encryptor()
     pad_16 = np.frombuffer(encryptor.update(key[16:]), np.uint8)

@@ -1,8 +1,9 @@
-"""The census for a person: a self-contained HTML page, and two CSVs. Nothing in them is trusted: names come from lists.
+"""Tables of a census in, a self-contained HTML page and CSVs out. All names are untrusted: they come from lists.
 
-The page asks the network for nothing. It carries its rows as JSON and draws one leaf of the table at a time, so that a
-hundred thousand of them stay usable. Anybody may make up devices on a network, so the page has no more rows than a
-setting says; the CSV has all.
+The page loads nothing. It holds its rows as JSON and draws one page of the table at a time, so that a hundred thousand
+rows stay usable. Anyone can make up devices on a network, so a setting bounds the page's rows; the CSV has all.
+
+Shape suffixes: N rows, P kinds found at them.
 """
 
 from __future__ import annotations
@@ -29,52 +30,52 @@ from iotid.census.marks import ADDRESS_CONFLICT, KINDS_AT_ONCE
 from iotid.labels.hosts import NO_HOST, OUTSIDE, ROUTER, UNANSWERED
 from iotid.model.device.decide import SEVERAL, UNDECIDED, UNKNOWN, WITH_UNKNOWN
 
-_BARS = 12  # of a chart; what is beyond is one bar of "others"
+_BARS = 12  # of a chart; the rest is one bar of "others"
 _MARKS = {
-    ADDRESS_CONFLICT: "Another MAC used an address of it at the same time",
+    ADDRESS_CONFLICT: "Address used by another MAC at the same time",
     KINDS_AT_ONCE: "Several kinds at the same time under one MAC",
 }
 _LEFT_OUT = {
-    ROUTER: "sent by a router from an address outside, for others",
-    OUTSIDE: "sent from an address outside, and no MAC is shown",
-    NO_HOST: "sent from an address that no single host has, and no MAC is shown",
-    UNANSWERED: "sent to what did not answer",
-    OTHER_PROTOCOL: "of protocols that the model did not learn",
+    ROUTER: "forwarded by a router from an outside address",
+    OUTSIDE: "from an outside address, without a MAC",
+    NO_HOST: "from an address of no single host, without a MAC",
+    UNANSWERED: "to an address that did not answer",
+    OTHER_PROTOCOL: "of a protocol that the model did not learn",
 }
 _LISTED = 10  # devices shown of a section; the table shows them all
-_REASONS = 30  # why packets were left aside: every number of a protocol that is not read is one
-# few values: sent once, then by number
+_REASONS = 30  # listed why packets are in no flow: each protocol number that is not decoded is one
+# columns of few distinct values, written once and then by number
 _CODED = ("status", "marks", "group", "change", "previous_label", "also", "reason", "runners_up")
-_LEAST = 0.005  # a runner-up below it would be one of 0 %
-# What a spreadsheet runs: a cell that begins with = + - @, of half or full width, also behind what is not seen
-# (Unicode's separators, controls and format characters: blanks, line ends, BOM). By the spreadsheet's own settings a
-# comma, semicolon, tab or line end may begin a cell, too
+_LEAST = 0.005  # a runner-up below it would show 0 %
+# A spreadsheet runs a cell that begins with = + - @, of half or full width, also after invisible characters (Unicode's
+# separators, controls and format characters: blanks, line ends, BOM). Depending on its settings a comma, semicolon, tab
+# or line end begins a cell, too
 _FORMULA = r"(^|[,;\t\r\n])([\pZ\pC]*[=+\-@\x{FF1D}\x{FF0B}\x{FF0D}\x{FF20}])|^([\pZ\pC])"
 
 
 def render_csv(census: pa.Table) -> str:
     """One line per row of CENSUS (stored columns) under a header; lists are joined by blanks or semicolons.
 
-    Text that a spreadsheet would run as a formula gets an apostrophe before it, and so does text that begins with what
-    is not seen.
+    An apostrophe is put before text that a spreadsheet would run as a formula, or that begins with an invisible
+    character.
     """
     return _csv(_flat(census))
 
 
 def render_groups_csv(census: pa.Table, groups: pa.Table) -> str:
-    """One line per group of unknown devices that are there, largest first, under a header; text as in the other CSV."""
+    """One line per group of present unknown devices, largest first, under a header; text as in `render_csv`."""
     lines = group_lines(census, groups)
     services = pc.binary_join(one_chunk(lines["services"]), ", ")
     return _csv({name: lines[name] for name in lines.column_names} | {"services": services})
 
 
 def render_left_out_csv(left_out: pa.Table) -> str:
-    """One line per row of LEFT_OUT under a header; text as in the other CSVs."""
+    """One line per row of LEFT_OUT under a header; text as in `render_csv`."""
     return _csv({name: left_out[name] for name in left_out.column_names})
 
 
 def group_lines(census: pa.Table, groups: pa.Table) -> pa.Table:
-    """Of each group with devices that are there, largest first: how many, new ones, flows, bytes, services, an example.
+    """The groups with present devices, largest first: number of devices, new ones, flows, bytes, services, an example.
 
     ``groups``: GROUPS. The example is the device with most flows; of equals the first.
     """
@@ -83,24 +84,24 @@ def group_lines(census: pa.Table, groups: pa.Table) -> pa.Table:
     by_flows = rows.sort_by([("flows", "descending"), ("device_id", "ascending")]).group_by("group", use_threads=False)
     sums = [(name, "sum") for name in ("is_new", "flows", "bytes")]
     lines = by_flows.aggregate([("device_id", "count"), ("device_id", "first"), *sums])
-    place = pc.index_in(lines["group"], value_set=one_chunk(groups["group"]))
+    index = pc.index_in(lines["group"], value_set=one_chunk(groups["group"]))
     renamed = {
         "group": lines["group"],
         "devices": lines["device_id_count"],
         "new": lines["is_new_sum"].cast(pa.int64()),
         "flows": lines["flows_sum"],
         "bytes": lines["bytes_sum"],
-        "services": groups["services"].take(place),
+        "services": groups["services"].take(index),
         "example": lines["device_id_first"],
     }
     return pa.table(renamed).sort_by([("devices", "descending"), ("group", "ascending")])
 
 
 def render_page(
-    census: pa.Table, groups: pa.Table, left_out: pa.Table, facts: Mapping[str, Any], most_rows: int
+    census: pa.Table, groups: pa.Table, left_out: pa.Table, metadata: Mapping[str, Any], most_rows: int
 ) -> str:
-    """The page of one night. ``groups``: GROUPS; ``left_out``: LEFT_OUT; ``facts``: the partition's metadata, with site
-    and capture_date; ``most_rows``: of its table."""
+    """The page of one census. ``groups``: GROUPS; ``left_out``: LEFT_OUT; ``metadata``: the partition's, with site and
+    capture_date; ``most_rows``: of its table."""
     environment = Environment(
         loader=PackageLoader("iotid.census", "."),
         autoescape=True,
@@ -112,25 +113,24 @@ def render_page(
     census = census.append_column("also", _also(census))
     kinds = one_chunk(census.filter(_is_present(census))["kinds"])
     lines = group_lines(census, groups)
-    kept, packets = _kept_rows(census, lines, most_rows), Counter(facts["packets"])
+    shown, packets = _shown_rows(census, lines, most_rows), Counter(metadata["packets"])
     found = pa.RecordBatch.from_struct_array(kinds.flatten())
     return environment.get_template("census.html.j2").render(
-        facts=facts,
+        metadata=metadata,
         charts={"Type": _bars(found["type"]), "Vendor": _bars(found["vendor"])},
         found={"kinds": len(found), "addresses": pc.sum(pc.greater(pc.list_value_length(kinds), 0)).as_py() or 0},
         sections=_sections(census),
         groups={"count": len(lines), "rows": lines.slice(0, _LISTED).to_pylist()},
         packets={"flow": packets.pop("flow", 0), "left": packets.total(), "reasons": _reasons(packets)},
-        left_out=_left_out(left_out, facts),
-        rows={"kept": len(kept), "all": len(census)},
-        data=_script_json(_columns(kept) | _group_columns(kept, lines)),
+        left_out=_left_out(left_out, metadata),
+        rows={"shown": len(shown), "all": len(census)},
+        data=_script_json(_columns(shown) | _group_columns(shown, lines)),
     )
 
 
-def _kept_rows(census: pa.Table, lines: pa.Table, most: int) -> pa.Table:
-    """The rows that the page's table has, where there are more than ``most``: in turn one of each status, change and
-    marks, those with most flows first, so that a flood of one sort leaves room for the others. ``lines``: of
-    `group_lines`."""
+def _shown_rows(census: pa.Table, lines: pa.Table, most: int) -> pa.Table:
+    """At most ``most`` rows for the page's table: in rotation one of each status, change and marks, those with most
+    flows first, so that a flood of one kind of row does not displace the others. ``lines``: of `group_lines`."""
     if len(census) <= most:
         return census
     is_example = pc.is_in(census["device_id"], value_set=one_chunk(lines["example"]))
@@ -139,15 +139,15 @@ def _kept_rows(census: pa.Table, lines: pa.Table, most: int) -> pa.Table:
     sort_N = one_chunk(sort).dictionary_encode().indices.to_numpy()
     order = np.lexsort((-census["flows"].to_numpy(), sort_N))
     starts = np.flatnonzero(np.diff(sort_N[order], prepend=-1))
-    turn_N = np.empty(len(order), np.int64)
-    turn_N[order] = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
-    chosen = np.lexsort((turn_N, ~census["watched"].to_numpy()))[:most]
+    rank_N = np.empty(len(order), np.int64)
+    rank_N[order] = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
+    chosen = np.lexsort((rank_N, ~census["watched"].to_numpy()))[:most]
     return census.take(np.sort(chosen))
 
 
-def _left_out(left_out: pa.Table, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Of each reason why flows are in no row: what it means, flows, MACs or addresses, and the first listed."""
-    flows = {**facts["flows_without_device"], OTHER_PROTOCOL: facts["flows_of_other_protocols"]}
+def _left_out(left_out: pa.Table, metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """For each reason why flows are in no row: its meaning, flows, MACs or addresses, and the first rows."""
+    flows = {**metadata["flows_without_device"], OTHER_PROTOCOL: metadata["flows_of_other_protocols"]}
     rows = left_out.to_pylist()
     return [
         {
@@ -162,14 +162,14 @@ def _left_out(left_out: pa.Table, facts: Mapping[str, Any]) -> list[dict[str, An
 
 
 def _reasons(packets: Counter[str]) -> list[tuple[str, int]]:
-    """Why packets were left aside, in order; the rarer ones together."""
+    """Why packets are in no flow, in order; the rarer reasons as one."""
     common = +Counter(dict(packets.most_common(_REASONS)))
     others = packets.total() - common.total()
     return sorted(common.items()) + ([(f"{len(packets) - len(common):,} further reasons", others)] if others else [])
 
 
 def _sections(census: pa.Table) -> list[dict[str, Any]]:
-    """What an operator acts on, most pressing first: title, view of the table that shows all, number, first rows."""
+    """What an operator acts on, most urgent first: title, the table's view of all, number, first rows."""
     change, status, is_present = census["change"], census["status"], _is_present(census)
     census = census.append_column("name", name_of(census))
     wanted = {
@@ -179,7 +179,7 @@ def _sections(census: pa.Table) -> list[dict[str, Any]]:
         (NEW, "New"): pc.equal(change, NEW),
         (BACK, "Back"): pc.equal(change, BACK),
         (GONE, "Gone"): pc.equal(change, GONE),
-        (WITH_UNKNOWN, "Something unknown beside the kinds found"): pc.and_(is_present, pc.equal(status, WITH_UNKNOWN)),
+        (WITH_UNKNOWN, "Known kinds and something unknown"): pc.and_(is_present, pc.equal(status, WITH_UNKNOWN)),
         (SEVERAL, "Several kinds behind one address"): pc.and_(is_present, pc.equal(status, SEVERAL)),
         (UNKNOWN, "Unknown"): pc.and_(is_present, pc.equal(status, UNKNOWN)),
         (UNDECIDED, "Undecided"): pc.and_(is_present, pc.equal(status, UNDECIDED)),
@@ -205,7 +205,7 @@ def _bars(names: pa.Array) -> list[tuple[str, int, float]]:
 
 
 def _columns(census: pa.Table) -> dict[str, Any]:
-    """The rows for the page's script, column by column."""
+    """The rows for the page's script, as columns."""
     flat = _flat(census)
     columns: dict[str, Any] = {"kinds": _kinds(one_chunk(census["kinds"]))}
     for name in _CODED:
@@ -219,43 +219,43 @@ def _columns(census: pa.Table) -> dict[str, Any]:
 
 
 def _kinds(kinds: pa.ListArray) -> dict[str, list[list[Any]]]:
-    """``named``: name, vendor and type of each kind; ``of``: for each address the place there and the probability of
-    each kind found, in turns.
+    """``named``: name, vendor and type of each kind; ``of``: for each address, alternately, the index in ``named`` and
+    the probability of each kind found.
 
-    Vendor and type of a kind of which no class is named are its name already.
+    A kind without a named class is called by its vendor and type already.
     """
     found = kinds.flatten()
     is_named = pc.is_valid(found.field("label"))
     more = [pc.if_else(is_named, found.field(name), None).to_pylist() for name in ("vendor", "type")]
-    places: dict[tuple[str, str | None, str | None], int] = {}
+    indices: dict[tuple[str, str | None, str | None], int] = {}
     keys = zip(_printed(found).to_pylist(), *more, strict=True)
-    place_P = [places.setdefault(key, len(places)) for key in keys]
-    pairs = [value for pair in zip(place_P, found.field("confidence").to_pylist(), strict=True) for value in pair]
+    index_P = [indices.setdefault(key, len(indices)) for key in keys]
+    pairs = [value for pair in zip(index_P, found.field("confidence").to_pylist(), strict=True) for value in pair]
     ends = 2 * np.cumsum([0, *pc.list_value_length(kinds).to_pylist()])
     of = [pairs[start:end] for start, end in pairwise(ends.tolist())]
-    return {"named": [list(key) for key in places], "of": of}
+    return {"named": [list(key) for key in indices], "of": of}
 
 
 def _printed(kinds: pa.StructArray) -> pa.Array:
-    """The name of each kind found, and whether more than one device of it must be there."""
+    """The name of each kind found, and whether there must be more than one device of it."""
     names, are_more = names_of_kinds(kinds), pc.fill_null(pc.greater(kinds.field("units"), 1), False)
     return pc.if_else(are_more, pc.binary_join_element_wise(names, "(2 or more)", " "), names)
 
 
 def _also(census: pa.Table) -> pa.Array:
-    """Where kinds came to an address beside others that stay, their names; null where nothing came, or all is new."""
+    """The names of kinds that were added to an address; null if none was added, or all are new."""
     new = one_chunk(census["new_kinds"])
     number, before = pc.list_value_length(new), pc.list_value_length(one_chunk(census["kinds"]))
     return pc.if_else(pc.and_(pc.greater(number, 0), pc.less(number, before)), pc.binary_join(new, ", "), None)
 
 
 def _group_columns(census: pa.Table, lines: pa.Table) -> dict[str, Any]:
-    """For the page's script: how many devices each row stands for as the example of its group, else 0; and services."""
+    """For the page's script: the number of devices that a row represents as example of its group, else 0; services."""
     lines = lines.filter(pc.is_in(lines["group"], value_set=one_chunk(census["group"])))
-    place = pc.index_in(census["device_id"], value_set=one_chunk(lines["example"]))
+    index = pc.index_in(census["device_id"], value_set=one_chunk(lines["example"]))
     services = pc.binary_join(one_chunk(lines["services"]), ", ").to_pylist()
     return {
-        "stands_for": pc.fill_null(lines["devices"].take(place), 0).to_pylist(),
+        "stands_for": pc.fill_null(lines["devices"].take(index), 0).to_pylist(),
         "services": dict(zip(lines["group"].to_pylist(), services, strict=True)),
     }
 
@@ -273,14 +273,14 @@ def _flat(census: pa.Table) -> dict[str, pa.ChunkedArray]:
 
 
 def _shares(listed: pa.ListArray, names: pa.Array, least: float) -> pa.ChunkedArray:
-    """The lists as texts, without what is less probable than ``least``; ``names`` are their names, end to end."""
+    """The lists as texts, without entries less probable than ``least``; ``names``: of all entries, end to end."""
     confidence_P = listed.flatten().field("confidence").to_numpy(zero_copy_only=False)
     is_kept_P = confidence_P >= least
     texts = pc.binary_join_element_wise(names, pa.array(percents(confidence_P), pa.string()), " ")
     row_P = pc.list_parent_indices(listed).to_numpy()
     offsets = np.concatenate([[0], np.cumsum(np.bincount(row_P[is_kept_P], minlength=len(listed)))]).astype(np.int32)
-    kept = pa.ListArray.from_arrays(pa.array(offsets), texts.filter(pa.array(is_kept_P)))
-    return pa.chunked_array([pc.binary_join(kept, "; ")])
+    shown = pa.ListArray.from_arrays(pa.array(offsets), texts.filter(pa.array(is_kept_P)))
+    return pa.chunked_array([pc.binary_join(shown, "; ")])
 
 
 def _csv(columns: dict[str, pa.ChunkedArray]) -> str:
@@ -301,6 +301,6 @@ def _is_present(census: pa.Table) -> pa.ChunkedArray:
 
 
 def _script_json(value: Any) -> Markup:
-    """JSON that cannot end the script element it stands in, nor begin a comment or an entity."""
+    """JSON that can neither end its script element nor begin a comment or an entity."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))

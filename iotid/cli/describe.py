@@ -30,9 +30,9 @@ def main(
     nights = [store.open("flows", PartitionKey.of_date(site, day)) for site in sites for day in capture_dates]
     spark = spark_session(settings.spark, "iotid describe")
     found = traffic.describe(spark, nights, devices, settings.dataset, settings.flow)
-    alike = traffic.look_alikes(found, devices, settings.dataset.label)
+    groups = traffic.similar_labels(found, devices, settings.dataset.label)
     with TemporaryDirectory() as work, store.write("descriptions", PartitionKey.named(name)) as staged:
-        drawn = figures.of_traffic(found, alike, Path(work))
+        drawn = figures.of_traffic(found, groups, Path(work))
         staged.add_folder(work)
         staged.write_json("traffic.json", traffic.to_json(found))
         staged.metadata = {"figures": drawn, "nights": [night.key for night in nights]}

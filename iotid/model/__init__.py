@@ -1,4 +1,4 @@
-"""The adaptive ensemble, the device model, and the folder in which a trained one is kept."""
+"""The adaptive ensemble, the device model, and the folder of a trained model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = [
     "save_bundle",
 ]
 
-# loaded when first asked for: torch comes with them
+# imported on first use: they import torch
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={

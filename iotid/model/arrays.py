@@ -1,7 +1,7 @@
-"""Arrays of a safetensors file, held against what each must be: from the header, before any content is read.
+"""A safetensors file and a specification in, checked arrays out: the header is checked before content is read.
 
-A file that was cut, or in which arrays are missing, foreign, of another type or shape, is one line that names the
-array; so is a value that is not finite, or so large that sums of products would not be.
+A truncated file, and an array that is missing, unknown or of another type or shape, is an error of one line that names
+the array; so is a value that is not finite, or so large that sums of products would not be.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from iotid.schemas.typed import Count, Within
 
 MOST_BYTES = 1 << 32  # of a file
 _MOST_HEADER = 1 << 24
-_LARGEST = 1e12  # its square times the longest row is still a number of 32 bits
+_LARGEST = 1e12  # its square times the longest row still fits into 32 bits
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
 
@@ -39,11 +39,11 @@ class _Header(TypedDict):
 
 @dataclass(frozen=True)
 class Spec:
-    """What an array must be.
+    """Type, shape and range of an array.
 
-    ``dtypes``: names of safetensors, any of them. ``shape``: numbers, and names of sizes that arrays share, or sums of
-    both (``"D+1"``); the first array of a size sets it. Values lie from ``least`` to ``most``, or are -inf where
-    ``or_never``.
+    ``dtypes``: allowed ones, as safetensors names them. ``shape``: numbers, and names of sizes that arrays share, or
+    sums of both (``"D+1"``); the first array with a name sets its size. Values lie from ``least`` to ``most``, or
+    are -inf if ``or_never``.
     """
 
     dtypes: str
@@ -54,11 +54,11 @@ class Spec:
 
 
 def read_arrays(path: Path | str, specs: Mapping[str, Spec], optional: tuple[str, ...] = ()) -> dict[str, torch.Tensor]:
-    """The arrays of a file; those whose names begin with one of ``optional`` are all there, or none of them.
+    """The arrays of a file; those whose names begin with one of ``optional`` are all present, or none.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it does not hold what ``specs`` ask for.
+        OSError: the file cannot be read.
+        ValueError: it does not match ``specs``.
     """
     file, mode = open_without_waiting(path)
     with file:
@@ -70,7 +70,7 @@ def read_arrays(path: Path | str, specs: Mapping[str, Spec], optional: tuple[str
 def arrays_of(
     content: IO[bytes], size: int, specs: Mapping[str, Spec], optional: tuple[str, ...] = ()
 ) -> dict[str, torch.Tensor]:
-    """As `read_arrays`, of an open file of ``size`` bytes."""
+    """As `read_arrays`, from an open file of ``size`` bytes."""
     if size > MOST_BYTES:
         raise ValueError(f"it must have at most {MOST_BYTES:,} bytes, got {size:,}")
     head = content.read(8)
@@ -82,14 +82,14 @@ def arrays_of(
     wanted = {
         name: spec
         for name, spec in specs.items()
-        if not name.startswith(optional) or any(each.startswith(name.partition(".")[0] + ".") for each in headers)
+        if not name.startswith(optional) or any(stored.startswith(name.partition(".")[0] + ".") for stored in headers)
     }
     if missing := [name for name in wanted if name not in headers]:
         raise ValueError(f"array {missing[0]} is missing" + _more(missing))
     if foreign := [name for name in headers if name not in wanted]:
         raise ValueError(f"array {cut(foreign[0])} is not one that a model has" + _more(foreign))
     _check_shapes(headers, wanted)
-    _check_places(headers, size - 8 - length)
+    _check_offsets(headers, size - 8 - length)
     try:
         tensors: dict[str, torch.Tensor] = safetensors.load(head + header + content.read(size - 8 - length))
     except SafetensorError as fault:
@@ -112,8 +112,8 @@ def _headers(content: bytes) -> dict[str, _Header]:
     return found
 
 
-def _check_places(headers: Mapping[str, _Header], size: int) -> None:
-    """The arrays lie one after the other, without a gap, from the header to the end of the file."""
+def _check_offsets(headers: Mapping[str, _Header], size: int) -> None:
+    """The arrays follow each other without a gap, from the header to the end of the file."""
     end = 0
     for name, header in sorted(headers.items(), key=lambda item: item[1]["data_offsets"]):
         start, stop = header["data_offsets"]
@@ -128,7 +128,7 @@ def _check_places(headers: Mapping[str, _Header], size: int) -> None:
 
 
 def _check_shapes(headers: Mapping[str, _Header], specs: Mapping[str, Spec]) -> None:
-    sizes: dict[str, tuple[int, str]] = {}  # and the array that set it
+    sizes: dict[str, tuple[int, str]] = {}  # each with the array that set it
     for name, spec in specs.items():
         header = headers[name]
         if header["dtype"] not in spec.dtypes.split():
@@ -156,7 +156,7 @@ def _check_values(name: str, array: NDArray[Any], spec: Spec) -> None:
     values = array[array != -np.inf] if spec.or_never else array
     if not values.size:
         return
-    least, most = float(values.min()), float(values.max())  # NaN, where there is one
+    least, most = float(values.min()), float(values.max())  # NaN if there is one
     if not (least >= spec.least and most <= spec.most):
         kind = "finite, and " if values.dtype.kind == "f" else ""
         raise ValueError(

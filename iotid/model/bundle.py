@@ -1,6 +1,6 @@
-"""A trained model's folder: weights and what else was learned in safetensors, the rest in JSON, nothing that unpickles.
+"""A trained model in, its folder out, and back: all that was learned as safetensors, the rest as JSON, no pickles.
 
-``Predictor`` is what serves it: in Python, in Spark workers (from bytes, so that it can be broadcast) and in MLflow.
+``Predictor`` serves it: in Python, in Spark workers (from bytes, so that it can be broadcast) and in MLflow.
 
 Shape suffixes: N flows, D distinct flows, M packets kept of each flow, K characteristics, C classes.
 """
@@ -11,7 +11,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 from uuid import uuid4
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 WEIGHTS = "weights.safetensors"
 DESCRIPTION = "model.json"
 _VERSION = 5
-_PARTS = ("memory.", "devices.")  # how the names of arrays begin that a network has not
-_BATCH_PACKETS = 4096  # packets scored at once: large enough for the matrix units, small enough for the caches
-_SLICE = 1_000_000  # flows encoded at once; bounds the memory of a prediction
+_PREFIXES = ("memory.", "devices.")  # of names of arrays that are not the network's
+_BATCH_PACKETS = 4096  # packets of a batch: enough for the matrix units, few enough for the caches
+_SLICE = 1_000_000  # flows encoded in one step; bounds the memory of a prediction
 
 
 def save_bundle(
@@ -68,10 +68,10 @@ def save_bundle(
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """After a crash at any time the file is the former one or this one, whole."""
+    """After a crash at any time the file is the former one or the new one, whole."""
     temporary = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
-        with temporary.open("xb") as file:  # new, so that it is through no link
+        with temporary.open("xb") as file:  # new, so that it follows no link
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -83,14 +83,14 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @dataclass(frozen=True)
 class Learned:
-    """What a model knows beside its network: training's sequences, and what devices' sets of flows look like."""
+    """What a model learned beside its network. Stored arrays of ``sequence_counts`` are named ``memory.*``."""
 
-    memory: SequenceCounts | None = None
+    sequence_counts: SequenceCounts | None = None
     devices: DeviceModel | None = None
 
     def to_tensors(self) -> dict[str, torch.Tensor]:
-        """Under names that begin with the part's, as no weight of the network does."""
-        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        """By name; no weight of the network has one of these prefixes."""
+        parts = {"memory": self.sequence_counts, "devices": self.devices}
         return {
             f"{part}.{name}": torch.from_numpy(np.ascontiguousarray(array))
             for part, learned in parts.items()
@@ -100,7 +100,7 @@ class Learned:
 
     @classmethod
     def specs(cls, encoding: Encoding) -> dict[str, Spec]:
-        """What the tensors of ``to_tensors`` are, of a model of this encoding."""
+        """What ``to_tensors`` gives of a model of this encoding."""
         _, kind_C = kinds_of(encoding.labels, encoding.devices)
         parts = {
             "memory": SequenceCounts.specs(len(encoding.labels)),
@@ -109,27 +109,27 @@ class Learned:
         return {f"{part}.{name}": spec for part, specs in parts.items() for name, spec in specs.items()}
 
     @classmethod
-    def split_off(
+    def from_tensors(
         cls, tensors: Mapping[str, torch.Tensor], encoding: Encoding
     ) -> tuple[Learned, dict[str, torch.Tensor]]:
-        """What is learned among a bundle's tensors, and the network's weights.
+        """What was learned, from a bundle's tensors, and the network's weights.
 
         Raises:
-            KeyError: a part of it is missing.
+            KeyError: a part is missing.
             ValueError: parts do not fit each other.
         """
         weights: dict[str, torch.Tensor] = {}
-        arrays: dict[str, dict[str, np.ndarray]] = {field.name: {} for field in fields(cls)}
+        arrays: dict[str, dict[str, np.ndarray]] = {"memory": {}, "devices": {}}
         for name, tensor in tensors.items():
             part, _, rest = name.partition(".")
             if part in arrays:
                 arrays[part][rest] = tensor.numpy()
             else:
                 weights[name] = tensor
-        memory, devices = arrays["memory"], arrays["devices"]
+        counts, devices = arrays["memory"], arrays["devices"]
         _, kind_C = kinds_of(encoding.labels, encoding.devices)
         return cls(
-            SequenceCounts.from_arrays(memory) if memory else None,
+            SequenceCounts.from_arrays(counts) if counts else None,
             DeviceModel.from_arrays(devices, kind_C) if devices else None,
         ), weights
 
@@ -153,7 +153,7 @@ class Predictor:
         """
         try:
             description = read_file(Path(folder) / DESCRIPTION)
-            return cls._of(description, lambda specs: read_arrays(Path(folder) / WEIGHTS, specs, _PARTS))
+            return cls._of(description, lambda specs: read_arrays(Path(folder) / WEIGHTS, specs, _PREFIXES))
         except OSError as fault:
             raise DataError(
                 f"model {folder}: {fault.filename} cannot be read ({fault.strerror}); train again"
@@ -162,19 +162,19 @@ class Predictor:
     @classmethod
     def from_bytes(cls, weights: bytes, description: str | bytes) -> Predictor:
         """The model whose two files have this content; raises what ``load`` raises."""
-        return cls._of(description, lambda specs: arrays_of(io.BytesIO(weights), len(weights), specs, _PARTS))
+        return cls._of(description, lambda specs: arrays_of(io.BytesIO(weights), len(weights), specs, _PREFIXES))
 
     @classmethod
     def _of(
         cls, description: str | bytes, read: Callable[[Mapping[str, Spec]], Mapping[str, torch.Tensor]]
     ) -> Predictor:
-        """The description is judged first, then the header of the weights, and only then are these read."""
+        """Checks the description first, then the header of the weights, and only then reads these."""
         try:
             stored = parse_object(description)
             typed.check(_Description, stored)
             versions = {name: stored[name] for name in ("bundle_version", "flows_version")}
         except ValueError as fault:
-            raise DataError(f"{DESCRIPTION}: is not a model's description ({fault}); train again") from None
+            raise DataError(f"{DESCRIPTION}: is no description of a model ({fault}); train again") from None
         expected = {"bundle_version": _VERSION, "flows_version": schemas.FLOWS.version}
         for name, version in versions.items():
             if version != expected[name]:
@@ -189,8 +189,8 @@ class Predictor:
         settings, sizes, classes = _settings_of(stored), vocabulary_sizes(encoding), len(encoding.labels)
         try:
             tensors = read({**network_specs(shapes(settings, sizes, classes)), **Learned.specs(encoding)})
-            learned, own_weights = Learned.split_off(tensors, encoding)
-            if (learned.memory is not None) != settings.sequence_counts:
+            learned, own_weights = Learned.from_tensors(tensors, encoding)
+            if (learned.sequence_counts is not None) != settings.sequence_counts:
                 due = "be" if settings.sequence_counts else "not be"
                 raise ValueError(
                     f"arrays memory.*: must {due} there, as model.sequence_counts is {settings.sequence_counts}"
@@ -205,7 +205,7 @@ class Predictor:
         """One row of schemas.PREDICTIONS for each row of ``flows``, in its order.
 
         ``flows`` needs only those columns of schemas.FLOWS that the model's characteristics are made from. Equal
-        sequences are scored once: most flows of a network are exact repeats of others.
+        sequences are scored once: most flows of a network equal others.
 
         Raises:
             SchemaError: a column that the model needs is missing or of another type.
@@ -233,12 +233,12 @@ class Predictor:
         out_NC = np.empty((len(counts_N), len(self.labels)), np.float32)
         for rows in batches_by_length(counts_N, _BATCH_PACKETS):
             out_NC[rows] = torch.softmax(self._model(tensors_of(sequences, rows, counts_N)), dim=1).numpy()
-        memory = self.learned.memory
-        return memory.join(sequences, out_NC) if memory else out_NC
+        sequence_counts = self.learned.sequence_counts
+        return sequence_counts.posterior(sequences, out_NC) if sequence_counts else out_NC
 
 
 def network_specs(shapes_of_state: Mapping[str, tuple[int, ...]]) -> dict[str, Spec]:
-    """What the arrays of a network's state must be."""
+    """The types and shapes of a network's state."""
     return {name: Spec("F32", shape) for name, shape in shapes_of_state.items()}
 
 
@@ -262,5 +262,5 @@ def _settings_of(stored: Mapping[str, Any]) -> config.Model:
 
 
 def vocabulary_sizes(encoding: Encoding) -> dict[str, int]:
-    """Ids of each characteristic, padding and out-of-vocabulary among them, in the encoding's order."""
+    """Number of ids of each characteristic, with padding and out-of-vocabulary, in the encoding's order."""
     return {name: vocabulary.size for name, vocabulary in encoding.vocabularies.items()}

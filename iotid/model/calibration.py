@@ -1,8 +1,8 @@
-"""Probabilities that are as high as the answers are often right: fitted to what was not learned from.
+"""Logits and labels of the validation part in; a temperature and class biases, for calibrated probabilities, out.
 
-Training weighs rows and classes otherwise than they occur, so that rare ones are learned, and whatever learns is as
-sure of its training part as of nothing later. A temperature (Guo et al., ICML 2017) with a bias for each class, which
-undoes the shift of the classes' weights (bias-corrected temperature scaling: Alexandari et al., ICML 2020), mends both.
+Training reweights rows and classes, so that rare ones are learned, and a model is overconfident on its training part. A
+temperature (Guo et al., ICML 2017) with a bias for each class, which corrects the shift of the class weights
+(bias-corrected temperature scaling: Alexandari et al., ICML 2020), fixes both.
 
 Shape suffixes: N rows, C classes.
 """
@@ -23,9 +23,9 @@ def calibration(
 ) -> tuple[float, NDArray[np.float64]]:
     """The factor, and the bias of each class (C,), with which ``factor * logits + bias`` fits the labels best.
 
-    Maximum a posteriori over all flows, under standard normal priors of the factor's logarithm and of each bias, so
-    that a class which validation hardly shows keeps what training gave it. ``kind``: ``classes``, ``temperature`` (all
-    biases are 0), or ``none`` (the factor is 1, too). A logit of -inf is that of a class that is never the answer.
+    Maximum a posteriori over all flows, with standard normal priors of the factor's logarithm and of each bias, so that
+    a class that is rare in validation keeps its training odds. ``kind``: ``classes``, ``temperature`` (all biases are
+    0), or ``none`` (the factor is 1, too). A class with a logit of -inf is never the answer.
     """
     from scipy.optimize import minimize
     from scipy.special import log_softmax, softmax

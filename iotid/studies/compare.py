@@ -1,4 +1,4 @@
-"""Several protocols as one table, to read and to load."""
+"""Labelled flows in; scores of the ensemble and its baselines under several protocols, as tables, out."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from iotid.schemas import SPLITS
 from iotid.schemas.metadata import remedy
 from iotid.storage import read_table
 from iotid.studies import open_set
-from iotid.studies.fold import CAPTURES, ETEI, FLOWS, WINDOWS, rival_by_bytes
-from iotid.studies.households import compare as households
+from iotid.studies.fold import CAPTURES, ETEI, FLOWS, WINDOWS, bytes_baseline
+from iotid.studies.households import run as households
 from iotid.studies.households import scores as household_scores
 from iotid.studies.open_set import OpenSet
 from iotid.studies.protocols import splits
-from iotid.studies.study import Outcome, Result, Study, SystemScores
+from iotid.studies.study import ProtocolResult, ProtocolScores, Study, SystemScores
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -32,12 +32,12 @@ _HEAD = (
     "system",
     "macro F1 of flows",
     "accuracy",
-    "of the ceiling",
+    "share of the ceiling",
     "merged macro F1",
     "calibration error",
     "macro F1 of its own windows",
-    "captures named right",
-    "merged",
+    "accuracy of captures",
+    "merged accuracy",
     "calibration error of captures",
 )
 
@@ -45,24 +45,24 @@ _HEAD = (
 _OF_SETS = ("known", "left_out")
 
 
-def made_by(settings: config.Settings, nights: Sequence[Partition], devices: DeviceList) -> str:
-    """Names all that a comparison depends on, but for the protocols asked for."""
-    made_of: dict[str, Any] = {"devices": devices.hash}
-    made_of["nights"] = [[night.key, night.metadata] for night in nights]
-    made_of["census"] = settings.census.model_dump(include={"min_flows", "min_evidence", "min_confidence"})
+def fingerprint(settings: config.Settings, partitions: Sequence[Partition], devices: DeviceList) -> str:
+    """Hash of all that a comparison depends on, except the protocols."""
+    parts: dict[str, Any] = {"devices": devices.hash}
+    parts["nights"] = [[partition.key, partition.metadata] for partition in partitions]
+    parts["census"] = settings.census.model_dump(include={"min_flows", "min_evidence", "min_confidence"})
     sections = (settings.model, settings.training, settings.dataset, settings.evaluation, settings.flow)
-    return config.settings_hash(*sections, extra=made_of)
+    return config.settings_hash(*sections, extra=parts)
 
 
 def read_device_traffic(
     spark: SparkSession, splits: Sequence[Partition], flows: LabelledFlows, capture: config.Capture
 ) -> DeviceTraffic:
-    """What the devices' packets look like in the captures of these nights (SPLITS); reads them once more.
+    """Packet counts of the devices in the captures of these partitions (SPLITS); reads the captures once more.
 
     A capture that is planned at several sites counts once, at the first by name.
 
     Raises:
-        InputError: a capture is no longer there.
+        InputError: a capture is missing.
     """
     from iotid.dataset import read_device_traffic
 
@@ -76,9 +76,9 @@ def _captures_by_site(splits: Sequence[Partition]) -> dict[str, list[str]]:
 
     columns = pa.schema([SPLITS.arrow_schema().field("path")])
     site_of: dict[str, str] = {}
-    for night in sorted(splits, key=lambda night: night.key["site"], reverse=True):
-        planned = read_table(night.uri, columns, remedy("splits"))["path"].unique().to_pylist()
-        site_of |= dict.fromkeys(planned, night.key["site"])
+    for partition in sorted(splits, key=lambda partition: partition.key["site"], reverse=True):
+        planned = read_table(partition.uri, columns, remedy("splits"))["path"].unique().to_pylist()
+        site_of |= dict.fromkeys(planned, partition.key["site"])
     paths: dict[str, list[str]] = {}
     for path, site in sorted(site_of.items()):
         paths.setdefault(site, []).append(path)
@@ -87,21 +87,23 @@ def _captures_by_site(splits: Sequence[Partition]) -> dict[str, list[str]]:
 
 def compare(
     flows: LabelledFlows, settings: config.Settings, folder: Path, traffic: DeviceTraffic | None = None
-) -> list[Result]:
+) -> list[ProtocolResult]:
     """One result for each of ``evaluation.protocols``; raises what ``Study.run`` raises, if it can before training."""
     import torch
 
     for protocol in settings.evaluation.protocols:
         next(splits(flows, protocol, settings.evaluation))
     if ETEI in settings.evaluation.packet_baselines:
-        rival_by_bytes(flows, settings.evaluation)
+        bytes_baseline(flows, settings.evaluation)
     torch.set_num_threads(settings.training.ranks * settings.training.threads)  # one rank has them all
     study = Study(settings, folder, traffic)
     return [study.run(flows, protocol) for protocol in settings.evaluation.protocols]
 
 
-def write(results: Sequence[Result], folder: Path, of_households: households.HouseholdComparison | None = None) -> Path:
-    """Write the tables, the numbers and answers behind them, and what curves there are; return their folder."""
+def write(
+    results: Sequence[ProtocolResult], folder: Path, of_households: households.HouseholdComparison | None = None
+) -> Path:
+    """Write the tables, their numbers and answers, and curves; return their folder."""
     import pyarrow.parquet as pq
 
     from iotid.studies import figures
@@ -109,24 +111,24 @@ def write(results: Sequence[Result], folder: Path, of_households: households.Hou
     shown = folder / "comparison"
     shutil.rmtree(shown, ignore_errors=True)
     shown.mkdir(parents=True)
-    outcomes = [result.outcome for result in results]
-    (shown / "comparison.json").write_text(json.dumps(outcomes, indent=1) + "\n")
-    (shown / "comparison.md").write_text(text(outcomes, of_households))
+    all_scores = [result.scores for result in results]
+    (shown / "comparison.json").write_text(json.dumps(all_scores, indent=1) + "\n")
+    (shown / "comparison.md").write_text(text(all_scores, of_households))
     (shown / "households.json").write_text(json.dumps(of_households, indent=1) + "\n")
-    for outcome, answers, sets in results:
-        name = outcome["protocol"].replace(":", "-")
+    for protocol_scores, answers, sets in results:
+        name = protocol_scores["protocol"].replace(":", "-")
         pq.write_table(answers, shown / f"answers_{name}.parquet")
-        if outcome["days"]:
-            figures.drift(outcome["days"], shown / f"{name}.png")
-        if outcome["open_set"]:
+        if protocol_scores["days"]:
+            figures.drift(protocol_scores["days"], shown / f"{name}.png")
+        if protocol_scores["open_set"]:
             pq.write_table(sets, shown / f"sets_{name}.parquet")
-            figures.roc(outcome["open_set"]["scores"], shown / f"{name}.png")
+            figures.roc(protocol_scores["open_set"]["scores"], shown / f"{name}.png")
     return shown
 
 
-def text(outcomes: Sequence[Outcome], of_households: households.HouseholdComparison | None = None) -> str:
+def text(all_scores: Sequence[ProtocolScores], of_households: households.HouseholdComparison | None = None) -> str:
     """The tables as Markdown."""
-    lines = [*_lines(outcomes), *(_lines_of_households(of_households) if of_households else ())]
+    lines = [*_lines(all_scores), *(_lines_of_households(of_households) if of_households else ())]
     return "\n".join(lines) + "\n"
 
 
@@ -142,35 +144,38 @@ def flat_households(of_households: households.HouseholdComparison) -> dict[str, 
     }
 
 
-def flat(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    """``protocol.system.of.metric`` -> value, for tracking; ``of`` is flows, windows or captures, perhaps _merged.
+def flat(all_scores: Sequence[ProtocolScores]) -> dict[str, float]:
+    """``protocol.system.of.metric`` -> value, for tracking; ``of`` is flows, windows, captures, or one with _merged.
 
-    Of the open set: ``protocol.open_set.score.metric``, and the same for ``at_limit`` and what a census says.
+    Of the open set: ``protocol.open_set.score.metric``, and the same for ``at_limit`` and the census.
     """
-    told_of_systems = {
-        f"{outcome['protocol'].replace(':', '-')}.{system}.{of}{kind}.{metric}": score["value"]
-        for outcome in outcomes
-        for system, told in outcome["systems"].items()
-        for kind, scores in (("", told["scores"]), ("_merged", told["merged"]))
+    numbers = {
+        f"{protocol_scores['protocol'].replace(':', '-')}.{system}.{of}{kind}.{metric}": score["value"]
+        for protocol_scores in all_scores
+        for system, system_scores in protocol_scores["systems"].items()
+        for kind, scores in (("", system_scores["scores"]), ("_merged", system_scores["merged"]))
         for of, metrics in scores.items()
         for metric, score in metrics.items()
         if score["value"] is not None
     }
-    told_of_systems |= {
-        f"{outcome['protocol'].replace(':', '-')}.{system}.{of}.expected_calibration_error": error
-        for outcome in outcomes
-        for system, told in outcome["systems"].items()
-        for of, error in ((FLOWS, told["expected_calibration_error"]), (CAPTURES, told["captures_calibration_error"]))
+    numbers |= {
+        f"{protocol_scores['protocol'].replace(':', '-')}.{system}.{of}.expected_calibration_error": error
+        for protocol_scores in all_scores
+        for system, system_scores in protocol_scores["systems"].items()
+        for of, error in (
+            (FLOWS, system_scores["expected_calibration_error"]),
+            (CAPTURES, system_scores["captures_calibration_error"]),
+        )
         if error is not None
     }
-    of_sets = ((outcome["protocol"], outcome["open_set"]) for outcome in outcomes)
-    told_of_sets = {
+    of_sets = ((protocol_scores["protocol"], protocol_scores["open_set"]) for protocol_scores in all_scores)
+    of_open_sets = {
         f"{protocol}.open_set.{name}": value
         for protocol, judged in of_sets
         if judged
         for name, value in _numbers(judged)
     }
-    return told_of_systems | told_of_sets
+    return numbers | of_open_sets
 
 
 def _numbers(judged: OpenSet) -> Iterator[tuple[str, float]]:
@@ -181,54 +186,61 @@ def _numbers(judged: OpenSet) -> Iterator[tuple[str, float]]:
         yield from ((f"{part}.{name}", share) for name, share in shares.items())
 
 
-def _lines(outcomes: Sequence[Outcome]) -> Iterator[str]:
-    for outcome in outcomes:
-        sizes = ", ".join(f"{part} {flows:,}" for part, flows in outcome["flows"].items())
-        yield f"## {outcome['protocol']}"
+def _lines(all_scores: Sequence[ProtocolScores]) -> Iterator[str]:
+    for own in all_scores:
+        sizes = ", ".join(f"{part} {flows:,}" for part, flows in own["flows"].items())
+        yield f"## {own['protocol']}"
         yield ""
         yield (
-            f"{len(outcome['labels'])} labels ({len(outcome['coarse_labels'])} merged), flows: {sizes}; "
-            f"{outcome['captures']:,} captures of a device. Of the test flows {_percent(outcome['seen'])} have a "
-            f"twin in training, {_percent(outcome['leakage'])} one with their label; the best that equal sequences "
-            f"allow is {_percent(outcome['ceiling'])}, the commonest label alone {_percent(outcome['floor'])}. Of the "
-            f"captures {_percent(outcome['captures_ceiling'])} can be named where equal ones are answered alike."
+            f"{len(own['labels'])} labels ({len(own['coarse_labels'])} merged), flows: {sizes}; "
+            f"{own['captures']:,} captures of a device. Of the test flows {_percent(own['seen'])} have a duplicate in "
+            f"training, {_percent(own['leakage'])} one with their label; the ceiling that equal sequences allow is "
+            f"{_percent(own['ceiling'])}, the majority label alone has {_percent(own['floor'])}. Of the captures "
+            f"{_percent(own['captures_ceiling'])} can be named right if equal captures get equal answers."
         )
         yield ""
         yield f"| {' | '.join(_HEAD)} |"
         yield "|---" * len(_HEAD) + "|"
-        for system, told in outcome["systems"].items():
-            yield f"| {system} | {' | '.join(_cells(told))} |"
+        for system, system_scores in own["systems"].items():
+            yield f"| {system} | {' | '.join(_cells(system_scores))} |"
         yield ""
-        if outcome["days"]:
-            yield f"| day | flows |{'|'.join(f' {system} ' for system in outcome['days'][0]['macro_f1'])}|"
-            yield "|---" * (2 + len(outcome["days"][0]["macro_f1"])) + "|"
-            for day in outcome["days"]:
+        if own["days"]:
+            yield f"| day | flows |{'|'.join(f' {system} ' for system in own['days'][0]['macro_f1'])}|"
+            yield "|---" * (2 + len(own["days"][0]["macro_f1"])) + "|"
+            for day in own["days"]:
                 reached = " | ".join(_percent(value) for value in day["macro_f1"].values())
                 yield f"| {day['day']} | {day['flows']:,} | {reached} |"
             yield ""
-        if outcome["open_set"]:
-            yield from _lines_of_sets(outcome["open_set"])
+        if own["open_set"]:
+            yield from _lines_of_sets(own["open_set"])
             yield ""
-    origins = {system: told["origin"] for outcome in outcomes for system, told in outcome["systems"].items()}
+    origins = {
+        system: system_scores["origin"]
+        for protocol_scores in all_scores
+        for system, system_scores in own["systems"].items()
+    }
     yield from (f"* {system}: {origin}" for system, origin in origins.items())
 
 
-def _lines_of_households(outcome: households.HouseholdComparison) -> Iterator[str]:
+def _lines_of_households(comparison: households.HouseholdComparison) -> Iterator[str]:
     yield ""
     yield "## Households"
     yield ""
     yield (
-        f"Captures of {len(outcome['kinds'])} kinds, held back in {outcome['folds']} folds, merged as if behind one "
-        "address. Exact: all kinds there are found and no other; false and missed unknown: of merges without and with "
-        "a device never learned; calibration: expected calibration error of kinds; count error: of the least number "
-        "of devices of a kind. In per cent."
+        f"Captures of {len(comparison['kinds'])} kinds, held back in {comparison['folds']} folds, merged as if behind "
+        "one address. Exact: all kinds there are found and no other; false and missed unknown: of merges without and "
+        "with a device never learned; calibration: expected calibration error of kinds; count error: of the least "
+        "number of devices of a kind. In per cent."
     )
-    for title, rows, count in (("merged", outcome["merges"], "merges"), ("alone", outcome["alone"], "sets")):
+    for title, rows, count in (
+        ("merged", comparison["merges"], "merges"),
+        ("alone", comparison["alone"], "sets"),
+    ):
         if rows:
             yield ""
             yield from household_scores.markdown(title, rows, count)
     yield ""
-    yield from (f"* {method}: {origin}" for method, origin in outcome["origins"].items())
+    yield from (f"* {method}: {origin}" for method, origin in comparison["origins"].items())
 
 
 def _lines_of_sets(judged: OpenSet) -> Iterator[str]:
@@ -243,34 +255,36 @@ def _lines_of_sets(judged: OpenSet) -> Iterator[str]:
         f"another in {known['wrong']}, {known['undecided']} are undecided, {known['unknown']} unknown."
     )
     yield ""
-    yield "| score | AUROC | of each group | false unknowns at 95 % detection | what it is |"
+    yield "| score | AUROC | AUROC by group | false unknowns at 95 % detection | definition |"
     yield "|---|---|---|---|---|"
     for name, score in judged["scores"].items():
         groups = ", ".join(f"{area:.3f}" for area in score["auroc_of_groups"])
         lost = _percent(score["false_unknown_at_95"])
         yield f"| {name} | {score['auroc']:.3f} | {groups} | {lost} | {open_set.ORIGINS[name]} |"
     yield ""
-    yield "| left out | captures | unknown | undecided | named | mostly |"
+    yield "| label left out | captures | unknown | undecided | named | most often as |"
     yield "|---|---|---|---|---|---|"
     for each in judged["per_label"]:
         shares = " | ".join(_percent(share) for share in (each["unknown"], each["undecided"], each["named"]))
         yield f"| {each['label']} | {each['captures']:,} | {shares} | {each['mostly'] or ''} |"
 
 
-def _cells(told: SystemScores) -> Iterator[str]:
-    scores, merged = told["scores"], told["merged"]
+def _cells(system_scores: SystemScores) -> Iterator[str]:
+    scores, merged = system_scores["scores"], system_scores["merged"]
     if FLOWS in scores:
         yield _interval(scores[FLOWS]["macro_f1"])
         yield _interval(scores[FLOWS]["accuracy"])
-        yield _percent(told["ceiling_share"])
+        yield _percent(system_scores["ceiling_share"])
         yield _interval(merged[FLOWS]["macro_f1"])
-        yield _percent(told["expected_calibration_error"])
+        yield _percent(system_scores["expected_calibration_error"])
     else:
         yield from [""] * 5
-    yield f"{_interval(scores[WINDOWS]['macro_f1'])} of {told['items'][WINDOWS]:,}" if WINDOWS in scores else ""
+    yield (
+        f"{_interval(scores[WINDOWS]['macro_f1'])} of {system_scores['items'][WINDOWS]:,}" if WINDOWS in scores else ""
+    )
     yield _interval(scores[CAPTURES]["accuracy"]) if CAPTURES in scores else ""
     yield _interval(merged[CAPTURES]["accuracy"]) if CAPTURES in merged else ""
-    yield _percent(told["captures_calibration_error"]) if CAPTURES in scores else ""
+    yield _percent(system_scores["captures_calibration_error"]) if CAPTURES in scores else ""
 
 
 def _interval(score: Score) -> str:

@@ -1,7 +1,7 @@
-"""What the traffic of each label looks like: mean and entropy of every flow's characteristics (the paper's section 3).
+"""Tables of flows in; for each label, distributions of mean and entropy of each flow's characteristics out (the
+paper's section 3).
 
-Computed by Spark over the tables of flows; what comes back are counts of flows by rounded value, so that its size
-depends on the labels and not on the flows.
+Spark counts flows by rounded value, so that the size of the result depends on the labels and not on the flows.
 
 Shape suffixes: N flows, P packets of all of them, V distinct (flow, value) pairs.
 """
@@ -45,7 +45,7 @@ _COUNTED = pa.schema(
 
 
 class Spread(NamedTuple):
-    """How a measure is spread over flows: its rounded values in order, and the flows that have each."""
+    """Distribution of a measure over flows: its rounded values in order, and the flows with each."""
 
     values: NDArray[np.float64]
     flows: NDArray[np.int64]
@@ -57,27 +57,27 @@ class Spread(NamedTuple):
 
 
 Distributions = Mapping[tuple[str, str, str], Spread]
-"""(label, characteristic, MEAN or ENTROPY) -> its spread."""
+"""(label, characteristic, MEAN or ENTROPY) -> its distribution."""
 
 
 def describe(
     spark: SparkSession,
-    nights: Sequence[Partition],
+    partitions: Sequence[Partition],
     devices: DeviceList,
     settings: config.Dataset,
     flow: config.Flow,
 ) -> Distributions:
     """The traffic of every label with ``dataset.min_flows`` flows or more, of ``dataset.characteristics``."""
-    check_partitions(nights, flow)
-    files = partition_files(nights)
-    source = Source(files, later_flows(spark, nights), devices.at(files, spark), settings, flow.max_packets)
+    check_partitions(partitions, flow)
+    files = partition_files(partitions)
+    source = Source(files, later_flows(spark, partitions), devices.at(files, spark), settings, flow.max_packets)
     count = partial(_count, source=source)
     counted = task_ids(spark, range(len(files))).mapInArrow(in_worker(count), spark_schema(_COUNTED)).toArrow()
     return summarise(counted, settings.min_flows)
 
 
 def summarise(counted: pa.Table, min_flows: int) -> Distributions:
-    """The spreads of counts that were made in pieces."""
+    """The distributions, from counts of several tasks."""
     keys = ["label", "characteristic", "measure", "steps"]
     summed = counted.group_by(keys, use_threads=False).aggregate([("flows", "sum")])
     summed = summed.sort_by([(key, "ascending") for key in keys])
@@ -92,8 +92,8 @@ def summarise(counted: pa.Table, min_flows: int) -> Distributions:
     }
 
 
-def look_alikes(traffic: Distributions, devices: DeviceList, kind: str) -> dict[str, list[str]]:
-    """Labels of one vendor and type, by both."""
+def similar_labels(traffic: Distributions, devices: DeviceList, kind: str) -> dict[str, list[str]]:
+    """Vendor and type -> the labels of both."""
     groups: dict[str, list[str]] = {}
     for label, name in devices.device_kinds(kind, dict.fromkeys(label for label, _, _ in traffic)).items():
         groups.setdefault(name, []).append(label)
@@ -101,7 +101,7 @@ def look_alikes(traffic: Distributions, devices: DeviceList, kind: str) -> dict[
 
 
 def to_json(traffic: Distributions) -> list[dict[str, object]]:
-    """One entry for each spread."""
+    """One entry for each distribution."""
     return [
         {
             "label": label,

@@ -1,4 +1,4 @@
-"""Figures of studies as PNG files: drift over days, unknown kinds, what each label's traffic looks like."""
+"""Results of studies in, PNG files out: drift over days, detection of unknown kinds, distributions of traffic."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def drift(days: Sequence[Day], path: Path, title: str = "") -> None:
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     places = range(len(days))
     for number, system in enumerate(days[0]["macro_f1"]):
-        look = {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[number // len(COLOURS) % len(DASHES)]}
-        above.plot(places, [day["macro_f1"][system] for day in days], marker="o", markersize=3, label=system, **look)
+        style = {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[number // len(COLOURS) % len(DASHES)]}
+        above.plot(places, [day["macro_f1"][system] for day in days], marker="o", markersize=3, label=system, **style)
     above.set_ylim(0, 1.02)
     above.set_ylabel("macro F1 of flows")
     above.legend(frameon=False, fontsize=7.5, loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=3.2)
@@ -41,7 +41,7 @@ def drift(days: Sequence[Day], path: Path, title: str = "") -> None:
 
 
 def roc(scores: Mapping[str, NewScore], path: Path, title: str = "") -> None:
-    """Share of new kinds found against known ones called unknown, of every score; dotted, where 95 % are found."""
+    """ROC curve of every score: share of new kinds found against known ones called unknown; dotted: 95 % found."""
     figure = new_figure(4.8, 4.4)
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--")
@@ -61,13 +61,13 @@ def roc(scores: Mapping[str, NewScore], path: Path, title: str = "") -> None:
     save(figure, path)
 
 
-def of_traffic(traffic: Distributions, alike: Mapping[str, Sequence[str]], folder: Path) -> list[str]:
+def of_traffic(traffic: Distributions, groups: Mapping[str, Sequence[str]], folder: Path) -> list[str]:
     """Every figure of ``traffic`` below ``folder``; the names of their files.
 
-    ``alike``: groups of labels whose entropies are drawn on one panel, those with one label left out.
+    ``groups``: labels whose entropies are drawn on one panel; groups of one label are left out.
     """
     known = {label for label, _, _ in traffic}
-    groups = {name: [label for label in labels if label in known] for name, labels in alike.items()}
+    groups = {name: [label for label in labels if label in known] for name, labels in groups.items()}
     groups = {name: labels for name, labels in groups.items() if len(labels) > 1}
     drawn = []
     for characteristic in dict.fromkeys(name for _, name, _ in traffic):
@@ -80,7 +80,7 @@ def of_traffic(traffic: Distributions, alike: Mapping[str, Sequence[str]], folde
 
 
 def boxes(traffic: Distributions, characteristic: str, path: Path, title: str = "") -> None:
-    """Of every label the spread over its flows of a characteristic's mean and entropy (the paper's figures 2 and 3).
+    """Box plots of a characteristic's mean and entropy over the flows of every label (the paper's figures 2 and 3).
 
     Boxes hold the middle half, whiskers reach from the 5th to the 95th percentile. Labels by their median mean.
     """
@@ -128,10 +128,8 @@ def entropy_curves(
             spread = traffic[label, characteristic, ENTROPY]
             below = np.cumsum(spread.flows) / spread.flows.sum()
             bits, share = np.concatenate([[0.0], spread.values, [end]]), np.concatenate([[0.0], below, [1.0]])
-            look = {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[number % len(DASHES)]}
-            axes.step(
-                bits, share, where="post", label=short_name(label), **look
-            )  # dashes: equal curves hide each other
+            style = {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[number % len(DASHES)]}
+            axes.step(bits, share, where="post", label=short_name(label), **style)  # dashes show equal curves
         axes.set_title(short_name(group), fontsize=9)
         axes.legend(frameon=False, fontsize=7, loc="lower right")
         axes.set_xlabel(f"entropy of a flow's {_words(characteristic)}s (bits)", fontsize=8)

@@ -1,10 +1,10 @@
-"""One test part, and what every system says of it: the ensemble, trained for it, and its rivals.
+"""One test part in; the answers of every system out: the ensemble, trained for it, and the baselines.
 
-Systems answer for flows, for windows of a device's traffic or for captures, and are compared on all that their answers
-can be carried to: flows to captures of a device by vote (the sum of the logarithms of probabilities, as in naive
-Bayes), captures to their flows, windows to both by the number of windows.
+Systems answer for flows, for windows of a device's traffic or for captures. Answers are aggregated where possible
+(`votes`): flows to captures of a device by vote (the sum of log probabilities, as in naive Bayes), captures to their
+flows, windows to both by majority.
 
-Shape suffixes: N flows, P flows of the test part, R their distinct rows, I items that are answered for, U captures of a
+Shape suffixes: N flows, P flows of the test part, R their distinct rows, I flows, windows or captures, U captures of a
 device, S samples of a device's traffic, L capture files, C labels.
 """
 
@@ -30,8 +30,8 @@ from iotid.dataset.split_protocols import DATASET_SPLITS
 from iotid.errors import DataError, SettingError
 from iotid.evaluation import leakage
 from iotid.studies import protocols
-from iotid.studies.carry import majority, to_captures, to_flows
 from iotid.studies.open_set import OpenSetAnswers
+from iotid.studies.votes import majority, to_captures, to_flows
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -45,14 +45,14 @@ if TYPE_CHECKING:
 ENSEMBLE, DEVICE_MODEL, BAG, ETEI = "ensemble", "device_model", "capture_bag", "etei"
 FLOWS, WINDOWS, CAPTURES = "flows", "windows", "captures"
 _ORIGINS = {
-    ENSEMBLE: "adaptive ensemble of bi-LSTMs (the paper's), with its memory",
-    DEVICE_MODEL: "device model on a capture's flows, each of which gets its answer (ours)",
+    ENSEMBLE: "adaptive ensemble of bi-LSTMs (the paper's), with sequence counts",
+    DEVICE_MODEL: "device model on all flows of a capture; each flow gets the capture's answer (ours)",
     BAG: CaptureBag.origin,
 }
-_CUT_CAPTURES = ("random_flow", "random_unique", "by_time")  # protocols that part the flows of one capture
+_CUT_CAPTURES = ("random_flow", "random_unique", "by_time")  # protocols that split the flows of one capture
 
 
-class Items(NamedTuple):
+class Answers(NamedTuple):
     """A system's answers (I,) for flows, windows or captures of a device."""
 
     label: NDArray[np.int64]
@@ -64,16 +64,16 @@ class Items(NamedTuple):
 
 @dataclass(frozen=True)
 class Fold:
-    """One test part, and what all systems say of it."""
+    """One test part, and the answers of all systems."""
 
     settings: config.Settings
-    folder: Path  # of the ensemble that is trained for it
+    folder: Path  # of the ensemble trained for it
     traffic: DeviceTraffic | None
     flows: LabelledFlows
     part: NDArray[np.int8]  # (N,) as protocols.splits gives it
     protocol: str
     name: str
-    origins: dict[str, str] = field(default_factory=lambda: dict(_ORIGINS))  # of every system that has answered
+    origins: dict[str, str] = field(default_factory=lambda: dict(_ORIGINS))  # of every system
 
     def shares(self) -> dict[str, float]:
         train, test = self.parts["train"].rows, self.parts["test"].rows
@@ -85,23 +85,23 @@ class Fold:
         }
 
     def open_sets(self, group: int) -> OpenSetAnswers:
-        """What is said of whole captures of learned kinds, held back, and of kinds that were left out."""
+        """Answers for whole held-back captures of learned kinds, and for captures of kinds that were left out."""
         left_out = self._part_of(self.part == protocols.LEFT_OUT)
-        asked = [self._sets(part, group) for part in (self.parts["test"], left_out)]
-        return OpenSetAnswers(*(np.concatenate(columns) for columns in zip(*asked, strict=True)))
+        parts = [self._sets(part, group) for part in (self.parts["test"], left_out)]
+        return OpenSetAnswers(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
-    def answers(self) -> dict[str, dict[str, Items]]:
-        """System -> what it answers for -> its answers."""
+    def answers(self) -> dict[str, dict[str, Answers]]:
+        """System -> flows, windows or captures -> its answers."""
         settings, test = self.settings, self.parts["test"]
         own = self._predictor.probabilities(test.rows.sequences).astype(np.float64)
         found = {ENSEMBLE: self._of_flows(own[test.row_of_flow]), DEVICE_MODEL: self._by_device_model()}
-        for rival in settings.evaluation.baselines:
-            fitted = baselines.create(rival, self.encoding, settings.evaluation.seed)
+        for baseline in settings.evaluation.baselines:
+            fitted = baselines.create(baseline, self.encoding, settings.evaluation.seed)
             fitted.fit(self.parts["train"].rows, len(self.encoding.labels))
-            self.origins[rival] = fitted.origin
-            found[rival] = self._of_flows(fitted.probabilities(test.rows.sequences)[test.row_of_flow])
-        found[BAG] = {CAPTURES: self._by_bag()}
-        return found | self._further()
+            self.origins[baseline] = fitted.origin
+            found[baseline] = self._of_flows(fitted.probabilities(test.rows.sequences)[test.row_of_flow])
+        found[BAG] = {CAPTURES: self._by_capture_bag()}
+        return found | self._packet_baselines()
 
     @cached_property
     def _dataset(self) -> tuple[Encoding, dict[str, DatasetSplit]]:
@@ -139,7 +139,7 @@ class Fold:
 
     @cached_property
     def _device_model(self) -> DeviceModel:
-        """It needs no validation, and learns from that part, too."""
+        """Learns from the training and the validation part, as it needs no validation."""
         from iotid.model.device import DeviceModel
 
         learned = self._learned
@@ -167,24 +167,24 @@ class Fold:
         )
 
     def _sets(self, part: DatasetSplit, group: int) -> OpenSetAnswers:
-        """What is said of the part's captures of a device, in the order of their numbers; unlisted ones have no kind
-        that could be found or missed, and are left off."""
+        """Answers for the part's captures of a device, in the order of their numbers; without unlisted devices, which
+        have no kind to find."""
         from iotid.model.device import NO_KIND, decide
 
         sequences, (bags_UR, label_U) = part.rows.sequences, self._bags(part)
         flows_U = np.asarray(bags_UR.sum(axis=1)).ravel().astype(np.int64)
-        surprise_U = bags_UR @ out_of_vocabulary_rate(sequences) / flows_U
+        out_of_vocabulary_U = bags_UR @ out_of_vocabulary_rate(sequences) / flows_U
         network_UC = bags_UR @ self._predictor.probabilities(sequences) / flows_U[:, np.newaxis]
         answer, kind_U = self._device_model.answer(sequences, bags_UR), self._kind_of[label_U]
-        decision = decide(answer, 0.0, flows_U, self.settings.census)  # each capture is of one device: no households
+        decision = decide(answer, 0.0, flows_U, self.settings.census)  # no households: each capture is of one device
         best_U = decision.probability.max(axis=1)
         sets = OpenSetAnswers(
             unit=np.unique(self.units[part.flow]),
             label=label_U,
             left_out=np.isin(label_U, self.flows.label[self.part == protocols.LEFT_OUT]),
             device_model=1 - best_U,
-            surprise=surprise_U,
-            doubt=1 - network_UC.max(axis=1),
+            out_of_vocabulary_rate=out_of_vocabulary_U,
+            network_uncertainty=1 - network_UC.max(axis=1),
             is_new=best_U < self.settings.census.min_confidence,
             named=self._of_classes(answer).argmax(axis=1),
             is_own=(decision.found == (kind_U[:, np.newaxis] == np.arange(decision.found.shape[1]))).all(axis=1),
@@ -193,7 +193,7 @@ class Fold:
         )
         return OpenSetAnswers(*(column[kind_U != NO_KIND] for column in sets))
 
-    def _by_device_model(self) -> dict[str, Items]:
+    def _by_device_model(self) -> dict[str, Answers]:
         """Answers for the test part's captures, and for each of their flows that of its capture."""
         test = self.parts["test"]
         answer = self._device_model.answer(test.rows.sequences, self._bags(test)[0])
@@ -204,7 +204,7 @@ class Fold:
         is_learned_C = np.isin(np.arange(len(self._kind_of)), self._learned.rows.label)
         return probabilities_of_classes(answer, self._kind_of, is_learned_C)
 
-    def _by_bag(self) -> Items:
+    def _by_capture_bag(self) -> Answers:
         learned, test = self._learned, self.parts["test"]
         bag = CaptureBag(self.settings.evaluation.seed)
         bag.fit(learned.rows.sequences, *self._bags(learned), len(self.flows.labels))
@@ -218,55 +218,55 @@ class Fold:
         ones, shape = np.ones(len(which_P)), (len(units), len(part.rows))
         return coo_matrix((ones, (which_P, part.row_of_flow)), shape=shape).tocsr(), units % len(self.flows.labels)
 
-    def _of_flows(self, probabilities_PC: NDArray[np.float64]) -> dict[str, Items]:
+    def _of_flows(self, probabilities_PC: NDArray[np.float64]) -> dict[str, Answers]:
         """Answers for the test part's flows, and by vote for its captures."""
         flow = self.parts["test"].flow
         votes_UC = to_captures(self.units[flow], probabilities_PC)
         return {
-            FLOWS: _items(self.flows.label[flow], probabilities_PC, self.units[flow], self.days[flow]),
+            FLOWS: _answers_of(self.flows.label[flow], probabilities_PC, self.units[flow], self.days[flow]),
             CAPTURES: self._of_captures(votes_UC),
         }
 
-    def _of_captures(self, probabilities_UC: NDArray[np.float64]) -> Items:
+    def _of_captures(self, probabilities_UC: NDArray[np.float64]) -> Answers:
         """Answers for the test part's captures of a device, in the order of their numbers."""
         flow = self.parts["test"].flow
         units, first = np.unique(self.units[flow], return_index=True)
-        return _items(units % len(self.flows.labels), probabilities_UC, units, self.days[flow][first])
+        return _answers_of(units % len(self.flows.labels), probabilities_UC, units, self.days[flow][first])
 
-    def _from_captures(self, answered: Items) -> Items:
+    def _from_captures(self, answered: Answers) -> Answers:
         """Each flow of the test part answered as its capture is."""
         flow = self.parts["test"].flow
-        place = np.searchsorted(answered.unit, self.units[flow])
-        return Items(
-            self.flows.label[flow], answered.named[place], answered.confidence[place], self.units[flow], self.days[flow]
+        index = np.searchsorted(answered.unit, self.units[flow])
+        return Answers(
+            self.flows.label[flow], answered.named[index], answered.confidence[index], self.units[flow], self.days[flow]
         )
 
-    def _further(self) -> dict[str, dict[str, Items]]:
-        """Answers of the rivals that read other things than sequences."""
+    def _packet_baselines(self) -> dict[str, dict[str, Answers]]:
+        """Answers of the baselines that read packets."""
         settings, traffic = self.settings.evaluation, self.traffic
-        rivals = baselines.window_baselines(settings.seed)
-        found: dict[str, dict[str, Items]] = {}
+        window_baselines = baselines.window_baselines(settings.seed)
+        found: dict[str, dict[str, Answers]] = {}
         for name in settings.packet_baselines:
             if name == ETEI:
                 found[name] = self._of_flows(self._by_bytes())
-            elif name not in rivals:
-                known = ", ".join((*rivals, ETEI))
+            elif name not in window_baselines:
+                known = ", ".join((*window_baselines, ETEI))
                 raise SettingError(f"evaluation.packet_baselines: {name!r} is not known; choose from {known}")
             elif traffic is not None:
-                self.origins[name] = rivals[name].classifier.origin
-                found[name] = self._by_windows(rivals[name], rivals[name].samples(traffic))
+                self.origins[name] = window_baselines[name].classifier.origin
+                found[name] = self._by_windows(window_baselines[name], window_baselines[name].samples(traffic))
         return found
 
     def _by_bytes(self) -> NDArray[np.float64]:
         """Probabilities (P, C) of the test part's flows by their first bytes."""
-        rival = rival_by_bytes(self.flows, self.settings.evaluation)
-        self.origins[ETEI] = rival.origin
+        baseline = bytes_baseline(self.flows, self.settings.evaluation)
+        self.origins[ETEI] = baseline.origin
         train, test = (self.flows.bytes_of(self.parts[part].flow) for part in ("train", "test"))
         label_P = self.flows.label[self.parts["train"].flow]
-        rival.fit(train, label_P, np.ones(len(label_P), np.int64), len(self.flows.labels))
-        return rival.probabilities(test)
+        baseline.fit(train, label_P, np.ones(len(label_P), np.int64), len(self.flows.labels))
+        return baseline.probabilities(test)
 
-    def _by_windows(self, rival: WindowBaseline, samples: Samples) -> dict[str, Items]:
+    def _by_windows(self, baseline: WindowBaseline, samples: Samples) -> dict[str, Answers]:
         assert self.traffic is not None
         capture_L, part_L = self._captures_of(self.traffic)
         cuts = self.protocol in _CUT_CAPTURES
@@ -275,11 +275,11 @@ class Fold:
         if not len(train) or not len(test):
             raise DataError(f"{self.name}: no packets of listed devices are in its captures; set packet_baselines=[]")
         C = len(self.flows.labels)
-        rival.classifier.fit(samples.features[train], samples.label[train], C)
-        probabilities_SC = rival.classifier.probabilities(samples.features[test])
+        baseline.classifier.fit(samples.features[train], samples.label[train], C)
+        probabilities_SC = baseline.classifier.probabilities(samples.features[test])
         unit_S = capture_L[samples.capture[test]] * C + samples.label[test]
         start_S = samples.start_s[test]
-        found = {WINDOWS: _items(samples.label[test], probabilities_SC, unit_S, start_S // 86_400)}
+        found = {WINDOWS: _answers_of(samples.label[test], probabilities_SC, unit_S, start_S // 86_400)}
         if cuts:
             return found
         named_SC = np.eye(C)[probabilities_SC.argmax(axis=1)]  # each window has one vote, as published
@@ -289,11 +289,11 @@ class Fold:
             for name in ("first_seen", "last_seen")
         )
         prior_C = np.bincount(samples.label[train], minlength=C) / len(train)
-        carried_PC = to_flows(self.units[flow], first_P, last_P, unit_S, start_S, rival.seconds, named_SC, prior_C)
+        carried_PC = to_flows(self.units[flow], first_P, last_P, unit_S, start_S, baseline.seconds, named_SC, prior_C)
         units, voted = np.unique(unit_S), majority(unit_S, named_SC)
         wanted = np.unique(self.units[flow])
-        place = np.minimum(np.searchsorted(units, wanted), len(units) - 1)
-        votes_UC = np.where((units[place] == wanted)[:, np.newaxis], voted[place], prior_C)
+        index = np.minimum(np.searchsorted(units, wanted), len(units) - 1)
+        votes_UC = np.where((units[index] == wanted)[:, np.newaxis], voted[index], prior_C)
         return found | self._of_flows(carried_PC) | {CAPTURES: self._of_captures(votes_UC)}
 
     def _captures_of(self, traffic: DeviceTraffic) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
@@ -302,19 +302,19 @@ class Fold:
         code_N = encoded.indices.to_numpy()
         number, rank = (np.full(len(encoded.dictionary) + 1, -1) for _ in range(2))  # the last: of no flow's capture
         number[code_N] = self.flows.capture
-        # a capture with a tested flow is tested, one of which some flows choose and others train is learned from
+        # a capture with a test flow is tested; one with validation and training flows is learned from
         ranked = np.array([protocols.VALIDATION, protocols.TRAIN, protocols.TEST, -1])
         np.maximum.at(rank, code_N, np.array([1, 0, 2, -1, -1])[self.part])  # of PARTS, LEFT_OUT, none
         paths = one_chunk(traffic.table["capture_file"]).dictionary
-        place_L = pc.index_in(paths, value_set=encoded.dictionary).fill_null(-1).to_numpy()
-        return number[place_L], ranked[rank[place_L]].astype(np.int8)
+        index_L = pc.index_in(paths, value_set=encoded.dictionary).fill_null(-1).to_numpy()
+        return number[index_L], ranked[rank[index_L]].astype(np.int8)
 
 
-def rival_by_bytes(flows: LabelledFlows, settings: config.Evaluation) -> Etei:
-    """The rival that reads payload, not yet fitted.
+def bytes_baseline(flows: LabelledFlows, settings: config.Evaluation) -> Etei:
+    """The baseline that reads payload, not yet fitted.
 
     Raises:
-        SettingError: the flows hold no bytes of packets, or as many as it cannot read.
+        SettingError: the flows hold no bytes of packets, or too few.
     """
     from iotid.baselines.etei import Etei
 
@@ -327,19 +327,19 @@ def rival_by_bytes(flows: LabelledFlows, settings: config.Evaluation) -> Etei:
     return Etei(settings.seed, packets=flow.keep_packets, packet_bytes=flow.keep_bytes, epochs=settings.etei_epochs)
 
 
-def _items(
+def _answers_of(
     label: NDArray[np.int64], probabilities_IC: NDArray[np.float64], unit: NDArray[np.int64], day: NDArray[np.int64]
-) -> Items:
-    return Items(label, probabilities_IC.argmax(axis=1), probabilities_IC.max(axis=1), unit, day)
+) -> Answers:
+    return Answers(label, probabilities_IC.argmax(axis=1), probabilities_IC.max(axis=1), unit, day)
 
 
 def probabilities_of_classes(
     answer: Answer, kind_C: NDArray[np.int64], is_learned_C: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """(U, C) where one host is behind each set: of a class what its kind has, times its share of the kind; together 1.
+    """(U, C) probabilities of sets of one host each: that of the kind, times the class's share of the kind; sum 1.
 
-    The class of unlisted devices, which has no kind, has what the likeliest kind leaves; classes that were not learned
-    have nothing.
+    The class of unlisted devices, which has no kind, gets 1 - the likeliest kind's probability; classes that were not
+    learned get 0.
     """
     from iotid.model.device import NO_KIND
 

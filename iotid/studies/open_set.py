@@ -1,8 +1,8 @@
-"""What becomes of devices of kinds never learned: are they told apart from those that were, or given a wrong name?
+"""Answers for captures of learned and of left-out kinds in; how well new kinds are detected, or misnamed, out.
 
-What decides is how a score orders whole captures of kinds left out against captures of learned kinds that were held
-back: the area under the ROC curve, and how many of the known are sacrificed where 95 % of the new are found. What the
-census makes of both is counted beside it, for it must choose a limit before it has met anything new.
+A score is judged by how it orders captures of left-out kinds against held-back captures of learned kinds: the area
+under the ROC curve, and the share of known captures lost when 95 % of the new are found. Beside it are counts of what a
+census would report, with a limit that is chosen before anything new is seen.
 
 Shape suffixes: U captures of a device, L of kinds left out, K of learned kinds, T thresholds.
 """
@@ -18,15 +18,17 @@ from numpy.typing import NDArray
 from iotid.model.device.decide import KNOWN, SEVERAL, UNDECIDED, UNKNOWN
 
 DETECTION = 0.95
+# by their names in files and metrics; add yours here, and its field below
 ORIGINS = {
     "device_model": "1 - the device model's greatest probability of a kind (ours)",
-    "surprise": "share of values never seen",
+    "surprise": "out-of-vocabulary rate: share of values that are not in training",
     "doubt": "1 - the greatest mean probability of the ensemble (Hendrycks and Gimpel, ICLR 2017)",
 }
+STORED_NAMES = {"out_of_vocabulary_rate": "surprise", "network_uncertainty": "doubt"}  # field -> column and score
 
 
 class OpenSetAnswers(NamedTuple):
-    """What models said (U,) of captures of a device. ``is_new``: no kind is as likely as a census finds one.
+    """Answers (U,) for captures of a device. ``is_new``: no kind reaches ``census.min_confidence``.
 
     ``is_own``: the capture's own kind is found, and no other.
     """
@@ -35,17 +37,17 @@ class OpenSetAnswers(NamedTuple):
     label: NDArray[np.int64]
     left_out: NDArray[np.bool_]
     device_model: NDArray[np.float64]
-    surprise: NDArray[np.float64]
-    doubt: NDArray[np.float64]
+    out_of_vocabulary_rate: NDArray[np.float64]
+    network_uncertainty: NDArray[np.float64]
     is_new: NDArray[np.bool_]
-    named: NDArray[np.int64]  # the best label, whatever the status
+    named: NDArray[np.int64]  # the best label, regardless of the status
     is_own: NDArray[np.bool_]
     status: NDArray[np.str_]
-    group: NDArray[np.int64]  # of kinds left out together: which training answered
+    group: NDArray[np.int64]  # of kinds left out together, by one training
 
 
 class NewScore(TypedDict):
-    """How well a score tells new kinds from learned ones; over all groups, and each group's own AUROC.
+    """How well a score separates new kinds from learned ones; over all groups, and each group's own AUROC.
 
     ``curve``: at thresholds from high to low, the share of known captures and of new ones at or above them.
     """
@@ -57,7 +59,7 @@ class NewScore(TypedDict):
 
 
 class LeftOut(TypedDict):
-    """Of one label, when its kind was not learned: shares of its captures, and the name it is given most often."""
+    """One label whose kind was left out: shares of its captures, and the label that it gets most often."""
 
     label: str
     captures: int
@@ -70,8 +72,8 @@ class LeftOut(TypedDict):
 class OpenSet(TypedDict):
     """``at_limit``: shares of captures in which no kind is as likely as ``census.min_confidence``.
 
-    ``census``: shares of captures by what a census would say, of known ones: right (their kind is found, and no other:
-    look-alikes are one kind), wrong, undecided, unknown; of those left out: wrong (any kind is), undecided, unknown.
+    ``census``: shares of captures by what a census would report. Known ones: right (their kind is found, and no other),
+    wrong, undecided, unknown; those left out: wrong (any kind is found), undecided, unknown.
     """
 
     groups: list[list[str]]
@@ -83,25 +85,26 @@ class OpenSet(TypedDict):
 
 
 def judge(sets: OpenSetAnswers, labels: Sequence[str]) -> OpenSet:
-    """``sets``: of all groups, each with captures of both sorts."""
+    """``sets``: of all groups, each with known captures and captures of left-out kinds."""
     new_U = sets.left_out
+    scores_U = {STORED_NAMES.get(field, field): column for field, column in sets._asdict().items()}
     groups = [sets.group == group for group in np.unique(sets.group)]
-    told_U = np.where(_is_found(sets), np.where(~new_U & sets.is_own, "right", "wrong"), sets.status)
+    verdict_U = np.where(_is_found(sets), np.where(~new_U & sets.is_own, "right", "wrong"), sets.status)
     return {
         "groups": [[labels[label] for label in np.unique(sets.label[new_U & own_U]).tolist()] for own_U in groups],
         "captures": {"known": int((~new_U).sum()), "left_out": int(new_U.sum())},
-        "scores": {name: _score(new_U, getattr(sets, name), groups) for name in ORIGINS},
+        "scores": {name: _score(new_U, scores_U[name], groups) for name in ORIGINS},
         "at_limit": {"detection": _mean(sets.is_new[new_U]), "false_unknown": _mean(sets.is_new[~new_U])},
         "census": {
-            "known": {what: _mean(told_U[~new_U] == what) for what in ("right", "wrong", UNDECIDED, UNKNOWN)},
-            "left_out": {what: _mean(told_U[new_U] == what) for what in ("wrong", UNDECIDED, UNKNOWN)},
+            "known": {what: _mean(verdict_U[~new_U] == what) for what in ("right", "wrong", UNDECIDED, UNKNOWN)},
+            "left_out": {what: _mean(verdict_U[new_U] == what) for what in ("wrong", UNDECIDED, UNKNOWN)},
         },
         "per_label": [_left_out(sets, label, labels) for label in np.unique(sets.label[new_U]).tolist()],
     }
 
 
 def false_unknown(new_U: NDArray[np.bool_], score_U: NDArray[np.float64], detection: float = DETECTION) -> float:
-    """The least share of known captures at or above a threshold that this share of the new ones reach."""
+    """The least share of known captures at or above a threshold that this share of the new ones reaches."""
     from sklearn.metrics import roc_curve
 
     false_T, found_T, _ = roc_curve(new_U, score_U, drop_intermediate=False)

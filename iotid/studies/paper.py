@@ -1,4 +1,4 @@
-"""What the paper prints of its four datasets, as conf/paper_tables.yaml holds it: facts to put measurements beside."""
+"""conf/paper_tables.yaml in; the numbers that the paper prints for its four datasets out."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class _Fact(BaseModel):
 
 
 class DeviceFlows(_Fact):
-    """A device by its name in the device list and as the paper calls it, and its flows."""
+    """A device by its name in the device list and in the paper, and its flows."""
 
     device: str
     printed: str
@@ -40,7 +40,7 @@ class Counts(_Fact):
     left_out: tuple[str, ...] = ()
 
     def select(self, devices: DeviceList) -> DeviceList:
-        """Those devices of the list that the paper counts, as far as it tells."""
+        """The devices of the list that the paper counts, as far as it says."""
         counted = {row.device for row in self.of_devices}
         unknown = (counted | set(self.left_out)) - {device.name for device in devices.devices}
         assert not unknown, f"{TABLES} and {devices.source} differ: {unknown}"
@@ -53,7 +53,7 @@ class Counts(_Fact):
 
 
 class Remark(_Fact):
-    """What is to be known of printed scores, by system and metric; a ``misprint`` cannot be right."""
+    """A note on printed scores, by system and metric; a ``misprint`` cannot be right."""
 
     cells: dict[str, tuple[Metric, ...]]
     misprint: bool
@@ -72,7 +72,7 @@ class Scores(_Fact):
 
 
 class Original(_Fact):
-    """All that the paper prints of one dataset, and what is known about it."""
+    """All that the paper prints for one dataset, and notes on it."""
 
     title: str
     captures: str

@@ -1,9 +1,10 @@
-"""Protocols: which flows are learned from, which choose, and which are tested. A score says little without it.
+"""Labelled flows and a protocol in; the training, validation and test part of each flow out.
 
 ``random_flow`` (the paper's), ``random_unique``, ``by_capture`` and ``by_time`` are the dataset's own;
-``capture_folds`` tests every capture once, in folds that cut none; ``site:NAME`` learns from all other sites and is
+``capture_folds`` tests every capture once, in folds of whole captures; ``site:NAME`` learns from all other sites and is
 tested on that one, over the labels that both have; ``drift`` learns from the first days and is tested on all later
-ones. ``devices_out`` leaves kinds of devices out in turn, look-alikes together, and asks what becomes of them.
+ones. ``devices_out`` leaves out each kind of devices once, and tests what is answered for it. Add yours in
+`splits`.
 
 Shape suffixes: N flows, S samples of a device's traffic (windows), L captures, C labels.
 """
@@ -27,12 +28,12 @@ from iotid.labels.device_list import UNLISTED
 OF_DATASET = ("random_flow", "random_unique", "by_capture", "by_time")
 FOLDS, SITE, DRIFT, DEVICES_OUT = "capture_folds", "site:", "drift", "devices_out"
 TRAIN, VALIDATION, TEST = range(len(DATASET_SPLITS))
-LEFT_OUT = len(DATASET_SPLITS)  # of a kind that is not to be learned
+LEFT_OUT = len(DATASET_SPLITS)  # of a kind that is not learned
 _DAY_US = 86_400_000_000
 
 
 def splits(flows: LabelledFlows, protocol: str, settings: config.Evaluation) -> Iterator[NDArray[np.int8]]:
-    """(N,) the part of each flow, an index into PARTS, LEFT_OUT, or -1 for none; several where all is tested in turn.
+    """(N,) the part of each flow: an index into DATASET_SPLITS, LEFT_OUT, or -1 for none; once for each training.
 
     Raises:
         SettingError: there is no such protocol or site, drift has no later day, or there is one kind of device only.
@@ -43,7 +44,7 @@ def splits(flows: LabelledFlows, protocol: str, settings: config.Evaluation) -> 
         fold_N = flows.folds(settings.folds)
         yield from (_fold(fold_N, fold, settings.folds) for fold in range(settings.folds))
     elif protocol == DEVICES_OUT:
-        yield from _kinds_in_turn(flows, settings)
+        yield from _left_out_kinds(flows, settings)
     elif protocol == DRIFT:
         yield _later_days(flows, settings.drift_days)
     elif protocol.startswith(SITE):
@@ -62,26 +63,26 @@ def days(flows: LabelledFlows) -> NDArray[np.int64]:
 def parts_of_samples(
     samples: Samples, part_L: NDArray[np.int8] | None, protocol: str, settings: config.Dataset
 ) -> NDArray[np.int8]:
-    """(S,) the part of each sample, where ``part_L`` tells that of each capture (-1: none of its flows is used).
+    """(S,) the part of each window, given ``part_L`` of each capture (-1: none of its flows is used).
 
-    Without it (protocols that cut captures) samples are parted like flows, label by label: at random, or by time.
+    Without it (protocols that split captures) windows are split like flows, label by label: at random, or by time.
     """
     if part_L is not None:
         return part_L[samples.capture]
     by = samples.start_s if protocol == "by_time" else np.random.default_rng(settings.seed).random(len(samples.label))
     order = np.lexsort((by, samples.label))
     label_S = samples.label[order]
-    place_S = np.arange(len(order)) - np.searchsorted(label_S, label_S)
-    share_S = (place_S + 0.5) / np.bincount(samples.label)[label_S]
+    rank_S = np.arange(len(order)) - np.searchsorted(label_S, label_S)
+    share_S = (rank_S + 0.5) / np.bincount(samples.label)[label_S]
     part_S = np.empty(len(order), np.int8)
     part_S[order] = np.searchsorted([settings.train, settings.train + settings.validation], share_S, side="right")
     return part_S
 
 
 def kinds(flows: LabelledFlows) -> tuple[list[str], NDArray[np.int64]]:
-    """Names of the kinds of devices, and which of them each label is (C,): one for a vendor and type, where known."""
-    alike = flows.devices.device_kinds(flows.settings.label, flows.labels)
-    names, which_C = np.unique([alike[label] for label in flows.labels], return_inverse=True)
+    """Names of the device kinds, and the kind of each label (C,): a vendor and type, where known."""
+    kind_of = flows.devices.device_kinds(flows.settings.label, flows.labels)
+    names, which_C = np.unique([kind_of[label] for label in flows.labels], return_inverse=True)
     return names.tolist(), which_C.astype(np.int64)
 
 
@@ -92,16 +93,16 @@ def _fold(fold_N: NDArray[np.int64], fold: int, folds: int) -> NDArray[np.int8]:
     return part_N
 
 
-def _kinds_in_turn(flows: LabelledFlows, settings: config.Evaluation) -> Iterator[NDArray[np.int8]]:
-    """All kinds, in groups drawn at random, left out in turn; of the others a fold of captures is tested, each time
-    another. Unlisted devices are no kind: they are learned from each time.
+def _left_out_kinds(flows: LabelledFlows, settings: config.Evaluation) -> Iterator[NDArray[np.int8]]:
+    """Leaves out one random group of kinds after the other; of the others a fold of captures is tested, each time
+    another. Unlisted devices are no kind, and are always learned from.
     """
     names, kind_C = kinds(flows)
     drawn = [kind for kind in np.random.default_rng(settings.seed).permutation(len(names)) if names[kind] != UNLISTED]
     if len(drawn) < 2:
         raise SettingError(
             f"evaluation.protocols: {DEVICES_OUT} needs two kinds of devices to leave one out, the flows have {names}; "
-            "look-alikes (same vendor and type) are one kind"
+            "devices of the same vendor and type are one kind"
         )
     fold_N = flows.folds(settings.folds)
     groups = min(settings.left_out_groups, len(drawn))
@@ -114,7 +115,7 @@ def _kinds_in_turn(flows: LabelledFlows, settings: config.Evaluation) -> Iterato
 
 
 def _other_site(flows: LabelledFlows, site: str) -> NDArray[np.int8]:
-    """All flows of the site as the test part; of all others, a seeded tenth or so for validation, the rest to learn."""
+    """All flows of the site are tested; of the others, a seeded share is for validation, the rest for training."""
     there_N = np.asarray(pc.equal(flows.flows["site"], site))
     if not there_N.any() or there_N.all():
         raise SettingError(
@@ -124,19 +125,19 @@ def _other_site(flows: LabelledFlows, site: str) -> NDArray[np.int8]:
 
 
 def _later_days(flows: LabelledFlows, learned_days: int) -> NDArray[np.int8]:
-    """All flows after the first ``learned_days`` days as the test part."""
+    """All flows after the first ``learned_days`` days are tested."""
     day_N = days(flows)
     distinct = np.unique(day_N)
     if len(distinct) <= learned_days:
         raise SettingError(
             f"evaluation.protocols: {DRIFT} needs days after the first evaluation.drift_days={learned_days}, the flows "
-            f"have {len(distinct)}; give more nights or a smaller number"
+            f"have {len(distinct)}; give more dates or a smaller number"
         )
     return _tested(flows, day_N >= distinct[learned_days])
 
 
 def _tested(flows: LabelledFlows, test_N: NDArray[np.bool_]) -> NDArray[np.int8]:
-    """Those flows tested, over labels that others have, too; of the others, a seeded share chooses."""
+    """These flows are tested, over labels that others have, too; of the others, a seeded share is for validation."""
     part_N = flows.with_protocol("random_flow").assign_splits()
     part_N[part_N == TEST] = TRAIN
     part_N[test_N] = TEST

@@ -1,7 +1,7 @@
-"""The paper's printed numbers beside ours: which reading of its words gives its flows, and what was scored under it.
+"""The paper's printed numbers and measured ones in; tables that compare them out.
 
-What the paper leaves open about a flow: time-outs (it names none), whether a 5-tuple that several captures hold is one
-flow, and which protocols count. A reading answers all three.
+The paper leaves open: time-outs (it names none), whether a 5-tuple of several captures is one flow, and which protocols
+count. A reading decides all three.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class Assembly:
-    """A way of making flows of captures: with time-outs or without, of all files as one or of each on its own."""
+    """How flows are assembled: with or without time-outs, of all files as one capture or of each file alone."""
 
     timeouts: bool
     join_files: bool
@@ -34,7 +34,7 @@ class Assembly:
 
     @property
     def overrides(self) -> list[str]:
-        """The settings ``section.key=value`` that make such flows."""
+        """The settings ``section.key=value`` for such flows."""
         idle, active = (IDLE_S, ACTIVE_S) if self.timeouts else ("null", "null")
         return [
             f"flow.idle_timeout_s={idle}",
@@ -44,12 +44,12 @@ class Assembly:
 
 
 ASSEMBLIES = tuple(Assembly(timeouts, join_files) for timeouts in (False, True) for join_files in (True, False))
-"""The plainest sense of the paper's words first."""
+"""In order; the most literal reading of the paper first."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One reading's flows by device, every device of the list among them, against those that the paper prints."""
+    """One reading's flows by device (every device of the list), and those that the paper prints."""
 
     assembly: Assembly
     protocols: str  # of PROTOCOLS
@@ -71,23 +71,23 @@ class Comparison:
 
     @property
     def difference(self) -> int:
-        """Flows that are too many, or with a minus too few."""
+        """Flows above the printed number; negative if below."""
         return self.total - self.printed.flows
 
     @cached_property
     def differences(self) -> dict[str, int]:
-        """The same for each device of which the paper prints the flows; a device without flows has 0 of them."""
+        """The same for each device whose flows the paper prints; a device without flows has 0."""
         return {row.device: self.flows.get(row.device, 0) - row.flows for row in self.printed.of_devices}
 
     @property
     def distance(self) -> int:
-        """Absolute differences of all devices added up, or of the total where nothing else is printed."""
+        """Sum of the absolute differences of all devices, or that of the total if nothing else is printed."""
         return sum(map(abs, self.differences.values())) if self.differences else abs(self.difference)
 
     def to_json(self) -> dict[str, Any]:
-        told = {"reading": self.reading, "settings": self.overrides, "total": self.total, "flows": self.flows}
+        columns = {"reading": self.reading, "settings": self.overrides, "total": self.total, "flows": self.flows}
         return {
-            **told,
+            **columns,
             "difference": self.difference,
             "differences": self.differences,
             "distance": self.distance,
@@ -96,7 +96,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A report beside the table of scores that it answers; ``page`` is where the report is read."""
+    """A report, and the printed table of scores that it is compared with; ``page``: address of the report."""
 
     scores: Scores
     report: Report
@@ -153,13 +153,13 @@ def to_json(original: Original, compared: Sequence[Comparison], outcomes: Sequen
 
 
 def _counts_lines(original: Original, compared: Sequence[Comparison]) -> Iterator[str]:
-    printed, best = original.counts, nearest(compared)
+    counts, best = original.counts, nearest(compared)
     yield f"# {original.title}: what the paper prints, and what is measured here"
     yield ""
-    yield f"## Flows: {printed.where}"
+    yield f"## Flows: {counts.where}"
     yield ""
     yield (
-        f"The paper: {printed.flows:,} flows of {printed.devices} devices. It names no time-out; with time-outs a flow "
+        f"The paper: {counts.flows:,} flows of {counts.devices} devices. It names no time-out; with time-outs a flow "
         f"ends after {IDLE_S} s without a packet, or {ACTIVE_S} s in all. Joined: a 5-tuple is one flow, however many "
         "files hold it."
     )
@@ -177,13 +177,13 @@ def _counts_lines(original: Original, compared: Sequence[Comparison]) -> Iterato
     if equal:
         yield f"As near: {'; '.join(equal)}. The first of the table is taken."
     yield ""
-    names = {row.device: row for row in printed.of_devices}
+    names = {row.device: row for row in counts.of_devices}
     yield "| device | in the paper | flows printed | flows here, nearest reading | difference |"
     yield "|---|---|---|---|---|"
     for device, flows in best.flows.items():
         row = names.get(device)
-        told = f"{row.printed} | {row.flows:,} | {flows:,} | {flows - row.flows:+,}" if row else f"| | {flows:,} | "
-        yield f"| {device} | {told} |"
+        printed = f"{row.printed} | {row.flows:,} | {flows:,} | {flows - row.flows:+,}" if row else f"| | {flows:,} | "
+        yield f"| {device} | {printed} |"
     yield ""
     for note in original.notes:
         yield f"- {note}"
@@ -205,8 +205,8 @@ def _scores_lines(original: Original, outcome: Outcome) -> Iterator[str]:
     yield (
         f"The paper: {scores.classes} classes, about {original.counts.flows / 10:,.0f} test flows (a tenth). Here: "
         f"{classes} classes, a device's {scores.label} each; flows: {sizes}. Of the test flows "
-        f"{100 * report['leakage']:.1f} % have a twin with their label in training; the best accuracy that equal "
-        f"sequences allow is {100 * report['ceiling']:.1f} %, the commonest class alone has "
+        f"{100 * report['leakage']:.1f} % have a duplicate with their label in training; the best accuracy that equal "
+        f"sequences allow is {100 * report['ceiling']:.1f} %, the majority class alone has "
         f"{100 * report['floor']:.1f} %."
     )
     if classes != scores.classes:
@@ -218,14 +218,14 @@ def _scores_lines(original: Original, outcome: Outcome) -> Iterator[str]:
     for system in scores.systems:
         own = scores.ours.get(system)
         yield f"| {f'{system} = {own}' if own else system} | {' | '.join(_cells(outcome, system, own))} |"
-    rivals = [name for name in report["systems"] if name not in scores.ours.values()]
-    for name in rivals:
+    other_systems = [name for name in report["systems"] if name not in scores.ours.values()]
+    for name in other_systems:
         yield f"| {name} | {' | '.join(_cells(outcome, None, name))} |"
     yield ""
     for number, remark in enumerate(scores.remarks, start=1):
         yield f"[{number}] {'Misprint: ' if remark.misprint else ''}{remark.text}"
         yield ""
-    for name in (*scores.ours.values(), *rivals):
+    for name in (*scores.ours.values(), *other_systems):
         yield f"- {name}: {report['systems'][name]['origin']}"
     yield f"- intervals, every class and figures: {outcome.page}"
 

@@ -1,4 +1,4 @@
-"""The same systems under several protocols: the ensemble, trained anew for every test part, and its rivals.
+"""Labelled flows and a protocol in; scores of the ensemble, trained for every test part, and of its baselines out.
 
 Shape suffixes: N flows, U captures of a device, C labels, G coarse labels.
 """
@@ -22,7 +22,7 @@ from iotid.dataset.split_protocols import DATASET_SPLITS
 from iotid.evaluation import metrics
 from iotid.evaluation.schema import ClassScore, Score
 from iotid.studies import open_set, protocols
-from iotid.studies.fold import CAPTURES, ENSEMBLE, FLOWS, Fold, Items
+from iotid.studies.fold import CAPTURES, ENSEMBLE, FLOWS, Answers, Fold
 from iotid.studies.open_set import OpenSet, OpenSetAnswers
 
 if TYPE_CHECKING:
@@ -32,10 +32,10 @@ log = logging.getLogger(__name__)
 
 
 class SystemScores(TypedDict):
-    """What one system reached: ``scores[of]`` for each of flows, windows and captures that it answers for.
+    """Scores of one system: ``scores[of]`` for each of flows, windows and captures that it answers for.
 
-    ``merged``: the same with labels of one vendor and type as one. What is told of flows alone, or of captures, is null
-    or empty for a system that has none.
+    ``merged``: the same with labels of one vendor and type as one. Fields of flows, or of captures, are null or empty
+    for a system without such answers.
     """
 
     origin: str
@@ -49,7 +49,7 @@ class SystemScores(TypedDict):
 
 
 class Day(TypedDict):
-    """Of one day the test flows, and each system's macro F1 and accuracy on them."""
+    """The test flows of one day, and each system's macro F1 and accuracy on them."""
 
     day: str
     flows: int
@@ -57,12 +57,19 @@ class Day(TypedDict):
     accuracy: dict[str, float]
 
 
-class Outcome(TypedDict):
-    """One protocol. ``seen``: share of test flows whose sequences are in training; ``leakage``: with their label.
+# of test flows: share of the majority label; share whose sequences are in training, and with their label; best accuracy
+# that equal sequences allow
+_FlowShares = TypedDict(  # noqa: UP013 - names of stored fields
+    "_FlowShares", {"floor": float, "seen": float, "leakage": float, "ceiling": float}
+)
 
-    ``flows``: of each part; with folds, the test flows of all, and the means of the others. Shares are of test flows,
-    ``captures_ceiling`` of captures: what can be reached where captures of equal flows are answered alike. ``days``:
-    of the protocol ``drift``; ``open_set``: of ``devices_out``, whose other scores are of the kinds that were learned.
+
+class ProtocolScores(_FlowShares):
+    """Scores under one protocol.
+
+    ``flows``: of each part; with folds, the test flows of all, and the means of the others. ``captures_ceiling``: best
+    share of captures named right if equal captures get equal answers. ``days``: of the protocol ``drift``;
+    ``open_set``: of ``devices_out``, whose other scores are of the learned kinds.
     """
 
     protocol: str
@@ -70,49 +77,45 @@ class Outcome(TypedDict):
     captures: int
     labels: list[str]
     coarse_labels: list[str]
-    floor: float
-    seen: float
-    leakage: float
-    ceiling: float
     captures_ceiling: float
     systems: dict[str, SystemScores]
     days: list[Day]
     open_set: OpenSet | None
 
 
-class Result(NamedTuple):
-    """The outcome, and every answer behind it: columns system, of, label, answer, confidence, day, capture_file.
+class ProtocolResult(NamedTuple):
+    """The scores, and all answers: columns system, of, label, answer, confidence, day, capture_file.
 
-    ``sets``: of ``devices_out``, what was said of every capture of a kind that was learned or left out.
+    ``sets``: of ``devices_out``, the answers for every capture of a kind that was learned or left out.
     """
 
-    outcome: Outcome
+    scores: ProtocolScores
     answers: pa.Table
     sets: pa.Table | None = None
 
 
 @dataclass(frozen=True)
 class Study:
-    """The ensemble, trained below ``folder``, and the rivals of ``evaluation.baselines`` and ``.packet_baselines``.
+    """The ensemble, trained below ``folder``, and the baselines of ``evaluation.baselines`` and ``.packet_baselines``.
 
-    ``traffic``: of the captures behind the flows, for rivals that judge windows of it.
+    ``traffic``: of the captures of the flows, for baselines that classify windows.
     """
 
     settings: config.Settings
     folder: Path
     traffic: DeviceTraffic | None = None
 
-    def run(self, flows: LabelledFlows, protocol: str) -> Result:
+    def run(self, flows: LabelledFlows, protocol: str) -> ProtocolResult:
         """Train and test under ``protocol``.
 
         Raises:
-            SettingError: there is no such protocol, site or rival.
-            DataError: the protocol leaves no flows to learn from, to choose by or to test on.
+            SettingError: there is no such protocol, site or baseline.
+            DataError: the protocol leaves the training, validation or test part empty.
         """
-        tested: list[dict[str, dict[str, Items]]] = []
+        tested: list[dict[str, dict[str, Answers]]] = []
         shares: list[dict[str, float]] = []
         sizes: list[NDArray[np.int64]] = []
-        asked: list[OpenSetAnswers] = []
+        open_sets: list[OpenSetAnswers] = []
         for number, part_N in enumerate(protocols.splits(flows, protocol, self.settings.evaluation), start=1):
             log.info("%s: part %d", protocol, number)
             sizes.append(np.bincount(part_N[part_N >= 0], minlength=len(DATASET_SPLITS) + 1))
@@ -121,7 +124,7 @@ class Study:
             tested.append(one.answers())
             shares.append(one.shares())
             if protocol == protocols.DEVICES_OUT:
-                asked.append(one.open_sets(number))
+                open_sets.append(one.open_sets(number))
         systems = {
             system: {of: _joined([each[system][of] for each in tested]) for of in answered}
             for system, answered in tested[0].items()
@@ -129,23 +132,27 @@ class Study:
         weights = [int(size[protocols.TEST]) for size in sizes]
         means = {name: float(np.average([each[name] for each in shares], weights=weights)) for name in shares[0]}
         *others, test, left_out = np.sum(sizes, axis=0).tolist()
-        told = dict(zip(DATASET_SPLITS, [*(flows // len(sizes) for flows in others), test], strict=True))
-        if not asked:
-            return Result(self._outcome(flows, protocol, systems, one.origins, means, told), _table(flows, systems))
-        sets = OpenSetAnswers(*(np.concatenate(columns) for columns in zip(*asked, strict=True)))
-        outcome = self._outcome(flows, protocol, systems, one.origins, means, told | {"left_out": left_out})
-        outcome["open_set"] = open_set.judge(sets, flows.labels)
-        return Result(outcome, _table(flows, systems), _table_of_sets(flows, sets))
+        part_sizes = dict(zip(DATASET_SPLITS, [*(flows // len(sizes) for flows in others), test], strict=True))
+        if not open_sets:
+            return ProtocolResult(
+                self._outcome(flows, protocol, systems, one.origins, means, part_sizes), _table(flows, systems)
+            )
+        sets = OpenSetAnswers(*(np.concatenate(columns) for columns in zip(*open_sets, strict=True)))
+        protocol_scores = self._outcome(
+            flows, protocol, systems, one.origins, means, part_sizes | {"left_out": left_out}
+        )
+        protocol_scores["open_set"] = open_set.judge(sets, flows.labels)
+        return ProtocolResult(protocol_scores, _table(flows, systems), _table_of_sets(flows, sets))
 
     def _outcome(
         self,
         flows: LabelledFlows,
         protocol: str,
-        systems: Mapping[str, Mapping[str, Items]],
+        systems: Mapping[str, Mapping[str, Answers]],
         origins: Mapping[str, str],
         shares: dict[str, float],
         sizes: dict[str, int],
-    ) -> Outcome:
+    ) -> ProtocolScores:
         coarse_labels, coarse_C = protocols.kinds(flows)
         tested_units = np.unique(systems[ENSEMBLE][FLOWS].unit)
         return {
@@ -170,19 +177,21 @@ class Study:
     def _judge(
         self,
         origin: str,
-        answered: Mapping[str, Items],
+        answered: Mapping[str, Answers],
         labels: Sequence[str],
         coarse_C: NDArray[np.int64],
         ceiling: float,
     ) -> SystemScores:
         C = len(labels)
-        fine = {of: _confusion(items.label, items.named, C) for of, items in answered.items()}
-        coarse = {of: _confusion(coarse_C[items.label], coarse_C[items.named], C) for of, items in answered.items()}
+        fine = {of: _confusion(answers.label, answers.named, C) for of, answers in answered.items()}
+        coarse = {
+            of: _confusion(coarse_C[answers.label], coarse_C[answers.named], C) for of, answers in answered.items()
+        }
         scores: SystemScores = {
             "origin": origin,
             "scores": {of: self._scores(matrix) for of, matrix in fine.items()},
             "merged": {of: self._scores(matrix) for of, matrix in coarse.items()},
-            "items": {of: len(items.label) for of, items in answered.items()},
+            "items": {of: len(answers.label) for of, answers in answered.items()},
             "ceiling_share": None,
             "expected_calibration_error": None,
             "captures_calibration_error": None,
@@ -200,25 +209,25 @@ class Study:
         return metrics.scores(confusion_CC, self.settings.evaluation.bootstrap, self.settings.evaluation.seed)
 
 
-def _joined(parts: Sequence[Items]) -> Items:
-    return Items(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+def _joined(parts: Sequence[Answers]) -> Answers:
+    return Answers(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
 def _confusion(label: NDArray[np.int64], named: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
     return metrics.confusion_matrix(label, named, np.ones(len(label), np.int64), classes)
 
 
-def _calibration_error(items: Items) -> float:
-    bins = metrics.reliability(items.confidence, items.named == items.label, np.ones(len(items.label)))
+def _calibration_error(answers: Answers) -> float:
+    bins = metrics.reliability(answers.confidence, answers.named == answers.label, np.ones(len(answers.label)))
     return metrics.expected_calibration_error(bins)
 
 
 def _captures_ceiling(flows: LabelledFlows, units: NDArray[np.int64]) -> float:
-    """Best share of these captures of a device that any system can name right which answers equal sets alike."""
+    """Best share of these captures of a device that a system with equal answers for equal captures can name right."""
     C = len(flows.labels)
     unit_N = flows.capture * C + flows.label
     part = flows.dataset(np.zeros(len(unit_N), np.int8))[1]["train"]
-    _, row_of = np.unique(exact_keys(side_by_side(part.rows.sequences)), return_inverse=True)  # whatever the label
+    _, row_of = np.unique(exact_keys(side_by_side(part.rows.sequences)), return_inverse=True)  # regardless of the label
     pairs, flows_of = np.unique(np.stack([unit_N, row_of[part.row_of_flow]]), axis=1, return_counts=True)
     starts = np.searchsorted(pairs[0], units)
     ends = np.searchsorted(pairs[0], units, side="right")
@@ -229,14 +238,14 @@ def _captures_ceiling(flows: LabelledFlows, units: NDArray[np.int64]) -> float:
     return sum(int(np.bincount(labels).max()) for labels in labels_of.values()) / len(units)
 
 
-def _by_day(systems: Mapping[str, Mapping[str, Items]], classes: int) -> list[Day]:
+def _by_day(systems: Mapping[str, Mapping[str, Answers]], classes: int) -> list[Day]:
     of_flows = {system: answered[FLOWS] for system, answered in systems.items() if FLOWS in answered}
     found: list[Day] = []
     for day in np.unique(of_flows[ENSEMBLE].day).tolist():
         reached = {}
-        for system, items in of_flows.items():
-            then = items.day == day
-            reached[system] = metrics.metrics(_confusion(items.label[then], items.named[then], classes))
+        for system, answers in of_flows.items():
+            then = answers.day == day
+            reached[system] = metrics.metrics(_confusion(answers.label[then], answers.named[then], classes))
         found.append(
             {
                 "day": str(np.datetime64(day, "D")),
@@ -248,30 +257,31 @@ def _by_day(systems: Mapping[str, Mapping[str, Items]], classes: int) -> list[Da
     return found
 
 
-def _table(flows: LabelledFlows, systems: Mapping[str, Mapping[str, Items]]) -> pa.Table:
-    """Every answer, so that anyone can count again."""
+def _table(flows: LabelledFlows, systems: Mapping[str, Mapping[str, Answers]]) -> pa.Table:
+    """All answers, so that the scores can be recomputed."""
     paths, labels = _paths(flows), pa.array(flows.labels)
     tables = []
     for system, answered in systems.items():
-        for of, items in answered.items():
-            told = {
-                "system": pa.array([system] * len(items.label)).dictionary_encode(),
-                "of": pa.array([of] * len(items.label)).dictionary_encode(),
-                "label": labels.take(pa.array(items.label)).dictionary_encode(),
-                "answer": labels.take(pa.array(items.named)).dictionary_encode(),
-                "confidence": items.confidence,
-                "day": pa.array(items.day.astype(np.int32)).cast(pa.date32()),
-                "capture_file": paths.take(pa.array(items.unit // len(flows.labels))).dictionary_encode(),
+        for of, answers in answered.items():
+            columns = {
+                "system": pa.array([system] * len(answers.label)).dictionary_encode(),
+                "of": pa.array([of] * len(answers.label)).dictionary_encode(),
+                "label": labels.take(pa.array(answers.label)).dictionary_encode(),
+                "answer": labels.take(pa.array(answers.named)).dictionary_encode(),
+                "confidence": answers.confidence,
+                "day": pa.array(answers.day.astype(np.int32)).cast(pa.date32()),
+                "capture_file": paths.take(pa.array(answers.unit // len(flows.labels))).dictionary_encode(),
             }
-            tables.append(pa.table(told))
+            tables.append(pa.table(columns))
     return pa.concat_tables(tables).unify_dictionaries()
 
 
 def _table_of_sets(flows: LabelledFlows, sets: OpenSetAnswers) -> pa.Table:
     labels = pa.array(flows.labels)
-    told = sets._asdict() | {name: labels.take(pa.array(getattr(sets, name))) for name in ("label", "named")}
-    unit_U = told.pop("unit")
-    return pa.table(told | {"capture_file": _paths(flows).take(pa.array(unit_U // len(flows.labels)))})
+    columns = {open_set.STORED_NAMES.get(field, field): column for field, column in sets._asdict().items()}
+    columns |= {name: labels.take(pa.array(getattr(sets, name))) for name in ("label", "named")}
+    unit_U = columns.pop("unit")
+    return pa.table(columns | {"capture_file": _paths(flows).take(pa.array(unit_U // len(flows.labels)))})
 
 
 def _paths(flows: LabelledFlows) -> pa.Array:

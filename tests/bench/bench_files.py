@@ -1,7 +1,7 @@
-"""bench_files.py OUT [--captures DIR] [--small]: write the captures that `capture.py` measures with.
+"""bench_files.py OUT [--captures DIR] [--small]: write the captures for `capture.py`.
 
-All captures of DIR merged into one file, larger files made of that one, and its first 50 kB. A process of its own:
-the peak memory of a child is at least that of the process which started it.
+All captures of DIR merged into one file, larger files made of it, and its first 50 kB. It runs as its own process,
+because the peak memory of a child process is at least that of its parent.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ _MARGIN_S = 60  # between the last packet of one copy and the first of the next
 
 
 class Merged(NamedTuple):
-    """A classic pcap in memory and where things are in it."""
+    """A classic pcap in memory, with offsets of its records and IP headers."""
 
     data: Any  # uint8 (bytes,)
-    record: Any  # int64 (records,): where each record starts
+    record: Any  # int64 (records,): offset of each record
     seconds: Any  # int64 (records,)
-    ipv4: Any  # int64: where each IPv4 header starts
+    ipv4: Any  # int64: offset of each IPv4 header
     ipv6: Any
 
 
 def merge(folder: Path | None) -> Merged:
-    """Every capture below the folder in one, in time order as mergecap keeps it: no file's own order is changed.
+    """All captures of the folder in one, merged by time like mergecap: each file's own order is kept.
 
-    None: the captures that the project writes itself.
+    None: simulated captures.
     """
     if folder is None:
         from iotid.simulate.captures import write_demo
@@ -52,7 +52,7 @@ def merge(folder: Path | None) -> Merged:
 
 
 def _records(path: Path) -> Any:
-    """(link type, frames, times in µs, wire lengths) of a capture; nothing where it is none that scapy reads."""
+    """(link type, frames, times in µs, wire lengths) of a capture; nothing if scapy cannot read it."""
     from scapy.error import Scapy_Exception
     from scapy.utils import RawPcapNgReader, RawPcapReader
 
@@ -91,9 +91,9 @@ def _lay_out(frames: list[bytes], times: Any, wires: Any, link: int) -> Merged:
 
 
 def write_copies(merged: Merged, path: Path, num_bytes: int, *, new_flows: bool) -> None:
-    """Write copies one after the other until the file has ``num_bytes``, each later than the one before.
+    """Write copies until the file has ``num_bytes``, each later than the one before.
 
-    ``new_flows``: each copy's addresses differ, so that its flows are new ones; else they go on.
+    ``new_flows``: each copy has other addresses, and so new flows; else its flows continue.
     """
     span = int(merged.seconds.max() - merged.seconds.min()) + _MARGIN_S
     with path.open("wb") as file:
@@ -104,9 +104,9 @@ def write_copies(merged: Merged, path: Path, num_bytes: int, *, new_flows: bool)
             later = (merged.seconds + copy * span).astype("<u4").view(np.uint8).reshape(-1, 4)
             data[merged.record[:, None] + np.arange(4)] = later
             if new_flows:  # two bytes of both addresses: copies up to 65,535 differ
-                for start, places in ((merged.ipv4, (13, 12)), (merged.ipv6, (9, 10))):
-                    for place, changed in zip(places, (copy & 0xFF, copy >> 8 & 0xFF), strict=True):
-                        for end in (place, place + (4 if start is merged.ipv4 else 16)):
+                for start, offsets in ((merged.ipv4, (13, 12)), (merged.ipv6, (9, 10))):
+                    for offset, changed in zip(offsets, (copy & 0xFF, copy >> 8 & 0xFF), strict=True):
+                        for end in (offset, offset + (4 if start is merged.ipv4 else 16)):
                             data[start + end] ^= changed
             left = num_bytes - file.tell()
             end = merged.record[np.searchsorted(merged.record, left)] if 0 < left < merged.record[-1] else len(data)

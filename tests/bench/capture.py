@@ -1,9 +1,9 @@
-"""capture.py [--captures DIR] [--small]: the capture engine beside its peers, whole process, on the same files.
+"""capture.py [--captures DIR] [--small]: the capture engine and its peers on the same files, as whole processes.
 
 Files: all captures of DIR merged into one (without DIR: those that the project writes itself), 100 MB and 1 GB made of
 it with later times and other addresses. CPU is user and system time of a process and its children, the best of several
-runs where one takes seconds. Peers come from .venv-peers (`make peers-setup`) and the PATH; one that is missing is
-named as missing. Ends with one line of JSON.
+runs if one takes seconds. Peers come from .venv-peers (`make peers-setup`) and the PATH; absent ones are
+listed as missing. Ends with one line of JSON.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NEVER_S = 10**9
 # What each child runs; it prints the number of flows.
 _IOTID = "import sys, iotid.flows as f; t = f.from_captures(sys.argv[1], max_packets={m}); print(len(t), t.nbytes)"
 _IOTID_KEYS = "import sys, iotid.flows as f; print(len(f.from_captures(sys.argv[1], max_packets={m}, tcp_close=False)))"
-# A worker of the cluster: hands its partial flows on, and holds none
+# As a worker of the cluster: emits its partial flows and stores none
 _WORKER = """
 import sys
 from iotid import config
@@ -73,7 +73,7 @@ _TSHARK_FIELDS = (
 
 
 def measure(command: list[str], runs: int, environment: dict[str, str] | None = None) -> dict[str, Any]:
-    """Seconds of CPU and wall, the best of ``runs``, the highest resident memory, and what was printed last."""
+    """CPU and wall seconds, the best of ``runs``, peak resident memory, and the last printed line."""
     cpu = wall = float("inf")
     peak = 0
     printed = ""
@@ -130,13 +130,13 @@ def dpkt(path: Path, runs: int) -> dict[str, Any]:
 
 
 def nfpcapd(path: Path, runs: int) -> dict[str, Any]:
-    """Its flows are of one direction each, and are cut by its own time-outs (300 s active, 60 s idle)."""
+    """Its flows are unidirectional, with its own time-outs (300 s active, 60 s idle)."""
     with tempfile.TemporaryDirectory() as folder:
         found = measure(["nfpcapd", "-r", str(path), "-w", folder], runs)
         del found["printed"]
         if shutil.which("nfdump"):
-            told = subprocess.run(["nfdump", "-R", folder, "-q", "-I"], capture_output=True, text=True, check=True)
-            flows = re.search(r"^Flows: (\d+)", told.stdout, re.MULTILINE)
+            done = subprocess.run(["nfdump", "-R", folder, "-q", "-I"], capture_output=True, text=True, check=True)
+            flows = re.search(r"^Flows: (\d+)", done.stdout, re.MULTILINE)
             found["flows_one_way"] = int(flows[1]) if flows else None
         return found
 
@@ -154,7 +154,7 @@ Peer = Callable[[Path, int], dict[str, Any]]
 
 
 def peers() -> tuple[dict[str, Peer], dict[str, str]]:
-    """The peers that are there, and the versions of all that is compared."""
+    """The installed peers, and the versions of all programs."""
     there: dict[str, Peer] = {"iotid": iotid, "cat": cat}
     versions = {"python": platform.python_version(), "iotid": _version(sys.executable, "iotid")}
     for name, peer in (("nfstream", nfstream), ("dpkt", dpkt)):
@@ -165,19 +165,19 @@ def peers() -> tuple[dict[str, Peer], dict[str, str]]:
         versions[name] = "missing"
         if shutil.which(name):
             there[name] = peer
-            told = subprocess.run([name, option], capture_output=True, text=True, check=False)
-            versions[name] = (told.stdout + told.stderr).strip().splitlines()[0]
+            done = subprocess.run([name, option], capture_output=True, text=True, check=False)
+            versions[name] = (done.stdout + done.stderr).strip().splitlines()[0]
     return there, versions
 
 
 def _version(interpreter: str, package: str) -> str:
     code = f"import importlib.metadata as m; print(m.version({package!r}))"
-    told = subprocess.run([interpreter, "-c", code], capture_output=True, text=True, check=False)
-    return told.stdout.strip() or "missing"
+    done = subprocess.run([interpreter, "-c", code], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "missing"
 
 
 def cold(path: Path) -> dict[str, Any]:
-    """One small capture from a cold process: kernels kept as after `make setup`, and none kept."""
+    """One small capture in a new process: with cached kernels, as after `make setup`, and without."""
     kept = python(_IOTID, path, 3)
     with tempfile.TemporaryDirectory() as empty:
         compiled = python(_IOTID, path, 1, NUMBA_CACHE_DIR=empty)
@@ -189,7 +189,7 @@ def _times(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def ratios(figures: dict[str, Any]) -> dict[str, float]:
-    """How many times as long as iotid each peer takes (wall and CPU); of `cat`, how many times as long iotid takes."""
+    """Times of each peer over iotid's (wall and CPU); and iotid's over those of `cat`."""
     own = figures["iotid"]
     found = {}
     for name, peer in figures.items():
@@ -202,7 +202,7 @@ def ratios(figures: dict[str, Any]) -> dict[str, float]:
 
 
 def beyond_start(small: dict[str, Any], large: dict[str, Any]) -> dict[str, Any]:
-    """What the bytes between the small and the large file cost each program: its speed without its start-up."""
+    """Cost of the bytes between the small and the large file: each program's speed without its start-up."""
     more = large["file_bytes"] - small["file_bytes"]
     figures = {
         name: {f"{unit}_s": max(large[name][f"{unit}_s"] - small[name][f"{unit}_s"], 1e-3) for unit in ("wall", "cpu")}
@@ -215,7 +215,7 @@ def beyond_start(small: dict[str, Any], large: dict[str, Any]) -> dict[str, Any]
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--captures", type=Path, help="folder of captures; without it simulated ones are taken")
+    options.add_argument("--captures", type=Path, help="folder of captures; default: simulated ones")
     options.add_argument("--small", action="store_true", help="leave the 1 GB files out")
     given = options.parse_args()
     there, versions = peers()
@@ -232,14 +232,16 @@ def main() -> None:
         make += ["--captures", str(given.captures)] if given.captures else []
         subprocess.run([*make, *["--small"] * given.small], check=True)
         files = Path(folder)
-        python(_IOTID, files / "cold.pcap", 1)  # from here on kernels are kept
+        python(_IOTID, files / "cold.pcap", 1)  # from here on kernels are cached
         result["cold_50kB"] = cold(files / "cold.pcap")
         slow = {"dpkt", "tshark"}  # minutes on 1 GB
-        who = {"merged": set(there), "small": set(there), "large": set(there) - slow}
+        programs_of = {"merged": set(there), "small": set(there), "large": set(there) - slow}
         for name in ("merged", "small", "small_same_flows", "large", "large_same_flows"):
             path = files / f"{name}.pcap"
             if path.exists():
-                result[name] = _compare(path, {peer: there[peer] for peer in there if peer in who.get(name, _OURS)})
+                result[name] = _compare(
+                    path, {peer: there[peer] for peer in there if peer in programs_of.get(name, _OURS)}
+                )
         if "large" in result:
             result["from_small_to_large"] = beyond_start(result["small"], result["large"])
     sys.stdout.write(json.dumps(result) + "\n")

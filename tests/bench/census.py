@@ -1,12 +1,11 @@
-"""census.py [--captures DIR --labels FILE] [--flows N] [--devices N]: a large night's census beside one flow at a time.
+"""census.py [--captures DIR --labels FILE] [--flows N] [--devices N]: a large census, and one flow at a time.
 
-A model learns from the captures (4 epochs, else by conf/base.yaml; without captures: those that the project writes
-itself). Then their flows are dealt out to many made-up devices: each is a copy of a listed device with a MAC and an
-address of its own, and shows flows drawn from that device's. --fresh: the share of flows of which one packet has
-another length, so that nothing equals them. Timed are whole processes: `iotid take-census`, and one that scores every
-flow as it comes, 256 at a time, by the same model and sums the answers up by device; it does so for --rival-flows, and
-all flows are reckoned from its speed. --root: a folder to keep; what it holds is not made again. Ends with one line of
-JSON; nothing is asserted.
+A model learns from the captures (4 epochs, else by conf/base.yaml; default: simulated captures). Then their flows are
+distributed over many made-up devices: each is a copy of a listed device with its own MAC and address, and flows drawn
+from that device's. --fresh: the share of flows in which one packet gets another length, so that no other flow equals
+them. Timed are whole processes: `iotid take-census`, and a baseline that scores every flow with the same model, in
+batches of 256, and sums the answers by device; it scores --baseline-flows, from which its time for all flows is
+extrapolated. --root: a folder to reuse. Ends with one line of JSON; nothing is asserted.
 """
 
 from __future__ import annotations
@@ -61,8 +60,7 @@ def learn(root: str, captures: str, labels: str, layers: list[str]) -> None:
 
 
 def flows_of_listed(store: Store, labels: str) -> tuple[Partition, pa.Table]:
-    """The night that was learned from, and of its flows those of listed devices, with their ``device`` and its
-    ``address``."""
+    """The learned partition, and its flows of listed devices, with their ``device`` and its ``address``."""
     learned = store.open("flows", _LEARNED)
     flows = pq.read_table(learned.uri, schema=FLOWS.arrow_schema(stored=True), partitioning=None)
     settings = config.load_settings()
@@ -75,7 +73,7 @@ def flows_of_listed(store: Store, labels: str) -> tuple[Partition, pa.Table]:
 
 
 def multiply(store: Store, labels: str, num_flows: int, num_devices: int, fresh: float) -> None:
-    """Write the large night: each made-up device has as many flows, drawn from those of the device that it copies."""
+    """Write the large partition: each made-up device has flows drawn from those of the device that it copies."""
     learned, flows = flows_of_listed(store, labels)
     device_N = flows["device"].combine_chunks().dictionary_encode().indices.to_numpy()
     random = np.random.default_rng(1)
@@ -93,7 +91,7 @@ def multiply(store: Store, labels: str, num_flows: int, num_devices: int, fresh:
 
 
 def _renamed(flows: pa.Table, copy_N: np.ndarray) -> pa.Table:
-    """The flows with the MAC and address of made-up devices where those of the originals stood."""
+    """The flows with the MAC and address of made-up devices in place of the originals'."""
     text_N = [f"{copy:06x}" for copy in copy_N]
     mac = pa.array([f"02:00:00:{text[:2]}:{text[2:4]}:{text[4:]}" for text in text_N])
     address = pa.array([f"10.{copy >> 16}.{copy >> 8 & 255}.{copy & 255}" for copy in copy_N.tolist()])
@@ -115,7 +113,7 @@ def _altered(flows: pa.Table, random: np.random.Generator, share: float) -> pa.T
 
 
 def score_every_flow(root: str, num_flows: int) -> None:
-    """The rival: flows as they come, each scored for itself; prints the seconds before the first and for them all."""
+    """The baseline: each flow is scored alone; prints the number of flows and the seconds."""
     store = Store(root)
     settings = config.load_settings()
     registry = Registry(settings.tracking, root)
@@ -135,8 +133,8 @@ def score_every_flow(root: str, num_flows: int) -> None:
             for name, row in zip(device.to_pylist(), probabilities, strict=True):
                 sums[name] = sums.get(name, 0) + row
             scored += batch.num_rows
-    told = {"flows": scored, "devices": len(sums), "seconds": time.perf_counter() - begin}
-    command.say(json.dumps(told))
+    summary = {"flows": scored, "devices": len(sums), "seconds": time.perf_counter() - begin}
+    command.say(json.dumps(summary))
 
 
 def _timed(arguments: list[str]) -> tuple[float, str]:
@@ -153,25 +151,25 @@ def _distinct(night: Partition) -> int:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--captures", help="folder of captures; without: captures that the project writes itself")
+    options.add_argument("--captures", help="folder of captures; default: simulated ones")
     options.add_argument("--labels", help="their device list")
     options.add_argument("--flows", type=int, default=1_000_000)
     options.add_argument("--devices", type=int, default=20_000)
-    options.add_argument("--fresh", type=float, default=0.0, help="share of flows that are made unlike all others")
-    options.add_argument("--rival-flows", type=int, default=20_000, help="that the rival scores before it is reckoned")
+    options.add_argument("--fresh", type=float, default=0.0, help="share of flows that get another length")
+    options.add_argument("--baseline-flows", type=int, default=20_000, help="that the baseline scores")
     options.add_argument("--root", type=Path)
     options.add_argument("--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE")
     options.add_argument("--score-every-flow", action="store_true", help=argparse.SUPPRESS)
     given = options.parse_args()
     if given.score_every_flow:
-        score_every_flow(str(given.root), given.rival_flows)
+        score_every_flow(str(given.root), given.baseline_flows)
         return
     if bool(given.captures) != bool(given.labels):
         options.error("--captures and --labels go together")
     messages.to_stderr()
     with tempfile.TemporaryDirectory() as made:
-        told = _measure(given, Path(made))
-    command.say(json.dumps(told))
+        result = _measure(given, Path(made))
+    command.say(json.dumps(result))
 
 
 def _measure(given: argparse.Namespace, made: Path) -> dict[str, Any]:
@@ -190,10 +188,10 @@ def _measure(given: argparse.Namespace, made: Path) -> dict[str, Any]:
     asked = ["--site", _LARGE["site"], "--date", _LARGE["capture_date"]]
     ours_s, _ = _timed(["-m", "iotid.cli", "take-census", *layers, *asked])
     this = str(Path(__file__))
-    whole_s, out = _timed([this, "--score-every-flow", "--root", root, "--rival-flows", str(given.rival_flows)])
-    rival = json.loads(out.splitlines()[-1])
-    flows_per_s = rival["flows"] / rival["seconds"]
-    rival_s = whole_s - rival["seconds"] + night.metadata["rows"] / flows_per_s
+    whole_s, out = _timed([this, "--score-every-flow", "--root", root, "--baseline-flows", str(given.baseline_flows)])
+    baseline = json.loads(out.splitlines()[-1])
+    flows_per_s = baseline["flows"] / baseline["seconds"]
+    baseline_s = whole_s - baseline["seconds"] + night.metadata["rows"] / flows_per_s
     census = store.open("census", _LARGE).metadata
     return {
         "flows": night.metadata["rows"],
@@ -201,8 +199,8 @@ def _measure(given: argparse.Namespace, made: Path) -> dict[str, Any]:
         "devices": census["devices"],
         "status": census["status"],
         "iotid_s": round(ours_s, 1),
-        "rival": {"scored": rival["flows"], "flows_per_s": round(flows_per_s, 1), "all_s": round(rival_s, 1)},
-        "ratio": round(rival_s / ours_s, 1),
+        "baseline": {"scored": baseline["flows"], "flows_per_s": round(flows_per_s, 1), "all_s": round(baseline_s, 1)},
+        "ratio": round(baseline_s / ours_s, 1),
     }
 
 

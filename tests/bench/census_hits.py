@@ -1,7 +1,7 @@
-"""census_hits.py ROOT SITE DATE LABELS: how many of a census's devices are named as the device list names their MAC.
+"""census_hits.py ROOT SITE DATE LABELS: how many devices of a census get the label of their MAC in the device list.
 
-Prints flows per label of the night's dataset, then one line of JSON. A check of a census against the truth: the list
-that the model learned from says nothing about unseen networks.
+Prints flows per label of the dataset, then one line of JSON. It checks a census of the network that the model learned
+from; it is no measure for unseen networks.
 """
 
 from __future__ import annotations

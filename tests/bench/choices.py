@@ -1,8 +1,8 @@
-"""choices.py [--captures DIR --labels FILE]...: what the paper leaves open, one choice changed at a time.
+"""choices.py [--captures DIR --labels FILE]...: choices that the paper leaves open, one changed at a time.
 
 Each variant is trained with every seed (initial weights, order, dropout) on the same parts of the same flows: 70/15/15
-of each label's captures, or 80/10/10 of all flows. The epoch with the best validation macro F1 answers for the test
-part; told are its macro F1 and accuracy, as mean and standard deviation over the seeds.
+of each label's captures, or 80/10/10 of all flows. The epoch with the best validation macro F1 is tested;
+reported are macro F1 and accuracy, as mean and standard deviation over the seeds.
 The networks are smaller than the paper's, so that all variants take an hour or two. Ends with one line of JSON.
 """
 
@@ -62,18 +62,18 @@ def main() -> None:
     options.add_argument("--split", choices=["captures", "flows"], default="captures")
     options.add_argument("--seeds", type=int, default=3)
     options.add_argument("--threads", type=int, default=torch.get_num_threads())
-    options.add_argument("--only", action="append", choices=list(_VARIANTS), help="repeatable; without: all")
+    options.add_argument("--only", action="append", choices=list(_VARIANTS), help="repeatable; default: all")
     given = options.parse_args()
     torch.set_num_threads(given.threads)
     pairs = list(zip(given.captures, given.labels, strict=True))
-    told = {}
+    results = {}
     for name in given.only or _VARIANTS:
         found = measure(pairs, given.split, _VARIANTS[name], given.seeds)
-        told[name] = {key: [round(value, 4) for value in values] for key, values in found.items()}
+        results[name] = {key: [round(value, 4) for value in values] for key, values in found.items()}
         words = [f"{key} {np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}" for key, values in found.items()]
         sys.stderr.write(f"{name}: {', '.join(words)}\n")
     sys.stdout.write(
-        json.dumps({"split": given.split, "seeds": given.seeds, "settings": _SMALL, "variants": told}) + "\n"
+        json.dumps({"split": given.split, "seeds": given.seeds, "settings": _SMALL, "variants": results}) + "\n"
     )
 
 

@@ -1,19 +1,17 @@
-"""flood.py [--flows N] [--macs N] [--model ROOT --labels FILE]: floods of chosen flows and of invented MACs, beside as
-many that nobody chose.
+"""flood.py [--flows N] [--macs N] [--model ROOT --labels FILE]: floods of chosen flows and of made-up MACs, and as many
+random ones.
 
 Flows: captures of N UDP flows between IPv6 addresses, one packet each. The addresses are random, or chosen: so that all
-flows meet in the hash that the table and the buckets had before they had a secret (each address undoes what the other
-did to the state), to fall into one bucket under a guessed secret, or in regular patterns. Printed are CPU seconds of
-`flows.from_captures`, best of several processes; those of `assemble-flows` on Spark, and the rows of its largest file
-beside the mean; and the largest bucket beside the mean. `before`: a table and buckets with the former hash, on the same
-keys.
+flows collide in the former hash without a secret (each address undoes the other's effect on the state), to fall into
+one bucket under a guessed secret, or in regular patterns. Printed are CPU seconds of `flows.from_captures`, best of
+several processes; those of `assemble-flows` on Spark, and the rows of its largest file over the mean; and the largest
+bucket over the mean. `before`: a table and buckets with the former hash, on the same keys.
 
-MACs: a census of N of them with two flows each. `honest` ones are copies of a listed device each, as far as two of its
-flows go. Others are invented: `noise` sends UDP of random lengths, `replay` two flows of any devices, one after the
-other, `repeat` one flow of a device twice. Printed are seconds and peak memory of `iotid take-census` with its
-children, bytes of the page, and how many MACs got a name. The model is the champion below ROOT (storage.root of a run
-with its flows of site `bench`, as `census.py --root` leaves it), else one that learns from the captures that the
-project writes itself.
+MACs: a census of N of them with two flows each. `honest` ones are copies of listed devices, with two of their flows.
+Others are made up: `noise` sends UDP of random lengths, `replay` two flows of any devices, `repeat` one flow of a
+device twice. Printed are seconds and peak memory of `iotid take-census` with its
+children, size of the page, and how many MACs got a kind. The model is the champion below ROOT (storage.root of a run
+with its flows of site `bench`, as `census.py --root` leaves it), else one that learns from simulated captures.
 
 Ends with one line of JSON; nothing is asserted.
 """
@@ -58,7 +56,7 @@ _PORTS, _PROTOCOL, _VERSION = (1024, 443), 17, 6
 _HIGH = (0x20010DB800000000, 0x20010DB800000001)  # upper halves of the two ends' addresses
 _FIRST_S = 1_767_312_000  # 2026-01-02
 _NIGHT = PartitionKey.of_date("flood", "2026-01-02")
-_EACH = 2  # flows of a MAC
+_FLOWS_PER_MAC = 2  # flows of a MAC
 _SMALL = ("training.epochs=1", "evaluation.baselines=[]", "evaluation.bootstrap=20", "promotion.min_macro_f1=0")
 
 _FLOWS = """
@@ -96,7 +94,7 @@ def _first_word() -> Words:
 
 
 def _step(mixed_N: Words, word_N: Words) -> Words:
-    """What the former hash did with each word."""
+    """One step of the former hash."""
     mixed_N = (mixed_N ^ word_N) * np.uint64(0xBF58476D1CE4E5B9)
     return mixed_N ^ mixed_N >> np.uint64(29)
 
@@ -204,7 +202,7 @@ def _cpu(captures: Path, warm: Path) -> float:
 
 def _on_spark(folder: Path, kind: str) -> dict[str, float]:
     root = folder / f"root-{kind}"
-    # the table alone decides between one task that reads and several, so that all kinds get the same
+    # a fixed number of partitions, so that all kinds get the same number of reading tasks
     layers = ["--set", f"storage.root={root}", "--set", f"spark.shuffle_partitions={_PARTITIONS}"]
     night = ["--site", _NIGHT["site"], "--date", _NIGHT["capture_date"]]
     _step_of("split-pcaps", "--captures", str(folder / kind), *layers, *night)
@@ -222,7 +220,7 @@ def _step_of(*arguments: str) -> dict[str, float]:
     while process.poll() is None:
         family = _family(process.pid)
         peak = max(peak, sum(resident for _, resident in family.values()))
-        ticks |= Counter({pid: used for pid, (used, _) in family.items()})  # the most of each
+        ticks |= Counter({pid: used for pid, (used, _) in family.items()})  # the maximum of each
         time.sleep(0.1)
     if process.returncode:
         raise SystemExit(f"flood.py: iotid {arguments[0]} ended with {process.returncode}")
@@ -232,13 +230,13 @@ def _step_of(*arguments: str) -> dict[str, float]:
 
 
 def _family(pid: int) -> dict[int, tuple[int, int]]:
-    """Of the process and all its descendants, by id: ticks of CPU and bytes of memory."""
+    """CPU ticks and bytes of memory of the process and all its descendants, by id."""
     own: dict[int, tuple[int, int, int]] = {}
     page = os.sysconf("SC_PAGE_SIZE")
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:  # it has ended meanwhile
+        except OSError:  # it has ended
             continue
         own[int(stat.parent.name)] = int(fields[1]), int(fields[11]) + int(fields[12]), int(fields[21]) * page
     family = {pid}
@@ -253,12 +251,12 @@ def night_of(kind: str, flows: pa.Table, macs: int) -> pa.Table:
     device_N = flows["device"].combine_chunks().dictionary_encode().indices.to_numpy()
     own = [np.flatnonzero(device_N == device) for device in range(device_N.max() + 1)]
     if kind == "honest":
-        row_ME = np.stack([random.choice(own[mac % len(own)], _EACH) for mac in range(macs)])
+        row_ME = np.stack([random.choice(own[mac % len(own)], _FLOWS_PER_MAC) for mac in range(macs)])
     elif kind == "repeat":
-        row_ME = np.repeat(random.integers(0, len(flows), (macs, 1)), _EACH, axis=1)
+        row_ME = np.repeat(random.integers(0, len(flows), (macs, 1)), _FLOWS_PER_MAC, axis=1)
     else:
-        row_ME = random.integers(0, len(flows), (macs, _EACH))
-    table = _renamed(flows.take(pa.array(row_ME.ravel())), np.repeat(np.arange(macs), _EACH))
+        row_ME = random.integers(0, len(flows), (macs, _FLOWS_PER_MAC))
+    table = _renamed(flows.take(pa.array(row_ME.ravel())), np.repeat(np.arange(macs), _FLOWS_PER_MAC))
     return _noise(table, random) if kind == "noise" else table
 
 
@@ -318,9 +316,7 @@ def main() -> None:
     options.add_argument("--model", metavar="ROOT", help="storage.root with a champion and the flows of site bench")
     options.add_argument("--labels", help="their device list")
     options.add_argument("--no-flows", action="store_true")
-    options.add_argument(
-        "--nights", nargs="*", choices=NIGHTS, default=NIGHTS, help="censuses to take; none: no census"
-    )
+    options.add_argument("--nights", nargs="*", choices=NIGHTS, default=NIGHTS, help="censuses to take; empty: none")
     options.add_argument("--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE")
     given = options.parse_args()
     if bool(given.model) != bool(given.labels):

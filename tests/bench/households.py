@@ -1,10 +1,9 @@
-"""households.py --captures DIR --labels FILE [--others DIR FILE [SETTING …]] …: what is found behind an address.
+"""households.py --captures DIR --labels FILE [--others DIR FILE [SETTING …]] …: kinds found behind an address.
 
-In each of --folds folds of captures, a device model and its baselines learn from the other folds' sets (a set: what one
-device showed in one capture), and are tested on sets that were held back, alone and merged as if behind one address:
-see `iotid.studies.households.compare`. Devices of other laboratories (--others) are never learned unless a learned kind has
-their vendor and type; further trainings leave kinds out in turn. `household_methods` and `household_scores` beside it
-have the methods and the metrics. Prints tables, in per cent, and ends with one line of JSON.
+In each of --folds folds of captures, the device model and its baselines learn from the other folds' sets (a set: the
+flows of one device in one capture), and are tested on held-back sets, alone and merged as if behind one address: see
+`iotid.studies.households.run`. Devices of other laboratories (--others) are never learned, unless a learned kind has
+their vendor and type; further trainings leave kinds out. Prints tables, in per cent, and one line of JSON.
 
 Shape suffixes: N flows.
 """
@@ -33,8 +32,9 @@ from iotid.flows import from_captures
 from iotid.labels import DeviceList
 from iotid.labels.device_list import UNLISTED
 from iotid.labels.hosts import UNANSWERED, name_devices
-from iotid.studies.households.compare import Laboratory, Study, rounds
+from iotid.studies.households.laboratory import Laboratory
 from iotid.studies.households.methods import METHODS
+from iotid.studies.households.run import HouseholdStudy, rounds
 from iotid.studies.households.scores import rounded, table
 
 _SETTINGS = config.load_settings(overrides=["flow.join_files=false"])
@@ -42,7 +42,7 @@ _GROUPS = 4  # of kinds left out
 
 
 def read(captures: str, labels: str, overrides: Sequence[str]) -> Laboratory:
-    """Flows of devices and of hosts that no list names; those that went unanswered are left out."""
+    """Flows of listed devices and of unlisted hosts, without unanswered ones."""
     flow, dataset = _SETTINGS.flow, _SETTINGS.dataset
     capture, devices = config.load_settings(overrides=list(overrides)).capture, DeviceList.read(labels)
     flows = from_captures([captures], join_files=False, length=flow.length, capture=capture)
@@ -65,7 +65,7 @@ def read(captures: str, labels: str, overrides: Sequence[str]) -> Laboratory:
 
 
 def processor() -> str:
-    """The processor's name, as the system has it."""
+    """The processor's name, from the system."""
     info = Path("/proc/cpuinfo")
     name = re.search(r"^model name\s*: (.*)", info.read_text() if info.exists() else "", re.MULTILINE)
     return name[1] if name else platform.processor() or platform.machine()
@@ -79,8 +79,8 @@ def main() -> None:
         "--others", action="append", default=[], nargs="+", help="another laboratory, and its settings"
     )
     options.add_argument("--folds", type=int, default=5, help="2 or more (default 5)")
-    options.add_argument("--only-first", type=int, help="of the trainings (folds, then kinds left out) only so many")
-    options.add_argument("--times", type=int, default=200, help="merges of each sort, over all folds (default 200)")
+    options.add_argument("--only-first", type=int, help="only the first N trainings (folds, then kinds left out)")
+    options.add_argument("--times", type=int, default=200, help="merges of each scenario, over all folds (default 200)")
     options.add_argument("--seed", type=int, default=7)
     options.add_argument("--methods", nargs="+", choices=METHODS, default=[*METHODS], help="default: all of them")
     options.add_argument("--set", action="append", default=[], dest="overrides", metavar="capture.KEY=VALUE")
@@ -93,9 +93,9 @@ def main() -> None:
     others = [read(captures, labels, overrides) for captures, labels, *overrides in given.others]
     kinds, kind_C = own.kinds()
     random = np.random.default_rng(given.seed)
-    study = Study(own, others, own.flows.folds(given.folds), _SETTINGS.census, given.seed, given.methods)
-    of_rounds = rounds(kind_C, given.folds, _GROUPS, given.times, random, first_hour=own.has_long_captures)
-    results = study.run(islice(of_rounds, given.only_first), random)
+    study = HouseholdStudy(own, others, own.flows.folds(given.folds), _SETTINGS.census, given.seed, given.methods)
+    all_rounds = rounds(kind_C, given.folds, _GROUPS, given.times, random, first_hour=own.has_long_captures)
+    results = study.run(islice(all_rounds, given.only_first), random)
     merges, alone, seconds = results.merges(), results.alone(), round(time.perf_counter() - start)
     for title, rows, count in (("merged, %", merges, "merges"), ("alone, %", alone, "sets")):
         sys.stdout.write("".join(f"{line}\n" for line in table(title, rows, count)) + "\n" if rows else "")

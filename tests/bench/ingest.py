@@ -1,10 +1,10 @@
-"""ingest.py [--captures DIR --labels FILE] [--gigabytes 1 2 4]: captures to a dataset, beside NFStream, whole process.
+"""ingest.py [--captures DIR --labels FILE] [--gigabytes 1 2 4]: captures to a dataset, and NFStream, whole processes.
 
 iotid: split-pcaps, assemble-flows and write-dataset in one process on `local[2]`, from the start of Python and Java to
-a whole Petastorm dataset. NFStream (`make peers-setup`), with as many meters as it starts by itself, makes flows with
+a whole Petastorm dataset. NFStream (`make peers-setup`), with its default number of meters, makes flows with
 the first 32 packets' lengths, directions and times of the same file and writes them as Parquet. Files: all captures of
-DIR merged into one (without DIR: those that the project writes itself), repeated with later times and other addresses,
-so that every copy's flows are new. Memory is sampled ten times a second. Ends with one line of JSON.
+DIR merged into one (default: simulated captures), repeated with later times and other addresses, so that every copy's
+flows are new. Memory is sampled ten times a second. Ends with one line of JSON.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ if __name__ == "__main__":
 
 
 class Watched:
-    """A process with all that it starts: seconds, and the most memory that each kind of process took."""
+    """A process with its descendants: seconds, and peak memory of each kind of process."""
 
     def __init__(self, command: list[str]) -> None:
         self.peak_mb: dict[str, int] = {}
@@ -103,7 +103,7 @@ def _family(pid: int) -> list[int]:
         for children in Path(f"/proc/{process}/task").glob("*/children"):
             try:
                 rest += map(int, children.read_text().split())
-            except OSError:  # it has ended meanwhile
+            except OSError:  # it has ended
                 continue
     return family
 
@@ -125,7 +125,7 @@ def _kind_and_mb(pid: int) -> tuple[str, int]:
 
 
 def _shuffled(root: Path) -> int:
-    """Bytes that all tasks wrote for a shuffle, by Spark's own event log."""
+    """Shuffle bytes written by all tasks, from Spark's event log."""
     total = 0
     for log in (root / "events").rglob("*"):
         if log.is_file() and not log.name.startswith("."):
@@ -159,14 +159,14 @@ def iotid(capture: Path, labels: Path, folder: Path) -> dict[str, Any]:
 
 
 def nfstream(capture: Path, folder: Path) -> dict[str, Any]:
-    script = folder / "flows.py"  # its meters are spawned from a file
+    script = folder / "flows.py"  # its meters start from a file
     script.write_text(_NFSTREAM)
     ran = Watched([str(_PEERS), str(script), str(capture), str(folder / "nfstream.parquet")])
     return {"wall_s": ran.wall_s, "flows": int(ran.printed.split()[-1]), "peak_mb": ran.peak_mb["drivers_together"]}
 
 
 def _ratios(sizes: dict[str, Any]) -> dict[str, float]:
-    """Times of NFStream over iotid's at the smallest size and at the margin, and how iotid's time grows."""
+    """NFStream's time over iotid's, at the smallest size and per added byte; and growth of iotid's time."""
     small, large = (sizes[key] for key in (min(sizes, key=int), max(sizes, key=int)))
     ratios = {"time_over_size": large["iotid"]["wall_s"] / small["iotid"]["wall_s"]}
     if "nfstream" in small:
@@ -178,7 +178,7 @@ def _ratios(sizes: dict[str, Any]) -> dict[str, float]:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--captures", type=Path, help="folder of captures; without it simulated ones are taken")
+    options.add_argument("--captures", type=Path, help="folder of captures; default: simulated ones")
     options.add_argument("--labels", type=Path, help="device list of these captures")
     options.add_argument("--gigabytes", type=int, nargs="+", default=[1, 2, 4])
     given = options.parse_args()
@@ -199,7 +199,7 @@ def main() -> None:
         for size in given.gigabytes:
             capture = folder / f"{size}.pcap"
             write_copies(merged, capture, size * _GB, new_flows=True)
-            os.sync()  # or else whoever comes first shares the disk with it
+            os.sync()  # or the first program shares the disk with it
             found = {"iotid": iotid(capture, labels.absolute(), folder)}
             if _PEERS.exists():
                 found["nfstream"] = nfstream(capture, folder)

@@ -1,14 +1,14 @@
-"""learning.py train|predict [--captures DIR --labels FILE]...: iotid's model beside the plain one, at the paper's size.
+"""learning.py train|predict [--captures DIR --labels FILE]...: iotid's model and the plain one, at the paper's size.
 
-The plain one (`plain.py`) does what the paper describes with no thought: every flow, 32 steps each, float32, dense Adam
+The plain one (`plain.py`) is the paper's network without optimisation: every flow, 32 steps each, float32, dense Adam
 over all 65,536 windows, settings of conf/paper.yaml. iotid learns with those of conf/base.yaml, where the network has
 the paper's size, too. Both learn the same flows' lengths and windows; `predict` gives both the same weights, trained
 for 4 epochs, and compares every answer. Flows: of one or more folders of captures, each with its device list,
-split 80/10/10 by a seeded draw (without: those that the project writes itself). Ends with one line of JSON.
+split 80/10/10 at random with a seed (default: simulated captures). Ends with one line of JSON.
 
 train: flows a second of both (the plain one timed over --plain-steps steps of 256 flows); with --plain-epochs N also
 the time until iotid's validation macro F1 comes within 0.3 points of the best in N epochs of the plain one. Those would
-take days, so they are computed by iotid's layers (the same function; the largest difference of a logit is printed) on
+take days, so they are computed with iotid's layers (the same function; the largest difference of a logit is printed) on
 the plain one's batches of copies, each copy with its own dropout, and a step counts as long as the plain one's.
 """
 
@@ -46,11 +46,11 @@ _SHARES = (0.8, 0.9)
 _SHARES_OF_CAPTURES = (0.7, 0.85)
 
 
-CAPTURES_HELP = "folder of captures; repeatable; without: captures that the project writes itself"
+CAPTURES_HELP = "folder of captures; repeatable; default: simulated captures"
 
 
 class Bench(NamedTuple):
-    """The labelled flows, and which of them are for training, validation and test."""
+    """Labelled flows, and the rows of the training, validation and test part."""
 
     flows: pa.Table
     label: np.ndarray
@@ -59,7 +59,7 @@ class Bench(NamedTuple):
 
 
 def given_flows(folders: list[tuple[str, str]], settings: config.Settings, split: str = "flows") -> Bench:
-    """Flows of the folders, or of the demo's captures where none is given."""
+    """Flows of the folders, or of the demo's captures without any."""
     if folders:
         return read_flows(folders, settings, split)
     with tempfile.TemporaryDirectory() as folder:
@@ -123,7 +123,7 @@ def rows_of(bench: Bench, part: int) -> EncodedFlows:
 
 
 def time_plain(bench: Bench, settings: config.Settings, steps: int) -> dict[str, float]:
-    """Flows a second over some steps, and how far its logits are from those of iotid's layers with the same weights."""
+    """Flows a second over some steps, and the largest difference to logits of iotid's layers with the same weights."""
     torch.manual_seed(1)
     sequences = values_of(bench.flows, bench.encoding.max_packets)
     model = PlainEnsemble(settings.model, len(bench.encoding.labels))
@@ -142,11 +142,11 @@ def time_plain(bench: Bench, settings: config.Settings, steps: int) -> dict[str,
         step(draw.choice(bench.parts[0], _BATCH))
     seconds = (time.perf_counter() - begin) / steps
     ours, some = new_ensemble(bench, settings).eval(), bench.parts[0][:_BATCH]
-    model.eval().take_over(ours, bench.encoding.vocabularies)
+    model.eval().load_weights(ours, bench.encoding.vocabularies)
     with torch.inference_mode():
         encoded = batch_of(bench.encoding.encode(bench.flows.take(pa.array(some))), slice(None))
-        apart = float((ours(encoded) - model(batch_of(sequences, some))).abs().max())
-    return {"flows_per_s": round(_BATCH / seconds, 1), "step_s": round(seconds, 2), "logits_apart": apart}
+        difference = float((ours(encoded) - model(batch_of(sequences, some))).abs().max())
+    return {"flows_per_s": round(_BATCH / seconds, 1), "step_s": round(seconds, 2), "logits_apart": difference}
 
 
 def new_ensemble(bench: Bench, settings: config.Settings) -> AdaptiveEnsemble:
@@ -229,7 +229,7 @@ def bench_predict(bench: Bench, settings: config.Settings, given: argparse.Names
     answers = predictor.predict(bench.flows)
     ours_s = time.perf_counter() - begin
     plain = PlainEnsemble(settings.model, len(bench.encoding.labels)).eval()
-    plain.take_over(predictor._model, bench.encoding.vocabularies)
+    plain.load_weights(predictor._model, bench.encoding.vocabularies)
     some = np.random.default_rng(1).permutation(len(bench.flows))[: given.plain_flows or len(bench.flows)]
     begin = time.perf_counter()
     logits = predict_plain(plain, values_of(bench.flows, bench.encoding.max_packets), some)
@@ -261,14 +261,14 @@ def main() -> None:
     given = options.parse_args()
     if len(given.captures) != len(given.labels):
         options.error("each --captures needs its --labels")
-    # the plain one steps over all of the padding, but does not let it change an answer
+    # the plain one computes all of the padding, without effect on its output
     settings = config.load_settings(["paper.yaml"], ["model.padding=ignored", *given.set])
     bench = given_flows(list(zip(given.captures, given.labels, strict=True)), settings)
-    told = {"flows": len(bench.flows), "classes": len(bench.encoding.labels), "threads": torch.get_num_threads()}
-    told["values"] = {name: known.size for name, known in bench.encoding.vocabularies.items()}
-    sys.stderr.write(f"{told}\n")
+    summary = {"flows": len(bench.flows), "classes": len(bench.encoding.labels), "threads": torch.get_num_threads()}
+    summary["values"] = {name: known.size for name, known in bench.encoding.vocabularies.items()}
+    sys.stderr.write(f"{summary}\n")
     found = (bench_train if given.what == "train" else bench_predict)(bench, settings, given)
-    sys.stdout.write(json.dumps({**told, **found}) + "\n")
+    sys.stdout.write(json.dumps({**summary, **found}) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,15 @@
-"""linkage.py [--census DIR] [--devices N] [--kinds K]: how many pseudonyms a clear census of the same night tells.
+"""linkage.py [--census DIR] [--devices N] [--kinds K]: how many pseudonyms a clear census of the same date identifies.
 
-Somebody has a census with pseudonyms and a clear one of the same night, and knows by what rule numbers are made coarse.
-Joined are: columns that are equal once the clear table is made as coarse (`first_seen`; `traffic`, which flow records
-have, too; all `numbers` of a row; `everything` but identifiers); the clear device whose numbers are `nearest`; and the
-first bits that a device's address shares with those of the others (`prefixes`). A device counts where one clear device
-fits, no other does, and it is the right one.
+The attacker has a census with pseudonyms and a clear one of the same date, and knows how numbers are made coarse. The
+joins: columns that are equal once the clear table is as coarse (`first_seen`; `traffic`, which flow records have, too;
+all `numbers` of a row; `everything` but identifiers); the clear device with the `nearest` numbers; and the first bits
+that a device's address shares with the others (`prefixes`). A device counts if exactly one clear device matches, and it
+is the right one.
 
-Releases: `renamed` (pseudonyms alone), `rounded` (each row's numbers by themselves), and what `census.pseudonyms`
-makes, `opaque` and `prefixes`. `said`: devices that are alone with their status, kinds and group, which
-no release hides.
+Releases: `renamed` (pseudonyms alone), `rounded` (each row's numbers separately), and those of `census.pseudonyms`,
+`opaque` and `prefixes`. `said`: devices with unique findings (status, kinds and group), which no release hides.
 
-DIR: the folder of a clear census; without it, a night of made-up devices. Ends with one line of JSON; nothing is
-asserted.
+DIR: the folder of a clear census; default: made-up devices. Ends with one line of JSON; nothing is asserted.
 """
 
 from __future__ import annotations
@@ -37,15 +35,15 @@ from iotid.schemas import CENSUS
 
 TRAFFIC = ("flows", "bytes", "first_seen", "last_seen")
 NUMBERS = (*TRAFFIC, "confidence", "unexplained", "household")
-_SAID = ("status", "label", "vendor", "type", "group")  # and what the lists tell beside their numbers
+_FINDING_COLUMNS = ("status", "label", "vendor", "type", "group")  # and the lists, without their numbers
 _IDENTIFIERS = ("device_id", "addresses")
 _KEY = b"the key of this benchmark"
-_NIGHT = datetime(2026, 1, 10, tzinfo=UTC)
+_DATE = datetime(2026, 1, 10, tzinfo=UTC)
 
 
 def measure(clear: pa.Table) -> dict[str, Any]:
-    """Numbers of devices: all, those that status and kinds identify, and those that each way of joining finds."""
-    found: dict[str, Any] = {"devices": len(clear), "said": _matches(said := _said(aggregate(clear)), said)}
+    """Numbers of devices: all, those that status and kinds identify, and those that each join finds."""
+    found: dict[str, Any] = {"devices": len(clear), "said": _matches(findings := _findings(aggregate(clear)), findings)}
     everything = [name for name in clear.column_names if name not in _IDENTIFIERS]
     for name, (coarse, released) in released_as(clear).items():
         found[name] = {
@@ -73,7 +71,7 @@ def released_as(clear: pa.Table, key: bytes = _KEY) -> dict[str, tuple[pa.Table,
 
 
 def joined(coarse: pa.Table, released: pa.Table, columns: Sequence[str]) -> int:
-    """Devices that alone have their values of these columns, in both tables."""
+    """Devices whose values of these columns are unique in both tables."""
     clear, other = (
         list(zip(*(map(str, table[name].to_pylist()) for name in columns), strict=True)) for table in (coarse, released)
     )
@@ -81,7 +79,7 @@ def joined(coarse: pa.Table, released: pa.Table, columns: Sequence[str]) -> int:
 
 
 def nearest(clear: pa.Table, released: pa.Table) -> int:
-    """Devices to which, by all NUMBERS, their own row in clear is nearer than any other."""
+    """Devices whose own clear row is nearer, by all NUMBERS, than any other."""
     clear_NF, released_NF = _features(clear), _features(released)
     scale_F = clear_NF.std(axis=0) + 1e-9
     count = 0
@@ -92,9 +90,9 @@ def nearest(clear: pa.Table, released: pa.Table) -> int:
 
 
 def made_up(devices: int, kinds: int, seed: int = 1) -> pa.Table:
-    """A clear night (columns of CENSUS that scoring gives) of so many devices of so many kinds.
+    """A clear census (columns of CENSUS that scoring gives) of made-up devices.
 
-    Of a kind they differ by log-normal flows and bytes; six in ten are there all night.
+    Devices of a kind have log-normal flows and bytes; six in ten are present all day.
     """
     random = np.random.default_rng(seed)
     rows = []
@@ -102,9 +100,9 @@ def made_up(devices: int, kinds: int, seed: int = 1) -> pa.Table:
     for n in range(devices):
         kind, *others = random.choice(kinds, 4, replace=False).tolist()
         flows = 1 + int(usual_flows_K[kind] * random.lognormal(0, 0.4))
-        is_there_all_night = random.random() < 0.6
-        begin = random.exponential(300) if is_there_all_night else random.uniform(0, 72_000)
-        end = 86_399 - random.exponential(300) if is_there_all_night else begin + random.exponential(14_400)
+        is_present_all_day = random.random() < 0.6
+        begin = random.exponential(300) if is_present_all_day else random.uniform(0, 72_000)
+        end = 86_399 - random.exponential(300) if is_present_all_day else begin + random.exponential(14_400)
         probability, *shares = np.round([1 - 0.4 * random.beta(1, 6), *random.beta(1, 10, 3)], 6).tolist()
         name = {"label": f"kind {kind}", "vendor": f"vendor {kind % 5}", "type": f"type {kind % 3}"}
         found = {"kind": name["label"], **name, "confidence": probability, "flows": flows // 3, "units": 1}
@@ -124,8 +122,8 @@ def made_up(devices: int, kinds: int, seed: int = 1) -> pa.Table:
                 "group": None,
                 "flows": flows,
                 "bytes": int(flows * usual_bytes_K[kind] * random.lognormal(0, 0.4)),
-                "first_seen": _NIGHT + timedelta(seconds=begin),
-                "last_seen": _NIGHT + timedelta(seconds=min(end, 86_399)),
+                "first_seen": _DATE + timedelta(seconds=begin),
+                "last_seen": _DATE + timedelta(seconds=min(end, 86_399)),
                 "addresses": [
                     f"10.0.{n >> 7}.{random.integers(1, 255)}",
                     *(f"fe80::{n:x}:{at:x}" for at in range(n % 3)),
@@ -138,15 +136,15 @@ def made_up(devices: int, kinds: int, seed: int = 1) -> pa.Table:
 
 
 def _matches(clear: Sequence[Hashable], released: Sequence[Hashable]) -> int:
-    """Rows that have the same in both, and that no other row has in either."""
+    """Rows with the same value in both, that no other row has in either."""
     counts = Counter(clear), Counter(released)
     pairs = zip(clear, released, strict=True)
     return sum(one == other and counts[0][one] == counts[1][other] == 1 for one, other in pairs)
 
 
-def _said(coarse: pa.Table) -> list[str]:
-    """What a census says of each device, numbers aside."""
-    rows = coarse.select([*_SAID, "kinds", "runners_up"]).to_pylist()
+def _findings(coarse: pa.Table) -> list[str]:
+    """The findings of each device, without numbers."""
+    rows = coarse.select([*_FINDING_COLUMNS, "kinds", "runners_up"]).to_pylist()
     for one in (one for row in rows for name in ("kinds", "runners_up") for one in row[name]):
         del one["confidence"]
         one.pop("flows", None)
@@ -162,7 +160,7 @@ def _features(table: pa.Table) -> np.ndarray:
 
 
 def _shared_bits(table: pa.Table) -> list[tuple[int, ...]]:
-    """What each device's first IPv4 address shares with those of the others; of one without, nothing."""
+    """Bits that each device's first IPv4 address shares with those of the others; nothing without one."""
     texts = [next((text for text in row if "." in text), None) for row in table["addresses"].to_pylist()]
     number = [text and int(ipaddress.IPv4Address(text)) for text in texts]
     all_L = np.array([each for each in number if each is not None], np.int64)
@@ -171,7 +169,7 @@ def _shared_bits(table: pa.Table) -> list[tuple[int, ...]]:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--census", help="folder of a clear census; without it, a night of made-up devices")
+    options.add_argument("--census", help="folder of a clear census; default: made-up devices")
     options.add_argument("--devices", type=int, default=2000)
     options.add_argument("--kinds", type=int, default=20)
     given = options.parse_args()

@@ -1,7 +1,7 @@
-"""The paper's network with no thought: every flow by itself, 32 steps each, float32, 65,536 windows, dense Adam.
+"""Reference implementation of the paper's network: every flow alone, 32 steps, float32, 65,536 windows, dense Adam.
 
 It computes the same function as `iotid.model`: both directions of a layer are LSTMs over all steps, and the backward
-one reads each flow turned round, so that what stands behind a flow's end never reaches what is before it.
+one reads each flow reversed, so that padding never reaches the packets before it.
 
 Shape suffixes: N flows, B flows of a batch, M steps, H hidden units, C classes.
 """
@@ -19,7 +19,7 @@ from iotid import config
 from iotid.dataset.arrays import first_values, list_positions
 from iotid.dataset.characteristics import CHARACTERISTICS, Vocabulary
 
-SIZES = {"packet_length": 65_536, "tcp_window": 65_536}  # every value that the field can hold, but for the padding
+SIZES = {"packet_length": 65_536, "tcp_window": 65_536}  # all values of the field, without the padding
 
 
 def values_of(flows: Any, max_packets: int) -> dict[str, np.ndarray]:
@@ -43,15 +43,15 @@ class _Layers(nn.Module):
             nn.ModuleList([nn.LSTM(size, settings.hidden_size, batch_first=True) for size in sizes]) for _ in range(2)
         )
 
-    def forward(self, x_BMF: Tensor, turned_BM: Tensor) -> Tensor:
-        def turn(y_BMF: Tensor) -> Tensor:
-            return y_BMF.gather(1, turned_BM.unsqueeze(2).expand(-1, -1, y_BMF.shape[2]))
+    def forward(self, x_BMF: Tensor, reversed_BM: Tensor) -> Tensor:
+        def reverse(y_BMF: Tensor) -> Tensor:
+            return y_BMF.gather(1, reversed_BM.unsqueeze(2).expand(-1, -1, y_BMF.shape[2]))
 
         for ahead, back in zip(self.ahead, self.back, strict=True):
-            x_BMF = torch.cat([ahead(x_BMF)[0], turn(back(turn(x_BMF))[0])], dim=2)
+            x_BMF = torch.cat([ahead(x_BMF)[0], reverse(back(reverse(x_BMF))[0])], dim=2)
         return x_BMF
 
-    def take_over(self, trained: nn.LSTM) -> None:
+    def load_weights(self, trained: nn.LSTM) -> None:
         for suffix, layers in (("", self.ahead), ("_reverse", self.back)):
             for number, layer in enumerate(layers):
                 for name, parameter in layer.named_parameters():
@@ -59,7 +59,7 @@ class _Layers(nn.Module):
 
 
 class PlainEnsemble(nn.Module):
-    """Concatenation of each step's outputs, mean over a flow's steps: iotid's defaults."""
+    """With iotid's defaults: each step's outputs concatenated, mean over a flow's steps."""
 
     def __init__(self, settings: config.Model, classes: int) -> None:
         super().__init__()
@@ -74,24 +74,26 @@ class PlainEnsemble(nn.Module):
 
     def forward(self, ids: Mapping[str, Tensor]) -> Tensor:
         """Logits (B, C)."""
-        there_BM = next(iter(ids.values())) != 0
-        lengths_B1 = there_BM.sum(dim=1, keepdim=True)
-        steps_M = torch.arange(there_BM.shape[1])
-        turned_BM = torch.where(there_BM, lengths_B1 - 1 - steps_M, steps_M)
-        temporal = [self.temporal[name](embedding(ids[name]), turned_BM) for name, embedding in self.embeddings.items()]
-        output_BM2H = self.spatial(torch.cat(temporal, dim=2), turned_BM)
-        summary_B2H = (output_BM2H * there_BM.unsqueeze(2)).sum(dim=1) / lengths_B1.clamp(min=1)
+        present_BM = next(iter(ids.values())) != 0
+        lengths_B1 = present_BM.sum(dim=1, keepdim=True)
+        steps_M = torch.arange(present_BM.shape[1])
+        reversed_BM = torch.where(present_BM, lengths_B1 - 1 - steps_M, steps_M)
+        temporal = [
+            self.temporal[name](embedding(ids[name]), reversed_BM) for name, embedding in self.embeddings.items()
+        ]
+        output_BM2H = self.spatial(torch.cat(temporal, dim=2), reversed_BM)
+        summary_B2H = (output_BM2H * present_BM.unsqueeze(2)).sum(dim=1) / lengths_B1.clamp(min=1)
         logits_BC: Tensor = self.classifier(self.dropout(summary_B2H))
         return logits_BC
 
-    def take_over(self, trained: Any, vocabularies: Mapping[str, Vocabulary]) -> None:
-        """Take the weights of an AdaptiveEnsemble; values that it does not know get those of its unknown value."""
+    def load_weights(self, trained: Any, vocabularies: Mapping[str, Vocabulary]) -> None:
+        """Load the weights of an AdaptiveEnsemble; out-of-vocabulary values get those of its out-of-vocabulary id."""
         for name, embedding in self.embeddings.items():
             ids = vocabularies[name].ids(np.arange(SIZES[name]))
             embedding.weight.data[1:] = trained.embeddings[name].weight.data[torch.from_numpy(ids.astype(np.int64))]
             embedding.weight.data[0] = 0
-            self.temporal[name].take_over(trained.temporal[name])
-        self.spatial.take_over(trained.spatial)
+            self.temporal[name].load_weights(trained.temporal[name])
+        self.spatial.load_weights(trained.spatial)
         self.classifier.load_state_dict(trained.classifier.state_dict())
 
 

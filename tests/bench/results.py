@@ -1,12 +1,12 @@
-"""results.py CAPTURES ROOT [--quick] [--set SECTION.KEY=VALUE]...: every number of RESULTS.md that iotid compare tells.
+"""results.py CAPTURES ROOT [--quick] [--set SECTION.KEY=VALUE]...: numbers of the results from iotid compare.
 
-CAPTURES holds the folders aalto and lsif. Assembles both, then compares the ensemble with its rivals under every
+CAPTURES holds the folders aalto and lsif. Assembles both, then compares the ensemble with its baselines under every
 protocol: aalto (leave-captures-out in ten folds, random, de-duplicated, by capture, by time, and with kinds of devices
 left out), lsif (the same but the last, and drift over its days), and across the two, trained on one and tested on the
 other over the device types that both have.
---quick: small networks, three folds, fewer protocols. Killed and started again, it goes on from what it has trained.
+--quick: small networks, three folds, fewer protocols. A second run continues from the trained models.
 Prints each comparison's table, and ends with one line of JSON: macro F1 of flows and accuracy of captures of each
-system, what became of kinds that were left out, and what methods find of kinds behind one address.
+system, open-set scores of left-out kinds, and scores of the kinds found behind one address.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from iotid.cli import command
 from iotid.cli.run import run_steps, settings_of
 from iotid.partitions import PartitionKey, Store
 from iotid.studies.compare import flat
-from iotid.studies.households.compare import ALL
+from iotid.studies.households.run import ALL
 from iotid.studies.households.scores import rounded
 
-_AALTO = ("--site", "aalto", "--date", "2016-04-01")  # dates name the nights; packets keep their own
+_AALTO = ("--site", "aalto", "--date", "2016-04-01")  # the partition's date; packets keep their own
 _LSIF = ("--site", "lsif", "--date", "2016-04-01")
 _LSIF_SETTINGS = ("--set", "capture.duplicate_window_us=10000")  # nearly every packet is in its files twice
 _LISTS = {name: ("--labels", f"conf/datasets/{name}.yaml") for name in ("aalto", "lsif")}
@@ -40,8 +40,8 @@ def main() -> None:
     messages.to_stderr()
     layers = [*(_SMALL if given.quick else ()), "--set", f"storage.root={given.root}", "--set", "flow.join_files=false"]
     layers += [part for text in given.overrides for part in ("--set", text)]
-    for name, night, own in (("aalto", _AALTO, ()), ("lsif", _LSIF, _LSIF_SETTINGS)):
-        steps = [["split-pcaps", "--captures", f"{given.captures}/{name}", *night], ["assemble-flows", *night]]
+    for name, partition, own in (("aalto", _AALTO, ()), ("lsif", _LSIF, _LSIF_SETTINGS)):
+        steps = [["split-pcaps", "--captures", f"{given.captures}/{name}", *partition], ["assemble-flows", *partition]]
         run_steps(steps, [*layers, *own])
     protocols = ["random_unique", "capture_folds"]
     if not given.quick:
@@ -55,16 +55,20 @@ def main() -> None:
             ["--set", "dataset.label=type", *_LSIF_SETTINGS],  # for windows: aalto holds no repeats
         ),
     }
-    told: dict[str, dict[str, Any]] = {}
+    numbers: dict[str, dict[str, Any]] = {}
     store = Store(settings_of(layers).storage.root)
-    for name, (arguments, asked, own) in comparisons.items():
-        asking = ["--set", f"evaluation.protocols=[{','.join(asked)}]"]
-        run_steps([["compare", *arguments, "--name", name]], [*layers, *own, *asking])
-        outcomes = store.read_json(store.open("comparisons", PartitionKey.named(name)), "comparison.json")
-        told[name] = {outcome["protocol"]: _numbers(outcome["systems"]) for outcome in outcomes}
-        told[name] |= {"households": _of_households(store, name)}
-        told[name] |= {"open_set": {key: round(value, 4) for key, value in flat(outcomes).items() if "open_set" in key}}
-    command.say(json.dumps(told))
+    for name, (arguments, protocols_of_it, own) in comparisons.items():
+        override = ["--set", f"evaluation.protocols=[{','.join(protocols_of_it)}]"]
+        run_steps([["compare", *arguments, "--name", name]], [*layers, *own, *override])
+        all_scores = store.read_json(store.open("comparisons", PartitionKey.named(name)), "comparison.json")
+        numbers[name] = {
+            protocol_scores["protocol"]: _numbers(protocol_scores["systems"]) for protocol_scores in all_scores
+        }
+        numbers[name] |= {"households": _of_households(store, name)}
+        numbers[name] |= {
+            "open_set": {key: round(value, 4) for key, value in flat(all_scores).items() if "open_set" in key}
+        }
+    command.say(json.dumps(numbers))
 
 
 def _of_households(store: Store, name: str) -> dict[str, Any]:
@@ -74,11 +78,15 @@ def _of_households(store: Store, name: str) -> dict[str, Any]:
 
 
 def _numbers(systems: dict[str, dict[str, dict[str, dict[str, dict[str, float]]]]]) -> dict[str, dict[str, float]]:
-    asked = (("scores", "flows", "macro_f1"), ("scores", "captures", "accuracy"), ("merged", "captures", "accuracy"))
+    reported = (
+        ("scores", "flows", "macro_f1"),
+        ("scores", "captures", "accuracy"),
+        ("merged", "captures", "accuracy"),
+    )
     return {
         system: {
             f"{of}_{metric}{'_merged' * (kind == 'merged')}": round(scores[kind][of][metric]["value"], 4)
-            for kind, of, metric in asked
+            for kind, of, metric in reported
             if of in scores[kind]
         }
         for system, scores in systems.items()

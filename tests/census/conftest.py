@@ -1,11 +1,11 @@
-"""Models small enough to be trained here, and nights of made-up flows."""
+"""A model small enough to be trained here, partitions of made-up flows, and sites whose census is taken."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,11 +13,18 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.sparse import csr_matrix
 
+from iotid.config import Settings
 from iotid.partitions import Partition, PartitionKey, Store
 from iotid.schemas import FLOWS
 
-# What the flows of a kind look like: packet lengths, and their windows.
-LOOKS = {
+from . import plain_site as plain
+from . import spark_site as on_spark
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+# Flows of each kind: packet lengths, and windows.
+PATTERNS = {
     "camera": [
         ([60, 1500, 1500], [1024, 65535, 65535]), ([60, 1500], [1024, 65535]), ([1500] * 3, [65535] * 3),
         ([1500, 60, 1500], [65535, 1024, 65535]),
@@ -30,13 +37,13 @@ LOOKS = {
     "odd": [([7, 7], [9, 9])],
 }  # fmt: skip
 LEARNED = ("camera", "plug")
-_NIGHTS = 10  # of one device of each kind that was learned from; "other" is no listed one
+_SETS = 10  # of one device of each kind; "other" is not listed
 
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Learns to tell cameras from plugs, under the labels given, and saves the model's folder; its network learned
-    nothing, as a census asks for none."""
+    """Trains the device model on cameras and plugs, under the given labels, and saves the bundle; the network, which
+    the census does not use, is untrained."""
     import torch
 
     from iotid import config
@@ -71,19 +78,19 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
         learned = Learned()
         if sets:
             _, kind_C = kinds_of(labels, encoding.devices)
-            learned = Learned(devices=DeviceModel(kind_C).fit(FlowSets(*_nights(encoding))))
+            learned = Learned(devices=DeviceModel(kind_C).fit(FlowSets(*_sets(encoding))))
         folder = tmp_path_factory.mktemp("model")
         save_bundle(folder, model.state_dict(), settings, encoding, learned)
         return folder
 
-    def _nights(encoding: Encoding) -> tuple[dict[str, Any], csr_matrix, Any, Any, csr_matrix]:
-        """Of each kind some nights, on which most of its looks are shown up to five times."""
+    def _sets(encoding: Encoding) -> tuple[dict[str, Any], csr_matrix, Any, Any, csr_matrix]:
+        """Sets of each kind, in which most of its patterns occur up to five times."""
         random = np.random.default_rng(1)
-        shown = [(kind, look) for kind in ("other", *LEARNED) for look in LOOKS[kind]]
+        shown = [(kind, pattern) for kind in ("other", *LEARNED) for pattern in PATTERNS[kind]]
         table = pa.table(
-            {"packet_length": [look[0] for _, look in shown], "tcp_window": [look[1] for _, look in shown]}
+            {"packet_length": [pattern[0] for _, pattern in shown], "tcp_window": [pattern[1] for _, pattern in shown]}
         )
-        kind_B = np.repeat(["other", *LEARNED], _NIGHTS)
+        kind_B = np.repeat(["other", *LEARNED], _SETS)
         is_own_BD = kind_B[:, np.newaxis] == np.array([kind for kind, _ in shown])
         flows_BD = is_own_BD * random.integers(1, 6, is_own_BD.shape) * (random.random(is_own_BD.shape) < 0.8)
         label_B = np.array([LEARNED.index(kind) if kind in LEARNED else -1 for kind in kind_B])
@@ -93,9 +100,9 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
     return learn
 
 
-def flow(look: str, client_ip: str, client_mac: str | None, variant: int = 0, **more: Any) -> dict[str, Any]:
-    """A flow of one look from a device to a server of the Internet, through the gateway."""
-    lengths, windows = LOOKS[look][variant]
+def flow(pattern: str, client_ip: str, client_mac: str | None, variant: int = 0, **more: Any) -> dict[str, Any]:
+    """A flow of one pattern from a device to a server of the Internet, through the gateway."""
+    lengths, windows = PATTERNS[pattern][variant]
     return {
         "capture_file": "a.pcap", "protocol": 6, "vlan": None, "client_ip": client_ip, "client_port": 4000,
         "server_ip": "52.0.0.1", "server_port": 443, "client_mac": client_mac, "server_mac": "02:00:00:00:00:01",
@@ -112,8 +119,8 @@ def make_flow() -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture
-def write_night() -> Callable[..., Partition]:
-    """Writes a partition of flows as the step before the census does: in several files, in no useful order."""
+def write_flows() -> Callable[..., Partition]:
+    """Writes a partition of flows in several files, in no particular order."""
 
     def write(
         store: Store,
@@ -141,3 +148,20 @@ def write_night() -> Callable[..., Partition]:
         return store.open("flows", PartitionKey.of_date(site, capture_date))
 
     return write
+
+
+@pytest.fixture(scope="module")
+def small_model(model_folder: Callable[..., Path]) -> Path:
+    return model_folder()
+
+
+@pytest.fixture
+def site(
+    spark: SparkSession, settings: Settings, small_model: Path, make_flow: Callable, write_flows: Callable
+) -> on_spark.Site:
+    return on_spark.Site(spark, settings, small_model, make_flow, write_flows)
+
+
+@pytest.fixture
+def plain_site(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> plain.Site:
+    return plain.Site(settings, monkeypatch)

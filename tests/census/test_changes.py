@@ -16,21 +16,23 @@ STORED = CENSUS.arrow_schema(stored=True)
 GIVEN = pa.schema([field for field in STORED if field.name not in COMPARED])
 
 
-def kind(said: str) -> dict[str, Any]:
-    """A kind found; ``said``: its name, or ``kind/label`` where the class has a name of its own, empty if not told."""
-    name, _, label = said.partition("/")
-    label = label if "/" in said else name
+def kind(finding: str) -> dict[str, Any]:
+    """A kind found; ``finding``: its name, or ``kind/label``; an empty label: no class is named."""
+    name, _, label = finding.partition("/")
+    label = label if "/" in finding else name
     return {"kind": name, "label": label or None, "vendor": None, "type": None, "confidence": 0.9, "flows": 3}
 
 
-def night(devices: dict[str, str | None], day: int = 0) -> pa.Table:
+def rows_of(devices: dict[str, str | None], day: int = 0) -> pa.Table:
     """Rows before the comparison; a device's value is its kinds joined by +, `?` for something unknown beside them,
     `unknown`, or None: undecided."""
     rows = []
-    for device, said in devices.items():
-        parts = [] if said in (None, "unknown") else str(said).split("+")
+    for device, finding in devices.items():
+        parts = [] if finding in (None, "unknown") else str(finding).split("+")
         kinds = [kind(part) for part in parts if part != "?"]
-        status = "undecided" if said is None else "unknown" if not parts else "several" if len(kinds) > 1 else "known"
+        status = (
+            "undecided" if finding is None else "unknown" if not parts else "several" if len(kinds) > 1 else "known"
+        )
         status = "several_with_unknown" if "?" in parts else status
         rows.append(
             {
@@ -38,30 +40,29 @@ def night(devices: dict[str, str | None], day: int = 0) -> pa.Table:
                 "vendor": None, "type": None, "confidence": 0.9, "kinds": kinds, "runners_up": [], "unexplained": 0.25,
                 "household": 0.5, "reason": "of 3 distinct flows", "flows": 7, "bytes": 700,
                 "first_seen": NOON + timedelta(days=day), "last_seen": NOON + timedelta(days=day, hours=1),
-                "addresses": ["10.0.0.1"], "watched": said == "camera", "group": "g1" if said == "unknown" else None,
+                "addresses": ["10.0.0.1"], "watched": finding == "camera",
+                "group": "g1" if finding == "unknown" else None,
             }
         )  # fmt: skip
     return pa.Table.from_pylist(rows, schema=GIVEN)
 
 
-def census(
-    *nights: dict[str, str | None], comparable: bool = True, remember_days: int = 30
-) -> dict[str, dict[str, Any]]:
-    """The last of several nights' censuses, each compared with the one before it; rows by device."""
+def census(*days: dict[str, str | None], comparable: bool = True, remember_days: int = 30) -> dict[str, dict[str, Any]]:
+    """The last of several days' censuses, each compared with the one before it; rows by device."""
     earlier = None
-    for day, devices in enumerate(nights):
-        earlier = compare(night(devices, day), earlier, comparable=comparable, remember_days=remember_days)
+    for day, devices in enumerate(days):
+        earlier = compare(rows_of(devices, day), earlier, comparable=comparable, remember_days=remember_days)
         assert earlier.schema.equals(STORED)
         assert earlier["device_id"].to_pylist() == sorted(earlier["device_id"].to_pylist())
     assert earlier is not None
     return {row["device_id"]: row for row in earlier.to_pylist()}
 
 
-def changes(*nights: dict[str, str | None], **more: Any) -> dict[str, str]:
-    return {device: row["change"] for device, row in census(*nights, **more).items()}
+def changes(*days: dict[str, str | None], **more: Any) -> dict[str, str]:
+    return {device: row["change"] for device, row in census(*days, **more).items()}
 
 
-def test_compare__without_a_census_before_every_device_is_first() -> None:
+def test_compare__without_an_earlier_census_every_device_is_first() -> None:
     assert changes({"b": "plug", "a": None}) == {"a": "first", "b": "first"}
 
 
@@ -79,7 +80,7 @@ def test_compare__gone_then_away_then_back() -> None:
     assert changes(there, without, there, without)["a"] == "gone"
 
 
-def test_compare__a_gone_device_has_no_flows_and_is_else_what_it_was() -> None:
+def test_compare__a_gone_device_has_no_flows_and_is_otherwise_unchanged() -> None:
     row = census({"a": "camera"}, {})["a"]
     assert (row["flows"], row["bytes"], row["watched"]) == (0, 0, False)
     assert (row["label"], row["status"], row["previous_label"]) == ("camera", "known", "camera")
@@ -90,12 +91,12 @@ def test_compare__a_gone_device_has_no_flows_and_is_else_what_it_was() -> None:
     assert (unknown["b"]["status"], unknown["b"]["previous_label"]) == ("several_with_unknown", "camera + plug")
 
 
-def test_compare__an_absent_device_is_forgotten_after_the_days_that_are_set() -> None:
-    nights: list[dict[str, str | None]] = [{"a": "plug", "b": "plug"}, *[{"b": "plug"}] * 3]
-    assert changes(*nights, remember_days=3)["a"] == "away"
-    assert changes(*nights, remember_days=2) == {"b": "same"}
-    assert changes(*nights, nights[0], remember_days=2)["a"] == "new"
-    assert changes(nights[0], {"b": "plug"}, remember_days=0)["a"] == "gone"  # it is told of once in any case
+def test_compare__an_absent_device_is_forgotten_after_remember_days() -> None:
+    days: list[dict[str, str | None]] = [{"a": "plug", "b": "plug"}, *[{"b": "plug"}] * 3]
+    assert changes(*days, remember_days=3)["a"] == "away"
+    assert changes(*days, remember_days=2) == {"b": "same"}
+    assert changes(*days, days[0], remember_days=2)["a"] == "new"
+    assert changes(days[0], {"b": "plug"}, remember_days=0)["a"] == "gone"  # it is listed once in any case
 
 
 @pytest.mark.parametrize(
@@ -113,7 +114,7 @@ def test_compare__an_absent_device_is_forgotten_after_the_days_that_are_set() ->
         ("unknown", None, "same", []),
         ("plug+camera", "camera+plug", "same", []),
         ("plug+camera", "camera+lamp", "changed", ["lamp"]),
-        ("plug+camera", "plug", "same", []),  # the camera may have sent too little tonight
+        ("plug+camera", "plug", "same", []),  # the camera may have sent too little now
         ("plug+camera", "lamp", "changed", ["lamp"]),
         ("plug", "plug+camera", "changed", ["camera"]),
         ("plug", "lamp+plug+camera", "changed", ["lamp", "camera"]),  # in the order of kinds
@@ -126,7 +127,7 @@ def test_compare__an_absent_device_is_forgotten_after_the_days_that_are_set() ->
         ("unknown", "plug+?", "changed", ["plug"]),
     ],
 )
-def test_compare__changed_is_a_kind_that_was_not_found_before_and_undecided_is_no_opinion(
+def test_compare__changed_is_a_kind_not_found_before_and_never_undecided(
     before: str | None, now: str | None, change: str, new: list[str]
 ) -> None:
     row = census({"a": before}, {"a": now})["a"]
@@ -138,14 +139,14 @@ def test_compare__changed_is_a_kind_that_was_not_found_before_and_undecided_is_n
 @pytest.mark.parametrize(
     ("before", "now", "new"),
     [
-        ("Acme camera/", "Acme camera/C100", []),  # the same kind, of which the class is told tonight
+        ("Acme camera/", "Acme camera/C100", []),  # the same kind, whose class is named now
         ("Acme camera/C100", "Acme camera/", []),
         ("Acme camera/C100", "Acme camera/C200", ["C200"]),
         ("Acme camera/C100", "Acme camera/+plug", ["plug"]),
         ("lamp", "Acme camera/", ["Acme camera"]),
     ],
 )
-def test_compare__a_class_that_cannot_be_told_is_no_other_one(before: str, now: str, new: list[str]) -> None:
+def test_compare__an_unnamed_class_is_no_other_class(before: str, now: str, new: list[str]) -> None:
     row = census({"a": before, "b": "plug"}, {"a": now, "b": "plug"})["a"]
     assert (row["change"], row["new_kinds"]) == ("changed" if new else "same", new)
 
@@ -162,11 +163,11 @@ def test_compare__only_a_changed_device_has_new_kinds() -> None:
 
 
 def test_compare__of_another_model_labels_are_not_compared_but_presence_is() -> None:
-    told = changes({"a": "plug", "b": "plug"}, {"a": "camera", "c": "plug"}, comparable=False)
-    assert told == {"a": "same", "b": "gone", "c": "new"}
+    found = changes({"a": "plug", "b": "plug"}, {"a": "camera", "c": "plug"}, comparable=False)
+    assert found == {"a": "same", "b": "gone", "c": "new"}
 
 
-def test_compare__empty_nights_are_nights() -> None:
+def test_compare__empty_censuses_are_compared() -> None:
     assert changes({}, {"a": "plug"}) == {"a": "new"}
     assert changes({"a": "plug"}, {}) == {"a": "gone"}
     assert changes({}, {}) == {}

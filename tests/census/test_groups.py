@@ -1,4 +1,4 @@
-"""Unknown devices by likeness, on what simulated devices send."""
+"""Groups of similar unknown devices, on payloads of simulated devices."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from iotid.census.groups import NO_GROUPS, OTHERS, SHOWN, group_devices, with_ne
 from iotid.schemas import GROUPS
 from iotid.simulate.devices import DEVICE_MODELS, conversation_turns, handshake
 
-LIKENESS = 0.6
+MIN_SIMILARITY = 0.6
 SEGMENT = 1460
 Sent = dict[tuple[int, int], int]  # flows that show a payload, by protocol and length
 
@@ -25,24 +25,24 @@ Sent = dict[tuple[int, int], int]  # flows that show a payload, by protocol and 
 def shown_of(sent: dict[str, Sent], ports: dict[str, dict[tuple[int, int], int]] | None = None) -> pa.Table:
     rows = [
         {"device_id": device, "what": what, "protocol": protocol, "value": value, "flows": flows}
-        for what, things in (("payload", sent), ("port", ports or {}))
-        for device, counts in things.items()
+        for what, values in (("payload", sent), ("port", ports or {}))
+        for device, counts in values.items()
         for (protocol, value), flows in counts.items()
     ]
     return pa.Table.from_pylist(rows, schema=SHOWN)
 
 
 def groups_of(
-    sent: dict[str, Sent], earlier: pa.Table = NO_GROUPS, likeness: float = LIKENESS
+    sent: dict[str, Sent], earlier: pa.Table = NO_GROUPS, min_similarity: float = MIN_SIMILARITY
 ) -> tuple[dict[str, str], pa.Table]:
     """The group of each device, and the groups."""
     devices = pa.array(sorted(sent), pa.string())
-    group, groups = group_devices(devices, shown_of(sent), earlier, likeness)
+    group, groups = group_devices(devices, shown_of(sent), earlier, min_similarity)
     return dict(zip(devices.to_pylist(), group.to_pylist(), strict=True)), groups
 
 
-def night_of(units: dict[str, int], seed: int, prefix: str = "") -> dict[str, Sent]:
-    """What so many units of each simulated kind send in a night, names and time among it."""
+def devices_of(units: dict[str, int], seed: int, prefix: str = "") -> dict[str, Sent]:
+    """Payloads that so many units of each simulated kind send in a day, DNS and NTP included."""
     sent: dict[str, Sent] = {}
     for model, count in units.items():
         kind = DEVICE_MODELS[model]
@@ -62,21 +62,21 @@ def night_of(units: dict[str, int], seed: int, prefix: str = "") -> dict[str, Se
     return sent
 
 
-def twin(sent: dict[str, Sent], likeness: float) -> list[set[str]]:
-    """The rule as it reads, device by device, without groups before."""
+def reference_groups(sent: dict[str, Sent], min_similarity: float) -> list[set[str]]:
+    """Reference implementation: the rule device by device, without earlier groups."""
 
-    def alike(one: str, other: str) -> float:
+    def similarity(one: str, other: str) -> float:
         totals = [sum(sent[device].values()) for device in (one, other)]
         both = sent[one].keys() & sent[other].keys()
         return round(sum(math.sqrt(sent[one][t] / totals[0] * sent[other][t] / totals[1]) for t in both), 6)
 
     leaders: list[str] = []
     for device in sorted(sent, key=lambda device: (-sum(sent[device].values()), device)):
-        if all(alike(device, leader) < likeness for leader in leaders):
+        if all(similarity(device, leader) < min_similarity for leader in leaders):
             leaders.append(device)
     members: dict[str, set[str]] = {leader: set() for leader in leaders}
     for device in sent:
-        members[max(leaders, key=lambda leader: (alike(device, leader), -leaders.index(leader)))].add(device)
+        members[max(leaders, key=lambda leader: (similarity(device, leader), -leaders.index(leader)))].add(device)
     return list(members.values())
 
 
@@ -85,59 +85,59 @@ def together(group: dict[str, str]) -> list[set[str]]:
 
 
 def test_group_devices__units_of_one_kind_are_one_group_and_two_kinds_are_two() -> None:
-    group, groups = groups_of(night_of({"rovero-vacuum": 9}, seed=1))
+    group, groups = groups_of(devices_of({"rovero-vacuum": 9}, seed=1))
     assert len(set(group.values())) == len(groups) == 1
-    group, groups = groups_of(night_of({"rovero-vacuum": 9, "frostine-fridge": 3}, seed=1))
+    group, groups = groups_of(devices_of({"rovero-vacuum": 9, "frostine-fridge": 3}, seed=1))
     assert [len(found) for found in together(group)] == [3, 9]
     assert set(groups["group"].to_pylist()) == set(group.values())
 
 
 def test_group_devices__every_simulated_kind_keeps_to_itself() -> None:
-    look_alikes = {"lumora-bell", "voltano-bulb"}
-    group, _ = groups_of(night_of(dict.fromkeys(DEVICE_MODELS.keys() - look_alikes, 4), seed=2))
-    assert len(together(group)) == len(DEVICE_MODELS) - len(look_alikes)
+    similar = {"lumora-bell", "voltano-bulb"}
+    group, _ = groups_of(devices_of(dict.fromkeys(DEVICE_MODELS.keys() - similar, 4), seed=2))
+    assert len(together(group)) == len(DEVICE_MODELS) - len(similar)
     for units in together(group):
         assert len({unit.rsplit("-", 1)[0] for unit in units}) == 1
 
 
-def test_group_devices__next_night_a_kind_has_its_name_again_with_other_units() -> None:
+def test_group_devices__a_kind_keeps_its_name_with_other_units() -> None:
     kinds = {"rovero-vacuum": 3, "frostine-fridge": 2}
-    tonight, groups = groups_of(night_of(kinds, seed=1))
-    later, later_groups = groups_of(night_of({**kinds, "aeris-sensor": 2}, seed=2, prefix="other-"), groups)
+    present, groups = groups_of(devices_of(kinds, seed=1))
+    later, later_groups = groups_of(devices_of({**kinds, "aeris-sensor": 2}, seed=2, prefix="other-"), groups)
     for model in kinds:
-        assert later[f"other-{model}-0"] == later[f"other-{model}-1"] == tonight[f"{model}-0"]
+        assert later[f"other-{model}-0"] == later[f"other-{model}-1"] == present[f"{model}-0"]
     new = later["other-aeris-sensor-0"]
-    assert new not in set(tonight.values())
-    assert set(later_groups["group"].to_pylist()) == {*tonight.values(), new}
+    assert new not in set(present.values())
+    assert set(later_groups["group"].to_pylist()) == {*present.values(), new}
 
 
 def test_group_devices__a_group_that_is_away_comes_back_under_its_name() -> None:
-    first, groups = groups_of(night_of({"rovero-vacuum": 2, "frostine-fridge": 2}, seed=1))
-    _, without = groups_of(night_of({"rovero-vacuum": 2}, seed=2), groups)
+    first, groups = groups_of(devices_of({"rovero-vacuum": 2, "frostine-fridge": 2}, seed=1))
+    _, without = groups_of(devices_of({"rovero-vacuum": 2}, seed=2), groups)
     row = without.filter(pa.array([name == first["frostine-fridge-0"] for name in without["group"].to_pylist()]))
     assert row.equals(
         groups.filter(pa.array([name == row["group"][0].as_py() for name in groups["group"].to_pylist()]))
     )
     _, nobody = groups_of({}, without)
     assert nobody.equals(without)
-    back, _ = groups_of(night_of({"frostine-fridge": 1}, seed=3), nobody)
+    back, _ = groups_of(devices_of({"frostine-fridge": 1}, seed=3), nobody)
     assert back["frostine-fridge-0"] == first["frostine-fridge-0"]
 
 
 def test_group_devices__a_group_follows_a_kind_that_changes_slowly() -> None:
-    def night(number: int) -> dict[str, Sent]:
+    def devices(number: int) -> dict[str, Sent]:
         return {"a": {(6, length): 10 for length in range(number, number + 10)}}
 
-    first, groups = groups_of(night(0))
+    first, groups = groups_of(devices(0))
     for number in range(1, 20):
-        group, groups = groups_of(night(number), groups)
+        group, groups = groups_of(devices(number), groups)
         assert group == first
     assert len(groups) == 1
-    assert groups_of(night(19))[0] != first
-    assert groups_of(night(100), groups)[0] != first
+    assert groups_of(devices(19))[0] != first
+    assert groups_of(devices(100), groups)[0] != first
 
 
-def test_group_devices__devices_that_send_nothing_are_alike_and_like_no_other() -> None:
+def test_group_devices__devices_without_payload_are_one_group() -> None:
     group, groups = groups_of({"a": {}, "b": {}, "c": {(17, 48): 5}, "d": {(6, 48): 5}})
     assert group["a"] == group["b"]
     assert len({*group.values()}) == 3
@@ -153,28 +153,28 @@ def test_group_devices__devices_that_send_nothing_are_alike_and_like_no_other() 
     ),
     st.floats(0.3, 1),
 )
-def test_group_devices__is_the_rule_done_device_by_device(sent: dict[str, Sent], likeness: float) -> None:
-    group, _ = groups_of(sent, likeness=likeness)
-    assert sorted(map(sorted, together(group))) == sorted(map(sorted, twin(sent, likeness)))
+def test_group_devices__equals_the_reference_implementation(sent: dict[str, Sent], min_similarity: float) -> None:
+    group, _ = groups_of(sent, min_similarity=min_similarity)
+    assert sorted(map(sorted, together(group))) == sorted(map(sorted, reference_groups(sent, min_similarity)))
 
 
-def test_group_devices__more_devices_than_are_compared_at_once_are_the_rule_too() -> None:
+def test_group_devices__more_devices_than_one_block_equal_the_reference() -> None:
     random = np.random.default_rng(3)
     sent = {
         f"{number:04}": {(6, int(n)): int(random.integers(1, 5)) for n in random.integers(0, 12, 5)}
         for number in range(700)
     }
-    group, _ = groups_of(sent, likeness=0.8)
-    assert sorted(map(sorted, together(group))) == sorted(map(sorted, twin(sent, 0.8)))
+    group, _ = groups_of(sent, min_similarity=0.8)
+    assert sorted(map(sorted, together(group))) == sorted(map(sorted, reference_groups(sent, 0.8)))
 
 
 def test_group_devices__the_order_of_rows_changes_nothing() -> None:
-    sent = night_of({"rovero-vacuum": 5, "frostine-fridge": 5, "aeris-sensor": 5}, seed=1)
+    sent = devices_of({"rovero-vacuum": 5, "frostine-fridge": 5, "aeris-sensor": 5}, seed=1)
     devices, shown = pa.array(sorted(sent), pa.string()), shown_of(sent)
-    _, earlier = groups_of(night_of({"aeris-sensor": 2}, seed=2))
-    group, groups = group_devices(devices, shown, earlier, LIKENESS)
+    _, earlier = groups_of(devices_of({"aeris-sensor": 2}, seed=2))
+    group, groups = group_devices(devices, shown, earlier, MIN_SIMILARITY)
     shuffled = shown.take(np.random.default_rng(1).permutation(len(shown)))
-    again, groups_again = group_devices(devices, shuffled, earlier, LIKENESS)
+    again, groups_again = group_devices(devices, shuffled, earlier, MIN_SIMILARITY)
     assert group.equals(again)
     assert groups.equals(groups_again)
     assert groups.schema.equals(GROUPS.arrow_schema())
@@ -183,18 +183,18 @@ def test_group_devices__the_order_of_rows_changes_nothing() -> None:
         assert 0 < len(row["protocol"]) == len(row["payload_length"]) == len(row["share"]) <= 64
 
 
-def test_group_devices__names_tell_nothing_of_addresses() -> None:
-    sent = night_of({"rovero-vacuum": 2}, seed=1)
+def test_group_devices__names_reveal_no_address() -> None:
+    sent = devices_of({"rovero-vacuum": 2}, seed=1)
     names = set(groups_of(sent)[0].values())
     assert names == set(groups_of({f"x{device}": counts for device, counts in sent.items()})[0].values())
 
 
-def test_group_devices__services_are_the_ports_of_most_flows_and_everybodys_come_last() -> None:
+def test_group_devices__services_are_the_busiest_ports_and_common_ports_come_last() -> None:
     devices = pa.array(["a", "b"])
     ports = {"a": {(17, 53): 90, (6, 8883): 3, (17, 5353): 4}, "b": {(6, 8883): 3, (6, 443): 1, (47, 0): 1}}
-    _, groups = group_devices(devices, shown_of({"a": {(6, 9): 1}, "b": {(6, 9): 1}}, ports), NO_GROUPS, LIKENESS)
+    _, groups = group_devices(devices, shown_of({"a": {(6, 9): 1}, "b": {(6, 9): 1}}, ports), NO_GROUPS, MIN_SIMILARITY)
     assert groups["services"].to_pylist() == [["TCP 8883", "UDP 5353", "IP 47 0"]]
-    _, groups = group_devices(devices, shown_of({}, {"a": {(17, 53): 1}}), NO_GROUPS, LIKENESS)
+    _, groups = group_devices(devices, shown_of({}, {"a": {(17, 53): 1}}), NO_GROUPS, MIN_SIMILARITY)
     assert groups["services"].to_pylist() == [["UDP 53"]]
 
 
@@ -206,7 +206,7 @@ def unlike(numbers: range, flows: int = 1) -> dict[str, Sent]:
 def test_group_devices__more_than_the_most_groups_leave_the_least_busy_as_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(census_groups, "MOST_GROUPS", 4)
+    monkeypatch.setattr(census_groups, "MAX_GROUPS", 4)
     busy = {"a": {(6, 1): 90}, "b": {(6, 1): 2}, "c": {(6, 2): 80}}
     group, groups = groups_of({**unlike(range(50)), **busy})
     assert group["a"] == group["b"] != group["c"]
@@ -215,9 +215,9 @@ def test_group_devices__more_than_the_most_groups_leave_the_least_busy_as_others
     assert OTHERS not in {group["a"], group["c"]}
     again, kept = groups_of({**unlike(range(100, 150)), **busy, "d": {(6, 3): 70}}, groups)
     assert {name: again[name] for name in busy} == {name: group[name] for name in busy}
-    assert again["d"] not in {OTHERS, *group.values()}, "those before leave room for new ones"
+    assert again["d"] not in {OTHERS, *group.values()}, "earlier groups leave capacity for new ones"
     assert Counter(again.values())[OTHERS] == 47
-    assert kept["group"].to_pylist() == groups["group"].to_pylist(), "no more are kept than may be"
+    assert kept["group"].to_pylist() == groups["group"].to_pylist(), "no more are stored than allowed"
     _, new = groups_of(unlike(range(200, 204)))
     assert with_new(groups.slice(0, 3), new)["group"].to_pylist() == sorted(
         [*groups["group"].to_pylist()[:3], new["group"].to_pylist()[0]]
@@ -228,11 +228,11 @@ def test_group_devices__more_than_the_most_groups_leave_the_least_busy_as_others
 def test_group_devices__a_flood_of_unlike_devices_costs_as_much_as_its_size(
     devices: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(census_groups, "MOST_GROUPS", 32)
+    monkeypatch.setattr(census_groups, "MAX_GROUPS", 32)
     monkeypatch.setattr(census_groups, "_BLOCK", 32)
-    compared, compare = [], census_groups._likeness
+    compared, compare = [], census_groups._similarities
     monkeypatch.setattr(
-        census_groups, "_likeness", lambda a, b: compared.append(a.shape[0] * b.shape[0]) or compare(a, b)
+        census_groups, "_similarities", lambda a, b: compared.append(a.shape[0] * b.shape[0]) or compare(a, b)
     )
     group, groups = groups_of(unlike(range(devices)))
     assert Counter(group.values())[OTHERS] == devices - 32
@@ -241,8 +241,8 @@ def test_group_devices__a_flood_of_unlike_devices_costs_as_much_as_its_size(
 
 
 def test_with_new__keeps_the_first_and_adds_what_it_lacks() -> None:
-    _, vacuums = groups_of(night_of({"rovero-vacuum": 1}, seed=1))
-    _, both = groups_of(night_of({"rovero-vacuum": 1, "frostine-fridge": 1}, seed=2), vacuums)
+    _, vacuums = groups_of(devices_of({"rovero-vacuum": 1}, seed=1))
+    _, both = groups_of(devices_of({"rovero-vacuum": 1, "frostine-fridge": 1}, seed=2), vacuums)
     joined = with_new(vacuums, both)
     assert joined["group"].to_pylist() == both["group"].to_pylist()
     assert vacuums.to_pylist()[0] in joined.to_pylist()

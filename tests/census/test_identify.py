@@ -27,7 +27,7 @@ from iotid.census.marks import SENTENCES
 from iotid.config import Census, Watchlist, load_settings
 from iotid.model.device import STATUSES, Answer
 
-# "hall" and "porch" are look-alikes, of one vendor and type; nothing is known of "mug" but its name
+# "hall" and "porch" are of one vendor and type; of "mug" only the name is known
 LABELS = ("hall", "mug", "plug", "porch", "unknown")
 DEVICES: dict[str, dict[str, str | None]] = {
     "hall": {"vendor": "Acme", "type": "camera"},
@@ -92,7 +92,7 @@ def _identify(rows: pa.Table, settings: Census, share: float = 1.0) -> list[dict
     return table.to_pylist()
 
 
-def test_classes__look_alikes_are_one_kind_and_unlisted_devices_none() -> None:
+def test_classes__labels_of_one_vendor_and_type_are_one_kind() -> None:
     assert CLASSES.kinds == ("Acme camera", "Volt plug", "mug")
     assert CLASSES.kind_of.tolist() == [CAMERA, MUG, PLUG, CAMERA, -1]
     assert CLASSES.vendor == ("Acme", None, "Volt", "Acme", None)
@@ -171,7 +171,7 @@ def test_identify__kinds_with_most_flows_of_their_own_come_first_then_the_likeli
         (0.9, 0.1, "porch", 0.81),
     ],
 )
-def test_identify__of_look_alikes_one_is_named_from_min_confidence_on(
+def test_identify__one_label_of_a_kind_is_named_from_min_confidence_on(
     probability: float, hall: float, label: str | None, confidence: float, settings: Census
 ) -> None:
     (row,) = _identify(_rows({CAMERA: probability}, hall=hall), settings)
@@ -232,14 +232,14 @@ def test_identify__runners_up_are_the_likeliest_kinds_not_found(settings: Census
          "of 1 distinct flow: 1 like those of mug alone."),
     ],
 )  # fmt: skip
-def test_identify__the_reason_counts_the_flows_that_speak_for_what(
+def test_identify__the_reason_counts_the_flows_of_each_kind(
     probability: dict[int, float], more: dict[str, Any], status: str, reason: str, settings: Census
 ) -> None:
     (row,) = _identify(_rows(probability, **more), settings)
     assert (row["status"], row["reason"]) == (status, reason)
 
 
-def test_identify__the_share_of_households_says_which_answer_counts(settings: Census) -> None:
+def test_identify__the_share_of_households_decides_which_answer_counts(settings: Census) -> None:
     rows = _rows({PLUG: 0.9}, unknown=0.9)
     host, household = (_identify(rows, settings, share)[0] for share in (0.0, 1.0))
     assert (host["status"], host["household"]) == ("known", 0)
@@ -286,15 +286,13 @@ def test_watched__by_each_kinds_own_confidence(listed: dict[str, Any], expected:
     assert watched(rows, _watch(**listed)).to_pylist() == expected
 
 
-def test_percents__never_say_by_rounding_that_a_thing_is_certain_or_impossible() -> None:
-    asked = np.array([0, 0.004, 0.005, 0.5, 0.985, 0.994, 0.995, 1])
-    assert percents(asked) == ["<1 %", "<1 %", "1 %", "50 %", "99 %", "99 %", ">99 %", ">99 %"]
+def test_percents__are_never_rounded_to_0_or_100() -> None:
+    shares = np.array([0, 0.004, 0.005, 0.5, 0.985, 0.994, 0.995, 1])
+    assert percents(shares) == ["<1 %", "<1 %", "1 %", "50 %", "99 %", "99 %", ">99 %", ">99 %"]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.6])
-def test_identify__kinds_at_once_are_marked_and_explained_where_most_addresses_are_hosts(
-    settings: Census, share: float
-) -> None:
+def test_identify__concurrent_kinds_are_marked_where_most_are_hosts(settings: Census, share: float) -> None:
     rows = _rows({PLUG: 0.9, CAMERA: 0.8}, {PLUG: 0.9}, log_odds=1.0, together=True)
     devices = ["02:00:00:00:00:0a", "02:00:00:00:00:0b"]
     rows = rows.set_column(0, "device_id", pa.array(devices))

@@ -28,7 +28,7 @@ def mac(number: int) -> str:
     return f"02:00:00:00:00:{number:02x}"
 
 
-def test_with_rest__all_rows_together_are_all_flows_that_are_left_out() -> None:
+def test_with_rest__sums_to_all_flows_left_out() -> None:
     listed = [row("unanswered", mac(1), 9), row("router", mac(2), 50), row("router", mac(3), 40)]
     totals = [total("other_protocol", 1, 4), total("router", 12, 100), total("unanswered", 1, 9)]
     found = with_rest(pa.Table.from_pylist(listed, schema=LISTED), pa.Table.from_pylist(totals))
@@ -45,7 +45,7 @@ def test_with_rest__all_rows_together_are_all_flows_that_are_left_out() -> None:
 
 
 @pytest.mark.parametrize("keep_prefixes", [True, False])
-def test_hide__shows_pseudonyms_of_what_is_nowhere_else_and_sent_and_no_numbers_of_its_own(
+def test_hide__lists_pseudonyms_of_senders_without_own_numbers(
     keep_prefixes: bool,
 ) -> None:
     listed = [
@@ -71,4 +71,4 @@ def test_hide__shows_pseudonyms_of_what_is_nowhere_else_and_sent_and_no_numbers_
     assert set(hidden["address"].to_pylist()) == {None}
     assert hidden.schema == SCHEMA
     others = with_rest(pa.Table.from_pylist(listed[::-1], schema=LISTED), pa.Table.from_pylist(totals))
-    assert hide(others, pseudonyms).equals(hidden), "their order tells nothing"
+    assert hide(others, pseudonyms).equals(hidden), "their order reveals nothing"

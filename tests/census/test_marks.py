@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from iotid.census.marks import SENTENCES, are_kinds_at_once, with_conflicts
+from iotid.census.marks import SENTENCES, have_concurrent_kinds, with_conflicts
 from iotid.config import load_settings
 from iotid.model.device import Answer
 from iotid.schemas import CENSUS
@@ -27,14 +27,14 @@ def _is_marked(*spans: tuple[int, int], share: float = 0.1, device: str = MAC, f
         unexplained=counts[:, 0], unknown=counts[:, 0], flows=counts, distinct=counts[:, 0], units=counts,
         begins=begins, ends=ends, evidence=np.full(likely.shape, 3),
     )  # fmt: skip
-    (is_marked,) = are_kinds_at_once(answer, share, pa.array([device]), np.array([flows]), CENSUS_SETTINGS).tolist()
+    (is_marked,) = have_concurrent_kinds(answer, share, pa.array([device]), np.array([flows]), CENSUS_SETTINGS).tolist()
     return bool(is_marked)
 
 
 NEVER = (0, -1)
 
 
-def test_are_kinds_at_once__where_two_likely_kinds_are_seen_at_the_same_time() -> None:
+def test_have_concurrent_kinds__where_two_likely_kinds_are_seen_at_the_same_time() -> None:
     assert _is_marked((10, 20), (15, 30), NEVER)
     assert _is_marked((15, 30), (10, 20), NEVER)
     assert _is_marked((10, 50), (20, 21), NEVER), "one within the other"
@@ -52,7 +52,7 @@ def test_are_kinds_at_once__where_two_likely_kinds_are_seen_at_the_same_time() -
         {"log_odds": -0.1}, {"household": [0.9, 0.5, 0.1]},
     ],
 )  # fmt: skip
-def test_are_kinds_at_once__not_behind_addresses_nor_where_most_are_households_nor_by_little(
+def test_have_concurrent_kinds__not_of_addresses_or_among_households_or_by_few_flows(
     change: dict[str, Any],
 ) -> None:
     spans = ((10, 20), (15, 30), NEVER)

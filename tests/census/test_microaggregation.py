@@ -1,4 +1,4 @@
-"""Numbers of a census with pseudonyms: they tell no device from another of which the same is said."""
+"""Numbers of a census with pseudonyms: they do not distinguish devices with equal findings."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from iotid.census.microaggregation import aggregate
 from iotid.schemas import CENSUS
 
 SCHEMA = CENSUS.arrow_schema(stored=True)
-LEFT_AS_THEY_ARE = {"device_id", "addresses", "group", "status", "label", "vendor", "type", "watched", "marks"}
-SAID_LATER = {"change", "previous_label", "new_kinds"}
+UNCHANGED = {"device_id", "addresses", "group", "status", "label", "vendor", "type", "watched", "marks"}
+MADE_BY_COMPARISON = {"change", "previous_label", "new_kinds"}
 
 
 def kind(name: str, **more: Any) -> dict[str, Any]:
@@ -26,8 +26,8 @@ def kind(name: str, **more: Any) -> dict[str, Any]:
     return found | {"units": 1} | more
 
 
-def night(*rows: dict[str, Any]) -> pa.Table:
-    """Devices that are known plugs but for what the rows say."""
+def devices_of(*rows: dict[str, Any]) -> pa.Table:
+    """Known plugs, changed by the rows."""
     usual = {
         "status": "known", "label": "plug", "vendor": "Acme", "type": "any", "confidence": 0.95,
         "kinds": [kind("plug")],
@@ -38,40 +38,42 @@ def night(*rows: dict[str, Any]) -> pa.Table:
         "last_seen": datetime(2026, 1, 10, 23, 59, 59, 999999, UTC), "addresses": ["10.0.0.7"], "watched": False,
     }  # fmt: skip
     numbered = [{"device_id": f"d{n}", **usual, **row} for n, row in enumerate(rows)]
-    return pa.Table.from_pylist(numbered, pa.schema([field for field in SCHEMA if field.name not in SAID_LATER]))
+    return pa.Table.from_pylist(
+        numbered, pa.schema([field for field in SCHEMA if field.name not in MADE_BY_COMPARISON])
+    )
 
 
 def test_aggregate__decides_for_every_column_of_the_census() -> None:
-    clear = night({})
+    clear = devices_of({})
     (row,), (before,) = aggregate(clear).to_pylist(), clear.to_pylist()
     assert aggregate(clear).schema == clear.schema
-    assert {name for name in row if row[name] == before[name]} == LEFT_AS_THEY_ARE
-    assert {name: row[name] for name in row if name not in LEFT_AS_THEY_ARE} == {
+    assert {name for name in row if row[name] == before[name]} == UNCHANGED
+    assert {name: row[name] for name in row if name not in UNCHANGED} == {
         "confidence": 0.9, "kinds": [kind("plug", confidence=0.9, flows=10)], "runners_up": [], "unexplained": 0.1,
         "household": 0.0, "reason": "Its flows are like those of plugs.", "flows": 100, "bytes": 10_000,
         "first_seen": datetime(2026, 1, 10, tzinfo=UTC), "last_seen": datetime(2026, 1, 10, tzinfo=UTC),
     }  # fmt: skip
 
 
-def test_aggregate__marks_are_said_and_explained_and_those_without_share_no_numbers_with_them() -> None:
-    clear = night({"flows": 9000}, {"marks": ["address_conflict"], "flows": 80}, {"flows": 7000})
+def test_aggregate__marks_are_explained_and_separate_the_numbers() -> None:
+    clear = devices_of({"flows": 9000}, {"marks": ["address_conflict"], "flows": 80}, {"flows": 7000})
     first, marked, third = aggregate(clear).to_pylist()
     assert (first["flows"], marked["flows"], third["flows"]) == (1000, 10, 1000)
     assert marked["marks"] == ["address_conflict"]
     assert marked["reason"] == f"Its flows are like those of plugs. {SENTENCES['address_conflict']}"
 
 
-def test_aggregate__devices_of_which_the_same_is_said_have_the_medians_of_their_numbers() -> None:
+def test_aggregate__devices_with_equal_findings_have_median_numbers() -> None:
     flows = [5, 70, 800, 9000, 10_000]
     rows = [{"flows": each, "bytes": 10 * each, "kinds": [kind("plug", flows=each)]} for each in flows]
     rows += [{"flows": 3, "kinds": [kind("lamp")], "label": "lamp"}, {"flows": 3, "watched": True}]
-    *plugs, lamp, watched = aggregate(night(*rows)).to_pylist()
-    for plug in (*plugs, watched):  # the watch list tells nothing of numbers
+    *plugs, lamp, watched = aggregate(devices_of(*rows)).to_pylist()
+    for plug in (*plugs, watched):  # the watch list separates no numbers
         assert (plug["flows"], plug["bytes"], plug["kinds"][0]["flows"]) == (10, 1000, 10)
     assert (lamp["flows"], lamp["bytes"]) == (1, 10_000)
 
 
-def test_aggregate__tells_apart_by_status_kinds_group_and_likeliest_and_by_nothing_else() -> None:
+def test_aggregate__separates_by_status_kinds_group_and_likeliest_kind_alone() -> None:
     several = {"status": "several", "label": None, "flows": 20}
     likely = [{"label": "lamp", "confidence": 0.4}, {"label": "bell", "confidence": 0.1}]
     undecided = {"status": "undecided", "label": None, "kinds": [], "runners_up": likely}
@@ -89,7 +91,7 @@ def test_aggregate__tells_apart_by_status_kinds_group_and_likeliest_and_by_nothi
         unknown | {"group": "g1", "flows": 60_000, "runners_up": []},
         unknown | {"group": "g2", "flows": 60_000},
     ]
-    result = aggregate(night(*rows)).to_pylist()
+    result = aggregate(devices_of(*rows)).to_pylist()
     assert [row["flows"] for row in result] == [1, 1, 1000, 1000, 1, 1, 100, 1000, 1, 1, 10_000]
     assert [[each["label"] for each in row["kinds"]] for row in result[:4]] == [["lamp", "plug"]] * 4
     assert [row["kinds"][0]["units"] for row in result[:4]] == [1, 1, 2, 2]
@@ -105,13 +107,13 @@ def test_aggregate__tells_apart_by_status_kinds_group_and_likeliest_and_by_nothi
 def test_aggregate__tenths_are_rounded_down_and_stay_what_they_are() -> None:
     shares = [0.0, 0.049, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.999999, 1.0]
     rows = [{"household": share, "label": f"{n}", "kinds": [kind(f"{n}")]} for n, share in enumerate(shares)]
-    result = aggregate(night(*rows))
+    result = aggregate(devices_of(*rows))
     assert result["household"].to_pylist() == [0.0, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.9, 1.0]
     assert aggregate(result).equals(result)
 
 
 def test_aggregate__of_no_device_is_none() -> None:
-    assert aggregate(night()).equals(night())
+    assert aggregate(devices_of()).equals(devices_of())
 
 
 @pytest.fixture
@@ -120,12 +122,12 @@ def bench(module_at: Callable[[Path], ModuleType]) -> ModuleType:
 
 
 @pytest.mark.parametrize(("devices", "kinds"), [(11, 8), (150, 12)])
-def test_linkage__a_clear_table_of_the_night_tells_no_device_that_is_not_alone_with_its_kinds(
+def test_linkage__a_clear_table_identifies_only_devices_with_unique_kinds(
     bench: ModuleType, devices: int, kinds: int
 ) -> None:
     result = bench.measure(bench.made_up(devices, kinds))
     everyone = {"first_seen": devices, "numbers": devices, "everything": devices, "nearest": devices}
-    assert result["renamed"].items() >= everyone.items(), "what is to be prevented is seen where only names are changed"
+    assert result["renamed"].items() >= everyone.items(), "with changed names alone, numbers identify devices"
     assert result["rounded"]["everything"] > result["said"], "rounding each row by itself is not enough"
     for mode in ("opaque", "prefixes"):
         assert result[mode]["everything"] == result["said"]
@@ -134,7 +136,7 @@ def test_linkage__a_clear_table_of_the_night_tells_no_device_that_is_not_alone_w
     assert result["opaque"]["prefixes"] == 0 < result["prefixes"]["prefixes"]
 
 
-def test_linkage__no_columns_together_tell_more_than_what_is_said(bench: ModuleType) -> None:
+def test_linkage__no_columns_together_identify_more_than_the_findings(bench: ModuleType) -> None:
     coarse, released = bench.released_as(bench.made_up(60, 6))["opaque"]
     numbers = (*bench.NUMBERS, "reason", "kinds", "runners_up")
     said = bench.measure(bench.made_up(60, 6))["said"]

@@ -67,17 +67,17 @@ def _anonymous(addresses: list[str], key: bytes) -> list[str]:
     return [str(ipaddress.ip_address(row.tobytes())) for row in crypto_pan(rows, key)]
 
 
-def _twin(address: str, key: bytes) -> str:
-    """Crypto-PAn one bit after another, as the paper tells it."""
+def _reference(address: str, key: bytes) -> str:
+    """Crypto-PAn one bit after another, as in the paper."""
     parsed = ipaddress.ip_address(address)
     size = parsed.max_prefixlen
     encryptor = Cipher(algorithms.AES(key[:16]), modes.ECB()).encryptor()
     pad = format(int.from_bytes(encryptor.update(key[16:]), "big"), "0128b")
     bits = format(int(parsed), f"0{size}b")
     renamed = ""
-    for place in range(size):
-        block = bits[:place] + pad[place:]
-        renamed += str(int(bits[place]) ^ (encryptor.update(int(block, 2).to_bytes(16, "big"))[0] >> 7))
+    for index in range(size):
+        block = bits[:index] + pad[index:]
+        renamed += str(int(bits[index]) ^ (encryptor.update(int(block, 2).to_bytes(16, "big"))[0] >> 7))
     return str(type(parsed)(int(renamed, 2)))
 
 
@@ -86,27 +86,27 @@ def of(*identifiers: str | None, pseudonyms: Pseudonyms = PSEUDONYMS) -> list[An
     return named
 
 
-def test_crypto_pan__answers_as_the_authors_own_program_and_as_others_do_for_ipv6() -> None:
+def test_crypto_pan__equals_the_authors_program_and_others_for_ipv6() -> None:
     assert _anonymous(list(SAMPLE), SAMPLE_KEY) == list(SAMPLE.values())
     assert _anonymous(list(SAMPLE_V6), SAMPLE_KEY) == list(SAMPLE_V6.values())
 
 
 @given(st.one_of(v4, v6).map(str), st.binary(min_size=32, max_size=32))
-def test_crypto_pan__equals_its_twin_under_any_key(address: str, key: bytes) -> None:
-    assert _anonymous([address], key) == [_twin(address, key)]
+def test_crypto_pan__equals_the_reference_under_any_key(address: str, key: bytes) -> None:
+    assert _anonymous([address], key) == [_reference(address, key)]
 
 
-def test_crypto_pan__more_addresses_than_are_encrypted_at_once_and_none() -> None:
+def test_crypto_pan__more_addresses_than_one_chunk_and_none() -> None:
     addresses = [str(ipaddress.IPv4Address(7919 * number)) for number in range(4096 + 3)]
     renamed = _anonymous(addresses, SAMPLE_KEY)
     assert len(set(renamed)) == len(addresses)
-    for place in (0, 4095, 4096, 4098):
-        assert renamed[place] == _twin(addresses[place], SAMPLE_KEY)
+    for index in (0, 4095, 4096, 4098):
+        assert renamed[index] == _reference(addresses[index], SAMPLE_KEY)
     assert crypto_pan(np.empty((0, 16), np.uint8), SAMPLE_KEY).shape == (0, 16)
 
 
 @given(pairs)
-def test_of__addresses_have_as_many_first_bits_in_common_as_before_where_prefixes_are_kept(
+def test_of__kept_prefixes_share_as_many_first_bits_as_the_addresses(
     pair: tuple[Any, Any],
 ) -> None:
     renamed = [ipaddress.ip_address(text) for text in of(*map(str, pair), pseudonyms=PREFIXES)]
@@ -133,9 +133,7 @@ def _bits_guessed(known: dict[str, str], target: str) -> set[int]:
 
 
 @pytest.mark.parametrize(("pseudonyms", "recovered"), [(PREFIXES, True), (PSEUDONYMS, False)])
-def test_of__an_active_reader_with_254_chosen_addresses_recovers_a_prefix_only_where_prefixes_are_kept(
-    pseudonyms: Pseudonyms, recovered: bool
-) -> None:
+def test_of__254_chosen_addresses_reveal_a_prefix_only_if_kept(pseudonyms: Pseudonyms, recovered: bool) -> None:
     """The reader sends from one address of each of 254 networks, one of them the target's, and sees the census."""
     chosen = [f"10.20.{network}.1" for network in range(1, 255)]
     known = dict(zip(chosen, of(*chosen, pseudonyms=pseudonyms), strict=True))
@@ -146,14 +144,14 @@ def test_of__an_active_reader_with_254_chosen_addresses_recovers_a_prefix_only_w
     assert right == 254 if recovered else right <= 6, "by chance one in 254 guesses is right"
 
 
-def test_pseudonyms__with_prefixes_and_without_have_nothing_in_common_under_one_key() -> None:
+def test_pseudonyms__with_and_without_prefixes_differ_under_one_key() -> None:
     clear = (MAC, "10.0.0.1", "fe80::1")
     assert not set(of(*clear)) & set(of(*clear, pseudonyms=PREFIXES))
     assert PSEUDONYMS.fingerprint != PREFIXES.fingerprint
-    assert PSEUDONYMS.word("0123456789ab") != PREFIXES.word("0123456789ab")
+    assert PSEUDONYMS.digest("0123456789ab") != PREFIXES.digest("0123456789ab")
 
 
-def test_pseudonyms__those_with_prefixes_are_the_ones_of_earlier_versions() -> None:
+def test_pseudonyms__with_prefixes_equal_those_of_earlier_versions() -> None:
     assert PREFIXES.fingerprint == "fcb1141bcb41"
     assert of(MAC, "10.0.0.1", "fe80::1", pseudonyms=PREFIXES) == [
         "e6:0a:08:05:89:ce", "197.252.125.19", "7d73:c201:e076:e2ff:e0f0:613:f219:83d9",
@@ -161,14 +159,14 @@ def test_pseudonyms__those_with_prefixes_are_the_ones_of_earlier_versions() -> N
 
 
 @given(st.lists(macs, max_size=20))
-def test_of__a_mac_becomes_a_locally_administered_unicast_mac_whatever_its_letters_case(given_macs: list[str]) -> None:
+def test_of__a_mac_of_any_case_becomes_a_local_unicast_mac(given_macs: list[str]) -> None:
     renamed = of(*given_macs)
     assert all(re.fullmatch(r"[0-9a-f][26ae](:[0-9a-f]{2}){5}", mac) for mac in renamed)
     assert len(set(renamed)) == len(set(given_macs))
     assert of(*map(str.upper, given_macs)) == renamed
 
 
-def test_of__is_the_same_for_one_key_another_for_another_and_keeps_rows_and_nulls() -> None:
+def test_of__depends_on_the_key_and_keeps_rows_and_nulls() -> None:
     clear = [MAC, "10.0.0.1", None, "fe80::1", MAC, "10.0.0.2"]
     renamed = of(*clear)
     assert Pseudonyms(KEY).of(pa.chunked_array([clear[:2], clear[2:]], pa.string())).to_pylist() == renamed
@@ -180,7 +178,7 @@ def test_of__is_the_same_for_one_key_another_for_another_and_keeps_rows_and_null
     assert not set(renamed) & set(clear) - {None}
 
 
-def test_of__text_that_is_neither_is_not_passed_on() -> None:
+def test_of__text_that_is_neither_is_not_passed_through() -> None:
     assert re.fullmatch(r"([0-9a-f]{2}:){5}[0-9a-f]{2}", of("10.0.0.300")[0])
     assert of() == []
 
@@ -199,7 +197,7 @@ def test_rename__changes_identifiers_only_and_orders_each_devices_addresses() ->
     assert PREFIXES.rename(schema.empty_table()).num_rows == 0
 
 
-def test_rename__without_prefixes_lists_no_address_but_one_that_is_the_identifier() -> None:
+def test_rename__without_prefixes_lists_only_the_identifiers_address() -> None:
     listed = [["10.0.0.1", "10.0.0.2"], [], ["10.0.0.3"], ["10.0.0.4", "fe80::1"]]
     schema = pa.schema([CENSUS.arrow_schema().field(name) for name in ("device_id", "addresses")])
     renamed = PSEUDONYMS.rename(pa.table([[MAC, "b", "10.0.0.3", "fe80::1"], listed], schema=schema))
@@ -208,7 +206,7 @@ def test_rename__without_prefixes_lists_no_address_but_one_that_is_the_identifie
     assert PSEUDONYMS.rename(schema.empty_table()).num_rows == 0
 
 
-def test_rename_groups__new_ones_get_keyed_names_and_earlier_ones_keep_theirs() -> None:
+def test_rename_groups__new_groups_get_keyed_names_and_earlier_ones_keep_theirs() -> None:
     earlier = pa.Table.from_pylist([{"group": "gold"}], schema=GROUPS.arrow_schema())
     table = pa.table({"group": ["gnew", None, "gold", "gnew", OTHERS], "flows": [1, 2, 3, 4, 5]})
     new, none, old, again, others = PSEUDONYMS.rename_groups(table, earlier)["group"].to_pylist()
@@ -218,13 +216,13 @@ def test_rename_groups__new_ones_get_keyed_names_and_earlier_ones_keep_theirs() 
     assert PSEUDONYMS.rename_groups(GROUPS.arrow_schema().empty_table(), earlier).schema == GROUPS.arrow_schema()
 
 
-def test_seal__is_opened_by_the_same_key_alone() -> None:
+def test_seal__is_decrypted_by_the_same_key_alone() -> None:
     sealed = PSEUDONYMS.seal(b"payload lengths")
     assert sealed == Pseudonyms(KEY).seal(b"payload lengths")
     assert b"payload" not in sealed
     assert PSEUDONYMS.unseal(sealed) == b"payload lengths"
     for other, content in ((PREFIXES, sealed), (PSEUDONYMS, sealed[:-1]), (PSEUDONYMS, b"PAR1")):
-        with pytest.raises(DataError, match="groups of the night before are damaged"):
+        with pytest.raises(DataError, match="groups of the earlier census are damaged"):
             other.unseal(content)
 
 
@@ -245,12 +243,12 @@ def fingerprint(settings: Census) -> str:
     return pseudonyms.fingerprint
 
 
-def test_read_pseudonyms__off_needs_no_key_and_takes_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_pseudonyms__off_needs_and_reads_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(KEY_VARIABLE, KEY.decode())
     assert read_pseudonyms(load_settings().census) is None
 
 
-def test_read_pseudonyms__environment_wins_over_file_and_white_space_at_the_ends_is_none_of_it(
+def test_read_pseudonyms__environment_overrides_file_and_outer_space_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
@@ -265,7 +263,7 @@ def test_read_pseudonyms__environment_wins_over_file_and_white_space_at_the_ends
 
 
 @pytest.mark.parametrize(
-    ("environment", "content", "told"),
+    ("environment", "content", "message"),
     [
         (None, None, r"census\.pseudonyms: is opaque, but there is no key; set IOTID_CENSUS_KEY, or census\.key_file"),
         ("", None, r"IOTID_CENSUS_KEY: a key has 16 bytes at least, got 0"),
@@ -273,8 +271,8 @@ def test_read_pseudonyms__environment_wins_over_file_and_white_space_at_the_ends
         (None, b"fifteen letters\n", r"census\.key_file: a key has 16 bytes at least, got 15"),
     ],
 )
-def test_read_pseudonyms__no_key_and_a_short_one_are_refused_without_telling_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: str | None, content: bytes | None, told: str
+def test_read_pseudonyms__no_key_and_a_short_one_are_refused_without_printing_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: str | None, content: bytes | None, message: str
 ) -> None:
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
     if environment is not None:
@@ -282,15 +280,13 @@ def test_read_pseudonyms__no_key_and_a_short_one_are_refused_without_telling_it(
     if content is not None:
         (tmp_path / "key").write_bytes(content)
     settings = census_settings(key_file=str(tmp_path / "key") if content else None)
-    with pytest.raises(SettingError, match=told) as caught:
+    with pytest.raises(SettingError, match=message) as caught:
         read_pseudonyms(settings)
     assert "fifteen letters" not in str(caught.value)
 
 
 @pytest.mark.parametrize("mistaken", ["the key itself, by mistake", "the key itself\0"])
-def test_read_pseudonyms__a_file_that_cannot_be_read_is_not_named_for_it_may_be_the_key(
-    monkeypatch: pytest.MonkeyPatch, mistaken: str
-) -> None:
+def test_read_pseudonyms__an_unreadable_key_file_is_not_named(monkeypatch: pytest.MonkeyPatch, mistaken: str) -> None:
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
     with pytest.raises(SettingError, match=r"census\.key_file: cannot be read") as caught:
         read_pseudonyms(census_settings(key_file=mistaken))

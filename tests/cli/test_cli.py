@@ -223,8 +223,8 @@ def test_take_census__a_watched_device_ends_it_with_exit_code_3_and_one_line_aft
     monkeypatch.setattr("iotid.tracking.registry.Registry", lambda *_: registry)
     monkeypatch.setattr("iotid.spark_session", lambda *_: None)
 
-    def take_census(*_: object, model_date: str, model_quality: str) -> Partition:
-        assert (model_date, model_quality) == ("2026-01-09", "macro F1 91.00 %")
+    def take_census(spark: object, store: object, key: object, champion: Any, *sections: object) -> Partition:
+        assert (champion.version, champion.date, champion.quality) == (1, "2026-01-09", "macro F1 91.00 %")
         return written
 
     monkeypatch.setattr("iotid.census.take_census", take_census, raising=False)

@@ -1,9 +1,9 @@
 """households.py --captures DIR --labels FILE: households written as captures, through every step to the census.
 
-Of each device's captures a quarter is held back. Each household merges held-back captures of --sizes kinds: one MAC and
-one address stand for those of all its devices, as behind a router, and its packets are in the order of their time. The
-others are learned from with `iotid run`; then split-pcaps, assemble-flows and take-census are asked for the night of
-the households. Captures are classic pcap of Ethernet, one folder a device. Prints exact sets, precision and recall for
+A quarter of each device's captures is held back. Each household merges held-back captures of --sizes kinds: one MAC and
+one address replace those of all its devices, as behind a router, and its packets are in time order. `iotid run` learns
+from the other captures; then split-pcaps, assemble-flows and take-census run on the households. Captures are classic
+pcap of Ethernet, one folder for each device. Prints exact sets, precision and recall for
 each size, which kinds were missed, and ends with one line of JSON; nothing is asserted.
 """
 
@@ -33,8 +33,8 @@ _BEGIN = 1_700_000_000  # seconds since 1970 UTC: first packet of every househol
 _SETTINGS = (
     "flow.join_files=false", "training.epochs=2", "promotion.min_macro_f1=0", "evaluation.bootstrap=0",
     "evaluation.baselines=[majority_sequence]",
-)  # fmt: skip # the census asks the device model alone, so two epochs of the network are enough
-_Packet = tuple[int, int, bytearray]  # seconds, their fraction as the file has it, frame
+)  # fmt: skip # the census uses the device model alone, so two epochs of the network are enough
+_Packet = tuple[int, int, bytearray]  # seconds, fraction in the file's unit, frame
 
 
 def packets(path: Path) -> Iterator[_Packet]:
@@ -48,7 +48,7 @@ def packets(path: Path) -> Iterator[_Packet]:
 
 
 def behind_router(captured: list[_Packet], device: bytes, mac: bytes, address: bytes) -> Iterator[_Packet]:
-    """The packets with the router's MAC and IPv4 address where the device's were, beginning at _BEGIN."""
+    """The packets with the router's MAC and IPv4 address in place of the device's, beginning at _BEGIN."""
     is_ip = [frame[12:14] == b"\x08\x00" for *_, frame in captured]
     own = {bytes(frame[26:30]) for (*_, frame), ip in zip(captured, is_ip, strict=True) if ip and frame[6:12] == device}
     own -= {bytes(4)}
@@ -71,10 +71,10 @@ def write(path: Path, household: list[_Packet]) -> None:
 
 
 def make(folder: Path, captures: Path, devices: DeviceList, given: argparse.Namespace) -> dict[str, list[str]]:
-    """Captures to learn from and households below ``folder``; of each household's MAC the kinds that are behind it."""
+    """Write captures to learn from, and households, below ``folder``; each household's MAC -> its kinds."""
     chance = random.Random(given.seed)
     by_name = {device.name: device for device in devices.devices if device.mac}
-    held: dict[str, list[Path]] = defaultdict(list)
+    held_back: dict[str, list[Path]] = defaultdict(list)
     for source in sorted(path for path in captures.iterdir() if path.is_dir()):
         found = sorted(source.glob("*.pcap"))
         chance.shuffle(found)
@@ -83,17 +83,17 @@ def make(folder: Path, captures: Path, devices: DeviceList, given: argparse.Name
         for path in found[kept:]:
             shutil.copy(path, folder / "learned" / source.name / path.name)
         if device := by_name.get(source.name):
-            held[device_kind(device.model, {"vendor": device.vendor, "type": device.type})] += found[:kept]
+            held_back[device_kind(device.model, {"vendor": device.vendor, "type": device.type})] += found[:kept]
     (folder / "asked").mkdir()
     truth: dict[str, list[str]] = {}
     for size in given.sizes:
         for _ in range(given.times):
             number = len(truth).to_bytes(2)
             mac, address = b"\x02\x00\x00\x09" + number, b"\x0a\x4d" + number
-            kinds = chance.sample(sorted(held), size)
+            kinds = chance.sample(sorted(held_back), size)
             household: list[_Packet] = []
             for kind in kinds:
-                path = chance.choice(held[kind])
+                path = chance.choice(held_back[kind])
                 device_mac = bytes.fromhex(by_name[path.parent.name].mac[0].replace(":", ""))
                 household += behind_router(list(packets(path)), device_mac, mac, address)
             write(folder / "asked" / f"{len(truth)}.pcap", household)
@@ -102,7 +102,7 @@ def make(folder: Path, captures: Path, devices: DeviceList, given: argparse.Name
 
 
 def score(rows: dict[str, dict[str, Any]], truth: dict[str, list[str]]) -> dict[str, Any]:
-    """Shares for each size of household, and of each kind how many were missed of how many."""
+    """Shares for each size of household; for each kind, missed and total."""
     sizes: dict[int, list[tuple[bool, int, int, int]]] = defaultdict(list)
     missed, there = Counter[str](), Counter[str]()
     for mac, kinds in truth.items():
@@ -124,7 +124,9 @@ def score(rows: dict[str, dict[str, Any]], truth: dict[str, list[str]]) -> dict[
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--captures", required=True, type=Path, help="one folder a device, named as in the list")
+    options.add_argument(
+        "--captures", required=True, type=Path, help="one folder for each device, named as in the list"
+    )
     options.add_argument("--labels", required=True)
     options.add_argument("--sizes", type=int, nargs="+", default=[1, 2, 3, 5, 8])
     options.add_argument("--times", type=int, default=25, help="households of each size (default 25)")

@@ -88,5 +88,5 @@ def test_describe__counts_every_labelled_flow(spark: Any, settings: Settings) ->
         for name in settings.dataset.characteristics:
             assert sum(found[label, name, measure].flows.sum() for label in _MACS) == 300
     assert {tuple(found[label, "tcp_window", traffic.ENTROPY].values) for label in _MACS} == {(1.0,)}
-    (alike,) = traffic.look_alikes(found, devices, "name").values()
+    (alike,) = traffic.similar_labels(found, devices, "name").values()
     assert sorted(alike) == sorted(_MACS)

@@ -64,7 +64,7 @@ def test_predict__gives_predictions_rows_in_the_order_of_the_flows(folder: Path)
     assert predicted["surprise"].to_pylist() == [0, 0, 0, 1 / 8, 0]
 
 
-def test_predict__confidence_is_the_probability_of_the_label_and_probabilities_sum_to_1(folder: Path) -> None:
+def test_predict__confidence_is_the_labels_probability_and_all_sum_to_1(folder: Path) -> None:
     predicted = Predictor.load(folder).predict(_flows([40], [52], [60, 60])).to_pylist()
     for row in predicted:
         assert sum(row["probabilities"]) == pytest.approx(1, abs=1e-6)
@@ -72,7 +72,7 @@ def test_predict__confidence_is_the_probability_of_the_label_and_probabilities_s
         assert row["probabilities"][_ENCODING.labels.index(row["label"])] == row["confidence"]
 
 
-def test_predict__scores_repeats_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predict__scores_equal_flows_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     predictor, scored = Predictor.load(folder), []
     original = Predictor.probabilities
     monkeypatch.setattr(

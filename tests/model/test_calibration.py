@@ -19,7 +19,7 @@ def _drawn(logits_NC: NDArray[np.float64], factor: float, bias_C: NDArray[np.flo
     return drawn
 
 
-def test_calibration__finds_the_factor_and_the_biases_that_labels_were_drawn_with() -> None:
+def test_calibration__finds_the_factor_and_the_biases_of_the_labels() -> None:
     logits_NC = np.random.default_rng(1).normal(0, 3, (40_000, 4))
     bias_C = np.array([1.0, -0.5, 0.0, -0.5])
     label_N = _drawn(logits_NC, 0.4, bias_C)
@@ -36,7 +36,7 @@ def test_calibration__of_the_temperature_alone_leaves_the_biases_and_the_answers
     assert not bias_C.any()
 
 
-def test_calibration__of_logits_that_are_never_the_answer_is_that_of_the_others() -> None:
+def test_calibration__ignores_classes_that_are_never_the_answer() -> None:
     logits_NC = np.random.default_rng(1).normal(0, 3, (500, 3))
     label_N = 2 * _drawn(logits_NC[:, [0, 2]], 0.5, np.zeros(2))
     flows_N = np.ones(500, np.int64)
@@ -65,7 +65,7 @@ def test_calibration__counts_a_row_as_its_flows() -> None:
     assert of_rows[1] == pytest.approx(of_copies[1], abs=1e-3)
 
 
-def test_calibration__a_class_without_flows_keeps_its_odds_against_what_validation_cannot_tell() -> None:
+def test_calibration__a_class_without_flows_keeps_its_odds() -> None:
     logits_NC = np.random.default_rng(1).normal(0, 1, (200, 3))
     label_N = np.zeros(200, np.int64)  # validation shows one class only
     factor, bias_C = calibration(logits_NC, label_N, np.ones(200, np.int64), "classes")

@@ -187,14 +187,14 @@ def test_array__in_another_order_is_one_line_that_names_it(
         assert f"array {name}: must " in fault({**named, name: twice})
 
 
-def test_weights__arrays_that_no_model_has_are_one_line(named: dict[str, Any], fault: Callable[..., str]) -> None:
+def test_weights__unknown_arrays_are_one_line(named: dict[str, Any], fault: Callable[..., str]) -> None:
     assert "array further is not one that a model has" in fault({**named, "further": np.zeros(2)})
     assert "array memory.more is not one" in fault({**named, "memory.more": np.zeros(2)})
     without = {name: array for name, array in named.items() if not name.startswith("memory.")}
     assert "arrays memory.*: must be there, as model.sequence_counts is True" in fault(without)
 
 
-def test_weights__a_model_that_learned_no_sets_loads(stored: ModuleType, named: dict[str, Any], tmp_path: Path) -> None:
+def test_weights__a_model_without_device_model_loads(stored: ModuleType, named: dict[str, Any], tmp_path: Path) -> None:
     without = {name: array for name, array in named.items() if not name.startswith("devices.")}
     assert stored.check("weights", stored.packed(without), tmp_path)
 
@@ -223,7 +223,7 @@ def test_weights__of_another_format_are_one_line(content: bytes, fault: Callable
     assert WEIGHTS in fault(content)
 
 
-def test_weights__a_header_that_promises_much_is_refused_before_memory_is_taken(
+def test_weights__a_header_of_huge_arrays_is_refused_before_allocation(
     stored: ModuleType, named: dict[str, Any], fault: Callable[..., str]
 ) -> None:
     header, data = stored.split(stored.packed(named))
@@ -234,7 +234,7 @@ def test_weights__a_header_that_promises_much_is_refused_before_memory_is_taken(
 @pytest.mark.parametrize(
     ("field", "value"), [("hidden_size", 10**7), ("hidden_size", 16384), ("embedding_size", 10**9), ("layers", 10**6)]
 )
-def test_description__a_size_that_the_weights_have_not_is_one_line_before_memory_is_taken(
+def test_description__a_size_unlike_the_weights_is_one_line_before_allocation(
     field: str, value: int, stored: ModuleType, fault: Callable[..., str]
 ) -> None:
     content = json.loads(stored.bundle()[1])
@@ -250,20 +250,20 @@ def test_description__a_size_that_the_weights_have_not_is_one_line_before_memory
 
 _FIELDS = ["bundle_version", "flows_version", "code_version", "model", "encoding"]
 _OF_ENCODING = ["schema_version", "max_packets", "vocabularies", "labels", "devices", "protocols", "length"]
-_PLACES = [
+_PATHS = [
     *[(name,) for name in _FIELDS],
     *[("encoding", name) for name in _OF_ENCODING],
     *[("model", name) for name in ("embedding_size", "hidden_size", "layers", "dropout", "fusion", "readout", "padding",
-                                   "memory")],
+                                   "sequence_counts")],
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("place", _PLACES, ids=".".join)
-def test_description__each_field_missing_or_of_another_type_is_one_line_that_names_it(
-    place: tuple[str, ...], stored: ModuleType, fault: Callable[..., str]
+@pytest.mark.parametrize("path", _PATHS, ids=".".join)
+def test_description__a_missing_or_mistyped_field_is_one_line_that_names_it(
+    path: tuple[str, ...], stored: ModuleType, fault: Callable[..., str]
 ) -> None:
     content = json.loads(stored.bundle()[1])
-    *above, name = place
+    *above, name = path
     inner = content[above[0]] if above else content
     present = inner.pop(name)
     assert name in fault(description=json.dumps(content).encode())
@@ -289,7 +289,7 @@ def test_description__each_field_missing_or_of_another_type_is_one_line_that_nam
         ("devices", {"plug": {"vendor": 5}}, "devices.plug.vendor: must be text"),
     ],
 )
-def test_description__what_the_encoding_may_not_hold_is_one_line(
+def test_description__an_invalid_encoding_is_one_line(
     name: str, value: Any, rule: str, stored: ModuleType, fault: Callable[..., str]
 ) -> None:
     content = json.loads(stored.bundle()[1])
@@ -308,7 +308,7 @@ def test_description__that_is_no_object_of_json_is_one_line(content: bytes, faul
 
 @pytest.mark.parametrize("name", [WEIGHTS, DESCRIPTION])
 @pytest.mark.parametrize("kind", ["pipe", "folder", "too large"])
-def test_load__what_is_no_file_or_too_large_is_one_line_at_once(
+def test_load__no_file_or_a_too_large_one_is_one_line_immediately(
     kind: str, name: str, stored: ModuleType, tmp_path: Path
 ) -> None:
     for file, content in zip((WEIGHTS, DESCRIPTION), stored.bundle(), strict=True):

@@ -32,7 +32,7 @@ def test_measures__of_a_slice_are_those_of_its_lists() -> None:
         np.testing.assert_allclose(part[measure], whole[measure][1:4])
 
 
-def test_summarise__adds_pieces_and_leaves_out_rare_labels() -> None:
+def test_summarise__adds_counts_and_leaves_out_rare_labels() -> None:
     def piece(label: str, steps: list[int], flows: list[int]) -> pa.Table:
         rows = [[label, "packet_length", MEAN, step, count] for step, count in zip(steps, flows, strict=True)]
         return pa.table([pa.array(column) for column in zip(*rows, strict=True)], schema=traffic._COUNTED)
@@ -66,8 +66,8 @@ def _made_up(labels: int) -> traffic.Distributions:
 def test_of_traffic__draws_every_characteristic(tmp_path: Path, labels: int) -> None:
     made_up = _made_up(labels)
     names = sorted({label for label, _, _ in made_up})
-    alike = {"pair": names[:2], "alone": names[:1], "nobody": ["x", "y"]}
-    drawn = figures.of_traffic(made_up, alike, tmp_path)
+    groups = {"pair": names[:2], "alone": names[:1], "nobody": ["x", "y"]}
+    drawn = figures.of_traffic(made_up, groups, tmp_path)
     assert sorted(drawn) == sorted(path.name for path in tmp_path.iterdir())
     assert len(drawn) == 4
     for name in drawn:

@@ -1,4 +1,4 @@
-"""What a fold makes of the device model's answers."""
+"""Probabilities of classes, from the device model's answers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _answer(host: list[list[float]], class_share: list[list[float]]) -> Answer:
     )
 
 
-def test_probabilities_of_classes__a_class_has_its_share_of_what_its_kind_has() -> None:
+def test_probabilities_of_classes__a_class_has_its_share_of_its_kinds_probability() -> None:
     kind_C, all_C = np.array([0, 1, 0]), np.ones(3, bool)
     found = probabilities_of_classes(_answer([[0.8, 0.2]], [[0.75, 1.0, 0.25]]), kind_C, all_C)
     np.testing.assert_allclose(found, [[0.6, 0.2, 0.2]])
@@ -35,13 +35,13 @@ def test_probabilities_of_classes__a_class_has_its_share_of_what_its_kind_has() 
     np.testing.assert_allclose(none, [[1 / 3, 1 / 3, 1 / 3]])
 
 
-def test_probabilities_of_classes__unlisted_devices_have_what_the_likeliest_kind_leaves() -> None:
+def test_probabilities_of_classes__unlisted_devices_get_1_minus_the_likeliest_kind() -> None:
     answer = _answer([[0.7, 0.4], [0.1, 0.05]], [[1.0, 0.0, 1.0]] * 2)
     found = probabilities_of_classes(answer, np.array([0, NO_KIND, 1]), np.ones(3, bool))
     np.testing.assert_allclose(found, [np.array([0.7, 0.3, 0.4]) / 1.4, np.array([0.1, 0.9, 0.05]) / 1.05])
 
 
-def test_probabilities_of_classes__what_was_not_learned_has_nothing() -> None:
+def test_probabilities_of_classes__classes_not_learned_get_0() -> None:
     answer = _answer([[0.5, 0.5, 0.3]], [[1.0, 0.5, 0.5, 1.0]])
     is_learned_C = np.array([True, False, False, True])
     found = probabilities_of_classes(answer, np.array([0, 1, 1, 2]), is_learned_C)

@@ -1,4 +1,4 @@
-"""Households: what is merged, what is counted, and a comparison whose answer is known."""
+"""Households: merges, metrics, and a comparison with a known answer."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from iotid.dataset import LabelledFlows
 from iotid.labels import Device, DeviceList
 from iotid.schemas import FLOWS
 from iotid.studies import compare as comparison
-from iotid.studies.households import compare as households
+from iotid.studies.households import run as households
 from iotid.studies.households import scores as household_scores
 from iotid.studies.households.addresses import Addresses, LabelledSets, Observed
-from iotid.studies.households.compare import ELSEWHERE, HELD_BACK, HOST, Scenario, UnseenSets
 from iotid.studies.households.methods import Predictions
+from iotid.studies.households.run import ELSEWHERE, HELD_BACK, HOST, Scenario, UnseenSets
 
 _SECOND = 1_000_000
 
@@ -49,12 +49,12 @@ def test_of_merges__counts_kinds_over_all_merges() -> None:
         "f1": 8 / 10,
         "false_unknown": 1 / 2,
         "missed_unknown": 1 / 2,
-        "calibration": pytest.approx(1 / 5),  # five were said for sure, four of them are there
+        "calibration": pytest.approx(1 / 5),  # five have probability 1, four of them are there
         "count_error": None,
     }
 
 
-def test_of_merges__what_nothing_was_there_to_count_of_is_none() -> None:
+def test_of_merges__metrics_of_nothing_are_none() -> None:
     nothing = _predictions([[0], [0]], [1, 1], [0, 0])
     scores = household_scores.of_merges(np.ones((2, 1), np.int64), np.ones(2, np.bool_), nothing)
     assert scores["precision"] is scores["false_unknown"] is scores["calibration"] is None
@@ -65,7 +65,7 @@ def test_of_merges__what_nothing_was_there_to_count_of_is_none() -> None:
     ("units", "error"),
     [([[1, 1], [1, 1]], 1 / 6), ([[2, 1], [1, 1]], 0.0), ([[2, 2], [1, 2]], 2 / 3), ([[2, 1], [2, 1]], 0.0)],
 )
-def test_count_error__is_that_of_kinds_that_are_there_and_found(units: list[list[int]], error: float) -> None:
+def test_count_error__counts_kinds_that_are_there_and_found(units: list[list[int]], error: float) -> None:
     found = _predictions([[1, 1], [0, 1]], [0, 0], [0, 0])._replace(units=np.array(units))
     there_BK = np.array([[2, 1], [1, 1]])  # of the second address the first kind is not found, so not counted
     assert household_scores.count_error(there_BK, found) == pytest.approx(error)
@@ -80,7 +80,7 @@ def test_of_single__each_set_is_one_of_four() -> None:
 
 
 def test_calibration_error__weighs_bins_by_their_numbers() -> None:
-    probability = np.array([0.1, 0.45, 0.45, 0.9, 0.9, 0.9, 1.0])  # the first is too low to be asked
+    probability = np.array([0.1, 0.45, 0.45, 0.9, 0.9, 0.9, 1.0])  # the first is too low to count
     is_so = np.array([True, True, False, True, True, False, True])
     assert household_scores.calibration_error(probability, is_so) == pytest.approx((0.1 + 0.7) / 6)
 
@@ -98,7 +98,7 @@ def _flows(merged: households.Merged | None) -> list[list[int]]:
     return found
 
 
-def test_merged__holds_what_each_scenario_asks_for() -> None:
+def test_merged__has_the_contents_of_each_scenario() -> None:
     unseen, random = _unseen([HELD_BACK, HELD_BACK, ELSEWHERE, HOST], [0, 2, -1, -1], [0, 1, 2, 3]), _random()
     merged = unseen.merged(Scenario(2, never=1), 3, 3, random)
     assert _flows(merged) == [[1, 1, 1, 0]] * 3
@@ -113,7 +113,7 @@ def test_merged__holds_what_each_scenario_asks_for() -> None:
     assert unseen.merged(Scenario(1, two_units=True), 1, 3, random) is None
 
 
-def test_merged__a_second_device_of_one_kind_is_another_device_where_there_is_one() -> None:
+def test_merged__a_second_device_of_a_kind_is_another_device_if_possible() -> None:
     unseen = _unseen([HELD_BACK] * 4, [0, 1, 1, 1], [0, 1, 1, 2])
     merged = unseen.merged(Scenario(2, two_units=True), 20, 2, _random())
     assert merged is not None
@@ -139,7 +139,7 @@ def test_addresses__sessions_of_merged_devices_are_open_at_the_same_time() -> No
     flows_BN = csr_matrix(np.array([[1, 1, 0], [1, 0, 1]]))
     addresses = Addresses(observed, flows_BN)
     assert addresses.distinct.toarray().tolist() == [[2], [2]]
-    assert addresses.at_once.toarray().tolist() == [[1], [2]]
+    assert addresses.concurrent.toarray().tolist() == [[1], [2]]
 
 
 def test_labelled_sets__are_in_the_order_of_their_labels() -> None:
@@ -203,12 +203,12 @@ def _captures(captures: int = 6, flows: int = 5) -> LabelledFlows:
 @pytest.fixture(scope="module")
 def compared() -> households.HouseholdComparison:
     changes = ["evaluation.household_folds=2", "evaluation.household_merges=6", "census.min_flows=1"]
-    outcome = households.compare(_captures(), load_settings([_SMALL], changes))
+    outcome = households.compare_methods(_captures(), load_settings([_SMALL], changes))
     assert outcome is not None
     return outcome
 
 
-def test_compare__every_method_answers_for_every_scenario(compared: households.HouseholdComparison) -> None:
+def test_compare__has_every_method_and_scenario(compared: households.HouseholdComparison) -> None:
     assert compared["kinds"] == [f"Acme {kind}" for kind in KINDS]
     merges = compared["merges"]
     # three kinds are there, of which those of one group of two are never left out with all others
@@ -228,7 +228,7 @@ def test_compare__every_method_answers_for_every_scenario(compared: households.H
     )
 
 
-def test_compare__what_is_easy_to_tell_apart_is_found(compared: households.HouseholdComparison) -> None:
+def test_compare__distinct_kinds_are_found(compared: households.HouseholdComparison) -> None:
     merges = compared["merges"]
     assert merges["1 kind"]["iotid"]["exact"] == merges["3 kinds"]["iotid"]["exact"] == 1.0
     assert merges["3 kinds"]["spatial-temporal CNN"]["recall"] == 1.0
@@ -240,16 +240,16 @@ def test_compare__what_is_easy_to_tell_apart_is_found(compared: households.House
     assert compared["alone"]["held-back captures"]["sets"] == 18
 
 
-def test_compare__is_none_where_nothing_is_asked_or_nothing_can_be_held_back() -> None:
-    assert households.compare(_captures(), load_settings([_SMALL])) is None
+def test_compare__is_none_without_merges_or_held_back_captures() -> None:
+    assert households.compare_methods(_captures(), load_settings([_SMALL])) is None
     flows = _captures(1, flows=12)
     paths = pa.array(["one.pcap"] * len(flows.label))
     together = flows.flows.set_column(flows.flows.schema.get_field_index("capture_file"), "capture_file", paths)
     one_file = dataclasses.replace(flows, flows=together)
-    assert households.compare(one_file, load_settings([_SMALL], ["evaluation.household_merges=1"])) is None
+    assert households.compare_methods(one_file, load_settings([_SMALL], ["evaluation.household_merges=1"])) is None
 
 
-def test_comparison__tells_of_households(compared: households.HouseholdComparison, tmp_path: Path) -> None:
+def test_write__has_households(compared: households.HouseholdComparison, tmp_path: Path) -> None:
     folder = comparison.write([], tmp_path, compared)
     assert json.loads((folder / "households.json").read_text()) == json.loads(json.dumps(compared))
     text = (folder / "comparison.md").read_text()

@@ -1,4 +1,4 @@
-"""New kinds: how scores are judged, against counts by hand, and a protocol whose truth is known."""
+"""New kinds: judged scores, against manual counts, and a protocol with known truth."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _flows(devices: DeviceList, *changes: str, listed: DeviceList | None = None)
 
 
 @given(st.integers(0, 10_000))
-def test_false_unknown__is_that_of_the_best_threshold_tried_by_hand(seed: int) -> None:
+def test_false_unknown__is_that_of_the_best_threshold(seed: int) -> None:
     chance = np.random.default_rng(seed)
     size = int(chance.integers(2, 60))
     new_U = np.arange(size) < chance.integers(1, size)
@@ -81,8 +81,8 @@ def _sets() -> OpenSetAnswers:
         label=np.array([0, 0, 1, 1, 0, 1, 2, 2]),
         left_out=left_out,
         device_model=score,
-        surprise=left_out.astype(float),
-        doubt=np.full(8, 0.5),
+        out_of_vocabulary_rate=left_out.astype(float),
+        network_uncertainty=np.full(8, 0.5),
         is_new=score > 0.5,
         named=np.array([0, 0, 0, 0, 0, 0, 0, 0]),
         is_own=np.array([True] + [False] * 7),
@@ -91,7 +91,7 @@ def _sets() -> OpenSetAnswers:
     )
 
 
-def test_judge__counts_what_was_found_named_and_lost() -> None:
+def test_judge__counts_found_named_and_lost_captures() -> None:
     judged = judge(_sets(), ["cam", "plug", "hub"])
     assert judged["groups"] == [["plug"], ["hub"]]
     assert judged["captures"] == {"known": 4, "left_out": 4}
@@ -112,16 +112,16 @@ def test_judge__counts_what_was_found_named_and_lost() -> None:
     assert (hub["unknown"], hub["named"], hub["mostly"]) == (0.5, 0.5, "cam")
 
 
-def test_judge__a_kind_found_beside_the_right_one_is_wrong_and_look_alikes_named_for_each_other_are_right() -> None:
+def test_judge__an_additional_kind_is_wrong_and_a_label_of_the_kind_is_right() -> None:
     two_kinds = _sets()._replace(status=np.array(["several"] * 8), is_own=np.zeros(8, bool))
     assert judge(two_kinds, ["cam", "plug", "hub"])["census"]["known"]["wrong"] == 1.0
-    look_alikes = _sets()._replace(status=np.array(["known"] * 8), is_own=np.ones(8, bool), named=np.full(8, 2))
-    census = judge(look_alikes, ["cam", "plug", "hub"])["census"]
+    similar = _sets()._replace(status=np.array(["known"] * 8), is_own=np.ones(8, bool), named=np.full(8, 2))
+    census = judge(similar, ["cam", "plug", "hub"])["census"]
     assert (census["known"]["right"], census["left_out"]["wrong"]) == (1.0, 1.0)
 
 
 @pytest.mark.parametrize(("groups", "expected"), [(2, 2), (3, 3), (1000, 3)])
-def test_splits__each_kind_is_left_out_once_with_its_look_alikes(groups: int, expected: int) -> None:
+def test_splits__each_kind_is_left_out_once_with_all_its_labels(groups: int, expected: int) -> None:
     settings = load_settings([_SMALL], [f"evaluation.left_out_groups={groups}"])
     flows = _flows(DEVICES)
     left_out, tested = np.zeros(len(flows.label), int), np.zeros(len(flows.label), int)
@@ -131,7 +131,7 @@ def test_splits__each_kind_is_left_out_once_with_its_look_alikes(groups: int, ex
         own_N = part_N == protocols.LEFT_OUT
         labels = {flows.labels[label] for label in flows.label[own_N]}
         assert ("plug1" in labels) == ("plug2" in labels)
-        assert not set(flows.label[own_N]) & set(flows.label[~own_N])  # all of its flows, and nobody else's
+        assert not set(flows.label[own_N]) & set(flows.label[~own_N])  # all of its flows, and no others
         assert set(part_N[~own_N]) == {protocols.TRAIN, protocols.VALIDATION, protocols.TEST}
         capture_of = [set(flows.capture[part_N == part]) for part in (protocols.TRAIN, protocols.TEST)]
         assert not capture_of[0] & capture_of[1]
@@ -158,42 +158,42 @@ def test_splits__one_kind_cannot_be_left_out() -> None:
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[comparison.Result, Path]:
+def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[comparison.ProtocolResult, Path]:
     folder = tmp_path_factory.mktemp("compare")
     settings = load_settings([_SMALL], ["evaluation.left_out_groups=3", "census.min_flows=1"])
     result = Study(settings, folder).run(_flows(DEVICES), "devices_out")
     return result, comparison.write([result], folder)
 
 
-def test_run__kinds_that_share_nothing_are_found_and_learned_ones_pass(
-    compared: tuple[comparison.Result, Path],
+def test_run__distinct_new_kinds_are_found_and_learned_ones_pass(
+    compared: tuple[comparison.ProtocolResult, Path],
 ) -> None:
-    outcome = compared[0].outcome
-    judged = outcome["open_set"]
+    protocol_scores = compared[0].scores
+    judged = protocol_scores["open_set"]
     assert judged is not None
     assert sorted(map(tuple, judged["groups"])) == [("cam",), ("hub",), ("plug1", "plug2")]
     # all 36 captures are left out once; 12 are tested in each training, but for those of 1, 1 and 2 labels left out
     assert judged["captures"] == {"known": 24, "left_out": 36}
-    assert outcome["flows"]["left_out"] == 36 * 5
-    assert outcome["flows"]["test"] == 24 * 5
+    assert protocol_scores["flows"]["left_out"] == 36 * 5
+    assert protocol_scores["flows"]["test"] == 24 * 5
     assert judged["scores"]["device_model"]["auroc"] == 1.0
     assert judged["scores"]["device_model"]["false_unknown_at_95"] == 0.0
     assert judged["scores"]["surprise"]["auroc"] == 1.0  # no length of theirs was learned
     assert judged["at_limit"]["detection"] == 1.0
     assert judged["census"]["left_out"] == {"wrong": 0.0, "undecided": 0.0, "unknown": 1.0}
     assert judged["at_limit"]["false_unknown"] == 0.0
-    # plug1 and plug2 are alike in all, and one kind
+    # plug1 and plug2 have equal flows, and are one kind
     assert judged["census"]["known"] == {"right": 1.0, "wrong": 0.0, "undecided": 0.0, "unknown": 0.0}
-    supports = {row["label"]: row["support"] for row in outcome["systems"]["ensemble"]["per_class"]}
+    supports = {row["label"]: row["support"] for row in protocol_scores["systems"]["ensemble"]["per_class"]}
     assert sum(supports.values()) == 24 * 5
 
 
-def test_run__unlisted_devices_are_learned_as_none_of_the_kinds_and_not_asked_for(tmp_path: Path) -> None:
+def test_run__unlisted_devices_have_no_kind_and_are_not_tested(tmp_path: Path) -> None:
     changes = ["evaluation.left_out_groups=3", "census.min_flows=1", "dataset.unlisted=unknown"]
     flows = _flows(DEVICES, *changes, listed=DeviceList(DEVICES.devices[:3], "list.yaml"))
     assert flows.labels == ("cam", "plug1", "plug2", "unknown")  # the hub is not listed
     result = Study(load_settings([_SMALL], changes), tmp_path).run(flows, "devices_out")
-    judged, table = result.outcome["open_set"], result.sets
+    judged, table = result.scores["open_set"], result.sets
     assert judged is not None
     assert table is not None
     assert judged["captures"]["left_out"] == 27
@@ -204,14 +204,14 @@ def test_run__unlisted_devices_are_learned_as_none_of_the_kinds_and_not_asked_fo
     assert {row["answer"] for row in answers if row["label"] == "cam"} == {"cam"}
 
 
-def test_run__what_was_said_of_each_capture_gives_the_judgement_again(
-    compared: tuple[comparison.Result, Path],
+def test_run__scores_can_be_recomputed_from_sets(
+    compared: tuple[comparison.ProtocolResult, Path],
 ) -> None:
-    outcome, _, table = compared[0]
+    protocol_scores, _, table = compared[0]
     assert table is not None
     rows = table.to_pylist()
     assert len({(row["capture_file"], row["left_out"]) for row in rows}) == len(rows) == 60
-    judged = outcome["open_set"]
+    judged = protocol_scores["open_set"]
     assert judged is not None
     new = [row for row in rows if row["left_out"]]
     assert np.mean([row["is_new"] for row in new]) == judged["at_limit"]["detection"]
@@ -222,8 +222,8 @@ def test_run__what_was_said_of_each_capture_gives_the_judgement_again(
             assert row["label"] in judged["groups"][row["group"] - 1]
 
 
-def test_write__the_table_the_curve_and_the_numbers_tell_of_new_kinds(
-    compared: tuple[comparison.Result, Path],
+def test_write__the_table_the_curve_and_the_numbers_have_new_kinds(
+    compared: tuple[comparison.ProtocolResult, Path],
 ) -> None:
     result, folder = compared
     assert {path.name for path in folder.iterdir()} == {
@@ -239,7 +239,7 @@ def test_write__the_table_the_curve_and_the_numbers_tell_of_new_kinds(
     assert "36 captures of kinds left out, in 3 groups, against 24 of learned kinds" in text
     assert "| device_model | 1.000 | 1.000, 1.000, 1.000 | 0.0 % | 1 - the device model's" in text
     assert "| hub | 9 | 100.0 % | 0.0 % | 0.0 % |  |" in text
-    numbers = comparison.flat([result.outcome])
+    numbers = comparison.flat([result.scores])
     assert numbers["devices_out.open_set.device_model.auroc"] == 1.0
     assert numbers["devices_out.open_set.left_out.wrong"] == 0.0
     assert numbers["devices_out.open_set.at_limit.detection"] == 1.0

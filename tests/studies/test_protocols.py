@@ -54,7 +54,7 @@ def _flows(settings: Settings, sites: dict[str, tuple[str, ...]] | None = None) 
 
 
 def _table(sites: dict[str, tuple[str, ...]] | None = None) -> pa.Table:
-    """Of each site and MAC three captures or more of six flows each; lengths tell the devices apart, mostly."""
+    """Four captures of six flows each for each site and MAC; lengths mostly distinguish the devices."""
     chance = random.Random(3)
     rows: list[dict[str, Any]] = []
     for site, macs in (sites or {"home": (CAM, PLUG, BULB)}).items():
@@ -82,8 +82,8 @@ def _table(sites: dict[str, tuple[str, ...]] | None = None) -> pa.Table:
         constant: Any = "-" if field.type == pa.string() else _START if field.name == "last_seen" else 0
         constant = False if field.type == pa.bool_() else constant
         lists = [[0] * len(row["lengths"]) for row in rows]
-        of_no_matter = lists if pa.types.is_list(field.type) else [None if field.nullable else constant] * len(rows)
-        columns.setdefault(field.name, of_no_matter)
+        filler = lists if pa.types.is_list(field.type) else [None if field.nullable else constant] * len(rows)
+        columns.setdefault(field.name, filler)
     arrays = [pa.array(columns[field.name], field.type) for field in schema]
     return pa.Table.from_arrays(arrays, schema=schema)
 
@@ -91,48 +91,50 @@ def _table(sites: dict[str, tuple[str, ...]] | None = None) -> pa.Table:
 def test_run__folds_test_every_flow_and_every_capture_once(tmp_path: Path) -> None:
     settings = _settings()
     flows = _flows(settings)
-    outcome = Study(settings, tmp_path).run(flows, "capture_folds").outcome
-    assert outcome["flows"]["test"] == len(flows.label) == 72
-    assert outcome["captures"] == 12
-    assert set(outcome["systems"]) == {"ensemble", "device_model", "majority_sequence", "capture_bag"}
+    protocol_scores = Study(settings, tmp_path).run(flows, "capture_folds").scores
+    assert protocol_scores["flows"]["test"] == len(flows.label) == 72
+    assert protocol_scores["captures"] == 12
+    assert set(protocol_scores["systems"]) == {"ensemble", "device_model", "majority_sequence", "capture_bag"}
     for system in ("ensemble", "majority_sequence", "device_model"):
-        scores = outcome["systems"][system]
+        scores = protocol_scores["systems"][system]
         assert [row["support"] for row in scores["per_class"]] == [24, 24, 24]
         assert scores["ceiling_share"] <= 1 or system == "device_model"  # which sees more than one flow
-    bag = outcome["systems"]["capture_bag"]
-    assert bag["scores"]["captures"]["accuracy"]["value"] == 1.0  # lengths tell the three apart
+    bag = protocol_scores["systems"]["capture_bag"]
+    assert bag["scores"]["captures"]["accuracy"]["value"] == 1.0  # lengths distinguish the three
     assert (set(bag["scores"]), bag["per_class"]) == ({"captures"}, [])
-    assert outcome["coarse_labels"] == ["Acme camera", "Acme plug"]
+    assert protocol_scores["coarse_labels"] == ["Acme camera", "Acme plug"]
 
 
 @pytest.mark.parametrize("protocol", ["random_flow", "random_unique", "by_capture", "by_time"])
 def test_run__a_datasets_protocol_is_tested_on_its_test_part(tmp_path: Path, protocol: str) -> None:
     settings = _settings()
     flows = _flows(settings)
-    outcome = Study(settings, tmp_path).run(flows, protocol).outcome
-    sizes = np.bincount(flows.with_protocol(protocol).assign_splits(), minlength=3).tolist()
-    assert outcome["flows"] == dict(zip(DATASET_SPLITS, sizes, strict=True))
+    protocol_scores = Study(settings, tmp_path).run(flows, protocol).scores
+    sizes = np.bincount(flows.under(protocol).parts(), minlength=3).tolist()
+    assert protocol_scores["flows"] == dict(zip(DATASET_SPLITS, sizes, strict=True))
 
 
-def test_run__scores_are_those_of_the_rivals_answers(tmp_path: Path) -> None:
+def test_run__scores_are_those_of_the_baselines_answers(tmp_path: Path) -> None:
     settings = _settings("evaluation.baselines=[majority_sequence]")
     flows = _flows(settings)
-    outcome = Study(settings, tmp_path).run(flows, "by_capture").outcome
-    encoding, parts = flows.dataset(flows.with_protocol("by_capture").assign_splits())
-    rival = baselines.create("majority_sequence", encoding, 1).fit(parts["train"].rows, 3)
+    protocol_scores = Study(settings, tmp_path).run(flows, "by_capture").scores
+    encoding, parts = flows.dataset(flows.under("by_capture").parts())
+    name = baselines.create("majority_sequence", encoding, 1).fit(parts["train"].rows, 3)
     test = parts["test"]
-    named = rival.probabilities(test.rows.sequences).argmax(axis=1)[test.row_of_flow]
+    named = name.probabilities(test.rows.sequences).argmax(axis=1)[test.row_of_flow]
     expected = f1_score(flows.label[test.flow], named, average="macro")
-    assert outcome["systems"]["majority_sequence"]["scores"]["flows"]["macro_f1"]["value"] == pytest.approx(expected)
+    assert protocol_scores["systems"]["majority_sequence"]["scores"]["flows"]["macro_f1"]["value"] == pytest.approx(
+        expected
+    )
 
 
-def test_run__another_site_is_never_learned_from_and_asked_only_what_both_have(tmp_path: Path) -> None:
+def test_run__another_site_is_tested_over_shared_labels_and_not_learned(tmp_path: Path) -> None:
     settings = _settings()
     flows = _flows(settings, {"home": (CAM, PLUG), "office": (CAM, PLUG, BULB)})
-    outcome = Study(settings, tmp_path).run(flows, "site:office").outcome
-    assert outcome["flows"]["test"] == 48
-    assert sum(outcome["flows"].values()) == 96
-    supports = {row["label"]: row["support"] for row in outcome["systems"]["ensemble"]["per_class"]}
+    protocol_scores = Study(settings, tmp_path).run(flows, "site:office").scores
+    assert protocol_scores["flows"]["test"] == 48
+    assert sum(protocol_scores["flows"].values()) == 96
+    supports = {row["label"]: row["support"] for row in protocol_scores["systems"]["ensemble"]["per_class"]}
     assert supports == {"cam": 24, "plug1": 24, "plug2": 0}
     part_N = next(protocols.splits(flows, "site:office", settings.evaluation))
     there_N = np.array(flows.flows["site"].to_pylist()) == "office"
@@ -140,7 +142,7 @@ def test_run__another_site_is_never_learned_from_and_asked_only_what_both_have(t
     assert set(part_N[~there_N]) == {0, 1}
 
 
-def test_run__drift_learns_from_the_first_days_and_tells_every_later_one(tmp_path: Path) -> None:
+def test_run__drift_learns_from_the_first_days_and_scores_later_ones(tmp_path: Path) -> None:
     settings = _settings("evaluation.drift_days=1")
     table = _table()
     late = [_START + timedelta(days=number // 24, seconds=number) for number in range(len(table))]
@@ -148,20 +150,20 @@ def test_run__drift_learns_from_the_first_days_and_tells_every_later_one(tmp_pat
     field = table.schema.field("first_seen")
     table = table.set_column(where, field, pa.array(np.random.default_rng(1).permutation(late).tolist(), field.type))
     flows = LabelledFlows.of(table, DEVICES, settings.dataset, settings.flow)
-    outcome = Study(settings, tmp_path).run(flows, "drift").outcome
-    assert [(day["day"], day["flows"]) for day in outcome["days"]] == [("2024-03-02", 24), ("2024-03-03", 24)]
-    assert outcome["flows"]["test"] == 48
-    reached = outcome["systems"]["ensemble"]["scores"]["flows"]["accuracy"]["value"]
-    of_days = [day["accuracy"]["ensemble"] for day in outcome["days"]]
+    protocol_scores = Study(settings, tmp_path).run(flows, "drift").scores
+    assert [(day["day"], day["flows"]) for day in protocol_scores["days"]] == [("2024-03-02", 24), ("2024-03-03", 24)]
+    assert protocol_scores["flows"]["test"] == 48
+    reached = protocol_scores["systems"]["ensemble"]["scores"]["flows"]["accuracy"]["value"]
+    of_days = [day["accuracy"]["ensemble"] for day in protocol_scores["days"]]
     assert reached == pytest.approx(np.mean(of_days))
-    figures.drift(outcome["days"], tmp_path / "drift.png")
+    figures.drift(protocol_scores["days"], tmp_path / "drift.png")
     assert (tmp_path / "drift.png").stat().st_size > 5000
     with pytest.raises(SettingError, match=r"evaluation\.drift_days=3, the flows have 3"):
         Study(_settings("evaluation.drift_days=3"), tmp_path).run(flows, "drift")
 
 
 def _traffic(flows: LabelledFlows) -> DeviceTraffic:
-    """Every capture's device sends two packets a second for four seconds, of lengths that tell the device."""
+    """Every capture's device sends two packets a second for four seconds, of lengths that identify the device."""
     rows = []
     captures = sorted(set(zip(flows.flows["capture_file"].to_pylist(), flows.label.tolist(), strict=True)))
     start = int(_START.timestamp())
@@ -177,30 +179,28 @@ def _traffic(flows: LabelledFlows) -> DeviceTraffic:
 
 
 @pytest.mark.parametrize("protocol", ["capture_folds", "random_flow"])
-def test_run__rivals_of_windows_are_scored_on_windows_and_where_captures_are_whole_on_flows_too(
-    tmp_path: Path, protocol: str
-) -> None:
+def test_run__window_baselines_are_scored_on_windows_and_whole_captures(tmp_path: Path, protocol: str) -> None:
     windows = {"pinheiro_tree": 48, "byteiot": 12} if protocol == "capture_folds" else {"pinheiro_tree": 48}
     settings = _settings(f"evaluation.packet_baselines=[{','.join(windows)}]")
     flows = _flows(settings)
-    outcome, answers, _ = Study(settings, tmp_path, _traffic(flows)).run(flows, protocol)
-    for rival, count in windows.items():
-        told = outcome["systems"][rival]
-        assert "reconstruction" in told["origin"] or "authors' code" in told["origin"]
-        assert told["scores"]["windows"]["accuracy"]["value"] == 1.0
+    protocol_scores, answers, _ = Study(settings, tmp_path, _traffic(flows)).run(flows, protocol)
+    for name, count in windows.items():
+        system_scores = protocol_scores["systems"][name]
+        assert "reconstruction" in system_scores["origin"] or "authors' code" in system_scores["origin"]
+        assert system_scores["scores"]["windows"]["accuracy"]["value"] == 1.0
         if protocol == "capture_folds":
-            assert told["items"] == {"windows": count, "flows": 72, "captures": 12}
-            assert told["scores"]["captures"]["accuracy"]["value"] == 1.0
+            assert system_scores["items"] == {"windows": count, "flows": 72, "captures": 12}
+            assert system_scores["scores"]["captures"]["accuracy"]["value"] == 1.0
         else:
-            assert set(told["items"]) == {"windows"}
-            assert 0 < told["items"]["windows"] < count
+            assert set(system_scores["items"]) == {"windows"}
+            assert 0 < system_scores["items"]["windows"] < count
     rows = answers.filter((pc.field("system") == "pinheiro_tree") & (pc.field("of") == "windows")).to_pylist()
-    assert len(rows) == outcome["systems"]["pinheiro_tree"]["items"]["windows"]
+    assert len(rows) == protocol_scores["systems"]["pinheiro_tree"]["items"]["windows"]
     assert {row["answer"] == row["label"] for row in rows} == {True}
     assert {row["capture_file"] for row in rows} <= set(flows.flows["capture_file"].to_pylist())
 
 
-def test_run__rivals_of_windows_learn_from_another_site(tmp_path: Path) -> None:
+def test_run__window_baselines_learn_from_another_site(tmp_path: Path) -> None:
     settings = _settings("evaluation.packet_baselines=[pinheiro_tree]")
     table = _table({"home": (CAM, PLUG), "office": (CAM, PLUG)})
     files = [
@@ -210,12 +210,14 @@ def test_run__rivals_of_windows_learn_from_another_site(tmp_path: Path) -> None:
     where = table.schema.get_field_index("capture_file")
     table = table.set_column(where, table.schema.field("capture_file"), pa.array(files))
     flows = LabelledFlows.of(table, DEVICES, settings.dataset, settings.flow)
-    told = Study(settings, tmp_path, _traffic(flows)).run(flows, "site:office").outcome["systems"]["pinheiro_tree"]
-    assert told["items"] == {"windows": 32, "flows": 48, "captures": 8}
-    assert told["scores"]["captures"]["accuracy"]["value"] == 1.0
+    system_scores = (
+        Study(settings, tmp_path, _traffic(flows)).run(flows, "site:office").scores["systems"]["pinheiro_tree"]
+    )
+    assert system_scores["items"] == {"windows": 32, "flows": 48, "captures": 8}
+    assert system_scores["scores"]["captures"]["accuracy"]["value"] == 1.0
 
 
-def test_run__etei_is_asked_of_flows_with_bytes_only(tmp_path: Path) -> None:
+def test_run__etei_needs_flows_with_bytes(tmp_path: Path) -> None:
     settings = _settings("evaluation.packet_baselines=[etei]", "evaluation.etei_epochs=1")
     with pytest.raises(SettingError, match=r"flow\.keep_bytes=250"):
         Study(settings, tmp_path).run(_flows(settings), "by_capture")
@@ -226,16 +228,16 @@ def test_run__etei_is_asked_of_flows_with_bytes_only(tmp_path: Path) -> None:
     table = table.set_column(table.schema.get_field_index("first_bytes"), table.schema.field("first_bytes"), kept)
     flows = LabelledFlows.of(table, DEVICES, settings.dataset, keeping)
     assert (flows.bytes_of(np.arange(72))[:, 7] == 40 * devices).all()
-    told = Study(settings, tmp_path).run(flows, "by_capture").outcome["systems"]["etei"]
-    assert set(told["scores"]) == {"flows", "captures"}
-    assert "Yin et al. 2021" in told["origin"]
+    system_scores = Study(settings, tmp_path).run(flows, "by_capture").scores["systems"]["etei"]
+    assert set(system_scores["scores"]) == {"flows", "captures"}
+    assert "Yin et al. 2021" in system_scores["origin"]
 
 
-def test_run__answers_give_the_scores_again(tmp_path: Path) -> None:
+def test_run__scores_can_be_recomputed_from_answers(tmp_path: Path) -> None:
     settings = _settings()
-    outcome, answers, _ = Study(settings, tmp_path).run(_flows(settings), "capture_folds")
-    for system, told in outcome["systems"].items():
-        for of, scores in told["scores"].items():
+    protocol_scores, answers, _ = Study(settings, tmp_path).run(_flows(settings), "capture_folds")
+    for system, system_scores in protocol_scores["systems"].items():
+        for of, scores in system_scores["scores"].items():
             rows = answers.filter((pc.field("system") == system) & (pc.field("of") == of))
             expected = f1_score(rows["label"].to_pylist(), rows["answer"].to_pylist(), average="macro")
             assert scores["macro_f1"]["value"] == pytest.approx(expected)
@@ -244,11 +246,11 @@ def test_run__answers_give_the_scores_again(tmp_path: Path) -> None:
                 np.equal(rows["label"].to_pylist(), rows["answer"].to_pylist()),
                 np.ones(len(rows)),
             )
-            error = told["captures_calibration_error" if of == "captures" else "expected_calibration_error"]
+            error = system_scores["captures_calibration_error" if of == "captures" else "expected_calibration_error"]
             assert error == pytest.approx(metrics.expected_calibration_error(bins))
 
 
-def test_captures_ceiling__captures_of_equal_flows_cannot_all_be_named(tmp_path: Path) -> None:
+def test_captures_ceiling__equal_captures_cannot_all_be_right(tmp_path: Path) -> None:
     settings = _settings()
     table = _table()
     same = pa.array([[50]] * len(table), pa.list_(pa.int32()))
@@ -276,7 +278,7 @@ def test_parts_of_samples__by_time_tests_the_last_of_each_label() -> None:
 
 
 @pytest.mark.parametrize("protocol", ["by_moon", "site:nowhere", "site:home"])
-def test_run__a_protocol_that_cannot_be_is_refused(tmp_path: Path, protocol: str) -> None:
+def test_run__an_impossible_protocol_is_refused(tmp_path: Path, protocol: str) -> None:
     settings = _settings()
     with pytest.raises(SettingError, match=r"evaluation\.protocols: "):
         Study(settings, tmp_path).run(_flows(settings), protocol)
@@ -288,22 +290,22 @@ def test_run__folds_that_leave_a_part_empty_are_an_error(tmp_path: Path) -> None
         Study(settings, tmp_path).run(_flows(settings), "capture_folds")
 
 
-def test_text__names_every_protocol_and_system_and_flat_every_number(tmp_path: Path) -> None:
+def test_text__has_every_protocol_and_system_and_flat_every_number(tmp_path: Path) -> None:
     settings = _settings("evaluation.protocols=[random_flow, capture_folds]")
     results = comparison.compare(_flows(settings), settings, tmp_path)
-    outcomes = [result.outcome for result in results]
-    text = comparison.text(outcomes)
+    all_scores = [result.scores for result in results]
+    text = comparison.text(all_scores)
     for word in (
         "## random_flow",
         "## capture_folds",
         "| ensemble |",
         "| majority_sequence |",
-        "have a twin in training",
+        "have a duplicate in training",
     ):
         assert word in text
     assert text.count("* ensemble: adaptive") == 1
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
-    numbers = comparison.flat(outcomes)
+    numbers = comparison.flat(all_scores)
     assert "capture_folds.ensemble.captures.accuracy" in numbers
     assert "capture_folds.device_model.captures.expected_calibration_error" in numbers
     assert all(np.isfinite(value) for value in numbers.values())
@@ -316,8 +318,8 @@ def test_text__names_every_protocol_and_system_and_flat_every_number(tmp_path: P
     }
 
 
-def test_compare__from_a_nights_flows_to_a_table_and_a_run(tmp_path: Path) -> None:
-    """The command itself, on a stored night; given again, it trains nothing anew and writes the same."""
+def test_compare__from_stored_flows_to_a_table_and_a_run(tmp_path: Path) -> None:
+    """The command on a stored partition; a second run trains nothing and writes the same."""
     from iotid.cli.compare import main
 
     store, flows = Store(str(tmp_path)), _table()
@@ -328,20 +330,20 @@ def test_compare__from_a_nights_flows_to_a_table_and_a_run(tmp_path: Path) -> No
     lines = [f"  - {{name: {device.name}, mac: '{device.mac[0]}', type: plug}}\n" for device in DEVICES.devices]
     (tmp_path / "devices.yaml").write_text("devices:\n" + "".join(lines))
     changes = ["evaluation.protocols=[by_capture]", f"storage.root={tmp_path}"]
-    asked = ["--config", str(_SMALL), "--site", "home", "--date", "2024-03-01"]
-    asked += ["--labels", f"{tmp_path}/devices.yaml", "--name", "try"]
-    given = [*asked, *(part for change in changes for part in ("--set", change))]
-    first = CliRunner().invoke(main, given, catch_exceptions=False)
+    arguments = ["--config", str(_SMALL), "--site", "home", "--date", "2024-03-01"]
+    arguments += ["--labels", f"{tmp_path}/devices.yaml", "--name", "try"]
+    all_arguments = [*arguments, *(part for change in changes for part in ("--set", change))]
+    first = CliRunner().invoke(main, all_arguments, catch_exceptions=False)
     (kept,) = (tmp_path / "runs").glob("compare-try/*/by_capture-01/checkpoint/checkpoint.json")
     trained = kept.stat().st_mtime_ns
-    again = CliRunner().invoke(main, given, catch_exceptions=False)
+    again = CliRunner().invoke(main, all_arguments, catch_exceptions=False)
     assert kept.stat().st_mtime_ns == trained
     assert first.exit_code == again.exit_code == 0
     assert first.stdout == again.stdout
     assert "## by_capture" in first.stdout
     written = Path(store.open("comparisons", PartitionKey.named("try")).uri.removeprefix("file://"))
     assert (written / "comparison.md").read_text() in first.stdout
-    other = CliRunner().invoke(main, [*given, "--set", "flow.length=frame"])
+    other = CliRunner().invoke(main, [*all_arguments, "--set", "flow.length=frame"])
     assert other.exit_code == 2
     assert "flow.length: is frame, the flows of" in other.output
     client = Registry(_settings().tracking, str(tmp_path))._client()
@@ -351,11 +353,11 @@ def test_compare__from_a_nights_flows_to_a_table_and_a_run(tmp_path: Path) -> No
     assert run.info.status == "FINISHED"
 
 
-def test_captures_by_site__a_capture_that_two_sites_plan_is_read_once(settings: Settings) -> None:
-    store, nights = Store(settings.storage.root), []
+def test_captures_by_site__a_capture_of_two_sites_is_read_once(settings: Settings) -> None:
+    store, partitions = Store(settings.storage.root), []
     for site, day, paths in (("office", 1, ["c", "b"]), ("home", 1, ["a", "a"]), ("home", 2, ["b"])):
         keys = PartitionKey.of_date(site, f"2026-01-0{day}")
         with store.write("splits", keys, 2) as staged:
             pq.write_table(pa.table({"path": paths}), f"{staged.path}/part-0.parquet", filesystem=staged.filesystem)
-        nights.append(store.open("splits", keys))
-    assert comparison._captures_by_site(nights) == {"home": ["a", "b"], "office": ["c"]}
+        partitions.append(store.open("splits", keys))
+    assert comparison._captures_by_site(partitions) == {"home": ["a", "b"], "office": ["c"]}

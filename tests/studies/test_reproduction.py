@@ -103,7 +103,7 @@ def test_tables__precision_and_recall_of_the_forest_on_iot23_make_another_f1() -
     assert printed["F1"] == 99.14
 
 
-def test_tables__one_error_of_56_flows_is_the_accuracy_of_iot23_and_the_forests_is_out_of_reach() -> None:
+def test_tables__one_error_of_56_flows_is_the_accuracy_of_iot23() -> None:
     scores = paper.read("iot23").scores[0].systems
     assert round(100 * 55 / 56, 2) == scores["Our method"]["A"]
     assert int(10000 * 56 / 57) / 100 == scores["IoT ETEI"]["A"]
@@ -134,7 +134,7 @@ def test_compare__an_equal_total_of_unequal_devices_is_not_near() -> None:
     assert reproduction.nearest(compared).assembly == PER_FILE
 
 
-def test_compare__a_device_without_flows_has_none_of_its_printed_ones() -> None:
+def test_compare__a_device_without_flows_lacks_all_printed_ones() -> None:
     (both, tcp) = _compare(BY_DEVICE, joined={"cam": (20, 0)})
     assert tcp.flows == {"cam": 20, "plug": 0}
     assert tcp.differences == {"cam": 0, "plug": -10}
@@ -143,7 +143,7 @@ def test_compare__a_device_without_flows_has_none_of_its_printed_ones() -> None:
     assert "| plug | Plug | 10 | 0 | -10 |" in text
 
 
-def test_compare__labels_that_are_not_asked_for_do_not_count() -> None:
+def test_compare__other_labels_do_not_count() -> None:
     (_, tcp) = reproduction.compare(BY_DEVICE, ["cam", "plug"], {PLAIN: {("cam", TCP): 20, ("phone", TCP): 99}})
     assert tcp.total == 20
 
@@ -176,9 +176,7 @@ def _report(small: Any, oracle: Any) -> Report:
     return score(small.identity, small.encoding, small.train, small.test, models, settings.evaluation)[0]
 
 
-def test_scores_text__puts_printed_and_measured_side_by_side_and_marks_what_is_remarked(
-    small: Any, oracle: Any
-) -> None:
+def test_scores_text__has_printed_and_measured_scores_and_remarks(small: Any, oracle: Any) -> None:
     report = _report(small, oracle)
     text = reproduction.scores_text(_original(TOTAL), Outcome(SCORES, report, "somewhere/report.html"))
     measured = {
@@ -197,13 +195,13 @@ def test_scores_text__puts_printed_and_measured_side_by_side_and_marks_what_is_r
     assert "These are 3 classes, not the paper's 4" in text
 
 
-def test_to_json__tells_every_reading_and_every_score(small: Any, oracle: Any) -> None:
+def test_to_json__has_every_reading_and_every_score(small: Any, oracle: Any) -> None:
     compared = _compare(BY_DEVICE, joined={"cam": (19, 5), "plug": (9, 2)})
-    told = reproduction.to_json(
+    result = reproduction.to_json(
         _original(BY_DEVICE), compared, [Outcome(SCORES, _report(small, oracle), "report.html")]
     )
-    assert [each["total"] for each in told["readings"]] == [35, 28]
-    assert told["nearest"] == told["readings"][1]["reading"]
-    assert told["readings"][1]["differences"] == {"cam": -1, "plug": -1}
-    assert set(told["scores"][0]["systems"]) == {"challenger", "majority_sequence"}
-    assert 0 <= told["scores"][0]["systems"]["challenger"]["F1"] <= 100
+    assert [each["total"] for each in result["readings"]] == [35, 28]
+    assert result["nearest"] == result["readings"][1]["reading"]
+    assert result["readings"][1]["differences"] == {"cam": -1, "plug": -1}
+    assert set(result["scores"][0]["systems"]) == {"challenger", "majority_sequence"}
+    assert 0 <= result["scores"][0]["systems"]["challenger"]["F1"] <= 100

@@ -51,7 +51,7 @@ def test_fit__learns_with_products_in_bfloat16_and_keeps_float32_weights(toy: Mo
     result = _fit(toy, tmp_path / "lower", train=toy.rows(200), epochs=12, precision="bfloat16")
     assert result.best_macro_f1 > 0.95
     assert _told(result) != _told(_fit(toy, tmp_path / "full", train=toy.rows(200), epochs=12, precision="float32"))
-    _, weights = Learned.split_off(load_file(tmp_path / "lower/weights.safetensors"), toy.ENCODING)
+    _, weights = Learned.from_tensors(load_file(tmp_path / "lower/weights.safetensors"), toy.ENCODING)
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
 
 
@@ -87,15 +87,15 @@ def test_fit__calibrates_the_saved_model_and_nothing_else(toy: ModuleType, tmp_p
 
 def test_fit__remembers_the_training_rows_where_the_model_shall(toy: ModuleType, tmp_path: Path) -> None:
     train, validation = toy.rows(60), toy.rows(23, 9)
-    for memory in (False, True):
-        model = toy.MODEL.model_copy(update={"memory": memory})
-        fit(model, toy.training(epochs=1), toy.ENCODING, train, validation, tmp_path / str(memory))
+    for sequence_counts in (False, True):
+        model = toy.MODEL.model_copy(update={"sequence_counts": sequence_counts})
+        fit(model, toy.training(epochs=1), toy.ENCODING, train, validation, tmp_path / str(sequence_counts))
     alone, remembering = (Predictor.load(tmp_path / name) for name in ("False", "True"))
-    assert alone.learned.memory is None
-    memory = remembering.learned.memory
-    assert memory is not None
-    seen_NC = memory.seen(train.sequences, 3)
-    expected_NC = seen_NC + memory.strength * alone.probabilities(train.sequences)
+    assert alone.learned.sequence_counts is None
+    sequence_counts = remembering.learned.sequence_counts
+    assert sequence_counts is not None
+    seen_NC = sequence_counts.seen(train.sequences, 3)
+    expected_NC = seen_NC + sequence_counts.strength * alone.probabilities(train.sequences)
     expected_NC /= expected_NC.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(remembering.probabilities(train.sequences), expected_NC, rtol=1e-5)
 

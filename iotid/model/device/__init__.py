@@ -1,11 +1,13 @@
-"""From a set of flows to the devices behind it."""
+"""Sets of flows in, the device kinds behind them out."""
 
 from __future__ import annotations
 
+from iotid.model.device.answers import Answer, FlowTimes
 from iotid.model.device.decide import STATUSES, Decision, decide, share_of_households
+from iotid.model.device.device_model import DeviceModel
 from iotid.model.device.kinds import NO_KIND, kinds_of
-from iotid.model.device.presence import Answer, DeviceModel, Seen
 
 __all__ = [
-    "NO_KIND", "STATUSES", "Answer", "Decision", "DeviceModel", "Seen", "decide", "kinds_of", "share_of_households",
+    "NO_KIND", "STATUSES", "Answer", "Decision", "DeviceModel", "FlowTimes", "decide", "kinds_of",
+    "share_of_households",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What is said of an address in the end, from the answer of the device model.
+"""The device model's answers in; the kinds found at each address, and its status, out.
 
 Shape suffixes: B addresses, K kinds.
 """
@@ -13,22 +13,22 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from iotid import config
-    from iotid.model.device.presence import Answer
+    from iotid.model.device.answers import Answer
 
 KNOWN, SEVERAL, WITH_UNKNOWN, UNDECIDED, UNKNOWN = STATUSES = (
     "known", "several", "several_with_unknown", "undecided", "unknown",
 )  # fmt: skip
-# Probabilities differ in their last bits with what else was computed beside them; no decision may hang on those.
+# The last bits of probabilities depend on the other rows of a batch; no decision may depend on them.
 DECIMALS = 6
-_LIKELY = 0.3  # without a kind that is sure enough, one of this probability leaves the address undecided
-_MOST_UNEXPLAINED = 0.5  # share of the distinct flows of a host of a kind that was found
-_PRIOR = 1.0  # made-up addresses of either sort, with which the night's share of households is counted
+_LIKELY = 0.3  # if no kind is found, one of this probability makes the address undecided
+_MOST_UNEXPLAINED = 0.5  # share of the distinct flows of a host whose kind was found
+_PRIOR = 1.0  # pseudo-counts of hosts and of households, in the estimated share of households
 _ROUNDS = 100
 
 
 @dataclass(frozen=True)
 class Decision:
-    """``probability`` (B, K) of each kind; ``found`` (B, K); ``status`` (B,); ``household`` (B,): how likely one is."""
+    """``probability`` (B, K) of each kind; ``found`` (B, K); ``status`` (B,); ``household`` (B,): its probability."""
 
     probability: NDArray[np.float64]
     found: NDArray[np.bool_]
@@ -39,14 +39,13 @@ class Decision:
 def decide(answer: Answer, share: float, flows_B: NDArray[np.int64], settings: config.Census) -> Decision:
     """``share`` of households among the addresses, of `share_of_households`; ``flows_B``: flows of each address.
 
-    A kind is found from ``min_confidence`` on, if the flows that are like its own hold ``min_evidence`` tokens or more:
-    a packet that is a flow by itself shows two, and may have a known length by chance. A kind that no flow is like has
-    no probability, whatever the model says: it learned from whole recordings, and its answer on an address with hardly
-    a flow, or none that it knows, is an extrapolation. An address with fewer flows than ``min_flows`` is undecided, and
-    so is one where none is found but one is not unlikely; with none at all it is unknown. Something unknown is said to
-    be beside what is found only of an address that is more likely a household than not. A host most of whose distinct
-    flows are like those of no kind found is another device, which shows a little of a kind beside much of its own: no
-    kind of it is likelier than the share that is explained.
+    A kind is found from ``min_confidence`` on, if the flows that are like its own have ``min_evidence`` tokens or more:
+    a flow of one packet has two, and may have a known length by chance. A kind without such a flow has probability 0,
+    whatever the model says: it learned from whole recordings, and extrapolates for an address with hardly a flow. An
+    address with fewer flows than ``min_flows`` is undecided, and so is one where no kind is found but one is not
+    unlikely; without any it is unknown. Only an address that is more likely a household than a host can have something
+    unknown beside the kinds found. A host most of whose distinct flows are like those of no kind found is another
+    device, with a little traffic like that of a kind: no kind is likelier than the share that is explained.
     """
     from scipy.special import expit
 
@@ -72,11 +71,11 @@ def decide(answer: Answer, share: float, flows_B: NDArray[np.int64], settings: c
 
 
 def share_of_households(log_odds_B: NDArray[np.float64], behind: str) -> float:
-    """The share of addresses behind which there is a household, not one host.
+    """The share of addresses that are households, not single hosts.
 
-    ``behind``: ``hosts`` and ``households`` say it; ``auto`` takes the share at which the evidence of all these
-    addresses is likeliest, found by expectation maximisation (Saerens et al., Neural Computation 2002). Addresses at
-    which nothing can be found are best left out: there may be any number of invented ones.
+    ``behind``: ``hosts`` is 0, ``households`` 1; ``auto`` is the share at which the evidence of all these addresses is
+    likeliest, by expectation maximisation (Saerens et al., Neural Computation 2002). Leave out addresses at which
+    nothing can be found: there may be any number of made-up ones.
     """
     from scipy.special import expit
 

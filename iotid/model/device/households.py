@@ -1,7 +1,7 @@
-"""Made-up households: unions of training sets of flows, of which it is known what is in them.
+"""Training sets of flows in, made-up households out: unions of sets whose kinds are known.
 
-An address shows what all devices behind it do. So what is there is learned on unions: of sets of several kinds, whole
-and thinned out, also beside unknown devices, whose sets are of no learned kind.
+An address has the traffic of all devices behind it. So the device model learns from unions of sets of several kinds,
+whole and thinned out, also with unknown devices, whose sets are of no learned kind.
 
 Shape suffixes: B sets of flows, D distinct flows, H households, M members of households, K kinds.
 """
@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-_THINNED, _LEAST_SHARE = 0.3, 0.3  # so many households are thinned out, to a share of their flows of this or more
-_TWO_UNITS = 0.1  # of the households so many have a second device of one of their kinds
-_SEVERAL_SETS = 0.2  # of the members so many show several sets of one device's recording
+_THINNED, _LEAST_SHARE = 0.3, 0.3  # share of households that are thinned out, and the least share of flows that remains
+_TWO_UNITS = 0.1  # share of households with a second device of one of their kinds
+_SEVERAL_SETS = 0.2  # share of members with several sets of one recording
 
 
 class Household(NamedTuple):
-    """``members``: of each the numbers of its sets; ``kinds``: of each the kind, -1 of an unknown device."""
+    """``members``: the numbers of each member's sets; ``kinds``: the kind of each member, -1 of an unknown device."""
 
     members: list[NDArray[np.int64]]
     kinds: list[int]
@@ -32,7 +32,7 @@ class Household(NamedTuple):
 
 @dataclass(frozen=True)
 class Pool:
-    """The sets to draw from: ``kind`` (B,), -1 of no learned kind, and ``recording`` (B,), which a device's sets share.
+    """Sets to draw from: ``kind`` (B,), -1 of an unknown device, and ``recording`` (B,), which a device's sets share.
 
     ``usable`` (B,): sets that may be drawn.
     """
@@ -42,7 +42,7 @@ class Pool:
     usable: NDArray[np.bool_]
 
     def kinds(self) -> NDArray[np.int64]:
-        """All kinds of which there is a set."""
+        """All kinds with a usable set."""
         found: NDArray[np.int64] = np.unique(self.kind[self.usable & (self.kind >= 0)])
         return found
 
@@ -50,17 +50,17 @@ class Pool:
         return np.flatnonzero(self.usable & (self.kind == kind))
 
     def singles(self) -> list[Household]:
-        """Each set as a household of its own, and all sets of each recording that has several."""
+        """Each set as a household of its own, and each recording of several sets."""
         rows = np.flatnonzero(self.usable)
         alone = [Household([np.array([row])], [int(self.kind[row])]) for row in rows]
         pairs, which = np.unique(np.stack([self.kind[rows], self.recording[rows]]), axis=1, return_inverse=True)
-        together = [rows[which.ravel() == number] for number in range(pairs.shape[1])]
-        return alone + [Household([sets], [int(self.kind[sets[0]])]) for sets in together if len(sets) > 1]
+        same_recording = [rows[which.ravel() == number] for number in range(pairs.shape[1])]
+        return alone + [Household([sets], [int(self.kind[sets[0]])]) for sets in same_recording if len(sets) > 1]
 
     def draw(
         self, number: int, sizes: Sequence[int], unknowns: Sequence[int], random: np.random.Generator
     ) -> list[Household]:
-        """So many households; kinds and unknown devices in one are drawn from ``sizes`` and ``unknowns``."""
+        """``number`` households; ``sizes`` and ``unknowns``: numbers of kinds and unknown devices to draw from."""
         kinds = self.kinds()
         sets_of = {int(kind): self.sets_of(kind) for kind in (*kinds.tolist(), -1)}
         found = []
@@ -73,33 +73,33 @@ class Pool:
 
     def _member(self, sets: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:
         one = random.choice(sets)
-        together = sets[self.recording[sets] == self.recording[one]]
-        if len(together) == 1 or random.random() >= _SEVERAL_SETS:
+        same_recording = sets[self.recording[sets] == self.recording[one]]
+        if len(same_recording) == 1 or random.random() >= _SEVERAL_SETS:
             return np.array([one])
-        return random.choice(together, random.integers(2, len(together) + 1), replace=False)
+        return random.choice(same_recording, random.integers(2, len(same_recording) + 1), replace=False)
 
 
 def unite(
     flows_BD: csr_matrix, households: Sequence[Household], kinds: int, random: np.random.Generator
 ) -> tuple[csr_matrix, NDArray[np.bool_]]:
-    """(H, D) flows of each household, some thinned out at random, and (H, K) the kinds of which any flow is left."""
+    """(H, D) flows of each household, some thinned out at random, and (H, K) the kinds with any flow left."""
     from scipy.sparse import coo_matrix
 
     members = [member for household in households for member in household.members]
-    house_M = np.repeat(np.arange(len(households)), [len(household.members) for household in households])
+    household_M = np.repeat(np.arange(len(households)), [len(household.members) for household in households])
     kind_M = np.array([kind for household in households for kind in household.kinds], np.int64)
     sets, row = np.concatenate(members), np.repeat(np.arange(len(members)), [len(member) for member in members])
     shape = (len(members), flows_BD.shape[0])
     flows_MD = (coo_matrix((np.ones(len(sets)), (row, sets)), shape=shape).tocsr() @ flows_BD).tocsr()
     is_thinned_H = random.random(len(households)) < _THINNED
     share_H = np.where(is_thinned_H, random.uniform(_LEAST_SHARE, 1, len(households)), 1.0)
-    share = np.repeat(share_H[house_M], np.diff(flows_MD.indptr))
+    share = np.repeat(share_H[household_M], np.diff(flows_MD.indptr))
     flows_MD.data = random.binomial(flows_MD.data.astype(np.int64), share).astype(np.float64)
     flows_MD.eliminate_zeros()
-    there_HK = np.zeros((len(households), kinds), np.bool_)
-    is_there_M = (kind_M >= 0) & (np.diff(flows_MD.indptr) > 0)
-    there_HK[house_M[is_there_M], kind_M[is_there_M]] = True
+    present_HK = np.zeros((len(households), kinds), np.bool_)
+    is_present_M = (kind_M >= 0) & (np.diff(flows_MD.indptr) > 0)
+    present_HK[household_M[is_present_M], kind_M[is_present_M]] = True
     joined = coo_matrix(
-        (np.ones(len(members)), (house_M, np.arange(len(members)))), shape=(len(households), len(members))
+        (np.ones(len(members)), (household_M, np.arange(len(members)))), shape=(len(households), len(members))
     )
-    return (joined.tocsr() @ flows_MD).tocsr(), there_HK
+    return (joined.tocsr() @ flows_MD).tocsr(), present_HK

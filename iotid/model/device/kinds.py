@@ -1,4 +1,6 @@
-"""Device kinds: the classes of one vendor and type are one kind, because look-alikes share most of their flows.
+"""Classes of a model in, their device kinds out.
+
+A device kind is a vendor and type: classes of one vendor and type are one kind, because most of their flows are equal.
 
 Shape suffixes: C classes, K kinds.
 """
@@ -25,6 +27,6 @@ def kinds_of(
     """
     names = [device_kind(label, known_devices.get(label, {})) for label in labels]
     kinds = sorted({name for name, label in zip(names, labels, strict=True) if label != UNLISTED})
-    place = {name: number for number, name in enumerate(kinds)}
-    kind_C = [place[name] if label != UNLISTED else NO_KIND for name, label in zip(names, labels, strict=True)]
+    index = {name: number for number, name in enumerate(kinds)}
+    kind_C = [index[name] if label != UNLISTED else NO_KIND for name, label in zip(names, labels, strict=True)]
     return kinds, np.array(kind_C, np.int64)

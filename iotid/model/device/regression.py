@@ -1,4 +1,4 @@
-"""Many logistic regressions on the same sparse rows, learned together.
+"""Sparse rows and labels in, weights of several logistic regressions out, learned together.
 
 Shape suffixes: H rows, T columns, G groups of equal columns, R regressions.
 """
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-_DENSE_CELLS = 1 << 28  # above this many the rows stay sparse, which is slower and takes less memory
+_DENSE_CELLS = 1 << 28  # with more cells the rows stay sparse, which is slower and takes less memory
 _STEPS = 400
 _TOLERANCE = 1e-6
 
@@ -24,8 +24,8 @@ def logistic_regressions(
     """Weights (T, R) and biases (R,) that minimise the summed log loss of the rows counted, and half the squared norm.
 
     Columns that are equal in all rows get equal weights under this penalty. So each group of them is learned as one,
-    scaled by the root of their number; of tokens that always come together that is half. All regressions share each
-    product with the rows, which in float32 takes a third of the time of one solver after the other.
+    scaled by the root of their number; that halves the columns of tokens. All regressions share each product with the
+    rows, which in float32 takes a third of the time of one solver after the other.
     """
     from scipy.optimize import minimize
     from scipy.special import expit
@@ -56,12 +56,12 @@ def _equal_columns(matrix: csr_matrix) -> tuple[NDArray[np.int64], NDArray[np.in
     """(T,) the group of each column, and (G,) the first column of each group."""
     columns = matrix.tocsc()
     columns.sort_indices()
-    places: dict[tuple[bytes, bytes], int] = {}
+    group_of: dict[tuple[bytes, bytes], int] = {}
     group_T = np.zeros(columns.shape[1], np.int64)
     first: list[int] = []
     for column, (start, end) in enumerate(zip(columns.indptr[:-1], columns.indptr[1:], strict=True)):
         content = columns.indices[start:end].tobytes(), columns.data[start:end].tobytes()
-        group_T[column] = places.setdefault(content, len(places))
-        if len(places) > len(first):
+        group_T[column] = group_of.setdefault(content, len(group_of))
+        if len(group_of) > len(first):
             first.append(column)
     return group_T, np.array(first, np.int64)

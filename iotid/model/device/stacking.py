@@ -1,4 +1,6 @@
-"""The two levels of the device model (stacking: Wolpert, Neural Networks 1992): what tokens say, and how sure that is.
+"""The classifiers of the device model's two levels: token counts in, logits of kinds out; features in, log-odds out.
+
+Stacking: Wolpert, Neural Networks 1992.
 
 Shape suffixes: H households, B sets of flows, N examples, T tokens, C classes, K kinds, F features, G terms of them.
 """
@@ -17,14 +19,14 @@ from iotid.model.device.regression import logistic_regressions
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-    from iotid.model.device.evidence import Shown
+    from iotid.model.device.evidence import TokenEvidence
 
-_NEVER = -20.0  # logit of a kind that was never shown
-_LEAST_SHOWN = 2  # sets that show a token, for it to be read
+_NEVER = -20.0  # logit of a kind without training sets
+_MIN_SETS = 2  # a token in fewer training sets is not read
 
 
 class TokenClassifier:
-    """A regression for each kind on the tokens of a set, and for each class of a kind that has several."""
+    """A logistic regression for each kind on the tokens of a set, and for each class of a kind with several."""
 
     def __init__(self, kind_C: NDArray[np.int64], kinds: int) -> None:
         self._kind_C, self.kinds = kind_C, kinds
@@ -32,13 +34,13 @@ class TokenClassifier:
     def fit(
         self,
         counts_HT: csr_matrix,
-        there_HK: NDArray[np.bool_],
+        present_HK: NDArray[np.bool_],
         class_HK: NDArray[np.int64],
-        shown_T: NDArray[np.int64],
+        sets_T: NDArray[np.int64],
     ) -> Self:
-        """``class_HK``: of each kind there the class, -1 where it is not one; ``shown_T``: sets that show a token."""
-        T, C = len(shown_T), len(self._kind_C)
-        kept = np.flatnonzero(shown_T >= min(_LEAST_SHOWN, int(shown_T.max(initial=0))))
+        """``class_HK``: class of each present kind, -1 unless it is one; ``sets_T``: training sets with each token."""
+        T, C = len(sets_T), len(self._kind_C)
+        read = np.flatnonzero(sets_T >= min(_MIN_SETS, int(sets_T.max(initial=0))))
         self.most_T = np.asarray(counts_HT.max(axis=0).todense()).ravel() if T else np.zeros(0)
         class_HC = class_HK[:, self._kind_C] if C else np.zeros((len(class_HK), 0), np.int64)
         is_class_HC = class_HC == np.arange(C)
@@ -46,24 +48,26 @@ class TokenClassifier:
         has_others_C = np.bincount(self._kind_C[learned_C], minlength=self.kinds)[self._kind_C] > 1
         chosen = np.flatnonzero(learned_C & has_others_C & (self._kind_C >= 0))
         weight, bias = logistic_regressions(
-            counts_HT[:, kept],
-            np.hstack([there_HK, is_class_HC[:, chosen]]),
-            np.hstack([np.ones_like(there_HK), class_HC[:, chosen] >= 0]),
+            counts_HT[:, read],
+            np.hstack([present_HK, is_class_HC[:, chosen]]),
+            np.hstack([np.ones_like(present_HK), class_HC[:, chosen] >= 0]),
         )
-        known_K = there_HK.any(axis=0)
+        known_K = present_HK.any(axis=0)
         self.weight_TK, self.class_weight_TC = np.zeros((T, self.kinds), np.float32), np.zeros((T, C), np.float32)
-        self.weight_TK[kept] = np.where(known_K, weight[:, : self.kinds], 0)
+        self.weight_TK[read] = np.where(known_K, weight[:, : self.kinds], 0)
         self.bias_K = np.where(known_K, bias[: self.kinds], _NEVER)
-        self.class_weight_TC[np.ix_(kept, chosen)] = weight[:, self.kinds :]
-        of_unlearned_C = ~np.isin(self._kind_C, self._kind_C[learned_C])  # no class of the kind was shown: all are even
+        self.class_weight_TC[np.ix_(read, chosen)] = weight[:, self.kinds :]
+        of_unlearned_C = ~np.isin(
+            self._kind_C, self._kind_C[learned_C]
+        )  # no class of the kind was learned: all are even
         self.class_bias_C = np.where(learned_C | of_unlearned_C, 0.0, -np.inf)
         self.class_bias_C[chosen] = bias[self.kinds :]
         return self
 
-    def logits(self, shown: Shown) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """(B, K) of kinds, and (B, C) of classes among those of their kind."""
-        counts = shown.counts.copy()
-        # what no made-up household ever showed so often is no stronger a sign than the most that one did
+    def logits(self, tokens: TokenEvidence) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(B, K) of kinds, and (B, C) of classes, relative to the others of their kind."""
+        counts = tokens.counts.copy()
+        # a count above the greatest of the made-up households is no stronger evidence
         counts.data = np.minimum(counts.data, self.most_T[counts.indices])
         return counts @ self.weight_TK + self.bias_K, counts @ self.class_weight_TC + self.class_bias_C
 
@@ -93,13 +97,13 @@ class TokenClassifier:
 
 
 class MetaClassifier:
-    """Logistic regression on features, and where ``squares`` on their products; standardised."""
+    """Logistic regression on standardised features, with ``squares`` also on their products."""
 
     def __init__(self, squares: bool) -> None:
         self._squares = squares
 
     def fit(self, features_NF: NDArray[np.float64], is_so_N: NDArray[np.bool_], *, even: bool = False) -> Self:
-        """``even``: answer as if as many were so as are not."""
+        """``even``: as if half of the examples were positive."""
         from sklearn.linear_model import LogisticRegression
 
         terms_NG = self._terms(features_NF)

@@ -1,11 +1,11 @@
-"""The adaptive ensemble (paper, section 4): layers only.
+"""Ids of flows in, logits of classes out: the layers of the adaptive ensemble (paper, section 4).
 
-One network per characteristic reads its sequence over time; another one reads what those found, across the
-characteristics. Any number of characteristics, by configuration only.
+One network per characteristic reads its sequence over time; another one reads their outputs across the characteristics.
+The number of characteristics is a setting.
 
-Shape suffixes: B flows, L packets of the longest flow in the batch, P packets that are there (all flows of the batch
-together), U distinct values among theirs, S steps that the spatial network reads, K characteristics, F features: of
-both directions' hidden units, C classes.
+Shape suffixes: B flows, L packets of the longest flow in the batch, P packets of all flows of the batch without
+padding, U their distinct values, S steps that the spatial network reads, K characteristics, F features: both
+directions' hidden units, C classes.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from iotid.model.network.lstm import read_side_by_side
 class AdaptiveEnsemble(nn.Module):
     """Embedding and stacked bi-LSTM per characteristic, a spatial stacked bi-LSTM over them, dropout, linear layer.
 
-    Only packets that are there are computed: sequences are packed, so padding costs nothing and changes nothing. With
-    ``padding`` as ``zeros`` (the paper's) every step of the ids is computed, a missing packet as a vector of zeros; the
-    logits then depend on how far the ids are padded, which must always be as far as in training.
+    Padding is not computed and changes nothing, because sequences are packed. With ``padding`` as ``zeros`` (the
+    paper's) every step of the ids is computed, a missing packet as a vector of zeros; the logits then depend on the
+    padded length, which must be the same as in training.
 
     ``fusion`` says what the spatial network reads (the paper: "the outputs of other stacked bi-LSTM"): per packet the
     temporal outputs side by side (``concatenate``, S = L), or one characteristic's outputs after the other's
@@ -54,9 +54,9 @@ class AdaptiveEnsemble(nn.Module):
         return logits_BC
 
     def summary(self, ids: Mapping[str, Tensor]) -> Tensor:
-        """What the networks made of each flow (B, F), which the linear layer turns into logits."""
+        """The output of the networks for each flow (B, F), input of the linear layer."""
         there_BL = next(iter(ids.values())) != PADDING  # padding is at the end only, and no packet has its id
-        lengths_B = there_BL.sum(dim=1).clamp(min=1).cpu()  # packing refuses a flow of no packets
+        lengths_B = there_BL.sum(dim=1).clamp(min=1).cpu()  # packing needs at least one packet
         if self.settings.padding == "zeros":
             lengths_B = torch.full_like(lengths_B, there_BL.shape[1])
         packed = {
@@ -69,7 +69,7 @@ class AdaptiveEnsemble(nn.Module):
             networks.append(cast("nn.LSTM", self.temporal[name]))
             tables.append(embedding(values_U))
             rows.append(row_P)
-        like = next(iter(packed.values()))  # all are packed alike, so the packets of all characteristics line up
+        like = next(iter(packed.values()))  # all have the same packing, so the packets of all characteristics line up
         temporal_KPF, _ = read_side_by_side(networks, tables, like, rows)
         fused = self._fuse(temporal_KPF, like, lengths_B)
         output_1PF, last_1BF = read_side_by_side([self.spatial], [fused.data], fused)
@@ -86,7 +86,7 @@ class AdaptiveEnsemble(nn.Module):
 
 
 def shapes(settings: config.Model, vocabulary_sizes: Mapping[str, int], num_classes: int) -> dict[str, tuple[int, ...]]:
-    """Shapes of an ensemble's weights by their names in its state, without an ensemble and the memory of one."""
+    """Shapes of an ensemble's weights by name, without allocating an ensemble."""
     hidden, both_ways = settings.hidden_size, 2 * settings.hidden_size
     side_by_side = len(vocabulary_sizes) if settings.fusion == "concatenate" else 1
     networks = {f"temporal.{name}": settings.embedding_size for name in vocabulary_sizes}

@@ -1,8 +1,8 @@
-"""Stacked bi-LSTMs that read the same flows side by side: one step of all of them is one matrix product.
+"""Inputs of several stacked bi-LSTMs in, their outputs out: one step of all networks is one matrix product.
 
-The same function as `torch.nn.LSTM`, whose modules hold the weights. On CPUs torch takes each direction of each network
-by itself and adds up the recurrent weights' gradient step by step, over the few flows that reach a late step. Here all
-directions go together, that gradient is one product over all packets, and equal values are projected once.
+The same function as `torch.nn.LSTM`, whose modules hold the weights. On CPUs torch computes each direction of each
+network separately, and sums the recurrent weights' gradient step by step, over the few flows that reach a late step.
+Here all directions are one product, that gradient is one product over all packets, and equal values are projected once.
 
 Shape suffixes: P packets of all flows in a PackedSequence's order (all first ones, all second ones …), G networks,
 T = 2·G: each network's forward, then its backward direction, I inputs, H hidden units, F = 4·H: the gates input,
@@ -27,7 +27,7 @@ def read_side_by_side(
     """Outputs (G, P, 2H) of stacked bi-LSTMs of one shape, and the last states of both directions (G, B, 2H).
 
     ``inputs``: (P, I) for each network; or, with ``rows`` (P,) for each, (U, I) of which a packet's input is that row.
-    ``packed`` tells where the packets lie; its data is not read. The last states are in the flows' own order.
+    ``packed``: positions of the packets; its data is not read. The last states are in the flows' own order.
     """
     if packed.data.is_cuda:
         return _read_one_by_one(networks, inputs, packed, rows)
@@ -38,7 +38,7 @@ def read_side_by_side(
         gates_TPF = _project_rows(networks, inputs, rows, order)
     for layer in range(1, networks[0].num_layers + 1):
         hidden_TPH: Tensor = _Recurrence.apply(gates_TPF, _weights(networks, f"weight_hh_l{layer - 1}"), order)
-        outputs_GPI = torch.cat([hidden_TPH[0::2], _Turn.apply(hidden_TPH[1::2], order.turned)], dim=2)
+        outputs_GPI = torch.cat([hidden_TPH[0::2], _Reverse.apply(hidden_TPH[1::2], order.reversed_index)], dim=2)
         if layer < networks[0].num_layers:
             gates_TPF = _project(networks, layer, outputs_GPI, order)
     last_TBH = hidden_TPH.index_select(1, order.last[packed.unsorted_indices])
@@ -58,12 +58,12 @@ def _read_one_by_one(
 
 
 class _Order(NamedTuple):
-    """Where flows lie among the packets of a PackedSequence."""
+    """Positions of flows among the packets of a PackedSequence."""
 
-    flows: list[int]  # (L,) how many have a packet at each step
-    before: Tensor  # where the same flow's packet before is, of each packet after the first step
-    turned: Tensor  # (P,) where a packet is once each flow is turned round; the way back is the same
-    last: Tensor  # (B,) where each flow's last packet is
+    flows: list[int]  # (L,) number of flows with a packet at each step
+    before: Tensor  # of each packet after the first step, position of its flow's packet before
+    reversed_index: Tensor  # (P,) position of each packet in reversed flows; its own inverse
+    last: Tensor  # (B,) position of each flow's last packet
 
     @classmethod
     def of(cls, packed: PackedSequence) -> _Order:
@@ -72,10 +72,10 @@ class _Order(NamedTuple):
         step_P = torch.repeat_interleave(flows_L)
         flow_P = torch.arange(len(step_P)) - start_L[step_P]
         length_B = torch.bincount(flow_P)
-        turned_P = start_L[length_B[flow_P] - 1 - step_P] + flow_P
+        reversed_P = start_L[length_B[flow_P] - 1 - step_P] + flow_P
         later = slice(int(flows_L[0]), None)
         before = start_L[step_P[later] - 1] + flow_P[later]
-        return cls(flows_L.tolist(), before, turned_P, start_L[length_B - 1] + torch.arange(len(length_B)))
+        return cls(flows_L.tolist(), before, reversed_P, start_L[length_B - 1] + torch.arange(len(length_B)))
 
 
 def _project_rows(
@@ -84,7 +84,7 @@ def _project_rows(
     """The first layer's gates (T, P, F) before the recurrent part; each row of a table is multiplied once."""
     gates = []
     for network, table_UI, rows_P in zip(networks, tables, rows, strict=True):
-        for suffix, at_P in (("", rows_P), ("_reverse", rows_P[order.turned])):
+        for suffix, at_P in (("", rows_P), ("_reverse", rows_P[order.reversed_index])):
             weight_FI, bias_F = getattr(network, f"weight_ih_l0{suffix}"), _bias(network, f"l0{suffix}")
             gates.append(functional.embedding(at_P, functional.linear(table_UI, weight_FI, bias_F)))
     return torch.stack(gates)
@@ -92,7 +92,7 @@ def _project_rows(
 
 def _project(networks: Sequence[nn.LSTM], layer: int, x_GPI: Tensor, order: _Order) -> Tensor:
     """A layer's gates (T, P, F) before the recurrent part."""
-    both_TPI = torch.stack([x_GPI, _Turn.apply(x_GPI, order.turned)], dim=1).flatten(0, 1)
+    both_TPI = torch.stack([x_GPI, _Reverse.apply(x_GPI, order.reversed_index)], dim=1).flatten(0, 1)
     bias_TF = torch.stack([_bias(net, f"l{layer}{suffix}") for net in networks for suffix in ("", "_reverse")])
     weight_TFI = _weights(networks, f"weight_ih_l{layer}")
     return torch.baddbmm(bias_TF.unsqueeze(1), both_TPI, weight_TFI.transpose(1, 2))
@@ -107,18 +107,18 @@ def _bias(network: nn.LSTM, name: str) -> Tensor:
     return bias_F
 
 
-class _Turn(torch.autograd.Function):
-    """Each flow's packets in turned order; unlike index_select's, its gradient is a selection, not a sum."""
+class _Reverse(torch.autograd.Function):
+    """Each flow's packets in reverse; unlike index_select's, its gradient is a selection, not a sum."""
 
     @staticmethod
-    def forward(ctx: Any, x_GPI: Tensor, turned_P: Tensor) -> Tensor:
-        ctx.turned_P = turned_P
-        return x_GPI.index_select(1, turned_P)
+    def forward(ctx: Any, x_GPI: Tensor, reversed_P: Tensor) -> Tensor:
+        ctx.reversed_P = reversed_P
+        return x_GPI.index_select(1, reversed_P)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_GPI: Tensor) -> tuple[Tensor, None]:
-        return d_GPI.index_select(1, ctx.turned_P), None
+        return d_GPI.index_select(1, ctx.reversed_P), None
 
 
 class _Recurrence(torch.autograd.Function):
@@ -166,7 +166,7 @@ class _Recurrence(torch.autograd.Function):
         entry, forget, new, output = gates_TPF.chunk(4, dim=2)
         squashed_TPH = cell_TPH.tanh()
         through_TPH = torch.addcmul(output, output * squashed_TPH, squashed_TPH, value=-1)  # d hidden / d cell
-        # what the gradient of the cell, and for the last gate that of the hidden state, is multiplied by
+        # factors of the gradient of the cell, and for the last gate of that of the hidden state
         d_gates_TPF = torch.empty_like(gates_TPF)
         d_entry, d_forget, d_new, d_output = d_gates_TPF.chunk(4, dim=2)
         torch.mul(new, entry * (1 - entry), out=d_entry)
@@ -197,7 +197,7 @@ class _Recurrence(torch.autograd.Function):
 
 
 def _add_product(to: Tensor, a: Tensor, b: Tensor) -> None:
-    """Add a @ b, computed in the type of b, where autocast asks for a lower one."""
+    """Add a @ b, computed in the type of b if autocast asks for a lower one."""
     if b.dtype == to.dtype:
         to.baddbmm_(a, b)
     else:

@@ -1,12 +1,12 @@
-"""What training showed word for word: how many flows of each class had exactly these sequences.
+"""Training sequences in; the number of training flows of each class with exactly the same sequences out.
 
-Most flows of a network repeat others to the byte. Of a sequence that training holds a hundred times, the labels that
-it had there say more than any network; of one that it never showed, only the network can say something. Both are one
-posterior: the network's answer is the prior, with the weight of ``strength`` flows, the flows remembered are the
-evidence, and the probability of a class is (flows of it + strength * network's answer) / (all flows + strength), the
-mean of a Dirichlet distribution (in language models, MacKay and Peto 1995).
+Most flows of a network equal others to the byte. For a sequence that training has a hundred times, its labels say more
+than any network; for a new one, only the network can say something. Both give one posterior: the network's output is
+the prior, with the weight of ``strength`` flows, and the counts are the evidence. The probability of a class is (flows
+of it + strength * network's probability) / (all flows + strength), the mean of a Dirichlet distribution (in language
+models, MacKay and Peto 1995).
 
-Shape suffixes: N rows, D distinct rows remembered, E pairs of a distinct row and a label that it had, C classes.
+Shape suffixes: N rows, D distinct training rows, E pairs of a distinct row and one of its labels, C classes.
 """
 
 from __future__ import annotations
@@ -24,15 +24,17 @@ from iotid.model.arrays import Spec
 if TYPE_CHECKING:
     from iotid.dataset import EncodedFlows
 
-_MOST_FLOWS = 2.0**53  # of one sequence and label, which floating-point numbers still count
-_MOST = 1e6  # flows that the network's answer may weigh
+_MOST_FLOWS = 2.0**53  # of one sequence and label, still exact in floating point
+_MOST = 1e6  # greatest strength
 
 
 @dataclass(frozen=True)
 class SequenceCounts:
-    """``keys`` (D,): sorted hashes of rows of ids; those of row d are ``labels`` and ``flows`` (E,) from ``starts[d]``
-    (D + 1,) on. Rows with one hash would be taken for one: with a billion of them the chance is one in 40. A sender
-    who chooses a row can make it so, and gains what sending the other row itself would."""
+    """``keys`` (D,): sorted hashes of rows of ids; ``labels`` and ``flows`` (E,), row d from ``starts[d]`` (D + 1,) on.
+
+    Rows with the same hash count as equal: with a billion rows the chance is one in 40. A sender can choose a row with
+    the hash of another, and gains no more than by sending the other row.
+    """
 
     keys: NDArray[np.uint64]
     starts: NDArray[np.int64]
@@ -42,7 +44,7 @@ class SequenceCounts:
 
     @classmethod
     def of(cls, rows: EncodedFlows) -> SequenceCounts:
-        """What ``rows`` show; a row counts as its flows."""
+        """The counts of ``rows``, each weighted by its flows."""
         key_N = _keys(rows.sequences)
         order = np.lexsort((rows.label, key_N))
         key_N, label_N, flows_N = key_N[order], rows.label[order], rows.num_flows[order]
@@ -54,48 +56,48 @@ class SequenceCounts:
         return cls(keys, np.append(starts, len(first_E)).astype(np.int64), label_N[first_E], flows_E)
 
     def seen(self, sequences: Mapping[str, NDArray[np.int32]], num_classes: int) -> NDArray[np.float64]:
-        """(N, C) flows of each class that training showed with the sequences of each row."""
+        """(N, C) training flows of each class with the sequences of each row."""
         seen_NC = np.zeros((len(next(iter(sequences.values()))), num_classes))
         if not len(self.keys):
             return seen_NC
         key_N = _keys(sequences)
-        place_N = np.minimum(np.searchsorted(self.keys, key_N), len(self.keys) - 1)
-        known = np.flatnonzero(self.keys[place_N] == key_N)
-        place = place_N[known]
-        counts = self.starts[place + 1] - self.starts[place]
-        entry = np.repeat(self.starts[place] - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
+        index_N = np.minimum(np.searchsorted(self.keys, key_N), len(self.keys) - 1)
+        known = np.flatnonzero(self.keys[index_N] == key_N)
+        index = index_N[known]
+        counts = self.starts[index + 1] - self.starts[index]
+        entry = np.repeat(self.starts[index] - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
         seen_NC[np.repeat(known, counts), self.labels[entry]] = self.flows[entry]
         return seen_NC
 
-    def join(
+    def posterior(
         self, sequences: Mapping[str, NDArray[np.int32]], probabilities_NC: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """The posterior (N, C) of the network's probabilities and what is remembered of each row."""
+        """The posterior (N, C) of the network's probabilities and the counts of each row."""
         return _posterior(self.seen(sequences, probabilities_NC.shape[1]), probabilities_NC, self.strength).astype(
             np.float32
         )
 
     def fitted(self, validation: EncodedFlows, probabilities_NC: NDArray[np.float32]) -> SequenceCounts:
-        """This memory with the strength under which the labels of ``validation`` are likeliest.
+        """These counts with the strength at which the labels of ``validation`` are likeliest.
 
-        ``probabilities_NC``: the network's own for its rows.
+        ``probabilities_NC``: the network's for its rows.
         """
         from scipy.optimize import minimize_scalar
 
         seen_NC = self.seen(validation.sequences, probabilities_NC.shape[1])
         row_N = np.arange(len(validation.label))
 
-        def surprise(log_strength: float) -> float:
-            told_N = _posterior(seen_NC, probabilities_NC, np.exp(log_strength))[row_N, validation.label]
-            return -float(validation.num_flows @ np.log(np.maximum(told_N, 1e-12)))
+        def negative_log_likelihood(log_strength: float) -> float:
+            probability_N = _posterior(seen_NC, probabilities_NC, np.exp(log_strength))[row_N, validation.label]
+            return -float(validation.num_flows @ np.log(np.maximum(probability_N, 1e-12)))
 
-        found = minimize_scalar(surprise, bounds=(np.log(1e-3), np.log(_MOST)), method="bounded")
+        found = minimize_scalar(negative_log_likelihood, bounds=(np.log(1e-3), np.log(_MOST)), method="bounded")
         return replace(self, strength=float(np.exp(found.x)))
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
-        """All that is remembered, by name."""
-        told: dict[str, NDArray[np.generic]] = {"keys": self.keys.view(np.int64), "starts": self.starts}
-        return {**told, "labels": self.labels, "flows": self.flows, "strength": np.array([self.strength])}
+        """All counts, by name."""
+        arrays: dict[str, NDArray[np.generic]] = {"keys": self.keys.view(np.int64), "starts": self.starts}
+        return {**arrays, "labels": self.labels, "flows": self.flows, "strength": np.array([self.strength])}
 
     @staticmethod
     def specs(classes: int) -> dict[str, Spec]:
@@ -110,19 +112,19 @@ class SequenceCounts:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> SequenceCounts:
-        """What ``to_arrays`` told of, of arrays that fit ``specs``.
+        """The counts of ``to_arrays``, from arrays that fit ``specs``.
 
         Raises:
-            KeyError: a part of it is missing.
+            KeyError: a part is missing.
             ValueError: parts do not fit each other.
         """
         keys, starts, labels, flows = (arrays[name].astype(np.int64) for name in ("keys", "starts", "labels", "flows"))
-        memory = cls(keys.view(np.uint64), starts, labels, flows, float(arrays["strength"].astype(np.float64)[0]))
-        if not (memory.keys[1:] > memory.keys[:-1]).all():
+        counts = cls(keys.view(np.uint64), starts, labels, flows, float(arrays["strength"].astype(np.float64)[0]))
+        if not (counts.keys[1:] > counts.keys[:-1]).all():
             raise ValueError("array memory.keys: must rise")
         if starts[0] != 0 or starts[-1] != len(labels) or not (starts[1:] > starts[:-1]).all():
             raise ValueError(f"array memory.starts: must rise from 0 to {len(labels)}, the length of memory.labels")
-        return memory
+        return counts
 
 
 def _posterior(

@@ -1,4 +1,4 @@
-"""Encoded flows as batches: which are the same, which are of like length, and how they become tensors.
+"""Encoded flows in; distinct flows, batches of similar length and tensors out.
 
 Shape suffixes: N flows, D distinct flows, M packets kept of each flow, B flows of a batch, L packets of its longest.
 """
@@ -15,7 +15,7 @@ from iotid.dataset.characteristics import PADDING
 
 
 def step_counts(sequences: Mapping[str, np.ndarray], padding: str) -> np.ndarray:
-    """Steps int64 (N,) that the model reads of each flow: its packets, or all M where it reads padding as ``zeros``."""
+    """Steps int64 (N,) that the model reads of each flow: its packets, or all M if ``padding`` is ``zeros``."""
     ids_NM = next(iter(sequences.values()))
     if padding == "zeros":
         return np.full(len(ids_NM), ids_NM.shape[1])

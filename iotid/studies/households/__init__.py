@@ -1,1 +1,1 @@
-"""How well a set of device kinds behind one address is found: captures merged as if behind one address."""
+"""How well the kinds behind one address are found: held-back captures, merged as if behind one address."""

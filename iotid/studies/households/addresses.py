@@ -1,4 +1,4 @@
-"""What is seen of addresses: which flows, of which sequences, with which traffic in time; pure functions on arrays.
+"""Flows in; addresses with their distinct sequences and their traffic over time out. Pure functions on arrays.
 
 Shape suffixes: N flows, B addresses or sets of flows, D distinct flows, M packets kept of each, X cells of their
 fingerprints.
@@ -85,7 +85,7 @@ class Addresses:
 
     @cached_property
     def distinct(self) -> csr_matrix:
-        """(B, D) how many flows are equal to each distinct one."""
+        """(B, D) number of flows equal to each distinct one."""
         from scipy.sparse import coo_matrix
 
         row_N = self.observed.row
@@ -93,8 +93,8 @@ class Addresses:
         return (self.flows @ coo_matrix((np.ones(len(row_N), np.int64), (np.arange(len(row_N)), row_N)), shape)).tocsr()
 
     @cached_property
-    def at_once(self) -> csr_matrix:
-        """(B, D) how many of the equal flows were open at the same time, at least."""
+    def concurrent(self) -> csr_matrix:
+        """(B, D) least number of equal flows that were open at the same time."""
         entries, distinct = self.flows.tocoo(), self.distinct.shape[1]
         first_E, last_E = self.observed.first_us[entries.col], self.observed.last_us[entries.col]
         cell_E = entries.row.astype(np.int64) * distinct + self.observed.row[entries.col]
@@ -110,13 +110,13 @@ class Addresses:
 
     @cached_property
     def traffic(self) -> csr_matrix:
-        """(B, X) the fingerprints of all flows added up."""
+        """(B, X) sum of the fingerprints of all flows."""
         return (self.flows @ self.observed.fingerprints).tocsr()
 
 
 @dataclass(frozen=True)
 class LabelledSets:
-    """Sets to learn from: ``label`` (B,), -1 of hosts that no list names, and ``recording`` (B,), as `dataset.FlowSets`."""
+    """Sets to learn from: ``label`` (B,), -1 of unlisted hosts, and ``recording`` (B,), as in `dataset.FlowSets`."""
 
     addresses: Addresses
     label: NDArray[np.int64]
@@ -133,9 +133,9 @@ class LabelledSets:
         addresses = Addresses.of_units(observed, unit_N)
         first_B = np.unique(unit_N, return_index=True)[1]
         label_B = label_N[first_B]
-        order = np.argsort(label_B, kind="stable")  # as Sets are
+        order = np.argsort(label_B, kind="stable")  # as in FlowSets
         return cls(addresses.with_flows(addresses.flows[order]), label_B[order], recording_N[first_B][order])
 
     def sets(self) -> FlowSets:
         observed, addresses = self.addresses.observed, self.addresses
-        return FlowSets(observed.sequences, addresses.distinct, self.label, self.recording, addresses.at_once)
+        return FlowSets(observed.sequences, addresses.distinct, self.label, self.recording, addresses.concurrent)

@@ -1,4 +1,4 @@
-"""What says which kinds are behind an address: the device model and its baselines, learned from the same sets.
+"""Addresses in; the kinds found behind them out, by the device model and its baselines, all learned from the same sets.
 
   device model            iotid.model.device, as the census has it
   flow vote               a random forest on flows; a kind is found where its mean probability over the flows is above a
@@ -7,7 +7,7 @@
                           0.3 times 1 + log of how often; a kind is found from a probability of 0.5 on
   spatial-temporal CNN    iotid.baselines.spatial_temporal_cnn; a kind is found from a probability of 0.5 on
 
-The baselines say that something unknown is there where they find nothing.
+The baselines report something unknown if they find nothing.
 
 Shape suffixes: N flows, B addresses or sets of flows, D distinct flows, H made-up households, K kinds, C classes.
 """
@@ -45,8 +45,8 @@ ORIGINS = {
 
 
 class Predictions(NamedTuple):
-    """(B, K) probabilities, and kinds found; (B,) whether something unknown is said to be there, and undecided ones;
-    ``units`` (B, K): of each kind, if any, the least number of devices; None where a method counts none."""
+    """(B, K) probabilities, and kinds found; (B,) whether something unknown was reported, and whether it is undecided;
+    ``units`` (B, K): least number of devices of each kind, if any; None if the method counts none."""
 
     probability: NDArray[np.float64]
     found: NDArray[np.bool_]
@@ -56,7 +56,7 @@ class Predictions(NamedTuple):
 
 
 class Training(NamedTuple):
-    """``rows``: distinct flows of the training part, all of them; ``sets``: what may be merged; ``kind`` (C,)."""
+    """``rows``: all distinct flows of the training part; ``sets``: sets that may be merged; ``kind`` (C,)."""
 
     encoding: Encoding
     rows: EncodedFlows
@@ -76,14 +76,14 @@ class Training(NamedTuple):
 
 
 Method = Callable[["Addresses", str], Predictions]
-"""From addresses, and what is behind them as ``census.behind`` says it, to predictions."""
+"""From addresses, and ``census.behind``, to predictions."""
 
 
 def device_model(training: Training) -> Method:
     model = DeviceModel(training.kind).fit(training.sets.sets(), seed=training.seed)
 
     def predict(addresses: Addresses, behind: str) -> Predictions:
-        answer = model.answer(addresses.observed.sequences, addresses.distinct, addresses.at_once)
+        answer = model.answer(addresses.observed.sequences, addresses.distinct, addresses.concurrent)
         counted_B = answer.evidence.max(axis=1, initial=0) >= training.census.min_evidence
         share = share_of_households(answer.log_odds[counted_B], behind)
         flows_B = np.asarray(addresses.flows.sum(axis=1)).ravel().astype(np.int64)
@@ -158,7 +158,7 @@ METHODS: Mapping[str, Callable[[Training], Method]] = {
     REGRESSIONS: regressions,
     CNN: spatial_temporal_cnn,
 }
-"""All that are compared; add yours here, with its origin above."""
+"""All methods; add yours here, with its origin above."""
 
 
 def _unknown_where_nothing_is_found(probability_BK: NDArray[np.float64], found_BK: NDArray[np.bool_]) -> Predictions:

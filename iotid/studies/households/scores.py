@@ -1,8 +1,8 @@
-"""How good predictions of the kinds behind an address are.
+"""Predicted and true kinds behind addresses in; metrics and tables out.
 
-Calibration is the expected calibration error over kinds given a probability of 0.3 or more; of the flow vote it is that
-of the mean probability, which is none of a kind being there. The count error is the mean of |least number of devices
-said - devices there| / devices there, over the kinds that are there and found.
+Calibration is the expected calibration error over kinds with a probability of 0.3 or more; of the flow vote it is that
+of the mean probability over flows, which is not the probability of a kind. The count error is the mean of |predicted -
+true number of devices| / true number, over the kinds that are there and found.
 
 Shape suffixes: B addresses, K kinds.
 """
@@ -20,10 +20,10 @@ from iotid.evaluation.metrics import expected_calibration_error, reliability
 if TYPE_CHECKING:
     from iotid.studies.households.methods import Predictions
 
-_LEAST = 0.3  # probability from which calibration is asked for
+_MIN_PROBABILITY = 0.3  # of kinds that calibration counts
 
 Scores = dict[str, float | None]
-"""Metric -> share; None where there was nothing to count."""
+"""Metric -> share; None with nothing to count."""
 
 
 def f1(there_BK: NDArray[np.bool_], found_BK: NDArray[np.bool_]) -> float | None:
@@ -48,7 +48,7 @@ def of_merges(there_BK: NDArray[np.int64], unknown_B: NDArray[np.bool_], predict
 
 
 def of_single(kind_B: NDArray[np.int64], predictions: Predictions) -> Scores:
-    """Of sets of one kind each, -1 of none that was learned."""
+    """Of sets of one kind each; -1: of no learned kind."""
     own_BK = np.arange(predictions.found.shape[1]) == kind_B[:, np.newaxis]
     is_right_B = (kind_B >= 0) & (predictions.found == own_BK).all(axis=1)
     is_named_B = predictions.found.any(axis=1)
@@ -61,7 +61,7 @@ def of_single(kind_B: NDArray[np.int64], predictions: Predictions) -> Scores:
 
 
 def calibration_error(probability: NDArray[np.float64], is_so: NDArray[np.bool_]) -> float | None:
-    counted = probability >= _LEAST
+    counted = probability >= _MIN_PROBABILITY
     if not counted.any():
         return None
     ones = np.ones(int(counted.sum()))

@@ -1,4 +1,4 @@
-"""What is said of an address, and how common households are."""
+"""Decisions on addresses, and the share of households."""
 
 from __future__ import annotations
 
@@ -74,14 +74,14 @@ def test_decide__every_status(
     assert status in STATUSES
 
 
-def test_decide__of_a_host_nothing_unknown_is_said_to_be_beside(census: config.Census) -> None:
+def test_decide__a_host_has_nothing_unknown_beside_its_kind(census: config.Census) -> None:
     answer = _answer([[0.9, 0.8, 0.0]], unknown=1.0)
     assert decide(answer, 0.0, _enough(answer), census).status.tolist() == ["several"]
     assert decide(answer, 0.49, _enough(answer), census).status.tolist() == ["several"]
     assert decide(answer, 0.5, _enough(answer), census).status.tolist() == ["several_with_unknown"]
 
 
-def test_decide__few_flows_are_undecided_whatever_they_look_like(census: config.Census) -> None:
+def test_decide__few_flows_are_always_undecided(census: config.Census) -> None:
     answer = _answer([[0.99, 0.9, 0.0], [0.0, 0.0, 0.0], [0.99, 0.0, 0.0]], unknown=1.0)
     decision = decide(answer, 1.0, np.array([1, 1, 2]), census)
     assert decision.status.tolist() == ["undecided", "undecided", "several_with_unknown"]
@@ -89,7 +89,7 @@ def test_decide__few_flows_are_undecided_whatever_they_look_like(census: config.
 
 
 @pytest.mark.parametrize(("share", "log_odds"), [(0.0, 5.0), (1.0, -5.0), (0.5, 0.0), (0.2, 1.0)])
-def test_decide__mixes_what_it_looks_like_as_host_and_as_household(
+def test_decide__mixes_the_probabilities_as_host_and_as_household(
     share: float, log_odds: float, census: config.Census
 ) -> None:
     host, household = [0.8, 0.1, 0.0], [0.5, 0.7, 0.2]
@@ -101,7 +101,7 @@ def test_decide__mixes_what_it_looks_like_as_host_and_as_household(
     np.testing.assert_allclose(decision.probability, [mixed], atol=2e-6)
 
 
-def test_decide__does_not_hang_on_the_last_bits(census: config.Census) -> None:
+def test_decide__does_not_depend_on_the_last_bits(census: config.Census) -> None:
     """Every number lies at a limit, and is moved by as much as the order of a sum moves it."""
     rows = [[0.6, 0.6, 0.0], [0.6, 0.0, 0.3], [0.3, 0.1, 0.1], [0.0, 0.3, 0.0], [0.9, 0.0, 0.0], [0.3, 0.6, 0.0]]
 
@@ -122,7 +122,7 @@ def test_decide__does_not_hang_on_the_last_bits(census: config.Census) -> None:
     ("evidence", "status", "probability"),
     [(0, "unknown", 0.0), (2, "undecided", 0.9), (3, "known", 0.9), (9, "known", 0.9)],
 )
-def test_decide__a_kind_is_found_by_several_tokens_of_flows_like_its_own_and_without_any_not_likely(
+def test_decide__a_kind_needs_several_tokens_of_flows_like_its_own(
     evidence: int, status: str, probability: float, census: config.Census
 ) -> None:
     assert census.min_evidence == 3
@@ -142,7 +142,7 @@ def test_decide__a_kind_is_found_by_several_tokens_of_flows_like_its_own_and_wit
         (0.85, 1.0, "known", 0.97),  # the rest may be of others
     ],
 )
-def test_decide__a_host_of_which_most_is_unexplained_is_another_device(
+def test_decide__a_mostly_unexplained_host_is_another_device(
     unexplained: float, share: float, status: str, probability: float, census: config.Census
 ) -> None:
     answer = _answer([[0.97, 0.1, 0.0]], unexplained=unexplained)
@@ -152,7 +152,7 @@ def test_decide__a_host_of_which_most_is_unexplained_is_another_device(
     assert decision.found[0].tolist() == [status == "known", False, False]
 
 
-def test_decide__where_nothing_is_found_what_is_unexplained_has_no_say(census: config.Census) -> None:
+def test_decide__without_a_kind_found_unexplained_changes_nothing(census: config.Census) -> None:
     answer = _answer([[0.4, 0.1, 0.0]], unexplained=1.0)
     assert decide(answer, 0.0, _enough(answer), census).status.tolist() == ["undecided"]
 
@@ -163,8 +163,8 @@ def test_decide__of_no_kinds_and_of_no_addresses(census: config.Census) -> None:
         no_kind, no_kind, nothing, no_kind, nothing, nothing, counts, counts[:, 0] + 1, *[no_kind.astype(np.int64)] * 4
     )
     assert decide(without, 0.5, np.array([5, 1]), census).status.tolist() == ["unknown", "undecided"]
-    nobody = _answer([[0.0] * 3])
-    empty = Answer(*(getattr(nobody, name)[:0] for name in Answer.__dataclass_fields__))
+    without_evidence = _answer([[0.0] * 3])
+    empty = Answer(*(getattr(without_evidence, name)[:0] for name in Answer.__dataclass_fields__))
     assert decide(empty, 0.5, np.zeros(0, np.int64), census).status.tolist() == []
 
 
@@ -178,11 +178,11 @@ def _log_odds(share: float, number: int, distance: float) -> NDArray[np.float64]
 
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.5, 0.9])
 @pytest.mark.parametrize("distance", [2.0, 5.0])
-def test_share_of_households__is_found_from_evidence_that_is_calibrated(share: float, distance: float) -> None:
+def test_share_of_households__is_estimated_from_calibrated_evidence(share: float, distance: float) -> None:
     assert share_of_households(_log_odds(share, 4000, distance), "auto") == pytest.approx(share, abs=0.04)
 
 
-def test_share_of_households__is_likeliest_there() -> None:
+def test_share_of_households__has_the_greatest_likelihood() -> None:
     log_odds = _log_odds(0.3, 500, 2)
     shares = np.linspace(0.01, 0.99, 981)
     # of one made-up address of either sort, and of all others by how much likelier their evidence is in a household
@@ -193,7 +193,7 @@ def test_share_of_households__is_likeliest_there() -> None:
 
 
 @pytest.mark.parametrize(("behind", "share"), [("hosts", 0.0), ("households", 1.0)])
-def test_share_of_households__is_what_the_setting_says(behind: str, share: float) -> None:
+def test_share_of_households__follows_the_setting(behind: str, share: float) -> None:
     assert share_of_households(np.array([-9.0, 9.0]), behind) == share
 
 

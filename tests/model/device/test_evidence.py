@@ -1,6 +1,6 @@
 """Tokens of sets, and evidence for kinds, against their definitions in plain loops.
 
-Shape suffixes: B sets asked, A training sets, D distinct flows, T tokens, C classes, K kinds.
+Shape suffixes: B sets, A training sets, D distinct flows, T tokens, C classes, K kinds.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ class _Case:
         self.train = _sequences(12, 3, random)
         self.train_AD = random.poisson(0.4, (10, 12)) + np.eye(10, 12, dtype=np.int64)
         new = _sequences(6, 5, random)
-        self.asked = {name: np.vstack([ids[:8], new[name]]) for name, ids in self.train.items()}
-        self.asked_BD = random.poisson(0.4, (7, 14)) + np.eye(7, 14, 3, dtype=np.int64)
-        self.asked_BD[:, :4] *= random.integers(1, 5, (7, 4))
+        self.queries = {name: np.vstack([ids[:8], new[name]]) for name, ids in self.train.items()}
+        self.query_flows_BD = random.poisson(0.4, (7, 14)) + np.eye(7, 14, 3, dtype=np.int64)
+        self.query_flows_BD[:, :4] *= random.integers(1, 5, (7, 4))
         self.logits_BK = random.normal(0, 6, (7, _KINDS))
         self.vocabulary = Vocabulary.of(self.train)
-        self.shown = self.vocabulary.read(self.asked, csr_matrix(self.asked_BD))
-        shown_AT = self.vocabulary.read(self.train, csr_matrix(self.train_AD)).counts
-        self.evidence = Evidence(shown_AT, _CLASS_A, _KIND_C, _KINDS)
+        self.tokens = self.vocabulary.read(self.queries, csr_matrix(self.query_flows_BD))
+        counts_AT = self.vocabulary.read(self.train, csr_matrix(self.train_AD)).counts
+        self.evidence = Evidence(counts_AT, _CLASS_A, _KIND_C, _KINDS)
 
         self.known = {token for flow in range(12) for token in _tokens(self.train, flow)}
         self.sets = [  # class, kind and tokens of each that is no unknown device's
@@ -76,7 +76,7 @@ class _Case:
             if label < 0 or _KIND_C[label] < 0
         ]
         self.has_unknown: set[Any] = set().union(*unknowns)
-        self.held = [_in_set(self.asked, flows) for flows in self.asked_BD]
+        self.held = [_in_set(self.queries, flows) for flows in self.query_flows_BD]
 
     def weight(self, token: Any) -> float:
         return log((1 + len(self.sets)) / (1 + sum(token in held for *_, held in self.sets)))
@@ -91,7 +91,7 @@ class _Case:
 
     def share_of_flow(self, flow: int, tokens: set[Any]) -> float:
         """By weight, of what is in a flow, that which is among these tokens."""
-        own = set(_tokens(self.asked, flow))
+        own = set(_tokens(self.queries, flow))
         return sum(map(self.weight, own & tokens)) / sum(map(self.weight, own))
 
     def features(self, row: int, kind: int) -> list[float]:
@@ -130,12 +130,12 @@ def case(request: pytest.FixtureRequest) -> _Case:
 def test_read__counts_the_tokens_of_training_and_the_others(case: _Case) -> None:
     columns = [sorted(1 + np.log(n) for token, n in held.items() if token in case.known) for held in case.held]
     for row, expected in enumerate(columns):
-        np.testing.assert_allclose(np.sort(case.shown.counts[row].data), expected)
-    assert case.shown.unseen.tolist() == [len(set(held) - case.known) for held in case.held]
-    of_flow = [set(_tokens(case.asked, flow)) for flow in range(14)]
-    assert case.shown.unseen_of.tolist() == [len(tokens - case.known) for tokens in of_flow]
-    assert np.diff(case.shown.tokens.indptr).tolist() == [len(tokens & case.known) for tokens in of_flow]
-    assert max(case.shown.unseen) > 0 < min(map(len, columns))
+        np.testing.assert_allclose(np.sort(case.tokens.counts[row].data), expected)
+    assert case.tokens.unseen.tolist() == [len(set(held) - case.known) for held in case.held]
+    of_flow = [set(_tokens(case.queries, flow)) for flow in range(14)]
+    assert case.tokens.unseen_in_flow.tolist() == [len(tokens - case.known) for tokens in of_flow]
+    assert np.diff(case.tokens.in_flow.indptr).tolist() == [len(tokens & case.known) for tokens in of_flow]
+    assert max(case.tokens.unseen) > 0 < min(map(len, columns))
 
 
 def test_read__a_column_is_the_same_token_in_every_set(case: _Case) -> None:
@@ -146,7 +146,7 @@ def test_read__a_column_is_the_same_token_in_every_set(case: _Case) -> None:
     np.testing.assert_allclose(sorted(by_column.elements()), sorted(by_token.elements()))
 
 
-def test_of__a_flow_with_an_id_out_of_vocabulary_teaches_no_token() -> None:
+def test_of__a_flow_with_an_out_of_vocabulary_id_adds_no_token() -> None:
     clean = {"packet_length": np.array([[2, 3, 0]], np.int32), "tcp_window": np.array([[4, 4, 0]], np.int32)}
     dirty = {
         "packet_length": np.array([[2, 3, 0], [2, 5, 6], [7, OUT_OF_VOCABULARY, 0]], np.int32),
@@ -154,10 +154,10 @@ def test_of__a_flow_with_an_id_out_of_vocabulary_teaches_no_token() -> None:
     }
     vocabulary = Vocabulary.of(dirty)
     assert np.diff(vocabulary.starts).tolist() == [1, 2, 1]  # one sequence, two packets, one pair
-    shown = vocabulary.read(dirty, csr_matrix(np.eye(3)))
+    tokens = vocabulary.read(dirty, csr_matrix(np.eye(3)))
     # of the second flow its first packet is known; of the third nothing
-    assert np.diff(shown.counts.indptr).tolist() == [4, 1, 0]
-    assert shown.unseen.tolist() == [0, 1 + 2 + 2, 1 + 2 + 1]
+    assert np.diff(tokens.counts.indptr).tolist() == [4, 1, 0]
+    assert tokens.unseen.tolist() == [0, 1 + 2 + 2, 1 + 2 + 1]
     expected = Vocabulary.of(clean).to_arrays()
     assert {name: array.tolist() for name, array in vocabulary.to_arrays().items()} == {
         name: expected[name].tolist() for name in TOKENS
@@ -166,25 +166,25 @@ def test_of__a_flow_with_an_id_out_of_vocabulary_teaches_no_token() -> None:
 
 def test_to_arrays__the_same_vocabulary_comes_back(case: _Case) -> None:
     again = Vocabulary.from_arrays(case.vocabulary.to_arrays())
-    shown = again.read(case.asked, csr_matrix(case.asked_BD))
-    assert (shown.counts != case.shown.counts).nnz == 0
-    assert shown.unseen.tolist() == case.shown.unseen.tolist()
+    tokens = again.read(case.queries, csr_matrix(case.query_flows_BD))
+    assert (tokens.counts != case.tokens.counts).nnz == 0
+    assert tokens.unseen.tolist() == case.tokens.unseen.tolist()
     with pytest.raises(KeyError, match="pairs"):
         Vocabulary.from_arrays({name: case.vocabulary.to_arrays()[name] for name in ("sequences", "packets")})
 
 
 def test_features__equal_their_definitions(case: _Case) -> None:
-    found_BKF = case.evidence.features(case.shown, case.logits_BK)
+    found_BKF = case.evidence.features(case.tokens, case.logits_BK)
     expected = [[case.features(row, kind) for kind in range(_KINDS)] for row in range(7)]
-    for place, name in enumerate(FEATURES):
-        np.testing.assert_allclose(found_BKF[:, :, place], np.array(expected)[:, :, place], atol=1e-5, err_msg=name)
+    for index, name in enumerate(FEATURES):
+        np.testing.assert_allclose(found_BKF[:, :, index], np.array(expected)[:, :, index], atol=1e-5, err_msg=name)
 
 
 def test_features__are_the_same_in_blocks_of_any_size(case: _Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = case.evidence.features(case.shown, case.logits_BK)
+    whole = case.evidence.features(case.tokens, case.logits_BK)
     monkeypatch.setattr("iotid.model.device.evidence._BLOCK", 1)
-    np.testing.assert_allclose(case.evidence.features(case.shown, case.logits_BK), whole, rtol=1e-6)
-    none = case.shown[np.zeros(0, np.int64)]
+    np.testing.assert_allclose(case.evidence.features(case.tokens, case.logits_BK), whole, rtol=1e-6)
+    none = case.tokens[np.zeros(0, np.int64)]
     assert case.evidence.features(none, np.zeros((0, _KINDS))).shape == (0, _KINDS, len(FEATURES))
 
 
@@ -194,69 +194,69 @@ def test_unexplained__equals_its_definition(case: _Case) -> None:
     expected = []
     for row in range(7):
         showed: set[Any] = set().union(*(case.showed[kind] for kind in np.flatnonzero(found_BK[row])))
-        shares = [case.share_of_flow(flow, showed) for flow in np.flatnonzero(case.asked_BD[row]).tolist()]
+        shares = [case.share_of_flow(flow, showed) for flow in np.flatnonzero(case.query_flows_BD[row]).tolist()]
         left = sum(map(case.weight, set(case.held[row]) - showed))
         assert all(abs(share - limit) > 1e-9 for share in shares for limit in (0.2, 0.5))
         expected.append([sum(share < 0.2 for share in shares), sum(share < 0.5 for share in shares), left, len(shares)])
-    np.testing.assert_allclose(case.evidence.unexplained(case.shown, found_BK), expected, atol=1e-5)
+    np.testing.assert_allclose(case.evidence.unexplained(case.tokens, found_BK), expected, atol=1e-5)
     assert expected[0][0] == expected[0][3]  # nothing is found, nothing is explained
 
 
-def test_unexplained__a_flow_that_every_training_set_showed_is_explained() -> None:
+def test_unexplained__a_flow_of_every_training_set_is_explained() -> None:
     sequences = {"packet_length": np.array([[2, 3], [4, 0]], np.int32)}
     vocabulary = Vocabulary.of(sequences)
-    shown = vocabulary.read(sequences, csr_matrix(np.array([[1, 0], [2, 1]])))
-    evidence = Evidence(shown.counts, np.array([0, 1]), np.arange(2), 2)
-    left_B4 = evidence.unexplained(shown, np.array([[True, False], [True, False]]))
+    tokens = vocabulary.read(sequences, csr_matrix(np.array([[1, 0], [2, 1]])))
+    evidence = Evidence(tokens.counts, np.array([0, 1]), np.arange(2), 2)
+    left_B4 = evidence.unexplained(tokens, np.array([[True, False], [True, False]]))
     assert left_B4[:, [1, 3]].tolist() == [[0, 1], [1, 2]]
     # both kinds explain the first flow, the second one alone the other
-    explained_DK, tokens_D = evidence.explained_by(shown), np.diff(shown.tokens.indptr)
-    assert sums_of_flows(shown, only_one(explained_DK)).tolist() == [[0, 0, 1], [0, 1, 1]]
-    assert sums_of_flows(shown, explained_DK).tolist() == [[1, 1], [1, 2]]
+    explained_DK, tokens_D = evidence.explained_by(tokens), np.diff(tokens.in_flow.indptr)
+    assert sums_of_flows(tokens, only_one(explained_DK)).tolist() == [[0, 0, 1], [0, 1, 1]]
+    assert sums_of_flows(tokens, explained_DK).tolist() == [[1, 1], [1, 2]]
     # of the first flow a sequence, two packets and a pair; a packet that is a flow by itself shows two
-    assert sums_of_flows(shown, explained_DK * tokens_D[:, np.newaxis]).tolist() == [[4, 4], [4, 6]]
+    assert sums_of_flows(tokens, explained_DK * tokens_D[:, np.newaxis]).tolist() == [[4, 4], [4, 6]]
 
 
-def test_sums_of_flows__counts_distinct_flows_of_which_one_kind_alone_explains_half(case: _Case) -> None:
+def test_sums_of_flows__counts_distinct_flows_that_one_kind_alone_half_explains(case: _Case) -> None:
     expected, expected_like = np.zeros((7, _KINDS + 1), np.int64), np.zeros((7, _KINDS), np.int64)
     for row in range(7):
-        for flow in np.flatnonzero(case.asked_BD[row]).tolist():
+        for flow in np.flatnonzero(case.query_flows_BD[row]).tolist():
             shares = [case.share_of_flow(flow, showed) for showed in case.showed]
             assert all(abs(share - 0.5) > 1e-9 for share in shares)
             kinds = [kind for kind, share in enumerate(shares) if share > 0.5]
             expected_like[row, kinds] += 1
             if kinds:
                 expected[row, kinds[0] if len(kinds) == 1 else _KINDS] += 1
-    explained_DK = case.evidence.explained_by(case.shown)
-    assert sums_of_flows(case.shown, explained_DK).tolist() == expected_like.tolist()
-    found = sums_of_flows(case.shown, only_one(explained_DK))
+    explained_DK = case.evidence.explained_by(case.tokens)
+    assert sums_of_flows(case.tokens, explained_DK).tolist() == expected_like.tolist()
+    found = sums_of_flows(case.tokens, only_one(explained_DK))
     assert found.tolist() == expected.tolist()
     assert not found[:, _NO_SETS].any()
     assert found[:, _KINDS].any()
-    assert (found.sum(axis=1) <= np.count_nonzero(case.asked_BD, axis=1)).all()
+    assert (found.sum(axis=1) <= np.count_nonzero(case.query_flows_BD, axis=1)).all()
 
 
-def test_sums_of_flows__a_flow_that_nobody_showed_is_like_the_kind_that_showed_half_of_it() -> None:
+def test_sums_of_flows__an_unseen_flow_is_like_the_kind_with_half_of_its_tokens() -> None:
     trained = np.array([range(2, 10), range(12, 20)], np.int32)
     vocabulary = Vocabulary.of({"packet_length": trained})
-    shown_AT = vocabulary.read({"packet_length": trained}, csr_matrix(np.eye(2))).counts
-    evidence = Evidence(shown_AT, np.array([0, 1]), np.arange(2), 2)
+    counts_AT = vocabulary.read({"packet_length": trained}, csr_matrix(np.eye(2))).counts
+    evidence = Evidence(counts_AT, np.array([0, 1]), np.arange(2), 2)
     last, half, both = trained.copy(), trained[:1].copy(), trained[:1].copy()
     last[:, 7:], half[:, 4:], both[:, 4:] = 30, range(30, 34), trained[1, 4:]
     one, none = np.log(3 / 2), np.log(3)  # weights of what one set showed, and none
     assert 13 * one / (13 * one + 3 * none) > 0.5 > 7 * one / (7 * one + 9 * none) > 0.2
-    shown = vocabulary.read(
+    tokens = vocabulary.read(
         {"packet_length": np.vstack([last, half, both])}, csr_matrix(np.array([[3, 1, 0, 0], [0, 2, 1, 1]]))
     )
-    explained_DK = evidence.explained_by(shown)
-    assert sums_of_flows(shown, only_one(explained_DK)).tolist() == [[1, 1, 0], [0, 1, 0]]
-    assert sums_of_flows(shown, explained_DK).tolist() == [[1, 1], [0, 1]]
+    explained_DK = evidence.explained_by(tokens)
+    assert sums_of_flows(tokens, only_one(explained_DK)).tolist() == [[1, 1, 0], [0, 1, 0]]
+    assert sums_of_flows(tokens, explained_DK).tolist() == [[1, 1], [0, 1]]
 
 
-def test_evidence__is_the_same_in_whatever_order_training_sets_come(case: _Case) -> None:
+def test_evidence__does_not_depend_on_the_order_of_training_sets(case: _Case) -> None:
     order = np.random.default_rng(1).permutation(10)
-    shown_AT = case.vocabulary.read(case.train, csr_matrix(case.train_AD)).counts
-    again = Evidence(vstack([shown_AT[row] for row in order]).tocsr(), _CLASS_A[order], _KIND_C, _KINDS)
+    counts_AT = case.vocabulary.read(case.train, csr_matrix(case.train_AD)).counts
+    again = Evidence(vstack([counts_AT[row] for row in order]).tocsr(), _CLASS_A[order], _KIND_C, _KINDS)
     np.testing.assert_allclose(
-        again.features(case.shown, case.logits_BK), case.evidence.features(case.shown, case.logits_BK), rtol=1e-5
+        again.features(case.tokens, case.logits_BK), case.evidence.features(case.tokens, case.logits_BK), rtol=1e-5
     )

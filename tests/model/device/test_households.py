@@ -23,7 +23,7 @@ def _pool(*, without: list[int] | None = None) -> Pool:
     return Pool(_KIND, _RECORDING, usable)
 
 
-def test_draw__has_the_sizes_and_unknown_devices_asked_for() -> None:
+def test_draw__has_the_given_sizes_and_unknown_devices() -> None:
     drawn = _pool().draw(400, (1, 3), (0, 2), np.random.default_rng(1))
     assert len(drawn) == 400
     distinct = [len({kind for kind in household.kinds if kind >= 0}) for household in drawn]
@@ -41,7 +41,7 @@ def test_draw__sometimes_has_two_devices_of_a_kind() -> None:
     assert 60 < sum(seconds) < 140  # one in ten
 
 
-def test_draw__takes_all_kinds_where_fewer_are_there_than_asked_for() -> None:
+def test_draw__takes_all_kinds_if_there_are_fewer() -> None:
     drawn = _pool(without=[0, 1, 2]).draw(50, (12,), (0,), np.random.default_rng(1))
     assert all(set(household.kinds) == {1, 2, 3} for household in drawn)
 
@@ -59,13 +59,13 @@ def test_draw__of_a_pool_without_unknown_devices_has_none() -> None:
     assert all(min(household.kinds) >= 0 for household in drawn)
 
 
-def test_draw__of_unknown_devices_alone_has_nothing_else_and_of_nothing_is_nothing() -> None:
+def test_draw__of_unknown_devices_alone_has_no_kinds() -> None:
     only_unknowns = _pool(without=[*range(12)]).draw(50, (1, 2), (0, 1), np.random.default_rng(1))
     assert {tuple(household.kinds) for household in only_unknowns} == {(-1,)}
     assert _pool(without=[*range(15)]).draw(50, (1, 2), (0, 1), np.random.default_rng(1)) == []
 
 
-def test_draw__a_member_shows_distinct_sets_of_one_recording_of_its_kind() -> None:
+def test_draw__a_member_has_distinct_sets_of_one_recording() -> None:
     drawn = _pool().draw(400, (1, 2), (0, 1), np.random.default_rng(1))
     sizes = set()
     for household in drawn:
@@ -99,7 +99,7 @@ def test_unite__sums_the_flows_of_all_members(monkeypatch: pytest.MonkeyPatch) -
     assert there_HK.tolist() == [[True, True, False], [False, False, False], [False, False, True]]
 
 
-def test_unite__thinning_leaves_a_binomial_share_that_a_household_has_as_a_whole(
+def test_unite__thins_all_members_of_a_household_by_one_share(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(households, "_THINNED", 1)
@@ -118,7 +118,7 @@ def test_unite__thinning_leaves_a_binomial_share_that_a_household_has_as_a_whole
     assert there_HK.all()
 
 
-def test_unite__a_member_of_which_no_flow_is_left_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unite__a_member_without_flows_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(households, "_THINNED", 1)
     flows_BD = csr_matrix(np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1]]))
     drawn = [Household([np.array([0]), np.array([1]), np.array([2])], [0, 1, -1])] * 400

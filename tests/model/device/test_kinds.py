@@ -10,7 +10,7 @@ _KNOWN = {
 }  # fmt: skip
 
 
-def test_kinds_of__look_alikes_are_one_kind_and_names_are_sorted() -> None:
+def test_kinds_of__one_vendor_and_type_is_one_kind_and_names_are_sorted() -> None:
     kinds, kind_C = kinds_of(("camera", "plug", "lamp", "bell", "scale"), _KNOWN)
     assert kinds == ["Acme camera", "Volt plug", "lamp", "scale"]  # without vendor and type a class is its own kind
     assert kind_C.tolist() == [0, 1, 2, 0, 3]
@@ -22,7 +22,7 @@ def test_kinds_of__the_class_of_unlisted_devices_has_no_kind() -> None:
     assert kind_C.tolist() == [1, NO_KIND, 0]
 
 
-def test_kinds_of__of_a_label_that_no_list_describes_is_the_label() -> None:
+def test_kinds_of__of_an_undescribed_label_is_the_label() -> None:
     kinds, kind_C = kinds_of(("radio", "oven"), {})
     assert (kinds, kind_C.tolist()) == (["oven", "radio"], [1, 0])
     assert kinds_of((), {})[0] == []

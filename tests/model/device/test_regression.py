@@ -1,4 +1,4 @@
-"""Many regressions at once against scikit-learn's one after the other.
+"""Regressions learned together, against scikit-learn's one after the other.
 
 Shape suffixes: H rows, T columns, R regressions.
 """

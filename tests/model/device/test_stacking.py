@@ -24,11 +24,11 @@ def test_meta_classifier__is_calibrated_and_even_where_asked(squares: bool) -> N
     features = random.normal(0, 1, (8000, 3))
     is_so = random.random(8000) < 1 / (1 + np.exp(-(2 * features[:, 0] - features[:, 1] - 2)))
     classifier, even = (MetaClassifier(squares).fit(features, is_so, even=even) for even in (False, True))
-    asked = np.array([[1.0, 0, 0], [0, 1.0, 0], [1.5, -1, 0.5]])
-    np.testing.assert_allclose(classifier.log_odds(asked), [0, -3, 2], atol=0.4)
+    queries = np.array([[1.0, 0, 0], [0, 1.0, 0], [1.5, -1, 0.5]])
+    np.testing.assert_allclose(classifier.log_odds(queries), [0, -3, 2], atol=0.4)
     prior = np.log(is_so.mean() / (1 - is_so.mean()))
-    np.testing.assert_allclose(even.log_odds(asked), classifier.log_odds(asked) - prior)
-    assert classifier.log_odds(asked[:, np.newaxis]).shape == (3, 1)
+    np.testing.assert_allclose(even.log_odds(queries), classifier.log_odds(queries) - prior)
+    assert classifier.log_odds(queries[:, np.newaxis]).shape == (3, 1)
 
 
 def test_meta_classifier__of_one_answer_alone_learns_nothing() -> None:

@@ -14,7 +14,7 @@ _ALL = [(fusion, readout) for fusion in ("concatenate", "sequence") for readout 
 
 def _settings(fusion: str = "concatenate", readout: str = "mean", **changes: object) -> config.Model:
     sizes = {"embedding_size": 5, "hidden_size": 6, "layers": 2, "dropout": 0.3}
-    plain = {**sizes, "fusion": fusion, "readout": readout, "padding": "ignored", "memory": False}
+    plain = {**sizes, "fusion": fusion, "readout": readout, "padding": "ignored", "sequence_counts": False}
     return config.Model.model_validate({**plain, **changes})
 
 
@@ -31,8 +31,8 @@ def _flows(lengths: list[int], width: int, characteristics: int = 2) -> dict[str
     return {name: ids_BL * there for name, ids_BL in ids.items()}
 
 
-def _twin(model: AdaptiveEnsemble, flow: dict[str, torch.Tensor]) -> torch.Tensor:
-    """One flow on its own, as the paper tells it: no batch, no padding, no packing."""
+def _reference(model: AdaptiveEnsemble, flow: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Reference implementation: one flow alone, without batch, padding or packing."""
     temporal = []
     for name, ids_L in flow.items():
         real = (ids_L if model.settings.padding == "zeros" else ids_L[ids_L != 0]).unsqueeze(0)
@@ -60,16 +60,16 @@ def test_forward__equals_each_flow_computed_alone_without_padding(fusion: str, r
     model = _model(_settings(fusion, readout))
     lengths = [3, 1, 8, 5, 8]
     flows = _flows(lengths, 8)
-    alone = torch.stack([_twin(model, {name: ids[i] for name, ids in flows.items()}) for i in range(len(lengths))])
+    alone = torch.stack([_reference(model, {name: ids[i] for name, ids in flows.items()}) for i in range(len(lengths))])
     torch.testing.assert_close(model(flows), alone, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("fusion", "readout"), _ALL)
-def test_forward__reads_zeros_to_the_end_where_it_is_told_to(fusion: str, readout: str) -> None:
+def test_forward__reads_padding_as_zeros_if_set(fusion: str, readout: str) -> None:
     model = _model(_settings(fusion, readout, padding="zeros"))
     lengths = [3, 1, 8, 0]
     flows = _flows(lengths, 9)
-    alone = torch.stack([_twin(model, {name: ids[i] for name, ids in flows.items()}) for i in range(len(lengths))])
+    alone = torch.stack([_reference(model, {name: ids[i] for name, ids in flows.items()}) for i in range(len(lengths))])
     torch.testing.assert_close(model(flows), alone, rtol=1e-5, atol=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""The memory against a dictionary of tuples, and what it makes of a network's answer."""
+"""Sequence counts against a dictionary of tuples, and the posterior with a network's probabilities."""
 
 from __future__ import annotations
 
@@ -29,29 +29,29 @@ def _whole(rows: EncodedFlows) -> list[tuple[Any, ...]]:
 
 
 @given(st.integers(0, 10_000), st.integers(0, 40))
-def test_seen__is_what_a_dictionary_counts(seed: int, count: int) -> None:
-    train, asked = _rows(seed, count), _rows(seed + 1, 25)
+def test_seen__equals_the_counts_of_a_dictionary(seed: int, count: int) -> None:
+    train, queries = _rows(seed, count), _rows(seed + 1, 25)
     counted: Counter[tuple[Any, int]] = Counter()
     for row, label, flows in zip(_whole(train), train.label.tolist(), train.num_flows.tolist(), strict=True):
         counted[row, label] += flows
-    expected = [[counted[row, label] for label in range(_CLASSES)] for row in _whole(asked)]
-    assert SequenceCounts.of(train).seen(asked.sequences, _CLASSES).tolist() == expected
+    expected = [[counted[row, label] for label in range(_CLASSES)] for row in _whole(queries)]
+    assert SequenceCounts.of(train).seen(queries.sequences, _CLASSES).tolist() == expected
 
 
-def test_join__leaves_the_network_alone_where_nothing_is_remembered_and_outweighs_it_where_much_is() -> None:
+def test_posterior__is_the_networks_without_counts_and_near_the_counts_with_many() -> None:
     train = EncodedFlows({"packet_length": np.array([[5, 6]], np.int32)}, np.array([2]), np.array([30]))
-    asked = {"packet_length": np.array([[5, 7], [5, 6]], np.int32)}
+    queries = {"packet_length": np.array([[5, 7], [5, 6]], np.int32)}
     network_NC = np.array([[0.5, 0.3, 0.2], [0.5, 0.3, 0.2]], np.float32)
-    joined_NC = SequenceCounts.of(train).join(asked, network_NC)
+    joined_NC = SequenceCounts.of(train).posterior(queries, network_NC)
     np.testing.assert_allclose(joined_NC[0], network_NC[0], rtol=1e-6)
     np.testing.assert_allclose(joined_NC[1], [0.5 / 31, 0.3 / 31, 30.2 / 31], rtol=1e-6)
 
 
 @pytest.mark.parametrize(("right", "weighs"), [(0, "less"), (1, "more")])
-def test_fitted__trusts_the_network_as_far_as_validation_bears_it_out(right: int, weighs: str) -> None:
+def test_fitted__trusts_the_network_as_far_as_validation_confirms(right: int, weighs: str) -> None:
     ids = np.array([[5]] * 2, np.int32)
     train = EncodedFlows({"packet_length": ids[:1]}, np.array([0]), np.array([10]))
-    network_NC = np.array([[0.1, 0.8, 0.1]], np.float32)  # the memory says 0, the network 1
+    network_NC = np.array([[0.1, 0.8, 0.1]], np.float32)  # the counts say 0, the network 1
     validation = EncodedFlows({"packet_length": ids[:1]}, np.array([right]), np.array([20]))
     strength = SequenceCounts.of(train).fitted(validation, network_NC).strength
     assert (strength < 0.01) if weighs == "less" else (strength > 1e4)
@@ -60,19 +60,19 @@ def test_fitted__trusts_the_network_as_far_as_validation_bears_it_out(right: int
 def test_fitted__finds_the_likeliest_strength() -> None:
     train, validation = _rows(1, 60), _rows(2, 60)
     network_NC: NDArray[Any] = np.random.default_rng(3).dirichlet([1.0] * _CLASSES, 60)
-    memory = SequenceCounts.of(train).fitted(validation, network_NC)
+    counts = SequenceCounts.of(train).fitted(validation, network_NC)
 
     def likelihood(strength: float) -> float:
-        seen_NC = memory.seen(validation.sequences, _CLASSES) + strength * network_NC
-        told_N = (seen_NC / seen_NC.sum(axis=1, keepdims=True))[np.arange(60), validation.label]
-        return float(validation.num_flows @ np.log(told_N))
+        seen_NC = counts.seen(validation.sequences, _CLASSES) + strength * network_NC
+        probability_N = (seen_NC / seen_NC.sum(axis=1, keepdims=True))[np.arange(60), validation.label]
+        return float(validation.num_flows @ np.log(probability_N))
 
-    assert all(likelihood(memory.strength) >= likelihood(memory.strength * factor) for factor in (0.5, 0.9, 1.1, 2))
+    assert all(likelihood(counts.strength) >= likelihood(counts.strength * factor) for factor in (0.5, 0.9, 1.1, 2))
 
 
-def test_to_arrays__the_same_memory_comes_back() -> None:
-    memory = SequenceCounts.of(_rows(1, 30))
-    again = SequenceCounts.from_arrays(memory.to_arrays())
-    asked = _rows(4, 20).sequences
-    np.testing.assert_array_equal(again.seen(asked, _CLASSES), memory.seen(asked, _CLASSES))
-    assert again.strength == memory.strength
+def test_to_arrays__the_same_counts_come_back() -> None:
+    counts = SequenceCounts.of(_rows(1, 30))
+    again = SequenceCounts.from_arrays(counts.to_arrays())
+    queries = _rows(4, 20).sequences
+    np.testing.assert_array_equal(again.seen(queries, _CLASSES), counts.seen(queries, _CLASSES))
+    assert again.strength == counts.strength

@@ -1,4 +1,4 @@
-"""Flows as batches, against plain NumPy twins."""
+"""Flows as batches, against reference implementations in NumPy."""
 
 from __future__ import annotations
 

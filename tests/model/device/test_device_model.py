@@ -14,12 +14,12 @@ from scipy.sparse import csr_matrix, vstack
 
 from iotid import config
 from iotid.dataset.sets import FlowSets
-from iotid.model.device import Answer, DeviceModel, Seen, decide
+from iotid.model.device import Answer, DeviceModel, FlowTimes, decide
 
-_PLACES = 14  # kinds that the world has; the model learns the first six of them
+_KINDS = 14  # kinds that the world has; the model learns the first six of them
 _LEARNED = 6
 _OWN, _SHARED, _COMMON = 8, 2, 3  # flows of a kind alone, of it and the next, and of all
-_FLOWS = _PLACES * (_OWN + _SHARED) + _COMMON
+_FLOWS = _KINDS * (_OWN + _SHARED) + _COMMON
 
 
 def _world() -> dict[str, NDArray[np.int32]]:
@@ -38,10 +38,10 @@ def _flows(kinds: list[int], random: np.random.Generator) -> NDArray[np.int64]:
     """(B, D): a set of each of these kinds, -1 of unknown devices of which each is another."""
     flows_BD = np.zeros((len(kinds), _FLOWS), np.int64)
     for row, kind in zip(flows_BD, kinds, strict=True):
-        place = kind if kind >= 0 else int(random.integers(_LEARNED, 10))
-        own = np.arange(_OWN) + place * (_OWN + _SHARED)
-        beside = (place - 1) % _LEARNED if place < _LEARNED else place  # the first six share in a ring
-        shared = [of * (_OWN + _SHARED) + _OWN + number for of in (place, beside) for number in range(_SHARED)]
+        index = kind if kind >= 0 else int(random.integers(_LEARNED, 10))
+        own = np.arange(_OWN) + index * (_OWN + _SHARED)
+        beside = (index - 1) % _LEARNED if index < _LEARNED else index  # the first six share in a ring
+        shared = [of * (_OWN + _SHARED) + _OWN + number for of in (index, beside) for number in range(_SHARED)]
         common = np.arange(_FLOWS - _COMMON, _FLOWS)
         for flows, chance in ((own, 0.8), (np.array(shared), 0.7), (common, 0.7)):
             row[flows] = (random.random(len(flows)) < chance) * (1 + random.poisson(1, len(flows)))
@@ -82,7 +82,7 @@ def _named(
     return [set(np.flatnonzero(found).tolist()) for found in decision.found], decision.status.tolist()
 
 
-def test_answer__names_single_sets_that_were_held_back(model: DeviceModel, census: config.Census) -> None:
+def test_answer__names_single_held_back_sets(model: DeviceModel, census: config.Census) -> None:
     groups = [[kind] for kind in range(_LEARNED)] * 5
     for share in (0.0, 1.0):
         found, statuses = _named(model, _unions(groups, 2), census, share)
@@ -99,7 +99,7 @@ def test_answer__names_unions_of_held_back_sets_exactly(size: int, model: Device
     assert statuses.count("several") >= 28
 
 
-def test_answer__a_union_is_more_like_a_household_than_a_host_is(model: DeviceModel) -> None:
+def test_answer__a_union_is_likelier_a_household_than_a_host(model: DeviceModel) -> None:
     hosts, households = [[kind] for kind in range(_LEARNED)], [[0, 1, 3], [2, 4], [1, 2, 3, 4, 5]]
     odds_of_hosts, odds_of_households = (
         model.answer(_WORLD, _unions(groups, 4)).log_odds for groups in (hosts, households)
@@ -108,7 +108,7 @@ def test_answer__a_union_is_more_like_a_household_than_a_host_is(model: DeviceMo
 
 
 def test_answer__flows_of_no_learned_kind_are_unknown(model: DeviceModel, census: config.Census) -> None:
-    groups = [[place] for place in range(10, _PLACES)]  # not even unknown devices showed those
+    groups = [[kind] for kind in range(10, _KINDS)]  # not even unknown devices showed those
     for share in (0.0, 1.0):
         found, statuses = _named(model, _unions(groups, 5), census, share)
         assert found == [set()] * 4
@@ -116,7 +116,7 @@ def test_answer__flows_of_no_learned_kind_are_unknown(model: DeviceModel, census
     assert model.answer(_WORLD, _unions(groups, 5)).unexplained.min() > 0.5
 
 
-def test_answer__what_is_unexplained_counts_kinds_that_either_view_finds(model: DeviceModel) -> None:
+def test_answer__unexplained_counts_kinds_found_as_host_or_household(model: DeviceModel) -> None:
     flows, arrays = _unions([[kind] for kind in range(_LEARNED)], 2), model.to_arrays()
     household_finds_nothing = arrays | {"of_household.bias": np.array([-1e3])}
     answer = DeviceModel.from_arrays(household_finds_nothing, np.arange(_LEARNED)).answer(_WORLD, flows)
@@ -132,7 +132,7 @@ def test_answer__sets_of_unknown_devices_are_not_named(model: DeviceModel, censu
     assert found == [set()] * 20
 
 
-def test_answer__tells_what_is_beside_the_kinds_found(model: DeviceModel, census: config.Census) -> None:
+def test_answer__finds_something_unknown_beside_the_kinds(model: DeviceModel, census: config.Census) -> None:
     groups = [[0, 2, 10], [1, 11, 12], [3, 4, 5, 13], [2, 3, 10, 11]]
     found, statuses = _named(model, _unions(groups, 7), census, 1.0)
     assert found == [{0, 2}, {1}, {3, 4, 5}, {2, 3}]
@@ -141,7 +141,7 @@ def test_answer__tells_what_is_beside_the_kinds_found(model: DeviceModel, census
     assert without.count("several_with_unknown") <= 2
 
 
-def test_answer__counts_the_flows_that_are_like_those_of_one_kind_alone(model: DeviceModel) -> None:
+def test_answer__counts_the_flows_of_one_kind_alone(model: DeviceModel) -> None:
     flows = np.zeros((1, _FLOWS))
     flows[0, [20, 21, 22, 28, 30]] = [1, 5, 1, 2, 1]  # kind 2: three of its own and one with the next; kind 3: one
     flows[0, [130, _FLOWS - 1]] = 1  # of a kind never learned, and of all
@@ -150,13 +150,15 @@ def test_answer__counts_the_flows_that_are_like_those_of_one_kind_alone(model: D
     assert answer.distinct.tolist() == [7]
 
 
-def test_answer__more_sessions_at_once_than_one_device_held_are_two_devices() -> None:
+def test_answer__more_concurrent_sessions_than_one_device_are_two_devices() -> None:
     """Flows 20 and 21 are of kind 2 alone, 28 of it and of kind 3, 130 of a kind never learned."""
     sets = _sets([0, 1, 2, 3] * 6, 1)
     of_kind_2 = np.flatnonzero((sets.label == 2) & (sets.flows[:, 20].toarray().ravel() > 0))
-    at_once = np.zeros((len(sets), _FLOWS), np.int64)
-    at_once[of_kind_2[:3], 20] = [1, 3, 2]
-    model = DeviceModel(np.arange(4)).fit(FlowSets(_WORLD, sets.flows, sets.label, sets.recording, csr_matrix(at_once)))
+    concurrent = np.zeros((len(sets), _FLOWS), np.int64)
+    concurrent[of_kind_2[:3], 20] = [1, 3, 2]
+    model = DeviceModel(np.arange(4)).fit(
+        FlowSets(_WORLD, sets.flows, sets.label, sets.recording, csr_matrix(concurrent))
+    )
     held = np.zeros((7, _FLOWS), np.int64)
     for row, (flow, number) in enumerate([(20, 3), (20, 4), (21, 1), (21, 2), (28, 9), (130, 9)]):
         held[row, flow] = number
@@ -166,10 +168,10 @@ def test_answer__more_sessions_at_once_than_one_device_held_are_two_devices() ->
     ]
     again = DeviceModel.from_arrays(model.to_arrays(), model.kind_C)
     assert again.answer(_WORLD, flows, csr_matrix(held)).units[:, 2].tolist() == [1, 2, 1, 2, 1, 1, 1]
-    assert model.answer(_WORLD, flows).units.tolist() == [[1] * 4] * 7  # nobody says what was open at once
+    assert model.answer(_WORLD, flows).units.tolist() == [[1] * 4] * 7  # without numbers of open sessions
 
 
-def test_answer__does_not_hang_on_what_is_asked_beside_it(model: DeviceModel) -> None:
+def test_answer__does_not_depend_on_the_other_sets(model: DeviceModel) -> None:
     flows = _unions([[0], [1, 2], [10], [-1, 3]], 8)
     together = model.answer(_WORLD, flows)
     used = np.flatnonzero(np.asarray(flows[1].sum(axis=0)).ravel())
@@ -246,7 +248,7 @@ def test_fit__a_kind_without_sets_is_never_found(census: config.Census) -> None:
     assert answer.class_share.tolist() == np.ones((4, _LEARNED)).tolist()
 
 
-def test_fit__the_class_of_unlisted_devices_is_a_unknown_device(census: config.Census) -> None:
+def test_fit__the_class_of_unlisted_devices_is_an_unknown_device(census: config.Census) -> None:
     """Class 3 has no kind: its sets are learned from as unknown devices."""
     sets = _sets([0, 1, 2] * 8 + [7] * 8, 1)
     label = np.where(sets.label == 7, 3, sets.label)
@@ -258,8 +260,8 @@ def test_fit__the_class_of_unlisted_devices_is_a_unknown_device(census: config.C
     assert model.answer(_WORLD, _unions([[7]], 2)).class_share.shape == (1, 4)
 
 
-def test_answer__tells_the_classes_of_a_kind_apart_by_what_they_show() -> None:
-    """Classes 0 and 1 are look-alikes: all flows of place 0, and of place 8 or 9 two more."""
+def test_answer__distinguishes_the_classes_of_a_kind() -> None:
+    """Classes 0 and 1 are one kind: all flows of kind 0, and two more each, of kind 8 or 9."""
     random = np.random.default_rng(1)
 
     def sets_of(labels: list[int]) -> NDArray[np.int64]:
@@ -281,15 +283,15 @@ def test_answer__tells_the_classes_of_a_kind_apart_by_what_they_show() -> None:
     assert answer.household.shape == (5, 3)
 
 
-def test_logits__of_more_than_was_ever_shown_are_those_of_the_most_that_was(model: DeviceModel) -> None:
+def test_logits__counts_above_those_of_training_change_nothing(model: DeviceModel) -> None:
     flows = _unions([[0, 1]], 3)
     often = model.answer(_WORLD, vstack([flows * 10_000, flows * 1_000_000]).tocsr())
     assert often.household[0].tolist() == often.household[1].tolist()
 
 
-def test_spans__are_of_the_flows_that_one_kind_alone_explains() -> None:
+def test_spans__are_of_the_flows_of_one_kind_alone() -> None:
     of_kind = np.array([[True, False], [False, True], [False, False], [True, False]])
-    seen = Seen(*(np.array(column) for column in zip(
+    seen = FlowTimes(*(np.array(column) for column in zip(
         (0, 0, 5, 7), (0, 3, 2, 9), (0, 1, 4, 4), (0, 2, 1, 99), (2, 1, 8, 8), strict=True
     )))  # fmt: skip
     begins, ends = seen.spans(3, of_kind)
@@ -297,11 +299,11 @@ def test_spans__are_of_the_flows_that_one_kind_alone_explains() -> None:
     assert ends.tolist() == [[9, 4], [-1, -1], [-1, 8]]
 
 
-def test_answer__tells_when_flows_like_those_of_one_kind_alone_were_seen(model: DeviceModel) -> None:
+def test_answer__has_the_times_of_flows_of_one_kind_alone(model: DeviceModel) -> None:
     flows = _unions([[0], [1, 2], [10]], 8)
     set_N, flow_N = flows.nonzero()
     times = np.arange(len(set_N))
-    answer = model.answer(_WORLD, flows, seen=Seen(set_N, flow_N, times, times + 100))
+    answer = model.answer(_WORLD, flows, times=FlowTimes(set_N, flow_N, times, times + 100))
     assert ((answer.ends >= answer.begins) == (answer.flows[:, :-1] > 0)).all()
     for row in range(3):
         own, is_seen = times[set_N == row], answer.flows[row, :-1] > 0

@@ -1,4 +1,4 @@
-"""Answers carried to captures and to flows, against loops."""
+"""Votes of captures and flows, against reference loops."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iotid.studies.carry import majority, to_captures, to_flows
+from iotid.studies.votes import majority, to_captures, to_flows
 
 
 def test_to_captures__multiplies_probabilities_and_bounds_a_single_veto() -> None:
@@ -26,7 +26,7 @@ def test_majority__counts_answers() -> None:
 
 @pytest.mark.parametrize("seconds", [1, 1800])
 @given(seed=st.integers(0, 10_000))
-def test_to_flows__is_the_mean_of_the_windows_that_a_flow_reaches_into(seconds: int, seed: int) -> None:
+def test_to_flows__is_the_mean_of_the_windows_that_overlap_a_flow(seconds: int, seed: int) -> None:
     chance = np.random.default_rng(seed)
     flows, samples, classes = chance.integers(1, 12), chance.integers(1, 30), 3
     unit_P, unit_S = chance.integers(0, 3, flows), chance.integers(0, 3, samples)

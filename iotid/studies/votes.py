@@ -1,6 +1,6 @@
-"""Answers carried from what a system judges to what it is compared on.
+"""Probabilities of flows or windows in; votes of their captures, or of flows, out.
 
-Shape suffixes: P flows, I items, U captures of a device, S samples of a device's traffic, C labels.
+Shape suffixes: P flows, I flows or windows, U captures of a device, S windows of a device's traffic, C labels.
 """
 
 from __future__ import annotations
@@ -8,20 +8,20 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-_LEAST = 1e-6  # what a probability counts at least in a vote: one flow alone must not rule a class out
+_MIN_PROBABILITY = 1e-6  # in a vote: one flow alone must not rule out a class
 
 
 def to_captures(unit_I: NDArray[np.int64], probabilities_IC: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(U, C) for each distinct unit, in order: the product of its items' probabilities, each at least 1e-6."""
+    """(U, C) for each distinct unit, in order: the product of its probabilities, each at least 1e-6."""
     units, which_I = np.unique(unit_I, return_inverse=True)
     votes_UC = np.zeros((len(units), probabilities_IC.shape[1]))
-    np.add.at(votes_UC, which_I, np.log(np.maximum(probabilities_IC, _LEAST)))
+    np.add.at(votes_UC, which_I, np.log(np.maximum(probabilities_IC, _MIN_PROBABILITY)))
     votes_UC = np.exp(votes_UC - votes_UC.max(axis=1, keepdims=True))
     return np.asarray(votes_UC / votes_UC.sum(axis=1, keepdims=True))
 
 
 def majority(unit_I: NDArray[np.int64], named_IC: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(U, C) for each distinct unit, in order: the share of its items that name each label."""
+    """(U, C) for each distinct unit, in order: the share of its windows that name each label."""
     units, which_I = np.unique(unit_I, return_inverse=True)
     votes_UC = np.zeros((len(units), named_IC.shape[1]))
     np.add.at(votes_UC, which_I, named_IC)
@@ -38,9 +38,9 @@ def to_flows(
     probabilities_SC: NDArray[np.float64],
     prior_C: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """(P, C) the mean of the samples of the flow's unit that it reaches into; ``prior_C`` where there is none.
+    """(P, C) the mean over the windows of the flow's unit that overlap with it; ``prior_C`` without any.
 
-    A flow lasts from second ``first_P`` to ``last_P``, both included; a sample from ``start_S`` for ``seconds``.
+    A flow lasts from second ``first_P`` to ``last_P``, both included; a window from ``start_S`` for ``seconds``.
     """
     order = np.lexsort((start_S, unit_S))
     base = min(int(start_S.min()), int(first_P.min()) - seconds)

@@ -1,0 +1,104 @@
+"""Files of a census partition: rows and groups of a stored census in, as this version has them; groups out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from iotid.census.groups import NO_GROUPS, check_groups
+from iotid.labels.devices import device_kind
+from iotid.schemas import CENSUS, GROUPS
+from iotid.schemas.metadata import remedy
+from iotid.storage import as_schema, read_table, reading
+
+if TYPE_CHECKING:
+    from iotid.census.pseudonyms import Pseudonyms
+    from iotid.partitions import Partition, Staged, Store
+
+# names that Spark and pyarrow do not read as data
+PAGE, CSV = "_census.html", "_census.csv"
+GROUPS_FILE, GROUPS_CSV = "_groups.parquet", "_groups.csv"
+LEFT_OUT_FILE, LEFT_OUT_CSV = "_left_out.parquet", "_left_out.csv"
+GROUPS_SEALED = "_groups.sealed"  # GROUPS_FILE with pseudonyms: payload lengths identify the only device of a group
+_OF_EVERY_VERSION = ("device_id", "status", "label", "vendor", "type", "confidence")
+_GROUPS_SINCE = 3  # version of CENSUS
+
+
+def stored_rows(census: Partition) -> pa.Table:
+    """The rows of a census; columns that its version lacks are null or empty.
+
+    Raises:
+        DataError: the files are damaged.
+    """
+    schema = CENSUS.arrow_schema(stored=True)
+    if census.metadata["schema_version"] == CENSUS.version:
+        return read_table(census.uri, schema, remedy("census"))
+    with reading(census.uri, remedy("census")):
+        return _of_earlier_version(pq.read_table(census.uri, partitioning=None), schema)
+
+
+def stored_groups(store: Store, census: Partition, pseudonyms: Pseudonyms | None) -> pa.Table:
+    """The groups (GROUPS) of a census that was made under the same key.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    if census.metadata["schema_version"] < _GROUPS_SINCE:
+        return NO_GROUPS
+    if pseudonyms is None:
+        content = store.read_bytes(census, GROUPS_FILE)
+    else:
+        try:
+            content = pseudonyms.unseal(store.read_bytes(census, GROUPS_SEALED))
+        except FileNotFoundError:  # an earlier version sealed none, and the names of its groups were no pseudonyms
+            return NO_GROUPS
+    with reading(f"{census.uri}/{GROUPS_FILE}", remedy("census")):
+        return check_groups(as_schema(pq.read_table(pa.BufferReader(content)), GROUPS.arrow_schema()))
+
+
+def write_groups(staged: Staged, groups: pa.Table, pseudonyms: Pseudonyms | None) -> None:
+    """Write the groups as Parquet; with pseudonyms encrypted."""
+    buffer = pa.BufferOutputStream()
+    pq.write_table(groups, buffer)
+    content = buffer.getvalue().to_pybytes()
+    if pseudonyms:
+        staged.write_bytes(GROUPS_SEALED, pseudonyms.seal(content))
+    else:
+        staged.write_bytes(GROUPS_FILE, content)
+
+
+def _of_earlier_version(found: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Version 5 added marks. Before version 4 only rows with several kinds listed them; ``known`` rows had theirs in
+    their own columns."""
+    found.select(_OF_EVERY_VERSION)  # raises a KeyError if one is missing
+    given = {"marks": pa.array([[]] * len(found), schema.field("marks").type)}
+    if "kinds" not in found.column_names:
+        given |= _of_version_3(found, schema)
+    columns = [given[name] if name in given else _column_of(found, schema.field(name)) for name in schema.names]
+    return pa.table(columns, schema=schema)
+
+
+def _of_version_3(found: pa.Table, schema: pa.Schema) -> dict[str, pa.Array]:
+    kind = schema.field("kinds").type
+    rows = found.select(["label", "vendor", "type", "confidence"]).to_pylist()
+    several = found["several"].to_pylist() if "several" in found.column_names else [[]] * len(found)
+    listed = [
+        [{**one, "flows": 0, "units": 1} for one in (kinds or [row])] if kinds or row["label"] is not None else []
+        for row, kinds in zip(rows, several, strict=True)
+    ]
+    for one in (one for kinds in listed for one in kinds):
+        one["kind"] = device_kind(one["label"] or "", one) or one["label"]
+    return {
+        "kinds": pa.array(listed, kind),
+        "unexplained": pa.array(np.zeros(len(found))),
+        "household": pa.array(np.zeros(len(found))),
+        "reason": pa.array(["Made by an earlier version."] * len(found), pa.string()),
+        "new_kinds": pa.array([[]] * len(found), schema.field("new_kinds").type),
+    }
+
+
+def _column_of(found: pa.Table, field: pa.Field) -> pa.ChunkedArray | pa.Array:
+    return found[field.name].cast(field.type) if field.name in found.column_names else pa.nulls(len(found), field.type)

@@ -1,0 +1,64 @@
+"""What the device model returns for sets of flows, and the times of flows that it may be given.
+
+Shape suffixes: B sets of flows, N pairs of a set and a distinct flow, D distinct flows, C classes, K kinds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Of B sets, both as a host and as a household: ``host`` and ``household`` (B, K), the probability of each kind.
+
+    ``log_odds`` (B,): of being a household, if half of the addresses are; ``class_share`` (B, C): probability of each
+    class, given its kind; ``unexplained`` (B,): share of the distinct flows that no kind found explains; ``unknown``
+    (B,): probability that something unknown is there; ``flows`` (B, K + 1): distinct flows that are like those of one
+    kind alone, last those that are like several kinds'; ``distinct`` (B,): all distinct flows; ``units`` (B, K): least
+    number of devices of each kind, if any: 2 where more sessions were open at the same time than one device had in
+    training; ``begins`` and ``ends`` (B, K): µs since 1970 of the first and last packet of flows that are like those of
+    the kind alone, 0 and -1 without such flows or times; ``evidence`` (B, K): tokens known from training, summed over
+    the distinct flows that are like those of each kind, alone or not.
+    """
+
+    host: NDArray[np.float64]
+    household: NDArray[np.float64]
+    log_odds: NDArray[np.float64]
+    class_share: NDArray[np.float64]
+    unexplained: NDArray[np.float64]
+    unknown: NDArray[np.float64]
+    flows: NDArray[np.int64]
+    distinct: NDArray[np.int64]
+    units: NDArray[np.int64]
+    begins: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    evidence: NDArray[np.int64]
+
+
+class FlowTimes(NamedTuple):
+    """N pairs of a set and a distinct flow of it: begin of the first of these flows and end of the last, µs."""
+
+    set: NDArray[np.int64]
+    flow: NDArray[np.int64]
+    first_us: NDArray[np.int64]
+    last_us: NDArray[np.int64]
+
+    @classmethod
+    def none(cls) -> FlowTimes:
+        return cls(*[np.zeros(0, np.int64)] * 4)
+
+    def spans(self, sets: int, of_kind_DK: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(B, K) each: begin and end of the flows of each kind; a flow has one kind at most. 0 and -1 without flows."""
+        limits = np.iinfo(np.int64)
+        begins_BK = np.full((sets, of_kind_DK.shape[1]), limits.max)
+        ends_BK = np.full_like(begins_BK, limits.min)
+        pair, kind = np.nonzero(of_kind_DK[self.flow])
+        np.minimum.at(begins_BK, (self.set[pair], kind), self.first_us[pair])
+        np.maximum.at(ends_BK, (self.set[pair], kind), self.last_us[pair])
+        is_none_BK = ends_BK < begins_BK
+        return np.where(is_none_BK, 0, begins_BK), np.where(is_none_BK, -1, ends_BK)

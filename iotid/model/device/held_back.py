@@ -1,0 +1,133 @@
+"""Training sets in; token classifiers out, and their output on households of sets that were held back.
+
+The meta-classifiers learn how far to trust a token classifier from sets that it did not learn from. So the sets are
+split into folds, and in each fold some kinds are left out entirely: to its token classifier they are unknown devices.
+
+Shape suffixes: B sets of flows, H households, A training sets, T tokens, C classes, K kinds, F features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iotid.model.device.evidence import Evidence, TokenEvidence, Vocabulary
+from iotid.model.device.households import Household, Pool, unite
+from iotid.model.device.stacking import TokenClassifier
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+    from iotid.dataset import FlowSets
+
+MAX_HOUSEHOLDS = 4000  # made-up ones that a token classifier learns from
+_SIZES = range(1, 13)  # kinds in one
+_HELD_BACK_SIZES = (1, 1, 2, 2, 3, 4, 5, 6, 8, 10)
+_UNKNOWNS, _HELD_BACK_UNKNOWNS = (0, 0, 0, 1, 2), (0, 0, 0, 1, 2, 3, 5)  # unknown devices in one
+_PER_KIND, _MIN_HOUSEHOLDS = 200, 400
+_FOLDS = 4
+
+
+class HeldBack(NamedTuple):
+    """H households of held-back sets, the first ``singles`` of one device each, and their scores by one fold's token
+    classifier."""
+
+    evidence: Evidence
+    tokens: TokenEvidence
+    features: NDArray[np.float64]  # (H, K, F)
+    class_logits: NDArray[np.float64]  # (H, C)
+    known: NDArray[np.int64]  # kinds that the fold learned
+    singles: int
+    present: NDArray[np.bool_]  # (H, K) kinds in the household
+    classes: NDArray[np.int64]  # (H, K), of `_classes`
+    alone: NDArray[np.bool_]  # (H,) one member
+    has_unknown: NDArray[np.bool_]  # (H,) an unknown device is among the members
+
+
+@dataclass(frozen=True)
+class Learner:
+    """``set_tokens`` (A, T): tokens of each training set; ``kind_of_class`` (C,); ``kinds``: their number."""
+
+    sets: FlowSets
+    vocabulary: Vocabulary
+    set_tokens: csr_matrix
+    kind_of_class: NDArray[np.int64]
+    kinds: int
+
+    def learn(self, pool: Pool, max_households: int, random: np.random.Generator) -> tuple[TokenClassifier, Evidence]:
+        """From the usable sets of the pool."""
+        number = int(np.clip(_PER_KIND * len(pool.kinds()), _MIN_HOUSEHOLDS, max_households))
+        drawn = pool.draw(number, _SIZES, _UNKNOWNS, random) + pool.singles()
+        flows_HD, present_HK = unite(self.sets.flows, drawn, self.kinds, random)
+        tokens = self.vocabulary.read(self.sets.sequences, flows_HD)
+        sets_T = self.set_tokens[pool.usable].getnnz(axis=0)
+        class_HK = _classes(self.sets.label, drawn, self.kinds)
+        classifier = TokenClassifier(self.kind_of_class, self.kinds).fit(tokens.counts, present_HK, class_HK, sets_T)
+        evidence = Evidence(self.set_tokens[pool.usable], self.sets.label[pool.usable], self.kind_of_class, self.kinds)
+        return classifier, evidence
+
+    def held_back(self, pool: Pool, random: np.random.Generator) -> list[HeldBack]:
+        """The scores of each fold's held-back households."""
+        return [self._score(learned, held_back, random) for learned, held_back in self._folds(pool, random)]
+
+    def _score(self, learned: Pool, held_back: Pool, random: np.random.Generator) -> HeldBack:
+        """Learn from one pool, score households of the other."""
+        classifier, evidence = self.learn(learned, MAX_HOUSEHOLDS // 2, random)
+        singles = held_back.singles()
+        drawn = singles + held_back.draw(_PER_KIND * 4, _HELD_BACK_SIZES, _HELD_BACK_UNKNOWNS, random)
+        flows_HD, present_HK = unite(self.sets.flows, drawn, self.kinds, random)
+        tokens = self.vocabulary.read(self.sets.sequences, flows_HD)
+        logits_HK, class_logits_HC = classifier.logits(tokens)
+        return HeldBack(
+            evidence=evidence,
+            tokens=tokens,
+            features=evidence.features(tokens, logits_HK),
+            class_logits=class_logits_HC,
+            known=learned.kinds(),
+            singles=len(singles),
+            present=present_HK,
+            classes=_classes(self.sets.label, drawn, self.kinds),
+            alone=np.array([len(household.members) == 1 for household in drawn]),
+            has_unknown=np.array([-1 in household.kinds for household in drawn]),
+        )
+
+    def _folds(self, pool: Pool, random: np.random.Generator) -> Iterator[tuple[Pool, Pool]]:
+        """Learned sets and held-back sets of each fold; kinds left out are unknown devices among the held-back.
+
+        A recording is never in both, if a kind has as many recordings as there are folds.
+        """
+        fold_B = np.full(len(pool.kind), -1)
+        for kind in (*pool.kinds().tolist(), -1):
+            own = pool.sets_of(kind)
+            recordings, which = np.unique(pool.recording[own], return_inverse=True)
+            number = which if len(recordings) >= _FOLDS else np.arange(len(own))
+            fold_B[own] = random.permutation(number.max(initial=-1) + 1)[number] % _FOLDS
+        fold_K = np.arange(self.kinds) % _FOLDS  # in which each kind is left out
+        random.shuffle(fold_K)
+        for fold in range(_FOLDS):
+            left_out_B = (
+                (pool.kind >= 0) & (np.append(fold_K, -1)[pool.kind] == fold) if self.kinds > 2 else pool.kind < -1
+            )
+            is_learned_B = (fold_B != fold) & ~left_out_B
+            learned = Pool(pool.kind, pool.recording, is_learned_B)
+            if not len(learned.kinds()):
+                continue
+            is_unknown_B = left_out_B | ~np.isin(pool.kind, learned.kinds())
+            held_back = Pool(np.where(is_unknown_B, -1, pool.kind), pool.recording, ~is_learned_B)
+            if len(held_back.kinds()):
+                yield learned, held_back
+
+
+def _classes(label_B: NDArray[np.int64], households: Sequence[Household], kinds: int) -> NDArray[np.int64]:
+    """(H, K) the class of each kind in each household; -1 if there is none, or several."""
+    class_HK = np.full((len(households), kinds), -1)
+    for household, class_K in zip(households, class_HK, strict=True):
+        for member, kind in zip(household.members, household.kinds, strict=True):
+            if kind >= 0:
+                label = label_B[member[0]]
+                class_K[kind] = label if class_K[kind] in (-1, label) else -2
+    return np.maximum(class_HK, -1)

@@ -1,0 +1,196 @@
+"""Scores of held-back households in, meta-classifiers out: how far the token classifier can be trusted.
+
+Four logistic regressions: whether a kind is there, for an address of one host and for one of a household; how likely an
+address is a household; and whether something unknown is there.
+
+Shape suffixes: B sets of flows, H households, N examples, C classes, K kinds, F features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iotid.model.arrays import Spec
+from iotid.model.calibration import calibration
+from iotid.model.device.evidence import FEATURES, Evidence, TokenEvidence
+from iotid.model.device.held_back import HeldBack
+from iotid.model.device.stacking import MetaClassifier
+
+# whether each reads products of features
+CLASSIFIERS = {"of_host": True, "of_household": False, "is_household": True, "has_unknown": True}
+_OF_KINDS = ("of_host", "of_household")  # read FEATURES, the others features of whole sets
+_SET_FEATURES = 12
+_FOUND = 0.5  # a kind of at least this probability explains what it showed in training
+_FALSE_UNKNOWN = 0.05  # share of households without an unknown device that may be said to have one
+
+
+class MetaModel:
+    """The four meta-classifiers, and the calibration of classes and of the last of them."""
+
+    def __init__(self, kind_C: NDArray[np.int64], kinds: int) -> None:
+        self._kind_C, self._kinds = kind_C, kinds
+
+    def fit(self, held_back: Sequence[HeldBack]) -> Self:
+        features = [fold.features[:, fold.known].reshape(-1, len(FEATURES)) for fold in held_back]
+        is_present = [fold.present[:, fold.known].ravel() for fold in held_back]
+        is_alone = [np.repeat(fold.alone, len(fold.known)) for fold in held_back]
+        if any(present_N.any() for present_N in is_present):
+            all_features = np.concatenate(features)
+            present_N, alone_N = np.concatenate(is_present), np.concatenate(is_alone)
+        else:  # nothing can be held back: the token classifier is trusted
+            all_features = np.outer([1.0, -1.0], np.arange(len(FEATURES)) == FEATURES.index("logit"))
+            present_N, alone_N = np.array([True, False]), np.array([True, True])
+        self.of_host = MetaClassifier(squares=True).fit(all_features[alone_N], present_N[alone_N])
+        self.of_household = MetaClassifier(squares=False).fit(all_features, present_N)
+        self._usually_left_K4 = self._usually_left(held_back)
+        rows, found_H = np.zeros((2, _SET_FEATURES)), np.ones(2, np.bool_)
+        several_H, unknown_H = np.array([True, False]), np.array([True, False])
+        if held_back:
+            rows, found_H = (np.concatenate(part) for part in zip(*map(self._features_of, held_back), strict=True))
+            found_H |= not found_H.any()
+            several_H = np.concatenate([~fold.alone for fold in held_back])
+            unknown_H = np.concatenate([fold.has_unknown for fold in held_back])
+        self.is_household = MetaClassifier(squares=True).fit(rows, several_H, even=True)
+        # only sets in which a kind is found: without one all is unknown, and such sets would raise the limit
+        self.has_unknown = MetaClassifier(squares=True).fit(rows[found_H], unknown_H[found_H])
+        of_known_H = self.has_unknown.log_odds(rows[found_H & ~unknown_H])
+        self._unknown_limit = float(np.quantile(of_known_H, 1 - _FALSE_UNKNOWN)) if len(of_known_H) else 0.0
+        self._class_factor = self._fit_class_factor(held_back)
+        return self
+
+    def probabilities(self, features: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(B, K) of features (B, K, F), as of a host and as of a household."""
+        host_BK, household_BK = (sigmoid(meta.log_odds(features)) for meta in (self.of_host, self.of_household))
+        return host_BK, household_BK
+
+    def probability_of_unknown(self, of_set: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(B,) of `set_features`: 0.5 is exceeded in 1 of 20 households without an unknown device."""
+        return sigmoid(self.has_unknown.log_odds(of_set) - self._unknown_limit)
+
+    def set_features(
+        self,
+        tokens: TokenEvidence,
+        evidence: Evidence,
+        host_BK: NDArray[np.float64],
+        household_BK: NDArray[np.float64],
+    ) -> NDArray[np.float64]:
+        """(B, 12) features of whole sets; the first is the share of flows that no kind found explains."""
+        found_BK = household_BK >= _FOUND
+        left_B4 = evidence.unexplained(tokens, found_BK)
+        descending_BK = np.sort(household_BK, axis=1)[:, ::-1]
+        return np.column_stack(
+            [
+                left_B4[:, 1] / np.maximum(left_B4[:, 3], 1),
+                np.log1p(np.maximum(left_B4, 0)),
+                np.log1p(found_BK @ self._usually_left_K4),
+                host_BK.max(axis=1),
+                descending_BK[:, 1] if self._kinds > 1 else np.zeros(len(tokens)),
+                household_BK.sum(axis=1),
+            ]
+        )
+
+    def share_unexplained(
+        self,
+        tokens: TokenEvidence,
+        evidence: Evidence,
+        host_BK: NDArray[np.float64],
+        household_BK: NDArray[np.float64],
+        by_household_B: NDArray[np.float64],
+    ) -> NDArray[np.float64]:
+        """(B,) of the distinct flows, by the kinds found as host or household; ``by_household_B``: as household."""
+        found_BK = np.maximum(host_BK, household_BK) >= _FOUND
+        more = np.flatnonzero((found_BK & (household_BK < _FOUND)).any(axis=1))
+        share_B, left_M4 = by_household_B.copy(), evidence.unexplained(tokens[more], found_BK[more])
+        share_B[more] = left_M4[:, 1] / np.maximum(left_M4[:, 3], 1)
+        return share_B
+
+    def class_share(self, logits_BC: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(B, C) probability of each class, given its kind."""
+        from scipy.special import softmax
+
+        logits_BC = logits_BC * self._class_factor
+        share_BC = np.zeros(logits_BC.shape)
+        for kind in range(self._kinds):
+            own = np.flatnonzero(self._kind_C == kind)
+            share_BC[:, own] = softmax(logits_BC[:, own], axis=1)
+        return share_BC
+
+    def to_arrays(self) -> dict[str, NDArray[np.generic]]:
+        """All that was learned, by name."""
+        return {
+            "usually_left": self._usually_left_K4,
+            "factors": np.array([self._class_factor, self._unknown_limit]),
+            **{
+                f"{name}.{part}": array
+                for name in CLASSIFIERS
+                for part, array in getattr(self, name).to_arrays().items()
+            },
+        }
+
+    @staticmethod
+    def specs(kinds: int) -> dict[str, Spec]:
+        """What ``to_arrays`` gives of a model of so many kinds."""
+        return {
+            "usually_left": Spec("F64", (kinds, 4), 0),
+            "factors": Spec("F64", (2,)),
+            **{
+                f"{name}.{part}": spec
+                for name, squares in CLASSIFIERS.items()
+                for part, spec in MetaClassifier.specs(
+                    len(FEATURES) if name in _OF_KINDS else _SET_FEATURES, squares
+                ).items()
+            },
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]], kind_C: NDArray[np.int64], kinds: int) -> Self:
+        """The model of ``to_arrays``; raises a KeyError if a part is missing."""
+        model = cls(kind_C, kinds)
+        for name, squares in CLASSIFIERS.items():
+            own = {key.partition(".")[2]: array for key, array in arrays.items() if key.startswith(f"{name}.")}
+            setattr(model, name, MetaClassifier.from_arrays(own, squares))
+        model._class_factor, model._unknown_limit = arrays["factors"].astype(np.float64).tolist()
+        model._usually_left_K4 = arrays["usually_left"].astype(np.float64)
+        return model
+
+    def _features_of(self, fold: HeldBack) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """(H, 12) `set_features` of the households, and (H,) whether any kind is found in it."""
+        host_HK, household_HK = self.probabilities(fold.features)
+        of_set = self.set_features(fold.tokens, fold.evidence, host_HK, household_HK)
+        return of_set, (household_HK >= _FOUND).any(axis=1)
+
+    def _usually_left(self, held_back: Sequence[HeldBack]) -> NDArray[np.float64]:
+        """(K, 4) the mean of what is unexplained of a kind's held-back sets when it is found."""
+        present, left = [np.zeros((0, self._kinds), np.bool_)], [np.zeros((0, 4))]
+        for fold in held_back:
+            present.append(fold.present[: fold.singles])
+            left.append(fold.evidence.unexplained(fold.tokens[: fold.singles], fold.present[: fold.singles]))
+        present_NK, left_N4 = np.concatenate(present), np.concatenate(left)
+        number_K = present_NK.sum(axis=0)[:, np.newaxis]
+        of_all_4 = left_N4[present_NK.any(axis=1)].mean(axis=0) if present_NK.any() else np.zeros(4)
+        return np.asarray((present_NK.T @ left_N4 + of_all_4) / (number_K + 1))
+
+    def _fit_class_factor(self, held_back: Sequence[HeldBack]) -> float:
+        """The inverse temperature at which the classes of held-back sets are likeliest."""
+        logits, labels = [], []
+        for fold in held_back:
+            household, kind = np.nonzero(fold.classes >= 0)
+            label = fold.classes[household, kind]
+            own = np.where(self._kind_C == kind[:, np.newaxis], fold.class_logits[household], -np.inf)
+            counted = (np.isfinite(own).sum(axis=1) > 1) & np.isfinite(own[np.arange(len(own)), label])
+            logits.append(own[counted])
+            labels.append(label[counted])
+        label_N = np.concatenate([np.zeros(0, np.int64), *labels])
+        if not len(label_N):
+            return 1.0
+        return calibration(np.concatenate(logits), label_N, np.ones(len(label_N), np.int64), "temperature")[0]
+
+
+def sigmoid(log_odds: NDArray[np.float64]) -> NDArray[np.float64]:
+    from scipy.special import expit
+
+    return np.asarray(expit(log_odds))

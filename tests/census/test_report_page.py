@@ -1,0 +1,307 @@
+"""The page of a census: its sections, counts and table rows."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from iotid.census.report import render_csv, render_groups_csv
+from iotid.schemas import CENSUS
+
+from .report_tables import (
+    DATA,
+    FORMULA,
+    HOSTILE,
+    census_of,
+    data_of,
+    facts,
+    groups_of,
+    kind,
+    left_out_of,
+    page_of,
+    text_of,
+)
+
+
+def test_page__hostile_names_stay_text_everywhere() -> None:
+    hostile = {"kinds": [kind(HOSTILE, vendor=HOSTILE, type=HOSTILE)], "reason": HOSTILE, "previous_label": HOSTILE}
+    rows = [{**hostile, "change": change} for change in ("changed", "new", "back", "gone")]
+    rows += [{**hostile, "status": status} for status in ("several", "several_with_unknown")]
+    two = [*hostile["kinds"], kind(None, kind=HOSTILE)]
+    rows.append({**hostile, "change": "changed", "kinds": two, "new_kinds": [HOSTILE]})
+    undecided = {"status": "undecided", "reason": HOSTILE, "runners_up": [{"label": HOSTILE, "confidence": 0.4}]}
+    page = page_of(census_of([*rows, undecided]), facts(site=HOSTILE, packets={"flow": 1, HOSTILE: 2}))
+    assert page.count("<script") == 2
+    assert page.count("</script>") == 2
+    assert "<img" not in page
+    assert "49" not in DATA.sub("", page)
+    data = data_of(page)
+    assert data["kinds"]["named"] == [[HOSTILE, HOSTILE, HOSTILE], [HOSTILE, None, None]]
+    assert data["reason"]["names"] == data["also"]["names"] == [HOSTILE]
+    assert HOSTILE in text_of(page) or HOSTILE in html.unescape(page)
+
+
+def test_page__flows_left_out_are_folded_with_counts_and_the_busiest() -> None:
+    rows = [{"mac": f"02:00:00:00:01:{n:02x}", "addresses": 1, "address": f"100.64.0.{n}"} for n in range(12)]
+    rows.append({"in_census": None, "ends": 3000, "flows": 1000, "packets": 5000})
+    rows.append({"reason": "unanswered", "mac": HOSTILE, "in_census": True, "ends": 1, "flows": 1, "packets": 1})
+    counted = {"flows_without_device": {"router": 1084, "unanswered": 1}, "flows_of_other_protocols": 0}
+    page = page_of(census_of([{}]), facts(**counted), left_out=left_out_of(*rows))
+    (folded,) = re.findall(r"<details>.*?</details>", page, re.DOTALL)
+    assert "<img" not in folded
+    text = text_of(folded)
+    assert "Forwarded by a router from an outside address: 1,084 flows, 3,012 MACs or addresses" in text
+    assert text.count("7 flows, 70 packets · not in the census") == 10
+    assert "To an address that did not answer: 1 flow, 1 MAC or address" in text
+    assert f"{HOSTILE} 2 addresses · 1 flow, 1 packet" in text
+    assert "left out: to an address that did not answer 1" in text_of(page)
+    assert "<details>" not in page_of(census_of([{}]), facts(flows_without_device={}, flows_of_other_protocols=0))
+
+
+def test_page__marked_rows_have_a_section_a_view_and_a_status() -> None:
+    marks = ["address_conflict", "kinds_at_once"]
+    rows: list[dict[str, Any]] = [{"marks": marks}, {"marks": marks[:1]}, {"marks": marks, "change": "gone"}, {}]
+    page = page_of(census_of(rows), facts())
+    text = text_of(page)
+    assert "Address used by another MAC at the same time: 2 02:00:00:00:00:00" in text
+    assert "Several kinds at the same time under one MAC: 1 02:00:00:00:00:00" in text
+    data = data_of(page)["marks"]
+    assert [data["names"][code] for code in data["codes"]] == ["; ".join(row.get("marks", [])) for row in rows]
+    for mark in marks:
+        assert f'<option value="{mark}">' in page
+    first, *_ = csv.DictReader(io.StringIO(render_csv(census_of(rows))))
+    assert first["marks"] == "address_conflict; kinds_at_once"
+    many = [{"flows": 100 + n} for n in range(30)] + rows[:2]
+    kept = data_of(page_of(census_of(many), facts(), most_rows=4))
+    assert {"02:00:00:00:00:1e", "02:00:00:00:00:1f"} <= set(kept["device_id"]), "a flood of others does not hide them"
+
+
+def test_page__loads_nothing_from_the_network() -> None:
+    page = page_of(census_of([{}]), facts())
+    assert re.findall(r'href="(.)', page) == ["#"]
+    assert not re.search(r"src=|://|@import|url\(|fetch\(|XMLHttpRequest", page)
+    assert "default-src 'none'" in page
+
+
+def test_page__shows_version_date_comparison_and_all_packet_counts() -> None:
+    text = text_of(page_of(census_of([{}]), facts()))
+    for part in (
+        "Census of lab, 2026-01-10", "Model version 7 of 2026-01-09: macro F1 91.00 %.",
+        "Compared with the census of 2026-01-09",
+        "in flows 12,345", "in no flow: not ip 67", "total 12,412", "did not learn 190", "without a MAC 10",
+        "total 1,700",
+    ):  # fmt: skip
+        assert part in text
+    assert "truncated" not in text
+    assert "First census" in text_of(page_of(census_of([{}]), facts(compared_with=None)))
+    for how, words in (("scored again", "were scored again"), ("labels not compared", "names are not compared")):
+        compared = {"capture_date": "2026-01-09", "how": how}
+        assert words in text_of(page_of(census_of([{}]), facts(compared_with=compared)))
+
+
+def test_page__says_that_identifiers_are_pseudonyms_and_not_joinable() -> None:
+    apart = {"capture_date": "2026-01-09", "how": "not joinable"}
+    text = text_of(page_of(census_of([{}]), facts(compared_with=apart, key_fingerprint="00ff00ff00ff")))
+    assert "are pseudonyms (key 00ff00ff00ff); addresses with the same kinds share the numbers of their rows." in text
+    assert "rounded down: counts to powers of ten, times to days" in text
+    assert "Not compared with the census of 2026-01-09: its identifiers were not made with this key" in text
+    text = text_of(page_of(census_of([{}]), facts(compared_with=apart)))
+    assert "its identifiers are pseudonyms. All devices count as first seen." in text
+    assert "(key" not in text
+    assert "powers of ten" not in text
+
+
+def test_page__shows_days_where_times_are_rounded_to_days() -> None:
+    day = datetime(2026, 1, 10, tzinfo=UTC)
+    gone = census_of([{"change": "gone", "first_seen": day, "last_seen": day}])
+    assert "last seen 2026-01-10 00:00" in text_of(page_of(gone, facts()))
+    text = page_of(gone, facts(key_fingerprint="00ff00ff00ff"))
+    assert "last seen 2026-01-10" in text_of(text)
+    assert "2026-01-10 00:00" not in text_of(text)
+    assert "toISOString().slice(0, 10)" in text
+
+
+def test_page__sections_list_ten_rows_and_count_all() -> None:
+    rows: list[dict[str, Any]] = [{"change": "new"}] * 13 + [{"change": "gone", "status": "unknown"}]
+    rows += [{"watched": True}, {"status": "undecided"}]
+    text = text_of(page_of(census_of(rows), facts()))
+    for part in (
+        "New: 13", "Show all 13 in the table", "Gone: 1", "On the watch list: 1", "plug 81 % · Acme",
+        "nearest lamp , 13 %, by 12 flows", "Undecided: 1",
+        "one mac, changed, back, known kinds and something unknown, several kinds behind one address, unknown.",
+    ):  # fmt: skip
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("row", "text", "also"),
+    [
+        ({"previous_label": None, "new_kinds": ["plug"]}, "was unknown , now plug", None),
+        ({"previous_label": "lamp", "new_kinds": ["plug"]}, "was lamp , now plug", None),
+        ({"previous_label": "lamp", "status": "unknown"}, "was lamp , now unknown", None),
+        (
+            {"previous_label": "lamp + plug", "kinds": [kind("bell"), kind("plug")], "new_kinds": ["bell"]},
+            "now also: bell · was lamp + plug",
+            "bell",
+        ),
+        (
+            {"kinds": [kind("tv"), kind("bell"), kind("plug")], "new_kinds": ["tv", "bell"]},
+            "now also: tv, bell · was plug",
+            "tv, bell",
+        ),
+        (
+            {"previous_label": "plug", "kinds": [kind("tv"), kind("bell")], "new_kinds": ["tv", "bell"]},
+            "was plug , now bell + tv",
+            None,
+        ),
+        (
+            {"previous_label": None, "status": "several_with_unknown", "new_kinds": ["plug"]},
+            "was unknown , now plug and something unknown",
+            None,
+        ),
+    ],
+)
+def test_page__shows_what_a_changed_address_was_and_is(row: dict[str, Any], text: str, also: str | None) -> None:
+    page = page_of(census_of([{"change": "changed", "status": "several", **row}]), facts())
+    assert f"Changed: 1 02:00:00:00:00:00 {text} " in text_of(page)
+    assert data_of(page)["also"]["names"] == ([also] if also else [])
+
+
+def unknowns() -> list[dict[str, Any]]:
+    """Fifty units of one new model, one of another, one that is gone, and a known device."""
+    unknown = {"status": "unknown", "flows": 3, "bytes": 10}
+    rows = [{**unknown, "group": "gmany"} for _ in range(50)]
+    rows[7] |= {"flows": 9, "change": "new"}
+    return [*rows, {**unknown, "group": "gone1"}, {**unknown, "group": "gmany", "change": "gone", "flows": 0}, {}]
+
+
+def test_page_and_csv__units_of_one_new_model_are_one_line() -> None:
+    services = {"gmany": ["TCP 8883", "UDP 5353"], "gone1": []}
+    page = page_of(census_of(unknowns()), facts(), **services)
+    text = text_of(page)
+    assert "Unknown: 51 in 2 groups gmany 50 devices, 1 new, such as 02:00:00:00:00:07 · TCP 8883, UDP 5353" in text
+    assert "gone1 1 device, such as 02:00:00:00:00:32" in text
+    data = data_of(page)
+    assert {row: count for row, count in enumerate(data["stands_for"]) if count} == {7: 50, 50: 1}
+    assert data["services"] == {"gmany": "TCP 8883, UDP 5353", "gone1": ""}
+    many, one = csv.DictReader(io.StringIO(render_groups_csv(census_of(unknowns()), groups_of(**services))))
+    assert many == {
+        "group": "gmany", "devices": "50", "new": "1", "flows": "156", "bytes": "500",
+        "services": "TCP 8883, UDP 5353", "example": "02:00:00:00:00:07",
+    }  # fmt: skip
+    assert (one["group"], one["devices"], one["services"]) == ("gone1", "1", "")
+    device = next(csv.DictReader(io.StringIO(render_csv(census_of(unknowns())))))
+    assert device["group"] == "gmany"
+
+
+def test_page__lists_ten_groups_and_a_button_for_the_rest() -> None:
+    rows = [{"status": "unknown", "group": f"g{n:02}"} for n in range(12)]
+    text = text_of(page_of(census_of(rows), facts(), **{f"g{n:02}": [] for n in range(12)}))
+    assert "Unknown: 12 g00" in text
+    assert "g09 1 device" in text
+    assert "g10 1 device" not in text
+    assert "Show all 12 groups in the table" in text
+
+
+def test_page_and_csv__name_every_kind_of_an_address_with_its_probability() -> None:
+    behind = [kind(HOSTILE, 0.9951), kind(None, 0.9949, vendor="Volt", type="plug"), kind(FORMULA, 0.605)]
+    rows = [{"status": "several", "kinds": behind}, {"status": "several_with_unknown", "kinds": behind[1:]}]
+    page = page_of(census_of(rows), facts())
+    text = text_of(page)
+    assert page.count("<script") == 2
+    assert (
+        f"Several kinds behind one address: 1 02:00:00:00:00:00 {HOSTILE} >99 % , Volt plug 99 % , {FORMULA} 61 %"
+        in text
+    )
+    beside = f"02:00:00:00:00:01 Volt plug 99 % , {FORMULA} 61 % and something unknown"
+    assert f"Known kinds and something unknown: 1 {beside}" in text
+    data = data_of(page)
+    assert data["kinds"]["named"] == [
+        [HOSTILE, "Acme", "socket"], ["Volt plug", None, None], [FORMULA, "Acme", "socket"],
+    ]  # fmt: skip
+    assert data["kinds"]["of"] == [[0, 0.9951, 1, 0.9949, 2, 0.605], [1, 0.9949, 2, 0.605]]
+    first, second = csv.DictReader(io.StringIO(render_csv(census_of(rows))))
+    assert first["kinds"] == f"{HOSTILE} >99 %; Volt plug 99 %;' {FORMULA} 61 %"
+    assert (second["kinds"], second["status"]) == (f"Volt plug 99 %;' {FORMULA} 61 %", "several_with_unknown")
+
+
+def test_page_and_csv__show_that_there_is_more_than_one_device_of_a_kind() -> None:
+    rows = [{"status": "several", "kinds": [kind("plug", units=2), kind("lamp")]}]
+    assert [name for name, *_ in data_of(page_of(census_of(rows), facts()))["kinds"]["named"]] == [
+        "plug (2 or more)",
+        "lamp",
+    ]
+    (row,) = csv.DictReader(io.StringIO(render_csv(census_of(rows))))
+    assert row["kinds"] == "plug (2 or more) 81 %; lamp 81 %"
+
+
+def test_page__charts_count_the_kinds_of_present_addresses_twelve_at_most() -> None:
+    types = [*(f"type {n:02}" for n in range(15)), "type 14", None]
+    rows: list[dict[str, Any]] = [{"kinds": [kind("plug", type=each, kind="plug")]} for each in types[:-2]]
+    rows.append({"status": "several", "kinds": [kind("plug", type=each, kind="plug") for each in types[-2:]]})
+    rows += [{"kinds": [kind("plug", type="absent")], "change": "gone"}, {"status": "undecided"}]
+    text = text_of(page_of(census_of(rows), facts()))
+    assert "17 kinds found behind 16 addresses;" in text
+    assert "Type type 14 2 type 00 1" in text
+    assert "type 10 1 3 others 3 not in the device list 1" in text
+    assert "absent 1" not in text
+
+
+def test_page__has_every_row_for_its_table() -> None:
+    rows = [{}, {"watched": True, "runners_up": [], "kinds": [kind("plug"), kind("lamp", 0.75)], "reason": "Why."}]
+    data = data_of(page_of(census_of(rows), facts()))
+    assert data["device_id"] == ["02:00:00:00:00:00", "02:00:00:00:00:01"]
+    assert data["kinds"] == {
+        "named": [["plug", "Acme", "socket"], ["lamp", "Acme", "socket"]], "of": [[0, 0.8125], [0, 0.8125, 1, 0.75]],
+    }  # fmt: skip
+    assert data["reason"] == {
+        "names": ["Of 3 distinct flows: 3 like those of Acme socket alone.", "Why."],
+        "codes": [0, 1],
+    }
+    assert data["runners_up"] == {"names": ["lamp 13 %; bell 6 %", ""], "codes": [0, 1]}
+    assert data["addresses"] == ["10.0.0.7 fe80::7"] * 2
+    assert data["first_seen"] == [int(datetime(2026, 1, 10, 1, 2, 3, tzinfo=UTC).timestamp())] * 2
+
+
+def test_page__shows_at_most_page_rows_and_says_so() -> None:
+    flood = [{"status": "unknown", "change": "new", "group": f"g{n:03}", "flows": 1} for n in range(200)]
+    flood += [{"status": "unknown", "change": "gone", "group": "gmany", "flows": 0} for _ in range(200)]
+    honest = [{"flows": n} for n in range(8)] + [{"change": "changed"}, {"status": "undecided"}, {"change": "gone"}]
+    honest += [{"status": "unknown", "change": "new", "group": "gmany", "flows": flows} for flows in (700, 60)]
+    rows = [*flood, *honest, {"watched": True, "flows": 1}]
+    groups: dict[str, list[str]] = {f"g{n:03}": ["TCP 1"] for n in range(200)} | {"gmany": ["TCP 2"]}
+    page = page_of(census_of(rows), facts(), 40, **groups)
+    data, ids = data_of(page), [f"02:00:00:00:{n >> 8:02x}:{n & 255:02x}" for n in range(len(rows))]
+    assert len(data["device_id"]) == 40
+    kept = [ids.index(name) for name in data["device_id"]]
+    assert kept == sorted(kept)
+    assert set(range(402, 414)) <= set(kept), "the flood does not displace other rows"
+    assert set(data["services"]) == {rows[row]["group"] for row in kept if "group" in rows[row]}
+    assert data["stands_for"][data["device_id"].index(ids[411])] == 2
+    text = text_of(page)
+    assert "This page shows 40 of 414 addresses (census.page_rows)" in text
+    assert "Unknown: 202 in 201 groups" in text, "the count is over all rows"
+    assert "This page shows" not in text_of(page_of(census_of(rows), facts(), 414, **groups))
+    assert len(data_of(page_of(census_of(rows), facts(), 1, **groups))["device_id"]) == 1
+
+
+def test_page__lists_the_commonest_reasons_and_the_sum_of_all_others() -> None:
+    odd = {f"unknown_ether_type_0x{n:04x}": 2 for n in range(500)}
+    text = text_of(page_of(census_of([{}]), facts(packets={"flow": 10, "not_ip": 70, **odd})))
+    assert "in no flow: not ip 70" in text
+    assert "in no flow: 471 further reasons 942" in text
+    assert text.count("unknown ether type") == 29
+    assert "total 1,080" in text
+
+
+def test_page_and_csv__of_an_empty_census_are_whole() -> None:
+    empty = CENSUS.arrow_schema(stored=True).empty_table()
+    assert len(render_groups_csv(empty, groups_of()).splitlines()) == 1
+    assert "No kind was found." in page_of(empty, facts(packets={}))
+    assert len(render_csv(empty).splitlines()) == 1
