@@ -29,7 +29,7 @@ from iotid.dataset.split_protocols import (  # fmt: skip
     CAPTURE_IDENTITY,
     DATASET_SPLITS,
     FLOW_IDENTITY,
-    PROTOCOLS,
+    SPLIT_PROTOCOLS,
     SplitAssignment,
     distinct_units,
     find_cuts,
@@ -147,7 +147,7 @@ class LabelledFlows:
         return cls.of(partition_files(partitions), devices, settings, flow, later)
 
     def with_protocol(self, protocol: str) -> LabelledFlows:
-        """The same flows, to be split by another of `split_protocols.PROTOCOLS`."""
+        """The same flows, to be split by another of `split_protocols.SPLIT_PROTOCOLS`."""
         changed = self.settings.model_dump() | {"protocol": protocol}
         return replace(self, settings=config.Dataset.model_validate(changed))
 
@@ -156,9 +156,9 @@ class LabelledFlows:
         source = Source([], (), self.devices, self.settings, self.flow.max_packets)
         batch = self.flows.combine_chunks().to_batches()[0]
         number_N = np.array([source.labels.index(label) for label in self.labels], np.int32)[self.label]
-        packed = source.packed(batch) if PROTOCOLS[self.settings.protocol].unit == "sequences" else None
+        packed = source.packed(batch) if SPLIT_PROTOCOLS[self.settings.protocol].unit == "sequences" else None
         position_N = source.positions(batch, number_N, packed)
-        if PROTOCOLS[self.settings.protocol].unit == "capture":
+        if SPLIT_PROTOCOLS[self.settings.protocol].unit == "capture":
             pairs, counts = np.unique(np.stack([position_N, self.label]), axis=1, return_counts=True)
             votes = [
                 (at, self.labels[label], flows)

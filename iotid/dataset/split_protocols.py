@@ -1,6 +1,6 @@
-"""Which split a flow belongs to: training, validation or test, by one of the protocols in `PROTOCOLS`.
+"""Which split a flow belongs to: training, validation or test, by one of the protocols in `SPLIT_PROTOCOLS`.
 
-A new protocol: 1. an entry of `PROTOCOLS`: the columns that it reads and how it orders units; 2. its name in
+A new protocol: 1. an entry of `SPLIT_PROTOCOLS`: the columns that it reads and how it orders units; 2. its name in
 `config.Dataset.protocol`; 3. a line below, and tests in tests/dataset/test_split_protocols.py.
 
 All are stratified by label and decided by the flows alone: the same protocol, seed and flows give the same splits,
@@ -56,7 +56,7 @@ CAPTURE_IDENTITY = (*DATE_IDENTITY, "capture_file")
 
 
 @dataclass(frozen=True)
-class Protocol:
+class SplitProtocol:
     """``unit``: what is in one split as a whole; ``columns`` of FLOWS: what a unit's hash is made of."""
 
     unit: Literal["flow", "sequences", "capture"]
@@ -65,11 +65,11 @@ class Protocol:
 
 
 # add yours here
-PROTOCOLS: Mapping[str, Protocol] = {
-    "random_flow": Protocol("flow", FLOW_IDENTITY),
-    "random_unique": Protocol("sequences", ()),
-    "by_capture": Protocol("capture", CAPTURE_IDENTITY),
-    "by_time": Protocol("flow", FLOW_IDENTITY, in_time_order=True),
+SPLIT_PROTOCOLS: Mapping[str, SplitProtocol] = {
+    "random_flow": SplitProtocol("flow", FLOW_IDENTITY),
+    "random_unique": SplitProtocol("sequences", ()),
+    "by_capture": SplitProtocol("capture", CAPTURE_IDENTITY),
+    "by_time": SplitProtocol("flow", FLOW_IDENTITY, in_time_order=True),
 }
 
 _TIME_BITS = 52  # µs since 1970 until the year 2112; later packets count as of that year
@@ -78,7 +78,7 @@ _SAMPLES = 1 << 18  # positions of a label that all summaries together hold
 
 def columns_read(protocol: str) -> tuple[str, ...]:
     """Columns of FLOWS that ``positions`` reads."""
-    return PROTOCOLS[protocol].columns
+    return SPLIT_PROTOCOLS[protocol].columns
 
 
 def positions(
@@ -88,7 +88,7 @@ def positions(
 
     ``label_hash_N``, ``packed``: of the flows' labels, and their sequences.
     """
-    protocol = PROTOCOLS[settings.protocol]
+    protocol = SPLIT_PROTOCOLS[settings.protocol]
     if protocol.unit == "sequences":
         return _positive(mix([label_hash_N, hash_rows([packed])], settings.seed))
     hash_N = hash_rows([flows.column(name) for name in protocol.columns], settings.seed)

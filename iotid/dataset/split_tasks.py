@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from iotid.dataset.label_flows import DEVICE, HOST, LABELLED, Source, busiest
 from iotid.dataset.side_outputs import CANDIDATES, OUTCOMES, SUMMARIES, VOTES, table_schema
-from iotid.dataset.split_protocols import PROTOCOLS, AmbiguousCut, columns_read, distinct_units, summarise
+from iotid.dataset.split_protocols import SPLIT_PROTOCOLS, AmbiguousCut, columns_read, distinct_units, summarise
 from iotid.spark.shuffle import (
     NO_BUCKET,
     Buckets,
@@ -34,7 +34,7 @@ _HELD_ROWS = 1 << 18  # flows that a task reads before it sends their units
 def scan(tasks: Iterable[pa.RecordBatch], source: Source, buckets: Buckets) -> Iterator[pa.RecordBatch]:
     """BLOCKS of the units of each label, or the votes on captures, and what became of every flow."""
     protocol = source.settings.protocol
-    unit = PROTOCOLS[protocol].unit
+    unit = SPLIT_PROTOCOLS[protocol].unit
     columns = [*columns_read(protocol), *(source.sequence_columns if unit == "sequences" else [])]
     for number in read_task_ids(tasks):
         outcomes: Counter[tuple[str, str]] = Counter()

@@ -33,7 +33,7 @@ from iotid.dataset.set_tasks import sets_of
 from iotid.dataset.side_outputs import SideOutputs
 from iotid.dataset.split_protocols import (
     DATASET_SPLITS,
-    PROTOCOLS,
+    SPLIT_PROTOCOLS,
     SplitAssignment,
     find_cuts,
     resolve_cuts,
@@ -169,7 +169,7 @@ class _FirstPass:
     def assign_splits(self, accounting: FlowAccounting) -> SplitAssignment:
         """The splits of the labels that are kept; labels without a capture in training are dropped."""
         settings, devices = self._source.settings, self._source.devices
-        if PROTOCOLS[settings.protocol].unit == "capture":
+        if SPLIT_PROTOCOLS[settings.protocol].unit == "capture":
             votes = [vote for vote in self.outputs.votes if vote[1] in accounting.labelled]
             assignment = split_captures(votes, settings)
             for label in sorted(set(accounting.labelled) - assignment.in_training(votes)):

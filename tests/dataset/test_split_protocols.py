@@ -30,7 +30,7 @@ from iotid.dataset.split_protocols import (
     summarise,
 )
 
-PROTOCOLS = ("random_flow", "random_unique", "by_capture", "by_time")
+SPLIT_PROTOCOLS = ("random_flow", "random_unique", "by_capture", "by_time")
 LABELS = ("few", "many", "mixed", "one", "pair")
 
 
@@ -137,7 +137,7 @@ def _assigned(protocol: str, flow_table: Callable[..., pa.Table], *, shuffled: b
     ]
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", SPLIT_PROTOCOLS)
 def test_parts__order_and_spread_of_the_rows_change_nothing(protocol: str, flow_table: Any) -> None:
     one, other = (sorted(_assigned(protocol, flow_table, shuffled=shuffled), key=str) for shuffled in (False, True))
     assert one == other
