@@ -248,7 +248,7 @@ def test_history__that_is_none_is_one_line(content: bytes, tmp_path: Path) -> No
 def test_marker__of_an_object_store_that_names_no_version_is_one_line(
     content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("iotid.storage.is_object_store", lambda _: True)  # on this machine's own filesystem
+    monkeypatch.setattr("iotid.partitions.is_object_store", lambda _: True)  # on this machine's own filesystem
     store = Store(str(tmp_path))
     with store.write("census", NIGHT) as staged:
         staged.write_text("a.txt", "x")

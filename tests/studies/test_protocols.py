@@ -110,7 +110,7 @@ def test_run__a_datasets_protocol_is_tested_on_its_test_part(tmp_path: Path, pro
     settings = _settings()
     flows = _flows(settings)
     protocol_scores = Study(settings, tmp_path).run(flows, protocol).scores
-    sizes = np.bincount(flows.under(protocol).parts(), minlength=3).tolist()
+    sizes = np.bincount(flows.with_protocol(protocol).assign_splits(), minlength=3).tolist()
     assert protocol_scores["flows"] == dict(zip(DATASET_SPLITS, sizes, strict=True))
 
 
@@ -118,7 +118,7 @@ def test_run__scores_are_those_of_the_baselines_answers(tmp_path: Path) -> None:
     settings = _settings("evaluation.baselines=[majority_sequence]")
     flows = _flows(settings)
     protocol_scores = Study(settings, tmp_path).run(flows, "by_capture").scores
-    encoding, parts = flows.dataset(flows.under("by_capture").parts())
+    encoding, parts = flows.dataset(flows.with_protocol("by_capture").assign_splits())
     name = baselines.create("majority_sequence", encoding, 1).fit(parts["train"].rows, 3)
     test = parts["test"]
     named = name.probabilities(test.rows.sequences).argmax(axis=1)[test.row_of_flow]
