@@ -10,14 +10,14 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 ORDER = [
-    "messages", "errors", "inputs", "yaml12", "config", "private", "schemas", "arrow", "storage", "spark", "capture",
-    "flows", "labels", "dataset", "model", "baselines", "tracking", "training", "evaluation", "promotion", "census",
+    "messages", "errors", "inputs", "yaml12", "config", "private", "schemas", "arrow", "storage", "partitions", "spark", "capture",
+    "flows", "labels", "dataset", "model", "baselines", "tracking", "evaluation", "training", "promotion", "census",
     "simulate", "studies", "cli", "jobs",
 ]  # fmt: skip
 
 HOMES = {
     "petastorm": {"iotid/dataset/petastorm_compat.py"},
-    "mlflow": {"iotid/tracking/registry.py", "iotid/tracking/serving.py"},
+    "mlflow": {"iotid/tracking/bundles.py", "iotid/tracking/client.py", "iotid/tracking/serving.py"},
     "scapy": {"iotid/simulate/captures.py", "iotid/simulate/frames.py"},
 }
 

@@ -32,7 +32,7 @@ from iotid.partitions import Partition, PartitionKey, Staged, Store
 from iotid.schemas import CENSUS, GROUPS
 from iotid.schemas.metadata import remedy
 from iotid.storage import as_schema, read_table, reading
-from iotid.tracking.registry import CHALLENGER, CHAMPION, Registry
+from iotid.tracking.versions import CHALLENGER, CHAMPION, ModelVersion, Registry
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -147,7 +147,7 @@ def take_census(
     return store.open("census", keys)
 
 
-def champion_of(registry: Registry) -> int:
+def champion_of(registry: Registry) -> ModelVersion:
     """The version that names devices.
 
     Raises:
@@ -157,15 +157,15 @@ def champion_of(registry: Registry) -> int:
         return registry.version_of(CHAMPION)
     except NoModelError:
         challenger = registry.find_version(CHALLENGER)
-        told = registry.tags(challenger) if challenger is not None else {}
-        sentences = re.split(r"(?=\b(?:Passed|Refused): )", told.get("decision", ""))
+        tags = challenger.tags if challenger is not None else {}
+        sentences = re.split(r"(?=\b(?:Passed|Refused): )", tags.get("decision", ""))
         refused = " ".join(each.strip() for each in sentences if each.startswith("Refused"))
-        if not refused:
+        if not refused or challenger is None:
             raise
         raise NoModelError(
-            f"census: no model serves yet, because promotion refused version {challenger}. {refused} Learn from more "
-            "captures, or change the rule named in brackets (conf/promotion.yaml); then iotid promote --dataset "
-            f"{told.get('decided_on', 'NAME')}, and the census again"
+            f"census: no model serves yet, because promotion refused version {challenger.number}. {refused} Learn from "
+            "more captures, or change the rule named in brackets (conf/promotion.yaml); then iotid promote --dataset "
+            f"{tags.get('decided_on', 'NAME')}, and the census again"
         ) from None
 
 

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, requires
@@ -22,9 +22,10 @@ import click
 from click.shell_completion import CompletionItem
 
 from iotid import errors, messages
-from iotid.config import load_settings
-from iotid.errors import IotidError
+from iotid.config import Settings, load_settings
+from iotid.errors import InputError, IotidError
 from iotid.messages import NO_CREDENTIALS, holds_credentials, one_line, redacted_location
+from iotid.partitions import Partition, PartitionKey, Store
 from iotid.spark.worker_errors import raised_in_worker
 from iotid.storage import local_path, text_of
 
@@ -32,6 +33,7 @@ _REFUSALS = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP,
     errno.ENAMETOOLONG, errno.EIO,
 )  # fmt: skip
+Names = tuple[str, ...]
 _WORKER_LACKS = re.compile(r"^ModuleNotFoundError: No module named '([\w.]+)'$", re.MULTILINE)
 
 
@@ -57,7 +59,12 @@ def _on_one_line() -> Iterator[None]:
 
 
 class Step(Edge):
-    """A command that reports iotid's errors in one line and exits with their code, also those raised in a worker."""
+    """A command that reports iotid's errors in one line and exits with their code, also those raised in a worker.
+
+    ``function``: what it does, with ``settings`` and the values of its options as arguments.
+    """
+
+    function: Callable[..., None]
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -82,7 +89,7 @@ def step(name: str, config: Sequence[str] = ()) -> Callable[[Callable[..., Any]]
         @functools.wraps(function)
         def with_settings(config_files: tuple[str, ...], overrides: tuple[str, ...], **rest: Any) -> Any:
             if rest.pop("strict", False):
-                overrides = (*overrides, *STRICTLY)
+                overrides = (*overrides, *STRICT)
             settings = load_settings(config_files, overrides)
             umask = os.umask(int(settings.storage.umask, 8))
             try:
@@ -93,7 +100,9 @@ def step(name: str, config: Sequence[str] = ()) -> Callable[[Callable[..., Any]]
         described: Callable[..., Any] = with_settings
         for option in (_SET, _config_option(config)):
             described = option(described)
-        return click.command(name, cls=Step, context_settings={"max_content_width": 100})(described)
+        declared = click.command(name, cls=Step, context_settings={"max_content_width": 100})(described)
+        declared.function = function
+        return declared
 
     return declare
 
@@ -113,17 +122,25 @@ def say(*lines: str) -> None:
         click.echo(one_line(line))
 
 
-def captures_text(splits: Mapping[str, Any]) -> str:
-    """What the metadata of a night's splits says of its captures."""
-    text = f"{splits['files'] - splits['files_unplanned']:,} captures, {splits['bytes']:,} bytes"
-    notes = {
-        "more in quarantine, not read": len(splits["unreadable"]),
-        "further names of the same captures": splits["files_same"],
-        "that begin with the packet of another, counted twice": splits["files_alike"],
-        "other files ignored": splits["files_ignored"],
-    }
-    counted = [f"{count:,} {what}" for what, count in notes.items() if count]
-    return text + f" ({', '.join(counted)})" * bool(counted)
+def settings_over(files: Sequence[str], overrides: Sequence[str]) -> Settings:
+    """The settings of the command that is running, with its ``--config`` and ``--set`` laid over these."""
+    given = click.get_current_context().params
+    strict = STRICT * given.get("strict", False)
+    return load_settings([*files, *given["config_files"]], [*overrides, *given["overrides"], *strict])
+
+
+def open_flows(store: Store, sites: Names, capture_dates: Names, *, skip_absent: bool = False) -> list[Partition]:
+    """The partitions of ``flows`` of all sites and dates; ``skip_absent``: of those that there are.
+
+    Raises:
+        PartitionError: one is absent.
+        InputError: all are.
+    """
+    asked = [PartitionKey.of_date(site, capture_date) for site in sites for capture_date in capture_dates]
+    found = [store.open("flows", key) for key in asked if not skip_absent or store.exists("flows", key)]
+    if not found:
+        raise InputError(f"--date: none of {len(asked)} partitions of flows is in {store.root}; assemble some first")
+    return found
 
 
 class _Date(click.ParamType):
@@ -170,14 +187,14 @@ class _Location(click.ParamType):
 
 
 def _each_once(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
-    """A night that is named twice is one: its flows would count twice."""
+    """A site or date that is given twice counts once; its flows would count twice."""
     return tuple(dict.fromkeys(values))
 
 
 DATE = _Date()
 NAME = _Name()
 LOCATION = _Location()
-STRICTLY = ("capture.strict=true",)  # what --strict sets
+STRICT = ("capture.strict=true",)  # what --strict sets
 
 
 def _config_option(default: Sequence[str]) -> Callable[[Any], Any]:
@@ -205,7 +222,7 @@ site = click.option("--site", required=True, type=NAME, help="Site that the capt
 sites = click.option(
     "--site", "sites", required=True, multiple=True, type=NAME, callback=_each_once, help="Site to read. Repeatable."
 )
-date = click.option("--date", "capture_date", required=True, type=DATE, help="Night that the captures belong to.")
+date = click.option("--date", "capture_date", required=True, type=DATE, help="Date that the captures belong to.")
 dates = click.option(
     "--date",
     "capture_dates",
@@ -213,10 +230,12 @@ dates = click.option(
     multiple=True,
     type=DATE,
     callback=_each_once,
-    help="Night to read. Repeatable.",
+    help="Capture date to read. Repeatable.",
 )
 skip_absent = click.option(
-    "--skip-absent", is_flag=True, help="Leave out nights that have no flows, instead of stopping at the first."
+    "--skip-absent",
+    is_flag=True,
+    help="Leave out sites and dates that have no flows, instead of stopping at the first.",
 )
 captures = click.option(
     "--captures",
@@ -234,9 +253,9 @@ labels = click.option(
     "Repeatable: several lists are one.",
 )
 dataset = click.option("--dataset", required=True, type=NAME, help="Name of the dataset.")
-result = click.option("--name", required=True, type=NAME, help="Name under which the result is kept.")
+result = click.option("--name", required=True, type=NAME, help="Name under which the result is stored.")
 baselines = click.option(
-    "--baselines", metavar="NAME,NAME…", help="Rivals to score beside it, instead of those of evaluation.baselines."
+    "--baselines", metavar="NAME,NAME…", help="Baselines to score, instead of those of evaluation.baselines."
 )
 strict = click.option(
     "--strict",

@@ -35,7 +35,7 @@ from iotid.model import Predictor
 from iotid.partitions import Partition, PartitionKey, Store
 from iotid.schemas import FLOWS
 from iotid.simulate.captures import write_demo
-from iotid.tracking.registry import Registry
+from iotid.tracking import Registry
 
 _LEARNED, _LARGE = PartitionKey.of_date("bench", "2026-01-01"), PartitionKey.of_date("large", "2026-01-02")
 _BATCH = 256

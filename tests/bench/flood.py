@@ -45,7 +45,7 @@ from iotid.partitions import Partition, PartitionKey, Store
 from iotid.schemas import FLOWS
 from iotid.simulate.captures import write_demo
 from iotid.spark.shuffle import Buckets
-from iotid.tracking.registry import Registry
+from iotid.tracking import Registry
 
 sys.path.insert(0, str(Path(__file__).parent))
 from census import _SETTINGS, _renamed, flows_of_listed, learn

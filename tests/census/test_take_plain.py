@@ -26,6 +26,7 @@ from iotid.errors import AccountingError, DataError, NoModelError, PartitionErro
 from iotid.model.device import Answer
 from iotid.partitions import Partition, PartitionKey, Store
 from iotid.schemas import CENSUS, FLOWS, GROUPS, LEFT_OUT
+from iotid.tracking import ModelVersion
 
 A, B, C, D = (f"02:00:00:00:00:{last}" for last in ("0a", "0b", "0c", "0d"))
 COLUMNS = [name for name in CENSUS.arrow_schema(stored=True).names if name not in ("watched", *COMPARED)]
@@ -357,9 +358,8 @@ def _registry(**told: Any) -> Any:
     def version_of(alias: str) -> int:
         raise NoModelError("no version is champion; run iotid promote first")
 
-    return SimpleNamespace(
-        version_of=version_of, find_version=lambda alias: 3 if told else None, tags=lambda version: told
-    )
+    challenger = ModelVersion(3, "run", "2026-01-31", told) if told else None
+    return SimpleNamespace(version_of=version_of, find_version=lambda alias: challenger)
 
 
 def test_champion_of__says_that_promotion_refused_and_why() -> None:

@@ -155,7 +155,8 @@ def test_reproduce__counts_every_reading_as_packets_do_trains_and_does_nothing_t
     def never(*_: Any) -> None:
         raise AssertionError("all of it was there")
 
-    monkeypatch.setattr(reproduce, "run_steps", never)
+    for step in ("write_splits", "write_flows", "write_dataset", "train", "evaluate_challenger"):
+        monkeypatch.setattr(f"iotid.studies.reproduce.{step}", never)
     again = _reproduce("tmc18", captures, tmp_path / "root")
     assert again == told
     with pytest.raises(AssertionError, match="all of it was there"):

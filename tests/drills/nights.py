@@ -264,17 +264,17 @@ def _same_again(nights: Nights, day: str) -> list[str]:
 
 
 def tracking_away(nights: Nights, day: str) -> list[str]:
-    from iotid.tracking import registry
+    from iotid.tracking import client
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    patience, registry._PATIENCE_S = registry._PATIENCE_S, 0.2
+    retry_s, client.RETRY_S = client.RETRY_S, 0.2
     try:
         wrong = nights.goes_on("split_pcaps", day) + nights.goes_on("assemble_flows", day)
         return wrong + nights.stopped("take_census", day, 2, "does not answer", f"tracking.uri=http://127.0.0.1:{port}")
     finally:
-        registry._PATIENCE_S = patience
+        client.RETRY_S = retry_s
 
 
 def killed(nights: Nights, day: str) -> list[str]:
@@ -319,7 +319,7 @@ def _odd(capture: bytes) -> bytes:
 def _learn(folder: Path, seed: int) -> str:
     """A champion, learned from the first night; the address of its registry."""
     from iotid.config import load_settings
-    from iotid.tracking.registry import Registry
+    from iotid.tracking import Registry
 
     nights = Nights(folder, folder / "learned", seed)
     nights.mend(nights.day(0))

@@ -1,7 +1,7 @@
 """What goes wrong of a night: nothing is lost, nothing doubled, one line says so, and the next run heals.
 
 Others stand where what they hurt is tested: killed processes in test_kill.py, a full disk in test_full_disk.py, ranks
-in tests/training/test_launch.py, tracking servers in tests/tracking/test_registry.py and tests/promotion/test_promote.py.
+in tests/training/test_launch.py, tracking servers in tests/tracking.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import pytest
 
 from iotid.config import load_settings
 from iotid.evaluation.ablation import hide
-from iotid.evaluation.evaluate import score
+from iotid.evaluation.scoring import score
 
 
 def test_hide__exchanges_one_characteristic_between_flows_of_as_many_packets() -> None:

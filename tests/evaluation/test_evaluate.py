@@ -16,7 +16,7 @@ from iotid.config import Evaluation, load_settings
 from iotid.dataset import EncodedFlows, Vocabulary
 from iotid.errors import DataError, SettingError
 from iotid.evaluation import system_report
-from iotid.evaluation.evaluate import census_nights, score
+from iotid.evaluation.scoring import census_flows, score
 from iotid.model import AdaptiveEnsemble, Predictor, save_bundle
 from iotid.partitions import Partition, PartitionKey, Store
 from iotid.promotion import decide
@@ -161,9 +161,9 @@ def test_score__models_tell_by_how_much_they_lead_each_other_and_what_they_read(
     assert (baseline["lead"], baseline["reads"]) == ({}, None)
 
 
-def test_census_nights__are_the_latest_of_each_site_that_a_census_was_taken_of(tmp_path: Path) -> None:
+def test_census_flows__are_the_latest_of_each_site_that_a_census_was_taken_of(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
-    assert census_nights(store) == []
+    assert census_flows(store) == []
     for table, site, date in (
         ("census", "home", "2026-01-10"),
         ("flows", "home", "2026-01-10"),
@@ -173,7 +173,7 @@ def test_census_nights__are_the_latest_of_each_site_that_a_census_was_taken_of(t
     ):
         with store.write(table, PartitionKey.of_date(site, date)):
             pass
-    assert [night.key for night in census_nights(store)] == [PartitionKey.of_date("home", "2026-01-11")]
+    assert [night.key for night in census_flows(store)] == [PartitionKey.of_date("home", "2026-01-11")]
 
 
 def test_score__class_without_test_flows_is_null_and_left_out_of_the_macro(small: Any, oracle: Any) -> None:

@@ -13,9 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from iotid.config import load_settings
-from iotid.evaluation import write_report
-from iotid.evaluation.evaluate import score
-from iotid.evaluation.report import flat, verdicts
+from iotid.evaluation.report import flat, verdicts, write_report
+from iotid.evaluation.scoring import score
 
 _SETTINGS = load_settings(overrides=["evaluation.baselines=[majority_sequence]", "evaluation.bootstrap=20"]).evaluation
 _HOSTILE = "</title><script>alert('x')</script><img src=x onerror=alert(1)>\" & \u202e名"

@@ -41,7 +41,7 @@ def evaluate(
 
     A model of another dataset is scored through its own vocabularies; the classes that only it knows are labels of the
     report without test flows, so that answering one is wrong. ``nights``: flows that the model which serves has to read
-    (``census_nights``).
+    (``census_flows``).
 
     Raises:
         SettingError: a baseline is unknown or has the name of a model.
@@ -61,7 +61,7 @@ def evaluate(
     return score(identity, read_encoding(dataset.uri), train, test, models, settings, nights)
 
 
-def census_nights(store: Store) -> list[Partition]:
+def census_flows(store: Store) -> list[Partition]:
     """The latest night of ``flows`` of each site that a census was taken of: as it is assembled, the next will be."""
     sites = {key.site for key in store.partitions("census")}
     latest = {key.site: key for key in store.partitions("flows") if key.site in sites}  # sorted by date
