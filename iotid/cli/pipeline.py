@@ -53,7 +53,7 @@ def run_pipeline(
     started = time.monotonic()
     # a watched device would stop the run before the censuses after it
     run_steps(
-        calls(inputs, learn_from, labels, dataset),
+        list(calls(inputs, learn_from, labels, dataset)),
         settings.model_copy(update={"watchlist": changed(settings.watchlist, fail=False)}),
     )
     command.say(*_summary(settings, inputs, dataset, time.monotonic() - started))
@@ -82,12 +82,11 @@ def calls(
     yield from (("take-census", each.key) for each in inputs)
 
 
-def run_steps(steps: Iterator[Call], settings: Settings) -> None:
+def run_steps(steps: Sequence[Call], settings: Settings) -> None:
     """Run the steps one after the other, each after a line that shows it as a command."""
-    every = list(steps)
-    for number, (name, options) in enumerate(every, start=1):
+    for number, (name, options) in enumerate(steps, start=1):
         step = importlib.import_module(f"iotid.cli.{name.replace('-', '_')}").main
-        line = f"[{number}/{len(every)}] iotid {name} {_command_line(step, options)}"
+        line = f"[{number}/{len(steps)}] iotid {name} {_command_line(step, options)}"
         click.secho(one_line(line), bold=True, err=True)
         step.function(settings, **options)
 

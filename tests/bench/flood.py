@@ -39,7 +39,7 @@ import pyarrow.parquet as pq
 
 from iotid import messages
 from iotid.cli import command
-from iotid.cli.run import settings_of
+from iotid.config import load_settings
 from iotid.dataset.hashes import mix
 from iotid.partitions import Partition, PartitionKey, Store
 from iotid.schemas import FLOWS
@@ -337,7 +337,7 @@ def main() -> None:
             layers += [part for text in (*_SMALL, *given.overrides) for part in ("--set", text)]
             if not given.model:
                 write_demo(made)
-            if Registry(settings_of(layers).tracking, root).find_version("champion") is None:
+            if Registry(load_settings(overrides=layers[1::2]).tracking, root).find_version("champion") is None:
                 learn(root, str(made / "captures"), labels, layers)
             measured["census"] = {"macs": given.macs, **measure_census(root, labels, given.macs, given.nights, layers)}
     command.say(json.dumps(measured))

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
 from iotid import messages
-from iotid.cli import command
-from iotid.cli.run import run_steps, settings_of
+from iotid.cli import command, steps
 from iotid.partitions import PartitionKey, Store
 from iotid.studies.compare import flat
 from iotid.studies.households.compare import ALL
@@ -41,8 +41,8 @@ def main() -> None:
     layers = [*(_SMALL if given.quick else ()), "--set", f"storage.root={given.root}", "--set", "flow.join_files=false"]
     layers += [part for text in given.overrides for part in ("--set", text)]
     for name, night, own in (("aalto", _AALTO, ()), ("lsif", _LSIF, _LSIF_SETTINGS)):
-        steps = [["split-pcaps", "--captures", f"{given.captures}/{name}", *night], ["assemble-flows", *night]]
-        run_steps(steps, [*layers, *own])
+        for step in (["split-pcaps", "--captures", f"{given.captures}/{name}"], ["assemble-flows"]):
+            steps.main([*step, *night, *layers, *own], standalone_mode=False)
     protocols = ["random_unique", "capture_folds"]
     if not given.quick:
         protocols += ["random_flow", "by_capture", "by_time"]
@@ -56,10 +56,10 @@ def main() -> None:
         ),
     }
     told: dict[str, dict[str, Any]] = {}
-    store = Store(settings_of(layers).storage.root)
+    store = Store(str(Path(given.root).absolute()))
     for name, (arguments, asked, own) in comparisons.items():
         asking = ["--set", f"evaluation.protocols=[{','.join(asked)}]"]
-        run_steps([["compare", *arguments, "--name", name]], [*layers, *own, *asking])
+        steps.main(["compare", *arguments, "--name", name, *layers, *own, *asking], standalone_mode=False)
         outcomes = store.read_json(store.open("comparisons", PartitionKey.named(name)), "comparison.json")
         told[name] = {outcome["protocol"]: _numbers(outcome["systems"]) for outcome in outcomes}
         told[name] |= {"households": _of_households(store, name)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ def test_run_pipeline__reports_a_watched_device_after_the_last_census(
 ) -> None:
     printed: list[Any] = []
 
-    def run_steps(steps: Iterator[pipeline.Call], settings: Settings) -> None:
+    def run_steps(steps: Sequence[pipeline.Call], settings: Settings) -> None:
         printed.append([name for name, _ in steps])
         assert not settings.watchlist.fail
         store = Store(str(tmp_path))
@@ -58,7 +58,7 @@ def test_run_steps__calls_each_step_after_a_line_that_shows_it_as_a_command(
         monkeypatch.setattr(step, "function", lambda settings, **options: called.append(options))
     calls = pipeline.calls(INPUTS[1:], INPUTS, ["a.yaml"], "d")
     steps = [call for call in calls if call[0] in ("split-pcaps", "write-dataset")]
-    pipeline.run_steps(iter(steps), load_settings())
+    pipeline.run_steps(steps, load_settings())
     assert called == [dict(options) for _, options in steps]
     dates = "--date 2026-01-10 --date 2026-01-11"
     assert capsys.readouterr().err.splitlines() == [

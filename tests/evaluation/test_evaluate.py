@@ -225,7 +225,7 @@ def test_score__takes_a_stored_model(small: Any, settings: Any, tmp_path: Path) 
 
     torch.manual_seed(1)
     sizes = {name: vocabulary.size for name, vocabulary in small.encoding.vocabularies.items()}
-    model = settings.model.model_copy(update={"memory": False})
+    model = settings.model.model_copy(update={"sequence_counts": False})
     ensemble = AdaptiveEnsemble(model, sizes, len(small.encoding.labels))
     save_bundle(tmp_path, ensemble.state_dict(), model, small.encoding)
     predictor = Predictor.load(tmp_path)
