@@ -65,6 +65,11 @@ def metrics(confusion_XCC: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
     }
 
 
+def macro_f1(confusion_CC: NDArray[Any]) -> float:
+    """Mean F1 of the classes that have flows."""
+    return float(metrics(confusion_CC)["macro_f1"])
+
+
 def merge(confusion_CC: NDArray[np.int64], names: Sequence[str]) -> tuple[NDArray[np.int64], list[str]]:
     """The matrix (G, G) in which classes of one name are one class, and the G distinct names, in their order."""
     merged, which_C = np.unique(np.array(names), return_inverse=True)

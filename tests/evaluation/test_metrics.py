@@ -192,3 +192,11 @@ def test_merge__adds_the_cells_of_classes_with_one_name() -> None:
     merged, names = metrics.merge(confusion, ["plug", "cam", "plug"])
     assert names == ["cam", "plug"]
     assert merged.tolist() == [[7, 3], [2, 5 + 2 + 1 + 9]]
+
+
+def test_macro_f1__equals_scikit_learn_over_the_classes_that_have_flows() -> None:
+    random = np.random.default_rng(0)
+    true, named = random.choice([0, 1, 3], 200), random.integers(0, 4, 200)
+    confusion_CC = np.zeros((5, 5))
+    np.add.at(confusion_CC, (true, named), 1)
+    assert metrics.macro_f1(confusion_CC) == pytest.approx(oracle.f1_score(true, named, labels=[0, 1, 3], average="macro"))

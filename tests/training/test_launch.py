@@ -207,5 +207,5 @@ def _failed(rank: int, kind: type[Exception], text: str, *, lost: bool = False) 
     ],
 )
 def test_told_by_rank__is_the_cause_and_not_what_followed_from_it(output: str, kind: str, message: str) -> None:
-    told: IotidError = launch._told_by_rank(output)
+    told: IotidError = launch._error_of_rank(output)
     assert (type(told).__name__, str(told)) == (kind, message)
