@@ -11,12 +11,11 @@ from iotid.partitions import Partition
 def of_splits(splits: Partition) -> Iterator[str]:
     for reason in splits.metadata["unreadable"].values():
         yield f"quarantine: {reason}"
-    yield f"splits: {of_captures(splits)}, {splits.metadata['rows']:,} splits -> {splits.uri}"
+    yield f"splits: {of_captures(splits.metadata)}, {splits.metadata['rows']:,} splits -> {splits.uri}"
 
 
-def of_captures(splits: Partition) -> str:
-    """How many captures were planned, and what became of the other files."""
-    metadata = splits.metadata
+def of_captures(metadata: Mapping[str, Any]) -> str:
+    """How many captures were planned, and what became of the other files; ``metadata``: of splits."""
     text = f"{metadata['files'] - metadata['files_unplanned']:,} captures, {metadata['bytes']:,} bytes"
     notes = {
         "more in quarantine, not read": len(metadata["unreadable"]),

@@ -110,7 +110,7 @@ def _summary(settings: Settings, inputs: Sequence[SiteCaptures], dataset: str, s
         flows = store.open("flows", each.key)
         packets, left_out = sum(flows.metadata["packets"].values()), lines.packets_left_out(flows)
         yield (
-            f"  {each.site} {each.capture_date}: {lines.of_captures(store.open('splits', each.key))}, "
+            f"  {each.site} {each.capture_date}: {lines.of_captures(store.open('splits', each.key).metadata)}, "
             f"{packets:,} packets -> {flows.metadata['rows']:,} flows ({left_out or 'nothing'} left out)"
         )
         if flows.metadata["overlapping"]:

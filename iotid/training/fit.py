@@ -189,7 +189,11 @@ class _Run:
             self._optimiser.step()
             state.loss_sum += loss * weight
             state.batch = number
-            if ranks.is_rank_zero and number < len(batches) and time.monotonic() - saved >= 60 * settings.checkpoint_minutes:
+            if (
+                ranks.is_rank_zero
+                and number < len(batches)
+                and time.monotonic() - saved >= 60 * settings.checkpoint_minutes
+            ):
                 save()
                 saved = time.monotonic()
             if ranks.is_rank_zero and time.monotonic() - last_log > _LOG_S:

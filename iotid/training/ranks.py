@@ -50,7 +50,7 @@ class Ranks:
         return data.cpu().numpy().tobytes()
 
     def agree(self, fingerprint: str) -> None:
-        """Raise a TrainingError on every rank unless all hold the same rows, in the same order, and the same settings."""
+        """Raise a TrainingError on every rank unless all hold the same rows, in the same order, and settings."""
         own = fingerprint.encode()
         differ = self.total(torch.tensor([float(self.from_rank_zero(own) != own)]))
         if differ.item():

@@ -61,4 +61,4 @@ def test_ceiling__is_not_passed_by_a_table_made_of_the_test_part_itself() -> Non
 
 
 def test_floor__is_the_share_of_the_commonest_class() -> None:
-    assert leakage.floor(_TEST) == pytest.approx(7 / 10)
+    assert leakage.majority_baseline(_TEST) == pytest.approx(7 / 10)

@@ -108,7 +108,7 @@ def test_load__any_tensor_damaged_is_left_aside(
         assert name in caplog.text
 
 
-def test_load__any_field_damaged_is_left_aside(kept: tuple[Path, str, Any], goes_on: _Load) -> None:
+def test_load__any_field_damaged_starts_anew(kept: tuple[Path, str, Any], goes_on: _Load) -> None:
     stored = json.loads((kept[0] / "checkpoint.json").read_text())
     assert goes_on(description=stored)
     for name, value in stored.items():
