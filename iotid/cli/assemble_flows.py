@@ -1,13 +1,13 @@
 """Step 2: decode the splits of a capture date and assemble their packets into flows."""
 
-from iotid.cli import command
+from iotid.cli import command, options
 from iotid.config import Settings
 
 
 @command.step("assemble-flows")
-@command.site
-@command.date
-@command.strict
+@options.site
+@options.date
+@options.strict
 def main(settings: Settings, site: str, capture_date: str) -> None:
     """Decode the splits of one site and date and assemble their packets into bidirectional flows.
 

@@ -2,16 +2,16 @@
 
 from functools import partial
 
-from iotid.cli import command
-from iotid.cli.command import Names
+from iotid.cli import command, options
+from iotid.cli.options import Names
 from iotid.config import Settings
 
 
 @command.step("compare")
-@command.sites
-@command.dates
-@command.labels
-@command.result
+@options.sites
+@options.dates
+@options.labels
+@options.result
 def main(settings: Settings, sites: Names, capture_dates: Names, labels: Names, name: str) -> None:
     """Compare the ensemble with its baselines on the same flows under every protocol of `evaluation.protocols`.
 

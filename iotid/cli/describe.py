@@ -1,15 +1,15 @@
 """Beside the steps: what each label's traffic looks like, as figures."""
 
-from iotid.cli import command
-from iotid.cli.command import Names
+from iotid.cli import command, options
+from iotid.cli.options import Names
 from iotid.config import Settings
 
 
 @command.step("describe")
-@command.sites
-@command.dates
-@command.labels
-@command.result
+@options.sites
+@options.dates
+@options.labels
+@options.result
 def main(settings: Settings, sites: Names, capture_dates: Names, labels: Names, name: str) -> None:
     """Draw what distinguishes the devices: mean and entropy of each flow's lengths and windows, by label.
 

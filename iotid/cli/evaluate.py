@@ -1,12 +1,12 @@
 """Step 5: score the challenger, the champion and the baselines on a dataset's test part."""
 
-from iotid.cli import command
+from iotid.cli import command, options
 from iotid.config import Settings, changed
 
 
 @command.step("evaluate")
-@command.dataset
-@command.baselines
+@options.dataset
+@options.baselines
 def main(settings: Settings, dataset: str, baselines: str | None = None) -> None:
     """Score the challenger, the champion and the baselines on a dataset's test part.
 

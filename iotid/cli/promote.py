@@ -1,11 +1,11 @@
 """Step 6: a written policy compares challenger and champion; the registry's alias moves, or does not."""
 
-from iotid.cli import command
+from iotid.cli import command, options
 from iotid.config import Settings
 
 
 @command.step("promote")
-@command.dataset
+@options.dataset
 def main(settings: Settings, dataset: str) -> None:
     """Make the challenger the champion if conf/promotion.yaml allows it, and print the reasons.
 

@@ -2,7 +2,7 @@
 
 import click
 
-from iotid.cli import command
+from iotid.cli import command, options
 from iotid.config import Settings
 
 
@@ -13,7 +13,7 @@ from iotid.config import Settings
     type=click.Choice(("tmc18", "sosr19", "iot23", "cic_iot_2022")),  # paper.DATASETS, without loading NumPy for --help
     help="Which of the paper's datasets the captures are.",
 )
-@command.captures
+@options.captures
 @click.option("--counts-only", is_flag=True, help="Compare the counts of flows, and train nothing.")
 def main(settings: Settings, dataset: str, captures: str, counts_only: bool) -> None:
     """Repeat the paper's experiment on one of its datasets, and put the numbers beside the paper's.

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import click
 
-from iotid.cli import command
+from iotid.cli import command, options
 from iotid.config import Settings
 
 
 @command.step("run")
-@command.captures
-@command.labels
-@click.option("--site", type=command.NAME, default="local", show_default=True, help="Site that the captures come from.")
-@click.option("--date", "capture_date", type=command.DATE, help="Date; default: the day (UTC) of the first packet.")
-@command.strict
+@options.captures
+@options.labels
+@click.option("--site", type=options.NAME, default="local", show_default=True, help="Site that the captures come from.")
+@click.option("--date", "capture_date", type=options.DATE, help="Date; default: the day (UTC) of the first packet.")
+@options.strict
 def main(settings: Settings, captures: str, labels: tuple[str, ...], site: str, capture_date: str | None) -> None:
     """Run all steps on a folder of captures: splits, flows, dataset, training, report, promotion, census."""
     from iotid.capture import first_day

@@ -1,13 +1,13 @@
 """Step 1: plan splits of a capture date's captures, which workers read in parallel."""
 
-from iotid.cli import command
+from iotid.cli import command, options
 from iotid.config import Settings
 
 
 @command.step("split-pcaps")
-@command.captures
-@command.site
-@command.date
+@options.captures
+@options.site
+@options.date
 def main(settings: Settings, captures: str, site: str, capture_date: str) -> None:
     """Cut the captures of one site and date into splits that start and end on record boundaries and tile each file.
 

@@ -1,12 +1,12 @@
 """Step 7: a capture date's flows and the champion make one row per device."""
 
-from iotid.cli import command
+from iotid.cli import command, options
 from iotid.config import Settings
 
 
 @command.step("take-census")
-@command.site
-@command.date
+@options.site
+@options.date
 def main(settings: Settings, site: str, capture_date: str) -> None:
     """Take the census of one site and date: one row per device, what changed since the census before, and a page.
 

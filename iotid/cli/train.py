@@ -2,12 +2,12 @@
 
 import os
 
-from iotid.cli import command
+from iotid.cli import command, options
 from iotid.config import Settings
 
 
 @command.step("train")
-@command.dataset
+@options.dataset
 def main(settings: Settings, dataset: str) -> None:
     """Train the adaptive ensemble on a dataset with several ranks, and register it as the challenger.
 

@@ -1,16 +1,16 @@
 """Step 3: label flows, split them three ways and write a Petastorm dataset."""
 
-from iotid.cli import command
-from iotid.cli.command import Names
+from iotid.cli import command, options
+from iotid.cli.options import Names
 from iotid.config import Settings
 
 
 @command.step("write-dataset")
-@command.sites
-@command.dates
-@command.skip_absent
-@command.labels
-@command.dataset
+@options.sites
+@options.dates
+@options.skip_absent
+@options.labels
+@options.dataset
 def main(
     settings: Settings, sites: Names, capture_dates: Names, labels: Names, dataset: str, skip_absent: bool = False
 ) -> None:

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from iotid import __version__
-from iotid.cli import command
+from iotid.cli import command, options
 from iotid.cli.take_census import main as take_census_job
 from iotid.cli.write_dataset import main as write_dataset_job
 from iotid.config import Settings
@@ -147,7 +147,7 @@ def test_wheel__holds_the_library_the_settings_and_the_templates_and_nothing_bes
 
 def test_cli__strict_is_the_setting() -> None:
     @command.step("show")
-    @command.strict
+    @options.strict
     def show(settings: Settings) -> None:
         command.say(f"{settings.capture.strict} {settings.flow.max_packets}")
 
@@ -196,8 +196,8 @@ def test_write_dataset__skip_absent_leaves_out_partitions_without_flows_but_not_
 
 def test_cli__a_site_or_date_that_is_given_twice_counts_once() -> None:
     @command.step("show")
-    @command.sites
-    @command.dates
+    @options.sites
+    @options.dates
     def show(settings: Settings, sites: tuple[str, ...], capture_dates: tuple[str, ...]) -> None:
         command.say(f"{sites} {capture_dates}")
 
