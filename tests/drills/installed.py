@@ -49,9 +49,9 @@ def main(dist: Path) -> None:
             return outside / name / "bin"
 
         programs = install("demo", f"iotid[demo] @ file://{wheel.resolve()}")
-        told = run(programs / "iotid", "demo")
-        if told.count("census: ") != 4 or "Where things are" not in told:
-            sys.exit(f"installed.py: the demo did not end as it should:\n{told}")
+        printed = run(programs / "iotid", "demo")
+        if printed.count("census: ") != 4 or "Where things are" not in printed:
+            sys.exit(f"installed.py: the demo did not end as it should:\n{printed}")
         print("the demo ran from the wheel alone", flush=True)
         plain = install("plain", f"iotid @ file://{wheel.resolve()}")
         made = outside / "var" / "demo"

@@ -1,5 +1,5 @@
 """The tracking server's database goes away in the middle of a step: nothing is lost, nothing doubled, one line says so,
-and the next run heals.
+and the next run completes it.
 
 A real MLflow server with a real PostgreSQL, which is stopped, as by a restart or by a crash, and started again.
 """
@@ -87,7 +87,7 @@ def lab(
     folder, (uri, records) = tmp_path_factory.mktemp("database"), tracking_server
     nights = drill.Nights(folder, folder / "store", seed=1)
     day = nights.day(0)
-    nights.mend(day)
+    nights.restore(day)
     assert nights.run(day) == nights.write_dataset([day]) == (0, [])
     for question in ("experiments/search?max_results=1", "registered-models/search") * 10:
         # each process of the server opens the database at its first question, and waits long for one that is away
@@ -126,9 +126,7 @@ def trained(lab: _Lab) -> list[tuple[Any, int]]:
     return answers
 
 
-def test_training__whose_database_stays_away_ends_in_one_line_and_is_logged_by_the_next_run(
-    trained: Any, lab: _Lab
-) -> None:
+def test_training__whose_database_stays_away_is_logged_by_the_next_run(trained: Any, lab: _Lab) -> None:
     (first, _), (second, waited) = trained
     assert (first.code, len(first.errors)) == (2, 1)
     assert "does not answer" in first.errors[0]
@@ -136,9 +134,7 @@ def test_training__whose_database_stays_away_ends_in_one_line_and_is_logged_by_t
     assert (second, waited) == ((0, []), 1)
 
 
-def test_training__twice_without_its_database_is_one_run_and_one_version_with_every_epoch_once(
-    trained: Any, lab: _Lab
-) -> None:
+def test_training__twice_without_its_database_is_one_run_and_one_version(trained: Any, lab: _Lab) -> None:
     client = lab.store.connect()
     experiment = client.get_experiment_by_name(lab.store.tracking.experiment).experiment_id
     (run,) = client.search_runs([experiment])
@@ -155,9 +151,7 @@ def test_training__twice_without_its_database_is_one_run_and_one_version_with_ev
     assert lab.store.version_of(CHALLENGER).number == int(version.version)
 
 
-def test_promotion__whose_database_goes_away_when_the_champion_has_moved_is_finished_by_the_next_run(
-    trained: Any, lab: _Lab
-) -> None:
+def test_promotion__cut_off_after_the_champion_moved_is_finished_by_the_next_run(trained: Any, lab: _Lab) -> None:
     assert lab.step("evaluate") == (0, [])
     keys, kept = {"dataset": "all", "version": "1"}, Store(str(lab.nights.root))
     with pytest.MonkeyPatch.context() as patch:

@@ -1,4 +1,4 @@
-"""Leakage, ceiling and floor on rows that are counted by hand."""
+"""Leakage, ceiling and majority baseline on rows that are counted manually."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _TEST = _rows(
 )
 
 
-def test_leakage__counts_test_flows_with_a_twin_of_the_same_label() -> None:
+def test_leakage__counts_test_flows_with_a_duplicate_of_the_same_label() -> None:
     assert leakage.leakage(_TRAIN, _TEST) == pytest.approx(4 / 10)
 
 
-def test_seen__counts_test_flows_with_a_twin_of_any_label() -> None:
+def test_seen__counts_test_flows_with_a_duplicate_of_any_label() -> None:
     assert leakage.seen(_TRAIN, _TEST) == pytest.approx(8 / 10)
 
 

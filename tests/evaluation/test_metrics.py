@@ -22,7 +22,7 @@ def _random_rows(seed: int, classes: int = 6, rows: int = 400) -> tuple[np.ndarr
     return label, predicted, random.integers(1, 50, rows)
 
 
-def test_confusion_matrix__weighted_rows_equal_scikit_learn_and_the_same_rows_repeated() -> None:
+def test_confusion_matrix__weighted_rows_equal_scikit_learn_and_repeated_rows() -> None:
     label, predicted, num_flows = _random_rows(1)
     confusion = metrics.confusion_matrix(label, predicted, num_flows, 6)
     assert (confusion == oracle.confusion_matrix(label, predicted, labels=range(6), sample_weight=num_flows)).all()
@@ -123,7 +123,7 @@ def _three(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 def test_paired_difference__interval_equals_a_paired_bootstrap_over_flows_one_by_one() -> None:
     label, ours, theirs, num_flows = _three(1)
-    lead = metrics.paired_difference(label, ours, theirs, num_flows, 6, 2000, 1)
+    found = metrics.paired_difference(label, ours, theirs, num_flows, 6, 2000, 1)
     each = np.repeat(np.stack([label, ours, theirs]), num_flows, axis=1)
     random = np.random.default_rng(2)
 
@@ -134,28 +134,28 @@ def test_paired_difference__interval_equals_a_paired_bootstrap_over_flows_one_by
             for sign, answer in ((1, first), (-1, second))
         )
 
-    assert lead["value"] == pytest.approx(difference(each))
+    assert found["value"] == pytest.approx(difference(each))
     drawn = [difference(each[:, random.integers(0, each.shape[1], each.shape[1])]) for _ in range(200)]
-    assert [lead["low"], lead["high"]] == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=2e-3)
+    assert [found["low"], found["high"]] == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=2e-3)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_paired_difference__is_narrower_than_the_scores_intervals_and_turns_with_the_sides(seed: int) -> None:
+def test_paired_difference__is_narrower_than_the_scores_intervals(seed: int) -> None:
     label, ours, theirs, num_flows = _three(seed)
-    lead = metrics.paired_difference(label, ours, theirs, num_flows, 6, 200, 1)
+    found = metrics.paired_difference(label, ours, theirs, num_flows, 6, 200, 1)
     back = metrics.paired_difference(label, theirs, ours, num_flows, 6, 200, 1)
-    assert lead["low"] <= lead["value"] <= lead["high"]
-    assert back["value"] == pytest.approx(-lead["value"])
+    assert found["low"] <= found["value"] <= found["high"]
+    assert back["value"] == pytest.approx(-found["value"])
     alone = metrics.scores(metrics.confusion_matrix(label, ours, num_flows, 6), 200, 1)["macro_f1"]
-    assert lead["high"] - lead["low"] < alone["high"] - alone["low"]
-    assert metrics.paired_difference(label, ours, theirs, num_flows, 6, 200, 1) == lead
+    assert found["high"] - found["low"] < alone["high"] - alone["low"]
+    assert metrics.paired_difference(label, ours, theirs, num_flows, 6, 200, 1) == found
 
 
 def test_paired_difference__equal_answers_have_none_and_no_resamples_no_interval() -> None:
     label, ours, theirs, num_flows = _three(1)
     assert metrics.paired_difference(label, ours, ours, num_flows, 6, 50, 1) == {"value": 0, "low": 0, "high": 0}
-    lead = metrics.paired_difference(label, ours, theirs, num_flows, 6, 0, 1)
-    assert (lead["low"], lead["high"]) == (None, None)
+    found = metrics.paired_difference(label, ours, theirs, num_flows, 6, 0, 1)
+    assert (found["low"], found["high"]) == (None, None)
 
 
 def test_paired_difference__one_row_is_enough() -> None:

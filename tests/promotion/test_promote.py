@@ -85,15 +85,15 @@ def _run(step: str, store: Registry, *arguments: str) -> Result:
     return CliRunner().invoke(main, ["--config", "local.yaml", *sets, *arguments])
 
 
-def _errors(told: Result) -> list[str]:
-    return [line for line in told.output.splitlines() if line.startswith("Error: ")]
+def _errors(result: Result) -> list[str]:
+    return [line for line in result.output.splitlines() if line.startswith("Error: ")]
 
 
 def test_promote__stores_why_with_both_reports_and_rollback_prints_one_line(decided: Registry) -> None:
     name = decided.tracking.model
-    told = _run("promote", decided, "--dataset", name)
-    assert told.exit_code == 0, told.output
-    assert told.output.splitlines()[-1] == "promotion: version 2 is now the champion"
+    result = _run("promote", decided, "--dataset", name)
+    assert result.exit_code == 0, result.output
+    assert result.output.splitlines()[-1] == "promotion: version 2 is now the champion"
     store = Store(decided.storage_root)
     kept = store.open("decisions", PartitionKey.of_dataset(name, "2"))
     folder = decided.artifact(decided.version(2), "decision", Path(decided.storage_root) / "back")
@@ -106,14 +106,14 @@ def test_promote__stores_why_with_both_reports_and_rollback_prints_one_line(deci
         assert " ".join(decision["reasons"]) == decided.version(2).tags["decision"]
     assert _run("promote", decided, "--dataset", name).output == "promotion: version 2 is the champion already\n"
 
-    told = _run("rollback", decided)
-    assert (told.exit_code, told.output) == (
+    result = _run("rollback", decided)
+    assert (result.exit_code, result.output) == (
         0,
         "rollback: version 1 is the champion again, in place of version 2\n",
     )
-    told = _run("rollback", decided)
-    assert told.exit_code == 2
-    assert "version 1 was the first champion; there is none to go back to" in _errors(told)[0]
+    result = _run("rollback", decided)
+    assert result.exit_code == 2
+    assert "version 1 was the first champion; there is none to go back to" in _errors(result)[0]
 
 
 def test_promote__too_late_is_one_line_and_stores_no_decision(
@@ -128,9 +128,9 @@ def test_promote__too_late_is_one_line_and_stores_no_decision(
         log_json(self, *arguments)
 
     monkeypatch.setattr(Run, "log_json", other_first)
-    told = _run("promote", decided, "--dataset", name)
-    assert told.exit_code == 1
-    (line,) = _errors(told)
+    result = _run("promote", decided, "--dataset", name)
+    assert result.exit_code == 1
+    (line,) = _errors(result)
     assert "the champion has changed meanwhile: this was decided against version 1, but it is version 3 now" in line
     assert decided.version_of(CHAMPION).number == 3
     assert not Store(decided.storage_root).exists("decisions", PartitionKey.of_dataset(name, "2"))
@@ -151,8 +151,8 @@ def test_promote__cut_off_when_the_champion_had_moved_is_finished_the_next_time(
         assert _run("promote", decided, "--dataset", name).exit_code == 2
     store, keys = Store(decided.storage_root), PartitionKey.of_dataset(name, 2)
     assert (decided.version_of(CHAMPION).number, store.exists("decisions", keys)) == (2, False)
-    told = _run("promote", decided, "--dataset", name)
-    assert told.output.splitlines()[-1] == "promotion: version 2 is now the champion"
+    result = _run("promote", decided, "--dataset", name)
+    assert result.output.splitlines()[-1] == "promotion: version 2 is now the champion"
     assert store.read_json(store.open("decisions", keys), "decision.json")["versions"] == {CHALLENGER: 2, CHAMPION: 1}
     assert champion.former_champion(decided, decided.version(2)) == 1
     assert _run("promote", decided, "--dataset", name).output == "promotion: version 2 is the champion already\n"
@@ -166,9 +166,9 @@ def test_promote__over_a_champion_that_could_not_be_loaded_needs_no_comparison(d
     with store.write("reports", PartitionKey.of_dataset(name)) as staged:
         staged.write_json("report.json", report)
         staged.metadata = {"versions": {CHALLENGER: 2, CHAMPION: 1}, "left_out": {CHAMPION: sentence}}
-    told = _run("promote", decided, "--dataset", name)
-    assert told.output.splitlines()[0] == f"promotion: {sentence}"
-    assert "no champion that it could be compared with" in told.output
+    result = _run("promote", decided, "--dataset", name)
+    assert result.output.splitlines()[0] == f"promotion: {sentence}"
+    assert "no champion that it could be compared with" in result.output
     assert decided.version_of(CHAMPION).number == 2
     assert decided.version(2).tags["former_champion"] == "1"
 
@@ -184,9 +184,9 @@ class _Lab:
         small += ["training.ranks=1", "training.batch_size=32", "evaluation.baselines=[majority_sequence]"]
         small += ["evaluation.bootstrap=50", "promotion.min_macro_f1=0", "promotion.max_calibration_rise=null"]
         sets = [part for layer in (*small, *overrides) for part in ("--set", layer)]
-        told = _run(step, self.store, *sets, *(("--dataset", "lab") if dataset else ()))
-        assert told.exit_code == 0, told.output
-        return told.output.splitlines()[-1]
+        result = _run(step, self.store, *sets, *(("--dataset", "lab") if dataset else ()))
+        assert result.exit_code == 0, result.output
+        return result.output.splitlines()[-1]
 
 
 def _flow(number: int) -> dict[str, Any]:
