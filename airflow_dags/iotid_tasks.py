@@ -12,7 +12,9 @@ from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOpe
 from airflow.sdk import Asset, DeadlineAlert, DeadlineReference, ObjectStoragePath, SyncCallback, Variable
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
-POOL = "iotid_spark"  # as many slots as Spark jobs may run at once; each reserves `driver_memory` on its worker
+POOL = (
+    "iotid_spark"  # one slot for each Spark job that may run in parallel; each reserves `driver_memory` on its worker
+)
 FLOWS = Asset("iotid_flows", uri="iotid://flows")  # extra: the site and capture date of new flows
 CHALLENGER = Asset("iotid_challenger", uri="iotid://challenger")  # extra: the dataset that it was trained on
 

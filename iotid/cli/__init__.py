@@ -47,8 +47,8 @@ def steps() -> None:
     The steps, in the order of the data flow: split-pcaps, assemble-flows, write-dataset, train, evaluate, promote,
     take-census. `rollback` undoes a promotion. `compare` scores the ensemble and its baselines under several
     protocols, `describe` draws what distinguishes the devices. `run` does all steps on a folder of captures, `demo` on
-    captures that it writes itself; `reproduce` repeats the paper's experiment on one of its datasets, and puts its
-    numbers beside the paper's. `settings-schema` prints a JSON schema of files of settings, for editors.
+    captures that it writes itself; `reproduce` repeats the paper's experiment on one of its datasets and compares
+    the numbers. `settings-schema` prints a JSON schema of files of settings, for editors.
     """
 
 

@@ -1,4 +1,4 @@
-"""Beside the steps: the ensemble and its baselines under several protocols, in one table."""
+"""Study: the ensemble and its baselines under several protocols, in one table."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Beside the steps: what each label's traffic looks like, as figures."""
+"""Study: what each label's traffic looks like, as figures."""
 
 from iotid.cli import command, options
 from iotid.cli.options import Names

@@ -1,4 +1,4 @@
-"""`iotid reproduce`: one of the paper's datasets, for anyone who has its captures, beside the paper's numbers."""
+"""`iotid reproduce`: one of the paper's datasets, for anyone who has its captures, compared with the paper's numbers."""
 
 import click
 
@@ -16,15 +16,15 @@ from iotid.config import Settings
 @options.captures
 @click.option("--counts-only", is_flag=True, help="Compare the counts of flows, and train nothing.")
 def main(settings: Settings, dataset: str, captures: str, counts_only: bool) -> None:
-    """Repeat the paper's experiment on one of its datasets, and put the numbers beside the paper's.
+    """Repeat the paper's experiment on one of its datasets, and compare the numbers with the paper's.
 
     Reads all captures of the folder, and conf/paper_tables.yaml. Assembles their flows in four ways (with time-outs or
     without, joined or each file on its own) and compares the counts, of TCP alone and of TCP and UDP, with tables 1 and
     2 of the paper. Of the nearest reading it writes a dataset, trains, evaluates, and compares with table 3. Writes the
     table `reproductions`: a page and its numbers. Started again, it goes on from what is there.
 
-    conf/paper.yaml lies under --config and --set. The readings' own are flow.idle_timeout_s, flow.active_timeout_s,
-    flow.join_files, dataset.protocols and dataset.label, which lie above.
+    --config and --set override conf/paper.yaml. Each reading overrides flow.idle_timeout_s, flow.active_timeout_s,
+    flow.join_files, dataset.protocols and dataset.label.
     """
     from iotid.cli.checks import check_machine
     from iotid.studies.reproduce import reproduce

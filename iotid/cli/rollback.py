@@ -1,4 +1,4 @@
-"""Beside the steps: undo a promotion."""
+"""Undo a promotion."""
 
 from iotid.cli import command
 from iotid.config import Settings

@@ -1,4 +1,4 @@
-"""Beside the steps: the settings as a JSON schema, with which editors complete and check files of settings."""
+"""The settings as a JSON schema, with which editors complete and check files of settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How good a model is, beside baselines, and how much of that is memorized."""
+"""How good a model is, compared with baselines, and how much of that is memorized."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The fields of a report: plain JSON, so that it is stored beside a model's version and read by any program.
 
 A number that is not defined is null, never NaN: the recall of a class without test flows, the interval when no resample
-is drawn. Shares and scores lie between 0 and 1; flows are counted with each row's ``num_flows``.
+is drawn. Shares and scores are between 0 and 1; flows are counted with each row's ``num_flows``.
 """
 
 from __future__ import annotations

@@ -283,7 +283,7 @@ class _Run:
         self.state.tensors = {
             **{f"model.{name}": tensor for name, tensor in self._model.state_dict().items()},
             **{f"best.{name}": tensor for name, tensor in self.best.items()},
-            **{f"adam.{i}.{name}": tensor for i, kept in moments.items() for name, tensor in kept.items()},
+            **{f"adam.{i}.{name}": tensor for i, own in moments.items() for name, tensor in own.items()},
         }
         return self.state
 

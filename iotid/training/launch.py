@@ -192,7 +192,7 @@ class _Relay(io.TextIOBase):
 
 
 def _error_of_rank(output: str) -> IotidError:
-    """The failed rank's own error, from what the launcher kept of the ranks' output."""
+    """The failed rank's own error, from the last lines of the ranks' output."""
     failures = [failure for failure in remote.reported(output) if not failure["lost"]]
     known = next((error for error in map(remote.known, failures) if error is not None), None)
     if known is not None:
