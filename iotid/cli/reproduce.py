@@ -1,4 +1,4 @@
-"""`iotid reproduce`: one of the paper's datasets, for anyone who has its captures, compared with the paper's numbers."""
+"""`iotid reproduce`: the paper's experiment on one of its datasets, for anyone who has the captures."""
 
 import click
 

@@ -89,7 +89,8 @@ class Seconds(TypedDict):
 class System(TypedDict):
     """One trained model or baseline. ``knows`` are the labels that it can answer.
 
-    ``confusion`` counts flows; true classes are rows. ``coarse``: the metrics with labels of one vendor and type merged.
+    ``confusion`` counts flows; true classes are rows.
+    ``coarse``: the metrics with labels of one vendor and type merged.
 
     ``hidden``: for each characteristic, what a trained model scores without it. ``lead``: by how much its macro F1 is
     above each other trained model's, with the interval of the paired bootstrap. For a baseline both are empty and

@@ -126,7 +126,7 @@ class _Run:
     ) -> None:
         self._settings, self._ranks, self._train, self._validation = settings, ranks, train, validation
         self._encoding, self._classes = encoding, len(encoding.labels)
-        self._weights_N = _row_weights(train, settings)
+        self._weights_N = row_weights(train, settings)
         self._counts_N = step_counts(train.sequences, model_settings.padding)
         self.state = Checkpoint(_fingerprint(model_settings, settings, encoding, train, validation, ranks.world))
         ranks.agree(self.state.fingerprint)
@@ -327,7 +327,7 @@ class _Run:
             _log.info("going on after %s from the checkpoint in %s", done, folder)
 
 
-def _row_weights(rows: EncodedFlows, settings: config.Training) -> np.ndarray:
+def row_weights(rows: EncodedFlows, settings: config.Training) -> np.ndarray:
     """What each row counts, float64 (N,), with the same sum whatever ``class_weight``."""
     weights_N = rows.num_flows.astype(np.float64) ** settings.repeat_weight
     power = {"none": 0.0, "sqrt": 0.5, "balanced": 1.0}[settings.class_weight]

@@ -59,7 +59,7 @@ def train_on_ranks(
     on_gpus = not local and _cluster_lends_gpus(spark, settings.training.device)
     relay = _Relay(sys.stderr)  # TorchDistributor passes the ranks' lines to stdout here, to stderr on a cluster
     with (
-        _environment(_rank_environment(settings.training, local)),
+        _environment(rank_environment(settings.training, local)),
         contextlib.redirect_stdout(relay),
         contextlib.redirect_stderr(relay),
     ):
@@ -70,7 +70,7 @@ def train_on_ranks(
                 _run_rank, settings, dataset_uri, str(folder), on_epoch, not local, remote.mark()
             )
         except Exception as fault:  # noqa: BLE001 - RuntimeError here, any of Spark's errors on a cluster
-            raise _error_of_rank(relay.text() + str(fault)) from None
+            raise error_of_rank(relay.text() + str(fault)) from None
     result, files = answer
     _write_files(Path(folder), files)
     return dict(result)
@@ -141,7 +141,7 @@ def _cluster_lends_gpus(spark: SparkSession, device: str) -> bool:
     return device != "cpu" and float(amount or 0) >= 1
 
 
-def _rank_environment(settings: config.Training, local: bool) -> dict[str, str]:
+def rank_environment(settings: config.Training, local: bool) -> dict[str, str]:
     """The ranks' threads and, on this machine, the loopback, as a laptop's host name may not resolve."""
     environment = {"OMP_NUM_THREADS": str(settings.threads)}
     if local:
@@ -191,7 +191,7 @@ class _Relay(io.TextIOBase):
         return "".join(self._last)
 
 
-def _error_of_rank(output: str) -> IotidError:
+def error_of_rank(output: str) -> IotidError:
     """The failed rank's own error, from the last lines of the ranks' output."""
     failures = [failure for failure in remote.reported(output) if not failure["lost"]]
     known = next((error for error in map(remote.known, failures) if error is not None), None)

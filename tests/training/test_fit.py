@@ -241,7 +241,7 @@ def test_fit__a_row_counts_as_the_flows_that_it_stands_for(toy: ModuleType, tmp_
 
 def test_fit__balanced_classes_weigh_the_same(toy: ModuleType) -> None:
     rows = toy.rows(50)
-    weights_N = fit_module._row_weights(rows, toy.training(class_weight="balanced", repeat_weight=1))
+    weights_N = fit_module.row_weights(rows, toy.training(class_weight="balanced", repeat_weight=1))
     per_class = [weights_N[rows.label == label].sum() for label in range(3)]
     assert per_class == pytest.approx([rows.num_flows.sum() / 3] * 3)
 
@@ -249,7 +249,7 @@ def test_fit__balanced_classes_weigh_the_same(toy: ModuleType) -> None:
 @pytest.mark.parametrize("power", [0, 0.5, 1])
 def test_fit__repeats_weigh_a_power_of_their_number(toy: ModuleType, power: float) -> None:
     rows = toy.rows(50)
-    weights_N = fit_module._row_weights(rows, toy.training(class_weight="none", repeat_weight=power))
+    weights_N = fit_module.row_weights(rows, toy.training(class_weight="none", repeat_weight=power))
     np.testing.assert_allclose(weights_N, rows.num_flows**power)
 
 

@@ -207,5 +207,5 @@ def _failed(rank: int, kind: type[Exception], text: str, *, lost: bool = False) 
     ],
 )
 def test_error_of_rank__is_the_cause_and_not_what_followed_from_it(output: str, kind: str, message: str) -> None:
-    error: IotidError = launch._error_of_rank(output)
+    error: IotidError = launch.error_of_rank(output)
     assert (type(error).__name__, str(error)) == (kind, message)
