@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from iotid import config
 from iotid.errors import PartitionError
@@ -11,7 +12,7 @@ from iotid.partitions import PartitionKey, Store
 from iotid.promotion.policy import decide
 from iotid.tracking import CHALLENGER, CHAMPION, champion
 from iotid.tracking.runs import Run
-from iotid.tracking.versions import Registry
+from iotid.tracking.versions import ModelVersion, Registry
 
 
 @dataclass(frozen=True)
@@ -67,14 +68,27 @@ def promote(store: Store, registry: Registry, dataset: str, policy: config.Promo
     decision = decide(system_report(report, CHALLENGER), champion_report, policy)
     metadata = {"versions": versions, "left_out": left_out, "promoted": decision.promote, "reasons": decision.reasons}
     metadata["policy"] = policy.model_dump(mode="json")
+    _write_decision(store, registry, challenger, key, metadata, report, over)
+    return Promotion(challenger.number, decision.promote, (*left_out.values(), *decision.reasons))
+
+
+def _write_decision(
+    store: Store,
+    registry: Registry,
+    challenger: ModelVersion,
+    key: PartitionKey,
+    metadata: dict[str, Any],
+    report: Report,
+    over: int | None,
+) -> None:
+    """Write the decision and move the champion; neither, if the champion is another one than ``over`` by now."""
     run = Run.of(registry, challenger.run_id)
     with store.write("decisions", key) as staged:
         staged.metadata = metadata
-        registry.set_tag(challenger.number, "decided_on", dataset)
+        registry.set_tag(challenger.number, "decided_on", key["dataset"])
         for name, content in (("decision.json", metadata), ("report.json", report)):
             staged.write_json(name, content)
             run.log_json(content, f"decision/{name}")
-        if decision.promote:  # before the partition gets its name: there is none of a promotion that came too late
+        if metadata["promoted"]:  # before the partition gets its name: there is none if the promotion came too late
             champion.promote(registry, challenger.number, over=over)
-        registry.set_tag(challenger.number, "decision", " ".join(decision.reasons))
-    return Promotion(challenger.number, decision.promote, (*left_out.values(), *decision.reasons))
+        registry.set_tag(challenger.number, "decision", " ".join(metadata["reasons"]))
