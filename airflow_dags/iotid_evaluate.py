@@ -1,29 +1,29 @@
 """
 ### What it does
 
-When the asset `iotid_challenger` is updated, which `iotid_train` does: `evaluate` reports on the challenger beside the
+When the asset `iotid_challenger` is updated, which `iotid_train` does: `evaluate` reports on the challenger and the
 champion, on the dataset that the asset's event names, and `promote` moves the champion's alias only if the written
-policy allows. The next night's census asks the new champion. **Any task may be cleared and run again.**
+policy allows it. The next census uses the new champion. **Any task may be cleared and run again.**
 
 ### Where its settings are
 
 In the Airflow variable `iotid`; the documentation of `iotid_ingest` lists its keys, the connection and the pool.
-Triggered by hand, it needs its parameter `dataset`.
+Triggered manually, it needs its parameter `dataset`.
 
 ### What failure looks like, and what to do
 
 Each job ends with one line that names the file or setting, the rule and the remedy, near the end of the task's log. A
 task is tried three times, after a pause of 5 to 10 minutes and one of 10 to 20.
 
-* *Exit code 2*, not tried again (a dataset that is not there, an unknown setting): mend what the line names, then clear
+* *Exit code 2*, not retried (a dataset that does not exist, an unknown setting): fix what the line names, then clear
   the task with its downstream tasks.
 * *Exit code 4*: skipped; there is no challenger yet.
-* *StaleError*: the champion changed while it was judged; clear `evaluate` with its downstream task.
+* *StaleError*: the champion changed during the evaluation; clear `evaluate` with its downstream task.
 * `promote` succeeds but the champion stays: not a failure, the report says which line of the policy was not met.
-* A champion that does harm: `iotid rollback` puts the former one back.
-* A missed deadline is an error line in the callback's log; `tell_missed_deadline` is where to have mail sent instead.
+* A bad champion: `iotid rollback` makes the former one champion again.
+* A missed deadline is an error line in the callback's log; send mail from `report_missed_deadline` instead.
 
-Only one run is active at a time. If several trainings ended since, the last is evaluated: it is the challenger.
+Only one run is active at a time. If several trainings ended since, only the last is evaluated: it is the challenger.
 """
 
 from __future__ import annotations

@@ -1,59 +1,59 @@
 """
 ### What it does
 
-Every night, for each site by itself: `captured` waits for the night's captures, `split_pcaps` and `assemble_flows`
-turn them into flows, `announce` updates the asset `iotid_flows`, and `take_census` lists the site's devices with the
-champion, if there is one yet. Every Spark task is one spark-submit of one file in `jobs/`; every table is a partition
-that is written whole or not at all, so **any task may be cleared and run again, and gives the same rows**.
+Every night, for each site on its own: `captured` waits for the captures of the date, `split_pcaps` and
+`assemble_flows` turn them into flows, `announce` updates the asset `iotid_flows`, and `take_census` lists the site's
+devices with the champion, if there is one yet. Every Spark task is one spark-submit of one file in `jobs/`; every
+partition is written whole or not at all, so **any task may be cleared and run again, and gives the same rows**.
 
-A run's night is its logical date, which is where its data interval starts, and must be midnight UTC; the database
-allows one run for each logical date, so two runs never write one night. Captures lie in CAPTURES/SITE/DATE.
+A run's capture date is its logical date, the start of its data interval, and must be midnight UTC; the database allows
+one run for each logical date, so two runs never write the same partitions. Captures are in CAPTURES/SITE/DATE.
 
-In scheduled runs `late_nights` looks at the nights before: where captures came after a night's flows (or there are
-captures and no flows), `ingest_late` clears that night's run, or starts one if there is none.
+In scheduled runs `late_nights` checks earlier dates: if captures came after the flows of a date (or there are captures
+and no flows), `ingest_late` clears the run of that date, or starts one if there is none.
 
 ### Where its settings are
 
 The Airflow variable `iotid` (JSON, all keys): `jobs` (folder of the job files), `captures` and `storage` (folders or
-URIs; Airflow needs the provider of the URI's kind, because it looks for captures itself), `sites` (list), `labels`
+URIs; Airflow needs the provider of the URI's scheme, because it lists captures itself), `sites` (list), `labels`
 (device list), `config` (list of settings files, later wins), `python` (interpreter of the iotid environment),
-`driver_memory` (such as 3g), `wheel` (iotid's package for the executors; empty where they have it installed),
-`settle_s` (captures are whole when no file came for so long), `wait_s` (a site that has no captures so long after its
-night is skipped), `late_nights` (how many nights back to look for late captures), `train_nights` (how many nights to
-learn from). The connection `spark_default` names the Spark master; `spark-submit` must be on the workers' PATH.
-The pool `iotid_spark` must exist (`airflow pools set iotid_spark 1 "Spark jobs at once"`), or Spark tasks stay
-scheduled for ever; each of its slots is a Spark job at once and needs `driver_memory` on a worker.
+`driver_memory` (such as 3g), `wheel` (iotid's package for the executors; empty if they have it installed),
+`settle_s` (captures are complete when no file came for so long), `wait_s` (a site without captures so long after the
+end of the date is skipped), `late_nights` (how many dates back to check for late captures), `train_nights` (how many
+dates to train on). The connection `spark_default` names the Spark master; `spark-submit` must be on the workers' PATH.
+The pool `iotid_spark` must exist (`airflow pools set iotid_spark 1 "parallel Spark jobs"`), or Spark tasks stay
+scheduled for ever; each of its slots runs one Spark job and needs `driver_memory` on a worker.
 With `census.pseudonyms`, workers need the key: IOTID_CENSUS_KEY in their environment, or the file `census.key_file`.
 
 ### What failure looks like, and what to do
 
 Each job ends with one line that names the file or setting, the rule and the remedy, near the end of the task's log. A
-task is tried three times, after a pause of 5 to 10 minutes and one of 10 to 20; Spark itself tries no application
-again. What cannot help is not tried again:
+task is tried three times, after a pause of 5 to 10 minutes and one of 10 to 20; Spark itself retries no application.
+Tasks that a retry cannot help are not retried:
 
-* *Exit code 2* (a missing folder, an unknown setting, a malformed device list): mend what the line names, then clear
+* *Exit code 2* (a missing folder, an unknown setting, a malformed device list): fix what the line names, then clear
   the task with its downstream tasks.
-* *Exit code 3* of `take_census`: no fault; a device on the watch list was met, and `watchlist.fail` asks that this be
-  seen. The census is written, and the line names its page: act, then mark the task as a success.
-* *Exit code 4*: skipped; none was ever promoted. When one is, clear `take_census` of the nights that you want.
+* *Exit code 3* of `take_census`: no fault; a device on the watch list was found, and `watchlist.fail` is set. The
+  census is written, and the line names its page: act, then mark the task as a success.
+* *Exit code 4*: skipped; no model was ever promoted. When one is, clear `take_census` of the dates that you want.
 
 Else:
 
-* `captured` skipped: that site had no captures `wait_s` after its night; the other sites go on, the run is green. If
-  they come within `late_nights` nights they are found; later, clear the night. A site that is gone: take it out of
-  `sites`.
-* `captured` failed: captures kept growing for twelve hours, or could not be looked at; its log says which.
-* *PartitionError*: an earlier step has not finished for that site and night; clear that step with its downstream tasks.
+* `captured` skipped: that site had no captures `wait_s` after the end of the date; the other sites go on, the run is
+  green. If they come within `late_nights` dates they are found; later, clear the run of that date. Remove a site that
+  no longer exists from `sites`.
+* `captured` failed: captures kept growing for twelve hours, or could not be listed; its log says which.
+* *PartitionError*: an earlier step has not finished for that site and date; clear that step with its downstream tasks.
 * *SchemaError, AccountingError*: stored data breaks its contract; do not clear, keep the partition and report it.
-* *A logical date that is no midnight*: start the run again with one, or back-fill; without a date there is no night.
-* The execution time-out: look in `splits` for a site that grew; give Spark more executors, or raise the time-out in
+* *A logical date that is no midnight*: start the run again with one, or back-fill; it is the capture date.
+* The execution time-out: check `splits` for a site that grew; give Spark more executors, or raise the time-out in
   `iotid_tasks.py`.
-* A missed deadline is an error line in the callback's log; `tell_missed_deadline` is where to have mail sent instead.
+* A missed deadline is an error line in the callback's log; send mail from `report_missed_deadline` instead.
 
-Nights of a site are made in their order, one run at a time. A night that is run again changes what the next night says
-of flows that go on over midnight and of devices that came or went: clear that one, too, if it matters. Back-fill with
-`airflow backfill create --dag-id iotid_ingest --from-date … --to-date … --max-active-runs 1`: back-fills do not heed
-the DAG's own limit, so say it.
+Dates of a site run in order, one run at a time. A date that is run again changes, on the next date, the flows that
+continue over midnight and the devices that are new or gone: clear that one, too, if it matters. Back-fill with
+`airflow backfill create --dag-id iotid_ingest --from-date … --to-date … --max-active-runs 1`: back-fills ignore
+the DAG's own limit, so give it.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ from iotid_tasks import (
     latest_arrival,
     layers,
     step,
-    why_not_settled,
+    why_incomplete,
 )
 
 _log = logging.getLogger(__name__)
@@ -86,79 +86,77 @@ _DAG_ID = "iotid_ingest"
 _DAY = timedelta(days=1)
 
 
-def _night() -> datetime:
-    """The night of this run: midnight UTC, when it begins."""
-    night: datetime | None = get_current_context().get("logical_date")
-    if night is None or night.timestamp() % _DAY.total_seconds():
+def _midnight() -> datetime:
+    """The start of this run's capture date: midnight UTC."""
+    midnight: datetime | None = get_current_context().get("logical_date")
+    if midnight is None or midnight.timestamp() % _DAY.total_seconds():
         raise AirflowFailException(
-            f"logical date: must be a night's midnight in UTC, such as 2026-01-31T00:00:00+00:00, is {night}"
+            f"logical date: must be midnight in UTC, such as 2026-01-31T00:00:00+00:00, is {midnight}"
         )
-    return night
+    return midnight
 
 
-def nights() -> list[dict[str, Any]]:
-    """For each site: the arguments of the job that reads captures, and of those that read the night's tables."""
-    told, date = deployment(), _night().date().isoformat()
+def lines() -> list[dict[str, Any]]:
+    """For each site: the arguments of the job that reads captures, and of those that read tables."""
+    variable, date = deployment(), _midnight().date().isoformat()
     rows = []
-    for site in told["sites"]:
-        night_line = [*layers(told), "--site", site, "--date", date]
-        captures_line = [*night_line, "--captures", captures_folder(told, site, date)]
-        rows.append({"site": site, "captures_line": captures_line, "night_line": night_line})
+    for site in variable["sites"]:
+        tables_line = [*layers(variable), "--site", site, "--date", date]
+        captures_line = [*tables_line, "--captures", captures_folder(variable, site, date)]
+        rows.append({"site": site, "captures_line": captures_line, "tables_line": tables_line})
     return rows
 
 
 def captured(site: str) -> bool:
-    """Whether the site's captures of the night are whole; a site that has none in time is skipped."""
-    told, night = deployment(), _night()
-    folder = captures_folder(told, site, night.date().isoformat())
+    """Whether the site's captures of the date are complete; a site that has none in time is skipped."""
+    variable, midnight = deployment(), _midnight()
+    folder = captures_folder(variable, site, midnight.date().isoformat())
     arrived = latest_arrival(folder)
-    why = why_not_settled(arrived, time.time(), told["settle_s"])
-    if arrived is None and time.time() > (night + _DAY).timestamp() + told["wait_s"]:
-        raise AirflowSkipException(f"{folder}: {why} {told['wait_s']} s after the night; {site} is left out")
-    _log.info("%s: %s", folder, why or "whole")
+    why = why_incomplete(arrived, time.time(), variable["settle_s"])
+    if arrived is None and time.time() > (midnight + _DAY).timestamp() + variable["wait_s"]:
+        raise AirflowSkipException(f"{folder}: {why} {variable['wait_s']} s after the date; {site} is left out")
+    _log.info("%s: %s", folder, why or "complete")
     return why is None
 
 
 def announce(site: str) -> None:
     """Update the asset of flows."""
-    date = _night().date().isoformat()
+    date = _midnight().date().isoformat()
     get_current_context()["outlet_events"][FLOWS].extra = {"site": site, "date": date}
 
 
-def late_nights() -> list[dict[str, str]]:
-    """For each earlier night with late captures: the logical date and the id of the run that makes it, or will."""
+def late_captures() -> list[dict[str, str]]:
+    """For each earlier date with late captures: the logical date and the id of its run, which may not exist yet."""
     context = get_current_context()
-    told, instance = deployment(), context["ti"]
+    variable, instance = deployment(), context["ti"]
     runs: list[dict[str, str]] = []
-    if (
-        context["dag_run"].run_type != "scheduled"
-    ):  # else one night would start the nights before, and they those before
+    if context["dag_run"].run_type != "scheduled":  # a run that this task started must not start earlier ones
         return runs
-    for days in range(told["late_nights"], 0, -1):
-        night = _night() - days * _DAY
-        late = [site for site in told["sites"] if _is_late(told, site, night.date().isoformat())]
-        if not late or instance.get_dr_count(_DAG_ID, logical_dates=[night], states=["queued", "running"]):
+    for days in range(variable["late_nights"], 0, -1):
+        midnight = _midnight() - days * _DAY
+        late = [site for site in variable["sites"] if _is_late(variable, site, midnight.date().isoformat())]
+        if not late or instance.get_dr_count(_DAG_ID, logical_dates=[midnight], states=["queued", "running"]):
             continue
-        _log.info("%s: late captures of %s", night.date(), ", ".join(late))
-        earlier = instance.get_previous_ti(logical_date=night + timedelta(seconds=1))  # of this task: the latest before
-        known = earlier is not None and earlier.logical_date == night
-        run_id = earlier.run_id if known else f"late__{night.isoformat()}"
-        runs.append({"logical_date": night.isoformat(), "trigger_run_id": run_id})
+        _log.info("%s: late captures of %s", midnight.date(), ", ".join(late))
+        earlier = instance.get_previous_ti(logical_date=midnight + timedelta(seconds=1))  # this task's latest before
+        known = earlier is not None and earlier.logical_date == midnight
+        run_id = earlier.run_id if known else f"late__{midnight.isoformat()}"
+        runs.append({"logical_date": midnight.isoformat(), "trigger_run_id": run_id})
     return runs
 
 
-def _is_late(told: dict[str, Any], site: str, date: str) -> bool:
-    arrived = latest_arrival(captures_folder(told, site, date))
-    settled = why_not_settled(arrived, time.time(), told["settle_s"]) is None
-    return settled and is_late(arrived, flows_written(told, site, date))
+def _is_late(variable: dict[str, Any], site: str, date: str) -> bool:
+    arrived = latest_arrival(captures_folder(variable, site, date))
+    complete = why_incomplete(arrived, time.time(), variable["settle_s"]) is None
+    return complete and is_late(arrived, flows_written(variable, site, date))
 
 
-def ingest(site: str, captures_line: list[str], night_line: list[str]) -> None:
-    """One site's night, from captures to flows and the census."""
+def ingest(site: str, captures_line: list[str], tables_line: list[str]) -> None:
+    """One site and date, from captures to flows and the census."""
     wait = task.sensor(mode="reschedule", poke_interval=300, timeout=12 * 3600)(captured)(site)
     split = StepOperator(**step("split_pcaps"), application_args=captures_line)
-    assemble = StepOperator(**step("assemble_flows"), application_args=night_line)
-    census = StepOperator(**step("take_census"), application_args=night_line)
+    assemble = StepOperator(**step("assemble_flows"), application_args=tables_line)
+    census = StepOperator(**step("take_census"), application_args=tables_line)
     wait >> split >> assemble >> [task(outlets=[FLOWS])(announce)(site), census]
 
 
@@ -173,7 +171,7 @@ with DAG(
     tags=["iotid", "nightly"],
     doc_md=__doc__,
 ):
-    task_group(ingest).expand_kwargs(task(nights)())
+    task_group(ingest).expand_kwargs(task(task_id="nights")(lines)())
     TriggerDagRunOperator.partial(task_id="ingest_late", trigger_dag_id=_DAG_ID, reset_dag_run=True).expand_kwargs(
-        task(late_nights)()
+        task(task_id="late_nights")(late_captures)()
     )

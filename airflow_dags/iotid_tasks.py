@@ -1,4 +1,4 @@
-"""What the three DAGs share: the variable `iotid`, the Spark task, the captures of a night, the assets."""
+"""Shared by the three DAGs: the variable `iotid`, the Spark task, the captures of a site and date, the assets."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOpe
 from airflow.sdk import Asset, DeadlineAlert, DeadlineReference, ObjectStoragePath, SyncCallback, Variable
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
-POOL = "iotid_spark"  # as many slots as Spark jobs may run at once; each reserves `driver_memory` on its worker
-FLOWS = Asset("iotid_flows", uri="iotid://flows")  # extra: the site and the date of a night that has flows
-CHALLENGER = Asset("iotid_challenger", uri="iotid://challenger")  # extra: the dataset that it learned from
+POOL = (
+    "iotid_spark"  # one slot for each Spark job that may run in parallel; each reserves `driver_memory` on its worker
+)
+FLOWS = Asset("iotid_flows", uri="iotid://flows")  # extra: the site and capture date of new flows
+CHALLENGER = Asset("iotid_challenger", uri="iotid://challenger")  # extra: the dataset that it was trained on
 
 DEFAULT_ARGS = {
     "owner": "iotid",
@@ -29,9 +31,9 @@ _SETTINGS = {
     "jobs", "captures", "sites", "labels", "storage", "config", "python", "driver_memory", "wheel",
     "train_nights", "late_nights", "settle_s", "wait_s",
 }  # fmt: skip
-# stricter than iotid/messages.py, which Airflow's environment lacks: the container of abfs://CONTAINER@… is no user
+# stricter than iotid/messages.py, which Airflow's environment lacks; CONTAINER of abfs://CONTAINER@… is no user
 _CREDENTIALS = re.compile(r"(?is)(?<!abfs)(?<!abfss)://[^/].*@|abfss?://[^/]*:.*@|://.*[?#;].*=")
-_EXECUTION_TIMEOUT = {  # several times what a night of 100 GB takes on the smallest cluster that suits it
+_EXECUTION_TIMEOUT = {  # several times the duration for 100 GB on the smallest suitable cluster
     "split_pcaps": timedelta(hours=1),
     "assemble_flows": timedelta(hours=3),
     "write_dataset": timedelta(hours=2),
@@ -43,9 +45,9 @@ _EXECUTION_TIMEOUT = {  # several times what a night of 100 GB takes on the smal
 
 
 class StepOperator(SparkSubmitOperator):  # type: ignore[misc]  # Airflow is not in the environment of mypy
-    """spark-submit of one job, which does what the job's exit code asks for: see iotid/errors.py.
+    """spark-submit of one job; the exit code decides about retries, see iotid/errors.py.
 
-    In cluster deploy mode the driver's exit code is lost, and every failure is tried again.
+    In cluster deploy mode the driver's exit code is lost, and every failure is retried.
     """
 
     def execute(self, context: Any) -> None:
@@ -55,12 +57,10 @@ class StepOperator(SparkSubmitOperator):  # type: ignore[misc]  # Airflow is not
             code = re.search(r"Error code is: (\d+)", str(fault))
             match code and int(code[1]):
                 case 2:
-                    raise AirflowFailException(
-                        "trying again does not help: mend what the job's last line names"
-                    ) from fault
+                    raise AirflowFailException("a retry does not help: fix what the job's last line names") from fault
                 case 3:
                     raise AirflowFailException(
-                        "a watched device was met; the job's last line names the page"
+                        "a watched device was found; the job's last line names the page"
                     ) from fault
                 case 4:
                     raise AirflowSkipException("there is no model yet: the job's last line names it") from fault
@@ -68,7 +68,7 @@ class StepOperator(SparkSubmitOperator):  # type: ignore[misc]  # Airflow is not
 
 
 def step(job: str) -> dict[str, Any]:
-    """What the operator of a job is told; ``job`` names the file in jobs/ and the task."""
+    """Arguments of the operator of a job; ``job`` names the file in jobs/ and the task."""
     return {
         "task_id": job,
         "conn_id": "spark_default",
@@ -77,86 +77,86 @@ def step(job: str) -> dict[str, Any]:
         "name": f"iotid {job} {{{{ (dag_run.logical_date or dag_run.run_after) | ds }}}}",
         "py_files": "{{ var.json.iotid.wheel }}",
         "conf": {
-            # the driver's JVM is there before the settings are read: their spark.driver_memory would come too late
+            # the driver's JVM starts before the settings are read, so their spark.driver_memory has no effect
             "spark.driver.memory": "{{ var.json.iotid.driver_memory }}",
             "spark.pyspark.python": "{{ var.json.iotid.python }}",
-            "spark.yarn.maxAppAttempts": "1",  # trying again is Airflow's alone
+            "spark.yarn.maxAppAttempts": "1",  # only Airflow retries
         },
         "execution_timeout": _EXECUTION_TIMEOUT[job],
     }
 
 
 def deployment() -> dict[str, Any]:
-    """The variable `iotid`, complete."""
-    told: dict[str, Any] = Variable.get("iotid", deserialize_json=True)
-    if told.keys() != _SETTINGS:
-        lacks, unknown = sorted(_SETTINGS - told.keys()), sorted(told.keys() - _SETTINGS)
+    """The variable `iotid`, with all its keys."""
+    variable: dict[str, Any] = Variable.get("iotid", deserialize_json=True)
+    if variable.keys() != _SETTINGS:
+        lacks, unknown = sorted(_SETTINGS - variable.keys()), sorted(variable.keys() - _SETTINGS)
         raise AirflowFailException(
             f"variable iotid: lacks {lacks}, does not know {unknown}; the DAG's documentation lists its keys"
         )
-    for key, value in told.items():
+    for key, value in variable.items():
         if any(_CREDENTIALS.search(str(text)) for text in (value if isinstance(value, list) else [value])):
             raise AirflowFailException(
                 f"variable iotid: {key} must hold no user, password, key or query, because logs show it; give them "
                 "by the environment"
             )
-    return told
+    return variable
 
 
-def layers(told: dict[str, Any]) -> list[str]:
+def layers(variable: dict[str, Any]) -> list[str]:
     """The arguments that every job gets."""
-    files = [part for file in told["config"] for part in ("--config", file)]
-    return [*files, "--set", f"storage.root={told['storage']}"]
+    files = [part for file in variable["config"] for part in ("--config", file)]
+    return [*files, "--set", f"storage.root={variable['storage']}"]
 
 
-def captures_folder(told: dict[str, Any], site: str, date: str) -> str:
-    return f"{told['captures']}/{site}/{date}"
+def captures_folder(variable: dict[str, Any], site: str, date: str) -> str:
+    return f"{variable['captures']}/{site}/{date}"
 
 
 def latest_arrival(folder: str) -> float | None:
-    """When the newest file anywhere below a folder or URI arrived (Unix time); None where there is no file.
+    """When the newest file anywhere below a folder or URI arrived (Unix time); None without any file.
 
-    A file that was copied with its old date has, on disks, arrived when its inode changed; stores know no such thing.
+    On disks, a file that was copied with its old date arrived when its inode changed; object stores have no inodes.
     """
     root = ObjectStoragePath(folder)
     if not root.exists():
         return None
-    told = [path.stat() for path in root.rglob("*") if path.is_file()]
-    return max((max(seen.st_mtime, _inode_changed(seen)) for seen in told), default=None)
+    found = [path.stat() for path in root.rglob("*") if path.is_file()]
+    return max((max(stat.st_mtime, _inode_changed(stat)) for stat in found), default=None)
 
 
-def _inode_changed(seen: Any) -> float:
-    changed = seen.get("created", 0.0)  # fsspec's name of it, for files of this machine
+def _inode_changed(stat: Any) -> float:
+    changed = stat.get("created", 0.0)  # fsspec's name of it, for files of this machine
     return changed if isinstance(changed, float) else 0.0
 
 
-def why_not_settled(arrived: float | None, now: float, settle_s: float) -> str | None:
-    """What is missing until captures may be read; None if nothing is."""
+def why_incomplete(arrived: float | None, now: float, quiet_s: float) -> str | None:
+    """Why captures may not be read yet; None if they may. They are complete when no file came for ``quiet_s``."""
     if arrived is None:
         return "no captures"
-    if now - arrived < settle_s:
-        return f"still growing: a file came {now - arrived:.0f} s ago, settle_s is {settle_s:.0f}"
+    if now - arrived < quiet_s:
+        return f"still growing: a file came {now - arrived:.0f} s ago, settle_s is {quiet_s:.0f}"
     return None
 
 
-def flows_written(told: dict[str, Any], site: str, date: str) -> float | None:
-    """When the night's flows got their success marker (Unix time); None if there are none."""
-    marker = f"{told['storage']}/flows/site={quote(site, safe='')}/capture_date={date}/_SUCCESS"
+def flows_written(variable: dict[str, Any], site: str, date: str) -> float | None:
+    """When the flows of a site and date got their success marker (Unix time); None if there are none."""
+    marker = f"{variable['storage']}/flows/site={quote(site, safe='')}/capture_date={date}/_SUCCESS"
     path = ObjectStoragePath(marker)
     return float(path.stat().st_mtime) if path.exists() else None
 
 
 def is_late(arrived: float | None, written: float | None) -> bool:
-    """Whether captures came after the flows that were made of them, or there are captures and no flows."""
+    """Whether captures came after their flows were written, or there are captures and no flows."""
     return arrived is not None and (written is None or arrived > written)
 
 
 def deadline(interval: timedelta) -> DeadlineAlert:
-    """Say so, in an error line of the scheduler's executor, when a run has not ended so long after it was queued."""
-    return DeadlineAlert(DeadlineReference.DAGRUN_QUEUED_AT, interval, SyncCallback(tell_missed_deadline), "end")
+    """Log an error in the scheduler's executor if a run has not ended so long after it was queued."""
+    return DeadlineAlert(DeadlineReference.DAGRUN_QUEUED_AT, interval, SyncCallback(report_missed_deadline), "end")
 
 
-def tell_missed_deadline(context: dict[str, Any]) -> None:
-    """Called by Airflow; whoever wants mail or a pager calls it here."""
+def report_missed_deadline(context: dict[str, Any]) -> None:
+    """Called by Airflow; add mail or a pager here."""
     run = context["dag_run"]
     logging.getLogger(__name__).error("deadline missed: %s %s has not ended", run["dag_id"], run["dag_run_id"])

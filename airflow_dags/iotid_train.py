@@ -2,8 +2,8 @@
 ### What it does
 
 Every week, and whenever it is triggered: `write_dataset` takes the flows of all sites of the last `train_nights`
-nights before the day of the run's logical date and leaves out nights that have none; `train` learns from them
-and registers the challenger; `announce` updates the asset `iotid_challenger` with the dataset's name, which starts
+dates before the run's logical date and leaves out those without flows; `train` learns from them and registers the
+challenger; `announce` updates the asset `iotid_challenger` with the dataset's name, which starts
 `iotid_evaluate`. The dataset is named after the run's logical date, so each run has its own, and **any task may be
 cleared and run again, and gives the same rows**.
 
@@ -16,15 +16,15 @@ In the Airflow variable `iotid`; the documentation of `iotid_ingest` lists its k
 Each job ends with one line that names the file or setting, the rule and the remedy, near the end of the task's log. A
 task is tried three times, after a pause of 5 to 10 minutes and one of 10 to 20.
 
-* *Exit code 2*, not tried again (no night has flows, a malformed device list, an unknown setting): mend what the line
+* *Exit code 2*, not retried (no date has flows, a malformed device list, an unknown setting): fix what the line
   names, then clear the task with its downstream tasks.
 * *SchemaError, AccountingError*: stored data breaks its contract; do not clear, keep the partition and report it.
-* *TrainingError*, such as a loss that is not finite: clear `train` once; if it returns, look at the dataset's summary.
+* *TrainingError*, such as a loss that is not finite: clear `train` once; if it fails again, read the dataset's summary.
 * The execution time-out of `train`: fewer `train_nights`, more `training.ranks`, or raise it in `iotid_tasks.py`.
-* A missed deadline is an error line in the callback's log; `tell_missed_deadline` is where to have mail sent instead.
+* A missed deadline is an error line in the callback's log; send mail from `report_missed_deadline` instead.
 
 Only one run is active at a time. Training reads flows and never writes them; with more than one slot in the pool
-`iotid_spark` a night that is made again meanwhile may fail it, and the next try reads the new rows.
+`iotid_spark` flows that are written again meanwhile may make it fail, and the next try reads the new rows.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from iotid_tasks import (
 
 
 def _asked() -> datetime:
-    """When this run was asked for; the nights before that day are learned from."""
+    """When this run was asked for; it trains on the dates before that day."""
     context = get_current_context()
     asked: datetime = context.get("logical_date") or context["dag_run"].run_after
     return asked
@@ -54,13 +54,13 @@ def _asked() -> datetime:
 
 def lines() -> dict[str, Any]:
     """The dataset's name; the arguments of the job that writes it, and of the one that reads it."""
-    told, asked = deployment(), _asked()
+    variable, asked = deployment(), _asked()
     dataset = f"nights-{asked:%Y%m%dT%H%M%S}"
-    dates = [(asked - timedelta(days=days)).date().isoformat() for days in range(told["train_nights"], 0, -1)]
-    dataset_line = [*layers(told), "--dataset", dataset]
-    selection = [part for site in told["sites"] for part in ("--site", site)]
+    dates = [(asked - timedelta(days=days)).date().isoformat() for days in range(variable["train_nights"], 0, -1)]
+    dataset_line = [*layers(variable), "--dataset", dataset]
+    selection = [part for site in variable["sites"] for part in ("--site", site)]
     selection += [part for date in dates for part in ("--date", date)]
-    write_line = [*dataset_line, *selection, "--skip-absent", "--labels", told["labels"]]
+    write_line = [*dataset_line, *selection, "--skip-absent", "--labels", variable["labels"]]
     return {"dataset": dataset, "write_line": write_line, "dataset_line": dataset_line}
 
 
@@ -71,7 +71,7 @@ def announce(dataset: str) -> None:
 
 with DAG(
     dag_id="iotid_train",
-    schedule=CronTriggerTimetable("0 12 * * 1", timezone="UTC"),  # Mondays, when Sunday's night is in
+    schedule=CronTriggerTimetable("0 12 * * 1", timezone="UTC"),  # Mondays, after the flows of Sunday
     catchup=False,
     max_active_runs=1,
     deadline=deadline(timedelta(hours=20)),
@@ -79,7 +79,7 @@ with DAG(
     tags=["iotid", "weekly"],
     doc_md=__doc__,
 ):
-    told = task(multiple_outputs=True)(lines)()
-    write = StepOperator(**step("write_dataset"), application_args=told["write_line"], inlets=[FLOWS])
-    train = StepOperator(**step("train"), application_args=told["dataset_line"])
-    write >> train >> task(outlets=[CHALLENGER])(announce)(told["dataset"])
+    arguments = task(multiple_outputs=True)(lines)()
+    write = StepOperator(**step("write_dataset"), application_args=arguments["write_line"], inlets=[FLOWS])
+    train = StepOperator(**step("train"), application_args=arguments["dataset_line"])
+    write >> train >> task(outlets=[CHALLENGER])(announce)(arguments["dataset"])

@@ -1,1 +1,1 @@
-"""One file per step for spark-submit; what it does is in iotid/cli, under the same name."""
+"""One file per step for spark-submit; the command is in iotid/cli, under the same name."""

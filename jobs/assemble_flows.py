@@ -1,4 +1,4 @@
-"""Step 2: decode a night's splits and assemble their packets into flows."""
+"""Step 2: decode the splits of a capture date and assemble their packets into flows."""
 
 from iotid.cli.assemble_flows import main
 from iotid.cli.command import run_job

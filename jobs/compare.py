@@ -1,4 +1,4 @@
-"""Beside the steps: the ensemble and its rivals under several protocols, in one table."""
+"""Study: the ensemble and its baselines under several protocols, in one table."""
 
 from iotid.cli.command import run_job
 from iotid.cli.compare import main

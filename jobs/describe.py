@@ -1,4 +1,4 @@
-"""Beside the steps: what each label's traffic looks like, as figures."""
+"""Study: what each label's traffic looks like, as figures."""
 
 from iotid.cli.command import run_job
 from iotid.cli.describe import main

@@ -1,4 +1,4 @@
-"""Beside the steps: undo a promotion."""
+"""Undo a promotion."""
 
 from iotid.cli.command import run_job
 from iotid.cli.rollback import main

@@ -1,4 +1,4 @@
-"""Step 7: a night's flows and the champion model make one row per device."""
+"""Step 7: a capture date's flows and the champion make one row per device."""
 
 from iotid.cli.command import run_job
 from iotid.cli.take_census import main

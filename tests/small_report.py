@@ -40,9 +40,9 @@ class Small:
 
 def _rows(random: np.random.Generator, rows: int) -> EncodedFlows:
     label = random.integers(0, 3, rows)
-    told = np.where(random.random(rows) < 0.8, label, random.integers(0, 3, rows))
+    shown = np.where(random.random(rows) < 0.8, label, random.integers(0, 3, rows))
     ids = np.zeros((rows, 4), dtype=np.int32)
-    ids[:, 0] = told + 2
+    ids[:, 0] = shown + 2
     ids[:, 1] = random.integers(2, 5, rows)
     return EncodedFlows(
         {"packet_length": ids, "tcp_window": (ids > 0) * np.int32(2)}, label, random.integers(1, 20, rows)

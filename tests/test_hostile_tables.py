@@ -21,7 +21,7 @@ from iotid.census.groups import NO_GROUPS, check_groups
 from iotid.census.stored import GROUPS_FILE, stored_groups, stored_rows
 from iotid.dataset import read_encoding, read_sets, read_split
 from iotid.errors import DataError, IotidError
-from iotid.evaluation import read_history
+from iotid.evaluation.report import read_history
 from iotid.flows import partition_files
 from iotid.flows.partitions import COUNTERS_FILE, read_counters
 from iotid.partitions import MARKER, PartitionKey, Store

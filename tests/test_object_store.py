@@ -172,7 +172,7 @@ def test_steps__from_captures_to_census_are_those_of_a_local_folder(
     nights = drill.Nights(tmp_path, tmp_path / "local", seed=1)
     days = [nights.day(0), nights.day(1)]
     for day in days:
-        nights.mend(day)
+        nights.restore(day)
     filesystem, base = open_filesystem(f"{bucket}/captures")
     fs.copy_files(
         str(tmp_path / "captures"), base, source_filesystem=fs.LocalFileSystem(), destination_filesystem=filesystem

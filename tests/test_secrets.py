@@ -23,7 +23,8 @@ from iotid.cli import steps
 from iotid.config import Settings, load_settings
 from iotid.errors import IotidError, ServerError, SettingError, UserError
 from iotid.simulate.captures import write_demo
-from iotid.tracking import registry
+from iotid.tracking import Registry, client, load
+from iotid.tracking.runs import start_run
 
 ROOT = Path(__file__).parents[1]
 SECRET = "hunter2"
@@ -133,10 +134,10 @@ def test_load__an_address_with_credentials_is_refused_and_not_told(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", shape)
     for more in ({}, {"tracking_uri": shape}):
         with pytest.raises(UserError, match="tracking_uri: must hold no user, password or key") as caught:
-            registry.load("models:/iotid@champion", **more)
+            load("models:/iotid@champion", **more)
         assert SECRET not in str(caught.value)
     with pytest.raises(IotidError, match="must read models:") as caught:
-        registry.load(shape, "sqlite:////tmp/none.db")
+        load(shape, "sqlite:////tmp/none.db")
     assert SECRET not in str(caught.value) + caplog.text
 
 
@@ -149,9 +150,9 @@ def test_registry__what_a_library_says_of_a_server_that_is_away_is_told_without_
     def away() -> None:
         raise requests.exceptions.ProxyError(f"cannot reach {shape}\nthrough {shape}")
 
-    monkeypatch.setattr(registry, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(client, "RETRY_S", 0.1)
     with pytest.raises(ServerError) as caught:
-        registry._reach("http://127.0.0.1:9", away)
+        client.with_retries("http://127.0.0.1:9", away)
     assert SECRET not in str(caught.value) + caplog.text
     assert "waiting for the tracking server" in caplog.text
 
@@ -188,10 +189,9 @@ def test_tracking__a_run_with_every_setting_holds_no_secret_of_file_or_environme
     (tmp_path / "own.yaml").write_text(yaml.safe_dump({"spark": {"conf": {"spark.x.password": _plant(12)}}}))
     overrides = [f"storage.root={tmp_path}/store", "census.pseudonyms=true", f"census.key_file={tmp_path}/key"]
     settings = load_settings([tmp_path / "own.yaml"], overrides)
-    tracking = registry.Registry(settings.tracking, settings.storage.root)
+    registry = Registry(settings.tracking, settings.storage.root)
     sections = [getattr(settings, name) for name in Settings.model_fields if name != "spark"]
-    run = tracking.start_run("all", sections, {"hash": config.settings_hash(*sections)})
-    tracking.end_run(run)
+    start_run(registry, "all", sections, {"hash": config.settings_hash(*sections)}).end()
     assert (tmp_path / "store" / "mlflow.db").stat().st_size > 0
     assert _bytes_with_a_secret(tmp_path / "store") == []
     assert SECRET not in caplog.text

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
-    from iotid.census.take import ChampionModel, champion_of, check_watchlist, take_census
+    from iotid.census.take import champion_of, check_watchlist, take_census
 
 __all__ = [
-    "ChampionModel",
     "champion_of",
     "check_watchlist",
     "take_census",
@@ -20,6 +19,6 @@ __all__ = [
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "take": ["ChampionModel", "champion_of", "check_watchlist", "take_census"],
+        "take": ["champion_of", "check_watchlist", "take_census"],
     },
 )

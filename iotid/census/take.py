@@ -38,7 +38,7 @@ from iotid.labels.names import warn_of_unmet
 from iotid.model.device import STATUSES
 from iotid.partitions import Partition, PartitionKey, Store
 from iotid.schemas import CENSUS
-from iotid.tracking.registry import CHALLENGER, CHAMPION, Registry
+from iotid.tracking.versions import CHALLENGER, CHAMPION, ModelVersion, Registry
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -51,30 +51,18 @@ AS_IT_WAS, SCORED_AGAIN, NOT_COMPARED = "as it was", "scored again", "labels not
 NOT_JOINABLE = "not joinable"
 
 
-@dataclass(frozen=True)
-class ChampionModel:
-    """The model version that identifies devices.
-
-    ``predictor``: folder of its bundle; ``date`` (YYYY-MM-DD, UTC) of its registration and ``quality``: for the page.
-    """
-
-    version: int
-    predictor: Path
-    date: str | None = None
-    quality: str | None = None
-
-
 def take_census(
     spark: SparkSession,
     store: Store,
     key: PartitionKey,
-    champion: ChampionModel,
+    champion: ModelVersion,
+    bundle: Path,
     settings: config.Census,
     watchlist: config.Watchlist,
 ) -> Partition:
     """Identify every device of one site and capture date, compare with the site's latest earlier census, write both.
 
-    Reads the partition of ``flows`` and, if there is one, the latest earlier ``census``. If another model or other
+    ``bundle``: the folder of the champion's model. Reads the partition of ``flows`` and, if there is one, the latest earlier ``census``. If another model or other
     settings made that one, its flows are scored again, so that only changes of the network count as changes; without
     those flows, labels are not compared.
 
@@ -97,13 +85,13 @@ def take_census(
     pseudonyms = read_pseudonyms(settings)
     fingerprint = pseudonyms.fingerprint if pseudonyms else None
     flows = store.open("flows", key)
-    shipped, encoding = ship_model(spark, champion.predictor)
+    shipped, encoding = ship_model(spark, bundle)
     if misfit := encoding.misfit(flows.metadata["settings"]["flow"]):
         raise DataError(f"census: {flows.uri} {misfit}; assemble these flows as those that the model learned")
     warn_of_unmet(watchlist, {label: encoding.devices.get(label, {}) for label in encoding.labels}, "the model")
     settings_hash = config.settings_hash(settings)
     made_with = {
-        "model_version": str(champion.version),
+        "model_version": str(champion.number),
         "settings_hash": pseudonyms.digest(settings_hash) if pseudonyms else settings_hash,  # it covers the networks
     }
     scorer = _Scorer(spark, shipped, encoding, settings, watchlist, pseudonyms)
@@ -135,7 +123,7 @@ def take_census(
     return store.open("census", key)
 
 
-def champion_of(registry: Registry) -> int:
+def champion_of(registry: Registry) -> ModelVersion:
     """The version that identifies devices.
 
     Raises:
@@ -145,14 +133,14 @@ def champion_of(registry: Registry) -> int:
         return registry.version_of(CHAMPION)
     except NoModelError:
         challenger = registry.find_version(CHALLENGER)
-        tags = registry.tags(challenger) if challenger is not None else {}
+        tags = challenger.tags if challenger is not None else {}
         sentences = re.split(r"(?=\b(?:Passed|Refused): )", tags.get("decision", ""))
-        refused = " ".join(sentence.strip() for sentence in sentences if sentence.startswith("Refused"))
-        if not refused:
+        refused = " ".join(each.strip() for each in sentences if each.startswith("Refused"))
+        if not refused or challenger is None:
             raise
         raise NoModelError(
-            f"census: no model serves yet, because promotion refused version {challenger}. {refused} Learn from more "
-            "captures, or change the rule named in brackets (conf/promotion.yaml); then iotid promote --dataset "
+            f"census: no model serves yet, because promotion refused version {challenger.number}. {refused} Learn from "
+            "more captures, or change the rule named in brackets (conf/promotion.yaml); then iotid promote --dataset "
             f"{tags.get('decided_on', 'NAME')}, and the census again"
         ) from None
 

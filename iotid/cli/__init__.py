@@ -1,4 +1,4 @@
-"""`iotid STEP …`: every step under one command, loaded only when it is asked for; `jobs/` submits the same."""
+"""`iotid STEP …`: every step under one command, imported on demand; `jobs/` submits the same."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _STEPS = {
 
 
 class _Steps(command.Edge, click.Group):
-    """Lists the steps in the order in which the data goes, and imports a step's module on demand."""
+    """Lists the steps in the order of the data flow, and imports a step's module on demand."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_STEPS)
@@ -42,13 +42,13 @@ class _Steps(command.Edge, click.Group):
 @click.group(cls=_Steps, context_settings={"max_content_width": 100})
 @click.version_option(__version__, prog_name="iotid")
 def steps() -> None:
-    """Names the IoT devices behind network captures.
+    """Identifies the IoT devices behind network captures.
 
-    The steps, in the order in which the data goes: split-pcaps, assemble-flows, write-dataset, train, evaluate,
-    promote, take-census. `rollback` undoes a promotion. `compare` tries the ensemble and its rivals under several
-    protocols, `describe` draws what tells the devices apart. `run` does all of the steps on a folder of captures,
-    `demo` on captures that it writes itself; `reproduce` does what the paper did with one of its datasets, and puts its
-    numbers beside the paper's. `settings-schema` prints what editors know files of settings by.
+    The steps, in the order of the data flow: split-pcaps, assemble-flows, write-dataset, train, evaluate, promote,
+    take-census. `rollback` undoes a promotion. `compare` scores the ensemble and its baselines under several
+    protocols, `describe` draws what distinguishes the devices. `run` does all steps on a folder of captures, `demo` on
+    captures that it writes itself; `reproduce` repeats the paper's experiment on one of its datasets and compares
+    the numbers. `settings-schema` prints a JSON schema of files of settings, for editors.
     """
 
 

@@ -1,13 +1,10 @@
-"""`iotid demo`: the whole way on captures that it writes itself."""
-
-from __future__ import annotations
+"""`iotid demo`: all steps on captures that it writes itself."""
 
 from pathlib import Path
 
 import click
 
 from iotid.cli import command
-from iotid.cli.run import Night, check, layers_of_this_command, run_nights
 from iotid.config import Settings
 from iotid.errors import SettingError
 from iotid.messages import one_line
@@ -15,11 +12,13 @@ from iotid.messages import one_line
 
 @command.step("demo", config=("local.yaml", "demo.yaml"))
 def main(settings: Settings) -> None:
-    """Write captures of two made-up sites on two nights, then do the whole way on them.
+    """Write captures of two made-up sites on two dates, then run all steps on them.
 
-    Learns from the first night of both sites and takes the census of both nights: the second night has a device that
-    is new, one that is gone and one that the model never saw.
+    Learns from the first date of both sites and takes the census of both dates: on the second one device is new, one is
+    gone and one is of a kind that the model never learned.
     """
+    from iotid.cli.checks import check
+    from iotid.cli.pipeline import SiteCaptures, run_pipeline
     from iotid.simulate.captures import write_demo
 
     if "://" in settings.storage.root:
@@ -27,12 +26,13 @@ def main(settings: Settings) -> None:
     folder = Path(settings.storage.root) / "demo"
     click.secho(one_line(f"writing captures below {folder}"), bold=True, err=True)
     write_demo(folder)
-    devices = str(folder / "devices.yaml")
-    check(settings, [devices])
-    nights = [Night(date.parent.name, date.name, str(date)) for date in sorted((folder / "captures").glob("*/*"))]
-    first = min(night.date for night in nights)
-    learn_from = [night for night in nights if night.date == first]
-    run_nights(nights, learn_from, [devices], "demo", layers_of_this_command())
+    labels = [str(folder / "devices.yaml")]
+    check(settings, labels)
+    folders = sorted((folder / "captures").glob("*/*"))  # SITE/DATE
+    inputs = [SiteCaptures(path.parent.name, path.name, str(path)) for path in folders]
+    first = min(each.capture_date for each in inputs)
+    learn_from = [each for each in inputs if each.capture_date == first]
+    run_pipeline(settings, inputs, learn_from, labels, "demo")
 
 
 if __name__ == "__main__":

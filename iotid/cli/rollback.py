@@ -1,4 +1,4 @@
-"""Beside the steps: undo a promotion."""
+"""Undo a promotion."""
 
 from iotid.cli import command
 from iotid.config import Settings
@@ -8,9 +8,9 @@ from iotid.config import Settings
 def main(settings: Settings) -> None:
     """Make the former champion the champion again, after a promotion that turned out badly.
 
-    Reads the registry. Writes nothing but its alias `champion`: the next census is taken with the former one.
+    Reads the registry. Writes nothing but its alias `champion`: the next census is taken with the former champion.
     """
-    from iotid.tracking.registry import Registry
+    from iotid.tracking import Registry, champion
 
-    left, former = Registry(settings.tracking, settings.storage.root).rollback()
-    command.say(f"rollback: version {former} is the champion again, in place of version {left}")
+    replaced, former = champion.rollback(Registry(settings.tracking, settings.storage.root))
+    command.say(f"rollback: version {former} is the champion again, in place of version {replaced}")

@@ -1,4 +1,4 @@
-"""Beside the steps: the settings as a JSON schema, by which editors complete and check files of settings."""
+"""The settings as a JSON schema, with which editors complete and check files of settings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from iotid.config import DEFAULT_LAYERS, Settings, conf_dir
 
 _SECTION = re.compile(r"(\w+):$")
 _KEY = re.compile(r"  (\w+): .*?(?:#\s*(.*))?$")
-_MORE = re.compile(r"\s{8,}#\s*(.*)$")  # the comment of a key goes on below it
+_MORE = re.compile(r"\s{8,}#\s*(.*)$")  # a comment that continues on the next line
 
 
 @click.command("settings-schema")
@@ -26,7 +26,7 @@ def main() -> None:
 
 
 def schema() -> dict[str, Any]:
-    """The schema of a file of settings; such a file changes some keys, so it must have none."""
+    """The schema of a file of settings; no key is required, as such a file changes some keys only."""
     whole = Settings.model_json_schema()
     comments = dict(
         pair for name in DEFAULT_LAYERS for pair in _comments((conf_dir() / name).read_text("utf-8")).items()
@@ -41,7 +41,7 @@ def schema() -> dict[str, Any]:
 
 
 def _comments(text: str) -> dict[tuple[str, str], str]:
-    """(section, key) -> what a file with every setting once says of it, its unit and reason."""
+    """(section, key) -> its comment, unit and reason, in a file that has every setting once."""
     found: dict[tuple[str, str], str] = {}
     section = key = ""
     for line in text.splitlines():
@@ -52,4 +52,4 @@ def _comments(text: str) -> dict[tuple[str, str], str]:
             found[section, key] = match[2] or ""
         elif (match := _MORE.match(line)) and key:
             found[section, key] = f"{found[section, key]} {match[1]}".strip()
-    return {place: comment for place, comment in found.items() if comment}
+    return {setting: comment for setting, comment in found.items() if comment}

@@ -1,26 +1,24 @@
-"""Step 1: cut the captures of one night into splits that workers read side by side."""
+"""Step 1: plan splits of a capture date's captures, which workers read in parallel."""
 
-from iotid.cli import command
+from iotid.cli import command, options
 from iotid.config import Settings
 
 
 @command.step("split-pcaps")
-@command.captures
-@command.site
-@command.date
+@options.captures
+@options.site
+@options.date
 def main(settings: Settings, captures: str, site: str, capture_date: str) -> None:
-    """Cut the captures of one night into splits that start and end on record boundaries and tile each file.
+    """Cut the captures of one site and date into splits that start and end on record boundaries and tile each file.
 
     Reads the captures' record headers. Writes the table `splits`.
     """
     from iotid import spark_session
     from iotid.capture.splits.write import write_splits
+    from iotid.cli import lines
     from iotid.partitions import Store
     from iotid.spark.session import runs_here
 
     spark = None if runs_here(settings.spark) else spark_session(settings.spark, "iotid split-pcaps")
-    night = write_splits(spark, Store(settings.storage.root), captures, site, capture_date, settings.capture)
-    told = night.metadata
-    for why in told["unreadable"].values():
-        command.say(f"quarantine: {why}")
-    command.say(f"splits: {command.captures_text(told)}, {told['rows']:,} splits -> {night.uri}")
+    written = write_splits(spark, Store(settings.storage.root), captures, site, capture_date, settings.capture)
+    command.say(*lines.of_splits(written))

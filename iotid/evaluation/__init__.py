@@ -1,18 +1,23 @@
-"""How good a model is, beside baselines, and how much of that is memory."""
+"""How good a model is, compared with baselines, and how much of that is memorized."""
 
-from iotid.evaluation.evaluate import census_nights, evaluate
-from iotid.evaluation.report import flat, quality, read_history, verdicts, write_report
-from iotid.evaluation.schema import Report, SystemReport, system_report
+from __future__ import annotations
 
-__all__ = [
-    "Report",
-    "SystemReport",
-    "census_nights",
-    "evaluate",
-    "flat",
-    "quality",
-    "read_history",
-    "system_report",
-    "verdicts",
-    "write_report",
-]
+from typing import TYPE_CHECKING
+
+import lazy_loader
+
+if TYPE_CHECKING:
+    from iotid.evaluation.schema import Report, SystemReport, system_report
+    from iotid.evaluation.scoring import evaluate
+    from iotid.evaluation.step import Evaluation, evaluate_challenger
+
+__all__ = ["Evaluation", "Report", "SystemReport", "evaluate", "evaluate_challenger", "system_report"]
+
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "schema": ["Report", "SystemReport", "system_report"],
+        "scoring": ["evaluate"],
+        "step": ["Evaluation", "evaluate_challenger"],
+    },
+)

@@ -1,9 +1,8 @@
-"""How much each characteristic carries: a trained model's answers when one of them tells nothing of the flow.
+"""How much each characteristic contributes: a trained model's answers when one of them has no information on the flow.
 
 A characteristic is hidden by permutation (Breiman 2001, "Random Forests", section 10): each flow gets the sequence of
 another flow of as many packets. So every network of the ensemble still reads what it was trained to read, which it
-would not if values were blanked out; only the tie to the flow is gone. A flow that no other has the length of keeps its
-own.
+would not if values were blanked out; only the relation to the flow is lost. A flow of unique length keeps its own.
 
 Shape suffixes: N rows, M packets.
 """

@@ -1,7 +1,7 @@
-"""Lets a model answer on a dataset that it was not trained on: its own ids in, the report's labels out.
+"""Scores a model on a dataset that it was not trained on: its own ids in, the report's labels out.
 
-A champion of last month knows other vocabularies and other classes than tonight's dataset, and still has to be scored
-on the same test part as its challenger.
+A champion of last month has other vocabularies and classes than today's dataset, but must be scored on the same test
+part as its challenger.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def translate(
     """The same rows in the vocabularies of ``target``; a value that ``source`` did not keep stays out-of-vocabulary.
 
     Raises:
-        DataError: ``target``, the encoding of model ``name``, reads what ``source`` does not hold, or holds otherwise.
+        DataError: ``target``, the encoding of model ``name``, reads what ``source`` lacks or has in another form.
     """
     if source.length != target.length:
         raise DataError(
@@ -66,11 +66,11 @@ def _ids_from(source: Vocabulary, target: Vocabulary) -> NDArray[np.int32]:
 def over_labels(
     probabilities_NC: NDArray[Any], own_labels: Sequence[str], labels: Sequence[str]
 ) -> NDArray[np.float64]:
-    """Columns put in the order of ``labels``; 0 for a class that the contestant does not know."""
-    place = {label: index for index, label in enumerate(labels)}
-    spread_NL = np.zeros((len(probabilities_NC), len(labels)))
-    spread_NL[:, [place[label] for label in own_labels]] = probabilities_NC
-    return spread_NL
+    """Columns in the order of ``labels``; 0 for a class that the system does not know."""
+    column_of = {label: index for index, label in enumerate(labels)}
+    probabilities_NL = np.zeros((len(probabilities_NC), len(labels)))
+    probabilities_NL[:, [column_of[label] for label in own_labels]] = probabilities_NC
+    return probabilities_NL
 
 
 def check_probabilities(probabilities_NC: NDArray[Any], rows: int, classes: int, name: str) -> None:

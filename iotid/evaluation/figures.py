@@ -1,4 +1,4 @@
-"""Figures as PNG files: confusion matrices, learning curves, reliability. Colours keep apart for the colour-blind.
+"""Figures as PNG files: confusion matrices, learning curves, reliability. Colours are safe for the colour-blind.
 
 Figures are made without pyplot: no global state, no window system, safe in any thread.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette: told apart in every common form of colour blindness.
+# Okabe and Ito's palette: distinct in every common form of colour blindness.
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#7F7F7F"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", ":", "-.")
@@ -27,7 +27,7 @@ _LABEL_WIDTH = 26  # characters of a class name on an axis
 
 
 def confusion_matrix(confusion_CC: NDArray[Any], labels: Sequence[str], path: Path, title: str = "") -> None:
-    """Each true class as a row of percent. Classes that have neither flows nor answers are left off.
+    """Each true class as a row of percent. Classes with neither flows nor answers are left out.
 
     A row without test flows is grey; a cell that would read as 0 stays empty.
     """
@@ -110,7 +110,7 @@ def learning_curves(history: Sequence[Mapping[str, Any]], path: Path, title: str
 
 
 def reliability(bins: Sequence[Bin], path: Path, title: str = "") -> None:
-    """Above, accuracy against confidence, with the diagonal that a calibrated model keeps; below, where flows lie."""
+    """Above, accuracy against confidence, with the diagonal of a calibrated model; below, the flows by confidence."""
     figure = new_figure(4.4, 4.8)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     filled = [each for each in bins if each["flows"]]
@@ -166,7 +166,7 @@ def _is_number(value: Any) -> bool:
 
 
 def short_name(name: str) -> str:
-    """The name on one line, cut in its middle: makers put what tells two models apart at either end."""
+    """The name on one line, shortened in the middle: makers put what distinguishes two models at either end."""
     text = " ".join(name.split())
     if len(text) > _LABEL_WIDTH:
         text = f"{text[: _LABEL_WIDTH // 2]}…{text[1 - _LABEL_WIDTH // 2 :]}"

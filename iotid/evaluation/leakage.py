@@ -1,7 +1,7 @@
-"""What a score on this split can mean: how much of the test part is in training, and how much can be told apart at all.
+"""How to read a score on this split: how much of the test part is in training, and how much can be distinguished.
 
 Both follow Jerabek et al. 2025 (arXiv 2506.08655): most public datasets consist largely of equal sequences, so a random
-split measures memory, and equal sequences under several labels bound what anything can reach. Counted in flows.
+split measures memorization, and equal sequences under several labels bound what anything can reach. Counted in flows.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def seen(train: EncodedFlows, test: EncodedFlows) -> float:
 
 
 def ceiling(test: EncodedFlows) -> float:
-    """Best accuracy on this test part of any classifier that sees these sequences and answers equal ones alike.
+    """Best accuracy on this test part of any classifier that gives equal sequences the same answer.
 
-    Each distinct sequence is given the label that most of its own test flows have. That looks at the answers, so it
-    bounds every classifier from above; one that learns from training alone may have no way to reach it.
+    Each distinct sequence gets the label that most of its test flows have. That uses the test labels, so it bounds
+    every classifier from above; one that learns from training alone may be unable to reach it.
     """
     keys_N = exact_keys(side_by_side(test.sequences))
     num_classes = int(test.label.max()) + 1
@@ -39,7 +39,7 @@ def ceiling(test: EncodedFlows) -> float:
     return float(flows_UC.max(axis=1).sum() / test.num_flows.sum())
 
 
-def floor(test: EncodedFlows) -> float:
+def majority_baseline(test: EncodedFlows) -> float:
     """Accuracy of always answering the commonest class of the test part."""
     return float(np.bincount(test.label, weights=test.num_flows).max() / test.num_flows.sum())
 

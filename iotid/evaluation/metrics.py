@@ -3,10 +3,10 @@
 Shapes: N rows, C classes, X any leading axes (resamples), B bins. A confusion matrix has true classes as rows and
 predicted ones as columns.
 
-Macro averages run over the classes that have test flows. A class without any has no recall (equation 9 divides by zero)
-and cannot speak for or against a classifier; flows wrongly given to it still lower the recall of the class they are
-taken from. This equals scikit-learn's ``average="macro"`` with ``labels`` set to the classes present. A class that is
-present but never answered has precision 0, as with ``zero_division=0``.
+Macro averages run over the classes that have test flows. A class without any has no recall (equation 9 divides by
+zero); flows wrongly given to it still lower the recall of their own class. This equals scikit-learn's
+``average="macro"`` with ``labels`` set to the classes present. A class that is present but never answered has precision
+0, as with ``zero_division=0``.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def class_scores(confusion_XCC: NDArray[Any]) -> tuple[NDArray[np.float64], NDAr
 def metrics(confusion_XCC: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
     """Metric name -> (X,): accuracy (the paper's equation 11), the macro averages, and balanced accuracy.
 
-    Balanced accuracy is by its definition the macro recall over the classes present; it stands under both names because
-    readers look for both. Every matrix must hold at least one flow.
+    Balanced accuracy is by its definition the macro recall over the classes present; both names are listed because
+    readers look for either. Every matrix must hold at least one flow.
     """
     right_X = np.trace(confusion_XCC, axis1=-2, axis2=-1)
     precision_XC, recall_XC, f1_XC = class_scores(confusion_XCC)
@@ -63,6 +63,11 @@ def metrics(confusion_XCC: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
         "macro_f1": np.nanmean(f1_XC, axis=-1),
         "balanced_accuracy": macro_recall_X,
     }
+
+
+def macro_f1(confusion_CC: NDArray[Any]) -> float:
+    """Mean F1 of the classes that have flows."""
+    return float(metrics(confusion_CC)["macro_f1"])
 
 
 def merge(confusion_CC: NDArray[np.int64], names: Sequence[str]) -> tuple[NDArray[np.int64], list[str]]:
@@ -83,7 +88,7 @@ def resample(confusion_CC: NDArray[np.int64], resamples: int, seed: int) -> NDAr
     return drawn.reshape(resamples, *confusion_CC.shape)
 
 
-def lead(
+def paired_difference(
     label_N: NDArray[Any],
     ours_N: NDArray[Any],
     theirs_N: NDArray[Any],
@@ -94,7 +99,7 @@ def lead(
 ) -> Score:
     """Macro F1 of one system less another's on the same rows, with its percentile interval of the paired bootstrap.
 
-    Both are scored on the same resample of flows, so that what is hard for both cancels out: the interval of their
+    Both are scored on the same resample of flows, so that flows that are hard for both cancel out: the interval of the
     difference is narrower than those of the two scores suggest (Koehn, EMNLP 2004). Flows are drawn as by ``resample``,
     from the cells of (true class, our answer, their answer), of which K are not empty.
     """
@@ -121,7 +126,7 @@ def scores(confusion_CC: NDArray[np.int64], resamples: int, seed: int) -> dict[s
     """Each metric with its percentile bootstrap interval (Efron 1979); no interval when ``resamples`` is 0.
 
     A class of one or two flows is missing from many resamples, so intervals of macro averages are wide where rare
-    classes are, and need not lie evenly around the value.
+    classes are, and need not be symmetric around the value.
     """
     values = metrics(confusion_CC)
     if not resamples:

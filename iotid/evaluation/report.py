@@ -1,7 +1,4 @@
-"""A report as a folder that a person opens and a program reads: report.json, report.html, figures as PNG.
-
-``predictions.parquet`` holds the answers behind it, so that anyone can count again.
-"""
+"""A report as a folder: report.json, report.html, figures as PNG, and every answer in predictions.parquet."""
 
 from __future__ import annotations
 
@@ -43,7 +40,7 @@ def write_report(
     answers: pa.Table | None = None,
     history: Sequence[Mapping[str, Any]] | None = None,
 ) -> Path:
-    """Write the folder and return the path of its page, which needs neither the other files nor a network.
+    """Write the folder and return the path of its page, which needs no other file and no network.
 
     ``answers``: as ``evaluate`` gives them. ``history`` is the training of the first model, one dict an epoch (see
     ``figures.learning_curves``).
@@ -64,7 +61,7 @@ def write_report(
 
 
 def read_history(path: Path) -> list[dict[str, float | None]]:
-    """The metrics of each epoch that training wrote to ``path``; raises a DataError where it holds none."""
+    """The metrics of each epoch that training wrote to ``path``; raises a DataError if there are none."""
     try:
         content = read_file(path)
     except OSError as fault:
@@ -74,21 +71,21 @@ def read_history(path: Path) -> list[dict[str, float | None]]:
 
 
 def flat(report: Report) -> dict[str, float]:
-    """``dataset.system.metric`` -> value, for tracking: rivals' scores stand beside the model's."""
+    """``dataset.system.metric`` -> value, for tracking, of trained models and baselines."""
     return {
         f"{report['dataset']['name']}.{system}.{metric}{merged}": score["value"]
-        for system, told in report["systems"].items()
-        for merged, scores in (("", told["metrics"]), ("_merged", told["coarse"]))
+        for system, result in report["systems"].items()
+        for merged, scores in (("", result["metrics"]), ("_merged", result["coarse"]))
         for metric, score in scores.items()
         if score["value"] is not None
     }
 
 
 def verdicts(report: Report) -> list[tuple[str, bool]]:
-    """For each trained model one sentence that sets it beside its best rival, and whether it is ahead."""
+    """For each trained model a sentence that compares it with the best baseline, and whether it is ahead."""
     systems = report["systems"]
-    rivals = [name for name, system in systems.items() if system["kind"] == "baseline"]
-    best = max(rivals, key=lambda name: _macro_f1(systems[name])["value"] or 0.0, default=None)
+    baselines = [name for name, system in systems.items() if system["kind"] == "baseline"]
+    best = max(baselines, key=lambda name: _macro_f1(systems[name])["value"] or 0.0, default=None)
     return [
         _verdict(name, system, best, systems[best] if best else None)
         for name, system in systems.items()
@@ -103,15 +100,16 @@ def quality(system: System) -> str:
     return f"macro F1 {macro_f1} %, accuracy {accuracy} % ({_percent(system['ceiling_share'])} of the ceiling)"
 
 
-def _verdict(name: str, system: System, rival_name: str | None, rival: System | None) -> tuple[str, bool]:
+def _verdict(name: str, system: System, baseline_name: str | None, baseline: System | None) -> tuple[str, bool]:
     ours, reached = _macro_f1(system), f"{name}: {quality(system)}"
-    if rival is None:
-        return f"{reached}; no rival was scored.", True
-    theirs = _macro_f1(rival)
-    lead = (ours["value"] or 0.0) - (theirs["value"] or 0.0)
-    word = "ahead of" if lead > 0 else "behind" if lead < 0 else "level with"
-    note = "; their intervals overlap" if lead and _overlap(ours, theirs) else ""
-    return f"{reached}; {word} its best rival, {rival_name}, at macro F1 {_number(theirs['value'])} %{note}.", lead > 0
+    if baseline is None:
+        return f"{reached}; no baseline was scored.", True
+    theirs = _macro_f1(baseline)
+    difference = (ours["value"] or 0.0) - (theirs["value"] or 0.0)
+    word = "ahead of" if difference > 0 else "behind" if difference < 0 else "level with"
+    note = "; their intervals overlap" if difference and _overlap(ours, theirs) else ""
+    reference = f"the best baseline, {baseline_name}, at macro F1 {_number(theirs['value'])} %"
+    return f"{reached}; {word} {reference}{note}.", difference > 0
 
 
 def _macro_f1(system: System) -> Score:
@@ -165,7 +163,7 @@ def _render(report: Report, drawn: Mapping[str, Any], curves: dict[str, Any] | N
 
 
 def _image(path: Path) -> dict[str, Any]:
-    """The PNG as a data URI, and the width in CSS pixels at which its text has the size it was set in."""
+    """The PNG as a data URI, and the width in CSS pixels at which its text has its own size."""
     content = path.read_bytes()
     width = int.from_bytes(content[16:20], "big")  # IHDR, PNG specification, section 11.2.1
     return {
@@ -175,7 +173,7 @@ def _image(path: Path) -> dict[str, Any]:
 
 
 def _breakable(name: str) -> Markup:
-    """The name, escaped, with leave to break the line after an underscore."""
+    """The name, escaped, in which the line may break after an underscore."""
     return Markup("_<wbr>").join(name.split("_"))
 
 

@@ -1,7 +1,7 @@
-"""What a report holds: plain dicts of JSON, so that it is stored beside a model's version and read by any program.
+"""The fields of a report: plain JSON, so that it is stored beside a model's version and read by any program.
 
-A number that cannot be had is null, never NaN: the recall of a class without test flows, the interval when no resample
-is drawn. Shares and scores lie between 0 and 1; flows are counted with each row's ``num_flows``.
+A number that is not defined is null, never NaN: the recall of a class without test flows, the interval when no resample
+is drawn. Shares and scores are between 0 and 1; flows are counted with each row's ``num_flows``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class SplitSize(TypedDict):
 
 
 class Dataset(TypedDict):
-    """Which data was scored. ``hash`` names the frozen settings and inputs that made it."""
+    """The data that was scored. ``hash`` names the frozen settings and inputs that made it."""
 
     name: str
     hash: str
@@ -68,7 +68,7 @@ class Hidden(TypedDict):
 class Reads(TypedDict):
     """Which flows a trained model reads, as its ``dataset.Encoding`` says, and of which version of schemas.FLOWS.
 
-    ``unfit_nights``: of the nights that the census is taken of, those that it cannot read, each with the reason.
+    ``unfit_nights``: partitions of flows that the next census is taken from and it cannot read, each with the reason.
     """
 
     flows_version: int
@@ -87,12 +87,13 @@ class Seconds(TypedDict):
 
 
 class System(TypedDict):
-    """One contestant. ``knows`` are the labels it can answer; ``confusion`` has true classes as rows, in flows.
+    """One trained model or baseline. ``knows`` are the labels that it can answer.
 
+    ``confusion`` counts flows; true classes are rows.
     ``coarse``: the metrics with labels of one vendor and type merged.
 
-    ``hidden`` tells of each characteristic what a trained model scores without it; ``lead`` by how much its macro F1 is
-    above each other trained model's, with the interval of the paired bootstrap. Of a baseline both are empty, and
+    ``hidden``: for each characteristic, what a trained model scores without it. ``lead``: by how much its macro F1 is
+    above each other trained model's, with the interval of the paired bootstrap. For a baseline both are empty and
     ``reads`` is null.
     """
 
@@ -113,11 +114,12 @@ class System(TypedDict):
 
 
 class Report(TypedDict):
-    """All contestants on one test part. ``labels`` orders every table and matrix; those the dataset lacks come last.
+    """All systems on one test part. ``labels`` orders every table and matrix; those that the dataset lacks come last.
 
-    ``merged``: what each of them is called where labels of one vendor and type are one.
-    ``floor`` is the share of the commonest class, ``leakage`` the share of test flows whose sequences and label are in
-    training, ``seen`` the same without the label, ``ceiling`` the best accuracy that these sequences allow.
+    ``merged``: the name of each when labels of one vendor and type are merged.
+    ``floor`` is the majority baseline, the share of the commonest class.
+    ``leakage`` is the share of test flows whose sequences and label are in training, ``seen`` the same without the
+    label, ``ceiling`` the best accuracy that these sequences allow.
     """
 
     version: int
@@ -132,7 +134,7 @@ class Report(TypedDict):
 
 
 class SystemReport(System):
-    """One contestant with the report's version and the identity of its data: what ``decide`` compares."""
+    """One system with the report's version and the identity of its data: what ``decide`` compares."""
 
     version: int
     name: str
@@ -140,10 +142,10 @@ class SystemReport(System):
 
 
 def system_report(report: Report, name: str) -> SystemReport:
-    """One contestant of a report.
+    """One system of a report.
 
     Raises:
-        DataError: the report has no such contestant.
+        DataError: the report has no such system.
     """
     systems: Mapping[str, System] = report["systems"]
     if name not in systems:

@@ -28,7 +28,7 @@ from iotid.model.arrays import Spec, arrays_of, read_arrays
 from iotid.model.device import DeviceModel, kinds_of
 from iotid.model.network.ensemble import AdaptiveEnsemble, shapes
 from iotid.model.network.sequence_counts import SequenceCounts
-from iotid.model.network.sequences import batches_by_length, distinct_sequences, step_counts, tensors_of
+from iotid.model.network.sequences import distinct_sequences, logits_by_batch, step_counts
 from iotid.schemas import typed
 
 if TYPE_CHECKING:
@@ -231,8 +231,8 @@ class Predictor:
         """Class probabilities float32 (N, C) of encoded flows int32 (N, M), computed in batches of similar length."""
         counts_N = step_counts(sequences, self._model.settings.padding)
         out_NC = np.empty((len(counts_N), len(self.labels)), np.float32)
-        for rows in batches_by_length(counts_N, _BATCH_PACKETS):
-            out_NC[rows] = torch.softmax(self._model(tensors_of(sequences, rows, counts_N)), dim=1).numpy()
+        for rows, logits_BC in logits_by_batch(self._model, sequences, counts_N, _BATCH_PACKETS):
+            out_NC[rows] = torch.softmax(logits_BC, dim=1).numpy()
         sequence_counts = self.learned.sequence_counts
         return sequence_counts.posterior(sequences, out_NC) if sequence_counts else out_NC
 

@@ -1,5 +1,21 @@
-"""Which of two models should serve, by a written policy."""
+"""Which of two models should serve, by a written policy, and the step that acts on it."""
 
-from iotid.promotion.policy import Decision, decide
+from __future__ import annotations
 
-__all__ = ["Decision", "decide"]
+from typing import TYPE_CHECKING
+
+import lazy_loader
+
+if TYPE_CHECKING:
+    from iotid.promotion.policy import Decision, decide
+    from iotid.promotion.step import Promotion, promote
+
+__all__ = ["Decision", "Promotion", "decide", "promote"]
+
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "policy": ["Decision", "decide"],
+        "step": ["Promotion", "promote"],
+    },
+)

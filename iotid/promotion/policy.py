@@ -1,7 +1,7 @@
-"""Whether a candidate takes the champion's place: a pure function of two reports and a written policy.
+"""Whether a candidate replaces the champion: a pure function of two reports and a written policy.
 
-Every rule speaks, whether it passes or refuses, in a sentence with the numbers it saw; all must pass. What is not a
-number refuses, a tie refuses, reports on different data are not compared, and a report of another version is not read.
+Every rule gives a sentence with its numbers, whether it passes or refuses; all must pass. A value that is not a number
+refuses, a tie refuses, reports on different data are not compared, and a report of another version is not read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _Verdict = tuple[bool, str]
 
 @dataclass(frozen=True)
 class Decision:
-    """``reasons`` holds one sentence for each rule, in the order of the policy, led by ``Passed:`` or ``Refused:``."""
+    """``reasons``: for each rule, in the policy's order, a sentence that begins with ``Passed:`` or ``Refused:``."""
 
     promote: bool
     reasons: tuple[str, ...]
@@ -32,7 +32,7 @@ class Decision:
 def decide(candidate: Mapping[str, Any], champion: Mapping[str, Any] | None, policy: config.Promotion) -> Decision:
     """Judge two ``schema.SystemReport`` (see ``schema.system_report``).
 
-    Without a champion, what the candidate must reach by itself decides alone.
+    Without a champion only the rules on the candidate itself apply.
     """
     verdicts = _version(candidate, champion) or list(_rules(candidate, champion, policy))
     return Decision(
@@ -42,17 +42,19 @@ def decide(candidate: Mapping[str, Any], champion: Mapping[str, Any] | None, pol
 
 
 def _version(candidate: Mapping[str, Any], champion: Mapping[str, Any] | None) -> list[_Verdict]:
-    """The refusal of a report whose fields may mean something else, if one is such."""
+    """The refusal of a report of another version, if one is."""
     others = sorted({side["version"] for side in (candidate, champion) if side} - {REPORT_VERSION})
-    told = f"the report is of version {others[0]}, this iotid reads {REPORT_VERSION}" if others else ""
-    return [(False, f"{told}: nothing can be compared; run iotid evaluate again.")] if others else []
+    if not others:
+        return []
+    found = f"the report is of version {others[0]}, this iotid reads {REPORT_VERSION}"
+    return [(False, f"{found}: nothing can be compared; run iotid evaluate again.")]
 
 
 def _rules(
     candidate: Mapping[str, Any], champion: Mapping[str, Any] | None, policy: config.Promotion
 ) -> Iterator[_Verdict]:
-    yield _floor(candidate, policy)
-    yield from _recall_floors(candidate, policy)
+    yield _minimum(candidate, policy)
+    yield from _recall_minimums(candidate, policy)
     yield from _calibration(candidate, policy)
     yield from _flows_read(candidate, champion)
     if champion is None:
@@ -67,31 +69,31 @@ def _rules(
         yield from _calibration_rise(candidate, champion, policy)
 
 
-def _floor(candidate: Mapping[str, Any], policy: config.Promotion) -> _Verdict:
+def _minimum(candidate: Mapping[str, Any], policy: config.Promotion) -> _Verdict:
     macro_f1 = _macro_f1(candidate)
     if math.isnan(macro_f1):
-        return False, "the candidate's macro F1 is not a number; mend the model and evaluate it again."
+        return False, "the candidate's macro F1 is not a number; train again and evaluate it."
     reached = macro_f1 >= policy.min_macro_f1 - _EXACT
     verb = "reaches" if reached else "is below"
-    return reached, f"macro F1 {macro_f1:.4f} {verb} the floor of {policy.min_macro_f1:.4f} (promotion.min_macro_f1)."
+    return reached, f"macro F1 {macro_f1:.4f} {verb} the minimum of {policy.min_macro_f1:.4f} (promotion.min_macro_f1)."
 
 
-def _recall_floors(candidate: Mapping[str, Any], policy: config.Promotion) -> Iterator[_Verdict]:
+def _recall_minimums(candidate: Mapping[str, Any], policy: config.Promotion) -> Iterator[_Verdict]:
     rows = {row["label"]: row for row in candidate["per_class"]}
     for label, least in policy.min_recall.items():
-        floor = f"floor of {least:.4f} (promotion.min_recall)"
+        minimum = f"minimum of {least:.4f} (promotion.min_recall)"
         if label not in candidate["knows"]:
-            yield False, f"the candidate does not know {label}, which has a {floor}; train on it, or mend the name."
+            yield False, f"the candidate does not know {label}, which has a {minimum}; train on it, or fix the name."
             continue
         support, recall = rows[label]["support"], _number(rows[label]["recall"])
         if support < policy.min_support:
-            few = f"{support} test flows are fewer than {policy.min_support} (promotion.min_support)"
-            yield True, f"the recall of {label} is not held against its {floor}: {few}."
+            reason = f"{support} test flows are fewer than {policy.min_support} (promotion.min_support)"
+            yield True, f"the recall of {label} is not compared with its {minimum}: {reason}."
         elif math.isnan(recall):
-            yield False, f"the recall of {label} is not a number; mend the model and evaluate it again."
+            yield False, f"the recall of {label} is not a number; train again and evaluate it."
         else:
             reached = recall >= least - _EXACT
-            yield reached, f"the recall of {label}, {recall:.4f}, {'reaches' if reached else 'is below'} its {floor}."
+            yield reached, f"the recall of {label}, {recall:.4f}, {'reaches' if reached else 'is below'} its {minimum}."
 
 
 def _calibration(candidate: Mapping[str, Any], policy: config.Promotion) -> Iterator[_Verdict]:
@@ -102,12 +104,12 @@ def _calibration(candidate: Mapping[str, Any], policy: config.Promotion) -> Iter
         if math.isnan(error):
             yield False, f"an expected calibration error that is not a number is not at most {limit}."
         else:
-            kept = error <= most + _EXACT
-            yield kept, f"the expected calibration error, {error:.4f}, is {'at most' if kept else 'above'} {limit}."
+            within = error <= most + _EXACT
+            yield within, f"the expected calibration error, {error:.4f}, is {'at most' if within else 'above'} {limit}."
 
 
 def _flows_read(candidate: Mapping[str, Any], champion: Mapping[str, Any] | None) -> Iterator[_Verdict]:
-    """Whether a census can put the candidate in the champion's place: the same flows, read by the same rules."""
+    """Whether a census can use the candidate instead of the champion: the same flows, read by the same rules."""
     reads = candidate["reads"]
     if reads is None:
         yield False, "the candidate is no trained model: a census cannot load it."
@@ -133,8 +135,8 @@ def _unreadable(reads: Mapping[str, Any], champion_reads: Mapping[str, Any] | No
             f"the candidate reads flows of schema version {reads['flows_version']}, this iotid makes version "
             f"{schemas.FLOWS.version}; train again."
         )
-    for night in reads["unfit_nights"]:
-        yield f"the candidate cannot read the flows that the census is taken of: {night}."
+    for reason in reads["unfit_nights"]:
+        yield f"the candidate cannot read the flows that the census is taken from: {reason}."
     lost = sorted(set(champion_reads["protocols"] if champion_reads else ()) - set(reads["protocols"]))
     if lost:
         numbers = ", ".join(map(str, lost))
@@ -161,20 +163,21 @@ def _margin(candidate: Mapping[str, Any], champion: Mapping[str, Any], policy: c
         return False, "the champion's macro F1 is not a number; evaluate the champion again."
     if math.isnan(ours):
         return False, f"a macro F1 that is not a number does not exceed the champion's {theirs:.4f}."
-    lead = candidate["lead"].get(champion["name"], {})
-    low, high = _number(lead.get("low")), _number(lead.get("high"))
+    paired = candidate["lead"].get(champion["name"], {})
+    low, high = _number(paired.get("low")), _number(paired.get("high"))
     drawn = not math.isnan(low + high)
     interval = f"{INTERVAL:.0%} interval {low:+.4f} to {high:+.4f}" if drawn else "no interval was drawn"
-    told = f"macro F1 {ours:.4f} to the champion's {theirs:.4f} is a difference of {ours - theirs:+.4f} ({interval})"
+    scores = f"macro F1 {ours:.4f} to the champion's {theirs:.4f}"
+    difference = f"{scores} is a difference of {ours - theirs:+.4f} ({interval})"
     by_bound = policy.margin_judged_by == "lower_bound"
     if by_bound and not drawn:
-        return False, f"{told}: promotion.margin_judged_by needs one; set evaluation.bootstrap and evaluate again."
+        return False, f"{difference}: promotion.margin_judged_by needs it; set evaluation.bootstrap, evaluate again."
     if drawn and high < -_EXACT:
-        return False, f"{told}: the candidate is worse, and not by chance."
+        return False, f"{difference}: the candidate is worse, and not by chance."
     exceeds = (low if by_bound else ours - theirs) > policy.macro_f1_margin + _EXACT
     judged = "its lower bound" if by_bound else "it"
     verb = "exceeds" if exceeds else "does not exceed"
-    return exceeds, f"{told}: {judged} {verb} {policy.macro_f1_margin:.4f} (promotion.macro_f1_margin)."
+    return exceeds, f"{difference}: {judged} {verb} {policy.macro_f1_margin:.4f} (promotion.macro_f1_margin)."
 
 
 def _missing_classes(candidate: Mapping[str, Any], champion: Mapping[str, Any]) -> Iterator[_Verdict]:
@@ -184,9 +187,9 @@ def _missing_classes(candidate: Mapping[str, Any], champion: Mapping[str, Any]) 
         yield True, f"the candidate knows all {len(champion['knows'])} classes that the champion knows."
     for label in missing:
         if support.get(label, 0):
-            yield False, f"the candidate does not know {label}, which the champion does and the test part holds."
+            yield False, f"the candidate does not know {label}, which the champion does and the test part has."
         else:
-            yield True, f"the candidate does not know {label}, which the champion does; the test part holds none of it."
+            yield True, f"the candidate does not know {label}, which the champion does; the test part has none of it."
 
 
 def _recall(candidate: Mapping[str, Any], champion: Mapping[str, Any], policy: config.Promotion) -> Iterator[_Verdict]:
@@ -219,9 +222,9 @@ def _calibration_rise(
         if math.isnan(after - before):
             yield False, "the expected calibration error is not a number in one of the two reports."
         else:
-            kept = after - before <= most + _EXACT
-            told = f"the expected calibration error goes from {before:.4f} to {after:.4f}"
-            yield kept, f"{told}, {'not up by more' if kept else 'up by more'} than {limit}."
+            within = after - before <= most + _EXACT
+            change = f"the expected calibration error goes from {before:.4f} to {after:.4f}"
+            yield within, f"{change}, {'not up by more' if within else 'up by more'} than {limit}."
 
 
 def _macro_f1(system: Mapping[str, Any]) -> float:
@@ -229,5 +232,5 @@ def _macro_f1(system: Mapping[str, Any]) -> float:
 
 
 def _number(value: Any) -> float:
-    """NaN for null and for what is no finite number, so that every rule has one case to refuse."""
+    """NaN for null and for values that are not finite numbers, so that every rule has one case to refuse."""
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else math.nan

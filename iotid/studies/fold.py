@@ -78,7 +78,7 @@ class Fold:
     def shares(self) -> dict[str, float]:
         train, test = self.parts["train"].rows, self.parts["test"].rows
         return {
-            "floor": leakage.floor(test),
+            "floor": leakage.majority_baseline(test),
             "seen": leakage.seen(train, test),
             "leakage": leakage.leakage(train, test),
             "ceiling": leakage.ceiling(test),

@@ -17,7 +17,7 @@ from iotid.schemas import FLOWS
 
 
 class FlowModel(PythonModel):
-    """Scores a data frame of FLOWS columns, packets as lists in its cells, into one of PREDICTIONS columns."""
+    """Scores a data frame of FLOWS columns, with lists of packets in its cells; gives one of PREDICTIONS columns."""
 
     def load_context(self, context: Any) -> None:
         self._predictor = Predictor.load(context.artifacts["bundle"])

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from iotid import config
+import lazy_loader
 
 if TYPE_CHECKING:
     from iotid.training.launch import train_on_ranks
+    from iotid.training.step import Trained, fingerprint, train
 
-__all__ = ["made_by", "train_on_ranks"]
+__all__ = ["Trained", "fingerprint", "train", "train_on_ranks"]
 
-
-def made_by(model: config.Model, training: config.Training, dataset_hash: str) -> str:
-    """Names all that a trained model depends on."""
-    return config.settings_hash(model, training, extra={"dataset": dataset_hash})
-
-
-def __getattr__(name: str) -> Any:  # torch is loaded only by those who train
-    if name in __all__:
-        from iotid.training import launch
-
-        return getattr(launch, name)
-    raise AttributeError(name)
+# loaded when first asked for: torch comes with them
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "launch": ["train_on_ranks"],
+        "step": ["Trained", "fingerprint", "train"],
+    },
+)

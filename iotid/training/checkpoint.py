@@ -1,7 +1,7 @@
-"""Checkpoints: tensors in safetensors, the rest in JSON, nothing that unpickles, and never half of one.
+"""Checkpoints: tensors in safetensors, the rest in JSON, nothing that unpickles, always whole.
 
-The tensors are written first, each time under a name of their own; the JSON that names them is what makes them a
-checkpoint, and it is replaced in one move. A process that dies in between leaves the checkpoint before.
+The tensors are written first, each time under a new name; the JSON file that names them is then replaced atomically.
+A process that dies in between leaves the previous checkpoint.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class _Stored(TypedDict):
 
 @dataclass
 class Checkpoint:
-    """Where a run stands after ``epoch`` epochs and ``batch`` batches of the next one, with losses of ``loss_sum``.
+    """A run after ``epoch`` epochs and ``batch`` batches of the next one, whose losses add up to ``loss_sum``.
 
-    Random states are not kept: they follow from (seed, epoch, batch, rank). ``fingerprint`` names the settings and rows
-    that the run learns with; ``tensors`` are the model's, the best model's and the optimiser's.
+    Random states are not stored: they follow from (seed, epoch, batch, rank). ``fingerprint`` names the settings and
+    rows that the run learns with; ``tensors`` are the model's, the best model's and the optimiser's.
     """
 
     fingerprint: str
@@ -53,7 +53,7 @@ class Checkpoint:
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
-        """Write this checkpoint whole, then remove the one before."""
+        """Write this checkpoint, then remove the previous one."""
         description, tensors = self.to_bytes()
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / self._tensors_name, tensors)
@@ -64,9 +64,9 @@ class Checkpoint:
 
     @classmethod
     def load(cls, folder: Path, fingerprint: str, specs: Mapping[str, Spec]) -> Checkpoint:
-        """The folder's checkpoint if it is whole and of the same settings and rows, else one before the first epoch.
+        """The folder's checkpoint if it is whole and of the same settings and rows, else that of a new run.
 
-        ``specs``: what its tensors must be.
+        ``specs``: names, types and shapes that its tensors must have.
         """
         path = folder / _DESCRIPTION
         if not path.exists():
@@ -83,8 +83,8 @@ class Checkpoint:
 
     def to_bytes(self) -> tuple[bytes, bytes]:
         """The JSON and the safetensors file."""
-        told = {name: value for name, value in vars(self).items() if name != "tensors"}
-        return json.dumps(told, indent=1).encode(), safetensors.save(self.tensors)
+        description = {name: value for name, value in vars(self).items() if name != "tensors"}
+        return json.dumps(description, indent=1).encode(), safetensors.save(self.tensors)
 
     @classmethod
     def from_bytes(cls, description: bytes, tensors: bytes) -> Checkpoint:
@@ -96,7 +96,7 @@ class Checkpoint:
 
 
 def _parse(content: bytes) -> _Stored:
-    """Raises a ValueError where it describes no checkpoint."""
+    """Raises a ValueError if it describes no checkpoint."""
     found = parse_object(content)
     typed.check(_Stored, found)
     stored = _Stored(**{name: found[name] for name in _Stored.__annotations__})  # type: ignore[typeddict-item]

@@ -1,7 +1,7 @@
 """Training on any number of ranks, with the same result as on one.
 
-Every rank holds all rows: after de-duplication a night's training part is tens of megabytes. So each rank can draw
-the same global batches from (seed, epoch) alone and take its own share of each, whatever the number of rows.
+Every rank holds all rows: after de-duplication a training part of one capture date is tens of megabytes. So each rank
+draws the same global batches from (seed, epoch) alone and takes its own share of each.
 
 Shape suffixes: N rows, B rows of a rank's share of a batch, C classes.
 """
@@ -25,13 +25,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from iotid import config
 from iotid.errors import DataError, SettingError, TrainingError
+from iotid.evaluation.metrics import macro_f1
 from iotid.model.arrays import Spec
 from iotid.model.bundle import Learned, network_specs, save_bundle, vocabulary_sizes, write_atomically
 from iotid.model.calibration import calibration, into_last_layer
 from iotid.model.device import DeviceModel, kinds_of
 from iotid.model.network.ensemble import AdaptiveEnsemble
 from iotid.model.network.sequence_counts import SequenceCounts
-from iotid.model.network.sequences import batches_by_length, step_counts, tensors_of
+from iotid.model.network.sequences import logits_by_batch, step_counts, tensors_of
 from iotid.training.checkpoint import Checkpoint
 from iotid.training.ranks import Ranks
 
@@ -42,16 +43,16 @@ _log = logging.getLogger(__name__)
 
 HISTORY = "history.json"
 _CHECKPOINTS = "checkpoint"
-_VALIDATION_PACKETS = 16384  # packets scored at once
-# for what a run learns
-_OF_NO_MATTER = {"ranks", "epochs", "patience", "device", "threads", "checkpoint_minutes", "calibration"}
-_MOST_SQUARE = 1e30  # of a gradient
-_SPEAK_S = 30.0  # within a long epoch, seconds between two lines of progress
+_VALIDATION_PACKETS = 16384  # packets of a batch that is scored
+# settings that do not change what a run learns in an epoch
+EXCLUDED_FROM_FINGERPRINT = {"ranks", "epochs", "patience", "device", "threads", "checkpoint_minutes", "calibration"}
+_MAX_SQUARE = 1e30  # of a gradient
+_LOG_S = 30.0  # within a long epoch, seconds between two lines of progress
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """``history`` holds one entry per epoch, from epoch 1, in the words of ``fit``'s ``on_epoch``."""
+    """``history`` has one entry per epoch, from epoch 1: the metrics that ``fit`` passes to ``on_epoch``."""
 
     best_epoch: int
     best_macro_f1: float
@@ -73,16 +74,16 @@ def fit(
 ) -> FitResult:
     """Learn from ``train`` until the macro F1 of ``validation`` no longer rises; keep the best weights.
 
-    Rank 0 writes into ``folder``: the bundle of the best weights, fitted to ``validation``, ``history.json``, and
-    after each epoch and every ``checkpoint_minutes`` within one a checkpoint, from which a run of the same settings and
-    rows goes on with the same result as if never stopped.
-    From ``sets`` (needed on rank 0 alone) it learns the device model: which kinds are behind an address.
-    Ranks are those of torch.distributed where it was started. ``on_epoch`` is called on rank 0 after each epoch with
+    Rank 0 writes into ``folder``: the bundle of the best weights, calibrated on ``validation``, ``history.json``, and a
+    checkpoint after each epoch and every ``checkpoint_minutes`` within one. A run of the same settings and rows goes on
+    from it with the same result as if never stopped.
+    From ``sets`` (needed on rank 0 alone) it learns the device model: which device kinds are behind an address.
+    Ranks are those of torch.distributed if it was started. ``on_epoch`` is called on rank 0 after each epoch with
     ``loss``, ``validation_loss``, ``validation_macro_f1``, ``validation_accuracy``, ``rows_per_s``, ``flows_per_s``
     (a row counts as the flows that it stands for) and ``seconds``.
 
     Raises:
-        TrainingError: the loss is no longer finite (on all ranks, before the step), or ranks hold other rows.
+        TrainingError: the loss is no longer finite (on all ranks, before the step), or ranks hold different rows.
         DataError: a part has no rows.
     """
     _check_rows(train, validation)
@@ -98,13 +99,13 @@ def fit(
 
     while not run.done:
         metrics = run.advance(save)
-        if ranks.leads:
+        if ranks.is_rank_zero:
             save()
             _log.info("%s", _progress(run.state, settings, metrics, started, resumed_from))
             if on_epoch is not None:
                 on_epoch(metrics, run.state.epoch)
     state = run.state
-    if ranks.leads:
+    if ranks.is_rank_zero:
         run.finish(folder, sets)
         write_atomically(folder / HISTORY, (json.dumps(state.history, indent=1) + "\n").encode())
     best_macro_f1 = state.history[state.best_epoch - 1]["validation_macro_f1"]
@@ -112,7 +113,7 @@ def fit(
 
 
 class _Run:
-    """Model, optimiser and rows of one rank, and where the run stands."""
+    """Model, optimiser, rows and state of a run on one rank."""
 
     def __init__(
         self,
@@ -125,7 +126,7 @@ class _Run:
     ) -> None:
         self._settings, self._ranks, self._train, self._validation = settings, ranks, train, validation
         self._encoding, self._classes = encoding, len(encoding.labels)
-        self._weights_N = _row_weights(train, settings)
+        self._weights_N = row_weights(train, settings)
         self._counts_N = step_counts(train.sequences, model_settings.padding)
         self.state = Checkpoint(_fingerprint(model_settings, settings, encoding, train, validation, ranks.world))
         ranks.agree(self.state.fingerprint)
@@ -142,16 +143,16 @@ class _Run:
         return self.state.epoch >= self._settings.epochs or waited >= self._settings.patience
 
     def advance(self, save: Callable[[], None]) -> dict[str, float]:
-        """Learn for the rest of an epoch and judge it; the metrics are the same on every rank, but for the times.
+        """Learn for the rest of an epoch and validate; the metrics are the same on every rank, but for the times.
 
-        Rank 0 calls ``save`` now and then.
+        Rank 0 calls ``save`` every ``checkpoint_minutes``.
         """
         epoch, started = self.state.epoch + 1, time.monotonic()
         learned = self._learn(epoch, save)
         seconds = time.monotonic() - started
         metrics = {
             "loss": self.state.loss_sum / float(self._weights_N.sum()),
-            **self._judge(),
+            **self._validate(),
             "rows_per_s": len(learned) / seconds,
             "flows_per_s": float(self._train.num_flows[learned].sum()) / seconds,
             "seconds": seconds,
@@ -165,12 +166,12 @@ class _Run:
         return metrics
 
     def _learn(self, epoch: int, save: Callable[[], None]) -> np.ndarray:
-        """Those batches of a pass over all rows that are not done yet; the rows in them. Adds to the state's losses."""
+        """Train on the batches of the epoch that are not done yet; returns their rows. Adds to the state's losses."""
         settings, ranks, state = self._settings, self._ranks, self.state
         order = np.random.default_rng([settings.seed, epoch]).permutation(len(self._train.label))
         batches = [order[at : at + settings.batch_size] for at in range(0, len(order), settings.batch_size)]
         self._parallel.train()
-        first, spoke, saved = state.batch, time.monotonic(), time.monotonic()
+        first, last_log, saved = state.batch, time.monotonic(), time.monotonic()
         for number, batch in enumerate(batches[first:], start=first + 1):
             torch.manual_seed(_seed_of(settings.seed, epoch, number, ranks.rank))  # of dropout
             # each step has the same size, however many flows its rows stand for: on real captures a constant divisor,
@@ -188,18 +189,22 @@ class _Run:
             self._optimiser.step()
             state.loss_sum += loss * weight
             state.batch = number
-            if ranks.leads and number < len(batches) and time.monotonic() - saved >= 60 * settings.checkpoint_minutes:
+            if (
+                ranks.is_rank_zero
+                and number < len(batches)
+                and time.monotonic() - saved >= 60 * settings.checkpoint_minutes
+            ):
                 save()
                 saved = time.monotonic()
-            if ranks.leads and time.monotonic() - spoke > _SPEAK_S:
-                spoke = time.monotonic()
+            if ranks.is_rank_zero and time.monotonic() - last_log > _LOG_S:
+                last_log = time.monotonic()
                 _log.info("epoch %d: %d of %d batches", epoch, number, len(batches))
         return np.concatenate(batches[first:]) if first < len(batches) else order[:0]
 
     def _share_of_loss(self, batch: np.ndarray, weight: float) -> torch.Tensor:
         """What this rank's rows of the global batch add to the batch's weighted mean loss.
 
-        A rank that gets none computes one row with no weight, so that it still joins every exchange of gradients.
+        A rank without rows computes one of weight 0, so that it still joins every exchange of gradients.
         """
         mine = batch[self._ranks.rank :: self._ranks.world]
         rows = mine if len(mine) else batch[:1]
@@ -211,21 +216,19 @@ class _Run:
         return (losses_B * torch.from_numpy(weights_B.astype(np.float32)).to(self._ranks.device)).sum()
 
     @torch.inference_mode()
-    def _judge(self) -> dict[str, float]:
+    def _validate(self) -> dict[str, float]:
         """Loss, macro F1 and accuracy of the validation part, each row counted as the flows it stands for."""
         self._model.eval()
         rows, classes = self._validation, self._classes
         counts_N = step_counts(rows.sequences, self._model.settings.padding)
         loss, confusion_CC = 0.0, np.zeros((classes, classes))
-        shares = list(batches_by_length(counts_N, _VALIDATION_PACKETS))[self._ranks.rank :: self._ranks.world]
-        for share in shares:
-            with self._lower():
-                logits_BC = self._model(tensors_of(rows.sequences, share, counts_N, self._ranks.device))
-            logits_BC = logits_BC.float().cpu()
-            labels_B, flows_B = rows.label[share], rows.num_flows[share].astype(np.float64)
-            losses_B = F.cross_entropy(logits_BC, torch.from_numpy(labels_B), reduction="none")
-            loss += float((losses_B * torch.from_numpy(flows_B)).sum())
-            np.add.at(confusion_CC, (labels_B, logits_BC.argmax(dim=1).numpy()), flows_B)
+        own = slice(self._ranks.rank, None, self._ranks.world)
+        with self._lower():
+            for batch, logits_BC in self._logits(rows, counts_N, own):
+                labels_B, flows_B = rows.label[batch], rows.num_flows[batch].astype(np.float64)
+                losses_B = F.cross_entropy(logits_BC.float(), torch.from_numpy(labels_B), reduction="none")
+                loss += float((losses_B * torch.from_numpy(flows_B)).sum())
+                np.add.at(confusion_CC, (labels_B, logits_BC.float().argmax(dim=1).numpy()), flows_B)
         sums = self._ranks.total(torch.from_numpy(np.append(confusion_CC, loss))).numpy()
         if not np.isfinite(sums).all():
             raise TrainingError(
@@ -240,29 +243,37 @@ class _Run:
             "validation_accuracy": float(np.trace(confusion_CC) / flows),
         }
 
+    def _logits(
+        self, rows: EncodedFlows, counts_N: np.ndarray, batches: slice = slice(None)
+    ) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+        device = self._ranks.device
+        return logits_by_batch(
+            self._model, rows.sequences, counts_N, _VALIDATION_PACKETS, device=device, batches=batches
+        )
+
     @torch.inference_mode()
     def finish(self, folder: Path, sets: FlowSets | None) -> None:
-        """Write the bundle: the best weights, calibrated, and what else is learned. Call it when training is done."""
+        """Write the bundle: the best weights, calibrated, and what else is learned. For the end of training."""
         rows = self._validation
         self._model.load_state_dict(self.best)
         self._model.eval()
         counts_N = step_counts(rows.sequences, self._model.settings.padding)
         logits_NC = np.empty((len(rows.label), self._classes))
-        for some in batches_by_length(counts_N, _VALIDATION_PACKETS):
-            logits_NC[some] = self._model(tensors_of(rows.sequences, some, counts_N, self._ranks.device)).cpu().numpy()
+        for batch, logits_BC in self._logits(rows, counts_N):
+            logits_NC[batch] = logits_BC.numpy()
         factor, bias_C = calibration(logits_NC, rows.label, rows.num_flows, self._settings.calibration)
         answers_NC = softmax(factor * logits_NC + bias_C, axis=1)
-        memory = (
+        counts = (
             SequenceCounts.of(self._train).fitted(rows, answers_NC) if self._model.settings.sequence_counts else None
         )
         weights = into_last_layer(self.best, factor, bias_C)
-        learned = Learned(memory, self._of_sets(sets) if sets else None)
+        learned = Learned(counts, self._device_model(sets) if sets else None)
         save_bundle(folder, weights, self._model.settings, self._encoding, learned)
-        remembers = f"; the network's answer weighs as {memory.strength:.2g} flows remembered" if memory else ""
-        _log.info("fitted to validation: temperature %.3f%s", 1 / factor, remembers)
+        weight = f"; the network's answer weighs as {counts.strength:.2g} flows of training" if counts else ""
+        _log.info("calibrated on validation: temperature %.3f%s", 1 / factor, weight)
 
-    def _of_sets(self, sets: FlowSets) -> DeviceModel:
-        _log.info("learning from %d sets of flows what is behind an address", len(sets))
+    def _device_model(self, sets: FlowSets) -> DeviceModel:
+        _log.info("learning from %d sets of flows which device kinds are behind an address", len(sets))
         _, kind_C = kinds_of(self._encoding.labels, self._encoding.devices)
         return DeviceModel(kind_C).fit(sets, seed=self._settings.seed)
 
@@ -272,7 +283,7 @@ class _Run:
         self.state.tensors = {
             **{f"model.{name}": tensor for name, tensor in self._model.state_dict().items()},
             **{f"best.{name}": tensor for name, tensor in self.best.items()},
-            **{f"adam.{i}.{name}": tensor for i, kept in moments.items() for name, tensor in kept.items()},
+            **{f"adam.{i}.{name}": tensor for i, own in moments.items() for name, tensor in own.items()},
         }
         return self.state
 
@@ -285,16 +296,16 @@ class _Run:
             specs |= {
                 f"adam.{number}.step": Spec("F32", (), 1),
                 f"adam.{number}.exp_avg": Spec("F32", shape),
-                f"adam.{number}.exp_avg_sq": Spec("F32", shape, 0, _MOST_SQUARE),
+                f"adam.{number}.exp_avg_sq": Spec("F32", shape, 0, _MAX_SQUARE),
             }
         return specs
 
     def restore(self, folder: Path) -> None:
-        """Go on where the folder's checkpoint stands; only rank 0 looks, the others are told over the network."""
+        """Go on from the folder's checkpoint; rank 0 reads it and sends it to the others."""
         found = (b"", b"")
-        if self._ranks.leads:
+        if self._ranks.is_rank_zero:
             found = Checkpoint.load(folder, self.state.fingerprint, self._specs()).to_bytes()
-        description, tensors = (self._ranks.from_leader(part) for part in found)
+        description, tensors = (self._ranks.from_rank_zero(part) for part in found)
         self.state = Checkpoint.from_bytes(description, tensors)
         if not self.state.tensors:
             return
@@ -311,19 +322,12 @@ class _Run:
         groups = self._optimiser.state_dict()["param_groups"]
         self._optimiser.load_state_dict({"state": moments, "param_groups": groups})
         self.state.tensors = {}
-        if self._ranks.leads:
-            stands = f"epoch {self.state.epoch} and {self.state.batch} batches"
-            _log.info("going on after %s from the checkpoint in %s", stands, folder)
+        if self._ranks.is_rank_zero:
+            done = f"epoch {self.state.epoch} and {self.state.batch} batches"
+            _log.info("going on after %s from the checkpoint in %s", done, folder)
 
 
-def macro_f1(confusion_CC: np.ndarray) -> float:
-    """Mean F1 of the classes that have flows; rows are true classes, columns predicted ones."""
-    hits_C, true_C, named_C = np.diag(confusion_CC), confusion_CC.sum(axis=1), confusion_CC.sum(axis=0)
-    f1_C = 2 * hits_C / np.maximum(true_C + named_C, 1e-12)
-    return float(f1_C[true_C > 0].mean())
-
-
-def _row_weights(rows: EncodedFlows, settings: config.Training) -> np.ndarray:
+def row_weights(rows: EncodedFlows, settings: config.Training) -> np.ndarray:
     """What each row counts, float64 (N,), with the same sum whatever ``class_weight``."""
     weights_N = rows.num_flows.astype(np.float64) ** settings.repeat_weight
     power = {"none": 0.0, "sqrt": 0.5, "balanced": 1.0}[settings.class_weight]
@@ -336,7 +340,7 @@ def _seed_of(*parts: int) -> int:
 
 
 def find_device(settings: config.Training) -> torch.device:
-    """What this process trains on; raises a SettingError where that must be a GPU and is none."""
+    """The device that this process trains on; raises a SettingError if it must be a GPU and there is none."""
     if settings.device == "cpu" or (settings.device == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
@@ -345,7 +349,7 @@ def find_device(settings: config.Training) -> torch.device:
 
 
 def _precision(settings: config.Training, device: torch.device) -> Callable[[], torch.autocast]:
-    """The context in which matrix products are computed; weights, their gradients and Adam are float32 throughout."""
+    """The context of matrix products; weights, their gradients and Adam are float32 throughout."""
     if settings.precision == "auto":
         if device.type == "cuda":
             lower = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -370,11 +374,11 @@ def _fingerprint(
     validation: EncodedFlows,
     world: int,
 ) -> str:
-    """Names all that the result depends on, but for how long it trains and how fast."""
+    """Names all that the result depends on, except how long it trains and how fast."""
     content = hashlib.sha256()
     for array in _arrays(train, validation):
         content.update(np.ascontiguousarray(array).data)
-    learned_with = settings.model_dump(mode="json", exclude=_OF_NO_MATTER)
+    learned_with = settings.model_dump(mode="json", exclude=EXCLUDED_FROM_FINGERPRINT)
     extra = {"training": learned_with, "world": world, "encoding": encoding.to_json(), "rows": content.hexdigest()}
     return config.settings_hash(model, extra=extra)
 

@@ -1,4 +1,4 @@
-"""Starts the ranks: by Spark's TorchDistributor, or in place where torchrun has started this process as one."""
+"""Starts the ranks: by Spark's TorchDistributor, or in place if torchrun has started this process as one."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 OnEpoch = Callable[[dict[str, float], int], None]
 
-# how a rank fails for want of another, which is the one to hear
+# how a rank fails that has lost another, whose error is the one to report
 _LOST_WORDS = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL")
-_TORCHRUN = re.compile(r"^[WE]\d{4} .*\btorch/distributed/elastic/")  # how its own lines on a failure begin
+_TORCHRUN = re.compile(r"^[WE]\d{4} .*\btorch/distributed/elastic/")  # the start of its own lines on a failure
 
 
 def train_on_ranks(
@@ -47,7 +47,7 @@ def train_on_ranks(
     process's ``rank`` (0 unless under torchrun).
 
     Raises:
-        TrainingError: a rank failed; it, or a more exact kind of IotidError, carries the rank's own message.
+        TrainingError: a rank failed; it, or a more specific IotidError, has the rank's own message.
     """
     if "WORLD_SIZE" in os.environ and "RANK" in os.environ:
         return _fit_as_rank(settings, dataset_uri, str(folder), on_epoch)
@@ -59,7 +59,7 @@ def train_on_ranks(
     on_gpus = not local and _cluster_lends_gpus(spark, settings.training.device)
     relay = _Relay(sys.stderr)  # TorchDistributor passes the ranks' lines to stdout here, to stderr on a cluster
     with (
-        _environment(_rank_environment(settings.training, local)),
+        _environment(rank_environment(settings.training, local)),
         contextlib.redirect_stdout(relay),
         contextlib.redirect_stderr(relay),
     ):
@@ -68,7 +68,7 @@ def train_on_ranks(
         try:
             answer: Any = distributor.run(_run_rank, settings, dataset_uri, str(folder), on_epoch, not local, mark())
         except Exception as fault:  # noqa: BLE001 - RuntimeError here, any of Spark's errors on a cluster
-            raise _told_by_rank(relay.text() + str(fault)) from None
+            raise error_of_rank(relay.text() + str(fault)) from None
     result, files = answer
     _write_files(Path(folder), files)
     return dict(result)
@@ -121,7 +121,7 @@ def _fit_as_rank(settings: config.Settings, dataset_uri: str, folder: str, on_ep
 
 
 def _backend(settings: config.Training) -> str:
-    """NCCL where each rank of this machine has a GPU of its own, which becomes the current one; else gloo."""
+    """NCCL if each rank of this machine has a GPU of its own, which becomes the current one; else gloo."""
     import torch
 
     if settings.device == "cpu" or not torch.cuda.is_available():
@@ -140,15 +140,15 @@ def _cluster_lends_gpus(spark: SparkSession, device: str) -> bool:
     return device != "cpu" and float(amount or 0) >= 1
 
 
-def _rank_environment(settings: config.Training, local: bool) -> dict[str, str]:
-    """For the ranks on this machine: their threads, and the loopback, as a laptop's host name may not resolve."""
-    told = {"OMP_NUM_THREADS": str(settings.threads)}
+def rank_environment(settings: config.Training, local: bool) -> dict[str, str]:
+    """The ranks' threads and, on this machine, the loopback, as a laptop's host name may not resolve."""
+    environment = {"OMP_NUM_THREADS": str(settings.threads)}
     if local:
-        told["PET_LOCAL_ADDR"] = "127.0.0.1"  # torchrun's --local-addr, which TorchDistributor does not pass on
+        environment["PET_LOCAL_ADDR"] = "127.0.0.1"  # torchrun's --local-addr, which TorchDistributor does not pass on
         loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), None)
         if loopback:
-            told["GLOO_SOCKET_IFNAME"] = loopback
-    return told
+            environment["GLOO_SOCKET_IFNAME"] = loopback
+    return environment
 
 
 @contextlib.contextmanager
@@ -166,9 +166,9 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 
 
 class _Relay(io.TextIOBase):
-    """Passes the ranks' lines on, up to the first failure: what follows is torchrun's, told in many lines.
+    """Passes the ranks' lines on, up to the first failure: torchrun's own lines follow it.
 
-    It keeps the last lines, as TorchDistributor's own error does not say why a rank failed.
+    The last lines are kept, as TorchDistributor's own error does not contain why a rank failed.
     """
 
     def __init__(self, to: TextIO) -> None:
@@ -190,8 +190,8 @@ class _Relay(io.TextIOBase):
         return "".join(self._last)
 
 
-def _told_by_rank(output: str) -> IotidError:
-    """The failed rank's own error, from what the launcher kept of the ranks' output."""
+def error_of_rank(output: str) -> IotidError:
+    """The failed rank's own error, from the last lines of the ranks' output."""
     failures = [failure for failure in find_errors(output) if not failure.lost]
     known = next((error for failure in failures if (error := failure.as_iotid_error())), None)
     if known is not None:
@@ -202,7 +202,7 @@ def _told_by_rank(output: str) -> IotidError:
         re.search(r"exitcode\s*: *-?\d+", output),
         *re.finditer(r"^[\w.]*(?:Error|Exception): .+$", output, re.MULTILINE),
     )
-    why = next((sign[0] for sign in signs if sign), "it left no word")
+    why = next((sign[0] for sign in signs if sign), "it printed no reason")
     return TrainingError(
         f"training: a rank was killed or crashed ({why}); if memory ran out, set fewer training.ranks; started again, "
         "training goes on from its last checkpoint"

@@ -1,4 +1,4 @@
-"""All that training knows of its launcher: this process's rank, how many there are, and sums over them."""
+"""This process's rank, the number of ranks, and sums over them: all that training needs of its launcher."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from iotid.errors import TrainingError
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes that train together; one alone where torch.distributed was not started."""
+    """The processes that train together; a single one if torch.distributed was not started."""
 
     rank: int
     world: int
@@ -24,8 +24,8 @@ class Ranks:
         return cls(dist.get_rank(), dist.get_world_size(), device) if started else cls(0, 1, device)
 
     @property
-    def leads(self) -> bool:
-        """Whether this is the rank that writes files and speaks."""
+    def is_rank_zero(self) -> bool:
+        """Whether this is the rank that writes files and logs."""
         return self.rank == 0
 
     def total(self, values: torch.Tensor) -> torch.Tensor:
@@ -36,13 +36,13 @@ class Ranks:
             dist.all_reduce(values)
         return values.cpu()
 
-    def from_leader(self, content: bytes) -> bytes:
-        """What rank 0 gives, on every rank; the others' ``content`` is ignored."""
+    def from_rank_zero(self, content: bytes) -> bytes:
+        """The ``content`` of rank 0, on every rank; that of the others is ignored."""
         if self.world == 1:
             return content
         size = torch.tensor([len(content)], device=self.device)
         dist.broadcast(size, 0)
-        if self.leads:
+        if self.is_rank_zero:
             data = torch.frombuffer(bytearray(content), dtype=torch.uint8).to(self.device)
         else:
             data = torch.empty(int(size), dtype=torch.uint8, device=self.device)
@@ -50,9 +50,9 @@ class Ranks:
         return data.cpu().numpy().tobytes()
 
     def agree(self, fingerprint: str) -> None:
-        """Raise a TrainingError on every rank unless all hold the same rows in the same order, and settings."""
+        """Raise a TrainingError on every rank unless all hold the same rows, in the same order, and settings."""
         own = fingerprint.encode()
-        differ = self.total(torch.tensor([float(self.from_leader(own) != own)]))
+        differ = self.total(torch.tensor([float(self.from_rank_zero(own) != own)]))
         if differ.item():
             raise TrainingError(
                 f"training: {int(differ)} of {self.world} ranks hold other rows or settings than rank 0; "

@@ -25,8 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from iotid import config, messages
-from iotid.cli import command
-from iotid.cli.run import run_steps, settings_of
+from iotid.cli import command, steps
 from iotid.labels import DeviceList
 from iotid.labels.hosts import name_devices
 from iotid.labels.owner import Networks, Site
@@ -34,7 +33,7 @@ from iotid.model import Predictor
 from iotid.partitions import Partition, PartitionKey, Store
 from iotid.schemas import FLOWS
 from iotid.simulate.captures import write_demo
-from iotid.tracking.registry import Registry
+from iotid.tracking import Registry
 
 _LEARNED, _LARGE = PartitionKey.of_date("bench", "2026-01-01"), PartitionKey.of_date("large", "2026-01-02")
 _BATCH = 256
@@ -46,17 +45,15 @@ _SETTINGS = ("--set", "flow.join_files=false", "--set", "training.epochs=4")
 def learn(root: str, captures: str, labels: str, layers: list[str]) -> None:
     night = ["--site", _LEARNED["site"], "--date", _LEARNED["capture_date"]]
     dataset = ["--dataset", "bench"]
-    run_steps(
-        [
-            ["split-pcaps", "--captures", captures, *night],
-            ["assemble-flows", *night],
-            ["write-dataset", *night, "--labels", labels, *dataset],
-            ["train", *dataset],
-            ["evaluate", *dataset],
-            ["promote", *dataset],
-        ],
-        layers,
-    )
+    for step in (
+        ["split-pcaps", "--captures", captures, *night],
+        ["assemble-flows", *night],
+        ["write-dataset", *night, "--labels", labels, *dataset],
+        ["train", *dataset],
+        ["evaluate", *dataset],
+        ["promote", *dataset],
+    ):
+        steps.main([*step, *layers], standalone_mode=False)
 
 
 def flows_of_listed(store: Store, labels: str) -> tuple[Partition, pa.Table]:
@@ -181,7 +178,7 @@ def _measure(given: argparse.Namespace, made: Path) -> dict[str, Any]:
         write_demo(made)
         captures, labels = str(made / "captures"), str(made / "devices.yaml")
     store = Store(root)
-    if Registry(settings_of(layers).tracking, root).find_version("champion") is None:
+    if Registry(config.load_settings(overrides=layers[1::2]).tracking, root).find_version("champion") is None:
         learn(root, captures, labels, layers)
     multiply(store, labels, given.flows, given.devices, given.fresh)
     night = store.open("flows", _LARGE)

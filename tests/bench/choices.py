@@ -18,9 +18,9 @@ import torch
 from learning import CAPTURES_HELP, given_flows, rows_of
 
 from iotid import config
-from iotid.evaluation.metrics import confusion_matrix
+from iotid.evaluation.metrics import confusion_matrix, macro_f1
 from iotid.model import Predictor
-from iotid.training.fit import fit, macro_f1
+from iotid.training.fit import fit
 
 _SMALL = ("model.embedding_size=32", "model.hidden_size=32", "training.learning_rate=0.004", "training.epochs=12")
 _VARIANTS = {

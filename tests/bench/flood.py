@@ -37,13 +37,13 @@ import pyarrow.parquet as pq
 
 from iotid import messages
 from iotid.cli import command
-from iotid.cli.run import settings_of
+from iotid.config import load_settings
 from iotid.dataset.hashes import mix
 from iotid.partitions import Partition, PartitionKey, Store
 from iotid.schemas import FLOWS
 from iotid.simulate.captures import write_demo
 from iotid.spark.shuffle import Buckets
-from iotid.tracking.registry import Registry
+from iotid.tracking import Registry
 
 sys.path.insert(0, str(Path(__file__).parent))
 from census import _SETTINGS, _renamed, flows_of_listed, learn
@@ -333,7 +333,7 @@ def main() -> None:
             layers += [part for text in (*_SMALL, *given.overrides) for part in ("--set", text)]
             if not given.model:
                 write_demo(made)
-            if Registry(settings_of(layers).tracking, root).find_version("champion") is None:
+            if Registry(load_settings(overrides=layers[1::2]).tracking, root).find_version("champion") is None:
                 learn(root, str(made / "captures"), labels, layers)
             measured["census"] = {"macs": given.macs, **measure_census(root, labels, given.macs, given.nights, layers)}
     command.say(json.dumps(measured))

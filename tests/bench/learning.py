@@ -32,13 +32,14 @@ from torch.nn import functional as F
 from iotid import config
 from iotid.dataset import EncodedFlows, Encoding, Vocabulary
 from iotid.dataset.characteristics import select_characteristics
+from iotid.evaluation.metrics import macro_f1
 from iotid.flows import from_captures
 from iotid.labels import DeviceList
 from iotid.model import AdaptiveEnsemble, Predictor
 from iotid.model.bundle import vocabulary_sizes
 from iotid.model.network.sequences import distinct_sequences, step_counts, tensors_of
 from iotid.simulate.captures import write_demo
-from iotid.training.fit import fit, macro_f1
+from iotid.training.fit import fit
 
 _CLOSE = 0.003  # of macro F1
 _BATCH = 256  # flows of one step of the plain model

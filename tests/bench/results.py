@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
 from iotid import messages
-from iotid.cli import command
-from iotid.cli.run import run_steps, settings_of
+from iotid.cli import command, steps
 from iotid.partitions import PartitionKey, Store
 from iotid.studies.compare import flat
 from iotid.studies.households.run import ALL
@@ -41,8 +41,8 @@ def main() -> None:
     layers = [*(_SMALL if given.quick else ()), "--set", f"storage.root={given.root}", "--set", "flow.join_files=false"]
     layers += [part for text in given.overrides for part in ("--set", text)]
     for name, partition, own in (("aalto", _AALTO, ()), ("lsif", _LSIF, _LSIF_SETTINGS)):
-        steps = [["split-pcaps", "--captures", f"{given.captures}/{name}", *partition], ["assemble-flows", *partition]]
-        run_steps(steps, [*layers, *own])
+        for step in (["split-pcaps", "--captures", f"{given.captures}/{name}"], ["assemble-flows"]):
+            steps.main([*step, *partition, *layers, *own], standalone_mode=False)
     protocols = ["random_unique", "capture_folds"]
     if not given.quick:
         protocols += ["random_flow", "by_capture", "by_time"]
@@ -56,14 +56,12 @@ def main() -> None:
         ),
     }
     numbers: dict[str, dict[str, Any]] = {}
-    store = Store(settings_of(layers).storage.root)
-    for name, (arguments, protocols_of_it, own) in comparisons.items():
-        override = ["--set", f"evaluation.protocols=[{','.join(protocols_of_it)}]"]
-        run_steps([["compare", *arguments, "--name", name]], [*layers, *own, *override])
+    store = Store(str(Path(given.root).absolute()))
+    for name, (arguments, asked, own) in comparisons.items():
+        asking = ["--set", f"evaluation.protocols=[{','.join(asked)}]"]
+        steps.main(["compare", *arguments, "--name", name, *layers, *own, *asking], standalone_mode=False)
         all_scores = store.read_json(store.open("comparisons", PartitionKey.named(name)), "comparison.json")
-        numbers[name] = {
-            protocol_scores["protocol"]: _numbers(protocol_scores["systems"]) for protocol_scores in all_scores
-        }
+        numbers[name] = {each["protocol"]: _numbers(each["systems"]) for each in all_scores}
         numbers[name] |= {"households": _of_households(store, name)}
         numbers[name] |= {
             "open_set": {key: round(value, 4) for key, value in flat(all_scores).items() if "open_set" in key}

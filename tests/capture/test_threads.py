@@ -55,7 +55,7 @@ def test_kernels__are_kept_without_file_locks() -> None:
         "for name in ('fcntl', 'resource', 'grp', 'spwd', 'ossaudiodev', 'termios'): sys.modules[name] = None\n"
         "import os; del os.sched_getaffinity\n"
         "from iotid.capture import jit; assert jit.fcntl is None\n"
-        "import iotid.capture.reader, iotid.flows.local, iotid.storage, iotid.tracking.registry, iotid.cli.command\n"
+        "import iotid.capture.reader, iotid.flows.local, iotid.storage, iotid.tracking.versions, iotid.cli.command\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

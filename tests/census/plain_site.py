@@ -11,12 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from iotid.census import ChampionModel, take, take_census
+from iotid.census import take, take_census
 from iotid.census.changes import COMPARED
 from iotid.census.score import Scored
 from iotid.config import Settings, Watchlist
 from iotid.partitions import Partition, PartitionKey, Store
 from iotid.schemas import CENSUS, FLOWS, LEFT_OUT
+from iotid.tracking import ModelVersion
 
 A, B, C, D = (f"02:00:00:00:00:{last}" for last in ("0a", "0b", "0c", "0d"))
 COLUMNS = [name for name in CENSUS.arrow_schema(stored=True).names if name not in ("watched", *COMPARED)]
@@ -105,8 +106,8 @@ class Site:
         self.model = version
         settings = self.settings.census.model_copy(update=changes)
         listed = Watchlist.model_validate(watchlist or WATCHED)
-        key, champion = PartitionKey.of_date("lab", f"2026-01-{day:02}"), ChampionModel(version, Path("m"))
-        return take_census(None, self.store, key, champion, settings, listed)  # type: ignore[arg-type]
+        key, champion = PartitionKey.of_date("lab", f"2026-01-{day:02}"), ModelVersion(version, "run", "2026-01-31", {})
+        return take_census(None, self.store, key, champion, Path("m"), settings, listed)  # type: ignore[arg-type]
 
 
 def changes_of(census: Partition) -> dict[str, tuple[str, str | None]]:

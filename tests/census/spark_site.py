@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from iotid.census import ChampionModel, take_census
+from iotid.census import take_census
 from iotid.census.pseudonyms import KEY_VARIABLE
 from iotid.config import Settings, Watchlist
 from iotid.partitions import Partition, PartitionKey, Store
+from iotid.tracking import ModelVersion
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -52,8 +53,8 @@ class Site:
     def census(self, day: int, version: int = 1, model: Path | None = None, **census: Any) -> Partition:
         settings = self.settings.census.model_copy(update=census)
         watchlist = Watchlist.model_validate(WATCHED)
-        key, champion = PartitionKey.of_date("lab", f"2026-01-{day:02}"), ChampionModel(version, model or self.model)
-        return take_census(self.spark, self.store, key, champion, settings, watchlist)
+        key, champion = PartitionKey.of_date("lab", f"2026-01-{day:02}"), ModelVersion(version, "run", "2026-01-31", {})
+        return take_census(self.spark, self.store, key, champion, model or self.model, settings, watchlist)
 
     def with_key(self, day: int, key: str, **more: Any) -> Partition:
         """The census under pseudonyms, with the key in the environment."""

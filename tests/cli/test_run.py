@@ -1,53 +1,77 @@
-"""The whole way in one process: which steps run, and how it ends. The steps themselves are tested where they live."""
+"""All steps in one process: which steps run, and how it ends. The steps themselves are tested in their packages."""
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from iotid.cli import run as pipeline
-from iotid.config import load_settings
+from iotid.cli import checks, pipeline
+from iotid.cli import run as command
+from iotid.config import Settings, load_settings
 from iotid.errors import LabelError, SettingError, UserError, WatchError
-from iotid.partitions import PartitionKey, Store
+from iotid.partitions import Store
 
-NIGHTS = [pipeline.Night("home", "2026-01-10", "captures/1"), pipeline.Night("home", "2026-01-11", "captures/2")]
+INPUTS = [
+    pipeline.SiteCaptures("home", "2026-01-10", "captures/1"),
+    pipeline.SiteCaptures("home", "2026-01-11", "captures 2"),
+]
 
 
 @pytest.mark.parametrize("fails", [True, False])
-def test_run_nights__tells_of_a_watched_device_after_the_last_night(
+def test_run_pipeline__reports_a_watched_device_after_the_last_census(
     fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[Any] = []
+    printed: list[Any] = []
 
-    def run_steps(lines: list[list[str]], layers: list[str]) -> None:
-        told.append([line[0] for line in lines])
-        assert not pipeline.settings_of(layers).watchlist.fail
+    def run_steps(steps: Sequence[pipeline.Call], settings: Settings) -> None:
+        printed.append([name for name, _ in steps])
+        assert not settings.watchlist.fail
         store = Store(str(tmp_path))
-        for night, watched in zip(NIGHTS, (1, 0), strict=True):
-            with store.write("census", PartitionKey.of_date(night.site, night.date)) as staged:
+        for own, watched in zip(INPUTS, (1, 0), strict=True):
+            with store.write("census", own.key) as staged:
                 staged.metadata |= {"watched": watched, "watched_labels": {"cam": watched}}
 
     monkeypatch.setattr(pipeline, "run_steps", run_steps)
     monkeypatch.setattr(pipeline, "_summary", lambda *_: ["summary"])
-    monkeypatch.setattr("iotid.cli.command.say", told.append)
-    layers = ["--set", f"storage.root={tmp_path}", "--set", f"watchlist.fail={str(fails).lower()}"]
+    monkeypatch.setattr("iotid.cli.command.say", printed.append)
+    settings = load_settings([], [f"storage.root={tmp_path}", f"watchlist.fail={str(fails).lower()}"])
     if fails:
         with pytest.raises(WatchError, match="2026-01-10, is written; watched devices: 1"):
-            pipeline.run_nights(NIGHTS, NIGHTS, ["devices.yaml"], "demo", layers)
+            pipeline.run_pipeline(settings, INPUTS, INPUTS, ["devices.yaml"], "demo")
     else:
-        pipeline.run_nights(NIGHTS, NIGHTS, ["devices.yaml"], "demo", layers)
+        pipeline.run_pipeline(settings, INPUTS, INPUTS, ["devices.yaml"], "demo")
     ingest, census = ["split-pcaps", "assemble-flows"] * 2, ["take-census"] * 2
-    assert told == [[*ingest, "write-dataset", "train", "evaluate", "promote", *census], "summary"]
+    assert printed == [[*ingest, "write-dataset", "train", "evaluate", "promote", *census], "summary"]
+
+
+def test_run_steps__calls_each_step_after_a_line_that_shows_it_as_a_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    called: list[Any] = []
+    for name in ("split_pcaps", "write_dataset"):
+        step = importlib.import_module(f"iotid.cli.{name}").main
+        monkeypatch.setattr(step, "function", lambda settings, **options: called.append(options))
+    calls = pipeline.calls(INPUTS[1:], INPUTS, ["a.yaml"], "d")
+    steps = [call for call in calls if call[0] in ("split-pcaps", "write-dataset")]
+    pipeline.run_steps(steps, load_settings())
+    assert called == [dict(options) for _, options in steps]
+    dates = "--date 2026-01-10 --date 2026-01-11"
+    assert capsys.readouterr().err.splitlines() == [
+        "[1/2] iotid split-pcaps --captures 'captures 2' --site home --date 2026-01-11",
+        f"[2/2] iotid write-dataset --site home {dates} --labels a.yaml --dataset d",
+    ]
 
 
 LIST = 'devices: [{name: cam, mac: "02:00:00:00:00:01"}]'
 
 
 @pytest.mark.parametrize(
-    ("listed", "overrides", "kind", "told"),
+    ("listed", "overrides", "kind", "expected"),
     [
         ("devices: [{name: cam, mac: 02}]", [], LabelError, "is not a MAC"),
         (LIST, ["dataset.label=type"], LabelError, "cam has no type"),
@@ -67,7 +91,7 @@ def test_run__what_a_later_step_would_refuse_is_refused_before_the_first(
     listed: str,
     overrides: list[str],
     kind: type[UserError],
-    told: str,
+    expected: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -76,20 +100,20 @@ def test_run__what_a_later_step_would_refuse_is_refused_before_the_first(
     (tmp_path / "devices.yaml").write_text(listed)
     changes = [f"storage.root={tmp_path}/store", *overrides]
     with pytest.raises(kind) as caught:
-        pipeline.check(load_settings(["local.yaml"], changes), [f"{tmp_path}/devices.yaml"])
-    assert told in str(caught.value)
+        checks.check(load_settings(["local.yaml"], changes), [f"{tmp_path}/devices.yaml"])
+    assert expected in str(caught.value)
     settings = [part for text in ("spark.master=local", *changes) for part in ("--set", text)]
     lists = ["--labels", f"{tmp_path}/devices.yaml", "--captures", f"{tmp_path}/none"]
-    answer = CliRunner().invoke(pipeline.main, [*settings, *lists])
+    answer = CliRunner().invoke(command.main, [*settings, *lists])
     assert (answer.exit_code, answer.output.count("\n")) == (2, 1)
-    assert told in answer.output
+    assert expected in answer.output
 
 
 @pytest.mark.parametrize(
     "step", ["split-pcaps", "assemble-flows", "write-dataset", "train", "evaluate", "promote", "run"]
 )
 @pytest.mark.parametrize(
-    ("file", "told"),
+    ("file", "expected"),
     [
         (
             "promotion: {min_macro_f: 0.3}",
@@ -101,17 +125,17 @@ def test_run__what_a_later_step_would_refuse_is_refused_before_the_first(
         ("census: {inside: [192.168.1.5/24]}", "did you mean 192.168.1.0/24?"),
     ],
 )
-def test_steps__every_one_judges_the_settings_of_all(step: str, file: str, told: str, tmp_path: Path) -> None:
+def test_steps__every_one_judges_the_settings_of_all(step: str, file: str, expected: str, tmp_path: Path) -> None:
     from iotid.cli import steps
 
     (tmp_path / "own.yaml").write_text(file)
-    night, dataset = ["--site", "a", "--date", "2026-01-10"], ["--dataset", "d"]
+    one_date, dataset = ["--site", "a", "--date", "2026-01-10"], ["--dataset", "d"]
     arguments = {
-        "split-pcaps": [*night, "--captures", "c"],
-        "assemble-flows": night,
-        "write-dataset": [*night, *dataset, "--labels", "l.yaml"],
+        "split-pcaps": [*one_date, "--captures", "c"],
+        "assemble-flows": one_date,
+        "write-dataset": [*one_date, *dataset, "--labels", "l.yaml"],
         "run": ["--captures", "c", "--labels", "l.yaml"],
     }
     answer = CliRunner().invoke(steps, [step, "--config", f"{tmp_path}/own.yaml", *arguments.get(step, dataset)])
     assert (answer.exit_code, answer.output.count("\n")) == (2, 1)
-    assert told in answer.output
+    assert expected in answer.output

@@ -91,15 +91,15 @@ def _run(code: str, **env: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_settings_schema__is_printed_without_loading_anything_heavy() -> None:
-    told = _run("sys.argv.append('settings-schema'); main()")
-    assert json.loads(told.stdout) == schema()
-    assert told.stderr.strip() == "[]"
+    result = _run("sys.argv.append('settings-schema'); main()")
+    assert json.loads(result.stdout) == schema()
+    assert result.stderr.strip() == "[]"
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion__there_is_a_script_for_every_shell(shell: str) -> None:
-    told = _run("main()", _IOTID_COMPLETE=f"{shell}_source")
-    assert f"_IOTID_COMPLETE={shell}_complete" in told.stdout
+    result = _run("main()", _IOTID_COMPLETE=f"{shell}_source")
+    assert f"_IOTID_COMPLETE={shell}_complete" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -116,6 +116,6 @@ def test_completion__tells_commands_options_and_files_without_loading_anything_h
     words: str, wanted: set[str]
 ) -> None:
     place = str(len(words.split()) - 1)
-    told = _run("main()", _IOTID_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=place)
-    assert set(told.stdout.split()) == wanted
-    assert told.stderr.strip() == "[]"
+    result = _run("main()", _IOTID_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=place)
+    assert set(result.stdout.split()) == wanted
+    assert result.stderr.strip() == "[]"

@@ -96,8 +96,8 @@ class Standalone:
         with contextlib.suppress(OSError, KeyError):  # HTTPError is an OSError
             if not self._token:
                 password = json.loads(self.password_file.read_text(encoding="utf-8"))["admin"]
-                told = self._request("POST", "/auth/token", {"username": "admin", "password": password}, {})
-                self._token = told["access_token"]
+                answer = self._request("POST", "/auth/token", {"username": "admin", "password": password}, {})
+                self._token = answer["access_token"]
             return {dag["dag_id"] for dag in self.api("GET", "dags")["dags"]} >= set(DAGS)
         return False
 

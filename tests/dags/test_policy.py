@@ -1,4 +1,4 @@
-"""What every DAG must have before it may run at night."""
+"""What every DAG must have before it may run unattended."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ pytest.importorskip("airflow", reason="needs the Airflow environment (.venv-airf
 pytestmark = pytest.mark.dags
 
 _REPOSITORY = Path(__file__).parents[2]
-_ASKED_FOR_BY_PEOPLE = {"compare", "describe", "rollback"}  # beside the steps of every night
-_WAYS = {  # of each DAG: the Spark tasks, in the order that the data goes
+_MANUAL = {"compare", "describe", "rollback"}  # no DAG runs them
+_SPARK_TASKS = {  # of each DAG, in the order of the data
     "iotid_ingest": ("ingest.split_pcaps", "ingest.assemble_flows", "ingest.take_census"),
     "iotid_train": ("write_dataset", "train"),
     "iotid_evaluate": ("evaluate", "promote"),
@@ -41,13 +41,13 @@ def tasks(bag: Any) -> list[Any]:
 
 def test_dags__are_exactly_those_expected_and_import_without_errors(bag: Any) -> None:
     assert bag.import_errors == {}
-    assert set(bag.dags) == set(_WAYS)
+    assert set(bag.dags) == set(_SPARK_TASKS)
 
 
 def test_dag_files__are_parsed_in_well_under_a_second(bag: Any) -> None:
     again = type(bag)(dag_folder=_REPOSITORY / "airflow_dags")  # without Airflow's own imports, which all DAGs share
-    assert {Path(told.file).name for told in again.dagbag_stats} == {f"{dag}.py" for dag in _WAYS}
-    assert sum((told.duration for told in again.dagbag_stats), timedelta()) < timedelta(seconds=1)
+    assert {Path(stats.file).name for stats in again.dagbag_stats} == {f"{dag}.py" for dag in _SPARK_TASKS}
+    assert sum((stats.duration for stats in again.dagbag_stats), timedelta()) < timedelta(seconds=1)
 
 
 def test_dags__name_an_owner_tags_and_one_active_run(bag: Any) -> None:
@@ -76,7 +76,7 @@ def test_tasks__retry_with_growing_pauses_and_end_after_a_time(tasks: list[Any])
         assert timedelta(0) < task.execution_timeout <= timedelta(hours=8)
 
 
-def test_spark_tasks__share_a_pool_whose_slots_bound_the_memory_of_drivers_and_are_submitted_once(
+def test_spark_tasks__share_a_pool_that_bounds_memory_and_are_submitted_once(
     tasks: list[Any],
 ) -> None:
     for task in tasks:
@@ -89,18 +89,18 @@ def test_spark_tasks__share_a_pool_whose_slots_bound_the_memory_of_drivers_and_a
             assert "spark.task.maxFailures" not in task.conf
 
 
-def test_spark_tasks__are_the_steps_in_the_way_the_data_goes(bag: Any) -> None:
+def test_spark_tasks__are_the_steps_in_the_order_of_the_data(bag: Any) -> None:
     jobs = {path.stem for path in (_REPOSITORY / "jobs").glob("[a-z]*.py")}
     submitted = set()
-    for name, way in _WAYS.items():
+    for name, expected in _SPARK_TASKS.items():
         dag = bag.dags[name]
-        assert {task.task_id for task in dag.tasks if hasattr(task, "application")} == set(way)
-        for earlier, later in pairwise(way):
+        assert {task.task_id for task in dag.tasks if hasattr(task, "application")} == set(expected)
+        for earlier, later in pairwise(expected):
             assert later in dag.get_task(earlier).downstream_task_ids
-        submitted |= {task_id.rpartition(".")[2] for task_id in way}
-        for task_id in way:
+        submitted |= {task_id.rpartition(".")[2] for task_id in expected}
+        for task_id in expected:
             assert dag.get_task(task_id).application.endswith(f"/{task_id.rpartition('.')[2]}.py")
-    assert submitted == jobs - _ASKED_FOR_BY_PEOPLE
+    assert submitted == jobs - _MANUAL
 
 
 def test_assets__of_flows_and_the_challenger_tie_the_dags(bag: Any) -> None:

@@ -32,14 +32,14 @@ _SPARK_SUBMIT = """\
 #!{python}
 import os, pathlib, sys
 here = pathlib.Path(__file__).parent
-told = sys.argv[1:]
-job = next(pathlib.Path(part).stem for part in told if part.endswith(".py"))
-option = lambda name: told[told.index(name) + 1] if name in told else ""
+given = sys.argv[1:]
+job = next(pathlib.Path(part).stem for part in given if part.endswith(".py"))
+option = lambda name: given[given.index(name) + 1] if name in given else ""
 with (here / "lines").open("a") as lines:
     lines.write(" ".join([job, option("--site"), option("--date"), option("--dataset")]) + "\\n")
 if (here / "real").exists():
     os.environ["PATH"] = os.path.dirname("{real}") + os.pathsep + os.environ["PATH"]  # it asks `python` where Spark is
-    os.execv("{real}", ["{real}", *told])
+    os.execv("{real}", ["{real}", *given])
 fails = here / "fails" / f"{{job}} {{option('--site')}} {{option('--date')}}"
 if fails.exists() and (left := int(fails.read_text())):
     fails.write_text(str(left - 1))
@@ -65,7 +65,7 @@ print(len(rows), hashlib.sha256("".join(rows).encode()).hexdigest())
 
 
 class Site:
-    """An Airflow that runs, the folders that its DAGs read and write, and what its spark-submit was told."""
+    """An Airflow that runs, the folders that its DAGs read and write, and the arguments of its spark-submit."""
 
     def __init__(self, folder: Path, standalone: Any, database: str | None) -> None:
         self.bin, self.captures, self.store = folder / "bin", folder / "captures", folder / "store"
@@ -94,8 +94,8 @@ class Site:
         return {run["dag_run_id"]: run for run in self.airflow.api("GET", f"dags/{dag}/dagRuns")["dag_runs"]}
 
     def trigger(self, dag: str, date: str) -> str:
-        told = self.airflow.api("POST", f"dags/{dag}/dagRuns", {"logical_date": date, "dag_run_id": f"asked__{date}"})
-        return str(told["dag_run_id"])
+        given = self.airflow.api("POST", f"dags/{dag}/dagRuns", {"logical_date": date, "dag_run_id": f"asked__{date}"})
+        return str(given["dag_run_id"])
 
     def clear(self, dag: str, run: str) -> None:
         self.airflow.api("POST", f"dags/{dag}/dagRuns/{quote(run)}/clear", {"dry_run": False})
@@ -114,9 +114,9 @@ class Site:
 
     def tasks(self, dag: str, run: str) -> dict[tuple[str, int], tuple[str, int]]:
         """State and number of tries of each task instance of the run, by task and map index."""
-        told = self.airflow.api("GET", f"dags/{dag}/dagRuns/{quote(run)}/taskInstances")["task_instances"]
+        given = self.airflow.api("GET", f"dags/{dag}/dagRuns/{quote(run)}/taskInstances")["task_instances"]
         return {
-            (one["task_id"].rpartition(".")[2], one["map_index"]): (one["state"], one["try_number"]) for one in told
+            (one["task_id"].rpartition(".")[2], one["map_index"]): (one["state"], one["try_number"]) for one in given
         }
 
     def rows(self, table: str) -> str:
@@ -150,7 +150,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, standalone: Any, database: st
 
 
 @pytest.mark.spark
-def test_standalone__a_night_is_learned_from_and_promoted_and_cleared_gives_the_same_rows(site: Site) -> None:
+def test_standalone__a_date_is_trained_on_and_promoted_and_cleared_gives_the_same(site: Site) -> None:
     (site.bin / "real").touch()
     night = site.ended("iotid_ingest", site.trigger("iotid_ingest", f"{_NIGHT}T00:00:00Z"))
     first = site.tasks("iotid_ingest", night)
@@ -173,7 +173,7 @@ def test_standalone__a_night_is_learned_from_and_promoted_and_cleared_gives_the_
     (site.bin / "real").unlink()
 
 
-def test_standalone__a_back_fill_makes_its_nights_in_order_and_a_job_that_fails_twice_works(site: Site) -> None:
+def test_standalone__a_back_fill_runs_in_order_and_a_job_that_fails_twice_works(site: Site) -> None:
     for date in ("2026-02-01", "2026-02-02"):
         (site.captures / "home" / date).mkdir(parents=True)
         (site.captures / "home" / date / "a.pcap").touch()
@@ -184,12 +184,12 @@ def test_standalone__a_back_fill_makes_its_nights_in_order_and_a_job_that_fails_
     site.ended("iotid_ingest", first)
     site.ended("iotid_ingest", second)
     assert site.tasks("iotid_ingest", first)["split_pcaps", 0] == ("success", 3)
-    told = [line.split()[:3] for line in site.lines() if " 2026-02-0" in line]
+    given = [line.split()[:3] for line in site.lines() if " 2026-02-0" in line]
     made = [[job, "home", date] for date in ("2026-02-01", "2026-02-02") for job in ("split_pcaps", "assemble_flows")]
-    assert [line for line in told if line[0] != "take_census"] == [made[0], made[0], *made]
+    assert [line for line in given if line[0] != "take_census"] == [made[0], made[0], *made]
 
 
-def test_standalone__captures_that_come_late_make_their_night_again(site: Site) -> None:
+def test_standalone__late_captures_run_their_date_again(site: Site) -> None:
     (tonight,) = (run for run in site.runs("iotid_ingest").values() if run["run_type"] == "scheduled")
     site.ended("iotid_ingest", tonight["dag_run_id"])
     late = datetime.fromisoformat(tonight["logical_date"]) - timedelta(days=1)

@@ -1,4 +1,4 @@
-"""cluster.py WHEEL: the whole way on one machine and on a standalone cluster, and an ingest of which a worker dies.
+"""cluster.py WHEEL: all steps on one machine and on a standalone cluster, and an ingest of which a worker dies.
 
 A real master and two real workers, processes on the loopback interface. Every job is submitted by ``spark-submit`` with
 conf/cluster.yaml; the library travels as WHEEL (the one named .zip) to a Python that has none, and two ranks train on
@@ -32,7 +32,9 @@ _SMALL = (
 _TOLERANCE = 1e-3  # of confidences: two machines add up in two orders
 
 
-def whole_way(root: Path, demo: Path, launcher: list[str], told: dict[str, str], *settings: str) -> dict[str, float]:
+def all_steps(
+    root: Path, demo: Path, launcher: list[str], variables: dict[str, str], *settings: str
+) -> dict[str, float]:
     """Seconds of each step, all of which must end well; ``launcher``: what stands before the path of a job."""
     steps = {
         "split_pcaps": [*_NIGHT, "--captures", str(demo / "captures" / "home" / "2026-01-10")],
@@ -46,7 +48,7 @@ def whole_way(root: Path, demo: Path, launcher: list[str], told: dict[str, str],
     for step, arguments in steps.items():
         begin = time.monotonic()
         command = [*launcher, str(_JOBS / f"{step}.py"), "--config", "cluster.yaml", *layers, *arguments]
-        ran = subprocess.run(command, env=told, capture_output=True, text=True, check=False, timeout=1200)
+        ran = subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=1200)
         if ran.returncode:
             raise SystemExit(f"cluster.py: {step} by {launcher[0]} failed:\n{ran.stderr[-4000:]}")
         seconds[step] = round(time.monotonic() - begin, 1)
@@ -55,7 +57,7 @@ def whole_way(root: Path, demo: Path, launcher: list[str], told: dict[str, str],
 
 
 def kill_worker(cluster: Cluster) -> None:
-    """The worker, its executor and the Python processes of that, all at once, as when a machine goes off."""
+    """The worker, its executor and the Python processes of that, all at the same time, as when a machine fails."""
     worker = cluster.workers[1]
     for pid in (worker, *descendants(worker)):
         os.kill(pid, signal.SIGKILL)
@@ -115,13 +117,13 @@ def main() -> None:
         alone = {**environment(), "PYSPARK_PYTHON": python_without_iotid(folder / "python")}
         alone.pop("PYTHONPATH", None)
         with running(folder / "cluster") as cluster:
-            seconds = {"cluster": whole_way(folder / "two", demo, [*submit, "--master", cluster.url], alone)}
+            seconds = {"cluster": all_steps(folder / "two", demo, [*submit, "--master", cluster.url], alone)}
             killed_s = ingest_with_a_death(folder / "three", demo, cluster)
-        seconds["one_machine"] = whole_way(
+        seconds["one_machine"] = all_steps(
             folder / "one", demo, [sys.executable], environment(), "spark.master=local[2]"
         )
         names = {"two": "cluster", "three": "worker_killed"}
-        differs = {told: files_that_differ(folder / "one", folder / root) for root, told in names.items()}
+        differs = {name: files_that_differ(folder / "one", folder / root) for root, name in names.items()}
         differs["census"] = census_differs(folder / "one", folder / "two")
     sys.stdout.write(json.dumps({"seconds": seconds, "worker_killed": killed_s, "differs": differs}) + "\n")
     raise SystemExit(1 if any(differs.values()) else 0)

@@ -23,7 +23,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from iotid.cli.run import Night, run_nights, run_steps
+from iotid.cli.pipeline import SiteCaptures, run_pipeline, run_steps
+from iotid.config import load_settings
 from iotid.labels import DeviceList
 from iotid.labels.devices import device_kind
 from iotid.partitions import PartitionKey, Store
@@ -135,13 +136,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         truth = make(folder, given.captures, DeviceList.read(given.labels), given)
-        layers = ["--config", "local.yaml", "--set", f"storage.root={folder / 'root'}"]
-        layers += [part for setting in _SETTINGS for part in ("--set", setting)]
-        learned = Night(*_LEARNED, str(folder / "learned"))
-        run_nights([learned], [learned], [given.labels], "learned", layers)
-        asked = Night(*_ASKED, str(folder / "asked"))
-        steps = [["split-pcaps", "--captures", asked.captures], ["assemble-flows"], ["take-census"]]
-        run_steps([[*step, *asked.arguments] for step in steps], layers)
+        settings = load_settings(["local.yaml"], [f"storage.root={folder / 'root'}", *_SETTINGS])
+        learned = SiteCaptures(*_LEARNED, str(folder / "learned"))
+        run_pipeline(settings, [learned], [learned], [given.labels], "learned")
+        asked = SiteCaptures(*_ASKED, str(folder / "asked"))
+        split = ("split-pcaps", {"captures": asked.captures, **asked.key})
+        run_steps([split, ("assemble-flows", asked.key), ("take-census", asked.key)], settings)
         census = Store(str(folder / "root")).open("census", PartitionKey.of_date(_ASKED[0], _ASKED[1]))
         table = pq.read_table(f"{census.uri}/part-0.parquet", partitioning=None)
         result = score({row["device_id"]: row for row in table.to_pylist()}, truth)

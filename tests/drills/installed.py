@@ -15,11 +15,11 @@ UV = ROOT / ".venv-uv" / "bin" / "uv"
 WITHOUT_SPARK = """
 import importlib.util, sys
 assert not any(importlib.util.find_spec(name) for name in ("pyspark", "petastorm", "scapy")), "an extra came along"
-import iotid.capture, iotid.flows, iotid.tracking.registry
+import iotid.capture, iotid.flows, iotid.tracking
 captures, tracking = sys.argv[1:]
 packets = iotid.capture.read_packets([captures])
 flows = iotid.flows.from_captures([captures])
-answers = iotid.tracking.registry.load("models:/iotid@champion", tracking_uri=tracking).predict(flows)
+answers = iotid.tracking.load("models:/iotid@champion", tracking_uri=tracking).predict(flows)
 assert len(packets) > len(flows) == len(answers) > 1000
 assert {"label", "confidence"} <= set(answers.column_names)
 print(f"{len(packets):,} packets, {len(flows):,} flows, {len(answers):,} predictions, without Spark")
@@ -49,9 +49,9 @@ def main(dist: Path) -> None:
             return outside / name / "bin"
 
         programs = install("demo", f"iotid[demo] @ file://{wheel.resolve()}")
-        told = run(programs / "iotid", "demo")
-        if told.count("census: ") != 4 or "Where things are" not in told:
-            sys.exit(f"installed.py: the demo did not end as it should:\n{told}")
+        printed = run(programs / "iotid", "demo")
+        if printed.count("census: ") != 4 or "Where things are" not in printed:
+            sys.exit(f"installed.py: the demo did not end as it should:\n{printed}")
         print("the demo ran from the wheel alone", flush=True)
         plain = install("plain", f"iotid @ file://{wheel.resolve()}")
         made = outside / "var" / "demo"

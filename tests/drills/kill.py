@@ -71,7 +71,7 @@ class Drill:
         run.wait(timeout=300)
         return self._faults(content(self._root))
 
-    def heal(self) -> list[str]:
+    def recover(self) -> list[str]:
         """Run to the end; return what is not as it must be."""
         self._finish(self._start(self._root))
         missing = [f"{place}: absent" for place in self._expected.keys() - content(self._root).keys()]
@@ -165,13 +165,13 @@ def run(moments: int, seed: int) -> dict[str, object]:
             victim = VICTIMS[number % len(VICTIMS)]
             after_s = dice.uniform(0, drill.seconds)
             from_nothing = dice.random() < 0.5
-            told = f"{victim} after {after_s:.1f} s{' from nothing' if from_nothing else ''}"
+            moment = f"{victim} after {after_s:.1f} s{' from nothing' if from_nothing else ''}"
             found = drill.kill(victim, after_s, from_nothing=from_nothing)
             if number % 4 == 3 or number == moments - 1:
-                found += drill.heal()
+                found += drill.recover()
             hit[victim] += 1
-            faults += [f"{told}: {fault}" for fault in found]
-            sys.stderr.write(f"{number + 1}/{moments} {told}: {found or 'as it must be'}\n")
+            faults += [f"{moment}: {fault}" for fault in found]
+            sys.stderr.write(f"{number + 1}/{moments} {moment}: {found or 'as it must be'}\n")
     return {"moments": moments, "seed": seed, "run_s": round(drill.seconds, 1), "killed": hit, "faults": faults}
 
 

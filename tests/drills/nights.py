@@ -1,11 +1,11 @@
-"""nights.py [--nights 10] [--seed 1]: nights in a row, each with a fault drawn at random, and what is there in the end.
+"""nights.py [--nights 10] [--seed 1]: nightly runs in a row, each with a random fault; the tables at the end.
 
-Small captures of one site become splits, flows and a census night after night, and a dataset at the end; once without
-faults, then again with one every night: captures that are cut, grow, are replaced, vanish, come late or are poisoned, a
-tracking server that is away, processes that are killed, two runs of a night at once, a night before done again. A run
-that a fault stops must say so in one line and leave the tables as they were; the next one must mend all. In the end
-every table must be that of the nights without faults. Ends with one line of JSON, and with 1 where something was not
-as it must be.
+Small captures of one site become splits, flows and a census for one date after the other, and a dataset at the end;
+once without faults, then again with one on every date: captures that are cut, grow, are replaced, vanish, come late or
+are poisoned, a tracking server that is away, processes that are killed, two runs of a date at the same time, an earlier
+date done again. A run that a fault stops must say so in one line and leave the tables as they were; the next one must complete them. In
+the end every table must equal that of the runs without faults. Prints one line of JSON, and ends with 1 if something
+differs.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def ask(step: str, layers: Sequence[str], *arguments: str) -> Answer:
 
 
 class Nights:
-    """Nights below ``folder``: captures that can be hurt and mended, and tables below ``root``.
+    """Nights below ``folder``: captures that can be damaged and restored, and tables below ``root``.
 
     Without ``tracking``, the address of a server with a champion, no census is taken.
     """
@@ -128,7 +128,7 @@ class Nights:
     def captures(self, day: str) -> Path:
         return self._folder / "captures" / "home" / day
 
-    def mend(self, day: str) -> None:
+    def restore(self, day: str) -> None:
         """The captures as they should be."""
         whole = self._folder / "whole" / day
         if not whole.exists():
@@ -170,13 +170,13 @@ class Nights:
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         return subprocess.Popen([sys.executable, __file__, "--one", *places], **quiet)
 
-    def stopped(self, step: str, day: str, code: int, told: str, *settings: str) -> list[str]:
+    def stopped(self, step: str, day: str, code: int, words: str, *settings: str) -> list[str]:
         """Do a step that a fault must stop: in one line, with all tables as they were."""
         before = content(self.root, TABLES)
         answer = self.step(step, day, *settings)
         wrong = [] if content(self.root, TABLES) == before else [f"{step} changed tables"]
-        if answer.code != code or len(answer.errors) != 1 or told not in answer.errors[0]:
-            wrong.append(f"{step} should end with {code} and {told!r}, and ended with {answer}")
+        if answer.code != code or len(answer.errors) != 1 or words not in answer.errors[0]:
+            wrong.append(f"{step} should end with {code} and {words!r}, and ended with {answer}")
         return wrong
 
     def goes_on(self, step: str, day: str, *settings: str) -> list[str]:
@@ -203,7 +203,7 @@ def grew_after_plan(nights: Nights, day: str) -> list[str]:
     _cut(nights.captures(day) / "b.pcap", nights.dice)
     wrong = nights.goes_on("split_pcaps", day) + nights.goes_on("assemble_flows", day)
     planned = content(nights.root, ("flows",))
-    nights.mend(day)
+    nights.restore(day)
     wrong += nights.goes_on("assemble_flows", day)
     return wrong + ([] if content(nights.root, ("flows",)) == planned else ["what grew was read without a plan"])
 
@@ -264,17 +264,17 @@ def _same_again(nights: Nights, day: str) -> list[str]:
 
 
 def tracking_away(nights: Nights, day: str) -> list[str]:
-    from iotid.tracking import registry
+    from iotid.tracking import client
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    patience, registry._PATIENCE_S = registry._PATIENCE_S, 0.2
+    retry_s, client.RETRY_S = client.RETRY_S, 0.2
     try:
         wrong = nights.goes_on("split_pcaps", day) + nights.goes_on("assemble_flows", day)
         return wrong + nights.stopped("take_census", day, 2, "does not answer", f"tracking.uri=http://127.0.0.1:{port}")
     finally:
-        registry._PATIENCE_S = patience
+        client.RETRY_S = retry_s
 
 
 def killed(nights: Nights, day: str) -> list[str]:
@@ -319,10 +319,10 @@ def _odd(capture: bytes) -> bytes:
 def _learn(folder: Path, seed: int) -> str:
     """A champion, learned from the first night; the address of its registry."""
     from iotid.config import load_settings
-    from iotid.tracking.registry import Registry
+    from iotid.tracking import Registry
 
     nights = Nights(folder, folder / "learned", seed)
-    nights.mend(nights.day(0))
+    nights.restore(nights.day(0))
     small = ["training.epochs=2", "training.ranks=1", "model.embedding_size=8", "model.hidden_size=8"]
     small += ["evaluation.baselines=[]", "evaluation.bootstrap=20", "promotion.min_macro_f1=0"]
     answers = [nights.run(nights.day(0)), nights.write_dataset([nights.day(0)])]
@@ -341,7 +341,7 @@ def run(count: int, seed: int) -> dict[str, object]:
         calm, hurt = (Nights(folder, folder / root, seed, tracking) for root in ("calm", "hurt"))
         days = [calm.day(number) for number in range(count)]
         for day in days:
-            calm.mend(day)
+            calm.restore(day)
             if calm.run(day).code:
                 raise SystemExit(f"nights.py: the undisturbed run of {day} failed")
         calm.write_dataset(days)
@@ -351,11 +351,11 @@ def run(count: int, seed: int) -> dict[str, object]:
         wrong = []
         for day in days:
             drawn.append(hurt.dice.choice([fault for fault in FAULTS if fault not in drawn[-len(FAULTS) + 1 :]]))
-            hurt.mend(day)
+            hurt.restore(day)
             found = drawn[-1](hurt, day)
-            hurt.mend(day)
-            healed = hurt.run(day)
-            found += [f"the run after it ended with {healed}"] * bool(healed.code)
+            hurt.restore(day)
+            again = hurt.run(day)
+            found += [f"the run after it ended with {again}"] * bool(again.code)
             sys.stderr.write(f"{day} {drawn[-1].__name__}: {found or 'as it must be'}\n")
             wrong += [f"{day} {drawn[-1].__name__}: {text}" for text in found]
         hurt.write_dataset(days)

@@ -32,9 +32,9 @@ def spark_home() -> Path:
 
 
 def environment() -> dict[str, str]:
-    """What processes of the cluster, and those that submit to it, are told."""
-    told = {"SPARK_HOME": str(spark_home()), "SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_PYTHON": sys.executable}
-    return {**os.environ, **told}
+    """Environment of the cluster's processes, and of those that submit to it."""
+    own = {"SPARK_HOME": str(spark_home()), "SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_PYTHON": sys.executable}
+    return {**os.environ, **own}
 
 
 def python_without_iotid(folder: Path) -> str:

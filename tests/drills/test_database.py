@@ -1,5 +1,5 @@
 """The tracking server's database goes away in the middle of a step: nothing is lost, nothing doubled, one line says so,
-and the next run heals.
+and the next run completes it.
 
 A real MLflow server with a real PostgreSQL, which is stopped, as by a restart or by a crash, and started again.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,8 +21,9 @@ import tenacity
 from iotid import config
 from iotid.flows import from_captures
 from iotid.partitions import Store
-from iotid.tracking import registry
-from iotid.tracking.registry import CHALLENGER, CHAMPION, Registry
+from iotid.tracking import CHALLENGER, CHAMPION, Registry, champion, client, lock
+from iotid.tracking.lock import Lock
+from iotid.tracking.runs import Run, start_run
 
 pytestmark = pytest.mark.spark
 
@@ -53,7 +55,7 @@ class _Lab(logging.Handler):
     def stop(self, patch: pytest.MonkeyPatch) -> None:
         """It goes away for longer than a step waits."""
         self.records.stop("immediate")
-        patch.setattr(registry, "_PATIENCE_S", 0.5)
+        patch.setattr(client, "RETRY_S", 0.5)
 
     def emit(self, record: logging.LogRecord) -> None:
         self.waited += "waiting for the tracking server" in record.getMessage()
@@ -62,16 +64,16 @@ class _Lab(logging.Handler):
             self.records.start()
 
 
-def _before_first(patch: pytest.MonkeyPatch, method: str, do: Callable[[], None]) -> None:
-    """Do something before the first call of a method of the registry."""
-    rest, call = iter([True]), getattr(Registry, method)
+def _before_first(patch: pytest.MonkeyPatch, owner: Any, name: str, do: Callable[[], None]) -> None:
+    """Do something before the first call of a function of a module, or of a method of a class."""
+    rest, call = iter([True]), getattr(owner, name)
 
-    def disturbed(self: Registry, *arguments: Any) -> Any:
+    def disturbed(*arguments: Any) -> Any:
         if next(rest, False):
             do()
-        return call(self, *arguments)
+        return call(*arguments)
 
-    patch.setattr(Registry, method, disturbed)
+    patch.setattr(owner, name, disturbed)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +87,7 @@ def lab(
     folder, (uri, records) = tmp_path_factory.mktemp("database"), tracking_server
     nights = drill.Nights(folder, folder / "store", seed=1)
     day = nights.day(0)
-    nights.mend(day)
+    nights.restore(day)
     assert nights.run(day) == nights.write_dataset([day]) == (0, [])
     for question in ("experiments/search?max_results=1", "registered-models/search") * 10:
         # each process of the server opens the database at its first question, and waits long for one that is away
@@ -96,37 +98,35 @@ def lab(
     with pytest.MonkeyPatch.context() as patch:
         for name, value in one_rank.items():
             patch.setenv(name, value)
-        registry._log.addHandler(lab)
+        logging.getLogger(client.__name__).addHandler(lab)
         yield lab
-        registry._log.removeHandler(lab)
+        logging.getLogger(client.__name__).removeHandler(lab)
 
 
 @pytest.fixture(scope="module")
 def trained(lab: _Lab) -> list[tuple[Any, int]]:
     """A training whose database restarts, then stays away; and the same command again, when it restarts once more:
     how each ended, and how often it said that it waits."""
-    told, log_epoch = [], Registry.log_epoch
+    answers, log_epoch = [], Run.log_epoch
 
-    def disturbed(self: Registry, run_id: str, metrics: Any, epoch: int) -> None:
+    def disturbed(self: Run, metrics: Any, epoch: int) -> None:
         if epoch == 2:
             lab.restart("fast")
         if epoch == 4:
             lab.stop(patch)
-        log_epoch(self, run_id, metrics, epoch)
+        log_epoch(self, metrics, epoch)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Registry, "log_epoch", disturbed)
-        told.append((lab.step("train"), lab.waited))
+        patch.setattr(Run, "log_epoch", disturbed)
+        answers.append((lab.step("train"), lab.waited))
     lab.records.start()
     with pytest.MonkeyPatch.context() as patch:
-        _before_first(patch, "_ensure_model", lambda: lab.restart("immediate"))
-        told.append((lab.step("train"), lab.waited))
-    return told
+        _before_first(patch, Registry, "create_model", lambda: lab.restart("immediate"))
+        answers.append((lab.step("train"), lab.waited))
+    return answers
 
 
-def test_training__whose_database_stays_away_ends_in_one_line_and_is_logged_by_the_next_run(
-    trained: Any, lab: _Lab
-) -> None:
+def test_training__whose_database_stays_away_is_logged_by_the_next_run(trained: Any, lab: _Lab) -> None:
     (first, _), (second, waited) = trained
     assert (first.code, len(first.errors)) == (2, 1)
     assert "does not answer" in first.errors[0]
@@ -134,10 +134,8 @@ def test_training__whose_database_stays_away_ends_in_one_line_and_is_logged_by_t
     assert (second, waited) == ((0, []), 1)
 
 
-def test_training__twice_without_its_database_is_one_run_and_one_version_with_every_epoch_once(
-    trained: Any, lab: _Lab
-) -> None:
-    client = lab.store._client()
+def test_training__twice_without_its_database_is_one_run_and_one_version(trained: Any, lab: _Lab) -> None:
+    client = lab.store.connect()
     experiment = client.get_experiment_by_name(lab.store.tracking.experiment).experiment_id
     (run,) = client.search_runs([experiment])
     assert run.info.status == "FINISHED"
@@ -150,31 +148,30 @@ def test_training__twice_without_its_database_is_one_run_and_one_version_with_ev
     assert [given.dataset.name for given in run.inputs.dataset_inputs] == ["all"]
     (version,) = client.search_model_versions(f"name = '{lab.store.tracking.model}'")
     assert (version.run_id, version.source) == (run.info.run_id, model.artifact_location)
-    assert lab.store.version_of(CHALLENGER) == int(version.version)
+    assert lab.store.version_of(CHALLENGER).number == int(version.version)
 
 
-def test_promotion__whose_database_goes_away_when_the_champion_has_moved_is_finished_by_the_next_run(
-    trained: Any, lab: _Lab
-) -> None:
+def test_promotion__cut_off_after_the_champion_moved_is_finished_by_the_next_run(trained: Any, lab: _Lab) -> None:
     assert lab.step("evaluate") == (0, [])
     keys, kept = {"dataset": "all", "version": "1"}, Store(str(lab.nights.root))
     with pytest.MonkeyPatch.context() as patch:
-        _before_first(patch, "_set_champion", lambda: _before_first(patch, "_expect_champion", lambda: lab.stop(patch)))
+        stop_after_moving = partial(_before_first, patch, champion, "expect_champion", lambda: lab.stop(patch))
+        _before_first(patch, champion, "set_champion", stop_after_moving)
         answer = lab.step("promote")
     assert (answer.code, len(answer.errors)) == (2, 1)
     assert "does not answer" in answer.errors[0]
     assert not kept.exists("decisions", keys)
     lab.records.start()
-    assert lab.store.version_of(CHAMPION) == 1
+    assert lab.store.version_of(CHAMPION).number == 1
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "_TURN_S", 1.0)  # of the one that could not give it back
-        _before_first(patch, "log_json", lambda: lab.restart("fast"))
+        patch.setattr(lock, "EXPIRES_S", 1.0)  # of the process that could not release it
+        _before_first(patch, Run, "log_json", lambda: lab.restart("fast"))
         assert (lab.step("promote"), lab.waited) == ((0, []), 1)
     decision = kept.read_json(kept.open("decisions", keys), "decision.json")
     assert decision["promoted"] is True
-    assert lab.store.tags(1)["decision"] == " ".join(decision["reasons"])
-    assert lab.store.version_of(CHAMPION) == 1
-    assert lab.store._turn_holder() is None
+    assert lab.store.version(1).tags["decision"] == " ".join(decision["reasons"])
+    assert lab.store.version_of(CHAMPION).number == 1
+    assert Lock(lab.store).holder() is None
 
 
 def test_registry__of_which_every_first_answer_is_lost_makes_each_thing_once(
@@ -194,20 +191,20 @@ def test_registry__of_which_every_first_answer_is_lost_makes_each_thing_once(
     monkeypatch.setattr(requests.Session, "request", lose)
     tracking = lab.store.tracking.model_copy(update={"model": "lost", "experiment": "lost"})
     store, (weights,) = Registry(tracking, str(lab.nights.root)), lab.nights.root.glob("runs/all/*/model.json")
-    run = store.start_run("lost", [tracking], {"dataset": "all"})
-    store.log_history(run, [{"loss": 0.5}, {"loss": 0.25}])
+    run = start_run(store, "lost", [tracking], {"dataset": "all"})
+    run.log_history([{"loss": 0.5}, {"loss": 0.25}])
     example = from_captures(lab.nights.captures(lab.nights.day(0)))
-    assert store.log_model(run, weights.parent, example.slice(0, 5)) == 1
-    store.promote(1, over=None)
-    store.end_run(run)
+    assert store.register(run, weights.parent, example.slice(0, 5)).number == 1
+    champion.promote(store, 1, over=None)
+    run.end()
     monkeypatch.undo()
     assert len(asked) > 8
-    client = store._client()
+    client = store.connect()
     experiment = client.get_experiment_by_name("lost").experiment_id
     (known,) = client.search_runs([experiment])
-    assert (known.info.run_id, known.info.status) == (run, "FINISHED")
-    assert [metric.step for metric in client.get_metric_history(run, "loss")] == [1, 2]
+    assert (known.info.run_id, known.info.status) == (run.id, "FINISHED")
+    assert [metric.step for metric in client.get_metric_history(run.id, "loss")] == [1, 2]
     (model,) = client.search_logged_models([experiment])
     assert [output.model_id for output in known.outputs.model_outputs] == [model.model_id]
     (version,) = client.search_model_versions("name = 'lost'")
-    assert store.version_of(CHAMPION) == int(version.version)
+    assert store.version_of(CHAMPION).number == int(version.version)

@@ -1,7 +1,7 @@
-"""What goes wrong of a night: nothing is lost, nothing doubled, one line says so, and the next run heals.
+"""Faults of a nightly run: nothing is lost or doubled, one line reports it, and the next run completes it.
 
 Others stand where what they hurt is tested: killed processes in test_kill.py, a full disk in test_full_disk.py, ranks
-in tests/training/test_launch.py, tracking servers in tests/tracking/test_registry.py and tests/promotion/test_promote.py.
+in tests/training/test_launch.py, tracking servers in tests/tracking.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def calm(drill: ModuleType, spark: Any, tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp("nights")
     nights = drill.Nights(folder, folder / "calm", seed=1)
     for day in map(nights.day, range(2)):
-        nights.mend(day)
+        nights.restore(day)
         assert nights.run(day) == (0, [])
     return nights
 
@@ -55,14 +55,14 @@ def test_faults__all_that_are_done_in_place_are_listed(drill: ModuleType) -> Non
 
 
 @pytest.mark.parametrize("fault", _FAULTS)
-def test_night__hurt_and_then_healed_is_the_undisturbed_one(
+def test_night__disturbed_and_run_again_equals_the_undisturbed_one(
     fault: str, drill: ModuleType, calm: Any, tmp_path: Path
 ) -> None:
     nights, day = _hurt(drill, calm, tmp_path), calm.day(1)
     try:
         assert getattr(drill, fault)(nights, day) == []
     finally:
-        nights.mend(day)
+        nights.restore(day)
     assert nights.run(day) == (0, [])
     assert drill.content(nights.root) == drill.content(calm.root)
     assert drill.left_over(nights.root) == []
@@ -75,7 +75,7 @@ def test_night__among_poisoned_captures_the_good_ones_lose_and_win_nothing(
     try:
         assert drill.poisoned(nights, day) == []
     finally:
-        nights.mend(day)
+        nights.restore(day)
     found, expected = (_flows(spark, root, day) for root in (nights.root, calm.root))
     of_good = pc.is_in(found["capture_file"], value_set=expected["capture_file"].combine_chunks().unique())
     assert _rows(found.filter(of_good)) == _rows(expected)
@@ -128,7 +128,7 @@ def test_night__without_a_packet_is_a_whole_night_of_no_flows(drill: ModuleType,
     (nights.captures(day) / "a.pcap").write_bytes(drill.pcap([]))
     assert nights.run(day) == (0, [])
     assert _flows(spark, nights.root, day).num_rows == 0
-    nights.mend(nights.day(1))
+    nights.restore(nights.day(1))
     assert nights.run(nights.day(1)) == (0, []), "the night after it takes up what it left open: nothing"
     assert _flows(spark, nights.root, nights.day(1)).num_rows > 100
 

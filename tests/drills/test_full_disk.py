@@ -41,7 +41,7 @@ def whole(root):
 def left(root):
     return sorted(str(path) for path in Path(root, "_staging").rglob("*") if path.is_file())
 
-told = {}
+results = {}
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", disk], check=True)
 root = f"{disk}/store"
 for step in STEPS:
@@ -52,10 +52,10 @@ for step in STEPS:
                 pass
         with filler.open("rb+") as file:
             file.truncate(filler.stat().st_size - 40_960)  # some of it is written before the disk is full
-        told[step] = {**run(step, root), "whole": whole(root), "left": left(root)}
+        results[step] = {**run(step, root), "whole": whole(root), "left": left(root)}
         filler.unlink()
-    told[f"{step} again"] = {**run(step, root), "whole": whole(root)}
-print(json.dumps(told))
+    results[f"{step} again"] = {**run(step, root), "whole": whole(root)}
+print(json.dumps(results))
 """
 
 
@@ -70,12 +70,12 @@ def test_full_disk__is_one_line_and_nothing_is_lost(tmp_path: Path) -> None:
     command = [*_NAMESPACE, sys.executable, "-c", _STEPS, disk, captures, tmp_path / "demo" / "devices.yaml"]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr[-3000:]
-    told = json.loads(ran.stdout.splitlines()[-1])
+    results = json.loads(ran.stdout.splitlines()[-1])
     places = [f"{table}/site=home/capture_date=2026-01-10" for table in ("flows", "splits")]
     for step, before in (("assemble_flows", places[1:]), ("write_dataset", places)):
-        assert told[step]["code"] == 1, told
-        assert [line[:28] for line in told[step]["said"]] == ["Error: the disk is full: fre"], told
-        assert told[step]["whole"] == before
-        assert told[step]["left"] == []
-        assert told[f"{step} again"]["code"] == 0
-    assert told["write_dataset again"]["whole"] == ["datasets/name=full", *places]
+        assert results[step]["code"] == 1, results
+        assert [line[:28] for line in results[step]["said"]] == ["Error: the disk is full: fre"], results
+        assert results[step]["whole"] == before
+        assert results[step]["left"] == []
+        assert results[f"{step} again"]["code"] == 0
+    assert results["write_dataset again"]["whole"] == ["datasets/name=full", *places]

@@ -9,7 +9,7 @@ import pytest
 
 from iotid.config import load_settings
 from iotid.evaluation.ablation import hide
-from iotid.evaluation.evaluate import score
+from iotid.evaluation.scoring import score
 
 
 def test_hide__exchanges_one_characteristic_between_flows_of_as_many_packets() -> None:
@@ -35,7 +35,7 @@ def test_hide__the_only_flow_of_its_length_keeps_its_own() -> None:
     np.testing.assert_array_equal(hide(sequences, "a", np.array([1, 1]), 1)["a"], sequences["a"])
 
 
-def test_score__a_characteristic_that_a_model_does_not_heed_costs_nothing_when_hidden(small: Any, oracle: Any) -> None:
+def test_score__a_characteristic_that_a_model_does_not_use_costs_nothing_hidden(small: Any, oracle: Any) -> None:
     settings = load_settings(
         overrides=["evaluation.baselines=[majority_sequence]", "evaluation.bootstrap=0"]
     ).evaluation

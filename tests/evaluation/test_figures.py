@@ -51,9 +51,7 @@ def test_confusion_matrix__labels_do_not_overlap_and_stay_inside(
     assert len(set(texts)) == classes, "cutting long names must not make two the same"
 
 
-def test_confusion_matrix__rows_are_percent_of_the_true_class_and_unused_classes_are_left_off(
-    drawn: list[Any], tmp_path: Path
-) -> None:
+def test_confusion_matrix__rows_are_percent_and_unused_classes_are_left_out(drawn: list[Any], tmp_path: Path) -> None:
     matrix = np.array([[3, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 8]])
     figures.confusion_matrix(matrix, ["a$b$", "wrong only", "unused", "d"], tmp_path / "confusion.png")
     axes = drawn[0].axes[0]

@@ -1,4 +1,4 @@
-"""Leakage, ceiling and floor on rows that are counted by hand."""
+"""Leakage, ceiling and majority baseline on rows that are counted manually."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _TEST = _rows(
 )
 
 
-def test_leakage__counts_test_flows_with_a_twin_of_the_same_label() -> None:
+def test_leakage__counts_test_flows_with_a_duplicate_of_the_same_label() -> None:
     assert leakage.leakage(_TRAIN, _TEST) == pytest.approx(4 / 10)
 
 
-def test_seen__counts_test_flows_with_a_twin_of_any_label() -> None:
+def test_seen__counts_test_flows_with_a_duplicate_of_any_label() -> None:
     assert leakage.seen(_TRAIN, _TEST) == pytest.approx(8 / 10)
 
 
@@ -61,4 +61,4 @@ def test_ceiling__is_not_passed_by_a_table_made_of_the_test_part_itself() -> Non
 
 
 def test_floor__is_the_share_of_the_commonest_class() -> None:
-    assert leakage.floor(_TEST) == pytest.approx(7 / 10)
+    assert leakage.majority_baseline(_TEST) == pytest.approx(7 / 10)

@@ -22,7 +22,7 @@ def _random_rows(seed: int, classes: int = 6, rows: int = 400) -> tuple[np.ndarr
     return label, predicted, random.integers(1, 50, rows)
 
 
-def test_confusion_matrix__weighted_rows_equal_scikit_learn_and_the_same_rows_repeated() -> None:
+def test_confusion_matrix__weighted_rows_equal_scikit_learn_and_repeated_rows() -> None:
     label, predicted, num_flows = _random_rows(1)
     confusion = metrics.confusion_matrix(label, predicted, num_flows, 6)
     assert (confusion == oracle.confusion_matrix(label, predicted, labels=range(6), sample_weight=num_flows)).all()
@@ -64,7 +64,7 @@ def test_metrics__many_matrices_at_once_equal_each_alone() -> None:
         assert {name: float(value[index]) for name, value in together.items()} == pytest.approx(alone)
 
 
-def test_per_class__class_without_test_flows_has_null_and_never_answered_class_has_zero_precision() -> None:
+def test_per_class__without_test_flows_is_null_and_never_answered_has_precision_zero() -> None:
     table = metrics.per_class(_HAND, ["a", "b", "c", "d"])
     assert table[0] == {
         "label": "a",
@@ -121,9 +121,9 @@ def _three(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     return label, ours, theirs, num_flows
 
 
-def test_lead__interval_equals_a_paired_bootstrap_over_flows_one_by_one() -> None:
+def test_paired_difference__interval_equals_a_paired_bootstrap_over_flows_one_by_one() -> None:
     label, ours, theirs, num_flows = _three(1)
-    lead = metrics.lead(label, ours, theirs, num_flows, 6, 2000, 1)
+    found = metrics.paired_difference(label, ours, theirs, num_flows, 6, 2000, 1)
     each = np.repeat(np.stack([label, ours, theirs]), num_flows, axis=1)
     random = np.random.default_rng(2)
 
@@ -134,33 +134,33 @@ def test_lead__interval_equals_a_paired_bootstrap_over_flows_one_by_one() -> Non
             for sign, answer in ((1, first), (-1, second))
         )
 
-    assert lead["value"] == pytest.approx(difference(each))
+    assert found["value"] == pytest.approx(difference(each))
     drawn = [difference(each[:, random.integers(0, each.shape[1], each.shape[1])]) for _ in range(200)]
-    assert [lead["low"], lead["high"]] == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=2e-3)
+    assert [found["low"], found["high"]] == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=2e-3)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_lead__is_narrower_than_the_scores_intervals_and_turns_with_the_sides(seed: int) -> None:
+def test_paired_difference__is_narrower_than_the_scores_intervals(seed: int) -> None:
     label, ours, theirs, num_flows = _three(seed)
-    lead = metrics.lead(label, ours, theirs, num_flows, 6, 200, 1)
-    back = metrics.lead(label, theirs, ours, num_flows, 6, 200, 1)
-    assert lead["low"] <= lead["value"] <= lead["high"]
-    assert back["value"] == pytest.approx(-lead["value"])
+    found = metrics.paired_difference(label, ours, theirs, num_flows, 6, 200, 1)
+    back = metrics.paired_difference(label, theirs, ours, num_flows, 6, 200, 1)
+    assert found["low"] <= found["value"] <= found["high"]
+    assert back["value"] == pytest.approx(-found["value"])
     alone = metrics.scores(metrics.confusion_matrix(label, ours, num_flows, 6), 200, 1)["macro_f1"]
-    assert lead["high"] - lead["low"] < alone["high"] - alone["low"]
-    assert metrics.lead(label, ours, theirs, num_flows, 6, 200, 1) == lead
+    assert found["high"] - found["low"] < alone["high"] - alone["low"]
+    assert metrics.paired_difference(label, ours, theirs, num_flows, 6, 200, 1) == found
 
 
-def test_lead__equal_answers_have_none_and_no_resamples_no_interval() -> None:
+def test_paired_difference__equal_answers_have_none_and_no_resamples_no_interval() -> None:
     label, ours, theirs, num_flows = _three(1)
-    assert metrics.lead(label, ours, ours, num_flows, 6, 50, 1) == {"value": 0, "low": 0, "high": 0}
-    lead = metrics.lead(label, ours, theirs, num_flows, 6, 0, 1)
-    assert (lead["low"], lead["high"]) == (None, None)
+    assert metrics.paired_difference(label, ours, ours, num_flows, 6, 50, 1) == {"value": 0, "low": 0, "high": 0}
+    found = metrics.paired_difference(label, ours, theirs, num_flows, 6, 0, 1)
+    assert (found["low"], found["high"]) == (None, None)
 
 
-def test_lead__one_row_is_enough() -> None:
+def test_paired_difference__one_row_is_enough() -> None:
     one = np.array([0])
-    assert metrics.lead(one, one, np.array([1]), one + 3, 2, 10, 1) == {"value": 1, "low": 1, "high": 1}
+    assert metrics.paired_difference(one, one, np.array([1]), one + 3, 2, 10, 1) == {"value": 1, "low": 1, "high": 1}
 
 
 def test_expected_calibration_error__equals_hand_worked_numbers_with_weights() -> None:
@@ -192,3 +192,13 @@ def test_merge__adds_the_cells_of_classes_with_one_name() -> None:
     merged, names = metrics.merge(confusion, ["plug", "cam", "plug"])
     assert names == ["cam", "plug"]
     assert merged.tolist() == [[7, 3], [2, 5 + 2 + 1 + 9]]
+
+
+def test_macro_f1__equals_scikit_learn_over_the_classes_that_have_flows() -> None:
+    random = np.random.default_rng(0)
+    true, named = random.choice([0, 1, 3], 200), random.integers(0, 4, 200)
+    confusion_CC = np.zeros((5, 5))
+    np.add.at(confusion_CC, (true, named), 1)
+    assert metrics.macro_f1(confusion_CC) == pytest.approx(
+        oracle.f1_score(true, named, labels=[0, 1, 3], average="macro")
+    )

@@ -13,9 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from iotid.config import load_settings
-from iotid.evaluation import write_report
-from iotid.evaluation.evaluate import score
-from iotid.evaluation.report import flat, verdicts
+from iotid.evaluation.report import flat, verdicts, write_report
+from iotid.evaluation.scoring import score
 
 _SETTINGS = load_settings(overrides=["evaluation.baselines=[majority_sequence]", "evaluation.bootstrap=20"]).evaluation
 _HOSTILE = "</title><script>alert('x')</script><img src=x onerror=alert(1)>\" & \u202e名"
@@ -63,8 +62,8 @@ def test_write_report__folder_holds_json_page_and_figures(report: Any, tmp_path:
 def test_write_report__with_look_alikes_there_is_a_matrix_with_them_merged(
     small: Any, oracle: Any, tmp_path: Path
 ) -> None:
-    told = {"vendor": "Acme", "type": "thing"}
-    encoding = dataclasses.replace(small.encoding, devices={"plug": told, "kettle": told})
+    acme = {"vendor": "Acme", "type": "thing"}
+    encoding = dataclasses.replace(small.encoding, devices={"plug": acme, "kettle": acme})
     report, answers = score(small.identity, encoding, small.train, small.test, {"ensemble": oracle}, _SETTINGS)
     page = write_report(report, tmp_path, answers=answers)
     assert (tmp_path / "figures/confusion_ensemble_merged.png").stat().st_size > 1000
@@ -108,10 +107,10 @@ def test_write_report__says_leakage_ceiling_and_every_class(report: Any, tmp_pat
 
 def test_flat__holds_every_systems_metrics_for_tracking(report: Any) -> None:
     numbers = flat(report)
-    rival = report["systems"]["majority_sequence"]
-    assert numbers["small.majority_sequence.macro_f1"] == rival["metrics"]["macro_f1"]["value"]
-    assert numbers["small.majority_sequence.macro_f1_merged"] == rival["coarse"]["macro_f1"]["value"]
-    assert len(numbers) == 2 * 2 * len(rival["metrics"])
+    baseline = report["systems"]["majority_sequence"]
+    assert numbers["small.majority_sequence.macro_f1"] == baseline["metrics"]["macro_f1"]["value"]
+    assert numbers["small.majority_sequence.macro_f1_merged"] == baseline["coarse"]["macro_f1"]["value"]
+    assert len(numbers) == 2 * 2 * len(baseline["metrics"])
 
 
 def test_write_report__refuses_what_is_not_json(report: Any, tmp_path: Path) -> None:
@@ -126,12 +125,17 @@ def test_write_report__refuses_what_is_not_json(report: Any, tmp_path: Path) -> 
         (
             (0.9, 0.88, 0.92),
             (0.8, 0.78, 0.82),
-            "ahead of its best rival, majority_sequence, at macro F1 80.00 %.",
+            "ahead of the best baseline, majority_sequence, at macro F1 80.00 %.",
             True,
         ),
         ((0.9, 0.78, 0.92), (0.8, 0.78, 0.82), "their intervals overlap", True),
         ((0.8, 0.78, 0.82), (0.8, 0.78, 0.82), "level with", False),
-        ((0.7, None, None), (0.8, None, None), "behind its best rival, majority_sequence, at macro F1 80.00 %.", False),
+        (
+            (0.7, None, None),
+            (0.8, None, None),
+            "behind the best baseline, majority_sequence, at macro F1 80.00 %.",
+            False,
+        ),
     ],
 )
 def test_verdicts__say_who_is_ahead(report: Any, ours: Any, theirs: Any, words: str, ahead: bool) -> None:
@@ -143,8 +147,8 @@ def test_verdicts__say_who_is_ahead(report: Any, ours: Any, theirs: Any, words: 
     assert is_ahead is ahead
 
 
-def test_verdicts__without_rivals_says_so(small: Any, oracle: Any) -> None:
+def test_verdicts__without_baselines_says_so(small: Any, oracle: Any) -> None:
     settings = load_settings(overrides=["evaluation.baselines=[]", "evaluation.bootstrap=0"]).evaluation
     report, _ = score(small.identity, small.encoding, small.train, small.test, {"ensemble": oracle}, settings)
     [(sentence, _)] = verdicts(report)
-    assert "no rival was scored" in sentence
+    assert "no baseline was scored" in sentence

@@ -58,7 +58,7 @@ def _better(**further: Any) -> dict[str, Any]:
     return _system(0.9, {"cam": 0.9, "plug": 0.9}, **further)
 
 
-def _lead(low: float | None, high: float | None) -> dict[str, Any]:
+def _paired(low: float | None, high: float | None) -> dict[str, Any]:
     return {"any": {"value": 0.1, "low": low, "high": high}}
 
 
@@ -82,7 +82,7 @@ def test_decide__better_candidate_is_promoted_and_every_rule_says_why() -> None:
     decision = decide(_system(0.9, {"cam": 0.9, "plug": 0.9}), _CHAMPION, _POLICY)
     assert decision.promote
     assert [reason.split(":")[0] for reason in decision.reasons] == ["Passed"] * 7
-    rules = ("floor", "schema version", "dataset", "exceeds", "knows", "recall", "calibration")
+    rules = ("minimum", "schema version", "dataset", "exceeds", "knows", "recall", "calibration")
     for rule, reason in zip(rules, decision.reasons, strict=True):
         assert rule in reason
         assert reason.endswith(".")
@@ -105,7 +105,7 @@ def test_decide__better_candidate_is_promoted_and_every_rule_says_why() -> None:
         pytest.param(_system(math.inf, {"cam": 1.0, "plug": 0.9}), _POLICY, "not a number", id="infinite"),
         pytest.param(_system(0.9, {"cam": 1.0, "plug": None}), _POLICY, "recall of plug", id="recall is null"),
         pytest.param(
-            _system(0.9, {"cam": 1.0, "plug": 0.9}), _policy(min_macro_f1=0.95), "below the floor", id="floor"
+            _system(0.9, {"cam": 1.0, "plug": 0.9}), _policy(min_macro_f1=0.95), "below the minimum", id="minimum"
         ),
     ],
 )
@@ -132,7 +132,7 @@ def test_decide__promotes(candidate: dict[str, Any], policy: Promotion) -> None:
 @pytest.mark.parametrize(
     ("macro_f1", "promote"), [(0.5, True), (0.51, True), (0.49, False), (math.nan, False), (None, False)]
 )
-def test_decide__without_a_champion_the_floor_alone_decides(macro_f1: float | None, promote: bool) -> None:
+def test_decide__without_a_champion_the_minimum_alone_decides(macro_f1: float | None, promote: bool) -> None:
     decision = decide(_system(macro_f1, {"cam": 0.1}), None, _POLICY)
     assert decision.promote is promote
     assert "no champion" in decision.reasons[-1]
@@ -154,9 +154,9 @@ def test_decide__broken_champion_is_not_replaced_unseen() -> None:
 
 
 def test_decide__another_dataset_is_the_only_comparison_made() -> None:
-    told = " ".join(decide(_system(0.9, {"cam": 0.0}, dataset="xyz"), _CHAMPION, _POLICY).reasons)
-    assert "nothing more can be compared" in told
-    assert not any(word in told for word in ("exceed", "know", "recall", "calibration"))
+    reasons = " ".join(decide(_system(0.9, {"cam": 0.0}, dataset="xyz"), _CHAMPION, _POLICY).reasons)
+    assert "nothing more can be compared" in reasons
+    assert not any(word in reasons for word in ("exceed", "know", "recall", "calibration"))
 
 
 @pytest.mark.parametrize("side", ["candidate", "champion"])
@@ -195,51 +195,51 @@ def test_decide__report_of_another_version_is_not_read(side: str) -> None:
 def test_decide__interval_of_the_difference(
     low: float | None, high: float | None, policy: Promotion, word: str | None
 ) -> None:
-    refused = _refusals(_better(lead=_lead(low, high)), _CHAMPION, policy)
+    refused = _refusals(_better(lead=_paired(low, high)), _CHAMPION, policy)
     assert len(refused) == (word is not None)
     assert word is None or word in refused[0]
 
 
-def test_decide__margin_below_zero_lets_a_slightly_worse_model_pass_but_none_that_is_worse_beyond_chance() -> None:
+def test_decide__margin_below_zero_accepts_slightly_worse_but_not_beyond_chance() -> None:
     policy = _policy(macro_f1_margin=-0.05)
     recalls = {"cam": 0.8, "plug": 0.75}
-    assert not _refusals(_system(0.78, recalls, lead=_lead(-0.06, 0.02)), _CHAMPION, policy)
-    (refused,) = _refusals(_system(0.78, recalls, lead=_lead(-0.04, -0.01)), _CHAMPION, policy)
+    assert not _refusals(_system(0.78, recalls, lead=_paired(-0.06, 0.02)), _CHAMPION, policy)
+    (refused,) = _refusals(_system(0.78, recalls, lead=_paired(-0.04, -0.01)), _CHAMPION, policy)
     assert "not by chance" in refused
-    (refused,) = _refusals(_system(0.75, recalls, lead=_lead(-0.06, 0.02)), _CHAMPION, policy)
+    (refused,) = _refusals(_system(0.75, recalls, lead=_paired(-0.06, 0.02)), _CHAMPION, policy)
     assert "it does not exceed -0.0500" in refused
 
 
 def test_decide__interval_over_another_system_is_not_the_champions() -> None:
-    lead = {"other": {"value": -0.1, "low": -0.2, "high": -0.1}}
-    assert not _refusals(_better(lead=lead), _CHAMPION, _POLICY)
+    over_other = {"other": {"value": -0.1, "low": -0.2, "high": -0.1}}
+    assert not _refusals(_better(lead=over_other), _CHAMPION, _POLICY)
 
 
 @pytest.mark.parametrize(
-    ("recall", "support", "floor", "word"),
+    ("recall", "support", "minimum", "word"),
     [
         (0.9, 100, {"plug": 0.9}, None),
-        (0.9, 100, {"plug": 0.91}, "recall of plug, 0.9000, is below its floor of 0.9100"),
+        (0.9, 100, {"plug": 0.91}, "recall of plug, 0.9000, is below its minimum of 0.9100"),
         (0.1, 19, {"plug": 0.9}, None),
-        (0.1, 20, {"plug": 0.9}, "is below its floor"),
+        (0.1, 20, {"plug": 0.9}, "is below its minimum"),
         (None, 100, {"plug": 0.0}, "recall of plug is not a number"),
         (0.9, 100, {"plgu": 0.5}, "does not know plgu"),
     ],
 )
 @pytest.mark.parametrize("champion", [None, _CHAMPION], ids=["first", "second"])
-def test_decide__floors_of_recall_hold_with_and_without_a_champion(
-    champion: dict[str, Any] | None, recall: float | None, support: int, floor: dict[str, float], word: str | None
+def test_decide__minimums_of_recall_hold_with_and_without_a_champion(
+    champion: dict[str, Any] | None, recall: float | None, support: int, minimum: dict[str, float], word: str | None
 ) -> None:
     candidate = _better()
     candidate["per_class"][1] = {"label": "plug", "recall": recall, "support": support}
-    refused = _refusals(candidate, champion, _policy(min_recall=floor, max_recall_drop=1.0))
+    refused = _refusals(candidate, champion, _policy(min_recall=minimum, max_recall_drop=1.0))
     assert any(word in reason for reason in refused) if word else not refused
 
 
-def test_decide__floor_of_a_class_with_few_test_flows_is_named_as_not_judged() -> None:
+def test_decide__minimum_of_a_class_with_few_test_flows_is_named_as_not_judged() -> None:
     reasons = decide(_better(support=3), None, _policy(min_recall={"plug": 0.99})).reasons
     assert any(
-        "plug is not held against" in reason and "3 test flows are fewer than 20" in reason for reason in reasons
+        "plug is not compared with" in reason and "3 test flows are fewer than 20" in reason for reason in reasons
     )
 
 
@@ -291,7 +291,7 @@ _SCORES = st.one_of(st.none(), st.just(math.nan), st.floats(0, 1))
 def test_decide__nothing_but_numbers_that_are_better_is_promoted(
     ours: Any, theirs: Any, recall: Any, low: Any, error: Any
 ) -> None:
-    candidate = _system(ours, {"cam": recall, "plug": 0.8}, lead=_lead(low, 1.0), expected_calibration_error=error)
+    candidate = _system(ours, {"cam": recall, "plug": 0.8}, lead=_paired(low, 1.0), expected_calibration_error=error)
     champion = _system(theirs, {"cam": 0.8, "plug": 0.8})
     promote = not _refusals(candidate, champion, _policy(margin_judged_by="lower_bound"))
     numbers = [ours, theirs, recall, low, error]

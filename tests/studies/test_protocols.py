@@ -28,7 +28,7 @@ from iotid.schemas import FLOWS
 from iotid.studies import compare as comparison
 from iotid.studies import figures, protocols, study
 from iotid.studies.study import Study
-from iotid.tracking.registry import Registry
+from iotid.tracking import Registry
 
 CAM, PLUG, BULB = ("aa:bb:cc:dd:ee:0" + digit for digit in "123")
 DEVICES = DeviceList(
@@ -346,7 +346,7 @@ def test_compare__from_stored_flows_to_a_table_and_a_run(tmp_path: Path) -> None
     other = CliRunner().invoke(main, [*all_arguments, "--set", "flow.length=frame"])
     assert other.exit_code == 2
     assert "flow.length: is frame, the flows of" in other.output
-    client = Registry(_settings().tracking, str(tmp_path))._client()
+    client = Registry(_settings().tracking, str(tmp_path)).connect()
     (experiment,) = client.search_experiments(filter_string="name = 'iotid'")
     run = client.search_runs([experiment.experiment_id])[0]
     assert "by_capture.ensemble.flows.macro_f1" in run.data.metrics

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from iotid.config import load_settings
-from iotid.evaluation.evaluate import score
 from iotid.evaluation.schema import Report
+from iotid.evaluation.scoring import score
 from iotid.studies import paper, reproduction
 from iotid.studies.paper import Counts, Original, Scores
 from iotid.studies.reproduction import ASSEMBLIES, Comparison, Outcome

@@ -1,6 +1,6 @@
 """A toy problem, and a process that trains on it as one rank of several: ``python rank_process.py FOLDER``.
 
-The rendezvous is told in the environment, as torchrun would. Rank 0 writes what came out into FOLDER/results.json.
+The rendezvous is in the environment, as torchrun sets it. Rank 0 writes the results into FOLDER/results.json.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Checkpoints with any field or tensor damaged: left aside with one line, and training starts anew."""
+"""Checkpoints with any field or tensor damaged: training starts anew, and says so in one line."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_load__every_tensor_that_is_kept_is_asked_for(
 
 
 @pytest.mark.parametrize("damage", ["nan", "inf", "cut", "missing", "type", "shape", "negative square", "byte"])
-def test_load__any_tensor_damaged_is_left_aside(
+def test_load__any_tensor_damaged_starts_anew(
     damage: str, named: dict[str, Any], goes_on: _Load, stored: ModuleType, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name, array in named.items():
@@ -108,7 +108,7 @@ def test_load__any_tensor_damaged_is_left_aside(
         assert name in caplog.text
 
 
-def test_load__any_field_damaged_is_left_aside(kept: tuple[Path, str, Any], goes_on: _Load) -> None:
+def test_load__any_field_damaged_starts_anew(kept: tuple[Path, str, Any], goes_on: _Load) -> None:
     stored = json.loads((kept[0] / "checkpoint.json").read_text())
     assert goes_on(description=stored)
     for name, value in stored.items():

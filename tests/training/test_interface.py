@@ -22,5 +22,5 @@ def test_ranks__of_one_machine_meet_on_the_loopback_of_linux_and_of_macos(
     monkeypatch.setattr(socket, "if_nameindex", lambda: interfaces)
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     training = load_settings().training
-    assert launch._rank_environment(training, local=True).get("GLOO_SOCKET_IFNAME") == loopback
-    assert "GLOO_SOCKET_IFNAME" not in launch._rank_environment(training, local=False)
+    assert launch.rank_environment(training, local=True).get("GLOO_SOCKET_IFNAME") == loopback
+    assert "GLOO_SOCKET_IFNAME" not in launch.rank_environment(training, local=False)

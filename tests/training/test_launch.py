@@ -122,7 +122,7 @@ def test_train_on_ranks__learns_and_leaves_the_bundle_and_its_history(
     assert json.loads((root / "undisturbed" / "history.json").read_text()) == undisturbed["history"]
 
 
-def test_train_on_ranks__ranks_are_heard_on_stderr_and_nothing_else_is(undisturbed: dict[str, Any]) -> None:
+def test_train_on_ranks__lines_of_ranks_are_on_stderr_and_nothing_else_is(undisturbed: dict[str, Any]) -> None:
     assert undisturbed["stdout"] == ""
     lines = undisturbed["stderr"].splitlines()
     assert [line.split()[0] for line in lines] == [*["epoch", "noted"] * 6, "learning", "fitted"]
@@ -158,7 +158,7 @@ def _die_after_epoch_3(_: dict[str, float], epoch: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_train_on_ranks__a_ranks_error_is_told_in_one_line_and_without_a_traceback(
+def test_train_on_ranks__a_ranks_error_is_one_line_without_a_traceback(
     spark: SparkSession, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(PartitionError, match="no whole dataset at") as caught:
@@ -173,8 +173,8 @@ def test_train_on_ranks__under_torchrun_this_process_is_a_rank(
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    told = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    for name, value in {**told, "GLOO_SOCKET_IFNAME": "lo"}.items():
+    torchrun = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    for name, value in {**torchrun, "GLOO_SOCKET_IFNAME": "lo"}.items():
         monkeypatch.setenv(name, value)
     result = train_on_ranks(None, _settings(root), dataset_uri, tmp_path)
     assert result["rank"] == 0
@@ -206,6 +206,6 @@ def _failed(rank: int, kind: type[Exception], text: str, *, lost: bool = False) 
         ),
     ],
 )
-def test_told_by_rank__is_the_cause_and_not_what_followed_from_it(output: str, kind: str, message: str) -> None:
-    told: IotidError = launch._told_by_rank(output)
-    assert (type(told).__name__, str(told)) == (kind, message)
+def test_error_of_rank__is_the_cause_and_not_what_followed_from_it(output: str, kind: str, message: str) -> None:
+    error: IotidError = launch.error_of_rank(output)
+    assert (type(error).__name__, str(error)) == (kind, message)

@@ -47,8 +47,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def results(folder: Path) -> list[dict[str, Any]]:
     """Case -> result, of rank 0 and of rank 1."""
-    told: list[dict[str, Any]] = json.loads((folder / "results.json").read_text())
-    return told
+    results: list[dict[str, Any]] = json.loads((folder / "results.json").read_text())
+    return results
 
 
 @pytest.mark.parametrize("case", _SAME)

@@ -41,6 +41,23 @@ def batches_by_length(counts_N: np.ndarray, max_packets: int) -> Iterator[np.nda
         start = end
 
 
+def logits_by_batch(
+    network: torch.nn.Module,
+    sequences: Mapping[str, np.ndarray],
+    counts_N: np.ndarray,
+    max_packets: int,
+    *,
+    device: torch.device | None = None,
+    batches: slice = slice(None),
+) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+    """Row numbers int64 (B,) and the network's logits (B, C), on the CPU, of each batch of ``batches_by_length``.
+
+    ``counts_N``: of ``step_counts``. ``batches``: which of the batches, all of them unless given.
+    """
+    for rows in list(batches_by_length(counts_N, max_packets))[batches]:
+        yield rows, network(tensors_of(sequences, rows, counts_N, device)).cpu()
+
+
 def tensors_of(
     sequences: Mapping[str, np.ndarray], rows: np.ndarray, counts_N: np.ndarray, device: torch.device | None = None
 ) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Scores trained models and their rivals on one test part."""
+"""Scores trained models and baselines on one test part."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ def evaluate(
     dataset: Partition,
     models: Mapping[str, Model],
     settings: config.Evaluation,
-    nights: Sequence[Partition] = (),
+    flows: Sequence[Partition] = (),
 ) -> tuple[Report, pa.Table]:
     """The report of ``models`` (name -> trained model) and of ``settings.baselines``, each fitted on the training part.
 
-    Beside it the answers behind it: a row for each row of the test part, in its order, with ``label``, ``flows`` (that
-    the row stands for), and of each system ``NAME`` (its answer) and ``NAME.confidence``.
+    Also returns every answer: a row for each row of the test part, in its order, with ``label``, ``flows`` (that the
+    row stands for), and for each system ``NAME`` (its answer) and ``NAME.confidence``.
 
     A model of another dataset is scored through its own vocabularies; the classes that only it knows are labels of the
-    report without test flows, so that answering one is wrong. ``nights``: flows that the model which serves has to read
-    (``census_nights``).
+    report without test flows, so that answering one is wrong. ``flows``: those that a serving model has to read
+    (``census_flows``).
 
     Raises:
         SettingError: a baseline is unknown or has the name of a model.
@@ -50,19 +50,19 @@ def evaluate(
     """
     from iotid.dataset import read_encoding, read_split
 
-    told = dataset.metadata
+    metadata = dataset.metadata
     identity: Dataset = {
         "name": dataset.key["name"],
-        "hash": told["hash"],
-        "protocol": told["protocol"],
-        "parts": {part: SplitSize(rows=told["rows"][part], flows=told["flows"][part]) for part in told["rows"]},
+        "hash": metadata["hash"],
+        "protocol": metadata["protocol"],
+        "parts": {part: SplitSize(rows=rows, flows=metadata["flows"][part]) for part, rows in metadata["rows"].items()},
     }
     train, test = (read_split(dataset.uri, part) for part in ("train", "test"))
-    return score(identity, read_encoding(dataset.uri), train, test, models, settings, nights)
+    return score(identity, read_encoding(dataset.uri), train, test, models, settings, flows)
 
 
-def census_nights(store: Store) -> list[Partition]:
-    """The latest night of ``flows`` of each site that a census was taken of: as it is assembled, the next will be."""
+def census_flows(store: Store) -> list[Partition]:
+    """The latest partition of ``flows`` of each site with a census: the next one will be assembled in the same way."""
     sites = {key.site for key in store.partitions("census")}
     latest = {key.site: key for key in store.partitions("flows") if key.site in sites}  # sorted by date
     return [store.open("flows", key) for key in latest.values()]
@@ -75,33 +75,33 @@ def score(
     test: EncodedFlows,
     models: Mapping[str, Model],
     settings: config.Evaluation,
-    nights: Sequence[Partition] = (),
+    flows: Sequence[Partition] = (),
 ) -> tuple[Report, pa.Table]:
     """``evaluate`` on parts that are in memory."""
-    contestants = _rivals(encoding, train, test, settings)
-    both = sorted(set(contestants) & set(models))
+    classifiers = _baselines(encoding, train, test, settings)
+    both = sorted(set(classifiers) & set(models))
     if both:
         raise SettingError(f"evaluation.baselines: {both[0]!r} is also the name of a model; rename the model")
     if not test.num_flows.sum():
         raise DataError(f"dataset {identity['name']}: the test part is empty; write it with a larger test share")
-    contestants = {**_trained(encoding, test, models, settings, nights), **contestants}
+    classifiers = {**_trained(encoding, test, models, settings, flows), **classifiers}
     labels = list(encoding.labels)
-    labels += sorted({label for each in contestants.values() for label in each.knows} - set(labels))
-    told: dict[str, Mapping[str, str]] = {}
+    labels += sorted({label for classifier in classifiers.values() for label in classifier.knows} - set(labels))
+    devices: dict[str, Mapping[str, str]] = {}
     for known in (*(model.encoding for model in models.values()), encoding):
-        told |= known.devices
-    merged = [device_kind(label, told.get(label, {})) for label in labels]
+        devices |= known.devices
+    merged = [device_kind(label, devices.get(label, {})) for label in labels]
     ceiling = leakage.ceiling(test)
     names = np.array(labels, dtype=object)
     answers: dict[str, Any] = {"label": names[test.label], "flows": test.num_flows}
     systems: dict[str, System] = {}
     predicted: dict[str, NDArray[np.int64]] = {}
-    for name, each in contestants.items():
-        systems[name], answers_NL = _judge(name, each, test, labels, merged, ceiling, settings)
+    for name, classifier in classifiers.items():
+        systems[name], answers_NL = _score(name, classifier, test, labels, merged, ceiling, settings)
         predicted[name] = answers_NL.argmax(axis=1)
         answers |= {name: names[predicted[name]], f"{name}.confidence": answers_NL.max(axis=1)}
     for ours, theirs in permutations(models, 2):
-        systems[ours]["lead"][theirs] = metrics.lead(
+        systems[ours]["lead"][theirs] = metrics.paired_difference(
             test.label,
             predicted[ours],
             predicted[theirs],
@@ -115,7 +115,7 @@ def score(
         "dataset": identity,
         "labels": labels,
         "merged": merged,
-        "floor": leakage.floor(test),
+        "floor": leakage.majority_baseline(test),
         "leakage": leakage.leakage(train, test),
         "seen": leakage.seen(train, test),
         "ceiling": ceiling,
@@ -125,11 +125,12 @@ def score(
 
 
 @dataclass(frozen=True)
-class _Contestant:
-    """``answer`` gives (N, len(knows)) probabilities of the test part's N rows, once ``fit``, if any, was called.
+class _Classifier:
+    """A trained model or a baseline, bound to the test part.
 
-    Of a trained model, ``reads`` says which flows it reads, and ``hidden`` answers as ``answer`` does for each
-    characteristic, with that one hidden.
+    ``answer`` gives (N, len(knows)) probabilities of its N rows, after ``fit``, if any, was called. For a trained
+    model, ``reads`` says which flows it reads, and ``hidden`` has the same as ``answer`` for each characteristic, with
+    that one hidden.
     """
 
     kind: str
@@ -146,77 +147,77 @@ def _trained(
     test: EncodedFlows,
     models: Mapping[str, Model],
     settings: config.Evaluation,
-    nights: Sequence[Partition],
-) -> dict[str, _Contestant]:
-    def contestant(name: str, model: Model) -> _Contestant:
+    flows: Sequence[Partition],
+) -> dict[str, _Classifier]:
+    def classifier(name: str, model: Model) -> _Classifier:
         sequences = translate(test.sequences, encoding, model.encoding, name)
 
         def without(characteristic: str) -> NDArray[Any]:
             return model.probabilities(hide(sequences, characteristic, test.num_flows, settings.seed))
 
-        return _Contestant(
+        return _Classifier(
             "model",
             _MODEL_ORIGIN,
             model.encoding.labels,
             answer=lambda: model.probabilities(sequences),
-            reads=_reads(model.encoding, nights),
+            reads=_reads(model.encoding, flows),
             hidden={characteristic: partial(without, characteristic) for characteristic in sequences},
         )
 
-    return {name: contestant(name, model) for name, model in models.items()}
+    return {name: classifier(name, model) for name, model in models.items()}
 
 
-def _reads(encoding: Encoding, nights: Sequence[Partition]) -> Reads:
-    misfits = {night.uri: encoding.misfit(night.metadata["settings"]["flow"]) for night in nights}
+def _reads(encoding: Encoding, flows: Sequence[Partition]) -> Reads:
+    misfits = {partition.uri: encoding.misfit(partition.metadata["settings"]["flow"]) for partition in flows}
     return {
         "flows_version": schemas.FLOWS.version,  # a model of another version is not loaded
         "length": encoding.length,
         "max_packets": encoding.max_packets,
         "characteristics": list(encoding.vocabularies),
         "protocols": list(encoding.protocols),
-        "unfit_nights": [f"{night} {misfit}" for night, misfit in misfits.items() if misfit],
+        "unfit_nights": [f"{uri} {misfit}" for uri, misfit in misfits.items() if misfit],
     }
 
 
-def _rivals(
+def _baselines(
     encoding: Encoding, train: EncodedFlows, test: EncodedFlows, settings: config.Evaluation
-) -> dict[str, _Contestant]:
-    def contestant(name: str) -> _Contestant:
-        rival = baselines.create(name, encoding, settings.seed)
-        return _Contestant(
+) -> dict[str, _Classifier]:
+    def classifier(name: str) -> _Classifier:
+        baseline = baselines.create(name, encoding, settings.seed)
+        return _Classifier(
             "baseline",
-            rival.origin,
+            baseline.origin,
             encoding.labels,
-            answer=lambda: rival.probabilities(test.sequences),
-            fit=lambda: rival.fit(train, len(encoding.labels)),
+            answer=lambda: baseline.probabilities(test.sequences),
+            fit=lambda: baseline.fit(train, len(encoding.labels)),
         )
 
-    return {name: contestant(name) for name in settings.baselines}
+    return {name: classifier(name) for name in settings.baselines}
 
 
-def _judge(
+def _score(
     name: str,
-    contestant: _Contestant,
+    classifier: _Classifier,
     test: EncodedFlows,
     labels: Sequence[str],
     merged: Sequence[str],
     ceiling: float,
     settings: config.Evaluation,
 ) -> tuple[System, NDArray[Any]]:
-    """What the contestant reached, and its answers (N, labels)."""
+    """The scores of the classifier, and its answers (N, labels)."""
     started = time.perf_counter()
-    if contestant.fit:
-        contestant.fit()
+    if classifier.fit:
+        classifier.fit()
     fitted = time.perf_counter()
-    own_NC = contestant.answer()
-    seconds = Seconds(fit=fitted - started if contestant.fit else None, score=time.perf_counter() - fitted)
-    check_probabilities(own_NC, len(test.label), len(contestant.knows), name)
-    answers_NL = over_labels(own_NC, contestant.knows, labels)
+    own_NC = classifier.answer()
+    seconds = Seconds(fit=fitted - started if classifier.fit else None, score=time.perf_counter() - fitted)
+    check_probabilities(own_NC, len(test.label), len(classifier.knows), name)
+    answers_NL = over_labels(own_NC, classifier.knows, labels)
     predicted_N = answers_NL.argmax(axis=1)
     confusion_LL = metrics.confusion_matrix(test.label, predicted_N, test.num_flows, len(labels))
     hidden: dict[str, Hidden] = {}
-    for characteristic, answer in contestant.hidden.items():
-        without_N = over_labels(answer(), contestant.knows, labels).argmax(axis=1)
+    for characteristic, answer in classifier.hidden.items():
+        without_N = over_labels(answer(), classifier.knows, labels).argmax(axis=1)
         without_LL = metrics.confusion_matrix(test.label, without_N, test.num_flows, len(labels))
         hidden[characteristic] = {
             "macro_f1": metrics.scores(without_LL, 0, settings.seed)["macro_f1"]["value"],
@@ -225,9 +226,9 @@ def _judge(
     bins = metrics.reliability(answers_NL.max(axis=1), predicted_N == test.label, test.num_flows)
     scores = metrics.scores(confusion_LL, settings.bootstrap, settings.seed)
     system: System = {
-        "kind": contestant.kind,
-        "origin": contestant.origin,
-        "knows": list(contestant.knows),
+        "kind": classifier.kind,
+        "origin": classifier.origin,
+        "knows": list(classifier.knows),
         "metrics": scores,
         "coarse": metrics.scores(metrics.merge(confusion_LL, merged)[0], settings.bootstrap, settings.seed),
         "ceiling_share": (scores["accuracy"]["value"] or 0.0) / ceiling,
@@ -237,7 +238,7 @@ def _judge(
         "confusion": confusion_LL.tolist(),
         "hidden": hidden,
         "lead": {},
-        "reads": contestant.reads,
+        "reads": classifier.reads,
         "seconds": seconds,
     }
     return system, answers_NL

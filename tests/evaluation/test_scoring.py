@@ -16,7 +16,7 @@ from iotid.config import Evaluation, load_settings
 from iotid.dataset import EncodedFlows, Vocabulary
 from iotid.errors import DataError, SettingError
 from iotid.evaluation import system_report
-from iotid.evaluation.evaluate import census_nights, score
+from iotid.evaluation.scoring import census_flows, score
 from iotid.model import AdaptiveEnsemble, Predictor, save_bundle
 from iotid.partitions import Partition, PartitionKey, Store
 from iotid.promotion import decide
@@ -66,9 +66,9 @@ def test_score__answers_beside_the_report_give_its_confusion_matrices_again(smal
         assert all(0 < confidence <= 1 for confidence in answers[f"{name}.confidence"].to_pylist())
 
 
-def test_score__classes_of_one_vendor_and_type_are_one_where_look_alikes_are_merged(small: Any, oracle: Any) -> None:
-    told = {"vendor": "Acme", "type": "thing"}
-    devices = {"cam": {"vendor": "Acme", "type": ""}, "plug": told, "kettle": told}
+def test_score__classes_of_one_vendor_and_type_are_merged(small: Any, oracle: Any) -> None:
+    acme = {"vendor": "Acme", "type": "thing"}
+    devices = {"cam": {"vendor": "Acme", "type": ""}, "plug": acme, "kettle": acme}
     encoding = dataclasses.replace(small.encoding, devices=devices)
     report, answers = score(small.identity, encoding, small.train, small.test, {"ensemble": oracle}, _NONE)
     assert report["merged"] == ["cam", "Acme thing", "Acme thing"]
@@ -93,9 +93,7 @@ def test_score__numbers_equal_scikit_learn_on_the_models_own_answers(small: Any,
     assert [row["support"] for row in system["per_class"]] == support
 
 
-def test_score__model_of_another_dataset_is_scored_through_its_own_vocabulary_and_labels(
-    small: Any, oracle: Any
-) -> None:
+def test_score__model_of_another_dataset_is_scored_through_its_own_vocabulary(small: Any, oracle: Any) -> None:
     # the same knowledge under other ids; two labels in other columns, one the dataset lacks, and no `kettle`
     foreign = dataclasses.replace(
         small.encoding,
@@ -114,38 +112,40 @@ def test_score__model_of_another_dataset_is_scored_through_its_own_vocabulary_an
 
 def test_score__reports_are_what_decide_compares(small: Any, oracle: Any, settings: Any) -> None:
     report = _score(small, {"challenger": oracle}, _ALL)
-    ours, rival = system_report(report, "challenger"), system_report(report, "majority_sequence")
+    ours, baseline = system_report(report, "challenger"), system_report(report, "majority_sequence")
     assert ours["dataset"]["hash"] == "0123456789ab"
     decision = decide(ours, ours, settings.promotion)
     assert not decision.promote
     assert any("does not exceed" in reason for reason in decision.reasons)
-    assert len(decide(ours, rival, settings.promotion).reasons) >= 5
-    assert any("no trained model" in reason for reason in decide(rival, ours, settings.promotion).reasons)
+    assert len(decide(ours, baseline, settings.promotion).reasons) >= 5
+    assert any("no trained model" in reason for reason in decide(baseline, ours, settings.promotion).reasons)
     with pytest.raises(DataError, match="has no system 'nobody'"):
         system_report(report, "nobody")
 
 
-def test_score__models_tell_by_how_much_they_lead_each_other_and_what_they_read(small: Any, oracle: Any) -> None:
-    rival = dataclasses.replace(oracle, encoding=dataclasses.replace(small.encoding, labels=("plug", "cam", "kettle")))
+def test_score__trained_models_have_paired_differences_and_what_they_read(small: Any, oracle: Any) -> None:
+    baseline = dataclasses.replace(
+        oracle, encoding=dataclasses.replace(small.encoding, labels=("plug", "cam", "kettle"))
+    )
     nights = [
         Partition(f"/flows/{name}", {}, {"settings": {"flow": {"length": length, "max_packets": packets}}})
         for name, length, packets in (("fits", "ip", 9), ("frame", "frame", 9), ("short", "ip", 3))
     ]
-    models = {"challenger": oracle, "champion": rival}
+    models = {"challenger": oracle, "champion": baseline}
     report, answers = score(small.identity, small.encoding, small.train, small.test, models, _ALL, nights)
     ours, theirs = (report["systems"][name] for name in models)
     assert list(ours["lead"]) == ["champion"]
     lead = ours["lead"]["champion"]
-    told = ours["metrics"]["macro_f1"]["value"] - theirs["metrics"]["macro_f1"]["value"]
-    assert lead["value"] == pytest.approx(told)
-    assert 0 < lead["low"] < told < lead["high"]
+    difference = ours["metrics"]["macro_f1"]["value"] - theirs["metrics"]["macro_f1"]["value"]
+    assert lead["value"] == pytest.approx(difference)
+    assert 0 < lead["low"] < difference < lead["high"]
     labels, flows = answers["label"].to_pylist(), answers["flows"].to_pylist()
     again = [
         oracle_metrics.f1_score(labels, answers[name].to_pylist(), average="macro", sample_weight=flows)
         for name in models
     ]
     assert lead["value"] == pytest.approx(again[0] - again[1])
-    assert theirs["lead"]["challenger"]["value"] == pytest.approx(-told)
+    assert theirs["lead"]["challenger"]["value"] == pytest.approx(-difference)
     assert ours["reads"] == {
         "flows_version": schemas.FLOWS.version,
         "length": "ip",
@@ -161,9 +161,9 @@ def test_score__models_tell_by_how_much_they_lead_each_other_and_what_they_read(
     assert (baseline["lead"], baseline["reads"]) == ({}, None)
 
 
-def test_census_nights__are_the_latest_of_each_site_that_a_census_was_taken_of(tmp_path: Path) -> None:
+def test_census_flows__are_the_latest_of_each_site_that_a_census_was_taken_of(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
-    assert census_nights(store) == []
+    assert census_flows(store) == []
     for table, site, date in (
         ("census", "home", "2026-01-10"),
         ("flows", "home", "2026-01-10"),
@@ -173,7 +173,7 @@ def test_census_nights__are_the_latest_of_each_site_that_a_census_was_taken_of(t
     ):
         with store.write(table, PartitionKey.of_date(site, date)):
             pass
-    assert [night.key for night in census_nights(store)] == [PartitionKey.of_date("home", "2026-01-11")]
+    assert [night.key for night in census_flows(store)] == [PartitionKey.of_date("home", "2026-01-11")]
 
 
 def test_score__class_without_test_flows_is_null_and_left_out_of_the_macro(small: Any, oracle: Any) -> None:
@@ -209,7 +209,7 @@ def test_score__empty_test_part_is_named(small: Any, oracle: Any) -> None:
         _score(small, {"ensemble": oracle}, _NONE, empty)
 
 
-def test_score__model_with_the_name_of_a_baseline_and_unknown_baseline_are_refused(small: Any, oracle: Any) -> None:
+def test_score__model_with_the_name_of_a_baseline_is_refused_as_is_an_unknown_one(small: Any, oracle: Any) -> None:
     with pytest.raises(SettingError, match="'random_forest' is also the name of a model"):
         _score(small, {"random_forest": oracle}, _ALL)
     with pytest.raises(SettingError, match="'oracle' is not known"):
@@ -225,7 +225,7 @@ def test_score__takes_a_stored_model(small: Any, settings: Any, tmp_path: Path) 
 
     torch.manual_seed(1)
     sizes = {name: vocabulary.size for name, vocabulary in small.encoding.vocabularies.items()}
-    model = settings.model.model_copy(update={"memory": False})
+    model = settings.model.model_copy(update={"sequence_counts": False})
     ensemble = AdaptiveEnsemble(model, sizes, len(small.encoding.labels))
     save_bundle(tmp_path, ensemble.state_dict(), model, small.encoding)
     predictor = Predictor.load(tmp_path)

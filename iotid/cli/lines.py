@@ -1,0 +1,70 @@
+"""What the steps print of the partitions that they have written, from the partitions' metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from iotid.partitions import Partition
+
+
+def of_splits(splits: Partition) -> Iterator[str]:
+    for reason in splits.metadata["unreadable"].values():
+        yield f"quarantine: {reason}"
+    yield f"splits: {of_captures(splits.metadata)}, {splits.metadata['rows']:,} splits -> {splits.uri}"
+
+
+def of_captures(metadata: Mapping[str, Any]) -> str:
+    """How many captures were planned, and what became of the other files; ``metadata``: of splits."""
+    text = f"{metadata['files'] - metadata['files_unplanned']:,} captures, {metadata['bytes']:,} bytes"
+    notes = {
+        "more in quarantine, not read": len(metadata["unreadable"]),
+        "further names of the same captures": metadata["files_same"],
+        "that begin with the packet of another, counted twice": metadata["files_alike"],
+        "other files ignored": metadata["files_ignored"],
+    }
+    counted = counts(notes)
+    return f"{text} ({counted})" if counted else text
+
+
+def of_flows(flows: Partition) -> Iterator[str]:
+    from iotid.flows import QUARANTINE_FILE
+
+    metadata = flows.metadata
+    if metadata["unreadable"]:
+        yield f"quarantine: {metadata['unreadable']:,} captures -> {flows.uri}/{QUARANTINE_FILE}"
+    if metadata["overlapping"]:
+        yield f"hint: {of_overlaps(flows)}"
+    yield (
+        f"flows: {metadata['rows']:,} flows of {metadata['packets'].get('flow', 0):,} packets; "
+        f"left out: {packets_left_out(flows) or 'none'} -> {flows.uri}"
+    )
+
+
+def of_overlaps(flows: Partition) -> str:
+    return f"{flows.metadata['overlapping']:,} captures hold packets of others, which are counted twice"
+
+
+def packets_left_out(flows: Partition) -> str:
+    """Packets that are in no flow, by reason."""
+    return counts({reason: count for reason, count in sorted(flows.metadata["packets"].items()) if reason != "flow"})
+
+
+def of_dataset(dataset: Partition) -> Iterator[str]:
+    yield from dataset.metadata.get("coverage", ())
+    yield f"dataset: {dataset.metadata['summary']} -> {dataset.uri}"
+
+
+def of_census(census: Partition) -> str:
+    metadata = census.metadata
+    statuses = ", ".join(f"{count:,} {status}" for status, count in metadata["status"].items())
+    reasons = metadata["flows_without_device"] | {"other_protocol": metadata["flows_of_other_protocols"]}
+    return (
+        f"census: {metadata['devices']:,} devices ({statuses}) by model version {metadata['model_version']}; marked: "
+        f"{counts(metadata['marks']) or 'none'}; flows left out: {counts(reasons) or 'none'} -> {census.uri}"
+    )
+
+
+def counts(numbers: Mapping[Any, int]) -> str:
+    """Those that are not 0, in one line."""
+    return ", ".join(f"{number:,} {name}" for name, number in numbers.items() if number)

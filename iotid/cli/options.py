@@ -1,0 +1,139 @@
+"""The options that commands share, and the types of their values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from iotid.messages import NO_CREDENTIALS, holds_credentials, redacted_location
+from iotid.storage import local_path, text_of
+
+Names = tuple[str, ...]
+
+
+class _Date(click.ParamType):
+    name = "YYYY-MM-DD"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return datetime.strptime(str(value), "%Y-%m-%d").date().isoformat()
+        except ValueError:
+            self.fail(f"{value!r} is not a date; write it as 2026-01-31", param, ctx)
+
+
+class _Name(click.ParamType):
+    """Names become folder names and identifiers: only characters that are safe everywhere."""
+
+    name = "NAME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", str(value)):
+            self.fail(
+                f"{value!r} must be letters, digits, '.', '_' and '-', and begin with a letter or digit", param, ctx
+            )
+        return str(value)
+
+
+class _Location(click.ParamType):
+    """A path or URI; paths are made absolute, as the table that stores them is read from other folders."""
+
+    name = "LOCATION"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        path = local_path(str(value))
+        if path is not None:
+            try:
+                return text_of(str(Path(path).expanduser().absolute()))
+            except RuntimeError as fault:  # ~nobody
+                self.fail(f"{value!r}: {fault}", param, ctx)
+        if holds_credentials(str(value)):
+            self.fail(f"{NO_CREDENTIALS}, got {redacted_location(str(value))}", param, ctx)
+        return str(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(incomplete, type="file")]
+
+
+def _each_once(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """A site or date that is given twice counts once; its flows would count twice."""
+    return tuple(dict.fromkeys(values))
+
+
+DATE = _Date()
+NAME = _Name()
+LOCATION = _Location()
+STRICT = ("capture.strict=true",)  # what --strict sets
+
+
+def config_option(default: Sequence[str]) -> Callable[[Any], Any]:
+    return click.option(
+        "--config",
+        "config_files",
+        multiple=True,
+        type=click.Path(),
+        metavar="FILE",
+        default=default,
+        show_default=", ".join(default) or False,
+        help="Settings laid over conf/base.yaml: a path, or a name in conf/ such as local.yaml. Repeatable, later "
+        "wins.",
+    )
+
+
+settings = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="SECTION.KEY=VALUE",
+    help="One setting, laid over all files, as in training.epochs=10. Repeatable, later wins.",
+)
+site = click.option("--site", required=True, type=NAME, help="Site that the captures come from.")
+sites = click.option(
+    "--site", "sites", required=True, multiple=True, type=NAME, callback=_each_once, help="Site to read. Repeatable."
+)
+date = click.option("--date", "capture_date", required=True, type=DATE, help="Date that the captures belong to.")
+dates = click.option(
+    "--date",
+    "capture_dates",
+    required=True,
+    multiple=True,
+    type=DATE,
+    callback=_each_once,
+    help="Capture date to read. Repeatable.",
+)
+skip_absent = click.option(
+    "--skip-absent",
+    is_flag=True,
+    help="Leave out sites and dates that have no flows, instead of stopping at the first.",
+)
+captures = click.option(
+    "--captures",
+    required=True,
+    type=LOCATION,
+    help="Capture file, or folder that is searched for captures (pcap, pcapng, also .gz .zst .bz2 .xz), or a URI.",
+)
+labels = click.option(
+    "--labels",
+    required=True,
+    multiple=True,
+    type=click.Path(),
+    metavar="FILE",
+    help="Device list, YAML or CSV: names with MACs, addresses or path patterns. conf/datasets/ holds examples. "
+    "Repeatable: several lists are one.",
+)
+dataset = click.option("--dataset", required=True, type=NAME, help="Name of the dataset.")
+result = click.option("--name", required=True, type=NAME, help="Name under which the result is stored.")
+baselines = click.option(
+    "--baselines", metavar="NAME,NAME…", help="Baselines to score, instead of those of evaluation.baselines."
+)
+strict = click.option(
+    "--strict",
+    is_flag=True,
+    help="Fail at the first broken record or malformed packet, with its file and byte, instead of counting it; "
+    "the same as --set capture.strict=true.",
+)

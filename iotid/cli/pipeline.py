@@ -1,0 +1,135 @@
+"""All steps in one process, in their order, and what they print at the end."""
+
+from __future__ import annotations
+
+import importlib
+import shlex
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from iotid.cli import command, lines
+from iotid.config import Settings, changed
+from iotid.messages import one_line
+from iotid.partitions import PartitionKey, Store
+
+
+@dataclass(frozen=True)
+class SiteCaptures:
+    """The captures of one site and capture date: a file, folder or URI."""
+
+    site: str
+    capture_date: str
+    captures: str
+
+    @property
+    def key(self) -> PartitionKey:
+        return PartitionKey.of_date(self.site, self.capture_date)
+
+
+Call = tuple[str, Mapping[str, Any]]
+"""A step's name and the values of its options."""
+
+
+def run_pipeline(
+    settings: Settings,
+    inputs: Sequence[SiteCaptures],
+    learn_from: Sequence[SiteCaptures],
+    labels: Sequence[str],
+    dataset: str,
+) -> None:
+    """Ingest all inputs, learn from ``learn_from`` (sites by dates), promote, and take every census.
+
+    A step that fails ends the run with its own error. Ends with a summary on stdout.
+
+    Raises:
+        WatchError: after all that, if the watch list asks for it and a census met a watched device.
+    """
+    from iotid.census import check_watchlist
+
+    started = time.monotonic()
+    # a watched device would stop the run before the censuses after it
+    run_steps(
+        list(calls(inputs, learn_from, labels, dataset)),
+        settings.model_copy(update={"watchlist": changed(settings.watchlist, fail=False)}),
+    )
+    command.say(*_summary(settings, inputs, dataset, time.monotonic() - started))
+    store = Store(settings.storage.root)
+    for each in inputs:
+        check_watchlist(store.open("census", each.key), settings.watchlist)
+
+
+def calls(
+    inputs: Sequence[SiteCaptures], learn_from: Sequence[SiteCaptures], labels: Sequence[str], dataset: str
+) -> Iterator[Call]:
+    """Every step of the pipeline with its options."""
+    for each in inputs:
+        yield "split-pcaps", {"captures": each.captures, **each.key}
+        yield "assemble-flows", each.key
+    yield (
+        "write-dataset",
+        {
+            "sites": tuple(dict.fromkeys(each.site for each in learn_from)),
+            "capture_dates": tuple(dict.fromkeys(each.capture_date for each in learn_from)),
+            "labels": tuple(labels),
+            "dataset": dataset,
+        },
+    )
+    yield from ((step, {"dataset": dataset}) for step in ("train", "evaluate", "promote"))
+    yield from (("take-census", each.key) for each in inputs)
+
+
+def run_steps(steps: Sequence[Call], settings: Settings) -> None:
+    """Run the steps one after the other, each after a line that shows it as a command."""
+    for number, (name, options) in enumerate(steps, start=1):
+        step = importlib.import_module(f"iotid.cli.{name.replace('-', '_')}").main
+        line = f"[{number}/{len(steps)}] iotid {name} {_command_line(step, options)}"
+        click.secho(one_line(line), bold=True, err=True)
+        step.function(settings, **options)
+
+
+def _command_line(step: click.Command, options: Mapping[str, Any]) -> str:
+    words = []
+    for parameter in step.params:
+        if parameter.name in options:
+            value = options[parameter.name]
+            for each in value if parameter.multiple else (value,):
+                words += [parameter.opts[0], each]
+    return shlex.join(words)
+
+
+def _summary(settings: Settings, inputs: Sequence[SiteCaptures], dataset: str, seconds: float) -> Iterator[str]:
+    from iotid.tracking import Registry
+
+    store = Store(settings.storage.root)
+    yield from ("", f"Done in {seconds:.0f} s.", "", "What was read")
+    for each in inputs:
+        flows = store.open("flows", each.key)
+        packets, left_out = sum(flows.metadata["packets"].values()), lines.packets_left_out(flows)
+        yield (
+            f"  {each.site} {each.capture_date}: {lines.of_captures(store.open('splits', each.key).metadata)}, "
+            f"{packets:,} packets -> {flows.metadata['rows']:,} flows ({left_out or 'nothing'} left out)"
+        )
+        if flows.metadata["overlapping"]:
+            yield f"    {lines.of_overlaps(flows)}"
+    report = store.open("reports", PartitionKey.of_dataset(dataset))
+    yield from ("", "What was learned", f"  {store.open('datasets', PartitionKey.named(dataset)).metadata['summary']}")
+    yield from (f"  {line}" for line in report.metadata["summary"])
+    yield from ("", "What was counted")
+    for each in inputs:
+        census = store.open("census", each.key)
+        metadata, count = census.metadata, census.metadata["groups"]
+        groups = f" in {count:,} group{'s' * (count != 1)}" if count else ""
+        statuses, changes = lines.counts(metadata["status"]), lines.counts(metadata["changes"])
+        yield f"  {each.site} {each.capture_date}: {metadata['devices']:,} devices: {statuses}{groups}; {changes}"
+        yield f"    page: {census.uri}/_census.html"
+    yield from (
+        "",
+        "Where things are",
+        f"  report    {report.uri}/report.html",
+        f"  tracking  {Registry(settings.tracking, settings.storage.root).uri}",
+        f"  tables    {settings.storage.root}/{{splits,flows,datasets,reports,census}}",
+    )

@@ -1,0 +1,74 @@
+"""The step `evaluate`: scores challenger, champion and baselines, writes the report and logs it to tracking."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from iotid import config
+from iotid.errors import SchemaError
+from iotid.evaluation.report import flat, quality, read_history, verdicts, write_report
+from iotid.evaluation.scoring import census_flows, evaluate
+from iotid.model import Predictor
+from iotid.partitions import Partition, PartitionKey, Store
+from iotid.tracking.runs import Run
+from iotid.tracking.versions import CHALLENGER, CHAMPION, ModelVersion, Registry
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The partition of ``reports``, and sentences on what was left out and what each trained model reached."""
+
+    report: Partition
+    sentences: tuple[str, ...]
+
+
+def evaluate_challenger(store: Store, registry: Registry, dataset: str, settings: config.Evaluation) -> Evaluation:
+    """Score the challenger, the champion if it is another version, and the baselines on the dataset's test part.
+
+    Writes the partition of ``reports``: report.json, every answer, figures, a page. The same goes to the challenger's
+    run, and its scores into the version's tag ``quality``. A champion of another schema version is named and left out.
+
+    Raises:
+        NoModelError: there is no challenger.
+        PartitionError: the dataset is absent.
+    """
+    source = store.open("datasets", PartitionKey.named(dataset))
+    challenger, champion = registry.version_of(CHALLENGER), registry.find_version(CHAMPION)
+    versions = {CHALLENGER: challenger.number}
+    if champion and champion.number != challenger.number:
+        versions[CHAMPION] = champion.number
+    key, run = PartitionKey.of_dataset(dataset), Run.of(registry, challenger.run_id)
+    with TemporaryDirectory() as work, store.write("reports", key) as staged:
+        models, left_out = _load(registry, versions, work)
+        report, answers = evaluate(source, models, settings, census_flows(store))
+        page = write_report(report, f"{work}/report", answers=answers, history=_history(registry, challenger, work))
+        run.log_artifacts(page.parent, "report")
+        run.log_metrics(flat(report))
+        reached = f"{quality(report['systems'][CHALLENGER])} on the test part of dataset {dataset}"
+        registry.set_tag(challenger.number, "quality", reached)
+        staged.add_folder(page.parent)
+        sentences = [sentence for sentence, _ in verdicts(report)]
+        staged.metadata = {"versions": versions, "left_out": left_out, "summary": sentences}
+        staged.metadata["dataset_hash"] = source.metadata["hash"]
+        staged.metadata["made_by"] = challenger.tags.get("made_by")
+    return Evaluation(store.open("reports", key), (*left_out.values(), *sentences))
+
+
+def _load(registry: Registry, versions: dict[str, int], work: str) -> tuple[dict[str, Predictor], dict[str, str]]:
+    """The models by alias, and why the champion is left out, if it is."""
+    models, left_out = {}, {}
+    for alias, number in versions.items():
+        try:
+            models[alias] = Predictor.load(registry.bundle(number, f"{work}/{alias}"))
+        except SchemaError as fault:
+            if alias != CHAMPION:
+                raise
+            # no census could load it either: what replaces it need not be better
+            left_out[alias] = f"the champion, version {number}, cannot be loaded and is left out: {fault}"
+    return models, left_out
+
+
+def _history(registry: Registry, challenger: ModelVersion, work: str) -> list[dict[str, float | None]]:
+    return read_history(Path(registry.artifact(challenger, "training/history.json", work)))

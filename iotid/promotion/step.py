@@ -1,0 +1,94 @@
+"""The step `promote`: decides on a report, stores the decision and moves the champion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from iotid import config
+from iotid.errors import PartitionError
+from iotid.evaluation.schema import Report, system_report
+from iotid.partitions import PartitionKey, Store
+from iotid.promotion.policy import decide
+from iotid.tracking import CHALLENGER, CHAMPION, champion
+from iotid.tracking.runs import Run
+from iotid.tracking.versions import ModelVersion, Registry
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """What became of version ``version``; ``reasons`` are sentences, none if it had been promoted before."""
+
+    version: int
+    promoted: bool
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The reasons, and the result."""
+        if not self.reasons:
+            return (f"version {self.version} is the champion already",)
+        return (
+            *self.reasons,
+            f"version {self.version} {'is now the champion' if self.promoted else 'stays challenger'}",
+        )
+
+
+def promote(store: Store, registry: Registry, dataset: str, policy: config.Promotion) -> Promotion:
+    """Make the challenger the champion if the policy allows it on the report of ``dataset``.
+
+    Writes the partition of ``decisions``, the same into the challenger's run, and tags the version. Nothing is stored
+    of a promotion that came too late. Doing it again changes nothing; one that was cut off is finished.
+
+    Raises:
+        PartitionError: there is no report, or it is on other versions than the challenger and champion of now.
+        StaleError: the champion was moved since; nothing was moved.
+    """
+    page = store.open("reports", PartitionKey.of_dataset(dataset))
+    report, versions = store.read_json(page, "report.json", Report), page.metadata["versions"]
+    challenger, present = registry.version_of(CHALLENGER), registry.find_version(CHAMPION)
+    over = present.number if present else None
+    key = PartitionKey.of_dataset(dataset, challenger.number)
+    if challenger.number == over:
+        over = champion.former_champion(registry, challenger)
+        is_of_this_report = challenger.tags.get("decided_on") == dataset and over == versions.get(CHAMPION)
+        if not is_of_this_report or (
+            store.exists("decisions", key) and store.open("decisions", key).metadata["promoted"]
+        ):
+            return Promotion(challenger.number, promoted=True)
+        # else a promotion was cut off after the champion had moved, and the decision is still to be stored
+    if (challenger.number, over) != (versions.get(CHALLENGER), versions.get(CHAMPION)):
+        raise PartitionError(
+            f"reports: {page.uri} is on versions {versions}, but {CHALLENGER} is {challenger.number}, {CHAMPION} "
+            f"{over}; run iotid evaluate --dataset {dataset} first"
+        )
+    left_out = page.metadata.get("left_out", {})
+    is_compared = CHAMPION in versions and CHAMPION not in left_out
+    champion_report = system_report(report, CHAMPION) if is_compared else None
+    decision = decide(system_report(report, CHALLENGER), champion_report, policy)
+    metadata = {"versions": versions, "left_out": left_out, "promoted": decision.promote, "reasons": decision.reasons}
+    metadata["policy"] = policy.model_dump(mode="json")
+    _write_decision(store, registry, challenger, key, metadata, report, over)
+    return Promotion(challenger.number, decision.promote, (*left_out.values(), *decision.reasons))
+
+
+def _write_decision(
+    store: Store,
+    registry: Registry,
+    challenger: ModelVersion,
+    key: PartitionKey,
+    metadata: dict[str, Any],
+    report: Report,
+    over: int | None,
+) -> None:
+    """Write the decision and move the champion; neither, if the champion is another one than ``over`` by now."""
+    run = Run.of(registry, challenger.run_id)
+    with store.write("decisions", key) as staged:
+        staged.metadata = metadata
+        registry.set_tag(challenger.number, "decided_on", key["dataset"])
+        for name, content in (("decision.json", metadata), ("report.json", report)):
+            staged.write_json(name, content)
+            run.log_json(content, f"decision/{name}")
+        if metadata["promoted"]:  # before the partition gets its name: there is none if the promotion came too late
+            champion.promote(registry, challenger.number, over=over)
+        registry.set_tag(challenger.number, "decision", " ".join(metadata["reasons"]))

@@ -1,0 +1,83 @@
+"""The steps `compare` and `describe`: from stored tables to a partition of results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from iotid import config
+from iotid.dataset import LabelledFlows
+from iotid.labels import DeviceList
+from iotid.partitions import Partition, PartitionKey, Store
+from iotid.studies import compare as comparison
+from iotid.studies import describe as traffic
+from iotid.studies import figures
+from iotid.studies.households import run as households
+from iotid.tracking import Registry
+from iotid.tracking.runs import start_run
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+def compare(
+    start_spark: Callable[[], SparkSession],
+    store: Store,
+    flows: Sequence[Partition],
+    devices: DeviceList,
+    settings: config.Settings,
+    name: str,
+) -> tuple[Partition, str]:
+    """Compare the ensemble with its baselines under every protocol; the partition of ``comparisons``, and its text.
+
+    ``flows``: partitions of ``flows``, which are read into memory. The numbers are also logged as a run.
+    """
+    of_packets = set(settings.evaluation.packet_baselines) - {"etei"}
+    dates = {partition.key.capture_date for partition in flows}
+    spark = start_spark() if len(dates) > 1 or of_packets else None
+    labelled = LabelledFlows.of_partitions(spark, flows, devices, settings.dataset, settings.flow)
+    packets = None
+    if spark and of_packets:
+        splits = [store.open("splits", partition.key) for partition in flows]
+        packets = comparison.read_device_traffic(spark, splits, labelled, settings.capture)
+    fingerprint = comparison.fingerprint(settings, flows, devices)
+    work = store.working_folder("runs", f"compare-{name}", fingerprint)
+    results = comparison.compare(labelled, settings, work, packets)
+    of_households = households.compare_methods(labelled, settings)
+    folder, all_scores = comparison.write(results, work, of_households), [result.scores for result in results]
+    key = PartitionKey.named(name)
+    with store.write("comparisons", key) as staged:
+        staged.add_folder(folder)
+        staged.metadata = {"hash": fingerprint, "protocols": settings.evaluation.protocols}
+    sections = [settings.model, settings.training, settings.dataset, settings.evaluation]
+    registry = Registry(settings.tracking, settings.storage.root)
+    run = start_run(registry, f"compare-{name}", sections, {"hash": fingerprint})
+    run.log_metrics(comparison.flat(all_scores))
+    if of_households:
+        run.log_metrics(comparison.flat_households(of_households))
+    run.log_artifacts(folder, "comparison")
+    run.end()
+    return store.open("comparisons", key), comparison.text(all_scores, of_households)
+
+
+def describe(
+    spark: SparkSession,
+    store: Store,
+    flows: Sequence[Partition],
+    devices: DeviceList,
+    settings: config.Dataset,
+    flow: config.Flow,
+    name: str,
+) -> tuple[Partition, list[str]]:
+    """Draw what distinguishes the devices' traffic; the partition of ``descriptions``, and the names of its figures."""
+    found = traffic.describe(spark, flows, devices, settings, flow)
+    groups = traffic.similar_labels(found, devices, settings.label)
+    key = PartitionKey.named(name)
+    with TemporaryDirectory() as work, store.write("descriptions", key) as staged:
+        drawn = figures.of_traffic(found, groups, Path(work))
+        staged.add_folder(work)
+        staged.write_json("traffic.json", traffic.to_json(found))
+        staged.metadata = {"figures": drawn, "nights": [partition.key for partition in flows]}
+    return store.open("descriptions", key), drawn

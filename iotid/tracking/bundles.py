@@ -1,0 +1,145 @@
+"""A trained model's folder as an MLflow model: logged with the code that serves it, downloaded, loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from collections.abc import Callable
+from importlib.metadata import version as installed
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from iotid import config, schemas
+from iotid.errors import UserError
+from iotid.messages import NO_CREDENTIALS, holds_credentials, redacted_location
+from iotid.tracking.client import first_line, is_outage, mlflow, with_retries
+from iotid.tracking.runs import FINGERPRINT
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from iotid.model import Predictor
+
+_BUNDLE = "bundle"
+_SERVED_WITH = ("iotid", "mlflow", "numpy", "pandas", "pyarrow", "safetensors", "torch")
+
+
+def load(uri: str, tracking_uri: str | None = None) -> Predictor:
+    """The registered model, as in ``load("models:/iotid@champion").predict(flows)``.
+
+    ``tracking_uri``: MLflow's own choice (MLFLOW_TRACKING_URI, or what was set) if it is not given.
+
+    Raises:
+        UserError: there is no such model, the server does not answer, or its address holds credentials.
+        SchemaError: the model is of another schema version.
+    """
+    from iotid.model import Predictor
+
+    server = tracking_uri or str(mlflow().get_tracking_uri())
+    if holds_credentials(server):
+        raise UserError(f"tracking_uri: {NO_CREDENTIALS}, got {redacted_location(server)}")
+    with TemporaryDirectory() as folder:
+        return Predictor.load(download_bundle(uri, folder, server))
+
+
+def download_bundle(uri: str, into: str | Path, server: str) -> Path:
+    """Download the folder that ``Predictor.load`` reads, of models:/NAME@ALIAS or models:/NAME/VERSION.
+
+    Raises:
+        UserError: there is none, or the server does not answer.
+    """
+
+    def locate() -> str:
+        client = mlflow().MlflowClient(tracking_uri=server, registry_uri=server)
+        name, alias, number = _parse(uri)
+        number = number or client.get_model_version_by_alias(name, alias).version
+        return f"{client.get_model_version_download_uri(name, number)}/artifacts/{_BUNDLE}"
+
+    return download(uri, locate, into, server)
+
+
+def download(name: str, locate: Callable[[], str], into: str | Path, server: str) -> Path:
+    """Download the artifacts at the address that ``locate`` gives; ``name`` is for the error.
+
+    Raises:
+        UserError: there are none, or the server does not answer.
+    """
+
+    def fetch() -> Path:
+        library = mlflow()
+        try:
+            return Path(library.artifacts.download_artifacts(locate(), dst_path=str(into), tracking_uri=server))
+        except (library.exceptions.MlflowException, OSError) as fault:
+            if is_outage(fault):
+                raise
+            raise UserError(f"registry {server}: {name} is not available ({first_line(fault)})") from None
+
+    return with_retries(server, fetch)
+
+
+def log_bundle(client: Any, run_id: str, name: str, bundle_folder: Path, example: pa.Table) -> Any:
+    """Log the bundle as an MLflow model that is loaded from code; what MLflow returns of it.
+
+    Step by step on the client, as ``log_model`` would depend on the process's current run and experiment. A bundle of
+    a run is logged once, however often this is called.
+    """
+    from iotid.model.bundle import DESCRIPTION, WEIGHTS
+
+    library, run, files = mlflow(), client.get_run(run_id), (WEIGHTS, DESCRIPTION)
+    experiment = run.info.experiment_id
+    fingerprint = hashlib.sha256(b"".join((bundle_folder / file).read_bytes() for file in files)).hexdigest()
+    logged = f"source_run_id = '{run_id}' and tags.{FINGERPRINT} = '{fingerprint}'"
+    model = next(iter(client.search_logged_models([experiment], logged)), None)
+    model = model or client.create_logged_model(experiment, name, run_id, {FINGERPRINT: fingerprint}, run.data.params)
+    with TemporaryDirectory() as folder:
+        bundle, path = Path(folder) / _BUNDLE, Path(folder) / "model"
+        bundle.mkdir()
+        for file in files:
+            shutil.copyfile(bundle_folder / file, bundle / file)
+        library.pyfunc.save_model(
+            path,
+            mlflow_model=library.models.Model(run_id=run_id, model_uuid=model.model_id, model_id=model.model_id),
+            python_model=config.package_dir() / "tracking" / "serving.py",
+            artifacts={_BUNDLE: str(bundle)},
+            signature=_signature(example.schema),
+            input_example=example.to_pandas(),
+            pip_requirements=[f"{package}=={installed(package)}" for package in _SERVED_WITH],
+        )
+        client.log_model_artifacts(model.model_id, str(path))
+    client.finalize_logged_model(model.model_id, "READY")
+    if model.model_id not in {output.model_id for output in run.outputs.model_outputs}:
+        client.log_outputs(run_id, [library.entities.LoggedModelOutput(model.model_id, 0)])
+    return model
+
+
+def _parse(uri: str) -> tuple[str, str | None, str | None]:
+    """Name, and alias or version."""
+    match = re.fullmatch(r"models:/([^/@]+)(?:@([^/]+)|/(\d+))", uri)
+    if match is None:
+        raise UserError(f"model {uri}: must read models:/NAME@ALIAS or models:/NAME/VERSION")
+    name, alias, number = match.groups()
+    return name, alias, number
+
+
+def _signature(example: pa.Schema) -> Any:
+    """Columns of the input (as in the example) and of schemas.PREDICTIONS, in MLflow's types."""
+    from mlflow.models.signature import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import Array
+
+    types = {"string": DataType.string, "double": DataType.double, "float": DataType.float}
+    types |= {"int32": DataType.long, "int64": DataType.long}  # JSON and Python know one kind of integer
+
+    def columns(schema: pa.Schema) -> Any:
+        return Schema(
+            [
+                ColSpec(Array(types[str(field.type.value_type)]), field.name)
+                if str(field.type).startswith("list")
+                else ColSpec(types[str(field.type)], field.name)
+                for field in schema
+            ]
+        )
+
+    return ModelSignature(inputs=columns(example), outputs=columns(schemas.PREDICTIONS.arrow_schema()))

@@ -1,0 +1,151 @@
+"""The client of the tracking server: where it is, and calls that are repeated while it is away."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from iotid import config
+from iotid.errors import ServerError, UserError
+from iotid.messages import redacted
+from iotid.storage import local_folder, local_path
+
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+RETRY_S = 60.0  # how long a tracking server may be away before a step gives up
+_OUTAGES = ("failed with exception", "failed with timeout exception", "error responses", "database is locked")
+_QUIET = {  # set before MLflow is imported; values of the environment win
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_RECORD_ENV_VARS_IN_MODEL_LOGGING": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # with_retries repeats, for a bounded time
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+
+
+@dataclass(frozen=True)
+class Server:
+    """The tracking server of one configuration. Small and picklable: training ranks carry it."""
+
+    tracking: config.Tracking
+    storage_root: str
+
+    @property
+    def uri(self) -> str:
+        """Where MLflow keeps its records.
+
+        Raises:
+            UserError: there is no ``tracking.uri``, and ``storage.root`` is no local folder for SQLite to be written.
+        """
+        if self.tracking.uri:
+            return self.tracking.uri
+        root = str(self._local_root())
+        quoted = re.sub("[%?#]", lambda found: quote(found[0]), root)
+        # of a quoted address MLflow would first make the folder that it seems to name, unless it names a driver
+        return f"{'sqlite' if quoted == root else 'sqlite+pysqlite'}:///{quoted}/mlflow.db"
+
+    def connect(self) -> Any:
+        """An MLflow client of this server.
+
+        Raises:
+            UserError: the file of an SQLite address is no file.
+        """
+        database = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+).*", self.uri)
+        if database and Path(database[1]).exists() and not Path(database[1]).is_file():  # SQLite would wait for a pipe
+            raise UserError(f"tracking.uri: {self.uri} is no file; name one, or a server")
+        return mlflow().MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+
+    def call(self, request: Callable[[Any], T]) -> T:
+        """The result of ``request``, a function of an MLflow client; see ``with_retries``."""
+        return with_retries(self.uri, lambda: request(self.connect()))
+
+    def experiment_id(self, client: Any) -> str:
+        """The id of ``tracking.experiment``, which is created if there is none."""
+        name = self.tracking.experiment
+        location = None if self.tracking.uri else (self._local_root() / "mlflow-artifacts").as_uri()
+        found = client.get_experiment_by_name(name)
+        return str(found.experiment_id if found else client.create_experiment(name, artifact_location=location))
+
+    def _local_root(self) -> Path:
+        root = local_path(self.storage_root)
+        if root is None:
+            raise UserError(
+                f"tracking.uri: must name an MLflow server when storage.root is not a local folder, got null with "
+                f"{self.storage_root}; set tracking.uri"
+            )
+        return local_folder(root).resolve()
+
+
+def with_retries(uri: str, call: Callable[[], T]) -> T:
+    """The call's result; it is repeated while the server at ``uri`` is away, for at most ``RETRY_S``.
+
+    Raises:
+        ServerError: the server stays away.
+        UserError: MLflow refuses the call.
+    """
+    import tenacity
+
+    def warn(state: tenacity.RetryCallState) -> None:
+        if state.attempt_number == 1 and state.outcome is not None:
+            _log.warning("waiting for the tracking server %s (%s)", uri, first_line(state.outcome.exception()))
+
+    attempts = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(is_outage),
+        stop=tenacity.stop_after_delay(RETRY_S),
+        wait=tenacity.wait_random_exponential(multiplier=0.5, max=8),
+        before_sleep=warn,
+        reraise=True,
+    )
+    try:
+        return attempts(call)
+    except Exception as fault:
+        if is_outage(fault):
+            raise ServerError(
+                f"tracking.uri: {uri} does not answer ({first_line(fault)}); start the server, or set another uri"
+            ) from None
+        if type(fault).__module__.startswith("mlflow."):
+            raise UserError(f"registry {uri}: {first_line(fault)}") from None
+        raise
+
+
+def mlflow() -> Any:
+    """The package, imported when it is first needed, without telemetry, progress bars and other output."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    import mlflow
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return mlflow
+
+
+def is_outage(fault: Any) -> bool:
+    """Whether the server, or the database behind it, does not answer, so that a later call may succeed."""
+    import requests
+
+    if isinstance(fault, requests.exceptions.ConnectionError | requests.exceptions.Timeout):
+        return True
+    if not type(fault).__module__.startswith("mlflow."):
+        return False
+    text = str(fault)
+    return getattr(fault, "error_code", "") == "TEMPORARILY_UNAVAILABLE" or any(words in text for words in _OUTAGES)
+
+
+def is_absent(fault: Any) -> bool:
+    """Whether the server says that it has no such thing."""
+    return fault.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE") and "not found" in str(fault)
+
+
+def first_line(fault: BaseException | None) -> str:
+    """The first line of the fault's message, without credentials."""
+    return (redacted(str(fault)).splitlines() or [""])[0][:300]

@@ -1,0 +1,192 @@
+"""Runs: settings, tags, metrics and artifacts of a training, evaluation or comparison."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from iotid import __version__, config
+from iotid.errors import ServerError, UserError
+from iotid.tracking.client import Server, mlflow
+
+if TYPE_CHECKING:
+    from iotid.partitions import Partition
+
+_log = logging.getLogger(__name__)
+
+FINGERPRINT = "fingerprint"  # tag by which a run or model is found again where the answer with its id was lost
+
+
+@dataclass
+class Run:
+    """A run of ``server``. It starts when its id is first needed: ``start`` gives the id.
+
+    Every method waits for a server that is away and raises a ServerError if it stays away.
+    """
+
+    server: Server
+    start: Callable[[], str]
+
+    @classmethod
+    def of(cls, server: Server, run_id: str) -> Run:
+        """The run with this id."""
+        return cls(server, lambda: run_id)
+
+    @cached_property
+    def id(self) -> str:
+        return self.start()
+
+    @property
+    def started(self) -> bool:
+        return "id" in vars(self)
+
+    @property
+    def epoch_logger(self) -> EpochLogger | None:
+        """What training calls after each epoch, in rank 0's process; None if the run has not started."""
+        return EpochLogger(self.server, self.id) if self.started else None
+
+    def end(self, *, failed: bool = False) -> None:
+        self.server.call(lambda client: client.set_terminated(self.id, "FAILED" if failed else "FINISHED"))
+
+    def log_dataset(self, name: str, partition: Partition) -> None:
+        """Log the dataset that the run learns from: address, hash, and the rows and flows of each part and label."""
+        entities, metadata = mlflow().entities, partition.metadata
+        profile = json.dumps({key: metadata[key] for key in ("rows", "flows", "labels")})
+        source = json.dumps({"uri": partition.uri})
+        dataset = entities.Dataset(name, metadata["hash"], "petastorm", source, None, profile)
+        self.server.call(lambda client: client.log_inputs(self.id, [entities.DatasetInput(dataset)]))
+
+    def log_epoch(self, metrics: Mapping[str, float], epoch: int) -> None:
+        entities, now_ms = mlflow().entities, int(time.time() * 1000)
+        values = [entities.Metric(key, float(value), now_ms, epoch) for key, value in metrics.items()]
+        self.server.call(lambda client: client.log_batch(self.id, metrics=values))
+
+    def log_metrics(self, metrics: Mapping[str, float]) -> None:
+        """Log values that belong to no epoch."""
+        self.log_epoch(metrics, 0)
+
+    def log_history(self, history: Iterable[Mapping[str, float]]) -> None:
+        """Log those epochs (from 1) of a training's history that the run does not have yet."""
+        epochs = {epoch: dict(metrics) for epoch, metrics in enumerate(history, start=1)}
+        for epoch in epochs.keys() - self.epochs():
+            self.log_epoch(epochs[epoch], epoch)
+
+    def epochs(self) -> set[int]:
+        """The epochs that are logged."""
+        return self.server.call(lambda client: {entry.step for entry in client.get_metric_history(self.id, "loss")})
+
+    def log_artifacts(self, path: str | Path, to: str | None = None) -> None:
+        """Copy a file, or the files of a folder, into the run's artifacts, below ``to``."""
+        method = "log_artifacts" if Path(path).is_dir() else "log_artifact"
+        self.server.call(lambda client: getattr(client, method)(self.id, str(path), to))
+
+    def log_json(self, content: Mapping[str, Any], path: str) -> None:
+        """Write the content as the file ``path`` (ending in .json) of the run's artifacts."""
+        self.server.call(lambda client: client.log_dict(self.id, dict(content), path))
+
+
+@dataclass
+class EpochLogger:
+    """Logs the metrics of epochs to a run; picklable.
+
+    A server that stays away does not stop the training, and is waited for once, not after each epoch:
+    ``Run.log_history`` adds what is missing.
+    """
+
+    server: Server
+    run_id: str
+    given_up: bool = False
+    logged: set[int] | None = None  # epochs that an earlier process has logged
+
+    def __call__(self, metrics: Mapping[str, float], epoch: int) -> None:
+        if self.given_up:
+            return
+        run = Run.of(self.server, self.run_id)
+        try:
+            if self.logged is None:
+                self.logged = run.epochs()
+            if epoch not in self.logged:
+                run.log_epoch(metrics, epoch)
+        except UserError as fault:
+            self.given_up = True
+            _log.warning("epochs from %d on are kept in the history and logged after the last: %s", epoch, fault)
+
+
+def start_run(server: Server, name: str, sections: Iterable[BaseModel], tags: Mapping[str, str]) -> Run:
+    """Start a run, with every setting of ``sections`` as a parameter.
+
+    A run of the same name, settings and tags that has not ended is this one: the server went away before its id
+    came back, or before the process that started it could end it.
+    """
+    sections = list(sections)
+    fingerprint = config.settings_hash(*sections, extra={"name": name, **tags})
+
+    def start(client: Any) -> str:
+        entities, experiment = mlflow().entities, server.experiment_id(client)
+        running = f"tags.{FINGERPRINT} = '{fingerprint}' and attributes.status = 'RUNNING'"
+        found = next(iter(client.search_runs([experiment], running, max_results=1)), None)
+        found = found or client.create_run(experiment, tags={FINGERPRINT: fingerprint}, run_name=name)
+        run_id: str = found.info.run_id
+        params = [
+            entities.Param(f"{type(section).__name__.lower()}.{key}", text(value))
+            for section in sections
+            for key, value in section.model_dump(mode="json").items()
+        ]
+        all_tags = {"code_version": __version__, **tags}
+        run_tags = [entities.RunTag(key, text(value)) for key, value in all_tags.items()]
+        client.log_batch(run_id, params=params, tags=run_tags)
+        return run_id
+
+    return Run.of(server, server.call(start))
+
+
+@contextmanager
+def run_on_dataset(
+    server: Server,
+    name: str,
+    sections: Iterable[BaseModel],
+    tags: Mapping[str, str],
+    dataset: tuple[str, Partition],
+    *,
+    if_away: str,
+) -> Iterator[Run]:
+    """A run on a dataset, named as in ``start_run``, that ends with the block; as failed if the block raises.
+
+    It starts immediately, or, while the server is away, when its id is first needed. ``if_away`` is added to the
+    ServerError of a server that never came.
+    """
+
+    def start() -> str:
+        started = start_run(server, name, sections, tags)
+        started.log_dataset(*dataset)
+        return started.id
+
+    run = Run(server, start)
+    try:
+        try:
+            _ = run.id
+        except ServerError as fault:
+            _log.warning("%s; training goes on, and is logged afterwards", fault)
+        yield run
+        run.end()
+    except ServerError as fault:
+        raise ServerError(f"{fault}; {if_away}") from None
+    except BaseException:
+        if run.started:
+            with suppress(ServerError):
+                run.end(failed=True)
+        raise
+
+
+def text(value: Any) -> str:
+    """A value as the text of a parameter or tag."""
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,142 @@
+"""Versions of the registered model: registered, found by alias or number, tagged, downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from iotid.errors import NoModelError
+from iotid.tracking.bundles import download, download_bundle, log_bundle
+from iotid.tracking.client import Server, is_absent, mlflow
+from iotid.tracking.runs import FINGERPRINT, Run, text
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+CHALLENGER = "challenger"
+CHAMPION = "champion"
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """What the server said of a version when it was asked.
+
+    ``run_id``: the run that it was trained in; ``date``: the day (UTC) on which it was registered, as YYYY-MM-DD.
+    """
+
+    number: int
+    run_id: str
+    date: str
+    tags: Mapping[str, str]
+
+    @property
+    def quality(self) -> str | None:
+        """Its scores in a sentence, once it was evaluated."""
+        return self.tags.get("quality")
+
+
+@dataclass(frozen=True)
+class Registry(Server):
+    """The versions of the model ``tracking.model``.
+
+    Every method waits for a server that is away and raises a ServerError if it stays away.
+    """
+
+    def register(self, run: Run, bundle_folder: str | Path, example: pa.Table) -> ModelVersion:
+        """Register the bundle that a run trained as a new version, with alias `challenger`.
+
+        ``example``: a few rows of FLOWS, the model's input example. The version's tags are the run's, and which flows
+        the model is meant for. A bundle of a run is registered once, however often the server goes away.
+        """
+        from iotid.model import Predictor
+
+        encoding = Predictor.load(bundle_folder).encoding
+
+        def register(client: Any) -> ModelVersion:
+            run_tags = client.get_run(run.id).data.tags
+            tags = {key: value for key, value in run_tags.items() if not key.startswith(("mlflow.", FINGERPRINT))}
+            tags |= {"max_packets": str(encoding.max_packets), "length": encoding.length}
+            tags |= {"characteristics": text(list(encoding.vocabularies)), "protocols": text(encoding.protocols)}
+            columns = example.select(list(encoding.columns))
+            model = log_bundle(client, run.id, self.tracking.model, Path(bundle_folder), columns)
+            self.create_model(client)
+            # by its location, not its models:/ URI: the embedded store looks that up in the process's current store
+            name, location = self.tracking.model, model.artifact_location
+            of_run = client.search_model_versions(f"run_id = '{run.id}'")
+            version = next((known for known in of_run if (known.name, known.source) == (name, location)), None)
+            version = version or client.create_model_version(name, location, run.id, tags, model_id=model.model_id)
+            client.set_registered_model_alias(name, CHALLENGER, version.version)
+            return _model_version(version)
+
+        return self.call(register)
+
+    def create_model(self, client: Any) -> None:
+        """Create the registered model, if there is none yet."""
+        try:
+            client.get_registered_model(self.tracking.model)
+        except mlflow().exceptions.MlflowException as fault:
+            if not is_absent(fault):
+                raise
+            client.create_registered_model(self.tracking.model)
+
+    def find_version(self, alias: str) -> ModelVersion | None:
+        """The version that has the alias, or None."""
+
+        def find(client: Any) -> ModelVersion | None:
+            try:
+                return _model_version(client.get_model_version_by_alias(self.tracking.model, alias))
+            except mlflow().exceptions.MlflowException as fault:
+                if is_absent(fault):
+                    return None
+                raise
+
+        return self.call(find)
+
+    def version_of(self, alias: str) -> ModelVersion:
+        """The version that has the alias.
+
+        Raises:
+            NoModelError: there is none.
+        """
+        version = self.find_version(alias)
+        if version is None:
+            step = {CHAMPION: "promote", CHALLENGER: "train"}.get(alias, "train")
+            raise NoModelError(
+                f"registry {self.uri}: no version of {self.tracking.model} is {alias}; run iotid {step} first"
+            )
+        return version
+
+    def version(self, number: int) -> ModelVersion:
+        """The version of this number.
+
+        Raises:
+            UserError: there is none.
+        """
+        return self.call(lambda client: _model_version(client.get_model_version(self.tracking.model, str(number))))
+
+    def set_tag(self, number: int, key: str, value: str) -> None:
+        self.call(lambda client: client.set_model_version_tag(self.tracking.model, str(number), key, value))
+
+    def artifact(self, version: ModelVersion, path: str, into: str | Path) -> Path:
+        """Download a file or folder of the artifacts of the version's run.
+
+        Raises:
+            UserError: there is no such artifact.
+        """
+        return download(path, lambda: f"runs:/{version.run_id}/{path}", into, self.uri)
+
+    def bundle(self, which: int | str, into: str | Path) -> Path:
+        """Download what ``Predictor.load`` reads; ``which`` is a version's number, an alias or a models:/ URI."""
+        if isinstance(which, int) or which.isdecimal():
+            uri = f"models:/{self.tracking.model}/{which}"
+        else:
+            uri = which if which.startswith("models:/") else f"models:/{self.tracking.model}@{which}"
+        return download_bundle(uri, into, self.uri)
+
+
+def _model_version(entity: Any) -> ModelVersion:
+    registered = datetime.fromtimestamp(entity.creation_timestamp / 1000, UTC)
+    return ModelVersion(int(entity.version), str(entity.run_id), registered.date().isoformat(), dict(entity.tags))

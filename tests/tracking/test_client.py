@@ -1,0 +1,51 @@
+"""Where the tracking server is, and calls while it is away."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from iotid import config
+from iotid.errors import UserError
+from iotid.tracking import Registry, client
+from iotid.tracking.runs import start_run
+
+
+def test_uri__is_sqlite_below_the_storage_root(tracking: config.Tracking, tmp_path: Path) -> None:
+    assert Registry(tracking, str(tmp_path / "store")).uri == f"sqlite:///{tmp_path}/store/mlflow.db"
+    assert Registry(tracking, f"file://{tmp_path}/plain%20one").uri == f"sqlite:///{tmp_path}/plain one/mlflow.db"
+
+
+def test_uri__sqlite_needs_a_local_storage_root(tracking: config.Tracking) -> None:
+    with pytest.raises(UserError, match=r"tracking\.uri: must name an MLflow server"):
+        _ = Registry(tracking, "s3://bucket/tables").uri
+
+
+def test_uri__below_what_is_no_folder_is_refused_in_one_line(tracking: config.Tracking, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for root in (f"{tmp_path}/file", f"{tmp_path}/file/below", "/proc/iotid"):
+        with pytest.raises(UserError, match=r"^storage\.root: \S+ cannot be used"):
+            _ = Registry(tracking, root).uri
+
+
+def test_uri__of_a_root_with_signs_of_an_address_keeps_its_database_below_the_root(
+    tracking: config.Tracking, model_settings: config.Model, tmp_path: Path
+) -> None:
+    root = tmp_path / "a?b %20#c" / "run"
+    run = start_run(Registry(tracking, str(root)), "nightly", [model_settings], {"dataset": "lab"})
+    run.log_json({"a": 1}, "x.json")
+    run.end()
+    assert (root / "mlflow.db").is_file()
+    assert len(list((root / "mlflow-artifacts").rglob("x.json"))) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["a?b %20#c"]
+
+
+def test_server_that_is_away__is_waited_for_then_named(
+    unreachable: Registry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(client, "RETRY_S", 1.0)
+    with pytest.raises(UserError, match=rf"tracking\.uri: {unreachable.uri} does not answer") as caught:
+        start_run(unreachable, "nightly", [], {})
+    assert "\n" not in str(caught.value)
+    assert caplog.text.count("waiting for the tracking server") == 1
