@@ -1,7 +1,7 @@
 """Settings: YAML layers merged into frozen sections. An unknown key, a wrong type or a value out of range is an error.
 
-``conf/base.yaml`` holds every setting once with its unit and reason; there are no defaults in Python. A function gets the
-section it needs, never the whole.
+``conf/base.yaml`` holds every setting once with its unit and reason; there are no defaults in Python. A function gets
+the section it needs, never the whole.
 """
 
 from __future__ import annotations

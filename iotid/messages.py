@@ -60,7 +60,7 @@ def _without_user(word: str) -> str:
 
 
 def _is_no_user(scheme: str, slashes: int, user: str) -> bool:
-    """Of a path (file:///…, sqlite:///…), models:/iotid@champion, Azure's containers, and the user anonymous of pyarrow."""
+    """Of a path (file:///…, sqlite:///…), models:/iotid@champion, Azure's containers, pyarrow's user anonymous."""
     if slashes != 2:  # a single one is what normalised paths make of two
         is_path = slashes > 2 or scheme.endswith("models")
         return scheme.endswith("file") or (is_path and ":" not in user)

@@ -263,8 +263,8 @@ class Store:
 class _Renamed:
     """Places of partitions where folders can be renamed: staged under ``_staging``, then moved to where they belong.
 
-    A run that died between the two renames of a replacement is completed by the next reader or writer. Each run stages in a
-    folder of its own, so that the files of two never mix; one that begins takes what others have staged away, be they
+    A run that died between the two renames of a replacement is completed by the next reader or writer. Each run stages
+    in a folder of its own, so that the files of two never mix; a run that begins removes what other runs have staged,
     dead or late.
     """
 
@@ -310,8 +310,8 @@ class _Pointed:
     """Places of partitions on an object store, which renames no folder but replaces an object atomically.
 
     Each run writes a folder ``version-…`` of its own in the partition's; the partition's marker, written last, names
-    the current one. Of two runs at the same time the one that ends last counts. What a dead run left is removed by a run
-    days later, because a dead run and a running one look the same.
+    the current one. Of two runs at the same time the one that ends last counts. What a dead run left is removed days
+    later, because a dead run and a running one look the same.
     """
 
     def __init__(self, filesystem: fs.FileSystem, base: str) -> None:

@@ -235,7 +235,7 @@ def _next(value: float, to: float) -> float:
 
 
 @pytest.mark.parametrize("name", BOUNDED)
-def test_settings__every_number_is_taken_inside_its_bounds_and_refused_outside_and_as_another_kind(name: str) -> None:
+def test_settings__numbers_are_refused_outside_their_bounds_and_as_another_type(name: str) -> None:
     kind = BOUNDED[name]
     for value, taken in _bounds(kind):
         number = int(value) if kind["type"] == "integer" else value
@@ -347,7 +347,7 @@ def test_settings__switches_texts_and_lists_take_no_number(name: str) -> None:
         load_settings([], [f"{name}=3"])
 
 
-def test_settings__parts_must_leave_one_to_test_and_kept_bytes_packets_to_keep_them_of() -> None:
+def test_settings__splits_must_leave_one_to_test_and_kept_bytes_need_kept_packets() -> None:
     for shares, taken in ((("0.5", "0.49999"), True), (("0.5", "0.5"), False)):
         changes = [f"dataset.{key}={share}" for key, share in zip(("train", "validation"), shares, strict=True)]
         assert _is_taken(changes) is taken
@@ -375,7 +375,7 @@ def test_settings__relative_root_becomes_absolute_and_uris_stay() -> None:
     assert load_settings([], ["storage.root=s3://bucket/x"]).storage.root == "s3://bucket/x"
 
 
-def test_settings_hash__says_nothing_of_keys_and_pseudonyms_only_of_what_devices_are_taken_for() -> None:
+def test_settings_hash__does_not_depend_on_keys_and_pseudonyms() -> None:
     other = load_settings([], ["census.pseudonyms=on", "census.key_file=/hunter2"])
     assert (other.census.pseudonyms, other.census.key_file) == ("opaque", "/hunter2")
     assert settings_hash(other.census) == settings_hash(load_settings().census)

@@ -86,7 +86,7 @@ def _objects(root: str) -> list[str]:
     return sorted(info.path for info in found if info.is_file)
 
 
-def test_store__a_partition_is_absent_until_its_marker_names_it_and_is_replaced_at_once(bucket: str) -> None:
+def test_store__a_partition_is_absent_until_its_marker_names_it(bucket: str) -> None:
     root = f"{bucket}/replaced"
     store = Store(root)
     with pytest.raises(PartitionError, match="run iotid assemble-flows first"):

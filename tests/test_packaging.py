@@ -104,7 +104,7 @@ def test_audit__asks_by_a_program_of_its_own_lock_about_the_locks_that_run() -> 
     assert re.search(r"^pip-audit==", (ROOT / "requirements-audit.lock").read_text("utf-8"), re.M)
 
 
-def test_locks__runtime_carries_no_development_package_and_holds_all_that_is_declared() -> None:
+def test_locks__runtime_holds_what_is_declared_and_no_development_package() -> None:
     def names(lock: str) -> set[str]:
         return {_name(line) for line in (ROOT / lock).read_text(encoding="utf-8").splitlines() if line[0].isalnum()}
 

@@ -75,7 +75,7 @@ def test_settings__credentials_in_any_setting_are_refused_and_not_told(key: tupl
         assert SECRET not in str(caught.value)
 
 
-def test_settings__a_secret_of_spark_stands_in_a_file_and_is_not_told_where_it_is_wrong(tmp_path: Path) -> None:
+def test_settings__a_secret_of_spark_is_in_a_file_and_is_not_shown_in_errors(tmp_path: Path) -> None:
     name = "spark.hadoop.fs.s3a.secret.key"
     for value in (json.dumps({name: SECRET}), f"{{{name}: {SECRET}, x", f"{{{name}: {SECRET}}}"):
         with pytest.raises(
@@ -142,7 +142,7 @@ def test_load__an_address_with_credentials_is_refused_and_not_told(
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_registry__what_a_library_says_of_a_server_that_is_away_is_told_without_credentials(
+def test_registry__a_librarys_message_on_a_server_that_is_away_shows_no_credentials(
     shape: str, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     import requests

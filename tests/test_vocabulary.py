@@ -30,7 +30,7 @@ IN_PACKAGES = {
 }
 PHRASES = ("made_by", "told_by", "taken_off", "of_no_matter", "further_baselines", "at_once", "numbered", "in_turn")
 # fields of stored metadata, which earlier partitions have by these names, and settings
-STORED = {"made_by", "night_before", "nights", "unfit_nights", "kinds_at_once", "KINDS_AT_ONCE"}
+STORED = {"files_alike", "made_by", "night_before", "nights", "unfit_nights", "kinds_at_once", "KINDS_AT_ONCE"}
 LONGEST_TEST_NAME = 80
 
 

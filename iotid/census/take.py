@@ -62,9 +62,9 @@ def take_census(
 ) -> Partition:
     """Identify every device of one site and capture date, compare with the site's latest earlier census, write both.
 
-    ``bundle``: the folder of the champion's model. Reads the partition of ``flows`` and, if there is one, the latest earlier ``census``. If another model or other
+    Reads the partition of ``flows`` and, if there is one, the latest earlier ``census``. If another model or other
     settings made that one, its flows are scored again, so that only changes of the network count as changes; without
-    those flows, labels are not compared.
+    those flows, labels are not compared. ``bundle``: the folder of the champion's model.
 
     With ``census.pseudonyms``, no MAC and no address is written in clear, and devices with the same kinds share their
     numbers (`microaggregation`). An earlier census whose identifiers were not made with the same key cannot be joined:

@@ -63,7 +63,7 @@ class FlowsSettings(TypedDict):
     flow: FlowSettings
 
 
-class NightBefore(TypedDict):
+class DateBefore(TypedDict):
     """The capture date before, whose open flows continued in this one; the time of its last packet in µs."""
 
     site: NotRequired[str]
@@ -75,11 +75,11 @@ class FlowsRead(TypedDict, total=False):
     """The inputs of flows."""
 
     splits: Splits
-    night_before: NightBefore
+    night_before: DateBefore
 
 
 class Flows(Common, total=False):
-    """``packets`` by reason; ``open_flows`` and their packets continue on the next capture date, unless they time out."""
+    """``packets`` by reason; ``open_flows`` and their packets continue on the next date, unless they time out."""
 
     rows: Count
     packets: dict[str, Count]
@@ -101,7 +101,7 @@ class Totals(TypedDict):
 
 
 class Datasets(Common, total=False):
-    """``rows`` and ``flows`` by dataset split, ``labels`` by label and split; ``nights``: partition keys of the flows."""
+    """``rows`` and ``flows`` by dataset split, ``labels`` by label and split; ``nights``: keys of the flows."""
 
     hash: str
     nights: list[dict[str, str]]

@@ -80,7 +80,7 @@ def test_wireless__aggregates_cut_anywhere_agree_with_the_reference_and_lose_no_
         assert sum(size for _, size in agrees(make.pcap(cuts, link=link)).values()) == sum(wire for *_, wire in cuts)
 
 
-def test_wireless__an_aggregate_cut_by_the_snap_length_is_a_whole_and_a_truncated_packet(
+def test_wireless__an_aggregate_cut_by_the_snap_length_has_a_truncated_packet(
     read: Callable[..., Any], frames: ModuleType, make: SimpleNamespace
 ) -> None:
     _, link, frame = frames.aggregates(make)[0]
