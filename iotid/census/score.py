@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 
     from iotid.dataset.characteristics import Encoding
     from iotid.partitions import Partition
+    from iotid.schemas.metadata import Flows
 
 _TRAFFIC = ("device_id", "bytes", "first_seen", "last_seen", "addresses")
 _loaded: dict[str, Predictor] = {}  # the model of this Python worker, kept from task to task
@@ -111,7 +112,7 @@ class Scored:
 
 def score_partition(
     spark: SparkSession,
-    partition: Partition,
+    partition: Partition[Flows],
     model: ShippedModel,
     encoding: Encoding,
     settings: config.Census,

@@ -17,6 +17,7 @@ from iotid.storage import as_schema, read_table, reading
 if TYPE_CHECKING:
     from iotid.census.pseudonyms import Pseudonyms
     from iotid.partitions import Partition, Staged, Store
+    from iotid.schemas.metadata import Census
 
 # names that Spark and pyarrow do not read as data
 PAGE, CSV = "_census.html", "_census.csv"
@@ -27,7 +28,7 @@ _OF_EVERY_VERSION = ("device_id", "status", "label", "vendor", "type", "confiden
 _GROUPS_SINCE = 3  # version of CENSUS
 
 
-def stored_rows(census: Partition) -> pa.Table:
+def stored_rows(census: Partition[Census]) -> pa.Table:
     """The rows of a census; columns that its version lacks are null or empty.
 
     Raises:
@@ -40,7 +41,7 @@ def stored_rows(census: Partition) -> pa.Table:
         return _of_earlier_version(pq.read_table(census.uri, partitioning=None), schema)
 
 
-def stored_groups(store: Store, census: Partition, pseudonyms: Pseudonyms | None) -> pa.Table:
+def stored_groups(store: Store, census: Partition[Census], pseudonyms: Pseudonyms | None) -> pa.Table:
     """The groups (GROUPS) of a census that was made under the same key.
 
     Raises:

@@ -38,6 +38,7 @@ from iotid.labels.names import warn_of_unmet
 from iotid.model.device import STATUSES
 from iotid.partitions import Partition, PartitionKey, Store
 from iotid.schemas import CENSUS
+from iotid.schemas.metadata import Census, Flows
 from iotid.tracking.versions import CHALLENGER, CHAMPION, ModelVersion, Registry
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def take_census(
     bundle: Path,
     settings: config.Census,
     watchlist: config.Watchlist,
-) -> Partition:
+) -> Partition[Census]:
     """Identify every device of one site and capture date, compare with the site's latest earlier census, write both.
 
     Reads the partition of ``flows`` and, if there is one, the latest earlier ``census``. If another model or other
@@ -145,7 +146,7 @@ def champion_of(registry: Registry) -> ModelVersion:
         ) from None
 
 
-def check_watchlist(census: Partition, watchlist: config.Watchlist) -> None:
+def check_watchlist(census: Partition[Census], watchlist: config.Watchlist) -> None:
     """Raises WatchError if the census has a watched device and ``watchlist.fail`` is set."""
     if watchlist.fail and census.metadata["watched"]:
         met = ", ".join(f"{count:,} {label}" for label, count in census.metadata["watched_labels"].items())
@@ -167,7 +168,7 @@ class _Scorer:
     watchlist: config.Watchlist
     pseudonyms: Pseudonyms | None
 
-    def score(self, flows: Partition, groups: pa.Table) -> Scored:
+    def score(self, flows: Partition[Flows], groups: pa.Table) -> Scored:
         """The devices of the flows, with ``watched``; ``groups`` (GROUPS): those of the earlier census."""
         scored = score_partition(self.spark, flows, self.model, self.encoding, self.settings, groups)
         _account_for_all(flows, scored)
@@ -179,7 +180,7 @@ class _Scorer:
         return replace(scored, devices=devices, groups=renamed)
 
 
-def _account_for_all(flows: Partition, scored: Scored) -> None:
+def _account_for_all(flows: Partition[Flows], scored: Scored) -> None:
     if scored.flows != flows.metadata["rows"]:
         left_out = ", ".join(f"{count} {reason}" for reason, count in flows_by_reason(scored.left_out).items())
         raise AccountingError(
@@ -189,20 +190,21 @@ def _account_for_all(flows: Partition, scored: Scored) -> None:
         )
 
 
-def _latest_before(store: Store, key: PartitionKey) -> Partition | None:
+def _latest_before(store: Store, key: PartitionKey) -> Partition[Census] | None:
     keys = [found for found in store.partitions("census") if found.site == key.site]
     dates = [found.capture_date for found in keys if found.capture_date < key.capture_date]
     return store.open("census", PartitionKey.of_date(key.site, max(dates))) if dates else None
 
 
 def _comparable(
-    store: Store, earlier: Partition | None, made_with: dict[str, str], scorer: _Scorer, groups: pa.Table
+    store: Store, earlier: Partition[Census] | None, made_with: dict[str, str], scorer: _Scorer, groups: pa.Table
 ) -> tuple[pa.Table | None, str, pa.Table]:
     """The rows of the earlier census as this model makes them, how they were made, and ``groups`` with its groups."""
     if earlier is None:
         return None, NOT_JOINABLE, groups
     rows = stored_rows(earlier)
-    if all(earlier.metadata[name] == value for name, value in made_with.items()):
+    stored = earlier.metadata
+    if made_with == {"model_version": stored["model_version"], "settings_hash": stored["settings_hash"]}:
         return rows, AS_IT_WAS, groups
     flows = store.open("flows", earlier.key) if store.exists("flows", earlier.key) else None
     if flows is None or scorer.encoding.misfit(flows.metadata["settings"]["flow"]):

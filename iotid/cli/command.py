@@ -23,6 +23,7 @@ from iotid.config import Settings, load_settings
 from iotid.errors import InputError, IotidError
 from iotid.messages import one_line
 from iotid.partitions import Partition, PartitionKey, Store
+from iotid.schemas.metadata import Flows
 from iotid.spark.worker_errors import raised_in_worker
 
 
@@ -118,7 +119,9 @@ def settings_over(files: Sequence[str], overrides: Sequence[str]) -> Settings:
     return load_settings([*files, *given["config_files"]], [*overrides, *given["overrides"], *strict])
 
 
-def open_flows(store: Store, sites: Names, capture_dates: Names, *, skip_absent: bool = False) -> list[Partition]:
+def open_flows(
+    store: Store, sites: Names, capture_dates: Names, *, skip_absent: bool = False
+) -> list[Partition[Flows]]:
     """The partitions of ``flows`` of all sites and dates; ``skip_absent``: of those that there are.
 
     Raises:

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from iotid.partitions import Partition
+from iotid.schemas.metadata import Census, Datasets, Flows, Splits
 
 
-def of_splits(splits: Partition) -> Iterator[str]:
+def of_splits(splits: Partition[Splits]) -> Iterator[str]:
     for reason in splits.metadata["unreadable"].values():
         yield f"quarantine: {reason}"
     yield f"splits: {of_captures(splits.metadata)}, {splits.metadata['rows']:,} splits -> {splits.uri}"
@@ -27,7 +28,7 @@ def of_captures(metadata: Mapping[str, Any]) -> str:
     return f"{text} ({counted})" if counted else text
 
 
-def of_flows(flows: Partition) -> Iterator[str]:
+def of_flows(flows: Partition[Flows]) -> Iterator[str]:
     from iotid.flows import QUARANTINE_FILE
 
     metadata = flows.metadata
@@ -41,21 +42,21 @@ def of_flows(flows: Partition) -> Iterator[str]:
     )
 
 
-def of_overlaps(flows: Partition) -> str:
+def of_overlaps(flows: Partition[Flows]) -> str:
     return f"{flows.metadata['overlapping']:,} captures hold packets of others, which are counted twice"
 
 
-def packets_left_out(flows: Partition) -> str:
+def packets_left_out(flows: Partition[Flows]) -> str:
     """Packets that are in no flow, by reason."""
     return counts({reason: count for reason, count in sorted(flows.metadata["packets"].items()) if reason != "flow"})
 
 
-def of_dataset(dataset: Partition) -> Iterator[str]:
+def of_dataset(dataset: Partition[Datasets]) -> Iterator[str]:
     yield from dataset.metadata.get("coverage", ())
     yield f"dataset: {dataset.metadata['summary']} -> {dataset.uri}"
 
 
-def of_census(census: Partition) -> str:
+def of_census(census: Partition[Census]) -> str:
     metadata = census.metadata
     statuses = ", ".join(f"{count:,} {status}" for status, count in metadata["status"].items())
     reasons = metadata["flows_without_device"] | {"other_protocol": metadata["flows_of_other_protocols"]}

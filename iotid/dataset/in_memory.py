@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
     from iotid.partitions import Partition
+    from iotid.schemas.metadata import Flows
 
 # what is read of flows beside their identity and sequences: when and which way their packets went
 _OF_TIME = ("last_seen", "packet_length", "direction", "inter_arrival_us")
@@ -133,7 +134,7 @@ class LabelledFlows:
     def of_partitions(
         cls,
         spark: SparkSession | None,
-        partitions: Sequence[Partition],
+        partitions: Sequence[Partition[Flows]],
         devices: DeviceList,
         settings: config.Dataset,
         flow: config.Flow,

@@ -45,6 +45,7 @@ from iotid.errors import AccountingError, InputError, LabelError, SchemaError, S
 from iotid.flows import later_flows, partition_files, read_flows
 from iotid.labels.device_list import UNLISTED, DeviceList
 from iotid.partitions import PartitionKey
+from iotid.schemas.metadata import Datasets, Flows
 from iotid.spark.shuffle import BLOCKS, NO_BUCKET, SIDE_OUTPUTS, Buckets, exchange, spark_schema, task_ids
 from iotid.spark.worker_errors import in_worker
 from iotid.storage import remove_attempts
@@ -64,12 +65,12 @@ _HOSTS_SHOWN = 5
 def write_dataset(
     spark: SparkSession,
     store: Store,
-    partitions: Sequence[Partition],
+    partitions: Sequence[Partition[Flows]],
     devices: DeviceList,
     settings: config.Dataset,
     flow: config.Flow,
     name: str,
-) -> Partition:
+) -> Partition[Datasets]:
     """Write the dataset ``name`` of the flows of ``partitions``: three Petastorm splits, the encoding and some sets.
 
     A row is a flow, or with ``settings.unique`` a distinct (sequences, label) of a split; ``num_flows`` is its weight.
@@ -123,14 +124,14 @@ def write_dataset(
 
 
 def dataset_hash(
-    partitions: Sequence[Partition], devices: DeviceList, settings: config.Dataset, flow: config.Flow
+    partitions: Sequence[Partition[Flows]], devices: DeviceList, settings: config.Dataset, flow: config.Flow
 ) -> str:
     """Of all that the rows of a dataset depend on: settings, flows and device list."""
     made_of = {"devices": devices.hash, "inputs": [[each.key, each.metadata] for each in partitions]}
     return settings_hash(settings, flow, extra=made_of)
 
 
-def check_partitions(partitions: Sequence[Partition], flow: config.Flow) -> None:
+def check_partitions(partitions: Sequence[Partition[Flows]], flow: config.Flow) -> None:
     """Raise if there is no partition, or one whose flows are of another schema or of other settings of ``flow``.
 
     A smaller ``max_packets`` than that of the flows is the one difference allowed.
@@ -145,7 +146,7 @@ def check_partitions(partitions: Sequence[Partition], flow: config.Flow) -> None
                 f"{each.uri}: flows of schema version {version}, this iotid reads {schemas.FLOWS.version}; assemble "
                 "the flows of this capture date again"
             )
-        made = each.metadata["settings"]["flow"]
+        made = dict(each.metadata["settings"]["flow"])
         for key, value in wanted.items():
             if value != made.get(key) and not (key == "max_packets" and value < made[key]):
                 raise SettingError(
@@ -263,7 +264,7 @@ class _SecondPass:
         }
 
 
-def _account(outcomes: Mapping[tuple[str, str], int], partitions: Sequence[Partition]) -> FlowAccounting:
+def _account(outcomes: Mapping[tuple[str, str], int], partitions: Sequence[Partition[Flows]]) -> FlowAccounting:
     accounting = FlowAccounting(
         flows_in=sum(int(each.metadata["rows"]) for each in partitions),
         continued=outcomes[CONTINUED, ""],

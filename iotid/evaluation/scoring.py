@@ -24,15 +24,16 @@ from iotid.labels.devices import device_kind
 if TYPE_CHECKING:
     from iotid.dataset import EncodedFlows, Encoding
     from iotid.partitions import Partition, Store
+    from iotid.schemas.metadata import Datasets, Flows
 
 _MODEL_ORIGIN = "adaptive ensemble of bi-LSTMs (the paper's)"
 
 
 def evaluate(
-    dataset: Partition,
+    dataset: Partition[Datasets],
     models: Mapping[str, Model],
     settings: config.Evaluation,
-    flows: Sequence[Partition] = (),
+    flows: Sequence[Partition[Flows]] = (),
 ) -> tuple[Report, pa.Table]:
     """The report of ``models`` (name -> trained model) and of ``settings.baselines``, each fitted on the training part.
 
@@ -61,7 +62,7 @@ def evaluate(
     return score(identity, read_encoding(dataset.uri), train, test, models, settings, flows)
 
 
-def census_flows(store: Store) -> list[Partition]:
+def census_flows(store: Store) -> list[Partition[Flows]]:
     """The latest partition of ``flows`` of each site with a census: the next one will be assembled in the same way."""
     sites = {key.site for key in store.partitions("census")}
     latest = {key.site: key for key in store.partitions("flows") if key.site in sites}  # sorted by date
@@ -75,7 +76,7 @@ def score(
     test: EncodedFlows,
     models: Mapping[str, Model],
     settings: config.Evaluation,
-    flows: Sequence[Partition] = (),
+    flows: Sequence[Partition[Flows]] = (),
 ) -> tuple[Report, pa.Table]:
     """``evaluate`` on parts that are in memory."""
     classifiers = _baselines(encoding, train, test, settings)
@@ -147,7 +148,7 @@ def _trained(
     test: EncodedFlows,
     models: Mapping[str, Model],
     settings: config.Evaluation,
-    flows: Sequence[Partition],
+    flows: Sequence[Partition[Flows]],
 ) -> dict[str, _Classifier]:
     def classifier(name: str, model: Model) -> _Classifier:
         sequences = translate(test.sequences, encoding, model.encoding, name)
@@ -167,7 +168,7 @@ def _trained(
     return {name: classifier(name, model) for name, model in models.items()}
 
 
-def _reads(encoding: Encoding, flows: Sequence[Partition]) -> Reads:
+def _reads(encoding: Encoding, flows: Sequence[Partition[Flows]]) -> Reads:
     misfits = {partition.uri: encoding.misfit(partition.metadata["settings"]["flow"]) for partition in flows}
     return {
         "flows_version": schemas.FLOWS.version,  # a model of another version is not loaded

@@ -12,6 +12,7 @@ from iotid.evaluation.report import flat, quality, read_history, verdicts, write
 from iotid.evaluation.scoring import census_flows, evaluate
 from iotid.model import Predictor
 from iotid.partitions import Partition, PartitionKey, Store
+from iotid.schemas.metadata import Reports
 from iotid.tracking.runs import Run
 from iotid.tracking.versions import CHALLENGER, CHAMPION, ModelVersion, Registry
 
@@ -20,7 +21,7 @@ from iotid.tracking.versions import CHALLENGER, CHAMPION, ModelVersion, Registry
 class Evaluation:
     """The partition of ``reports``, and sentences on what was left out and what each trained model reached."""
 
-    report: Partition
+    report: Partition[Reports]
     sentences: tuple[str, ...]
 
 

@@ -27,7 +27,7 @@ from iotid.flows.partial import Partials, rule_of
 from iotid.flows.partitions import COUNTERS_FILE, QUARANTINE_FILE, read_stored
 from iotid.flows.tasks import OPEN_FOLDER, SideOutputs
 from iotid.partitions import PartitionKey
-from iotid.schemas.metadata import remedy
+from iotid.schemas.metadata import Flows, remedy
 from iotid.spark.shuffle import BLOCKS, SIDE_OUTPUTS, Buckets, exchange, spark_schema, task_ids, to_stream
 from iotid.spark.worker_errors import in_worker
 from iotid.storage import read_table, reading, remove_attempts, rows_promised, shown_files
@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 def write_flows(
     spark: SparkSession, store: Store, site: str, capture_date: str, capture: config.Capture, flow: config.Flow
-) -> Partition:
+) -> Partition[Flows]:
     """Assemble the splits of a site's capture date and write the partition of table `flows`, its counters inside it.
 
     With an idle time-out, flows that the previous date left open continue, and those that this date leaves open are
@@ -104,7 +104,7 @@ class _Assembly:
         splits: pa.Table,
         capture: config.Capture,
         flow: config.Flow,
-        previous: Partition | None,
+        previous: Partition[Flows] | None,
     ) -> None:
         self._spark = spark
         self._staged = staged
@@ -176,7 +176,7 @@ class _Assembly:
         return by_key.sortWithinPartitions("key", "first_us", "first_position")
 
 
-def _previous_partition(store: Store, key: PartitionKey, flow: config.Flow) -> Partition | None:
+def _previous_partition(store: Store, key: PartitionKey, flow: config.Flow) -> Partition[Flows] | None:
     """The site's partition of the day before, if its open flows continue."""
     day = date.fromisoformat(key.capture_date) - timedelta(days=1)
     previous = PartitionKey.of_date(key.site, day.isoformat())

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
     from iotid.partitions import Partition
+    from iotid.schemas.metadata import Flows
 
 COUNTERS_FILE = "_counters.parquet"  # the underscore hides it from readers of the flows
 QUARANTINE_FILE = "_quarantine.parquet"
@@ -81,7 +82,7 @@ def _check_types(found: pa.Schema, names: Iterable[str]) -> None:
             raise TypeError(f"{name} is {kind}, must be {expected}")
 
 
-def partition_files(partitions: Iterable[Partition]) -> list[FlowFile]:
+def partition_files(partitions: Iterable[Partition[Flows]]) -> list[FlowFile]:
     """The files of the partitions' flows."""
     files = []
     for each in partitions:
@@ -90,13 +91,15 @@ def partition_files(partitions: Iterable[Partition]) -> list[FlowFile]:
     return files
 
 
-def later_flows(spark: SparkSession, partitions: Sequence[Partition]) -> pa.Table:
+def later_flows(spark: SparkSession, partitions: Sequence[Partition[Flows]]) -> pa.Table:
     """_LATER of the flows that a partition continued from that of the previous date."""
-    previous = {each.uri: each.metadata.get("inputs", {}).get("night_before") for each in partitions}
-    continuing = [each for each in partitions if previous[each.uri]] if len(partitions) > 1 else []
-    if not continuing:
+    files = []
+    for each in partitions if len(partitions) > 1 else ():
+        previous = each.metadata.get("inputs", {}).get("night_before")
+        if previous:
+            files += [(file, previous["last_us"]) for file in partition_files([each])]
+    if not files:
         return _LATER.empty_table()
-    files = [(file, int(previous[file.folder]["last_us"])) for file in partition_files(continuing)]
     later = task_ids(spark, range(len(files))).mapInArrow(
         in_worker(partial(_read_early, files=files)), spark_schema(_LATER)
     )
@@ -113,7 +116,7 @@ def _read_early(tasks: Iterable[pa.RecordBatch], files: Sequence[tuple[FlowFile,
             yield pa.RecordBatch.from_arrays([_identity(early), *key], schema=_LATER)
 
 
-def read_flows(spark: SparkSession, partitions: Iterable[Partition]) -> DataFrame:
+def read_flows(spark: SparkSession, partitions: Iterable[Partition[Flows]]) -> DataFrame:
     """schemas.FLOWS of the partitions, site and date included.
 
     A flow that several of the partitions have, one continuing the other, is there once, as the last of them has it.
@@ -193,7 +196,7 @@ def _identity(flows: pa.RecordBatch) -> pa.Array:
     )
 
 
-def read_counters(partition: Partition) -> pa.Table:
+def read_counters(partition: Partition[Flows]) -> pa.Table:
     """schemas.COUNTERS of a partition of table `flows`."""
     stored = schemas.COUNTERS.arrow_schema(stored=True)
     table = read_table(f"{partition.uri}/{COUNTERS_FILE}", stored, remedy("flows"))

@@ -40,6 +40,7 @@ class CapturesRead(TypedDict, total=False):
 class Splits(Common, total=False):
     """``unreadable``: why each capture cannot be read."""
 
+    rows: Count
     files: Count
     files_ignored: Count
     files_same: Count
@@ -55,6 +56,7 @@ class FlowSettings(TypedDict):
 
     length: str
     max_packets: Count
+    join_files: NotRequired[bool]
 
 
 class FlowsSettings(TypedDict):
@@ -129,7 +131,7 @@ class Decisions(Common, total=False):
 
 
 class Census(Common, total=False):
-    """Devices by status and by change; ``watched_labels``: watched devices by name."""
+    """Devices by status, change and mark; ``flows_without_device`` by reason; ``watched_labels``: watched by name."""
 
     model_version: str
     settings_hash: str
@@ -137,6 +139,9 @@ class Census(Common, total=False):
     devices: Count
     status: dict[str, Count]
     changes: dict[str, Count]
+    marks: dict[str, Count]
+    flows_without_device: dict[str, Count]
+    flows_of_other_protocols: Count
     groups: Count
     watched: Count
     watched_labels: dict[str, Count]

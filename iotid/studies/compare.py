@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from iotid.dataset import DeviceTraffic, LabelledFlows
     from iotid.labels import DeviceList
     from iotid.partitions import Partition
+    from iotid.schemas.metadata import Flows, Splits
 
 _HEAD = (
     "system",
@@ -45,7 +46,7 @@ _HEAD = (
 _OF_SETS = ("known", "left_out")
 
 
-def fingerprint(settings: config.Settings, partitions: Sequence[Partition], devices: DeviceList) -> str:
+def fingerprint(settings: config.Settings, partitions: Sequence[Partition[Flows]], devices: DeviceList) -> str:
     """Hash of all that a comparison depends on, except the protocols."""
     parts: dict[str, Any] = {"devices": devices.hash}
     parts["nights"] = [[partition.key, partition.metadata] for partition in partitions]
@@ -55,7 +56,7 @@ def fingerprint(settings: config.Settings, partitions: Sequence[Partition], devi
 
 
 def read_device_traffic(
-    spark: SparkSession, splits: Sequence[Partition], flows: LabelledFlows, capture: config.Capture
+    spark: SparkSession, splits: Sequence[Partition[Splits]], flows: LabelledFlows, capture: config.Capture
 ) -> DeviceTraffic:
     """Packet counts of the devices in the captures of these partitions (SPLITS); reads the captures once more.
 
@@ -71,7 +72,7 @@ def read_device_traffic(
     )
 
 
-def _captures_by_site(splits: Sequence[Partition]) -> dict[str, list[str]]:
+def _captures_by_site(splits: Sequence[Partition[Splits]]) -> dict[str, list[str]]:
     import pyarrow as pa
 
     columns = pa.schema([SPLITS.arrow_schema().field("path")])

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
     from iotid.partitions import Partition
+    from iotid.schemas.metadata import Flows
 
 MEAN, ENTROPY = "mean", "entropy"
 _STEP = {MEAN: 1.0, ENTROPY: 0.01}  # what values are rounded to: the characteristic's unit, and bits
@@ -62,7 +63,7 @@ Distributions = Mapping[tuple[str, str, str], Spread]
 
 def describe(
     spark: SparkSession,
-    partitions: Sequence[Partition],
+    partitions: Sequence[Partition[Flows]],
     devices: DeviceList,
     settings: config.Dataset,
     flow: config.Flow,

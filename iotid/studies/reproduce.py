@@ -23,6 +23,7 @@ from iotid.flows import partition_files, write_flows
 from iotid.labels import DeviceList
 from iotid.labels.names import check_names
 from iotid.partitions import Partition, PartitionKey, Store
+from iotid.schemas.metadata import Datasets, Flows
 from iotid.spark.session import runs_here
 from iotid.studies import paper, reproduction
 from iotid.studies.paper import Original, Scores
@@ -78,7 +79,7 @@ def _read_as(settings: config.Settings, reading: Comparison, scores: Scores) -> 
     return _assembled_as(settings, reading.assembly).model_copy(update={"dataset": own})
 
 
-def _assemble(store: Store, settings: config.Settings, dataset: str, captures: str) -> dict[Assembly, Partition]:
+def _assemble(store: Store, settings: config.Settings, dataset: str, captures: str) -> dict[Assembly, Partition[Flows]]:
     """The flows of all captures as of one date, assembled in every way.
 
     Each way is a site of its own, so that no partition continues flows of another.
@@ -115,7 +116,7 @@ def _is_of(store: Store, key: PartitionKey, inputs: Mapping[str, object], settin
 
 
 def _compare(
-    original: Original, devices: DeviceList, flows: Mapping[Assembly, Partition], settings: config.Dataset
+    original: Original, devices: DeviceList, flows: Mapping[Assembly, Partition[Flows]], settings: config.Dataset
 ) -> list[Comparison]:
     """Every reading's flows beside the paper's.
 
@@ -140,7 +141,7 @@ class _Experiment:
 
     store: Store
     name: str
-    flows: Partition
+    flows: Partition[Flows]
     devices: DeviceList
     settings: config.Settings
 
@@ -185,5 +186,5 @@ class _Experiment:
         evaluate_challenger(self.store, registry, self.name, settings.evaluation)
 
     @property
-    def _dataset(self) -> Partition:
+    def _dataset(self) -> Partition[Datasets]:
         return self.store.open("datasets", self._key)

@@ -11,6 +11,7 @@ from iotid import config
 from iotid.dataset import LabelledFlows
 from iotid.labels import DeviceList
 from iotid.partitions import Partition, PartitionKey, Store
+from iotid.schemas.metadata import Flows
 from iotid.studies import compare as comparison
 from iotid.studies import describe as traffic
 from iotid.studies import figures
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 def compare(
     start_spark: Callable[[], SparkSession],
     store: Store,
-    flows: Sequence[Partition],
+    flows: Sequence[Partition[Flows]],
     devices: DeviceList,
     settings: config.Settings,
     name: str,
@@ -65,7 +66,7 @@ def compare(
 def describe(
     spark: SparkSession,
     store: Store,
-    flows: Sequence[Partition],
+    flows: Sequence[Partition[Flows]],
     devices: DeviceList,
     settings: config.Dataset,
     flow: config.Flow,

@@ -20,6 +20,7 @@ from iotid.tracking.client import Server, mlflow
 
 if TYPE_CHECKING:
     from iotid.partitions import Partition
+    from iotid.schemas.metadata import Datasets
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class Run:
     def end(self, *, failed: bool = False) -> None:
         self.server.call(lambda client: client.set_terminated(self.id, "FAILED" if failed else "FINISHED"))
 
-    def log_dataset(self, name: str, partition: Partition) -> None:
+    def log_dataset(self, name: str, partition: Partition[Datasets]) -> None:
         """Log the dataset that the run learns from: address, hash, and the rows and flows of each part and label."""
         entities, metadata = mlflow().entities, partition.metadata
         profile = json.dumps({key: metadata[key] for key in ("rows", "flows", "labels")})
@@ -155,7 +156,7 @@ def run_on_dataset(
     name: str,
     sections: Iterable[BaseModel],
     tags: Mapping[str, str],
-    dataset: tuple[str, Partition],
+    dataset: tuple[str, Partition[Datasets]],
     *,
     if_away: str,
 ) -> Iterator[Run]:

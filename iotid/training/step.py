@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from iotid import config
 from iotid.evaluation.figures import learning_curves
 from iotid.partitions import Partition, PartitionKey, Store
+from iotid.schemas.metadata import Datasets
 from iotid.tracking.runs import run_on_dataset
 from iotid.tracking.versions import ModelVersion, Registry
 from iotid.training.launch import train_on_ranks
@@ -32,7 +33,9 @@ def fingerprint(model: config.Model, training: config.Training, dataset_hash: st
     return config.settings_hash(model, training, extra={"dataset": dataset_hash})
 
 
-def train(spark: SparkSession | None, store: Store, dataset: Partition, settings: config.Settings) -> Trained | None:
+def train(
+    spark: SparkSession | None, store: Store, dataset: Partition[Datasets], settings: config.Settings
+) -> Trained | None:
     """Train on ``dataset``, a partition of ``datasets``, and register the model; None in other ranks than the first.
 
     While the tracking server is away, training goes on and is logged afterwards. Started again after it was killed, it
@@ -61,7 +64,7 @@ def train(spark: SparkSession | None, store: Store, dataset: Partition, settings
         return Trained(registry.register(run, folder, _example(store, dataset)), result, registry.uri)
 
 
-def _example(store: Store, dataset: Partition) -> Any:
+def _example(store: Store, dataset: Partition[Datasets]) -> Any:
     """A few rows of the flows that the dataset was written from."""
     from pyarrow import dataset as tables
 

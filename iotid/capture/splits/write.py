@@ -14,6 +14,7 @@ from iotid.capture.splits.byte_ranges import Segment
 from iotid.capture.splits.discovery import count_same_start, find_captures
 from iotid.capture.splits.plan import Walked, pack_tasks, split_captures
 from iotid.partitions import PartitionKey
+from iotid.schemas.metadata import Splits
 from iotid.spark.worker_errors import in_worker
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 def write_splits(
     spark: SparkSession | None, store: Store, location: str, site: str, capture_date: str, capture: config.Capture
-) -> Partition:
+) -> Partition[Splits]:
     """Cut every capture below ``location`` and write the partition (``site``, ``capture_date``) of table `splits`.
 
     Without ``spark``, or where it has only this machine, the captures are walked in threads of this process. The
