@@ -3,9 +3,9 @@
 Small captures of one site become splits, flows and a census for one date after the other, and a dataset at the end;
 once without faults, then again with one on every date: captures that are cut, grow, are replaced, vanish, come late or
 are poisoned, a tracking server that is away, processes that are killed, two runs of a date at the same time, an earlier
-date done again. A run that a fault stops must say so in one line and leave the tables as they were; the next one must complete them. In
-the end every table must equal that of the runs without faults. Prints one line of JSON, and ends with 1 if something
-differs.
+date done again. A run that a fault stops must say so in one line and leave the tables as they were; the next one must
+complete them. In the end every table must equal that of the runs without faults. Prints one line of JSON, and ends with
+1 if something differs.
 """
 
 from __future__ import annotations
