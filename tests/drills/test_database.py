@@ -20,7 +20,7 @@ import tenacity
 
 from iotid import config
 from iotid.flows import from_captures
-from iotid.partitions import Store
+from iotid.partitions import PartitionKey, Store
 from iotid.tracking import CHALLENGER, CHAMPION, Registry, champion, client, lock
 from iotid.tracking.lock import Lock
 from iotid.tracking.runs import Run, start_run
@@ -153,7 +153,7 @@ def test_training__twice_without_its_database_is_one_run_and_one_version(trained
 
 def test_promotion__cut_off_after_the_champion_moved_is_finished_by_the_next_run(trained: Any, lab: _Lab) -> None:
     assert lab.step("evaluate") == (0, [])
-    keys, kept = {"dataset": "all", "version": "1"}, Store(str(lab.nights.root))
+    keys, kept = PartitionKey.of_dataset("all", 1), Store(str(lab.nights.root))
     with pytest.MonkeyPatch.context() as patch:
         stop_after_moving = partial(_before_first, patch, champion, "expect_champion", lambda: lab.stop(patch))
         _before_first(patch, champion, "set_champion", stop_after_moving)
