@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -65,6 +66,22 @@ def test_imports__no_package_imports_a_later_one() -> None:
             if other in ORDER and other != own and _rank(other) > _rank(own):
                 backward.append(f"{path.relative_to(ROOT)} imports {name}")
     assert not backward
+
+
+def test_imports__no_module_imports_itself_by_way_of_others() -> None:
+    dotted = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in _modules()}
+    modules = {name: path for name, path in dotted.items() if path.name != "__init__.py"}
+    graph = {}
+    for name, path in modules.items():
+        nodes = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.ImportFrom)]
+        named = {f"{node.module}.{alias.name}" for node in nodes for alias in node.names}
+        graph[name] = ((named | {node.module for node in nodes}) & modules.keys()) - {name}
+    list(TopologicalSorter(graph).static_order())  # raises a CycleError that lists the circle
+
+
+def test_imports__nothing_but_the_command_line_imports_studies() -> None:
+    importing = [path for path in _modules() if any(name.startswith("iotid.studies") for name in _imported(path))]
+    assert {path.relative_to(ROOT).parts[1] for path in importing} <= {"studies", "cli"}
 
 
 def test_imports__heavy_libraries_have_one_home_each() -> None:

@@ -29,16 +29,3 @@ def test_modules__import_only_their_own_step_and_those_before() -> None:
                 assert node.module is not None
                 wrong += [f"{module} imports {node.module}"] * (_step(node.module) > _step(module))
     assert not wrong
-
-
-def test_modules__import_one_another_without_circles() -> None:
-    root = Path(iotid.capture.__file__).parent
-    imports: dict[str, set[str]] = {}
-    for path in root.rglob("*.py"):
-        module = ".".join(["iotid.capture", *path.relative_to(root).with_suffix("").parts])
-        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        imports[module] = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
-    left = set(imports)
-    while ready := {module for module in left if not imports[module] & left}:
-        left -= ready
-    assert not left

@@ -20,8 +20,8 @@ from iotid.studies import compare as comparison
 from iotid.studies.households import run as households
 from iotid.studies.households import scores as household_scores
 from iotid.studies.households.addresses import Addresses, LabelledSets, Observed
-from iotid.studies.households.methods import Predictions
 from iotid.studies.households.run import ELSEWHERE, HELD_BACK, HOST, Scenario, UnseenSets
+from iotid.studies.households.scores import Predictions
 
 _SECOND = 1_000_000
 

@@ -27,7 +27,7 @@ from iotid.model.device import DeviceModel, decide, share_of_households
 from iotid.model.device.decide import UNDECIDED, UNKNOWN, WITH_UNKNOWN
 from iotid.model.device.evidence import Vocabulary
 from iotid.model.device.households import Pool, unite
-from iotid.studies.households.scores import f1
+from iotid.studies.households.scores import Predictions, f1
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -42,17 +42,6 @@ ORIGINS = {
     REGRESSIONS: "a logistic regression for each kind on made-up households",
     CNN: SpatialTemporalCnn.origin,
 }
-
-
-class Predictions(NamedTuple):
-    """(B, K) probabilities, and kinds found; (B,) whether something unknown was reported, and whether it is undecided;
-    ``units`` (B, K): least number of devices of each kind, if any; None if the method counts none."""
-
-    probability: NDArray[np.float64]
-    found: NDArray[np.bool_]
-    unknown: NDArray[np.bool_]
-    undecided: NDArray[np.bool_]
-    units: NDArray[np.int64] | None = None
 
 
 class Training(NamedTuple):

@@ -46,10 +46,9 @@ from iotid.studies.households.methods import (
     METHODS,
     ORIGINS,
     Method,
-    Predictions,
     Training,
 )
-from iotid.studies.households.scores import of_merges, of_single
+from iotid.studies.households.scores import Predictions, of_merges, of_single
 
 log = logging.getLogger(__name__)
 ALL = "all merges"

@@ -10,20 +10,28 @@ Shape suffixes: B addresses, K kinds.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from iotid.evaluation.metrics import expected_calibration_error, reliability
 
-if TYPE_CHECKING:
-    from iotid.studies.households.methods import Predictions
-
 _MIN_PROBABILITY = 0.3  # of kinds that calibration counts
 
 Scores = dict[str, float | None]
 """Metric -> share; None with nothing to count."""
+
+
+class Predictions(NamedTuple):
+    """(B, K) probabilities, and kinds found; (B,) whether something unknown was reported, and whether it is undecided;
+    ``units`` (B, K): least number of devices of each kind, if any; None if the method counts none."""
+
+    probability: NDArray[np.float64]
+    found: NDArray[np.bool_]
+    unknown: NDArray[np.bool_]
+    undecided: NDArray[np.bool_]
+    units: NDArray[np.int64] | None = None
 
 
 def f1(there_BK: NDArray[np.bool_], found_BK: NDArray[np.bool_]) -> float | None:
