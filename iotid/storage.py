@@ -151,26 +151,37 @@ def open_filesystem(location: str) -> tuple[fs.FileSystem, str]:
     Raises:
         UserError: the URI's kind is unknown, its filesystem cannot be reached, or a local folder's name is no UTF-8.
     """
-    from pyarrow import fs
-
     path = local_path(location)
-    if path is not None:
-        if text_of(path) != path or "\0" in path:
-            raise UserError(
-                f"storage.root: {path!r} must be UTF-8, for other programs read it too; name another folder"
-            )
-        return fs.LocalFileSystem(), path
-    if holds_credentials(location):
-        raise UserError(f"storage.root: {NO_CREDENTIALS}, got {redacted_location(location)}")
-    if "?" in location:
+    if path is not None and (text_of(path) != path or "\0" in path):
+        raise UserError(f"storage.root: {path!r} must be UTF-8, for other programs read it too; name another folder")
+    if path is None and "?" in location and not holds_credentials(location):
         raise UserError(
             f"storage.root: {location!r} must not end in options; an object store's endpoint, region and keys come "
             "from the environment of every machine (AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, …)"
         )
     try:
+        return filesystem_of(location)
+    except ValueError as fault:
+        raise UserError(f"storage.root: {fault}") from None
+
+
+def filesystem_of(location: str) -> tuple[fs.FileSystem, str]:
+    """The filesystem of a path or URI, and the path of the location on it.
+
+    Raises:
+        ValueError: a URI holds credentials, is of no known kind, or its filesystem cannot be reached.
+    """
+    from pyarrow import fs
+
+    path = local_path(location)
+    if path is not None:
+        return fs.LocalFileSystem(), path
+    if holds_credentials(location):
+        raise ValueError(f"{redacted_location(location)}: {NO_CREDENTIALS}")
+    try:
         return fs.FileSystem.from_uri(location)
     except Exception as fault:  # noqa: BLE001 - pyarrow raises many kinds for one mistake
-        raise UserError(f"storage.root: {location!r} is not a folder or URI that can be opened ({fault})") from None
+        raise ValueError(f"{location}: is not a path or URI that can be opened ({fault})") from None
 
 
 def is_object_store(filesystem: fs.FileSystem) -> bool:

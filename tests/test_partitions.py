@@ -210,7 +210,7 @@ def test_store__of_a_file_uri_is_that_of_its_path(tmp_path: Path) -> None:
         assert Store(uri).root == f"{tmp_path}/a b"
     _write(Store(f"file://{tmp_path}/a%20b"), "abc")
     assert _read(Store(f"{tmp_path}/a b")) == "abc"
-    with pytest.raises(UserError, match="is not a folder or URI that can be opened"):
+    with pytest.raises(UserError, match="is not a path or URI that can be opened"):
         Store("file://elsewhere/a")
 
 

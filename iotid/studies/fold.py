@@ -49,7 +49,7 @@ _ORIGINS = {
     DEVICE_MODEL: "device model on all flows of a capture; each flow gets the capture's answer (ours)",
     BAG: CaptureBag.origin,
 }
-_CUT_CAPTURES = ("random_flow", "random_unique", "by_time")  # protocols that split the flows of one capture
+SPLITS_WITHIN_CAPTURES = ("random_flow", "random_unique", "by_time")  # protocols that split the flows of one capture
 
 
 class Answers(NamedTuple):
@@ -269,7 +269,7 @@ class Fold:
     def _by_windows(self, baseline: WindowBaseline, samples: Samples) -> dict[str, Answers]:
         assert self.traffic is not None
         capture_L, part_L = self._captures_of(self.traffic)
-        cuts = self.protocol in _CUT_CAPTURES
+        cuts = self.protocol in SPLITS_WITHIN_CAPTURES
         part_S = protocols.parts_of_samples(samples, None if cuts else part_L, self.protocol, self.flows.settings)
         train, test = (np.flatnonzero(part_S == part) for part in (protocols.TRAIN, protocols.TEST))
         if not len(train) or not len(test):
@@ -304,7 +304,7 @@ class Fold:
         number[code_N] = self.flows.capture
         # a capture with a test flow is tested; one with validation and training flows is learned from
         ranked = np.array([protocols.VALIDATION, protocols.TRAIN, protocols.TEST, -1])
-        np.maximum.at(rank, code_N, np.array([1, 0, 2, -1, -1])[self.part])  # of PARTS, LEFT_OUT, none
+        np.maximum.at(rank, code_N, np.array([1, 0, 2, -1, -1])[self.part])  # of DATASET_SPLITS, LEFT_OUT, none
         paths = one_chunk(traffic.table["capture_file"]).dictionary
         index_L = pc.index_in(paths, value_set=encoded.dictionary).fill_null(-1).to_numpy()
         return number[index_L], ranked[rank[index_L]].astype(np.int8)

@@ -241,7 +241,7 @@ def test_take_census__a_watched_device_ends_it_with_exit_code_3_after_the_result
     monkeypatch.setattr("iotid.spark_session", lambda *_: None)
 
     def take_census(spark: object, store: object, key: object, champion: Any, *sections: object) -> Partition:
-        assert (champion.version, champion.date, champion.quality) == (1, "2026-01-09", "macro F1 91.00 %")
+        assert (champion.number, champion.date, champion.quality) == (1, "2026-01-09", "macro F1 91.00 %")
         return written
 
     monkeypatch.setattr("iotid.census.take_census", take_census, raising=False)

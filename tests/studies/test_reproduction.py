@@ -188,8 +188,8 @@ def test_scores_text__has_printed_and_measured_scores_and_remarks(small: Any, or
     ours = rows["| Our method = challenger"]
     assert ours[1:3] == ["99.97 [2]", measured["challenger"][0]]
     assert [cell.strip() for cell in ours[7:]] == ["94.61", measured["challenger"][1]]
-    rival = rows["| majority_sequence"]
-    assert [cell.strip() for cell in rival[1:3]] == ["", measured["majority_sequence"][0]]
+    baseline = rows["| majority_sequence"]
+    assert [cell.strip() for cell in baseline[1:3]] == ["", measured["majority_sequence"][0]]
     assert "[1] On windows." in text
     assert "[2] Misprint: Cannot be." in text
     assert "These are 3 classes, not the paper's 4" in text

@@ -8,9 +8,9 @@ import zlib
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
+from iotid import storage
 from iotid.errors import InputError
 from iotid.inputs import kind_of, open_without_waiting
-from iotid.messages import NO_CREDENTIALS, holds_credentials, redacted_location
 from iotid.storage import local_path
 
 if TYPE_CHECKING:
@@ -21,19 +21,13 @@ _SAMPLE = 1 << 16  # bytes at either end of a capture that identify it
 
 def filesystem_of(path: str) -> tuple[fs.FileSystem, str]:
     """The pyarrow filesystem of a path or URI, and the path within it."""
-    from pyarrow import ArrowException, fs
-
     local = local_path(path)
-    if local is not None:
-        if re.search("[\0\ud800-\udc7f\udd00-\udfff]", local):
-            raise InputError(f"{local!r}: no file can have this name; give a capture or a folder of captures")
-        return fs.LocalFileSystem(), local
-    if holds_credentials(path):
-        raise InputError(f"{redacted_location(path)}: {NO_CREDENTIALS}")
+    if local is not None and re.search("[\0\ud800-\udc7f\udd00-\udfff]", local):
+        raise InputError(f"{local!r}: no file can have this name; give a capture or a folder of captures")
     try:
-        return fs.FileSystem.from_uri(path)
-    except (ArrowException, OSError, ValueError) as fault:
-        raise InputError(f"{path}: is not a path or URI that can be opened ({fault})") from None
+        return storage.filesystem_of(path)
+    except ValueError as fault:
+        raise InputError(str(fault)) from None
 
 
 def uri_of(location: str, inner: str) -> str:
