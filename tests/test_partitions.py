@@ -144,7 +144,7 @@ def test_store__odd_characters_in_a_key_make_one_folder_and_come_back(tmp_path: 
 
 
 def test_store__a_root_that_cannot_be_opened_is_the_users_mistake() -> None:
-    with pytest.raises(UserError, match=r"storage\.root: 'nosuch://x'"):
+    with pytest.raises(UserError, match=r"storage\.root: nosuch://x"):
         Store("nosuch://x")
 
 

@@ -47,7 +47,7 @@ def ip_bytes(claimed: int, header: int, on_wire: int) -> int:
 
 @kernel
 def read_packet(buffer: Bytes, end: int, on_wire: int, headers: Longs) -> int:
-    """Read the packet whose IP header is at ``headers[IP_OFFSET]`` of a frame captured up to ``end``; return the reason.
+    """Read the packet whose IP header is at ``headers[IP_OFFSET]`` of a frame that ends at ``end``; return the reason.
 
     ``on_wire``: bytes that the frame had from there on. FLOW: all fields are set. LATER_FRAGMENT: all but the ports,
     which only the packet's first fragment has.
