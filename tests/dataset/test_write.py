@@ -397,7 +397,7 @@ def test_in_memory__same_labels_vocabularies_and_rows(
     dataset = _write(spark, store, [stored], *changes)
     settings = load_settings(["local.yaml"], ["flow.max_packets=4", *changes])
     labelled = LabelledFlows.of(of_night(flow_table(rows)), DEVICES, settings.dataset, settings.flow)
-    encoding, splits = labelled.dataset(labelled.splits())
+    encoding, splits = labelled.dataset(labelled.assign_splits())
     assert encoding == read_encoding(dataset.uri)
     expected = _content(dataset)
     for name, split in splits.items():
@@ -409,7 +409,7 @@ def test_in_memory__same_labels_vocabularies_and_rows(
         assert found == expected[name]
         np.testing.assert_array_equal(labelled.label[split.flow], split.rows.label[split.row_of_flow])
     sets = read_sets(dataset.uri)
-    split_N = labelled.splits()
+    split_N = labelled.assign_splits()
     number_N, client_N = labelled.flows["client_port"].to_numpy(), np.array(labelled.flows["client_ip"].to_pylist())
     is_held_N = (
         (split_N >= 0) & (split_N != DATASET_SPLITS.index("test")) & ((client_N != STRANGER) | (number_N % 2 == 1))

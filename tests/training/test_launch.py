@@ -125,7 +125,7 @@ def test_train_on_ranks__learns_and_leaves_the_bundle_and_its_history(
 def test_train_on_ranks__lines_of_ranks_are_on_stderr_and_nothing_else_is(undisturbed: dict[str, Any]) -> None:
     assert undisturbed["stdout"] == ""
     lines = undisturbed["stderr"].splitlines()
-    assert [line.split()[0] for line in lines] == [*["epoch", "noted"] * 6, "learning", "fitted"]
+    assert [line.split()[0] for line in lines] == [*["epoch", "noted"] * 6, "learning", "calibrated"]
 
 
 def test_train_on_ranks__one_rank_learns_as_two_do(
