@@ -31,7 +31,7 @@ def open_without_waiting(path: str | Path) -> tuple[IO[bytes], int]:
     return file, os.fstat(file.fileno()).st_mode
 
 
-def kind_of(mode: int) -> str:
+def file_type(mode: int) -> str:
     """The kind of a path that is no regular file, in words."""
     return _FILE_TYPES.get(stat.S_IFMT(mode), "a device")
 
@@ -45,7 +45,7 @@ def read_file(path: str | Path, most: int = MOST_BYTES) -> bytes:
     file, mode = open_without_waiting(path)
     with file:
         if not stat.S_ISREG(mode):
-            raise OSError(errno.EINVAL, f"it is {kind_of(mode)} and no file", str(path))
+            raise OSError(errno.EINVAL, f"it is {file_type(mode)} and no file", str(path))
         content = bytearray()
         while len(content) <= most and (
             chunk := file.read(_CHUNK)

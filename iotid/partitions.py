@@ -28,7 +28,7 @@ from iotid.storage import (
     folders_in,
     is_file,
     is_object_store,
-    json_of,
+    check_json,
     local_folder,
     local_path,
     open_filesystem,
@@ -189,7 +189,7 @@ class Store:
             DataError: it is not.
         """
         table = partition.metadata["table"]
-        return json_of(self.read_bytes(partition, name), kind, f"{partition.uri}/{name}", remedy(table))
+        return check_json(self.read_bytes(partition, name), kind, f"{partition.uri}/{name}", remedy(table))
 
     def read_bytes(self, partition: Partition, name: str) -> bytes:
         """The content of a small file of the partition.

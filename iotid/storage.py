@@ -45,7 +45,7 @@ def read_small(filesystem: fs.FileSystem, path: str, shown_as: str) -> bytes:
         return bytes(file.read(info.size))
 
 
-def json_of(content: bytes, kind: Any, shown_as: str, what_to_do: str) -> Any:
+def check_json(content: bytes, kind: Any, shown_as: str, what_to_do: str) -> Any:
     """The JSON of a stored file, which is of type ``kind`` (`typed`); raises a DataError where it is not."""
     try:
         found = parse_json(content)
@@ -56,7 +56,7 @@ def json_of(content: bytes, kind: Any, shown_as: str, what_to_do: str) -> Any:
 
 
 @contextmanager
-def reading(shown_as: str, what_to_do: str) -> Iterator[None]:
+def translate_read_errors(shown_as: str, what_to_do: str) -> Iterator[None]:
     """Whatever pyarrow says of a table that is not as iotid wrote it becomes one DataError.
 
     The table is ``shown_as``; ``what_to_do`` about it.
@@ -80,7 +80,7 @@ def read_table(location: str, schema: pa.Schema, what_to_do: str) -> pa.Table:
     """
     import pyarrow.parquet as pq
 
-    with reading(location, what_to_do):
+    with translate_read_errors(location, what_to_do):
         return as_schema(pq.read_table(location, columns=schema.names, partitioning=None), schema)
 
 
@@ -189,7 +189,7 @@ def is_object_store(filesystem: fs.FileSystem) -> bool:
     return filesystem.type_name in _OBJECT_STORES
 
 
-def shown_files(filesystem: fs.FileSystem, folder: str) -> list[str]:
+def visible_files(filesystem: fs.FileSystem, folder: str) -> list[str]:
     """Names of the folder's files, but for those that their first character hides; none where it is absent."""
     from pyarrow import fs
 
@@ -240,7 +240,7 @@ class OutputFile:
         self._waiting = [waiting.slice(rows)]
 
 
-def remove_attempts(filesystem: fs.FileSystem, folder: str) -> None:
+def remove_failed_task_files(filesystem: fs.FileSystem, folder: str) -> None:
     """Remove what attempts at a `OutputFile` of the folder left that failed."""
     from pyarrow import fs
 
@@ -249,11 +249,11 @@ def remove_attempts(filesystem: fs.FileSystem, folder: str) -> None:
             filesystem.delete_file(info.path)
 
 
-def rows_promised(filesystem: fs.FileSystem, folder: str) -> int:
+def rows_in_footers(filesystem: fs.FileSystem, folder: str) -> int:
     """Rows that the footers of the folder's Parquet files promise, but for those whose names hide them."""
     import pyarrow.parquet as pq
 
-    paths = [f"{folder}/{name}" for name in shown_files(filesystem, folder)]
+    paths = [f"{folder}/{name}" for name in visible_files(filesystem, folder)]
     return sum(pq.read_metadata(path, filesystem=filesystem).num_rows for path in paths)
 
 

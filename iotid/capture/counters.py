@@ -76,7 +76,7 @@ class Counters:
         """Packets counted under a reason, or under all."""
         return sum(packets for _, counted, packets, _, _ in self if reason in (None, counted))
 
-    def hint(self) -> int:
+    def log_overlaps(self) -> int:
         """Log which captures have the first packet of another one; return how many."""
         found = [(path, offset) for path, reason, _, _, offset in self if reason == OVERLAP]
         if found:

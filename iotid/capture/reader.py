@@ -67,7 +67,7 @@ def read_packets(paths: str | Path | Iterable[str | Path], *, settings: config.C
     firsts = FirstPackets((found.file_index, found.first_packet) for found in captures)
     read = read_splits(captures, settings, counted, before=[], firsts=firsts)
     tables += [to_arrow(packets, names) for packets in read]
-    counted.hint()
+    counted.log_overlaps()
     return counted.attach(pa.concat_tables(tables))
 
 

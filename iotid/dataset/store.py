@@ -39,7 +39,7 @@ from iotid.errors import AccountingError, PartitionError
 from iotid.inputs import parse_json
 from iotid.partitions import MARKER, Staged, open_metadata
 from iotid.schemas.metadata import remedy
-from iotid.storage import json_of, open_filesystem, read_small, reading, rows_promised, shown_files
+from iotid.storage import check_json, open_filesystem, read_small, translate_read_errors, rows_in_footers, visible_files
 
 ENCODING = "encoding.json"
 SETS = "sets.parquet"
@@ -82,7 +82,7 @@ def read_sets(partition_uri: str) -> FlowSets:
     files = _open_dataset(partition_uri)
     if files.get_file_info(SETS).type != fs.FileType.File:
         raise PartitionError(f"{partition_uri}: has no {SETS}, an earlier iotid wrote it; write the dataset again")
-    with reading(f"{partition_uri}/{SETS}", remedy("datasets")):
+    with translate_read_errors(f"{partition_uri}/{SETS}", remedy("datasets")):
         return FlowSets.from_arrow(pq.read_table(SETS, filesystem=files))
 
 
@@ -100,8 +100,8 @@ def read_split(partition_uri: str, split: str) -> EncodedFlows:
     files = _open_dataset(partition_uri)
     encoding = _read_encoding(files, partition_uri)
     written = open_metadata(files, "", "datasets", partition_uri)["rows"].get(split, 0)
-    with reading(f"{partition_uri}/{split}", remedy("datasets")):
-        promised = rows_promised(files, split)
+    with translate_read_errors(f"{partition_uri}/{split}", remedy("datasets")):
+        promised = rows_in_footers(files, split)
     if promised != written:
         raise AccountingError(
             f"{partition_uri}/{split}: {written:,} rows were written, the files' footers promise {promised:,}; "
@@ -143,7 +143,7 @@ def write_petastorm_metadata(staged: Staged, split: str, encoding: Encoding) -> 
         "rows", [unischema.UnischemaField(name, np.int32, shape, None, False) for name, shape in fields]
     )
     folder = f"{staged.path}/{split}"
-    names = shown_files(staged.filesystem, folder)
+    names = visible_files(staged.filesystem, folder)
     footers = {name: pq.read_metadata(f"{folder}/{name}", filesystem=staged.filesystem) for name in names}
     groups = {name: footer.num_row_groups for name, footer in footers.items()}
     metadata = {SCHEMA_KEY: pickle.dumps(schema, protocol=4), ROW_GROUPS_KEY: json.dumps(groups).encode()}
@@ -176,7 +176,7 @@ def group_rows(rows: Mapping[str, int], of_partitions: Sequence[Mapping[str, int
 
 def _check_common_metadata(files: fs.FileSystem, split: str, shown: str) -> None:
     """Raise a PartitionError if the metadata that Petastorm reads of a split do not fit its files."""
-    names = shown_files(files, split)
+    names = visible_files(files, split)
     try:
         groups = {name: pq.read_metadata(f"{split}/{name}", filesystem=files).num_row_groups for name in names}
         with files.open_input_file(f"{split}/{COMMON_METADATA}") as file:
@@ -205,7 +205,7 @@ def _open_dataset(partition_uri: str) -> fs.FileSystem:
 
 def _read_encoding(files: fs.FileSystem, shown: str) -> Encoding:
     where = f"{shown}/{ENCODING}"
-    content = json_of(read_small(files, ENCODING, where), dict[str, Any], where, remedy("datasets"))
+    content = check_json(read_small(files, ENCODING, where), dict[str, Any], where, remedy("datasets"))
     return Encoding.from_json(content, where)
 
 

@@ -48,7 +48,7 @@ from iotid.partitions import PartitionKey
 from iotid.schemas.metadata import Datasets, Flows
 from iotid.spark.shuffle import BLOCKS, NO_BUCKET, SIDE_OUTPUTS, Buckets, exchange, spark_schema, task_ids
 from iotid.spark.worker_errors import in_worker
-from iotid.storage import remove_attempts
+from iotid.storage import remove_failed_task_files
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -244,7 +244,7 @@ class _SecondPass:
             staged.filesystem.create_dir(f"{staged.path}/{split}")
         self._merged.mapInArrow(in_worker(write), spark_schema(SIDE_OUTPUTS)).toArrow()
         for split in DATASET_SPLITS:
-            remove_attempts(staged.filesystem, f"{staged.path}/{split}")
+            remove_failed_task_files(staged.filesystem, f"{staged.path}/{split}")
             promised = write_petastorm_metadata(staged, split, encoding)
             if promised != rows[split]:
                 raise AccountingError(

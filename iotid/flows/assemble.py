@@ -30,7 +30,7 @@ from iotid.partitions import PartitionKey
 from iotid.schemas.metadata import Flows, remedy
 from iotid.spark.shuffle import BLOCKS, SIDE_OUTPUTS, Buckets, exchange, spark_schema, task_ids, to_stream
 from iotid.spark.worker_errors import in_worker
-from iotid.storage import read_table, reading, remove_attempts, rows_promised, shown_files
+from iotid.storage import read_table, translate_read_errors, remove_failed_task_files, rows_in_footers, visible_files
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -63,7 +63,7 @@ def write_flows(
     previous = _previous_partition(store, keys, flow)
     with store.write("flows", keys, schemas.FLOWS.version) as staged:
         planned = read_table(splits.uri, schemas.SPLITS.arrow_schema(stored=True), remedy("splits"))
-        with reading(splits.uri, remedy("splits")):
+        with translate_read_errors(splits.uri, remedy("splits")):
             check_splits(planned)
         result = _Assembly(spark, staged, planned, capture, flow, previous).assemble()
         packets = _packets_by_reason(result.counters.table())
@@ -81,7 +81,7 @@ def write_flows(
             "rows": result.totals.rows,
             "packets": packets,
             "unreadable": len(unreadable),
-            "overlapping": result.counters.hint(),  # captures that hold packets of others
+            "overlapping": result.counters.log_overlaps(),  # captures that hold packets of others
             "settings": {"capture": capture.model_dump(mode="json"), "flow": flow.model_dump(mode="json")},
             "settings_hash": config.settings_hash(capture, flow),
             "inputs": {"splits": splits.metadata},
@@ -204,7 +204,7 @@ def _trim_open(spark: SparkSession, staged: Staged, last_us: int, flow: config.F
 
     Each worker knew only the last packet of its own flows, and which those are differs with each run.
     """
-    files = shown_files(staged.filesystem, f"{staged.path}/{OPEN_FOLDER}")
+    files = visible_files(staged.filesystem, f"{staged.path}/{OPEN_FOLDER}")
     trim = partial(
         work.trim_open, folder=f"{staged.uri}/{OPEN_FOLDER}", files=files, since_us=last_us - rule_of(flow).idle_us
     )
@@ -217,8 +217,8 @@ def _trim_open(spark: SparkSession, staged: Staged, last_us: int, flow: config.F
 def _check_files(staged: Staged, rows: int) -> None:
     """Raise an AccountingError unless the files hold ``rows`` flows."""
     for folder in (staged.path, f"{staged.path}/{OPEN_FOLDER}"):
-        remove_attempts(staged.filesystem, folder)
-    promised = rows_promised(staged.filesystem, staged.path)
+        remove_failed_task_files(staged.filesystem, folder)
+    promised = rows_in_footers(staged.filesystem, staged.path)
     if promised != rows:
         raise AccountingError(
             f"flows: {rows:,} were written, the files' footers promise {promised:,}; run the step again, and report it "

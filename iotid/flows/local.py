@@ -119,7 +119,7 @@ def _assemble(
     for partials, counted in in_threads(read, range(len(of_task)), len(of_task)):
         parts += partials
         counters.merge(counted)
-    counters.hint()
+    counters.log_overlaps()
     unique, others = separate_unique_keys(parts)
     merged = merge(others, flow)
     reread = [

@@ -19,7 +19,7 @@ from iotid import schemas
 from iotid.schemas.metadata import remedy
 from iotid.spark.shuffle import read_task_ids, spark_schema, task_ids
 from iotid.spark.worker_errors import in_worker
-from iotid.storage import is_object_store, open_filesystem, read_table, reading, shown_files
+from iotid.storage import is_object_store, open_filesystem, read_table, translate_read_errors, visible_files
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -56,7 +56,7 @@ class FlowFile(NamedTuple):
         key = {"site": self.site, "capture_date": date.fromisoformat(self.capture_date)}
         stored = [name for name in wanted if name not in key]
         with (
-            reading(f"{self.folder}/{self.name}", remedy("flows")),
+            translate_read_errors(f"{self.folder}/{self.name}", remedy("flows")),
             filesystem.open_input_file(f"{folder}/{self.name}") as source,
         ):
             file = pq.ParquetFile(source, read_dictionary=[name for name in _TEXT if name in stored])
@@ -86,7 +86,7 @@ def partition_files(partitions: Iterable[Partition[Flows]]) -> list[FlowFile]:
     """The files of the partitions' flows."""
     files = []
     for each in partitions:
-        names = shown_files(*open_filesystem(each.uri))
+        names = visible_files(*open_filesystem(each.uri))
         files += [FlowFile(each.uri, name, each.key.site, each.key.capture_date) for name in names]
     return files
 
@@ -147,7 +147,7 @@ def read_stored(spark: SparkSession, folder: str, schema: pa.Schema) -> DataFram
         return spark.read.schema(spark_schema(schema)).parquet(
             re.sub(r"[][\\*?{}]", r"\\\g<0>", folder)
         )  # escaped: it is no pattern
-    read = partial(_read_files, folder=folder, files=shown_files(filesystem, path), schema=schema)
+    read = partial(_read_files, folder=folder, files=visible_files(filesystem, path), schema=schema)
     return task_ids(spark, range(len(read.keywords["files"]))).mapInArrow(in_worker(read), spark_schema(schema))
 
 
@@ -157,7 +157,7 @@ def _read_files(
     filesystem, path = open_filesystem(folder)
     for number in read_task_ids(tasks):
         with (
-            reading(f"{folder}/{files[number]}", remedy("flows")),
+            translate_read_errors(f"{folder}/{files[number]}", remedy("flows")),
             filesystem.open_input_file(f"{path}/{files[number]}") as source,
         ):
             for batch in pq.ParquetFile(source).iter_batches(_SPARK_ROWS, use_threads=False):

@@ -10,7 +10,7 @@ from urllib.parse import quote, urlsplit
 
 from iotid import storage
 from iotid.errors import InputError
-from iotid.inputs import kind_of, open_without_waiting
+from iotid.inputs import file_type, open_without_waiting
 from iotid.storage import local_path
 
 if TYPE_CHECKING:
@@ -74,4 +74,4 @@ def unreadable(path: str, fault: OSError) -> InputError:
 
 
 def not_regular(path: str, mode: int) -> InputError:
-    return InputError(f"{path}: is {kind_of(mode)} and no file, which captures must be; write it to a file first")
+    return InputError(f"{path}: is {file_type(mode)} and no file, which captures must be; write it to a file first")
