@@ -25,10 +25,10 @@ from iotid.private import temporary_folder
 from iotid.schemas import metadata
 from iotid.schemas.metadata import METADATA, Metadata, checked, read_metadata, remedy, step_of
 from iotid.storage import (
+    check_json,
     folders_in,
     is_file,
     is_object_store,
-    check_json,
     local_folder,
     local_path,
     open_filesystem,

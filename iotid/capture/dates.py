@@ -6,8 +6,8 @@ import logging
 from datetime import UTC, datetime
 
 from iotid import config
+from iotid.capture.containers.scan import RecordScan
 from iotid.capture.containers.streams import open_stream
-from iotid.capture.containers.walk import Walk
 from iotid.capture.file_split import FileSplit
 from iotid.capture.splits.discovery import find_captures
 from iotid.errors import InputError, StaleError
@@ -58,14 +58,14 @@ def _first_times(capture: FileSplit, settings: config.Capture) -> list[int]:
     """The time of the first record that has one, and, where that is of 1970, of the first that is not."""
     first: list[int] = []
     with open_stream(capture, settings) as stream:
-        walk = Walk(stream, capture.container, capture.context, capture.start, capture.end, settings)
-        for step in walk:
+        scan = RecordScan(stream, capture.container, capture.context, capture.start, capture.end, settings)
+        for step in scan:
             times = step.records.time
             known = times[(times > 0) & (times < _LAST_US)]
             is_set = known[known >= _CLOCK_SET_US]
             first = first or known[:1].tolist()
             if len(is_set):
                 return list(dict.fromkeys([*first, int(is_set[0])]))[: 1 + (first[0] < _CLOCK_SET_US)]
-            if walk.position > _CLOCK_WITHIN:
+            if scan.position > _CLOCK_WITHIN:
                 break
     return first

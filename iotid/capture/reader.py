@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from iotid import config
 from iotid.capture.containers.detect import first_record, header_cut
 from iotid.capture.containers.records import TRUNCATED_RECORD
+from iotid.capture.containers.scan import TO_THE_END, RecordScan
 from iotid.capture.containers.streams import open_stream
-from iotid.capture.containers.walk import TO_THE_END, Walk
 from iotid.capture.counters import (
     LATER_FRAGMENT,
     MALFORMED,
@@ -126,8 +126,8 @@ class _Reading:
         with open_stream(split, settings) as stream:
             if split.split == 0:
                 broken.header(header_cut(stream, split.container))
-            walk = Walk(stream, split.container, split.context, begin, split.end, settings)
-            for step in walk:
+            scan = RecordScan(stream, split.container, split.context, begin, split.end, settings)
+            for step in scan:
                 decoded = self._decoder.decode(step.buffer, step.records, split.start)
                 is_near = self._has_unread and self._num_records + step.first_record < settings.fragment_records
                 if is_near and decoded.totals[LATER_FRAGMENT, 0]:  # rare: its first one may be in a capture before
@@ -142,14 +142,14 @@ class _Reading:
                         counters.add(split.path, OVERLAP, 0, 0, offset)
                 if len(decoded.packets):
                     yield decoded.packets
-            if split.end >= 0 and walk.position != split.end:
+            if split.end >= 0 and scan.position != split.end:
                 raise StaleError(
                     f"{split.path}: no record starts at byte {split.end}, where split {split.split} ends: it was "
                     "changed; plan it again (split-pcaps)"
                 )
             broken.compression(stream.fault)
         broken.log()
-        self._num_records += walk.records
+        self._num_records += scan.records
         self._read.append(replace(split, start=begin))
 
     def _continues_with(self, split: FileSplit) -> bool:
@@ -184,7 +184,7 @@ class _Reading:
         for split in self._before:
             earlier = replace(split, start=split.warm_up)
             try:
-                missing -= self._walk(earlier)
+                missing -= self._scan(earlier)
             except (InputError, StaleError):
                 if self._settings.unreadable == "fail":
                     raise
@@ -194,18 +194,18 @@ class _Reading:
                 break
         self._decoder = self._new_decoder()
         for read in chain:
-            self._walk(read, self._decoder)
+            self._scan(read, self._decoder)
         self._decoder.file_index = own.file_index
         self._has_unread = False
 
-    def _walk(self, split: FileSplit, decoder: Decoder | None = None) -> int:
+    def _scan(self, split: FileSplit, decoder: Decoder | None = None) -> int:
         """Walk over a split, decode its records if there is a decoder, and return their number."""
         with open_stream(split, self._settings) as stream:
-            walk = Walk(stream, split.container, split.context, split.start, split.end, self._settings)
-            for step in walk:
+            scan = RecordScan(stream, split.container, split.context, split.start, split.end, self._settings)
+            for step in scan:
                 if decoder is not None:
                     decoder.decode(step.buffer, step.records, TO_THE_END)
-        return walk.records
+        return scan.records
 
 
 def _count(counters: Counters, path: str, decoded: Decoded) -> None:

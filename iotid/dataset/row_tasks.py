@@ -57,7 +57,7 @@ def partition_rows(
     labels: Sequence[str],
     buckets: Buckets,
 ) -> Iterator[pa.RecordBatch]:
-    """BLOCKS of the rows of ``labels``; how often each value was seen in training; and some sets.
+    """SHUFFLE_BLOCKS of the rows of ``labels``; how often each value was seen in training; and some sets.
 
     With ``settings.unique`` a row is a distinct (split, label, sequences) of what the task holds.
     """
@@ -142,7 +142,7 @@ def _distinct(rows: pa.Table) -> pa.Table:
 
 
 def merge_buckets(batches: Iterable[pa.RecordBatch], unique: bool) -> Iterator[pa.RecordBatch]:
-    """BLOCKS: one for each bucket, its rows by split and in the order of their hash; and their numbers."""
+    """SHUFFLE_BLOCKS: one for each bucket, its rows by split and in the order of their hash; and their numbers."""
     from pyspark import TaskContext
 
     context = TaskContext.get()

@@ -32,7 +32,7 @@ _HELD_ROWS = 1 << 18  # flows that a task reads before it sends their units
 
 
 def scan(tasks: Iterable[pa.RecordBatch], source: Source, buckets: Buckets) -> Iterator[pa.RecordBatch]:
-    """BLOCKS of the units of each label, or the votes on captures, and what became of every flow."""
+    """SHUFFLE_BLOCKS of the units of each label, or the votes on captures, and what became of every flow."""
     protocol = source.settings.protocol
     unit = SPLIT_PROTOCOLS[protocol].unit
     columns = [*columns_read(protocol), *(source.sequence_columns if unit == "sequences" else [])]

@@ -39,7 +39,7 @@ from iotid.errors import AccountingError, PartitionError
 from iotid.inputs import parse_json
 from iotid.partitions import MARKER, Staged, open_metadata
 from iotid.schemas.metadata import remedy
-from iotid.storage import check_json, open_filesystem, read_small, translate_read_errors, rows_in_footers, visible_files
+from iotid.storage import check_json, open_filesystem, read_small, rows_in_footers, translate_read_errors, visible_files
 
 ENCODING = "encoding.json"
 SETS = "sets.parquet"

@@ -46,7 +46,15 @@ from iotid.flows import later_flows, partition_files, read_flows
 from iotid.labels.device_list import UNLISTED, DeviceList
 from iotid.partitions import PartitionKey
 from iotid.schemas.metadata import Datasets, Flows
-from iotid.spark.shuffle import BLOCKS, NO_BUCKET, SIDE_OUTPUTS, Buckets, exchange, spark_schema, task_ids
+from iotid.spark.shuffle import (
+    NO_BUCKET,
+    SHUFFLE_BLOCKS,
+    SIDE_OUTPUTS,
+    Buckets,
+    shuffle_by_bucket,
+    spark_schema,
+    task_ids,
+)
 from iotid.spark.worker_errors import in_worker
 from iotid.storage import remove_failed_task_files
 
@@ -161,9 +169,9 @@ class _FirstPass:
     def __init__(self, spark: SparkSession, source: Source, stack: ExitStack) -> None:
         buckets = Buckets.of(spark)
         first = partial(scan, source=source, buckets=buckets)
-        sent = task_ids(spark, range(len(source.files))).mapInArrow(in_worker(first), spark_schema(BLOCKS))
+        sent = task_ids(spark, range(len(source.files))).mapInArrow(in_worker(first), spark_schema(SHUFFLE_BLOCKS))
         self._source = source
-        self._units = _persist(stack, exchange(sent, buckets.partitions))
+        self._units = _persist(stack, shuffle_by_bucket(sent, buckets.partitions))
         sum_up = partial(summarise_units, number=buckets.number)
         self.outputs = SideOutputs.of(self._units.mapInArrow(in_worker(sum_up), spark_schema(SIDE_OUTPUTS)).toArrow())
 
@@ -200,9 +208,10 @@ class _SecondPass:
         buckets = Buckets.of(spark)
         read = partial(partition_rows, source=source, assignment=assignment, labels=labels, buckets=buckets)
         merge = partial(merge_buckets, unique=source.settings.unique)
-        sent = task_ids(spark, range(len(source.files))).mapInArrow(in_worker(read), spark_schema(BLOCKS))
+        sent = task_ids(spark, range(len(source.files))).mapInArrow(in_worker(read), spark_schema(SHUFFLE_BLOCKS))
         self._merged = _persist(
-            stack, exchange(sent, buckets.partitions).mapInArrow(in_worker(merge), spark_schema(BLOCKS))
+            stack,
+            shuffle_by_bucket(sent, buckets.partitions).mapInArrow(in_worker(merge), spark_schema(SHUFFLE_BLOCKS)),
         )
         self.outputs = SideOutputs.of(self._merged.where(f"bucket = {NO_BUCKET}").select(SIDE_OUTPUTS.names).toArrow())
         self._labels: dict[str, dict[str, dict[str, int]]] = {label: {} for label in labels}

@@ -66,7 +66,9 @@ def read_history(path: Path) -> list[dict[str, float | None]]:
         content = read_file(path)
     except OSError as fault:
         raise DataError(f"{path.name}: cannot be read ({fault.strerror}); train again") from None
-    history: list[dict[str, float | None]] = check_json(content, list[dict[str, float | None]], path.name, "train again")
+    history: list[dict[str, float | None]] = check_json(
+        content, list[dict[str, float | None]], path.name, "train again"
+    )
     return history
 
 

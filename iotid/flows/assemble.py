@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from iotid import config, schemas
 from iotid.capture.splits.stored import check_splits
 from iotid.errors import AccountingError, SchemaError
-from iotid.flows import tasks as work
+from iotid.flows import tasks
 from iotid.flows.local import check_accounting
 from iotid.flows.open_flows import CARRIED, carries_open_flows
 from iotid.flows.partial import Partials, rule_of
@@ -28,9 +28,17 @@ from iotid.flows.partitions import COUNTERS_FILE, QUARANTINE_FILE, read_stored
 from iotid.flows.tasks import OPEN_FOLDER, SideOutputs
 from iotid.partitions import PartitionKey
 from iotid.schemas.metadata import Flows, remedy
-from iotid.spark.shuffle import BLOCKS, SIDE_OUTPUTS, Buckets, exchange, spark_schema, task_ids, to_stream
+from iotid.spark.shuffle import (
+    SHUFFLE_BLOCKS,
+    SIDE_OUTPUTS,
+    Buckets,
+    shuffle_by_bucket,
+    spark_schema,
+    task_ids,
+    to_stream,
+)
 from iotid.spark.worker_errors import in_worker
-from iotid.storage import read_table, translate_read_errors, remove_failed_task_files, rows_in_footers, visible_files
+from iotid.storage import read_table, remove_failed_task_files, rows_in_footers, translate_read_errors, visible_files
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -74,7 +82,7 @@ def write_flows(
         unreadable = splits.metadata.get("unreadable", {}) | result.counters.unreadable
         for name, table in (
             (COUNTERS_FILE, result.counters.table()),
-            (QUARANTINE_FILE, work.quarantine_table(unreadable)),
+            (QUARANTINE_FILE, tasks.quarantine_table(unreadable)),
         ):
             pq.write_table(table, f"{staged.path}/{name}", filesystem=staged.filesystem)
         staged.metadata |= {
@@ -125,53 +133,53 @@ class _Assembly:
         """Write the files of flows and return counters and totals."""
         if carries_open_flows(self._flow):
             self._staged.filesystem.create_dir(f"{self._staged.path}/{OPEN_FOLDER}")
-        target = work.Target(self._splits, self._flow, self._open_paths, self._staged.uri)
+        target = tasks.OutputTarget(self._splits, self._flow, self._open_paths, self._staged.uri)
         result = SideOutputs.of(
             self._first_pass()
-            .mapInArrow(in_worker(partial(work.merge_buckets, target=target)), spark_schema(SIDE_OUTPUTS))
+            .mapInArrow(in_worker(partial(tasks.merge_buckets, target=target)), spark_schema(SIDE_OUTPUTS))
             .toArrow()
         )
         if len(result.unresolved):
             packets = self._second_pass(result.unresolved)
             merged = packets.mapInArrow(
-                in_worker(partial(work.merge_unresolved, target=target)), spark_schema(SIDE_OUTPUTS)
+                in_worker(partial(tasks.merge_unresolved, target=target)), spark_schema(SIDE_OUTPUTS)
             )
             result.totals.add(SideOutputs.of(merged.toArrow()).totals)
         return result
 
     def _first_pass(self) -> DataFrame:
-        """BLOCKS of all partial flows, in the partition that merges them."""
+        """SHUFFLE_BLOCKS of all partial flows, in the partition that merges them."""
         read = partial(
-            work.read_tasks, splits=self._splits, capture=self._capture, flow=self._flow, buckets=self._buckets
+            tasks.read_tasks, splits=self._splits, capture=self._capture, flow=self._flow, buckets=self._buckets
         )
-        sent = task_ids(self._spark, self._tasks).mapInArrow(in_worker(read), spark_schema(BLOCKS))
+        sent = task_ids(self._spark, self._tasks).mapInArrow(in_worker(read), spark_schema(SHUFFLE_BLOCKS))
         if self._open is not None:
-            resume = partial(work.resume_open, paths=self._open_paths, flow=self._flow, buckets=self._buckets)
-            sent = sent.unionByName(self._open.mapInArrow(in_worker(resume), spark_schema(BLOCKS)))
-        return exchange(sent, self._buckets.partitions)
+            load = partial(tasks.load_open_partials, paths=self._open_paths, flow=self._flow, buckets=self._buckets)
+            sent = sent.unionByName(self._open.mapInArrow(in_worker(load), spark_schema(SHUFFLE_BLOCKS)))
+        return shuffle_by_bucket(sent, self._buckets.partitions)
 
     def _second_pass(self, unresolved: Partials) -> DataFrame:
         """The packets of unresolved intervals and what was open of them, sorted for the merger."""
         intervals = self._spark.sparkContext.broadcast(to_stream(unresolved.to_arrow()))
         read = partial(
-            work.read_unresolved,
+            tasks.read_unresolved,
             splits=self._splits,
             intervals=intervals,
             capture=self._capture,
             flow=self._flow,
             buckets=self._buckets,
         )
-        tasks = np.unique(unresolved.task[unresolved.task != CARRIED]).tolist()
-        packets = task_ids(self._spark, tasks).mapInArrow(in_worker(read), spark_schema(work.SINGLE_PACKETS))
+        to_reread = np.unique(unresolved.task[unresolved.task != CARRIED]).tolist()
+        packets = task_ids(self._spark, to_reread).mapInArrow(in_worker(read), spark_schema(tasks.SINGLE_PACKETS))
         if self._open is not None:
-            resume = partial(
-                work.resume_unresolved,
+            load = partial(
+                tasks.load_unresolved_partials,
                 paths=self._open_paths,
                 flow=self._flow,
                 intervals=intervals,
                 buckets=self._buckets,
             )
-            packets = packets.unionByName(self._open.mapInArrow(in_worker(resume), spark_schema(work.SINGLE_PACKETS)))
+            packets = packets.unionByName(self._open.mapInArrow(in_worker(load), spark_schema(tasks.SINGLE_PACKETS)))
         by_key = packets.repartitionById(self._buckets.partitions, "partition")
         return by_key.sortWithinPartitions("key", "first_us", "first_position")
 
@@ -206,9 +214,12 @@ def _trim_open(spark: SparkSession, staged: Staged, last_us: int, flow: config.F
     """
     files = visible_files(staged.filesystem, f"{staged.path}/{OPEN_FOLDER}")
     trim = partial(
-        work.trim_open, folder=f"{staged.uri}/{OPEN_FOLDER}", files=files, since_us=last_us - rule_of(flow).idle_us
+        tasks.delete_timed_out,
+        folder=f"{staged.uri}/{OPEN_FOLDER}",
+        files=files,
+        since_us=last_us - rule_of(flow).idle_us,
     )
-    totals = task_ids(spark, range(len(files))).mapInArrow(in_worker(trim), spark_schema(work.OPEN_TOTALS)).toArrow()
+    totals = task_ids(spark, range(len(files))).mapInArrow(in_worker(trim), spark_schema(tasks.OPEN_TOTALS)).toArrow()
     for number in totals.filter(pc.equal(totals["open_flows"], 0))["file"].to_pylist():
         staged.filesystem.delete_file(f"{staged.path}/{OPEN_FOLDER}/{files[number]}")
     return {name: pc.sum(totals[name]).as_py() or 0 for name in ("open_flows", "open_packets")}

@@ -61,7 +61,7 @@ def is_carried(flows: Partials) -> Array:
     return flows.state[:, LAST + POSITION] < 0
 
 
-def resume(rows: pa.Table | pa.RecordBatch, paths: list[str], flow: config.Flow) -> Partials:
+def load_open_flows(rows: pa.Table | pa.RecordBatch, paths: list[str], flow: config.Flow) -> Partials:
     """Rows of schemas.OPEN_FLOWS, made with the same settings, as partial flows of the next date.
 
     ``paths``: the distinct captures of all its open flows; number i becomes file index i - len(paths).

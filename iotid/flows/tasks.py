@@ -24,7 +24,7 @@ from iotid.capture.splits.overlaps import FirstPackets
 from iotid.capture.splits.plan import last_splits, splits_before
 from iotid.flows.layout import BEFORE_ALL, PACKET_WIDTH
 from iotid.flows.merge import Merger, merge, separate_unique_keys
-from iotid.flows.open_flows import CARRIED, OpenFlows, carries_open_flows, is_carried, resume
+from iotid.flows.open_flows import CARRIED, OpenFlows, carries_open_flows, is_carried, load_open_flows
 from iotid.flows.partial import NO_PARTIALS, Partials, packet_width
 from iotid.flows.read import TaskSplits, read_intervals, read_partials
 from iotid.flows.table import FlowSelection, table_in_time_order
@@ -102,7 +102,7 @@ def read_tasks(
     flow: config.Flow,
     buckets: Buckets,
 ) -> Iterator[pa.RecordBatch]:
-    """BLOCKS of the tasks' partial flows, and their counters."""
+    """SHUFFLE_BLOCKS of the tasks' partial flows, and their counters."""
     for task in read_task_ids(tasks):
         counters = Counters()
         for partials in read_partials(_splits_of(splits, task, capture, flow), task, capture, flow, counters):
@@ -112,12 +112,12 @@ def read_tasks(
             yield with_bucket(side_output(_QUARANTINE, quarantine_table(counters.unreadable)))
 
 
-def resume_open(
+def load_open_partials(
     batches: Iterable[pa.RecordBatch], paths: list[str], flow: config.Flow, buckets: Buckets
 ) -> Iterator[pa.RecordBatch]:
-    """BLOCKS of what the previous date left open."""
+    """SHUFFLE_BLOCKS of what the previous date left open."""
     for batch in batches:
-        yield _blocks(resume(batch, paths, flow), buckets)
+        yield _blocks(load_open_flows(batch, paths, flow), buckets)
 
 
 def read_unresolved(
@@ -136,7 +136,7 @@ def read_unresolved(
             yield from _rows(packets, buckets)
 
 
-def resume_unresolved(
+def load_unresolved_partials(
     batches: Iterable[pa.RecordBatch],
     paths: list[str],
     flow: config.Flow,
@@ -148,11 +148,11 @@ def resume_unresolved(
     # a key has one open flow at most, and an interval is of task CARRIED only if that flow is in it
     wanted = unresolved.filter(pc.equal(unresolved["task"], CARRIED))["key"]
     for batch in batches:
-        yield from _rows(resume(batch.filter(pc.is_in(batch["key"], value_set=wanted)), paths, flow), buckets)
+        yield from _rows(load_open_flows(batch.filter(pc.is_in(batch["key"], value_set=wanted)), paths, flow), buckets)
 
 
 @dataclass(frozen=True)
-class Target:
+class OutputTarget:
     """Where the flows of a partition are written, and what names the captures in them."""
 
     splits: Broadcast[bytes]
@@ -161,8 +161,8 @@ class Target:
     folder: str
 
 
-def merge_buckets(batches: Iterable[pa.RecordBatch], target: Target) -> Iterator[pa.RecordBatch]:
-    """BLOCKS of a shuffle partition into a file of flows and one of those that may be open; SIDE_OUTPUTS.
+def merge_buckets(batches: Iterable[pa.RecordBatch], target: OutputTarget) -> Iterator[pa.RecordBatch]:
+    """SHUFFLE_BLOCKS of a shuffle partition into a file of flows and one of those that may be open; SIDE_OUTPUTS.
 
     Rows are written here and do not pass the JVM, in the order of buckets and, within each, of time.
     """
@@ -181,7 +181,7 @@ def merge_buckets(batches: Iterable[pa.RecordBatch], target: Target) -> Iterator
     yield from _side_outputs(flows.totals, Partials.concat(unresolved))
 
 
-def merge_unresolved(batches: Iterable[pa.RecordBatch], target: Target) -> Iterator[pa.RecordBatch]:
+def merge_unresolved(batches: Iterable[pa.RecordBatch], target: OutputTarget) -> Iterator[pa.RecordBatch]:
     """SINGLE_PACKETS, in merge order, as ``merge_buckets`` does it, but a batch at a time."""
     merger = Merger(target.flow)
     with _FlowFiles(target, "-again") as flows:
@@ -193,7 +193,7 @@ def merge_unresolved(batches: Iterable[pa.RecordBatch], target: Target) -> Itera
     yield from _side_outputs(flows.totals, NO_PARTIALS)
 
 
-def trim_open(
+def delete_timed_out(
     tasks: Iterable[pa.RecordBatch], folder: str, files: Sequence[str], since_us: int
 ) -> Iterator[pa.RecordBatch]:
     """Leave in files of schemas.OPEN_FLOWS the flows with a packet at ``since_us`` or later; OPEN_TOTALS of each.
@@ -227,7 +227,7 @@ def _side_outputs(totals: Totals, unresolved: Partials) -> Iterator[pa.RecordBat
 class _FlowFiles:
     """The files of the flows of one Spark task, and their totals."""
 
-    def __init__(self, target: Target, suffix: str) -> None:
+    def __init__(self, target: OutputTarget, suffix: str) -> None:
         from pyspark import TaskContext
 
         context = TaskContext.get()

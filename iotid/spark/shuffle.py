@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 Hashes = NDArray[np.uint64]
 
 SIDE_OUTPUTS = pa.schema([pa.field("kind", pa.string()), pa.field("content", pa.binary())])
-BLOCKS = pa.schema([pa.field("partition", pa.int32()), pa.field("bucket", pa.int32()), *SIDE_OUTPUTS])
+SHUFFLE_BLOCKS = pa.schema([pa.field("partition", pa.int32()), pa.field("bucket", pa.int32()), *SIDE_OUTPUTS])
 NO_BUCKET = -1  # of side outputs, which come before all blocks of rows
 
 _ROWS = "rows"
@@ -110,7 +110,7 @@ class Buckets:
 
 
 def shuffle_blocks(rows: pa.RecordBatch, hash_N: Hashes, buckets: Buckets) -> pa.RecordBatch:
-    """BLOCKS of the rows; ``hash_N`` (`Buckets.hashed`) says which bucket each belongs to."""
+    """SHUFFLE_BLOCKS of the rows; ``hash_N`` (`Buckets.hashed`) says which bucket each belongs to."""
     bucket_N = buckets.of_hash(hash_N)
     order = np.argsort(bucket_N, kind="stable")
     in_order = rows.take(pa.array(order))
@@ -124,12 +124,12 @@ def shuffle_blocks(rows: pa.RecordBatch, hash_N: Hashes, buckets: Buckets) -> pa
             pa.array([_ROWS] * len(bucket_B), pa.string()),
             pa.array([to_stream(in_order.slice(start, end - start)) for start, end in pairwise(bounds)], pa.binary()),
         ],
-        schema=BLOCKS,
+        schema=SHUFFLE_BLOCKS,
     )
 
 
 def local_block(bucket: int, rows: pa.Table) -> pa.RecordBatch:
-    """All rows of a bucket as BLOCKS that are not exchanged again."""
+    """All rows of a bucket as SHUFFLE_BLOCKS that are not exchanged again."""
     return with_bucket(side_output(_ROWS, rows), bucket)
 
 
@@ -140,9 +140,9 @@ def side_output(kind: str, content: pa.Table) -> pa.RecordBatch:
 
 
 def with_bucket(side_outputs: pa.RecordBatch, bucket: int = NO_BUCKET) -> pa.RecordBatch:
-    """SIDE_OUTPUTS as BLOCKS, to be exchanged with those of rows."""
+    """SIDE_OUTPUTS as SHUFFLE_BLOCKS, to be exchanged with those of rows."""
     where = [pa.array(np.full(side_outputs.num_rows, number, np.int32)) for number in (0, bucket)]
-    return pa.RecordBatch.from_arrays([*where, *side_outputs.columns], schema=BLOCKS)
+    return pa.RecordBatch.from_arrays([*where, *side_outputs.columns], schema=SHUFFLE_BLOCKS)
 
 
 def partitions_of(spark: SparkSession) -> int:
@@ -169,7 +169,7 @@ def _renumber(tasks: list[int], batches: Iterable[pa.RecordBatch]) -> Iterator[p
         yield pa.RecordBatch.from_pydict({"id": pa.array([tasks[number]], pa.int64())})
 
 
-def exchange(sent: DataFrame, partitions: int) -> DataFrame:
+def shuffle_by_bucket(sent: DataFrame, partitions: int) -> DataFrame:
     """Every block in the partition of its bucket, in the order of the buckets; ``partitions``: of its `Buckets`."""
     return sent.repartitionById(partitions, "partition").sortWithinPartitions("bucket")
 

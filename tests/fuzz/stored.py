@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from iotid import config
-from iotid.capture.containers.walk import Walk
+from iotid.capture.containers.scan import RecordScan
 from iotid.capture.splits.stored import check_splits
 from iotid.cli import lines
 from iotid.dataset import EncodedFlows, Encoding, FlowSets, Vocabulary
@@ -264,7 +264,7 @@ def _splits(content: bytes, folder: Path) -> None:
         check_splits(table)
     for row in table.to_pylist():
         stream = SimpleNamespace(window=lambda start, size: np.zeros(0, np.uint8))
-        Walk(stream, row["container"], row["context"], row["start"], row["end"], config.load_settings().capture)
+        RecordScan(stream, row["container"], row["context"], row["start"], row["end"], config.load_settings().capture)
 
 
 def _report(content: bytes, folder: Path) -> None:

@@ -30,7 +30,7 @@ _DAY_S = 86_400  # neighbours in a chain that proves a record are at most this f
 
 
 @kernel
-def walk_pcap(
+def scan_pcap(
     buffer: Bytes,
     base: int,
     final: bool,
@@ -99,7 +99,7 @@ def walk_pcap(
 
 
 @kernel
-def guess_pcap(buffer: Bytes, stop: int, final: bool, layout: Longs) -> int:
+def find_pcap_record(buffer: Bytes, stop: int, final: bool, layout: Longs) -> int:
     """Where in ``buffer[:stop]`` the longest chain of plausible records starts, or the first long one; -1: nowhere.
 
     From every offset before ``stop`` on, CHAIN records are within the buffer, if there are so many.

@@ -10,9 +10,9 @@ import numpy as np
 from iotid.capture.containers.records import (
     BROKEN,
     CHAIN,
-    CHANGED_AT,
     CUT,
     INTERFACES,
+    LAST_CONTEXT_CHANGE,
     LONG_CHAIN,
     MAX_WIRE_BYTES,
     NO_INTERFACE,
@@ -51,7 +51,7 @@ _POWERS_OF_TEN = np.array([10**power for power in range(20)], np.uint64)
 
 
 @kernel
-def walk_pcapng(
+def scan_pcapng(
     buffer: Bytes,
     base: int,
     final: bool,
@@ -62,7 +62,7 @@ def walk_pcapng(
     records: Records,
     faults: Longs,
 ) -> tuple[int, int, int]:
-    """Step from ``state[POSITION]`` until ``limit``, the buffer's end, or full tables; as ``walk_pcap``.
+    """Step from ``state[POSITION]`` until ``limit``, the buffer's end, or full tables; as ``scan_pcap``.
 
     ``interfaces_IF`` holds the section's interfaces; a walk that starts in the middle is given those known there.
     """
@@ -101,14 +101,14 @@ def walk_pcapng(
                     state[SECTION_BIG_ENDIAN] = big
                     state[SECTIONS] += 1
                     state[INTERFACES] = 0
-                    state[CHANGED_AT] = state[RECORDS] + n
+                    state[LAST_CONTEXT_CHANGE] = state[RECORDS] + n
                 elif block_type == _INTERFACE and state[INTERFACES] < MAX_INTERFACES:
                     if state[INTERFACES] == len(interfaces_IF):
                         need = TABLE_FULL
                         break
                     _describe(buffer, i, length, big, interfaces_IF[state[INTERFACES]])
                     state[INTERFACES] += 1
-                    state[CHANGED_AT] = state[RECORDS] + n
+                    state[LAST_CONTEXT_CHANGE] = state[RECORDS] + n
                 elif _is_packet(block_type):
                     data, captured, wire, interface = _packet(buffer, i, block_type, length, big, max_packet_bytes)
                     time = 0
@@ -170,7 +170,7 @@ def _block(buffer: Bytes, at: int, section_big: bool) -> tuple[int, int, bool]:
 
 
 @kernel
-def guess_pcapng(buffer: Bytes, stop: int, final: bool, max_packet_bytes: int) -> tuple[int, int]:
+def find_pcapng_block(buffer: Bytes, stop: int, final: bool, max_packet_bytes: int) -> tuple[int, int]:
     """Where in ``buffer[:stop]`` the longest chain of blocks starts, or the first long one (-1: nowhere); byte order.
 
     The byte order is 1 where the blocks are big-endian, 0 where not. From every offset before ``stop`` on, CHAIN blocks

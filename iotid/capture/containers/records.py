@@ -17,7 +17,7 @@ CUT = 2  # 1: that range starts with a record whose header is there and whose da
 RECORDS = 3  # records walked over so far
 SECTION_BIG_ENDIAN = 4  # pcapng: byte order of the section
 INTERFACES = 5  # pcapng: interfaces that the section has described so far
-CHANGED_AT = 6  # pcapng: RECORDS when a section began or an interface was described; -1: never
+LAST_CONTEXT_CHANGE = 6  # pcapng: RECORDS when a section began or an interface was described; -1: never
 SECTIONS = 7  # pcapng: sections that began
 STATE_SIZE = 8
 

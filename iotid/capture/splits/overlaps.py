@@ -14,8 +14,8 @@ from functools import cache
 import numpy as np
 
 from iotid import config
+from iotid.capture.containers.scan import RecordScan, Step
 from iotid.capture.containers.streams import open_stream
-from iotid.capture.containers.walk import Step, Walk
 from iotid.capture.file_split import FileSplit
 from iotid.errors import InputError, StaleError
 
@@ -26,8 +26,8 @@ def first_packet(capture: FileSplit) -> str:
     """What identifies a capture's first packet that has a time (the column of schemas.SPLITS); empty: none is near."""
     try:
         with open_stream(replace(capture, fingerprint=""), _short_read()) as stream:
-            walk = Walk(stream, capture.container, capture.context, capture.start, capture.end, _short_read())
-            for step in walk:
+            scan = RecordScan(stream, capture.container, capture.context, capture.start, capture.end, _short_read())
+            for step in scan:
                 known = np.flatnonzero(step.records.time > 0)
                 return _packet(step, int(known[0])) if len(known) else ""
     except (InputError, StaleError):  # its reader reports them
