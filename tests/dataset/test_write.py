@@ -356,7 +356,7 @@ def test_read__missing_file_or_marker_raises(written: Partition, tmp_path: Path)
     shutil.copytree(written.uri, copy)
     for path in (copy / "test").glob("part-*.parquet"):
         path.unlink()
-    with pytest.raises(AccountingError, match="footers promise 0"):
+    with pytest.raises(AccountingError, match="footers report 0"):
         read_split(str(copy), "test")
     (copy / "_SUCCESS").unlink()
     with pytest.raises(PartitionError, match="no whole dataset"):
