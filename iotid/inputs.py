@@ -1,4 +1,4 @@
-"""Files of unknown origin, read with bounds and without blocking; JSON read strictly by its standard."""
+"""Reads untrusted files with size limits and without blocking, and parses JSON strictly."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from typing import IO, Any, Never
 
 from iotid.errors import cut
 
-MOST_BYTES = 1 << 26  # of a file that is read whole: settings, device lists, keys, JSON
-_CHUNK = 1 << 20  # bytes read at once
-_MOST_VALUES = 1 << 21  # of a JSON document; each takes some 60 bytes
-_DEEPEST = 64  # values within one another
+MOST_BYTES = 1 << 26  # of a file that is read into memory: settings, device lists, keys, JSON
+_CHUNK = 1 << 20  # bytes per read
+_MOST_VALUES = 1 << 21  # of a JSON document; each takes about 60 bytes
+_DEEPEST = 64  # levels of nesting
 _HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _FILE_TYPES = {stat.S_IFIFO: "a named pipe (FIFO)", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
 
 
 def open_without_waiting(path: str | Path) -> tuple[IO[bytes], int]:
-    """A file of this machine, open for reading, and its mode: a pipe without a writer would block.
+    """(local file open for reading, its mode). Does not block, even on a pipe without a writer.
 
     Raises:
-        OSError: it cannot be opened, as folders and sockets cannot.
+        OSError: it cannot be opened, like folders and sockets.
     """
     file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
     return file, os.fstat(file.fileno()).st_mode
 
 
-def kind_of(mode: int) -> str:
-    """The kind of a path that is no regular file, in words."""
+def file_type(mode: int) -> str:
+    """Describe the type of a path that is not a regular file."""
     return _FILE_TYPES.get(stat.S_IFMT(mode), "a device")
 
 
 def read_file(path: str | Path, most: int = MOST_BYTES) -> bytes:
-    """The content of a file of this machine.
+    """The content of a local file.
 
     Raises:
         OSError: it cannot be read, is a pipe, a socket or a device, or has more than ``most`` bytes.
@@ -45,7 +45,7 @@ def read_file(path: str | Path, most: int = MOST_BYTES) -> bytes:
     file, mode = open_without_waiting(path)
     with file:
         if not stat.S_ISREG(mode):
-            raise OSError(errno.EINVAL, f"it is {kind_of(mode)} and no file", str(path))
+            raise OSError(errno.EINVAL, f"it is {file_type(mode)} and no file", str(path))
         content = bytearray()
         while len(content) <= most and (
             chunk := file.read(_CHUNK)
@@ -57,11 +57,11 @@ def read_file(path: str | Path, most: int = MOST_BYTES) -> bytes:
 
 
 def parse_json(content: bytes | str) -> Any:
-    """What a JSON document holds.
+    """The value of a JSON document.
 
     Raises:
-        ValueError: it is no JSON, is nested too deep, holds too many values, half a character, or a number that is not
-            finite.
+        ValueError: it is not JSON, is nested too deeply, has too many values, half a surrogate pair, or a number that
+            is not finite.
     """
     if isinstance(content, str):
         content = content.encode(errors="surrogatepass")
@@ -78,7 +78,7 @@ def parse_json(content: bytes | str) -> Any:
 
 
 def _check_values(found: Any, *, may_be_half: bool) -> None:
-    """Raise a ValueError where values are nested too deep for what prints, hashes or copies them, or text is broken."""
+    """Raise a ValueError if values are nested too deeply to be printed, hashed or copied, or text has half a pair."""
     level = [found]
     for _ in range(_DEEPEST):
         if may_be_half and any(isinstance(each, str) and _SURROGATE.search(each) for each in level):
@@ -98,7 +98,7 @@ def _check_values(found: Any, *, may_be_half: bool) -> None:
 
 
 def parse_object(content: bytes | str) -> dict[str, Any]:
-    """The object of a JSON document; raises what ``parse_json`` raises, and where it is another value."""
+    """The object of a JSON document; raises what ``parse_json`` raises, and a ValueError for any other value."""
     found = parse_json(content)
     if not isinstance(found, dict):
         raise ValueError(f"it holds a {type(found).__name__} instead of an object")

@@ -1,8 +1,8 @@
-"""Partitions that are written whole or not at all, on any pyarrow filesystem.
+"""Reads and writes partitions atomically, on any pyarrow filesystem.
 
-A partition is a folder ``ROOT/TABLE/key=value/…``. Its files come first, then its metadata (``_METADATA.json``), then
-its success marker (``_SUCCESS``). Then it replaces the one before: by a rename (`_Renamed`) or, on object stores, which
-rename no folder, by a pointer (`_Pointed`). Readers refuse a folder without the marker.
+A partition is a folder ``ROOT/TABLE/key=value/…``. A writer stages its files, then its metadata (``_METADATA.json``),
+then its success marker (``_SUCCESS``). Then it replaces the former partition: by a rename (`_Renamed`) or, on object
+stores, which cannot rename folders, by a pointer (`_Pointed`). Readers refuse a folder without the marker.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from iotid.private import temporary_folder
 from iotid.schemas import metadata
 from iotid.schemas.metadata import METADATA, Metadata, checked, read_metadata, remedy, step_of
 from iotid.storage import (
+    check_json,
     folders_in,
     is_file,
     is_object_store,
-    json_of,
     local_folder,
     local_path,
     open_filesystem,
@@ -43,33 +43,33 @@ if TYPE_CHECKING:
     from pyarrow import fs
 
 MARKER = "_SUCCESS"
-_VERSION = "version-"  # how the folders of an object store begin that hold a partition as one run made it
-_ABANDONED = timedelta(days=2)  # no run is at work on a version for as long
+_VERSION = "version-"  # prefix of folders on an object store: one version of a partition for each run
+_ABANDONED = timedelta(days=2)  # no run writes a version for longer
 
 
 class PartitionKey(dict[str, str]):
-    """Which partition of a table: the values of its key columns. Folders are in the order of `_ORDER`."""
+    """The key of a partition: key column -> value. Its folders are in the order of `_ORDER`."""
 
     _ORDER = ("site", "capture_date", "name", "dataset", "version")
 
     @classmethod
     def of_date(cls, site: str, capture_date: str) -> PartitionKey:
-        """Of splits, flows and census: a site's captures of one date (YYYY-MM-DD)."""
+        """Key of splits, flows and census: a site's captures of one date (YYYY-MM-DD)."""
         return cls(site=site, capture_date=capture_date)
 
     @classmethod
     def named(cls, name: str) -> PartitionKey:
-        """Of datasets, comparisons and descriptions."""
+        """Key of datasets, comparisons and descriptions."""
         return cls(name=name)
 
     @classmethod
     def of_dataset(cls, dataset: str, version: int | None = None) -> PartitionKey:
-        """Of reports and reproductions, and with the version of a model, of decisions."""
+        """Key of reports and reproductions; with a model's version, of decisions."""
         return cls(dataset=dataset) if version is None else cls(dataset=dataset, version=str(version))
 
     @classmethod
     def of_folder(cls, folder: str) -> PartitionKey | None:
-        """The key of a folder's path below its table; None: the folder is no partition."""
+        """The key of a folder's path below its table; None if the folder is no partition."""
         parts = [part.partition("=") for part in folder.split("/")]
         if any(name not in cls._ORDER for name, _, _ in parts):
             return None
@@ -95,9 +95,9 @@ M = TypeVar("M", bound=metadata.Common)
 
 @dataclass(frozen=True)
 class Partition(Generic[M]):
-    """A whole partition: where it is (for Spark, pyarrow, Petastorm) and its metadata, typed by its table.
+    """A complete partition: its URI (for Spark, pyarrow, Petastorm), its key, and its metadata, typed by its table.
 
-    A field that is asked for and missing is a DataError that names the file and the remedy.
+    Reading a missing field of the metadata raises a DataError that names the file and the remedy.
     """
 
     uri: str
@@ -124,7 +124,7 @@ class Staged:
         write_bytes(self.filesystem, f"{self.path}/{name}", content)
 
     def add_folder(self, folder: str | Path) -> None:
-        """Copy the files of a folder of this machine into the partition."""
+        """Copy the files of a local folder into the partition."""
         from pyarrow import fs
 
         fs.copy_files(
@@ -138,16 +138,16 @@ class Store:
     def __init__(self, root: str) -> None:
         self.root = (local_path(root) or root).rstrip("/")
         self._fs, self._base = open_filesystem(self.root)
-        kind = _Pointed if is_object_store(self._fs) else _Renamed
-        self._places: _Renamed | _Pointed = kind(self._fs, self._base)
+        layout = _Pointed if is_object_store(self._fs) else _Renamed
+        self._layout: _Renamed | _Pointed = layout(self._fs, self._base)
 
     def uri(self, table: str, key: PartitionKey) -> str:
-        """The folder of the partition, whether it is there or not; a path for local roots."""
+        """URI of the partition's folder, whether or not it exists; a path for local roots."""
         return f"{self.root}/{self._relative(table, key)}"
 
     def exists(self, table: str, key: PartitionKey) -> bool:
         with using_root(self.root):
-            return self._places.find(self._relative(table, key)) is not None
+            return self._layout.find(self._relative(table, key)) is not None
 
     @overload
     def open(self, table: Literal["splits"], key: PartitionKey) -> Partition[metadata.Splits]: ...
@@ -165,44 +165,44 @@ class Store:
     def open(self, table: str, key: PartitionKey) -> Partition[metadata.Common]: ...
 
     def open(self, table: str, key: PartitionKey) -> Partition[Any]:
-        """The whole partition.
+        """Open a complete partition.
 
         Raises:
-            PartitionError: it is absent or has no success marker.
+            PartitionError: it does not exist or has no success marker.
         """
         relative = self._relative(table, key)
         with using_root(self.root):
-            place = self._places.find(relative)
-            if place is None and is_file(self._fs, self._base):
+            folder = self._layout.find(relative)
+            if folder is None and is_file(self._fs, self._base):
                 raise NotADirectoryError(errno.ENOTDIR, "it is a file", self._base)
-        if place is None:
+        if folder is None:
             step = step_of(table)
             remedy_of = f"run iotid {step} first" if step else "run the step that writes it first"
             raise PartitionError(f"{table}: no whole partition at {self.root}/{relative}; {remedy_of}")
-        uri = f"{self.root}/{place}"
-        return Partition(uri, key, open_metadata(self._fs, f"{self._base}/{place}", table, uri))
+        uri = f"{self.root}/{folder}"
+        return Partition(uri, key, open_metadata(self._fs, f"{self._base}/{folder}", table, uri))
 
     def read_json(self, partition: Partition, name: str, kind: Any = Any) -> Any:
-        """The content of a JSON file of the partition, which is of type ``kind`` (`typed`).
+        """The content of a JSON file of the partition.
 
         Raises:
-            DataError: it is not.
+            DataError: it is not of type ``kind`` (`schemas.typed`).
         """
         table = partition.metadata["table"]
-        return json_of(self.read_bytes(partition, name), kind, f"{partition.uri}/{name}", remedy(table))
+        return check_json(self.read_bytes(partition, name), kind, f"{partition.uri}/{name}", remedy(table))
 
     def read_bytes(self, partition: Partition, name: str) -> bytes:
         """The content of a small file of the partition.
 
         Raises:
-            DataError: it is no file, or large.
-            FileNotFoundError: it is absent.
+            DataError: it is no file, or too large.
+            FileNotFoundError: it does not exist.
         """
         path = f"{self._base}{partition.uri.removeprefix(self.root)}/{name}"
         return read_small(self._fs, path, f"{partition.uri}/{name}")
 
     def partitions(self, table: str) -> list[PartitionKey]:
-        """Keys of every whole partition of the table, sorted."""
+        """Keys of all complete partitions of the table, sorted."""
         from pyarrow import fs
 
         found = []
@@ -217,22 +217,22 @@ class Store:
         return sorted(found, key=lambda key: tuple(key.values()))
 
     def working_folder(self, *parts: str) -> Path:
-        """A folder of this machine for files that are no table: below a local root, else in a private temporary one."""
+        """A local folder for files that are no table: below a local root, else in a private temporary folder."""
         return local_folder(self._base if self._fs.type_name == "local" else str(temporary_folder()), *parts)
 
     @contextmanager
     def write(self, table: str, key: PartitionKey, schema_version: int = 1) -> Iterator[Staged]:
-        """Stage a partition; on a clean exit it replaces the former one whole, on an exception nothing changes.
+        """Stage a partition, which replaces the former one on a clean exit; on an exception nothing changes.
 
         Raises:
             UserError: nothing can be written below the root.
-            PartitionError: another run has begun to write the partition since, and has taken this one's files away.
+            PartitionError: another run began to write the partition meanwhile and deleted this run's files.
         """
         relative = self._relative(table, key)
         with using_root(self.root):
-            place = self._places.begin(relative)
-        path = f"{self._base}/{place}"
-        staged = Staged(f"{self.root}/{place}", path, self._fs)
+            folder = self._layout.begin(relative)
+        path = f"{self._base}/{folder}"
+        staged = Staged(f"{self.root}/{folder}", path, self._fs)
         common = {
             "table": table,
             "keys": dict(key),
@@ -248,24 +248,23 @@ class Store:
                 self._fs.delete_dir(path)
                 raise
             raise PartitionError(
-                f"{table}: another run has begun to write {self.root}/{relative} since; this run stops; wait "
+                f"{table}: another run has begun to write {self.root}/{relative} meanwhile, so this run stops; wait "
                 "for the other, and start one run of a step at a time"
             ) from fault
         except BaseException:
             remove_folder(self._fs, path)
             raise
-        self._places.commit(relative, place)
+        self._layout.commit(relative, folder)
 
     def _relative(self, table: str, key: PartitionKey) -> str:
         return f"{table}/{key.folder}"
 
 
 class _Renamed:
-    """Places of partitions where folders can be renamed: staged under ``_staging``, then moved to where they belong.
+    """Folders of partitions on filesystems that can rename folders: staged under ``_staging``, then renamed.
 
-    A run that died between the two renames of a replacement is completed by the next reader or writer. Each run stages
-    in a folder of its own, so that the files of two never mix; a run that begins removes what other runs have staged,
-    dead or late.
+    If a run died between the two renames of a replacement, the next reader or writer completes it. Each run stages in
+    its own folder, so that files of two runs never mix; a new run deletes what other runs, dead or slow, have staged.
     """
 
     def __init__(self, filesystem: fs.FileSystem, base: str) -> None:
@@ -273,45 +272,45 @@ class _Renamed:
         self._base = base
 
     def find(self, relative: str) -> str | None:
-        """Where the whole partition lies."""
+        """The folder of the complete partition; None if there is none."""
         here = is_file(self._fs, f"{self._base}/{relative}/{MARKER}")
         return relative if here or self._recover(relative) else None
 
     def begin(self, relative: str) -> str:
-        """A new folder to write a partition to."""
-        self._recover(relative)  # or else a failure now would leave nothing of what a run before had made
+        """Create a folder to write a partition to."""
+        self._recover(relative)  # else the next line would delete the result of an earlier run
         remove_folder(self._fs, f"{self._base}/_staging/{relative}")
         staging = f"_staging/{relative}/{uuid.uuid4().hex}"
         self._fs.create_dir(f"{self._base}/{staging}", recursive=True)
         return staging
 
     def commit(self, relative: str, staging: str) -> None:
-        """Put a partition that has its marker where it belongs."""
-        target, source, trash = (f"{self._base}/{place}" for place in (relative, staging, f"_trash/{relative}"))
+        """Move a staged partition that has its marker to its folder."""
+        target, source, trash = (f"{self._base}/{folder}" for folder in (relative, staging, f"_trash/{relative}"))
         remove_folder(self._fs, trash)
         for folder in (target, trash):
             self._fs.create_dir(folder.rsplit("/", 1)[0], recursive=True)
         if path_exists(self._fs, target) and path_exists(self._fs, source):
             self._fs.move(target, trash)
-        if path_exists(self._fs, source):  # else another run has moved it already
+        if path_exists(self._fs, source):  # else another run has already moved it
             self._fs.move(source, target)
         remove_folder(self._fs, trash)
 
     def _recover(self, relative: str) -> bool:
-        """Finish the move of a run that died after its marker was written; say whether there was one."""
+        """Finish the replacement of a run that died after it wrote its marker; return whether there was one."""
         staged = [f"_staging/{relative}/{name}" for name in folders_in(self._fs, f"{self._base}/_staging/{relative}")]
-        whole = [place for place in staged if is_file(self._fs, f"{self._base}/{place}/{MARKER}")]
-        for place in whole:
-            self.commit(relative, place)
-        return bool(whole)
+        complete = [folder for folder in staged if is_file(self._fs, f"{self._base}/{folder}/{MARKER}")]
+        for folder in complete:
+            self.commit(relative, folder)
+        return bool(complete)
 
 
 class _Pointed:
-    """Places of partitions on an object store, which renames no folder but replaces an object atomically.
+    """Folders of partitions on an object store, which cannot rename folders but replaces an object atomically.
 
-    Each run writes a folder ``version-…`` of its own in the partition's; the partition's marker, written last, names
-    the current one. Of two runs at the same time the one that ends last counts. What a dead run left is removed days
-    later, because a dead run and a running one look the same.
+    Each run writes its own folder ``version-…`` in the partition's; the partition's marker, written last, names the
+    current version. Of two concurrent runs, the one that ends last wins. The files of a dead run are deleted days
+    later, because a dead run cannot be distinguished from a running one.
     """
 
     def __init__(self, filesystem: fs.FileSystem, base: str) -> None:
@@ -319,7 +318,7 @@ class _Pointed:
         self._base = base
 
     def find(self, relative: str) -> str | None:
-        """Where the whole partition lies."""
+        """The folder of the complete partition; None if there is none."""
         if not is_file(self._fs, f"{self._base}/{relative}/{MARKER}"):
             return None
         marker = f"{self._base}/{relative}/{MARKER}"
@@ -331,14 +330,14 @@ class _Pointed:
         return f"{relative}/{version}"
 
     def begin(self, relative: str) -> str:
-        """A new folder to write a partition to."""
+        """Create a folder to write a partition to."""
         version = f"{_VERSION}{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex}"
         self._fs.create_dir(f"{self._base}/{relative}/{version}", recursive=True)
         return f"{relative}/{version}"
 
-    def commit(self, relative: str, place: str) -> None:
-        """Make a partition that has its marker the one that counts."""
-        before, version = self.find(relative), place.rpartition("/")[2]
+    def commit(self, relative: str, folder: str) -> None:
+        """Make a version that has its marker the current one."""
+        before, version = self.find(relative), folder.rpartition("/")[2]
         write_bytes(self._fs, f"{self._base}/{relative}/{MARKER}", version.encode())
         abandoned = f"{_VERSION}{datetime.now(UTC) - _ABANDONED:%Y%m%dT%H%M%S}"
         for name in folders_in(self._fs, f"{self._base}/{relative}"):
@@ -347,7 +346,7 @@ class _Pointed:
 
 
 def open_metadata(filesystem: fs.FileSystem, folder: str, table: str, shown_as: str) -> Metadata:
-    """What the metadata of the partition of ``table`` in the folder says; raises a DataError where it is damaged."""
+    """Read the metadata of the partition in the folder; raises a DataError if it is missing or damaged."""
     try:
         content = read_small(filesystem, f"{folder}/{METADATA}", f"{shown_as}/{METADATA}")
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Files on any filesystem that pyarrow knows: this machine's folders, HDFS, object stores; tables read and written."""
+"""Reads and writes files and Parquet tables on any pyarrow filesystem: local folders, HDFS, object stores."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
     from pyarrow import fs
 
-_ATTEMPT = "_attempt-"  # how files begin that are still being written, or that a worker died over
-_OBJECT_STORES = ("s3", "gcs", "abfs")  # pyarrow's names of filesystems that rename no folder
+_ATTEMPT = "_attempt-"  # prefix of incomplete files: still being written, or left by a failed task
+_OBJECT_STORES = ("s3", "gcs", "abfs")  # pyarrow's names of filesystems that cannot rename folders
 
 
 def read_small(filesystem: fs.FileSystem, path: str, shown_as: str) -> bytes:
-    """The content of a file that is read whole.
+    """The content of a file; ``shown_as``: its name in errors.
 
     Raises:
         DataError: it is no file, or has more than MOST_BYTES.
-        FileNotFoundError: it is absent.
+        FileNotFoundError: it does not exist.
     """
     from pyarrow import fs
 
@@ -45,8 +45,8 @@ def read_small(filesystem: fs.FileSystem, path: str, shown_as: str) -> bytes:
         return bytes(file.read(info.size))
 
 
-def json_of(content: bytes, kind: Any, shown_as: str, what_to_do: str) -> Any:
-    """The JSON of a stored file, which is of type ``kind`` (`typed`); raises a DataError where it is not."""
+def check_json(content: bytes, kind: Any, shown_as: str, what_to_do: str) -> Any:
+    """Parse the JSON of a stored file; raises a DataError if it is not of type ``kind`` (`schemas.typed`)."""
     try:
         found = parse_json(content)
         typed.check(kind, found)
@@ -56,36 +56,36 @@ def json_of(content: bytes, kind: Any, shown_as: str, what_to_do: str) -> Any:
 
 
 @contextmanager
-def reading(shown_as: str, what_to_do: str) -> Iterator[None]:
-    """Whatever pyarrow says of a table that is not as iotid wrote it becomes one DataError.
+def translate_read_errors(shown_as: str, what_to_do: str) -> Iterator[None]:
+    """Turn pyarrow's errors about a damaged table into a DataError.
 
-    The table is ``shown_as``; ``what_to_do`` about it.
+    ``shown_as``: the table's name in the error; ``what_to_do``: the remedy.
     """
     import pyarrow as pa
 
     try:
         yield
     except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as fault:
-        if isinstance(fault, OSError) and fault.errno is not None:  # the filesystem's, not the content's
+        if isinstance(fault, OSError) and fault.errno is not None:  # a fault of the filesystem, not of the content
             raise
         why = cut((str(fault).splitlines() or [type(fault).__name__])[0], 400)
         raise DataError(f"{shown_as}: is not as iotid wrote it ({why}); {what_to_do}") from None
 
 
 def read_table(location: str, schema: pa.Schema, what_to_do: str) -> pa.Table:
-    """The Parquet file, or folder of them, in the columns of ``schema``.
+    """Read a Parquet file, or a folder of Parquet files, with the columns of ``schema``.
 
     Raises:
-        DataError: it is no table, lacks a column, or has one of another type, or nulls where there may be none.
+        DataError: it is no table, lacks a column, or a column has another type or unexpected nulls.
     """
     import pyarrow.parquet as pq
 
-    with reading(location, what_to_do):
+    with translate_read_errors(location, what_to_do):
         return as_schema(pq.read_table(location, columns=schema.names, partitioning=None), schema)
 
 
 def as_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The table in the columns of ``schema``; raises a KeyError or ValueError that names a column which is not so."""
+    """The table cast to ``schema``; raises a KeyError or ValueError that names the column that does not fit."""
     import pyarrow as pa
 
     columns = []
@@ -102,7 +102,7 @@ def as_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def local_path(location: str) -> str | None:
-    """The path of a location on this machine, be it a path or a file: URI; None: the URI of another place."""
+    """The local path of a path or file: URI; None for any other URI."""
     if not location.startswith("file:/"):
         return None if "://" in location else location
     host, path = re.fullmatch(r"file:(?://([^/]*))?(/.*)", location, re.DOTALL).groups()  # type: ignore[union-attr]
@@ -110,7 +110,7 @@ def local_path(location: str) -> str | None:
 
 
 def text_of(path: str) -> str:
-    """A path of this machine as tables and logs hold it: as its file: URI where its bytes are no UTF-8, else itself."""
+    """A local path for tables and logs: unchanged if it is UTF-8, else as a file: URI."""
     if not re.search("[\udc80-\udcff]", path):  # how Python represents such bytes
         return path
     absolute = str(Path(path).absolute())
@@ -118,10 +118,10 @@ def text_of(path: str) -> str:
 
 
 def local_folder(root: str, *parts: str) -> Path:
-    """A folder of this machine that can be written, made where it is absent.
+    """A writable local folder, created if it does not exist.
 
     Raises:
-        UserError: it cannot.
+        UserError: it cannot be created or written.
     """
     folder = Path(root, *parts)
     with using_root(root):
@@ -133,11 +133,11 @@ def local_folder(root: str, *parts: str) -> Path:
 
 @contextmanager
 def using_root(root: str) -> Iterator[None]:
-    """A refusal of the filesystem is the root's fault."""
+    """Turn an OSError, except for a full disk, into a UserError about storage.root."""
     try:
         yield
     except OSError as fault:
-        if fault.errno in (errno.ENOSPC, errno.EDQUOT):  # a full disk has a remedy of its own
+        if fault.errno in (errno.ENOSPC, errno.EDQUOT):  # reported elsewhere, with another remedy
             raise
         why = fault.strerror if fault.filename else str(fault)
         raise UserError(
@@ -146,14 +146,14 @@ def using_root(root: str) -> Iterator[None]:
 
 
 def open_filesystem(location: str) -> tuple[fs.FileSystem, str]:
-    """The filesystem of a local folder or a URI, and the path of the location on it.
+    """(filesystem of a local folder or URI, path of the location on it).
 
     Raises:
-        UserError: the URI's kind is unknown, its filesystem cannot be reached, or a local folder's name is no UTF-8.
+        UserError: the URI's scheme is unknown, its filesystem cannot be reached, or a local folder's name is not UTF-8.
     """
     path = local_path(location)
     if path is not None and (text_of(path) != path or "\0" in path):
-        raise UserError(f"storage.root: {path!r} must be UTF-8, for other programs read it too; name another folder")
+        raise UserError(f"storage.root: {path!r} must be UTF-8, as other programs read it, too; name another folder")
     if path is None and "?" in location and not holds_credentials(location):
         raise UserError(
             f"storage.root: {location!r} must not end in options; an object store's endpoint, region and keys come "
@@ -166,10 +166,10 @@ def open_filesystem(location: str) -> tuple[fs.FileSystem, str]:
 
 
 def filesystem_of(location: str) -> tuple[fs.FileSystem, str]:
-    """The filesystem of a path or URI, and the path of the location on it.
+    """(filesystem of a path or URI, path of the location on it).
 
     Raises:
-        ValueError: a URI holds credentials, is of no known kind, or its filesystem cannot be reached.
+        ValueError: the URI has credentials or an unknown scheme, or its filesystem cannot be reached.
     """
     from pyarrow import fs
 
@@ -180,17 +180,17 @@ def filesystem_of(location: str) -> tuple[fs.FileSystem, str]:
         raise ValueError(f"{redacted_location(location)}: {NO_CREDENTIALS}")
     try:
         return fs.FileSystem.from_uri(location)
-    except Exception as fault:  # noqa: BLE001 - pyarrow raises many kinds for one mistake
+    except Exception as fault:  # noqa: BLE001 - pyarrow raises many types for one mistake
         raise ValueError(f"{location}: is not a path or URI that can be opened ({fault})") from None
 
 
 def is_object_store(filesystem: fs.FileSystem) -> bool:
-    """Whether it holds objects by name, and renames no folder."""
+    """Whether it is an object store, which cannot rename folders."""
     return filesystem.type_name in _OBJECT_STORES
 
 
-def shown_files(filesystem: fs.FileSystem, folder: str) -> list[str]:
-    """Names of the folder's files, but for those that their first character hides; none where it is absent."""
+def visible_files(filesystem: fs.FileSystem, folder: str) -> list[str]:
+    """Sorted names of the folder's files, without those that begin with _ or .; empty if the folder does not exist."""
     from pyarrow import fs
 
     found = filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True))
@@ -198,10 +198,10 @@ def shown_files(filesystem: fs.FileSystem, folder: str) -> list[str]:
 
 
 class OutputFile:
-    """A Parquet file of a staged partition, written by a worker; it gets its name when it is whole.
+    """A Parquet file of a staged partition, written by a worker and renamed to its final name when it is complete.
 
-    There is none where no row is written. Each attempt at a task writes a file of its own, all with the same content,
-    so whichever is named last is right.
+    Without rows there is no file. Each attempt at a task writes its own file; all have the same content, so it does not
+    matter which is renamed last.
     """
 
     def __init__(self, folder: str, name: str, attempt: int, schema: pa.Schema, group_rows: int) -> None:
@@ -218,7 +218,7 @@ class OutputFile:
             self._write_groups(whole=False)
 
     def close(self, *, whole: bool) -> None:
-        """End the file; without ``whole`` it never gets its name."""
+        """Close the file; unless it is ``whole``, it never gets its final name."""
         if whole and self._waiting:
             self._write_groups(whole=True)
         if self._writer is not None:
@@ -227,7 +227,7 @@ class OutputFile:
                 self._filesystem.move(self._attempt, self._path)
 
     def _write_groups(self, *, whole: bool) -> None:
-        """Write what waits, group by group; without ``whole`` less than a group goes on waiting."""
+        """Write waiting rows as row groups; unless ``whole``, keep an incomplete group waiting."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -240,8 +240,8 @@ class OutputFile:
         self._waiting = [waiting.slice(rows)]
 
 
-def remove_attempts(filesystem: fs.FileSystem, folder: str) -> None:
-    """Remove what attempts at a `OutputFile` of the folder left that failed."""
+def remove_failed_task_files(filesystem: fs.FileSystem, folder: str) -> None:
+    """Delete the files that failed attempts at an `OutputFile` left in the folder."""
     from pyarrow import fs
 
     for info in filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True)):
@@ -249,11 +249,11 @@ def remove_attempts(filesystem: fs.FileSystem, folder: str) -> None:
             filesystem.delete_file(info.path)
 
 
-def rows_promised(filesystem: fs.FileSystem, folder: str) -> int:
-    """Rows that the footers of the folder's Parquet files promise, but for those whose names hide them."""
+def rows_in_footers(filesystem: fs.FileSystem, folder: str) -> int:
+    """Number of rows by the footers of the folder's Parquet files, without hidden ones."""
     import pyarrow.parquet as pq
 
-    paths = [f"{folder}/{name}" for name in shown_files(filesystem, folder)]
+    paths = [f"{folder}/{name}" for name in visible_files(filesystem, folder)]
     return sum(pq.read_metadata(path, filesystem=filesystem).num_rows for path in paths)
 
 
@@ -263,7 +263,7 @@ def write_bytes(filesystem: fs.FileSystem, path: str, content: bytes) -> None:
 
 
 def folders_in(filesystem: fs.FileSystem, path: str) -> list[str]:
-    """Names of the folders in a folder, which may be absent."""
+    """Sorted names of the folders in a folder; empty if it does not exist."""
     from pyarrow import fs
 
     found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))

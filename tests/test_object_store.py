@@ -24,7 +24,7 @@ from pyarrow import fs
 from iotid.dataset.store import ENCODING
 from iotid.errors import PartitionError, UserError
 from iotid.partitions import PartitionKey, Store
-from iotid.storage import OutputFile, open_filesystem, remove_attempts, rows_promised
+from iotid.storage import OutputFile, open_filesystem, remove_failed_task_files, rows_in_footers
 
 _TESTS = Path(__file__).parent
 _SERVER = _TESTS.parent / ".venv-peers" / "bin" / "moto_server"
@@ -155,9 +155,9 @@ def test_part_file__gets_its_name_when_it_is_whole(bucket: str) -> None:
         file = OutputFile(folder, "part-0.parquet", attempt, table.schema, 2)
         file.write(table)
         file.close(whole=whole)
-    remove_attempts(filesystem, path)
+    remove_failed_task_files(filesystem, path)
     assert _objects(folder) == ["tables/parts/part-0.parquet"]
-    assert rows_promised(filesystem, path) == 3
+    assert rows_in_footers(filesystem, path) == 3
 
 
 def test_steps__from_captures_to_census_are_those_of_a_local_folder(

@@ -104,7 +104,7 @@ def test_store__a_run_that_dies_between_the_renames_is_completed(
             moves.append(source)
             real_move(source, target)
 
-    monkeypatch.setattr(store._places, "_fs", Fs(store._fs))
+    monkeypatch.setattr(store._layout, "_fs", Fs(store._fs))
     with pytest.raises(DiedError):
         _write(store, "new")
     monkeypatch.undo()

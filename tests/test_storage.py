@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow.fs import LocalFileSystem
 
-from iotid.storage import OutputFile, local_path, remove_attempts, rows_promised, text_of
+from iotid.storage import OutputFile, local_path, remove_failed_task_files, rows_in_footers, text_of
 
 
 def test_output_file__gets_its_name_when_it_is_whole(tmp_path: Path) -> None:
@@ -27,8 +27,8 @@ def test_output_file__gets_its_name_when_it_is_whole(tmp_path: Path) -> None:
         file.close(whole=True)
     assert [pq.read_metadata(tmp_path / "part-0.parquet").row_group(i).num_rows for i in range(3)] == [2, 2, 2]
     (tmp_path / "_attempt-11-part-1.parquet").write_bytes(b"what a worker died over")
-    remove_attempts(LocalFileSystem(), str(tmp_path))
-    assert rows_promised(LocalFileSystem(), str(tmp_path)) == 6
+    remove_failed_task_files(LocalFileSystem(), str(tmp_path))
+    assert rows_in_footers(LocalFileSystem(), str(tmp_path)) == 6
     assert [path.name for path in tmp_path.iterdir()] == ["part-0.parquet"]
     assert pq.read_table(tmp_path / "part-0.parquet", partitioning=None)["number"].to_pylist() == [1, 2, 3, 1, 2, 3]
 

@@ -1,7 +1,7 @@
-"""Captures in, packets out: any pcap or pcapng, split anywhere, every packet accounted for.
+"""Reads packets from captures: any pcap or pcapng, divided at any record, every packet accounted for.
 
-`read_packets` reads captures into a table; `counters` reports what became of all other packets. `find_captures`,
-`split_captures` and `read_splits` are the same in parts, for workers. `first_day` gives the capture date of a folder.
+`read_packets` reads captures into a table; `counters` reports how many packets were left out and why. Workers use its
+three steps: `find_captures`, `split_captures` and `read_splits`. `first_day` returns the capture date of a folder.
 
 Sub-packages and modules, each of which imports only those before it: containers (file formats), decode (frames to
 packets), splits (plans for workers), reader and dates, source (Spark).

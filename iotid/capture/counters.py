@@ -1,4 +1,4 @@
-"""Every packet is accounted for: how many packets and bytes of each capture went into flows, or why they did not."""
+"""Counts the packets and bytes of each capture that are in flows and, by reason, those that are not."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ REASONS = (
     DUPLICATE,
 ) = range(len(REASONS))
 
-UNREADABLE = "unreadable"  # bytes of captures in quarantine, whose packets are not known
-OVERLAP = "overlap"  # counts no packet: where a capture has the first packet of another
+UNREADABLE = "unreadable"  # bytes of captures in quarantine; the number of their packets is not known
+OVERLAP = "overlap"  # counts no packets: its offset is where a capture has another capture's first packet
 
 _METADATA_KEY = b"iotid.counters"
 
@@ -51,7 +51,7 @@ class Counters:
 
     def __init__(self) -> None:
         self._sums: dict[tuple[str, str], tuple[int, int, int]] = {}
-        self.unreadable: dict[str, str] = {}  # captures in quarantine, and why
+        self.unreadable: dict[str, str] = {}  # captures in quarantine -> reason
 
     def add(self, capture_file: str, reason: str, packets: int, num_bytes: int, first_offset: int) -> None:
         key = (capture_file, reason)
@@ -76,13 +76,14 @@ class Counters:
         """Packets counted under a reason, or under all."""
         return sum(packets for _, counted, packets, _, _ in self if reason in (None, counted))
 
-    def hint(self) -> int:
-        """Log which captures have the first packet of another one; return how many."""
+    def log_overlaps(self) -> int:
+        """Log how many captures have another capture's first packet; return their number."""
         found = [(path, offset) for path, reason, _, _, offset in self if reason == OVERLAP]
         if found:
             _log.warning(
-                "%d captures have packets of others, which are counted twice: %s has the first packet of another at "
-                "byte %d; give each packet once (no copies, no rotated files that overlap)", len(found), *found[0],
+                "%d captures overlap others, so their common packets are counted twice: %s has another capture's first "
+                "packet at byte %d; give each packet once (no copies, no rotated files that overlap)",
+                len(found), *found[0],
             )  # fmt: skip
         return len(found)
 
@@ -94,7 +95,7 @@ class Counters:
         return pa.table([list(column) for column in columns], schema=COUNTERS.arrow_schema(stored=True))
 
     def attach(self, table: pa.Table) -> pa.Table:
-        """The table with these counters in its schema's metadata, from where `counters` reads them."""
+        """The table with these counters in its schema's metadata, where `counters` reads them."""
         metadata = {**(table.schema.metadata or {}), _METADATA_KEY: json.dumps(list(self)).encode()}
         return table.replace_schema_metadata(metadata)
 
@@ -103,7 +104,7 @@ def counters(table: pa.Table) -> pa.Table:
     """The counters of a table of packets or flows: schemas.COUNTERS without site and date.
 
     Raises:
-        DataError: the table has none, as after a step that drops the metadata of the schema, or damaged ones.
+        DataError: the counters are missing (some operations drop a schema's metadata) or damaged.
     """
     stored = (table.schema.metadata or {}).get(_METADATA_KEY)
     if stored is None:

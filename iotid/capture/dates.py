@@ -6,27 +6,27 @@ import logging
 from datetime import UTC, datetime
 
 from iotid import config
+from iotid.capture.containers.scan import RecordScan
 from iotid.capture.containers.streams import open_stream
-from iotid.capture.containers.walk import Walk
 from iotid.capture.file_split import FileSplit
 from iotid.capture.splits.discovery import find_captures
 from iotid.errors import InputError, StaleError
 
-_CLOCK_SET_US = 365 * 86_400_000_000  # no capture is of 1970
-_LAST_US = 253_402_300_800_000_000  # the end of 9999, after which Python knows no days
-_CLOCK_WITHIN = 1 << 28  # bytes of a capture within which its clock must be set
+_CLOCK_SET_US = 365 * 86_400_000_000  # times in 1970 come from a clock that is not set
+_LAST_US = 253_402_300_800_000_000  # the end of the year 9999, the last of Python's dates
+_CLOCK_WITHIN = 1 << 28  # bytes of a capture that are scanned for a time after the clock was set
 
 _log = logging.getLogger(__name__)
 
 
 def first_day(location: str, settings: config.Capture) -> str:
-    """The day (UTC, as 2026-01-31) of the earliest of the captures' first records.
+    """The day (UTC, as 2026-01-31) of the earliest first record of the captures.
 
-    A clock that is not set counts from 1970; then it is the day of the first record after it was set.
+    A clock that is not set starts in 1970; of such a capture the first record after the clock was set counts.
 
     Raises:
-        InputError: the location is missing or holds no capture, or no capture holds a record with a time; or a capture
-            cannot be read, and ``settings.unreadable`` is `fail`.
+        InputError: the location is missing or has no capture, or no record has a time; or a capture cannot be read,
+            and ``settings.unreadable`` is `fail`.
     """
     short_reads = settings.model_copy(update={"chunk_bytes": 1 << 16})
     firsts: list[tuple[bool, int, str]] = []  # whether the clock was not set, µs, path
@@ -44,8 +44,8 @@ def first_day(location: str, settings: config.Capture) -> str:
     if unset:
         time, path = min(unset)
         _log.warning(
-            "%s: begins on %s, like a clock that is not set; it is taken for a capture of %s: give --date if that "
-            "is wrong", path, _day_of(time), day,
+            "%s: begins on %s, so its clock was not set; %s is used as its capture date: give --date if that is wrong",
+            path, _day_of(time), day,
         )  # fmt: skip
     return day
 
@@ -55,17 +55,17 @@ def _day_of(time_us: int) -> str:
 
 
 def _first_times(capture: FileSplit, settings: config.Capture) -> list[int]:
-    """The time of the first record that has one, and, where that is of 1970, of the first that is not."""
+    """The time of the first record that has one; if that is in 1970, also the first time that is not."""
     first: list[int] = []
     with open_stream(capture, settings) as stream:
-        walk = Walk(stream, capture.container, capture.context, capture.start, capture.end, settings)
-        for step in walk:
+        scan = RecordScan(stream, capture.container, capture.context, capture.start, capture.end, settings)
+        for step in scan:
             times = step.records.time
             known = times[(times > 0) & (times < _LAST_US)]
             is_set = known[known >= _CLOCK_SET_US]
             first = first or known[:1].tolist()
             if len(is_set):
                 return list(dict.fromkeys([*first, int(is_set[0])]))[: 1 + (first[0] < _CLOCK_SET_US)]
-            if walk.position > _CLOCK_WITHIN:
+            if scan.position > _CLOCK_WITHIN:
                 break
     return first

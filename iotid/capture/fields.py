@@ -1,4 +1,4 @@
-"""Unaligned integers in a byte buffer. The caller has checked that the bytes are there."""
+"""Reads unaligned integers from a byte buffer. The caller checks the bounds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Longs = NDArray[np.int64]
 
 @kernel
 def byte(buffer: Bytes, at: int) -> int:
-    return np.int64(buffer[np.uint64(at)])  # type: ignore[return-value] # signed out, or Numba makes floats of it
+    return np.int64(buffer[np.uint64(at)])  # type: ignore[return-value] # signed: Numba turns mixed signed and unsigned integers into floats
 
 
 @kernel

@@ -1,4 +1,4 @@
-"""A byte range of one capture, as planners make it, tables store it and readers read it."""
+"""A split: the byte range of one capture that one reader reads."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class FileSplit:
-    """Bytes ``start`` to ``end`` of one capture's uncompressed stream, which one reader reads.
-
-    The fields are the columns of schemas.SPLITS that say what and where; that table describes them.
-    """
+    """Bytes ``start`` to ``end`` of one capture's uncompressed stream. schemas.SPLITS describes the fields."""
 
     file_index: int
     path: str
@@ -23,5 +20,5 @@ class FileSplit:
     warm_up: int
     context: str
     records: int
-    fingerprint: str = ""  # of the file; empty: not checked
-    first_packet: str = ""  # of the file; empty: not known
+    fingerprint: str = ""  # of the file; empty: do not check it
+    first_packet: str = ""  # of the file; empty: unknown

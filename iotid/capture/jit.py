@@ -1,19 +1,18 @@
-"""The cache of compiled kernels, from which a worker loads them in milliseconds instead of compiling for seconds.
+"""A cache of compiled kernels: a worker loads them in milliseconds instead of compiling for seconds.
 
-Numba's own cache has three gaps that matter here: it does not notice a change in a helper of another file, it has no
-good folder for a package inside a zip (spark-submit --py-files) or for a user without a home, and two workers that
-store code of different processors under one name can load each other's. So each folder here is named by a fingerprint
-of what the code depends on: the sources of all kernels of the package, the processor and Numba's options.
+Numba's own cache has three gaps: it misses changes in a helper of another file, it has no good folder for a package
+inside a zip (spark-submit --py-files) or for a user without a home, and workers with different processors can load each
+other's code. So each folder here is named by a fingerprint of what the code depends on: the sources of all kernels of
+the package, the processor and Numba's options.
 
-Workers may start at the same time on an empty folder. Numba renames each file into the folder, so a reader sees a
-complete one or none, and then compiles itself. But two that save different signatures of one function at the same time
-would both use the same file name, and the index could point one's signature at the other's code; so writers hold a
-lock beside the kernel's files. Where it is not available, nothing is saved.
+Workers may start at the same time on an empty folder. Numba renames each file into the folder, so a reader finds a
+complete file or none, and then compiles. But two writers of different signatures of one function would use the same
+file name, and the index could map a signature to the other's code; so writers hold a lock file beside the kernel's
+files. If the lock is not available, nothing is saved.
 
-The folder is the first of these that this user owns and that nobody else can write (`private.is_private`):
-``__pycache__`` beside the module, ``$XDG_CACHE_HOME/iotid`` or ``~/.cache/iotid``, ``iotid-UID`` in the temporary
-folder. NUMBA_CACHE_DIR overrides.
-Only kernels that Python calls are loaded from it: what they call was compiled into them.
+The folder is the first of these that this user owns and nobody else can write (`private.is_private`): ``__pycache__``
+beside the module, ``$XDG_CACHE_HOME/iotid`` or ``~/.cache/iotid``, ``iotid-UID`` in the temporary folder.
+NUMBA_CACHE_DIR overrides. Only kernels called from Python are loaded from it; kernels that they call are compiled in.
 """
 
 from __future__ import annotations
@@ -44,15 +43,15 @@ R = TypeVar("R")
 
 _options: Any = numba.config
 
-# Kernels fill arrays that they are given and create none, so that they need no reference counts: Numba would count
-# those of each array at every call of a helper, even an inlined one, which took more time than the decoding itself.
+# Kernels fill their arguments and create no arrays, so they need no reference counts. Numba would update the count of
+# each array at every call of a helper, even an inlined one, which took longer than the decoding itself.
 _njit: Any = functools.partial(numba.njit, nogil=True, forceinline=True, _nrt=False)
 
 
 def kernel(function: Callable[P, R]) -> Callable[P, R]:
     """``numba.njit`` with a cache in the first safe folder: beside the module, the user's cache, a temporary folder.
 
-    NUMBA_CACHE_DIR, where set, wins. Without any folder the kernel is compiled in each process.
+    NUMBA_CACHE_DIR, if set, has precedence. Without any folder each process compiles the kernel.
     """
     if _options.DISABLE_JIT:
         return function
@@ -68,7 +67,7 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _saving_under_lock(dispatcher: Any) -> Any:
-    """The kernel, which now takes a lock before it adds to its files; a fault there leaves them as they are."""
+    """Make the kernel take a lock before it saves; on an OSError it saves nothing."""
     files_of = dispatcher._cache._cache_file
     save = files_of.save
 
@@ -108,7 +107,7 @@ class KernelFolder:
 
 @functools.cache
 def _folder(module: str) -> Path | None:
-    """The folder for the kernels of a module, or None where none is both writable and this user's alone."""
+    """The folder for the kernels of a module; None if none is both writable and private to this user."""
     package = module.rpartition(".")[0]
     name = f"kernels-{_fingerprint('.'.join(package.split('.')[:2]))}"
     folders = (folder / name for folder in _candidates(package) if _is_usable(folder))
@@ -125,7 +124,7 @@ def _candidates(package: str) -> Iterator[Path]:
 
 
 def _is_usable(folder: Path) -> bool:
-    """Create the folder; whether this user can write there, and nobody else: it will hold code that is run."""
+    """Create the folder; True if only this user can write there, as it will hold code that is run."""
     if not is_private(folder):
         return False
     with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=folder):

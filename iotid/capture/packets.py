@@ -22,7 +22,7 @@ Words = NDArray[np.uint64]
 
 @dataclass(frozen=True, slots=True)
 class Packets:
-    """One entry per packet, in file order; each array has one entry per packet."""
+    """Arrays of one entry per packet, in file order."""
 
     file_index: Ints
     offset: Longs  # byte of the record in the uncompressed stream
@@ -45,8 +45,8 @@ class Packets:
     dst_port: Ints
     tcp_flags: NDArray[np.uint8]
     tcp_window: Ints
-    tcp_sequence: Longs  # -1: unknown; in no table: flows need it
-    first_words: Longs  # (n, W): the first bytes from the IP header on, addresses zeroed, zero-padded; W: of keep_bytes
+    tcp_sequence: Longs  # -1: unknown; only for flows, not a column of schemas.PACKETS
+    first_words: Longs  # (n, words_of(keep_bytes)): first bytes from the IP header on, addresses zeroed, zero-padded
 
     def __len__(self) -> int:
         return len(self.offset)
@@ -57,7 +57,7 @@ class Packets:
 
     @staticmethod
     def empty(count: int = 0, words: int = 0) -> Packets:
-        """Arrays of ``count`` entries, not yet filled; ``words``: W."""
+        """Uninitialised arrays of ``count`` entries; ``words``: width of ``first_words``."""
         columns: list[Any] = [np.empty(count, kind) for kind in _TYPES]
         columns.append(np.empty((count, words), np.int64))
         return Packets(*columns)
@@ -76,7 +76,7 @@ _TYPES = (
 
 
 def words_of(num_bytes: int) -> int:
-    """Words of 8 bytes that hold so many bytes."""
+    """Number of 8-byte words for ``num_bytes`` bytes."""
     return -(-num_bytes // 8)
 
 

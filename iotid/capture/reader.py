@@ -1,4 +1,4 @@
-"""Reads splits: walk, decode, count. Memory is bounded by `chunk_bytes`, whatever the size of the file."""
+"""Reads splits: scans, decodes and counts. `chunk_bytes` bounds the memory, whatever the size of the file."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from iotid import config
 from iotid.capture.containers.detect import first_record, header_cut
 from iotid.capture.containers.records import TRUNCATED_RECORD
+from iotid.capture.containers.scan import TO_THE_END, RecordScan
 from iotid.capture.containers.streams import open_stream
-from iotid.capture.containers.walk import TO_THE_END, Walk
 from iotid.capture.counters import (
     LATER_FRAGMENT,
     MALFORMED,
@@ -37,8 +37,8 @@ from iotid.errors import DataError, InputError, StaleError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_WITH_NUMBER = {UNKNOWN_LINK_TYPE: "d", UNKNOWN_ETHER_TYPE: "#06x"}  # reasons that name a number, and how
-_STRICT = (MALFORMED, UNKNOWN_INTERFACE, *_WITH_NUMBER)  # reasons that `strict` makes an error
+_WITH_NUMBER = {UNKNOWN_LINK_TYPE: "d", UNKNOWN_ETHER_TYPE: "#06x"}  # reasons that end in a number -> its format
+_STRICT = (MALFORMED, UNKNOWN_INTERFACE, *_WITH_NUMBER)  # reasons that are errors if `strict`
 
 _log = logging.getLogger(__name__)
 
@@ -46,8 +46,8 @@ _log = logging.getLogger(__name__)
 def read_packets(paths: str | Path | Iterable[str | Path], *, settings: config.Capture | None = None) -> pa.Table:
     """Packets of all captures at the paths (files, folders or URIs), in capture order, as schemas.PACKETS.
 
-    One row a packet of an IP flow; times in µs (UTC), lengths in bytes. `iotid.capture.counters` reads from the table
-    what became of all other packets. ``settings`` None: those of conf/base.yaml.
+    One row per packet of an IP flow; times in µs (UTC), lengths in bytes. `iotid.capture.counters` of the table returns
+    how many packets were left out and why. ``settings`` defaults to conf/base.yaml.
 
     Raises:
         InputError: a path is missing, cannot be read, or holds no capture.
@@ -67,7 +67,7 @@ def read_packets(paths: str | Path | Iterable[str | Path], *, settings: config.C
     firsts = FirstPackets((found.file_index, found.first_packet) for found in captures)
     read = read_splits(captures, settings, counted, before=[], firsts=firsts)
     tables += [to_arrow(packets, names) for packets in read]
-    counted.hint()
+    counted.log_overlaps()
     return counted.attach(pa.concat_tables(tables))
 
 
@@ -79,17 +79,16 @@ def read_splits(
     keep_bytes: int = 0,
     firsts: FirstPackets | None = None,
 ) -> Iterator[Packets]:
-    """The packets of splits, in file order, about ``chunk_bytes`` of them at a time; rejects go to ``counters``.
+    """Yield the packets of splits, in file order, about ``chunk_bytes`` at a time; count all others in ``counters``.
 
-    ``splits``: as they follow one another in the plan. ``before`` (`iotid.capture.splits.plan.splits_before`): the
-    captures before them, nearest first, where captures are one stream; None: each capture is a stream of its own.
-    ``keep_bytes``: so many bytes of each packet, from its IP header on, become its ``first_words``. ``firsts``: the
-    first packets of all captures, to count where other captures have them too. Each step overwrites the packets of the
-    step before: use or copy them before the next.
+    ``splits``: in the order of the plan. ``before`` (`iotid.capture.splits.plan.splits_before`): the captures before
+    them, nearest first, if captures are one stream; None: each capture is a stream of its own. ``keep_bytes``: bytes of
+    each packet, from its IP header on, that go into its ``first_words``. ``firsts``: the first packets of all captures,
+    to count captures that overlap. Each item's arrays are overwritten by the next: use or copy them first.
 
     Raises:
         InputError: ``settings.unreadable`` is `fail`, and a capture cannot be read.
-        StaleError: the same, and a capture is no longer what it was when it was planned.
+        StaleError: the same, and a capture changed since it was planned.
         DataError: ``settings.strict``, and a record is broken, a packet malformed, or a link or Ethernet type not read.
     """
     reading = _Reading(settings, before, keep_bytes)
@@ -102,21 +101,23 @@ def read_splits(
             size = (split.file_bytes if split.end < 0 else split.end) - split.start
             counters.quarantine(split.path, size, split.start, str(fault))
             _log.warning("%s; it is in quarantine", fault)
-            reading = _Reading(settings, None if before is None else [], keep_bytes)  # what went before is unknown
+            reading = _Reading(
+                settings, None if before is None else [], keep_bytes
+            )  # the state after an unread capture is unknown
 
 
 class _Reading:
-    """Splits read one after the other, so that the decoder knows the records before each, as if it had warmed up."""
+    """Reads splits in sequence with one decoder, whose state then covers the records before each split."""
 
     def __init__(self, settings: config.Capture, before: Sequence[FileSplit] | None, keep_bytes: int) -> None:
         self._settings = settings
         self._keep_bytes = keep_bytes
         self._is_one_stream = before is not None
         self._before = before or ()
-        self._read: list[FileSplit] = []  # all that the decoder has read
-        self._num_records = 0  # in them
+        self._read: list[FileSplit] = []  # splits that the decoder has read
+        self._num_records = 0  # in `_read`
         self._decoder = self._new_decoder()
-        self._has_unread = False  # whether records before those read may matter, which the decoder does not know
+        self._has_unread = False  # whether earlier records, not read by the decoder, may matter
 
     def packets(self, split: FileSplit, counters: Counters, firsts: FirstPackets | None) -> Iterator[Packets]:
         settings = self._settings
@@ -126,11 +127,13 @@ class _Reading:
         with open_stream(split, settings) as stream:
             if split.split == 0:
                 broken.header(header_cut(stream, split.container))
-            walk = Walk(stream, split.container, split.context, begin, split.end, settings)
-            for step in walk:
+            scan = RecordScan(stream, split.container, split.context, begin, split.end, settings)
+            for step in scan:
                 decoded = self._decoder.decode(step.buffer, step.records, split.start)
                 is_near = self._has_unread and self._num_records + step.first_record < settings.fragment_records
-                if is_near and decoded.totals[LATER_FRAGMENT, 0]:  # rare: its first one may be in a capture before
+                if (
+                    is_near and decoded.totals[LATER_FRAGMENT, 0]
+                ):  # rare: the first fragment may be in an earlier capture
                     self._read_back(replace(split, start=begin, end=int(step.records.offset[0])))
                     decoded = self._decoder.decode(step.buffer, step.records, split.start)
                 broken.byte_ranges(step.faults)
@@ -142,14 +145,14 @@ class _Reading:
                         counters.add(split.path, OVERLAP, 0, 0, offset)
                 if len(decoded.packets):
                     yield decoded.packets
-            if split.end >= 0 and walk.position != split.end:
+            if split.end >= 0 and scan.position != split.end:
                 raise StaleError(
-                    f"{split.path}: no record starts at byte {split.end}, where split {split.split} ends: it was "
+                    f"{split.path}: no record starts at byte {split.end}, where split {split.split} ends: the file "
                     "changed; plan it again (split-pcaps)"
                 )
             broken.compression(stream.fault)
         broken.log()
-        self._num_records += walk.records
+        self._num_records += scan.records
         self._read.append(replace(split, start=begin))
 
     def _continues_with(self, split: FileSplit) -> bool:
@@ -163,9 +166,9 @@ class _Reading:
         return self._is_one_stream and ended and last.file_index + 1 == split.file_index and split.split == 0
 
     def _start(self, split: FileSplit) -> int:
-        """Forget what was read; return the byte from which the split is read, to know the records before it."""
+        """Reset the decoder; return the byte from which to read so that it has the records before the split."""
         drops_duplicates = self._settings.duplicate_window_us > 0
-        before = () if self._read else self._before  # given for the first split only
+        before = () if self._read else self._before  # applies to the first split only
         self._read, self._num_records, self._decoder = [], 0, self._new_decoder()
         begin = split.warm_up if drops_duplicates or self._settings.fragment_records > 0 else split.start
         self._before = before
@@ -178,34 +181,34 @@ class _Reading:
         return Decoder(self._settings, self._keep_bytes)
 
     def _read_back(self, own: FileSplit) -> None:
-        """Replace the decoder by one that has read the captures before, what was read, and ``own``."""
+        """Replace the decoder by one that has read the captures before, the splits read so far, and ``own``."""
         chain = [*self._read, own]
         missing = lookback_records(self._settings)
         for split in self._before:
             earlier = replace(split, start=split.warm_up)
             try:
-                missing -= self._walk(earlier)
+                missing -= self._scan(earlier)
             except (InputError, StaleError):
                 if self._settings.unreadable == "fail":
                     raise
-                break  # the capture before is in quarantine where it is read itself
+                break  # its own reader puts that capture in quarantine
             chain.insert(0, earlier)
             if missing <= 0:
                 break
         self._decoder = self._new_decoder()
         for read in chain:
-            self._walk(read, self._decoder)
+            self._scan(read, self._decoder)
         self._decoder.file_index = own.file_index
         self._has_unread = False
 
-    def _walk(self, split: FileSplit, decoder: Decoder | None = None) -> int:
-        """Walk over a split, decode its records if there is a decoder, and return their number."""
+    def _scan(self, split: FileSplit, decoder: Decoder | None = None) -> int:
+        """Scan a split, decode its records if there is a decoder, and return their number."""
         with open_stream(split, self._settings) as stream:
-            walk = Walk(stream, split.container, split.context, split.start, split.end, self._settings)
-            for step in walk:
+            scan = RecordScan(stream, split.container, split.context, split.start, split.end, self._settings)
+            for step in scan:
                 if decoder is not None:
                     decoder.decode(step.buffer, step.records, TO_THE_END)
-        return walk.records
+        return scan.records
 
 
 def _count(counters: Counters, path: str, decoded: Decoded) -> None:
@@ -223,7 +226,7 @@ def _count(counters: Counters, path: str, decoded: Decoded) -> None:
 
 
 class _Broken:
-    """What is broken in a split: counted, logged once, or, if strict, refused with file, offset and reason."""
+    """Counts and logs what is broken in a split; if strict, raises with file, offset and reason."""
 
     def __init__(self, split: FileSplit, settings: config.Capture, counters: Counters) -> None:
         self._split = split

@@ -1,10 +1,10 @@
 """``spark.read.format("pcap")``: captures as a DataFrame of schemas.PACKETS, read by many workers.
 
 Registered by `iotid.spark_session`; elsewhere by ``spark.dataSource.register(PcapDataSource)``. Options are the
-keys of the settings' section ``capture`` (the names of ``tunnels`` separated by commas). Name the columns you need, by
-``.schema("timestamp timestamp, packet_length int")``: the others are then not computed, and Spark does not say to a
-Python reader which columns a query uses. What is not a packet of a flow is counted only by the jobs and by
-`iotid.capture.read_packets`: Spark's reader interface has no way to return counters.
+settings of section ``capture`` (names of ``tunnels`` separated by commas). Select columns by
+``.schema("timestamp timestamp, packet_length int")``: Spark does not report to a Python reader which columns a query
+uses, so all others are computed unless you do. Spark's reader interface cannot return counters: use the jobs or
+`iotid.capture.read_packets` to count the packets that are left out.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
 __all__ = ["PcapDataSource"]
 
-_BATCH_ROWS = 1 << 16  # of one Arrow batch, which the JVM holds in memory
+_BATCH_ROWS = 1 << 16  # per Arrow batch, which the JVM holds in memory
 
 
 class PcapDataSource(DataSource):
-    """Options: ``path`` (by ``load``), and any key of config.Capture, such as ``duplicate_window_us``."""
+    """Options: ``path`` (set by ``load``) and any setting of config.Capture, such as ``duplicate_window_us``."""
 
     @classmethod
     def name(cls) -> str:
@@ -60,7 +60,7 @@ class PcapDataSource(DataSource):
 
 @dataclass
 class _Task(InputPartition):
-    """Splits that one Spark task reads, one after the other, and the captures before them."""
+    """The splits of one Spark task, in order, and the captures before them."""
 
     splits: list[FileSplit]
     before: list[FileSplit]
@@ -91,13 +91,13 @@ class _Reader(DataSourceReader):
         for packets in read_splits(partition.splits, self._settings, Counters(), partition.before):
             packets.file_index[:] -= first
             table = to_arrow(packets, paths, list(self._columns))
-            # Spark compares the schemas, also in what may be null
+            # Spark compares the schemas including nullability
             asked = pa.schema([field.with_nullable(self._columns[field.name]) for field in table.schema])
             yield from table.cast(asked).to_batches(_BATCH_ROWS)
 
 
 def _columns(asked: StructType, whole: StructType) -> dict[str, bool]:
-    """The columns asked for, in their order, and whether each may be null; Spark knows only those of ``.schema``."""
+    """Requested column -> whether it may be null, in the order requested."""
     types = {field.name: field.dataType for field in whole}
     for field in asked:
         if types.get(field.name) != field.dataType:
@@ -110,7 +110,7 @@ def _columns(asked: StructType, whole: StructType) -> dict[str, bool]:
 
 
 def _settings(options: dict[str, str]) -> config.Capture:
-    """The defaults, overridden by the options. Spark lower-cases options' names, as settings' names are."""
+    """The defaults, overridden by the options, whose names Spark converts to lower case."""
     unknown = sorted(set(options) - set(config.Capture.model_fields))
     if unknown:
         known = ", ".join(config.Capture.model_fields)

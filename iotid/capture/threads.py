@@ -1,4 +1,4 @@
-"""Several cores for one call: kernels release the interpreter's lock, so threads run them in parallel."""
+"""Runs calls in threads. Kernels release the interpreter's lock, so they run in parallel."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ Result = TypeVar("Result")
 
 
 def cores() -> int:
-    """Cores that this process may use; macOS reports only how many there are."""
+    """Number of cores that this process may use; on macOS, of all cores."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_threads(
     call: Callable[[Item], Result], items: Iterable[Item], count: int, threads: int | None = None
 ) -> list[Result]:
-    """``call`` of each of ``count`` items, in their order; an item is released as soon as its call is done.
+    """``call`` of each of ``count`` items, in order; each item is released when its call is done.
 
-    ``threads``: at most so many; None: as many as there are cores.
+    ``threads``: maximum; None: the number of cores.
 
     Raises:
-        Exception: what a call raises, the first in the items' order.
+        Exception: that of the first item, in order, whose call raises.
     """
     threads = min(threads or cores(), count)
     if threads <= 1:

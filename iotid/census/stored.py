@@ -12,7 +12,7 @@ from iotid.census.groups import NO_GROUPS, check_groups
 from iotid.labels.devices import device_kind
 from iotid.schemas import CENSUS, GROUPS
 from iotid.schemas.metadata import remedy
-from iotid.storage import as_schema, read_table, reading
+from iotid.storage import as_schema, read_table, translate_read_errors
 
 if TYPE_CHECKING:
     from iotid.census.pseudonyms import Pseudonyms
@@ -37,7 +37,7 @@ def stored_rows(census: Partition[Census]) -> pa.Table:
     schema = CENSUS.arrow_schema(stored=True)
     if census.metadata["schema_version"] == CENSUS.version:
         return read_table(census.uri, schema, remedy("census"))
-    with reading(census.uri, remedy("census")):
+    with translate_read_errors(census.uri, remedy("census")):
         return _of_earlier_version(pq.read_table(census.uri, partitioning=None), schema)
 
 
@@ -56,7 +56,7 @@ def stored_groups(store: Store, census: Partition[Census], pseudonyms: Pseudonym
             content = pseudonyms.unseal(store.read_bytes(census, GROUPS_SEALED))
         except FileNotFoundError:  # an earlier version sealed none, and the names of its groups were no pseudonyms
             return NO_GROUPS
-    with reading(f"{census.uri}/{GROUPS_FILE}", remedy("census")):
+    with translate_read_errors(f"{census.uri}/{GROUPS_FILE}", remedy("census")):
         return check_groups(as_schema(pq.read_table(pa.BufferReader(content)), GROUPS.arrow_schema()))
 
 

@@ -1,7 +1,7 @@
-"""Labelled, encoded flows in three splits: training, validation and test.
+"""Datasets: labelled, encoded flows in three splits: training, validation and test.
 
-`write_dataset` makes a dataset of flows and a device list; `read_split` and `read_encoding` read it.
-`read_device_traffic` counts devices' packets, for baselines that do not read flows.
+`write_dataset` writes one from flows and a device list; `read_split`, `read_sets` and `read_encoding` read it.
+`read_device_traffic` counts devices' packets, for baselines that do not use flows.
 """
 
 from __future__ import annotations

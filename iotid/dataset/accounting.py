@@ -1,4 +1,4 @@
-"""What became of the flows that went into a dataset: each is kept, or left out for a named reason."""
+"""Accounts for the input flows of a dataset: each is kept, or left out for a named reason."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ _NAMED = 20
 
 @dataclass
 class FlowAccounting:
-    """Flows counted. ``labelled``: labels that are kept so far; ``dropped``: the others with their reason.
-
+    """Numbers of flows. ``labelled``: by label, of labels not dropped; ``dropped``: dropped label -> flows and reason;
     ``continued``: flows that a later partition continues.
     """
 
@@ -31,11 +30,11 @@ class FlowAccounting:
     dropped: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def check(self) -> None:
-        """Raise an AccountingError unless as many flows were counted as the partitions' metadata promise."""
+        """Raise an AccountingError unless the counts add up to the flows in the partitions' metadata."""
         found = self.continued + self.other_protocols + self.unlisted + self.conflicts + sum(self.labelled.values())
         if found != self.flows_in:
             raise AccountingError(
-                f"write-dataset: the partitions' metadata promise {self.flows_in:,} flows, {found:,} were read; files "
+                f"write-dataset: the partitions' metadata report {self.flows_in:,} flows, {found:,} were read; files "
                 "are missing or foreign; assemble the flows of these capture dates again"
             )
 
@@ -46,7 +45,7 @@ class FlowAccounting:
         log.info("label %s is left out with its %s flows: %s", label, f"{flows:,}", reason)
 
     def drop_rare(self, min_flows: int, source: str) -> None:
-        """Take out the labels with too sample_sets flows to be split three ways.
+        """Drop the labels with fewer than ``min_flows`` flows.
 
         Raises:
             LabelError: fewer than two labels are left.
@@ -63,12 +62,12 @@ class FlowAccounting:
             first = sorted(all_labels.items(), key=lambda item: (-item[1], item[0]))[:_SHOWN]
             counts = ", ".join(f"{label}: {flows:,} flows" for label, flows in first)
             raise LabelError(
-                f"{source}: {len(self.labelled)} of {len(all_labels)} labels can be learned, it takes 2 ({counts}); "
-                "list more devices, give more captures, or lower dataset.min_flows"
+                f"{source}: {len(self.labelled)} of {len(all_labels)} labels can be learned, at least 2 are needed "
+                f"({counts}); list more devices, give more captures, or lower dataset.min_flows"
             )
 
     def to_json(self) -> dict[str, int]:
-        """Flows in, and what became of them in six counts that add up to it."""
+        """The number of input flows, and six counts that add up to it."""
         return {
             "in": self.flows_in,
             "kept": sum(self.labelled.values()),
@@ -81,9 +80,9 @@ class FlowAccounting:
 
 
 def coverage(without_flows: Sequence[str], devices: int, hosts: Mapping[str, int]) -> Iterator[str]:
-    """Sentences on what is missing in a list of ``devices`` devices.
+    """Sentences on the coverage of a list of ``devices`` devices.
 
-    ``without_flows``: names of devices that label no flow; ``hosts``: unlisted ones with their flows.
+    ``without_flows``: names of devices without a flow; ``hosts``: unlisted host -> flows.
     """
     if without_flows:
         more = f" and {len(without_flows) - _NAMED} more" if len(without_flows) > _NAMED else ""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def first_values(column: pa.Array | pa.ChunkedArray, max_packets: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The first ``max_packets`` values of each of N lists, concatenated, and (N,) how many each list gave."""
+    """(the first ``max_packets`` values of each of N lists, concatenated; (N,) how many of each list)."""
     import pyarrow.compute as pc
 
     lists = one_chunk(column)
@@ -29,15 +29,15 @@ def first_values(column: pa.Array | pa.ChunkedArray, max_packets: int) -> tuple[
 
 
 def list_positions(lengths_N: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Of concatenated lists: the index of each value in its own list."""
+    """The index of each value of concatenated lists in its own list."""
     starts_N = np.cumsum(lengths_N) - lengths_N
     return np.arange(int(lengths_N.sum())) - np.repeat(starts_N, lengths_N)
 
 
 def distinct_rows(rows_NW: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """The distinct rows (D, W), and (N,): which of them each row is.
+    """(distinct rows (D, W); (N,) index of each row among them).
 
-    Arrow's dictionary encoding hashes the rows; np.unique, which sorts them, takes five times as long at a million.
+    Arrow's dictionary encoding hashes the rows; np.unique sorts them, which takes five times as long for a million.
     """
     import pyarrow as pa
 
@@ -50,7 +50,7 @@ def distinct_rows(rows_NW: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArra
 
 
 def side_by_side(sequences: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-    """(N, K*M): the characteristics beside each other, in the order of their names."""
+    """(N, K*M): the characteristics concatenated, in the order of their names."""
     return np.concatenate([sequences[name] for name in sorted(sequences)], axis=1)
 
 

@@ -1,8 +1,8 @@
-"""Characteristics of a flow's first packets as vocabulary ids: what a model reads.
+"""Characteristics of a flow's first packets as vocabulary ids, the input of models.
 
-A new characteristic: 1. an entry of ``CHARACTERISTICS``: its column of FLOWS, if there are too many values how they are
-quantised, and its vocabulary if that is known beforehand (a bounded number, or bins) and not learned from training;
-2. its name in ``dataset.characteristics``; 3. a case in tests/dataset/test_characteristics.py.
+To add a characteristic: 1. an entry of ``CHARACTERISTICS``: its column of FLOWS, how its values are quantised if there
+are too many, and its vocabulary unless that is learned from training; 2. its name in ``dataset.characteristics``; 3. a
+case in tests/dataset/test_characteristics.py.
 
 Shape suffixes: N flows, M packets kept of each flow.
 """
@@ -32,7 +32,7 @@ OUT_OF_VOCABULARY = 1
 _FIRST_VALUE = 2
 _SCHEMA_VERSION = 1
 
-# Lower ends of two bins an octave; waits of 25 minutes (2^30.5 µs) or more share the last, so that all fit in 32 bits.
+# Lower ends of bins, two per octave; waits of 2^30.5 µs (25 minutes) or more share the last, to fit in 32 bits.
 _WAITS_US = np.unique(np.concatenate([[0], np.floor(2 ** np.arange(0, 31, 0.5))])).astype(np.int64)
 
 
@@ -41,15 +41,14 @@ def _as_measured(values: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _logarithmic(values: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Each wait becomes the lower end of its bin, so that it is still a time in µs."""
+    """Replace each wait by the lower end of its bin, in µs."""
     return _WAITS_US[np.maximum(np.searchsorted(_WAITS_US, values, side="right") - 1, 0)]
 
 
 @dataclass(frozen=True)
 class Characteristic:
-    """``column`` of FLOWS; ``quantise`` makes values coarser, and is idempotent.
-
-    ``always``: the values that have ids of their own whatever training has; None: those that training has.
+    """``column``: of FLOWS; ``quantise``: reduces the number of distinct values, idempotent; ``always``: a fixed
+    vocabulary, None to learn it from training.
     """
 
     column: str
@@ -69,10 +68,10 @@ CHARACTERISTICS: Mapping[str, Characteristic] = {
 
 
 def select_characteristics(names: Sequence[str]) -> dict[str, Characteristic]:
-    """The named entries of the registry, in the order named.
+    """The entries of CHARACTERISTICS with these names, in this order.
 
     Raises:
-        SettingError: a name is unknown or given twice.
+        SettingError: a name is unknown or repeated.
     """
     for name in names:
         if name not in CHARACTERISTICS:
@@ -94,17 +93,17 @@ def quantise_column(flows: pa.Table | pa.RecordBatch, characteristic: Characteri
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The quantised values that training kept, sorted. Ids: 0 padding, 1 any other value, from 2 on the values."""
+    """The quantised values with ids of their own, sorted. Ids: 0 padding, 1 out-of-vocabulary, from 2 on the values."""
 
     values: tuple[int, ...]
 
     @property
     def size(self) -> int:
-        """Number of ids, padding and out-of-vocabulary among them."""
+        """Number of ids, including padding and out-of-vocabulary."""
         return len(self.values) + _FIRST_VALUE
 
     def ids(self, values: NDArray[np.int64]) -> NDArray[np.int32]:
-        """The id of each value, in the shape given."""
+        """The id of each value; any shape."""
         known = self._known
         if not len(known):
             return np.full(values.shape, OUT_OF_VOCABULARY, dtype=np.int32)
@@ -118,10 +117,10 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Encoding:
-    """How flows become rows of ids, and ids of labels become names. A part of the dataset and of every model.
+    """Encodes flows as ids, and names the ids of labels. Stored with the dataset and every model.
 
-    ``vocabularies`` are in the order of ``dataset.characteristics``. ``devices``: vendor, type and model of each label.
-    ``protocols`` (IANA numbers) and ``length`` (``flow.length``): of the flows that it is for.
+    ``vocabularies`` are in the order of ``dataset.characteristics``. ``devices``: label -> vendor, type and model.
+    ``protocols`` (IANA numbers) and ``length`` (``flow.length``): those of the flows that it applies to.
     """
 
     max_packets: int
@@ -137,7 +136,7 @@ class Encoding:
         return tuple(each.column for each in select_characteristics(list(self.vocabularies)).values())
 
     def misfit(self, flow: Mapping[str, Any]) -> str | None:
-        """Why flows assembled with these settings (section ``flow``) differ from those learned, if they do."""
+        """Why flows assembled with these settings (section ``flow``) cannot be encoded; None if they can."""
         if flow["length"] != self.length:
             return f"has flow.length={flow['length']}, the model learned {self.length}"
         if flow["max_packets"] < self.max_packets:
@@ -164,11 +163,11 @@ class Encoding:
         return encoded
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dict, the same before and after JSON."""
+        """A dict that JSON stores without a change."""
         return {
             "schema_version": _SCHEMA_VERSION,
             "max_packets": self.max_packets,
-            # a list, as their order counts and JSON's keys have none
+            # a list, because their order matters
             "vocabularies": [{"name": name, "values": list(known.values)} for name, known in self.vocabularies.items()],
             "labels": list(self.labels),
             "devices": {label: dict(described) for label, described in self.devices.items()},
@@ -178,10 +177,10 @@ class Encoding:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], where: str = "encoding") -> Encoding:
-        """The encoding that ``to_json`` describes, before or after JSON.
+        """The inverse of ``to_json``; ``where``: named in errors.
 
         Raises:
-            SchemaError: it was written by another version of iotid, or is damaged; ``where``: named in the error.
+            SchemaError: it was written by another version of iotid, or is damaged.
         """
         version = content.get("schema_version")
         if type(version) is not int or version != _SCHEMA_VERSION:
@@ -196,7 +195,7 @@ class Encoding:
             for number, stored in enumerate(content["vocabularies"]):
                 values = np.array(stored["values"], np.int64)
                 if not (values[1:] > values[:-1]).all():
-                    raise ValueError(f"vocabularies[{number}].values: must rise")
+                    raise ValueError(f"vocabularies[{number}].values: must be strictly increasing")
         except ValueError as fault:
             raise SchemaError(f"{where}: {fault}; write the dataset again, and train on it") from None
         return cls(
@@ -215,7 +214,7 @@ class _StoredVocabulary(TypedDict):
 
 
 class _Stored(TypedDict):
-    """An encoding as of ``to_json``."""
+    """The result of ``Encoding.to_json``."""
 
     max_packets: Annotated[int, Within(1, 4096)]
     vocabularies: Annotated[list[_StoredVocabulary], Within(1, 64)]
@@ -228,11 +227,11 @@ class _Stored(TypedDict):
 def _check_distinct(name: str, texts: Sequence[str]) -> None:
     twice = next((text for text, times in Counter(texts).items() if times > 1), None)
     if twice is not None:
-        raise ValueError(f"{name}: must each be there once, got {shown(twice)} twice")
+        raise ValueError(f"{name}: must be distinct, got {shown(twice)} twice")
 
 
 def learn_vocabularies(seen: Mapping[str, Mapping[int, int]], settings: config.Dataset) -> dict[str, Vocabulary]:
-    """For each characteristic the values that it always has, or those that training has ``min_count`` times."""
+    """The vocabulary of each characteristic: fixed, or the values that occur ``min_count`` times in training."""
     vocabularies = {}
     for name, characteristic in select_characteristics(settings.characteristics).items():
         known = characteristic.always
@@ -247,6 +246,6 @@ def learn_vocabularies(seen: Mapping[str, Mapping[int, int]], settings: config.D
 
 
 def out_of_vocabulary_rate(sequences: Mapping[str, NDArray[np.int32]]) -> NDArray[np.float64]:
-    """(N,) share of each flow's values, over all characteristics, that are out-of-vocabulary; 0 to 1."""
+    """(N,) share of each flow's values, over all characteristics, that are out of vocabulary; 0 to 1."""
     ids = np.concatenate(list(sequences.values()), axis=1)
     return (ids == OUT_OF_VOCABULARY).sum(axis=1) / np.maximum((ids != PADDING).sum(axis=1), 1)

@@ -1,4 +1,4 @@
-"""How many flows each label has, counted without making a dataset."""
+"""Counts the flows of each label without writing a dataset."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PROTOCOLS = 256  # IANA numbers are octets
 def count_flows(files: Sequence[FlowFile], devices: DeviceList, settings: config.Dataset) -> dict[tuple[str, int], int]:
     """(label, IANA number of the protocol) -> flows of the ``files``, labelled as by ``write_dataset``.
 
-    Rare labels are counted, too. Reads the columns that labels depend on, batch by batch.
+    Includes rare labels. Reads only the columns that labels depend on, in batches.
     """
     source = Source(files, (), devices.at(files), settings, max_packets=1)
     counted: Counter[int] = Counter()

@@ -1,7 +1,7 @@
-"""Counts of a device's packets by second, direction and frame length: input of baselines that classify time windows.
+"""Counts a device's packets by second, direction and frame length, for baselines that classify time windows.
 
-Spark reads the captures and counts. The driver gets counts, so that their size depends on how varied the listed
-devices' packets are and not on how many there are.
+Spark reads the captures and counts. The size of the counts at the driver depends on how varied the listed devices'
+packets are, not on their number.
 
 Shape suffixes: R rows of counts.
 """
@@ -60,21 +60,19 @@ def read_device_traffic(
     ``paths``: captures of each site by its name; ``devices`` knows the sites' routers where their flows were read
     (`DeviceList.at`).
 
-    A packet is a device's where that end of it shows one of the device's MACs and there is a device of the site by the
-    rule for flows (`iotid.labels.owner`): beside an address inside the site's networks, or beside another one from
-    which that MAC, which is no router's, sent in the same capture (a listed router's MAC is also beside addresses of
-    the Internet). A flow has one owner; a packet between two listed devices is in both devices' windows. What a phone
-    sends in a device's capture is not the device's, as it would be of a flow that the capture's path names. An address
-    identifies a device that lists no MAC. Where an end shows no MAC (received packets of Linux cooked captures), it is
-    the device from whose MAC alone, among all MACs listed, that address was seen sending in the same capture, else the
-    one that lists the address. A device listed by path only has no packets here: its end of them is not known.
+    A packet belongs to a device if one end has one of the device's MACs and that end is a device of the site by the
+    rule for flows (`iotid.labels.owner`): its address is inside the site's networks, or the MAC, not a router's, sent
+    from that address in the same capture. A packet between two listed devices is in both devices' windows, whereas a
+    flow has one owner. A phone's packets in a device's capture are not the device's, even if the path names the device.
+    A device that lists no MAC is identified by its address. If an end shows no MAC (received packets of Linux cooked
+    captures), it is the device whose MAC alone, of all listed, sent from that address in the same capture, else the one
+    that lists the address. A device listed by path only has no packets here, because its end is not known.
 
-    Entries that share a MAC are distinguished as for flows: by the capture's path, which is the strongest evidence (in
-    a capture that is a device's by its path, no other device has packets), and by their validity at the packet's
-    second.
+    Entries that share a MAC are distinguished as for flows: by the capture's path (in a capture that is a device's by
+    its path, no other device has packets), and by their validity at the packet's second.
 
-    Only packets of IP are read, because the captures' reader decodes no others; the papers' own scripts count every
-    frame, ARP and EAPOL too. Packets dropped as duplicates (``capture.duplicate_window_us``) are not counted.
+    Only IP packets are counted, because the reader decodes no others; the papers' own scripts count every frame,
+    including ARP and EAPOL. Duplicates that the reader drops (``capture.duplicate_window_us``) are not counted.
 
     Raises:
         LabelError: ``kind`` is type, and a device has none.
@@ -86,7 +84,7 @@ def read_device_traffic(
 
 
 def label_traffic(counts: pa.Table, devices: DeviceList, kind: str, labels: Sequence[str]) -> DeviceTraffic:
-    """The rows of ``counts`` (the columns of DeviceTraffic but the label) of devices with one of ``labels``."""
+    """The rows of ``counts`` (DeviceTraffic without the label) of devices with one of ``labels``."""
     import pyarrow as pa
 
     rows = counts.select(["capture_file", "device"]).append_column("first_seen", _instants(counts["second"]))
@@ -106,7 +104,7 @@ def _count(
 ) -> pa.Table:
     options: dict[str, Any] = {**capture.model_dump(), "tunnels": ",".join(capture.tunnels)}
     packets = spark.read.format("pcap").options(**options).schema(_READ).load(list(paths))
-    # persisted: the senders of each address would else be read from the captures again
+    # persisted: else the captures would be read a second time, for the senders of each address
     ends = _ends(packets, devices, devices.site(site)).persist()
     try:
         return _by_device(ends, devices).toArrow()
@@ -115,8 +113,8 @@ def _count(
 
 
 def _ends(packets: DataFrame, devices: DeviceList, site: Site) -> DataFrame:
-    """Packets counted by end, each at both of its ends, where there is a device of the site, and the end's MAC or
-    address is listed or no MAC is shown."""
+    """Packets counted at both of their ends, if the end is a device of the site and its MAC or address is listed or it
+    shows no MAC."""
     from pyspark.sql import Window
     from pyspark.sql import functions as F
 
@@ -136,8 +134,8 @@ def _ends(packets: DataFrame, devices: DeviceList, site: Site) -> DataFrame:
 
 
 def _at_devices(ends: Iterable[pa.RecordBatch], site: Site) -> Iterator[pa.RecordBatch]:
-    """The ends at which there is a device of the site; not sure of one that received, if only what was sent from there
-    makes it one."""
+    """The ends that may be a device of the site; ``sure``: False for a receiver that is one only if the same end also
+    sent packets."""
     import pyarrow as pa
 
     for batch in ends:

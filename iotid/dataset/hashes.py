@@ -1,9 +1,9 @@
-"""Hashes of rows by their values alone, so that a flow has the same hash with any other rows.
+"""Reproducible hashes of rows, which depend on the row's values only.
 
-They are the same in every job, so they have no secret, and a sender of packets can choose them. So they decide nothing
-that costs time or memory (`iotid.spark.shuffle` partitions rows by another hash), but which split of a dataset a flow
-is in, which sets of a label are kept, and which sequences a model knows. What a sender gains by choosing them it gains
-more simply by sending more flows, from more addresses, or the device's own flows.
+They are the same in every job, so they are not keyed by a secret, and an attacker can choose them by sending packets.
+So nothing that costs time or memory depends on them (`iotid.spark.shuffle` uses another hash), only a flow's dataset
+split, which sets of a label are kept, and which sequences a model knows. Whatever an attacker gains by choosing them is
+easier to gain by sending more flows, from more addresses, or the device's own flows.
 
 Shape suffixes: N rows.
 """
@@ -29,12 +29,12 @@ def hash_rows(columns: Sequence[pa.Array | pa.ChunkedArray], seed: int = 0) -> H
 
 
 def hash_for_buckets(columns: Sequence[pa.Array | pa.ChunkedArray], buckets: Buckets) -> Hashes:
-    """(N,) as `Buckets.hashed`, of values as ``hash_rows`` takes them."""
+    """(N,) as `Buckets.hashed`, for columns as of ``hash_rows``."""
     return buckets.hashed([_words(one_chunk(column), buckets.text_key()) for column in columns])
 
 
 def mix(words: Iterable[NDArray[Any]], seed: int = 0) -> Hashes:
-    """(N,) hash of each row of N, made of its 64-bit words: multiply and xor-shift as in SplitMix64."""
+    """(N,) hash of each row's 64-bit words: multiply and xor-shift as in SplitMix64."""
     mixed: Any = np.uint64(seed & 0xFFFF_FFFF_FFFF_FFFF)
     for word_N in words:
         mixed = (mixed ^ word_N.astype(np.uint64, copy=False)) * np.uint64(0xBF58476D1CE4E5B9)

@@ -1,7 +1,7 @@
-"""A dataset of flows that fit into memory: the labels, splits, vocabularies and rows that ``write_dataset`` would make.
+"""A dataset in memory: the same labels, splits, vocabularies and rows as of ``write_dataset``.
 
-For what a stored dataset does not have: the capture of a test flow, folds of captures, training on one network and
-testing on another.
+Studies use it for what a stored dataset does not have: the capture of a test flow, folds of captures, training on one
+network and testing on another.
 
 Shape suffixes: N flows, P flows of a split.
 """
@@ -48,12 +48,12 @@ if TYPE_CHECKING:
     from iotid.partitions import Partition
     from iotid.schemas.metadata import Flows
 
-# what is read of flows beside their identity and sequences: when and which way their packets went
+# columns read besides identity and sequences: times and directions of packets
 _OF_TIME = ("last_seen", "packet_length", "direction", "inter_arrival_us")
 
 
 class DatasetSplit(NamedTuple):
-    """The rows of a split; the index of each of its flows (P,), and the row that the flow is counted in (P,)."""
+    """The rows of a split; the index of each of its flows (P,), and the row that counts the flow (P,)."""
 
     rows: EncodedFlows
     flow: NDArray[np.int64]
@@ -68,7 +68,7 @@ class DatasetSplit(NamedTuple):
         *,
         unique: bool = True,
     ) -> DatasetSplit:
-        """Flows whose ids are ``sequences`` (P, M); where ``unique``, equal ones of a label are one row."""
+        """The split of flows with ids ``sequences`` (P, M); if ``unique``, equal flows of a label share a row."""
         if not unique:
             ones = np.ones(len(flow_P), np.int64)
             return cls(EncodedFlows(dict(sequences), label_P, ones), flow_P, np.arange(len(flow_P)))
@@ -85,7 +85,7 @@ class DatasetSplit(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelledFlows:
-    """Flows of schemas.FLOWS that have one of ``labels``: ``label`` (N,) is its number."""
+    """Flows (schemas.FLOWS) with a label; ``label`` (N,): index into ``labels``."""
 
     flows: pa.Table
     label: NDArray[np.int64]
@@ -103,15 +103,15 @@ class LabelledFlows:
         flow: config.Flow,
         later: pa.Table | None = None,
     ) -> LabelledFlows:
-        """Those of a table, in its order, or of files of partitions (`flows.partition_files`), ordered by time, that
-        ``write_dataset`` would keep.
+        """The flows that ``write_dataset`` would keep: of a table, in its order, or of files of partitions
+        (`flows.partition_files`), sorted by time.
 
-        ``later``: of `flows.later_flows`, where several partitions are read.
+        ``later``: the result of `flows.later_flows` if there are several partitions.
 
         Raises:
             LabelError: fewer than two labels are left.
         """
-        files = HeldFlows.by_site(flows) if isinstance(flows, pa.Table) else flows
+        files = FlowsInMemory.by_site(flows) if isinstance(flows, pa.Table) else flows
         devices = devices.at(files)
         source = Source(files, () if later is None else later, devices, settings, flow.max_packets)
         columns = {*FLOW_IDENTITY, *CAPTURE_IDENTITY, *_OF_TIME, *source.sequence_columns}
@@ -139,9 +139,9 @@ class LabelledFlows:
         settings: config.Dataset,
         flow: config.Flow,
     ) -> LabelledFlows:
-        """Those of several partitions; ``spark`` is needed where a later one continues a flow.
+        """The flows of several partitions; ``spark`` is needed if one continues flows of another.
 
-        Raises what ``write_dataset`` raises for partitions assembled by another version or with other settings.
+        Raises what `check_partitions` raises.
         """
         check_partitions(partitions, flow)
         later = later_flows(spark, partitions) if spark else None
@@ -153,7 +153,7 @@ class LabelledFlows:
         return replace(self, settings=config.Dataset.model_validate(changed))
 
     def assign_splits(self) -> NDArray[np.int8]:
-        """(N,) index into DATASET_SPLITS of each flow, by ``settings.protocol``; -1 of a label without training."""
+        """(N,) index into DATASET_SPLITS of each flow; -1 for a label without training flows."""
         source = Source([], (), self.devices, self.settings, self.flow.max_packets)
         batch = self.flows.combine_chunks().to_batches()[0]
         number_N = np.array([source.labels.index(label) for label in self.labels], np.int32)[self.label]
@@ -175,20 +175,20 @@ class LabelledFlows:
 
     @cached_property
     def capture(self) -> NDArray[np.int64]:
-        """(N,) a number for each capture file, in the order of a seeded hash of what identifies it."""
+        """(N,) number of each flow's capture file, in the order of a seeded hash of its identity."""
         hash_N = hash_rows([self.flows[name] for name in CAPTURE_IDENTITY], self.settings.seed)
         return np.unique(hash_N, return_inverse=True)[1]
 
     def bytes_of(self, flow_P: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """(P, keep_packets * keep_bytes) what ``flow.keep_bytes`` kept of these flows."""
+        """(P, keep_packets * keep_bytes) the ``first_bytes`` of these flows."""
         first_bytes = self.flows["first_bytes"].take(pa.array(flow_P))
         joined = b"".join(first_bytes.to_pylist())
         return np.frombuffer(joined, np.uint8).reshape(len(flow_P), self.flow.keep_packets * self.flow.keep_bytes)
 
     def folds(self, count: int) -> NDArray[np.int64]:
-        """(N,) from 0 to ``count`` - 1: captures distributed, those of each label evenly; a capture is never divided.
+        """(N,) fold of each flow, 0 to ``count`` - 1: whole captures, distributed evenly by label.
 
-        A capture goes with the label of most of its flows.
+        The label of a capture is that of most of its flows.
         """
         flows_XC = np.zeros((int(self.capture.max()) + 1, len(self.labels)), np.int64)
         np.add.at(flows_XC, (self.capture, self.label), 1)
@@ -200,7 +200,7 @@ class LabelledFlows:
         return fold_X[self.capture]
 
     def dataset(self, split_N: NDArray[Any]) -> tuple[Encoding, dict[str, DatasetSplit]]:
-        """Vocabularies of the training split, and all splits that have flows; ``split_N``: of `assign_splits`."""
+        """(encoding learned from the training split, all splits that have flows); ``split_N``: as `assign_splits`."""
         encoding = Encoding(
             max_packets=self.flow.max_packets,
             vocabularies=learn_vocabularies(self._seen(split_N == DATASET_SPLITS.index("train")), self.settings),
@@ -227,15 +227,15 @@ class LabelledFlows:
         return seen
 
 
-class HeldFlows(NamedTuple):
-    """Flows of one site in memory, read like a `FlowFile`."""
+class FlowsInMemory(NamedTuple):
+    """Flows of one site in memory, with the interface of `FlowFile`."""
 
     flows: pa.Table
     site: str = ""
 
     @classmethod
-    def by_site(cls, flows: pa.Table) -> list[HeldFlows]:
-        """The flows of each site that their column ``site`` names, in the order of the sites."""
+    def by_site(cls, flows: pa.Table) -> list[FlowsInMemory]:
+        """The flows by their column ``site``, sorted by site."""
         sites = flows["site"].unique().to_pylist() if "site" in flows.column_names else []
         if len(sites) < 2:
             return [cls(flows, *sites)]
@@ -245,7 +245,7 @@ class HeldFlows(NamedTuple):
         yield from self.flows.select(list(columns)).combine_chunks().to_batches()
 
     def superseded(self, flows: pa.RecordBatch, later: pa.Table) -> pa.BooleanArray:
-        raise NotImplementedError  # called only where a later partition continues flows
+        raise NotImplementedError  # called only if a later partition continues flows
 
 
 def _by_position(

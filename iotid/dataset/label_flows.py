@@ -1,4 +1,4 @@
-"""Flows of stored partitions with their labels: read file by file, filtered, and every flow left out counted.
+"""Reads, filters and labels flows of stored partitions, and counts every flow that is left out.
 
 Shape suffixes: N flows.
 """
@@ -27,17 +27,17 @@ from iotid.labels.device_list import UNLISTED, DeviceList
 from iotid.labels.hosts import READ
 from iotid.labels.owner import is_shown
 
-# what becomes of a flow, counted under a label where it has one
+# outcomes of flows, counted by label if the flow has one
 CONTINUED, OTHER_PROTOCOL, ON_NO_LIST, CONFLICT, LABELLED = (
     "continued", "other_protocol", "unlisted", "conflict", "labelled",
 )  # fmt: skip
-DEVICE, HOST = "device", "host"  # besides: labelled flows by device name, unlisted ones by host
+DEVICE, HOST = "device", "host"  # counted in addition: labelled flows by device name, unlisted ones by host
 
-_EVIDENCE = ("capture_file", "first_seen", *READ)
+_IDENTIFIERS = ("capture_file", "first_seen", *READ)
 
 
 class FlowFile(routers.FlowFile, Protocol):
-    """One that also knows which of its flows a later partition continues, such as `flows.FlowFile`."""
+    """A file that can also determine which of its flows a later partition continues, such as `flows.FlowFile`."""
 
     def superseded(self, flows: pa.RecordBatch, later: pa.Table) -> pa.BooleanArray: ...
 
@@ -45,7 +45,7 @@ class FlowFile(routers.FlowFile, Protocol):
 class LabelledBatch(NamedTuple):
     """N flows; the index of each into ``Source.labels``, and of its device in the list, or -1.
 
-    ``unlisted``: flows that get no label, because no entry of the list fits.
+    ``unlisted``: flows without a label, because no entry of the list matches.
     """
 
     flows: pa.RecordBatch
@@ -56,7 +56,7 @@ class LabelledBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """The flows of some partitions, and the settings that label and filter them."""
+    """Files of flows, and the device list and settings that label and filter them."""
 
     files: Sequence[FlowFile]
     later: pa.Table | tuple[()]  # of `flows.later_flows`
@@ -66,7 +66,7 @@ class Source:
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
-        """All labels that a flow may get, sorted."""
+        """All possible labels, sorted."""
         return tuple(sorted({*self.devices.labels(self.settings.label), UNLISTED}))
 
     def read(
@@ -76,13 +76,14 @@ class Source:
         outcomes: Counter[tuple[str, str]],
         hosts: Counter[str] | None = None,
     ) -> Iterator[LabelledBatch]:
-        """Flows of file ``number`` with a label, by batch; others are counted, in ``hosts`` by who opened them."""
+        """Yield labelled flows of file ``number`` in batches; count all in ``outcomes``, unlisted ones by client in
+        ``hosts``."""
         file, keep_unlisted = self.files[number], self.settings.unlisted == "unknown"
         names = self.devices.labels(self.settings.label)
         label_of = np.array([self.labels.index(name) for name in (*names, UNLISTED)], np.int32)
         protocols = pa.array(self.settings.protocols, pa.int32())
         identity = IDENTITY_COLUMNS if len(self.later) else ()
-        for read in file.read(dict.fromkeys(["protocol", *_EVIDENCE, *identity, *columns])):
+        for read in file.read(dict.fromkeys(["protocol", *_IDENTIFIERS, *identity, *columns])):
             flows = read
             if identity:
                 flows = flows.filter(pc.invert(file.superseded(flows, self.later)))
@@ -103,7 +104,7 @@ class Source:
             yield LabelledBatch(labelled, label_of[device_N], device_N, unlisted)  # -1 is the last of label_of
 
     def packed(self, flows: pa.RecordBatch) -> pa.BinaryArray:
-        """(N,) all sequences of each flow."""
+        """(N,) all sequences of each flow, see `pack_sequences`."""
         chosen = select_characteristics(self.settings.characteristics).values()
         return pack_sequences([quantise_column(flows, each, self.max_packets) for each in chosen])
 
@@ -118,12 +119,12 @@ class Source:
 
 
 def _count_hosts(flows: pa.RecordBatch, hosts: Counter[str]) -> None:
-    """Count the clients of flows, by MAC where one is shown, else by address."""
+    """Count flows by client: its MAC if shown, else its address."""
     mac = flows["client_mac"]
     for host in pc.value_counts(pc.if_else(pa.array(is_shown(mac)), mac, flows["client_ip"])).to_pylist():
         hosts[host["values"]] += host["counts"]
 
 
 def busiest(hosts: Counter[str], most: int) -> dict[str, int]:
-    """The hosts with most flows; of equal ones the first by name, whatever the order in which they were counted."""
+    """The ``most`` hosts with most flows; ties are sorted by name."""
     return dict(sorted(hosts.items(), key=lambda item: (-item[1], item[0]))[:most])

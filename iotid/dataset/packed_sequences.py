@@ -1,7 +1,7 @@
-"""All sequences of a flow as one binary value, which Spark holds, compares and hashes far faster than lists.
+"""Packs all sequences of a flow into one binary value, which is far faster to compare and hash than lists.
 
-A value holds, for each sequence in turn, its length and its members, as int32 in this machine's byte order. Equal
-sequences are equal values. Shape suffixes: N flows.
+A value is, for each sequence, its length and its members, as int32 in native byte order. Equal sequences have equal
+values. Shape suffixes: N flows.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def pack_sequences(sequences: Sequence[pa.ListArray]) -> pa.BinaryArray:
 
 
 def unpack_sequences(packed: pa.BinaryArray, count: int) -> list[pa.ListArray]:
-    """The ``count`` columns of lists that ``pack_sequences`` made the values of."""
+    """The inverse of ``pack_sequences``: ``count`` columns of lists."""
     _, offset_buffer, data = packed.buffers()
     offsets = np.frombuffer(offset_buffer, np.int32, len(packed) + 1, 4 * packed.offset).astype(np.int64)
     words = np.frombuffer(data, np.uint8) if data is not None else np.empty(0, np.uint8)

@@ -1,9 +1,8 @@
 """Petastorm 0.13.1 on NumPy 2 and on a pyarrow that no longer has its filesystems and Parquet reader.
 
-Petastorm's modules are loaded with an import of their own: where they ask for ``numpy``, ``pyarrow`` or one of its
-modules, they get a module that also has the old names. NumPy and pyarrow do not change for other modules. The stored
-schema of a dataset, which is a pickle, is opened by an unpickler that admits only the names that iotid's own schemas
-need.
+Petastorm's modules are loaded with a custom ``__import__``: ``numpy``, ``pyarrow`` and its modules also have the old
+names there, and are unchanged for other modules. The stored schema of a dataset is a pickle; it is loaded by an
+unpickler that admits only the names in iotid's own schemas.
 """
 
 from __future__ import annotations
@@ -37,10 +36,10 @@ _ADMITTED = {
 
 
 class PetastormFiles:
-    """A dataset's folder with the filesystem interface of Petastorm. Paths start at ``/``, the folder.
+    """A dataset's folder, as ``/``, with the filesystem interface that Petastorm uses.
 
-    Petastorm's own filesystems support no local path with ``#``, ``?`` or ``;`` and no object store. This one supports
-    what the partition's own filesystem supports.
+    Petastorm's own filesystems support neither local paths with ``#``, ``?`` or ``;`` nor object stores; this one
+    supports whatever the partition's filesystem does.
     """
 
     def __init__(self, files: fs.FileSystem) -> None:
@@ -98,14 +97,14 @@ class _Dataset:
 
 
 class _NoFilesystem:
-    """A filesystem that pyarrow no longer has; it has no instances."""
+    """Stands for a filesystem that pyarrow no longer has; cannot be instantiated."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         raise NotImplementedError("iotid hands Petastorm the filesystem of the dataset's partition")
 
 
 class _Extended(ModuleType):
-    """A module with further names."""
+    """A module with additional names."""
 
     def __init__(self, module: ModuleType, names: Mapping[str, Any]) -> None:
         super().__init__(module.__name__, module.__doc__)
@@ -118,7 +117,7 @@ class _Extended(ModuleType):
 
 _parquet = _Extended(pq, {"ParquetDataset": _Dataset, "ParquetDatasetPiece": _Piece})
 _arrow = _Extended(pa, {"parquet": _parquet, "LocalFileSystem": _NoFilesystem, "localfs": None})
-_SEEN: Mapping[str, ModuleType] = {
+_REPLACED: Mapping[str, ModuleType] = {
     "numpy": _Extended(np, {"string_": np.bytes_, "unicode_": np.str_}),
     "pyarrow": _arrow,
     "pyarrow.parquet": _parquet,
@@ -131,8 +130,8 @@ _SEEN: Mapping[str, ModuleType] = {
 
 def _import(name: str, given: Any = None, local: Any = None, names: Sequence[str] = (), level: int = 0) -> Any:
     """``__import__`` of Petastorm's modules."""
-    if level == 0 and name in _SEEN:
-        return _SEEN[name] if names else _SEEN.get(name.partition(".")[0], _SEEN[name])
+    if level == 0 and name in _REPLACED:
+        return _REPLACED[name] if names else _REPLACED.get(name.partition(".")[0], _REPLACED[name])
     return builtins.__import__(name, given, local, names, level)
 
 
@@ -156,10 +155,10 @@ class _Finder:
 
 
 def petastorm(module: str) -> Any:
-    """The module of Petastorm (``reader`` for ``petastorm.reader``), loaded so that it runs on today's packages."""
+    """Import a module of Petastorm (``reader`` for ``petastorm.reader``) that works with the installed packages."""
     if _Finder not in sys.meta_path:
         for name in [name for name in sys.modules if name.partition(".")[0] == _PACKAGE]:
-            del sys.modules[name]  # of an import that failed, as the names above were missing
+            del sys.modules[name]  # left by an earlier import that failed without the names above
         sys.meta_path.insert(0, _Finder)
         importlib.import_module("petastorm.etl.legacy").restricted_loads = load_schema  # type: ignore[attr-defined]
     return importlib.import_module(f"{_PACKAGE}.{module}")
@@ -173,10 +172,10 @@ class _SchemaUnpickler(pickle.Unpickler):
 
 
 def load_schema(pickled: bytes) -> Any:
-    """The schema that a dataset keeps, as Petastorm's ``Unischema``.
+    """Load a dataset's stored schema, a Petastorm ``Unischema``.
 
     Raises:
-        pickle.UnpicklingError: it is no schema of int32 fields; nothing that it names was called.
+        pickle.UnpicklingError: it is no schema of int32 fields; nothing else in the pickle is called.
     """
     known = petastorm("unischema").Unischema  # first, so that the unpickler finds it loaded by `petastorm`
     try:

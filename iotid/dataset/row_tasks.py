@@ -1,7 +1,7 @@
-"""Second pass over the flows, in workers: labelled flows into rows, vocabulary counts, sets and files of each split.
+"""Second pass over the flows, in workers: rows, vocabulary counts, sets and files of each split.
 
-Equal rows become one in the worker that read them, then in their bucket. When all are counted, each worker writes those
-that it has.
+Equal rows are merged in the worker that read them, then in their bucket. When all are counted, each worker writes the
+rows of its buckets.
 
 Shape suffixes: N flows.
 """
@@ -47,7 +47,7 @@ _ROW = pa.schema(
         pa.field(WEIGHT, pa.int64()),
     ]
 )
-_HELD_ROWS = 1 << 18  # rows that a task gathers before it sends them
+_HELD_ROWS = 1 << 18  # rows that a task buffers before it sends them
 
 
 def partition_rows(
@@ -57,9 +57,9 @@ def partition_rows(
     labels: Sequence[str],
     buckets: Buckets,
 ) -> Iterator[pa.RecordBatch]:
-    """BLOCKS of the rows of ``labels``; how often each value was seen in training; and some sets.
+    """SHUFFLE_BLOCKS of the rows with one of ``labels``, counts of each value in training, and sets.
 
-    With ``settings.unique`` a row is a distinct (split, label, sequences) of what the task holds.
+    With ``settings.unique``, equal (split, label, sequences) in the buffer are one row.
     """
     index = {name: number for number, name in enumerate(labels)}
     label_of = np.array([index.get(name, -1) for name in source.labels], np.int32)
@@ -83,7 +83,7 @@ def partition_rows(
 
 
 class _RowBuffer:
-    """Rows of a task that are not yet sent."""
+    """Buffer for the rows of a task."""
 
     def __init__(self, settings: config.Dataset, buckets: Buckets) -> None:
         self._settings = settings
@@ -135,14 +135,14 @@ class _RowBuffer:
 
 
 def _distinct(rows: pa.Table) -> pa.Table:
-    """Equal rows as one with the sum of their weights."""
+    """Merge equal rows and sum their weights."""
     keys = [name for name in rows.schema.names if name != WEIGHT]
     summed = rows.group_by(keys, use_threads=False).aggregate([(WEIGHT, "sum")])
     return summed.rename_columns([name.removesuffix("_sum") for name in summed.schema.names]).select(rows.schema.names)
 
 
 def merge_buckets(batches: Iterable[pa.RecordBatch], unique: bool) -> Iterator[pa.RecordBatch]:
-    """BLOCKS: one for each bucket, its rows by split and in the order of their hash; and their numbers."""
+    """SHUFFLE_BLOCKS: one for each bucket, its rows sorted by split and hash; and their counts."""
     from pyspark import TaskContext
 
     context = TaskContext.get()
@@ -163,7 +163,7 @@ def merge_buckets(batches: Iterable[pa.RecordBatch], unique: bool) -> Iterator[p
 def write_files(
     batches: Iterable[pa.RecordBatch], folder: str, encoding: Encoding, group_rows: Sequence[Mapping[str, int]]
 ) -> Iterator[pa.RecordBatch]:
-    """Write the rows of a shuffle partition, a file for each split; ``group_rows``: of a row group, by partition."""
+    """Write a file of each split for a shuffle partition; ``group_rows``: rows per group, by partition and split."""
     from pyspark import TaskContext
 
     context = TaskContext.get()

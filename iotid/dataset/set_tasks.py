@@ -1,4 +1,4 @@
-"""Sets of flows that one device showed in one capture, collected by the workers of the second pass; see `sets`.
+"""Collects sets of flows (see `sets`) in the workers of the second pass.
 
 Shape suffixes: N flows, R rows of sets.
 """
@@ -25,9 +25,9 @@ _HELD_ROWS = 1 << 18  # rows that a task holds before it samples them
 
 
 class SetBuffer:
-    """Flows of training and validation by device and capture: a sample of such sets of each label and unlisted hosts.
+    """Samples sets of training and validation flows, by device and capture, of each label and of unlisted hosts.
 
-    Only flows that the device opened or answered.
+    A set has only flows that the device opened or answered.
     """
 
     def __init__(self, source: Source, site: str) -> None:
@@ -68,8 +68,8 @@ class SetBuffer:
             self._held = [self.table()]
 
     def _is_its_own(self, device_N: NDArray[np.int32], host: pa.Array) -> NDArray[np.bool_]:
-        """Whether each flow's host is the entry's device, by MAC where the entry lists one: a path may match flows of
-        several hosts, and a census asks what is behind one."""
+        """Whether each flow's host is the entry's device: if the entry lists MACs, the host must have one of them,
+        because a path may match flows of several hosts, and a census row is one host."""
         encoded = host.dictionary_encode()
         code_N = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
         pairs, pair_N = np.unique(np.stack([device_N, code_N]), axis=1, return_inverse=True)
@@ -90,14 +90,14 @@ class SetBuffer:
 
 
 def _name_of(capture_file: pa.Array) -> pa.DictionaryArray:
-    """Folder and name of each capture: independent of where the folder is, so that the dataset is, too."""
+    """Last folder and name of each capture, so that the dataset does not depend on the location of the folder."""
     encoded = capture_file.dictionary_encode()
     names = pc.replace_substring_regex(encoded.dictionary.cast(pa.string()), r"^.*/([^/]*/[^/]*)$", r"\1")
     return pa.DictionaryArray.from_arrays(encoded.indices, names)
 
 
 def sets_of(rows: Sequence[pa.Table], encoding: Encoding, most: int) -> FlowSets:
-    """The sets of all tasks, as ids; the same whatever the order in which the tasks ended."""
+    """The sets of all tasks, encoded; independent of the order of the tasks."""
     sampled = sample_sets(pa.concat_tables([SCHEMA.empty_table(), *rows]), most)
     sampled = sampled.sort_by([(name, "ascending") for name in SCHEMA.names])
     lists = unpack_sequences(sampled["sequences"].combine_chunks(), len(encoding.columns))

@@ -1,11 +1,10 @@
-"""Which flows were seen together: what a device showed in a capture, as sets, a bounded number of each label.
+"""Sets of flows: the flows of one device in one capture file.
 
-Rows of a dataset are distinct flows; which of them one device showed together is lost in them, and a census asks what
-is behind an address. So besides its splits a dataset holds some sets, of flows of the training and validation splits
-only: what one entry of the device list, or one host that no entry names, showed in one capture file. The sets of a
-device at a site and capture date are one recording, for that is what a census asks about. Flows that a device neither
-opened nor answered are in no set. Of each label a dataset has the sets of the lowest seeded hash, at most
-``dataset.sets``.
+The rows of a dataset are distinct flows, without their device, but a census classifies all flows of an address
+together. So a dataset also has sets, of training and validation flows only: the flows of one entry of the device list,
+or of one unlisted host, in one capture file. The sets of a device at a site and capture date are one recording, which
+corresponds to a row of a census. Flows that a device neither opened nor answered are in no set. A dataset has at most
+``dataset.sets`` sets of each label, those with the lowest seeded hash.
 
 Shape suffixes: N flows, D distinct flows of all sets, B sets.
 """
@@ -39,16 +38,16 @@ SCHEMA = pa.schema(
 _KEYS = ["label", "unit", "recording", "sequences"]
 _SUMS = {"num_flows": "sum", "open_us": "sum", "first_us": "min", "last_us": "max"}
 _COLUMNS = ("set", "label_id", "num_flows", "recording", "at_once")
-_LEAST_OPEN_US = 60_000_000  # mean time that flows are open, to count as sessions of one device
+_LEAST_OPEN_US = 60_000_000  # minimum mean duration of flows to count as sessions of one device
 
 
 def concurrent_flows(
     flows_N: NDArray[np.int64], open_us_N: NDArray[np.int64], span_us_N: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """(N,) how many of equal flows were open at the same time, at least; 1 for short flows.
+    """(N,) lower bound of how many of a row's equal flows were open at the same time; 1 for short flows.
 
-    ``open_us_N``: the sum of the times from first to last packet; ``span_us_N``: from the first packet of all to the
-    last. What was open for longer than the span was open twice at the same time.
+    ``open_us_N``: sum of the flows' durations; ``span_us_N``: from the first packet of all to the last. If the sum
+    exceeds the span, at least two were open at the same time.
     """
     busy_N = np.ceil(open_us_N / np.maximum(span_us_N, 1) - 1e-9).astype(np.int64)
     return np.where(open_us_N >= _LEAST_OPEN_US * flows_N, np.clip(busy_N, 1, flows_N), 1)
@@ -57,7 +56,7 @@ def concurrent_flows(
 def sparse_maximum(
     value_N: NDArray[np.int64], row_N: NDArray[np.int64], column_N: NDArray[np.int64], shape: tuple[int, int]
 ) -> csr_matrix:
-    """The sparse matrix of this shape with the greatest of the values of each cell."""
+    """The sparse matrix of this shape with the maximum of the values of each cell."""
     from scipy.sparse import coo_matrix
 
     cells, cell_N = np.unique(row_N * shape[1] + column_N, return_inverse=True)
@@ -68,11 +67,11 @@ def sparse_maximum(
 
 @dataclass(frozen=True)
 class FlowSets:
-    """``sequences``: characteristic -> int32 (D, M) ids; ``flows`` (B, D): of each, how many; ``label`` (B,), -1 of
-    hosts that no device list names; ``recording`` (B,): a number that the sets of one device and date share;
-    ``concurrent`` (B, D): of sessions, where known, how many were open at the same time, at least.
+    """Sets, sorted by label.
 
-    Sets are in the order of their labels.
+    ``sequences``: characteristic -> int32 (D, M) ids; ``flows`` (B, D): counts of each distinct flow; ``label`` (B,):
+    -1 for unlisted hosts; ``recording`` (B,): number of the recording; ``concurrent`` (B, D): lower bound of how many
+    were open at the same time, where known.
     """
 
     sequences: dict[str, NDArray[np.int32]]
@@ -94,8 +93,8 @@ class FlowSets:
         recording_N: NDArray[np.int64] | None = None,
         concurrent_N: NDArray[np.int64] | None = None,
     ) -> FlowSets:
-        """Of N rows: the set that each is in, the set's label, how many flows the row has there, the set's
-        recording (each set its own unless given), and how many of these flows were open at the same time."""
+        """From N rows: each row's set (``unit_N``), the set's label, the number of flows, the set's recording (default:
+        one for each set), and how many of these flows were open at the same time."""
         from scipy.sparse import coo_matrix, csr_matrix
 
         distinct, which_N = distinct_rows(np.concatenate(list(sequences.values()), axis=1))
@@ -128,7 +127,7 @@ class FlowSets:
 
     @classmethod
     def from_arrow(cls, rows: pa.Table) -> FlowSets:
-        """The sets of which ``to_arrow`` made the rows."""
+        """The inverse of ``to_arrow``."""
         names = [name for name in rows.column_names if name not in _COLUMNS]
         lists = {name: rows[name].combine_chunks() for name in names}
         sequences = {
@@ -139,9 +138,9 @@ class FlowSets:
 
 
 def sample_sets(rows: pa.Table, most: int) -> pa.Table:
-    """Rows of SCHEMA with equal ones as one, and of each label only the ``most`` units of the lowest hash.
+    """Merge equal rows of SCHEMA, and keep of each label only the ``most`` units with the lowest hash.
 
-    Sampling several tables, and their union again, gives what sampling the whole gives.
+    Sampling parts and then their union gives the same as sampling the whole.
     """
     summed = rows.group_by(_KEYS, use_threads=False).aggregate(list(_SUMS.items()))
     names = {f"{name}_{function}": name for name, function in _SUMS.items()}

@@ -18,7 +18,7 @@ OUTCOMES, VOTES, SUMMARIES, CANDIDATES, VALUES, ROWS, SETS = (
 
 @dataclass
 class SideOutputs:
-    """The side outputs of one job, together. ``candidates``: index of an ambiguous cut -> answers of the buckets."""
+    """The combined side outputs of one job. ``candidates``: index of an ambiguous cut -> answers of the buckets."""
 
     outcomes: Counter[tuple[str, str]]
     votes: list[tuple[int, str, int]]

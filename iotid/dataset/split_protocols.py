@@ -1,26 +1,25 @@
-"""Which split a flow belongs to: training, validation or test, by one of the protocols in `SPLIT_PROTOCOLS`.
+"""Assigns flows to dataset splits (training, validation, test) by one of the split protocols in `SPLIT_PROTOCOLS`.
 
-A new protocol: 1. an entry of `SPLIT_PROTOCOLS`: the columns that it reads and how it orders units; 2. its name in
-`config.Dataset.protocol`; 3. a line below, and tests in tests/dataset/test_split_protocols.py.
+To add a split protocol: 1. an entry of `SPLIT_PROTOCOLS`: the columns that it reads and how it orders units; 2. its
+name in `config.Dataset.protocol`; 3. a line below, and tests in tests/dataset/test_split_protocols.py.
 
-All are stratified by label and decided by the flows alone: the same protocol, seed and flows give the same splits,
-however the rows are ordered or partitioned.
+All are stratified by label. The same split protocol, seed and flows give the same splits, however the rows are ordered
+or partitioned.
 
 * ``random_flow``: flows, in the order of a seeded hash of what identifies them.
-* ``random_unique``: distinct (sequences, label), in the order of a seeded hash; duplicates follow, so no sequence is in
-  two splits under one label.
-* ``by_capture``: whole capture files, in the order of a seeded hash of their path, stratified by the label that most of
-  a file's flows have.
-* ``by_time``: each label's earliest flows are for training, the next for validation, the last for the test. Flows of
-  one microsecond are ordered by the hash.
+* ``random_unique``: distinct (sequences, label), in the order of a seeded hash; duplicates are in the same split, so no
+  sequence is in two splits under one label.
+* ``by_capture``: whole capture files, in the order of a seeded hash of their path, stratified by the label of most of a
+  file's flows.
+* ``by_time``: each label's earliest flows are for training, the next for validation, the last for test. Flows of the
+  same microsecond are ordered by the hash.
 
-Of three units (flows, sequences, files) of a label or more, each split gets at least one; of two, training and test get
-one each; a single one is for training. A label may then lack a validation or a test split, which the metadata of the
-dataset shows.
+Of three or more units (flows, sequences, files) of a label, each split gets at least one; of two, training and test get
+one each; a single one is for training. The dataset's metadata shows which splits a label lacks.
 
-A unit has a position, and the splits of a label are ranges of positions. The cuts between them are found without
-sorting all of a label's units: each bucket of them (`iotid.spark.shuffle`) sends a summary, and the units that a cut
-may be at, where summaries leave it ambiguous, are sent in a second round.
+Each unit has a position, and the splits of a label are ranges of positions. The cuts between them are found without
+sorting all units: each bucket (`iotid.spark.shuffle`) sends a summary; if the summaries leave a cut ambiguous, the
+units between its bounds are sent in a second round.
 
 Shape suffixes: N flows, U units.
 """
@@ -49,7 +48,7 @@ DATASET_SPLITS = ("train", "validation", "test")
 FLOW_IDENTITY = (
     "site", "capture_date", "protocol", "vlan", "client_ip", "client_port", "server_ip", "server_port", "first_seen",
 )  # fmt: skip
-"""What identifies a flow; not its capture file, so that two copies of a flow stay together."""
+"""Columns that identify a flow; without its capture file, so that two copies of a flow are in the same split."""
 
 DATE_IDENTITY = ("site", "capture_date")
 CAPTURE_IDENTITY = (*DATE_IDENTITY, "capture_file")
@@ -57,7 +56,7 @@ CAPTURE_IDENTITY = (*DATE_IDENTITY, "capture_file")
 
 @dataclass(frozen=True)
 class SplitProtocol:
-    """``unit``: what is in one split as a whole; ``columns`` of FLOWS: what a unit's hash is made of."""
+    """``unit``: what is never divided between splits; ``columns``: of FLOWS, input of a unit's hash."""
 
     unit: Literal["flow", "sequences", "capture"]
     columns: tuple[str, ...]
@@ -72,8 +71,8 @@ SPLIT_PROTOCOLS: Mapping[str, SplitProtocol] = {
     "by_time": SplitProtocol("flow", FLOW_IDENTITY, in_time_order=True),
 }
 
-_TIME_BITS = 52  # µs since 1970 until the year 2112; later packets count as of that year
-_SAMPLES = 1 << 18  # positions of a label that all summaries together hold
+_TIME_BITS = 52  # µs since 1970 until the year 2112; later times count as that year's
+_SAMPLES = 1 << 18  # positions of a label in all summaries together
 
 
 def columns_read(protocol: str) -> tuple[str, ...]:
@@ -84,9 +83,9 @@ def columns_read(protocol: str) -> tuple[str, ...]:
 def positions(
     flows: pa.RecordBatch, settings: config.Dataset, label_hash_N: NDArray[np.uint64], packed: pa.BinaryArray
 ) -> Positions:
-    """(N,) position of each flow's unit in its label, from 0; one for all flows of a unit.
+    """(N,) position of each flow's unit in its label, at least 0.
 
-    ``label_hash_N``, ``packed``: of the flows' labels, and their sequences.
+    ``label_hash_N``: hashes of the flows' labels; ``packed``: their sequences.
     """
     protocol = SPLIT_PROTOCOLS[settings.protocol]
     if protocol.unit == "sequences":
@@ -104,7 +103,7 @@ def _positive(hash_N: NDArray[np.uint64]) -> Positions:
 
 
 def split_sizes(units: int, train: float, validation: float) -> tuple[int, int, int]:
-    """How many of a label's ``units`` each split gets, by the rule above."""
+    """Number of a label's ``units`` in each split, by the rule above."""
     if units < len(DATASET_SPLITS):
         return min(units, 1), 0, max(units - 1, 0)
     in_train = min(max(int(units * train + 0.5), 1), units - 2)
@@ -114,10 +113,10 @@ def split_sizes(units: int, train: float, validation: float) -> tuple[int, int, 
 
 @dataclass(frozen=True)
 class SplitAssignment:
-    """The splits of every label. Of ``by_capture``, where a file is in one split whatever its flows' labels, of files.
+    """The splits of every label; for ``by_capture``, of every capture file, whatever its flows' labels.
 
-    ``cuts``: int64 (labels, 2): first position beyond training, and beyond validation. ``captures``: position and split
-    of each capture, by position.
+    ``cuts``: int64 (labels, 2): first position after training, and after validation. ``captures``: (positions, sorted;
+    their splits).
     """
 
     cuts: Positions
@@ -131,14 +130,14 @@ class SplitAssignment:
         return (position_N[:, None] >= self.cuts[label_N]).sum(axis=1).astype(np.int8)
 
     def in_training(self, votes: Iterable[tuple[int, str, int]]) -> set[str]:
-        """Labels of which a capture is in the training split; ``votes`` as `split_captures` takes them."""
+        """Labels with a capture in the training split; ``votes``: as of `split_captures`."""
         assert self.captures is not None
         training = set(self.captures[0][self.captures[1] == 0].tolist())
         return {label for position, label, _ in votes if position in training}
 
 
 def split_captures(votes: Iterable[tuple[int, str, int]], settings: config.Dataset) -> SplitAssignment:
-    """By ``votes``: (position of a capture, label, flows). A capture goes with the label of most of its flows."""
+    """Assign captures; ``votes``: (position of a capture, label, flows). A capture's label is that of most flows."""
     of_capture: dict[int, dict[str, int]] = {}
     for position, label, flows in votes:
         counted = of_capture.setdefault(position, {})
@@ -158,7 +157,7 @@ def split_captures(votes: Iterable[tuple[int, str, int]], settings: config.Datas
 
 @dataclass(frozen=True)
 class Summary:
-    """One bucket's units of one label: their number, and the position of every ``step``-th in order."""
+    """One bucket's units of one label: their number, and the position of every ``step``-th, sorted."""
 
     label: int
     count: int
@@ -167,7 +166,7 @@ class Summary:
 
 
 def distinct_units(label_U: NDArray[np.int32], position_U: Positions) -> list[tuple[int, Positions]]:
-    """Each label and its distinct positions, in order."""
+    """(label, its distinct positions, sorted) of each label."""
     if not len(label_U):
         return []
     order = np.lexsort((position_U, label_U))
@@ -177,7 +176,7 @@ def distinct_units(label_U: NDArray[np.int32], position_U: Positions) -> list[tu
 
 
 def summarise(units: Sequence[tuple[int, Positions]], buckets: int) -> list[Summary]:
-    """Summaries of one bucket of ``buckets``."""
+    """Summaries of the units of one of ``buckets`` buckets."""
     summaries = []
     for label, own in units:
         step = -(-len(own) // max(_SAMPLES // buckets, 1))
@@ -196,12 +195,12 @@ class AmbiguousCut:
     high: int
 
     def among(self, own: Positions) -> tuple[int, Positions]:
-        """Of a bucket's units of the label, in order: how many are not above ``low``, and those up to ``high``."""
+        """Of a bucket's sorted units of the label: (how many are up to ``low``; those above it, up to ``high``)."""
         first, last = np.searchsorted(own, [self.low, self.high], side="right")
         return int(first), own[first:last]
 
     def resolve(self, answers: Sequence[tuple[int, Positions]]) -> int:
-        """The position of the unit; ``answers``: of ``among`` for every bucket."""
+        """The position of the unit; ``answers``: results of ``among`` for every bucket."""
         below = sum(count for count, _ in answers)
         candidates = np.sort(np.concatenate([own for _, own in answers]))
         if not 0 < self.rank - below <= len(candidates):
@@ -212,7 +211,7 @@ class AmbiguousCut:
 def find_cuts(
     summaries: Iterable[Summary], labels: int, settings: config.Dataset
 ) -> tuple[SplitAssignment, list[AmbiguousCut]]:
-    """The assignment as far as summaries decide it, and the cuts that they leave ambiguous."""
+    """(the assignment as far as summaries determine it; the cuts that they leave ambiguous)."""
     cuts = np.zeros((labels, 2), np.int64)
     ambiguous = []
     of_label: dict[int, list[Summary]] = {}
@@ -224,7 +223,7 @@ def find_cuts(
         order = np.argsort(sampled)
         sampled = sampled[order]
         at_least = np.cumsum(np.concatenate([np.full(len(each.positions), each.step) for each in own])[order])
-        slack = sum(each.step - 1 for each in own)  # how many more units may be at a sample or before it
+        slack = sum(each.step - 1 for each in own)  # how many more units may be at or before a sample
         for after, rank in enumerate((sizes[0], sizes[0] + sizes[1])):
             high = np.searchsorted(at_least, rank)
             low = np.searchsorted(at_least + slack, rank) - 1
@@ -239,7 +238,7 @@ def find_cuts(
 def resolve_cuts(
     assignment: SplitAssignment, ambiguous: Sequence[AmbiguousCut], answers: Mapping[int, list[tuple[int, Positions]]]
 ) -> SplitAssignment:
-    """The assignment with all cuts; ``answers``: index of an ambiguous cut -> `AmbiguousCut.among` of each bucket."""
+    """The complete assignment; ``answers``: index of an ambiguous cut -> `AmbiguousCut.among` of each bucket."""
     cuts = assignment.cuts.copy()
     for number, cut in enumerate(ambiguous):
         cuts[cut.label, cut.after] = cut.resolve(answers[number]) + 1

@@ -1,4 +1,4 @@
-"""First pass over the flows, in workers: what becomes of each, and the units of each label, for the split.
+"""First pass over the flows, in workers: the outcome of each flow, and the units of each label to be split.
 
 Shape suffixes: N flows, U units.
 """
@@ -27,12 +27,12 @@ from iotid.spark.shuffle import (
     with_bucket,
 )
 
-_MAX_HOSTS = 1 << 16  # that a file counts, the busiest; a site has fewer
-_HELD_ROWS = 1 << 18  # flows that a task reads before it sends their units
+_MAX_HOSTS = 1 << 16  # counted per file, the busiest; a site has fewer
+_HELD_ROWS = 1 << 18  # flows that a task buffers before it sends their units
 
 
 def scan(tasks: Iterable[pa.RecordBatch], source: Source, buckets: Buckets) -> Iterator[pa.RecordBatch]:
-    """BLOCKS of the units of each label, or the votes on captures, and what became of every flow."""
+    """SHUFFLE_BLOCKS of the units of each label, or votes on captures, and the outcomes of all flows."""
     protocol = source.settings.protocol
     unit = SPLIT_PROTOCOLS[protocol].unit
     columns = [*columns_read(protocol), *(source.sequence_columns if unit == "sequences" else [])]
@@ -81,7 +81,7 @@ def _units_of(blocks: Sequence[pa.RecordBatch]) -> list[tuple[int, Any]]:
 
 
 def summarise_units(batches: Iterable[pa.RecordBatch], number: int) -> Iterator[pa.RecordBatch]:
-    """SIDE_OUTPUTS: those of the blocks, and a summary of each bucket's units; ``number``: of buckets, in all."""
+    """SIDE_OUTPUTS: those among the blocks, and a summary of each bucket's units; ``number``: of all buckets."""
     schema = pa.schema(
         {"label": pa.int32(), "count": pa.int64(), "step": pa.int64(), "positions": pa.list_(pa.int64())}
     )
@@ -94,7 +94,7 @@ def summarise_units(batches: Iterable[pa.RecordBatch], number: int) -> Iterator[
 
 
 def refine_cuts(batches: Iterable[pa.RecordBatch], ambiguous: Sequence[AmbiguousCut]) -> Iterator[pa.RecordBatch]:
-    """SIDE_OUTPUTS: of every bucket the units that an ambiguous cut may be at."""
+    """SIDE_OUTPUTS: the units of every bucket where an ambiguous cut may be."""
     schema = pa.schema({"cut": pa.int32(), "below": pa.int64(), "positions": pa.list_(pa.int64())})
     for bucket, blocks in read_blocks(batches):
         if bucket != NO_BUCKET:

@@ -1,10 +1,10 @@
-"""The splits of a dataset as Petastorm datasets: the only user of Petastorm, through `petastorm_compat`.
+"""Reads and writes the splits of a dataset as Petastorm datasets; the only user of Petastorm.
 
-A split is native Parquet list columns, one for each characteristic, with ``label_id`` and ``num_flows``: NumPy blocks
-are read from it without a codec. Petastorm 0.13.1 can lose a whole epoch without an error, and reads a folder with a
-missing file as a smaller dataset; `read_split` raises.
+A split has native Parquet list columns, one for each characteristic, ``label_id`` and ``num_flows``, so NumPy blocks
+are read without a codec. Petastorm 0.13.1 can lose a whole epoch without an error, and reads a folder with a missing
+file as a smaller dataset; `read_split` raises an error.
 
-Petastorm keeps a split's schema as a pickle in ``_common_metadata``; it is opened by an unpickler that runs nothing.
+Petastorm stores a split's schema as a pickle in ``_common_metadata``; `petastorm_compat.load_schema` loads it safely.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from iotid.errors import AccountingError, PartitionError
 from iotid.inputs import parse_json
 from iotid.partitions import MARKER, Staged, open_metadata
 from iotid.schemas.metadata import remedy
-from iotid.storage import json_of, open_filesystem, read_small, reading, rows_promised, shown_files
+from iotid.storage import check_json, open_filesystem, read_small, rows_in_footers, translate_read_errors, visible_files
 
 ENCODING = "encoding.json"
 SETS = "sets.parquet"
 LABEL = "label_id"
 WEIGHT = "num_flows"
 
-_ROWS_PER_GROUP = 250_000  # what a reader holds at a time: 64 MB for two characteristics of 32 packets
+_ROWS_PER_GROUP = 250_000  # which a reader holds in memory: 64 MB for two characteristics of 32 packets
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def read_encoding(partition_uri: str) -> Encoding:
     """The vocabularies and labels of the dataset at ``partition_uri``.
 
     Raises:
-        PartitionError: the dataset is not whole.
+        PartitionError: the dataset is incomplete.
         SchemaError: it was written by another version of iotid.
         DataError: its encoding is damaged.
     """
@@ -73,16 +73,16 @@ def read_encoding(partition_uri: str) -> Encoding:
 
 
 def read_sets(partition_uri: str) -> FlowSets:
-    """Sets of flows seen together, of some captures of each label of the dataset at ``partition_uri``.
+    """The sets of flows of the dataset at ``partition_uri``, see `sets`.
 
     Raises:
-        PartitionError: the dataset is not whole, or older than its sets.
+        PartitionError: the dataset is incomplete, or was written before datasets had sets.
         DataError: its sets are damaged.
     """
     files = _open_dataset(partition_uri)
     if files.get_file_info(SETS).type != fs.FileType.File:
         raise PartitionError(f"{partition_uri}: has no {SETS}, an earlier iotid wrote it; write the dataset again")
-    with reading(f"{partition_uri}/{SETS}", remedy("datasets")):
+    with translate_read_errors(f"{partition_uri}/{SETS}", remedy("datasets")):
         return FlowSets.from_arrow(pq.read_table(SETS, filesystem=files))
 
 
@@ -91,35 +91,35 @@ def write_sets(staged: Staged, sets: FlowSets) -> None:
 
 
 def read_split(partition_uri: str, split: str) -> EncodedFlows:
-    """All rows of ``split`` (train, validation or test) of the dataset at ``partition_uri``, ordered by their values.
+    """All rows of ``split`` (train, validation or test) of the dataset at ``partition_uri``, in a reproducible order.
 
     Raises:
-        PartitionError: the dataset is not whole, or its stored schema is damaged.
-        AccountingError: the files hold, or Petastorm delivered, another number of rows than was written.
+        PartitionError: the dataset is incomplete, or its stored schema is damaged.
+        AccountingError: the files have, or Petastorm delivered, another number of rows than was written.
     """
     files = _open_dataset(partition_uri)
     encoding = _read_encoding(files, partition_uri)
     written = open_metadata(files, "", "datasets", partition_uri)["rows"].get(split, 0)
-    with reading(f"{partition_uri}/{split}", remedy("datasets")):
-        promised = rows_promised(files, split)
-    if promised != written:
+    with translate_read_errors(f"{partition_uri}/{split}", remedy("datasets")):
+        in_footers = rows_in_footers(files, split)
+    if in_footers != written:
         raise AccountingError(
-            f"{partition_uri}/{split}: {written:,} rows were written, the files' footers promise {promised:,}; "
+            f"{partition_uri}/{split}: {written:,} rows were written, the Parquet footers report {in_footers:,}; "
             "files are missing or foreign; write the dataset again"
         )
     _check_common_metadata(files, split, f"{partition_uri}/{split}")
     columns: dict[str, list[NDArray[Any]]] = {name: [] for name in (*encoding.vocabularies, LABEL, WEIGHT)}
-    # the dummy pool reads in this thread: the only one of Petastorm's pools that was never seen to lose rows
+    # the dummy pool reads in this thread: the only pool of Petastorm without known losses of rows
     options = {"reader_pool_type": "dummy", "shuffle_row_groups": False, "filesystem": PetastormFiles(files)}
     with _quiet(), petastorm("reader").make_batch_reader(f"file:///{split}", **options) as reader:
         for block in reader:
             for name, blocks in columns.items():
                 blocks.append(getattr(block, name))
     delivered = sum(len(block) for block in columns[LABEL])
-    if delivered != promised:
+    if delivered != in_footers:
         raise AccountingError(
-            f"{partition_uri}/{split}: Petastorm delivered {delivered:,} of the {promised:,} rows that the footers "
-            "promise; read it again, and report this if it comes back"
+            f"{partition_uri}/{split}: Petastorm delivered {delivered:,} rows, the Parquet footers report "
+            f"{in_footers:,}; read it again, and report this if it happens again"
         )
     whole = {name: np.concatenate(blocks).astype(np.int32, copy=False) for name, blocks in columns.items()}
     # rows are stored in another order in each run (`iotid.spark.shuffle`), and training depends on their order
@@ -133,9 +133,9 @@ def read_split(partition_uri: str, split: str) -> EncodedFlows:
 
 
 def write_petastorm_metadata(staged: Staged, split: str, encoding: Encoding) -> int:
-    """Make a Petastorm dataset of the Parquet files of a split; return the rows that their footers promise.
+    """Make a split's Parquet files a Petastorm dataset; return the number of rows by their footers.
 
-    Writes what Petastorm's ``materialize_dataset`` would: the schema, and the row groups of each file.
+    Writes the same as Petastorm's ``materialize_dataset``: the schema, and the number of row groups of each file.
     """
     unischema = petastorm("unischema")
     fields = [(name, (encoding.max_packets,)) for name in encoding.vocabularies] + [(LABEL, ()), (WEIGHT, ())]
@@ -143,7 +143,7 @@ def write_petastorm_metadata(staged: Staged, split: str, encoding: Encoding) -> 
         "rows", [unischema.UnischemaField(name, np.int32, shape, None, False) for name, shape in fields]
     )
     folder = f"{staged.path}/{split}"
-    names = shown_files(staged.filesystem, folder)
+    names = visible_files(staged.filesystem, folder)
     footers = {name: pq.read_metadata(f"{folder}/{name}", filesystem=staged.filesystem) for name in names}
     groups = {name: footer.num_row_groups for name, footer in footers.items()}
     metadata = {SCHEMA_KEY: pickle.dumps(schema, protocol=4), ROW_GROUPS_KEY: json.dumps(groups).encode()}
@@ -162,9 +162,9 @@ def split_schema(encoding: Encoding) -> pa.Schema:
 
 
 def group_rows(rows: Mapping[str, int], of_partitions: Sequence[Mapping[str, int]], least: int) -> list[dict[str, int]]:
-    """Rows of a row group, by partition and split: ``least`` groups a split where there are as many rows.
+    """Rows per row group, by partition and split, for at least ``least`` groups per split of about equal size.
 
-    ``rows``: of each split; ``of_partitions``: of those, in each partition, whose groups are all of about one size.
+    ``rows``: by split; ``of_partitions``: by partition and split.
     """
 
     def of_group(split: str, own: int) -> int:
@@ -175,8 +175,8 @@ def group_rows(rows: Mapping[str, int], of_partitions: Sequence[Mapping[str, int
 
 
 def _check_common_metadata(files: fs.FileSystem, split: str, shown: str) -> None:
-    """Raise a PartitionError if the metadata that Petastorm reads of a split do not fit its files."""
-    names = shown_files(files, split)
+    """Raise a PartitionError if a split's Petastorm metadata does not match its files."""
+    names = visible_files(files, split)
     try:
         groups = {name: pq.read_metadata(f"{split}/{name}", filesystem=files).num_row_groups for name in names}
         with files.open_input_file(f"{split}/{COMMON_METADATA}") as file:
@@ -195,7 +195,7 @@ def _check_common_metadata(files: fs.FileSystem, split: str, shown: str) -> None
 
 
 def _open_dataset(partition_uri: str) -> fs.FileSystem:
-    """The filesystem that has the dataset's folder as its root."""
+    """A filesystem whose root is the dataset's folder."""
     filesystem, path = open_filesystem(partition_uri)
     files = fs.SubTreeFileSystem(path, filesystem)
     if files.get_file_info(MARKER).type != fs.FileType.File:
@@ -205,13 +205,13 @@ def _open_dataset(partition_uri: str) -> fs.FileSystem:
 
 def _read_encoding(files: fs.FileSystem, shown: str) -> Encoding:
     where = f"{shown}/{ENCODING}"
-    content = json_of(read_small(files, ENCODING, where), dict[str, Any], where, remedy("datasets"))
+    content = check_json(read_small(files, ENCODING, where), dict[str, Any], where, remedy("datasets"))
     return Encoding.from_json(content, where)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Petastorm warns of what this module does on purpose or cannot change, and prints when it is done."""
+    """Suppress Petastorm's warnings, about what is intended or cannot be changed, and its output."""
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield

@@ -1,4 +1,4 @@
-"""Sets of flows as counts of tokens: their sequences, their packets, their pairs of consecutive packets.
+"""Converts sets of flows to counts of tokens: sequences, packets, and pairs of consecutive packets.
 
 Shape suffixes: N rows, M packets kept of each, K characteristics, B sets, T tokens.
 """
@@ -16,13 +16,13 @@ from iotid.dataset.arrays import exact_keys, side_by_side
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-_Found = tuple[NDArray[np.int64], NDArray[np.void]]  # of all tokens of a kind: the row that each is in, and its key
+_Found = tuple[NDArray[np.int64], NDArray[np.void]]  # of all tokens of a type: the row that each is in, and its key
 
 
 class TokenCounts:
-    """Counts of the tokens that ``learn`` has seen; others are left out. ``kinds``: any of KINDS.
+    """Counts the tokens that ``learn`` has seen; others are ignored. ``kinds``: token types, any of KINDS.
 
-    A packet is the tuple of all its characteristics. A token that is n times in a set counts 1 + log n.
+    A packet is the tuple of its characteristics. The weight of a token that occurs n times in a set is 1 + log n.
     """
 
     def __init__(self, *kinds: str) -> None:
@@ -30,12 +30,12 @@ class TokenCounts:
         self.known: list[NDArray[np.void]] = []
 
     def learn(self, sequences: Mapping[str, NDArray[np.int32]]) -> Self:
-        """Learn the tokens of these rows; replaces those known before."""
+        """Learn the tokens of these rows; forget those known before."""
         self.known = [np.unique(KINDS[kind](sequences)[1]) for kind in self._kinds]
         return self
 
     def indices_in(self, known: Sequence[NDArray[np.void]]) -> NDArray[np.int64]:
-        """(T,) index of each token among those ``known`` to another of the same kinds; -1: none."""
+        """(T,) index of each token in ``known`` of another TokenCounts of the same kinds; -1 if it is not there."""
         found, before = [], 0
         for own, others in zip(self.known, known, strict=True):
             index = _index(others, own)
@@ -44,7 +44,7 @@ class TokenCounts:
         return np.concatenate(found)
 
     def sequence_indices(self, sequences: Mapping[str, NDArray[np.int32]]) -> NDArray[np.int64]:
-        """(N,) index of each row's whole sequence among the known ones, the first kind; -1: none."""
+        """(N,) index of each row's whole sequence among the known tokens of the first kind; -1 if it is unknown."""
         return _index(self.known[0], _sequences(sequences)[1])
 
     def to_arrays(self) -> dict[str, NDArray[np.uint8]]:
@@ -61,7 +61,7 @@ class TokenCounts:
         return counts
 
     def matrix(self, sequences: Mapping[str, NDArray[np.int32]], flows_BN: csr_matrix) -> csr_matrix:
-        """(B, T) of sets that hold ``flows_BN`` flows equal to each row of ``sequences``."""
+        """(B, T) token weights of sets with ``flows_BN`` flows equal to each row of ``sequences``."""
         from scipy.sparse import coo_matrix, hstack
 
         blocks = []
@@ -77,7 +77,7 @@ class TokenCounts:
 
 
 def _index(known: NDArray[np.void], keys: NDArray[np.void]) -> NDArray[np.int64]:
-    """Index of each key among the sorted ``known``; -1: none."""
+    """Index of each key in the sorted ``known``; -1 if it is not there."""
     if not len(known):
         return np.full(len(keys), -1)
     index = np.minimum(np.searchsorted(known, keys), len(known) - 1)
@@ -102,7 +102,7 @@ def _pairs(sequences: Mapping[str, NDArray[np.int32]]) -> _Found:
 
 
 def _by_packet(sequences: Mapping[str, NDArray[np.int32]]) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-    """(N, M, K) ids, and (N, M) whether there is a packet."""
+    """((N, M, K) ids, (N, M) whether there is a packet)."""
     ids_NMK = np.stack([sequences[name] for name in sorted(sequences)], axis=2)
     return ids_NMK, ids_NMK[:, :, 0] != 0
 

@@ -1,7 +1,8 @@
-"""Flows and a device list become a dataset: labels, splits, vocabularies, ids; on Spark.
+"""Writes a dataset from flows and a device list, on Spark.
 
-Two passes over the flows: `split_tasks` counts what becomes of each, and the driver assigns splits; `row_tasks` makes
-and writes rows. The driver gets counts of each label, the cuts of the splits, and vocabularies, but no flows.
+Two passes over the flows: `split_tasks` counts outcomes and units, from which the driver assigns splits; `row_tasks`
+creates and writes rows. The driver collects counts by label, candidates for the cuts between splits, counts of values
+and sampled sets, but no flows.
 """
 
 from __future__ import annotations
@@ -46,9 +47,17 @@ from iotid.flows import later_flows, partition_files, read_flows
 from iotid.labels.device_list import UNLISTED, DeviceList
 from iotid.partitions import PartitionKey
 from iotid.schemas.metadata import Datasets, Flows
-from iotid.spark.shuffle import BLOCKS, NO_BUCKET, SIDE_OUTPUTS, Buckets, exchange, spark_schema, task_ids
+from iotid.spark.shuffle import (
+    NO_BUCKET,
+    SHUFFLE_BLOCKS,
+    SIDE_OUTPUTS,
+    Buckets,
+    shuffle_by_bucket,
+    spark_schema,
+    task_ids,
+)
 from iotid.spark.worker_errors import in_worker
-from iotid.storage import remove_attempts
+from iotid.storage import remove_failed_task_files
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -71,18 +80,18 @@ def write_dataset(
     flow: config.Flow,
     name: str,
 ) -> Partition[Datasets]:
-    """Write the dataset ``name`` of the flows of ``partitions``: three Petastorm splits, the encoding and some sets.
+    """Write the dataset ``name`` from the flows of ``partitions``: three Petastorm splits, the encoding and sets.
 
-    A row is a flow, or with ``settings.unique`` a distinct (sequences, label) of a split; ``num_flows`` is its weight.
-    Labels with fewer than ``min_flows`` flows, or with none in the training split, are left out; flows that fit several
-    devices equally well (conflicts) are, too. The metadata lists them, and its ``accounting`` adds up to all flows;
-    ``without_flows`` are the names of devices that no flow fits, ``unlisted_hosts`` the busiest that fit no entry.
+    A row is a flow or, with ``settings.unique``, a distinct (sequences, label) of a split; ``num_flows`` is its weight.
+    Left out are labels with fewer than ``min_flows`` flows or none in the training split, and flows that match several
+    devices equally well (conflicts). In the metadata, ``accounting`` adds up to all flows, ``dropped`` lists these
+    labels, ``without_flows`` names the devices without a flow, and ``unlisted_hosts`` the busiest unlisted hosts.
 
     Raises:
-        LabelError: the list fits no flow, leaves fewer than two labels, or leaves a split empty.
+        LabelError: the list matches no flow, leaves fewer than two labels, or leaves a split empty.
         SettingError: a characteristic is unknown, ``min_count`` leaves no value of it, or the flows were assembled with
             other settings.
-        AccountingError: flows or rows were lost on the way.
+        AccountingError: flows or rows were lost.
     """
     select_characteristics(settings.characteristics)
     check_partitions(partitions, flow)
@@ -126,15 +135,18 @@ def write_dataset(
 def dataset_hash(
     partitions: Sequence[Partition[Flows]], devices: DeviceList, settings: config.Dataset, flow: config.Flow
 ) -> str:
-    """Of all that the rows of a dataset depend on: settings, flows and device list."""
+    """Hash of all that the rows of a dataset depend on: settings, flows and device list."""
     made_of = {"devices": devices.hash, "inputs": [[each.key, each.metadata] for each in partitions]}
     return settings_hash(settings, flow, extra=made_of)
 
 
 def check_partitions(partitions: Sequence[Partition[Flows]], flow: config.Flow) -> None:
-    """Raise if there is no partition, or one whose flows are of another schema or of other settings of ``flow``.
+    """Check that the flows have this schema and the settings of ``flow``, except for a smaller ``max_packets``.
 
-    A smaller ``max_packets`` than that of the flows is the one difference allowed.
+    Raises:
+        InputError: there is no partition.
+        SchemaError: the flows have another schema version.
+        SettingError: the flows were assembled with other settings.
     """
     if not partitions:
         raise InputError("flows: no capture date is named; name at least one --site and --date")
@@ -156,19 +168,19 @@ def check_partitions(partitions: Sequence[Partition[Flows]], flow: config.Flow) 
 
 
 class _FirstPass:
-    """What became of every flow, and the units of which splits are made."""
+    """The first pass: outcomes of all flows, and the units that are assigned to splits."""
 
     def __init__(self, spark: SparkSession, source: Source, stack: ExitStack) -> None:
         buckets = Buckets.of(spark)
         first = partial(scan, source=source, buckets=buckets)
-        sent = task_ids(spark, range(len(source.files))).mapInArrow(in_worker(first), spark_schema(BLOCKS))
+        sent = task_ids(spark, range(len(source.files))).mapInArrow(in_worker(first), spark_schema(SHUFFLE_BLOCKS))
         self._source = source
-        self._units = _persist(stack, exchange(sent, buckets.partitions))
+        self._units = _persist(stack, shuffle_by_bucket(sent, buckets.partitions))
         sum_up = partial(summarise_units, number=buckets.number)
         self.outputs = SideOutputs.of(self._units.mapInArrow(in_worker(sum_up), spark_schema(SIDE_OUTPUTS)).toArrow())
 
     def assign_splits(self, accounting: FlowAccounting) -> SplitAssignment:
-        """The splits of the labels that are kept; labels without a capture in training are dropped."""
+        """Assign splits to the remaining labels; drop labels without a capture in training."""
         settings, devices = self._source.settings, self._source.devices
         if SPLIT_PROTOCOLS[settings.protocol].unit == "capture":
             votes = [vote for vote in self.outputs.votes if vote[1] in accounting.labelled]
@@ -186,7 +198,7 @@ class _FirstPass:
 
 
 class _SecondPass:
-    """Rows of label, split and sequences, persisted until they are written."""
+    """The second pass: rows of label, split and sequences, persisted until they are written."""
 
     def __init__(
         self,
@@ -200,9 +212,10 @@ class _SecondPass:
         buckets = Buckets.of(spark)
         read = partial(partition_rows, source=source, assignment=assignment, labels=labels, buckets=buckets)
         merge = partial(merge_buckets, unique=source.settings.unique)
-        sent = task_ids(spark, range(len(source.files))).mapInArrow(in_worker(read), spark_schema(BLOCKS))
+        sent = task_ids(spark, range(len(source.files))).mapInArrow(in_worker(read), spark_schema(SHUFFLE_BLOCKS))
         self._merged = _persist(
-            stack, exchange(sent, buckets.partitions).mapInArrow(in_worker(merge), spark_schema(BLOCKS))
+            stack,
+            shuffle_by_bucket(sent, buckets.partitions).mapInArrow(in_worker(merge), spark_schema(SHUFFLE_BLOCKS)),
         )
         self.outputs = SideOutputs.of(self._merged.where(f"bucket = {NO_BUCKET}").select(SIDE_OUTPUTS.names).toArrow())
         self._labels: dict[str, dict[str, dict[str, int]]] = {label: {} for label in labels}
@@ -221,7 +234,7 @@ class _SecondPass:
         if found != kept:
             raise AccountingError(
                 f"write-dataset: {kept:,} labelled flows, {found:,} of them in splits; run the step again, and report "
-                "this if it comes back"
+                "this if it happens again"
             )
         for split, total in self._splits.items():
             if not total["rows"]:
@@ -232,10 +245,10 @@ class _SecondPass:
                 )
 
     def write(self, staged: Staged, encoding: Encoding, accounting: FlowAccounting) -> dict[str, Any]:
-        """Write the splits and the encoding; rows and flows of each split and of each label.
+        """Write the splits, the encoding and the sets; return metadata: rows and flows of each split and label.
 
         Raises:
-            AccountingError: the files hold another number of rows.
+            AccountingError: the files have another number of rows.
         """
         rows = {split: total["rows"] for split, total in self._splits.items()}
         groups = group_rows(rows, self._of_partitions, self._source.settings.row_groups)
@@ -244,11 +257,12 @@ class _SecondPass:
             staged.filesystem.create_dir(f"{staged.path}/{split}")
         self._merged.mapInArrow(in_worker(write), spark_schema(SIDE_OUTPUTS)).toArrow()
         for split in DATASET_SPLITS:
-            remove_attempts(staged.filesystem, f"{staged.path}/{split}")
-            promised = write_petastorm_metadata(staged, split, encoding)
-            if promised != rows[split]:
+            remove_failed_task_files(staged.filesystem, f"{staged.path}/{split}")
+            in_footers = write_petastorm_metadata(staged, split, encoding)
+            if in_footers != rows[split]:
                 raise AccountingError(
-                    f"dataset {staged.uri}/{split}: {rows[split]:,} rows went in, the files hold {promised:,}"
+                    f"dataset {staged.uri}/{split}: {rows[split]:,} rows were written, the Parquet footers report "
+                    f"{in_footers:,}; run the step again, and report this if it happens again"
                 )
         staged.write_json(ENCODING, encoding.to_json())
         write_sets(staged, sets_of(self.outputs.sets, encoding, self._source.settings.sets))
@@ -290,7 +304,7 @@ def _coverage(outcomes: Mapping[tuple[str, str], int], devices: DeviceList) -> d
 
 
 def _nothing_matches(flows: DataFrame, devices: DeviceList) -> LabelError:
-    """The error with examples of what the list was matched with."""
+    """The error that the list matches no flow, with examples of MACs in the flows."""
     seen = flows.selectExpr("explode(array(client_mac, server_mac)) AS mac").where("mac IS NOT NULL").distinct()
     shown = ", ".join(row["mac"] for row in seen.orderBy("mac").limit(_MACS_SHOWN).collect())
     macs = f"{seen.count():,} distinct MACs seen{f', such as {shown}' if shown else ''}"
@@ -301,7 +315,7 @@ def _nothing_matches(flows: DataFrame, devices: DeviceList) -> LabelError:
 
 
 def _persist(stack: ExitStack, frame: DataFrame) -> DataFrame:
-    """Persist a frame that several jobs read, on disk where memory is short, until the stack is closed."""
+    """Persist a DataFrame that several jobs read, on disk if memory is short, until the stack is closed."""
     from pyspark import StorageLevel
 
     stack.callback(frame.unpersist)

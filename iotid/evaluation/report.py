@@ -18,7 +18,7 @@ from iotid.errors import DataError
 from iotid.evaluation import figures, metrics
 from iotid.evaluation.schema import Report, Score, System
 from iotid.inputs import read_file
-from iotid.storage import json_of
+from iotid.storage import check_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -66,7 +66,9 @@ def read_history(path: Path) -> list[dict[str, float | None]]:
         content = read_file(path)
     except OSError as fault:
         raise DataError(f"{path.name}: cannot be read ({fault.strerror}); train again") from None
-    history: list[dict[str, float | None]] = json_of(content, list[dict[str, float | None]], path.name, "train again")
+    history: list[dict[str, float | None]] = check_json(
+        content, list[dict[str, float | None]], path.name, "train again"
+    )
     return history
 
 

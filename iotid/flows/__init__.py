@@ -1,19 +1,19 @@
-"""Packets in, flows out: one row per bidirectional flow, the same rows however the captures were split.
+"""Assembles packets into bidirectional flows, one row each; the rows do not depend on how the captures are split.
 
-`from_captures` (one machine, no Spark), `write_flows` and `read_flows` (a partition, on Spark), `read_counters` (what
-became of every packet), and for workers `partition_files` and `later_flows`.
+`from_captures` (one machine, no Spark), `write_flows` and `read_flows` (a partition, on Spark), `read_counters`
+(packets by capture and reason), and for workers `partition_files` and `later_flows`.
 
 A flow's packets share protocol, VLAN and both endpoints. A packet starts the next flow of its key
 
 * after a gap above ``idle_timeout_s``; or later than the flow's start by more than ``active_timeout_s``;
 * with ``tcp_close``, where it is a SYN without ACK, after both sides' FIN or any RST; or if its sender's first packet
   in the flow belongs to another connection: is a SYN with another number, or no SYN and not numbered one more;
-* where it shows, at a private or link-local address, another MAC than the flow's packets before, of which the last
-  that showed one is more than a minute older: the address has gone to another device. A flow whose MACs at an address
-  change faster has a router or a mirror port in between, and is never cut for them.
+* if it has another MAC at a private or link-local address than the flow's packets before, and the last of those that
+  showed a MAC is more than a minute older: the address moved to another device. MACs that change faster are those of a
+  router or a mirror port, and do not end a flow.
 
-Order is capture time, then file, then offset. How packets are split over tasks, and in which order the parts arrive,
-changes nothing.
+Order is capture time, then file, then offset. The result does not depend on how packets are distributed over tasks, nor
+on the order in which partial flows arrive.
 """
 
 from __future__ import annotations

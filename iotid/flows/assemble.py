@@ -1,8 +1,7 @@
-"""Assembly on Spark: decode in the worker, group partial flows by key, merge, write.
+"""Assembles flows on Spark: workers decode packets into partial flows, shuffle these by key, merge and write them.
 
-A task reads its splits once and sends partial flows and its counters. Only partial flows are shuffled, except for the
-packets of unresolved intervals, which are read a second time by the tasks that have them. Both passes run the code of
-``from_captures``.
+A task reads its splits once and sends partial flows and counters. Only packets of unresolved intervals are shuffled
+themselves: the tasks that have them read them a second time. Both passes run the code of ``from_captures``.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import pyarrow.parquet as pq
 from iotid import config, schemas
 from iotid.capture.splits.stored import check_splits
 from iotid.errors import AccountingError, SchemaError
-from iotid.flows import tasks as work
+from iotid.flows import tasks
 from iotid.flows.local import check_accounting
 from iotid.flows.open_flows import CARRIED, carries_open_flows
 from iotid.flows.partial import Partials, rule_of
@@ -28,9 +27,17 @@ from iotid.flows.partitions import COUNTERS_FILE, QUARANTINE_FILE, read_stored
 from iotid.flows.tasks import OPEN_FOLDER, SideOutputs
 from iotid.partitions import PartitionKey
 from iotid.schemas.metadata import Flows, remedy
-from iotid.spark.shuffle import BLOCKS, SIDE_OUTPUTS, Buckets, exchange, spark_schema, task_ids, to_stream
+from iotid.spark.shuffle import (
+    SHUFFLE_BLOCKS,
+    SIDE_OUTPUTS,
+    Buckets,
+    shuffle_by_bucket,
+    spark_schema,
+    task_ids,
+    to_stream,
+)
 from iotid.spark.worker_errors import in_worker
-from iotid.storage import read_table, reading, remove_attempts, rows_promised, shown_files
+from iotid.storage import read_table, remove_failed_task_files, rows_in_footers, translate_read_errors, visible_files
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -45,43 +52,43 @@ def write_flows(
 ) -> Partition[Flows]:
     """Assemble the splits of a site's capture date and write the partition of table `flows`, its counters inside it.
 
-    With an idle time-out, flows that the previous date left open continue, and those that this date leaves open are
-    stored in the partition for the next one. Each run gives the same rows, but in other files and another order.
+    With an idle time-out, open flows of the previous date continue, and those of this date are stored in the partition
+    for the next one. Each run gives the same rows, but in other files and another order.
 
     Raises:
         PartitionError: the splits are absent.
         SchemaError: another version of iotid planned them.
-        AccountingError: not every packet that was decoded is in a flow, or not every flow in a file.
+        AccountingError: a decoded packet is in no flow, or a flow in no file.
     """
-    keys = PartitionKey.of_date(site, capture_date)
-    splits = store.open("splits", keys)
+    key = PartitionKey.of_date(site, capture_date)
+    splits = store.open("splits", key)
     if splits.metadata["schema_version"] != schemas.SPLITS.version:
         raise SchemaError(
             f"{splits.uri}: splits of schema version {splits.metadata['schema_version']}, this iotid reads "
             f"{schemas.SPLITS.version}; plan the captures again (split-pcaps)"
         )
-    previous = _previous_partition(store, keys, flow)
-    with store.write("flows", keys, schemas.FLOWS.version) as staged:
+    previous = _previous_partition(store, key, flow)
+    with store.write("flows", key, schemas.FLOWS.version) as staged:
         planned = read_table(splits.uri, schemas.SPLITS.arrow_schema(stored=True), remedy("splits"))
-        with reading(splits.uri, remedy("splits")):
+        with translate_read_errors(splits.uri, remedy("splits")):
             check_splits(planned)
         result = _Assembly(spark, staged, planned, capture, flow, previous).assemble()
         packets = _packets_by_reason(result.counters.table())
         carried = previous.metadata["open_packets"] - result.totals.idle_packets if previous is not None else 0
         check_accounting(result.totals.packets, packets.get("flow", 0) + carried)
-        open_totals = _trim_open(spark, staged, result.totals.last_us, flow) if carries_open_flows(flow) else {}
+        open_totals = _delete_timed_out(spark, staged, result.totals.last_us, flow) if carries_open_flows(flow) else {}
         _check_files(staged, result.totals.rows)
         unreadable = splits.metadata.get("unreadable", {}) | result.counters.unreadable
         for name, table in (
             (COUNTERS_FILE, result.counters.table()),
-            (QUARANTINE_FILE, work.quarantine_table(unreadable)),
+            (QUARANTINE_FILE, tasks.quarantine_table(unreadable)),
         ):
             pq.write_table(table, f"{staged.path}/{name}", filesystem=staged.filesystem)
         staged.metadata |= {
             "rows": result.totals.rows,
             "packets": packets,
             "unreadable": len(unreadable),
-            "overlapping": result.counters.hint(),  # captures that hold packets of others
+            "overlapping": result.counters.log_overlaps(),  # captures that have another capture's first packet
             "settings": {"capture": capture.model_dump(mode="json"), "flow": flow.model_dump(mode="json")},
             "settings_hash": config.settings_hash(capture, flow),
             "inputs": {"splits": splits.metadata},
@@ -91,11 +98,11 @@ def write_flows(
         if previous is not None:
             staged.metadata["carried_packets"] = carried
             staged.metadata["inputs"]["night_before"] = {**previous.key, "last_us": previous.metadata["last_us"]}
-    return store.open("flows", keys)
+    return store.open("flows", key)
 
 
 class _Assembly:
-    """Both passes over the splits of one partition."""
+    """The two passes over the splits of one partition."""
 
     def __init__(
         self,
@@ -122,62 +129,62 @@ class _Assembly:
             self._open_paths = sorted(files.to_pylist())
 
     def assemble(self) -> SideOutputs:
-        """Write the files of flows and return counters and totals."""
+        """Write the files of flows; return counters and totals."""
         if carries_open_flows(self._flow):
             self._staged.filesystem.create_dir(f"{self._staged.path}/{OPEN_FOLDER}")
-        target = work.Target(self._splits, self._flow, self._open_paths, self._staged.uri)
+        target = tasks.OutputTarget(self._splits, self._flow, self._open_paths, self._staged.uri)
         result = SideOutputs.of(
             self._first_pass()
-            .mapInArrow(in_worker(partial(work.merge_buckets, target=target)), spark_schema(SIDE_OUTPUTS))
+            .mapInArrow(in_worker(partial(tasks.merge_buckets, target=target)), spark_schema(SIDE_OUTPUTS))
             .toArrow()
         )
         if len(result.unresolved):
             packets = self._second_pass(result.unresolved)
             merged = packets.mapInArrow(
-                in_worker(partial(work.merge_unresolved, target=target)), spark_schema(SIDE_OUTPUTS)
+                in_worker(partial(tasks.merge_unresolved, target=target)), spark_schema(SIDE_OUTPUTS)
             )
             result.totals.add(SideOutputs.of(merged.toArrow()).totals)
         return result
 
     def _first_pass(self) -> DataFrame:
-        """BLOCKS of all partial flows, in the partition that merges them."""
+        """SHUFFLE_BLOCKS of all partial flows, shuffled by bucket."""
         read = partial(
-            work.read_tasks, splits=self._splits, capture=self._capture, flow=self._flow, buckets=self._buckets
+            tasks.read_tasks, splits=self._splits, capture=self._capture, flow=self._flow, buckets=self._buckets
         )
-        sent = task_ids(self._spark, self._tasks).mapInArrow(in_worker(read), spark_schema(BLOCKS))
+        sent = task_ids(self._spark, self._tasks).mapInArrow(in_worker(read), spark_schema(SHUFFLE_BLOCKS))
         if self._open is not None:
-            resume = partial(work.resume_open, paths=self._open_paths, flow=self._flow, buckets=self._buckets)
-            sent = sent.unionByName(self._open.mapInArrow(in_worker(resume), spark_schema(BLOCKS)))
-        return exchange(sent, self._buckets.partitions)
+            load = partial(tasks.load_open_partials, paths=self._open_paths, flow=self._flow, buckets=self._buckets)
+            sent = sent.unionByName(self._open.mapInArrow(in_worker(load), spark_schema(SHUFFLE_BLOCKS)))
+        return shuffle_by_bucket(sent, self._buckets.partitions)
 
     def _second_pass(self, unresolved: Partials) -> DataFrame:
-        """The packets of unresolved intervals and what was open of them, sorted for the merger."""
+        """The packets and open flows of unresolved intervals, sorted for the merger."""
         intervals = self._spark.sparkContext.broadcast(to_stream(unresolved.to_arrow()))
         read = partial(
-            work.read_unresolved,
+            tasks.read_unresolved,
             splits=self._splits,
             intervals=intervals,
             capture=self._capture,
             flow=self._flow,
             buckets=self._buckets,
         )
-        tasks = np.unique(unresolved.task[unresolved.task != CARRIED]).tolist()
-        packets = task_ids(self._spark, tasks).mapInArrow(in_worker(read), spark_schema(work.SINGLE_PACKETS))
+        to_reread = np.unique(unresolved.task[unresolved.task != CARRIED]).tolist()
+        packets = task_ids(self._spark, to_reread).mapInArrow(in_worker(read), spark_schema(tasks.SINGLE_PACKETS))
         if self._open is not None:
-            resume = partial(
-                work.resume_unresolved,
+            load = partial(
+                tasks.load_unresolved_partials,
                 paths=self._open_paths,
                 flow=self._flow,
                 intervals=intervals,
                 buckets=self._buckets,
             )
-            packets = packets.unionByName(self._open.mapInArrow(in_worker(resume), spark_schema(work.SINGLE_PACKETS)))
+            packets = packets.unionByName(self._open.mapInArrow(in_worker(load), spark_schema(tasks.SINGLE_PACKETS)))
         by_key = packets.repartitionById(self._buckets.partitions, "partition")
         return by_key.sortWithinPartitions("key", "first_us", "first_position")
 
 
 def _previous_partition(store: Store, key: PartitionKey, flow: config.Flow) -> Partition[Flows] | None:
-    """The site's partition of the day before, if its open flows continue."""
+    """The site's partition of the previous date; None if it is absent or its open flows cannot continue."""
     day = date.fromisoformat(key.capture_date) - timedelta(days=1)
     previous = PartitionKey.of_date(key.site, day.isoformat())
     if not carries_open_flows(flow) or not store.exists("flows", previous):
@@ -186,7 +193,7 @@ def _previous_partition(store: Store, key: PartitionKey, flow: config.Flow) -> P
     same_version = partition.metadata["schema_version"] == schemas.FLOWS.version
     if not same_version or partition.metadata["settings"]["flow"] != flow.model_dump(mode="json"):
         _log.warning(
-            "%s: was assembled by another version or with other settings of flow; its open flows do not continue",
+            "%s: was assembled by another version or with other settings of section flow; its open flows end there",
             partition.uri,
         )
         return None
@@ -194,21 +201,24 @@ def _previous_partition(store: Store, key: PartitionKey, flow: config.Flow) -> P
 
 
 def _read_open(spark: SparkSession, uri: str, last_us: int, flow: config.Flow) -> DataFrame:
-    """schemas.OPEN_FLOWS of a partition whose last packet is of ``last_us``."""
+    """schemas.OPEN_FLOWS of a partition whose last packet was at ``last_us``."""
     stored = read_stored(spark, f"{uri}/{OPEN_FOLDER}", schemas.OPEN_FLOWS.arrow_schema())
     return stored.where(f"last_us >= {last_us - rule_of(flow).idle_us}")
 
 
-def _trim_open(spark: SparkSession, staged: Staged, last_us: int, flow: config.Flow) -> dict[str, int]:
-    """Remove open flows that were idle at the partition's end, and return OPEN_TOTALS of the others for the metadata.
+def _delete_timed_out(spark: SparkSession, staged: Staged, last_us: int, flow: config.Flow) -> dict[str, int]:
+    """Delete open flows that had already timed out when the partition ended; return OPEN_TOTALS of the others.
 
-    Each worker knew only the last packet of its own flows, and which those are differs with each run.
+    The workers could not: each sees only its own flows, and the assignment differs between runs.
     """
-    files = shown_files(staged.filesystem, f"{staged.path}/{OPEN_FOLDER}")
-    trim = partial(
-        work.trim_open, folder=f"{staged.uri}/{OPEN_FOLDER}", files=files, since_us=last_us - rule_of(flow).idle_us
+    files = visible_files(staged.filesystem, f"{staged.path}/{OPEN_FOLDER}")
+    delete = partial(
+        tasks.delete_timed_out,
+        folder=f"{staged.uri}/{OPEN_FOLDER}",
+        files=files,
+        since_us=last_us - rule_of(flow).idle_us,
     )
-    totals = task_ids(spark, range(len(files))).mapInArrow(in_worker(trim), spark_schema(work.OPEN_TOTALS)).toArrow()
+    totals = task_ids(spark, range(len(files))).mapInArrow(in_worker(delete), spark_schema(tasks.OPEN_TOTALS)).toArrow()
     for number in totals.filter(pc.equal(totals["open_flows"], 0))["file"].to_pylist():
         staged.filesystem.delete_file(f"{staged.path}/{OPEN_FOLDER}/{files[number]}")
     return {name: pc.sum(totals[name]).as_py() or 0 for name in ("open_flows", "open_packets")}
@@ -217,12 +227,12 @@ def _trim_open(spark: SparkSession, staged: Staged, last_us: int, flow: config.F
 def _check_files(staged: Staged, rows: int) -> None:
     """Raise an AccountingError unless the files hold ``rows`` flows."""
     for folder in (staged.path, f"{staged.path}/{OPEN_FOLDER}"):
-        remove_attempts(staged.filesystem, folder)
-    promised = rows_promised(staged.filesystem, staged.path)
-    if promised != rows:
+        remove_failed_task_files(staged.filesystem, folder)
+    in_footers = rows_in_footers(staged.filesystem, staged.path)
+    if in_footers != rows:
         raise AccountingError(
-            f"flows: {rows:,} were written, the files' footers promise {promised:,}; run the step again, and report it "
-            "if it comes back"
+            f"flows: {rows:,} were written, the Parquet footers report {in_footers:,}; run the step again, and report "
+            "this if it happens again"
         )
 
 

@@ -51,7 +51,7 @@ _PORT = np.uint64(0xFFFF)
 
 
 class FlowColumns(NamedTuple):
-    """One entry a flow; (2, n): the client's, then the server's."""
+    """Arrays of one entry per flow; (2, n): client, server."""
 
     file_index: Array  # int32 (n,): capture of the first packet
     protocol: Array  # int32 (n,)
@@ -71,7 +71,7 @@ class FlowColumns(NamedTuple):
 
 
 class SequenceColumns(NamedTuple):
-    """One entry for each first packet of the flows, flow by flow."""
+    """Arrays of one entry per first packet, flow by flow."""
 
     packet_length: Array
     tcp_window: Array
@@ -107,11 +107,10 @@ def _client_side(keys: Array, state: Array, i: int) -> int:
 
 @kernel
 def _mac(state: Array, i: int, side: int) -> int:
-    """The MAC from which the side sent most packets, of equals the one that was first; else the first one that it was
-    sent to, else -1.
+    """The MAC from which the side sent most packets (on a tie, the first); else the first destination MAC, else -1.
 
-    One packet with another MAC does not change the flow's. Where packets came from more MACs than there are slots, so
-    that no count says who sent most, it is the first one.
+    So one packet with another MAC does not change the flow's. If there are more MACs than slots and the counts do not
+    decide, it is the first MAC.
     """
     source, target = SOURCE_MAC + VALUE_COLUMNS * side, TARGET_MAC + VALUE_COLUMNS * side
     if state[i, source] == NEVER:
@@ -138,7 +137,7 @@ def _has_conflict(keys: Array, state: Array, i: int) -> bool:
 
 
 @kernel
-def lay_out(
+def write_flow_columns(
     keys: Array,
     state: Array,
     starts: Array,
@@ -149,7 +148,7 @@ def lay_out(
     flows: FlowColumns,
     sequences: SequenceColumns,
 ) -> None:
-    """Write the ``rows`` as flows ``numbers``; ``sequence_starts``: where each flow's sequences begin."""
+    """Write ``rows`` as entries ``numbers`` of ``flows``; ``sequence_starts``: where each flow's sequences begin."""
     for r in range(len(rows)):
         i = rows[r]
         f = numbers[r]
@@ -190,10 +189,10 @@ def lay_out(
 
 
 @kernel
-def lay_out_bytes(starts: Array, packet_bytes: Array, rows: Array, numbers: Array, first_bytes: Array) -> None:
+def write_first_bytes(starts: Array, packet_bytes: Array, rows: Array, numbers: Array, first_bytes: Array) -> None:
     """Write the bytes of the ``rows``' first packets as those of flows ``numbers``, as many as fit.
 
-    ``packet_bytes``: uint8 (h, at least B), a packet's a row; ``first_bytes``: uint8 (flows, K, B), zeros before.
+    ``packet_bytes``: uint8 (h, at least B), one row per packet; ``first_bytes``: uint8 (flows, K, B), all zero.
     """
     for r in range(len(rows)):
         begin = starts[rows[r]]

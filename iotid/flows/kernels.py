@@ -1,4 +1,4 @@
-"""Kernels that make partial flows of packets; see ``layout`` for their rows."""
+"""Kernels that assemble packets into partial flows; see ``layout`` for the rows."""
 
 from __future__ import annotations
 
@@ -60,19 +60,19 @@ from iotid.flows.layout import (
     copy_row,
     count_sender,
     has_moved,
-    note_holder,
     opened_otherwise,
+    record_holder,
     same,
     starts_with_syn,
 )
 
-_MAX_MOVES = 16  # a packet, on average: beyond them a sort from scratch is faster
+_MAX_MOVES = 16  # per packet, on average: beyond this a full sort is faster
 
 _FIN_FLAG, _SYN_FLAG, RST_FLAG, _ACK_FLAG = 1, 2, 4, 16  # RFC 9293, section 3.1
 
 
 class Columns(NamedTuple):
-    """The columns of ``capture.packets.Packets`` that flows are made of, one entry a packet."""
+    """The columns of ``capture.packets.Packets`` that flow assembly reads, one entry per packet."""
 
     file_index: Array
     offset: Array
@@ -109,7 +109,7 @@ class Rule(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Partial flows that still grow; ``keys`` to ``first_packets`` are longer than what ``counts`` says is in use."""
+    """Partial flows that still grow. ``keys`` to ``first_packets`` have spare rows; ``counts`` are those in use."""
 
     slots: Array  # int64 (2 ** k,): row of each key's youngest partial flow, the only one that packets join; -1: free
     secret: Array  # uint64 (SECRET_WORDS,)
@@ -129,7 +129,7 @@ def _pack_key(p: int, packets: Columns, join_files: bool, key: Array) -> int:
     """Write packet ``p``'s key into ``key`` and return the side that sent it."""
     source_hi, source_lo, source_port = packets.src_ip_hi[p], packets.src_ip_lo[p], packets.src_port[p]
     target_hi, target_lo, target_port = packets.dst_ip_hi[p], packets.dst_ip_lo[p], packets.dst_port[p]
-    # hosts use the unspecified address before they have one of their own: their MACs tell them apart
+    # hosts without an address send from the unspecified address: their MACs distinguish them
     source_is_unspecified, target_is_unspecified = source_hi | source_lo == 0, target_hi | target_lo == 0
     if source_is_unspecified:
         source_hi = np.uint64(packets.src_mac[p] + 1)
@@ -157,10 +157,10 @@ def _pack_key(p: int, packets: Columns, join_files: bool, key: Array) -> int:
 
 
 @kernel
-def time_order(packets: Columns, order: Array) -> bool:
-    """Write the packets' numbers by order key into ``order``; False, and nothing of use, where they are far from it.
+def sort_by_time(packets: Columns, order: Array) -> bool:
+    """Write the packets' indices, sorted by order key, into ``order``; False if they are too far out of order.
 
-    Captures are nearly in order: an insertion sort is a comparison a packet, and some moves for each late one.
+    Captures are nearly in order: insertion sort takes one comparison per packet, and some moves for each late one.
     """
     moves = 0
     for p in range(len(order)):
@@ -202,9 +202,9 @@ def _continues(
 ) -> bool:
     """Whether the packet may join the partial flow of row ``i``.
 
-    A partial flow holds SYNs of one side and one number only, and only if it starts with one and is not closed before
-    any; and of a local address MACs that change no later than MOVE_US. Then what came earlier, unknown here, can cut
-    it at its start and nowhere else, unless partial flows overlap in time or a MAC is shown late.
+    All SYNs of a partial flow are from one side with one number, it starts with one of them, and none follows a close;
+    MACs of a local address change within MOVE_US. So earlier packets, unknown here, can cut it only at its start,
+    unless partial flows overlap in time or a MAC first appears late.
     """
     if before(us, position, state[i, LAST], state[i, LAST + POSITION]):
         return False
@@ -254,7 +254,7 @@ def _append(
 ) -> None:
     """Add a packet that comes after all those of row ``i``: bytes of its frame, TCP flags and number, both MACs.
 
-    They are separate parameters: a tuple of 20 arrays, passed to a function that is not inlined, costs 100 ns a packet.
+    Separate parameters, because passing a tuple of 20 arrays to a function that is not inlined costs 100 ns per packet.
     """
     state[i, LAST], state[i, LAST + POSITION] = us, position
     state[i, PACKETS + side] += 1
@@ -284,8 +284,8 @@ def _append(
     mac = TARGET_MAC + VALUE_COLUMNS * (1 - side)
     if target >= 0 and state[i, mac] == NEVER:
         state[i, mac], state[i, mac + POSITION], state[i, mac + VALUE] = us, position, target
-    note_holder(state, i, side, source, us)
-    note_holder(state, i, 1 - side, target, us)
+    record_holder(state, i, side, source, us)
+    record_holder(state, i, 1 - side, target, us)
 
 
 @kernel
@@ -300,7 +300,7 @@ def _write_first_packet(
     side: int,
     keeps: bool,
 ) -> None:
-    """Write packet ``p`` as row ``h``; ``keeps``: it is among those whose bytes are kept."""
+    """Write packet ``p`` as row ``h``; ``keeps``: with its first bytes."""
     first_packets[h, PACKET_ORDER], first_packets[h, PACKET_ORDER + POSITION] = us, position
     first_packets[h, PACKET_LENGTHS] = np.int64(lengths[p]) | np.int64(packets.payload_length[p]) << PAYLOAD_SHIFT
     flags = np.int64(packets.tcp_flags[p]) << FLAGS_SHIFT
@@ -311,7 +311,7 @@ def _write_first_packet(
 
 @kernel
 def add_packets(begin: int, packets: Columns, order: Array, lengths: Array, rule: Rule, table: Table) -> int:
-    """Add packets in the order given, from index ``begin`` on; return the index of the first that did not fit."""
+    """Add packets in ``order``, from index ``begin`` on; return the index of the first that did not fit."""
     slots, secret, keys, state, packet_owners, first_packets, counts, key = table
     slot = np.int64(-1)
     for index in range(begin, len(order)):
@@ -351,9 +351,9 @@ def add_packets(begin: int, packets: Columns, order: Array, lengths: Array, rule
 
 @kernel
 def group_first_packets(packet_owners: Array, first_packets: Array, filled: Array, grouped: Array) -> None:
-    """Write the packets of each partial flow behind each other, in the order in which they were added.
+    """Group packets by partial flow, in the order in which they were added.
 
-    ``filled``: where each flow's packets start, and then where they end.
+    ``filled``: where each flow's packets start; afterwards, where they end.
     """
     for h in range(len(packet_owners)):
         owner = packet_owners[h]
@@ -362,7 +362,7 @@ def group_first_packets(packet_owners: Array, first_packets: Array, filled: Arra
 
 
 @kernel
-def one_row_each(
+def write_single_packets(
     packets: Columns,
     lengths: Array,
     join_files: bool,
@@ -370,7 +370,7 @@ def one_row_each(
     state: Array,
     first_packets: Array,
 ) -> None:
-    """Make every packet a partial flow of its own."""
+    """Write every packet as a partial flow of its own."""
     for p in range(len(lengths)):
         side = _pack_key(p, packets, join_files, keys[p])
         us = packets.timestamp_us[p]
@@ -393,9 +393,9 @@ def mark_packets_within(
     end_reasons: Array,
     key: Array,
 ) -> None:
-    """Mark the packets in an unresolved interval of their key with 0, an interval's last packet with its end reason.
+    """Set ``end_reasons`` of packets in an unresolved interval of their key to 0, of its last packet to its end reason.
 
-    Intervals are sorted by key; ``slots`` holds the first row of each key; ``key`` is a buffer for a packet's.
+    Intervals are sorted by key; ``slots``: the first row of each key; ``key``: buffer for a packet's key.
     """
     for p in range(len(end_reasons)):
         _pack_key(p, packets, join_files, key)

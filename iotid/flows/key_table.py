@@ -1,4 +1,4 @@
-"""Kernels of the hash table that finds partial flows by key: open addressing, linear probing, a secret hash."""
+"""Kernels of the hash table of partial flows by key: open addressing, linear probing, a keyed hash."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _HALF, _LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
 
 @kernel
 def find_slot(slots: Array, secret: Array, keys: Array, key: Array) -> Any:
-    """The slot that holds a row of ``keys`` equal to ``key``, or the free slot where it belongs.
+    """The slot of the row of ``keys`` that equals ``key``, or the free slot for it.
 
-    A sender of packets chooses the keys, and must not make two of them collide. The hash is Multilinear (Lemire,
-    Kaser 2014, after Carter, Wegman 1979): each half of a word times a secret number of its own. Without the secret,
-    the upper 32 bits of any two keys are independent and uniform, however the keys were chosen. The finalizer of
-    MurmurHash3, a bijection of these bits, breaks up the arithmetic progressions that it makes of consecutive keys,
-    and that slow linear probing down (Thorup, Zhang 2012).
+    An attacker can choose keys by sending packets, and must not make them collide. The hash is Multilinear (Lemire,
+    Kaser 2014, after Carter, Wegman 1979): each half of a word times its own secret number. To anyone without the
+    secret, the upper 32 bits of any two keys are independent and uniform. The finalizer of MurmurHash3, a bijection of
+    these bits, breaks up arithmetic progressions of consecutive keys, which slow down linear probing (Thorup, Zhang
+    2012).
     """
     mixed = secret[KEY_WORDS * 2]
     for word in range(KEY_WORDS):

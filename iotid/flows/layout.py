@@ -1,12 +1,11 @@
 """The layout of partial flows, rows of integers that all kernels of flows share, and kernels on single rows.
 
 A partial flow is one row of ``keys`` (uint64, KEY_WORDS), one row of ``state`` (int64, STATE_WIDTH) and its first
-packets, rows of ``first_packets`` (int64, PACKET_WIDTH, and W words of the packet's first bytes where bytes are
-kept). Whole flows and the open end of an unfinished merge have the same layout. Module constants cost kernels
-nothing: Numba compiles them in.
+packets, rows of ``first_packets`` (int64, PACKET_WIDTH, and W words of the packet's first bytes if bytes are kept).
+Complete flows, and the last flow of an unfinished merge, have the same layout. Numba compiles module constants in.
 
-An order key is two columns: time in µs, and position (file_index << POSITION_SHIFT | offset). All that is "first" is
-first by this key, so that merging is a minimum and no order of arrival matters. Side 0 is the lower endpoint of the
+An order key is two columns: time in µs, and position (file_index << POSITION_SHIFT | offset). "First" always means by
+this key, so that merging takes a minimum and the order of arrival does not matter. Side 0 is the lower endpoint of the
 key, by address and then port; side 1 the other; a flow whose endpoints are equal has side 0 only.
 """
 
@@ -33,13 +32,13 @@ VERSION_SHIFT = 40
 UNSPECIFIED = 48  # + side: shift of the bit "the side's address is unspecified, its upper half is a MAC + 1"
 FILE_SHIFT = 32
 
-# within state: an order key's second column, and the value that belongs to an order key, behind it
+# within state: offsets from an order key to its second column and to the value stored with it
 POSITION = 1
 VALUE = 2
 KEY_COLUMNS = 2  # of an order key; between sides of FIN
 VALUE_COLUMNS = 3  # of an order key and its value; between sides of SOURCE_MAC, TARGET_MAC and OPENED
 HOLDER_COLUMNS = 2  # between sides of HOLDER
-SINCE = 1  # within HOLDER: when
+SINCE = 1  # within HOLDER: offset of the time
 
 # state; "+ side" and "of each side" mark columns that each side has
 FIRST = 0  # order key of the first packet
@@ -56,8 +55,8 @@ TARGET_MAC = 26  # of each side: the same of the packets sent to the side, and t
 FIRST_SIDE = 32  # side that sent the first packet
 SYN_SIDE = 33  # side that sent the first SYN without ACK
 SYN_ACK_SIDE = 34  # side that sent the first SYN with ACK
-UNRESOLVED = 35  # 1: partial flows overlap so that only the packets themselves show the cuts
-END_REASON = 36  # what is known to have ended it: index into END_REASONS
+UNRESOLVED = 35  # 1: an interval whose cuts can only be found from its packets
+END_REASON = 36  # index into END_REASONS; 0 as long as nothing ended it
 SYN_SIDES = 37  # bit 1 << side: the side has sent a SYN without ACK
 OPENED = 38  # of each side: order key of its first packet with a TCP number, and the number of the SYN before it
 HOLDER = 44  # of each side: MAC at its address, NO_HOLDER or SEVERAL; and when last shown, or since when SEVERAL
@@ -69,17 +68,19 @@ END_REASONS = ("end", "idle", "active", "closed", "moved")
 IDLE, ACTIVE, CLOSED, MOVED = 1, 2, 3, 4
 
 NO_HOLDER, SEVERAL = -1, -2
-MOVE_US = 60_000_000  # an address whose MACs change faster has not moved: they are a router's or a mirror port's
+MOVE_US = 60_000_000  # MACs that change faster are those of a router or a mirror port: the address has not moved
 
-# a sender: MAC << SENDER_SHIFT | packets, which stop at SENDER_PACKETS; sums that stop do not depend on their order
+# a sender: MAC << SENDER_SHIFT | packets, saturating at SENDER_PACKETS; saturating sums do not depend on their order
 SENDER_SHIFT = 15
 SENDER_PACKETS = (1 << SENDER_SHIFT) - 2
 
-# first_packets: one row a packet
+# first_packets: one row per packet
 PACKET_ORDER = 0  # order key
 PACKET_LENGTHS = 2  # length | payload length << PAYLOAD_SHIFT
 PACKET_MARKS = 3  # window | TCP flags << FLAGS_SHIFT | side << SIDE_SHIFT
-PACKET_WIDTH = 4  # and W; only the first Rule.keep_packets rows of a flow hold bytes there, the others zeros
+PACKET_WIDTH = (
+    4  # columns before the W words of first bytes, which are zero after a flow's first Rule.keep_packets rows
+)
 PAYLOAD_SHIFT = 32
 FLAGS_SHIFT = 16
 SIDE_SHIFT = 24
@@ -104,7 +105,7 @@ def same(keys: Array, row: int, key: Array) -> bool:
 
 @kernel
 def copy_row(source: Array, i: int, target: Array, j: int) -> None:
-    """Write row ``i`` of ``source`` as row ``j`` of ``target``. (Numba's own way takes memory for each.)"""
+    """Copy row ``i`` of ``source`` to row ``j`` of ``target``; Numba's slice assignment would allocate memory."""
     for column in range(source.shape[1]):
         target[j, column] = source[i, column]
 
@@ -135,9 +136,9 @@ def opened_otherwise(state: Array, i: int, side: int, sequence: int) -> bool:
 
 @kernel
 def is_local(keys: Array, k: int, side: int) -> bool:
-    """Whether the side's address is one of a site's own: private (RFC 1918, RFC 4193) or link-local (RFC 3927, 4291).
+    """Whether the side's address is local: private (RFC 1918, RFC 4193) or link-local (RFC 3927, 4291).
 
-    Others are behind routers, and show the MACs of the routers, which may alternate.
+    Other addresses are behind routers and appear with the routers' MACs, which may alternate.
     """
     low, high = keys[k, ADDRESS_LOW + side], keys[k, ADDRESS_HIGH + side]
     if np.int64(keys[k, PORTS] >> np.uint64(VERSION_SHIFT)) & 0xFF == 4:
@@ -149,7 +150,7 @@ def is_local(keys: Array, k: int, side: int) -> bool:
 
 @kernel
 def has_moved(keys: Array, k: int, state: Array, i: int, side: int, mac: int, us: int) -> bool:
-    """Whether ``mac`` (-1: not shown), shown of the side at ``us`` after all of row ``i``, is another device's.
+    """Whether ``mac`` (-1: none), seen at the side's address at ``us`` after all of row ``i``, is another device's.
 
     ``k``: row of its key.
     """
@@ -159,8 +160,8 @@ def has_moved(keys: Array, k: int, state: Array, i: int, side: int, mac: int, us
 
 
 @kernel
-def note_holder(state: Array, i: int, side: int, mac: int, us: int) -> None:
-    """Record that ``mac`` (-1: not shown) is at the side's address at ``us``, after all that is recorded."""
+def record_holder(state: Array, i: int, side: int, mac: int, us: int) -> None:
+    """Record that ``mac`` (-1: none) is at the side's address at ``us``, later than all that is recorded."""
     holder = HOLDER + HOLDER_COLUMNS * side
     known = state[i, holder]
     if mac >= 0 and known != SEVERAL:
@@ -172,8 +173,8 @@ def note_holder(state: Array, i: int, side: int, mac: int, us: int) -> None:
 def count_sender(state: Array, i: int, side: int, mac: int, packets: int) -> None:
     """Count packets that the side sent from ``mac``.
 
-    The SENDER_SLOTS lowest MACs of a flow are among the lowest of each of its partial flows, so that their counts are
-    exact, however the flow was cut.
+    The SENDER_SLOTS lowest MACs of a flow are also among the lowest of each of its partial flows, so their counts are
+    exact, however the flow was divided.
     """
     begin = SENDERS + SENDER_SLOTS * side
     end = begin + SENDER_SLOTS

@@ -47,9 +47,9 @@ def from_captures(
 ) -> pa.Table:
     """schemas.FLOWS of captures, ordered by first packet: time, then file, then offset.
 
-    ``paths``: capture files, folders or URIs. ``capture_date``: the UTC date of the earliest packet unless given.
-    ``keep_bytes``: above 0, the column ``first_bytes`` holds so many bytes of each flow's first ``keep_packets``.
-    What became of every packet is in the table: ``iotid.capture.counters(table)`` reads it.
+    ``paths``: capture files, folders or URIs. ``capture_date``: by default the UTC date of the earliest packet.
+    ``keep_bytes``: bytes of each of a flow's first ``keep_packets`` packets in the column ``first_bytes``; 0: none.
+    ``iotid.capture.counters(table)`` returns how many packets are in flows, and the others by reason.
 
     Raises:
         InputError: a path is missing or holds no capture.
@@ -90,14 +90,14 @@ def check_accounting(in_flows: int, counted: int) -> None:
     if in_flows != counted:
         raise AccountingError(
             f"flows: {counted} packets were decoded for flows, {in_flows} are in them; the captures changed while they "
-            "were read, or this is a defect: run the step again, and report it if the numbers differ again"
+            "were read, or this is a bug: run the step again, and report this if it happens again"
         )
 
 
 def _assemble(
     captures: list[FileSplit], capture: config.Capture, flow: config.Flow
 ) -> tuple[list[FlowSelection], Counters]:
-    """The flows, and what became of every packet."""
+    """The flows, and the counters of all packets."""
     plan = split_captures(captures, capture)
     splits = plan.splits
     last_of = last_splits(splits)
@@ -119,7 +119,7 @@ def _assemble(
     for partials, counted in in_threads(read, range(len(of_task)), len(of_task)):
         parts += partials
         counters.merge(counted)
-    counters.hint()
+    counters.log_overlaps()
     unique, others = separate_unique_keys(parts)
     merged = merge(others, flow)
     reread = [

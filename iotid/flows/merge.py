@@ -1,8 +1,8 @@
-"""Partial flows into flows: exact, or marked as an unresolved interval whose packets must be read again.
+"""Merges partial flows into flows, or into unresolved intervals, whose packets must be read again.
 
-What merging cannot decide: a SYN, another MAC, or a packet beyond the active time-out, that must cut inside a partial
-flow. It happens where captures overlap in time or an old flow continues through many splits. ``partial.single_packets``
-of such an interval then merges like everything else, and leaves nothing undecided.
+An interval is unresolved if a SYN, another MAC or the active time-out may cut inside a partial flow. That happens if
+captures overlap in time or an old flow continues through many splits. Its packets, each as a partial flow of its own
+(``partial.single_packets``), are then merged in the same way, and leave nothing unresolved.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from iotid.flows.partial import NO_PARTIALS, Partials, first_rows, rule_of, star
 
 
 class Merged(NamedTuple):
-    """``flows``: exact. ``unresolved``: a row, without first packets, for each unresolved interval and each task that
-    read packets of it."""
+    """``flows``: resolved. ``unresolved``: a row, without first packets, for each unresolved interval and each task
+    that read packets of it."""
 
     flows: Partials
     unresolved: Partials
 
 
 class Merger:
-    """Merges partial flows that come in merge order, batch by batch.
+    """Merges partial flows that arrive in merge order, batch by batch.
 
-    The last flow of a batch may continue in the next one; it is held back as one row, whatever was merged into it.
+    The last flow of a batch may continue in the next, so it is held back as one row.
     """
 
     def __init__(self, settings: config.Flow) -> None:
@@ -42,7 +42,7 @@ class Merger:
         return self._merge(Partials.concat([self._open, batch]), hold_last=True)
 
     def finish(self, batch: Partials = NO_PARTIALS) -> Merged:
-        """The last flows, with those of a last batch."""
+        """The remaining flows, after an optional last batch."""
         return self._merge(Partials.concat([self._open, batch]), hold_last=False)
 
     def _merge(self, rows: Partials, *, hold_last: bool) -> Merged:
@@ -61,7 +61,7 @@ class Merger:
         return Merged(flows, unresolved)
 
     def _merge_rows(self, rows: Partials) -> tuple[Partials, Array]:
-        """All flows, open and unresolved ones too, and the range of rows that each was made of."""
+        """All flows, including open and unresolved ones, and the range of rows merged into each."""
         state = np.empty_like(rows.state)
         ranges = np.empty((len(rows), 2), np.int64)
         count = merge_sorted(rows.keys, rows.state, self._rule, state, ranges)
@@ -80,21 +80,21 @@ class Merger:
         return replace(repeated, task=np.concatenate(tasks))
 
     def _tasks(self, rows: Partials, span: Array) -> Array:
-        """Tasks that read packets of the flow; row 0 may be what was held back, read by all of its tasks."""
+        """Tasks that read packets of the flow; row 0 may be the one held back, which stands for several tasks."""
         own = rows.task[span[0] : span[1]]
         return np.unique(np.concatenate([own, self._open_tasks]) if span[0] == 0 else own)
 
 
 def merge(partials: Partials, settings: config.Flow) -> Merged:
-    """All flows of partial flows that come in any order."""
+    """Merge partial flows in any order."""
     return Merger(settings).finish(partials.in_merge_order())
 
 
 def separate_unique_keys(parts: Sequence[Partials]) -> tuple[list[Array], Partials]:
-    """For each part the rows whose key no other row of any part has, and all other rows together.
+    """(of each part, the rows whose key is unique over all parts; all other rows, concatenated).
 
-    A row with a key of its own is a whole flow: a table cuts where a cut is due. Nearly all are, so that few need be
-    sorted, merged and copied.
+    A row with a unique key is a complete flow, because `FlowTable` already cuts flows. Nearly all are, so few rows have
+    to be sorted, merged and copied.
     """
     if not parts:
         return [], NO_PARTIALS

@@ -69,7 +69,7 @@ _FIRSTS = np.array([
 
 @kernel
 def _first_shown(state: Array, i: int, side: int) -> tuple[int, int, int]:
-    """Order key of row ``i``'s first packet that shows the MAC at the side's address, NEVER of none; and that MAC."""
+    """Order key of row ``i``'s first packet with a MAC at the side's address (NEVER if none), and that MAC."""
     source, target = SOURCE_MAC + VALUE_COLUMNS * side, TARGET_MAC + VALUE_COLUMNS * side
     column = (
         target
@@ -81,7 +81,7 @@ def _first_shown(state: Array, i: int, side: int) -> tuple[int, int, int]:
 
 @kernel
 def _cut_reason(keys: Array, flows: Array, f: int, state: Array, i: int, rule: Rule) -> int:
-    """Why partial flow ``i`` starts a new flow after flow ``f`` of its key; 0: it does not."""
+    """Reason why partial flow ``i`` starts a new flow after flow ``f`` of its key; 0 if it does not."""
     if 0 <= rule.idle_us < state[i, FIRST] - flows[f, LAST]:
         return IDLE
     if flows[f, UNRESOLVED]:
@@ -138,7 +138,7 @@ def _may_move(flows: Array, f: int, state: Array, i: int, side: int) -> bool:
 
 @kernel
 def _merge_holder(flows: Array, f: int, state: Array, i: int, side: int) -> None:
-    """Record in flow ``f`` what is at the side's address in both; call it before ``f`` gets ``i``'s MACs."""
+    """Merge the HOLDER of the side; call it before ``i``'s MACs are merged into ``f``."""
     holder, since = HOLDER + HOLDER_COLUMNS * side, HOLDER + HOLDER_COLUMNS * side + SINCE
     known, other = flows[f, holder], state[i, holder]
     if other == NO_HOLDER:
@@ -189,7 +189,7 @@ def _merge(flows: Array, f: int, state: Array, i: int) -> None:
 
 @kernel
 def _check_cuts(flows: Array, f: int, rule: Rule) -> None:
-    """Mark a flow that a cut inside one of its partial flows would divide."""
+    """Mark a flow as unresolved if a cut may be inside one of its partial flows."""
     if 0 <= rule.active_us < flows[f, LAST] - flows[f, FIRST]:
         flows[f, UNRESOLVED] = 1
     if rule.tcp_close:
@@ -202,9 +202,9 @@ def _check_cuts(flows: Array, f: int, rule: Rule) -> None:
 def merge_sorted(keys: Array, state: Array, rule: Rule, flows: Array, ranges: Array) -> int:
     """Merge partial flows, sorted by key and first packet, into ``flows``; return how many there are.
 
-    Flow ``f`` is made of the rows from ``ranges[f, 0]`` to before ``ranges[f, 1]``. It is exact: it ends before the
-    next one starts, and all that starts before its end was merged. Where a cut may fall inside partial flows,
-    everything up to the next idle gap becomes one row marked UNRESOLVED.
+    Flow ``f`` is merged from the rows ``ranges[f, 0]:ranges[f, 1]``. It ends before the next one starts, and all that
+    starts before its end is merged into it. If a cut may be inside partial flows, everything up to the next idle gap
+    becomes one row marked UNRESOLVED.
     """
     f = -1
     for i in range(len(keys)):
@@ -234,8 +234,8 @@ def merge_first_packets(
 ) -> None:
     """Fill ``merged`` with the first packets of each range of partial flows, in order.
 
-    ``new_starts`` says how many each flow keeps, ``keep_packets`` of how many the bytes. Partial flows come by first
-    packet, so insertion from the end is one step a packet unless they overlap.
+    ``new_starts`` gives the number of packets of each flow; the first ``keep_packets`` keep their bytes. Partial flows
+    are sorted by first packet, so insertion from the end takes one step per packet unless they overlap.
     """
     for f in range(len(ranges)):
         begin, capacity = new_starts[f], new_starts[f + 1] - new_starts[f]

@@ -1,9 +1,9 @@
-"""Flows that continue after midnight: which a partition leaves open, and how that of the next date resumes them.
+"""Flows that continue after midnight: a partition stores its open flows, and that of the next date continues them.
 
-A flow is open where no later packet of its key ended it and its last packet is at most the idle time-out before the
-partition's last one. Its row is carried as a partial flow; without an idle time-out no flow ever ends, and nothing is
-carried. Positions in it are of files of another partition: they become negative, in the same order, so that what was
-carried is earlier than all that the partition reads at the same microsecond.
+A flow is open if no later packet of its key ended it and its last packet is at most the idle time-out before the
+partition's last one. It is carried: stored as a partial flow and merged on the next date. Without an idle time-out no
+flow would ever end, so none is carried. Positions of carried rows refer to files of another partition: they become
+negative, in the same order, so that they sort before the partition's own packets of the same microsecond.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from iotid.flows.layout import (
 )
 from iotid.flows.partial import Partials, packet_width, rule_of
 
-CARRIED = -1  # task of rows that no task of this partition has read
+CARRIED = -1  # task of carried rows: flows continued from the previous date, which no task of this partition read
 
 _POSITIONS = [
     key + POSITION
@@ -48,7 +48,7 @@ _POSITIONS = [
         OPENED, OPENED + VALUE_COLUMNS,
     )
 ]  # fmt: skip
-_TRIM_EVERY = 1 << 13  # added rows after which those that have ended are dropped
+_TRIM_EVERY = 1 << 13  # added rows after which flows that have ended are dropped
 
 
 def carries_open_flows(flow: config.Flow) -> bool:
@@ -57,14 +57,14 @@ def carries_open_flows(flow: config.Flow) -> bool:
 
 
 def is_carried(flows: Partials) -> Array:
-    """bool (n,): flows of which this partition has no packet."""
+    """bool (n,): flows without a packet in this partition."""
     return flows.state[:, LAST + POSITION] < 0
 
 
-def resume(rows: pa.Table | pa.RecordBatch, paths: list[str], flow: config.Flow) -> Partials:
-    """Rows of schemas.OPEN_FLOWS, made with the same settings, as partial flows of the next date.
+def load_open_flows(rows: pa.Table | pa.RecordBatch, paths: list[str], flow: config.Flow) -> Partials:
+    """Convert rows of schemas.OPEN_FLOWS, of the same settings, into partial flows of the next date.
 
-    ``paths``: the distinct captures of all its open flows; number i becomes file index i - len(paths).
+    ``paths``: the distinct captures of all open flows; capture i gets file index i - len(paths).
     """
     partials = Partials.from_arrow(_as_partials(rows), packet_width(flow))
     state, first_packets = partials.state, partials.first_packets
@@ -72,7 +72,7 @@ def resume(rows: pa.Table | pa.RecordBatch, paths: list[str], flow: config.Flow)
     file = (slot.astype(np.int64) - len(paths)) << POSITION_SHIFT
     positions = state[:, _POSITIONS]
     is_set = (positions != NEVER) & (positions != BEFORE_ALL)
-    # only the order of positions matters, so their ranks serve as well
+    # only the order of positions matters, so ranks replace them
     _, ranks = np.unique(
         np.concatenate([positions[is_set], first_packets[:, PACKET_ORDER + POSITION]]), return_inverse=True
     )
@@ -85,7 +85,7 @@ def resume(rows: pa.Table | pa.RecordBatch, paths: list[str], flow: config.Flow)
 
 
 class OpenFlows:
-    """Collects those of all flows added that may still be open at the end."""
+    """Collects flows that may still be open at the end of the partition."""
 
     def __init__(self, flow: config.Flow) -> None:
         self._idle_us = rule_of(flow).idle_us
@@ -103,7 +103,7 @@ class OpenFlows:
             self._rows, self._added = [self._open(Partials.concat(self._rows))], 0
 
     def tables(self, paths: pa.Array, carried: int, rows: int) -> Iterator[pa.Table]:
-        """schemas.OPEN_FLOWS by first packet, in whatever order flows came, up to ``rows`` at a time.
+        """schemas.OPEN_FLOWS sorted by first packet, up to ``rows`` per table.
 
         ``paths`` and ``carried`` as `table_in_time_order` takes them.
         """

@@ -1,7 +1,8 @@
-"""Packets into partial flows: what a worker makes of its packets, and all that is shuffled.
+"""Partial flows: what a worker assembles from its packets, and what is shuffled.
 
-A partial flow holds counters, what merging needs and the first M packets' values, however many packets it has. Any
-cut of the packets into partial flows merges into the same flows, so a table may be flushed whenever it is large.
+A partial flow has a fixed size, however many packets it has: counters, the state that merging needs, and the values of
+the first M packets. Any division of the packets into partial flows merges into the same flows, so a table may be
+flushed whenever it is large.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 _US = 1_000_000
 _SECRET = np.frombuffer(secrets.token_bytes(8 * SECRET_WORDS), np.uint64).copy()  # of this process's tables
-_FIRST_ROWS = 1 << 16  # of a table: memory that is not written to yet costs nothing, growing costs a copy
+_FIRST_ROWS = 1 << 16  # of a table: memory not yet written to costs nothing, growing costs a copy
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Partials:
         return self.state[:, PACKETS] + self.state[:, PACKETS + 1]
 
     def in_merge_order(self) -> Partials:
-        """The rows with those of one key together, each key's by their first packet."""
+        """The rows grouped by key, and sorted by first packet within a key."""
         first_row = first_rows(self.keys)
         return self.take(np.lexsort((self.state[:, FIRST + POSITION], self.state[:, FIRST], first_row)))
 
@@ -95,7 +96,7 @@ class Partials:
         )
 
     def to_arrow(self) -> pa.RecordBatch:
-        """The rows as schemas.PARTIAL_FLOWS, without copying what is large."""
+        """The rows as schemas.PARTIAL_FLOWS; large arrays are not copied."""
         import pyarrow as pa
 
         return pa.RecordBatch.from_arrays(
@@ -137,7 +138,7 @@ NO_PARTIALS = Partials(
 class FlowTable:
     """The partial flows of one task while its packets are read.
 
-    Add packets chunk by chunk, in any order; time order within and between chunks makes the fewest rows.
+    Add packets chunk by chunk, in any order; time order gives the fewest rows.
     """
 
     def __init__(self, settings: config.Flow, task: int = 0) -> None:
@@ -164,7 +165,7 @@ class FlowTable:
             done = kernels.add_packets(done, columns, order, lengths, self._rule, self._table)
 
     def flush(self) -> Partials:
-        """Return all rows and start anew."""
+        """Return all rows and empty the table."""
         table = self._table
         partials, _, num_first_packets = table.counts
         owners = table.packet_owners[:num_first_packets]
@@ -180,19 +181,19 @@ class FlowTable:
 
 
 def single_packets(packets: Packets, settings: config.Flow) -> Partials:
-    """Every packet as a partial flow of its own: merged, they give the flows whatever the settings and the order."""
+    """Every packet as a partial flow of its own; merging these leaves nothing unresolved."""
     columns = columns_of(packets)
     count = len(columns.offset)
     keys = np.empty((count, KEY_WORDS), np.uint64)
     state = np.empty((count, STATE_WIDTH), np.int64)
     first_packets = np.empty((count, packet_width(settings)), np.int64)
     lengths = columns.packet_length if settings.length == "ip" else columns.frame_length
-    kernels.one_row_each(columns, lengths, settings.join_files, keys, state, first_packets)
+    kernels.write_single_packets(columns, lengths, settings.join_files, keys, state, first_packets)
     return Partials(np.zeros(count, np.int32), keys, state, np.arange(count + 1), first_packets)
 
 
 def packets_of_intervals(packets: Packets, intervals: Partials, settings: config.Flow) -> Partials:
-    """Those packets that are in an unresolved interval of their key, each as a partial flow of its own.
+    """The packets in an unresolved interval of their key, each as a partial flow of its own.
 
     ``intervals``: rows of ``Merged.unresolved``. An interval's last packet gets the interval's end reason.
     """
@@ -230,9 +231,9 @@ def columns_of(packets: Packets) -> Columns:
 
 
 def _time_order(columns: Columns) -> Array:
-    """int64 (n,): the packets' numbers by time, ties by file and offset."""
+    """int64 (n,): indices that sort the packets by time, file and offset."""
     order = np.empty(len(columns.offset), np.int64)
-    if kernels.time_order(columns, order):
+    if kernels.sort_by_time(columns, order):
         return order
     return np.lexsort((columns.offset, columns.file_index, columns.timestamp_us))
 
@@ -291,10 +292,10 @@ def _power_of_two(least: int) -> int:
 
 
 def _binary(rows: Array, starts: Array | None = None) -> pa.Array:
-    """Rows of integers as a binary column: one value for each row, or for each run of rows between ``starts``.
+    """Rows of integers as a binary column: one value for each row, or for each range of rows by ``starts``.
 
     Raises:
-        DataError: the rows take 2 GiB, more than a batch of Arrow's binary values holds.
+        DataError: the rows take 2 GiB or more, the limit of an Arrow binary array.
     """
     import pyarrow as pa
 
@@ -310,7 +311,7 @@ def _binary(rows: Array, starts: Array | None = None) -> pa.Array:
 def _rows_of(column: pa.Array, dtype: Any, width: int) -> tuple[Array, Array]:
     """The rows behind a binary column and where each value's rows start; the inverse of ``_binary``.
 
-    They are copied: Arrow's memory is read-only, and kernels would be compiled once more for that.
+    Copied, because Arrow's memory is read-only and kernels would be compiled again for read-only arrays.
     """
     _, offset_buffer, data = column.buffers()
     offsets = np.frombuffer(offset_buffer, np.int32, len(column) + 1, 4 * column.offset).astype(np.int64)

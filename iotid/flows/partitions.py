@@ -1,6 +1,6 @@
 """Reads partitions of flows, each flow once.
 
-`read_flows` gives a Spark table; workers that want columns and not rows read `FlowFile`s themselves.
+`read_flows` returns a Spark DataFrame; workers that need Arrow columns read `FlowFile`s.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from iotid import schemas
 from iotid.schemas.metadata import remedy
 from iotid.spark.shuffle import read_task_ids, spark_schema, task_ids
 from iotid.spark.worker_errors import in_worker
-from iotid.storage import is_object_store, open_filesystem, read_table, reading, shown_files
+from iotid.storage import is_object_store, open_filesystem, read_table, translate_read_errors, visible_files
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -50,13 +50,13 @@ class FlowFile(NamedTuple):
     capture_date: str
 
     def read(self, columns: Iterable[str]) -> Iterator[pa.RecordBatch]:
-        """Columns of schemas.FLOWS, those that folder names hold among them, batch by batch; text as dictionaries."""
+        """Batches with these columns of schemas.FLOWS, site and capture date included; text is dictionary-encoded."""
         wanted = list(columns)
         filesystem, folder = open_filesystem(self.folder)
         key = {"site": self.site, "capture_date": date.fromisoformat(self.capture_date)}
         stored = [name for name in wanted if name not in key]
         with (
-            reading(f"{self.folder}/{self.name}", remedy("flows")),
+            translate_read_errors(f"{self.folder}/{self.name}", remedy("flows")),
             filesystem.open_input_file(f"{folder}/{self.name}") as source,
         ):
             file = pq.ParquetFile(source, read_dictionary=[name for name in _TEXT if name in stored])
@@ -67,12 +67,12 @@ class FlowFile(NamedTuple):
                 yield pa.RecordBatch.from_arrays(arrays, names=wanted)
 
     def superseded(self, flows: pa.RecordBatch, later: pa.Table) -> pa.BooleanArray:
-        """Which of the file's flows a later partition also has, continued; ``later``: of `later_flows`."""
+        """Which of these flows a later partition continues; ``later``: the result of `later_flows`."""
         return _superseded(flows, later, self.site, self.capture_date)
 
 
 def _check_types(found: pa.Schema, names: Iterable[str]) -> None:
-    """Raise a KeyError or TypeError unless the columns are there and of FLOWS' types; text may be dictionaries."""
+    """Raise a KeyError or TypeError unless the columns exist with FLOWS' types; text may be dictionary-encoded."""
     contract = schemas.FLOWS.arrow_schema()
     for name in names:
         kind, expected = found.field(name).type, contract.field(name).type
@@ -86,13 +86,13 @@ def partition_files(partitions: Iterable[Partition[Flows]]) -> list[FlowFile]:
     """The files of the partitions' flows."""
     files = []
     for each in partitions:
-        names = shown_files(*open_filesystem(each.uri))
+        names = visible_files(*open_filesystem(each.uri))
         files += [FlowFile(each.uri, name, each.key.site, each.key.capture_date) for name in names]
     return files
 
 
 def later_flows(spark: SparkSession, partitions: Sequence[Partition[Flows]]) -> pa.Table:
-    """_LATER of the flows that a partition continued from that of the previous date."""
+    """_LATER of the flows that a partition continues from the previous date."""
     files = []
     for each in partitions if len(partitions) > 1 else ():
         previous = each.metadata.get("inputs", {}).get("night_before")
@@ -107,7 +107,10 @@ def later_flows(spark: SparkSession, partitions: Sequence[Partition[Flows]]) -> 
 
 
 def _read_early(tasks: Iterable[pa.RecordBatch], files: Sequence[tuple[FlowFile, int]]) -> Iterator[pa.RecordBatch]:
-    """_LATER of flows that began before the end, in µs, of the previous partition: no other was open in it."""
+    """_LATER of flows that began before the end of the previous partition: only these can have been open in it.
+
+    ``files``: with the end of the previous partition in µs.
+    """
     for number in read_task_ids(tasks):
         file, end_us = files[number]
         for batch in file.read(IDENTITY_COLUMNS):
@@ -117,9 +120,9 @@ def _read_early(tasks: Iterable[pa.RecordBatch], files: Sequence[tuple[FlowFile,
 
 
 def read_flows(spark: SparkSession, partitions: Iterable[Partition[Flows]]) -> DataFrame:
-    """schemas.FLOWS of the partitions, site and date included.
+    """schemas.FLOWS of the partitions, site and capture date included.
 
-    A flow that several of the partitions have, one continuing the other, is there once, as the last of them has it.
+    A flow that continues over several of the partitions is included once, from the last of them.
     """
     from pyspark.sql import functions as F
 
@@ -140,14 +143,14 @@ def read_flows(spark: SparkSession, partitions: Iterable[Partition[Flows]]) -> D
 def read_stored(spark: SparkSession, folder: str, schema: pa.Schema) -> DataFrame:
     """The rows of the folder's Parquet files, except hidden ones.
 
-    Spark reads them where it can. For object stores it needs jars of its own, so workers read those.
+    Spark reads them, but on object stores, for which it would need extra jars, Python workers do.
     """
     filesystem, path = open_filesystem(folder)
     if not is_object_store(filesystem):
         return spark.read.schema(spark_schema(schema)).parquet(
             re.sub(r"[][\\*?{}]", r"\\\g<0>", folder)
-        )  # escaped: it is no pattern
-    read = partial(_read_files, folder=folder, files=shown_files(filesystem, path), schema=schema)
+        )  # escaped: not a glob pattern
+    read = partial(_read_files, folder=folder, files=visible_files(filesystem, path), schema=schema)
     return task_ids(spark, range(len(read.keywords["files"]))).mapInArrow(in_worker(read), spark_schema(schema))
 
 
@@ -157,7 +160,7 @@ def _read_files(
     filesystem, path = open_filesystem(folder)
     for number in read_task_ids(tasks):
         with (
-            reading(f"{folder}/{files[number]}", remedy("flows")),
+            translate_read_errors(f"{folder}/{files[number]}", remedy("flows")),
             filesystem.open_input_file(f"{path}/{files[number]}") as source,
         ):
             for batch in pq.ParquetFile(source).iter_batches(_SPARK_ROWS, use_threads=False):
@@ -178,9 +181,9 @@ def _superseded(flows: pa.RecordBatch, later: pa.Table, site: str, capture_date:
 
 
 def _identity(flows: pa.RecordBatch) -> pa.Array:
-    """Protocol, VLAN, first packet's time and both ends as text.
+    """Protocol, VLAN, time of the first packet and both ends as text.
 
-    Which end is the client may differ a date later, so the ends are in the order of their text.
+    The ends are sorted, because the client may be another end on the next date.
     """
     one, other = (
         pc.binary_join_element_wise(flows[f"{end}_ip"].cast(pa.string()), flows[f"{end}_port"].cast(pa.string()), " ")
@@ -204,7 +207,7 @@ def read_counters(partition: Partition[Flows]) -> pa.Table:
 
 
 def _with_key_columns(table: pa.Table, contract: schemas.Table, site: str, capture_date: str) -> pa.Table:
-    """The table with the columns of the partition key, which folder names hold."""
+    """The table with the columns of the partition key added."""
     key = {"site": pa.array([site] * len(table), pa.string())}
     key["capture_date"] = pa.array([date.fromisoformat(capture_date)] * len(table), pa.date32())
     columns = [key[name] if name in key else table[name] for name in contract.names]

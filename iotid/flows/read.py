@@ -1,4 +1,4 @@
-"""The packets of a worker's splits, decoded once, as partial flows."""
+"""Reads the packets of a task's splits as partial flows."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from iotid.capture.file_split import FileSplit
     from iotid.capture.splits.overlaps import FirstPackets
 
-_SINGLE_PACKETS = 1 << 17  # of a chunk of rows of their own; each takes 400 bytes and those that are kept
+_SINGLE_PACKETS = 1 << 17  # partial flows of one packet per chunk; each takes 400 bytes and its kept bytes
 
 
 class TaskSplits(NamedTuple):
-    """What one task reads, and, where captures are one stream, those before (see `iotid.capture.read_splits`)."""
+    """The splits of one task, and the captures before them if captures are one stream (see `capture.read_splits`)."""
 
     splits: Sequence[FileSplit]
     before: Sequence[FileSplit] | None
@@ -28,7 +28,7 @@ class TaskSplits(NamedTuple):
 def read_partials(
     own: TaskSplits, task: int, capture: config.Capture, flow: config.Flow, counters: Counters
 ) -> Iterator[Partials]:
-    """Partial flows of one task's splits; returned whenever they fill ``capture.chunk_bytes``."""
+    """Yield the partial flows of one task's splits whenever they exceed ``capture.chunk_bytes``."""
     table = FlowTable(flow, task)
     for packets in read_splits(own.splits, capture, counters, own.before, flow.keep_bytes, own.firsts):
         table.add(packets)

@@ -1,4 +1,4 @@
-"""Partial flows as the table that others read: client and server, addresses as text, sequences of M packets."""
+"""Converts complete flows to table FLOWS: client and server, addresses as text, sequences of M packets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 from iotid import config, schemas
 from iotid.capture.packets import column_of, ip_text, mac_text, strings_of
 from iotid.capture.threads import in_threads
-from iotid.flows.columns import FlowColumns, SequenceColumns, empty_columns, lay_out, lay_out_bytes
+from iotid.flows.columns import FlowColumns, SequenceColumns, empty_columns, write_first_bytes, write_flow_columns
 from iotid.flows.layout import END_REASONS, FIRST, KEY_COLUMNS, PACKET_WIDTH, Array
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _BINARY_BYTES = (1 << 31) - 1  # of one array
 
 
 class FlowSelection(NamedTuple):
-    """Those ``rows`` of ``flows`` that are whole flows of a table."""
+    """The ``rows`` of ``flows`` that are complete flows."""
 
     flows: Partials
     rows: Array  # int64 (n,)
@@ -31,9 +31,8 @@ def table_in_time_order(
 ) -> pa.Table:
     """schemas.FLOWS as stored (site and date are in the folder names), by first packet: time, then file, then offset.
 
-    ``paths``: captures by file index, of which the lowest is -``carried``: those of flows that the previous date left
-    open.
-    Empties ``selections``, so that the memory of each selection is free again while the table grows.
+    ``paths``: captures by file index, which starts at -``carried``: the first ``carried`` are of flows continued from
+    the previous date. Empties ``selections``, so that memory is freed while the table grows.
     """
     us, position = (
         np.concatenate(
@@ -63,9 +62,13 @@ def _table(
 
     def lay_out_selection(selection_and_index: tuple[FlowSelection, Array]) -> None:
         (flows, rows), index = selection_and_index
-        lay_out(flows.keys, flows.state, flows.starts, flows.first_packets, rows, index, starts, columns, sequences)
+        write_flow_columns(
+            flows.keys, flows.state, flows.starts, flows.first_packets, rows, index, starts, columns, sequences
+        )
         if settings.keep_bytes > 0:
-            lay_out_bytes(flows.starts, flows.first_packets[:, PACKET_WIDTH:].view(np.uint8), rows, index, first_bytes)
+            write_first_bytes(
+                flows.starts, flows.first_packets[:, PACKET_WIDTH:].view(np.uint8), rows, index, first_bytes
+            )
 
     in_threads(lay_out_selection, ((selections.pop(), index) for index in reversed(indices)), len(indices))
     columns.file_index[:] += carried
@@ -107,7 +110,7 @@ def _array(values: pa.Array | pa.ChunkedArray | Array, field: pa.Field) -> pa.Ar
 
 
 def _binary(values_NKB: Array) -> pa.Array | pa.ChunkedArray:
-    """K * B bytes a flow, in chunks, because one binary array of Arrow holds less than 2 GiB; null where B is 0."""
+    """K * B bytes per flow, in chunks, as an Arrow binary array is limited to 2 GiB; null if B is 0."""
     count, packets, num_bytes = values_NKB.shape
     if num_bytes == 0:
         return pa.nulls(count, pa.binary())

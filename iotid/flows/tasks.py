@@ -1,8 +1,8 @@
-"""What workers of the Spark job run: splits into partial flows, partial flows into files of flows.
+"""Functions that workers of the Spark job run: splits to partial flows, partial flows to files of flows.
 
-Partial flows are sent in shuffle blocks (`iotid.spark.shuffle`); counters, unresolved intervals and totals of the whole
-partition are side outputs. The packets of unresolved intervals, which are read again, go row by row, sorted by Spark:
-there may be more of one key than a worker can hold.
+Partial flows are sent in shuffle blocks (`iotid.spark.shuffle`); counters, unresolved intervals and totals are side
+outputs. The packets of unresolved intervals are sent as rows, sorted by Spark: one key may have more than fit into a
+worker's memory.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from iotid.capture.splits.overlaps import FirstPackets
 from iotid.capture.splits.plan import last_splits, splits_before
 from iotid.flows.layout import BEFORE_ALL, PACKET_WIDTH
 from iotid.flows.merge import Merger, merge, separate_unique_keys
-from iotid.flows.open_flows import CARRIED, OpenFlows, carries_open_flows, is_carried, resume
+from iotid.flows.open_flows import CARRIED, OpenFlows, carries_open_flows, is_carried, load_open_flows
 from iotid.flows.partial import NO_PARTIALS, Partials, packet_width
 from iotid.flows.read import TaskSplits, read_intervals, read_partials
 from iotid.flows.table import FlowSelection, table_in_time_order
@@ -51,16 +51,16 @@ _COUNTERS, _QUARANTINE, _UNRESOLVED, _TOTALS = "counters", "quarantine", "unreso
 SINGLE_PACKETS = pa.schema([pa.field("partition", pa.int32()), *schemas.PARTIAL_FLOWS.arrow_schema()])
 OPEN_TOTALS = pa.schema([pa.field(name, pa.int64()) for name in ("file", "open_flows", "open_packets")])
 _BATCH_ROWS = 8192
-_GROUP_ROWS = 1 << 16  # of a file's row groups: what a reader holds at a time
+_GROUP_ROWS = 1 << 16  # per row group, which a reader holds in memory
 
 
 @dataclass
 class Totals:
-    """Totals of all tasks that merge."""
+    """Totals of the tasks that merge."""
 
     rows: int = 0  # flows written
-    packets: int = 0  # in them
-    idle_packets: int = 0  # of carried flows of which this partition has none
+    packets: int = 0  # in those flows
+    idle_packets: int = 0  # of carried flows without a packet in this partition
     last_us: int = BEFORE_ALL  # time of the last packet
 
     def add(self, other: Totals) -> None:
@@ -72,7 +72,7 @@ class Totals:
 
 @dataclass
 class SideOutputs:
-    """The side outputs of a stage, together."""
+    """The combined side outputs of a stage."""
 
     counters: Counters = field(default_factory=Counters)
     unresolved: Partials = field(default_factory=lambda: Partials.concat([]))
@@ -102,7 +102,7 @@ def read_tasks(
     flow: config.Flow,
     buckets: Buckets,
 ) -> Iterator[pa.RecordBatch]:
-    """BLOCKS of the tasks' partial flows, and their counters."""
+    """SHUFFLE_BLOCKS of the tasks' partial flows, and their counters."""
     for task in read_task_ids(tasks):
         counters = Counters()
         for partials in read_partials(_splits_of(splits, task, capture, flow), task, capture, flow, counters):
@@ -112,12 +112,12 @@ def read_tasks(
             yield with_bucket(side_output(_QUARANTINE, quarantine_table(counters.unreadable)))
 
 
-def resume_open(
+def load_open_partials(
     batches: Iterable[pa.RecordBatch], paths: list[str], flow: config.Flow, buckets: Buckets
 ) -> Iterator[pa.RecordBatch]:
-    """BLOCKS of what the previous date left open."""
+    """SHUFFLE_BLOCKS of the open flows of the previous date."""
     for batch in batches:
-        yield _blocks(resume(batch, paths, flow), buckets)
+        yield _blocks(load_open_flows(batch, paths, flow), buckets)
 
 
 def read_unresolved(
@@ -136,24 +136,24 @@ def read_unresolved(
             yield from _rows(packets, buckets)
 
 
-def resume_unresolved(
+def load_unresolved_partials(
     batches: Iterable[pa.RecordBatch],
     paths: list[str],
     flow: config.Flow,
     intervals: Broadcast[bytes],
     buckets: Buckets,
 ) -> Iterator[pa.RecordBatch]:
-    """SINGLE_PACKETS of what the previous date left open of unresolved intervals, one row each."""
+    """SINGLE_PACKETS rows of the previous date's open flows that are in unresolved intervals."""
     unresolved = from_stream(intervals.value)
     # a key has one open flow at most, and an interval is of task CARRIED only if that flow is in it
     wanted = unresolved.filter(pc.equal(unresolved["task"], CARRIED))["key"]
     for batch in batches:
-        yield from _rows(resume(batch.filter(pc.is_in(batch["key"], value_set=wanted)), paths, flow), buckets)
+        yield from _rows(load_open_flows(batch.filter(pc.is_in(batch["key"], value_set=wanted)), paths, flow), buckets)
 
 
 @dataclass(frozen=True)
-class Target:
-    """Where the flows of a partition are written, and what names the captures in them."""
+class OutputTarget:
+    """The folder that the flows of a partition are written to, and the captures that they refer to."""
 
     splits: Broadcast[bytes]
     flow: config.Flow
@@ -161,10 +161,10 @@ class Target:
     folder: str
 
 
-def merge_buckets(batches: Iterable[pa.RecordBatch], target: Target) -> Iterator[pa.RecordBatch]:
-    """BLOCKS of a shuffle partition into a file of flows and one of those that may be open; SIDE_OUTPUTS.
+def merge_buckets(batches: Iterable[pa.RecordBatch], target: OutputTarget) -> Iterator[pa.RecordBatch]:
+    """Merge the SHUFFLE_BLOCKS of a shuffle partition into a file of flows and one of open flows; SIDE_OUTPUTS.
 
-    Rows are written here and do not pass the JVM, in the order of buckets and, within each, of time.
+    The worker writes the rows, bypassing the JVM: by bucket and, within each, by time.
     """
     unresolved: list[Partials] = []
     width = packet_width(target.flow)
@@ -181,8 +181,8 @@ def merge_buckets(batches: Iterable[pa.RecordBatch], target: Target) -> Iterator
     yield from _side_outputs(flows.totals, Partials.concat(unresolved))
 
 
-def merge_unresolved(batches: Iterable[pa.RecordBatch], target: Target) -> Iterator[pa.RecordBatch]:
-    """SINGLE_PACKETS, in merge order, as ``merge_buckets`` does it, but a batch at a time."""
+def merge_unresolved(batches: Iterable[pa.RecordBatch], target: OutputTarget) -> Iterator[pa.RecordBatch]:
+    """Merge SINGLE_PACKETS, in merge order, batch by batch, into files as ``merge_buckets`` does; SIDE_OUTPUTS."""
     merger = Merger(target.flow)
     with _FlowFiles(target, "-again") as flows:
         for batch in batches:
@@ -193,12 +193,12 @@ def merge_unresolved(batches: Iterable[pa.RecordBatch], target: Target) -> Itera
     yield from _side_outputs(flows.totals, NO_PARTIALS)
 
 
-def trim_open(
+def delete_timed_out(
     tasks: Iterable[pa.RecordBatch], folder: str, files: Sequence[str], since_us: int
 ) -> Iterator[pa.RecordBatch]:
-    """Leave in files of schemas.OPEN_FLOWS the flows with a packet at ``since_us`` or later; OPEN_TOTALS of each.
+    """Delete flows without a packet since ``since_us`` from files of schemas.OPEN_FLOWS; OPEN_TOTALS of each file.
 
-    A file of which nothing is left stays as it is.
+    A file in which no flow would remain is not changed.
     """
     from pyspark import TaskContext
 
@@ -225,9 +225,9 @@ def _side_outputs(totals: Totals, unresolved: Partials) -> Iterator[pa.RecordBat
 
 
 class _FlowFiles:
-    """The files of the flows of one Spark task, and their totals."""
+    """Writes the files of one Spark task: flows and open flows; and sums their totals."""
 
-    def __init__(self, target: Target, suffix: str) -> None:
+    def __init__(self, target: OutputTarget, suffix: str) -> None:
         from pyspark import TaskContext
 
         context = TaskContext.get()
@@ -246,18 +246,18 @@ class _FlowFiles:
             self._open_file = OutputFile(folder, name, attempt, schemas.OPEN_FLOWS.arrow_schema(), _GROUP_ROWS)
 
     def write(self, selections: list[FlowSelection]) -> None:
-        """Write flows in the order of time."""
+        """Write flows, sorted by time."""
         if self._open is not None:
-            selections = [self._note_open(self._open, flows.take(rows)) for flows, rows in selections]
+            selections = [self._add_open(self._open, flows.take(rows)) for flows, rows in selections]
         for flows, rows in selections:
             self.totals.rows += len(rows)
             self.totals.packets += int(flows.packets[rows].sum())
         self._file.write(table_in_time_order(selections, self._paths, self._flow, self._carried))
 
-    def _note_open(self, still_open: OpenFlows, flows: Partials) -> FlowSelection:
-        """Those flows of which this partition has packets; all are added to what may be open."""
+    def _add_open(self, still_open: OpenFlows, flows: Partials) -> FlowSelection:
+        """The flows with packets in this partition; adds all flows to ``still_open``."""
         still_open.add(flows)
-        is_unseen = is_carried(flows)  # the previous partition has them as they are
+        is_unseen = is_carried(flows)  # the previous partition already has these flows
         self.totals.idle_packets += int(flows.packets[is_unseen].sum())
         return FlowSelection(flows, np.flatnonzero(~is_unseen))
 
@@ -274,7 +274,7 @@ class _FlowFiles:
 
 
 def quarantine_table(unreadable: Mapping[str, str]) -> pa.Table:
-    """schemas.QUARANTINE of captures and why they cannot be read."""
+    """schemas.QUARANTINE of ``unreadable``: capture -> reason."""
     rows = sorted(unreadable.items())
     columns = [[path for path, _ in rows], [why for _, why in rows]]
     return pa.table(columns, schema=schemas.QUARANTINE.arrow_schema())
@@ -314,7 +314,7 @@ def _blocks(partials: Partials, buckets: Buckets) -> pa.RecordBatch:
 
 
 def _rows(partials: Partials, buckets: Buckets) -> Iterator[pa.RecordBatch]:
-    """SINGLE_PACKETS of the partial flows, in batches of a size that suits the JVM."""
+    """SINGLE_PACKETS of the partial flows, in batches that are small enough for the JVM."""
     partition = buckets.of_hash(buckets.hashed(partials.keys.T)) // np.int32(buckets.each)
     columns = [pa.array(partition, pa.int32()), *partials.to_arrow().columns]
     batch = pa.RecordBatch.from_arrays(columns, schema=SINGLE_PACKETS)

@@ -1,4 +1,4 @@
-"""Device lists, and which device owns a flow: the one place that datasets, baselines and the census use."""
+"""Device lists, and the rule which device owns a flow, for datasets, baselines and the census."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads device lists from YAML and CSV files: every entry, or an error that gives its position."""
+"""Reads device lists from YAML and CSV files; errors give the position of the entry."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _EVIDENCE = ("mac", "ip", "path")  # a cell may hold several, separated by ;
 _NULL = ("null", "~")  # in a cell: nothing
 _SEPARATORS = ",;\t"
 _MOST_COLUMNS = 1000
-_MOST_FAULTS = 5  # of an entry that an error names
-_MOST_YAML = 1 << 24  # bytes: reading it takes a minute and a gigabyte; as CSV there may be more
+_MOST_FAULTS = 5  # of an entry, in one error
+_MOST_YAML = 1 << 24  # bytes: parsing takes a minute and a gigabyte; CSV files may be larger
 
 
 def read_devices(path: str | Path) -> tuple[Device, ...]:
-    """The entries of a list: CSV where the name ends in .csv, else YAML. A bare name may be one in conf/datasets.
+    """The entries of a list: CSV if the name ends in .csv, else YAML. Also searched for in conf/datasets.
 
     Raises:
         LabelError: the file cannot be read, or an entry breaks a rule.
@@ -80,7 +80,9 @@ def _csv_entries(text: str, path: str | Path) -> Iterator[tuple[str, dict[str, A
         name = cells.get(columns["name"], "")
         where = f"line {line} ({cut(name) or 'no name'})"
         if [cell.lower() for cell in row[: len(header)]] == header:
-            raise LabelError(f"{path}: line {line} is the header of line {at} once more; give every list by itself")
+            raise LabelError(
+                f"{path}: line {line} repeats the header of line {at}; give every list as a file of its own"
+            )
         without_name = [cell for column, cell in zip(header, row, strict=False) if not column]
         for cell in filter(None, [*row[len(header) :], *without_name]):
             raise LabelError(
@@ -95,7 +97,7 @@ def _csv_entries(text: str, path: str | Path) -> Iterator[tuple[str, dict[str, A
 
 
 def _csv_rows(text: str, path: str | Path) -> Iterator[tuple[int, list[str]]]:
-    """Rows that are not empty, without spaces at the ends of cells, and the line on which each begins."""
+    """(line on which the row begins, its cells, stripped) of every row that is not empty."""
     head = next((line for line in text.splitlines() if line.strip()), "")
     separator = max(_SEPARATORS, key=head.count)
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
@@ -106,12 +108,12 @@ def _csv_rows(text: str, path: str | Path) -> Iterator[tuple[int, list[str]]]:
             if any(cells):
                 yield line, cells
             line = rows.line_num + 1
-    except csv.Error as fault:  # a quote that is not closed is noticed at the end
+    except csv.Error as fault:  # an unclosed quote is found only at the end
         raise LabelError(f"{path}: line {line}: is not valid CSV ({fault}); close its quotes") from None
 
 
 def _columns(header: list[str], where: str) -> dict[str, str]:
-    """The column of the header that each key of an entry is read from; other columns are ignored."""
+    """Key of an entry -> column that it is read from; other columns are ignored."""
     if len(header) > _MOST_COLUMNS:
         raise LabelError(f"{where}: the header has {len(header):,} columns, at most {_MOST_COLUMNS:,} are read")
     for column in filter(None, header):
@@ -134,7 +136,7 @@ def _columns(header: list[str], where: str) -> dict[str, str]:
 
 
 def _refuse_misspelt(header: Iterable[str], columns: dict[str, str], where: str) -> None:
-    """Raise at a column that may be an absent one misspelt: it would be ignored, and its cells with it."""
+    """Raise a LabelError for a column that may be a misspelt name of a missing one, as its cells would be ignored."""
     known = {*columns.values(), "name", "device"}
     absent = set(columns.values()) - set(header) | ({"name"} if columns["name"] not in header else set())
     for column in filter(None, header):

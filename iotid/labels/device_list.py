@@ -1,9 +1,9 @@
-"""Which device a flow belongs to: a device list matched against whole columns of flows.
+"""Matches flows with a device list, column by column.
 
-Evidence, the strongest first: the capture's path, then MAC and address of the side that owns the flow
-(`iotid.labels.owner`: what a listed router forwards, or a phone asks of a listed device, is not that device's). A
-flow's candidates are the entries that its strongest evidence names; if these are several, the next evidence that
-names some of them narrows them.
+Identifiers, the strongest first: the capture's path, then MAC and address of the side that owns the flow
+(`iotid.labels.owner`: flows that a listed router forwards, or that a phone opens to a listed device, are not that
+device's). A flow's candidates are the entries with its strongest identifier; if there are several, the next identifier
+that some of them have narrows them down.
 
 Shape suffixes: N flows.
 """
@@ -44,7 +44,7 @@ UNLISTED = "unknown"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ALL = ""  # no path
 _NONE: frozenset[int] = frozenset()
-_State = tuple[bool, frozenset[int]]  # whether there is evidence, and which devices are left by it
+_State = tuple[bool, frozenset[int]]  # whether an identifier matched, and the candidates left
 _Named = tuple[
     list[frozenset[int]], NDArray[np.int64]
 ]  # sets of devices, and (N,) which of them each row's value names
@@ -57,8 +57,8 @@ def _default_inside() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class DeviceList:
-    """Devices, in the order of the list that ``source`` names; ``inside``: the site's networks, as `census.inside`;
-    ``routers``: MACs of the routers of each site by its name, where they are known (`iotid.labels.routers`)."""
+    """Devices, in the order of the list; ``source``: its name in errors; ``inside``: the site's networks, as
+    `census.inside`; ``routers``: site -> MACs of its routers, if known (`iotid.labels.routers`)."""
 
     devices: tuple[Device, ...]
     source: str = "devices"
@@ -66,7 +66,7 @@ class DeviceList:
     routers: Mapping[str, frozenset[str]] | None = None
 
     def __post_init__(self) -> None:
-        """Raise a LabelError where one MAC is listed for two devices that nothing distinguishes."""
+        """Raise a LabelError if one MAC is listed for two devices that nothing else distinguishes."""
         for mac, numbers in self._by_mac.items():
             if clash := _clash(self.devices[number] for number in sorted(numbers)):
                 first, second = (cut(device.name) for device in clash)
@@ -92,7 +92,7 @@ class DeviceList:
         return cls(devices, ", ".join(map(str, paths)), _default_inside() if inside is None else tuple(inside))
 
     def at(self, files: Sequence[FlowFile], spark: SparkSession | None = None) -> DeviceList:
-        """The list with the routers of these flows' sites, learned from the flows; ``spark``: its workers read them."""
+        """The list with the routers of these flows' sites, found in the flows, by workers if ``spark`` is given."""
         return replace(self, routers=find_routers(files, self._networks, spark))
 
     def site(self, name: str = "") -> Site:
@@ -100,14 +100,14 @@ class DeviceList:
         return Site(self._networks, None if self.routers is None else self.routers.get(name, frozenset()))
 
     def match(self, flows: pa.Table | pa.RecordBatch, site: str = "") -> NDArray[np.int32]:
-        """(N,) number of each flow's device in the list; -1 where no entry fits, or where several fit equally.
+        """(N,) index of each flow's device in the list; -1 if no entry matches, or several match equally well.
 
-        Reads the columns capture_file, first_seen, and both ends' MACs, addresses and numbers of packets of FLOWS.
+        Reads these columns of FLOWS: capture_file, first_seen, and MAC, address and packets of both ends.
         """
         return self.resolve(flows, site)[0]
 
     def resolve(self, flows: pa.Table | pa.RecordBatch, site: str = "") -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-        """``match``, and (N,) whether several devices of different names fit the flow equally well."""
+        """``match``, and (N,) whether several devices with different names match the flow equally well."""
         side_N = owner_side(flows, self.site(site))
 
         def of_owner(what: str, index: dict[str, frozenset[int]]) -> _Named:
@@ -155,9 +155,9 @@ class DeviceList:
     def _narrow_down(
         self, rows: pa.Table | pa.RecordBatch, evidence: Iterable[_Named]
     ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-        """As ``resolve``; ``evidence``: which devices each row's values name, the strongest first."""
-        # A state is (evidence was found, candidates). Flows have few distinct states: only those are narrowed one by
-        # one; everything per flow is a lookup.
+        """As ``resolve``; ``evidence``: the devices that each row's identifiers name, the strongest first."""
+        # A state is (an identifier matched, candidates). Flows have few distinct states: the loop is over these, and
+        # each flow is a lookup.
         states, state_N = self._valid_at(rows)
         for named, named_N in evidence:
             pairs, pair_N = np.unique(state_N * len(named) + named_N, return_inverse=True)
@@ -184,7 +184,7 @@ class DeviceList:
         return labels
 
     def describe(self, attribute: str) -> dict[str, dict[str, str]]:
-        """Label -> vendor, type and model, each empty where the label's devices differ in it."""
+        """Label -> vendor, type and model, each empty if the label's devices differ in it."""
         described: dict[str, dict[str, str]] = {}
         for label, device in zip(self.labels(attribute), self.devices, strict=True):
             own = {"vendor": device.vendor, "type": device.type, "model": device.model}
@@ -205,7 +205,7 @@ class DeviceList:
 
     @property
     def hash(self) -> str:
-        """Twelve hexadecimal digits of the list's content, wherever it was read from, and of the site's networks."""
+        """Twelve hexadecimal digits: hash of the devices and the site's networks, independent of ``source``."""
         content = "\n".join([*(device.model_dump_json() for device in self.devices), *self.inside])
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 
@@ -239,7 +239,7 @@ class DeviceList:
         return frozenset(number for pattern, number in self._patterns if pattern.fullmatch(absolute))
 
     def _valid_at(self, flows: pa.Table | pa.RecordBatch) -> tuple[list[_State], NDArray[np.int64]]:
-        """The first state of each interval of time: all devices valid then; and (N,) the interval of each flow."""
+        """(initial state of each time interval: all devices valid in it; (N,) interval of each flow)."""
         bounds = sorted({at for device in self.devices for at in (device.valid_from, device.valid_to)})
         valid = [
             frozenset(n for n, device in enumerate(self.devices) if device.valid_from <= bound < device.valid_to)
@@ -258,8 +258,8 @@ class DeviceList:
 
 
 def _clash(devices: Iterable[Device]) -> tuple[Device, Device] | None:
-    """Two devices of one MAC that nothing distinguishes: of other names, valid at one time, not of other paths."""
-    # by path, None: without one, and all: of those before the two of other names that are valid for longest
+    """Of the devices with one MAC, two that nothing distinguishes: different names, overlapping validity and paths."""
+    # path (None: without, _ALL: any) -> of the earlier devices, the two of different names that are valid for longest
     latest: dict[str | None, list[Device]] = {}
     for device in sorted(devices, key=lambda device: device.valid_from):
         for key in (*device.path, None) if device.path else (_ALL,):
@@ -273,7 +273,7 @@ def _clash(devices: Iterable[Device]) -> tuple[Device, Device] | None:
 
 
 def _index(values_of_devices: Iterable[tuple[str, ...]]) -> dict[str, frozenset[int]]:
-    """Value -> the numbers of all devices that list it."""
+    """Value -> indices of all devices that list it."""
     index: dict[str, set[int]] = {}
     for number, values in enumerate(values_of_devices):
         for value in values:
@@ -286,12 +286,12 @@ def _devices_of(index: dict[str, frozenset[int]], value: str) -> frozenset[int]:
 
 
 def _path_regex(pattern: str) -> str:
-    """A shell glob against a whole path; one that does not start at the root also fits the path's end.
+    """Regular expression of a shell glob for a whole path; a relative glob also matches the end of a path.
 
-    Brackets are a class of characters, as in a shell, or themselves, as in the name of a folder.
+    Brackets match as a character class, as in a shell, or literally, as in the name of a folder.
     """
     head, bracket, tail = pattern.rpartition("]")
-    # behind the last ] no class ends: fnmatch would search for the end of each
+    # behind the last ] every [ is literal; fnmatch would search the end of a class for each
     of_classes, of_themselves = head + bracket + tail.replace("[", "[[]"), pattern.replace("[", "[[]")
     globs = [of_classes, of_themselves]
     if not pattern.startswith("/"):
@@ -312,7 +312,7 @@ def _intern(items: list[Any]) -> tuple[list[Any], NDArray[np.int64]]:
 
 
 def _distinct_sets(column: pa.Array | pa.ChunkedArray, devices_of: Callable[[str], frozenset[int]]) -> _Named:
-    """The distinct sets of devices that the column's values name, and (N,) which of them each row's value names."""
+    """(distinct sets of devices named by the column's values, (N,) index of each row's set)."""
     encoded = one_chunk(column).dictionary_encode()
     sets, set_V = _intern([_NONE, *(devices_of(value) for value in encoded.dictionary.to_pylist())])
     value_N = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)

@@ -1,4 +1,4 @@
-"""One entry of a device list: a device and what identifies its flows, in the forms that stored flows have."""
+"""An entry of a device list, with identifiers normalised to the forms in stored flows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from iotid.config import composed
 from iotid.errors import cut, shown
 
-# as printed by people and switches: pairs (zeros may be left out), fours, sixes, or all twelve digits
+# as written by people and switches: groups of two digits (leading zeros optional), four, six, or all twelve
 _MAC = re.compile(
     r"[0-9a-f]{1,2}(?:[:.-][0-9a-f]{1,2}){5}|[0-9a-f]{4}(?:[:.-][0-9a-f]{4}){2}|[0-9a-f]{6}[:.-]?[0-9a-f]{6}"
 )
@@ -23,10 +23,10 @@ _ALWAYS = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
 
 
 class Device(BaseModel):
-    """A device and the evidence that a flow is its own: MACs, addresses, patterns of capture paths.
+    """A device and the identifiers of its flows: MACs, addresses, patterns of capture paths.
 
-    ``valid_from`` and ``valid_to`` bound the time of a flow's first packet. A date means the whole day in UTC, both
-    days included; a time means from that instant on, and up to it but without it. A time without zone is UTC.
+    ``valid_from`` and ``valid_to`` bound the time of a flow's first packet. Dates are whole days in UTC, both
+    inclusive; of times, ``valid_to`` is exclusive. A time without a zone is UTC.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
@@ -119,7 +119,7 @@ def _mac(text: str) -> str:
 
 
 def _address(text: str) -> str:
-    """As flows have it: without a zone, which names an interface of the machine that printed it."""
+    """As in flows: without a zone index, which names a local interface of the machine that printed it."""
     try:
         address = ipaddress.ip_address(text)
     except ValueError as fault:
@@ -134,7 +134,7 @@ def _address(text: str) -> str:
 
 
 def _pattern(text: str) -> str:
-    """Letters composed, as in the paths that it is matched with. Stored paths are absolute and of files."""
+    """With composed letters (NFC), like the paths that it is matched with, which are absolute paths of files."""
     if len(text) > _LONGEST_PATH:
         raise ValueError(f"{shown(text)} fits no path, as none has more than {_LONGEST_PATH:,} characters")
     parts = re.sub("^[^/]*:///?", "", text).split("/")
@@ -149,7 +149,7 @@ def _pattern(text: str) -> str:
 
 
 def device_kind(label: str, described: Mapping[str, str | None]) -> str:
-    """The kind of a label's devices, vendor and type, where both are known (models of one kind may be look-alikes);
-    else the label."""
+    """The device kind of a label: vendor and type if both are known (models of a kind may be similar), else the
+    label."""
     vendor, type_ = described.get("vendor"), described.get("type")
     return f"{vendor} {type_}" if vendor and type_ else label

@@ -1,4 +1,4 @@
-"""The device of a flow by MAC, where the capture shows one, else by address; or why the flow has no device.
+"""Identifies the device of a flow by MAC, or by address if the capture shows none; or why it has no device.
 
 Which side owns a flow: `iotid.labels.owner`.
 """
@@ -15,10 +15,10 @@ from iotid.labels.owner import CLIENT, NOBODY, SERVER, Site, is_device, is_group
 if TYPE_CHECKING:
     import pyarrow as pa
 
-UNANSWERED = "unanswered"  # sent to a device that did not answer: only the sender chooses its content
-ROUTER = "router"  # sent by a router from an address outside, for others
-OUTSIDE = "outside"  # sent from an address outside, and no MAC shows whether by a device of the site
-NO_HOST = "no_host_address"  # sent from an address that no single host has, and no MAC is shown
+UNANSWERED = "unanswered"  # sent to a device that did not answer: the sender alone determines the content
+ROUTER = "router"  # forwarded by a router from an outside address
+OUTSIDE = "outside"  # sent from an outside address; no MAC shows whether by a device of the site
+NO_HOST = "no_host_address"  # sent from an address that no single host has; no MAC is shown
 REASONS = (ROUTER, OUTSIDE, NO_HOST, UNANSWERED)
 
 READ = (
@@ -28,8 +28,8 @@ READ = (
 
 
 class Named(NamedTuple):
-    """For each flow (N,): MAC (null: not shown) and address of its device, and null; or, if it has none, of the end
-    that is left out, and the reason."""
+    """For each flow (N,): MAC (null: not shown) and address of its device, and null; or, if the flow has no device, of
+    the end that is reported as left out, and the reason."""
 
     mac: pa.Array
     ip: pa.Array
@@ -37,25 +37,25 @@ class Named(NamedTuple):
 
     @property
     def device(self) -> pa.Array:
-        """(N,): MAC of the flow's device, or its address where no MAC is shown; null: it has none."""
+        """(N,): MAC of the flow's device, or its address if no MAC is shown; null if the flow has no device."""
         import pyarrow.compute as pc
 
         return pc.if_else(pc.is_null(self.reason), pc.coalesce(self.mac, self.ip), None)
 
     @property
     def address(self) -> pa.Array:
-        """(N,): address of the flow's device; null: it has none."""
+        """(N,): address of the flow's device; null if the flow has no device."""
         import pyarrow.compute as pc
 
         return pc.if_else(pc.is_null(self.reason), self.ip, None)
 
 
 def name_devices(flows: pa.Table | pa.RecordBatch, site: Site) -> Named:
-    """The device of each flow, or what is left out.
+    """The device of each flow, or the end that is left out.
 
-    A flow that the device did not open is its only if it answered. The end left out is the one that was asked and sent
-    only refusals, if it could be a device of the site; else the sender. A MAC that is null or all zeros (loopback) was
-    not shown.
+    A flow that the device did not open belongs to it only if it answered. The end left out is the one that did not
+    answer or only refused, if it could be a device of the site; else the sender. A MAC that is null or all zeros
+    (loopback) counts as not shown.
     """
     import pyarrow as pa
     import pyarrow.compute as pc

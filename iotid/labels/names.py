@@ -20,9 +20,9 @@ log = logging.getLogger(__name__)
 def check_names(
     devices: DeviceList, dataset: config.Dataset, promotion: config.Promotion, watchlist: config.Watchlist
 ) -> None:
-    """Check that each rule's label can exist; warn of watched names that are on no list.
+    """Check the labels of ``promotion.min_recall``; warn of watched names that are not in the device list.
 
-    A model without a label of ``promotion.min_recall`` is always refused. A watch list may be for several models.
+    A model without a label of ``promotion.min_recall`` is never promoted, but a watch list may be for several models.
 
     Raises:
         LabelError: a device lacks the attribute that ``dataset.label`` names.
@@ -39,7 +39,7 @@ def check_names(
 
 
 def warn_of_unmet(watchlist: config.Watchlist, known: Mapping[str, Mapping[str, str | None]], where: str) -> None:
-    """Warn of watched names that no device has; ``known``: label -> vendor and type."""
+    """Warn of watched names that do not exist; ``known``: label -> vendor and type."""
     there: dict[str, Collection[str]] = {"labels": known}
     for key in ("vendor", "type"):
         there[f"{key}s"] = {described.get(key) or "" for described in known.values()}

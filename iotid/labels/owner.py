@@ -1,13 +1,12 @@
-"""Which side owns a flow: the one rule that labels, traffic windows and the census use.
+"""The rule which side owns a flow, for labels, traffic windows and the census.
 
-A flow belongs to the device at the client's end if it is one of the site, else to the one at the server's. An end is
-a device of the site where its address is inside the site's networks, or where its MAC, which is no router's, sent from
-there: a device with an address from elsewhere (IPv6 of the provider, another site's, none yet) is still a device.
-Addresses come first so that the gateway does not own the flows that it forwards: its MAC is at their other end, but
-with an address of the Internet.
+A flow belongs to the client if that is a device of the site, else to the server. An end is a device of the site if its
+address is inside the site's networks, or if it sent packets from a MAC that is not a router's: a device may have
+another address (the provider's IPv6, another site's, none yet). The gateway does not own the flows that it forwards:
+its MAC is at their other end with an Internet address, and is a router's.
 
-No device: multicast and broadcast addresses, MACs with the group bit, 0.0.0.0 and ``::``, which name many receivers or
-any host; unless packets were sent from them, which only one host does.
+Multicast and broadcast addresses, MACs with the group bit, 0.0.0.0 and ``::`` are no device, as they name many
+receivers or any host; a MAC that sent packets is one host's whatever its address.
 """
 
 from __future__ import annotations
@@ -51,9 +50,9 @@ class Networks:
             self._networks.append((network.version, base_2, mask_2))
 
     def contain(self, addresses: pa.Array | pa.ChunkedArray) -> NDArray[np.bool_]:
-        """(N,): which of these addresses (text, N) are inside; only distinct ones are parsed.
+        """(N,): whether each address (text) is in one of the networks; only distinct ones are parsed.
 
-        Text that is no address, and null, are in no network.
+        False for null and text that is no address.
         """
         return _test_distinct(addresses, self._contain)
 
@@ -75,24 +74,24 @@ class Site:
 
 
 def is_host(ip: pa.Array | pa.ChunkedArray) -> NDArray[np.bool_]:
-    """(N,): addresses that one host can have."""
+    """(N,): whether the address can be that of one host."""
     return ~Networks(_NO_HOSTS).contain(ip)
 
 
 def is_shown(mac: pa.Array | pa.ChunkedArray) -> NDArray[np.bool_]:
-    """(N,): MACs that the capture shows; loopback's zeros are none."""
+    """(N,): whether the capture shows a MAC; loopback's zeros do not count."""
     return _test_distinct(mac, lambda macs: np.array([text != NO_MAC for text in macs], bool))
 
 
 def is_group(mac: pa.Array | pa.ChunkedArray) -> NDArray[np.bool_]:
-    """(N,): MACs of many receivers."""
+    """(N,): whether it is a group MAC (multicast or broadcast)."""
     return _test_distinct(mac, _are_groups)
 
 
 def is_device(
     ip: pa.Array | pa.ChunkedArray, mac: pa.Array | pa.ChunkedArray, sent_N: NDArray[np.bool_], site: Site
 ) -> NDArray[np.bool_]:
-    """(N,): ends (text of address and MAC, null: not shown) at which there is one device of the site.
+    """(N,): whether the end (text of address and MAC, null: not shown) is one device of the site.
 
     ``sent_N``: whether the end sent a packet.
     """
@@ -106,7 +105,7 @@ def is_device(
 
 
 def owner_side(flows: pa.Table | pa.RecordBatch, site: Site) -> NDArray[np.int8]:
-    """(N,): the side, CLIENT or SERVER, whose device each flow belongs to; NOBODY: none of the site's.
+    """(N,): the side that owns each flow, CLIENT or SERVER; NOBODY if neither end is a device of the site.
 
     Reads the address, MAC and number of packets of both ends (FLOWS).
     """

@@ -1,9 +1,9 @@
-"""Which MACs are routers', learned from a site's flows: theirs appear with the addresses of other hosts.
+"""Finds the MACs of routers in a site's flows: they appear with the addresses of other hosts.
 
-A router forwards what hosts of the site ask of others: it answers from outside addresses flows that an address inside
-opened. Strangers cannot make a device appear so: they do not choose whom it asks. A MAC that sends from many networks
-is a router's, too. If no address inside opened a flow, routers are the MACs with an outside address in flows with an
-address inside; and if there is none inside at all, of those that are asked the one with the most networks.
+A router's MAC answers, from outside addresses, flows that an inside address opened. An attacker cannot make a device
+appear so, because the device chooses its servers. A MAC that sends from many networks is a router's, too. If no inside
+address opened a flow, routers are the MACs with an outside address in flows with an inside address; if there is no
+inside address at all, the answering MAC with the most networks.
 
 Shape suffixes: N flows, M MACs.
 """
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from iotid.labels.owner import Networks
 
-MOST_NETWORKS = 8  # /24 of IPv4 and /64 of IPv6 from which a device sends that are not the site's
+MOST_NETWORKS = 8  # outside networks (/24 of IPv4, /64 of IPv6) from which a device sends, at most
 _COLUMNS = ("client_ip", "client_mac", "client_packets", "server_ip", "server_mac", "server_packets")
 _FACTS = ("routes", "meets", "asked")
 ENDS = pa.schema([("mac", pa.string()), ("network", pa.int64()), *((fact, pa.bool_()) for fact in _FACTS)])
@@ -37,7 +37,7 @@ _ENDS_OF_SITE = ENDS.append(pa.field("site", pa.string()))
 
 
 class FlowFile(Protocol):
-    """Flows of one site that are read batch by batch, such as `flows.FlowFile`."""
+    """A file of flows of one site, read in batches, such as `flows.FlowFile`."""
 
     @property
     def site(self) -> str: ...
@@ -48,9 +48,9 @@ class FlowFile(Protocol):
 def find_routers(
     files: Sequence[FlowFile], inside: Networks, spark: SparkSession | None = None
 ) -> dict[str, frozenset[str]]:
-    """The routers of each site in the flows of these files; with ``spark``, its workers read them.
+    """Site -> its routers, in the flows of these files; workers read them if ``spark`` is given.
 
-    Sites are learned separately, as a MAC may be a router's at one and a device's at another.
+    Each site by itself, as a MAC may be a router's at one site and a device's at another.
     """
     if spark is None:
         ends = pa.concat_tables([_ENDS_OF_SITE.empty_table(), *(_ends_of(file, inside) for file in files)])
@@ -63,9 +63,9 @@ def find_routers(
 
 
 def outside_ends(flows: pa.Table | pa.RecordBatch, inside: Networks) -> pa.Table:
-    """The distinct ENDS of flows whose address is outside, and that sent from there.
+    """The distinct ENDS of flows with an outside address that sent packets.
 
-    routes: it answered an address inside, at another MAC; meets: the other end is inside; asked: it answered another
+    routes: it answered an inside address with another MAC; meets: the other end is inside; asked: it answered another
     MAC.
     """
     host_N, inside_N, sent_N, shown_N = {}, {}, {}, {}
@@ -107,8 +107,7 @@ def _scan(tasks: Iterable[pa.RecordBatch], files: Sequence[FlowFile], inside: Ne
 
 
 def _ends_of(file: FlowFile, inside: Networks) -> pa.Table:
-    """_ENDS_OF_SITE of a file: of each MAC and facts the lowest networks, one more than a device has, so that few rows
-    are sent."""
+    """_ENDS_OF_SITE of a file. To send few rows, only the MOST_NETWORKS + 1 lowest networks of each MAC and facts."""
     found = [ENDS.empty_table(), *(outside_ends(batch, inside) for batch in file.read(_COLUMNS))]
     distinct = pa.concat_tables(found).group_by(ENDS.names, use_threads=False).aggregate([])
     rows = distinct.sort_by([(name, "ascending") for name in ("mac", *_FACTS, "network")])
@@ -123,7 +122,7 @@ def _text(column: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 
 def _networks(ip: pa.Array) -> NDArray[np.int64]:
-    """(N,): numbers of the addresses' /24 or /64; a collision of the two families would need an address in ::/8."""
+    """(N,): numbers of the addresses' /24 or /64; IPv4 and IPv6 could collide only for addresses in ::/8."""
     encoded = ip.dictionary_encode()
     version_D, value_D2 = parse_addresses(encoded.dictionary.to_pylist())
     network_D = np.where(version_D == 6, value_D2[:, 0], value_D2[:, 1] >> np.uint64(8)).view(np.int64)

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors
 
 from iotid.errors import cut
-from iotid.inputs import kind_of, open_without_waiting, parse_object
+from iotid.inputs import file_type, open_without_waiting, parse_object
 from iotid.schemas import typed
 from iotid.schemas.typed import Count, Within
 
@@ -63,7 +63,7 @@ def read_arrays(path: Path | str, specs: Mapping[str, Spec], optional: tuple[str
     file, mode = open_without_waiting(path)
     with file:
         if not stat.S_ISREG(mode):
-            raise ValueError(f"it is {kind_of(mode)} and no file")
+            raise ValueError(f"it is {file_type(mode)} and no file")
         return arrays_of(file, os.fstat(file.fileno()).st_size, specs, optional)
 
 

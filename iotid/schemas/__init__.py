@@ -1,3 +1,3 @@
-"""Every table's columns with unit and meaning, and the metadata of each table's partitions."""
+"""The columns of every table, with unit and meaning, and the metadata of each table's partitions."""
 
 from iotid.schemas.tables import *  # noqa: F403

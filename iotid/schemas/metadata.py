@@ -1,7 +1,7 @@
-"""The metadata of partitions, by table: the fields that later steps read. Row schemas are in `iotid.schemas.tables`.
+"""Types of the metadata of partitions, by table. The columns of tables are in `iotid.schemas.tables`.
 
-A step may write more; what no later step reads has no type here. Each field is checked when a partition is opened, and
-the first fault ends the step in one line.
+A step may write more fields; only those that later steps read have a type here. All are checked when a partition is
+opened; the first fault is raised as a DataError of one line.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class CapturesRead(TypedDict, total=False):
 
 
 class Splits(Common, total=False):
-    """``unreadable``: why each capture cannot be read."""
+    """``unreadable``: capture -> why it cannot be read."""
 
     rows: Count
     files: Count
@@ -52,7 +52,7 @@ class Splits(Common, total=False):
 
 
 class FlowSettings(TypedDict):
-    """Section ``flow`` as it was: those of its settings that decide whether a model can read the flows."""
+    """The settings of section ``flow`` that determine whether a model can read the flows."""
 
     length: str
     max_packets: Count
@@ -60,13 +60,13 @@ class FlowSettings(TypedDict):
 
 
 class FlowsSettings(TypedDict):
-    """The sections that the flows were assembled with."""
+    """The sections of settings that the flows were assembled with."""
 
     flow: FlowSettings
 
 
 class DateBefore(TypedDict):
-    """The capture date before, whose open flows continued in this one; the time of its last packet in µs."""
+    """The previous date, whose open flows continue in this partition; ``last_us``: its last packet, in µs."""
 
     site: NotRequired[str]
     capture_date: NotRequired[str]
@@ -81,7 +81,7 @@ class FlowsRead(TypedDict, total=False):
 
 
 class Flows(Common, total=False):
-    """``packets`` by reason; ``open_flows`` and their packets continue on the next date, unless they time out."""
+    """``packets``: by reason; ``open_flows``, ``open_packets``: flows that may continue on the next date."""
 
     rows: Count
     packets: dict[str, Count]
@@ -103,7 +103,7 @@ class Totals(TypedDict):
 
 
 class Datasets(Common, total=False):
-    """``rows`` and ``flows`` by dataset split, ``labels`` by label and split; ``nights``: keys of the flows."""
+    """``rows``, ``flows``: by dataset split; ``labels``: by label and split; ``nights``: keys of the flows."""
 
     hash: str
     nights: list[dict[str, str]]
@@ -116,7 +116,7 @@ class Datasets(Common, total=False):
 
 
 class Reports(Common, total=False):
-    """``versions`` by alias; ``left_out``: why a version was."""
+    """``versions``: by alias; ``left_out``: version -> why it was left out."""
 
     versions: dict[str, Count]
     left_out: dict[str, str]
@@ -131,7 +131,7 @@ class Decisions(Common, total=False):
 
 
 class Census(Common, total=False):
-    """Devices by status, change and mark; ``flows_without_device`` by reason; ``watched_labels``: watched by name."""
+    """Devices by status, change and mark; ``flows_without_device``: by reason; ``watched_labels``: watched, by name."""
 
     model_version: str
     settings_hash: str
@@ -158,7 +158,7 @@ CONTRACTS: Mapping[str, Any] = {
 
 
 class Metadata(dict[str, Any]):
-    """The metadata of the partition at ``place``; a field that is asked for and missing is a DataError."""
+    """The metadata of the partition at ``place``; reading a missing field raises a DataError."""
 
     def __init__(self, fields: Mapping[str, Any], table: str = "", place: str = "") -> None:
         super().__init__(fields)
@@ -169,7 +169,7 @@ class Metadata(dict[str, Any]):
 
 
 def checked(table: str, fields: dict[str, Any]) -> dict[str, Any]:
-    """The metadata that is to be written, of which no field is of a type that a reader would refuse."""
+    """Check metadata before it is written; raises an AssertionError if a reader would refuse it."""
     try:
         typed.check(CONTRACTS.get(table, Common), fields)
     except ValueError as fault:
@@ -178,10 +178,10 @@ def checked(table: str, fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_metadata(content: bytes, table: str, place: str) -> Metadata:
-    """The metadata of a partition of ``table`` at ``place``, of its file's content.
+    """Parse the metadata of a partition of ``table`` at ``place``.
 
     Raises:
-        DataError: it is no JSON object, or a field is of another type.
+        DataError: it is no JSON object, or a field has another type.
     """
     try:
         fields = parse_object(content)
@@ -192,11 +192,11 @@ def read_metadata(content: bytes, table: str, place: str) -> Metadata:
 
 
 def remedy(table: str) -> str:
-    """What to do about a partition of ``table`` that is not as iotid wrote it."""
+    """The remedy for a damaged partition of ``table``, for errors."""
     step = f" (iotid {_STEPS[table]})" if table in _STEPS else ""
     return f"write the partition again{step}"
 
 
 def step_of(table: str) -> str | None:
-    """The command that writes the table."""
+    """The command that writes the table, if any."""
     return _STEPS.get(table)

@@ -1,6 +1,6 @@
 """Every table, in pipeline order: each column with its unit and meaning.
 
-Steps exchange data through these tables alone. A change of a column's meaning is a change of the table's ``version``.
+Steps exchange data only through these tables. If the meaning of a column changes, so does the table's ``version``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Table:
         return [column.name for column in self.columns]
 
     def arrow_schema(self, *, stored: bool = False) -> pa.Schema:
-        """The Arrow schema; ``stored`` leaves off the columns that the folder names already say."""
+        """The Arrow schema; ``stored``: without the columns that are in the folder names."""
         import pyarrow as pa
 
         return pa.schema(
@@ -46,7 +46,7 @@ class Table:
         )
 
     def check(self, schema: pa.Schema) -> None:
-        """Raise one SchemaError that lists every column that is missing, unknown or of another type."""
+        """Raise a SchemaError that lists all columns that are missing, unknown or of another type."""
         expected = {field.name: field.type for field in self.arrow_schema()}
         faults = [f"lacks {name} ({kind})" for name, kind in expected.items() if name not in schema.names]
         faults += [f"has unknown column {name}" for name in schema.names if name not in expected]
@@ -98,7 +98,9 @@ SPLITS = Table(  # version 2: fingerprint, first_packet
         Column(
             "context", "string", "JSON: byte order, resolution, link type or interfaces known at `warm_up` and `start`"
         ),
-        Column("records", "int64", "records that a walk found in the split; -1: not walked (small or compressed)"),
+        Column(
+            "records", "int64", "records that the planner found in the split; -1: not scanned (small or compressed)"
+        ),
         Column("task", "int32", "worker task that reads this split"),
     ),
     ("site", "capture_date"),
@@ -155,16 +157,16 @@ COUNTERS = Table(
     ("site", "capture_date"),
 )
 
-QUARANTINE = Table(  # beside the flows of a partition: captures that were not read whole
+QUARANTINE = Table(  # stored with the flows of a partition: captures that could not be read completely
     "quarantine",
     1,
     (
         Column("capture_file", "string", "path of the capture"),
-        Column("why", "string", "what reading it met"),
+        Column("why", "string", "why it could not be read"),
     ),
 )
 
-PARTIAL_FLOWS = Table(  # what crosses the shuffle; the rows of integers in the binaries: flows/layout.py
+PARTIAL_FLOWS = Table(  # shuffled by Spark, not stored; flows/layout.py describes the binary columns
     "partial_flows",
     3,
     (
@@ -187,7 +189,7 @@ PARTIAL_FLOWS = Table(  # what crosses the shuffle; the rows of integers in the 
     ),
 )
 
-OPEN_FLOWS = Table(  # beside the flows of a partition: those that may continue on the next date, as partial flows
+OPEN_FLOWS = Table(  # stored with the flows of a partition: those that may continue on the next date, as partial flows
     "open_flows",
     3,
     (
@@ -341,7 +343,7 @@ CENSUS = Table(  # version 5: marks
     ("site", "capture_date"),
 )
 
-GROUPS = Table(  # beside a census: what the unknown devices of a group share, which finds them again on the next date
+GROUPS = Table(  # stored with a census: the profile of each group, by which the next date recognises it
     "groups",
     1,
     (
@@ -355,7 +357,7 @@ GROUPS = Table(  # beside a census: what the unknown devices of a group share, w
     ),
 )
 
-LEFT_OUT = Table(  # beside a census: flows that are in no row of it
+LEFT_OUT = Table(  # stored with a census: flows that are in no row of it
     "left_out",
     1,
     (

@@ -1,8 +1,8 @@
-"""Values of JSON checked against types: the first fault is one line of the field, the rule and the value.
+"""Checks JSON values against type annotations: the first fault is one line with the field, the rule and the value.
 
-Types are those of annotations: bool, int, float, str, None, Any, their unions, Literal, list[…], dict[str, …],
-TypedDict and Annotated[…, Within(…)]. An integer has 64 bits, a number is finite; true is no number. Unknown keys of a
-TypedDict are left to later versions.
+Supports bool, int, float, str, None, Any, their unions, Literal, list[…], dict[str, …], TypedDict and
+Annotated[…, Within(…)]. Integers have 64 bits, numbers are finite, and true is no number. Unknown keys of a TypedDict
+are ignored, as later versions may add some.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from typing import (
 from iotid.errors import cut, shown
 
 _MOST_INTEGER = 2**63
-_MOST_PLACE = 200  # characters of a field's name
+_LONGEST_NAME = 200  # characters of a field's name
 _NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text", NoneType: "null"}
 
 
 @dataclass(frozen=True)
 class Within:
-    """The range of a number, or of the length of a list."""
+    """The range of a number or of the length of a list."""
 
     least: float = -math.inf
     most: float = math.inf
@@ -44,7 +44,7 @@ Share = Annotated[float, Within(0, 1)]
 
 
 def check(kind: Any, value: Any, name: str = "") -> None:
-    """Raise a ValueError unless ``value``, of the field ``name``, is of this type, with all that it holds."""
+    """Raise a ValueError unless ``value``, of the field ``name``, is of the type ``kind``, including nested values."""
     origin, of = get_origin(kind), get_args(kind)
     if origin is Annotated:
         check(of[0], value, name)
@@ -59,8 +59,8 @@ def check(kind: Any, value: Any, name: str = "") -> None:
             raise _fault(name, f"must be {' or '.join(map(repr, of))}", value)
     elif origin is list:
         _expect(isinstance(value, list), name, "a list", value)
-        for place, each in enumerate(value):
-            check(of[0], each, f"{name}[{place}]")
+        for index, item in enumerate(value):
+            check(of[0], item, f"{name}[{index}]")
     elif origin is dict:
         _expect(isinstance(value, dict), name, "an object", value)
         for key, each in value.items():
@@ -83,7 +83,7 @@ def check(kind: Any, value: Any, name: str = "") -> None:
 
 
 def _check_any(kinds: tuple[Any, ...], value: Any, name: str) -> None:
-    """``kinds``: the expected type first, then null or other short types."""
+    """Check a union; the error is that of the first of ``kinds``, so list the main type first."""
     faults = []
     for kind in kinds:
         try:
@@ -95,11 +95,11 @@ def _check_any(kinds: tuple[Any, ...], value: Any, name: str) -> None:
 
 @cache
 def _fields(kind: Any) -> dict[str, tuple[Any, bool]]:
-    """The type of each key, and whether it must be there."""
+    """Key -> (type, whether it is required)."""
     hints = get_type_hints(kind, include_extras=True)
     fields = {}
     for key, hint in hints.items():
-        mark = get_origin(hint)  # which annotations as text hide from __required_keys__
+        mark = get_origin(hint)  # with `from __future__ import annotations`, __required_keys__ ignores it
         if mark in (Required, NotRequired):
             fields[key] = (get_args(hint)[0], mark is Required)
         else:
@@ -127,5 +127,5 @@ def _expect(holds: bool, name: str, what: str, value: Any) -> None:
 
 
 def _fault(name: str, rule: str, value: Any) -> ValueError:
-    place = f"{cut(name, _MOST_PLACE)}:" if name else "it"
-    return ValueError(f"{place} {rule}, got {shown(value)}")
+    field = f"{cut(name, _LONGEST_NAME)}:" if name else "it"
+    return ValueError(f"{field} {rule}, got {shown(value)}")

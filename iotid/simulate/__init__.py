@@ -1,1 +1,1 @@
-"""Captures of simulated devices, for the demo, tests and benchmarks."""
+"""Simulates devices and writes their captures, for the demo, tests and benchmarks."""

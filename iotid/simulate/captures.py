@@ -1,6 +1,6 @@
-"""Captures of two simulated sites on two dates: what the demo and the tests learn from.
+"""Writes captures of two simulated sites on two dates, for the demo and the tests.
 
-On the second date one device is new, one is gone, and one that no list has appears. Same seed, same bytes.
+On the second date one device is new, one is gone, and an unlisted one appears. The same seed gives the same bytes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _CAPTURE_S = 5 * 3600
 
 @dataclass(frozen=True)
 class Device:
-    """One device; ``name``: None where the device list must not have it; ``capture_dates``: on which it is there."""
+    """One device; ``name``: None for an unlisted device; ``capture_dates``: dates on which it is present."""
 
     model: DeviceModel
     name: str | None
@@ -52,7 +52,7 @@ class Site:
 
 
 def write_demo(folder: Path, seed: int = 1) -> None:
-    """Write FOLDER/captures/SITE/DATE/* and the device list FOLDER/devices.yaml, about 20 MB in all."""
+    """Write FOLDER/captures/SITE/DATE/* and the device list FOLDER/devices.yaml, about 20 MB in total."""
     network = Network()
     sites = _sites()
     for site in sites:
@@ -132,7 +132,7 @@ def _device(
 
 
 def _host(network: int, number: int, *, wired: bool = False, vlan: int | None = None) -> Host:
-    """A host of a site; 02… are locally administered MACs, which no vendor owns."""
+    """A host of a site; MACs that begin with 02 are locally administered, of no vendor."""
     mac = f"02:1d:{network:02x}:00:00:{number:02x}"
     return Host(mac, f"192.168.{network}.{number}", f"fd00:{network}::{number:x}", vlan, wired)
 
@@ -234,7 +234,7 @@ class _SiteTraffic:
         yield from self._network.udp(ends, (self._port(device), 53), messages, self._clock(0.02))
 
     def _chatter(self, device: Device) -> Iterator[Packet]:
-        """Time, lease, discovery: the same from every model except for a name or two."""
+        """NTP, DHCP and discovery: the same for every model except for names."""
         from scapy.layers.dhcp import BOOTP, DHCP
         from scapy.layers.dns import DNS, DNSRR
         from scapy.layers.ntp import NTP
@@ -242,7 +242,7 @@ class _SiteTraffic:
         host, gateway, rng = device.host, self._site.gateway, self._rng
         clock_server = Host(gateway.mac, "203.0.113.250", "2001:db8:203::250", wired=True)
         for _ in range(rng.randint(6, 14)):
-            # else scapy takes the time of this machine
+            # by default scapy uses the current time
             moments: dict[str, Any] = dict.fromkeys(("ref", "orig", "recv", "sent"), rng.randrange(2**31))
             messages = [(0, bytes(NTP(mode=3, **moments))), (1, bytes(NTP(mode=4, stratum=2, **moments)))]
             source = rng.choice((123, self._port(device)))
@@ -267,7 +267,7 @@ class _SiteTraffic:
         yield from self._network.udp((host, gateway), (68, 67), [(0, requested), (1, acknowledged)], self._clock(0.05))
 
     def _non_ip(self, device: Device) -> Iterator[Packet]:
-        """ARP, Wi-Fi's key exchange, ping, neighbour discovery and fragments."""
+        """ARP, EAPOL (Wi-Fi key exchange), ping, neighbour discovery and fragments."""
         from scapy.layers.eap import EAPOL
         from scapy.layers.inet import ICMP, IP
         from scapy.layers.inet6 import ICMPv6ND_NS, ICMPv6NDOptSrcLLAddr, IPv6
@@ -295,7 +295,7 @@ class _SiteTraffic:
                 yield from self._at_some_time(*udp_fragments(host, gateway, 514, length, self._rng))
 
     def _gateway(self) -> Iterator[Packet]:
-        """Spanning tree and router advertisements, at their period."""
+        """Periodic spanning tree frames and router advertisements."""
         from scapy.layers.inet6 import ICMPv6ND_RA, IPv6
         from scapy.layers.l2 import LLC, STP, Dot3
 

@@ -1,6 +1,6 @@
-"""What the simulated devices send: models of devices with their traffic patterns, all vendors invented.
+"""The simulated device models and their traffic patterns; all vendors are fictitious.
 
-Similar models are intended: camera and doorbell, plug and bulb differ little; names, time and discovery are shared.
+Some models are similar on purpose: camera and doorbell, plug and bulb; DNS, NTP and discovery are the same for all.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from iotid.simulate.frames import Stack
 
 @dataclass(frozen=True)
 class TrafficPattern:
-    """One type of conversation. Turns are payload bytes, positive from the device, negative from its peer."""
+    """A type of conversation. Turns are payload bytes, positive from the device, negative from its peer."""
 
     share: float  # weight among the model's patterns
     transport: str  # tcp, tls (tcp that opens with a TLS handshake), udp or group (udp to everyone, unanswered)
     port: int
     turns: tuple[int, ...]
-    repeats: tuple[int, int] = (1, 1)  # how often the turns come, at least and at most
-    spread: int = 0  # bytes by which each turn may be longer
+    repeats: tuple[int, int] = (1, 1)  # minimum and maximum number of repetitions of the turns
+    spread: int = 0  # maximum bytes by which a turn is longer
     peer: str = "cloud"  # cloud (the vendor's), shared (by all), gateway or hub
     pause_s: float = 0.2  # between turns
 
 
 @dataclass(frozen=True)
 class DeviceModel:
-    """What all devices of one model share."""
+    """A device model."""
 
     name: str
     vendor: str
@@ -37,7 +37,7 @@ class DeviceModel:
     stack: Stack
     server: Stack
     patterns: tuple[TrafficPattern, ...]
-    flows: tuple[int, int]  # conversations of a device and date, without names, time and discovery
+    flows: tuple[int, int]  # minimum and maximum conversations per date, without DNS, NTP and discovery
     ipv6: float = 0.0  # share of conversations over IPv6
     wired: bool = False
 
@@ -52,7 +52,7 @@ PROXY = Stack(True, 65160, 509, 128)  # load balancers in front of several vendo
 PLAIN_SERVER = Stack(False, 62643, 62643, 4)
 FARM = Stack(True, 26847, 106, 256)
 
-# traffic that models share: where the vendors' servers are not involved, they are similar
+# traffic common to several models
 _UPDATE_CHECK = TrafficPattern(0.6, "tls", 443, (214, -1172), (1, 1), 9, "shared")
 _PORTAL_CHECK = TrafficPattern(0.5, "tcp", 80, (138, -204), peer="shared")
 

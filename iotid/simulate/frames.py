@@ -1,7 +1,7 @@
 """Frames, conversations and capture files of the simulator.
 
-scapy builds and serialises every header once; each packet then patches a copy (lengths, ports, numbers, checksums),
-which is fifty times quicker than building it. Payloads are random bytes where no parser has to read them.
+scapy builds and serialises every header once; each packet is a copy with its own lengths, ports, numbers and checksums,
+which is fifty times faster than building it. Payloads that no parser reads are random bytes.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ class Packet(NamedTuple):
 
 @dataclass(frozen=True)
 class Host:
-    """An end of a conversation as the capture shows it; for hosts beyond the gateway ``mac`` is the gateway's."""
+    """An end of a conversation as in the capture; for hosts behind the gateway ``mac`` is the gateway's."""
 
     mac: str
     ipv4: str
     ipv6: str
     vlan: int | None = None
-    wired: bool = False  # frames from a wire come padded to Ethernet's minimum, frames from the air do not
+    wired: bool = False  # wired frames are padded to Ethernet's minimum, wireless ones are not
 
 
 @dataclass(frozen=True)
 class Stack:
-    """How a TCP stack fills its headers: the raw window shrinks by the bytes last received over ``scale``."""
+    """Header fields of a TCP stack; the raw window shrinks by the bytes last received divided by ``scale``."""
 
     timestamps: bool
     syn_window: int
@@ -55,7 +55,7 @@ def random_payload(length: int, rng: random.Random) -> bytes:
 
 
 def ethernet(source: Host, target: Host, inner: Any) -> bytes:
-    """Serialise scapy's layers ``inner`` in an Ethernet frame, tagged where one of the ends is on a VLAN."""
+    """Serialise scapy's layers ``inner`` in an Ethernet frame, tagged if one of the ends is on a VLAN."""
     from scapy.layers.l2 import Dot1Q, Ether
 
     vlan = source.vlan or target.vlan
@@ -111,7 +111,7 @@ class Header:
         return self._sealed(frame, ident, self._transport + 6)
 
     def _sealed(self, frame: bytearray, ident: int, checksum_at: int) -> bytes:
-        """Lengths and checksums filled in (RFC 1071), and the frame padded."""
+        """Fill in lengths and checksums (RFC 1071), and pad the frame."""
         transport_length = len(frame) - self._transport
         if self._ipv4:
             struct.pack_into("!HH", frame, self._ip + 2, len(frame) - self._ip, ident)
@@ -126,13 +126,13 @@ class Header:
 
 
 def _checksum(number: int) -> int:
-    """The complement of the ones' complement sum of a number's 16-bit words, which is the number modulo 65,535."""
+    """Internet checksum: the ones' complement sum of a number's 16-bit words equals the number modulo 65,535."""
     return 0xFFFF - (number % 0xFFFF or 0xFFFF)
 
 
 @dataclass
 class Network:
-    """Headers between pairs of hosts, each pair's built once."""
+    """Cache of headers between pairs of hosts."""
 
     _headers: dict[tuple[Host, Host, int, str], Header] = field(default_factory=dict)
 
@@ -151,7 +151,7 @@ class Network:
         clock: Clock,
         version: int = 4,
     ) -> Iterator[Packet]:
-        """A UDP conversation; each message names the side that sends it: 0 the client, 1 the server."""
+        """A UDP conversation; ``messages``: (sender: 0 client, 1 server; payload)."""
         headers = (self.header(*ends, version, "udp"), self.header(*ends[::-1], version, "udp"))
         for side, payload in messages:
             between = ports if side == 0 else ports[::-1]
@@ -173,7 +173,7 @@ def _transport(name: str, version: int) -> Any:
 
 @dataclass
 class Clock:
-    """Time of a conversation: packets of one turn follow closely, turns after the device's own pause."""
+    """Time in a conversation: short intervals within a turn, the device's pause between turns."""
 
     now_ns: int
     pause_s: float
@@ -194,7 +194,7 @@ class Clock:
 
 
 class TcpConversation:
-    """A TCP connection from handshake to close, with delayed acknowledgements and the odd retransmission."""
+    """A TCP connection from handshake to close, with delayed acknowledgements and occasional retransmissions."""
 
     def __init__(
         self,
@@ -268,7 +268,7 @@ class TcpConversation:
 
 @dataclass(frozen=True)
 class CaptureFile:
-    """A capture file's name and how it is written; ``cooked`` names hosts seen on a second, Linux cooked interface."""
+    """Name and format of a capture file; ``cooked``: MACs of hosts captured on a second, Linux cooked interface."""
 
     name: str
     byte_order: str = "<"
@@ -277,7 +277,7 @@ class CaptureFile:
     cooked: frozenset[str] = frozenset()
 
     def write(self, folder: Path, packets: Sequence[Packet], short: frozenset[int] = frozenset()) -> None:
-        """Write the packets in the order given; those whose number is in ``short`` lose all but 30 bytes."""
+        """Write the packets in this order; those with an index in ``short`` are truncated to 30 bytes."""
         write = self._pcapng if ".pcapng" in self.name else self._pcap
         lengths = [30 if number in short else self.snap_length for number in range(len(packets))]
         content = b"".join(write(packets, lengths))
@@ -317,5 +317,5 @@ class CaptureFile:
 
 
 def _cooked(frame: bytes, outgoing: bool) -> bytes:
-    """The frame as Linux's cooked interface shows it: no receiver, the sender's MAC, the EtherType."""
+    """The frame in Linux cooked format: without the destination MAC."""
     return struct.pack("!HHH", 4 if outgoing else 0, 1, 6) + frame[6:12] + b"\0\0" + frame[12:]

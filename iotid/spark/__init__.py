@@ -1,1 +1,1 @@
-"""Spark: the session, Java, shuffle blocks, the start-up of workers, errors that workers raise."""
+"""Spark: session, Java, shuffle, start-up of Python workers, errors of workers."""

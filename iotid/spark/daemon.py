@@ -1,8 +1,8 @@
-"""Runs in place of pyspark.daemon on one machine: the process that Spark's Python workers are forked from.
+"""Replaces pyspark.daemon, from which Spark forks its Python workers, when Spark runs on one machine.
 
-Spark puts archives on the path of its workers, pyspark.zip and the jar of its core. CPython 3.11 reads an archive's
-directory again for every package loaded from it, 0.1 s of each task. This daemon drops archives that only repeat an
-installed folder; the workers' other costs are in `iotid.spark.worker_start`.
+Spark adds archives to its workers' path: pyspark.zip and the jar of its core. CPython 3.11 reads an archive's directory
+again for every package loaded from it, 0.1 s per task. This daemon removes archives that duplicate an installed folder;
+`iotid.spark.worker_start` reduces the other costs of workers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from iotid.spark.worker_start import freezing_modules
 
 
 def without_copies(path: Sequence[str]) -> list[str]:
-    """The path without archives inside a ``pyspark`` folder that is itself on the path: they add nothing to it."""
+    """The path without archives inside a ``pyspark`` package that is importable from the path without them."""
     entries = [Path(entry).resolve() for entry in path]
     installed = {(entry / "pyspark").resolve() for entry in entries}
     pairs = zip(path, entries, strict=True)

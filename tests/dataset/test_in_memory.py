@@ -77,7 +77,7 @@ def test_dataset__vocabularies_are_of_training_alone_and_rows_know_their_flows(l
 
 
 def test_of__one_label_alone_is_nothing_to_tell_apart(labelled: Label) -> None:
-    with pytest.raises(LabelError, match="1 of 1 labels can be learned, it takes 2"):
+    with pytest.raises(LabelError, match="1 of 1 labels can be learned, at least 2 are needed"):
         labelled([{"client_mac": CAM}] * 5)
 
 

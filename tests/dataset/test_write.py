@@ -280,7 +280,9 @@ def test_write__too_few_labels_or_an_empty_part_is_an_error_with_counts(
     spark: SparkSession, stored: tuple[Store, Partition]
 ) -> None:
     store, flows = stored
-    with pytest.raises(LabelError, match=r"1 of 3 labels can be learned, it takes 2 \(cam: 100 flows, plug: 60 flows"):
+    with pytest.raises(
+        LabelError, match=r"1 of 3 labels can be learned, at least 2 are needed \(cam: 100 flows, plug: 60 flows"
+    ):
         _write(spark, store, [flows], "dataset.min_flows=70")
     with pytest.raises(LabelError, match=r"no flow is in the validation split under dataset\.protocol=by_capture"):
         _write(spark, store, [flows], "dataset.protocol=by_capture")
@@ -356,7 +358,7 @@ def test_read__missing_file_or_marker_raises(written: Partition, tmp_path: Path)
     shutil.copytree(written.uri, copy)
     for path in (copy / "test").glob("part-*.parquet"):
         path.unlink()
-    with pytest.raises(AccountingError, match="footers promise 0"):
+    with pytest.raises(AccountingError, match="footers report 0"):
         read_split(str(copy), "test")
     (copy / "_SUCCESS").unlink()
     with pytest.raises(PartitionError, match="no whole dataset"):

@@ -337,7 +337,7 @@ def test_write_plain__a_lost_file_other_settings_or_another_schema_are_refused(
         ([stored], ("flow.max_packets=33",), SettingError, "flow.max_packets: is 33"),
         ([stored], ("flow.tcp_close=false",), SettingError, "flow.tcp_close: is False"),
         ([stored], ("dataset.min_count=100000",), SettingError, "dataset.min_count"),
-        ([stored], ("dataset.min_flows=70",), LabelError, "1 of 3 labels can be learned, it takes 2"),
+        ([stored], ("dataset.min_flows=70",), LabelError, "1 of 3 labels can be learned, at least 2 are needed"),
     ):
         with pytest.raises(kind, match=expected):
             _write(plain_spark(), store, partitions, *overrides)
@@ -371,7 +371,9 @@ def test_accounts__add_up_or_are_an_error() -> None:
     accounting = FlowAccounting(21, 1, 2, 3, 4, {"a": 5, "b": 6})
     accounting.check()
     accounting.drop_rare(5, "list")
-    with pytest.raises(LabelError, match=r"list: 1 of 2 labels can be learned, it takes 2 \(b: 6 flows, a: 5 flows\)"):
+    with pytest.raises(
+        LabelError, match=r"list: 1 of 2 labels can be learned, at least 2 are needed \(b: 6 flows, a: 5 flows\)"
+    ):
         accounting.drop_rare(6, "list")
     assert accounting.to_json() == {
         "in": 21, "kept": 6, "dropped": 5, "unlisted": 3, "conflicts": 4, "other_protocols": 2, "continued": 1,

@@ -115,7 +115,7 @@ def test_write_flows__packets_or_files_that_got_lost_leave_no_partition(
         return result
 
     monkeypatch.setattr(assemble._Assembly, "assemble", one_too_many)
-    with pytest.raises(AccountingError, match=r"flows: .* (are in them|footers promise)"):
+    with pytest.raises(AccountingError, match=r"flows: .* (are in them|footers report)"):
         write_flows(spark, store, *KEY.values(), settings.capture, settings.flow)
     assert not store.exists("flows", KEY)
 

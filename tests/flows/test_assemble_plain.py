@@ -227,7 +227,7 @@ def test_write_flows_plain__captures_that_change_after_planning_are_in_quarantin
 
 @pytest.mark.parametrize(
     ("lost", "why"),
-    [("rows", r"the files' footers promise"), ("packets", r"packets were decoded for flows, .* are in")],
+    [("rows", r"the Parquet footers report"), ("packets", r"packets were decoded for flows, .* are in")],
 )
 def test_write_flows_plain__packets_or_files_that_got_lost_leave_no_partition(
     lost: str, why: str, plain_spark: Any, tmp_path: Path, captures: Path, monkeypatch: pytest.MonkeyPatch

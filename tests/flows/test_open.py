@@ -21,7 +21,7 @@ from iotid import config, schemas
 from iotid.flows import assemble
 from iotid.flows.layout import FIRST, LAST, LAST_SYN, OPENED, PACKET_ORDER, POSITION, SYN, VALUE_COLUMNS
 from iotid.flows.merge import merge
-from iotid.flows.open_flows import CARRIED, OpenFlows, carries_open_flows, is_carried, resume
+from iotid.flows.open_flows import CARRIED, OpenFlows, carries_open_flows, is_carried, load_open_flows
 from iotid.flows.partial import FlowTable, Partials, packets_of_intervals
 from iotid.flows.partitions import _identity, _superseded
 from iotid.partitions import PartitionKey, Store
@@ -66,7 +66,7 @@ class Dates:
         """FLOWS as stored of a date, and which of them it continued, as in ``later_flows``."""
         end_before, settings = self._last_us, self.settings
         open_paths = sorted(set(self._open["capture_file"].to_pylist()))
-        carried = resume(self._open, open_paths, settings)
+        carried = load_open_flows(self._open, open_paths, settings)
         packets = [self._packets_of(run, paths) for run in runs]
         parts = [carried]
         for task, run in enumerate(packets):
@@ -190,7 +190,7 @@ def test_resume__positions_stay_in_order_and_precede_all_that_the_next_date_read
     still_open.add(merge(table.flush(), settings).flows)
     (left,) = still_open.tables(pa.array(PATHS), 0, 100)
     assert left["capture_file"].to_pylist() == ["a.pcap", "c.pcap"]
-    resumed = resume(left, ["a.pcap", "c.pcap"], settings)
+    resumed = load_open_flows(left, ["a.pcap", "c.pcap"], settings)
     assert is_carried(resumed).all()
     assert set(resumed.task.tolist()) == {CARRIED}
     of_udp, of_tcp = resumed.state

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from iotid import config
-from iotid.capture.containers.walk import Walk
+from iotid.capture.containers.scan import RecordScan
 from iotid.capture.splits.stored import check_splits
 from iotid.cli import lines
 from iotid.dataset import EncodedFlows, Encoding, FlowSets, Vocabulary
@@ -36,7 +36,7 @@ from iotid.model.network.sequence_counts import SequenceCounts
 from iotid.partitions import PartitionKey
 from iotid.schemas import SPLITS
 from iotid.schemas.metadata import CONTRACTS, Metadata, read_metadata
-from iotid.storage import json_of, reading
+from iotid.storage import check_json, translate_read_errors
 from iotid.training.checkpoint import Checkpoint
 
 LONGEST = 4100  # characters of an error
@@ -253,7 +253,7 @@ def splits() -> list[dict[str, Any]]:
 
 def _splits(content: bytes, folder: Path) -> None:
     """JSON of rows: what Parquet can hold of them is looked at as a step would, and walked over."""
-    with reading("/store/splits", "again"):
+    with translate_read_errors("/store/splits", "again"):
         schema = SPLITS.arrow_schema(stored=True)
         try:
             found = json.loads(content)
@@ -264,11 +264,11 @@ def _splits(content: bytes, folder: Path) -> None:
         check_splits(table)
     for row in table.to_pylist():
         stream = SimpleNamespace(window=lambda start, size: np.zeros(0, np.uint8))
-        Walk(stream, row["container"], row["context"], row["start"], row["end"], config.load_settings().capture)
+        RecordScan(stream, row["container"], row["context"], row["start"], row["end"], config.load_settings().capture)
 
 
 def _report(content: bytes, folder: Path) -> None:
-    found = json_of(content, Report, "report.json", "evaluate again")
+    found = check_json(content, Report, "report.json", "evaluate again")
     for name in found["systems"]:
         system_report(found, name)
 

@@ -276,15 +276,19 @@ def test_description__a_missing_or_mistyped_field_is_one_line_that_names_it(
 @pytest.mark.parametrize(
     ("name", "value", "rule"),
     [
-        ("labels", ["camera", "camera", "plug"], "labels: must each be there once"),
+        ("labels", ["camera", "camera", "plug"], "labels: must be distinct"),
         ("labels", ["camera", "plug"], "array classifier.weight: must have 2"),
         ("max_packets", 4097, "max_packets: must be 1 to 4096"),
         ("max_packets", 2, "array devices.tokens.sequences: must have 16"),
         ("protocols", [256], "protocols[0]: must be 0 to 255"),
-        ("vocabularies", [{"name": "direction", "values": [1, -1]}], "vocabularies[0].values: must rise"),
+        (
+            "vocabularies",
+            [{"name": "direction", "values": [1, -1]}],
+            "vocabularies[0].values: must be strictly increasing",
+        ),
         ("vocabularies", [{"name": "direction", "values": [2**40]}], "vocabularies[0].values[0]: must be"),
         ("vocabularies", [{"name": "colour", "values": []}], "reads colour, which this iotid does not know"),
-        ("vocabularies", [{"name": "direction", "values": []}] * 2, "vocabularies: must each be there once"),
+        ("vocabularies", [{"name": "direction", "values": []}] * 2, "vocabularies: must be distinct"),
         ("vocabularies", [{"name": "direction", "values": []}], "array embeddings.packet_length.weight is not one"),
         ("devices", {"plug": {"vendor": 5}}, "devices.plug.vendor: must be text"),
     ],

@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 
 from iotid.dataset.hashes import hash_for_buckets, hash_rows
 from iotid.spark.shuffle import (
-    BLOCKS,
     NO_BUCKET,
+    SHUFFLE_BLOCKS,
     SIDE_OUTPUTS,
     Buckets,
-    exchange,
     read_blocks,
     read_tables,
     read_task_ids,
     shuffle_blocks,
+    shuffle_by_bucket,
     side_output,
     spark_schema,
     task_ids,
@@ -180,8 +180,8 @@ def _report_partition(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBa
 @pytest.mark.parametrize("partitions", [3, 8])
 def test_exchange__each_partition_has_its_own_range_of_equally_many_buckets(spark: Any, partitions: int) -> None:
     buckets = Buckets(partitions, SECRET)
-    sent = task_ids(spark, [4, 0, 7]).mapInArrow(partial(_send, buckets=buckets), spark_schema(BLOCKS))
-    outputs = exchange(sent, partitions).mapInArrow(_report_partition, spark_schema(SIDE_OUTPUTS)).toArrow()
+    sent = task_ids(spark, [4, 0, 7]).mapInArrow(partial(_send, buckets=buckets), spark_schema(SHUFFLE_BLOCKS))
+    outputs = shuffle_by_bucket(sent, partitions).mapInArrow(_report_partition, spark_schema(SIDE_OUTPUTS)).toArrow()
     rows = [row for _, table in read_tables(outputs) for row in table.to_pylist()]
     assert [row["bucket"] for row in rows] == sorted({row["bucket"] for row in rows})
     assert {row["bucket"] // buckets.each == row["partition"] for row in rows} == {True}

@@ -1,1 +1,1 @@
-"""Capture files: pcap and pcapng, compressed or not, as records."""
+"""Reads records from capture files: pcap and pcapng, compressed or not."""

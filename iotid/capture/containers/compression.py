@@ -1,4 +1,4 @@
-"""Decompression of gzip, zstd, bz2 and xz, a bounded block at a time; what is before a fault is still delivered."""
+"""Decompresses gzip, zstd, bz2 and xz in bounded blocks; data before a fault is still delivered."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 _COMPRESSIONS = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd", "bz2": b"BZh", "xz": b"\xfd7zXZ\x00"}
-BLOCK = 1 << 18  # bytes of one read of a compressed file
-_FIRST_BLOCK = 1 << 9  # bytes given to a member's decompressor first: what follows a shorter member is copied
-_ZSTD_BLOCK = 1 << 14  # bytes of one decompression: what a broken frame can cost at most
-_XZ_MEMORY = 1 << 28  # bytes: an xz header may ask for 4 GiB of dictionary; its strongest preset takes 64 MiB
+BLOCK = 1 << 18  # bytes per read of a compressed file
+_FIRST_BLOCK = 1 << 9  # first bytes for a member's decompressor: it copies what follows a shorter member
+_ZSTD_BLOCK = 1 << 14  # bytes per decompression: the most that a broken frame loses
+_XZ_MEMORY = 1 << 28  # bytes: an xz header may request a 4 GiB dictionary; the strongest preset takes 64 MiB
 _PADDING = re.compile(rb"\0*")
 
 # what a decompressor raises on a broken file
@@ -26,7 +26,7 @@ def compression_of(first_bytes: bytes) -> str:
 
 
 def decompressor(compression: str, file: Any) -> Callable[[int], bytes]:
-    """A function that returns up to so many further bytes of an open file, none at its end, or raises FAULTS."""
+    """``read(size)`` of an open file: returns up to ``size`` more bytes, none at the end; raises FAULTS."""
     if compression == "zstd":
         import pyarrow as pa
 
@@ -41,13 +41,13 @@ def decompressor(compression: str, file: Any) -> Callable[[int], bytes]:
 
 
 class _Members:
-    """The members of a gzip, bz2 or xz file one after another, as their command-line tools read them."""
+    """Reads the members of a gzip, bz2 or xz file in sequence, as the command-line tools do."""
 
     def __init__(self, file: Any, maker: Callable[[], Any]) -> None:
         self._file = file
         self._maker = maker
         self._decompressor = maker()
-        self._block, self._at = b"", 0  # read from the file, and how much of it was given to the decompressor
+        self._block, self._at = b"", 0  # read from the file; bytes of it already decompressed
         self._step = _FIRST_BLOCK
 
     def read(self, size: int) -> bytes:
@@ -62,7 +62,7 @@ class _Members:
                 raise EOFError("the compressed file is cut off")
 
     def _next_block(self) -> bytes:
-        """What the decompressor gets next; none at the end of the file."""
+        """The next input of the decompressor; empty at the end of the file."""
         if self._at == len(self._block):
             self._block, self._at = self._file.read(BLOCK), 0
         given = self._block[self._at : self._at + self._step]

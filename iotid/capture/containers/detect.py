@@ -1,4 +1,4 @@
-"""The format of a file, by its first bytes: pcap or pcapng, compressed or not; and what a reader must know of it."""
+"""Detects the format of a file by its first bytes: pcap or pcapng, compressed or not."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _BYTE_ORDER_MAGICS = (b"\x1a\x2b\x3c\x4d", b"\x4d\x3c\x2b\x1a")
 # magic, as a big-endian number, to (ticks per microsecond, bytes of a record's header)
 _PCAP_MAGICS = {0xA1B2C3D4: (1, 16), 0xA1B23C4D: (1000, 16), 0xA1B2CD34: (1, 24)}
 PCAP_HEADER_BYTES = 24
-_DETECT_BYTES = 1 << 16  # read of each file to detect its format
-_ENOUGH = 64  # so many more records within the range decide
-_LINK_TYPE_BITS = 0x03FFFFFF  # above them is the length of a frame check sequence
+_DETECT_BYTES = 1 << 16  # read from each file to detect its format
+_ENOUGH = 64  # lead of records in the range of microseconds that settles the unit
+_LINK_TYPE_BITS = 0x03FFFFFF  # the higher bits are the length of the frame check sequence
 
 
 @dataclass(frozen=True)
 class CaptureFormat:
-    """The format of a file. ``context`` (JSON): what a reader must know before the first record, at byte ``start``."""
+    """The format of a file. ``context`` (JSON): the reader's initial state at the first record, byte ``start``."""
 
     container: str  # pcap or pcapng
     compression: str
@@ -39,9 +39,9 @@ class CaptureFormat:
 
 
 def detect_format(path: str, filesystem: fs.FileSystem | None = None, inner: str = "") -> CaptureFormat | None:
-    """The format of the file at a path or URI; None where it is no capture. It is opened once.
+    """The format of the file at a path or URI; None if it is no capture. The file is opened once.
 
-    ``filesystem`` and ``inner``: the path's filesystem and the path within it, where they are already known.
+    ``filesystem`` and ``inner``: the path's filesystem and the path within it, if already known.
 
     Raises:
         InputError: the file is missing or cannot be read.
@@ -82,10 +82,10 @@ def detect_format(path: str, filesystem: fs.FileSystem | None = None, inner: str
 
 
 def _counts_nanoseconds(first_bytes: bytes, order: Literal["big", "little"], record_header: int) -> bool:
-    """Whether records under the magic of microseconds count nanoseconds: some writers use the wrong magic.
+    """Whether a file with the magic of microseconds has nanoseconds: some writers use the wrong magic.
 
-    Decided by the file's first records, so the same for all splits: all fractions of a second are below 10**9, and more
-    are beyond the range of microseconds than within (of true nanoseconds 999 in 1,000; a 0 does not count).
+    Decided by the file's first records, so all splits agree: every fraction of a second is below 10**9, and more are
+    beyond the range of microseconds than within (of true nanoseconds 999 in 1,000; zeros do not count).
     """
     at, beyond, within = PCAP_HEADER_BYTES, 0, 0
     while at + record_header <= len(first_bytes):
@@ -105,12 +105,12 @@ def pcapng_context(big_endian: bool, interfaces_IF: Any) -> str:
 
 
 def first_record(container: str) -> int:
-    """Byte of the uncompressed stream at which the first record of a capture starts, or the first block."""
+    """Offset of a capture's first record (pcapng: first block) in the uncompressed stream."""
     return PCAP_HEADER_BYTES if container == "pcap" else 0
 
 
 def header_cut(stream: Stream, container: str) -> int:
-    """Bytes of a pcap file header that the stream's end cuts off; 0: it is whole, and records may follow."""
+    """Size of an incomplete pcap file header; 0 if the header is complete."""
     if container == "pcapng":
         return 0
     size = len(stream.window(0, PCAP_HEADER_BYTES))

@@ -1,4 +1,4 @@
-"""Files of any filesystem: opened, identified by their ends, named in errors."""
+"""Opens files of any filesystem, computes their fingerprints, and names them in errors."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from urllib.parse import quote, urlsplit
 
 from iotid import storage
 from iotid.errors import InputError
-from iotid.inputs import kind_of, open_without_waiting
+from iotid.inputs import file_type, open_without_waiting
 from iotid.storage import local_path
 
 if TYPE_CHECKING:
     from pyarrow import fs
 
-_SAMPLE = 1 << 16  # bytes at either end of a capture that identify it
+_SAMPLE = 1 << 16  # bytes at either end of a capture for its fingerprint
 
 
 def filesystem_of(path: str) -> tuple[fs.FileSystem, str]:
@@ -60,7 +60,7 @@ def open_file(path: str, filesystem: fs.FileSystem, inner: str) -> Any:
 def fingerprint_of(file: Any, size: int) -> str:
     """Checksums of both ends of the file's first ``size`` bytes.
 
-    They distinguish a file that grew from one that was overwritten, by two reads, whatever the file's size.
+    Two reads, whatever the file's size, distinguish a file that grew from one that was overwritten.
     """
     sums = []
     for start in dict.fromkeys((0, max(size - _SAMPLE, 0))):
@@ -74,4 +74,4 @@ def unreadable(path: str, fault: OSError) -> InputError:
 
 
 def not_regular(path: str, mode: int) -> InputError:
-    return InputError(f"{path}: is {kind_of(mode)} and no file, which captures must be; write it to a file first")
+    return InputError(f"{path}: is {file_type(mode)} and no file, which captures must be; write it to a file first")

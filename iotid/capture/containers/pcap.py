@@ -1,4 +1,4 @@
-"""The walk over a classic pcap's records, and the search for the next provable one after a broken record.
+"""Scans the records of a classic pcap, and searches the next valid record after a broken one.
 
 Format: draft-ietf-opsawg-pcap. A record is 16 bytes of header (24 in Kuznetzov's modified pcap) and the captured bytes.
 """
@@ -26,11 +26,11 @@ from iotid.capture.jit import kernel
 BIG_ENDIAN, HEADER_BYTES, TICKS_PER_US, LINK_TYPE, MAX_PACKET_BYTES = range(5)
 LAYOUT_SIZE = 5
 
-_DAY_S = 86_400  # neighbours in a chain that proves a record are at most this far apart
+_DAY_S = 86_400  # maximum gap between consecutive records of a chain
 
 
 @kernel
-def walk_pcap(
+def scan_pcap(
     buffer: Bytes,
     base: int,
     final: bool,
@@ -40,12 +40,12 @@ def walk_pcap(
     records: Records,
     faults: Longs,
 ) -> tuple[int, int, int]:
-    """Step from ``state[POSITION]`` until ``limit``, the buffer's end, or full tables.
+    """Scan from ``state[POSITION]`` to ``limit``, the buffer's end, or full tables.
 
-    A broken byte range that begins before ``limit`` is followed to its end, so that where a walk ends is a function of
-    where it starts and of ``limit``. ``buffer`` starts at byte ``base`` of the stream and, where ``final``, ends with
-    it. Returns the number of records and of faults written, and how many bytes from the new position on are needed to
-    go on (0: the reason is another).
+    A broken byte range that begins before ``limit`` is followed to its end, so that the end of a scan depends only on
+    its start and ``limit``. ``buffer`` starts at byte ``base`` of the stream and, if ``final``, ends with it. Returns
+    the numbers of records and of faults written, and the bytes needed from the new position on to continue (0 if the
+    scan stopped for another reason).
     """
     size = len(buffer)
     big = layout[BIG_ENDIAN] != 0
@@ -99,10 +99,10 @@ def walk_pcap(
 
 
 @kernel
-def guess_pcap(buffer: Bytes, stop: int, final: bool, layout: Longs) -> int:
-    """Where in ``buffer[:stop]`` the longest chain of plausible records starts, or the first long one; -1: nowhere.
+def find_pcap_record(buffer: Bytes, stop: int, final: bool, layout: Longs) -> int:
+    """Where in ``buffer[:stop]`` the longest chain of plausible records starts, or the first of LONG_CHAIN; else -1.
 
-    From every offset before ``stop`` on, CHAIN records are within the buffer, if there are so many.
+    The buffer is large enough for CHAIN records from every offset before ``stop``, unless the stream ends.
     """
     size = len(buffer)
     best = -1
@@ -120,9 +120,9 @@ def guess_pcap(buffer: Bytes, stop: int, final: bool, layout: Longs) -> int:
 
 @kernel
 def _is_chain(buffer: Bytes, at: int, final: bool, layout: Longs) -> bool:
-    """Whether CHAIN plausible records follow one another from ``at``, or two that end exactly with the stream.
+    """Whether CHAIN plausible records follow each other from ``at``, or two that end exactly with the stream.
 
-    A single one proves nothing: in the data of a record that the stream's end cuts off, one is found too easily.
+    One is not enough: the data of a record that is cut off at the stream's end too often contains one.
     """
     length, end = _chain(buffer, at, layout, CHAIN)
     if length == CHAIN:
@@ -132,7 +132,7 @@ def _is_chain(buffer: Bytes, at: int, final: bool, layout: Longs) -> bool:
 
 @kernel
 def _chain(buffer: Bytes, at: int, layout: Longs, most: int) -> tuple[int, int]:
-    """How many plausible records, up to ``most``, follow one another from ``at``, and where the last one's data end."""
+    """(number of plausible records, up to ``most``, that follow each other from ``at``; where the last one ends)."""
     big = layout[BIG_ENDIAN] != 0
     header = layout[HEADER_BYTES]
     size = len(buffer)

@@ -1,6 +1,6 @@
-"""The walk over a pcapng's blocks: sections, interfaces and packets; other blocks are skipped by their length.
+"""Scans the blocks of a pcapng: sections, interfaces and packets; other blocks are skipped by their length.
 
-Format: draft-ietf-opsawg-pcapng. A block is its type, its length, a body and its length again, which is what proves it.
+Format: draft-ietf-opsawg-pcapng. A block is its type, its length, a body and its length again, which must agree.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import numpy as np
 from iotid.capture.containers.records import (
     BROKEN,
     CHAIN,
-    CHANGED_AT,
     CUT,
     INTERFACES,
+    LAST_CONTEXT_CHANGE,
     LONG_CHAIN,
     MAX_WIRE_BYTES,
     NO_INTERFACE,
@@ -31,9 +31,9 @@ from iotid.capture.jit import kernel
 # columns of the table of interfaces, int64 each
 LINK_TYPE, SNAP_LENGTH, BINARY, EXPONENT, OFFSET_S = range(5)
 INTERFACE_SIZE = 5
-MAX_INTERFACES = 1 << 16  # of one section: what a split must carry stays small
-TABLE_FULL = -1  # returned as `need`: give a larger table of interfaces
-ANY_ORDER = -1  # a byte order that need not be known: the block begins a section, which says
+MAX_INTERFACES = 1 << 16  # of one section: bounds the context of a split
+TABLE_FULL = -1  # returned as `need`: the table of interfaces is too small
+ANY_ORDER = -1  # any byte order: the block starts a section, which states its own
 
 MAX_OPTION_BYTES = 1 << 16  # of a packet block beside its packet
 _MAX_BLOCK_BYTES = 1 << 24  # the limit of libpcap and Wireshark
@@ -51,7 +51,7 @@ _POWERS_OF_TEN = np.array([10**power for power in range(20)], np.uint64)
 
 
 @kernel
-def walk_pcapng(
+def scan_pcapng(
     buffer: Bytes,
     base: int,
     final: bool,
@@ -62,9 +62,9 @@ def walk_pcapng(
     records: Records,
     faults: Longs,
 ) -> tuple[int, int, int]:
-    """Step from ``state[POSITION]`` until ``limit``, the buffer's end, or full tables; as ``walk_pcap``.
+    """Scan from ``state[POSITION]`` to ``limit``, the buffer's end, or full tables; as ``scan_pcap``.
 
-    ``interfaces_IF`` holds the section's interfaces; a walk that starts in the middle is given those known there.
+    ``interfaces_IF``: the section's interfaces; for a scan that starts inside a section, those described before.
     """
     size = len(buffer)
     reach = CHAIN * (max_packet_bytes + MAX_OPTION_BYTES)
@@ -101,21 +101,21 @@ def walk_pcapng(
                     state[SECTION_BIG_ENDIAN] = big
                     state[SECTIONS] += 1
                     state[INTERFACES] = 0
-                    state[CHANGED_AT] = state[RECORDS] + n
+                    state[LAST_CONTEXT_CHANGE] = state[RECORDS] + n
                 elif block_type == _INTERFACE and state[INTERFACES] < MAX_INTERFACES:
                     if state[INTERFACES] == len(interfaces_IF):
                         need = TABLE_FULL
                         break
                     _describe(buffer, i, length, big, interfaces_IF[state[INTERFACES]])
                     state[INTERFACES] += 1
-                    state[CHANGED_AT] = state[RECORDS] + n
+                    state[LAST_CONTEXT_CHANGE] = state[RECORDS] + n
                 elif _is_packet(block_type):
                     data, captured, wire, interface = _packet(buffer, i, block_type, length, big, max_packet_bytes)
                     time = 0
                     link = BROKEN
                     if data > 0 and interface < state[INTERFACES]:
                         link = interfaces_IF[interface, LINK_TYPE]
-                        if block_type == _SIMPLE:  # has no time, and is cut at its interface's snap length
+                        if block_type == _SIMPLE:  # has no time, and is truncated at its interface's snap length
                             if interfaces_IF[0, SNAP_LENGTH] > 0:
                                 captured = min(captured, interfaces_IF[0, SNAP_LENGTH])
                         else:
@@ -148,7 +148,7 @@ def _is_packet(block_type: int) -> bool:
 
 @kernel
 def _block(buffer: Bytes, at: int, section_big: bool) -> tuple[int, int, bool]:
-    """Type, length and byte order of the block whose first 12 bytes are at ``at``; length 0 where it cannot be one."""
+    """Type, length and byte order of the block whose first 12 bytes are at ``at``; length 0 if it is invalid."""
     big = section_big
     block_type = u32(buffer, at, big)
     least = 12
@@ -170,11 +170,11 @@ def _block(buffer: Bytes, at: int, section_big: bool) -> tuple[int, int, bool]:
 
 
 @kernel
-def guess_pcapng(buffer: Bytes, stop: int, final: bool, max_packet_bytes: int) -> tuple[int, int]:
-    """Where in ``buffer[:stop]`` the longest chain of blocks starts, or the first long one (-1: nowhere); byte order.
+def find_pcapng_block(buffer: Bytes, stop: int, final: bool, max_packet_bytes: int) -> tuple[int, int]:
+    """(where in ``buffer[:stop]`` the longest chain of blocks starts, or the first of LONG_CHAIN, else -1; byte order).
 
-    The byte order is 1 where the blocks are big-endian, 0 where not. From every offset before ``stop`` on, CHAIN blocks
-    are within the buffer, if there are so many.
+    The byte order is 1 for big-endian blocks, else 0. The buffer is large enough for CHAIN blocks from every offset
+    before ``stop``, unless the stream ends.
     """
     size = len(buffer)
     best = -1
@@ -195,14 +195,14 @@ def guess_pcapng(buffer: Bytes, stop: int, final: bool, max_packet_bytes: int) -
 
 @kernel
 def _is_chain(buffer: Bytes, at: int, final: bool, state: Longs, max_packet_bytes: int) -> bool:
-    """Whether CHAIN whole blocks follow one another from ``at``, or fewer that end exactly with the stream."""
+    """Whether CHAIN complete blocks follow each other from ``at``, or fewer that end exactly with the stream."""
     length, end = _chain(buffer, at, state[SECTION_BIG_ENDIAN] != 0, max_packet_bytes, CHAIN)
     return length == CHAIN or (final and length > 0 and end == len(buffer))
 
 
 @kernel
 def _chain(buffer: Bytes, at: int, big: bool, max_packet_bytes: int, most: int) -> tuple[int, int]:
-    """How many whole blocks, up to ``most``, follow one another from ``at``, and where the last one ends."""
+    """(number of complete blocks, up to ``most``, that follow each other from ``at``; where the last one ends)."""
     size = len(buffer)
     i = at
     count = 0
@@ -220,7 +220,7 @@ def _chain(buffer: Bytes, at: int, big: bool, max_packet_bytes: int, most: int) 
 
 @kernel
 def _describe(buffer: Bytes, at: int, length: int, big: bool, interface_F: Longs) -> None:
-    """Read an interface description block. Each turn of the loop over its options advances by 4 bytes at least."""
+    """Read an interface description block. Each iteration over its options advances at least 4 bytes."""
     interface_F[LINK_TYPE] = u16(buffer, at + 8, big)
     interface_F[SNAP_LENGTH] = u32(buffer, at + 12, big)
     interface_F[BINARY] = 0
@@ -248,7 +248,7 @@ def _describe(buffer: Bytes, at: int, length: int, big: bool, interface_F: Longs
 def _packet(
     buffer: Bytes, at: int, block_type: int, length: int, big: bool, max_packet_bytes: int
 ) -> tuple[int, int, int, int]:
-    """Where a packet block's frame starts (0: its fields contradict each other), captured and wire bytes, interface."""
+    """(start of a packet block's frame, 0 if its fields are inconsistent; captured bytes; wire bytes; interface)."""
     if block_type == _SIMPLE:
         wire = u32(buffer, at + 8, big)
         captured = min(wire, length - 16)
@@ -266,7 +266,7 @@ def _packet(
 
 @kernel
 def _microseconds(high: int, low: int, binary: int, exponent: int, offset_s: int) -> int:
-    """µs since 1970 of a 64-bit count of ticks of 10**-exponent or 2**-exponent s; -1: a time that no calendar has."""
+    """µs since 1970 of a 64-bit count of ticks of 10**-exponent or 2**-exponent s; -1 if outside 1970 to 9999."""
     ticks = (np.uint64(high) << _WORD) | np.uint64(low)
     seconds = np.uint64(0)
     part = np.uint64(0)  # µs

@@ -1,4 +1,4 @@
-"""What a walk over a capture finds: records, and the byte ranges that it had to skip."""
+"""The results of a scan: records, and the broken byte ranges that it skipped."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from numpy.typing import NDArray
 from iotid.capture.fields import Longs
 from iotid.capture.jit import kernel
 
-# indices into a walk's `state`, int64 each
-POSITION = 0  # byte of the stream that the walk has reached
+# indices into a scan's `state`, int64 each
+POSITION = 0  # byte of the stream that the scan has reached
 SKIP_FROM = 1  # start of the broken byte range whose end is not found yet; -1: none
-CUT = 2  # 1: that range starts with a record whose header is there and whose data the stream's end cuts off
-RECORDS = 3  # records walked over so far
+CUT = 2  # 1: that range starts with a record whose header is complete and whose data is cut off at the stream's end
+RECORDS = 3  # records so far
 SECTION_BIG_ENDIAN = 4  # pcapng: byte order of the section
 INTERFACES = 5  # pcapng: interfaces that the section has described so far
-CHANGED_AT = 6  # pcapng: RECORDS when a section began or an interface was described; -1: never
+LAST_CONTEXT_CHANGE = 6  # pcapng: RECORDS when a section began or an interface was described; -1: never
 SECTIONS = 7  # pcapng: sections that began
 STATE_SIZE = 8
 
-CHAIN = 3  # so many plausible records in a row prove the first: by chance one in 2**60 offsets of random bytes passes
-# so many are taken for the file's own without a search for others: a capture inside segments of a transfer breaks off
-# at each segment's end, and 32 of the shortest frames fill more than the usual segment of 1460 bytes
+CHAIN = 3  # plausible records in a row that verify the first: one in 2**60 offsets of random bytes passes
+# records in a row that end the search: a capture inside a TCP transfer is interrupted at each segment's end, and 32 of
+# the shortest frames fill more than the usual segment of 1460 bytes
 LONG_CHAIN = 32
-MAX_WIRE_BYTES = 2**31 - 1  # longer frames cannot be; columns of lengths are int32
-FAR_END = 2**24  # bytes: a frame longer than this is no proof of a record
+MAX_WIRE_BYTES = 2**31 - 1  # columns of lengths are int32
+FAR_END = 2**24  # bytes: no plausible record has a longer frame
 
 # instead of a link type
 NO_INTERFACE = -1  # the record names an interface that its section does not describe
@@ -56,7 +56,7 @@ def empty_records(capacity: int) -> Records:
 
 @kernel
 def emit(records: Records, n: int, offset: int, data: int, captured: int, wire: int, time: int, link: int) -> None:
-    """Write record ``n``. A frame is at least as long as what was captured of it, whatever its header says."""
+    """Write record ``n``. Its wire length is at least its captured length, whatever the header says."""
     records.offset[n] = offset
     records.data[n] = data
     records.captured[n] = captured

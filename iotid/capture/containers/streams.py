@@ -1,4 +1,4 @@
-"""A capture's bytes as windows onto its uncompressed stream: mapped, fetched or decompressed, never whole."""
+"""Windows onto a capture's uncompressed stream: memory-mapped, fetched or decompressed; never the whole file."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from iotid.errors import InputError, StaleError
 if TYPE_CHECKING:
     from iotid import config
 
-_ANY_EXPANSION = 1 << 26  # bytes that any compressed file may expand to: small ones of few distinct bytes do honestly
+_ANY_EXPANSION = 1 << 26  # bytes that any compressed file may expand to: small, repetitive captures compress very well
 
 
 class Stream(Protocol):
     """An uncompressed stream of bytes."""
 
-    fault: str | None  # why the stream ended before its end, where a compressed file is broken
+    fault: str | None  # why a broken compressed file ended early
 
     def window(self, position: int, size: int) -> NDArray[np.uint8]:
         """Up to ``size`` bytes from ``position``, read-only; fewer only at the end. Positions never go back."""
@@ -54,7 +54,7 @@ class _Closing:
 
 
 class _Mapped(_Closing):
-    """A local file, mapped window by window: no byte is copied, and what is mapped is never more than one window."""
+    """A local file, memory-mapped one window at a time: no byte is copied."""
 
     def __init__(self, file: Any, size: int) -> None:
         self._file = file
@@ -73,7 +73,7 @@ class _Mapped(_Closing):
 
 
 class _Fetched(_Closing):
-    """A file of any filesystem that reads at an offset."""
+    """A file of a remote filesystem, read at offsets."""
 
     def __init__(self, file: Any, size: int) -> None:
         self._file = file
@@ -88,7 +88,7 @@ class _Fetched(_Closing):
 
 
 class _FileStart(io.RawIOBase):
-    """The first ``size`` bytes of an open file. Faults are reported with its path: they are none of its content."""
+    """The first ``size`` bytes of an open file. An OSError becomes an InputError with the file's path."""
 
     def __init__(self, file: Any, path: str, size: int) -> None:
         self._file = file
@@ -119,10 +119,10 @@ class _FileStart(io.RawIOBase):
 
 
 class _Decompressed(_Closing):
-    """A compressed file, read forward; what is before a fault is delivered, then ``fault`` says what it was."""
+    """A compressed file, read forward. Data before a fault is delivered; then ``fault`` describes it."""
 
     def __init__(self, file: Any, read: Callable[[int], bytes], most: int | None, beyond: str) -> None:
-        """``most``: bytes that may be delivered; ``beyond``: the error's text if there are more."""
+        """``most``: maximum bytes to deliver; ``beyond``: the error's text if there are more."""
         self._file = file
         self._read = read
         self._left = most
@@ -145,7 +145,7 @@ class _Decompressed(_Closing):
         return _readonly(held)[:size]
 
     def _more(self, size: int) -> bytes:
-        """Up to ``size`` further bytes; none only at the end."""
+        """Up to ``size`` more bytes; empty only at the end."""
         try:
             data = self._read(size)
         except InputError:
@@ -165,14 +165,14 @@ class _Decompressed(_Closing):
 
 
 def open_stream(capture: FileSplit, settings: config.Capture) -> Stream:
-    """Open a capture at its first ``file_bytes`` bytes, so that one that still grows reads the same each time.
+    """Open the first ``file_bytes`` bytes of a capture, so that a file that still grows reads the same each time.
 
-    Where the capture has a ``fingerprint``, it must be that of those bytes. Of a compressed capture no more is
-    delivered than ``settings`` allow: a window beyond raises an InputError.
+    The bytes must have the capture's ``fingerprint``, if it has one. A window beyond the expansion limit of
+    ``settings`` raises an InputError.
 
     Raises:
         InputError: the file cannot be opened.
-        StaleError: it is no longer what it was: gone, shorter, or of other bytes.
+        StaleError: the file was deleted, truncated or overwritten since it was planned.
     """
     path, file_bytes = capture.path, capture.file_bytes
     filesystem, inner = filesystem_of(path)
@@ -180,11 +180,11 @@ def open_stream(capture: FileSplit, settings: config.Capture) -> Stream:
         file = open_file(path, filesystem, inner)
         size = file.seek(0, os.SEEK_END)
         if size < file_bytes:
-            raise StaleError(f"{path}: has {size} bytes where its plan says {file_bytes}; plan it again (split-pcaps)")
+            raise StaleError(f"{path}: has {size} bytes, was planned with {file_bytes}; plan it again (split-pcaps)")
         if capture.fingerprint and fingerprint_of(file, file_bytes) != capture.fingerprint:
             raise StaleError(
-                f"{path}: its first {file_bytes} bytes are no longer those that were planned, so another capture was "
-                "written over it; plan it again (split-pcaps)"
+                f"{path}: its first {file_bytes} bytes changed since it was planned: the file was overwritten; plan it "
+                "again (split-pcaps)"
             )
         if capture.compression == "none":
             local = filesystem.type_name == "local"
@@ -193,32 +193,30 @@ def open_stream(capture: FileSplit, settings: config.Capture) -> Stream:
         most, beyond = _expansion(capture, settings)
         return decompressed(_FileStart(file, path, file_bytes), capture.compression, most, beyond)
     except FileNotFoundError:
-        raise StaleError(
-            f"{path}: was there when it was planned and is gone; bring it back, or plan again (split-pcaps)"
-        ) from None
+        raise StaleError(f"{path}: was deleted since it was planned; restore it, or plan again (split-pcaps)") from None
     except OSError as fault:
         raise unreadable(path, fault) from None
 
 
 def _expansion(capture: FileSplit, settings: config.Capture) -> tuple[int, str]:
-    """Bytes that a compressed capture may expand to, and the error's text if there are more."""
+    """(maximum expanded bytes of a compressed capture; the error's text if there are more)."""
     by_ratio = max(settings.max_expansion * capture.file_bytes, _ANY_EXPANSION)
     most, key = min((by_ratio, "max_expansion"), (settings.max_expanded_bytes, "max_expanded_bytes"))
     return most, (
         f"{capture.path}: its {capture.file_bytes:,} bytes expand to more than {most:,}, the most by capture.{key}; "
-        "leave the file out if it was made to fill memory and time, else raise the setting"
+        "leave the file out if it is a decompression bomb, else raise the setting"
     )
 
 
 def decompressed(file: Any, compression: str, most: int | None = None, beyond: str = "") -> Stream:
     """The uncompressed stream of an open file; closing it closes the file.
 
-    ``most``: bytes that it may deliver, None: any number; more raises an InputError with the text ``beyond``.
+    ``most``: maximum bytes to deliver, None for no limit; more raises an InputError with the text ``beyond``.
     """
     return _Decompressed(file, decompressor(compression, file), most, beyond)
 
 
 def _readonly(data: Any) -> NDArray[np.uint8]:
     array = np.frombuffer(data, np.uint8)
-    array.flags.writeable = False  # one type for all sources, so that each kernel is compiled once
+    array.flags.writeable = False  # the same type for all sources, so that each kernel is compiled once
     return array

@@ -1,1 +1,1 @@
-"""Records to packets: link layer, IP, transport, tunnels."""
+"""Decodes records into packets: link layer, IP, transport, tunnels."""

@@ -1,4 +1,4 @@
-"""From frames to packets: one pass over a window's frames, each written as a packet or counted under a reason."""
+"""Decodes a window's frames in one pass: each becomes a packet or is counted under a reason."""
 
 from __future__ import annotations
 
@@ -66,29 +66,29 @@ Columns = namedtuple("Columns", [field.name for field in fields(Packets)])  # ty
 class Rules(NamedTuple):
     """The settings of decoding."""
 
-    duplicate_window_us: int  # 0: duplicates are packets like others
-    fragment_window_us: int  # 0: later fragments are counted, never packets
-    tunnels: int  # a set, see tunnels.tunnel_set
+    duplicate_window_us: int  # 0: keep duplicates
+    fragment_window_us: int  # 0: do not match later fragments with their first one
+    tunnels: int  # bit set, see tunnels.tunnel_set
     max_tunnels: int
     keep_bytes: int  # of each packet, from its IP header on
 
 
 class Decoded(NamedTuple):
-    """What became of a window's frames. The next window's is written over it."""
+    """The result of decoding a window. The next window overwrites the arrays."""
 
     frames: Records
-    num_warm_up: int  # so many of them only warm up the decoder's state: they are neither written nor counted
+    num_warm_up: int  # leading frames that only update the decoder's state: neither written nor counted
     packets: Packets
     reasons: NDArray[np.uint8]  # of each frame, a code of REASONS
-    unread: NDArray[np.int32]  # of each frame, its link type or EtherType, where that is not read
-    totals: Longs  # (R, 3): of each reason, the frames, their bytes on the wire, the first one's offset (-1: none)
+    unread: NDArray[np.int32]  # of each frame, its link type or EtherType if that is not supported
+    totals: Longs  # (R, 3) by reason: frames, their bytes on the wire, offset of the first (-1: none)
 
 
 class Decoder:
-    """Decodes one reading of splits, window by window; its state of earlier frames is for that reading only.
+    """Decodes a sequence of windows and keeps the state of earlier frames (duplicates, fragments).
 
-    ``file_index``: the capture that is being read, written with each packet. ``keep_bytes``: how many bytes of each
-    packet become its ``first_words``.
+    ``file_index``: of the current capture, written with each packet. ``keep_bytes``: bytes of each packet that go into
+    its ``first_words``.
     """
 
     def __init__(self, settings: config.Capture, keep_bytes: int = 0) -> None:
@@ -104,13 +104,13 @@ class Decoder:
         self._fragments = new_fragments(settings.fragment_records if joins_fragments else 1)
         self.file_index = 0
         self._num_frames = 0  # so far
-        self._packets = Packets.empty()  # reused: fresh memory for each window would cost as much as the decoding
+        self._packets = Packets.empty()  # reused: new memory for each window would cost as much as the decoding
         self._reasons = np.empty(0, np.uint8)
         self._unread = np.empty(0, np.int32)
         self._headers = np.empty(HEADERS_SIZE, np.int64), np.empty(HEADERS_SIZE, np.int64)
 
     def decode(self, buffer: Bytes, records: Records, begin: int) -> Decoded:
-        """Decode a window's records, which follow those of the last one. Those before byte ``begin`` only warm up."""
+        """Decode the records of the next window. Those before byte ``begin`` only warm up."""
         frames = frames_of(buffer, records)
         count = len(frames.offset)
         num_warm_up = int(np.searchsorted(frames.offset, begin))
@@ -159,10 +159,10 @@ def decode(
     headers: Longs,
     inner: Longs,
 ) -> int:
-    """What `Decoded` says; ``out``: columns of Packets; ``first_bytes``: its ``first_words``, byte by byte;
-    ``headers``, ``inner``: rows for a packet's headers. ``first_frame``: the first one's number in this reading.
+    """Fill the arrays of `Decoded`; return the number of packets.
 
-    Returns the number of packets.
+    ``out``: columns of Packets; ``first_bytes``: a byte view of its ``first_words``; ``headers``, ``inner``: buffers
+    for a packet's headers; ``first_frame``: number of frames that the decoder had before.
     """
     size = len(buffer)
     has_state = rules.duplicate_window_us > 0 or rules.fragment_window_us > 0
@@ -232,8 +232,8 @@ def _packet_of(buffer: Bytes, start: int, end: int, wire: int, link: int, header
 def _innermost(buffer: Bytes, end: int, rules: Rules, headers: Longs, inner: Longs) -> int:
     """Decapsulate the packet in ``headers`` from the wanted tunnels, the outermost first; return its reason.
 
-    A tunnel in which no packet is found is a packet like any other. Addresses of the link layer are those inside the
-    tunnel: the ones outside belong to the tunnel's ends. So is the VLAN, if there is one inside.
+    A packet whose tunnel has no packet inside stays as it is. MACs are those inside the tunnel, as the outer ones
+    belong to the tunnel's ends; so is the VLAN, if there is one inside.
     """
     reason = FLOW
     for _ in range(rules.max_tunnels):
@@ -297,9 +297,9 @@ def _write(buffer: Bytes, headers: Longs, out: Any, n: int) -> None:
 
 @kernel
 def _keep(buffer: Bytes, end: int, headers: Longs, keep_bytes: int, first_bytes: Any, n: int) -> None:
-    """Write the first bytes of packet ``n``, captured up to ``end``, zeros for its addresses and for what is missing.
+    """Write the first bytes of packet ``n``, captured up to ``end``; its addresses and missing bytes are zero.
 
-    They end with the packet, not with the frame, which may be padded.
+    Excludes the padding of the frame behind the packet.
     """
     at = headers[IP_OFFSET]
     count = min(keep_bytes, headers[LENGTH], end - at)

@@ -1,10 +1,10 @@
-"""Duplicates: packets that an earlier record of the same file has too, as from mirror ports and Linux's "any" device.
+"""Detects packets that were captured twice, as on mirror ports and Linux's "any" device.
 
-A packet is a duplicate of an earlier one when protocol, addresses, VLAN, IP identification, length and every captured
+A packet is a duplicate of an earlier one if protocol, addresses, VLAN, IP identification, length and every captured
 byte above the IP header (ports, TCP's sequence, acknowledgement and flags, payload) are equal, and the two are at most
-`window_us` and at most as many records apart as the ring holds. Dropped packets count as earlier packets too. So
-earlier results do not matter, and a reader that starts that many records early gives the same answer as one that
-starts at the file's first. Equality is that of a 64-bit digest.
+`window_us` and at most the ring's size in records apart. Dropped packets stay in the ring, so the result does not
+depend on earlier results: a reader that starts that many records early gets the same as one that starts at the file's
+first record. Packets are compared by a 64-bit digest.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SHIFT = np.uint64(32)
 
 
 class Ring(NamedTuple):
-    """The last N records: record r lies in slot r % N. Records of one bucket are chained from new to old."""
+    """The last N records: record r is in slot r % N. The records of a bucket are a list from new to old."""
 
     digest: NDArray[np.uint64]  # (N,)
     time: Longs  # (N,) µs
@@ -38,7 +38,7 @@ def new_ring(records: int) -> Ring:
 
 @kernel
 def find(ring: Ring, record: int, time: int, digest: np.uint64, window_us: int) -> int:
-    """The slot of the newest equal packet that is close enough in time; -1: the ring holds none."""
+    """The slot of the newest equal packet within the window; -1 if there is none."""
     size = len(ring.digest)
     earlier = ring.newest[np.int64(digest & np.uint64(len(ring.newest) - 1))]
     while earlier >= 0 and earlier >= record - size:
@@ -78,6 +78,6 @@ def digest_of(buffer: Bytes, start: int, end: int) -> np.uint64:
 
 @kernel
 def mixed(digest: np.uint64, word: np.uint64) -> np.uint64:
-    """``digest`` with one more word mixed in; the multiplication wraps by design."""
+    """Mix a word into the digest; the multiplication wraps by design."""
     digest = (digest ^ word) * _FACTOR
     return digest ^ (digest >> _SHIFT)

@@ -1,6 +1,6 @@
-"""EtherTypes and the Ethernet header (IEEE 802.3, IANA's and IEEE's registries); tags between it and IP.
+"""EtherTypes (IANA's and IEEE's registries), the Ethernet header (IEEE 802.3), and tags between it and IP.
 
-An EtherType is also how the readers of all link types name what follows their header.
+The readers of all link types return the next protocol as an EtherType.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ I_TAG, BRIDGING, FABRIC_PATH = 0x88E7, 0x6558, 0x8903  # IEEE 802.1ah, RFC 1701,
 MACSEC = 0x88E5  # IEEE 802.1AE
 MPLS, MPLS_MULTICAST, PPPOE, PPP_TYPE = 0x8847, 0x8848, 0x8864, 0x880B  # RFC 5332 (the first two), RFC 2516
 LLC: Final = 0  # instead of an EtherType: 802.2 follows
-MAX_LENGTH = 1500  # up to here the field is a length, and 802.2 follows
-LLC_JUMBO = 0x8870  # the same, of frames too long for a length
+MAX_LENGTH = 1500  # up to this value the field is a length, and 802.2 follows
+LLC_JUMBO = 0x8870  # 802.2 follows in frames too long for a length field
 
-# inside this program only
+# internal values instead of an EtherType
 NO_ETHER_TYPE: Final = -1
-BY_VERSION: Final = -2  # the IP header's first four bits say which
+BY_VERSION: Final = -2  # IPv4 or IPv6, by the header's version field
 
 DSA_HAS_VLAN = 0x20  # bit of the first byte of Marvell's tag: it replaces a VLAN tag
 
 
 @kernel
 def ethernet(buffer: Bytes, at: int, headers: Longs) -> int:
-    """The EtherType of the Ethernet header at ``at``, of which all 14 bytes are there. Sets the MACs."""
+    """The EtherType of the Ethernet header at ``at``, all 14 bytes of which are captured. Sets the MACs."""
     headers[DESTINATION_MAC] = be48(buffer, at)
     headers[SOURCE_MAC] = be48(buffer, at + 6)
     return be16(buffer, at + 12)
@@ -41,13 +41,13 @@ def ethernet(buffer: Bytes, at: int, headers: Longs) -> int:
 @kernel
 def set_vlan(buffer: Bytes, at: int, headers: Longs) -> None:
     identifier = be16(buffer, at) & 0x0FFF
-    if identifier > 0:  # 0 is a priority tag and names no VLAN (IEEE 802.1Q, 9.6)
+    if identifier > 0:  # 0 is a priority tag without a VLAN (IEEE 802.1Q, 9.6)
         headers[VLAN] = identifier
 
 
 @kernel
 def tag_bytes(ether_type: int) -> int:
-    """Bytes of a tag between its own EtherType and the next one; 0: it is no tag."""
+    """Bytes between a tag's EtherType and the next EtherType; 0 if it is no tag."""
     if ether_type in (_VLAN, _QINQ, _QINQ_OLD, _QINQ_OLD_2, _QINQ_OLD_3):
         return 2
     if ether_type in (_VN_TAG, _HSR, _R_TAG):
@@ -57,7 +57,7 @@ def tag_bytes(ether_type: int) -> int:
 
 @kernel
 def carries_no_ip(ether_type: int) -> bool:
-    """Whether frames of an EtherType above 1500 are known to carry something else than packets of IP."""
+    """Whether frames of an EtherType above 1500 are known not to carry IP."""
     return ether_type in (
         0x0806, 0x8035, 0x88CC, 0x888E, 0x88C7, 0x8863, 0x0842, 0x9000,  # (R)ARP, LLDP, EAPOL, PPPoE's discovery, tests
         0x2000, 0x2003, 0x8808, 0x8809, 0x8902, 0x88E3, 0x88F5, 0x88F6, 0x8940, 0x88FB,  # CDP, IEEE's and PRP's control

@@ -1,9 +1,9 @@
 """IP fragments (RFC 791, 3.2; RFC 8200, 4.5): only the first has ports, so they are stored for the later ones.
 
 A later fragment belongs to the newest first fragment of the same version, addresses, protocol (IPv4), identification
-and VLAN that is at most `window_us` away and at most as many records earlier in the same file as the table holds. As
-with duplicates, earlier results do not matter, so a reader that starts that many records early gives the same answer
-as one that starts at the file's first record. A later fragment whose first one is not found is counted.
+and VLAN that is at most `window_us` away and at most the table's size in records earlier. As with duplicates, a reader
+that starts that many records early gets the same result as one that starts at the file's first record. A later fragment
+without a first one is counted as `later_fragment`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def store_first(fragments: FirstFragments, record: int, time: int, digest: np.ui
 def apply_first(
     fragments: FirstFragments, record: int, time: int, digest: np.uint64, window_us: int, headers: Longs
 ) -> bool:
-    """Set a later fragment's protocol and ports from its first one; False: it is not stored."""
+    """Set a later fragment's protocol and ports from its first one; False if that is not stored."""
     slot = find(fragments.ring, record, time, digest, window_us)
     if slot < 0:
         return False

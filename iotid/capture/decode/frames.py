@@ -1,8 +1,8 @@
-"""From records to frames: an aggregate of several packets in one 802.11 frame (A-MSDU) is cut into as many frames.
+"""Divides records into frames: an 802.11 frame that aggregates several packets (A-MSDU) becomes one frame for each.
 
-The frames of a record tile its bytes, on the wire and as captured: the first has all headers in front, the last what
-follows the last subframe. The offset of each later one is the record's plus the bytes that were captured before it, so
-that no two frames of a capture have the same offset. All later steps, counters included, are about frames.
+The frames of a record cover its bytes without gap or overlap, on the wire and as captured: the first includes all
+headers, the last all that follows the last subframe. The offset of a later frame is the record's plus the bytes
+captured before the frame, so that offsets are unique in a capture. All later steps, counters included, count frames.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NONE = empty_records(0)
 
 
 def frames_of(buffer: Bytes, records: Records) -> Records:
-    """The frames of a window's records, in order; the records themselves where each is one frame."""
+    """The frames of a window's records, in order; the records themselves if each is one frame."""
     count = _cut(buffer, records, _NONE)
     if count == len(records.offset):
         return records
@@ -58,7 +58,7 @@ def _cut(buffer: Bytes, records: Records, frames: Records) -> int:
                 at, is_aggregate, is_mesh = body_of_frame(buffer, at, end, inner)
             while is_aggregate and end - at > SUBFRAME_HEADER:
                 at = next_subframe(buffer, at, is_mesh)
-                if wire_end - at <= SUBFRAME_HEADER:  # a check sequence, or nothing
+                if wire_end - at <= SUBFRAME_HEADER:  # a frame check sequence, or nothing
                     break
                 if writes:
                     emit(frames, n, base + start, start, min(at, end) - start, at - start, time, marked)

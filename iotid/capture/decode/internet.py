@@ -1,8 +1,8 @@
 """IP (RFC 791, 8200) and transport: lengths, fragments, extension headers, ports, TCP's flags, window and sequence.
 
-Lengths come from the wire, never from what was captured; all rules for wrong lengths are in `ip_bytes`.
-A header that does not fit into what was captured is `truncated` if the capture cut the frame, else `malformed`: then
-the frame itself is too short. Nothing after the first fault of a frame is trusted.
+Lengths are those on the wire, never the captured ones; `ip_bytes` has all rules for wrong lengths. A header that was
+not captured whole is `truncated` if the capture shortened the frame, else `malformed`. Nothing after the first fault
+of a frame is used.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ _MOBILITY, _HIP, _SHIM6 = 135, 139, 140
 
 @kernel
 def ip_bytes(claimed: int, header: int, on_wire: int) -> int:
-    """Bytes of a packet from its IP header on: what the header claims, unless the wire differs; 0: malformed.
+    """Bytes of a packet from its IP header on, by the length in the header (``claimed``); 0: malformed.
 
-    * 0: segmentation was left to the network card (or an IPv6 jumbogram): what the frame holds.
-    * More than the frame holds: what the frame holds.
-    * Less than the header itself: malformed. So is a frame too short for the header.
+    * 0 (segmentation offload, or an IPv6 jumbogram): the rest of the frame.
+    * More than the rest of the frame: the rest of the frame.
+    * Less than the header itself, or a frame too short for the header: malformed.
     Bytes after the claimed length are Ethernet's padding and belong to no packet.
     """
     length = on_wire if claimed == 0 else min(claimed, on_wire)
@@ -49,8 +49,8 @@ def ip_bytes(claimed: int, header: int, on_wire: int) -> int:
 def read_packet(buffer: Bytes, end: int, on_wire: int, headers: Longs) -> int:
     """Read the packet whose IP header is at ``headers[IP_OFFSET]`` of a frame that ends at ``end``; return the reason.
 
-    ``on_wire``: bytes that the frame had from there on. FLOW: all fields are set. LATER_FRAGMENT: all but the ports,
-    which only the packet's first fragment has.
+    ``on_wire``: bytes of the frame from there on. FLOW: all fields are set. LATER_FRAGMENT: all but the ports, which
+    only the packet's first fragment has.
     """
     short = TRUNCATED if end - headers[IP_OFFSET] < on_wire else MALFORMED
     if headers[VERSION] == 4:
@@ -114,12 +114,12 @@ def _ipv6(buffer: Bytes, end: int, on_wire: int, short: int, headers: Longs) -> 
 
 @kernel
 def _extensions(buffer: Bytes, end: int, short: int, headers: Longs) -> int:
-    """Skip the extension headers of either family; return the reason. Each is 8 bytes at least: the loop ends.
+    """Skip extension headers; return the reason. Each is at least 8 bytes, so the loop ends.
 
-    IPv4 has all (RFC 4302 for one) but two: its own header has options and fragments.
+    Most of them may follow IPv4, too (RFC 4302), but not hop-by-hop options and fragment headers.
     """
     wire_end = headers[IP_OFFSET] + headers[LENGTH]
-    if end >= wire_end:  # all of the packet was captured: what does not fit into it is no fault of the capture
+    if end >= wire_end:  # the packet was captured whole: a header beyond it is malformed, not truncated
         end = wire_end
         short = MALFORMED
     at = headers[TRANSPORT_OFFSET]
@@ -169,7 +169,7 @@ def _transport(buffer: Bytes, end: int, headers: Longs) -> int:
             headers[SEQUENCE] = be32(buffer, at + 4)
         if end - at >= 13:
             header = (byte(buffer, at + 12) >> 4) * 4
-            if header < 20:  # not a header's length, so no byte is known to be payload
+            if header < 20:  # an invalid length, so no byte counts as payload
                 header = on_wire
         if end - at >= 14:
             headers[FLAGS] = byte(buffer, at + 13)

@@ -1,6 +1,6 @@
-"""From a captured frame to what follows its link layer: the link types of https://www.tcpdump.org/linktypes.html.
+"""Reads the link layer of a frame: the link types of https://www.tcpdump.org/linktypes.html.
 
-Each reader checks that the bytes that it needs were captured.
+Each reader checks that the bytes it needs were captured.
 """
 
 from __future__ import annotations
@@ -45,28 +45,28 @@ from iotid.capture.decode.wireless import (
 from iotid.capture.fields import Bytes, Longs, be16, be32, be48, byte, u32
 from iotid.capture.jit import kernel
 
-# numbers that are more than a row of the table
+# link types that the code refers to
 _NULL, ETHERNET, PPP, _PPP_HDLC, RAW, _C_HDLC, _FRAME_RELAY, _LOOP = 0, 1, 9, 50, 101, 104, 107, 108
 _ENC, _COOKED, _PFLOG, MPLS_LINK, IPV4_LINK, IPV6_LINK, _NETFILTER, _IPOIB = 109, 113, 117, 219, 228, 229, 239, 242
 PKTAP, PKTAP_DARWIN, _COOKED_2, _DSA_BROADCOM, _DSA_MARVELL, _DSA_ETHER_TYPE = 258, 149, 276, 281, 284, 285
 
-_READ: Final = -3  # instead of an EtherType: `link_layer` reads it
-_NO_LINK: Final = -1  # instead of a link type: IP or its tags follow, no other link layer
-_IN_HEADER: Final = -2  # instead of a link type: the header says which, and `unwrapped` reads it
+_READ: Final = -3  # instead of an EtherType: `link_layer` reads it from the header
+_NO_LINK: Final = -1  # instead of a link type: no other link layer follows
+_IN_HEADER: Final = -2  # instead of a link type: `unwrapped` reads it from the header
 
 
 class LinkType(NamedTuple):
-    """A link type: a header of at least so many bytes, and what follows it."""
+    """A link type: its header and what follows it."""
 
     number: int
-    header_bytes: int
+    header_bytes: int  # minimum
     ether_type: int = _READ
-    inner: int = _NO_LINK  # link type of the frame that follows, where a capturing system put the header in front
+    inner: int = _NO_LINK  # link type of the frame that follows, if the capturing system added the header
 
 
-# All link types that are read. Add yours here:
-# 1. A row: number, bytes of its header, and the EtherType or link type that follows, where that is always the same.
-# 2. Where it is not: a branch in `link_layer` (which also sets the MACs), or in `unwrapped` for a link type.
+# All supported link types. To add one:
+# 1. A row: number, bytes of its header, and the EtherType or link type that follows, if that is fixed.
+# 2. If it is not: a branch in `link_layer` (which also sets the MACs), or in `unwrapped` for a link type.
 # 3. Frames in tests/capture/frames.py, a reader in tests/capture/reference/link.py, a row in docs/captures.md.
 LINK_TYPES = (
     LinkType(_NULL, 4),
@@ -110,7 +110,7 @@ LINK_TYPES = (
     LinkType(_DSA_ETHER_TYPE, 22),
 )
 
-# the table by number, for the kernels; -1: a link type that is not read
+# the table by number, for the kernels; -1: not supported
 _SIZE = 1 + max(row.number for row in LINK_TYPES)
 _HEADER_BYTES, _ETHER_TYPE, _INNER = np.full(_SIZE, -1), np.full(_SIZE, _READ), np.full(_SIZE, _NO_LINK)
 for _row in LINK_TYPES:
@@ -121,9 +121,9 @@ _PKTAP_BYTES, _PKTAP_MOST_BYTES = 108, 1024
 
 @kernel
 def unwrapped(buffer: Bytes, start: int, end: int, link: int) -> tuple[int, int]:
-    """The link type and start of the frame behind what a capturing system puts in front; NO_HEADER: that is not whole.
+    """Skip headers that capturing systems add: (link type, start of the frame); NO_HEADER if one is incomplete.
 
-    Each turn of the loop goes on by a byte at least.
+    Each iteration advances at least one byte.
     """
     while link != NO_HEADER:
         if link in (RADIOTAP, PPI, PRISM, PRISM_AVS):
@@ -132,7 +132,7 @@ def unwrapped(buffer: Bytes, start: int, end: int, link: int) -> tuple[int, int]
             if end - start < 12:
                 return NO_HEADER, start
             size = u32(buffer, start, False)
-            if not _PKTAP_BYTES <= size <= _PKTAP_MOST_BYTES:  # what is no such header keeps its link type
+            if not _PKTAP_BYTES <= size <= _PKTAP_MOST_BYTES:  # not a PKTAP header
                 return link, start
             if size > end - start:
                 return NO_HEADER, start
@@ -150,13 +150,13 @@ def unwrapped(buffer: Bytes, start: int, end: int, link: int) -> tuple[int, int]
 
 @kernel
 def link_layer(buffer: Bytes, start: int, end: int, link: int, headers: Longs) -> tuple[int, int, int]:
-    """FOUND, CUT_OFF or UNKNOWN_LINK; what follows the link header, as an EtherType; and where. Sets the MACs."""
+    """(FOUND, CUT_OFF or UNKNOWN_LINK; EtherType after the link header; where that starts). Sets the MACs."""
     if link == ETHERNET and end - start >= 14:
         return FOUND, ethernet(buffer, start, headers), start + 14
     if link >= SUBFRAME:
         at = data_of_subframe(buffer, start, end, link >= MESH_SUBFRAME, headers)
         return CUT_OFF if at == 0 else FOUND, LLC, at
-    number = link & LINK_TYPE_BITS  # without what only this program knows of 802.11
+    number = link & LINK_TYPE_BITS  # without the internal flags of 802.11
     if number >= _SIZE or _HEADER_BYTES[number] < 0 or _INNER[number] != _NO_LINK:
         return UNKNOWN_LINK, NO_ETHER_TYPE, start
     at = start + _HEADER_BYTES[number]
@@ -194,6 +194,6 @@ def link_layer(buffer: Bytes, start: int, end: int, link: int, headers: Longs) -
     if link in (PPP, _PPP_HDLC):
         ether_type, at = ppp(buffer, start, end)
         return FOUND, ether_type, at
-    # BSD's loopback and enc, in the byte order of the capturing system: the smaller reading is the right one
+    # BSD's loopback and enc, in the byte order of the capturing system: the smaller value is the right one
     family = min(u32(buffer, start, False), be32(buffer, start))
     return FOUND, of_address_family(family), at

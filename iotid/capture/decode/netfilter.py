@@ -17,7 +17,7 @@ def netfilter_log(buffer: Bytes, start: int, end: int, headers: Longs) -> tuple[
     ether_type = of_address_family(byte(buffer, start))
     at = start + 4
     while end - at >= 4:
-        # types are below 256, but for two flags on top, so the smaller reading is the right one
+        # types are below 256, but for two flags on top, so the smaller value is the right one
         big = u16(buffer, at + 2, False) & _TYPE_BITS > be16(buffer, at + 2) & _TYPE_BITS
         size = u16(buffer, at, big)
         attribute = u16(buffer, at + 2, big) & _TYPE_BITS

@@ -1,8 +1,8 @@
-"""From a captured frame to its IP header, through the tags and headers between a link layer and IP.
+"""Finds the IP header of a frame, behind the tags and headers between link layer and IP.
 
 EtherTypes: `iotid.capture.decode.ether_types`. MPLS: RFC 3032. MACsec: IEEE 802.1AE. PPPoE: RFC 2516. LLC and SNAP:
-IEEE 802.2, RFC 1042, IEEE 802.1H. Each branch checks that the bytes that it needs were captured; every turn of the loop
-ends or moves on.
+IEEE 802.2, RFC 1042, IEEE 802.1H. Each branch checks that the bytes it needs were captured; every iteration of the loop
+returns or advances.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _ENCRYPTED, _CHANGED, _HAS_CHANNEL = 0x08, 0x04, 0x20  # bits of MACsec's first 
 def network_layer(buffer: Bytes, start: int, end: int, link: int, headers: Longs) -> int:
     """Find the IP header of the frame in ``buffer[start:end]``: return one of FOUND … UNKNOWN_TYPE.
 
-    Sets IP_OFFSET and, where FOUND, VERSION; SOURCE_MAC, DESTINATION_MAC and VLAN as far as they were seen, else to -1.
+    Sets IP_OFFSET and, if FOUND, VERSION; SOURCE_MAC, DESTINATION_MAC and VLAN, -1 if the frame does not show them.
     """
     headers[VLAN] = -1
     headers[SOURCE_MAC] = -1

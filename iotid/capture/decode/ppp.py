@@ -9,7 +9,7 @@ from iotid.capture.jit import kernel
 
 @kernel
 def ppp(buffer: Bytes, at: int, end: int) -> tuple[int, int]:
-    """EtherType of what the PPP frame at ``at`` carries, and where that starts."""
+    """(EtherType of the payload of the PPP frame at ``at``, where the payload starts)."""
     if end - at >= 2 and be16(buffer, at) == 0xFF03:  # address and control, as in HDLC
         at += 2
     if end - at < 2:

@@ -1,9 +1,9 @@
-"""Tunnels: where the frame that a packet carries starts, and as what link type it is read.
+"""Tunnels: the start and link type of the frame inside a packet.
 
-GRE (RFC 2784, 2890, 2637) and ERSPAN, IP in IP (RFC 2003), 6in4 (RFC 4213), VXLAN (RFC 7348) and its Generic Protocol
-Extension, Geneve (RFC 8926), GTP-U (3GPP TS 29.281), CAPWAP (RFC 5415), TZSP. A packet is recognised as a tunnel's by
-its protocol or port and by a valid header; a caller decapsulates only where a packet of IP is found inside. Fragments
-are left as they are: the rest of their tunnel is in other records.
+GRE (RFC 2784, 2890, 2637) with NVGRE (RFC 7637) and ERSPAN, IP in IP (RFC 2003), 6in4 (RFC 4213), VXLAN (RFC 7348) and
+its Generic Protocol Extension, Geneve (RFC 8926), GTP-U (3GPP TS 29.281), CAPWAP (RFC 5415), TZSP. A tunnel is
+recognised by its protocol or port and a valid header; the caller decapsulates only if there is an IP packet inside.
+Fragments are not decapsulated: the rest of their payload is in other records.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _UDP_BYTES, _LEAST_BYTES = 8, 16  # of UDP's header, and of it with the shortest
 class Tunnel(NamedTuple):
     """How a tunnel is recognised."""
 
-    name: str  # in the setting capture.tunnels; rows of one name are one tunnel
+    name: str  # in the setting capture.tunnels; several rows may have one name
     protocol: int  # of IP
     port: int = 0  # UDP: destination
-    either_port: bool = False  # or source
+    either_port: bool = False  # source port, too
 
 
-# All tunnels that are read. Add yours here:
-# 1. A row, and its name in the type of config.Capture.tunnels.
+# All supported tunnels. To add one:
+# 1. A row, its name in the type of config.Capture.tunnels, and its bit below.
 # 2. A branch in `tunnel`, with a reader that returns the link type and start of the frame inside, or NO_TUNNEL.
-# 3. Frames in tests/capture/frames.py, and a reader in tests/capture/reference/tunnels.py.
+# 3. Frames in tests/capture/frames.py, a reader in tests/capture/reference/tunnels.py, a row in docs/captures.md.
 TUNNELS = (
     Tunnel("gre", 47),
     Tunnel("ip_in_ip", 4),
@@ -51,27 +51,29 @@ TUNNELS = (
 )
 TUNNEL_NAMES = tuple(dict.fromkeys(row.name for row in TUNNELS))
 
-# for the kernels: a tunnel is one bit of a set, by the position of its name; the table's other columns
-_GRE, _IP_IN_IP, _6IN4, _VXLAN, _GENEVE, _GTP_U, _CAPWAP, _TZSP = (1 << bit for bit in range(len(TUNNEL_NAMES)))
-_ROWS = np.array([(1 << TUNNEL_NAMES.index(row.name), *row[1:]) for row in TUNNELS], np.int64)  # (T, 4)
+# for the kernels: each name is one bit of a set
+_BIT = {name: 1 << number for number, name in enumerate(TUNNEL_NAMES)}
+_GRE, _IP_IN_IP, _6IN4, _VXLAN = _BIT["gre"], _BIT["ip_in_ip"], _BIT["6in4"], _BIT["vxlan"]
+_GENEVE, _GTP_U, _CAPWAP, _TZSP = _BIT["geneve"], _BIT["gtp_u"], _BIT["capwap"], _BIT["tzsp"]
+_ROWS = np.array([(_BIT[row.name], *row[1:]) for row in TUNNELS], np.int64)  # (T, 4): bit and the other fields
 
 _ETHERNET_BRIDGING, _ERSPAN_2, _ERSPAN_3, _PPP_TYPE, _MPLS_TYPE = 0x6558, 0x88BE, 0x22EB, 0x880B, 0x8847
 _NEXT_ETHERNET = 3
 _VXLAN_GPE_PORT = 4790
-_TZSP_END = 1  # this tag and padding, 0, have no length
-_GTP_HEADERS = 64  # extension headers of one GTP packet, at most
+_TZSP_END = 1  # this tag and padding (0) have no length
+_GTP_HEADERS = 64  # maximum of extension headers in a GTP packet
 
 
 def tunnel_set(names: tuple[str, ...]) -> int:
-    """The names of the setting as the set that `tunnel` takes."""
-    return sum(1 << TUNNEL_NAMES.index(name) for name in names)
+    """The names of the setting as a bit set for `tunnel`."""
+    return sum(_BIT[name] for name in names)
 
 
 @kernel
 def tunnel(buffer: Bytes, end: int, headers: Longs, wanted: int) -> tuple[int, int]:
-    """The link type and start of the frame inside the packet that ``headers`` describes; NO_TUNNEL: none is wanted.
+    """(link type, start) of the frame inside the packet of ``headers``; NO_TUNNEL if it is none of ``wanted``.
 
-    ``end``: where what was captured of the packet ends.
+    ``end``: end of the packet's captured bytes.
     """
     at = headers[TRANSPORT_OFFSET]
     is_udp = headers[PROTOCOL] == _UDP
@@ -101,7 +103,7 @@ def tunnel(buffer: Bytes, end: int, headers: Longs, wanted: int) -> tuple[int, i
 
 @kernel
 def _recognised(headers: Longs, wanted: int) -> int:
-    """The bit of the first wanted tunnel that the packet's protocol and ports are those of; 0: of none."""
+    """The bit of the first wanted tunnel with the packet's protocol and ports; 0 if there is none."""
     for row in range(len(_ROWS)):
         if _ROWS[row, 1] == headers[PROTOCOL] and wanted & _ROWS[row, 0]:
             port = _ROWS[row, 2]
@@ -136,7 +138,7 @@ def _by_next_protocol(number: int) -> int:
 
 @kernel
 def _gre(buffer: Bytes, at: int, end: int) -> tuple[int, int]:
-    """RFC 2784 and 2890; version 1 is PPTP's (RFC 2637); ERSPAN carries mirrored Ethernet frames."""
+    """RFC 2784, 2890, 7637 (NVGRE); version 1 is PPTP (RFC 2637); ERSPAN carries mirrored Ethernet frames."""
     if end - at < 4:
         return NO_TUNNEL, at
     flags = be16(buffer, at)
@@ -169,7 +171,7 @@ def _vxlan(buffer: Bytes, at: int, port: int) -> tuple[int, int]:
 
 @kernel
 def _geneve(buffer: Bytes, at: int) -> tuple[int, int]:
-    """RFC 8926, whose version is 0."""
+    """RFC 8926, version 0."""
     flags = byte(buffer, at)
     return _by_type(be16(buffer, at + 2)) if flags >> 6 == 0 else NO_TUNNEL, at + 8 + (flags & 0x3F) * 4
 
@@ -197,23 +199,23 @@ def _gtp(buffer: Bytes, at: int, end: int) -> tuple[int, int]:
 
 @kernel
 def _capwap(buffer: Bytes, at: int, end: int) -> tuple[int, int]:
-    """CAPWAP's data channel in the clear (RFC 5415, 4.3)."""
+    """CAPWAP's data channel, unencrypted (RFC 5415, 4.3)."""
     size = (byte(buffer, at + 1) >> 3) * 4
     is_802_11 = byte(buffer, at + 2) & 0x3F == 0x03  # binding 1, in its own format
-    no_frame = byte(buffer, at + 3) & 0x88  # a fragment, or a message that keeps the channel alive
+    no_frame = byte(buffer, at + 3) & 0x88  # a fragment, or a keep-alive message
     if byte(buffer, at) != 0 or size < 8 or no_frame:
         return NO_TUNNEL, at
     at += size
     if not is_802_11:
         return ETHERNET, at
-    # Cisco's access points swap the bytes of 802.11's fields: seen by a protocol version that is not 0
+    # Cisco's access points swap the bytes of 802.11's fields: then the protocol version is not 0
     is_swapped = end - at >= 2 and byte(buffer, at) & 3 != 0 and byte(buffer, at + 1) & 3 == 0
     return IEEE_802_11_SWAPPED if is_swapped else IEEE_802_11, at
 
 
 @kernel
 def _tzsp(buffer: Bytes, at: int, end: int) -> tuple[int, int]:
-    """TaZmen Sniffer Protocol: a received packet and its tags, each of one byte or with its length."""
+    """TaZmen Sniffer Protocol: a received packet with tags, each of one byte or with a length."""
     encapsulated = be16(buffer, at + 2)
     link = ETHERNET if encapsulated == 1 else IEEE_802_11 if encapsulated == 18 else NO_TUNNEL
     if byte(buffer, at) != 1 or byte(buffer, at + 1) != 0:

@@ -1,8 +1,8 @@
-"""802.11 frames: the headers that radios add, and what a data frame carries (IEEE 802.11-2020, 9.2 and 9.3).
+"""802.11 frames: the headers that radios add, and the payload of data frames (IEEE 802.11-2020, 9.2 and 9.3).
 
-Only unencrypted data frames give a packet: encrypted ones, management, control and later fragments of a frame are not
-IP for this reader. An aggregate (A-MSDU) is a sequence of subframes, each with a header of its own;
-`iotid.capture.decode.frames` cuts it into frames of one subframe each. A check sequence needs no code: IP has a length.
+Only unencrypted data frames have packets: encrypted, management and control frames and later fragments count as
+`not_ip`. An aggregate (A-MSDU) is a sequence of subframes, each with its own header; `iotid.capture.decode.frames`
+divides it into frames of one subframe each. A frame check sequence needs no code: IP has a length.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ IEEE_802_11_SWAPPED: Final = 2 << 26 | 105
 SUBFRAME: Final = 4 << 26
 MESH_SUBFRAME: Final = 8 << 26
 
-NO_HEADER: Final = -1  # instead of a link type: the radio's header is not whole
+NO_HEADER: Final = -1  # instead of a link type: the radio's header is incomplete
 NO_DATA: Final = -1  # instead of an offset
 
 SUBFRAME_HEADER: Final = 14  # bytes: destination, source, length of what follows
@@ -40,7 +40,7 @@ _MESH_BYTES = 6  # of the mesh control field without its addresses
 
 @kernel
 def radio_header(buffer: Bytes, start: int, end: int, link: int) -> tuple[int, int]:
-    """The link type and start of the frame behind a radio's header; NO_HEADER where that is not whole."""
+    """(link type, start) of the frame behind a radio's header; NO_HEADER if that is incomplete."""
     if end - start < 8:
         return NO_HEADER, start
     inner: int = IEEE_802_11
@@ -77,9 +77,9 @@ def _is_padded(buffer: Bytes, start: int, end: int) -> bool:
 
 @kernel
 def data_of_frame(buffer: Bytes, start: int, end: int, link: int, headers: Longs) -> int:
-    """Where the LLC header of a data frame is; 0: the frame is cut off, NO_DATA: it has none. Sets the MACs.
+    """Offset of a data frame's LLC header; 0 if the frame is cut off, NO_DATA if it has none. Sets the MACs.
 
-    For an aggregate: of its only subframe. Several, which occur only inside a tunnel, are no data.
+    For an aggregate: that of its only subframe. Several subframes, possible only inside a tunnel, are NO_DATA.
     """
     at, is_aggregate, is_mesh = body_of_frame(buffer, start, end, link)
     if at <= 0:
@@ -110,7 +110,7 @@ def data_of_subframe(buffer: Bytes, at: int, end: int, is_mesh: bool, headers: L
 
 @kernel
 def next_subframe(buffer: Bytes, at: int, is_mesh: bool) -> int:
-    """Where the subframe after the one at ``at`` starts, of which at least a byte of the body is there.
+    """Where the next subframe starts; of the one at ``at``, at least a byte of the body was captured.
 
     Each but the last is padded to a multiple of 4 bytes. Its length does not include the mesh control field.
     """
@@ -120,7 +120,7 @@ def next_subframe(buffer: Bytes, at: int, is_mesh: bool) -> int:
 
 @kernel
 def body_of_frame(buffer: Bytes, start: int, end: int, link: int) -> tuple[int, bool, bool]:
-    """Where the body of a data frame starts (0: cut off, NO_DATA: none), whether it is an aggregate and of a mesh."""
+    """(where a data frame's body starts, 0: cut off, NO_DATA: none; whether it is an aggregate; whether of a mesh)."""
     if end - start < 2:
         return 0, False, False
     swapped = 1 if link == IEEE_802_11_SWAPPED else 0

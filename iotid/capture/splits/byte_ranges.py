@@ -1,8 +1,8 @@
-"""Segments of a large capture, walked in parallel, and the check that together they are one walk from its start.
+"""Scans the byte ranges of a large capture in parallel, and checks that they equal one sequential scan.
 
-A walk is a function of where it starts and, in a pcapng, of the byte order known there. So each segment may be walked
-from a guess: the guess was right if the walk before it, which is verified, ends exactly there. If not, the byte range
-between is read again in sequence: up to the guessed start, and if the walk goes past that, to the segment's end.
+What a scan finds depends only on where it starts and, in a pcapng, on the byte order there. So each range is scanned
+from a candidate record boundary. The candidate was right if the verified scan before it ends exactly there. If not, the
+bytes between are rescanned: up to the candidate and, if that scan passes it, to the range's end.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from iotid import config
 from iotid.capture.containers.detect import pcapng_context
 from iotid.capture.containers.pcapng import ANY_ORDER, MAX_INTERFACES
+from iotid.capture.containers.scan import RecordScan
 from iotid.capture.containers.streams import Stream, open_stream
-from iotid.capture.containers.walk import Walk
 from iotid.capture.file_split import FileSplit
 
 
 @dataclass(frozen=True)
-class Segment:
-    """Bytes ``begin`` to ``limit`` of a capture: its records are those that start there."""
+class ByteRange:
+    """Bytes ``begin`` to ``limit`` of a capture; a record belongs to the range in which it starts."""
 
     capture: FileSplit  # as a whole
     begin: int
@@ -30,154 +30,159 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class ByteRange:
-    """What a walk from byte ``start`` to byte ``end`` found. Records are numbered from 0 at ``start``."""
+class ScanResult:
+    """The result of a scan from byte ``start`` to byte ``end``. Records are numbered from 0 at ``start``."""
 
     start: int
     end: int
     records: int
-    marks: tuple[tuple[int, int], ...]  # (number, offset) of some records, ascending: where a reader may warm up
+    checkpoints: tuple[tuple[int, int], ...]  # (record, offset), ascending, from which a reader can rebuild its state
     big_endian: bool  # pcapng: byte order at the end
-    sections: int  # pcapng: sections that began
-    interfaces: NDArray[np.int64]  # (I, F) pcapng: described since the last section that began, or since the start
-    changed_at: int  # pcapng: record before which a section last began or an interface was described; -1: none
+    sections: int  # pcapng: section headers found
+    interfaces: NDArray[np.int64]  # (I, F) pcapng: described since the last section header, or since the start
+    last_context_change: int  # pcapng: record after the last section header or interface description; -1: none
 
     @staticmethod
-    def empty(start: int) -> ByteRange:
-        """The range without a byte before a capture's first record."""
-        return ByteRange(start, start, 0, (), False, 0, np.empty((0, 0), np.int64), -1)
+    def empty(start: int) -> ScanResult:
+        """An empty range before a capture's first record."""
+        return ScanResult(start, start, 0, (), False, 0, np.empty((0, 0), np.int64), -1)
 
-    def join(self, after: ByteRange, lookback: int) -> ByteRange:
-        """Both, one after the other. Marks are kept as far back as `warm_up` may need them."""
+    def join(self, after: ScanResult, lookback: int) -> ScanResult:
+        """Concatenate two adjacent ranges. Keeps the checkpoints that `warm_up` may need."""
         assert self.end == after.start
         records = self.records + after.records
-        marks = [*self.marks, *((self.records + number, offset) for number, offset in after.marks)]
-        enough = [index for index, (number, _) in enumerate(marks) if number + lookback <= records]
+        checkpoints = [*self.checkpoints, *((self.records + number, offset) for number, offset in after.checkpoints)]
+        enough = [index for index, (number, _) in enumerate(checkpoints) if number + lookback <= records]
+        last_change = self.last_context_change
+        if after.last_context_change >= 0:
+            last_change = self.records + after.last_context_change
         interfaces = after.interfaces
         if after.sections == 0 and len(self.interfaces):
             interfaces = np.concatenate([self.interfaces, interfaces])[:MAX_INTERFACES]
-        return ByteRange(
+        return ScanResult(
             start=self.start,
             end=after.end,
             records=records,
-            marks=tuple(marks[enough[-1] if enough else 0 :]),
+            checkpoints=tuple(checkpoints[enough[-1] if enough else 0 :]),
             big_endian=after.big_endian,
             sections=self.sections + after.sections,
             interfaces=interfaces,
-            changed_at=self.records + after.changed_at if after.changed_at >= 0 else self.changed_at,
+            last_context_change=last_change,
         )
 
     def warm_up(self, lookback: int) -> int | None:
-        """Where a reader must start that has to know the ``lookback`` records before ``end``; None: nowhere.
+        """Offset from which a reader has seen the last ``lookback`` records before ``end``; None if impossible.
 
-        It knows at the start what is known at ``end``. So nothing must have changed between, except that the capture's
-        first block begins a section, which discards all that was known.
+        The reader starts with the context (byte order, interfaces) of ``end``. So the context must not change in
+        between, except that the capture's first block starts a section, which resets it.
         """
-        for number, offset in reversed(self.marks):
+        for number, offset in reversed(self.checkpoints):
             if number + lookback <= self.records:
-                return offset if number >= self.changed_at else None
+                return offset if number >= self.last_context_change else None
             if offset == self.start:
                 return offset
         return None
 
 
 @dataclass(frozen=True)
-class SpeculativeRange:
-    """A range walked from a guessed start. ``order``: the byte order that the guess depends on, or ANY_ORDER."""
+class UnverifiedScan:
+    """A scan from a candidate boundary. ``order``: the byte order that it assumes, or ANY_ORDER."""
 
-    walked: ByteRange
+    scanned: ScanResult
     order: int
 
-    def follows(self, before: ByteRange) -> bool:
-        """Whether the guess is right, given that all before it is."""
-        return self.walked.start == before.end and self.order in (ANY_ORDER, before.big_endian)
+    def follows(self, before: ScanResult) -> bool:
+        """Whether the candidate is right if every earlier range is verified."""
+        return self.scanned.start == before.end and self.order in (ANY_ORDER, before.big_endian)
 
 
 def lookback_records(settings: config.Capture) -> int:
-    """Records before a split that its reader may have to know: for duplicates and for fragments across its start.
+    """Records before a split that its reader may need: for duplicates and fragments across its start.
 
-    Both count, also while they are turned off: a plan stays valid when the settings that read it turn them on.
+    Counts both even if they are turned off, so that a plan stays valid when they are turned on.
     """
     return max(settings.duplicate_records, settings.fragment_records)
 
 
-def cut_segments(capture: FileSplit, split_bytes: int) -> list[Segment]:
-    """A capture cut at the multiples of ``split_bytes``."""
+def cut_ranges(capture: FileSplit, split_bytes: int) -> list[ByteRange]:
+    """Divide a capture at the multiples of ``split_bytes``."""
     begins = [capture.start, *range(split_bytes, capture.file_bytes, split_bytes)]
     return [
-        Segment(capture, begin, limit) for begin, limit in zip(begins, [*begins[1:], capture.file_bytes], strict=True)
+        ByteRange(capture, begin, limit) for begin, limit in zip(begins, [*begins[1:], capture.file_bytes], strict=True)
     ]
 
 
-def walk_segment(segment: Segment, settings: config.Capture) -> SpeculativeRange | None:
-    """Walk a segment from the first record that a guess finds in it; None: it finds none.
+def scan_range(byte_range: ByteRange, settings: config.Capture) -> UnverifiedScan | None:
+    """Scan a range from its first candidate record boundary; None if it has none.
 
     Raises:
         InputError: the file cannot be opened.
-        StaleError: it is no longer what it was.
+        StaleError: the file changed since it was planned.
     """
-    capture, lookback = segment.capture, lookback_records(settings)
+    capture, lookback = byte_range.capture, lookback_records(settings)
     with open_stream(capture, settings) as stream:
-        if segment.begin == capture.start:
-            first = _walk_on(stream, segment, ByteRange.empty(capture.start), segment.begin + 1, settings)
+        if byte_range.begin == capture.start:
+            first = _scan_after(stream, byte_range, ScanResult.empty(capture.start), byte_range.begin + 1, settings)
             if capture.container == "pcap" or first.sections:
-                first = replace(first, marks=((0, segment.begin), *first.marks))
-            rest = _walk_on(stream, segment, first, segment.limit, settings)
-            return SpeculativeRange(first.join(rest, lookback), ANY_ORDER)
-        walk = _walk_from(stream, segment, segment.begin, False, segment.limit, settings)
-        order = walk.guess()
-        return None if order is None else SpeculativeRange(_finish(walk, walk.position, lookback), order)
+                first = replace(first, checkpoints=((0, byte_range.begin), *first.checkpoints))
+            rest = _scan_after(stream, byte_range, first, byte_range.limit, settings)
+            return UnverifiedScan(first.join(rest, lookback), ANY_ORDER)
+        scan = _new_scan(stream, byte_range, byte_range.begin, False, byte_range.limit, settings)
+        order = scan.find_record()
+        return None if order is None else UnverifiedScan(_collect(scan, scan.position, lookback), order)
 
 
-def verify_segment(
-    known: ByteRange, guess: SpeculativeRange | None, segment: Segment, settings: config.Capture
-) -> tuple[ByteRange, int]:
-    """The segment's range that follows ``known``, and how many bytes were read again in sequence to know it."""
-    if guess is not None and guess.follows(known):
-        return guess.walked, 0
-    capture, lookback = segment.capture, lookback_records(settings)
+def verify_range(
+    known: ScanResult, candidate: UnverifiedScan | None, byte_range: ByteRange, settings: config.Capture
+) -> tuple[ScanResult, int]:
+    """(verified scan of the range, after ``known``; bytes rescanned)."""
+    if candidate is not None and candidate.follows(known):
+        return candidate.scanned, 0
+    capture, lookback = byte_range.capture, lookback_records(settings)
     with open_stream(capture, settings) as stream:
-        until = segment.limit if guess is None else guess.walked.start
-        again = _walk_on(stream, segment, known, until, settings)
-        if guess is not None and guess.follows(again):
-            return again.join(guess.walked, lookback), again.end - known.end
-        if again.end < segment.limit:
-            again = again.join(_walk_on(stream, segment, again, segment.limit, settings), lookback)
-    return again, again.end - known.end
+        until = byte_range.limit if candidate is None else candidate.scanned.start
+        rescanned = _scan_after(stream, byte_range, known, until, settings)
+        if candidate is not None and candidate.follows(rescanned):
+            return rescanned.join(candidate.scanned, lookback), rescanned.end - known.end
+        if rescanned.end < byte_range.limit:
+            rescanned = rescanned.join(_scan_after(stream, byte_range, rescanned, byte_range.limit, settings), lookback)
+    return rescanned, rescanned.end - known.end
 
 
-def _walk_on(stream: Stream, segment: Segment, before: ByteRange, end: int, settings: config.Capture) -> ByteRange:
-    """What a walk that goes on from the end of ``before`` finds until ``end``."""
-    walk = _walk_from(stream, segment, before.end, before.big_endian, end, settings)
-    return _finish(walk, before.end, lookback_records(settings))
+def _scan_after(
+    stream: Stream, byte_range: ByteRange, before: ScanResult, end: int, settings: config.Capture
+) -> ScanResult:
+    """Scan from the end of ``before`` to ``end``."""
+    scan = _new_scan(stream, byte_range, before.end, before.big_endian, end, settings)
+    return _collect(scan, before.end, lookback_records(settings))
 
 
-def _walk_from(
-    stream: Stream, segment: Segment, start: int, big_endian: bool, end: int, settings: config.Capture
-) -> Walk:
-    context = segment.capture.context
-    if segment.capture.container == "pcapng":  # where blocks start does not depend on the interfaces
+def _new_scan(
+    stream: Stream, byte_range: ByteRange, start: int, big_endian: bool, end: int, settings: config.Capture
+) -> RecordScan:
+    context = byte_range.capture.context
+    if byte_range.capture.container == "pcapng":  # block boundaries do not depend on the interfaces
         context = pcapng_context(big_endian, np.empty((0, 0), np.int64))
-    return Walk(stream, segment.capture.container, context, start, end, settings)
+    return RecordScan(stream, byte_range.capture.container, context, start, end, settings)
 
 
-def _finish(walk: Walk, start: int, lookback: int) -> ByteRange:
+def _collect(scan: RecordScan, start: int, lookback: int) -> ScanResult:
     first = -1
-    last = np.empty(0, np.int64)  # offsets of the last records, `lookback` of them where there are so many
-    for step in walk:
+    last = np.empty(0, np.int64)  # offsets of the last records, at most `lookback`
+    for step in scan:
         if len(step.records.offset):
             first = first if first >= 0 else int(step.records.offset[0])
             last = np.concatenate([last, step.records.offset[-lookback:]])[-lookback:]
-    marks = [(0, first)] if first >= 0 else []
-    if walk.records > lookback:
-        marks.append((walk.records - lookback, int(last[0])))
-    return ByteRange(
+    checkpoints = [(0, first)] if first >= 0 else []
+    if scan.records > lookback:
+        checkpoints.append((scan.records - lookback, int(last[0])))
+    return ScanResult(
         start=start,
-        end=walk.position,
-        records=walk.records,
-        marks=tuple(marks),
-        big_endian=walk.big_endian,
-        sections=walk.sections,
-        interfaces=walk.interfaces.copy(),
-        changed_at=walk.changed_at,
+        end=scan.position,
+        records=scan.records,
+        checkpoints=tuple(checkpoints),
+        big_endian=scan.big_endian,
+        sections=scan.sections,
+        interfaces=scan.interfaces.copy(),
+        last_context_change=scan.last_context_change,
     )

@@ -1,4 +1,4 @@
-"""Which captures there are at given locations: found by content, each file once, numbered by path."""
+"""Finds the captures at given locations by their content, each file once, numbered by path."""
 
 from __future__ import annotations
 
@@ -16,34 +16,33 @@ from iotid.capture.threads import in_threads
 from iotid.errors import InputError
 from iotid.storage import text_of
 
-# Threads wait for remote files in parallel. A local one takes 0.1 ms, less than the threads would wait for each other's
-# lock of the interpreter.
+# Threads wait for remote files in parallel. A local file takes 0.1 ms, less than a thread's wait for the GIL.
 _REMOTE_THREADS, _LOCAL_THREADS = 32, 1
 
 _log = logging.getLogger(__name__)
 
 
 class Found(NamedTuple):
-    """Captures as whole splits, how many other files there are, and files in quarantine, with the reason."""
+    """The captures, each as one split, and what else was found."""
 
     captures: list[FileSplit]
-    ignored: int
-    unreadable: dict[str, str]
-    same: int  # further names of these captures
+    ignored: int  # number of files that are no captures
+    unreadable: dict[str, str]  # files and folders in quarantine -> reason
+    same: int  # number of further names of these captures
 
 
 def find_captures(locations: Iterable[str], unreadable: str = "fail") -> Found:
     """The captures at all locations (files, folders or URIs), recognised by content; each file is opened once.
 
-    They are numbered by path over all locations, whatever their order; numbers in paths sort by value. A file is one,
-    however many names it has: links, folders that are links, spellings of a path. Each capture is a `FileSplit` of the
-    whole file, from its first record (byte) to its end; where there are several, with its first packet.
+    They are numbered by path over all locations, in natural order (file9 before file10). A file with several names
+    (links, linked folders, spellings of a path) counts once. Each capture is a `FileSplit` of the whole file, from its
+    first record to its end; if there are several captures, with its first packet.
 
-    ``unreadable``: what happens to a file or folder that cannot be read, as of the settings' section `capture`: `fail`
-    raises, `quarantine` reports it with the reason in ``Found.unreadable``.
+    ``unreadable`` (setting `capture.unreadable`): `fail` raises if a file or folder cannot be read, `quarantine` puts
+    it into ``Found.unreadable``.
 
     Raises:
-        InputError: a location is missing or holds no capture; or a file or folder cannot be read, and ``unreadable`` is
+        InputError: a location is missing or has no capture; or a file or folder cannot be read, and ``unreadable`` is
             `fail`.
     """
     listings = {location: list_files(location, unreadable) for location in locations}
@@ -81,19 +80,20 @@ def find_captures(locations: Iterable[str], unreadable: str = "fail") -> Found:
         whole = [replace(capture, first_packet=first) for capture, first in zip(whole, firsts, strict=True)]
     if copies := count_same_start(whole):
         _log.warning(
-            "%d captures begin with the same packet as another one, so that it is counted twice; give it once", copies
+            "%d captures begin with the same packet as an earlier one, which is counted twice; give each packet once",
+            copies,
         )
     return Found(whole, others, quarantined, same)
 
 
 def count_same_start(captures: Iterable[FileSplit]) -> int:
-    """Captures that begin with the same packet as one before them, as copies do, compressed or not."""
+    """Number of captures that begin with the same packet as an earlier one, as copies do, compressed or not."""
     firsts = [capture.first_packet for capture in captures if capture.first_packet]
     return len(firsts) - len(set(firsts))
 
 
 def _detect(unreadable: str, file: File) -> CaptureFormat | str | None:
-    """What the file is, None where it is no capture; or, where it cannot be read, why."""
+    """The file's format; None if it is no capture; if it cannot be read, the reason."""
     try:
         return detect_format(file.path, file.filesystem, file.inner)
     except InputError as fault:

@@ -1,4 +1,4 @@
-"""Which files there are at a location: each once, however many names it has."""
+"""Lists the files at a location, each once, however many names it has."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ _log = logging.getLogger(__name__)
 class File(NamedTuple):
     """A name of a file."""
 
-    path: str  # or URI, as tables hold it
+    path: str  # or URI, as stored in tables
     filesystem: fs.FileSystem
     inner: str  # its path within the filesystem
     identity: Identity  # the same for all names of one file
 
 
 class Listing(NamedTuple):
-    """The files at a location, what else is there and is skipped, and folders in quarantine, with the reason."""
+    """The files at a location."""
 
     files: list[File]
-    special: list[str]
-    unreadable: dict[str, str]
+    special: list[str]  # pipes, sockets and devices, which are skipped
+    unreadable: dict[str, str]  # folders in quarantine -> reason
 
 
 def list_files(location: str, on_unreadable: str) -> Listing:
@@ -72,7 +72,7 @@ def list_files(location: str, on_unreadable: str) -> Listing:
 
 
 def preferred(names: Sequence[File]) -> File:
-    """Of the names of one file, the one without a link in it; of several the first in natural order."""
+    """Of the names of one file, one without a link in its path, and of those the first in natural order."""
 
     def rank(file: File) -> tuple[bool, object]:
         linked = len(names) > 1 and os.path.realpath(file.inner) != str(Path(file.inner).absolute())
@@ -115,7 +115,7 @@ def _add(name: str, filesystem: fs.FileSystem, listing: Listing) -> None:
     identity: Identity
     try:
         status = Path(name).stat()
-    except OSError:  # a broken link: a capture that is gone, which is reported when it is opened
+    except OSError:  # a broken link: reported when the file is opened
         identity = ("", name)
     else:
         if not stat.S_ISREG(status.st_mode):
@@ -126,10 +126,10 @@ def _add(name: str, filesystem: fs.FileSystem, listing: Listing) -> None:
 
 
 def _names_below(top: str, on_unreadable: str, faults: dict[str, str]) -> Iterator[str]:
-    """All but the folders; those below links come last. A link to a folder above itself is not followed."""
+    """All paths except folders; those below linked folders come last. Links to a parent folder are not followed."""
     seen: set[tuple[int, int]] = set()
     starts = [top]
-    for start in starts:  # grows by the links that are found
+    for start in starts:  # grows while links are found
         if start != top and _is_loop(start, seen):
             continue
         folders = [start]
@@ -157,12 +157,12 @@ def _names_below(top: str, on_unreadable: str, faults: dict[str, str]) -> Iterat
 
 
 def _is_folder(path: str) -> bool:
-    """False also for links that are broken, circular, or point where this user may not read."""
+    """Also False for links that are broken or circular, or whose target this user may not read."""
     return Path(path).is_dir()
 
 
 def _is_loop(link: str, seen: set[tuple[int, int]]) -> bool:
-    """Whether a link points to a folder that contains it and that was listed before."""
+    """Whether a link points to a folder that contains it and is already listed."""
     try:
         status = Path(link).stat()
     except OSError:

@@ -1,7 +1,7 @@
-"""Captures that hold the same packets: `a.pcap` beside `a.pcap.gz`, copies, rotated files that overlap.
+"""Finds captures with common packets: `a.pcap` beside `a.pcap.gz`, copies, rotated files that overlap.
 
-Comparing all packets with all others would cost more than reading them. But where two captures saw the same packets
-for a time, one of them began within that time: its first packet is in the other, too. So only that is searched.
+Comparing all packets would cost more than reading them. But if two captures share a period, one of them began within
+it, so the other has its first packet, too. So only first packets are searched.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from functools import cache
 import numpy as np
 
 from iotid import config
+from iotid.capture.containers.scan import RecordScan, Step
 from iotid.capture.containers.streams import open_stream
-from iotid.capture.containers.walk import Step, Walk
 from iotid.capture.file_split import FileSplit
 from iotid.errors import InputError, StaleError
 
@@ -23,30 +23,30 @@ _FIRST_PACKET_WITHIN = 1 << 26  # bytes of a compressed capture in which its fir
 
 
 def first_packet(capture: FileSplit) -> str:
-    """What identifies a capture's first packet that has a time (the column of schemas.SPLITS); empty: none is near."""
+    """Identifies a capture's first packet that has a time (column of schemas.SPLITS); empty if it is not found."""
     try:
         with open_stream(replace(capture, fingerprint=""), _short_read()) as stream:
-            walk = Walk(stream, capture.container, capture.context, capture.start, capture.end, _short_read())
-            for step in walk:
+            scan = RecordScan(stream, capture.container, capture.context, capture.start, capture.end, _short_read())
+            for step in scan:
                 known = np.flatnonzero(step.records.time > 0)
                 return _packet(step, int(known[0])) if len(known) else ""
-    except (InputError, StaleError):  # its reader reports them
+    except (InputError, StaleError):  # reported when the capture is read
         pass
     return ""
 
 
 class FirstPackets:
-    """The first packets of captures, searched among the packets of others."""
+    """The first packets of all captures, to be searched in other captures."""
 
     def __init__(self, splits: Iterable[tuple[int, str]]) -> None:
-        """``splits``: file index and first packet of each split; several of one file count as one."""
+        """``splits``: (file index, first packet) of each split, with duplicates."""
         found = sorted({(int(packet.partition(":")[0]), index, packet) for index, packet in splits if packet})
         self._times = np.array([time for time, _, _ in found], np.int64)
         self._indices = np.array([index for _, index, _ in found], np.int64)
         self._packets = [packet for _, _, packet in found]
 
     def among(self, step: Step, num_warm_up: int, file_index: int) -> Iterator[int]:
-        """Offsets of the packets of a capture, after the first ``num_warm_up``, that are another's first."""
+        """Offsets of the packets, after the first ``num_warm_up``, that are another capture's first packet."""
         times = step.records.time[num_warm_up:]
         if len(self._times) < 2 or len(times) == 0:
             return

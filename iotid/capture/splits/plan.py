@@ -1,4 +1,4 @@
-"""How captures are cut into splits, and splits packed into tasks."""
+"""Divides captures into splits, and packs splits into tasks."""
 
 from __future__ import annotations
 
@@ -16,56 +16,58 @@ from iotid.capture.containers.pcapng import MAX_OPTION_BYTES
 from iotid.capture.file_split import FileSplit
 from iotid.capture.splits.byte_ranges import (
     ByteRange,
-    Segment,
-    SpeculativeRange,
-    cut_segments,
+    ScanResult,
+    UnverifiedScan,
+    cut_ranges,
     lookback_records,
-    verify_segment,
-    walk_segment,
+    scan_range,
+    verify_range,
 )
 from iotid.capture.threads import in_threads
 from iotid.errors import InputError, StaleError
 
-# what a walk of a segment gives: None where no record seems to start in it, or why its capture cannot be read
-Walked: TypeAlias = SpeculativeRange | str | None
-WalkAll: TypeAlias = Callable[[Callable[[Segment], Walked], Sequence[Segment]], Sequence[Walked]]
+# the scan of a range; a text: why its capture cannot be read; None: it has no candidate record boundary
+ScanOutcome: TypeAlias = UnverifiedScan | str | None
+ScanAll: TypeAlias = Callable[[Callable[[ByteRange], ScanOutcome], Sequence[ByteRange]], Sequence[ScanOutcome]]
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The splits of captures, by file and offset, and what had to be read twice to verify them."""
+    """The splits of captures, by file and offset, and what was rescanned to verify them."""
 
     splits: list[FileSplit]
     splits_repaired: int = 0
     bytes_repaired: int = 0
-    unreadable: dict[str, str] = field(default_factory=dict)  # captures in quarantine, and why
+    unreadable: dict[str, str] = field(default_factory=dict)  # captures in quarantine -> reason
 
 
-def split_captures(captures: Sequence[FileSplit], settings: config.Capture, walk_all: WalkAll | None = None) -> Plan:
-    """Cut captures at record boundaries about every ``split_bytes``; small and compressed ones stay whole.
+def split_captures(captures: Sequence[FileSplit], settings: config.Capture, scan_all: ScanAll | None = None) -> Plan:
+    """Divide captures at record boundaries about every ``split_bytes``; small and compressed ones stay whole.
 
-    The splits tile each file exactly, from its first record to its end. A large file's segments are walked in parallel,
-    each from a guess at its first record, then verified in order (`iotid.capture.splits.byte_ranges`), so that a
-    capture inside a packet of the capture cannot mislead the plan. Each split also says from where its reader must
-    start for duplicates and fragments across its start to be known; a pcapng is not cut where sections or interfaces
-    began so few records ago, so that what is known at ``warm_up`` and at ``start`` is the same.
+    The splits of a file follow each other without gap or overlap, from its first record to its end. The byte ranges of
+    a large file are scanned in parallel and then verified in order (`iotid.capture.splits.byte_ranges`), so that a
+    capture inside a packet cannot mislead the plan. ``FileSplit.warm_up`` is where a reader must start to recognise
+    duplicates and fragments across the split's start. A pcapng is not divided shortly after a section or interface
+    began, so that ``warm_up`` and ``start`` have the same context.
 
-    ``walk_all(walk, segments)`` gives ``walk`` of each segment, in order; None: in threads of this process.
+    ``scan_all(scan, byte_ranges)`` returns ``scan`` of each range, in order; None: in threads of this process.
 
     Raises:
         InputError: a file cannot be read, and ``settings.unreadable`` is `fail`.
         StaleError: the same, and a file has become shorter.
     """
-    large = [c for c in captures if c.compression == "none" and c.file_bytes > settings.split_bytes]
-    segments = [segment for capture in large for segment in cut_segments(capture, settings.split_bytes)]
-    walk = partial(_walk_or_why, settings=settings)
-    walked = (walk_all or _in_threads)(walk, segments) if segments else []
-    of_file: dict[int, list[tuple[Segment, Walked]]] = {capture.file_index: [] for capture in large}
-    for segment, found in zip(segments, walked, strict=True):
-        of_file[segment.capture.file_index].append((segment, found))
-    plans = [_join_or_why(of_file[c.file_index], settings) if c.file_index in of_file else Plan([c]) for c in captures]
+    large = [found for found in captures if found.compression == "none" and found.file_bytes > settings.split_bytes]
+    byte_ranges = [byte_range for capture in large for byte_range in cut_ranges(capture, settings.split_bytes)]
+    scan = partial(_scan_or_reason, settings=settings)
+    scanned = (scan_all or _in_threads)(scan, byte_ranges) if byte_ranges else []
+    of_file: dict[int, list[tuple[ByteRange, ScanOutcome]]] = {capture.file_index: [] for capture in large}
+    for byte_range, found in zip(byte_ranges, scanned, strict=True):
+        of_file[byte_range.capture.file_index].append((byte_range, found))
+    plans = [
+        _join_or_reason(of_file[c.file_index], settings) if c.file_index in of_file else Plan([c]) for c in captures
+    ]
     return Plan(
         [split for plan in plans for split in plan.splits],
         sum(plan.splits_repaired for plan in plans),
@@ -75,7 +77,7 @@ def split_captures(captures: Sequence[FileSplit], settings: config.Capture, walk
 
 
 def pack_tasks(splits: list[FileSplit], settings: config.Capture) -> list[int]:
-    """Task number of each split: neighbours share a task until it holds ``task_bytes``, as small files do."""
+    """Task number of each split. Consecutive splits, such as small files, share a task of up to ``task_bytes``."""
     tasks: list[int] = []
     task, task_bytes = 0, 0
     for split in splits:
@@ -88,15 +90,15 @@ def pack_tasks(splits: list[FileSplit], settings: config.Capture) -> list[int]:
 
 
 def last_splits(plan: Iterable[FileSplit]) -> dict[int, FileSplit]:
-    """By file index, the last split of each capture of a plan or of a part of it."""
+    """File index -> the last split of that capture, in a plan or a part of one."""
     return {split.file_index: split for split in plan}
 
 
 def splits_before(last_of: Mapping[int, FileSplit], first: FileSplit, settings: config.Capture) -> list[FileSplit]:
-    """The last splits of the captures before that of ``first``, nearest first, as far back as its reader may read.
+    """The last splits of the captures before ``first``, nearest first, as far back as its reader may need.
 
-    First fragments and duplicates are searched among the `lookback_records` records before; a capture that was not
-    walked is assumed to hold the fewest records that its size allows.
+    First fragments and duplicates are searched in the last `lookback_records` records. A capture that was not scanned
+    is assumed to have the fewest records that its size allows.
     """
     found: list[FileSplit] = []
     missing = lookback_records(settings)
@@ -108,20 +110,20 @@ def splits_before(last_of: Mapping[int, FileSplit], first: FileSplit, settings: 
     return found
 
 
-def _walk_or_why(segment: Segment, settings: config.Capture) -> Walked:
-    """The segment walked, or, where its capture cannot be read, why."""
+def _scan_or_reason(byte_range: ByteRange, settings: config.Capture) -> ScanOutcome:
+    """The scan of the range; or, if its capture cannot be read, the reason."""
     try:
-        return walk_segment(segment, settings)
+        return scan_range(byte_range, settings)
     except (InputError, StaleError) as fault:
         if settings.unreadable == "fail":
             raise
         return str(fault)
 
 
-def _join_or_why(walked: list[tuple[Segment, Walked]], settings: config.Capture) -> Plan:
-    """The splits of one capture, or that it cannot be read."""
-    readable = [(segment, found) for segment, found in walked if not isinstance(found, str)]
-    why = next((found for _, found in walked if isinstance(found, str)), "")
+def _join_or_reason(scanned: list[tuple[ByteRange, ScanOutcome]], settings: config.Capture) -> Plan:
+    """The splits of one capture, or the reason why it cannot be read."""
+    readable = [(byte_range, found) for byte_range, found in scanned if not isinstance(found, str)]
+    why = next((found for _, found in scanned if isinstance(found, str)), "")
     if not why:
         try:
             return _join(readable, settings)
@@ -130,22 +132,22 @@ def _join_or_why(walked: list[tuple[Segment, Walked]], settings: config.Capture)
                 raise
             why = str(fault)
     _log.warning("%s; it is in quarantine", why)
-    return Plan([], unreadable={walked[0][0].capture.path: why})
+    return Plan([], unreadable={scanned[0][0].capture.path: why})
 
 
-def _in_threads(walk: Callable[[Segment], Walked], segments: Sequence[Segment]) -> list[Walked]:
-    return in_threads(walk, segments, len(segments))  # the kernels release the interpreter's lock
+def _in_threads(scan: Callable[[ByteRange], ScanOutcome], byte_ranges: Sequence[ByteRange]) -> list[ScanOutcome]:
+    return in_threads(scan, byte_ranges, len(byte_ranges))  # the kernels release the interpreter's lock
 
 
-def _join(walked: list[tuple[Segment, SpeculativeRange | None]], settings: config.Capture) -> Plan:
-    """The splits of one capture: its segments joined in order, those whose guess was wrong walked again."""
-    capture = walked[0][0].capture
+def _join(scanned: list[tuple[ByteRange, UnverifiedScan | None]], settings: config.Capture) -> Plan:
+    """The splits of one capture: joins its ranges in order and rescans those whose candidate was wrong."""
+    capture = scanned[0][0].capture
     lookback = lookback_records(settings)
-    known = ByteRange.empty(capture.start)
+    known = ScanResult.empty(capture.start)
     cuts: list[FileSplit] = []  # with the number of records before each in `records`
     repaired = []
-    for segment, guess in walked:
-        if known.end >= segment.limit:  # a record or a broken byte range covers the whole segment
+    for byte_range, candidate in scanned:
+        if known.end >= byte_range.limit:  # a record or a broken byte range covers this whole range
             continue
         warm_up = known.warm_up(lookback) if cuts else capture.start
         if warm_up is not None:
@@ -154,14 +156,14 @@ def _join(walked: list[tuple[Segment, SpeculativeRange | None]], settings: confi
                 context = pcapng_context(known.big_endian, known.interfaces)
             cut = replace(capture, split=len(cuts), start=known.end, warm_up=warm_up, context=context)
             cuts.append(replace(cut, records=known.records))
-        verified, bytes_repaired = verify_segment(known, guess, segment, settings)
+        verified, bytes_repaired = verify_range(known, candidate, byte_range, settings)
         if bytes_repaired:
             repaired.append(bytes_repaired)
         known = known.join(verified, lookback)
     if repaired:
         _log.info(
-            "%s: the guessed start of %d of %d segments was wrong; %d bytes were read again in sequence",
-            capture.path, len(repaired), len(walked), sum(repaired),
+            "%s: the candidate start of %d of %d byte ranges was wrong; %d bytes were rescanned",
+            capture.path, len(repaired), len(scanned), sum(repaired),
         )  # fmt: skip
     ends = [*(cut.start for cut in cuts[1:]), capture.file_bytes]
     records = np.diff([*(cut.records for cut in cuts), known.records]).tolist()

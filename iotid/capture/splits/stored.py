@@ -1,4 +1,4 @@
-"""Checks of splits that are read from storage: a reader trusts no value that a plan cannot have."""
+"""Checks splits that are read from storage: every value must be one that a plan can have."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _CONTEXTS: dict[str, Any] = {"pcap": _Pcap, "pcapng": _Pcapng}
 
 
 def check_splits(splits: pa.Table) -> None:
-    """Raise a ValueError that names the column where rows of schemas.SPLITS are not what a plan has."""
+    """Raise a ValueError that names the column if a row of schemas.SPLITS has a value that no plan has."""
     for name, least in _RANGES.items():
         found = pc.min(splits[name]).as_py()
         if found is not None and found < least:
@@ -56,6 +56,6 @@ def check_splits(splits: pa.Table) -> None:
 
 
 def _check_interface(values: list[int], name: str) -> None:
-    """Link type, snap length, whether the exponent is of 2, the exponent, and an offset in s."""
+    """``values``: link type, snap length, whether the exponent's base is 2, the exponent, and an offset in s."""
     for value, most in zip(values, (2**16 - 1, 2**32 - 1, 1, 127), strict=False):
         typed.check(Annotated[int, Within(0, most)], value, name)

@@ -1,4 +1,4 @@
-"""Splitting in Spark: segments of large captures are walked in parallel, the splits written as a table."""
+"""Splits captures on Spark: scans large captures in parallel and writes table `splits`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from iotid import config, schemas
-from iotid.capture.splits.byte_ranges import Segment
+from iotid.capture.splits.byte_ranges import ByteRange
 from iotid.capture.splits.discovery import count_same_start, find_captures
-from iotid.capture.splits.plan import Walked, pack_tasks, split_captures
+from iotid.capture.splits.plan import ScanOutcome, pack_tasks, split_captures
 from iotid.partitions import PartitionKey
 from iotid.schemas.metadata import Splits
 from iotid.spark.worker_errors import in_worker
@@ -26,28 +26,28 @@ if TYPE_CHECKING:
 def write_splits(
     spark: SparkSession | None, store: Store, location: str, site: str, capture_date: str, capture: config.Capture
 ) -> Partition[Splits]:
-    """Cut every capture below ``location`` and write the partition (``site``, ``capture_date``) of table `splits`.
+    """Divide every capture below ``location`` and write the partition (``site``, ``capture_date``) of table `splits`.
 
-    Without ``spark``, or where it has only this machine, the captures are walked in threads of this process. The
-    partition's metadata are schemas.metadata.Splits: numbers of files, bytes and records, and what is in quarantine.
+    Without ``spark``, or if it runs on this machine only, threads of this process scan the captures. The partition's
+    metadata is schemas.metadata.Splits: numbers of files, bytes and records, and the captures in quarantine.
 
     Raises:
         InputError: the location is missing or holds no capture; or a capture cannot be read, and
             ``capture.unreadable`` is `fail`.
-        StaleError: the same, and a capture was changed meanwhile.
+        StaleError: the same, and a capture changed meanwhile.
     """
 
-    def walk_all(walk: Callable[[Segment], Walked], segments: Sequence[Segment]) -> Sequence[Walked]:
+    def scan_all(scan: Callable[[ByteRange], ScanOutcome], byte_ranges: Sequence[ByteRange]) -> Sequence[ScanOutcome]:
         assert spark is not None
-        distributed = spark.sparkContext.parallelize(segments, len(segments))
-        return distributed.mapPartitions(in_worker(partial(map, walk))).collect()
+        distributed = spark.sparkContext.parallelize(byte_ranges, len(byte_ranges))
+        return distributed.mapPartitions(in_worker(partial(map, scan))).collect()
 
     keys = PartitionKey.of_date(site, capture_date)
     captures, ignored, unreadable, same = find_captures([location], capture.unreadable)
-    # on one machine this process has the same cores as workers would have, and need not be started
+    # on one machine workers would have the same cores as this process, and would take time to start
     local = spark is None or str(spark.sparkContext.master).startswith("local")
     with store.write("splits", keys, schemas.SPLITS.version) as staged:
-        plan = split_captures(captures, capture, None if local else walk_all)
+        plan = split_captures(captures, capture, None if local else scan_all)
         schema = schemas.SPLITS.arrow_schema(stored=True)
         columns = {f.name: [getattr(split, f.name) for split in plan.splits] for f in schema if f.name != "task"}
         table = pa.table({**columns, "task": pack_tasks(plan.splits, capture)}, schema=schema)
@@ -58,7 +58,7 @@ def write_splits(
             "files_ignored": ignored,
             "files_same": same,
             "files_alike": count_same_start(captures),
-            "files_unplanned": len(plan.unreadable),  # of `files`: those that could not be walked
+            "files_unplanned": len(plan.unreadable),  # of `files`: those that could not be scanned
             "unreadable": unreadable | plan.unreadable,
             "bytes": sum(found.file_bytes for found in captures),
             "records_walked": sum(max(split.records, 0) for split in plan.splits),

@@ -314,11 +314,11 @@ def test_segments__proof_needs_the_byte_order_too(make: SimpleNamespace, capture
     import numpy as np
 
     from iotid.capture.containers.pcapng import ANY_ORDER
-    from iotid.capture.splits.byte_ranges import ByteRange, SpeculativeRange
+    from iotid.capture.splits.byte_ranges import ScanResult, UnverifiedScan
 
-    before = ByteRange(0, 100, 5, (), True, 1, np.empty((0, 5), np.int64), 0)
+    before = ScanResult(0, 100, 5, (), True, 1, np.empty((0, 5), np.int64), 0)
     after = replace(before, start=100, end=200)
-    assert SpeculativeRange(after, 1).follows(before)
-    assert SpeculativeRange(after, ANY_ORDER).follows(before)
-    assert not SpeculativeRange(after, 0).follows(before)
-    assert not SpeculativeRange(replace(after, start=101), 1).follows(before)
+    assert UnverifiedScan(after, 1).follows(before)
+    assert UnverifiedScan(after, ANY_ORDER).follows(before)
+    assert not UnverifiedScan(after, 0).follows(before)
+    assert not UnverifiedScan(replace(after, start=101), 1).follows(before)

@@ -468,7 +468,7 @@ def test_first_day__of_a_clock_that_was_set_late_is_the_day_after_that(
     caplog.clear()
     path.write_bytes(make.pcap(unset[:3]))
     assert first_day(str(path), capture_settings) == "1970-01-01"
-    assert "like a clock that is not set" in caplog.text
+    assert "so its clock was not set" in caplog.text
     caplog.clear()
     write("set.pcap", start=START_US + DAY_US)
     assert first_day(str(tmp_path), capture_settings) == "2023-11-15"

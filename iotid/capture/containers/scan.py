@@ -1,4 +1,4 @@
-"""The walk over a capture's records, window by window, for planner and reader."""
+"""Scans the records of a capture window by window, for planner and reader."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from iotid import config
 from iotid.capture.containers import pcap, pcapng
 from iotid.capture.containers.records import (
     CHAIN,
-    CHANGED_AT,
     INTERFACES,
+    LAST_CONTEXT_CHANGE,
     POSITION,
     RECORDS,
     SECTION_BIG_ENDIAN,
@@ -29,7 +29,7 @@ from iotid.capture.containers.streams import Stream
 
 TO_THE_END = 2**62
 
-_RECORD_BYTES = 64  # a window holds at most one record for so many of its bytes: bounds the columns made of it
+_RECORD_BYTES = 64  # a window yields at most one record per so many bytes, which bounds its columns
 _MAX_FAULTS = 4096
 
 
@@ -39,15 +39,15 @@ class Step:
 
     buffer: NDArray[np.uint8]
     records: Records
-    first_record: int  # number of the first record since the walk's start
+    first_record: int  # number of the first record since the scan's start
     faults: NDArray[np.int64]  # (F, 3): start, bytes, kind (records.SKIPPED_BYTES or TRUNCATED_RECORD)
 
 
-class Walk:
+class RecordScan:
     """Iterates over the windows of ``stream`` from ``start`` to ``end`` (-1: to the stream's end).
 
-    The next step overwrites a step's arrays. At the end ``position`` is where it stopped: at ``end`` if a record starts
-    there, else where the record or the broken byte range across it ends.
+    Each step overwrites the arrays of the step before. Afterwards ``position`` is ``end`` if a record starts there,
+    else the end of the record or broken byte range that spans ``end``.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Walk:
         self._state = np.zeros(STATE_SIZE, np.int64)
         self._state[POSITION] = start
         self._state[SKIP_FROM] = -1
-        self._state[CHANGED_AT] = -1
+        self._state[LAST_CONTEXT_CHANGE] = -1
         self._is_pcapng = container == "pcapng"
         if self._is_pcapng:
             interfaces = known["interfaces"]
@@ -82,33 +82,34 @@ class Walk:
 
     @property
     def records(self) -> int:
-        """Records walked over so far."""
+        """Records scanned so far."""
         return int(self._state[RECORDS])
 
     @property
-    def changed_at(self) -> int:
-        """The record before which the pcapng last began a section or described an interface; -1: never."""
-        return int(self._state[CHANGED_AT])
+    def last_context_change(self) -> int:
+        """pcapng: number of the record after the last section header or interface description; -1: none."""
+        return int(self._state[LAST_CONTEXT_CHANGE])
 
     @property
     def sections(self) -> int:
-        """Sections of a pcapng that began so far."""
+        """pcapng: section headers so far."""
         return int(self._state[SECTIONS])
 
     @property
     def big_endian(self) -> bool:
-        """Byte order of the pcapng's section."""
+        """pcapng: byte order of the current section."""
         return bool(self._state[SECTION_BIG_ENDIAN])
 
     @property
     def interfaces(self) -> NDArray[np.int64]:
-        """The interfaces of the pcapng's section, those of the context first."""
+        """pcapng: interfaces of the current section, those of the context first."""
         return self._interfaces_IF[: self._state[INTERFACES]] if self._is_pcapng else np.empty((0, 0), np.int64)
 
-    def guess(self) -> int | None:
-        """Move to where a record seems to start, before the walk's end; None where none does.
+    def find_record(self) -> int | None:
+        """Move to the next candidate record boundary before the scan's end.
 
-        Returns the byte order that the pcapng seems to have there, ANY_ORDER where it need not be known.
+        Returns the byte order of the pcapng that the candidate assumes, ANY_ORDER if any will do; None if there is no
+        candidate.
         """
         packet = self._settings.max_packet_bytes + pcapng.MAX_OPTION_BYTES  # more than any record's header too
         reach = CHAIN * packet
@@ -118,9 +119,9 @@ class Walk:
             final = len(buffer) < 2 * reach
             stop = min(self._limit - base, len(buffer) if final else reach)
             if self._is_pcapng:
-                at, order = pcapng.guess_pcapng(buffer, stop, final, self._settings.max_packet_bytes)
+                at, order = pcapng.find_pcapng_block(buffer, stop, final, self._settings.max_packet_bytes)
             else:
-                at, order = pcap.guess_pcap(buffer, stop, final, self._layout), pcapng.ANY_ORDER
+                at, order = pcap.find_pcap_record(buffer, stop, final, self._layout), pcapng.ANY_ORDER
             if at >= 0:
                 self._state[POSITION] = base + at
                 self._state[SECTION_BIG_ENDIAN] = order == 1
@@ -133,7 +134,7 @@ class Walk:
     def __iter__(self) -> Iterator[Step]:
         chunk = self._settings.chunk_bytes
         need = 0
-        # reused: fresh memory for each window would take longer than the walk itself
+        # reused: new memory for each window would take longer than the scan itself
         records = empty_records(chunk // _RECORD_BYTES)
         faults_F3 = np.empty((_MAX_FAULTS, 3), np.int64)
         while self.position < self._limit or self._state[SKIP_FROM] >= 0:
@@ -153,8 +154,8 @@ class Walk:
         self, buffer: NDArray[np.uint8], base: int, final: bool, records: Records, faults_F3: Any
     ) -> tuple[int, int, int]:
         if not self._is_pcapng:
-            return pcap.walk_pcap(buffer, base, final, self._limit, self._layout, self._state, records, faults_F3)
-        n, f, need = pcapng.walk_pcapng(
+            return pcap.scan_pcap(buffer, base, final, self._limit, self._layout, self._state, records, faults_F3)
+        n, f, need = pcapng.scan_pcapng(
             buffer,
             base,
             final,
