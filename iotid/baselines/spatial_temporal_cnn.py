@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from iotid.arrow import one_chunk
-from iotid.model.device.households import Household, Pool, unite
+from iotid.model.device.synthetic_households import Household, SamplingPool, flows_of_households
 
 if TYPE_CHECKING:
     import torch
@@ -97,14 +97,14 @@ class SpatialTemporalCnn:
         """Learn from households made up of sets of flows: which flows are in each (``flows_BN``), its kind (-1 of an
         unknown device), and its recording, as `dataset.FlowSets` has it."""
         random = np.random.default_rng(self._seed)
-        pool = Pool(kind_B, recording_B, np.ones(len(kind_B), np.bool_))
+        pool = SamplingPool(kind_B, recording_B, np.ones(len(kind_B), np.bool_))
         drawn = pool.draw(min(_PER_KIND * self._kinds, _MOST), _SIZES, _UNKNOWN, random) + pool.singles()
         members = [
             (number, Household([sets], [kind]))
             for number, household in enumerate(drawn)
             for sets, kind in zip(household.members, household.kinds, strict=True)
         ]
-        flows_MN, _ = unite(flows_BN, [member for _, member in members], self._kinds, random)
+        flows_MN, _ = flows_of_households(flows_BN, [member for _, member in members], self._kinds, random)
         household_M = np.array([number for number, _ in members])
         kind_M = np.array([member.kinds[0] for _, member in members])
         windows_WC, _, there_WK = _windows(

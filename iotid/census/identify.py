@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from iotid.arrow import one_chunk
-from iotid.census.marks import KINDS_AT_ONCE, explained, have_concurrent_kinds, marks_of
+from iotid.census.marks import KINDS_AT_ONCE, have_concurrent_kinds, marks_of, with_mark_sentences
 from iotid.model.device import Answer, Decision, decide, kinds_of
 from iotid.model.device.decide import DECIMALS, UNDECIDED, UNKNOWN
 from iotid.schemas import CENSUS
@@ -30,10 +30,10 @@ _LISTS = {
     "household": pa.float64(),
     "class_share": pa.float64(),
     "flows": pa.int64(),
-    "units": pa.int64(),
+    "min_devices": pa.int64(),
     "begins": pa.int64(),
     "ends": pa.int64(),
-    "evidence": pa.int64(),
+    "known_tokens": pa.int64(),
 }
 ANSWERS = pa.schema(
     [
@@ -115,7 +115,7 @@ def identify(rows: pa.Table | pa.RecordBatch, share: float, classes: Classes, se
     device = one_chunk(rows["device_id"])
     is_marked_N = have_concurrent_kinds(answer, share, device, flows_N, settings)
     marks = marks_of(is_marked_N, KINDS_AT_ONCE)
-    reasons = map(explained, _reasons(answer, decision, classes), marks.to_pylist())
+    reasons = map(with_mark_sentences, _reasons(answer, decision, classes), marks.to_pylist())
     first = pc.if_else(is_one_N, pc.list_element(_padded(found), 0), None)
     columns = {
         "device_id": device,
@@ -184,7 +184,7 @@ def _found(answer: Answer, decision: Decision, classes: Classes, settings: confi
         **of_class,
         "confidence": pa.array(np.where(is_named_P & ~is_only_P, of_class_P, probability_P)),
         "flows": pa.array(own_P),
-        "units": pa.array(answer.units[address_P, kind_P]),
+        "units": pa.array(answer.min_devices[address_P, kind_P]),
     }
     offsets = np.concatenate([[0], np.cumsum(decision.found.sum(axis=1))]).astype(np.int32)
     structs = pa.StructArray.from_arrays(list(values.values()), names=list(values))

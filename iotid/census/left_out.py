@@ -27,7 +27,7 @@ Row = dict[str, Any]
 SCHEMA = LEFT_OUT.arrow_schema()
 
 
-def with_rest(listed: pa.Table, totals: pa.Table) -> pa.Table:
+def with_remainder_rows(listed: pa.Table, totals: pa.Table) -> pa.Table:
     """LEFT_OUT: the rows of ``listed`` (LEFT_OUT without ``ends``) in order, by reason, each reason with a row for the
     rest of its ``totals`` (reason, ends and COUNTS)."""
     rows: dict[str, list[Row]] = defaultdict(list)
@@ -41,7 +41,7 @@ def with_rest(listed: pa.Table, totals: pa.Table) -> pa.Table:
     return _table([row for reason in REASONS for row in rows[reason]])
 
 
-def hide(left_out: pa.Table, pseudonyms: Pseudonyms) -> pa.Table:
+def pseudonymize(left_out: pa.Table, pseudonyms: Pseudonyms) -> pa.Table:
     """LEFT_OUT with pseudonyms, in their order; rows of one reason share medians, rounded down to powers of ten.
 
     Only MACs that sent something and have no row in the census are listed. Anyone could learn a pseudonym by sending to

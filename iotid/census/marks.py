@@ -69,6 +69,6 @@ def with_conflicts(devices: pa.Table, conflicting: pa.Array) -> pa.Table:
     return devices
 
 
-def explained(reason: str, marks: list[str]) -> str:
+def with_mark_sentences(reason: str, marks: list[str]) -> str:
     """The reason, followed by the meaning of each mark."""
     return " ".join([reason, *(SENTENCES[mark] for mark in marks)])

@@ -21,7 +21,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from iotid.census.marks import explained
+from iotid.census.marks import with_mark_sentences
 from iotid.model.device.decide import UNDECIDED, UNKNOWN
 
 Row = dict[str, Any]
@@ -62,7 +62,7 @@ def _common(members: list[Row]) -> Row:
         common[name] = [
             same[0] | {field: _rounded(same, field) for field in _ROUND if field in same[0]} for same in positions
         ]
-    return common | {"reason": explained(_reason(members[0]["status"], common), members[0]["marks"])}
+    return common | {"reason": with_mark_sentences(_reason(members[0]["status"], common), members[0]["marks"])}
 
 
 def _reason(status: str, common: Row) -> str:

@@ -27,14 +27,14 @@ from scipy.sparse import coo_matrix
 from iotid import config
 from iotid.census.groups import SHOWN, group_devices
 from iotid.census.identify import ANSWERS, IDENTIFIED, Classes, answers_to_arrow, identify
-from iotid.census.left_out import with_rest
+from iotid.census.left_out import with_remainder_rows
 from iotid.census.marks import with_conflicts
 from iotid.census.tally import (
-    busiest,
     conflicting_macs,
     endpoints_left_out,
     payloads_and_ports,
     tally_flows,
+    top_entries,
     totals_by_reason,
     traffic_of,
     with_devices,
@@ -65,7 +65,7 @@ _loaded: dict[str, Predictor] = {}  # the model of this Python worker, kept from
 
 
 @dataclass(frozen=True)
-class ShippedModel:
+class BroadcastModel:
     """A trained model for the workers: its files are broadcast once and opened once in each Python worker."""
 
     files: Broadcast[tuple[bytes, str]]
@@ -78,7 +78,7 @@ class ShippedModel:
         return _loaded[self.digest]
 
 
-def ship_model(spark: SparkSession, folder: Path) -> tuple[ShippedModel, Encoding]:
+def broadcast_model(spark: SparkSession, folder: Path) -> tuple[BroadcastModel, Encoding]:
     """Broadcast the model in ``folder`` to the workers; return it with its encoding.
 
     Raises what ``Predictor.load`` raises; and DataError if the model learned from no sets of flows.
@@ -88,7 +88,7 @@ def ship_model(spark: SparkSession, folder: Path) -> tuple[ShippedModel, Encodin
         raise DataError(f"model {folder}: learned no sets of flows; write the dataset and train again")
     weights, description = (folder / WEIGHTS).read_bytes(), (folder / DESCRIPTION).read_bytes()
     files = spark.sparkContext.broadcast((weights, description.decode()))
-    return ShippedModel(files, hashlib.sha256(weights + description).hexdigest()), predictor.encoding
+    return BroadcastModel(files, hashlib.sha256(weights + description).hexdigest()), predictor.encoding
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Scored:
 def score_partition(
     spark: SparkSession,
     partition: Partition[Flows],
-    model: ShippedModel,
+    model: BroadcastModel,
     encoding: Encoding,
     settings: config.Census,
     groups: pa.Table,
@@ -139,7 +139,7 @@ def score_partition(
         endpoints = endpoints_left_out(tally).persist()
         try:
             totals = totals_by_reason(endpoints).toArrow()
-            left_out = with_rest(busiest(endpoints).toArrow(), totals)
+            left_out = with_remainder_rows(top_entries(endpoints).toArrow(), totals)
         finally:
             endpoints.unpersist()
         joins_files = partition.metadata["settings"]["flow"]["join_files"]
@@ -174,7 +174,7 @@ def _grouped(devices: pa.Table, named: DataFrame, groups: pa.Table, min_similari
 
 
 def _identified(
-    tally: DataFrame, model: ShippedModel, encoding: Encoding, columns: Sequence[str], settings: config.Census
+    tally: DataFrame, model: BroadcastModel, encoding: Encoding, columns: Sequence[str], settings: config.Census
 ) -> pa.Table:
     """One row of IDENTIFIED for each device of ``tally`` (of `tally_flows`)."""
     classes = Classes.of(encoding.labels, encoding.devices)
@@ -193,7 +193,7 @@ def _identified(
     of_device = shown.repartition(partitions, "bucket_hash").sortWithinPartitions("device_id").drop("bucket_hash")
     answers = of_device.mapInArrow(in_worker(answer), from_arrow_schema(ANSWERS)).persist()
     try:
-        counted = answers.where(F.array_max("evidence") >= settings.min_evidence)
+        counted = answers.where(F.array_max("known_tokens") >= settings.min_evidence)
         log_odds = counted.select("log_odds").toArrow()["log_odds"].to_numpy()
         # sorted, so that the sum does not depend on Spark's order
         share = share_of_households(np.sort(log_odds), settings.behind)

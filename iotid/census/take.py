@@ -17,12 +17,12 @@ from iotid.arrow import one_chunk
 from iotid.census.changes import ABSENT, CHANGES, compare, name_of
 from iotid.census.groups import NO_GROUPS, with_new
 from iotid.census.identify import names_of_kinds, watched
-from iotid.census.left_out import OTHER_PROTOCOL, flows_by_reason, hide
+from iotid.census.left_out import OTHER_PROTOCOL, flows_by_reason, pseudonymize
 from iotid.census.marks import MARKS
 from iotid.census.microaggregation import aggregate
 from iotid.census.pseudonyms import Pseudonyms, read_pseudonyms
 from iotid.census.report import render_csv, render_groups_csv, render_left_out_csv, render_page
-from iotid.census.score import Scored, ShippedModel, score_partition, ship_model
+from iotid.census.score import BroadcastModel, Scored, broadcast_model, score_partition
 from iotid.census.stored import (
     CSV,
     GROUPS_CSV,
@@ -86,7 +86,7 @@ def take_census(
     pseudonyms = read_pseudonyms(settings)
     fingerprint = pseudonyms.fingerprint if pseudonyms else None
     flows = store.open("flows", key)
-    shipped, encoding = ship_model(spark, bundle)
+    shipped, encoding = broadcast_model(spark, bundle)
     if misfit := encoding.misfit(flows.metadata["settings"]["flow"]):
         raise DataError(f"census: {flows.uri} {misfit}; assemble these flows as those that the model learned")
     warn_of_unmet(watchlist, {label: encoding.devices.get(label, {}) for label in encoding.labels}, "the model")
@@ -102,7 +102,7 @@ def take_census(
     before, how, groups = _comparable(store, joinable, made_with, scorer, scored.groups)
     census = compare(scored.devices, before, comparable=how != NOT_COMPARED, remember_days=settings.remember_days)
     groups = groups.filter(pc.is_in(groups["group"], value_set=census["group"].combine_chunks()))
-    left_out = hide(scored.left_out, pseudonyms) if pseudonyms else scored.left_out
+    left_out = pseudonymize(scored.left_out, pseudonyms) if pseudonyms else scored.left_out
     metadata = {
         **made_with,
         "key_fingerprint": fingerprint,
@@ -162,7 +162,7 @@ class _Scorer:
     """Scores partitions of flows with one model, and applies the watch list and the pseudonyms."""
 
     spark: SparkSession
-    model: ShippedModel
+    model: BroadcastModel
     encoding: Encoding
     settings: config.Census
     watchlist: config.Watchlist

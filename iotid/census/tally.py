@@ -180,7 +180,7 @@ def endpoints_left_out(tally: DataFrame) -> DataFrame:
     return joined.withColumn("address", of_one).withColumn("in_census", known)
 
 
-def busiest(endpoints: DataFrame) -> DataFrame:
+def top_entries(endpoints: DataFrame) -> DataFrame:
     """The MAX_LISTED entries of each reason with most flows, those without a row in the census first."""
     order = ("in_census", F.desc("flows"), "who")
     rank = F.row_number().over(Window.partitionBy("reason").orderBy(*order))

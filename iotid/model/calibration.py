@@ -52,7 +52,7 @@ def calibration(
     return float(np.exp(found[0])), found[1:] * biases
 
 
-def into_last_layer(
+def apply_calibration(
     weights: dict[str, torch.Tensor], factor: float, bias_C: NDArray[np.float64]
 ) -> dict[str, torch.Tensor]:
     """The ensemble's weights, whose logits are then ``factor * logits + bias``."""

@@ -14,11 +14,11 @@ from iotid.schemas import SPLITS
 from iotid.schemas.metadata import remedy
 from iotid.storage import read_table
 from iotid.studies import open_set
-from iotid.studies.fold import CAPTURES, ETEI, FLOWS, WINDOWS, bytes_baseline
 from iotid.studies.households import run as households
 from iotid.studies.households import scores as household_scores
 from iotid.studies.open_set import OpenSet
 from iotid.studies.protocols import splits
+from iotid.studies.split_run import CAPTURES, ETEI, FLOWS, WINDOWS, bytes_baseline
 from iotid.studies.study import ProtocolResult, ProtocolScores, Study, SystemScores
 
 if TYPE_CHECKING:

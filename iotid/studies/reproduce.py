@@ -25,9 +25,9 @@ from iotid.labels.names import check_names
 from iotid.partitions import Partition, PartitionKey, Store
 from iotid.schemas.metadata import Datasets, Flows
 from iotid.spark.session import runs_here
-from iotid.studies import paper, reproduction
+from iotid.studies import paper, paper_comparison
 from iotid.studies.paper import Original, Scores
-from iotid.studies.reproduction import Assembly, Comparison, Outcome
+from iotid.studies.paper_comparison import Assembly, Comparison, Outcome
 from iotid.tracking import Registry
 from iotid.training import fingerprint, train
 
@@ -49,32 +49,32 @@ def reproduce(
     devices = original.counts.select(listed)
     flows = _assemble(store, settings, dataset, captures)
     compared = _compare(original, devices, flows, settings.dataset)
-    nearest = reproduction.nearest(compared)
-    texts = [reproduction.counts_text(original, compared)]
+    nearest = paper_comparison.nearest(compared)
+    texts = [paper_comparison.counts_text(original, compared)]
     show(texts[0])
     outcomes: list[Outcome] = []
     for scores in () if counts_only else original.scores:
         name = f"{dataset}-{scores.label}"
         experiment = _Experiment(store, name, flows[nearest.assembly], devices, _read_as(settings, nearest, scores))
         outcomes.append(experiment.outcome(scores))
-        texts.append(reproduction.scores_text(original, outcomes[-1]))
+        texts.append(paper_comparison.scores_text(original, outcomes[-1]))
         show(texts[-1])
     key = PartitionKey.of_dataset(dataset)
     with store.write("reproductions", key) as staged:
         staged.write_text("reproduction.md", "\n".join(texts))
-        staged.write_json("reproduction.json", reproduction.to_json(original, compared, outcomes))
+        staged.write_json("reproduction.json", paper_comparison.to_json(original, compared, outcomes))
         staged.metadata = {"captures": captures, "nearest": nearest.reading, "counts_only": counts_only}
     return store.open("reproductions", key)
 
 
 def _assembled_as(settings: config.Settings, assembly: Assembly) -> config.Settings:
-    idle_s, active_s = (reproduction.IDLE_S, reproduction.ACTIVE_S) if assembly.timeouts else (None, None)
+    idle_s, active_s = (paper_comparison.IDLE_S, paper_comparison.ACTIVE_S) if assembly.timeouts else (None, None)
     timeouts = {"idle_timeout_s": idle_s, "active_timeout_s": active_s}
     return settings.model_copy(update={"flow": changed(settings.flow, **timeouts, join_files=assembly.join_files)})
 
 
 def _read_as(settings: config.Settings, reading: Comparison, scores: Scores) -> config.Settings:
-    protocols = reproduction.PROTOCOLS[reading.protocols]
+    protocols = paper_comparison.PROTOCOLS[reading.protocols]
     own = changed(settings.dataset, protocols=protocols, label=scores.label)
     return _assembled_as(settings, reading.assembly).model_copy(update={"dataset": own})
 
@@ -88,7 +88,7 @@ def _assemble(store: Store, settings: config.Settings, dataset: str, captures: s
     day, found = first_day(captures, capture), find_captures([captures], capture.unreadable).captures
     inputs = {"captures": captures, "files": len(found), "bytes": sum(each.file_bytes for each in found)}
     flows = {}
-    for assembly in reproduction.ASSEMBLIES:
+    for assembly in paper_comparison.ASSEMBLIES:
         key, own = PartitionKey.of_date(f"{dataset}-{assembly.name}", day), _assembled_as(settings, assembly)
         if _is_of(store, key, inputs, own):
             _log.info("%s: is there", store.uri("flows", key))
@@ -123,7 +123,7 @@ def _compare(
     Raises:
         LabelError: no device of the list has a flow.
     """
-    protocols = sorted({number for numbers in reproduction.PROTOCOLS.values() for number in numbers})
+    protocols = sorted({number for numbers in paper_comparison.PROTOCOLS.values() for number in numbers})
     by_name = changed(settings, label="name", unlisted="drop", protocols=protocols)
     counted = {
         assembly: count_flows(partition_files([partition]), devices, by_name) for assembly, partition in flows.items()
@@ -132,7 +132,7 @@ def _compare(
         raise LabelError(
             f"{devices.source}: fits none of the flows of --captures; give a folder with {original.captures}"
         )
-    return reproduction.compare(original.counts, devices.labels("name"), counted)
+    return paper_comparison.compare(original.counts, devices.labels("name"), counted)
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from iotid.dataset.split_protocols import DATASET_SPLITS
 from iotid.evaluation import metrics
 from iotid.evaluation.schema import ClassScore, Score
 from iotid.studies import open_set, protocols
-from iotid.studies.fold import CAPTURES, ENSEMBLE, FLOWS, Answers, Fold
 from iotid.studies.open_set import OpenSet, OpenSetAnswers
+from iotid.studies.split_run import CAPTURES, ENSEMBLE, FLOWS, Answers, SplitRun
 
 if TYPE_CHECKING:
     from iotid.dataset import DeviceTraffic
@@ -120,7 +120,7 @@ class Study:
             log.info("%s: part %d", protocol, number)
             sizes.append(np.bincount(part_N[part_N >= 0], minlength=len(DATASET_SPLITS) + 1))
             name = f"{protocol.replace(':', '-')}-{number:02}"
-            one = Fold(self.settings, self.folder / name, self.traffic, flows, part_N, protocol, name)
+            one = SplitRun(self.settings, self.folder / name, self.traffic, flows, part_N, protocol, name)
             tested.append(one.answers())
             shares.append(one.shares())
             if protocol == protocols.DEVICES_OUT:

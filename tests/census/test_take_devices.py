@@ -127,7 +127,7 @@ def test_take_census__scores_the_whole_set_of_each_device(site: Site) -> None:
     assert predictor.learned.devices is not None
     answer = predictor.learned.devices.answer(predictor.encoding.encode(patterns), counts)
     settings = site.settings.census
-    counted = answer.evidence.max(axis=1) >= settings.min_evidence
+    counted = answer.known_tokens.max(axis=1) >= settings.min_evidence
     share = share_of_households(answer.log_odds[counted], settings.behind)
     expected = decide(answer, share, np.asarray(counts.sum(axis=1)).ravel(), settings)
     for device, probability, unexplained in zip(sets, expected.probability, answer.unexplained, strict=True):

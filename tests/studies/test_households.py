@@ -66,7 +66,7 @@ def test_of_merges__metrics_of_nothing_are_none() -> None:
     [([[1, 1], [1, 1]], 1 / 6), ([[2, 1], [1, 1]], 0.0), ([[2, 2], [1, 2]], 2 / 3), ([[2, 1], [2, 1]], 0.0)],
 )
 def test_count_error__counts_kinds_that_are_there_and_found(units: list[list[int]], error: float) -> None:
-    found = _predictions([[1, 1], [0, 1]], [0, 0], [0, 0])._replace(units=np.array(units))
+    found = _predictions([[1, 1], [0, 1]], [0, 0], [0, 0])._replace(min_devices=np.array(units))
     there_BK = np.array([[2, 1], [1, 1]])  # of the second address the first kind is not found, so not counted
     assert household_scores.count_error(there_BK, found) == pytest.approx(error)
 

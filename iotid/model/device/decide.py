@@ -52,9 +52,9 @@ def decide(answer: Answer, share: float, flows_B: NDArray[np.int64], settings: c
     with np.errstate(divide="ignore"):
         household_B = np.round(expit(answer.log_odds + np.log(share) - np.log1p(-share)), DECIMALS)
     mixed_BK = household_B[:, np.newaxis] * answer.household + (1 - household_B)[:, np.newaxis] * answer.host
-    probability_BK = np.round(np.where(answer.evidence > 0, mixed_BK, 0), DECIMALS)
+    probability_BK = np.round(np.where(answer.known_tokens > 0, mixed_BK, 0), DECIMALS)
     enough_B = flows_B >= settings.min_flows
-    enough_BK = (answer.evidence >= settings.min_evidence) & enough_B[:, np.newaxis]
+    enough_BK = (answer.known_tokens >= settings.min_evidence) & enough_B[:, np.newaxis]
     found_BK = (probability_BK >= settings.min_confidence) & enough_BK
     is_other_B = found_BK.any(axis=1) & (household_B < 0.5) & (answer.unexplained > _MOST_UNEXPLAINED)
     explained_B = np.round(1 - answer.unexplained, DECIMALS)

@@ -19,7 +19,7 @@ from iotid.model.device.regression import logistic_regressions
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-    from iotid.model.device.evidence import TokenEvidence
+    from iotid.model.device.token_features import SetTokens
 
 _NEVER = -20.0  # logit of a kind without training sets
 _MIN_SETS = 2  # a token in fewer training sets is not read
@@ -64,7 +64,7 @@ class TokenClassifier:
         self.class_bias_C[chosen] = bias[self.kinds :]
         return self
 
-    def logits(self, tokens: TokenEvidence) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def logits(self, tokens: SetTokens) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """(B, K) of kinds, and (B, C) of classes, relative to the others of their kind."""
         counts = tokens.counts.copy()
         # a count above the greatest of the made-up households is no stronger evidence

@@ -25,8 +25,8 @@ from iotid.baselines.random_forest import RandomForest
 from iotid.baselines.spatial_temporal_cnn import SpatialTemporalCnn
 from iotid.model.device import DeviceModel, decide, share_of_households
 from iotid.model.device.decide import UNDECIDED, UNKNOWN, WITH_UNKNOWN
-from iotid.model.device.evidence import Vocabulary
-from iotid.model.device.households import Pool, unite
+from iotid.model.device.synthetic_households import SamplingPool, flows_of_households
+from iotid.model.device.token_features import Vocabulary
 from iotid.studies.households.scores import Predictions, f1
 
 if TYPE_CHECKING:
@@ -73,12 +73,14 @@ def device_model(training: Training) -> Method:
 
     def predict(addresses: Addresses, behind: str) -> Predictions:
         answer = model.answer(addresses.observed.sequences, addresses.distinct, addresses.concurrent)
-        counted_B = answer.evidence.max(axis=1, initial=0) >= training.census.min_evidence
+        counted_B = answer.known_tokens.max(axis=1, initial=0) >= training.census.min_evidence
         share = share_of_households(answer.log_odds[counted_B], behind)
         flows_B = np.asarray(addresses.flows.sum(axis=1)).ravel().astype(np.int64)
         decision = decide(answer, share, flows_B, training.census)
         is_unknown = np.isin(decision.status, [UNKNOWN, WITH_UNKNOWN])
-        return Predictions(decision.probability, decision.found, is_unknown, decision.status == UNDECIDED, answer.units)
+        return Predictions(
+            decision.probability, decision.found, is_unknown, decision.status == UNDECIDED, answer.min_devices
+        )
 
     return predict
 
@@ -109,7 +111,7 @@ def regressions(training: Training) -> Method:
     vocabulary = Vocabulary.of(training.sets.addresses.observed.sequences)
 
     def points(addresses: Addresses) -> csr_matrix:
-        counts = vocabulary.read(addresses.observed.sequences, addresses.distinct).counts
+        counts = vocabulary.tokenize(addresses.observed.sequences, addresses.distinct).counts
         counts.data = 1 + 0.3 * counts.data
         return counts
 
@@ -158,7 +160,7 @@ def _unknown_where_nothing_is_found(probability_BK: NDArray[np.float64], found_B
 def _made_up(training: Training, number: int, sizes: Sequence[int]) -> tuple[Addresses, NDArray[np.bool_]]:
     """Merged training sets, and (H, K) their kinds."""
     random, sets = np.random.default_rng(training.seed), training.sets
-    pool = Pool(training.kind_of_set, sets.recording, np.ones(len(sets.label), np.bool_))
+    pool = SamplingPool(training.kind_of_set, sets.recording, np.ones(len(sets.label), np.bool_))
     drawn = pool.draw(number, sizes, (0, 0, 0, 1, 2), random) + pool.singles()
-    flows_HN, there_HK = unite(sets.addresses.flows, drawn, training.kinds, random)
+    flows_HN, there_HK = flows_of_households(sets.addresses.flows, drawn, training.kinds, random)
     return sets.addresses.with_flows(flows_HN), there_HK

@@ -25,13 +25,13 @@ Scores = dict[str, float | None]
 
 class Predictions(NamedTuple):
     """(B, K) probabilities, and kinds found; (B,) whether something unknown was reported, and whether it is undecided;
-    ``units`` (B, K): least number of devices of each kind, if any; None if the method counts none."""
+    ``min_devices`` (B, K): least number of devices of each kind, if any; None if the method counts none."""
 
     probability: NDArray[np.float64]
     found: NDArray[np.bool_]
     unknown: NDArray[np.bool_]
     undecided: NDArray[np.bool_]
-    units: NDArray[np.int64] | None = None
+    min_devices: NDArray[np.int64] | None = None
 
 
 def f1(there_BK: NDArray[np.bool_], found_BK: NDArray[np.bool_]) -> float | None:
@@ -78,10 +78,10 @@ def calibration_error(probability: NDArray[np.float64], is_so: NDArray[np.bool_]
 
 def count_error(there_BK: NDArray[np.int64], predictions: Predictions) -> float | None:
     counted = predictions.found & (there_BK > 0)
-    if predictions.units is None or not counted.any():
+    if predictions.min_devices is None or not counted.any():
         return None
     there = there_BK[counted]
-    return float((np.abs(predictions.units[counted] - there) / there).mean())
+    return float((np.abs(predictions.min_devices[counted] - there) / there).mean())
 
 
 def table(title: str, rows: Mapping[str, Mapping[str, Any]], count: str) -> Iterator[str]:

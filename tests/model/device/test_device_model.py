@@ -163,12 +163,12 @@ def test_answer__more_concurrent_sessions_than_one_device_are_two_devices() -> N
     for row, (flow, number) in enumerate([(20, 3), (20, 4), (21, 1), (21, 2), (28, 9), (130, 9)]):
         held[row, flow] = number
     flows = csr_matrix(np.maximum(held, _flows([2] * 7, np.random.default_rng(2))))
-    assert model.answer(_WORLD, flows, csr_matrix(held)).units.tolist() == [
+    assert model.answer(_WORLD, flows, csr_matrix(held)).min_devices.tolist() == [
         [1, 1, units, 1] for units in (1, 2, 1, 2, 1, 1, 1)
     ]
     again = DeviceModel.from_arrays(model.to_arrays(), model.kind_C)
-    assert again.answer(_WORLD, flows, csr_matrix(held)).units[:, 2].tolist() == [1, 2, 1, 2, 1, 1, 1]
-    assert model.answer(_WORLD, flows).units.tolist() == [[1] * 4] * 7  # without numbers of open sessions
+    assert again.answer(_WORLD, flows, csr_matrix(held)).min_devices[:, 2].tolist() == [1, 2, 1, 2, 1, 1, 1]
+    assert model.answer(_WORLD, flows).min_devices.tolist() == [[1] * 4] * 7  # without numbers of open sessions
 
 
 def test_answer__does_not_depend_on_the_other_sets(model: DeviceModel) -> None:

@@ -31,7 +31,7 @@ class Household(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Pool:
+class SamplingPool:
     """Sets to draw from: ``kind`` (B,), -1 of an unknown device, and ``recording`` (B,), which a device's sets share.
 
     ``usable`` (B,): sets that may be drawn.
@@ -79,7 +79,7 @@ class Pool:
         return random.choice(same_recording, random.integers(2, len(same_recording) + 1), replace=False)
 
 
-def unite(
+def flows_of_households(
     flows_BD: csr_matrix, households: Sequence[Household], kinds: int, random: np.random.Generator
 ) -> tuple[csr_matrix, NDArray[np.bool_]]:
     """(H, D) flows of each household, some thinned out at random, and (H, K) the kinds with any flow left."""

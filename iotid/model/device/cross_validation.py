@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from iotid.model.device.evidence import Evidence, TokenEvidence, Vocabulary
-from iotid.model.device.households import Household, Pool, unite
 from iotid.model.device.stacking import TokenClassifier
+from iotid.model.device.synthetic_households import Household, SamplingPool, flows_of_households
+from iotid.model.device.token_features import SetTokens, TokenFeatures, Vocabulary
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -32,12 +32,12 @@ _PER_KIND, _MIN_HOUSEHOLDS = 200, 400
 _FOLDS = 4
 
 
-class HeldBack(NamedTuple):
+class FoldScores(NamedTuple):
     """H households of held-back sets, the first ``singles`` of one device each, and their scores by one fold's token
     classifier."""
 
-    evidence: Evidence
-    tokens: TokenEvidence
+    token_features: TokenFeatures
+    tokens: SetTokens
     features: NDArray[np.float64]  # (H, K, F)
     class_logits: NDArray[np.float64]  # (H, C)
     known: NDArray[np.int64]  # kinds that the fold learned
@@ -49,7 +49,7 @@ class HeldBack(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Learner:
+class CrossValidation:
     """``set_tokens`` (A, T): tokens of each training set; ``kind_of_class`` (C,); ``kinds``: their number."""
 
     sets: FlowSets
@@ -58,34 +58,38 @@ class Learner:
     kind_of_class: NDArray[np.int64]
     kinds: int
 
-    def learn(self, pool: Pool, max_households: int, random: np.random.Generator) -> tuple[TokenClassifier, Evidence]:
+    def learn(
+        self, pool: SamplingPool, max_households: int, random: np.random.Generator
+    ) -> tuple[TokenClassifier, TokenFeatures]:
         """From the usable sets of the pool."""
         number = int(np.clip(_PER_KIND * len(pool.kinds()), _MIN_HOUSEHOLDS, max_households))
         drawn = pool.draw(number, _SIZES, _UNKNOWNS, random) + pool.singles()
-        flows_HD, present_HK = unite(self.sets.flows, drawn, self.kinds, random)
-        tokens = self.vocabulary.read(self.sets.sequences, flows_HD)
+        flows_HD, present_HK = flows_of_households(self.sets.flows, drawn, self.kinds, random)
+        tokens = self.vocabulary.tokenize(self.sets.sequences, flows_HD)
         sets_T = self.set_tokens[pool.usable].getnnz(axis=0)
         class_HK = _classes(self.sets.label, drawn, self.kinds)
         classifier = TokenClassifier(self.kind_of_class, self.kinds).fit(tokens.counts, present_HK, class_HK, sets_T)
-        evidence = Evidence(self.set_tokens[pool.usable], self.sets.label[pool.usable], self.kind_of_class, self.kinds)
-        return classifier, evidence
+        token_features = TokenFeatures(
+            self.set_tokens[pool.usable], self.sets.label[pool.usable], self.kind_of_class, self.kinds
+        )
+        return classifier, token_features
 
-    def held_back(self, pool: Pool, random: np.random.Generator) -> list[HeldBack]:
+    def held_back(self, pool: SamplingPool, random: np.random.Generator) -> list[FoldScores]:
         """The scores of each fold's held-back households."""
         return [self._score(learned, held_back, random) for learned, held_back in self._folds(pool, random)]
 
-    def _score(self, learned: Pool, held_back: Pool, random: np.random.Generator) -> HeldBack:
+    def _score(self, learned: SamplingPool, held_back: SamplingPool, random: np.random.Generator) -> FoldScores:
         """Learn from one pool, score households of the other."""
-        classifier, evidence = self.learn(learned, MAX_HOUSEHOLDS // 2, random)
+        classifier, token_features = self.learn(learned, MAX_HOUSEHOLDS // 2, random)
         singles = held_back.singles()
         drawn = singles + held_back.draw(_PER_KIND * 4, _HELD_BACK_SIZES, _HELD_BACK_UNKNOWNS, random)
-        flows_HD, present_HK = unite(self.sets.flows, drawn, self.kinds, random)
-        tokens = self.vocabulary.read(self.sets.sequences, flows_HD)
+        flows_HD, present_HK = flows_of_households(self.sets.flows, drawn, self.kinds, random)
+        tokens = self.vocabulary.tokenize(self.sets.sequences, flows_HD)
         logits_HK, class_logits_HC = classifier.logits(tokens)
-        return HeldBack(
-            evidence=evidence,
+        return FoldScores(
+            token_features=token_features,
             tokens=tokens,
-            features=evidence.features(tokens, logits_HK),
+            features=token_features.features(tokens, logits_HK),
             class_logits=class_logits_HC,
             known=learned.kinds(),
             singles=len(singles),
@@ -95,7 +99,7 @@ class Learner:
             has_unknown=np.array([-1 in household.kinds for household in drawn]),
         )
 
-    def _folds(self, pool: Pool, random: np.random.Generator) -> Iterator[tuple[Pool, Pool]]:
+    def _folds(self, pool: SamplingPool, random: np.random.Generator) -> Iterator[tuple[SamplingPool, SamplingPool]]:
         """Learned sets and held-back sets of each fold; kinds left out are unknown devices among the held-back.
 
         A recording is never in both, if a kind has as many recordings as there are folds.
@@ -113,11 +117,11 @@ class Learner:
                 (pool.kind >= 0) & (np.append(fold_K, -1)[pool.kind] == fold) if self.kinds > 2 else pool.kind < -1
             )
             is_learned_B = (fold_B != fold) & ~left_out_B
-            learned = Pool(pool.kind, pool.recording, is_learned_B)
+            learned = SamplingPool(pool.kind, pool.recording, is_learned_B)
             if not len(learned.kinds()):
                 continue
             is_unknown_B = left_out_B | ~np.isin(pool.kind, learned.kinds())
-            held_back = Pool(np.where(is_unknown_B, -1, pool.kind), pool.recording, ~is_learned_B)
+            held_back = SamplingPool(np.where(is_unknown_B, -1, pool.kind), pool.recording, ~is_learned_B)
             if len(held_back.kinds()):
                 yield learned, held_back
 

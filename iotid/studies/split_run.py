@@ -63,7 +63,7 @@ class Answers(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Fold:
+class SplitRun:
     """One test part, and the answers of all systems."""
 
     settings: config.Settings

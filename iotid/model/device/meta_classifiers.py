@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from iotid.model.arrays import Spec
 from iotid.model.calibration import calibration
-from iotid.model.device.evidence import FEATURES, Evidence, TokenEvidence
-from iotid.model.device.held_back import HeldBack
+from iotid.model.device.cross_validation import FoldScores
 from iotid.model.device.stacking import MetaClassifier
+from iotid.model.device.token_features import FEATURES, SetTokens, TokenFeatures
 
 # whether each reads products of features
 CLASSIFIERS = {"of_host": True, "of_household": False, "is_household": True, "has_unknown": True}
@@ -28,13 +28,13 @@ _FOUND = 0.5  # a kind of at least this probability explains what it showed in t
 _FALSE_UNKNOWN = 0.05  # share of households without an unknown device that may be said to have one
 
 
-class MetaModel:
+class MetaClassifiers:
     """The four meta-classifiers, and the calibration of classes and of the last of them."""
 
     def __init__(self, kind_C: NDArray[np.int64], kinds: int) -> None:
         self._kind_C, self._kinds = kind_C, kinds
 
-    def fit(self, held_back: Sequence[HeldBack]) -> Self:
+    def fit(self, held_back: Sequence[FoldScores]) -> Self:
         features = [fold.features[:, fold.known].reshape(-1, len(FEATURES)) for fold in held_back]
         is_present = [fold.present[:, fold.known].ravel() for fold in held_back]
         is_alone = [np.repeat(fold.alone, len(fold.known)) for fold in held_back]
@@ -73,14 +73,14 @@ class MetaModel:
 
     def set_features(
         self,
-        tokens: TokenEvidence,
-        evidence: Evidence,
+        tokens: SetTokens,
+        token_features: TokenFeatures,
         host_BK: NDArray[np.float64],
         household_BK: NDArray[np.float64],
     ) -> NDArray[np.float64]:
         """(B, 12) features of whole sets; the first is the share of flows that no kind found explains."""
         found_BK = household_BK >= _FOUND
-        left_B4 = evidence.unexplained(tokens, found_BK)
+        left_B4 = token_features.unexplained(tokens, found_BK)
         descending_BK = np.sort(household_BK, axis=1)[:, ::-1]
         return np.column_stack(
             [
@@ -95,8 +95,8 @@ class MetaModel:
 
     def share_unexplained(
         self,
-        tokens: TokenEvidence,
-        evidence: Evidence,
+        tokens: SetTokens,
+        token_features: TokenFeatures,
         host_BK: NDArray[np.float64],
         household_BK: NDArray[np.float64],
         by_household_B: NDArray[np.float64],
@@ -104,7 +104,7 @@ class MetaModel:
         """(B,) of the distinct flows, by the kinds found as host or household; ``by_household_B``: as household."""
         found_BK = np.maximum(host_BK, household_BK) >= _FOUND
         more = np.flatnonzero((found_BK & (household_BK < _FOUND)).any(axis=1))
-        share_B, left_M4 = by_household_B.copy(), evidence.unexplained(tokens[more], found_BK[more])
+        share_B, left_M4 = by_household_B.copy(), token_features.unexplained(tokens[more], found_BK[more])
         share_B[more] = left_M4[:, 1] / np.maximum(left_M4[:, 3], 1)
         return share_B
 
@@ -157,24 +157,24 @@ class MetaModel:
         model._usually_left_K4 = arrays["usually_left"].astype(np.float64)
         return model
 
-    def _features_of(self, fold: HeldBack) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    def _features_of(self, fold: FoldScores) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """(H, 12) `set_features` of the households, and (H,) whether any kind is found in it."""
         host_HK, household_HK = self.probabilities(fold.features)
-        of_set = self.set_features(fold.tokens, fold.evidence, host_HK, household_HK)
+        of_set = self.set_features(fold.tokens, fold.token_features, host_HK, household_HK)
         return of_set, (household_HK >= _FOUND).any(axis=1)
 
-    def _usually_left(self, held_back: Sequence[HeldBack]) -> NDArray[np.float64]:
+    def _usually_left(self, held_back: Sequence[FoldScores]) -> NDArray[np.float64]:
         """(K, 4) the mean of what is unexplained of a kind's held-back sets when it is found."""
         present, left = [np.zeros((0, self._kinds), np.bool_)], [np.zeros((0, 4))]
         for fold in held_back:
             present.append(fold.present[: fold.singles])
-            left.append(fold.evidence.unexplained(fold.tokens[: fold.singles], fold.present[: fold.singles]))
+            left.append(fold.token_features.unexplained(fold.tokens[: fold.singles], fold.present[: fold.singles]))
         present_NK, left_N4 = np.concatenate(present), np.concatenate(left)
         number_K = present_NK.sum(axis=0)[:, np.newaxis]
         of_all_4 = left_N4[present_NK.any(axis=1)].mean(axis=0) if present_NK.any() else np.zeros(4)
         return np.asarray((present_NK.T @ left_N4 + of_all_4) / (number_K + 1))
 
-    def _fit_class_factor(self, held_back: Sequence[HeldBack]) -> float:
+    def _fit_class_factor(self, held_back: Sequence[FoldScores]) -> float:
         """The inverse temperature at which the classes of held-back sets are likeliest."""
         logits, labels = [], []
         for fold in held_back:

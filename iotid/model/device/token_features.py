@@ -44,7 +44,7 @@ _EPSILON = 1e-9
 
 
 @dataclass(frozen=True)
-class TokenEvidence:
+class SetTokens:
     """Tokens of B sets: ``counts`` (B, T): 1 + log of how often each token of training is in each; ``unseen`` (B,):
     number of other tokens. Of their D distinct flows ``in_flow`` (D, T) and ``unseen_in_flow`` (D,); ``flows`` (B, D):
     how many of each flow."""
@@ -55,8 +55,8 @@ class TokenEvidence:
     unseen_in_flow: NDArray[np.float64]
     flows: csr_matrix
 
-    def __getitem__(self, rows: slice | NDArray[np.int64]) -> TokenEvidence:
-        return TokenEvidence(self.counts[rows], self.unseen[rows], self.in_flow, self.unseen_in_flow, self.flows[rows])
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> SetTokens:
+        return SetTokens(self.counts[rows], self.unseen[rows], self.in_flow, self.unseen_in_flow, self.flows[rows])
 
     def __len__(self) -> int:
         return len(self.unseen)
@@ -75,7 +75,7 @@ class Vocabulary:
         clean_D = np.logical_and.reduce([(ids != OUT_OF_VOCABULARY).all(axis=1) for ids in sequences.values()])
         return cls(TokenCounts(*TOKENS).learn({name: ids[clean_D] for name, ids in sequences.items()}))
 
-    def read(self, sequences: Mapping[str, NDArray[np.int32]], flows_BD: csr_matrix) -> TokenEvidence:
+    def tokenize(self, sequences: Mapping[str, NDArray[np.int32]], flows_BD: csr_matrix) -> SetTokens:
         """``flows_BD``: how many flows of each set are equal to each row of ``sequences``."""
         from scipy.sparse import csr_matrix, identity
 
@@ -89,7 +89,7 @@ class Vocabulary:
             own.matrix(sequences, identity(flows_BD.shape[1], format="csr")),
         )
         unseen_B, unseen_D = (_binary(each) @ (~is_seen).astype(np.float64) for each in (counts_BQ, tokens_DQ))
-        return TokenEvidence(
+        return SetTokens(
             (counts_BQ @ to_training).tocsr(), unseen_B, _binary(tokens_DQ @ to_training), unseen_D, flows_BD.tocsr()
         )
 
@@ -109,7 +109,7 @@ class Vocabulary:
         return cls(TokenCounts.from_arrays({name: arrays[name] for name in TOKENS}))
 
 
-class Evidence:
+class TokenFeatures:
     """The tokens of each kind's training sets."""
 
     def __init__(self, shown_AT: csr_matrix, class_A: NDArray[np.int64], kind_C: NDArray[np.int64], kinds: int) -> None:
@@ -138,14 +138,14 @@ class Evidence:
         self._weighted = [(known_AT @ diags(weight_T)).tocsr() for weight_T in (self.weight_T, rare_T)]
         self._all_A = [np.maximum(np.asarray(each.sum(axis=1)).ravel(), 1e-9) for each in self._weighted]
 
-    def features(self, tokens: TokenEvidence, logits_BK: NDArray[np.float64]) -> NDArray[np.float64]:
+    def features(self, tokens: SetTokens, logits_BK: NDArray[np.float64]) -> NDArray[np.float64]:
         """(B, K, F) FEATURES of each set and kind; kinds with a logit above 0 count as found."""
         rows = max(1, _BLOCK // max(1, len(self._kind_A) + self.showed_KT.shape[1]))
         blocks = [slice(start, start + rows) for start in range(0, len(tokens), rows)]
         found = [self._features(tokens[block], logits_BK[block]) for block in blocks]
         return np.concatenate([np.zeros((0, self.kinds, len(FEATURES))), *found])
 
-    def unexplained(self, tokens: TokenEvidence, found_BK: NDArray[np.bool_]) -> NDArray[np.float64]:
+    def unexplained(self, tokens: SetTokens, found_BK: NDArray[np.bool_]) -> NDArray[np.float64]:
         """(B, 4) distinct flows of which the kinds found explain less than a fifth, less than a half; the weight of all
         that they do not explain; and the distinct flows.
         """
@@ -163,23 +163,23 @@ class Evidence:
             out_B4[rows, 2] -= showed_BT[rows] @ by_T
         return out_B4
 
-    def explained_by(self, tokens: TokenEvidence) -> NDArray[np.bool_]:
+    def explained_by(self, tokens: SetTokens) -> NDArray[np.bool_]:
         """(D, K) which kinds explain each distinct flow by half or more."""
         return self._share_of_flows(tokens, self.showed_KT * self._weight_in_flows_T) >= _LITTLE[1]
 
     def _share_of_flows(
-        self, tokens: TokenEvidence, by_PT: NDArray[np.float64], flows: slice | NDArray[np.integer] = slice(None)
+        self, tokens: SetTokens, by_PT: NDArray[np.float64], flows: slice | NDArray[np.integer] = slice(None)
     ) -> NDArray[np.float64]:
         """(D, P) the share by weight of each of these distinct flows that the weights ``by_PT`` of some tokens make."""
         tokens_DT = tokens.in_flow[flows]
         all_D = tokens_DT @ self._weight_in_flows_T + self.unseen_weight * tokens.unseen_in_flow[flows]
         return np.asarray((tokens_DT @ by_PT.T) / np.maximum(all_D, _EPSILON)[:, np.newaxis])
 
-    def _weight_of(self, tokens: TokenEvidence) -> NDArray[np.float64]:
+    def _weight_of(self, tokens: SetTokens) -> NDArray[np.float64]:
         showed_BT = _binary(tokens.counts)
         return np.maximum(showed_BT @ self.weight_T + self.unseen_weight * tokens.unseen, 1e-9)
 
-    def _features(self, tokens: TokenEvidence, logits_BK: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _features(self, tokens: SetTokens, logits_BK: NDArray[np.float64]) -> NDArray[np.float64]:
         found_BK = logits_BK > 0
         showed_BT, all_B = _binary(tokens.counts), self._weight_of(tokens)
         groups_PK, group_B = _groups(found_BK)
@@ -261,7 +261,7 @@ def only_one(explained_DK: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.hstack([explained_DK & (kinds_D == 1), kinds_D > 1])
 
 
-def sums_of_flows(tokens: TokenEvidence, number_DX: NDArray[np.generic]) -> NDArray[np.int64]:
+def sums_of_flows(tokens: SetTokens, number_DX: NDArray[np.generic]) -> NDArray[np.int64]:
     """(B, X) the sums of whole numbers of the distinct flows of each set."""
     return np.rint(_binary(tokens.flows) @ number_DX.astype(np.float64)).astype(np.int64)
 
