@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iotid.census import groups as census_groups
-from iotid.census.groups import NO_GROUPS, OTHERS, SHOWN, group_devices, with_new
+from iotid.census.groups import NO_GROUPS, OTHERS, PAYLOADS_AND_PORTS, group_devices, with_new
 from iotid.schemas import GROUPS
 from iotid.simulate.devices import DEVICE_MODELS, conversation_turns, handshake
 
@@ -29,7 +29,7 @@ def shown_of(sent: dict[str, Sent], ports: dict[str, dict[tuple[int, int], int]]
         for device, counts in values.items()
         for (protocol, value), flows in counts.items()
     ]
-    return pa.Table.from_pylist(rows, schema=SHOWN)
+    return pa.Table.from_pylist(rows, schema=PAYLOADS_AND_PORTS)
 
 
 def groups_of(

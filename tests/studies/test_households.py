@@ -20,7 +20,7 @@ from iotid.studies import compare as comparison
 from iotid.studies.households import run as households
 from iotid.studies.households import scores as household_scores
 from iotid.studies.households.addresses import Addresses, LabelledSets, Observed
-from iotid.studies.households.run import ELSEWHERE, HELD_BACK, HOST, Scenario, UnseenSets
+from iotid.studies.households.run import ELSEWHERE, HELD_OUT, HOST, Scenario, UnseenSets
 from iotid.studies.households.scores import Predictions
 
 _SECOND = 1_000_000
@@ -99,11 +99,11 @@ def _flows(merged: households.Merged | None) -> list[list[int]]:
 
 
 def test_merged__has_the_contents_of_each_scenario() -> None:
-    unseen, random = _unseen([HELD_BACK, HELD_BACK, ELSEWHERE, HOST], [0, 2, -1, -1], [0, 1, 2, 3]), _random()
+    unseen, random = _unseen([HELD_OUT, HELD_OUT, ELSEWHERE, HOST], [0, 2, -1, -1], [0, 1, 2, 3]), _random()
     merged = unseen.merged(Scenario(2, never=1), 3, 3, random)
     assert _flows(merged) == [[1, 1, 1, 0]] * 3
     assert merged is not None
-    assert merged.there.tolist() == [[1, 0, 1]] * 3
+    assert merged.devices.tolist() == [[1, 0, 1]] * 3
     assert merged.unknown.all()
     assert _flows(unseen.merged(Scenario(2, hosts=True), 1, 3, random)) == [[1, 1, 0, 1]]
     single = unseen.merged(Scenario(1), 1, 3, random)
@@ -114,10 +114,10 @@ def test_merged__has_the_contents_of_each_scenario() -> None:
 
 
 def test_merged__a_second_device_of_a_kind_is_another_device_if_possible() -> None:
-    unseen = _unseen([HELD_BACK] * 4, [0, 1, 1, 1], [0, 1, 1, 2])
+    unseen = _unseen([HELD_OUT] * 4, [0, 1, 1, 1], [0, 1, 1, 2])
     merged = unseen.merged(Scenario(2, two_units=True), 20, 2, _random())
     assert merged is not None
-    assert merged.there.tolist() == [[1, 2]] * 20
+    assert merged.devices.tolist() == [[1, 2]] * 20
     flows = np.array(_flows(merged))
     assert (flows[:, 0] == 1).all()
     assert (flows[:, 3] == 1).all()  # the set of the second device is in every merge
@@ -126,11 +126,11 @@ def test_merged__a_second_device_of_a_kind_is_another_device_if_possible() -> No
 
 def test_merged__of_the_first_hour_later_flows_are_left_out() -> None:
     observed = _observed([0, 1], [(0, 1), (4000, 4001)])
-    unseen = _unseen([HELD_BACK] * 2, [0, 1], [0, 1], observed)
+    unseen = _unseen([HELD_OUT] * 2, [0, 1], [0, 1], observed)
     merged = unseen.merged(Scenario(2, first_hour=True), 1, 2, _random())
     assert _flows(merged) == [[1, 0]]
     assert merged is not None
-    assert merged.there.tolist() == [[1, 0]]
+    assert merged.devices.tolist() == [[1, 0]]
 
 
 def test_addresses__sessions_of_merged_devices_are_open_at_the_same_time() -> None:

@@ -11,8 +11,8 @@ from iotid.config import load_settings
 from iotid.evaluation.schema import Report
 from iotid.evaluation.scoring import score
 from iotid.studies import paper, paper_comparison
-from iotid.studies.paper import Counts, Original, Scores
-from iotid.studies.paper_comparison import ASSEMBLIES, Comparison, Outcome
+from iotid.studies.paper import Counts, PaperNumbers, Scores
+from iotid.studies.paper_comparison import ASSEMBLIES, ReadingCounts, ScoreComparison
 
 TCP, UDP = 6, 17
 PLAIN, PER_FILE, TIMED, TIMED_PER_FILE = ASSEMBLIES
@@ -46,11 +46,11 @@ SCORES = Scores.model_validate(
 )
 
 
-def _original(counts: Counts) -> Original:
-    return Original(title="Tiny", captures="captures", counts=counts, scores=(SCORES,), notes=("A note.",))
+def _printed(counts: Counts) -> PaperNumbers:
+    return PaperNumbers(title="Tiny", captures="captures", counts=counts, scores=(SCORES,), notes=("A note.",))
 
 
-def _compare(counts: Counts, **flows: dict[str, tuple[int, int]]) -> list[Comparison]:
+def _compare(counts: Counts, **flows: dict[str, tuple[int, int]]) -> list[ReadingCounts]:
     """``flows``: device -> flows of TCP and of UDP, by the assembly's name."""
     counted = {
         each: {
@@ -66,33 +66,33 @@ def _compare(counts: Counts, **flows: dict[str, tuple[int, int]]) -> list[Compar
 
 @pytest.mark.parametrize("dataset", paper.DATASETS)
 def test_tables__every_device_is_on_the_list_and_printed_flows_add_up(dataset: str) -> None:
-    original = paper.read(dataset)
-    kept = original.counts.select(paper.device_list(dataset))
-    assert len(kept.devices) == {"sosr19": 24}.get(dataset, original.counts.devices)  # which 15 is not known
-    if original.counts.of_devices:
-        assert sum(row.flows for row in original.counts.of_devices) == original.counts.flows
-        assert {row.device for row in original.counts.of_devices} == set(kept.labels("name"))
-    for scores in original.scores:
+    printed = paper.read(dataset)
+    kept = printed.counts.select(paper.device_list(dataset))
+    assert len(kept.devices) == {"sosr19": 24}.get(dataset, printed.counts.devices)  # which 15 is not known
+    if printed.counts.of_devices:
+        assert sum(row.flows for row in printed.counts.of_devices) == printed.counts.flows
+        assert {row.device for row in printed.counts.of_devices} == set(kept.labels("name"))
+    for scores in printed.scores:
         assert set(scores.ours) <= set(scores.systems)
         assert all(set(row) == {"A", "P", "R", "F1"} for row in scores.systems.values())
         assert all(set(remark.cells) <= set(scores.systems) for remark in scores.remarks)
 
 
 def test_tables__accuracy_of_tmc18_cannot_go_with_its_recall() -> None:
-    original = paper.read("tmc18")
-    flows = sorted(row.flows / 10 for row in original.counts.of_devices)
-    printed = original.scores[0].systems["Our method"]
-    most_errors = (100 - (printed["A"] - 0.005)) / 100 * sum(flows)
+    printed = paper.read("tmc18")
+    flows = sorted(row.flows / 10 for row in printed.counts.of_devices)
+    ours = printed.scores[0].systems["Our method"]
+    most_errors = (100 - (ours["A"] - 0.005)) / 100 * sum(flows)
     assert 5 <= most_errors < 6
     worst_recall = 100 * (1 - 5 / flows[0] / len(flows))  # all errors in the smallest class
-    assert worst_recall > 97 > printed["R"]
-    (remark,) = [each for each in original.scores[0].remarks if each.misprint]
+    assert worst_recall > 97 > ours["R"]
+    (remark,) = [each for each in printed.scores[0].remarks if each.misprint]
     assert remark.cells == {"Our method": ("A",)}
 
 
 def test_tables__precision_and_recall_of_the_forest_on_iot23_make_another_f1() -> None:
     printed = paper.read("iot23").scores[0].systems["RF"]
-    lack = 3 * (1 - printed["P"] / 100)  # of precision, dealt out among three classes in thirds
+    lack = 3 * (1 - printed["P"] / 100)  # of precision, distributed over three classes in thirds
     found = [
         100 * sum(2 * p * r / (p + r) for p, r in zip(precisions, [printed["R"] / 100] * 3, strict=True)) / 3
         for shares in ((3, 0, 0), (2, 1, 0), (1, 1, 1))
@@ -138,7 +138,7 @@ def test_compare__a_device_without_flows_lacks_all_printed_ones() -> None:
     (both, tcp) = _compare(BY_DEVICE, joined={"cam": (20, 0)})
     assert tcp.flows == {"cam": 20, "plug": 0}
     assert tcp.differences == {"cam": 0, "plug": -10}
-    text = paper_comparison.counts_text(_original(BY_DEVICE), [both, tcp])
+    text = paper_comparison.counts_text(_printed(BY_DEVICE), [both, tcp])
     assert "| no time-outs | joined | TCP | 20 | -10 | 1 | plug -10 |" in text
     assert "| plug | Plug | 10 | 0 | -10 |" in text
 
@@ -152,7 +152,7 @@ def test_nearest__of_equal_ones_the_first_is_taken_and_the_page_names_the_others
     compared = _compare(TOTAL, joined={"cam": (25, 10)}, files={"cam": (35, 1)})
     assert [each.distance for each in compared] == [5, 5, 6, 5]
     assert paper_comparison.nearest(compared) is compared[0]
-    text = paper_comparison.counts_text(_original(TOTAL), compared)
+    text = paper_comparison.counts_text(_printed(TOTAL), compared)
     assert "Nearest: no time-outs, joined, TCP and UDP (5: absolute difference of the totals)." in text
     assert "As near: no time-outs, joined, TCP; no time-outs, per file, TCP." in text
     assert "not printed by device" in text
@@ -178,7 +178,7 @@ def _report(small: Any, oracle: Any) -> Report:
 
 def test_scores_text__has_printed_and_measured_scores_and_remarks(small: Any, oracle: Any) -> None:
     report = _report(small, oracle)
-    text = paper_comparison.scores_text(_original(TOTAL), Outcome(SCORES, report, "somewhere/report.html"))
+    text = paper_comparison.scores_text(_printed(TOTAL), ScoreComparison(SCORES, report, "somewhere/report.html"))
     measured = {
         name: [f"{100 * own['metrics'][metric]['value']:.2f}" for metric in ("accuracy", "macro_f1")]
         for name, own in report["systems"].items()
@@ -198,7 +198,7 @@ def test_scores_text__has_printed_and_measured_scores_and_remarks(small: Any, or
 def test_to_json__has_every_reading_and_every_score(small: Any, oracle: Any) -> None:
     compared = _compare(BY_DEVICE, joined={"cam": (19, 5), "plug": (9, 2)})
     result = paper_comparison.to_json(
-        _original(BY_DEVICE), compared, [Outcome(SCORES, _report(small, oracle), "report.html")]
+        _printed(BY_DEVICE), compared, [ScoreComparison(SCORES, _report(small, oracle), "report.html")]
     )
     assert [each["total"] for each in result["readings"]] == [35, 28]
     assert result["nearest"] == result["readings"][1]["reading"]

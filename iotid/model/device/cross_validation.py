@@ -1,7 +1,8 @@
-"""Training sets in; token classifiers out, and their output on households of sets that were held back.
+"""Trains token classifiers, and scores held-out households with them by cross-validation.
 
-The meta-classifiers learn how far to trust a token classifier from sets that it did not learn from. So the sets are
-split into folds, and in each fold some kinds are left out entirely: to its token classifier they are unknown devices.
+The meta-classifiers learn from these scores how reliable a token classifier is on sets that it did not learn from. So
+the sets are split into folds, and each fold leaves out some kinds entirely: to its token classifier they are unknown
+devices.
 
 Shape suffixes: B sets of flows, H households, A training sets, T tokens, C classes, K kinds, F features.
 """
@@ -24,26 +25,26 @@ if TYPE_CHECKING:
 
     from iotid.dataset import FlowSets
 
-MAX_HOUSEHOLDS = 4000  # made-up ones that a token classifier learns from
-_SIZES = range(1, 13)  # kinds in one
-_HELD_BACK_SIZES = (1, 1, 2, 2, 3, 4, 5, 6, 8, 10)
-_UNKNOWNS, _HELD_BACK_UNKNOWNS = (0, 0, 0, 1, 2), (0, 0, 0, 1, 2, 3, 5)  # unknown devices in one
+MAX_HOUSEHOLDS = 4000  # synthetic ones that a token classifier learns from
+_SIZES = range(1, 13)  # kinds in a household
+_HELD_OUT_SIZES = (1, 1, 2, 2, 3, 4, 5, 6, 8, 10)
+_UNKNOWNS, _HELD_OUT_UNKNOWNS = (0, 0, 0, 1, 2), (0, 0, 0, 1, 2, 3, 5)  # in a household
 _PER_KIND, _MIN_HOUSEHOLDS = 200, 400
 _FOLDS = 4
 
 
 class FoldScores(NamedTuple):
-    """H households of held-back sets, the first ``singles`` of one device each, and their scores by one fold's token
-    classifier."""
+    """The scores of H held-out households by one fold's token classifier. The first ``singles`` have one device
+    each."""
 
     token_features: TokenFeatures
     tokens: SetTokens
     features: NDArray[np.float64]  # (H, K, F)
     class_logits: NDArray[np.float64]  # (H, C)
-    known: NDArray[np.int64]  # kinds that the fold learned
+    known: NDArray[np.int64]  # kinds in the fold's training sets
     singles: int
     present: NDArray[np.bool_]  # (H, K) kinds in the household
-    classes: NDArray[np.int64]  # (H, K), of `_classes`
+    classes: NDArray[np.int64]  # (H, K) class of each kind, see `_classes`
     alone: NDArray[np.bool_]  # (H,) one member
     has_unknown: NDArray[np.bool_]  # (H,) an unknown device is among the members
 
@@ -58,10 +59,10 @@ class CrossValidation:
     kind_of_class: NDArray[np.int64]
     kinds: int
 
-    def learn(
+    def train(
         self, pool: SamplingPool, max_households: int, random: np.random.Generator
     ) -> tuple[TokenClassifier, TokenFeatures]:
-        """From the usable sets of the pool."""
+        """Fit to synthetic households of the pool's usable sets."""
         number = int(np.clip(_PER_KIND * len(pool.kinds()), _MIN_HOUSEHOLDS, max_households))
         drawn = pool.draw(number, _SIZES, _UNKNOWNS, random) + pool.singles()
         flows_HD, present_HK = flows_of_households(self.sets.flows, drawn, self.kinds, random)
@@ -74,15 +75,15 @@ class CrossValidation:
         )
         return classifier, token_features
 
-    def held_back(self, pool: SamplingPool, random: np.random.Generator) -> list[FoldScores]:
-        """The scores of each fold's held-back households."""
-        return [self._score(learned, held_back, random) for learned, held_back in self._folds(pool, random)]
+    def score_folds(self, pool: SamplingPool, random: np.random.Generator) -> list[FoldScores]:
+        """The scores of each fold's held-out households."""
+        return [self._score(learned, held_out, random) for learned, held_out in self._folds(pool, random)]
 
-    def _score(self, learned: SamplingPool, held_back: SamplingPool, random: np.random.Generator) -> FoldScores:
-        """Learn from one pool, score households of the other."""
-        classifier, token_features = self.learn(learned, MAX_HOUSEHOLDS // 2, random)
-        singles = held_back.singles()
-        drawn = singles + held_back.draw(_PER_KIND * 4, _HELD_BACK_SIZES, _HELD_BACK_UNKNOWNS, random)
+    def _score(self, learned: SamplingPool, held_out: SamplingPool, random: np.random.Generator) -> FoldScores:
+        """Train on one pool, score households of the other."""
+        classifier, token_features = self.train(learned, MAX_HOUSEHOLDS // 2, random)
+        singles = held_out.singles()
+        drawn = singles + held_out.draw(_PER_KIND * 4, _HELD_OUT_SIZES, _HELD_OUT_UNKNOWNS, random)
         flows_HD, present_HK = flows_of_households(self.sets.flows, drawn, self.kinds, random)
         tokens = self.vocabulary.tokenize(self.sets.sequences, flows_HD)
         logits_HK, class_logits_HC = classifier.logits(tokens)
@@ -100,9 +101,9 @@ class CrossValidation:
         )
 
     def _folds(self, pool: SamplingPool, random: np.random.Generator) -> Iterator[tuple[SamplingPool, SamplingPool]]:
-        """Learned sets and held-back sets of each fold; kinds left out are unknown devices among the held-back.
+        """Training sets and held-out sets of each fold; kinds left out are unknown devices among the held-out.
 
-        A recording is never in both, if a kind has as many recordings as there are folds.
+        If a kind has at least as many recordings as there are folds, no recording is in both.
         """
         fold_B = np.full(len(pool.kind), -1)
         for kind in (*pool.kinds().tolist(), -1):
@@ -110,7 +111,7 @@ class CrossValidation:
             recordings, which = np.unique(pool.recording[own], return_inverse=True)
             number = which if len(recordings) >= _FOLDS else np.arange(len(own))
             fold_B[own] = random.permutation(number.max(initial=-1) + 1)[number] % _FOLDS
-        fold_K = np.arange(self.kinds) % _FOLDS  # in which each kind is left out
+        fold_K = np.arange(self.kinds) % _FOLDS  # the fold that leaves out each kind
         random.shuffle(fold_K)
         for fold in range(_FOLDS):
             left_out_B = (
@@ -121,13 +122,13 @@ class CrossValidation:
             if not len(learned.kinds()):
                 continue
             is_unknown_B = left_out_B | ~np.isin(pool.kind, learned.kinds())
-            held_back = SamplingPool(np.where(is_unknown_B, -1, pool.kind), pool.recording, ~is_learned_B)
-            if len(held_back.kinds()):
-                yield learned, held_back
+            held_out = SamplingPool(np.where(is_unknown_B, -1, pool.kind), pool.recording, ~is_learned_B)
+            if len(held_out.kinds()):
+                yield learned, held_out
 
 
 def _classes(label_B: NDArray[np.int64], households: Sequence[Household], kinds: int) -> NDArray[np.int64]:
-    """(H, K) the class of each kind in each household; -1 if there is none, or several."""
+    """(H, K) the class of each kind in each household; -1 if the kind is absent or of several classes."""
     class_HK = np.full((len(households), kinds), -1)
     for household, class_K in zip(households, class_HK, strict=True):
         for member, kind in zip(household.members, household.kinds, strict=True):
