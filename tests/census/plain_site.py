@@ -1,4 +1,4 @@
-"""A made-up site whose census needs no Spark: a table of labels stands in for the model."""
+"""A synthetic site whose census needs no Spark: a table of labels stands in for the model."""
 
 from __future__ import annotations
 

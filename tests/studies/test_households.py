@@ -240,7 +240,7 @@ def test_compare__distinct_kinds_are_found(compared: households.HouseholdCompari
     assert compared["alone"]["held-back captures"]["sets"] == 18
 
 
-def test_compare__is_none_without_merges_or_held_back_captures() -> None:
+def test_compare__is_none_without_merges_or_held_out_captures() -> None:
     assert households.compare_methods(_captures(), load_settings([_SMALL])) is None
     flows = _captures(1, flows=12)
     paths = pa.array(["one.pcap"] * len(flows.label))

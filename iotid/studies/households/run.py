@@ -56,7 +56,7 @@ _KINDS, _NEVER, _THINNED = (1, 2, 3, 5, 8, 10), (1, 2, 3), 0.5
 _KINDS_OF_TWO_UNITS = (1, 3, 8)
 _COMPARED = (DEVICE_MODEL, FLOW_VOTE, CNN)  # by `compare_methods`; the regressions take as long as the device model
 _BEHIND = ("hosts", "households", "auto")
-_ALONE = {
+_ALONE = {  # stored names
     HELD_OUT: "held-back captures",
     LEFT_OUT: "captures of kinds left out",
     ELSEWHERE: "other laboratories, kinds never learned",

@@ -185,7 +185,7 @@ def test_share_of_households__is_estimated_from_calibrated_evidence(share: float
 def test_share_of_households__has_the_greatest_likelihood() -> None:
     log_odds = _log_odds(0.3, 500, 2)
     shares = np.linspace(0.01, 0.99, 981)
-    # of one made-up address of either sort, and of all others by how much likelier their evidence is in a household
+    # of one synthetic address of either sort, and of all others by how much likelier their evidence is in a household
     likelihood = [
         np.log(share * np.exp(log_odds) + 1 - share).sum() + np.log(share) + np.log1p(-share) for share in shares
     ]
