@@ -53,11 +53,11 @@ def compare(current: pa.Table, earlier: pa.Table | None, *, comparable: bool, re
     differences = differences.filter(
         pc.and_(pc.is_valid(differences["kind"]), pc.equal(change, CHANGED).take(differences["row"]))
     )
-    present = _in_order(current, change, name_of(earlier).take(before), _by_row(differences, current.num_rows))
+    present = _in_order(current, change, joined_names(earlier).take(before), _by_row(differences, current.num_rows))
     return pa.concat_tables([present, _absent(current, earlier, remember_days)]).sort_by("device_id")
 
 
-def name_of(census: pa.Table) -> pa.ChunkedArray:
+def joined_names(census: pa.Table) -> pa.ChunkedArray:
     """(N,) the sorted names of the kinds found, joined by " + "; null if none was found."""
     findings = _findings(census)
     names = _by_row(
@@ -112,7 +112,7 @@ def _absent(current: pa.Table, earlier: pa.Table, remember_days: int) -> pa.Tabl
     zero = pa.array(np.zeros(missing.num_rows, np.int64))
     for field, column in (("flows", zero), ("bytes", zero), ("watched", pc.equal(zero, 1))):
         missing = missing.set_column(missing.column_names.index(field), field, column)
-    return _in_order(missing, pc.if_else(is_away, AWAY, GONE), name_of(missing))
+    return _in_order(missing, pc.if_else(is_away, AWAY, GONE), joined_names(missing))
 
 
 def _in_order(

@@ -110,7 +110,7 @@ def check_groups(groups: pa.Table) -> pa.Table:
     return groups
 
 
-def with_new(groups: pa.Table, others: pa.Table) -> pa.Table:
+def with_new_groups(groups: pa.Table, others: pa.Table) -> pa.Table:
     """``groups``, and those of ``others`` with other names, up to MAX_GROUPS."""
     is_new = pc.invert(pc.is_in(others["group"], value_set=one_chunk(groups["group"])))
     more = others.filter(is_new).slice(0, max(MAX_GROUPS - len(groups), 0))

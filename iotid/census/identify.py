@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from iotid.arrow import one_chunk
-from iotid.census.marks import KINDS_AT_ONCE, have_concurrent_kinds, marks_of, with_mark_sentences
+from iotid.census.marks import KINDS_AT_ONCE, have_concurrent_kinds, mark_lists, with_mark_sentences
 from iotid.model.device import Answer, Decision, decide, kinds_of
 from iotid.model.device.decide import DECIMALS, UNDECIDED, UNKNOWN
 from iotid.schemas import CENSUS
@@ -114,7 +114,7 @@ def identify(rows: pa.Table | pa.RecordBatch, share: float, classes: Classes, se
     is_one_N = pc.equal(pc.list_value_length(found), 1)
     device = one_chunk(rows["device_id"])
     is_marked_N = have_concurrent_kinds(answer, share, device, flows_N, settings)
-    marks = marks_of(is_marked_N, KINDS_AT_ONCE)
+    marks = mark_lists(is_marked_N, KINDS_AT_ONCE)
     reasons = map(with_mark_sentences, _reasons(answer, decision, classes), marks.to_pylist())
     first = pc.if_else(is_one_N, pc.list_element(_padded(found), 0), None)
     columns = {

@@ -50,7 +50,7 @@ def have_concurrent_kinds(
     return is_concurrent_N
 
 
-def marks_of(is_marked_N: NDArray[np.bool_], mark: str) -> pa.ListArray:
+def mark_lists(is_marked_N: NDArray[np.bool_], mark: str) -> pa.ListArray:
     """(N,) lists: the mark, or empty."""
     offsets = np.concatenate([[0], np.cumsum(is_marked_N)]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array([mark] * int(is_marked_N.sum()), pa.string()))

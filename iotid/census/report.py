@@ -24,7 +24,7 @@ from markupsafe import Markup
 from pyarrow import csv
 
 from iotid.arrow import one_chunk
-from iotid.census.changes import ABSENT, BACK, CHANGED, GONE, NEW, name_of
+from iotid.census.changes import ABSENT, BACK, CHANGED, GONE, NEW, joined_names
 from iotid.census.identify import names_of_kinds, percents
 from iotid.census.left_out import OTHER_PROTOCOL
 from iotid.census.marks import ADDRESS_CONFLICT, KINDS_AT_ONCE
@@ -173,7 +173,7 @@ def _reasons(packets: Counter[str]) -> list[tuple[str, int]]:
 def _sections(census: pa.Table) -> list[dict[str, Any]]:
     """What an operator has to check, most urgent first: title, view of the table with all rows, number, first rows."""
     change, status, is_present = census["change"], census["status"], _is_present(census)
-    census = census.append_column("name", name_of(census))
+    census = census.append_column("name", joined_names(census))
     wanted = {
         ("watched", "On the watch list"): census["watched"],
         **{(mark, title): pc.and_(is_present, _is_marked(census, mark)) for mark, title in _MARKS.items()},

@@ -37,7 +37,7 @@ from iotid.census.tally import (
     tally_flows,
     top_entries,
     totals_by_reason,
-    traffic_of,
+    traffic_by_device,
     with_devices,
 )
 from iotid.dataset.sets import concurrent_flows, sparse_maximum
@@ -139,7 +139,7 @@ def score_partition(
     tally = tally_flows(named, columns, median_us).persist()
     try:
         identified = _identified(tally, model, encoding, columns, settings).sort_by("device_id")
-        traffic = traffic_of(tally, median_us).toArrow().sort_by("device_id")
+        traffic = traffic_by_device(tally, median_us).toArrow().sort_by("device_id")
         endpoints = endpoints_left_out(tally).persist()
         try:
             totals = totals_by_reason(endpoints).toArrow()

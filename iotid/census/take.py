@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 
 from iotid import config
 from iotid.arrow import one_chunk
-from iotid.census.changes import ABSENT, CHANGES, compare, name_of
-from iotid.census.groups import NO_GROUPS, with_new
+from iotid.census.changes import ABSENT, CHANGES, compare, joined_names
+from iotid.census.groups import NO_GROUPS, with_new_groups
 from iotid.census.identify import names_of_kinds, watched
 from iotid.census.left_out import OTHER_PROTOCOL, flows_by_reason, pseudonymize
 from iotid.census.marks import MARKS
@@ -215,7 +215,7 @@ def _comparable(
     if flows is None or scorer.encoding.misfit(flows.metadata["settings"]["flow"]):
         return rows, NOT_COMPARED, groups
     again = scorer.score(flows, groups)
-    return _with_absent(again.devices, rows), SCORED_AGAIN, with_new(groups, again.groups)
+    return _with_absent(again.devices, rows), SCORED_AGAIN, with_new_groups(groups, again.groups)
 
 
 def _with_absent(present: pa.Table, stored: pa.Table) -> pa.Table:
@@ -232,7 +232,7 @@ def _counts(census: pa.Table, scored: Scored) -> dict[str, Any]:
     labels = Counter(names_of_kinds(one_chunk(present["kinds"]).flatten()).to_pylist())
     marks = Counter(one_chunk(present["marks"]).flatten().to_pylist())
     without_device = flows_by_reason(scored.left_out)
-    watched_labels = Counter(name_of(census.filter(census["watched"])).to_pylist())
+    watched_labels = Counter(joined_names(census.filter(census["watched"])).to_pylist())
     return {
         "rows": census.num_rows,
         "devices": present.num_rows,

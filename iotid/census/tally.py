@@ -101,7 +101,7 @@ def tally_flows(named: DataFrame, columns: Sequence[str], median_us: int) -> Dat
     )
 
 
-def traffic_of(tally: DataFrame, median_us: int) -> DataFrame:
+def traffic_by_device(tally: DataFrame, median_us: int) -> DataFrame:
     """The sums of each device; times outside the window are clamped to it if a device has no others."""
     earliest, latest = (F.timestamp_micros(F.lit(median_us + sign * NEAR_DAYS * _DAY_US)) for sign in (-1, 1))
 

@@ -65,10 +65,10 @@ def read_arrays(path: Path | str, specs: Mapping[str, Spec], optional: tuple[str
     with file:
         if not stat.S_ISREG(mode):
             raise ValueError(f"it is {kind_of(mode)}, not a file")
-        return arrays_of(file, os.fstat(file.fileno()).st_size, specs, optional)
+        return parse_arrays(file, os.fstat(file.fileno()).st_size, specs, optional)
 
 
-def arrays_of(
+def parse_arrays(
     content: IO[bytes], size: int, specs: Mapping[str, Spec], optional: tuple[str, ...] = ()
 ) -> dict[str, torch.Tensor]:
     """As `read_arrays`, from an open file of ``size`` bytes."""

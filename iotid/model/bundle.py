@@ -25,7 +25,7 @@ from iotid import __version__, config, schemas
 from iotid.dataset.characteristics import CHARACTERISTICS, Encoding, out_of_vocabulary_rate
 from iotid.errors import DataError, SchemaError, SettingError, cut
 from iotid.inputs import parse_object, read_file
-from iotid.model.arrays import Spec, arrays_of, read_arrays
+from iotid.model.arrays import Spec, parse_arrays, read_arrays
 from iotid.model.device import DeviceModel, kinds_of
 from iotid.model.network.ensemble import AdaptiveEnsemble, shapes
 from iotid.model.network.sequence_counts import SequenceCounts
@@ -163,7 +163,7 @@ class Predictor:
     @classmethod
     def from_bytes(cls, weights: bytes, description: str | bytes) -> Predictor:
         """The model whose two files have this content; raises what ``load`` raises."""
-        return cls._of(description, lambda specs: arrays_of(io.BytesIO(weights), len(weights), specs, _PREFIXES))
+        return cls._of(description, lambda specs: parse_arrays(io.BytesIO(weights), len(weights), specs, _PREFIXES))
 
     @classmethod
     def _of(

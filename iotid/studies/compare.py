@@ -97,7 +97,7 @@ def compare(
         next(splits(flows, protocol, settings.evaluation))
     if ETEI in settings.evaluation.packet_baselines:
         bytes_baseline(flows, settings.evaluation)
-    torch.set_num_threads(settings.training.ranks * settings.training.threads)  # all in this process
+    torch.set_num_threads(settings.training.ranks * settings.training.threads)  # this process is the only rank
     study = Study(settings, folder, traffic)
     return [study.run(flows, protocol) for protocol in settings.evaluation.protocols]
 

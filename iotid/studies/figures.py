@@ -64,7 +64,7 @@ def roc(scores: Mapping[str, NewScore], path: Path, title: str = "") -> None:
     save(figure, path)
 
 
-def of_traffic(traffic: Distributions, groups: Mapping[str, Sequence[str]], folder: Path) -> list[str]:
+def draw_traffic(traffic: Distributions, groups: Mapping[str, Sequence[str]], folder: Path) -> list[str]:
     """Draw every figure of ``traffic`` in ``folder``; return the names of their files.
 
     ``groups``: labels whose entropies are drawn on one panel; groups of one label are left out.

@@ -79,7 +79,7 @@ def describe(
     groups = traffic.similar_labels(found, devices, settings.label)
     key = PartitionKey.named(name)
     with TemporaryDirectory() as work, store.write("descriptions", key) as staged:
-        drawn = figures.of_traffic(found, groups, Path(work))
+        drawn = figures.draw_traffic(found, groups, Path(work))
         staged.add_folder(work)
         staged.write_json("traffic.json", traffic.to_json(found))
         staged.metadata = {"figures": drawn, "nights": [partition.key for partition in flows]}

@@ -63,11 +63,11 @@ def _synthetic(labels: int) -> traffic.Distributions:
 
 
 @pytest.mark.parametrize("labels", [2, 40])
-def test_of_traffic__draws_every_characteristic(tmp_path: Path, labels: int) -> None:
+def test_draw_traffic__draws_every_characteristic(tmp_path: Path, labels: int) -> None:
     synthetic = _synthetic(labels)
     names = sorted({label for label, _, _ in synthetic})
     groups = {"pair": names[:2], "alone": names[:1], "nobody": ["x", "y"]}
-    drawn = figures.of_traffic(synthetic, groups, tmp_path)
+    drawn = figures.draw_traffic(synthetic, groups, tmp_path)
     assert sorted(drawn) == sorted(path.name for path in tmp_path.iterdir())
     assert len(drawn) == 4
     for name in drawn:

@@ -38,10 +38,10 @@ def _observed(ids: list[int], times: list[tuple[int, int]] | None = None) -> Obs
     return Observed.of(sequences, identity(len(ids), format="csr"), first, last)
 
 
-def test_of_merges__counts_kinds_over_all_merges() -> None:
+def test_score_merges__counts_kinds_over_all_merges() -> None:
     there_BK = np.array([[1, 1, 0], [0, 0, 1], [0, 1, 0], [2, 0, 0]])
     found = _predictions([[1, 1, 0], [0, 1, 1], [0, 0, 0], [1, 0, 0]], [0, 1, 1, 0], [0, 0, 0, 0])
-    scores = household_scores.of_merges(there_BK, np.array([False, False, True, True]), found)
+    scores = household_scores.score_merges(there_BK, np.array([False, False, True, True]), found)
     assert scores == {
         "exact": 2 / 4,
         "precision": 4 / 5,
@@ -54,9 +54,9 @@ def test_of_merges__counts_kinds_over_all_merges() -> None:
     }
 
 
-def test_of_merges__metrics_of_nothing_are_none() -> None:
+def test_score_merges__metrics_of_nothing_are_none() -> None:
     nothing = _predictions([[0], [0]], [1, 1], [0, 0])
-    scores = household_scores.of_merges(np.ones((2, 1), np.int64), np.ones(2, np.bool_), nothing)
+    scores = household_scores.score_merges(np.ones((2, 1), np.int64), np.ones(2, np.bool_), nothing)
     assert scores["precision"] is scores["false_unknown"] is scores["calibration"] is None
     assert (scores["recall"], scores["missed_unknown"]) == (0.0, 0.0)
 
@@ -76,7 +76,7 @@ def test_of_single__each_set_is_one_of_four() -> None:
     found = [[1, 0], [1, 1], [0, 1], [0, 0], [1, 0], [0, 0], [0, 0], [0, 0]]
     predictions = _predictions(found, [0, 0, 0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 0, 0, 0, 0])
     expected = {"right": 1 / 8, "wrong": 3 / 8, "undecided": 1 / 8, "unknown": 3 / 8}
-    assert household_scores.of_single(kind_B, predictions) == expected
+    assert household_scores.score_single_sets(kind_B, predictions) == expected
 
 
 def test_calibration_error__weighs_bins_by_their_numbers() -> None:

@@ -51,7 +51,8 @@ class FoldScores(NamedTuple):
 
 @dataclass(frozen=True)
 class CrossValidation:
-    """``set_tokens`` (A, T): tokens of each training set; ``kind_of_class`` (C,); ``kinds``: their number."""
+    """Trains and scores token classifiers. ``set_tokens`` (A, T): tokens of each training set; ``kind_of_class`` (C,);
+    ``kinds``: their number."""
 
     sets: FlowSets
     vocabulary: Vocabulary

@@ -101,7 +101,7 @@ class MetaClassifiers:
         household_BK: NDArray[np.float64],
         by_household_B: NDArray[np.float64],
     ) -> NDArray[np.float64]:
-        """(B,) share of the distinct flows that no kind explains which is found as host or as household;
+        """(B,) share of the distinct flows that none of the kinds found explains, as host or as household;
         ``by_household_B``: the same for kinds found as household."""
         found_BK = np.maximum(host_BK, household_BK) >= _FOUND
         more = np.flatnonzero((found_BK & (household_BK < _FOUND)).any(axis=1))

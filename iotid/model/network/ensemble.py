@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from iotid import config
 from iotid.dataset.characteristics import PADDING
-from iotid.model.network.lstm import read_side_by_side
+from iotid.model.network.lstm import run_lstms
 
 
 class AdaptiveEnsemble(nn.Module):
@@ -70,9 +70,9 @@ class AdaptiveEnsemble(nn.Module):
             tables.append(embedding(values_U))
             rows.append(row_P)
         like = next(iter(packed.values()))  # all characteristics have the same packing
-        temporal_KPF, _ = read_side_by_side(networks, tables, like, rows)
+        temporal_KPF, _ = run_lstms(networks, tables, like, rows)
         fused = self._fuse(temporal_KPF, like, lengths_B)
-        output_1PF, last_1BF = read_side_by_side([self.spatial], [fused.data], fused)
+        output_1PF, last_1BF = run_lstms([self.spatial], [fused.data], fused)
         if self.settings.readout == "last":
             return last_1BF[0]
         output_BSF, steps_B = pad_packed_sequence(fused._replace(data=output_1PF[0]), batch_first=True)

@@ -21,7 +21,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
 
-def read_side_by_side(
+def run_lstms(
     networks: Sequence[nn.LSTM], inputs: Sequence[Tensor], packed: PackedSequence, rows: Sequence[Tensor] | None = None
 ) -> tuple[Tensor, Tensor]:
     """Outputs (G, P, 2H) of stacked bi-LSTMs of one shape, and the last states of both directions (G, B, 2H).

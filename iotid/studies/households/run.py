@@ -48,7 +48,7 @@ from iotid.studies.households.methods import (
     Method,
     Training,
 )
-from iotid.studies.households.scores import Predictions, of_merges, of_single
+from iotid.studies.households.scores import Predictions, score_merges, score_single_sets
 
 log = logging.getLogger(__name__)
 ALL = "all merges"
@@ -268,7 +268,7 @@ class HouseholdResults:
             kind_B = np.concatenate(kind)
             found[_ALONE[what]] = {
                 "sets": len(kind_B),
-                **{name: of_single(kind_B, _joined(predictions, name)) for name in predictions[0]},
+                **{name: score_single_sets(kind_B, _joined(predictions, name)) for name in predictions[0]},
             }
         return found
 
@@ -276,7 +276,7 @@ class HouseholdResults:
 def _scored(own: Sequence[_Tested]) -> dict[str, Any]:
     there, unknown, predictions = zip(*own, strict=True)
     there_BK, unknown_B = np.concatenate(there), np.concatenate(unknown)
-    scores = {name: of_merges(there_BK, unknown_B, _joined(predictions, name)) for name in predictions[0]}
+    scores = {name: score_merges(there_BK, unknown_B, _joined(predictions, name)) for name in predictions[0]}
     return {"merges": len(unknown_B), **scores}
 
 

@@ -39,7 +39,7 @@ def f1(there_BK: NDArray[np.bool_], found_BK: NDArray[np.bool_]) -> float | None
     return 2 * both / (found + there) if found + there else None
 
 
-def of_merges(there_BK: NDArray[np.int64], unknown_B: NDArray[np.bool_], predictions: Predictions) -> Scores:
+def score_merges(there_BK: NDArray[np.int64], unknown_B: NDArray[np.bool_], predictions: Predictions) -> Scores:
     """``there_BK``: devices of each kind at each address; ``unknown_B``: whether a device there is not in training."""
     is_there_BK = there_BK > 0
     both, found, there = _counts(is_there_BK, predictions.found)
@@ -55,7 +55,7 @@ def of_merges(there_BK: NDArray[np.int64], unknown_B: NDArray[np.bool_], predict
     }
 
 
-def of_single(kind_B: NDArray[np.int64], predictions: Predictions) -> Scores:
+def score_single_sets(kind_B: NDArray[np.int64], predictions: Predictions) -> Scores:
     """Scores of sets of one kind each; -1: a kind that is not in training."""
     own_BK = np.arange(predictions.found.shape[1]) == kind_B[:, np.newaxis]
     is_right_B = (kind_B >= 0) & (predictions.found == own_BK).all(axis=1)
