@@ -1,4 +1,4 @@
-"""Arrow columns, whether they come from a table or from a record batch."""
+"""Helpers for Arrow columns."""
 
 from __future__ import annotations
 

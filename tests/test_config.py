@@ -17,7 +17,7 @@ from iotid.config import COMPARED, Model, Settings, conf_dir, load_settings, sec
 from iotid.dataset.characteristics import CHARACTERISTICS
 from iotid.errors import SettingError
 from iotid.studies import protocols
-from iotid.studies.fold import ETEI
+from iotid.studies.split_run import ETEI
 
 
 def test_settings__base_holds_every_key_of_every_section_and_no_other() -> None:

@@ -1,13 +1,13 @@
-"""The systems that the ensemble is compared with, behind one interface: ``fit`` and ``probabilities``.
+"""Baselines: the systems that the ensemble is compared with. Each has ``fit`` and ``probabilities``.
 
 To add a baseline:
 1. write a class of the `Classifier` protocol (or `WindowClassifier`, for time windows of packets) in a module here;
 2. add it to `BASELINES` (or `WINDOW_BASELINES`), and its name to the field of `config.Evaluation` named there;
-3. add it to tests/baselines, and compare it with the paper's own figures in the docs.
+3. add it to tests/baselines, and compare it with its paper's numbers in the docs.
 
-`create(name, encoding, seed)` makes a flow baseline, `window_baselines(seed)` all window baselines. Some baselines are
-used by name in `iotid.studies`, as they read other input: `capture_bag` (whole captures), `etei` (bytes of packets),
-`spatial_temporal_cnn` (addresses of households).
+`create(name, encoding, seed)` makes a flow baseline, `window_baselines(seed)` all window baselines. Some baselines have
+other inputs and are used directly in `iotid.studies`: `capture_bag` (whole captures), `etei` (bytes of packets),
+`spatial_temporal_cnn` (all traffic of an address).
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ __all__ = ["Classifier", "Samples", "WindowBaseline", "create", "names", "window
 
 
 class Classifier(Protocol):
-    """A baseline that classifies flows. ``origin``: its paper, and what of the recipe is a reconstruction."""
+    """A baseline that classifies flows. ``origin``: its paper, and which parts are a reconstruction."""
 
     origin: str
 
     def fit(self, train: EncodedFlows, num_classes: int) -> Self:
-        """Learn from the training split; a row counts as its ``num_flows`` flows."""
+        """Fit to the training split; a row counts as its ``num_flows`` flows."""
 
     def probabilities(self, sequences: Mapping[str, NDArray[np.int32]]) -> NDArray[np.float64]:
-        """(n, num_classes) probabilities of n rows of (n, M) vocabulary ids; each row sums to 1."""
+        """(N, num_classes) probabilities of rows of (N, M) vocabulary ids; each row sums to 1."""
 
 
 def _pinheiro(name: str, seed: int) -> WindowBaseline:

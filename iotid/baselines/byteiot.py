@@ -1,4 +1,5 @@
-"""ByteIoT (Duan et al., IEEE TNSM 2021): the nearest half hour by its distribution of packet lengths and directions.
+"""ByteIoT (Duan et al., IEEE TNSM 2021): nearest neighbour of half hours, by distribution of packet lengths and
+directions.
 
 Shape suffixes: R rows of counts, S bins, B bins of a block, T training bins, D (frame length, direction) pairs,
 C classes.
@@ -21,15 +22,15 @@ if TYPE_CHECKING:
 BIN_S = 1800
 """Seconds of a bin (the authors' ``t // 1800``)."""
 
-_BLOCK = 1 << 22  # distances held at a time: 32 MiB
-_DIGITS = 12  # decimals of the sums in a distance: equals must not differ by rounding
+_BLOCK = 1 << 22  # distances in memory at a time: 32 MiB
+_DIGITS = 12  # decimals of the sums in a distance, so that equal distances do not differ by rounding
 
 
 def samples(traffic: DeviceTraffic) -> Samples:
     """One sample for each half hour of a device: the shares of its packets by frame length and direction, sparse.
 
-    The columns are the pairs of all traffic given: a pair that is not in training adds the same to the square of the
-    distance from every training sample, so it does not change which of them is nearest.
+    The columns are the pairs in all of ``traffic``. A pair that is not in training adds the same to the squared
+    distance to every training sample, so it does not change which is nearest.
     """
     from scipy.sparse import coo_matrix
 
@@ -46,8 +47,8 @@ def samples(traffic: DeviceTraffic) -> Samples:
 class ByteIot:
     """The nearest neighbour (k = 1) by Hellinger distance, after the authors' published code.
 
-    Of neighbours at one distance the first in training's order is nearer. Nothing essential is guessed; only frames of
-    IP packets count here, see `read_device_traffic`.
+    Among equally distant neighbours the first in training order wins. Nothing essential is guessed; unlike the
+    original, only frames of IP packets count, see `read_device_traffic`.
     """
 
     origin = "ByteIoT, nearest half hour by packet lengths (Duan et al., TNSM 2021, after the authors' code)"
@@ -66,7 +67,7 @@ class ByteIot:
 
 
 def distances(p_SD: csr_matrix, q_TD: csr_matrix) -> NDArray[Any]:
-    """(S, T) Hellinger distances between distributions, each from 0 to 1 (nothing in common).
+    """(S, T) Hellinger distances between distributions, from 0 (equal) to 1 (nothing in common).
 
     sqrt(sum((sqrt p - sqrt q)^2) / 2), which is sqrt(1 - sum(sqrt(p q))).
     """

@@ -1,4 +1,4 @@
-"""Logistic regression on token counts of whole captures: identifies devices, not flows."""
+"""Logistic regression on token counts of whole captures; predicts devices, not flows."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _STRENGTH = 30.0  # inverse of the penalty
 class CaptureBag:
     """A capture of a device is a bag of its flows' sequences, packets and pairs of consecutive packets.
 
-    Tokens that are not in training are left out. Multinomial logistic regression with an L2 penalty. Ours, after
-    the bags of words of text classification: no paper's recipe.
+    Tokens that are not in training are ignored. Multinomial logistic regression with an L2 penalty. Ours, after
+    the bag of words of text classification.
 
     Shape suffixes: N rows, B captures, C classes.
     """
@@ -43,7 +43,7 @@ class CaptureBag:
         return self
 
     def probabilities(self, sequences: Mapping[str, NDArray[np.int32]], flows_BN: csr_matrix) -> NDArray[np.float64]:
-        """(B, C) of captures, given as in ``fit``."""
+        """(B, C) of captures, with arguments as in ``fit``."""
         found_BC = np.zeros((flows_BN.shape[0], self._classes))
         found_BC[:, self._model.classes_] = self._model.predict_proba(self._counts.matrix(sequences, flows_BN))
         return found_BC

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Bytes = NDArray[np.uint8]
 
 _FILTERS, _KERNEL, _POOL = (6, 16), 5, 2  # CBBI, Table 6
-_STEP_FEATURES = 160  # CBBI, Table 6: 1600 features behind the convolutions, 160 for each of 10 packets
+_STEP_FEATURES = 160  # CBBI, Table 6: 1600 features after the convolutions, 160 for each of 10 packets
 _TCP, _UDP = 6, 17
 _FRAGMENT, _AUTHENTICATION = 44, 51
 _EXTENSIONS = (0, 43, _FRAGMENT, _AUTHENTICATION, 60, 135, 139, 140)  # IANA, IPv6 Extension Header Types
@@ -30,15 +30,16 @@ class Etei:
 
     IoT ETEI (Yin, Yang, Wang, Dai; IEEE DSC 2021) reads 10 packets of 250 bytes without addresses. Its layer sizes are
     not public; these are Table 6 of the same group's CBBI (Security and Communication Networks 2021, 2713211), without
-    the GAN that balances its classes. Guessed: that both networks are equal; that 512 units are meant for each
-    direction; that the "Sigmoid" of its bi-LSTMs is the gates' own, so that cells keep tanh; that the last states of
-    both directions are what the output layer reads; that weights start as Keras draws them.
+    the GAN that balances its classes. Assumed: both networks are equal; 512 units are those of each direction; the
+    "Sigmoid" of its bi-LSTMs is that of the gates, so that cells keep tanh; the output layer reads the last states of
+    both directions; weights are initialised as in Keras.
 
-    As published a flow is a sample: a row of ``num_flows`` flows is drawn that many times in each epoch, and classes
-    have the weight of their flows. There is no validation and no early stop. Ports and checksums stay in as published;
-    ``ports=False`` zeroes them (`without_ports`), since a client's port names a flow and a checksum hides addresses.
+    As published, each flow is a sample: a row of ``num_flows`` flows occurs that many times in each epoch, and classes
+    are weighted by their flows. There is no validation and no early stopping. As published, ports and checksums are
+    input; ``ports=False`` zeroes them (`without_ports`), since a client's port identifies a flow, and a checksum
+    depends on the addresses.
 
-    The same seed gives the same results on the same machine with the same number of torch's threads.
+    The same seed gives the same results on the same machine with the same number of torch threads.
     """
 
     origin = (
@@ -61,10 +62,10 @@ class Etei:
         learning_rate: float = 0.001,
         device: str = "cpu",
     ) -> None:
-        """``packets``, ``packet_bytes``: K and B, as of flow.keep_packets and flow.keep_bytes.
+        """``packets``, ``packet_bytes``: K and B: flow.keep_packets and flow.keep_bytes.
 
         Raises:
-            SettingError: K * B is no square, or one too small for two convolutions.
+            SettingError: K * B is not a square, or too small for two convolutions.
         """
         self._side = isqrt(packets * packet_bytes)
         if self._side**2 != packets * packet_bytes or _pooled(self._side) < 1:
@@ -85,14 +86,14 @@ class Etei:
     def fit(
         self, bytes_ND: Bytes, label_N: NDArray[np.int64], num_flows_N: NDArray[np.int64], num_classes: int
     ) -> Self:
-        """Learn from rows of ``num_flows_N`` flows each; ``bytes_ND``: packet after packet, zero-padded."""
+        """Fit to rows that count as ``num_flows_N`` flows each; ``bytes_ND``: the packets concatenated, zero-padded."""
         import torch
         from torch.nn.functional import cross_entropy
 
         label = torch.tensor(label_N)
         draws = np.repeat(np.arange(len(label_N)), num_flows_N)
         random = np.random.default_rng(self._seed)
-        with torch.random.fork_rng():  # weights and dropout leave the state of the common generator as it is
+        with torch.random.fork_rng():  # weights and dropout do not change the state of the global generator
             torch.manual_seed(self._seed)
             self._network = self._new_network(num_classes).to(self._device).train()
             adam = torch.optim.Adam(self._network.parameters(), lr=self._learning_rate)
@@ -150,7 +151,7 @@ class Etei:
 
 
 def _last_states() -> torch.nn.Module:
-    """From the output of nn.LSTM to the last states of both directions of its last layer, (N, 2 * hidden)."""
+    """A module that returns (N, 2 * hidden), the last states of both directions of nn.LSTM's last layer."""
     import torch
 
     class LastStates(torch.nn.Module):
@@ -162,9 +163,9 @@ def _last_states() -> torch.nn.Module:
 
 
 def _initialize(name: str, parameter: torch.Tensor) -> None:
-    """Keras' defaults: Glorot-uniform weights, orthogonal recurrent ones, biases 0 but the forget gate's, 1.
+    """Keras' defaults: Glorot-uniform weights, orthogonal recurrent weights, bias 1 of the forget gate, other biases 0.
 
-    nn.LSTM adds two biases; the second stays 0. Its gates are input, forget, cell and output.
+    nn.LSTM adds two biases, of which the second stays 0. The order of its gates is input, forget, cell, output.
     """
     import torch
 
@@ -180,7 +181,7 @@ def _initialize(name: str, parameter: torch.Tensor) -> None:
 
 
 def _pooled(side: int) -> int:
-    """Side of the image behind both convolutions and poolings, none of them padded."""
+    """Side of the image after both convolutions and poolings, without padding."""
     for _ in _FILTERS:
         side = (side - _KERNEL + 1) // _POOL
     return side
@@ -193,40 +194,40 @@ def _batches(rows: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
 def without_ports(bytes_ND: Bytes, packets: int) -> Bytes:
     """A copy with zeros for IPv4's header checksum, and for the ports and checksums of TCP and UDP.
 
-    RFC 791, RFC 8200 (behind extension headers, too), RFC 9293, RFC 768. Only the first fragment of a packet has ports.
-    All else stays: sequence numbers, identifications, and the payload.
+    RFC 791, RFC 8200 (also after extension headers), RFC 9293, RFC 768. Only the first fragment of a packet has ports.
+    Everything else is unchanged: sequence numbers, identifications, and the payload.
     """
     bytes_RB = bytes_ND.reshape(len(bytes_ND) * packets, -1).copy()
     zeros_R = np.zeros(len(bytes_RB), np.int64)
-    four_R, six_R = (_at(bytes_RB, zeros_R) >> 4 == version for version in (4, 6))
-    above_R = np.where(four_R, (_at(bytes_RB, zeros_R) & 15) * 4, 40)
-    protocol_R = np.where(four_R, _at(bytes_RB, zeros_R + 9), _at(bytes_RB, zeros_R + 6))
-    first_R = six_R | (four_R & (_pair(bytes_RB, zeros_R + 6) & 0x1FFF == 0))
-    while (extended_R := six_R & np.isin(protocol_R, _EXTENSIONS) & (above_R < bytes_RB.shape[1])).any():
-        units_R = _at(bytes_RB, above_R + 1)
+    is_ipv4_R, is_ipv6_R = (_at(bytes_RB, zeros_R) >> 4 == version for version in (4, 6))
+    transport_R = np.where(is_ipv4_R, (_at(bytes_RB, zeros_R) & 15) * 4, 40)
+    protocol_R = np.where(is_ipv4_R, _at(bytes_RB, zeros_R + 9), _at(bytes_RB, zeros_R + 6))
+    first_R = is_ipv6_R | (is_ipv4_R & (_pair(bytes_RB, zeros_R + 6) & 0x1FFF == 0))
+    while (extended_R := is_ipv6_R & np.isin(protocol_R, _EXTENSIONS) & (transport_R < bytes_RB.shape[1])).any():
+        units_R = _at(bytes_RB, transport_R + 1)
         size_R = np.where(protocol_R == _AUTHENTICATION, (units_R + 2) * 4, (units_R + 1) * 8)
         is_fragment_R = extended_R & (protocol_R == _FRAGMENT)
         size_R[is_fragment_R] = 8
-        first_R &= ~(is_fragment_R & (_pair(bytes_RB, above_R + 2) >> 3 != 0))
-        protocol_R = np.where(extended_R, _at(bytes_RB, above_R), protocol_R)
-        above_R = np.where(extended_R, above_R + size_R, above_R)
+        first_R &= ~(is_fragment_R & (_pair(bytes_RB, transport_R + 2) >> 3 != 0))
+        protocol_R = np.where(extended_R, _at(bytes_RB, transport_R), protocol_R)
+        transport_R = np.where(extended_R, transport_R + size_R, transport_R)
     tcp_R, udp_R = (first_R & (protocol_R == protocol) for protocol in (_TCP, _UDP))
-    _blank(bytes_RB, four_R, zeros_R + 10, 2)
-    _blank(bytes_RB, tcp_R | udp_R, above_R, 4)
-    _blank(bytes_RB, tcp_R, above_R + 16, 2)
-    _blank(bytes_RB, udp_R, above_R + 6, 2)
+    _blank(bytes_RB, is_ipv4_R, zeros_R + 10, 2)
+    _blank(bytes_RB, tcp_R | udp_R, transport_R, 4)
+    _blank(bytes_RB, tcp_R, transport_R + 16, 2)
+    _blank(bytes_RB, udp_R, transport_R + 6, 2)
     return bytes_RB.reshape(bytes_ND.shape)
 
 
 def _at(bytes_RB: Bytes, offset_R: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Each row's byte at its offset, 0 where that is not kept."""
+    """Each row's byte at its offset; 0 if that was not kept."""
     width = bytes_RB.shape[1]
     value_R = bytes_RB[np.arange(len(bytes_RB)), np.minimum(offset_R, width - 1)]
     return np.where(offset_R < width, value_R, 0).astype(np.int64)
 
 
 def _pair(bytes_RB: Bytes, offset_R: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The big-endian number of two bytes."""
+    """Each row's big-endian 16-bit number at its offset."""
     return _at(bytes_RB, offset_R) << 8 | _at(bytes_RB, offset_R + 1)
 
 

@@ -1,4 +1,4 @@
-"""The majority label of each exact sequence: what memorising reaches."""
+"""The majority label of each exact sequence: the score of memorising alone."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from iotid.dataset.arrays import exact_keys, side_by_side
 if TYPE_CHECKING:
     from iotid.dataset import EncodedFlows
 
-# Weight, in flows, of the class frequencies that every sequence starts with: too small to outvote a flow seen, enough
-# to break ties towards the commoner class and to predict a sequence that was never seen.
+# Weight, in flows, of the class frequencies added to every sequence: too small to outvote a training flow, enough to
+# break ties towards the commoner class and to predict a new sequence.
 _PRIOR_FLOWS = 1e-6
 
 
 class MajoritySequence:
-    """Finds each sequence among those of training, and predicts the shares of the labels that it had there.
+    """Predicts for each sequence the shares of its labels in training.
 
-    A sequence never seen gets the class frequencies of training, so the majority class. Its score on a test split is
-    what memorising alone reaches. After Jerabek et al. 2025 (arXiv 2506.08655), who name the effect; the table is ours.
+    A new sequence gets the class frequencies of training, so the majority class. The score on a test split is that of
+    memorising alone. After Jerabek et al. 2025 (arXiv 2506.08655), who describe the effect; the method is ours.
     """
 
     origin = "memory of exact sequences (ours, after the finding of arXiv 2506.08655)"
@@ -39,8 +39,8 @@ class MajoritySequence:
     def probabilities(self, sequences: Mapping[str, NDArray[np.int32]]) -> NDArray[np.float64]:
         keys_N = exact_keys(side_by_side(sequences))
         index_N = np.minimum(np.searchsorted(self._keys_U, keys_N), len(self._keys_U) - 1)
-        seen_N = self._keys_U[index_N] == keys_N
+        known_N = self._keys_U[index_N] == keys_N
         flows_NC: NDArray[np.float64] = self._flows_UC[index_N].toarray()
-        flows_NC[~seen_N] = 0
+        flows_NC[~known_N] = 0
         flows_NC += _PRIOR_FLOWS * self._prior_C
         return flows_NC / flows_NC.sum(axis=1, keepdims=True)

@@ -24,8 +24,8 @@ _SOURCE = "Pinheiro et al. 2019, features and k after published code"
 def samples(traffic: DeviceTraffic) -> Samples:
     """One sample for each second in which a device sent packets: mean, standard deviation and sum of frame lengths.
 
-    Bytes on the wire; the deviation's divisor is n - 1. Of a single packet it is undefined: 0 here, as in the code of
-    the authors of TMA'21 (DADABox, ``one_second_window``). Windows are tumbling and aligned to the second.
+    Bytes on the wire. The deviation has the divisor n - 1; for a single packet it is 0, as in the code of the authors
+    of TMA'21 (DADABox, ``one_second_window``). Windows are tumbling and aligned to the second.
     """
     counts = traffic.table.filter(traffic.table["sent"])
     windows = time_windows(counts, 1)
@@ -42,9 +42,9 @@ class Pinheiro:
     """One of the paper's classifiers: k-NN (k = 3), decision tree, random forest or SVM (RBF), on unscaled features.
 
     k and the lack of scaling are known from code that others published (DADABox, NDSS'25's ``Pinh19``); all else is
-    scikit-learn's current default, while the paper's was that of 2019 (perhaps 10 trees; another gamma of the SVM).
-    Fitting an SVM takes the square of the windows in time, so it learns from ``svm_windows`` of them at most, drawn at
-    random by the seed: a label of which none is drawn is never predicted. The SVM gives one label, the others shares.
+    scikit-learn's current default, while the paper used that of 2019 (perhaps 10 trees; another gamma of the SVM).
+    Fitting an SVM takes quadratic time, so it is fitted to ``svm_windows`` windows at most, drawn at random; a label
+    without a drawn window is never predicted. The SVM predicts one label, the others shares.
     """
 
     def __init__(self, name: str, seed: int, *, svm_windows: int = 10_000) -> None:
@@ -59,12 +59,12 @@ class Pinheiro:
             features_SD, label_S = features_SD[drawn], label_S[drawn]
         self._model = _estimator(self._name, self._seed, label_S).fit(features_SD, label_S)
         if self._name == "forest":
-            # threads add up the trees' votes in the order in which they end, which changes the last digits
+            # the order in which threads add the trees' votes would change the last digits
             self._model.set_params(n_jobs=1)
         return self
 
     def probabilities(self, features_SD: NDArray[np.float64]) -> NDArray[np.float64]:
-        # few of the windows are distinct: each distinct one is predicted once
+        # few windows are distinct, so each distinct one is predicted once
         point_PD, which_S = np.unique(features_SD, axis=0, return_inverse=True)
         found_PC = np.zeros((len(point_PD), self._num_classes))
         if len(point_PD) and hasattr(self._model, "predict_proba"):
@@ -77,8 +77,8 @@ class Pinheiro:
 class PinheiroVote:
     """The hard majority vote of the four with equal weights; the first of tied labels wins.
 
-    That the vote is hard and its weights are equal is a guess: the paper's code imports scikit-learn's
-    ``VotingClassifier``, whose defaults these are.
+    The hard vote and equal weights are assumed: they are the defaults of scikit-learn's ``VotingClassifier``, which the
+    paper's code imports.
     """
 
     origin = f"majority vote of four on one-second windows ({_SOURCE}; reconstruction, hard vote guessed)"
@@ -111,6 +111,6 @@ def _estimator(name: str, seed: int, label_S: NDArray[np.int64]) -> Any:
         "knn": KNeighborsClassifier(n_neighbors=min(3, len(label_S))),
         "tree": DecisionTreeClassifier(random_state=seed),
         "forest": RandomForestClassifier(random_state=seed, n_jobs=-1),
-        "svm": SVC() if len(np.unique(label_S)) > 1 else DummyClassifier(),  # an SVM refuses to learn a single label
+        "svm": SVC() if len(np.unique(label_S)) > 1 else DummyClassifier(),  # an SVM cannot be fitted to one label
     }
     return estimators[name]

@@ -1,4 +1,4 @@
-"""A random forest on the raw sequences."""
+"""A random forest on sequences of raw values."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 class RandomForest:
     """Breiman's random forest (Machine Learning 45, 2001), with scikit-learn's defaults, on the zero-padded raw values.
 
-    Not one paper's recipe: random forests are the strongest classical classifier of Pinheiro et al. 2019 and of IoT
-    SENTINEL's successors, here on the same input as the ensemble. A row weighs ``num_flows``; each tree
-    draws its sample among rows, not among flows.
+    Not the method of one paper: random forests are the strongest classical classifier of Pinheiro et al. 2019 and of
+    IoT SENTINEL's successors; here on the same input as the ensemble. A row has the weight ``num_flows``; each tree's
+    bootstrap sample is of rows, not of flows.
     """
 
     origin = "random forest on sequences (scikit-learn's defaults, after Breiman 2001)"
@@ -33,10 +33,10 @@ class RandomForest:
     def fit(self, train: EncodedFlows, num_classes: int) -> Self:
         from sklearn.ensemble import RandomForestClassifier
 
-        # n_jobs -1 is joblib's count of the cores that this process may use (affinity and cgroup quota)
+        # n_jobs=-1: all cores that this process may use (affinity and cgroup quota)
         self._forest: Any = RandomForestClassifier(self._trees, random_state=self._seed, n_jobs=-1)
         self._forest.fit(self._points(train.sequences), train.label, sample_weight=train.num_flows)
-        # threads add up the trees' votes in the order in which they end, which changes the last digits from run to run
+        # the order in which threads add the trees' votes would change the last digits
         self._forest.set_params(n_jobs=1)
         self._num_classes = num_classes
         return self

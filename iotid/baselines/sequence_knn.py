@@ -1,4 +1,4 @@
-"""k nearest neighbours on the sequences: the baseline that deep networks often fail to beat."""
+"""k nearest neighbours on the sequences, which deep networks often fail to beat."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class SequenceKnn:
     each scaled, L1. A reconstruction: here the characteristics are those of the dataset, and each is divided by its
     standard deviation over the training flows' packets instead of by a factor searched on validation.
 
-    Equal sequences are one point that holds all its flows, so a row of ``num_flows`` = 5 is five neighbours at the same
-    distance; where the k-th neighbour is among flows of one point, their labels share its vote.
+    Equal sequences are one point with all their flows, so a row with ``num_flows`` = 5 is five neighbours at the same
+    distance. If only some of a point's flows are among the k neighbours, its labels share their votes.
     """
 
     origin = "k-NN on sequences (arXiv 2506.08655; reconstruction)"
@@ -44,7 +44,7 @@ class SequenceKnn:
         self._flows_U = np.asarray(self._flows_UC.sum(axis=1)).ravel()
         points_UD = self._points({name: ids_NM[first_U] for name, ids_NM in first.items()})
         near = min(self._neighbours, len(points_UD))
-        # a tree, not brute force: short flows pad to the same zeros, so the points fill few of the D dimensions
+        # a tree, not brute force: short flows are padded with zeros, so the points use few of the D dimensions
         self._index: Any = NearestNeighbors(n_neighbors=near, metric="manhattan", algorithm="kd_tree", n_jobs=-1)
         self._index.fit(points_UD)
         return self
@@ -68,12 +68,12 @@ class SequenceKnn:
         return {name: ids_NM[:, : self._packets] for name, ids_NM in sequences.items()}
 
     def _spread(self, name: str, ids_NM: NDArray[np.int32], num_flows_N: NDArray[np.int64]) -> float:
-        """Standard deviation over the packets that are there, each counted once per flow; 1 where all are equal."""
-        there_NM = ids_NM > 0
-        weight_P = np.broadcast_to(num_flows_N[:, np.newaxis], ids_NM.shape)[there_NM]
+        """Standard deviation over the packets without padding, each counted once per flow; 1 if all are equal."""
+        present_NM = ids_NM > 0
+        weight_P = np.broadcast_to(num_flows_N[:, np.newaxis], ids_NM.shape)[present_NM]
         if not len(weight_P):
             return 1.0
-        value_P = self._raw.decode({name: ids_NM})[name][there_NM]
+        value_P = self._raw.decode({name: ids_NM})[name][present_NM]
         mean = np.average(value_P, weights=weight_P)
         return float(np.sqrt(np.average((value_P - mean) ** 2, weights=weight_P))) or 1.0
 

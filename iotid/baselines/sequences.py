@@ -1,4 +1,4 @@
-"""Rows as baselines read them: flows of each label by key, and the raw values of vocabulary ids.
+"""Inputs of baselines: flows of each label by key, and the raw values of vocabulary ids.
 
 Shapes: N rows, U distinct rows, K characteristics, M packets of a row, C classes.
 """
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 def label_counts(
     keys_N: NDArray[np.void], label_N: NDArray[np.int64], num_flows_N: NDArray[np.int64], num_classes: int
 ) -> tuple[NDArray[np.intp], Any]:
-    """First row of each distinct key, in the order of the keys, and (U, C) flows of each label, sparse.
+    """(U,) first row of each distinct key, sorted by key, and (U, C) sparse number of flows of each label.
 
-    Sparse, because nearly every sequence has one label: a dense table would hold C numbers for each.
+    Sparse, because nearly every sequence has only one label.
     """
     from scipy.sparse import coo_matrix
 
@@ -30,9 +30,9 @@ def label_counts(
 
 
 class RawValues:
-    """Turns vocabulary ids back into raw values: ids have no distance, bytes and windows have one.
+    """Decodes vocabulary ids to raw values, which unlike ids have distances.
 
-    Padding becomes 0, as in the papers' zero-padded vectors. The value of an out-of-vocabulary id is not known; it
+    Padding becomes 0, as in the papers' zero-padded vectors. The value of an out-of-vocabulary id is unknown; it
     becomes the median of the vocabulary.
     """
 
@@ -40,8 +40,8 @@ class RawValues:
         self._tables: dict[str, NDArray[np.float64]] = {}
         for name, vocabulary in encoding.vocabularies.items():
             values = np.asarray(vocabulary.values, dtype=np.float64)
-            middle = float(np.median(values)) if len(values) else 0.0
-            self._tables[name] = np.concatenate([[0.0, middle], values])
+            median = float(np.median(values)) if len(values) else 0.0
+            self._tables[name] = np.concatenate([[0.0, median], values])
 
     def decode(self, sequences: Mapping[str, NDArray[np.int32]]) -> dict[str, NDArray[np.float64]]:
         """Name -> (N, M) raw values, in the unit of the characteristic."""

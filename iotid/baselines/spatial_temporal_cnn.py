@@ -1,17 +1,17 @@
-"""A convolutional network on what an address sends and receives in windows of time: the device kinds behind it.
+"""A convolutional network on the traffic of an address in time windows; predicts the device kinds at the address.
 
 After Ma, Qu, Li, Lui, Li and Guan, "Pinpointing Hidden IoT Devices via Spatial-Temporal Traffic Fingerprinting"
 (INFOCOM 2020) and "Inferring Hidden IoT Devices and User Interactions via Spatial-Temporal Traffic Fingerprinting"
 (ToN 2022). Only the abstracts of both were available, so this is a reconstruction of the idea and not of the recipe.
-Known: traffic is fingerprinted over space and time, as an Internet provider sees it behind network address translation;
-the devices of one type behind an address are counted; F1 is above 0.999 on the authors' captures, which are not public.
+Known: traffic is fingerprinted over space and time, as seen by an Internet provider after network address translation;
+the devices of each type at an address are counted; F1 is above 0.999 on the authors' captures, which are not public.
 
-Chosen here, as nothing was known: the axes of a fingerprint (space: direction and length of a packet, time:
+Chosen here: the axes of a fingerprint (space: direction and length of a packet, time:
 its slot in the window), their bins, the length of a window, the layers and how they are trained. Epochs and learning
 rate are those of four pairs that identify most single devices in one held-out fifth of aalto's captures. The network
-learns from made-up households like those of the device model, in which all devices begin at the same moment. It says
-which kinds are there (one sigmoid each) but not how many devices of one kind: that regression is left out. Of a flow
-only the packets are read that FLOWS keeps (flow.max_packets).
+is trained on synthetic households like those of the device model, in which all devices begin at the same time. It
+predicts which kinds are present (one sigmoid each), but not the number of devices of a kind: that regression is left
+out. Only the packets of a flow that FLOWS has are used (flow.max_packets).
 
 Shape suffixes: N flows, P packets of all of them, B sets of flows or addresses, M members of households, W windows of
 addresses, K kinds, X cells of the fingerprints of all windows of time, C cells of one window.
@@ -27,27 +27,27 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from iotid.arrow import one_chunk
-from iotid.model.device.households import Household, Pool, unite
+from iotid.model.device.synthetic_households import Household, SamplingPool, flows_of_households
 
 if TYPE_CHECKING:
     import torch
     from scipy.sparse import csr_matrix
 
-WINDOW_S, SLOTS = 120, 24  # a window, and its slots of equal length
-BIN_BYTES, BINS = 16, 96  # lengths up to 1,536 bytes; longer packets count in the last bin
+WINDOW_S, SLOTS = 120, 24  # length of a window, and number of its slots
+BIN_BYTES, BINS = 16, 96  # lengths up to 1,536 bytes; longer packets are in the last bin
 _DIRECTIONS = 2
 CELLS = _DIRECTIONS * BINS * SLOTS
 _FILTERS, _HIDDEN, _DROPOUT = (16, 32), 128, 0.3
-_SIZES, _UNKNOWN = range(1, 13), (0, 0, 0, 1, 2)  # kinds and unknown devices in a made-up household
-_PER_KIND, _MOST = 100, 2000  # made-up households
-_LEARNED_WINDOWS, _READ_WINDOWS = 2, 32  # of an address, at most
+_SIZES, _UNKNOWN = range(1, 13), (0, 0, 0, 1, 2)  # numbers of kinds and of unknown devices in a synthetic household
+_PER_KIND, _MOST = 100, 2000  # synthetic households
+_LEARNED_WINDOWS, _READ_WINDOWS = 2, 32  # for each address, at most
 
 
 def fingerprints(flows: pa.Table, start_us_N: NDArray[np.int64]) -> csr_matrix:
-    """(N, X) packets of each flow by window, direction, bin of length and slot.
+    """(N, X) number of packets of each flow by window, direction, length bin and slot.
 
     ``flows``: first_seen, packet_length, direction and inter_arrival_us of schemas.FLOWS; ``start_us_N``: µs since 1970
-    UTC at which the first window of the flow's device or address begins, not after ``first_seen``.
+    UTC when the first window of the flow's device or address begins, not after ``first_seen``.
     """
     from scipy.sparse import coo_matrix
 
@@ -71,9 +71,9 @@ def fingerprints(flows: pa.Table, start_us_N: NDArray[np.int64]) -> csr_matrix:
 
 
 class SpatialTemporalCnn:
-    """Two convolutions on each window's fingerprint; of an address the greatest probability of all its windows.
+    """Two convolutions on each window's fingerprint; the probability for an address is the greatest of its windows.
 
-    The same seed gives the same results on the same machine with the same number of torch's threads.
+    The same seed gives the same results on the same machine with the same number of torch threads.
     """
 
     origin = (
@@ -94,27 +94,33 @@ class SpatialTemporalCnn:
         kind_B: NDArray[np.int64],
         recording_B: NDArray[np.int64],
     ) -> Self:
-        """Learn from households made up of sets of flows: which flows are in each (``flows_BN``), its kind (-1 of an
-        unknown device), and its recording, as `dataset.FlowSets` has it."""
+        """Fit to synthetic households of sets of flows.
+
+        Args:
+            flows_BN: which flows are in each set.
+            fingerprints_NX: of the flows.
+            kind_B: of each set, -1 for an unknown device.
+            recording_B: of each set, as in `dataset.FlowSets`.
+        """
         random = np.random.default_rng(self._seed)
-        pool = Pool(kind_B, recording_B, np.ones(len(kind_B), np.bool_))
+        pool = SamplingPool(kind_B, recording_B, np.ones(len(kind_B), np.bool_))
         drawn = pool.draw(min(_PER_KIND * self._kinds, _MOST), _SIZES, _UNKNOWN, random) + pool.singles()
         members = [
             (number, Household([sets], [kind]))
             for number, household in enumerate(drawn)
             for sets, kind in zip(household.members, household.kinds, strict=True)
         ]
-        flows_MN, _ = unite(flows_BN, [member for _, member in members], self._kinds, random)
+        flows_MN, _ = flows_of_households(flows_BN, [member for _, member in members], self._kinds, random)
         household_M = np.array([number for number, _ in members])
         kind_M = np.array([member.kinds[0] for _, member in members])
-        windows_WC, _, there_WK = _windows(
+        windows_WC, _, present_WK = _windows(
             flows_MN @ fingerprints_NX, household_M, kind_M, self._kinds, _LEARNED_WINDOWS, random
         )
-        self._train(windows_WC, there_WK, random)
+        self._train(windows_WC, present_WK, random)
         return self
 
     def probabilities(self, traffic_BX: csr_matrix) -> NDArray[np.float64]:
-        """(B, K) that a kind is behind the address whose fingerprints of all its flows are added up in the row."""
+        """(B, K) probability of each kind at an address; ``traffic_BX``: sums of the fingerprints of all its flows."""
         import torch
 
         addresses = np.arange(traffic_BX.shape[0])
@@ -128,20 +134,20 @@ class SpatialTemporalCnn:
                 np.maximum.at(found_BK, address_W[rows], predicted)
         return found_BK
 
-    def _train(self, windows_WC: csr_matrix, there_WK: NDArray[np.bool_], random: np.random.Generator) -> None:
+    def _train(self, windows_WC: csr_matrix, present_WK: NDArray[np.bool_], random: np.random.Generator) -> None:
         import torch
         from torch.nn.functional import binary_cross_entropy_with_logits
 
-        there = torch.from_numpy(there_WK.astype(np.float32))
-        with torch.random.fork_rng():  # weights and dropout leave the state of the common generator as it is
+        target = torch.from_numpy(present_WK.astype(np.float32))
+        with torch.random.fork_rng():  # weights and dropout do not change the state of the global generator
             torch.manual_seed(self._seed)
             self._network = _new_network(self._kinds).train()
             adam = torch.optim.Adam(self._network.parameters(), lr=self._learning_rate)
             for _ in range(self._epochs):
-                order = random.permutation(len(there_WK))
+                order = random.permutation(len(present_WK))
                 for start in range(0, len(order), self._batch_size):
                     rows = order[start : start + self._batch_size]
-                    loss = binary_cross_entropy_with_logits(self._network(_images(windows_WC[rows])), there[rows])
+                    loss = binary_cross_entropy_with_logits(self._network(_images(windows_WC[rows])), target[rows])
                     adam.zero_grad()
                     loss.backward()
                     adam.step()
@@ -156,9 +162,9 @@ def _windows(
     most: int,
     random: np.random.Generator | None = None,
 ) -> tuple[csr_matrix, NDArray[np.int64], NDArray[np.bool_]]:
-    """Windows (W, C) of addresses in which there are packets, their addresses (W,), and the kinds in them (W, K).
+    """Non-empty windows (W, C) of addresses, their addresses (W,), and the kinds in them (W, K).
 
-    Of an address at most ``most``: drawn at random, or else spread evenly over its time.
+    At most ``most`` for each address: drawn by ``random``, or without it evenly spaced over time.
     """
     from scipy.sparse import coo_matrix
 
@@ -168,21 +174,21 @@ def _windows(
     key_W, window_E = np.unique(key_E, return_inverse=True)
     shape = (len(key_W), CELLS)
     windows_WC = coo_matrix((entries.data, (window_E, entries.col % CELLS)), shape=shape).tocsr()
-    there_WK = np.zeros((len(key_W), kinds), np.bool_)
+    present_WK = np.zeros((len(key_W), kinds), np.bool_)
     is_kind_E = kind_M[entries.row] >= 0
-    there_WK[window_E[is_kind_E], kind_M[entries.row[is_kind_E]]] = True
+    present_WK[window_E[is_kind_E], kind_M[entries.row[is_kind_E]]] = True
     address_W = key_W // times
     order = np.arange(len(key_W)) if random is None else np.lexsort((random.random(len(key_W)), address_W))
     number_W = np.bincount(address_W)[address_W]
     rank_W = np.arange(len(key_W)) - np.searchsorted(address_W, address_W)
-    # of n windows those at which rank * most / n passes a whole number, which are most of them and evenly spread
+    # of n windows those where floor(rank * most / n) increases: ``most`` of them, evenly spaced
     is_used_W = (rank_W * most // number_W != (rank_W - 1) * most // number_W) | (number_W <= most)
     used = np.sort(order[is_used_W])
-    return windows_WC[used], address_W[used], there_WK[used]
+    return windows_WC[used], address_W[used], present_WK[used]
 
 
 def _images(windows_WC: csr_matrix) -> torch.Tensor:
-    """(W, direction, bin, slot) logarithms of the numbers of packets."""
+    """(W, direction, bin, slot) log(1 + number of packets)."""
     import torch
 
     return torch.from_numpy(np.log1p(windows_WC.toarray()).astype(np.float32)).reshape(-1, _DIRECTIONS, BINS, SLOTS)

@@ -1,4 +1,4 @@
-"""What baselines share that classify a device's packets in time windows, not flow by flow.
+"""Common parts of baselines that classify a device's packets in time windows instead of flows.
 
 Shape suffixes: R rows of counts, S samples, D features, C classes.
 """
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 class Samples(NamedTuple):
-    """Time windows of a device in a capture, in the order of capture, device and time.
+    """Time windows of a device in a capture, sorted by capture, device and time.
 
     ``capture``: code of the capture file in the traffic's dictionary; ``device``: index among the traffic's sorted
-    devices; ``label``: index in the traffic's labels; ``start_s``: since 1970 UTC (S,); ``features`` (S, D): an array,
-    or a sparse CSR matrix.
+    devices; ``label``: index in the traffic's labels; ``start_s``: seconds since 1970 UTC (S,); ``features`` (S, D): an
+    array, or a sparse CSR matrix.
     """
 
     capture: NDArray[np.int64]
@@ -33,19 +33,19 @@ class Samples(NamedTuple):
 
 
 class WindowClassifier(Protocol):
-    """A baseline that classifies time windows. ``origin``: its paper, and what of the recipe is a reconstruction."""
+    """A baseline that classifies time windows. ``origin``: its paper, and which parts are a reconstruction."""
 
     origin: str
 
     def fit(self, features_SD: Any, label_S: NDArray[np.int64], num_classes: int) -> Self:
-        """Learn from samples, one or more; all have the same weight."""
+        """Fit to one or more samples; all have the same weight."""
 
     def probabilities(self, features_SD: Any) -> NDArray[np.float64]:
-        """(S, num_classes); shares of the votes if the baseline votes. Each row sums to 1."""
+        """(S, num_classes) probabilities, or shares of votes; each row sums to 1."""
 
 
 class WindowBaseline(NamedTuple):
-    """``samples``: how traffic becomes samples, in windows of ``seconds``; ``classifier``: of these samples."""
+    """``samples``: makes samples from traffic, in windows of ``seconds``; ``classifier``: of these samples."""
 
     samples: Callable[[DeviceTraffic], Samples]
     seconds: int
@@ -53,21 +53,21 @@ class WindowBaseline(NamedTuple):
 
 
 class WindowedCounts(NamedTuple):
-    """Samples without features yet, and the sample that each row of counts is in (R,)."""
+    """Samples without features, and the sample (R,) that each row of counts belongs to."""
 
     samples: Samples
     sample: NDArray[np.int64]
 
     def sum(self, value_R: NDArray[Any]) -> NDArray[np.float64]:
-        """(S,) of the rows of each sample."""
+        """(S,) sum over the rows of each sample."""
         return np.bincount(self.sample, weights=value_R, minlength=len(self.samples.start_s)).astype(np.float64)
 
 
 def time_windows(counts: pa.Table, length_s: int) -> WindowedCounts:
-    """Rows of a traffic's table in tumbling windows of ``length_s`` seconds, aligned to 1970.
+    """Divide a traffic's table into tumbling windows of ``length_s`` seconds, aligned to 1970.
 
-    The table is in the order of capture, device and time, also where rows were left out, so a sample is a run of rows.
-    A window in which a device's label changes is a sample of each label; one in two capture files, of each file.
+    The table must be sorted by capture, device and time, so that a sample is a run of rows; rows may be missing. A
+    window in which a device's label changes is one sample for each label; a window in two capture files, one for each.
     """
     device = counts["device"].combine_chunks().dictionary_encode()
     keys = (

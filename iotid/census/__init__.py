@@ -1,4 +1,4 @@
-"""One row per device of a partition: its kinds, the changes since the census before, and a page."""
+"""The census of a site and date: a row per device with its kinds and changes since the previous census, and a page."""
 
 from __future__ import annotations
 

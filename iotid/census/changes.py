@@ -1,11 +1,13 @@
-"""A census and the earlier one of its site in, the change of each device out; pure functions on tables.
+"""Compares a census with the earlier one of its site, and adds the change of each device. Pure functions on tables.
 
-Compared are the findings: the kinds behind an address, or that it is unknown. A device has changed if this census has a
-finding that the earlier one lacks: a kind, or another class of a kind where both name a class. `undecided` is no
-finding, so nothing changes from or to it. A kind that is not found again is no change: it may have sent too little. Nor
-is something unknown beside the kinds found: it may have gone unnoticed before. A change of the model is no change of
-the network: the caller scores the earlier flows again with this model, or declares the two not comparable, and then
-nothing counts as changed.
+A finding is a kind at an address, or that the address is unknown. A device has changed if this census has a finding
+that the earlier one lacks: a kind, or another class of a kind if both name a class. These are not changes:
+
+* `undecided`, which is not a finding, before or now;
+* a kind that is not found again, as it may have sent too little;
+* an unknown device beside the kinds found, as it may have been missed before;
+* the effect of another model: the caller scores the earlier flows again with this model, or declares the two not
+  comparable, and then no device counts as changed.
 
 Shape suffixes: N rows, P kinds found, U unknown devices.
 """
@@ -25,18 +27,18 @@ from iotid.schemas import CENSUS
 
 FIRST, NEW, SAME, CHANGED, BACK, GONE, AWAY = CHANGES = ("first", "new", "same", "changed", "back", "gone", "away")
 ABSENT = (GONE, AWAY)  # rows of devices without flows
-COMPARED = ("change", "previous_label", "new_kinds")  # columns of CENSUS that a comparison makes
+COMPARED = ("change", "previous_label", "new_kinds")  # columns of CENSUS that the comparison adds
 
 
 def compare(current: pa.Table, earlier: pa.Table | None, *, comparable: bool, remember_days: int) -> pa.Table:
-    """The current rows with COMPARED, and rows of absent devices, ordered by device.
+    """The current rows with the columns COMPARED, and rows of absent devices, ordered by device.
 
     Args:
         current: the stored columns of CENSUS without COMPARED.
         earlier: the stored columns of CENSUS; None without an earlier census.
-        comparable: the same model and settings made both, so another label means another device.
-        remember_days: how long absent devices stay listed after their last packet, counted to the latest packet of both
-            tables; then they are forgotten, and new if they return.
+        comparable: both were made with the same model and settings, so that another label means another device.
+        remember_days: how long absent devices stay listed, from their last packet to the latest packet of both tables;
+            later they are removed, and new if they return.
     """
     if earlier is None:
         change = pa.array([FIRST] * current.num_rows, pa.string())
@@ -51,12 +53,12 @@ def compare(current: pa.Table, earlier: pa.Table | None, *, comparable: bool, re
     differences = differences.filter(
         pc.and_(pc.is_valid(differences["kind"]), pc.equal(change, CHANGED).take(differences["row"]))
     )
-    present = _in_order(current, change, name_of(earlier).take(before), _by_row(differences, current.num_rows))
+    present = _in_order(current, change, joined_names(earlier).take(before), _by_row(differences, current.num_rows))
     return pa.concat_tables([present, _absent(current, earlier, remember_days)]).sort_by("device_id")
 
 
-def name_of(census: pa.Table) -> pa.ChunkedArray:
-    """The names of the kinds found, in order, joined by +; null without any."""
+def joined_names(census: pa.Table) -> pa.ChunkedArray:
+    """(N,) the sorted names of the kinds found, joined by " + "; null if none was found."""
     findings = _findings(census)
     names = _by_row(
         findings.filter(pc.is_valid(findings["kind"])).sort_by([("row", "ascending"), ("name", "ascending")]),
@@ -66,21 +68,21 @@ def name_of(census: pa.Table) -> pa.ChunkedArray:
 
 
 def _differences(current: pa.Table, earlier: pa.Table) -> pa.Table:
-    """Findings (``_findings``) that the earlier census lacks, of devices for which it had any."""
+    """The current ``_findings`` that the earlier census lacks, of devices for which it has any."""
     findings, earlier_findings = _findings(current), _findings(earlier)
     keys, earlier_keys = (
         pc.binary_join_element_wise(table["device_id"], pc.fill_null(table["kind"], ""), "\n")
         for table in (findings, earlier_findings)
     )
     index = pc.index_in(keys, value_set=earlier_keys)
-    is_another = pc.fill_null(pc.not_equal(findings["label"], earlier_findings["label"].take(index)), False)
-    was_judged = pc.is_in(findings["device_id"], value_set=earlier_findings["device_id"])
-    return findings.filter(pc.and_(was_judged, pc.or_(pc.is_null(index), is_another)))
+    is_other_class = pc.fill_null(pc.not_equal(findings["label"], earlier_findings["label"].take(index)), False)
+    has_earlier = pc.is_in(findings["device_id"], value_set=earlier_findings["device_id"])
+    return findings.filter(pc.and_(has_earlier, pc.or_(pc.is_null(index), is_other_class)))
 
 
 def _findings(census: pa.Table) -> pa.Table:
-    """The findings of a census, one a row: kind, label and name of each kind found, in the order of the rows; nulls
-    for an unknown device."""
+    """The findings of a census, one a row: kind, label and name of each kind found, in the order of the census; then of
+    each unknown device, with nulls."""
     kinds = one_chunk(census["kinds"])
     found, row_P = kinds.flatten(), pc.list_parent_indices(kinds).to_numpy()
     unknown_U = np.flatnonzero(pc.equal(census["status"], UNKNOWN).to_numpy())
@@ -92,14 +94,14 @@ def _findings(census: pa.Table) -> pa.Table:
 
 
 def _by_row(findings: pa.Table, rows: int) -> pa.ListArray:
-    """(N,) the names of each row's findings, which are in the order of the rows."""
+    """(N,) lists of the names of each row's findings; ``findings`` are in the order of the rows."""
     counts_N = np.bincount(findings["row"].to_numpy(), minlength=rows)
     offsets = np.concatenate([[0], np.cumsum(counts_N)]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), one_chunk(findings["name"]))
 
 
 def _absent(current: pa.Table, earlier: pa.Table, remember_days: int) -> pa.Table:
-    """Rows of devices that only the earlier census lists: without flows, otherwise unchanged."""
+    """Rows of devices that only the earlier census lists, without flows and otherwise unchanged."""
     missing = earlier.filter(pc.invert(pc.is_in(earlier["device_id"], value_set=current["device_id"])))
     is_away = pc.is_in(missing["change"], value_set=pa.array(ABSENT))
     latest = pc.max(pa.chunked_array([*current["last_seen"].chunks, *earlier["last_seen"].chunks])).as_py()
@@ -110,7 +112,7 @@ def _absent(current: pa.Table, earlier: pa.Table, remember_days: int) -> pa.Tabl
     zero = pa.array(np.zeros(missing.num_rows, np.int64))
     for field, column in (("flows", zero), ("bytes", zero), ("watched", pc.equal(zero, 1))):
         missing = missing.set_column(missing.column_names.index(field), field, column)
-    return _in_order(missing, pc.if_else(is_away, AWAY, GONE), name_of(missing))
+    return _in_order(missing, pc.if_else(is_away, AWAY, GONE), joined_names(missing))
 
 
 def _in_order(

@@ -1,23 +1,24 @@
-"""Payload lengths of unknown devices in, groups of similar devices out: fifty units of one new model are one line.
+"""Groups unknown devices by the lengths of their payloads, so that fifty devices of one new model are one line.
 
-Pure functions on arrays, without the trained model, which never learned these devices. A device is described by the
+Pure functions on arrays, without the trained model, which has not learned these devices. A device is described by the
 share of its flows in which it sends a payload of each length, by transport protocol: a measure that is independent of
 headers and of the IP version. The similarity of two devices is the Bhattacharyya coefficient of their shares,
 sum(sqrt(p * q)): 0 with nothing in common, 1 if equal. (ByteIoT, Duan et al., TNSM 2021, uses the Hellinger distance of
 packet lengths, sqrt(1 - coefficient).)
 
-Groups are made by the leader algorithm (Hartigan 1975): in order of flows, a device that is similar to no leader
-becomes one; then each device joins its most similar leader. So no device joins a group through a chain of others. At
-most MAX_GROUPS devices become leaders, and as many groups are stored, so that a flood of made-up devices costs time in
-proportion to their number; devices that are then similar to no leader form one group, OTHERS. Groups of the earlier
-census are leaders first, each by the mean of its devices' shares: half the stored mean, half the current one. So a
-group keeps its name from census to census while its devices send similar payloads, even if all their addresses
-change. The name has no meaning at another site, nor after the census has forgotten the group's last device.
+The leader algorithm (Hartigan 1975): in order of flows, a device that is similar to no leader becomes one; then each
+device joins its most similar leader. So no device joins a group through a chain of others. At most MAX_GROUPS devices
+become leaders, and as many groups are stored, so that a flood of forged devices costs time in proportion to their
+number; devices similar to no leader then form one group, OTHERS. The first leaders are the groups of the earlier
+census, each represented by a mean of shares: half the stored mean, half that of its current devices. So a group keeps
+its name from census to census while its devices send similar payloads, even if all their addresses change. The name
+has no meaning at another site, nor after the census has removed the group's last device.
 
-With a similarity of 0.6, 104 recordings of 13 simulated kinds are 13 groups without a mistake, and 414 recordings of
-31 devices (aalto) are 33: where two kinds share a group, they are similar models of one vendor.
+With a similarity of 0.6, 104 recordings of 13 simulated kinds form 13 groups without a mistake, and 414 recordings of
+31 devices (aalto) form 33; where two kinds share a group, they are similar models of one vendor.
 
-Shape suffixes: N devices, L leaders, T payloads (protocol and length) that any of them sends, R rows of SHOWN.
+Shape suffixes: N devices, L leaders, T payloads (protocol and length) that any of them sends, R rows of
+PAYLOADS_AND_PORTS.
 """
 
 from __future__ import annotations
@@ -38,43 +39,43 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 PAYLOAD, PORT = "payload", "port"
-SHOWN = pa.schema(
+PAYLOADS_AND_PORTS = pa.schema(
     [
         ("device_id", pa.string()),
-        ("what", pa.string()),  # a payload that the device sends, or the server's port
+        ("what", pa.string()),  # PAYLOAD, which the device sends, or PORT of the server
         ("protocol", pa.int32()),
-        ("value", pa.int32()),  # bytes of the payload, or number of the port
-        ("flows", pa.int64()),  # flows of the device that show it
+        ("value", pa.int32()),  # length of the payload in bytes, or the port
+        ("flows", pa.int64()),  # flows of the device with this value
     ]
 )
 MAX_GROUPS = 4096  # new and stored; a census of 20,000 devices has some 650 unknown ones
 OTHERS = "others"
-MAX_SHOWN = 64  # payloads, and ports, read of a device, and payloads stored of a group
+MAX_VALUES = 64  # payloads and ports counted for each device, and payloads stored for each group
 NO_GROUPS = GROUPS.arrow_schema().empty_table()
-_NO_PAYLOAD = -1  # protocol of the placeholder of a device without payload
+_NO_PAYLOAD = -1  # protocol number that stands for "no payload"
 _SERVICES = 3
-_COMMON_PORTS = (53, 67, 68, 123)  # DNS, DHCP and NTP distinguish no device, so they come last
+_COMMON_PORTS = (53, 67, 68, 123)  # DNS, DHCP and NTP, which all devices use
 _TRANSPORTS = {6: "TCP", 17: "UDP"}
 _BLOCK = 256  # devices compared with all leaders in one product
 _DECIMALS = 6  # as in the vote
 
 
 def group_devices(
-    devices: pa.Array, shown: pa.Table, earlier: pa.Table, min_similarity: float
+    devices: pa.Array, values: pa.Table, earlier: pa.Table, min_similarity: float
 ) -> tuple[pa.Array, pa.Table]:
     """The group of each of N devices, and the groups (GROUPS) without OTHERS.
 
     Args:
         devices: ids of the unknown devices, in order.
-        shown: rows of SHOWN of these devices, in any order; a device without payload may have none.
-        earlier: the groups (GROUPS) of the earlier census; those without a device are returned unchanged.
-        min_similarity: least coefficient of a device and its leader.
+        values: rows of PAYLOADS_AND_PORTS of these devices, in any order; a device without payload may have none.
+        earlier: the groups (GROUPS) of the earlier census; those without a current device are returned unchanged.
+        min_similarity: least similarity of a device and its leader.
     """
     from scipy.sparse import vstack
 
     if not len(devices):
         return pa.array([], pa.string()), earlier
-    flows_NT, payload_T, before_LT = _counts(devices, shown.filter(pc.equal(shown["what"], PAYLOAD)), earlier)
+    flows_NT, payload_T, before_LT = _counts(devices, values.filter(pc.equal(values["what"], PAYLOAD)), earlier)
     share_NT = _shares(flows_NT)
     order_N = np.argsort(-np.asarray(flows_NT.sum(axis=1)).ravel(), kind="stable")
     leaders = _leaders(share_NT.sqrt(), before_LT.sqrt(), order_N, min_similarity)
@@ -83,7 +84,7 @@ def group_devices(
     )
     names = _names(earlier["group"].to_pylist(), [(payload_T, flows_NT[row]) for row in leaders])
     group_N = pc.if_else(is_similar_N, pa.array(names, pa.string()).take(pa.array(leader_N)), OTHERS)
-    services = _services(shown.filter(pc.equal(shown["what"], PORT)), devices, group_N)
+    services = _services(values.filter(pc.equal(values["what"], PORT)), devices, group_N)
     share_LT = _means(share_NT[is_similar_N], leader_N[is_similar_N], before_LT, len(names))
     present = [
         {"group": names[leader], "services": services.get(names[leader], []), **_stored(share_LT[leader], payload_T)}
@@ -96,21 +97,21 @@ def group_devices(
 
 
 def check_groups(groups: pa.Table) -> pa.Table:
-    """The groups (GROUPS) as given; raises a ValueError if `group_devices` cannot have made them."""
+    """Return the groups (GROUPS); raise a ValueError if `group_devices` cannot have made them."""
     protocol, length, share = (one_chunk(groups[name]) for name in ("protocol", "payload_length", "share"))
     sizes_L = pc.list_value_length(share)
     if not all(pc.list_value_length(each).equals(sizes_L) for each in (protocol, length)):
-        raise ValueError("payloads and shares of a group differ in number")
+        raise ValueError("payloads and shares of a group must be equal in number")
     if len(groups) > MAX_GROUPS or pc.count_distinct(groups["group"]).as_py() != len(groups):
         raise ValueError(f"there must be at most {MAX_GROUPS} groups, of different names")
     share_E, length_E = share.flatten().to_numpy(), length.flatten().to_numpy()
     if not (np.isfinite(share_E) & (share_E >= 0) & (share_E <= 1 + 1e-6)).all() or (length_E < 0).any():
-        raise ValueError("a share must be 0 to 1, and a payload's length not negative")
+        raise ValueError("a share must be 0 to 1, and the length of a payload must not be negative")
     return groups
 
 
-def with_new(groups: pa.Table, others: pa.Table) -> pa.Table:
-    """``groups``, and those of ``others`` with another name, up to MAX_GROUPS."""
+def with_new_groups(groups: pa.Table, others: pa.Table) -> pa.Table:
+    """``groups``, and those of ``others`` with other names, up to MAX_GROUPS."""
     is_new = pc.invert(pc.is_in(others["group"], value_set=one_chunk(groups["group"])))
     more = others.filter(is_new).slice(0, max(MAX_GROUPS - len(groups), 0))
     return pa.concat_tables([groups, more]).sort_by("group")
@@ -136,7 +137,7 @@ def _counts(
     flows_NT = csr_matrix((flows_R.astype(np.float64), (row_R, column_R)), shape=(len(devices), len(payload_T)))
     before_LT = csr_matrix((share, (row_E, column_E)), shape=(len(earlier), len(payload_T)))
     for matrix in (flows_NT, before_LT):
-        matrix.sort_indices()  # or sums, and names, would depend on the order of the given rows
+        matrix.sort_indices()  # otherwise sums and names would depend on the order of the rows
     return flows_NT, payload_T, before_LT
 
 
@@ -145,7 +146,7 @@ def _code(protocol: NDArray[np.integer], length: NDArray[np.integer]) -> NDArray
 
 
 def _shares(flows_NT: csr_matrix) -> csr_matrix:
-    """(N, T) whose rows sum to 1."""
+    """(N, T) with rows that sum to 1."""
     from scipy.sparse import diags
 
     return (diags(1 / np.asarray(flows_NT.sum(axis=1)).ravel()) @ flows_NT).tocsr()
@@ -154,8 +155,8 @@ def _shares(flows_NT: csr_matrix) -> csr_matrix:
 def _leaders(
     root_NT: csr_matrix, before_LT: csr_matrix, order_N: NDArray[np.int64], min_similarity: float
 ) -> list[int]:
-    """Rows that become leaders besides those ``before``: in order, each that is similar to no leader so far, up to
-    MAX_GROUPS."""
+    """Rows that become leaders beside the earlier groups (``before_LT``): in order, each that is similar to no leader
+    so far, up to MAX_GROUPS."""
     from scipy.sparse import vstack
 
     leaders: list[int] = []
@@ -178,14 +179,14 @@ def _leaders(
 def _most_similar(
     root_NT: csr_matrix, leading_LT: csr_matrix, min_similarity: float
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """(N,) the most similar leader of each row, of equals the first, and whether it is similar enough."""
+    """(N,) the most similar leader of each row, the first of equal ones, and whether it is similar enough."""
     blocks = [_best(root_NT[at : at + _BLOCK], leading_LT) for at in range(0, root_NT.shape[0], _BLOCK)]
     leader_N, similarity_N = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
     return leader_N, similarity_N >= min_similarity
 
 
 def _best(root_BT: csr_matrix, leading_LT: csr_matrix) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """(B,) the first of each row's most similar leaders, and the similarity: 0 where there are none."""
+    """(B,) the most similar leader of each row, the first of equal ones, and the similarity; 0 without leaders."""
     if not leading_LT.shape[0]:
         return np.zeros(root_BT.shape[0], np.int64), np.zeros(root_BT.shape[0])
     similarity_BL = _similarities(root_BT, leading_LT)
@@ -193,7 +194,7 @@ def _best(root_BT: csr_matrix, leading_LT: csr_matrix) -> tuple[NDArray[np.int64
 
 
 def _similarities(a_BT: csr_matrix, b_LT: csr_matrix) -> NDArray[np.float64]:
-    """(B, L) coefficients, from the square roots of shares."""
+    """(B, L) similarities, from the square roots of shares."""
     return np.round((a_BT @ b_LT.T).toarray(), _DECIMALS)
 
 
@@ -209,7 +210,7 @@ def _names(before: list[str], leading: Iterable[tuple[NDArray[np.int64], csr_mat
 
 
 def _means(share_NT: csr_matrix, leader_N: NDArray[np.int64], before_LT: csr_matrix, leaders: int) -> csr_matrix:
-    """(L, T) the mean of each leader's devices' shares; of an earlier group, half the mean before and half this one."""
+    """(L, T) mean shares of each leader's devices; for an earlier group, half the earlier mean and half this one."""
     from scipy.sparse import csr_matrix, vstack
 
     weight_N = 1 / np.bincount(leader_N)[leader_N]
@@ -222,7 +223,7 @@ def _means(share_NT: csr_matrix, leader_N: NDArray[np.int64], before_LT: csr_mat
 def _stored(share_1T: csr_matrix, payload_T: NDArray[np.int64]) -> dict[str, list[float]]:
     """The commonest payloads of a group, in order of their codes, with shares that sum to 1."""
     share_1T.sort_indices()
-    kept = np.sort(np.argsort(-np.round(share_1T.data, _DECIMALS), kind="stable")[:MAX_SHOWN])
+    kept = np.sort(np.argsort(-np.round(share_1T.data, _DECIMALS), kind="stable")[:MAX_VALUES])
     code, share = payload_T[share_1T.indices[kept]], share_1T.data[kept]
     columns = {"protocol": code >> 32, "payload_length": code & 0xFFFFFFFF, "share": share / share.sum()}
     return {name: values.tolist() for name, values in columns.items()}

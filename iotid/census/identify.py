@@ -1,4 +1,4 @@
-"""The device model's answers in, one row per address out: its kinds, their probabilities, and the reason.
+"""Makes one row per address from the output of the device model: its kinds, their probabilities, and the reason.
 
 Pure functions on arrays and tables.
 
@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from iotid.arrow import one_chunk
-from iotid.census.marks import KINDS_AT_ONCE, explained, have_concurrent_kinds, marks_of
+from iotid.census.marks import KINDS_AT_ONCE, have_concurrent_kinds, mark_lists, with_mark_sentences
 from iotid.model.device import Answer, Decision, decide, kinds_of
 from iotid.model.device.decide import DECIMALS, UNDECIDED, UNKNOWN
 from iotid.schemas import CENSUS
@@ -30,10 +30,10 @@ _LISTS = {
     "household": pa.float64(),
     "class_share": pa.float64(),
     "flows": pa.int64(),
-    "units": pa.int64(),
+    "min_devices": pa.int64(),
     "begins": pa.int64(),
     "ends": pa.int64(),
-    "evidence": pa.int64(),
+    "known_tokens": pa.int64(),
 }
 ANSWERS = pa.schema(
     [
@@ -51,7 +51,7 @@ _COLUMNS = (
 )  # fmt: skip
 IDENTIFIED = pa.schema([CENSUS.arrow_schema().field(name) for name in _COLUMNS])
 _RUNNERS_UP = 3
-_NAMED = 6  # kinds that a reason names
+_NAMED = 6  # kinds that a reason lists
 
 
 def answers_to_arrow(device: pa.Array, flows_N: NDArray[np.int64], answer: Answer) -> pa.Table:
@@ -68,7 +68,7 @@ def answers_to_arrow(device: pa.Array, flows_N: NDArray[np.int64], answer: Answe
 
 
 def answers_from_arrow(rows: pa.Table | pa.RecordBatch) -> Answer:
-    """What `answers_to_arrow` made."""
+    """The inverse of `answers_to_arrow`."""
     values: dict[str, NDArray[Any]] = {}
     for field in ANSWERS.names[2:]:
         column = one_chunk(rows[field])
@@ -83,7 +83,7 @@ def answers_from_arrow(rows: pa.Table | pa.RecordBatch) -> Answer:
 
 @dataclass(frozen=True)
 class Classes:
-    """The classes of a model, with their vendor and type, and its kinds."""
+    """The classes of a model with their vendors and types, and the kinds."""
 
     labels: tuple[str, ...]
     vendor: tuple[str | None, ...]
@@ -101,10 +101,10 @@ class Classes:
 
 
 def identify(rows: pa.Table | pa.RecordBatch, share: float, classes: Classes, settings: config.Census) -> pa.Table:
-    """One row of IDENTIFIED for each row of ANSWERS, in its order.
+    """One row of IDENTIFIED for each row of ANSWERS, in the same order.
 
-    ``share`` of households among the addresses: see `model.device.decide`. A kind found is named by its class if that
-    class alone has ``min_confidence``; else by vendor and type.
+    ``share``: of households among the addresses, see `model.device.decide`. A kind found is named by its class if that
+    class has ``min_confidence``, otherwise by vendor and type.
     """
     if not rows.num_rows:
         return IDENTIFIED.empty_table()
@@ -114,8 +114,8 @@ def identify(rows: pa.Table | pa.RecordBatch, share: float, classes: Classes, se
     is_one_N = pc.equal(pc.list_value_length(found), 1)
     device = one_chunk(rows["device_id"])
     is_marked_N = have_concurrent_kinds(answer, share, device, flows_N, settings)
-    marks = marks_of(is_marked_N, KINDS_AT_ONCE)
-    reasons = map(explained, _reasons(answer, decision, classes), marks.to_pylist())
+    marks = mark_lists(is_marked_N, KINDS_AT_ONCE)
+    reasons = map(with_mark_sentences, _reasons(answer, decision, classes), marks.to_pylist())
     first = pc.if_else(is_one_N, pc.list_element(_padded(found), 0), None)
     columns = {
         "device_id": device,
@@ -136,8 +136,8 @@ def identify(rows: pa.Table | pa.RecordBatch, share: float, classes: Classes, se
 
 
 def watched(rows: pa.Table, watchlist: config.Watchlist) -> pa.Array:
-    """bool (N,): addresses with a kind found whose label, vendor or type is on the watch list, at a confidence in its
-    range."""
+    """bool (N,): addresses where a kind is found whose label, vendor or type is on the watch list, with a confidence in
+    the entry's range."""
     kinds = one_chunk(rows["kinds"])
     found = kinds.flatten()
     lists = {"label": watchlist.labels, "vendor": watchlist.vendors, "type": watchlist.types}
@@ -152,18 +152,18 @@ def watched(rows: pa.Table, watchlist: config.Watchlist) -> pa.Array:
 
 
 def names_of_kinds(kinds: pa.StructArray) -> pa.Array:
-    """The name of each kind found: its class where one is named, else the kind."""
+    """The name of each kind found: that of its class, if decided, otherwise that of the kind."""
     return pc.coalesce(kinds.field("label"), kinds.field("kind"))
 
 
 def percents(part_P: NDArray[np.float64]) -> list[str]:
-    """Whole percentages as texts, as the page's script makes them; rounding makes none 0 % or 100 %."""
+    """Whole percentages as texts, as in the page's script; never 0 % or 100 %, but <1 % and >99 %."""
     percent_P = np.floor(100 * part_P + 0.5).astype(np.int64).tolist()
     return [">99 %" if percent >= 100 else "<1 %" if percent < 1 else f"{percent} %" for percent in percent_P]
 
 
 def _found(answer: Answer, decision: Decision, classes: Classes, settings: config.Census) -> pa.ListArray:
-    """The kinds found at each address, those with most flows of their own first, as in CENSUS."""
+    """The kinds found at each address, as in CENSUS: those with most flows like theirs alone first."""
     address_P, kind_P = np.nonzero(decision.found)
     own_P, probability_P = answer.flows[address_P, kind_P], decision.probability[address_P, kind_P]
     order_P = np.lexsort((kind_P, -probability_P, -own_P, address_P))
@@ -184,7 +184,7 @@ def _found(answer: Answer, decision: Decision, classes: Classes, settings: confi
         **of_class,
         "confidence": pa.array(np.where(is_named_P & ~is_only_P, of_class_P, probability_P)),
         "flows": pa.array(own_P),
-        "units": pa.array(answer.units[address_P, kind_P]),
+        "units": pa.array(answer.min_devices[address_P, kind_P]),
     }
     offsets = np.concatenate([[0], np.cumsum(decision.found.sum(axis=1))]).astype(np.int32)
     structs = pa.StructArray.from_arrays(list(values.values()), names=list(values))
@@ -192,7 +192,7 @@ def _found(answer: Answer, decision: Decision, classes: Classes, settings: confi
 
 
 def _padded(lists: pa.ListArray) -> pa.ListArray:
-    """The lists, empty ones as null: Arrow takes no element of an empty list."""
+    """The lists with null for empty ones: Arrow raises an error for an element of an empty list."""
     return pc.if_else(pc.equal(pc.list_value_length(lists), 0), None, lists)
 
 
@@ -209,7 +209,7 @@ def _runners_up(decision: Decision, classes: Classes) -> pa.ListArray:
 
 
 def _reasons(answer: Answer, decision: Decision, classes: Classes) -> Iterator[str]:
-    """A sentence for each address: which kinds its distinct flows are like."""
+    """A sentence for each address: which kinds its distinct flows resemble."""
     best_N = decision.probability.argmax(axis=1) if len(classes.kinds) else np.zeros(len(decision.status), np.int64)
     best_percents = percents(decision.probability.max(axis=1, initial=0))
     for row, status in enumerate(decision.status.tolist()):
@@ -219,10 +219,10 @@ def _reasons(answer: Answer, decision: Decision, classes: Classes) -> Iterator[s
         listed = listed[np.argsort(-answer.flows[row, listed], kind="stable")]
         own = {classes.kinds[kind]: int(answer.flows[row, kind]) for kind in listed.tolist()}
         rest = distinct - sum(own.values()) - of_several
-        shown = ", ".join(
+        of_one = ", ".join(
             f"{number} like those of {name} alone" for name, number in list(own.items())[:_NAMED] if number
         )
-        parts = [shown] if shown else []
+        parts = [of_one] if of_one else []
         parts += [f"{of_several} like those of several kinds"] if of_several else []
         others = "none of the kinds found" if is_found_K.any() else "no learned kind"
         parts += [f"{rest} like those of {others}"] if rest else []

@@ -1,4 +1,4 @@
-"""Model answers and address conflicts in, marks of census rows out: hints at forged MACs, or MACs that forward.
+"""Marks of census rows: hints that a MAC is forged, or forwards packets of other devices.
 
 Shape suffixes: N addresses, K kinds, P likely kinds of one address.
 """
@@ -30,11 +30,12 @@ _LISTS = pa.list_(pa.string())
 def have_concurrent_kinds(
     answer: Answer, share: float, device: pa.Array, flows_N: NDArray[np.int64], settings: config.Census
 ) -> NDArray[np.bool_]:
-    """(N,): MACs with flows of two kinds at the same time, while most addresses are one host each.
+    """bool (N,): MACs with flows of two kinds at the same time, if most addresses of the site are one host each.
 
-    Uses the household probabilities, whatever ``census.behind`` is: two kinds are likely, the address is more likely a
-    household than a host, and the times between the first and last flow of each kind overlap. ``share``: of households
-    among the addresses; from a half on, several kinds behind an address are normal.
+    Independent of ``census.behind`` it uses the probabilities for households: two kinds are likely, the address is more
+    likely a household than a host, and the times between the first and last flow of each kind overlap. ``share``: of
+    households among the addresses; if it is a half or more, several kinds at an address are normal and no MAC is
+    marked.
     """
     is_concurrent_N = np.zeros(len(flows_N), np.bool_)
     if share >= 0.5:
@@ -49,14 +50,14 @@ def have_concurrent_kinds(
     return is_concurrent_N
 
 
-def marks_of(is_marked_N: NDArray[np.bool_], mark: str) -> pa.ListArray:
-    """(N,) lists: the mark, or none."""
+def mark_lists(is_marked_N: NDArray[np.bool_], mark: str) -> pa.ListArray:
+    """(N,) lists: the mark, or empty."""
     offsets = np.concatenate([[0], np.cumsum(is_marked_N)]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array([mark] * int(is_marked_N.sum()), pa.string()))
 
 
 def with_conflicts(devices: pa.Table, conflicting: pa.Array) -> pa.Table:
-    """The table (columns of CENSUS) with ADDRESS_CONFLICT as first mark of the devices ``conflicting``."""
+    """The table (columns of CENSUS) with ADDRESS_CONFLICT as first mark of the ``conflicting`` devices."""
     is_marked = pc.is_in(one_chunk(devices["device_id"]), value_set=conflicting)
     rows = zip(is_marked.to_pylist(), devices["marks"].to_pylist(), devices["reason"].to_pylist(), strict=True)
     marks, reasons = [], []
@@ -69,6 +70,6 @@ def with_conflicts(devices: pa.Table, conflicting: pa.Array) -> pa.Table:
     return devices
 
 
-def explained(reason: str, marks: list[str]) -> str:
-    """The reason, followed by the meaning of each mark."""
+def with_mark_sentences(reason: str, marks: list[str]) -> str:
+    """The reason, followed by the sentence of each mark."""
     return " ".join([reason, *(SENTENCES[mark] for mark in marks)])

@@ -1,11 +1,11 @@
-"""Devices of a census in, the same with shared numbers and times out: those with equal findings get their medians.
+"""Gives devices of a census with the same findings the same numbers and times: their medians, rounded down.
 
-A pseudonym hides a device only if no other column identifies it. Anyone with a clear census of the date, or flow
+A pseudonym protects a device only if no other column identifies it. Anyone with a clear census of the date, or flow
 records, can join on a first_seen in microseconds; rounding each number by itself is not enough, because a few rounded
-ones together identify a device as well as a name. So all devices with the same findings share their numbers: the
-medians, rounded down. This is microaggregation (J. Domingo-Ferrer, J. M. Mateo-Sanz, Practical Data-Oriented
-Microaggregation for Statistical Disclosure Control, IEEE TKDE 14(1), 2002), with equal findings in place of clusters of
-a fixed size: a device whose kinds are unique is identified by them already, and its numbers are only rounded.
+numbers together identify a device as well as a name. So this is microaggregation (J. Domingo-Ferrer, J. M. Mateo-Sanz,
+Practical Data-Oriented Microaggregation for Statistical Disclosure Control, IEEE TKDE 14(1), 2002), with equal findings
+in place of clusters of a fixed size. A device with unique kinds is identified by them already, so its numbers are only
+rounded.
 
 Counts are rounded to a power of ten, times to the day (UTC), probabilities and shares to tenths. The reason loses its
 counts; runners-up are dropped, except the first of an undecided device.
@@ -21,15 +21,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from iotid.census.marks import explained
+from iotid.census.marks import with_mark_sentences
 from iotid.model.device.decide import UNDECIDED, UNKNOWN
 
 Row = dict[str, Any]
 
 
 def aggregate(devices: pa.Table) -> pa.Table:
-    """The table (columns of CENSUS without COMPARED) in which devices of equal status, kinds and group (and likeliest
-    kind, if undecided) have equal numbers and times. Other columns are unchanged.
+    """The table (columns of CENSUS without COMPARED) with equal numbers and times for devices of equal status, kinds,
+    marks and group (and likeliest kind, if undecided). Other columns are unchanged.
 
     Kinds are sorted by name, since the order by flows would reveal more.
     """
@@ -47,7 +47,7 @@ def aggregate(devices: pa.Table) -> pa.Table:
 
 
 def _findings(row: Row) -> tuple[Any, ...]:
-    """The findings of a device; of units only whether they are several, as the page shows it."""
+    """The findings of a device; of ``units`` only whether there are several, as on the page."""
     kinds = tuple(
         (*(kind[name] for name in ("kind", "label", "vendor", "type")), kind["units"] > 1) for kind in row["kinds"]
     )
@@ -55,14 +55,14 @@ def _findings(row: Row) -> tuple[Any, ...]:
 
 
 def _common(members: list[Row]) -> Row:
-    """The shared numbers and times of devices with the same findings."""
+    """The common numbers and times of devices with the same findings."""
     common: Row = {name: _rounded(members, name) for name in _ROUND if name in members[0]}
     for name in ("kinds", "runners_up"):
         positions = zip(*(row[name] for row in members), strict=True)
         common[name] = [
             same[0] | {field: _rounded(same, field) for field in _ROUND if field in same[0]} for same in positions
         ]
-    return common | {"reason": explained(_reason(members[0]["status"], common), members[0]["marks"])}
+    return common | {"reason": with_mark_sentences(_reason(members[0]["status"], common), members[0]["marks"])}
 
 
 def _reason(status: str, common: Row) -> str:
@@ -79,7 +79,7 @@ def _rounded(rows: Iterable[Row], name: str) -> Any:
 
 
 def power_of_ten(count: int) -> int:
-    """The count rounded down to a power of ten; 0 of 0."""
+    """The count rounded down to a power of ten; 0 for 0."""
     return 10 ** (len(str(count)) - 1) if count else 0
 
 

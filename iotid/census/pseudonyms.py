@@ -1,15 +1,15 @@
-"""MACs, addresses and a key in, pseudonyms out: the same key gives the same pseudonyms in every census.
+"""Pseudonyms for MACs and addresses; the same key gives the same pseudonyms in every census.
 
-A MAC becomes an unassigned MAC: 46 bits of an HMAC-SHA256, and the bits of a locally administered unicast address. An
-IP address becomes, in the same way, a network of unique local addresses (RFC 4193), each independently. Or prefixes are
-kept: two addresses that share their first k bits have pseudonyms that share exactly their first k bits (Crypto-PAn:
-J. Xu, J. Fan, M. Ammar, S. Moon, Prefix-Preserving IP Address Anonymization, ICNP 2002), so that subnets can still be
-distinguished.
+A MAC becomes an unassigned MAC: 46 bits of an HMAC-SHA256, and the bits of a locally administered unicast address. In
+the same way each IP address becomes a network of unique local addresses (RFC 4193), independently of others. Or
+prefixes are kept: two addresses that share their first k bits have pseudonyms that share exactly their first k bits
+(Crypto-PAn: J. Xu, J. Fan, M. Ammar, S. Moon, Prefix-Preserving IP Address Anonymization, ICNP 2002), so that subnets
+can still be distinguished.
 
-Kept prefixes protect less. Anyone who knows the address of one pseudonym knows how many first bits any other one shares
-with it; anyone who can send from addresses of the site learns as many pairs as they choose, and with 254 of a /24 the
-last address and the prefix (T. Brekne, A. Årnes, A. Øslebø, Anonymization of IP Traffic Monitoring Data, PET 2005).
-IPv6 addresses made from MACs (EUI-64) of one vendor share more bits.
+Kept prefixes protect less. Anyone who knows the address of one pseudonym knows how many first bits any other address
+shares with it; anyone who can send from addresses of the site learns as many pairs as they choose, and from 254 of a
+/24 also the last address and the prefix (T. Brekne, A. Årnes, A. Øslebø, Anonymization of IP Traffic Monitoring Data,
+PET 2005). IPv6 addresses made from MACs (EUI-64) of one vendor share more bits.
 
 Shape suffixes: D distinct identifiers, B bytes of an address, P its bits.
 """
@@ -40,19 +40,19 @@ KEY_VARIABLE = "IOTID_CENSUS_KEY"
 _MIN_KEY_BYTES = 16
 _MOST_KEY_BYTES = 1 << 16
 _FAMILIES = ((4, socket.AF_INET, 4), (6, socket.AF_INET6, 16))  # IP version, address family, bytes
-_CHUNK = 4096  # addresses encrypted in one call: each bit is a block of AES, 8 MB for so many of IPv6
+_CHUNK = 4096  # addresses encrypted in one call; each bit is an AES block, so this is 8 MB for IPv6
 
 
 class Pseudonyms:
     """Pseudonyms of MACs, addresses, groups and settings under one key.
 
     Args:
-        key: at least 16 bytes that nobody can guess.
-        keep_prefixes: two pseudonyms share as many first bits as their addresses.
+        key: at least 16 bytes, which must be hard to guess.
+        keep_prefixes: two pseudonyms of addresses share as many first bits as the addresses.
     """
 
     def __init__(self, key: bytes, *, keep_prefixes: bool = False) -> None:
-        # scrypt (RFC 7914) slows down guesses of a key that is a phrase, which pseudonyms and fingerprint can confirm
+        # scrypt (RFC 7914) slows down guessing a key that is a phrase; pseudonyms and fingerprint can confirm a guess
         salt = b"iotid census" if keep_prefixes else b"iotid census, opaque"
         root = hashlib.scrypt(key, salt=salt, n=2**14, r=8, p=1, dklen=32)
         self._mac_key = hmac.digest(root, b"mac", "sha256")
@@ -63,13 +63,13 @@ class Pseudonyms:
         self.fingerprint = hmac.digest(root, b"fingerprint", "sha256").hex()[:12]
 
     def rename(self, devices: pa.Table) -> pa.Table:
-        """The table with pseudonyms for ``device_id`` and ``addresses`` (columns of CENSUS), addresses in their order.
+        """The table with pseudonyms for ``device_id`` and ``addresses`` (columns of CENSUS); addresses sorted by them.
 
-        Without kept prefixes only an address that is the ``device_id`` is listed: the number of addresses would
-        distinguish devices.
+        Without kept prefixes, only an address that is the ``device_id`` is listed, because the number of addresses
+        would distinguish devices.
 
         Raises:
-            DataError: two devices would have one pseudonym (for 100,000 devices and any key: one chance in 14,000).
+            DataError: two devices have the same pseudonym (for 100,000 devices and any key: one chance in 14,000).
         """
         names = self.of(devices["device_id"])
         if pc.count_distinct(names).as_py() < pc.count_distinct(devices["device_id"]).as_py():
@@ -90,8 +90,8 @@ class Pseudonyms:
     def rename_groups(self, table: pa.Table, earlier: pa.Table) -> pa.Table:
         """The table with pseudonyms for ``group``, except those of ``earlier`` (GROUPS), which are pseudonyms already.
 
-        A group's name is a hash of its first device's payloads, so a clear census of the date has the same name. OTHERS
-        is no hash and stays.
+        A group's name is a hash of its first device's payloads, which is the same in a clear census of the date. OTHERS
+        is not a hash and stays.
         """
         group = table["group"]
         known = pc.is_in(group, value_set=pa.array([OTHERS, *earlier["group"].to_pylist()], pa.string()))
@@ -104,7 +104,7 @@ class Pseudonyms:
     def of(self, identifiers: pa.Array | pa.ChunkedArray) -> pa.Array:
         """The pseudonyms of MACs and addresses (text); each distinct one is computed once.
 
-        No text is passed through: anything that is no address is treated as a MAC. Null stays null.
+        Anything that is not an address is treated as a MAC, so no text is passed through. Null stays null.
         """
         encoded = identifiers.dictionary_encode()
         if isinstance(encoded, pa.ChunkedArray):
@@ -125,18 +125,18 @@ class Pseudonyms:
         return pa.array(names, pa.string()).take(encoded.indices)
 
     def digest(self, text: str) -> str:
-        """Twelve hexadecimal digits of an HMAC, in place of a plain hash whose input could be guessed."""
+        """Twelve hexadecimal digits of an HMAC; the input of a plain hash could be guessed."""
         return hmac.digest(self._digest_key, text.encode(), "sha256").hex()[:12]
 
     def seal(self, content: bytes) -> bytes:
-        """The content, encrypted with the key (AES-SIV, RFC 5297): the same content gives the same bytes."""
+        """Encrypt with the key (AES-SIV, RFC 5297); the same content gives the same bytes."""
         return AESSIV(self._file_key).encrypt(content, None)
 
     def unseal(self, sealed: bytes) -> bytes:
-        """The content that ``seal`` encrypted.
+        """Decrypt what ``seal`` encrypted.
 
         Raises:
-            DataError: ``seal`` did not make these bytes with this key.
+            DataError: these bytes were not made by ``seal`` with this key.
         """
         try:
             return AESSIV(self._file_key).decrypt(sealed, None)
@@ -159,12 +159,12 @@ class Pseudonyms:
 def read_pseudonyms(settings: config.Census) -> Pseudonyms | None:
     """The pseudonyms of the settings; None if they are off.
 
-    The key is the environment variable IOTID_CENSUS_KEY, else the content of the file ``key_file``, without leading and
-    trailing white space.
+    The key is the environment variable IOTID_CENSUS_KEY, otherwise the content of the file ``key_file``, without
+    leading and trailing white space.
 
     Raises:
         SettingError: there is no key, it is too short, or its file cannot be read. No message contains the key, nor the
-            value of ``key_file``, which may be the key by mistake.
+            value of ``key_file``, which may be the key itself by mistake.
     """
     if settings.pseudonyms == "off":
         return None
@@ -184,15 +184,15 @@ def read_pseudonyms(settings: config.Census) -> Pseudonyms | None:
 
 
 def crypto_pan(address_DB: np.ndarray, key: bytes) -> np.ndarray:
-    """uint8 (D, B): pseudonyms of the addresses, uint8 (D, B) in network order, under a key of 32 bytes (Xu 2002).
+    """uint8 (D, B) pseudonyms of addresses, uint8 (D, B) in network order, under a key of 32 bytes (Xu 2002).
 
-    Bit i is flipped by the first bit of AES over a block of the i bits before it, filled up from a pad. The key's first
-    half is the AES key; its second half, encrypted, is the pad.
+    Bit i is XORed with the first bit of AES over a block of the i bits before it, padded. The key's first half is the
+    AES key; its second half, encrypted, is the pad.
     """
     encryptor = Cipher(algorithms.AES(key[:16]), modes.ECB()).encryptor()
     pad_16 = np.frombuffer(encryptor.update(key[16:]), np.uint8)
     size = address_DB.shape[1]
-    before_PB = np.packbits(np.tri(8 * size, 8 * size, -1, dtype=bool), axis=1)  # row i: its i first bits are set
+    before_PB = np.packbits(np.tri(8 * size, 8 * size, -1, dtype=bool), axis=1)  # row i: the first i bits are set
     renamed_DB = np.empty_like(address_DB)
     for start in range(0, len(address_DB), _CHUNK):
         chunk_DB = address_DB[start : start + _CHUNK]

@@ -1,9 +1,10 @@
-"""Tables of a census in, a self-contained HTML page and CSVs out. All names are untrusted: they come from lists.
+"""Renders a census as a self-contained HTML page and as CSV. All names are untrusted, as they come from lists.
 
-The page loads nothing. It holds its rows as JSON and draws one page of the table at a time, so that a hundred thousand
-rows stay usable. Anyone can make up devices on a network, so a setting bounds the page's rows; the CSV has all.
+The page loads nothing. It contains its rows as JSON and draws 50 rows of the table at a time, so that a hundred
+thousand rows stay usable. Anyone can forge devices on a network, so a setting limits the rows of the page; the CSV has
+all.
 
-Shape suffixes: N rows, P kinds found at them.
+Shape suffixes: N rows, P kinds found in all rows.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from markupsafe import Markup
 from pyarrow import csv
 
 from iotid.arrow import one_chunk
-from iotid.census.changes import ABSENT, BACK, CHANGED, GONE, NEW, name_of
+from iotid.census.changes import ABSENT, BACK, CHANGED, GONE, NEW, joined_names
 from iotid.census.identify import names_of_kinds, percents
 from iotid.census.left_out import OTHER_PROTOCOL
 from iotid.census.marks import ADDRESS_CONFLICT, KINDS_AT_ONCE
 from iotid.labels.hosts import NO_HOST, OUTSIDE, ROUTER, UNANSWERED
 from iotid.model.device.decide import SEVERAL, UNDECIDED, UNKNOWN, WITH_UNKNOWN
 
-_BARS = 12  # of a chart; the rest is one bar of "others"
+_BARS = 12  # of a chart, then one bar of "others"
 _MARKS = {
     ADDRESS_CONFLICT: "Address used by another MAC at the same time",
     KINDS_AT_ONCE: "Several kinds at the same time under one MAC",
@@ -42,42 +43,42 @@ _LEFT_OUT = {
     UNANSWERED: "to an address that did not answer",
     OTHER_PROTOCOL: "of a protocol that the model did not learn",
 }
-_LISTED = 10  # devices shown of a section; the table shows them all
-_REASONS = 30  # listed why packets are in no flow: each protocol number that is not decoded is one
-# columns of few distinct values, written once and then by number
-_CODED = ("status", "marks", "group", "change", "previous_label", "also", "reason", "runners_up")
-_LEAST = 0.005  # a runner-up below it would show 0 %
-# A spreadsheet runs a cell that begins with = + - @, of half or full width, also after invisible characters (Unicode's
-# separators, controls and format characters: blanks, line ends, BOM). Depending on its settings a comma, semicolon, tab
-# or line end begins a cell, too
+_LISTED = 10  # devices listed in a section; the table lists all
+_REASONS = 30  # listed reasons why packets are in no flow; each protocol number that is not decoded is one
+# columns with few distinct values, which are dictionary-encoded
+_DICTIONARY_ENCODED = ("status", "marks", "group", "change", "previous_label", "also", "reason", "runners_up")
+_LEAST = 0.005  # less probable runners-up would be 0 %
+# A spreadsheet evaluates a cell that begins with = + - @, half or full width, also after invisible characters (Unicode
+# separators, controls and format characters: blanks, line ends, BOM). Depending on its settings a cell also begins
+# after a comma, semicolon, tab or line end
 _FORMULA = r"(^|[,;\t\r\n])([\pZ\pC]*[=+\-@\x{FF1D}\x{FF0B}\x{FF0D}\x{FF20}])|^([\pZ\pC])"
 
 
 def render_csv(census: pa.Table) -> str:
-    """One line per row of CENSUS (stored columns) under a header; lists are joined by blanks or semicolons.
+    """A header and one line per row of CENSUS (stored columns); lists are joined by blanks or semicolons.
 
-    An apostrophe is put before text that a spreadsheet would run as a formula, or that begins with an invisible
-    character.
+    Text that a spreadsheet would evaluate as a formula, or that begins with an invisible character, is prefixed with an
+    apostrophe.
     """
     return _csv(_flat(census))
 
 
 def render_groups_csv(census: pa.Table, groups: pa.Table) -> str:
-    """One line per group of present unknown devices, largest first, under a header; text as in `render_csv`."""
+    """A header and one line per group of present unknown devices, largest first; text as in `render_csv`."""
     lines = group_lines(census, groups)
     services = pc.binary_join(one_chunk(lines["services"]), ", ")
     return _csv({name: lines[name] for name in lines.column_names} | {"services": services})
 
 
 def render_left_out_csv(left_out: pa.Table) -> str:
-    """One line per row of LEFT_OUT under a header; text as in `render_csv`."""
+    """A header and one line per row of LEFT_OUT; text as in `render_csv`."""
     return _csv({name: left_out[name] for name in left_out.column_names})
 
 
 def group_lines(census: pa.Table, groups: pa.Table) -> pa.Table:
     """The groups with present devices, largest first: number of devices, new ones, flows, bytes, services, an example.
 
-    ``groups``: GROUPS. The example is the device with most flows; of equals the first.
+    ``groups``: GROUPS. The example is the device with most flows, the first of equal ones.
     """
     rows = census.filter(pc.and_(_is_present(census), pc.is_valid(census["group"])))
     rows = rows.append_column("is_new", pc.equal(rows["change"], NEW)).combine_chunks()
@@ -100,8 +101,8 @@ def group_lines(census: pa.Table, groups: pa.Table) -> pa.Table:
 def render_page(
     census: pa.Table, groups: pa.Table, left_out: pa.Table, metadata: Mapping[str, Any], most_rows: int
 ) -> str:
-    """The page of one census. ``groups``: GROUPS; ``left_out``: LEFT_OUT; ``metadata``: the partition's, with site and
-    capture_date; ``most_rows``: of its table."""
+    """The page of one census. ``groups``: GROUPS; ``left_out``: LEFT_OUT; ``metadata``: of the partition, with site and
+    capture_date; ``most_rows``: greatest number of rows in the table."""
     environment = Environment(
         loader=PackageLoader("iotid.census", "."),
         autoescape=True,
@@ -129,16 +130,17 @@ def render_page(
 
 
 def _shown_rows(census: pa.Table, lines: pa.Table, most: int) -> pa.Table:
-    """At most ``most`` rows for the page's table: in rotation one of each status, change and marks, those with most
-    flows first, so that a flood of one kind of row does not displace the others. ``lines``: of `group_lines`."""
+    """At most ``most`` rows for the page's table, taken in rotation from each combination of status, change and marks,
+    those with most flows first, so that a flood of similar rows does not displace the others. ``lines``: of
+    `group_lines`."""
     if len(census) <= most:
         return census
     is_example = pc.is_in(census["device_id"], value_set=one_chunk(lines["example"]))
     marks = pc.binary_join(one_chunk(census["marks"]), " ")
-    sort = pc.binary_join_element_wise(census["status"], census["change"], is_example.cast(pa.string()), marks, " ")
-    sort_N = one_chunk(sort).dictionary_encode().indices.to_numpy()
-    order = np.lexsort((-census["flows"].to_numpy(), sort_N))
-    starts = np.flatnonzero(np.diff(sort_N[order], prepend=-1))
+    category = pc.binary_join_element_wise(census["status"], census["change"], is_example.cast(pa.string()), marks, " ")
+    category_N = one_chunk(category).dictionary_encode().indices.to_numpy()
+    order = np.lexsort((-census["flows"].to_numpy(), category_N))
+    starts = np.flatnonzero(np.diff(category_N[order], prepend=-1))
     rank_N = np.empty(len(order), np.int64)
     rank_N[order] = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
     chosen = np.lexsort((rank_N, ~census["watched"].to_numpy()))[:most]
@@ -146,7 +148,7 @@ def _shown_rows(census: pa.Table, lines: pa.Table, most: int) -> pa.Table:
 
 
 def _left_out(left_out: pa.Table, metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """For each reason why flows are in no row: its meaning, flows, MACs or addresses, and the first rows."""
+    """For each reason why flows belong to no row: title, flows, number of MACs and addresses, and the first rows."""
     flows = {**metadata["flows_without_device"], OTHER_PROTOCOL: metadata["flows_of_other_protocols"]}
     rows = left_out.to_pylist()
     return [
@@ -162,16 +164,16 @@ def _left_out(left_out: pa.Table, metadata: Mapping[str, Any]) -> list[dict[str,
 
 
 def _reasons(packets: Counter[str]) -> list[tuple[str, int]]:
-    """Why packets are in no flow, in order; the rarer reasons as one."""
+    """Reasons why packets are in no flow, sorted; the rarer ones as one entry."""
     common = +Counter(dict(packets.most_common(_REASONS)))
     others = packets.total() - common.total()
     return sorted(common.items()) + ([(f"{len(packets) - len(common):,} further reasons", others)] if others else [])
 
 
 def _sections(census: pa.Table) -> list[dict[str, Any]]:
-    """What an operator acts on, most urgent first: title, the table's view of all, number, first rows."""
+    """What an operator has to check, most urgent first: title, view of the table with all rows, number, first rows."""
     change, status, is_present = census["change"], census["status"], _is_present(census)
-    census = census.append_column("name", name_of(census))
+    census = census.append_column("name", joined_names(census))
     wanted = {
         ("watched", "On the watch list"): census["watched"],
         **{(mark, title): pc.and_(is_present, _is_marked(census, mark)) for mark, title in _MARKS.items()},
@@ -179,7 +181,7 @@ def _sections(census: pa.Table) -> list[dict[str, Any]]:
         (NEW, "New"): pc.equal(change, NEW),
         (BACK, "Back"): pc.equal(change, BACK),
         (GONE, "Gone"): pc.equal(change, GONE),
-        (WITH_UNKNOWN, "Known kinds and something unknown"): pc.and_(is_present, pc.equal(status, WITH_UNKNOWN)),
+        (WITH_UNKNOWN, "Known kinds and an unknown device"): pc.and_(is_present, pc.equal(status, WITH_UNKNOWN)),
         (SEVERAL, "Several kinds behind one address"): pc.and_(is_present, pc.equal(status, SEVERAL)),
         (UNKNOWN, "Unknown"): pc.and_(is_present, pc.equal(status, UNKNOWN)),
         (UNDECIDED, "Undecided"): pc.and_(is_present, pc.equal(status, UNDECIDED)),
@@ -192,7 +194,8 @@ def _sections(census: pa.Table) -> list[dict[str, Any]]:
 
 
 def _bars(names: pa.Array) -> list[tuple[str, int, float]]:
-    """Name, number and percentage of the longest, for the commonest names; the rest, and null, as one bar each."""
+    """(name, number, percentage of the longest bar) of the commonest names; then the others, and null, as one bar
+    each."""
     counts = Counter(names.to_pylist())
     unnamed = counts.pop(None, 0)
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
@@ -208,7 +211,7 @@ def _columns(census: pa.Table) -> dict[str, Any]:
     """The rows for the page's script, as columns."""
     flat = _flat(census)
     columns: dict[str, Any] = {"kinds": _kinds(one_chunk(census["kinds"]))}
-    for name in _CODED:
+    for name in _DICTIONARY_ENCODED:
         coded = flat[name].combine_chunks().dictionary_encode()
         columns[name] = {"names": coded.dictionary.to_pylist(), "codes": coded.indices.fill_null(-1).to_pylist()}
     for name in ("device_id", "confidence", "flows", "bytes", "watched", "addresses"):
@@ -219,10 +222,10 @@ def _columns(census: pa.Table) -> dict[str, Any]:
 
 
 def _kinds(kinds: pa.ListArray) -> dict[str, list[list[Any]]]:
-    """``named``: name, vendor and type of each kind; ``of``: for each address, alternately, the index in ``named`` and
-    the probability of each kind found.
+    """``named``: name, vendor and type of each kind; ``of``: for each address, the index in ``named`` and the
+    probability of each kind found, alternately.
 
-    A kind without a named class is called by its vendor and type already.
+    The name of a kind without a class already consists of vendor and type.
     """
     found = kinds.flatten()
     is_named = pc.is_valid(found.field("label"))
@@ -237,20 +240,21 @@ def _kinds(kinds: pa.ListArray) -> dict[str, list[list[Any]]]:
 
 
 def _printed(kinds: pa.StructArray) -> pa.Array:
-    """The name of each kind found, and whether there must be more than one device of it."""
+    """The name of each kind found, with a note if there must be more than one device of it."""
     names, are_more = names_of_kinds(kinds), pc.fill_null(pc.greater(kinds.field("units"), 1), False)
     return pc.if_else(are_more, pc.binary_join_element_wise(names, "(2 or more)", " "), names)
 
 
 def _also(census: pa.Table) -> pa.Array:
-    """The names of kinds that were added to an address; null if none was added, or all are new."""
+    """The names of kinds that are new at an address; null if none is, or all are."""
     new = one_chunk(census["new_kinds"])
     number, before = pc.list_value_length(new), pc.list_value_length(one_chunk(census["kinds"]))
     return pc.if_else(pc.and_(pc.greater(number, 0), pc.less(number, before)), pc.binary_join(new, ", "), None)
 
 
 def _group_columns(census: pa.Table, lines: pa.Table) -> dict[str, Any]:
-    """For the page's script: the number of devices that a row represents as example of its group, else 0; services."""
+    """For the page's script: number of devices in the group if the row is its example, else 0; and each group's
+    services."""
     lines = lines.filter(pc.is_in(lines["group"], value_set=one_chunk(census["group"])))
     index = pc.index_in(census["device_id"], value_set=one_chunk(lines["example"]))
     services = pc.binary_join(one_chunk(lines["services"]), ", ").to_pylist()
@@ -261,7 +265,7 @@ def _group_columns(census: pa.Table, lines: pa.Table) -> dict[str, Any]:
 
 
 def _flat(census: pa.Table) -> dict[str, pa.ChunkedArray]:
-    """The columns without lists: addresses joined by blanks, kinds as "name 12 %; name 3 %"."""
+    """The columns with lists as text: addresses joined by blanks, kinds as "name 12 %; name 3 %"."""
     columns = {name: census[name] for name in census.column_names}
     runners_up, kinds = one_chunk(census["runners_up"]), one_chunk(census["kinds"])
     columns["runners_up"] = _shares(runners_up, runners_up.flatten().field("label"), _LEAST)
@@ -273,14 +277,14 @@ def _flat(census: pa.Table) -> dict[str, pa.ChunkedArray]:
 
 
 def _shares(listed: pa.ListArray, names: pa.Array, least: float) -> pa.ChunkedArray:
-    """The lists as texts, without entries less probable than ``least``; ``names``: of all entries, end to end."""
+    """The lists as text, without entries less probable than ``least``; ``names``: of the entries of all lists."""
     confidence_P = listed.flatten().field("confidence").to_numpy(zero_copy_only=False)
     is_kept_P = confidence_P >= least
     texts = pc.binary_join_element_wise(names, pa.array(percents(confidence_P), pa.string()), " ")
     row_P = pc.list_parent_indices(listed).to_numpy()
     offsets = np.concatenate([[0], np.cumsum(np.bincount(row_P[is_kept_P], minlength=len(listed)))]).astype(np.int32)
-    shown = pa.ListArray.from_arrays(pa.array(offsets), texts.filter(pa.array(is_kept_P)))
-    return pa.chunked_array([pc.binary_join(shown, "; ")])
+    entries = pa.ListArray.from_arrays(pa.array(offsets), texts.filter(pa.array(is_kept_P)))
+    return pa.chunked_array([pc.binary_join(entries, "; ")])
 
 
 def _csv(columns: dict[str, pa.ChunkedArray]) -> str:
@@ -301,6 +305,6 @@ def _is_present(census: pa.Table) -> pa.ChunkedArray:
 
 
 def _script_json(value: Any) -> Markup:
-    """JSON that can neither end its script element nor begin a comment or an entity."""
+    """JSON that can neither end its script element nor begin an HTML comment or entity."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))

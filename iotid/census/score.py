@@ -1,10 +1,11 @@
-"""The Spark shell: a partition of flows and a trained model in, one row per device out.
+"""Spark driver code of the census: scores a partition of flows with a trained model, one row per device.
 
-One pass over the flows groups them by device and sequences, with their number and traffic; flows without a device are
-grouped by reason. These groups are cached, and the rest is computed from them. Each device's distinct sequences reach
-one worker, where the device model scores them. The scores of all addresses give the share of households; then each row
-is decided in the workers. If there are unknown devices, a second pass counts their payloads and ports, and the driver
-groups them.
+1. One pass over the flows aggregates them by device and sequences; flows without a device, by reason. The result is
+   cached, and the following steps read it.
+2. Each device's distinct sequences go to one worker, where the device model scores them.
+3. From the scores of all addresses the driver estimates the share of households; then workers decide each row.
+4. If there are unknown devices, a second pass over the flows counts their payloads and ports, and the driver groups
+   them.
 
 Shape suffixes: N pairs of a device and a distinct flow.
 """
@@ -25,18 +26,18 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from scipy.sparse import coo_matrix
 
 from iotid import config
-from iotid.census.groups import SHOWN, group_devices
+from iotid.census.groups import PAYLOADS_AND_PORTS, group_devices
 from iotid.census.identify import ANSWERS, IDENTIFIED, Classes, answers_to_arrow, identify
-from iotid.census.left_out import with_rest
+from iotid.census.left_out import with_remainder_rows
 from iotid.census.marks import with_conflicts
 from iotid.census.tally import (
-    busiest,
     conflicting_macs,
     endpoints_left_out,
     payloads_and_ports,
     tally_flows,
+    top_entries,
     totals_by_reason,
-    traffic_of,
+    traffic_by_device,
     with_devices,
 )
 from iotid.dataset.sets import concurrent_flows, sparse_maximum
@@ -61,42 +62,45 @@ if TYPE_CHECKING:
     from iotid.schemas.metadata import Flows
 
 _TRAFFIC = ("device_id", "bytes", "first_seen", "last_seen", "addresses")
-_loaded: dict[str, Predictor] = {}  # the model of this Python worker, kept from task to task
+_loaded: dict[str, Predictor] = {}  # the model of this Python worker, reused by its tasks
 
 
 @dataclass(frozen=True)
-class ShippedModel:
-    """A trained model for the workers: its files are broadcast once and opened once in each Python worker."""
+class BroadcastModel:
+    """A trained model for the workers: its files are broadcast once, and loaded once in each Python worker."""
 
     files: Broadcast[tuple[bytes, str]]
     digest: str
 
-    def open(self) -> Predictor:
+    def load(self) -> Predictor:
         if self.digest not in _loaded:
             _loaded.clear()
             _loaded[self.digest] = Predictor.from_bytes(*self.files.value)
         return _loaded[self.digest]
 
 
-def ship_model(spark: SparkSession, folder: Path) -> tuple[ShippedModel, Encoding]:
+def broadcast_model(spark: SparkSession, folder: Path) -> tuple[BroadcastModel, Encoding]:
     """Broadcast the model in ``folder`` to the workers; return it with its encoding.
 
-    Raises what ``Predictor.load`` raises; and DataError if the model learned from no sets of flows.
+    Raises what ``Predictor.load`` raises, and a DataError if the model has no device model.
     """
     predictor = Predictor.load(folder)
     if predictor.learned.devices is None:
-        raise DataError(f"model {folder}: learned no sets of flows; write the dataset and train again")
+        raise DataError(
+            f"model {folder}: was trained without sets of flows, so it has no device model; write the dataset and "
+            "train again"
+        )
     weights, description = (folder / WEIGHTS).read_bytes(), (folder / DESCRIPTION).read_bytes()
     files = spark.sparkContext.broadcast((weights, description.decode()))
-    return ShippedModel(files, hashlib.sha256(weights + description).hexdigest()), predictor.encoding
+    return BroadcastModel(files, hashlib.sha256(weights + description).hexdigest()), predictor.encoding
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A partition's devices, in order, with the columns of IDENTIFIED, traffic and group; the groups (GROUPS) of this
-    census and of earlier ones; and ``left_out`` (LEFT_OUT), the flows without a device.
+    """A partition's devices, sorted, with the columns of IDENTIFIED, traffic and group; the groups (GROUPS) of this and
+    earlier censuses; and ``left_out`` (LEFT_OUT), the flows without a device.
 
-    ``flows_of_other_dates``: of all flows, those that begin or end `tally.NEAR_DAYS` or more from the median time.
+    ``flows_of_other_dates``: flows that begin or end `tally.NEAR_DAYS` or more from the median time.
     """
 
     devices: pa.Table
@@ -113,33 +117,33 @@ class Scored:
 def score_partition(
     spark: SparkSession,
     partition: Partition[Flows],
-    model: ShippedModel,
+    model: BroadcastModel,
     encoding: Encoding,
     settings: config.Census,
     groups: pa.Table,
 ) -> Scored:
-    """Identify what is behind each address of the flows, and group the unknown devices.
+    """Identify the device kinds at each address of the flows, and group the unknown devices.
 
     ``groups`` (GROUPS): those of the earlier census.
 
     Raises:
-        SettingError: an entry of ``inside`` is no network.
+        SettingError: an entry of ``inside`` is not a network.
         AccountingError: not all flows of a device were scored.
     """
     inside = Networks(settings.inside)
     routers = find_routers(partition_files([partition]), inside, spark)
     site = Site(inside, routers.get(partition.key.site, frozenset()))
     named = with_devices(read_flows(spark, [partition]), encoding.protocols, site, Buckets.of(spark))
-    middle = named.agg(F.percentile_approx(F.unix_micros("first_seen"), 0.5)).toArrow()[0][0].as_py() or 0
+    median_us = named.agg(F.percentile_approx(F.unix_micros("first_seen"), 0.5)).toArrow()[0][0].as_py() or 0
     columns = list(dict.fromkeys(encoding.columns))  # two characteristics may be read from one column
-    tally = tally_flows(named, columns, middle).persist()
+    tally = tally_flows(named, columns, median_us).persist()
     try:
         identified = _identified(tally, model, encoding, columns, settings).sort_by("device_id")
-        traffic = traffic_of(tally, middle).toArrow().sort_by("device_id")
+        traffic = traffic_by_device(tally, median_us).toArrow().sort_by("device_id")
         endpoints = endpoints_left_out(tally).persist()
         try:
             totals = totals_by_reason(endpoints).toArrow()
-            left_out = with_rest(busiest(endpoints).toArrow(), totals)
+            left_out = with_remainder_rows(top_entries(endpoints).toArrow(), totals)
         finally:
             endpoints.unpersist()
         joins_files = partition.metadata["settings"]["flow"]["join_files"]
@@ -152,7 +156,7 @@ def score_partition(
     for name in _TRAFFIC[1:]:
         devices = devices.append_column(schema.field(name), traffic[name].cast(schema.field(name).type))
     devices, groups = _grouped(devices, named, groups, settings.min_similarity)
-    of_other_dates = sum(pc.sum(table["far"]).as_py() or 0 for table in (traffic, totals))
+    of_other_dates = sum(pc.sum(table["outside_time_window"]).as_py() or 0 for table in (traffic, totals))
     return Scored(devices, groups, pc.sum(identified["flows"]).as_py() or 0, left_out, of_other_dates)
 
 
@@ -161,41 +165,46 @@ def _check_counts(identified: pa.Table, traffic: pa.Table) -> None:
         scored, counted = (pc.sum(table["flows"]).as_py() or 0 for table in (identified, traffic))
         raise AccountingError(
             f"census: {identified.num_rows} devices with {scored} flows were scored, but {traffic.num_rows} devices "
-            f"with {counted} flows are in the table flows; run it again, and report this if it happens twice"
+            f"with {counted} flows are in the table flows; run it again, and report this if it happens again"
         )
 
 
 def _grouped(devices: pa.Table, named: DataFrame, groups: pa.Table, min_similarity: float) -> tuple[pa.Table, pa.Table]:
     """The devices with their group (null unless they are unknown), and the groups (GROUPS)."""
     unknown = devices["device_id"].filter(pc.equal(devices["status"], UNKNOWN)).combine_chunks()
-    shown = payloads_and_ports(named, unknown).toArrow().cast(SHOWN) if len(unknown) else SHOWN.empty_table()
-    group, groups = group_devices(unknown, shown, groups, min_similarity)
+    if len(unknown):
+        values = payloads_and_ports(named, unknown).toArrow().cast(PAYLOADS_AND_PORTS)
+    else:
+        values = PAYLOADS_AND_PORTS.empty_table()
+    group, groups = group_devices(unknown, values, groups, min_similarity)
     return devices.append_column("group", group.take(pc.index_in(devices["device_id"], value_set=unknown))), groups
 
 
 def _identified(
-    tally: DataFrame, model: ShippedModel, encoding: Encoding, columns: Sequence[str], settings: config.Census
+    tally: DataFrame, model: BroadcastModel, encoding: Encoding, columns: Sequence[str], settings: config.Census
 ) -> pa.Table:
     """One row of IDENTIFIED for each device of ``tally`` (of `tally_flows`)."""
     classes = Classes.of(encoding.labels, encoding.devices)
 
     def answer(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for rows in _whole_devices(batches, settings.batch_rows):
-            yield from _answers(model.open(), rows, columns).to_batches()
+            yield from _answers(model.load(), rows, columns).to_batches()
 
-    # an explicit number of partitions, which adaptive execution does not change: it goes by bytes, and would give all
-    # sequences of a capture date, few bytes and much work, to one core
+    # an explicit number of partitions, which adaptive execution does not change: it sizes partitions by bytes, and
+    # would give all sequences of a capture date, which are small but expensive to score, to one core
     partitions = int(str(tally.sparkSession.conf.get("spark.sql.shuffle.partitions")))
     times = (F.unix_micros(F.col(name)).alias(name) for name in ("first_seen", "last_seen"))
-    shown = tally.where(F.col("device_id").isNotNull()).select(
+    device_flows = tally.where(F.col("device_id").isNotNull()).select(
         "bucket_hash", "device_id", "flows", "open_us", *times, *columns
     )
-    of_device = shown.repartition(partitions, "bucket_hash").sortWithinPartitions("device_id").drop("bucket_hash")
+    of_device = (
+        device_flows.repartition(partitions, "bucket_hash").sortWithinPartitions("device_id").drop("bucket_hash")
+    )
     answers = of_device.mapInArrow(in_worker(answer), from_arrow_schema(ANSWERS)).persist()
     try:
-        counted = answers.where(F.array_max("evidence") >= settings.min_evidence)
+        counted = answers.where(F.array_max("known_tokens") >= settings.min_evidence)
         log_odds = counted.select("log_odds").toArrow()["log_odds"].to_numpy()
-        # sorted, so that the sum does not depend on Spark's order
+        # sorted, so that the sum does not depend on the order of Spark's rows
         share = share_of_households(np.sort(log_odds), settings.behind)
 
         def decide(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -208,22 +217,22 @@ def _identified(
 
 
 def _whole_devices(batches: Iterable[pa.RecordBatch], max_rows: int) -> Iterator[pa.Table]:
-    """Tables of about ``max_rows`` rows, from rows ordered by device; no device is in two tables."""
-    held: list[pa.RecordBatch] = []
+    """Tables of about ``max_rows`` rows, from rows sorted by device; all rows of a device are in one table."""
+    pending: list[pa.RecordBatch] = []
     for batch in batches:
-        held.append(batch)
-        if sum(part.num_rows for part in held) > max_rows:
-            rows = pa.Table.from_batches(held)
+        pending.append(batch)
+        if sum(part.num_rows for part in pending) > max_rows:
+            rows = pa.Table.from_batches(pending)
             start_of_last = pc.index(rows["device_id"], rows["device_id"][-1]).as_py()
             if start_of_last:
                 yield rows.slice(0, start_of_last)
-            held = rows.slice(start_of_last).combine_chunks().to_batches()
-    if held:
-        yield pa.Table.from_batches(held)
+            pending = rows.slice(start_of_last).combine_chunks().to_batches()
+    if pending:
+        yield pa.Table.from_batches(pending)
 
 
 def _answers(predictor: Predictor, rows: pa.Table, columns: Sequence[str]) -> pa.Table:
-    """ANSWERS of the devices of ``rows``, each with all its distinct flows."""
+    """One row of ANSWERS for each device of ``rows``, which have all its distinct flows."""
     assert predictor.learned.devices is not None
     device = rows["device_id"].combine_chunks().dictionary_encode()
     distinct, row_of_pair = distinct_sequences(predictor.encoding.encode(rows.select(columns).combine_chunks()))

@@ -1,4 +1,4 @@
-"""Files of a census partition: rows and groups of a stored census in, as this version has them; groups out."""
+"""Reads rows and groups of stored censuses, also of earlier versions, and writes groups."""
 
 from __future__ import annotations
 
@@ -19,17 +19,19 @@ if TYPE_CHECKING:
     from iotid.partitions import Partition, Staged, Store
     from iotid.schemas.metadata import Census
 
-# names that Spark and pyarrow do not read as data
+# Spark and pyarrow do not read files with these names as data
 PAGE, CSV = "_census.html", "_census.csv"
 GROUPS_FILE, GROUPS_CSV = "_groups.parquet", "_groups.csv"
 LEFT_OUT_FILE, LEFT_OUT_CSV = "_left_out.parquet", "_left_out.csv"
-GROUPS_SEALED = "_groups.sealed"  # GROUPS_FILE with pseudonyms: payload lengths identify the only device of a group
+GROUPS_SEALED = (
+    "_groups.sealed"  # encrypted GROUPS_FILE, with pseudonyms: payload lengths identify a group's only device
+)
 _OF_EVERY_VERSION = ("device_id", "status", "label", "vendor", "type", "confidence")
-_GROUPS_SINCE = 3  # version of CENSUS
+_GROUPS_SINCE = 3  # the version of CENSUS that added groups
 
 
 def stored_rows(census: Partition[Census]) -> pa.Table:
-    """The rows of a census; columns that its version lacks are null or empty.
+    """The rows of a census with the present columns; those that its version lacks are null or empty.
 
     Raises:
         DataError: the files are damaged.
@@ -54,14 +56,14 @@ def stored_groups(store: Store, census: Partition[Census], pseudonyms: Pseudonym
     else:
         try:
             content = pseudonyms.unseal(store.read_bytes(census, GROUPS_SEALED))
-        except FileNotFoundError:  # an earlier version sealed none, and the names of its groups were no pseudonyms
+        except FileNotFoundError:  # earlier versions encrypted no groups, and their names were not pseudonyms
             return NO_GROUPS
     with translate_read_errors(f"{census.uri}/{GROUPS_FILE}", remedy("census")):
         return check_groups(as_schema(pq.read_table(pa.BufferReader(content)), GROUPS.arrow_schema()))
 
 
 def write_groups(staged: Staged, groups: pa.Table, pseudonyms: Pseudonyms | None) -> None:
-    """Write the groups as Parquet; with pseudonyms encrypted."""
+    """Write the groups as Parquet, encrypted if there are pseudonyms."""
     buffer = pa.BufferOutputStream()
     pq.write_table(groups, buffer)
     content = buffer.getvalue().to_pybytes()
@@ -72,8 +74,8 @@ def write_groups(staged: Staged, groups: pa.Table, pseudonyms: Pseudonyms | None
 
 
 def _of_earlier_version(found: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Version 5 added marks. Before version 4 only rows with several kinds listed them; ``known`` rows had theirs in
-    their own columns."""
+    """Convert: version 5 added marks; before version 4 only rows with several kinds had a list, and the kind of a
+    ``known`` row was in its own columns."""
     found.select(_OF_EVERY_VERSION)  # raises a KeyError if one is missing
     given = {"marks": pa.array([[]] * len(found), schema.field("marks").type)}
     if "kinds" not in found.column_names:

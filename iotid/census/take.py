@@ -1,4 +1,4 @@
-"""Flows of one partition and the champion in, a census partition out, with a page and CSV files beside its rows."""
+"""Takes a census: identifies the devices of one partition of flows with the champion and writes rows, page and CSV."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import pyarrow.parquet as pq
 
 from iotid import config
 from iotid.arrow import one_chunk
-from iotid.census.changes import ABSENT, CHANGES, compare, name_of
-from iotid.census.groups import NO_GROUPS, with_new
+from iotid.census.changes import ABSENT, CHANGES, compare, joined_names
+from iotid.census.groups import NO_GROUPS, with_new_groups
 from iotid.census.identify import names_of_kinds, watched
-from iotid.census.left_out import OTHER_PROTOCOL, flows_by_reason, hide
+from iotid.census.left_out import OTHER_PROTOCOL, flows_by_reason, pseudonymize
 from iotid.census.marks import MARKS
 from iotid.census.microaggregation import aggregate
 from iotid.census.pseudonyms import Pseudonyms, read_pseudonyms
 from iotid.census.report import render_csv, render_groups_csv, render_left_out_csv, render_page
-from iotid.census.score import Scored, ShippedModel, score_partition, ship_model
+from iotid.census.score import BroadcastModel, Scored, broadcast_model, score_partition
 from iotid.census.stored import (
     CSV,
     GROUPS_CSV,
@@ -46,9 +46,9 @@ if TYPE_CHECKING:
 
     from iotid.dataset.characteristics import Encoding
 
-# how the earlier census was made comparable with this one's model and settings
+# stored: how the earlier census was made comparable with the model and settings of this one
 AS_IT_WAS, SCORED_AGAIN, NOT_COMPARED = "as it was", "scored again", "labels not compared"
-# or not at all: its identifiers are clear ones, or pseudonyms of another key
+# stored: not comparable, because its identifiers are not pseudonymised or have another key
 NOT_JOINABLE = "not joinable"
 
 
@@ -61,48 +61,52 @@ def take_census(
     settings: config.Census,
     watchlist: config.Watchlist,
 ) -> Partition[Census]:
-    """Identify every device of one site and capture date, compare with the site's latest earlier census, write both.
+    """Identify every device of one site and capture date, compare with the site's latest earlier census, and write.
 
-    Reads the partition of ``flows`` and, if there is one, the latest earlier ``census``. If another model or other
-    settings made that one, its flows are scored again, so that only changes of the network count as changes; without
-    those flows, labels are not compared. ``bundle``: the folder of the champion's model.
+    Reads the partition of ``flows`` and, if there is one, the latest earlier ``census``. If that was made with another
+    model or other settings, its flows are scored again, so that only changes of the network count as changes; if those
+    flows are gone, labels are not compared. ``bundle``: the folder of the champion's model.
 
     With ``census.pseudonyms``, no MAC and no address is written in clear, and devices with the same kinds share their
-    numbers (`microaggregation`). An earlier census whose identifiers were not made with the same key cannot be joined:
-    then every device counts as first seen.
+    numbers (`microaggregation`). An earlier census with identifiers of another key cannot be joined; then every
+    device counts as first seen.
 
     Returns:
         The partition of ``census``: rows of schemas.CENSUS in Parquet, ``_census.csv`` and ``_census.html``; and the
         groups of unknown devices, schemas.GROUPS in ``_groups.parquet`` and one line for each in ``_groups.csv``. With
-        pseudonyms the former is ``_groups.sealed``, encrypted. Flows of no row are in ``_left_out.parquet``
+        pseudonyms the former is encrypted, ``_groups.sealed``. Flows without a row are in ``_left_out.parquet``
         (schemas.LEFT_OUT) and ``_left_out.csv``.
 
     Raises:
-        PartitionError: the flows are absent.
-        DataError: the flows were made by other settings than the model can read.
-        SettingError: an entry of ``census.inside`` is no network; pseudonyms are on without a key.
+        PartitionError: there is no partition of flows.
+        DataError: the flows were assembled with settings that the model cannot read.
+        SettingError: an entry of ``census.inside`` is not a network; pseudonyms are on without a key.
         AccountingError: flows of the partition are neither scored nor counted under a reason.
     """
     pseudonyms = read_pseudonyms(settings)
     fingerprint = pseudonyms.fingerprint if pseudonyms else None
     flows = store.open("flows", key)
-    shipped, encoding = ship_model(spark, bundle)
+    model, encoding = broadcast_model(spark, bundle)
     if misfit := encoding.misfit(flows.metadata["settings"]["flow"]):
-        raise DataError(f"census: {flows.uri} {misfit}; assemble these flows as those that the model learned")
+        raise DataError(
+            f"census: {flows.uri} {misfit}; assemble these flows with the settings of the model's training flows"
+        )
     warn_of_unmet(watchlist, {label: encoding.devices.get(label, {}) for label in encoding.labels}, "the model")
     settings_hash = config.settings_hash(settings)
     made_with = {
         "model_version": str(champion.number),
-        "settings_hash": pseudonyms.digest(settings_hash) if pseudonyms else settings_hash,  # it covers the networks
+        "settings_hash": pseudonyms.digest(settings_hash)
+        if pseudonyms
+        else settings_hash,  # a plain hash would reveal the networks by guessing
     }
-    scorer = _Scorer(spark, shipped, encoding, settings, watchlist, pseudonyms)
+    scorer = _Scorer(spark, model, encoding, settings, watchlist, pseudonyms)
     earlier = _latest_before(store, key)
     joinable = earlier if earlier and earlier.metadata.get("key_fingerprint") == fingerprint else None
     scored = scorer.score(flows, stored_groups(store, joinable, pseudonyms) if joinable else NO_GROUPS)
     before, how, groups = _comparable(store, joinable, made_with, scorer, scored.groups)
     census = compare(scored.devices, before, comparable=how != NOT_COMPARED, remember_days=settings.remember_days)
     groups = groups.filter(pc.is_in(groups["group"], value_set=census["group"].combine_chunks()))
-    left_out = hide(scored.left_out, pseudonyms) if pseudonyms else scored.left_out
+    left_out = pseudonymize(scored.left_out, pseudonyms) if pseudonyms else scored.left_out
     metadata = {
         **made_with,
         "key_fingerprint": fingerprint,
@@ -125,7 +129,7 @@ def take_census(
 
 
 def champion_of(registry: Registry) -> ModelVersion:
-    """The version that identifies devices.
+    """The model version that identifies devices.
 
     Raises:
         NoModelError: there is none; the message says whether promotion refused a challenger.
@@ -140,19 +144,19 @@ def champion_of(registry: Registry) -> ModelVersion:
         if not refused or challenger is None:
             raise
         raise NoModelError(
-            f"census: no model serves yet, because promotion refused version {challenger.number}. {refused} Learn from "
-            "more captures, or change the rule named in brackets (conf/promotion.yaml); then iotid promote --dataset "
-            f"{tags.get('decided_on', 'NAME')}, and the census again"
+            f"census: there is no champion yet, because promotion refused version {challenger.number}. {refused} Learn "
+            "from more captures, or change the rule named in brackets (conf/promotion.yaml); then iotid promote "
+            f"--dataset {tags.get('decided_on', 'NAME')}, and the census again"
         ) from None
 
 
 def check_watchlist(census: Partition[Census], watchlist: config.Watchlist) -> None:
     """Raises WatchError if the census has a watched device and ``watchlist.fail`` is set."""
     if watchlist.fail and census.metadata["watched"]:
-        met = ", ".join(f"{count:,} {label}" for label, count in census.metadata["watched_labels"].items())
+        found = ", ".join(f"{count:,} {label}" for label, count in census.metadata["watched_labels"].items())
         raise WatchError(
             f"watchlist: the census of {census.key.site}, {census.key.capture_date}, is written; "
-            f"watched devices: {census.metadata['watched']:,} ({met}); see {census.uri}/{PAGE}, and set "
+            f"watched devices: {census.metadata['watched']:,} ({found}); see {census.uri}/{PAGE}, and set "
             "watchlist.fail=false to end without an error"
         )
 
@@ -162,7 +166,7 @@ class _Scorer:
     """Scores partitions of flows with one model, and applies the watch list and the pseudonyms."""
 
     spark: SparkSession
-    model: ShippedModel
+    model: BroadcastModel
     encoding: Encoding
     settings: config.Census
     watchlist: config.Watchlist
@@ -184,8 +188,8 @@ def _account_for_all(flows: Partition[Flows], scored: Scored) -> None:
     if scored.flows != flows.metadata["rows"]:
         left_out = ", ".join(f"{count} {reason}" for reason, count in flows_by_reason(scored.left_out).items())
         raise AccountingError(
-            f"census: {flows.uri} promises {flows.metadata['rows']} flows, but {scored.flows_of_devices} were scored "
-            f"and left out are {left_out or 'none'}, together {scored.flows}; run iotid assemble-flows for "
+            f"census: {flows.uri} has {flows.metadata['rows']} flows by its metadata, but {scored.flows_of_devices} "
+            f"were scored and left out are {left_out or 'none'}, together {scored.flows}; run iotid assemble-flows for "
             f"{flows.key.site}, {flows.key.capture_date} again"
         )
 
@@ -199,7 +203,8 @@ def _latest_before(store: Store, key: PartitionKey) -> Partition[Census] | None:
 def _comparable(
     store: Store, earlier: Partition[Census] | None, made_with: dict[str, str], scorer: _Scorer, groups: pa.Table
 ) -> tuple[pa.Table | None, str, pa.Table]:
-    """The rows of the earlier census as this model makes them, how they were made, and ``groups`` with its groups."""
+    """The rows of the earlier census, with findings of this model; how they were made; and ``groups`` with its
+    groups."""
     if earlier is None:
         return None, NOT_JOINABLE, groups
     rows = stored_rows(earlier)
@@ -210,14 +215,14 @@ def _comparable(
     if flows is None or scorer.encoding.misfit(flows.metadata["settings"]["flow"]):
         return rows, NOT_COMPARED, groups
     again = scorer.score(flows, groups)
-    return _with_absent(again.devices, rows), SCORED_AGAIN, with_new(groups, again.groups)
+    return _with_absent(again.devices, rows), SCORED_AGAIN, with_new_groups(groups, again.groups)
 
 
 def _with_absent(present: pa.Table, stored: pa.Table) -> pa.Table:
-    """The devices of an earlier capture date as they are scored now, and the absent ones that its census lists."""
+    """The devices of an earlier capture date, scored again, and the absent devices that its census lists."""
     absent = stored.filter(pc.is_in(stored["change"], value_set=pa.array(ABSENT)))
     absent = absent.filter(pc.invert(pc.is_in(absent["device_id"], value_set=present["device_id"])))
-    # only their presence counts, not whether they had changed then
+    # whether they had changed then is not used
     return pa.concat_tables([compare(present, None, comparable=True, remember_days=1), absent])
 
 
@@ -227,7 +232,7 @@ def _counts(census: pa.Table, scored: Scored) -> dict[str, Any]:
     labels = Counter(names_of_kinds(one_chunk(present["kinds"]).flatten()).to_pylist())
     marks = Counter(one_chunk(present["marks"]).flatten().to_pylist())
     without_device = flows_by_reason(scored.left_out)
-    watched_labels = Counter(name_of(census.filter(census["watched"])).to_pylist())
+    watched_labels = Counter(joined_names(census.filter(census["watched"])).to_pylist())
     return {
         "rows": census.num_rows,
         "devices": present.num_rows,

@@ -1,7 +1,7 @@
-"""Flows in; per device, distinct flow and reason, sums that Spark computes out.
+"""Aggregates flows on Spark: sums per device, distinct flow and reason.
 
-All results but `conflicting_macs` are DataFrames. ``bucket_hash`` is among the grouping columns, so that no sender can
-choose MACs that all go to one worker.
+All functions but `conflicting_macs` return DataFrames. ``bucket_hash`` is among the grouping columns, so that no sender
+can choose MACs that all go to one worker.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pyspark.sql import Window
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import pandas_udf
 
-from iotid.census.groups import MAX_SHOWN, PAYLOAD, PORT, SHOWN
+from iotid.census.groups import MAX_VALUES, PAYLOAD, PAYLOADS_AND_PORTS, PORT
 from iotid.census.left_out import COUNTS, MAX_LISTED, OTHER_PROTOCOL, SCHEMA
 from iotid.dataset.hashes import hash_for_buckets
 from iotid.labels.hosts import READ, Named, name_devices
@@ -30,25 +30,24 @@ if TYPE_CHECKING:
 
 
 MAX_ADDRESSES = 16  # listed per device; a router that answers for a subnet has one for each of its hosts
-NEAR_DAYS = 31  # one packet with a date of another century must not set when a device was seen
+NEAR_DAYS = 31  # so that a packet with a wrong date does not set when a device was seen
 _DAY_US = 86_400_000_000
-_UNSPECIFIED = ("0.0.0.0", "::")  # source of hosts without an address yet
-_CONCURRENT_US = 60_000_000  # after a longer silence the address was reassigned; flows too (kernels.MOVE_US)
+_UNSPECIFIED = ("0.0.0.0", "::")  # source address of hosts that have none yet
+_CONCURRENT_US = 60_000_000  # after a longer pause the address may be reassigned; as in flows (kernels.MOVE_US)
 
 
 def with_devices(flows: DataFrame, protocols: Sequence[int], site: Site, buckets: Buckets) -> DataFrame:
     """The flows with ``device_id`` and ``address`` of their device; without a device, with ``outcome`` (the reason),
     ``left_mac`` and ``left_ip``.
 
-    ``bucket_hash`` is a hash of ``device_id`` under the job's secret. Spark's own hashes have no secret: a sender could
-    choose MACs that all go to one worker, if ``bucket_hash`` were not among the grouping columns.
+    ``bucket_hash`` is a hash of ``device_id`` under the job's secret; Spark's own hashes have no secret.
     """
     columns_read = (*READ, "address_conflict")
 
     def name(rows: pd.DataFrame) -> pd.DataFrame:
         read = pa.table({column: pa.array(rows[column], schema.field(column).type) for column in columns_read})
         named = name_devices(read, site)
-        # with two local ends the conflicting MACs may be of either
+        # if both ends are local, the conflicting MACs may be those of either
         other = pc.if_else(pc.equal(read["client_ip"], named.ip), read["server_ip"], read["client_ip"])
         is_own = read["address_conflict"].to_numpy() & ~site.networks.contain(other)
         columns = {field: column.to_pandas() for field, column in named._asdict().items()}
@@ -56,7 +55,7 @@ def with_devices(flows: DataFrame, protocols: Sequence[int], site: Site, buckets
         return pd.DataFrame(columns | {"conflict": is_own, "bucket_hash": bucket_hash_N})
 
     schema = FLOWS.arrow_schema()
-    # nondeterministic, or Spark would push filters below it and call it twice
+    # nondeterministic, otherwise Spark would push filters below it and call it twice
     returned = "mac string, ip string, reason string, conflict boolean, bucket_hash long"
     named = pandas_udf(name, returned).asNondeterministic()  # type: ignore[call-overload] # a frame to a frame
     mac, ip, reason = (F.col(f"named.{field}") for field in Named._fields)
@@ -75,19 +74,19 @@ def with_devices(flows: DataFrame, protocols: Sequence[int], site: Site, buckets
     )
 
 
-def tally_flows(named: DataFrame, columns: Sequence[str], middle_us: int) -> DataFrame:
-    """Flows, traffic, times and addresses of each device and distinct flow; of flows without a device by outcome, MAC
-    and address.
+def tally_flows(named: DataFrame, columns: Sequence[str], median_us: int) -> DataFrame:
+    """Flows, traffic, times and addresses of each device and distinct flow; for flows without a device, of each
+    outcome, MAC and address.
 
-    ``middle_us``: median time of the flows; near_first and near_last omit times NEAR_DAYS or more from it.
+    ``median_us``: median time of the flows; near_first and near_last omit times NEAR_DAYS or more from it.
     """
 
     def is_near(name: str) -> Column:
-        return F.abs(F.unix_micros(F.col(name)) - middle_us) < NEAR_DAYS * _DAY_US
+        return F.abs(F.unix_micros(F.col(name)) - median_us) < NEAR_DAYS * _DAY_US
 
     is_device = F.col("device_id").isNotNull()
-    shown = [F.when(is_device, F.col(name)).alias(name) for name in columns]
-    return named.groupBy("bucket_hash", "device_id", "outcome", "left_mac", "left_ip", *shown).agg(
+    sequences = [F.when(is_device, F.col(name)).alias(name) for name in columns]
+    return named.groupBy("bucket_hash", "device_id", "outcome", "left_mac", "left_ip", *sequences).agg(
         F.count(F.lit(1)).alias("flows"),
         F.sum(F.col("client_packets") + F.col("server_packets")).alias("packets"),
         F.sum(F.col("client_bytes") + F.col("server_bytes")).alias("bytes"),
@@ -95,16 +94,16 @@ def tally_flows(named: DataFrame, columns: Sequence[str], middle_us: int) -> Dat
         F.max("last_seen").alias("last_seen"),
         F.min(F.when(is_near("first_seen"), F.col("first_seen"))).alias("near_first"),
         F.max(F.when(is_near("last_seen"), F.col("last_seen"))).alias("near_last"),
-        F.count_if(~(is_near("first_seen") & is_near("last_seen"))).alias("far"),
+        F.count_if(~(is_near("first_seen") & is_near("last_seen"))).alias("outside_time_window"),
         F.sum(F.unix_micros(F.col("last_seen")) - F.unix_micros(F.col("first_seen"))).alias("open_us"),
         F.collect_set("address").alias("addresses"),
         F.max("conflict").alias("conflict"),
     )
 
 
-def traffic_of(tally: DataFrame, middle_us: int) -> DataFrame:
-    """The sums of each device; a device without a near time has the nearest allowed one."""
-    earliest, latest = (F.timestamp_micros(F.lit(middle_us + sign * NEAR_DAYS * _DAY_US)) for sign in (-1, 1))
+def traffic_by_device(tally: DataFrame, median_us: int) -> DataFrame:
+    """The sums of each device; times outside the window are clamped to it if a device has no others."""
+    earliest, latest = (F.timestamp_micros(F.lit(median_us + sign * NEAR_DAYS * _DAY_US)) for sign in (-1, 1))
 
     def nearest(time: Column) -> Column:
         return F.least(F.greatest(time, earliest), latest)
@@ -119,7 +118,7 @@ def traffic_of(tally: DataFrame, middle_us: int) -> DataFrame:
             F.sum("bytes").alias("bytes"),
             F.coalesce(F.min("near_first"), nearest(F.min("first_seen"))).alias("first_seen"),
             F.coalesce(F.max("near_last"), nearest(F.max("last_seen"))).alias("last_seen"),
-            F.sum("far").alias("far"),
+            F.sum("outside_time_window").alias("outside_time_window"),
             addresses.alias("addresses"),
         )
         .drop("bucket_hash")
@@ -127,20 +126,20 @@ def traffic_of(tally: DataFrame, middle_us: int) -> DataFrame:
 
 
 def conflicting_macs(tally: DataFrame, named: DataFrame, site: Site, *, joins_files: bool) -> pa.Array:
-    """The MACs, without routers, that sent from one address at the same time as another: within one flow, or with a
-    packet of the other between two of its own that are _CONCURRENT_US apart or less.
+    """The MACs, without routers, that sent from one address at the same time as another MAC: within one flow, or with a
+    packet of the other between two of its own that are at most _CONCURRENT_US apart.
 
-    An address that is reassigned shows one MAC after the other. Only a flow's first and last packet have certain times:
-    in a flow without a time-out, the address may have been another device's in between.
+    A reassigned address has one MAC after the other. Only the times of a flow's first and last packet are used: without
+    a time-out, another device may have had the address in between.
     """
     of_mac = tally.where("device_id IS NOT NULL AND NOT array_contains(addresses, device_id)")
     in_flow = of_mac.where("conflict").select("device_id").distinct().toArrow()["device_id"]
-    # a table, not a list of literals: senders decide how many routers there seem to be
+    # a table, not a list of literals: senders determine how many routers are detected
     names = pa.table({"device_id": pa.array(sorted(site.routers or ()), pa.string())})
     routers = named.sparkSession.createDataFrame(names)
-    held = of_mac.join(routers, "device_id", "leftanti").select("device_id", F.explode("addresses").alias("address"))
-    holders = held.where(~F.col("address").isin(*_UNSPECIFIED)).groupBy("address")
-    shared = holders.agg(F.min("device_id").alias("one"), F.max("device_id").alias("other")).where("one < other")
+    used = of_mac.join(routers, "device_id", "leftanti").select("device_id", F.explode("addresses").alias("address"))
+    users = used.where(~F.col("address").isin(*_UNSPECIFIED)).groupBy("address")
+    shared = users.agg(F.min("device_id").alias("one"), F.max("device_id").alias("other")).where("one < other")
     if shared.isEmpty():
         return in_flow.combine_chunks()
     network = ["vlan", "address"] if joins_files else ["vlan", "address", "capture_file"]
@@ -149,12 +148,12 @@ def conflicting_macs(tally: DataFrame, named: DataFrame, site: Site, *, joins_fi
     flows = named.join(shared.select("address"), "address", "leftsemi").where(packets > 0)
     flows = flows.where(F.col("device_id") != F.col("address")).join(routers, "device_id", "leftanti")
     of_address = Window.partitionBy(*network).orderBy("us", "device_id")
-    of_holder = Window.partitionBy(*network, "device_id").orderBy("position")
+    of_device = Window.partitionBy(*network, "device_id").orderBy("position")
     packets_at = flows.select(*network, "device_id", both_times)
     packets_at = packets_at.withColumn("position", F.row_number().over(of_address))
     packets_at = packets_at.withColumn("between", F.lag("device_id").over(of_address))
-    is_back = F.col("position") - F.lag("position").over(of_holder) > 1
-    soon = F.col("us") - F.lag("us").over(of_holder) <= _CONCURRENT_US
+    is_back = F.col("position") - F.lag("position").over(of_device) > 1
+    soon = F.col("us") - F.lag("us").over(of_device) <= _CONCURRENT_US
     both = F.explode(F.array("device_id", "between")).alias("device_id")
     alternating = (
         packets_at.withColumn("is_back", is_back & soon).where("is_back").select(both).distinct().toArrow()["device_id"]
@@ -163,8 +162,8 @@ def conflicting_macs(tally: DataFrame, named: DataFrame, site: Site, *, joins_fi
 
 
 def endpoints_left_out(tally: DataFrame) -> DataFrame:
-    """Of the tally, each MAC, or address without a MAC, whose flows are left out: LEFT_OUT without ``ends``, with
-    ``who`` and ``far``."""
+    """Each MAC, or address without a MAC, whose flows are left out: LEFT_OUT without ``ends``, with
+    ``who`` and ``outside_time_window``."""
     is_device = F.col("device_id").isNotNull()
     devices = tally.where(is_device).select("bucket_hash", F.col("device_id").alias("who"), F.lit(True).alias("known"))
     endpoints = tally.where(~is_device).withColumn("who", F.coalesce("left_mac", "left_ip"))
@@ -172,7 +171,7 @@ def endpoints_left_out(tally: DataFrame) -> DataFrame:
         F.min("left_mac").alias("mac"),
         F.min("left_ip").alias("address"),
         F.count(F.lit(1)).alias("addresses"),
-        *(F.sum(name).alias(name) for name in ("flows", "packets", "far")),
+        *(F.sum(name).alias(name) for name in ("flows", "packets", "outside_time_window")),
     )
     of_one = F.when(F.col("addresses") == 1, F.col("address"))
     known = F.coalesce(F.col("known"), F.lit(False))
@@ -180,8 +179,8 @@ def endpoints_left_out(tally: DataFrame) -> DataFrame:
     return joined.withColumn("address", of_one).withColumn("in_census", known)
 
 
-def busiest(endpoints: DataFrame) -> DataFrame:
-    """The MAX_LISTED entries of each reason with most flows, those without a row in the census first."""
+def top_entries(endpoints: DataFrame) -> DataFrame:
+    """The MAX_LISTED entries with most flows of each reason, those without a row in the census first."""
     order = ("in_census", F.desc("flows"), "who")
     rank = F.row_number().over(Window.partitionBy("reason").orderBy(*order))
     listed = endpoints.withColumn("rank", rank).where(F.col("rank") <= MAX_LISTED).orderBy("reason", "rank")
@@ -189,27 +188,29 @@ def busiest(endpoints: DataFrame) -> DataFrame:
 
 
 def totals_by_reason(endpoints: DataFrame) -> DataFrame:
-    sums = (F.sum(name).alias(name) for name in (*COUNTS, "far"))
+    sums = (F.sum(name).alias(name) for name in (*COUNTS, "outside_time_window"))
     return endpoints.groupBy("reason").agg(F.count(F.lit(1)).alias("ends"), *sums)
 
 
 def payloads_and_ports(named: DataFrame, unknown: pa.Array) -> DataFrame:
-    """The commonest payloads that these devices send and the commonest ports that they use (SHOWN)."""
+    """The commonest payloads that these devices send and the commonest ports that they use (PAYLOADS_AND_PORTS)."""
     sent = F.filter(F.arrays_zip("direction", "payload_length"), _is_sent)
     lengths = F.array_distinct(F.transform(sent, lambda packet: packet["payload_length"]))
 
-    def one(what: str, value: Column) -> Column:
+    def entry(what: str, value: Column) -> Column:
         return F.struct(F.lit(what).alias("what"), value.alias("value"))
 
-    values = F.concat(F.array(one(PORT, F.col("server_port"))), F.transform(lengths, lambda n: one(PAYLOAD, n)))
+    values = F.concat(
+        F.array(entry(PORT, F.col("server_port"))), F.transform(lengths, lambda length: entry(PAYLOAD, length))
+    )
     devices = named.sparkSession.createDataFrame(pa.table({"device_id": unknown}))
     flows = named.join(F.broadcast(devices), "device_id", "leftsemi")
-    shown = flows.select("bucket_hash", "device_id", "protocol", F.explode(values).alias("shown"))
-    by_value = shown.groupBy("bucket_hash", "device_id", "shown.what", "protocol", "shown.value")
+    exploded = flows.select("bucket_hash", "device_id", "protocol", F.explode(values).alias("entry"))
+    by_value = exploded.groupBy("bucket_hash", "device_id", "entry.what", "protocol", "entry.value")
     counted = by_value.agg(F.count(F.lit(1)).alias("flows"))
     commonest = Window.partitionBy("bucket_hash", "device_id", "what").orderBy(F.desc("flows"), "protocol", "value")
     ranked = counted.withColumn("rank", F.row_number().over(commonest))
-    return ranked.where(F.col("rank") <= MAX_SHOWN).select(*SHOWN.names)
+    return ranked.where(F.col("rank") <= MAX_VALUES).select(*PAYLOADS_AND_PORTS.names)
 
 
 def _is_sent(packet: Column) -> Column:

@@ -1,4 +1,4 @@
-"""The adaptive ensemble, the device model, and the folder of a trained model."""
+"""The adaptive ensemble, the device model, and model bundles (the files of a trained model)."""
 
 from __future__ import annotations
 

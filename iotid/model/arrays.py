@@ -1,7 +1,7 @@
-"""A safetensors file and a specification in, checked arrays out: the header is checked before content is read.
+"""Reads arrays from a safetensors file and checks them against a specification, the header before any content.
 
-A truncated file, and an array that is missing, unknown or of another type or shape, is an error of one line that names
-the array; so is a value that is not finite, or so large that sums of products would not be.
+Each error is one line that names the array: the file is truncated; an array is missing, unknown, or of another type or
+shape; a value is not finite, or so large that sums of products would overflow.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Spec:
 
     ``dtypes``: allowed ones, as safetensors names them. ``shape``: numbers, and names of sizes that arrays share, or
     sums of both (``"D+1"``); the first array with a name sets its size. Values lie from ``least`` to ``most``, or
-    are -inf if ``or_never``.
+    are -inf, if ``or_never``.
     """
 
     dtypes: str
@@ -54,7 +54,8 @@ class Spec:
 
 
 def read_arrays(path: Path | str, specs: Mapping[str, Spec], optional: tuple[str, ...] = ()) -> dict[str, torch.Tensor]:
-    """The arrays of a file; those whose names begin with one of ``optional`` are all present, or none.
+    """Read the arrays of a file. Arrays whose names share a prefix in ``optional`` are either all present or all
+    absent.
 
     Raises:
         OSError: the file cannot be read.
@@ -63,11 +64,11 @@ def read_arrays(path: Path | str, specs: Mapping[str, Spec], optional: tuple[str
     file, mode = open_without_waiting(path)
     with file:
         if not stat.S_ISREG(mode):
-            raise ValueError(f"it is {file_type(mode)} and no file")
-        return arrays_of(file, os.fstat(file.fileno()).st_size, specs, optional)
+            raise ValueError(f"it is {file_type(mode)}, not a file")
+        return parse_arrays(file, os.fstat(file.fileno()).st_size, specs, optional)
 
 
-def arrays_of(
+def parse_arrays(
     content: IO[bytes], size: int, specs: Mapping[str, Spec], optional: tuple[str, ...] = ()
 ) -> dict[str, torch.Tensor]:
     """As `read_arrays`, from an open file of ``size`` bytes."""
@@ -76,7 +77,7 @@ def arrays_of(
     head = content.read(8)
     length = int.from_bytes(head, "little")
     if len(head) < 8 or length > min(size - 8, _MOST_HEADER):
-        raise ValueError("its header is cut off")
+        raise ValueError("its header is truncated")
     header = content.read(length)
     headers = _headers(header)
     wanted = {
@@ -87,13 +88,13 @@ def arrays_of(
     if missing := [name for name in wanted if name not in headers]:
         raise ValueError(f"array {missing[0]} is missing" + _more(missing))
     if foreign := [name for name in headers if name not in wanted]:
-        raise ValueError(f"array {cut(foreign[0])} is not one that a model has" + _more(foreign))
+        raise ValueError(f"array {cut(foreign[0])} is not part of a model" + _more(foreign))
     _check_shapes(headers, wanted)
     _check_offsets(headers, size - 8 - length)
     try:
         tensors: dict[str, torch.Tensor] = safetensors.load(head + header + content.read(size - 8 - length))
     except SafetensorError as fault:
-        raise ValueError(f"it is no safetensors file ({cut(str(fault), 200)})") from None
+        raise ValueError(f"it is not a safetensors file ({cut(str(fault), 200)})") from None
     for name, spec in wanted.items():
         _check_values(name, tensors[name].numpy(), spec)
     return tensors
@@ -113,22 +114,22 @@ def _headers(content: bytes) -> dict[str, _Header]:
 
 
 def _check_offsets(headers: Mapping[str, _Header], size: int) -> None:
-    """The arrays follow each other without a gap, from the header to the end of the file."""
+    """Raise a ValueError unless the arrays fill the file after its header, in order and without gaps."""
     end = 0
     for name, header in sorted(headers.items(), key=lambda item: item[1]["data_offsets"]):
         start, stop = header["data_offsets"]
         due = math.prod(header["shape"]) * _BYTES[header["dtype"]]
         if start != end or stop - start != due:
-            raise ValueError(f"array {name}: must lie from byte {end} to {end + due}, got {start} to {stop}")
+            raise ValueError(f"array {name}: must be at bytes {end} to {end + due}, got {start} to {stop}")
         if stop > size:
-            raise ValueError(f"array {name}: is cut off at byte {size} of {stop}")
+            raise ValueError(f"array {name}: is truncated at byte {size} of {stop}")
         end = stop
     if end != size:
-        raise ValueError(f"it has {size - end:,} bytes behind its last array")
+        raise ValueError(f"it has {size - end:,} bytes after its last array")
 
 
 def _check_shapes(headers: Mapping[str, _Header], specs: Mapping[str, Spec]) -> None:
-    sizes: dict[str, tuple[int, str]] = {}  # each with the array that set it
+    sizes: dict[str, tuple[int, str]] = {}  # name of a size -> the size, and the array that set it
     for name, spec in specs.items():
         header = headers[name]
         if header["dtype"] not in spec.dtypes.split():

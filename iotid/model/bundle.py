@@ -1,6 +1,7 @@
-"""A trained model in, its folder out, and back: all that was learned as safetensors, the rest as JSON, no pickles.
+"""Saves and loads a trained model as a folder, its bundle: safetensors for all that was learned, JSON for the rest.
 
-``Predictor`` serves it: in Python, in Spark workers (from bytes, so that it can be broadcast) and in MLflow.
+There are no pickles. ``Predictor`` serves the model in Python, in Spark workers (from bytes, so that it can be
+broadcast) and in MLflow.
 
 Shape suffixes: N flows, D distinct flows, M packets kept of each flow, K characteristics, C classes.
 """
@@ -24,7 +25,7 @@ from iotid import __version__, config, schemas
 from iotid.dataset.characteristics import CHARACTERISTICS, Encoding, out_of_vocabulary_rate
 from iotid.errors import DataError, SchemaError, SettingError, cut
 from iotid.inputs import parse_object, read_file
-from iotid.model.arrays import Spec, arrays_of, read_arrays
+from iotid.model.arrays import Spec, parse_arrays, read_arrays
 from iotid.model.device import DeviceModel, kinds_of
 from iotid.model.network.ensemble import AdaptiveEnsemble, shapes
 from iotid.model.network.sequence_counts import SequenceCounts
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 WEIGHTS = "weights.safetensors"
 DESCRIPTION = "model.json"
 _VERSION = 5
-_PREFIXES = ("memory.", "devices.")  # of names of arrays that are not the network's
+_PREFIXES = ("memory.", "devices.")  # names of arrays that do not belong to the network
 _BATCH_PACKETS = 4096  # packets of a batch: enough for the matrix units, few enough for the caches
 _SLICE = 1_000_000  # flows encoded in one step; bounds the memory of a prediction
 
@@ -49,7 +50,7 @@ def save_bundle(
     encoding: Encoding,
     learned: Learned | None = None,
 ) -> None:
-    """Write ``weights`` (an AdaptiveEnsemble's state), what else was learned, and a description.
+    """Write ``weights`` (the state of an AdaptiveEnsemble), ``learned`` and a description.
 
     Each file of ``folder`` is replaced atomically.
     """
@@ -68,10 +69,10 @@ def save_bundle(
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """After a crash at any time the file is the former one or the new one, whole."""
+    """Write a file so that a crash at any time leaves either the complete former file or the complete new one."""
     temporary = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
-        with temporary.open("xb") as file:  # new, so that it follows no link
+        with temporary.open("xb") as file:  # fails if it exists, so it follows no link
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -89,7 +90,7 @@ class Learned:
     devices: DeviceModel | None = None
 
     def to_tensors(self) -> dict[str, torch.Tensor]:
-        """By name; no weight of the network has one of these prefixes."""
+        """All learned arrays by prefixed name; no weight of the network has one of these prefixes."""
         parts = {"memory": self.sequence_counts, "devices": self.devices}
         return {
             f"{part}.{name}": torch.from_numpy(np.ascontiguousarray(array))
@@ -100,7 +101,7 @@ class Learned:
 
     @classmethod
     def specs(cls, encoding: Encoding) -> dict[str, Spec]:
-        """What ``to_tensors`` gives of a model of this encoding."""
+        """Specifications of the arrays of ``to_tensors``, for a model with this encoding."""
         _, kind_C = kinds_of(encoding.labels, encoding.devices)
         parts = {
             "memory": SequenceCounts.specs(len(encoding.labels)),
@@ -112,11 +113,11 @@ class Learned:
     def from_tensors(
         cls, tensors: Mapping[str, torch.Tensor], encoding: Encoding
     ) -> tuple[Learned, dict[str, torch.Tensor]]:
-        """What was learned, from a bundle's tensors, and the network's weights.
+        """Split a bundle's tensors into what was learned beside the network, and the network's weights.
 
         Raises:
-            KeyError: a part is missing.
-            ValueError: parts do not fit each other.
+            KeyError: an array is missing.
+            ValueError: the arrays are inconsistent.
         """
         weights: dict[str, torch.Tensor] = {}
         arrays: dict[str, dict[str, np.ndarray]] = {"memory": {}, "devices": {}}
@@ -148,8 +149,8 @@ class Predictor:
         """The model in ``folder``.
 
         Raises:
-            SchemaError: the bundle is of another version, or names a characteristic that this version lacks.
-            DataError: a file is missing or damaged, an array is not what the description says, or a value not finite.
+            SchemaError: the bundle has another version, or names a characteristic that this version lacks.
+            DataError: a file is missing or damaged, an array differs from the description, or a value is not finite.
         """
         try:
             description = read_file(Path(folder) / DESCRIPTION)
@@ -162,19 +163,19 @@ class Predictor:
     @classmethod
     def from_bytes(cls, weights: bytes, description: str | bytes) -> Predictor:
         """The model whose two files have this content; raises what ``load`` raises."""
-        return cls._of(description, lambda specs: arrays_of(io.BytesIO(weights), len(weights), specs, _PREFIXES))
+        return cls._of(description, lambda specs: parse_arrays(io.BytesIO(weights), len(weights), specs, _PREFIXES))
 
     @classmethod
     def _of(
         cls, description: str | bytes, read: Callable[[Mapping[str, Spec]], Mapping[str, torch.Tensor]]
     ) -> Predictor:
-        """Checks the description first, then the header of the weights, and only then reads these."""
+        """Check the description, then the header of the weights, and only then read the weights."""
         try:
             stored = parse_object(description)
             typed.check(_Description, stored)
             versions = {name: stored[name] for name in ("bundle_version", "flows_version")}
         except ValueError as fault:
-            raise DataError(f"{DESCRIPTION}: is no description of a model ({fault}); train again") from None
+            raise DataError(f"{DESCRIPTION}: is not a model description ({fault}); train again") from None
         expected = {"bundle_version": _VERSION, "flows_version": schemas.FLOWS.version}
         for name, version in versions.items():
             if version != expected[name]:
@@ -184,16 +185,16 @@ class Predictor:
         unknown = [name for name in encoding.vocabularies if name not in CHARACTERISTICS]
         if unknown:
             raise SchemaError(
-                f"{DESCRIPTION}: reads {', '.join(map(cut, unknown))}, which this iotid does not know; train again"
+                f"{DESCRIPTION}: reads {', '.join(map(cut, unknown))}, which this version of iotid lacks; train again"
             )
         settings, sizes, classes = _settings_of(stored), vocabulary_sizes(encoding), len(encoding.labels)
         try:
             tensors = read({**network_specs(shapes(settings, sizes, classes)), **Learned.specs(encoding)})
             learned, own_weights = Learned.from_tensors(tensors, encoding)
             if (learned.sequence_counts is not None) != settings.sequence_counts:
-                due = "be" if settings.sequence_counts else "not be"
+                due = "present" if settings.sequence_counts else "absent"
                 raise ValueError(
-                    f"arrays memory.*: must {due} there, as model.sequence_counts is {settings.sequence_counts}"
+                    f"arrays memory.*: must be {due}, as model.sequence_counts is {settings.sequence_counts}"
                 )
         except ValueError as fault:
             raise DataError(f"{WEIGHTS}: does not fit {DESCRIPTION} ({fault}); train again") from None
@@ -202,10 +203,10 @@ class Predictor:
         return cls(model, encoding, learned)
 
     def predict(self, flows: pa.Table) -> pa.Table:
-        """One row of schemas.PREDICTIONS for each row of ``flows``, in its order.
+        """One row of schemas.PREDICTIONS for each row of ``flows``, in the same order.
 
-        ``flows`` needs only those columns of schemas.FLOWS that the model's characteristics are made from. Equal
-        sequences are scored once: most flows of a network equal others.
+        ``flows`` needs only those columns of schemas.FLOWS from which the model's characteristics are computed. Equal
+        sequences are scored once: most flows of a network are duplicates of others.
 
         Raises:
             SchemaError: a column that the model needs is missing or of another type.
@@ -228,7 +229,7 @@ class Predictor:
 
     @torch.inference_mode()
     def probabilities(self, sequences: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Class probabilities float32 (N, C) of encoded flows int32 (N, M), computed in batches of similar length."""
+        """float32 (N, C) class probabilities of encoded flows, int32 (N, M), computed in batches of similar length."""
         counts_N = step_counts(sequences, self._model.settings.padding)
         out_NC = np.empty((len(counts_N), len(self.labels)), np.float32)
         for rows, logits_BC in logits_by_batch(self._model, sequences, counts_N, _BATCH_PACKETS):
@@ -238,7 +239,7 @@ class Predictor:
 
 
 def network_specs(shapes_of_state: Mapping[str, tuple[int, ...]]) -> dict[str, Spec]:
-    """The types and shapes of a network's state."""
+    """Specifications of the arrays in a network's state."""
     return {name: Spec("F32", shape) for name, shape in shapes_of_state.items()}
 
 

@@ -1,6 +1,6 @@
-"""Logits and labels of the validation part in; a temperature and class biases, for calibrated probabilities, out.
+"""Computes a temperature and class biases that calibrate probabilities, from logits and labels of the validation split.
 
-Training reweights rows and classes, so that rare ones are learned, and a model is overconfident on its training part. A
+Training weights rows and classes so that rare ones are learned, and a model is overconfident on its training split. A
 temperature (Guo et al., ICML 2017) with a bias for each class, which corrects the shift of the class weights
 (bias-corrected temperature scaling: Alexandari et al., ICML 2020), fixes both.
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 def calibration(
     logits_NC: NDArray[np.floating], label_N: NDArray[np.int64], flows_N: NDArray[np.int64], kind: str
 ) -> tuple[float, NDArray[np.float64]]:
-    """The factor, and the bias of each class (C,), with which ``factor * logits + bias`` fits the labels best.
+    """The factor, and the bias (C,) of each class, for which ``factor * logits + bias`` fits the labels best.
 
     Maximum a posteriori over all flows, with standard normal priors of the factor's logarithm and of each bias, so that
     a class that is rare in validation keeps its training odds. ``kind``: ``classes``, ``temperature`` (all biases are
-    0), or ``none`` (the factor is 1, too). A class with a logit of -inf is never the answer.
+    0), or ``none`` (also the factor is 1). A class with a logit of -inf is never predicted.
     """
     from scipy.optimize import minimize
     from scipy.special import log_softmax, softmax
@@ -52,10 +52,11 @@ def calibration(
     return float(np.exp(found[0])), found[1:] * biases
 
 
-def into_last_layer(
+def apply_calibration(
     weights: dict[str, torch.Tensor], factor: float, bias_C: NDArray[np.float64]
 ) -> dict[str, torch.Tensor]:
-    """The ensemble's weights, whose logits are then ``factor * logits + bias``."""
+    """A copy of the ensemble's weights with the calibration in its last layer: logits become ``factor * logits +
+    bias``."""
     import torch
 
     own_C = weights["classifier.bias"]

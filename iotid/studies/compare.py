@@ -1,4 +1,4 @@
-"""Labelled flows in; scores of the ensemble and its baselines under several protocols, as tables, out."""
+"""Compares the ensemble with its baselines under several split protocols, and writes the scores as tables."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from iotid.schemas import SPLITS
 from iotid.schemas.metadata import remedy
 from iotid.storage import read_table
 from iotid.studies import open_set
-from iotid.studies.fold import CAPTURES, ETEI, FLOWS, WINDOWS, bytes_baseline
 from iotid.studies.households import run as households
 from iotid.studies.households import scores as household_scores
 from iotid.studies.open_set import OpenSet
 from iotid.studies.protocols import splits
+from iotid.studies.split_run import CAPTURES, ETEI, FLOWS, WINDOWS, bytes_baseline
 from iotid.studies.study import ProtocolResult, ProtocolScores, Study, SystemScores
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ _OF_SETS = ("known", "left_out")
 
 
 def fingerprint(settings: config.Settings, partitions: Sequence[Partition[Flows]], devices: DeviceList) -> str:
-    """Hash of all that a comparison depends on, except the protocols."""
+    """Hash of everything that a comparison depends on, except the split protocols."""
     parts: dict[str, Any] = {"devices": devices.hash}
     parts["nights"] = [[partition.key, partition.metadata] for partition in partitions]
     parts["census"] = settings.census.model_dump(include={"min_flows", "min_evidence", "min_confidence"})
@@ -58,9 +58,9 @@ def fingerprint(settings: config.Settings, partitions: Sequence[Partition[Flows]
 def read_device_traffic(
     spark: SparkSession, splits: Sequence[Partition[Splits]], flows: LabelledFlows, capture: config.Capture
 ) -> DeviceTraffic:
-    """Packet counts of the devices in the captures of these partitions (SPLITS); reads the captures once more.
+    """Packet counts of the devices in the captures of these partitions (SPLITS); reads the captures again.
 
-    A capture that is planned at several sites counts once, at the first by name.
+    A capture of several sites counts once, at the first site by name.
 
     Raises:
         InputError: a capture is missing.
@@ -89,14 +89,15 @@ def _captures_by_site(splits: Sequence[Partition[Splits]]) -> dict[str, list[str
 def compare(
     flows: LabelledFlows, settings: config.Settings, folder: Path, traffic: DeviceTraffic | None = None
 ) -> list[ProtocolResult]:
-    """One result for each of ``evaluation.protocols``; raises what ``Study.run`` raises, if it can before training."""
+    """One result for each of ``evaluation.protocols``. Raises what ``Study.run`` raises, where possible before
+    training."""
     import torch
 
     for protocol in settings.evaluation.protocols:
         next(splits(flows, protocol, settings.evaluation))
     if ETEI in settings.evaluation.packet_baselines:
         bytes_baseline(flows, settings.evaluation)
-    torch.set_num_threads(settings.training.ranks * settings.training.threads)  # one rank has them all
+    torch.set_num_threads(settings.training.ranks * settings.training.threads)  # this process is the only rank
     study = Study(settings, folder, traffic)
     return [study.run(flows, protocol) for protocol in settings.evaluation.protocols]
 
@@ -104,27 +105,27 @@ def compare(
 def write(
     results: Sequence[ProtocolResult], folder: Path, of_households: households.HouseholdComparison | None = None
 ) -> Path:
-    """Write the tables, their numbers and answers, and curves; return their folder."""
+    """Write the tables, their numbers, the predictions and curves; return their folder."""
     import pyarrow.parquet as pq
 
     from iotid.studies import figures
 
-    shown = folder / "comparison"
-    shutil.rmtree(shown, ignore_errors=True)
-    shown.mkdir(parents=True)
+    output = folder / "comparison"
+    shutil.rmtree(output, ignore_errors=True)
+    output.mkdir(parents=True)
     all_scores = [result.scores for result in results]
-    (shown / "comparison.json").write_text(json.dumps(all_scores, indent=1) + "\n")
-    (shown / "comparison.md").write_text(text(all_scores, of_households))
-    (shown / "households.json").write_text(json.dumps(of_households, indent=1) + "\n")
+    (output / "comparison.json").write_text(json.dumps(all_scores, indent=1) + "\n")
+    (output / "comparison.md").write_text(text(all_scores, of_households))
+    (output / "households.json").write_text(json.dumps(of_households, indent=1) + "\n")
     for protocol_scores, answers, sets in results:
         name = protocol_scores["protocol"].replace(":", "-")
-        pq.write_table(answers, shown / f"answers_{name}.parquet")
+        pq.write_table(answers, output / f"answers_{name}.parquet")
         if protocol_scores["days"]:
-            figures.drift(protocol_scores["days"], shown / f"{name}.png")
+            figures.drift(protocol_scores["days"], output / f"{name}.png")
         if protocol_scores["open_set"]:
-            pq.write_table(sets, shown / f"sets_{name}.parquet")
-            figures.roc(protocol_scores["open_set"]["scores"], shown / f"{name}.png")
-    return shown
+            pq.write_table(sets, output / f"sets_{name}.parquet")
+            figures.roc(protocol_scores["open_set"]["scores"], output / f"{name}.png")
+    return output
 
 
 def text(all_scores: Sequence[ProtocolScores], of_households: households.HouseholdComparison | None = None) -> str:
@@ -146,9 +147,9 @@ def flat_households(of_households: households.HouseholdComparison) -> dict[str, 
 
 
 def flat(all_scores: Sequence[ProtocolScores]) -> dict[str, float]:
-    """``protocol.system.of.metric`` -> value, for tracking; ``of`` is flows, windows, captures, or one with _merged.
+    """``protocol.system.of.metric`` -> value, for tracking; ``of`` is flows, windows or captures, or one with _merged.
 
-    Of the open set: ``protocol.open_set.score.metric``, and the same for ``at_limit`` and the census.
+    For the open set: ``protocol.open_set.score.metric``, and the same for ``at_limit`` and the census.
     """
     numbers = {
         f"{protocol_scores['protocol'].replace(':', '-')}.{system}.{of}{kind}.{metric}": score["value"]
@@ -172,18 +173,18 @@ def flat(all_scores: Sequence[ProtocolScores]) -> dict[str, float]:
     of_sets = ((protocol_scores["protocol"], protocol_scores["open_set"]) for protocol_scores in all_scores)
     of_open_sets = {
         f"{protocol}.open_set.{name}": value
-        for protocol, judged in of_sets
-        if judged
-        for name, value in _numbers(judged)
+        for protocol, scored in of_sets
+        if scored
+        for name, value in _numbers(scored)
     }
     return numbers | of_open_sets
 
 
-def _numbers(judged: OpenSet) -> Iterator[tuple[str, float]]:
-    for name, score in judged["scores"].items():
+def _numbers(scored: OpenSet) -> Iterator[tuple[str, float]]:
+    for name, score in scored["scores"].items():
         yield f"{name}.auroc", score["auroc"]
         yield f"{name}.false_unknown_at_95", score["false_unknown_at_95"]
-    for part, shares in (("at_limit", judged["at_limit"]), *judged["census"].items()):
+    for part, shares in (("at_limit", scored["at_limit"]), *scored["census"].items()):
         yield from ((f"{part}.{name}", share) for name, share in shares.items())
 
 
@@ -195,9 +196,10 @@ def _lines(all_scores: Sequence[ProtocolScores]) -> Iterator[str]:
         yield (
             f"{len(own['labels'])} labels ({len(own['coarse_labels'])} merged), flows: {sizes}; "
             f"{own['captures']:,} captures of a device. Of the test flows {_percent(own['seen'])} have a duplicate in "
-            f"training, {_percent(own['leakage'])} one with their label; the ceiling that equal sequences allow is "
-            f"{_percent(own['ceiling'])}, the majority label alone has {_percent(own['floor'])}. Of the captures "
-            f"{_percent(own['captures_ceiling'])} can be named right if equal captures get equal answers."
+            f"training, {_percent(own['leakage'])} one with their label; the best accuracy with equal "
+            f"predictions for equal sequences (the ceiling) is {_percent(own['ceiling'])}, that of the majority label "
+            f"{_percent(own['floor'])}. With equal predictions for equal captures, at most "
+            f"{_percent(own['captures_ceiling'])} of the captures can be predicted correctly."
         )
         yield ""
         yield f"| {' | '.join(_HEAD)} |"
@@ -228,9 +230,9 @@ def _lines_of_households(comparison: households.HouseholdComparison) -> Iterator
     yield "## Households"
     yield ""
     yield (
-        f"Captures of {len(comparison['kinds'])} kinds, held back in {comparison['folds']} folds, merged as if behind "
-        "one address. Exact: all kinds there are found and no other; false and missed unknown: of merges without and "
-        "with a device never learned; calibration: expected calibration error of kinds; count error: of the least "
+        f"Captures of {len(comparison['kinds'])} kinds, held out in {comparison['folds']} folds, merged as if behind "
+        "one address. Exact: all kinds present are found and no other; false and missed unknown: of merges without and "
+        "with a device not in training; calibration: expected calibration error of kinds; count error: of the least "
         "number of devices of a kind. In per cent."
     )
     for title, rows, count in (
@@ -244,11 +246,11 @@ def _lines_of_households(comparison: households.HouseholdComparison) -> Iterator
     yield from (f"* {method}: {origin}" for method, origin in comparison["origins"].items())
 
 
-def _lines_of_sets(judged: OpenSet) -> Iterator[str]:
-    captures, limit = judged["captures"], judged["at_limit"]
-    known, left_out = ({name: _percent(share) for name, share in judged["census"][of].items()} for of in _OF_SETS)
+def _lines_of_sets(scored: OpenSet) -> Iterator[str]:
+    captures, limit = scored["captures"], scored["at_limit"]
+    known, left_out = ({name: _percent(share) for name, share in scored["census"][of].items()} for of in _OF_SETS)
     yield (
-        f"New kinds: {captures['left_out']:,} captures of kinds left out, in {len(judged['groups'])} groups, against "
+        f"New kinds: {captures['left_out']:,} captures of kinds left out, in {len(scored['groups'])} groups, against "
         f"{captures['known']:,} of learned kinds. No kind reaches census.min_confidence in "
         f"{_percent(limit['detection'])} of the new and {_percent(limit['false_unknown'])} of the learned. "
         f"A census would call of the new {left_out['unknown']} unknown, {left_out['undecided']} undecided, and find a "
@@ -258,16 +260,16 @@ def _lines_of_sets(judged: OpenSet) -> Iterator[str]:
     yield ""
     yield "| score | AUROC | AUROC by group | false unknowns at 95 % detection | definition |"
     yield "|---|---|---|---|---|"
-    for name, score in judged["scores"].items():
+    for name, score in scored["scores"].items():
         groups = ", ".join(f"{area:.3f}" for area in score["auroc_of_groups"])
         lost = _percent(score["false_unknown_at_95"])
         yield f"| {name} | {score['auroc']:.3f} | {groups} | {lost} | {open_set.ORIGINS[name]} |"
     yield ""
     yield "| label left out | captures | unknown | undecided | named | most often as |"
     yield "|---|---|---|---|---|---|"
-    for each in judged["per_label"]:
-        shares = " | ".join(_percent(share) for share in (each["unknown"], each["undecided"], each["named"]))
-        yield f"| {each['label']} | {each['captures']:,} | {shares} | {each['mostly'] or ''} |"
+    for row in scored["per_label"]:
+        shares = " | ".join(_percent(share) for share in (row["unknown"], row["undecided"], row["named"]))
+        yield f"| {row['label']} | {row['captures']:,} | {shares} | {row['mostly'] or ''} |"
 
 
 def _cells(system_scores: SystemScores) -> Iterator[str]:

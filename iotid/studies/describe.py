@@ -1,5 +1,4 @@
-"""Tables of flows in; for each label, distributions of mean and entropy of each flow's characteristics out (the
-paper's section 3).
+"""For each label, distributions of the mean and entropy of each flow's characteristics (the paper's section 3).
 
 Spark counts flows by rounded value, so that the size of the result depends on the labels and not on the flows.
 
@@ -46,7 +45,7 @@ _COUNTED = pa.schema(
 
 
 class Spread(NamedTuple):
-    """Distribution of a measure over flows: its rounded values in order, and the flows with each."""
+    """Distribution of a measure over flows: its rounded values, sorted, and the number of flows with each."""
 
     values: NDArray[np.float64]
     flows: NDArray[np.int64]
@@ -68,7 +67,7 @@ def describe(
     settings: config.Dataset,
     flow: config.Flow,
 ) -> Distributions:
-    """The traffic of every label with ``dataset.min_flows`` flows or more, of ``dataset.characteristics``."""
+    """The distributions of ``dataset.characteristics``, for every label with ``dataset.min_flows`` flows or more."""
     check_partitions(partitions, flow)
     files = partition_files(partitions)
     source = Source(files, later_flows(spark, partitions), devices.at(files, spark), settings, flow.max_packets)
@@ -119,8 +118,8 @@ def _count(tasks: Iterable[pa.RecordBatch], source: Source) -> Iterator[pa.Recor
     for number in read_task_ids(tasks):
         counts: Counter[tuple[str, str, str, int]] = Counter()
         for flows, label_N, _, _ in source.read(number, source.sequence_columns, Counter()):
-            for name, each in select_characteristics(source.settings.characteristics).items():
-                lists = quantise_column(flows, each, source.max_packets)
+            for name, characteristic in select_characteristics(source.settings.characteristics).items():
+                lists = quantise_column(flows, characteristic, source.max_packets)
                 for measure, value_N in measures(lists).items():
                     steps_N = np.rint(value_N / _STEP[measure]).astype(np.int64)
                     pairs, seen = np.unique(np.stack([label_N, steps_N]), axis=1, return_counts=True)
@@ -133,7 +132,7 @@ def _count(tasks: Iterable[pa.RecordBatch], source: Source) -> Iterator[pa.Recor
 
 
 def measures(lists: pa.ListArray) -> dict[str, NDArray[np.float64]]:
-    """Mean (N,) of N lists, and Shannon's entropy in bits of how often each value is in its list; 0 of an empty one."""
+    """(N,) mean and Shannon entropy in bits of the values of each of N lists; 0 for an empty list."""
     length_N = np.diff(lists.offsets.to_numpy())
     value_P = lists.values.to_numpy()[lists.offsets[0].as_py() : lists.offsets[-1].as_py()].astype(np.float64)
     flow_P = np.repeat(np.arange(len(length_N)), length_N)

@@ -1,4 +1,4 @@
-"""Results of studies in, PNG files out: drift over days, detection of unknown kinds, distributions of traffic."""
+"""Figures of studies as PNG files: drift over days, detection of unknown kinds, distributions of traffic."""
 
 from __future__ import annotations
 
@@ -20,19 +20,21 @@ _UNITS = {"packet_length": "bytes", "tcp_window": "bytes, unscaled", "payload_le
 
 
 def drift(days: Sequence[Day], path: Path, title: str = "") -> None:
-    """Macro F1 of every system on the flows of each later day, and how many flows there were."""
+    """Macro F1 of every system on the flows of each later day, and the number of these flows."""
     figure = new_figure(8.4, 4.6)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
-    places = range(len(days))
+    positions = range(len(days))
     for number, system in enumerate(days[0]["macro_f1"]):
         style = {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[number // len(COLOURS) % len(DASHES)]}
-        above.plot(places, [day["macro_f1"][system] for day in days], marker="o", markersize=3, label=system, **style)
+        above.plot(
+            positions, [day["macro_f1"][system] for day in days], marker="o", markersize=3, label=system, **style
+        )
     above.set_ylim(0, 1.02)
     above.set_ylabel("macro F1 of flows")
     above.legend(frameon=False, fontsize=7.5, loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=3.2)
-    below.bar(places, [day["flows"] for day in days], color=GREY)
+    below.bar(positions, [day["flows"] for day in days], color=GREY)
     below.set_ylabel("flows")
-    below.set_xticks(places, [day["day"][5:] for day in days], rotation=90 if len(days) > 15 else 0)
+    below.set_xticks(positions, [day["day"][5:] for day in days], rotation=90 if len(days) > 15 else 0)
     below.set_xlabel("day")
     for axes in (above, below):
         plain_axes(axes)
@@ -41,7 +43,8 @@ def drift(days: Sequence[Day], path: Path, title: str = "") -> None:
 
 
 def roc(scores: Mapping[str, NewScore], path: Path, title: str = "") -> None:
-    """ROC curve of every score: share of new kinds found against known ones called unknown; dotted: 95 % found."""
+    """ROC curve of every score: share of new kinds detected against share of known ones reported as unknown; dotted: 95
+    % detection."""
     figure = new_figure(4.8, 4.4)
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--")
@@ -61,8 +64,8 @@ def roc(scores: Mapping[str, NewScore], path: Path, title: str = "") -> None:
     save(figure, path)
 
 
-def of_traffic(traffic: Distributions, groups: Mapping[str, Sequence[str]], folder: Path) -> list[str]:
-    """Every figure of ``traffic`` below ``folder``; the names of their files.
+def draw_traffic(traffic: Distributions, groups: Mapping[str, Sequence[str]], folder: Path) -> list[str]:
+    """Draw every figure of ``traffic`` in ``folder``; return the names of their files.
 
     ``groups``: labels whose entropies are drawn on one panel; groups of one label are left out.
     """
@@ -82,7 +85,8 @@ def of_traffic(traffic: Distributions, groups: Mapping[str, Sequence[str]], fold
 def boxes(traffic: Distributions, characteristic: str, path: Path, title: str = "") -> None:
     """Box plots of a characteristic's mean and entropy over the flows of every label (the paper's figures 2 and 3).
 
-    Boxes hold the middle half, whiskers reach from the 5th to the 95th percentile. Labels by their median mean.
+    Boxes are quartiles, whiskers reach from the 5th to the 95th percentile. Labels are sorted by the median of their
+    means.
     """
     labels = [label for label, name, measure in traffic if (name, measure) == (characteristic, MEAN)]
     labels.sort(key=lambda label: traffic[label, characteristic, MEAN].quantile(0.5))
@@ -117,7 +121,7 @@ def boxes(traffic: Distributions, characteristic: str, path: Path, title: str = 
 def entropy_curves(
     traffic: Distributions, characteristic: str, groups: Mapping[str, Sequence[str]], path: Path
 ) -> None:
-    """Share of flows whose entropy is at most so many bits, a panel for each group of labels (figures 1 and 7)."""
+    """Cumulative distribution of the entropy over flows, a panel for each group of labels (figures 1 and 7)."""
     columns = min(len(groups), 3)
     rows = -(-len(groups) // columns)
     figure = new_figure(3.6 * columns, 0.4 + 3.0 * rows)
@@ -129,7 +133,7 @@ def entropy_curves(
             below = np.cumsum(spread.flows) / spread.flows.sum()
             bits, share = np.concatenate([[0.0], spread.values, [end]]), np.concatenate([[0.0], below, [1.0]])
             style = {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[number % len(DASHES)]}
-            axes.step(bits, share, where="post", label=short_name(label), **style)  # dashes show equal curves
+            axes.step(bits, share, where="post", label=short_name(label), **style)  # dashes keep equal curves visible
         axes.set_title(short_name(group), fontsize=9)
         axes.legend(frameon=False, fontsize=7, loc="lower right")
         axes.set_xlabel(f"entropy of a flow's {_words(characteristic)}s (bits)", fontsize=8)

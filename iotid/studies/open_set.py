@@ -1,8 +1,8 @@
-"""Answers for captures of learned and of left-out kinds in; how well new kinds are detected, or misnamed, out.
+"""Measures how well new kinds (left out of training) are detected, from predictions for captures.
 
-A score is judged by how it orders captures of left-out kinds against held-back captures of learned kinds: the area
-under the ROC curve, and the share of known captures lost when 95 % of the new are found. Beside it are counts of what a
-census would report, with a limit that is chosen before anything new is seen.
+A score is evaluated by how it ranks captures of new kinds against held-out captures of learned kinds: the area under
+the ROC curve, and the share of known captures reported as unknown at 95 % detection. Beside it are counts of what a
+census would report with its threshold, which is independent of the new kinds.
 
 Shape suffixes: U captures of a device, L of kinds left out, K of learned kinds, T thresholds.
 """
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from iotid.model.device.decide import KNOWN, SEVERAL, UNDECIDED, UNKNOWN
 
 DETECTION = 0.95
-# by their names in files and metrics; add yours here, and its field below
+# name in files and metrics -> definition; add yours here, and its field below
 ORIGINS = {
     "device_model": "1 - the device model's greatest probability of a kind (ours)",
     "surprise": "out-of-vocabulary rate: share of values that are not in training",
@@ -28,9 +28,9 @@ STORED_NAMES = {"out_of_vocabulary_rate": "surprise", "network_uncertainty": "do
 
 
 class OpenSetAnswers(NamedTuple):
-    """Answers (U,) for captures of a device. ``is_new``: no kind reaches ``census.min_confidence``.
+    """Predictions (U,) for captures of a device. ``is_new``: no kind reaches ``census.min_confidence``.
 
-    ``is_own``: the capture's own kind is found, and no other.
+    ``is_own``: exactly the capture's own kind is found.
     """
 
     unit: NDArray[np.int64]  # number of the capture times the number of labels, plus label
@@ -43,13 +43,13 @@ class OpenSetAnswers(NamedTuple):
     named: NDArray[np.int64]  # the best label, regardless of the status
     is_own: NDArray[np.bool_]
     status: NDArray[np.str_]
-    group: NDArray[np.int64]  # of kinds left out together, by one training
+    group: NDArray[np.int64]  # training run; each leaves out a group of kinds
 
 
 class NewScore(TypedDict):
-    """How well a score separates new kinds from learned ones; over all groups, and each group's own AUROC.
+    """How well a score separates new kinds from learned ones: AUROC over all groups and of each group.
 
-    ``curve``: at thresholds from high to low, the share of known captures and of new ones at or above them.
+    ``curve``: at descending thresholds, the share of known captures and of new ones at or above them.
     """
 
     auroc: float
@@ -59,7 +59,7 @@ class NewScore(TypedDict):
 
 
 class LeftOut(TypedDict):
-    """One label whose kind was left out: shares of its captures, and the label that it gets most often."""
+    """One label whose kind was left out: shares of its captures, and the label that is predicted most often."""
 
     label: str
     captures: int
@@ -72,7 +72,7 @@ class LeftOut(TypedDict):
 class OpenSet(TypedDict):
     """``at_limit``: shares of captures in which no kind is as likely as ``census.min_confidence``.
 
-    ``census``: shares of captures by what a census would report. Known ones: right (their kind is found, and no other),
+    ``census``: shares of captures by what a census would report. Known ones: right (exactly their kind is found),
     wrong, undecided, unknown; those left out: wrong (any kind is found), undecided, unknown.
     """
 
@@ -84,27 +84,27 @@ class OpenSet(TypedDict):
     per_label: list[LeftOut]
 
 
-def judge(sets: OpenSetAnswers, labels: Sequence[str]) -> OpenSet:
+def evaluate(sets: OpenSetAnswers, labels: Sequence[str]) -> OpenSet:
     """``sets``: of all groups, each with known captures and captures of left-out kinds."""
     new_U = sets.left_out
     scores_U = {STORED_NAMES.get(field, field): column for field, column in sets._asdict().items()}
     groups = [sets.group == group for group in np.unique(sets.group)]
-    verdict_U = np.where(_is_found(sets), np.where(~new_U & sets.is_own, "right", "wrong"), sets.status)
+    outcome_U = np.where(_is_found(sets), np.where(~new_U & sets.is_own, "right", "wrong"), sets.status)
     return {
         "groups": [[labels[label] for label in np.unique(sets.label[new_U & own_U]).tolist()] for own_U in groups],
         "captures": {"known": int((~new_U).sum()), "left_out": int(new_U.sum())},
         "scores": {name: _score(new_U, scores_U[name], groups) for name in ORIGINS},
         "at_limit": {"detection": _mean(sets.is_new[new_U]), "false_unknown": _mean(sets.is_new[~new_U])},
         "census": {
-            "known": {what: _mean(verdict_U[~new_U] == what) for what in ("right", "wrong", UNDECIDED, UNKNOWN)},
-            "left_out": {what: _mean(verdict_U[new_U] == what) for what in ("wrong", UNDECIDED, UNKNOWN)},
+            "known": {what: _mean(outcome_U[~new_U] == what) for what in ("right", "wrong", UNDECIDED, UNKNOWN)},
+            "left_out": {what: _mean(outcome_U[new_U] == what) for what in ("wrong", UNDECIDED, UNKNOWN)},
         },
         "per_label": [_left_out(sets, label, labels) for label in np.unique(sets.label[new_U]).tolist()],
     }
 
 
 def false_unknown(new_U: NDArray[np.bool_], score_U: NDArray[np.float64], detection: float = DETECTION) -> float:
-    """The least share of known captures at or above a threshold that this share of the new ones reaches."""
+    """The least share of known captures at or above a threshold that detects this share of the new ones."""
     from sklearn.metrics import roc_curve
 
     false_T, found_T, _ = roc_curve(new_U, score_U, drop_intermediate=False)

@@ -1,4 +1,4 @@
-"""conf/paper_tables.yaml in; the numbers that the paper prints for its four datasets out."""
+"""Reads the numbers that the paper prints for its four datasets (conf/paper_tables.yaml)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class _Fact(BaseModel):
 
 
 class DeviceFlows(_Fact):
-    """A device by its name in the device list and in the paper, and its flows."""
+    """A device by its name in the device list and in the paper, and its number of flows."""
 
     device: str
     printed: str
@@ -31,7 +31,7 @@ class DeviceFlows(_Fact):
 
 
 class Counts(_Fact):
-    """Flows of a dataset; ``of_devices`` adds up to ``flows`` where the paper prints it, else it is empty."""
+    """Printed numbers of flows; ``of_devices`` adds up to ``flows``, or is empty if the paper does not print it."""
 
     where: str
     devices: int
@@ -40,7 +40,7 @@ class Counts(_Fact):
     left_out: tuple[str, ...] = ()
 
     def select(self, devices: DeviceList) -> DeviceList:
-        """The devices of the list that the paper counts, as far as it says."""
+        """The devices of the list that the paper counts; all that it does not exclude if it does not list them."""
         counted = {row.device for row in self.of_devices}
         unknown = (counted | set(self.left_out)) - {device.name for device in devices.devices}
         assert not unknown, f"{TABLES} and {devices.source} differ: {unknown}"
@@ -53,7 +53,7 @@ class Counts(_Fact):
 
 
 class Remark(_Fact):
-    """A note on printed scores, by system and metric; a ``misprint`` cannot be right."""
+    """A note on printed scores, by system and metric; a score that is a ``misprint`` is impossible."""
 
     cells: dict[str, tuple[Metric, ...]]
     misprint: bool
@@ -61,7 +61,8 @@ class Remark(_Fact):
 
 
 class Scores(_Fact):
-    """One table: accuracy, macro precision, recall and F1 in per cent, of each system, for classes of one kind."""
+    """One printed table: accuracy, macro precision, recall and F1 of each system in per cent; a class is a
+    ``label``."""
 
     where: str
     label: Literal["name", "model"]
@@ -71,8 +72,8 @@ class Scores(_Fact):
     remarks: tuple[Remark, ...] = ()
 
 
-class Original(_Fact):
-    """All that the paper prints for one dataset, and notes on it."""
+class PaperNumbers(_Fact):
+    """All numbers that the paper prints for one dataset, and notes on them."""
 
     title: str
     captures: str
@@ -81,10 +82,10 @@ class Original(_Fact):
     notes: tuple[str, ...] = ()
 
 
-def read(dataset: str) -> Original:
-    """One of ``DATASETS``."""
+def read(dataset: str) -> PaperNumbers:
+    """The printed numbers of one of ``DATASETS``."""
     tables = yaml12.load((conf_dir() / TABLES).read_text(encoding="utf-8"))
-    return Original.model_validate(tables[dataset])
+    return PaperNumbers.model_validate(tables[dataset])
 
 
 def device_list(dataset: str) -> DeviceList:

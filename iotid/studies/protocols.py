@@ -1,10 +1,9 @@
-"""Labelled flows and a protocol in; the training, validation and test part of each flow out.
+"""Split protocols of studies: assign each flow to training, validation or test.
 
-``random_flow`` (the paper's), ``random_unique``, ``by_capture`` and ``by_time`` are the dataset's own;
-``capture_folds`` tests every capture once, in folds of whole captures; ``site:NAME`` learns from all other sites and is
-tested on that one, over the labels that both have; ``drift`` learns from the first days and is tested on all later
-ones. ``devices_out`` leaves out each kind of devices once, and tests what is answered for it. Add yours in
-`splits`.
+``random_flow`` (the paper's), ``random_unique``, ``by_capture`` and ``by_time`` are those of datasets;
+``capture_folds`` is cross-validation over whole captures; ``site:NAME`` trains on all other sites and tests on that
+one, with the labels that both have; ``drift`` trains on the first days and tests on all later ones; ``devices_out``
+leaves each device kind out of training once, and tests the predictions for it. Add yours in `splits`.
 
 Shape suffixes: N flows, S samples of a device's traffic (windows), L captures, C labels.
 """
@@ -28,15 +27,15 @@ from iotid.labels.device_list import UNLISTED
 OF_DATASET = ("random_flow", "random_unique", "by_capture", "by_time")
 FOLDS, SITE, DRIFT, DEVICES_OUT = "capture_folds", "site:", "drift", "devices_out"
 TRAIN, VALIDATION, TEST = range(len(DATASET_SPLITS))
-LEFT_OUT = len(DATASET_SPLITS)  # of a kind that is not learned
+LEFT_OUT = len(DATASET_SPLITS)  # of a kind that is left out of training
 _DAY_US = 86_400_000_000
 
 
 def splits(flows: LabelledFlows, protocol: str, settings: config.Evaluation) -> Iterator[NDArray[np.int8]]:
-    """(N,) the part of each flow: an index into DATASET_SPLITS, LEFT_OUT, or -1 for none; once for each training.
+    """For each training run, (N,) the split of each flow: an index into DATASET_SPLITS, LEFT_OUT, or -1 for none.
 
     Raises:
-        SettingError: there is no such protocol or site, drift has no later day, or there is one kind of device only.
+        SettingError: there is no such protocol or site, ``drift`` has no later day, or there is only one device kind.
     """
     if protocol in OF_DATASET:
         yield flows.with_protocol(protocol).assign_splits()
@@ -63,9 +62,9 @@ def days(flows: LabelledFlows) -> NDArray[np.int64]:
 def parts_of_samples(
     samples: Samples, part_L: NDArray[np.int8] | None, protocol: str, settings: config.Dataset
 ) -> NDArray[np.int8]:
-    """(S,) the part of each window, given ``part_L`` of each capture (-1: none of its flows is used).
+    """(S,) the split of each window, given ``part_L`` of each capture (-1: none of its flows is used).
 
-    Without it (protocols that split captures) windows are split like flows, label by label: at random, or by time.
+    Without it (protocols that divide captures) windows are split like flows, for each label: at random, or by time.
     """
     if part_L is not None:
         return part_L[samples.capture]
@@ -94,9 +93,8 @@ def _fold(fold_N: NDArray[np.int64], fold: int, folds: int) -> NDArray[np.int8]:
 
 
 def _left_out_kinds(flows: LabelledFlows, settings: config.Evaluation) -> Iterator[NDArray[np.int8]]:
-    """Leaves out one random group of kinds after the other; of the others a fold of captures is tested, each time
-    another. Unlisted devices are no kind, and are always learned from.
-    """
+    """Leave out one random group of kinds after the other, and test a fold of captures of the other kinds, each time
+    another. Unlisted devices have no kind, and are always in training."""
     names, kind_C = kinds(flows)
     drawn = [kind for kind in np.random.default_rng(settings.seed).permutation(len(names)) if names[kind] != UNLISTED]
     if len(drawn) < 2:
@@ -109,23 +107,23 @@ def _left_out_kinds(flows: LabelledFlows, settings: config.Evaluation) -> Iterat
     for group in range(groups):
         part_N = _fold(fold_N, group % settings.folds, settings.folds)
         part_N[np.isin(kind_C, drawn[group::groups])[flows.label]] = LEFT_OUT
-        learned = np.unique(flows.label[part_N == TRAIN])  # a label of one capture may be in the tested fold alone
+        learned = np.unique(flows.label[part_N == TRAIN])  # a label with one capture may be in the tested fold only
         part_N[(part_N != LEFT_OUT) & ~np.isin(flows.label, learned)] = -1
         yield part_N
 
 
 def _other_site(flows: LabelledFlows, site: str) -> NDArray[np.int8]:
-    """All flows of the site are tested; of the others, a seeded share is for validation, the rest for training."""
-    there_N = np.asarray(pc.equal(flows.flows["site"], site))
-    if not there_N.any() or there_N.all():
+    """Test all flows of the site; of the others, a seeded share is for validation, the rest for training."""
+    of_site_N = np.asarray(pc.equal(flows.flows["site"], site))
+    if not of_site_N.any() or of_site_N.all():
         raise SettingError(
             f"evaluation.protocols: {SITE}{site} needs flows of {site} and of another site; name both with --site"
         )
-    return _tested(flows, there_N)
+    return _tested(flows, of_site_N)
 
 
 def _later_days(flows: LabelledFlows, learned_days: int) -> NDArray[np.int8]:
-    """All flows after the first ``learned_days`` days are tested."""
+    """Test all flows after the first ``learned_days`` days."""
     day_N = days(flows)
     distinct = np.unique(day_N)
     if len(distinct) <= learned_days:
@@ -137,7 +135,7 @@ def _later_days(flows: LabelledFlows, learned_days: int) -> NDArray[np.int8]:
 
 
 def _tested(flows: LabelledFlows, test_N: NDArray[np.bool_]) -> NDArray[np.int8]:
-    """These flows are tested, over labels that others have, too; of the others, a seeded share is for validation."""
+    """Test these flows, for labels that the others also have; of the others, a seeded share is for validation."""
     part_N = flows.with_protocol("random_flow").assign_splits()
     part_N[part_N == TEST] = TRAIN
     part_N[test_N] = TEST

@@ -1,4 +1,4 @@
-"""The steps `compare` and `describe`: from stored tables to a partition of results."""
+"""The commands `compare` and `describe`: read partitions, run the study, write a partition of results."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def compare(
     settings: config.Settings,
     name: str,
 ) -> tuple[Partition, str]:
-    """Compare the ensemble with its baselines under every protocol; the partition of ``comparisons``, and its text.
+    """Compare the ensemble with its baselines under every split protocol; return the partition of ``comparisons`` and
+    its text.
 
     ``flows``: partitions of ``flows``, which are read into memory. The numbers are also logged as a run.
     """
@@ -72,12 +73,13 @@ def describe(
     flow: config.Flow,
     name: str,
 ) -> tuple[Partition, list[str]]:
-    """Draw what distinguishes the devices' traffic; the partition of ``descriptions``, and the names of its figures."""
+    """Draw the distributions of the devices' traffic; return the partition of ``descriptions`` and its figures'
+    names."""
     found = traffic.describe(spark, flows, devices, settings, flow)
     groups = traffic.similar_labels(found, devices, settings.label)
     key = PartitionKey.named(name)
     with TemporaryDirectory() as work, store.write("descriptions", key) as staged:
-        drawn = figures.of_traffic(found, groups, Path(work))
+        drawn = figures.draw_traffic(found, groups, Path(work))
         staged.add_folder(work)
         staged.write_json("traffic.json", traffic.to_json(found))
         staged.metadata = {"figures": drawn, "nights": [partition.key for partition in flows]}

@@ -1,4 +1,4 @@
-"""Labelled flows and a protocol in; scores of the ensemble, trained for every test part, and of its baselines out.
+"""Scores the ensemble and its baselines under a split protocol, with a training run for every split.
 
 Shape suffixes: N flows, U captures of a device, C labels, G coarse labels.
 """
@@ -22,8 +22,8 @@ from iotid.dataset.split_protocols import DATASET_SPLITS
 from iotid.evaluation import metrics
 from iotid.evaluation.schema import ClassScore, Score
 from iotid.studies import open_set, protocols
-from iotid.studies.fold import CAPTURES, ENSEMBLE, FLOWS, Answers, Fold
 from iotid.studies.open_set import OpenSet, OpenSetAnswers
+from iotid.studies.split_run import CAPTURES, ENSEMBLE, FLOWS, Answers, SplitRun
 
 if TYPE_CHECKING:
     from iotid.dataset import DeviceTraffic
@@ -32,10 +32,10 @@ log = logging.getLogger(__name__)
 
 
 class SystemScores(TypedDict):
-    """Scores of one system: ``scores[of]`` for each of flows, windows and captures that it answers for.
+    """Scores of one system: ``scores[of]`` for those of flows, windows and captures that it predicts.
 
     ``merged``: the same with labels of one vendor and type as one. Fields of flows, or of captures, are null or empty
-    for a system without such answers.
+    for a system without such predictions.
     """
 
     origin: str
@@ -57,8 +57,8 @@ class Day(TypedDict):
     accuracy: dict[str, float]
 
 
-# of test flows: share of the majority label; share whose sequences are in training, and with their label; best accuracy
-# that equal sequences allow
+# of test flows: share of the majority label; share whose sequences are in training; share whose sequences are there
+# with the same label; best accuracy with equal predictions for equal sequences
 _FlowShares = TypedDict(  # noqa: UP013 - names of stored fields
     "_FlowShares", {"floor": float, "seen": float, "leakage": float, "ceiling": float}
 )
@@ -67,9 +67,9 @@ _FlowShares = TypedDict(  # noqa: UP013 - names of stored fields
 class ProtocolScores(_FlowShares):
     """Scores under one protocol.
 
-    ``flows``: of each part; with folds, the test flows of all, and the means of the others. ``captures_ceiling``: best
-    share of captures named right if equal captures get equal answers. ``days``: of the protocol ``drift``;
-    ``open_set``: of ``devices_out``, whose other scores are of the learned kinds.
+    ``flows``: of each split; with several runs, the test flows of all, and the means of the others.
+    ``captures_ceiling``: best accuracy for captures with equal predictions for equal captures. ``days``: of the
+    protocol ``drift``; ``open_set``: of ``devices_out``, whose other scores are of the learned kinds.
     """
 
     protocol: str
@@ -84,9 +84,9 @@ class ProtocolScores(_FlowShares):
 
 
 class ProtocolResult(NamedTuple):
-    """The scores, and all answers: columns system, of, label, answer, confidence, day, capture_file.
+    """The scores, and all predictions: columns system, of, label, answer, confidence, day, capture_file.
 
-    ``sets``: of ``devices_out``, the answers for every capture of a kind that was learned or left out.
+    ``sets``: of ``devices_out``, the predictions for every capture of a kind that was learned or left out.
     """
 
     scores: ProtocolScores
@@ -96,7 +96,8 @@ class ProtocolResult(NamedTuple):
 
 @dataclass(frozen=True)
 class Study:
-    """The ensemble, trained below ``folder``, and the baselines of ``evaluation.baselines`` and ``.packet_baselines``.
+    """The ensemble, whose training runs are in ``folder``, and the baselines of ``evaluation.baselines`` and
+    ``.packet_baselines``.
 
     ``traffic``: of the captures of the flows, for baselines that classify windows.
     """
@@ -110,23 +111,23 @@ class Study:
 
         Raises:
             SettingError: there is no such protocol, site or baseline.
-            DataError: the protocol leaves the training, validation or test part empty.
+            DataError: the training, validation or test split is empty.
         """
         tested: list[dict[str, dict[str, Answers]]] = []
         shares: list[dict[str, float]] = []
         sizes: list[NDArray[np.int64]] = []
         open_sets: list[OpenSetAnswers] = []
         for number, part_N in enumerate(protocols.splits(flows, protocol, self.settings.evaluation), start=1):
-            log.info("%s: part %d", protocol, number)
+            log.info("%s: training run %d", protocol, number)
             sizes.append(np.bincount(part_N[part_N >= 0], minlength=len(DATASET_SPLITS) + 1))
             name = f"{protocol.replace(':', '-')}-{number:02}"
-            one = Fold(self.settings, self.folder / name, self.traffic, flows, part_N, protocol, name)
-            tested.append(one.answers())
-            shares.append(one.shares())
+            run = SplitRun(self.settings, self.folder / name, self.traffic, flows, part_N, protocol, name)
+            tested.append(run.answers())
+            shares.append(run.shares())
             if protocol == protocols.DEVICES_OUT:
-                open_sets.append(one.open_sets(number))
+                open_sets.append(run.open_sets(number))
         systems = {
-            system: {of: _joined([each[system][of] for each in tested]) for of in answered}
+            system: {of: _joined([answers[system][of] for answers in tested]) for of in answered}
             for system, answered in tested[0].items()
         }
         weights = [int(size[protocols.TEST]) for size in sizes]
@@ -135,16 +136,16 @@ class Study:
         part_sizes = dict(zip(DATASET_SPLITS, [*(flows // len(sizes) for flows in others), test], strict=True))
         if not open_sets:
             return ProtocolResult(
-                self._outcome(flows, protocol, systems, one.origins, means, part_sizes), _table(flows, systems)
+                self._protocol_scores(flows, protocol, systems, run.origins, means, part_sizes), _table(flows, systems)
             )
         sets = OpenSetAnswers(*(np.concatenate(columns) for columns in zip(*open_sets, strict=True)))
-        protocol_scores = self._outcome(
-            flows, protocol, systems, one.origins, means, part_sizes | {"left_out": left_out}
+        protocol_scores = self._protocol_scores(
+            flows, protocol, systems, run.origins, means, part_sizes | {"left_out": left_out}
         )
-        protocol_scores["open_set"] = open_set.judge(sets, flows.labels)
+        protocol_scores["open_set"] = open_set.evaluate(sets, flows.labels)
         return ProtocolResult(protocol_scores, _table(flows, systems), _table_of_sets(flows, sets))
 
-    def _outcome(
+    def _protocol_scores(
         self,
         flows: LabelledFlows,
         protocol: str,
@@ -167,14 +168,14 @@ class Study:
             "ceiling": shares["ceiling"],
             "captures_ceiling": _captures_ceiling(flows, tested_units),
             "systems": {
-                system: self._judge(origins[system], answered, flows.labels, coarse_C, shares["ceiling"])
+                system: self._score(origins[system], answered, flows.labels, coarse_C, shares["ceiling"])
                 for system, answered in systems.items()
             },
             "days": _by_day(systems, len(flows.labels)) if protocol == protocols.DRIFT else [],
             "open_set": None,
         }
 
-    def _judge(
+    def _score(
         self,
         origin: str,
         answered: Mapping[str, Answers],
@@ -223,7 +224,7 @@ def _calibration_error(answers: Answers) -> float:
 
 
 def _captures_ceiling(flows: LabelledFlows, units: NDArray[np.int64]) -> float:
-    """Best share of these captures of a device that a system with equal answers for equal captures can name right."""
+    """Best accuracy for these captures of a device with equal predictions for equal captures."""
     C = len(flows.labels)
     unit_N = flows.capture * C + flows.label
     part = flows.dataset(np.zeros(len(unit_N), np.int8))[1]["train"]
@@ -258,7 +259,7 @@ def _by_day(systems: Mapping[str, Mapping[str, Answers]], classes: int) -> list[
 
 
 def _table(flows: LabelledFlows, systems: Mapping[str, Mapping[str, Answers]]) -> pa.Table:
-    """All answers, so that the scores can be recomputed."""
+    """All predictions, so that the scores can be recomputed."""
     paths, labels = _paths(flows), pa.array(flows.labels)
     tables = []
     for system, answered in systems.items():

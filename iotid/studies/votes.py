@@ -1,4 +1,4 @@
-"""Probabilities of flows or windows in; votes of their captures, or of flows, out.
+"""Aggregates probabilities of flows or windows by vote: to captures, and from windows to flows.
 
 Shape suffixes: P flows, I flows or windows, U captures of a device, S windows of a device's traffic, C labels.
 """
@@ -8,11 +8,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-_MIN_PROBABILITY = 1e-6  # in a vote: one flow alone must not rule out a class
+_MIN_PROBABILITY = 1e-6  # in a vote, so that one flow alone does not rule out a class
 
 
 def to_captures(unit_I: NDArray[np.int64], probabilities_IC: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(U, C) for each distinct unit, in order: the product of its probabilities, each at least 1e-6."""
+    """(U, C) for each distinct unit, sorted: the normalised product of its probabilities, each at least 1e-6."""
     units, which_I = np.unique(unit_I, return_inverse=True)
     votes_UC = np.zeros((len(units), probabilities_IC.shape[1]))
     np.add.at(votes_UC, which_I, np.log(np.maximum(probabilities_IC, _MIN_PROBABILITY)))
@@ -21,7 +21,7 @@ def to_captures(unit_I: NDArray[np.int64], probabilities_IC: NDArray[np.float64]
 
 
 def majority(unit_I: NDArray[np.int64], named_IC: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(U, C) for each distinct unit, in order: the share of its windows that name each label."""
+    """(U, C) for each distinct unit, sorted: the share of its windows with each label."""
     units, which_I = np.unique(unit_I, return_inverse=True)
     votes_UC = np.zeros((len(units), named_IC.shape[1]))
     np.add.at(votes_UC, which_I, named_IC)

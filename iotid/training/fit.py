@@ -28,7 +28,7 @@ from iotid.errors import DataError, SettingError, TrainingError
 from iotid.evaluation.metrics import macro_f1
 from iotid.model.arrays import Spec
 from iotid.model.bundle import Learned, network_specs, save_bundle, vocabulary_sizes, write_atomically
-from iotid.model.calibration import calibration, into_last_layer
+from iotid.model.calibration import apply_calibration, calibration
 from iotid.model.device import DeviceModel, kinds_of
 from iotid.model.network.ensemble import AdaptiveEnsemble
 from iotid.model.network.sequence_counts import SequenceCounts
@@ -266,7 +266,7 @@ class _Run:
         counts = (
             SequenceCounts.of(self._train).fitted(rows, answers_NC) if self._model.settings.sequence_counts else None
         )
-        weights = into_last_layer(self.best, factor, bias_C)
+        weights = apply_calibration(self.best, factor, bias_C)
         learned = Learned(counts, self._device_model(sets) if sets else None)
         save_bundle(folder, weights, self._model.settings, self._encoding, learned)
         weight = f"; the network's answer weighs as {counts.strength:.2g} flows of training" if counts else ""

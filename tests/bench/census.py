@@ -1,7 +1,7 @@
 """census.py [--captures DIR --labels FILE] [--flows N] [--devices N]: a large census, and one flow at a time.
 
 A model learns from the captures (4 epochs, else by conf/base.yaml; default: simulated captures). Then their flows are
-distributed over many made-up devices: each is a copy of a listed device with its own MAC and address, and flows drawn
+distributed over many synthetic devices: each is a copy of a listed device with its own MAC and address, and flows drawn
 from that device's. --fresh: the share of flows in which one packet gets another length, so that no other flow equals
 them. Timed are whole processes: `iotid take-census`, and a baseline that scores every flow with the same model, in
 batches of 256, and sums the answers by device; it scores --baseline-flows, from which its time for all flows is
@@ -70,7 +70,7 @@ def flows_of_listed(store: Store, labels: str) -> tuple[Partition, pa.Table]:
 
 
 def multiply(store: Store, labels: str, num_flows: int, num_devices: int, fresh: float) -> None:
-    """Write the large partition: each made-up device has flows drawn from those of the device that it copies."""
+    """Write the large partition: each synthetic device has flows drawn from those of the device that it copies."""
     learned, flows = flows_of_listed(store, labels)
     device_N = flows["device"].combine_chunks().dictionary_encode().indices.to_numpy()
     random = np.random.default_rng(1)
@@ -88,7 +88,7 @@ def multiply(store: Store, labels: str, num_flows: int, num_devices: int, fresh:
 
 
 def _renamed(flows: pa.Table, copy_N: np.ndarray) -> pa.Table:
-    """The flows with the MAC and address of made-up devices in place of the originals'."""
+    """The flows with the MAC and address of synthetic devices in place of the originals'."""
     text_N = [f"{copy:06x}" for copy in copy_N]
     mac = pa.array([f"02:00:00:{text[:2]}:{text[2:4]}:{text[4:]}" for text in text_N])
     address = pa.array([f"10.{copy >> 16}.{copy >> 8 & 255}.{copy & 255}" for copy in copy_N.tolist()])

@@ -1,4 +1,4 @@
-"""flood.py [--flows N] [--macs N] [--model ROOT --labels FILE]: floods of chosen flows and of made-up MACs, and as many
+"""flood.py [--flows N] [--macs N] [--model ROOT --labels FILE]: floods of chosen flows and of forged MACs, and as many
 random ones.
 
 Flows: captures of N UDP flows between IPv6 addresses, one packet each. The addresses are random, or chosen: so that all

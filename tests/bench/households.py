@@ -1,8 +1,8 @@
 """households.py --captures DIR --labels FILE [--others DIR FILE [SETTING …]] …: kinds found behind an address.
 
 In each of --folds folds of captures, the device model and its baselines learn from the other folds' sets (a set: the
-flows of one device in one capture), and are tested on held-back sets, alone and merged as if behind one address: see
-`iotid.studies.households.run`. Devices of other laboratories (--others) are never learned, unless a learned kind has
+flows of one device in one capture), and are tested on held-out sets, alone and merged as if behind one address: see
+`iotid.studies.households.run`. Devices of other laboratories (--others) are not in training, unless a learned kind has
 their vendor and type; further trainings leave kinds out. Prints tables, in per cent, and one line of JSON.
 
 Shape suffixes: N flows.

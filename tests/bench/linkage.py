@@ -9,7 +9,7 @@ is the right one.
 Releases: `renamed` (pseudonyms alone), `rounded` (each row's numbers separately), and those of `census.pseudonyms`,
 `opaque` and `prefixes`. `said`: devices with unique findings (status, kinds and group), which no release hides.
 
-DIR: the folder of a clear census; default: made-up devices. Ends with one line of JSON; nothing is asserted.
+DIR: the folder of a clear census; default: synthetic devices. Ends with one line of JSON; nothing is asserted.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ def nearest(clear: pa.Table, released: pa.Table) -> int:
     return count
 
 
-def made_up(devices: int, kinds: int, seed: int = 1) -> pa.Table:
-    """A clear census (columns of CENSUS that scoring gives) of made-up devices.
+def synthetic_census(devices: int, kinds: int, seed: int = 1) -> pa.Table:
+    """A clear census (columns of CENSUS that scoring gives) of synthetic devices.
 
     Devices of a kind have log-normal flows and bytes; six in ten are present all day.
     """
@@ -169,7 +169,7 @@ def _shared_bits(table: pa.Table) -> list[tuple[int, ...]]:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--census", help="folder of a clear census; default: made-up devices")
+    options.add_argument("--census", help="folder of a clear census; default: synthetic devices")
     options.add_argument("--devices", type=int, default=2000)
     options.add_argument("--kinds", type=int, default=20)
     given = options.parse_args()
@@ -177,7 +177,7 @@ def main() -> None:
         clear = pq.read_table(f"{given.census}/part-0.parquet", partitioning=None)
         clear = clear.filter(pc.invert(pc.is_in(clear["change"], value_set=pa.array(ABSENT)))).combine_chunks()
     else:
-        clear = made_up(given.devices, given.kinds)
+        clear = synthetic_census(given.devices, given.kinds)
     sys.stdout.write(json.dumps(measure(clear)) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""A model small enough to be trained here, partitions of made-up flows, and sites whose census is taken."""
+"""A model small enough to be trained here, partitions of synthetic flows, and sites whose census is taken."""
 
 from __future__ import annotations
 

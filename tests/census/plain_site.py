@@ -1,4 +1,4 @@
-"""A made-up site whose census needs no Spark: a table of labels stands in for the model."""
+"""A synthetic site whose census needs no Spark: a table of labels stands in for the model."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Site:
         self.lost = 0
         devices = {"camera": {"vendor": "Acme", "type": "camera"}, "plug": {"vendor": "Volt", "type": "plug"}}
         encoding = SimpleNamespace(labels=tuple(devices), devices=devices, misfit=lambda flow: flow.get("misfit"))
-        monkeypatch.setattr(take, "ship_model", lambda spark, folder: (None, encoding))
+        monkeypatch.setattr(take, "broadcast_model", lambda spark, folder: (None, encoding))
         monkeypatch.setattr(take, "score_partition", self._score)
 
     def _score(

@@ -1,4 +1,4 @@
-"""A made-up site whose census is taken on Spark, with a real small model."""
+"""A synthetic site whose census is taken on Spark, with a real small model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ IPS = {A: "192.168.1.10", B: "192.168.1.11", C: "192.168.1.12", D: "192.168.1.13
 
 
 class Site:
-    """Takes the census of made-up flows of one site."""
+    """Takes the census of synthetic flows of one site."""
 
     def __init__(self, spark: SparkSession, settings: Settings, model: Path, make: Callable, write: Callable) -> None:
         self.spark, self.settings, self.model, self.make, self.write = spark, settings, model, make, write

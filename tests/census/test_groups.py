@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iotid.census import groups as census_groups
-from iotid.census.groups import NO_GROUPS, OTHERS, SHOWN, group_devices, with_new
+from iotid.census.groups import NO_GROUPS, OTHERS, PAYLOADS_AND_PORTS, group_devices, with_new_groups
 from iotid.schemas import GROUPS
 from iotid.simulate.devices import DEVICE_MODELS, conversation_turns, handshake
 
@@ -29,7 +29,7 @@ def shown_of(sent: dict[str, Sent], ports: dict[str, dict[tuple[int, int], int]]
         for device, counts in values.items()
         for (protocol, value), flows in counts.items()
     ]
-    return pa.Table.from_pylist(rows, schema=SHOWN)
+    return pa.Table.from_pylist(rows, schema=PAYLOADS_AND_PORTS)
 
 
 def groups_of(
@@ -219,7 +219,7 @@ def test_group_devices__more_than_the_most_groups_leave_the_least_busy_as_others
     assert Counter(again.values())[OTHERS] == 47
     assert kept["group"].to_pylist() == groups["group"].to_pylist(), "no more are stored than allowed"
     _, new = groups_of(unlike(range(200, 204)))
-    assert with_new(groups.slice(0, 3), new)["group"].to_pylist() == sorted(
+    assert with_new_groups(groups.slice(0, 3), new)["group"].to_pylist() == sorted(
         [*groups["group"].to_pylist()[:3], new["group"].to_pylist()[0]]
     )
 
@@ -243,6 +243,6 @@ def test_group_devices__a_flood_of_unlike_devices_costs_as_much_as_its_size(
 def test_with_new__keeps_the_first_and_adds_what_it_lacks() -> None:
     _, vacuums = groups_of(devices_of({"rovero-vacuum": 1}, seed=1))
     _, both = groups_of(devices_of({"rovero-vacuum": 1, "frostine-fridge": 1}, seed=2), vacuums)
-    joined = with_new(vacuums, both)
+    joined = with_new_groups(vacuums, both)
     assert joined["group"].to_pylist() == both["group"].to_pylist()
     assert vacuums.to_pylist()[0] in joined.to_pylist()

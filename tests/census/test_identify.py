@@ -78,10 +78,10 @@ def _rows(
         unknown=np.full(N, unknown),
         flows=flows,
         distinct=np.full(N, distinct),
-        units=number,
+        min_devices=number,
         begins=np.zeros_like(number),
         ends=np.zeros_like(number) if together else np.zeros_like(number) - 1,
-        evidence=np.full((N, K), 3),
+        known_tokens=np.full((N, K), 3),
     )
     return answers_to_arrow(pa.array([f"device {n}" for n in range(N)]), np.full(N, num_flows), answer)
 
@@ -101,9 +101,9 @@ def test_classes__labels_of_one_vendor_and_type_are_one_kind() -> None:
 
 def test_answers__come_back_from_arrow_as_they_were() -> None:
     random = np.random.default_rng(1)
-    per_kind = dict.fromkeys(("host", "household", "units", "begins", "ends", "evidence"), K)
+    per_kind = dict.fromkeys(("host", "household", "min_devices", "begins", "ends", "known_tokens"), K)
     lists = per_kind | {"class_share": 5, "flows": K + 1}
-    counts = ("flows", "distinct", "units", "begins", "ends", "evidence")
+    counts = ("flows", "distinct", "min_devices", "begins", "ends", "known_tokens")
     values = {
         field.name: random.integers(0, 9, (4, lists[field.name]) if field.name in lists else 4)
         if field.name in counts

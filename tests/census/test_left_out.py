@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from iotid.census.left_out import SCHEMA, flows_by_reason, hide, with_rest
+from iotid.census.left_out import SCHEMA, flows_by_reason, pseudonymize, with_remainder_rows
 from iotid.census.pseudonyms import Pseudonyms
 
 LISTED = pa.schema([field for field in SCHEMA if field.name != "ends"])
@@ -31,7 +31,7 @@ def mac(number: int) -> str:
 def test_with_rest__sums_to_all_flows_left_out() -> None:
     listed = [row("unanswered", mac(1), 9), row("router", mac(2), 50), row("router", mac(3), 40)]
     totals = [total("other_protocol", 1, 4), total("router", 12, 100), total("unanswered", 1, 9)]
-    found = with_rest(pa.Table.from_pylist(listed, schema=LISTED), pa.Table.from_pylist(totals))
+    found = with_remainder_rows(pa.Table.from_pylist(listed, schema=LISTED), pa.Table.from_pylist(totals))
     assert found.schema == SCHEMA
     rows = [[each[name] for name in ("reason", "mac", "ends", "flows", "packets")] for each in found.to_pylist()]
     assert rows == [
@@ -59,8 +59,8 @@ def test_hide__lists_pseudonyms_of_senders_without_own_numbers(
     totals = [total("router", 5, 7800), total("outside", 1, 77), total("unanswered", 1, 30)]
     totals.append(total("other_protocol", 3, 60))
     pseudonyms = Pseudonyms(b"one key of this test", keep_prefixes=keep_prefixes)
-    clear = with_rest(pa.Table.from_pylist(listed, schema=LISTED), pa.Table.from_pylist(totals))
-    hidden = hide(clear, pseudonyms)
+    clear = with_remainder_rows(pa.Table.from_pylist(listed, schema=LISTED), pa.Table.from_pylist(totals))
+    hidden = pseudonymize(clear, pseudonyms)
     names = pseudonyms.of(pa.array([mac(number) for number in range(10)])).to_pylist()
     shown = [(each["reason"], each["mac"], each["flows"], each["packets"]) for each in hidden.to_pylist()]
     assert shown == [
@@ -70,5 +70,5 @@ def test_hide__lists_pseudonyms_of_senders_without_own_numbers(
     ]  # fmt: skip
     assert set(hidden["address"].to_pylist()) == {None}
     assert hidden.schema == SCHEMA
-    others = with_rest(pa.Table.from_pylist(listed[::-1], schema=LISTED), pa.Table.from_pylist(totals))
-    assert hide(others, pseudonyms).equals(hidden), "their order reveals nothing"
+    others = with_remainder_rows(pa.Table.from_pylist(listed[::-1], schema=LISTED), pa.Table.from_pylist(totals))
+    assert pseudonymize(others, pseudonyms).equals(hidden), "their order reveals nothing"

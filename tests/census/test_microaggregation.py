@@ -125,7 +125,7 @@ def bench(module_at: Callable[[Path], ModuleType]) -> ModuleType:
 def test_linkage__a_clear_table_identifies_only_devices_with_unique_kinds(
     bench: ModuleType, devices: int, kinds: int
 ) -> None:
-    result = bench.measure(bench.made_up(devices, kinds))
+    result = bench.measure(bench.synthetic_census(devices, kinds))
     everyone = {"first_seen": devices, "numbers": devices, "everything": devices, "nearest": devices}
     assert result["renamed"].items() >= everyone.items(), "with changed names alone, numbers identify devices"
     assert result["rounded"]["everything"] > result["said"], "rounding each row by itself is not enough"
@@ -137,9 +137,9 @@ def test_linkage__a_clear_table_identifies_only_devices_with_unique_kinds(
 
 
 def test_linkage__no_columns_together_identify_more_than_the_findings(bench: ModuleType) -> None:
-    coarse, released = bench.released_as(bench.made_up(60, 6))["opaque"]
+    coarse, released = bench.released_as(bench.synthetic_census(60, 6))["opaque"]
     numbers = (*bench.NUMBERS, "reason", "kinds", "runners_up")
-    said = bench.measure(bench.made_up(60, 6))["said"]
+    said = bench.measure(bench.synthetic_census(60, 6))["said"]
     for size in (1, 2, 3):
         for columns in combinations(numbers, size):
             assert bench.joined(coarse, released, columns) <= said, columns

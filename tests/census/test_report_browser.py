@@ -97,7 +97,7 @@ def test_page__loads_searches_sorts_and_turns_pages_in_a_browser(tmp_path: Path,
         "watched": ["02:00:00:00:00:07"], "focus": "devices", "most": ["1,999", "1,998"], "sort": "descending",
         "least": ["0", "1"], "groups": ["unknowngmany, 2 similar"], "of_group": 2,
         "behind": [
-            "Bell X>99 %Acme · doorbell", "k099 %", "k189 %", "k279 %", "and something unknown",
+            "Bell X>99 %Acme · doorbell", "k099 %", "k189 %", "k279 %", "and an unknown device",
             "not found: lamp 13 %; bell 6 %", "Of 3 distinct flows: 3 like those of Acme socket alone.",
         ],
         "also": "changednow also: Bell X", "beside": "several with unknown", "surest": "02:00:00:00:00:0a",

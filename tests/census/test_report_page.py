@@ -134,7 +134,7 @@ def test_page__sections_list_ten_rows_and_count_all() -> None:
     for part in (
         "New: 13", "Show all 13 in the table", "Gone: 1", "On the watch list: 1", "plug 81 % · Acme",
         "nearest lamp , 13 %, by 12 flows", "Undecided: 1",
-        "one mac, changed, back, known kinds and something unknown, several kinds behind one address, unknown.",
+        "one mac, changed, back, known kinds and an unknown device, several kinds behind one address, unknown.",
     ):  # fmt: skip
         assert part in text
 
@@ -162,7 +162,7 @@ def test_page__sections_list_ten_rows_and_count_all() -> None:
         ),
         (
             {"previous_label": None, "status": "several_with_unknown", "new_kinds": ["plug"]},
-            "was unknown , now plug and something unknown",
+            "was unknown , now plug and an unknown device",
             None,
         ),
     ],
@@ -219,8 +219,8 @@ def test_page_and_csv__name_every_kind_of_an_address_with_its_probability() -> N
         f"Several kinds behind one address: 1 02:00:00:00:00:00 {HOSTILE} >99 % , Volt plug 99 % , {FORMULA} 61 %"
         in text
     )
-    beside = f"02:00:00:00:00:01 Volt plug 99 % , {FORMULA} 61 % and something unknown"
-    assert f"Known kinds and something unknown: 1 {beside}" in text
+    beside = f"02:00:00:00:00:01 Volt plug 99 % , {FORMULA} 61 % and an unknown device"
+    assert f"Known kinds and an unknown device: 1 {beside}" in text
     data = data_of(page)
     assert data["kinds"]["named"] == [
         [HOSTILE, "Acme", "socket"], ["Volt plug", None, None], [FORMULA, "Acme", "socket"],

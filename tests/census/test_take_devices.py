@@ -127,7 +127,7 @@ def test_take_census__scores_the_whole_set_of_each_device(site: Site) -> None:
     assert predictor.learned.devices is not None
     answer = predictor.learned.devices.answer(predictor.encoding.encode(patterns), counts)
     settings = site.settings.census
-    counted = answer.evidence.max(axis=1) >= settings.min_evidence
+    counted = answer.known_tokens.max(axis=1) >= settings.min_evidence
     share = share_of_households(answer.log_odds[counted], settings.behind)
     expected = decide(answer, share, np.asarray(counts.sum(axis=1)).ravel(), settings)
     for device, probability, unexplained in zip(sets, expected.probability, answer.unexplained, strict=True):
@@ -135,7 +135,7 @@ def test_take_census__scores_the_whole_set_of_each_device(site: Site) -> None:
         assert rows[device]["unexplained"] == pytest.approx(unexplained, abs=1e-5)
 
 
-def test_take_census__made_up_macs_with_little_traffic_get_no_label(site: Site) -> None:
+def test_take_census__forged_macs_with_little_traffic_get_no_label(site: Site) -> None:
     invented = [f"02:00:00:00:01:{number:02x}" for number in range(40)]
     flows = [site.make("camera", f"10.0.0.{n}", mac, 2) for n, mac in enumerate(invented) for _ in "123"]
     flows += [site.make("camera", IPS[A], A, variant) for variant in range(4)]

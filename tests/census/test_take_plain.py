@@ -91,7 +91,7 @@ def test_take_plain__another_model_scores_the_earlier_flows_again(
 def test_take_plain__lost_absent_or_unreadable_flows_are_errors(plain_site: Site) -> None:
     plain_site.flows(1, a="camera")
     plain_site.lost = 1
-    message = "promises 9 flows, but 3 were scored and left out are 3 outside, 2 other_protocol, together 8"
+    message = "has 9 flows by its metadata, but 3 were scored and left out are 3 outside, 2 other_protocol, together 8"
     with pytest.raises(
         AccountingError,
         match=message,

@@ -17,7 +17,7 @@ from iotid.capture import read_packets
 from iotid.cli import reproduce
 from iotid.simulate.frames import CaptureFile, Clock, Host, Network, Packet, Stack, TcpConversation, random_payload
 from iotid.studies import paper
-from iotid.studies.reproduction import ACTIVE_S, IDLE_S, PROTOCOLS
+from iotid.studies.paper_comparison import ACTIVE_S, IDLE_S, PROTOCOLS
 
 SHORT_S, LONG_S, STEADY_S = 0.2, 200.0, 66.0  # pauses, up to half as long again: STEADY_S never ends a flow
 CLOUD = Host("14:cc:20:51:33:ea", "203.0.113.9", "2001:db8::9", wired=True)

@@ -1,6 +1,6 @@
 """households.py --captures DIR --labels FILE: households written as captures, through every step to the census.
 
-A quarter of each device's captures is held back. Each household merges held-back captures of --sizes kinds: one MAC and
+A quarter of each device's captures is held out. Each household merges held-out captures of --sizes kinds: one MAC and
 one address replace those of all its devices, as behind a router, and its packets are in time order. `iotid run` learns
 from the other captures; then split-pcaps, assemble-flows and take-census run on the households. Captures are classic
 pcap of Ethernet, one folder for each device. Prints exact sets, precision and recall for
@@ -75,7 +75,7 @@ def make(folder: Path, captures: Path, devices: DeviceList, given: argparse.Name
     """Write captures to learn from, and households, below ``folder``; each household's MAC -> its kinds."""
     chance = random.Random(given.seed)
     by_name = {device.name: device for device in devices.devices if device.mac}
-    held_back: dict[str, list[Path]] = defaultdict(list)
+    held_out: dict[str, list[Path]] = defaultdict(list)
     for source in sorted(path for path in captures.iterdir() if path.is_dir()):
         found = sorted(source.glob("*.pcap"))
         chance.shuffle(found)
@@ -84,17 +84,17 @@ def make(folder: Path, captures: Path, devices: DeviceList, given: argparse.Name
         for path in found[kept:]:
             shutil.copy(path, folder / "learned" / source.name / path.name)
         if device := by_name.get(source.name):
-            held_back[device_kind(device.model, {"vendor": device.vendor, "type": device.type})] += found[:kept]
+            held_out[device_kind(device.model, {"vendor": device.vendor, "type": device.type})] += found[:kept]
     (folder / "asked").mkdir()
     truth: dict[str, list[str]] = {}
     for size in given.sizes:
         for _ in range(given.times):
             number = len(truth).to_bytes(2)
             mac, address = b"\x02\x00\x00\x09" + number, b"\x0a\x4d" + number
-            kinds = chance.sample(sorted(held_back), size)
+            kinds = chance.sample(sorted(held_out), size)
             household: list[_Packet] = []
             for kind in kinds:
-                path = chance.choice(held_back[kind])
+                path = chance.choice(held_out[kind])
                 device_mac = bytes.fromhex(by_name[path.parent.name].mac[0].replace(":", ""))
                 household += behind_router(list(packets(path)), device_mac, mac, address)
             write(folder / "asked" / f"{len(truth)}.pcap", household)

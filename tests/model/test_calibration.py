@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
 
-from iotid.model.calibration import calibration, into_last_layer
+from iotid.model.calibration import apply_calibration, calibration
 
 
 def _drawn(logits_NC: NDArray[np.float64], factor: float, bias_C: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -95,7 +95,7 @@ def test_into_last_layer__gives_the_calibrated_logits() -> None:
         "other": torch.ones(2),
     }
     bias_C = np.array([0.5, -1.0, 0.0])
-    changed = into_last_layer(weights, 0.6, bias_C)
+    changed = apply_calibration(weights, 0.6, bias_C)
     x = torch.randn(7, 5)
     expected = 0.6 * layer(x) + torch.from_numpy(bias_C)
     found = x @ changed["classifier.weight"].T + changed["classifier.bias"]

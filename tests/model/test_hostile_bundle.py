@@ -127,11 +127,11 @@ def test_array__with_a_byte_less_in_the_header_or_the_file_is_one_line_that_name
     header, data = stored.split(stored.packed(named))
     start, end = header[name]["data_offsets"]
     short = {**header, name: {**header[name], "data_offsets": [start, end - 1]}}
-    assert f"array {name}: must lie from byte {start} to {end}, got {start} to {end - 1}" in fault(
+    assert f"array {name}: must be at bytes {start} to {end}, got {start} to {end - 1}" in fault(
         stored.joined(short, data)
     )
     last = {key: each for key, each in named.items() if key != name} | {name: named[name]}
-    assert f"array {name}: is cut off at byte {len(data) - 1} of {len(data)}" in fault(stored.packed(last)[:-1])
+    assert f"array {name}: is truncated at byte {len(data) - 1} of {len(data)}" in fault(stored.packed(last)[:-1])
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e13])
@@ -188,10 +188,10 @@ def test_array__in_another_order_is_one_line_that_names_it(
 
 
 def test_weights__unknown_arrays_are_one_line(named: dict[str, Any], fault: Callable[..., str]) -> None:
-    assert "array further is not one that a model has" in fault({**named, "further": np.zeros(2)})
-    assert "array memory.more is not one" in fault({**named, "memory.more": np.zeros(2)})
+    assert "array further is not part of a model" in fault({**named, "further": np.zeros(2)})
+    assert "array memory.more is not part of a model" in fault({**named, "memory.more": np.zeros(2)})
     without = {name: array for name, array in named.items() if not name.startswith("memory.")}
-    assert "arrays memory.*: must be there, as model.sequence_counts is True" in fault(without)
+    assert "arrays memory.*: must be present, as model.sequence_counts is True" in fault(without)
 
 
 def test_weights__a_model_without_device_model_loads(stored: ModuleType, named: dict[str, Any], tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_weights__cut_at_any_byte_are_one_line(stored: ModuleType, fault: Callab
     whole = stored.bundle()[0]
     for size in (0, 1, 7, 8, 9, 100, len(whole) // 2, len(whole) - 1):
         assert WEIGHTS in fault(whole[:size])
-    assert "1 bytes behind its last array" in fault(whole + b"\0")
+    assert "1 bytes after its last array" in fault(whole + b"\0")
 
 
 @pytest.mark.parametrize(
@@ -287,9 +287,9 @@ def test_description__a_missing_or_mistyped_field_is_one_line_that_names_it(
             "vocabularies[0].values: must be strictly increasing",
         ),
         ("vocabularies", [{"name": "direction", "values": [2**40]}], "vocabularies[0].values[0]: must be"),
-        ("vocabularies", [{"name": "colour", "values": []}], "reads colour, which this iotid does not know"),
+        ("vocabularies", [{"name": "colour", "values": []}], "reads colour, which this version of iotid lacks"),
         ("vocabularies", [{"name": "direction", "values": []}] * 2, "vocabularies: must be distinct"),
-        ("vocabularies", [{"name": "direction", "values": []}], "array embeddings.packet_length.weight is not one"),
+        ("vocabularies", [{"name": "direction", "values": []}], "array embeddings.packet_length.weight is not part of"),
         ("devices", {"plug": {"vendor": 5}}, "devices.plug.vendor: must be text"),
     ],
 )

@@ -51,7 +51,7 @@ def test_quantile__equals_numpys_on_the_flows_themselves(share: float) -> None:
     assert Spread(values, flows).quantile(share) == expected
 
 
-def _made_up(labels: int) -> traffic.Distributions:
+def _synthetic(labels: int) -> traffic.Distributions:
     random = np.random.default_rng(1)
     found = {}
     for number in range(labels):
@@ -63,11 +63,11 @@ def _made_up(labels: int) -> traffic.Distributions:
 
 
 @pytest.mark.parametrize("labels", [2, 40])
-def test_of_traffic__draws_every_characteristic(tmp_path: Path, labels: int) -> None:
-    made_up = _made_up(labels)
-    names = sorted({label for label, _, _ in made_up})
+def test_draw_traffic__draws_every_characteristic(tmp_path: Path, labels: int) -> None:
+    synthetic = _synthetic(labels)
+    names = sorted({label for label, _, _ in synthetic})
     groups = {"pair": names[:2], "alone": names[:1], "nobody": ["x", "y"]}
-    drawn = figures.of_traffic(made_up, groups, tmp_path)
+    drawn = figures.draw_traffic(synthetic, groups, tmp_path)
     assert sorted(drawn) == sorted(path.name for path in tmp_path.iterdir())
     assert len(drawn) == 4
     for name in drawn:

@@ -20,7 +20,7 @@ from iotid.studies import compare as comparison
 from iotid.studies.households import run as households
 from iotid.studies.households import scores as household_scores
 from iotid.studies.households.addresses import Addresses, LabelledSets, Observed
-from iotid.studies.households.run import ELSEWHERE, HELD_BACK, HOST, Scenario, UnseenSets
+from iotid.studies.households.run import ELSEWHERE, HELD_OUT, HOST, Scenario, UnseenSets
 from iotid.studies.households.scores import Predictions
 
 _SECOND = 1_000_000
@@ -38,10 +38,10 @@ def _observed(ids: list[int], times: list[tuple[int, int]] | None = None) -> Obs
     return Observed.of(sequences, identity(len(ids), format="csr"), first, last)
 
 
-def test_of_merges__counts_kinds_over_all_merges() -> None:
+def test_score_merges__counts_kinds_over_all_merges() -> None:
     there_BK = np.array([[1, 1, 0], [0, 0, 1], [0, 1, 0], [2, 0, 0]])
     found = _predictions([[1, 1, 0], [0, 1, 1], [0, 0, 0], [1, 0, 0]], [0, 1, 1, 0], [0, 0, 0, 0])
-    scores = household_scores.of_merges(there_BK, np.array([False, False, True, True]), found)
+    scores = household_scores.score_merges(there_BK, np.array([False, False, True, True]), found)
     assert scores == {
         "exact": 2 / 4,
         "precision": 4 / 5,
@@ -54,9 +54,9 @@ def test_of_merges__counts_kinds_over_all_merges() -> None:
     }
 
 
-def test_of_merges__metrics_of_nothing_are_none() -> None:
+def test_score_merges__metrics_of_nothing_are_none() -> None:
     nothing = _predictions([[0], [0]], [1, 1], [0, 0])
-    scores = household_scores.of_merges(np.ones((2, 1), np.int64), np.ones(2, np.bool_), nothing)
+    scores = household_scores.score_merges(np.ones((2, 1), np.int64), np.ones(2, np.bool_), nothing)
     assert scores["precision"] is scores["false_unknown"] is scores["calibration"] is None
     assert (scores["recall"], scores["missed_unknown"]) == (0.0, 0.0)
 
@@ -66,7 +66,7 @@ def test_of_merges__metrics_of_nothing_are_none() -> None:
     [([[1, 1], [1, 1]], 1 / 6), ([[2, 1], [1, 1]], 0.0), ([[2, 2], [1, 2]], 2 / 3), ([[2, 1], [2, 1]], 0.0)],
 )
 def test_count_error__counts_kinds_that_are_there_and_found(units: list[list[int]], error: float) -> None:
-    found = _predictions([[1, 1], [0, 1]], [0, 0], [0, 0])._replace(units=np.array(units))
+    found = _predictions([[1, 1], [0, 1]], [0, 0], [0, 0])._replace(min_devices=np.array(units))
     there_BK = np.array([[2, 1], [1, 1]])  # of the second address the first kind is not found, so not counted
     assert household_scores.count_error(there_BK, found) == pytest.approx(error)
 
@@ -76,7 +76,7 @@ def test_of_single__each_set_is_one_of_four() -> None:
     found = [[1, 0], [1, 1], [0, 1], [0, 0], [1, 0], [0, 0], [0, 0], [0, 0]]
     predictions = _predictions(found, [0, 0, 0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 0, 0, 0, 0])
     expected = {"right": 1 / 8, "wrong": 3 / 8, "undecided": 1 / 8, "unknown": 3 / 8}
-    assert household_scores.of_single(kind_B, predictions) == expected
+    assert household_scores.score_single_sets(kind_B, predictions) == expected
 
 
 def test_calibration_error__weighs_bins_by_their_numbers() -> None:
@@ -99,11 +99,11 @@ def _flows(merged: households.Merged | None) -> list[list[int]]:
 
 
 def test_merged__has_the_contents_of_each_scenario() -> None:
-    unseen, random = _unseen([HELD_BACK, HELD_BACK, ELSEWHERE, HOST], [0, 2, -1, -1], [0, 1, 2, 3]), _random()
+    unseen, random = _unseen([HELD_OUT, HELD_OUT, ELSEWHERE, HOST], [0, 2, -1, -1], [0, 1, 2, 3]), _random()
     merged = unseen.merged(Scenario(2, never=1), 3, 3, random)
     assert _flows(merged) == [[1, 1, 1, 0]] * 3
     assert merged is not None
-    assert merged.there.tolist() == [[1, 0, 1]] * 3
+    assert merged.devices.tolist() == [[1, 0, 1]] * 3
     assert merged.unknown.all()
     assert _flows(unseen.merged(Scenario(2, hosts=True), 1, 3, random)) == [[1, 1, 0, 1]]
     single = unseen.merged(Scenario(1), 1, 3, random)
@@ -114,10 +114,10 @@ def test_merged__has_the_contents_of_each_scenario() -> None:
 
 
 def test_merged__a_second_device_of_a_kind_is_another_device_if_possible() -> None:
-    unseen = _unseen([HELD_BACK] * 4, [0, 1, 1, 1], [0, 1, 1, 2])
+    unseen = _unseen([HELD_OUT] * 4, [0, 1, 1, 1], [0, 1, 1, 2])
     merged = unseen.merged(Scenario(2, two_units=True), 20, 2, _random())
     assert merged is not None
-    assert merged.there.tolist() == [[1, 2]] * 20
+    assert merged.devices.tolist() == [[1, 2]] * 20
     flows = np.array(_flows(merged))
     assert (flows[:, 0] == 1).all()
     assert (flows[:, 3] == 1).all()  # the set of the second device is in every merge
@@ -126,11 +126,11 @@ def test_merged__a_second_device_of_a_kind_is_another_device_if_possible() -> No
 
 def test_merged__of_the_first_hour_later_flows_are_left_out() -> None:
     observed = _observed([0, 1], [(0, 1), (4000, 4001)])
-    unseen = _unseen([HELD_BACK] * 2, [0, 1], [0, 1], observed)
+    unseen = _unseen([HELD_OUT] * 2, [0, 1], [0, 1], observed)
     merged = unseen.merged(Scenario(2, first_hour=True), 1, 2, _random())
     assert _flows(merged) == [[1, 0]]
     assert merged is not None
-    assert merged.there.tolist() == [[1, 0]]
+    assert merged.devices.tolist() == [[1, 0]]
 
 
 def test_addresses__sessions_of_merged_devices_are_open_at_the_same_time() -> None:
@@ -240,7 +240,7 @@ def test_compare__distinct_kinds_are_found(compared: households.HouseholdCompari
     assert compared["alone"]["held-back captures"]["sets"] == 18
 
 
-def test_compare__is_none_without_merges_or_held_back_captures() -> None:
+def test_compare__is_none_without_merges_or_held_out_captures() -> None:
     assert households.compare_methods(_captures(), load_settings([_SMALL])) is None
     flows = _captures(1, flows=12)
     paths = pa.array(["one.pcap"] * len(flows.label))

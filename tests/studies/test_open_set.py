@@ -19,7 +19,7 @@ from iotid.labels import Device, DeviceList
 from iotid.schemas import FLOWS
 from iotid.studies import compare as comparison
 from iotid.studies import figures, open_set, protocols
-from iotid.studies.open_set import OpenSetAnswers, false_unknown, judge
+from iotid.studies.open_set import OpenSetAnswers, evaluate, false_unknown
 from iotid.studies.study import Study
 
 KINDS = (("cam", "Acme", "camera"), ("plug1", "Acme", "plug"), ("plug2", "Acme", "plug"), ("hub", "Volt", "hub"))
@@ -92,31 +92,31 @@ def _sets() -> OpenSetAnswers:
 
 
 def test_judge__counts_found_named_and_lost_captures() -> None:
-    judged = judge(_sets(), ["cam", "plug", "hub"])
-    assert judged["groups"] == [["plug"], ["hub"]]
-    assert judged["captures"] == {"known": 4, "left_out": 4}
+    scored = evaluate(_sets(), ["cam", "plug", "hub"])
+    assert scored["groups"] == [["plug"], ["hub"]]
+    assert scored["captures"] == {"known": 4, "left_out": 4}
     # of the 16 pairs of a new and a known capture three are in the wrong order: 0.6 and 0.25 against 0.7, 0.25 and 0.3
-    assert judged["scores"]["device_model"]["auroc"] == pytest.approx(13 / 16)
-    assert judged["scores"]["device_model"]["auroc_of_groups"] == pytest.approx([3 / 4, 3 / 4])
-    assert judged["scores"]["device_model"]["false_unknown_at_95"] == 0.5  # at 0.25, where the last new one is found
-    assert judged["scores"]["surprise"]["auroc"] == 1.0
-    assert judged["scores"]["surprise"]["false_unknown_at_95"] == 0.0
-    assert judged["scores"]["doubt"]["auroc"] == 0.5
-    assert judged["at_limit"] == {"detection": 0.75, "false_unknown": 0.25}
-    assert judged["census"] == {
+    assert scored["scores"]["device_model"]["auroc"] == pytest.approx(13 / 16)
+    assert scored["scores"]["device_model"]["auroc_of_groups"] == pytest.approx([3 / 4, 3 / 4])
+    assert scored["scores"]["device_model"]["false_unknown_at_95"] == 0.5  # at 0.25, where the last new one is found
+    assert scored["scores"]["surprise"]["auroc"] == 1.0
+    assert scored["scores"]["surprise"]["false_unknown_at_95"] == 0.0
+    assert scored["scores"]["doubt"]["auroc"] == 0.5
+    assert scored["at_limit"] == {"detection": 0.75, "false_unknown": 0.25}
+    assert scored["census"] == {
         "known": {"right": 0.25, "wrong": 0.25, "undecided": 0.25, "unknown": 0.25},
         "left_out": {"wrong": 0.25, "undecided": 0.0, "unknown": 0.75},
     }
-    plug, hub = judged["per_label"]
+    plug, hub = scored["per_label"]
     assert plug == {"label": "plug", "captures": 2, "unknown": 1.0, "undecided": 0.0, "named": 0.0, "mostly": None}
     assert (hub["unknown"], hub["named"], hub["mostly"]) == (0.5, 0.5, "cam")
 
 
 def test_judge__an_additional_kind_is_wrong_and_a_label_of_the_kind_is_right() -> None:
     two_kinds = _sets()._replace(status=np.array(["several"] * 8), is_own=np.zeros(8, bool))
-    assert judge(two_kinds, ["cam", "plug", "hub"])["census"]["known"]["wrong"] == 1.0
+    assert evaluate(two_kinds, ["cam", "plug", "hub"])["census"]["known"]["wrong"] == 1.0
     similar = _sets()._replace(status=np.array(["known"] * 8), is_own=np.ones(8, bool), named=np.full(8, 2))
-    census = judge(similar, ["cam", "plug", "hub"])["census"]
+    census = evaluate(similar, ["cam", "plug", "hub"])["census"]
     assert (census["known"]["right"], census["left_out"]["wrong"]) == (1.0, 1.0)
 
 
@@ -169,21 +169,21 @@ def test_run__distinct_new_kinds_are_found_and_learned_ones_pass(
     compared: tuple[comparison.ProtocolResult, Path],
 ) -> None:
     protocol_scores = compared[0].scores
-    judged = protocol_scores["open_set"]
-    assert judged is not None
-    assert sorted(map(tuple, judged["groups"])) == [("cam",), ("hub",), ("plug1", "plug2")]
+    scored = protocol_scores["open_set"]
+    assert scored is not None
+    assert sorted(map(tuple, scored["groups"])) == [("cam",), ("hub",), ("plug1", "plug2")]
     # all 36 captures are left out once; 12 are tested in each training, but for those of 1, 1 and 2 labels left out
-    assert judged["captures"] == {"known": 24, "left_out": 36}
+    assert scored["captures"] == {"known": 24, "left_out": 36}
     assert protocol_scores["flows"]["left_out"] == 36 * 5
     assert protocol_scores["flows"]["test"] == 24 * 5
-    assert judged["scores"]["device_model"]["auroc"] == 1.0
-    assert judged["scores"]["device_model"]["false_unknown_at_95"] == 0.0
-    assert judged["scores"]["surprise"]["auroc"] == 1.0  # no length of theirs was learned
-    assert judged["at_limit"]["detection"] == 1.0
-    assert judged["census"]["left_out"] == {"wrong": 0.0, "undecided": 0.0, "unknown": 1.0}
-    assert judged["at_limit"]["false_unknown"] == 0.0
+    assert scored["scores"]["device_model"]["auroc"] == 1.0
+    assert scored["scores"]["device_model"]["false_unknown_at_95"] == 0.0
+    assert scored["scores"]["surprise"]["auroc"] == 1.0  # no length of theirs was learned
+    assert scored["at_limit"]["detection"] == 1.0
+    assert scored["census"]["left_out"] == {"wrong": 0.0, "undecided": 0.0, "unknown": 1.0}
+    assert scored["at_limit"]["false_unknown"] == 0.0
     # plug1 and plug2 have equal flows, and are one kind
-    assert judged["census"]["known"] == {"right": 1.0, "wrong": 0.0, "undecided": 0.0, "unknown": 0.0}
+    assert scored["census"]["known"] == {"right": 1.0, "wrong": 0.0, "undecided": 0.0, "unknown": 0.0}
     supports = {row["label"]: row["support"] for row in protocol_scores["systems"]["ensemble"]["per_class"]}
     assert sum(supports.values()) == 24 * 5
 
@@ -193,12 +193,12 @@ def test_run__unlisted_devices_have_no_kind_and_are_not_tested(tmp_path: Path) -
     flows = _flows(DEVICES, *changes, listed=DeviceList(DEVICES.devices[:3], "list.yaml"))
     assert flows.labels == ("cam", "plug1", "plug2", "unknown")  # the hub is not listed
     result = Study(load_settings([_SMALL], changes), tmp_path).run(flows, "devices_out")
-    judged, table = result.scores["open_set"], result.sets
-    assert judged is not None
+    scored, table = result.scores["open_set"], result.sets
+    assert scored is not None
     assert table is not None
-    assert judged["captures"]["left_out"] == 27
+    assert scored["captures"]["left_out"] == 27
     assert set(table["label"].to_pylist()) == {"cam", "plug1", "plug2"}
-    assert judged["census"]["left_out"]["unknown"] == 1.0
+    assert scored["census"]["left_out"]["unknown"] == 1.0
     answers = result.answers.filter(pc.equal(result.answers["system"], "device_model")).to_pylist()
     assert {row["answer"] for row in answers if row["label"] == "unknown"} == {"unknown"}
     assert {row["answer"] for row in answers if row["label"] == "cam"} == {"cam"}
@@ -211,15 +211,15 @@ def test_run__scores_can_be_recomputed_from_sets(
     assert table is not None
     rows = table.to_pylist()
     assert len({(row["capture_file"], row["left_out"]) for row in rows}) == len(rows) == 60
-    judged = protocol_scores["open_set"]
-    assert judged is not None
+    scored = protocol_scores["open_set"]
+    assert scored is not None
     new = [row for row in rows if row["left_out"]]
-    assert np.mean([row["is_new"] for row in new]) == judged["at_limit"]["detection"]
-    assert np.mean([row["is_own"] for row in rows if not row["left_out"]]) == judged["census"]["known"]["right"]
+    assert np.mean([row["is_new"] for row in new]) == scored["at_limit"]["detection"]
+    assert np.mean([row["is_own"] for row in rows if not row["left_out"]]) == scored["census"]["known"]["right"]
     for row in rows:
         assert row["label"] == KINDS[int(row["capture_file"][0])][0]
         if row["left_out"]:
-            assert row["label"] in judged["groups"][row["group"] - 1]
+            assert row["label"] in scored["groups"][row["group"] - 1]
 
 
 def test_write__the_table_the_curve_and_the_numbers_have_new_kinds(
@@ -247,6 +247,6 @@ def test_write__the_table_the_curve_and_the_numbers_have_new_kinds(
 
 
 def test_roc__draws_every_score(tmp_path: Path) -> None:
-    figures.roc(judge(_sets(), ["cam", "plug", "hub"])["scores"], tmp_path / "roc.png", "title")
+    figures.roc(evaluate(_sets(), ["cam", "plug", "hub"])["scores"], tmp_path / "roc.png", "title")
     assert (tmp_path / "roc.png").stat().st_size > 5000
     assert set(open_set.ORIGINS) == {"device_model", "surprise", "doubt"}

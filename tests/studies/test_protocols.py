@@ -286,7 +286,7 @@ def test_run__an_impossible_protocol_is_refused(tmp_path: Path, protocol: str) -
 
 def test_run__folds_that_leave_a_part_empty_are_an_error(tmp_path: Path) -> None:
     settings = _settings("evaluation.folds=40")
-    with pytest.raises(DataError, match="no flow is in the"):
+    with pytest.raises(DataError, match="split is empty"):
         Study(settings, tmp_path).run(_flows(settings), "capture_folds")
 
 

@@ -1,4 +1,4 @@
-"""Sets of flows in, the device kinds behind them out."""
+"""The device model: predicts the device kinds at an address from the set of its flows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the device model returns for sets of flows, and the times of flows that it may be given.
+"""Types of the device model's output and of its optional input, the times of flows.
 
 Shape suffixes: B sets of flows, N pairs of a set and a distinct flow, D distinct flows, C classes, K kinds.
 """
@@ -14,16 +14,24 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Answer:
-    """Of B sets, both as a host and as a household: ``host`` and ``household`` (B, K), the probability of each kind.
+    """The device model's output for B sets of flows.
 
-    ``log_odds`` (B,): of being a household, if half of the addresses are; ``class_share`` (B, C): probability of each
-    class, given its kind; ``unexplained`` (B,): share of the distinct flows that no kind found explains; ``unknown``
-    (B,): probability that something unknown is there; ``flows`` (B, K + 1): distinct flows that are like those of one
-    kind alone, last those that are like several kinds'; ``distinct`` (B,): all distinct flows; ``units`` (B, K): least
-    number of devices of each kind, if any: 2 where more sessions were open at the same time than one device had in
-    training; ``begins`` and ``ends`` (B, K): µs since 1970 of the first and last packet of flows that are like those of
-    the kind alone, 0 and -1 without such flows or times; ``evidence`` (B, K): tokens known from training, summed over
-    the distinct flows that are like those of each kind, alone or not.
+    Attributes:
+        host: (B, K) probability of each kind if the address is one host.
+        household: (B, K) the same if it is a household.
+        log_odds: (B,) that it is a household, with a prior of one half.
+        class_share: (B, C) probability of each class, given its kind.
+        unexplained: (B,) share of the distinct flows that no kind found explains.
+        unknown: (B,) probability that an unknown device is there.
+        flows: (B, K + 1) distinct flows that are like those of one kind alone; last column: of several kinds.
+        distinct: (B,) all distinct flows.
+        min_devices: (B, K) least number of devices of each kind, if any: 2 where more sessions were open at the same
+            time than one device had in training.
+        begins: (B, K) µs since 1970 of the first packet of flows that are like those of the kind alone; 0 without
+            such flows or times.
+        ends: (B, K) the same of the last packet; -1 without such flows or times.
+        known_tokens: (B, K) tokens known from training, summed over the distinct flows that are like those of each
+            kind, alone or not.
     """
 
     host: NDArray[np.float64]
@@ -34,14 +42,14 @@ class Answer:
     unknown: NDArray[np.float64]
     flows: NDArray[np.int64]
     distinct: NDArray[np.int64]
-    units: NDArray[np.int64]
+    min_devices: NDArray[np.int64]
     begins: NDArray[np.int64]
     ends: NDArray[np.int64]
-    evidence: NDArray[np.int64]
+    known_tokens: NDArray[np.int64]
 
 
 class FlowTimes(NamedTuple):
-    """N pairs of a set and a distinct flow of it: begin of the first of these flows and end of the last, µs."""
+    """N pairs of a set and one of its distinct flows: begin of the first equal flow and end of the last, µs."""
 
     set: NDArray[np.int64]
     flow: NDArray[np.int64]

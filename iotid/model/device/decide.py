@@ -1,4 +1,4 @@
-"""The device model's answers in; the kinds found at each address, and its status, out.
+"""Decides which kinds are found at each address, and its status, from the output of the device model.
 
 Shape suffixes: B addresses, K kinds.
 """
@@ -18,17 +18,18 @@ if TYPE_CHECKING:
 KNOWN, SEVERAL, WITH_UNKNOWN, UNDECIDED, UNKNOWN = STATUSES = (
     "known", "several", "several_with_unknown", "undecided", "unknown",
 )  # fmt: skip
-# The last bits of probabilities depend on the other rows of a batch; no decision may depend on them.
+# the last bits of probabilities depend on the other rows of a batch, and no decision may depend on those
 DECIMALS = 6
-_LIKELY = 0.3  # if no kind is found, one of this probability makes the address undecided
+_LIKELY = 0.3  # if no kind is found, a kind with this probability makes the address undecided, not unknown
 _MOST_UNEXPLAINED = 0.5  # share of the distinct flows of a host whose kind was found
-_PRIOR = 1.0  # pseudo-counts of hosts and of households, in the estimated share of households
+_PRIOR = 1.0  # pseudo-count of hosts, and of households, in the estimated share of households
 _ROUNDS = 100
 
 
 @dataclass(frozen=True)
 class Decision:
-    """``probability`` (B, K) of each kind; ``found`` (B, K); ``status`` (B,); ``household`` (B,): its probability."""
+    """``probability`` (B, K) of each kind; ``found`` (B, K); ``status`` (B,); ``household`` (B,): probability of
+    one."""
 
     probability: NDArray[np.float64]
     found: NDArray[np.bool_]
@@ -37,24 +38,30 @@ class Decision:
 
 
 def decide(answer: Answer, share: float, flows_B: NDArray[np.int64], settings: config.Census) -> Decision:
-    """``share`` of households among the addresses, of `share_of_households`; ``flows_B``: flows of each address.
+    """Decide for each address.
 
-    A kind is found from ``min_confidence`` on, if the flows that are like its own have ``min_evidence`` tokens or more:
-    a flow of one packet has two, and may have a known length by chance. A kind without such a flow has probability 0,
-    whatever the model says: it learned from whole recordings, and extrapolates for an address with hardly a flow. An
-    address with fewer flows than ``min_flows`` is undecided, and so is one where no kind is found but one is not
-    unlikely; without any it is unknown. Only an address that is more likely a household than a host can have something
-    unknown beside the kinds found. A host most of whose distinct flows are like those of no kind found is another
-    device, with a little traffic like that of a kind: no kind is likelier than the share that is explained.
+    * A kind is found if its probability is at least ``min_confidence`` and the flows like its own have at least
+      ``min_evidence`` tokens: a flow of one packet has two, and may have a known length by chance.
+    * A kind without flows like its own has probability 0: the model learned from whole recordings, and extrapolates
+      for an address with few flows.
+    * With fewer flows than ``min_flows``, or if no kind is found but one is likely, the address is undecided; if none
+      is likely, it is unknown.
+    * Only an address that is more likely a household than a host can have an unknown device beside the kinds found.
+    * A host for which most distinct flows are like those of no kind found is another device with a little similar
+      traffic: no kind is found, and none is likelier than the share of flows explained.
+
+    Args:
+        share: of households among the addresses (`share_of_households`).
+        flows_B: flows of each address.
     """
     from scipy.special import expit
 
     with np.errstate(divide="ignore"):
         household_B = np.round(expit(answer.log_odds + np.log(share) - np.log1p(-share)), DECIMALS)
     mixed_BK = household_B[:, np.newaxis] * answer.household + (1 - household_B)[:, np.newaxis] * answer.host
-    probability_BK = np.round(np.where(answer.evidence > 0, mixed_BK, 0), DECIMALS)
+    probability_BK = np.round(np.where(answer.known_tokens > 0, mixed_BK, 0), DECIMALS)
     enough_B = flows_B >= settings.min_flows
-    enough_BK = (answer.evidence >= settings.min_evidence) & enough_B[:, np.newaxis]
+    enough_BK = (answer.known_tokens >= settings.min_evidence) & enough_B[:, np.newaxis]
     found_BK = (probability_BK >= settings.min_confidence) & enough_BK
     is_other_B = found_BK.any(axis=1) & (household_B < 0.5) & (answer.unexplained > _MOST_UNEXPLAINED)
     explained_B = np.round(1 - answer.unexplained, DECIMALS)
@@ -73,9 +80,9 @@ def decide(answer: Answer, share: float, flows_B: NDArray[np.int64], settings: c
 def share_of_households(log_odds_B: NDArray[np.float64], behind: str) -> float:
     """The share of addresses that are households, not single hosts.
 
-    ``behind``: ``hosts`` is 0, ``households`` 1; ``auto`` is the share at which the evidence of all these addresses is
-    likeliest, by expectation maximisation (Saerens et al., Neural Computation 2002). Leave out addresses at which
-    nothing can be found: there may be any number of made-up ones.
+    ``behind``: ``hosts`` is 0, ``households`` 1; ``auto`` is the share that maximises the likelihood of all these
+    addresses, by expectation maximisation (Saerens et al., Neural Computation 2002). Leave out addresses at which no
+    kind can be found: a sender can forge any number of them.
     """
     from scipy.special import expit
 

@@ -1,4 +1,4 @@
-"""Classes of a model in, their device kinds out.
+"""The device kinds of a model's classes.
 
 A device kind is a vendor and type: classes of one vendor and type are one kind, because most of their flows are equal.
 

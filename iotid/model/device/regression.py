@@ -1,4 +1,4 @@
-"""Sparse rows and labels in, weights of several logistic regressions out, learned together.
+"""Fits several logistic regressions on the same sparse rows at the same time.
 
 Shape suffixes: H rows, T columns, G groups of equal columns, R regressions.
 """
@@ -21,11 +21,13 @@ _TOLERANCE = 1e-6
 def logistic_regressions(
     rows_HT: csr_matrix, is_so_HR: NDArray[np.bool_], counted_HR: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Weights (T, R) and biases (R,) that minimise the summed log loss of the rows counted, and half the squared norm.
+    """Weights (T, R) and biases (R,) that minimise the summed log loss of the counted rows plus half the squared norm.
 
-    Columns that are equal in all rows get equal weights under this penalty. So each group of them is learned as one,
-    scaled by the root of their number; that halves the columns of tokens. All regressions share each product with the
-    rows, which in float32 takes a third of the time of one solver after the other.
+    ``is_so_HR``: targets; ``counted_HR``: rows that count in each regression.
+
+    Columns that are equal in all rows get equal weights under this penalty. So each group of them is fitted as one
+    column, scaled by the root of their number, which halves the number of columns for tokens. All regressions share
+    each product with the rows, which in float32 takes a third of the time of fitting them one after the other.
     """
     from scipy.optimize import minimize
     from scipy.special import expit
@@ -37,13 +39,13 @@ def logistic_regressions(
     R = is_so_HR.shape[1]
     rows = rows_HG.toarray() if H * G <= _DENSE_CELLS else rows_HG
     sign_HR, target_HR = np.where(is_so_HR, np.float32(-1), np.float32(1)), is_so_HR.astype(np.float32)
-    weigh_HR = counted_HR.astype(np.float32)
+    weight_HR = counted_HR.astype(np.float32)
 
     def loss(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         weight = parameters.reshape(G + 1, R)
         logits_HR = rows @ weight[:-1].astype(np.float32) + weight[-1].astype(np.float32)
-        losses_HR = np.logaddexp(np.float32(0), sign_HR * logits_HR) * weigh_HR
-        slope_HR = (expit(logits_HR) - target_HR) * weigh_HR
+        losses_HR = np.logaddexp(np.float32(0), sign_HR * logits_HR) * weight_HR
+        slope_HR = (expit(logits_HR) - target_HR) * weight_HR
         slope = np.vstack([rows.T @ slope_HR, slope_HR.sum(axis=0)]).astype(np.float64) + weight
         return float(losses_HR.sum(dtype=np.float64)) + float((weight**2).sum()) / 2, slope.ravel()
 

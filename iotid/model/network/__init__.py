@@ -1,1 +1,1 @@
-"""Encoded flows in, class probabilities out: the adaptive ensemble of stacked bi-LSTMs, and sequence counts."""
+"""Class probabilities of encoded flows: the adaptive ensemble of stacked bi-LSTMs, and sequence counts."""

@@ -1,6 +1,6 @@
-"""Ids of flows in, logits of classes out: the layers of the adaptive ensemble (paper, section 4).
+"""The adaptive ensemble (paper, section 4): logits of classes from the encoded characteristics of flows.
 
-One network per characteristic reads its sequence over time; another one reads their outputs across the characteristics.
+One network per characteristic reads its sequence over time; another reads their outputs across the characteristics.
 The number of characteristics is a setting.
 
 Shape suffixes: B flows, L packets of the longest flow in the batch, P packets of all flows of the batch without
@@ -19,34 +19,34 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from iotid import config
 from iotid.dataset.characteristics import PADDING
-from iotid.model.network.lstm import read_side_by_side
+from iotid.model.network.lstm import run_lstms
 
 
 class AdaptiveEnsemble(nn.Module):
     """Embedding and stacked bi-LSTM per characteristic, a spatial stacked bi-LSTM over them, dropout, linear layer.
 
-    Padding is not computed and changes nothing, because sequences are packed. With ``padding`` as ``zeros`` (the
-    paper's) every step of the ids is computed, a missing packet as a vector of zeros; the logits then depend on the
-    padded length, which must be the same as in training.
+    Sequences are packed, so padding is not computed and has no effect. If ``padding`` is ``zeros`` (the paper's), every
+    step is computed, a missing packet as a vector of zeros; the logits then depend on the padded length, which must be
+    the same as in training.
 
-    ``fusion`` says what the spatial network reads (the paper: "the outputs of other stacked bi-LSTM"): per packet the
-    temporal outputs side by side (``concatenate``, S = L), or one characteristic's outputs after the other's
-    (``sequence``, S = K·L). ``readout`` is the mean over its outputs, or both directions' last states.
+    ``fusion``: input of the spatial network (the paper: "the outputs of other stacked bi-LSTM"), either the temporal
+    outputs of each packet concatenated (``concatenate``, S = L), or the characteristics' outputs one after the other
+    (``sequence``, S = K·L). ``readout``: the mean over its outputs, or both directions' last states.
     """
 
     def __init__(self, settings: config.Model, vocabulary_sizes: Mapping[str, int], num_classes: int) -> None:
         """``vocabulary_sizes``: number of ids of each characteristic, with padding (0) and out-of-vocabulary (1)."""
         super().__init__()
         self.settings = settings
-        both_ways = 2 * settings.hidden_size
-        side_by_side = len(vocabulary_sizes) if settings.fusion == "concatenate" else 1
+        both_directions = 2 * settings.hidden_size
+        inputs = len(vocabulary_sizes) if settings.fusion == "concatenate" else 1
         self.embeddings = nn.ModuleDict(
             {name: nn.Embedding(size, settings.embedding_size, PADDING) for name, size in vocabulary_sizes.items()}
         )
         self.temporal = nn.ModuleDict({name: _bi_lstm(settings.embedding_size, settings) for name in vocabulary_sizes})
-        self.spatial = _bi_lstm(side_by_side * both_ways, settings)
+        self.spatial = _bi_lstm(inputs * both_directions, settings)
         self.dropout = nn.Dropout(settings.dropout)
-        self.classifier = nn.Linear(both_ways, num_classes)
+        self.classifier = nn.Linear(both_directions, num_classes)
 
     def forward(self, ids: Mapping[str, Tensor]) -> Tensor:
         """Logits (B, C) of flows whose characteristics are given as int64 ids (B, L), padded at the end with 0."""
@@ -54,11 +54,11 @@ class AdaptiveEnsemble(nn.Module):
         return logits_BC
 
     def summary(self, ids: Mapping[str, Tensor]) -> Tensor:
-        """The output of the networks for each flow (B, F), input of the linear layer."""
-        there_BL = next(iter(ids.values())) != PADDING  # padding is at the end only, and no packet has its id
-        lengths_B = there_BL.sum(dim=1).clamp(min=1).cpu()  # packing needs at least one packet
+        """(B, F) the output of the networks for each flow, which is the input of the linear layer."""
+        present_BL = next(iter(ids.values())) != PADDING  # padding is at the end only, and no packet has its id
+        lengths_B = present_BL.sum(dim=1).clamp(min=1).cpu()  # packing needs at least one packet
         if self.settings.padding == "zeros":
-            lengths_B = torch.full_like(lengths_B, there_BL.shape[1])
+            lengths_B = torch.full_like(lengths_B, present_BL.shape[1])
         packed = {
             name: pack_padded_sequence(ids[name], lengths_B, batch_first=True, enforce_sorted=False)
             for name in self.embeddings
@@ -69,10 +69,10 @@ class AdaptiveEnsemble(nn.Module):
             networks.append(cast("nn.LSTM", self.temporal[name]))
             tables.append(embedding(values_U))
             rows.append(row_P)
-        like = next(iter(packed.values()))  # all have the same packing, so the packets of all characteristics line up
-        temporal_KPF, _ = read_side_by_side(networks, tables, like, rows)
+        like = next(iter(packed.values()))  # all characteristics have the same packing
+        temporal_KPF, _ = run_lstms(networks, tables, like, rows)
         fused = self._fuse(temporal_KPF, like, lengths_B)
-        output_1PF, last_1BF = read_side_by_side([self.spatial], [fused.data], fused)
+        output_1PF, last_1BF = run_lstms([self.spatial], [fused.data], fused)
         if self.settings.readout == "last":
             return last_1BF[0]
         output_BSF, steps_B = pad_packed_sequence(fused._replace(data=output_1PF[0]), batch_first=True)
@@ -86,21 +86,21 @@ class AdaptiveEnsemble(nn.Module):
 
 
 def shapes(settings: config.Model, vocabulary_sizes: Mapping[str, int], num_classes: int) -> dict[str, tuple[int, ...]]:
-    """Shapes of an ensemble's weights by name, without allocating an ensemble."""
-    hidden, both_ways = settings.hidden_size, 2 * settings.hidden_size
-    side_by_side = len(vocabulary_sizes) if settings.fusion == "concatenate" else 1
+    """Name -> shape of an ensemble's weights, without allocating an ensemble."""
+    hidden, both_directions = settings.hidden_size, 2 * settings.hidden_size
+    inputs = len(vocabulary_sizes) if settings.fusion == "concatenate" else 1
     networks = {f"temporal.{name}": settings.embedding_size for name in vocabulary_sizes}
-    networks["spatial"] = side_by_side * both_ways
+    networks["spatial"] = inputs * both_directions
     found: dict[str, tuple[int, ...]] = {
         f"embeddings.{name}.weight": (size, settings.embedding_size) for name, size in vocabulary_sizes.items()
     }
     for network, input_size in networks.items():
         for layer in range(settings.layers):
             for of in (f"l{layer}", f"l{layer}_reverse"):
-                found[f"{network}.weight_ih_{of}"] = (4 * hidden, both_ways if layer else input_size)
+                found[f"{network}.weight_ih_{of}"] = (4 * hidden, both_directions if layer else input_size)
                 found[f"{network}.weight_hh_{of}"] = (4 * hidden, hidden)
                 found[f"{network}.bias_ih_{of}"] = found[f"{network}.bias_hh_{of}"] = (4 * hidden,)
-    return {**found, "classifier.weight": (num_classes, both_ways), "classifier.bias": (num_classes,)}
+    return {**found, "classifier.weight": (num_classes, both_directions), "classifier.bias": (num_classes,)}
 
 
 def _bi_lstm(input_size: int, settings: config.Model) -> nn.LSTM:
@@ -108,7 +108,7 @@ def _bi_lstm(input_size: int, settings: config.Model) -> nn.LSTM:
 
 
 def _pack_end_to_end(x_BKLF: Tensor, lengths_B: Tensor) -> PackedSequence:
-    """The real packets of characteristic 0, then those of characteristic 1 … with no padding between them."""
+    """The packets of characteristic 0, then those of characteristic 1 …, with no padding between them."""
     B, K, L, F = x_BKLF.shape
     steps_S = torch.arange(K * L).unsqueeze(0)
     characteristic_BS = (steps_S // lengths_B.unsqueeze(1)).clamp(max=K - 1)

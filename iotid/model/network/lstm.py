@@ -1,4 +1,4 @@
-"""Inputs of several stacked bi-LSTMs in, their outputs out: one step of all networks is one matrix product.
+"""Runs several stacked bi-LSTMs at the same time: one step of all networks is one matrix product.
 
 The same function as `torch.nn.LSTM`, whose modules hold the weights. On CPUs torch computes each direction of each
 network separately, and sums the recurrent weights' gradient step by step, over the few flows that reach a late step.
@@ -21,16 +21,17 @@ from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
 
-def read_side_by_side(
+def run_lstms(
     networks: Sequence[nn.LSTM], inputs: Sequence[Tensor], packed: PackedSequence, rows: Sequence[Tensor] | None = None
 ) -> tuple[Tensor, Tensor]:
     """Outputs (G, P, 2H) of stacked bi-LSTMs of one shape, and the last states of both directions (G, B, 2H).
 
-    ``inputs``: (P, I) for each network; or, with ``rows`` (P,) for each, (U, I) of which a packet's input is that row.
-    ``packed``: positions of the packets; its data is not read. The last states are in the flows' own order.
+    ``inputs``: (P, I) for each network; or, with ``rows``, (U, I) distinct inputs, and ``rows`` (P,) the row of each
+    packet. ``packed``: positions of the packets; its data is not read. The last states are in the original order of the
+    flows.
     """
     if packed.data.is_cuda:
-        return _read_one_by_one(networks, inputs, packed, rows)
+        return _run_one_by_one(networks, inputs, packed, rows)
     order = _Order.of(packed)
     if rows is None:
         gates_TPF = _project(networks, 0, torch.stack(list(inputs)), order)
@@ -45,7 +46,7 @@ def read_side_by_side(
     return outputs_GPI, torch.cat([last_TBH[0::2], last_TBH[1::2]], dim=2)
 
 
-def _read_one_by_one(
+def _run_one_by_one(
     networks: Sequence[nn.LSTM], inputs: Sequence[Tensor], packed: PackedSequence, rows: Sequence[Tensor] | None
 ) -> tuple[Tensor, Tensor]:
     outputs, last = [], []
@@ -61,8 +62,8 @@ class _Order(NamedTuple):
     """Positions of flows among the packets of a PackedSequence."""
 
     flows: list[int]  # (L,) number of flows with a packet at each step
-    before: Tensor  # of each packet after the first step, position of its flow's packet before
-    reversed_index: Tensor  # (P,) position of each packet in reversed flows; its own inverse
+    before: Tensor  # for each packet after the first step, position of its flow's previous packet
+    reversed_index: Tensor  # (P,) position of each packet if flows are reversed; its own inverse
     last: Tensor  # (B,) position of each flow's last packet
 
     @classmethod
@@ -108,7 +109,7 @@ def _bias(network: nn.LSTM, name: str) -> Tensor:
 
 
 class _Reverse(torch.autograd.Function):
-    """Each flow's packets in reverse; unlike index_select's, its gradient is a selection, not a sum."""
+    """Each flow's packets in reverse order; the gradient is a selection, where index_select's is a sum."""
 
     @staticmethod
     def forward(ctx: Any, x_GPI: Tensor, reversed_P: Tensor) -> Tensor:
@@ -125,7 +126,7 @@ class _Recurrence(torch.autograd.Function):
     """Hidden states (T, P, H) from gates (T, P, F) without their recurrent part and its weights (T, F, H).
 
     The gates are overwritten with their activations: nothing else reads them, and they are the largest tensor here.
-    Under autocast only the factors of products are of the lower type; states and sums keep the weights'.
+    Under autocast only the factors of products have the lower precision; states and sums have that of the weights.
     """
 
     @staticmethod
@@ -166,7 +167,7 @@ class _Recurrence(torch.autograd.Function):
         entry, forget, new, output = gates_TPF.chunk(4, dim=2)
         squashed_TPH = cell_TPH.tanh()
         through_TPH = torch.addcmul(output, output * squashed_TPH, squashed_TPH, value=-1)  # d hidden / d cell
-        # factors of the gradient of the cell, and for the last gate of that of the hidden state
+        # factors of the gradient of the cell; for the last gate, of the gradient of the hidden state
         d_gates_TPF = torch.empty_like(gates_TPF)
         d_entry, d_forget, d_new, d_output = d_gates_TPF.chunk(4, dim=2)
         torch.mul(new, entry * (1 - entry), out=d_entry)
@@ -197,7 +198,7 @@ class _Recurrence(torch.autograd.Function):
 
 
 def _add_product(to: Tensor, a: Tensor, b: Tensor) -> None:
-    """Add a @ b, computed in the type of b if autocast asks for a lower one."""
+    """Add a @ b, computed in the type of b, which is lower under autocast."""
     if b.dtype == to.dtype:
         to.baddbmm_(a, b)
     else:

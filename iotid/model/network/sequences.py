@@ -1,4 +1,4 @@
-"""Encoded flows in; distinct flows, batches of similar length and tensors out.
+"""Distinct flows, batches of similar length, and tensors, from encoded flows.
 
 Shape suffixes: N flows, D distinct flows, M packets kept of each flow, B flows of a batch, L packets of its longest.
 """
@@ -15,7 +15,7 @@ from iotid.dataset.characteristics import PADDING
 
 
 def step_counts(sequences: Mapping[str, np.ndarray], padding: str) -> np.ndarray:
-    """Steps int64 (N,) that the model reads of each flow: its packets, or all M if ``padding`` is ``zeros``."""
+    """int64 (N,) steps that the model reads of each flow: its packets, or all M if ``padding`` is ``zeros``."""
     ids_NM = next(iter(sequences.values()))
     if padding == "zeros":
         return np.full(len(ids_NM), ids_NM.shape[1])
@@ -24,14 +24,14 @@ def step_counts(sequences: Mapping[str, np.ndarray], padding: str) -> np.ndarray
 
 
 def distinct_sequences(sequences: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """The distinct flows, each characteristic int32 (D, M), and int64 (N,): which of them each flow is."""
+    """The distinct flows, each characteristic int32 (D, M), and int64 (N,) the index of each flow among them."""
     distinct, which_N = distinct_rows(np.concatenate(list(sequences.values()), axis=1))
     parts = np.split(distinct, len(sequences), axis=1)
     return dict(zip(sequences, parts, strict=True)), which_N
 
 
 def batches_by_length(counts_N: np.ndarray, max_packets: int) -> Iterator[np.ndarray]:
-    """Row numbers, shortest flows first, in batches of at most ``max_packets`` packets with their padding."""
+    """Row indices in batches of at most ``max_packets`` packets including padding, shortest flows first."""
     order = np.argsort(counts_N, kind="stable")
     start = 0
     while start < len(order):
@@ -50,9 +50,9 @@ def logits_by_batch(
     device: torch.device | None = None,
     batches: slice = slice(None),
 ) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
-    """Row numbers int64 (B,) and the network's logits (B, C), on the CPU, of each batch of ``batches_by_length``.
+    """For each batch of ``batches_by_length``: row indices int64 (B,) and the network's logits (B, C) on the CPU.
 
-    ``counts_N``: of ``step_counts``. ``batches``: which of the batches, all of them unless given.
+    ``counts_N``: output of ``step_counts``. ``batches``: which of the batches, by default all.
     """
     for rows in list(batches_by_length(counts_N, max_packets))[batches]:
         yield rows, network(tensors_of(sequences, rows, counts_N, device)).cpu()
@@ -61,7 +61,7 @@ def logits_by_batch(
 def tensors_of(
     sequences: Mapping[str, np.ndarray], rows: np.ndarray, counts_N: np.ndarray, device: torch.device | None = None
 ) -> dict[str, torch.Tensor]:
-    """Ids int64 (B, L) of the given rows, cut after the longest of them."""
+    """int64 (B, L) ids of the given rows, truncated to the longest of them."""
     longest = max(1, int(counts_N[rows].max()))
     return {
         name: torch.from_numpy(ids_NM[rows, :longest].astype(np.int64)).to(device) for name, ids_NM in sequences.items()

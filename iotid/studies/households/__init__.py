@@ -1,1 +1,1 @@
-"""How well the kinds behind one address are found: held-back captures, merged as if behind one address."""
+"""Measures how well the kinds at one address are found, on held-out captures merged as if behind one address."""

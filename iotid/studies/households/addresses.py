@@ -1,4 +1,4 @@
-"""Flows in; addresses with their distinct sequences and their traffic over time out. Pure functions on arrays.
+"""Addresses with their distinct sequences and their traffic over time. Pure functions on arrays.
 
 Shape suffixes: N flows, B addresses or sets of flows, D distinct flows, M packets kept of each, X cells of their
 fingerprints.
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Observed:
-    """N flows: ``sequences`` characteristic -> (D, M) ids of the distinct ones, ``row`` (N,) which of them each is,
-    ``fingerprints`` (N, X), and ``first_us`` and ``last_us`` (N,) of its packets, in µs since its set began."""
+    """N flows: ``sequences`` characteristic -> (D, M) ids of the distinct ones; ``row`` (N,) index of each flow among
+    them; ``fingerprints`` (N, X); ``first_us`` and ``last_us`` (N,) of its packets, in µs since its set began."""
 
     sequences: dict[str, NDArray[np.int32]]
     row: NDArray[np.int64]
@@ -48,7 +48,7 @@ class Observed:
 
     @classmethod
     def join(cls, parts: Sequence[Observed]) -> Self:
-        """The flows of all parts, in their order; of the same characteristics."""
+        """The flows of all parts, in order; all have the same characteristics."""
         from scipy.sparse import csr_matrix, vstack
 
         ids = {name: np.concatenate([part.sequences[name][part.row] for part in parts]) for name in parts[0].sequences}
@@ -63,14 +63,14 @@ class Observed:
 
 @dataclass(frozen=True)
 class Addresses:
-    """``flows`` (B, N): 1 where the flow is one of the address."""
+    """``flows`` (B, N): 1 if the flow belongs to the address."""
 
     observed: Observed
     flows: csr_matrix
 
     @classmethod
     def of_units(cls, observed: Observed, unit_N: NDArray[np.int64]) -> Self:
-        """An address for each unit, in the order of their numbers."""
+        """An address for each distinct unit, sorted."""
         from scipy.sparse import coo_matrix
 
         units, which_N = np.unique(unit_N, return_inverse=True)
@@ -116,7 +116,7 @@ class Addresses:
 
 @dataclass(frozen=True)
 class LabelledSets:
-    """Sets to learn from: ``label`` (B,), -1 of unlisted hosts, and ``recording`` (B,), as in `dataset.FlowSets`."""
+    """Training sets: ``label`` (B,), -1 for unlisted hosts, and ``recording`` (B,), as in `dataset.FlowSets`."""
 
     addresses: Addresses
     label: NDArray[np.int64]

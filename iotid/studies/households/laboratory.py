@@ -1,4 +1,4 @@
-"""Labelled flows of a laboratory in; sets that training has not seen, alone and merged as if behind one address, out.
+"""Test sets of flows of a laboratory that are not in training: single, and merged as if behind one address.
 
 Shape suffixes: N flows, B sets or merges of sets, U units, K kinds, C classes.
 """
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 
-_HOSTS = (1, 2)  # unlisted ones, in a merge with any
+_HOSTS = (1, 2)  # number of unlisted hosts in a merge
 _HOUR_US = 3_600_000_000
 # origin of a tested set
-HELD_BACK, HOST, LEFT_OUT, ELSEWHERE, SIMILAR, HOST_ELSEWHERE = range(6)
+HELD_OUT, HOST, LEFT_OUT, ELSEWHERE, SIMILAR, HOST_ELSEWHERE = range(6)
 
 
 class Scenario(NamedTuple):
-    """Contents of a merge: number of kinds; number of devices never learned, and their ``source`` (ELSEWHERE or
-    LEFT_OUT); with unlisted hosts or not; share of flows that remains; whether one kind has a second device; and
-    whether only flows of the first hour remain."""
+    """Contents of a merge: number of kinds; number of devices not in training (``never``), and their ``source``
+    (ELSEWHERE or LEFT_OUT); whether there are unlisted hosts; share of flows that remains; whether one kind has a
+    second device; and whether only flows of the first hour remain."""
 
     kinds: int
     never: int = 0
@@ -56,7 +56,7 @@ class Scenario(NamedTuple):
 class Laboratory:
     """Flows of listed devices and of unlisted hosts (label ``unknown``).
 
-    ``device`` (N,): a number for each entry of the list, and each host; ``unit`` (N,): for each of them and capture.
+    ``device`` (N,): a number for each entry of the list and each host; ``unit`` (N,): for each device and capture.
     """
 
     flows: LabelledFlows
@@ -65,7 +65,7 @@ class Laboratory:
 
     @classmethod
     def of(cls, flows: LabelledFlows, device: NDArray[np.int64] | None = None) -> Self:
-        """Without ``device``, all flows of a label are one device's, and all of unlisted hosts one host's."""
+        """Without ``device``, all flows of a label count as one device, and those of unlisted hosts as one host."""
         device = flows.label if device is None else device
         unit = np.unique(flows.capture * (int(device.max()) + 1) + device, return_inverse=True)[1]
         return cls(flows, device, unit.astype(np.int64))
@@ -82,7 +82,7 @@ class Laboratory:
 
     @cached_property
     def _times(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """(N,) µs since 1970: the first packet of the flow's unit, of the flow, and its last one."""
+        """(N,) µs since 1970: first packet of the flow's unit, first packet of the flow, and its last packet."""
         first_N, last_N = (
             pc.cast(self.flows.flows[name], pa.int64()).to_numpy() for name in ("first_seen", "last_seen")
         )
@@ -104,67 +104,68 @@ class Laboratory:
 
 @dataclass(frozen=True)
 class UnseenSets:
-    """Sets not used in training: ``what`` (B,), origin; ``kind`` (B,), -1 unless learned; ``device`` (B,)."""
+    """Sets not used in training: ``origin`` (B,), HELD_OUT …; ``kind`` (B,), -1 if not in training; ``device`` (B,)."""
 
     addresses: Addresses
-    what: NDArray[np.int64]
+    origin: NDArray[np.int64]
     kind: NDArray[np.int64]
     device: NDArray[np.int64]
 
-    def alone(self, what: int) -> NDArray[np.intp]:
-        return np.flatnonzero(self.what == what)
+    def alone(self, origin: int) -> NDArray[np.intp]:
+        return np.flatnonzero(self.origin == origin)
 
     def merged(self, scenario: Scenario, times: int, kinds: int, random: np.random.Generator) -> Merged | None:
-        """``times`` random merges; None with too few kinds or devices."""
+        """``times`` random merges; None if there are too few kinds or devices."""
         from scipy.sparse import csr_matrix, vstack
 
-        held_back, never, hosts = (self.alone(what) for what in (HELD_BACK, scenario.source, HOST))
-        learned, sets_of_learned = np.unique(self.kind[held_back], return_counts=True)
+        held_out, never, hosts = (self.alone(origin) for origin in (HELD_OUT, scenario.source, HOST))
+        learned, sets_of_learned = np.unique(self.kind[held_out], return_counts=True)
         doubled, unknowns = learned[sets_of_learned > 1], np.unique(self.device[never])
         too_few = len(learned) < scenario.kinds or len(unknowns) < scenario.never
         too_few |= (scenario.hosts and not len(hosts)) or (scenario.two_units and not len(doubled))
         if too_few or not times:
             return None
-        flows, there_BK, unknown_B = [], np.zeros((times, kinds), np.int64), np.zeros(times, np.bool_)
+        flows, devices_BK, unknown_B = [], np.zeros((times, kinds), np.int64), np.zeros(times, np.bool_)
         for merge in range(times):
             chosen = _some(learned, scenario.kinds, random)
             if scenario.two_units:
                 twice = random.choice(doubled)
                 chosen = np.append(twice, chosen[chosen != twice][: scenario.kinds - 1])
-            rows = [random.choice(held_back[self.kind[held_back] == kind]) for kind in chosen]
-            rows += [self._second(rows[0], held_back, random)] if scenario.two_units else []
+            rows = [random.choice(held_out[self.kind[held_out] == kind]) for kind in chosen]
+            rows += [self._second(rows[0], held_out, random)] if scenario.two_units else []
             rows += [random.choice(never[self.device[never] == one]) for one in _some(unknowns, scenario.never, random)]
             if scenario.hosts:
                 rows += _some(hosts, min(len(hosts), int(random.choice(_HOSTS))), random).tolist()
-            shown = self._kept(rows, scenario, random)
-            is_left = np.diff(shown.indptr) > 0
+            flows_MN = self._sample(rows, scenario, random)
+            is_left = np.diff(flows_MN.indptr) > 0
             kind = self.kind[rows]
-            np.add.at(there_BK[merge], kind[is_left & (kind >= 0)], 1)
+            np.add.at(devices_BK[merge], kind[is_left & (kind >= 0)], 1)
             unknown_B[merge] = bool((is_left & (kind < 0)).any())
-            flows.append(csr_matrix(shown.sum(axis=0)))
-        return Merged(self.addresses.with_flows(vstack(flows).tocsr()), there_BK, unknown_B)
+            flows.append(csr_matrix(flows_MN.sum(axis=0)))
+        return Merged(self.addresses.with_flows(vstack(flows).tocsr()), devices_BK, unknown_B)
 
-    def _second(self, first: int, held_back: NDArray[np.intp], random: np.random.Generator) -> int:
+    def _second(self, first: int, held_out: NDArray[np.intp], random: np.random.Generator) -> int:
         """Another set of the same kind: of another device if there is one, else another capture of the same."""
-        others = held_back[(self.kind[held_back] == self.kind[first]) & (held_back != first)]
+        others = held_out[(self.kind[held_out] == self.kind[first]) & (held_out != first)]
         of_other_devices = others[self.device[others] != self.device[first]]
         return int(random.choice(of_other_devices if len(of_other_devices) else others))
 
-    def _kept(self, rows: Sequence[int], scenario: Scenario, random: np.random.Generator) -> csr_matrix:
-        shown = self.addresses.flows[rows].astype(np.int64)
+    def _sample(self, rows: Sequence[int], scenario: Scenario, random: np.random.Generator) -> csr_matrix:
+        flows_MN = self.addresses.flows[rows].astype(np.int64)
         if scenario.share < 1:
-            shown.data = random.binomial(shown.data, scenario.share)
+            flows_MN.data = random.binomial(flows_MN.data, scenario.share)
         if scenario.first_hour:
-            shown.data[self.addresses.observed.first_us[shown.indices] > _HOUR_US] = 0
-        shown.eliminate_zeros()
-        return shown
+            flows_MN.data[self.addresses.observed.first_us[flows_MN.indices] > _HOUR_US] = 0
+        flows_MN.eliminate_zeros()
+        return flows_MN
 
 
 class Merged(NamedTuple):
-    """B merges; (B, K) number of devices of each kind; (B,) whether there is a device never learned."""
+    """B merges; ``devices`` (B, K): number of devices of each kind; ``unknown`` (B,): whether there is a device that is
+    not in training."""
 
     addresses: Addresses
-    there: NDArray[np.int64]
+    devices: NDArray[np.int64]
     unknown: NDArray[np.bool_]
 
 

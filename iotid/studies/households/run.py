@@ -1,10 +1,10 @@
-"""Labelled flows in; how well each method finds the kinds behind an address, out.
+"""Measures how well each method finds the kinds at an address.
 
-In each of several folds of captures, methods (`methods`) learn from the other folds' sets (a set: the flows of one
-device in one capture). Tested are held-back sets: alone, and merged from several kinds; with devices never learned,
-with unlisted hosts, thinned out, and with two units of a kind. Never learned are devices of other laboratories, unless
-a learned kind has their vendor and type, and kinds that further trainings leave out. All sets of a merge begin at the
-same time.
+Methods (`methods`) are trained on all folds of captures but one, on sets (the flows of one device in one capture).
+Tested are held-out sets: alone, and merged from several kinds; with devices that are not in training, with unlisted
+hosts, with a share of the flows, and with two devices of a kind. Not in training are devices of other laboratories,
+unless a learned kind has their vendor and type, and kinds that further training runs leave out. All sets of a merge
+begin at the same time.
 
 Shape suffixes: N flows, B sets or merges of sets, U units, K kinds, C classes.
 """
@@ -29,7 +29,7 @@ from iotid.labels.devices import device_kind
 from iotid.studies.households.addresses import Addresses, LabelledSets, Observed
 from iotid.studies.households.laboratory import (
     ELSEWHERE,
-    HELD_BACK,
+    HELD_OUT,
     HOST,
     HOST_ELSEWHERE,
     LEFT_OUT,
@@ -48,7 +48,7 @@ from iotid.studies.households.methods import (
     Method,
     Training,
 )
-from iotid.studies.households.scores import Predictions, of_merges, of_single
+from iotid.studies.households.scores import Predictions, score_merges, score_single_sets
 
 log = logging.getLogger(__name__)
 ALL = "all merges"
@@ -56,8 +56,8 @@ _KINDS, _NEVER, _THINNED = (1, 2, 3, 5, 8, 10), (1, 2, 3), 0.5
 _KINDS_OF_TWO_UNITS = (1, 3, 8)
 _COMPARED = (DEVICE_MODEL, FLOW_VOTE, CNN)  # by `compare_methods`; the regressions take as long as the device model
 _BEHIND = ("hosts", "households", "auto")
-_ALONE = {
-    HELD_BACK: "held-back captures",
+_ALONE = {  # stored names
+    HELD_OUT: "held-back captures",
     LEFT_OUT: "captures of kinds left out",
     ELSEWHERE: "other laboratories, kinds never learned",
     SIMILAR: "other laboratories, vendor and type of a learned kind",
@@ -78,11 +78,11 @@ class HouseholdComparison(TypedDict):
 
 
 def compare_methods(flows: LabelledFlows, settings: config.Settings) -> HouseholdComparison | None:
-    """Methods on households of these flows' captures; None if ``evaluation.household_merges`` is 0, or there are fewer
-    than two captures.
+    """Compare methods on households of these flows' captures; None if ``evaluation.household_merges`` is 0, or there
+    are fewer than two captures.
 
-    Trains each method ``evaluation.household_folds`` times with a fold of captures held back, and as many times with
-    kinds left out, whose devices are those never learned.
+    Trains each method ``evaluation.household_folds`` times with a fold of captures held out, and as many times with
+    kinds left out as well.
     """
     evaluation, own = settings.evaluation, Laboratory.of(flows)
     folds = min(evaluation.household_folds, int(flows.capture.max()) + 1)
@@ -103,7 +103,7 @@ def compare_methods(flows: LabelledFlows, settings: config.Settings) -> Househol
 
 
 class Round(NamedTuple):
-    """A training and its tests: ``left_out`` (C,) classes that are not learned."""
+    """A training run and its tests. ``left_out`` (C,): classes that are left out of training."""
 
     name: str
     fold: int
@@ -125,7 +125,7 @@ def rounds(
         *(Scenario(kinds, two_units=True) for kinds in _KINDS_OF_TWO_UNITS),
         *(Scenario(kinds, first_hour=True) for kinds in _KINDS if first_hour),
     ]
-    alone = (HELD_BACK, HOST, ELSEWHERE, SIMILAR, HOST_ELSEWHERE)
+    alone = (HELD_OUT, HOST, ELSEWHERE, SIMILAR, HOST_ELSEWHERE)
     for fold in range(folds):
         share = [(scenario, _share_of(times, folds, fold)) for scenario in scenarios]
         yield Round(f"fold {fold + 1}", fold, np.zeros(len(kind_C), np.bool_), share, alone)
@@ -145,7 +145,7 @@ def _share_of(times: int, parts: int, part: int) -> int:
 
 @dataclass(frozen=True)
 class HouseholdStudy:
-    """One laboratory, whose captures are learned from or held back, and others, which are only tested.
+    """One laboratory, whose captures are used for training or held out, and others, which are only tested.
 
     ``seed``: of the models; ``fold`` (N,) of each flow of ``own``; ``methods``: of METHODS.
     """
@@ -192,7 +192,7 @@ class HouseholdStudy:
         kind_N = kind_C[own.flows.label]
         learned = np.unique(kind_N[listed_N & ~left_out_N & (self.fold != of_round.fold)])
         is_learned_N = listed_N & np.isin(kind_N, learned)
-        what_N = np.select([is_learned_N, listed_N], [HELD_BACK, LEFT_OUT], HOST)
+        what_N = np.select([is_learned_N, listed_N], [HELD_OUT, LEFT_OUT], HOST)
         tested_N = (self.fold == of_round.fold) | left_out_N
         parts = [(own, tested_N, what_N, np.where(is_learned_N, kind_N, -1))]
         for other in self.others:
@@ -217,7 +217,7 @@ _Tested = tuple[NDArray[np.int64], NDArray[np.bool_], dict[str, Predictions]]
 
 
 class HouseholdResults:
-    """Tested sets and the predictions of each method, of all rounds."""
+    """Tested sets and the predictions of each method, from all rounds."""
 
     def __init__(self) -> None:
         self._merges: dict[Scenario, list[_Tested]] = defaultdict(list)
@@ -235,7 +235,7 @@ class HouseholdResults:
             merged = tested.merged(scenario, times, kinds, random)
             if merged:
                 found = {name: method(merged.addresses, "households") for name, method in methods.items()}
-                self._merges[scenario].append((merged.there, merged.unknown, found))
+                self._merges[scenario].append((merged.devices, merged.unknown, found))
         for what in of_round.alone:
             rows = tested.alone(what)
             if len(rows):
@@ -268,7 +268,7 @@ class HouseholdResults:
             kind_B = np.concatenate(kind)
             found[_ALONE[what]] = {
                 "sets": len(kind_B),
-                **{name: of_single(kind_B, _joined(predictions, name)) for name in predictions[0]},
+                **{name: score_single_sets(kind_B, _joined(predictions, name)) for name in predictions[0]},
             }
         return found
 
@@ -276,7 +276,7 @@ class HouseholdResults:
 def _scored(own: Sequence[_Tested]) -> dict[str, Any]:
     there, unknown, predictions = zip(*own, strict=True)
     there_BK, unknown_B = np.concatenate(there), np.concatenate(unknown)
-    scores = {name: of_merges(there_BK, unknown_B, _joined(predictions, name)) for name in predictions[0]}
+    scores = {name: score_merges(there_BK, unknown_B, _joined(predictions, name)) for name in predictions[0]}
     return {"merges": len(unknown_B), **scores}
 
 

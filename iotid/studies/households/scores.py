@@ -1,8 +1,8 @@
-"""Predicted and true kinds behind addresses in; metrics and tables out.
+"""Metrics and tables of predicted and true kinds at addresses.
 
-Calibration is the expected calibration error over kinds with a probability of 0.3 or more; of the flow vote it is that
-of the mean probability over flows, which is not the probability of a kind. The count error is the mean of |predicted -
-true number of devices| / true number, over the kinds that are there and found.
+Calibration is the expected calibration error over kinds with a probability of 0.3 or more; for the flow vote, of
+the mean probability over flows, which is not the probability of a kind. The count error is the mean of |predicted -
+true number of devices| / true number, over the kinds that are present and found.
 
 Shape suffixes: B addresses, K kinds.
 """
@@ -24,14 +24,14 @@ Scores = dict[str, float | None]
 
 
 class Predictions(NamedTuple):
-    """(B, K) probabilities, and kinds found; (B,) whether something unknown was reported, and whether it is undecided;
-    ``units`` (B, K): least number of devices of each kind, if any; None if the method counts none."""
+    """(B, K) probabilities, and kinds found; (B,) whether an unknown device is reported, and whether it is undecided;
+    ``min_devices`` (B, K): least number of devices of each kind, if any; None if the method counts none."""
 
     probability: NDArray[np.float64]
     found: NDArray[np.bool_]
     unknown: NDArray[np.bool_]
     undecided: NDArray[np.bool_]
-    units: NDArray[np.int64] | None = None
+    min_devices: NDArray[np.int64] | None = None
 
 
 def f1(there_BK: NDArray[np.bool_], found_BK: NDArray[np.bool_]) -> float | None:
@@ -39,8 +39,8 @@ def f1(there_BK: NDArray[np.bool_], found_BK: NDArray[np.bool_]) -> float | None
     return 2 * both / (found + there) if found + there else None
 
 
-def of_merges(there_BK: NDArray[np.int64], unknown_B: NDArray[np.bool_], predictions: Predictions) -> Scores:
-    """``there_BK``: devices of each kind behind each address; ``unknown_B``: whether something never learned is."""
+def score_merges(there_BK: NDArray[np.int64], unknown_B: NDArray[np.bool_], predictions: Predictions) -> Scores:
+    """``there_BK``: devices of each kind at each address; ``unknown_B``: whether a device there is not in training."""
     is_there_BK = there_BK > 0
     both, found, there = _counts(is_there_BK, predictions.found)
     return {
@@ -55,8 +55,8 @@ def of_merges(there_BK: NDArray[np.int64], unknown_B: NDArray[np.bool_], predict
     }
 
 
-def of_single(kind_B: NDArray[np.int64], predictions: Predictions) -> Scores:
-    """Of sets of one kind each; -1: of no learned kind."""
+def score_single_sets(kind_B: NDArray[np.int64], predictions: Predictions) -> Scores:
+    """Scores of sets of one kind each; -1: a kind that is not in training."""
     own_BK = np.arange(predictions.found.shape[1]) == kind_B[:, np.newaxis]
     is_right_B = (kind_B >= 0) & (predictions.found == own_BK).all(axis=1)
     is_named_B = predictions.found.any(axis=1)
@@ -78,14 +78,14 @@ def calibration_error(probability: NDArray[np.float64], is_so: NDArray[np.bool_]
 
 def count_error(there_BK: NDArray[np.int64], predictions: Predictions) -> float | None:
     counted = predictions.found & (there_BK > 0)
-    if predictions.units is None or not counted.any():
+    if predictions.min_devices is None or not counted.any():
         return None
     there = there_BK[counted]
-    return float((np.abs(predictions.units[counted] - there) / there).mean())
+    return float((np.abs(predictions.min_devices[counted] - there) / there).mean())
 
 
 def table(title: str, rows: Mapping[str, Mapping[str, Any]], count: str) -> Iterator[str]:
-    """A line for each row and method; numbers in per cent. ``count``: the key of a row's number."""
+    """A line for each row and method, in per cent. ``count``: key of the number of merges or sets in a row."""
     methods = [name for row in rows.values() for name in row if name != count]
     columns = list(next(iter(rows.values()))[methods[0]])
     width = max(len(row) for row in [title, *rows]) + 2
@@ -98,7 +98,7 @@ def table(title: str, rows: Mapping[str, Mapping[str, Any]], count: str) -> Iter
 
 
 def markdown(title: str, rows: Mapping[str, Mapping[str, Any]], count: str) -> Iterator[str]:
-    """The same as a table of Markdown."""
+    """The same as a Markdown table."""
     columns = [name for name in next(iter(rows.values())) if name != count]
     metrics = [metric.replace("_", " ") for metric in next(iter(rows.values()))[columns[0]]]
     yield f"| {title} | {count} | method | {' | '.join(metrics)} |"
@@ -109,9 +109,9 @@ def markdown(title: str, rows: Mapping[str, Mapping[str, Any]], count: str) -> I
 
 
 def rounded(value: Any) -> Any:
-    """The same with every float of nested dicts to four decimals."""
+    """A copy with every float in nested dicts rounded to four decimals."""
     if isinstance(value, dict):
-        return {key: rounded(each) for key, each in value.items()}
+        return {key: rounded(inner) for key, inner in value.items()}
     return round(value, 4) if isinstance(value, float) else value
 
 
@@ -120,7 +120,7 @@ def _per_cent(scores: Scores) -> Sequence[str]:
 
 
 def _counts(there_BK: NDArray[np.bool_], found_BK: NDArray[np.bool_]) -> tuple[int, int, int]:
-    """Kinds that are there and found, found, and there."""
+    """Numbers of kinds that are present and found, found, and present."""
     return int((there_BK & found_BK).sum()), int(found_BK.sum()), int(there_BK.sum())
 
 

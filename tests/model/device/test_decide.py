@@ -24,7 +24,7 @@ def _answer(
     *,
     log_odds: float = 0.0,
     unknown: float = 0.0,
-    evidence: int = 3,
+    known_tokens: int = 3,
     unexplained: float = 0.0,
 ) -> Answer:
     addresses = len(host)
@@ -37,10 +37,10 @@ def _answer(
         unknown=np.full(addresses, unknown),
         flows=np.zeros((addresses, _KINDS + 1), np.int64),
         distinct=np.full(addresses, 10),
-        units=np.ones((addresses, _KINDS), np.int64),
+        min_devices=np.ones((addresses, _KINDS), np.int64),
         begins=np.zeros((addresses, _KINDS), np.int64),
         ends=np.zeros((addresses, _KINDS), np.int64),
-        evidence=np.full((addresses, _KINDS), evidence),
+        known_tokens=np.full((addresses, _KINDS), known_tokens),
     )
 
 
@@ -119,18 +119,18 @@ def test_decide__does_not_depend_on_the_last_bits(census: config.Census) -> None
 
 
 @pytest.mark.parametrize(
-    ("evidence", "status", "probability"),
+    ("known_tokens", "status", "probability"),
     [(0, "unknown", 0.0), (2, "undecided", 0.9), (3, "known", 0.9), (9, "known", 0.9)],
 )
 def test_decide__a_kind_needs_several_tokens_of_flows_like_its_own(
-    evidence: int, status: str, probability: float, census: config.Census
+    known_tokens: int, status: str, probability: float, census: config.Census
 ) -> None:
     assert census.min_evidence == 3
-    decision = decide(_answer([[0.9, 0.0, 0.0]], evidence=evidence), 0.5, np.array([100]), census)
+    decision = decide(_answer([[0.9, 0.0, 0.0]], known_tokens=known_tokens), 0.5, np.array([100]), census)
     assert (decision.status.tolist(), decision.probability.max()) == ([status], probability)
     assert decision.found.tolist() == [[status == "known", False, False]]
     lenient = census.model_copy(update={"min_evidence": 1})
-    assert decide(_answer([[0.9, 0.0, 0.0]], evidence=1), 0.5, np.array([100]), lenient).found[0, 0]
+    assert decide(_answer([[0.9, 0.0, 0.0]], known_tokens=1), 0.5, np.array([100]), lenient).found[0, 0]
 
 
 @pytest.mark.parametrize(
@@ -172,8 +172,8 @@ def _log_odds(share: float, number: int, distance: float) -> NDArray[np.float64]
     """Log odds of evidence that is normal around ± distance / 2, as those of a well calibrated answer are."""
     random = np.random.default_rng(1)
     is_household = random.random(number) < share
-    evidence = random.normal(np.where(is_household, distance / 2, -distance / 2), 1)
-    return distance * evidence
+    known_tokens = random.normal(np.where(is_household, distance / 2, -distance / 2), 1)
+    return distance * known_tokens
 
 
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.5, 0.9])
@@ -185,7 +185,7 @@ def test_share_of_households__is_estimated_from_calibrated_evidence(share: float
 def test_share_of_households__has_the_greatest_likelihood() -> None:
     log_odds = _log_odds(0.3, 500, 2)
     shares = np.linspace(0.01, 0.99, 981)
-    # of one made-up address of either sort, and of all others by how much likelier their evidence is in a household
+    # of one synthetic address of either sort, and of all others by how much likelier their evidence is in a household
     likelihood = [
         np.log(share * np.exp(log_odds) + 1 - share).sum() + np.log(share) + np.log1p(-share) for share in shares
     ]

@@ -1,4 +1,4 @@
-"""The device model on made-up sets: what it finds in unions of sets that it has not seen.
+"""The device model on synthetic sets: what it finds in unions of sets that it has not seen.
 
 Shape suffixes: B sets, D distinct flows, K kinds, C classes.
 """
@@ -82,7 +82,7 @@ def _named(
     return [set(np.flatnonzero(found).tolist()) for found in decision.found], decision.status.tolist()
 
 
-def test_answer__names_single_held_back_sets(model: DeviceModel, census: config.Census) -> None:
+def test_answer__names_single_held_out_sets(model: DeviceModel, census: config.Census) -> None:
     groups = [[kind] for kind in range(_LEARNED)] * 5
     for share in (0.0, 1.0):
         found, statuses = _named(model, _unions(groups, 2), census, share)
@@ -91,7 +91,7 @@ def test_answer__names_single_held_back_sets(model: DeviceModel, census: config.
 
 
 @pytest.mark.parametrize("size", [2, 3, 4, 6])
-def test_answer__names_unions_of_held_back_sets_exactly(size: int, model: DeviceModel, census: config.Census) -> None:
+def test_answer__names_unions_of_held_out_sets_exactly(size: int, model: DeviceModel, census: config.Census) -> None:
     random = np.random.default_rng(size)
     groups = [random.choice(_LEARNED, size, replace=False).tolist() for _ in range(30)]
     found, statuses = _named(model, _unions(groups, 3), census, 1.0)
@@ -163,12 +163,12 @@ def test_answer__more_concurrent_sessions_than_one_device_are_two_devices() -> N
     for row, (flow, number) in enumerate([(20, 3), (20, 4), (21, 1), (21, 2), (28, 9), (130, 9)]):
         held[row, flow] = number
     flows = csr_matrix(np.maximum(held, _flows([2] * 7, np.random.default_rng(2))))
-    assert model.answer(_WORLD, flows, csr_matrix(held)).units.tolist() == [
+    assert model.answer(_WORLD, flows, csr_matrix(held)).min_devices.tolist() == [
         [1, 1, units, 1] for units in (1, 2, 1, 2, 1, 1, 1)
     ]
     again = DeviceModel.from_arrays(model.to_arrays(), model.kind_C)
-    assert again.answer(_WORLD, flows, csr_matrix(held)).units[:, 2].tolist() == [1, 2, 1, 2, 1, 1, 1]
-    assert model.answer(_WORLD, flows).units.tolist() == [[1] * 4] * 7  # without numbers of open sessions
+    assert again.answer(_WORLD, flows, csr_matrix(held)).min_devices[:, 2].tolist() == [1, 2, 1, 2, 1, 1, 1]
+    assert model.answer(_WORLD, flows).min_devices.tolist() == [[1] * 4] * 7  # without numbers of open sessions
 
 
 def test_answer__does_not_depend_on_the_other_sets(model: DeviceModel) -> None:
@@ -229,7 +229,7 @@ def test_fit__one_kind_alone(sets: int, unknowns: int, census: config.Census) ->
 
 
 def test_fit__a_kind_with_a_single_set_is_named_like_the_others(census: config.Census) -> None:
-    """No set of it can be held back; the classifiers are learned on other kinds."""
+    """No set of it can be held out; the classifiers are learned on other kinds."""
     kinds = [kind for kind in range(1, _LEARNED) for _ in range(8)] + [0] + [-1] * 8
     model = DeviceModel(np.arange(_LEARNED)).fit(_sets(kinds, 1))
     found, _ = _named(model, _unions([[0], [0, 2], [3], [0, 1, 4]], 2), census, 1.0)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
-from iotid.model.network.lstm import read_side_by_side
+from iotid.model.network.lstm import run_lstms
 
 _VALUES = 11
 
@@ -43,7 +43,7 @@ def _gradients(outputs: tuple[Tensor, Tensor], of: list[Tensor]) -> list[Tensor]
     layers=st.integers(1, 3),
     hidden=st.integers(1, 5),
 )
-def test_read_side_by_side__equals_torch(lengths: list[int], count: int, layers: int, hidden: int) -> None:
+def test_run_lstms__equals_torch(lengths: list[int], count: int, layers: int, hidden: int) -> None:
     networks = _networks(count, 4, hidden, layers)
     packed = [_packed(lengths, seed) for seed in range(count)]
     rows = [each.data for each in packed]
@@ -53,32 +53,32 @@ def test_read_side_by_side__equals_torch(lengths: list[int], count: int, layers:
     expected = _by_torch(networks, spread, packed[0])
     wanted = _gradients(expected, learned)
     for found in (
-        read_side_by_side(networks, tables, packed[0], rows),
-        read_side_by_side(networks, [table[row] for table, row in zip(tables, rows, strict=True)], packed[0]),
+        run_lstms(networks, tables, packed[0], rows),
+        run_lstms(networks, [table[row] for table, row in zip(tables, rows, strict=True)], packed[0]),
     ):
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
         torch.testing.assert_close(_gradients(found, learned), wanted, rtol=1e-9, atol=1e-11)
 
 
-def test_read_side_by_side__needs_no_gradients() -> None:
+def test_run_lstms__needs_no_gradients() -> None:
     networks, packed = _networks(2, 4, 3, 2), _packed([3, 5, 1], 0)
     tables = [torch.randn(_VALUES, 4, dtype=torch.float64) for _ in networks]
     with torch.inference_mode():
-        found = read_side_by_side(networks, tables, packed, [packed.data] * 2)
+        found = run_lstms(networks, tables, packed, [packed.data] * 2)
         expected = _by_torch(networks, [table[packed.data] for table in tables], packed)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("direct", [False, True])
-def test_read_side_by_side__under_autocast_only_rounds(direct: bool) -> None:
+def test_run_lstms__under_autocast_only_rounds(direct: bool) -> None:
     networks, packed = [network.float() for network in _networks(2, 4, 6, 2)], _packed([3, 8, 1, 8, 5], 0)
     tables = [torch.randn(_VALUES, 4, requires_grad=True) for _ in networks]
     learned = [*tables, *(parameter for network in networks for parameter in network.parameters())]
 
     def read() -> tuple[Tensor, Tensor]:
         if direct:
-            return read_side_by_side(networks, [table[packed.data] for table in tables], packed)
-        return read_side_by_side(networks, tables, packed, [packed.data] * 2)
+            return run_lstms(networks, [table[packed.data] for table in tables], packed)
+        return run_lstms(networks, tables, packed, [packed.data] * 2)
 
     exact = read()
     with torch.autocast("cpu", torch.bfloat16):

@@ -35,7 +35,7 @@ def test_seen__equals_the_counts_of_a_dictionary(seed: int, count: int) -> None:
     for row, label, flows in zip(_whole(train), train.label.tolist(), train.num_flows.tolist(), strict=True):
         counted[row, label] += flows
     expected = [[counted[row, label] for label in range(_CLASSES)] for row in _whole(queries)]
-    assert SequenceCounts.of(train).seen(queries.sequences, _CLASSES).tolist() == expected
+    assert SequenceCounts.of(train).lookup(queries.sequences, _CLASSES).tolist() == expected
 
 
 def test_posterior__is_the_networks_without_counts_and_near_the_counts_with_many() -> None:
@@ -63,8 +63,8 @@ def test_fitted__finds_the_likeliest_strength() -> None:
     counts = SequenceCounts.of(train).fitted(validation, network_NC)
 
     def likelihood(strength: float) -> float:
-        seen_NC = counts.seen(validation.sequences, _CLASSES) + strength * network_NC
-        probability_N = (seen_NC / seen_NC.sum(axis=1, keepdims=True))[np.arange(60), validation.label]
+        count_NC = counts.lookup(validation.sequences, _CLASSES) + strength * network_NC
+        probability_N = (count_NC / count_NC.sum(axis=1, keepdims=True))[np.arange(60), validation.label]
         return float(validation.num_flows @ np.log(probability_N))
 
     assert all(likelihood(counts.strength) >= likelihood(counts.strength * factor) for factor in (0.5, 0.9, 1.1, 2))
@@ -74,5 +74,5 @@ def test_to_arrays__the_same_counts_come_back() -> None:
     counts = SequenceCounts.of(_rows(1, 30))
     again = SequenceCounts.from_arrays(counts.to_arrays())
     queries = _rows(4, 20).sequences
-    np.testing.assert_array_equal(again.seen(queries, _CLASSES), counts.seen(queries, _CLASSES))
+    np.testing.assert_array_equal(again.lookup(queries, _CLASSES), counts.lookup(queries, _CLASSES))
     assert again.strength == counts.strength

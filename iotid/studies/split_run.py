@@ -1,10 +1,10 @@
-"""One test part in; the answers of every system out: the ensemble, trained for it, and the baselines.
+"""Trains the ensemble and the baselines on one split of the flows, and predicts its test split with each system.
 
-Systems answer for flows, for windows of a device's traffic or for captures. Answers are aggregated where possible
-(`votes`): flows to captures of a device by vote (the sum of log probabilities, as in naive Bayes), captures to their
-flows, windows to both by majority.
+Systems predict flows, windows of a device's traffic or captures. Predictions are aggregated where possible (`votes`):
+from flows to captures of a device by vote (the sum of log probabilities, as in naive Bayes), from captures to their
+flows, from windows to both by majority.
 
-Shape suffixes: N flows, P flows of the test part, R their distinct rows, I flows, windows or captures, U captures of a
+Shape suffixes: N flows, P flows of the test split, R their distinct rows, I flows, windows or captures, U captures of a
 device, S samples of a device's traffic, L capture files, C labels.
 """
 
@@ -49,11 +49,15 @@ _ORIGINS = {
     DEVICE_MODEL: "device model on all flows of a capture; each flow gets the capture's answer (ours)",
     BAG: CaptureBag.origin,
 }
-SPLITS_WITHIN_CAPTURES = ("random_flow", "random_unique", "by_time")  # protocols that split the flows of one capture
+SPLITS_WITHIN_CAPTURES = (
+    "random_flow",
+    "random_unique",
+    "by_time",
+)  # protocols that divide captures
 
 
 class Answers(NamedTuple):
-    """A system's answers (I,) for flows, windows or captures of a device."""
+    """A system's predictions (I,) for flows, windows or captures of a device."""
 
     label: NDArray[np.int64]
     named: NDArray[np.int64]
@@ -63,14 +67,14 @@ class Answers(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Fold:
-    """One test part, and the answers of all systems."""
+class SplitRun:
+    """One split of the flows, and the predictions of all systems for its test split."""
 
     settings: config.Settings
-    folder: Path  # of the ensemble trained for it
+    folder: Path  # of the ensemble trained on it
     traffic: DeviceTraffic | None
     flows: LabelledFlows
-    part: NDArray[np.int8]  # (N,) as protocols.splits gives it
+    part: NDArray[np.int8]  # (N,) output of protocols.splits
     protocol: str
     name: str
     origins: dict[str, str] = field(default_factory=lambda: dict(_ORIGINS))  # of every system
@@ -85,13 +89,13 @@ class Fold:
         }
 
     def open_sets(self, group: int) -> OpenSetAnswers:
-        """Answers for whole held-back captures of learned kinds, and for captures of kinds that were left out."""
+        """Predictions for captures of the test split, and for captures of kinds that were left out of training."""
         left_out = self._part_of(self.part == protocols.LEFT_OUT)
         parts = [self._sets(part, group) for part in (self.parts["test"], left_out)]
         return OpenSetAnswers(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
     def answers(self) -> dict[str, dict[str, Answers]]:
-        """System -> flows, windows or captures -> its answers."""
+        """System -> FLOWS, WINDOWS or CAPTURES -> its predictions."""
         settings, test = self.settings, self.parts["test"]
         own = self._predictor.probabilities(test.rows.sequences).astype(np.float64)
         found = {ENSEMBLE: self._of_flows(own[test.row_of_flow]), DEVICE_MODEL: self._by_device_model()}
@@ -108,7 +112,7 @@ class Fold:
         encoding, parts = self.flows.dataset(self.part)
         for part in DATASET_SPLITS:
             if part not in parts:
-                raise DataError(f"{self.name}: no flow is in the {part} part; give more captures, or another protocol")
+                raise DataError(f"{self.name}: the {part} split is empty; give more captures, or another protocol")
         return encoding, parts
 
     @property
@@ -139,7 +143,7 @@ class Fold:
 
     @cached_property
     def _device_model(self) -> DeviceModel:
-        """Learns from the training and the validation part, as it needs no validation."""
+        """Trained on the training and the validation split, as it needs no validation."""
         from iotid.model.device import DeviceModel
 
         learned = self._learned
@@ -157,7 +161,7 @@ class Fold:
 
     @cached_property
     def _learned(self) -> DatasetSplit:
-        """The training and the validation part as one."""
+        """The training and the validation split together."""
         return self._part_of((self.part == protocols.TRAIN) | (self.part == protocols.VALIDATION))
 
     def _part_of(self, is_in_N: NDArray[np.bool_]) -> DatasetSplit:
@@ -167,8 +171,8 @@ class Fold:
         )
 
     def _sets(self, part: DatasetSplit, group: int) -> OpenSetAnswers:
-        """Answers for the part's captures of a device, in the order of their numbers; without unlisted devices, which
-        have no kind to find."""
+        """Predictions for the split's captures of a device, in the order of ``units``; without unlisted devices, which
+        have no kind."""
         from iotid.model.device import NO_KIND, decide
 
         sequences, (bags_UR, label_U) = part.rows.sequences, self._bags(part)
@@ -176,7 +180,7 @@ class Fold:
         out_of_vocabulary_U = bags_UR @ out_of_vocabulary_rate(sequences) / flows_U
         network_UC = bags_UR @ self._predictor.probabilities(sequences) / flows_U[:, np.newaxis]
         answer, kind_U = self._device_model.answer(sequences, bags_UR), self._kind_of[label_U]
-        decision = decide(answer, 0.0, flows_U, self.settings.census)  # no households: each capture is of one device
+        decision = decide(answer, 0.0, flows_U, self.settings.census)  # no households: a capture is of one device
         best_U = decision.probability.max(axis=1)
         sets = OpenSetAnswers(
             unit=np.unique(self.units[part.flow]),
@@ -194,7 +198,7 @@ class Fold:
         return OpenSetAnswers(*(column[kind_U != NO_KIND] for column in sets))
 
     def _by_device_model(self) -> dict[str, Answers]:
-        """Answers for the test part's captures, and for each of their flows that of its capture."""
+        """Predictions for the test split's captures, and for each flow that of its capture."""
         test = self.parts["test"]
         answer = self._device_model.answer(test.rows.sequences, self._bags(test)[0])
         answered = self._of_captures(self._of_classes(answer))
@@ -211,7 +215,7 @@ class Fold:
         return self._of_captures(bag.probabilities(test.rows.sequences, self._bags(test)[0]))
 
     def _bags(self, part: DatasetSplit) -> tuple[csr_matrix, NDArray[np.int64]]:
-        """Flows of each row in each capture of a device (U, rows), and the captures' labels (U,)."""
+        """(U, R) flows of each row in each capture of a device, and the captures' labels (U,)."""
         from scipy.sparse import coo_matrix
 
         units, which_P = np.unique(self.units[part.flow], return_inverse=True)
@@ -219,7 +223,7 @@ class Fold:
         return coo_matrix((ones, (which_P, part.row_of_flow)), shape=shape).tocsr(), units % len(self.flows.labels)
 
     def _of_flows(self, probabilities_PC: NDArray[np.float64]) -> dict[str, Answers]:
-        """Answers for the test part's flows, and by vote for its captures."""
+        """Predictions for the test split's flows, and by vote for its captures."""
         flow = self.parts["test"].flow
         votes_UC = to_captures(self.units[flow], probabilities_PC)
         return {
@@ -228,13 +232,13 @@ class Fold:
         }
 
     def _of_captures(self, probabilities_UC: NDArray[np.float64]) -> Answers:
-        """Answers for the test part's captures of a device, in the order of their numbers."""
+        """Predictions for the test split's captures of a device, in the order of ``units``."""
         flow = self.parts["test"].flow
         units, first = np.unique(self.units[flow], return_index=True)
         return _answers_of(units % len(self.flows.labels), probabilities_UC, units, self.days[flow][first])
 
     def _from_captures(self, answered: Answers) -> Answers:
-        """Each flow of the test part answered as its capture is."""
+        """For each flow of the test split the prediction of its capture."""
         flow = self.parts["test"].flow
         index = np.searchsorted(answered.unit, self.units[flow])
         return Answers(
@@ -242,7 +246,7 @@ class Fold:
         )
 
     def _packet_baselines(self) -> dict[str, dict[str, Answers]]:
-        """Answers of the baselines that read packets."""
+        """Predictions of the baselines that read packets."""
         settings, traffic = self.settings.evaluation, self.traffic
         window_baselines = baselines.window_baselines(settings.seed)
         found: dict[str, dict[str, Answers]] = {}
@@ -258,7 +262,7 @@ class Fold:
         return found
 
     def _by_bytes(self) -> NDArray[np.float64]:
-        """Probabilities (P, C) of the test part's flows by their first bytes."""
+        """(P, C) probabilities of the test split's flows by their first bytes."""
         baseline = bytes_baseline(self.flows, self.settings.evaluation)
         self.origins[ETEI] = baseline.origin
         train, test = (self.flows.bytes_of(self.parts[part].flow) for part in ("train", "test"))
@@ -273,7 +277,7 @@ class Fold:
         part_S = protocols.parts_of_samples(samples, None if cuts else part_L, self.protocol, self.flows.settings)
         train, test = (np.flatnonzero(part_S == part) for part in (protocols.TRAIN, protocols.TEST))
         if not len(train) or not len(test):
-            raise DataError(f"{self.name}: no packets of listed devices are in its captures; set packet_baselines=[]")
+            raise DataError(f"{self.name}: the captures have no packets of listed devices; set packet_baselines=[]")
         C = len(self.flows.labels)
         baseline.classifier.fit(samples.features[train], samples.label[train], C)
         probabilities_SC = baseline.classifier.probabilities(samples.features[test])
@@ -289,22 +293,22 @@ class Fold:
             for name in ("first_seen", "last_seen")
         )
         prior_C = np.bincount(samples.label[train], minlength=C) / len(train)
-        carried_PC = to_flows(self.units[flow], first_P, last_P, unit_S, start_S, baseline.seconds, named_SC, prior_C)
+        flow_PC = to_flows(self.units[flow], first_P, last_P, unit_S, start_S, baseline.seconds, named_SC, prior_C)
         units, voted = np.unique(unit_S), majority(unit_S, named_SC)
         wanted = np.unique(self.units[flow])
         index = np.minimum(np.searchsorted(units, wanted), len(units) - 1)
         votes_UC = np.where((units[index] == wanted)[:, np.newaxis], voted[index], prior_C)
-        return found | self._of_flows(carried_PC) | {CAPTURES: self._of_captures(votes_UC)}
+        return found | self._of_flows(flow_PC) | {CAPTURES: self._of_captures(votes_UC)}
 
     def _captures_of(self, traffic: DeviceTraffic) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
-        """The number (L,) of each of the traffic's capture files among the flows', -1 if it has none, and its part."""
+        """(L,) number of each of the traffic's capture files in the flows, -1 if it has no flow, and (L,) its split."""
         encoded = one_chunk(self.flows.flows["capture_file"]).dictionary_encode()
         code_N = encoded.indices.to_numpy()
-        number, rank = (np.full(len(encoded.dictionary) + 1, -1) for _ in range(2))  # the last: of no flow's capture
+        number, rank = (np.full(len(encoded.dictionary) + 1, -1) for _ in range(2))  # last: captures without a flow
         number[code_N] = self.flows.capture
-        # a capture with a test flow is tested; one with validation and training flows is learned from
+        # a capture with test flows is in the test split, one with both training and validation flows in training
         ranked = np.array([protocols.VALIDATION, protocols.TRAIN, protocols.TEST, -1])
-        np.maximum.at(rank, code_N, np.array([1, 0, 2, -1, -1])[self.part])  # of DATASET_SPLITS, LEFT_OUT, none
+        np.maximum.at(rank, code_N, np.array([1, 0, 2, -1, -1])[self.part])  # ranks of DATASET_SPLITS, LEFT_OUT, none
         paths = one_chunk(traffic.table["capture_file"]).dictionary
         index_L = pc.index_in(paths, value_set=encoded.dictionary).fill_null(-1).to_numpy()
         return number[index_L], ranked[rank[index_L]].astype(np.int8)
@@ -314,7 +318,7 @@ def bytes_baseline(flows: LabelledFlows, settings: config.Evaluation) -> Etei:
     """The baseline that reads payload, not yet fitted.
 
     Raises:
-        SettingError: the flows hold no bytes of packets, or too few.
+        SettingError: the flows have no bytes of packets, or too few.
     """
     from iotid.baselines.etei import Etei
 
@@ -322,7 +326,7 @@ def bytes_baseline(flows: LabelledFlows, settings: config.Evaluation) -> Etei:
     if not flow.keep_bytes:
         raise SettingError(
             f"evaluation.packet_baselines: {ETEI} reads the first bytes of packets, which these flows do not "
-            "hold; assemble them with flow.keep_bytes=250 (it keeps payload)"
+            "have; assemble them with flow.keep_bytes=250 (it keeps payload)"
         )
     return Etei(settings.seed, packets=flow.keep_packets, packet_bytes=flow.keep_bytes, epochs=settings.etei_epochs)
 
@@ -336,10 +340,10 @@ def _answers_of(
 def probabilities_of_classes(
     answer: Answer, kind_C: NDArray[np.int64], is_learned_C: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """(U, C) probabilities of sets of one host each: that of the kind, times the class's share of the kind; sum 1.
+    """(U, C) probabilities of the classes for sets of one host each; rows sum to 1.
 
-    The class of unlisted devices, which has no kind, gets 1 - the likeliest kind's probability; classes that were not
-    learned get 0.
+    Proportional to the probability of the kind times the class's share of the kind. The class of unlisted devices,
+    which has no kind, gets 1 - the likeliest kind's probability; classes that are not in training get 0.
     """
     from iotid.model.device import NO_KIND
 

@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from iotid.model.device import households
-from iotid.model.device.households import Household, Pool, unite
+from iotid.model.device import synthetic_households
+from iotid.model.device.synthetic_households import Household, SamplingPool, flows_of_households
 
 # kinds 0 to 3, three sets each, of two recordings; three unknown devices
 _KIND = np.array([*np.repeat(np.arange(4), 3), -1, -1, -1])
 _RECORDING = np.array([10, 10, 11, 20, 20, 21, 30, 30, 31, 40, 40, 41, 50, 50, 51])
 
 
-def _pool(*, without: list[int] | None = None) -> Pool:
+def _pool(*, without: list[int] | None = None) -> SamplingPool:
     usable = np.ones(len(_KIND), np.bool_)
     usable[without or []] = False
-    return Pool(_KIND, _RECORDING, usable)
+    return SamplingPool(_KIND, _RECORDING, usable)
 
 
 def test_draw__has_the_given_sizes_and_unknown_devices() -> None:
@@ -87,14 +87,14 @@ def test_singles__are_all_usable_sets_and_those_of_a_recording_together() -> Non
 
 
 def test_unite__sums_the_flows_of_all_members(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(households, "_THINNED", 0)
+    monkeypatch.setattr(synthetic_households, "_THINNED", 0)
     flows_BD = csr_matrix(np.array([[1, 0, 2], [0, 3, 1], [5, 0, 0], [0, 7, 0]]))
     drawn = [
         Household([np.array([0, 1]), np.array([2])], [1, 0]),
         Household([np.array([3])], [-1]),
         Household([np.array([2]), np.array([2]), np.array([3])], [2, 2, -1]),
     ]
-    flows_HD, there_HK = unite(flows_BD, drawn, 3, np.random.default_rng(1))
+    flows_HD, there_HK = flows_of_households(flows_BD, drawn, 3, np.random.default_rng(1))
     assert flows_HD.toarray().tolist() == [[6, 3, 3], [0, 7, 0], [10, 7, 0]]
     assert there_HK.tolist() == [[True, True, False], [False, False, False], [False, False, True]]
 
@@ -102,11 +102,11 @@ def test_unite__sums_the_flows_of_all_members(monkeypatch: pytest.MonkeyPatch) -
 def test_unite__thins_all_members_of_a_household_by_one_share(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(households, "_THINNED", 1)
-    monkeypatch.setattr(households, "_LEAST_SHARE", 0.4)
+    monkeypatch.setattr(synthetic_households, "_THINNED", 1)
+    monkeypatch.setattr(synthetic_households, "_LEAST_SHARE", 0.4)
     flows_BD = csr_matrix(np.array([[20_000, 20_000, 0, 0], [0, 0, 20_000, 20_000]]))
     drawn = [Household([np.array([0]), np.array([1])], [0, 1])] * 300
-    flows_HD, there_HK = unite(flows_BD, drawn, 2, np.random.default_rng(1))
+    flows_HD, there_HK = flows_of_households(flows_BD, drawn, 2, np.random.default_rng(1))
     kept_HD = flows_HD.toarray() / 20_000
     share_H = kept_HD.mean(axis=1)
     assert 0.39 < share_H.min() < share_H.max() < 1
@@ -119,10 +119,10 @@ def test_unite__thins_all_members_of_a_household_by_one_share(
 
 
 def test_unite__a_member_without_flows_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(households, "_THINNED", 1)
+    monkeypatch.setattr(synthetic_households, "_THINNED", 1)
     flows_BD = csr_matrix(np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1]]))
     drawn = [Household([np.array([0]), np.array([1]), np.array([2])], [0, 1, -1])] * 400
-    flows_HD, there_HK = unite(flows_BD, drawn, 2, np.random.default_rng(1))
+    flows_HD, there_HK = flows_of_households(flows_BD, drawn, 2, np.random.default_rng(1))
     left_HD = flows_HD.toarray()
     assert set(left_HD.ravel().tolist()) == {0, 1}
     assert there_HK.tolist() == (left_HD[:, :2] > 0).tolist()
@@ -131,5 +131,5 @@ def test_unite__a_member_without_flows_is_not_there(monkeypatch: pytest.MonkeyPa
 
 def test_unite__thins_three_households_in_ten_unless_changed() -> None:
     drawn = [Household([np.array([0])], [0])] * 1000
-    flows_HD, _ = unite(csr_matrix(np.array([[100_000]])), drawn, 1, np.random.default_rng(1))
+    flows_HD, _ = flows_of_households(csr_matrix(np.array([[100_000]])), drawn, 1, np.random.default_rng(1))
     assert 240 < (flows_HD.toarray() < 100_000).sum() < 360

@@ -1,7 +1,7 @@
-"""The paper's printed numbers and measured ones in; tables that compare them out.
+"""Compares the paper's printed numbers with measured ones, as tables.
 
-The paper leaves open: time-outs (it names none), whether a 5-tuple of several captures is one flow, and which protocols
-count. A reading decides all three.
+The paper does not specify the time-outs, whether a 5-tuple in several captures is one flow, and which IP protocols
+count. A reading is a choice of all three.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from functools import cached_property
 from typing import Any
 
 from iotid.evaluation.schema import Report
-from iotid.studies.paper import Counts, Metric, Original, Scores
+from iotid.studies.paper import Counts, Metric, PaperNumbers, Scores
 
-IDLE_S, ACTIVE_S = 120, 1800  # the defaults of NFStream, whose flows are the usual ones of this field
+IDLE_S, ACTIVE_S = 120, 1800  # the defaults of NFStream, which is the common tool of this field
 PROTOCOLS = {"TCP and UDP": (6, 17), "TCP": (6,)}
 
 _METRICS: dict[Metric, str] = {"A": "accuracy", "P": "macro_precision", "R": "macro_recall", "F1": "macro_f1"}
@@ -23,7 +23,7 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class Assembly:
-    """How flows are assembled: with or without time-outs, of all files as one capture or of each file alone."""
+    """How flows are assembled: with or without time-outs, from all files as one capture or from each file alone."""
 
     timeouts: bool
     join_files: bool
@@ -44,15 +44,15 @@ class Assembly:
 
 
 ASSEMBLIES = tuple(Assembly(timeouts, join_files) for timeouts in (False, True) for join_files in (True, False))
-"""In order; the most literal reading of the paper first."""
+"""The most literal reading of the paper first."""
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """One reading's flows by device (every device of the list), and those that the paper prints."""
+class ReadingCounts:
+    """The number of flows of each device of the list under one reading, and the printed numbers."""
 
     assembly: Assembly
-    protocols: str  # of PROTOCOLS
+    protocols: str  # key of PROTOCOLS
     flows: dict[str, int]
     printed: Counts
 
@@ -71,17 +71,17 @@ class Comparison:
 
     @property
     def difference(self) -> int:
-        """Flows above the printed number; negative if below."""
+        """Flows minus the printed number."""
         return self.total - self.printed.flows
 
     @cached_property
     def differences(self) -> dict[str, int]:
-        """The same for each device whose flows the paper prints; a device without flows has 0."""
+        """The same for each device whose flows the paper prints."""
         return {row.device: self.flows.get(row.device, 0) - row.flows for row in self.printed.of_devices}
 
     @property
     def distance(self) -> int:
-        """Sum of the absolute differences of all devices, or that of the total if nothing else is printed."""
+        """Sum of the absolute differences of all devices; that of the total if only this is printed."""
         return sum(map(abs, self.differences.values())) if self.differences else abs(self.difference)
 
     def to_json(self) -> dict[str, Any]:
@@ -95,8 +95,8 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """A report, and the printed table of scores that it is compared with; ``page``: address of the report."""
+class ScoreComparison:
+    """A report, and the printed table of scores to compare it with; ``page``: address of the report."""
 
     scores: Scores
     report: Report
@@ -105,10 +105,10 @@ class Outcome:
 
 def compare(
     printed: Counts, devices: Sequence[str], counted: Mapping[Assembly, Mapping[tuple[str, int], int]]
-) -> list[Comparison]:
-    """One comparison for each assembly and protocols; ``counted``: (device, IANA protocol) -> flows."""
+) -> list[ReadingCounts]:
+    """The counts for each assembly and entry of PROTOCOLS; ``counted``: (device, IP protocol number) -> flows."""
     return [
-        Comparison(
+        ReadingCounts(
             assembly,
             protocols,
             {device: sum(flows.get((device, number), 0) for number in numbers) for device in devices},
@@ -119,24 +119,26 @@ def compare(
     ]
 
 
-def nearest(compared: Sequence[Comparison]) -> Comparison:
-    """The least ``distance``; of equal ones the first."""
+def nearest(compared: Sequence[ReadingCounts]) -> ReadingCounts:
+    """The reading with the least ``distance``, the first of equal ones."""
     return min(compared, key=lambda each: each.distance)
 
 
-def counts_text(original: Original, compared: Sequence[Comparison]) -> str:
-    """The table of readings, and the nearest one device by device, as Markdown."""
-    return "\n".join(_counts_lines(original, compared)) + "\n"
+def counts_text(printed: PaperNumbers, compared: Sequence[ReadingCounts]) -> str:
+    """The table of readings, and the nearest reading by device, as Markdown."""
+    return "\n".join(_counts_lines(printed, compared)) + "\n"
 
 
-def scores_text(original: Original, outcome: Outcome) -> str:
+def scores_text(printed: PaperNumbers, outcome: ScoreComparison) -> str:
     """Printed and measured scores in one table, as Markdown."""
-    return "\n".join(_scores_lines(original, outcome)) + "\n"
+    return "\n".join(_scores_lines(printed, outcome)) + "\n"
 
 
-def to_json(original: Original, compared: Sequence[Comparison], outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def to_json(
+    printed: PaperNumbers, compared: Sequence[ReadingCounts], outcomes: Sequence[ScoreComparison]
+) -> dict[str, Any]:
     return {
-        "printed": original.model_dump(mode="json"),
+        "printed": printed.model_dump(mode="json"),
         "timeouts_s": {"idle": IDLE_S, "active": ACTIVE_S},
         "readings": [{**each.to_json(), **asdict(each.assembly)} for each in compared],
         "nearest": nearest(compared).reading,
@@ -152,9 +154,9 @@ def to_json(original: Original, compared: Sequence[Comparison], outcomes: Sequen
     }
 
 
-def _counts_lines(original: Original, compared: Sequence[Comparison]) -> Iterator[str]:
-    counts, best = original.counts, nearest(compared)
-    yield f"# {original.title}: what the paper prints, and what is measured here"
+def _counts_lines(printed: PaperNumbers, compared: Sequence[ReadingCounts]) -> Iterator[str]:
+    counts, best = printed.counts, nearest(compared)
+    yield f"# {printed.title}: what the paper prints, and what is measured here"
     yield ""
     yield f"## Flows: {counts.where}"
     yield ""
@@ -182,31 +184,31 @@ def _counts_lines(original: Original, compared: Sequence[Comparison]) -> Iterato
     yield "|---|---|---|---|---|"
     for device, flows in best.flows.items():
         row = names.get(device)
-        printed = f"{row.printed} | {row.flows:,} | {flows:,} | {flows - row.flows:+,}" if row else f"| | {flows:,} | "
-        yield f"| {device} | {printed} |"
+        cells = f"{row.printed} | {row.flows:,} | {flows:,} | {flows - row.flows:+,}" if row else f"| | {flows:,} | "
+        yield f"| {device} | {cells} |"
     yield ""
-    for note in original.notes:
+    for note in printed.notes:
         yield f"- {note}"
 
 
-def _largest(each: Comparison) -> str:
+def _largest(each: ReadingCounts) -> str:
     if not each.differences:
         return "not printed by device"
     ordered = sorted(each.differences.items(), key=lambda item: (-abs(item[1]), item[0]))
     return ", ".join(f"{device} {flows:+,}" for device, flows in ordered[:_SHOWN] if flows) or "none"
 
 
-def _scores_lines(original: Original, outcome: Outcome) -> Iterator[str]:
+def _scores_lines(printed: PaperNumbers, outcome: ScoreComparison) -> Iterator[str]:
     scores, report = outcome.scores, outcome.report
     parts, classes = report["dataset"]["parts"], len(report["labels"])
     sizes = ", ".join(f"{part} {own['flows']:,}" for part, own in parts.items())
     yield f"## Scores: {scores.where}"
     yield ""
     yield (
-        f"The paper: {scores.classes} classes, about {original.counts.flows / 10:,.0f} test flows (a tenth). Here: "
+        f"The paper: {scores.classes} classes, about {printed.counts.flows / 10:,.0f} test flows (a tenth). Here: "
         f"{classes} classes, a device's {scores.label} each; flows: {sizes}. Of the test flows "
         f"{100 * report['leakage']:.1f} % have a duplicate with their label in training; the best accuracy that equal "
-        f"sequences allow is {100 * report['ceiling']:.1f} %, the majority class alone has "
+        f"sequences allow is {100 * report['ceiling']:.1f} %, that of the majority class "
         f"{100 * report['floor']:.1f} %."
     )
     if classes != scores.classes:
@@ -230,8 +232,8 @@ def _scores_lines(original: Original, outcome: Outcome) -> Iterator[str]:
     yield f"- intervals, every class and figures: {outcome.page}"
 
 
-def _cells(outcome: Outcome, system: str | None, own: str | None) -> Iterator[str]:
-    """Printed and measured, metric by metric; empty where there is none."""
+def _cells(outcome: ScoreComparison, system: str | None, own: str | None) -> Iterator[str]:
+    """Printed and measured value of each metric; empty where there is none."""
     scores = outcome.scores
     measured = _measured(outcome.report, own) if own else {}
     for metric in _METRICS:
@@ -243,7 +245,7 @@ def _cells(outcome: Outcome, system: str | None, own: str | None) -> Iterator[st
 
 
 def _measured(report: Report, system: str) -> dict[Metric, float | None]:
-    """Per cent, under the paper's names."""
+    """In per cent, under the paper's names."""
     metrics = report["systems"][system]["metrics"]
     found = {metric: metrics[name]["value"] for metric, name in _METRICS.items()}
     return {metric: None if value is None else 100 * value for metric, value in found.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from iotid.model.device import NO_KIND, Answer
-from iotid.studies.fold import probabilities_of_classes
+from iotid.studies.split_run import probabilities_of_classes
 
 
 def _answer(host: list[list[float]], class_share: list[list[float]]) -> Answer:
@@ -20,10 +20,10 @@ def _answer(host: list[list[float]], class_share: list[list[float]]) -> Answer:
         unknown=nothing_B,
         flows=number_BK,
         distinct=number_BK[:, 0],
-        units=number_BK,
+        min_devices=number_BK,
         begins=number_BK,
         ends=number_BK,
-        evidence=number_BK,
+        known_tokens=number_BK,
     )
 
 

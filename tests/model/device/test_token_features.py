@@ -1,4 +1,4 @@
-"""Tokens of sets, and evidence for kinds, against their definitions in plain loops.
+"""Tokens of sets, and features of kinds, against their definitions in plain loops.
 
 Shape suffixes: B sets, A training sets, D distinct flows, T tokens, C classes, K kinds.
 """
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, vstack
 
 from iotid.dataset.characteristics import OUT_OF_VOCABULARY
-from iotid.model.device.evidence import FEATURES, TOKENS, Evidence, Vocabulary, only_one, sums_of_flows
+from iotid.model.device.token_features import FEATURES, TOKENS, TokenFeatures, Vocabulary, only_one, sums_of_flows
 
 _KIND_C = np.array([0, 0, 1, 2, 3, -1])  # the last class is of unknown devices
 _CLASS_A = np.array([3, 0, -1, 1, 2, 0, 3, 5, 2, 1])
@@ -59,9 +59,9 @@ class _Case:
         self.query_flows_BD[:, :4] *= random.integers(1, 5, (7, 4))
         self.logits_BK = random.normal(0, 6, (7, _KINDS))
         self.vocabulary = Vocabulary.of(self.train)
-        self.tokens = self.vocabulary.read(self.queries, csr_matrix(self.query_flows_BD))
-        counts_AT = self.vocabulary.read(self.train, csr_matrix(self.train_AD)).counts
-        self.evidence = Evidence(counts_AT, _CLASS_A, _KIND_C, _KINDS)
+        self.tokens = self.vocabulary.tokenize(self.queries, csr_matrix(self.query_flows_BD))
+        counts_AT = self.vocabulary.tokenize(self.train, csr_matrix(self.train_AD)).counts
+        self.token_features = TokenFeatures(counts_AT, _CLASS_A, _KIND_C, _KINDS)
 
         self.known = {token for flow in range(12) for token in _tokens(self.train, flow)}
         self.sets = [  # class, kind and tokens of each that is no unknown device's
@@ -139,7 +139,7 @@ def test_read__counts_the_tokens_of_training_and_the_others(case: _Case) -> None
 
 
 def test_read__a_column_is_the_same_token_in_every_set(case: _Case) -> None:
-    again = case.vocabulary.read(case.train, csr_matrix(case.train_AD)).counts.toarray()
+    again = case.vocabulary.tokenize(case.train, csr_matrix(case.train_AD)).counts.toarray()
     sets = [_in_set(case.train, flows) for flows in case.train_AD]
     by_token = Counter(tuple(1 + log(held[token]) if token in held else 0.0 for held in sets) for token in case.known)
     by_column = Counter(map(tuple, again.T.tolist()))
@@ -154,7 +154,7 @@ def test_of__a_flow_with_an_out_of_vocabulary_id_adds_no_token() -> None:
     }
     vocabulary = Vocabulary.of(dirty)
     assert np.diff(vocabulary.starts).tolist() == [1, 2, 1]  # one sequence, two packets, one pair
-    tokens = vocabulary.read(dirty, csr_matrix(np.eye(3)))
+    tokens = vocabulary.tokenize(dirty, csr_matrix(np.eye(3)))
     # of the second flow its first packet is known; of the third nothing
     assert np.diff(tokens.counts.indptr).tolist() == [4, 1, 0]
     assert tokens.unseen.tolist() == [0, 1 + 2 + 2, 1 + 2 + 1]
@@ -166,7 +166,7 @@ def test_of__a_flow_with_an_out_of_vocabulary_id_adds_no_token() -> None:
 
 def test_to_arrays__the_same_vocabulary_comes_back(case: _Case) -> None:
     again = Vocabulary.from_arrays(case.vocabulary.to_arrays())
-    tokens = again.read(case.queries, csr_matrix(case.query_flows_BD))
+    tokens = again.tokenize(case.queries, csr_matrix(case.query_flows_BD))
     assert (tokens.counts != case.tokens.counts).nnz == 0
     assert tokens.unseen.tolist() == case.tokens.unseen.tolist()
     with pytest.raises(KeyError, match="pairs"):
@@ -174,18 +174,18 @@ def test_to_arrays__the_same_vocabulary_comes_back(case: _Case) -> None:
 
 
 def test_features__equal_their_definitions(case: _Case) -> None:
-    found_BKF = case.evidence.features(case.tokens, case.logits_BK)
+    found_BKF = case.token_features.features(case.tokens, case.logits_BK)
     expected = [[case.features(row, kind) for kind in range(_KINDS)] for row in range(7)]
     for index, name in enumerate(FEATURES):
         np.testing.assert_allclose(found_BKF[:, :, index], np.array(expected)[:, :, index], atol=1e-5, err_msg=name)
 
 
 def test_features__are_the_same_in_blocks_of_any_size(case: _Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = case.evidence.features(case.tokens, case.logits_BK)
-    monkeypatch.setattr("iotid.model.device.evidence._BLOCK", 1)
-    np.testing.assert_allclose(case.evidence.features(case.tokens, case.logits_BK), whole, rtol=1e-6)
+    whole = case.token_features.features(case.tokens, case.logits_BK)
+    monkeypatch.setattr("iotid.model.device.token_features._BLOCK", 1)
+    np.testing.assert_allclose(case.token_features.features(case.tokens, case.logits_BK), whole, rtol=1e-6)
     none = case.tokens[np.zeros(0, np.int64)]
-    assert case.evidence.features(none, np.zeros((0, _KINDS))).shape == (0, _KINDS, len(FEATURES))
+    assert case.token_features.features(none, np.zeros((0, _KINDS))).shape == (0, _KINDS, len(FEATURES))
 
 
 def test_unexplained__equals_its_definition(case: _Case) -> None:
@@ -198,19 +198,19 @@ def test_unexplained__equals_its_definition(case: _Case) -> None:
         left = sum(map(case.weight, set(case.held[row]) - showed))
         assert all(abs(share - limit) > 1e-9 for share in shares for limit in (0.2, 0.5))
         expected.append([sum(share < 0.2 for share in shares), sum(share < 0.5 for share in shares), left, len(shares)])
-    np.testing.assert_allclose(case.evidence.unexplained(case.tokens, found_BK), expected, atol=1e-5)
+    np.testing.assert_allclose(case.token_features.unexplained(case.tokens, found_BK), expected, atol=1e-5)
     assert expected[0][0] == expected[0][3]  # nothing is found, nothing is explained
 
 
 def test_unexplained__a_flow_of_every_training_set_is_explained() -> None:
     sequences = {"packet_length": np.array([[2, 3], [4, 0]], np.int32)}
     vocabulary = Vocabulary.of(sequences)
-    tokens = vocabulary.read(sequences, csr_matrix(np.array([[1, 0], [2, 1]])))
-    evidence = Evidence(tokens.counts, np.array([0, 1]), np.arange(2), 2)
-    left_B4 = evidence.unexplained(tokens, np.array([[True, False], [True, False]]))
+    tokens = vocabulary.tokenize(sequences, csr_matrix(np.array([[1, 0], [2, 1]])))
+    features = TokenFeatures(tokens.counts, np.array([0, 1]), np.arange(2), 2)
+    left_B4 = features.unexplained(tokens, np.array([[True, False], [True, False]]))
     assert left_B4[:, [1, 3]].tolist() == [[0, 1], [1, 2]]
     # both kinds explain the first flow, the second one alone the other
-    explained_DK, tokens_D = evidence.explained_by(tokens), np.diff(tokens.in_flow.indptr)
+    explained_DK, tokens_D = features.explained_by(tokens), np.diff(tokens.in_flow.indptr)
     assert sums_of_flows(tokens, only_one(explained_DK)).tolist() == [[0, 0, 1], [0, 1, 1]]
     assert sums_of_flows(tokens, explained_DK).tolist() == [[1, 1], [1, 2]]
     # of the first flow a sequence, two packets and a pair; a packet that is a flow by itself shows two
@@ -227,7 +227,7 @@ def test_sums_of_flows__counts_distinct_flows_that_one_kind_alone_half_explains(
             expected_like[row, kinds] += 1
             if kinds:
                 expected[row, kinds[0] if len(kinds) == 1 else _KINDS] += 1
-    explained_DK = case.evidence.explained_by(case.tokens)
+    explained_DK = case.token_features.explained_by(case.tokens)
     assert sums_of_flows(case.tokens, explained_DK).tolist() == expected_like.tolist()
     found = sums_of_flows(case.tokens, only_one(explained_DK))
     assert found.tolist() == expected.tolist()
@@ -239,24 +239,26 @@ def test_sums_of_flows__counts_distinct_flows_that_one_kind_alone_half_explains(
 def test_sums_of_flows__an_unseen_flow_is_like_the_kind_with_half_of_its_tokens() -> None:
     trained = np.array([range(2, 10), range(12, 20)], np.int32)
     vocabulary = Vocabulary.of({"packet_length": trained})
-    counts_AT = vocabulary.read({"packet_length": trained}, csr_matrix(np.eye(2))).counts
-    evidence = Evidence(counts_AT, np.array([0, 1]), np.arange(2), 2)
+    counts_AT = vocabulary.tokenize({"packet_length": trained}, csr_matrix(np.eye(2))).counts
+    features = TokenFeatures(counts_AT, np.array([0, 1]), np.arange(2), 2)
     last, half, both = trained.copy(), trained[:1].copy(), trained[:1].copy()
     last[:, 7:], half[:, 4:], both[:, 4:] = 30, range(30, 34), trained[1, 4:]
     one, none = np.log(3 / 2), np.log(3)  # weights of what one set showed, and none
     assert 13 * one / (13 * one + 3 * none) > 0.5 > 7 * one / (7 * one + 9 * none) > 0.2
-    tokens = vocabulary.read(
+    tokens = vocabulary.tokenize(
         {"packet_length": np.vstack([last, half, both])}, csr_matrix(np.array([[3, 1, 0, 0], [0, 2, 1, 1]]))
     )
-    explained_DK = evidence.explained_by(tokens)
+    explained_DK = features.explained_by(tokens)
     assert sums_of_flows(tokens, only_one(explained_DK)).tolist() == [[1, 1, 0], [0, 1, 0]]
     assert sums_of_flows(tokens, explained_DK).tolist() == [[1, 1], [0, 1]]
 
 
-def test_evidence__does_not_depend_on_the_order_of_training_sets(case: _Case) -> None:
+def test_features__do_not_depend_on_the_order_of_training_sets(case: _Case) -> None:
     order = np.random.default_rng(1).permutation(10)
-    counts_AT = case.vocabulary.read(case.train, csr_matrix(case.train_AD)).counts
-    again = Evidence(vstack([counts_AT[row] for row in order]).tocsr(), _CLASS_A[order], _KIND_C, _KINDS)
+    counts_AT = case.vocabulary.tokenize(case.train, csr_matrix(case.train_AD)).counts
+    again = TokenFeatures(vstack([counts_AT[row] for row in order]).tocsr(), _CLASS_A[order], _KIND_C, _KINDS)
     np.testing.assert_allclose(
-        again.features(case.tokens, case.logits_BK), case.evidence.features(case.tokens, case.logits_BK), rtol=1e-5
+        again.features(case.tokens, case.logits_BK),
+        case.token_features.features(case.tokens, case.logits_BK),
+        rtol=1e-5,
     )

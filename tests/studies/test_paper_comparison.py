@@ -10,9 +10,9 @@ import pytest
 from iotid.config import load_settings
 from iotid.evaluation.schema import Report
 from iotid.evaluation.scoring import score
-from iotid.studies import paper, reproduction
-from iotid.studies.paper import Counts, Original, Scores
-from iotid.studies.reproduction import ASSEMBLIES, Comparison, Outcome
+from iotid.studies import paper, paper_comparison
+from iotid.studies.paper import Counts, PaperNumbers, Scores
+from iotid.studies.paper_comparison import ASSEMBLIES, ReadingCounts, ScoreComparison
 
 TCP, UDP = 6, 17
 PLAIN, PER_FILE, TIMED, TIMED_PER_FILE = ASSEMBLIES
@@ -46,11 +46,11 @@ SCORES = Scores.model_validate(
 )
 
 
-def _original(counts: Counts) -> Original:
-    return Original(title="Tiny", captures="captures", counts=counts, scores=(SCORES,), notes=("A note.",))
+def _printed(counts: Counts) -> PaperNumbers:
+    return PaperNumbers(title="Tiny", captures="captures", counts=counts, scores=(SCORES,), notes=("A note.",))
 
 
-def _compare(counts: Counts, **flows: dict[str, tuple[int, int]]) -> list[Comparison]:
+def _compare(counts: Counts, **flows: dict[str, tuple[int, int]]) -> list[ReadingCounts]:
     """``flows``: device -> flows of TCP and of UDP, by the assembly's name."""
     counted = {
         each: {
@@ -61,38 +61,38 @@ def _compare(counts: Counts, **flows: dict[str, tuple[int, int]]) -> list[Compar
         for each in ASSEMBLIES
         if each.name.replace("-", "_") in flows
     }
-    return reproduction.compare(counts, ["cam", "plug"], counted)
+    return paper_comparison.compare(counts, ["cam", "plug"], counted)
 
 
 @pytest.mark.parametrize("dataset", paper.DATASETS)
 def test_tables__every_device_is_on_the_list_and_printed_flows_add_up(dataset: str) -> None:
-    original = paper.read(dataset)
-    kept = original.counts.select(paper.device_list(dataset))
-    assert len(kept.devices) == {"sosr19": 24}.get(dataset, original.counts.devices)  # which 15 is not known
-    if original.counts.of_devices:
-        assert sum(row.flows for row in original.counts.of_devices) == original.counts.flows
-        assert {row.device for row in original.counts.of_devices} == set(kept.labels("name"))
-    for scores in original.scores:
+    printed = paper.read(dataset)
+    kept = printed.counts.select(paper.device_list(dataset))
+    assert len(kept.devices) == {"sosr19": 24}.get(dataset, printed.counts.devices)  # which 15 is not known
+    if printed.counts.of_devices:
+        assert sum(row.flows for row in printed.counts.of_devices) == printed.counts.flows
+        assert {row.device for row in printed.counts.of_devices} == set(kept.labels("name"))
+    for scores in printed.scores:
         assert set(scores.ours) <= set(scores.systems)
         assert all(set(row) == {"A", "P", "R", "F1"} for row in scores.systems.values())
         assert all(set(remark.cells) <= set(scores.systems) for remark in scores.remarks)
 
 
 def test_tables__accuracy_of_tmc18_cannot_go_with_its_recall() -> None:
-    original = paper.read("tmc18")
-    flows = sorted(row.flows / 10 for row in original.counts.of_devices)
-    printed = original.scores[0].systems["Our method"]
-    most_errors = (100 - (printed["A"] - 0.005)) / 100 * sum(flows)
+    printed = paper.read("tmc18")
+    flows = sorted(row.flows / 10 for row in printed.counts.of_devices)
+    ours = printed.scores[0].systems["Our method"]
+    most_errors = (100 - (ours["A"] - 0.005)) / 100 * sum(flows)
     assert 5 <= most_errors < 6
     worst_recall = 100 * (1 - 5 / flows[0] / len(flows))  # all errors in the smallest class
-    assert worst_recall > 97 > printed["R"]
-    (remark,) = [each for each in original.scores[0].remarks if each.misprint]
+    assert worst_recall > 97 > ours["R"]
+    (remark,) = [each for each in printed.scores[0].remarks if each.misprint]
     assert remark.cells == {"Our method": ("A",)}
 
 
 def test_tables__precision_and_recall_of_the_forest_on_iot23_make_another_f1() -> None:
     printed = paper.read("iot23").scores[0].systems["RF"]
-    lack = 3 * (1 - printed["P"] / 100)  # of precision, dealt out among three classes in thirds
+    lack = 3 * (1 - printed["P"] / 100)  # of precision, distributed over three classes in thirds
     found = [
         100 * sum(2 * p * r / (p + r) for p, r in zip(precisions, [printed["R"] / 100] * 3, strict=True)) / 3
         for shares in ((3, 0, 0), (2, 1, 0), (1, 1, 1))
@@ -121,7 +121,7 @@ def test_compare__protocols_are_a_filter_and_the_nearest_reading_is_found() -> N
     )
     assert [each.total for each in compared] == [35, 28, 56, 51, 118, 100, 158, 140]
     assert [each.difference for each in compared] == [5, -2, 26, 21, 88, 70, 128, 110]
-    best = reproduction.nearest(compared)
+    best = paper_comparison.nearest(compared)
     assert best.reading == "no time-outs, joined, TCP"
     assert best.differences == {"cam": -1, "plug": -1}
     assert best.distance == 2
@@ -131,35 +131,35 @@ def test_compare__an_equal_total_of_unequal_devices_is_not_near() -> None:
     compared = _compare(BY_DEVICE, joined={"cam": (10, 0), "plug": (20, 0)}, files={"cam": (18, 0), "plug": (9, 0)})
     assert compared[0].difference == 0
     assert compared[0].distance == 20
-    assert reproduction.nearest(compared).assembly == PER_FILE
+    assert paper_comparison.nearest(compared).assembly == PER_FILE
 
 
 def test_compare__a_device_without_flows_lacks_all_printed_ones() -> None:
     (both, tcp) = _compare(BY_DEVICE, joined={"cam": (20, 0)})
     assert tcp.flows == {"cam": 20, "plug": 0}
     assert tcp.differences == {"cam": 0, "plug": -10}
-    text = reproduction.counts_text(_original(BY_DEVICE), [both, tcp])
+    text = paper_comparison.counts_text(_printed(BY_DEVICE), [both, tcp])
     assert "| no time-outs | joined | TCP | 20 | -10 | 1 | plug -10 |" in text
     assert "| plug | Plug | 10 | 0 | -10 |" in text
 
 
 def test_compare__other_labels_do_not_count() -> None:
-    (_, tcp) = reproduction.compare(BY_DEVICE, ["cam", "plug"], {PLAIN: {("cam", TCP): 20, ("phone", TCP): 99}})
+    (_, tcp) = paper_comparison.compare(BY_DEVICE, ["cam", "plug"], {PLAIN: {("cam", TCP): 20, ("phone", TCP): 99}})
     assert tcp.total == 20
 
 
 def test_nearest__of_equal_ones_the_first_is_taken_and_the_page_names_the_others() -> None:
     compared = _compare(TOTAL, joined={"cam": (25, 10)}, files={"cam": (35, 1)})
     assert [each.distance for each in compared] == [5, 5, 6, 5]
-    assert reproduction.nearest(compared) is compared[0]
-    text = reproduction.counts_text(_original(TOTAL), compared)
+    assert paper_comparison.nearest(compared) is compared[0]
+    text = paper_comparison.counts_text(_printed(TOTAL), compared)
     assert "Nearest: no time-outs, joined, TCP and UDP (5: absolute difference of the totals)." in text
     assert "As near: no time-outs, joined, TCP; no time-outs, per file, TCP." in text
     assert "not printed by device" in text
 
 
 def test_readings__settings_load_and_differ() -> None:
-    compared = reproduction.compare(TOTAL, [], {each: {} for each in ASSEMBLIES})
+    compared = paper_comparison.compare(TOTAL, [], {each: {} for each in ASSEMBLIES})
     made = {load_settings(["paper.yaml"], each.overrides).model_dump_json() for each in compared}
     assert len(made) == 8
     plain = load_settings(["paper.yaml"], compared[0].overrides)
@@ -178,7 +178,7 @@ def _report(small: Any, oracle: Any) -> Report:
 
 def test_scores_text__has_printed_and_measured_scores_and_remarks(small: Any, oracle: Any) -> None:
     report = _report(small, oracle)
-    text = reproduction.scores_text(_original(TOTAL), Outcome(SCORES, report, "somewhere/report.html"))
+    text = paper_comparison.scores_text(_printed(TOTAL), ScoreComparison(SCORES, report, "somewhere/report.html"))
     measured = {
         name: [f"{100 * own['metrics'][metric]['value']:.2f}" for metric in ("accuracy", "macro_f1")]
         for name, own in report["systems"].items()
@@ -197,8 +197,8 @@ def test_scores_text__has_printed_and_measured_scores_and_remarks(small: Any, or
 
 def test_to_json__has_every_reading_and_every_score(small: Any, oracle: Any) -> None:
     compared = _compare(BY_DEVICE, joined={"cam": (19, 5), "plug": (9, 2)})
-    result = reproduction.to_json(
-        _original(BY_DEVICE), compared, [Outcome(SCORES, _report(small, oracle), "report.html")]
+    result = paper_comparison.to_json(
+        _printed(BY_DEVICE), compared, [ScoreComparison(SCORES, _report(small, oracle), "report.html")]
     )
     assert [each["total"] for each in result["readings"]] == [35, 28]
     assert result["nearest"] == result["readings"][1]["reading"]

@@ -1,7 +1,7 @@
-"""Training sets of flows in, made-up households out: unions of sets whose kinds are known.
+"""Synthetic households: unions of training sets of flows whose kinds are known.
 
 An address has the traffic of all devices behind it. So the device model learns from unions of sets of several kinds,
-whole and thinned out, also with unknown devices, whose sets are of no learned kind.
+complete and with flows removed at random ("thinned"), also with unknown devices, whose sets are of no learned kind.
 
 Shape suffixes: B sets of flows, D distinct flows, H households, M members of households, K kinds.
 """
@@ -18,31 +18,29 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-_THINNED, _LEAST_SHARE = 0.3, 0.3  # share of households that are thinned out, and the least share of flows that remains
+_THINNED, _LEAST_SHARE = 0.3, 0.3  # share of thinned households, and the least share of flows that remains
 _TWO_UNITS = 0.1  # share of households with a second device of one of their kinds
 _SEVERAL_SETS = 0.2  # share of members with several sets of one recording
 
 
 class Household(NamedTuple):
-    """``members``: the numbers of each member's sets; ``kinds``: the kind of each member, -1 of an unknown device."""
+    """``members``: indices of each member's sets; ``kinds``: the kind of each member, -1 for an unknown device."""
 
     members: list[NDArray[np.int64]]
     kinds: list[int]
 
 
 @dataclass(frozen=True)
-class Pool:
-    """Sets to draw from: ``kind`` (B,), -1 of an unknown device, and ``recording`` (B,), which a device's sets share.
-
-    ``usable`` (B,): sets that may be drawn.
-    """
+class SamplingPool:
+    """Sets to draw from: ``kind`` (B,), -1 for an unknown device; ``recording`` (B,): sets of one recording are of one
+    device; ``usable`` (B,): sets that may be drawn."""
 
     kind: NDArray[np.int64]
     recording: NDArray[np.int64]
     usable: NDArray[np.bool_]
 
     def kinds(self) -> NDArray[np.int64]:
-        """All kinds with a usable set."""
+        """The kinds with a usable set."""
         found: NDArray[np.int64] = np.unique(self.kind[self.usable & (self.kind >= 0)])
         return found
 
@@ -50,7 +48,7 @@ class Pool:
         return np.flatnonzero(self.usable & (self.kind == kind))
 
     def singles(self) -> list[Household]:
-        """Each set as a household of its own, and each recording of several sets."""
+        """Households of one device: one for each set, and one for each recording with several sets."""
         rows = np.flatnonzero(self.usable)
         alone = [Household([np.array([row])], [int(self.kind[row])]) for row in rows]
         pairs, which = np.unique(np.stack([self.kind[rows], self.recording[rows]]), axis=1, return_inverse=True)
@@ -60,7 +58,8 @@ class Pool:
     def draw(
         self, number: int, sizes: Sequence[int], unknowns: Sequence[int], random: np.random.Generator
     ) -> list[Household]:
-        """``number`` households; ``sizes`` and ``unknowns``: numbers of kinds and unknown devices to draw from."""
+        """Draw ``number`` random households, with a number of kinds from ``sizes`` and of unknown devices from
+        ``unknowns``."""
         kinds = self.kinds()
         sets_of = {int(kind): self.sets_of(kind) for kind in (*kinds.tolist(), -1)}
         found = []
@@ -79,10 +78,10 @@ class Pool:
         return random.choice(same_recording, random.integers(2, len(same_recording) + 1), replace=False)
 
 
-def unite(
+def flows_of_households(
     flows_BD: csr_matrix, households: Sequence[Household], kinds: int, random: np.random.Generator
 ) -> tuple[csr_matrix, NDArray[np.bool_]]:
-    """(H, D) flows of each household, some thinned out at random, and (H, K) the kinds with any flow left."""
+    """(H, D) flows of each household, some thinned at random, and (H, K) the kinds with any flow left."""
     from scipy.sparse import coo_matrix
 
     members = [member for household in households for member in household.members]
