@@ -26,7 +26,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from iotid import yaml12
-from iotid.errors import SettingError, cut, shown
+from iotid.errors import SettingError, short_repr, shorten
 from iotid.inputs import read_file
 from iotid.messages import NO_CREDENTIALS, holds_credentials, names_secret, redacted_location
 
@@ -88,7 +88,7 @@ def composed(text: str) -> str:
 def _each_once(given: tuple[Any, ...]) -> tuple[Any, ...]:
     for value in given:
         if given.count(value) > 1:
-            raise ValueError(f"{shown(value)} is there twice; name each once")
+            raise ValueError(f"{short_repr(value)} is there twice; name each once")
     return given
 
 
@@ -96,11 +96,11 @@ def _network(text: str) -> str:
     try:
         network = ipaddress.ip_network(text, strict=False)
         if "%" in text or (network.version == 6 and network.network_address.ipv4_mapped):
-            raise ValueError(f"{shown(text)} holds no address of a packet")
+            raise ValueError(f"{short_repr(text)} holds no address of a packet")
     except ValueError as fault:
-        raise ValueError(f"{cut(str(fault))}; write networks as 192.168.0.0/16 or fc00::/7") from None
+        raise ValueError(f"{shorten(str(fault))}; write networks as 192.168.0.0/16 or fc00::/7") from None
     if ipaddress.ip_interface(text).ip != network.network_address:
-        raise ValueError(f"{shown(text)} is an address in a network, and no network; did you mean {network}?")
+        raise ValueError(f"{short_repr(text)} is an address in a network, and no network; did you mean {network}?")
     return text
 
 
@@ -118,8 +118,11 @@ def _protocol(name: str) -> str:
 
 
 def _not_known(name: Any, known: list[str]) -> tuple[str, str]:
-    close = difflib.get_close_matches(cut(str(name)), known, n=1)
-    return f"{shown(name)} is not known", f"did you mean {close[0]}?" if close else f"choose from {', '.join(known)}"
+    close = difflib.get_close_matches(shorten(str(name)), known, n=1)
+    return (
+        f"{short_repr(name)} is not known",
+        f"did you mean {close[0]}?" if close else f"choose from {', '.join(known)}",
+    )
 
 
 _CREDENTIALS = "credentials_in_location"
@@ -382,7 +385,7 @@ def load_settings(files: Iterable[str | Path] = (), overrides: Iterable[str] = (
         layer = _read_yaml(shipped if shipped.is_file() and not given.exists() else given)
         _merge(merged, _with_new_names(layer, f"--config {given}"))
     for override in overrides:
-        _merge(merged, _with_new_names(_parse_override(override), f"--set {cut(override)}"))
+        _merge(merged, _with_new_names(_parse_override(override), f"--set {shorten(override)}"))
     try:
         settings = Settings.model_validate(_frozen(merged), strict=True)  # true is no number, and 8 no text
     except ValidationError as fault:
@@ -453,19 +456,19 @@ def _parse_override(text: str) -> dict[str, Any]:
     name, equals, value = text.partition("=")
     section, dot, key = name.partition(".")
     if not (equals and dot and section and key):
-        raise SettingError(f"--set {cut(text)}: must read section.key=value, as in training.epochs=10")
+        raise SettingError(f"--set {shorten(text)}: must read section.key=value, as in training.epochs=10")
     if name == "spark.conf" and names_secret(value):
         raise SettingError(
             "--set spark.conf: names a secret, which the list of processes would show; set it in a file for --config"
         )
     if holds_credentials(value):
-        raise SettingError(f"--set {cut(name)}: {NO_CREDENTIALS}, got {cut(redacted_location(value))}")
+        raise SettingError(f"--set {shorten(name)}: {NO_CREDENTIALS}, got {shorten(redacted_location(value))}")
     try:
         return {section: {key: yaml12.load_whole(value)}}
     except ValueError as fault:
-        quoted = cut(shlex.quote(f"{name}={json.dumps(value, ensure_ascii=False)}"))
+        quoted = shorten(shlex.quote(f"{name}={json.dumps(value, ensure_ascii=False)}"))
         raise SettingError(
-            f"--set {cut(text)}: the value is not valid YAML ({fault}); quote it: --set {quoted}"
+            f"--set {shorten(text)}: the value is not valid YAML ({fault}); quote it: --set {quoted}"
         ) from None
 
 
@@ -488,7 +491,7 @@ def _explain(fault: ValidationError, within: tuple[str, ...] = ()) -> str:
     lines = []
     errors = fault.errors()[:_MOST_FAULTS]
     for error in errors:
-        place = [cut(str(part)) for part in (*within, *error["loc"])]
+        place = [shorten(str(part)) for part in (*within, *error["loc"])]
         if error["type"] == _CREDENTIALS:
             name = ".".join([*place, error["ctx"]["place"]])
             lines.append(f"{name}: {error['msg']}, got {error['ctx']['got']}")
@@ -506,7 +509,7 @@ def _explain(fault: ValidationError, within: tuple[str, ...] = ()) -> str:
             reason, remedy = _WORDS.get(error["type"], (error["msg"], "see conf/base.yaml"))
             if error["type"] == "literal_error" and place[-1].isdigit():
                 reason, remedy = _not_known(error["input"], re.findall("'([^']*)'", error["ctx"]["expected"]))
-            reason, got = reason.removeprefix("Value error, "), shown(error["input"])
+            reason, got = reason.removeprefix("Value error, "), short_repr(error["input"])
             is_secret = names_secret(name) or name == "census.key_file"
             got_text = "" if isinstance(error["input"], dict) or is_secret or got in reason else f", got {got}"
             lines.append(f"{name}: {reason}{got_text}; {remedy}")

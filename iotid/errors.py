@@ -104,12 +104,12 @@ class _Short(reprlib.Repr):
 _short = _Short()
 
 
-def shown(value: object) -> str:
+def short_repr(value: object) -> str:
     """A value as errors show it: as Python writes it, cut to some 80 characters whatever its size and depth."""
-    return cut(_short.repr(value), _MOST_SHOWN + 3)
+    return shorten(_short.repr(value), _MOST_SHOWN + 3)
 
 
-def cut(text: str, most: int = _MOST_SHOWN) -> str:
+def shorten(text: str, most: int = _MOST_SHOWN) -> str:
     """Text as errors show it: its first characters, where it is long."""
     return text if len(text) <= most else f"{text[:most]}…"
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import yaml
 
-from iotid.errors import cut, shown
+from iotid.errors import short_repr, shorten
 
 _DEEPEST = 64  # values within one another
 _MOST_VALUES = 1_000_000  # of a document; each takes some 600 bytes while it is read
@@ -59,7 +59,7 @@ class _Loader(yaml.SafeLoader):
         self._depth -= 1
         if isinstance(event, yaml.AliasEvent):
             if id(node) not in self._sizes:
-                raise _refused(f"alias {shown(event.anchor)} refers to a value that contains it", event)
+                raise _refused(f"alias {short_repr(event.anchor)} refers to a value that contains it", event)
             self._size += self._sizes[id(node)]
             self._repeated += self._sizes[id(node)]
             if self._repeated > _MOST_REPEATED:
@@ -69,7 +69,7 @@ class _Loader(yaml.SafeLoader):
         if isinstance(node, yaml.ScalarNode):
             self._size += len(node.value)
             if _SURROGATE.search(node.value):
-                raise _refused(f"{shown(node.value)} holds half of a character", event)
+                raise _refused(f"{short_repr(node.value)} holds half of a character", event)
         if event.anchor is not None:
             self._sizes[id(node)] = self._size - before
         return node
@@ -81,7 +81,9 @@ class _Loader(yaml.SafeLoader):
             if isinstance(key, yaml.ScalarNode):
                 if (key.tag, key.value) in first:
                     at = first[key.tag, key.value]
-                    raise yaml.MarkedYAMLError(f"key {shown(key.value)}", at, "the same key once more", key.start_mark)
+                    raise yaml.MarkedYAMLError(
+                        f"key {short_repr(key.value)}", at, "the same key once more", key.start_mark
+                    )
                 first[key.tag, key.value] = key.start_mark
         return node
 
@@ -117,14 +119,14 @@ def _refused(what: str, event: yaml.Event) -> yaml.MarkedYAMLError:
 def _bool(loader: Any, node: Any) -> bool:
     text = loader.construct_scalar(node)
     if text.lower() not in ("true", "false"):
-        raise ValueError(f"{shown(text)} is neither true nor false")
+        raise ValueError(f"{short_repr(text)} is neither true nor false")
     return bool(text.lower() == "true")
 
 
 def _int(loader: Any, node: Any) -> int:
     text = loader.construct_scalar(node)
     if len(text) > _MOST_DIGITS:
-        raise ValueError(f"{shown(text)} is too large a number")
+        raise ValueError(f"{short_repr(text)} is too large a number")
     return int(text, 0 if text[:2] in ("0o", "0x") else 10)
 
 
@@ -159,7 +161,7 @@ def load_whole(text: str) -> Any:
     value = _load(_Whole, text)
     # an anchor, a tag or the mark of a document would not be part of the text
     if isinstance(value, str) and text.strip()[:1] in ("&", "!", "-", "%") and value != text.strip():
-        raise ValueError(f"YAML would read {shown(value)} alone of it")
+        raise ValueError(f"YAML would read {short_repr(value)} alone of it")
     return value
 
 
@@ -169,10 +171,10 @@ def _load(kind: type[_Loader], text: str) -> Any:
     except yaml.MarkedYAMLError as fault:
         reasons = ((fault.context, fault.context_mark), (fault.problem, fault.problem_mark))
         parts = [
-            f"{cut(words, _MOST_CHARACTERS)} in line {mark.line + 1}" if mark else cut(words, _MOST_CHARACTERS)
+            f"{shorten(words, _MOST_CHARACTERS)} in line {mark.line + 1}" if mark else shorten(words, _MOST_CHARACTERS)
             for words, mark in reasons
             if words
         ]
         raise ValueError(", ".join(parts)) from None
     except (yaml.YAMLError, ValueError) as fault:
-        raise ValueError(cut(" ".join(str(fault).split()), _MOST_CHARACTERS)) from None
+        raise ValueError(shorten(" ".join(str(fault).split()), _MOST_CHARACTERS)) from None

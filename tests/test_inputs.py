@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from iotid.cli import steps
-from iotid.errors import IotidError, shown
+from iotid.errors import IotidError, short_repr
 from iotid.inputs import parse_json, parse_object, read_file
 
 
@@ -116,13 +116,13 @@ HUGE = {
 
 @pytest.mark.parametrize("kind", HUGE)
 def test_shown__a_value_is_short_and_one_line_whatever_it_holds(kind: str) -> None:
-    assert 0 < len(shown(HUGE[kind])) < 90
-    assert "\n" not in shown(HUGE[kind])
+    assert 0 < len(short_repr(HUGE[kind])) < 90
+    assert "\n" not in short_repr(HUGE[kind])
 
 
 @pytest.mark.parametrize("value", ["x", "it's", 5, 1.5, None, True, [1, "a"], {"a": 1}, ("a", "b"), "é" * 70])
 def test_shown__a_short_value_is_as_python_writes_it(value: Any) -> None:
-    assert shown(value) == repr(value)
+    assert short_repr(value) == repr(value)
 
 
 def test_errors__are_one_line_of_bounded_length() -> None:

@@ -22,7 +22,7 @@ from safetensors import torch as safetensors
 
 from iotid import __version__, config, schemas
 from iotid.dataset.characteristics import CHARACTERISTICS, Encoding, out_of_vocabulary_rate
-from iotid.errors import DataError, SchemaError, SettingError, cut
+from iotid.errors import DataError, SchemaError, SettingError, shorten
 from iotid.inputs import parse_object, read_file
 from iotid.model.arrays import Spec, arrays_of, read_arrays
 from iotid.model.device import DeviceModel, kinds_of
@@ -178,13 +178,13 @@ class Predictor:
         expected = {"bundle_version": _VERSION, "flows_version": schemas.FLOWS.version}
         for name, version in versions.items():
             if version != expected[name]:
-                remedy = f"train again, or serve it with iotid {cut(stored['code_version'])}"
+                remedy = f"train again, or serve it with iotid {shorten(stored['code_version'])}"
                 raise SchemaError(f"{DESCRIPTION}: {name} must be {expected[name]}, got {version}; {remedy}")
         encoding = _encoding_of(stored)
         unknown = [name for name in encoding.vocabularies if name not in CHARACTERISTICS]
         if unknown:
             raise SchemaError(
-                f"{DESCRIPTION}: reads {', '.join(map(cut, unknown))}, which this iotid does not know; train again"
+                f"{DESCRIPTION}: reads {', '.join(map(shorten, unknown))}, which this iotid does not know; train again"
             )
         settings, sizes, classes = _settings_of(stored), vocabulary_sizes(encoding), len(encoding.labels)
         try:

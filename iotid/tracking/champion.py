@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from iotid.errors import DataError, StaleError, UserError, shown
+from iotid.errors import DataError, StaleError, UserError, short_repr
 from iotid.tracking.lock import Lock
 from iotid.tracking.versions import CHAMPION, ModelVersion, Registry
 
@@ -60,7 +60,7 @@ def former_champion(registry: Registry, version: ModelVersion) -> int | None:
     if former is not None and not re.fullmatch("[0-9]{1,18}", former):
         raise DataError(
             f"registry {registry.uri}: tag {_FORMER} of version {version.number} must be a version's number, got "
-            f"{shown(former)}; set it to the champion before, or remove it"
+            f"{short_repr(former)}; set it to the champion before, or remove it"
         )
     return None if former is None else int(former)
 
