@@ -80,7 +80,7 @@ def _digits(given: Any) -> Any:
     return f"{given:03d}" if type(given) is int else given
 
 
-def composed(text: str) -> str:
+def to_nfc(text: str) -> str:
     """Text whose letters are composed (Unicode's NFC), so that names that look equal are equal."""
     return unicodedata.normalize("NFC", text)
 
@@ -135,7 +135,7 @@ COMPARED = ("random_flow", "random_unique", "by_capture", "by_time", "capture_fo
 """Protocols of ``iotid compare``, beside ``site:NAME``."""
 _Switch = Annotated[bool, BeforeValidator(_word)]
 _Pseudonyms = Literal["off", "opaque", "prefixes"]
-_Name = Annotated[str, AfterValidator(composed), Field(min_length=1)]  # of labels, vendors, types
+_Name = Annotated[str, AfterValidator(to_nfc), Field(min_length=1)]  # of labels, vendors, types
 _Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # what NumPy's and scikit-learn's generators take
 # the names of the registries in dataset/characteristics and baselines, which tests compare with these
 _Characteristic = Literal[
@@ -393,19 +393,19 @@ def load_settings(files: Iterable[str | Path] = (), overrides: Iterable[str] = (
     root = settings.storage.root
     if "://" not in root:
         root = str(Path(root).expanduser().resolve())
-    return settings.model_copy(update={"storage": changed(settings.storage, root=root)})
+    return settings.model_copy(update={"storage": with_values(settings.storage, root=root)})
 
 
-def changed(section: S, **values: Any) -> S:
+def with_values(section: S, **values: Any) -> S:
     """The section with other values, judged as those of files are.
 
     Raises:
         SettingError: a value has the wrong type or range.
     """
-    return section_of(type(section), {**dict(section), **values})
+    return make_section(type(section), {**dict(section), **values})
 
 
-def section_of(kind: type[S], values: Mapping[str, Any]) -> S:
+def make_section(kind: type[S], values: Mapping[str, Any]) -> S:
     """The section with these values, judged as those of files are.
 
     Raises:
@@ -464,7 +464,7 @@ def _parse_override(text: str) -> dict[str, Any]:
     if holds_credentials(value):
         raise SettingError(f"--set {shorten(name)}: {NO_CREDENTIALS}, got {shorten(redacted_location(value))}")
     try:
-        return {section: {key: yaml12.load_whole(value)}}
+        return {section: {key: yaml12.load_value(value)}}
     except ValueError as fault:
         quoted = shorten(shlex.quote(f"{name}={json.dumps(value, ensure_ascii=False)}"))
         raise SettingError(

@@ -79,7 +79,7 @@ def one_line(text: str) -> str:
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), redacted(text))
 
 
-def in_full(fault: BaseException) -> str:
+def format_traceback(fault: BaseException) -> str:
     """Type, text and traceback of an exception, safe to print; further lines of its text are indented."""
     parts = []
     for piece in traceback.format_exception(fault):
@@ -94,10 +94,10 @@ class Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line = one_line(record.getMessage())
         fault = record.exc_info[1] if record.exc_info else None
-        return f"{line}\n{in_full(fault)}" if fault else line
+        return f"{line}\n{format_traceback(fault)}" if fault else line
 
 
-def to_stderr(level: int = logging.INFO) -> None:
+def log_to_stderr(level: int = logging.INFO) -> None:
     """What iotid logs from ``level`` on, other libraries' warnings and uncaught exceptions go to stderr, safe to print.
 
     Handlers that the process has are left as they are.
@@ -115,4 +115,4 @@ def _format_warning(message: Warning | str, category: type[Warning], *_: object,
 
 
 def _show(_: type[BaseException], fault: BaseException, __: TracebackType | None) -> None:
-    sys.stderr.write(in_full(fault) + "\n")
+    sys.stderr.write(format_traceback(fault) + "\n")

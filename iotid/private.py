@@ -12,7 +12,7 @@ from pathlib import Path
 _log = logging.getLogger(__name__)
 
 
-def is_private(folder: Path) -> bool:
+def ensure_private(folder: Path) -> bool:
     """Make the folder (0700) where it is absent; whether it is a folder and no link, ours, and no other's to write."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -24,7 +24,7 @@ def is_private(folder: Path) -> bool:
 
 
 def user_folder() -> Path:
-    """This user's folder in the temporary one. It may be absent or another user's: ask `is_private`."""
+    """This user's folder in the temporary one. It may be absent or another user's: check with `ensure_private`."""
     return Path(tempfile.gettempdir()) / f"iotid-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
 
 
@@ -32,7 +32,7 @@ def user_folder() -> Path:
 def temporary_folder() -> Path:
     """A private folder that this user's next process finds again; a new one where somebody else has taken its name."""
     usual = user_folder()
-    if is_private(usual):
+    if ensure_private(usual):
         usual.chmod(0o700)
         return usual
     fresh = Path(tempfile.mkdtemp(prefix="iotid-"))

@@ -156,7 +156,7 @@ def load_text(text: str) -> Any:
     return _load(_Text, text)
 
 
-def load_whole(text: str) -> Any:
+def load_value(text: str) -> Any:
     """The value ``text``, of which every character counts; raises what ``load`` raises, and at a comment."""
     value = _load(_Whole, text)
     # an anchor, a tag or the mark of a document would not be part of the text

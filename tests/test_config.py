@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from iotid import baselines, yaml12
-from iotid.config import COMPARED, Model, Settings, conf_dir, load_settings, section_of, settings_hash
+from iotid.config import COMPARED, Model, Settings, conf_dir, load_settings, make_section, settings_hash
 from iotid.dataset.characteristics import CHARACTERISTICS
 from iotid.errors import SettingError
 from iotid.studies import protocols
@@ -93,7 +93,7 @@ def test_settings__former_names_are_taken_for_one_version_and_said(
     assert len(caplog.records) == 3
     stored = {**settings.model.model_dump(), "memory": True}
     del stored["sequence_counts"]
-    assert section_of(Model, stored).sequence_counts, "models keep their settings by the former name"
+    assert make_section(Model, stored).sequence_counts, "models keep their settings by the former name"
 
 
 def test_settings__a_missing_file_and_bad_yaml_are_named(tmp_path: Path) -> None:

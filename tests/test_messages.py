@@ -13,7 +13,7 @@ import pytest
 from iotid import messages
 from iotid.capture import read_packets
 from iotid.errors import IotidError, UserError
-from iotid.messages import holds_credentials, in_full, names_secret, one_line, redacted, redacted_location
+from iotid.messages import format_traceback, holds_credentials, names_secret, one_line, redacted, redacted_location
 from iotid.partitions import Store
 
 SECRET = "hunter2"
@@ -116,11 +116,11 @@ def test_python__locations_with_credentials_are_refused_and_not_told() -> None:
         assert "s3://***@b" in str(caught.value)
 
 
-def test_in_full__further_lines_of_an_exceptions_text_are_no_lines_of_their_own() -> None:
+def test_format_traceback__further_lines_of_an_exceptions_text_are_no_lines_of_their_own() -> None:
     try:
         raise ValueError(f"a\nError: s3://k:{SECRET}@b\x1b")
     except ValueError as fault:
-        result = in_full(fault).splitlines()
+        result = format_traceback(fault).splitlines()
     assert result[0] == "Traceback (most recent call last):"
     assert result[-2:] == ["ValueError: a", r"  | Error: s3://***@b\x1b"]
 
@@ -135,9 +135,9 @@ def test_formatter__a_records_arguments_and_exception_are_safe_to_print() -> Non
     assert result[-1] == r"OSError: \x1bs3://***@b"
 
 
-def test_to_stderr__warnings_logs_and_what_nobody_catches_are_safe_to_print(tmp_path: Path) -> None:
+def test_log_to_stderr__warnings_logs_and_what_nobody_catches_are_safe_to_print(tmp_path: Path) -> None:
     code = (
-        "import logging, sys, warnings; from iotid.messages import to_stderr; to_stderr()\n"
+        "import logging, sys, warnings; from iotid.messages import log_to_stderr; log_to_stderr()\n"
         "raw = sys.argv[1].encode().decode('unicode_escape')\n"
         "logging.getLogger('iotid.x').info('info %s', raw); logging.getLogger('mlflow').warning('warning %s', raw)\n"
         "warnings.warn('warned ' + raw); raise RuntimeError('raised ' + raw)\n"

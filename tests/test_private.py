@@ -19,7 +19,7 @@ from iotid.config import Settings, load_settings
 from iotid.errors import SettingError
 from iotid.model.bundle import write_atomically
 from iotid.partitions import Store
-from iotid.private import is_private, temporary_folder
+from iotid.private import ensure_private, temporary_folder
 from iotid.simulate.captures import write_demo
 
 NIGHT = ["--site", "home", "--date", "2026-01-10"]
@@ -44,19 +44,19 @@ def _mode(path: Path) -> str:
 def test_is_private__makes_a_folder_that_is_ours_alone_and_refuses_any_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert is_private(tmp_path / "a" / "new")
+    assert ensure_private(tmp_path / "a" / "new")
     assert _mode(tmp_path / "a" / "new") == "700"
     (tmp_path / "link").symlink_to(tmp_path / "a" / "new")
     (tmp_path / "nowhere").symlink_to(tmp_path / "absent")
     (tmp_path / "file").touch()
-    assert not any(is_private(tmp_path / name) for name in ("link", "nowhere", "file", "file/below"))
+    assert not any(ensure_private(tmp_path / name) for name in ("link", "nowhere", "file", "file/below"))
     assert not (tmp_path / "absent").exists()
     for mode, expected in ((0o755, True), (0o775, False), (0o757, False)):
         (tmp_path / "a" / "new").chmod(mode)
-        assert is_private(tmp_path / "a" / "new") is expected
+        assert ensure_private(tmp_path / "a" / "new") is expected
     (tmp_path / "a" / "new").chmod(0o700)
     monkeypatch.setattr(os, "getuid", lambda: 12345)
-    assert not is_private(tmp_path / "a" / "new")
+    assert not ensure_private(tmp_path / "a" / "new")
 
 
 def test_temporary_folder__is_the_users_own_and_the_same_for_the_next_process(temporary: Path) -> None:
@@ -143,7 +143,7 @@ def test_umask__of_a_step_is_the_setting_and_stands_as_it_is_written() -> None:
     def look(settings: Settings) -> None:
         umask = os.umask(0)
         os.umask(umask)
-        command.say(f"{umask:03o}")
+        command.print_lines(f"{umask:03o}")
 
     for given, expected in (([], "027"), (["022"], "022"), (['"077"'], "077"), (["0"], "000")):
         overrides = [part for text in given for part in ("--set", f"storage.umask={text}")]

@@ -21,7 +21,7 @@ from iotid import yaml12
     ],
 )  # fmt: skip
 def test_load__reads_scalars_by_the_core_schema(text: str, value: Any) -> None:
-    for read in (yaml12.load(text), yaml12.load(f"[{text or '~'}]")[0], yaml12.load_whole(text)):
+    for read in (yaml12.load(text), yaml12.load(f"[{text or '~'}]")[0], yaml12.load_value(text)):
         assert (type(read), read) == (type(value), value)
 
 
@@ -59,12 +59,12 @@ def test_load__equal_keys_of_different_mappings_are_no_fault_and_nothing_is_merg
 @pytest.mark.parametrize("text", ["/run #2", "'x' # y", "[a, b] #c", "# x", "&a b", "!!str b", "--- b", "a\n---\nb"])
 def test_load_whole__refuses_what_yaml_would_read_in_part(text: str) -> None:
     with pytest.raises(ValueError, match=r"comment|alone|document"):
-        yaml12.load_whole(text)
+        yaml12.load_value(text)
 
 
 @pytest.mark.parametrize("text", ["/run#2", "'/run #2'", "[a, 'b #c']", "-5", "x:#y", "!"])
 def test_load_whole__takes_the_rest(text: str) -> None:
-    yaml12.load_whole(text)
+    yaml12.load_value(text)
 
 
 @pytest.mark.parametrize("text", ["[" * 5000, "9" * 5000, "{[a]: 1}", "!!python/object:os.system {}", "\x01"])
@@ -104,7 +104,7 @@ def _bomb(levels: int, scalar: str = "x") -> str:
     ids=range(17),
 )
 def test_load__what_would_take_memory_or_depth_is_one_short_line(text: str, told: str) -> None:
-    for load in (yaml12.load, yaml12.load_text, yaml12.load_whole):
+    for load in (yaml12.load, yaml12.load_text, yaml12.load_value):
         with pytest.raises(ValueError, match=told) as caught:
             load(text)
         assert "\n" not in str(caught.value)

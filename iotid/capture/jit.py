@@ -10,7 +10,7 @@ complete one or none, and then compiles itself. But two that save different sign
 would both use the same file name, and the index could point one's signature at the other's code; so writers hold a
 lock beside the kernel's files. Where it is not available, nothing is saved.
 
-The folder is the first of these that this user owns and that nobody else can write (`private.is_private`):
+The folder is the first of these that this user owns and that nobody else can write (`private.ensure_private`):
 ``__pycache__`` beside the module, ``$XDG_CACHE_HOME/iotid`` or ``~/.cache/iotid``, ``iotid-UID`` in the temporary
 folder. NUMBA_CACHE_DIR overrides.
 Only kernels that Python calls are loaded from it: what they call was compiled into them.
@@ -32,7 +32,7 @@ from typing import Any, ParamSpec, TypeVar
 import numba
 from llvmlite import binding  # type: ignore[import-untyped]
 
-from iotid.private import is_private, user_folder
+from iotid.private import ensure_private, user_folder
 
 try:
     import fcntl
@@ -126,7 +126,7 @@ def _candidates(package: str) -> Iterator[Path]:
 
 def _is_usable(folder: Path) -> bool:
     """Create the folder; whether this user can write there, and nobody else: it will hold code that is run."""
-    if not is_private(folder):
+    if not ensure_private(folder):
         return False
     with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=folder):
         return True

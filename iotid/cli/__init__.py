@@ -27,7 +27,7 @@ _STEPS = {
 }
 
 
-class _Steps(command.Edge, click.Group):
+class _Steps(command.SafeCommand, click.Group):
     """Lists the steps in the order of the data flow, and imports a step's module on demand."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

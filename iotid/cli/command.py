@@ -17,7 +17,7 @@ import click
 
 from iotid import messages
 from iotid.cli import options
-from iotid.cli.faults import explained
+from iotid.cli.machine_errors import as_iotid_error
 from iotid.cli.options import STRICT, Names
 from iotid.config import Settings, load_settings
 from iotid.errors import InputError, IotidError
@@ -27,7 +27,7 @@ from iotid.schemas.metadata import Flows
 from iotid.spark.worker_errors import raised_in_worker
 
 
-class Edge(click.Command):
+class SafeCommand(click.Command):
     """A command whose usage errors contain no control characters of the command line."""
 
     def make_context(self, *given: Any, **more: Any) -> click.Context:
@@ -48,7 +48,7 @@ def _on_one_line() -> Iterator[None]:
         raise
 
 
-class Step(Edge):
+class Step(SafeCommand):
     """A command that reports iotid's errors in one line and exits with their code, also those raised in a worker.
 
     ``function``: what it does, with ``settings`` and the values of its options as arguments.
@@ -63,10 +63,11 @@ class Step(Edge):
             raise _OneLine(fault) from None
         except Exception as fault:
             cause = raised_in_worker(fault)
-            known = cause if isinstance(cause, IotidError) else explained(cause or fault, in_worker=cause is not None)
-            if known is None:
+            if not isinstance(cause, IotidError):
+                cause = as_iotid_error(cause or fault, in_worker=cause is not None)
+            if cause is None:
                 raise
-            raise _OneLine(known) from None
+            raise _OneLine(cause) from None
 
 
 def step(name: str, config: Sequence[str] = ()) -> Callable[[Callable[..., Any]], Step]:
@@ -99,20 +100,20 @@ def step(name: str, config: Sequence[str] = ()) -> Callable[[Callable[..., Any]]
 
 def run_job(command: click.Command) -> None:
     """Entry point of a job file: parse the command line, run the step, stop Spark, exit with the step's code."""
-    messages.to_stderr()
+    messages.log_to_stderr()
     try:
         command()
     finally:
         _stop_spark()
 
 
-def say(*lines: str) -> None:
+def print_lines(*lines: str) -> None:
     """Print results, each on a line of its own."""
     for line in lines:
         click.echo(one_line(line))
 
 
-def settings_over(files: Sequence[str], overrides: Sequence[str]) -> Settings:
+def command_settings(files: Sequence[str], overrides: Sequence[str]) -> Settings:
     """The settings of the command that is running, with its ``--config`` and ``--set`` laid over these."""
     given = click.get_current_context().params
     strict = STRICT * given.get("strict", False)

@@ -29,4 +29,4 @@ def main(settings: Settings, sites: Names, capture_dates: Names, labels: Names, 
     spark = partial(spark_session, settings.spark, "iotid compare")
     flows = command.open_flows(store, sites, capture_dates)
     written, text = compare(spark, store, flows, devices, settings, name)
-    command.say(*text.split("\n"), f"comparison: {written.uri}")
+    command.print_lines(*text.split("\n"), f"comparison: {written.uri}")

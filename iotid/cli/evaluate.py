@@ -1,7 +1,7 @@
 """Step 5: score the challenger, the champion and the baselines on a dataset's test part."""
 
 from iotid.cli import command, options
-from iotid.config import Settings, changed
+from iotid.config import Settings, with_values
 
 
 @command.step("evaluate")
@@ -18,8 +18,8 @@ def main(settings: Settings, dataset: str, baselines: str | None = None) -> None
     from iotid.tracking import Registry
 
     names = settings.evaluation.baselines if baselines is None else tuple(filter(None, baselines.split(",")))
-    asked = changed(settings.evaluation, baselines=names)
+    asked = with_values(settings.evaluation, baselines=names)
     registry = Registry(settings.tracking, settings.storage.root)
     evaluation = evaluate_challenger(Store(settings.storage.root), registry, dataset, asked)
-    command.say(*(f"report: {sentence}" for sentence in evaluation.sentences))
-    command.say(f"report: {evaluation.report.uri}/report.html")
+    command.print_lines(*(f"report: {sentence}" for sentence in evaluation.sentences))
+    command.print_lines(f"report: {evaluation.report.uri}/report.html")

@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
-from iotid.cli import command, lines
-from iotid.config import Settings, changed
+from iotid.cli import command, output
+from iotid.config import Settings, with_values
 from iotid.messages import one_line
 from iotid.partitions import PartitionKey, Store
 
@@ -54,9 +54,9 @@ def run_pipeline(
     # a watched device would stop the run before the censuses after it
     run_steps(
         list(calls(inputs, learn_from, labels, dataset)),
-        settings.model_copy(update={"watchlist": changed(settings.watchlist, fail=False)}),
+        settings.model_copy(update={"watchlist": with_values(settings.watchlist, fail=False)}),
     )
-    command.say(*_summary(settings, inputs, dataset, time.monotonic() - started))
+    command.print_lines(*_summary(settings, inputs, dataset, time.monotonic() - started))
     store = Store(settings.storage.root)
     for each in inputs:
         check_watchlist(store.open("census", each.key), settings.watchlist)
@@ -108,13 +108,13 @@ def _summary(settings: Settings, inputs: Sequence[SiteCaptures], dataset: str, s
     yield from ("", f"Done in {seconds:.0f} s.", "", "What was read")
     for each in inputs:
         flows = store.open("flows", each.key)
-        packets, left_out = sum(flows.metadata["packets"].values()), lines.packets_left_out(flows)
+        packets, left_out = sum(flows.metadata["packets"].values()), output.format_left_out(flows)
         yield (
-            f"  {each.site} {each.capture_date}: {lines.of_captures(store.open('splits', each.key).metadata)}, "
+            f"  {each.site} {each.capture_date}: {output.format_captures(store.open('splits', each.key).metadata)}, "
             f"{packets:,} packets -> {flows.metadata['rows']:,} flows ({left_out or 'nothing'} left out)"
         )
         if flows.metadata["overlapping"]:
-            yield f"    {lines.of_overlaps(flows)}"
+            yield f"    {output.format_overlaps(flows)}"
     report = store.open("reports", PartitionKey.of_dataset(dataset))
     yield from ("", "What was learned", f"  {store.open('datasets', PartitionKey.named(dataset)).metadata['summary']}")
     yield from (f"  {line}" for line in report.metadata["summary"])
@@ -123,7 +123,7 @@ def _summary(settings: Settings, inputs: Sequence[SiteCaptures], dataset: str, s
         census = store.open("census", each.key)
         metadata, count = census.metadata, census.metadata["groups"]
         groups = f" in {count:,} group{'s' * (count != 1)}" if count else ""
-        statuses, changes = lines.counts(metadata["status"]), lines.counts(metadata["changes"])
+        statuses, changes = output.format_counts(metadata["status"]), output.format_counts(metadata["changes"])
         yield f"  {each.site} {each.capture_date}: {metadata['devices']:,} devices: {statuses}{groups}; {changes}"
         yield f"    page: {census.uri}/_census.html"
     yield from (

@@ -18,4 +18,4 @@ def main(settings: Settings, dataset: str) -> None:
 
     registry = Registry(settings.tracking, settings.storage.root)
     promotion = promote(Store(settings.storage.root), registry, dataset, settings.promotion)
-    command.say(*(f"promotion: {sentence}" for sentence in promotion.sentences))
+    command.print_lines(*(f"promotion: {sentence}" for sentence in promotion.sentences))

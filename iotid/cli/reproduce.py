@@ -30,11 +30,11 @@ def main(settings: Settings, dataset: str, captures: str, counts_only: bool) -> 
     from iotid.studies.reproduce import reproduce
 
     # a model of its own name, so that the challenger of the user's network is not replaced
-    settings = command.settings_over(["paper.yaml"], [f"tracking.model=iotid-{dataset}"])
+    settings = command.command_settings(["paper.yaml"], [f"tracking.model=iotid-{dataset}"])
     if not counts_only:
         check_machine(settings)
-    written = reproduce(settings, dataset, captures, counts_only, lambda text: command.say(*text.split("\n")))
-    command.say(f"reproduction: {written.uri}/reproduction.md")
+    written = reproduce(settings, dataset, captures, counts_only, lambda text: command.print_lines(*text.split("\n")))
+    command.print_lines(f"reproduction: {written.uri}/reproduction.md")
 
 
 if __name__ == "__main__":

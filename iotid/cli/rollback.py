@@ -13,4 +13,4 @@ def main(settings: Settings) -> None:
     from iotid.tracking import Registry, champion
 
     replaced, former = champion.rollback(Registry(settings.tracking, settings.storage.root))
-    command.say(f"rollback: version {former} is the champion again, in place of version {replaced}")
+    command.print_lines(f"rollback: version {former} is the champion again, in place of version {replaced}")

@@ -22,7 +22,7 @@ def main() -> None:
 
     Reads the comments of conf/base.yaml. Writes nothing but to stdout.
     """
-    command.say(*json.dumps(schema(), indent=2, ensure_ascii=False).split("\n"))
+    command.print_lines(*json.dumps(schema(), indent=2, ensure_ascii=False).split("\n"))
 
 
 def schema() -> dict[str, Any]:

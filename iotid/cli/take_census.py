@@ -18,7 +18,7 @@ def main(settings: Settings, site: str, capture_date: str) -> None:
     from iotid import spark_session
     from iotid.census import champion_of, check_watchlist, take_census
     from iotid.census.pseudonyms import read_pseudonyms
-    from iotid.cli import lines
+    from iotid.cli import output
     from iotid.partitions import PartitionKey, Store
     from iotid.tracking import Registry
 
@@ -30,5 +30,5 @@ def main(settings: Settings, site: str, capture_date: str) -> None:
         spark = spark_session(settings.spark, "iotid take-census")
         store, key = Store(settings.storage.root), PartitionKey.of_date(site, capture_date)
         written = take_census(spark, store, key, champion, bundle, settings.census, settings.watchlist)
-    command.say(lines.of_census(written))
+    command.print_lines(output.format_census(written))
     check_watchlist(written, settings.watchlist)

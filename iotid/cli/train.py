@@ -24,7 +24,7 @@ def main(settings: Settings, dataset: str) -> None:
     trained = train(spark, store, source, settings)
     if trained:
         version, result = trained.version, trained.result
-        command.say(
+        command.print_lines(
             f"model: version {version.number}, best epoch {result['best_epoch']} of {len(result['history'])}, "
             f"validation macro F1 {100 * result['best_macro_f1']:.2f} % -> {trained.tracking_uri} run {version.run_id}"
         )

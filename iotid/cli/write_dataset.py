@@ -20,7 +20,7 @@ def main(
     prints which listed devices have no flow and which hosts no entry names.
     """
     from iotid import spark_session
-    from iotid.cli import lines
+    from iotid.cli import output
     from iotid.dataset import write_dataset
     from iotid.labels import DeviceList
     from iotid.labels.names import check_names
@@ -33,5 +33,5 @@ def main(
     spark = spark_session(settings.spark, "iotid write-dataset")
     written = write_dataset(spark, store, flows, devices, settings.dataset, settings.flow, dataset)
     if skip_absent:
-        command.say(f"partitions with flows: {len(flows)} of {len(sites) * len(capture_dates)}")
-    command.say(*lines.of_dataset(written))
+        command.print_lines(f"partitions with flows: {len(flows)} of {len(sites) * len(capture_dates)}")
+    command.print_lines(*output.format_dataset(written))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from iotid.dataset.characteristics import PADDING
 
 
-def hide(
+def permute_characteristic(
     sequences: Mapping[str, NDArray[np.int32]], characteristic: str, num_flows: NDArray[np.int64], seed: int
 ) -> dict[str, NDArray[np.int32]]:
     """``sequences`` (N, M) with those of one characteristic drawn anew from all flows of each row's length.

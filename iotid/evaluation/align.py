@@ -63,7 +63,7 @@ def _ids_from(source: Vocabulary, target: Vocabulary) -> NDArray[np.int32]:
     return np.concatenate([np.array([0, 1], np.int32), target.ids(np.array(source.values, np.int64))])
 
 
-def over_labels(
+def align_columns(
     probabilities_NC: NDArray[Any], own_labels: Sequence[str], labels: Sequence[str]
 ) -> NDArray[np.float64]:
     """Columns in the order of ``labels``; 0 for a class that the system does not know."""

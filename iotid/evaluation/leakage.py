@@ -22,7 +22,7 @@ def leakage(train: EncodedFlows, test: EncodedFlows) -> float:
     return _share_in_training(train, test, with_label=True)
 
 
-def seen(train: EncodedFlows, test: EncodedFlows) -> float:
+def seen_in_training(train: EncodedFlows, test: EncodedFlows) -> float:
     """Share of test flows whose exact sequences occur in training under any label."""
     return _share_in_training(train, test, with_label=False)
 

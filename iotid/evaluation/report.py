@@ -70,7 +70,7 @@ def read_history(path: Path) -> list[dict[str, float | None]]:
     return history
 
 
-def flat(report: Report) -> dict[str, float]:
+def flatten_metrics(report: Report) -> dict[str, float]:
     """``dataset.system.metric`` -> value, for tracking, of trained models and baselines."""
     return {
         f"{report['dataset']['name']}.{system}.{metric}{merged}": score["value"]

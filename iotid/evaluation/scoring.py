@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from iotid import baselines, config, schemas
 from iotid.errors import DataError, SettingError
 from iotid.evaluation import leakage, metrics
-from iotid.evaluation.ablation import hide
-from iotid.evaluation.align import Model, check_probabilities, over_labels, translate
+from iotid.evaluation.ablation import permute_characteristic
+from iotid.evaluation.align import Model, align_columns, check_probabilities, translate
 from iotid.evaluation.schema import REPORT_VERSION, Dataset, Hidden, Reads, Report, Seconds, SplitSize, System
 from iotid.labels.devices import device_kind
 
@@ -118,7 +118,7 @@ def score(
         "merged": merged,
         "floor": leakage.majority_baseline(test),
         "leakage": leakage.leakage(train, test),
-        "seen": leakage.seen(train, test),
+        "seen": leakage.seen_in_training(train, test),
         "ceiling": ceiling,
         "systems": systems,
     }
@@ -154,7 +154,7 @@ def _trained(
         sequences = translate(test.sequences, encoding, model.encoding, name)
 
         def without(characteristic: str) -> NDArray[Any]:
-            return model.probabilities(hide(sequences, characteristic, test.num_flows, settings.seed))
+            return model.probabilities(permute_characteristic(sequences, characteristic, test.num_flows, settings.seed))
 
         return _Classifier(
             "model",
@@ -213,12 +213,12 @@ def _score(
     own_NC = classifier.answer()
     seconds = Seconds(fit=fitted - started if classifier.fit else None, score=time.perf_counter() - fitted)
     check_probabilities(own_NC, len(test.label), len(classifier.knows), name)
-    answers_NL = over_labels(own_NC, classifier.knows, labels)
+    answers_NL = align_columns(own_NC, classifier.knows, labels)
     predicted_N = answers_NL.argmax(axis=1)
     confusion_LL = metrics.confusion_matrix(test.label, predicted_N, test.num_flows, len(labels))
     hidden: dict[str, Hidden] = {}
     for characteristic, answer in classifier.hidden.items():
-        without_N = over_labels(answer(), classifier.knows, labels).argmax(axis=1)
+        without_N = align_columns(answer(), classifier.knows, labels).argmax(axis=1)
         without_LL = metrics.confusion_matrix(test.label, without_N, test.num_flows, len(labels))
         hidden[characteristic] = {
             "macro_f1": metrics.scores(without_LL, 0, settings.seed)["macro_f1"]["value"],

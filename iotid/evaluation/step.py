@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 from iotid import config
 from iotid.errors import SchemaError
-from iotid.evaluation.report import flat, quality, read_history, verdicts, write_report
+from iotid.evaluation.report import flatten_metrics, quality, read_history, verdicts, write_report
 from iotid.evaluation.scoring import census_flows, evaluate
 from iotid.model import Predictor
 from iotid.partitions import Partition, PartitionKey, Store
@@ -46,7 +46,7 @@ def evaluate_challenger(store: Store, registry: Registry, dataset: str, settings
         report, answers = evaluate(source, models, settings, census_flows(store))
         page = write_report(report, f"{work}/report", answers=answers, history=_history(registry, challenger, work))
         run.log_artifacts(page.parent, "report")
-        run.log_metrics(flat(report))
+        run.log_metrics(flatten_metrics(report))
         reached = f"{quality(report['systems'][CHALLENGER])} on the test part of dataset {dataset}"
         registry.set_tag(challenger.number, "quality", reached)
         staged.add_folder(page.parent)

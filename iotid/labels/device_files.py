@@ -143,8 +143,8 @@ def _refuse_misspelt(header: Iterable[str], columns: dict[str, str], where: str)
             close = sorted(words) or difflib.get_close_matches(shorten(column), sorted(absent), n=1)
             if close:
                 raise LabelError(
-                    f"{where}: unknown column {short_repr(column)}; did you mean {close[0]}? Rename it, or remove it if "
-                    "not"
+                    f"{where}: unknown column {short_repr(column)}; did you mean {close[0]}? Rename it, or remove it "
+                    "if not"
                 )
 
 

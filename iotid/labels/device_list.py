@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from iotid import config
 from iotid.arrow import one_chunk
-from iotid.config import composed
+from iotid.config import to_nfc
 from iotid.errors import LabelError, shorten
 from iotid.labels.device_files import read_devices
 from iotid.labels.devices import Device, device_kind
@@ -236,7 +236,7 @@ class DeviceList:
         ]
 
     def _by_path(self, path: str) -> frozenset[int]:
-        absolute = "/" + composed(path).lstrip("/")  # so that `*/Hue/*` fits the relative path `Hue/setup.pcap`
+        absolute = "/" + to_nfc(path).lstrip("/")  # so that `*/Hue/*` fits the relative path `Hue/setup.pcap`
         return frozenset(number for pattern, number in self._patterns if pattern.fullmatch(absolute))
 
     def _valid_at(self, flows: pa.Table | pa.RecordBatch) -> tuple[list[_State], NDArray[np.int64]]:

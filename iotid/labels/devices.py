@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from iotid.config import composed
+from iotid.config import to_nfc
 from iotid.errors import short_repr, shorten
 
 # as printed by people and switches: pairs (zeros may be left out), fours, sixes, or all twelve digits
@@ -59,7 +59,7 @@ class Device(BaseModel):
     @field_validator("name", "model", "vendor", "type")
     @classmethod
     def _letters_in_one_form(cls, given: str) -> str:
-        return composed(given)
+        return to_nfc(given)
 
     @field_validator("mac")
     @classmethod
@@ -147,7 +147,7 @@ def _pattern(text: str) -> str:
         )
     if not parts[-1] or "" in parts[1:]:
         raise ValueError(f"{short_repr(text)} fits no file; write */folder/* for all files below a folder")
-    return composed(text)
+    return to_nfc(text)
 
 
 def device_kind(label: str, described: Mapping[str, str | None]) -> str:

@@ -256,7 +256,7 @@ def _encoding_of(stored: Mapping[str, Any]) -> Encoding:
 
 def _settings_of(stored: Mapping[str, Any]) -> config.Model:
     try:
-        return config.section_of(config.Model, stored["model"])
+        return config.make_section(config.Model, stored["model"])
     except SettingError as fault:
         raise DataError(f"{DESCRIPTION}: {fault}; train again") from None
 

@@ -47,20 +47,20 @@ def promote(store: Store, registry: Registry, dataset: str, policy: config.Promo
     page = store.open("reports", PartitionKey.of_dataset(dataset))
     report, versions = store.read_json(page, "report.json", Report), page.metadata["versions"]
     challenger, present = registry.version_of(CHALLENGER), registry.find_version(CHAMPION)
-    over = present.number if present else None
+    replaces = present.number if present else None
     key = PartitionKey.of_dataset(dataset, challenger.number)
-    if challenger.number == over:
-        over = champion.former_champion(registry, challenger)
-        is_of_this_report = challenger.tags.get("decided_on") == dataset and over == versions.get(CHAMPION)
+    if challenger.number == replaces:
+        replaces = champion.former_champion(registry, challenger)
+        is_of_this_report = challenger.tags.get("decided_on") == dataset and replaces == versions.get(CHAMPION)
         if not is_of_this_report or (
             store.exists("decisions", key) and store.open("decisions", key).metadata["promoted"]
         ):
             return Promotion(challenger.number, promoted=True)
         # else a promotion was cut off after the champion had moved, and the decision is still to be stored
-    if (challenger.number, over) != (versions.get(CHALLENGER), versions.get(CHAMPION)):
+    if (challenger.number, replaces) != (versions.get(CHALLENGER), versions.get(CHAMPION)):
         raise PartitionError(
             f"reports: {page.uri} is on versions {versions}, but {CHALLENGER} is {challenger.number}, {CHAMPION} "
-            f"{over}; run iotid evaluate --dataset {dataset} first"
+            f"{replaces}; run iotid evaluate --dataset {dataset} first"
         )
     left_out = page.metadata.get("left_out", {})
     is_compared = CHAMPION in versions and CHAMPION not in left_out
@@ -68,7 +68,7 @@ def promote(store: Store, registry: Registry, dataset: str, policy: config.Promo
     decision = decide(system_report(report, CHALLENGER), champion_report, policy)
     metadata = {"versions": versions, "left_out": left_out, "promoted": decision.promote, "reasons": decision.reasons}
     metadata["policy"] = policy.model_dump(mode="json")
-    _write_decision(store, registry, challenger, key, metadata, report, over)
+    _write_decision(store, registry, challenger, key, metadata, report, replaces)
     return Promotion(challenger.number, decision.promote, (*left_out.values(), *decision.reasons))
 
 
@@ -79,7 +79,7 @@ def _write_decision(
     key: PartitionKey,
     metadata: dict[str, Any],
     report: Report,
-    over: int | None,
+    replaces: int | None,
 ) -> None:
     """Write the decision and move the champion; neither, if the champion is another one than ``over`` by now."""
     run = Run.of(registry, challenger.run_id)
@@ -90,5 +90,5 @@ def _write_decision(
             staged.write_json(name, content)
             run.log_json(content, f"decision/{name}")
         if metadata["promoted"]:  # before the partition gets its name: there is none if the promotion came too late
-            champion.promote(registry, challenger.number, over=over)
+            champion.promote(registry, challenger.number, replaces=replaces)
         registry.set_tag(challenger.number, "decision", " ".join(metadata["reasons"]))

@@ -11,7 +11,7 @@ from iotid.tracking.versions import CHAMPION, ModelVersion, Registry
 _FORMER = "former_champion"
 
 
-def promote(registry: Registry, number: int, *, over: int | None) -> None:
+def promote(registry: Registry, number: int, *, replaces: int | None) -> None:
     """Make version ``number`` the champion instead of ``over``, the champion that it was compared with, or None.
 
     ``over`` is stored in the version's tag ``former_champion``. Doing it again changes nothing.
@@ -21,11 +21,11 @@ def promote(registry: Registry, number: int, *, over: int | None) -> None:
     """
     with Lock(registry).held():
         present = registry.find_version(CHAMPION)
-        if present and present.number == number and former_champion(registry, present) == over:
+        if present and present.number == number and former_champion(registry, present) == replaces:
             return  # moved by a promotion that was cut off
-        expect_champion(registry, over)
-        if over is not None:
-            registry.set_tag(number, _FORMER, str(over))
+        check_champion(registry, replaces)
+        if replaces is not None:
+            registry.set_tag(number, _FORMER, str(replaces))
         set_champion(registry, number)
 
 
@@ -44,7 +44,7 @@ def rollback(registry: Registry) -> tuple[int, int]:
             "promote another version instead"
         )
     with Lock(registry).held():
-        expect_champion(registry, version.number)
+        check_champion(registry, version.number)
         set_champion(registry, former)
         registry.set_tag(version.number, "rolled_back_to", str(former))
     return version.number, former
@@ -68,10 +68,10 @@ def former_champion(registry: Registry, version: ModelVersion) -> int | None:
 def set_champion(registry: Registry, number: int) -> None:
     """Move the alias; the lock must be held."""
     registry.call(lambda client: client.set_registered_model_alias(registry.tracking.model, CHAMPION, str(number)))
-    expect_champion(registry, number)
+    check_champion(registry, number)
 
 
-def expect_champion(registry: Registry, number: int | None) -> None:
+def check_champion(registry: Registry, number: int | None) -> None:
     """Raise a StaleError unless this version, or none, is the champion."""
     present = registry.find_version(CHAMPION)
     found = present.number if present else None

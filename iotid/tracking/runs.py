@@ -138,12 +138,12 @@ def start_run(server: Server, name: str, sections: Iterable[BaseModel], tags: Ma
         found = found or client.create_run(experiment, tags={FINGERPRINT: fingerprint}, run_name=name)
         run_id: str = found.info.run_id
         params = [
-            entities.Param(f"{type(section).__name__.lower()}.{key}", text(value))
+            entities.Param(f"{type(section).__name__.lower()}.{key}", to_text(value))
             for section in sections
             for key, value in section.model_dump(mode="json").items()
         ]
         all_tags = {"code_version": __version__, **tags}
-        run_tags = [entities.RunTag(key, text(value)) for key, value in all_tags.items()]
+        run_tags = [entities.RunTag(key, to_text(value)) for key, value in all_tags.items()]
         client.log_batch(run_id, params=params, tags=run_tags)
         return run_id
 
@@ -188,6 +188,6 @@ def run_on_dataset(
         raise
 
 
-def text(value: Any) -> str:
+def to_text(value: Any) -> str:
     """A value as the text of a parameter or tag."""
     return value if isinstance(value, str) else json.dumps(value)

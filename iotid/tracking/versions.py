@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from iotid.errors import NoModelError
 from iotid.tracking.bundles import download, download_bundle, log_bundle
 from iotid.tracking.client import Server, is_absent, mlflow
-from iotid.tracking.runs import FINGERPRINT, Run, text
+from iotid.tracking.runs import FINGERPRINT, Run, to_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -59,7 +59,7 @@ class Registry(Server):
             run_tags = client.get_run(run.id).data.tags
             tags = {key: value for key, value in run_tags.items() if not key.startswith(("mlflow.", FINGERPRINT))}
             tags |= {"max_packets": str(encoding.max_packets), "length": encoding.length}
-            tags |= {"characteristics": text(list(encoding.vocabularies)), "protocols": text(encoding.protocols)}
+            tags |= {"characteristics": to_text(list(encoding.vocabularies)), "protocols": to_text(encoding.protocols)}
             columns = example.select(list(encoding.columns))
             model = log_bundle(client, run.id, self.tracking.model, Path(bundle_folder), columns)
             self.create_model(client)

@@ -95,7 +95,7 @@ def fit(
     started = time.monotonic()
 
     def save() -> None:
-        run.keep().save(folder / _CHECKPOINTS)
+        run.to_checkpoint().save(folder / _CHECKPOINTS)
 
     while not run.done:
         metrics = run.advance(save)
@@ -128,13 +128,13 @@ class _Run:
         self._encoding, self._classes = encoding, len(encoding.labels)
         self._weights_N = row_weights(train, settings)
         self._counts_N = step_counts(train.sequences, model_settings.padding)
-        self.state = Checkpoint(_fingerprint(model_settings, settings, encoding, train, validation, ranks.world))
-        ranks.agree(self.state.fingerprint)
+        self.state = Checkpoint(_fingerprint(model_settings, settings, encoding, train, validation, ranks.world_size))
+        ranks.check_fingerprint(self.state.fingerprint)
         self._lower = _precision(settings, ranks.device)
         torch.manual_seed(_seed_of(settings.seed))
         self._model = AdaptiveEnsemble(model_settings, vocabulary_sizes(encoding), self._classes).to(ranks.device)
         self._optimiser = torch.optim.Adam(self._model.parameters(), lr=settings.learning_rate, fused=True)
-        self._parallel = DistributedDataParallel(self._model) if ranks.world > 1 else self._model
+        self._parallel = DistributedDataParallel(self._model) if ranks.world_size > 1 else self._model
         self.best = _copy(self._model.state_dict())
 
     @property
@@ -185,7 +185,7 @@ class _Run:
                     f"training: the loss of batch {number} in epoch {epoch} is {loss}; no step was made with it. "
                     f"Lower training.learning_rate, now {settings.learning_rate}"
                 )
-            (share * ranks.world).backward()  # DDP takes the mean over the ranks; the shares' sum is wanted
+            (share * ranks.world_size).backward()  # DDP takes the mean over the ranks; the shares' sum is wanted
             self._optimiser.step()
             state.loss_sum += loss * weight
             state.batch = number
@@ -206,7 +206,7 @@ class _Run:
 
         A rank without rows computes one of weight 0, so that it still joins every exchange of gradients.
         """
-        mine = batch[self._ranks.rank :: self._ranks.world]
+        mine = batch[self._ranks.rank :: self._ranks.world_size]
         rows = mine if len(mine) else batch[:1]
         weights_B = self._weights_N[rows] / weight * (len(mine) > 0)
         with self._lower():
@@ -222,7 +222,7 @@ class _Run:
         rows, classes = self._validation, self._classes
         counts_N = step_counts(rows.sequences, self._model.settings.padding)
         loss, confusion_CC = 0.0, np.zeros((classes, classes))
-        own = slice(self._ranks.rank, None, self._ranks.world)
+        own = slice(self._ranks.rank, None, self._ranks.world_size)
         with self._lower():
             for batch, logits_BC in self._logits(rows, counts_N, own):
                 labels_B, flows_B = rows.label[batch], rows.num_flows[batch].astype(np.float64)
@@ -277,7 +277,7 @@ class _Run:
         _, kind_C = kinds_of(self._encoding.labels, self._encoding.devices)
         return DeviceModel(kind_C).fit(sets, seed=self._settings.seed)
 
-    def keep(self) -> Checkpoint:
+    def to_checkpoint(self) -> Checkpoint:
         """The state with all tensors that the run needs to go on."""
         moments = self._optimiser.state_dict()["state"]
         self.state.tensors = {
@@ -305,7 +305,7 @@ class _Run:
         found = (b"", b"")
         if self._ranks.is_rank_zero:
             found = Checkpoint.load(folder, self.state.fingerprint, self._specs()).to_bytes()
-        description, tensors = (self._ranks.from_rank_zero(part) for part in found)
+        description, tensors = (self._ranks.broadcast(part) for part in found)
         self.state = Checkpoint.from_bytes(description, tensors)
         if not self.state.tensors:
             return
@@ -372,14 +372,14 @@ def _fingerprint(
     encoding: Encoding,
     train: EncodedFlows,
     validation: EncodedFlows,
-    world: int,
+    world_size: int,
 ) -> str:
     """Names all that the result depends on, except how long it trains and how fast."""
     content = hashlib.sha256()
     for array in _arrays(train, validation):
         content.update(np.ascontiguousarray(array).data)
     learned_with = settings.model_dump(mode="json", exclude=EXCLUDED_FROM_FINGERPRINT)
-    extra = {"training": learned_with, "world": world, "encoding": encoding.to_json(), "rows": content.hexdigest()}
+    extra = {"training": learned_with, "world": world_size, "encoding": encoding.to_json(), "rows": content.hexdigest()}
     return config.settings_hash(model, extra=extra)
 
 

@@ -84,7 +84,7 @@ def _run_rank(
     from iotid.model.bundle import DESCRIPTION, WEIGHTS
     from iotid.training.fit import HISTORY
 
-    messages.to_stderr()
+    messages.log_to_stderr()
     os.umask(int(settings.storage.umask, 8))
     try:
         result = _fit_as_rank(settings, dataset_uri, folder, on_epoch)
@@ -93,7 +93,7 @@ def _run_rank(
     except Exception as fault:  # noqa: BLE001 - the driver reports it, whatever it is
         lost = any(words in str(fault) for words in _LOST_WORDS)
         if not lost and not isinstance(fault, IotidError):
-            sys.stderr.write(messages.in_full(fault) + "\n")
+            sys.stderr.write(messages.format_traceback(fault) + "\n")
         error = WorkerError.of(fault, rank=int(os.environ["RANK"]), lost=lost)
         sys.stderr.write(error.to_line(driver_mark) + "\n")
         raise SystemExit(1) from None  # not 0: torchrun then stops the other ranks, which wait for this one

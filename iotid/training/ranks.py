@@ -15,7 +15,7 @@ class Ranks:
     """The processes that train together; a single one if torch.distributed was not started."""
 
     rank: int
-    world: int
+    world_size: int
     device: torch.device
 
     @classmethod
@@ -31,14 +31,14 @@ class Ranks:
     def total(self, values: torch.Tensor) -> torch.Tensor:
         """The sum over all ranks, the same on each."""
         values = values.detach().to(self.device)
-        if self.world > 1:
+        if self.world_size > 1:
             values = values.clone()
             dist.all_reduce(values)
         return values.cpu()
 
-    def from_rank_zero(self, content: bytes) -> bytes:
+    def broadcast(self, content: bytes) -> bytes:
         """The ``content`` of rank 0, on every rank; that of the others is ignored."""
-        if self.world == 1:
+        if self.world_size == 1:
             return content
         size = torch.tensor([len(content)], device=self.device)
         dist.broadcast(size, 0)
@@ -49,12 +49,12 @@ class Ranks:
         dist.broadcast(data, 0)
         return data.cpu().numpy().tobytes()
 
-    def agree(self, fingerprint: str) -> None:
+    def check_fingerprint(self, fingerprint: str) -> None:
         """Raise a TrainingError on every rank unless all hold the same rows, in the same order, and settings."""
         own = fingerprint.encode()
-        differ = self.total(torch.tensor([float(self.from_rank_zero(own) != own)]))
+        differ = self.total(torch.tensor([float(self.broadcast(own) != own)]))
         if differ.item():
             raise TrainingError(
-                f"training: {int(differ)} of {self.world} ranks hold other rows or settings than rank 0; "
+                f"training: {int(differ)} of {self.world_size} ranks hold other rows or settings than rank 0; "
                 "every rank must read the same dataset and run the same version of iotid"
             )

@@ -149,20 +149,22 @@ def test_cli__strict_is_the_setting() -> None:
     @command.step("show")
     @options.strict
     def show(settings: Settings) -> None:
-        command.say(f"{settings.capture.strict} {settings.flow.max_packets}")
+        command.print_lines(f"{settings.capture.strict} {settings.flow.max_packets}")
 
     assert CliRunner().invoke(show, ["--strict", "--set", "flow.max_packets=3"]).output.strip() == "True 3"
     assert CliRunner().invoke(show, ["--set", "flow.max_packets=3"]).output.strip() == "False 3"
 
 
-def test_settings_over__are_beneath_those_of_the_command_line(tmp_path: Path) -> None:
+def test_command_settings__are_overridden_by_those_of_the_command_line(tmp_path: Path) -> None:
     (tmp_path / "beneath.yaml").write_text("flow: {max_packets: 3, length: frame}")
     (tmp_path / "own.yaml").write_text("flow: {max_packets: 4}")
 
     @command.step("show")
     def show(settings: Settings) -> None:
-        over = command.settings_over([f"{tmp_path}/beneath.yaml"], ["tracking.model=a", "tracking.experiment=b"])
-        command.say(f"{over.flow.max_packets} {over.flow.length} {over.tracking.model} {over.tracking.experiment}")
+        merged = command.command_settings([f"{tmp_path}/beneath.yaml"], ["tracking.model=a", "tracking.experiment=b"])
+        command.print_lines(
+            f"{merged.flow.max_packets} {merged.flow.length} {merged.tracking.model} {merged.tracking.experiment}"
+        )
 
     shown = CliRunner().invoke(show, ["--config", f"{tmp_path}/own.yaml", "--set", "tracking.model=c"])
     assert shown.output.strip() == "4 frame c b"
@@ -199,7 +201,7 @@ def test_cli__a_site_or_date_that_is_given_twice_counts_once() -> None:
     @options.sites
     @options.dates
     def show(settings: Settings, sites: tuple[str, ...], capture_dates: tuple[str, ...]) -> None:
-        command.say(f"{sites} {capture_dates}")
+        command.print_lines(f"{sites} {capture_dates}")
 
     result = CliRunner().invoke(show, ["--site", "b", "--site", "a", "--site", "b", *["--date", "2026-01-10"] * 2])
     assert result.output.strip() == "('b', 'a') ('2026-01-10',)"

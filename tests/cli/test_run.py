@@ -38,7 +38,7 @@ def test_run_pipeline__reports_a_watched_device_after_the_last_census(
 
     monkeypatch.setattr(pipeline, "run_steps", run_steps)
     monkeypatch.setattr(pipeline, "_summary", lambda *_: ["summary"])
-    monkeypatch.setattr("iotid.cli.command.say", printed.append)
+    monkeypatch.setattr("iotid.cli.command.print_lines", printed.append)
     settings = load_settings([], [f"storage.root={tmp_path}", f"watchlist.fail={str(fails).lower()}"])
     if fails:
         with pytest.raises(WatchError, match="2026-01-10, is written; watched devices: 1"):

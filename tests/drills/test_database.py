@@ -155,7 +155,7 @@ def test_promotion__cut_off_after_the_champion_moved_is_finished_by_the_next_run
     assert lab.step("evaluate") == (0, [])
     keys, kept = PartitionKey.of_dataset("all", 1), Store(str(lab.nights.root))
     with pytest.MonkeyPatch.context() as patch:
-        stop_after_moving = partial(_before_first, patch, champion, "expect_champion", lambda: lab.stop(patch))
+        stop_after_moving = partial(_before_first, patch, champion, "check_champion", lambda: lab.stop(patch))
         _before_first(patch, champion, "set_champion", stop_after_moving)
         answer = lab.step("promote")
     assert (answer.code, len(answer.errors)) == (2, 1)
@@ -195,7 +195,7 @@ def test_registry__of_which_every_first_answer_is_lost_makes_each_thing_once(
     run.log_history([{"loss": 0.5}, {"loss": 0.25}])
     example = from_captures(lab.nights.captures(lab.nights.day(0)))
     assert store.register(run, weights.parent, example.slice(0, 5)).number == 1
-    champion.promote(store, 1, over=None)
+    champion.promote(store, 1, replaces=None)
     run.end()
     monkeypatch.undo()
     assert len(asked) > 8

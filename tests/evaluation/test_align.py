@@ -9,7 +9,7 @@ import pytest
 
 from iotid.dataset import Encoding, Vocabulary
 from iotid.errors import DataError
-from iotid.evaluation.align import check_probabilities, over_labels, translate
+from iotid.evaluation.align import align_columns, check_probabilities, translate
 
 _DATASET = Encoding(
     4, {"packet_length": Vocabulary((40, 60, 1500)), "tcp_window": Vocabulary((0, 7))}, ("cam",), {}, (6,), "ip"
@@ -52,7 +52,7 @@ def test_translate__model_that_reads_what_is_not_there_is_refused(change: dict, 
 
 
 def test_over_labels__puts_columns_in_their_places() -> None:
-    spread = over_labels(np.array([[0.75, 0.25]]), ["plug", "cam"], ["cam", "kettle", "plug"])
+    spread = align_columns(np.array([[0.75, 0.25]]), ["plug", "cam"], ["cam", "kettle", "plug"])
     assert spread.tolist() == [[0.25, 0, 0.75]]
 
 

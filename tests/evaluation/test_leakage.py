@@ -30,7 +30,7 @@ def test_leakage__counts_test_flows_with_a_duplicate_of_the_same_label() -> None
 
 
 def test_seen__counts_test_flows_with_a_duplicate_of_any_label() -> None:
-    assert leakage.seen(_TRAIN, _TEST) == pytest.approx(8 / 10)
+    assert leakage.seen_in_training(_TRAIN, _TEST) == pytest.approx(8 / 10)
 
 
 def test_ceiling__gives_each_sequence_the_label_of_most_of_its_test_flows() -> None:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from iotid.config import load_settings
-from iotid.evaluation.report import flat, verdicts, write_report
+from iotid.evaluation.report import flatten_metrics, verdicts, write_report
 from iotid.evaluation.scoring import score
 
 _SETTINGS = load_settings(overrides=["evaluation.baselines=[majority_sequence]", "evaluation.bootstrap=20"]).evaluation
@@ -106,7 +106,7 @@ def test_write_report__says_leakage_ceiling_and_every_class(report: Any, tmp_pat
 
 
 def test_flat__holds_every_systems_metrics_for_tracking(report: Any) -> None:
-    numbers = flat(report)
+    numbers = flatten_metrics(report)
     baseline = report["systems"]["majority_sequence"]
     assert numbers["small.majority_sequence.macro_f1"] == baseline["metrics"]["macro_f1"]["value"]
     assert numbers["small.majority_sequence.macro_f1_merged"] == baseline["coarse"]["macro_f1"]["value"]

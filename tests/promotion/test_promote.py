@@ -61,7 +61,7 @@ def _system(macro_f1: float) -> dict[str, Any]:
 def decided(embedded: Registry, request: pytest.FixtureRequest, with_versions: Callable[..., Registry]) -> Registry:
     """Champion 1, challenger 2, and the report that says the challenger is better."""
     store = with_versions(embedded, request.node.name.split("__")[1], versions=2)
-    champion.promote(store, 1, over=None)
+    champion.promote(store, 1, replaces=None)
     report = {
         "version": REPORT_VERSION,
         "dataset": {"name": store.tracking.model, "hash": "abc", "protocol": "by_time", "parts": {}},
@@ -247,7 +247,7 @@ def test_evaluate__names_and_leaves_out_a_champion_of_another_version(
     lab: _Lab, with_versions: Callable[..., Registry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = _Lab(with_versions(lab.store, "old", versions=1))
-    champion.promote(old.store, 1, over=None)
+    champion.promote(old.store, 1, replaces=None)
     old.run("train", "training.epochs=1")
     load, bundle = Predictor.load, Registry.bundle
 

@@ -102,7 +102,7 @@ def champion_uri(embedded: Registry, version: ModelVersion) -> Iterator[str]:
     """The address of the version, which is the champion, in the store that MLflow's own functions look it up in."""
     import mlflow
 
-    champion.promote(embedded, version.number, over=None)
+    champion.promote(embedded, version.number, replaces=None)
     mlflow.set_tracking_uri(embedded.uri)
     yield "models:/iotid@champion"
     mlflow.set_tracking_uri(None)  # else it would come before MLFLOW_TRACKING_URI in all later tests

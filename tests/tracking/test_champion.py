@@ -43,7 +43,7 @@ def test_promote__of_several_processes_exactly_one_moves_the_champion(
     records: str, request: pytest.FixtureRequest, with_versions: Callable[..., Registry]
 ) -> None:
     store = with_versions(request.getfixturevalue(records), "raced", versions=4)
-    champion.promote(store, 1, over=None)
+    champion.promote(store, 1, replaces=None)
     where = [store.tracking.uri or "", store.tracking.model, store.storage_root]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     racers = {
@@ -73,12 +73,12 @@ def test_promote__that_waited_for_the_lock_sees_that_the_champion_has_changed(
     embedded: Registry, with_versions: Callable[..., Registry]
 ) -> None:
     store = with_versions(embedded, "waited", versions=3)
-    champion.promote(store, 1, over=None)
+    champion.promote(store, 1, replaces=None)
     faults: list[BaseException] = []
 
     def late() -> None:
         try:
-            champion.promote(store, 3, over=1)
+            champion.promote(store, 3, replaces=1)
         except StaleError as fault:
             faults.append(fault)
 
@@ -99,7 +99,7 @@ def test_promote__against_a_champion_that_is_gone_moves_nothing(
 ) -> None:
     store = with_versions(embedded, "gone", versions=1)
     with pytest.raises(StaleError, match="decided against version 7, but it is version None now; nothing was moved"):
-        champion.promote(store, 1, over=7)
+        champion.promote(store, 1, replaces=7)
     assert store.find_version(CHAMPION) is None
     assert Lock(store).holder() is None
 
@@ -108,7 +108,7 @@ def test_rollback__to_what_is_no_version_is_one_line(
     embedded: Registry, with_versions: Callable[..., Registry]
 ) -> None:
     store = with_versions(embedded, "odd", versions=1)
-    champion.promote(store, 1, over=None)
+    champion.promote(store, 1, replaces=None)
     for tag in ("", "one", "1.5", "-1", "\n", "9" * 400):
         store.set_tag(1, "former_champion", tag)
         with pytest.raises(
@@ -123,8 +123,8 @@ def test_rollback__of_two_at_the_same_time_the_second_does_not_go_back_twice(
     embedded: Registry, with_versions: Callable[..., Registry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = with_versions(embedded, "twice", versions=3)
-    for over, version in ((None, 1), (1, 2), (2, 3)):
-        champion.promote(store, version, over=over)
+    for replaces, version in ((None, 1), (1, 2), (2, 3)):
+        champion.promote(store, version, replaces=replaces)
     rest, version_of = iter([True]), Registry.version_of
 
     def other_first(self: Registry, alias: str) -> ModelVersion:
@@ -151,7 +151,7 @@ def test_lock__of_a_process_that_died_expires(
     assert Lock(store).claim("dead") == "dead"
     assert Lock(store).claim("dead") == "dead", "a claim repeated after a broken connection is the same claim"
     started = time.monotonic()
-    champion.promote(store, 1, over=None)
+    champion.promote(store, 1, replaces=None)
     assert time.monotonic() - started > 1
     assert caplog.text.count("has died; going on") == 1
     assert store.version_of(CHAMPION).number == 1
@@ -181,11 +181,11 @@ def test_promote__moves_the_champion_and_rollback_puts_the_former_back(
     run = start_run(store, "nightly", [], {})
     for number in (1, 2):
         assert store.register(run, write_bundle(tmp_path / str(number), number), flows).number == number
-    champion.promote(store, 1, over=None)
+    champion.promote(store, 1, replaces=None)
     with pytest.raises(UserError, match="was the first champion") as caught:
         champion.rollback(store)
     assert "\n" not in str(caught.value)
-    champion.promote(store, 2, over=1)
+    champion.promote(store, 2, replaces=1)
     second = store.version_of("champion")
     assert (second.number, second.tags["former_champion"]) == (2, "1")
     assert champion.former_champion(store, second) == 1

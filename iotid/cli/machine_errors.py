@@ -17,7 +17,7 @@ _REFUSALS = (
 _WORKER_LACKS = re.compile(r"^ModuleNotFoundError: No module named '([\w.]+)'$", re.MULTILINE)
 
 
-def explained(fault: Exception, *, in_worker: bool) -> IotidError | None:
+def as_iotid_error(fault: Exception, *, in_worker: bool) -> IotidError | None:
     """The error to report for a fault of the machine; None if it is not one.
 
     ``in_worker``: it was raised in a Spark worker.
