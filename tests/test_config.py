@@ -103,7 +103,7 @@ def test_settings__a_missing_file_and_bad_yaml_are_named(tmp_path: Path) -> None
     with pytest.raises(SettingError, match=r"bad\.yaml: is not valid YAML"):
         load_settings([tmp_path / "bad.yaml"])
     (tmp_path / "list.yaml").write_text("- 1")
-    with pytest.raises(SettingError, match="must hold sections"):
+    with pytest.raises(SettingError, match="must contain sections"):
         load_settings([tmp_path / "list.yaml"])
 
 
@@ -132,7 +132,7 @@ def test_settings__a_value_that_yaml_would_cut_is_refused_and_shown_quoted() -> 
         ("census.inside=[192.168.1.5/24]", "did you mean 192.168.1.0/24?"),
         ("census.inside=['fe80::1/10']", "did you mean fe80::/10?"),
         ("census.inside=[10.0.0.0/33]", "write networks as 192.168.0.0/16"),
-        ("census.inside=['::ffff:10.0.0.0/104']", "holds no address of a packet"),
+        ("census.inside=['::ffff:10.0.0.0/104']", "contains no address that packets can have"),
         ("census.inside=['fe80::%eth0/64']", "write networks as"),
         ("census.inside=10.0.0.0/8", "must be a list, got '10.0.0.0/8'; write it as [a, b]"),
         ("census.inside=[]", "at least 1"),
@@ -140,7 +140,7 @@ def test_settings__a_value_that_yaml_would_cut_is_refused_and_shown_quoted() -> 
             "dataset.characteristics=[tcp_windw]",
             "characteristics.0: 'tcp_windw' is not known; did you mean tcp_window?",
         ),
-        ("dataset.characteristics=[tcp_window, tcp_window]", "'tcp_window' is there twice"),
+        ("dataset.characteristics=[tcp_window, tcp_window]", "'tcp_window' is listed twice"),
         ("dataset.protocols=[256]", "dataset.protocols.0"),
         (
             "evaluation.baselines=[random_forrest]",

@@ -91,7 +91,7 @@ def _bomb(levels: int, scalar: str = "x") -> str:
         ("[" * 70 + "]" * 70, "nested more than 64 deep in line 1"),
         ("- " * 70, "nested more than 64 deep"),
         ("\n".join(" " * n + "a:" for n in range(70)), "nested more than 64 deep in line 64"),
-        ('"\\ud800"', "holds half of a character"),
+        ('"\\ud800"', "contains a lone surrogate"),
         ("f" * 1000 + ": 1\n" + "f" * 1000 + ": 2", "the same key once more in line 2"),
         ("*" + "f" * 1000, "undefined alias"),
         ("!!int 0x" + "f" * 10**5, "too large a number"),
@@ -112,7 +112,7 @@ def test_load__what_would_take_memory_or_depth_is_one_short_line(text: str, told
 
 
 def test_load__more_values_than_may_be_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(yaml12, "_MOST_VALUES", 20)
+    monkeypatch.setattr(yaml12, "_MAX_VALUES", 20)
     assert len(yaml12.load("[" + "a," * 19 + "]")) == 19
     with pytest.raises(ValueError, match="more than 20 values in line 3"):
         yaml12.load("[\n" + "a," * 9 + "\n" + "a," * 11 + "]")

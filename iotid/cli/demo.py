@@ -30,8 +30,8 @@ def main(settings: Settings) -> None:
     check(settings, labels)
     folders = sorted((folder / "captures").glob("*/*"))  # SITE/DATE
     inputs = [SiteCaptures(path.parent.name, path.name, str(path)) for path in folders]
-    first = min(each.capture_date for each in inputs)
-    learn_from = [each for each in inputs if each.capture_date == first]
+    first = min(site.capture_date for site in inputs)
+    learn_from = [site for site in inputs if site.capture_date == first]
     run_pipeline(settings, inputs, learn_from, labels, "demo")
 
 

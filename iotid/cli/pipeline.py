@@ -58,28 +58,28 @@ def run_pipeline(
     )
     command.print_lines(*_summary(settings, inputs, dataset, time.monotonic() - started))
     store = Store(settings.storage.root)
-    for each in inputs:
-        check_watchlist(store.open("census", each.key), settings.watchlist)
+    for site in inputs:
+        check_watchlist(store.open("census", site.key), settings.watchlist)
 
 
 def calls(
     inputs: Sequence[SiteCaptures], learn_from: Sequence[SiteCaptures], labels: Sequence[str], dataset: str
 ) -> Iterator[Call]:
     """Every step of the pipeline with its options."""
-    for each in inputs:
-        yield "split-pcaps", {"captures": each.captures, **each.key}
-        yield "assemble-flows", each.key
+    for site in inputs:
+        yield "split-pcaps", {"captures": site.captures, **site.key}
+        yield "assemble-flows", site.key
     yield (
         "write-dataset",
         {
-            "sites": tuple(dict.fromkeys(each.site for each in learn_from)),
-            "capture_dates": tuple(dict.fromkeys(each.capture_date for each in learn_from)),
+            "sites": tuple(dict.fromkeys(site.site for site in learn_from)),
+            "capture_dates": tuple(dict.fromkeys(site.capture_date for site in learn_from)),
             "labels": tuple(labels),
             "dataset": dataset,
         },
     )
     yield from ((step, {"dataset": dataset}) for step in ("train", "evaluate", "promote"))
-    yield from (("take-census", each.key) for each in inputs)
+    yield from (("take-census", site.key) for site in inputs)
 
 
 def run_steps(steps: Sequence[Call], settings: Settings) -> None:
@@ -96,8 +96,8 @@ def _command_line(step: click.Command, options: Mapping[str, Any]) -> str:
     for parameter in step.params:
         if parameter.name in options:
             value = options[parameter.name]
-            for each in value if parameter.multiple else (value,):
-                words += [parameter.opts[0], each]
+            for item in value if parameter.multiple else (value,):
+                words += [parameter.opts[0], item]
     return shlex.join(words)
 
 
@@ -106,11 +106,11 @@ def _summary(settings: Settings, inputs: Sequence[SiteCaptures], dataset: str, s
 
     store = Store(settings.storage.root)
     yield from ("", f"Done in {seconds:.0f} s.", "", "What was read")
-    for each in inputs:
-        flows = store.open("flows", each.key)
+    for site in inputs:
+        flows = store.open("flows", site.key)
         packets, left_out = sum(flows.metadata["packets"].values()), output.format_left_out(flows)
         yield (
-            f"  {each.site} {each.capture_date}: {output.format_captures(store.open('splits', each.key).metadata)}, "
+            f"  {site.site} {site.capture_date}: {output.format_captures(store.open('splits', site.key).metadata)}, "
             f"{packets:,} packets -> {flows.metadata['rows']:,} flows ({left_out or 'nothing'} left out)"
         )
         if flows.metadata["overlapping"]:
@@ -119,12 +119,12 @@ def _summary(settings: Settings, inputs: Sequence[SiteCaptures], dataset: str, s
     yield from ("", "What was learned", f"  {store.open('datasets', PartitionKey.named(dataset)).metadata['summary']}")
     yield from (f"  {line}" for line in report.metadata["summary"])
     yield from ("", "What was counted")
-    for each in inputs:
-        census = store.open("census", each.key)
+    for site in inputs:
+        census = store.open("census", site.key)
         metadata, count = census.metadata, census.metadata["groups"]
         groups = f" in {count:,} group{'s' * (count != 1)}" if count else ""
         statuses, changes = output.format_counts(metadata["status"]), output.format_counts(metadata["changes"])
-        yield f"  {each.site} {each.capture_date}: {metadata['devices']:,} devices: {statuses}{groups}; {changes}"
+        yield f"  {site.site} {site.capture_date}: {metadata['devices']:,} devices: {statuses}{groups}; {changes}"
         yield f"    page: {census.uri}/_census.html"
     yield from (
         "",

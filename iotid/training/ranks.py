@@ -1,4 +1,4 @@
-"""This process's rank, the number of ranks, and sums over them: all that training needs of its launcher."""
+"""This process's rank, the number of ranks, and collective operations, independent of how ranks were started."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from iotid.errors import TrainingError
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes that train together; a single one if torch.distributed was not started."""
+    """The processes that train together; a single one if torch.distributed is not initialised."""
 
     rank: int
     world_size: int
@@ -25,11 +25,11 @@ class Ranks:
 
     @property
     def is_rank_zero(self) -> bool:
-        """Whether this is the rank that writes files and logs."""
+        """Whether this rank writes files and logs."""
         return self.rank == 0
 
     def total(self, values: torch.Tensor) -> torch.Tensor:
-        """The sum over all ranks, the same on each."""
+        """The sum over all ranks (all-reduce)."""
         values = values.detach().to(self.device)
         if self.world_size > 1:
             values = values.clone()
@@ -37,7 +37,7 @@ class Ranks:
         return values.cpu()
 
     def broadcast(self, content: bytes) -> bytes:
-        """The ``content`` of rank 0, on every rank; that of the others is ignored."""
+        """Rank 0's ``content``, on every rank; the argument of other ranks is ignored."""
         if self.world_size == 1:
             return content
         size = torch.tensor([len(content)], device=self.device)
@@ -50,11 +50,11 @@ class Ranks:
         return data.cpu().numpy().tobytes()
 
     def check_fingerprint(self, fingerprint: str) -> None:
-        """Raise a TrainingError on every rank unless all hold the same rows, in the same order, and settings."""
+        """Raise a TrainingError on every rank unless all have the same rows, in the same order, and settings."""
         own = fingerprint.encode()
         differ = self.total(torch.tensor([float(self.broadcast(own) != own)]))
         if differ.item():
             raise TrainingError(
-                f"training: {int(differ)} of {self.world_size} ranks hold other rows or settings than rank 0; "
+                f"training: {int(differ)} of {self.world_size} ranks have other rows or settings than rank 0; "
                 "every rank must read the same dataset and run the same version of iotid"
             )

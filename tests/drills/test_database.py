@@ -130,7 +130,7 @@ def test_training__whose_database_stays_away_is_logged_by_the_next_run(trained: 
     (first, _), (second, waited) = trained
     assert (first.code, len(first.errors)) == (2, 1)
     assert "does not answer" in first.errors[0]
-    assert "this command, given again, registers it without training" in first.errors[0]
+    assert "run this command again to register it without training" in first.errors[0]
     assert (second, waited) == ((0, []), 1)
 
 

@@ -205,7 +205,7 @@ def test_score__empty_test_part_is_named(small: Any, oracle: Any) -> None:
     empty = EncodedFlows(
         {name: ids[:0] for name, ids in small.test.sequences.items()}, np.zeros(0, int), np.zeros(0, int)
     )
-    with pytest.raises(DataError, match="dataset small: the test part is empty"):
+    with pytest.raises(DataError, match="dataset small: the test split is empty"):
         _score(small, {"ensemble": oracle}, _NONE, empty)
 
 

@@ -113,7 +113,7 @@ def test_promote__stores_why_with_both_reports_and_rollback_prints_one_line(deci
     )
     result = _run("rollback", decided)
     assert result.exit_code == 2
-    assert "version 1 was the first champion; there is none to go back to" in _errors(result)[0]
+    assert "version 1 was the first champion; there is no earlier version to restore" in _errors(result)[0]
 
 
 def test_promote__too_late_is_one_line_and_stores_no_decision(
@@ -131,7 +131,10 @@ def test_promote__too_late_is_one_line_and_stores_no_decision(
     result = _run("promote", decided, "--dataset", name)
     assert result.exit_code == 1
     (line,) = _errors(result)
-    assert "the champion has changed meanwhile: this was decided against version 1, but it is version 3 now" in line
+    assert (
+        "the champion changed meanwhile: the comparison used champion version 1, now there is champion version 3"
+        in line
+    )
     assert decided.version_of(CHAMPION).number == 3
     assert not Store(decided.storage_root).exists("decisions", PartitionKey.of_dataset(name, "2"))
 

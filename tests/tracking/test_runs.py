@@ -46,7 +46,7 @@ def test_epoch_logger__of_a_server_that_is_away_does_not_stop_a_training(
     log = EpochLogger(unreachable, "run")
     for epoch in (3, 4, 5):
         log({"loss": 1.0}, epoch)
-    assert caplog.text.count("epochs from 3 on are kept in the history and logged after the last") == 1
+    assert caplog.text.count("epochs from 3 on will be logged after the training") == 1
     assert caplog.text.count("waiting for the tracking server") == 1  # not once for each epoch
 
 
@@ -70,10 +70,10 @@ def test_run__of_a_server_that_comes_late_is_logged_afterwards(
 
     monkeypatch.setattr(client, "RETRY_S", 0.1)
     asked = (unreachable, "nightly", [model_settings], {}, ("lab", _DATASET))
-    with ExitStack() as later, run_on_dataset(*asked, if_away="") as run:
+    with ExitStack() as later, run_on_dataset(*asked, if_unreachable="") as run:
         assert not run.started
         assert run.epoch_logger is None
-        assert "training goes on, and is logged afterwards" in caplog.text
+        assert "training continues and is logged afterwards" in caplog.text
         monkeypatch.setattr(client, "RETRY_S", 60.0)
         later.enter_context(server())
         run.log_history([{"loss": 0.5}, {"loss": 0.25}])
@@ -92,12 +92,12 @@ def test_run__of_a_server_that_never_comes_says_where_the_model_is(
     monkeypatch.setattr(client, "RETRY_S", 0.1)
     asked = (unreachable, "nightly", [], {}, ("lab", _DATASET))
     with pytest.raises(ServerError, match=r"does not answer .*; the model is kept in /runs/lab"):  # noqa: SIM117
-        with run_on_dataset(*asked, if_away="the model is kept in /runs/lab") as run:
+        with run_on_dataset(*asked, if_unreachable="the model is kept in /runs/lab") as run:
             _ = run.id
 
 
 def test_run__is_failed_if_its_block_raises(embedded: Registry) -> None:
     asked = (embedded, "nightly", [], {}, ("lab", _DATASET))
-    with pytest.raises(ZeroDivisionError), run_on_dataset(*asked, if_away="") as run:
+    with pytest.raises(ZeroDivisionError), run_on_dataset(*asked, if_unreachable="") as run:
         _ = 1 / 0
     assert embedded.connect().get_run(run.id).info.status == "FAILED"

@@ -1,4 +1,4 @@
-"""Checkpoints with any field or tensor damaged: training starts anew, and says so in one line."""
+"""Checkpoints with any field or tensor damaged: training starts from scratch, and says so in one line."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def goes_on(kept: tuple[Path, str, Any], stored: ModuleType, tmp_path: Path, cap
         with caplog.at_level(logging.WARNING, "iotid"):
             found = Checkpoint.load(folder, fingerprint, specs)
         for record in caplog.records:
-            assert "starts anew" in record.getMessage()
+            assert "starts from scratch" in record.getMessage()
             assert record.getMessage().isprintable()
             assert len(record.getMessage()) < 1000
         assert len(caplog.records) == (found.epoch == 0)

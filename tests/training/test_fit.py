@@ -221,7 +221,7 @@ def test_fit__loss_that_is_not_finite_stops_before_the_step(
 ) -> None:
     steps, original = [], torch.optim.Adam.step
     monkeypatch.setattr(torch.optim.Adam, "step", lambda self, *rest: steps.append(1) or original(self, *rest))
-    wanted = r"batch 2 in epoch 1 is nan; no step was made with it\. Lower training\.learning_rate, now 0\.02"
+    wanted = r"batch 2 in epoch 1 is nan; the weights were not updated; lower training\.learning_rate, now 0\.02"
     with toy.loss_not_finite_from_batch_2(), pytest.raises(TrainingError, match=wanted):
         _fit(toy, tmp_path)
     assert len(steps) == 1
@@ -264,7 +264,7 @@ def test_fit__reports_every_epoch(toy: ModuleType, tmp_path: Path, caplog: pytes
 
 
 def test_fit__part_without_rows_is_refused(toy: ModuleType, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="train part has no rows"):
+    with pytest.raises(DataError, match="train split has no rows"):
         _fit(toy, tmp_path, train=toy.rows(0))
 
 

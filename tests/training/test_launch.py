@@ -202,7 +202,7 @@ def _failed(rank: int, kind: type[Exception], text: str, *, lost: bool = False) 
             _failed(1, OSError, "closed", lost=True) + "exitcode  : -9 (pid: 7)\n",
             "TrainingError",
             "training: a rank was killed or crashed (exitcode  : -9); if memory ran out, set fewer training.ranks; "
-            "started again, training goes on from its last checkpoint",
+            "run the command again to resume from the last checkpoint",
         ),
     ],
 )

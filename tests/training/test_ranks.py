@@ -85,4 +85,4 @@ def test_two_ranks__loss_that_is_not_finite_stops_both_before_the_step(results: 
 def test_two_ranks__other_rows_on_a_rank_stop_both(results: list[dict[str, Any]]) -> None:
     for rank in results:
         assert rank["other_rows"]["error"] == "TrainingError"
-        assert "1 of 2 ranks hold other rows" in rank["other_rows"]["message"]
+        assert "1 of 2 ranks have other rows" in rank["other_rows"]["message"]
