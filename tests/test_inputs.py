@@ -68,7 +68,9 @@ def test_split_pcaps__what_is_no_file_is_one_line_at_once_also_in_a_folder(no_fi
 
 def test_tracking__a_database_that_is_a_pipe_is_one_line_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "odd")
-    assert "is no file" in _run(f"rollback --set storage.root={tmp_path} --set tracking.uri=sqlite:///{tmp_path}/odd")
+    assert "is not a file" in _run(
+        f"rollback --set storage.root={tmp_path} --set tracking.uri=sqlite:///{tmp_path}/odd"
+    )
 
 
 def test_read_file__gives_what_it_may_hold(tmp_path: Path) -> None:

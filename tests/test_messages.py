@@ -116,7 +116,7 @@ def test_python__locations_with_credentials_are_refused_and_not_told() -> None:
         assert "s3://***@b" in str(caught.value)
 
 
-def test_format_traceback__further_lines_of_an_exceptions_text_are_no_lines_of_their_own() -> None:
+def test_format_traceback__further_lines_of_an_error_text_are_indented() -> None:
     try:
         raise ValueError(f"a\nError: s3://k:{SECRET}@b\x1b")
     except ValueError as fault:

@@ -11,7 +11,8 @@ from iotid.config import Settings
 def main(settings: Settings, site: str, capture_date: str) -> None:
     """Decode the splits of one site and date and assemble their packets into bidirectional flows.
 
-    Reads the table `splits` and the captures. Writes the table `flows`, with the count of every packet beside it.
+    Reads the table `splits` and the captures. Writes the table `flows`, and beside it counters that account for every
+    packet.
     """
     from iotid import spark_session
     from iotid.cli import output

@@ -1,4 +1,4 @@
-"""Study: the ensemble and its baselines under several protocols, in one table."""
+"""Study: compare the ensemble with its baselines under several split protocols."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Study: what each label's traffic looks like, as figures."""
+"""Study: figures of each label's traffic."""
 
 from iotid.cli import command, options
 from iotid.cli.options import Names

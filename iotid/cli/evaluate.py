@@ -1,4 +1,4 @@
-"""Step 5: score the challenger, the champion and the baselines on a dataset's test part."""
+"""Step 5: score the challenger, the champion and the baselines on a dataset's test split."""
 
 from iotid.cli import command, options
 from iotid.config import Settings, with_values
@@ -8,10 +8,10 @@ from iotid.config import Settings, with_values
 @options.dataset
 @options.baselines
 def main(settings: Settings, dataset: str, baselines: str | None = None) -> None:
-    """Score the challenger, the champion and the baselines on a dataset's test part.
+    """Score the challenger, the champion and the baselines on a dataset's test split.
 
-    Reads the dataset and the registry. Writes a report: numbers as JSON, every answer, figures, a page to read. A
-    champion that another version of iotid made is named and left out.
+    Reads the dataset and the registry. Writes a report: numbers as JSON, every answer, figures, a page. A champion of
+    another schema version is reported and left out.
     """
     from iotid.evaluation import evaluate_challenger
     from iotid.partitions import Store

@@ -1,4 +1,4 @@
-"""What the steps print of the partitions that they have written, from the partitions' metadata."""
+"""The lines that steps print about the partitions that they wrote, from the partitions' metadata."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def format_splits(splits: Partition[Splits]) -> Iterator[str]:
 
 
 def format_captures(metadata: Mapping[str, Any]) -> str:
-    """How many captures were planned, and what became of the other files; ``metadata``: of splits."""
+    """Numbers of captures and of other files; ``metadata``: of a partition of splits."""
     text = f"{metadata['files'] - metadata['files_unplanned']:,} captures, {metadata['bytes']:,} bytes"
     notes = {
         "more in quarantine, not read": len(metadata["unreadable"]),
@@ -43,11 +43,11 @@ def format_flows(flows: Partition[Flows]) -> Iterator[str]:
 
 
 def format_overlaps(flows: Partition[Flows]) -> str:
-    return f"{flows.metadata['overlapping']:,} captures hold packets of others, which are counted twice"
+    return f"{flows.metadata['overlapping']:,} captures contain packets of others, which are counted twice"
 
 
 def format_left_out(flows: Partition[Flows]) -> str:
-    """Packets that are in no flow, by reason."""
+    """Numbers of packets that are in no flow, by reason."""
     return format_counts(
         {reason: count for reason, count in sorted(flows.metadata["packets"].items()) if reason != "flow"}
     )
@@ -70,5 +70,5 @@ def format_census(census: Partition[Census]) -> str:
 
 
 def format_counts(numbers: Mapping[Any, int]) -> str:
-    """Those that are not 0, in one line."""
+    """The numbers that are not 0, on one line."""
     return ", ".join(f"{number:,} {name}" for name, number in numbers.items() if number)

@@ -1,4 +1,4 @@
-"""All steps in one process, in their order, and what they print at the end."""
+"""Runs all steps in one process, and prints a summary."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class SiteCaptures:
 
 
 Call = tuple[str, Mapping[str, Any]]
-"""A step's name and the values of its options."""
+"""(step name, values of its options)"""
 
 
 def run_pipeline(
@@ -41,17 +41,17 @@ def run_pipeline(
     labels: Sequence[str],
     dataset: str,
 ) -> None:
-    """Ingest all inputs, learn from ``learn_from`` (sites by dates), promote, and take every census.
+    """Ingest all inputs, train on ``learn_from`` (sites by dates), promote, take every census, and print a summary.
 
-    A step that fails ends the run with its own error. Ends with a summary on stdout.
+    A step that fails ends the run with its error.
 
     Raises:
-        WatchError: after all that, if the watch list asks for it and a census met a watched device.
+        WatchError: at the end, if ``watchlist.fail`` is set and a census found a watched device.
     """
     from iotid.census import check_watchlist
 
     started = time.monotonic()
-    # a watched device would stop the run before the censuses after it
+    # fail=False: a watched device must not stop the run before later censuses
     run_steps(
         list(calls(inputs, learn_from, labels, dataset)),
         settings.model_copy(update={"watchlist": with_values(settings.watchlist, fail=False)}),
@@ -65,7 +65,7 @@ def run_pipeline(
 def calls(
     inputs: Sequence[SiteCaptures], learn_from: Sequence[SiteCaptures], labels: Sequence[str], dataset: str
 ) -> Iterator[Call]:
-    """Every step of the pipeline with its options."""
+    """Every step of the pipeline, with its options."""
     for site in inputs:
         yield "split-pcaps", {"captures": site.captures, **site.key}
         yield "assemble-flows", site.key
@@ -83,7 +83,7 @@ def calls(
 
 
 def run_steps(steps: Sequence[Call], settings: Settings) -> None:
-    """Run the steps one after the other, each after a line that shows it as a command."""
+    """Run the steps in order, each after a line that shows its command."""
     for number, (name, options) in enumerate(steps, start=1):
         step = importlib.import_module(f"iotid.cli.{name.replace('-', '_')}").main
         line = f"[{number}/{len(steps)}] iotid {name} {_command_line(step, options)}"

@@ -1,4 +1,4 @@
-"""Step 1: plan splits of a capture date's captures, which workers read in parallel."""
+"""Step 1: plan the splits of a capture date's captures, which workers read in parallel."""
 
 from iotid.cli import command, options
 from iotid.config import Settings
@@ -9,7 +9,7 @@ from iotid.config import Settings
 @options.site
 @options.date
 def main(settings: Settings, captures: str, site: str, capture_date: str) -> None:
-    """Cut the captures of one site and date into splits that start and end on record boundaries and tile each file.
+    """Divide the captures of one site and date into splits that start and end on record boundaries.
 
     Reads the captures' record headers. Writes the table `splits`.
     """

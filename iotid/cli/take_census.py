@@ -1,4 +1,4 @@
-"""Step 7: a capture date's flows and the champion make one row per device."""
+"""Step 7: score a capture date's flows with the champion, one row per device."""
 
 from iotid.cli import command, options
 from iotid.config import Settings
@@ -8,10 +8,10 @@ from iotid.config import Settings
 @options.site
 @options.date
 def main(settings: Settings, site: str, capture_date: str) -> None:
-    """Take the census of one site and date: one row per device, what changed since the census before, and a page.
+    """Take the census of one site and date: one row per device, changes since the previous census, and a page.
 
-    Reads the table `flows` and the registry's champion. Writes the table `census`. With watchlist.fail, a watched
-    device makes it end with exit code 3, after that.
+    Reads the table `flows` and the registry's champion. Writes the table `census`. With watchlist.fail, it then ends
+    with exit code 3 if it found a watched device.
     """
     from tempfile import TemporaryDirectory
 
@@ -22,7 +22,7 @@ def main(settings: Settings, site: str, capture_date: str) -> None:
     from iotid.partitions import PartitionKey, Store
     from iotid.tracking import Registry
 
-    read_pseudonyms(settings.census)  # a missing key ends the step here, not after scoring
+    read_pseudonyms(settings.census)  # fail on a missing key before scoring
     registry = Registry(settings.tracking, settings.storage.root)
     champion = champion_of(registry)
     with TemporaryDirectory() as folder:

@@ -100,7 +100,7 @@ def test_run__what_a_later_step_would_refuse_is_refused_before_the_first(
     (tmp_path / "devices.yaml").write_text(listed)
     changes = [f"storage.root={tmp_path}/store", *overrides]
     with pytest.raises(kind) as caught:
-        checks.check(load_settings(["local.yaml"], changes), [f"{tmp_path}/devices.yaml"])
+        checks.check_settings(load_settings(["local.yaml"], changes), [f"{tmp_path}/devices.yaml"])
     assert expected in str(caught.value)
     settings = [part for text in ("spark.master=local", *changes) for part in ("--set", text)]
     lists = ["--labels", f"{tmp_path}/devices.yaml", "--captures", f"{tmp_path}/none"]

@@ -151,7 +151,7 @@ def test_captures__are_whole_when_the_newest_file_is_old_enough(tasks: Any, tmp_
     arrived = tasks.latest_arrival(str(tmp_path))
     assert before - 1 < arrived < time.time() + 1
     assert tasks.why_incomplete(None, 1000, 60) == "no captures"
-    assert tasks.why_incomplete(970, 1000, 60) == "still growing: a file came 30 s ago, settle_s is 60"
+    assert tasks.why_incomplete(970, 1000, 60) == "still growing: a file arrived 30 s ago, settle_s is 60"
     assert tasks.why_incomplete(940, 1000, 60) is None
 
 
