@@ -20,8 +20,8 @@ URIs; Airflow needs the provider of the URI's scheme, because it lists captures 
 `driver_memory` (such as 3g), `wheel` (iotid's package for the executors; empty if they have it installed),
 `settle_s` (captures are complete when no file arrived for so long), `wait_s` (a site without captures so long after
 the end of the date is skipped), `late_nights` (how many earlier dates to check for late captures), `train_nights` (how
-many dates to train on). The connection `spark_default` names the Spark master; `spark-submit` must be on the workers' PATH.
-The pool `iotid_spark` must exist (`airflow pools set iotid_spark 1 "parallel Spark jobs"`), or Spark tasks stay
+many dates to train on). The connection `spark_default` names the Spark master; `spark-submit` must be on the workers'
+PATH. The pool `iotid_spark` must exist (`airflow pools set iotid_spark 1 "parallel Spark jobs"`), or Spark tasks stay
 scheduled for ever; each of its slots runs one Spark job and needs `driver_memory` on a worker.
 With `census.pseudonyms`, workers need the key: IOTID_CENSUS_KEY in their environment, or the file `census.key_file`.
 

@@ -1,4 +1,4 @@
-"""Folders and files that nobody else can have put there, and tables that only those read who may."""
+"""Private folders and files, and permissions of tables."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NIGHT = ["--site", "home", "--date", "2026-01-10"]
 
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The temporary folder of this test, as a machine's: everybody may write there."""
+    """A temporary folder like the system's, to which everybody may write."""
     folder = tmp_path / "tmp"
     folder.mkdir()
     folder.chmod(0o1777)
@@ -41,7 +41,7 @@ def _mode(path: Path) -> str:
     return f"{path.lstat().st_mode & 0o7777:o}"
 
 
-def test_is_private__makes_a_folder_that_is_ours_alone_and_refuses_any_other(
+def test_ensure_private__makes_a_private_folder_and_refuses_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert ensure_private(tmp_path / "a" / "new")
@@ -59,7 +59,7 @@ def test_is_private__makes_a_folder_that_is_ours_alone_and_refuses_any_other(
     assert not ensure_private(tmp_path / "a" / "new")
 
 
-def test_temporary_folder__is_the_users_own_and_the_same_for_the_next_process(temporary: Path) -> None:
+def test_temporary_folder__is_private_and_shared_between_processes(temporary: Path) -> None:
     folder = Store("mock:///tables").working_folder("runs", "d")
     assert folder == temporary / f"iotid-{os.getuid()}" / "runs" / "d"
     assert _mode(temporary / f"iotid-{os.getuid()}") == "700"
@@ -68,7 +68,7 @@ def test_temporary_folder__is_the_users_own_and_the_same_for_the_next_process(te
 
 
 @pytest.mark.parametrize("planted", ["link", "open to others", "another user's"])
-def test_temporary_folder__one_that_was_planted_is_left_alone_and_the_log_says_so(
+def test_temporary_folder__planted_folder_is_not_used_and_logged(
     temporary: Path, planted: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     victim = temporary.parent / "victim"
@@ -93,9 +93,7 @@ def test_temporary_folder__one_that_was_planted_is_left_alone_and_the_log_says_s
     assert "is a link, another user's, or open to others" in caplog.text
 
 
-def test_write_atomically__follows_no_link_that_lies_where_it_writes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_write_atomically__does_not_follow_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     victim = tmp_path / "victim"
     victim.write_bytes(b"mine")
     for name in ("weights", f".weights.{os.getpid()}"):
@@ -118,7 +116,7 @@ def _modes(folder: Path, kind: str) -> set[str]:
 @pytest.mark.parametrize(
     ("umask", "folders", "files"), [(None, "750", "640"), ("077", "700", "600"), ("022", "755", "644")]
 )
-def test_tables__have_the_rights_that_the_setting_leaves_also_where_workers_write(
+def test_tables__have_the_permissions_of_the_setting_also_from_workers(
     tmp_path: Path, spark: Any, umask: str | None, folders: str, files: str
 ) -> None:
     write_demo(tmp_path / "demo")
@@ -138,7 +136,7 @@ def test_tables__have_the_rights_that_the_setting_leaves_also_where_workers_writ
     assert _modes(tmp_path / "store", "files") == {files}
 
 
-def test_umask__of_a_step_is_the_setting_and_stands_as_it_is_written() -> None:
+def test_umask__of_a_step_is_the_setting() -> None:
     @command.step("look")
     def look(settings: Settings) -> None:
         umask = os.umask(0)

@@ -1,4 +1,4 @@
-"""All steps in one process: which steps run, and how it ends. The steps themselves are tested in their packages."""
+"""All steps in one process: their order and the exit code. The steps are tested in their packages."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ LIST = 'devices: [{name: cam, mac: "02:00:00:00:00:01"}]'
         (LIST, ["training.device=cuda"], SettingError, "training.device: is cuda"),
     ],
 )
-def test_run__what_a_later_step_would_refuse_is_refused_before_the_first(
+def test_run__errors_of_later_steps_are_found_before_the_first(
     listed: str,
     overrides: list[str],
     kind: type[UserError],
@@ -125,7 +125,7 @@ def test_run__what_a_later_step_would_refuse_is_refused_before_the_first(
         ("census: {inside: [192.168.1.5/24]}", "did you mean 192.168.1.0/24?"),
     ],
 )
-def test_steps__every_one_judges_the_settings_of_all(step: str, file: str, expected: str, tmp_path: Path) -> None:
+def test_steps__each_validates_all_settings(step: str, file: str, expected: str, tmp_path: Path) -> None:
     from iotid.cli import steps
 
     (tmp_path / "own.yaml").write_text(file)

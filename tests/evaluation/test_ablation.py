@@ -1,4 +1,4 @@
-"""A hidden characteristic tells nothing of its flow, and everything else is as it was."""
+"""A permuted characteristic has no relation to its flow; everything else is unchanged."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from iotid.evaluation.ablation import permute_characteristic
 from iotid.evaluation.scoring import score
 
 
-def test_hide__exchanges_one_characteristic_between_flows_of_as_many_packets() -> None:
+def test_permute__exchanges_one_characteristic_between_flows_of_equal_length() -> None:
     random = np.random.default_rng(3)
     there = np.arange(6) < random.integers(1, 7, (4000, 1))
     sequences = {name: (random.integers(2, 9, (4000, 6)) * there).astype(np.int32) for name in ("a", "b")}
@@ -30,12 +30,12 @@ def test_hide__exchanges_one_characteristic_between_flows_of_as_many_packets() -
     assert (permute_characteristic(sequences, "a", flows, seed=2)["a"] != hidden["a"]).any()
 
 
-def test_hide__the_only_flow_of_its_length_keeps_its_own() -> None:
+def test_permute__only_flow_of_its_length_is_unchanged() -> None:
     sequences = {"a": np.array([[2, 0], [3, 4]], np.int32)}
     np.testing.assert_array_equal(permute_characteristic(sequences, "a", np.array([1, 1]), 1)["a"], sequences["a"])
 
 
-def test_score__a_characteristic_that_a_model_does_not_use_costs_nothing_hidden(small: Any, oracle: Any) -> None:
+def test_score__permuting_an_unused_characteristic_changes_nothing(small: Any, oracle: Any) -> None:
     settings = load_settings(
         overrides=["evaluation.baselines=[majority_sequence]", "evaluation.bootstrap=0"]
     ).evaluation

@@ -1,4 +1,4 @@
-"""Who becomes the champion when several processes move it, on the embedded SQLite and on a server with PostgreSQL."""
+"""Concurrent promotions and rollbacks, on the embedded SQLite and on a server with PostgreSQL."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ except StaleError as fault:
 
 
 @pytest.mark.parametrize("records", ["embedded", pytest.param("served", marks=pytest.mark.spark)])
-def test_promote__of_several_processes_exactly_one_moves_the_champion(
+def test_promote__of_several_processes_exactly_one_sets_the_champion(
     records: str, request: pytest.FixtureRequest, with_versions: Callable[..., Registry]
 ) -> None:
     store = with_versions(request.getfixturevalue(records), "raced", versions=4)
@@ -69,7 +69,7 @@ def test_promote__of_several_processes_exactly_one_moves_the_champion(
     assert Lock(store).holder() is None
 
 
-def test_promote__that_waited_for_the_lock_sees_that_the_champion_has_changed(
+def test_promote__after_waiting_for_the_lock_detects_a_changed_champion(
     embedded: Registry, with_versions: Callable[..., Registry]
 ) -> None:
     store = with_versions(embedded, "waited", versions=3)
@@ -94,7 +94,7 @@ def test_promote__that_waited_for_the_lock_sees_that_the_champion_has_changed(
     assert "former_champion" not in store.version(3).tags
 
 
-def test_promote__against_a_champion_that_is_gone_moves_nothing(
+def test_promote__without_the_expected_champion_changes_no_alias(
     embedded: Registry, with_versions: Callable[..., Registry]
 ) -> None:
     store = with_versions(embedded, "gone", versions=1)
@@ -104,7 +104,7 @@ def test_promote__against_a_champion_that_is_gone_moves_nothing(
     assert Lock(store).holder() is None
 
 
-def test_rollback__to_what_is_no_version_is_one_line(
+def test_rollback__invalid_version_tag_is_a_one_line_error(
     embedded: Registry, with_versions: Callable[..., Registry]
 ) -> None:
     store = with_versions(embedded, "odd", versions=1)
@@ -117,7 +117,7 @@ def test_rollback__to_what_is_no_version_is_one_line(
         assert len(str(caught.value)) < 500
 
 
-def test_rollback__of_two_at_the_same_time_the_second_does_not_go_back_twice(
+def test_rollback__of_two_concurrent_ones_only_the_first_succeeds(
     embedded: Registry, with_versions: Callable[..., Registry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = with_versions(embedded, "twice", versions=3)
@@ -138,7 +138,7 @@ def test_rollback__of_two_at_the_same_time_the_second_does_not_go_back_twice(
     assert store.version_of(CHAMPION).number == 2
 
 
-def test_lock__of_a_process_that_died_expires(
+def test_lock__of_a_dead_process_expires(
     embedded: Registry,
     with_versions: Callable[..., Registry],
     monkeypatch: pytest.MonkeyPatch,
@@ -156,7 +156,7 @@ def test_lock__of_a_process_that_died_expires(
     assert Lock(store).holder() is None
 
 
-def test_lock__that_has_expired_is_not_released_for_another(
+def test_lock__after_expiry_its_former_holder_does_not_release_it(
     embedded: Registry, with_versions: Callable[..., Registry]
 ) -> None:
     store = with_versions(embedded, "other", versions=1)
@@ -170,7 +170,7 @@ def test_lock__that_has_expired_is_not_released_for_another(
     assert Lock(store).holder() == "next"
 
 
-def test_promote__moves_the_champion_and_rollback_puts_the_former_back(
+def test_promote__sets_the_champion_and_rollback_restores_the_previous_one(
     tracking: config.Tracking, flows: pa.Table, write_bundle: Callable[..., Path], tmp_path: Path
 ) -> None:
     store = Registry(tracking, str(tmp_path / "store"))

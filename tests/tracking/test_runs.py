@@ -1,4 +1,4 @@
-"""Runs on the embedded SQLite and on a server that is away, comes late or never comes."""
+"""Runs on the embedded SQLite and on a server that is unreachable, for a time or always."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_run__keeps_settings_tags_metrics_and_artifacts(embedded: Registry, run:
     assert [file.path for file in mlflow_client.list_artifacts(run.id, "notes")] == ["notes/note.txt"]
 
 
-def test_epoch_logger__of_a_server_that_is_away_does_not_stop_a_training(
+def test_epoch_logger__unreachable_server_does_not_stop_training(
     unreachable: Registry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(client, "RETRY_S", 0.1)
@@ -50,7 +50,7 @@ def test_epoch_logger__of_a_server_that_is_away_does_not_stop_a_training(
     assert caplog.text.count("waiting for the tracking server") == 1  # not once for each epoch
 
 
-def test_run__of_a_server_that_comes_late_is_logged_afterwards(
+def test_run__of_a_server_that_starts_late_is_logged_afterwards(
     unreachable: Registry,
     model_settings: config.Model,
     flows: pa.Table,
@@ -86,7 +86,7 @@ def test_run__of_a_server_that_comes_late_is_logged_afterwards(
         assert json.loads(given.dataset.profile)["labels"] == {"plug": 3}
 
 
-def test_run__of_a_server_that_never_comes_says_where_the_model_is(
+def test_run__of_an_unreachable_server_reports_where_the_model_is(
     unreachable: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "RETRY_S", 0.1)
