@@ -39,7 +39,7 @@ Tasks that a retry cannot help are not retried:
 
 Other cases:
 
-* `captured` skipped: that site had no captures `wait_s` after the end of the date; the other sites go on, the run is
+* `captured` skipped: that site had no captures `wait_s` after the end of the date; the other sites continue, the run is
   green. If they arrive within `late_nights` dates they are found; later, clear the run of that date. Remove a site
   that no longer exists from `sites`.
 * `captured` failed: captures kept growing for twelve hours, or could not be listed; its log says which.

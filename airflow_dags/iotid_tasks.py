@@ -95,8 +95,8 @@ def deployment() -> dict[str, Any]:
     for key, value in variable.items():
         if any(_CREDENTIALS.search(str(text)) for text in (value if isinstance(value, list) else [value])):
             raise AirflowFailException(
-                f"variable iotid: {key} must hold no user, password, key or query, because logs show it; give them "
-                "by the environment"
+                f"variable iotid: {key} must not contain a user, password, key or query, because logs show it; set "
+                "them in the environment"
             )
     return variable
 

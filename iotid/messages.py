@@ -13,7 +13,9 @@ import traceback
 import warnings
 from types import TracebackType
 
-NO_CREDENTIALS = "must hold no user, password or key, because logs show it; give them by the environment (SECURITY.md)"
+NO_CREDENTIALS = (
+    "must not contain a user, password or key, because logs show it; set them in the environment (SECURITY.md)"
+)
 SECRET_NAMES = (
     r"(?i)secret|passw|pwd|passphrase|token|credential|signature|(access|account|api|private|shared)[._-]?key"
 )

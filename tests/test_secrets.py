@@ -55,7 +55,7 @@ def test_settings__credentials_in_any_setting_are_refused_and_not_shown(key: tup
     kind = Settings.model_fields[section].annotation
     assert isinstance(kind, type)
     known = dict(getattr(load_settings(), section))
-    refused = "must hold no user, password or key"
+    refused = "must not contain a user, password or key"
     file = tmp_path / "own.yaml"
     for shape in SHAPES:
         file.write_text(yaml.safe_dump({section: {name: shape}}))
@@ -133,7 +133,7 @@ def test_load__address_with_credentials_is_refused_and_not_shown(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", shape)
     for more in ({}, {"tracking_uri": shape}):
-        with pytest.raises(UserError, match="tracking_uri: must hold no user, password or key") as caught:
+        with pytest.raises(UserError, match="tracking_uri: must not contain a user, password or key") as caught:
             load("models:/iotid@champion", **more)
         assert SECRET not in str(caught.value)
     with pytest.raises(IotidError, match="must read models:") as caught:

@@ -123,7 +123,7 @@ labels = click.option(
     multiple=True,
     type=click.Path(),
     metavar="FILE",
-    help="Device list, YAML or CSV: names with MACs, addresses or path patterns. conf/datasets/ holds examples. "
+    help="Device list, YAML or CSV: names with MACs, addresses or path patterns. conf/datasets/ has examples. "
     "Repeatable: several lists are one.",
 )
 dataset = click.option("--dataset", required=True, type=NAME, help="Name of the dataset.")

@@ -58,7 +58,7 @@ def _apply_rules(
     yield from _calibration(candidate, policy)
     yield from _flows_read(candidate, champion)
     if champion is None:
-        yield True, "there is no champion that it could be compared with."
+        yield True, "there is no champion to compare with."
         return
     same = _same_dataset(candidate, champion)
     yield same
@@ -112,7 +112,7 @@ def _flows_read(candidate: Mapping[str, Any], champion: Mapping[str, Any] | None
     """Whether a census can use the candidate: it must read the sites' flows, and all protocols of the champion."""
     reads = candidate["reads"]
     if reads is None:
-        yield False, "the candidate is no trained model: a census cannot load it."
+        yield False, "the candidate is not a trained model: a census cannot load it."
         return
     refused = list(_unreadable_flows(reads, (champion or {}).get("reads")))
     for sentence in refused:

@@ -136,7 +136,7 @@ def test_deployment__a_location_with_credentials_is_refused_and_not_shown(
     assert tasks.deployment() == good
     value = [location] if key == "config" else location
     monkeypatch.setenv("AIRFLOW_VAR_IOTID", json.dumps(good | {key: value}))
-    with pytest.raises(Exception, match=f"variable iotid: {key} must hold no user, password") as caught:
+    with pytest.raises(Exception, match=f"variable iotid: {key} must not contain a user, password") as caught:
         tasks.deployment()
     assert "hunter2" not in str(caught.value)
 

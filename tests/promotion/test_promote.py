@@ -171,7 +171,7 @@ def test_promote__replaces_an_unloadable_champion_without_comparison(decided: Re
         staged.metadata = {"versions": {CHALLENGER: 2, CHAMPION: 1}, "left_out": {CHAMPION: sentence}}
     result = _run("promote", decided, "--dataset", name)
     assert result.output.splitlines()[0] == f"promotion: {sentence}"
-    assert "no champion that it could be compared with" in result.output
+    assert "no champion to compare with" in result.output
     assert decided.version_of(CHAMPION).number == 2
     assert decided.version(2).tags["former_champion"] == "1"
 
