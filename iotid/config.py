@@ -387,9 +387,7 @@ def load_settings(files: Iterable[str | Path] = (), overrides: Iterable[str] = (
     for override in overrides:
         _merge(merged, _apply_renames(_parse_override(override), f"--set {shorten(override)}"))
     try:
-        settings = Settings.model_validate(
-            _with_tuples(merged), strict=True
-        )  # strict: true is not a number, 8 is not text
+        settings = Settings.model_validate(_with_tuples(merged), strict=True)  # true is not a number, 8 not text
     except ValidationError as fault:
         raise SettingError(_error_text(fault)) from None
     root = settings.storage.root

@@ -8,7 +8,7 @@ from iotid.config import Settings
 def main(settings: Settings) -> None:
     """Make the previous champion the champion again.
 
-    Reads the registry. Changes only its alias `champion`: the next census uses the previous champion.
+    Reads the registry. Writes only its alias `champion`: the next census uses the previous champion.
     """
     from iotid.tracking import Registry, champion
 

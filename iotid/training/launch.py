@@ -57,9 +57,7 @@ def train_on_ranks(
 
     local = str(spark.sparkContext.master).startswith("local")
     on_gpus = not local and _uses_cluster_gpus(spark, settings.training.device)
-    relay = _Relay(
-        sys.stderr
-    )  # TorchDistributor writes the ranks' output to stdout on a local master, to stderr on a cluster
+    relay = _Relay(sys.stderr)  # TorchDistributor writes the ranks' output to stdout if local, to stderr on a cluster
     with (
         _environment(rank_environment(settings.training, local)),
         contextlib.redirect_stdout(relay),

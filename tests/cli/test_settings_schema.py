@@ -81,7 +81,7 @@ def test_schema__requires_no_key_and_describes_all() -> None:
     assert bare == {"watchlist.labels", "watchlist.vendors", "watchlist.types"}, "the file's head tells of them"
     described = whole["$defs"]["Flow"]["properties"]["idle_timeout_s"]["description"]
     assert described.startswith("a longer gap ends a flow; null: never")
-    assert described.endswith("is then one flow a date")
+    assert described.endswith("is then one flow per date")
 
 
 def _run(code: str, **env: str) -> subprocess.CompletedProcess[str]:

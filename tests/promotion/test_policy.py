@@ -271,7 +271,7 @@ def test_decide__calibration(before: float | None, after: float | None, policy: 
         ({**_READS, "characteristics": ["direction"]}, None),
         ({**_READS, "flows_version": schemas.FLOWS.version - 1}, "train again"),
         ({**_READS, "unfit_nights": ["lab/n has flow.length=frame, the model learned ip"]}, "lab/n has flow.length"),
-        (None, "no trained model"),
+        (None, "not a trained model"),
     ],
 )
 def test_decide__candidate_must_read_the_flows_that_the_census_is_taken_of(reads: Any, word: str | None) -> None:
