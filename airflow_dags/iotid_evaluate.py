@@ -1,9 +1,9 @@
 """
 ### What it does
 
-When the asset `iotid_challenger` is updated, which `iotid_train` does: `evaluate` reports on the challenger and the
-champion, on the dataset that the asset's event names, and `promote` moves the champion's alias only if the written
-policy allows it. The next census uses the new champion. **Any task may be cleared and run again.**
+Runs when `iotid_train` updates the asset `iotid_challenger`: `evaluate` scores the challenger and the champion on the
+dataset of the asset's event, and `promote` makes the challenger the champion if the written policy allows it. The next
+census uses the new champion. **Any task may be cleared and run again.**
 
 ### Where its settings are
 
@@ -19,11 +19,11 @@ task is tried three times, after a pause of 5 to 10 minutes and one of 10 to 20.
   the task with its downstream tasks.
 * *Exit code 4*: skipped; there is no challenger yet.
 * *StaleError*: the champion changed during the evaluation; clear `evaluate` with its downstream task.
-* `promote` succeeds but the champion stays: not a failure, the report says which line of the policy was not met.
-* A bad champion: `iotid rollback` makes the former one champion again.
+* `promote` succeeds but the champion stays: not a failure; the task's log lists the rules that refused.
+* A bad champion: `iotid rollback` restores the previous one.
 * A missed deadline is an error line in the callback's log; send mail from `report_missed_deadline` instead.
 
-Only one run is active at a time. If several trainings ended since, only the last is evaluated: it is the challenger.
+Only one run is active at a time. If several trainings ended meanwhile, only the last one, the challenger, is evaluated.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
 """
 ### What it does
 
-Every night, for each site on its own: `captured` waits for the captures of the date, `split_pcaps` and
-`assemble_flows` turn them into flows, `announce` updates the asset `iotid_flows`, and `take_census` lists the site's
-devices with the champion, if there is one yet. Every Spark task is one spark-submit of one file in `jobs/`; every
-partition is written whole or not at all, so **any task may be cleared and run again, and gives the same rows**.
+Every night, separately for each site: `captured` waits for the captures of the date, `split_pcaps` and
+`assemble_flows` turn them into flows, `announce` updates the asset `iotid_flows`, and `take_census` identifies the
+site's devices with the champion, if there is one yet. Every Spark task is one spark-submit of one file in `jobs/`;
+every partition is written whole or not at all, so **any task may be cleared and run again, and gives the same rows**.
 
 A run's capture date is its logical date, the start of its data interval, and must be midnight UTC; the database allows
 one run for each logical date, so two runs never write the same partitions. Captures are in CAPTURES/SITE/DATE.
 
-In scheduled runs `late_nights` checks earlier dates: if captures came after the flows of a date (or there are captures
-and no flows), `ingest_late` clears the run of that date, or starts one if there is none.
+In scheduled runs `late_nights` checks earlier dates: if captures arrived after the flows of a date were written (or
+there are captures but no flows), `ingest_late` clears the run of that date, or starts one if there is none.
 
 ### Where its settings are
 
@@ -18,10 +18,10 @@ The Airflow variable `iotid` (JSON, all keys): `jobs` (folder of the job files),
 URIs; Airflow needs the provider of the URI's scheme, because it lists captures itself), `sites` (list), `labels`
 (device list), `config` (list of settings files, later wins), `python` (interpreter of the iotid environment),
 `driver_memory` (such as 3g), `wheel` (iotid's package for the executors; empty if they have it installed),
-`settle_s` (captures are complete when no file came for so long), `wait_s` (a site without captures so long after the
-end of the date is skipped), `late_nights` (how many dates back to check for late captures), `train_nights` (how many
-dates to train on). The connection `spark_default` names the Spark master; `spark-submit` must be on the workers' PATH.
-The pool `iotid_spark` must exist (`airflow pools set iotid_spark 1 "parallel Spark jobs"`), or Spark tasks stay
+`settle_s` (captures are complete when no file arrived for so long), `wait_s` (a site without captures so long after
+the end of the date is skipped), `late_nights` (how many earlier dates to check for late captures), `train_nights` (how
+many dates to train on). The connection `spark_default` names the Spark master; `spark-submit` must be on the workers'
+PATH. The pool `iotid_spark` must exist (`airflow pools set iotid_spark 1 "parallel Spark jobs"`), or Spark tasks stay
 scheduled for ever; each of its slots runs one Spark job and needs `driver_memory` on a worker.
 With `census.pseudonyms`, workers need the key: IOTID_CENSUS_KEY in their environment, or the file `census.key_file`.
 
@@ -33,25 +33,25 @@ Tasks that a retry cannot help are not retried:
 
 * *Exit code 2* (a missing folder, an unknown setting, a malformed device list): fix what the line names, then clear
   the task with its downstream tasks.
-* *Exit code 3* of `take_census`: no fault; a device on the watch list was found, and `watchlist.fail` is set. The
+* *Exit code 3* of `take_census`: not an error; a device on the watch list was found, and `watchlist.fail` is set. The
   census is written, and the line names its page: act, then mark the task as a success.
-* *Exit code 4*: skipped; no model was ever promoted. When one is, clear `take_census` of the dates that you want.
+* *Exit code 4*: skipped; no model was promoted yet. When one is, clear `take_census` of the dates that you want.
 
-Else:
+Other cases:
 
-* `captured` skipped: that site had no captures `wait_s` after the end of the date; the other sites go on, the run is
-  green. If they come within `late_nights` dates they are found; later, clear the run of that date. Remove a site that
-  no longer exists from `sites`.
+* `captured` skipped: that site had no captures `wait_s` after the end of the date; the other sites continue, the run is
+  green. If they arrive within `late_nights` dates they are found; later, clear the run of that date. Remove a site
+  that no longer exists from `sites`.
 * `captured` failed: captures kept growing for twelve hours, or could not be listed; its log says which.
 * *PartitionError*: an earlier step has not finished for that site and date; clear that step with its downstream tasks.
 * *SchemaError, AccountingError*: stored data breaks its contract; do not clear, keep the partition and report it.
-* *A logical date that is no midnight*: start the run again with one, or back-fill; it is the capture date.
+* *A logical date that is not midnight*: it is the capture date; start the run again with a valid one, or back-fill.
 * The execution time-out: check `splits` for a site that grew; give Spark more executors, or raise the time-out in
   `iotid_tasks.py`.
 * A missed deadline is an error line in the callback's log; send mail from `report_missed_deadline` instead.
 
-Dates of a site run in order, one run at a time. A date that is run again changes, on the next date, the flows that
-continue over midnight and the devices that are new or gone: clear that one, too, if it matters. Back-fill with
+Dates of a site run in order, one run at a time. Repeating a date changes, on the next date, the flows that continue
+over midnight and the devices that are new or gone: clear that date too, if it matters. Back-fill with
 `airflow backfill create --dag-id iotid_ingest --from-date … --to-date … --max-active-runs 1`: back-fills ignore
 the DAG's own limit, so give it.
 """
@@ -97,7 +97,7 @@ def _midnight() -> datetime:
 
 
 def lines() -> list[dict[str, Any]]:
-    """For each site: the arguments of the job that reads captures, and of those that read tables."""
+    """For each site: the arguments of the job that reads captures, and of the jobs that read tables."""
     variable, date = deployment(), _midnight().date().isoformat()
     rows = []
     for site in variable["sites"]:
@@ -108,7 +108,7 @@ def lines() -> list[dict[str, Any]]:
 
 
 def captured(site: str) -> bool:
-    """Whether the site's captures of the date are complete; a site that has none in time is skipped."""
+    """Whether the site's captures of the date are complete; skips a site that has none after ``wait_s``."""
     variable, midnight = deployment(), _midnight()
     folder = captures_folder(variable, site, midnight.date().isoformat())
     arrived = latest_arrival(folder)
@@ -126,11 +126,11 @@ def announce(site: str) -> None:
 
 
 def late_captures() -> list[dict[str, str]]:
-    """For each earlier date with late captures: the logical date and the id of its run, which may not exist yet."""
+    """For each earlier date with late captures: its logical date and the id of its run, which may not exist yet."""
     context = get_current_context()
     variable, instance = deployment(), context["ti"]
     runs: list[dict[str, str]] = []
-    if context["dag_run"].run_type != "scheduled":  # a run that this task started must not start earlier ones
+    if context["dag_run"].run_type != "scheduled":  # a run started by this task must not start earlier ones
         return runs
     for days in range(variable["late_nights"], 0, -1):
         midnight = _midnight() - days * _DAY

@@ -1,4 +1,4 @@
-"""Shared by the three DAGs: the variable `iotid`, the Spark task, the captures of a site and date, the assets."""
+"""Shared by the three DAGs: the variable `iotid`, the Spark operator, the captures of a site and date, the assets."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOpe
 from airflow.sdk import Asset, DeadlineAlert, DeadlineReference, ObjectStoragePath, SyncCallback, Variable
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
-POOL = (
-    "iotid_spark"  # one slot for each Spark job that may run in parallel; each reserves `driver_memory` on its worker
-)
+POOL = "iotid_spark"  # one slot per parallel Spark job; each uses `driver_memory` on its worker
 FLOWS = Asset("iotid_flows", uri="iotid://flows")  # extra: the site and capture date of new flows
 CHALLENGER = Asset("iotid_challenger", uri="iotid://challenger")  # extra: the dataset that it was trained on
 
@@ -31,7 +29,7 @@ _SETTINGS = {
     "jobs", "captures", "sites", "labels", "storage", "config", "python", "driver_memory", "wheel",
     "train_nights", "late_nights", "settle_s", "wait_s",
 }  # fmt: skip
-# stricter than iotid/messages.py, which Airflow's environment lacks; CONTAINER of abfs://CONTAINER@… is no user
+# stricter than iotid/messages.py, which Airflow's environment lacks; CONTAINER in abfs://CONTAINER@… is not a user
 _CREDENTIALS = re.compile(r"(?is)(?<!abfs)(?<!abfss)://[^/].*@|abfss?://[^/]*:.*@|://.*[?#;].*=")
 _EXECUTION_TIMEOUT = {  # several times the duration for 100 GB on the smallest suitable cluster
     "split_pcaps": timedelta(hours=1),
@@ -45,7 +43,7 @@ _EXECUTION_TIMEOUT = {  # several times the duration for 100 GB on the smallest 
 
 
 class StepOperator(SparkSubmitOperator):  # type: ignore[misc]  # Airflow is not in the environment of mypy
-    """spark-submit of one job; the exit code decides about retries, see iotid/errors.py.
+    """spark-submit of one job; the exit code determines retries, see iotid/errors.py.
 
     In cluster deploy mode the driver's exit code is lost, and every failure is retried.
     """
@@ -68,7 +66,7 @@ class StepOperator(SparkSubmitOperator):  # type: ignore[misc]  # Airflow is not
 
 
 def step(job: str) -> dict[str, Any]:
-    """Arguments of the operator of a job; ``job`` names the file in jobs/ and the task."""
+    """Arguments of a job's StepOperator; ``job`` is the name of the file in jobs/ and of the task."""
     return {
         "task_id": job,
         "conn_id": "spark_default",
@@ -80,14 +78,14 @@ def step(job: str) -> dict[str, Any]:
             # the driver's JVM starts before the settings are read, so their spark.driver_memory has no effect
             "spark.driver.memory": "{{ var.json.iotid.driver_memory }}",
             "spark.pyspark.python": "{{ var.json.iotid.python }}",
-            "spark.yarn.maxAppAttempts": "1",  # only Airflow retries
+            "spark.yarn.maxAppAttempts": "1",  # retries are Airflow's
         },
         "execution_timeout": _EXECUTION_TIMEOUT[job],
     }
 
 
 def deployment() -> dict[str, Any]:
-    """The variable `iotid`, with all its keys."""
+    """The Airflow variable `iotid`, validated."""
     variable: dict[str, Any] = Variable.get("iotid", deserialize_json=True)
     if variable.keys() != _SETTINGS:
         lacks, unknown = sorted(_SETTINGS - variable.keys()), sorted(variable.keys() - _SETTINGS)
@@ -97,14 +95,14 @@ def deployment() -> dict[str, Any]:
     for key, value in variable.items():
         if any(_CREDENTIALS.search(str(text)) for text in (value if isinstance(value, list) else [value])):
             raise AirflowFailException(
-                f"variable iotid: {key} must hold no user, password, key or query, because logs show it; give them "
-                "by the environment"
+                f"variable iotid: {key} must not contain a user, password, key or query, because logs show it; set "
+                "them in the environment"
             )
     return variable
 
 
 def layers(variable: dict[str, Any]) -> list[str]:
-    """The arguments that every job gets."""
+    """Arguments of every job: settings files and the storage root."""
     files = [part for file in variable["config"] for part in ("--config", file)]
     return [*files, "--set", f"storage.root={variable['storage']}"]
 
@@ -114,9 +112,9 @@ def captures_folder(variable: dict[str, Any], site: str, date: str) -> str:
 
 
 def latest_arrival(folder: str) -> float | None:
-    """When the newest file anywhere below a folder or URI arrived (Unix time); None without any file.
+    """Arrival (Unix time) of the newest file below a folder or URI; None if there is no file.
 
-    On disks, a file that was copied with its old date arrived when its inode changed; object stores have no inodes.
+    On disks, a file copied with its old modification time arrived when its inode changed; object stores have no inodes.
     """
     root = ObjectStoragePath(folder)
     if not root.exists():
@@ -126,37 +124,37 @@ def latest_arrival(folder: str) -> float | None:
 
 
 def _inode_changed(stat: Any) -> float:
-    changed = stat.get("created", 0.0)  # fsspec's name of it, for files of this machine
+    changed = stat.get("created", 0.0)  # fsspec's name for the inode change time of local files
     return changed if isinstance(changed, float) else 0.0
 
 
 def why_incomplete(arrived: float | None, now: float, quiet_s: float) -> str | None:
-    """Why captures may not be read yet; None if they may. They are complete when no file came for ``quiet_s``."""
+    """Why captures are not complete yet; None if they are: no file arrived within ``quiet_s``."""
     if arrived is None:
         return "no captures"
     if now - arrived < quiet_s:
-        return f"still growing: a file came {now - arrived:.0f} s ago, settle_s is {quiet_s:.0f}"
+        return f"still growing: a file arrived {now - arrived:.0f} s ago, settle_s is {quiet_s:.0f}"
     return None
 
 
 def flows_written(variable: dict[str, Any], site: str, date: str) -> float | None:
-    """When the flows of a site and date got their success marker (Unix time); None if there are none."""
+    """When the flows of a site and date were completed (Unix time, of their success marker); None if they were not."""
     marker = f"{variable['storage']}/flows/site={quote(site, safe='')}/capture_date={date}/_SUCCESS"
     path = ObjectStoragePath(marker)
     return float(path.stat().st_mtime) if path.exists() else None
 
 
 def is_late(arrived: float | None, written: float | None) -> bool:
-    """Whether captures came after their flows were written, or there are captures and no flows."""
+    """Whether captures arrived after their flows were written, or there are captures but no flows."""
     return arrived is not None and (written is None or arrived > written)
 
 
 def deadline(interval: timedelta) -> DeadlineAlert:
-    """Log an error in the scheduler's executor if a run has not ended so long after it was queued."""
+    """Call `report_missed_deadline` if a run has not ended within ``interval`` after it was queued."""
     return DeadlineAlert(DeadlineReference.DAGRUN_QUEUED_AT, interval, SyncCallback(report_missed_deadline), "end")
 
 
 def report_missed_deadline(context: dict[str, Any]) -> None:
-    """Called by Airflow; add mail or a pager here."""
+    """Called by Airflow in the scheduler's executor; add mail or a pager here."""
     run = context["dag_run"]
     logging.getLogger(__name__).error("deadline missed: %s %s has not ended", run["dag_id"], run["dag_run_id"])

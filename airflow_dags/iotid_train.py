@@ -1,11 +1,11 @@
 """
 ### What it does
 
-Every week, and whenever it is triggered: `write_dataset` takes the flows of all sites of the last `train_nights`
-dates before the run's logical date and leaves out those without flows; `train` learns from them and registers the
-challenger; `announce` updates the asset `iotid_challenger` with the dataset's name, which starts
-`iotid_evaluate`. The dataset is named after the run's logical date, so each run has its own, and **any task may be
-cleared and run again, and gives the same rows**.
+Every week, and whenever it is triggered: `write_dataset` reads the flows of all sites of the last `train_nights` dates
+before the run's logical date, without those that have no flows; `train` trains on them and registers the challenger;
+`announce` updates the asset `iotid_challenger` with the dataset's name, which starts `iotid_evaluate`. The dataset is
+named after the run's logical date, so each run has its own, and **any task may be cleared and run again, and gives the
+same rows**.
 
 ### Where its settings are
 
@@ -23,8 +23,8 @@ task is tried three times, after a pause of 5 to 10 minutes and one of 10 to 20.
 * The execution time-out of `train`: fewer `train_nights`, more `training.ranks`, or raise it in `iotid_tasks.py`.
 * A missed deadline is an error line in the callback's log; send mail from `report_missed_deadline` instead.
 
-Only one run is active at a time. Training reads flows and never writes them; with more than one slot in the pool
-`iotid_spark` flows that are written again meanwhile may make it fail, and the next try reads the new rows.
+Only one run is active at a time. Training reads flows; with more than one slot in the pool `iotid_spark`, flows that
+are rewritten meanwhile may make it fail, and the retry reads the new rows.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ from iotid_tasks import (
 
 
 def _asked() -> datetime:
-    """When this run was asked for; it trains on the dates before that day."""
+    """The run's logical date, or the time at which it was triggered; it trains on the dates before that day."""
     context = get_current_context()
     asked: datetime = context.get("logical_date") or context["dag_run"].run_after
     return asked
 
 
 def lines() -> dict[str, Any]:
-    """The dataset's name; the arguments of the job that writes it, and of the one that reads it."""
+    """The dataset's name, the arguments of the job that writes it, and those of the job that reads it."""
     variable, asked = deployment(), _asked()
     dataset = f"nights-{asked:%Y%m%dT%H%M%S}"
     dates = [(asked - timedelta(days=days)).date().isoformat() for days in range(variable["train_nights"], 0, -1)]

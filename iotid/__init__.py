@@ -1,4 +1,4 @@
-"""iotid names the IoT devices behind network captures. Importing it loads none of the heavy libraries."""
+"""iotid identifies the IoT devices in network captures. Importing it loads none of the heavy libraries."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 
 def spark_session(settings: config.Spark, app_name: str = "iotid") -> SparkSession:
-    """Start or join a Spark session that reads captures: ``spark.read.format("pcap").load(path)``.
+    """Start or reuse a Spark session that reads captures: ``spark.read.format("pcap").load(path)``.
 
     Raises:
         SetupError: there is no Java 17 or 21.
     """
     from iotid.spark import session
 
-    # what nearly every step needs
-    ahead = ("pandas", "iotid.capture.source", "iotid.flows.assemble", "iotid.dataset.write")
-    spark = session.spark_session(settings, app_name, ahead)
+    # workers import these at start; nearly every step needs them
+    preloaded = ("pandas", "iotid.capture.source", "iotid.flows.assemble", "iotid.dataset.write")
+    spark = session.spark_session(settings, app_name, preloaded)
     from iotid.capture.source import PcapDataSource
 
     spark.dataSource.register(PcapDataSource)
@@ -30,7 +30,7 @@ def spark_session(settings: config.Spark, app_name: str = "iotid") -> SparkSessi
 
 
 def __getattr__(name: str) -> str:
-    """The version, looked up on first use: a Spark worker that does not use it saves 0.2 s."""
+    """Looks up ``__version__`` on first use: saves 0.2 s in a Spark worker that does not use it."""
     if name != "__version__":
         raise AttributeError(f"module 'iotid' has no attribute {name!r}")
     from importlib.metadata import PackageNotFoundError, version

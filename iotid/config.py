@@ -1,7 +1,7 @@
 """Settings: YAML layers merged into frozen sections. An unknown key, a wrong type or a value out of range is an error.
 
-``conf/base.yaml`` holds every setting once with its unit and reason; there are no defaults in Python. A function gets
-the section it needs, never the whole.
+``conf/base.yaml`` has every setting once with its unit and reason; there are no defaults in Python. A function gets
+the section that it needs, never all settings.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from iotid import yaml12
-from iotid.errors import SettingError, cut, shown
+from iotid.errors import SettingError, short_repr, shorten
 from iotid.inputs import read_file
 from iotid.messages import NO_CREDENTIALS, holds_credentials, names_secret, redacted_location
 
 DEFAULT_LAYERS = ("base.yaml", "promotion.yaml", "watchlist.yaml")
 _log = logging.getLogger(__name__)
 
-_MOST_BYTES = 1 << 20  # of a file of settings
-_MOST_FAULTS = 10  # that one error lists
+_MAX_BYTES = 1 << 20  # of a file of settings
+_MAX_LISTED = 10  # that one error lists
 
 
 class _Section(BaseModel):
@@ -42,99 +42,102 @@ class _Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _holds_no_credentials(cls, given: Any) -> Any:
-        """Logs, tracking and metadata show settings, so a location in one must hold no secret."""
-        for place, text in _texts(given):
+    def _check_credentials(cls, given: Any) -> Any:
+        """Logs, tracking and metadata show settings, so a location must not contain a secret."""
+        for path, text in _iter_texts(given):
             if holds_credentials(text):
-                found = {"place": ".".join(place), "got": redacted_location(text)}
-                raise PydanticCustomError(_CREDENTIALS, NO_CREDENTIALS, found)
+                found = {"path": ".".join(path), "got": redacted_location(text)}
+                raise PydanticCustomError(_CREDENTIALS_ERROR, NO_CREDENTIALS, found)
         return given
 
 
-def _texts(given: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Every text within, names of keys too, with its place."""
+def _iter_texts(given: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Every nested text, including keys, with its path."""
     if isinstance(given, str):
-        yield place, given
+        yield path, given
     elif isinstance(given, Mapping):
         for key, value in given.items():
-            yield from _texts(str(key), place)
-            yield from _texts(value, (*place, str(key)))
+            yield from _iter_texts(str(key), path)
+            yield from _iter_texts(value, (*path, str(key)))
     elif isinstance(given, list | tuple):
-        for number, value in enumerate(given):
-            yield from _texts(value, (*place, str(number)))
+        for index, value in enumerate(given):
+            yield from _iter_texts(value, (*path, str(index)))
 
 
-def _word(given: Any) -> Any:
-    """What people call true and false; to YAML 1.2 these words are text, and only a switch takes them."""
+def _yes_no(given: Any) -> Any:
+    """on, yes, off and no as booleans: text in YAML 1.2, accepted for switches only."""
     words = {"on": True, "yes": True, "off": False, "no": False}
     return words.get(given.lower(), given) if isinstance(given, str) else given
 
 
-def _pseudonyms(given: Any) -> Any:
-    word = _word(given)
+def _parse_pseudonyms(given: Any) -> Any:
+    word = _yes_no(given)
     return ("off", "opaque")[word] if isinstance(word, bool) else given
 
 
-def _digits(given: Any) -> Any:
-    """To YAML 1.2 022 is the number 22; it is meant as it is written."""
+def _octal_text(given: Any) -> Any:
+    """YAML 1.2 reads 022 as the number 22; restore the digits."""
     return f"{given:03d}" if type(given) is int else given
 
 
-def composed(text: str) -> str:
-    """Text whose letters are composed (Unicode's NFC), so that names that look equal are equal."""
+def to_nfc(text: str) -> str:
+    """The text in Unicode's composed form (NFC), so that names that look equal are equal."""
     return unicodedata.normalize("NFC", text)
 
 
-def _each_once(given: tuple[Any, ...]) -> tuple[Any, ...]:
+def _check_unique(given: tuple[Any, ...]) -> tuple[Any, ...]:
     for value in given:
         if given.count(value) > 1:
-            raise ValueError(f"{shown(value)} is there twice; name each once")
+            raise ValueError(f"{short_repr(value)} is listed twice; list each once")
     return given
 
 
-def _network(text: str) -> str:
+def _check_network(text: str) -> str:
     try:
         network = ipaddress.ip_network(text, strict=False)
         if "%" in text or (network.version == 6 and network.network_address.ipv4_mapped):
-            raise ValueError(f"{shown(text)} holds no address of a packet")
+            raise ValueError(f"{short_repr(text)} contains no address that packets can have")
     except ValueError as fault:
-        raise ValueError(f"{cut(str(fault))}; write networks as 192.168.0.0/16 or fc00::/7") from None
+        raise ValueError(f"{shorten(str(fault))}; write networks as 192.168.0.0/16 or fc00::/7") from None
     if ipaddress.ip_interface(text).ip != network.network_address:
-        raise ValueError(f"{shown(text)} is an address in a network, and no network; did you mean {network}?")
+        raise ValueError(f"{short_repr(text)} is an address within a network, not a network; did you mean {network}?")
     return text
 
 
-def _master(master: str) -> str:
+def _check_master(master: str) -> str:
     numbers = r"(\*|[1-9]\d*)(\s*,\s*[1-9]\d*)?"
     if not re.fullmatch(rf"local(\[{numbers}\])?|local-cluster\[.+\]|yarn|(spark|k8s)://.+", master):
         raise ValueError("must be local, local[CORES], local[*], yarn, spark://HOST:PORT or k8s://URL")
     return master
 
 
-def _protocol(name: str) -> str:
+def _check_protocol(name: str) -> str:
     if name not in COMPARED and not re.fullmatch(r"site:[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
-        raise ValueError("; ".join(_not_known(name, [*COMPARED, "site:NAME"])))
+        raise ValueError("; ".join(_unknown_choice(name, [*COMPARED, "site:NAME"])))
     return name
 
 
-def _not_known(name: Any, known: list[str]) -> tuple[str, str]:
-    close = difflib.get_close_matches(cut(str(name)), known, n=1)
-    return f"{shown(name)} is not known", f"did you mean {close[0]}?" if close else f"choose from {', '.join(known)}"
+def _unknown_choice(name: Any, known: list[str]) -> tuple[str, str]:
+    close = difflib.get_close_matches(shorten(str(name)), known, n=1)
+    return (
+        f"{short_repr(name)} is not known",
+        f"did you mean {close[0]}?" if close else f"choose from {', '.join(known)}",
+    )
 
 
-_CREDENTIALS = "credentials_in_location"
-_RENAMED = {  # settings of version 0.1 that have another name since: both are taken for one version
+_CREDENTIALS_ERROR = "credentials_in_location"
+_RENAMED = {  # settings renamed since version 0.1; the former names are accepted for one version
     "census.likeness": "min_similarity",
     "evaluation.further_baselines": "packet_baselines",
     "model.memory": "sequence_counts",
 }
 COMPARED = ("random_flow", "random_unique", "by_capture", "by_time", "capture_folds", "drift", "devices_out")
-"""Protocols of ``iotid compare``, beside ``site:NAME``."""
-_Switch = Annotated[bool, BeforeValidator(_word)]
+"""Split protocols of ``iotid compare``, besides ``site:NAME``."""
+_Switch = Annotated[bool, BeforeValidator(_yes_no)]
 _Pseudonyms = Literal["off", "opaque", "prefixes"]
-_Name = Annotated[str, AfterValidator(composed), Field(min_length=1)]  # of labels, vendors, types
-_Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # what NumPy's and scikit-learn's generators take
-# the names of the registries in dataset/characteristics and baselines, which tests compare with these
+_Name = Annotated[str, AfterValidator(to_nfc), Field(min_length=1)]  # of a label, vendor or type
+_Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # the range of NumPy's and scikit-learn's generators
+# names in the registries of dataset/characteristics and baselines; tests compare them
 _Characteristic = Literal[
     "packet_length", "tcp_window", "direction", "inter_arrival", "tcp_flags", "payload_length"
 ]  # fmt: skip
@@ -149,11 +152,11 @@ S = TypeVar("S", bound=_Section)
 
 class Storage(_Section):
     root: str = Field(min_length=1)
-    umask: Annotated[str, BeforeValidator(_digits), Field(pattern=r"^0[027][027]$")]
+    umask: Annotated[str, BeforeValidator(_octal_text), Field(pattern=r"^0[027][027]$")]
 
 
 class Spark(_Section):
-    master: Annotated[str, AfterValidator(_master)]
+    master: Annotated[str, AfterValidator(_check_master)]
     driver_memory: str = Field(pattern=r"^\d+[kmgt]$")
     shuffle_partitions: int = Field(ge=1)
     conf: dict[str, str]
@@ -187,7 +190,7 @@ class Flow(_Section):
     keep_packets: int = Field(ge=1, le=4096)
 
     @model_validator(mode="after")
-    def _keeps_bytes_of_packets_that_are_kept(self) -> Flow:
+    def _check_keep_packets(self) -> Flow:
         if self.keep_bytes > 0 and self.keep_packets > self.max_packets:
             raise ValueError(
                 f"keep_packets must be at most max_packets ({self.max_packets}) where keep_bytes is set, "
@@ -197,7 +200,7 @@ class Flow(_Section):
 
 
 class Dataset(_Section):
-    characteristics: Annotated[tuple[_Characteristic, ...], AfterValidator(_each_once)] = Field(min_length=1)
+    characteristics: Annotated[tuple[_Characteristic, ...], AfterValidator(_check_unique)] = Field(min_length=1)
     protocols: tuple[Annotated[int, Field(ge=0, le=255)], ...] = Field(min_length=1)
     label: Literal["name", "model", "type"]
     unlisted: Literal["drop", "unknown"]
@@ -212,7 +215,7 @@ class Dataset(_Section):
     min_count: int = Field(ge=1)
 
     @model_validator(mode="after")
-    def _leaves_a_test_part(self) -> Dataset:
+    def _check_test_share(self) -> Dataset:
         if self.train + self.validation >= 1:
             raise ValueError(f"train + validation must leave a test part below 1, got {self.train + self.validation}")
         return self
@@ -246,10 +249,10 @@ class Training(_Section):
 
 
 class Evaluation(_Section):
-    baselines: Annotated[tuple[_Baseline, ...], AfterValidator(_each_once)]
-    packet_baselines: Annotated[tuple[_PacketBaseline, ...], AfterValidator(_each_once)]
-    protocols: Annotated[tuple[Annotated[str, AfterValidator(_protocol)], ...], AfterValidator(_each_once)] = Field(
-        min_length=1
+    baselines: Annotated[tuple[_Baseline, ...], AfterValidator(_check_unique)]
+    packet_baselines: Annotated[tuple[_PacketBaseline, ...], AfterValidator(_check_unique)]
+    protocols: Annotated[tuple[Annotated[str, AfterValidator(_check_protocol)], ...], AfterValidator(_check_unique)] = (
+        Field(min_length=1)
     )
     folds: int = Field(ge=3)
     drift_days: int = Field(ge=1)
@@ -264,7 +267,7 @@ class Evaluation(_Section):
 class Tracking(_Section):
     uri: str | None
     experiment: str = Field(min_length=1)
-    model: str = Field(pattern=r"^[^/:]*[^/:\s][^/:]*$")  # MLflow's rule for names of models
+    model: str = Field(pattern=r"^[^/:]*[^/:\s][^/:]*$")  # MLflow's rule for model names
 
 
 class Census(_Section):
@@ -275,11 +278,11 @@ class Census(_Section):
     behind: Literal["auto", "hosts", "households"]
     min_similarity: float = Field(gt=0, le=1)
     remember_days: int = Field(ge=1)
-    inside: tuple[Annotated[str, AfterValidator(_network)], ...] = Field(min_length=1)
-    # these are never dumped and so are in no hash: they change what is shown and under which names, not what is said
+    inside: tuple[Annotated[str, AfterValidator(_check_network)], ...] = Field(min_length=1)
+    # excluded from dumps and hashes: they change only what is shown and under which names
     page_rows: int = Field(ge=1, exclude=True)
     pseudonyms: Annotated[
-        _Pseudonyms, BeforeValidator(_pseudonyms, json_schema_input_type=bool | Literal["on", _Pseudonyms])
+        _Pseudonyms, BeforeValidator(_parse_pseudonyms, json_schema_input_type=bool | Literal["on", _Pseudonyms])
     ] = Field(exclude=True)
     key_file: str | None = Field(exclude=True)
 
@@ -295,16 +298,16 @@ class Promotion(_Section):
     max_calibration_rise: float | None = Field(ge=0, le=1)
 
 
-def _or_name_alone(schema: dict[str, Any]) -> None:
+def _allow_plain_name(schema: dict[str, Any]) -> None:
     entry = dict(schema)
     schema.clear()
     schema["anyOf"] = [{"type": "string", "minLength": 1}, entry]
 
 
 class Watched(_Section):
-    """An entry of the watch list: a name, alone or with bounds, and the confidences at which it counts."""
+    """An entry of the watch list: a name, or a name with the bounds of the confidences at which it counts."""
 
-    model_config = ConfigDict(json_schema_extra=_or_name_alone)
+    model_config = ConfigDict(json_schema_extra=_allow_plain_name)
 
     name: _Name
     lowest: float = Field(0, alias="from", ge=0, le=1)
@@ -312,11 +315,11 @@ class Watched(_Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _a_name_alone(cls, given: Any) -> Any:
+    def _from_plain_name(cls, given: Any) -> Any:
         return {"name": given} if isinstance(given, str) else given
 
     @model_validator(mode="after")
-    def _from_is_not_above_to(self) -> Watched:
+    def _check_bounds(self) -> Watched:
         if self.lowest > self.highest:
             raise ValueError(f"from must be at most to ({self.highest}), got {self.lowest}")
         return self
@@ -330,7 +333,7 @@ class Watchlist(_Section):
 
 
 class Settings(_Section):
-    """All sections; see ``conf/base.yaml`` for what each key means."""
+    """All sections; ``conf/base.yaml`` explains each key."""
 
     storage: Storage
     spark: Spark
@@ -354,7 +357,7 @@ def conf_dir() -> Path:
 
 @cache
 def package_dir() -> Path:
-    """The folder of the package's files; of a package inside a zip (spark-submit --py-files), an unpacked copy."""
+    """The folder of the package's files; an unpacked copy if the package is in a zip (spark-submit --py-files)."""
     here = Path(__file__).parent
     if here.is_dir():
         return here
@@ -368,8 +371,8 @@ def package_dir() -> Path:
 def load_settings(files: Iterable[str | Path] = (), overrides: Iterable[str] = ()) -> Settings:
     """Settings from the defaults, then ``files`` in order, then ``section.key=value`` overrides.
 
-    A file is a path, or the bare name of one in ``conf/`` (``local.yaml``). Relative storage roots are made absolute
-    here, so that no later step depends on the current folder.
+    A file is a path, or the bare name of one in ``conf/`` (``local.yaml``). Relative storage roots become absolute, so
+    that no later step depends on the current folder.
 
     Raises:
         SettingError: a file is missing or not YAML; a key is unknown; a value has the wrong type or range.
@@ -380,30 +383,30 @@ def load_settings(files: Iterable[str | Path] = (), overrides: Iterable[str] = (
     for given in map(Path, files):
         shipped = conf_dir() / given
         layer = _read_yaml(shipped if shipped.is_file() and not given.exists() else given)
-        _merge(merged, _with_new_names(layer, f"--config {given}"))
+        _merge(merged, _apply_renames(layer, f"--config {given}"))
     for override in overrides:
-        _merge(merged, _with_new_names(_parse_override(override), f"--set {cut(override)}"))
+        _merge(merged, _apply_renames(_parse_override(override), f"--set {shorten(override)}"))
     try:
-        settings = Settings.model_validate(_frozen(merged), strict=True)  # true is no number, and 8 no text
+        settings = Settings.model_validate(_with_tuples(merged), strict=True)  # true is not a number, 8 not text
     except ValidationError as fault:
-        raise SettingError(_explain(fault)) from None
+        raise SettingError(_error_text(fault)) from None
     root = settings.storage.root
     if "://" not in root:
         root = str(Path(root).expanduser().resolve())
-    return settings.model_copy(update={"storage": changed(settings.storage, root=root)})
+    return settings.model_copy(update={"storage": with_values(settings.storage, root=root)})
 
 
-def changed(section: S, **values: Any) -> S:
-    """The section with other values, judged as those of files are.
+def with_values(section: S, **values: Any) -> S:
+    """A copy of the section with other values, validated.
 
     Raises:
         SettingError: a value has the wrong type or range.
     """
-    return section_of(type(section), {**dict(section), **values})
+    return make_section(type(section), {**dict(section), **values})
 
 
-def section_of(kind: type[S], values: Mapping[str, Any]) -> S:
-    """The section with these values, judged as those of files are.
+def make_section(kind: type[S], values: Mapping[str, Any]) -> S:
+    """The section with these values, validated.
 
     Raises:
         SettingError: a value is missing, or has the wrong type or range.
@@ -411,33 +414,35 @@ def section_of(kind: type[S], values: Mapping[str, Any]) -> S:
     name = kind.__name__.lower()
     values = {_RENAMED.get(f"{name}.{key}", key): value for key, value in values.items()}
     try:
-        return kind.model_validate(_frozen(values), strict=True)
+        return kind.model_validate(_with_tuples(values), strict=True)
     except ValidationError as fault:
-        raise SettingError(_explain(fault, (name,))) from None
+        raise SettingError(_error_text(fault, (name,))) from None
 
 
 def settings_hash(*sections: BaseModel, extra: Mapping[str, Any] | None = None) -> str:
-    """Twelve hexadecimal digits that name what a derived thing was made with: sections, and inputs in ``extra``."""
+    """Twelve hexadecimal digits that identify the settings, and the inputs in ``extra``, of a result."""
     parts: list[Any] = [{type(section).__name__: section.model_dump(mode="json")} for section in sections]
     parts.append(dict(extra or {}))
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _with_new_names(layer: dict[str, Any], source: str) -> dict[str, Any]:
-    """The layer with the present name of each key that has another one since the version before."""
+def _apply_renames(layer: dict[str, Any], source: str) -> dict[str, Any]:
+    """The layer with renamed settings under their present names."""
     renamed = dict(layer)
     for old, new in _RENAMED.items():
         section, _, key = old.partition(".")
         values = renamed.get(section)
         if isinstance(values, Mapping) and key in values and new not in values:
-            _log.warning("%s: %s is now %s.%s; the next version knows the new name alone", source, old, section, new)
+            _log.warning(
+                "%s: %s is now %s.%s; the next version will not accept the old name", source, old, section, new
+            )
             renamed[section] = {new if name == key else name: value for name, value in values.items()}
     return renamed
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml12.load(read_file(path, _MOST_BYTES).decode())
+        content = yaml12.load(read_file(path, _MAX_BYTES).decode())
     except OSError as fault:
         raise SettingError(f"--config {path}: cannot be read ({fault.strerror}); give a YAML file") from None
     except ValueError as fault:
@@ -445,7 +450,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise SettingError(f"--config {path}: must hold sections (name: {{key: value}}), got {type(content).__name__}")
+        raise SettingError(
+            f"--config {path}: must contain sections (name: {{key: value}}), got {type(content).__name__}"
+        )
     return content
 
 
@@ -453,27 +460,27 @@ def _parse_override(text: str) -> dict[str, Any]:
     name, equals, value = text.partition("=")
     section, dot, key = name.partition(".")
     if not (equals and dot and section and key):
-        raise SettingError(f"--set {cut(text)}: must read section.key=value, as in training.epochs=10")
+        raise SettingError(f"--set {shorten(text)}: must read section.key=value, as in training.epochs=10")
     if name == "spark.conf" and names_secret(value):
         raise SettingError(
             "--set spark.conf: names a secret, which the list of processes would show; set it in a file for --config"
         )
     if holds_credentials(value):
-        raise SettingError(f"--set {cut(name)}: {NO_CREDENTIALS}, got {cut(redacted_location(value))}")
+        raise SettingError(f"--set {shorten(name)}: {NO_CREDENTIALS}, got {shorten(redacted_location(value))}")
     try:
-        return {section: {key: yaml12.load_whole(value)}}
+        return {section: {key: yaml12.load_value(value)}}
     except ValueError as fault:
-        quoted = cut(shlex.quote(f"{name}={json.dumps(value, ensure_ascii=False)}"))
+        quoted = shorten(shlex.quote(f"{name}={json.dumps(value, ensure_ascii=False)}"))
         raise SettingError(
-            f"--set {cut(text)}: the value is not valid YAML ({fault}); quote it: --set {quoted}"
+            f"--set {shorten(text)}: the value is not valid YAML ({fault}); quote it: --set {quoted}"
         ) from None
 
 
-def _frozen(value: Any) -> Any:
-    """The same with tuples for lists, as sections hold them."""
+def _with_tuples(value: Any) -> Any:
+    """The same value with tuples in place of lists, which sections need to be frozen."""
     if isinstance(value, dict):
-        return {key: _frozen(each) for key, each in value.items()}
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+        return {key: _with_tuples(item) for key, item in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 def _merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
@@ -484,46 +491,43 @@ def _merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
             into[section] = dict(values) if isinstance(values, Mapping) else values
 
 
-def _explain(fault: ValidationError, within: tuple[str, ...] = ()) -> str:
+def _error_text(fault: ValidationError, within: tuple[str, ...] = ()) -> str:
     lines = []
-    errors = fault.errors()[:_MOST_FAULTS]
+    errors = fault.errors()[:_MAX_LISTED]
     for error in errors:
-        place = [cut(str(part)) for part in (*within, *error["loc"])]
-        if error["type"] == _CREDENTIALS:
-            name = ".".join([*place, error["ctx"]["place"]])
+        path = [shorten(str(part)) for part in (*within, *error["loc"])]
+        if error["type"] == _CREDENTIALS_ERROR:
+            name = ".".join([*path, error["ctx"]["path"]])
             lines.append(f"{name}: {error['msg']}, got {error['ctx']['got']}")
             continue
-        name = ".".join(place)
+        name = ".".join(path)
         if error["type"] == "extra_forbidden":
-            close = difflib.get_close_matches(place[-1], _keys_beside(place), n=1)
-            hint = (
-                f"did you mean {'.'.join([*place[:-1], close[0]])}?" if close else "conf/base.yaml lists all settings"
-            )
+            close = difflib.get_close_matches(path[-1], _sibling_keys(path), n=1)
+            hint = f"did you mean {'.'.join([*path[:-1], close[0]])}?" if close else "conf/base.yaml lists all settings"
             lines.append(f"{name}: unknown setting; {hint}")
-        elif error["type"] != "too_short" or all(
-            len(other["loc"]) <= len(place) for other in errors
-        ):  # else its effect
-            reason, remedy = _WORDS.get(error["type"], (error["msg"], "see conf/base.yaml"))
-            if error["type"] == "literal_error" and place[-1].isdigit():
-                reason, remedy = _not_known(error["input"], re.findall("'([^']*)'", error["ctx"]["expected"]))
-            reason, got = reason.removeprefix("Value error, "), shown(error["input"])
+        elif error["type"] != "too_short" or all(len(other["loc"]) <= len(path) for other in errors):
+            # a list whose only item is wrong is also too short: the item's error is enough
+            reason, remedy = _REASON_AND_REMEDY.get(error["type"], (error["msg"], "see conf/base.yaml"))
+            if error["type"] == "literal_error" and path[-1].isdigit():
+                reason, remedy = _unknown_choice(error["input"], re.findall("'([^']*)'", error["ctx"]["expected"]))
+            reason, got = reason.removeprefix("Value error, "), short_repr(error["input"])
             is_secret = names_secret(name) or name == "census.key_file"
             got_text = "" if isinstance(error["input"], dict) or is_secret or got in reason else f", got {got}"
             lines.append(f"{name}: {reason}{got_text}; {remedy}")
     more = fault.error_count() - len(errors)
-    return " | ".join([*lines, *[f"and {more:,} more faults"] * (more > 0)])
+    return " | ".join([*lines, *[f"and {more:,} more errors"] * (more > 0)])
 
 
-_WORDS = {  # of pydantic's errors that would not say what to do
+_REASON_AND_REMEDY = {  # for pydantic errors without a remedy
     "string_type": ("Input should be a valid string", "put text in quotes"),
     "tuple_type": ("must be a list", "write it as [a, b]"),
 }
 
 
-def _keys_beside(place: list[str]) -> list[str]:
-    if len(place) == 1:
+def _sibling_keys(path: list[str]) -> list[str]:
+    if len(path) == 1:
         return list(Settings.model_fields)
-    if len(place) > 2:
+    if len(path) > 2:
         return []
-    section = Settings.model_fields[place[0]].annotation
+    section = Settings.model_fields[path[0]].annotation
     return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []

@@ -1,7 +1,7 @@
-"""The error tree and the exit codes: 2 for a user's mistake, 1 for a fault of data or machine.
+"""The exceptions of iotid and the exit codes of commands.
 
-3 and 4 are no faults: a device on the watch list was found; there is no model yet. Every message names the field or
-file, the rule, the value it got and the remedy.
+2: a user's mistake; 1: an error of data or machine. 3 and 4 are not failures: a device on the watch list was found;
+there is no model yet. Every message names the field or file, the rule, the value it got and the remedy.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ import reprlib
 
 from iotid.messages import one_line
 
-_MOST_SHOWN = 80  # characters of a value
-_MOST_CHARACTERS = 4000  # of a message, which may quote what others wrote
-_MOST_BITS = 256  # of a number that is shown: Python refuses to print huge ones
+_MAX_VALUE_CHARACTERS = 80  # characters of a value
+_MAX_MESSAGE_CHARACTERS = 4000  # of a message, which may quote text from elsewhere
+_MAX_PRINTED_BITS = 256  # of an integer: Python refuses to print huge ones
 
 
 class IotidError(Exception):
-    """Anything that iotid itself reports, as `messages.one_line`. ``exit_code`` is what a command ends with."""
+    """Base of all errors that iotid raises. Text passes `messages.one_line`; ``exit_code`` is the command's."""
 
     exit_code = 1
 
     def __init__(self, *content: object) -> None:
-        super().__init__(*(_bounded(one_line(each)) if isinstance(each, str) else each for each in content))
+        super().__init__(*(_without_middle(one_line(part)) if isinstance(part, str) else part for part in content))
 
 
 class UserError(IotidError, ValueError):
-    """A mistake that the person who typed the command can correct."""
+    """A mistake that the user can correct."""
 
     exit_code = 2
 
@@ -47,21 +47,21 @@ class SetupError(UserError):
 
 
 class DataError(IotidError):
-    """Stored data is not what its contract promises."""
+    """Stored data breaks its contract."""
 
 
 class NoModelError(UserError):
-    """The registry has no model of the asked-for alias yet: not a mistake while nothing was promoted."""
+    """No model version has the alias yet; not a mistake before the first promotion."""
 
     exit_code = 4
 
 
 class ServerError(UserError):
-    """The tracking server does not answer, after waiting for it."""
+    """The tracking server did not answer within the retry time."""
 
 
 class StaleError(DataError):
-    """A capture, or the champion, is no longer what it was when something was planned or decided about it."""
+    """A capture changed since it was planned, or the champion changed since models were compared."""
 
 
 class SpaceError(IotidError):
@@ -77,44 +77,44 @@ class PartitionError(DataError):
 
 
 class AccountingError(DataError):
-    """Packets or rows that went in do not equal those that came out plus those counted as rejected."""
+    """Packets or rows read differ from those written plus those counted as rejected."""
 
 
 class TrainingError(IotidError):
-    """Training cannot go on: a non-finite loss, or ranks that disagree."""
+    """Training cannot continue: a non-finite loss, or ranks with different data or settings."""
 
 
 class WatchError(IotidError):
-    """The step succeeded and a device on the watch list was found, which ``watchlist.fail`` reports by an exit code."""
+    """The step succeeded and found a device on the watch list; raised only if ``watchlist.fail`` is set."""
 
     exit_code = 3
 
 
-class _Short(reprlib.Repr):
+class _ShortRepr(reprlib.Repr):
     def __init__(self) -> None:
-        super().__init__()  # takes no limits before Python 3.12
-        self.maxlevel, self.maxstring, self.maxother = 3, _MOST_SHOWN, _MOST_SHOWN
+        super().__init__()  # accepts limits only from Python 3.12 on
+        self.maxlevel, self.maxstring, self.maxother = 3, _MAX_VALUE_CHARACTERS, _MAX_VALUE_CHARACTERS
         self.maxdict = self.maxlist = self.maxtuple = 8
 
     def repr_int(self, number: int, level: int) -> str:
         bits = number.bit_length()
-        return f"a number of {bits} bits" if bits > _MOST_BITS else super().repr_int(number, level)
+        return f"a number of {bits} bits" if bits > _MAX_PRINTED_BITS else super().repr_int(number, level)
 
 
-_short = _Short()
+_repr = _ShortRepr()
 
 
-def shown(value: object) -> str:
-    """A value as errors show it: as Python writes it, cut to some 80 characters whatever its size and depth."""
-    return cut(_short.repr(value), _MOST_SHOWN + 3)
+def short_repr(value: object) -> str:
+    """``repr`` of a value for error messages, at most some 80 characters whatever its size and depth."""
+    return shorten(_repr.repr(value), _MAX_VALUE_CHARACTERS + 3)
 
 
-def cut(text: str, most: int = _MOST_SHOWN) -> str:
-    """Text as errors show it: its first characters, where it is long."""
-    return text if len(text) <= most else f"{text[:most]}…"
+def shorten(text: str, max_characters: int = _MAX_VALUE_CHARACTERS) -> str:
+    """The text for error messages: long text ends after ``max_characters`` with an ellipsis."""
+    return text if len(text) <= max_characters else f"{text[:max_characters]}…"
 
 
-def _bounded(line: str) -> str:
-    if len(line) <= _MOST_CHARACTERS:
+def _without_middle(line: str) -> str:
+    if len(line) <= _MAX_MESSAGE_CHARACTERS:
         return line
-    return f"{line[: 3 * _MOST_CHARACTERS // 4]} … {line[-_MOST_CHARACTERS // 4 :]}"
+    return f"{line[: 3 * _MAX_MESSAGE_CHARACTERS // 4]} … {line[-_MAX_MESSAGE_CHARACTERS // 4 :]}"

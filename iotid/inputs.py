@@ -10,7 +10,7 @@ import stat
 from pathlib import Path
 from typing import IO, Any, Never
 
-from iotid.errors import cut
+from iotid.errors import shorten
 
 MOST_BYTES = 1 << 26  # of a file that is read into memory: settings, device lists, keys, JSON
 _CHUNK = 1 << 20  # bytes per read
@@ -112,5 +112,5 @@ def _no_number(name: str) -> Never:
 def _finite(text: str) -> float:
     number = float(text)
     if number in (float("inf"), float("-inf")):
-        raise ValueError(f"{cut(text, 20)} is too large a number")
+        raise ValueError(f"{shorten(text, 20)} is too large a number")
     return number

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 from urllib.parse import quote, unquote
 
 import iotid
-from iotid.errors import DataError, PartitionError, shown
+from iotid.errors import DataError, PartitionError, short_repr
 from iotid.private import temporary_folder
 from iotid.schemas import metadata
 from iotid.schemas.metadata import METADATA, Metadata, checked, read_metadata, remedy, step_of
@@ -325,7 +325,7 @@ class _Pointed:
         version = read_small(self._fs, marker, marker).decode(errors="replace")
         if not re.fullmatch(rf"{_VERSION}[\w-]+", version, re.ASCII):
             raise DataError(
-                f"{marker}: must name a folder {_VERSION}…, got {shown(version)}; write the partition again"
+                f"{marker}: must name a folder {_VERSION}…, got {short_repr(version)}; write the partition again"
             )
         return f"{relative}/{version}"
 

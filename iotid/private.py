@@ -1,4 +1,4 @@
-"""Folders that nobody but this user can put anything into: for code that is run, and for files that are read back."""
+"""Folders that only this user can write to, for code that is executed and for files that are read back."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 _log = logging.getLogger(__name__)
 
 
-def is_private(folder: Path) -> bool:
-    """Make the folder (0700) where it is absent; whether it is a folder and no link, ours, and no other's to write."""
+def ensure_private(folder: Path) -> bool:
+    """Create the folder (0700) if it is absent. Returns whether it is a real folder, ours, and only ours to write."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.lstat()
@@ -24,19 +24,19 @@ def is_private(folder: Path) -> bool:
 
 
 def user_folder() -> Path:
-    """This user's folder in the temporary one. It may be absent or another user's: ask `is_private`."""
+    """This user's folder in the system's temporary folder; may be absent or another user's: see `ensure_private`."""
     return Path(tempfile.gettempdir()) / f"iotid-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
 
 
 @functools.cache
 def temporary_folder() -> Path:
-    """A private folder that this user's next process finds again; a new one where somebody else has taken its name."""
+    """A private folder that this user's processes share; a new one if another user has taken its name."""
     usual = user_folder()
-    if is_private(usual):
+    if ensure_private(usual):
         usual.chmod(0o700)
         return usual
     fresh = Path(tempfile.mkdtemp(prefix="iotid-"))
     _log.warning(
-        "%s: is a link, another user's, or open to others; %s is used, and found by no later run", usual, fresh
+        "%s: is a link, another user's, or open to others; using %s, which no later run will find", usual, fresh
     )
     return fresh

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote_to_bytes
 
-from iotid.errors import DataError, UserError, cut
+from iotid.errors import DataError, UserError, shorten
 from iotid.inputs import MOST_BYTES, parse_json
 from iotid.messages import NO_CREDENTIALS, holds_credentials, redacted_location
 from iotid.schemas import typed
@@ -51,7 +51,7 @@ def check_json(content: bytes, kind: Any, shown_as: str, what_to_do: str) -> Any
         found = parse_json(content)
         typed.check(kind, found)
     except ValueError as fault:
-        raise DataError(f"{shown_as}: {cut(str(fault), 400)}; {what_to_do}") from None
+        raise DataError(f"{shown_as}: {shorten(str(fault), 400)}; {what_to_do}") from None
     return found
 
 
@@ -68,7 +68,7 @@ def translate_read_errors(shown_as: str, what_to_do: str) -> Iterator[None]:
     except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as fault:
         if isinstance(fault, OSError) and fault.errno is not None:  # a fault of the filesystem, not of the content
             raise
-        why = cut((str(fault).splitlines() or [type(fault).__name__])[0], 400)
+        why = shorten((str(fault).splitlines() or [type(fault).__name__])[0], 400)
         raise DataError(f"{shown_as}: is not as iotid wrote it ({why}); {what_to_do}") from None
 
 

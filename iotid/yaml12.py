@@ -1,8 +1,8 @@
-"""YAML as people type it into settings and device lists: one document, no key twice, scalars by YAML 1.2.
+"""A YAML 1.2 reader for settings and device lists: one document, unique keys, core schema.
 
-PyYAML reads YAML 1.1, to which 010 is 8, 1:30 is 90, ``no`` is false and 1e-3 is text; of equal keys it takes the last.
-Version 1.2 has no merge key: ``<<`` is a key like others, and one that no section knows. Of its tags those of the core
-schema are read. Depth, number of values and the expansion of aliases are bounded.
+PyYAML reads YAML 1.1, in which 010 is 8, 1:30 is 90, ``no`` is false and 1e-3 is text; of equal keys it takes the last.
+YAML 1.2 has no merge key: ``<<`` is an ordinary key, which no section knows. Only tags of the core schema are read.
+Depth, number of values and the expansion of aliases are bounded.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from typing import Any, ClassVar
 
 import yaml
 
-from iotid.errors import cut, shown
+from iotid.errors import short_repr, shorten
 
-_DEEPEST = 64  # values within one another
-_MOST_VALUES = 1_000_000  # of a document; each takes some 600 bytes while it is read
-_MOST_REPEATED = 100_000  # values, and characters of text, after aliases are expanded
-_MOST_DIGITS = 100  # of an integer; Python refuses to print those of thousands
-_MOST_CHARACTERS = 200  # characters of an error
+_MAX_DEPTH = 64
+_MAX_VALUES = 1_000_000  # of a document; each takes some 600 bytes while it is read
+_MAX_EXPANDED = 100_000  # values and characters that aliases add
+_MAX_DIGITS = 100  # of an integer; Python refuses to print thousands
+_MAX_ERROR_CHARACTERS = 200
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _TAG = "tag:yaml.org,2002:"
 _NULL = ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""])
-# YAML 1.2.2, section 10.3.2, with the characters that each may begin with
-_CORE = (
+# YAML 1.2.2, section 10.3.2: tag, pattern, characters that it may begin with
+_CORE_SCHEMA = (
     _NULL,
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
     ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
@@ -44,32 +44,32 @@ class _Loader(yaml.SafeLoader):
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
-        self._depth = self._values = self._size = self._repeated = 0
-        self._sizes: dict[int, int] = {}  # of nodes with an anchor that are whole
+        self._depth = self._values = self._size = self._expanded = 0
+        self._sizes: dict[int, int] = {}  # of complete nodes with an anchor
 
     def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
         event, before = self.peek_event(), self._size
         self._depth += 1
         self._values += 1
-        if self._depth > _DEEPEST:
-            raise _refused(f"values are nested more than {_DEEPEST} deep", event)
-        if self._values > _MOST_VALUES:
-            raise _refused(f"there are more than {_MOST_VALUES:,} values", event)
+        if self._depth > _MAX_DEPTH:
+            raise _error_at(f"values are nested more than {_MAX_DEPTH} deep", event)
+        if self._values > _MAX_VALUES:
+            raise _error_at(f"there are more than {_MAX_VALUES:,} values", event)
         node: yaml.Node | None = super().compose_node(parent, index)
         self._depth -= 1
         if isinstance(event, yaml.AliasEvent):
             if id(node) not in self._sizes:
-                raise _refused(f"alias {shown(event.anchor)} refers to a value that contains it", event)
+                raise _error_at(f"alias {short_repr(event.anchor)} refers to a value that contains it", event)
             self._size += self._sizes[id(node)]
-            self._repeated += self._sizes[id(node)]
-            if self._repeated > _MOST_REPEATED:
-                raise _refused(f"aliases expand to more than {_MOST_REPEATED:,} values and characters", event)
+            self._expanded += self._sizes[id(node)]
+            if self._expanded > _MAX_EXPANDED:
+                raise _error_at(f"aliases expand to more than {_MAX_EXPANDED:,} values and characters", event)
             return node
         self._size += 1
         if isinstance(node, yaml.ScalarNode):
             self._size += len(node.value)
             if _SURROGATE.search(node.value):
-                raise _refused(f"{shown(node.value)} holds half of a character", event)
+                raise _error_at(f"{short_repr(node.value)} contains a lone surrogate", event)
         if event.anchor is not None:
             self._sizes[id(node)] = self._size - before
         return node
@@ -81,23 +81,25 @@ class _Loader(yaml.SafeLoader):
             if isinstance(key, yaml.ScalarNode):
                 if (key.tag, key.value) in first:
                     at = first[key.tag, key.value]
-                    raise yaml.MarkedYAMLError(f"key {shown(key.value)}", at, "the same key once more", key.start_mark)
+                    raise yaml.MarkedYAMLError(
+                        f"key {short_repr(key.value)}", at, "the same key once more", key.start_mark
+                    )
                 first[key.tag, key.value] = key.start_mark
         return node
 
 
-class _Core(_Loader):
+class _CoreLoader(_Loader):
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
 
 
-class _Text(_Loader):
-    """Every scalar but null stays text: a MAC of twelve digits, or a device called 1e3, is no number."""
+class _TextLoader(_Loader):
+    """Reads every scalar but null as text: a MAC of twelve digits, or a device called 1e3, is not a number."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
 
 
-class _Whole(_Core):
-    """Refuses comments, which cut off what comes after them."""
+class _ValueLoader(_CoreLoader):
+    """Refuses comments, which would truncate a value."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -110,21 +112,21 @@ class _Whole(_Core):
             raise yaml.YAMLError("what comes after # would be cut off as a comment")
 
 
-def _refused(what: str, event: yaml.Event) -> yaml.MarkedYAMLError:
+def _error_at(what: str, event: yaml.Event) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=what, problem_mark=event.start_mark)  # type: ignore[arg-type]
 
 
 def _bool(loader: Any, node: Any) -> bool:
     text = loader.construct_scalar(node)
     if text.lower() not in ("true", "false"):
-        raise ValueError(f"{shown(text)} is neither true nor false")
+        raise ValueError(f"{short_repr(text)} is neither true nor false")
     return bool(text.lower() == "true")
 
 
 def _int(loader: Any, node: Any) -> int:
     text = loader.construct_scalar(node)
-    if len(text) > _MOST_DIGITS:
-        raise ValueError(f"{shown(text)} is too large a number")
+    if len(text) > _MAX_DIGITS:
+        raise ValueError(f"{short_repr(text)} is too large a number")
     return int(text, 0 if text[:2] in ("0o", "0x") else 10)
 
 
@@ -133,33 +135,33 @@ def _float(loader: Any, node: Any) -> float:
     return float(text.replace(".", "", 1) if text.endswith((".inf", ".nan")) else text)
 
 
-for _of, _resolvers in ((_Core, _CORE), (_Text, (_NULL,))):
+for _loader, _resolvers in ((_CoreLoader, _CORE_SCHEMA), (_TextLoader, (_NULL,))):
     for _name, _pattern, _begins in _resolvers:
-        _of.add_implicit_resolver(_TAG + _name, re.compile(rf"(?:{_pattern})\Z"), _begins)
+        _loader.add_implicit_resolver(_TAG + _name, re.compile(rf"(?:{_pattern})\Z"), _begins)
 for _name, _construct in (("bool", _bool), ("int", _int), ("float", _float)):
     _Loader.add_constructor(_TAG + _name, _construct)
 
 
 def load(text: str) -> Any:
-    """What the document ``text`` holds, by the core schema.
+    """Parse a document by the core schema.
 
     Raises:
-        ValueError: it is not YAML, holds several documents, or a key twice; with the lines of both, in one line.
+        ValueError: it is not YAML, has several documents, or a key twice; the message has the line numbers.
     """
-    return _load(_Core, text)
+    return _load(_CoreLoader, text)
 
 
 def load_text(text: str) -> Any:
-    """What the document ``text`` holds, where every scalar but null is text; raises what ``load`` raises."""
-    return _load(_Text, text)
+    """Parse a document, with every scalar but null as text; raises what ``load`` raises."""
+    return _load(_TextLoader, text)
 
 
-def load_whole(text: str) -> Any:
-    """The value ``text``, of which every character counts; raises what ``load`` raises, and at a comment."""
-    value = _load(_Whole, text)
-    # an anchor, a tag or the mark of a document would not be part of the text
+def load_value(text: str) -> Any:
+    """Parse all of ``text`` as one value; raises what ``load`` raises, and a ValueError at a comment."""
+    value = _load(_ValueLoader, text)
+    # an anchor, a tag or a document marker would be dropped from the text
     if isinstance(value, str) and text.strip()[:1] in ("&", "!", "-", "%") and value != text.strip():
-        raise ValueError(f"YAML would read {shown(value)} alone of it")
+        raise ValueError(f"YAML would read {short_repr(value)} alone of it")
     return value
 
 
@@ -169,10 +171,12 @@ def _load(kind: type[_Loader], text: str) -> Any:
     except yaml.MarkedYAMLError as fault:
         reasons = ((fault.context, fault.context_mark), (fault.problem, fault.problem_mark))
         parts = [
-            f"{cut(words, _MOST_CHARACTERS)} in line {mark.line + 1}" if mark else cut(words, _MOST_CHARACTERS)
+            f"{shorten(words, _MAX_ERROR_CHARACTERS)} in line {mark.line + 1}"
+            if mark
+            else shorten(words, _MAX_ERROR_CHARACTERS)
             for words, mark in reasons
             if words
         ]
         raise ValueError(", ".join(parts)) from None
     except (yaml.YAMLError, ValueError) as fault:
-        raise ValueError(cut(" ".join(str(fault).split()), _MOST_CHARACTERS)) from None
+        raise ValueError(shorten(" ".join(str(fault).split()), _MAX_ERROR_CHARACTERS)) from None

@@ -1,4 +1,4 @@
-"""Study: the ensemble and its baselines under several protocols, in one table."""
+"""Study: compare the ensemble with its baselines under several split protocols."""
 
 from iotid.cli.command import run_job
 from iotid.cli.compare import main

@@ -1,4 +1,4 @@
-"""Study: what each label's traffic looks like, as figures."""
+"""Study: figures of each label's traffic."""
 
 from iotid.cli.command import run_job
 from iotid.cli.describe import main

@@ -1,4 +1,4 @@
-"""Step 5: score the challenger, the champion and the baselines on a dataset's test part."""
+"""Step 5: score the challenger, the champion and the baselines on a dataset's test split."""
 
 from iotid.cli.command import run_job
 from iotid.cli.evaluate import main

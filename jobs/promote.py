@@ -1,4 +1,4 @@
-"""Step 6: a written policy compares challenger and champion; the registry's alias moves, or does not."""
+"""Step 6: make the challenger the champion if a written policy allows it."""
 
 from iotid.cli.command import run_job
 from iotid.cli.promote import main

@@ -1,4 +1,4 @@
-"""Step 1: plan splits of a capture date's captures, which workers read in parallel."""
+"""Step 1: plan the splits of a capture date's captures, which workers read in parallel."""
 
 from iotid.cli.command import run_job
 from iotid.cli.split_pcaps import main

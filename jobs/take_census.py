@@ -1,4 +1,4 @@
-"""Step 7: a capture date's flows and the champion make one row per device."""
+"""Step 7: score a capture date's flows with the champion, one row per device."""
 
 from iotid.cli.command import run_job
 from iotid.cli.take_census import main

@@ -1,4 +1,4 @@
-"""Step 3: label flows, split them three ways and write a Petastorm dataset."""
+"""Step 3: label flows, assign them to train, validation and test, and write a Petastorm dataset."""
 
 from iotid.cli.command import run_job
 from iotid.cli.write_dataset import main

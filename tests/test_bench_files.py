@@ -1,4 +1,4 @@
-"""The files that benchmarks measure with."""
+"""The input files of benchmarks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from iotid.capture import read_packets
 
 
-def test_write_copies__more_than_255_have_addresses_of_their_own(
+def test_write_copies__more_than_255_have_distinct_addresses(
     tmp_path: Path, module_at: Callable[[Path], ModuleType]
 ) -> None:
     bench = module_at(Path(__file__).parent / "bench" / "bench_files.py")

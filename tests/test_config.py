@@ -1,4 +1,4 @@
-"""Settings: layers, refusals and where every setting is written."""
+"""Settings: layers, errors and base.yaml."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 
 from iotid import baselines, yaml12
-from iotid.config import COMPARED, Model, Settings, conf_dir, load_settings, section_of, settings_hash
+from iotid.config import COMPARED, Model, Settings, conf_dir, load_settings, make_section, settings_hash
 from iotid.dataset.characteristics import CHARACTERISTICS
 from iotid.errors import SettingError
 from iotid.studies import protocols
 from iotid.studies.split_run import ETEI
 
 
-def test_settings__base_holds_every_key_of_every_section_and_no_other() -> None:
+def test_settings__base_has_exactly_the_keys_of_all_sections() -> None:
     written: dict[str, set[str]] = {}
     for name in ("base.yaml", "promotion.yaml", "watchlist.yaml"):
         for section, keys in yaml12.load((conf_dir() / name).read_text()).items():
@@ -74,16 +74,14 @@ def test_settings__later_layers_and_overrides_win(tmp_path: Path) -> None:
         ("watchlist.types=[{name: cam, label: 2}]", "watchlist.types.0.label: unknown setting; conf/base.yaml lists"),
     ],
 )
-def test_settings__a_mistake_is_one_line_that_names_key_rule_and_value(override: str, told: str) -> None:
+def test_settings__error_is_one_line_with_key_rule_and_value(override: str, told: str) -> None:
     with pytest.raises(SettingError) as caught:
         load_settings([], [override])
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_settings__former_names_are_taken_for_one_version_and_said(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_settings__former_names_are_accepted_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "own.yaml").write_text("census: {likeness: 0.7}\nmodel: {memory: false}\n")
     settings = load_settings([tmp_path / "own.yaml"], ["evaluation.further_baselines=[byteiot]"])
     assert settings.census.min_similarity == 0.7
@@ -93,28 +91,28 @@ def test_settings__former_names_are_taken_for_one_version_and_said(
     assert len(caplog.records) == 3
     stored = {**settings.model.model_dump(), "memory": True}
     del stored["sequence_counts"]
-    assert section_of(Model, stored).sequence_counts, "models keep their settings by the former name"
+    assert make_section(Model, stored).sequence_counts, "models keep their settings by the former name"
 
 
-def test_settings__a_missing_file_and_bad_yaml_are_named(tmp_path: Path) -> None:
+def test_settings__missing_file_and_invalid_yaml_are_reported(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"nowhere\.yaml: cannot be read"):
         load_settings([tmp_path / "nowhere.yaml"])
     (tmp_path / "bad.yaml").write_text("a: [1")
     with pytest.raises(SettingError, match=r"bad\.yaml: is not valid YAML"):
         load_settings([tmp_path / "bad.yaml"])
     (tmp_path / "list.yaml").write_text("- 1")
-    with pytest.raises(SettingError, match="must hold sections"):
+    with pytest.raises(SettingError, match="must contain sections"):
         load_settings([tmp_path / "list.yaml"])
 
 
 @pytest.mark.parametrize("text", ["flow: {tcp_close: true}\nmodel: {layers: 1}\nflow: {join_files: true}\n"])
-def test_settings__a_section_twice_is_an_error_with_both_lines(tmp_path: Path, text: str) -> None:
+def test_settings__duplicate_section_is_an_error_with_both_lines(tmp_path: Path, text: str) -> None:
     (tmp_path / "twice.yaml").write_text(text)
     with pytest.raises(SettingError, match=r"twice\.yaml: .*'flow' in line 1, .* in line 3"):
         load_settings([tmp_path / "twice.yaml"])
 
 
-def test_settings__a_value_that_yaml_would_cut_is_refused_and_shown_quoted() -> None:
+def test_settings__value_that_yaml_would_truncate_is_refused_with_its_quoted_form() -> None:
     with pytest.raises(SettingError, match=r"quote it: --set 'storage.root=\"/data/run #2\"'$"):
         load_settings([], ["storage.root=/data/run #2"])
     assert load_settings([], ['storage.root="/data/run #2"']).storage.root == "/data/run #2"
@@ -132,7 +130,7 @@ def test_settings__a_value_that_yaml_would_cut_is_refused_and_shown_quoted() -> 
         ("census.inside=[192.168.1.5/24]", "did you mean 192.168.1.0/24?"),
         ("census.inside=['fe80::1/10']", "did you mean fe80::/10?"),
         ("census.inside=[10.0.0.0/33]", "write networks as 192.168.0.0/16"),
-        ("census.inside=['::ffff:10.0.0.0/104']", "holds no address of a packet"),
+        ("census.inside=['::ffff:10.0.0.0/104']", "contains no address that packets can have"),
         ("census.inside=['fe80::%eth0/64']", "write networks as"),
         ("census.inside=10.0.0.0/8", "must be a list, got '10.0.0.0/8'; write it as [a, b]"),
         ("census.inside=[]", "at least 1"),
@@ -140,7 +138,7 @@ def test_settings__a_value_that_yaml_would_cut_is_refused_and_shown_quoted() -> 
             "dataset.characteristics=[tcp_windw]",
             "characteristics.0: 'tcp_windw' is not known; did you mean tcp_window?",
         ),
-        ("dataset.characteristics=[tcp_window, tcp_window]", "'tcp_window' is there twice"),
+        ("dataset.characteristics=[tcp_window, tcp_window]", "'tcp_window' is listed twice"),
         ("dataset.protocols=[256]", "dataset.protocols.0"),
         (
             "evaluation.baselines=[random_forrest]",
@@ -155,14 +153,14 @@ def test_settings__a_value_that_yaml_would_cut_is_refused_and_shown_quoted() -> 
         ("tracking.experiment=2024", "Input should be a valid string, got 2024; put text in quotes"),
     ],
 )
-def test_settings__what_later_steps_would_refuse_is_refused_when_settings_are_read(override: str, told: str) -> None:
+def test_settings__errors_of_later_steps_are_found_when_settings_are_read(override: str, told: str) -> None:
     with pytest.raises(SettingError) as caught:
         load_settings([], [override])
     assert told in str(caught.value)
     assert " | " not in str(caught.value)
 
 
-def test_settings__names_that_are_taken_are_those_of_the_registries() -> None:
+def test_settings__accepted_names_are_those_of_the_registries() -> None:
     schema = Settings.model_json_schema()["$defs"]
 
     def taken(section: str, key: str) -> list[str]:
@@ -175,7 +173,7 @@ def test_settings__names_that_are_taken_are_those_of_the_registries() -> None:
 
 
 @pytest.mark.parametrize(("given", "value"), [("on", True), ("Off", False), ("yes", True), ("true", True)])
-def test_settings__switches_take_the_words_for_true_and_false(given: str, value: bool) -> None:
+def test_settings__switches_accept_yes_no_on_off(given: str, value: bool) -> None:
     assert load_settings([], [f"capture.strict={given}"]).capture.strict is value
 
 
@@ -184,7 +182,7 @@ def test_settings__switches_take_the_words_for_true_and_false(given: str, value:
     [("on", "opaque"), ("yes", "opaque"), ("true", "opaque"), ("opaque", "opaque"), ("prefixes", "prefixes"),
      ("off", "off"), ("No", "off"), ("false", "off")],
 )  # fmt: skip
-def test_settings__pseudonyms_that_are_switched_on_are_the_safer_ones(given: str, value: str) -> None:
+def test_settings__pseudonyms_on_means_opaque(given: str, value: str) -> None:
     assert load_settings([], [f"census.pseudonyms={given}"]).census.pseudonyms == value
 
 
@@ -194,7 +192,7 @@ def test_settings__other_pseudonyms_are_refused(given: str) -> None:
         load_settings([], [f"census.pseudonyms={given}"])
 
 
-def test_settings__names_are_taken_with_composed_letters() -> None:
+def test_settings__names_are_normalised_to_nfc() -> None:
     changes = ["watchlist.labels=[Ku\u0308che]", "promotion.min_recall={Ku\u0308che: 0.5}"]
     settings = load_settings([], changes)
     assert settings.watchlist.labels[0].name == "K\u00fcche"
@@ -235,7 +233,7 @@ def _next(value: float, to: float) -> float:
 
 
 @pytest.mark.parametrize("name", BOUNDED)
-def test_settings__numbers_are_refused_outside_their_bounds_and_as_another_type(name: str) -> None:
+def test_settings__numbers_out_of_bounds_or_of_another_type_are_refused(name: str) -> None:
     kind = BOUNDED[name]
     for value, taken in _bounds(kind):
         number = int(value) if kind["type"] == "integer" else value
@@ -282,7 +280,7 @@ _NESTED = "a0: &a0 [x, x, x, x]\n" + "\n".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 
     ],
     ids=range(20),
 )
-def test_settings__what_takes_memory_or_is_long_is_one_short_line(tmp_path: Path, text: str) -> None:
+def test_settings__huge_or_long_input_is_a_short_one_line_error(tmp_path: Path, text: str) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(text)
     with pytest.raises(SettingError) as raised:
@@ -291,7 +289,7 @@ def test_settings__what_takes_memory_or_is_long_is_one_short_line(tmp_path: Path
     assert len(str(raised.value)) < 2500
 
 
-def test_settings__a_long_override_is_one_short_line() -> None:
+def test_settings__error_of_a_long_override_is_short() -> None:
     for override in (
         f"training.epochs={_LONG}",
         f"{_LONG}.epochs=1",
@@ -331,7 +329,7 @@ MEANT = {
 }  # fmt: skip
 
 
-def test_settings__bounds_are_those_that_are_meant() -> None:
+def test_settings__bounds_equal_the_intended_ones() -> None:
     def bound(kind: dict[str, Any], name: str) -> Any:
         return (kind[f"exclusive{name.title()}"],) if f"exclusive{name.title()}" in kind else kind.get(name)
 
@@ -342,7 +340,7 @@ def test_settings__bounds_are_those_that_are_meant() -> None:
 @pytest.mark.parametrize(
     "name", [name for name, kind in LEAVES.items() if kind.get("type") not in ("integer", "number")]
 )
-def test_settings__switches_texts_and_lists_take_no_number(name: str) -> None:
+def test_settings__switches_texts_and_lists_refuse_numbers(name: str) -> None:
     with pytest.raises(SettingError, match=name):
         load_settings([], [f"{name}=3"])
 

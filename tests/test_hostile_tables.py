@@ -1,4 +1,4 @@
-"""Stored tables of another schema, or with contents that iotid does not write: one line that names file and column."""
+"""Stored tables of another schema, or with invalid contents: a one-line error with file and column."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _write(schema: pa.Schema, path: Path, way: str) -> None:
 
 
 @pytest.mark.parametrize("contract", [SPLITS, COUNTERS, CENSUS, GROUPS], ids=lambda table: table.name)
-def test_read_table__another_schema_or_no_parquet_is_one_line(contract: schemas.Table, tmp_path: Path) -> None:
+def test_read_table__other_schema_or_format_is_a_one_line_error(contract: schemas.Table, tmp_path: Path) -> None:
     schema, path = contract.arrow_schema(stored=True), tmp_path / "part.parquet"
     for word, way in _damaged(schema, path):
         _write(schema, path, way)
@@ -95,7 +95,7 @@ def test_read_table__another_schema_or_no_parquet_is_one_line(contract: schemas.
     assert read_table(str(path), schema, "write it again").schema == schema
 
 
-def test_read_table__nulls_where_there_may_be_none_are_one_line(tmp_path: Path, stored: ModuleType) -> None:
+def test_read_table__unexpected_nulls_are_a_one_line_error(tmp_path: Path, stored: ModuleType) -> None:
     schema, path = SPLITS.arrow_schema(stored=True), tmp_path / "part.parquet"
     rows = stored.splits()
     for name in schema.names:
@@ -124,7 +124,7 @@ def test_read_table__nulls_where_there_may_be_none_are_one_line(tmp_path: Path, 
         ("context", '{"big_endian": true, "record_header": -16}', "context.record_header: must be 16 or 24"),
     ],
 )
-def test_check_splits__names_what_no_plan_has(column: str, value: Any, message: str, stored: ModuleType) -> None:
+def test_check_splits__reports_impossible_values(column: str, value: Any, message: str, stored: ModuleType) -> None:
     rows = stored.splits()
     schema = SPLITS.arrow_schema(stored=True)
     check_splits(pa.Table.from_pylist(rows, schema))
@@ -136,13 +136,13 @@ def test_check_splits__names_what_no_plan_has(column: str, value: Any, message: 
 @pytest.mark.parametrize(
     "interface", [[], [1, 2, 3, 4], [-1, 0, 0, 6, 0], [1, 0, 2, 6, 0], [1, 0, 0, 128, 0], ["1"] * 5]
 )
-def test_check_splits__interfaces_that_no_section_has_are_told(interface: list[Any], stored: ModuleType) -> None:
+def test_check_splits__reports_interfaces_without_a_section(interface: list[Any], stored: ModuleType) -> None:
     row = {**stored.splits()[1], "context": json.dumps({"big_endian": True, "interfaces": [interface]})}
     with pytest.raises(ValueError, match=r"context\.interfaces\[0\]"):
         check_splits(pa.Table.from_pylist([row], SPLITS.arrow_schema(stored=True)))
 
 
-def test_flows__another_schema_or_no_parquet_is_one_line(store: Store, tmp_path: Path) -> None:
+def test_flows__other_schema_or_format_is_a_one_line_error(store: Store, tmp_path: Path) -> None:
     schema = FLOWS.arrow_schema(stored=True)
     with store.write("flows", NIGHT) as staged:
         pq.write_table(_empty(schema), f"{staged.path}/part-0.parquet")
@@ -159,7 +159,7 @@ def test_flows__another_schema_or_no_parquet_is_one_line(store: Store, tmp_path:
     assert COUNTERS_FILE in _fault(lambda: read_counters(night))
 
 
-def test_census__rows_and_groups_that_are_none_are_one_line(store: Store) -> None:
+def test_census__invalid_rows_and_groups_are_one_line_errors(store: Store) -> None:
     schema = CENSUS.arrow_schema(stored=True)
     for version in (CENSUS.version, 3):
         with store.write("census", NIGHT, version) as staged:
@@ -177,7 +177,7 @@ def test_census__rows_and_groups_that_are_none_are_one_line(store: Store) -> Non
         {"payload_length": [[-1]]}, {"payload_length": [None]}, {"protocol": [[]]},
     ],
 )  # fmt: skip
-def test_groups__with_shares_that_are_none_are_one_line(change: dict[str, Any], store: Store) -> None:
+def test_groups__invalid_shares_are_a_one_line_error(change: dict[str, Any], store: Store) -> None:
     schema = GROUPS.arrow_schema()
     row = {"group": ["g"], "services": [["TCP 1"]], "protocol": [[6]], "payload_length": [[10]], "share": [[1.0]]}
     kinds = {field.name: field.type for field in schema}
@@ -195,7 +195,7 @@ def test_groups__of_one_name_are_refused() -> None:
         check_groups(pa.Table.from_pylist([row, row], GROUPS.arrow_schema()))
 
 
-def test_dataset__encoding_sets_and_parts_that_are_none_are_one_line(store: Store, stored: ModuleType) -> None:
+def test_dataset__invalid_encoding_sets_and_splits_are_one_line_errors(store: Store, stored: ModuleType) -> None:
     with store.write("datasets", PartitionKey.named("d")) as staged:
         staged.write_json("encoding.json", stored.encoding().to_json())
         staged.write_bytes("sets.parquet", b"\xff" * 99)
@@ -225,7 +225,7 @@ def test_dataset__encoding_sets_and_parts_that_are_none_are_one_line(store: Stor
         b'[["/a", "flow", 1, 2, 3, 4]]', b'[["/a", "flow", 1e999, 2, 3]]', b"[" * 10**5,
     ],
 )  # fmt: skip
-def test_counters__that_are_none_are_one_line(content: bytes) -> None:
+def test_counters__invalid_ones_are_a_one_line_error(content: bytes) -> None:
     held = Counters()
     held.add("/a", "flow", 1, 2, 3)
     table = held.attach(pa.table({"x": [1]}))
@@ -234,7 +234,7 @@ def test_counters__that_are_none_are_one_line(content: bytes) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff", b"{}", b'[{"loss": "low"}]', b"[[1]]", b'[{"loss": NaN}]'])
-def test_history__that_is_none_is_one_line(content: bytes, tmp_path: Path) -> None:
+def test_history__invalid_one_is_a_one_line_error(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "history.json"
     path.write_bytes(b'[{"loss": 0.5, "seconds": 1}, {"loss": null}]')
     assert read_history(path) == [{"loss": 0.5, "seconds": 1}, {"loss": None}]
@@ -245,7 +245,7 @@ def test_history__that_is_none_is_one_line(content: bytes, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "content", [b"", b"\xff\xfe", b"../../elsewhere", b"version-../..", b"version-" + b"a/b", b"v" * 10**6]
 )
-def test_marker__of_an_object_store_that_names_no_version_is_one_line(
+def test_marker__of_an_object_store_without_a_version_is_a_one_line_error(
     content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("iotid.partitions.is_object_store", lambda _: True)  # on this machine's own filesystem

@@ -1,4 +1,4 @@
-"""Imports follow the data: a package may use what comes before it, never what comes after."""
+"""Imports follow the pipeline: a package imports only packages before it."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_imports__no_package_imports_a_later_one() -> None:
     assert not backward
 
 
-def test_imports__no_module_imports_itself_by_way_of_others() -> None:
+def test_imports__there_are_no_cycles() -> None:
     dotted = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in _modules()}
     modules = {name: path for name, path in dotted.items() if path.name != "__init__.py"}
     graph = {}
@@ -79,12 +79,12 @@ def test_imports__no_module_imports_itself_by_way_of_others() -> None:
     list(TopologicalSorter(graph).static_order())  # raises a CycleError that lists the circle
 
 
-def test_imports__nothing_but_the_command_line_imports_studies() -> None:
+def test_imports__only_the_command_line_imports_studies() -> None:
     importing = [path for path in _modules() if any(name.startswith("iotid.studies") for name in _imported(path))]
     assert {path.relative_to(ROOT).parts[1] for path in importing} <= {"studies", "cli"}
 
 
-def test_imports__heavy_libraries_have_one_home_each() -> None:
+def test_imports__each_heavy_library_is_imported_in_one_place() -> None:
     strays = []
     for library, homes in HOMES.items():
         for path in _modules():

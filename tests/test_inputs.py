@@ -1,4 +1,4 @@
-"""Files that others wrote: read at once or refused in a line, whatever they are; JSON by the standard."""
+"""Files from elsewhere: read or refused immediately with one line; strict JSON."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import pytest
 from click.testing import CliRunner
 
 from iotid.cli import steps
-from iotid.errors import IotidError, shown
+from iotid.errors import IotidError, short_repr
 from iotid.inputs import parse_json, parse_object, read_file
 
 
 @pytest.fixture(params=["pipe", "socket", "device", "folder", "too large"])
 def no_file(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """What no reader of files may wait for, or take memory for."""
+    """A path on which a reader must neither block nor use much memory."""
     monkeypatch.chdir(tmp_path)  # a socket's path may have 108 bytes
     path = Path("odd")
     with socket.socket(socket.AF_UNIX) as listening:
@@ -56,22 +56,24 @@ def _run(words: str) -> str:
         ),
     ],
 )
-def test_commands__what_is_no_file_or_too_large_is_one_line_at_once(no_file: Path, command: str, field: str) -> None:
+def test_commands__non_file_or_huge_file_is_a_one_line_error_at_once(no_file: Path, command: str, field: str) -> None:
     assert field in _run(f"{command.format(no_file)} --set storage.root={no_file.parent}/root")
 
 
-def test_split_pcaps__what_is_no_file_is_one_line_at_once_also_in_a_folder(no_file: Path) -> None:
+def test_split_pcaps__non_file_is_an_immediate_one_line_error_also_in_a_folder(no_file: Path) -> None:
     command = f"split-pcaps --site a --date 2026-01-01 --set storage.root={no_file.parent}/root --captures"
     for captures in (no_file, no_file.parent):
         assert "holds no capture" in (result := _run(f"{command} {captures}")) or "and no file" in result
 
 
-def test_tracking__a_database_that_is_a_pipe_is_one_line_at_once(tmp_path: Path) -> None:
+def test_tracking__database_that_is_a_pipe_is_an_immediate_one_line_error(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "odd")
-    assert "is no file" in _run(f"rollback --set storage.root={tmp_path} --set tracking.uri=sqlite:///{tmp_path}/odd")
+    assert "is not a file" in _run(
+        f"rollback --set storage.root={tmp_path} --set tracking.uri=sqlite:///{tmp_path}/odd"
+    )
 
 
-def test_read_file__gives_what_it_may_hold(tmp_path: Path) -> None:
+def test_read_file__reads_up_to_the_limit(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"12345")
     assert read_file(path, 5) == b"12345"
@@ -84,7 +86,7 @@ def test_read_file__gives_what_it_may_hold(tmp_path: Path) -> None:
     ["[" * 100_000, "NaN", "[-Infinity]", '{"a": 1e999}', "{", "", "9" * 5000, b"\xff\xfe\x00", b"\x80", "nul"],
     ids=range(10),
 )
-def test_parse_json__what_the_standard_does_not_know_is_a_value_error(text: Any) -> None:
+def test_parse_json__non_standard_json_is_a_value_error(text: Any) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - any text will do
         parse_json(text)
 
@@ -115,14 +117,14 @@ HUGE = {
 
 
 @pytest.mark.parametrize("kind", HUGE)
-def test_shown__a_value_is_short_and_one_line_whatever_it_holds(kind: str) -> None:
-    assert 0 < len(shown(HUGE[kind])) < 90
-    assert "\n" not in shown(HUGE[kind])
+def test_short_repr__is_short_and_one_line_for_any_value(kind: str) -> None:
+    assert 0 < len(short_repr(HUGE[kind])) < 90
+    assert "\n" not in short_repr(HUGE[kind])
 
 
 @pytest.mark.parametrize("value", ["x", "it's", 5, 1.5, None, True, [1, "a"], {"a": 1}, ("a", "b"), "é" * 70])
-def test_shown__a_short_value_is_as_python_writes_it(value: Any) -> None:
-    assert shown(value) == repr(value)
+def test_short_repr__of_a_short_value_is_its_repr(value: Any) -> None:
+    assert short_repr(value) == repr(value)
 
 
 def test_errors__are_one_line_of_bounded_length() -> None:

@@ -1,4 +1,4 @@
-"""Output holds no credentials of a location, and no control character of a name."""
+"""Output contains no credentials and no control characters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from iotid import messages
 from iotid.capture import read_packets
 from iotid.errors import IotidError, UserError
-from iotid.messages import holds_credentials, in_full, names_secret, one_line, redacted, redacted_location
+from iotid.messages import format_traceback, holds_credentials, names_secret, one_line, redacted, redacted_location
 from iotid.partitions import Store
 
 SECRET = "hunter2"
@@ -60,7 +60,7 @@ CLEAN = [
 
 
 @pytest.mark.parametrize("location", CREDENTIALS)
-def test_redacted__nothing_is_left_of_a_secret_wherever_it_stands_in_a_location(location: str) -> None:
+def test_redacted__removes_a_secret_anywhere_in_a_location(location: str) -> None:
     assert holds_credentials(location)
     assert SECRET not in redacted_location(location)
     assert "***" in redacted_location(location)
@@ -70,12 +70,12 @@ def test_redacted__nothing_is_left_of_a_secret_wherever_it_stands_in_a_location(
 
 
 @pytest.mark.parametrize("location", CLEAN)
-def test_redacted__a_location_without_credentials_is_told_as_it_is(location: str) -> None:
+def test_redacted__location_without_credentials_is_unchanged(location: str) -> None:
     assert not holds_credentials(location)
     assert redacted(f"waiting for '{location}': gone") == f"waiting for '{location}': gone"
 
 
-def test_holds_credentials__sees_a_secret_with_white_space_in_it() -> None:
+def test_holds_credentials__finds_a_secret_with_white_space() -> None:
     assert redacted_location(f"s3://AKIA:a b{SECRET}\t'c@bucket") == "s3://***@bucket"
     assert redacted_location(f"https://host?password=a {SECRET}") == "https://host?password=***"
 
@@ -84,43 +84,43 @@ def test_holds_credentials__sees_a_secret_with_white_space_in_it() -> None:
     "word",
     ["a:/" * 1300, "a://" + ":" * 4000, "?token" * 700, "token" * 800, "-" * 4000 + "@", "?" * 4000, "abfs://a@" * 450],
 )
-def test_redacted__a_name_made_to_keep_a_search_busy_is_told_like_others(word: str) -> None:
+def test_redacted__adversarial_names_take_no_longer(word: str) -> None:
     assert redacted(f"{word}: gone").endswith(": gone")
 
 
-def test_names_secret__knows_what_settings_of_spark_and_hadoop_call_secrets() -> None:
+def test_names_secret__knows_secret_settings_of_spark_and_hadoop() -> None:
     names = ["spark.hadoop.fs.s3a.secret.key", "spark.hadoop.fs.s3a.access.key", "spark.ssl.keyPassword"]
     names += ["spark.hadoop.fs.azure.account.key.x.dfs.core.windows.net", "spark.executorEnv.AWS_SESSION_TOKEN"]
     assert all(map(names_secret, names))
     assert not any(map(names_secret, ["spark.sql.shuffle.partitions", "spark.master", "spark.kryo.registrator"]))
 
 
-def test_one_line__control_characters_are_told_by_their_numbers() -> None:
+def test_one_line__escapes_control_characters() -> None:
     raw = "a\n\r\t\0\x1b[2J\x7f\x85\x9b\u2028\u2029\u202e\u2066\u200f\udcffé☃ \\n"
     result = r"a\n\r\t\x00\x1b[2J\x7f\x85\x9b\u2028\u2029\u202e\u2066\u200f\udcffé☃ \n"
     assert one_line(raw) == result
     assert one_line(result) == result
 
 
-def test_error__holds_no_credentials_and_no_line_break_however_it_is_made() -> None:
+def test_error__never_contains_credentials_or_line_breaks() -> None:
     fault = UserError(f"s3://k:{SECRET}@b/a\nError: \x1b[2J")
     assert str(fault) == r"s3://***@b/a\nError: \x1b[2J"
     assert str(pickle.loads(pickle.dumps(fault))) == str(fault)
 
 
-def test_python__locations_with_credentials_are_refused_and_not_told() -> None:
+def test_python__locations_with_credentials_are_refused_and_not_shown() -> None:
     for use in (lambda: read_packets([f"s3://k:{SECRET}/x@b/a.pcap"]), lambda: Store(f"s3://k:{SECRET}/x@b")):
-        with pytest.raises(IotidError, match="must hold no user, password or key") as caught:
+        with pytest.raises(IotidError, match="must not contain a user, password or key") as caught:
             use()
         assert SECRET not in str(caught.value)
         assert "s3://***@b" in str(caught.value)
 
 
-def test_in_full__further_lines_of_an_exceptions_text_are_no_lines_of_their_own() -> None:
+def test_format_traceback__further_lines_of_an_error_text_are_indented() -> None:
     try:
         raise ValueError(f"a\nError: s3://k:{SECRET}@b\x1b")
     except ValueError as fault:
-        result = in_full(fault).splitlines()
+        result = format_traceback(fault).splitlines()
     assert result[0] == "Traceback (most recent call last):"
     assert result[-2:] == ["ValueError: a", r"  | Error: s3://***@b\x1b"]
 
@@ -135,9 +135,9 @@ def test_formatter__a_records_arguments_and_exception_are_safe_to_print() -> Non
     assert result[-1] == r"OSError: \x1bs3://***@b"
 
 
-def test_to_stderr__warnings_logs_and_what_nobody_catches_are_safe_to_print(tmp_path: Path) -> None:
+def test_log_to_stderr__warnings_logs_and_uncaught_errors_are_safe_to_print(tmp_path: Path) -> None:
     code = (
-        "import logging, sys, warnings; from iotid.messages import to_stderr; to_stderr()\n"
+        "import logging, sys, warnings; from iotid.messages import log_to_stderr; log_to_stderr()\n"
         "raw = sys.argv[1].encode().decode('unicode_escape')\n"
         "logging.getLogger('iotid.x').info('info %s', raw); logging.getLogger('mlflow').warning('warning %s', raw)\n"
         "warnings.warn('warned ' + raw); raise RuntimeError('raised ' + raw)\n"

@@ -1,4 +1,4 @@
-"""Tables on an object store: the S3 API, spoken by pyarrow's client with moto's server, a stand-in for a real one."""
+"""Tables on an object store: the S3 API, pyarrow's client with moto's server."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.spark
 
 @pytest.fixture(scope="module")
 def bucket(spark: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """An empty bucket; this process, and all that Spark starts, know where it is."""
+    """An empty bucket, configured for this process and for Spark's."""
     if not _SERVER.exists():
         pytest.skip("moto is not installed: make peers-setup")
     with socket.socket() as free:
@@ -114,7 +114,7 @@ def test_store__a_failed_write_changes_nothing(bucket: str) -> None:
     assert _objects(store.root) == before
 
 
-def test_store__what_a_dead_run_left_is_removed_days_later_and_not_before(bucket: str) -> None:
+def test_store__files_of_a_dead_run_are_removed_after_days(bucket: str) -> None:
     store = Store(f"{bucket}/dead")
     filesystem, base = open_filesystem(store.uri("flows", KEYS))
     young, old = (
@@ -130,7 +130,7 @@ def test_store__what_a_dead_run_left_is_removed_days_later_and_not_before(bucket
     assert _read(store) == "whole"
 
 
-def test_store__of_runs_at_once_one_stands_whole(bucket: str) -> None:
+def test_store__of_concurrent_writers_one_result_is_complete(bucket: str) -> None:
     root = f"{bucket}/at-once"
     runs = [threading.Thread(target=_write, args=(Store(root), text * 1000)) for text in "abcd"]
     for run in runs:
@@ -147,7 +147,7 @@ def test_store__options_in_its_address_are_refused() -> None:
         Store("s3://tables?region=x")
 
 
-def test_part_file__gets_its_name_when_it_is_whole(bucket: str) -> None:
+def test_part_file__gets_its_name_when_complete(bucket: str) -> None:
     folder = f"{bucket}/parts"
     filesystem, path = open_filesystem(folder)
     table = pa.table({"number": [1, 2, 3]})
@@ -166,7 +166,7 @@ def test_steps__from_captures_to_census_are_those_of_a_local_folder(
     module_at: Callable[[Path], ModuleType],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Captures and tables are objects; two nights, of which the second takes up what the first left open."""
+    """Captures and tables are objects; two dates, of which the second continues open flows of the first."""
     monkeypatch.chdir(tmp_path)  # where MLflow on SQLite leaves its artifacts
     drill = module_at(_TESTS / "drills" / "nights.py")
     nights = drill.Nights(tmp_path, tmp_path / "local", seed=1)

@@ -45,7 +45,7 @@ def _distributions(folder: str) -> set[str]:
     return found
 
 
-def test_dependencies__are_what_the_library_imports_and_nothing_else() -> None:
+def test_dependencies__are_exactly_what_the_library_imports() -> None:
     project = PROJECT["project"]
     extras = [line for lines in project["optional-dependencies"].values() for line in lines]
     declared = {_name(line) for line in [*project["dependencies"], *extras]} - {"iotid"}

@@ -1,4 +1,4 @@
-"""Partitions: whole or absent, replaced whole, completed after a death at any point."""
+"""Partitions are complete or absent, replaced as a whole, and recovered after a death at any point."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def test_store__a_written_partition_opens_with_its_metadata(tmp_path: Path) -> N
     assert store.partitions("flows") == [KEYS]
 
 
-def test_store__the_order_in_which_keys_are_given_does_not_matter(tmp_path: Path) -> None:
+def test_store__order_of_keys_does_not_matter(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     _write(store, "abc")
     assert store.open("flows", PartitionKey(sorted(KEYS.items()))).uri == store.open("flows", KEYS).uri
 
 
-def test_store__an_absent_or_unmarked_partition_is_refused_with_the_remedy(tmp_path: Path) -> None:
+def test_store__absent_or_incomplete_partition_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     with pytest.raises(PartitionError, match="run iotid assemble-flows first"):
         store.open("flows", KEYS)
@@ -66,7 +66,7 @@ def test_store__a_failed_write_changes_nothing(tmp_path: Path) -> None:
     assert list(Path(tmp_path, "_staging/flows/site=a/capture_date=2026-01-10").iterdir()) == []
 
 
-def test_store__a_second_write_replaces_the_whole_partition(tmp_path: Path) -> None:
+def test_store__second_write_replaces_the_partition(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     with store.write("flows", KEYS) as staged:
         Path(staged.path, "other.txt").write_text("left over")
@@ -79,7 +79,7 @@ def test_store__a_second_write_replaces_the_whole_partition(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("moves_done", [0, 1])
-def test_store__a_run_that_dies_between_the_renames_is_completed(
+def test_store__death_between_renames_is_recovered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moves_done: int
 ) -> None:
     store = Store(str(tmp_path))
@@ -90,7 +90,7 @@ def test_store__a_run_that_dies_between_the_renames_is_completed(
         """Stands for the death of the process."""
 
     class Fs:
-        """The store's filesystem, dying after so many moves, as a killed process does."""
+        """The store's filesystem, which fails after so many moves, like a killed process."""
 
         def __init__(self, inner: object) -> None:
             self.inner = inner
@@ -113,7 +113,7 @@ def test_store__a_run_that_dies_between_the_renames_is_completed(
     assert _read(healed) in ({"old", "new"} if moves_done == 0 else {"new"})
 
 
-def test_store__killed_at_any_moment_it_shows_one_whole_version(tmp_path: Path) -> None:
+def test_store__killed_at_any_moment_shows_one_complete_version(tmp_path: Path) -> None:
     code = (
         "import sys, itertools; from pathlib import Path; from iotid.partitions import PartitionKey, Store\n"
         "store = Store(sys.argv[1])\n"
@@ -135,7 +135,7 @@ def test_store__killed_at_any_moment_it_shows_one_whole_version(tmp_path: Path) 
         assert len(versions) == 1
 
 
-def test_store__odd_characters_in_a_key_make_one_folder_and_come_back(tmp_path: Path) -> None:
+def test_store__special_characters_in_a_key_make_one_folder_and_round_trip(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     keys = PartitionKey.of_date("a/b =c", "2026-01-10")
     with store.write("flows", keys):
@@ -149,7 +149,7 @@ def test_store__a_root_that_cannot_be_opened_is_the_users_mistake() -> None:
 
 
 @pytest.mark.parametrize("root", ["file", "file/below", "/proc/iotid", "loop", "long" * 100])
-def test_store__below_what_is_no_folder_is_refused_in_one_line(root: str, tmp_path: Path) -> None:
+def test_store__root_below_a_file_is_a_one_line_error(root: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "loop").symlink_to("loop")
     store = Store(str(tmp_path / root))
@@ -168,7 +168,7 @@ def test_store__below_what_is_no_folder_is_refused_in_one_line(root: str, tmp_pa
             look()
 
 
-def test_store__in_a_folder_without_write_permission_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_store__read_only_folder_is_a_one_line_error(tmp_path: Path) -> None:
     for folder in [tmp_path, *tmp_path.parents[:2]]:
         folder.chmod(0o755)
     tmp_path.chmod(0o555)
@@ -187,7 +187,7 @@ def test_store__in_a_folder_without_write_permission_is_refused_in_one_line(tmp_
     assert all(line.startswith("UserError storage.root: ") and "ermission denied" in line for line in told), told
 
 
-def test_store__a_full_disk_is_no_fault_of_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_store__full_disk_is_not_reported_as_an_invalid_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -197,7 +197,7 @@ def test_store__a_full_disk_is_no_fault_of_the_root(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("name", ["a?b", "a%20b", "a #b", "a*[1]{x,y}", "file:", "a;b&c=d"])
-def test_store__a_root_with_reserved_characters_is_the_folder_of_that_name(name: str, tmp_path: Path) -> None:
+def test_store__root_with_reserved_characters_is_the_folder_of_that_name(name: str, tmp_path: Path) -> None:
     store = Store(f"{tmp_path}/{name}")
     _write(store, "abc")
     assert _read(store) == "abc"
@@ -214,7 +214,7 @@ def test_store__of_a_file_uri_is_that_of_its_path(tmp_path: Path) -> None:
         Store("file://elsewhere/a")
 
 
-def test_store__whose_name_is_no_utf8_is_refused(tmp_path: Path) -> None:
+def test_store__root_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     for name in ("a\udcffb", "a\0b"):
         with pytest.raises(UserError, match="must be UTF-8"):
             Store(f"{tmp_path}/{name}")

@@ -1,4 +1,4 @@
-"""Folders and files that nobody else can have put there, and tables that only those read who may."""
+"""Private folders and files, and permissions of tables."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from iotid.config import Settings, load_settings
 from iotid.errors import SettingError
 from iotid.model.bundle import write_atomically
 from iotid.partitions import Store
-from iotid.private import is_private, temporary_folder
+from iotid.private import ensure_private, temporary_folder
 from iotid.simulate.captures import write_demo
 
 NIGHT = ["--site", "home", "--date", "2026-01-10"]
@@ -27,7 +27,7 @@ NIGHT = ["--site", "home", "--date", "2026-01-10"]
 
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The temporary folder of this test, as a machine's: everybody may write there."""
+    """A temporary folder like the system's, to which everybody may write."""
     folder = tmp_path / "tmp"
     folder.mkdir()
     folder.chmod(0o1777)
@@ -41,25 +41,25 @@ def _mode(path: Path) -> str:
     return f"{path.lstat().st_mode & 0o7777:o}"
 
 
-def test_is_private__makes_a_folder_that_is_ours_alone_and_refuses_any_other(
+def test_ensure_private__makes_a_private_folder_and_refuses_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert is_private(tmp_path / "a" / "new")
+    assert ensure_private(tmp_path / "a" / "new")
     assert _mode(tmp_path / "a" / "new") == "700"
     (tmp_path / "link").symlink_to(tmp_path / "a" / "new")
     (tmp_path / "nowhere").symlink_to(tmp_path / "absent")
     (tmp_path / "file").touch()
-    assert not any(is_private(tmp_path / name) for name in ("link", "nowhere", "file", "file/below"))
+    assert not any(ensure_private(tmp_path / name) for name in ("link", "nowhere", "file", "file/below"))
     assert not (tmp_path / "absent").exists()
     for mode, expected in ((0o755, True), (0o775, False), (0o757, False)):
         (tmp_path / "a" / "new").chmod(mode)
-        assert is_private(tmp_path / "a" / "new") is expected
+        assert ensure_private(tmp_path / "a" / "new") is expected
     (tmp_path / "a" / "new").chmod(0o700)
     monkeypatch.setattr(os, "getuid", lambda: 12345)
-    assert not is_private(tmp_path / "a" / "new")
+    assert not ensure_private(tmp_path / "a" / "new")
 
 
-def test_temporary_folder__is_the_users_own_and_the_same_for_the_next_process(temporary: Path) -> None:
+def test_temporary_folder__is_private_and_shared_between_processes(temporary: Path) -> None:
     folder = Store("mock:///tables").working_folder("runs", "d")
     assert folder == temporary / f"iotid-{os.getuid()}" / "runs" / "d"
     assert _mode(temporary / f"iotid-{os.getuid()}") == "700"
@@ -68,7 +68,7 @@ def test_temporary_folder__is_the_users_own_and_the_same_for_the_next_process(te
 
 
 @pytest.mark.parametrize("planted", ["link", "open to others", "another user's"])
-def test_temporary_folder__one_that_was_planted_is_left_alone_and_the_log_says_so(
+def test_temporary_folder__planted_folder_is_not_used_and_logged(
     temporary: Path, planted: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     victim = temporary.parent / "victim"
@@ -93,9 +93,7 @@ def test_temporary_folder__one_that_was_planted_is_left_alone_and_the_log_says_s
     assert "is a link, another user's, or open to others" in caplog.text
 
 
-def test_write_atomically__follows_no_link_that_lies_where_it_writes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_write_atomically__does_not_follow_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     victim = tmp_path / "victim"
     victim.write_bytes(b"mine")
     for name in ("weights", f".weights.{os.getpid()}"):
@@ -118,7 +116,7 @@ def _modes(folder: Path, kind: str) -> set[str]:
 @pytest.mark.parametrize(
     ("umask", "folders", "files"), [(None, "750", "640"), ("077", "700", "600"), ("022", "755", "644")]
 )
-def test_tables__have_the_rights_that_the_setting_leaves_also_where_workers_write(
+def test_tables__have_the_permissions_of_the_setting_also_from_workers(
     tmp_path: Path, spark: Any, umask: str | None, folders: str, files: str
 ) -> None:
     write_demo(tmp_path / "demo")
@@ -138,12 +136,12 @@ def test_tables__have_the_rights_that_the_setting_leaves_also_where_workers_writ
     assert _modes(tmp_path / "store", "files") == {files}
 
 
-def test_umask__of_a_step_is_the_setting_and_stands_as_it_is_written() -> None:
+def test_umask__of_a_step_is_the_setting() -> None:
     @command.step("look")
     def look(settings: Settings) -> None:
         umask = os.umask(0)
         os.umask(umask)
-        command.say(f"{umask:03o}")
+        command.print_lines(f"{umask:03o}")
 
     for given, expected in (([], "027"), (["022"], "022"), (['"077"'], "077"), (["0"], "000")):
         overrides = [part for text in given for part in ("--set", f"storage.umask={text}")]

@@ -1,4 +1,4 @@
-"""A secret in every setting, argument and variable: refused, or nowhere in what is said, logged, stored and tracked."""
+"""A secret in every setting, argument and variable is refused, or appears in no output, log, table or run."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def _keys(section: type[BaseModel] = Settings, place: tuple[str, ...] = ()) -> I
 
 
 @pytest.mark.parametrize("key", list(_keys()), ids=".".join)
-def test_settings__credentials_in_any_setting_are_refused_and_not_told(key: tuple[str, ...], tmp_path: Path) -> None:
+def test_settings__credentials_in_any_setting_are_refused_and_not_shown(key: tuple[str, ...], tmp_path: Path) -> None:
     section, name = key
     kind = Settings.model_fields[section].annotation
     assert isinstance(kind, type)
     known = dict(getattr(load_settings(), section))
-    refused = "must hold no user, password or key"
+    refused = "must not contain a user, password or key"
     file = tmp_path / "own.yaml"
     for shape in SHAPES:
         file.write_text(yaml.safe_dump({section: {name: shape}}))
@@ -75,7 +75,7 @@ def test_settings__credentials_in_any_setting_are_refused_and_not_told(key: tupl
         assert SECRET not in str(caught.value)
 
 
-def test_settings__a_secret_of_spark_is_in_a_file_and_is_not_shown_in_errors(tmp_path: Path) -> None:
+def test_settings__spark_secret_in_a_file_is_not_shown_in_errors(tmp_path: Path) -> None:
     name = "spark.hadoop.fs.s3a.secret.key"
     for value in (json.dumps({name: SECRET}), f"{{{name}: {SECRET}, x", f"{{{name}: {SECRET}}}"):
         with pytest.raises(
@@ -104,7 +104,7 @@ def _arguments() -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("step", "option"), list(_arguments()))
-def test_command__credentials_in_any_argument_are_not_told(step: str, option: str, tmp_path: Path) -> None:
+def test_command__credentials_in_any_argument_are_not_shown(step: str, option: str, tmp_path: Path) -> None:
     harmless = {"--captures": str(tmp_path), "--site": "a", "--date": "2026-01-10", "--labels": f"{tmp_path}/none.yaml"}
     harmless |= {"--dataset": "tmc18" if step == "reproduce" else "d", "--name": "n"}
     found = steps.get_command(click.Context(steps), step)
@@ -121,19 +121,19 @@ def test_command__credentials_in_any_argument_are_not_told(step: str, option: st
         assert len([line for line in result.output.splitlines() if line.startswith("Error: ")]) == 1
 
 
-def test_command__credentials_in_place_of_a_step_are_not_told() -> None:
+def test_command__credentials_in_place_of_a_step_are_not_shown() -> None:
     for shape in SHAPES:
         result = CliRunner().invoke(steps, [shape])
         assert (result.exit_code, SECRET in result.output) == (2, False)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_load__an_address_with_credentials_is_refused_and_not_told(
+def test_load__address_with_credentials_is_refused_and_not_shown(
     shape: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", shape)
     for more in ({}, {"tracking_uri": shape}):
-        with pytest.raises(UserError, match="tracking_uri: must hold no user, password or key") as caught:
+        with pytest.raises(UserError, match="tracking_uri: must not contain a user, password or key") as caught:
             load("models:/iotid@champion", **more)
         assert SECRET not in str(caught.value)
     with pytest.raises(IotidError, match="must read models:") as caught:
@@ -142,7 +142,7 @@ def test_load__an_address_with_credentials_is_refused_and_not_told(
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_registry__a_librarys_message_on_a_server_that_is_away_shows_no_credentials(
+def test_registry__message_about_an_unreachable_server_shows_no_credentials(
     shape: str, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     import requests
@@ -178,7 +178,7 @@ def _bytes_with_a_secret(folder: Path) -> list[str]:
     return [str(path) for path in folder.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
 
 
-def test_tracking__a_run_with_every_setting_holds_no_secret_of_file_or_environment(
+def test_tracking__run_with_all_settings_contains_no_secret(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "iotid")
@@ -254,7 +254,7 @@ def test_steps__of_a_night_on_spark_leave_no_secret_anywhere(tmp_path: Path) -> 
 
 
 @pytest.mark.spark
-def test_spark_session__a_secret_of_a_file_is_there_for_spark_and_for_hadoop(tmp_path: Path) -> None:
+def test_spark_session__secret_in_a_file_reaches_spark_and_hadoop(tmp_path: Path) -> None:
     name = "spark.hadoop.fs.s3a.secret.key"
     (tmp_path / "own.yaml").write_text(yaml.safe_dump({"spark": {"conf": {name: SECRET}, "master": "local[1]"}}))
     program = (

@@ -1,4 +1,4 @@
-"""Files on any filesystem: a worker's output file is whole or absent; paths as text."""
+"""Files on any filesystem: a worker's output file is complete or absent; paths as text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pyarrow.fs import LocalFileSystem
 from iotid.storage import OutputFile, local_path, remove_failed_task_files, rows_in_footers, text_of
 
 
-def test_output_file__gets_its_name_when_it_is_whole(tmp_path: Path) -> None:
+def test_output_file__gets_its_name_when_complete(tmp_path: Path) -> None:
     schema = pa.schema([("number", pa.int32())])
     table = pa.table({"number": pa.array([1, 2, 3], pa.int32())})
     OutputFile(str(tmp_path), "part-0.parquet", 7, schema, 2).close(whole=True)
@@ -33,7 +33,7 @@ def test_output_file__gets_its_name_when_it_is_whole(tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "part-0.parquet", partitioning=None)["number"].to_pylist() == [1, 2, 3, 1, 2, 3]
 
 
-def test_text_of__gives_back_the_path(tmp_path: Path) -> None:
+def test_text_of__round_trips_a_path(tmp_path: Path) -> None:
     for name in ("plain", "a%20b", "\udcff", "%41\udc80?#é ☃"):
         path = f"{tmp_path}/{name}"
         assert local_path(text_of(path)) == path

@@ -30,7 +30,7 @@ def test_fuzz__every_target_is_tried(stored: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("name", _TARGETS)
-def test_fuzz__what_is_stored_is_read_or_refused_in_one_line(name: str, stored: ModuleType, tmp_path: Path) -> None:
+def test_fuzz__stored_content_is_read_or_refused_in_one_line(name: str, stored: ModuleType, tmp_path: Path) -> None:
     target = stored.TARGETS[name]
     seeds = target.seeds()
     assert any(stored.check(name, seed, tmp_path) for seed in seeds)

@@ -1,4 +1,4 @@
-"""Names are the field's: what docs/glossary.md replaces names nothing here, and test names stay readable."""
+"""Identifiers use none of the former words of docs/glossary.md, and test names are readable."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _words(name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("path", _modules(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_names__are_none_that_the_glossary_replaces(path: Path) -> None:
+def test_names__use_no_former_words_of_the_glossary(path: Path) -> None:
     parts = path.relative_to(ROOT).parts
     banned = EVERYWHERE | IN_PACKAGES.get(parts[1], set())
     found = []

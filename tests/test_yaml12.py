@@ -1,4 +1,4 @@
-"""YAML by version 1.2: which scalars are numbers, and nothing that was typed is lost without a word."""
+"""YAML 1.2: types of scalars, and no input is dropped silently."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from iotid import yaml12
     ],
 )  # fmt: skip
 def test_load__reads_scalars_by_the_core_schema(text: str, value: Any) -> None:
-    for read in (yaml12.load(text), yaml12.load(f"[{text or '~'}]")[0], yaml12.load_whole(text)):
+    for read in (yaml12.load(text), yaml12.load(f"[{text or '~'}]")[0], yaml12.load_value(text)):
         assert (type(read), read) == (type(value), value)
 
 
 @pytest.mark.parametrize("text", ["021234567890", "1e3", "0x1F", "true", "12:34:56:12:34:56", "1.0"])
-def test_load_text__leaves_every_scalar_but_null_as_it_was_typed(text: str) -> None:
+def test_load_text__reads_every_scalar_but_null_as_text(text: str) -> None:
     assert yaml12.load_text(f"a: {text}") == {"a": text}
     assert yaml12.load_text("[null, ~, 'null']") == [None, None, "null"]
 
@@ -43,7 +43,9 @@ def test_load_text__leaves_every_scalar_but_null_as_it_was_typed(text: str) -> N
         ("a: [1\nb: 2", ("line 1", "line 2")),
     ],
 )
-def test_load__what_would_be_lost_is_an_error_with_both_lines(load: Any, text: str, lines: tuple[str, str]) -> None:
+def test_load__duplicate_or_dropped_content_is_an_error_with_lines(
+    load: Any, text: str, lines: tuple[str, str]
+) -> None:
     with pytest.raises(ValueError, match="line") as caught:
         load(text)
     first, second = lines
@@ -51,24 +53,24 @@ def test_load__what_would_be_lost_is_an_error_with_both_lines(load: Any, text: s
     assert "\n" not in str(caught.value)
 
 
-def test_load__equal_keys_of_different_mappings_are_no_fault_and_nothing_is_merged() -> None:
+def test_load__equal_keys_of_different_mappings_are_allowed_and_not_merged() -> None:
     assert yaml12.load("[{a: 1}, {a: 2}]") == [{"a": 1}, {"a": 2}]
     assert yaml12.load("base: &base {a: 1}\nother: {<<: *base, a: 3}")["other"] == {"<<": {"a": 1}, "a": 3}
 
 
 @pytest.mark.parametrize("text", ["/run #2", "'x' # y", "[a, b] #c", "# x", "&a b", "!!str b", "--- b", "a\n---\nb"])
-def test_load_whole__refuses_what_yaml_would_read_in_part(text: str) -> None:
+def test_load_value__refuses_what_yaml_would_truncate(text: str) -> None:
     with pytest.raises(ValueError, match=r"comment|alone|document"):
-        yaml12.load_whole(text)
+        yaml12.load_value(text)
 
 
 @pytest.mark.parametrize("text", ["/run#2", "'/run #2'", "[a, 'b #c']", "-5", "x:#y", "!"])
-def test_load_whole__takes_the_rest(text: str) -> None:
-    yaml12.load_whole(text)
+def test_load_value__accepts_other_values(text: str) -> None:
+    yaml12.load_value(text)
 
 
 @pytest.mark.parametrize("text", ["[" * 5000, "9" * 5000, "{[a]: 1}", "!!python/object:os.system {}", "\x01"])
-def test_load__what_cannot_be_read_is_one_line(text: str) -> None:
+def test_load__invalid_yaml_is_a_one_line_error(text: str) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - any text will do
         yaml12.load(text)
     assert "\n" not in str(caught.value)
@@ -91,7 +93,7 @@ def _bomb(levels: int, scalar: str = "x") -> str:
         ("[" * 70 + "]" * 70, "nested more than 64 deep in line 1"),
         ("- " * 70, "nested more than 64 deep"),
         ("\n".join(" " * n + "a:" for n in range(70)), "nested more than 64 deep in line 64"),
-        ('"\\ud800"', "holds half of a character"),
+        ('"\\ud800"', "contains a lone surrogate"),
         ("f" * 1000 + ": 1\n" + "f" * 1000 + ": 2", "the same key once more in line 2"),
         ("*" + "f" * 1000, "undefined alias"),
         ("!!int 0x" + "f" * 10**5, "too large a number"),
@@ -103,20 +105,20 @@ def _bomb(levels: int, scalar: str = "x") -> str:
     ],
     ids=range(17),
 )
-def test_load__what_would_take_memory_or_depth_is_one_short_line(text: str, told: str) -> None:
-    for load in (yaml12.load, yaml12.load_text, yaml12.load_whole):
+def test_load__huge_or_deep_input_is_a_short_one_line_error(text: str, told: str) -> None:
+    for load in (yaml12.load, yaml12.load_text, yaml12.load_value):
         with pytest.raises(ValueError, match=told) as caught:
             load(text)
         assert "\n" not in str(caught.value)
         assert len(str(caught.value)) < 500
 
 
-def test_load__more_values_than_may_be_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(yaml12, "_MOST_VALUES", 20)
+def test_load__too_many_values_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yaml12, "_MAX_VALUES", 20)
     assert len(yaml12.load("[" + "a," * 19 + "]")) == 19
     with pytest.raises(ValueError, match="more than 20 values in line 3"):
         yaml12.load("[\n" + "a," * 9 + "\n" + "a," * 11 + "]")
 
 
-def test_load__anchors_of_people_are_read() -> None:
+def test_load__ordinary_anchors_are_read() -> None:
     assert yaml12.load("a: &a {b: [1, 2]}\nc: *a\nd: [*a, *a]") == {"a": (a := {"b": [1, 2]}), "c": a, "d": [a, a]}

@@ -10,7 +10,7 @@ complete file or none, and then compiles. But two writers of different signature
 file name, and the index could map a signature to the other's code; so writers hold a lock file beside the kernel's
 files. If the lock is not available, nothing is saved.
 
-The folder is the first of these that this user owns and nobody else can write (`private.is_private`): ``__pycache__``
+The folder is the first of these that this user owns and nobody else can write (`private.ensure_private`): ``__pycache__``
 beside the module, ``$XDG_CACHE_HOME/iotid`` or ``~/.cache/iotid``, ``iotid-UID`` in the temporary folder.
 NUMBA_CACHE_DIR overrides. Only kernels called from Python are loaded from it; kernels that they call are compiled in.
 """
@@ -31,7 +31,7 @@ from typing import Any, ParamSpec, TypeVar
 import numba
 from llvmlite import binding  # type: ignore[import-untyped]
 
-from iotid.private import is_private, user_folder
+from iotid.private import ensure_private, user_folder
 
 try:
     import fcntl
@@ -125,7 +125,7 @@ def _candidates(package: str) -> Iterator[Path]:
 
 def _is_usable(folder: Path) -> bool:
     """Create the folder; True if only this user can write there, as it will hold code that is run."""
-    if not is_private(folder):
+    if not ensure_private(folder):
         return False
     with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=folder):
         return True

@@ -1,4 +1,4 @@
-"""`iotid STEP …`: every step under one command, imported on demand; `jobs/` submits the same."""
+"""The command `iotid STEP …`. Steps are imported on demand; `jobs/` submits the same steps to Spark."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _STEPS = {
 }
 
 
-class _Steps(command.Edge, click.Group):
-    """Lists the steps in the order of the data flow, and imports a step's module on demand."""
+class _Steps(command.SafeCommand, click.Group):
+    """Lists the steps in pipeline order, and imports a step's module on demand."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_STEPS)

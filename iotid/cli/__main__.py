@@ -1,4 +1,4 @@
-"""`python -m iotid.cli` is `iotid`."""
+"""`python -m iotid.cli`: the same as `iotid`."""
 
 from iotid.cli import main
 

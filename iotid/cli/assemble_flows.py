@@ -11,13 +11,14 @@ from iotid.config import Settings
 def main(settings: Settings, site: str, capture_date: str) -> None:
     """Decode the splits of one site and date and assemble their packets into bidirectional flows.
 
-    Reads the table `splits` and the captures. Writes the table `flows`, with the count of every packet beside it.
+    Reads the table `splits` and the captures. Writes the table `flows`, and beside it counters that account for every
+    packet.
     """
     from iotid import spark_session
-    from iotid.cli import lines
+    from iotid.cli import output
     from iotid.flows import write_flows
     from iotid.partitions import Store
 
     spark = spark_session(settings.spark, "iotid assemble-flows")
     written = write_flows(spark, Store(settings.storage.root), site, capture_date, settings.capture, settings.flow)
-    command.say(*lines.of_flows(written))
+    command.print_lines(*output.format_flows(written))

@@ -1,4 +1,4 @@
-"""What would stop a later step after hours, checked before the first one."""
+"""Checks before the first step what would otherwise stop a later one after hours."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from iotid.config import Settings
 
 
-def check(settings: Settings, labels: Sequence[str]) -> None:
+def check_settings(settings: Settings, labels: Sequence[str]) -> None:
     """Check the device list and the settings that name its labels, the census key, the server, the GPU.
 
     Raises:
-        UserError: one of them is not as it must be.
+        UserError: one of them is missing or invalid.
     """
     from iotid.census.pseudonyms import read_pseudonyms
     from iotid.labels import DeviceList
@@ -23,7 +23,7 @@ def check(settings: Settings, labels: Sequence[str]) -> None:
 
 
 def check_machine(settings: Settings) -> None:
-    """Check that the tracking server answers, and that there is a GPU if training must have one.
+    """Check that the tracking server answers, and that there is a GPU if ``training.device`` is cuda.
 
     Raises:
         UserError: one of them is missing.

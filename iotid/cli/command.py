@@ -1,7 +1,7 @@
-"""The grammar of all commands: settings, results on stdout, errors that end in one line and an exit code.
+"""What all commands share: loading settings, results on stdout, errors as one line and an exit code.
 
 A step declares its command with `step` and the options of `options`; ``iotid STEP`` and ``spark-submit jobs/STEP.py``
-are then the same.
+run the same command.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import click
 
 from iotid import messages
 from iotid.cli import options
-from iotid.cli.faults import explained
+from iotid.cli.machine_errors import as_iotid_error
 from iotid.cli.options import STRICT, Names
 from iotid.config import Settings, load_settings
 from iotid.errors import InputError, IotidError
@@ -27,31 +27,31 @@ from iotid.schemas.metadata import Flows
 from iotid.spark.worker_errors import raised_in_worker
 
 
-class Edge(click.Command):
-    """A command whose usage errors contain no control characters of the command line."""
+class SafeCommand(click.Command):
+    """A command whose usage errors are escaped: no control characters from the command line."""
 
-    def make_context(self, *given: Any, **more: Any) -> click.Context:
-        with _on_one_line():
-            return super().make_context(*given, **more)
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with _one_line_errors():
+            return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
-        with _on_one_line():
+        with _one_line_errors():
             return super().invoke(ctx)
 
 
 @contextmanager
-def _on_one_line() -> Iterator[None]:
+def _one_line_errors() -> Iterator[None]:
     try:
         yield
     except click.ClickException as fault:
-        fault.message = one_line(fault.message)  # type: ignore[misc]  # of the same exception, which has its usage
+        fault.message = one_line(fault.message)  # type: ignore[misc]  # keep the exception, which has the usage text
         raise
 
 
-class Step(Edge):
-    """A command that reports iotid's errors in one line and exits with their code, also those raised in a worker.
+class Step(SafeCommand):
+    """A command that reports iotid's errors, also those of Spark workers, as one line and exits with their code.
 
-    ``function``: what it does, with ``settings`` and the values of its options as arguments.
+    ``function``: the body, called with ``settings`` and the values of the options.
     """
 
     function: Callable[..., None]
@@ -60,17 +60,18 @@ class Step(Edge):
         try:
             return super().invoke(ctx)
         except IotidError as fault:
-            raise _OneLine(fault) from None
+            raise _StepError(fault) from None
         except Exception as fault:
             cause = raised_in_worker(fault)
-            known = cause if isinstance(cause, IotidError) else explained(cause or fault, in_worker=cause is not None)
-            if known is None:
+            if not isinstance(cause, IotidError):
+                cause = as_iotid_error(cause or fault, in_worker=cause is not None)
+            if cause is None:
                 raise
-            raise _OneLine(known) from None
+            raise _StepError(cause) from None
 
 
 def step(name: str, config: Sequence[str] = ()) -> Callable[[Callable[..., Any]], Step]:
-    """Declare a step's command; its function gets ``settings`` first, made from ``--config`` and ``--set``.
+    """Decorator that makes a function a step's command; its first argument is ``settings``, from --config and --set.
 
     ``config``: the default of ``--config``.
     """
@@ -98,35 +99,35 @@ def step(name: str, config: Sequence[str] = ()) -> Callable[[Callable[..., Any]]
 
 
 def run_job(command: click.Command) -> None:
-    """Entry point of a job file: parse the command line, run the step, stop Spark, exit with the step's code."""
-    messages.to_stderr()
+    """Entry point of a job file: parse the command line, run the step, stop Spark, exit with the step's exit code."""
+    messages.log_to_stderr()
     try:
         command()
     finally:
         _stop_spark()
 
 
-def say(*lines: str) -> None:
-    """Print results, each on a line of its own."""
+def print_lines(*lines: str) -> None:
+    """Print results to stdout, escaped, one per line."""
     for line in lines:
         click.echo(one_line(line))
 
 
-def settings_over(files: Sequence[str], overrides: Sequence[str]) -> Settings:
-    """The settings of the command that is running, with its ``--config`` and ``--set`` laid over these."""
-    given = click.get_current_context().params
-    strict = STRICT * given.get("strict", False)
-    return load_settings([*files, *given["config_files"]], [*overrides, *given["overrides"], *strict])
+def command_settings(files: Sequence[str], overrides: Sequence[str]) -> Settings:
+    """Settings from ``files`` and ``overrides``, overridden by the running command's ``--config`` and ``--set``."""
+    params = click.get_current_context().params
+    strict = STRICT * params.get("strict", False)
+    return load_settings([*files, *params["config_files"]], [*overrides, *params["overrides"], *strict])
 
 
 def open_flows(
     store: Store, sites: Names, capture_dates: Names, *, skip_absent: bool = False
 ) -> list[Partition[Flows]]:
-    """The partitions of ``flows`` of all sites and dates; ``skip_absent``: of those that there are.
+    """The partitions of ``flows`` of all sites and dates; ``skip_absent``: only existing ones.
 
     Raises:
         PartitionError: one is absent.
-        InputError: all are.
+        InputError: all are absent.
     """
     asked = [PartitionKey.of_date(site, capture_date) for site in sites for capture_date in capture_dates]
     found = [store.open("flows", key) for key in asked if not skip_absent or store.exists("flows", key)]
@@ -135,8 +136,8 @@ def open_flows(
     return found
 
 
-class _OneLine(click.ClickException):
-    """An iotid error as click reports it: ``Error: …`` on one line, and the error's own exit code."""
+class _StepError(click.ClickException):
+    """An iotid error for click: ``Error: …`` on one line, with the error's exit code."""
 
     def __init__(self, fault: IotidError) -> None:
         super().__init__(str(fault))

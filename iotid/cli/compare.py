@@ -1,4 +1,4 @@
-"""Study: the ensemble and its baselines under several protocols, in one table."""
+"""Study: compare the ensemble with its baselines under several split protocols."""
 
 from functools import partial
 
@@ -13,12 +13,12 @@ from iotid.config import Settings
 @options.labels
 @options.result
 def main(settings: Settings, sites: Names, capture_dates: Names, labels: Names, name: str) -> None:
-    """Compare the ensemble with its baselines on the same flows under every protocol of `evaluation.protocols`.
+    """Compare the ensemble with its baselines on the same flows under every split protocol of `evaluation.protocols`.
 
-    Reads the table `flows` into memory, a device list and, for `evaluation.packet_baselines`, the captures once more.
-    Trains the ensemble for every test part, on this machine. Then merges captures as if behind one address, and
-    compares what the device model and its baselines find there (`evaluation.household_merges`). Writes tables, the
-    numbers and answers behind them, and a run to MLflow. Started again, it goes on from the ensembles that are trained.
+    Reads the table `flows` into memory, a device list and, for `evaluation.packet_baselines`, the captures again.
+    Trains the ensemble for every test split, on this machine. Then compares the device model with its baselines on
+    synthetic households, captures merged as if behind one address (`evaluation.household_merges`). Writes tables,
+    numbers and answers, and a run to MLflow. Started again, it reuses ensembles already trained.
     """
     from iotid import spark_session
     from iotid.labels import DeviceList
@@ -29,4 +29,4 @@ def main(settings: Settings, sites: Names, capture_dates: Names, labels: Names, 
     spark = partial(spark_session, settings.spark, "iotid compare")
     flows = command.open_flows(store, sites, capture_dates)
     written, text = compare(spark, store, flows, devices, settings, name)
-    command.say(*text.split("\n"), f"comparison: {written.uri}")
+    command.print_lines(*text.split("\n"), f"comparison: {written.uri}")

@@ -1,4 +1,4 @@
-"""`iotid demo`: all steps on captures that it writes itself."""
+"""`iotid demo`: all steps on synthetic captures."""
 
 from pathlib import Path
 
@@ -12,12 +12,12 @@ from iotid.messages import one_line
 
 @command.step("demo", config=("local.yaml", "demo.yaml"))
 def main(settings: Settings) -> None:
-    """Write captures of two made-up sites on two dates, then run all steps on them.
+    """Write synthetic captures of two sites on two dates, then run all steps on them.
 
-    Learns from the first date of both sites and takes the census of both dates: on the second one device is new, one is
-    gone and one is of a kind that the model never learned.
+    Trains on the first date of both sites and takes the census of both dates: on the second, one device is new, one is
+    gone and one is of a kind that the model has not learned.
     """
-    from iotid.cli.checks import check
+    from iotid.cli.checks import check_settings
     from iotid.cli.pipeline import SiteCaptures, run_pipeline
     from iotid.simulate.captures import write_demo
 
@@ -27,11 +27,11 @@ def main(settings: Settings) -> None:
     click.secho(one_line(f"writing captures below {folder}"), bold=True, err=True)
     write_demo(folder)
     labels = [str(folder / "devices.yaml")]
-    check(settings, labels)
+    check_settings(settings, labels)
     folders = sorted((folder / "captures").glob("*/*"))  # SITE/DATE
     inputs = [SiteCaptures(path.parent.name, path.name, str(path)) for path in folders]
-    first = min(each.capture_date for each in inputs)
-    learn_from = [each for each in inputs if each.capture_date == first]
+    first = min(site.capture_date for site in inputs)
+    learn_from = [site for site in inputs if site.capture_date == first]
     run_pipeline(settings, inputs, learn_from, labels, "demo")
 
 

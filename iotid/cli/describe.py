@@ -1,4 +1,4 @@
-"""Study: what each label's traffic looks like, as figures."""
+"""Study: figures of each label's traffic."""
 
 from iotid.cli import command, options
 from iotid.cli.options import Names
@@ -25,4 +25,4 @@ def main(settings: Settings, sites: Names, capture_dates: Names, labels: Names, 
     flows = command.open_flows(store, sites, capture_dates)
     spark = spark_session(settings.spark, "iotid describe")
     written, figures = describe(spark, store, flows, devices, settings.dataset, settings.flow, name)
-    command.say(*(f"figure: {written.uri}/{figure}" for figure in figures))
+    command.print_lines(*(f"figure: {written.uri}/{figure}" for figure in figures))

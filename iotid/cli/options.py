@@ -1,4 +1,4 @@
-"""The options that commands share, and the types of their values."""
+"""Options shared by commands, and the types of their values."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class _Date(click.ParamType):
 
 
 class _Name(click.ParamType):
-    """Names become folder names and identifiers: only characters that are safe everywhere."""
+    """Names become folder names and identifiers, so only characters that are safe everywhere are allowed."""
 
     name = "NAME"
 
@@ -41,7 +41,7 @@ class _Name(click.ParamType):
 
 
 class _Location(click.ParamType):
-    """A path or URI; paths are made absolute, as the table that stores them is read from other folders."""
+    """A path or URI; paths become absolute, because they are stored and read from other working folders."""
 
     name = "LOCATION"
 
@@ -60,8 +60,8 @@ class _Location(click.ParamType):
         return [CompletionItem(incomplete, type="file")]
 
 
-def _each_once(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
-    """A site or date that is given twice counts once; its flows would count twice."""
+def _unique(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """Remove duplicate sites or dates, whose flows would be counted twice."""
     return tuple(dict.fromkeys(values))
 
 
@@ -94,7 +94,7 @@ settings = click.option(
 )
 site = click.option("--site", required=True, type=NAME, help="Site that the captures come from.")
 sites = click.option(
-    "--site", "sites", required=True, multiple=True, type=NAME, callback=_each_once, help="Site to read. Repeatable."
+    "--site", "sites", required=True, multiple=True, type=NAME, callback=_unique, help="Site to read. Repeatable."
 )
 date = click.option("--date", "capture_date", required=True, type=DATE, help="Date that the captures belong to.")
 dates = click.option(
@@ -103,7 +103,7 @@ dates = click.option(
     required=True,
     multiple=True,
     type=DATE,
-    callback=_each_once,
+    callback=_unique,
     help="Capture date to read. Repeatable.",
 )
 skip_absent = click.option(
@@ -123,7 +123,7 @@ labels = click.option(
     multiple=True,
     type=click.Path(),
     metavar="FILE",
-    help="Device list, YAML or CSV: names with MACs, addresses or path patterns. conf/datasets/ holds examples. "
+    help="Device list, YAML or CSV: names with MACs, addresses or path patterns. conf/datasets/ has examples. "
     "Repeatable: several lists are one.",
 )
 dataset = click.option("--dataset", required=True, type=NAME, help="Name of the dataset.")

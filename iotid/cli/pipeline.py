@@ -1,4 +1,4 @@
-"""All steps in one process, in their order, and what they print at the end."""
+"""Runs all steps in one process, and prints a summary."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
-from iotid.cli import command, lines
-from iotid.config import Settings, changed
+from iotid.cli import command, output
+from iotid.config import Settings, with_values
 from iotid.messages import one_line
 from iotid.partitions import PartitionKey, Store
 
@@ -31,7 +31,7 @@ class SiteCaptures:
 
 
 Call = tuple[str, Mapping[str, Any]]
-"""A step's name and the values of its options."""
+"""(step name, values of its options)"""
 
 
 def run_pipeline(
@@ -41,49 +41,49 @@ def run_pipeline(
     labels: Sequence[str],
     dataset: str,
 ) -> None:
-    """Ingest all inputs, learn from ``learn_from`` (sites by dates), promote, and take every census.
+    """Ingest all inputs, train on ``learn_from`` (sites by dates), promote, take every census, and print a summary.
 
-    A step that fails ends the run with its own error. Ends with a summary on stdout.
+    A step that fails ends the run with its error.
 
     Raises:
-        WatchError: after all that, if the watch list asks for it and a census met a watched device.
+        WatchError: at the end, if ``watchlist.fail`` is set and a census found a watched device.
     """
     from iotid.census import check_watchlist
 
     started = time.monotonic()
-    # a watched device would stop the run before the censuses after it
+    # fail=False: a watched device must not stop the run before later censuses
     run_steps(
         list(calls(inputs, learn_from, labels, dataset)),
-        settings.model_copy(update={"watchlist": changed(settings.watchlist, fail=False)}),
+        settings.model_copy(update={"watchlist": with_values(settings.watchlist, fail=False)}),
     )
-    command.say(*_summary(settings, inputs, dataset, time.monotonic() - started))
+    command.print_lines(*_summary(settings, inputs, dataset, time.monotonic() - started))
     store = Store(settings.storage.root)
-    for each in inputs:
-        check_watchlist(store.open("census", each.key), settings.watchlist)
+    for site in inputs:
+        check_watchlist(store.open("census", site.key), settings.watchlist)
 
 
 def calls(
     inputs: Sequence[SiteCaptures], learn_from: Sequence[SiteCaptures], labels: Sequence[str], dataset: str
 ) -> Iterator[Call]:
-    """Every step of the pipeline with its options."""
-    for each in inputs:
-        yield "split-pcaps", {"captures": each.captures, **each.key}
-        yield "assemble-flows", each.key
+    """Every step of the pipeline, with its options."""
+    for site in inputs:
+        yield "split-pcaps", {"captures": site.captures, **site.key}
+        yield "assemble-flows", site.key
     yield (
         "write-dataset",
         {
-            "sites": tuple(dict.fromkeys(each.site for each in learn_from)),
-            "capture_dates": tuple(dict.fromkeys(each.capture_date for each in learn_from)),
+            "sites": tuple(dict.fromkeys(site.site for site in learn_from)),
+            "capture_dates": tuple(dict.fromkeys(site.capture_date for site in learn_from)),
             "labels": tuple(labels),
             "dataset": dataset,
         },
     )
     yield from ((step, {"dataset": dataset}) for step in ("train", "evaluate", "promote"))
-    yield from (("take-census", each.key) for each in inputs)
+    yield from (("take-census", site.key) for site in inputs)
 
 
 def run_steps(steps: Sequence[Call], settings: Settings) -> None:
-    """Run the steps one after the other, each after a line that shows it as a command."""
+    """Run the steps in order, each after a line that shows its command."""
     for number, (name, options) in enumerate(steps, start=1):
         step = importlib.import_module(f"iotid.cli.{name.replace('-', '_')}").main
         line = f"[{number}/{len(steps)}] iotid {name} {_command_line(step, options)}"
@@ -96,8 +96,8 @@ def _command_line(step: click.Command, options: Mapping[str, Any]) -> str:
     for parameter in step.params:
         if parameter.name in options:
             value = options[parameter.name]
-            for each in value if parameter.multiple else (value,):
-                words += [parameter.opts[0], each]
+            for item in value if parameter.multiple else (value,):
+                words += [parameter.opts[0], item]
     return shlex.join(words)
 
 
@@ -106,25 +106,25 @@ def _summary(settings: Settings, inputs: Sequence[SiteCaptures], dataset: str, s
 
     store = Store(settings.storage.root)
     yield from ("", f"Done in {seconds:.0f} s.", "", "What was read")
-    for each in inputs:
-        flows = store.open("flows", each.key)
-        packets, left_out = sum(flows.metadata["packets"].values()), lines.packets_left_out(flows)
+    for site in inputs:
+        flows = store.open("flows", site.key)
+        packets, left_out = sum(flows.metadata["packets"].values()), output.format_left_out(flows)
         yield (
-            f"  {each.site} {each.capture_date}: {lines.of_captures(store.open('splits', each.key).metadata)}, "
+            f"  {site.site} {site.capture_date}: {output.format_captures(store.open('splits', site.key).metadata)}, "
             f"{packets:,} packets -> {flows.metadata['rows']:,} flows ({left_out or 'nothing'} left out)"
         )
         if flows.metadata["overlapping"]:
-            yield f"    {lines.of_overlaps(flows)}"
+            yield f"    {output.format_overlaps(flows)}"
     report = store.open("reports", PartitionKey.of_dataset(dataset))
     yield from ("", "What was learned", f"  {store.open('datasets', PartitionKey.named(dataset)).metadata['summary']}")
     yield from (f"  {line}" for line in report.metadata["summary"])
     yield from ("", "What was counted")
-    for each in inputs:
-        census = store.open("census", each.key)
+    for site in inputs:
+        census = store.open("census", site.key)
         metadata, count = census.metadata, census.metadata["groups"]
         groups = f" in {count:,} group{'s' * (count != 1)}" if count else ""
-        statuses, changes = lines.counts(metadata["status"]), lines.counts(metadata["changes"])
-        yield f"  {each.site} {each.capture_date}: {metadata['devices']:,} devices: {statuses}{groups}; {changes}"
+        statuses, changes = output.format_counts(metadata["status"]), output.format_counts(metadata["changes"])
+        yield f"  {site.site} {site.capture_date}: {metadata['devices']:,} devices: {statuses}{groups}; {changes}"
         yield f"    page: {census.uri}/_census.html"
     yield from (
         "",

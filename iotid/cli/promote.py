@@ -1,4 +1,4 @@
-"""Step 6: a written policy compares challenger and champion; the registry's alias moves, or does not."""
+"""Step 6: make the challenger the champion if a written policy allows it."""
 
 from iotid.cli import command, options
 from iotid.config import Settings
@@ -9,8 +9,8 @@ from iotid.config import Settings
 def main(settings: Settings, dataset: str) -> None:
     """Make the challenger the champion if conf/promotion.yaml allows it, and print the reasons.
 
-    Reads the report on a dataset. Writes the decision, with the report on both, and moves the registry's alias
-    `champion`, unless that was moved since they were compared.
+    Reads the report on a dataset. Writes the decision, with the report on both, and sets the registry's alias
+    `champion`, unless that changed since they were compared.
     """
     from iotid.partitions import Store
     from iotid.promotion import promote
@@ -18,4 +18,4 @@ def main(settings: Settings, dataset: str) -> None:
 
     registry = Registry(settings.tracking, settings.storage.root)
     promotion = promote(Store(settings.storage.root), registry, dataset, settings.promotion)
-    command.say(*(f"promotion: {sentence}" for sentence in promotion.sentences))
+    command.print_lines(*(f"promotion: {sentence}" for sentence in promotion.sentences))

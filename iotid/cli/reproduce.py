@@ -1,4 +1,4 @@
-"""`iotid reproduce`: the paper's experiment on one of its datasets, for anyone who has the captures."""
+"""`iotid reproduce`: the paper's experiment on one of its datasets."""
 
 import click
 
@@ -18,23 +18,23 @@ from iotid.config import Settings
 def main(settings: Settings, dataset: str, captures: str, counts_only: bool) -> None:
     """Repeat the paper's experiment on one of its datasets, and compare the numbers with the paper's.
 
-    Reads all captures of the folder, and conf/paper_tables.yaml. Assembles their flows in four ways (with time-outs or
-    without, joined or each file on its own) and compares the counts, of TCP alone and of TCP and UDP, with tables 1 and
-    2 of the paper. Of the nearest reading it writes a dataset, trains, evaluates, and compares with table 3. Writes the
-    table `reproductions`: a page and its numbers. Started again, it goes on from what is there.
+    Reads all captures of the folder, and conf/paper_tables.yaml. Assembles their flows in four variants (with or
+    without time-outs, files joined or separate) and compares the counts, of TCP alone and of TCP and UDP, with tables 1
+    and 2 of the paper. From the nearest variant it writes a dataset, trains, evaluates, and compares with table 3.
+    Writes the table `reproductions`: a page and its numbers. Started again, it resumes.
 
-    --config and --set override conf/paper.yaml. Each reading overrides flow.idle_timeout_s, flow.active_timeout_s,
+    --config and --set override conf/paper.yaml. Each variant overrides flow.idle_timeout_s, flow.active_timeout_s,
     flow.join_files, dataset.protocols and dataset.label.
     """
     from iotid.cli.checks import check_machine
     from iotid.studies.reproduce import reproduce
 
-    # a model of its own name, so that the challenger of the user's network is not replaced
-    settings = command.settings_over(["paper.yaml"], [f"tracking.model=iotid-{dataset}"])
+    # a separate model name, so that the challenger of the user's network is not replaced
+    settings = command.command_settings(["paper.yaml"], [f"tracking.model=iotid-{dataset}"])
     if not counts_only:
         check_machine(settings)
-    written = reproduce(settings, dataset, captures, counts_only, lambda text: command.say(*text.split("\n")))
-    command.say(f"reproduction: {written.uri}/reproduction.md")
+    written = reproduce(settings, dataset, captures, counts_only, lambda text: command.print_lines(*text.split("\n")))
+    command.print_lines(f"reproduction: {written.uri}/reproduction.md")
 
 
 if __name__ == "__main__":

@@ -6,11 +6,11 @@ from iotid.config import Settings
 
 @command.step("rollback")
 def main(settings: Settings) -> None:
-    """Make the former champion the champion again, after a promotion that turned out badly.
+    """Make the previous champion the champion again.
 
-    Reads the registry. Writes nothing but its alias `champion`: the next census is taken with the former champion.
+    Reads the registry. Writes only its alias `champion`: the next census uses the previous champion.
     """
     from iotid.tracking import Registry, champion
 
     replaced, former = champion.rollback(Registry(settings.tracking, settings.storage.root))
-    command.say(f"rollback: version {former} is the champion again, in place of version {replaced}")
+    command.print_lines(f"rollback: version {former} is the champion again, in place of version {replaced}")

@@ -17,10 +17,10 @@ from iotid.config import Settings
 def main(settings: Settings, captures: str, labels: tuple[str, ...], site: str, capture_date: str | None) -> None:
     """Run all steps on a folder of captures: splits, flows, dataset, training, report, promotion, census."""
     from iotid.capture import first_day
-    from iotid.cli.checks import check
+    from iotid.cli.checks import check_settings
     from iotid.cli.pipeline import SiteCaptures, run_pipeline
 
-    check(settings, labels)
+    check_settings(settings, labels)
     own = SiteCaptures(site, capture_date or first_day(captures, settings.capture), captures)
     run_pipeline(settings, [own], [own], labels, f"{site}-{own.capture_date}")
 

@@ -1,4 +1,4 @@
-"""The settings as a JSON schema, with which editors complete and check files of settings."""
+"""Prints the JSON schema of settings files, for completion and checks in editors."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _MORE = re.compile(r"\s{8,}#\s*(.*)$")  # a comment that continues on the next l
 
 @click.command("settings-schema")
 def main() -> None:
-    """Print the JSON schema of the settings, for editors that complete and check files for --config.
+    """Print the JSON schema of settings files, for completion and checks in editors.
 
-    Reads the comments of conf/base.yaml. Writes nothing but to stdout.
+    Reads the comments of conf/base.yaml. Writes only to stdout.
     """
-    command.say(*json.dumps(schema(), indent=2, ensure_ascii=False).split("\n"))
+    command.print_lines(*json.dumps(schema(), indent=2, ensure_ascii=False).split("\n"))
 
 
 def schema() -> dict[str, Any]:
-    """The schema of a file of settings; no key is required, as such a file changes some keys only."""
+    """The schema of a settings file; no key is required, because a file may change only some."""
     whole = Settings.model_json_schema()
     comments = dict(
         pair for name in DEFAULT_LAYERS for pair in _comments((conf_dir() / name).read_text("utf-8")).items()
@@ -41,7 +41,7 @@ def schema() -> dict[str, Any]:
 
 
 def _comments(text: str) -> dict[tuple[str, str], str]:
-    """(section, key) -> its comment, unit and reason, in a file that has every setting once."""
+    """(section, key) -> its comment (unit and reason), from a file that has every setting once."""
     found: dict[tuple[str, str], str] = {}
     section = key = ""
     for line in text.splitlines():

@@ -1,4 +1,4 @@
-"""Step 7: a capture date's flows and the champion make one row per device."""
+"""Step 7: score a capture date's flows with the champion, one row per device."""
 
 from iotid.cli import command, options
 from iotid.config import Settings
@@ -8,21 +8,21 @@ from iotid.config import Settings
 @options.site
 @options.date
 def main(settings: Settings, site: str, capture_date: str) -> None:
-    """Take the census of one site and date: one row per device, what changed since the census before, and a page.
+    """Take the census of one site and date: one row per device, changes since the previous census, and a page.
 
-    Reads the table `flows` and the registry's champion. Writes the table `census`. With watchlist.fail, a watched
-    device makes it end with exit code 3, after that.
+    Reads the table `flows` and the registry's champion. Writes the table `census`. With watchlist.fail, it then ends
+    with exit code 3 if it found a watched device.
     """
     from tempfile import TemporaryDirectory
 
     from iotid import spark_session
     from iotid.census import champion_of, check_watchlist, take_census
     from iotid.census.pseudonyms import read_pseudonyms
-    from iotid.cli import lines
+    from iotid.cli import output
     from iotid.partitions import PartitionKey, Store
     from iotid.tracking import Registry
 
-    read_pseudonyms(settings.census)  # a missing key ends the step here, not after scoring
+    read_pseudonyms(settings.census)  # fail on a missing key before scoring
     registry = Registry(settings.tracking, settings.storage.root)
     champion = champion_of(registry)
     with TemporaryDirectory() as folder:
@@ -30,5 +30,5 @@ def main(settings: Settings, site: str, capture_date: str) -> None:
         spark = spark_session(settings.spark, "iotid take-census")
         store, key = Store(settings.storage.root), PartitionKey.of_date(site, capture_date)
         written = take_census(spark, store, key, champion, bundle, settings.census, settings.watchlist)
-    command.say(lines.of_census(written))
+    command.print_lines(output.format_census(written))
     check_watchlist(written, settings.watchlist)

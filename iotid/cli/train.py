@@ -11,8 +11,8 @@ from iotid.config import Settings
 def main(settings: Settings, dataset: str) -> None:
     """Train the adaptive ensemble on a dataset with several ranks, and register it as the challenger.
 
-    Reads the dataset. Writes a run and a model version to MLflow; it trains even while the tracking server is away.
-    Started again, it goes on from its last checkpoint. Under torchrun each process is a rank; else Spark starts them.
+    Reads the dataset. Writes a run and a model version to MLflow; trains even if the tracking server is unreachable.
+    Started again, it resumes from its last checkpoint. Under torchrun each process is a rank; else Spark starts them.
     """
     from iotid import spark_session
     from iotid.partitions import PartitionKey, Store
@@ -24,7 +24,7 @@ def main(settings: Settings, dataset: str) -> None:
     trained = train(spark, store, source, settings)
     if trained:
         version, result = trained.version, trained.result
-        command.say(
+        command.print_lines(
             f"model: version {version.number}, best epoch {result['best_epoch']} of {len(result['history'])}, "
             f"validation macro F1 {100 * result['best_macro_f1']:.2f} % -> {trained.tracking_uri} run {version.run_id}"
         )

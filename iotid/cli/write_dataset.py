@@ -1,4 +1,4 @@
-"""Step 3: label flows, split them three ways and write a Petastorm dataset."""
+"""Step 3: label flows, assign them to train, validation and test, and write a Petastorm dataset."""
 
 from iotid.cli import command, options
 from iotid.cli.options import Names
@@ -16,11 +16,11 @@ def main(
 ) -> None:
     """Label the flows of all sites and dates given and write a Petastorm dataset.
 
-    Reads the table `flows` and a device list. Writes the dataset with its training, validation and test parts, and
-    prints which listed devices have no flow and which hosts no entry names.
+    Reads the table `flows` and a device list. Writes the dataset with its training, validation and test splits, and
+    prints listed devices without a flow and unlisted hosts.
     """
     from iotid import spark_session
-    from iotid.cli import lines
+    from iotid.cli import output
     from iotid.dataset import write_dataset
     from iotid.labels import DeviceList
     from iotid.labels.names import check_names
@@ -33,5 +33,5 @@ def main(
     spark = spark_session(settings.spark, "iotid write-dataset")
     written = write_dataset(spark, store, flows, devices, settings.dataset, settings.flow, dataset)
     if skip_absent:
-        command.say(f"partitions with flows: {len(flows)} of {len(sites) * len(capture_dates)}")
-    command.say(*lines.of_dataset(written))
+        command.print_lines(f"partitions with flows: {len(flows)} of {len(sites) * len(capture_dates)}")
+    command.print_lines(*output.format_dataset(written))

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from iotid import config
 from iotid.dataset.arrays import first_values, list_positions
-from iotid.errors import SchemaError, SettingError, shown
+from iotid.errors import SchemaError, SettingError, short_repr
 from iotid.schemas import typed
 from iotid.schemas.typed import Within
 
@@ -185,8 +185,8 @@ class Encoding:
         version = content.get("schema_version")
         if type(version) is not int or version != _SCHEMA_VERSION:
             raise SchemaError(
-                f"{where}: has schema_version {shown(version)}, this iotid reads {_SCHEMA_VERSION}; write the dataset "
-                "again, and train on it"
+                f"{where}: has schema_version {short_repr(version)}, this iotid reads {_SCHEMA_VERSION}; write the "
+                "dataset again, and train on it"
             )
         try:
             typed.check(_Stored, content)
@@ -227,7 +227,7 @@ class _Stored(TypedDict):
 def _check_distinct(name: str, texts: Sequence[str]) -> None:
     twice = next((text for text, times in Counter(texts).items() if times > 1), None)
     if twice is not None:
-        raise ValueError(f"{name}: must be distinct, got {shown(twice)} twice")
+        raise ValueError(f"{name}: must be distinct, got {short_repr(twice)} twice")
 
 
 def learn_vocabularies(seen: Mapping[str, Mapping[int, int]], settings: config.Dataset) -> dict[str, Vocabulary]:

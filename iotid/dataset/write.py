@@ -42,7 +42,7 @@ from iotid.dataset.split_protocols import (
 )
 from iotid.dataset.split_tasks import refine_cuts, scan, summarise_units
 from iotid.dataset.store import ENCODING, group_rows, write_petastorm_metadata, write_sets
-from iotid.errors import AccountingError, InputError, LabelError, SchemaError, SettingError, shown
+from iotid.errors import AccountingError, InputError, LabelError, SchemaError, SettingError, short_repr
 from iotid.flows import later_flows, partition_files, read_flows
 from iotid.labels.device_list import UNLISTED, DeviceList
 from iotid.partitions import PartitionKey
@@ -162,7 +162,7 @@ def check_partitions(partitions: Sequence[Partition[Flows]], flow: config.Flow) 
         for key, value in wanted.items():
             if value != made.get(key) and not (key == "max_packets" and value < made[key]):
                 raise SettingError(
-                    f"flow.{key}: is {value}, the flows of {each.uri} were assembled with {shown(made.get(key))}; "
+                    f"flow.{key}: is {value}, the flows of {each.uri} were assembled with {short_repr(made.get(key))}; "
                     "assemble them again, or give the same setting"
                 )
 

@@ -1,4 +1,4 @@
-"""How good a model is, compared with baselines, and how much of that is memorized."""
+"""Evaluates models and baselines: metrics, leakage, ceiling, and the report."""
 
 from __future__ import annotations
 

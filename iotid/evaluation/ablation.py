@@ -1,8 +1,8 @@
-"""How much each characteristic contributes: a trained model's answers when one of them has no information on the flow.
+"""Permutation importance of each characteristic (Breiman 2001, "Random Forests", section 10).
 
-A characteristic is hidden by permutation (Breiman 2001, "Random Forests", section 10): each flow gets the sequence of
-another flow of as many packets. So every network of the ensemble still reads what it was trained to read, which it
-would not if values were blanked out; only the relation to the flow is lost. A flow of unique length keeps its own.
+Each flow gets the characteristic's sequence of another flow with as many packets. So every network of the ensemble
+still reads realistic sequences, which blanked values would not be; only the relation to the flow is lost. A flow of
+unique length keeps its own.
 
 Shape suffixes: N rows, M packets.
 """
@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 from iotid.dataset.characteristics import PADDING
 
 
-def hide(
+def permute_characteristic(
     sequences: Mapping[str, NDArray[np.int32]], characteristic: str, num_flows: NDArray[np.int64], seed: int
 ) -> dict[str, NDArray[np.int32]]:
-    """``sequences`` (N, M) with those of one characteristic drawn anew from all flows of each row's length.
+    """``sequences`` (N, M), with those of one characteristic drawn from all flows of each row's length.
 
-    Rows are drawn as often as they stand for flows, ``num_flows`` (N,), so that the characteristic's own distribution
-    stays.
+    Rows are drawn in proportion to ``num_flows`` (N,), so that the characteristic's marginal distribution is kept.
     """
     own_NM = sequences[characteristic]
     packets_N = (own_NM != PADDING).sum(axis=1)

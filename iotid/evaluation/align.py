@@ -1,7 +1,7 @@
-"""Scores a model on a dataset that it was not trained on: its own ids in, the report's labels out.
+"""Aligns a model with another dataset than its own: translates ids on input, and classes on output.
 
 A champion of last month has other vocabularies and classes than today's dataset, but must be scored on the same test
-part as its challenger.
+split as its challenger.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ class Model(Protocol):
     encoding: Encoding
 
     def probabilities(self, sequences: Mapping[str, NDArray[np.int32]]) -> NDArray[Any]:
-        """(n, classes of the encoding) probabilities of n rows of (n, M) ids of the encoding."""
+        """Probabilities (n, classes of the encoding) for sequences (n, M) of the encoding's ids."""
 
 
 def translate(
     sequences: Mapping[str, NDArray[np.int32]], source: Encoding, target: Encoding, name: str
 ) -> dict[str, NDArray[np.int32]]:
-    """The same rows in the vocabularies of ``target``; a value that ``source`` did not keep stays out-of-vocabulary.
+    """Translate ids of ``source`` into ids of ``target``; values outside the source's vocabulary stay so.
 
     Raises:
-        DataError: ``target``, the encoding of model ``name``, reads what ``source`` lacks or has in another form.
+        DataError: ``target``, the encoding of model ``name``, reads what ``source`` lacks or encodes differently.
     """
     if source.length != target.length:
         raise DataError(
@@ -59,14 +59,14 @@ def translate(
 
 
 def _ids_from(source: Vocabulary, target: Vocabulary) -> NDArray[np.int32]:
-    """(ids of the source,): the target's id for each; 0 is padding in both, and 1 out-of-vocabulary."""
+    """(ids of the source,): the target's id for each; in both, 0 is padding and 1 out-of-vocabulary."""
     return np.concatenate([np.array([0, 1], np.int32), target.ids(np.array(source.values, np.int64))])
 
 
-def over_labels(
+def align_columns(
     probabilities_NC: NDArray[Any], own_labels: Sequence[str], labels: Sequence[str]
 ) -> NDArray[np.float64]:
-    """Columns in the order of ``labels``; 0 for a class that the system does not know."""
+    """Probabilities with columns in the order of ``labels``; 0 for a class that the system does not know."""
     column_of = {label: index for index, label in enumerate(labels)}
     probabilities_NL = np.zeros((len(probabilities_NC), len(labels)))
     probabilities_NL[:, [column_of[label] for label in own_labels]] = probabilities_NC
@@ -74,9 +74,11 @@ def over_labels(
 
 
 def check_probabilities(probabilities_NC: NDArray[Any], rows: int, classes: int, name: str) -> None:
-    """Raise a DataError unless every row holds a probability of each class."""
+    """Raise a DataError unless every row is a probability distribution over the classes."""
     if probabilities_NC.shape != (rows, classes):
-        raise DataError(f"system {name}: must answer {(rows, classes)} probabilities, got {probabilities_NC.shape}")
+        raise DataError(
+            f"system {name}: must return probabilities of shape {(rows, classes)}, got {probabilities_NC.shape}"
+        )
     sums_N = probabilities_NC.sum(axis=1)
     broken = int((~(np.abs(sums_N - 1) <= _SUM_TOLERANCE) | (probabilities_NC < 0).any(axis=1)).sum())
     if broken:

@@ -1,6 +1,6 @@
-"""Figures as PNG files: confusion matrices, learning curves, reliability. Colours are safe for the colour-blind.
+"""Figures as PNG files: confusion matrices, learning curves, reliability, in colours safe for the colour-blind.
 
-Figures are made without pyplot: no global state, no window system, safe in any thread.
+Drawn without pyplot: no global state, no window system, thread-safe.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _LABEL_WIDTH = 26  # characters of a class name on an axis
 
 
 def confusion_matrix(confusion_CC: NDArray[Any], labels: Sequence[str], path: Path, title: str = "") -> None:
-    """Each true class as a row of percent. Classes with neither flows nor answers are left out.
+    """Confusion matrix, each row in percent of the true class. Classes with neither flows nor answers are left out.
 
-    A row without test flows is grey; a cell that would read as 0 stays empty.
+    A row without test flows is grey; a cell that would round to 0 is empty.
     """
     used = np.flatnonzero((confusion_CC.sum(axis=0) > 0) | (confusion_CC.sum(axis=1) > 0))
     matrix_CC, names = confusion_CC[np.ix_(used, used)], [short_name(labels[index]) for index in used.tolist()]
@@ -60,14 +60,14 @@ def confusion_matrix(confusion_CC: NDArray[Any], labels: Sequence[str], path: Pa
 
 
 def ablation(system: System, path: Path, title: str = "") -> None:
-    """Points of F1 that each class loses when a characteristic is hidden; above them those of the macro F1."""
+    """Points of macro F1, and of each class's F1, that are lost when a characteristic is hidden."""
     hidden = system["hidden"].values()
     names_R = ["macro F1"]
-    lost_RK = [[_points(system["metrics"]["macro_f1"]["value"], each["macro_f1"]) for each in hidden]]
+    lost_RK = [[_points(system["metrics"]["macro_f1"]["value"], item["macro_f1"]) for item in hidden]]
     for number, of_class in enumerate(system["per_class"]):
         if of_class["support"]:
             names_R.append(short_name(of_class["label"]))
-            lost_RK.append([_points(of_class["f1"], each["f1"][number]) for each in hidden])
+            lost_RK.append([_points(of_class["f1"], item["f1"][number]) for item in hidden])
     names = list(system["hidden"])
     figure = new_figure(3.2 + 1.1 * len(names), 1.6 + 0.25 * len(names_R))
     axes = figure.add_subplot()
@@ -84,7 +84,7 @@ def ablation(system: System, path: Path, title: str = "") -> None:
 
 
 def learning_curves(history: Sequence[Mapping[str, Any]], path: Path, title: str = "") -> None:
-    """Loss and validation macro F1 by epoch; ``history`` has a dict for each epoch, from 1, as training writes it."""
+    """Loss and validation macro F1 by epoch; ``history`` has one dict per epoch, as training writes it."""
     figure = new_figure(8.4, 3.4)
     left, right = figure.subplots(1, 2)
     _curve(left, history, "loss", "training", BLUE, "o")
@@ -110,14 +110,14 @@ def learning_curves(history: Sequence[Mapping[str, Any]], path: Path, title: str
 
 
 def reliability(bins: Sequence[Bin], path: Path, title: str = "") -> None:
-    """Above, accuracy against confidence, with the diagonal of a calibrated model; below, the flows by confidence."""
+    """Reliability diagram: accuracy against confidence above, the distribution of confidences below."""
     figure = new_figure(4.4, 4.8)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    filled = [each for each in bins if each["flows"]]
+    filled = [item for item in bins if item["flows"]]
     above.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="calibrated")
     above.plot(
-        [each["confidence"] for each in filled],
-        [each["accuracy"] for each in filled],
+        [item["confidence"] for item in filled],
+        [item["accuracy"] for item in filled],
         color=BLUE,
         marker="o",
         markersize=4,
@@ -126,10 +126,10 @@ def reliability(bins: Sequence[Bin], path: Path, title: str = "") -> None:
     above.set_ylim(-0.02, 1.02)
     above.set_ylabel("accuracy")
     above.legend(frameon=False, fontsize=8, loc="upper left")
-    total = sum(each["flows"] for each in bins)
+    total = sum(item["flows"] for item in bins)
     width = bins[0]["high"] - bins[0]["low"]
-    shares = [each["flows"] / total for each in bins]
-    below.bar([each["low"] for each in bins], shares, width, align="edge", color=BLUE)
+    shares = [item["flows"] / total for item in bins]
+    below.bar([item["low"] for item in bins], shares, width, align="edge", color=BLUE)
     below.set_ylabel("share of flows")
     below.set_xlabel("confidence")
     below.set_xlim(0, 1)
@@ -141,7 +141,7 @@ def reliability(bins: Sequence[Bin], path: Path, title: str = "") -> None:
 
 def _write_percents(axes: Axes, percent_CC: NDArray[np.float64], font: float) -> None:
     for (row, column), percent in np.ndenumerate(percent_CC):
-        if percent >= 0.5:  # NaN and what would read as 0 stay empty
+        if percent >= 0.5:  # NaN and what rounds to 0 stay empty
             ink = "white" if percent > 55 else "black"
             axes.text(column, row, f"{percent:.0f}", ha="center", va="center", color=ink, fontsize=font)
 
@@ -157,7 +157,7 @@ def _curve(axes: Axes, history: Sequence[Mapping[str, Any]], key: str, label: st
 
 
 def _measured(history: Sequence[Mapping[str, Any]], key: str) -> dict[int, float]:
-    """What was measured of ``key``, by epoch."""
+    """The finite values of ``key``, by epoch."""
     return {epoch: row[key] for epoch, row in enumerate(history, start=1) if _is_number(row.get(key))}
 
 
@@ -166,11 +166,11 @@ def _is_number(value: Any) -> bool:
 
 
 def short_name(name: str) -> str:
-    """The name on one line, shortened in the middle: makers put what distinguishes two models at either end."""
+    """The name on one line, shortened in the middle, because names of models often differ at either end."""
     text = " ".join(name.split())
     if len(text) > _LABEL_WIDTH:
         text = f"{text[: _LABEL_WIDTH // 2]}…{text[1 - _LABEL_WIDTH // 2 :]}"
-    return text.replace("$", r"\$")  # a dollar sign would start matplotlib's mathematics
+    return text.replace("$", r"\$")  # a dollar sign would start matplotlib's math mode
 
 
 def _colour_map() -> Any:

@@ -1,7 +1,7 @@
-"""How to read a score on this split: how much of the test part is in training, and how much can be distinguished.
+"""Leakage and ceiling: how much of the test split is in training, and the best accuracy possible. Counted in flows.
 
 Both follow Jerabek et al. 2025 (arXiv 2506.08655): most public datasets consist largely of equal sequences, so a random
-split measures memorization, and equal sequences under several labels bound what anything can reach. Counted in flows.
+split measures memorization, and equal sequences under several labels limit the accuracy of any classifier.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 
 def leakage(train: EncodedFlows, test: EncodedFlows) -> float:
-    """Share of test flows whose exact sequences occur in training under the same label."""
+    """Share of test flows whose sequences occur in training with the same label."""
     return _share_in_training(train, test, with_label=True)
 
 
-def seen(train: EncodedFlows, test: EncodedFlows) -> float:
-    """Share of test flows whose exact sequences occur in training under any label."""
+def seen_in_training(train: EncodedFlows, test: EncodedFlows) -> float:
+    """Share of test flows whose sequences occur in training with any label."""
     return _share_in_training(train, test, with_label=False)
 
 
 def ceiling(test: EncodedFlows) -> float:
-    """Best accuracy on this test part of any classifier that gives equal sequences the same answer.
+    """Highest accuracy on this test split of any classifier that gives equal sequences the same answer.
 
-    Each distinct sequence gets the label that most of its test flows have. That uses the test labels, so it bounds
-    every classifier from above; one that learns from training alone may be unable to reach it.
+    Each distinct sequence gets the label that most of its test flows have. As this uses the test labels, it is an upper
+    bound, which a classifier that learns from training may be unable to reach.
     """
     keys_N = exact_keys(side_by_side(test.sequences))
     num_classes = int(test.label.max()) + 1
@@ -40,7 +40,7 @@ def ceiling(test: EncodedFlows) -> float:
 
 
 def majority_baseline(test: EncodedFlows) -> float:
-    """Accuracy of always answering the commonest class of the test part."""
+    """Accuracy of always answering the most common class of the test split."""
     return float(np.bincount(test.label, weights=test.num_flows).max() / test.num_flows.sum())
 
 

@@ -1,12 +1,12 @@
-"""How good the answers are, counted in flows. Everything but calibration follows from the confusion matrix.
+"""Classification metrics, weighted by flows. All but calibration are computed from the confusion matrix.
 
 Shapes: N rows, C classes, X any leading axes (resamples), B bins. A confusion matrix has true classes as rows and
 predicted ones as columns.
 
-Macro averages run over the classes that have test flows. A class without any has no recall (equation 9 divides by
-zero); flows wrongly given to it still lower the recall of their own class. This equals scikit-learn's
-``average="macro"`` with ``labels`` set to the classes present. A class that is present but never answered has precision
-0, as with ``zero_division=0``.
+Macro averages cover the classes that have test flows. A class without any has no recall (equation 9 divides by zero);
+flows wrongly assigned to it still lower the recall of their own class. This equals scikit-learn's ``average="macro"``
+with ``labels`` set to the classes present. A class that is present but never predicted has precision 0, as with
+``zero_division=0``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from iotid.evaluation.schema import Bin, ClassScore, Score
 
-METRICS = ("accuracy", "macro_precision", "macro_recall", "macro_f1", "balanced_accuracy")
 INTERVAL = 0.95
 _BOUNDS = (100 * (1 - INTERVAL) / 2, 100 * (1 + INTERVAL) / 2)  # percentiles
 RELIABILITY_BINS = 15  # Guo et al., On Calibration of Modern Neural Networks, ICML 2017
@@ -28,7 +27,7 @@ RELIABILITY_BINS = 15  # Guo et al., On Calibration of Modern Neural Networks, I
 def confusion_matrix(
     label_N: NDArray[Any], predicted_N: NDArray[Any], num_flows_N: NDArray[Any], num_classes: int
 ) -> NDArray[np.int64]:
-    """(C, C) flows; float64 sums are exact up to 2**53 flows."""
+    """(C, C) counts of flows; float64 sums are exact up to 2**53 flows."""
     cell_N = label_N.astype(np.int64) * num_classes + predicted_N
     flows = np.bincount(cell_N, weights=num_flows_N, minlength=num_classes**2)
     return flows.reshape(num_classes, num_classes).astype(np.int64)
@@ -50,8 +49,8 @@ def class_scores(confusion_XCC: NDArray[Any]) -> tuple[NDArray[np.float64], NDAr
 def metrics(confusion_XCC: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
     """Metric name -> (X,): accuracy (the paper's equation 11), the macro averages, and balanced accuracy.
 
-    Balanced accuracy is by its definition the macro recall over the classes present; both names are listed because
-    readers look for either. Every matrix must hold at least one flow.
+    Balanced accuracy is by definition the macro recall over the classes present; both are listed because readers search
+    for either name. Every matrix must have at least one flow.
     """
     right_X = np.trace(confusion_XCC, axis1=-2, axis2=-1)
     precision_XC, recall_XC, f1_XC = class_scores(confusion_XCC)
@@ -66,22 +65,22 @@ def metrics(confusion_XCC: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
 
 
 def macro_f1(confusion_CC: NDArray[Any]) -> float:
-    """Mean F1 of the classes that have flows."""
+    """Mean F1 over the classes that have flows."""
     return float(metrics(confusion_CC)["macro_f1"])
 
 
 def merge(confusion_CC: NDArray[np.int64], names: Sequence[str]) -> tuple[NDArray[np.int64], list[str]]:
-    """The matrix (G, G) in which classes of one name are one class, and the G distinct names, in their order."""
+    """The matrix (G, G) with classes of equal name merged, and the G distinct names, sorted."""
     merged, which_C = np.unique(np.array(names), return_inverse=True)
     member_GC = (which_C == np.arange(len(merged))[:, np.newaxis]).astype(np.int64)
     return member_GC @ confusion_CC @ member_GC.T, merged.tolist()
 
 
 def resample(confusion_CC: NDArray[np.int64], resamples: int, seed: int) -> NDArray[np.int64]:
-    """(resamples, C, C): bootstrap resamples of the flows behind a confusion matrix.
+    """(resamples, C, C): confusion matrices of bootstrap resamples of the flows.
 
-    Drawing as many flows with replacement as there are, and counting cells, is a multinomial over the cells; so no row
-    has to be drawn, and a row of a thousand flows is a thousand draws, as it must be.
+    Drawing all flows with replacement and counting cells is a multinomial over the cells, so no row has to be drawn. A
+    row of a thousand flows is a thousand draws.
     """
     cells = confusion_CC.ravel()
     drawn = np.random.default_rng(seed).multinomial(cells.sum(), cells / cells.sum(), size=resamples)
@@ -97,11 +96,11 @@ def paired_difference(
     resamples: int,
     seed: int,
 ) -> Score:
-    """Macro F1 of one system less another's on the same rows, with its percentile interval of the paired bootstrap.
+    """Macro F1 of one system minus another's on the same rows, with the percentile interval of the paired bootstrap.
 
-    Both are scored on the same resample of flows, so that flows that are hard for both cancel out: the interval of the
-    difference is narrower than those of the two scores suggest (Koehn, EMNLP 2004). Flows are drawn as by ``resample``,
-    from the cells of (true class, our answer, their answer), of which K are not empty.
+    Both are scored on the same resamples of flows, so flows that are hard for both cancel out: the interval of the
+    difference is narrower than the two scores' intervals suggest (Koehn, EMNLP 2004). Flows are drawn as in
+    ``resample``, from the K non-empty cells of (true class, our answer, their answer).
     """
     cell_N = np.ravel_multi_index((label_N, ours_N, theirs_N), (num_classes,) * 3)
     cell_K, row_N = np.unique(cell_N, return_inverse=True)
@@ -123,10 +122,10 @@ def paired_difference(
 
 
 def scores(confusion_CC: NDArray[np.int64], resamples: int, seed: int) -> dict[str, Score]:
-    """Each metric with its percentile bootstrap interval (Efron 1979); no interval when ``resamples`` is 0.
+    """Each metric with its percentile bootstrap interval (Efron 1979); no interval if ``resamples`` is 0.
 
-    A class of one or two flows is missing from many resamples, so intervals of macro averages are wide where rare
-    classes are, and need not be symmetric around the value.
+    A class of one or two flows is absent from many resamples, so with rare classes the intervals of macro averages are
+    wide, and need not be symmetric around the value.
     """
     values = metrics(confusion_CC)
     if not resamples:
@@ -140,7 +139,7 @@ def scores(confusion_CC: NDArray[np.int64], resamples: int, seed: int) -> dict[s
 
 
 def per_class(confusion_CC: NDArray[np.int64], labels: Sequence[str]) -> list[ClassScore]:
-    """The table of classes, in the order of ``labels``."""
+    """The scores of each class, in the order of ``labels``."""
     rows = zip(labels, *class_scores(confusion_CC), confusion_CC.sum(axis=1), strict=True)
     return [
         ClassScore(
@@ -151,7 +150,7 @@ def per_class(confusion_CC: NDArray[np.int64], labels: Sequence[str]) -> list[Cl
 
 
 def reliability(confidence_N: NDArray[Any], right_N: NDArray[Any], num_flows_N: NDArray[Any]) -> list[Bin]:
-    """Bins of equal width over the confidence of the answers; (low, high], the first includes 0."""
+    """Answers in bins of equal width by confidence: (low, high], the first includes 0."""
     edges = np.linspace(0, 1, RELIABILITY_BINS + 1)
     bin_N = np.clip(np.searchsorted(edges, confidence_N, side="left") - 1, 0, RELIABILITY_BINS - 1)
 
@@ -174,12 +173,12 @@ def reliability(confidence_N: NDArray[Any], right_N: NDArray[Any], num_flows_N: 
 
 
 def expected_calibration_error(bins: Sequence[Bin]) -> float:
-    """Mean distance of confidence and accuracy over the bins, weighted by flows (Naeini et al., AAAI 2015)."""
-    total = sum(each["flows"] for each in bins)
+    """Mean absolute difference of confidence and accuracy over bins, weighted by flows (Naeini et al., AAAI 2015)."""
+    total = sum(item["flows"] for item in bins)
     gaps = (
-        each["flows"] * abs(each["confidence"] - each["accuracy"])
-        for each in bins
-        if each["confidence"] is not None and each["accuracy"] is not None
+        item["flows"] * abs(item["confidence"] - item["accuracy"])
+        for item in bins
+        if item["confidence"] is not None and item["accuracy"] is not None
     )
     return sum(gaps) / total
 

@@ -1,4 +1,4 @@
-"""A report as a folder: report.json, report.html, figures as PNG, and every answer in predictions.parquet."""
+"""Writes a report as a folder: report.json, report.html, figures as PNG, and every answer in predictions.parquet."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def write_report(
     answers: pa.Table | None = None,
     history: Sequence[Mapping[str, Any]] | None = None,
 ) -> Path:
-    """Write the folder and return the path of its page, which needs no other file and no network.
+    """Write the folder and return the path of report.html, which needs no other file and no network.
 
-    ``answers``: as ``evaluate`` gives them. ``history`` is the training of the first model, one dict an epoch (see
+    ``answers``: from ``evaluate``. ``history``: training history of the first model, one dict per epoch (see
     ``figures.learning_curves``).
     """
     folder = Path(folder)
@@ -61,7 +61,7 @@ def write_report(
 
 
 def read_history(path: Path) -> list[dict[str, float | None]]:
-    """The metrics of each epoch that training wrote to ``path``; raises a DataError if there are none."""
+    """Read the metrics of each epoch from training's history file; raises a DataError."""
     try:
         content = read_file(path)
     except OSError as fault:
@@ -72,8 +72,8 @@ def read_history(path: Path) -> list[dict[str, float | None]]:
     return history
 
 
-def flat(report: Report) -> dict[str, float]:
-    """``dataset.system.metric`` -> value, for tracking, of trained models and baselines."""
+def flatten_metrics(report: Report) -> dict[str, float]:
+    """``dataset.system.metric`` -> value, for tracking."""
     return {
         f"{report['dataset']['name']}.{system}.{metric}{merged}": score["value"]
         for system, result in report["systems"].items()
@@ -84,7 +84,7 @@ def flat(report: Report) -> dict[str, float]:
 
 
 def verdicts(report: Report) -> list[tuple[str, bool]]:
-    """For each trained model a sentence that compares it with the best baseline, and whether it is ahead."""
+    """For each trained model: a sentence that compares it with the best baseline, and whether it is better."""
     systems = report["systems"]
     baselines = [name for name, system in systems.items() if system["kind"] == "baseline"]
     best = max(baselines, key=lambda name: _macro_f1(systems[name])["value"] or 0.0, default=None)
@@ -96,7 +96,7 @@ def verdicts(report: Report) -> list[tuple[str, bool]]:
 
 
 def quality(system: System) -> str:
-    """Its scores on the test part, in words."""
+    """One phrase with the system's scores on the test split."""
     scores = system["metrics"]["macro_f1"]["value"], system["metrics"]["accuracy"]["value"]
     macro_f1, accuracy = map(_number, scores)
     return f"macro F1 {macro_f1} %, accuracy {accuracy} % ({_percent(system['ceiling_share'])} of the ceiling)"
@@ -165,7 +165,7 @@ def _render(report: Report, drawn: Mapping[str, Any], curves: dict[str, Any] | N
 
 
 def _image(path: Path) -> dict[str, Any]:
-    """The PNG as a data URI, and the width in CSS pixels at which its text has its own size."""
+    """The PNG as a data URI, and its natural width in CSS pixels."""
     content = path.read_bytes()
     width = int.from_bytes(content[16:20], "big")  # IHDR, PNG specification, section 11.2.1
     return {
@@ -175,12 +175,12 @@ def _image(path: Path) -> dict[str, Any]:
 
 
 def _breakable(name: str) -> Markup:
-    """The name, escaped, in which the line may break after an underscore."""
+    """The escaped name, with a line break allowed after each underscore."""
     return Markup("_<wbr>").join(name.split("_"))
 
 
 def _number(share: float | None) -> str:
-    """Per cent without the sign; two decimals, as the paper prints them."""
+    """Per cent without the sign, with two decimals as in the paper."""
     return "—" if share is None else f"{100 * share:.2f}"
 
 

@@ -1,7 +1,7 @@
-"""The fields of a report: plain JSON, so that it is stored beside a model's version and read by any program.
+"""The fields of a report: plain JSON, stored with a model version and readable by any program.
 
-A number that is not defined is null, never NaN: the recall of a class without test flows, the interval when no resample
-is drawn. Shares and scores are between 0 and 1; flows are counted with each row's ``num_flows``.
+An undefined number is null, never NaN: the recall of a class without test flows, an interval without resamples. Shares
+and scores are between 0 and 1; flows are counted by each row's ``num_flows``.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ REPORT_VERSION = 3
 
 
 class SplitSize(TypedDict):
-    """One of train, validation, test: stored rows, and the flows that they stand for."""
+    """The stored rows of a dataset split (train, validation or test), and the flows that they represent."""
 
     rows: int
     flows: int
 
 
 class Dataset(TypedDict):
-    """The data that was scored. ``hash`` names the frozen settings and inputs that made it."""
+    """The dataset that was scored. ``hash`` identifies the settings and inputs that it was made with."""
 
     name: str
     hash: str
@@ -31,7 +31,7 @@ class Dataset(TypedDict):
 
 
 class Score(TypedDict):
-    """A metric with its 95 % bootstrap interval, null when no resample was drawn."""
+    """A metric with its 95 % bootstrap interval, null without resamples."""
 
     value: float | None
     low: float | None
@@ -39,7 +39,7 @@ class Score(TypedDict):
 
 
 class ClassScore(TypedDict):
-    """One class of the test part; null where the class has no test flows. ``support`` is in flows."""
+    """Scores of one class, null if it has no test flows. ``support`` is in flows."""
 
     label: str
     precision: float | None
@@ -49,7 +49,7 @@ class ClassScore(TypedDict):
 
 
 class Bin(TypedDict):
-    """Answers whose confidence is in (low, high]: their mean confidence, the share that is right, and the flows."""
+    """Answers with confidence in (low, high]: their mean confidence, the share that is right, and their flows."""
 
     low: float
     high: float
@@ -59,16 +59,16 @@ class Bin(TypedDict):
 
 
 class Hidden(TypedDict):
-    """Scores with one characteristic hidden (`ablation`); ``f1`` in the order of the report's labels."""
+    """Scores with one characteristic permuted (`ablation`); ``f1`` in the order of the report's labels."""
 
     macro_f1: float | None
     f1: list[float | None]
 
 
 class Reads(TypedDict):
-    """Which flows a trained model reads, as its ``dataset.Encoding`` says, and of which version of schemas.FLOWS.
+    """Which flows a trained model reads, by its ``dataset.Encoding``, and the version of schemas.FLOWS.
 
-    ``unfit_nights``: partitions of flows that the next census is taken from and it cannot read, each with the reason.
+    ``unfit_nights``: partitions of flows like the next census's that it cannot read, each with the reason.
     """
 
     flows_version: int
@@ -80,21 +80,20 @@ class Reads(TypedDict):
 
 
 class Seconds(TypedDict):
-    """Wall time; ``fit`` is null for a model that came trained."""
+    """Wall time; ``fit`` is null for a trained model."""
 
     fit: float | None
     score: float
 
 
 class System(TypedDict):
-    """One trained model or baseline. ``knows`` are the labels that it can answer.
+    """One trained model or baseline. ``knows``: the labels that it can answer.
 
     ``confusion`` counts flows; true classes are rows.
     ``coarse``: the metrics with labels of one vendor and type merged.
 
-    ``hidden``: for each characteristic, what a trained model scores without it. ``lead``: by how much its macro F1 is
-    above each other trained model's, with the interval of the paired bootstrap. For a baseline both are empty and
-    ``reads`` is null.
+    ``hidden``: for each characteristic, a trained model's scores without it. ``lead``: the paired difference of its
+    macro F1 and each other trained model's, with interval. For a baseline both are empty and ``reads`` is null.
     """
 
     kind: str
@@ -114,12 +113,12 @@ class System(TypedDict):
 
 
 class Report(TypedDict):
-    """All systems on one test part. ``labels`` orders every table and matrix; those that the dataset lacks come last.
+    """All systems on one test split. ``labels``: the order of every table and matrix; labels outside the dataset last.
 
-    ``merged``: the name of each when labels of one vendor and type are merged.
-    ``floor`` is the majority baseline, the share of the commonest class.
-    ``leakage`` is the share of test flows whose sequences and label are in training, ``seen`` the same without the
-    label, ``ceiling`` the best accuracy that these sequences allow.
+    ``merged``: the name of each label after labels of one vendor and type are merged.
+    ``floor``: the majority baseline, the share of the most common class.
+    ``leakage``: the share of test flows whose sequences and label are in training; ``seen``: the same without the
+    label; ``ceiling``: the best accuracy that these sequences allow.
     """
 
     version: int
@@ -134,7 +133,7 @@ class Report(TypedDict):
 
 
 class SystemReport(System):
-    """One system with the report's version and the identity of its data: what ``decide`` compares."""
+    """One system with the version and dataset of its report: the input of ``decide``."""
 
     version: int
     name: str

@@ -1,4 +1,4 @@
-"""Scores trained models and baselines on one test part."""
+"""Scores trained models and baselines on one test split."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from iotid import baselines, config, schemas
 from iotid.errors import DataError, SettingError
 from iotid.evaluation import leakage, metrics
-from iotid.evaluation.ablation import hide
-from iotid.evaluation.align import Model, check_probabilities, over_labels, translate
+from iotid.evaluation.ablation import permute_characteristic
+from iotid.evaluation.align import Model, align_columns, check_probabilities, translate
 from iotid.evaluation.schema import REPORT_VERSION, Dataset, Hidden, Reads, Report, Seconds, SplitSize, System
 from iotid.labels.devices import device_kind
 
@@ -35,19 +35,19 @@ def evaluate(
     settings: config.Evaluation,
     flows: Sequence[Partition[Flows]] = (),
 ) -> tuple[Report, pa.Table]:
-    """The report of ``models`` (name -> trained model) and of ``settings.baselines``, each fitted on the training part.
+    """The report on ``models`` (name -> trained model) and ``settings.baselines``, fitted on the training split.
 
-    Also returns every answer: a row for each row of the test part, in its order, with ``label``, ``flows`` (that the
-    row stands for), and for each system ``NAME`` (its answer) and ``NAME.confidence``.
+    Also returns every answer: for each row of the test split, in order, ``label``, ``flows`` (that the row represents),
+    and for each system ``NAME`` (its answer) and ``NAME.confidence``.
 
-    A model of another dataset is scored through its own vocabularies; the classes that only it knows are labels of the
-    report without test flows, so that answering one is wrong. ``flows``: those that a serving model has to read
+    A model of another dataset is scored with its own vocabularies; classes that only it knows are labels of the report
+    without test flows, so answering one is wrong. ``flows``: partitions that a serving model must be able to read
     (``census_flows``).
 
     Raises:
         SettingError: a baseline is unknown or has the name of a model.
-        DataError: the test part is empty, or a system's answers are no probabilities.
-        PartitionError: the dataset is not whole.
+        DataError: the test split is empty, or a system's answers are not probabilities.
+        PartitionError: the dataset is incomplete.
     """
     from iotid.dataset import read_encoding, read_split
 
@@ -63,7 +63,7 @@ def evaluate(
 
 
 def census_flows(store: Store) -> list[Partition[Flows]]:
-    """The latest partition of ``flows`` of each site with a census: the next one will be assembled in the same way."""
+    """The latest partition of ``flows`` of each site with a census; the next one will have the same settings."""
     sites = {key.site for key in store.partitions("census")}
     latest = {key.site: key for key in store.partitions("flows") if key.site in sites}  # sorted by date
     return [store.open("flows", key) for key in latest.values()]
@@ -78,13 +78,13 @@ def score(
     settings: config.Evaluation,
     flows: Sequence[Partition[Flows]] = (),
 ) -> tuple[Report, pa.Table]:
-    """``evaluate`` on parts that are in memory."""
+    """``evaluate`` on dataset splits in memory."""
     classifiers = _baselines(encoding, train, test, settings)
-    both = sorted(set(classifiers) & set(models))
-    if both:
-        raise SettingError(f"evaluation.baselines: {both[0]!r} is also the name of a model; rename the model")
+    duplicates = sorted(set(classifiers) & set(models))
+    if duplicates:
+        raise SettingError(f"evaluation.baselines: {duplicates[0]!r} is also the name of a model; rename the model")
     if not test.num_flows.sum():
-        raise DataError(f"dataset {identity['name']}: the test part is empty; write it with a larger test share")
+        raise DataError(f"dataset {identity['name']}: the test split is empty; write it with a larger test share")
     classifiers = {**_trained(encoding, test, models, settings, flows), **classifiers}
     labels = list(encoding.labels)
     labels += sorted({label for classifier in classifiers.values() for label in classifier.knows} - set(labels))
@@ -93,14 +93,14 @@ def score(
         devices |= known.devices
     merged = [device_kind(label, devices.get(label, {})) for label in labels]
     ceiling = leakage.ceiling(test)
-    names = np.array(labels, dtype=object)
-    answers: dict[str, Any] = {"label": names[test.label], "flows": test.num_flows}
+    label_names = np.array(labels, dtype=object)
+    answers: dict[str, Any] = {"label": label_names[test.label], "flows": test.num_flows}
     systems: dict[str, System] = {}
     predicted: dict[str, NDArray[np.int64]] = {}
     for name, classifier in classifiers.items():
         systems[name], answers_NL = _score(name, classifier, test, labels, merged, ceiling, settings)
         predicted[name] = answers_NL.argmax(axis=1)
-        answers |= {name: names[predicted[name]], f"{name}.confidence": answers_NL.max(axis=1)}
+        answers |= {name: label_names[predicted[name]], f"{name}.confidence": answers_NL.max(axis=1)}
     for ours, theirs in permutations(models, 2):
         systems[ours]["lead"][theirs] = metrics.paired_difference(
             test.label,
@@ -118,7 +118,7 @@ def score(
         "merged": merged,
         "floor": leakage.majority_baseline(test),
         "leakage": leakage.leakage(train, test),
-        "seen": leakage.seen(train, test),
+        "seen": leakage.seen_in_training(train, test),
         "ceiling": ceiling,
         "systems": systems,
     }
@@ -127,11 +127,10 @@ def score(
 
 @dataclass(frozen=True)
 class _Classifier:
-    """A trained model or a baseline, bound to the test part.
+    """A trained model or a baseline, bound to the test split.
 
-    ``answer`` gives (N, len(knows)) probabilities of its N rows, after ``fit``, if any, was called. For a trained
-    model, ``reads`` says which flows it reads, and ``hidden`` has the same as ``answer`` for each characteristic, with
-    that one hidden.
+    ``answer`` returns (N, len(knows)) probabilities for the N rows, after ``fit``, if any, was called. A trained model
+    also has ``reads``, and in ``hidden`` a variant of ``answer`` with each characteristic permuted.
     """
 
     kind: str
@@ -153,8 +152,8 @@ def _trained(
     def classifier(name: str, model: Model) -> _Classifier:
         sequences = translate(test.sequences, encoding, model.encoding, name)
 
-        def without(characteristic: str) -> NDArray[Any]:
-            return model.probabilities(hide(sequences, characteristic, test.num_flows, settings.seed))
+        def permuted(characteristic: str) -> NDArray[Any]:
+            return model.probabilities(permute_characteristic(sequences, characteristic, test.num_flows, settings.seed))
 
         return _Classifier(
             "model",
@@ -162,7 +161,7 @@ def _trained(
             model.encoding.labels,
             answer=lambda: model.probabilities(sequences),
             reads=_reads(model.encoding, flows),
-            hidden={characteristic: partial(without, characteristic) for characteristic in sequences},
+            hidden={characteristic: partial(permuted, characteristic) for characteristic in sequences},
         )
 
     return {name: classifier(name, model) for name, model in models.items()}
@@ -171,7 +170,7 @@ def _trained(
 def _reads(encoding: Encoding, flows: Sequence[Partition[Flows]]) -> Reads:
     misfits = {partition.uri: encoding.misfit(partition.metadata["settings"]["flow"]) for partition in flows}
     return {
-        "flows_version": schemas.FLOWS.version,  # a model of another version is not loaded
+        "flows_version": schemas.FLOWS.version,  # models of another version are not loaded
         "length": encoding.length,
         "max_packets": encoding.max_packets,
         "characteristics": list(encoding.vocabularies),
@@ -205,7 +204,7 @@ def _score(
     ceiling: float,
     settings: config.Evaluation,
 ) -> tuple[System, NDArray[Any]]:
-    """The scores of the classifier, and its answers (N, labels)."""
+    """The scores of the classifier, and its probabilities (N, labels)."""
     started = time.perf_counter()
     if classifier.fit:
         classifier.fit()
@@ -213,12 +212,12 @@ def _score(
     own_NC = classifier.answer()
     seconds = Seconds(fit=fitted - started if classifier.fit else None, score=time.perf_counter() - fitted)
     check_probabilities(own_NC, len(test.label), len(classifier.knows), name)
-    answers_NL = over_labels(own_NC, classifier.knows, labels)
+    answers_NL = align_columns(own_NC, classifier.knows, labels)
     predicted_N = answers_NL.argmax(axis=1)
     confusion_LL = metrics.confusion_matrix(test.label, predicted_N, test.num_flows, len(labels))
     hidden: dict[str, Hidden] = {}
     for characteristic, answer in classifier.hidden.items():
-        without_N = over_labels(answer(), classifier.knows, labels).argmax(axis=1)
+        without_N = align_columns(answer(), classifier.knows, labels).argmax(axis=1)
         without_LL = metrics.confusion_matrix(test.label, without_N, test.num_flows, len(labels))
         hidden[characteristic] = {
             "macro_f1": metrics.scores(without_LL, 0, settings.seed)["macro_f1"]["value"],

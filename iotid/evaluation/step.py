@@ -1,4 +1,4 @@
-"""The step `evaluate`: scores challenger, champion and baselines, writes the report and logs it to tracking."""
+"""The step `evaluate`: scores challenger, champion and baselines, writes the report and logs it to MLflow."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 from iotid import config
 from iotid.errors import SchemaError
-from iotid.evaluation.report import flat, quality, read_history, verdicts, write_report
+from iotid.evaluation.report import flatten_metrics, quality, read_history, verdicts, write_report
 from iotid.evaluation.scoring import census_flows, evaluate
 from iotid.model import Predictor
 from iotid.partitions import Partition, PartitionKey, Store
@@ -19,17 +19,17 @@ from iotid.tracking.versions import CHALLENGER, CHAMPION, ModelVersion, Registry
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The partition of ``reports``, and sentences on what was left out and what each trained model reached."""
+    """The partition of ``reports``, and sentences on models left out and on each trained model's scores."""
 
     report: Partition[Reports]
     sentences: tuple[str, ...]
 
 
 def evaluate_challenger(store: Store, registry: Registry, dataset: str, settings: config.Evaluation) -> Evaluation:
-    """Score the challenger, the champion if it is another version, and the baselines on the dataset's test part.
+    """Score the challenger, the champion if it is another version, and the baselines on the dataset's test split.
 
-    Writes the partition of ``reports``: report.json, every answer, figures, a page. The same goes to the challenger's
-    run, and its scores into the version's tag ``quality``. A champion of another schema version is named and left out.
+    Writes the partition of ``reports``: report.json, every answer, figures, a page. Logs the same to the challenger's
+    run, and sets the version's tag ``quality``. A champion of another schema version is reported and left out.
 
     Raises:
         NoModelError: there is no challenger.
@@ -46,7 +46,7 @@ def evaluate_challenger(store: Store, registry: Registry, dataset: str, settings
         report, answers = evaluate(source, models, settings, census_flows(store))
         page = write_report(report, f"{work}/report", answers=answers, history=_history(registry, challenger, work))
         run.log_artifacts(page.parent, "report")
-        run.log_metrics(flat(report))
+        run.log_metrics(flatten_metrics(report))
         reached = f"{quality(report['systems'][CHALLENGER])} on the test part of dataset {dataset}"
         registry.set_tag(challenger.number, "quality", reached)
         staged.add_folder(page.parent)
@@ -58,7 +58,7 @@ def evaluate_challenger(store: Store, registry: Registry, dataset: str, settings
 
 
 def _load(registry: Registry, versions: dict[str, int], work: str) -> tuple[dict[str, Predictor], dict[str, str]]:
-    """The models by alias, and why the champion is left out, if it is."""
+    """The models by alias, and the reason if the champion is left out."""
     models, left_out = {}, {}
     for alias, number in versions.items():
         try:
@@ -66,7 +66,7 @@ def _load(registry: Registry, versions: dict[str, int], work: str) -> tuple[dict
         except SchemaError as fault:
             if alias != CHAMPION:
                 raise
-            # no census could load it either: what replaces it need not be better
+            # no census could load it either, so its replacement need not be better
             left_out[alias] = f"the champion, version {number}, cannot be loaded and is left out: {fault}"
     return models, left_out
 

@@ -143,8 +143,8 @@ def is_local(keys: Array, k: int, side: int) -> bool:
     low, high = keys[k, ADDRESS_LOW + side], keys[k, ADDRESS_HIGH + side]
     if np.int64(keys[k, PORTS] >> np.uint64(VERSION_SHIFT)) & 0xFF == 4:
         first, second = np.int64(low >> np.uint64(24)), np.int64(low >> np.uint64(16)) & 0xFF
-        is_private = first == 10 or (first == 172 and second >> 4 == 1) or (first == 192 and second == 168)
-        return is_private or (first == 169 and second == 254)
+        ensure_private = first == 10 or (first == 172 and second >> 4 == 1) or (first == 192 and second == 168)
+        return ensure_private or (first == 169 and second == 254)
     return high >> np.uint64(57) == np.uint64(0x7E) or high >> np.uint64(54) == np.uint64(0x3FA)
 
 

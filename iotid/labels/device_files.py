@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from iotid import yaml12
 from iotid.config import conf_dir
-from iotid.errors import LabelError, cut, shown
+from iotid.errors import LabelError, short_repr, shorten
 from iotid.inputs import read_file
 from iotid.labels.devices import Device
 
@@ -61,11 +61,11 @@ def _yaml_entries(text: str, path: str | Path) -> Iterator[tuple[str, Any]]:
     unknown = sorted(set(map(str, content)) - {"devices", "notes"})
     if unknown:
         raise LabelError(
-            f"{path}: unknown key {shown(unknown[0])} beside `devices`; remove it, or put it under `notes`"
+            f"{path}: unknown key {short_repr(unknown[0])} beside `devices`; remove it, or put it under `notes`"
         )
     for number, entry in enumerate(content["devices"], start=1):
         name = entry.get("name") if isinstance(entry, dict) else None
-        called = cut(name) if isinstance(name, str) else shown(name)
+        called = shorten(name) if isinstance(name, str) else short_repr(name)
         yield f"device {number}{f' ({called})' if name else ''}", entry
 
 
@@ -78,7 +78,7 @@ def _csv_entries(text: str, path: str | Path) -> Iterator[tuple[str, dict[str, A
     for line, row in rows:
         cells = dict(zip(header, row, strict=False))
         name = cells.get(columns["name"], "")
-        where = f"line {line} ({cut(name) or 'no name'})"
+        where = f"line {line} ({shorten(name) or 'no name'})"
         if [cell.lower() for cell in row[: len(header)]] == header:
             raise LabelError(
                 f"{path}: line {line} repeats the header of line {at}; give every list as a file of its own"
@@ -86,8 +86,8 @@ def _csv_entries(text: str, path: str | Path) -> Iterator[tuple[str, dict[str, A
         without_name = [cell for column, cell in zip(header, row, strict=False) if not column]
         for cell in filter(None, [*row[len(header) :], *without_name]):
             raise LabelError(
-                f"{path}: {where}: {shown(cell)} is in no column that the header of line {at} names; quote cells that "
-                "hold the separator, or name the column"
+                f"{path}: {where}: {short_repr(cell)} is in no column that the header of line {at} names; quote cells "
+                "that hold the separator, or name the column"
             )
         entry: dict[str, Any] = {key: cells.get(column, "") for key, column in columns.items()}
         entry |= {key: "" for key, value in entry.items() if value in _NULL}
@@ -121,7 +121,7 @@ def _columns(header: list[str], where: str) -> dict[str, str]:
             first = header.index(column)
             second = header.index(column, first + 1)
             raise LabelError(
-                f"{where}: columns {first + 1} and {second + 1} are both called {shown(column)}; rename one"
+                f"{where}: columns {first + 1} and {second + 1} are both called {short_repr(column)}; rename one"
             )
     model = next((column for column in header if column == "model" or column.startswith("device_type")), "model")
     columns = {key: key for key in Device.model_fields} | {"model": model}
@@ -130,7 +130,7 @@ def _columns(header: list[str], where: str) -> dict[str, str]:
     if columns["name"] not in header or not {*_EVIDENCE} & {*header}:
         raise LabelError(
             f"{where}: the header must name a column `device` or `name` and one of `mac`, `ip`, `path`; got "
-            f"{shown(header)}"
+            f"{short_repr(header)}"
         )
     return columns
 
@@ -142,10 +142,11 @@ def _refuse_misspelt(header: Iterable[str], columns: dict[str, str], where: str)
     for column in filter(None, header):
         if column not in known:
             words = set(re.split("[^a-z]+", column)) & absent & {"mac", "ip"}  # as in `MAC address`
-            close = sorted(words) or difflib.get_close_matches(cut(column), sorted(absent), n=1)
+            close = sorted(words) or difflib.get_close_matches(shorten(column), sorted(absent), n=1)
             if close:
                 raise LabelError(
-                    f"{where}: unknown column {shown(column)}; did you mean {close[0]}? Rename it, or remove it if not"
+                    f"{where}: unknown column {short_repr(column)}; did you mean {close[0]}? Rename it, or remove it "
+                    "if not"
                 )
 
 
@@ -158,13 +159,13 @@ def _device(entry: Any, where: str) -> Device:
 
 def _reason(error: Any) -> str:
     """One error: the key, the rule, the value."""
-    key = cut(str(error["loc"][0])) if error["loc"] else ""
+    key = shorten(str(error["loc"][0])) if error["loc"] else ""
     if error["type"] == "extra_forbidden":
         close = difflib.get_close_matches(key, Device.model_fields, n=1)
         hint = f"did you mean {close[0]}?" if close else f"use {', '.join(Device.model_fields)}"
-        return f"unknown key {shown(key)}; {hint}"
+        return f"unknown key {short_repr(key)}; {hint}"
     if error["type"] == "missing":
         return f"{key} is missing"
     if error["type"] == "value_error":  # raised by Device, with the value
         return ": ".join(filter(None, (key, error["msg"].removeprefix("Value error, "))))
-    return f"{key}: {error['msg']}, got {shown(error['input'])}"
+    return f"{key}: {error['msg']}, got {short_repr(error['input'])}"

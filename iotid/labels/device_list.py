@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from iotid import config
 from iotid.arrow import one_chunk
-from iotid.config import composed
-from iotid.errors import LabelError, cut
+from iotid.config import to_nfc
+from iotid.errors import LabelError, shorten
 from iotid.labels.device_files import read_devices
 from iotid.labels.devices import Device, device_kind
 from iotid.labels.owner import CLIENT, SERVER, Networks, Site, owner_side
@@ -69,7 +69,7 @@ class DeviceList:
         """Raise a LabelError if one MAC is listed for two devices that nothing else distinguishes."""
         for mac, numbers in self._by_mac.items():
             if clash := _clash(self.devices[number] for number in sorted(numbers)):
-                first, second = (cut(device.name) for device in clash)
+                first, second = (shorten(device.name) for device in clash)
                 raise LabelError(
                     f"{self.source}: MAC {mac} is listed for {first} and for {second}; give each a path pattern of its "
                     "captures, or valid_from and valid_to that do not overlap, or one name"
@@ -179,7 +179,8 @@ class DeviceList:
         for device, label in zip(self.devices, labels, strict=True):
             if not label:
                 raise LabelError(
-                    f"{self.source}: {cut(device.name)} has no {attribute}, and dataset.label is {attribute}; add it"
+                    f"{self.source}: {shorten(device.name)} has no {attribute}, and dataset.label is {attribute}; add "
+                    "it"
                 )
         return labels
 
@@ -235,7 +236,7 @@ class DeviceList:
         ]
 
     def _by_path(self, path: str) -> frozenset[int]:
-        absolute = "/" + composed(path).lstrip("/")  # so that `*/Hue/*` fits the relative path `Hue/setup.pcap`
+        absolute = "/" + to_nfc(path).lstrip("/")  # so that `*/Hue/*` fits the relative path `Hue/setup.pcap`
         return frozenset(number for pattern, number in self._patterns if pattern.fullmatch(absolute))
 
     def _valid_at(self, flows: pa.Table | pa.RecordBatch) -> tuple[list[_State], NDArray[np.int64]]:

@@ -10,8 +10,8 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from iotid.config import composed
-from iotid.errors import cut, shown
+from iotid.config import to_nfc
+from iotid.errors import short_repr, shorten
 
 # as written by people and switches: groups of two digits (leading zeros optional), four, six, or all twelve
 _MAC = re.compile(
@@ -59,7 +59,7 @@ class Device(BaseModel):
     @field_validator("name", "model", "vendor", "type")
     @classmethod
     def _letters_in_one_form(cls, given: str) -> str:
-        return composed(given)
+        return to_nfc(given)
 
     @field_validator("mac")
     @classmethod
@@ -88,7 +88,9 @@ class Device(BaseModel):
             try:
                 return datetime.fromisoformat(given)
             except ValueError:  # pydantic would take 2024 for a number of seconds
-                raise ValueError(f"{shown(given)} is no date; write it as 2026-01-31 or 2026-01-31T12:00:00") from None
+                raise ValueError(
+                    f"{short_repr(given)} is no date; write it as 2026-01-31 or 2026-01-31T12:00:00"
+                ) from None
 
     @field_validator("valid_from", "valid_to")
     @classmethod
@@ -107,13 +109,13 @@ class Device(BaseModel):
 def _mac(text: str) -> str:
     found = _MAC.fullmatch(text.lower())
     if not found:
-        raise ValueError(f"{shown(text)} is not a MAC; write it as 00:17:88:24:76:ff")
+        raise ValueError(f"{short_repr(text)} is not a MAC; write it as 00:17:88:24:76:ff")
     groups = re.split("[:.-]", found[0])
     digits = "".join(group.zfill(2) if len(groups) == 6 else group for group in groups)
     mac = ":".join(re.findall("..", digits))
     if int(digits[:2], 16) & 1 or not int(digits, 16):  # IEEE 802: the group bit
         raise ValueError(
-            f"{shown(text)} is the MAC of no single device (broadcast, multicast or zero); give the device's own"
+            f"{short_repr(text)} is the MAC of no single device (broadcast, multicast or zero); give the device's own"
         )
     return mac
 
@@ -123,29 +125,29 @@ def _address(text: str) -> str:
     try:
         address = ipaddress.ip_address(text)
     except ValueError as fault:
-        raise ValueError(cut(str(fault))) from None
+        raise ValueError(shorten(str(fault))) from None
     if isinstance(address, ipaddress.IPv6Address):
         address = address.ipv4_mapped or ipaddress.IPv6Address(int(address))
     if address.is_multicast or address.is_unspecified or address == ipaddress.ip_address("255.255.255.255"):
-        raise ValueError(f"{shown(text)} is the address of no single device; give the device's own")
+        raise ValueError(f"{short_repr(text)} is the address of no single device; give the device's own")
     if address in _THIS_NETWORK:
-        raise ValueError(f"{shown(text)} is an address that no device can have; give the device's own")
+        raise ValueError(f"{short_repr(text)} is an address that no device can have; give the device's own")
     return str(address)
 
 
 def _pattern(text: str) -> str:
     """With composed letters (NFC), like the paths that it is matched with, which are absolute paths of files."""
     if len(text) > _LONGEST_PATH:
-        raise ValueError(f"{shown(text)} fits no path, as none has more than {_LONGEST_PATH:,} characters")
+        raise ValueError(f"{short_repr(text)} fits no path, as none has more than {_LONGEST_PATH:,} characters")
     parts = re.sub("^[^/]*:///?", "", text).split("/")
     odd = next((part for part in (".", "..", "~") if part in parts), "\\" if "\\" in text else None)
     if odd is not None:
         raise ValueError(
-            f"{shown(text)} fits no path, as none holds {odd}; write */folder/* for all files below a folder"
+            f"{short_repr(text)} fits no path, as none holds {odd}; write */folder/* for all files below a folder"
         )
     if not parts[-1] or "" in parts[1:]:
-        raise ValueError(f"{shown(text)} fits no file; write */folder/* for all files below a folder")
-    return composed(text)
+        raise ValueError(f"{short_repr(text)} fits no file; write */folder/* for all files below a folder")
+    return to_nfc(text)
 
 
 def device_kind(label: str, described: Mapping[str, str | None]) -> str:

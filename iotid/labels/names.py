@@ -7,7 +7,7 @@ import logging
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
-from iotid.errors import SettingError, cut, shown
+from iotid.errors import SettingError, short_repr, shorten
 from iotid.labels.device_list import UNLISTED
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def check_names(
     for label in promotion.min_recall:
         if label not in labels:
             raise SettingError(
-                f"promotion.min_recall: {shown(label)} is no {dataset.label} of {devices.source}"
+                f"promotion.min_recall: {short_repr(label)} is no {dataset.label} of {devices.source}"
                 f"{_hint(label, labels)}; correct the name, or list the device"
             )
     warn_of_unmet(watchlist, devices.describe_all(dataset.label, labels), devices.source)
@@ -47,9 +47,9 @@ def warn_of_unmet(watchlist: config.Watchlist, known: Mapping[str, Mapping[str, 
         for entry in getattr(watchlist, kind):
             if entry.name not in names:
                 hint = _hint(entry.name, names)
-                log.warning("watchlist.%s: %s is not among those of %s%s", kind, shown(entry.name), where, hint)
+                log.warning("watchlist.%s: %s is not among those of %s%s", kind, short_repr(entry.name), where, hint)
 
 
 def _hint(name: str, names: Collection[str]) -> str:
-    close = difflib.get_close_matches(cut(name), sorted(names), n=1)
-    return f"; did you mean {cut(close[0])}?" if close else ""
+    close = difflib.get_close_matches(shorten(name), sorted(names), n=1)
+    return f"; did you mean {shorten(close[0])}?" if close else ""

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors import torch as safetensors
 
-from iotid.errors import cut
+from iotid.errors import shorten
 from iotid.inputs import file_type, open_without_waiting, parse_object
 from iotid.schemas import typed
 from iotid.schemas.typed import Count, Within
@@ -88,13 +88,13 @@ def parse_arrays(
     if missing := [name for name in wanted if name not in headers]:
         raise ValueError(f"array {missing[0]} is missing" + _more(missing))
     if foreign := [name for name in headers if name not in wanted]:
-        raise ValueError(f"array {cut(foreign[0])} is not part of a model" + _more(foreign))
+        raise ValueError(f"array {shorten(foreign[0])} is not part of a model" + _more(foreign))
     _check_shapes(headers, wanted)
     _check_offsets(headers, size - 8 - length)
     try:
         tensors: dict[str, torch.Tensor] = safetensors.load(head + header + content.read(size - 8 - length))
     except SafetensorError as fault:
-        raise ValueError(f"it is not a safetensors file ({cut(str(fault), 200)})") from None
+        raise ValueError(f"it is not a safetensors file ({shorten(str(fault), 200)})") from None
     for name, spec in wanted.items():
         _check_values(name, tensors[name].numpy(), spec)
     return tensors
@@ -107,9 +107,11 @@ def _headers(content: bytes) -> dict[str, _Header]:
         raise ValueError(f"its header is damaged ({fault})") from None
     found.pop("__metadata__", None)
     for name, header in found.items():
-        typed.check(_Header, header, f"array {cut(name)}")
+        typed.check(_Header, header, f"array {shorten(name)}")
         if header["dtype"] not in _BYTES:
-            raise ValueError(f"array {cut(name)}: dtype must be one of {', '.join(_BYTES)}, got {cut(header['dtype'])}")
+            raise ValueError(
+                f"array {shorten(name)}: dtype must be one of {', '.join(_BYTES)}, got {shorten(header['dtype'])}"
+            )
     return found
 
 

@@ -23,7 +23,7 @@ from safetensors import torch as safetensors
 
 from iotid import __version__, config, schemas
 from iotid.dataset.characteristics import CHARACTERISTICS, Encoding, out_of_vocabulary_rate
-from iotid.errors import DataError, SchemaError, SettingError, cut
+from iotid.errors import DataError, SchemaError, SettingError, shorten
 from iotid.inputs import parse_object, read_file
 from iotid.model.arrays import Spec, parse_arrays, read_arrays
 from iotid.model.device import DeviceModel, kinds_of
@@ -179,13 +179,13 @@ class Predictor:
         expected = {"bundle_version": _VERSION, "flows_version": schemas.FLOWS.version}
         for name, version in versions.items():
             if version != expected[name]:
-                remedy = f"train again, or serve it with iotid {cut(stored['code_version'])}"
+                remedy = f"train again, or serve it with iotid {shorten(stored['code_version'])}"
                 raise SchemaError(f"{DESCRIPTION}: {name} must be {expected[name]}, got {version}; {remedy}")
         encoding = _encoding_of(stored)
         unknown = [name for name in encoding.vocabularies if name not in CHARACTERISTICS]
         if unknown:
             raise SchemaError(
-                f"{DESCRIPTION}: reads {', '.join(map(cut, unknown))}, which this version of iotid lacks; train again"
+                f"{DESCRIPTION}: reads {', '.join(map(shorten, unknown))}, which this version of iotid lacks; train again"
             )
         settings, sizes, classes = _settings_of(stored), vocabulary_sizes(encoding), len(encoding.labels)
         try:
@@ -257,7 +257,7 @@ def _encoding_of(stored: Mapping[str, Any]) -> Encoding:
 
 def _settings_of(stored: Mapping[str, Any]) -> config.Model:
     try:
-        return config.section_of(config.Model, stored["model"])
+        return config.make_section(config.Model, stored["model"])
     except SettingError as fault:
         raise DataError(f"{DESCRIPTION}: {fault}; train again") from None
 

@@ -1,4 +1,4 @@
-"""Which of two models should serve, by a written policy, and the step that acts on it."""
+"""Decides by a written policy which of two models serves, and acts on the decision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The step `promote`: decides on a report, stores the decision and moves the champion."""
+"""The step `promote`: decides by the policy on a report, stores the decision and sets the champion."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from iotid.tracking.versions import ModelVersion, Registry
 
 @dataclass(frozen=True)
 class Promotion:
-    """What became of version ``version``; ``reasons`` are sentences, none if it had been promoted before."""
+    """The outcome for ``version``; ``reasons`` are sentences, empty if it was already the champion."""
 
     version: int
     promoted: bool
@@ -25,7 +25,7 @@ class Promotion:
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """The reasons, and the result."""
+        """The reasons, then the outcome."""
         if not self.reasons:
             return (f"version {self.version} is the champion already",)
         return (
@@ -37,38 +37,38 @@ class Promotion:
 def promote(store: Store, registry: Registry, dataset: str, policy: config.Promotion) -> Promotion:
     """Make the challenger the champion if the policy allows it on the report of ``dataset``.
 
-    Writes the partition of ``decisions``, the same into the challenger's run, and tags the version. Nothing is stored
-    of a promotion that came too late. Doing it again changes nothing; one that was cut off is finished.
+    Writes the partition of ``decisions``, copies it to the challenger's run, and tags the version. Idempotent: a second
+    call changes nothing, or finishes an interrupted promotion.
 
     Raises:
-        PartitionError: there is no report, or it is on other versions than the challenger and champion of now.
-        StaleError: the champion was moved since; nothing was moved.
+        PartitionError: there is no report, or it is on other versions than the present challenger and champion.
+        StaleError: the champion changed meanwhile; nothing was stored and no alias was changed.
     """
-    page = store.open("reports", PartitionKey.of_dataset(dataset))
-    report, versions = store.read_json(page, "report.json", Report), page.metadata["versions"]
+    partition = store.open("reports", PartitionKey.of_dataset(dataset))
+    report, versions = store.read_json(partition, "report.json", Report), partition.metadata["versions"]
     challenger, present = registry.version_of(CHALLENGER), registry.find_version(CHAMPION)
-    over = present.number if present else None
+    replaces = present.number if present else None
     key = PartitionKey.of_dataset(dataset, challenger.number)
-    if challenger.number == over:
-        over = champion.former_champion(registry, challenger)
-        is_of_this_report = challenger.tags.get("decided_on") == dataset and over == versions.get(CHAMPION)
+    if challenger.number == replaces:
+        replaces = champion.former_champion(registry, challenger)
+        is_of_this_report = challenger.tags.get("decided_on") == dataset and replaces == versions.get(CHAMPION)
         if not is_of_this_report or (
             store.exists("decisions", key) and store.open("decisions", key).metadata["promoted"]
         ):
             return Promotion(challenger.number, promoted=True)
-        # else a promotion was cut off after the champion had moved, and the decision is still to be stored
-    if (challenger.number, over) != (versions.get(CHALLENGER), versions.get(CHAMPION)):
+        # else a promotion was interrupted after it set the champion, before it stored the decision
+    if (challenger.number, replaces) != (versions.get(CHALLENGER), versions.get(CHAMPION)):
         raise PartitionError(
-            f"reports: {page.uri} is on versions {versions}, but {CHALLENGER} is {challenger.number}, {CHAMPION} "
-            f"{over}; run iotid evaluate --dataset {dataset} first"
+            f"reports: {partition.uri} is on versions {versions}, but {CHALLENGER} is {challenger.number}, {CHAMPION} "
+            f"{replaces}; run iotid evaluate --dataset {dataset} first"
         )
-    left_out = page.metadata.get("left_out", {})
+    left_out = partition.metadata.get("left_out", {})
     is_compared = CHAMPION in versions and CHAMPION not in left_out
     champion_report = system_report(report, CHAMPION) if is_compared else None
     decision = decide(system_report(report, CHALLENGER), champion_report, policy)
     metadata = {"versions": versions, "left_out": left_out, "promoted": decision.promote, "reasons": decision.reasons}
     metadata["policy"] = policy.model_dump(mode="json")
-    _write_decision(store, registry, challenger, key, metadata, report, over)
+    _write_decision(store, registry, challenger, key, metadata, report, replaces)
     return Promotion(challenger.number, decision.promote, (*left_out.values(), *decision.reasons))
 
 
@@ -79,9 +79,9 @@ def _write_decision(
     key: PartitionKey,
     metadata: dict[str, Any],
     report: Report,
-    over: int | None,
+    replaces: int | None,
 ) -> None:
-    """Write the decision and move the champion; neither, if the champion is another one than ``over`` by now."""
+    """Write the decision and set the champion; do neither if the champion is no longer ``replaces``."""
     run = Run.of(registry, challenger.run_id)
     with store.write("decisions", key) as staged:
         staged.metadata = metadata
@@ -89,6 +89,6 @@ def _write_decision(
         for name, content in (("decision.json", metadata), ("report.json", report)):
             staged.write_json(name, content)
             run.log_json(content, f"decision/{name}")
-        if metadata["promoted"]:  # before the partition gets its name: there is none if the promotion came too late
-            champion.promote(registry, challenger.number, over=over)
+        if metadata["promoted"]:  # before the partition is committed, so that a StaleError leaves none
+            champion.promote(registry, challenger.number, replaces=replaces)
         registry.set_tag(challenger.number, "decision", " ".join(metadata["reasons"]))

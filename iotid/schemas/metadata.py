@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NotRequired, TypedDict
 
-from iotid.errors import DataError, cut
+from iotid.errors import DataError, shorten
 from iotid.inputs import parse_object
 from iotid.schemas import typed
 from iotid.schemas.typed import Count
@@ -187,7 +187,7 @@ def read_metadata(content: bytes, table: str, place: str) -> Metadata:
         fields = parse_object(content)
         typed.check(CONTRACTS.get(table, Common), fields)
     except ValueError as fault:
-        raise DataError(f"{place}/{METADATA}: {cut(str(fault), 400)}; {remedy(table)}") from None
+        raise DataError(f"{place}/{METADATA}: {shorten(str(fault), 400)}; {remedy(table)}") from None
     return Metadata(fields, table, place)
 
 

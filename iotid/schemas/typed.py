@@ -24,7 +24,7 @@ from typing import (
     is_typeddict,
 )
 
-from iotid.errors import cut, shown
+from iotid.errors import short_repr, shorten
 
 _MOST_INTEGER = 2**63
 _LONGEST_NAME = 200  # characters of a field's name
@@ -118,7 +118,7 @@ def _range(limit: Within) -> str:
 
 
 def _within(name: str, key: str) -> str:
-    return f"{name}.{cut(key)}" if name else cut(key)
+    return f"{name}.{shorten(key)}" if name else shorten(key)
 
 
 def _expect(holds: bool, name: str, what: str, value: Any) -> None:
@@ -127,5 +127,5 @@ def _expect(holds: bool, name: str, what: str, value: Any) -> None:
 
 
 def _fault(name: str, rule: str, value: Any) -> ValueError:
-    field = f"{cut(name, _LONGEST_NAME)}:" if name else "it"
-    return ValueError(f"{field} {rule}, got {shown(value)}")
+    field = f"{shorten(name, _LONGEST_NAME)}:" if name else "it"
+    return ValueError(f"{field} {rule}, got {short_repr(value)}")

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from iotid.errors import SetupError
-from iotid.private import is_private
+from iotid.private import ensure_private
 
 VERSIONS = (17, 21)  # supported by Spark 4
 
@@ -82,7 +82,7 @@ def _home_of(java: Path) -> Path:
     for home in (Path(sys.prefix) / "share" / "iotid" / "java", cache / "iotid" / "java"):
         program = home / "bin" / "java"
         try:
-            if home.parent == cache / "iotid" and not is_private(cache / "iotid"):
+            if home.parent == cache / "iotid" and not ensure_private(cache / "iotid"):
                 raise PermissionError(f"{cache / 'iotid'} is a link, another user's, or others may write there")
             if not program.is_file() or program.read_text(encoding="utf-8") != script:
                 program.parent.mkdir(parents=True, exist_ok=True)

@@ -101,7 +101,7 @@ def _work(work: Callable[[Iterable[In]], Iterable[Out]], to: str, umask: int, it
     if to == _MARK:  # runs in the same process
         yield from work(items)
         return
-    messages.to_stderr(logging.WARNING)
+    messages.log_to_stderr(logging.WARNING)
     os.umask(umask)
     try:
         yield from work(items)

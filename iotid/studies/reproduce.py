@@ -14,7 +14,7 @@ from iotid import config, schemas, spark_session
 from iotid.capture import first_day
 from iotid.capture.splits.discovery import find_captures
 from iotid.capture.splits.write import write_splits
-from iotid.config import changed, settings_hash
+from iotid.config import settings_hash, with_values
 from iotid.dataset import count_flows, dataset_hash, write_dataset
 from iotid.errors import LabelError
 from iotid.evaluation import Report, evaluate_challenger
@@ -69,12 +69,12 @@ def reproduce(
 def _assembled_as(settings: config.Settings, assembly: Assembly) -> config.Settings:
     idle_s, active_s = (paper_comparison.IDLE_S, paper_comparison.ACTIVE_S) if assembly.timeouts else (None, None)
     timeouts = {"idle_timeout_s": idle_s, "active_timeout_s": active_s}
-    return settings.model_copy(update={"flow": changed(settings.flow, **timeouts, join_files=assembly.join_files)})
+    return settings.model_copy(update={"flow": with_values(settings.flow, **timeouts, join_files=assembly.join_files)})
 
 
 def _read_as(settings: config.Settings, reading: ReadingCounts, scores: Scores) -> config.Settings:
     protocols = paper_comparison.PROTOCOLS[reading.protocols]
-    own = changed(settings.dataset, protocols=protocols, label=scores.label)
+    own = with_values(settings.dataset, protocols=protocols, label=scores.label)
     return _assembled_as(settings, reading.assembly).model_copy(update={"dataset": own})
 
 
@@ -127,7 +127,7 @@ def _compare(
         LabelError: no device of the list has a flow.
     """
     protocols = sorted({number for numbers in paper_comparison.PROTOCOLS.values() for number in numbers})
-    by_name = changed(settings, label="name", unlisted="drop", protocols=protocols)
+    by_name = with_values(settings, label="name", unlisted="drop", protocols=protocols)
     counted = {
         assembly: count_flows(partition_files([partition]), devices, by_name) for assembly, partition in flows.items()
     }

@@ -83,7 +83,7 @@ class SplitRun:
         train, test = self.parts["train"].rows, self.parts["test"].rows
         return {
             "floor": leakage.majority_baseline(test),
-            "seen": leakage.seen(train, test),
+            "seen": leakage.seen_in_training(train, test),
             "leakage": leakage.leakage(train, test),
             "ceiling": leakage.ceiling(test),
         }

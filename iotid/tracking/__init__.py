@@ -1,7 +1,7 @@
-"""MLflow: runs, model versions, the champion and its lock, and models that serve outside of iotid.
+"""MLflow: runs, model versions, the champion and its lock, and the code that serves models outside of iotid.
 
-The only user of MLflow. Without ``tracking.uri`` everything is below the storage root: SQLite for the records, a
-folder for the artifacts. Runs are in `runs`, moving the champion in `champion`.
+The only package that imports MLflow. Without ``tracking.uri`` everything is below the storage root: records in SQLite,
+artifacts in a folder. `runs` logs runs; `champion` promotes and rolls back.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A trained model's folder as an MLflow model: logged with the code that serves it, downloaded, loaded."""
+"""Logs a bundle (the folder of a trained model) as an MLflow model with its serving code, downloads and loads it."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _SERVED_WITH = ("iotid", "mlflow", "numpy", "pandas", "pyarrow", "safetensors", 
 
 
 def load(uri: str, tracking_uri: str | None = None) -> Predictor:
-    """The registered model, as in ``load("models:/iotid@champion").predict(flows)``.
+    """Load a registered model, as in ``load("models:/iotid@champion").predict(flows)``.
 
-    ``tracking_uri``: MLflow's own choice (MLFLOW_TRACKING_URI, or what was set) if it is not given.
+    ``tracking_uri`` defaults to MLflow's own (MLFLOW_TRACKING_URI, or what was set).
 
     Raises:
-        UserError: there is no such model, the server does not answer, or its address holds credentials.
+        UserError: there is no such model, the server does not answer, or its address contains credentials.
         SchemaError: the model is of another schema version.
     """
     from iotid.model import Predictor
@@ -45,7 +45,7 @@ def load(uri: str, tracking_uri: str | None = None) -> Predictor:
 
 
 def download_bundle(uri: str, into: str | Path, server: str) -> Path:
-    """Download the folder that ``Predictor.load`` reads, of models:/NAME@ALIAS or models:/NAME/VERSION.
+    """Download the bundle of models:/NAME@ALIAS or models:/NAME/VERSION, for ``Predictor.load``.
 
     Raises:
         UserError: there is none, or the server does not answer.
@@ -61,7 +61,7 @@ def download_bundle(uri: str, into: str | Path, server: str) -> Path:
 
 
 def download(name: str, locate: Callable[[], str], into: str | Path, server: str) -> Path:
-    """Download the artifacts at the address that ``locate`` gives; ``name`` is for the error.
+    """Download the artifacts at the address that ``locate`` returns; errors call them ``name``.
 
     Raises:
         UserError: there are none, or the server does not answer.
@@ -80,10 +80,10 @@ def download(name: str, locate: Callable[[], str], into: str | Path, server: str
 
 
 def log_bundle(client: Any, run_id: str, name: str, bundle_folder: Path, example: pa.Table) -> Any:
-    """Log the bundle as an MLflow model that is loaded from code; what MLflow returns of it.
+    """Log the bundle as an MLflow model from code. Returns MLflow's LoggedModel.
 
-    Step by step on the client, as ``log_model`` would depend on the process's current run and experiment. A bundle of
-    a run is logged once, however often this is called.
+    Uses single client calls, because ``log_model`` depends on the process's current run and experiment. Idempotent for
+    each run and bundle.
     """
     from iotid.model.bundle import DESCRIPTION, WEIGHTS
 
@@ -130,7 +130,7 @@ def _signature(example: pa.Schema) -> Any:
     from mlflow.types.schema import Array
 
     types = {"string": DataType.string, "double": DataType.double, "float": DataType.float}
-    types |= {"int32": DataType.long, "int64": DataType.long}  # JSON and Python know one kind of integer
+    types |= {"int32": DataType.long, "int64": DataType.long}  # JSON and Python have one integer type
 
     def columns(schema: pa.Schema) -> Any:
         return Schema(

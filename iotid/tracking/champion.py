@@ -1,50 +1,50 @@
-"""The champion, the version that serves: promoted, rolled back, and never moved by two processes at the same time."""
+"""The champion, the model version that serves: promotion and rollback, changed under a lock."""
 
 from __future__ import annotations
 
 import re
 
-from iotid.errors import DataError, StaleError, UserError, shown
+from iotid.errors import DataError, StaleError, UserError, short_repr
 from iotid.tracking.lock import Lock
 from iotid.tracking.versions import CHAMPION, ModelVersion, Registry
 
 _FORMER = "former_champion"
 
 
-def promote(registry: Registry, number: int, *, over: int | None) -> None:
-    """Make version ``number`` the champion instead of ``over``, the champion that it was compared with, or None.
+def promote(registry: Registry, number: int, *, replaces: int | None) -> None:
+    """Make version ``number`` the champion. Idempotent.
 
-    ``over`` is stored in the version's tag ``former_champion``. Doing it again changes nothing.
+    ``replaces``: the champion that it was compared with, or None; stored in the version's tag ``former_champion``.
 
     Raises:
-        StaleError: the champion is another one by now; nothing was moved.
+        StaleError: the champion changed meanwhile; no alias was changed.
     """
     with Lock(registry).held():
         present = registry.find_version(CHAMPION)
-        if present and present.number == number and former_champion(registry, present) == over:
-            return  # moved by a promotion that was cut off
-        expect_champion(registry, over)
-        if over is not None:
-            registry.set_tag(number, _FORMER, str(over))
+        if present and present.number == number and former_champion(registry, present) == replaces:
+            return  # an interrupted promotion already set the alias
+        check_champion(registry, replaces, "run iotid evaluate, then iotid promote")
+        if replaces is not None:
+            registry.set_tag(number, _FORMER, str(replaces))
         set_champion(registry, number)
 
 
 def rollback(registry: Registry) -> tuple[int, int]:
-    """Make the champion before the present one the champion again; the numbers of the present one, and of that.
+    """Restore the previous champion. Returns (version replaced, version restored).
 
     Raises:
         UserError: there is no champion, or it was the first.
-        StaleError: the champion is another one by now; nothing was moved.
+        StaleError: the champion changed meanwhile; no alias was changed.
     """
     version = registry.version_of(CHAMPION)
     former = former_champion(registry, version)
     if former is None:
         raise UserError(
-            f"registry {registry.uri}: version {version.number} was the first champion; there is none to go back to: "
-            "promote another version instead"
+            f"registry {registry.uri}: version {version.number} was the first champion; there is no earlier version to "
+            "restore: promote another version instead"
         )
     with Lock(registry).held():
-        expect_champion(registry, version.number)
+        check_champion(registry, version.number, "run iotid rollback again")
         set_champion(registry, former)
         registry.set_tag(version.number, "rolled_back_to", str(former))
     return version.number, former
@@ -54,29 +54,30 @@ def former_champion(registry: Registry, version: ModelVersion) -> int | None:
     """The champion that the version replaced, if any.
 
     Raises:
-        DataError: the tag is no version's number.
+        DataError: the tag is not a version number.
     """
     former = version.tags.get(_FORMER)
     if former is not None and not re.fullmatch("[0-9]{1,18}", former):
         raise DataError(
-            f"registry {registry.uri}: tag {_FORMER} of version {version.number} must be a version's number, got "
-            f"{shown(former)}; set it to the champion before, or remove it"
+            f"registry {registry.uri}: tag {_FORMER} of version {version.number} must be a version number, got "
+            f"{short_repr(former)}; set it to the previous champion, or remove it"
         )
     return None if former is None else int(former)
 
 
 def set_champion(registry: Registry, number: int) -> None:
-    """Move the alias; the lock must be held."""
+    """Set the alias; the lock must be held."""
     registry.call(lambda client: client.set_registered_model_alias(registry.tracking.model, CHAMPION, str(number)))
-    expect_champion(registry, number)
+    check_champion(registry, number, "run the command again")
 
 
-def expect_champion(registry: Registry, number: int | None) -> None:
-    """Raise a StaleError unless this version, or none, is the champion."""
+def check_champion(registry: Registry, number: int | None, remedy: str) -> None:
+    """Raise a StaleError, with this remedy, unless this version (None: no version) is the champion."""
     present = registry.find_version(CHAMPION)
     found = present.number if present else None
     if found != number:
+        expected, actual = ("no champion" if n is None else f"champion version {n}" for n in (number, found))
         raise StaleError(
-            f"registry {registry.uri}: the champion has changed meanwhile: this was decided against version {number}, "
-            f"but it is version {found} now; nothing was moved; run iotid evaluate, then decide again"
+            f"registry {registry.uri}: the champion changed meanwhile: the comparison used {expected}, now there is "
+            f"{actual}; no alias was changed; {remedy}"
         )

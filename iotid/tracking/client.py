@@ -1,4 +1,4 @@
-"""The client of the tracking server: where it is, and calls that are repeated while it is away."""
+"""The client of the tracking server: its address, and calls that are retried while the server is unreachable."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from iotid.storage import local_folder, local_path
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-RETRY_S = 60.0  # how long a tracking server may be away before a step gives up
+RETRY_S = 60.0  # how long a step retries while the tracking server is unreachable
 _OUTAGES = ("failed with exception", "failed with timeout exception", "error responses", "database is locked")
-_QUIET = {  # set before MLflow is imported; values of the environment win
+_QUIET = {  # set before MLflow is imported; existing environment variables win
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_RECORD_ENV_VARS_IN_MODEL_LOGGING": "false",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # with_retries repeats, for a bounded time
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # with_retries retries, for a bounded time
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "GIT_PYTHON_REFRESH": "quiet",
 }
@@ -35,42 +35,42 @@ _QUIET = {  # set before MLflow is imported; values of the environment win
 
 @dataclass(frozen=True)
 class Server:
-    """The tracking server of one configuration. Small and picklable: training ranks carry it."""
+    """The tracking server of one configuration. Small and picklable: it is sent to training ranks."""
 
     tracking: config.Tracking
     storage_root: str
 
     @property
     def uri(self) -> str:
-        """Where MLflow keeps its records.
+        """The tracking URI of MLflow.
 
         Raises:
-            UserError: there is no ``tracking.uri``, and ``storage.root`` is no local folder for SQLite to be written.
+            UserError: ``tracking.uri`` is null, and ``storage.root`` is not a local folder that SQLite can use.
         """
         if self.tracking.uri:
             return self.tracking.uri
         root = str(self._local_root())
         quoted = re.sub("[%?#]", lambda found: quote(found[0]), root)
-        # of a quoted address MLflow would first make the folder that it seems to name, unless it names a driver
+        # MLflow would create a folder with the quoted name, unless the URI names a driver
         return f"{'sqlite' if quoted == root else 'sqlite+pysqlite'}:///{quoted}/mlflow.db"
 
     def connect(self) -> Any:
         """An MLflow client of this server.
 
         Raises:
-            UserError: the file of an SQLite address is no file.
+            UserError: an SQLite URI does not name a regular file.
         """
         database = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+).*", self.uri)
-        if database and Path(database[1]).exists() and not Path(database[1]).is_file():  # SQLite would wait for a pipe
-            raise UserError(f"tracking.uri: {self.uri} is no file; name one, or a server")
+        if database and Path(database[1]).exists() and not Path(database[1]).is_file():  # SQLite would block on a pipe
+            raise UserError(f"tracking.uri: {self.uri} is not a file; name one, or a server")
         return mlflow().MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
 
     def call(self, request: Callable[[Any], T]) -> T:
-        """The result of ``request``, a function of an MLflow client; see ``with_retries``."""
+        """Call ``request`` with an MLflow client, ``with_retries``; returns its result."""
         return with_retries(self.uri, lambda: request(self.connect()))
 
     def experiment_id(self, client: Any) -> str:
-        """The id of ``tracking.experiment``, which is created if there is none."""
+        """The id of ``tracking.experiment``, which is created if absent."""
         name = self.tracking.experiment
         location = None if self.tracking.uri else (self._local_root() / "mlflow-artifacts").as_uri()
         found = client.get_experiment_by_name(name)
@@ -87,10 +87,10 @@ class Server:
 
 
 def with_retries(uri: str, call: Callable[[], T]) -> T:
-    """The call's result; it is repeated while the server at ``uri`` is away, for at most ``RETRY_S``.
+    """The call's result; retries while the server at ``uri`` is unreachable, for at most ``RETRY_S``.
 
     Raises:
-        ServerError: the server stays away.
+        ServerError: the server stays unreachable.
         UserError: MLflow refuses the call.
     """
     import tenacity
@@ -119,7 +119,7 @@ def with_retries(uri: str, call: Callable[[], T]) -> T:
 
 
 def mlflow() -> Any:
-    """The package, imported when it is first needed, without telemetry, progress bars and other output."""
+    """Import MLflow on first use, without telemetry, progress bars and other output."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     import mlflow
@@ -130,7 +130,7 @@ def mlflow() -> Any:
 
 
 def is_outage(fault: Any) -> bool:
-    """Whether the server, or the database behind it, does not answer, so that a later call may succeed."""
+    """Whether the server, or the database behind it, is unreachable, so that a retry may succeed."""
     import requests
 
     if isinstance(fault, requests.exceptions.ConnectionError | requests.exceptions.Timeout):
@@ -142,10 +142,10 @@ def is_outage(fault: Any) -> bool:
 
 
 def is_absent(fault: Any) -> bool:
-    """Whether the server says that it has no such thing."""
+    """Whether the server reports that the entity does not exist."""
     return fault.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE") and "not found" in str(fault)
 
 
 def first_line(fault: BaseException | None) -> str:
-    """The first line of the fault's message, without credentials."""
+    """The first line of the error's message, without credentials."""
     return (redacted(str(fault)).splitlines() or [""])[0][:300]

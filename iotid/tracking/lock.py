@@ -1,7 +1,7 @@
-"""A lock on moving the champion, held in the model registry itself.
+"""A lock on the champion alias, kept in the model registry itself.
 
-MLflow can neither move an alias on condition nor lock, but keeps the names of registered models unique: the process
-that registers one of a certain name holds the lock, and removes it afterwards.
+MLflow has no locks and no conditional alias update, but the names of registered models are unique: the process that
+registers a model with the lock's name holds the lock, and deletes that model afterwards.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from iotid.tracking.versions import CHAMPION, Registry
 
 _log = logging.getLogger(__name__)
 
-EXPIRES_S = 300.0  # more than the few calls under the lock last, each of which may wait for the server
+EXPIRES_S = 300.0  # longer than the few calls under the lock take, including retries
 _POLL_S = 0.2
 
 
@@ -32,9 +32,9 @@ class Lock:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """No other process moves the champion within this block.
+        """Hold the lock within the block: no other process changes the champion.
 
-        A lock that one holder has kept for ``EXPIRES_S`` is removed: that process has died.
+        A lock that one process has held for ``EXPIRES_S`` is removed: that process has died.
         """
         own = uuid4().hex
         holder, since = None, time.monotonic()
@@ -42,21 +42,21 @@ class Lock:
             if found != holder:
                 holder, since = found, time.monotonic()
             if found is not None and time.monotonic() - since > EXPIRES_S:
-                _log.warning("promotion: the process that held the lock for %.0f s has died; going on", EXPIRES_S)
+                _log.warning("promotion: removing a lock held for more than %.0f s; its process has died", EXPIRES_S)
                 self.release(found)
             time.sleep(_POLL_S)
         try:
             yield
         finally:
-            with suppress(UserError):  # the next process removes it when it has expired
+            with suppress(UserError):  # it expires
                 self.release(own)
 
     def claim(self, own: str) -> str | None:
-        """Take the lock for ``own`` if it is free; its holder now, or None if it was released at this moment."""
+        """Acquire the lock for ``own`` if it is free. Returns its holder, or None if it was just released."""
         return self.registry.call(lambda client: self._claim(client, own))
 
     def holder(self) -> str | None:
-        """Who holds the lock, or None."""
+        """The id of the lock's holder, or None if it is free."""
         return self.registry.call(self._holder)
 
     def release(self, holder: str) -> None:
@@ -70,13 +70,13 @@ class Lock:
 
     def _claim(self, client: Any, own: str) -> str | None:
         try:
-            note = f"held while the alias {CHAMPION} of {self.registry.tracking.model} is moved, and removed afterwards"
+            note = f"lock on the alias {CHAMPION} of {self.registry.tracking.model}; deleted after use"
             client.create_registered_model(self._name, {"holder": own}, note)
             return own
         except mlflow().exceptions.MlflowException as fault:
             if fault.error_code == "RESOURCE_ALREADY_EXISTS":
                 return self._holder(client)
-            if is_absent(fault):  # the embedded store looks up the one that was in the way
+            if is_absent(fault):  # the embedded store looks up the existing one, which was just deleted
                 return None
             raise
 

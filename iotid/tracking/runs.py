@@ -1,4 +1,4 @@
-"""Runs: settings, tags, metrics and artifacts of a training, evaluation or comparison."""
+"""MLflow runs: settings, tags, metrics and artifacts of a training, evaluation or comparison."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-FINGERPRINT = "fingerprint"  # tag by which a run or model is found again where the answer with its id was lost
+FINGERPRINT = "fingerprint"  # tag that finds a run or model again if the response with its id was lost
 
 
 @dataclass
 class Run:
-    """A run of ``server``. It starts when its id is first needed: ``start`` gives the id.
+    """A run of ``server``, started when its id is first needed: ``start`` returns the id.
 
-    Every method waits for a server that is away and raises a ServerError if it stays away.
+    Every method retries while the server is unreachable and raises a ServerError if it stays so.
     """
 
     server: Server
@@ -52,14 +52,14 @@ class Run:
 
     @property
     def epoch_logger(self) -> EpochLogger | None:
-        """What training calls after each epoch, in rank 0's process; None if the run has not started."""
+        """The callback of rank 0 after each epoch; None if the run has not started."""
         return EpochLogger(self.server, self.id) if self.started else None
 
     def end(self, *, failed: bool = False) -> None:
         self.server.call(lambda client: client.set_terminated(self.id, "FAILED" if failed else "FINISHED"))
 
     def log_dataset(self, name: str, partition: Partition[Datasets]) -> None:
-        """Log the dataset that the run learns from: address, hash, and the rows and flows of each part and label."""
+        """Log the dataset that the run uses: URI, hash, and the rows and flows of each dataset split and label."""
         entities, metadata = mlflow().entities, partition.metadata
         profile = json.dumps({key: metadata[key] for key in ("rows", "flows", "labels")})
         source = json.dumps({"uri": partition.uri})
@@ -72,17 +72,17 @@ class Run:
         self.server.call(lambda client: client.log_batch(self.id, metrics=values))
 
     def log_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Log values that belong to no epoch."""
+        """Log metrics without an epoch."""
         self.log_epoch(metrics, 0)
 
     def log_history(self, history: Iterable[Mapping[str, float]]) -> None:
-        """Log those epochs (from 1) of a training's history that the run does not have yet."""
+        """Log the epochs (from 1) of a training history that the run does not have yet."""
         epochs = {epoch: dict(metrics) for epoch, metrics in enumerate(history, start=1)}
         for epoch in epochs.keys() - self.epochs():
             self.log_epoch(epochs[epoch], epoch)
 
     def epochs(self) -> set[int]:
-        """The epochs that are logged."""
+        """The epochs logged so far."""
         return self.server.call(lambda client: {entry.step for entry in client.get_metric_history(self.id, "loss")})
 
     def log_artifacts(self, path: str | Path, to: str | None = None) -> None:
@@ -91,7 +91,7 @@ class Run:
         self.server.call(lambda client: getattr(client, method)(self.id, str(path), to))
 
     def log_json(self, content: Mapping[str, Any], path: str) -> None:
-        """Write the content as the file ``path`` (ending in .json) of the run's artifacts."""
+        """Write ``content`` as the artifact ``path`` (ending in .json)."""
         self.server.call(lambda client: client.log_dict(self.id, dict(content), path))
 
 
@@ -99,14 +99,14 @@ class Run:
 class EpochLogger:
     """Logs the metrics of epochs to a run; picklable.
 
-    A server that stays away does not stop the training, and is waited for once, not after each epoch:
-    ``Run.log_history`` adds what is missing.
+    An unreachable server does not stop the training, and is retried for one epoch only: ``Run.log_history`` adds the
+    missing epochs at the end.
     """
 
     server: Server
     run_id: str
     given_up: bool = False
-    logged: set[int] | None = None  # epochs that an earlier process has logged
+    logged: set[int] | None = None  # epochs that an earlier process logged
 
     def __call__(self, metrics: Mapping[str, float], epoch: int) -> None:
         if self.given_up:
@@ -119,14 +119,14 @@ class EpochLogger:
                 run.log_epoch(metrics, epoch)
         except UserError as fault:
             self.given_up = True
-            _log.warning("epochs from %d on are kept in the history and logged after the last: %s", epoch, fault)
+            _log.warning("epochs from %d on will be logged after the training: %s", epoch, fault)
 
 
 def start_run(server: Server, name: str, sections: Iterable[BaseModel], tags: Mapping[str, str]) -> Run:
     """Start a run, with every setting of ``sections`` as a parameter.
 
-    A run of the same name, settings and tags that has not ended is this one: the server went away before its id
-    came back, or before the process that started it could end it.
+    Reuses an active run of the same name, settings and tags: the server became unreachable before it returned the id,
+    or before the process that started the run could end it.
     """
     sections = list(sections)
     fingerprint = config.settings_hash(*sections, extra={"name": name, **tags})
@@ -138,12 +138,12 @@ def start_run(server: Server, name: str, sections: Iterable[BaseModel], tags: Ma
         found = found or client.create_run(experiment, tags={FINGERPRINT: fingerprint}, run_name=name)
         run_id: str = found.info.run_id
         params = [
-            entities.Param(f"{type(section).__name__.lower()}.{key}", text(value))
+            entities.Param(f"{type(section).__name__.lower()}.{key}", to_text(value))
             for section in sections
             for key, value in section.model_dump(mode="json").items()
         ]
         all_tags = {"code_version": __version__, **tags}
-        run_tags = [entities.RunTag(key, text(value)) for key, value in all_tags.items()]
+        run_tags = [entities.RunTag(key, to_text(value)) for key, value in all_tags.items()]
         client.log_batch(run_id, params=params, tags=run_tags)
         return run_id
 
@@ -158,12 +158,12 @@ def run_on_dataset(
     tags: Mapping[str, str],
     dataset: tuple[str, Partition[Datasets]],
     *,
-    if_away: str,
+    if_unreachable: str,
 ) -> Iterator[Run]:
-    """A run on a dataset, named as in ``start_run``, that ends with the block; as failed if the block raises.
+    """A run (see ``start_run``) on a dataset that ends with the block; as failed if the block raises.
 
-    It starts immediately, or, while the server is away, when its id is first needed. ``if_away`` is added to the
-    ServerError of a server that never came.
+    It starts immediately, or when its id is first needed if the server is unreachable. ``if_unreachable`` is added to
+    the ServerError if the server stays unreachable.
     """
 
     def start() -> str:
@@ -176,11 +176,11 @@ def run_on_dataset(
         try:
             _ = run.id
         except ServerError as fault:
-            _log.warning("%s; training goes on, and is logged afterwards", fault)
+            _log.warning("%s; training continues and is logged afterwards", fault)
         yield run
         run.end()
     except ServerError as fault:
-        raise ServerError(f"{fault}; {if_away}") from None
+        raise ServerError(f"{fault}; {if_unreachable}") from None
     except BaseException:
         if run.started:
             with suppress(ServerError):
@@ -188,6 +188,6 @@ def run_on_dataset(
         raise
 
 
-def text(value: Any) -> str:
-    """A value as the text of a parameter or tag."""
+def to_text(value: Any) -> str:
+    """A value as text for a parameter or tag."""
     return value if isinstance(value, str) else json.dumps(value)

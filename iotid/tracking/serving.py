@@ -1,4 +1,4 @@
-"""What MLflow runs when it serves a model: it logs this file as the model's code and executes it, unpickling nothing.
+"""The serving code of a model: MLflow logs this file with the model and executes it; nothing is unpickled.
 
 Only MLflow imports this module.
 """
@@ -17,7 +17,7 @@ from iotid.schemas import FLOWS
 
 
 class FlowModel(PythonModel):
-    """Scores a data frame of FLOWS columns, with lists of packets in its cells; gives one of PREDICTIONS columns."""
+    """Scores a data frame with FLOWS columns (lists of packets in its cells); returns one with PREDICTIONS columns."""
 
     def load_context(self, context: Any) -> None:
         self._predictor = Predictor.load(context.artifacts["bundle"])

@@ -1,4 +1,4 @@
-"""Versions of the registered model: registered, found by alias or number, tagged, downloaded."""
+"""Registers versions of the model, finds them by alias or number, tags and downloads them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from iotid.errors import NoModelError
 from iotid.tracking.bundles import download, download_bundle, log_bundle
 from iotid.tracking.client import Server, is_absent, mlflow
-from iotid.tracking.runs import FINGERPRINT, Run, text
+from iotid.tracking.runs import FINGERPRINT, Run, to_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,9 +22,9 @@ CHAMPION = "champion"
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """What the server said of a version when it was asked.
+    """A version as the server described it when queried.
 
-    ``run_id``: the run that it was trained in; ``date``: the day (UTC) on which it was registered, as YYYY-MM-DD.
+    ``run_id``: the run that trained it; ``date``: the day (UTC) on which it was registered, as YYYY-MM-DD.
     """
 
     number: int
@@ -34,7 +34,7 @@ class ModelVersion:
 
     @property
     def quality(self) -> str | None:
-        """Its scores in a sentence, once it was evaluated."""
+        """Its scores in one sentence; None before its evaluation."""
         return self.tags.get("quality")
 
 
@@ -42,14 +42,14 @@ class ModelVersion:
 class Registry(Server):
     """The versions of the model ``tracking.model``.
 
-    Every method waits for a server that is away and raises a ServerError if it stays away.
+    Every method retries while the server is unreachable and raises a ServerError if it stays so.
     """
 
     def register(self, run: Run, bundle_folder: str | Path, example: pa.Table) -> ModelVersion:
         """Register the bundle that a run trained as a new version, with alias `challenger`.
 
-        ``example``: a few rows of FLOWS, the model's input example. The version's tags are the run's, and which flows
-        the model is meant for. A bundle of a run is registered once, however often the server goes away.
+        ``example``: a few rows of FLOWS, the model's input example. The version has the run's tags, and tags for the
+        flows that the model reads. Idempotent for each run and bundle, also if the server fails in between.
         """
         from iotid.model import Predictor
 
@@ -59,14 +59,14 @@ class Registry(Server):
             run_tags = client.get_run(run.id).data.tags
             tags = {key: value for key, value in run_tags.items() if not key.startswith(("mlflow.", FINGERPRINT))}
             tags |= {"max_packets": str(encoding.max_packets), "length": encoding.length}
-            tags |= {"characteristics": text(list(encoding.vocabularies)), "protocols": text(encoding.protocols)}
+            tags |= {"characteristics": to_text(list(encoding.vocabularies)), "protocols": to_text(encoding.protocols)}
             columns = example.select(list(encoding.columns))
             model = log_bundle(client, run.id, self.tracking.model, Path(bundle_folder), columns)
             self.create_model(client)
-            # by its location, not its models:/ URI: the embedded store looks that up in the process's current store
+            # the location, not the models:/ URI, which the embedded store resolves in the process's current store
             name, location = self.tracking.model, model.artifact_location
-            of_run = client.search_model_versions(f"run_id = '{run.id}'")
-            version = next((known for known in of_run if (known.name, known.source) == (name, location)), None)
+            registered = client.search_model_versions(f"run_id = '{run.id}'")
+            version = next((known for known in registered if (known.name, known.source) == (name, location)), None)
             version = version or client.create_model_version(name, location, run.id, tags, model_id=model.model_id)
             client.set_registered_model_alias(name, CHALLENGER, version.version)
             return _model_version(version)
@@ -74,7 +74,7 @@ class Registry(Server):
         return self.call(register)
 
     def create_model(self, client: Any) -> None:
-        """Create the registered model, if there is none yet."""
+        """Create the registered model if absent."""
         try:
             client.get_registered_model(self.tracking.model)
         except mlflow().exceptions.MlflowException as fault:
@@ -110,7 +110,7 @@ class Registry(Server):
         return version
 
     def version(self, number: int) -> ModelVersion:
-        """The version of this number.
+        """The version with this number.
 
         Raises:
             UserError: there is none.
@@ -121,7 +121,7 @@ class Registry(Server):
         self.call(lambda client: client.set_model_version_tag(self.tracking.model, str(number), key, value))
 
     def artifact(self, version: ModelVersion, path: str, into: str | Path) -> Path:
-        """Download a file or folder of the artifacts of the version's run.
+        """Download a file or folder from the artifacts of the version's run.
 
         Raises:
             UserError: there is no such artifact.
@@ -129,7 +129,7 @@ class Registry(Server):
         return download(path, lambda: f"runs:/{version.run_id}/{path}", into, self.uri)
 
     def bundle(self, which: int | str, into: str | Path) -> Path:
-        """Download what ``Predictor.load`` reads; ``which`` is a version's number, an alias or a models:/ URI."""
+        """Download the bundle, for ``Predictor.load``; ``which`` is a version number, an alias or a models:/ URI."""
         if isinstance(which, int) or which.isdecimal():
             uri = f"models:/{self.tracking.model}/{which}"
         else:

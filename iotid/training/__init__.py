@@ -1,4 +1,4 @@
-"""Training on any number of ranks, started by Spark or by torchrun."""
+"""Distributed training: ranks started by Spark or by torchrun."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Trained", "fingerprint", "train", "train_on_ranks"]
 
-# loaded when first asked for: torch comes with them
+# lazy: these import torch
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={

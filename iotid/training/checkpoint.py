@@ -1,7 +1,7 @@
-"""Checkpoints: tensors in safetensors, the rest in JSON, nothing that unpickles, always whole.
+"""Atomic checkpoints of a training: tensors in safetensors, the rest in JSON, nothing pickled.
 
-The tensors are written first, each time under a new name; the JSON file that names them is then replaced atomically.
-A process that dies in between leaves the previous checkpoint.
+The tensors are written first, under a new name; then the JSON file that names them is replaced atomically. A process
+that dies in between leaves the previous checkpoint.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class _Stored(TypedDict):
 
 @dataclass
 class Checkpoint:
-    """A run after ``epoch`` epochs and ``batch`` batches of the next one, whose losses add up to ``loss_sum``.
+    """A run after ``epoch`` epochs and ``batch`` batches of the next one, with the sum of its losses ``loss_sum``.
 
-    Random states are not stored: they follow from (seed, epoch, batch, rank). ``fingerprint`` names the settings and
-    rows that the run learns with; ``tensors`` are the model's, the best model's and the optimiser's.
+    Random states are not stored: they follow from (seed, epoch, batch, rank). ``fingerprint`` identifies the settings
+    and rows of the run; ``tensors`` are the model's, the best model's and the optimiser's.
     """
 
     fingerprint: str
@@ -64,9 +64,9 @@ class Checkpoint:
 
     @classmethod
     def load(cls, folder: Path, fingerprint: str, specs: Mapping[str, Spec]) -> Checkpoint:
-        """The folder's checkpoint if it is whole and of the same settings and rows, else that of a new run.
+        """The folder's checkpoint if it is valid and of the same settings and rows, else an empty one.
 
-        ``specs``: names, types and shapes that its tensors must have.
+        ``specs``: expected names, types and shapes of its tensors.
         """
         path = folder / _DESCRIPTION
         if not path.exists():
@@ -76,13 +76,13 @@ class Checkpoint:
             if found.fingerprint == fingerprint:
                 found.tensors = read_arrays(folder / found._tensors_name, specs)
                 return found
-            _log.warning("checkpoint %s is of other settings or another dataset; training starts anew", path)
+            _log.warning("checkpoint %s is of other settings or another dataset; training starts from scratch", path)
         except (OSError, ValueError) as fault:
-            _log.warning("checkpoint %s cannot be used (%s); training starts anew", path, fault)
+            _log.warning("checkpoint %s cannot be used (%s); training starts from scratch", path, fault)
         return cls(fingerprint)
 
     def to_bytes(self) -> tuple[bytes, bytes]:
-        """The JSON and the safetensors file."""
+        """The contents of the JSON and the safetensors file."""
         description = {name: value for name, value in vars(self).items() if name != "tensors"}
         return json.dumps(description, indent=1).encode(), safetensors.save(self.tensors)
 
@@ -96,7 +96,7 @@ class Checkpoint:
 
 
 def _parse(content: bytes) -> _Stored:
-    """Raises a ValueError if it describes no checkpoint."""
+    """Parse and validate the JSON file; raises a ValueError."""
     found = parse_object(content)
     typed.check(_Stored, found)
     stored = _Stored(**{name: found[name] for name in _Stored.__annotations__})  # type: ignore[typeddict-item]

@@ -1,7 +1,7 @@
-"""Training on any number of ranks, with the same result as on one.
+"""The training loop, on any number of ranks with the same result as on one.
 
-Every rank holds all rows: after de-duplication a training part of one capture date is tens of megabytes. So each rank
-draws the same global batches from (seed, epoch) alone and takes its own share of each.
+Every rank holds all rows: after de-duplication the training split of one capture date is tens of megabytes. So each
+rank draws the same global batches from (seed, epoch) alone and processes its own share of each.
 
 Shape suffixes: N rows, B rows of a rank's share of a batch, C classes.
 """
@@ -43,11 +43,11 @@ _log = logging.getLogger(__name__)
 
 HISTORY = "history.json"
 _CHECKPOINTS = "checkpoint"
-_VALIDATION_PACKETS = 16384  # packets of a batch that is scored
-# settings that do not change what a run learns in an epoch
+_VALIDATION_PACKETS = 16384  # packets of a validation batch
+# settings that do not change the result of an epoch
 EXCLUDED_FROM_FINGERPRINT = {"ranks", "epochs", "patience", "device", "threads", "checkpoint_minutes", "calibration"}
-_MAX_SQUARE = 1e30  # of a gradient
-_LOG_S = 30.0  # within a long epoch, seconds between two lines of progress
+_MAX_SQUARED_GRADIENT = 1e30  # bound on Adam's second moments in a checkpoint
+_LOG_S = 30.0  # seconds between progress lines within an epoch
 
 
 @dataclass(frozen=True)
@@ -72,19 +72,19 @@ def fit(
     sets: FlowSets | None = None,
     on_epoch: Callable[[dict[str, float], int], None] | None = None,
 ) -> FitResult:
-    """Learn from ``train`` until the macro F1 of ``validation`` no longer rises; keep the best weights.
+    """Train on ``train`` with early stopping on the macro F1 of ``validation``; keep the best weights.
 
     Rank 0 writes into ``folder``: the bundle of the best weights, calibrated on ``validation``, ``history.json``, and a
-    checkpoint after each epoch and every ``checkpoint_minutes`` within one. A run of the same settings and rows goes on
-    from it with the same result as if never stopped.
-    From ``sets`` (needed on rank 0 alone) it learns the device model: which device kinds are behind an address.
-    Ranks are those of torch.distributed if it was started. ``on_epoch`` is called on rank 0 after each epoch with
+    checkpoint after each epoch and every ``checkpoint_minutes`` within one. A run of the same settings and rows resumes
+    from it with the same result as without interruption.
+    From ``sets`` (needed on rank 0 only) it trains the device model: which device kinds are behind an address.
+    Ranks are those of torch.distributed if initialised. ``on_epoch`` is called on rank 0 after each epoch with
     ``loss``, ``validation_loss``, ``validation_macro_f1``, ``validation_accuracy``, ``rows_per_s``, ``flows_per_s``
-    (a row counts as the flows that it stands for) and ``seconds``.
+    (a row counts as the flows that it represents) and ``seconds``.
 
     Raises:
-        TrainingError: the loss is no longer finite (on all ranks, before the step), or ranks hold different rows.
-        DataError: a part has no rows.
+        TrainingError: the loss is not finite (on all ranks, before the optimiser step), or ranks hold different rows.
+        DataError: a dataset split has no rows.
     """
     _check_rows(train, validation)
     ranks = Ranks.here(find_device(settings))
@@ -95,7 +95,7 @@ def fit(
     started = time.monotonic()
 
     def save() -> None:
-        run.keep().save(folder / _CHECKPOINTS)
+        run.to_checkpoint().save(folder / _CHECKPOINTS)
 
     while not run.done:
         metrics = run.advance(save)
@@ -113,7 +113,7 @@ def fit(
 
 
 class _Run:
-    """Model, optimiser, rows and state of a run on one rank."""
+    """Model, optimiser, rows and training state on one rank."""
 
     def __init__(
         self,
@@ -128,33 +128,33 @@ class _Run:
         self._encoding, self._classes = encoding, len(encoding.labels)
         self._weights_N = row_weights(train, settings)
         self._counts_N = step_counts(train.sequences, model_settings.padding)
-        self.state = Checkpoint(_fingerprint(model_settings, settings, encoding, train, validation, ranks.world))
-        ranks.agree(self.state.fingerprint)
-        self._lower = _precision(settings, ranks.device)
+        self.state = Checkpoint(_fingerprint(model_settings, settings, encoding, train, validation, ranks.world_size))
+        ranks.check_fingerprint(self.state.fingerprint)
+        self._autocast = _precision(settings, ranks.device)
         torch.manual_seed(_seed_of(settings.seed))
         self._model = AdaptiveEnsemble(model_settings, vocabulary_sizes(encoding), self._classes).to(ranks.device)
         self._optimiser = torch.optim.Adam(self._model.parameters(), lr=settings.learning_rate, fused=True)
-        self._parallel = DistributedDataParallel(self._model) if ranks.world > 1 else self._model
-        self.best = _copy(self._model.state_dict())
+        self._parallel = DistributedDataParallel(self._model) if ranks.world_size > 1 else self._model
+        self.best = _cpu_copy(self._model.state_dict())
 
     @property
     def done(self) -> bool:
-        waited = self.state.epoch - self.state.best_epoch
-        return self.state.epoch >= self._settings.epochs or waited >= self._settings.patience
+        epochs_without_gain = self.state.epoch - self.state.best_epoch
+        return self.state.epoch >= self._settings.epochs or epochs_without_gain >= self._settings.patience
 
     def advance(self, save: Callable[[], None]) -> dict[str, float]:
-        """Learn for the rest of an epoch and validate; the metrics are the same on every rank, but for the times.
+        """Train for the rest of an epoch and validate. Returns metrics; except for times, ranks get the same.
 
         Rank 0 calls ``save`` every ``checkpoint_minutes``.
         """
         epoch, started = self.state.epoch + 1, time.monotonic()
-        learned = self._learn(epoch, save)
+        rows = self._learn(epoch, save)
         seconds = time.monotonic() - started
         metrics = {
             "loss": self.state.loss_sum / float(self._weights_N.sum()),
             **self._validate(),
-            "rows_per_s": len(learned) / seconds,
-            "flows_per_s": float(self._train.num_flows[learned].sum()) / seconds,
+            "rows_per_s": len(rows) / seconds,
+            "flows_per_s": float(self._train.num_flows[rows].sum()) / seconds,
             "seconds": seconds,
         }
         self.state.history.append(metrics)
@@ -162,11 +162,11 @@ class _Run:
         best = self.state.history[self.state.best_epoch - 1]["validation_macro_f1"] if self.state.best_epoch else -1.0
         if metrics["validation_macro_f1"] > best:
             self.state.best_epoch = epoch
-            self.best = _copy(self._model.state_dict())
+            self.best = _cpu_copy(self._model.state_dict())
         return metrics
 
     def _learn(self, epoch: int, save: Callable[[], None]) -> np.ndarray:
-        """Train on the batches of the epoch that are not done yet; returns their rows. Adds to the state's losses."""
+        """Train on the remaining batches of the epoch. Returns their rows; adds to ``state.loss_sum``."""
         settings, ranks, state = self._settings, self._ranks, self.state
         order = np.random.default_rng([settings.seed, epoch]).permutation(len(self._train.label))
         batches = [order[at : at + settings.batch_size] for at in range(0, len(order), settings.batch_size)]
@@ -174,18 +174,18 @@ class _Run:
         first, last_log, saved = state.batch, time.monotonic(), time.monotonic()
         for number, batch in enumerate(batches[first:], start=first + 1):
             torch.manual_seed(_seed_of(settings.seed, epoch, number, ranks.rank))  # of dropout
-            # each step has the same size, however many flows its rows stand for: on real captures a constant divisor,
-            # which would equal training on the copies in expectation, needed more epochs to the same macro F1
+            # each batch's weights are normalised to 1: on real captures a constant divisor, which would equal training
+            # on the copies in expectation, needed more epochs to reach the same macro F1
             weight = float(self._weights_N[batch].sum())
             self._optimiser.zero_grad(set_to_none=True)
             share = self._share_of_loss(batch, weight)
             loss = ranks.total(share).item()
             if not np.isfinite(loss):
                 raise TrainingError(
-                    f"training: the loss of batch {number} in epoch {epoch} is {loss}; no step was made with it. "
-                    f"Lower training.learning_rate, now {settings.learning_rate}"
+                    f"training: the loss of batch {number} in epoch {epoch} is {loss}; the weights were not updated; "
+                    f"lower training.learning_rate, now {settings.learning_rate}"
                 )
-            (share * ranks.world).backward()  # DDP takes the mean over the ranks; the shares' sum is wanted
+            (share * ranks.world_size).backward()  # DDP averages gradients over ranks; this makes it a sum
             self._optimiser.step()
             state.loss_sum += loss * weight
             state.batch = number
@@ -202,14 +202,14 @@ class _Run:
         return np.concatenate(batches[first:]) if first < len(batches) else order[:0]
 
     def _share_of_loss(self, batch: np.ndarray, weight: float) -> torch.Tensor:
-        """What this rank's rows of the global batch add to the batch's weighted mean loss.
+        """The contribution of this rank's rows to the weighted mean loss of the global batch.
 
-        A rank without rows computes one of weight 0, so that it still joins every exchange of gradients.
+        A rank without rows computes one row with weight 0, so that it joins every all-reduce of gradients.
         """
-        mine = batch[self._ranks.rank :: self._ranks.world]
+        mine = batch[self._ranks.rank :: self._ranks.world_size]
         rows = mine if len(mine) else batch[:1]
         weights_B = self._weights_N[rows] / weight * (len(mine) > 0)
-        with self._lower():
+        with self._autocast():
             logits_BC = self._parallel(tensors_of(self._train.sequences, rows, self._counts_N, self._ranks.device))
         labels_B = torch.from_numpy(self._train.label[rows]).to(self._ranks.device)
         losses_B = F.cross_entropy(logits_BC.float(), labels_B, reduction="none")
@@ -217,13 +217,13 @@ class _Run:
 
     @torch.inference_mode()
     def _validate(self) -> dict[str, float]:
-        """Loss, macro F1 and accuracy of the validation part, each row counted as the flows it stands for."""
+        """Loss, macro F1 and accuracy on the validation split; a row counts as the flows that it represents."""
         self._model.eval()
         rows, classes = self._validation, self._classes
         counts_N = step_counts(rows.sequences, self._model.settings.padding)
         loss, confusion_CC = 0.0, np.zeros((classes, classes))
-        own = slice(self._ranks.rank, None, self._ranks.world)
-        with self._lower():
+        own = slice(self._ranks.rank, None, self._ranks.world_size)
+        with self._autocast():
             for batch, logits_BC in self._logits(rows, counts_N, own):
                 labels_B, flows_B = rows.label[batch], rows.num_flows[batch].astype(np.float64)
                 losses_B = F.cross_entropy(logits_BC.float(), torch.from_numpy(labels_B), reduction="none")
@@ -253,7 +253,7 @@ class _Run:
 
     @torch.inference_mode()
     def finish(self, folder: Path, sets: FlowSets | None) -> None:
-        """Write the bundle: the best weights, calibrated, and what else is learned. For the end of training."""
+        """Write the bundle: the best weights, calibrated, sequence counts and the device model."""
         rows = self._validation
         self._model.load_state_dict(self.best)
         self._model.eval()
@@ -262,23 +262,25 @@ class _Run:
         for batch, logits_BC in self._logits(rows, counts_N):
             logits_NC[batch] = logits_BC.numpy()
         factor, bias_C = calibration(logits_NC, rows.label, rows.num_flows, self._settings.calibration)
-        answers_NC = softmax(factor * logits_NC + bias_C, axis=1)
+        probabilities_NC = softmax(factor * logits_NC + bias_C, axis=1)
         counts = (
-            SequenceCounts.of(self._train).fitted(rows, answers_NC) if self._model.settings.sequence_counts else None
+            SequenceCounts.of(self._train).fitted(rows, probabilities_NC)
+            if self._model.settings.sequence_counts
+            else None
         )
         weights = apply_calibration(self.best, factor, bias_C)
         learned = Learned(counts, self._device_model(sets) if sets else None)
         save_bundle(folder, weights, self._model.settings, self._encoding, learned)
-        weight = f"; the network's answer weighs as {counts.strength:.2g} flows of training" if counts else ""
+        weight = f"; the network weighs as much as {counts.strength:.2g} training flows" if counts else ""
         _log.info("calibrated on validation: temperature %.3f%s", 1 / factor, weight)
 
     def _device_model(self, sets: FlowSets) -> DeviceModel:
-        _log.info("learning from %d sets of flows which device kinds are behind an address", len(sets))
+        _log.info("training the device model on %d sets of flows", len(sets))
         _, kind_C = kinds_of(self._encoding.labels, self._encoding.devices)
         return DeviceModel(kind_C).fit(sets, seed=self._settings.seed)
 
-    def keep(self) -> Checkpoint:
-        """The state with all tensors that the run needs to go on."""
+    def to_checkpoint(self) -> Checkpoint:
+        """The state with all tensors that resuming needs."""
         moments = self._optimiser.state_dict()["state"]
         self.state.tensors = {
             **{f"model.{name}": tensor for name, tensor in self._model.state_dict().items()},
@@ -288,47 +290,46 @@ class _Run:
         return self.state
 
     def _specs(self) -> dict[str, Spec]:
-        """What the tensors of ``keep`` are."""
-        network = network_specs({name: tuple(each.shape) for name, each in self._model.state_dict().items()})
+        """Types and shapes of the tensors of ``to_checkpoint``."""
+        network = network_specs({name: tuple(tensor.shape) for name, tensor in self._model.state_dict().items()})
         specs = {f"{part}.{name}": spec for part in ("model", "best") for name, spec in network.items()}
         for number, parameter in enumerate(self._model.parameters()):
             shape = tuple(parameter.shape)
             specs |= {
                 f"adam.{number}.step": Spec("F32", (), 1),
                 f"adam.{number}.exp_avg": Spec("F32", shape),
-                f"adam.{number}.exp_avg_sq": Spec("F32", shape, 0, _MAX_SQUARE),
+                f"adam.{number}.exp_avg_sq": Spec("F32", shape, 0, _MAX_SQUARED_GRADIENT),
             }
         return specs
 
     def restore(self, folder: Path) -> None:
-        """Go on from the folder's checkpoint; rank 0 reads it and sends it to the others."""
+        """Resume from the folder's checkpoint, if any; rank 0 reads and broadcasts it."""
         found = (b"", b"")
         if self._ranks.is_rank_zero:
             found = Checkpoint.load(folder, self.state.fingerprint, self._specs()).to_bytes()
-        description, tensors = (self._ranks.from_rank_zero(part) for part in found)
+        description, tensors = (self._ranks.broadcast(part) for part in found)
         self.state = Checkpoint.from_bytes(description, tensors)
         if not self.state.tensors:
             return
-        parts: dict[str, dict[str, torch.Tensor]] = {"model": {}, "best": {}, "adam": {}}
+        states: dict[str, dict[str, torch.Tensor]] = {"model": {}, "best": {}, "adam": {}}
         for name, tensor in self.state.tensors.items():
             part, _, rest = name.partition(".")
-            parts[part][rest] = tensor
-        self._model.load_state_dict(parts["model"])
-        self.best = parts["best"]
+            states[part][rest] = tensor
+        self._model.load_state_dict(states["model"])
+        self.best = states["best"]
         moments: dict[int, dict[str, torch.Tensor]] = {}
-        for name, tensor in parts["adam"].items():
+        for name, tensor in states["adam"].items():
             number, _, moment = name.partition(".")
             moments.setdefault(int(number), {})[moment] = tensor
         groups = self._optimiser.state_dict()["param_groups"]
         self._optimiser.load_state_dict({"state": moments, "param_groups": groups})
         self.state.tensors = {}
         if self._ranks.is_rank_zero:
-            done = f"epoch {self.state.epoch} and {self.state.batch} batches"
-            _log.info("going on after %s from the checkpoint in %s", done, folder)
+            _log.info("resuming after epoch %d, batch %d from %s", self.state.epoch, self.state.batch, folder)
 
 
 def row_weights(rows: EncodedFlows, settings: config.Training) -> np.ndarray:
-    """What each row counts, float64 (N,), with the same sum whatever ``class_weight``."""
+    """Training weight of each row, float64 (N,); the sum does not depend on ``class_weight``."""
     weights_N = rows.num_flows.astype(np.float64) ** settings.repeat_weight
     power = {"none": 0.0, "sqrt": 0.5, "balanced": 1.0}[settings.class_weight]
     scaled_N = weights_N / np.bincount(rows.label, weights=weights_N)[rows.label] ** power
@@ -340,7 +341,7 @@ def _seed_of(*parts: int) -> int:
 
 
 def find_device(settings: config.Training) -> torch.device:
-    """The device that this process trains on; raises a SettingError if it must be a GPU and there is none."""
+    """The device that this process trains on; raises a SettingError if ``device`` is cuda and there is no GPU."""
     if settings.device == "cpu" or (settings.device == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
@@ -349,21 +350,21 @@ def find_device(settings: config.Training) -> torch.device:
 
 
 def _precision(settings: config.Training, device: torch.device) -> Callable[[], torch.autocast]:
-    """The context of matrix products; weights, their gradients and Adam are float32 throughout."""
+    """The autocast context of matrix products; weights, gradients and Adam's state stay float32."""
     if settings.precision == "auto":
         if device.type == "cuda":
-            lower = torch.cuda.is_bf16_supported(including_emulation=False)
-        else:  # torch has no public name for it, and bfloat16 without these instructions is slower than float32
-            lower = torch.cpu._is_avx512_bf16_supported()
+            enabled = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:  # no public torch function; without these instructions bfloat16 is slower than float32
+            enabled = torch.cpu._is_avx512_bf16_supported()
     else:
-        lower = settings.precision == "bfloat16"
-    return lambda: torch.autocast(device.type, torch.bfloat16, enabled=lower)
+        enabled = settings.precision == "bfloat16"
+    return lambda: torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
 def _check_rows(train: EncodedFlows, validation: EncodedFlows) -> None:
     for name, rows in (("train", train), ("validation", validation)):
         if not len(rows.label):
-            raise DataError(f"dataset: the {name} part has no rows; write it with more flows or another share")
+            raise DataError(f"dataset: the {name} split has no rows; write it with more flows or another share")
 
 
 def _fingerprint(
@@ -372,24 +373,24 @@ def _fingerprint(
     encoding: Encoding,
     train: EncodedFlows,
     validation: EncodedFlows,
-    world: int,
+    world_size: int,
 ) -> str:
-    """Names all that the result depends on, except how long it trains and how fast."""
+    """Identifies everything that the result depends on, except the training's length and speed."""
     content = hashlib.sha256()
     for array in _arrays(train, validation):
         content.update(np.ascontiguousarray(array).data)
-    learned_with = settings.model_dump(mode="json", exclude=EXCLUDED_FROM_FINGERPRINT)
-    extra = {"training": learned_with, "world": world, "encoding": encoding.to_json(), "rows": content.hexdigest()}
+    included = settings.model_dump(mode="json", exclude=EXCLUDED_FROM_FINGERPRINT)
+    extra = {"training": included, "world": world_size, "encoding": encoding.to_json(), "rows": content.hexdigest()}
     return config.settings_hash(model, extra=extra)
 
 
-def _arrays(*parts: EncodedFlows) -> Iterator[np.ndarray]:
-    for rows in parts:
+def _arrays(*splits: EncodedFlows) -> Iterator[np.ndarray]:
+    for rows in splits:
         yield from rows.sequences.values()
         yield from (rows.label, rows.num_flows)
 
 
-def _copy(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _cpu_copy(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
 
 

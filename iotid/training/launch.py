@@ -1,4 +1,4 @@
-"""Starts the ranks: by Spark's TorchDistributor, or in place if torchrun has started this process as one."""
+"""Starts the ranks: by Spark's TorchDistributor, or in this process if torchrun started it as a rank."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 OnEpoch = Callable[[dict[str, float], int], None]
 
-# how a rank fails that has lost another, whose error is the one to report
-_LOST_WORDS = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL")
-_TORCHRUN = re.compile(r"^[WE]\d{4} .*\btorch/distributed/elastic/")  # the start of its own lines on a failure
+# errors of a rank that lost its connection to another one, whose error is the one to report
+_LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL")
+_TORCHRUN = re.compile(r"^[WE]\d{4} .*\btorch/distributed/elastic/")  # how torchrun's own failure lines start
 
 
 def train_on_ranks(
@@ -36,18 +36,18 @@ def train_on_ranks(
     folder: str | Path,
     on_epoch: OnEpoch | None = None,
 ) -> dict[str, Any]:
-    """Train on ``training.ranks`` processes; ``folder`` then holds the bundle of the best weights and its history.
+    """Train on ``training.ranks`` processes; ``folder`` then contains the bundle of the best weights and its history.
 
-    On a local master the ranks are processes of this machine; on a cluster, barrier tasks of its executors, which
-    must reach ``dataset_uri``, and rank 0 hands the bundle back through Spark. Checkpoints stay in ``folder`` where
-    rank 0 runs, so that a restart on another executor finds them only if the folder is shared. Under torchrun
-    (WORLD_SIZE and RANK are set) this process is one rank, and ``spark`` is not used.
+    On a local master the ranks are processes of this machine. On a cluster they are barrier tasks of executors, which
+    must have access to ``dataset_uri``; rank 0 returns the bundle through Spark. Checkpoints stay in ``folder`` on rank
+    0's machine, so a restart on another executor finds them only if the folder is shared. Under torchrun (WORLD_SIZE
+    and RANK are set) this process is one rank, and ``spark`` is not used.
 
-    ``on_epoch(metrics, epoch)`` is pickled and called in rank 0's process. Returns ``FitResult`` as a dict, and this
+    ``on_epoch(metrics, epoch)`` is pickled and called in rank 0's process. Returns ``FitResult`` as a dict, with this
     process's ``rank`` (0 unless under torchrun).
 
     Raises:
-        TrainingError: a rank failed; it, or a more specific IotidError, has the rank's own message.
+        TrainingError: a rank failed; this, or a more specific IotidError, has the rank's own message.
     """
     if "WORLD_SIZE" in os.environ and "RANK" in os.environ:
         return _fit_as_rank(settings, dataset_uri, str(folder), on_epoch)
@@ -56,8 +56,8 @@ def train_on_ranks(
     from pyspark.ml.torch.distributor import TorchDistributor
 
     local = str(spark.sparkContext.master).startswith("local")
-    on_gpus = not local and _cluster_lends_gpus(spark, settings.training.device)
-    relay = _Relay(sys.stderr)  # TorchDistributor passes the ranks' lines to stdout here, to stderr on a cluster
+    on_gpus = not local and _uses_cluster_gpus(spark, settings.training.device)
+    relay = _Relay(sys.stderr)  # TorchDistributor writes the ranks' output to stdout if local, to stderr on a cluster
     with (
         _environment(rank_environment(settings.training, local)),
         contextlib.redirect_stdout(relay),
@@ -66,37 +66,42 @@ def train_on_ranks(
         distributor = TorchDistributor(settings.training.ranks, local_mode=local, use_gpu=on_gpus)
         distributor.logger.setLevel(logging.ERROR)
         try:
-            answer: Any = distributor.run(_run_rank, settings, dataset_uri, str(folder), on_epoch, not local, mark())
+            returned: Any = distributor.run(_run_rank, settings, dataset_uri, str(folder), on_epoch, not local, mark())
         except Exception as fault:  # noqa: BLE001 - RuntimeError here, any of Spark's errors on a cluster
             raise error_of_rank(relay.text() + str(fault)) from None
-    result, files = answer
+    result, files = returned
     _write_files(Path(folder), files)
     return dict(result)
 
 
 def _run_rank(
-    settings: config.Settings, dataset_uri: str, folder: str, on_epoch: OnEpoch | None, carry: bool, driver_mark: str
+    settings: config.Settings,
+    dataset_uri: str,
+    folder: str,
+    on_epoch: OnEpoch | None,
+    return_files: bool,
+    driver_mark: str,
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """One rank's process, from start to end; ``carry``: return the files, too, for a driver on another machine.
+    """Entry point of a rank's process. ``return_files``: also return the files, for a driver on another machine.
 
-    ``driver_mark``: for the error that this process ends with.
+    ``driver_mark``: the driver's token, which authenticates the error that this process prints.
     """
     from iotid.model.bundle import DESCRIPTION, WEIGHTS
     from iotid.training.fit import HISTORY
 
-    messages.to_stderr()
+    messages.log_to_stderr()
     os.umask(int(settings.storage.umask, 8))
     try:
         result = _fit_as_rank(settings, dataset_uri, folder, on_epoch)
-        wanted = (WEIGHTS, DESCRIPTION, HISTORY) if carry and result["rank"] == 0 else ()
+        wanted = (WEIGHTS, DESCRIPTION, HISTORY) if return_files and result["rank"] == 0 else ()
         return result, {name: (Path(folder) / name).read_bytes() for name in wanted}
-    except Exception as fault:  # noqa: BLE001 - the driver reports it, whatever it is
-        lost = any(words in str(fault) for words in _LOST_WORDS)
+    except Exception as fault:  # noqa: BLE001 - the driver reports any error
+        lost = any(words in str(fault) for words in _LOST_PEER)
         if not lost and not isinstance(fault, IotidError):
-            sys.stderr.write(messages.in_full(fault) + "\n")
+            sys.stderr.write(messages.format_traceback(fault) + "\n")
         error = WorkerError.of(fault, rank=int(os.environ["RANK"]), lost=lost)
         sys.stderr.write(error.to_line(driver_mark) + "\n")
-        raise SystemExit(1) from None  # not 0: torchrun then stops the other ranks, which wait for this one
+        raise SystemExit(1) from None  # nonzero: torchrun then stops the other ranks, which wait for this one
 
 
 def _fit_as_rank(settings: config.Settings, dataset_uri: str, folder: str, on_epoch: OnEpoch | None) -> dict[str, Any]:
@@ -121,7 +126,7 @@ def _fit_as_rank(settings: config.Settings, dataset_uri: str, folder: str, on_ep
 
 
 def _backend(settings: config.Training) -> str:
-    """NCCL if each rank of this machine has a GPU of its own, which becomes the current one; else gloo."""
+    """NCCL if each rank of this machine has its own GPU, which becomes the current device; else gloo."""
     import torch
 
     if settings.device == "cpu" or not torch.cuda.is_available():
@@ -131,7 +136,7 @@ def _backend(settings: config.Training) -> str:
     return "nccl" if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) <= gpus else "gloo"
 
 
-def _cluster_lends_gpus(spark: SparkSession, device: str) -> bool:
+def _uses_cluster_gpus(spark: SparkSession, device: str) -> bool:
     amount = spark.sparkContext.getConf().get("spark.task.resource.gpu.amount", "0")
     if device == "cuda" and float(amount or 0) < 1:
         raise SettingError(
@@ -141,7 +146,7 @@ def _cluster_lends_gpus(spark: SparkSession, device: str) -> bool:
 
 
 def rank_environment(settings: config.Training, local: bool) -> dict[str, str]:
-    """The ranks' threads and, on this machine, the loopback, as a laptop's host name may not resolve."""
+    """Environment variables of ranks: threads and, on a local master, loopback, because a host name may not resolve."""
     environment = {"OMP_NUM_THREADS": str(settings.threads)}
     if local:
         environment["PET_LOCAL_ADDR"] = "127.0.0.1"  # torchrun's --local-addr, which TorchDistributor does not pass on
@@ -166,9 +171,9 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 
 
 class _Relay(io.TextIOBase):
-    """Passes the ranks' lines on, up to the first failure: torchrun's own lines follow it.
+    """Forwards the ranks' output up to the first failure, which torchrun's own lines follow.
 
-    The last lines are kept, as TorchDistributor's own error does not contain why a rank failed.
+    Keeps the last lines, because TorchDistributor's error does not contain the reason of a failure.
     """
 
     def __init__(self, to: TextIO) -> None:
@@ -179,7 +184,7 @@ class _Relay(io.TextIOBase):
     def write(self, text: str) -> int:
         self._last.append(text)
         failures = find_errors(text)
-        if _TORCHRUN.search(text) or not all(each.lost for each in failures):
+        if _TORCHRUN.search(text) or not all(failure.lost for failure in failures):
             self._failed = True
         if not (self._failed or failures):
             self._to.write(text)
@@ -191,21 +196,21 @@ class _Relay(io.TextIOBase):
 
 
 def error_of_rank(output: str) -> IotidError:
-    """The failed rank's own error, from the last lines of the ranks' output."""
+    """The failed rank's own error, parsed from the last lines of the ranks' output."""
     failures = [failure for failure in find_errors(output) if not failure.lost]
     known = next((error for failure in failures if (error := failure.as_iotid_error())), None)
     if known is not None:
         return known
     for failure in failures:
         return TrainingError(f"training: rank {failure.rank} failed: {failure.kind}: {failure.text}")
-    signs = (
+    clues = (
         re.search(r"exitcode\s*: *-?\d+", output),
         *re.finditer(r"^[\w.]*(?:Error|Exception): .+$", output, re.MULTILINE),
     )
-    why = next((sign[0] for sign in signs if sign), "it printed no reason")
+    clue_text = next((clue[0] for clue in clues if clue), "it printed no reason")
     return TrainingError(
-        f"training: a rank was killed or crashed ({why}); if memory ran out, set fewer training.ranks; started again, "
-        "training goes on from its last checkpoint"
+        f"training: a rank was killed or crashed ({clue_text}); if memory ran out, set fewer training.ranks; run the "
+        "command again to resume from the last checkpoint"
     )
 
 

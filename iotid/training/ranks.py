@@ -1,4 +1,4 @@
-"""This process's rank, the number of ranks, and sums over them: all that training needs of its launcher."""
+"""This process's rank, the number of ranks, and collective operations, independent of how ranks were started."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from iotid.errors import TrainingError
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes that train together; a single one if torch.distributed was not started."""
+    """The processes that train together; a single one if torch.distributed is not initialised."""
 
     rank: int
-    world: int
+    world_size: int
     device: torch.device
 
     @classmethod
@@ -25,20 +25,20 @@ class Ranks:
 
     @property
     def is_rank_zero(self) -> bool:
-        """Whether this is the rank that writes files and logs."""
+        """Whether this rank writes files and logs."""
         return self.rank == 0
 
     def total(self, values: torch.Tensor) -> torch.Tensor:
-        """The sum over all ranks, the same on each."""
+        """The sum over all ranks (all-reduce)."""
         values = values.detach().to(self.device)
-        if self.world > 1:
+        if self.world_size > 1:
             values = values.clone()
             dist.all_reduce(values)
         return values.cpu()
 
-    def from_rank_zero(self, content: bytes) -> bytes:
-        """The ``content`` of rank 0, on every rank; that of the others is ignored."""
-        if self.world == 1:
+    def broadcast(self, content: bytes) -> bytes:
+        """Rank 0's ``content``, on every rank; the argument of other ranks is ignored."""
+        if self.world_size == 1:
             return content
         size = torch.tensor([len(content)], device=self.device)
         dist.broadcast(size, 0)
@@ -49,12 +49,12 @@ class Ranks:
         dist.broadcast(data, 0)
         return data.cpu().numpy().tobytes()
 
-    def agree(self, fingerprint: str) -> None:
-        """Raise a TrainingError on every rank unless all hold the same rows, in the same order, and settings."""
+    def check_fingerprint(self, fingerprint: str) -> None:
+        """Raise a TrainingError on every rank unless all have the same rows, in the same order, and settings."""
         own = fingerprint.encode()
-        differ = self.total(torch.tensor([float(self.from_rank_zero(own) != own)]))
+        differ = self.total(torch.tensor([float(self.broadcast(own) != own)]))
         if differ.item():
             raise TrainingError(
-                f"training: {int(differ)} of {self.world} ranks hold other rows or settings than rank 0; "
+                f"training: {int(differ)} of {self.world_size} ranks have other rows or settings than rank 0; "
                 "every rank must read the same dataset and run the same version of iotid"
             )

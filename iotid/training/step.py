@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trained:
-    """``result``: a ``FitResult`` as a dict; ``tracking_uri``: where version and run are."""
+    """``result``: a ``FitResult`` as a dict; ``tracking_uri``: the server that has the version and its run."""
 
     version: ModelVersion
     result: Mapping[str, Any]
@@ -29,21 +29,21 @@ class Trained:
 
 
 def fingerprint(model: config.Model, training: config.Training, dataset_hash: str) -> str:
-    """Names all that a trained model depends on."""
+    """Identifies everything that a trained model depends on."""
     return config.settings_hash(model, training, extra={"dataset": dataset_hash})
 
 
 def train(
     spark: SparkSession | None, store: Store, dataset: Partition[Datasets], settings: config.Settings
 ) -> Trained | None:
-    """Train on ``dataset``, a partition of ``datasets``, and register the model; None in other ranks than the first.
+    """Train on ``dataset``, a partition of ``datasets``, and register the model. Returns None on ranks other than 0.
 
-    While the tracking server is away, training goes on and is logged afterwards. Started again after it was killed, it
-    goes on from its last checkpoint. ``spark`` starts the ranks; under torchrun it is not used.
+    If the tracking server is unreachable, training continues and is logged afterwards. A killed training resumes from
+    its last checkpoint when started again. ``spark`` starts the ranks; under torchrun it is not used.
 
     Raises:
         TrainingError: a rank failed.
-        ServerError: the tracking server stayed away; the trained model is on this machine.
+        ServerError: the tracking server stayed unreachable; the trained model is on this machine.
     """
     name, dataset_hash = dataset.key["name"], dataset.metadata["hash"]
     trained_by = fingerprint(settings.model, settings.training, dataset_hash)
@@ -54,8 +54,10 @@ def train(
     registry = Registry(settings.tracking, settings.storage.root)
     tags = {"dataset": name, "dataset_hash": dataset_hash, "dataset_uri": dataset.uri, "made_by": trained_by}
     sections = [settings.model, settings.training, settings.flow]
-    if_away = f"the trained model is kept in {folder}; this command, given again, registers it without training"
-    with run_on_dataset(registry, f"{name}-{trained_by}", sections, tags, (name, dataset), if_away=if_away) as run:
+    if_unreachable = f"the trained model is in {folder}; run this command again to register it without training"
+    with run_on_dataset(
+        registry, f"{name}-{trained_by}", sections, tags, (name, dataset), if_unreachable=if_unreachable
+    ) as run:
         result = train_on_ranks(spark, settings, dataset.uri, folder, run.epoch_logger)
         run.log_history(result["history"])
         learning_curves(result["history"], folder / "learning_curves.png", f"{name}-{trained_by}")
@@ -65,7 +67,7 @@ def train(
 
 
 def _example(store: Store, dataset: Partition[Datasets]) -> Any:
-    """A few rows of the flows that the dataset was written from."""
+    """A few rows of the dataset's source flows."""
     from pyarrow import dataset as tables
 
     keys = map(PartitionKey, dataset.metadata["nights"])

@@ -131,7 +131,7 @@ def score_every_flow(root: str, num_flows: int) -> None:
                 sums[name] = sums.get(name, 0) + row
             scored += batch.num_rows
     summary = {"flows": scored, "devices": len(sums), "seconds": time.perf_counter() - begin}
-    command.say(json.dumps(summary))
+    command.print_lines(json.dumps(summary))
 
 
 def _timed(arguments: list[str]) -> tuple[float, str]:
@@ -163,10 +163,10 @@ def main() -> None:
         return
     if bool(given.captures) != bool(given.labels):
         options.error("--captures and --labels go together")
-    messages.to_stderr()
+    messages.log_to_stderr()
     with tempfile.TemporaryDirectory() as made:
         result = _measure(given, Path(made))
-    command.say(json.dumps(result))
+    command.print_lines(json.dumps(result))
 
 
 def _measure(given: argparse.Namespace, made: Path) -> dict[str, Any]:

@@ -321,7 +321,7 @@ def main() -> None:
     given = options.parse_args()
     if bool(given.model) != bool(given.labels):
         options.error("--model and --labels go together")
-    messages.to_stderr()
+    messages.log_to_stderr()
     measured: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         made = Path(name)
@@ -336,7 +336,7 @@ def main() -> None:
             if Registry(load_settings(overrides=layers[1::2]).tracking, root).find_version("champion") is None:
                 learn(root, str(made / "captures"), labels, layers)
             measured["census"] = {"macs": given.macs, **measure_census(root, labels, given.macs, given.nights, layers)}
-    command.say(json.dumps(measured))
+    command.print_lines(json.dumps(measured))
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def main() -> None:
     given = options.parse_args()
     if given.folds < 2 or any(len(other) < 2 for other in given.others):
         options.error("--folds must be 2 or more, and --others needs captures and their labels")
-    messages.to_stderr()
+    messages.log_to_stderr()
     start = time.perf_counter()
     own = read(given.captures, given.labels, given.overrides)
     others = [read(captures, labels, overrides) for captures, labels, *overrides in given.others]

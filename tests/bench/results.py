@@ -37,7 +37,7 @@ def main() -> None:
     options.add_argument("--quick", action="store_true")
     options.add_argument("--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE")
     given = options.parse_args()
-    messages.to_stderr()
+    messages.log_to_stderr()
     layers = [*(_SMALL if given.quick else ()), "--set", f"storage.root={given.root}", "--set", "flow.join_files=false"]
     layers += [part for text in given.overrides for part in ("--set", text)]
     for name, partition, own in (("aalto", _AALTO, ()), ("lsif", _LSIF, _LSIF_SETTINGS)):
@@ -66,7 +66,7 @@ def main() -> None:
         numbers[name] |= {
             "open_set": {key: round(value, 4) for key, value in flat(all_scores).items() if "open_set" in key}
         }
-    command.say(json.dumps(numbers))
+    command.print_lines(json.dumps(numbers))
 
 
 def _of_households(store: Store, name: str) -> dict[str, Any]:

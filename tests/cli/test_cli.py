@@ -1,4 +1,4 @@
-"""The command line: one grammar for `iotid STEP` and the jobs; a user's mistake is one line and exit code 2."""
+"""The command line: the same for `iotid STEP` and the jobs; a user's mistake is one line and exit code 2."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_cli__unknown_setting_is_refused(tmp_path: Path) -> None:
     _is_one_clear_line(result, "flow.max_packet: unknown setting; did you mean flow.max_packets?")
 
 
-def test_cli__bad_date_and_bad_site_are_refused() -> None:
+def test_cli__invalid_date_and_site_are_refused() -> None:
     _is_one_clear_line(_iotid("assemble-flows", "--site", "a", "--date", "yesterday"), "2026-01-31")
     _is_one_clear_line(_iotid("assemble-flows", "--site", "../a", "--date", "2026-01-10"), "'../a' must be letters")
 
@@ -127,7 +127,7 @@ def test_cli__a_step_before_its_input_names_the_step_to_run_first(tmp_path: Path
     assert "run iotid split-pcaps first" in result.stderr
 
 
-def test_wheel__holds_the_library_the_settings_and_the_templates_and_nothing_beside(tmp_path: Path) -> None:
+def test_wheel__contains_only_library_settings_and_templates(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
     subprocess.run(command, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
@@ -149,20 +149,22 @@ def test_cli__strict_is_the_setting() -> None:
     @command.step("show")
     @options.strict
     def show(settings: Settings) -> None:
-        command.say(f"{settings.capture.strict} {settings.flow.max_packets}")
+        command.print_lines(f"{settings.capture.strict} {settings.flow.max_packets}")
 
     assert CliRunner().invoke(show, ["--strict", "--set", "flow.max_packets=3"]).output.strip() == "True 3"
     assert CliRunner().invoke(show, ["--set", "flow.max_packets=3"]).output.strip() == "False 3"
 
 
-def test_settings_over__are_beneath_those_of_the_command_line(tmp_path: Path) -> None:
+def test_command_settings__are_overridden_by_those_of_the_command_line(tmp_path: Path) -> None:
     (tmp_path / "beneath.yaml").write_text("flow: {max_packets: 3, length: frame}")
     (tmp_path / "own.yaml").write_text("flow: {max_packets: 4}")
 
     @command.step("show")
     def show(settings: Settings) -> None:
-        over = command.settings_over([f"{tmp_path}/beneath.yaml"], ["tracking.model=a", "tracking.experiment=b"])
-        command.say(f"{over.flow.max_packets} {over.flow.length} {over.tracking.model} {over.tracking.experiment}")
+        merged = command.command_settings([f"{tmp_path}/beneath.yaml"], ["tracking.model=a", "tracking.experiment=b"])
+        command.print_lines(
+            f"{merged.flow.max_packets} {merged.flow.length} {merged.tracking.model} {merged.tracking.experiment}"
+        )
 
     shown = CliRunner().invoke(show, ["--config", f"{tmp_path}/own.yaml", "--set", "tracking.model=c"])
     assert shown.output.strip() == "4 frame c b"
@@ -194,12 +196,12 @@ def test_write_dataset__skip_absent_leaves_out_partitions_without_flows_but_not_
     assert taken == [PartitionKey.of_date("a", "2026-01-11")]
 
 
-def test_cli__a_site_or_date_that_is_given_twice_counts_once() -> None:
+def test_cli__duplicate_site_or_date_counts_once() -> None:
     @command.step("show")
     @options.sites
     @options.dates
     def show(settings: Settings, sites: tuple[str, ...], capture_dates: tuple[str, ...]) -> None:
-        command.say(f"{sites} {capture_dates}")
+        command.print_lines(f"{sites} {capture_dates}")
 
     result = CliRunner().invoke(show, ["--site", "b", "--site", "a", "--site", "b", *["--date", "2026-01-10"] * 2])
     assert result.output.strip() == "('b', 'a') ('2026-01-10',)"

@@ -1,4 +1,4 @@
-"""`iotid reproduce` on stand-ins for the paper's captures: the same names and MACs, and flows that are known."""
+"""`iotid reproduce` on synthetic captures with the paper's names and MACs, and known flows."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TINY = [
 
 
 class Testbed:
-    """Daily captures of devices of a list; each of them has lengths and numbers of flows of its own."""
+    """Daily captures of the devices of a list, each with its own lengths and numbers of flows."""
 
     __test__ = False  # pytest takes the name for a test's
 
@@ -72,7 +72,7 @@ class Testbed:
 
 
 def _counted(captures: Path, dataset: str) -> list[dict[str, int]]:
-    """Device -> flows of each reading, by packets alone: the times of every 5-tuple, cut at one gap after the other."""
+    """Device -> flows of each variant, counted from packets: the times of every 5-tuple, divided at gaps."""
     devices = paper.read(dataset).counts.select(paper.device_list(dataset)).devices
     named = {device.mac[0]: device.name for device in devices}
     packets = read_packets([str(captures)]).to_pylist()
@@ -118,7 +118,7 @@ def test_datasets__those_of_the_command_are_those_of_the_tables() -> None:
 
 
 @pytest.mark.spark
-def test_reproduce__counts_every_reading_as_packets_do_trains_and_does_nothing_twice(
+def test_reproduce__counts_every_variant_trains_and_repeats_nothing(
     spark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     captures = tmp_path / "captures"

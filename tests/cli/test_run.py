@@ -1,4 +1,4 @@
-"""All steps in one process: which steps run, and how it ends. The steps themselves are tested in their packages."""
+"""All steps in one process: their order and the exit code. The steps are tested in their packages."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_run_pipeline__reports_a_watched_device_after_the_last_census(
 
     monkeypatch.setattr(pipeline, "run_steps", run_steps)
     monkeypatch.setattr(pipeline, "_summary", lambda *_: ["summary"])
-    monkeypatch.setattr("iotid.cli.command.say", printed.append)
+    monkeypatch.setattr("iotid.cli.command.print_lines", printed.append)
     settings = load_settings([], [f"storage.root={tmp_path}", f"watchlist.fail={str(fails).lower()}"])
     if fails:
         with pytest.raises(WatchError, match="2026-01-10, is written; watched devices: 1"):
@@ -87,7 +87,7 @@ LIST = 'devices: [{name: cam, mac: "02:00:00:00:00:01"}]'
         (LIST, ["training.device=cuda"], SettingError, "training.device: is cuda"),
     ],
 )
-def test_run__what_a_later_step_would_refuse_is_refused_before_the_first(
+def test_run__errors_of_later_steps_are_found_before_the_first(
     listed: str,
     overrides: list[str],
     kind: type[UserError],
@@ -100,7 +100,7 @@ def test_run__what_a_later_step_would_refuse_is_refused_before_the_first(
     (tmp_path / "devices.yaml").write_text(listed)
     changes = [f"storage.root={tmp_path}/store", *overrides]
     with pytest.raises(kind) as caught:
-        checks.check(load_settings(["local.yaml"], changes), [f"{tmp_path}/devices.yaml"])
+        checks.check_settings(load_settings(["local.yaml"], changes), [f"{tmp_path}/devices.yaml"])
     assert expected in str(caught.value)
     settings = [part for text in ("spark.master=local", *changes) for part in ("--set", text)]
     lists = ["--labels", f"{tmp_path}/devices.yaml", "--captures", f"{tmp_path}/none"]
@@ -125,7 +125,7 @@ def test_run__what_a_later_step_would_refuse_is_refused_before_the_first(
         ("census: {inside: [192.168.1.5/24]}", "did you mean 192.168.1.0/24?"),
     ],
 )
-def test_steps__every_one_judges_the_settings_of_all(step: str, file: str, expected: str, tmp_path: Path) -> None:
+def test_steps__each_validates_all_settings(step: str, file: str, expected: str, tmp_path: Path) -> None:
     from iotid.cli import steps
 
     (tmp_path / "own.yaml").write_text(file)

@@ -1,4 +1,4 @@
-"""The schema that editors check files of settings by, and what the shell completes."""
+"""The JSON schema of settings files, and shell completion."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HEAVY = ["pyspark", "torch", "mlflow", "petastorm", "numba", "numpy", "pyarrow",
 
 
 def _faults(value: Any, rule: dict[str, Any], root: dict[str, Any], place: str = "") -> Iterator[str]:
-    """Where the value breaks the schema, by as much of JSON schema as is used there."""
+    """The paths at which a value violates the schema; implements the part of JSON Schema that is used."""
     rule = root["$defs"][rule["$ref"].rpartition("/")[2]] if "$ref" in rule else rule
     if "anyOf" in rule and all(any(_faults(value, one, root, place)) for one in rule["anyOf"]):
         yield place
@@ -47,7 +47,7 @@ def _faults(value: Any, rule: dict[str, Any], root: dict[str, Any], place: str =
 
 
 @pytest.mark.parametrize("layer", [*DEFAULT_LAYERS, "local.yaml", "cluster.yaml", "paper.yaml"])
-def test_schema__takes_every_shipped_file_of_settings(layer: str) -> None:
+def test_schema__accepts_every_shipped_settings_file(layer: str) -> None:
     assert list(_faults(yaml12.load((conf_dir() / layer).read_text()), schema(), schema())) == []
 
 
@@ -64,11 +64,11 @@ def test_schema__takes_every_shipped_file_of_settings(layer: str) -> None:
         ("watchlist: {labels: [{from: 0.5}]}", ".watchlist.labels"),
     ],
 )
-def test_schema__tells_what_is_wrong(text: str, place: str) -> None:
+def test_schema__reports_the_path_of_an_error(text: str, place: str) -> None:
     assert place in list(_faults(yaml12.load(text), schema(), schema()))
 
 
-def test_schema__needs_no_key_and_describes_every_one() -> None:
+def test_schema__requires_no_key_and_describes_all() -> None:
     whole = schema()
     assert list(_faults({}, whole, whole)) == []
     assert list(_faults({"watchlist": {"labels": ["cam", {"name": "cam", "from": 0.5}]}}, whole, whole)) == []
@@ -81,7 +81,7 @@ def test_schema__needs_no_key_and_describes_every_one() -> None:
     assert bare == {"watchlist.labels", "watchlist.vendors", "watchlist.types"}, "the file's head tells of them"
     described = whole["$defs"]["Flow"]["properties"]["idle_timeout_s"]["description"]
     assert described.startswith("a longer gap ends a flow; null: never")
-    assert described.endswith("is then one flow a date")
+    assert described.endswith("is then one flow per date")
 
 
 def _run(code: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -90,7 +90,7 @@ def _run(code: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ, **env})
 
 
-def test_settings_schema__is_printed_without_loading_anything_heavy() -> None:
+def test_settings_schema__is_printed_without_heavy_imports() -> None:
     result = _run("sys.argv.append('settings-schema'); main()")
     assert json.loads(result.stdout) == schema()
     assert result.stderr.strip() == "[]"
@@ -112,9 +112,7 @@ def test_completion__there_is_a_script_for_every_shell(shell: str) -> None:
         ("iotid run --captures lo", {"file,lo"}),
     ],
 )
-def test_completion__tells_commands_options_and_files_without_loading_anything_heavy(
-    words: str, wanted: set[str]
-) -> None:
+def test_completion__offers_commands_options_and_files_without_heavy_imports(words: str, wanted: set[str]) -> None:
     place = str(len(words.split()) - 1)
     result = _run("main()", _IOTID_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=place)
     assert set(result.stdout.split()) == wanted

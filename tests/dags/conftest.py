@@ -1,4 +1,4 @@
-"""An Airflow of its own for these tests: a home, a database and variables that nothing else shares."""
+"""A separate Airflow for these tests: home, database and variables."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def airflow_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, s
 
 @pytest.fixture(scope="session")
 def migrated(airflow_environment: dict[str, str]) -> dict[str, str]:
-    """The same with its database and the pool made."""
+    """The same with its database and pool created."""
     for command in (["db", "migrate"], ["pools", "set", "iotid_spark", "1", "Spark jobs at once"]):
         _airflow(command, airflow_environment, timeout_s=120).check_returncode()
     return airflow_environment

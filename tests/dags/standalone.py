@@ -1,4 +1,4 @@
-"""An Airflow of its own, for the tests and for `make airflow`: scheduler, API server and all."""
+"""A complete Airflow for the tests and for `make airflow`: scheduler, API server, database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every DAG must have before it may run unattended."""
+"""What every DAG needs to run unattended."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_dags__runbook_says_what_it_does_and_what_failure_looks_like(bag: Any) -
             assert task.task_id.rpartition(".")[2] in dag.doc_md or not hasattr(task, "application")
 
 
-def test_tasks__retry_with_growing_pauses_and_end_after_a_time(tasks: list[Any]) -> None:
+def test_tasks__have_retries_with_backoff_and_time_limits(tasks: list[Any]) -> None:
     for task in tasks:
         assert task.owner == "iotid"
         assert task.retries >= 2
@@ -76,7 +76,7 @@ def test_tasks__retry_with_growing_pauses_and_end_after_a_time(tasks: list[Any])
         assert timedelta(0) < task.execution_timeout <= timedelta(hours=8)
 
 
-def test_spark_tasks__share_a_pool_that_bounds_memory_and_are_submitted_once(
+def test_spark_tasks__share_a_pool_and_are_submitted_once(
     tasks: list[Any],
 ) -> None:
     for task in tasks:
@@ -103,7 +103,7 @@ def test_spark_tasks__are_the_steps_in_the_order_of_the_data(bag: Any) -> None:
     assert submitted == jobs - _MANUAL
 
 
-def test_assets__of_flows_and_the_challenger_tie_the_dags(bag: Any) -> None:
+def test_assets__connect_the_dags(bag: Any) -> None:
     outlets = {
         (asset.name, dag.dag_id, task.task_id)
         for dag in bag.dags.values()
@@ -119,7 +119,7 @@ def test_assets__of_flows_and_the_challenger_tie_the_dags(bag: Any) -> None:
     assert [asset.name for asset in awaited.objects] == ["iotid_challenger"]
 
 
-def test_captured__gives_its_slot_back_while_it_waits_and_gives_up(bag: Any) -> None:
+def test_captured__frees_its_slot_while_waiting_and_times_out(bag: Any) -> None:
     sensor = bag.dags["iotid_ingest"].get_task("ingest.captured")
     assert sensor.reschedule
     assert 0 < sensor.timeout <= timedelta(hours=12).total_seconds()

@@ -1,4 +1,4 @@
-"""Every DAG run to its end with a spark-submit that writes down its command line, and what its tasks are made of."""
+"""Runs every DAG to its end with a spark-submit that records its command line; tests its tasks' functions."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def recorder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tasks(airflow_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The module that the DAGs share."""
+    """The DAGs' shared module."""
     for name, value in airflow_environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.syspath_prepend(str(_HERE.parents[1] / "airflow_dags"))
@@ -87,7 +87,7 @@ def test_run__every_task_submits_the_golden_command_line(
     assert sorted(line.replace(str(tmp_path), "/data") for line in submitted) == sorted(golden)
 
 
-def test_run__ingest_whose_logical_date_is_no_midnight_submits_nothing(
+def test_run__ingest_with_a_logical_date_not_at_midnight_submits_nothing(
     dag_test: DagTest, recorder: Path, deployment: dict[str, Any]
 ) -> None:
     done = dag_test("iotid_ingest", "2026-01-10T05:00:00+00:00", deployment, recorder)
@@ -100,7 +100,7 @@ def test_run__ingest_whose_logical_date_is_no_midnight_submits_nothing(
     ("code", "outcome"), [(0, None), (1, "AirflowException"), (2, "AirflowFailException"), (3, "AirflowFailException"),
                           (4, "AirflowSkipException")]
 )  # fmt: skip
-def test_step__exit_code_says_whether_to_try_again(
+def test_step__exit_code_determines_retries(
     tasks: Any, recorder: Path, monkeypatch: pytest.MonkeyPatch, code: int, outcome: str | None
 ) -> None:
     monkeypatch.setenv("PATH", f"{recorder}{os.pathsep}{os.environ['PATH']}")
@@ -111,7 +111,7 @@ def test_step__exit_code_says_whether_to_try_again(
     assert outcome is None or raised.typename == outcome
 
 
-def test_deployment__names_the_keys_that_are_missing_or_unknown(
+def test_deployment__reports_missing_and_unknown_keys(
     tasks: Any, deployment: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW_VAR_IOTID", json.dumps(deployment))
@@ -136,12 +136,12 @@ def test_deployment__a_location_with_credentials_is_refused_and_not_shown(
     assert tasks.deployment() == good
     value = [location] if key == "config" else location
     monkeypatch.setenv("AIRFLOW_VAR_IOTID", json.dumps(good | {key: value}))
-    with pytest.raises(Exception, match=f"variable iotid: {key} must hold no user, password") as caught:
+    with pytest.raises(Exception, match=f"variable iotid: {key} must not contain a user, password") as caught:
         tasks.deployment()
     assert "hunter2" not in str(caught.value)
 
 
-def test_captures__are_whole_when_the_newest_file_is_old_enough(tasks: Any, tmp_path: Path) -> None:
+def test_captures__are_complete_when_the_newest_file_is_old_enough(tasks: Any, tmp_path: Path) -> None:
     assert tasks.latest_arrival(str(tmp_path / "none")) is None
     (tmp_path / "deep" / "er").mkdir(parents=True)
     assert tasks.latest_arrival(str(tmp_path)) is None
@@ -151,7 +151,7 @@ def test_captures__are_whole_when_the_newest_file_is_old_enough(tasks: Any, tmp_
     arrived = tasks.latest_arrival(str(tmp_path))
     assert before - 1 < arrived < time.time() + 1
     assert tasks.why_incomplete(None, 1000, 60) == "no captures"
-    assert tasks.why_incomplete(970, 1000, 60) == "still growing: a file came 30 s ago, settle_s is 60"
+    assert tasks.why_incomplete(970, 1000, 60) == "still growing: a file arrived 30 s ago, settle_s is 60"
     assert tasks.why_incomplete(940, 1000, 60) is None
 
 

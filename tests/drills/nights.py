@@ -44,7 +44,7 @@ _PCAP = struct.pack("<IHHIIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1)
 
 
 class Answer(NamedTuple):
-    """What a step ended with: its exit code, and the lines of its error."""
+    """The result of a step: its exit code and the lines of its error."""
 
     code: int
     errors: list[str]
@@ -79,7 +79,7 @@ def pcap(packets: Sequence[tuple[float, bytes]]) -> bytes:
 
 
 def write_night(folder: Path, day: str, seed: int) -> None:
-    """Three captures of an evening that goes on over midnight, of six devices that differ in length and window."""
+    """Three captures around midnight, of six devices that differ in length and window."""
     dice = random.Random(f"{seed} {day}")
     begins = datetime.fromisoformat(f"{day}T18:00:00+00:00").timestamp()
     packets = []
@@ -129,7 +129,7 @@ class Nights:
         return self._folder / "captures" / "home" / day
 
     def restore(self, day: str) -> None:
-        """The captures as they should be."""
+        """The undamaged captures."""
         whole = self._folder / "whole" / day
         if not whole.exists():
             write_night(whole, day, self._seed)
@@ -142,7 +142,7 @@ class Nights:
         return ask(name, self.layers(*settings), *captures, *night)
 
     def run(self, day: str) -> Answer:
-        """All steps of a night, up to the first that fails."""
+        """All steps of a nightly run, up to the first that fails."""
         for name in ("split_pcaps", "assemble_flows", *["take_census"] * bool(self._tracking)):
             answer = self.step(name, day)
             if answer.code:
@@ -165,13 +165,13 @@ class Nights:
         return ["--config", "local.yaml", *(part for text in (*small, *settings) for part in ("--set", text))]
 
     def start(self, day: str) -> subprocess.Popen[bytes]:
-        """The night's steps in a process of their own."""
+        """The steps of a nightly run in a separate process."""
         places = [str(self._folder), str(self.root), str(self._seed), self._tracking, day]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         return subprocess.Popen([sys.executable, __file__, "--one", *places], **quiet)
 
     def stopped(self, step: str, day: str, code: int, words: str, *settings: str) -> list[str]:
-        """Do a step that a fault must stop: in one line, with all tables as they were."""
+        """Run a step that a fault must stop with a one-line error and unchanged tables."""
         before = content(self.root, TABLES)
         answer = self.step(step, day, *settings)
         wrong = [] if content(self.root, TABLES) == before else [f"{step} changed tables"]
@@ -180,7 +180,7 @@ class Nights:
         return wrong
 
     def goes_on(self, step: str, day: str, *settings: str) -> list[str]:
-        """Do a step that a fault must not stop."""
+        """Run a step that a fault must not stop."""
         answer = self.step(step, day, *settings)
         return [f"{step} should go on, and ended with {answer}"] if answer.code else []
 
@@ -193,7 +193,7 @@ def nothing(_: Nights, __: str) -> list[str]:
 
 
 def still_written(nights: Nights, day: str) -> list[str]:
-    """A capture ends inside a record; it is whole when the night is run again."""
+    """A capture ends inside a record; it is complete when the run is repeated."""
     _cut(nights.captures(day) / "b.pcap", nights.dice)
     return nights.goes_on("split_pcaps", day) + nights.goes_on("assemble_flows", day)
 
@@ -209,7 +209,7 @@ def grew_after_plan(nights: Nights, day: str) -> list[str]:
 
 
 def replaced_after_plan(nights: Nights, day: str) -> list[str]:
-    """Another capture, shorter or with other records, bears the name of one that was planned."""
+    """Another capture, shorter or with other records, has the name of a planned one."""
     place = nights.captures(day) / "b.pcap"
     wrong = nights.goes_on("split_pcaps", day)
     other = nights.captures(day) / "a.pcap"
@@ -230,14 +230,14 @@ def site_vanished(nights: Nights, day: str) -> list[str]:
 
 
 def came_late(nights: Nights, day: str) -> list[str]:
-    """The folder is there, the captures are not."""
+    """The folder exists, but the captures do not."""
     for path in nights.captures(day).iterdir():
         path.unlink()
     return nights.stopped("split_pcaps", day, 2, "holds no capture")
 
 
 def poisoned(nights: Nights, day: str) -> list[str]:
-    """Captures of random bytes, broken lengths and a cut gzip stream lie among the good ones."""
+    """Captures of random bytes, broken lengths and a cut gzip stream are among the intact ones."""
     folder, random_bytes = nights.captures(day), nights.dice.randbytes(20_000)
     (folder / "d.pcap").write_bytes(_PCAP + random_bytes)
     (folder / "e.pcap").write_bytes(_PCAP + b"\xff" * 5_000)
@@ -312,7 +312,7 @@ def _cut(path: Path, dice: random.Random) -> None:
 
 
 def _odd(capture: bytes) -> bytes:
-    """The capture with a record of odd length before the others, so that none begins where one did."""
+    """The capture with a record of odd length before the others, so that no record starts at the same offset."""
     return _PCAP + struct.pack("<IIII", 0, 0, 61, 61) + bytes(61) + capture[len(_PCAP) :]
 
 

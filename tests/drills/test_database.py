@@ -31,7 +31,7 @@ _EPOCHS = 6
 
 
 class _Lab(logging.Handler):
-    """A dataset of one night, a tracking server, its database, and the lines that say of waiting for it."""
+    """A dataset of one night, a tracking server, its database, and the log lines about waiting for it."""
 
     def __init__(self, records: Any, nights: Any, ask: Callable[..., Any], store: Registry) -> None:
         super().__init__()
@@ -48,12 +48,12 @@ class _Lab(logging.Handler):
         return self._ask(name, self.nights.layers(*small), "--dataset", "all")
 
     def restart(self, how: str) -> None:
-        """The database is away until a step waits for it."""
+        """The database is unreachable until a step waits for it."""
         self.records.stop(how)
         self._restarting = True
 
     def stop(self, patch: pytest.MonkeyPatch) -> None:
-        """It goes away for longer than a step waits."""
+        """It is unreachable for longer than a step waits."""
         self.records.stop("immediate")
         patch.setattr(client, "RETRY_S", 0.5)
 
@@ -126,15 +126,15 @@ def trained(lab: _Lab) -> list[tuple[Any, int]]:
     return answers
 
 
-def test_training__whose_database_stays_away_is_logged_by_the_next_run(trained: Any, lab: _Lab) -> None:
+def test_training__with_unreachable_database_is_logged_by_the_next_run(trained: Any, lab: _Lab) -> None:
     (first, _), (second, waited) = trained
     assert (first.code, len(first.errors)) == (2, 1)
     assert "does not answer" in first.errors[0]
-    assert "this command, given again, registers it without training" in first.errors[0]
+    assert "run this command again to register it without training" in first.errors[0]
     assert (second, waited) == ((0, []), 1)
 
 
-def test_training__twice_without_its_database_is_one_run_and_one_version(trained: Any, lab: _Lab) -> None:
+def test_training__twice_without_database_is_one_run_and_one_version(trained: Any, lab: _Lab) -> None:
     client = lab.store.connect()
     experiment = client.get_experiment_by_name(lab.store.tracking.experiment).experiment_id
     (run,) = client.search_runs([experiment])
@@ -151,11 +151,11 @@ def test_training__twice_without_its_database_is_one_run_and_one_version(trained
     assert lab.store.version_of(CHALLENGER).number == int(version.version)
 
 
-def test_promotion__cut_off_after_the_champion_moved_is_finished_by_the_next_run(trained: Any, lab: _Lab) -> None:
+def test_promotion__interrupted_after_setting_the_champion_is_finished_next_time(trained: Any, lab: _Lab) -> None:
     assert lab.step("evaluate") == (0, [])
     keys, kept = PartitionKey.of_dataset("all", 1), Store(str(lab.nights.root))
     with pytest.MonkeyPatch.context() as patch:
-        stop_after_moving = partial(_before_first, patch, champion, "expect_champion", lambda: lab.stop(patch))
+        stop_after_moving = partial(_before_first, patch, champion, "check_champion", lambda: lab.stop(patch))
         _before_first(patch, champion, "set_champion", stop_after_moving)
         answer = lab.step("promote")
     assert (answer.code, len(answer.errors)) == (2, 1)
@@ -174,7 +174,7 @@ def test_promotion__cut_off_after_the_champion_moved_is_finished_by_the_next_run
     assert Lock(lab.store).holder() is None
 
 
-def test_registry__of_which_every_first_answer_is_lost_makes_each_thing_once(
+def test_registry__creates_each_entity_once_if_every_first_response_is_lost(
     trained: Any, lab: _Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when the database, or the line, goes away between the work and its answer."""
@@ -195,7 +195,7 @@ def test_registry__of_which_every_first_answer_is_lost_makes_each_thing_once(
     run.log_history([{"loss": 0.5}, {"loss": 0.25}])
     example = from_captures(lab.nights.captures(lab.nights.day(0)))
     assert store.register(run, weights.parent, example.slice(0, 5)).number == 1
-    champion.promote(store, 1, over=None)
+    champion.promote(store, 1, replaces=None)
     run.end()
     monkeypatch.undo()
     assert len(asked) > 8

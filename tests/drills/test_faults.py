@@ -33,7 +33,7 @@ def drill(module_at: Callable[[Path], ModuleType]) -> ModuleType:
 
 @pytest.fixture(scope="module")
 def calm(drill: ModuleType, spark: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Two nights that nothing disturbed."""
+    """Two nightly runs without faults."""
     folder = tmp_path_factory.mktemp("nights")
     nights = drill.Nights(folder, folder / "calm", seed=1)
     for day in map(nights.day, range(2)):
@@ -43,19 +43,19 @@ def calm(drill: ModuleType, spark: Any, tmp_path_factory: pytest.TempPathFactory
 
 
 def _hurt(drill: ModuleType, calm: Any, tmp_path: Path) -> Any:
-    """The same nights, of which the second is still to be done."""
+    """The same, before the second run."""
     shutil.copytree(calm.root, tmp_path / "hurt")
     for table in ("splits", "flows"):
         shutil.rmtree(tmp_path / "hurt" / table / "site=home" / f"capture_date={calm.day(1)}")
     return drill.Nights(calm.captures("").parents[1], tmp_path / "hurt", seed=1)
 
 
-def test_faults__all_that_are_done_in_place_are_listed(drill: ModuleType) -> None:
+def test_faults__in_process_faults_are_all_listed(drill: ModuleType) -> None:
     assert tuple(fault.__name__ for fault in drill.IN_PLACE) == _FAULTS
 
 
 @pytest.mark.parametrize("fault", _FAULTS)
-def test_night__disturbed_and_run_again_equals_the_undisturbed_one(
+def test_night__repeated_after_a_fault_equals_one_without(
     fault: str, drill: ModuleType, calm: Any, tmp_path: Path
 ) -> None:
     nights, day = _hurt(drill, calm, tmp_path), calm.day(1)
@@ -68,7 +68,7 @@ def test_night__disturbed_and_run_again_equals_the_undisturbed_one(
     assert drill.left_over(nights.root) == []
 
 
-def test_night__among_poisoned_captures_the_good_ones_lose_and_win_nothing(
+def test_night__damaged_captures_do_not_change_flows_of_intact_ones(
     drill: ModuleType, spark: Any, calm: Any, tmp_path: Path
 ) -> None:
     nights, day = _hurt(drill, calm, tmp_path), calm.day(1)
@@ -81,7 +81,7 @@ def test_night__among_poisoned_captures_the_good_ones_lose_and_win_nothing(
     assert _rows(found.filter(of_good)) == _rows(expected)
 
 
-def test_night__run_twice_at_once_is_there_once_and_the_one_that_gives_way_says_so(
+def test_night__two_concurrent_runs_leave_one_result_and_the_other_reports_it(
     drill: ModuleType, calm: Any, tmp_path: Path
 ) -> None:
     nights, day = _hurt(drill, calm, tmp_path), calm.day(1)
@@ -101,7 +101,7 @@ def test_night__run_twice_at_once_is_there_once_and_the_one_that_gives_way_says_
     assert drill.left_over(nights.root) == []
 
 
-def test_night__whose_clock_jumps_back_an_hour_has_the_flows_of_one_reader(
+def test_night__clock_going_back_an_hour_gives_the_flows_of_one_reader(
     drill: ModuleType, spark: Any, tmp_path: Path
 ) -> None:
     nights = drill.Nights(tmp_path, tmp_path / "store", seed=2)
@@ -121,7 +121,7 @@ def test_night__whose_clock_jumps_back_an_hour_has_the_flows_of_one_reader(
     assert found.num_rows == 12  # six devices, each before and after the jump
 
 
-def test_night__without_a_packet_is_a_whole_night_of_no_flows(drill: ModuleType, spark: Any, tmp_path: Path) -> None:
+def test_night__without_packets_has_complete_empty_tables(drill: ModuleType, spark: Any, tmp_path: Path) -> None:
     nights = drill.Nights(tmp_path, tmp_path / "store", seed=2)
     day = nights.day(0)
     nights.captures(day).mkdir(parents=True)
@@ -133,7 +133,7 @@ def test_night__without_a_packet_is_a_whole_night_of_no_flows(drill: ModuleType,
     assert _flows(spark, nights.root, nights.day(1)).num_rows > 100
 
 
-def test_night__of_ten_thousand_tiny_captures_is_read_whole(drill: ModuleType, spark: Any, tmp_path: Path) -> None:
+def test_night__reads_ten_thousand_tiny_captures(drill: ModuleType, spark: Any, tmp_path: Path) -> None:
     nights = drill.Nights(tmp_path, tmp_path / "store", seed=2)
     day, start = nights.day(0), drill.FIRST.timestamp()
     nights.captures(day).mkdir(parents=True)
@@ -146,7 +146,7 @@ def test_night__of_ten_thousand_tiny_captures_is_read_whole(drill: ModuleType, s
     assert pc.sum(flows["client_packets"]).as_py() == 10_000
 
 
-def test_night__a_site_that_is_gone_hinders_no_other(drill: ModuleType, calm: Any, tmp_path: Path) -> None:
+def test_night__missing_site_does_not_stop_others(drill: ModuleType, calm: Any, tmp_path: Path) -> None:
     nights, day = _hurt(drill, calm, tmp_path), calm.day(1)
     layers = nights.layers()
     gone = drill.ask("assemble_flows", layers, "--site", "gone", "--date", day)

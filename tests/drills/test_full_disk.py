@@ -1,4 +1,4 @@
-"""A full disk ends a step in one line that names it, leaves what was there, and hinders no later run."""
+"""A full disk ends a step with a one-line error, keeps existing data, and does not affect later runs."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ print(json.dumps(results))
 
 
 @pytest.mark.spark
-def test_full_disk__is_one_line_and_nothing_is_lost(tmp_path: Path) -> None:
+def test_full_disk__is_a_one_line_error_and_loses_nothing(tmp_path: Path) -> None:
     if shutil.which("unshare") is None or subprocess.run([*_NAMESPACE, "true"], check=False).returncode != 0:
         pytest.skip("this machine lets no process mount a small disk of its own")
     write_demo(tmp_path / "demo")

@@ -1,4 +1,4 @@
-"""A killed ingest leaves whole partitions or none, and the next run makes the rest; `make drill-kill` does more."""
+"""A killed ingest leaves complete partitions or none; the next run writes the others. See also `make drill-kill`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import pytest
 
 
 @pytest.mark.spark
-def test_ingest__killed_at_a_random_moment_leaves_no_half_partition(module_at: Callable[[Path], ModuleType]) -> None:
+def test_ingest__killed_at_random_leaves_no_incomplete_partition(
+    module_at: Callable[[Path], ModuleType],
+) -> None:
     kill = module_at(Path(__file__).with_name("kill.py"))
     found = kill.run(moments=2, seed=int.from_bytes(os.urandom(4)))
     assert found["faults"] == [], found

@@ -1,4 +1,4 @@
-"""A hidden characteristic tells nothing of its flow, and everything else is as it was."""
+"""A permuted characteristic has no relation to its flow; everything else is unchanged."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 
 from iotid.config import load_settings
-from iotid.evaluation.ablation import hide
+from iotid.evaluation.ablation import permute_characteristic
 from iotid.evaluation.scoring import score
 
 
-def test_hide__exchanges_one_characteristic_between_flows_of_as_many_packets() -> None:
+def test_permute__exchanges_one_characteristic_between_flows_of_equal_length() -> None:
     random = np.random.default_rng(3)
     there = np.arange(6) < random.integers(1, 7, (4000, 1))
     sequences = {name: (random.integers(2, 9, (4000, 6)) * there).astype(np.int32) for name in ("a", "b")}
     before = {name: ids.copy() for name, ids in sequences.items()}
     flows = np.where(sequences["a"][:, 0] == 5, 9, 1)  # rows that begin with 5 stand for nine flows each
-    hidden = hide(sequences, "a", flows, seed=1)
+    hidden = permute_characteristic(sequences, "a", flows, seed=1)
     assert list(hidden) == ["a", "b"]
     np.testing.assert_array_equal(hidden["b"], before["b"])
     np.testing.assert_array_equal(sequences["a"], before["a"])
@@ -26,16 +26,16 @@ def test_hide__exchanges_one_characteristic_between_flows_of_as_many_packets() -
     assert (hidden["a"] != before["a"]).any(axis=1).mean() > 0.5
     share = (hidden["a"][:, 0] == 5).mean()
     assert share == pytest.approx((flows == 9) @ flows / flows.sum(), abs=0.03), "as often as there are flows"
-    np.testing.assert_array_equal(hide(sequences, "a", flows, seed=1)["a"], hidden["a"])
-    assert (hide(sequences, "a", flows, seed=2)["a"] != hidden["a"]).any()
+    np.testing.assert_array_equal(permute_characteristic(sequences, "a", flows, seed=1)["a"], hidden["a"])
+    assert (permute_characteristic(sequences, "a", flows, seed=2)["a"] != hidden["a"]).any()
 
 
-def test_hide__the_only_flow_of_its_length_keeps_its_own() -> None:
+def test_permute__only_flow_of_its_length_is_unchanged() -> None:
     sequences = {"a": np.array([[2, 0], [3, 4]], np.int32)}
-    np.testing.assert_array_equal(hide(sequences, "a", np.array([1, 1]), 1)["a"], sequences["a"])
+    np.testing.assert_array_equal(permute_characteristic(sequences, "a", np.array([1, 1]), 1)["a"], sequences["a"])
 
 
-def test_score__a_characteristic_that_a_model_does_not_use_costs_nothing_hidden(small: Any, oracle: Any) -> None:
+def test_score__permuting_an_unused_characteristic_changes_nothing(small: Any, oracle: Any) -> None:
     settings = load_settings(
         overrides=["evaluation.baselines=[majority_sequence]", "evaluation.bootstrap=0"]
     ).evaluation

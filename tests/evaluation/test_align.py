@@ -9,7 +9,7 @@ import pytest
 
 from iotid.dataset import Encoding, Vocabulary
 from iotid.errors import DataError
-from iotid.evaluation.align import check_probabilities, over_labels, translate
+from iotid.evaluation.align import align_columns, check_probabilities, translate
 
 _DATASET = Encoding(
     4, {"packet_length": Vocabulary((40, 60, 1500)), "tcp_window": Vocabulary((0, 7))}, ("cam",), {}, (6,), "ip"
@@ -20,7 +20,7 @@ _SEQUENCES = {
 }
 
 
-def test_translate__values_keep_their_meaning_and_padding_its_place() -> None:
+def test_translate__keeps_values_and_padding() -> None:
     model = dataclasses.replace(_DATASET, vocabularies={"packet_length": Vocabulary((1, 40, 1500))})
     translated = translate(_SEQUENCES, _DATASET, model, "champion")
     assert list(translated) == ["packet_length"]
@@ -46,13 +46,13 @@ def test_translate__model_of_fewer_packets_reads_the_first() -> None:
         ({"length": "frame"}, "flow.length=frame"),
     ],
 )
-def test_translate__model_that_reads_what_is_not_there_is_refused(change: dict, message: str) -> None:
+def test_translate__dataset_that_lacks_what_the_model_reads_is_refused(change: dict, message: str) -> None:
     with pytest.raises(DataError, match=message):
         translate(_SEQUENCES, _DATASET, dataclasses.replace(_DATASET, **change), "champion")
 
 
-def test_over_labels__puts_columns_in_their_places() -> None:
-    spread = over_labels(np.array([[0.75, 0.25]]), ["plug", "cam"], ["cam", "kettle", "plug"])
+def test_align_columns__orders_by_labels_and_fills_with_zeros() -> None:
+    spread = align_columns(np.array([[0.75, 0.25]]), ["plug", "cam"], ["cam", "kettle", "plug"])
     assert spread.tolist() == [[0.25, 0, 0.75]]
 
 

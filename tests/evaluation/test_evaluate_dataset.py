@@ -1,4 +1,4 @@
-"""From stored flows through write_dataset to a report, with a real model's folder in the middle."""
+"""From stored flows through write_dataset to a report, with a real bundle."""
 
 from __future__ import annotations
 

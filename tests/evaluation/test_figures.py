@@ -1,4 +1,4 @@
-"""Figures: what is drawn, and that no two labels of an axis touch."""
+"""Figures: their content, and that axis labels do not overlap."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_confusion_matrix__rows_are_percent_and_unused_classes_are_left_out(draw
     assert axes.images[0].get_array().mask[1].all(), "a row without test flows has no percent"
 
 
-def test_learning_curves__epochs_without_a_number_are_left_off(drawn: list[Any], tmp_path: Path) -> None:
+def test_learning_curves__skip_epochs_without_a_value(drawn: list[Any], tmp_path: Path) -> None:
     history = [
         {"loss": 2.0, "validation_macro_f1": 0.2},
         {"loss": 1.0, "validation_macro_f1": float("nan"), "validation_loss": 1.5},
@@ -80,7 +80,7 @@ def test_learning_curves__one_epoch_and_no_epoch_are_drawn(tmp_path: Path) -> No
     assert (tmp_path / "none.png").read_bytes().startswith(_PNG)
 
 
-def test_reliability__empty_bins_are_no_points(drawn: list[Any], tmp_path: Path) -> None:
+def test_reliability__empty_bins_are_not_drawn(drawn: list[Any], tmp_path: Path) -> None:
     bins = metrics.reliability(np.array([0.95, 0.5]), np.array([True, False]), np.array([3, 1]))
     figures.reliability(bins, tmp_path / "reliability.png")
     above, below = drawn[0].axes

@@ -1,4 +1,4 @@
-"""Leakage, ceiling and majority baseline on rows that are counted manually."""
+"""Leakage, ceiling and majority baseline on rows counted manually."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def test_leakage__counts_test_flows_with_a_duplicate_of_the_same_label() -> None
     assert leakage.leakage(_TRAIN, _TEST) == pytest.approx(4 / 10)
 
 
-def test_seen__counts_test_flows_with_a_duplicate_of_any_label() -> None:
-    assert leakage.seen(_TRAIN, _TEST) == pytest.approx(8 / 10)
+def test_seen_in_training__counts_test_flows_with_a_duplicate_of_any_label() -> None:
+    assert leakage.seen_in_training(_TRAIN, _TEST) == pytest.approx(8 / 10)
 
 
 def test_ceiling__gives_each_sequence_the_label_of_most_of_its_test_flows() -> None:
@@ -42,7 +42,7 @@ def test_ceiling__several_rows_of_one_sequence_and_label_are_added_before_the_vo
     assert leakage.ceiling(_rows((2, 2, 0, 3), (2, 2, 0, 3), (2, 2, 1, 5))) == pytest.approx(6 / 11)
 
 
-def test_ceiling__is_not_passed_by_a_table_made_of_the_test_part_itself() -> None:
+def test_ceiling__bounds_a_lookup_table_of_the_test_split() -> None:
     random = np.random.default_rng(1)
     rows = _rows(
         *zip(
@@ -60,5 +60,5 @@ def test_ceiling__is_not_passed_by_a_table_made_of_the_test_part_itself() -> Non
     assert leakage.ceiling(rows) == pytest.approx(best / rows.num_flows.sum())
 
 
-def test_floor__is_the_share_of_the_commonest_class() -> None:
+def test_majority_baseline__is_the_share_of_the_most_common_class() -> None:
     assert leakage.majority_baseline(_TEST) == pytest.approx(7 / 10)

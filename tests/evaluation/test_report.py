@@ -1,4 +1,4 @@
-"""The page: self-contained, escaped, and honest about who is ahead."""
+"""The page: self-contained, escaped, and with a correct comparison."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from iotid.config import load_settings
-from iotid.evaluation.report import flat, verdicts, write_report
+from iotid.evaluation.report import flatten_metrics, verdicts, write_report
 from iotid.evaluation.scoring import score
 
 _SETTINGS = load_settings(overrides=["evaluation.baselines=[majority_sequence]", "evaluation.bootstrap=20"]).evaluation
@@ -44,7 +44,7 @@ def report(small: Any, oracle: Any) -> Any:
     return score(small.identity, small.encoding, small.train, small.test, {"ensemble": oracle}, _SETTINGS)[0]
 
 
-def test_write_report__folder_holds_json_page_and_figures(report: Any, tmp_path: Path) -> None:
+def test_write_report__writes_json_page_and_figures(report: Any, tmp_path: Path) -> None:
     history = [{"loss": 1.0, "validation_macro_f1": 0.5}]
     page = write_report(report, tmp_path / "report", history=history)
     assert page == tmp_path / "report" / "report.html"
@@ -92,7 +92,7 @@ def test_write_report__hostile_names_stay_text(small: Any, oracle: Any, tmp_path
     assert page.text.count(_HOSTILE) >= 5
 
 
-def test_write_report__says_leakage_ceiling_and_every_class(report: Any, tmp_path: Path) -> None:
+def test_write_report__shows_leakage_ceiling_and_every_class(report: Any, tmp_path: Path) -> None:
     report = copy.deepcopy(report)
     report["systems"]["ensemble"]["per_class"][1].update(precision=None, recall=None, f1=None, support=0)
     for hidden in report["systems"]["ensemble"]["hidden"].values():
@@ -105,8 +105,8 @@ def test_write_report__says_leakage_ceiling_and_every_class(report: Any, tmp_pat
     assert f"{100 * macro_f1['low']:.2f} \u2013 {100 * macro_f1['high']:.2f}" in text
 
 
-def test_flat__holds_every_systems_metrics_for_tracking(report: Any) -> None:
-    numbers = flat(report)
+def test_flatten_metrics__has_every_systems_metrics(report: Any) -> None:
+    numbers = flatten_metrics(report)
     baseline = report["systems"]["majority_sequence"]
     assert numbers["small.majority_sequence.macro_f1"] == baseline["metrics"]["macro_f1"]["value"]
     assert numbers["small.majority_sequence.macro_f1_merged"] == baseline["coarse"]["macro_f1"]["value"]
@@ -138,7 +138,7 @@ def test_write_report__refuses_what_is_not_json(report: Any, tmp_path: Path) -> 
         ),
     ],
 )
-def test_verdicts__say_who_is_ahead(report: Any, ours: Any, theirs: Any, words: str, ahead: bool) -> None:
+def test_verdicts__compare_with_the_best_baseline(report: Any, ours: Any, theirs: Any, words: str, ahead: bool) -> None:
     report = copy.deepcopy(report)
     for name, (value, low, high) in (("ensemble", ours), ("majority_sequence", theirs)):
         report["systems"][name]["metrics"]["macro_f1"] = {"value": value, "low": low, "high": high}

@@ -35,7 +35,7 @@ def _score(small: Any, models: dict[str, Any], settings: Evaluation, test: Encod
     return score(small.identity, small.encoding, small.train, small.test if test is None else test, models, settings)[0]
 
 
-def test_score__report_is_json_and_holds_every_system_with_every_metric(small: Any, oracle: Any) -> None:
+def test_score__report_is_json_with_every_system_and_metric(small: Any, oracle: Any) -> None:
     report = _score(small, {"ensemble": oracle}, _ALL)
     assert json.loads(json.dumps(report, allow_nan=False)) == report
     assert list(report["systems"]) == ["ensemble", *_ALL.baselines]
@@ -51,7 +51,7 @@ def test_score__report_is_json_and_holds_every_system_with_every_metric(small: A
             assert metric["low"] <= metric["value"] <= metric["high"]
 
 
-def test_score__answers_beside_the_report_give_its_confusion_matrices_again(small: Any, oracle: Any) -> None:
+def test_score__stored_answers_give_the_confusion_matrices(small: Any, oracle: Any) -> None:
     report, answers = score(small.identity, small.encoding, small.train, small.test, {"ensemble": oracle}, _ALL)
     assert answers.num_rows == len(small.test)
     labels = report["labels"]
@@ -201,11 +201,11 @@ def test_score__broken_model_is_named(small: Any, oracle: Any) -> None:
         _score(small, {"ensemble": dataclasses.replace(oracle, confidence=float("nan"))}, _NONE)
 
 
-def test_score__empty_test_part_is_named(small: Any, oracle: Any) -> None:
+def test_score__empty_test_split_is_an_error(small: Any, oracle: Any) -> None:
     empty = EncodedFlows(
         {name: ids[:0] for name, ids in small.test.sequences.items()}, np.zeros(0, int), np.zeros(0, int)
     )
-    with pytest.raises(DataError, match="dataset small: the test part is empty"):
+    with pytest.raises(DataError, match="dataset small: the test split is empty"):
         _score(small, {"ensemble": oracle}, _NONE, empty)
 
 
@@ -220,7 +220,7 @@ def test_score__model_with_the_name_of_a_baseline_is_refused_as_is_an_unknown_on
         )
 
 
-def test_score__takes_a_stored_model(small: Any, settings: Any, tmp_path: Path) -> None:
+def test_score__accepts_a_stored_model(small: Any, settings: Any, tmp_path: Path) -> None:
     import torch
 
     torch.manual_seed(1)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from iotid import config
 from iotid.capture.containers.scan import RecordScan
 from iotid.capture.splits.stored import check_splits
-from iotid.cli import lines
+from iotid.cli import output
 from iotid.dataset import EncodedFlows, Encoding, FlowSets, Vocabulary
 from iotid.errors import IotidError
 from iotid.evaluation.schema import Report, system_report
@@ -178,7 +178,7 @@ def use_metadata(found: Metadata) -> None:
     config.settings_hash(extra={"inputs": found})
     match found.table:
         case "splits":
-            lines.of_captures(found)
+            output.format_captures(found)
             assert isinstance(found.get("unreadable", {}) | {"a": "b"}, dict)
         case "flows":
             encoding().misfit(found["settings"]["flow"])

@@ -56,13 +56,13 @@ def test_match__addresses_are_those_of_packets_however_they_are_written(flow_tab
 
 
 def test_match__letters_are_equal_composed_or_not(flow_table: FlowTable) -> None:
-    composed, decomposed = "K\u00fcche", "Ku\u0308che"
-    one, other = Device(name=composed, mac=CAM, type=decomposed), Device(name=decomposed, mac=CAM, type=composed)
+    to_nfc, decomposed = "K\u00fcche", "Ku\u0308che"
+    one, other = Device(name=to_nfc, mac=CAM, type=decomposed), Device(name=decomposed, mac=CAM, type=to_nfc)
     assert one == other
     assert DeviceList((one, other)), "one name, so that its MAC may be listed twice"
-    for listed in (composed, decomposed):
+    for listed in (to_nfc, decomposed):
         devices = DeviceList((Device(name="x", path=f"*/{listed}/*"),))
-        flows = flow_table([{"capture_file": f"/d/{stored}/a.pcap"} for stored in (composed, decomposed, "Kuche")])
+        flows = flow_table([{"capture_file": f"/d/{stored}/a.pcap"} for stored in (to_nfc, decomposed, "Kuche")])
         assert _names(devices, flows) == ["x", "x", None]
 
 

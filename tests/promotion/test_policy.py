@@ -54,7 +54,7 @@ def _system(
 
 
 def _better(**further: Any) -> dict[str, Any]:
-    """A candidate that all of the policy's rules let pass, but for what is changed."""
+    """A candidate that passes all rules, with these changes."""
     return _system(0.9, {"cam": 0.9, "plug": 0.9}, **further)
 
 
@@ -70,7 +70,7 @@ def _policy(**changes: Any) -> Promotion:
 
 
 def _refusals(candidate: dict[str, Any], champion: dict[str, Any] | None, policy: Promotion) -> list[str]:
-    """Of a decision that is a refusal exactly if one of its reasons is."""
+    """The reasons of a decision, which refuses exactly if one of them does."""
     decision = decide(candidate, champion, policy)
     refused = [reason for reason in decision.reasons if reason.startswith("Refused: ")]
     assert decision.promote is not bool(refused)
@@ -236,7 +236,7 @@ def test_decide__minimums_of_recall_hold_with_and_without_a_champion(
     assert any(word in reason for reason in refused) if word else not refused
 
 
-def test_decide__minimum_of_a_class_with_few_test_flows_is_named_as_not_judged() -> None:
+def test_decide__minimum_recall_of_a_class_with_few_test_flows_is_not_applied() -> None:
     reasons = decide(_better(support=3), None, _policy(min_recall={"plug": 0.99})).reasons
     assert any(
         "plug is not compared with" in reason and "3 test flows are fewer than 20" in reason for reason in reasons
@@ -271,7 +271,7 @@ def test_decide__calibration(before: float | None, after: float | None, policy: 
         ({**_READS, "characteristics": ["direction"]}, None),
         ({**_READS, "flows_version": schemas.FLOWS.version - 1}, "train again"),
         ({**_READS, "unfit_nights": ["lab/n has flow.length=frame, the model learned ip"]}, "lab/n has flow.length"),
-        (None, "no trained model"),
+        (None, "not a trained model"),
     ],
 )
 def test_decide__candidate_must_read_the_flows_that_the_census_is_taken_of(reads: Any, word: str | None) -> None:

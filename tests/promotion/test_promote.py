@@ -59,9 +59,9 @@ def _system(macro_f1: float) -> dict[str, Any]:
 
 @pytest.fixture
 def decided(embedded: Registry, request: pytest.FixtureRequest, with_versions: Callable[..., Registry]) -> Registry:
-    """Champion 1, challenger 2, and the report that says the challenger is better."""
+    """Champion 1, challenger 2, and a report in which the challenger is better."""
     store = with_versions(embedded, request.node.name.split("__")[1], versions=2)
-    champion.promote(store, 1, over=None)
+    champion.promote(store, 1, replaces=None)
     report = {
         "version": REPORT_VERSION,
         "dataset": {"name": store.tracking.model, "hash": "abc", "protocol": "by_time", "parts": {}},
@@ -89,7 +89,7 @@ def _errors(result: Result) -> list[str]:
     return [line for line in result.output.splitlines() if line.startswith("Error: ")]
 
 
-def test_promote__stores_why_with_both_reports_and_rollback_prints_one_line(decided: Registry) -> None:
+def test_promote__stores_reasons_and_reports_and_rollback_prints_one_line(decided: Registry) -> None:
     name = decided.tracking.model
     result = _run("promote", decided, "--dataset", name)
     assert result.exit_code == 0, result.output
@@ -113,10 +113,10 @@ def test_promote__stores_why_with_both_reports_and_rollback_prints_one_line(deci
     )
     result = _run("rollback", decided)
     assert result.exit_code == 2
-    assert "version 1 was the first champion; there is none to go back to" in _errors(result)[0]
+    assert "version 1 was the first champion; there is no earlier version to restore" in _errors(result)[0]
 
 
-def test_promote__too_late_is_one_line_and_stores_no_decision(
+def test_promote__after_the_champion_changed_is_an_error_and_stores_nothing(
     decided: Registry, with_versions: Callable[..., Registry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name, log_json = decided.tracking.model, Run.log_json
@@ -131,12 +131,15 @@ def test_promote__too_late_is_one_line_and_stores_no_decision(
     result = _run("promote", decided, "--dataset", name)
     assert result.exit_code == 1
     (line,) = _errors(result)
-    assert "the champion has changed meanwhile: this was decided against version 1, but it is version 3 now" in line
+    assert (
+        "the champion changed meanwhile: the comparison used champion version 1, now there is champion version 3"
+        in line
+    )
     assert decided.version_of(CHAMPION).number == 3
     assert not Store(decided.storage_root).exists("decisions", PartitionKey.of_dataset(name, "2"))
 
 
-def test_promote__cut_off_when_the_champion_had_moved_is_finished_the_next_time(
+def test_promote__interrupted_after_setting_the_champion_is_finished_next_time(
     decided: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name, set_tag = decided.tracking.model, Registry.set_tag
@@ -158,7 +161,7 @@ def test_promote__cut_off_when_the_champion_had_moved_is_finished_the_next_time(
     assert _run("promote", decided, "--dataset", name).output == "promotion: version 2 is the champion already\n"
 
 
-def test_promote__over_a_champion_that_could_not_be_loaded_needs_no_comparison(decided: Registry) -> None:
+def test_promote__replaces_an_unloadable_champion_without_comparison(decided: Registry) -> None:
     name, store = decided.tracking.model, Store(decided.storage_root)
     report = store.read_json(store.open("reports", PartitionKey.of_dataset(name)), "report.json")
     del report["systems"][CHAMPION]
@@ -168,7 +171,7 @@ def test_promote__over_a_champion_that_could_not_be_loaded_needs_no_comparison(d
         staged.metadata = {"versions": {CHALLENGER: 2, CHAMPION: 1}, "left_out": {CHAMPION: sentence}}
     result = _run("promote", decided, "--dataset", name)
     assert result.output.splitlines()[0] == f"promotion: {sentence}"
-    assert "no champion that it could be compared with" in result.output
+    assert "no champion to compare with" in result.output
     assert decided.version_of(CHAMPION).number == 2
     assert decided.version(2).tags["former_champion"] == "1"
 
@@ -223,7 +226,7 @@ def lab(served: Registry, spark: SparkSession) -> _Lab:
 
 
 @pytest.mark.spark
-def test_server__a_model_is_trained_registered_promoted_replaced_and_put_back(lab: _Lab) -> None:
+def test_server__model_is_trained_promoted_replaced_and_rolled_back(lab: _Lab) -> None:
     assert lab.run("train", "training.epochs=1", "training.learning_rate=0.0000001").startswith("model: version 1")
     lab.run("evaluate")
     assert lab.run("promote") == "promotion: version 1 is now the champion"
@@ -243,11 +246,11 @@ def test_server__a_model_is_trained_registered_promoted_replaced_and_put_back(la
 
 
 @pytest.mark.spark
-def test_evaluate__names_and_leaves_out_a_champion_of_another_version(
+def test_evaluate__reports_and_leaves_out_a_champion_of_another_version(
     lab: _Lab, with_versions: Callable[..., Registry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = _Lab(with_versions(lab.store, "old", versions=1))
-    champion.promote(old.store, 1, over=None)
+    champion.promote(old.store, 1, replaces=None)
     old.run("train", "training.epochs=1")
     load, bundle = Predictor.load, Registry.bundle
 

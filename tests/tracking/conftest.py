@@ -1,4 +1,4 @@
-"""A small model, registered in an embedded store, and servers that do not answer."""
+"""A small model, registered in an embedded store, and unreachable servers."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def flows() -> pa.Table:
 
 @pytest.fixture(scope="session")
 def write_bundle() -> Bundle:
-    """Writes a bundle of random weights, which follow from ``seed``; returns the folder."""
+    """Writes a bundle with weights drawn from ``seed``; returns the folder."""
 
     def write(folder: Path, seed: int = 1) -> Path:
         torch.manual_seed(seed)
@@ -81,7 +81,7 @@ def write_bundle() -> Bundle:
 
 @pytest.fixture(scope="session")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Registry:
-    """One embedded store for all tests of this folder: making its tables takes seconds."""
+    """One embedded store for all tests of this folder: creating its tables takes seconds."""
     return Registry(TRACKING, str(tmp_path_factory.mktemp("store")))
 
 
@@ -99,10 +99,10 @@ def version(
 
 @pytest.fixture(scope="module")
 def champion_uri(embedded: Registry, version: ModelVersion) -> Iterator[str]:
-    """The address of the version, which is the champion, in the store that MLflow's own functions look it up in."""
+    """The models:/ URI of the champion, in MLflow's current store."""
     import mlflow
 
-    champion.promote(embedded, version.number, over=None)
+    champion.promote(embedded, version.number, replaces=None)
     mlflow.set_tracking_uri(embedded.uri)
     yield "models:/iotid@champion"
     mlflow.set_tracking_uri(None)  # else it would come before MLFLOW_TRACKING_URI in all later tests
@@ -126,7 +126,7 @@ def unreachable(free_port: Callable[[], int]) -> Registry:
 
 @pytest.fixture(scope="session")
 def process() -> Callable[..., AbstractContextManager[subprocess.Popen[bytes]]]:
-    """Starts a process; it, and all that it starts, ends with the block."""
+    """Starts a process; stops it and its children at the end of the block."""
 
     @contextmanager
     def start(command: list[str], **env: str) -> Iterator[subprocess.Popen[bytes]]:

@@ -1,4 +1,4 @@
-"""Who becomes the champion when several processes move it, on the embedded SQLite and on a server with PostgreSQL."""
+"""Concurrent promotions and rollbacks, on the embedded SQLite and on a server with PostgreSQL."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ store.find_version("champion")
 print("ready", flush=True)
 sys.stdin.readline()
 try:
-    champion.promote(store, int(version), over=1)
+    champion.promote(store, int(version), replaces=1)
     print("moved", flush=True)
 except StaleError as fault:
     print(fault, flush=True)
@@ -39,11 +39,11 @@ except StaleError as fault:
 
 
 @pytest.mark.parametrize("records", ["embedded", pytest.param("served", marks=pytest.mark.spark)])
-def test_promote__of_several_processes_exactly_one_moves_the_champion(
+def test_promote__of_several_processes_exactly_one_sets_the_champion(
     records: str, request: pytest.FixtureRequest, with_versions: Callable[..., Registry]
 ) -> None:
     store = with_versions(request.getfixturevalue(records), "raced", versions=4)
-    champion.promote(store, 1, over=None)
+    champion.promote(store, 1, replaces=None)
     where = [store.tracking.uri or "", store.tracking.model, store.storage_root]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     racers = {
@@ -63,22 +63,22 @@ def test_promote__of_several_processes_exactly_one_moves_the_champion(
     for version in racers.keys() - {winner}:
         (line,) = printed[version]
         assert (
-            f"the champion has changed meanwhile: this was decided against version 1, but it is version {winner}"
-            in line
+            f"the champion changed meanwhile: the comparison used champion version 1, "
+            f"now there is champion version {winner}" in line
         )
     assert Lock(store).holder() is None
 
 
-def test_promote__that_waited_for_the_lock_sees_that_the_champion_has_changed(
+def test_promote__after_waiting_for_the_lock_detects_a_changed_champion(
     embedded: Registry, with_versions: Callable[..., Registry]
 ) -> None:
     store = with_versions(embedded, "waited", versions=3)
-    champion.promote(store, 1, over=None)
+    champion.promote(store, 1, replaces=None)
     faults: list[BaseException] = []
 
     def late() -> None:
         try:
-            champion.promote(store, 3, over=1)
+            champion.promote(store, 3, replaces=1)
         except StaleError as fault:
             faults.append(fault)
 
@@ -94,37 +94,35 @@ def test_promote__that_waited_for_the_lock_sees_that_the_champion_has_changed(
     assert "former_champion" not in store.version(3).tags
 
 
-def test_promote__against_a_champion_that_is_gone_moves_nothing(
+def test_promote__without_the_expected_champion_changes_no_alias(
     embedded: Registry, with_versions: Callable[..., Registry]
 ) -> None:
     store = with_versions(embedded, "gone", versions=1)
-    with pytest.raises(StaleError, match="decided against version 7, but it is version None now; nothing was moved"):
-        champion.promote(store, 1, over=7)
+    with pytest.raises(StaleError, match="used champion version 7, now there is no champion; no alias"):
+        champion.promote(store, 1, replaces=7)
     assert store.find_version(CHAMPION) is None
     assert Lock(store).holder() is None
 
 
-def test_rollback__to_what_is_no_version_is_one_line(
+def test_rollback__invalid_version_tag_is_a_one_line_error(
     embedded: Registry, with_versions: Callable[..., Registry]
 ) -> None:
     store = with_versions(embedded, "odd", versions=1)
-    champion.promote(store, 1, over=None)
+    champion.promote(store, 1, replaces=None)
     for tag in ("", "one", "1.5", "-1", "\n", "9" * 400):
         store.set_tag(1, "former_champion", tag)
-        with pytest.raises(
-            DataError, match="tag former_champion of version 1 must be a version's number, got"
-        ) as caught:
+        with pytest.raises(DataError, match="tag former_champion of version 1 must be a version number, got") as caught:
             champion.rollback(store)
         assert str(caught.value).isprintable()
         assert len(str(caught.value)) < 500
 
 
-def test_rollback__of_two_at_the_same_time_the_second_does_not_go_back_twice(
+def test_rollback__of_two_concurrent_ones_only_the_first_succeeds(
     embedded: Registry, with_versions: Callable[..., Registry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = with_versions(embedded, "twice", versions=3)
-    for over, version in ((None, 1), (1, 2), (2, 3)):
-        champion.promote(store, version, over=over)
+    for former, version in ((None, 1), (1, 2), (2, 3)):
+        champion.promote(store, version, replaces=former)
     rest, version_of = iter([True]), Registry.version_of
 
     def other_first(self: Registry, alias: str) -> ModelVersion:
@@ -135,12 +133,12 @@ def test_rollback__of_two_at_the_same_time_the_second_does_not_go_back_twice(
         return found
 
     monkeypatch.setattr(Registry, "version_of", other_first)
-    with pytest.raises(StaleError, match="decided against version 3, but it is version 2 now"):
+    with pytest.raises(StaleError, match=r"used champion version 3, now there is .* 2; .* run iotid rollback again"):
         champion.rollback(store)
     assert store.version_of(CHAMPION).number == 2
 
 
-def test_lock__of_a_process_that_died_expires(
+def test_lock__of_a_dead_process_expires(
     embedded: Registry,
     with_versions: Callable[..., Registry],
     monkeypatch: pytest.MonkeyPatch,
@@ -151,14 +149,14 @@ def test_lock__of_a_process_that_died_expires(
     assert Lock(store).claim("dead") == "dead"
     assert Lock(store).claim("dead") == "dead", "a claim repeated after a broken connection is the same claim"
     started = time.monotonic()
-    champion.promote(store, 1, over=None)
+    champion.promote(store, 1, replaces=None)
     assert time.monotonic() - started > 1
-    assert caplog.text.count("has died; going on") == 1
+    assert caplog.text.count("its process has died") == 1
     assert store.version_of(CHAMPION).number == 1
     assert Lock(store).holder() is None
 
 
-def test_lock__that_has_expired_is_not_released_for_another(
+def test_lock__after_expiry_its_former_holder_does_not_release_it(
     embedded: Registry, with_versions: Callable[..., Registry]
 ) -> None:
     store = with_versions(embedded, "other", versions=1)
@@ -172,7 +170,7 @@ def test_lock__that_has_expired_is_not_released_for_another(
     assert Lock(store).holder() == "next"
 
 
-def test_promote__moves_the_champion_and_rollback_puts_the_former_back(
+def test_promote__sets_the_champion_and_rollback_restores_the_previous_one(
     tracking: config.Tracking, flows: pa.Table, write_bundle: Callable[..., Path], tmp_path: Path
 ) -> None:
     store = Registry(tracking, str(tmp_path / "store"))
@@ -181,11 +179,11 @@ def test_promote__moves_the_champion_and_rollback_puts_the_former_back(
     run = start_run(store, "nightly", [], {})
     for number in (1, 2):
         assert store.register(run, write_bundle(tmp_path / str(number), number), flows).number == number
-    champion.promote(store, 1, over=None)
+    champion.promote(store, 1, replaces=None)
     with pytest.raises(UserError, match="was the first champion") as caught:
         champion.rollback(store)
     assert "\n" not in str(caught.value)
-    champion.promote(store, 2, over=1)
+    champion.promote(store, 2, replaces=1)
     second = store.version_of("champion")
     assert (second.number, second.tags["former_champion"]) == (2, "1")
     assert champion.former_champion(store, second) == 1

@@ -1,4 +1,4 @@
-"""Where the tracking server is, and calls while it is away."""
+"""The address of the tracking server, and calls while it is unreachable."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def test_uri__sqlite_needs_a_local_storage_root(tracking: config.Tracking) -> No
         _ = Registry(tracking, "s3://bucket/tables").uri
 
 
-def test_uri__below_what_is_no_folder_is_refused_in_one_line(tracking: config.Tracking, tmp_path: Path) -> None:
+def test_uri__below_a_file_is_a_one_line_error(tracking: config.Tracking, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for root in (f"{tmp_path}/file", f"{tmp_path}/file/below", "/proc/iotid"):
         with pytest.raises(UserError, match=r"^storage\.root: \S+ cannot be used"):
             _ = Registry(tracking, root).uri
 
 
-def test_uri__of_a_root_with_signs_of_an_address_keeps_its_database_below_the_root(
+def test_uri__root_with_url_characters_keeps_the_database_below_the_root(
     tracking: config.Tracking, model_settings: config.Model, tmp_path: Path
 ) -> None:
     root = tmp_path / "a?b %20#c" / "run"
@@ -41,7 +41,7 @@ def test_uri__of_a_root_with_signs_of_an_address_keeps_its_database_below_the_ro
     assert [path.name for path in tmp_path.iterdir()] == ["a?b %20#c"]
 
 
-def test_server_that_is_away__is_waited_for_then_named(
+def test_unreachable_server__is_retried_then_reported(
     unreachable: Registry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(client, "RETRY_S", 1.0)

@@ -1,4 +1,4 @@
-"""Runs on the embedded SQLite and on a server that is away, comes late or never comes."""
+"""Runs on the embedded SQLite and on a server that is unreachable, for a time or always."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ def test_run__keeps_settings_tags_metrics_and_artifacts(embedded: Registry, run:
     assert [file.path for file in mlflow_client.list_artifacts(run.id, "notes")] == ["notes/note.txt"]
 
 
-def test_epoch_logger__of_a_server_that_is_away_does_not_stop_a_training(
+def test_epoch_logger__unreachable_server_does_not_stop_training(
     unreachable: Registry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(client, "RETRY_S", 0.1)
     log = EpochLogger(unreachable, "run")
     for epoch in (3, 4, 5):
         log({"loss": 1.0}, epoch)
-    assert caplog.text.count("epochs from 3 on are kept in the history and logged after the last") == 1
+    assert caplog.text.count("epochs from 3 on will be logged after the training") == 1
     assert caplog.text.count("waiting for the tracking server") == 1  # not once for each epoch
 
 
-def test_run__of_a_server_that_comes_late_is_logged_afterwards(
+def test_run__of_a_server_that_starts_late_is_logged_afterwards(
     unreachable: Registry,
     model_settings: config.Model,
     flows: pa.Table,
@@ -70,10 +70,10 @@ def test_run__of_a_server_that_comes_late_is_logged_afterwards(
 
     monkeypatch.setattr(client, "RETRY_S", 0.1)
     asked = (unreachable, "nightly", [model_settings], {}, ("lab", _DATASET))
-    with ExitStack() as later, run_on_dataset(*asked, if_away="") as run:
+    with ExitStack() as later, run_on_dataset(*asked, if_unreachable="") as run:
         assert not run.started
         assert run.epoch_logger is None
-        assert "training goes on, and is logged afterwards" in caplog.text
+        assert "training continues and is logged afterwards" in caplog.text
         monkeypatch.setattr(client, "RETRY_S", 60.0)
         later.enter_context(server())
         run.log_history([{"loss": 0.5}, {"loss": 0.25}])
@@ -86,18 +86,18 @@ def test_run__of_a_server_that_comes_late_is_logged_afterwards(
         assert json.loads(given.dataset.profile)["labels"] == {"plug": 3}
 
 
-def test_run__of_a_server_that_never_comes_says_where_the_model_is(
+def test_run__of_an_unreachable_server_reports_where_the_model_is(
     unreachable: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "RETRY_S", 0.1)
     asked = (unreachable, "nightly", [], {}, ("lab", _DATASET))
     with pytest.raises(ServerError, match=r"does not answer .*; the model is kept in /runs/lab"):  # noqa: SIM117
-        with run_on_dataset(*asked, if_away="the model is kept in /runs/lab") as run:
+        with run_on_dataset(*asked, if_unreachable="the model is kept in /runs/lab") as run:
             _ = run.id
 
 
 def test_run__is_failed_if_its_block_raises(embedded: Registry) -> None:
     asked = (embedded, "nightly", [], {}, ("lab", _DATASET))
-    with pytest.raises(ZeroDivisionError), run_on_dataset(*asked, if_away="") as run:
+    with pytest.raises(ZeroDivisionError), run_on_dataset(*asked, if_unreachable="") as run:
         _ = 1 / 0
     assert embedded.connect().get_run(run.id).info.status == "FAILED"

@@ -27,13 +27,11 @@ from iotid.tracking import ModelVersion, Registry, load
 def predictions(
     flows: pa.Table, write_bundle: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 ) -> pa.Table:
-    """What the registered model must predict of ``flows``."""
+    """The expected predictions for ``flows``."""
     return Predictor.load(write_bundle(tmp_path_factory.mktemp("bundle"))).predict(flows)
 
 
-def test_pyfunc__takes_a_data_frame_and_gives_predictions(
-    champion_uri: str, flows: pa.Table, predictions: pa.Table
-) -> None:
+def test_pyfunc__predicts_from_a_data_frame(champion_uri: str, flows: pa.Table, predictions: pa.Table) -> None:
     import mlflow
 
     expected = predictions.to_pandas()
@@ -91,7 +89,7 @@ def test_pyfunc__is_served_over_http(
 
 
 @pytest.mark.parametrize("name", ["bundle_version", "flows_version"])
-def test_pyfunc__model_of_another_schema_version_is_one_clear_line(
+def test_pyfunc__other_schema_version_is_a_one_line_error(
     champion_uri: str, embedded: Registry, tmp_path: Path, name: str
 ) -> None:
     import mlflow
@@ -105,7 +103,7 @@ def test_pyfunc__model_of_another_schema_version_is_one_clear_line(
     assert "\n" not in str(caught.value)
 
 
-def test_model__holds_code_and_nothing_that_unpickles(
+def test_model__contains_code_and_no_pickles(
     embedded: Registry, version: ModelVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import cloudpickle
@@ -137,7 +135,7 @@ def test_load__predicts_what_the_bundle_predicts(
     assert load(f"models:/iotid/{version.number}").predict(flows).equals(predictions)
 
 
-def test_load__another_schema_version_is_one_clear_line(
+def test_load__other_schema_version_is_a_one_line_error(
     embedded: Registry, version: ModelVersion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bundle, "_VERSION", bundle._VERSION + 1)

@@ -81,7 +81,7 @@ types = {{"inter_arrival_us": pa.int64(), "direction": pa.int32()}}
 flows = pa.table({{name: pa.array([[1]], pa.list_(kind)) for name, kind in types.items()}})
 run = start_run(store, "quiet", [], {{}})
 version = store.register(run, {str(tmp_path / "bundle")!r}, flows)
-champion.promote(store, version.number, over=None)
+champion.promote(store, version.number, replaces=None)
 iotid.tracking.load("models:/m@champion", store.uri).predict(flows)
 run.end()
 """

@@ -1,4 +1,4 @@
-"""The toy problem of rank_process.py, which other processes must be able to run as well."""
+"""The toy problem of rank_process.py, which other processes run too."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ def toy(module_at: Callable[[Path], ModuleType]) -> ModuleType:
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
-    """Toy layers gain nothing from threads, and lose much where cores are busy."""
+    """Toy layers gain nothing from threads, and slow down on busy cores."""
     torch.set_num_threads(1)

@@ -53,7 +53,7 @@ def training(**changes: Any) -> config.Training:
 
 
 def rows(number: int, seed: int = 0) -> EncodedFlows:
-    """Flows whose first packet's length tells the class; all else is noise."""
+    """Flows whose class follows from the first packet's length; the rest is noise."""
     random = np.random.default_rng(seed)
     label = random.integers(0, 3, number)
     there = np.arange(6) < random.integers(1, 7, (number, 1))
@@ -93,7 +93,7 @@ def loss_not_finite_from_batch_2() -> Iterator[None]:
 
 
 def run(case: str, rank: int, folder: Path) -> dict[str, Any]:
-    """What ``fit`` returns, or the error that it raises."""
+    """The result of ``fit``, or its error."""
     given = CASES[case](rank)
     model = given.get("model", MODEL)
     breaking = loss_not_finite_from_batch_2() if given.get("broken") else contextlib.nullcontext()

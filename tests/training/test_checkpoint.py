@@ -1,4 +1,4 @@
-"""Checkpoints with any field or tensor damaged: training starts anew, and says so in one line."""
+"""Checkpoints with any field or tensor damaged: training starts from scratch, with a one-line warning."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _fit(toy: ModuleType, folder: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def kept(toy: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Any]:
-    """The checkpoint of a real run, and what the run that goes on asks of it."""
+    """The checkpoint of a real run, and the arguments with which a resumed run loads it."""
     folder, asked = tmp_path_factory.mktemp("run"), []
     _fit(toy, folder)
     with pytest.MonkeyPatch.context() as patch:
@@ -45,7 +45,7 @@ def kept(toy: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 
 @pytest.fixture
 def goes_on(kept: tuple[Path, str, Any], stored: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> _Load:
-    """Whether training would go on from the checkpoint with these tensors, or this description, in place of its own."""
+    """Whether training would resume from the checkpoint with these tensors or this description instead."""
     place, fingerprint, specs = kept
     folder = tmp_path / "checkpoint"
     shutil.copytree(place, folder)
@@ -61,7 +61,7 @@ def goes_on(kept: tuple[Path, str, Any], stored: ModuleType, tmp_path: Path, cap
         with caplog.at_level(logging.WARNING, "iotid"):
             found = Checkpoint.load(folder, fingerprint, specs)
         for record in caplog.records:
-            assert "starts anew" in record.getMessage()
+            assert "starts from scratch" in record.getMessage()
             assert record.getMessage().isprintable()
             assert len(record.getMessage()) < 1000
         assert len(caplog.records) == (found.epoch == 0)
@@ -77,16 +77,14 @@ def named(kept: tuple[Path, str, Any], stored: ModuleType) -> dict[str, Any]:
     return found
 
 
-def test_load__every_tensor_that_is_kept_is_asked_for(
-    kept: tuple[Path, str, Any], named: dict[str, Any], goes_on: _Load
-) -> None:
+def test_load__requires_every_saved_tensor(kept: tuple[Path, str, Any], named: dict[str, Any], goes_on: _Load) -> None:
     assert set(named) == set(kept[2])
     assert {name.partition(".")[0] for name in named} == {"model", "best", "adam"}
     assert goes_on(named)
 
 
 @pytest.mark.parametrize("damage", ["nan", "inf", "cut", "missing", "type", "shape", "negative square", "byte"])
-def test_load__any_tensor_damaged_starts_anew(
+def test_load__damaged_tensor_starts_from_scratch(
     damage: str, named: dict[str, Any], goes_on: _Load, stored: ModuleType, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name, array in named.items():
@@ -108,7 +106,7 @@ def test_load__any_tensor_damaged_starts_anew(
         assert name in caplog.text
 
 
-def test_load__any_field_damaged_starts_anew(kept: tuple[Path, str, Any], goes_on: _Load) -> None:
+def test_load__damaged_field_starts_from_scratch(kept: tuple[Path, str, Any], goes_on: _Load) -> None:
     stored = json.loads((kept[0] / "checkpoint.json").read_text())
     assert goes_on(description=stored)
     for name, value in stored.items():
@@ -123,7 +121,7 @@ def test_load__any_field_damaged_starts_anew(kept: tuple[Path, str, Any], goes_o
     assert not goes_on(description={**stored, "history": [{"loss": 1.0}]})
 
 
-def test_fit__with_a_weight_that_is_no_number_starts_anew_to_the_same_end(
+def test_fit__checkpoint_with_nan_weight_starts_from_scratch(
     toy: ModuleType, stored: ModuleType, tmp_path: Path
 ) -> None:
     assert _fit(toy, tmp_path / "one").resumed_from == 0

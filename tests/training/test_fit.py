@@ -1,4 +1,4 @@
-"""Training on one rank: it learns, stops, resumes, and counts rows as the flows that they stand for."""
+"""Training on one rank: learning, early stopping, resuming, and row weights."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _fit(
 
 
 def _losses(result: FitResult) -> list[dict[str, float]]:
-    """The history without what differs from run to run."""
+    """The history without times."""
     return [{name: value for name, value in epoch.items() if name not in _TIMES} for epoch in result.history]
 
 
@@ -84,7 +84,7 @@ def test_fit__calibrates_the_saved_model_and_nothing_else(toy: ModuleType, tmp_p
     assert likelihood["fitted"] > likelihood["raw"]
 
 
-def test_fit__counts_the_training_sequences_if_the_model_shall(toy: ModuleType, tmp_path: Path) -> None:
+def test_fit__counts_training_sequences_if_enabled(toy: ModuleType, tmp_path: Path) -> None:
     train, validation = toy.rows(60), toy.rows(23, 9)
     for counted in (False, True):
         model = toy.MODEL.model_copy(update={"sequence_counts": counted})
@@ -99,7 +99,7 @@ def test_fit__counts_the_training_sequences_if_the_model_shall(toy: ModuleType, 
     np.testing.assert_allclose(with_counts.probabilities(train.sequences), expected_NC, rtol=1e-5)
 
 
-def test_fit__learns_whole_sets_where_it_gets_some(toy: ModuleType, tmp_path: Path) -> None:
+def test_fit__trains_a_device_model_if_given_sets(toy: ModuleType, tmp_path: Path) -> None:
     train, validation = toy.rows(60), toy.rows(23, 9)
     unit = np.arange(60) % 4
     sets = FlowSets.of(train.sequences, unit, train.label, train.num_flows)
@@ -130,7 +130,7 @@ def test_fit__stops_after_patience_epochs_without_a_better_macro_f1(
     assert (len(result.history), result.best_epoch, result.stopped_early) == (5, 2, True)
 
 
-def test_fit__same_seed_same_losses_other_seed_others(toy: ModuleType, tmp_path: Path) -> None:
+def test_fit__losses_depend_on_the_seed_only(toy: ModuleType, tmp_path: Path) -> None:
     first, again, other = (
         _losses(_fit(toy, tmp_path / str(number), seed=seed, dropout=True)) for number, seed in enumerate([1, 1, 2])
     )
@@ -138,7 +138,7 @@ def test_fit__same_seed_same_losses_other_seed_others(toy: ModuleType, tmp_path:
     assert first != other
 
 
-def test_fit__a_run_killed_in_any_epoch_resumes_to_the_same_end(toy: ModuleType, tmp_path: Path) -> None:
+def test_fit__killed_after_any_epoch_resumes_to_the_same_result(toy: ModuleType, tmp_path: Path) -> None:
     undisturbed = _fit(toy, tmp_path / "undisturbed", epochs=4, dropout=True)
 
     def die(_: dict[str, float], epoch: int) -> None:
@@ -155,7 +155,7 @@ def test_fit__a_run_killed_in_any_epoch_resumes_to_the_same_end(toy: ModuleType,
 
 
 @pytest.mark.parametrize(("minutes", "resumed_at"), [(1000.0, (1, 0)), (0.0, (1, 1))])
-def test_fit__a_run_killed_within_an_epoch_resumes_to_the_same_end(
+def test_fit__killed_within_an_epoch_resumes_to_the_same_result(
     minutes: float, resumed_at: tuple[int, int], toy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     undisturbed = _fit(toy, tmp_path / "undisturbed", dropout=True)
@@ -179,7 +179,7 @@ def test_fit__a_run_killed_within_an_epoch_resumes_to_the_same_end(
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
 
 
-def test_fit__more_epochs_go_on_from_the_end_as_if_never_stopped(toy: ModuleType, tmp_path: Path) -> None:
+def test_fit__more_epochs_resume_from_the_end_to_the_same_result(toy: ModuleType, tmp_path: Path) -> None:
     _fit(toy, tmp_path / "short", epochs=2)
     longer = _fit(toy, tmp_path / "short", epochs=4)
     assert longer.resumed_from == 2
@@ -209,26 +209,26 @@ def test_fit__damaged_checkpoint_is_not_used_with_a_warning(
     assert "cannot be used" in caplog.text
 
 
-def test_fit__keeps_one_checkpoint_and_nothing_half_written(toy: ModuleType, tmp_path: Path) -> None:
+def test_fit__keeps_one_checkpoint_and_no_partial_files(toy: ModuleType, tmp_path: Path) -> None:
     _fit(toy, tmp_path, epochs=3)
     assert sorted(path.name for path in (tmp_path / "checkpoint").iterdir()) == [
         "checkpoint.json", "epoch-00003-0000000.safetensors"
     ]  # fmt: skip
 
 
-def test_fit__loss_that_is_not_finite_stops_before_the_step(
+def test_fit__non_finite_loss_stops_before_the_step(
     toy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps, original = [], torch.optim.Adam.step
     monkeypatch.setattr(torch.optim.Adam, "step", lambda self, *rest: steps.append(1) or original(self, *rest))
-    wanted = r"batch 2 in epoch 1 is nan; no step was made with it\. Lower training\.learning_rate, now 0\.02"
+    wanted = r"batch 2 in epoch 1 is nan; the weights were not updated; lower training\.learning_rate, now 0\.02"
     with toy.loss_not_finite_from_batch_2(), pytest.raises(TrainingError, match=wanted):
         _fit(toy, tmp_path)
     assert len(steps) == 1
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
-def test_fit__a_row_counts_as_the_flows_that_it_stands_for(toy: ModuleType, tmp_path: Path) -> None:
+def test_fit__row_counts_as_its_number_of_flows(toy: ModuleType, tmp_path: Path) -> None:
     once = toy.rows(30)
     copies = np.repeat(np.arange(30), once.num_flows)
     sequences = {name: ids_NM[copies] for name, ids_NM in once.sequences.items()}
@@ -247,7 +247,7 @@ def test_fit__balanced_classes_weigh_the_same(toy: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("power", [0, 0.5, 1])
-def test_fit__repeats_weigh_a_power_of_their_number(toy: ModuleType, power: float) -> None:
+def test_fit__row_weight_is_a_power_of_its_number_of_flows(toy: ModuleType, power: float) -> None:
     rows = toy.rows(50)
     weights_N = fit_module.row_weights(rows, toy.training(class_weight="none", repeat_weight=power))
     np.testing.assert_allclose(weights_N, rows.num_flows**power)
@@ -263,12 +263,12 @@ def test_fit__reports_every_epoch(toy: ModuleType, tmp_path: Path, caplog: pytes
     assert all("macro F1" in line and "flows/s" in line and "min left" in line for line in lines[:2])
 
 
-def test_fit__part_without_rows_is_refused(toy: ModuleType, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="train part has no rows"):
+def test_fit__empty_dataset_split_is_refused(toy: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="train split has no rows"):
         _fit(toy, tmp_path, train=toy.rows(0))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without a GPU is needed")
-def test_fit__gpu_that_is_not_there_is_a_setting_error(toy: ModuleType, tmp_path: Path) -> None:
+def test_fit__missing_gpu_is_a_setting_error(toy: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"training\.device"):
         _fit(toy, tmp_path, device="cuda")

@@ -1,4 +1,4 @@
-"""Ranks of one machine meet on its loopback, under whatever name the system has for it."""
+"""Ranks on one machine use its loopback interface, whatever its name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from iotid.training import launch
     ("interfaces", "loopback"),
     [([(1, "lo"), (2, "eth0")], "lo"), ([(4, "en0"), (1, "lo0"), (9, "utun3")], "lo0"), ([(1, "en0")], None)],
 )
-def test_ranks__of_one_machine_meet_on_the_loopback_of_linux_and_of_macos(
+def test_ranks__of_one_machine_use_loopback_on_linux_and_macos(
     interfaces: list[Any], loopback: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(socket, "if_nameindex", lambda: interfaces)

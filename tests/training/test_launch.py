@@ -48,7 +48,7 @@ def _settings(root: Path, *overrides: str) -> Settings:
 
 
 def _flow(number: int) -> dict[str, Any]:
-    """A flow of device number % 3, which sends its own length first."""
+    """A flow of device number % 3, whose first packet has the device's length."""
     random = np.random.default_rng(number)
     lengths = [100 + 100 * (number % 3), *random.integers(40, 80, random.integers(0, 6)).tolist()]
     seen = datetime(2026, 1, 31, 12, 0, number % 60, number, tzinfo=UTC)
@@ -97,7 +97,7 @@ def dataset_uri(spark: SparkSession, root: Path) -> str:
 
 @pytest.fixture(scope="module")
 def undisturbed(spark: SparkSession, root: Path, dataset_uri: str) -> dict[str, Any]:
-    """What two ranks returned, that was never stopped, with what it said under ``stdout`` and ``stderr``."""
+    """The result of two ranks without interruption, with their ``stdout`` and ``stderr``."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         result = train_on_ranks(spark, _settings(root), dataset_uri, root / "undisturbed", _note_epoch)
@@ -112,7 +112,7 @@ def _learned(result: dict[str, Any]) -> list[float]:
     return [epoch["loss"] for epoch in result["history"]]
 
 
-def test_train_on_ranks__learns_and_leaves_the_bundle_and_its_history(
+def test_train_on_ranks__writes_the_bundle_and_its_history(
     root: Path, dataset_uri: str, undisturbed: dict[str, Any]
 ) -> None:
     test = read_split(dataset_uri, "test")
@@ -122,20 +122,20 @@ def test_train_on_ranks__learns_and_leaves_the_bundle_and_its_history(
     assert json.loads((root / "undisturbed" / "history.json").read_text()) == undisturbed["history"]
 
 
-def test_train_on_ranks__lines_of_ranks_are_on_stderr_and_nothing_else_is(undisturbed: dict[str, Any]) -> None:
+def test_train_on_ranks__forwards_only_the_ranks_lines_to_stderr(undisturbed: dict[str, Any]) -> None:
     assert undisturbed["stdout"] == ""
     lines = undisturbed["stderr"].splitlines()
     assert [line.split()[0] for line in lines] == [*["epoch", "noted"] * 6, "learning", "calibrated"]
 
 
-def test_train_on_ranks__one_rank_learns_as_two_do(
+def test_train_on_ranks__one_rank_equals_two(
     spark: SparkSession, root: Path, dataset_uri: str, undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:
     one = train_on_ranks(spark, _settings(root, "training.ranks=1"), dataset_uri, tmp_path)
     np.testing.assert_allclose(_learned(one), _learned(undisturbed), rtol=1e-3)
 
 
-def test_train_on_ranks__killed_ranks_resume_to_the_same_end(
+def test_train_on_ranks__killed_ranks_resume_to_the_same_result(
     spark: SparkSession,
     root: Path,
     dataset_uri: str,
@@ -158,7 +158,7 @@ def _die_after_epoch_3(_: dict[str, float], epoch: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_train_on_ranks__a_ranks_error_is_one_line_without_a_traceback(
+def test_train_on_ranks__error_of_a_rank_is_one_line_without_a_traceback(
     spark: SparkSession, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(PartitionError, match="no whole dataset at") as caught:
@@ -202,10 +202,10 @@ def _failed(rank: int, kind: type[Exception], text: str, *, lost: bool = False) 
             _failed(1, OSError, "closed", lost=True) + "exitcode  : -9 (pid: 7)\n",
             "TrainingError",
             "training: a rank was killed or crashed (exitcode  : -9); if memory ran out, set fewer training.ranks; "
-            "started again, training goes on from its last checkpoint",
+            "run the command again to resume from the last checkpoint",
         ),
     ],
 )
-def test_error_of_rank__is_the_cause_and_not_what_followed_from_it(output: str, kind: str, message: str) -> None:
+def test_error_of_rank__is_the_root_cause(output: str, kind: str, message: str) -> None:
     error: IotidError = launch.error_of_rank(output)
     assert (type(error).__name__, str(error)) == (kind, message)

@@ -1,4 +1,4 @@
-"""Two ranks over gloo on the loopback do what one does, whatever the number of rows."""
+"""Two ranks over gloo on loopback equal one, for any number of rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SAME = ["even", "uneven", "one_row_left", "fewer_rows_than_ranks", "balanced"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where two ranks trained on every case of rank_process.py."""
+    """The folder in which two ranks trained on every case of rank_process.py."""
     folder = tmp_path_factory.mktemp("two-ranks")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -52,7 +52,7 @@ def results(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("case", _SAME)
-def test_two_ranks__end_where_one_ends(
+def test_two_ranks__give_the_result_of_one(
     toy: ModuleType, results: list[dict[str, Any]], folder: Path, tmp_path: Path, case: str
 ) -> None:
     alone = toy.run(case, 0, tmp_path)
@@ -76,13 +76,13 @@ def test_two_ranks__agree_on_the_metrics(results: list[dict[str, Any]]) -> None:
         assert first == second
 
 
-def test_two_ranks__loss_that_is_not_finite_stops_both_before_the_step(results: list[dict[str, Any]]) -> None:
+def test_two_ranks__non_finite_loss_stops_both_before_the_step(results: list[dict[str, Any]]) -> None:
     for rank in results:
         assert rank["not_finite"]["error"] == "TrainingError"
         assert "batch 2 in epoch 1" in rank["not_finite"]["message"]
 
 
-def test_two_ranks__other_rows_on_a_rank_stop_both(results: list[dict[str, Any]]) -> None:
+def test_two_ranks__different_rows_stop_both(results: list[dict[str, Any]]) -> None:
     for rank in results:
         assert rank["other_rows"]["error"] == "TrainingError"
-        assert "1 of 2 ranks hold other rows" in rank["other_rows"]["message"]
+        assert "1 of 2 ranks have other rows" in rank["other_rows"]["message"]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypedDict
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from iotid.errors import cut
+from iotid.errors import shorten
 from iotid.inputs import parse_object
 from iotid.schemas import typed
 from iotid.schemas.typed import Within
@@ -41,7 +41,7 @@ def check_splits(splits: pa.Table) -> None:
     for name, known in (("container", tuple(_CONTEXTS)), ("compression", _COMPRESSIONS)):
         for value in pc.unique(splits[name]).to_pylist():
             if value not in known:
-                raise ValueError(f"{name}: must be one of {', '.join(known)}, got {cut(value)}")
+                raise ValueError(f"{name}: must be one of {', '.join(known)}, got {shorten(value)}")
     is_open = pc.equal(splits["end"], -1)
     if not pc.all(pc.or_(is_open, pc.greater_equal(splits["end"], splits["start"]))).as_py() and len(splits):
         raise ValueError("end: must be -1, or start or more")

@@ -1,4 +1,4 @@
-"""What faults of the machine are reported as: a full disk, a missing package, a file that may not be read."""
+"""Translates machine errors into iotid errors: a full disk, a missing package, a file that cannot be accessed."""
 
 from __future__ import annotations
 
@@ -10,58 +10,58 @@ from importlib.metadata import PackageNotFoundError, requires
 
 from iotid.errors import IotidError, SetupError, SpaceError, UserError
 
-_REFUSALS = (
+_OS_ERRORS = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP,
     errno.ENAMETOOLONG, errno.EIO,
 )  # fmt: skip
-_WORKER_LACKS = re.compile(r"^ModuleNotFoundError: No module named '([\w.]+)'$", re.MULTILINE)
+_WORKER_MISSING = re.compile(r"^ModuleNotFoundError: No module named '([\w.]+)'$", re.MULTILINE)
 
 
-def explained(fault: Exception, *, in_worker: bool) -> IotidError | None:
-    """The error to report for a fault of the machine; None if it is not one.
+def as_iotid_error(fault: Exception, *, in_worker: bool) -> IotidError | None:
+    """The error to report for an exception that the machine caused, else None.
 
     ``in_worker``: it was raised in a Spark worker.
     """
-    lacks = _without_package_there if in_worker else _without_extra
-    found = (explain(fault) for explain in (_full_disk, lacks, _worker_without_iotid, _refused))
-    return next((error for error in found if error is not None), None)
+    lacks = _missing_in_worker if in_worker else _missing_extra
+    errors = (check(fault) for check in (_full_disk, lacks, _worker_start_failed, _os_error))
+    return next((error for error in errors if error is not None), None)
 
 
 def _full_disk(fault: Exception) -> IotidError | None:
     """A full disk, in this process, in a Spark worker or in Java."""
     full = (errno.ENOSPC, errno.EDQUOT)
-    if isinstance(fault, OSError) and fault.errno is not None:  # its text holds a name
+    if isinstance(fault, OSError) and fault.errno is not None:  # its text contains a file name
         is_full = fault.errno in full
     else:
         is_full = any(os.strerror(number) in str(fault) for number in full)
     if not is_full:
         return None
     return SpaceError(
-        "the disk is full: free some space below storage.root, and where Spark and Python put their temporary files "
-        "(spark.local.dir, TMPDIR), then run the step again; what was there before it is unchanged"
+        "the disk is full: free some space below storage.root and in the temporary folders of Spark and Python "
+        "(spark.local.dir, TMPDIR), then run the step again; existing data is unchanged"
     )
 
 
-def _without_package_there(fault: Exception) -> IotidError | None:
-    """A Spark worker's Python, which is not this one, lacks a package."""
-    return _other_python(str(fault.name)) if isinstance(fault, ModuleNotFoundError) else None
+def _missing_in_worker(fault: Exception) -> IotidError | None:
+    """A package that the Python of Spark's workers lacks."""
+    return _missing_package(str(fault.name)) if isinstance(fault, ModuleNotFoundError) else None
 
 
-def _worker_without_iotid(fault: Exception) -> IotidError | None:
-    """The same, if it lacks too much to return an error as data: before any capture was opened."""
-    lacks = _WORKER_LACKS.search(str(fault)) if type(fault).__module__.startswith(("pyspark.", "py4j.")) else None
-    return lacks and _other_python(lacks[1])
+def _worker_start_failed(fault: Exception) -> IotidError | None:
+    """The same, raised before the worker could load iotid's error handling."""
+    lacks = _WORKER_MISSING.search(str(fault)) if type(fault).__module__.startswith(("pyspark.", "py4j.")) else None
+    return lacks and _missing_package(lacks[1])
 
 
-def _other_python(package: str) -> IotidError:
+def _missing_package(package: str) -> IotidError:
     return SetupError(
         f"Spark's workers run a Python without {package}; set PYSPARK_PYTHON to one that has the packages of "
         "requirements.lock, at the same path on every machine"
     )
 
 
-def _without_extra(fault: Exception) -> IotidError | None:
-    """This Python lacks a package that an extra of iotid installs; the smallest such extra is named."""
+def _missing_extra(fault: Exception) -> IotidError | None:
+    """A missing package that an extra of iotid installs; suggests the smallest such extra."""
     package = (fault.name or "").partition(".")[0] if isinstance(fault, ModuleNotFoundError) else ""
     try:
         lines = requires("iotid") or []
@@ -78,8 +78,8 @@ def _without_extra(fault: Exception) -> IotidError | None:
     )
 
 
-def _refused(fault: Exception) -> IotidError | None:
-    """The filesystem refuses a file."""
-    if not isinstance(fault, OSError) or fault.errno not in _REFUSALS:
+def _os_error(fault: Exception) -> IotidError | None:
+    """A file that the filesystem refuses to open or write."""
+    if not isinstance(fault, OSError) or fault.errno not in _OS_ERRORS:
         return None
     return UserError(f"{fault}; check that the file exists, and that you may read or write it")

@@ -1,4 +1,4 @@
-"""What the steps print of the partitions that they have written, from the partitions' metadata."""
+"""The lines that steps print about the partitions that they wrote, from the partitions' metadata."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from iotid.partitions import Partition
 from iotid.schemas.metadata import Census, Datasets, Flows, Splits
 
 
-def of_splits(splits: Partition[Splits]) -> Iterator[str]:
+def format_splits(splits: Partition[Splits]) -> Iterator[str]:
     for reason in splits.metadata["unreadable"].values():
         yield f"quarantine: {reason}"
-    yield f"splits: {of_captures(splits.metadata)}, {splits.metadata['rows']:,} splits -> {splits.uri}"
+    yield f"splits: {format_captures(splits.metadata)}, {splits.metadata['rows']:,} splits -> {splits.uri}"
 
 
-def of_captures(metadata: Mapping[str, Any]) -> str:
-    """How many captures were planned, and what became of the other files; ``metadata``: of splits."""
+def format_captures(metadata: Mapping[str, Any]) -> str:
+    """Numbers of captures and of other files; ``metadata``: of a partition of splits."""
     text = f"{metadata['files'] - metadata['files_unplanned']:,} captures, {metadata['bytes']:,} bytes"
     notes = {
         "more in quarantine, not read": len(metadata["unreadable"]),
@@ -24,48 +24,51 @@ def of_captures(metadata: Mapping[str, Any]) -> str:
         "that begin with the packet of another, counted twice": metadata["files_alike"],
         "other files ignored": metadata["files_ignored"],
     }
-    counted = counts(notes)
+    counted = format_counts(notes)
     return f"{text} ({counted})" if counted else text
 
 
-def of_flows(flows: Partition[Flows]) -> Iterator[str]:
+def format_flows(flows: Partition[Flows]) -> Iterator[str]:
     from iotid.flows import QUARANTINE_FILE
 
     metadata = flows.metadata
     if metadata["unreadable"]:
         yield f"quarantine: {metadata['unreadable']:,} captures -> {flows.uri}/{QUARANTINE_FILE}"
     if metadata["overlapping"]:
-        yield f"hint: {of_overlaps(flows)}"
+        yield f"hint: {format_overlaps(flows)}"
     yield (
         f"flows: {metadata['rows']:,} flows of {metadata['packets'].get('flow', 0):,} packets; "
-        f"left out: {packets_left_out(flows) or 'none'} -> {flows.uri}"
+        f"left out: {format_left_out(flows) or 'none'} -> {flows.uri}"
     )
 
 
-def of_overlaps(flows: Partition[Flows]) -> str:
-    return f"{flows.metadata['overlapping']:,} captures hold packets of others, which are counted twice"
+def format_overlaps(flows: Partition[Flows]) -> str:
+    return f"{flows.metadata['overlapping']:,} captures contain packets of others, which are counted twice"
 
 
-def packets_left_out(flows: Partition[Flows]) -> str:
-    """Packets that are in no flow, by reason."""
-    return counts({reason: count for reason, count in sorted(flows.metadata["packets"].items()) if reason != "flow"})
+def format_left_out(flows: Partition[Flows]) -> str:
+    """Numbers of packets that are in no flow, by reason."""
+    return format_counts(
+        {reason: count for reason, count in sorted(flows.metadata["packets"].items()) if reason != "flow"}
+    )
 
 
-def of_dataset(dataset: Partition[Datasets]) -> Iterator[str]:
+def format_dataset(dataset: Partition[Datasets]) -> Iterator[str]:
     yield from dataset.metadata.get("coverage", ())
     yield f"dataset: {dataset.metadata['summary']} -> {dataset.uri}"
 
 
-def of_census(census: Partition[Census]) -> str:
+def format_census(census: Partition[Census]) -> str:
     metadata = census.metadata
     statuses = ", ".join(f"{count:,} {status}" for status, count in metadata["status"].items())
+    marks = format_counts(metadata["marks"]) or "none"
     reasons = metadata["flows_without_device"] | {"other_protocol": metadata["flows_of_other_protocols"]}
     return (
-        f"census: {metadata['devices']:,} devices ({statuses}) by model version {metadata['model_version']}; marked: "
-        f"{counts(metadata['marks']) or 'none'}; flows left out: {counts(reasons) or 'none'} -> {census.uri}"
+        f"census: {metadata['devices']:,} devices ({statuses}) by model version {metadata['model_version']}; "
+        f"marked: {marks}; flows left out: {format_counts(reasons) or 'none'} -> {census.uri}"
     )
 
 
-def counts(numbers: Mapping[Any, int]) -> str:
-    """Those that are not 0, in one line."""
+def format_counts(numbers: Mapping[Any, int]) -> str:
+    """The numbers that are not 0, on one line."""
     return ", ".join(f"{number:,} {name}" for name, number in numbers.items() if number)
