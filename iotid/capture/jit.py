@@ -10,9 +10,9 @@ complete file or none, and then compiles. But two writers of different signature
 file name, and the index could map a signature to the other's code; so writers hold a lock file beside the kernel's
 files. If the lock is not available, nothing is saved.
 
-The folder is the first of these that this user owns and nobody else can write (`private.ensure_private`): ``__pycache__``
-beside the module, ``$XDG_CACHE_HOME/iotid`` or ``~/.cache/iotid``, ``iotid-UID`` in the temporary folder.
-NUMBA_CACHE_DIR overrides. Only kernels called from Python are loaded from it; kernels that they call are compiled in.
+The folder is the first of these that this user owns and nobody else can write (`private.ensure_private`):
+``__pycache__`` beside the module, ``$XDG_CACHE_HOME/iotid`` or ``~/.cache/iotid``, ``iotid-UID`` in the temporary
+folder. NUMBA_CACHE_DIR overrides. Only kernels called from Python are loaded from it; what they call is compiled in.
 """
 
 from __future__ import annotations

@@ -179,6 +179,7 @@ def use_metadata(found: Metadata) -> None:
     match found.table:
         case "splits":
             output.format_captures(found)
+            f"{found['rows']:,}"
             assert isinstance(found.get("unreadable", {}) | {"a": "b"}, dict)
         case "flows":
             encoding().misfit(found["settings"]["flow"])
@@ -198,7 +199,8 @@ def use_metadata(found: Metadata) -> None:
         case "decisions":
             assert found["promoted"] in (True, False)
         case "census":
-            counts = {**found["status"], **found["changes"], **found["watched_labels"]}
+            of_reasons = {**found["marks"], **found["flows_without_device"], "other": found["flows_of_other_protocols"]}
+            counts = {**found["status"], **found["changes"], **found["watched_labels"], **of_reasons}
             ", ".join(f"{count:,} {name}" for name, count in counts.items())
             f"{found['devices']:,} {found['groups']:,} {found['watched']:,}"
             assert found["schema_version"] < 2**63
@@ -209,7 +211,7 @@ def stored_metadata() -> dict[str, dict[str, Any]]:
     """By table what its metadata holds, as iotid writes it."""
     common = {"keys": PartitionKey.of_date("a", "2026-01-01"), "schema_version": 4, "code_version": "0.1.0"}
     splits = {
-        "files": 3, "files_ignored": 0, "files_same": 1, "files_alike": 0, "files_unplanned": 1, "bytes": 10**12,
+        "rows": 4, "files": 3, "files_ignored": 0, "files_same": 1, "files_alike": 0, "files_unplanned": 1, "bytes": 10**12,
         "unreadable": {"/a": "is no capture"}, "inputs": {"captures": "/captures"},
     }  # fmt: skip
     flow = {**config.load_settings().flow.model_dump(mode="json")}
@@ -228,7 +230,8 @@ def stored_metadata() -> dict[str, dict[str, Any]]:
         "decisions": {"promoted": True},
         "census": {
             "model_version": "2", "settings_hash": "ab", "key_fingerprint": None, "devices": 3, "groups": 1,
-            "status": {"known": 3}, "changes": {"new": 3}, "watched": 1, "watched_labels": {"cam": 1},
+            "status": {"known": 3}, "changes": {"new": 3}, "watched": 1, "watched_labels": {"cam": 1}, "marks": {"m": 1},
+            "flows_without_device": {"router": 2}, "flows_of_other_protocols": 1,
         },
     }  # fmt: skip
     return {table: {"table": table, **common, **fields} for table, fields in by_table.items()}
