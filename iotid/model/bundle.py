@@ -185,7 +185,7 @@ class Predictor:
         unknown = [name for name in encoding.vocabularies if name not in CHARACTERISTICS]
         if unknown:
             raise SchemaError(
-                f"{DESCRIPTION}: reads {', '.join(map(shorten, unknown))}, which this version of iotid lacks; train again"
+                f"{DESCRIPTION}: reads {', '.join(map(shorten, unknown))}, which this iotid lacks; train again"
             )
         settings, sizes, classes = _settings_of(stored), vocabulary_sizes(encoding), len(encoding.labels)
         try:

@@ -287,7 +287,7 @@ def test_description__a_missing_or_mistyped_field_is_one_line_that_names_it(
             "vocabularies[0].values: must be strictly increasing",
         ),
         ("vocabularies", [{"name": "direction", "values": [2**40]}], "vocabularies[0].values[0]: must be"),
-        ("vocabularies", [{"name": "colour", "values": []}], "reads colour, which this version of iotid lacks"),
+        ("vocabularies", [{"name": "colour", "values": []}], "reads colour, which this iotid lacks"),
         ("vocabularies", [{"name": "direction", "values": []}] * 2, "vocabularies: must be distinct"),
         ("vocabularies", [{"name": "direction", "values": []}], "array embeddings.packet_length.weight is not part of"),
         ("devices", {"plug": {"vendor": 5}}, "devices.plug.vendor: must be text"),
