@@ -153,5 +153,5 @@ def test_files__behind_one_in_quarantine_are_read_all_the_same(
         assert found == sum(capture.path != paths[1] for capture in of_one_worker) * 2
         assert set(counted.unreadable) == {capture.path for capture in of_one_worker} & {paths[1]}
     fails = settings.model_copy(update={"unreadable": "fail"})
-    with pytest.raises(StaleError, match="is gone"):
+    with pytest.raises(StaleError, match="was deleted"):
         list(read_splits(captures[2:], fails, Counters(), splits_before(last_of, captures[2], fails)))

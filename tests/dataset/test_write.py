@@ -317,7 +317,7 @@ def test_write__partition_with_a_lost_file_is_an_error(
     store = Store(str(tmp_path))
     stored = write_night(store, flow_table(_rows()), files=4)
     Path(stored.uri, "part-2.parquet").unlink()
-    with pytest.raises(AccountingError, match="promise 200 flows, 150 were read"):
+    with pytest.raises(AccountingError, match="report 200 flows, 150 were read"):
         _write(spark, store, [stored])
 
 

@@ -342,7 +342,7 @@ def test_write_plain__a_lost_file_other_settings_or_another_schema_are_refused(
         with pytest.raises(kind, match=expected):
             _write(plain_spark(), store, partitions, *overrides)
     Path(stored.uri, "part-2.parquet").unlink()
-    with pytest.raises(AccountingError, match="promise 210 flows"):
+    with pytest.raises(AccountingError, match="report 210 flows"):
         _write(plain_spark(), store, [stored])
 
 
@@ -378,7 +378,7 @@ def test_accounts__add_up_or_are_an_error() -> None:
     assert accounting.to_json() == {
         "in": 21, "kept": 6, "dropped": 5, "unlisted": 3, "conflicts": 4, "other_protocols": 2, "continued": 1,
     }  # fmt: skip
-    with pytest.raises(AccountingError, match="promise 22 flows, 21 were read"):
+    with pytest.raises(AccountingError, match="report 22 flows, 21 were read"):
         FlowAccounting(22, 1, 2, 3, 4, {"a": 5, "b": 6}).check()
 
 

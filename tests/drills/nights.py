@@ -221,7 +221,7 @@ def replaced_after_plan(nights: Nights, day: str) -> list[str]:
 def vanished_after_plan(nights: Nights, day: str) -> list[str]:
     wrong = nights.goes_on("split_pcaps", day)
     (nights.captures(day) / nights.dice.choice(["a.pcap", "c.pcap.gz"])).unlink()
-    return wrong + nights.stopped("assemble_flows", day, 1, "was there when it was planned and is gone")
+    return wrong + nights.stopped("assemble_flows", day, 1, "was deleted since it was planned")
 
 
 def site_vanished(nights: Nights, day: str) -> list[str]:

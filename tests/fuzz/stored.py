@@ -211,8 +211,8 @@ def stored_metadata() -> dict[str, dict[str, Any]]:
     """By table what its metadata holds, as iotid writes it."""
     common = {"keys": PartitionKey.of_date("a", "2026-01-01"), "schema_version": 4, "code_version": "0.1.0"}
     splits = {
-        "rows": 4, "files": 3, "files_ignored": 0, "files_same": 1, "files_alike": 0, "files_unplanned": 1, "bytes": 10**12,
-        "unreadable": {"/a": "is no capture"}, "inputs": {"captures": "/captures"},
+        "rows": 4, "files": 3, "files_ignored": 0, "files_same": 1, "files_alike": 0, "files_unplanned": 1,
+        "bytes": 10**12, "unreadable": {"/a": "is no capture"}, "inputs": {"captures": "/captures"},
     }  # fmt: skip
     flow = {**config.load_settings().flow.model_dump(mode="json")}
     by_table = {
@@ -230,8 +230,8 @@ def stored_metadata() -> dict[str, dict[str, Any]]:
         "decisions": {"promoted": True},
         "census": {
             "model_version": "2", "settings_hash": "ab", "key_fingerprint": None, "devices": 3, "groups": 1,
-            "status": {"known": 3}, "changes": {"new": 3}, "watched": 1, "watched_labels": {"cam": 1}, "marks": {"m": 1},
-            "flows_without_device": {"router": 2}, "flows_of_other_protocols": 1,
+            "status": {"known": 3}, "changes": {"new": 3}, "watched": 1, "watched_labels": {"cam": 1},
+            "marks": {"address_conflict": 1}, "flows_without_device": {"router": 1}, "flows_of_other_protocols": 2,
         },
     }  # fmt: skip
     return {table: {"table": table, **common, **fields} for table, fields in by_table.items()}

@@ -144,7 +144,7 @@ def test_read__csv_passes_over_other_columns_and_takes_a_device_type_as_the_mode
         ("d.csv", f"device,mac,\nx,{CAM},left over\n", "line 2 (x): 'left over' is in no column"),
         ("d.csv", f"device,mac,mac\nx,{CAM},{PLUG}\n", "line 1: columns 2 and 3 are both called 'mac'"),
         ("d.csv", f"device,Notes,mac,notes\nx,a,{CAM},b\n", "line 1: columns 2 and 4 are both called 'notes'"),
-        ("d.csv", f"device,path\nx,*/x/*\n\ndevice,path\n{CAM},*/y/*\n", "line 4 is the header of line 1 once more"),
+        ("d.csv", f"device,path\nx,*/x/*\n\ndevice,path\n{CAM},*/y/*\n", "line 4 repeats the header of line 1"),
         ("d.csv", f'device,mac\nx,{CAM}\n"y,{PLUG}\nz,{HUE}\n', "line 3: is not valid CSV"),
         ("d.csv", f"device,macs\nx,{CAM}\n", "line 1: unknown column 'macs'; did you mean mac?"),
         ("d.csv", "device,IP Address,mac\nx,10.0.0.1,\n", "line 1: unknown column 'ip address'; did you mean ip?"),

@@ -19,7 +19,7 @@ class _BrokenError(Exception):
 
 
 class _Container:
-    """The walk: take what is at the offset, or search for the next offset from which three in a row can be taken."""
+    """The scan: take the record at the offset, or search for the next offset with three valid records in a row."""
 
     start = 0
     fewest = 1  # records or blocks in a row that prove the first where they end exactly with the file

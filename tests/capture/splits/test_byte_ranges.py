@@ -1,4 +1,4 @@
-"""Segments of a capture, walked from guesses, are verified to be one walk; where a guess was wrong, it is counted."""
+"""Scans of byte ranges from candidate boundaries equal one sequential scan; wrong candidates are counted."""
 
 from __future__ import annotations
 
@@ -85,13 +85,13 @@ def _frames(make: SimpleNamespace, count: int, seed: int = 1) -> list[Any]:
 
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("writer", ["pcap", "pcapng"])
-def test_segments__of_any_size_give_what_one_reader_gives(
+def test_byte_ranges__of_any_size_give_what_one_reader_gives(
     writer: str, order: str, cutter: Callable[..., Cutter], make: SimpleNamespace
 ) -> None:
     data = getattr(make, writer)(_frames(make, 160), order=order)
     cuts = cutter(data)
-    for segments in (1, 2, 7, 64):
-        assert len(cuts.cut(-(-len(data) // segments)).splits) == segments
+    for count in (1, 2, 7, 64):
+        assert len(cuts.cut(-(-len(data) // count)).splits) == count
     for split_bytes in (1, 13, 64, 200):
         assert len(cuts.cut(split_bytes).splits) > 75
     small = cutter(data, chunk_bytes=4096, max_packet_bytes=256)
@@ -100,7 +100,7 @@ def test_segments__of_any_size_give_what_one_reader_gives(
 
 
 @pytest.mark.parametrize("writer", ["pcap", "pcapng"])
-def test_segments__of_plain_traffic_are_guessed_right(
+def test_byte_ranges__of_plain_traffic_have_right_candidates(
     writer: str, cutter: Callable[..., Cutter], make: SimpleNamespace
 ) -> None:
     frames = [frame for frame in _frames(make, 400) if len(frame) == 2]
@@ -109,7 +109,7 @@ def test_segments__of_plain_traffic_are_guessed_right(
     assert (plan.splits_repaired, plan.bytes_repaired) == (0, 0)
 
 
-def test_segments__that_begin_with_records_no_guess_takes_are_repaired_and_counted(
+def test_byte_ranges__that_begin_with_implausible_records_are_rescanned_and_counted(
     cutter: Callable[..., Cutter], make: SimpleNamespace
 ) -> None:
     empty = [(1_500_000_000_000_000 + i, b"", 60) for i in range(200)]
@@ -120,7 +120,7 @@ def test_segments__that_begin_with_records_no_guess_takes_are_repaired_and_count
 
 
 @pytest.mark.parametrize("writer", ["pcap", "pcapng"])
-def test_segments__a_record_longer_than_several_pieces_leaves_them_empty(
+def test_byte_ranges__covered_by_one_long_record_are_empty(
     writer: str, cutter: Callable[..., Cutter], make: SimpleNamespace
 ) -> None:
     long = make.ethernet(make.ipv4(make.udp(bytes(60_000)), 17))
@@ -132,7 +132,7 @@ def test_segments__a_record_longer_than_several_pieces_leaves_them_empty(
 
 
 @pytest.mark.parametrize("writer", ["pcap", "pcapng"])
-def test_segments__a_broken_after_across_boundaries_is_counted_once(
+def test_byte_ranges__a_broken_part_across_boundaries_is_counted_once(
     writer: str, cutter: Callable[..., Cutter], make: SimpleNamespace
 ) -> None:
     frames = _frames(make, 60)
@@ -154,7 +154,7 @@ def _inside(make: SimpleNamespace, writer: str, inner: bytes, prefix: int, segme
 @pytest.mark.parametrize("segment", [1460, 300_000])
 @pytest.mark.parametrize("inner_writer", ["pcap", "pcapng"])
 @pytest.mark.parametrize("writer", ["pcap", "pcapng"])
-def test_segments__a_capture_inside_a_capture_at_every_residue_misleads_none(
+def test_byte_ranges__a_capture_inside_a_capture_at_every_residue_misleads_none(
     writer: str, inner_writer: str, segment: int, cutter: Callable[..., Cutter], make: SimpleNamespace
 ) -> None:
     repaired = 0
@@ -172,7 +172,7 @@ def test_segments__a_capture_inside_a_capture_at_every_residue_misleads_none(
     assert (repaired > 0) != never_mistaken
 
 
-def test_segments__a_transfer_of_a_capture_in_usual_segments_is_mostly_guessed_right(
+def test_byte_ranges__of_a_capture_sent_over_tcp_mostly_have_right_candidates(
     cutter: Callable[..., Cutter], make: SimpleNamespace
 ) -> None:
     """Records of 60 to 90 bytes, over 15 in each segment: only a long chain shows which capture is the outer."""
@@ -183,7 +183,7 @@ def test_segments__a_transfer_of_a_capture_in_usual_segments_is_mostly_guessed_r
     assert plan.splits_repaired <= 2
 
 
-def test_segments__of_a_pcapng_take_interfaces_and_byte_order_from_those_before(
+def test_byte_ranges__of_a_pcapng_take_interfaces_and_byte_order_from_those_before(
     cutter: Callable[..., Cutter], make: SimpleNamespace
 ) -> None:
     dice = random.Random(4)
@@ -203,7 +203,7 @@ def test_segments__of_a_pcapng_take_interfaces_and_byte_order_from_those_before(
     assert cuts.cut(1000).splits_repaired == 0
 
 
-def test_segments__a_broken_first_section_leaves_no_split_without_interfaces(
+def test_byte_ranges__a_broken_first_section_leaves_no_split_without_interfaces(
     cutter: Callable[..., Cutter], make: SimpleNamespace
 ) -> None:
     body = b"".join(make.enhanced(make.ethernet(make.ipv4(make.udp(), 17, identification=i)), i) for i in range(60))
@@ -214,7 +214,7 @@ def test_segments__a_broken_first_section_leaves_no_split_without_interfaces(
 
 
 @pytest.mark.parametrize("writer", ["pcap", "pcapng"])
-def test_segments__of_a_file_that_ends_inside_a_record(
+def test_byte_ranges__of_a_file_that_ends_inside_a_record(
     writer: str, cutter: Callable[..., Cutter], make: SimpleNamespace
 ) -> None:
     data = getattr(make, writer)(_frames(make, 12))
@@ -264,7 +264,7 @@ def _damaged(data: bytes, damage: list[tuple[str, float, int, bytes]]) -> bytes:
     chunk_bytes=st.sampled_from([4096, 1 << 20]),
     reach=st.integers(1, 40),
 )
-def test_segments__of_damaged_captures_give_what_one_reader_gives(
+def test_byte_ranges__of_damaged_captures_give_what_one_reader_gives(
     seed: int,
     writer: str,
     order: str,
@@ -290,7 +290,7 @@ def test_segments__of_damaged_captures_give_what_one_reader_gives(
 
 @pytest.mark.captures
 @pytest.mark.parametrize("folder", ["aalto", "lsif", "conformance"])
-def test_segments__of_real_captures_give_what_one_reader_gives(
+def test_byte_ranges__of_real_captures_give_what_one_reader_gives(
     folder: str, captures: Path, capture_settings: config.Capture
 ) -> None:
     dice = random.Random(7)
@@ -310,7 +310,9 @@ def test_segments__of_real_captures_give_what_one_reader_gives(
             cuts.cut(max(size // count, 1))
 
 
-def test_segments__proof_needs_the_byte_order_too(make: SimpleNamespace, capture_settings: config.Capture) -> None:
+def test_byte_ranges__a_candidate_must_have_the_right_byte_order(
+    make: SimpleNamespace, capture_settings: config.Capture
+) -> None:
     import numpy as np
 
     from iotid.capture.containers.pcapng import ANY_ORDER
