@@ -64,15 +64,8 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
             length="ip",
         )
         torch.manual_seed(1)
-        settings = config.Model(
-            embedding_size=4,
-            hidden_size=4,
-            layers=1,
-            dropout=0,
-            fusion="concatenate",
-            readout="mean",
-            padding="ignored",
-            sequence_counts=False,
+        settings = config.with_values(
+            config.load_settings().model, embedding_size=4, hidden_size=4, layers=1, dropout=0, sequence_counts=False
         )
         model = AdaptiveEnsemble(settings, vocabulary_sizes(encoding), len(labels))
         learned = Learned()

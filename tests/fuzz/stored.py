@@ -310,10 +310,9 @@ def encoding() -> Encoding:
     )
 
 
-MODEL = config.Model(
-    embedding_size=2, hidden_size=3, layers=1, dropout=0.0, fusion="concatenate", readout="mean", padding="ignored",
-    sequence_counts=True,
-)  # fmt: skip
+MODEL = config.with_values(
+    config.load_settings().model, embedding_size=2, hidden_size=3, layers=1, dropout=0.0, sequence_counts=True
+)
 FLOWS = pa.table(
     {
         "packet_length": pa.array([[40, 52], [60], [7, 99, 40, 40]], pa.list_(pa.int32())),

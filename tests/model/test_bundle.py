@@ -16,15 +16,8 @@ from iotid.dataset import Encoding, Vocabulary
 from iotid.errors import DataError, SchemaError
 from iotid.model import AdaptiveEnsemble, Predictor, bundle, save_bundle
 
-_SETTINGS = config.Model(
-    embedding_size=4,
-    hidden_size=5,
-    layers=1,
-    dropout=0.3,
-    fusion="concatenate",
-    readout="mean",
-    padding="ignored",
-    sequence_counts=False,
+_SETTINGS = config.with_values(
+    config.load_settings().model, embedding_size=4, hidden_size=5, layers=1, sequence_counts=False
 )
 _ENCODING = Encoding(
     max_packets=4,

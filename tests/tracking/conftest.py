@@ -22,15 +22,8 @@ from iotid.tracking import ModelVersion, Registry, champion
 from iotid.tracking.runs import Run, start_run
 
 TRACKING = config.Tracking(uri=None, experiment="iotid", model="iotid")
-MODEL = config.Model(
-    embedding_size=4,
-    hidden_size=5,
-    layers=1,
-    dropout=0.3,
-    fusion="concatenate",
-    readout="mean",
-    padding="ignored",
-    sequence_counts=False,
+MODEL = config.with_values(
+    config.load_settings().model, embedding_size=4, hidden_size=5, layers=1, sequence_counts=False
 )
 ENCODING = Encoding(
     max_packets=4,

@@ -25,15 +25,8 @@ from iotid.dataset import EncodedFlows, Encoding, Vocabulary
 from iotid.errors import IotidError
 from iotid.training.fit import fit
 
-MODEL = config.Model(
-    embedding_size=6,
-    hidden_size=6,
-    layers=1,
-    dropout=0.0,
-    fusion="concatenate",
-    readout="mean",
-    padding="ignored",
-    sequence_counts=False,
+MODEL = config.with_values(
+    config.load_settings().model, embedding_size=6, hidden_size=6, layers=1, dropout=0.0, sequence_counts=False
 )
 ENCODING = Encoding(
     max_packets=6,

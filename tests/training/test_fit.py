@@ -93,7 +93,7 @@ def test_fit__counts_training_sequences_if_enabled(toy: ModuleType, tmp_path: Pa
     assert alone.learned.sequence_counts is None
     counts = with_counts.learned.sequence_counts
     assert counts is not None
-    seen_NC = counts.seen(train.sequences, 3)
+    seen_NC = counts.lookup(train.sequences, 3)
     expected_NC = seen_NC + counts.strength * alone.probabilities(train.sequences)
     expected_NC /= expected_NC.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(with_counts.probabilities(train.sequences), expected_NC, rtol=1e-5)
