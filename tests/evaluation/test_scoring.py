@@ -118,7 +118,7 @@ def test_score__reports_are_what_decide_compares(small: Any, oracle: Any, settin
     assert not decision.promote
     assert any("does not exceed" in reason for reason in decision.reasons)
     assert len(decide(ours, baseline, settings.promotion).reasons) >= 5
-    assert any("no trained model" in reason for reason in decide(baseline, ours, settings.promotion).reasons)
+    assert any("not a trained model" in reason for reason in decide(baseline, ours, settings.promotion).reasons)
     with pytest.raises(DataError, match="has no system 'nobody'"):
         system_report(report, "nobody")
 
