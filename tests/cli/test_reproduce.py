@@ -179,5 +179,7 @@ def test_reproduce__captures_that_came_later_are_counted_too(spark: Any, tmp_pat
 @pytest.mark.spark
 def test_reproduce__captures_of_other_devices_are_refused(spark: Any, tmp_path: Path) -> None:
     Testbed("tmc18", ["02:00:00:00:00:07"]).write(tmp_path / "captures" / "16-09-23.pcap")
-    with pytest.raises(click.ClickException, match=r"fits none of the flows of --captures; give a folder with the tw"):
+    with pytest.raises(
+        click.ClickException, match=r"matches none of the flows of --captures; give a folder with only the tw"
+    ):
         _reproduce("tmc18", tmp_path / "captures", tmp_path / "root", "--counts-only")

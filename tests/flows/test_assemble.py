@@ -138,7 +138,7 @@ def test_write_flows__captures_that_cannot_be_read_fail_or_are_in_quarantine(
         write_flows(spark, store, *KEY.values(), settings.capture, settings.flow)
     cause = raised_in_worker(caught.value)
     assert isinstance(cause, StaleError)
-    assert re.search(r"b\.pcap: was there|c\.pcap: has ", str(cause))
+    assert re.search(r"b\.pcap: was deleted|c\.pcap: has ", str(cause))
     assert not store.exists("flows", KEY)
 
     partition = write_flows(spark, store, *KEY.values(), lenient, settings.flow)
