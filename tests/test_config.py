@@ -54,7 +54,7 @@ def test_settings__later_layers_and_overrides_win(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "expected"),
     [
         ("training.epoch=3", "training.epoch: unknown setting; did you mean training.epochs?"),
         ("trainig.epochs=3", "trainig: unknown setting; did you mean training?"),
@@ -74,10 +74,10 @@ def test_settings__later_layers_and_overrides_win(tmp_path: Path) -> None:
         ("watchlist.types=[{name: cam, label: 2}]", "watchlist.types.0.label: unknown setting; conf/base.yaml lists"),
     ],
 )
-def test_settings__error_is_one_line_with_key_rule_and_value(override: str, told: str) -> None:
+def test_settings__error_is_one_line_with_key_rule_and_value(override: str, expected: str) -> None:
     with pytest.raises(SettingError) as caught:
         load_settings([], [override])
-    assert told in str(caught.value)
+    assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -125,7 +125,7 @@ def test_settings__value_that_yaml_would_truncate_is_refused_with_its_quoted_for
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "expected"),
     [
         ("census.inside=[192.168.1.5/24]", "did you mean 192.168.1.0/24?"),
         ("census.inside=['fe80::1/10']", "did you mean fe80::/10?"),
@@ -153,10 +153,10 @@ def test_settings__value_that_yaml_would_truncate_is_refused_with_its_quoted_for
         ("tracking.experiment=2024", "Input should be a valid string, got 2024; put text in quotes"),
     ],
 )
-def test_settings__errors_of_later_steps_are_found_when_settings_are_read(override: str, told: str) -> None:
+def test_settings__errors_of_later_steps_are_found_when_settings_are_read(override: str, expected: str) -> None:
     with pytest.raises(SettingError) as caught:
         load_settings([], [override])
-    assert told in str(caught.value)
+    assert expected in str(caught.value)
     assert " | " not in str(caught.value)
 
 

@@ -42,11 +42,11 @@ def bucket(spark: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    told = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_REGION": "us-east-1"}
-    told |= {"AWS_ACCESS_KEY_ID": "iotid", "AWS_SECRET_ACCESS_KEY": "iotid", "AWS_EC2_METADATA_DISABLED": "true"}
+    variables = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_REGION": "us-east-1"}
+    variables |= {"AWS_ACCESS_KEY_ID": "iotid", "AWS_SECRET_ACCESS_KEY": "iotid", "AWS_EC2_METADATA_DISABLED": "true"}
     log = tmp_path_factory.mktemp("s3") / "log"
     with log.open("wb") as out, pytest.MonkeyPatch.context() as patch:
-        for name, value in told.items():
+        for name, value in variables.items():
             patch.setenv(name, value)
             patch.setitem(spark.sparkContext.environment, name, value)
         server = subprocess.Popen([_SERVER, "-H", "127.0.0.1", "-p", str(port)], stdout=out, stderr=out)
@@ -201,10 +201,10 @@ def test_steps__from_captures_to_census_are_those_of_a_local_folder(
         store.read_json(store.open("datasets", PartitionKey.named("all")), ENCODING) for store in (here, there)
     ]
     assert encodings[0] == encodings[1]
-    told = here.open("census", PartitionKey.of_date("home", days[-1])).metadata
-    assert told["model_quality"].startswith("macro F1 ")
-    assert told["model_quality"].endswith(" on the test part of dataset all")
-    assert date.fromisoformat(told["model_date"]) <= datetime.now(UTC).date()
+    metadata = here.open("census", PartitionKey.of_date("home", days[-1])).metadata
+    assert metadata["model_quality"].startswith("macro F1 ")
+    assert metadata["model_quality"].endswith(" on the test part of dataset all")
+    assert date.fromisoformat(metadata["model_date"]) <= datetime.now(UTC).date()
 
 
 def _same_rows(here: str, there: str) -> None:

@@ -181,10 +181,10 @@ def test_store__read_only_folder_is_a_one_line_error(tmp_path: Path) -> None:
         "        except Exception as fault: print(type(fault).__name__, fault)\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path), f"{tmp_path}/new"]
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     tmp_path.chmod(0o755)
-    assert len(told) == 4, told
-    assert all(line.startswith("UserError storage.root: ") and "ermission denied" in line for line in told), told
+    assert len(lines) == 4, lines
+    assert all(line.startswith("UserError storage.root: ") and "ermission denied" in line for line in lines), lines
 
 
 def test_store__full_disk_is_not_reported_as_an_invalid_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,7 @@ def _bomb(levels: int, scalar: str = "x") -> str:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         (_bomb(9), "aliases expand to more than 100,000 values and characters in line 6"),
         (_bomb(4, "x" * 1000), "aliases expand to more than"),
@@ -105,9 +105,9 @@ def _bomb(levels: int, scalar: str = "x") -> str:
     ],
     ids=range(17),
 )
-def test_load__huge_or_deep_input_is_a_short_one_line_error(text: str, told: str) -> None:
+def test_load__huge_or_deep_input_is_a_short_one_line_error(text: str, expected: str) -> None:
     for load in (yaml12.load, yaml12.load_text, yaml12.load_value):
-        with pytest.raises(ValueError, match=told) as caught:
+        with pytest.raises(ValueError, match=expected) as caught:
             load(text)
         assert "\n" not in str(caught.value)
         assert len(str(caught.value)) < 500

@@ -150,7 +150,7 @@ def test_read_split__a_hostile_schema_runs_nothing_and_is_one_error(
     _rewrite(dataset, {SCHEMA_KEY: HOSTILE[kind](trace)})
     with pytest.raises(PartitionError, match=r"train/_common_metadata: is not what iotid wrote .*write the dataset"):
         read_split(dataset.uri, "train")
-    with pytest.raises(pickle.UnpicklingError):  # what Petastorm itself calls, whoever calls Petastorm
+    with pytest.raises(pickle.UnpicklingError):  # what Petastorm calls
         petastorm("etl.dataset_metadata").depickle_legacy_package_name_compatible(HOSTILE[kind](trace))
     assert not trace.exists()
 
