@@ -142,7 +142,7 @@ def test_wheel__contains_only_library_settings_and_templates(tmp_path: Path) -> 
     code = "from iotid import config; print(config.load_settings(['cluster.yaml']).training.threads, config.__file__)"
     alone = {"env": {**os.environ, "PYTHONPATH": str(wheel)}, "cwd": tmp_path}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, **alone)
-    assert result.stdout.split() == ["4", f"{wheel}/iotid/config.py"], result.stderr
+    assert result.stdout.split() == ["4", f"{wheel}/iotid/config/__init__.py"], result.stderr
 
 
 def test_cli__strict_is_the_setting() -> None:
