@@ -66,6 +66,14 @@ def test_store__a_failed_write_changes_nothing(tmp_path: Path) -> None:
     assert list(Path(tmp_path, "_staging/flows/site=a/capture_date=2026-01-10").iterdir()) == []
 
 
+def test_store__metadata_that_a_reader_would_refuse_is_not_written(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    with pytest.raises(AssertionError, match="metadata of flows: rows: must be a whole number"):  # noqa: SIM117
+        with store.write("flows", KEYS) as staged:
+            staged.metadata["rows"] = "5"
+    assert not store.exists("flows", KEYS)
+
+
 def test_store__second_write_replaces_the_partition(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     with store.write("flows", KEYS) as staged:

@@ -79,7 +79,7 @@ def find_errors(text: str) -> list[WorkerError]:
     for rest in text.split(_MARK)[1:]:
         try:
             found.append(WorkerError(**json.JSONDecoder().raw_decode(rest)[0]))
-        except ValueError:  # truncated
+        except (TypeError, ValueError):  # truncated, or of a worker with another version of iotid
             continue
     return found
 

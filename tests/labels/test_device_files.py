@@ -5,30 +5,17 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 
 from iotid.config import conf_dir
 from iotid.errors import LabelError
 from iotid.labels import Device, DeviceList
 
-HUE = "00:17:88:24:76:ff"
-CAM = "aa:bb:cc:dd:ee:01"
-PLUG = "aa:bb:cc:dd:ee:02"
-
-
-def _write(folder: Path, text: str, name: str = "devices.yaml") -> Path:
-    path = folder / name
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def _names(devices: DeviceList, flows: pa.Table) -> list[str | None]:
-    return [devices.devices[number].name if number >= 0 else None for number in devices.match(flows)]
+from .device_lists import CAM, HUE, PLUG, write_list
 
 
 def test_read__yaml_entry_has_defaults_and_macs_in_one_form(tmp_path: Path) -> None:
-    path = _write(
+    path = write_list(
         tmp_path,
         "notes: of no consequence\ndevices:\n"
         "  - {name: Hue, mac: 00-17-88-24-76-FF, vendor: Philips, type: hub}\n"
@@ -42,11 +29,11 @@ def test_read__yaml_entry_has_defaults_and_macs_in_one_form(tmp_path: Path) -> N
 
 def test_read__several_lists_are_one_and_contradict_each_other_with_both_names(tmp_path: Path) -> None:
     one, other = (
-        _write(tmp_path, f"devices:\n  - {{name: {name}, mac: '{mac}'}}\n", f"{name}.yaml")
+        write_list(tmp_path, f"devices:\n  - {{name: {name}, mac: '{mac}'}}\n", f"{name}.yaml")
         for name, mac in (("Hue", HUE), ("Cam", CAM))
     )
     assert [device.name for device in DeviceList.read(one, other).devices] == ["Hue", "Cam"]
-    again = _write(tmp_path, f"devices:\n  - {{name: Plug, mac: '{CAM}'}}\n", "again.yaml")
+    again = write_list(tmp_path, f"devices:\n  - {{name: Plug, mac: '{CAM}'}}\n", "again.yaml")
     with pytest.raises(LabelError, match=rf"{other}, {again}: MAC {CAM} is listed for Cam and for Plug"):
         DeviceList.read(other, again)
 
@@ -88,7 +75,7 @@ _LONG = "x" * 10**5
     ids=range(21),
 )
 def test_read__what_takes_memory_or_is_long_is_one_short_line(tmp_path: Path, name: str, text: str) -> None:
-    path = _write(tmp_path, text, name)
+    path = write_list(tmp_path, text, name)
     with pytest.raises(LabelError) as raised:
         DeviceList.read(path)
     assert str(path) in str(raised.value)
@@ -99,11 +86,11 @@ def test_read__what_takes_memory_or_is_long_is_one_short_line(tmp_path: Path, na
 def test_read__a_mac_may_have_any_number_of_entries_that_are_told_apart(tmp_path: Path) -> None:
     alike = "".join(f"x,{CAM},*/{n}/*\n" for n in range(4000))
     other = "".join(f"y{n},{CAM},*/y{n}/*\n" for n in range(4000))
-    assert len(DeviceList.read(_write(tmp_path, f"device,mac,path\n{alike}{other}", "d.csv")).devices) == 8000
+    assert len(DeviceList.read(write_list(tmp_path, f"device,mac,path\n{alike}{other}", "d.csv")).devices) == 8000
 
 
 def test_read__csv_passes_over_other_columns_and_takes_a_device_type_as_the_model(tmp_path: Path) -> None:
-    path = _write(
+    path = write_list(
         tmp_path,
         "mac,device,full_name,vendor,type,device_type_27,flows\n"
         f'{CAM},Cam1,"A camera, indoors",Acme,camera,Cam,12\n{PLUG},Plug,,,,,\n'
@@ -154,7 +141,7 @@ def test_read__csv_passes_over_other_columns_and_takes_a_device_type_as_the_mode
     ],
 )
 def test_read__fault_is_one_line_that_names_file_and_rule(tmp_path: Path, name: str, text: str, expected: str) -> None:
-    path = _write(tmp_path, text, name)
+    path = write_list(tmp_path, text, name)
     with pytest.raises(LabelError) as raised:
         DeviceList.read(path)
     assert str(path) in str(raised.value)
@@ -174,7 +161,7 @@ def test_read__what_yaml_would_cut_is_refused_with_both_lines(
     tmp_path: Path, text: str, lines: tuple[str, str]
 ) -> None:
     with pytest.raises(LabelError, match=rf"not valid YAML \(.*{lines[0]}.*{lines[1]}\)"):
-        DeviceList.read(_write(tmp_path, text))
+        DeviceList.read(write_list(tmp_path, text))
 
 
 def test_read__a_file_of_ones_own_comes_before_a_list_of_conf_that_has_its_name(
@@ -182,7 +169,7 @@ def test_read__a_file_of_ones_own_comes_before_a_list_of_conf_that_has_its_name(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert len(DeviceList.read("aalto.yaml").devices) > 1
-    _write(tmp_path, f"devices:\n  - {{name: Cam, mac: '{CAM}'}}\n", "aalto.yaml")
+    write_list(tmp_path, f"devices:\n  - {{name: Cam, mac: '{CAM}'}}\n", "aalto.yaml")
     assert [device.name for device in DeviceList.read("aalto.yaml").devices] == ["Cam"]
 
 
@@ -209,7 +196,7 @@ def test_read__csv_as_spreadsheets_write_it(tmp_path: Path, separator: str, mark
 
 def test_read__csv_passes_over_columns_that_are_like_none_that_is_absent(tmp_path: Path) -> None:
     header = "mac,device,full_name,types,type,connection,captures,flows,notes,source,room,ssid,os,port"
-    path = _write(tmp_path, f"{header}\n{CAM},Cam,a,b,c,d,1,2,e,f,g,h,i,j\n", "devices.csv")
+    path = write_list(tmp_path, f"{header}\n{CAM},Cam,a,b,c,d,1,2,e,f,g,h,i,j\n", "devices.csv")
     assert DeviceList.read(path).devices[0].type == "c"
 
 
@@ -222,14 +209,14 @@ def test_read__csv_passes_over_columns_that_are_like_none_that_is_absent(tmp_pat
 )  # fmt: skip
 def test_read__macs_as_people_and_switches_write_them(tmp_path: Path, text: str) -> None:
     assert Device(name="x", mac=text).mac == ("02:ab:cd:ef:00:01",)
-    in_yaml = _write(tmp_path, f"devices: [{{name: x, mac: {text}}}]")
-    in_csv = _write(tmp_path, f"name,mac\nx,{text}\n", "devices.csv")
+    in_yaml = write_list(tmp_path, f"devices: [{{name: x, mac: {text}}}]")
+    in_csv = write_list(tmp_path, f"name,mac\nx,{text}\n", "devices.csv")
     for path in (in_yaml, in_csv):
         assert DeviceList.read(path).devices[0].mac == ("02:ab:cd:ef:00:01",)
 
 
 def test_read__a_mac_of_digits_alone_is_no_number(tmp_path: Path) -> None:
-    path = _write(tmp_path, "devices: [{name: 1e3, mac: 021234567890}, {name: 0x1F, mac: [02123456e890]}]")
+    path = write_list(tmp_path, "devices: [{name: 1e3, mac: 021234567890}, {name: 0x1F, mac: [02123456e890]}]")
     one, other = DeviceList.read(path).devices
     assert (one.name, one.mac) == ("1e3", ("02:12:34:56:78:90",))
     assert (other.name, other.mac) == ("0x1F", ("02:12:34:56:e8:90",))

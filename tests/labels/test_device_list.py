@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from iotid.errors import LabelError
 from iotid.labels import Device, DeviceList
 
-HUE = "00:17:88:24:76:ff"
-CAM = "aa:bb:cc:dd:ee:01"
+from .device_lists import CAM, HUE
 
 
 @given(

@@ -23,21 +23,9 @@ from iotid.labels.device_list import _path_regex
 from iotid.labels.hosts import name_devices
 from iotid.labels.owner import Networks, Site
 
+from .device_lists import CAM, HUE, PHONE, PLUG, matched_names, write_list
+
 FlowTable = Callable[[Sequence[dict[str, Any]]], pa.Table]
-HUE = "00:17:88:24:76:ff"
-CAM = "aa:bb:cc:dd:ee:01"
-PLUG = "aa:bb:cc:dd:ee:02"
-PHONE = "aa:bb:cc:dd:ee:09"
-
-
-def _write(folder: Path, text: str, name: str = "devices.yaml") -> Path:
-    path = folder / name
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def _names(devices: DeviceList, flows: pa.Table) -> list[str | None]:
-    return [devices.devices[number].name if number >= 0 else None for number in devices.match(flows)]
 
 
 def test_match__brackets_without_end_are_literal_and_cost_no_more_than_their_number() -> None:
@@ -52,18 +40,18 @@ def test_match__addresses_are_those_of_packets_however_they_are_written(flow_tab
     devices = DeviceList(tuple(Device(name=text, ip=text) for text in written))
     assert [device.ip for device in devices.devices] == [("fe80::1",), ("192.168.1.2",), ("2001:db8::1",)]
     flows = flow_table([{"client_ip": address} for address in ("fe80::1", "192.168.1.2", "2001:db8::1")])
-    assert _names(devices, flows) == written
+    assert matched_names(devices, flows) == written
 
 
 def test_match__letters_are_equal_composed_or_not(flow_table: FlowTable) -> None:
-    to_nfc, decomposed = "K\u00fcche", "Ku\u0308che"
-    one, other = Device(name=to_nfc, mac=CAM, type=decomposed), Device(name=decomposed, mac=CAM, type=to_nfc)
+    composed, decomposed = "K\u00fcche", "Ku\u0308che"
+    one, other = Device(name=composed, mac=CAM, type=decomposed), Device(name=decomposed, mac=CAM, type=composed)
     assert one == other
     assert DeviceList((one, other)), "one name, so that its MAC may be listed twice"
-    for listed in (to_nfc, decomposed):
+    for listed in (composed, decomposed):
         devices = DeviceList((Device(name="x", path=f"*/{listed}/*"),))
-        flows = flow_table([{"capture_file": f"/d/{stored}/a.pcap"} for stored in (to_nfc, decomposed, "Kuche")])
-        assert _names(devices, flows) == ["x", "x", None]
+        flows = flow_table([{"capture_file": f"/d/{stored}/a.pcap"} for stored in (composed, decomposed, "Kuche")])
+        assert matched_names(devices, flows) == ["x", "x", None]
 
 
 def test_match__stronger_evidence_wins(flow_table: FlowTable) -> None:
@@ -88,7 +76,7 @@ def test_match__stronger_evidence_wins(flow_table: FlowTable) -> None:
             {"client_mac": PLUG},
         ]
     )
-    assert _names(devices, flows) == ["path", "cam", "address", "address", "server", "hue", None]
+    assert matched_names(devices, flows) == ["path", "cam", "address", "address", "server", "hue", None]
 
 
 _ROUTER, _CAM, _PHONE, _INTERNET = (
@@ -131,7 +119,7 @@ def test_match__a_flow_is_the_clients_inside_else_the_servers_as_the_census_says
             for client, server, _ in _WHOSE
         ]
     )
-    assert _names(devices, flows) == [name for _, _, name in _WHOSE]
+    assert matched_names(devices, flows) == [name for _, _, name in _WHOSE]
     in_census = name_devices(flows, Site(Networks(devices.inside))).device
     name_of = {end[1]: name for name, end in listed.items()}
     assert [name_of.get(mac) for mac in in_census.to_pylist()] == [name for _, _, name in _WHOSE]
@@ -140,14 +128,14 @@ def test_match__a_flow_is_the_clients_inside_else_the_servers_as_the_census_says
 def test_match__the_sites_networks_are_the_lists_and_make_it_another_list(
     flow_table: FlowTable, tmp_path: Path
 ) -> None:
-    path = _write(tmp_path, f"devices:\n  - {{name: cam, mac: '{CAM}'}}\n")
+    path = write_list(tmp_path, f"devices:\n  - {{name: cam, mac: '{CAM}'}}\n")
     flows = flow_table([{"client_ip": "203.0.113.9", "client_mac": CAM}])
     usual, public = DeviceList.read(path), DeviceList.read(path, inside=["203.0.113.0/24"])
-    assert (_names(usual, flows), _names(public, flows)) == ([None], ["cam"])
+    assert (matched_names(usual, flows), matched_names(public, flows)) == ([None], ["cam"])
     assert usual.inside == load_settings().census.inside
     assert usual.hash != public.hash
     by_address = DeviceList((Device(name="cam", ip="203.0.113.9"),))
-    assert _names(by_address, flows) == ["cam"], "what the list names is the site's"
+    assert matched_names(by_address, flows) == ["cam"], "what the list names is the site's"
 
 
 def test_match__shared_mac_is_decided_by_path_and_is_a_conflict_elsewhere(flow_table: FlowTable) -> None:
@@ -165,7 +153,7 @@ def test_match__shared_mac_is_decided_by_path_and_is_a_conflict_elsewhere(flow_t
             {"capture_file": "/captures/elsewhere.pcap", "client_mac": PLUG},
         ]
     )
-    assert _names(devices, flows) == ["HueBridge", "HueSwitch", None, None]
+    assert matched_names(devices, flows) == ["HueBridge", "HueSwitch", None, None]
     assert devices.resolve(flows)[1].tolist() == [False, False, True, False]
 
 
@@ -174,7 +162,7 @@ def test_match__pattern_of_two_devices_leaves_the_choice_to_their_macs(flow_tabl
     flows = flow_table(
         [{"capture_file": "/x/lab/a.pcap", "client_mac": PLUG}, {"capture_file": "/x/lab/a.pcap"}, {"client_mac": CAM}]
     )
-    assert _names(devices, flows) == ["plug", None, "cam"]
+    assert matched_names(devices, flows) == ["plug", None, "cam"]
     assert devices.resolve(flows)[1].tolist() == [False, True, False]
 
 
@@ -202,7 +190,7 @@ def test_match__path_patterns_are_shell_globs_that_also_fit_the_end(
     flow_table: FlowTable, pattern: str, path: str, fits: bool
 ) -> None:
     devices = DeviceList((Device(name="x", path=pattern),))
-    assert (_names(devices, flow_table([{"capture_file": path}])) == ["x"]) is fits
+    assert (matched_names(devices, flow_table([{"capture_file": path}])) == ["x"]) is fits
 
 
 def test_match__validity_holds_for_the_first_packet_and_dates_are_whole_days(flow_table: FlowTable) -> None:
@@ -214,7 +202,7 @@ def test_match__validity_holds_for_the_first_packet_and_dates_are_whole_days(flo
     )
     times = [(2020, 1, 1), (2024, 1, 31, 23, 59, 59, 999999), (2024, 2, 1), (2024, 3, 1, 11, 59, 59), (2024, 3, 1, 12)]
     flows = flow_table([{"client_mac": CAM, "first_seen": datetime(*time, tzinfo=UTC)} for time in times])
-    assert _names(devices, flows) == ["old", "old", "new", "new", None]
+    assert matched_names(devices, flows) == ["old", "old", "new", "new", None]
 
 
 def _slow_match(devices: DeviceList, flow: dict[str, Any]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -74,6 +75,8 @@ def test_in_worker__an_error_comes_back_as_it_was_whatever_name_it_holds(
 def test_raised_in_worker__text_without_the_mark_is_no_error(name: str) -> None:
     assert raised_in_worker(RuntimeError(f"Traceback\niotid.errors.NoModelError: {name}\n{name}")) is None
     assert raised_in_worker(RuntimeError(f"{mark()}{{cut off")) is None
+    of_another_version = json.dumps({"kind": "DataError", "text": "x", "field": 1})
+    assert raised_in_worker(RuntimeError(f"{mark()}{of_another_version}")) is None
 
 
 def test_raised_in_worker__os_errors_keep_their_number_import_errors_their_module(
