@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 PAGE, CSV = "_census.html", "_census.csv"
 GROUPS_FILE, GROUPS_CSV = "_groups.parquet", "_groups.csv"
 LEFT_OUT_FILE, LEFT_OUT_CSV = "_left_out.parquet", "_left_out.csv"
-GROUPS_SEALED = (
-    "_groups.sealed"  # encrypted GROUPS_FILE, with pseudonyms: payload lengths identify a group's only device
-)
+GROUPS_SEALED = "_groups.sealed"  # GROUPS_FILE encrypted, under pseudonyms: payload lengths can identify a device
 _OF_EVERY_VERSION = ("device_id", "status", "label", "vendor", "type", "confidence")
 _GROUPS_SINCE = 3  # the version of CENSUS that added groups
 

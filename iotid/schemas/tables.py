@@ -304,7 +304,7 @@ CENSUS = Table(  # version 5: marks
             "list<string>",
             "what hints at a forged or shared address: address_conflict (another MAC used an address of it at the same "
             "time), kinds_at_once (a MAC shows flows of several kinds at the same time, though most addresses of the "
-            "night are one host each)",
+            "partition are one host each)",
         ),
         Column(
             "group",
