@@ -25,19 +25,21 @@ from iotid.census.marks import with_mark_sentences
 from iotid.model.device.decide import UNDECIDED, UNKNOWN
 
 Row = dict[str, Any]
+_OF_MAC = ("maker", "mac_randomised")
 
 
 def aggregate(devices: pa.Table) -> pa.Table:
     """The table (columns of CENSUS without COMPARED) with equal numbers and times for devices of equal status, kinds,
     marks and group (and likeliest kind, if undecided). Other columns are unchanged.
 
-    Kinds are sorted by name, since the order by flows would reveal more.
+    Kinds are sorted by name, since the order by flows would reveal more. What the MAC says is dropped.
     """
     rows: list[Row] = devices.to_pylist()
     groups = defaultdict(list)
     for row in rows:
         row["kinds"] = sorted(row["kinds"], key=lambda kind: (kind["kind"], kind["label"] or ""))
         row["runners_up"] = row["runners_up"][: row["status"] == UNDECIDED]
+        row.update(dict.fromkeys(_OF_MAC))
         groups[_findings(row)].append(row)
     for members in groups.values():
         common = _common(members)

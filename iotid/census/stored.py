@@ -25,6 +25,7 @@ GROUPS_FILE, GROUPS_CSV = "_groups.parquet", "_groups.csv"
 LEFT_OUT_FILE, LEFT_OUT_CSV = "_left_out.parquet", "_left_out.csv"
 GROUPS_SEALED = "_groups.sealed"  # GROUPS_FILE encrypted, under pseudonyms: payload lengths can identify a device
 _OF_EVERY_VERSION = ("device_id", "status", "label", "vendor", "type", "confidence")
+_GROUPS_OF_VERSION_2 = ("flows_per_hour", "active_hours")
 _GROUPS_SINCE = 3  # the version of CENSUS that added groups
 
 
@@ -57,7 +58,11 @@ def stored_groups(store: Store, census: Partition[Census], pseudonyms: Pseudonym
         except FileNotFoundError:  # earlier versions encrypted no groups, and their names were not pseudonyms
             return NO_GROUPS
     with translate_read_errors(f"{census.uri}/{GROUPS_FILE}", remedy("census")):
-        return check_groups(as_schema(pq.read_table(pa.BufferReader(content)), GROUPS.arrow_schema()))
+        found, schema = pq.read_table(pa.BufferReader(content)), GROUPS.arrow_schema()
+        for name in _GROUPS_OF_VERSION_2:
+            if name not in found.column_names:
+                found = found.append_column(name, pa.nulls(len(found), schema.field(name).type))
+        return check_groups(as_schema(found, schema))
 
 
 def write_groups(staged: Staged, groups: pa.Table, pseudonyms: Pseudonyms | None) -> None:
@@ -72,8 +77,8 @@ def write_groups(staged: Staged, groups: pa.Table, pseudonyms: Pseudonyms | None
 
 
 def _of_earlier_version(found: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Convert: version 5 added marks; before version 4 only rows with several kinds had a list, and the kind of a
-    ``known`` row was in its own columns."""
+    """Convert: version 6 added nullable columns, version 5 marks; before version 4 only rows with several kinds had a
+    list, and the kind of a ``known`` row was in its own columns."""
     found.select(_OF_EVERY_VERSION)  # raises a KeyError if one is missing
     given = {"marks": pa.array([[]] * len(found), schema.field("marks").type)}
     if "kinds" not in found.column_names:

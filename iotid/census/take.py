@@ -18,6 +18,7 @@ from iotid.census.changes import ABSENT, CHANGES, compare, joined_names
 from iotid.census.groups import NO_GROUPS, with_new_groups
 from iotid.census.identify import names_of_kinds, watched
 from iotid.census.left_out import OTHER_PROTOCOL, flows_by_reason, pseudonymize
+from iotid.census.macs import with_macs
 from iotid.census.marks import MARKS
 from iotid.census.microaggregation import aggregate
 from iotid.census.pseudonyms import Pseudonyms, read_pseudonyms
@@ -176,7 +177,8 @@ class _Scorer:
         """The devices of the flows, with ``watched``; ``groups`` (GROUPS): those of the earlier census."""
         scored = score_partition(self.spark, flows, self.model, self.encoding, self.settings, groups)
         _account_for_all(flows, scored)
-        devices = scored.devices.append_column("watched", watched(scored.devices, self.watchlist))
+        devices = with_macs(scored.devices).append_column("named_by", pa.nulls(len(scored.devices), pa.string()))
+        devices = devices.append_column("watched", watched(devices, self.watchlist))
         if self.pseudonyms is None:
             return replace(scored, devices=devices)
         devices = self.pseudonyms.rename_groups(self.pseudonyms.rename(aggregate(devices)), groups)

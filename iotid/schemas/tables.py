@@ -264,9 +264,9 @@ PREDICTIONS = Table(
 )
 
 # with census.pseudonyms, numbers and times are rounded medians over devices of the same kinds (census/microaggregation)
-CENSUS = Table(  # version 5: marks
+CENSUS = Table(  # version 6: named_by, maker, mac_randomised, status `named`
     "census",
-    5,
+    6,
     (
         Column("site", "string", "site"),
         Column("capture_date", "date", "capture date"),
@@ -275,8 +275,8 @@ CENSUS = Table(  # version 5: marks
             "status",
             "string",
             "known (one kind is there), several (kinds behind one address), several_with_unknown (one or more, and "
-            "something beside them that fits nothing learned), undecided (too little evidence) or unknown (fits "
-            "nothing learned)",
+            "something beside them that fits nothing learned), named (fits nothing learned; a person named its group), "
+            "undecided (too little evidence) or unknown (fits nothing learned)",
         ),
         Column(
             "label", "string", "the class, where one kind is there and its class can be distinguished", nullable=True
@@ -309,7 +309,22 @@ CENSUS = Table(  # version 5: marks
         Column(
             "group",
             "string",
-            "similar unknown devices share one, see groups; `others` beyond the most groups; null unless unknown",
+            "similar unknown devices share one, see groups; `others` beyond the most groups; null unless unknown or "
+            "named",
+            nullable=True,
+        ),
+        Column("named_by", "string", "who named the group (iotid name); null unless named", nullable=True),
+        Column(
+            "maker",
+            "string",
+            "who registered the MAC's prefix, often the maker of the network interface only; null: no MAC is shown, it "
+            "is a pseudonym, locally administered, or of no registered prefix",
+            nullable=True,
+        ),
+        Column(
+            "mac_randomised",
+            "bool",
+            "the MAC is locally administered, so the device may change it; null: no MAC is shown, or it is a pseudonym",
             nullable=True,
         ),
         Column(
@@ -343,18 +358,27 @@ CENSUS = Table(  # version 5: marks
     ("site", "capture_date"),
 )
 
-GROUPS = Table(  # stored with a census: the profile of each group, by which the next date recognises it
-    "groups",
-    1,
-    (
-        Column("group", "string", "name of the group, for as long as the census remembers a device of it"),
-        Column("services", "list<string>", "transport and server port of most of its flows, as in TCP 8883"),
-        Column(
-            "protocol", "list<int32>", "IANA protocol number of each payload that its devices send; -1: they do not"
+GROUPS = (
+    Table(  # version 2: rhythm; stored with a census: the profile of each group, by which the next date recognises it
+        "groups",
+        2,
+        (
+            Column("group", "string", "name of the group, for as long as the census remembers a device of it"),
+            Column("services", "list<string>", "transport and server port of most of its flows, as in TCP 8883"),
+            Column("flows_per_hour", "float64", "median of its devices: flows in an hour that has any", nullable=True),
+            Column(
+                "active_hours",
+                "float64",
+                "median of its devices: hours of the day (UTC) that have a flow",
+                nullable=True,
+            ),
+            Column(
+                "protocol", "list<int32>", "IANA protocol number of each payload that its devices send; -1: they do not"
+            ),
+            Column("payload_length", "list<int32>", "bytes of that payload"),
+            Column("share", "list<float64>", "how common it is: the mean of the devices' shares, which sum to 1"),
         ),
-        Column("payload_length", "list<int32>", "bytes of that payload"),
-        Column("share", "list<float64>", "how common it is: the mean of the devices' shares, which sum to 1"),
-    ),
+    )
 )
 
 LEFT_OUT = Table(  # stored with a census: flows that are in no row of it
