@@ -1,14 +1,16 @@
 """
 ### What it does
 
-Runs when `iotid_train` updates the asset `iotid_challenger`: `evaluate` scores the challenger and the champion on the
-dataset of the asset's event, and `promote` makes the challenger the champion if the written policy allows it. The next
-census uses the new champion. **Any task may be cleared and run again.**
+Runs when `iotid_train` updates the asset `iotid_challenger`, and every Tuesday in case that event was lost: `evaluate`
+scores the challenger and the champion on the newest dataset of `iotid_train`, and `promote` makes the challenger the
+champion if the written policy allows it. The next census uses the new champion. The dataset is read from the store, not
+from the event: if promotion has decided on it already, because an event came twice, the run is skipped. **Any task may
+be cleared and run again.**
 
 ### Where its settings are
 
 In the Airflow variable `iotid`; the documentation of `iotid_ingest` lists its keys, the connection and the pool.
-Triggered manually, it needs its parameter `dataset`.
+Triggered manually with the parameter `dataset`, it evaluates that dataset, decided or not.
 
 ### What failure looks like, and what to do
 
@@ -30,15 +32,18 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from airflow.sdk import DAG, Param, get_current_context, task
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable, Param, get_current_context, task
+from airflow.sdk.exceptions import AirflowSkipException
 from iotid_tasks import (
     CHALLENGER,
+    DATASET_PREFIX,
     DEFAULT_ARGS,
     StepOperator,
     deadline,
     deployment,
+    is_decided,
     layers,
+    newest_partition,
     step,
 )
 
@@ -46,22 +51,24 @@ from iotid_tasks import (
 def line() -> list[str]:
     """The arguments of both jobs."""
     context = get_current_context()
-    events = context["triggering_asset_events"].get(CHALLENGER)
-    if events:
-        dataset = max(events, key=lambda event: event.timestamp).extra.get("dataset")
-    else:
-        dataset = context["params"]["dataset"]
-    if not dataset:
-        raise AirflowFailException("dataset: neither the asset's event nor the parameter names one; give the parameter")
-    return [*layers(deployment()), "--dataset", dataset]
+    variable, asked = deployment(), context["params"]["dataset"]
+    dataset = asked or newest_partition(variable, "datasets", DATASET_PREFIX)
+    if dataset is None:
+        raise AirflowSkipException(f"no dataset {DATASET_PREFIX}… is in {variable['storage']}; run iotid_train first")
+    if not asked and context["ti"].try_number == 1 and is_decided(variable, dataset):  # a cleared task runs again
+        raise AirflowSkipException(f"{dataset} is decided already; give the parameter dataset to evaluate it again")
+    return [*layers(variable), "--dataset", dataset]
 
 
 with DAG(
     dag_id="iotid_evaluate",
-    schedule=[CHALLENGER],
+    # Tuesdays: a day after the training, if its event was lost
+    schedule=AssetOrTimeSchedule(timetable=CronTriggerTimetable("0 12 * * 2", timezone="UTC"), assets=[CHALLENGER]),
     catchup=False,
     max_active_runs=1,
-    params={"dataset": Param(None, type=["null", "string"], description="Dataset; default: the asset event's.")},
+    params={
+        "dataset": Param(None, type=["null", "string"], description="Dataset; default: the newest of iotid_train.")
+    },
     deadline=deadline(timedelta(hours=8)),
     default_args=DEFAULT_ARGS,
     tags=["iotid", "weekly"],

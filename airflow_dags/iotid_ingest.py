@@ -3,14 +3,18 @@
 
 Every night, separately for each site: `captured` waits for the captures of the date, `split_pcaps` and
 `assemble_flows` turn them into flows, `announce` updates the asset `iotid_flows`, and `take_census` identifies the
-site's devices with the champion, if there is one yet. Every Spark task is one spark-submit of one file in `jobs/`;
-every partition is written whole or not at all, so **any task may be cleared and run again, and gives the same rows**.
+site's devices with the champion, if there is one yet. When all sites have ended, `sites_ended` says for each whether it
+is done, late, skipped or failed, `take_network_census` sums the census of all sites, with missing sites counted as
+such, and `check_sites` fails if a site failed. Every Spark task is one spark-submit of one file in `jobs/`; every
+partition is written whole or not at all, so **any task may be cleared and run again, and gives the same rows**.
 
 A run's capture date is its logical date, the start of its data interval, and must be midnight UTC; the database allows
 one run for each logical date, so two runs never write the same partitions. Captures are in CAPTURES/SITE/DATE.
 
 In scheduled runs `late_nights` checks earlier dates: if captures arrived after the flows of a date were written (or
-there are captures but no flows), `ingest_late` clears the run of that date, or starts one if there is none.
+there are captures but no flows), `ingest_late` clears the run of that date, or starts one if there is none. That run
+sums its date again; later nights need not be repeated, as `take_network_census` reads what is in the store, and sums a
+night of its window again if a census of it is new. It counts no events, so lost or doubled ones change nothing.
 
 ### Where its settings are
 
@@ -39,6 +43,8 @@ Tasks that a retry cannot help are not retried:
 
 Other cases:
 
+* `check_sites` failed: the tasks of the sites that it names did; the network's census is written without them. Fix and
+  clear those, and the network's census and `check_sites` run again.
 * `captured` skipped: that site had no captures `wait_s` after the end of the date; the other sites continue, the run is
   green. If they arrive within `late_nights` dates they are found; later, clear the run of that date. Remove a site
   that no longer exists from `sites`.
@@ -84,6 +90,7 @@ from iotid_tasks import (
 _log = logging.getLogger(__name__)
 _DAG_ID = "iotid_ingest"
 _DAY = timedelta(days=1)
+_SITE_TASKS = ("captured", "split_pcaps", "assemble_flows", "take_census")
 
 
 def _midnight() -> datetime:
@@ -123,6 +130,40 @@ def announce(site: str) -> None:
     """Update the asset of flows."""
     date = _midnight().date().isoformat()
     get_current_context()["outlet_events"][FLOWS].extra = {"site": site, "date": date}
+
+
+def sites_ended() -> dict[str, Any]:
+    """How each site's night ended, and the arguments of the network's census.
+
+    ``outcomes``: done, late (captures came after they were waited for), skipped (no captures, or no census by intent)
+    or failed, by site; read from the states of this run's tasks and from the captures.
+    """
+    context = get_current_context()
+    variable, date, run_id = deployment(), _midnight().date().isoformat(), context["dag_run"].run_id
+    states = context["ti"].get_task_states(dag_id=_DAG_ID, task_group_id="ingest", run_ids=[run_id]).get(run_id, {})
+    outcomes: dict[str, str] = {}
+    for index, site in enumerate(variable["sites"]):
+        of_site = {task: states.get(f"ingest.{task}_{index}") for task in _SITE_TASKS}
+        outcomes[site] = outcome(of_site, latest_arrival(captures_folder(variable, site, date)) is not None)
+        _log.info("%s %s: %s", site, date, outcomes[site])
+    line = [*layers(variable), "--date", date, *(part for site in variable["sites"] for part in ("--site", site))]
+    return {"outcomes": outcomes, "network_line": line}
+
+
+def outcome(states: dict[str, str | None], has_captures: bool) -> str:
+    """How a site's night ended, from the states of its tasks."""
+    if states["take_census"] == "success":
+        return "done"
+    if any(state in ("failed", "upstream_failed") for state in states.values()):
+        return "failed"
+    return "late" if states["captured"] == "skipped" and has_captures else "skipped"
+
+
+def check_sites(outcomes: dict[str, str]) -> None:
+    """Fail if a site's night failed: otherwise the run would be green, because the network's census is its end."""
+    failed = [site for site, ended in outcomes.items() if ended == "failed"]
+    if failed:
+        raise AirflowFailException(f"failed sites: {', '.join(failed)}; the network's census counts them as missing")
 
 
 def late_captures() -> list[dict[str, str]]:
@@ -171,7 +212,12 @@ with DAG(
     tags=["iotid", "nightly"],
     doc_md=__doc__,
 ):
-    task_group(ingest).expand_kwargs(task(task_id="nights")(lines)())
+    sites = task_group(ingest).expand_kwargs(task(task_id="nights")(lines)())
+    # runs whatever became of the sites; check_sites is an end of the DAG of its own, which fails the run
+    ended = task(trigger_rule="all_done", multiple_outputs=True)(sites_ended)()
+    sites >> ended
+    StepOperator(**step("take_network_census"), application_args=ended["network_line"])
+    task(retries=DEFAULT_ARGS["retries"])(check_sites)(ended["outcomes"])
     TriggerDagRunOperator.partial(task_id="ingest_late", trigger_dag_id=_DAG_ID, reset_dag_run=True).expand_kwargs(
         task(task_id="late_nights")(late_captures)()
     )

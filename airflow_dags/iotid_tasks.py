@@ -6,7 +6,7 @@ import logging
 import re
 from datetime import timedelta
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
 from airflow.sdk import Asset, DeadlineAlert, DeadlineReference, ObjectStoragePath, SyncCallback, Variable
@@ -14,6 +14,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 
 POOL = "iotid_spark"  # one slot per parallel Spark job; each uses `driver_memory` on its worker
 FLOWS = Asset("iotid_flows", uri="iotid://flows")  # extra: the site and capture date of new flows
+DATASET_PREFIX = "nights-"  # of the datasets of iotid_train; the rest of a name sorts by time
 CHALLENGER = Asset("iotid_challenger", uri="iotid://challenger")  # extra: the dataset that it was trained on
 
 DEFAULT_ARGS = {
@@ -39,6 +40,7 @@ _EXECUTION_TIMEOUT = {  # several times the duration for 100 GB on the smallest 
     "evaluate": timedelta(hours=2),
     "promote": timedelta(minutes=15),
     "take_census": timedelta(hours=2),
+    "take_network_census": timedelta(hours=1),
 }
 
 
@@ -142,6 +144,21 @@ def flows_written(variable: dict[str, Any], site: str, date: str) -> float | Non
     marker = f"{variable['storage']}/flows/site={quote(site, safe='')}/capture_date={date}/_SUCCESS"
     path = ObjectStoragePath(marker)
     return float(path.stat().st_mtime) if path.exists() else None
+
+
+def newest_partition(variable: dict[str, Any], table: str, prefix: str) -> str | None:
+    """The last name in order, of those that begin with ``prefix``, of the table's complete partitions; None: none."""
+    root = ObjectStoragePath(f"{variable['storage']}/{table}")
+    if not root.exists():
+        return None
+    names = [unquote(path.parent.name.partition("=")[2]) for path in root.glob("name=*/_SUCCESS")]
+    return max((name for name in names if name.startswith(prefix)), default=None)
+
+
+def is_decided(variable: dict[str, Any], dataset: str) -> bool:
+    """Whether promotion has decided about a model on the dataset."""
+    folder = ObjectStoragePath(f"{variable['storage']}/decisions/dataset={quote(dataset, safe='')}")
+    return folder.exists() and any(True for _ in folder.glob("version=*/_SUCCESS"))
 
 
 def is_late(arrived: float | None, written: float | None) -> bool:

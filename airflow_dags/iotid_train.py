@@ -35,6 +35,7 @@ from typing import Any
 from airflow.sdk import DAG, CronTriggerTimetable, get_current_context, task
 from iotid_tasks import (
     CHALLENGER,
+    DATASET_PREFIX,
     DEFAULT_ARGS,
     FLOWS,
     StepOperator,
@@ -55,7 +56,7 @@ def _asked() -> datetime:
 def lines() -> dict[str, Any]:
     """The dataset's name, the arguments of the job that writes it, and those of the job that reads it."""
     variable, asked = deployment(), _asked()
-    dataset = f"nights-{asked:%Y%m%dT%H%M%S}"
+    dataset = f"{DATASET_PREFIX}{asked:%Y%m%dT%H%M%S}"
     dates = [(asked - timedelta(days=days)).date().isoformat() for days in range(variable["train_nights"], 0, -1)]
     dataset_line = [*layers(variable), "--dataset", dataset]
     selection = [part for site in variable["sites"] for part in ("--site", site)]

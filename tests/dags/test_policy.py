@@ -17,7 +17,7 @@ pytestmark = pytest.mark.dags
 _REPOSITORY = Path(__file__).parents[2]
 _MANUAL = {"compare", "describe", "rollback"}  # no DAG runs them
 _SPARK_TASKS = {  # of each DAG, in the order of the data
-    "iotid_ingest": ("ingest.split_pcaps", "ingest.assemble_flows", "ingest.take_census"),
+    "iotid_ingest": ("ingest.split_pcaps", "ingest.assemble_flows", "ingest.take_census", "take_network_census"),
     "iotid_train": ("write_dataset", "train"),
     "iotid_evaluate": ("evaluate", "promote"),
 }
@@ -96,7 +96,7 @@ def test_spark_tasks__are_the_steps_in_the_order_of_the_data(bag: Any) -> None:
         dag = bag.dags[name]
         assert {task.task_id for task in dag.tasks if hasattr(task, "application")} == set(expected)
         for earlier, later in pairwise(expected):
-            assert later in dag.get_task(earlier).downstream_task_ids
+            assert later in {task.task_id for task in dag.get_task(earlier).get_flat_relatives(upstream=False)}
         submitted |= {task_id.rpartition(".")[2] for task_id in expected}
         for task_id in expected:
             assert dag.get_task(task_id).application.endswith(f"/{task_id.rpartition('.')[2]}.py")
@@ -117,6 +117,16 @@ def test_assets__connect_the_dags(bag: Any) -> None:
     assert [asset.name for asset in bag.dags["iotid_train"].get_task("write_dataset").inlets] == ["iotid_flows"]
     awaited = bag.dags["iotid_evaluate"].timetable.asset_condition
     assert [asset.name for asset in awaited.objects] == ["iotid_challenger"]
+    assert bag.dags["iotid_evaluate"].timetable.timetable.expression == "0 12 * * 2"  # in case the event is lost
+
+
+def test_network_census__runs_whatever_became_of_the_sites_and_failures_show(bag: Any) -> None:
+    dag = bag.dags["iotid_ingest"]
+    ended = dag.get_task("sites_ended")
+    assert ended.trigger_rule == "all_done"
+    assert {"ingest.take_census", "ingest.announce"} <= ended.upstream_task_ids
+    assert ended.downstream_task_ids == {"take_network_census", "check_sites"}
+    assert {task.task_id for task in dag.leaves} == {"take_network_census", "check_sites", "ingest_late"}
 
 
 def test_captured__frees_its_slot_while_waiting_and_times_out(bag: Any) -> None:

@@ -9,7 +9,10 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from datetime import datetime, timedelta
 from pathlib import Path
+from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -82,9 +85,27 @@ def test_run__every_task_submits_the_golden_command_line(
     ):
         done = dag_test(dag, date, deployment, recorder, conf=conf)
         assert "state=success" in done.stdout, done.stdout[-4000:]
+        if dag == "iotid_ingest":
+            for ended in ("home 2026-01-10: done", "office 2026-01-10: done", "garage 2026-01-10: skipped"):
+                assert ended in done.stdout
     submitted = (shlex.join(shlex.split(line)) for line in (recorder / "lines").read_text().splitlines())
     golden = (_HERE / "command_lines.txt").read_text(encoding="utf-8").splitlines()
     assert sorted(line.replace(str(tmp_path), "/data") for line in submitted) == sorted(golden)
+
+
+def test_run__a_failed_site_fails_the_run_and_the_network_census_is_taken(
+    dag_test: DagTest, recorder: Path, deployment: dict[str, Any]
+) -> None:
+    program = recorder / "spark-submit"
+    text = program.read_text(encoding="utf-8")
+    program.write_text(
+        text.replace("exit $(", 'case "$*" in *take_census.py*office*) exit 2;; esac; exit $('), encoding="utf-8"
+    )
+    done = dag_test("iotid_ingest", "2026-01-10", deployment, recorder)
+    assert "state=failed" in done.stdout, done.stdout[-4000:]
+    assert "office 2026-01-10: failed" in done.stdout
+    assert "failed sites: office; the network's census counts them as missing" in done.stdout
+    assert "take_network_census.py" in (recorder / "lines").read_text(encoding="utf-8")
 
 
 def test_run__ingest_with_a_logical_date_not_at_midnight_submits_nothing(
@@ -120,6 +141,62 @@ def test_deployment__reports_missing_and_unknown_keys(
     monkeypatch.setenv("AIRFLOW_VAR_IOTID", json.dumps(changed))
     with pytest.raises(Exception, match=r"lacks \['wait_s'\], does not know \['waits'\]"):
         tasks.deployment()
+
+
+@pytest.mark.parametrize(
+    ("states", "has_captures", "expected"),
+    [
+        (("success", "success", "success", "success"), True, "done"),
+        (("success", "success", "failed", "upstream_failed"), True, "failed"),
+        (("failed", "upstream_failed", "upstream_failed", "upstream_failed"), True, "failed"),
+        (("skipped", "skipped", "skipped", "skipped"), False, "skipped"),
+        (("skipped", "skipped", "skipped", "skipped"), True, "late"),
+        (("success", "success", "success", "skipped"), True, "skipped"),
+    ],
+)
+def test_outcome__is_done_late_skipped_or_failed(
+    tasks: Any, states: tuple[str, ...], has_captures: bool, expected: str
+) -> None:
+    import iotid_ingest
+
+    given = dict(zip(("captured", "split_pcaps", "assemble_flows", "take_census"), states, strict=True))
+    assert iotid_ingest.outcome(given, has_captures) == expected
+
+
+def test_evaluate__of_fifty_trainings_each_is_evaluated_once_with_events_lost_or_doubled(
+    tasks: Any, deployment: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Monday's event starts the evaluation none, one or two times; Tuesday's schedule starts it once more."""
+    import iotid_evaluate
+    from airflow.sdk.exceptions import AirflowSkipException
+
+    context = {"params": {"dataset": None}, "ti": SimpleNamespace(try_number=1)}
+    monkeypatch.setattr(iotid_evaluate, "get_current_context", lambda: context)
+    monkeypatch.setattr(iotid_evaluate, "deployment", lambda: deployment)
+    store, random, evaluated, datasets = Path(deployment["storage"]), Random(1), [], []
+    with pytest.raises(AirflowSkipException, match="no dataset nights-"):
+        iotid_evaluate.line()
+    for week in range(50):
+        monday = datetime(2026, 1, 5, 12) + timedelta(weeks=week)
+        datasets.append(f"nights-{monday:%Y%m%dT%H%M%S}")
+        for name in (datasets[-1], "home"):
+            _complete(store / "datasets" / f"name={name}")
+        for _ in range(random.choice((0, 1, 1, 2)) + 1):
+            try:
+                evaluated.append(iotid_evaluate.line()[-1])
+            except AirflowSkipException:
+                continue
+            _complete(store / "decisions" / f"dataset={evaluated[-1]}" / f"version={week}")
+    assert evaluated == datasets
+    context["ti"].try_number = 2
+    assert iotid_evaluate.line()[-1] == datasets[-1]
+    context |= {"params": {"dataset": "home"}}
+    assert iotid_evaluate.line()[-1] == "home"
+
+
+def _complete(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "_SUCCESS").touch()
 
 
 @pytest.mark.parametrize(
