@@ -22,7 +22,7 @@ UNIT := "not spark and not ddp and not dags" --ignore=tests/dags --ignore=tests/
 PYTHONS ?= 3.11 3.12 3.13
 NIGHTS ?= 10
 
-.PHONY: help setup airflow-setup peers-setup petastorm-setup audit-setup lock test-pythons test-wheel demo run reproduce test test-unit test-conformance test-spark test-ddp test-dags test-scheduler check audit format wheel clean bench-households bench-census bench-census-hits bench-linkage bench-flood bench-capture bench-ingest bench-train bench-predict bench-choices results results-quick drill-kill drill-nights drill-cluster drill-households fuzz airflow cluster cluster-stop
+.PHONY: help setup airflow-setup peers-setup petastorm-setup audit-setup lock test-pythons test-wheel demo run reproduce test test-unit test-conformance test-spark test-ddp test-dags test-scheduler check audit format wheel clean bench-households bench-census bench-census-hits bench-network bench-linkage bench-flood bench-capture bench-ingest bench-train bench-predict bench-choices results results-quick drill-kill drill-nights drill-cluster drill-households drill-network fuzz airflow cluster cluster-stop
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -136,6 +136,10 @@ drill-households: setup ## households as captures, through every step to the cen
 	@test -n "$(CAPTURES)" -a -n "$(LABELS)" || { echo 'usage: make drill-households CAPTURES=DIR LABELS=FILE' >&2; exit 2; }
 	@$(PY) tests/drills/households.py --captures "$(CAPTURES)" --labels "$(LABELS)" --seed $(if $(filter file,$(origin SEED)),3,$(SEED))
 
+drill-network: setup ## laboratories as sites, from no label to a named network: make drill-network LABS="--site NAME CAPTURES LABELS …" [NIGHTS=4], a quarter of an hour
+	@test -n "$(LABS)" || { echo 'usage: make drill-network LABS="--site NAME CAPTURES LABELS --site …" [NIGHTS=4]' >&2; exit 2; }
+	@$(PY) tests/drills/network.py $(LABS) --nights $(if $(filter file,$(origin NIGHTS)),4,$(NIGHTS))
+
 cluster: setup ## start a standalone cluster on this machine; prints its address (stop it with make cluster-stop)
 	@$(PY) tests/drills/standalone.py start var/cluster
 cluster-stop: setup
@@ -156,6 +160,9 @@ bench-linkage: setup ## how many pseudonyms an unmasked census of the same date 
 
 bench-flood: setup ## floods of crafted flows and of forged MACs, compared with as many random ones: make bench-flood [MODEL=ROOT LABELS=FILE] [FLOWS=120000] [MACS=100000], half an hour; ends with one line of JSON
 	@$(PY) tests/bench/flood.py $(if $(MODEL),--model "$(MODEL)" --labels "$(LABELS)") $(if $(FLOWS),--flows $(FLOWS)) $(if $(MACS),--macs $(MACS)) $(foreach s,$(SET),--set "$(s)")
+
+bench-network: setup ## the network's census of a million address-nights: make bench-network [SITES=100] [ADDRESSES=1000] [NIGHTS=10]; ends with one line of JSON
+	@$(PY) tests/bench/network.py $(if $(SITES),--sites $(SITES)) $(if $(ADDRESSES),--addresses $(ADDRESSES)) --nights $(NIGHTS)
 
 bench-census-hits: setup ## compare a run's census with its device list: make bench-census-hits LABELS=… SITE=… DATE=… [ROOT=…]
 	@$(PY) tests/bench/census_hits.py "$(abspath $(ROOT))" "$(SITE)" "$(DATE)" "$(LABELS)"

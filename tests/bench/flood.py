@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -47,6 +46,7 @@ from iotid.tracking import Registry
 
 sys.path.insert(0, str(Path(__file__).parent))
 from census import _SETTINGS, _renamed, flows_of_listed, learn
+from processes import measured_step
 
 Words = Any  # uint64 (flows,)
 
@@ -205,44 +205,11 @@ def _on_spark(folder: Path, kind: str) -> dict[str, float]:
     # a fixed number of partitions, so that all kinds get the same number of reading tasks
     layers = ["--set", f"storage.root={root}", "--set", f"spark.shuffle_partitions={_PARTITIONS}"]
     night = ["--site", _NIGHT["site"], "--date", _NIGHT["capture_date"]]
-    _step_of("split-pcaps", "--captures", str(folder / kind), *layers, *night)
-    measured = _step_of("assemble-flows", *layers, *night)
+    measured_step("split-pcaps", "--captures", str(folder / kind), *layers, *night)
+    measured = measured_step("assemble-flows", *layers, *night)
     files = sorted(Path(Store(str(root)).open("flows", _NIGHT).uri).glob("part-*.parquet"))
     rows = [pq.read_metadata(path).num_rows for path in files] + [0] * (_PARTITIONS - len(files))
     return {"cpu_s": measured["cpu_s"], "wall_s": measured["wall_s"], "largest_file": _largest(rows)}
-
-
-def _step_of(*arguments: str) -> dict[str, float]:
-    """Run a step in a process of its own; seconds, CPU with its children, and their peak memory."""
-    begin = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "iotid.cli", *arguments], stdout=subprocess.DEVNULL)
-    peak, ticks = 0, Counter[int]()
-    while process.poll() is None:
-        family = _family(process.pid)
-        peak = max(peak, sum(resident for _, resident in family.values()))
-        ticks |= Counter({pid: used for pid, (used, _) in family.items()})  # the maximum of each
-        time.sleep(0.1)
-    if process.returncode:
-        raise SystemExit(f"flood.py: iotid {arguments[0]} ended with {process.returncode}")
-    cpu = ticks.total() / os.sysconf("SC_CLK_TCK")
-    wall = time.perf_counter() - begin
-    return {"wall_s": round(wall, 1), "cpu_s": round(cpu, 1), "peak_mb": round(peak / 1e6)}
-
-
-def _family(pid: int) -> dict[int, tuple[int, int]]:
-    """CPU ticks and bytes of memory of the process and all its descendants, by id."""
-    own: dict[int, tuple[int, int, int]] = {}
-    page = os.sysconf("SC_PAGE_SIZE")
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:  # it has ended
-            continue
-        own[int(stat.parent.name)] = int(fields[1]), int(fields[11]) + int(fields[12]), int(fields[21]) * page
-    family = {pid}
-    while more := {child for child, (parent, _, _) in own.items() if parent in family} - family:
-        family |= more
-    return {each: own[each][1:] for each in family if each in own}
 
 
 def night_of(kind: str, flows: pa.Table, macs: int) -> pa.Table:
@@ -298,7 +265,9 @@ def _census_of(
             part = table.slice(begin, 1 << 15)
             pq.write_table(part, f"{staged.path}/part-{number}.parquet", filesystem=staged.filesystem)
         staged.metadata |= learned.metadata | {"rows": len(table), "packets": {"flow": 0}}
-    measured: dict[str, Any] = _step_of("take-census", *layers, "--site", keys["site"], "--date", keys["capture_date"])
+    measured: dict[str, Any] = measured_step(
+        "take-census", *layers, "--site", keys["site"], "--date", keys["capture_date"]
+    )
     census = store.open("census", keys)
     rows = pq.read_table(census.uri, columns=["device_id", "status", "kinds"], partitioning=None)
     is_invented = pc.starts_with(rows["device_id"], "02:00:00:")

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -24,6 +22,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from processes import processor
 
 from iotid import config, messages
 from iotid.dataset import LabelledFlows
@@ -62,13 +61,6 @@ def read(captures: str, labels: str, overrides: Sequence[str]) -> Laboratory:
     kept = LabelledFlows(flows.filter(pa.array(kept_N)), label_N, tuple(all_labels), devices, dataset, flow)
     owner = np.where(device_N < 0, host_N, device_N.astype(str))[kept_N].astype(str)
     return Laboratory.of(kept, np.unique(owner, return_inverse=True)[1].astype(np.int64))
-
-
-def processor() -> str:
-    """The processor's name, from the system."""
-    info = Path("/proc/cpuinfo")
-    name = re.search(r"^model name\s*: (.*)", info.read_text() if info.exists() else "", re.MULTILINE)
-    return name[1] if name else platform.processor() or platform.machine()
 
 
 def main() -> None:
