@@ -150,6 +150,16 @@ class Store:
         """URI of the partition's folder, whether or not it exists; a path for local roots."""
         return f"{self.root}/{self._relative(table, key)}"
 
+    def link(self, source: tuple[str, PartitionKey], target: tuple[str, PartitionKey], file: str) -> str | None:
+        """Relative address of a file of one partition from the files of another, for pages; each: table and key.
+
+        None on an object store: the address would name a version, which is deleted when the partition is replaced.
+        """
+        if isinstance(self._layout, _Pointed):
+            return None
+        up = "../" * len(self._relative(*source).split("/"))
+        return up + quote(f"{self._relative(*target)}/{file}", safe="/=")
+
     def exists(self, table: str, key: PartitionKey) -> bool:
         with using_root(self.root):
             return self._layout.find(self._relative(table, key)) is not None

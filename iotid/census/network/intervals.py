@@ -5,8 +5,8 @@ sum p(1-p), and third cumulant sum p(1-p)(1-2p), which is negative where most dr
 that of s - A + B, where the integer s are the certain ones, and A (certain ones that fail) and B (improbable ones that
 succeed) are Poisson: a difference of Poissons (J. G. Skellam, JRSS 109, 1946), whose three cumulants are made the same
 as far as an integer s allows. Poisson tails are heavier than those of a sum of draws with the same mean (W. Hoeffding,
-Annals of Mathematical Statistics 27, 1956), and a little variance is added, so that small counts are covered, too. From a variance of _NORMAL on, the expansion of Cornish and
-Fisher (1938) gives the same to less than one.
+Annals of Mathematical Statistics 27, 1956), and a little variance is added, so that small counts are covered, too. From
+a variance of _NORMAL on, the expansion of Cornish and Fisher (1938) gives the same to less than one.
 
 Intervals hold if the probabilities are calibrated and errors are independent: a model that is wrong about a kind is
 wrong at many addresses at the same time, which no interval of this sort includes.
