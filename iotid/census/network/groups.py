@@ -48,7 +48,7 @@ class NetworkGroups:
     """``groups`` (NETWORK_GROUPS), their ``profiles`` (GROUPS, under the network's names) and MEMBERS."""
 
     groups: pa.Table = field(default_factory=lambda: NETWORK_GROUPS.arrow_schema().empty_table())
-    profiles: pa.Table = NO_GROUPS
+    profiles: pa.Table = field(default_factory=lambda: NO_GROUPS)
     members: pa.Table = field(default_factory=lambda: MEMBERS.arrow_schema().empty_table())
 
     def names(self) -> dict[Member, str]:

@@ -61,7 +61,7 @@ class SiteCensus:
 
     row: dict[str, Any]
     totals: pa.Table = field(default_factory=lambda: TOTALS.arrow_schema().empty_table())
-    groups: pa.Table = NO_GROUPS
+    groups: pa.Table = field(default_factory=lambda: NO_GROUPS)
     counts: pa.Table = field(default_factory=GROUP_COUNTS.empty_table)
 
 

@@ -31,7 +31,6 @@ from iotid.census.network.stored import (
     hash_of,
     stored_network_groups,
     stored_sites,
-    stored_totals,
     text_columns,
     write_tables,
 )
