@@ -63,6 +63,11 @@ class PartitionKey(dict[str, str]):
         return cls(name=name)
 
     @classmethod
+    def of_network(cls, name: str, capture_date: str) -> PartitionKey:
+        """Key of network: all sites of a network on one date (YYYY-MM-DD)."""
+        return cls(capture_date=capture_date, name=name)
+
+    @classmethod
     def of_dataset(cls, dataset: str, version: int | None = None) -> PartitionKey:
         """Key of reports and reproductions; with a model's version, of decisions."""
         return cls(dataset=dataset) if version is None else cls(dataset=dataset, version=str(version))
@@ -145,6 +150,16 @@ class Store:
         """URI of the partition's folder, whether or not it exists; a path for local roots."""
         return f"{self.root}/{self._relative(table, key)}"
 
+    def link(self, source: tuple[str, PartitionKey], target: tuple[str, PartitionKey], file: str) -> str | None:
+        """Relative address of a file of one partition from the files of another, for pages; each: table and key.
+
+        None on an object store: the address would name a version, which is deleted when the partition is replaced.
+        """
+        if isinstance(self._layout, _Pointed):
+            return None
+        up = "../" * len(self._relative(*source).split("/"))
+        return up + quote(f"{self._relative(*target)}/{file}", safe="/=")
+
     def exists(self, table: str, key: PartitionKey) -> bool:
         with using_root(self.root):
             return self._layout.find(self._relative(table, key)) is not None
@@ -161,6 +176,8 @@ class Store:
     def open(self, table: Literal["decisions"], key: PartitionKey) -> Partition[metadata.Decisions]: ...
     @overload
     def open(self, table: Literal["census"], key: PartitionKey) -> Partition[metadata.Census]: ...
+    @overload
+    def open(self, table: Literal["network"], key: PartitionKey) -> Partition[metadata.Network]: ...
     @overload
     def open(self, table: str, key: PartitionKey) -> Partition[metadata.Common]: ...
 
@@ -203,6 +220,10 @@ class Store:
 
     def partitions(self, table: str) -> list[PartitionKey]:
         """Keys of all complete partitions of the table, sorted."""
+        return [key for key, _ in self.written(table)]
+
+    def written(self, table: str) -> list[tuple[PartitionKey, int]]:
+        """(key, when it was written, in µs since 1970) of all complete partitions of the table, sorted by key."""
         from pyarrow import fs
 
         found = []
@@ -213,8 +234,8 @@ class Store:
             if info.base_name == MARKER:
                 key = PartitionKey.of_folder(info.path.removeprefix(f"{self._base}/{table}/").rpartition("/")[0])
                 if key is not None:
-                    found.append(key)
-        return sorted(found, key=lambda key: tuple(key.values()))
+                    found.append((key, (info.mtime_ns or 0) // 1000))
+        return sorted(found, key=lambda each: tuple(each[0].values()))
 
     def working_folder(self, *parts: str) -> Path:
         """A local folder for files that are no table: below a local root, else in a private temporary folder."""

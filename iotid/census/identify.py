@@ -50,6 +50,11 @@ _COLUMNS = (
     "reason", "marks", "flows",
 )  # fmt: skip
 IDENTIFIED = pa.schema([CENSUS.arrow_schema().field(name) for name in _COLUMNS])
+_LEAST_LIKELY = 0.001  # smaller probabilities are not in LIKELY
+_LIKELY = pa.list_(pa.struct([("index", pa.int32()), ("probability", pa.float64())]))
+# columns beside IDENTIFIED from which totals are computed, and which are not stored: indices in Classes
+LIKELY = pa.schema([("likely_kinds", _LIKELY), ("likely_classes", _LIKELY)])
+SCORES = pa.schema([*IDENTIFIED, *LIKELY])
 _RUNNERS_UP = 3
 _NAMED = 6  # kinds that a reason lists
 
@@ -101,13 +106,13 @@ class Classes:
 
 
 def identify(rows: pa.Table | pa.RecordBatch, share: float, classes: Classes, settings: config.Census) -> pa.Table:
-    """One row of IDENTIFIED for each row of ANSWERS, in the same order.
+    """One row of SCORES (IDENTIFIED and LIKELY) for each row of ANSWERS, in the same order.
 
     ``share``: of households among the addresses, see `model.device.decide`. A kind found is named by its class if that
     class has ``min_confidence``, otherwise by vendor and type.
     """
     if not rows.num_rows:
-        return IDENTIFIED.empty_table()
+        return SCORES.empty_table()
     answer, flows_N = answers_from_arrow(rows), rows["num_flows"].to_numpy(zero_copy_only=False)
     decision = decide(answer, share, flows_N, settings)
     found = _found(answer, decision, classes, settings)
@@ -131,8 +136,10 @@ def identify(rows: pa.Table | pa.RecordBatch, share: float, classes: Classes, se
         "reason": pa.array(list(reasons), pa.string()),
         "marks": marks,
         "flows": pa.array(flows_N),
+        "likely_kinds": _likely(decision.probability),
+        "likely_classes": _likely(_of_classes(answer, decision, classes)),
     }
-    return pa.table([columns[name] for name in _COLUMNS], schema=IDENTIFIED)
+    return pa.table([columns[name] for name in SCORES.names], schema=SCORES)
 
 
 def watched(rows: pa.Table, watchlist: config.Watchlist) -> pa.Array:
@@ -189,6 +196,23 @@ def _found(answer: Answer, decision: Decision, classes: Classes, settings: confi
     offsets = np.concatenate([[0], np.cumsum(decision.found.sum(axis=1))]).astype(np.int32)
     structs = pa.StructArray.from_arrays(list(values.values()), names=list(values))
     return pa.ListArray.from_arrays(pa.array(offsets), structs).cast(IDENTIFIED.field("kinds").type)
+
+
+def _of_classes(answer: Answer, decision: Decision, classes: Classes) -> NDArray[np.float64]:
+    """(N, C) probability of each class at each address; 0 for classes of no kind."""
+    if not len(classes.kinds):
+        return np.zeros(answer.class_share.shape)
+    of_kind_NC = decision.probability[:, np.maximum(classes.kind_of, 0)]
+    return np.round(np.where(classes.kind_of >= 0, of_kind_NC * answer.class_share, 0), DECIMALS)
+
+
+def _likely(probability_NK: NDArray[np.float64]) -> pa.ListArray:
+    """(N,) lists of the index and probability of what is not improbable."""
+    row_E, item_E = np.nonzero(probability_NK >= _LEAST_LIKELY)
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(row_E, minlength=len(probability_NK)))]).astype(np.int32)
+    values = [pa.array(item_E.astype(np.int32)), pa.array(probability_NK[row_E, item_E])]
+    entries = pa.StructArray.from_arrays(values, fields=list(_LIKELY.value_type))
+    return pa.ListArray.from_arrays(pa.array(offsets), entries)
 
 
 def _padded(lists: pa.ListArray) -> pa.ListArray:

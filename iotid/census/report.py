@@ -75,6 +75,11 @@ def render_left_out_csv(left_out: pa.Table) -> str:
     return _csv({name: left_out[name] for name in left_out.column_names})
 
 
+def render_table_csv(table: pa.Table) -> str:
+    """A header and one line per row of a table without nested columns; text as in `render_csv`."""
+    return _csv({name: table[name] for name in table.column_names})
+
+
 def group_lines(census: pa.Table, groups: pa.Table) -> pa.Table:
     """The groups with present devices, largest first: number of devices, new ones, flows, bytes, services, an example.
 

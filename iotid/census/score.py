@@ -27,7 +27,7 @@ from scipy.sparse import coo_matrix
 
 from iotid import config
 from iotid.census.groups import PAYLOADS_AND_PORTS, group_devices
-from iotid.census.identify import ANSWERS, IDENTIFIED, Classes, answers_to_arrow, identify
+from iotid.census.identify import ANSWERS, LIKELY, SCORES, Classes, answers_to_arrow, identify
 from iotid.census.left_out import with_remainder_rows
 from iotid.census.marks import with_conflicts
 from iotid.census.tally import (
@@ -40,6 +40,7 @@ from iotid.census.tally import (
     traffic_by_device,
     with_devices,
 )
+from iotid.census.totals import expected_of_scores
 from iotid.dataset.sets import concurrent_flows, sparse_maximum
 from iotid.errors import AccountingError, DataError
 from iotid.flows import partition_files, read_flows
@@ -100,6 +101,7 @@ class Scored:
     """A partition's devices, sorted, with the columns of IDENTIFIED, traffic and group; the groups (GROUPS) of this and
     earlier censuses; and ``left_out`` (LEFT_OUT), the flows without a device.
 
+    ``expected`` (totals.EXPECTED): sums of the probabilities of all addresses; None: not known.
     ``flows_of_other_dates``: flows that begin or end `tally.NEAR_DAYS` or more from the median time.
     """
 
@@ -108,6 +110,7 @@ class Scored:
     flows_of_devices: int
     left_out: pa.Table
     flows_of_other_dates: int = 0
+    expected: pa.Table | None = None
 
     @property
     def flows(self) -> int:
@@ -151,13 +154,15 @@ def score_partition(
     finally:
         tally.unpersist()
     _check_counts(identified, traffic)
+    expected = expected_of_scores(identified, Classes.of(encoding.labels, encoding.devices))
+    identified = identified.drop_columns(LIKELY.names)
     schema = CENSUS.arrow_schema()
     devices = with_conflicts(identified, conflicting)
     for name in _TRAFFIC[1:]:
         devices = devices.append_column(schema.field(name), traffic[name].cast(schema.field(name).type))
     devices, groups = _grouped(devices, named, groups, settings.min_similarity)
     of_other_dates = sum(pc.sum(table["outside_time_window"]).as_py() or 0 for table in (traffic, totals))
-    return Scored(devices, groups, pc.sum(identified["flows"]).as_py() or 0, left_out, of_other_dates)
+    return Scored(devices, groups, pc.sum(identified["flows"]).as_py() or 0, left_out, of_other_dates, expected)
 
 
 def _check_counts(identified: pa.Table, traffic: pa.Table) -> None:
@@ -183,7 +188,7 @@ def _grouped(devices: pa.Table, named: DataFrame, groups: pa.Table, min_similari
 def _identified(
     tally: DataFrame, model: BroadcastModel, encoding: Encoding, columns: Sequence[str], settings: config.Census
 ) -> pa.Table:
-    """One row of IDENTIFIED for each device of ``tally`` (of `tally_flows`)."""
+    """One row of SCORES for each device of ``tally`` (of `tally_flows`)."""
     classes = Classes.of(encoding.labels, encoding.devices)
 
     def answer(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -211,7 +216,7 @@ def _identified(
             for batch in batches:
                 yield from identify(batch, share, classes, settings).to_batches()
 
-        return answers.mapInArrow(in_worker(decide), from_arrow_schema(IDENTIFIED)).toArrow().cast(IDENTIFIED)
+        return answers.mapInArrow(in_worker(decide), from_arrow_schema(SCORES)).toArrow().cast(SCORES)
     finally:
         answers.unpersist()
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from iotid.census.groups import NO_GROUPS, check_groups
 from iotid.labels.devices import device_kind
-from iotid.schemas import CENSUS, GROUPS
+from iotid.schemas import CENSUS, GROUPS, TOTALS
 from iotid.schemas.metadata import remedy
 from iotid.storage import as_schema, read_table, translate_read_errors
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # Spark and pyarrow do not read files with these names as data
 PAGE, CSV = "_census.html", "_census.csv"
 GROUPS_FILE, GROUPS_CSV = "_groups.parquet", "_groups.csv"
+TOTALS_FILE = "_totals.parquet"
 LEFT_OUT_FILE, LEFT_OUT_CSV = "_left_out.parquet", "_left_out.csv"
 GROUPS_SEALED = "_groups.sealed"  # GROUPS_FILE encrypted, under pseudonyms: payload lengths can identify a device
 _OF_EVERY_VERSION = ("device_id", "status", "label", "vendor", "type", "confidence")
@@ -63,6 +64,20 @@ def stored_groups(store: Store, census: Partition[Census], pseudonyms: Pseudonym
             if name not in found.column_names:
                 found = found.append_column(name, pa.nulls(len(found), schema.field(name).type))
         return check_groups(as_schema(found, schema))
+
+
+def stored_totals(store: Store, census: Partition[Census]) -> pa.Table | None:
+    """The totals (TOTALS) of a census; None if its version wrote none.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    try:
+        content = store.read_bytes(census, TOTALS_FILE)
+    except FileNotFoundError:
+        return None
+    with translate_read_errors(f"{census.uri}/{TOTALS_FILE}", remedy("census")):
+        return as_schema(pq.read_table(pa.BufferReader(content)), TOTALS.arrow_schema())
 
 
 def write_groups(staged: Staged, groups: pa.Table, pseudonyms: Pseudonyms | None) -> None:

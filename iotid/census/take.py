@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from iotid import config
-from iotid.arrow import one_chunk
+from iotid.arrow import content_hash, one_chunk
 from iotid.census.changes import ABSENT, CHANGES, compare, joined_names
 from iotid.census.groups import NO_GROUPS, with_new_groups
 from iotid.census.identify import names_of_kinds, watched
@@ -30,10 +30,12 @@ from iotid.census.stored import (
     LEFT_OUT_CSV,
     LEFT_OUT_FILE,
     PAGE,
+    TOTALS_FILE,
     stored_groups,
     stored_rows,
     write_groups,
 )
+from iotid.census.totals import totals_of
 from iotid.errors import AccountingError, DataError, NoModelError, WatchError
 from iotid.labels.names import warn_of_unmet
 from iotid.model.device import STATUSES
@@ -76,7 +78,8 @@ def take_census(
         The partition of ``census``: rows of schemas.CENSUS in Parquet, ``_census.csv`` and ``_census.html``; and the
         groups of unknown devices, schemas.GROUPS in ``_groups.parquet`` and one line for each in ``_groups.csv``. With
         pseudonyms the former is encrypted, ``_groups.sealed``. Flows without a row are in ``_left_out.parquet``
-        (schemas.LEFT_OUT) and ``_left_out.csv``.
+        (schemas.LEFT_OUT) and ``_left_out.csv``. Sums by kind, type, vendor and model are in ``_totals.parquet``
+        (schemas.TOTALS).
 
     Raises:
         PartitionError: there is no partition of flows.
@@ -108,6 +111,8 @@ def take_census(
     census = compare(scored.devices, before, comparable=how != NOT_COMPARED, remember_days=settings.remember_days)
     groups = groups.filter(pc.is_in(groups["group"], value_set=census["group"].combine_chunks()))
     left_out = pseudonymize(scored.left_out, pseudonyms) if pseudonyms else scored.left_out
+    totals = totals_of(census, scored.expected, rounded=pseudonyms is not None)
+    hashed = content_hash(totals, groups)
     metadata = {
         **made_with,
         "key_fingerprint": fingerprint,
@@ -115,10 +120,13 @@ def take_census(
         "model_quality": champion.quality,
         "compared_with": {"capture_date": earlier.key.capture_date, "how": how} if earlier else None,
         "packets": flows.metadata["packets"],
+        "unreadable": flows.metadata.get("unreadable", 0),
+        "content_hash": pseudonyms.digest(hashed) if pseudonyms else hashed,
         **_counts(census, scored),
     }
     with store.write("census", key, CENSUS.version) as staged:
         pq.write_table(census, f"{staged.path}/part-0.parquet", filesystem=staged.filesystem)
+        pq.write_table(totals, f"{staged.path}/{TOTALS_FILE}", filesystem=staged.filesystem)
         write_groups(staged, groups, pseudonyms)
         staged.write_text(CSV, render_csv(census))
         staged.write_text(GROUPS_CSV, render_groups_csv(census, groups))
@@ -243,6 +251,7 @@ def _counts(census: pa.Table, scored: Scored) -> dict[str, Any]:
         "changes": {name: changes[name] for name in CHANGES},
         "groups": len(pc.unique(present["group"].drop_null())),
         "marks": {mark: marks[mark] for mark in MARKS},
+        "unexplained": round(pc.mean(present["unexplained"]).as_py() or 0.0, 6),
         "watched": watched_labels.total(),
         "watched_labels": dict(sorted(watched_labels.items())),
         "flows": scored.flows,

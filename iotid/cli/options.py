@@ -60,7 +60,7 @@ class _Location(click.ParamType):
         return [CompletionItem(incomplete, type="file")]
 
 
-def _unique(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+def unique(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
     """Remove duplicate sites or dates, whose flows would be counted twice."""
     return tuple(dict.fromkeys(values))
 
@@ -94,7 +94,7 @@ settings = click.option(
 )
 site = click.option("--site", required=True, type=NAME, help="Site that the captures come from.")
 sites = click.option(
-    "--site", "sites", required=True, multiple=True, type=NAME, callback=_unique, help="Site to read. Repeatable."
+    "--site", "sites", required=True, multiple=True, type=NAME, callback=unique, help="Site to read. Repeatable."
 )
 date = click.option("--date", "capture_date", required=True, type=DATE, help="Date that the captures belong to.")
 dates = click.option(
@@ -103,7 +103,7 @@ dates = click.option(
     required=True,
     multiple=True,
     type=DATE,
-    callback=_unique,
+    callback=unique,
     help="Capture date to read. Repeatable.",
 )
 skip_absent = click.option(

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from iotid.partitions import Partition
-from iotid.schemas.metadata import Census, Datasets, Flows, Splits
+from iotid.schemas.metadata import Census, Datasets, Flows, Network, Splits
 
 
 def format_splits(splits: Partition[Splits]) -> Iterator[str]:
@@ -66,6 +66,20 @@ def format_census(census: Partition[Census]) -> str:
     return (
         f"census: {metadata['devices']:,} devices ({statuses}) by model version {metadata['model_version']}; "
         f"marked: {marks}; flows left out: {format_counts(reasons) or 'none'} -> {census.uri}"
+    )
+
+
+def format_network(network: Partition[Network]) -> Iterator[str]:
+    metadata = network.metadata
+    if metadata["not_joined"]:
+        yield (
+            f"hint: unknown groups of {metadata['not_joined']:,} sites are not joined with the others, because their "
+            "censuses have another key of pseudonyms than this step, or none (census.pseudonyms)"
+        )
+    states = format_counts(metadata["sites"])
+    yield (
+        f"network: {metadata['addresses']:,} addresses at {sum(metadata['sites'].values()):,} sites ({states}); "
+        f"{metadata['groups']:,} unknown groups, {metadata['watched']:,} watched -> {network.uri}"
     )
 
 

@@ -12,13 +12,13 @@ from typing import Any, NotRequired, TypedDict
 from iotid.errors import DataError, shorten
 from iotid.inputs import parse_object
 from iotid.schemas import typed
-from iotid.schemas.typed import Count
+from iotid.schemas.typed import Count, Share
 
 METADATA = "_METADATA.json"
 _STEPS = {
     "splits": "split-pcaps", "flows": "assemble-flows", "datasets": "write-dataset", "reports": "evaluate",
-    "decisions": "promote", "census": "take-census", "comparisons": "compare", "descriptions": "describe",
-    "reproductions": "reproduce",
+    "decisions": "promote", "census": "take-census", "network": "take-network-census",
+    "comparisons": "compare", "descriptions": "describe", "reproductions": "reproduce",
 }  # fmt: skip
 
 
@@ -145,6 +145,25 @@ class Census(Common, total=False):
     groups: Count
     watched: Count
     watched_labels: dict[str, Count]
+    unreadable: Count
+    unexplained: Share
+    network_groups: dict[str, str] | None
+
+
+class Network(Common, total=False):
+    """``sites``: number by state; ``inputs``: hash of all that the rows were made from; ``groups_hash``: of the groups
+    and their profiles, which the next capture date reads; ``not_joined``: sites whose groups have another key."""
+
+    rows: Count
+    sites: dict[str, Count]
+    addresses: Count
+    status: dict[str, Count]
+    watched: Count
+    groups: Count
+    inputs: str
+    groups_hash: str
+    key_fingerprint: str | None
+    not_joined: Count
 
 
 CONTRACTS: Mapping[str, Any] = {
@@ -154,6 +173,7 @@ CONTRACTS: Mapping[str, Any] = {
     "reports": Reports,
     "decisions": Decisions,
     "census": Census,
+    "network": Network,
 }
 
 

@@ -412,3 +412,127 @@ LEFT_OUT = Table(  # stored with a census: flows that are in no row of it
         Column("packets", "int64", "packets of those flows, both directions"),
     ),
 )
+
+TOTALS = Table(  # stored with a census: how many addresses hold each kind, type, vendor and model
+    "totals",
+    1,
+    (
+        Column(
+            "level",
+            "string",
+            "what is counted: all (addresses), status, kind, type, vendor, model (class of the trained model), watched "
+            "(names on the watch list) or group (of unknown devices)",
+        ),
+        Column("item", "string", "name of the kind, type … ; `addresses` for all"),
+        Column("found", "int64", "addresses of the capture date whose row names it"),
+        Column(
+            "expected",
+            "float64",
+            "sum over the addresses of the probability that at least one is there; `found` where there is no "
+            "probability (all, status, watched, group)",
+        ),
+        Column("variance", "float64", "variance of that number, sum of p(1-p)"),
+        Column("third_cumulant", "float64", "third cumulant of that number, sum of p(1-p)(1-2p)"),
+        Column("p_none", "float64", "probability that no address has it, product of 1-p"),
+        Column("new", "int64", "found at addresses that are new"),
+        Column("gone", "int64", "addresses that are gone, whose row names it"),
+        Column("changed", "int64", "found at addresses that changed, and not found there before"),
+        Column("back", "int64", "found at addresses that are back"),
+        Column("remembered", "int64", "addresses whose row names it, of the capture date or absent"),
+    ),
+)
+
+NETWORK = Table(  # the totals of all sites on one capture date; `network/totals.py` adds them
+    "network",
+    1,
+    (
+        Column("capture_date", "date", "capture date"),
+        Column("name", "string", "name of the network: which sites it has is up to who takes its census"),
+        Column("site", "string", "site; null: all sites that have a census of the date", nullable=True),
+        Column("level", "string", "as of totals; group: of the network, see network_groups"),
+        Column("item", "string", "as of totals"),
+        Column("found", "int64", "addresses whose row names it"),
+        Column("expected", "float64", "expected number of addresses at which it is, from their probabilities"),
+        Column("low", "int64", "lower end of the 95 % interval of that number"),
+        Column("high", "int64", "upper end"),
+        Column("new", "int64", "as of totals"),
+        Column("gone", "int64", "as of totals"),
+        Column("changed", "int64", "as of totals"),
+        Column("back", "int64", "as of totals"),
+        Column("remembered", "int64", "as of totals"),
+        Column("sites", "int64", "sites where it was found"),
+        Column("sites_expected", "float64", "expected number of sites that have it, from the same probabilities"),
+        Column("sites_low", "int64", "lower end of the 95 % interval of that number"),
+        Column("sites_high", "int64", "upper end"),
+        Column("variance", "float64", "as of totals"),
+        Column("third_cumulant", "float64", "as of totals"),
+        Column("p_none", "float64", "as of totals"),
+    ),
+    ("capture_date", "name"),
+)
+
+NETWORK_SITES = Table(  # stored with a network's census: one row for each site that it should have
+    "network_sites",
+    1,
+    (
+        Column("site", "string", "site"),
+        Column(
+            "state",
+            "string",
+            "complete; partial (the census lacks captures or is not like the others, see reason); or missing (there is "
+            "no census of the date)",
+        ),
+        Column("reason", "string", "why it is partial or missing; empty if complete"),
+        Column("addresses", "int64", "addresses of the capture date"),
+        Column("known", "int64", "addresses where kinds were found"),
+        Column("undecided", "int64", "addresses with too little evidence"),
+        Column("unknown", "int64", "addresses that fit nothing learned, also those that a person named"),
+        Column("unexplained", "float64", "mean share of an address's distinct flows that no kind found explains"),
+        Column("watched", "int64", "addresses on the watch list"),
+        Column("flows", "int64", "flows of the date"),
+        Column("flows_left_out", "int64", "flows without a row in the census"),
+        Column("model_version", "string", "model of the census; null: none, or no census", nullable=True),
+        Column("key_fingerprint", "string", "fingerprint of the key of its pseudonyms", nullable=True),
+        Column(
+            "identity", "string", "hash of the metadata of the census that was read; null: no census", nullable=True
+        ),
+        Column("written_us", "int64", "µs since 1970 UTC: when that census was written", nullable=True),
+    ),
+)
+
+NETWORK_GROUPS = Table(  # stored with a network's census: unknown groups over sites
+    "network_groups",
+    1,
+    (
+        Column("group", "string", "name, the same at every site and on every capture date"),
+        Column("first_date", "date", "capture date on which it was first seen"),
+        Column("first_site", "string", "a site where it was seen then: that with most addresses"),
+        Column("last_date", "date", "capture date on which it was last seen"),
+        Column("sites", "list<string>", "sites that have it on this date, at most 100, sorted"),
+        Column("num_sites", "int64", "number of sites that have it on this date"),
+        Column(
+            "addresses",
+            "int64",
+            "addresses that have it on this date: its devices, or homes where an address is a home",
+        ),
+        Column("new", "int64", "new addresses among them"),
+        Column("makers", "list<string>", "registrants of the MACs' prefixes, the commonest first"),
+        Column("services", "list<string>", "as of groups, the commonest first"),
+        Column("flows_per_hour", "float64", "median over sites, weighted by addresses", nullable=True),
+        Column("active_hours", "float64", "median over sites, weighted by addresses", nullable=True),
+        Column(
+            "merged_into", "string", "the older group that it became part of; it is not seen any more", nullable=True
+        ),
+        Column("split_from", "string", "the group that it was part of before", nullable=True),
+    ),
+)
+
+MEMBERS = Table(  # stored with a network's census: the sites' groups and the network's groups that they belong to
+    "members",
+    1,
+    (
+        Column("site", "string", "site"),
+        Column("site_group", "string", "name of the group in the census of the site"),
+        Column("group", "string", "name of the network's group"),
+    ),
+)

@@ -14,7 +14,7 @@ import pytest
 
 from iotid.census.identify import (
     ANSWERS,
-    IDENTIFIED,
+    SCORES,
     Classes,
     answers_from_arrow,
     answers_to_arrow,
@@ -88,7 +88,7 @@ def _rows(
 
 def _identify(rows: pa.Table, settings: Census, share: float = 1.0) -> list[dict[str, Any]]:
     table = identify(rows, share, CLASSES, settings)
-    assert table.schema == IDENTIFIED
+    assert table.schema == SCORES
     return table.to_pylist()
 
 

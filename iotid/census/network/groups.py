@@ -1,0 +1,330 @@
+"""Unknown groups over sites: one name for the same unknown device kind at every site and on every capture date.
+
+The items are the sites' groups (`census.groups`), each with its profile. As within a site, an item joins the most
+similar leader, and one that is similar to none becomes a leader (Hartigan 1975), those with most addresses first. The
+first leaders are the network's groups of the earlier census of the network, so names last:
+
+* **Sticky.** An item stays in the group that it was in, by its name or by the earlier members, unless its similarity
+  falls _HYSTERESIS below the least one. Otherwise it joins another group or becomes one, and the split is recorded.
+* **Profiles** follow: half the earlier profile, half the mean of the present items by addresses.
+* **Mergers.** Two groups whose profiles have become similar, more so than is needed to join, are one: the older name
+  survives, and the younger group says what it became.
+* A **new group** has the name of its leader at its site, if no other group has it. If the date was summed before, or a
+  later one was, new groups get the names that they have there, so that a late site renames nothing.
+
+Pure functions on tables. Shape suffixes: I items, L leaders.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from iotid.census.groups import MAX_GROUPS, MAX_VALUES, NO_GROUPS, OTHERS, similarities
+from iotid.schemas import GROUPS, MEMBERS, NETWORK_GROUPS
+
+_HYSTERESIS = 0.1  # of similarity: profiles of one group differ from date to date
+_BLOCK = 256  # items compared with all leaders in one product
+_MOST_SITES = 100  # listed for each group
+_MOST_MAKERS, _MOST_SERVICES = 5, 3
+_DECIMALS = 6
+_PAYLOADS = ("protocol", "payload_length", "share")
+
+Member = tuple[str, str]  # a site and the name of a group there
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class NetworkGroups:
+    """``groups`` (NETWORK_GROUPS), their ``profiles`` (GROUPS, under the network's names) and MEMBERS."""
+
+    groups: pa.Table = field(default_factory=lambda: NETWORK_GROUPS.arrow_schema().empty_table())
+    profiles: pa.Table = field(default_factory=lambda: NO_GROUPS)
+    members: pa.Table = field(default_factory=lambda: MEMBERS.arrow_schema().empty_table())
+
+    def names(self) -> dict[Member, str]:
+        columns = (self.members[name].to_pylist() for name in ("site", "site_group", "group"))
+        return {(site, group): name for site, group, name in zip(*columns, strict=True)}
+
+
+@dataclass(frozen=True)
+class Items:
+    """The present groups of all sites: ``sites`` (I,), their ``profiles`` (I rows of GROUPS) and ``counts`` (I rows of
+    `read.GROUP_COUNTS`)."""
+
+    sites: Sequence[str]
+    profiles: pa.Table
+    counts: Sequence[Row]
+
+    @classmethod
+    def of(cls, by_site: Iterable[tuple[str, pa.Table, pa.Table]]) -> Items:
+        """From (site, GROUPS, GROUP_COUNTS): items in the order of addresses, most first, then site and group."""
+        sites, tables, counts = [], [], []
+        for site, groups, counted in by_site:
+            rows = {row["group"]: row for row in counted.to_pylist()}
+            present = groups.filter(pc.is_in(groups["group"], value_set=pa.array(list(rows), pa.string())))
+            tables.append(present)
+            sites += [site] * len(present)
+            counts += [rows[name] for name in present["group"].to_pylist()]
+        profiles = pa.concat_tables(tables) if tables else NO_GROUPS
+        order = sorted(range(len(sites)), key=lambda n: (-counts[n]["addresses"], sites[n], counts[n]["group"]))
+        taken = profiles.take(pa.array(order, pa.int64())).combine_chunks()
+        return cls([sites[n] for n in order], taken, [counts[n] for n in order])
+
+    def member(self, item: int) -> Member:
+        return self.sites[item], self.counts[item]["group"]
+
+    def __len__(self) -> int:
+        return len(self.sites)
+
+
+def join_groups(
+    items: Items, earlier: NetworkGroups, known: NetworkGroups, capture_date: date, settings: tuple[float, int]
+) -> NetworkGroups:
+    """The network's groups on a date.
+
+    Args:
+        items: the sites' groups of the date.
+        earlier: the network's groups on the date before.
+        known: those of this date as it was summed before, or of the next later date: for the names of new groups.
+        settings: least similarity of an item and its leader, and for how many days an absent group is remembered.
+    """
+    min_similarity, remember_days = settings
+    oldest = capture_date - timedelta(days=remember_days)
+    rows: dict[str, Row] = {row["group"]: row for row in earlier.groups.to_pylist() if row["last_date"] >= oldest}
+    leading = earlier.profiles.filter(
+        _is_in(earlier.profiles, [name for name in rows if not rows[name]["merged_into"]])
+    )
+    leader_I, home_I = _homes(items, leading, earlier.names(), min_similarity)
+    started = _new_leaders(items, [item for item, name in enumerate(leader_I) if name is None], min_similarity)
+    taken = {*rows, *earlier.groups["group"].to_pylist()}
+    for leader in dict.fromkeys(leader for leader in started.values() if leader is not None):
+        name = _new_name(items, leader, known, taken, min_similarity)
+        taken.add(name)
+        own = [item for item, of in started.items() if of == leader]
+        rows[name] = _started(name, items, leader, capture_date, home_I[leader])
+        for item in own:
+            leader_I[item] = name
+    names = [name if name is not None else OTHERS for name in leader_I]
+    profiles = _profiles(items, names, leading)
+    merged = _merge(profiles, rows, min_similarity)
+    names = [merged.get(name, name) for name in names]
+    for younger, older in merged.items():
+        rows[younger]["merged_into"] = older
+    rows = {name: row for name, row in rows.items() if row["last_date"] or not row["merged_into"]}  # merged when new
+    profiles = profiles.filter(_is_in(profiles, [name for name in rows if not rows[name]["merged_into"]]))
+    counted = _counted(items, names, rows, capture_date)
+    return NetworkGroups(counted, profiles.sort_by("group").combine_chunks(), _members(items, names, earlier, rows))
+
+
+def _is_in(table: pa.Table, names: Sequence[str]) -> pa.ChunkedArray:
+    return pc.is_in(table["group"], value_set=pa.array(names, pa.string()))
+
+
+def _homes(
+    items: Items, leading: pa.Table, members: dict[Member, str], min_similarity: float
+) -> tuple[list[str | None], list[str | None]]:
+    """For each item the group that it stays in or joins, if any; and the group that it was in, if any."""
+    leaders = leading["group"].to_pylist()
+    index = {name: number for number, name in enumerate(leaders)}
+    leader_I: list[str | None] = []
+    home_I: list[str | None] = []
+    for start in range(0, len(items), _BLOCK):
+        similarity_BL = similarities(items.profiles.slice(start, _BLOCK), leading)
+        for row, similarity_L in enumerate(similarity_BL):
+            site, own = items.member(start + row)
+            home = own if own in index else members.get((site, own))
+            home = home if home in index else None
+            best = int(similarity_L.argmax()) if len(leaders) else -1
+            if home is not None and similarity_L[index[home]] >= min_similarity - _HYSTERESIS:
+                leader_I.append(home)
+            else:
+                leader_I.append(leaders[best] if best >= 0 and similarity_L[best] >= min_similarity else None)
+            home_I.append(home)
+    return leader_I, home_I
+
+
+def _new_leaders(items: Items, left: list[int], min_similarity: float) -> dict[int, int | None]:
+    """For each item that no earlier group leads: the item that leads it; None beyond MAX_GROUPS leaders."""
+    leaders: list[int] = []
+    for start in range(0, len(left), _BLOCK):
+        block = left[start : start + _BLOCK]
+        profiles = items.profiles.take(pa.array(block))
+        is_led_B = (
+            _best(similarities(profiles, items.profiles.take(pa.array(leaders, pa.int64()))))[1] >= min_similarity
+        )
+        similar_BB = similarities(profiles, profiles) >= min_similarity
+        for row, item in enumerate(block):
+            if not is_led_B[row] and len(leaders) < MAX_GROUPS:
+                leaders.append(item)
+                is_led_B |= similar_BB[row]
+    led: dict[int, int | None] = {}
+    leading = items.profiles.take(pa.array(leaders, pa.int64()))
+    for start in range(0, len(left), _BLOCK):
+        block = left[start : start + _BLOCK]
+        best_B, similarity_B = _best(similarities(items.profiles.take(pa.array(block)), leading))
+        for item, best, similarity in zip(block, best_B.tolist(), similarity_B.tolist(), strict=True):
+            led[item] = leaders[best] if similarity >= min_similarity else None
+    return led
+
+
+def _best(similarity_BL: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    if not similarity_BL.shape[1]:
+        return np.zeros(len(similarity_BL), np.int64), np.zeros(len(similarity_BL))
+    return similarity_BL.argmax(axis=1), similarity_BL.max(axis=1)
+
+
+def _new_name(items: Items, leader: int, known: NetworkGroups, taken: set[str], min_similarity: float) -> str:
+    """The name that the date's former or the next later census of the network has for the group of an item; else the
+    item's own name at its site; else one made from both."""
+    site, own = items.member(leader)
+    name = known.names().get((site, own))
+    if name is not None and name not in taken and name != OTHERS:
+        return name
+    if len(known.profiles):
+        similarity_L = similarities(items.profiles.slice(leader, 1), known.profiles)[0]
+        name = known.profiles["group"][int(similarity_L.argmax())].as_py()
+        if similarity_L.max() >= min_similarity and name not in taken:
+            return str(name)
+    name = own
+    while name in taken:
+        name = f"g{hashlib.sha256(f'{site} {name}'.encode()).hexdigest()[:10]}"
+    return name
+
+
+def _started(name: str, items: Items, leader: int, capture_date: date, home: str | None) -> Row:
+    fields: Row = dict.fromkeys(NETWORK_GROUPS.names)
+    return fields | {
+        "group": name, "first_date": capture_date, "first_site": items.sites[leader], "split_from": home, "makers": [],
+        "services": [],
+    }  # fmt: skip
+
+
+def _profiles(items: Items, names: Sequence[str], leading: pa.Table) -> pa.Table:
+    """GROUPS of all groups: half the earlier profile (``leading``) and half the mean of the items; without items the
+    earlier one."""
+    before = {row["group"]: row for row in leading.to_pylist()}
+    of_group: dict[str, list[int]] = defaultdict(list)
+    for item, name in enumerate(names):
+        if name != OTHERS:
+            of_group[name].append(item)
+    rows = []
+    for name in sorted({*before, *of_group}):
+        own = of_group.get(name, [])
+        row = items.profiles.slice(own[0], 1).to_pylist()[0] if own else before[name]
+        if own:
+            present = _mean(
+                [(items.profiles.slice(item, 1).to_pylist()[0], items.counts[item]["addresses"]) for item in own]
+            )
+            shares = _mean([(before[name], 1), (present, 1)]) if name in before else present
+            row = row | shares
+        rows.append(row | {"group": name})
+    return pa.Table.from_pylist(rows, schema=GROUPS.arrow_schema())
+
+
+def _mean(weighted: Sequence[tuple[Row, float]]) -> Row:
+    """The weighted mean of profiles: the MAX_VALUES commonest payloads, in order, with shares that sum to 1."""
+    shares: dict[tuple[int, int], float] = defaultdict(float)
+    total = sum(weight for _, weight in weighted)
+    for row, weight in weighted:
+        for protocol, length, share in zip(*(row[name] for name in _PAYLOADS), strict=True):
+            shares[protocol, length] += share * weight / total
+    kept = sorted(sorted(shares, key=lambda code: (-round(shares[code], _DECIMALS), code))[:MAX_VALUES])
+    whole = sum(shares[code] for code in kept)
+    values = [code[0] for code in kept], [code[1] for code in kept], [shares[code] / whole for code in kept]
+    return dict(zip(_PAYLOADS, values, strict=True))
+
+
+def _merge(profiles: pa.Table, rows: dict[str, Row], min_similarity: float) -> dict[str, str]:
+    """Younger group -> older group, for groups whose profiles are as similar as half-way from the least to 1."""
+    least = (1 + min_similarity) / 2
+    names = profiles["group"].to_pylist()
+    order = sorted(range(len(names)), key=lambda n: (rows[names[n]]["first_date"], names[n]))
+    merged: dict[str, str] = {}
+    in_order = profiles.take(pa.array(order, pa.int64()))
+    for start in range(0, len(order), _BLOCK):
+        similar_BL = similarities(in_order.slice(start, _BLOCK), in_order) >= least
+        for row, similar_L in enumerate(similar_BL):
+            younger = names[order[start + row]]
+            older = (names[order[n]] for n in np.flatnonzero(similar_L[: start + row]).tolist())
+            survivor = next((name for name in older if name not in merged), None)
+            if survivor is not None:
+                merged[younger] = survivor
+    return merged
+
+
+def _counted(items: Items, names: Sequence[str], rows: dict[str, Row], capture_date: date) -> pa.Table:
+    """NETWORK_GROUPS: each group with its present items; a group without any keeps what describes it."""
+    of_group: dict[str, list[int]] = defaultdict(list)
+    for item, name in enumerate(names):
+        of_group[name].append(item)
+    described = items.profiles.drop_columns(list(_PAYLOADS)).to_pylist()
+    for name, row in rows.items():
+        own = of_group.get(name, [])
+        counts = [items.counts[item] for item in own]
+        sites = sorted({items.sites[item] for item in own})
+        row |= {
+            "sites": sites[:_MOST_SITES],
+            "num_sites": len(sites),
+            "addresses": sum(count["addresses"] for count in counts),
+            "new": sum(count["new"] for count in counts),
+        }
+        if own:
+            profiles, weights = [described[item] for item in own], [count["addresses"] for count in counts]
+            row |= {"last_date": capture_date, **_description(profiles, weights), "makers": _makers(counts)}
+    return pa.Table.from_pylist([rows[name] for name in sorted(rows)], schema=NETWORK_GROUPS.arrow_schema())
+
+
+def _description(profiles: Sequence[Row], weights: Sequence[int]) -> Row:
+    services: Counter[str] = Counter()
+    for profile, weight in zip(profiles, weights, strict=True):
+        for rank, service in enumerate(profile["services"]):
+            services[service] += weight * (_MOST_SERVICES - rank)
+    ranked = sorted(services, key=lambda service: (-services[service], service))
+    rhythm = {
+        name: _median([(profile[name], weight) for profile, weight in zip(profiles, weights, strict=True)])
+        for name in ("flows_per_hour", "active_hours")
+    }
+    return {"services": ranked[:_MOST_SERVICES], **rhythm}
+
+
+def _median(weighted: Sequence[tuple[float | None, int]]) -> float | None:
+    """The lower weighted median of what is known."""
+    known = sorted((value, weight) for value, weight in weighted if value is not None)
+    half, passed = sum(weight for _, weight in known) / 2, 0
+    for value, weight in known:
+        passed += weight
+        if passed >= half:
+            return value
+    return None
+
+
+def _makers(counts: Sequence[Row]) -> list[str]:
+    makers: Counter[str] = Counter()
+    for count in counts:
+        makers.update(dict(zip(count["makers"], count["maker_addresses"], strict=True)))
+    return sorted(makers, key=lambda maker: (-makers[maker], maker))[:_MOST_MAKERS]
+
+
+def _members(items: Items, names: Sequence[str], earlier: NetworkGroups, rows: dict[str, Row]) -> pa.Table:
+    """MEMBERS of this date, and earlier ones of sites' groups that are absent while their group is remembered."""
+    members = {member: _survivor(name, rows) for member, name in earlier.names().items() if name in rows}
+    members |= {items.member(item): name for item, name in enumerate(names) if name != OTHERS}
+    listed = [{"site": site, "site_group": own, "group": name} for (site, own), name in sorted(members.items())]
+    return pa.Table.from_pylist(listed, schema=MEMBERS.arrow_schema())
+
+
+def _survivor(name: str, rows: dict[str, Row]) -> str:
+    """The group that a group became part of, after any number of mergers; itself without one."""
+    while name in rows and rows[name]["merged_into"]:
+        name = rows[name]["merged_into"]
+    return name

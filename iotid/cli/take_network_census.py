@@ -1,0 +1,39 @@
+"""Step 8: sum the censuses of all sites of a capture date, with trends."""
+
+import click
+
+from iotid.cli import command, options
+from iotid.cli.options import NAME, Names, unique
+from iotid.config import Settings
+
+
+@command.step("take-network-census")
+@options.date
+@click.option(
+    "--site",
+    "sites",
+    multiple=True,
+    type=NAME,
+    callback=unique,
+    help="Site that the network should have; without its census it counts as missing. Repeatable. Default: all sites "
+    "that have a census in these days.",
+)
+@click.option("--name", default="all", show_default=True, type=NAME, help="Name of the network, if there are several.")
+@click.option(
+    "--days", default=90, show_default=True, type=click.IntRange(1, 3660), help="Capture dates on the page of trends."
+)
+def main(settings: Settings, capture_date: str, sites: Names, name: str, days: int) -> None:
+    """Take the census of a network: all sites of one date together, unknown groups over sites, and a page of trends.
+
+    Reads the table `census`, and `network` of earlier dates. Writes the table `network`; earlier dates whose censuses
+    have changed since they were summed are summed again.
+    """
+    from iotid import spark_session
+    from iotid.census.network import Window, take_network_census
+    from iotid.cli import output
+    from iotid.partitions import Store
+
+    window = Window.of(name, capture_date, days, sites)
+    spark = spark_session(settings.spark, "iotid take-network-census")
+    written = take_network_census(spark, Store(settings.storage.root), window, settings.census)
+    command.print_lines(*output.format_network(written))
