@@ -23,11 +23,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
-from scipy.sparse import coo_matrix
 
 from iotid import config
+from iotid.census.answers import answer_devices, whole_devices
 from iotid.census.groups import PAYLOADS_AND_PORTS, group_devices
-from iotid.census.identify import ANSWERS, IDENTIFIED, Classes, answers_to_arrow, identify
+from iotid.census.identify import ANSWERS, IDENTIFIED, Classes, identify
 from iotid.census.left_out import with_remainder_rows
 from iotid.census.marks import with_conflicts
 from iotid.census.tally import (
@@ -40,15 +40,13 @@ from iotid.census.tally import (
     traffic_by_device,
     with_devices,
 )
-from iotid.dataset.sets import concurrent_flows, sparse_maximum
 from iotid.errors import AccountingError, DataError
 from iotid.flows import partition_files, read_flows
 from iotid.labels.owner import Networks, Site
 from iotid.labels.routers import find_routers
 from iotid.model.bundle import DESCRIPTION, WEIGHTS, Predictor
-from iotid.model.device import FlowTimes, share_of_households
+from iotid.model.device import share_of_households
 from iotid.model.device.decide import UNKNOWN
-from iotid.model.network.sequences import distinct_sequences
 from iotid.schemas import CENSUS
 from iotid.spark.shuffle import Buckets
 from iotid.spark.worker_errors import in_worker
@@ -187,8 +185,8 @@ def _identified(
     classes = Classes.of(encoding.labels, encoding.devices)
 
     def answer(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for rows in _whole_devices(batches, settings.batch_rows):
-            yield from _answers(model.load(), rows, columns).to_batches()
+        for rows in whole_devices(batches, settings.batch_rows):
+            yield from answer_devices(model.load(), rows, columns).to_batches()
 
     # an explicit number of partitions, which adaptive execution does not change: it sizes partitions by bytes, and
     # would give all sequences of a capture date, which are small but expensive to score, to one core
@@ -214,36 +212,3 @@ def _identified(
         return answers.mapInArrow(in_worker(decide), from_arrow_schema(IDENTIFIED)).toArrow().cast(IDENTIFIED)
     finally:
         answers.unpersist()
-
-
-def _whole_devices(batches: Iterable[pa.RecordBatch], max_rows: int) -> Iterator[pa.Table]:
-    """Tables of about ``max_rows`` rows, from rows sorted by device; all rows of a device are in one table."""
-    pending: list[pa.RecordBatch] = []
-    for batch in batches:
-        pending.append(batch)
-        if sum(part.num_rows for part in pending) > max_rows:
-            rows = pa.Table.from_batches(pending)
-            start_of_last = pc.index(rows["device_id"], rows["device_id"][-1]).as_py()
-            if start_of_last:
-                yield rows.slice(0, start_of_last)
-            pending = rows.slice(start_of_last).combine_chunks().to_batches()
-    if pending:
-        yield pa.Table.from_batches(pending)
-
-
-def _answers(predictor: Predictor, rows: pa.Table, columns: Sequence[str]) -> pa.Table:
-    """One row of ANSWERS for each device of ``rows``, which have all its distinct flows."""
-    assert predictor.learned.devices is not None
-    device = rows["device_id"].combine_chunks().dictionary_encode()
-    distinct, row_of_pair = distinct_sequences(predictor.encoding.encode(rows.select(columns).combine_chunks()))
-    shape = (len(device.dictionary), len(next(iter(distinct.values()))))
-    num_flows, open_us, first_us, last_us = (
-        rows[name].to_numpy() for name in ("flows", "open_us", "first_seen", "last_seen")
-    )
-    device_N = device.indices.to_numpy().astype(np.int64)
-    flows = coo_matrix((num_flows, (device_N, row_of_pair)), shape=shape).tocsr()
-    sessions = sparse_maximum(concurrent_flows(num_flows, open_us, last_us - first_us), device_N, row_of_pair, shape)
-    of_device_N = np.bincount(device_N, num_flows, shape[0]).astype(np.int64)
-    times = FlowTimes(device_N, row_of_pair, first_us, last_us)
-    answer = predictor.learned.devices.answer(distinct, flows, sessions, times)
-    return answers_to_arrow(device.dictionary, of_device_N, answer)
