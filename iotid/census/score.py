@@ -7,16 +7,18 @@
 4. If there are unknown devices, a second pass over the flows counts their payloads and ports, and the driver groups
    them.
 
+Without a model all devices are unknown, and steps 2 and 3 are left out.
+
 Shape suffixes: N pairs of a device and a distinct flow.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,9 +27,10 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from iotid import config
+from iotid.arrow import one_chunk
 from iotid.census.answers import answer_devices, whole_devices
 from iotid.census.groups import PAYLOADS_AND_PORTS, group_devices
-from iotid.census.identify import ANSWERS, IDENTIFIED, Classes, identify
+from iotid.census.identify import ANSWERS, IDENTIFIED, Classes, identify, without_model
 from iotid.census.left_out import with_remainder_rows
 from iotid.census.marks import with_conflicts
 from iotid.census.tally import (
@@ -94,6 +97,22 @@ def broadcast_model(spark: SparkSession, folder: Path) -> tuple[BroadcastModel, 
 
 
 @dataclass(frozen=True)
+class NoModel:
+    """Stands for the encoding where there is no model: it has learned no label, and reads any flows.
+
+    ``protocols``: IANA numbers of the protocols whose flows belong to devices.
+    """
+
+    protocols: tuple[int, ...]
+    labels: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    devices: Mapping[str, Mapping[str, str | None]] = field(default_factory=dict)
+
+    def misfit(self, flow: Mapping[str, Any]) -> str | None:
+        return None
+
+
+@dataclass(frozen=True)
 class Scored:
     """A partition's devices, sorted, with the columns of IDENTIFIED, traffic and group; the groups (GROUPS) of this and
     earlier censuses; and ``left_out`` (LEFT_OUT), the flows without a device.
@@ -115,14 +134,14 @@ class Scored:
 def score_partition(
     spark: SparkSession,
     partition: Partition[Flows],
-    model: BroadcastModel,
-    encoding: Encoding,
+    model: BroadcastModel | None,
+    encoding: Encoding | NoModel,
     settings: config.Census,
     groups: pa.Table,
 ) -> Scored:
     """Identify the device kinds at each address of the flows, and group the unknown devices.
 
-    ``groups`` (GROUPS): those of the earlier census.
+    ``groups`` (GROUPS): those of the earlier census. Without a ``model`` all devices are unknown.
 
     Raises:
         SettingError: an entry of ``inside`` is not a network.
@@ -136,8 +155,11 @@ def score_partition(
     columns = list(dict.fromkeys(encoding.columns))  # two characteristics may be read from one column
     tally = tally_flows(named, columns, median_us).persist()
     try:
-        identified = _identified(tally, model, encoding, columns, settings).sort_by("device_id")
         traffic = traffic_by_device(tally, median_us).toArrow().sort_by("device_id")
+        if isinstance(encoding, NoModel) or model is None:
+            identified = without_model(*(one_chunk(traffic[name]) for name in ("device_id", "flows")))
+        else:
+            identified = _identified(tally, model, encoding, columns, settings).sort_by("device_id")
         endpoints = endpoints_left_out(tally).persist()
         try:
             totals = totals_by_reason(endpoints).toArrow()
