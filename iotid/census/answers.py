@@ -9,10 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from iotid.census.identify import answers_to_arrow
-from iotid.model.device import FlowTimes
+from iotid.census.identify import ANSWERS, Classes, answers_from_arrow, answers_to_arrow, identify
+from iotid.errors import DataError
+from iotid.model.device import FlowTimes, share_of_households
 
 if TYPE_CHECKING:
+    from iotid import config
     from iotid.model.bundle import Predictor
 
 
@@ -52,3 +54,26 @@ def answer_devices(predictor: Predictor, rows: pa.Table, columns: Sequence[str])
     times = FlowTimes(device_N, row_of_pair, first_us, last_us)
     answer = predictor.learned.devices.answer(distinct, flows, sessions, times)
     return answers_to_arrow(device.dictionary, of_device_N, answer)
+
+
+def identify_devices(predictor: Predictor, rows: pa.Table, columns: Sequence[str], settings: config.Census) -> pa.Table:
+    """One row of IDENTIFIED for each device of ``rows``, sorted by device, which are its distinct flows.
+
+    Raises:
+        DataError: the model has no device model.
+    """
+    check_device_model(predictor, "the model")
+    parts = whole_devices(rows.to_batches(settings.batch_rows), settings.batch_rows)
+    answers = pa.concat_tables([ANSWERS.empty_table(), *(answer_devices(predictor, part, columns) for part in parts)])
+    answer = answers_from_arrow(answers)
+    counted_N = answer.known_tokens.max(axis=1, initial=0) >= settings.min_evidence
+    share = share_of_households(np.sort(answer.log_odds[counted_N]), settings.behind)
+    return identify(answers, share, Classes.of(predictor.encoding.labels, predictor.encoding.devices), settings)
+
+
+def check_device_model(predictor: Predictor, name: str) -> None:
+    """Raise a DataError if the model has no device model."""
+    if predictor.learned.devices is None:
+        raise DataError(
+            f"{name}: was trained without sets of flows, so it has no device model; write the dataset and train again"
+        )

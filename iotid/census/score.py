@@ -28,7 +28,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from iotid import config
 from iotid.arrow import one_chunk
-from iotid.census.answers import answer_devices, whole_devices
+from iotid.census.answers import answer_devices, check_device_model, whole_devices
 from iotid.census.groups import PAYLOADS_AND_PORTS, group_devices
 from iotid.census.identify import ANSWERS, IDENTIFIED, Classes, identify, without_model
 from iotid.census.left_out import with_remainder_rows
@@ -43,7 +43,7 @@ from iotid.census.tally import (
     traffic_by_device,
     with_devices,
 )
-from iotid.errors import AccountingError, DataError
+from iotid.errors import AccountingError
 from iotid.flows import partition_files, read_flows
 from iotid.labels.owner import Networks, Site
 from iotid.labels.routers import find_routers
@@ -86,11 +86,7 @@ def broadcast_model(spark: SparkSession, folder: Path) -> tuple[BroadcastModel, 
     Raises what ``Predictor.load`` raises, and a DataError if the model has no device model.
     """
     predictor = Predictor.load(folder)
-    if predictor.learned.devices is None:
-        raise DataError(
-            f"model {folder}: was trained without sets of flows, so it has no device model; write the dataset and "
-            "train again"
-        )
+    check_device_model(predictor, f"model {folder}")
     weights, description = (folder / WEIGHTS).read_bytes(), (folder / DESCRIPTION).read_bytes()
     files = spark.sparkContext.broadcast((weights, description.decode()))
     return BroadcastModel(files, hashlib.sha256(weights + description).hexdigest()), predictor.encoding
