@@ -39,7 +39,9 @@ Tasks that a retry cannot help are not retried:
   the task with its downstream tasks.
 * *Exit code 3* of `take_census`: not an error; a device on the watch list was found, and `watchlist.fail` is set. The
   census is written, and the line names its page: act, then mark the task as a success.
-* *Exit code 4*: skipped; no model was promoted yet. When one is, clear `take_census` of the dates that you want.
+
+Before a model was promoted, `take_census` succeeds: its census groups unknown devices, and its last lines say why there
+is no model. When one is promoted, clear `take_census` of the dates that it shall identify devices of.
 
 Other cases:
 

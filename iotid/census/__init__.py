@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
-    from iotid.census.take import champion_of, check_watchlist, take_census
+    from iotid.census.take import champion_of, check_watchlist, find_champion, take_census
 
 __all__ = [
     "champion_of",
     "check_watchlist",
+    "find_champion",
     "take_census",
 ]
 
@@ -19,6 +20,6 @@ __all__ = [
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "take": ["champion_of", "check_watchlist", "take_census"],
+        "take": ["champion_of", "check_watchlist", "find_champion", "take_census"],
     },
 )

@@ -270,3 +270,9 @@ def _named_ports(ranked: pa.Table) -> Iterator[tuple[str, str]]:
     columns = (ranked[name].to_pylist() for name in ("group", "protocol", "value"))
     for group, protocol, port in zip(*columns, strict=True):
         yield group, f"{_TRANSPORTS.get(protocol, f'IP {protocol}')} {port}"
+
+
+def services_of(values: pa.Table, devices: pa.Array) -> list[list[str]]:
+    """The ports of each device with most flows, as "TCP 443"; ``values``: PAYLOADS_AND_PORTS."""
+    services = _services(values.filter(pc.equal(values["what"], PORT)), devices, devices)
+    return [services.get(device, []) for device in devices.to_pylist()]

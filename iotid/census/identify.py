@@ -57,6 +57,7 @@ LIKELY = pa.schema([("likely_kinds", _LIKELY), ("likely_classes", _LIKELY)])
 SCORES = pa.schema([*IDENTIFIED, *LIKELY])
 _RUNNERS_UP = 3
 _NAMED = 6  # kinds that a reason lists
+NO_MODEL = "No model was there; unknown devices with similar traffic are one group."
 
 
 def answers_to_arrow(device: pa.Array, flows_N: NDArray[np.int64], answer: Answer) -> pa.Table:
@@ -140,6 +141,20 @@ def identify(rows: pa.Table | pa.RecordBatch, share: float, classes: Classes, se
         "likely_classes": _likely(_of_classes(answer, decision, classes)),
     }
     return pa.table([columns[name] for name in SCORES.names], schema=SCORES)
+
+
+def without_model(device: pa.Array, flows: pa.Array) -> pa.Table:
+    """IDENTIFIED of devices that no model was asked about, ordered by device: all unknown, with confidence 0."""
+    counts = dict.fromkeys(("confidence", "household"), 0.0) | {"unexplained": 1.0}
+    given = {"device_id": device, "status": pa.repeat(UNKNOWN, len(device)), "flows": flows}
+    given |= {name: pa.repeat(value, len(device)) for name, value in counts.items()}
+    given["reason"] = pa.repeat(NO_MODEL, len(device))
+    empty = {
+        name: pa.array([[]] * len(device), IDENTIFIED.field(name).type) for name in ("kinds", "runners_up", "marks")
+    }
+    nothing = {name: pa.nulls(len(device), pa.string()) for name in ("label", "vendor", "type")}
+    columns = given | empty | nothing
+    return pa.table([columns[name] for name in _COLUMNS], schema=IDENTIFIED).sort_by("device_id")
 
 
 def watched(rows: pa.Table, watchlist: config.Watchlist) -> pa.Array:

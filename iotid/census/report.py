@@ -41,7 +41,7 @@ _LEFT_OUT = {
     OUTSIDE: "from an outside address, without a MAC",
     NO_HOST: "from an address of no single host, without a MAC",
     UNANSWERED: "to an address that did not answer",
-    OTHER_PROTOCOL: "of a protocol that the model did not learn",
+    OTHER_PROTOCOL: "of another IP protocol",
 }
 _LISTED = 10  # devices listed in a section; the table lists all
 _REASONS = 30  # listed reasons why packets are in no flow; each protocol number that is not decoded is one

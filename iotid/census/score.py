@@ -7,27 +7,30 @@
 4. If there are unknown devices, a second pass over the flows counts their payloads and ports, and the driver groups
    them.
 
+Without a model all devices are unknown, and steps 2 and 3 are left out.
+
 Shape suffixes: N pairs of a device and a distinct flow.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
-from scipy.sparse import coo_matrix
 
 from iotid import config
+from iotid.arrow import one_chunk
+from iotid.census.answers import answer_devices, check_device_model, whole_devices
 from iotid.census.groups import PAYLOADS_AND_PORTS, group_devices
-from iotid.census.identify import ANSWERS, LIKELY, SCORES, Classes, answers_to_arrow, identify
+from iotid.census.identify import ANSWERS, LIKELY, SCORES, Classes, identify, without_model
 from iotid.census.left_out import with_remainder_rows
 from iotid.census.marks import with_conflicts
 from iotid.census.tally import (
@@ -41,15 +44,13 @@ from iotid.census.tally import (
     with_devices,
 )
 from iotid.census.totals import expected_of_scores
-from iotid.dataset.sets import concurrent_flows, sparse_maximum
-from iotid.errors import AccountingError, DataError
+from iotid.errors import AccountingError
 from iotid.flows import partition_files, read_flows
 from iotid.labels.owner import Networks, Site
 from iotid.labels.routers import find_routers
 from iotid.model.bundle import DESCRIPTION, WEIGHTS, Predictor
-from iotid.model.device import FlowTimes, share_of_households
+from iotid.model.device import share_of_households
 from iotid.model.device.decide import UNKNOWN
-from iotid.model.network.sequences import distinct_sequences
 from iotid.schemas import CENSUS
 from iotid.spark.shuffle import Buckets
 from iotid.spark.worker_errors import in_worker
@@ -86,14 +87,26 @@ def broadcast_model(spark: SparkSession, folder: Path) -> tuple[BroadcastModel, 
     Raises what ``Predictor.load`` raises, and a DataError if the model has no device model.
     """
     predictor = Predictor.load(folder)
-    if predictor.learned.devices is None:
-        raise DataError(
-            f"model {folder}: was trained without sets of flows, so it has no device model; write the dataset and "
-            "train again"
-        )
+    check_device_model(predictor, f"model {folder}")
     weights, description = (folder / WEIGHTS).read_bytes(), (folder / DESCRIPTION).read_bytes()
     files = spark.sparkContext.broadcast((weights, description.decode()))
     return BroadcastModel(files, hashlib.sha256(weights + description).hexdigest()), predictor.encoding
+
+
+@dataclass(frozen=True)
+class NoModel:
+    """Stands for the encoding where there is no model: it has learned no label, and reads any flows.
+
+    ``protocols``: IANA numbers of the protocols whose flows belong to devices.
+    """
+
+    protocols: tuple[int, ...]
+    labels: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    devices: Mapping[str, Mapping[str, str | None]] = field(default_factory=dict)
+
+    def misfit(self, flow: Mapping[str, Any]) -> str | None:
+        return None
 
 
 @dataclass(frozen=True)
@@ -120,14 +133,14 @@ class Scored:
 def score_partition(
     spark: SparkSession,
     partition: Partition[Flows],
-    model: BroadcastModel,
-    encoding: Encoding,
+    model: BroadcastModel | None,
+    encoding: Encoding | NoModel,
     settings: config.Census,
     groups: pa.Table,
 ) -> Scored:
     """Identify the device kinds at each address of the flows, and group the unknown devices.
 
-    ``groups`` (GROUPS): those of the earlier census.
+    ``groups`` (GROUPS): those of the earlier census. Without a ``model`` all devices are unknown.
 
     Raises:
         SettingError: an entry of ``inside`` is not a network.
@@ -141,8 +154,14 @@ def score_partition(
     columns = list(dict.fromkeys(encoding.columns))  # two characteristics may be read from one column
     tally = tally_flows(named, columns, median_us).persist()
     try:
-        identified = _identified(tally, model, encoding, columns, settings).sort_by("device_id")
         traffic = traffic_by_device(tally, median_us).toArrow().sort_by("device_id")
+        expected = None
+        if isinstance(encoding, NoModel) or model is None:
+            identified = without_model(*(one_chunk(traffic[name]) for name in ("device_id", "flows")))
+        else:
+            scores = _scores(tally, model, encoding, columns, settings).sort_by("device_id")
+            expected = expected_of_scores(scores, Classes.of(encoding.labels, encoding.devices))
+            identified = scores.drop_columns(LIKELY.names)
         endpoints = endpoints_left_out(tally).persist()
         try:
             totals = totals_by_reason(endpoints).toArrow()
@@ -154,8 +173,6 @@ def score_partition(
     finally:
         tally.unpersist()
     _check_counts(identified, traffic)
-    expected = expected_of_scores(identified, Classes.of(encoding.labels, encoding.devices))
-    identified = identified.drop_columns(LIKELY.names)
     schema = CENSUS.arrow_schema()
     devices = with_conflicts(identified, conflicting)
     for name in _TRAFFIC[1:]:
@@ -185,15 +202,15 @@ def _grouped(devices: pa.Table, named: DataFrame, groups: pa.Table, min_similari
     return devices.append_column("group", group.take(pc.index_in(devices["device_id"], value_set=unknown))), groups
 
 
-def _identified(
+def _scores(
     tally: DataFrame, model: BroadcastModel, encoding: Encoding, columns: Sequence[str], settings: config.Census
 ) -> pa.Table:
     """One row of SCORES for each device of ``tally`` (of `tally_flows`)."""
     classes = Classes.of(encoding.labels, encoding.devices)
 
     def answer(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for rows in _whole_devices(batches, settings.batch_rows):
-            yield from _answers(model.load(), rows, columns).to_batches()
+        for rows in whole_devices(batches, settings.batch_rows):
+            yield from answer_devices(model.load(), rows, columns).to_batches()
 
     # an explicit number of partitions, which adaptive execution does not change: it sizes partitions by bytes, and
     # would give all sequences of a capture date, which are small but expensive to score, to one core
@@ -219,36 +236,3 @@ def _identified(
         return answers.mapInArrow(in_worker(decide), from_arrow_schema(SCORES)).toArrow().cast(SCORES)
     finally:
         answers.unpersist()
-
-
-def _whole_devices(batches: Iterable[pa.RecordBatch], max_rows: int) -> Iterator[pa.Table]:
-    """Tables of about ``max_rows`` rows, from rows sorted by device; all rows of a device are in one table."""
-    pending: list[pa.RecordBatch] = []
-    for batch in batches:
-        pending.append(batch)
-        if sum(part.num_rows for part in pending) > max_rows:
-            rows = pa.Table.from_batches(pending)
-            start_of_last = pc.index(rows["device_id"], rows["device_id"][-1]).as_py()
-            if start_of_last:
-                yield rows.slice(0, start_of_last)
-            pending = rows.slice(start_of_last).combine_chunks().to_batches()
-    if pending:
-        yield pa.Table.from_batches(pending)
-
-
-def _answers(predictor: Predictor, rows: pa.Table, columns: Sequence[str]) -> pa.Table:
-    """One row of ANSWERS for each device of ``rows``, which have all its distinct flows."""
-    assert predictor.learned.devices is not None
-    device = rows["device_id"].combine_chunks().dictionary_encode()
-    distinct, row_of_pair = distinct_sequences(predictor.encoding.encode(rows.select(columns).combine_chunks()))
-    shape = (len(device.dictionary), len(next(iter(distinct.values()))))
-    num_flows, open_us, first_us, last_us = (
-        rows[name].to_numpy() for name in ("flows", "open_us", "first_seen", "last_seen")
-    )
-    device_N = device.indices.to_numpy().astype(np.int64)
-    flows = coo_matrix((num_flows, (device_N, row_of_pair)), shape=shape).tocsr()
-    sessions = sparse_maximum(concurrent_flows(num_flows, open_us, last_us - first_us), device_N, row_of_pair, shape)
-    of_device_N = np.bincount(device_N, num_flows, shape[0]).astype(np.int64)
-    times = FlowTimes(device_N, row_of_pair, first_us, last_us)
-    answer = predictor.learned.devices.answer(distinct, flows, sessions, times)
-    return answers_to_arrow(device.dictionary, of_device_N, answer)

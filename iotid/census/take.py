@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +25,7 @@ from iotid.census.marks import MARKS
 from iotid.census.microaggregation import aggregate
 from iotid.census.pseudonyms import Pseudonyms, read_pseudonyms
 from iotid.census.report import render_csv, render_groups_csv, render_left_out_csv, render_page
-from iotid.census.score import BroadcastModel, Scored, broadcast_model, score_partition
+from iotid.census.score import BroadcastModel, NoModel, Scored, broadcast_model, score_partition
 from iotid.census.stored import (
     CSV,
     GROUPS_CSV,
@@ -53,22 +55,29 @@ if TYPE_CHECKING:
 AS_IT_WAS, SCORED_AGAIN, NOT_COMPARED = "as it was", "scored again", "labels not compared"
 # stored: not comparable, because its identifiers are not pseudonymised or have another key
 NOT_JOINABLE = "not joinable"
+_TCP_AND_UDP = (6, 17)
+_log = logging.getLogger(__name__)
 
 
 def take_census(
     spark: SparkSession,
     store: Store,
     key: PartitionKey,
-    champion: ModelVersion,
-    bundle: Path,
+    champion: ModelVersion | None,
+    bundle: Path | None,
     settings: config.Census,
     watchlist: config.Watchlist,
+    protocols: Sequence[int] = _TCP_AND_UDP,
 ) -> Partition[Census]:
     """Identify every device of one site and capture date, compare with the site's latest earlier census, and write.
 
     Reads the partition of ``flows`` and, if there is one, the latest earlier ``census``. If that was made with another
     model or other settings, its flows are scored again, so that only changes of the network count as changes; if those
-    flows are gone, labels are not compared. ``bundle``: the folder of the champion's model.
+    flows are gone, labels are not compared.
+
+    ``bundle``: the folder of the champion's model. If there is no champion, both are None: all devices that have flows
+    of ``protocols`` (IANA numbers) are unknown and grouped. The next census with a champion scores these flows, too, so
+    that what the model knows does not count as changed.
 
     With ``census.pseudonyms``, no MAC and no address is written in clear, and devices with the same kinds share their
     numbers (`microaggregation`). An earlier census with identifiers of another key cannot be joined; then every
@@ -90,15 +99,19 @@ def take_census(
     pseudonyms = read_pseudonyms(settings)
     fingerprint = pseudonyms.fingerprint if pseudonyms else None
     flows = store.open("flows", key)
-    model, encoding = broadcast_model(spark, bundle)
+    model, encoding = _model(spark, bundle, protocols)
     if misfit := encoding.misfit(flows.metadata["settings"]["flow"]):
         raise DataError(
             f"census: {flows.uri} {misfit}; assemble these flows with the settings of the model's training flows"
         )
-    warn_of_unmet(watchlist, {label: encoding.devices.get(label, {}) for label in encoding.labels}, "the model")
+    if isinstance(encoding, NoModel):
+        if watchlist.labels or watchlist.vendors or watchlist.types:
+            _log.warning("watchlist: there is no model, so no device is identified that could be on it")
+    else:
+        warn_of_unmet(watchlist, {label: encoding.devices.get(label, {}) for label in encoding.labels}, "the model")
     settings_hash = config.settings_hash(settings)
     made_with = {
-        "model_version": str(champion.number),
+        "model_version": str(champion.number) if champion else None,
         "settings_hash": pseudonyms.digest(settings_hash)
         if pseudonyms
         else settings_hash,  # a plain hash would reveal the networks by guessing
@@ -116,8 +129,8 @@ def take_census(
     metadata = {
         **made_with,
         "key_fingerprint": fingerprint,
-        "model_date": champion.date,
-        "model_quality": champion.quality,
+        "model_date": champion.date if champion else None,
+        "model_quality": champion.quality if champion else None,
         "compared_with": {"capture_date": earlier.key.capture_date, "how": how} if earlier else None,
         "packets": flows.metadata["packets"],
         "unreadable": flows.metadata.get("unreadable", 0),
@@ -135,6 +148,24 @@ def take_census(
         staged.write_text(PAGE, render_page(census, groups, left_out, {**key, **metadata}, settings.page_rows))
         staged.metadata.update(metadata)
     return store.open("census", key)
+
+
+def _model(
+    spark: SparkSession, bundle: Path | None, protocols: Sequence[int]
+) -> tuple[BroadcastModel, Encoding] | tuple[None, NoModel]:
+    return (None, NoModel(tuple(protocols))) if bundle is None else broadcast_model(spark, bundle)
+
+
+def find_champion(registry: Registry) -> tuple[ModelVersion | None, str]:
+    """The champion; or None, and why there is none.
+
+    Raises:
+        ServerError: the registry cannot be reached, so whether there is a champion is not known.
+    """
+    try:
+        return champion_of(registry), ""
+    except NoModelError as why:
+        return None, str(why)
 
 
 def champion_of(registry: Registry) -> ModelVersion:
@@ -175,8 +206,8 @@ class _Scorer:
     """Scores partitions of flows with one model, and applies the watch list and the pseudonyms."""
 
     spark: SparkSession
-    model: BroadcastModel
-    encoding: Encoding
+    model: BroadcastModel | None
+    encoding: Encoding | NoModel
     settings: config.Census
     watchlist: config.Watchlist
     pseudonyms: Pseudonyms | None
@@ -211,7 +242,7 @@ def _latest_before(store: Store, key: PartitionKey) -> Partition[Census] | None:
 
 
 def _comparable(
-    store: Store, earlier: Partition[Census] | None, made_with: dict[str, str], scorer: _Scorer, groups: pa.Table
+    store: Store, earlier: Partition[Census] | None, made_with: dict[str, str | None], scorer: _Scorer, groups: pa.Table
 ) -> tuple[pa.Table | None, str, pa.Table]:
     """The rows of the earlier census, with findings of this model; how they were made; and ``groups`` with its
     groups."""

@@ -18,6 +18,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import pandas_udf
 
 from iotid.census.groups import MAX_VALUES, PAYLOAD, PAYLOADS_AND_PORTS, PORT
+from iotid.census.inventory import MAX_ADDRESSES, NEAR_DAYS, UNSPECIFIED
 from iotid.census.left_out import COUNTS, MAX_LISTED, OTHER_PROTOCOL, SCHEMA
 from iotid.dataset.hashes import hash_for_buckets
 from iotid.labels.hosts import READ, Named, name_devices
@@ -29,10 +30,7 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
 
-MAX_ADDRESSES = 16  # listed per device; a router that answers for a subnet has one for each of its hosts
-NEAR_DAYS = 31  # so that a packet with a wrong date does not set when a device was seen
 _DAY_US = 86_400_000_000
-_UNSPECIFIED = ("0.0.0.0", "::")  # source address of hosts that have none yet
 _CONCURRENT_US = 60_000_000  # after a longer pause the address may be reassigned; as in flows (kernels.MOVE_US)
 
 
@@ -108,7 +106,7 @@ def traffic_by_device(tally: DataFrame, median_us: int) -> DataFrame:
     def nearest(time: Column) -> Column:
         return F.least(F.greatest(time, earliest), latest)
 
-    seen = F.array_except(F.flatten(F.collect_list("addresses")), F.array(*map(F.lit, _UNSPECIFIED)))
+    seen = F.array_except(F.flatten(F.collect_list("addresses")), F.array(*map(F.lit, UNSPECIFIED)))
     addresses = F.slice(F.sort_array(seen), 1, MAX_ADDRESSES)
     return (
         tally.where(F.col("device_id").isNotNull())
@@ -138,7 +136,7 @@ def conflicting_macs(tally: DataFrame, named: DataFrame, site: Site, *, joins_fi
     names = pa.table({"device_id": pa.array(sorted(site.routers or ()), pa.string())})
     routers = named.sparkSession.createDataFrame(names)
     used = of_mac.join(routers, "device_id", "leftanti").select("device_id", F.explode("addresses").alias("address"))
-    users = used.where(~F.col("address").isin(*_UNSPECIFIED)).groupBy("address")
+    users = used.where(~F.col("address").isin(*UNSPECIFIED)).groupBy("address")
     shared = users.agg(F.min("device_id").alias("one"), F.max("device_id").alias("other")).where("one < other")
     if shared.isEmpty():
         return in_flow.combine_chunks()

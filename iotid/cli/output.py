@@ -58,13 +58,17 @@ def format_dataset(dataset: Partition[Datasets]) -> Iterator[str]:
     yield f"dataset: {dataset.metadata['summary']} -> {dataset.uri}"
 
 
-def format_census(census: Partition[Census]) -> str:
+def format_census(census: Partition[Census], why_no_model: str = "") -> Iterator[str]:
     metadata = census.metadata
+    if why_no_model:
+        yield f"hint: {why_no_model}"
+    version = metadata["model_version"]
     statuses = ", ".join(f"{count:,} {status}" for status, count in metadata["status"].items())
     marks = format_counts(metadata["marks"]) or "none"
     reasons = metadata["flows_without_device"] | {"other_protocol": metadata["flows_of_other_protocols"]}
-    return (
-        f"census: {metadata['devices']:,} devices ({statuses}) by model version {metadata['model_version']}; "
+    made = "without a model" if version is None else f"by model version {version}"
+    yield (
+        f"census: {metadata['devices']:,} devices ({statuses}) {made}; "
         f"marked: {marks}; flows left out: {format_counts(reasons) or 'none'} -> {census.uri}"
     )
 

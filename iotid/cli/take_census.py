@@ -10,13 +10,14 @@ from iotid.config import Settings
 def main(settings: Settings, site: str, capture_date: str) -> None:
     """Take the census of one site and date: one row per device, changes since the previous census, and a page.
 
-    Reads the table `flows` and the registry's champion. Writes the table `census`. With watchlist.fail, it then ends
-    with exit code 3 if it found a watched device.
+    Reads the table `flows` and the registry's champion; before there is one, all devices are unknown, in groups with
+    similar traffic. Writes the table `census`. With watchlist.fail, it then ends with exit code 3 if it found a watched
+    device.
     """
     from tempfile import TemporaryDirectory
 
     from iotid import spark_session
-    from iotid.census import champion_of, check_watchlist, take_census
+    from iotid.census import check_watchlist, find_champion, take_census
     from iotid.census.pseudonyms import read_pseudonyms
     from iotid.cli import output
     from iotid.partitions import PartitionKey, Store
@@ -24,11 +25,12 @@ def main(settings: Settings, site: str, capture_date: str) -> None:
 
     read_pseudonyms(settings.census)  # fail on a missing key before scoring
     registry = Registry(settings.tracking, settings.storage.root)
-    champion = champion_of(registry)
+    champion, why_none = find_champion(registry)
     with TemporaryDirectory() as folder:
-        bundle = registry.bundle(champion.number, folder)
+        bundle = registry.bundle(champion.number, folder) if champion else None
         spark = spark_session(settings.spark, "iotid take-census")
         store, key = Store(settings.storage.root), PartitionKey.of_date(site, capture_date)
-        written = take_census(spark, store, key, champion, bundle, settings.census, settings.watchlist)
-    command.print_lines(output.format_census(written))
+        sections = settings.census, settings.watchlist, settings.dataset.protocols
+        written = take_census(spark, store, key, champion, bundle, *sections)
+    command.print_lines(*output.format_census(written, why_none))
     check_watchlist(written, settings.watchlist)

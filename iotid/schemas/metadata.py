@@ -131,9 +131,12 @@ class Decisions(Common, total=False):
 
 
 class Census(Common, total=False):
-    """Devices by status, change and mark; ``flows_without_device``: by reason; ``watched_labels``: watched, by name."""
+    """Devices by status, change and mark; ``flows_without_device``: by reason; ``watched_labels``: watched, by name.
 
-    model_version: str
+    ``model_version``: null if no model was there.
+    """
+
+    model_version: str | None
     settings_hash: str
     key_fingerprint: str | None
     devices: Count

@@ -391,7 +391,7 @@ LEFT_OUT = Table(  # stored with a census: flows that are in no row of it
             "router (sent by a router's MAC from an address outside, for others), outside (sent from an address "
             "outside, and no MAC is shown), no_host_address (from an address that no single host has, and no MAC is "
             "shown), unanswered (sent to something that did not answer) or other_protocol (no flow of the protocol was "
-            "learned from)",
+            "learned from; without a model: it is not in dataset.protocols)",
         ),
         Column(
             "mac",

@@ -13,7 +13,7 @@ import pytest
 
 from iotid.census import take, take_census
 from iotid.census.changes import COMPARED
-from iotid.census.score import Scored
+from iotid.census.score import NoModel, Scored
 from iotid.config import Settings, Watchlist
 from iotid.partitions import Partition, PartitionKey, Store
 from iotid.schemas import CENSUS, FLOWS, LEFT_OUT
@@ -75,7 +75,7 @@ class Site:
     def __init__(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
         self.settings, self.store = settings, Store(settings.storage.root)
         self.shown: dict[str, dict[str, str | None]] = {}
-        self.model = 1
+        self.model: int | None = 1
         self.lost = 0
         devices = {"camera": {"vendor": "Acme", "type": "camera"}, "plug": {"vendor": "Volt", "type": "plug"}}
         encoding = SimpleNamespace(labels=tuple(devices), devices=devices, misfit=lambda flow: flow.get("misfit"))
@@ -88,7 +88,9 @@ class Site:
         date = flows.key.capture_date
         day = int(date[-2:])
         labels = self.shown[date]
-        if self.model == 2:
+        if isinstance(encoding, NoModel):
+            labels = dict.fromkeys(labels)
+        elif self.model == 2:
             labels = {device: "webcam" if label == "camera" else label for device, label in labels.items()}
         return Scored(devices_of(day, labels), groups, 4 * len(labels) - self.lost, LEFT_OUT_ROWS)
 
@@ -103,12 +105,18 @@ class Site:
             }
             staged.metadata |= metadata
 
-    def census(self, day: int, version: int = 1, watchlist: dict[str, Any] | None = None, **changes: Any) -> Partition:
+    def census(
+        self, day: int, version: int | None = 1, watchlist: dict[str, Any] | None = None, **changes: Any
+    ) -> Partition:
+        """``version``: of the model; None: there is none."""
         self.model = version
         settings = self.settings.census.model_copy(update=changes)
         listed = Watchlist.model_validate(watchlist or WATCHED)
-        key, champion = PartitionKey.of_date("lab", f"2026-01-{day:02}"), ModelVersion(version, "run", "2026-01-31", {})
-        return take_census(None, self.store, key, champion, Path("m"), settings, listed)  # type: ignore[arg-type]
+        key, champion = PartitionKey.of_date("lab", f"2026-01-{day:02}"), None
+        if version is not None:
+            champion = ModelVersion(version, "run", "2026-01-31", {})
+        bundle = Path("m") if champion else None
+        return take_census(None, self.store, key, champion, bundle, settings, listed)  # type: ignore[arg-type]
 
 
 def changes_of(census: Partition) -> dict[str, tuple[str, str | None]]:

@@ -50,10 +50,14 @@ class Site:
             ),
         )
 
-    def census(self, day: int, version: int = 1, model: Path | None = None, **census: Any) -> Partition:
+    def census(self, day: int, version: int | None = 1, model: Path | None = None, **census: Any) -> Partition:
+        """``version``: of the model; None: there is none."""
         settings = self.settings.census.model_copy(update=census)
         watchlist = Watchlist.model_validate(WATCHED)
-        key, champion = PartitionKey.of_date("lab", f"2026-01-{day:02}"), ModelVersion(version, "run", "2026-01-31", {})
+        key = PartitionKey.of_date("lab", f"2026-01-{day:02}")
+        if version is None:
+            return take_census(self.spark, self.store, key, None, None, settings, watchlist)
+        champion = ModelVersion(version, "run", "2026-01-31", {})
         return take_census(self.spark, self.store, key, champion, model or self.model, settings, watchlist)
 
     def with_key(self, day: int, key: str, **more: Any) -> Partition:

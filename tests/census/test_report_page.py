@@ -94,7 +94,7 @@ def test_page__shows_version_date_comparison_and_all_packet_counts() -> None:
     for part in (
         "Census of lab, 2026-01-10", "Model version 7 of 2026-01-09: macro F1 91.00 %.",
         "Compared with the census of 2026-01-09",
-        "in flows 12,345", "in no flow: not ip 67", "total 12,412", "did not learn 190", "without a MAC 10",
+        "in flows 12,345", "in no flow: not ip 67", "total 12,412", "of another IP protocol 190", "without a MAC 10",
         "total 1,700",
     ):  # fmt: skip
         assert part in text

@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from iotid.census.answers import answer_devices, whole_devices
 from iotid.census.groups import NO_GROUPS
 from iotid.census.identify import ANSWERS, answers_from_arrow
-from iotid.census.score import Scored, _answers, _whole_devices
+from iotid.census.score import Scored
 from iotid.model.device import Answer
 
 from .plain_site import LEFT_OUT_ROWS, devices_of
@@ -31,12 +32,12 @@ def test_whole_devices__no_device_is_in_two_tables_and_no_row_is_lost(
 ) -> None:
     device = [f"d{number}" for number, size in enumerate(sizes) for _ in range(size)]
     rows = pa.table({"device_id": device, "flows": list(range(len(device)))})
-    tables = list(_whole_devices(iter(rows.to_batches(max_chunksize=batch)), max_rows))
+    tables = list(whole_devices(iter(rows.to_batches(max_chunksize=batch)), max_rows))
     assert pa.concat_tables(tables).to_pylist() == rows.to_pylist()
     of_table = [set(table["device_id"].to_pylist()) for table in tables]
     assert sum(map(len, of_table)) == len(sizes)
     assert all(len(table) <= max_rows + max(sizes) + batch for table in tables)
-    assert list(_whole_devices(iter([]), 3)) == []
+    assert list(whole_devices(iter([]), 3)) == []
 
 
 def test_answers__each_device_is_scored_once_with_all_its_distinct_flows() -> None:
@@ -60,7 +61,7 @@ def test_answers__each_device_is_scored_once_with_all_its_distinct_flows() -> No
     predictor: Any = SimpleNamespace(encoding=encoding, learned=SimpleNamespace(devices=SimpleNamespace(answer=answer)))
     times = {"open_us": repeats * 120_000_000, "first_seen": first, "last_seen": first + 180_000_000}
     rows = pa.table({"device_id": devices, "flows": repeats, "length": lengths.tolist(), **times})
-    table = _answers(predictor, rows, ["length"])
+    table = answer_devices(predictor, rows, ["length"])
     assert table.schema == ANSWERS
     assert table["device_id"].to_pylist() == ["d0", "d1", "d2", "d3"]
     assert table["num_flows"].to_pylist() == [int(repeats[at : at + 10].sum()) for at in range(0, 40, 10)]

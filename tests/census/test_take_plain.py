@@ -11,7 +11,7 @@ import pytest
 
 from iotid.census import check_watchlist, take
 from iotid.config import Watchlist
-from iotid.errors import AccountingError, DataError, NoModelError, PartitionError, WatchError
+from iotid.errors import AccountingError, DataError, NoModelError, PartitionError, ServerError, WatchError
 from iotid.partitions import PartitionKey
 from iotid.tracking import ModelVersion
 
@@ -148,6 +148,53 @@ def test_champion_of__reports_why_promotion_refused() -> None:
         with pytest.raises(NoModelError, match="run iotid promote first"):
             take.champion_of(registry)
     assert take.champion_of(SimpleNamespace(version_of=lambda alias: 5)) == 5
+
+
+def test_find_champion__says_why_there_is_none_and_leaves_an_unreachable_registry_an_error() -> None:
+    assert take.find_champion(SimpleNamespace(version_of=lambda alias: 5)) == (5, "")
+    none, why = take.find_champion(_registry(decision="Refused: macro F1 is low.", decided_on="home"))
+    assert none is None
+    assert "promotion refused version 3. Refused: macro F1 is low." in why
+
+    def away(alias: str) -> int:
+        raise ServerError("does not answer")
+
+    with pytest.raises(ServerError, match="does not answer"):
+        take.find_champion(SimpleNamespace(version_of=away))
+
+
+def test_take_plain__without_a_model_all_are_unknown_and_a_first_model_changes_nothing(
+    plain_site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain_site.flows(1, a="camera", b="plug", c=None)
+    plain_site.flows(2, a="camera", b="plug", c=None)
+    plain_site.flows(3, a="camera", b="camera", d="plug")
+    first, second = plain_site.census(1, version=None), plain_site.census(2, version=None)
+    assert caplog.messages == ["watchlist: there is no model, so no device is identified that could be on it"] * 2
+    assert changes_of(first) == dict.fromkeys((A, B, C), ("first", None))
+    assert changes_of(second) == dict.fromkeys((A, B, C), ("same", None))
+    made = {name: second.metadata[name] for name in ("model_version", "model_date", "model_quality")}
+    assert set(made.values()) == {None}
+    assert second.metadata["status"]["unknown"] == second.metadata["devices"] == 3
+    assert second.metadata["compared_with"] == {"capture_date": "2026-01-01", "how": "as it was"}
+    page = Path(second.uri, "_census.html").read_text()
+    assert "Made without a model" in page
+    assert "Model version" not in page
+    third = plain_site.census(3)
+    assert third.metadata["compared_with"] == {"capture_date": "2026-01-02", "how": "scored again"}
+    assert changes_of(third) == {
+        A: ("same", "camera"), B: ("changed", "plug"), C: ("gone", None), D: ("new", None),
+    }  # fmt: skip
+
+
+def test_take_plain__a_first_model_without_the_earlier_flows_compares_no_names(plain_site: Site) -> None:
+    plain_site.flows(1, a="camera", b="plug")
+    plain_site.flows(2, a="camera", b="plug")
+    plain_site.census(1, version=None)
+    plain_site.flows(1, flow={"misfit": "was cut otherwise"}, a="camera", b="plug")
+    blind = plain_site.census(2)
+    assert blind.metadata["compared_with"]["how"] == "labels not compared"
+    assert changes_of(blind) == dict.fromkeys((A, B), ("same", None))
 
 
 def test_take_plain__names_the_kinds_added_to_an_address(plain_site: Site) -> None:

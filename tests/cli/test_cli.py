@@ -216,10 +216,42 @@ def test_evaluate__unknown_baselines_are_refused_before_anything_is_read(tmp_pat
     assert "evaluation.baselines.0: 'random_forrest' is not known; did you mean random_forest?" in result.output
 
 
-def test_take_census__before_anything_was_promoted_ends_with_exit_code_4(tmp_path: Path) -> None:
-    result = CliRunner().invoke(take_census_job, [*ONE_DATE, "--set", f"storage.root={tmp_path}"])
-    assert result.exit_code == 4
-    assert "no version of iotid is champion; run iotid promote first" in result.output
+def test_take_census__before_anything_was_promoted_a_census_is_made_without_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = {"devices": 2, "status": {"unknown": 2}, "watched": 0, "watched_labels": {}, "marks": {}}
+    counts |= {"model_version": None, "flows_without_device": {}, "flows_of_other_protocols": 0}
+    asked: list[Any] = []
+
+    def take_census(*given: Any) -> Partition:
+        asked.extend(given)
+        return Partition("/store/census/part", PartitionKey.of_date("a", "2026-01-10"), counts)
+
+    monkeypatch.setattr("iotid.spark_session", lambda *_: None)
+    monkeypatch.setattr("iotid.census.take_census", take_census, raising=False)
+    settings = ["--set", f"storage.root={tmp_path}", "--set", "dataset.protocols=[17]"]
+    result = CliRunner().invoke(take_census_job, [*ONE_DATE, *settings])
+    assert result.exit_code == 0, result.output
+    _spark, _store, _key, champion, bundle, *_sections, protocols = asked
+    assert (champion, bundle, list(protocols)) == (None, None, [17])
+    hint, line = result.output.splitlines()[-2:]
+    assert (
+        hint
+        == f"hint: registry sqlite:///{tmp_path}/mlflow.db: no version of iotid is champion; run iotid promote first"
+    )
+    assert line.startswith("census: 2 devices (2 unknown) without a model; marked: none; ")
+
+
+def test_take_census__a_registry_that_does_not_answer_is_an_error_and_no_census_without_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("iotid.tracking.client.RETRY_S", 0.0)
+    monkeypatch.setattr("iotid.census.take_census", lambda *_: pytest.fail("took a census"), raising=False)
+    settings = ["--set", f"storage.root={tmp_path}", "--set", "tracking.uri=http://127.0.0.1:9"]
+    result = CliRunner().invoke(take_census_job, [*ONE_DATE, *settings])
+    assert result.exit_code == 2
+    assert "http://127.0.0.1:9" in result.output
+    assert "does not answer" in result.output
 
 
 def test_take_census__a_watched_device_ends_it_with_exit_code_3_after_the_result(

@@ -1,0 +1,177 @@
+"""The inventory of a table of flows: equal to the census that Spark takes of them, with and without a model."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from iotid import config
+from iotid.census.groups import MAX_VALUES, NO_GROUPS, PAYLOADS_AND_PORTS
+from iotid.census.inventory import Inventory, take_inventory
+from iotid.census.payloads import count_payloads_and_ports
+from iotid.config import Settings
+from iotid.labels.hosts import name_devices
+from iotid.labels.owner import Networks, Site
+from iotid.partitions import Store
+from iotid.schemas import CENSUS, FLOWS, LEFT_OUT
+
+from .conftest import PATTERNS, flow
+from .spark_site import GATE, IPS, A, B, C, D
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyspark.sql import SparkSession
+
+NOON = datetime(2026, 1, 10, 12, tzinfo=UTC)
+WATCHED = config.Watchlist.model_validate({"labels": ["camera"], "vendors": [], "types": [], "fail": False})
+
+
+def _table(flows: list[dict[str, Any]]) -> pa.Table:
+    keys = {"site": "lab", "capture_date": NOON.date()}
+    timed = [
+        {"first_seen": NOON + timedelta(seconds=n), "last_seen": NOON + timedelta(seconds=n + 5), **keys, **each}
+        for n, each in enumerate(flows)
+    ]
+    return pa.Table.from_pylist(timed, schema=FLOWS.arrow_schema())
+
+
+def _inventory(flows: list[dict[str, Any]], predictor: Any = None, **changes: Any) -> Inventory:
+    settings = config.load_settings().census.model_copy(update=changes)
+    return take_inventory(_table(flows), settings, WATCHED, (6, 17), predictor)
+
+
+def _random_flows(seed: int, number: int = 400) -> list[dict[str, Any]]:
+    """Flows of known and unknown devices, both directions, several addresses, odd dates, and flows without a device."""
+    chance = np.random.default_rng(seed)
+    macs = [A, B, C, D, None]
+    rows = []
+    for _ in range(number):
+        mac = macs[int(chance.integers(0, len(macs)))]
+        ip = str(chance.choice([IPS.get(mac or "", "192.168.1.99"), "192.168.1.77", "fe80::7", "52.1.1.1"]))
+        pattern = {A: "camera", B: "plug", C: "odd"}.get(mac or "", str(chance.choice(list(PATTERNS))))
+        made = flow(pattern, ip, mac, int(chance.integers(0, len(PATTERNS[pattern]))))
+        count = len(made["packet_length"])
+        made |= {
+            "protocol": int(chance.choice([6, 17, 17, 1])),
+            "server_port": int(chance.choice([443, 53, 8883, int(chance.integers(1, 9000))])),
+            "direction": [int(each) for each in chance.choice([1, -1], count)],
+            "payload_length": [int(each) for each in chance.integers(0, 90, count)],
+            "server_packets": int(chance.integers(0, 3)), "client_packets": int(chance.integers(0, 3)),
+        }  # fmt: skip
+        made["answered"] = made["server_packets"] > 1
+        start = NOON + timedelta(seconds=int(chance.integers(0, 3600)), days=400 if chance.random() < 0.02 else 0)
+        made |= {"first_seen": start, "last_seen": start + timedelta(seconds=int(chance.integers(0, 200)))}
+        if chance.random() < 0.4:
+            ends = {"client": "server", "server": "client"}
+            turned = {f"{end}_{what}": made[f"{other}_{what}"] for end, other in ends.items() for what in ("ip", "mac")}
+            made |= turned
+        rows.append(made)
+    return rows
+
+
+def _naive_values(flows: list[dict[str, Any]], device: list[Any], address: list[Any]) -> list[tuple[Any, ...]]:
+    """Rows of PAYLOADS_AND_PORTS, counted flow by flow."""
+    counted: Counter[tuple[Any, ...]] = Counter()
+    for row, own, ip in zip(flows, device, address, strict=True):
+        if own is None:
+            continue
+        counted[own, "port", row["protocol"], row["server_port"]] += 1
+        side = 1 if row["client_ip"] == ip else -1
+        packets = zip(row["direction"], row["payload_length"], strict=True)
+        for length in {length for direction, length in packets if direction == side and length > 0}:
+            counted[own, "payload", row["protocol"], length] += 1
+    kept: list[tuple[Any, ...]] = []
+    for own, what in {key[:2] for key in counted}:
+        of_one = sorted((-count, *key[2:]) for key, count in counted.items() if key[:2] == (own, what))
+        kept += [(own, what, *key, -negative) for negative, *key in of_one[:MAX_VALUES]]
+    return sorted(kept)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_count_payloads_and_ports__equals_a_count_flow_by_flow(seed: int) -> None:
+    flows = _random_flows(seed, 1200)
+    table = _table(flows)
+    named = name_devices(table, Site(Networks(config.load_settings().census.inside), frozenset({GATE})))
+    values = count_payloads_and_ports(table, named.device, named.address)
+    assert values.schema == PAYLOADS_AND_PORTS
+    expected = _naive_values(flows, named.device.to_pylist(), named.address.to_pylist())
+    assert sorted(tuple(row.values()) for row in values.to_pylist()) == expected
+    assert max(Counter((row[0], row[1]) for row in expected).values()) == MAX_VALUES, "more values than are kept"
+
+
+def test_inventory__groups_devices_and_lists_what_is_left_out() -> None:
+    flows = [
+        *[flow("camera", IPS[A], A)] * 3,
+        *[flow("camera", IPS[B], B)] * 2,
+        flow("plug", IPS[C], C, server_port=8883),
+        flow("camera", "52.9.9.9", None),
+        *[flow("camera", IPS[D], D, protocol=1)] * 4,
+    ]
+    found = _inventory(flows)
+    rows = {row["device_id"]: row for row in found.devices.to_pylist()}
+    assert found.devices.schema == CENSUS.arrow_schema(stored=True)
+    assert {device: (row["status"], row["confidence"], row["flows"]) for device, row in rows.items()} == {
+        A: ("unknown", 0, 3), B: ("unknown", 0, 2), C: ("unknown", 0, 1),
+    }  # fmt: skip
+    assert rows[A]["group"] == rows[B]["group"] != rows[C]["group"]
+    assert (rows[A]["bytes"], rows[A]["addresses"], rows[A]["change"]) == (3 * 3060, [IPS[A]], "first")
+    assert (rows[A]["first_seen"], rows[A]["last_seen"]) == (NOON, NOON + timedelta(seconds=7))
+    assert found.services == [["TCP 443"], ["TCP 443"], ["TCP 8883"]]
+    assert set(found.groups["group"].to_pylist()) == {rows[A]["group"], rows[C]["group"]}
+    assert found.left_out.schema == LEFT_OUT.arrow_schema()
+    left_out = {row["reason"]: row for row in found.left_out.to_pylist()}
+    assert {reason: (row["mac"], row["address"], row["flows"], row["ends"]) for reason, row in left_out.items()} == {
+        "outside": (None, "52.9.9.9", 1, 1), "other_protocol": (D, IPS[D], 4, 1),
+    }  # fmt: skip
+
+
+def test_inventory__of_no_flows_is_empty() -> None:
+    found = _inventory([])
+    assert (len(found.devices), found.services, len(found.groups), len(found.left_out)) == (0, [], 0, 0)
+
+
+def test_inventory__counts_every_flow_once_whatever_the_order() -> None:
+    flows = _random_flows(5)
+    found = _inventory(flows)
+    assert sum(found.devices["flows"].to_pylist()) + sum(found.left_out["flows"].to_pylist()) == len(flows)
+    backward = _inventory([flows[n] for n in np.random.default_rng(1).permutation(len(flows))])
+    assert backward.devices.to_pylist() == found.devices.to_pylist()
+    assert backward.left_out.to_pylist() == found.left_out.to_pylist()
+
+
+def test_inventory__is_imported_without_spark_and_torch() -> None:
+    heavy = ["pyspark", "torch", "mlflow", "sklearn", "matplotlib", "scapy"]
+    code = f"import sys, iotid.census.inventory, iotid.flows.local; print([m for m in {heavy} if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize("has_model", [False, True])
+def test_inventory__equals_the_census_of_the_same_flows_on_spark(
+    spark: SparkSession, settings: Settings, small_model: Path, write_flows: Callable, *, has_model: bool
+) -> None:
+    from iotid.census.score import NoModel, broadcast_model, score_partition
+    from iotid.model import Predictor
+
+    flows = _random_flows(7) + [flow("camera", IPS[A], A), flow("camera", IPS[A], A, 2)] * 9
+    partition = write_flows(Store(settings.storage.root), "lab", "2026-01-10", flows)
+    model, encoding = broadcast_model(spark, small_model) if has_model else (None, NoModel((6, 17)))
+    on_spark = score_partition(spark, partition, model, encoding, settings.census, NO_GROUPS)
+    here = take_inventory(
+        _table(flows), settings.census, WATCHED, (6, 17), Predictor.load(small_model) if has_model else None
+    )
+    compared = [name for name in on_spark.devices.column_names if name not in ("marks", "reason")]
+    assert here.devices.select(compared).to_pylist() == on_spark.devices.select(compared).to_pylist()
+    assert here.groups.to_pylist() == on_spark.groups.to_pylist()
+    assert here.left_out.to_pylist() == on_spark.left_out.to_pylist()
+    assert set(here.devices["status"].to_pylist()) >= ({"known", "unknown"} if has_model else {"unknown"})
