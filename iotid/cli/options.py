@@ -106,6 +106,17 @@ dates = click.option(
     callback=_unique,
     help="Capture date to read. Repeatable.",
 )
+some_sites = click.option(
+    "--site", "sites", multiple=True, type=NAME, callback=_unique, help="Only this site; default: all. Repeatable."
+)
+some_dates = click.option(
+    "--date",
+    "capture_dates",
+    multiple=True,
+    type=DATE,
+    callback=_unique,
+    help="Only this capture date; default: all. Repeatable.",
+)
 skip_absent = click.option(
     "--skip-absent",
     is_flag=True,

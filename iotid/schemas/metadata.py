@@ -7,7 +7,7 @@ opened; the first fault is raised as a DataError of one line.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from iotid.errors import DataError, shorten
 from iotid.inputs import parse_object
@@ -17,8 +17,8 @@ from iotid.schemas.typed import Count
 METADATA = "_METADATA.json"
 _STEPS = {
     "splits": "split-pcaps", "flows": "assemble-flows", "datasets": "write-dataset", "reports": "evaluate",
-    "decisions": "promote", "census": "take-census", "comparisons": "compare", "descriptions": "describe",
-    "reproductions": "reproduce",
+    "decisions": "promote", "census": "take-census", "group_names": "name", "comparisons": "compare",
+    "descriptions": "describe", "reproductions": "reproduce",
 }  # fmt: skip
 
 
@@ -147,6 +147,21 @@ class Census(Common, total=False):
     watched_labels: dict[str, Count]
 
 
+class GroupNames(Common, total=False):
+    """One statement of a person about a group, as in the columns of the table; ``rows``: devices and capture dates."""
+
+    rows: Count
+    group: str
+    action: Literal["name", "reject", "split"]
+    model: str
+    vendor: str
+    type: str
+    stated_by: str
+    stated_at: str
+    sites: list[str]
+    dates: list[str]
+
+
 CONTRACTS: Mapping[str, Any] = {
     "splits": Splits,
     "flows": Flows,
@@ -154,6 +169,7 @@ CONTRACTS: Mapping[str, Any] = {
     "reports": Reports,
     "decisions": Decisions,
     "census": Census,
+    "group_names": GroupNames,
 }
 
 
