@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from iotid.config import to_nfc
 from iotid.errors import DataError, LabelError, short_repr
-from iotid.labels.device_list import UNLISTED
+from iotid.labels.devices import UNLISTED
 from iotid.partitions import PartitionKey, Store
 from iotid.schemas import GROUP_NAMES
 from iotid.schemas.metadata import METADATA, remedy

@@ -103,7 +103,8 @@ class Totals(TypedDict):
 
 
 class Datasets(Common, total=False):
-    """``rows``, ``flows``: by dataset split; ``labels``: by label and split; ``nights``: keys of the flows."""
+    """``rows``, ``flows``: by dataset split; ``labels``: by label and split; ``nights``: keys of the flows;
+    ``from_persons``: devices and flows that persons named (`iotid name`), and those that the list overrules."""
 
     hash: str
     nights: list[dict[str, str]]
@@ -111,6 +112,7 @@ class Datasets(Common, total=False):
     flows: dict[str, Count]
     labels: dict[str, dict[str, Totals]]
     coverage: list[str]
+    from_persons: dict[str, Count]
     summary: str
     protocol: str
 

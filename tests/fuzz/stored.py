@@ -229,7 +229,8 @@ def stored_metadata() -> dict[str, dict[str, Any]]:
         },
         "datasets": {
             "hash": "ab", "nights": [common["keys"]], "rows": {"train": 2}, "flows": {"train": 2}, "summary": "s",
-            "labels": {"cam": {"train": {"rows": 2, "flows": 2}}}, "coverage": ["c"], "protocol": "by_time",
+            "labels": {"cam": {"train": {"rows": 2, "flows": 2}}}, "coverage": ["c"],
+            "from_persons": {"devices": 1}, "protocol": "by_time",
         },
         "reports": {"versions": {"challenger": 2}, "left_out": {"champion": "w"}, "summary": ["s"], "made_by": None},
         "decisions": {"promoted": True},
