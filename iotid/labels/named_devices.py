@@ -85,8 +85,8 @@ class NamedDevices:
         found_N = np.full(len(side_N), -1, np.int64)
         for end, side in (("client", CLIENT), ("server", SERVER)):
             mac, ip = (one_chunk(flows.column(f"{end}_{what}")) for what in ("mac", "ip"))
-            by_mac_N, shown_N = _look_up(mac, index)
-            by_ip_N, _ = _look_up(ip, index)
+            by_mac_N, shown_N = _numbers_of(mac, index)
+            by_ip_N, _ = _numbers_of(ip, index)
             found_N = np.where(side_N == side, np.where(shown_N, by_mac_N, by_ip_N), found_N)
         return np.maximum(found_N, -1).astype(np.int32), found_N == _SEVERAL
 
@@ -174,7 +174,7 @@ def _named_devices(device: tuple[str, str], said: Mapping[str, Statement]) -> It
         yield NamedDevice(*device, said[days[-1]], dates, is_one_of_several=is_fixed and not is_one)
 
 
-def _look_up(column: pa.Array, index: Mapping[str, int]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def _numbers_of(column: pa.Array, index: Mapping[str, int]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """(N,) the index of each value, -1 if it has none; and whether it is shown: not null nor loopback's MAC."""
     encoded = column.dictionary_encode()
     texts = encoded.dictionary.to_pylist()
