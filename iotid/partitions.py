@@ -59,7 +59,7 @@ class PartitionKey(dict[str, str]):
 
     @classmethod
     def named(cls, name: str) -> PartitionKey:
-        """Key of datasets, comparisons and descriptions."""
+        """Key of datasets, statements about groups, comparisons and descriptions."""
         return cls(name=name)
 
     @classmethod
@@ -178,6 +178,8 @@ class Store:
     def open(self, table: Literal["census"], key: PartitionKey) -> Partition[metadata.Census]: ...
     @overload
     def open(self, table: Literal["network"], key: PartitionKey) -> Partition[metadata.Network]: ...
+    @overload
+    def open(self, table: Literal["group_names"], key: PartitionKey) -> Partition[metadata.GroupNames]: ...
     @overload
     def open(self, table: str, key: PartitionKey) -> Partition[metadata.Common]: ...
 

@@ -57,7 +57,7 @@ def _load(path: Path) -> ModuleType:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Fixtures that several folders of tests use."""
-    for name in ("flow_tables", "small_registry", "small_report"):
+    for name in ("flow_tables", "grouped_census", "small_registry", "small_report"):
         config.pluginmanager.register(_load(_TESTS / f"{name}.py"), name)
 
 

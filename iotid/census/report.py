@@ -25,9 +25,11 @@ from pyarrow import csv
 
 from iotid.arrow import one_chunk
 from iotid.census.changes import ABSENT, BACK, CHANGED, GONE, NEW, joined_names
+from iotid.census.groups import OTHERS
 from iotid.census.identify import names_of_kinds, percents
 from iotid.census.left_out import OTHER_PROTOCOL
 from iotid.census.marks import ADDRESS_CONFLICT, KINDS_AT_ONCE
+from iotid.census.named import NAMED
 from iotid.labels.hosts import NO_HOST, OUTSIDE, ROUTER, UNANSWERED
 from iotid.model.device.decide import SEVERAL, UNDECIDED, UNKNOWN, WITH_UNKNOWN
 
@@ -46,7 +48,9 @@ _LEFT_OUT = {
 _LISTED = 10  # devices listed in a section; the table lists all
 _REASONS = 30  # listed reasons why packets are in no flow; each protocol number that is not decoded is one
 # columns with few distinct values, which are dictionary-encoded
-_DICTIONARY_ENCODED = ("status", "marks", "group", "change", "previous_label", "also", "reason", "runners_up")
+_DICTIONARY_ENCODED = (
+    "status", "marks", "group", "named_by", "change", "previous_label", "also", "reason", "runners_up",
+)  # fmt: skip
 _LEAST = 0.005  # less probable runners-up would be 0 %
 # A spreadsheet evaluates a cell that begins with = + - @, half or full width, also after invisible characters (Unicode
 # separators, controls and format characters: blanks, line ends, BOM). Depending on its settings a cell also begins
@@ -81,7 +85,8 @@ def render_table_csv(table: pa.Table) -> str:
 
 
 def group_lines(census: pa.Table, groups: pa.Table) -> pa.Table:
-    """The groups with present devices, largest first: number of devices, new ones, flows, bytes, services, an example.
+    """The groups with present devices, largest first: number of devices, new ones, flows, bytes, services, an example,
+    and the name that a person gave it, null without one.
 
     ``groups``: GROUPS. The example is the device with most flows, the first of equal ones.
     """
@@ -89,7 +94,8 @@ def group_lines(census: pa.Table, groups: pa.Table) -> pa.Table:
     rows = rows.append_column("is_new", pc.equal(rows["change"], NEW)).combine_chunks()
     by_flows = rows.sort_by([("flows", "descending"), ("device_id", "ascending")]).group_by("group", use_threads=False)
     sums = [(name, "sum") for name in ("is_new", "flows", "bytes")]
-    lines = by_flows.aggregate([("device_id", "count"), ("device_id", "first"), *sums])
+    of_first = [(name, "first") for name in ("device_id", "label", "named_by")]
+    lines = by_flows.aggregate([("device_id", "count"), *of_first, *sums])
     index = pc.index_in(lines["group"], value_set=one_chunk(groups["group"]))
     renamed = {
         "group": lines["group"],
@@ -99,6 +105,8 @@ def group_lines(census: pa.Table, groups: pa.Table) -> pa.Table:
         "bytes": lines["bytes_sum"],
         "services": groups["services"].take(index),
         "example": lines["device_id_first"],
+        "name": lines["label_first"],
+        "named_by": lines["named_by_first"],
     }
     return pa.table(renamed).sort_by([("devices", "descending"), ("group", "ascending")])
 
@@ -119,6 +127,7 @@ def render_page(
     census = census.append_column("also", _also(census))
     kinds = one_chunk(census.filter(_is_present(census))["kinds"])
     lines = group_lines(census, groups)
+    unnamed = lines.filter(pc.is_null(lines["named_by"]))
     shown, packets = _shown_rows(census, lines, most_rows), Counter(metadata["packets"])
     found = pa.RecordBatch.from_struct_array(kinds.flatten())
     return environment.get_template("census.html.j2").render(
@@ -126,7 +135,7 @@ def render_page(
         charts={"Type": _bars(found["type"]), "Vendor": _bars(found["vendor"])},
         found={"kinds": len(found), "addresses": pc.sum(pc.greater(pc.list_value_length(kinds), 0)).as_py() or 0},
         sections=_sections(census),
-        groups={"count": len(lines), "rows": lines.slice(0, _LISTED).to_pylist()},
+        groups={"count": len(unnamed), "rows": unnamed.slice(0, _LISTED).to_pylist(), "others": OTHERS},
         packets={"flow": packets.pop("flow", 0), "left": packets.total(), "reasons": _reasons(packets)},
         left_out=_left_out(left_out, metadata),
         rows={"shown": len(shown), "all": len(census)},
@@ -188,6 +197,7 @@ def _sections(census: pa.Table) -> list[dict[str, Any]]:
         (GONE, "Gone"): pc.equal(change, GONE),
         (WITH_UNKNOWN, "Known kinds and an unknown device"): pc.and_(is_present, pc.equal(status, WITH_UNKNOWN)),
         (SEVERAL, "Several kinds behind one address"): pc.and_(is_present, pc.equal(status, SEVERAL)),
+        (NAMED, "Named by persons"): pc.and_(is_present, pc.equal(status, NAMED)),
         (UNKNOWN, "Unknown"): pc.and_(is_present, pc.equal(status, UNKNOWN)),
         (UNDECIDED, "Undecided"): pc.and_(is_present, pc.equal(status, UNDECIDED)),
     }

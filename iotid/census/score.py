@@ -15,7 +15,7 @@ Shape suffixes: N pairs of a device and a distinct flow.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,10 +29,11 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from iotid import config
 from iotid.arrow import one_chunk
 from iotid.census.answers import answer_devices, check_device_model, whole_devices
-from iotid.census.groups import PAYLOADS_AND_PORTS, group_devices
+from iotid.census.groups import PAYLOADS_AND_PORTS
 from iotid.census.identify import ANSWERS, LIKELY, SCORES, Classes, identify, without_model
 from iotid.census.left_out import with_remainder_rows
 from iotid.census.marks import with_conflicts
+from iotid.census.split_groups import group_with_splits
 from iotid.census.tally import (
     conflicting_macs,
     endpoints_left_out,
@@ -137,10 +138,12 @@ def score_partition(
     encoding: Encoding | NoModel,
     settings: config.Census,
     groups: pa.Table,
+    split: Collection[str] = (),
 ) -> Scored:
     """Identify the device kinds at each address of the flows, and group the unknown devices.
 
-    ``groups`` (GROUPS): those of the earlier census. Without a ``model`` all devices are unknown.
+    ``groups`` (GROUPS): those of the earlier census; ``split``: the names of those that are to be split. Without a
+    ``model`` all devices are unknown.
 
     Raises:
         SettingError: an entry of ``inside`` is not a network.
@@ -177,7 +180,7 @@ def score_partition(
     devices = with_conflicts(identified, conflicting)
     for name in _TRAFFIC[1:]:
         devices = devices.append_column(schema.field(name), traffic[name].cast(schema.field(name).type))
-    devices, groups = _grouped(devices, named, groups, settings.min_similarity)
+    devices, groups = _grouped(devices, named, groups, settings.min_similarity, split)
     of_other_dates = sum(pc.sum(table["outside_time_window"]).as_py() or 0 for table in (traffic, totals))
     return Scored(devices, groups, pc.sum(identified["flows"]).as_py() or 0, left_out, of_other_dates, expected)
 
@@ -191,14 +194,16 @@ def _check_counts(identified: pa.Table, traffic: pa.Table) -> None:
         )
 
 
-def _grouped(devices: pa.Table, named: DataFrame, groups: pa.Table, min_similarity: float) -> tuple[pa.Table, pa.Table]:
+def _grouped(
+    devices: pa.Table, named: DataFrame, groups: pa.Table, min_similarity: float, split: Collection[str]
+) -> tuple[pa.Table, pa.Table]:
     """The devices with their group (null unless they are unknown), and the groups (GROUPS)."""
     unknown = devices["device_id"].filter(pc.equal(devices["status"], UNKNOWN)).combine_chunks()
     if len(unknown):
         values = payloads_and_ports(named, unknown).toArrow().cast(PAYLOADS_AND_PORTS)
     else:
         values = PAYLOADS_AND_PORTS.empty_table()
-    group, groups = group_devices(unknown, values, groups, min_similarity)
+    group, groups = group_with_splits(unknown, values, groups, min_similarity, split)
     return devices.append_column("group", group.take(pc.index_in(devices["device_id"], value_set=unknown))), groups
 
 

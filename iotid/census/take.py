@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from iotid.census.left_out import OTHER_PROTOCOL, flows_by_reason, pseudonymize
 from iotid.census.macs import with_macs
 from iotid.census.marks import MARKS
 from iotid.census.microaggregation import aggregate
+from iotid.census.named import CENSUS_STATUSES, NAMED, with_names
 from iotid.census.pseudonyms import Pseudonyms, read_pseudonyms
 from iotid.census.report import render_csv, render_groups_csv, render_left_out_csv, render_page
 from iotid.census.score import BroadcastModel, NoModel, Scored, broadcast_model, score_partition
@@ -39,8 +40,8 @@ from iotid.census.stored import (
 )
 from iotid.census.totals import totals_of
 from iotid.errors import AccountingError, DataError, NoModelError, WatchError
+from iotid.labels.group_names import GroupNames, Statement
 from iotid.labels.names import warn_of_unmet
-from iotid.model.device import STATUSES
 from iotid.partitions import Partition, PartitionKey, Store
 from iotid.schemas import CENSUS
 from iotid.schemas.metadata import Census, Flows
@@ -71,7 +72,8 @@ def take_census(
 ) -> Partition[Census]:
     """Identify every device of one site and capture date, compare with the site's latest earlier census, and write.
 
-    Reads the partition of ``flows`` and, if there is one, the latest earlier ``census``. If that was made with another
+    Reads the partition of ``flows``, what persons said about groups (``group_names``) and, if there is one, the latest
+    earlier ``census``, whose devices get the same names. If that was made with another
     model or other settings, its flows are scored again, so that only changes of the network count as changes; if those
     flows are gone, labels are not compared.
 
@@ -104,11 +106,14 @@ def take_census(
         raise DataError(
             f"census: {flows.uri} {misfit}; assemble these flows with the settings of the model's training flows"
         )
-    if isinstance(encoding, NoModel):
-        if watchlist.labels or watchlist.vendors or watchlist.types:
-            _log.warning("watchlist: there is no model, so no device is identified that could be on it")
-    else:
-        warn_of_unmet(watchlist, {label: encoding.devices.get(label, {}) for label in encoding.labels}, "the model")
+    names = GroupNames.read(store)
+    named = names.named(key.site, key.capture_date)
+    known = {label: encoding.devices.get(label, {}) for label in encoding.labels}
+    said = {each.model: {"vendor": each.vendor, "type": each.type} for each in named.values()}
+    if known or said:
+        warn_of_unmet(watchlist, {**known, **said}, "the model")
+    elif watchlist.labels or watchlist.vendors or watchlist.types:
+        _log.warning("watchlist: there is no model, so no device is identified that could be on it")
     settings_hash = config.settings_hash(settings)
     made_with = {
         "model_version": str(champion.number) if champion else None,
@@ -116,7 +121,8 @@ def take_census(
         if pseudonyms
         else settings_hash,  # a plain hash would reveal the networks by guessing
     }
-    scorer = _Scorer(spark, model, encoding, settings, watchlist, pseudonyms)
+    split = names.split(key.site, key.capture_date)
+    scorer = _Scorer(spark, model, encoding, settings, watchlist, pseudonyms, named, split)
     earlier = _latest_before(store, key)
     joinable = earlier if earlier and earlier.metadata.get("key_fingerprint") == fingerprint else None
     scored = scorer.score(flows, stored_groups(store, joinable, pseudonyms) if joinable else NO_GROUPS)
@@ -203,7 +209,7 @@ def check_watchlist(census: Partition[Census], watchlist: config.Watchlist) -> N
 
 @dataclass(frozen=True)
 class _Scorer:
-    """Scores partitions of flows with one model, and applies the watch list and the pseudonyms."""
+    """Scores partitions of flows with one model, and applies the watch list, the pseudonyms and what persons said."""
 
     spark: SparkSession
     model: BroadcastModel | None
@@ -211,18 +217,27 @@ class _Scorer:
     settings: config.Census
     watchlist: config.Watchlist
     pseudonyms: Pseudonyms | None
+    named: Mapping[str, Statement]
+    split: frozenset[str]
 
     def score(self, flows: Partition[Flows], groups: pa.Table) -> Scored:
         """The devices of the flows, with ``watched``; ``groups`` (GROUPS): those of the earlier census."""
-        scored = score_partition(self.spark, flows, self.model, self.encoding, self.settings, groups)
+        scored = score_partition(self.spark, flows, self.model, self.encoding, self.settings, groups, self.split)
         _account_for_all(flows, scored)
         devices = with_macs(scored.devices).append_column("named_by", pa.nulls(len(scored.devices), pa.string()))
         devices = devices.append_column("watched", watched(devices, self.watchlist))
         if self.pseudonyms is None:
-            return replace(scored, devices=devices)
+            return replace(scored, devices=self.with_names(devices))
         devices = self.pseudonyms.rename_groups(self.pseudonyms.rename(aggregate(devices)), groups)
         renamed = self.pseudonyms.rename_groups(scored.groups, groups).sort_by("group")
-        return replace(scored, devices=devices, groups=renamed)
+        return replace(scored, devices=self.with_names(devices), groups=renamed)
+
+    def with_names(self, devices: pa.Table) -> pa.Table:
+        """The devices with the names of their groups, which are as stored, and ``watched`` by these."""
+        devices = with_names(devices, self.named)
+        hits = pc.if_else(pc.equal(devices["status"], NAMED), watched(devices, self.watchlist), devices["watched"])
+        at = devices.schema.get_field_index("watched")
+        return devices.set_column(at, devices.schema.field(at), hits)
 
 
 def _account_for_all(flows: Partition[Flows], scored: Scored) -> None:
@@ -248,7 +263,7 @@ def _comparable(
     groups."""
     if earlier is None:
         return None, NOT_JOINABLE, groups
-    rows = stored_rows(earlier)
+    rows = scorer.with_names(stored_rows(earlier))
     stored = earlier.metadata
     if made_with == {"model_version": stored["model_version"], "settings_hash": stored["settings_hash"]}:
         return rows, AS_IT_WAS, groups
@@ -277,7 +292,7 @@ def _counts(census: pa.Table, scored: Scored) -> dict[str, Any]:
     return {
         "rows": census.num_rows,
         "devices": present.num_rows,
-        "status": {name: status[name] for name in STATUSES},
+        "status": {name: status[name] for name in CENSUS_STATUSES},
         "labels": dict(sorted(labels.items())),
         "changes": {name: changes[name] for name in CHANGES},
         "groups": len(pc.unique(present["group"].drop_null())),

@@ -106,6 +106,17 @@ dates = click.option(
     callback=unique,
     help="Capture date to read. Repeatable.",
 )
+some_sites = click.option(
+    "--site", "sites", multiple=True, type=NAME, callback=unique, help="Only this site; default: all. Repeatable."
+)
+some_dates = click.option(
+    "--date",
+    "capture_dates",
+    multiple=True,
+    type=DATE,
+    callback=unique,
+    help="Only this capture date; default: all. Repeatable.",
+)
 skip_absent = click.option(
     "--skip-absent",
     is_flag=True,
@@ -125,6 +136,14 @@ labels = click.option(
     metavar="FILE",
     help="Device list, YAML or CSV: names with MACs, addresses or path patterns. conf/datasets/ has examples. "
     "Repeatable: several lists are one.",
+)
+labels_if_any = click.option(
+    "--labels",
+    multiple=True,
+    type=click.Path(),
+    metavar="FILE",
+    help="Device list, YAML or CSV: names with MACs, addresses or path patterns. conf/datasets/ has examples. "
+    "Repeatable: several lists are one. May be left out where groups have names (iotid name).",
 )
 dataset = click.option("--dataset", required=True, type=NAME, help="Name of the dataset.")
 result = click.option("--name", required=True, type=NAME, help="Name under which the result is stored.")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from iotid.partitions import Partition
 from iotid.schemas.metadata import Census, Datasets, Flows, Network, Splits
+
+if TYPE_CHECKING:
+    from iotid.census.group_list import GroupLine
+    from iotid.labels.group_members import Outcome
 
 
 def format_splits(splits: Partition[Splits]) -> Iterator[str]:
@@ -85,6 +89,21 @@ def format_network(network: Partition[Network]) -> Iterator[str]:
         f"network: {metadata['addresses']:,} addresses at {sum(metadata['sites'].values()):,} sites ({states}); "
         f"{metadata['groups']:,} unknown groups, {metadata['watched']:,} watched -> {network.uri}"
     )
+
+
+def format_outcome(outcome: Outcome) -> str:
+    """What is stored of a statement about a group."""
+    statement = outcome.statement
+    members = f"{outcome.devices:,} devices, {outcome.sites:,} sites, {outcome.censuses:,} censuses"
+    if not outcome.is_new:
+        return f"name: {statement.group} is {statement.title} already ({statement.said}): {members}; nothing changed"
+    return f"name: {statement.group} is {statement.title} ({statement.said}): {members}"
+
+
+def format_groups(lines: Sequence[GroupLine]) -> Iterator[str]:
+    yield from map(str, lines)
+    if not lines:
+        yield "name: no census has a group"
 
 
 def format_counts(numbers: Mapping[Any, int]) -> str:

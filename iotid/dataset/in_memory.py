@@ -232,6 +232,7 @@ class FlowsInMemory(NamedTuple):
 
     flows: pa.Table
     site: str = ""
+    capture_date: str = ""  # of none: persons name devices for `write_dataset` only
 
     @classmethod
     def by_site(cls, flows: pa.Table) -> list[FlowsInMemory]:

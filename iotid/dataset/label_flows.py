@@ -23,7 +23,8 @@ from iotid.dataset.packed_sequences import pack_sequences
 from iotid.dataset.split_protocols import positions
 from iotid.flows import IDENTITY_COLUMNS
 from iotid.labels import routers
-from iotid.labels.device_list import UNLISTED, DeviceList
+from iotid.labels.device_list import DeviceList
+from iotid.labels.devices import UNLISTED
 from iotid.labels.hosts import READ
 from iotid.labels.owner import is_shown
 
@@ -31,13 +32,18 @@ from iotid.labels.owner import is_shown
 CONTINUED, OTHER_PROTOCOL, ON_NO_LIST, CONFLICT, LABELLED = (
     "continued", "other_protocol", "unlisted", "conflict", "labelled",
 )  # fmt: skip
-DEVICE, HOST = "device", "host"  # counted in addition: labelled flows by device name, unlisted ones by host
+# counted in addition: labelled flows by device name, unlisted ones by host, and those of devices for which the list has
+# one label and a person said another, by "index in entries, index of what was said"
+DEVICE, HOST, OVERRULED = "device", "host", "overruled"
 
 _IDENTIFIERS = ("capture_file", "first_seen", *READ)
 
 
 class FlowFile(routers.FlowFile, Protocol):
     """A file that can also determine which of its flows a later partition continues, such as `flows.FlowFile`."""
+
+    @property
+    def capture_date(self) -> str: ...
 
     def superseded(self, flows: pa.RecordBatch, later: pa.Table) -> pa.BooleanArray: ...
 
@@ -91,7 +97,8 @@ class Source:
             before = flows.num_rows
             flows = flows.filter(pc.is_in(flows["protocol"], value_set=protocols))
             outcomes[OTHER_PROTOCOL, ""] += before - flows.num_rows
-            device_N, conflict_N = self.devices.resolve(flows, file.site)
+            device_N, conflict_N, overruled_N = self.devices.resolve_named(flows, file.site, file.capture_date)
+            self._count_overruled(device_N, overruled_N, outcomes)
             kept_N = (device_N >= 0) | (~conflict_N & keep_unlisted)
             conflicts = int(conflict_N.sum())
             outcomes[CONFLICT, ""] += conflicts
@@ -102,6 +109,17 @@ class Source:
             device_N = device_N[kept_N]
             labelled = flows.filter(pa.array(kept_N))
             yield LabelledBatch(labelled, label_of[device_N], device_N, unlisted)  # -1 is the last of label_of
+
+    def _count_overruled(
+        self, device_N: NDArray[np.int32], overruled_N: NDArray[np.int32], outcomes: Counter[tuple[str, str]]
+    ) -> None:
+        """Count flows whose device has another label in the list than a person said."""
+        of_type = "type" if self.settings.label == "type" else "model"  # each device has a name of its own
+        is_any_N = overruled_N >= 0
+        pairs, counts = np.unique(np.stack([device_N, overruled_N])[:, is_any_N], axis=1, return_counts=True)
+        for (listed, said), flows in zip(pairs.T.tolist(), counts.tolist(), strict=True):
+            if getattr(self.devices.entries[listed], of_type) != getattr(self.devices.entries[said], of_type):
+                outcomes[OVERRULED, f"{listed} {said}"] += flows
 
     def packed(self, flows: pa.RecordBatch) -> pa.BinaryArray:
         """(N,) all sequences of each flow, see `pack_sequences`."""

@@ -73,7 +73,7 @@ class SetBuffer:
         encoded = host.dictionary_encode()
         code_N = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
         pairs, pair_N = np.unique(np.stack([device_N, code_N]), axis=1, return_inverse=True)
-        names, devices = encoded.dictionary.to_pylist(), self._source.devices.devices
+        names, devices = encoded.dictionary.to_pylist(), self._source.devices.entries
         is_address = parse_addresses(names)[0] != 0
         is_own = [
             device < 0 or code < 0 or not devices[device].mac or names[code] in devices[device].mac or is_address[code]

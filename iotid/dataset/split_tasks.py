@@ -45,7 +45,7 @@ def scan(tasks: Iterable[pa.RecordBatch], source: Source, buckets: Buckets) -> I
             labels, counts = np.unique(label_N, return_counts=True)
             outcomes.update({(LABELLED, source.labels[i]): n for i, n in zip(labels, counts.tolist(), strict=True)})
             for device, flows_of in zip(*np.unique(device_N[device_N >= 0], return_counts=True), strict=True):
-                outcomes[DEVICE, source.devices.devices[device].name] += int(flows_of)
+                outcomes[DEVICE, source.devices.entries[device].name] += int(flows_of)
             packed = source.packed(flows) if unit == "sequences" else None
             position_N = source.positions(flows, label_N, packed)
             if unit == "capture":

@@ -18,6 +18,7 @@ from iotid import schemas
 from iotid.config import settings_hash
 from iotid.dataset.accounting import FlowAccounting, coverage
 from iotid.dataset.characteristics import Encoding, learn_vocabularies, select_characteristics
+from iotid.dataset.from_persons import labels_from_persons
 from iotid.dataset.label_flows import (
     CONFLICT,
     CONTINUED,
@@ -44,7 +45,8 @@ from iotid.dataset.split_tasks import refine_cuts, scan, summarise_units
 from iotid.dataset.store import ENCODING, group_rows, write_petastorm_metadata, write_sets
 from iotid.errors import AccountingError, InputError, LabelError, SchemaError, SettingError, short_repr
 from iotid.flows import later_flows, partition_files, read_flows
-from iotid.labels.device_list import UNLISTED, DeviceList
+from iotid.labels.device_list import DeviceList
+from iotid.labels.devices import UNLISTED
 from iotid.partitions import PartitionKey
 from iotid.schemas.metadata import Datasets, Flows
 from iotid.spark.shuffle import (
@@ -85,7 +87,8 @@ def write_dataset(
     A row is a flow or, with ``settings.unique``, a distinct (sequences, label) of a split; ``num_flows`` is its weight.
     Left out are labels with fewer than ``min_flows`` flows or none in the training split, and flows that match several
     devices equally well (conflicts). In the metadata, ``accounting`` adds up to all flows, ``dropped`` lists these
-    labels, ``without_flows`` names the devices without a flow, and ``unlisted_hosts`` the busiest unlisted hosts.
+    labels, ``without_flows`` names the devices without a flow, ``unlisted_hosts`` the busiest unlisted hosts, and
+    ``from_persons`` counts the devices that persons named.
 
     Raises:
         LabelError: the list matches no flow, leaves fewer than two labels, or leaves a split empty.
@@ -292,14 +295,16 @@ def _account(outcomes: Mapping[tuple[str, str], int], partitions: Sequence[Parti
 
 
 def _coverage(outcomes: Mapping[tuple[str, str], int], devices: DeviceList) -> dict[str, Any]:
-    """Devices without flows, busiest unlisted hosts, and sentences on both."""
+    """Devices without flows, busiest unlisted hosts, what came from persons, and sentences on all."""
     names = dict.fromkeys(device.name for device in devices.devices)
     without = [name for name in names if (DEVICE, name) not in outcomes]
     hosts = busiest(Counter({host: n for (kind, host), n in outcomes.items() if kind == HOST}), _HOSTS_SHOWN)
+    of_persons, sentences = labels_from_persons(outcomes, devices)
     return {
         "without_flows": without,
         "unlisted_hosts": hosts,
-        "coverage": list(coverage(without, len(names), hosts)),
+        "from_persons": of_persons,
+        "coverage": [*coverage(without, len(names), hosts), *sentences],
     }
 
 

@@ -29,6 +29,7 @@ from iotid.config import to_nfc
 from iotid.errors import LabelError, shorten
 from iotid.labels.device_files import read_devices
 from iotid.labels.devices import Device, device_kind
+from iotid.labels.named_devices import NamedDevices
 from iotid.labels.owner import CLIENT, SERVER, Networks, Site, owner_side
 from iotid.labels.routers import find_routers
 
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
     from iotid.labels.routers import FlowFile
-
-UNLISTED = "unknown"
-"""The label of flows whose device is on no list, if ``dataset.unlisted`` keeps them."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ALL = ""  # no path
@@ -58,12 +56,14 @@ def _default_inside() -> tuple[str, ...]:
 @dataclass(frozen=True)
 class DeviceList:
     """Devices, in the order of the list; ``source``: its name in errors; ``inside``: the site's networks, as
-    `census.inside`; ``routers``: site -> MACs of its routers, if known (`iotid.labels.routers`)."""
+    `census.inside`; ``routers``: site -> MACs of its routers, if known (`iotid.labels.routers`); ``named``: devices
+    that persons named, where the list has none."""
 
     devices: tuple[Device, ...]
     source: str = "devices"
     inside: tuple[str, ...] = field(default_factory=_default_inside)
     routers: Mapping[str, frozenset[str]] | None = None
+    named: NamedDevices = field(default_factory=NamedDevices)
 
     def __post_init__(self) -> None:
         """Raise a LabelError if one MAC is listed for two devices that nothing else distinguishes."""
@@ -90,6 +90,21 @@ class DeviceList:
         """
         devices = tuple(device for path in paths for device in read_devices(path))
         return cls(devices, ", ".join(map(str, paths)), _default_inside() if inside is None else tuple(inside))
+
+    def with_named(self, named: NamedDevices) -> DeviceList:
+        """The list, and beside it what persons named.
+
+        Raises:
+            LabelError: there is neither.
+        """
+        if not self.devices and not named:
+            why = "their censuses have pseudonyms, which label no flows" if named.pseudonyms else "none has a name"
+            raise LabelError(
+                f"--labels: there is no device list, and of the groups of these sites and dates {why}; give a list, or "
+                "name groups of unknown devices (iotid name --list)"
+            )
+        source = " and ".join(filter(None, (self.source, "the names of groups (iotid name)" if named else "")))
+        return replace(self, named=named, source=source)
 
     def at(self, files: Sequence[FlowFile], spark: SparkSession | None = None) -> DeviceList:
         """The list with the routers of these flows' sites, found in the flows, by workers if ``spark`` is given."""
@@ -120,6 +135,22 @@ class DeviceList:
 
         by_path = _distinct_sets(flows.column("capture_file"), self._by_path)
         return self._narrow_down(flows, [by_path, of_owner("mac", self._by_mac), of_owner("ip", self._by_ip)])
+
+    def resolve_named(
+        self, flows: pa.Table | pa.RecordBatch, site: str, capture_date: str
+    ) -> tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.int32]]:
+        """``resolve`` with ``named``: (N,) index into `entries`; (N,) whether there are several; (N,) the index of the
+        entry that a person named and the list overrules, -1 for none."""
+        listed_N, several_N = self.resolve(flows, site)
+        nobody_N = np.full(len(listed_N), -1, np.int32)
+        if not self.named:
+            return listed_N, several_N, nobody_N
+        side_N = owner_side(flows, self.site(site))
+        named_N, differ_N = self.named.match(flows, side_N, (site, capture_date))
+        named_N = np.where(named_N >= 0, named_N + len(self.devices), -1).astype(np.int32)
+        is_free_N = (listed_N < 0) & ~several_N
+        overruled_N = np.where((listed_N >= 0) & (named_N >= 0), named_N, nobody_N)
+        return np.where(is_free_N, named_N, listed_N), several_N | (is_free_N & differ_N), overruled_N
 
     def match_devices(self, rows: pa.Table) -> NDArray[np.int32]:
         """As ``match``, from columns capture_file, device (its MAC or its address: no text is both) and first_seen."""
@@ -169,29 +200,30 @@ class DeviceList:
         ambiguous = np.array([several for _, several in decided], dtype=np.bool_)
         return device[state_N], ambiguous[state_N]
 
+    @cached_property
+    def entries(self) -> tuple[Device, ...]:
+        """The devices of the list, then those that persons named."""
+        return (*self.devices, *self.named.devices)
+
     def labels(self, attribute: str) -> tuple[str, ...]:
-        """The label of each device; ``attribute``: ``name``, ``model`` or ``type``.
+        """The label of each of `entries`; ``attribute``: ``name``, ``model`` or ``type``.
 
         Raises:
             LabelError: a device has none.
         """
-        labels = tuple(str(getattr(device, attribute)) for device in self.devices)
-        for device, label in zip(self.devices, labels, strict=True):
+        labels = tuple(str(getattr(device, attribute)) for device in self.entries)
+        for number, label in enumerate(labels):
             if not label:
-                raise LabelError(
-                    f"{self.source}: {shorten(device.name)} has no {attribute}, and dataset.label is {attribute}; add "
-                    "it"
-                )
+                raise self._without(attribute, number)
         return labels
 
     def describe(self, attribute: str) -> dict[str, dict[str, str]]:
         """Label -> vendor, type and model, each empty if the label's devices differ in it."""
-        described: dict[str, dict[str, str]] = {}
-        for label, device in zip(self.labels(attribute), self.devices, strict=True):
-            own = {"vendor": device.vendor, "type": device.type, "model": device.model}
-            known = described.setdefault(label, own)
-            described[label] = {key: value if known[key] == value else "" for key, value in own.items()}
-        return described
+        labels, size = self.labels(attribute), len(self.devices)
+        listed = _described(labels[:size], self.devices)
+        return (
+            _described(labels[size:], self.named.devices) | listed
+        )  # what a person says of a listed label is not used
 
     def describe_all(self, attribute: str, labels: Iterable[str]) -> dict[str, dict[str, str]]:
         """`describe` of each of ``labels``, all empty for UNLISTED."""
@@ -206,8 +238,9 @@ class DeviceList:
 
     @property
     def hash(self) -> str:
-        """Twelve hexadecimal digits: hash of the devices and the site's networks, independent of ``source``."""
-        content = "\n".join([*(device.model_dump_json() for device in self.devices), *self.inside])
+        """Twelve hexadecimal digits: hash of `entries` and the site's networks, independent of ``source``."""
+        of_devices = (device.model_dump_json() for device in self.devices)
+        content = "\n".join([*of_devices, *self.inside, *self.named.content])
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 
     @cached_property
@@ -250,12 +283,32 @@ class DeviceList:
         interval_N = np.searchsorted(bounds_us, _microseconds(flows), side="right")
         return [(False, numbers) for numbers in (_NONE, *valid)], interval_N.astype(np.int64)
 
+    def _without(self, attribute: str, number: int) -> LabelError:
+        """The error that an entry has no such attribute."""
+        if number < len(self.devices):
+            name = shorten(self.devices[number].name)
+            return LabelError(f"{self.source}: {name} has no {attribute}, and dataset.label is {attribute}; add it")
+        said = self.named.named[number - len(self.devices)].statement
+        return LabelError(
+            f"group_names: {shorten(said.title)} has no {attribute}, and dataset.label is {attribute}; give it with "
+            f"iotid name {shorten(said.group)} --model … --{attribute} …"
+        )
+
     def _decide(self, found: bool, candidates: frozenset[int]) -> tuple[int, bool]:
         if not found:
             return -1, False
         if len({self.devices[number].name for number in candidates}) > 1:
             return -1, True
         return min(candidates), False
+
+
+def _described(labels: Iterable[str], devices: Iterable[Device]) -> dict[str, dict[str, str]]:
+    described: dict[str, dict[str, str]] = {}
+    for label, device in zip(labels, devices, strict=True):
+        own = {"vendor": device.vendor, "type": device.type, "model": device.model}
+        known = described.setdefault(label, own)
+        described[label] = {key: value if known[key] == value else "" for key, value in own.items()}
+    return described
 
 
 def _clash(devices: Iterable[Device]) -> tuple[Device, Device] | None:

@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from iotid.config import to_nfc
 from iotid.errors import short_repr, shorten
 
+UNLISTED = "unknown"
+"""The label of flows whose device is on no list, if ``dataset.unlisted`` keeps them."""
+
 # as written by people and switches: groups of two digits (leading zeros optional), four, six, or all twelve
 _MAC = re.compile(
     r"[0-9a-f]{1,2}(?:[:.-][0-9a-f]{1,2}){5}|[0-9a-f]{4}(?:[:.-][0-9a-f]{4}){2}|[0-9a-f]{6}[:.-]?[0-9a-f]{6}"

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from iotid.errors import SettingError, short_repr, shorten
-from iotid.labels.device_list import UNLISTED
+from iotid.labels.devices import UNLISTED
 
 if TYPE_CHECKING:
     from iotid import config

@@ -7,7 +7,7 @@ opened; the first fault is raised as a DataError of one line.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from iotid.errors import DataError, shorten
 from iotid.inputs import parse_object
@@ -17,7 +17,7 @@ from iotid.schemas.typed import Count, Share
 METADATA = "_METADATA.json"
 _STEPS = {
     "splits": "split-pcaps", "flows": "assemble-flows", "datasets": "write-dataset", "reports": "evaluate",
-    "decisions": "promote", "census": "take-census", "network": "take-network-census",
+    "decisions": "promote", "census": "take-census", "group_names": "name", "network": "take-network-census",
     "comparisons": "compare", "descriptions": "describe", "reproductions": "reproduce",
 }  # fmt: skip
 
@@ -103,7 +103,8 @@ class Totals(TypedDict):
 
 
 class Datasets(Common, total=False):
-    """``rows``, ``flows``: by dataset split; ``labels``: by label and split; ``nights``: keys of the flows."""
+    """``rows``, ``flows``: by dataset split; ``labels``: by label and split; ``nights``: keys of the flows;
+    ``from_persons``: devices and flows that persons named (`iotid name`), and those that the list overrules."""
 
     hash: str
     nights: list[dict[str, str]]
@@ -111,6 +112,7 @@ class Datasets(Common, total=False):
     flows: dict[str, Count]
     labels: dict[str, dict[str, Totals]]
     coverage: list[str]
+    from_persons: dict[str, Count]
     summary: str
     protocol: str
 
@@ -169,6 +171,21 @@ class Network(Common, total=False):
     not_joined: Count
 
 
+class GroupNames(Common, total=False):
+    """One statement of a person about a group, as in the columns of the table; ``rows``: devices and capture dates."""
+
+    rows: Count
+    group: str
+    action: Literal["name", "reject", "split"]
+    model: str
+    vendor: str
+    type: str
+    stated_by: str
+    stated_at: str
+    sites: list[str]
+    dates: list[str]
+
+
 CONTRACTS: Mapping[str, Any] = {
     "splits": Splits,
     "flows": Flows,
@@ -177,6 +194,7 @@ CONTRACTS: Mapping[str, Any] = {
     "decisions": Decisions,
     "census": Census,
     "network": Network,
+    "group_names": GroupNames,
 }
 
 

@@ -381,6 +381,38 @@ GROUPS = (
     )
 )
 
+GROUP_NAMES = Table(  # what persons said about groups (iotid name): a partition is one statement, rows are its devices
+    "group_names",
+    1,
+    (
+        Column("name", "string", "identifier of the statement; in order of time"),
+        Column("group", "string", "name of the group"),
+        Column(
+            "action",
+            "string",
+            "name (its devices are of this model), reject (they get no name) or split (they are of several kinds, so "
+            "the next census forms new groups of them); a later statement about a group replaces earlier ones",
+        ),
+        Column("model", "string", "model, as in a device list; null unless named", nullable=True),
+        Column("vendor", "string", "vendor, as in a device list; null: not given", nullable=True),
+        Column("type", "string", "type, as in a device list; null: not given", nullable=True),
+        Column("stated_by", "string", "who said it"),
+        Column("stated_at", "timestamp", "when"),
+        Column("sites", "list<string>", "the sites for which it was said; empty: all"),
+        Column("dates", "list<date>", "the capture dates for which it was said; empty: all, later ones, too"),
+        Column("site", "string", "site of a device that was in the group then"),
+        Column("capture_date", "date", "capture date on which it was"),
+        Column("device_id", "string", "that device, as in the census"),
+        Column(
+            "key_fingerprint",
+            "string",
+            "fingerprint of the key of that census; null: no pseudonyms. A pseudonym labels no flows",
+            nullable=True,
+        ),
+    ),
+    ("name",),
+)
+
 LEFT_OUT = Table(  # stored with a census: flows that are in no row of it
     "left_out",
     1,

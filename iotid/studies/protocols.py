@@ -22,7 +22,7 @@ from iotid.baselines import Samples
 from iotid.dataset import LabelledFlows
 from iotid.dataset.split_protocols import DATASET_SPLITS
 from iotid.errors import SettingError
-from iotid.labels.device_list import UNLISTED
+from iotid.labels.devices import UNLISTED
 
 OF_DATASET = ("random_flow", "random_unique", "by_capture", "by_time")
 FOLDS, SITE, DRIFT, DEVICES_OUT = "capture_folds", "site:", "drift", "devices_out"

@@ -28,7 +28,7 @@ from iotid.dataset import LabelledFlows
 from iotid.dataset.in_memory import FlowsInMemory
 from iotid.flows import from_captures
 from iotid.labels import DeviceList
-from iotid.labels.device_list import UNLISTED
+from iotid.labels.devices import UNLISTED
 from iotid.labels.hosts import UNANSWERED, name_devices
 from iotid.studies.households.laboratory import Laboratory
 from iotid.studies.households.methods import METHODS

@@ -36,10 +36,12 @@ def _kinds(label: str | None) -> list[dict[str, Any]]:
 
 
 def devices_of(day: int, labels: dict[str, str | None]) -> pa.Table:
-    """What scoring gives for devices of these labels; None: unknown, undecided where the label says so."""
+    """What scoring gives for devices of these labels; None: unknown, of a group after ?; undecided where the label says
+    so."""
     seen = datetime(2026, 1, day, 12, tzinfo=UTC)
     rows = []
-    for number, (device, label) in enumerate(sorted(labels.items())):
+    for number, (device, shown) in enumerate(sorted(labels.items())):
+        label, group = (None, shown[1:]) if shown and shown[0] == "?" else (shown, None)
         kinds = _kinds(label)
         status = "unknown" if label is None else "undecided" if not kinds else "known" if len(kinds) == 1 else "several"
         only = kinds[0] if status == "known" else {}
@@ -47,8 +49,8 @@ def devices_of(day: int, labels: dict[str, str | None]) -> pa.Table:
             {
                 "device_id": device, "status": status, **{name: only.get(name) for name in ("label", "vendor", "type")},
                 "confidence": 0.93, "kinds": kinds, "runners_up": [], "unexplained": 0.0, "household": 0.1,
-                "reason": "Of 4 distinct flows: 4 like those of several kinds.", "marks": [], "group": None, "flows": 4,
-                "bytes": 400,
+                "reason": "Of 4 distinct flows: 4 like those of several kinds.", "marks": [], "group": group,
+                "flows": 4, "bytes": 400,
                 "first_seen": seen, "last_seen": seen + timedelta(minutes=1),
                 "addresses": [f"192.168.1.{10 + number}"],
             }
@@ -77,22 +79,28 @@ class Site:
         self.shown: dict[str, dict[str, str | None]] = {}
         self.model: int | None = 1
         self.lost = 0
+        self.split: list[set[str]] = []  # what each scoring was asked to split
         devices = {"camera": {"vendor": "Acme", "type": "camera"}, "plug": {"vendor": "Volt", "type": "plug"}}
         encoding = SimpleNamespace(labels=tuple(devices), devices=devices, misfit=lambda flow: flow.get("misfit"))
         monkeypatch.setattr(take, "broadcast_model", lambda spark, folder: (None, encoding))
         monkeypatch.setattr(take, "score_partition", self._score)
 
     def _score(
-        self, spark: Any, flows: Partition, model: Any, encoding: Any, settings: Any, groups: pa.Table
+        self, spark: Any, flows: Partition, model: Any, encoding: Any, settings: Any, groups: pa.Table, split: Any
     ) -> Scored:
         date = flows.key.capture_date
         day = int(date[-2:])
         labels = self.shown[date]
+        self.split.append(set(split))
         if isinstance(encoding, NoModel):
             labels = dict.fromkeys(labels)
         elif self.model == 2:
             labels = {device: "webcam" if label == "camera" else label for device, label in labels.items()}
-        return Scored(devices_of(day, labels), groups, 4 * len(labels) - self.lost, LEFT_OUT_ROWS)
+        devices = devices_of(day, labels)
+        names = sorted(set(devices["group"].drop_null().to_pylist()) - set(groups["group"].to_pylist()))
+        made = [{"group": name, "services": [], "protocol": [], "payload_length": [], "share": []} for name in names]
+        groups = pa.concat_tables([groups, pa.Table.from_pylist(made, schema=groups.schema)])
+        return Scored(devices, groups, 4 * len(labels) - self.lost, LEFT_OUT_ROWS)
 
     def flows(self, day: int, flow: dict[str, Any] | None = None, **labels: str | None) -> None:
         date = f"2026-01-{day:02}"

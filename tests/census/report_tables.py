@@ -35,6 +35,7 @@ def census_of(rows: list[dict[str, Any]]) -> pa.Table:
         "flows": 12, "bytes": 3456, "first_seen": datetime(2026, 1, 10, 1, 2, 3, tzinfo=UTC),
         "last_seen": datetime(2026, 1, 10, 4, 5, 6, tzinfo=UTC), "addresses": ["10.0.0.7", "fe80::7"],
         "change": "same", "previous_label": "plug", "new_kinds": [], "watched": False, "group": None, "marks": [],
+        "named_by": None,
     }  # fmt: skip
     numbered = []
     for n, row in enumerate(rows):
@@ -77,7 +78,7 @@ def facts(**more: Any) -> dict[str, Any]:
         "settings_hash": "0123456789ab", "key_fingerprint": None,
         "compared_with": {"capture_date": "2026-01-09", "how": "as it was"},
         "packets": {"flow": 12345, "not_ip": 67, "truncated": 0}, "devices": 3, "watched": 1,
-        "status": {"known": 3, "several": 0, "several_with_unknown": 0, "undecided": 0, "unknown": 0},
+        "status": {"known": 3, "several": 0, "several_with_unknown": 0, "undecided": 0, "unknown": 0, "named": 0},
         "changes": none, "flows": 1700,
         "flows_of_devices": 1500, "flows_of_other_protocols": 190, "flows_without_device": {"outside": 10},
     } | more  # fmt: skip

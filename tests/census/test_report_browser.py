@@ -36,6 +36,9 @@ document.querySelector('[data-view="watched"]').click();
 result.watched = cells(0); result.focus = document.activeElement.id;
 view.value = "groups"; select(); result.groups = lines().map(line => line.children[2].textContent);
 document.querySelector('[data-search="gmany"]').click(); result.of_group = rows.length;
+result.command = [...document.querySelectorAll(".command")].map(line => line.textContent);
+view.value = "named"; search.value = "anna"; select();
+result.named = [...lines()[0].children[1].querySelectorAll("li, td > small")].map(line => line.textContent);
 view.value = "several_with_unknown"; search.value = "doorbell"; select();
 result.behind = [...lines()[0].children[1].querySelectorAll("li, td > small")].map(line => line.textContent);
 result.also = lines()[0].children[6].textContent; result.beside = lines()[0].children[2].textContent;
@@ -79,7 +82,8 @@ def test_page__loads_searches_sorts_and_turns_pages_in_a_browser(tmp_path: Path,
         "kinds": [kind("Bell X", 0.996, type="doorbell")],
     }  # fmt: skip
     rows[10]["kinds"] += [kind(None, 0.994 - n / 10, kind=f"k{n}") for n in range(3)]
-    page = page_of(census_of(rows), facts(site=HOSTILE), gmany=["TCP 8883"]).replace(
+    rows[11] |= {"status": "named", "group": "gnamed", "named_by": "anna", "kinds": [kind("Cam 2", 0.95)]}
+    page = page_of(census_of(rows), facts(site=HOSTILE), gmany=["TCP 8883"], gnamed=["TCP 1"]).replace(
         "</body>", f"<script>{ACTIONS}</script></body>"
     )
     (tmp_path / "page.html").write_text(page, encoding="utf-8")
@@ -96,6 +100,11 @@ def test_page__loads_searches_sorts_and_turns_pages_in_a_browser(tmp_path: Path,
         "found": ["02:00:00:00:00:05"], "status": "1 address", "none": "0 addresses", "gone": ["02:00:00:00:00:06"],
         "watched": ["02:00:00:00:00:07"], "focus": "devices", "most": ["1,999", "1,998"], "sort": "descending",
         "least": ["0", "1"], "groups": ["unknowngmany, 2 similar"], "of_group": 2,
+        "command": ["iotid name gmany --model … --vendor … --type …"],
+        "named": [
+            "Cam 295 %Acme · socket", "named by anna", "TCP 1", "not found: lamp 13 %; bell 6 %",
+            "Of 3 distinct flows: 3 like those of Acme socket alone.",
+        ],
         "behind": [
             "Bell X>99 %Acme · doorbell", "k099 %", "k189 %", "k279 %", "and an unknown device",
             "not found: lamp 13 %; bell 6 %", "Of 3 distinct flows: 3 like those of Acme socket alone.",

@@ -134,7 +134,8 @@ def test_page__sections_list_ten_rows_and_count_all() -> None:
     for part in (
         "New: 13", "Show all 13 in the table", "Gone: 1", "On the watch list: 1", "plug 81 % · Acme",
         "nearest lamp , 13 %, by 12 flows", "Undecided: 1",
-        "one mac, changed, back, known kinds and an unknown device, several kinds behind one address, unknown.",
+        "one mac, changed, back, known kinds and an unknown device, several kinds behind one address, "
+        "named by persons, unknown.",
     ):  # fmt: skip
         assert part in text
 
@@ -193,11 +194,34 @@ def test_page_and_csv__units_of_one_new_model_are_one_line() -> None:
     many, one = csv.DictReader(io.StringIO(render_groups_csv(census_of(unknowns()), groups_of(**services))))
     assert many == {
         "group": "gmany", "devices": "50", "new": "1", "flows": "156", "bytes": "500",
-        "services": "TCP 8883, UDP 5353", "example": "02:00:00:00:00:07",
+        "services": "TCP 8883, UDP 5353", "example": "02:00:00:00:00:07", "name": "", "named_by": "",
     }  # fmt: skip
     assert (one["group"], one["devices"], one["services"]) == ("gone1", "1", "")
     device = next(csv.DictReader(io.StringIO(render_csv(census_of(unknowns())))))
     assert device["group"] == "gmany"
+
+
+def test_page_and_csv__a_named_group_is_shown_as_said_by_a_person() -> None:
+    by_anna = {"status": "named", "named_by": HOSTILE, "group": "gnamed", "kinds": [kind(HOSTILE, 0.95)]}
+    rows = [by_anna, by_anna, {"status": "unknown", "group": "gother"}, {"status": "unknown", "group": "others"}]
+    census, status = census_of(rows), {**facts()["status"], "named": 2}
+    page = page_of(census, facts(status=status), gnamed=["TCP 1"], gother=[])
+    assert page.count("<script") == 2
+    assert "<img" not in page
+    text = text_of(page)
+    assert " 2 Named " in text
+    assert f"Named by persons: 2 02:00:00:00:00:00 {HOSTILE} 95 % · Acme · named by {HOSTILE} " in text
+    assert (
+        "Unknown: 2 gother 1 device, such as 02:00:00:00:00:02 iotid name gother --model … --vendor … --type …" in text
+    )
+    assert "iotid name gnamed" not in text
+    assert "iotid name others" not in text
+    assert '<option value="named">Named by persons</option>' in page
+    assert data_of(page)["named_by"]["names"] == [HOSTILE]
+    named, *_ = csv.DictReader(io.StringIO(render_groups_csv(census, groups_of(gnamed=["TCP 1"]))))
+    assert (named["group"], named["devices"], named["name"], named["named_by"]) == ("gnamed", "2", HOSTILE, HOSTILE)
+    formula = census_of([{**by_anna, "named_by": FORMULA}])
+    assert f"'{FORMULA}" in next(csv.DictReader(io.StringIO(render_csv(formula))))["named_by"]
 
 
 def test_page__lists_ten_groups_and_a_button_for_the_rest() -> None:

@@ -29,7 +29,9 @@ def test_take_plain__counts_what_is_there_and_lists_what_is_gone(plain_site: Sit
     metadata = second.metadata
     assert (metadata["rows"], metadata["devices"], metadata["flows"], metadata["flows_of_devices"]) == (4, 3, 17, 12)
     assert (metadata["flows_of_other_protocols"], metadata["flows_without_device"]) == (2, {"outside": 3})
-    assert metadata["status"] == {"known": 2, "several": 0, "several_with_unknown": 0, "undecided": 1, "unknown": 0}
+    assert metadata["status"] == {
+        "known": 2, "several": 0, "several_with_unknown": 0, "undecided": 1, "unknown": 0, "named": 0,
+    }  # fmt: skip
     assert metadata["labels"] == {"camera": 2}
     assert (metadata["watched"], metadata["watched_labels"]) == (2, {"camera": 2})
     assert {name: count for name, count in metadata["changes"].items() if count} == {

@@ -53,6 +53,11 @@ def test_cli__help_of_a_job_and_of_the_command_are_the_same_and_explain_every_op
     assert "Writes " in by_command
 
 
+def test_name__has_no_job_and_stays_thin() -> None:
+    assert not (ROOT / "jobs" / "name.py").exists(), "it needs no Spark"
+    assert len((ROOT / "iotid" / "cli" / "name.py").read_text().splitlines()) <= 40
+
+
 @pytest.mark.parametrize("step", JOBS)
 def test_steps__stay_thin(step: str) -> None:
     name = f"{step.replace('-', '_')}.py"

@@ -28,12 +28,13 @@ from iotid.dataset import EncodedFlows, Encoding, FlowSets, Vocabulary
 from iotid.errors import IotidError
 from iotid.evaluation.schema import Report, system_report
 from iotid.labels import DeviceList
+from iotid.labels.group_names import stored_statement
 from iotid.messages import one_line
 from iotid.model.bundle import DESCRIPTION, WEIGHTS, Learned, Predictor, network_specs, save_bundle, vocabulary_sizes
 from iotid.model.device import DeviceModel, kinds_of
 from iotid.model.network.ensemble import AdaptiveEnsemble
 from iotid.model.network.sequence_counts import SequenceCounts
-from iotid.partitions import PartitionKey
+from iotid.partitions import Partition, PartitionKey
 from iotid.schemas import SPLITS
 from iotid.schemas.metadata import CONTRACTS, Metadata, read_metadata
 from iotid.storage import check_json, translate_read_errors
@@ -205,6 +206,10 @@ def use_metadata(found: Metadata) -> None:
             f"{found['devices']:,} {found['groups']:,} {found['watched']:,}"
             assert found["schema_version"] < 2**63
             assert found.get("key_fingerprint") is None or len(found["key_fingerprint"]) >= 0
+        case "group_names":
+            statement = stored_statement(Partition("/store/place", PartitionKey.named("x"), found))
+            f"{statement.title}: {statement.said}"
+            assert statement.covers("a", "2026-01-31") in (True, False)
 
 
 def stored_metadata() -> dict[str, dict[str, Any]]:
@@ -224,7 +229,8 @@ def stored_metadata() -> dict[str, dict[str, Any]]:
         },
         "datasets": {
             "hash": "ab", "nights": [common["keys"]], "rows": {"train": 2}, "flows": {"train": 2}, "summary": "s",
-            "labels": {"cam": {"train": {"rows": 2, "flows": 2}}}, "coverage": ["c"], "protocol": "by_time",
+            "labels": {"cam": {"train": {"rows": 2, "flows": 2}}}, "coverage": ["c"],
+            "from_persons": {"devices": 1}, "protocol": "by_time",
         },
         "reports": {"versions": {"challenger": 2}, "left_out": {"champion": "w"}, "summary": ["s"], "made_by": None},
         "decisions": {"promoted": True},
@@ -232,6 +238,10 @@ def stored_metadata() -> dict[str, dict[str, Any]]:
             "model_version": "2", "settings_hash": "ab", "key_fingerprint": None, "devices": 3, "groups": 1,
             "status": {"known": 3}, "changes": {"new": 3}, "watched": 1, "watched_labels": {"cam": 1},
             "marks": {"address_conflict": 1}, "flows_without_device": {"router": 1}, "flows_of_other_protocols": 2,
+        },
+        "group_names": {
+            "rows": 2, "group": "g01", "action": "name", "model": "Cam 2", "vendor": "", "type": "", "stated_by": "a",
+            "stated_at": "2026-01-31T12:00:00+00:00", "sites": ["a"], "dates": ["2026-01-31"],
         },
     }  # fmt: skip
     return {table: {"table": table, **common, **fields} for table, fields in by_table.items()}

@@ -12,8 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from iotid.labels.device_list import UNLISTED
-from iotid.labels.devices import device_kind
+from iotid.labels.devices import UNLISTED, device_kind
 
 NO_KIND = -1  # of the class of unlisted devices
 

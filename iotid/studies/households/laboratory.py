@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from iotid.baselines.spatial_temporal_cnn import fingerprints
 from iotid.dataset import Encoding, LabelledFlows
-from iotid.labels.device_list import UNLISTED
+from iotid.labels.devices import UNLISTED
 from iotid.model.device import kinds_of
 from iotid.studies.households.addresses import Addresses, Observed
 
