@@ -27,7 +27,7 @@ from iotid.arrow import one_chunk
 from iotid.census.changes import ABSENT, BACK, CHANGED, GONE, NEW, joined_names
 from iotid.census.identify import names_of_kinds, percents
 from iotid.census.left_out import OTHER_PROTOCOL
-from iotid.census.marks import ADDRESS_CONFLICT, KINDS_AT_ONCE
+from iotid.census.marks import ADDRESS_CONFLICT, KINDS_AT_ONCE, MAKER_DIFFERS
 from iotid.labels.hosts import NO_HOST, OUTSIDE, ROUTER, UNANSWERED
 from iotid.model.device.decide import SEVERAL, UNDECIDED, UNKNOWN, WITH_UNKNOWN
 
@@ -35,6 +35,7 @@ _BARS = 12  # of a chart, then one bar of "others"
 _MARKS = {
     ADDRESS_CONFLICT: "Address used by another MAC at the same time",
     KINDS_AT_ONCE: "Several kinds at the same time under one MAC",
+    MAKER_DIFFERS: "Named otherwise than the maker of the MAC",
 }
 _LEFT_OUT = {
     ROUTER: "forwarded by a router from an outside address",

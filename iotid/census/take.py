@@ -19,6 +19,7 @@ from iotid.census.groups import NO_GROUPS, with_new_groups
 from iotid.census.identify import names_of_kinds, watched
 from iotid.census.left_out import OTHER_PROTOCOL, flows_by_reason, pseudonymize
 from iotid.census.macs import with_macs
+from iotid.census.makers import Makers, read_makers
 from iotid.census.marks import MARKS
 from iotid.census.microaggregation import aggregate
 from iotid.census.pseudonyms import Pseudonyms, read_pseudonyms
@@ -81,7 +82,8 @@ def take_census(
     Raises:
         PartitionError: there is no partition of flows.
         DataError: the flows were assembled with settings that the model cannot read.
-        SettingError: an entry of ``census.inside`` is not a network; pseudonyms are on without a key.
+        SettingError: an entry of ``census.inside`` is not a network; pseudonyms are on without a key; a
+            file of ``census.makers`` cannot be read.
         AccountingError: flows of the partition are neither scored nor counted under a reason.
     """
     pseudonyms = read_pseudonyms(settings)
@@ -100,7 +102,8 @@ def take_census(
         if pseudonyms
         else settings_hash,  # a plain hash would reveal the networks by guessing
     }
-    scorer = _Scorer(spark, model, encoding, settings, watchlist, pseudonyms)
+    makers = read_makers(settings.makers)
+    scorer = _Scorer(spark, model, encoding, settings, watchlist, pseudonyms, makers)
     earlier = _latest_before(store, key)
     joinable = earlier if earlier and earlier.metadata.get("key_fingerprint") == fingerprint else None
     scored = scorer.score(flows, stored_groups(store, joinable, pseudonyms) if joinable else NO_GROUPS)
@@ -114,6 +117,7 @@ def take_census(
         "model_date": champion.date,
         "model_quality": champion.quality,
         "compared_with": {"capture_date": earlier.key.capture_date, "how": how} if earlier else None,
+        "makers": None if pseudonyms else makers.source,
         "packets": flows.metadata["packets"],
         **_counts(census, scored),
     }
@@ -172,12 +176,15 @@ class _Scorer:
     settings: config.Census
     watchlist: config.Watchlist
     pseudonyms: Pseudonyms | None
+    makers: Makers
 
     def score(self, flows: Partition[Flows], groups: pa.Table) -> Scored:
         """The devices of the flows, with ``watched``; ``groups`` (GROUPS): those of the earlier census."""
         scored = score_partition(self.spark, flows, self.model, self.encoding, self.settings, groups)
         _account_for_all(flows, scored)
-        devices = with_macs(scored.devices).append_column("named_by", pa.nulls(len(scored.devices), pa.string()))
+        vendors = [vendor for device in self.encoding.devices.values() if (vendor := device.get("vendor"))]
+        devices = with_macs(scored.devices, self.makers, vendors)
+        devices = devices.append_column("named_by", pa.nulls(len(devices), pa.string()))
         devices = devices.append_column("watched", watched(devices, self.watchlist))
         if self.pseudonyms is None:
             return replace(scored, devices=devices)

@@ -131,11 +131,13 @@ class Decisions(Common, total=False):
 
 
 class Census(Common, total=False):
-    """Devices by status, change and mark; ``flows_without_device``: by reason; ``watched_labels``: watched, by name."""
+    """Devices by status, change and mark; ``flows_without_device``: by reason; ``watched_labels``: watched, by name;
+    ``makers``: which table of MAC prefixes, null with pseudonyms."""
 
     model_version: str
     settings_hash: str
     key_fingerprint: str | None
+    makers: str | None
     devices: Count
     status: dict[str, Count]
     changes: dict[str, Count]
