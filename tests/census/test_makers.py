@@ -143,7 +143,7 @@ def test_contradict__is_another_vendor_of_the_list(vendor: str | None, maker: st
     assert found.to_pylist() == [contradicts]
 
 
-def test_contradict__marks_no_true_device_of_the_public_lists_and_half_of_wrong_names() -> None:
+def test_contradict__marks_no_true_device_of_the_lists_and_half_of_wrong_names() -> None:
     listed = _listed()
     macs, vendors = (pa.array([row[column] for row in listed]) for column in (1, 2))
     known = set(vendors.to_pylist())
@@ -155,7 +155,7 @@ def test_contradict__marks_no_true_device_of_the_public_lists_and_half_of_wrong_
     assert sum(of_wrong) >= 0.4 * len(wrong)
 
 
-def test_with_macs__only_globally_unique_macs_have_a_maker_and_a_wrong_name_is_marked() -> None:
+def test_with_macs__only_global_macs_have_a_maker_and_a_wrong_name_is_marked() -> None:
     ids = ["b0:c5:54:25:5b:0e", "b2:c5:54:25:5b:0e", "192.168.1.5", "fe80::1", "50:c7:bf:00:fc:a3", "1c:5f:2b:aa:fd:4e"]
     status = ["known", "known", "known", "unknown", "known", "several"]
     schema = CENSUS.arrow_schema()
