@@ -1,4 +1,4 @@
-"""Marks of census rows: hints that a MAC is forged, or forwards packets of other devices.
+"""Marks of census rows: hints that a MAC is forged, forwards packets of other devices, or that a name is wrong.
 
 Shape suffixes: N addresses, K kinds, P likely kinds of one address.
 """
@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from iotid import config
     from iotid.model.device import Answer
 
-ADDRESS_CONFLICT, KINDS_AT_ONCE = MARKS = ("address_conflict", "kinds_at_once")
+ADDRESS_CONFLICT, KINDS_AT_ONCE, MAKER_DIFFERS = MARKS = ("address_conflict", "kinds_at_once", "maker_differs")
 SENTENCES = {
     ADDRESS_CONFLICT: "Another MAC used an address of it at the same time.",
     KINDS_AT_ONCE: "Its flows are of several kinds at the same time, under one MAC.",
+    MAKER_DIFFERS: "Its MAC's prefix is registered by another vendor of the device list.",
 }
 _LISTS = pa.list_(pa.string())
 
@@ -58,12 +59,19 @@ def mark_lists(is_marked_N: NDArray[np.bool_], mark: str) -> pa.ListArray:
 
 def with_conflicts(devices: pa.Table, conflicting: pa.Array) -> pa.Table:
     """The table (columns of CENSUS) with ADDRESS_CONFLICT as first mark of the ``conflicting`` devices."""
-    is_marked = pc.is_in(one_chunk(devices["device_id"]), value_set=conflicting)
+    return with_mark(devices, pc.is_in(one_chunk(devices["device_id"]), value_set=conflicting), ADDRESS_CONFLICT)
+
+
+def with_mark(devices: pa.Table, is_marked: pa.Array, mark: str) -> pa.Table:
+    """The table (columns of CENSUS) with the mark and its sentence where ``is_marked``; marks are in the order of
+    MARKS."""
+    if not pc.any(is_marked).as_py():
+        return devices
     rows = zip(is_marked.to_pylist(), devices["marks"].to_pylist(), devices["reason"].to_pylist(), strict=True)
     marks, reasons = [], []
     for is_own, before, reason in rows:
-        marks.append([ADDRESS_CONFLICT] * is_own + before)
-        reasons.append(f"{reason} {SENTENCES[ADDRESS_CONFLICT]}" if is_own else reason)
+        marks.append(sorted([mark, *before], key=MARKS.index) if is_own else before)
+        reasons.append(f"{reason} {SENTENCES[mark]}" if is_own else reason)
     for name, column in (("marks", pa.array(marks, _LISTS)), ("reason", pa.array(reasons, pa.string()))):
         index = devices.schema.get_field_index(name)
         devices = devices.set_column(index, devices.schema.field(index), column)

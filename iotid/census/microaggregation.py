@@ -21,7 +21,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from iotid.census.marks import with_mark_sentences
+from iotid.census.marks import MAKER_DIFFERS, with_mark_sentences
 from iotid.model.device.decide import UNDECIDED, UNKNOWN
 
 Row = dict[str, Any]
@@ -40,6 +40,7 @@ def aggregate(devices: pa.Table) -> pa.Table:
         row["kinds"] = sorted(row["kinds"], key=lambda kind: (kind["kind"], kind["label"] or ""))
         row["runners_up"] = row["runners_up"][: row["status"] == UNDECIDED]
         row.update(dict.fromkeys(_OF_MAC))
+        row["marks"] = [mark for mark in row["marks"] if mark != MAKER_DIFFERS]
         groups[_findings(row)].append(row)
     for members in groups.values():
         common = _common(members)

@@ -9,7 +9,6 @@ Shape suffixes: N rows, P kinds found in all rows.
 
 from __future__ import annotations
 
-import io
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -21,14 +20,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from pyarrow import csv
 
 from iotid.arrow import one_chunk
 from iotid.census.changes import ABSENT, BACK, CHANGED, GONE, NEW, joined_names
+from iotid.census.csv_text import csv_text
 from iotid.census.groups import OTHERS
 from iotid.census.identify import names_of_kinds, percents
 from iotid.census.left_out import OTHER_PROTOCOL
-from iotid.census.marks import ADDRESS_CONFLICT, KINDS_AT_ONCE
+from iotid.census.marks import ADDRESS_CONFLICT, KINDS_AT_ONCE, MAKER_DIFFERS
 from iotid.census.named import NAMED
 from iotid.labels.hosts import NO_HOST, OUTSIDE, ROUTER, UNANSWERED
 from iotid.model.device.decide import SEVERAL, UNDECIDED, UNKNOWN, WITH_UNKNOWN
@@ -37,6 +36,7 @@ _BARS = 12  # of a chart, then one bar of "others"
 _MARKS = {
     ADDRESS_CONFLICT: "Address used by another MAC at the same time",
     KINDS_AT_ONCE: "Several kinds at the same time under one MAC",
+    MAKER_DIFFERS: "Named otherwise than the maker of the MAC",
 }
 _LEFT_OUT = {
     ROUTER: "forwarded by a router from an outside address",
@@ -52,10 +52,6 @@ _DICTIONARY_ENCODED = (
     "status", "marks", "group", "named_by", "change", "previous_label", "also", "reason", "runners_up",
 )  # fmt: skip
 _LEAST = 0.005  # less probable runners-up would be 0 %
-# A spreadsheet evaluates a cell that begins with = + - @, half or full width, also after invisible characters (Unicode
-# separators, controls and format characters: blanks, line ends, BOM). Depending on its settings a cell also begins
-# after a comma, semicolon, tab or line end
-_FORMULA = r"(^|[,;\t\r\n])([\pZ\pC]*[=+\-@\x{FF1D}\x{FF0B}\x{FF0D}\x{FF20}])|^([\pZ\pC])"
 
 
 def render_csv(census: pa.Table) -> str:
@@ -64,24 +60,24 @@ def render_csv(census: pa.Table) -> str:
     Text that a spreadsheet would evaluate as a formula, or that begins with an invisible character, is prefixed with an
     apostrophe.
     """
-    return _csv(_flat(census))
+    return csv_text(_flat(census))
 
 
 def render_groups_csv(census: pa.Table, groups: pa.Table) -> str:
     """A header and one line per group of present unknown devices, largest first; text as in `render_csv`."""
     lines = group_lines(census, groups)
     services = pc.binary_join(one_chunk(lines["services"]), ", ")
-    return _csv({name: lines[name] for name in lines.column_names} | {"services": services})
+    return csv_text({name: lines[name] for name in lines.column_names} | {"services": services})
 
 
 def render_left_out_csv(left_out: pa.Table) -> str:
     """A header and one line per row of LEFT_OUT; text as in `render_csv`."""
-    return _csv({name: left_out[name] for name in left_out.column_names})
+    return csv_text({name: left_out[name] for name in left_out.column_names})
 
 
 def render_table_csv(table: pa.Table) -> str:
     """A header and one line per row of a table without nested columns; text as in `render_csv`."""
-    return _csv({name: table[name] for name in table.column_names})
+    return csv_text({name: table[name] for name in table.column_names})
 
 
 def group_lines(census: pa.Table, groups: pa.Table) -> pa.Table:
@@ -300,15 +296,6 @@ def _shares(listed: pa.ListArray, names: pa.Array, least: float) -> pa.ChunkedAr
     offsets = np.concatenate([[0], np.cumsum(np.bincount(row_P[is_kept_P], minlength=len(listed)))]).astype(np.int32)
     entries = pa.ListArray.from_arrays(pa.array(offsets), texts.filter(pa.array(is_kept_P)))
     return pa.chunked_array([pc.binary_join(entries, "; ")])
-
-
-def _csv(columns: dict[str, pa.ChunkedArray]) -> str:
-    for name, column in columns.items():
-        if pa.types.is_string(column.type):
-            columns[name] = pc.replace_substring_regex(column, _FORMULA, r"\1'\2\3")
-    out = io.BytesIO()
-    csv.write_csv(pa.table(columns), out)
-    return out.getvalue().decode()
 
 
 def _is_marked(census: pa.Table, mark: str) -> pa.Array:

@@ -21,6 +21,7 @@ from iotid.census.groups import NO_GROUPS, with_new_groups
 from iotid.census.identify import names_of_kinds, watched
 from iotid.census.left_out import OTHER_PROTOCOL, flows_by_reason, pseudonymize
 from iotid.census.macs import with_macs
+from iotid.census.makers import Makers, read_makers
 from iotid.census.marks import MARKS
 from iotid.census.microaggregation import aggregate
 from iotid.census.named import CENSUS_STATUSES, NAMED, with_names
@@ -95,7 +96,8 @@ def take_census(
     Raises:
         PartitionError: there is no partition of flows.
         DataError: the flows were assembled with settings that the model cannot read.
-        SettingError: an entry of ``census.inside`` is not a network; pseudonyms are on without a key.
+        SettingError: an entry of ``census.inside`` is not a network; pseudonyms are on without a key; a
+            file of ``census.makers`` cannot be read.
         AccountingError: flows of the partition are neither scored nor counted under a reason.
     """
     pseudonyms = read_pseudonyms(settings)
@@ -121,8 +123,8 @@ def take_census(
         if pseudonyms
         else settings_hash,  # a plain hash would reveal the networks by guessing
     }
-    split = names.split(key.site, key.capture_date)
-    scorer = _Scorer(spark, model, encoding, settings, watchlist, pseudonyms, named, split)
+    makers, split = read_makers(settings.makers), names.split(key.site, key.capture_date)
+    scorer = _Scorer(spark, model, encoding, settings, watchlist, pseudonyms, makers, named, split)
     earlier = _latest_before(store, key)
     joinable = earlier if earlier and earlier.metadata.get("key_fingerprint") == fingerprint else None
     scored = scorer.score(flows, stored_groups(store, joinable, pseudonyms) if joinable else NO_GROUPS)
@@ -138,6 +140,7 @@ def take_census(
         "model_date": champion.date if champion else None,
         "model_quality": champion.quality if champion else None,
         "compared_with": {"capture_date": earlier.key.capture_date, "how": how} if earlier else None,
+        "makers": None if pseudonyms else makers.source,
         "packets": flows.metadata["packets"],
         "unreadable": flows.metadata.get("unreadable", 0),
         "content_hash": pseudonyms.digest(hashed) if pseudonyms else hashed,
@@ -217,6 +220,7 @@ class _Scorer:
     settings: config.Census
     watchlist: config.Watchlist
     pseudonyms: Pseudonyms | None
+    makers: Makers
     named: Mapping[str, Statement]
     split: frozenset[str]
 
@@ -224,7 +228,9 @@ class _Scorer:
         """The devices of the flows, with ``watched``; ``groups`` (GROUPS): those of the earlier census."""
         scored = score_partition(self.spark, flows, self.model, self.encoding, self.settings, groups, self.split)
         _account_for_all(flows, scored)
-        devices = with_macs(scored.devices).append_column("named_by", pa.nulls(len(scored.devices), pa.string()))
+        vendors = [vendor for device in self.encoding.devices.values() if (vendor := device.get("vendor"))]
+        devices = with_macs(scored.devices, self.makers, vendors)
+        devices = devices.append_column("named_by", pa.nulls(len(devices), pa.string()))
         devices = devices.append_column("watched", watched(devices, self.watchlist))
         if self.pseudonyms is None:
             return replace(scored, devices=self.with_names(devices))

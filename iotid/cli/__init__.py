@@ -20,6 +20,7 @@ _STEPS = {
     "take-census": "iotid.cli.take_census",
     "take-network-census": "iotid.cli.take_network_census",
     "name": "iotid.cli.name",
+    "export": "iotid.cli.export",
     "compare": "iotid.cli.compare",
     "describe": "iotid.cli.describe",
     "run": "iotid.cli.run",
@@ -47,11 +48,11 @@ def steps() -> None:
     """Identifies the IoT devices behind network captures.
 
     The steps, in the order of the data flow: split-pcaps, assemble-flows, write-dataset, train, evaluate, promote,
-    take-census, take-network-census. `rollback` undoes a promotion. `name` says what a group of unknown devices is.
-    `compare` scores the ensemble and its baselines under several protocols, `describe` draws what distinguishes the
-    devices. `run` does all steps on a folder of captures, `demo` on captures that it writes itself; `reproduce` repeats
-    the paper's experiment on one of its datasets and compares the numbers. `settings-schema` prints a JSON schema of
-    files of settings, for editors.
+    take-census, take-network-census. `rollback` undoes a promotion. `name` says what a group of unknown devices is,
+    `export` writes a census for other systems. `compare` scores the ensemble and its baselines under several protocols,
+    `describe` draws what distinguishes the devices. `run` does all steps on a folder of captures, `demo` on captures
+    that it writes itself; `reproduce` repeats the paper's experiment on one of its datasets and compares the numbers.
+    `settings-schema` prints a JSON schema of files of settings, for editors.
     """
 
 

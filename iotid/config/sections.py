@@ -104,11 +104,19 @@ def unknown_choice(name: Any, known: list[str]) -> tuple[str, str]:
     )
 
 
+def _as_tuple(given: Any) -> Any:
+    return (given,) if isinstance(given, str) else given
+
+
 CREDENTIALS_ERROR = "credentials_in_location"
 COMPARED = ("random_flow", "random_unique", "by_capture", "by_time", "capture_folds", "drift", "devices_out")
 """Split protocols of ``iotid compare``, besides ``site:NAME``."""
 _Switch = Annotated[bool, BeforeValidator(_yes_no)]
 _Pseudonyms = Literal["off", "opaque", "prefixes"]
+_Path = Annotated[str, Field(min_length=1)]
+_Paths = Annotated[
+    tuple[_Path, ...], BeforeValidator(_as_tuple, json_schema_input_type=_Path | tuple[_Path, ...]), Field(min_length=1)
+]
 _Name = Annotated[str, AfterValidator(to_nfc), Field(min_length=1)]  # of a label, vendor or type
 _Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # the range of NumPy's and scikit-learn's generators
 # names in the registries of dataset/characteristics and baselines; tests compare them
@@ -259,6 +267,7 @@ class Census(_Section):
         _Pseudonyms, BeforeValidator(_parse_pseudonyms, json_schema_input_type=bool | Literal["on", _Pseudonyms])
     ] = Field(exclude=True)
     key_file: str | None = Field(exclude=True)
+    makers: _Paths | None = Field(exclude=True)
 
 
 class Promotion(_Section):

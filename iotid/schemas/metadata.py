@@ -133,7 +133,8 @@ class Decisions(Common, total=False):
 
 
 class Census(Common, total=False):
-    """Devices by status, change and mark; ``flows_without_device``: by reason; ``watched_labels``: watched, by name.
+    """Devices by status, change and mark; ``flows_without_device``: by reason; ``watched_labels``: watched, by name;
+    ``makers``: which table of MAC prefixes, null with pseudonyms.
 
     ``model_version``: null if no model was there.
     """
@@ -141,6 +142,7 @@ class Census(Common, total=False):
     model_version: str | None
     settings_hash: str
     key_fingerprint: str | None
+    makers: str | None
     devices: Count
     status: dict[str, Count]
     changes: dict[str, Count]

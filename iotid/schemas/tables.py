@@ -304,7 +304,8 @@ CENSUS = Table(  # version 6: named_by, maker, mac_randomised, status `named`
             "list<string>",
             "what hints at a forged or shared address: address_conflict (another MAC used an address of it at the same "
             "time), kinds_at_once (a MAC shows flows of several kinds at the same time, though most addresses of the "
-            "partition are one host each)",
+            "partition are one host each); or at a wrong name: maker_differs (the MAC's prefix belongs to another "
+            "vendor of the device list)",
         ),
         Column(
             "group",

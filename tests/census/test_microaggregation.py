@@ -56,6 +56,12 @@ def test_aggregate__decides_for_every_column_of_the_census() -> None:
     }  # fmt: skip
 
 
+def test_aggregate__what_the_prefix_of_a_mac_says_is_dropped() -> None:
+    (row,) = aggregate(devices_of({"marks": ["kinds_at_once", "maker_differs"]})).to_pylist()
+    assert (row["maker"], row["mac_randomised"], row["marks"]) == (None, None, ["kinds_at_once"])
+    assert SENTENCES["maker_differs"] not in row["reason"]
+
+
 def test_aggregate__marks_are_explained_and_separate_the_numbers() -> None:
     clear = devices_of({"flows": 9000}, {"marks": ["address_conflict"], "flows": 80}, {"flows": 7000})
     first, marked, third = aggregate(clear).to_pylist()

@@ -134,8 +134,8 @@ def test_page__sections_list_ten_rows_and_count_all() -> None:
     for part in (
         "New: 13", "Show all 13 in the table", "Gone: 1", "On the watch list: 1", "plug 81 % · Acme",
         "nearest lamp , 13 %, by 12 flows", "Undecided: 1",
-        "one mac, changed, back, known kinds and an unknown device, several kinds behind one address, "
-        "named by persons, unknown.",
+        "one mac, named otherwise than the maker of the mac, changed, back, known kinds and an unknown device,",
+        "several kinds behind one address, named by persons, unknown.",
     ):  # fmt: skip
         assert part in text
 
