@@ -23,6 +23,7 @@ from iotid.census.groups import NO_GROUPS, group_devices, services_of
 from iotid.census.identify import watched, without_model
 from iotid.census.left_out import MAX_LISTED, OTHER_PROTOCOL, with_remainder_rows
 from iotid.census.macs import with_macs
+from iotid.census.makers import read_makers
 from iotid.census.payloads import count_payloads_and_ports
 from iotid.labels.hosts import name_devices
 from iotid.labels.owner import Networks, Site
@@ -88,7 +89,10 @@ def take_inventory(
     of_unknown = values.filter(pc.is_in(values["device_id"], value_set=unknown))
     group, groups = group_devices(unknown, of_unknown, NO_GROUPS, settings.min_similarity)
     devices = devices.append_column("group", group.take(pc.index_in(devices["device_id"], value_set=unknown)))
-    devices = with_macs(devices).append_column("named_by", pa.nulls(len(devices), pa.string()))
+    known = predictor.encoding.devices.values() if predictor else ()
+    vendors = [vendor for described in known if (vendor := described.get("vendor"))]
+    devices = with_macs(devices, read_makers(settings.makers), vendors)
+    devices = devices.append_column("named_by", pa.nulls(len(devices), pa.string()))
     devices = devices.append_column("watched", watched(devices, watchlist))
     devices = compare(devices, None, comparable=True, remember_days=settings.remember_days)
     left_out = _left_out(flows, outcome, named.mac, named.ip, traffic["device_id"])
