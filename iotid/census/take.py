@@ -21,6 +21,16 @@ from iotid.census.left_out import OTHER_PROTOCOL, flows_by_reason, pseudonymize
 from iotid.census.macs import with_macs
 from iotid.census.marks import MARKS
 from iotid.census.microaggregation import aggregate
+from iotid.census.network.stored import (
+    DEFAULT_NAME,
+    as_leaders,
+    network_before,
+    rename,
+    renamed_groups,
+    site_names,
+    stored_network_groups,
+)
+from iotid.census.network.stored import PAGE as NETWORK_PAGE
 from iotid.census.pseudonyms import Pseudonyms, read_pseudonyms
 from iotid.census.report import render_csv, render_groups_csv, render_left_out_csv, render_page
 from iotid.census.score import BroadcastModel, Scored, broadcast_model, score_partition
@@ -41,7 +51,7 @@ from iotid.labels.names import warn_of_unmet
 from iotid.model.device import STATUSES
 from iotid.partitions import Partition, PartitionKey, Store
 from iotid.schemas import CENSUS
-from iotid.schemas.metadata import Census, Flows
+from iotid.schemas.metadata import Census, Flows, Network
 from iotid.tracking.versions import CHALLENGER, CHAMPION, ModelVersion, Registry
 
 if TYPE_CHECKING:
@@ -66,7 +76,8 @@ def take_census(
 ) -> Partition[Census]:
     """Identify every device of one site and capture date, compare with the site's latest earlier census, and write.
 
-    Reads the partition of ``flows`` and, if there is one, the latest earlier ``census``. If that was made with another
+    Reads the partition of ``flows`` and, if there is one, the latest earlier ``census``. Unknown groups have the names
+    that the latest earlier census of the ``network`` gives them. If the earlier census was made with another
     model or other settings, its flows are scored again, so that only changes of the network count as changes; if those
     flows are gone, labels are not compared. ``bundle``: the folder of the champion's model.
 
@@ -106,8 +117,13 @@ def take_census(
     scorer = _Scorer(spark, model, encoding, settings, watchlist, pseudonyms)
     earlier = _latest_before(store, key)
     joinable = earlier if earlier and earlier.metadata.get("key_fingerprint") == fingerprint else None
-    scored = scorer.score(flows, stored_groups(store, joinable, pseudonyms) if joinable else NO_GROUPS)
+    own = stored_groups(store, joinable, pseudonyms) if joinable else NO_GROUPS
+    network = network_before(store, key)
+    network_groups = stored_network_groups(store, network, pseudonyms)
+    names = site_names(network_groups, key.site, own, settings.min_similarity)
+    scored = scorer.score(flows, as_leaders(renamed_groups(own, names), network_groups))
     before, how, groups = _comparable(store, joinable, made_with, scorer, scored.groups)
+    before = before if before is None else rename(before, names)
     census = compare(scored.devices, before, comparable=how != NOT_COMPARED, remember_days=settings.remember_days)
     groups = groups.filter(pc.is_in(groups["group"], value_set=census["group"].combine_chunks()))
     left_out = pseudonymize(scored.left_out, pseudonyms) if pseudonyms else scored.left_out
@@ -118,6 +134,7 @@ def take_census(
         "key_fingerprint": fingerprint,
         "model_date": champion.date,
         "model_quality": champion.quality,
+        "network_groups": dict(network.key) if network else None,
         "compared_with": {"capture_date": earlier.key.capture_date, "how": how} if earlier else None,
         "packets": flows.metadata["packets"],
         "unreadable": flows.metadata.get("unreadable", 0),
@@ -132,7 +149,8 @@ def take_census(
         staged.write_text(GROUPS_CSV, render_groups_csv(census, groups))
         pq.write_table(left_out, f"{staged.path}/{LEFT_OUT_FILE}", filesystem=staged.filesystem)
         staged.write_text(LEFT_OUT_CSV, render_left_out_csv(left_out))
-        staged.write_text(PAGE, render_page(census, groups, left_out, {**key, **metadata}, settings.page_rows))
+        shown = {**key, **metadata, "network_page": _network_page(store, key, network)}
+        staged.write_text(PAGE, render_page(census, groups, left_out, shown, settings.page_rows))
         staged.metadata.update(metadata)
     return store.open("census", key)
 
@@ -208,6 +226,12 @@ def _latest_before(store: Store, key: PartitionKey) -> Partition[Census] | None:
     keys = [found for found in store.partitions("census") if found.site == key.site]
     dates = [found.capture_date for found in keys if found.capture_date < key.capture_date]
     return store.open("census", PartitionKey.of_date(key.site, max(dates))) if dates else None
+
+
+def _network_page(store: Store, key: PartitionKey, before: Partition[Network] | None) -> str | None:
+    """Relative address of the page of the network's census of the date, which may not exist yet."""
+    name = before.key["name"] if before else DEFAULT_NAME
+    return store.link(("census", key), ("network", PartitionKey.of_network(name, key.capture_date)), NETWORK_PAGE)
 
 
 def _comparable(
