@@ -9,8 +9,8 @@ first leaders are the network's groups of the earlier census of the network, so 
 * **Profiles** follow: half the earlier profile, half the mean of the present items by addresses.
 * **Mergers.** Two groups whose profiles have become similar, more so than is needed to join, are one: the older name
   survives, and the younger group says what it became.
-* A **new group** has the name of its leader at its site, if no other group has it. If the date was summed before, or a
-  later one was, new groups get the names that they have there, so that a late site renames nothing.
+* A **new group** has the name of its leader at its site, if no other group has it. If the date, or a later one, was
+  summed before, new groups get the names that they have there, so that a late site renames nothing.
 
 Pure functions on tables. Shape suffixes: I items, L leaders.
 """
@@ -22,6 +22,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,9 @@ class NetworkGroups:
     profiles: pa.Table = field(default_factory=lambda: NO_GROUPS)
     members: pa.Table = field(default_factory=lambda: MEMBERS.arrow_schema().empty_table())
 
+    @cached_property
     def names(self) -> dict[Member, str]:
+        """The network's group of each site's group."""
         columns = (self.members[name].to_pylist() for name in ("site", "site_group", "group"))
         return {(site, group): name for site, group, name in zip(*columns, strict=True)}
 
@@ -88,14 +91,18 @@ class Items:
 
 
 def join_groups(
-    items: Items, earlier: NetworkGroups, known: NetworkGroups, capture_date: date, settings: tuple[float, int]
+    items: Items,
+    earlier: NetworkGroups,
+    known: Sequence[NetworkGroups],
+    capture_date: date,
+    settings: tuple[float, int],
 ) -> NetworkGroups:
     """The network's groups on a date.
 
     Args:
         items: the sites' groups of the date.
         earlier: the network's groups on the date before.
-        known: those of this date as it was summed before, or of the next later date: for the names of new groups.
+        known: those of this date as it was summed before, and of the latest date: for the names of new groups.
         settings: least similarity of an item and its leader, and for how many days an absent group is remembered.
     """
     min_similarity, remember_days = settings
@@ -104,7 +111,7 @@ def join_groups(
     leading = earlier.profiles.filter(
         _is_in(earlier.profiles, [name for name in rows if not rows[name]["merged_into"]])
     )
-    leader_I, home_I = _homes(items, leading, earlier.names(), min_similarity)
+    leader_I, home_I = _homes(items, leading, earlier.names, min_similarity)
     started = _new_leaders(items, [item for item, name in enumerate(leader_I) if name is None], min_similarity)
     taken = {*rows, *earlier.groups["group"].to_pylist()}
     for leader in dict.fromkeys(leader for leader in started.values() if leader is not None):
@@ -183,18 +190,19 @@ def _best(similarity_BL: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArra
     return similarity_BL.argmax(axis=1), similarity_BL.max(axis=1)
 
 
-def _new_name(items: Items, leader: int, known: NetworkGroups, taken: set[str], min_similarity: float) -> str:
-    """The name that the date's former or the next later census of the network has for the group of an item; else the
-    item's own name at its site; else one made from both."""
+def _new_name(items: Items, leader: int, known: Sequence[NetworkGroups], taken: set[str], min_similarity: float) -> str:
+    """The name of the group of an item in another census of the network; else the item's own name at its site; else one
+    made from both."""
     site, own = items.member(leader)
-    name = known.names().get((site, own))
-    if name is not None and name not in taken and name != OTHERS:
-        return name
-    if len(known.profiles):
-        similarity_L = similarities(items.profiles.slice(leader, 1), known.profiles)[0]
-        name = known.profiles["group"][int(similarity_L.argmax())].as_py()
-        if similarity_L.max() >= min_similarity and name not in taken:
-            return str(name)
+    for each in known:
+        name = each.names.get((site, own))
+        if name is not None and name not in taken:
+            return name
+        if len(each.profiles):
+            similarity_L = similarities(items.profiles.slice(leader, 1), each.profiles)[0]
+            name = str(each.profiles["group"][int(similarity_L.argmax())].as_py())
+            if similarity_L.max() >= min_similarity and name not in taken:
+                return name
     name = own
     while name in taken:
         name = f"g{hashlib.sha256(f'{site} {name}'.encode()).hexdigest()[:10]}"
@@ -317,7 +325,7 @@ def _makers(counts: Sequence[Row]) -> list[str]:
 
 def _members(items: Items, names: Sequence[str], earlier: NetworkGroups, rows: dict[str, Row]) -> pa.Table:
     """MEMBERS of this date, and earlier ones of sites' groups that are absent while their group is remembered."""
-    members = {member: _survivor(name, rows) for member, name in earlier.names().items() if name in rows}
+    members = {member: _survivor(name, rows) for member, name in earlier.names.items() if name in rows}
     members |= {items.member(item): name for item, name in enumerate(names) if name != OTHERS}
     listed = [{"site": site, "site_group": own, "group": name} for (site, own), name in sorted(members.items())]
     return pa.Table.from_pylist(listed, schema=MEMBERS.arrow_schema())

@@ -153,7 +153,7 @@ class _Step:
         before = self._before(capture_date)
         groups = self._groups(sites, capture_date, before)
         names: dict[str, dict[str, str]] = {site: {} for site in self._joined(sites)}
-        for (site, own), name in groups.names().items():
+        for (site, own), name in groups.names.items():
             if site in names:
                 names[site][own] = name
         present = {site: each.totals for site, each in sites.items() if each.row["state"] != MISSING}
@@ -209,11 +209,11 @@ class _Step:
             (site, self._site_groups(site, each, capture_date), each.counts) for site, each in joined.items()
         )
         later = [each for each in self.history.dates if each >= capture_date]
-        known = self._stored(later[0]) if later else None
+        known = sorted({*later[-1:], capture_date} & {*later})
         return join_groups(
             items,
             stored_network_groups(self.store, before, self.pseudonyms),
-            stored_network_groups(self.store, known, self.pseudonyms),
+            [stored_network_groups(self.store, self._stored(each), self.pseudonyms) for each in known],
             date.fromisoformat(capture_date),
             (self.settings.min_similarity, self.settings.remember_days),
         )

@@ -63,8 +63,19 @@ def _of_site(site: str, totals: pa.Table, groups: Mapping[str, str] | None) -> p
             groups.get(item, item) if level == "group" and item != OTHERS else item
             for level, item in zip(totals["level"].to_pylist(), totals["item"].to_pylist(), strict=True)
         ]
-        totals = totals.set_column(totals.schema.get_field_index("item"), "item", pa.array(names, pa.string()))
+        index = totals.schema.get_field_index("item")
+        totals = _joined(totals.set_column(index, totals.schema.field(index), pa.array(names, pa.string())))
     return totals.append_column("site", pa.array([site] * len(totals), pa.string()))
+
+
+def _joined(totals: pa.Table) -> pa.Table:
+    """TOTALS in which several groups of the site may have become one, which is certain to be there if any is."""
+    summed = totals.group_by(["level", "item"], use_threads=False).aggregate(
+        [*((name, "sum") for name in _SUMS), ("p_none", "min")]
+    )
+    columns = {name: summed[name] for name in ("level", "item")} | {name: summed[f"{name}_sum"] for name in _SUMS}
+    columns["p_none"] = summed["p_none_min"]
+    return pa.table([columns[name] for name in totals.column_names], schema=totals.schema)
 
 
 def _summed(rows: pa.Table, by: list[str]) -> pa.Table:
