@@ -104,7 +104,8 @@ def take_network_census(
 
 def _written(store: Store, window: Window) -> dict[str, dict[str, int]]:
     """For each date of the window, the sites that have a census, and when it was written."""
-    first, written = window.first_of(window.capture_date), {}
+    first = window.first_of(window.capture_date)
+    written: dict[str, dict[str, int]] = {}
     for key, written_us in store.written("census"):
         is_chosen = not window.sites or key.site in window.sites
         if first <= key.capture_date <= window.capture_date and is_chosen:
@@ -193,7 +194,7 @@ class _Step:
 
     def _links(self, key: PartitionKey, sites: pa.Table) -> dict[str, str]:
         """Relative addresses of the pages of sites that have a census."""
-        links = {}
+        links: dict[str, str] = {}
         for site, state in zip(sites["site"].to_pylist(), sites["state"].to_pylist(), strict=True):
             target = ("census", PartitionKey.of_date(site, key.capture_date))
             link = self.store.link(("network", key), target, SITE_PAGE) if state != MISSING else None
