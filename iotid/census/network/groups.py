@@ -20,7 +20,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from functools import cached_property
 from typing import Any
@@ -38,6 +38,7 @@ _BLOCK = 256  # items compared with all leaders in one product
 _MOST_SITES = 100  # listed for each group
 _MOST_MAKERS, _MOST_SERVICES = 5, 3
 _DECIMALS = 6
+_RHYTHM = ("flows_per_hour", "active_hours")
 _PAYLOADS = ("protocol", "payload_length", "share")
 
 Member = tuple[str, str]  # a site and the name of a group there
@@ -131,6 +132,17 @@ def join_groups(
     profiles = profiles.filter(_is_in(profiles, [name for name in rows if not rows[name]["merged_into"]]))
     counted = _counted(items, names, rows, capture_date)
     return NetworkGroups(counted, profiles.sort_by("group").combine_chunks(), _members(items, names, earlier, rows))
+
+
+def without_rhythm(groups: NetworkGroups) -> NetworkGroups:
+    """The groups without numbers of flows, for a census with pseudonyms: a clear census of the date could be joined by
+    them. The profiles, which are encrypted, keep them."""
+    table = groups.groups
+    for name in _RHYTHM:
+        table = table.set_column(
+            table.schema.get_field_index(name), table.schema.field(name), pa.nulls(len(table), pa.float64())
+        )
+    return replace(groups, groups=table)
 
 
 def _is_in(table: pa.Table, names: Sequence[str]) -> pa.ChunkedArray:
@@ -300,7 +312,7 @@ def _description(profiles: Sequence[Row], weights: Sequence[int]) -> Row:
     ranked = sorted(services, key=lambda service: (-services[service], service))
     rhythm = {
         name: _median([(profile[name], weight) for profile, weight in zip(profiles, weights, strict=True)])
-        for name in ("flows_per_hour", "active_hours")
+        for name in _RHYTHM
     }
     return {"services": ranked[:_MOST_SERVICES], **rhythm}
 

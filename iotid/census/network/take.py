@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from iotid import config
-from iotid.census.network.groups import Items, NetworkGroups, join_groups
+from iotid.census.network.groups import Items, NetworkGroups, join_groups, without_rhythm
 from iotid.census.network.read import MISSING, STATES, SiteCensus, identity_of, read_sites
 from iotid.census.network.report import Page, render_page
 from iotid.census.network.stored import (
@@ -211,13 +211,14 @@ class _Step:
         )
         later = [each for each in self.history.dates if each >= capture_date]
         known = sorted({*later[-1:], capture_date} & {*later})
-        return join_groups(
+        groups = join_groups(
             items,
             stored_network_groups(self.store, before, self.pseudonyms),
             [stored_network_groups(self.store, self._stored(each), self.pseudonyms) for each in known],
             date.fromisoformat(capture_date),
             (self.settings.min_similarity, self.settings.remember_days),
         )
+        return groups if self.pseudonyms is None else without_rhythm(groups)
 
     def _joined(self, sites: Mapping[str, SiteCensus]) -> dict[str, SiteCensus]:
         """The sites whose groups were made under this step's key, or without one as this step."""

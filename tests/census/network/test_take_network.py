@@ -206,6 +206,7 @@ def test_take__groups_of_another_key_are_not_joined_and_the_step_says_so(
     assert found.metadata["not_joined"] == 2
     hint = next(iter(format_network(found)))
     assert "groups of 2 sites are not joined" in hint
+    assert read(found, "_groups.parquet")[0]["flows_per_hour"] is None, "a clear census has the same number"
     content = _content(found)
     assert "_profiles.parquet" not in content
     assert b"PAR1" not in content["_profiles.sealed"]
