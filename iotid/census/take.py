@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,14 +16,17 @@ import pyarrow.parquet as pq
 from iotid import config
 from iotid.arrow import content_hash, one_chunk
 from iotid.census.changes import ABSENT, CHANGES, compare, joined_names
-from iotid.census.groups import NO_GROUPS, with_new_groups
+from iotid.census.groups import with_new_groups
 from iotid.census.identify import names_of_kinds, watched
+from iotid.census.known_groups import KnownGroups
 from iotid.census.left_out import OTHER_PROTOCOL, flows_by_reason, pseudonymize
 from iotid.census.macs import with_macs
 from iotid.census.makers import Makers, read_makers
 from iotid.census.marks import MARKS
 from iotid.census.microaggregation import aggregate
 from iotid.census.named import CENSUS_STATUSES, NAMED, with_names
+from iotid.census.network.stored import DEFAULT_NAME, rename
+from iotid.census.network.stored import PAGE as NETWORK_PAGE
 from iotid.census.pseudonyms import Pseudonyms, read_pseudonyms
 from iotid.census.report import render_csv, render_groups_csv, render_left_out_csv, render_page
 from iotid.census.score import BroadcastModel, NoModel, Scored, broadcast_model, score_partition
@@ -35,18 +37,16 @@ from iotid.census.stored import (
     LEFT_OUT_FILE,
     PAGE,
     TOTALS_FILE,
-    stored_groups,
     stored_rows,
     write_groups,
 )
 from iotid.census.totals import totals_of
-from iotid.errors import AccountingError, DataError, NoModelError, WatchError
-from iotid.labels.group_names import GroupNames, Statement
+from iotid.errors import AccountingError, DataError, WatchError
 from iotid.labels.names import warn_of_unmet
 from iotid.partitions import Partition, PartitionKey, Store
 from iotid.schemas import CENSUS
-from iotid.schemas.metadata import Census, Flows
-from iotid.tracking.versions import CHALLENGER, CHAMPION, ModelVersion, Registry
+from iotid.schemas.metadata import Census, Flows, Network
+from iotid.tracking.versions import ModelVersion
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -74,9 +74,10 @@ def take_census(
     """Identify every device of one site and capture date, compare with the site's latest earlier census, and write.
 
     Reads the partition of ``flows``, what persons said about groups (``group_names``) and, if there is one, the latest
-    earlier ``census``, whose devices get the same names. If that was made with another
-    model or other settings, its flows are scored again, so that only changes of the network count as changes; if those
-    flows are gone, labels are not compared.
+    earlier ``census``, whose devices get the same names. Unknown groups have the names that the latest earlier census
+    of the ``network`` gives them. If the earlier census was made with another model or other settings, its flows are
+    scored again, so that only changes of the network count as changes; if those flows are gone, labels are not
+    compared.
 
     ``bundle``: the folder of the champion's model. If there is no champion, both are None: all devices that have flows
     of ``protocols`` (IANA numbers) are unknown and grouped. The next census with a champion scores these flows, too, so
@@ -108,14 +109,6 @@ def take_census(
         raise DataError(
             f"census: {flows.uri} {misfit}; assemble these flows with the settings of the model's training flows"
         )
-    names = GroupNames.read(store)
-    named = names.named(key.site, key.capture_date)
-    known = {label: encoding.devices.get(label, {}) for label in encoding.labels}
-    said = {each.model: {"vendor": each.vendor, "type": each.type} for each in named.values()}
-    if known or said:
-        warn_of_unmet(watchlist, {**known, **said}, "the model")
-    elif watchlist.labels or watchlist.vendors or watchlist.types:
-        _log.warning("watchlist: there is no model, so no device is identified that could be on it")
     settings_hash = config.settings_hash(settings)
     made_with = {
         "model_version": str(champion.number) if champion else None,
@@ -123,11 +116,13 @@ def take_census(
         if pseudonyms
         else settings_hash,  # a plain hash would reveal the networks by guessing
     }
-    makers, split = read_makers(settings.makers), names.split(key.site, key.capture_date)
-    scorer = _Scorer(spark, model, encoding, settings, watchlist, pseudonyms, makers, named, split)
     earlier = _latest_before(store, key)
     joinable = earlier if earlier and earlier.metadata.get("key_fingerprint") == fingerprint else None
-    scored = scorer.score(flows, stored_groups(store, joinable, pseudonyms) if joinable else NO_GROUPS)
+    known = KnownGroups.read(store, key, joinable, pseudonyms, settings.min_similarity)
+    _warn_of_watchlist(watchlist, encoding, known)
+    makers = read_makers(settings.makers)
+    scorer = _Scorer(spark, model, encoding, settings, watchlist, pseudonyms, makers, known)
+    scored = scorer.score(flows, known.leaders)
     before, how, groups = _comparable(store, joinable, made_with, scorer, scored.groups)
     census = compare(scored.devices, before, comparable=how != NOT_COMPARED, remember_days=settings.remember_days)
     groups = groups.filter(pc.is_in(groups["group"], value_set=census["group"].combine_chunks()))
@@ -139,6 +134,7 @@ def take_census(
         "key_fingerprint": fingerprint,
         "model_date": champion.date if champion else None,
         "model_quality": champion.quality if champion else None,
+        "network_groups": dict(known.network.key) if known.network else None,
         "compared_with": {"capture_date": earlier.key.capture_date, "how": how} if earlier else None,
         "makers": None if pseudonyms else makers.source,
         "packets": flows.metadata["packets"],
@@ -154,7 +150,8 @@ def take_census(
         staged.write_text(GROUPS_CSV, render_groups_csv(census, groups))
         pq.write_table(left_out, f"{staged.path}/{LEFT_OUT_FILE}", filesystem=staged.filesystem)
         staged.write_text(LEFT_OUT_CSV, render_left_out_csv(left_out))
-        staged.write_text(PAGE, render_page(census, groups, left_out, {**key, **metadata}, settings.page_rows))
+        shown = {**key, **metadata, "network_page": _network_page(store, key, known.network)}
+        staged.write_text(PAGE, render_page(census, groups, left_out, shown, settings.page_rows))
         staged.metadata.update(metadata)
     return store.open("census", key)
 
@@ -165,38 +162,14 @@ def _model(
     return (None, NoModel(tuple(protocols))) if bundle is None else broadcast_model(spark, bundle)
 
 
-def find_champion(registry: Registry) -> tuple[ModelVersion | None, str]:
-    """The champion; or None, and why there is none.
-
-    Raises:
-        ServerError: the registry cannot be reached, so whether there is a champion is not known.
-    """
-    try:
-        return champion_of(registry), ""
-    except NoModelError as why:
-        return None, str(why)
-
-
-def champion_of(registry: Registry) -> ModelVersion:
-    """The model version that identifies devices.
-
-    Raises:
-        NoModelError: there is none; the message says whether promotion refused a challenger.
-    """
-    try:
-        return registry.version_of(CHAMPION)
-    except NoModelError:
-        challenger = registry.find_version(CHALLENGER)
-        tags = challenger.tags if challenger is not None else {}
-        sentences = re.split(r"(?=\b(?:Passed|Refused): )", tags.get("decision", ""))
-        refused = " ".join(each.strip() for each in sentences if each.startswith("Refused"))
-        if not refused or challenger is None:
-            raise
-        raise NoModelError(
-            f"census: there is no champion yet, because promotion refused version {challenger.number}. {refused} Learn "
-            "from more captures, or change the rule named in brackets (conf/promotion.yaml); then iotid promote "
-            f"--dataset {tags.get('decided_on', 'NAME')}, and the census again"
-        ) from None
+def _warn_of_watchlist(watchlist: config.Watchlist, encoding: Encoding | NoModel, groups: KnownGroups) -> None:
+    """Log entries of the watch list that neither the model nor a person's name can meet."""
+    learned = {label: encoding.devices.get(label, {}) for label in encoding.labels}
+    said = {each.model: {"vendor": each.vendor, "type": each.type} for each in groups.named.values()}
+    if learned or said:
+        warn_of_unmet(watchlist, learned | said, "the model")
+    elif watchlist.labels or watchlist.vendors or watchlist.types:
+        _log.warning("watchlist: there is no model, so no device is identified that could be on it")
 
 
 def check_watchlist(census: Partition[Census], watchlist: config.Watchlist) -> None:
@@ -221,12 +194,11 @@ class _Scorer:
     watchlist: config.Watchlist
     pseudonyms: Pseudonyms | None
     makers: Makers
-    named: Mapping[str, Statement]
-    split: frozenset[str]
+    known: KnownGroups
 
     def score(self, flows: Partition[Flows], groups: pa.Table) -> Scored:
         """The devices of the flows, with ``watched``; ``groups`` (GROUPS): those of the earlier census."""
-        scored = score_partition(self.spark, flows, self.model, self.encoding, self.settings, groups, self.split)
+        scored = score_partition(self.spark, flows, self.model, self.encoding, self.settings, groups, self.known.split)
         _account_for_all(flows, scored)
         vendors = [vendor for device in self.encoding.devices.values() if (vendor := device.get("vendor"))]
         devices = with_macs(scored.devices, self.makers, vendors)
@@ -240,7 +212,7 @@ class _Scorer:
 
     def with_names(self, devices: pa.Table) -> pa.Table:
         """The devices with the names of their groups, which are as stored, and ``watched`` by these."""
-        devices = with_names(devices, self.named)
+        devices = with_names(devices, self.known.named)
         hits = pc.if_else(pc.equal(devices["status"], NAMED), watched(devices, self.watchlist), devices["watched"])
         at = devices.schema.get_field_index("watched")
         return devices.set_column(at, devices.schema.field(at), hits)
@@ -262,6 +234,12 @@ def _latest_before(store: Store, key: PartitionKey) -> Partition[Census] | None:
     return store.open("census", PartitionKey.of_date(key.site, max(dates))) if dates else None
 
 
+def _network_page(store: Store, key: PartitionKey, before: Partition[Network] | None) -> str | None:
+    """Relative address of the page of the network's census of the date, which may not exist yet."""
+    name = before.key["name"] if before else DEFAULT_NAME
+    return store.link(("census", key), ("network", PartitionKey.of_network(name, key.capture_date)), NETWORK_PAGE)
+
+
 def _comparable(
     store: Store, earlier: Partition[Census] | None, made_with: dict[str, str | None], scorer: _Scorer, groups: pa.Table
 ) -> tuple[pa.Table | None, str, pa.Table]:
@@ -269,7 +247,7 @@ def _comparable(
     groups."""
     if earlier is None:
         return None, NOT_JOINABLE, groups
-    rows = scorer.with_names(stored_rows(earlier))
+    rows = scorer.with_names(rename(stored_rows(earlier), scorer.known.network_names))
     stored = earlier.metadata
     if made_with == {"model_version": stored["model_version"], "settings_hash": stored["settings_hash"]}:
         return rows, AS_IT_WAS, groups

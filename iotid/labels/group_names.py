@@ -7,6 +7,7 @@ deleted: for each site and capture date, the last one about a group is in force.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -87,6 +88,10 @@ class GroupNames:
         """
         found = (store.open("group_names", key) for key in store.partitions("group_names"))
         return cls(tuple(sorted(map(stored_statement, found), key=lambda each: each.name)))
+
+    def under(self, names: Mapping[str, str]) -> GroupNames:
+        """The same statements about groups that have other names now: former name -> present name."""
+        return GroupNames(tuple(replace(each, group=names.get(each.group, each.group)) for each in self.statements))
 
     def in_force(self, site: str, capture_date: str) -> dict[str, Statement]:
         """Group -> the last statement about it for this site and capture date."""

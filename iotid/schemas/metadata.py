@@ -152,6 +152,9 @@ class Census(Common, total=False):
     groups: Count
     watched: Count
     watched_labels: dict[str, Count]
+    packets: dict[str, Count]
+    flows: Count
+    flows_of_devices: Count
     unreadable: Count
     unexplained: Share
     network_groups: dict[str, str] | None

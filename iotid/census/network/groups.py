@@ -9,8 +9,8 @@ first leaders are the network's groups of the earlier census of the network, so 
 * **Profiles** follow: half the earlier profile, half the mean of the present items by addresses.
 * **Mergers.** Two groups whose profiles have become similar, more so than is needed to join, are one: the older name
   survives, and the younger group says what it became.
-* A **new group** has the name of its leader at its site, if no other group has it. If the date was summed before, or a
-  later one was, new groups get the names that they have there, so that a late site renames nothing.
+* A **new group** has the name of its leader at its site, if no other group has it. If the date, or a later one, was
+  summed before, new groups get the names that they have there, so that a late site renames nothing.
 
 Pure functions on tables. Shape suffixes: I items, L leaders.
 """
@@ -20,8 +20,9 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ _BLOCK = 256  # items compared with all leaders in one product
 _MOST_SITES = 100  # listed for each group
 _MOST_MAKERS, _MOST_SERVICES = 5, 3
 _DECIMALS = 6
+_RHYTHM = ("flows_per_hour", "active_hours")
 _PAYLOADS = ("protocol", "payload_length", "share")
 
 Member = tuple[str, str]  # a site and the name of a group there
@@ -51,9 +53,25 @@ class NetworkGroups:
     profiles: pa.Table = field(default_factory=lambda: NO_GROUPS)
     members: pa.Table = field(default_factory=lambda: MEMBERS.arrow_schema().empty_table())
 
+    @cached_property
     def names(self) -> dict[Member, str]:
+        """The network's group of each site's group."""
         columns = (self.members[name].to_pylist() for name in ("site", "site_group", "group"))
         return {(site, group): name for site, group, name in zip(*columns, strict=True)}
+
+    @cached_property
+    def survivors(self) -> dict[str, str]:
+        """The name of each merged group -> that of the group that it is now."""
+        columns = (self.groups[name].to_pylist() for name in ("group", "merged_into"))
+        merged = {group: into for group, into in zip(*columns, strict=True) if into}
+        survivors = {}
+        for group in merged:
+            present, passed = group, {group}
+            while present in merged and merged[present] not in passed:
+                present = merged[present]
+                passed.add(present)
+            survivors[group] = present
+        return survivors
 
 
 @dataclass(frozen=True)
@@ -88,14 +106,18 @@ class Items:
 
 
 def join_groups(
-    items: Items, earlier: NetworkGroups, known: NetworkGroups, capture_date: date, settings: tuple[float, int]
+    items: Items,
+    earlier: NetworkGroups,
+    known: Sequence[NetworkGroups],
+    capture_date: date,
+    settings: tuple[float, int],
 ) -> NetworkGroups:
     """The network's groups on a date.
 
     Args:
         items: the sites' groups of the date.
         earlier: the network's groups on the date before.
-        known: those of this date as it was summed before, or of the next later date: for the names of new groups.
+        known: those of this date as it was summed before, and of the latest date: for the names of new groups.
         settings: least similarity of an item and its leader, and for how many days an absent group is remembered.
     """
     min_similarity, remember_days = settings
@@ -104,7 +126,7 @@ def join_groups(
     leading = earlier.profiles.filter(
         _is_in(earlier.profiles, [name for name in rows if not rows[name]["merged_into"]])
     )
-    leader_I, home_I = _homes(items, leading, earlier.names(), min_similarity)
+    leader_I, home_I = _homes(items, leading, earlier.names, min_similarity)
     started = _new_leaders(items, [item for item, name in enumerate(leader_I) if name is None], min_similarity)
     taken = {*rows, *earlier.groups["group"].to_pylist()}
     for leader in dict.fromkeys(leader for leader in started.values() if leader is not None):
@@ -124,6 +146,17 @@ def join_groups(
     profiles = profiles.filter(_is_in(profiles, [name for name in rows if not rows[name]["merged_into"]]))
     counted = _counted(items, names, rows, capture_date)
     return NetworkGroups(counted, profiles.sort_by("group").combine_chunks(), _members(items, names, earlier, rows))
+
+
+def without_rhythm(groups: NetworkGroups) -> NetworkGroups:
+    """The groups without numbers of flows, for a census with pseudonyms: a clear census of the date could be joined by
+    them. The profiles, which are encrypted, keep them."""
+    table = groups.groups
+    for name in _RHYTHM:
+        table = table.set_column(
+            table.schema.get_field_index(name), table.schema.field(name), pa.nulls(len(table), pa.float64())
+        )
+    return replace(groups, groups=table)
 
 
 def _is_in(table: pa.Table, names: Sequence[str]) -> pa.ChunkedArray:
@@ -183,18 +216,19 @@ def _best(similarity_BL: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArra
     return similarity_BL.argmax(axis=1), similarity_BL.max(axis=1)
 
 
-def _new_name(items: Items, leader: int, known: NetworkGroups, taken: set[str], min_similarity: float) -> str:
-    """The name that the date's former or the next later census of the network has for the group of an item; else the
-    item's own name at its site; else one made from both."""
+def _new_name(items: Items, leader: int, known: Sequence[NetworkGroups], taken: set[str], min_similarity: float) -> str:
+    """The name of the group of an item in another census of the network; else the item's own name at its site; else one
+    made from both."""
     site, own = items.member(leader)
-    name = known.names().get((site, own))
-    if name is not None and name not in taken and name != OTHERS:
-        return name
-    if len(known.profiles):
-        similarity_L = similarities(items.profiles.slice(leader, 1), known.profiles)[0]
-        name = known.profiles["group"][int(similarity_L.argmax())].as_py()
-        if similarity_L.max() >= min_similarity and name not in taken:
-            return str(name)
+    for each in known:
+        name = each.names.get((site, own))
+        if name is not None and name not in taken:
+            return name
+        if len(each.profiles):
+            similarity_L = similarities(items.profiles.slice(leader, 1), each.profiles)[0]
+            name = str(each.profiles["group"][int(similarity_L.argmax())].as_py())
+            if similarity_L.max() >= min_similarity and name not in taken:
+                return name
     name = own
     while name in taken:
         name = f"g{hashlib.sha256(f'{site} {name}'.encode()).hexdigest()[:10]}"
@@ -292,7 +326,7 @@ def _description(profiles: Sequence[Row], weights: Sequence[int]) -> Row:
     ranked = sorted(services, key=lambda service: (-services[service], service))
     rhythm = {
         name: _median([(profile[name], weight) for profile, weight in zip(profiles, weights, strict=True)])
-        for name in ("flows_per_hour", "active_hours")
+        for name in _RHYTHM
     }
     return {"services": ranked[:_MOST_SERVICES], **rhythm}
 
@@ -317,7 +351,7 @@ def _makers(counts: Sequence[Row]) -> list[str]:
 
 def _members(items: Items, names: Sequence[str], earlier: NetworkGroups, rows: dict[str, Row]) -> pa.Table:
     """MEMBERS of this date, and earlier ones of sites' groups that are absent while their group is remembered."""
-    members = {member: _survivor(name, rows) for member, name in earlier.names().items() if name in rows}
+    members = {member: _survivor(name, rows) for member, name in earlier.names.items() if name in rows}
     members |= {items.member(item): name for item, name in enumerate(names) if name != OTHERS}
     listed = [{"site": site, "site_group": own, "group": name} for (site, own), name in sorted(members.items())]
     return pa.Table.from_pylist(listed, schema=MEMBERS.arrow_schema())

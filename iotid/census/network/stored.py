@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -99,11 +99,11 @@ def hash_of(groups: NetworkGroups, pseudonyms: Pseudonyms | None) -> str:
 
 def network_before(store: Store, key: PartitionKey) -> Partition[Network] | None:
     """The latest census of a network with this site before this date; of several of a date, that of all sites, or else
-    the first by name."""
+    the first by name. A new site counts to the network of all sites."""
     earlier = [each for each in store.partitions("network") if each.capture_date < key.capture_date]
     for found in sorted(earlier, key=lambda each: (each.capture_date, each["name"] == DEFAULT_NAME), reverse=True):
         network = store.open("network", found)
-        if key.site in stored_sites(store, network)["site"].to_pylist():
+        if found["name"] == DEFAULT_NAME or key.site in stored_sites(store, network)["site"].to_pylist():
             return network
     return None
 
@@ -115,7 +115,7 @@ def site_names(groups: NetworkGroups, site: str, own: pa.Table, min_similarity: 
     others get it, too, if they are similar to the first, and otherwise keep theirs.
     """
     of_network: dict[str, list[str]] = {}
-    members = groups.names()
+    members = groups.names
     for name in sorted(own["group"].to_pylist()):
         joined = members.get((site, name))
         if joined is not None and joined != OTHERS:
@@ -164,9 +164,3 @@ def text_columns(table: pa.Table) -> pa.Table:
         if pa.types.is_list(column.type):
             table = table.set_column(number, column.name, pc.binary_join(one_chunk(table[column.name]), "; "))
     return table
-
-
-def row_of(table: pa.Table, level: str, item: str) -> dict[str, Any] | None:
-    """The row of a level and item; None if there is none."""
-    chosen = table.filter(pc.and_(pc.equal(table["level"], level), pc.equal(table["item"], item))).to_pylist()
-    return chosen[0] if chosen else None

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from iotid import config
-from iotid.census.network.groups import Items, NetworkGroups, join_groups
+from iotid.census.network.groups import Items, NetworkGroups, join_groups, without_rhythm
 from iotid.census.network.read import MISSING, STATES, SiteCensus, identity_of, read_sites
 from iotid.census.network.report import Page, render_page
 from iotid.census.network.stored import (
@@ -104,7 +104,8 @@ def take_network_census(
 
 def _written(store: Store, window: Window) -> dict[str, dict[str, int]]:
     """For each date of the window, the sites that have a census, and when it was written."""
-    first, written = window.first_of(window.capture_date), {}
+    first = window.first_of(window.capture_date)
+    written: dict[str, dict[str, int]] = {}
     for key, written_us in store.written("census"):
         is_chosen = not window.sites or key.site in window.sites
         if first <= key.capture_date <= window.capture_date and is_chosen:
@@ -153,7 +154,7 @@ class _Step:
         before = self._before(capture_date)
         groups = self._groups(sites, capture_date, before)
         names: dict[str, dict[str, str]] = {site: {} for site in self._joined(sites)}
-        for (site, own), name in groups.names().items():
+        for (site, own), name in groups.names.items():
             if site in names:
                 names[site][own] = name
         present = {site: each.totals for site, each in sites.items() if each.row["state"] != MISSING}
@@ -193,7 +194,7 @@ class _Step:
 
     def _links(self, key: PartitionKey, sites: pa.Table) -> dict[str, str]:
         """Relative addresses of the pages of sites that have a census."""
-        links = {}
+        links: dict[str, str] = {}
         for site, state in zip(sites["site"].to_pylist(), sites["state"].to_pylist(), strict=True):
             target = ("census", PartitionKey.of_date(site, key.capture_date))
             link = self.store.link(("network", key), target, SITE_PAGE) if state != MISSING else None
@@ -209,14 +210,15 @@ class _Step:
             (site, self._site_groups(site, each, capture_date), each.counts) for site, each in joined.items()
         )
         later = [each for each in self.history.dates if each >= capture_date]
-        known = self._stored(later[0]) if later else None
-        return join_groups(
+        known = sorted({*later[-1:], capture_date} & {*later})
+        groups = join_groups(
             items,
             stored_network_groups(self.store, before, self.pseudonyms),
-            stored_network_groups(self.store, known, self.pseudonyms),
+            [stored_network_groups(self.store, self._stored(each), self.pseudonyms) for each in known],
             date.fromisoformat(capture_date),
             (self.settings.min_similarity, self.settings.remember_days),
         )
+        return groups if self.pseudonyms is None else without_rhythm(groups)
 
     def _joined(self, sites: Mapping[str, SiteCensus]) -> dict[str, SiteCensus]:
         """The sites whose groups were made under this step's key, or without one as this step."""

@@ -5,7 +5,7 @@ Shape suffixes: R rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -63,8 +63,19 @@ def _of_site(site: str, totals: pa.Table, groups: Mapping[str, str] | None) -> p
             groups.get(item, item) if level == "group" and item != OTHERS else item
             for level, item in zip(totals["level"].to_pylist(), totals["item"].to_pylist(), strict=True)
         ]
-        totals = totals.set_column(totals.schema.get_field_index("item"), "item", pa.array(names, pa.string()))
+        index = totals.schema.get_field_index("item")
+        totals = _joined(totals.set_column(index, totals.schema.field(index), pa.array(names, pa.string())))
     return totals.append_column("site", pa.array([site] * len(totals), pa.string()))
+
+
+def _joined(totals: pa.Table) -> pa.Table:
+    """TOTALS in which several groups of the site may have become one, which is certain to be there if any is."""
+    summed = totals.group_by(["level", "item"], use_threads=False).aggregate(
+        [*((name, "sum") for name in _SUMS), ("p_none", "min")]
+    )
+    columns = {name: summed[name] for name in ("level", "item")} | {name: summed[f"{name}_sum"] for name in _SUMS}
+    columns["p_none"] = summed["p_none_min"]
+    return pa.table([columns[name] for name in totals.column_names], schema=totals.schema)
 
 
 def _summed(rows: pa.Table, by: list[str]) -> pa.Table:
@@ -102,18 +113,23 @@ def _with_intervals(rows: pa.Table, addresses: int, sites: int) -> pa.Table:
         "sites_": ("sites_expected", "sites_variance", "sites_third"),
     }
     for prefix, cumulants in names.items():
-        values = (rows[name].to_numpy() for name in cumulants)
-        rows = _append(rows, prefix, *intervals(*values, np.full(len(rows), most[prefix], np.int64)))
+        rows = _append(rows, prefix, *_intervals(rows, cumulants, np.full(len(rows), most[prefix], np.int64)))
     return rows.drop_columns(["sites_variance", "sites_third"])
 
 
 def _with_site_intervals(rows: pa.Table, most: Mapping[str, int]) -> pa.Table:
     most_R = np.array([most.get(site, 0) for site in rows["site"].to_pylist()], np.int64)
-    cumulants = (rows[name].to_numpy() for name in ("expected", "variance", "third_cumulant"))
-    rows = _append(rows, "", *intervals(*cumulants, most_R))
+    rows = _append(rows, "", *_intervals(rows, ("expected", "variance", "third_cumulant"), most_R))
     p_R = rows["sites_expected"].to_numpy()
     ends = ((p_R >= _LIKELY_PRESENT).astype(np.int64), (p_R > _LIKELY_ABSENT).astype(np.int64))
     return _append(rows, "sites_", *ends).drop_columns(["sites_variance", "sites_third"])
+
+
+def _intervals(
+    rows: pa.Table, cumulants: Sequence[str], most_R: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    expected_R, variance_R, third_R = (rows[name].to_numpy() for name in cumulants)
+    return intervals(expected_R, variance_R, third_R, most_R)
 
 
 def _append(rows: pa.Table, prefix: str, low_R: NDArray[np.int64], high_R: NDArray[np.int64]) -> pa.Table:

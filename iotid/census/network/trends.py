@@ -146,6 +146,8 @@ def _by_item(rows: pa.Table, sites: Sequence[str], merged: Mapping[str, str]) ->
         )
     )
     names = [merged.get(item, item) for item in chosen["item"].to_pylist()]
-    chosen = chosen.set_column(chosen.schema.get_field_index("item"), "item", pa.array(names, pa.string()))
+    chosen = chosen.set_column(
+        chosen.schema.get_field_index("item"), chosen.schema.field("item"), [pa.array(names, pa.string())]
+    )
     summed = added(chosen)
     return {(row["level"], row["item"]): row for row in summed.to_pylist() if row["level"] in SPREADING_LEVELS}

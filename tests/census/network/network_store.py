@@ -101,6 +101,9 @@ class NetworkStore:
         window = Window.of(name, f"2026-01-{day:02}", days, sites)
         return take_network_census(self.spark, self.store, window, self.settings.census)
 
+    def stored(self, day: int, name: str = "all") -> Partition:
+        return self.store.open("network", PartitionKey.of_network(name, f"2026-01-{day:02}"))
+
     @staticmethod
     def key(site: str, day: int) -> PartitionKey:
         return PartitionKey.of_date(site, f"2026-01-{day:02}")
