@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
-    from iotid.census.take import champion_of, check_watchlist, find_champion, take_census
+    from iotid.census.champion import champion_of, find_champion
+    from iotid.census.take import check_watchlist, take_census
 
 __all__ = [
     "champion_of",
@@ -20,6 +21,7 @@ __all__ = [
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "take": ["champion_of", "check_watchlist", "find_champion", "take_census"],
+        "champion": ["champion_of", "find_champion"],
+        "take": ["check_watchlist", "take_census"],
     },
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -36,18 +35,18 @@ from iotid.census.stored import (
     stored_rows,
     write_groups,
 )
-from iotid.errors import AccountingError, DataError, NoModelError, WatchError
+from iotid.errors import AccountingError, DataError, WatchError
 from iotid.labels.names import warn_of_unmet
 from iotid.model.device import STATUSES
 from iotid.partitions import Partition, PartitionKey, Store
 from iotid.schemas import CENSUS
 from iotid.schemas.metadata import Census, Flows
-from iotid.tracking.versions import CHALLENGER, CHAMPION, ModelVersion, Registry
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
     from iotid.dataset.characteristics import Encoding
+    from iotid.tracking.versions import ModelVersion
 
 # stored: how the earlier census was made comparable with the model and settings of this one
 AS_IT_WAS, SCORED_AGAIN, NOT_COMPARED = "as it was", "scored again", "labels not compared"
@@ -146,40 +145,6 @@ def _model(
     spark: SparkSession, bundle: Path | None, protocols: Sequence[int]
 ) -> tuple[BroadcastModel, Encoding] | tuple[None, NoModel]:
     return (None, NoModel(tuple(protocols))) if bundle is None else broadcast_model(spark, bundle)
-
-
-def find_champion(registry: Registry) -> tuple[ModelVersion | None, str]:
-    """The champion; or None, and why there is none.
-
-    Raises:
-        ServerError: the registry cannot be reached, so whether there is a champion is not known.
-    """
-    try:
-        return champion_of(registry), ""
-    except NoModelError as why:
-        return None, str(why)
-
-
-def champion_of(registry: Registry) -> ModelVersion:
-    """The model version that identifies devices.
-
-    Raises:
-        NoModelError: there is none; the message says whether promotion refused a challenger.
-    """
-    try:
-        return registry.version_of(CHAMPION)
-    except NoModelError:
-        challenger = registry.find_version(CHALLENGER)
-        tags = challenger.tags if challenger is not None else {}
-        sentences = re.split(r"(?=\b(?:Passed|Refused): )", tags.get("decision", ""))
-        refused = " ".join(each.strip() for each in sentences if each.startswith("Refused"))
-        if not refused or challenger is None:
-            raise
-        raise NoModelError(
-            f"census: there is no champion yet, because promotion refused version {challenger.number}. {refused} Learn "
-            "from more captures, or change the rule named in brackets (conf/promotion.yaml); then iotid promote "
-            f"--dataset {tags.get('decided_on', 'NAME')}, and the census again"
-        ) from None
 
 
 def check_watchlist(census: Partition[Census], watchlist: config.Watchlist) -> None:

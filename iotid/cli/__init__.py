@@ -18,6 +18,7 @@ _STEPS = {
     "promote": "iotid.cli.promote",
     "rollback": "iotid.cli.rollback",
     "take-census": "iotid.cli.take_census",
+    "look": "iotid.cli.look",
     "compare": "iotid.cli.compare",
     "describe": "iotid.cli.describe",
     "run": "iotid.cli.run",
@@ -45,7 +46,8 @@ def steps() -> None:
     """Identifies the IoT devices behind network captures.
 
     The steps, in the order of the data flow: split-pcaps, assemble-flows, write-dataset, train, evaluate, promote,
-    take-census. `rollback` undoes a promotion. `compare` scores the ensemble and its baselines under several
+    take-census. `rollback` undoes a promotion. `look` lists the devices in one capture at
+    once, without Spark. `compare` scores the ensemble and its baselines under several
     protocols, `describe` draws what distinguishes the devices. `run` does all steps on a folder of captures, `demo` on
     captures that it writes itself; `reproduce` repeats the paper's experiment on one of its datasets and compares
     the numbers. `settings-schema` prints a JSON schema of files of settings, for editors.
