@@ -13,13 +13,11 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from iotid.arrow import one_chunk
 from iotid.census.changes import ABSENT, BACK, CHANGED, GONE, NEW, joined_names
@@ -31,6 +29,9 @@ from iotid.census.marks import ADDRESS_CONFLICT, KINDS_AT_ONCE, MAKER_DIFFERS
 from iotid.census.named import NAMED
 from iotid.labels.hosts import NO_HOST, OUTSIDE, ROUTER, UNANSWERED
 from iotid.model.device.decide import SEVERAL, UNDECIDED, UNKNOWN, WITH_UNKNOWN
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 _BARS = 12  # of a chart, then one bar of "others"
 _MARKS = {
@@ -112,6 +113,8 @@ def render_page(
 ) -> str:
     """The page of one census. ``groups``: GROUPS; ``left_out``: LEFT_OUT; ``metadata``: of the partition, with site and
     capture_date; ``most_rows``: greatest number of rows in the table."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     environment = Environment(
         loader=PackageLoader("iotid.census", "."),
         autoescape=True,
@@ -308,5 +311,7 @@ def _is_present(census: pa.Table) -> pa.ChunkedArray:
 
 def _script_json(value: Any) -> Markup:
     """JSON that can neither end its script element nor begin an HTML comment or entity."""
+    from markupsafe import Markup
+
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))

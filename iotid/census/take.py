@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
     from iotid.dataset.characteristics import Encoding
+    from iotid.tracking.versions import ModelVersion
 
 # stored: how the earlier census was made comparable with the model and settings of this one
 AS_IT_WAS, SCORED_AGAIN, NOT_COMPARED = "as it was", "scored again", "labels not compared"

@@ -21,6 +21,7 @@ _STEPS = {
     "take-network-census": "iotid.cli.take_network_census",
     "name": "iotid.cli.name",
     "export": "iotid.cli.export",
+    "look": "iotid.cli.look",
     "compare": "iotid.cli.compare",
     "describe": "iotid.cli.describe",
     "run": "iotid.cli.run",
@@ -49,10 +50,11 @@ def steps() -> None:
 
     The steps, in the order of the data flow: split-pcaps, assemble-flows, write-dataset, train, evaluate, promote,
     take-census, take-network-census. `rollback` undoes a promotion. `name` says what a group of unknown devices is,
-    `export` writes a census for other systems. `compare` scores the ensemble and its baselines under several protocols,
-    `describe` draws what distinguishes the devices. `run` does all steps on a folder of captures, `demo` on captures
-    that it writes itself; `reproduce` repeats the paper's experiment on one of its datasets and compares the numbers.
-    `settings-schema` prints a JSON schema of files of settings, for editors.
+    `export` writes a census for other systems, `look` lists the devices in one capture at once, without Spark.
+    `compare` scores the ensemble and its baselines under several protocols, `describe` draws what distinguishes the
+    devices. `run` does all steps on a folder of captures, `demo` on captures that it writes itself; `reproduce` repeats
+    the paper's experiment on one of its datasets and compares the numbers. `settings-schema` prints a JSON schema of
+    files of settings, for editors.
     """
 
 

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from iotid.config import Settings
+from iotid.errors import InputError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def check_settings(settings: Settings, labels: Sequence[str]) -> None:
@@ -38,3 +43,11 @@ def check_machine(settings: Settings) -> None:
         from iotid.training.fit import find_device
 
         find_device(settings.training)
+
+
+def check_packets(flows: pa.Table, captures: Sequence[str]) -> None:
+    """Raise an InputError if the captures, of which these are the flows, hold no packet."""
+    from iotid.capture.counters import counters
+
+    if not sum(counters(flows)["packets"].to_pylist()):
+        raise InputError(f"{', '.join(captures)}: no packet is in it; give a capture that has packets")

@@ -67,15 +67,25 @@ def from_captures(
     }
     overrides = [f"flow.{key}={json.dumps(value)}" for key, value in values.items()]
     settings = config.load_settings(overrides=overrides)
+    return read_captures(paths, settings.flow, capture or settings.capture, site, capture_date)
+
+
+def read_captures(
+    paths: Location | Iterable[Location],
+    flow: config.Flow,
+    capture: config.Capture,
+    site: str = "local",
+    capture_date: date | None = None,
+) -> pa.Table:
+    """As `from_captures`, with sections of settings."""
     locations = [paths] if isinstance(paths, Location) else paths
-    capture = capture or settings.capture
     captures, _, quarantined, _ = find_captures((str(location) for location in locations), capture.unreadable)
-    selections, counters = _assemble(captures, capture, settings.flow)
+    selections, counters = _assemble(captures, capture, flow)
     for path, why in quarantined.items():
         counters.quarantine(path, 0, 0, why)
     in_flows = sum(int(flows.packets[rows].sum()) for flows, rows in selections)
     check_accounting(in_flows, counters.packets("flow"))
-    table = table_in_time_order(selections, strings_of([found.path for found in captures]), settings.flow)
+    table = table_in_time_order(selections, strings_of([found.path for found in captures]), flow)
     zeros = np.zeros(len(table), np.int32)
     if capture_date is None and len(table):
         capture_date = table["first_seen"][0].as_py().date()  # the table is in time order

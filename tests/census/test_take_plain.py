@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from iotid.census import check_watchlist
+from iotid.census import champion_of, check_watchlist, find_champion
 from iotid.config import Watchlist
 from iotid.errors import AccountingError, DataError, NoModelError, PartitionError, ServerError, WatchError
 from iotid.partitions import PartitionKey
@@ -140,7 +140,7 @@ def test_champion_of__reports_why_promotion_refused() -> None:
     refused = "Refused: macro F1 0.1 is below the floor of 0.3 (promotion.min_macro_f1)."
     decision = f"Passed: there is no champion. {refused} Passed: it reads the same flows. Refused: that, too."
     with pytest.raises(NoModelError) as caught:
-        champion.champion_of(_registry(decision=decision, decided_on="home"))
+        champion_of(_registry(decision=decision, decided_on="home"))
     message = str(caught.value)
     assert f"promotion refused version 3. {refused} Refused: that, too. Learn from more captures" in message
     assert "iotid promote --dataset home" in message
@@ -148,13 +148,13 @@ def test_champion_of__reports_why_promotion_refused() -> None:
     assert caught.value.exit_code == 4
     for registry in (_registry(), _registry(dataset="home"), _registry(decision="Passed: all is well.")):
         with pytest.raises(NoModelError, match="run iotid promote first"):
-            champion.champion_of(registry)
-    assert champion.champion_of(SimpleNamespace(version_of=lambda alias: 5)) == 5
+            champion_of(registry)
+    assert champion_of(SimpleNamespace(version_of=lambda alias: 5)) == 5
 
 
 def test_find_champion__says_why_there_is_none_and_leaves_an_unreachable_registry_an_error() -> None:
-    assert champion.find_champion(SimpleNamespace(version_of=lambda alias: 5)) == (5, "")
-    none, why = champion.find_champion(_registry(decision="Refused: macro F1 is low.", decided_on="home"))
+    assert find_champion(SimpleNamespace(version_of=lambda alias: 5)) == (5, "")
+    none, why = find_champion(_registry(decision="Refused: macro F1 is low.", decided_on="home"))
     assert none is None
     assert "promotion refused version 3. Refused: macro F1 is low." in why
 
@@ -162,7 +162,7 @@ def test_find_champion__says_why_there_is_none_and_leaves_an_unreachable_registr
         raise ServerError("does not answer")
 
     with pytest.raises(ServerError, match="does not answer"):
-        champion.find_champion(SimpleNamespace(version_of=away))
+        find_champion(SimpleNamespace(version_of=away))
 
 
 def test_take_plain__without_a_model_all_are_unknown_and_a_first_model_changes_nothing(
