@@ -196,9 +196,9 @@ def _sections(census: pa.Table) -> list[dict[str, Any]]:
         (GONE, "Gone"): pc.equal(change, GONE),
         (WITH_UNKNOWN, "Known kinds and an unknown device"): pc.and_(is_present, pc.equal(status, WITH_UNKNOWN)),
         (SEVERAL, "Several kinds behind one address"): pc.and_(is_present, pc.equal(status, SEVERAL)),
-        (NAMED, "Named by persons"): pc.and_(is_present, pc.equal(status, NAMED)),
         (UNKNOWN, "Unknown"): pc.and_(is_present, pc.equal(status, UNKNOWN)),
         (UNDECIDED, "Undecided"): pc.and_(is_present, pc.equal(status, UNDECIDED)),
+        (NAMED, "Named by persons"): pc.and_(is_present, pc.equal(status, NAMED)),
     }
     found = {names: census.filter(mask) for names, mask in wanted.items()}
     return [

@@ -22,7 +22,7 @@ _MAC = re.compile(
 )
 _THIS_NETWORK = ipaddress.ip_network("0.0.0.0/8")  # RFC 1122
 _LONGEST_PATH = 4096  # Linux's PATH_MAX
-_ALWAYS = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
+ALWAYS = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
 
 
 class Device(BaseModel):
@@ -41,8 +41,8 @@ class Device(BaseModel):
     mac: tuple[str, ...] = ()
     ip: tuple[str, ...] = ()
     path: tuple[str, ...] = ()
-    valid_from: datetime = _ALWAYS[0]
-    valid_to: datetime = _ALWAYS[1]
+    valid_from: datetime = ALWAYS[0]
+    valid_to: datetime = ALWAYS[1]
 
     @model_validator(mode="before")
     @classmethod

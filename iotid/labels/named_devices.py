@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iotid.arrow import one_chunk
-from iotid.labels.devices import Device
+from iotid.labels.devices import ALWAYS, Device
 from iotid.labels.group_members import grouped_devices
 from iotid.labels.group_names import MEMBERS, NAME, GroupNames, Statement, read_members
 from iotid.labels.owner import CLIENT, NO_MAC, SERVER, parse_addresses
@@ -56,7 +56,17 @@ class NamedDevice:
         name = f"{said.model} {self.identifier}" + ("" if self.dates is None else f" of {self.site}")
         identifier = (self.identifier,)
         mac, ip = (identifier, ()) if is_mac else ((), identifier)
-        return Device.model_construct(name=name, model=said.model, vendor=said.vendor, type=said.type, mac=mac, ip=ip)
+        return Device.model_construct(  # all fields, because defaults would be copied, which takes most of the time
+            name=name,
+            model=said.model,
+            vendor=said.vendor,
+            type=said.type,
+            mac=mac,
+            ip=ip,
+            path=(),
+            valid_from=ALWAYS[0],
+            valid_to=ALWAYS[1],
+        )
 
 
 @dataclass(frozen=True)

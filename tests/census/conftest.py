@@ -129,7 +129,7 @@ def write_flows() -> Callable[..., Partition]:
             for n, each in enumerate(flows)
         ]
         table = pa.Table.from_pylist(timed, schema=FLOWS.arrow_schema(stored=True))
-        with store.write("flows", PartitionKey.of_date(site, capture_date)) as staged:
+        with store.write("flows", PartitionKey.of_date(site, capture_date), FLOWS.version) as staged:
             for part in range(3):
                 chosen = table.take(np.arange(part, len(timed), 3))
                 pq.write_table(chosen, f"{staged.path}/part-{part}.parquet", filesystem=staged.filesystem)

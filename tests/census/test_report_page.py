@@ -135,7 +135,7 @@ def test_page__sections_list_ten_rows_and_count_all() -> None:
         "New: 13", "Show all 13 in the table", "Gone: 1", "On the watch list: 1", "plug 81 % · Acme",
         "nearest lamp , 13 %, by 12 flows", "Undecided: 1",
         "one mac, named otherwise than the maker of the mac, changed, back, known kinds and an unknown device,",
-        "several kinds behind one address, named by persons, unknown.",
+        "several kinds behind one address, unknown, named by persons.",
     ):  # fmt: skip
         assert part in text
 

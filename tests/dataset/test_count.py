@@ -19,6 +19,7 @@ _MACS = {"cam": "02:00:00:00:00:01", "plug": "02:00:00:00:00:02", "hub": "02:00:
 class _File(NamedTuple):
     flows: pa.Table
     site: str = "home"
+    capture_date: str = "2026-01-01"
 
     def read(self, columns: Iterable[str]) -> Iterator[pa.RecordBatch]:
         yield from self.flows.select(list(columns)).to_batches(max_chunksize=7)
