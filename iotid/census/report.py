@@ -48,7 +48,7 @@ _LISTED = 10  # devices listed in a section; the table lists all
 _REASONS = 30  # listed reasons why packets are in no flow; each protocol number that is not decoded is one
 # columns with few distinct values, which are dictionary-encoded
 _DICTIONARY_ENCODED = (
-    "status", "marks", "group", "maker", "change", "previous_label", "also", "reason", "runners_up",
+    "status", "marks", "group", "maker", "change", "same_as", "previous_label", "also", "reason", "runners_up",
 )  # fmt: skip
 _LEAST = 0.005  # less probable runners-up would be 0 %
 
