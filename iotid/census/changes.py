@@ -6,6 +6,7 @@ that the earlier one lacks: a kind, or another class of a kind if both name a cl
 * `undecided`, which is not a finding, before or now;
 * a kind that is not found again, as it may have sent too little;
 * an unknown device beside the kinds found, as it may have been missed before;
+* another MAC of the same device, where that is sure: the row is new, and names the earlier one (`same_device`);
 * the effect of another model: the caller scores the earlier flows again with this model, or declares the two not
   comparable, and then no device counts as changed.
 
@@ -22,12 +23,13 @@ import pyarrow.compute as pc
 
 from iotid.arrow import one_chunk
 from iotid.census.identify import names_of_kinds
+from iotid.census.same_device import earlier_devices
 from iotid.model.device.decide import UNKNOWN
 from iotid.schemas import CENSUS
 
 FIRST, NEW, SAME, CHANGED, BACK, GONE, AWAY = CHANGES = ("first", "new", "same", "changed", "back", "gone", "away")
 ABSENT = (GONE, AWAY)  # rows of devices without flows
-COMPARED = ("change", "previous_label", "new_kinds")  # columns of CENSUS that the comparison adds
+COMPARED = ("change", "previous_label", "new_kinds", "same_as")  # columns of CENSUS that the comparison adds
 
 
 def compare(current: pa.Table, earlier: pa.Table | None, *, comparable: bool, remember_days: int) -> pa.Table:
@@ -53,7 +55,9 @@ def compare(current: pa.Table, earlier: pa.Table | None, *, comparable: bool, re
     differences = differences.filter(
         pc.and_(pc.is_valid(differences["kind"]), pc.equal(change, CHANGED).take(differences["row"]))
     )
-    present = _in_order(current, change, joined_names(earlier).take(before), _by_row(differences, current.num_rows))
+    same_as = _same_as(current, change, earlier, comparable=comparable)
+    new_kinds = _by_row(differences, current.num_rows)
+    present = _in_order(current, change, joined_names(earlier).take(before), new_kinds, same_as)
     return pa.concat_tables([present, _absent(current, earlier, remember_days)]).sort_by("device_id")
 
 
@@ -65,6 +69,29 @@ def joined_names(census: pa.Table) -> pa.ChunkedArray:
         len(census),
     )
     return pa.chunked_array([pc.if_else(pc.equal(pc.list_value_length(names), 0), None, pc.binary_join(names, " + "))])
+
+
+def with_same_as(rows: pa.Table, stored: pa.Table) -> pa.Table:
+    """The rows with ``same_as`` of the same devices in ``stored``; null for others."""
+    index = rows.schema.get_field_index("same_as")
+    column = stored["same_as"].take(pc.index_in(rows["device_id"], value_set=one_chunk(stored["device_id"])))
+    return rows.set_column(index, rows.schema.field(index), column)
+
+
+def _same_as(current: pa.Table, change: pa.Array, earlier: pa.Table, *, comparable: bool) -> pa.Array:
+    """(N,) the earlier device that each current one is, under another MAC; known since it was new."""
+    column = earlier["same_as"].take(pc.index_in(current["device_id"], value_set=one_chunk(earlier["device_id"])))
+    if not comparable:
+        return column
+    is_current = pc.is_in(earlier["device_id"], value_set=one_chunk(current["device_id"]))
+    was_absent = pc.is_in(earlier["change"], value_set=pa.array(ABSENT))
+    gone = earlier.filter(pc.invert(pc.or_(is_current, was_absent)))
+    joined = earlier_devices(current.filter(pc.equal(change, NEW)), gone)
+    if not joined:
+        return column
+    names = pa.array(joined.values(), pa.string())
+    found = names.take(pc.index_in(current["device_id"], value_set=pa.array(joined.keys(), pa.string())))
+    return pc.coalesce(found, column)
 
 
 def _differences(current: pa.Table, earlier: pa.Table) -> pa.Table:
@@ -116,10 +143,19 @@ def _absent(current: pa.Table, earlier: pa.Table, remember_days: int) -> pa.Tabl
 
 
 def _in_order(
-    rows: pa.Table, change: pa.Array, previous_label: pa.Array, new_kinds: pa.ListArray | None = None
+    rows: pa.Table,
+    change: pa.Array,
+    previous_label: pa.Array,
+    new_kinds: pa.ListArray | None = None,
+    same_as: pa.Array | None = None,
 ) -> pa.Table:
+    """The rows in the order of CENSUS; ``same_as`` None: as they have it, else null."""
     schema = CENSUS.arrow_schema(stored=True)
     none = pa.array([[]] * rows.num_rows, schema.field("new_kinds").type)
-    given = dict(zip(COMPARED, (change, previous_label, none if new_kinds is None else new_kinds), strict=True))
+    if same_as is None:
+        had = "same_as" in rows.column_names
+        same_as = rows["same_as"] if had else pa.nulls(rows.num_rows, pa.string())
+    compared = (change, previous_label, none if new_kinds is None else new_kinds, same_as)
+    given = dict(zip(COMPARED, compared, strict=True))
     columns = {field: rows[field] for field in rows.column_names} | given
     return pa.table([columns[field] for field in schema.names], schema=schema)

@@ -27,6 +27,7 @@ from iotid.census.identify import names_of_kinds, percents
 from iotid.census.left_out import OTHER_PROTOCOL
 from iotid.census.marks import ADDRESS_CONFLICT, KINDS_AT_ONCE, MAKER_DIFFERS
 from iotid.census.named import NAMED
+from iotid.census.unlisted import hosts_without_row
 from iotid.labels.hosts import NO_HOST, OUTSIDE, ROUTER, UNANSWERED
 from iotid.model.device.decide import SEVERAL, UNDECIDED, UNKNOWN, WITH_UNKNOWN
 
@@ -50,7 +51,8 @@ _LISTED = 10  # devices listed in a section; the table lists all
 _REASONS = 30  # listed reasons why packets are in no flow; each protocol number that is not decoded is one
 # columns with few distinct values, which are dictionary-encoded
 _DICTIONARY_ENCODED = (
-    "status", "marks", "group", "named_by", "change", "previous_label", "also", "reason", "runners_up",
+    "status", "marks", "group", "named_by", "maker", "change", "same_as", "previous_label", "also", "reason",
+    "runners_up",
 )  # fmt: skip
 _LEAST = 0.005  # less probable runners-up would be 0 %
 
@@ -137,6 +139,7 @@ def render_page(
         groups={"count": len(unnamed), "rows": unnamed.slice(0, _LISTED).to_pylist(), "others": OTHERS},
         packets={"flow": packets.pop("flow", 0), "left": packets.total(), "reasons": _reasons(packets)},
         left_out=_left_out(left_out, metadata),
+        hosts=hosts_without_row(census, left_out, metadata),
         rows={"shown": len(shown), "all": len(census)},
         data=_script_json(_columns(shown) | _group_columns(shown, lines)),
     )
@@ -167,6 +170,7 @@ def _left_out(left_out: pa.Table, metadata: Mapping[str, Any]) -> list[dict[str,
     return [
         {
             "title": _LEFT_OUT[reason],
+            "is_router": reason == ROUTER,
             "flows": count,
             "ends": sum(row["ends"] for row in rows if row["reason"] == reason),
             "rows": [row for row in rows if row["reason"] == reason and row["in_census"] is not None][:_LISTED],
@@ -228,7 +232,7 @@ def _columns(census: pa.Table) -> dict[str, Any]:
     for name in _DICTIONARY_ENCODED:
         coded = flat[name].combine_chunks().dictionary_encode()
         columns[name] = {"names": coded.dictionary.to_pylist(), "codes": coded.indices.fill_null(-1).to_pylist()}
-    for name in ("device_id", "confidence", "flows", "bytes", "watched", "addresses"):
+    for name in ("device_id", "mac_randomised", "confidence", "flows", "bytes", "watched", "addresses"):
         columns[name] = flat[name].to_pylist()
     for name in ("first_seen", "last_seen"):
         columns[name] = pc.divide(census[name].cast(pa.int64()), 1_000_000).to_pylist()

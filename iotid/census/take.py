@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from iotid import config
 from iotid.arrow import content_hash, one_chunk
-from iotid.census.changes import ABSENT, CHANGES, compare, joined_names
+from iotid.census.changes import ABSENT, CHANGES, compare, joined_names, with_same_as
 from iotid.census.groups import with_new_groups
 from iotid.census.identify import names_of_kinds, watched
 from iotid.census.known_groups import KnownGroups
@@ -264,7 +264,8 @@ def _with_absent(present: pa.Table, stored: pa.Table) -> pa.Table:
     absent = stored.filter(pc.is_in(stored["change"], value_set=pa.array(ABSENT)))
     absent = absent.filter(pc.invert(pc.is_in(absent["device_id"], value_set=present["device_id"])))
     # whether they had changed then is not used
-    return pa.concat_tables([compare(present, None, comparable=True, remember_days=1), absent])
+    again = compare(present, None, comparable=True, remember_days=1)
+    return pa.concat_tables([with_same_as(again, stored), absent])
 
 
 def _counts(census: pa.Table, scored: Scored) -> dict[str, Any]:

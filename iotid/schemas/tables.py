@@ -264,7 +264,7 @@ PREDICTIONS = Table(
 )
 
 # with census.pseudonyms, numbers and times are rounded medians over devices of the same kinds (census/microaggregation)
-CENSUS = Table(  # version 6: named_by, maker, mac_randomised, status `named`
+CENSUS = Table(  # version 6: named_by, maker, mac_randomised, same_as, status `named`
     "census",
     6,
     (
@@ -353,6 +353,13 @@ CENSUS = Table(  # version 6: named_by, maker, mac_randomised, status `named`
             "new_kinds",
             "list<string>",
             "where changed: names of the kinds found that the census before did not find, in the order of kinds",
+        ),
+        Column(
+            "same_as",
+            "string",
+            "the earlier device_id of the same device, whose MAC has changed, where that is sure (census/same_device); "
+            "null with pseudonyms",
+            nullable=True,
         ),
         Column("watched", "bool", "on the watch list"),
     ),

@@ -18,7 +18,7 @@ from iotid.schemas import CENSUS
 
 SCHEMA = CENSUS.arrow_schema(stored=True)
 UNCHANGED = {"device_id", "addresses", "group", "status", "label", "vendor", "type", "watched", "marks", "named_by"}
-MADE_BY_COMPARISON = {"change", "previous_label", "new_kinds"}
+MADE_BY_COMPARISON = {"change", "previous_label", "new_kinds", "same_as"}
 
 
 def kind(name: str, **more: Any) -> dict[str, Any]:

@@ -30,6 +30,8 @@ const result = {width: innerWidth, title: document.title, shown: rows.length, dr
 const lines = () => [...document.querySelectorAll("#rows tr")];
 const cells = index => lines().map(line => line.children[index].firstChild.textContent);
 search.value = "LAMP kitchen"; select(); result.found = cells(0); result.status = byId("count").textContent;
+result.maker = [...lines()[0].children[0].children].map(line => line.textContent);
+search.value = "nordlicht local"; select(); result.by_maker = cells(0);
 search.value = "no such thing"; select(); result.none = byId("count").textContent;
 search.value = ""; view.value = "gone"; select(); result.gone = cells(0);
 document.querySelector('[data-view="watched"]').click();
@@ -72,7 +74,7 @@ def test_page__loads_searches_sorts_and_turns_pages_in_a_browser(tmp_path: Path,
         }
         for n, hour in enumerate(hours)
     ]
-    rows[5] |= {"kinds": [kind("Kitchen lamp")]}
+    rows[5] |= {"kinds": [kind("Kitchen lamp")], "maker": f"Nordlicht {HOSTILE}", "mac_randomised": True}
     rows[6] |= {"change": "gone", "flows": 0}
     rows[7] |= {"watched": True}
     rows[8] |= {"status": "unknown", "group": "gmany"}
@@ -97,7 +99,9 @@ def test_page__loads_searches_sorts_and_turns_pages_in_a_browser(tmp_path: Path,
     assert match is not None
     assert json.loads(html.unescape(match.group(1))) == {
         "width": width, "title": f"Census of {HOSTILE}, 2026-01-10", "shown": 1999, "drawn": 50,
-        "found": ["02:00:00:00:00:05"], "status": "1 address", "none": "0 addresses", "gone": ["02:00:00:00:00:06"],
+        "found": ["02:00:00:00:00:05"], "status": "1 address",
+        "maker": ["02:00:00:00:00:05", "10.0.0.7 fe80::7", f"Nordlicht {HOSTILE}", "locally administered MAC"],
+        "by_maker": ["02:00:00:00:00:05"], "none": "0 addresses", "gone": ["02:00:00:00:00:06"],
         "watched": ["02:00:00:00:00:07"], "focus": "devices", "most": ["1,999", "1,998"], "sort": "descending",
         "least": ["0", "1"], "groups": ["unknowngmany, 2 similar"], "of_group": 2,
         "command": ["iotid name gmany --model … --vendor … --type …"],

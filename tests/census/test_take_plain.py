@@ -10,12 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from iotid.census import champion_of, check_watchlist, find_champion
+from iotid.census.stored import PAGE
 from iotid.config import Watchlist
 from iotid.errors import AccountingError, DataError, NoModelError, PartitionError, ServerError, WatchError
-from iotid.partitions import PartitionKey
+from iotid.partitions import Partition, PartitionKey
 from iotid.tracking import ModelVersion
 
-from .plain_site import LEFT_OUT_ROWS, WATCHED, A, B, C, D, Site, changes_of
+from .plain_site import KEY, LEFT_OUT_ROWS, WATCHED, A, B, C, D, Site, changes_of
 
 
 def test_take_plain__counts_what_is_there_and_lists_what_is_gone(plain_site: Site) -> None:
@@ -207,3 +208,35 @@ def test_take_plain__names_the_kinds_added_to_an_address(plain_site: Site) -> No
     assert [(row["change"], row["new_kinds"]) for row in rows] == [
         ("changed", ["plug"]), ("changed", ["lamp"]), ("changed", ["plug", "camera"]),
     ]  # fmt: skip
+
+
+def _same_as(census: Partition) -> dict[str, str]:
+    rows = pq.read_table(f"{census.uri}/part-0.parquet", partitioning=None).to_pylist()
+    return {row["device_id"]: row["same_as"] for row in rows if row["same_as"] is not None}
+
+
+def test_take_plain__a_device_that_changed_its_mac_names_the_one_before(
+    plain_site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("iotid.census.same_device.MIN_FLOWS", 4)
+    for day, labels in enumerate(({"a": "plug"}, {"b": "plug"}, {"b": "plug", "c": "camera"}), 1):
+        plain_site.flows(day, **labels)
+    assert _same_as(plain_site.census(1)) == {}
+    second = plain_site.census(2)
+    assert _same_as(second) == {B: A}
+    page = plain_site.store.read_bytes(second, PAGE).decode()
+    assert f'the same device as <span class="id">{A}</span> before' in page
+    assert _same_as(plain_site.census(3, version=2)) == {B: A}, "also if the earlier flows are scored again"
+
+
+def test_take_plain__with_pseudonyms_no_device_is_joined(plain_site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("iotid.census.same_device.MIN_FLOWS", 1)
+    monkeypatch.setenv("IOTID_CENSUS_KEY", KEY)
+    plain_site.flows(1, a="plug")
+    plain_site.flows(2, b="plug")
+    for day in (1, 2):
+        census = plain_site.census(day, pseudonyms="opaque")
+        assert _same_as(census) == {}
+        rows = pq.read_table(f"{census.uri}/part-0.parquet", partitioning=None)
+        assert rows["maker"].null_count == rows["mac_randomised"].null_count == len(rows)
+        assert census.metadata["makers"] is None
