@@ -110,11 +110,33 @@ def check_groups(groups: pa.Table) -> pa.Table:
     return groups
 
 
+def similarities(groups_a: pa.Table, groups_b: pa.Table) -> NDArray[np.float64]:
+    """(A, B) similarities of the profiles of two tables of groups (GROUPS), 0 to 1, as of a device and a leader."""
+    (a_AT, b_BT), _ = _profiles(groups_a, groups_b)
+    return _similarities(a_AT.sqrt(), b_BT.sqrt())
+
+
 def with_new_groups(groups: pa.Table, others: pa.Table) -> pa.Table:
     """``groups``, and those of ``others`` with other names, up to MAX_GROUPS."""
     is_new = pc.invert(pc.is_in(others["group"], value_set=one_chunk(groups["group"])))
     more = others.filter(is_new).slice(0, max(MAX_GROUPS - len(groups), 0))
     return pa.concat_tables([groups, more]).sort_by("group")
+
+
+def _profiles(*tables: pa.Table) -> tuple[list[csr_matrix], NDArray[np.int64]]:
+    """(L, T) shares of each table's groups (GROUPS), and the codes (T,) of all their payloads."""
+    from scipy.sparse import csr_matrix
+
+    columns = [[one_chunk(table[name]) for name in ("protocol", "payload_length", "share")] for table in tables]
+    codes = [_code(protocol.flatten().to_numpy(), length.flatten().to_numpy()) for protocol, length, _ in columns]
+    payload_T = np.unique(np.concatenate(codes))
+    profiles = []
+    for table, code_E, (_, _, share) in zip(tables, codes, columns, strict=True):
+        entries = (pc.list_parent_indices(share).to_numpy(), np.searchsorted(payload_T, code_E))
+        shape = (len(table), len(payload_T))
+        profiles.append(csr_matrix((share.flatten().to_numpy(), entries), shape=shape))
+        profiles[-1].sort_indices()
+    return profiles, payload_T
 
 
 def _counts(
