@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iotid.census import groups as census_groups
-from iotid.census.groups import NO_GROUPS, OTHERS, PAYLOADS_AND_PORTS, group_devices, with_new_groups
+from iotid.census.groups import NO_GROUPS, OTHERS, PAYLOADS_AND_PORTS, group_devices, similarities, with_new_groups
 from iotid.schemas import GROUPS
 from iotid.simulate.devices import DEVICE_MODELS, conversation_turns, handshake
 
@@ -231,9 +231,7 @@ def test_group_devices__a_flood_of_unlike_devices_costs_as_much_as_its_size(
     monkeypatch.setattr(census_groups, "MAX_GROUPS", 32)
     monkeypatch.setattr(census_groups, "_BLOCK", 32)
     compared, compare = [], census_groups._similarities
-    monkeypatch.setattr(
-        census_groups, "_similarities", lambda a, b: compared.append(a.shape[0] * b.shape[0]) or compare(a, b)
-    )
+    monkeypatch.setattr(census_groups, "_similarities", lambda a, b: compared.append(len(a) * len(b)) or compare(a, b))
     group, groups = groups_of(unlike(range(devices)))
     assert Counter(group.values())[OTHERS] == devices - 32
     groups_of(unlike(range(10_000, 10_000 + devices)), groups)
@@ -246,3 +244,13 @@ def test_with_new__keeps_the_first_and_adds_what_it_lacks() -> None:
     joined = with_new_groups(vacuums, both)
     assert joined["group"].to_pylist() == both["group"].to_pylist()
     assert vacuums.to_pylist()[0] in joined.to_pylist()
+
+
+def test_similarities__a_group_is_like_itself_and_less_like_others() -> None:
+    _, groups = groups_of({"a": {(6, 1): 3, (6, 2): 1}, "b": {(6, 3): 1}, "c": {(17, 1): 1}})
+    _, others = groups_of({"d": {(6, 1): 1}, "e": {(17, 1): 2}})
+    assert np.array_equal(np.diag(similarities(groups, groups)), np.ones(3))
+    found = similarities(groups, others)
+    assert found.shape == (3, 2)
+    assert sorted(found.ravel().tolist()) == [0, 0, 0, 0, round(math.sqrt(0.75), 6), 1]
+    assert similarities(groups, NO_GROUPS).shape == (3, 0)
