@@ -1,7 +1,8 @@
 """The exceptions of iotid and the exit codes of commands.
 
 2: a user's mistake; 1: an error of data or machine. 3 and 4 are not failures: a device on the watch list was found;
-there is no model yet. Every message names the field or file, the rule, the value it got and the remedy.
+there is no model yet (a census is taken without one). Every message names the field or file, the rule, the value it got
+and the remedy.
 """
 
 from __future__ import annotations

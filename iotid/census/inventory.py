@@ -18,13 +18,14 @@ import pyarrow.compute as pc
 
 from iotid.arrow import one_chunk
 from iotid.census.answers import identify_devices
+from iotid.census.behaviour import PORT, READ, payloads_and_ports_of
 from iotid.census.changes import compare
-from iotid.census.groups import NO_GROUPS, group_devices, services_of
+from iotid.census.group_columns import services_of
+from iotid.census.groups import NO_GROUPS, group_devices
 from iotid.census.identify import watched, without_model
 from iotid.census.left_out import MAX_LISTED, OTHER_PROTOCOL, with_remainder_rows
 from iotid.census.macs import with_macs
 from iotid.census.makers import read_makers
-from iotid.census.payloads import count_payloads_and_ports
 from iotid.labels.hosts import name_devices
 from iotid.labels.owner import Networks, Site
 from iotid.labels.routers import find_routers
@@ -84,7 +85,7 @@ def take_inventory(
     schema = CENSUS.arrow_schema()
     for name in ("bytes", "first_seen", "last_seen", "addresses"):
         devices = devices.append_column(schema.field(name), traffic[name].cast(schema.field(name).type))
-    values = count_payloads_and_ports(flows, device, named.ip)
+    values = _values(flows, device, named.ip)
     unknown = one_chunk(devices["device_id"].filter(pc.equal(devices["status"], UNKNOWN)))
     of_unknown = values.filter(pc.is_in(values["device_id"], value_set=unknown))
     group, groups = group_devices(unknown, of_unknown, NO_GROUPS, settings.min_similarity)
@@ -96,7 +97,7 @@ def take_inventory(
     devices = devices.append_column("watched", watched(devices, watchlist))
     devices = compare(devices, None, comparable=True, remember_days=settings.remember_days)
     left_out = _left_out(flows, outcome, named.mac, named.ip, traffic["device_id"])
-    return Inventory(devices, services_of(values, one_chunk(devices["device_id"])), groups, left_out)
+    return Inventory(devices, _services(values, one_chunk(devices["device_id"])), groups, left_out)
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,18 @@ class _InMemory:
 
     def read(self, columns: Iterable[str]) -> Iterator[pa.RecordBatch]:
         yield from self.flows.select(list(columns)).to_batches()
+
+
+def _values(flows: pa.Table, device: pa.Array, address: pa.Array) -> pa.Table:
+    """PAYLOADS_AND_PORTS of the devices (as `tally.payloads_and_ports`)."""
+    own = flows.select([name for name in READ if name not in ("device_id", "address")])
+    own = own.append_column("device_id", device).append_column("address", address)
+    return payloads_and_ports_of(own.filter(pc.is_valid(device)))
+
+
+def _services(values: pa.Table, devices: pa.Array) -> list[list[str]]:
+    services = services_of(values.filter(pc.equal(values["what"], PORT)), devices, devices)
+    return [services.get(device, []) for device in devices.to_pylist()]
 
 
 def _traffic(flows: pa.Table, device: pa.Array, address: pa.Array) -> pa.Table:

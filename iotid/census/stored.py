@@ -26,7 +26,7 @@ TOTALS_FILE = "_totals.parquet"
 LEFT_OUT_FILE, LEFT_OUT_CSV = "_left_out.parquet", "_left_out.csv"
 GROUPS_SEALED = "_groups.sealed"  # GROUPS_FILE encrypted, under pseudonyms: payload lengths can identify a device
 _OF_EVERY_VERSION = ("device_id", "status", "label", "vendor", "type", "confidence")
-_GROUPS_OF_VERSION_2 = ("flows_per_hour", "active_hours")
+_GROUPS_OF_VERSION_2 = ("flows_per_hour", "active_hours", "token", "token_share", "device", "absent", "merged")
 _GROUPS_SINCE = 3  # the version of CENSUS that added groups
 
 

@@ -6,7 +6,7 @@ can choose MACs that all go to one worker.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,8 +16,11 @@ import pyarrow.compute as pc
 from pyspark.sql import Window
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.functions import pandas_udf
+from pyspark.sql.pandas.types import from_arrow_schema
 
-from iotid.census.groups import MAX_VALUES, PAYLOAD, PAYLOADS_AND_PORTS, PORT
+from iotid.arrow import one_chunk
+from iotid.census.behaviour import MAX_VALUES, PAYLOADS_AND_PORTS, count_values
+from iotid.census.behaviour import READ as READ_VALUES
 from iotid.census.inventory import MAX_ADDRESSES, NEAR_DAYS, UNSPECIFIED
 from iotid.census.left_out import COUNTS, MAX_LISTED, OTHER_PROTOCOL, SCHEMA
 from iotid.dataset.hashes import hash_for_buckets
@@ -25,6 +28,7 @@ from iotid.labels.hosts import READ, Named, name_devices
 from iotid.labels.owner import Site
 from iotid.schemas import FLOWS
 from iotid.spark.shuffle import Buckets
+from iotid.spark.worker_errors import in_worker
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -191,27 +195,22 @@ def totals_by_reason(endpoints: DataFrame) -> DataFrame:
 
 
 def payloads_and_ports(named: DataFrame, unknown: pa.Array) -> DataFrame:
-    """The commonest payloads that these devices send and the commonest ports that they use (PAYLOADS_AND_PORTS)."""
-    sent = F.filter(F.arrays_zip("direction", "payload_length"), _is_sent)
-    lengths = F.array_distinct(F.transform(sent, lambda packet: packet["payload_length"]))
-
-    def entry(what: str, value: Column) -> Column:
-        return F.struct(F.lit(what).alias("what"), value.alias("value"))
-
-    values = F.concat(
-        F.array(entry(PORT, F.col("server_port"))), F.transform(lengths, lambda length: entry(PAYLOAD, length))
-    )
+    """What these devices do: the commonest values of each type (PAYLOADS_AND_PORTS); see `iotid.census.behaviour`."""
     devices = named.sparkSession.createDataFrame(pa.table({"device_id": unknown}))
-    flows = named.join(F.broadcast(devices), "device_id", "leftsemi")
-    exploded = flows.select("bucket_hash", "device_id", "protocol", F.explode(values).alias("entry"))
-    by_value = exploded.groupBy("bucket_hash", "device_id", "entry.what", "protocol", "entry.value")
-    counted = by_value.agg(F.count(F.lit(1)).alias("flows"))
+    flows = named.join(F.broadcast(devices), "device_id", "leftsemi").select("bucket_hash", *READ_VALUES)
+
+    def count(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            flows = pa.Table.from_batches([batch])
+            counted = count_values(flows)
+            of_device = pc.index_in(counted["device_id"], value_set=one_chunk(flows["device_id"]))
+            yield from counted.append_column("bucket_hash", flows["bucket_hash"].take(of_device)).to_batches()
+
+    schema = from_arrow_schema(PAYLOADS_AND_PORTS.append(pa.field("bucket_hash", pa.int64())))
+    by_value = flows.mapInArrow(in_worker(count), schema).groupBy(
+        "bucket_hash", "device_id", "what", "protocol", "value"
+    )
+    counted = by_value.agg(F.sum("flows").alias("flows"))
     commonest = Window.partitionBy("bucket_hash", "device_id", "what").orderBy(F.desc("flows"), "protocol", "value")
     ranked = counted.withColumn("rank", F.row_number().over(commonest))
     return ranked.where(F.col("rank") <= MAX_VALUES).select(*PAYLOADS_AND_PORTS.names)
-
-
-def _is_sent(packet: Column) -> Column:
-    """Whether the flow's device sent the packet, with a payload."""
-    by_device = F.when(F.col("client_ip") == F.col("address"), 1).otherwise(-1)
-    return (packet["direction"] == by_device) & (packet["payload_length"] > 0)

@@ -366,27 +366,48 @@ CENSUS = Table(  # version 6: named_by, maker, mac_randomised, same_as, status `
     ("site", "capture_date"),
 )
 
-GROUPS = (
-    Table(  # version 2: rhythm; stored with a census: the profile of each group, by which the next date recognises it
-        "groups",
-        2,
-        (
-            Column("group", "string", "name of the group, for as long as the census remembers a device of it"),
-            Column("services", "list<string>", "transport and server port of most of its flows, as in TCP 8883"),
-            Column("flows_per_hour", "float64", "median of its devices: flows in an hour that has any", nullable=True),
-            Column(
-                "active_hours",
-                "float64",
-                "median of its devices: hours of the day (UTC) that have a flow",
-                nullable=True,
-            ),
-            Column(
-                "protocol", "list<int32>", "IANA protocol number of each payload that its devices send; -1: they do not"
-            ),
-            Column("payload_length", "list<int32>", "bytes of that payload"),
-            Column("share", "list<float64>", "how common it is: the mean of the devices' shares, which sum to 1"),
+# Stored with a census: the profile of each group, by which the next date recognises it.
+GROUPS = Table(  # version 2: rhythm, tokens, devices, merged
+    "groups",
+    2,
+    (
+        Column("group", "string", "name of the group, for as long as the census remembers a device of it"),
+        Column("services", "list<string>", "transport and server port of most of its flows, as in TCP 8883"),
+        Column("flows_per_hour", "float64", "median of its devices: flows in an hour that has any", nullable=True),
+        Column(
+            "active_hours",
+            "float64",
+            "median of its devices: hours of the day (UTC) that have a flow",
+            nullable=True,
         ),
-    )
+        Column(
+            "protocol", "list<int32>", "IANA protocol number of each payload that its devices send; -1: they do not"
+        ),
+        Column("payload_length", "list<int32>", "bytes of that payload"),
+        Column("share", "list<float64>", "how common it is: the mean of the devices' shares, which sum to 1"),
+        Column(
+            "token",
+            "list<int64>",
+            "pairs and sequences of payloads, and roles, of its flows, each with type and protocol as one number "
+            "(census/profiles.py); null: made by an earlier version",
+            nullable=True,
+        ),
+        Column("token_share", "list<float64>", "as share, for each type of token", nullable=True),
+        Column(
+            "device",
+            "list<int64>",
+            "keyless hash of each device that is known to be in it: those with a globally administered MAC, at most "
+            "4,096, the last seen ones; sorted",
+            nullable=True,
+        ),
+        Column(
+            "absent",
+            "list<int32>",
+            "censuses since each of them was seen; 0: in this one",
+            nullable=True,
+        ),
+        Column("merged", "list<string>", "names of earlier groups that are now this one, at most 64", nullable=True),
+    ),
 )
 
 GROUP_NAMES = Table(  # what persons said about groups (iotid name): a partition is one statement, rows are its devices

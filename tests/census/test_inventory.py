@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,17 +13,14 @@ import pyarrow as pa
 import pytest
 
 from iotid import config
-from iotid.census.groups import MAX_VALUES, NO_GROUPS, PAYLOADS_AND_PORTS
+from iotid.census.groups import NO_GROUPS
 from iotid.census.inventory import Inventory, take_inventory
-from iotid.census.payloads import count_payloads_and_ports
 from iotid.config import Settings
-from iotid.labels.hosts import name_devices
-from iotid.labels.owner import Networks, Site
 from iotid.partitions import Store
 from iotid.schemas import CENSUS, FLOWS, LEFT_OUT
 
 from .conftest import PATTERNS, flow
-from .spark_site import GATE, IPS, A, B, C, D
+from .spark_site import IPS, A, B, C, D
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,36 +72,6 @@ def _random_flows(seed: int, number: int = 400) -> list[dict[str, Any]]:
             made |= turned
         rows.append(made)
     return rows
-
-
-def _naive_values(flows: list[dict[str, Any]], device: list[Any], address: list[Any]) -> list[tuple[Any, ...]]:
-    """Rows of PAYLOADS_AND_PORTS, counted flow by flow."""
-    counted: Counter[tuple[Any, ...]] = Counter()
-    for row, own, ip in zip(flows, device, address, strict=True):
-        if own is None:
-            continue
-        counted[own, "port", row["protocol"], row["server_port"]] += 1
-        side = 1 if row["client_ip"] == ip else -1
-        packets = zip(row["direction"], row["payload_length"], strict=True)
-        for length in {length for direction, length in packets if direction == side and length > 0}:
-            counted[own, "payload", row["protocol"], length] += 1
-    kept: list[tuple[Any, ...]] = []
-    for own, what in {key[:2] for key in counted}:
-        of_one = sorted((-count, *key[2:]) for key, count in counted.items() if key[:2] == (own, what))
-        kept += [(own, what, *key, -negative) for negative, *key in of_one[:MAX_VALUES]]
-    return sorted(kept)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_count_payloads_and_ports__equals_a_count_flow_by_flow(seed: int) -> None:
-    flows = _random_flows(seed, 1200)
-    table = _table(flows)
-    named = name_devices(table, Site(Networks(config.load_settings().census.inside), frozenset({GATE})))
-    values = count_payloads_and_ports(table, named.device, named.address)
-    assert values.schema == PAYLOADS_AND_PORTS
-    expected = _naive_values(flows, named.device.to_pylist(), named.address.to_pylist())
-    assert sorted(tuple(row.values()) for row in values.to_pylist()) == expected
-    assert max(Counter((row[0], row[1]) for row in expected).values()) == MAX_VALUES, "more values than are kept"
 
 
 def test_inventory__groups_devices_and_lists_what_is_left_out() -> None:

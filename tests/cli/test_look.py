@@ -79,8 +79,10 @@ def test_look__lists_devices_groups_flows_left_out_and_packets(capture: Path, tm
     assert re.search(
         r"192\.168\.1\.10 +unknown, group g\w+ +1 +\d+ B +2026-01-09 12:00 +2026-01-09 12:00 +UDP 443", camera
     )
-    groups = [line.split() for line in lines if re.match("g[0-9a-f]{10} ", line)]
-    assert [(line[1], line[-1]) for line in groups] == [("2", "443"), ("1", "8883")]
+    groups = [re.split("  +", line) for line in lines if re.match("g[0-9a-f]{10} ", line)]
+    assert [line[1:] for line in groups] == [
+        ["2", "2", "UDP 443", "1 flows/h in 1 h of the day"], ["1", "1", "UDP 8883", "1 flows/h in 1 h of the day"],
+    ]  # fmt: skip
     assert "flows left out, unanswered: 1, of 1 MACs or addresses" in lines
     assert "flows left out, other protocol: 1, of 1 MACs or addresses" in lines
     assert lines[-1] == "packets: 20 in flows; in no flow: 1 not ip"
