@@ -78,7 +78,8 @@ def group_devices(
     Args:
         devices: ids of the unknown devices, in order.
         values: rows of PAYLOADS_AND_PORTS of these devices, in any order; a device without payload may have none.
-        earlier: the groups (GROUPS) of the earlier census; those without a current device are returned unchanged.
+        earlier: the groups (GROUPS) of the earlier census; those without a current device are returned unchanged,
+            but for devices that are now in another group.
         min_similarity: least similarity of two new devices, or of a new one and an earlier group.
         keep_apart: names of earlier groups that are never merged with each other, as a person distinguished them.
     """
@@ -106,6 +107,7 @@ def group_devices(
     ]
     gone = pa.array(list(groups.absorbed), pa.string())
     absent = earlier.filter(pc.invert(pc.is_in(earlier["group"], value_set=pa.concat_arrays([group_N, gone]))))
+    absent = members.without_those_here(absent)
     found = pa.concat_tables([pa.Table.from_pylist(present, schema=GROUPS.arrow_schema()), absent])
     return group_N, found.sort_by("group")
 
