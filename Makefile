@@ -22,7 +22,7 @@ UNIT := "not spark and not ddp and not dags" --ignore=tests/dags --ignore=tests/
 PYTHONS ?= 3.11 3.12 3.13
 NIGHTS ?= 10
 
-.PHONY: help setup airflow-setup peers-setup petastorm-setup audit-setup lock test-pythons test-wheel demo run reproduce test test-unit test-conformance test-spark test-ddp test-dags test-scheduler check audit format wheel clean bench-households bench-census bench-census-hits bench-network bench-linkage bench-flood bench-capture bench-ingest bench-train bench-predict bench-choices results results-quick drill-kill drill-nights drill-cluster drill-households drill-network fuzz airflow cluster cluster-stop
+.PHONY: help setup airflow-setup peers-setup petastorm-setup audit-setup lock test-pythons test-wheel demo run reproduce test test-unit test-conformance test-spark test-ddp test-dags test-scheduler check audit format wheel clean bench-households bench-census bench-census-hits bench-network bench-linkage bench-groups bench-flood bench-capture bench-ingest bench-train bench-predict bench-choices results results-quick drill-kill drill-nights drill-cluster drill-households drill-network fuzz airflow cluster cluster-stop
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -154,6 +154,10 @@ bench-census: setup ## a census of a million flows of 20,000 devices, compared w
 bench-households: setup ## the device model on synthetic households, with baselines: make bench-households CAPTURES=DIR LABELS=FILE [OTHERS="--others DIR FILE [section.key=value …] …"], an hour; ends with one line of JSON
 	@test -n "$(CAPTURES)" -a -n "$(LABELS)" || { echo 'usage: make bench-households CAPTURES=DIR LABELS=FILE [OTHERS="--others DIR FILE …"] [FOLDS=5] [FIRST=N: only the first N trainings] [TIMES=200] [SEED=7] [METHODS="iotid regressions"] [SET="capture.key=value …"]' >&2; exit 2; }
 	@$(PY) tests/bench/households.py --captures "$(CAPTURES)" --labels "$(LABELS)" $(OTHERS) $(if $(FOLDS),--folds $(FOLDS)) $(if $(FIRST),--only-first $(FIRST)) $(if $(TIMES),--times $(TIMES)) $(if $(SEED),--seed $(SEED)) $(if $(METHODS),--methods $(METHODS)) $(foreach s,$(SET),--set "$(s)")
+
+bench-groups: setup ## groups of unknown devices against their true kinds, over nights without labels: make bench-groups CAPTURES=DIR (with aalto/, lsif/ and ucl/ in it), minutes; ends with one line of JSON
+	@test -n "$(CAPTURES)" || { echo 'usage: make bench-groups CAPTURES=DIR [GROUPS="--thresholds 0.6 0.9 --without-model"]' >&2; exit 2; }
+	@$(PY) tests/bench/groups.py --captures "$(CAPTURES)" $(GROUPS)
 
 bench-linkage: setup ## how many pseudonyms an unmasked census of the same date reveals: make bench-linkage [CENSUS=FOLDER, else synthetic devices]; ends with one line of JSON
 	@$(PY) tests/bench/linkage.py $(if $(CENSUS),--census "$(CENSUS)")

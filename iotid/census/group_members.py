@@ -83,6 +83,20 @@ class Members:
         latest = np.sort(np.lexsort((device, absent[first]))[:MAX_DEVICES])
         return {"device": device[latest].tolist(), "absent": absent[first][latest].tolist()}
 
+    def without_those_here(self, groups: pa.Table) -> pa.Table:
+        """Earlier groups (GROUPS) without the devices that are present, and so in other groups now."""
+        here = set(self.hash.tolist())
+        rows = groups.select(["device", "absent"]).to_pylist()
+        for row in rows:
+            if row["device"] and not here.isdisjoint(row["device"]):
+                kept = [pair for pair in zip(row["device"], row["absent"], strict=True) if pair[0] not in here]
+                row["device"], row["absent"] = [device for device, _ in kept], [absent for _, absent in kept]
+        for name in ("device", "absent"):
+            index = groups.schema.get_field_index(name)
+            field = groups.schema.field(index)
+            groups = groups.set_column(index, field, pa.array([row[name] for row in rows], field.type))
+        return groups
+
     @cached_property
     def _is_here(self) -> NDArray[np.bool_]:
         """(E,) whether the device is present."""

@@ -16,8 +16,8 @@ if that is less similar than two new devices must be: most devices were there be
 
 **Mergers.** One date cannot show whether two devices are of one model or of two with the same firmware, since both
 differ as much from date to date. So the least similarity of new devices is high, and groups are merged later: if the
-devices of two groups are on one date at least as similar to each other as to the past of either. One name survives and
-lists the other.
+devices of two groups are on one date at least as similar to each other as to the past of either, or if a single device
+is more similar to the past of a larger group than to its own. One name survives and lists the other.
 
 A name is a hash of what the first device does. It has no meaning at another site, nor after the census has removed the
 group's last device.
@@ -61,6 +61,7 @@ _MAX_MERGED = 64  # names of earlier groups that a group lists
 _MIN_RETURNING = 0.5  # similarity to an earlier group, of devices that are not known to be new
 _MIN_STAYING = 0.3  # a device that is less similar to its group leaves it, if another one is similar
 _MIN_TYPICAL = 0.6  # groups less similar to their past than this did something else on this date, and are not merged
+_LARGE = 3  # devices of a group whose mean has little noise
 _LEAST_STEP = 1e-6  # of rounded similarities
 _BLOCK = 256  # devices compared with all leaders in one product
 
@@ -78,7 +79,8 @@ def group_devices(
     Args:
         devices: ids of the unknown devices, in order.
         values: rows of PAYLOADS_AND_PORTS of these devices, in any order; a device without payload may have none.
-        earlier: the groups (GROUPS) of the earlier census; those without a current device are returned unchanged.
+        earlier: the groups (GROUPS) of the earlier census; those without a current device are returned unchanged,
+            but for devices that are now in another group.
         min_similarity: least similarity of two new devices, or of a new one and an earlier group.
         keep_apart: names of earlier groups that are never merged with each other, as a person distinguished them.
     """
@@ -106,6 +108,7 @@ def group_devices(
     ]
     gone = pa.array(list(groups.absorbed), pa.string())
     absent = earlier.filter(pc.invert(pc.is_in(earlier["group"], value_set=pa.concat_arrays([group_N, gone]))))
+    absent = members.without_those_here(absent)
     found = pa.concat_tables([pa.Table.from_pylist(present, schema=GROUPS.arrow_schema()), absent])
     return group_N, found.sort_by("group")
 
@@ -171,21 +174,20 @@ class _Groups:
     absorbed: Mapping[str, str] = field(default_factory=dict)
 
     def merged(self, keep_apart: Collection[str]) -> _Groups:
-        """The groups, those merged whose devices are today as similar to each other as to the past of either."""
+        """The groups, those merged that act alike on this date (`_partners`)."""
         stays_N = (self.members.home >= 0) & (self.members.home == self.leader)
         present = np.unique(self.leader[stays_N])  # of these L some devices are known, so that there is a past
         if len(present) < 2:
             return self
-        today, past = self._today(present), self.before[present]
-        own_P = np.concatenate([_similarities(today[[row]], past[[row]])[0] for row in range(len(present))])
-        similar = [
-            (-similarity, *sorted(present[[first, second]].tolist(), key=self._rank(keep_apart)))
-            for at in range(0, len(present), _BLOCK)
-            for first, second, similarity in _as_own(today, own_P, slice(at, at + _BLOCK))
+        sizes_P = np.array([self.members.size(row) for row in present.tolist()])
+        partners = _partners(self._today(present), self.before[present], sizes_P, self._typical(present))
+        rank = self._rank(keep_apart)
+        pairs = [
+            (-similarity, *sorted(present[[row, other]].tolist(), key=rank)) for row, other, similarity in partners
         ]
         root = np.arange(len(self.names))
-        for _, older, younger in sorted(similar):
-            ends = sorted({root[older], root[younger]}, key=self._rank(keep_apart))
+        for _, older, younger in sorted(pairs):
+            ends = sorted({int(root[older]), int(root[younger])}, key=rank)
             if len(ends) == 2 and not all(self.names[end] in keep_apart for end in ends):
                 root[root == ends[1]] = ends[0]
         absorbed = {self.names[row]: self.names[root[row]] for row in present.tolist() if root[row] != row}
@@ -213,6 +215,17 @@ class _Groups:
     def _rank(self, keep_apart: Collection[str]) -> Callable[[int], tuple[bool, int, str]]:
         """Order in which groups survive: those named by a person, then those with most devices."""
         return lambda row: (self.names[row] not in keep_apart, -self.members.size(row), self.names[row])
+
+    def _typical(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The median similarity of the devices of each of these earlier groups to its past."""
+        own_N = np.zeros(len(self.now))
+        inside = np.flatnonzero(np.isin(self.leader, rows))
+        for at in range(0, len(inside), _BLOCK):
+            block = inside[at : at + _BLOCK]
+            groups, column = np.unique(self.leader[block], return_inverse=True)
+            similarity_BG = _similarities(self.now[block], self.before[groups])
+            own_N[block] = similarity_BG[np.arange(len(block)), column]
+        return np.array([np.median(own_N[self.leader == row]) for row in rows])
 
     def _today(self, rows: NDArray[np.int64]) -> Profiles:
         """The mean profile of the devices of each of these groups."""
@@ -276,14 +289,29 @@ def _similarities(profiles: Profiles, others: Profiles) -> NDArray[np.float64]:
     return profiles.similarities(others)
 
 
-def _as_own(today: Profiles, own_P: NDArray[np.float64], block: slice) -> Iterator[tuple[int, int, float]]:
-    """Pairs of groups, the first in this block of rows, that are as similar to each other as to their own past."""
-    similarity_BP = _similarities(today[block], today)
-    least_BP = np.maximum(own_P[block, np.newaxis], own_P)
-    is_typical_BP = np.minimum(own_P[block, np.newaxis], own_P) >= _MIN_TYPICAL
-    for row, other in np.argwhere((similarity_BP >= least_BP) & is_typical_BP).tolist():
-        if block.start + row < other:
-            yield block.start + row, other, float(similarity_BP[row, other])
+def _partners(
+    today: Profiles, past: Profiles, sizes_P: NDArray[np.int64], typical_P: NDArray[np.float64]
+) -> Iterator[tuple[int, int, float]]:
+    """Pairs of groups that act alike, and how similar they are; at most the best partner of each group.
+
+    Either their devices are at least as similar to each other as to the past of either group. Or one has a single
+    device, which is at least as similar to the past of a group of some size as to its own past, and as that group's
+    devices typically are (``typical_P``).
+    """
+    blocks = [slice(at, at + _BLOCK) for at in range(0, len(today), _BLOCK)]
+    own_P = np.concatenate([np.diagonal(_similarities(today[block], past[block])) for block in blocks])
+    is_large_P = sizes_P >= _LARGE
+    for block in blocks:
+        to_today_BP, to_past_BP = _similarities(today[block], today), _similarities(today[block], past)
+        own_B = own_P[block, np.newaxis]
+        alike_BP = (to_today_BP >= np.maximum(own_B, own_P)) & (np.minimum(own_B, own_P) >= _MIN_TYPICAL)
+        joins_BP = (sizes_P[block, np.newaxis] == 1) & is_large_P & (to_past_BP >= np.maximum(own_B, typical_P))
+        similarity_BP = np.maximum(np.where(alike_BP, to_today_BP, 0), np.where(joins_BP, to_past_BP, 0))
+        rows = np.arange(len(similarity_BP))
+        similarity_BP[rows, block.start + rows] = 0
+        best_B = similarity_BP.argmax(axis=1)
+        for row in np.flatnonzero(similarity_BP[rows, best_B]).tolist():
+            yield block.start + row, int(best_B[row]), float(similarity_BP[row, best_B[row]])
 
 
 def _names(before: list[str], leading: Iterable[tuple[NDArray[np.int64], csr_matrix]]) -> list[str]:

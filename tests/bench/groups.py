@@ -10,6 +10,9 @@ Beside the groups: the same devices with random MACs, so that none is recognised
 payloads alone; and clusters of flow statistics (k-means with the true number of kinds, DBSCAN). With --thresholds, the
 least similarity that is best for two laboratories is applied to the third.
 
+``units``: the same nights as three units of each device at the same time, a third of the nights each, so that units of
+one model must find each other; kinds with one firmware are then larger groups, too.
+
 Then each group of the first half of the nights is named once, by the kind that most of its items are; the device model
 learns from those names, and the items of the second half are compared with its answers.
 
@@ -54,6 +57,7 @@ _SETTINGS = config.load_settings()
 _LISTS = Path("conf/datasets")
 _FORMER = 0.6  # census.min_similarity when groups were made of payload lengths alone
 _MIN_PURITY = 0.97
+_UNITS = 3
 Table = dict[str, pa.Table]
 
 
@@ -216,6 +220,18 @@ def played(
     return _items(site, rows, merged)
 
 
+def units_of(site: Site, values: Table, units: int) -> tuple[Site, Table]:
+    """Each device as several, with MACs of their own: the first shows the first of equal parts of the nights …"""
+    length, truth, nights = len(values) // units, {}, defaultdict(list)
+    for number, counted in enumerate(list(values.values())[: units * length]):
+        unit = number // length
+        ids = counted["device_id"].to_pylist()
+        other = [f"{mac[:3]}{int(mac[3:5], 16) ^ unit << 4:02x}{mac[5:]}" for mac in ids]
+        truth |= {new: site.truth[mac] for mac, new in zip(ids, other, strict=True) if mac in site.truth}
+        nights[str(number % length)].append(counted.set_column(0, "device_id", pa.array(other, pa.string())))
+    return replace(site, truth=truth), {night: pa.concat_tables(parts) for night, parts in nights.items()}
+
+
 def _items(site: Site, rows: list[tuple[str, int, str]], merged: dict[str, str]) -> Items:
     device, night, group = (np.array(column, object) for column in zip(*rows, strict=True))
     kind, model = (np.array([site.truth.get(each, ("", ""))[at] for each in device], object) for at in (0, 1))
@@ -297,6 +313,7 @@ def main() -> None:
             "iotid": items,
             "random MACs": played(site, values[name], least, recognised=False),
             "payloads alone": played(site, values[name], _FORMER, recognised=False, payloads_alone=True),
+            "units": played(*units_of(site, values[name], _UNITS), least),
             "k-means, kinds known": clustered(site, "k-means"),
             "DBSCAN": clustered(site, "DBSCAN"),
         }

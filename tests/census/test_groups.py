@@ -12,8 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from iotid.census import group_members
 from iotid.census import groups as census_groups
-from iotid.census.groups import NO_GROUPS, OTHERS, PAYLOADS_AND_PORTS, group_devices, similarities, with_new_groups
+from iotid.census.groups import (
+    NO_GROUPS,
+    OTHERS,
+    PAYLOADS_AND_PORTS,
+    check_groups,
+    group_devices,
+    mean_profile,
+    similarities,
+    with_new_groups,
+)
 from iotid.schemas import GROUPS
 from iotid.simulate.devices import DEVICE_MODELS, conversation_turns, handshake
 
@@ -254,3 +264,159 @@ def test_similarities__a_group_is_like_itself_and_less_like_others() -> None:
     assert found.shape == (3, 2)
     assert sorted(found.ravel().tolist()) == [0, 0, 0, 0, round(math.sqrt(0.75), 6), 1]
     assert similarities(groups, NO_GROUPS).shape == (3, 0)
+
+
+MAC = "00:11:22:33:44:{:02x}"
+
+
+def acting(units: dict[int, Sent], prefix: str = "00") -> dict[str, Sent]:
+    """Devices with globally administered MACs that end in a number; with the prefix 02 they are random."""
+    return {MAC.format(unit).replace("00", prefix, 1): sent for unit, sent in units.items()}
+
+
+CAMERA, PLUG = {(6, 1): 8, (6, 2): 8, (6, 3): 4}, {(17, 5): 8, (17, 6): 8}
+
+
+def test_group_devices__a_mac_keeps_its_group_though_it_does_little_one_night() -> None:
+    first, groups = groups_of(acting({1: CAMERA, 2: PLUG}), min_similarity=0.9)
+    sparse = {1: {(6, 3): 1}, 2: PLUG}
+    later, groups = groups_of(acting(sparse), groups, 0.9)
+    assert later == first
+    random, _ = groups_of(acting({1: CAMERA}, prefix="02"), min_similarity=0.9)
+    (name,) = random.values()
+    _, known = groups_of(acting({1: CAMERA}, prefix="02"), min_similarity=0.9)
+    assert groups_of(acting({1: {(6, 3): 1}}, prefix="02"), known, 0.9)[0] != {"02:11:22:33:44:01": name}
+
+
+def test_group_devices__a_mac_that_acts_as_another_group_joins_that_group() -> None:
+    first, groups = groups_of(acting({1: CAMERA, 2: PLUG}), min_similarity=0.9)
+    later, groups = groups_of(acting({1: PLUG, 2: PLUG}), groups, 0.9)
+    assert set(later.values()) == {first[MAC.format(2)]}
+    hashes = {row["group"]: row["device"] for row in groups.to_pylist()}
+    assert len(hashes[first[MAC.format(2)]]) == 2
+    back, _ = groups_of(acting({1: {}}), groups, 0.9)
+    assert back[MAC.format(1)] == first[MAC.format(2)], "a device is in one group, that which it joined last"
+
+
+def test_group_devices__a_new_mac_must_be_more_similar_than_a_random_one() -> None:
+    _, groups = groups_of(acting({1: CAMERA}), min_similarity=0.9)
+    alike = {(6, 1): 8, (6, 2): 8, (6, 9): 8}
+    new, _ = groups_of(acting({2: alike}), groups, 0.9)
+    random, _ = groups_of(acting({2: alike}, prefix="02"), groups, 0.9)
+    assert set(new.values()) != set(groups["group"].to_pylist()) == set(random.values())
+
+
+def drifting(night: int, odd: bool) -> Sent:
+    """What a unit does on a night: most of it depends on the night, a little on the unit."""
+    own: Sent = {(17, 70 + odd): 5} if night == 0 else {}
+    return {(6, 1): 20, (6, 10 + night): 4, **own}
+
+
+def test_group_devices__groups_that_act_alike_tonight_are_merged_and_say_so() -> None:
+    first, groups = groups_of(acting({1: drifting(0, False), 2: drifting(0, True)}), min_similarity=0.9)
+    assert len(set(first.values())) == 2
+    units = acting({1: drifting(1, False), 2: drifting(1, True)})
+    apart, kept = group_devices(pa.array(sorted(units)), shown_of(units), groups, 0.9, keep_apart=set(first.values()))
+    assert len(set(apart.to_pylist())) == len(kept) == 2, "a person distinguished them"
+    later, merged = groups_of(units, groups, 0.9)
+    (name,) = set(later.values())
+    (row,) = merged.to_pylist()
+    assert row["group"] == name
+    assert {name, *row["merged"]} == set(first.values())
+    assert len(row["device"]) == 2
+    again, same = groups_of(acting({2: {}}), merged, 0.9)
+    assert set(again.values()) == {name}
+    assert same["merged"].to_pylist() == [row["merged"]]
+    named = (set(first.values()) - {name}).pop()
+    reversed_, _ = group_devices(pa.array(sorted(units)), shown_of(units), groups, 0.9, keep_apart={named})
+    assert set(reversed_.to_pylist()) == {named}, "the name that a person gave survives"
+
+
+def test_group_devices__groups_that_act_as_before_are_not_merged() -> None:
+    units = {1: {(6, 1): 10, (6, 2): 2}, 2: {(6, 1): 10, (6, 3): 2}}
+    first, groups = groups_of(acting(units), min_similarity=0.9)
+    assert len(set(first.values())) == 2
+    assert groups_of(acting(units), groups, 0.9)[0] == first
+
+
+def test_group_devices__devices_are_stored_as_bounded_hashes_and_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(group_members, "MAX_DEVICES", 3)
+    monkeypatch.setattr(group_members, "MAX_ABSENT", 2)
+    _, groups = groups_of(acting(dict.fromkeys(range(9), CAMERA)))
+    (row,) = groups.to_pylist()
+    assert len(row["device"]) == len(row["absent"]) == 3
+    assert row["absent"] == [0, 0, 0]
+    assert not any(MAC.format(unit) in str(row) for unit in range(9))
+    ages = []
+    for _ in range(3):
+        _, groups = groups_of(acting({99: CAMERA}), check_groups(groups))
+        ages.append(sorted(groups.to_pylist()[0]["absent"]))
+    assert ages == [[0, 1, 1], [0, 2, 2], [0]]
+    assert groups_of(acting({1: CAMERA}, prefix="02"))[1]["device"].to_pylist() == [[]]
+
+
+def test_group_devices__rhythm_is_the_median_of_the_devices() -> None:
+    sent = {"a": CAMERA, "b": CAMERA, "c": CAMERA, "d": PLUG}
+    hours = {"a": {0: 2, 1: 4, 24: 6}, "b": {5: 10}, "c": {5: 1, 29: 1}}
+    rows = [
+        {"device_id": device, "what": "hour", "protocol": 0, "value": hour, "flows": flows}
+        for device, counted in hours.items()
+        for hour, flows in counted.items()
+    ]
+    shown = pa.concat_tables([shown_of(sent), pa.Table.from_pylist(rows, schema=PAYLOADS_AND_PORTS)])
+    group, groups = group_devices(pa.array(sorted(sent)), shown, NO_GROUPS, MIN_SIMILARITY)
+    rhythm = {row["group"]: (row["flows_per_hour"], row["active_hours"]) for row in groups.to_pylist()}
+    assert rhythm == {group[0].as_py(): (4.0, 1.0), group[3].as_py(): (None, None)}
+
+
+def with_views(sent: dict[str, dict[str, Sent]]) -> pa.Table:
+    """Rows of PAYLOADS_AND_PORTS by device and type of value."""
+    rows = [
+        {"device_id": device, "what": what, "protocol": protocol, "value": value, "flows": flows}
+        for device, whats in sent.items()
+        for what, counts in whats.items()
+        for (protocol, value), flows in counts.items()
+    ]
+    return pa.Table.from_pylist(rows, schema=PAYLOADS_AND_PORTS)
+
+
+def test_similarities__are_the_mean_over_the_views_that_either_has() -> None:
+    sent = {
+        "a": {"payload": {(6, 1): 1}, "role": {(6, 887): 1}},
+        "b": {"payload": {(6, 1): 1}, "role": {(6, 106): 1}},
+        "c": {"payload": {(6, 1): 1}, "role": {(6, 887): 1}, "pair": {(6, 9): 1}},
+    }
+    tables = [group_devices(pa.array([one]), with_views({one: sent[one]}), NO_GROUPS, 0.9)[1] for one in sent]
+    found = np.concatenate([similarities(one, pa.concat_tables(tables)) for one in tables])
+    assert np.allclose(found, [[1, 1 / 2, 2 / 3], [1 / 2, 1, 1 / 3], [2 / 3, 1 / 3, 1]], atol=1e-6)
+
+
+def test_similarities__groups_of_earlier_versions_are_compared_by_payloads() -> None:
+    sent = {"a": {"payload": {(6, 1): 1}, "role": {(6, 887): 1}}}
+    _, groups = group_devices(pa.array(["a"]), with_views(sent), NO_GROUPS, 0.9)
+    old = pa.Table.from_pylist(
+        [{"group": "old", "services": [], "protocol": [6], "payload_length": [1], "share": [1.0]}],
+        schema=GROUPS.arrow_schema(),
+    )
+    assert similarities(groups, old).tolist() == similarities(old, groups).tolist() == [[1.0]]
+    group, later = group_devices(pa.array(["a"]), with_views(sent), old, 0.9)
+    assert group.to_pylist() == ["old"]
+    assert later["token"].to_pylist() == groups["token"].to_pylist()
+
+
+def test_mean_profile__weighs_the_groups_and_is_one_of_them_for_one() -> None:
+    _, groups = groups_of({"a": {(6, 1): 1}, "b": {(6, 2): 1}})
+    assert mean_profile(groups, np.array([3.0, 1.0]))["share"] in ([0.75, 0.25], [0.25, 0.75])
+    one = {name: groups[name].to_pylist()[0] for name in mean_profile(groups, np.ones(2))}
+    assert mean_profile(groups.slice(0, 1), np.ones(1)) == one
+
+
+def test_check_groups__refuses_lists_that_do_not_match() -> None:
+    _, groups = groups_of(acting({1: CAMERA}))
+    (row,) = check_groups(groups).to_pylist()
+    wrong = {"token": [1], "device": [], "absent": [-1], "merged": ["x"] * 65, "token_share": [0.5]}
+    for name, value in wrong.items():
+        with pytest.raises(ValueError, match="must"):
+            check_groups(pa.Table.from_pylist([{**row, name: value}], schema=GROUPS.arrow_schema()))
