@@ -30,16 +30,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from iotid.census.groups import MAX_GROUPS, MAX_VALUES, NO_GROUPS, OTHERS, similarities
+from iotid.census.groups import MAX_GROUPS, NO_GROUPS, OTHERS, mean_profile, similarities
 from iotid.schemas import GROUPS, MEMBERS, NETWORK_GROUPS
 
 _HYSTERESIS = 0.1  # of similarity: profiles of one group differ from date to date
 _BLOCK = 256  # items compared with all leaders in one product
 _MOST_SITES = 100  # listed for each group
 _MOST_MAKERS, _MOST_SERVICES = 5, 3
-_DECIMALS = 6
 _RHYTHM = ("flows_per_hour", "active_hours")
-_PAYLOADS = ("protocol", "payload_length", "share")
+_OF_SITES = dict.fromkeys(("device", "absent", "merged"))  # columns of GROUPS that have a meaning at one site only
 
 Member = tuple[str, str]  # a site and the name of a group there
 Row = dict[str, Any]
@@ -244,38 +243,24 @@ def _started(name: str, items: Items, leader: int, capture_date: date, home: str
 
 
 def _profiles(items: Items, names: Sequence[str], leading: pa.Table) -> pa.Table:
-    """GROUPS of all groups: half the earlier profile (``leading``) and half the mean of the items; without items the
-    earlier one."""
-    before = {row["group"]: row for row in leading.to_pylist()}
+    """GROUPS of all groups: half the earlier profile (``leading``) and half the mean of the items by addresses; without
+    items the earlier one. Devices are of a site, and left out."""
+    row_of = {name: row for row, name in enumerate(leading["group"].to_pylist())}
     of_group: dict[str, list[int]] = defaultdict(list)
     for item, name in enumerate(names):
         if name != OTHERS:
             of_group[name].append(item)
     rows = []
-    for name in sorted({*before, *of_group}):
-        own = of_group.get(name, [])
-        row = items.profiles.slice(own[0], 1).to_pylist()[0] if own else before[name]
-        if own:
-            present = _mean(
-                [(items.profiles.slice(item, 1).to_pylist()[0], items.counts[item]["addresses"]) for item in own]
-            )
-            shares = _mean([(before[name], 1), (present, 1)]) if name in before else present
-            row = row | shares
-        rows.append(row | {"group": name})
+    for name in sorted({*row_of, *of_group}):
+        before = leading.slice(row_of[name], 1) if name in row_of else leading.slice(0, 0)
+        own = items.profiles.take(pa.array(of_group.get(name, []), pa.int64()))
+        weights = np.array([items.counts[item]["addresses"] for item in of_group.get(name, [])], np.float64)
+        both = pa.concat_tables([before, own])
+        shares = np.concatenate([np.full(len(before), weights.sum() or 1.0), weights])
+        rows.append(
+            {**both.slice(len(both) - 1, 1).to_pylist()[0], **_OF_SITES, **mean_profile(both, shares), "group": name}
+        )
     return pa.Table.from_pylist(rows, schema=GROUPS.arrow_schema())
-
-
-def _mean(weighted: Sequence[tuple[Row, float]]) -> Row:
-    """The weighted mean of profiles: the MAX_VALUES commonest payloads, in order, with shares that sum to 1."""
-    shares: dict[tuple[int, int], float] = defaultdict(float)
-    total = sum(weight for _, weight in weighted)
-    for row, weight in weighted:
-        for protocol, length, share in zip(*(row[name] for name in _PAYLOADS), strict=True):
-            shares[protocol, length] += share * weight / total
-    kept = sorted(sorted(shares, key=lambda code: (-round(shares[code], _DECIMALS), code))[:MAX_VALUES])
-    whole = sum(shares[code] for code in kept)
-    values = [code[0] for code in kept], [code[1] for code in kept], [shares[code] / whole for code in kept]
-    return dict(zip(_PAYLOADS, values, strict=True))
 
 
 def _merge(profiles: pa.Table, rows: dict[str, Row], min_similarity: float) -> dict[str, str]:
@@ -301,7 +286,7 @@ def _counted(items: Items, names: Sequence[str], rows: dict[str, Row], capture_d
     of_group: dict[str, list[int]] = defaultdict(list)
     for item, name in enumerate(names):
         of_group[name].append(item)
-    described = items.profiles.drop_columns(list(_PAYLOADS)).to_pylist()
+    described = items.profiles.select(["services", *_RHYTHM]).to_pylist()
     for name, row in rows.items():
         own = of_group.get(name, [])
         counts = [items.counts[item] for item in own]
