@@ -18,7 +18,7 @@ _STEPS = {
     "promote": "iotid.cli.promote",
     "rollback": "iotid.cli.rollback",
     "take-census": "iotid.cli.take_census",
-    "look": "iotid.cli.look",
+    "look": "iotid.cli.inventory",
     "compare": "iotid.cli.compare",
     "describe": "iotid.cli.describe",
     "run": "iotid.cli.run",
