@@ -15,7 +15,7 @@ Shape suffixes: N pairs of a device and a distinct flow.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,7 @@ from iotid.census.groups import PAYLOADS_AND_PORTS
 from iotid.census.identify import ANSWERS, LIKELY, SCORES, Classes, identify, without_model
 from iotid.census.left_out import with_remainder_rows
 from iotid.census.marks import with_conflicts
-from iotid.census.split_groups import group_with_splits
+from iotid.census.split_groups import EarlierGroups, group_with_splits
 from iotid.census.tally import (
     conflicting_macs,
     endpoints_left_out,
@@ -137,13 +137,11 @@ def score_partition(
     model: BroadcastModel | None,
     encoding: Encoding | NoModel,
     settings: config.Census,
-    groups: pa.Table,
-    split: Collection[str] = (),
+    earlier: EarlierGroups,
 ) -> Scored:
     """Identify the device kinds at each address of the flows, and group the unknown devices.
 
-    ``groups`` (GROUPS): those of the earlier census; ``split``: the names of those that are to be split. Without a
-    ``model`` all devices are unknown.
+    Without a ``model`` all devices are unknown.
 
     Raises:
         SettingError: an entry of ``inside`` is not a network.
@@ -180,7 +178,7 @@ def score_partition(
     devices = with_conflicts(identified, conflicting)
     for name in _TRAFFIC[1:]:
         devices = devices.append_column(schema.field(name), traffic[name].cast(schema.field(name).type))
-    devices, groups = _grouped(devices, named, groups, settings.min_similarity, split)
+    devices, groups = _grouped(devices, named, earlier, settings.min_similarity)
     of_other_dates = sum(pc.sum(table["outside_time_window"]).as_py() or 0 for table in (traffic, totals))
     return Scored(devices, groups, pc.sum(identified["flows"]).as_py() or 0, left_out, of_other_dates, expected)
 
@@ -195,7 +193,7 @@ def _check_counts(identified: pa.Table, traffic: pa.Table) -> None:
 
 
 def _grouped(
-    devices: pa.Table, named: DataFrame, groups: pa.Table, min_similarity: float, split: Collection[str]
+    devices: pa.Table, named: DataFrame, earlier: EarlierGroups, min_similarity: float
 ) -> tuple[pa.Table, pa.Table]:
     """The devices with their group (null unless they are unknown), and the groups (GROUPS)."""
     unknown = devices["device_id"].filter(pc.equal(devices["status"], UNKNOWN)).combine_chunks()
@@ -203,7 +201,7 @@ def _grouped(
         values = payloads_and_ports(named, unknown).toArrow().cast(PAYLOADS_AND_PORTS)
     else:
         values = PAYLOADS_AND_PORTS.empty_table()
-    group, groups = group_with_splits(unknown, values, groups, min_similarity, split)
+    group, groups = group_with_splits(unknown, values, earlier, min_similarity)
     return devices.append_column("group", group.take(pc.index_in(devices["device_id"], value_set=unknown))), groups
 
 

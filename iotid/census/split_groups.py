@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,18 +15,27 @@ from iotid.census.groups import NO_GROUPS, OTHERS, group_devices, with_new_group
 _MOST_SIMILAR = 0.999  # devices that are more similar are not told apart
 
 
+class EarlierGroups(NamedTuple):
+    """``groups`` (GROUPS) of earlier censuses; the names of those that a person wants split, and that one named."""
+
+    groups: pa.Table
+    split: Collection[str] = ()
+    named: Collection[str] = ()
+
+
 def group_with_splits(
-    devices: pa.Array, values: pa.Table, earlier: pa.Table, min_similarity: float, split: Collection[str]
+    devices: pa.Array, values: pa.Table, earlier: EarlierGroups, min_similarity: float
 ) -> tuple[pa.Array, pa.Table]:
-    """As `group_devices`; the devices of a group in ``split`` are grouped anew, and the group is gone.
+    """As `group_devices`; the devices of a group to be split are grouped anew, and the group is gone. Groups that
+    persons named are never merged with each other.
 
     Its devices are those that would be in it. They form new groups with a similarity half way from ``min_similarity``
     to 1, or half way further, until they are two groups or more. The names depend on the former name, so that none of
     them has it. From the next census on, they are groups like all others.
     """
-    group, groups = group_devices(devices, values, earlier, min_similarity)
+    group, groups = group_devices(devices, values, earlier.groups, min_similarity, keep_apart=earlier.named)
     group = one_chunk(group)
-    for parent in sorted(set(split) & set(groups["group"].to_pylist())):
+    for parent in sorted(set(earlier.split) & set(groups["group"].to_pylist())):
         members = devices.filter(pc.equal(group, parent))
         if not len(members):
             continue  # split when one of them is there again

@@ -30,6 +30,7 @@ from iotid.census.network.stored import PAGE as NETWORK_PAGE
 from iotid.census.pseudonyms import Pseudonyms, read_pseudonyms
 from iotid.census.report import render_csv, render_groups_csv, render_left_out_csv, render_page
 from iotid.census.score import BroadcastModel, NoModel, Scored, broadcast_model, score_partition
+from iotid.census.split_groups import EarlierGroups
 from iotid.census.stored import (
     CSV,
     GROUPS_CSV,
@@ -199,7 +200,8 @@ class _Scorer:
 
     def score(self, flows: Partition[Flows], groups: pa.Table) -> Scored:
         """The devices of the flows, with ``watched``; ``groups`` (GROUPS): those of the earlier census."""
-        scored = score_partition(self.spark, flows, self.model, self.encoding, self.settings, groups, self.known.split)
+        earlier = EarlierGroups(groups, self.known.split, self.known.named)
+        scored = score_partition(self.spark, flows, self.model, self.encoding, self.settings, earlier)
         _account_for_all(flows, scored)
         vendors = [vendor for device in self.encoding.devices.values() if (vendor := device.get("vendor"))]
         devices = with_macs(scored.devices, self.makers, vendors)

@@ -21,7 +21,7 @@ _STEPS = {
     "take-network-census": "iotid.cli.take_network_census",
     "name": "iotid.cli.name",
     "export": "iotid.cli.export",
-    "look": "iotid.cli.look",
+    "look": "iotid.cli.inventory",
     "compare": "iotid.cli.compare",
     "describe": "iotid.cli.describe",
     "run": "iotid.cli.run",

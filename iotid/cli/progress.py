@@ -17,11 +17,11 @@ def progress(what: str) -> Iterator[None]:
     """A line on stderr every few seconds while the block runs; quick work prints none."""
     is_done, started = threading.Event(), time.monotonic()
 
-    def tell() -> None:
+    def report() -> None:
         while not is_done.wait(_EVERY_S):
             click.echo(f"{what}: {time.monotonic() - started:.0f} s", err=True)
 
-    thread = threading.Thread(target=tell, daemon=True)
+    thread = threading.Thread(target=report, daemon=True)
     thread.start()
     try:
         yield

@@ -14,6 +14,7 @@ import pytest
 from iotid.census import take, take_census
 from iotid.census.changes import COMPARED
 from iotid.census.score import NoModel, Scored
+from iotid.census.split_groups import EarlierGroups
 from iotid.config import Settings, Watchlist
 from iotid.partitions import Partition, PartitionKey, Store
 from iotid.schemas import CENSUS, FLOWS, LEFT_OUT
@@ -86,12 +87,13 @@ class Site:
         monkeypatch.setattr(take, "score_partition", self._score)
 
     def _score(
-        self, spark: Any, flows: Partition, model: Any, encoding: Any, settings: Any, groups: pa.Table, split: Any
+        self, spark: Any, flows: Partition, model: Any, encoding: Any, settings: Any, earlier: EarlierGroups
     ) -> Scored:
         date = flows.key.capture_date
         day = int(date[-2:])
         labels = self.shown[date]
-        self.split.append(set(split))
+        self.split.append(set(earlier.split))
+        groups = earlier.groups
         if isinstance(encoding, NoModel):
             labels = dict.fromkeys(labels)
         elif self.model == 2:

@@ -22,7 +22,7 @@ from iotid.tracking.runs import start_run
 FLOW = config.load_settings().flow
 
 
-def test_load_model__of_a_folder_says_its_name_and_refuses_what_cannot_be_used(
+def test_load_model__of_a_folder_has_its_name_and_refuses_what_cannot_be_used(
     settings: Settings, small_model: Path, model_folder: Callable[..., Path]
 ) -> None:
     given = settings.tracking, settings.storage.root

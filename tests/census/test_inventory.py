@@ -127,12 +127,13 @@ def test_inventory__equals_the_census_of_the_same_flows_on_spark(
     spark: SparkSession, settings: Settings, small_model: Path, write_flows: Callable, *, has_model: bool
 ) -> None:
     from iotid.census.score import NoModel, broadcast_model, score_partition
+    from iotid.census.split_groups import EarlierGroups
     from iotid.model import Predictor
 
     flows = _random_flows(7) + [flow("camera", IPS[A], A), flow("camera", IPS[A], A, 2)] * 9
     partition = write_flows(Store(settings.storage.root), "lab", "2026-01-10", flows)
     model, encoding = broadcast_model(spark, small_model) if has_model else (None, NoModel((6, 17)))
-    on_spark = score_partition(spark, partition, model, encoding, settings.census, NO_GROUPS)
+    on_spark = score_partition(spark, partition, model, encoding, settings.census, EarlierGroups(NO_GROUPS))
     here = take_inventory(
         _table(flows), settings.census, WATCHED, (6, 17), Predictor.load(small_model) if has_model else None
     )

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from iotid.census.groups import NO_GROUPS, PAYLOADS_AND_PORTS, group_devices
-from iotid.census.split_groups import group_with_splits
+from iotid.census.split_groups import EarlierGroups, group_with_splits
 
 # by payload length: two kinds that share most of what they send, and one that does not
 NEAR, LIKE_IT, FAR = {100: 70, 200: 30}, {100: 70, 300: 30}, {900: 50}
@@ -23,7 +23,7 @@ def _values(kinds: dict[str, dict[int, int]]) -> pa.Table:
 
 
 def _grouped(earlier: pa.Table, *split: str, kinds: dict[str, dict[int, int]] = KINDS) -> tuple[list[str], pa.Table]:
-    group, groups = group_with_splits(pa.array(sorted(kinds)), _values(kinds), earlier, 0.6, split)
+    group, groups = group_with_splits(pa.array(sorted(kinds)), _values(kinds), EarlierGroups(earlier, split), 0.6)
     return group.to_pylist(), groups
 
 

@@ -153,7 +153,7 @@ def test_champion_of__reports_why_promotion_refused() -> None:
     assert champion_of(SimpleNamespace(version_of=lambda alias: 5)) == 5
 
 
-def test_find_champion__says_why_there_is_none_and_leaves_an_unreachable_registry_an_error() -> None:
+def test_find_champion__says_why_there_is_none_and_raises_for_an_unreachable_one() -> None:
     assert find_champion(SimpleNamespace(version_of=lambda alias: 5)) == (5, "")
     none, why = find_champion(_registry(decision="Refused: macro F1 is low.", decided_on="home"))
     assert none is None
@@ -166,7 +166,7 @@ def test_find_champion__says_why_there_is_none_and_leaves_an_unreachable_registr
         find_champion(SimpleNamespace(version_of=away))
 
 
-def test_take_plain__without_a_model_all_are_unknown_and_a_first_model_changes_nothing(
+def test_take_plain__without_a_model_all_are_unknown_and_a_first_one_is_no_change(
     plain_site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
     plain_site.flows(1, a="camera", b="plug", c=None)

@@ -221,7 +221,7 @@ def test_evaluate__unknown_baselines_are_refused_before_anything_is_read(tmp_pat
     assert "evaluation.baselines.0: 'random_forrest' is not known; did you mean random_forest?" in result.output
 
 
-def test_take_census__before_anything_was_promoted_a_census_is_made_without_a_model(
+def test_take_census__before_the_first_promotion_is_made_without_a_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts = {"devices": 2, "status": {"unknown": 2}, "watched": 0, "watched_labels": {}, "marks": {}}
@@ -247,7 +247,7 @@ def test_take_census__before_anything_was_promoted_a_census_is_made_without_a_mo
     assert line.startswith("census: 2 devices (2 unknown) without a model; marked: none; ")
 
 
-def test_take_census__a_registry_that_does_not_answer_is_an_error_and_no_census_without_a_model(
+def test_take_census__a_registry_that_does_not_answer_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("iotid.tracking.client.RETRY_S", 0.0)

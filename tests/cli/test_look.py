@@ -20,7 +20,7 @@ from iotid.capture.counters import counters
 from iotid.census.champion import FoundModel
 from iotid.census.inventory import Inventory
 from iotid.cli import inventory_output, progress
-from iotid.cli.look import main
+from iotid.cli.inventory import main
 from iotid.cli.text_table import TextColumn, display_width, lay_out, wrap
 from iotid.flows import from_captures
 from iotid.messages import one_line
@@ -150,7 +150,7 @@ def test_look__help_is_as_written() -> None:
 def test_look__imports_neither_spark_nor_torch_nor_mlflow(capture: Path, tmp_path: Path) -> None:
     heavy = ["pyspark", "torch", "mlflow", "sklearn", "matplotlib", "scapy", "jinja2", "petastorm"]
     code = (
-        "import sys; from iotid.cli.look import main; "
+        "import sys; from iotid.cli.inventory import main; "
         f"main({[str(capture), '--format', 'csv', '--set', f'storage.root={tmp_path}']!r}, standalone_mode=False); "
         f"print([name for name in {heavy} if name in sys.modules], file=sys.stderr)"
     )
