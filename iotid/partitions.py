@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from pyarrow import fs
 
 MARKER = "_SUCCESS"
+ALL_SITES = "all"  # name of the network of all sites
 _VERSION = "version-"  # prefix of folders on an object store: one version of a partition for each run
 _ABANDONED = timedelta(days=2)  # no run writes a version for longer
 

@@ -25,8 +25,8 @@ from iotid.census.makers import Makers, read_makers
 from iotid.census.marks import MARKS
 from iotid.census.microaggregation import aggregate
 from iotid.census.named import CENSUS_STATUSES, NAMED, with_names
-from iotid.census.network.stored import DEFAULT_NAME, rename
 from iotid.census.network.stored import PAGE as NETWORK_PAGE
+from iotid.census.network.stored import rename
 from iotid.census.pseudonyms import Pseudonyms, read_pseudonyms
 from iotid.census.report import render_csv, render_groups_csv, render_left_out_csv, render_page
 from iotid.census.score import BroadcastModel, NoModel, Scored, broadcast_model, score_partition
@@ -44,7 +44,7 @@ from iotid.census.stored import (
 from iotid.census.totals import totals_of
 from iotid.errors import AccountingError, DataError, WatchError
 from iotid.labels.names import warn_of_unmet
-from iotid.partitions import Partition, PartitionKey, Store
+from iotid.partitions import ALL_SITES, Partition, PartitionKey, Store
 from iotid.schemas import CENSUS
 from iotid.schemas.metadata import Census, Flows, Network
 from iotid.tracking.versions import ModelVersion
@@ -239,7 +239,7 @@ def _latest_before(store: Store, key: PartitionKey) -> Partition[Census] | None:
 
 def _network_page(store: Store, key: PartitionKey, before: Partition[Network] | None) -> str | None:
     """Relative address of the page of the network's census of the date, which may not exist yet."""
-    name = before.key["name"] if before else DEFAULT_NAME
+    name = before.key["name"] if before else ALL_SITES
     return store.link(("census", key), ("network", PartitionKey.of_network(name, key.capture_date)), NETWORK_PAGE)
 
 

@@ -14,7 +14,7 @@ import click
 from iotid.cli import command, output
 from iotid.config import Settings, with_values
 from iotid.messages import one_line
-from iotid.partitions import PartitionKey, Store
+from iotid.partitions import ALL_SITES, PartitionKey, Store
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def run_pipeline(
     labels: Sequence[str],
     dataset: str,
 ) -> None:
-    """Ingest all inputs, train on ``learn_from`` (sites by dates), promote, take every census, and print a summary.
+    """Ingest all inputs, train on ``learn_from`` (sites by dates), promote, take every census and the network's, print a summary.
 
     A step that fails ends the run with its error.
 
@@ -79,7 +79,10 @@ def calls(
         },
     )
     yield from ((step, {"dataset": dataset}) for step in ("train", "evaluate", "promote"))
-    yield from (("take-census", site.key) for site in inputs)
+    for date in sorted({site.capture_date for site in inputs}):
+        of_date = [site for site in inputs if site.capture_date == date]
+        yield from (("take-census", site.key) for site in of_date)
+        yield "take-network-census", {"capture_date": date}
 
 
 def run_steps(steps: Sequence[Call], settings: Settings) -> None:
@@ -126,10 +129,12 @@ def _summary(settings: Settings, inputs: Sequence[SiteCaptures], dataset: str, s
         statuses, changes = output.format_counts(metadata["status"]), output.format_counts(metadata["changes"])
         yield f"  {site.site} {site.capture_date}: {metadata['devices']:,} devices: {statuses}{groups}; {changes}"
         yield f"    page: {census.uri}/_census.html"
+    network = max((site.capture_date for site in inputs), default="")
+    yield (f"  network: {store.uri('network', PartitionKey.of_network(ALL_SITES, network))}/_network.html")
     yield from (
         "",
         "Where things are",
         f"  report    {report.uri}/report.html",
         f"  tracking  {Registry(settings.tracking, settings.storage.root).uri}",
-        f"  tables    {settings.storage.root}/{{splits,flows,datasets,reports,census}}",
+        f"  tables    {settings.storage.root}/{{splits,flows,datasets,reports,census,network}}",
     )

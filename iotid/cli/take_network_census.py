@@ -5,6 +5,9 @@ import click
 from iotid.cli import command, options
 from iotid.cli.options import NAME, Names, unique
 from iotid.config import Settings
+from iotid.partitions import ALL_SITES
+
+DAYS = 90
 
 
 @command.step("take-network-census")
@@ -18,11 +21,13 @@ from iotid.config import Settings
     help="Site that the network should have; without its census it counts as missing. Repeatable. Default: all sites "
     "that have a census in these days.",
 )
-@click.option("--name", default="all", show_default=True, type=NAME, help="Name of the network, if there are several.")
 @click.option(
-    "--days", default=90, show_default=True, type=click.IntRange(1, 3660), help="Capture dates on the page of trends."
+    "--name", default=ALL_SITES, show_default=True, type=NAME, help="Name of the network, if there are several."
 )
-def main(settings: Settings, capture_date: str, sites: Names, name: str, days: int) -> None:
+@click.option(
+    "--days", default=DAYS, show_default=True, type=click.IntRange(1, 3660), help="Capture dates on the page of trends."
+)
+def main(settings: Settings, capture_date: str, sites: Names = (), name: str = ALL_SITES, days: int = DAYS) -> None:
     """Take the census of a network: all sites of one date together, unknown groups over sites, and a page of trends.
 
     Reads the table `census`, and `network` of earlier dates. Writes the table `network`; earlier dates whose censuses

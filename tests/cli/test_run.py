@@ -45,7 +45,7 @@ def test_run_pipeline__reports_a_watched_device_after_the_last_census(
             pipeline.run_pipeline(settings, INPUTS, INPUTS, ["devices.yaml"], "demo")
     else:
         pipeline.run_pipeline(settings, INPUTS, INPUTS, ["devices.yaml"], "demo")
-    ingest, census = ["split-pcaps", "assemble-flows"] * 2, ["take-census"] * 2
+    ingest, census = ["split-pcaps", "assemble-flows"] * 2, ["take-census", "take-network-census"] * 2
     assert printed == [[*ingest, "write-dataset", "train", "evaluate", "promote", *census], "summary"]
 
 

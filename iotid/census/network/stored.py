@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from iotid.arrow import content_hash, one_chunk
 from iotid.census.groups import OTHERS, check_groups, similarities, with_new_groups
 from iotid.census.network.groups import NetworkGroups
+from iotid.partitions import ALL_SITES
 from iotid.schemas import GROUPS, MEMBERS, NETWORK, NETWORK_GROUPS, NETWORK_SITES
 from iotid.schemas.metadata import remedy
 from iotid.storage import as_schema, translate_read_errors
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from iotid.schemas import Table
     from iotid.schemas.metadata import Network
 
-DEFAULT_NAME = "all"
 PAGE, CSV = "_network.html", "_network.csv"
 SITES_FILE, SITES_CSV = "_sites.parquet", "_sites.csv"
 GROUPS_FILE, GROUPS_CSV = "_groups.parquet", "_groups.csv"
@@ -101,9 +101,9 @@ def network_before(store: Store, key: PartitionKey) -> Partition[Network] | None
     """The latest census of a network with this site before this date; of several of a date, that of all sites, or else
     the first by name. A new site counts to the network of all sites."""
     earlier = [each for each in store.partitions("network") if each.capture_date < key.capture_date]
-    for found in sorted(earlier, key=lambda each: (each.capture_date, each["name"] == DEFAULT_NAME), reverse=True):
+    for found in sorted(earlier, key=lambda each: (each.capture_date, each["name"] == ALL_SITES), reverse=True):
         network = store.open("network", found)
-        if found["name"] == DEFAULT_NAME or key.site in stored_sites(store, network)["site"].to_pylist():
+        if found["name"] == ALL_SITES or key.site in stored_sites(store, network)["site"].to_pylist():
             return network
     return None
 

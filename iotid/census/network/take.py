@@ -24,7 +24,6 @@ from iotid.census.network.read import MISSING, STATES, SiteCensus, identity_of, 
 from iotid.census.network.report import Page, render_page
 from iotid.census.network.stored import (
     CSV,
-    DEFAULT_NAME,
     GROUPS_CSV,
     PAGE,
     SITES_CSV,
@@ -41,7 +40,7 @@ from iotid.census.report import render_table_csv
 from iotid.census.stored import PAGE as SITE_PAGE
 from iotid.census.stored import stored_groups
 from iotid.errors import DataError, InputError
-from iotid.partitions import Partition, PartitionKey, Store
+from iotid.partitions import ALL_SITES, Partition, PartitionKey, Store
 from iotid.schemas import NETWORK, NETWORK_SITES
 from iotid.schemas.metadata import Network
 
@@ -60,7 +59,7 @@ class Window:
     sites: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, name: str = DEFAULT_NAME, capture_date: str = "", days: int = 90, sites: Iterable[str] = ()) -> Self:
+    def of(cls, name: str = ALL_SITES, capture_date: str = "", days: int = 90, sites: Iterable[str] = ()) -> Self:
         return cls(name, capture_date, days, tuple(sites))
 
     def first_of(self, capture_date: str) -> str:
