@@ -41,7 +41,9 @@ def run_pipeline(
     labels: Sequence[str],
     dataset: str,
 ) -> None:
-    """Ingest all inputs, train on ``learn_from`` (sites by dates), promote, take every census and the network's, print a summary.
+    """Ingest all inputs, train on ``learn_from`` (sites by dates), promote, and take every census and the network's.
+
+    Prints a summary.
 
     A step that fails ends the run with its error.
 

@@ -105,6 +105,11 @@ class GroupNames:
         """The groups that are to be split."""
         return frozenset(group for group, each in self.in_force(site, capture_date).items() if each.action == SPLIT)
 
+    def split_everywhere(self, capture_date: str) -> frozenset[str]:
+        """The groups that are to be split at all sites."""
+        in_force = {each.group: each for each in self.statements if not each.sites and each.covers("", capture_date)}
+        return frozenset(group for group, each in in_force.items() if each.action == SPLIT)
+
 
 def checked(statement: Statement) -> Statement:
     """The statement with its texts in the form of device lists (NFC, without surrounding white space).

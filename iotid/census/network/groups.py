@@ -7,6 +7,8 @@ first leaders are the network's groups of the earlier census of the network, so 
 * **Sticky.** An item stays in the group that it was in, by its name or by the earlier members, unless its similarity
   falls _HYSTERESIS below the least one. Otherwise it joins another group or becomes one, and the split is recorded.
 * **Profiles** follow: half the earlier profile, half the mean of the present items by addresses.
+* **Splits by persons.** A group that a person wants split leads no more. Its items form new groups, with a least
+  similarity half-way to 1, and say what they come from.
 * **Mergers.** Two groups whose profiles have become similar, more so than is needed to join, are one: the older name
   survives, and the younger group says what it became.
 * A **new group** has the name of its leader at its site, if no other group has it. If the date, or a later one, was
@@ -74,6 +76,21 @@ class NetworkGroups:
 
 
 @dataclass(frozen=True)
+class Rules:
+    """``min_similarity`` of an item and its leader; ``remember_days``: for how long an absent group is remembered;
+    ``split``: names of groups that a person wants split."""
+
+    min_similarity: float
+    remember_days: int
+    split: frozenset[str] = frozenset()
+
+    @property
+    def min_similarity_of_parts(self) -> float:
+        """Of the items that would be in a group to be split."""
+        return (1 + self.min_similarity) / 2
+
+
+@dataclass(frozen=True)
 class Items:
     """The present groups of all sites: ``sites`` (I,), their ``profiles`` (I rows of GROUPS) and ``counts`` (I rows of
     `read.GROUP_COUNTS`)."""
@@ -109,7 +126,7 @@ def join_groups(
     earlier: NetworkGroups,
     known: Sequence[NetworkGroups],
     capture_date: date,
-    settings: tuple[float, int],
+    rules: Rules,
 ) -> NetworkGroups:
     """The network's groups on a date.
 
@@ -117,16 +134,19 @@ def join_groups(
         items: the sites' groups of the date.
         earlier: the network's groups on the date before.
         known: those of this date as it was summed before, and of the latest date: for the names of new groups.
-        settings: least similarity of an item and its leader, and for how many days an absent group is remembered.
+        rules: which items join, and for how long groups are remembered.
     """
-    min_similarity, remember_days = settings
-    oldest = capture_date - timedelta(days=remember_days)
+    min_similarity, oldest = rules.min_similarity, capture_date - timedelta(days=rules.remember_days)
     rows: dict[str, Row] = {row["group"]: row for row in earlier.groups.to_pylist() if row["last_date"] >= oldest}
-    leading = earlier.profiles.filter(
-        _is_in(earlier.profiles, [name for name in rows if not rows[name]["merged_into"]])
-    )
+    alive = earlier.profiles.filter(_is_in(earlier.profiles, [name for name in rows if not rows[name]["merged_into"]]))
+    leading = alive.filter(pc.invert(_is_in(alive, sorted(rules.split))))
     leader_I, home_I = _homes(items, leading, earlier.names, min_similarity)
-    started = _new_leaders(items, [item for item, name in enumerate(leader_I) if name is None], min_similarity)
+    left = [item for item, name in enumerate(leader_I) if name is None]
+    parent = _split_parents(items, left, alive.filter(_is_in(alive, sorted(rules.split))), min_similarity)
+    for item, name in parent.items():
+        home_I[item] = name
+    started = _new_leaders(items, [item for item in left if item not in parent], min_similarity)
+    started |= _new_leaders(items, list(parent), rules.min_similarity_of_parts)
     taken = {*rows, *earlier.groups["group"].to_pylist()}
     for leader in dict.fromkeys(leader for leader in started.values() if leader is not None):
         name = _new_name(items, leader, known, taken, min_similarity)
@@ -183,6 +203,16 @@ def _homes(
                 leader_I.append(leaders[best] if best >= 0 and similarity_L[best] >= min_similarity else None)
             home_I.append(home)
     return leader_I, home_I
+
+
+def _split_parents(items: Items, left: list[int], split: pa.Table, min_similarity: float) -> dict[int, str]:
+    """Of items that no group leads: the group to be split (``split``: GROUPS) that they would be in."""
+    if not len(split) or not left:
+        return {}
+    best_B, similarity_B = _best(similarities(items.profiles.take(pa.array(left, pa.int64())), split))
+    names = split["group"].to_pylist()
+    found = zip(left, best_B.tolist(), (similarity_B >= min_similarity).tolist(), strict=True)
+    return {item: names[best] for item, best, is_similar in found if is_similar}
 
 
 def _new_leaders(items: Items, left: list[int], min_similarity: float) -> dict[int, int | None]:

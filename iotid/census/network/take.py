@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from iotid import config
-from iotid.census.network.groups import Items, NetworkGroups, join_groups, without_rhythm
+from iotid.census.network.groups import Items, NetworkGroups, Rules, join_groups, without_rhythm
 from iotid.census.network.read import MISSING, STATES, SiteCensus, identity_of, read_sites
 from iotid.census.network.report import Page, render_page
 from iotid.census.network.stored import (
@@ -40,6 +40,7 @@ from iotid.census.report import render_table_csv
 from iotid.census.stored import PAGE as SITE_PAGE
 from iotid.census.stored import stored_groups
 from iotid.errors import DataError, InputError
+from iotid.labels.group_names import GroupNames
 from iotid.partitions import ALL_SITES, Partition, PartitionKey, Store
 from iotid.schemas import NETWORK, NETWORK_SITES
 from iotid.schemas.metadata import Network
@@ -85,7 +86,8 @@ def take_network_census(
         InputError: no site is named, and none has a census in the window.
         SettingError: pseudonyms are on without a key.
     """
-    step = _Step(spark, store, window, settings, read_pseudonyms(settings), _written(store, window))
+    said = GroupNames.read(store)
+    step = _Step(spark, store, window, settings, read_pseudonyms(settings), _written(store, window), said)
     if not step.expected(window.capture_date):
         first = window.first_of(window.capture_date)
         raise InputError(
@@ -120,6 +122,7 @@ class _Step:
     settings: config.Census
     pseudonyms: Pseudonyms | None
     written: dict[str, dict[str, int]]
+    said: GroupNames
     history: History = field(init=False)
 
     def __post_init__(self) -> None:
@@ -143,7 +146,7 @@ class _Step:
         """Whether the date is summed from the censuses that are in the store now."""
         stored = self._stored(capture_date)
         return stored is not None and stored.metadata.get("inputs") == self._inputs(
-            self._identities(capture_date, stored), self._before(capture_date)
+            capture_date, self._identities(capture_date, stored), self._before(capture_date)
         )
 
     def sum_date(self, capture_date: str) -> None:
@@ -159,7 +162,7 @@ class _Step:
         present = {site: each.totals for site, each in sites.items() if each.row["state"] != MISSING}
         rows = network_rows(present, names)
         of_sites = pa.Table.from_pylist([each.row for each in sites.values()], schema=NETWORK_SITES.arrow_schema())
-        metadata = self._metadata(rows, of_sites, groups, before)
+        metadata = self._metadata(capture_date, rows, of_sites, groups, before)
         self._write(capture_date, rows, of_sites, groups, metadata)
 
     def _write(
@@ -215,7 +218,7 @@ class _Step:
             stored_network_groups(self.store, before, self.pseudonyms),
             [stored_network_groups(self.store, self._stored(each), self.pseudonyms) for each in known],
             date.fromisoformat(capture_date),
-            (self.settings.min_similarity, self.settings.remember_days),
+            Rules(self.settings.min_similarity, self.settings.remember_days, self.said.split_everywhere(capture_date)),
         )
         return groups if self.pseudonyms is None else without_rhythm(groups)
 
@@ -234,7 +237,12 @@ class _Step:
         return stored_groups(self.store, found, self.pseudonyms)
 
     def _metadata(
-        self, rows: pa.Table, sites: pa.Table, groups: NetworkGroups, before: Partition[Network] | None
+        self,
+        capture_date: str,
+        rows: pa.Table,
+        sites: pa.Table,
+        groups: NetworkGroups,
+        before: Partition[Network] | None,
     ) -> dict[str, Any]:
         states = Counter(sites["state"].to_pylist())
         of_all = rows.filter(pc.is_null(rows["site"]))
@@ -252,7 +260,7 @@ class _Step:
             "undecided": pc.sum(sites["undecided"]).as_py() or 0,
             "unexplained": _mean(sites, "unexplained"),
             "models": sorted({version for version in sites["model_version"].to_pylist() if version is not None}),
-            "inputs": self._inputs(identities, before),
+            "inputs": self._inputs(capture_date, identities, before),
             "groups_hash": hash_of(groups, self.pseudonyms),
             "before": before.key.capture_date if before else None,
             "key_fingerprint": self.fingerprint,
@@ -282,10 +290,13 @@ class _Step:
         except DataError:
             return None
 
-    def _inputs(self, identities: Mapping[str, str | None], before: Partition[Network] | None) -> str:
+    def _inputs(
+        self, capture_date: str, identities: Mapping[str, str | None], before: Partition[Network] | None
+    ) -> str:
         """Hash of all that a date's rows are made from."""
         earlier = [before.key.capture_date, before.metadata.get("groups_hash")] if before else None
-        text = json.dumps([NETWORK.version, sorted(identities.items()), earlier, self.fingerprint])
+        split = sorted(self.said.split_everywhere(capture_date))
+        text = json.dumps([NETWORK.version, sorted(identities.items()), earlier, self.fingerprint, split])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _before(self, capture_date: str) -> Partition[Network] | None:

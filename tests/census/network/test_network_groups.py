@@ -9,14 +9,14 @@ import numpy as np
 import pyarrow as pa
 
 from iotid.census.groups import MAX_GROUPS, OTHERS
-from iotid.census.network.groups import Items, NetworkGroups, join_groups
+from iotid.census.network.groups import Items, NetworkGroups, Rules, join_groups
 from iotid.census.network.read import GROUP_COUNTS
 from iotid.census.network.stored import renamed_groups, site_names
 from iotid.schemas import GROUPS, MEMBERS, NETWORK_GROUPS
 
 from .network_store import Payloads, groups_of
 
-SETTINGS = (0.6, 90)
+RULES = Rules(0.6, 90)
 A, B, C = {100: 0.5, 200: 0.5}, {300: 1.0}, {400: 0.5, 500: 0.5}
 LIKE_A = {100: 0.45, 200: 0.45, 900: 0.1}
 Sites = dict[str, dict[str, Payloads]]
@@ -38,7 +38,7 @@ def _join(
     sites: Sites, day: int, before: NetworkGroups | None = None, known: NetworkGroups | None = None, **addresses: int
 ) -> NetworkGroups:
     none = NetworkGroups()
-    return join_groups(_items(sites, addresses), before or none, [known or none], date(2026, 1, day), SETTINGS)
+    return join_groups(_items(sites, addresses), before or none, [known or none], date(2026, 1, day), RULES)
 
 
 def _rows(groups: NetworkGroups) -> dict[str, dict[str, Any]]:
@@ -85,6 +85,22 @@ def test_join__a_group_that_resembles_its_own_no_more_is_split_off() -> None:
     assert _rows(third)[other]["split_from"] == "g1"
 
 
+def test_join__a_group_that_a_person_wants_split_leads_no_more() -> None:
+    near, like_it = {100: 0.7, 200: 0.3}, {100: 0.7, 300: 0.3}
+    parts = {"x": {"g1": near, "g5": B}, "y": {"g2": near}, "z": {"g3": like_it}}
+    whole = _join(parts, 1, g1=5)
+    assert set(whole.names.values()) == {"g1", "g5"}
+    rules = Rules(0.6, 90, frozenset({"g1"}))
+    named = {"x": {"ga": near, "g5": B}, "y": {"gb": near}, "z": {"gc": like_it}}
+    split = join_groups(_items(named, {"ga": 5}), whole, [], date(2026, 1, 2), rules)
+    assert split.names["x", "ga"] == split.names["y", "gb"] == "ga"
+    assert (split.names["z", "gc"], split.names["x", "g5"]) == ("gc", "g5")
+    rows = _rows(split)
+    assert (rows["ga"]["split_from"], rows["gc"]["split_from"], rows["g5"]["split_from"]) == ("g1", "g1", None)
+    later = join_groups(_items(named, {"ga": 5}), split, [], date(2026, 1, 3), rules)
+    assert {name for (site, own), name in later.names.items() if own != "g1"} - {"g1"} == {"ga", "gc", "g5"}
+
+
 def test_join__groups_that_have_become_similar_merge_under_the_older_name() -> None:
     first = _join({"x": {"g2": B}}, 1)
     second = _join({"x": {"g2": B}, "y": {"g1": C}}, 2, first)
@@ -102,10 +118,10 @@ def test_join__groups_that_have_become_similar_merge_under_the_older_name() -> N
 
 def test_join__an_absent_group_is_remembered_and_then_forgotten() -> None:
     first = _join({"x": {"g1": A}}, 1)
-    later = join_groups(_items({}), first, [], date(2026, 3, 1), SETTINGS)
+    later = join_groups(_items({}), first, [], date(2026, 3, 1), RULES)
     assert (_rows(later)["g1"]["addresses"], _rows(later)["g1"]["last_date"]) == (0, date(2026, 1, 1))
     assert later.names == {("x", "g1"): "g1"}
-    forgotten = join_groups(_items({}), later, [], date(2026, 4, 2), SETTINGS)
+    forgotten = join_groups(_items({}), later, [], date(2026, 4, 2), RULES)
     assert [len(each) for each in (forgotten.groups, forgotten.members, forgotten.profiles)] == [0, 0, 0]
 
 
