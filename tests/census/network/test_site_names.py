@@ -33,7 +33,9 @@ def _with_groups(site: Site, monkeypatch: pytest.MonkeyPatch, payloads: dict[str
             {"device_id": device, "what": "payload", "protocol": 6, "value": payloads[device], "flows": 4}
             for device in unknown.to_pylist()
         ]
-        group, groups = group_devices(unknown, pa.Table.from_pylist(rows, schema=PAYLOADS_AND_PORTS), given[-1], 0.6)
+        group, groups = group_devices(
+            unknown, pa.Table.from_pylist(rows, schema=PAYLOADS_AND_PORTS), given[-1].groups, 0.6
+        )
         index = scored.devices.schema.get_field_index("group")
         column = group.take(pc.index_in(scored.devices["device_id"], value_set=unknown))
         devices = scored.devices.set_column(index, scored.devices.schema.field(index), column)
