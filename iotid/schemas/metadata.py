@@ -163,6 +163,9 @@ class Network(Common, total=False):
     status: dict[str, Count]
     watched: Count
     groups: Count
+    undecided: Count
+    unexplained: Share
+    models: list[str]
     inputs: str
     groups_hash: str
     key_fingerprint: str | None
