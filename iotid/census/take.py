@@ -134,7 +134,7 @@ def take_census(
         "key_fingerprint": fingerprint,
         "model_date": champion.date,
         "model_quality": champion.quality,
-        "network_groups": dict(network.key) if network else None,
+        "network_groups": dict(network.key) if network else {},
         "compared_with": {"capture_date": earlier.key.capture_date, "how": how} if earlier else None,
         "packets": flows.metadata["packets"],
         "unreadable": flows.metadata.get("unreadable", 0),

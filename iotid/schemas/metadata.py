@@ -131,7 +131,8 @@ class Decisions(Common, total=False):
 
 
 class Census(Common, total=False):
-    """Devices by status, change and mark; ``flows_without_device``: by reason; ``watched_labels``: watched, by name."""
+    """Devices by status, change and mark; ``flows_without_device``: by reason; ``watched_labels``: watched, by name.
+    ``unreadable``: captures in quarantine; ``network_groups``: key of the network's census that names groups, if any."""
 
     model_version: str
     settings_hash: str
@@ -150,7 +151,7 @@ class Census(Common, total=False):
     flows_of_devices: Count
     unreadable: Count
     unexplained: Share
-    network_groups: dict[str, str] | None
+    network_groups: dict[str, str]
 
 
 class Network(Common, total=False):
