@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -226,3 +227,28 @@ def test_store__root_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     for name in ("a\udcffb", "a\0b"):
         with pytest.raises(UserError, match="must be UTF-8"):
             Store(f"{tmp_path}/{name}")
+
+
+def test_store__says_when_each_partition_was_written(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    began = time.time()
+    for site in ("b", "a"):
+        with store.write("census", PartitionKey.of_date(site, "2026-01-10")):
+            pass
+    written = store.written("census")
+    assert [key.site for key, _ in written] == ["a", "b"]
+    assert all(began - 1 <= written_us / 1e6 <= time.time() + 1 for _, written_us in written)
+
+
+def test_store__links_lead_from_the_files_of_one_partition_to_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(str(tmp_path))
+    site, network = PartitionKey.of_date("a b%", "2026-01-10"), PartitionKey.of_network("all", "2026-01-10")
+    with store.write("census", site) as staged:
+        staged.write_text("page.html", "")
+    link = store.link(("network", network), ("census", site), "page.html")
+    assert link == "../../../census/site=a%2520b%2525/capture_date=2026-01-10/page.html"
+    assert (tmp_path / "network" / network.folder / unquote(link)).resolve().is_file()
+    monkeypatch.setattr("iotid.partitions.is_object_store", lambda _: True)
+    assert Store(str(tmp_path)).link(("network", network), ("census", site), "page.html") is None

@@ -136,7 +136,7 @@ def take_census(
         "key_fingerprint": fingerprint,
         "model_date": champion.date if champion else None,
         "model_quality": champion.quality if champion else None,
-        "network_groups": dict(known.network.key) if known.network else None,
+        "network_groups": dict(known.network.key) if known.network else {},
         "compared_with": {"capture_date": earlier.key.capture_date, "how": how} if earlier else None,
         "makers": None if pseudonyms else makers.source,
         "packets": flows.metadata["packets"],

@@ -134,7 +134,8 @@ class Decisions(Common, total=False):
 
 class Census(Common, total=False):
     """Devices by status, change and mark; ``flows_without_device``: by reason; ``watched_labels``: watched, by name;
-    ``makers``: which table of MAC prefixes, null with pseudonyms.
+    ``makers``: which table of MAC prefixes, null with pseudonyms; ``unreadable``: captures in quarantine;
+    ``network_groups``: key of the network's census that names groups, if any.
 
     ``model_version``: null if no model was there.
     """
@@ -157,7 +158,7 @@ class Census(Common, total=False):
     flows_of_devices: Count
     unreadable: Count
     unexplained: Share
-    network_groups: dict[str, str] | None
+    network_groups: dict[str, str]
 
 
 class Network(Common, total=False):
@@ -170,6 +171,9 @@ class Network(Common, total=False):
     status: dict[str, Count]
     watched: Count
     groups: Count
+    undecided: Count
+    unexplained: Share
+    models: list[str]
     inputs: str
     groups_hash: str
     key_fingerprint: str | None

@@ -210,6 +210,11 @@ def use_metadata(found: Metadata) -> None:
             statement = stored_statement(Partition("/store/place", PartitionKey.named("x"), found))
             f"{statement.title}: {statement.said}"
             assert statement.covers("a", "2026-01-31") in (True, False)
+        case "network":
+            assert sum(found["sites"].values()) >= 0
+            f"{found['addresses']:,} {found['groups']:,} {found['watched']:,} {found['not_joined']:,}"
+            assert sorted(found["models"]) is not None
+            assert found["unexplained"] + found["undecided"] >= 0
 
 
 def stored_metadata() -> dict[str, dict[str, Any]]:
@@ -238,6 +243,13 @@ def stored_metadata() -> dict[str, dict[str, Any]]:
             "model_version": "2", "settings_hash": "ab", "key_fingerprint": None, "devices": 3, "groups": 1,
             "status": {"known": 3}, "changes": {"new": 3}, "watched": 1, "watched_labels": {"cam": 1},
             "marks": {"address_conflict": 1}, "flows_without_device": {"router": 1}, "flows_of_other_protocols": 2,
+            "packets": {"flow": 9}, "flows": 5, "flows_of_devices": 4, "unreadable": 0, "unexplained": 0.5,
+            "network_groups": {"capture_date": "2026-01-01", "name": "all"},
+        },
+        "network": {
+            "rows": 7, "sites": {"complete": 1, "partial": 0, "missing": 2}, "addresses": 3, "status": {"known": 3},
+            "watched": 1, "groups": 1, "undecided": 0, "unexplained": 0.5, "models": ["2"], "inputs": "ab",
+            "groups_hash": "cd", "key_fingerprint": None, "not_joined": 1,
         },
         "group_names": {
             "rows": 2, "group": "g01", "action": "name", "model": "Cam 2", "vendor": "", "type": "", "stated_by": "a",

@@ -26,6 +26,7 @@ _LONG = "\x1b[31m" + "x" * 10**5
 _ODD: dict[type, list[Any]] = {  # by the type of what is there
     str: [3, 3.5, True, None, [_LONG], {"x": _LONG}],
     int: [_LONG, 3.5, -1, 10**40, True, None, [1], {"x": 1}],
+    float: [_LONG, -1, 1.5, True, None, [0.5], {"x": 0.5}],  # all are shares
     bool: [1, 0, "true", None, []],
     list: [_LONG, {"x": 1}, None, [[]], 3, True],
     dict: [_LONG, [], [{"x": 1}], None, 3, False],

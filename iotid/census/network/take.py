@@ -133,14 +133,17 @@ class _Step:
         return self.pseudonyms.fingerprint if self.pseudonyms else None
 
     def expected(self, capture_date: str) -> list[str]:
-        """The sites that the network should have on a date, sorted: those given; otherwise those of which it was summed
-        before, and those with a census on that date or earlier in the window."""
-        if self.window.sites:
+        """The sites that the network should have on a date, sorted: on the last those that were given. On a date that
+        was summed before, those that it had then, and others that have a census now; otherwise those with a census on
+        that date or earlier in the window: a site that is new is not missing before."""
+        is_last = capture_date == self.window.capture_date
+        if is_last and self.window.sites:
             return sorted(self.window.sites)
-        found = {site for each, sites in self.written.items() if each <= capture_date for site in sites}
-        if capture_date != self.window.capture_date and (stored := self._stored(capture_date)):
-            found = {*stored_sites(self.store, stored)["site"].to_pylist(), *self.written.get(capture_date, ())}
-        return sorted(found)
+        stored = None if is_last else self._stored(capture_date)
+        if stored is not None:
+            before = stored_sites(self.store, stored)["site"].to_pylist()
+            return sorted({*before, *self.written.get(capture_date, ())})
+        return sorted({site for each, sites in self.written.items() if each <= capture_date for site in sites})
 
     def is_current(self, capture_date: str) -> bool:
         """Whether the date is summed from the censuses that are in the store now."""

@@ -64,7 +64,9 @@ def _of_site(site: str, totals: pa.Table, groups: Mapping[str, str] | None) -> p
             for level, item in zip(totals["level"].to_pylist(), totals["item"].to_pylist(), strict=True)
         ]
         index = totals.schema.get_field_index("item")
-        totals = _joined(totals.set_column(index, totals.schema.field(index), pa.array(names, pa.string())))
+        renamed = totals.set_column(index, totals.schema.field(index), pa.array(names, pa.string()))
+        is_one = len({*zip(totals["level"].to_pylist(), names, strict=True)}) < len(names)
+        totals = _joined(renamed) if is_one else renamed
     return totals.append_column("site", pa.array([site] * len(totals), pa.string()))
 
 

@@ -71,7 +71,7 @@ class History:
     def _of(self, capture_date: str) -> DateTotals:
         if capture_date not in self._read:
             network = self._store.open("network", PartitionKey.of_network(self._name, capture_date))
-            self._read[capture_date] = DateTotals(capture_date, stored_totals(network), dict(network.metadata))
+            self._read[capture_date] = DateTotals(capture_date, stored_totals(network), network.metadata)
         return self._read[capture_date]
 
 

@@ -86,7 +86,7 @@ def test_site__without_a_network_its_names_are_its_own(plain_site: Site, monkeyp
     _with_groups(plain_site, monkeypatch, {A: 100})
     plain_site.flows(1, a=None)
     census = plain_site.census(1)
-    assert census.metadata["network_groups"] is None
+    assert census.metadata["network_groups"] == {}
     plain_site.flows(2, a=None)
     assert _groups(plain_site.census(2)) == _groups(census)
 

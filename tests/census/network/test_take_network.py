@@ -158,6 +158,17 @@ def test_take__a_census_that_was_only_written_anew_is_not_summed_again(
     assert summed == ["2026-01-02"]
 
 
+def test_take__a_site_that_is_new_is_not_missing_before(network: NetworkStore, summed: list[str]) -> None:
+    for day in (1, 2, 3):
+        network.census("a", day, [{}])
+    network.network(2, ["a"])
+    summed.clear()
+    network.census("b", 4, [{}])
+    assert network.network(4, ["a", "b", "c"]).metadata["sites"]["missing"] == 2
+    assert summed == ["2026-01-03", "2026-01-04"]
+    assert [list(_states(network.stored(day))) for day in (2, 3, 4)] == [["a"], ["a"], ["a", "b", "c"]]
+
+
 def test_take__dates_before_the_window_are_not_touched(network: NetworkStore, summed: list[str]) -> None:
     network.census("a", 1, [{}])
     network.census("a", 9, [{}])
