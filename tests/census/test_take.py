@@ -56,7 +56,9 @@ def test_take_census__writes_table_page_and_csv_and_counts_every_flow(site: Site
     metadata = census.metadata
     assert (metadata["flows"], metadata["flows_of_devices"], metadata["flows_of_other_protocols"]) == (18, 12, 5)
     assert metadata["flows_without_device"] == {"outside": 1}
-    assert metadata["status"] == {"known": 3, "several": 0, "several_with_unknown": 0, "undecided": 1, "unknown": 1}
+    assert metadata["status"] == {
+        "known": 3, "several": 0, "several_with_unknown": 0, "undecided": 1, "unknown": 1, "named": 0,
+    }  # fmt: skip
     assert metadata["labels"] == {"camera": 1, "plug": 2}
     assert metadata["changes"]["first"] == metadata["devices"] == metadata["rows"] == 5
     assert (metadata["watched"], metadata["model_version"], metadata["compared_with"]) == (1, "1", None)
@@ -93,7 +95,7 @@ def test_take_census__new_gone_away_back_and_changed_over_four_dates(site: Site)
     }  # fmt: skip
     assert fourth.metadata["devices"] == 3
     assert fourth.metadata["status"] == {
-        "known": 2, "several": 0, "several_with_unknown": 0, "undecided": 0, "unknown": 1,
+        "known": 2, "several": 0, "several_with_unknown": 0, "undecided": 0, "unknown": 1, "named": 0,
     }  # fmt: skip
 
 
