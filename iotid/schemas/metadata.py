@@ -132,7 +132,7 @@ class Decisions(Common, total=False):
 
 class Census(Common, total=False):
     """Devices by status, change and mark; ``flows_without_device``: by reason; ``watched_labels``: watched, by name.
-    ``unreadable``: captures in quarantine; ``network_groups``: key of the network's census that names groups, if any."""
+    ``unreadable``: captures in quarantine; ``network_groups``: key of the network's census that names groups."""
 
     model_version: str
     settings_hash: str
