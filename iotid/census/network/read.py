@@ -1,7 +1,7 @@
 """Reads the census of each site of a date in Spark tasks: its totals, its groups, and whether it is complete.
 
-A task reads one site's small files; only of a census of an earlier version, which has no totals, it reads the rows. So
-what the driver gets grows with sites and kinds, not with addresses.
+A task reads the small files of some sites; only of a census of an earlier version, which has no totals, it reads the
+rows. So what the driver gets grows with sites and kinds, not with addresses.
 """
 
 from __future__ import annotations
@@ -27,7 +27,15 @@ from iotid.model.device.decide import KNOWN, SEVERAL, UNDECIDED, WITH_UNKNOWN
 from iotid.partitions import PartitionKey, Store
 from iotid.schemas import NETWORK_SITES, TOTALS
 from iotid.schemas.metadata import remedy
-from iotid.spark.shuffle import SIDE_OUTPUTS, read_tables, read_task_ids, side_output, spark_schema, task_ids
+from iotid.spark.shuffle import (
+    SIDE_OUTPUTS,
+    partitions_of,
+    read_tables,
+    read_task_ids,
+    side_output,
+    spark_schema,
+    task_ids,
+)
 from iotid.spark.worker_errors import in_worker
 from iotid.storage import translate_read_errors
 
@@ -78,8 +86,10 @@ def read_sites(
 
     ``written_us``: when each site's census was written, µs since 1970 UTC.
     """
-    read = partial(_read, root=store.root, capture_date=capture_date, sites=list(sites))
-    rows = task_ids(spark, range(len(sites))).mapInArrow(in_worker(read), spark_schema(SIDE_OUTPUTS)).toArrow()
+    # a task of its own for each site would cost more than reading its few small files
+    tasks = min(len(sites), partitions_of(spark))
+    read = partial(_read, root=store.root, capture_date=capture_date, sites=list(sites), tasks=tasks)
+    rows = task_ids(spark, range(tasks)).mapInArrow(in_worker(read), spark_schema(SIDE_OUTPUTS)).toArrow()
     found: dict[str, dict[str, pa.Table]] = defaultdict(dict)
     for kind, table in read_tables(rows):
         number, _, what = kind.partition(":")
@@ -124,9 +134,12 @@ def read_site(store: Store, site: str, capture_date: str) -> SiteCensus:
         return SiteCensus(_missing(site, str(fault)))
 
 
-def _read(tasks: Iterable[pa.RecordBatch], root: str, capture_date: str, sites: list[str]) -> Iterator[pa.RecordBatch]:
+def _read(
+    numbers: Iterable[pa.RecordBatch], root: str, capture_date: str, sites: list[str], tasks: int
+) -> Iterator[pa.RecordBatch]:
+    """Side outputs of every ``tasks``-th site, from the number of the task on."""
     store = Store(root)
-    for number in read_task_ids(tasks):
+    for number in (each for first in read_task_ids(numbers) for each in range(first, len(sites), tasks)):
         census = read_site(store, sites[number], capture_date)
         schema = NETWORK_SITES.arrow_schema()
         yield side_output(f"{number}:{_SITE}", pa.Table.from_pylist([census.row], schema=_nullable(schema)))
