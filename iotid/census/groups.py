@@ -304,9 +304,9 @@ def _partners(
     for block in blocks:
         to_today_BP, to_past_BP = _similarities(today[block], today), _similarities(today[block], past)
         own_B = own_P[block, np.newaxis]
-        alike_BP = (to_today_BP >= np.maximum(own_B, own_P)) & (np.minimum(own_B, own_P) >= _MIN_TYPICAL)
+        similar_BP = (to_today_BP >= np.maximum(own_B, own_P)) & (np.minimum(own_B, own_P) >= _MIN_TYPICAL)
         joins_BP = (sizes_P[block, np.newaxis] == 1) & is_large_P & (to_past_BP >= np.maximum(own_B, typical_P))
-        similarity_BP = np.maximum(np.where(alike_BP, to_today_BP, 0), np.where(joins_BP, to_past_BP, 0))
+        similarity_BP = np.maximum(np.where(similar_BP, to_today_BP, 0), np.where(joins_BP, to_past_BP, 0))
         rows = np.arange(len(similarity_BP))
         similarity_BP[rows, block.start + rows] = 0
         best_B = similarity_BP.argmax(axis=1)
