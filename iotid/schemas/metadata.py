@@ -133,14 +133,9 @@ class Decisions(Common, total=False):
 
 
 class Census(Common, total=False):
-<<<<<<< HEAD
     """Devices by status, change and mark; ``flows_without_device``: by reason; ``watched_labels``: watched, by name;
     ``makers``: which table of MAC prefixes, null with pseudonyms; ``unreadable``: captures in quarantine;
     ``network_groups``: key of the network's census that names groups, if any.
-=======
-    """Devices by status, change and mark; ``flows_without_device``: by reason; ``watched_labels``: watched, by name.
-    ``unreadable``: captures in quarantine; ``network_groups``: key of the network's census that names groups."""
->>>>>>> network
 
     ``model_version``: null if no model was there.
     """
