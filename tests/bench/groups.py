@@ -14,7 +14,7 @@ least similarity that is best for two laboratories is applied to the third.
 one model must find each other; kinds with one firmware are then larger groups, too.
 
 Then each group of the first half of the nights is named once, by the kind that most of its items are; the device model
-learns from those names, and the items of the second half are compared with its answers (laboratories by themselves).
+learns from those names, and the items of the second half are compared with its answers.
 
 Prints tables and one line of JSON.
 
@@ -323,7 +323,7 @@ def main() -> None:
         for text in items.confused():
             sys.stdout.write(f"{name:6} {text}\n")
         result[name]["confused"] = items.confused()
-        if name in sites and not given.without_model:
+        if not given.without_model:
             result[name]["later"] = later_captures(site.flows, site.night, items, _SETTINGS)
             sys.stdout.write(f"{name:6} later captures {json.dumps(result[name]['later'])}\n")
         result[name]["seconds"] = round(time.perf_counter() - began, 1)
