@@ -185,7 +185,7 @@ def test_take_census__marks_macs_that_use_one_address_at_the_same_time(
         found = [name for name, row in rows.items() if row["marks"]]
         assert all(rows[name]["marks"] == ["address_conflict"] for name in found)
         assert all(rows[name]["reason"].endswith(SENTENCES["address_conflict"]) for name in found)
-        assert census.metadata["marks"] == {"address_conflict": len(found), "kinds_at_once": 0}
+        assert census.metadata["marks"] == {"address_conflict": len(found), "kinds_at_once": 0, "maker_differs": 0}
         return sorted(found)
 
     x, y = "192.168.1.10", "fe80::1"
@@ -227,7 +227,7 @@ def test_take_census__a_mac_with_two_kinds_at_the_same_time_is_marked(site: Site
     rows = {row["device_id"]: row for row in stored(census).to_pylist()}
     assert {name for name, row in rows.items() if row["marks"] == ["kinds_at_once"]} == {A}
     assert rows[A]["reason"].endswith(SENTENCES["kinds_at_once"])
-    assert census.metadata["marks"] == {"address_conflict": 0, "kinds_at_once": 1}
+    assert census.metadata["marks"] == {"address_conflict": 0, "kinds_at_once": 1, "maker_differs": 0}
     households = stored(site.census(1, behind="households"))["marks"].to_pylist()
     assert not any(households), "in households several kinds are normal"
 
