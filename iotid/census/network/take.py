@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from iotid import config
-from iotid.census.network.groups import Items, NetworkGroups, Rules, join_groups, without_rhythm
+from iotid.census.network.groups import MIN_SIMILARITY, Items, NetworkGroups, Rules, join_groups, without_rhythm
 from iotid.census.network.read import MISSING, STATES, SiteCensus, identity_of, read_sites
 from iotid.census.network.report import Page, render_page
 from iotid.census.network.stored import (
@@ -221,7 +221,7 @@ class _Step:
             stored_network_groups(self.store, before, self.pseudonyms),
             [stored_network_groups(self.store, self._stored(each), self.pseudonyms) for each in known],
             date.fromisoformat(capture_date),
-            Rules(self.settings.min_similarity, self.settings.remember_days, self.said.split_everywhere(capture_date)),
+            Rules(MIN_SIMILARITY, self.settings.remember_days, self.said.split_everywhere(capture_date)),
         )
         return groups if self.pseudonyms is None else without_rhythm(groups)
 
