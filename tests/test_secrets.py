@@ -106,15 +106,20 @@ def _arguments() -> Iterator[tuple[str, str]]:
 @pytest.mark.parametrize(("step", "option"), list(_arguments()))
 def test_command__credentials_in_any_argument_are_not_shown(step: str, option: str, tmp_path: Path) -> None:
     harmless = {"--captures": str(tmp_path), "--site": "a", "--date": "2026-01-10", "--labels": f"{tmp_path}/none.yaml"}
-    harmless |= {"--dataset": "tmc18" if step == "reproduce" else "d", "--name": "n"}
+    harmless |= {"--dataset": "tmc18" if step == "reproduce" else "d", "--name": "n", "--format": "csv"}
+    harmless |= {"captures": f"{tmp_path}/none.pcap"}
     found = steps.get_command(click.Context(steps), step)
     assert found is not None
-    line = [part for needed in found.params if needed.required for part in (needed.opts[0], harmless[needed.opts[0]])]
+    line = []
+    for needed in found.params:
+        if needed.required:
+            line += [] if isinstance(needed, click.Argument) else needed.opts[:1]
+            line += [harmless[needed.opts[0]]]
     if step != "settings-schema":
         line += ["--set", f"storage.root={tmp_path}/store"]
     for shape in [*SHAPES, f"a\nError: \x1b[2J{SHAPES[0]}"]:
         typed = f"section.{shape}=1" if option == "--set" else shape
-        result = CliRunner().invoke(steps, [step, *line, *([option, typed] if option else [typed])])
+        result = CliRunner().invoke(steps, [step, *line, *([option, typed] if option.startswith("-") else [typed])])
         assert result.exit_code == 2, result.output
         assert SECRET not in result.output
         assert "\x1b" not in result.output

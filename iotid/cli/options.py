@@ -106,6 +106,15 @@ dates = click.option(
     callback=unique,
     help="Capture date to read. Repeatable.",
 )
+network_sites = click.option(
+    "--site",
+    "sites",
+    multiple=True,
+    type=NAME,
+    callback=unique,
+    help="Site that the network should have; without its census it counts as missing. Repeatable. Default: all sites "
+    "that have a census in these days.",
+)
 some_sites = click.option(
     "--site", "sites", multiple=True, type=NAME, callback=unique, help="Only this site; default: all. Repeatable."
 )

@@ -3,7 +3,7 @@
 import click
 
 from iotid.cli import command, options
-from iotid.cli.options import NAME, Names, unique
+from iotid.cli.options import NAME, Names
 from iotid.config import Settings
 from iotid.partitions import ALL_SITES
 
@@ -12,15 +12,7 @@ DAYS = 90
 
 @command.step("take-network-census")
 @options.date
-@click.option(
-    "--site",
-    "sites",
-    multiple=True,
-    type=NAME,
-    callback=unique,
-    help="Site that the network should have; without its census it counts as missing. Repeatable. Default: all sites "
-    "that have a census in these days.",
-)
+@options.network_sites
 @click.option(
     "--name", default=ALL_SITES, show_default=True, type=NAME, help="Name of the network, if there are several."
 )

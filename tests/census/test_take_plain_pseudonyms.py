@@ -66,7 +66,7 @@ def grouped(plain_site: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
     """A site whose unknown devices are of one group: of the first that the earlier census had, else of a new one."""
 
     def score(*given: Any) -> Scored:
-        scored, groups = plain_site._score(*given), given[-1] if len(given[-1]) else UNKNOWN_GROUPS
+        scored, groups = plain_site._score(*given), given[-1].groups if len(given[-1].groups) else UNKNOWN_GROUPS
         named = pc.if_else(pc.equal(scored.devices["status"], "unknown"), groups["group"][0], scored.devices["group"])
         index = scored.devices.column_names.index("group")
         return replace(scored, devices=scored.devices.set_column(index, "group", named), groups=groups)

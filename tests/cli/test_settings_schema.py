@@ -105,7 +105,7 @@ def test_completion__there_is_a_script_for_every_shell(shell: str) -> None:
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [
-        ("iotid t", {"plain,train", "plain,take-census"}),
+        ("iotid t", {"plain,train", "plain,take-census", "plain,take-network-census"}),
         ("iotid train --d", {"plain,--dataset"}),
         ("iotid train --config lo", {"file,lo"}),
         ("iotid run --labels lo", {"file,lo"}),

@@ -163,7 +163,7 @@ def test_outcome__is_done_late_skipped_or_failed(
     assert iotid_ingest.outcome(given, has_captures) == expected
 
 
-def test_evaluate__of_fifty_trainings_each_is_evaluated_once_with_events_lost_or_doubled(
+def test_evaluate__each_of_fifty_trainings_once_with_events_lost_or_doubled(
     tasks: Any, deployment: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A Monday's event starts the evaluation none, one or two times; Tuesday's schedule starts it once more."""

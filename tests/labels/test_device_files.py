@@ -271,6 +271,7 @@ def test_read__missing_file_is_named() -> None:
         ("sosr19", 24, 24),
         ("iot23", 3, 3),
         ("cic_iot_2022", 40, 31),
+        ("ucl", 10, 10),
     ],
 )
 def test_conf__list_of_a_public_dataset_parses(file: str, names: int, models: int) -> None:
@@ -281,5 +282,5 @@ def test_conf__list_of_a_public_dataset_parses(file: str, names: int, models: in
 
 
 def test_conf__every_list_has_a_test() -> None:
-    expected = {"aalto", "lsif", "tmc18", "sosr19", "iot23", "cic_iot_2022"}
+    expected = {"aalto", "lsif", "tmc18", "sosr19", "iot23", "cic_iot_2022", "ucl"}
     assert {path.stem for path in (conf_dir() / "datasets").glob("*.yaml")} == expected
