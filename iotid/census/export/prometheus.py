@@ -6,8 +6,6 @@ Every metric is a gauge. A census has a timestamp and no age, so that a repeated
 
 from __future__ import annotations
 
-import math
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -15,7 +13,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from iotid.arrow import one_chunk
 from iotid.census.changes import ABSENT
 from iotid.messages import one_line
 
@@ -24,13 +21,19 @@ Sample = tuple[Labels, float | None]
 _LEVELS = ("type", "vendor")
 _MEANINGS = {
     "found": "addresses where it was found",
-    "expected": "expected number of addresses that have it, from the probabilities of the kinds that rows name",
+    "expected": "expected number of addresses that have it, the sum of their probabilities",
 }
 
 
-def census_metrics(census: pa.Table, metadata: Mapping[str, Any], site: str, capture_date: str) -> Iterator[str]:
-    """Lines of the metrics of one census; ``metadata``: of its partition; earlier versions lack marks and groups."""
-    here = {"site": site}
+def census_metrics(
+    census: pa.Table, totals: pa.Table, metadata: Mapping[str, Any], key: Mapping[str, str]
+) -> Iterator[str]:
+    """Lines of the metrics of one census.
+
+    ``totals``: TOTALS; ``metadata``: of its partition, of which earlier versions lack marks and groups; ``key``: its
+    site and capture date.
+    """
+    here, capture_date = {"site": key["site"]}, key["capture_date"]
     midnight = datetime.fromisoformat(capture_date).replace(tzinfo=UTC).timestamp()
     last = pc.max(census.filter(_is_present(census))["last_seen"]).as_py()
     metrics: dict[str, tuple[str, Iterable[Sample]]] = {
@@ -50,9 +53,9 @@ def census_metrics(census: pa.Table, metadata: Mapping[str, Any], site: str, cap
         ),
     }
     for level in _LEVELS:
-        totals = totals_by(census, level)
+        rows = totals.filter(pc.equal(totals["level"], level)).sort_by("item").to_pylist()
         for what, meaning in _MEANINGS.items():
-            of_level = [({**here, level: name}, number[what]) for name, number in totals.items()]
+            of_level = [({**here, level: row["item"]}, row[what]) for row in rows]
             metrics[f"{level}_{what}"] = (f"By {level}: {meaning}.", of_level)
     for name, (meaning, samples) in metrics.items():
         yield from _metric(f"iotid_census_{name}", meaning, samples)
@@ -83,30 +86,6 @@ def network_metrics(totals: pa.Table, network: str, capture_date: str) -> Iterat
                 if (row["site"] is not None) == is_own
             ]
             yield from _metric(f"{prefix}_{what}", f"Addresses {scope}, by level and item: {what}.", samples)
-
-
-def totals_by(census: pa.Table, level: str) -> dict[str, dict[str, float]]:
-    """For each type (or vendor): ``found``, the addresses where a kind of it was found; ``expected``, their expected
-    number.
-
-    P(at least one of a type) at an address is (1-h) min(1, sum p) + h (1 - product(1-p)) over the type's kinds that the
-    row names, found or nearly: a host (probability 1-h) is one device, so its kinds exclude each other; in a household
-    they are independent. A kind that was found nowhere has neither type nor vendor.
-    """
-    rows = census.filter(_is_present(census)).select(["kinds", "runners_up", "household"])
-    described = {kind["kind"]: kind[level] for kind in one_chunk(rows["kinds"]).flatten().to_pylist()}
-    found: Counter[str] = Counter()
-    expected: dict[str, float] = defaultdict(float)
-    for row in rows.to_pylist():
-        found.update({kind[level] for kind in row["kinds"] if kind[level]})
-        likely = [(kind[level], kind["confidence"]) for kind in row["kinds"]]
-        likely += [(described.get(other["label"]), other["confidence"]) for other in row["runners_up"]]
-        for name in {name for name, _ in likely if name}:
-            probabilities = [probability for each, probability in likely if each == name]
-            of_host = min(1.0, math.fsum(probabilities))
-            of_household = 1 - math.prod(1 - probability for probability in probabilities)
-            expected[name] += (1 - row["household"]) * of_host + row["household"] * of_household
-    return {name: {"found": found[name], "expected": round(expected[name], 6)} for name in sorted(expected)}
 
 
 def _metric(name: str, meaning: str, samples: Iterable[Sample]) -> Iterator[str]:

@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 from iotid.census.export import netbox
 from iotid.census.export.prometheus import census_metrics, network_metrics
 from iotid.census.export.rows import csv_lines, json_lines, with_keys
-from iotid.census.stored import stored_rows
+from iotid.census.stored import stored_rows, stored_totals
+from iotid.census.totals import totals_of
 from iotid.errors import DataError, InputError
 from iotid.messages import one_line
 from iotid.partitions import PartitionKey
@@ -87,7 +88,9 @@ def _export_census(store: Store, request: Request) -> Counter[str]:
         return made.counts
     texts: Iterable[str]
     if request.format == "prometheus":
-        texts = census_metrics(census, partition.metadata, site, capture_date)
+        totals = stored_totals(store, partition)
+        totals = totals_of(census) if totals is None else totals
+        texts = census_metrics(census, totals, partition.metadata, partition.key)
     else:
         rows = with_keys(census, site, capture_date)
         texts = csv_lines(rows) if request.format == "csv" else json_lines(rows)

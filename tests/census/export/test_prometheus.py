@@ -10,10 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from iotid.census.export.prometheus import totals_by
 from iotid.partitions import PartitionKey, Store
 from tests.census.export.stored_census import DATE, export, store_census
-from tests.census.report_tables import HOSTILE, census_of, kind
+from tests.census.report_tables import HOSTILE, kind
 
 LABEL = r'[a-z_]+="(?:[^"\\\n]|\\[\\"n])*"'
 SAMPLE = re.compile(rf"(?P<name>[a-z_]+)\{{{LABEL}(?:,{LABEL})*\}} (?P<value>-?[0-9.e+-]+)")
@@ -65,16 +64,6 @@ def test_prometheus__hostile_names_stay_inside_their_label(tmp_path: Path) -> No
     assert sum(series.startswith("iotid_census_vendor_found{") for series in found) == len(names)
     assert "\x1b" not in text
     assert 'vendor="back\\\\slash"' in text
-
-
-def test_totals_by__kinds_of_a_host_exclude_each_other_those_of_a_household_not() -> None:
-    two = [kind("a", 0.5, kind="k1", type="camera"), kind("b", 0.5, kind="k2", type="camera")]
-    rows = [{"kinds": two, "household": h, "runners_up": []} for h in (0.0, 1.0)]
-    nearly = {"status": "unknown", "household": 0.0, "runners_up": [{"label": "k1", "confidence": 0.25}]}
-    assert totals_by(census_of([rows[0]]), "type") == {"camera": {"found": 1, "expected": 1.0}}
-    assert totals_by(census_of([rows[1]]), "type") == {"camera": {"found": 1, "expected": 0.75}}
-    assert totals_by(census_of([*rows, nearly]), "type") == {"camera": {"found": 2, "expected": 2.0}}
-    assert totals_by(census_of([]), "type") == {}
 
 
 def test_prometheus__of_a_network_are_its_totals_in_all_and_by_site(tmp_path: Path) -> None:
