@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
@@ -22,6 +22,11 @@ from iotid.schemas import CENSUS, GROUPS
 Payloads = dict[int, float]  # length of a TCP payload -> share
 
 
+def date_of(day: int) -> str:
+    """Days are counted from 2026-01-01, which is 1."""
+    return (date(2026, 1, 1) + timedelta(days=day - 1)).isoformat()
+
+
 def kind(label: str, confidence: float = 0.9, vendor: str = "Acme", type: str = "plug") -> dict[str, Any]:  # noqa: A002 - a column
     return {"kind": f"{vendor} {type}", "label": label, "vendor": vendor, "type": type, "confidence": confidence,
             "flows": 3, "units": 1}  # fmt: skip
@@ -29,7 +34,7 @@ def kind(label: str, confidence: float = 0.9, vendor: str = "Acme", type: str = 
 
 def rows_of(devices: Sequence[dict[str, Any]], day: int) -> pa.Table:
     """Rows of CENSUS; each device is a plug unless it says otherwise."""
-    seen = datetime(2026, 1, day, 12, tzinfo=UTC)
+    seen = datetime(2026, 1, 1, 12, tzinfo=UTC) + timedelta(days=day - 1)
     rows = []
     for number, device in enumerate(devices):
         usual = {
@@ -98,15 +103,15 @@ class NetworkStore:
             staged.metadata |= {"rows": rows, "packets": {"flow": 9}, "unreadable": 0, **metadata}
 
     def network(self, day: int, sites: Sequence[str] = (), days: int = 30, name: str = "all") -> Partition:
-        window = Window.of(name, f"2026-01-{day:02}", days, sites)
+        window = Window.of(name, date_of(day), days, sites)
         return take_network_census(self.spark, self.store, window, self.settings.census)
 
     def stored(self, day: int, name: str = "all") -> Partition:
-        return self.store.open("network", PartitionKey.of_network(name, f"2026-01-{day:02}"))
+        return self.store.open("network", PartitionKey.of_network(name, date_of(day)))
 
     @staticmethod
     def key(site: str, day: int) -> PartitionKey:
-        return PartitionKey.of_date(site, f"2026-01-{day:02}")
+        return PartitionKey.of_date(site, date_of(day))
 
 
 def read(network: Partition, name: str = "part-0.parquet") -> list[dict[str, Any]]:

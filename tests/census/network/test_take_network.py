@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -143,6 +144,33 @@ def test_take__sums_only_dates_whose_censuses_have_changed(network: NetworkStore
     shutil.rmtree(Path(network.store.root, "census", "site=b"))
     network.network(4)
     assert summed == ["2026-01-02", "2026-01-04"], "a census that is gone"
+
+
+def test_take__fifty_nights_with_events_lost_and_doubled_and_late_sites(
+    network: NetworkStore, summed: list[str]
+) -> None:
+    """Each night's run is asked for none, one or two times; every fifth night a site's census comes a night later."""
+    random, late = Random(1), None
+    for day in range(1, 51):
+        network.census("a", day, [{}] * 2)
+        if late:
+            network.census("b", late, [{}])
+        late = day if day % 5 == 0 else None
+        if not late:
+            network.census("b", day, [{}])
+        for _ in range(random.choice((0, 1, 1, 2)) if day < 50 else 1):
+            network.network(day, ["a", "b"], days=90)
+    network.census("b", 50, [{}])
+    network.network(50, ["a", "b"], days=90)
+    stored = [network.stored(day) for day in range(1, 51)]
+    assert [each.metadata["addresses"] for each in stored] == [3] * 50
+    assert all(each.metadata["sites"] == {"complete": 2, "partial": 0, "missing": 0} for each in stored)
+    assert len(network.store.partitions("network")) == 50
+    page = (Path(stored[-1].uri) / "_network.html").read_text(encoding="utf-8")
+    assert "50 dates" in page
+    before = len(summed)
+    network.network(50, ["a", "b"], days=90)
+    assert summed[before:] == [stored[-1].key.capture_date], "no night is summed again, but the one asked for"
 
 
 def test_take__a_census_that_was_only_written_anew_is_not_summed_again(
