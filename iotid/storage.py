@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pyarrow import fs
 
 _ATTEMPT = "_attempt-"  # prefix of incomplete files: still being written, or left by a failed task
+_MOST_REMOVALS = 20  # of one folder, in which other runs write files meanwhile
 _OBJECT_STORES = ("s3", "gcs", "abfs")  # pyarrow's names of filesystems that cannot rename folders
 
 
@@ -283,5 +284,12 @@ def is_file(filesystem: fs.FileSystem, path: str) -> bool:
 
 
 def remove_folder(filesystem: fs.FileSystem, path: str) -> None:
-    if path_exists(filesystem, path):
-        filesystem.delete_dir(path)
+    """Delete the folder if it exists, also if another run writes into it, or deletes from it, meanwhile."""
+    for attempt in range(1, _MOST_REMOVALS + 1):
+        try:
+            if path_exists(filesystem, path):
+                filesystem.delete_dir(path)
+            return
+        except OSError as fault:
+            if fault.errno not in (errno.ENOTEMPTY, errno.ENOENT) or attempt == _MOST_REMOVALS:
+                raise

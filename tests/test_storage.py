@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from pyarrow.fs import LocalFileSystem
 
-from iotid.storage import OutputFile, local_path, remove_failed_task_files, rows_in_footers, text_of
+from iotid.storage import OutputFile, local_path, remove_failed_task_files, remove_folder, rows_in_footers, text_of
 
 
 def test_output_file__gets_its_name_when_complete(tmp_path: Path) -> None:
@@ -40,3 +43,28 @@ def test_text_of__round_trips_a_path(tmp_path: Path) -> None:
         text_of(path).encode()
     assert text_of("a%20b") == "a%20b"
     assert local_path("s3://bucket/a") is None
+
+
+def test_remove_folder__is_done_though_another_run_writes_into_it_meanwhile(tmp_path: Path) -> None:
+    class Busy:
+        """A filesystem in which another run writes and deletes while a folder is removed."""
+
+        def __init__(self, *faults: int) -> None:
+            self.faults = list(faults)
+
+        def get_file_info(self, path: str) -> Any:
+            return LocalFileSystem().get_file_info(path)
+
+        def delete_dir(self, path: str) -> None:
+            if self.faults:
+                raise OSError(self.faults.pop(), "as asked", path)
+            LocalFileSystem().delete_dir(path)
+
+    folder = tmp_path / "x"
+    (folder / "y").mkdir(parents=True)
+    remove_folder(Busy(errno.ENOTEMPTY, errno.ENOENT), str(folder))  # type: ignore[arg-type]
+    assert not folder.exists()
+    folder.mkdir()
+    for faults in ([errno.EACCES], [errno.ENOTEMPTY] * 100):
+        with pytest.raises(OSError, match="as asked"):
+            remove_folder(Busy(*faults), str(folder))  # type: ignore[arg-type]
