@@ -14,6 +14,7 @@ import json
 import sys
 import tempfile
 from datetime import UTC, date, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ import pyarrow.parquet as pq
 from processes import measured, measured_step, processor
 
 from iotid import messages
+from iotid.census.stored import TOTALS_FILE
+from iotid.census.totals import totals_of
 from iotid.cli import command
 from iotid.partitions import PartitionKey, Store
 from iotid.schemas import CENSUS, GROUPS
@@ -32,25 +35,33 @@ _FIRST = date(2026, 1, 1)
 _KINDS = [(f"vendor{n % 17}", ("camera", "plug", "light", "hub", "sensor", "speaker")[n % 6]) for n in range(40)]
 _MODELS = 3  # of each kind
 _UNKNOWN_GROUPS = 12
-_SHARE_UNKNOWN = 0.1
+_SHARE_UNKNOWN, _SHARE_SHOWN = 0.1, 0.95
 
 
 def rows_of(site: int, night: int, addresses: int) -> pa.Table:
-    """Rows of CENSUS (stored columns): nine in ten of a known kind, with probabilities from 0.6 to 1."""
-    random = np.random.default_rng((site, night))
-    lives_N = np.random.default_rng(site).integers(0, len(_KINDS) * _MODELS, addresses)  # the same every night
-    unknown_N = np.random.default_rng((site, 1)).random(addresses) < _SHARE_UNKNOWN
-    shown_N = np.flatnonzero(random.random(addresses) < 0.95)
-    rows = [_row(site, night, n, int(lives_N[n]), bool(unknown_N[n]), float(random.beta(9, 1))) for n in shown_N]
+    """Rows of CENSUS (stored columns) of 95 % of the site's addresses, of which each night shows others."""
+    rows = _rows_of_site(site, addresses)
+    shown = rows.filter(pa.array(np.random.default_rng((site, night)).random(addresses) < _SHARE_SHOWN))
+    at = shown.schema.get_field_index("change")
+    return shown.set_column(at, shown.schema.field(at), pa.repeat("same" if night else "first", len(shown)))
+
+
+@cache
+def _rows_of_site(site: int, addresses: int) -> pa.Table:
+    """Nine in ten addresses are of a known kind, with probabilities from 0.6 to 1."""
+    random = np.random.default_rng(site)
+    lives_N = random.integers(0, len(_KINDS) * _MODELS, addresses)
+    unknown_N, probability_N = random.random(addresses) < _SHARE_UNKNOWN, random.beta(9, 1, addresses)
+    rows = [_row(site, n, int(lives_N[n]), bool(unknown_N[n]), float(probability_N[n])) for n in range(addresses)]
     return pa.Table.from_pylist(rows, schema=CENSUS.arrow_schema(stored=True))
 
 
-def _row(site: int, night: int, number: int, model: int, unknown: bool, probability: float) -> dict[str, Any]:
+def _row(site: int, number: int, model: int, unknown: bool, probability: float) -> dict[str, Any]:
     vendor, type_ = _KINDS[model // _MODELS]
     probability = round(0.6 + 0.4 * probability, 6)
     names = {"label": f"{vendor} {type_} {model % _MODELS}", "vendor": vendor, "type": type_}
     kind = {"kind": f"{vendor} {type_}", **names, "confidence": probability, "flows": 9, "units": 1}
-    noon = datetime(_FIRST.year, _FIRST.month, _FIRST.day, 12, tzinfo=UTC) + timedelta(days=night)
+    noon = datetime(_FIRST.year, _FIRST.month, _FIRST.day, 12, tzinfo=UTC)
     return {
         **dict.fromkeys(CENSUS.arrow_schema(stored=True).names),
         "device_id": bytes([2, *site.to_bytes(2), *number.to_bytes(3)]).hex(":"),
@@ -63,7 +74,7 @@ def _row(site: int, night: int, number: int, model: int, unknown: bool, probabil
         "group": f"g{site % 7:02}{model % _UNKNOWN_GROUPS:02}" if unknown else None,
         "flows": 12, "bytes": 3456, "first_seen": noon, "last_seen": noon + timedelta(hours=1),
         "addresses": [f"10.{site & 255}.{number >> 8 & 255}.{number & 255}"],
-        "change": "same" if night else "first", "new_kinds": [], "watched": False, "mac_randomised": True,
+        "change": "same", "new_kinds": [], "watched": False, "mac_randomised": True,
     }  # fmt: skip
 
 
@@ -92,6 +103,7 @@ def write_census(store: Store, site: int, night: int, addresses: int) -> None:
     with store.write("census", key, CENSUS.version) as staged:
         pq.write_table(rows, f"{staged.path}/part-0.parquet", filesystem=staged.filesystem)
         pq.write_table(groups_of(site), f"{staged.path}/_groups.parquet", filesystem=staged.filesystem)
+        pq.write_table(totals_of(rows), f"{staged.path}/{TOTALS_FILE}", filesystem=staged.filesystem)
         staged.metadata |= {
             "model_version": "1", "settings_hash": "bench", "key_fingerprint": None, "rows": len(rows),
             "devices": len(rows), "status": {name: statuses.count(name) for name in set(statuses)},
