@@ -177,8 +177,9 @@ def _with_names(capture: Path, label: str) -> tuple[Inventory, Any]:
 
 
 def test_print_inventory__escapes_control_characters_and_shows_probabilities(
-    capture: Path, capsys: pytest.CaptureFixture[str]
+    capture: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "250")  # so that no cell is cut
     inventory, flows = _with_names(capture, "cam\x1b[31m\u202e\n")
     assert len(counters(flows)) > 0
     inventory_output.print_inventory(inventory, flows, FoundModel(object(), "model version 3"), "table")  # type: ignore[arg-type]
