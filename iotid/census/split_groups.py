@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from iotid.arrow import one_chunk
 from iotid.census.groups import NO_GROUPS, OTHERS, group_devices, with_new_groups
 
-_MOST_SIMILAR = 0.999  # devices that are more similar are not told apart
+_MOST_SIMILAR = 0.999  # devices that are more similar are not distinguished
 
 
 class EarlierGroups(NamedTuple):

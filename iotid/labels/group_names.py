@@ -56,7 +56,7 @@ class Statement:
         return (not self.sites or site in self.sites) and (not self.dates or capture_date in self.dates)
 
     def says_same_as(self, other: Statement) -> bool:
-        """Whether both say the same of the same groups, sites and dates, whoever said it and when."""
+        """Whether both say the same of the same groups, sites and dates, by any person and at any time."""
         return all(getattr(self, field) == getattr(other, field) for field in _CONTENT)
 
     @property

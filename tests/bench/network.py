@@ -113,7 +113,7 @@ def write_census(store: Store, site: int, night: int, addresses: int) -> None:
 
 
 def count_winners(root: str) -> None:
-    """The rival: all rows at once, and the named rows by site, night and type."""
+    """The other program: all rows at once, and the named rows by site, night and type."""
     columns = ["site", "capture_date", "type"]
     rows = ds.dataset(f"{root}/census", format="parquet", partitioning="hive").to_table(columns=columns)
     counted = rows.group_by(columns).aggregate([([], "count_all")])
@@ -141,14 +141,14 @@ def main() -> None:
             sys.stderr.write(f"written: night {night + 1} of {given.nights + 1}\n")
         sites = [part for site in range(given.sites) for part in ("--site", f"site{site:03}")]
         line = ["take-network-census", "--set", f"storage.root={root}", *sites, "--date"]
-        rival = [sys.executable, __file__, "--count-winners", root]
+        reader = [sys.executable, __file__, "--count-winners", root]
         result = {
             "processor": processor(), "sites": given.sites, "addresses": given.addresses, "nights": given.nights,
             "address_nights": sum(store.open("census", key).metadata["rows"] for key in store.partitions("census")),
             "all_nights": measured_step(*line, last.isoformat()),
             "again": measured_step(*line, last.isoformat()),
             "next_night": measured_step(*line, (last + timedelta(days=1)).isoformat()),
-            "pyarrow_winners": measured(rival),
+            "pyarrow_winners": measured(reader),
             "page_bytes": max(path.stat().st_size for path in Path(root).glob("network/**/*.html")),
         }  # fmt: skip
     command.print_lines(json.dumps(result))

@@ -107,8 +107,8 @@ def hits(rows: list[dict[str, Any]], truth: Truth) -> dict[str, int]:
     for row in rows:
         if known := truth.get((row["site"], row["device_id"])):
             kinds = {kind for kind, _ in known}
-            told = {kind["kind"] for kind in row["kinds"]}
-            found["right" if told and told <= kinds else "wrong" if told else row["status"]] += 1
+            answer = {kind["kind"] for kind in row["kinds"]}
+            found["right" if answer and answer <= kinds else "wrong" if answer else row["status"]] += 1
     return dict(found)
 
 

@@ -104,10 +104,10 @@ def _export(tmp_path: Path, *more: str) -> str:
 
 def test_netbox__takes_the_files_in_their_order(tmp_path: Path) -> None:
     store_census(tmp_path, _rows())
-    told = _export(tmp_path)
-    assert "5 new" in told
+    printed = _export(tmp_path)
+    assert "5 new" in printed
     for reason in ("1 absent", "1 marked", "1 of a MAC that may change", "1 undecided", "1 several"):
-        assert reason in told
+        assert reason in printed
     netbox = NetBox()
     netbox.take(tmp_path / "out")
     devices = netbox.tables["devices"]
@@ -135,8 +135,8 @@ def test_netbox__a_changed_name_is_an_update_and_a_new_device_is_added(tmp_path:
     netbox.take(tmp_path / "out")
     changed = {**_rows()[0], "kinds": [kind("plug 2", vendor="Acme", type="meter")]}
     store_census(tmp_path, [changed, *_rows()[1:3]])
-    told = _export(tmp_path, "--netbox-devices", netbox.export(tmp_path / "all.csv"))
-    assert "1 changed" in told
+    printed = _export(tmp_path, "--netbox-devices", netbox.export(tmp_path / "all.csv"))
+    assert "1 changed" in printed
     netbox.take(tmp_path / "out")
     devices = netbox.tables["devices"]
     assert [device["device_type"] for device in devices] == ["plug 2", "Cam 1", "Cam-1"]
@@ -151,9 +151,9 @@ def test_netbox__what_a_person_renamed_or_accepted_is_left_alone(tmp_path: Path)
     renamed, accepted = netbox.tables["devices"]
     renamed["name"] = "plug in the hall"
     accepted.update(status="active", device_type="Cam of ours")
-    told = _export(tmp_path, "--netbox-devices", netbox.export(tmp_path / "all.csv"))
-    assert "1 not staged any more" in told
-    assert "1 unchanged" in told
+    printed = _export(tmp_path, "--netbox-devices", netbox.export(tmp_path / "all.csv"))
+    assert "1 not staged any more" in printed
+    assert "1 unchanged" in printed
     assert list((tmp_path / "out").iterdir()) == []
 
 
