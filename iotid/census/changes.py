@@ -32,6 +32,16 @@ ABSENT = (GONE, AWAY)  # rows of devices without flows
 COMPARED = ("change", "previous_label", "new_kinds", "same_as")  # columns of CENSUS that the comparison adds
 
 
+def is_present(change: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """(N,) whether a row is of a device with flows on the capture date, from its ``change``."""
+    return pc.invert(pc.is_in(change, value_set=pa.array(ABSENT)))
+
+
+def present(census: pa.Table) -> pa.Table:
+    """The rows (with the column ``change`` of CENSUS) of devices with flows on the capture date."""
+    return census.filter(is_present(census["change"]))
+
+
 def compare(current: pa.Table, earlier: pa.Table | None, *, comparable: bool, remember_days: int) -> pa.Table:
     """The current rows with the columns COMPARED, and rows of absent devices, ordered by device.
 

@@ -26,7 +26,7 @@ from iotid.census.identify import watched, without_model
 from iotid.census.left_out import MAX_LISTED, OTHER_PROTOCOL, with_remainder_rows
 from iotid.census.macs import with_macs
 from iotid.census.makers import read_makers
-from iotid.labels.hosts import name_devices
+from iotid.labels.hosts import UNSPECIFIED, name_devices
 from iotid.labels.owner import Networks, Site
 from iotid.labels.routers import find_routers
 from iotid.model.device.decide import UNKNOWN
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 MAX_ADDRESSES = 16  # listed per device; a router that answers for a subnet has one for each of its hosts
 NEAR_DAYS = 31  # so that a packet with a wrong date does not set when a device was seen
-UNSPECIFIED = ("0.0.0.0", "::")  # source address of hosts that have none yet
 _DAY_US = 86_400_000_000
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from iotid.census.groups import NO_GROUPS
+from iotid.census.network.groups import merged_groups
 from iotid.census.network.stored import as_leaders, network_before, renamed_groups, site_names, stored_network_groups
 from iotid.census.stored import stored_groups
 from iotid.labels.group_names import GroupNames, Statement
@@ -52,7 +53,7 @@ class KnownGroups:
         network = network_before(store, key)
         of_network = stored_network_groups(store, network, pseudonyms)
         names = site_names(of_network, key.site, own, min_similarity)
-        said = GroupNames.read(store).under(of_network.survivors | names)
+        said = GroupNames.read(store).under(merged_groups(of_network.groups) | names)
         return cls(
             as_leaders(renamed_groups(own, names), of_network),
             names,

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from iotid.arrow import one_chunk
-from iotid.census.changes import ABSENT, BACK, CHANGED, GONE, NEW, joined_names
+from iotid.census.changes import BACK, CHANGED, GONE, NEW, is_present, joined_names, present
 from iotid.census.csv_text import csv_text
 from iotid.census.groups import OTHERS
 from iotid.census.identify import names_of_kinds, percents
@@ -89,7 +89,7 @@ def group_lines(census: pa.Table, groups: pa.Table) -> pa.Table:
 
     ``groups``: GROUPS. The example is the device with most flows, the first of equal ones.
     """
-    rows = census.filter(pc.and_(_is_present(census), pc.is_valid(census["group"])))
+    rows = census.filter(pc.and_(is_present(census["change"]), pc.is_valid(census["group"])))
     rows = rows.append_column("is_new", pc.equal(rows["change"], NEW)).combine_chunks()
     by_flows = rows.sort_by([("flows", "descending"), ("device_id", "ascending")]).group_by("group", use_threads=False)
     sums = [(name, "sum") for name in ("is_new", "flows", "bytes")]
@@ -126,7 +126,7 @@ def render_page(
     )
     environment.filters["percent"] = lambda part: percents(np.array([part]))[0]
     census = census.append_column("also", _also(census))
-    kinds = one_chunk(census.filter(_is_present(census))["kinds"])
+    kinds = one_chunk(present(census)["kinds"])
     lines = group_lines(census, groups)
     unnamed = lines.filter(pc.is_null(lines["named_by"]))
     shown, packets = _shown_rows(census, lines, most_rows), Counter(metadata["packets"])
@@ -189,20 +189,20 @@ def _reasons(packets: Counter[str]) -> list[tuple[str, int]]:
 
 def _sections(census: pa.Table) -> list[dict[str, Any]]:
     """What an operator has to check, most urgent first: title, view of the table with all rows, number, first rows."""
-    change, status, is_present = census["change"], census["status"], _is_present(census)
+    change, status, is_here = census["change"], census["status"], is_present(census["change"])
     census = census.append_column("name", joined_names(census))
     wanted = {
         ("watched", "On the watch list"): census["watched"],
-        **{(mark, title): pc.and_(is_present, _is_marked(census, mark)) for mark, title in _MARKS.items()},
+        **{(mark, title): pc.and_(is_here, _is_marked(census, mark)) for mark, title in _MARKS.items()},
         (CHANGED, "Changed"): pc.equal(change, CHANGED),
         (NEW, "New"): pc.equal(change, NEW),
         (BACK, "Back"): pc.equal(change, BACK),
         (GONE, "Gone"): pc.equal(change, GONE),
-        (WITH_UNKNOWN, "Known kinds and an unknown device"): pc.and_(is_present, pc.equal(status, WITH_UNKNOWN)),
-        (SEVERAL, "Several kinds behind one address"): pc.and_(is_present, pc.equal(status, SEVERAL)),
-        (UNKNOWN, "Unknown"): pc.and_(is_present, pc.equal(status, UNKNOWN)),
-        (UNDECIDED, "Undecided"): pc.and_(is_present, pc.equal(status, UNDECIDED)),
-        (NAMED, "Named by persons"): pc.and_(is_present, pc.equal(status, NAMED)),
+        (WITH_UNKNOWN, "Known kinds and an unknown device"): pc.and_(is_here, pc.equal(status, WITH_UNKNOWN)),
+        (SEVERAL, "Several kinds behind one address"): pc.and_(is_here, pc.equal(status, SEVERAL)),
+        (UNKNOWN, "Unknown"): pc.and_(is_here, pc.equal(status, UNKNOWN)),
+        (UNDECIDED, "Undecided"): pc.and_(is_here, pc.equal(status, UNDECIDED)),
+        (NAMED, "Named by persons"): pc.and_(is_here, pc.equal(status, NAMED)),
     }
     found = {names: census.filter(mask) for names, mask in wanted.items()}
     return [
@@ -307,10 +307,6 @@ def _shares(listed: pa.ListArray, names: pa.Array, least: float) -> pa.ChunkedAr
 
 def _is_marked(census: pa.Table, mark: str) -> pa.Array:
     return pa.array([mark in marks for marks in census["marks"].to_pylist()], pa.bool_())
-
-
-def _is_present(census: pa.Table) -> pa.ChunkedArray:
-    return pc.invert(pc.is_in(census["change"], value_set=pa.array(ABSENT)))
 
 
 def _script_json(value: Any) -> Markup:

@@ -26,10 +26,10 @@ import pyarrow.compute as pc
 
 from iotid.arrow import one_chunk
 from iotid.census.groups import OTHERS
+from iotid.census.named import NAMED
 from iotid.model.device.decide import KNOWN, UNDECIDED, UNKNOWN
 
 MIN_FLOWS = 10  # of each of the two on its date
-_NAMED = "named"  # status of a device whose group a person named
 _READ = ("device_id", "status", "kinds", "group", "flows", "first_seen", "last_seen")
 Row = dict[str, Any]
 
@@ -68,7 +68,7 @@ def _key(row: Row) -> str | None:
         return f"kind {row['kinds'][0]['kind']}"
     if row["group"] is not None and row["group"] != OTHERS:
         return f"group {row['group']}"
-    return UNDECIDED if row["status"] in (UNDECIDED, UNKNOWN, _NAMED) else None
+    return UNDECIDED if row["status"] in (UNDECIDED, UNKNOWN, NAMED) else None
 
 
 def _are_one(later: Row, earlier: Row) -> bool:

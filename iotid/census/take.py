@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from iotid import config
 from iotid.arrow import content_hash, one_chunk
-from iotid.census.changes import ABSENT, CHANGES, compare, joined_names, with_same_as
+from iotid.census.changes import ABSENT, CHANGES, compare, joined_names, present, with_same_as
 from iotid.census.groups import with_new_groups
 from iotid.census.identify import names_of_kinds, watched
 from iotid.census.known_groups import KnownGroups
@@ -271,21 +271,21 @@ def _with_absent(present: pa.Table, stored: pa.Table) -> pa.Table:
 
 
 def _counts(census: pa.Table, scored: Scored) -> dict[str, Any]:
-    present = census.filter(pc.invert(pc.is_in(census["change"], value_set=pa.array(ABSENT))))
-    status, changes = Counter(present["status"].to_pylist()), Counter(census["change"].to_pylist())
-    labels = Counter(names_of_kinds(one_chunk(present["kinds"]).flatten()).to_pylist())
-    marks = Counter(one_chunk(present["marks"]).flatten().to_pylist())
+    here = present(census)
+    status, changes = Counter(here["status"].to_pylist()), Counter(census["change"].to_pylist())
+    labels = Counter(names_of_kinds(one_chunk(here["kinds"]).flatten()).to_pylist())
+    marks = Counter(one_chunk(here["marks"]).flatten().to_pylist())
     without_device = flows_by_reason(scored.left_out)
     watched_labels = Counter(joined_names(census.filter(census["watched"])).to_pylist())
     return {
         "rows": census.num_rows,
-        "devices": present.num_rows,
+        "devices": here.num_rows,
         "status": {name: status[name] for name in CENSUS_STATUSES},
         "labels": dict(sorted(labels.items())),
         "changes": {name: changes[name] for name in CHANGES},
-        "groups": len(pc.unique(present["group"].drop_null())),
+        "groups": len(pc.unique(here["group"].drop_null())),
         "marks": {mark: marks[mark] for mark in MARKS},
-        "unexplained": round(pc.mean(present["unexplained"]).as_py() or 0.0, 6),
+        "unexplained": round(pc.mean(here["unexplained"]).as_py() or 0.0, 6),
         "watched": watched_labels.total(),
         "watched_labels": dict(sorted(watched_labels.items())),
         "flows": scored.flows,

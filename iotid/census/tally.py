@@ -21,10 +21,10 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from iotid.arrow import one_chunk
 from iotid.census.behaviour import MAX_VALUES, PAYLOADS_AND_PORTS, count_values
 from iotid.census.behaviour import READ as READ_VALUES
-from iotid.census.inventory import MAX_ADDRESSES, NEAR_DAYS, UNSPECIFIED
+from iotid.census.inventory import MAX_ADDRESSES, NEAR_DAYS
 from iotid.census.left_out import COUNTS, MAX_LISTED, OTHER_PROTOCOL, SCHEMA
 from iotid.dataset.hashes import hash_for_buckets
-from iotid.labels.hosts import READ, Named, name_devices
+from iotid.labels.hosts import READ, UNSPECIFIED, Named, name_devices
 from iotid.labels.owner import Site
 from iotid.schemas import FLOWS
 from iotid.spark.shuffle import Buckets

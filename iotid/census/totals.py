@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from iotid.arrow import one_chunk
-from iotid.census.changes import ABSENT, BACK, CHANGED, GONE, NEW, joined_names
+from iotid.census.changes import BACK, CHANGED, GONE, NEW, is_present, joined_names, present
 from iotid.census.identify import Classes, names_of_kinds
 from iotid.schemas import TOTALS
 
@@ -85,7 +85,7 @@ def expected_of_rows(census: pa.Table) -> pa.Table:
     A kind that is named by its class has the probability of the class, which is less than its own; a kind that was
     never found has neither vendor nor type.
     """
-    census = census.filter(_is_present(census))
+    census = present(census)
     found, left = one_chunk(census["kinds"]), one_chunk(census["runners_up"])
     kind_P, left_P = found.flatten(), left.flatten()
     names = pa.concat_arrays([kind_P.field("kind"), left_P.field("label")]).dictionary_encode()
@@ -231,9 +231,8 @@ def _counts_of(
     entries = entries.filter(pc.is_valid(entries["item"]))
     distinct = entries.group_by(["row", "item"], use_threads=False).aggregate([("is_changed", "max")])
     change_E = change.take(one_chunk(distinct["row"]))
-    is_present = pc.invert(pc.is_in(change_E, value_set=pa.array(ABSENT)))
     flags = {
-        "found": is_present,
+        "found": is_present(change_E),
         "new": pc.equal(change_E, NEW),
         "gone": pc.equal(change_E, GONE),
         "changed": pc.and_(pc.equal(change_E, CHANGED), pc.equal(distinct["is_changed_max"], 1)),
@@ -252,7 +251,3 @@ def _are_in(row_P: NDArray[np.int64], names: pa.Array, lists: pa.ListArray) -> N
     listed = {*zip(pc.list_parent_indices(lists).to_pylist(), lists.flatten().to_pylist(), strict=True)}
     pairs = zip(row_P.tolist(), names.to_pylist(), strict=True)
     return np.fromiter((pair in listed for pair in pairs), np.bool_, len(row_P))
-
-
-def _is_present(census: pa.Table) -> pa.ChunkedArray:
-    return pc.invert(pc.is_in(census["change"], value_set=pa.array(ABSENT)))

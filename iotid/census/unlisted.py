@@ -17,12 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from iotid.arrow import one_chunk
-from iotid.census.changes import ABSENT
-from iotid.labels.hosts import NO_HOST, OUTSIDE, ROUTER, UNANSWERED
+from iotid.census.changes import present
+from iotid.labels.hosts import NO_HOST, OUTSIDE, ROUTER, UNANSWERED, UNSPECIFIED
 
 MOST_OWN_ADDRESSES = 2  # IPv4 addresses of one host on one date: its lease may have changed
 _LISTED = 10
-_UNSPECIFIED = ("0.0.0.0", "::")
 _NO_IP = "not_ip"  # counters' reason of ARP and other protocols without IP
 
 
@@ -59,27 +58,23 @@ def _sum_of(left_out: pa.Table, reason: str, column: str) -> int:
 
 def _many_addresses(census: pa.Table) -> list[tuple[str, int]]:
     """(device_id, number of IPv4 addresses) of present rows with more than MOST_OWN_ADDRESSES, the most first."""
-    present = _present(census)
-    row_A, address_A = _rows_and_addresses(present)
+    rows = present(census)
+    row_A, address_A = _rows_and_addresses(rows)
     is_ipv4_A = pc.match_substring(address_A, ".").to_numpy(zero_copy_only=False)
-    is_ipv4_A &= ~pc.is_in(address_A, value_set=pa.array(_UNSPECIFIED)).to_numpy(zero_copy_only=False)
-    number_N = np.bincount(row_A[is_ipv4_A], minlength=len(present))
+    is_ipv4_A &= ~pc.is_in(address_A, value_set=pa.array(UNSPECIFIED)).to_numpy(zero_copy_only=False)
+    number_N = np.bincount(row_A[is_ipv4_A], minlength=len(rows))
     many = np.flatnonzero(number_N > MOST_OWN_ADDRESSES)
-    names = present["device_id"].take(pa.array(many)).to_pylist()
+    names = rows["device_id"].take(pa.array(many)).to_pylist()
     return sorted(zip(names, number_N[many].tolist(), strict=True), key=lambda each: (-each[1], each[0]))
 
 
 def _count_without_address(census: pa.Table) -> int:
     """Present rows all of whose addresses are unspecified."""
-    present = _present(census)
-    row_A, address_A = _rows_and_addresses(present)
-    is_address_A = ~pc.is_in(address_A, value_set=pa.array(_UNSPECIFIED)).to_numpy(zero_copy_only=False)
-    has_any_N = np.bincount(row_A, minlength=len(present)) > 0
-    return int((has_any_N & (np.bincount(row_A[is_address_A], minlength=len(present)) == 0)).sum())
-
-
-def _present(census: pa.Table) -> pa.Table:
-    return census.filter(pc.invert(pc.is_in(census["change"], value_set=pa.array(ABSENT))))
+    rows = present(census)
+    row_A, address_A = _rows_and_addresses(rows)
+    is_address_A = ~pc.is_in(address_A, value_set=pa.array(UNSPECIFIED)).to_numpy(zero_copy_only=False)
+    has_any_N = np.bincount(row_A, minlength=len(rows)) > 0
+    return int((has_any_N & (np.bincount(row_A[is_address_A], minlength=len(rows)) == 0)).sum())
 
 
 def _rows_and_addresses(census: pa.Table) -> tuple[np.ndarray, pa.Array]:

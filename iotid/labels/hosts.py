@@ -21,6 +21,8 @@ OUTSIDE = "outside"  # sent from an outside address; no MAC shows whether by a d
 NO_HOST = "no_host_address"  # sent from an address that no single host has; no MAC is shown
 REASONS = (ROUTER, OUTSIDE, NO_HOST, UNANSWERED)
 
+UNSPECIFIED = ("0.0.0.0", "::")  # source address of hosts that have none yet
+
 READ = (
     "client_ip", "client_mac", "client_packets", "server_ip", "server_mac", "server_packets", "answered",
 )  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from iotid.census.changes import ABSENT
+from iotid.census.changes import present
 from iotid.messages import one_line
 
 Labels = Mapping[str, str]
@@ -35,7 +35,7 @@ def census_metrics(
     """
     here, capture_date = {"site": key["site"]}, key["capture_date"]
     midnight = datetime.fromisoformat(capture_date).replace(tzinfo=UTC).timestamp()
-    last = pc.max(census.filter(_is_present(census))["last_seen"]).as_py()
+    last = pc.max(present(census)["last_seen"]).as_py()
     metrics: dict[str, tuple[str, Iterable[Sample]]] = {
         "capture_date_timestamp_seconds": ("Start of the census's capture date, UTC.", [(here, midnight)]),
         "last_packet_timestamp_seconds": (
@@ -113,7 +113,3 @@ def _number(value: float) -> str:
 
 def _by(label: str, counts: Mapping[str, int], labels: Labels) -> list[Sample]:
     return [({**labels, label: name}, count) for name, count in counts.items()]
-
-
-def _is_present(census: pa.Table) -> pa.ChunkedArray:
-    return pc.invert(pc.is_in(census["change"], value_set=pa.array(ABSENT)))

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from functools import cached_property
@@ -66,20 +66,6 @@ class NetworkGroups:
         """The network's group of each site's group."""
         columns = (self.members[name].to_pylist() for name in ("site", "site_group", "group"))
         return {(site, group): name for site, group, name in zip(*columns, strict=True)}
-
-    @cached_property
-    def survivors(self) -> dict[str, str]:
-        """The name of each merged group -> that of the group that it is now."""
-        columns = (self.groups[name].to_pylist() for name in ("group", "merged_into"))
-        merged = {group: into for group, into in zip(*columns, strict=True) if into}
-        survivors = {}
-        for group in merged:
-            present, passed = group, {group}
-            while present in merged and merged[present] not in passed:
-                present = merged[present]
-                passed.add(present)
-            survivors[group] = present
-        return survivors
 
 
 @dataclass(frozen=True)
@@ -425,14 +411,26 @@ def _makers(counts: Sequence[Row]) -> list[str]:
 
 def _members(items: Items, names: Sequence[str], earlier: NetworkGroups, rows: dict[str, Row]) -> pa.Table:
     """MEMBERS of this date, and earlier ones of sites' groups that are absent while their group is remembered."""
-    members = {member: _survivor(name, rows) for member, name in earlier.names.items() if name in rows}
+    now = survivors({name: row["merged_into"] for name, row in rows.items() if row["merged_into"]})
+    members = {member: now.get(name, name) for member, name in earlier.names.items() if name in rows}
     members |= {items.member(item): name for item, name in enumerate(names) if name != OTHERS}
     listed = [{"site": site, "site_group": own, "group": name} for (site, own), name in sorted(members.items())]
     return pa.Table.from_pylist(listed, schema=MEMBERS.arrow_schema())
 
 
-def _survivor(name: str, rows: dict[str, Row]) -> str:
-    """The group that a group became part of, after any number of mergers; itself without one."""
-    while name in rows and rows[name]["merged_into"]:
-        name = rows[name]["merged_into"]
-    return name
+def survivors(merged: Mapping[str, str]) -> dict[str, str]:
+    """Merged group -> the group that it is now, after any number of mergers; ``merged``: that of each merger."""
+    now = {}
+    for group in merged:
+        last, passed = group, {group}
+        while last in merged and merged[last] not in passed:  # a damaged table may go round in a circle
+            last = merged[last]
+            passed.add(last)
+        now[group] = last
+    return now
+
+
+def merged_groups(groups: pa.Table) -> dict[str, str]:
+    """`survivors` of NETWORK_GROUPS."""
+    pairs = zip(*(groups[name].to_pylist() for name in ("group", "merged_into")), strict=True)
+    return survivors({group: into for group, into in pairs if into})

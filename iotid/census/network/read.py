@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from iotid.census.changes import ABSENT, NEW
+from iotid.census.changes import NEW, present
 from iotid.census.groups import NO_GROUPS, OTHERS
 from iotid.census.stored import stored_groups, stored_rows, stored_totals
 from iotid.census.totals import ADDRESSES, totals_of
@@ -208,9 +208,7 @@ def _why_partial(store: Store, census: Partition[Census]) -> list[str]:
 
 
 def _mean_unexplained(census: Partition[Census]) -> float:
-    rows = stored_rows(census)
-    present = rows.filter(pc.invert(pc.is_in(rows["change"], value_set=pa.array(ABSENT))))
-    return round(pc.mean(present["unexplained"]).as_py() or 0.0, 6)
+    return round(pc.mean(present(stored_rows(census))["unexplained"]).as_py() or 0.0, 6)
 
 
 def _group_counts(census: Partition[Census], totals: pa.Table) -> pa.Table:
@@ -241,8 +239,7 @@ def _makers(census: Partition[Census]) -> dict[str, Counter[str]]:
         return makers
     with translate_read_errors(census.uri, remedy("census")):
         table = pq.read_table(census.uri, partitioning=None, columns=["group", "maker", "change"])
-    rows = table.filter(pc.and_(pc.is_valid(table["group"]), pc.is_valid(table["maker"])))
-    rows = rows.filter(pc.invert(pc.is_in(rows["change"], value_set=pa.array(ABSENT))))
+    rows = present(table.filter(pc.and_(pc.is_valid(table["group"]), pc.is_valid(table["maker"]))))
     for group, maker in zip(rows["group"].to_pylist(), rows["maker"].to_pylist(), strict=True):
         makers[group][maker] += 1
     return makers

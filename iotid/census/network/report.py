@@ -15,21 +15,19 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from iotid.census.groups import OTHERS
 from iotid.census.identify import percents
 from iotid.census.network.charts import HEIGHT, WIDTH, Axis, BarChart, LineChart, bar_chart, line_chart, ticks
+from iotid.census.network.groups import merged_groups
 from iotid.census.network.read import COMPLETE, MISSING, PARTIAL
 from iotid.census.network.trends import (
     COMPARED_DAYS,
-    FOUR_WEEKS,
-    WEEK,
     DateTotals,
     number_of_common_sites,
     series,
     spreading,
-    survivors,
 )
 from iotid.census.totals import ADDRESSES, WITH_PROBABILITIES
 
 _TYPES = 24  # charts
-_LISTED = {"kind": 25, "type": 25, "vendor": 25, "model": 25}
+_LISTED = 25  # of each level
 _SPREADING, _GROUPS, _SITES, _WATCHED, _MERGED = 20, 30, 60, 20, 10
 _TITLES = {"kind": "Kinds", "type": "Types", "vendor": "Vendors", "model": "Models"}
 _STATES = {MISSING: 0, PARTIAL: 1, COMPLETE: 2}  # in the order of the page
@@ -64,7 +62,7 @@ def render_page(page: Page) -> str:
     environment.filters["percent"] = lambda part: percents(np.array([part]))[0] if part else "0 %"
     environment.filters["near"] = near
     axis = Axis.of([each.capture_date for each in page.history])
-    merged = survivors(page.groups)
+    merged = merged_groups(page.groups)
     of_all = page.rows.filter(pc.is_null(page.rows["site"]))
     return environment.get_template("network.html.j2").render(
         metadata=page.metadata,
@@ -245,9 +243,5 @@ def _tables(of_all: pa.Table) -> list[Row]:
     tables = []
     for level in WITH_PROBABILITIES:
         ranked = _ranked(of_all, level)
-        most = _LISTED[level]
-        tables.append({"title": _TITLES[level], "rows": ranked[:most], "more": max(len(ranked) - most, 0)})
+        tables.append({"title": _TITLES[level], "rows": ranked[:_LISTED], "more": max(len(ranked) - _LISTED, 0)})
     return tables
-
-
-assert COMPARED_DAYS == (WEEK, FOUR_WEEKS)  # the template names them

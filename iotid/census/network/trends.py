@@ -75,18 +75,6 @@ class History:
         return self._read[capture_date]
 
 
-def survivors(groups: pa.Table) -> dict[str, str]:
-    """Merged group -> the group that it is now; ``groups``: NETWORK_GROUPS."""
-    columns = (groups[name].to_pylist() for name in ("group", "merged_into"))
-    merged = {name: into for name, into in zip(*columns, strict=True) if into}
-    last = {}
-    for name, into in merged.items():
-        last[name] = into
-        while last[name] in merged and last[name] != name:
-            last[name] = merged[last[name]]
-    return last
-
-
 def series(
     history: Sequence[DateTotals], level: str, items: Iterable[str], merged: Mapping[str, str]
 ) -> dict[str, list[Row | None]]:
