@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from iotid.census.stored import stored_groups
-from iotid.labels.group_members import OTHERS, CensusesRead
 from iotid.labels.group_names import GroupNames, Statement
+from iotid.labels.grouped_devices import OTHERS, CensusesRead
 from iotid.partitions import PartitionKey, Store
 
 _MAKERS = 3  # listed for each group

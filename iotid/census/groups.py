@@ -44,6 +44,7 @@ from iotid.census.behaviour import HOUR, MAX_VALUES, PAYLOAD, PAYLOADS_AND_PORTS
 from iotid.census.group_columns import rhythm_of, services_of
 from iotid.census.group_members import MAX_DEVICES, Members
 from iotid.census.profiles import MOST_TOKENS, Profiles, counts, normalized, profiles_of, stacked, to_columns, tokens_of
+from iotid.labels.grouped_devices import OTHERS
 from iotid.schemas import GROUPS
 
 if TYPE_CHECKING:
@@ -55,7 +56,6 @@ __all__ = [
 ]  # fmt: skip
 
 MAX_GROUPS = 4096  # new and stored; a census of 20,000 devices has some 650 unknown ones
-OTHERS = "others"
 NO_GROUPS = GROUPS.arrow_schema().empty_table()
 _MAX_MERGED = 64  # names of earlier groups that a group lists
 _MIN_RETURNING = 0.5  # similarity to an earlier group, of devices that are not known to be new

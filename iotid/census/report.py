@@ -32,6 +32,7 @@ from iotid.labels.hosts import NO_HOST, OUTSIDE, ROUTER, UNANSWERED
 from iotid.model.device.decide import SEVERAL, UNDECIDED, UNKNOWN, WITH_UNKNOWN
 
 if TYPE_CHECKING:
+    from jinja2 import Environment
     from markupsafe import Markup
 
 _BARS = 12  # of a chart, then one bar of "others"
@@ -115,15 +116,7 @@ def render_page(
 ) -> str:
     """The page of one census. ``groups``: GROUPS; ``left_out``: LEFT_OUT; ``metadata``: of the partition, with site and
     capture_date; ``most_rows``: greatest number of rows in the table."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("iotid.census", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment("iotid.census")
     environment.filters["percent"] = lambda part: percents(np.array([part]))[0]
     census = census.append_column("also", _also(census))
     kinds = one_chunk(present(census)["kinds"])
@@ -142,6 +135,19 @@ def render_page(
         hosts=hosts_without_row(census, left_out, metadata),
         rows={"shown": len(shown), "all": len(census)},
         data=_script_json(_columns(shown) | _group_columns(shown, lines)),
+    )
+
+
+def page_environment(package: str) -> Environment:
+    """Jinja's environment of the pages whose templates are in ``package``: all that is filled in is escaped."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader(package, "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
 
 

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from iotid.census.groups import NO_GROUPS, check_groups
 from iotid.labels.devices import device_kind
+from iotid.labels.grouped_devices import GROUPS_SINCE
 from iotid.schemas import CENSUS, GROUPS, TOTALS
 from iotid.schemas.metadata import remedy
 from iotid.storage import as_schema, read_table, translate_read_errors
@@ -27,7 +28,6 @@ LEFT_OUT_FILE, LEFT_OUT_CSV = "_left_out.parquet", "_left_out.csv"
 GROUPS_SEALED = "_groups.sealed"  # GROUPS_FILE encrypted, under pseudonyms: payload lengths can identify a device
 _OF_EVERY_VERSION = ("device_id", "status", "label", "vendor", "type", "confidence")
 _GROUPS_OF_VERSION_2 = ("flows_per_hour", "active_hours", "token", "token_share", "device", "absent", "merged")
-_GROUPS_SINCE = 3  # the version of CENSUS that added groups
 
 
 def stored_rows(census: Partition[Census]) -> pa.Table:
@@ -49,7 +49,7 @@ def stored_groups(store: Store, census: Partition[Census], pseudonyms: Pseudonym
     Raises:
         DataError: the file is damaged.
     """
-    if census.metadata["schema_version"] < _GROUPS_SINCE:
+    if census.metadata["schema_version"] < GROUPS_SINCE:
         return NO_GROUPS
     if pseudonyms is None:
         content = store.read_bytes(census, GROUPS_FILE)

@@ -23,7 +23,7 @@ def main(settings: Settings, group: str | None, sites: Names, capture_dates: Nam
     """
     from iotid.census.group_list import list_groups
     from iotid.cli import output
-    from iotid.labels.group_members import CensusesRead, state
+    from iotid.labels.grouped_devices import CensusesRead, state
     from iotid.partitions import Store
 
     store = Store(settings.storage.root)

@@ -10,7 +10,7 @@ from iotid.schemas.metadata import Census, Datasets, Flows, Network, Splits
 
 if TYPE_CHECKING:
     from iotid.census.group_list import GroupLine
-    from iotid.labels.group_members import Outcome
+    from iotid.labels.grouped_devices import Outcome
 
 
 def format_splits(splits: Partition[Splits]) -> Iterator[str]:

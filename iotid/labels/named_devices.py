@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from iotid.arrow import one_chunk
 from iotid.labels.devices import ALWAYS, Device
-from iotid.labels.group_members import grouped_devices
 from iotid.labels.group_names import MEMBERS, NAME, GroupNames, Statement, read_members
+from iotid.labels.grouped_devices import grouped_devices
 from iotid.labels.owner import CLIENT, NO_MAC, SERVER, parse_addresses
 
 if TYPE_CHECKING:

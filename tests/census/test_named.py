@@ -14,9 +14,9 @@ import pytest
 from iotid.census import groups
 from iotid.census.named import NAMED_CONFIDENCE, with_names
 from iotid.census.pseudonyms import KEY_VARIABLE
-from iotid.labels import group_members
-from iotid.labels.group_members import state
+from iotid.labels import grouped_devices
 from iotid.labels.group_names import Statement
+from iotid.labels.grouped_devices import state
 from iotid.partitions import Partition
 from iotid.schemas import CENSUS
 
@@ -150,7 +150,7 @@ def test_named__with_pseudonyms_by_the_name_that_the_census_shows(
 
 
 def test_others__is_the_name_that_grouping_gives() -> None:
-    assert group_members.OTHERS == groups.OTHERS
+    assert grouped_devices.OTHERS == groups.OTHERS
 
 
 def test_with_names__is_the_same_twice_and_leaves_others_as_they_are(plain_site: Site) -> None:

@@ -8,8 +8,8 @@ import pytest
 from iotid.config import load_settings
 from iotid.dataset import read_encoding, write_dataset
 from iotid.labels import Device, DeviceList
-from iotid.labels.group_members import state
 from iotid.labels.group_names import Statement
+from iotid.labels.grouped_devices import state
 from iotid.labels.named_devices import read_named_devices
 
 from .conftest import PATTERNS

@@ -15,8 +15,8 @@ from iotid.config import load_settings
 from iotid.dataset import write_dataset
 from iotid.errors import LabelError
 from iotid.labels import Device, DeviceList
-from iotid.labels.group_members import state
 from iotid.labels.group_names import Statement
+from iotid.labels.grouped_devices import state
 from iotid.labels.named_devices import read_named_devices
 from iotid.partitions import Partition, PartitionKey, Store
 

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from iotid.errors import DataError, LabelError
-from iotid.labels.group_members import CensusesRead, state
 from iotid.labels.group_names import GroupNames, Statement, read_members
+from iotid.labels.grouped_devices import CensusesRead, state
 from iotid.partitions import PartitionKey, Store
 from iotid.schemas import GROUP_NAMES
 

@@ -11,8 +11,8 @@ import pytest
 
 from iotid.errors import LabelError
 from iotid.labels import Device, DeviceList
-from iotid.labels.group_members import state
 from iotid.labels.group_names import Statement
+from iotid.labels.grouped_devices import state
 from iotid.labels.named_devices import NamedDevices, read_named_devices
 from iotid.partitions import PartitionKey, Store
 

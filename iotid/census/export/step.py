@@ -12,23 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pyarrow.parquet as pq
-
 from iotid.census.export import netbox
 from iotid.census.export.prometheus import census_metrics, network_metrics
 from iotid.census.export.rows import csv_lines, json_lines, with_keys
+from iotid.census.network.stored import stored_totals as stored_network_totals
 from iotid.census.stored import stored_rows, stored_totals
 from iotid.census.totals import totals_of
-from iotid.errors import DataError, InputError
+from iotid.errors import InputError
 from iotid.messages import one_line
 from iotid.partitions import PartitionKey
-from iotid.schemas.metadata import remedy
-from iotid.storage import translate_read_errors
 
 if TYPE_CHECKING:
     from iotid.partitions import Store
 
-_OF_NETWORK = ("site", "level", "item", "found", "expected", "low", "high")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -100,12 +96,8 @@ def _export_census(store: Store, request: Request) -> Counter[str]:
 
 def _export_network(store: Store, request: Request) -> Counter[str]:
     name, capture_date = str(request.network), request.capture_date
-    partition = store.open("network", PartitionKey(capture_date=capture_date, name=name))
-    with translate_read_errors(partition.uri, remedy("network")):
-        found = pq.read_table(partition.uri, partitioning=None)
-    if missing := [column for column in _OF_NETWORK if column not in found.column_names]:
-        raise DataError(f"network: {partition.uri} lacks {', '.join(missing)}; {remedy('network')}")
-    totals = found.select(_OF_NETWORK)
+    network = store.open("network", PartitionKey.of_network(name, capture_date))
+    totals = stored_network_totals(network, of_sites=True)
     _write(network_metrics(totals, name, capture_date), request.output)
     return Counter({"totals": len(totals)})
 

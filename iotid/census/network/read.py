@@ -23,6 +23,7 @@ from iotid.census.groups import NO_GROUPS, OTHERS
 from iotid.census.stored import stored_groups, stored_rows, stored_totals
 from iotid.census.totals import ADDRESSES, totals_of
 from iotid.errors import DataError
+from iotid.labels.grouped_devices import MAKERS_SINCE
 from iotid.model.device.decide import KNOWN, SEVERAL, UNDECIDED, WITH_UNKNOWN
 from iotid.partitions import PartitionKey, Store
 from iotid.schemas import NETWORK_SITES, TOTALS
@@ -57,7 +58,6 @@ GROUP_COUNTS = pa.schema(
 )
 _FOUND = (KNOWN, SEVERAL, WITH_UNKNOWN)
 _MOST_MAKERS = 20
-_MAKERS_SINCE = 6  # the version of CENSUS that added makers
 _SUMS = ("all", "status", "watched")  # levels of which the row of a site has sums
 _SITE, _TOTALS, _GROUPS, _COUNTS = "site", "totals", "groups", "counts"
 
@@ -235,7 +235,7 @@ def _group_counts(census: Partition[Census], totals: pa.Table) -> pa.Table:
 def _makers(census: Partition[Census]) -> dict[str, Counter[str]]:
     """Makers of the present devices of each group; none under pseudonyms and of earlier versions."""
     makers: dict[str, Counter[str]] = defaultdict(Counter)
-    if census.metadata.get("key_fingerprint") is not None or census.metadata["schema_version"] < _MAKERS_SINCE:
+    if census.metadata.get("key_fingerprint") is not None or census.metadata["schema_version"] < MAKERS_SINCE:
         return makers
     with translate_read_errors(census.uri, remedy("census")):
         table = pq.read_table(census.uri, partitioning=None, columns=["group", "maker", "change"])

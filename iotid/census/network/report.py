@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from iotid.census.groups import OTHERS
 from iotid.census.identify import percents
@@ -24,6 +23,7 @@ from iotid.census.network.trends import (
     series,
     spreading,
 )
+from iotid.census.report import page_environment
 from iotid.census.totals import ADDRESSES, WITH_PROBABILITIES
 
 _TYPES = 24  # charts
@@ -52,13 +52,7 @@ class Page:
 
 
 def render_page(page: Page) -> str:
-    environment = Environment(
-        loader=PackageLoader("iotid.census.network", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment("iotid.census.network")
     environment.filters["percent"] = lambda part: percents(np.array([part]))[0] if part else "0 %"
     environment.filters["near"] = near
     axis = Axis.of([each.capture_date for each in page.history])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from datetime import date
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from iotid.partitions import PartitionKey, Store
+from iotid.schemas import NETWORK
 from tests.census.export.stored_census import DATE, export, store_census
 from tests.census.report_tables import HOSTILE, kind
 
@@ -67,12 +67,12 @@ def test_prometheus__hostile_names_stay_inside_their_label(tmp_path: Path) -> No
 
 
 def test_prometheus__of_a_network_are_its_totals_in_all_and_by_site(tmp_path: Path) -> None:
-    rows = [
-        {"site": None, "level": "type", "item": "camera", "found": 3, "expected": 3.5, "low": 2, "high": 5},
-        {"site": "lab", "level": "type", "item": "camera", "found": 3, "expected": 3.5, "low": 2, "high": 5},
-    ]
-    with Store(str(tmp_path)).write("network", PartitionKey(capture_date=DATE, name="all"), 1) as staged:
-        table = pa.Table.from_pylist(rows).append_column("more", pa.array([date(2026, 1, 10)] * 2))
+    schema = NETWORK.arrow_schema(stored=True)
+    zeros = {name: 0 for name in schema.names if name not in ("site", "level", "item")}
+    counts = {**zeros, "level": "type", "item": "camera", "found": 3, "expected": 3.5, "low": 2, "high": 5}
+    rows = [{"site": None, **counts}, {"site": "lab", **counts}]
+    with Store(str(tmp_path)).write("network", PartitionKey.of_network("all", DATE), NETWORK.version) as staged:
+        table = pa.Table.from_pylist(rows, schema=schema)
         pq.write_table(table, f"{staged.path}/part-0.parquet", filesystem=staged.filesystem)
         staged.metadata["rows"] = 2
     found = _samples(export(tmp_path, "--network", "all", "--format", "prometheus").stdout)

@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from iotid.partitions import Partition
     from iotid.schemas import metadata
 
-OTHERS = "others"  # `census.groups`: similar to no group, so not similar to each other
-_GROUPS_SINCE = 3  # version of CENSUS with groups
-_MAKERS_SINCE = 6
+OTHERS = "others"  # devices that are similar to no group, so not to each other
+GROUPS_SINCE, MAKERS_SINCE = 3, 6  # versions of CENSUS that added them
 _NEAREST = 3
 
 
@@ -79,10 +78,10 @@ def grouped_devices(
     import pyarrow.parquet as pq
 
     version, schema = census.metadata["schema_version"], _schema(columns)
-    if version < _GROUPS_SINCE:
+    if version < GROUPS_SINCE:
         return schema.empty_table()
     is_wanted = pc.field("group").is_valid() if groups is None else pc.field("group").isin(list(groups))
-    stored = ["device_id", "group", *(columns if version >= _MAKERS_SINCE else ())]
+    stored = ["device_id", "group", *(columns if version >= MAKERS_SINCE else ())]
     with translate_read_errors(census.uri, remedy("census")):
         found = pq.read_table(
             census.uri, columns=stored, filters=is_wanted & (pc.field("flows") > 0), partitioning=None
