@@ -53,7 +53,9 @@ class KnownGroups:
         network = network_before(store, key)
         of_network = stored_network_groups(store, network, pseudonyms)
         names = site_names(of_network, key.site, own, min_similarity)
-        said = GroupNames.read(store).under(merged_groups(of_network.groups) | names)
+        merged = _merged_at_site(own)
+        merged = {former: names.get(name, name) for former, name in merged.items()}
+        said = GroupNames.read(store).under(merged | merged_groups(of_network.groups) | names)
         return cls(
             as_leaders(renamed_groups(own, names), of_network),
             names,
@@ -61,3 +63,9 @@ class KnownGroups:
             said.split(key.site, key.capture_date),
             network,
         )
+
+
+def _merged_at_site(groups: pa.Table) -> dict[str, str]:
+    """Former name -> name, of groups that have become part of others (``groups``: GROUPS)."""
+    pairs = zip(groups["group"].to_pylist(), groups["merged"].to_pylist(), strict=True)
+    return {former: name for name, merged in pairs for former in merged or ()}

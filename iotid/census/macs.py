@@ -10,11 +10,12 @@ import pyarrow.compute as pc
 from iotid.arrow import one_chunk
 from iotid.census.makers import Makers, contradict
 from iotid.census.marks import MAKER_DIFFERS, with_mark
+from iotid.labels.owner import LOCAL_DIGITS
 from iotid.model.device.decide import KNOWN
 from iotid.schemas import CENSUS
 
 _MAC = "^[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}$"
-_SECOND_DIGIT_IF_LOCAL = "^.[2367abefABEF]"  # IEEE 802: bit 1 of the first byte
+_IS_LOCAL = f"(?i)^.[{LOCAL_DIGITS}]"
 
 
 def with_macs(devices: pa.Table, makers: Makers, vendors: Iterable[str]) -> pa.Table:
@@ -25,7 +26,7 @@ def with_macs(devices: pa.Table, makers: Makers, vendors: Iterable[str]) -> pa.T
     """
     identifier = one_chunk(devices["device_id"])
     is_mac = pc.match_substring_regex(identifier, _MAC)
-    is_local = pc.if_else(is_mac, pc.match_substring_regex(identifier, _SECOND_DIGIT_IF_LOCAL), None)
+    is_local = pc.if_else(is_mac, pc.match_substring_regex(identifier, _IS_LOCAL), None)
     maker = makers.of(pc.if_else(pc.fill_null(is_local, True), None, identifier))
     schema = CENSUS.arrow_schema()
     devices = devices.append_column(schema.field("maker"), maker)

@@ -22,14 +22,13 @@ from iotid.arrow import one_chunk
 from iotid.labels.devices import ALWAYS, Device
 from iotid.labels.group_names import MEMBERS, NAME, GroupNames, Statement, read_members
 from iotid.labels.grouped_devices import grouped_devices
-from iotid.labels.owner import CLIENT, NO_MAC, SERVER, parse_addresses
+from iotid.labels.owner import CLIENT, LOCAL_DIGITS, NO_MAC, SERVER, parse_addresses
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from iotid.partitions import PartitionKey, Store
 
-_LOCAL = frozenset("2367abefABEF")  # second digit of a locally administered MAC (IEEE 802: bit 1 of the first byte)
 _SEVERAL = -2  # in an index: persons said different things of one MAC
 
 Place = tuple[str, str]  # site and capture date
@@ -200,7 +199,7 @@ def _is_mac(identifier: str) -> bool:
 
 def _is_fixed_mac(identifier: str) -> bool:
     """Whether it is a globally administered MAC, which a device keeps."""
-    return _is_mac(identifier) and identifier[1:2] not in _LOCAL
+    return _is_mac(identifier) and identifier[1].lower() not in LOCAL_DIGITS
 
 
 def _rows(table: pa.Table, columns: Iterable[str]) -> Iterator[tuple[Any, ...]]:

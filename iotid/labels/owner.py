@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 CLIENT, SERVER, NOBODY = 0, 1, -1
 
 NO_MAC = "00:00:00:00:00:00"  # of loopback
+LOCAL_DIGITS = "2367abef"  # second digit of a locally administered MAC (IEEE 802: bit 1 of the first byte)
 
 # RFC 1112 multicast, RFC 919 limited broadcast, RFC 1122 "this" network, RFC 4291 multicast and unspecified
 _NO_HOSTS = ("224.0.0.0/4", "255.255.255.255/32", "0.0.0.0/8", "ff00::/8", "::/128")

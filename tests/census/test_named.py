@@ -11,10 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from iotid.census import groups
 from iotid.census.named import NAMED_CONFIDENCE, with_names
 from iotid.census.pseudonyms import KEY_VARIABLE
-from iotid.labels import grouped_devices
 from iotid.labels.group_names import Statement
 from iotid.labels.grouped_devices import state
 from iotid.partitions import Partition
@@ -147,10 +145,6 @@ def test_named__with_pseudonyms_by_the_name_that_the_census_shows(
     assert {row["named_by"] for row in _rows(census).values()} == {"anna"}
     plain_site.flows(2, a=f"?{shown}")
     assert plain_site.census(2, pseudonyms="opaque").metadata["status"]["named"] == 1
-
-
-def test_others__is_the_name_that_grouping_gives() -> None:
-    assert grouped_devices.OTHERS == groups.OTHERS
 
 
 def test_with_names__is_the_same_twice_and_leaves_others_as_they_are(plain_site: Site) -> None:
