@@ -25,6 +25,7 @@ import pyarrow as pa
 
 from iotid.census.changes import ABSENT
 from iotid.census.csv_text import csv_text, without_formulas
+from iotid.census.named import NAMED
 from iotid.errors import InputError, shorten
 from iotid.inputs import MOST_BYTES, read_file
 from iotid.labels.owner import parse_addresses
@@ -45,7 +46,6 @@ FILES = {
     "8-mac-addresses.csv": ("mac_address", "device", "interface"),
 }  # fmt: skip
 SITES, MANUFACTURERS, TYPES, ROLES, DEVICES, UPDATES, INTERFACES, MACS = FILES
-NAMED = "named"  # status of a device whose group a person named
 _STATUSES = (KNOWN, NAMED)
 _COMPARED = ("role", "manufacturer", "device_type")
 _MOST, _MOST_OTHERS, _MOST_OF_SLUG = {"name": 64, "comments": 400}, 100, 100  # characters, within NetBox's limits
