@@ -35,6 +35,7 @@ from iotid.storage import (
     path_exists,
     read_small,
     remove_folder,
+    side_name,
     using_root,
     write_bytes,
 )  # fmt: skip
@@ -218,8 +219,9 @@ class Store:
             DataError: it is no file, or too large.
             FileNotFoundError: it does not exist.
         """
-        path = f"{self._base}{partition.uri.removeprefix(self.root)}/{name}"
-        return read_small(self._fs, path, f"{partition.uri}/{name}")
+        folder = f"{self._base}{partition.uri.removeprefix(self.root)}"
+        stored = side_name(self._fs, folder, name)
+        return read_small(self._fs, f"{folder}/{stored}", f"{partition.uri}/{stored}")
 
     def partitions(self, table: str) -> list[PartitionKey]:
         """Keys of all complete partitions of the table, sorted."""

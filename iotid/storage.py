@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
     from pyarrow import fs
 
+# of tables beside a partition's rows. Spark and pyarrow hide files that begin with an underscore, but not DuckDB, whose
+# pattern for all rows of a table is **/*.parquet
+SIDE_SUFFIX = ".pq"
 _ATTEMPT = "_attempt-"  # prefix of incomplete files: still being written, or left by a failed task
 _MOST_REMOVALS = 20  # of one folder, in which other runs write files meanwhile
 _OBJECT_STORES = ("s3", "gcs", "abfs")  # pyarrow's names of filesystems that cannot rename folders
@@ -281,6 +284,12 @@ def is_file(filesystem: fs.FileSystem, path: str) -> bool:
     from pyarrow import fs
 
     return filesystem.get_file_info(path).type == fs.FileType.File
+
+
+def side_name(filesystem: fs.FileSystem, folder: str, name: str) -> str:
+    """The name of the side file ``name`` in a partition's folder: earlier versions called it ``*.parquet``."""
+    former = f"{name.removesuffix(SIDE_SUFFIX)}.parquet"
+    return former if name.endswith(SIDE_SUFFIX) and is_file(filesystem, f"{folder}/{former}") else name
 
 
 def remove_folder(filesystem: fs.FileSystem, path: str) -> None:

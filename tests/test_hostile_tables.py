@@ -111,8 +111,8 @@ def test_read_table__unexpected_nulls_are_a_one_line_error(tmp_path: Path, store
     [
         ("start", -1, "start: must be at least 0"),
         ("file_bytes", -1, "file_bytes: must be at least 0"),
-        ("end", -2, "end: must be at least -1"),
-        ("end", 3, "end: must be -1, or start or more"),
+        ("stop", -2, "stop: must be at least -1"),
+        ("stop", 3, "stop: must be -1, or start or more"),
         ("warm_up", 30, "warm_up: must be start or less"),
         ("records", -2, "records: must be at least -1"),
         ("container", "zip", "container: must be one of pcap, pcapng"),
@@ -179,7 +179,7 @@ def test_census__invalid_rows_and_groups_are_one_line_errors(store: Store) -> No
 )  # fmt: skip
 def test_groups__invalid_shares_are_a_one_line_error(change: dict[str, Any], store: Store) -> None:
     schema = GROUPS.arrow_schema()
-    row = {"group": ["g"], "services": [["TCP 1"]], "protocol": [[6]], "payload_length": [[10]], "share": [[1.0]]}
+    row = {"group_name": ["g"], "services": [["TCP 1"]], "protocol": [[6]], "payload_length": [[10]], "share": [[1.0]]}
     kinds = {field.name: field.type for field in schema}
     table = pa.table({name: pa.array(values, kinds[name]) for name, values in {**row, **change}.items()})
     with store.write("census", NIGHT, CENSUS.version) as staged:
@@ -188,7 +188,7 @@ def test_groups__invalid_shares_are_a_one_line_error(change: dict[str, Any], sto
 
 
 def test_groups__of_one_name_are_refused() -> None:
-    row = {"group": "g", "services": [], "protocol": [6], "payload_length": [10], "share": [1.0]}
+    row = {"group_name": "g", "services": [], "protocol": [6], "payload_length": [10], "share": [1.0]}
     assert check_groups(NO_GROUPS) is NO_GROUPS
     check_groups(pa.Table.from_pylist([row], GROUPS.arrow_schema()))
     with pytest.raises(ValueError, match="different names"):
@@ -198,15 +198,15 @@ def test_groups__of_one_name_are_refused() -> None:
 def test_dataset__invalid_encoding_sets_and_splits_are_one_line_errors(store: Store, stored: ModuleType) -> None:
     with store.write("datasets", PartitionKey.named("d")) as staged:
         staged.write_json("encoding.json", stored.encoding().to_json())
-        staged.write_bytes("sets.parquet", b"\xff" * 99)
+        staged.write_bytes("_sets.pq", b"\xff" * 99)
         staged.filesystem.create_dir(f"{staged.path}/train")
         staged.write_bytes("train/part-0.parquet", b"PAR1" * 9)
         staged.metadata |= {"rows": {"train": 1}}
     dataset = store.open("datasets", PartitionKey.named("d"))
     assert read_encoding(dataset.uri) == stored.encoding()
-    assert "sets.parquet" in _fault(lambda: read_sets(dataset.uri))
-    pq.write_table(pa.table({"set": [1]}), Path(dataset.uri, "sets.parquet"))
-    assert "sets.parquet" in _fault(lambda: read_sets(dataset.uri))
+    assert "_sets.pq" in _fault(lambda: read_sets(dataset.uri))
+    pq.write_table(pa.table({"set": [1]}), Path(dataset.uri, "_sets.pq"))
+    assert "_sets.pq" in _fault(lambda: read_sets(dataset.uri))
     assert "/train: is not as iotid wrote it" in _fault(lambda: read_split(dataset.uri, "train"))
     for content in (b"", b"\xff", b"[]", b"{}", b'{"schema_version": 1}', b"[" * 10**5):
         Path(dataset.uri, "encoding.json").write_bytes(content)

@@ -40,7 +40,7 @@ def root(tmp_path: Path) -> str:
             pq.write_table(census_of(rows), f"{staged.path}/part-0.parquet", filesystem=staged.filesystem)
             for name, table in (("groups", groups_of(g1=[])), ("left_out", left_out_of({}))):
                 assert table.schema in (GROUPS.arrow_schema(), LEFT_OUT.arrow_schema())
-                pq.write_table(table, f"{staged.path}/_{name}.parquet", filesystem=staged.filesystem)
+                pq.write_table(table, f"{staged.path}/_{name}.pq", filesystem=staged.filesystem)
         with store.write("flows", key, FLOWS.version) as staged:
             schema = FLOWS.arrow_schema(stored=True)
             stored = pa.Table.from_pylist([flow, flow], pa.schema([schema.field(name) for name in flow]))

@@ -58,7 +58,7 @@ def _first_times(capture: FileSplit, settings: config.Capture) -> list[int]:
     """The time of the first record that has one; if that is in 1970, also the first time that is not."""
     first: list[int] = []
     with open_stream(capture, settings) as stream:
-        scan = RecordScan(stream, capture.container, capture.context, capture.start, capture.end, settings)
+        scan = RecordScan(stream, capture.container, capture.context, capture.start, capture.stop, settings)
         for step in scan:
             times = step.records.time
             known = times[(times > 0) & (times < _LAST_US)]

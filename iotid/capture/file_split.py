@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class FileSplit:
-    """Bytes ``start`` to ``end`` of one capture's uncompressed stream. schemas.SPLITS describes the fields."""
+    """Bytes ``start`` to ``stop`` of one capture's uncompressed stream. schemas.SPLITS describes the fields."""
 
     file_index: int
     path: str
@@ -16,7 +16,7 @@ class FileSplit:
     compression: str
     split: int
     start: int
-    end: int
+    stop: int
     warm_up: int
     context: str
     records: int

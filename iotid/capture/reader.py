@@ -98,7 +98,7 @@ def read_splits(
         except (InputError, StaleError) as fault:
             if settings.unreadable == "fail":
                 raise
-            size = (split.file_bytes if split.end < 0 else split.end) - split.start
+            size = (split.file_bytes if split.stop < 0 else split.stop) - split.start
             counters.quarantine(split.path, size, split.start, str(fault))
             _log.warning("%s; it is in quarantine", fault)
             reading = _Reading(
@@ -127,14 +127,14 @@ class _Reading:
         with open_stream(split, settings) as stream:
             if split.split == 0:
                 broken.header(header_cut(stream, split.container))
-            scan = RecordScan(stream, split.container, split.context, begin, split.end, settings)
+            scan = RecordScan(stream, split.container, split.context, begin, split.stop, settings)
             for step in scan:
                 decoded = self._decoder.decode(step.buffer, step.records, split.start)
                 is_near = self._has_unread and self._num_records + step.first_record < settings.fragment_records
                 if (
                     is_near and decoded.totals[LATER_FRAGMENT, 0]
                 ):  # rare: the first fragment may be in an earlier capture
-                    self._read_back(replace(split, start=begin, end=int(step.records.offset[0])))
+                    self._read_back(replace(split, start=begin, stop=int(step.records.offset[0])))
                     decoded = self._decoder.decode(step.buffer, step.records, split.start)
                 broken.byte_ranges(step.faults)
                 broken.packets(decoded)
@@ -145,9 +145,9 @@ class _Reading:
                         counters.add(split.path, OVERLAP, 0, 0, offset)
                 if len(decoded.packets):
                     yield decoded.packets
-            if split.end >= 0 and scan.position != split.end:
+            if split.stop >= 0 and scan.position != split.stop:
                 raise StaleError(
-                    f"{split.path}: no record starts at byte {split.end}, where split {split.split} ends: the file "
+                    f"{split.path}: no record starts at byte {split.stop}, where split {split.split} ends: the file "
                     "changed; plan it again (split-pcaps)"
                 )
             broken.compression(stream.fault)
@@ -161,8 +161,8 @@ class _Reading:
             return False
         last = self._read[-1]
         if last.file_index == split.file_index:
-            return last.end == split.start
-        ended = last.end in (-1, last.file_bytes)
+            return last.stop == split.start
+        ended = last.stop in (-1, last.file_bytes)
         return self._is_one_stream and ended and last.file_index + 1 == split.file_index and split.split == 0
 
     def _start(self, split: FileSplit) -> int:
@@ -174,7 +174,7 @@ class _Reading:
         self._before = before
         self._has_unread = bool(before) and begin == first_record(split.container)
         if drops_duplicates and self._has_unread:
-            self._read_back(replace(split, start=begin, end=begin))
+            self._read_back(replace(split, start=begin, stop=begin))
         return begin
 
     def _new_decoder(self) -> Decoder:
@@ -204,7 +204,7 @@ class _Reading:
     def _scan(self, split: FileSplit, decoder: Decoder | None = None) -> int:
         """Scan a split, decode its records if there is a decoder, and return their number."""
         with open_stream(split, self._settings) as stream:
-            scan = RecordScan(stream, split.container, split.context, split.start, split.end, self._settings)
+            scan = RecordScan(stream, split.container, split.context, split.start, split.stop, self._settings)
             for step in scan:
                 if decoder is not None:
                     decoder.decode(step.buffer, step.records, TO_THE_END)

@@ -27,14 +27,20 @@ from iotid.census.same_device import earlier_devices
 from iotid.model.device.decide import UNKNOWN
 from iotid.schemas import CENSUS
 
-FIRST, NEW, SAME, CHANGED, BACK, GONE, AWAY = CHANGES = ("first", "new", "same", "changed", "back", "gone", "away")
-ABSENT = (GONE, AWAY)  # rows of devices without flows
-COMPARED = ("change", "previous_label", "new_kinds", "same_as")  # columns of CENSUS that the comparison adds
+BASELINE, NEW, SAME, CHANGED, BACK, GONE, AWAY = CHANGES = (
+    "baseline", "new", "same", "changed", "back", "gone", "away",
+)  # fmt: skip
+ABSENT = "absent"  # status of devices without flows
+_ABSENCES = (GONE, AWAY)
+_HISTORY = ("first_seen_ever", "dates_present", "earlier_names")
+# columns of CENSUS that the comparison adds
+COMPARED = ("change", "previous_label", "new_kinds", "same_as", *_HISTORY)
+_MOST_NAMES = 8  # earlier names of a device that are kept
 
 
 def is_present(change: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     """(N,) whether a row is of a device with flows on the capture date, from its ``change``."""
-    return pc.invert(pc.is_in(change, value_set=pa.array(ABSENT)))
+    return pc.invert(pc.is_in(change, value_set=pa.array(_ABSENCES)))
 
 
 def present(census: pa.Table) -> pa.Table:
@@ -53,10 +59,11 @@ def compare(current: pa.Table, earlier: pa.Table | None, *, comparable: bool, re
             later they are removed, and new if they return.
     """
     if earlier is None:
-        change = pa.array([FIRST] * current.num_rows, pa.string())
-        return _in_order(current, change, pa.nulls(current.num_rows, pa.string())).sort_by("device_id")
+        change = pa.array([BASELINE] * current.num_rows, pa.string())
+        given = {"change": change, "previous_label": pa.nulls(current.num_rows, pa.string())}
+        return _in_order(current, given | _history(current, None)).sort_by("device_id")
     before = pc.index_in(current["device_id"], value_set=earlier["device_id"])
-    was_absent_N = pc.is_in(earlier["change"], value_set=pa.array(ABSENT)).take(before)
+    was_absent_N = pc.is_in(earlier["change"], value_set=pa.array(_ABSENCES)).take(before)
     differences = _differences(current, earlier)
     differs = pc.and_(pc.is_in(current["device_id"], value_set=differences["device_id"]), comparable)
     change = pc.if_else(differs, CHANGED, SAME)
@@ -65,9 +72,13 @@ def compare(current: pa.Table, earlier: pa.Table | None, *, comparable: bool, re
     differences = differences.filter(
         pc.and_(pc.is_valid(differences["kind"]), pc.equal(change, CHANGED).take(differences["row"]))
     )
-    same_as = _same_as(current, change, earlier, comparable=comparable)
-    new_kinds = _by_row(differences, current.num_rows)
-    present = _in_order(current, change, joined_names(earlier).take(before), new_kinds, same_as)
+    given = {
+        "change": change,
+        "previous_label": joined_names(earlier).take(before),
+        "new_kinds": _by_row(differences, current.num_rows),
+        "same_as": _same_as(current, change, earlier, comparable=comparable),
+    }
+    present = _in_order(current, given | _history(current, earlier))
     return pa.concat_tables([present, _absent(current, earlier, remember_days)]).sort_by("device_id")
 
 
@@ -81,11 +92,41 @@ def joined_names(census: pa.Table) -> pa.ChunkedArray:
     return pa.chunked_array([pc.if_else(pc.equal(pc.list_value_length(names), 0), None, pc.binary_join(names, " + "))])
 
 
-def with_same_as(rows: pa.Table, stored: pa.Table) -> pa.Table:
-    """The rows with ``same_as`` of the same devices in ``stored``; null for others."""
-    index = rows.schema.get_field_index("same_as")
-    column = stored["same_as"].take(pc.index_in(rows["device_id"], value_set=one_chunk(stored["device_id"])))
-    return rows.set_column(index, rows.schema.field(index), column)
+def with_history(rows: pa.Table, stored: pa.Table) -> pa.Table:
+    """The rows with ``same_as`` and the history of the same devices in ``stored``; for others, null and their own."""
+    of_stored = pc.index_in(rows["device_id"], value_set=one_chunk(stored["device_id"]))
+    for name in ("same_as", *_HISTORY):
+        index, column = rows.schema.get_field_index(name), stored[name].take(of_stored)
+        if name != "same_as":
+            column = pc.if_else(pc.is_null(of_stored), rows[name], column)
+        rows = rows.set_column(index, rows.schema.field(index), column)
+    return rows
+
+
+def _history(current: pa.Table, earlier: pa.Table | None) -> dict[str, pa.Array | pa.ChunkedArray]:
+    """The columns _HISTORY of the current rows: as the earlier row of each says, and this date."""
+    first_seen = one_chunk(current["first_seen"])
+    if earlier is None:
+        ones = pa.array(np.ones(len(current), np.int64))
+        return dict(zip(_HISTORY, (first_seen, ones, _lists([[]] * len(current))), strict=True))
+    of_earlier = pc.index_in(current["device_id"], value_set=one_chunk(earlier["device_id"]))
+    names_before, name_before = (
+        column.take(of_earlier).to_pylist() for column in (earlier["earlier_names"], joined_names(earlier))
+    )
+    names = []
+    for name, last, before in zip(joined_names(current).to_pylist(), name_before, names_before, strict=True):
+        known = dict.fromkeys([last, *(before or [])])
+        names.append([each for each in known if each is not None and each != name][:_MOST_NAMES])
+    before = one_chunk(earlier["first_seen_ever"]).take(of_earlier)
+    return {
+        "first_seen_ever": pc.if_else(pc.fill_null(pc.less(before, first_seen), False), before, first_seen),
+        "dates_present": pc.add(pc.fill_null(one_chunk(earlier["dates_present"]).take(of_earlier), 0), 1),
+        "earlier_names": _lists(names),
+    }
+
+
+def _lists(names: list[list[str]]) -> pa.Array:
+    return pa.array(names, pa.list_(pa.string()))
 
 
 def _same_as(current: pa.Table, change: pa.Array, earlier: pa.Table, *, comparable: bool) -> pa.Array:
@@ -94,7 +135,7 @@ def _same_as(current: pa.Table, change: pa.Array, earlier: pa.Table, *, comparab
     if not comparable:
         return column
     is_current = pc.is_in(earlier["device_id"], value_set=one_chunk(current["device_id"]))
-    was_absent = pc.is_in(earlier["change"], value_set=pa.array(ABSENT))
+    was_absent = pc.is_in(earlier["change"], value_set=pa.array(_ABSENCES))
     gone = earlier.filter(pc.invert(pc.or_(is_current, was_absent)))
     joined = earlier_devices(current.filter(pc.equal(change, NEW)), gone)
     if not joined:
@@ -140,32 +181,24 @@ def _by_row(findings: pa.Table, rows: int) -> pa.ListArray:
 def _absent(current: pa.Table, earlier: pa.Table, remember_days: int) -> pa.Table:
     """Rows of devices that only the earlier census lists, without flows and otherwise unchanged."""
     missing = earlier.filter(pc.invert(pc.is_in(earlier["device_id"], value_set=current["device_id"])))
-    is_away = pc.is_in(missing["change"], value_set=pa.array(ABSENT))
+    is_away = pc.is_in(missing["change"], value_set=pa.array(_ABSENCES))
     latest = pc.max(pa.chunked_array([*current["last_seen"].chunks, *earlier["last_seen"].chunks])).as_py()
     if latest is not None:
         remembered = pc.greater_equal(missing["last_seen"], pa.scalar(latest - timedelta(days=remember_days)))
         kept = pc.or_(remembered, pc.invert(is_away))
         missing, is_away = missing.filter(kept), is_away.filter(kept)
     zero = pa.array(np.zeros(missing.num_rows, np.int64))
-    for field, column in (("flows", zero), ("bytes", zero), ("watched", pc.equal(zero, 1))):
+    status = pa.array([ABSENT] * missing.num_rows, pa.string())
+    for field, column in (("status", status), ("flows", zero), ("bytes", zero), ("watched", pc.equal(zero, 1))):
         missing = missing.set_column(missing.column_names.index(field), field, column)
-    return _in_order(missing, pc.if_else(is_away, AWAY, GONE), joined_names(missing))
+    return _in_order(missing, {"change": pc.if_else(is_away, AWAY, GONE), "previous_label": joined_names(missing)})
 
 
-def _in_order(
-    rows: pa.Table,
-    change: pa.Array,
-    previous_label: pa.Array,
-    new_kinds: pa.ListArray | None = None,
-    same_as: pa.Array | None = None,
-) -> pa.Table:
-    """The rows in the order of CENSUS; ``same_as`` None: as they have it, else null."""
+def _in_order(rows: pa.Table, given: dict[str, pa.Array | pa.ChunkedArray]) -> pa.Table:
+    """The rows with the columns ``given``, in the order of CENSUS; no kind is new unless given. ``same_as`` and the
+    columns about the device list are null unless given or in the rows."""
     schema = CENSUS.arrow_schema(stored=True)
-    none = pa.array([[]] * rows.num_rows, schema.field("new_kinds").type)
-    if same_as is None:
-        had = "same_as" in rows.column_names
-        same_as = rows["same_as"] if had else pa.nulls(rows.num_rows, pa.string())
-    compared = (change, previous_label, none if new_kinds is None else new_kinds, same_as)
-    given = dict(zip(COMPARED, compared, strict=True))
-    columns = {field: rows[field] for field in rows.column_names} | given
+    defaults = dict.fromkeys(("same_as", "device_name", "listed_label", "list_check"), pa.nulls(len(rows), pa.string()))
+    stored = {field: rows[field] for field in rows.column_names if field != "new_kinds"}
+    columns = defaults | {"new_kinds": _lists([[]] * len(rows))} | stored | given
     return pa.table([columns[field] for field in schema.names], schema=schema)

@@ -45,10 +45,10 @@ class GroupLine:
 def list_groups(censuses: CensusesRead) -> list[GroupLine]:
     """The groups of these censuses, those of most devices first."""
     names, rows = GroupNames.read(censuses.store), censuses.members(columns=("maker",))
-    rows = rows.filter(pc.not_equal(rows["group"], OTHERS))
-    devices = rows.group_by(["group", "site", "device_id"], use_threads=False).aggregate([("maker", "max")])
+    rows = rows.filter(pc.not_equal(rows["group_name"], OTHERS))
+    devices = rows.group_by(["group_name", "site", "device_id"], use_threads=False).aggregate([("maker", "max")])
     makers: dict[str, Counter[str]] = {}
-    for group, maker in zip(*(devices[name].to_pylist() for name in ("group", "maker_max")), strict=True):
+    for group, maker in zip(*(devices[name].to_pylist() for name in ("group_name", "maker_max")), strict=True):
         makers.setdefault(group, Counter())[maker or ""] += 1
     places = _places(rows)
     services = _services(censuses.store, _places(rows.filter(pc.is_null(rows["key_fingerprint"]))))
@@ -76,7 +76,7 @@ def _line(
 
 def _places(rows: pa.Table) -> dict[str, set[tuple[str, str]]]:
     """Group -> sites and capture dates where it is."""
-    seen = rows.group_by(["group", "site", "capture_date"], use_threads=False).aggregate([])
+    seen = rows.group_by(["group_name", "site", "capture_date"], use_threads=False).aggregate([])
     places: dict[str, set[tuple[str, str]]] = {}
     for group, site, day in zip(*(seen[name].to_pylist() for name in seen.column_names), strict=True):
         places.setdefault(group, set()).add((site, day.isoformat()))
@@ -89,7 +89,7 @@ def _services(store: Store, places: Mapping[str, set[tuple[str, str]]]) -> dict[
     found: dict[str, tuple[str, ...]] = {}
     for site, day in sorted(set(latest.values())):
         groups = stored_groups(store, store.open("census", PartitionKey.of_date(site, day)), None)
-        of_groups = zip(groups["group"].to_pylist(), map(tuple, groups["services"].to_pylist()), strict=True)
+        of_groups = zip(groups["group_name"].to_pylist(), map(tuple, groups["services"].to_pylist()), strict=True)
         found |= {group: services for group, services in of_groups if latest.get(group) == (site, day)}
     return found
 

@@ -95,27 +95,27 @@ def group_devices(
     leaders = _leaders(now, order_N[leader_N[order_N] < 0], min_similarity)
     new_N, is_better_N = _most_similar(now, now[leaders], np.maximum(similarity_N + _LEAST_STEP, min_similarity))
     leader_N = np.where(is_better_N, len(before) + new_N, leader_N)
-    names = _names(earlier["group"].to_pylist(), [(token_T, flows_NT[row]) for row in leaders])
+    names = _names(earlier["group_name"].to_pylist(), [(token_T, flows_NT[row]) for row in leaders])
     groups = _Groups(names, now, before, leader_N, members).merged(keep_apart)
     index_N = pa.array(groups.leader, mask=groups.leader < 0)
     group_N = pc.fill_null(pa.array(names, pa.string()).take(index_N), OTHERS)
     ports = services_of(values.filter(pc.equal(values["what"], PORT)), devices, group_N)
     rhythm = rhythm_of(values.filter(pc.equal(values["what"], HOUR)), devices, group_N)
     present = [
-        {"group": names[row], "services": ports.get(names[row], []), **rhythm.get(names[row], {}), **columns}
+        {"group_name": names[row], "services": ports.get(names[row], []), **rhythm.get(names[row], {}), **columns}
         for row, columns in groups.columns(earlier)
         if row < MAX_GROUPS
     ]
     gone = pa.array(list(groups.absorbed), pa.string())
-    absent = earlier.filter(pc.invert(pc.is_in(earlier["group"], value_set=pa.concat_arrays([group_N, gone]))))
+    absent = earlier.filter(pc.invert(pc.is_in(earlier["group_name"], value_set=pa.concat_arrays([group_N, gone]))))
     absent = members.without_those_here(absent)
     found = pa.concat_tables([pa.Table.from_pylist(present, schema=GROUPS.arrow_schema()), absent])
-    return group_N, found.sort_by("group")
+    return group_N, found.sort_by("group_name")
 
 
 def check_groups(groups: pa.Table) -> pa.Table:
     """Return the groups (GROUPS); raise a ValueError if `group_devices` cannot have made them."""
-    if len(groups) > MAX_GROUPS or pc.count_distinct(groups["group"]).as_py() != len(groups):
+    if len(groups) > MAX_GROUPS or pc.count_distinct(groups["group_name"]).as_py() != len(groups):
         raise ValueError(f"there must be at most {MAX_GROUPS} groups, of different names")
     for lists in (("protocol", "payload_length", "share"), ("token", "token_share"), ("device", "absent")):
         sizes = [pc.fill_null(pc.list_value_length(one_chunk(groups[name])), -1) for name in lists]
@@ -147,9 +147,9 @@ def mean_profile(groups: pa.Table, weight: NDArray[np.float64]) -> dict[str, lis
 
 def with_new_groups(groups: pa.Table, others: pa.Table) -> pa.Table:
     """``groups``, and those of ``others`` with other names, up to MAX_GROUPS."""
-    is_new = pc.invert(pc.is_in(others["group"], value_set=one_chunk(groups["group"])))
+    is_new = pc.invert(pc.is_in(others["group_name"], value_set=one_chunk(groups["group_name"])))
     more = others.filter(is_new).slice(0, max(MAX_GROUPS - len(groups), 0))
-    return pa.concat_tables([groups, more]).sort_by("group")
+    return pa.concat_tables([groups, more]).sort_by("group_name")
 
 
 def _tokens(*groups: pa.Table) -> NDArray[np.int64]:

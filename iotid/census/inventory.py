@@ -88,7 +88,7 @@ def take_inventory(
     unknown = one_chunk(devices["device_id"].filter(pc.equal(devices["status"], UNKNOWN)))
     of_unknown = values.filter(pc.is_in(values["device_id"], value_set=unknown))
     group, groups = group_devices(unknown, of_unknown, NO_GROUPS, settings.min_similarity)
-    devices = devices.append_column("group", group.take(pc.index_in(devices["device_id"], value_set=unknown)))
+    devices = devices.append_column("group_name", group.take(pc.index_in(devices["device_id"], value_set=unknown)))
     known = predictor.encoding.devices.values() if predictor else ()
     vendors = [vendor for described in known if (vendor := described.get("vendor"))]
     devices = with_macs(devices, read_makers(settings.makers), vendors)

@@ -67,5 +67,5 @@ class KnownGroups:
 
 def _merged_at_site(groups: pa.Table) -> dict[str, str]:
     """Former name -> name, of groups that have become part of others (``groups``: GROUPS)."""
-    pairs = zip(groups["group"].to_pylist(), groups["merged"].to_pylist(), strict=True)
+    pairs = zip(groups["group_name"].to_pylist(), groups["merged"].to_pylist(), strict=True)
     return {former: name for name, merged in pairs for former in merged or ()}

@@ -54,7 +54,7 @@ def _findings(row: Row) -> tuple[Any, ...]:
     kinds = tuple(
         (*(kind[name] for name in ("kind", "label", "vendor", "type")), kind["units"] > 1) for kind in row["kinds"]
     )
-    return row["status"], row["group"], kinds, *row["marks"], *(likely["label"] for likely in row["runners_up"])
+    return row["status"], row["group_name"], kinds, *row["marks"], *(likely["label"] for likely in row["runners_up"])
 
 
 def _common(members: list[Row]) -> Row:

@@ -33,7 +33,7 @@ def with_names(devices: pa.Table, names: Mapping[str, Statement]) -> pa.Table:
     """
     status, size = one_chunk(devices["status"]), len(devices)
     is_free = pc.is_in(status, value_set=pa.array([UNKNOWN, NAMED]))
-    number = pc.index_in(one_chunk(devices["group"]), value_set=pa.array(list(names), pa.string()))
+    number = pc.index_in(one_chunk(devices["group_name"]), value_set=pa.array(list(names), pa.string()))
     number = pc.if_else(is_free, number, None)
     is_named, was_named = pc.is_valid(number), pc.equal(status, NAMED)
     number_N = number.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)

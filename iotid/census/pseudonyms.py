@@ -93,10 +93,10 @@ class Pseudonyms:
         A group's name is a hash of its first device's payloads, which is the same in a clear census of the date. OTHERS
         is not a hash and stays.
         """
-        group = table["group"]
-        known = pc.is_in(group, value_set=pa.array([OTHERS, *earlier["group"].to_pylist()], pa.string()))
+        group = table["group_name"]
+        known = pc.is_in(group, value_set=pa.array([OTHERS, *earlier["group_name"].to_pylist()], pa.string()))
         names = [name and f"g{self.digest(name)[:10]}" for name in group.to_pylist()]
-        index = table.schema.get_field_index("group")
+        index = table.schema.get_field_index("group_name")
         return table.set_column(
             index, table.schema.field(index), pc.if_else(known, group, pa.array(names, pa.string()))
         )

@@ -52,7 +52,7 @@ _LISTED = 10  # devices listed in a section; the table lists all
 _REASONS = 30  # listed reasons why packets are in no flow; each protocol number that is not decoded is one
 # columns with few distinct values, which are dictionary-encoded
 _DICTIONARY_ENCODED = (
-    "status", "marks", "group", "named_by", "maker", "change", "same_as", "previous_label", "also", "reason",
+    "status", "marks", "group_name", "named_by", "maker", "change", "same_as", "previous_label", "also", "reason",
     "runners_up",
 )  # fmt: skip
 _LEAST = 0.005  # less probable runners-up would be 0 %
@@ -90,15 +90,17 @@ def group_lines(census: pa.Table, groups: pa.Table) -> pa.Table:
 
     ``groups``: GROUPS. The example is the device with most flows, the first of equal ones.
     """
-    rows = census.filter(pc.and_(is_present(census["change"]), pc.is_valid(census["group"])))
+    rows = census.filter(pc.and_(is_present(census["change"]), pc.is_valid(census["group_name"])))
     rows = rows.append_column("is_new", pc.equal(rows["change"], NEW)).combine_chunks()
-    by_flows = rows.sort_by([("flows", "descending"), ("device_id", "ascending")]).group_by("group", use_threads=False)
+    by_flows = rows.sort_by([("flows", "descending"), ("device_id", "ascending")]).group_by(
+        "group_name", use_threads=False
+    )
     sums = [(name, "sum") for name in ("is_new", "flows", "bytes")]
     of_first = [(name, "first") for name in ("device_id", "label", "named_by")]
     lines = by_flows.aggregate([("device_id", "count"), *of_first, *sums])
-    index = pc.index_in(lines["group"], value_set=one_chunk(groups["group"]))
+    index = pc.index_in(lines["group_name"], value_set=one_chunk(groups["group_name"]))
     renamed = {
-        "group": lines["group"],
+        "group_name": lines["group_name"],
         "devices": lines["device_id_count"],
         "new": lines["is_new_sum"].cast(pa.int64()),
         "flows": lines["flows_sum"],
@@ -108,7 +110,7 @@ def group_lines(census: pa.Table, groups: pa.Table) -> pa.Table:
         "name": lines["label_first"],
         "named_by": lines["named_by_first"],
     }
-    return pa.table(renamed).sort_by([("devices", "descending"), ("group", "ascending")])
+    return pa.table(renamed).sort_by([("devices", "descending"), ("group_name", "ascending")])
 
 
 def render_page(
@@ -279,12 +281,12 @@ def _also(census: pa.Table) -> pa.Array:
 def _group_columns(census: pa.Table, lines: pa.Table) -> dict[str, Any]:
     """For the page's script: number of devices in the group if the row is its example, else 0; and each group's
     services."""
-    lines = lines.filter(pc.is_in(lines["group"], value_set=one_chunk(census["group"])))
+    lines = lines.filter(pc.is_in(lines["group_name"], value_set=one_chunk(census["group_name"])))
     index = pc.index_in(census["device_id"], value_set=one_chunk(lines["example"]))
     services = pc.binary_join(one_chunk(lines["services"]), ", ").to_pylist()
     return {
         "stands_for": pc.fill_null(lines["devices"].take(index), 0).to_pylist(),
-        "services": dict(zip(lines["group"].to_pylist(), services, strict=True)),
+        "services": dict(zip(lines["group_name"].to_pylist(), services, strict=True)),
     }
 
 
@@ -294,7 +296,7 @@ def _flat(census: pa.Table) -> dict[str, pa.ChunkedArray]:
     runners_up, kinds = one_chunk(census["runners_up"]), one_chunk(census["kinds"])
     columns["runners_up"] = _shares(runners_up, runners_up.flatten().field("label"), _LEAST)
     columns["kinds"] = _shares(kinds, _printed(kinds.flatten()), 0)
-    for name in ("new_kinds", "marks"):
+    for name in ("new_kinds", "marks", "earlier_names"):
         columns[name] = pc.binary_join(census[name], "; ")
     columns["addresses"] = pc.binary_join(census["addresses"], " ")
     return columns

@@ -30,7 +30,7 @@ from iotid.census.named import NAMED
 from iotid.model.device.decide import KNOWN, UNDECIDED, UNKNOWN
 
 MIN_FLOWS = 10  # of each of the two on its date
-_READ = ("device_id", "status", "kinds", "group", "flows", "first_seen", "last_seen")
+_READ = ("device_id", "status", "kinds", "group_name", "flows", "first_seen", "last_seen")
 Row = dict[str, Any]
 
 
@@ -66,8 +66,8 @@ def _by_key(rows: pa.Table) -> dict[str, list[Row]]:
 def _key(row: Row) -> str | None:
     if row["status"] == KNOWN:
         return f"kind {row['kinds'][0]['kind']}"
-    if row["group"] is not None and row["group"] != OTHERS:
-        return f"group {row['group']}"
+    if row["group_name"] is not None and row["group_name"] != OTHERS:
+        return f"group {row['group_name']}"
     return UNDECIDED if row["status"] in (UNDECIDED, UNKNOWN, NAMED) else None
 
 

@@ -202,7 +202,7 @@ def _grouped(
     else:
         values = PAYLOADS_AND_PORTS.empty_table()
     group, groups = group_with_splits(unknown, values, earlier, min_similarity)
-    return devices.append_column("group", group.take(pc.index_in(devices["device_id"], value_set=unknown))), groups
+    return devices.append_column("group_name", group.take(pc.index_in(devices["device_id"], value_set=unknown))), groups
 
 
 def _scores(

@@ -35,7 +35,7 @@ def group_with_splits(
     """
     group, groups = group_devices(devices, values, earlier.groups, min_similarity, keep_apart=earlier.named)
     group = one_chunk(group)
-    for parent in sorted(set(earlier.split) & set(groups["group"].to_pylist())):
+    for parent in sorted(set(earlier.split) & set(groups["group_name"].to_pylist())):
         members = devices.filter(pc.equal(group, parent))
         if not len(members):
             continue  # split when one of them is there again
@@ -43,9 +43,9 @@ def group_with_splits(
         names = {name: OTHERS if name == OTHERS else _name(parent, name) for name in own.unique().to_pylist()}
         renamed = pa.array([names[name] for name in own.to_pylist()], pa.string())
         group = pc.coalesce(renamed.take(pc.index_in(devices, value_set=members)), group)
-        at = made.schema.get_field_index("group")
-        of_made = pa.array([names[name] for name in made["group"].to_pylist()], pa.string())
-        others = groups.filter(pc.not_equal(groups["group"], parent))
+        at = made.schema.get_field_index("group_name")
+        of_made = pa.array([names[name] for name in made["group_name"].to_pylist()], pa.string())
+        others = groups.filter(pc.not_equal(groups["group_name"], parent))
         groups = with_new_groups(others, made.set_column(at, made.schema.field(at), of_made))
     return group, groups
 

@@ -6,27 +6,29 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from iotid.census.changes import ABSENT, AWAY, BASELINE, GONE
 from iotid.census.groups import NO_GROUPS, check_groups
 from iotid.labels.devices import device_kind
 from iotid.labels.grouped_devices import GROUPS_SINCE
 from iotid.schemas import CENSUS, GROUPS, TOTALS
 from iotid.schemas.metadata import remedy
-from iotid.storage import as_schema, read_table, translate_read_errors
+from iotid.storage import SIDE_SUFFIX, as_schema, read_table, translate_read_errors
 
 if TYPE_CHECKING:
     from iotid.census.pseudonyms import Pseudonyms
     from iotid.partitions import Partition, Staged, Store
     from iotid.schemas.metadata import Census
 
-# Spark and pyarrow do not read files with these names as data
 PAGE, CSV = "_census.html", "_census.csv"
-GROUPS_FILE, GROUPS_CSV = "_groups.parquet", "_groups.csv"
-TOTALS_FILE = "_totals.parquet"
-LEFT_OUT_FILE, LEFT_OUT_CSV = "_left_out.parquet", "_left_out.csv"
+GROUPS_FILE, GROUPS_CSV = f"_groups{SIDE_SUFFIX}", "_groups.csv"
+TOTALS_FILE = f"_totals{SIDE_SUFFIX}"
+LEFT_OUT_FILE, LEFT_OUT_CSV = f"_left_out{SIDE_SUFFIX}", "_left_out.csv"
 GROUPS_SEALED = "_groups.sealed"  # GROUPS_FILE encrypted, under pseudonyms: payload lengths can identify a device
-_OF_EVERY_VERSION = ("device_id", "status", "label", "vendor", "type", "confidence")
+_OF_EVERY_VERSION = ("device_id", "status", "label", "vendor", "type", "confidence", "first_seen", "change")
+_FORMER_BASELINE = "first"  # until version 6
 _GROUPS_OF_VERSION_2 = ("flows_per_hour", "active_hours", "token", "token_share", "device", "absent", "merged")
 
 
@@ -59,7 +61,7 @@ def stored_groups(store: Store, census: Partition[Census], pseudonyms: Pseudonym
         except FileNotFoundError:  # earlier versions encrypted no groups, and their names were not pseudonyms
             return NO_GROUPS
     with translate_read_errors(f"{census.uri}/{GROUPS_FILE}", remedy("census")):
-        found, schema = pq.read_table(pa.BufferReader(content)), GROUPS.arrow_schema()
+        found, schema = with_group_name(pq.read_table(pa.BufferReader(content))), GROUPS.arrow_schema()
         for name in _GROUPS_OF_VERSION_2:
             if name not in found.column_names:
                 found = found.append_column(name, pa.nulls(len(found), schema.field(name).type))
@@ -80,6 +82,11 @@ def stored_totals(store: Store, census: Partition[Census]) -> pa.Table | None:
         return as_schema(pq.read_table(pa.BufferReader(content)), TOTALS.arrow_schema())
 
 
+def with_group_name(table: pa.Table) -> pa.Table:
+    """The table with the column `group_name`, which earlier versions called `group`."""
+    return table.rename_columns(["group_name" if name == "group" else name for name in table.column_names])
+
+
 def write_groups(staged: Staged, groups: pa.Table, pseudonyms: Pseudonyms | None) -> None:
     """Write the groups as Parquet, encrypted if there are pseudonyms."""
     buffer = pa.BufferOutputStream()
@@ -92,10 +99,23 @@ def write_groups(staged: Staged, groups: pa.Table, pseudonyms: Pseudonyms | None
 
 
 def _of_earlier_version(found: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Convert: version 6 added nullable columns, version 5 marks; before version 4 only rows with several kinds had a
-    list, and the kind of a ``known`` row was in its own columns."""
+    """Convert: version 7 gave rows of absent devices a status and all rows a history, and renamed `group`; version 6
+    added nullable columns, version 5 marks; before version 4 only rows with several kinds had a list, and the kind of a
+    ``known`` row was in its own columns."""
     found.select(_OF_EVERY_VERSION)  # raises a KeyError if one is missing
-    given = {"marks": pa.array([[]] * len(found), schema.field("marks").type)}
+    found = with_group_name(found)
+    is_absent = pc.is_in(found["change"], value_set=pa.array([GONE, AWAY]))
+    none = pa.array([[]] * len(found), pa.list_(pa.string()))
+    given = {
+        "status": pc.if_else(is_absent, ABSENT, found["status"]),
+        "change": pc.if_else(pc.equal(found["change"], _FORMER_BASELINE), BASELINE, found["change"]),
+        "marks": none,
+        "first_seen_ever": found["first_seen"],
+        "dates_present": pa.array(np.ones(len(found), np.int64)),
+        "earlier_names": none,
+    }
+    if "marks" in found.column_names:
+        del given["marks"]
     if "kinds" not in found.column_names:
         given |= _of_version_3(found, schema)
     columns = [given[name] if name in given else _column_of(found, schema.field(name)) for name in schema.names]

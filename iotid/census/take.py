@@ -15,11 +15,12 @@ import pyarrow.parquet as pq
 
 from iotid import config
 from iotid.arrow import content_hash, one_chunk
-from iotid.census.changes import ABSENT, CHANGES, compare, joined_names, present, with_same_as
+from iotid.census.changes import ABSENT, CHANGES, compare, joined_names, present, with_history
 from iotid.census.groups import with_new_groups
 from iotid.census.identify import names_of_kinds, watched
 from iotid.census.known_groups import KnownGroups
 from iotid.census.left_out import OTHER_PROTOCOL, flows_by_reason, pseudonymize
+from iotid.census.listed import check_list
 from iotid.census.macs import with_macs
 from iotid.census.makers import Makers, read_makers
 from iotid.census.marks import MARKS
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
     from iotid.dataset.characteristics import Encoding
+    from iotid.labels.devices import Device
     from iotid.tracking.versions import ModelVersion
 
 # stored: how the earlier census was made comparable with the model and settings of this one
@@ -72,6 +74,7 @@ def take_census(
     settings: config.Census,
     watchlist: config.Watchlist,
     protocols: Sequence[int] = _TCP_AND_UDP,
+    listed: Sequence[Device] | None = None,
 ) -> Partition[Census]:
     """Identify every device of one site and capture date, compare with the site's latest earlier census, and write.
 
@@ -85,15 +88,17 @@ def take_census(
     of ``protocols`` (IANA numbers) are unknown and grouped. The next census with a champion scores these flows, too, so
     that what the model knows does not count as changed.
 
+    ``listed``: the entries of the operator's device list, with which the rows are compared; None: without one.
+
     With ``census.pseudonyms``, no MAC and no address is written in clear, and devices with the same kinds share their
     numbers (`microaggregation`). An earlier census with identifiers of another key cannot be joined; then every
     device counts as first seen.
 
     Returns:
         The partition of ``census``: rows of schemas.CENSUS in Parquet, ``_census.csv`` and ``_census.html``; and the
-        groups of unknown devices, schemas.GROUPS in ``_groups.parquet`` and one line for each in ``_groups.csv``. With
-        pseudonyms the former is encrypted, ``_groups.sealed``. Flows without a row are in ``_left_out.parquet``
-        (schemas.LEFT_OUT) and ``_left_out.csv``. Sums by kind, type, vendor and model are in ``_totals.parquet``
+        groups of unknown devices, schemas.GROUPS in ``_groups.pq`` and one line for each in ``_groups.csv``. With
+        pseudonyms the former is encrypted, ``_groups.sealed``. Flows without a row are in ``_left_out.pq``
+        (schemas.LEFT_OUT) and ``_left_out.csv``. Sums by kind, type, vendor and model are in ``_totals.pq``
         (schemas.TOTALS).
 
     Raises:
@@ -126,8 +131,11 @@ def take_census(
     scorer = _Scorer(spark, model, encoding, settings, watchlist, pseudonyms, makers, known)
     scored = scorer.score(flows, known.leaders)
     before, how, groups = _comparable(store, joinable, made_with, scorer, scored.groups)
-    census = compare(scored.devices, before, comparable=how != NOT_COMPARED, remember_days=settings.remember_days)
-    groups = groups.filter(pc.is_in(groups["group"], value_set=census["group"].combine_chunks()))
+    compared = compare(scored.devices, before, comparable=how != NOT_COMPARED, remember_days=settings.remember_days)
+    # pseudonyms match no entry, and a name would reveal them
+    checked = check_list(compared, None if pseudonyms else listed, key.capture_date)
+    census = checked.census
+    groups = groups.filter(pc.is_in(groups["group_name"], value_set=census["group_name"].combine_chunks()))
     left_out = pseudonymize(scored.left_out, pseudonyms) if pseudonyms else scored.left_out
     totals = totals_of(census, scored.expected, rounded=pseudonyms is not None)
     hashed = content_hash(totals, groups)
@@ -139,6 +147,9 @@ def take_census(
         "network_groups": dict(known.network.key) if known.network else {},
         "compared_with": {"capture_date": earlier.key.capture_date, "how": how} if earlier else None,
         "makers": None if pseudonyms else makers.source,
+        "device_list": checked.counts,
+        "learned_from_date": _learned_from(store, champion, key),
+        "flows_by_date": flows.metadata.get("flows_by_date", {}),
         "packets": flows.metadata["packets"],
         "unreadable": flows.metadata.get("unreadable", 0),
         "content_hash": pseudonyms.digest(hashed) if pseudonyms else hashed,
@@ -162,6 +173,17 @@ def _model(
     spark: SparkSession, bundle: Path | None, protocols: Sequence[int]
 ) -> tuple[BroadcastModel, Encoding] | tuple[None, NoModel]:
     return (None, NoModel(tuple(protocols))) if bundle is None else broadcast_model(spark, bundle)
+
+
+def _learned_from(store: Store, champion: ModelVersion | None, key: PartitionKey) -> bool | None:
+    """Whether the model was trained on flows of this site and date; None if that is not known."""
+    name = champion.tags.get("dataset") if champion else None
+    if champion is None or name is None or not store.exists("datasets", PartitionKey.named(name)):
+        return None
+    dataset = store.open("datasets", PartitionKey.named(name)).metadata
+    if dataset["hash"] != champion.tags.get("dataset_hash"):
+        return None  # another dataset was written under this name since
+    return dict(key) in dataset["nights"]
 
 
 def _warn_of_watchlist(watchlist: config.Watchlist, encoding: Encoding | NoModel, groups: KnownGroups) -> None:
@@ -210,7 +232,7 @@ class _Scorer:
         if self.pseudonyms is None:
             return replace(scored, devices=self.with_names(devices))
         devices = self.pseudonyms.rename_groups(self.pseudonyms.rename(aggregate(devices)), groups)
-        renamed = self.pseudonyms.rename_groups(scored.groups, groups).sort_by("group")
+        renamed = self.pseudonyms.rename_groups(scored.groups, groups).sort_by("group_name")
         return replace(scored, devices=self.with_names(devices), groups=renamed)
 
     def with_names(self, devices: pa.Table) -> pa.Table:
@@ -263,11 +285,11 @@ def _comparable(
 
 def _with_absent(present: pa.Table, stored: pa.Table) -> pa.Table:
     """The devices of an earlier capture date, scored again, and the absent devices that its census lists."""
-    absent = stored.filter(pc.is_in(stored["change"], value_set=pa.array(ABSENT)))
+    absent = stored.filter(pc.equal(stored["status"], ABSENT))
     absent = absent.filter(pc.invert(pc.is_in(absent["device_id"], value_set=present["device_id"])))
     # whether they had changed then is not used
     again = compare(present, None, comparable=True, remember_days=1)
-    return pa.concat_tables([with_same_as(again, stored), absent])
+    return pa.concat_tables([with_history(again, stored), absent])
 
 
 def _counts(census: pa.Table, scored: Scored) -> dict[str, Any]:
@@ -283,7 +305,7 @@ def _counts(census: pa.Table, scored: Scored) -> dict[str, Any]:
         "status": {name: status[name] for name in CENSUS_STATUSES},
         "labels": dict(sorted(labels.items())),
         "changes": {name: changes[name] for name in CHANGES},
-        "groups": len(pc.unique(here["group"].drop_null())),
+        "groups": len(pc.unique(here["group_name"].drop_null())),
         "marks": {mark: marks[mark] for mark in MARKS},
         "unexplained": round(pc.mean(here["unexplained"]).as_py() or 0.0, 6),
         "watched": watched_labels.total(),

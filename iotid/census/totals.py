@@ -213,7 +213,7 @@ def _counts(census: pa.Table) -> pa.Table:
         "vendor": (row_P, found.field("vendor"), is_new_kind_P),
         "model": (row_P, found.field("label"), is_new_kind_P),
         "watched": (every_row, watched, is_changed_N),
-        "group": (every_row, census["group"], is_changed_N),
+        "group": (every_row, census["group_name"], is_changed_N),
     }
     tables = [_counts_of(level, *entries, one_chunk(census["change"])) for level, entries in levels.items()]
     return pa.concat_tables(tables)

@@ -124,9 +124,9 @@ def _group_columns(inventory: Inventory) -> list[TextColumn]:
     """One row for each group, the largest first."""
     members: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in inventory.devices.to_pylist():
-        if row["group"] is not None:
-            members[row["group"]].append(row)
-    profiles = {row["group"]: row for row in inventory.groups.to_pylist()}
+        if row["group_name"] is not None:
+            members[row["group_name"]].append(row)
+    profiles = {row["group_name"]: row for row in inventory.groups.to_pylist()}
     names = sorted(members, key=lambda name: (-len(members[name]), name))
     makers = [Counter(row["maker"] for row in members[name] if row["maker"]) for name in names]
     services = [profiles[name]["services"] if name in profiles else [] for name in names]
@@ -160,7 +160,7 @@ def _kinds_found(devices: pa.Table) -> dict[str, list[str]]:
 def _answer(row: Mapping[str, Any], kinds: list[str]) -> str:
     """The kinds found with their probabilities; of an unknown device, its group."""
     if row["status"] == UNKNOWN:
-        return f"unknown, group {row['group']}"
+        return f"unknown, group {row['group_name']}"
     if row["status"] == UNDECIDED:
         nearest = row["runners_up"][:1]
         likeliest = [f"{one['label']} {percents(np.array([one['confidence']]))[0]}" for one in nearest]

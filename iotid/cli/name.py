@@ -17,9 +17,9 @@ from iotid.config import Settings
 def main(settings: Settings, group: str | None, sites: Names, capture_dates: Names, **given: Any) -> None:
     """Say what GROUP is: the next census names its devices so, and the next dataset has their flows as labelled.
 
-    GROUP is a name from the column `group` of a census. What is said holds for all sites and dates, later ones too,
-    unless --site or --date restrict it, and until something else is said. Reads the table `census`. Writes the table
-    `group_names`, a partition for each statement, with who, when and which devices.
+    GROUP is a name from the column `group_name` of a census. What is said holds for all sites and dates, later ones
+    too, unless --site or --date restrict it, and until something else is said. Reads the table `census`. Writes the
+    table `group_names`, a partition for each statement, with who, when and which devices.
     """
     from iotid.census.group_list import list_groups
     from iotid.cli import output

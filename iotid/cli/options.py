@@ -154,6 +154,14 @@ labels_if_any = click.option(
     help="Device list, YAML or CSV: names with MACs, addresses or path patterns. conf/datasets/ has examples. "
     "Repeatable: several lists are one. May be left out where groups have names (iotid name).",
 )
+census_labels = click.option(
+    "--labels",
+    multiple=True,
+    type=click.Path(),
+    metavar="FILE",
+    help="Device list, YAML or CSV, to compare the census with: your names of the devices, which were found, and which "
+    "are on no list. Repeatable: several lists are one.",
+)
 dataset = click.option("--dataset", required=True, type=NAME, help="Name of the dataset.")
 result = click.option("--name", required=True, type=NAME, help="Name under which the result is stored.")
 baselines = click.option(

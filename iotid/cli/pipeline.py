@@ -83,7 +83,7 @@ def calls(
     yield from ((step, {"dataset": dataset}) for step in ("train", "evaluate", "promote"))
     for date in sorted({site.capture_date for site in inputs}):
         of_date = [site for site in inputs if site.capture_date == date]
-        yield from (("take-census", site.key) for site in of_date)
+        yield from (("take-census", {"labels": tuple(labels), **site.key}) for site in of_date)
         yield "take-network-census", {"capture_date": date}
 
 

@@ -39,10 +39,19 @@ from iotid.errors import AccountingError, PartitionError
 from iotid.inputs import parse_json
 from iotid.partitions import MARKER, Staged, open_metadata
 from iotid.schemas.metadata import remedy
-from iotid.storage import check_json, open_filesystem, read_small, rows_in_footers, translate_read_errors, visible_files
+from iotid.storage import (
+    SIDE_SUFFIX,
+    check_json,
+    is_file,
+    open_filesystem,
+    read_small,
+    rows_in_footers,
+    translate_read_errors,
+    visible_files,
+)  # fmt: skip
 
 ENCODING = "encoding.json"
-SETS = "sets.parquet"
+SETS, _FORMER_SETS = f"_sets{SIDE_SUFFIX}", "sets.parquet"
 LABEL = "label_id"
 WEIGHT = "num_flows"
 
@@ -80,10 +89,11 @@ def read_sets(partition_uri: str) -> FlowSets:
         DataError: its sets are damaged.
     """
     files = _open_dataset(partition_uri)
-    if files.get_file_info(SETS).type != fs.FileType.File:
+    name = next((each for each in (SETS, _FORMER_SETS) if is_file(files, each)), None)
+    if name is None:
         raise PartitionError(f"{partition_uri}: has no {SETS}, an earlier iotid wrote it; write the dataset again")
-    with translate_read_errors(f"{partition_uri}/{SETS}", remedy("datasets")):
-        return FlowSets.from_arrow(pq.read_table(SETS, filesystem=files))
+    with translate_read_errors(f"{partition_uri}/{name}", remedy("datasets")):
+        return FlowSets.from_arrow(pq.read_table(name, filesystem=files))
 
 
 def write_sets(staged: Staged, sets: FlowSets) -> None:

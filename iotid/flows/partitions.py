@@ -19,7 +19,15 @@ from iotid import schemas
 from iotid.schemas.metadata import remedy
 from iotid.spark.shuffle import read_task_ids, spark_schema, task_ids
 from iotid.spark.worker_errors import in_worker
-from iotid.storage import is_object_store, open_filesystem, read_table, translate_read_errors, visible_files
+from iotid.storage import (
+    SIDE_SUFFIX,
+    is_object_store,
+    open_filesystem,
+    read_table,
+    side_name,
+    translate_read_errors,
+    visible_files,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -27,8 +35,8 @@ if TYPE_CHECKING:
     from iotid.partitions import Partition
     from iotid.schemas.metadata import Flows
 
-COUNTERS_FILE = "_counters.parquet"  # the underscore hides it from readers of the flows
-QUARANTINE_FILE = "_quarantine.parquet"
+COUNTERS_FILE = f"_counters{SIDE_SUFFIX}"
+QUARANTINE_FILE = f"_quarantine{SIDE_SUFFIX}"
 
 IDENTITY_COLUMNS = (
     "protocol", "vlan", "client_ip", "client_port", "server_ip", "server_port", "first_seen", "end_reason",
@@ -202,7 +210,8 @@ def _identity(flows: pa.RecordBatch) -> pa.Array:
 def read_counters(partition: Partition[Flows]) -> pa.Table:
     """schemas.COUNTERS of a partition of table `flows`."""
     stored = schemas.COUNTERS.arrow_schema(stored=True)
-    table = read_table(f"{partition.uri}/{COUNTERS_FILE}", stored, remedy("flows"))
+    name = side_name(*open_filesystem(partition.uri), COUNTERS_FILE)
+    table = read_table(f"{partition.uri}/{name}", stored, remedy("flows"))
     return _with_key_columns(table, schemas.COUNTERS, partition.key.site, partition.key.capture_date)
 
 

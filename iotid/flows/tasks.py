@@ -39,7 +39,7 @@ from iotid.spark.shuffle import (
     side_output,
     with_bucket,
 )
-from iotid.storage import OutputFile, open_filesystem
+from iotid.storage import SIDE_SUFFIX, OutputFile, open_filesystem
 
 if TYPE_CHECKING:
     from pyspark import Broadcast
@@ -243,7 +243,8 @@ class _FlowFiles:
         if carries_open_flows(target.flow):
             self._open = OpenFlows(target.flow)
             folder = f"{target.folder}/{OPEN_FOLDER}"
-            self._open_file = OutputFile(folder, name, attempt, schemas.OPEN_FLOWS.arrow_schema(), _GROUP_ROWS)
+            open_name = f"{name.removesuffix('.parquet')}{SIDE_SUFFIX}"
+            self._open_file = OutputFile(folder, open_name, attempt, schemas.OPEN_FLOWS.arrow_schema(), _GROUP_ROWS)
 
     def write(self, selections: list[FlowSelection]) -> None:
         """Write flows, sorted by time."""

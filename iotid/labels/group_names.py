@@ -140,9 +140,9 @@ def write_statement(store: Store, statement: Statement, members: pa.Table, known
         moment = max(moment, latest + timedelta(microseconds=1))  # also if the clock of another machine is ahead
     stored = replace(statement, stated_at=moment, name=f"{moment:%Y%m%dT%H%M%S%f}Z-{uuid.uuid4().hex[:8]}")
     given: dict[str, Any] = {
-        "group": stored.group, "action": stored.action, "model": stored.model or None, "vendor": stored.vendor or None,
-        "type": stored.type or None, "stated_by": stored.stated_by, "stated_at": moment, "sites": list(stored.sites),
-        "dates": list(map(date.fromisoformat, stored.dates)),
+        "group_name": stored.group, "action": stored.action, "model": stored.model or None,
+        "vendor": stored.vendor or None, "type": stored.type or None, "stated_by": stored.stated_by,
+        "stated_at": moment, "sites": list(stored.sites), "dates": list(map(date.fromisoformat, stored.dates)),
     }  # fmt: skip
     schema = GROUP_NAMES.arrow_schema(stored=True)
     same = {name: pa.repeat(pa.scalar(value, schema.field(name).type), len(members)) for name, value in given.items()}

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from iotid.schemas import metadata
 
 OTHERS = "others"  # devices that are similar to no group, so not to each other
-GROUPS_SINCE, MAKERS_SINCE = 3, 6  # versions of CENSUS that added them
+GROUPS_SINCE, MAKERS_SINCE, GROUP_NAME_SINCE = 3, 6, 7  # versions of CENSUS that added them
 _NEAREST = 3
 
 
@@ -58,7 +58,7 @@ class CensusesRead:
         ]
 
     def members(self, groups: Collection[str] | None = None, columns: tuple[str, ...] = ()) -> pa.Table:
-        """MEMBERS and ``group`` of the devices that are in these groups (None: in any), and more columns of CENSUS."""
+        """MEMBERS and ``group_name`` of the devices in these groups (None: in any), and more columns of CENSUS."""
         import pyarrow as pa
 
         parts = [grouped_devices(self.store.open("census", key), groups, columns) for key in self.keys()]
@@ -80,12 +80,14 @@ def grouped_devices(
     version, schema = census.metadata["schema_version"], _schema(columns)
     if version < GROUPS_SINCE:
         return schema.empty_table()
-    is_wanted = pc.field("group").is_valid() if groups is None else pc.field("group").isin(list(groups))
-    stored = ["device_id", "group", *(columns if version >= MAKERS_SINCE else ())]
+    group = group_column(version)
+    is_wanted = pc.field(group).is_valid() if groups is None else pc.field(group).isin(list(groups))
+    stored = ["device_id", group, *(columns if version >= MAKERS_SINCE else ())]
     with translate_read_errors(census.uri, remedy("census")):
         found = pq.read_table(
             census.uri, columns=stored, filters=is_wanted & (pc.field("flows") > 0), partitioning=None
         )
+        found = found.rename_columns(["group_name" if name == group else name for name in found.column_names])
         given = {
             "site": pa.scalar(census.key.site),
             "capture_date": pa.scalar(date.fromisoformat(census.key.capture_date)),
@@ -94,6 +96,11 @@ def grouped_devices(
         absent = dict.fromkeys(set(columns) - set(found.column_names), pa.scalar(None, pa.string()))
         same = {name: pa.repeat(value, len(found)) for name, value in (given | absent).items()}
         return pa.table([same[name] if name in same else found[name] for name in schema.names], schema=schema)
+
+
+def group_column(version: int) -> str:
+    """What a census of this version calls its column `group_name`."""
+    return "group_name" if version >= GROUP_NAME_SINCE else "group"
 
 
 def state(store: Store, statement: Statement) -> Outcome:
@@ -132,7 +139,7 @@ def _overlap(some: tuple[str, ...], others: tuple[str, ...]) -> bool:
 
 
 def _no_such_group(group: str, censuses: CensusesRead) -> LabelError:
-    names = sorted(set(censuses.members()["group"].to_pylist()) - {OTHERS})
+    names = sorted(set(censuses.members()["group_name"].to_pylist()) - {OTHERS})
     where = f"{len(censuses.keys()):,} censuses" + (" chosen" if censuses.sites or censuses.dates else "")
     close = difflib.get_close_matches(shorten(group), names, n=_NEAREST, cutoff=0.4)
     hint = f"did you mean {' or '.join(close)}?" if close else f"they have {len(names):,} groups;"
@@ -159,4 +166,4 @@ def _schema(columns: tuple[str, ...]) -> pa.Schema:
 
     contract, census = GROUP_NAMES.arrow_schema(), CENSUS.arrow_schema()
     fields = [contract.field(name) for name in MEMBERS]
-    return pa.schema([*fields, contract.field("group"), *(census.field(name) for name in columns)])
+    return pa.schema([*fields, contract.field("group_name"), *(census.field(name) for name in columns)])

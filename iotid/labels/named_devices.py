@@ -167,7 +167,7 @@ def _all_members(
         yield from ((*row, statement.group) for row in _rows(read_members(store, statement), MEMBERS))
     for key in keys:
         if store.exists("census", key):
-            yield from _rows(grouped_devices(store.open("census", key), groups), (*MEMBERS, "group"))
+            yield from _rows(grouped_devices(store.open("census", key), groups), (*MEMBERS, "group_name"))
 
 
 def _named_devices(device: tuple[str, str], said: Mapping[str, Statement]) -> Iterator[NamedDevice]:

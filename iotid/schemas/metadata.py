@@ -135,7 +135,9 @@ class Decisions(Common, total=False):
 class Census(Common, total=False):
     """Devices by status, change and mark; ``flows_without_device``: by reason; ``watched_labels``: watched, by name;
     ``makers``: which table of MAC prefixes, null with pseudonyms; ``unreadable``: captures in quarantine;
-    ``network_groups``: key of the network's census that names groups, if any.
+    ``network_groups``: key of the network's census that names groups, if any. ``device_list``: devices listed, those
+    not seen, and rows by ``list_check``; empty without a list. ``learned_from_date``: whether the model was trained on
+    this site and date; null if that is not known. ``flows_by_date``: as of flows.
 
     ``model_version``: null if no model was there.
     """
@@ -159,6 +161,9 @@ class Census(Common, total=False):
     unreadable: Count
     unexplained: Share
     network_groups: dict[str, str]
+    device_list: dict[str, Any]
+    learned_from_date: bool | None
+    flows_by_date: dict[str, Count]
 
 
 class Network(Common, total=False):

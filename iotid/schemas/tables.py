@@ -5,9 +5,9 @@ Steps exchange data only through these tables. If the meaning of a column change
 
 from iotid.schemas.table import Column, Table
 
-SPLITS = Table(  # version 2: fingerprint, first_packet
+SPLITS = Table(  # version 3: stop, which was end, a reserved word of SQL
     "splits",
-    2,
+    3,
     (
         Column("site", "string", "site that the capture comes from"),
         Column("capture_date", "date", "capture date: the day (UTC) that the capture is filed under"),
@@ -20,7 +20,7 @@ SPLITS = Table(  # version 2: fingerprint, first_packet
         Column("compression", "string", "none, gzip, zstd, bz2 or xz"),
         Column("split", "int32", "number of this split within its file, from 0"),
         Column("start", "int64", "bytes: where the split's first record starts, in the uncompressed stream"),
-        Column("end", "int64", "bytes: where the next split starts; -1: to the end of the stream"),
+        Column("stop", "int64", "bytes: where the next split starts; -1: to the end of the stream"),
         Column(
             "warm_up", "int64", "bytes: record from which reading starts so that duplicates and fragments are known"
         ),
@@ -193,9 +193,11 @@ PREDICTIONS = Table(
 )
 
 # with census.pseudonyms, numbers and times are rounded medians over devices of the same kinds (census/microaggregation)
-CENSUS = Table(  # version 6: named_by, maker, mac_randomised, same_as, status `named`
+# Version 7: status `absent`, change `baseline` (was first), group_name (was group), device_name to list_check, and
+# first_seen_ever to earlier_names; version 6: named_by, maker, mac_randomised, same_as, status `named`.
+CENSUS = Table(
     "census",
-    6,
+    7,
     (
         Column("site", "string", "site"),
         Column("capture_date", "date", "capture date"),
@@ -205,7 +207,8 @@ CENSUS = Table(  # version 6: named_by, maker, mac_randomised, same_as, status `
             "string",
             "known (one kind is there), several (kinds behind one address), several_with_unknown (one or more, and "
             "something beside them that fits nothing learned), named (fits nothing learned; a person named its group), "
-            "undecided (too little evidence) or unknown (fits nothing learned)",
+            "undecided (too little evidence), unknown (fits nothing learned) or absent (no flows on the capture date; "
+            "the row describes the last one that it has flows of)",
         ),
         Column(
             "label", "string", "the class, where one kind is there and its class can be distinguished", nullable=True
@@ -237,13 +240,30 @@ CENSUS = Table(  # version 6: named_by, maker, mac_randomised, same_as, status `
             "vendor of the device list)",
         ),
         Column(
-            "group",
+            "group_name",
             "string",
             "similar unknown devices share one, see groups; `others` beyond the most groups; null unless unknown or "
             "named",
             nullable=True,
         ),
         Column("named_by", "string", "who named the group (iotid name); null unless named", nullable=True),
+        Column(
+            "device_name",
+            "string",
+            "name of the device in the device list; of several that share the address, joined by +; null: not listed, "
+            "no list was given, or the census has pseudonyms",
+            nullable=True,
+        ),
+        Column("listed_label", "string", "model that the list gives the device; null as device_name", nullable=True),
+        Column(
+            "list_check",
+            "string",
+            "the device list against what was found: agrees (what is listed was found, and nothing else), differs "
+            "(listed, but something else was found, or something beside it), not_identified (listed, but nothing was "
+            "found), not_listed (found, but not listed) or unknown (neither); null: absent, no list was given, or the "
+            "census has pseudonyms",
+            nullable=True,
+        ),
         Column(
             "maker",
             "string",
@@ -260,17 +280,29 @@ CENSUS = Table(  # version 6: named_by, maker, mac_randomised, same_as, status `
         Column(
             "flows",
             "int64",
-            "flows used; 0 of a device that is gone or away, whose row otherwise describes its last capture date",
+            "flows used; 0 of an absent device",
         ),
         Column("bytes", "int64", "bytes of those flows on the wire, both directions"),
         Column("first_seen", "timestamp", "first packet on the capture date"),
         Column("last_seen", "timestamp", "last packet on the capture date"),
+        Column(
+            "first_seen_ever",
+            "timestamp",
+            "first packet in this census and those before it that this one knows of; of a device that was not "
+            "remembered any more (census.remember_days), since its return",
+        ),
+        Column("dates_present", "int64", "number of these censuses in which it has flows"),
+        Column(
+            "earlier_names",
+            "list<string>",
+            "other names that it had in these censuses, as in previous_label, the latest first, at most 8",
+        ),
         Column("addresses", "list<string>", "addresses under which the device was seen, or their pseudonyms, sorted"),
         Column(
             "change",
             "string",
             "against the census before: new, same, changed, back (after absence), gone (there then, not "
-            "tonight), away (absent then, too); first: no census before whose identifiers are the same",
+            "tonight), away (absent then, too); baseline: no census before whose identifiers are the same",
         ),
         Column(
             "previous_label",
@@ -296,11 +328,11 @@ CENSUS = Table(  # version 6: named_by, maker, mac_randomised, same_as, status `
 )
 
 # Stored with a census: the profile of each group, by which the next date recognises it.
-GROUPS = Table(  # version 2: rhythm, tokens, devices, merged
+GROUPS = Table(  # version 3: group_name, which was group, a reserved word of SQL; 2: rhythm, tokens, devices, merged
     "groups",
-    2,
+    3,
     (
-        Column("group", "string", "name of the group, for as long as the census remembers a device of it"),
+        Column("group_name", "string", "name of the group, for as long as the census remembers a device of it"),
         Column("services", "list<string>", "transport and server port of most of its flows, as in TCP 8883"),
         Column("flows_per_hour", "float64", "median of its devices: flows in an hour that has any", nullable=True),
         Column(
@@ -339,12 +371,13 @@ GROUPS = Table(  # version 2: rhythm, tokens, devices, merged
     ),
 )
 
-GROUP_NAMES = Table(  # what persons said about groups (iotid name): a partition is one statement, rows are its devices
+# What persons said about groups (iotid name): a partition is one statement, its rows are devices.
+GROUP_NAMES = Table(  # version 2: group_name, which was group
     "group_names",
-    1,
+    2,
     (
         Column("name", "string", "identifier of the statement; in order of time"),
-        Column("group", "string", "name of the group"),
+        Column("group_name", "string", "name of the group"),
         Column(
             "action",
             "string",
@@ -490,11 +523,12 @@ NETWORK_SITES = Table(  # stored with a network's census: one row for each site 
     ),
 )
 
-NETWORK_GROUPS = Table(  # stored with a network's census: unknown groups over sites
+# Stored with a network's census: unknown groups over sites.
+NETWORK_GROUPS = Table(  # version 2: group_name, which was group
     "network_groups",
-    1,
+    2,
     (
-        Column("group", "string", "name, the same at every site and on every capture date"),
+        Column("group_name", "string", "name, the same at every site and on every capture date"),
         Column("first_date", "date", "capture date on which it was first seen"),
         Column("first_site", "string", "a site where it was seen then: that with most addresses"),
         Column("last_date", "date", "capture date on which it was last seen"),
@@ -517,12 +551,13 @@ NETWORK_GROUPS = Table(  # stored with a network's census: unknown groups over s
     ),
 )
 
-MEMBERS = Table(  # stored with a network's census: the sites' groups and the network's groups that they belong to
+# Stored with a network's census: the sites' groups and the network's groups that they belong to.
+MEMBERS = Table(  # version 2: group_name, which was group
     "members",
-    1,
+    2,
     (
         Column("site", "string", "site"),
         Column("site_group", "string", "name of the group in the census of the site"),
-        Column("group", "string", "name of the network's group"),
+        Column("group_name", "string", "name of the network's group"),
     ),
 )

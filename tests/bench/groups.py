@@ -216,7 +216,7 @@ def played(
         group, groups = group_devices(given, shown, groups, min_similarity)
         rows += [(device, int(night), name) for device, name in zip(ids.to_pylist(), group.to_pylist(), strict=True)]
         for row in groups.to_pylist():
-            merged |= dict.fromkeys(row["merged"] or (), row["group"])
+            merged |= dict.fromkeys(row["merged"] or (), row["group_name"])
     return _items(site, rows, merged)
 
 

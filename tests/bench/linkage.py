@@ -35,7 +35,7 @@ from iotid.schemas import CENSUS
 
 TRAFFIC = ("flows", "bytes", "first_seen", "last_seen")
 NUMBERS = (*TRAFFIC, "confidence", "unexplained", "household")
-_FINDING_COLUMNS = ("status", "label", "vendor", "type", "group")  # and the lists, without their numbers
+_FINDING_COLUMNS = ("status", "label", "vendor", "type", "group_name")  # and the lists, without their numbers
 _IDENTIFIERS = ("device_id", "addresses")
 _KEY = b"the key of this benchmark"
 _DATE = datetime(2026, 1, 10, tzinfo=UTC)
@@ -119,7 +119,7 @@ def synthetic_census(devices: int, kinds: int, seed: int = 1) -> pa.Table:
                 "household": shares[2],
                 "marks": [],
                 "reason": f"Of {flows // 2} distinct flows: {flows // 3} like those of {name['label']} alone.",
-                "group": None,
+                "group_name": None,
                 "flows": flows,
                 "bytes": int(flows * usual_bytes_K[kind] * random.lognormal(0, 0.4)),
                 "first_seen": _DATE + timedelta(seconds=begin),
@@ -175,7 +175,7 @@ def main() -> None:
     given = options.parse_args()
     if given.census:
         clear = pq.read_table(f"{given.census}/part-0.parquet", partitioning=None)
-        clear = clear.filter(pc.invert(pc.is_in(clear["change"], value_set=pa.array(ABSENT)))).combine_chunks()
+        clear = clear.filter(pc.invert(pc.equal(clear["status"], ABSENT))).combine_chunks()
     else:
         clear = synthetic_census(given.devices, given.kinds)
     sys.stdout.write(json.dumps(measure(clear)) + "\n")

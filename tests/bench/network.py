@@ -43,7 +43,7 @@ def rows_of(site: int, night: int, addresses: int) -> pa.Table:
     rows = _rows_of_site(site, addresses)
     shown = rows.filter(pa.array(np.random.default_rng((site, night)).random(addresses) < _SHARE_SHOWN))
     at = shown.schema.get_field_index("change")
-    return shown.set_column(at, shown.schema.field(at), pa.repeat("same" if night else "first", len(shown)))
+    return shown.set_column(at, shown.schema.field(at), pa.repeat("same" if night else "baseline", len(shown)))
 
 
 @cache
@@ -71,7 +71,7 @@ def _row(site: int, number: int, model: int, unknown: bool, probability: float) 
         "kinds": [] if unknown else [kind],
         "runners_up": [{"label": "vendor0 camera", "confidence": round(1 - probability, 6)}],
         "unexplained": 0.9 if unknown else 0.05, "household": 0.0, "reason": "Of 9 distinct flows.", "marks": [],
-        "group": f"g{site % 7:02}{model % _UNKNOWN_GROUPS:02}" if unknown else None,
+        "group_name": f"g{site % 7:02}{model % _UNKNOWN_GROUPS:02}" if unknown else None,
         "flows": 12, "bytes": 3456, "first_seen": noon, "last_seen": noon + timedelta(hours=1),
         "addresses": [f"10.{site & 255}.{number >> 8 & 255}.{number & 255}"],
         "change": "same", "new_kinds": [], "watched": False, "mac_randomised": True,
@@ -87,7 +87,7 @@ def groups_of(site: int) -> pa.Table:
         first = 100 * group
         rows.append(
             {
-                "group": f"g{site % 7:02}{group:02}", "services": ["TCP 443"], "flows_per_hour": 4.0,
+                "group_name": f"g{site % 7:02}{group:02}", "services": ["TCP 443"], "flows_per_hour": 4.0,
                 "active_hours": 24.0, "protocol": [6] * 8,
                 "payload_length": list(range(first, first + 8)), "share": (share_E / share_E.sum()).tolist(),
             }
@@ -102,7 +102,7 @@ def write_census(store: Store, site: int, night: int, addresses: int) -> None:
     statuses = rows["status"].to_pylist()
     with store.write("census", key, CENSUS.version) as staged:
         pq.write_table(rows, f"{staged.path}/part-0.parquet", filesystem=staged.filesystem)
-        pq.write_table(groups_of(site), f"{staged.path}/_groups.parquet", filesystem=staged.filesystem)
+        pq.write_table(groups_of(site), f"{staged.path}/_groups.pq", filesystem=staged.filesystem)
         pq.write_table(totals_of(rows), f"{staged.path}/{TOTALS_FILE}", filesystem=staged.filesystem)
         staged.metadata |= {
             "model_version": "1", "settings_hash": "bench", "key_fingerprint": None, "rows": len(rows),

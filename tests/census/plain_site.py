@@ -13,6 +13,7 @@ import pytest
 
 from iotid.census import take, take_census
 from iotid.census.changes import COMPARED
+from iotid.census.listed import COLUMNS as LISTED
 from iotid.census.score import NoModel, Scored
 from iotid.census.split_groups import EarlierGroups
 from iotid.config import Settings, Watchlist
@@ -21,7 +22,7 @@ from iotid.schemas import CENSUS, FLOWS, LEFT_OUT
 from iotid.tracking import ModelVersion
 
 A, B, C, D = (f"02:00:00:00:00:{last}" for last in ("0a", "0b", "0c", "0d"))
-ADDED = ("named_by", "maker", "mac_randomised", "watched", *COMPARED)  # by take_census itself
+ADDED = ("named_by", "maker", "mac_randomised", "watched", *COMPARED, *LISTED)  # by take_census itself
 COLUMNS = [name for name in CENSUS.arrow_schema(stored=True).names if name not in ADDED]
 WATCHED = {"labels": ["camera"], "vendors": ["Volt"], "types": [], "fail": False}
 KEY = "one key of this test"
@@ -50,7 +51,7 @@ def devices_of(day: int, labels: dict[str, str | None]) -> pa.Table:
             {
                 "device_id": device, "status": status, **{name: only.get(name) for name in ("label", "vendor", "type")},
                 "confidence": 0.93, "kinds": kinds, "runners_up": [], "unexplained": 0.0, "household": 0.1,
-                "reason": "Of 4 distinct flows: 4 like those of several kinds.", "marks": [], "group": group,
+                "reason": "Of 4 distinct flows: 4 like those of several kinds.", "marks": [], "group_name": group,
                 "flows": 4, "bytes": 400,
                 "first_seen": seen, "last_seen": seen + timedelta(minutes=1),
                 "addresses": [f"192.168.1.{10 + number}"],
@@ -99,8 +100,10 @@ class Site:
         elif self.model == 2:
             labels = {device: "webcam" if label == "camera" else label for device, label in labels.items()}
         devices = devices_of(day, labels)
-        names = sorted(set(devices["group"].drop_null().to_pylist()) - set(groups["group"].to_pylist()))
-        made = [{"group": name, "services": [], "protocol": [], "payload_length": [], "share": []} for name in names]
+        names = sorted(set(devices["group_name"].drop_null().to_pylist()) - set(groups["group_name"].to_pylist()))
+        made = [
+            {"group_name": name, "services": [], "protocol": [], "payload_length": [], "share": []} for name in names
+        ]
         groups = pa.concat_tables([groups, pa.Table.from_pylist(made, schema=groups.schema)])
         return Scored(devices, groups, 4 * len(labels) - self.lost, LEFT_OUT_ROWS)
 

@@ -34,12 +34,15 @@ def census_of(rows: list[dict[str, Any]]) -> pa.Table:
         "unexplained": 0.25, "household": 0.5, "reason": "Of 3 distinct flows: 3 like those of Acme socket alone.",
         "flows": 12, "bytes": 3456, "first_seen": datetime(2026, 1, 10, 1, 2, 3, tzinfo=UTC),
         "last_seen": datetime(2026, 1, 10, 4, 5, 6, tzinfo=UTC), "addresses": ["10.0.0.7", "fe80::7"],
-        "change": "same", "previous_label": "plug", "new_kinds": [], "watched": False, "group": None, "marks": [],
-        "named_by": None,
+        "change": "same", "previous_label": "plug", "new_kinds": [], "watched": False, "group_name": None, "marks": [],
+        "named_by": None, "dates_present": 3, "earlier_names": [],
+        "first_seen_ever": datetime(2026, 1, 8, 1, 2, 3, tzinfo=UTC),
     }  # fmt: skip
     numbered = []
     for n, row in enumerate(rows):
         whole = {"device_id": f"02:00:00:00:{n >> 8:02x}:{n & 255:02x}", **usual, **row}
+        if whole["change"] in ("gone", "away"):
+            whole["status"] = "absent"
         if whole["status"] in ("unknown", "undecided"):
             whole["kinds"] = []
         only = whole["kinds"][0] if len(whole["kinds"]) == 1 else {}
@@ -49,7 +52,7 @@ def census_of(rows: list[dict[str, Any]]) -> pa.Table:
 
 def groups_of(**services: list[str]) -> pa.Table:
     rows = [
-        {"group": name, "services": names, "protocol": [6], "payload_length": [70], "share": [1.0]}
+        {"group_name": name, "services": names, "protocol": [6], "payload_length": [70], "share": [1.0]}
         for name, names in services.items()
     ]
     return pa.Table.from_pylist(rows, schema=GROUPS.arrow_schema())
@@ -71,7 +74,7 @@ def page_of(
 
 
 def facts(**more: Any) -> dict[str, Any]:
-    none = dict.fromkeys(("first", "new", "same", "changed", "back", "gone", "away"), 0)
+    none = dict.fromkeys(("baseline", "new", "same", "changed", "back", "gone", "away"), 0)
     return {
         "site": "lab", "capture_date": "2026-01-10", "model_version": "7", "model_date": "2026-01-09",
         "model_quality": "macro F1 91.00 %",

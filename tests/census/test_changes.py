@@ -41,7 +41,7 @@ def rows_of(devices: dict[str, str | None], day: int = 0) -> pa.Table:
                 "household": 0.5, "reason": "of 3 distinct flows", "flows": 7, "bytes": 700,
                 "first_seen": NOON + timedelta(days=day), "last_seen": NOON + timedelta(days=day, hours=1),
                 "addresses": ["10.0.0.1"], "watched": finding == "camera",
-                "group": "g1" if finding == "unknown" else None,
+                "group_name": "g1" if finding == "unknown" else None,
             }
         )  # fmt: skip
     return pa.Table.from_pylist(rows, schema=GIVEN)
@@ -63,7 +63,7 @@ def changes(*days: dict[str, str | None], **more: Any) -> dict[str, str]:
 
 
 def test_compare__without_an_earlier_census_every_device_is_first() -> None:
-    assert changes({"b": "plug", "a": None}) == {"a": "first", "b": "first"}
+    assert changes({"b": "plug", "a": None}) == {"a": "baseline", "b": "baseline"}
 
 
 def test_compare__new_same_and_gone() -> None:
@@ -83,12 +83,29 @@ def test_compare__gone_then_away_then_back() -> None:
 def test_compare__a_gone_device_has_no_flows_and_is_otherwise_unchanged() -> None:
     row = census({"a": "camera"}, {})["a"]
     assert (row["flows"], row["bytes"], row["watched"]) == (0, 0, False)
-    assert (row["label"], row["status"], row["previous_label"]) == ("camera", "known", "camera")
+    assert (row["label"], row["status"], row["previous_label"]) == ("camera", "absent", "camera")
     assert row["last_seen"] == NOON + timedelta(hours=1)
     unknown = census({"a": "unknown", "b": "plug+camera+?"}, {})
-    assert (unknown["a"]["group"], unknown["b"]["group"]) == ("g1", None)
+    assert (unknown["a"]["group_name"], unknown["b"]["group_name"]) == ("g1", None)
     assert [one["kind"] for one in unknown["b"]["kinds"]] == ["plug", "camera"]
-    assert (unknown["b"]["status"], unknown["b"]["previous_label"]) == ("several_with_unknown", "camera + plug")
+    assert (unknown["b"]["status"], unknown["b"]["previous_label"]) == ("absent", "camera + plug")
+
+
+def test_compare__rows_tell_the_history_of_their_device() -> None:
+    days: list[dict[str, str | None]] = [{"a": "plug"}, {"a": "lamp"}, {}, {"a": "plug+lamp"}, {"a": None, "b": "plug"}]
+    found = census(*days)
+    assert (found["a"]["first_seen_ever"], found["a"]["dates_present"]) == (NOON, 4)
+    assert found["a"]["earlier_names"] == ["lamp + plug", "lamp", "plug"]
+    assert (found["b"]["first_seen_ever"], found["b"]["dates_present"]) == (NOON + timedelta(days=4), 1)
+    assert found["b"]["earlier_names"] == []
+    absent = census(*days[:3])["a"]
+    assert (absent["first_seen_ever"], absent["dates_present"], absent["earlier_names"]) == (NOON, 2, ["plug"])
+
+
+def test_compare__at_most_eight_earlier_names_are_kept_the_latest_first() -> None:
+    names = [f"model {number}" for number in range(12)]
+    found = census(*({"a": name} for name in names))["a"]
+    assert found["earlier_names"] == names[-2:-10:-1]
 
 
 def test_compare__an_absent_device_is_forgotten_after_remember_days() -> None:

@@ -99,7 +99,7 @@ def test_group_devices__units_of_one_kind_are_one_group_and_two_kinds_are_two() 
     assert len(set(group.values())) == len(groups) == 1
     group, groups = groups_of(devices_of({"rovero-vacuum": 9, "frostine-fridge": 3}, seed=1))
     assert [len(found) for found in together(group)] == [3, 9]
-    assert set(groups["group"].to_pylist()) == set(group.values())
+    assert set(groups["group_name"].to_pylist()) == set(group.values())
 
 
 def test_group_devices__every_simulated_kind_keeps_to_itself() -> None:
@@ -118,15 +118,15 @@ def test_group_devices__a_kind_keeps_its_name_with_other_units() -> None:
         assert later[f"other-{model}-0"] == later[f"other-{model}-1"] == present[f"{model}-0"]
     new = later["other-aeris-sensor-0"]
     assert new not in set(present.values())
-    assert set(later_groups["group"].to_pylist()) == {*present.values(), new}
+    assert set(later_groups["group_name"].to_pylist()) == {*present.values(), new}
 
 
 def test_group_devices__a_group_that_is_away_comes_back_under_its_name() -> None:
     first, groups = groups_of(devices_of({"rovero-vacuum": 2, "frostine-fridge": 2}, seed=1))
     _, without = groups_of(devices_of({"rovero-vacuum": 2}, seed=2), groups)
-    row = without.filter(pa.array([name == first["frostine-fridge-0"] for name in without["group"].to_pylist()]))
+    row = without.filter(pa.array([name == first["frostine-fridge-0"] for name in without["group_name"].to_pylist()]))
     assert row.equals(
-        groups.filter(pa.array([name == row["group"][0].as_py() for name in groups["group"].to_pylist()]))
+        groups.filter(pa.array([name == row["group_name"][0].as_py() for name in groups["group_name"].to_pylist()]))
     )
     _, nobody = groups_of({}, without)
     assert nobody.equals(without)
@@ -221,16 +221,16 @@ def test_group_devices__more_than_the_most_groups_leave_the_least_busy_as_others
     group, groups = groups_of({**unlike(range(50)), **busy})
     assert group["a"] == group["b"] != group["c"]
     assert Counter(group.values())[OTHERS] == 48
-    assert set(groups["group"].to_pylist()) == set(group.values()) - {OTHERS}
+    assert set(groups["group_name"].to_pylist()) == set(group.values()) - {OTHERS}
     assert OTHERS not in {group["a"], group["c"]}
     again, kept = groups_of({**unlike(range(100, 150)), **busy, "d": {(6, 3): 70}}, groups)
     assert {name: again[name] for name in busy} == {name: group[name] for name in busy}
     assert again["d"] not in {OTHERS, *group.values()}, "earlier groups leave capacity for new ones"
     assert Counter(again.values())[OTHERS] == 47
-    assert kept["group"].to_pylist() == groups["group"].to_pylist(), "no more are stored than allowed"
+    assert kept["group_name"].to_pylist() == groups["group_name"].to_pylist(), "no more are stored than allowed"
     _, new = groups_of(unlike(range(200, 204)))
-    assert with_new_groups(groups.slice(0, 3), new)["group"].to_pylist() == sorted(
-        [*groups["group"].to_pylist()[:3], new["group"].to_pylist()[0]]
+    assert with_new_groups(groups.slice(0, 3), new)["group_name"].to_pylist() == sorted(
+        [*groups["group_name"].to_pylist()[:3], new["group_name"].to_pylist()[0]]
     )
 
 
@@ -252,7 +252,7 @@ def test_with_new__keeps_the_first_and_adds_what_it_lacks() -> None:
     _, vacuums = groups_of(devices_of({"rovero-vacuum": 1}, seed=1))
     _, both = groups_of(devices_of({"rovero-vacuum": 1, "frostine-fridge": 1}, seed=2), vacuums)
     joined = with_new_groups(vacuums, both)
-    assert joined["group"].to_pylist() == both["group"].to_pylist()
+    assert joined["group_name"].to_pylist() == both["group_name"].to_pylist()
     assert vacuums.to_pylist()[0] in joined.to_pylist()
 
 
@@ -292,7 +292,7 @@ def test_group_devices__a_mac_that_acts_as_another_group_joins_that_group() -> N
     first, groups = groups_of(acting({1: CAMERA, 2: PLUG}), min_similarity=0.9)
     later, groups = groups_of(acting({1: PLUG, 2: PLUG}), groups, 0.9)
     assert set(later.values()) == {first[MAC.format(2)]}
-    hashes = {row["group"]: row["device"] for row in groups.to_pylist()}
+    hashes = {row["group_name"]: row["device"] for row in groups.to_pylist()}
     assert len(hashes[first[MAC.format(2)]]) == 2
     back, _ = groups_of(acting({1: {}}), groups, 0.9)
     assert back[MAC.format(1)] == first[MAC.format(2)], "a device is in one group, that which it joined last"
@@ -303,7 +303,7 @@ def test_group_devices__a_new_mac_must_be_more_similar_than_a_random_one() -> No
     alike = {(6, 1): 8, (6, 2): 8, (6, 9): 8}
     new, _ = groups_of(acting({2: alike}), groups, 0.9)
     random, _ = groups_of(acting({2: alike}, prefix="02"), groups, 0.9)
-    assert set(new.values()) != set(groups["group"].to_pylist()) == set(random.values())
+    assert set(new.values()) != set(groups["group_name"].to_pylist()) == set(random.values())
 
 
 def drifting(night: int, odd: bool) -> Sent:
@@ -321,7 +321,7 @@ def test_group_devices__groups_that_act_alike_tonight_are_merged_and_say_so() ->
     later, merged = groups_of(units, groups, 0.9)
     (name,) = set(later.values())
     (row,) = merged.to_pylist()
-    assert row["group"] == name
+    assert row["group_name"] == name
     assert {name, *row["merged"]} == set(first.values())
     assert len(row["device"]) == 2
     again, same = groups_of(acting({2: {}}), merged, 0.9)
@@ -367,7 +367,7 @@ def test_group_devices__rhythm_is_the_median_of_the_devices() -> None:
     ]
     shown = pa.concat_tables([shown_of(sent), pa.Table.from_pylist(rows, schema=PAYLOADS_AND_PORTS)])
     group, groups = group_devices(pa.array(sorted(sent)), shown, NO_GROUPS, MIN_SIMILARITY)
-    rhythm = {row["group"]: (row["flows_per_hour"], row["active_hours"]) for row in groups.to_pylist()}
+    rhythm = {row["group_name"]: (row["flows_per_hour"], row["active_hours"]) for row in groups.to_pylist()}
     assert rhythm == {group[0].as_py(): (4.0, 1.0), group[3].as_py(): (None, None)}
 
 
@@ -397,7 +397,7 @@ def test_similarities__groups_of_earlier_versions_are_compared_by_payloads() -> 
     sent = {"a": {"payload": {(6, 1): 1}, "role": {(6, 887): 1}}}
     _, groups = group_devices(pa.array(["a"]), with_views(sent), NO_GROUPS, 0.9)
     old = pa.Table.from_pylist(
-        [{"group": "old", "services": [], "protocol": [6], "payload_length": [1], "share": [1.0]}],
+        [{"group_name": "old", "services": [], "protocol": [6], "payload_length": [1], "share": [1.0]}],
         schema=GROUPS.arrow_schema(),
     )
     assert similarities(groups, old).tolist() == similarities(old, groups).tolist() == [[1.0]]

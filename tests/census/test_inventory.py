@@ -88,11 +88,11 @@ def test_inventory__groups_devices_and_lists_what_is_left_out() -> None:
     assert {device: (row["status"], row["confidence"], row["flows"]) for device, row in rows.items()} == {
         A: ("unknown", 0, 3), B: ("unknown", 0, 2), C: ("unknown", 0, 1),
     }  # fmt: skip
-    assert rows[A]["group"] == rows[B]["group"] != rows[C]["group"]
-    assert (rows[A]["bytes"], rows[A]["addresses"], rows[A]["change"]) == (3 * 3060, [IPS[A]], "first")
+    assert rows[A]["group_name"] == rows[B]["group_name"] != rows[C]["group_name"]
+    assert (rows[A]["bytes"], rows[A]["addresses"], rows[A]["change"]) == (3 * 3060, [IPS[A]], "baseline")
     assert (rows[A]["first_seen"], rows[A]["last_seen"]) == (NOON, NOON + timedelta(seconds=7))
     assert found.services == [["TCP 443"], ["TCP 443"], ["TCP 8883"]]
-    assert set(found.groups["group"].to_pylist()) == {rows[A]["group"], rows[C]["group"]}
+    assert set(found.groups["group_name"].to_pylist()) == {rows[A]["group_name"], rows[C]["group_name"]}
     assert found.left_out.schema == LEFT_OUT.arrow_schema()
     left_out = {row["reason"]: row for row in found.left_out.to_pylist()}
     assert {reason: (row["mac"], row["address"], row["flows"], row["ends"]) for reason, row in left_out.items()} == {

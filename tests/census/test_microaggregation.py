@@ -17,8 +17,30 @@ from iotid.census.microaggregation import aggregate
 from iotid.schemas import CENSUS
 
 SCHEMA = CENSUS.arrow_schema(stored=True)
-UNCHANGED = {"device_id", "addresses", "group", "status", "label", "vendor", "type", "watched", "marks", "named_by"}
-MADE_BY_COMPARISON = {"change", "previous_label", "new_kinds", "same_as"}
+UNCHANGED = {
+    "device_id",
+    "addresses",
+    "group_name",
+    "status",
+    "label",
+    "vendor",
+    "type",
+    "watched",
+    "marks",
+    "named_by",
+}
+MADE_LATER = {
+    "device_name",
+    "listed_label",
+    "list_check",
+    "change",
+    "previous_label",
+    "new_kinds",
+    "same_as",
+    "first_seen_ever",
+    "dates_present",
+    "earlier_names",
+}
 
 
 def kind(name: str, **more: Any) -> dict[str, Any]:
@@ -34,13 +56,11 @@ def devices_of(*rows: dict[str, Any]) -> pa.Table:
         "runners_up": [{"label": "lamp", "confidence": 0.31}, {"label": "bell", "confidence": 0.2}],
         "unexplained": 0.17, "household": 0.09, "reason": "Of 43 distinct flows: 41 like those of plugs alone.",
         "marks": [], "named_by": None, "maker": "Acme", "mac_randomised": False,
-        "group": None, "flows": 812, "bytes": 98_765, "first_seen": datetime(2026, 1, 10, 1, 2, 3, 456789, UTC),
+        "group_name": None, "flows": 812, "bytes": 98_765, "first_seen": datetime(2026, 1, 10, 1, 2, 3, 456789, UTC),
         "last_seen": datetime(2026, 1, 10, 23, 59, 59, 999999, UTC), "addresses": ["10.0.0.7"], "watched": False,
     }  # fmt: skip
     numbered = [{"device_id": f"d{n}", **usual, **row} for n, row in enumerate(rows)]
-    return pa.Table.from_pylist(
-        numbered, pa.schema([field for field in SCHEMA if field.name not in MADE_BY_COMPARISON])
-    )
+    return pa.Table.from_pylist(numbered, pa.schema([field for field in SCHEMA if field.name not in MADE_LATER]))
 
 
 def test_aggregate__decides_for_every_column_of_the_census() -> None:
@@ -94,9 +114,9 @@ def test_aggregate__separates_by_status_kinds_group_and_likeliest_kind_alone() -
         undecided | {"flows": 70, "runners_up": likely[:1]},
         undecided | {"flows": 700, "runners_up": likely[::-1]},
         undecided | {"flows": 7000, "runners_up": []},
-        unknown | {"group": "g1", "flows": 5},
-        unknown | {"group": "g1", "flows": 60_000, "runners_up": []},
-        unknown | {"group": "g2", "flows": 60_000},
+        unknown | {"group_name": "g1", "flows": 5},
+        unknown | {"group_name": "g1", "flows": 60_000, "runners_up": []},
+        unknown | {"group_name": "g2", "flows": 60_000},
     ]
     result = aggregate(devices_of(*rows)).to_pylist()
     assert [row["flows"] for row in result] == [1, 1, 1000, 1000, 1, 1, 100, 1000, 1, 1, 10_000]

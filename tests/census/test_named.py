@@ -44,7 +44,7 @@ def test_named__devices_of_a_named_group_are_of_one_kind_said_by_a_person(plain_
     rows = _rows(census)
     row = rows[A]
     assert (row["status"], row["label"], row["vendor"], row["type"]) == ("named", "Cam 2", "Acme", "camera")
-    assert (row["confidence"], row["named_by"], row["group"]) == (NAMED_CONFIDENCE, "anna", G)
+    assert (row["confidence"], row["named_by"], row["group_name"]) == (NAMED_CONFIDENCE, "anna", G)
     assert row["kinds"] == [
         {"kind": "Acme camera", "label": "Cam 2", "vendor": "Acme", "type": "camera", "confidence": NAMED_CONFIDENCE,
          "flows": 0, "units": 1}
@@ -55,7 +55,7 @@ def test_named__devices_of_a_named_group_are_of_one_kind_said_by_a_person(plain_
     assert (metadata["status"]["named"], metadata["status"]["unknown"], metadata["status"]["known"]) == (2, 1, 1)
     assert metadata["labels"] == {"Cam 2": 2, "camera": 1}
     assert metadata["groups"] == 2
-    assert pq.read_table(f"{census.uri}/_groups.parquet", partitioning=None)["group"].to_pylist() == [G, H]
+    assert pq.read_table(f"{census.uri}/_groups.pq", partitioning=None)["group_name"].to_pylist() == [G, H]
     lines = csv.DictReader(io.StringIO(Path(census.uri, "_census.csv").read_text()))
     (line,) = [each for each in lines if each["device_id"] == A]
     assert (line["status"], line["label"], line["named_by"]) == ("named", "Cam 2", "anna")
@@ -138,7 +138,7 @@ def test_named__with_pseudonyms_by_the_name_that_the_census_shows(
 ) -> None:
     monkeypatch.setenv(KEY_VARIABLE, KEY)
     plain_site.flows(1, a=f"?{G}", b=f"?{G}")
-    (shown,) = {row["group"] for row in _rows(plain_site.census(1, pseudonyms="opaque")).values()}
+    (shown,) = {row["group_name"] for row in _rows(plain_site.census(1, pseudonyms="opaque")).values()}
     assert shown != G
     _say(plain_site, shown, "Cam 2")
     census = plain_site.census(1, pseudonyms="opaque")

@@ -207,12 +207,12 @@ def test_rename__without_prefixes_lists_only_the_identifiers_address() -> None:
 
 
 def test_rename_groups__new_groups_get_keyed_names_and_earlier_ones_keep_theirs() -> None:
-    earlier = pa.Table.from_pylist([{"group": "gold"}], schema=GROUPS.arrow_schema())
-    table = pa.table({"group": ["gnew", None, "gold", "gnew", OTHERS], "flows": [1, 2, 3, 4, 5]})
-    new, none, old, again, others = PSEUDONYMS.rename_groups(table, earlier)["group"].to_pylist()
+    earlier = pa.Table.from_pylist([{"group_name": "gold"}], schema=GROUPS.arrow_schema())
+    table = pa.table({"group_name": ["gnew", None, "gold", "gnew", OTHERS], "flows": [1, 2, 3, 4, 5]})
+    new, none, old, again, others = PSEUDONYMS.rename_groups(table, earlier)["group_name"].to_pylist()
     assert re.fullmatch("g[0-9a-f]{10}", new)
     assert (none, old, again, others) == (None, "gold", new, OTHERS)
-    assert PREFIXES.rename_groups(table, earlier)["group"].to_pylist()[0] != new
+    assert PREFIXES.rename_groups(table, earlier)["group_name"].to_pylist()[0] != new
     assert PSEUDONYMS.rename_groups(GROUPS.arrow_schema().empty_table(), earlier).schema == GROUPS.arrow_schema()
 
 

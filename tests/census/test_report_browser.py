@@ -77,14 +77,14 @@ def test_page__loads_searches_sorts_and_turns_pages_in_a_browser(tmp_path: Path,
     rows[5] |= {"kinds": [kind("Kitchen lamp")], "maker": f"Nordlicht {HOSTILE}", "mac_randomised": True}
     rows[6] |= {"change": "gone", "flows": 0}
     rows[7] |= {"watched": True}
-    rows[8] |= {"status": "unknown", "group": "gmany"}
-    rows[9] |= {"status": "unknown", "group": "gmany"}
+    rows[8] |= {"status": "unknown", "group_name": "gmany"}
+    rows[9] |= {"status": "unknown", "group_name": "gmany"}
     rows[10] |= {
         "status": "several_with_unknown", "change": "changed", "new_kinds": ["Bell X"], "confidence": 0.996,
         "kinds": [kind("Bell X", 0.996, type="doorbell")],
     }  # fmt: skip
     rows[10]["kinds"] += [kind(None, 0.994 - n / 10, kind=f"k{n}") for n in range(3)]
-    rows[11] |= {"status": "named", "group": "gnamed", "named_by": "anna", "kinds": [kind("Cam 2", 0.95)]}
+    rows[11] |= {"status": "named", "group_name": "gnamed", "named_by": "anna", "kinds": [kind("Cam 2", 0.95)]}
     page = page_of(census_of(rows), facts(site=HOSTILE), gmany=["TCP 8883"], gnamed=["TCP 1"]).replace(
         "</body>", f"<script>{ACTIONS}</script></body>"
     )

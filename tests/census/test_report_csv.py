@@ -67,7 +67,7 @@ def test_csv__loads_again_and_has_no_formula() -> None:
 def test_csv__no_cell_begins_a_formula_after_any_prefix(before: str, sign: str) -> None:
     hostile = f"{before}{sign}cmd|' /C calc'!A0"
     rows = [{"kinds": [kind(hostile, vendor=hostile, type=hostile)], "previous_label": hostile, "reason": hostile}]
-    rows[0] |= {"new_kinds": [hostile], "group": hostile, "status": "known"}
+    rows[0] |= {"new_kinds": [hostile], "group_name": hostile, "status": "known"}
     for text in (
         render_csv(census_of(rows)),
         render_groups_csv(census_of([rows[0] | {"status": "unknown"}]), groups_of(**{hostile: [hostile]})),

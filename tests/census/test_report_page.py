@@ -177,9 +177,14 @@ def test_page__shows_what_a_changed_address_was_and_is(row: dict[str, Any], text
 def unknowns() -> list[dict[str, Any]]:
     """Fifty units of one new model, one of another, one that is gone, and a known device."""
     unknown = {"status": "unknown", "flows": 3, "bytes": 10}
-    rows = [{**unknown, "group": "gmany"} for _ in range(50)]
+    rows = [{**unknown, "group_name": "gmany"} for _ in range(50)]
     rows[7] |= {"flows": 9, "change": "new"}
-    return [*rows, {**unknown, "group": "gone1"}, {**unknown, "group": "gmany", "change": "gone", "flows": 0}, {}]
+    return [
+        *rows,
+        {**unknown, "group_name": "gone1"},
+        {**unknown, "group_name": "gmany", "status": "absent", "change": "gone", "flows": 0},
+        {},
+    ]
 
 
 def test_page_and_csv__units_of_one_new_model_are_one_line() -> None:
@@ -193,17 +198,22 @@ def test_page_and_csv__units_of_one_new_model_are_one_line() -> None:
     assert data["services"] == {"gmany": "TCP 8883, UDP 5353", "gone1": ""}
     many, one = csv.DictReader(io.StringIO(render_groups_csv(census_of(unknowns()), groups_of(**services))))
     assert many == {
-        "group": "gmany", "devices": "50", "new": "1", "flows": "156", "bytes": "500",
+        "group_name": "gmany", "devices": "50", "new": "1", "flows": "156", "bytes": "500",
         "services": "TCP 8883, UDP 5353", "example": "02:00:00:00:00:07", "name": "", "named_by": "",
     }  # fmt: skip
-    assert (one["group"], one["devices"], one["services"]) == ("gone1", "1", "")
+    assert (one["group_name"], one["devices"], one["services"]) == ("gone1", "1", "")
     device = next(csv.DictReader(io.StringIO(render_csv(census_of(unknowns())))))
-    assert device["group"] == "gmany"
+    assert device["group_name"] == "gmany"
 
 
 def test_page_and_csv__a_named_group_is_shown_as_said_by_a_person() -> None:
-    by_anna = {"status": "named", "named_by": HOSTILE, "group": "gnamed", "kinds": [kind(HOSTILE, 0.95)]}
-    rows = [by_anna, by_anna, {"status": "unknown", "group": "gother"}, {"status": "unknown", "group": "others"}]
+    by_anna = {"status": "named", "named_by": HOSTILE, "group_name": "gnamed", "kinds": [kind(HOSTILE, 0.95)]}
+    rows = [
+        by_anna,
+        by_anna,
+        {"status": "unknown", "group_name": "gother"},
+        {"status": "unknown", "group_name": "others"},
+    ]
     census, status = census_of(rows), {**facts()["status"], "named": 2}
     page = page_of(census, facts(status=status), gnamed=["TCP 1"], gother=[])
     assert page.count("<script") == 2
@@ -219,13 +229,18 @@ def test_page_and_csv__a_named_group_is_shown_as_said_by_a_person() -> None:
     assert '<option value="named">Named by persons</option>' in page
     assert data_of(page)["named_by"]["names"] == [HOSTILE]
     named, *_ = csv.DictReader(io.StringIO(render_groups_csv(census, groups_of(gnamed=["TCP 1"]))))
-    assert (named["group"], named["devices"], named["name"], named["named_by"]) == ("gnamed", "2", HOSTILE, HOSTILE)
+    assert (named["group_name"], named["devices"], named["name"], named["named_by"]) == (
+        "gnamed",
+        "2",
+        HOSTILE,
+        HOSTILE,
+    )
     formula = census_of([{**by_anna, "named_by": FORMULA}])
     assert f"'{FORMULA}" in next(csv.DictReader(io.StringIO(render_csv(formula))))["named_by"]
 
 
 def test_page__lists_ten_groups_and_a_button_for_the_rest() -> None:
-    rows = [{"status": "unknown", "group": f"g{n:02}"} for n in range(12)]
+    rows = [{"status": "unknown", "group_name": f"g{n:02}"} for n in range(12)]
     text = text_of(page_of(census_of(rows), facts(), **{f"g{n:02}": [] for n in range(12)}))
     assert "Unknown: 12 g00" in text
     assert "g09 1 device" in text
@@ -294,10 +309,10 @@ def test_page__has_every_row_for_its_table() -> None:
 
 
 def test_page__shows_at_most_page_rows_and_says_so() -> None:
-    flood = [{"status": "unknown", "change": "new", "group": f"g{n:03}", "flows": 1} for n in range(200)]
-    flood += [{"status": "unknown", "change": "gone", "group": "gmany", "flows": 0} for _ in range(200)]
+    flood = [{"status": "unknown", "change": "new", "group_name": f"g{n:03}", "flows": 1} for n in range(200)]
+    flood += [{"status": "unknown", "change": "gone", "group_name": "gmany", "flows": 0} for _ in range(200)]
     honest = [{"flows": n} for n in range(8)] + [{"change": "changed"}, {"status": "undecided"}, {"change": "gone"}]
-    honest += [{"status": "unknown", "change": "new", "group": "gmany", "flows": flows} for flows in (700, 60)]
+    honest += [{"status": "unknown", "change": "new", "group_name": "gmany", "flows": flows} for flows in (700, 60)]
     rows = [*flood, *honest, {"watched": True, "flows": 1}]
     groups: dict[str, list[str]] = {f"g{n:03}": ["TCP 1"] for n in range(200)} | {"gmany": ["TCP 2"]}
     page = page_of(census_of(rows), facts(), 40, **groups)
@@ -306,7 +321,7 @@ def test_page__shows_at_most_page_rows_and_says_so() -> None:
     kept = [ids.index(name) for name in data["device_id"]]
     assert kept == sorted(kept)
     assert set(range(402, 414)) <= set(kept), "the flood does not displace other rows"
-    assert set(data["services"]) == {rows[row]["group"] for row in kept if "group" in rows[row]}
+    assert set(data["services"]) == {rows[row]["group_name"] for row in kept if "group_name" in rows[row]}
     assert data["stands_for"][data["device_id"].index(ids[411])] == 2
     text = text_of(page)
     assert "This page shows 40 of 414 addresses (census.page_rows)" in text

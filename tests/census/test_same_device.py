@@ -33,7 +33,7 @@ def _rows(devices: dict[str, Device], day: int) -> pa.Table:
         row = {
             "device_id": name, "status": "known" if kinds else "unknown" if what else "undecided", "label": None,
             "confidence": 0.9, "kinds": kinds, "runners_up": [], "unexplained": 0.0, "household": 0.1, "reason": "Why.",
-            "marks": [], "group": None if kinds else what, "mac_randomised": given.get("local", True),
+            "marks": [], "group_name": None if kinds else what, "mac_randomised": given.get("local", True),
             "flows": given.get("flows", MIN_FLOWS), "bytes": 700, "first_seen": begin,
             "last_seen": begin + timedelta(hours=1), "addresses": ["10.0.0.1"], "watched": False,
         }  # fmt: skip

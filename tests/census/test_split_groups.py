@@ -42,7 +42,7 @@ def test_split__makes_groups_of_other_names_and_leaves_the_others() -> None:
         assert group[0] == group[1] != group[2] == group[3]
         assert before[0] not in group
         assert group[4] == before[4]
-        assert set(groups["group"].to_pylist()) == set(group)
+        assert set(groups["group_name"].to_pylist()) == set(group)
         assert (group, groups) == _grouped(known, before[0]), "deterministic"
 
 
@@ -66,11 +66,11 @@ def test_split__of_equal_devices_is_one_group_of_another_name() -> None:
     (name, _), earlier = _grouped(NO_GROUPS, kinds=kinds)
     (group, other), groups = _grouped(earlier, name, kinds=kinds)
     assert group == other != name
-    assert groups["group"].to_pylist() == [group]
+    assert groups["group_name"].to_pylist() == [group]
 
 
 def test_split__waits_for_a_device_of_the_group() -> None:
     before, earlier = _grouped(NO_GROUPS)
     group, groups = _grouped(earlier, before[0], kinds={"c1": FAR})
     assert group == [before[4]]
-    assert pc.is_in(pa.scalar(before[0]), value_set=groups["group"].combine_chunks()).as_py()
+    assert pc.is_in(pa.scalar(before[0]), value_set=groups["group_name"].combine_chunks()).as_py()

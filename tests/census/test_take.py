@@ -60,7 +60,7 @@ def test_take_census__writes_table_page_and_csv_and_counts_every_flow(site: Site
         "known": 3, "several": 0, "several_with_unknown": 0, "undecided": 1, "unknown": 1, "named": 0,
     }  # fmt: skip
     assert metadata["labels"] == {"camera": 1, "plug": 2}
-    assert metadata["changes"]["first"] == metadata["devices"] == metadata["rows"] == 5
+    assert metadata["changes"]["baseline"] == metadata["devices"] == metadata["rows"] == 5
     assert (metadata["watched"], metadata["model_version"], metadata["compared_with"]) == (1, "1", None)
     assert metadata["packets"] == {"flow": 72, "not_ip": 3}
     assert stored(census).schema.equals(CENSUS.arrow_schema(stored=True))
@@ -83,7 +83,7 @@ def test_take_census__new_gone_away_back_and_changed_over_four_dates(site: Site)
     for elsewhere, day in (("lab2", 1), ("lab", 9)):  # another site, and a later night: neither is compared with
         with site.store.write("census", PartitionKey.of_date(elsewhere, f"2026-01-{day:02}")):
             pass
-    assert site.changes(1) == {A: "first", B: "first", C: "first"}
+    assert site.changes(1) == {A: "baseline", B: "baseline", C: "baseline"}
     assert site.changes(2) == {A: "same", B: "gone", C: "same"}
     third = site.rows(3)
     assert {device: row["change"] for device, row in third.items()} == {A: "changed", B: "away", C: "gone", D: "new"}
@@ -137,7 +137,7 @@ def test_take_census__another_model_is_no_change(site: Site, model_folder: Calla
 
 
 def groups_of(census: Partition) -> set[str]:
-    return set(pq.read_table(f"{census.uri}/_groups.parquet", partitioning=None)["group"].to_pylist())
+    return set(pq.read_table(f"{census.uri}/_groups.pq", partitioning=None)["group_name"].to_pylist())
 
 
 def test_take_census__groups_keep_their_names_while_a_device_is_remembered(
@@ -147,17 +147,19 @@ def test_take_census__groups_keep_their_names_while_a_device_is_remembered(
     site.devices(2, a="camera", b="camera", c="camera")
     site.devices(3, b="odd", c="camera", d="odd")
     first = site.rows(1)
-    name = first[A]["group"]
-    assert (first[A]["group"], first[B]["group"], first[C]["group"]) == (name, name, None)
+    name = first[A]["group_name"]
+    assert (first[A]["group_name"], first[B]["group_name"], first[C]["group_name"]) == (name, name, None)
     assert groups_of(site.census(1)) == {name}
     assert site.census(1).metadata["groups"] == 1
     assert groups_of(site.census(2)) == set()  # both have a name now, and nobody of the group is away
     again = site.census(3, version=2, model=model_folder(("webcam", "socket")))
     rows = {row["device_id"]: row for row in stored(again).to_pylist()}
-    assert rows[B]["group"] == rows[D]["group"] == name  # of what it sends, so the same where nothing is remembered
+    assert (
+        rows[B]["group_name"] == rows[D]["group_name"] == name
+    )  # of what it sends, so the same where nothing is remembered
     site.devices(4, c="camera")
     absent = {row["device_id"]: row for row in stored(site.census(4)).to_pylist()}
-    assert (absent[B]["change"], absent[B]["group"], absent[C]["group"]) == ("gone", name, None)
+    assert (absent[B]["change"], absent[B]["group_name"], absent[C]["group_name"]) == ("gone", name, None)
     assert groups_of(site.census(4)) == {name}
     assert absent.keys() == {A, B, C, D}
     assert site.census(4).metadata["groups"] == 0
@@ -167,13 +169,13 @@ def test_take_census__an_earlier_census_of_version_2_has_no_groups(site: Site) -
     site.devices(1, a="odd", b="camera")
     site.devices(2, b="camera")
     before = site.census(1)
-    since = ["group", "kinds", "unexplained", "household", "reason", "new_kinds", "marks"]
+    since = ["group_name", "kinds", "unexplained", "household", "reason", "new_kinds", "marks"]
     rows = stored(before).drop_columns(since)
     with site.store.write("census", before.key, 2) as staged:
         pq.write_table(rows, f"{staged.path}/part-0.parquet")
         staged.metadata |= {name: before.metadata[name] for name in ("model_version", "settings_hash")}
     after = site.rows(2)
-    assert {device: (row["change"], row["previous_label"], row["group"]) for device, row in after.items()} == {
+    assert {device: (row["change"], row["previous_label"], row["group_name"]) for device, row in after.items()} == {
         A: ("gone", None, None), B: ("same", "camera", None),
     }  # fmt: skip
     assert (after[A]["kinds"], after[A]["reason"]) == ([], "Made by an earlier version.")

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.spark
 
 
 def left_out(census: Partition) -> list[tuple[Any, ...]]:
-    rows = pq.read_table(f"{census.uri}/_left_out.parquet", partitioning=None)
+    rows = pq.read_table(f"{census.uri}/_left_out.pq", partitioning=None)
     return list(zip(*(rows[name].to_pylist() for name in rows.column_names if name != "packets"), strict=True))
 
 
@@ -69,7 +69,7 @@ def test_take_census__flows_left_out_are_listed_by_mac_and_reason(site: Site) ->
     assert metadata["flows"] == metadata["flows_of_devices"] + sum(row[-1] for row in left_out(census)) == len(flows)
     assert metadata["flows_without_device"] == {"router": 4, "outside": 2, "no_host_address": 1, "unanswered": 7}
     assert metadata["flows_of_other_protocols"] == 3
-    packets = pq.read_table(f"{census.uri}/_left_out.parquet", partitioning=None)["packets"].to_pylist()
+    packets = pq.read_table(f"{census.uri}/_left_out.pq", partitioning=None)["packets"].to_pylist()
     assert sum(packets) == sum(flow["client_packets"] + flow["server_packets"] for flow in flows[3:])
     page = Path(census.uri, "_census.html").read_text(encoding="utf-8")
     assert "100.64.0.9" in page
@@ -242,7 +242,7 @@ def test_take_census__a_kind_added_to_an_address_is_a_change_that_names_it(site:
     rows = [site.rows(day, behind="households")[IPS[A]] for day in (1, 2, 3)]
     assert [row["status"] for row in rows] == ["known", "several", "known"]
     assert [(row["change"], row["previous_label"], row["new_kinds"]) for row in rows] == [
-        ("first", None, []), ("changed", "plug", ["camera"]), ("same", "camera + plug", []),
+        ("baseline", None, []), ("changed", "plug", ["camera"]), ("same", "camera + plug", []),
     ]  # fmt: skip
     page = Path(site.store.uri("census", PartitionKey.of_date("lab", "2026-01-02")), "_census.html")
     assert "now also: <span>camera</span>" in page.read_text(encoding="utf-8")

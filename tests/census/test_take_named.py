@@ -40,8 +40,8 @@ def test_name__of_a_group_is_in_the_next_census_and_the_next_dataset(site: Site)
     _flows(site, 2, (B, "odd"), (FIXED, "odd"), (C, "camera"))
     rows = site.rows(1)
     assert {device: row["status"] for device, row in rows.items()} == {A: "unknown", FIXED: "unknown", C: "known"}
-    group = rows[A]["group"]
-    assert rows[FIXED]["group"] == group
+    group = rows[A]["group_name"]
+    assert rows[FIXED]["group_name"] == group
     state(site.store, Statement(group, "name", "anna", model="Odd 1", vendor="Acme", type="oddity"))
 
     second = site.census(2)
@@ -66,10 +66,10 @@ def test_name__of_a_group_is_in_the_next_census_and_the_next_dataset(site: Site)
 
 def test_split__gives_the_devices_of_a_group_groups_of_other_names(site: Site) -> None:
     _flows(site, 1, (A, "odd"), (B, "odd"))
-    (group,) = {row["group"] for row in site.rows(1).values()}
+    (group,) = {row["group_name"] for row in site.rows(1).values()}
     state(site.store, Statement(group, "split", "anna"))
-    assert group not in {row["group"] for row in site.rows(1).values()}
+    assert group not in {row["group_name"] for row in site.rows(1).values()}
     _flows(site, 2, (A, "odd"), (B, "odd"))
-    (after,) = {row["group"] for row in site.rows(2).values()}
+    (after,) = {row["group_name"] for row in site.rows(2).values()}
     assert after != group
     assert np.all([row["status"] == "unknown" for row in site.rows(2).values()])

@@ -23,7 +23,7 @@ def test_take_plain__counts_what_is_there_and_lists_what_is_gone(plain_site: Sit
     plain_site.flows(1, a="camera", b="plug", c=None)
     plain_site.flows(2, a="camera", b="camera", d="undecided")
     first, second = plain_site.census(1), plain_site.census(2)
-    assert changes_of(first) == dict.fromkeys((A, B, C), ("first", None))
+    assert changes_of(first) == dict.fromkeys((A, B, C), ("baseline", None))
     assert changes_of(second) == {
         A: ("same", "camera"), B: ("changed", "plug"), C: ("gone", None), D: ("new", None),
     }  # fmt: skip
@@ -40,7 +40,7 @@ def test_take_plain__counts_what_is_there_and_lists_what_is_gone(plain_site: Sit
     }  # fmt: skip
     assert metadata["compared_with"] == {"capture_date": "2026-01-01", "how": "as it was"}
     assert first.metadata["compared_with"] is None
-    assert {"_census.html", "_census.csv", "_groups.csv", "_groups.parquet", "part-0.parquet"} <= {
+    assert {"_census.html", "_census.csv", "_groups.csv", "_groups.pq", "part-0.parquet"} <= {
         path.name for path in Path(second.uri).iterdir()
     }
     assert first.metadata["watched_labels"] == {"camera": 1, "plug": 1}, "the plug by its vendor"
@@ -50,7 +50,7 @@ def test_take_plain__flows_left_out_are_in_files_and_on_the_page(plain_site: Sit
     plain_site.flows(1, a="camera")
     census = plain_site.census(1)
     files = {name: Path(census.uri, name).read_text() for name in ("_left_out.csv", "_census.html")}
-    assert pq.read_table(f"{census.uri}/_left_out.parquet", partitioning=None).equals(LEFT_OUT_ROWS)
+    assert pq.read_table(f"{census.uri}/_left_out.pq", partitioning=None).equals(LEFT_OUT_ROWS)
     assert files["_left_out.csv"].splitlines() == [
         '"reason","mac","address","addresses","in_census","ends","flows","packets"',
         '"outside",,"52.1.2.3",1,false,1,3,6',
@@ -174,7 +174,7 @@ def test_take_plain__without_a_model_all_are_unknown_and_a_first_one_is_no_chang
     plain_site.flows(3, a="camera", b="camera", d="plug")
     first, second = plain_site.census(1, version=None), plain_site.census(2, version=None)
     assert caplog.messages == ["watchlist: there is no model, so no device is identified that could be on it"] * 2
-    assert changes_of(first) == dict.fromkeys((A, B, C), ("first", None))
+    assert changes_of(first) == dict.fromkeys((A, B, C), ("baseline", None))
     assert changes_of(second) == dict.fromkeys((A, B, C), ("same", None))
     made = {name: second.metadata[name] for name in ("model_version", "model_date", "model_quality")}
     assert set(made.values()) == {None}

@@ -31,7 +31,7 @@ def test_take_plain__with_pseudonyms_flows_left_out_show_no_mac_or_address(
         for path in Path(census.uri).iterdir():
             for secret in (D, "52.1.2.3", "192.168.1.13"):
                 assert secret.encode() not in path.read_bytes(), path
-        rows = pq.read_table(f"{census.uri}/_left_out.parquet", partitioning=None).to_pylist()
+        rows = pq.read_table(f"{census.uri}/_left_out.pq", partitioning=None).to_pylist()
         name = Pseudonyms(KEY.encode(), keep_prefixes=mode == "prefixes").of(pa.array([D])).to_pylist()[0]
         assert [(row["reason"], row["mac"]) for row in rows] == [("outside", None), ("other_protocol", name)]
 
@@ -49,14 +49,14 @@ def test_take_plain__pseudonyms_are_joined_under_the_same_key_alone(
     assert changes_of(joined) == {name: ("same", "camera")}
     clear = plain_site.census(2)
     assert clear.metadata["compared_with"]["how"] == "not joinable"
-    assert changes_of(clear) == {A: ("first", None)}
+    assert changes_of(clear) == {A: ("baseline", None)}
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
     with pytest.raises(SettingError, match="there is no key"):
         plain_site.census(2, pseudonyms="opaque")
 
 
 UNKNOWN_GROUPS = pa.Table.from_pylist(
-    [{"group": "gclear", "services": ["TCP 8883"], "protocol": [6], "payload_length": [777], "share": [1.0]}],
+    [{"group_name": "gclear", "services": ["TCP 8883"], "protocol": [6], "payload_length": [777], "share": [1.0]}],
     schema=GROUPS.arrow_schema(),
 )
 
@@ -67,9 +67,11 @@ def grouped(plain_site: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
 
     def score(*given: Any) -> Scored:
         scored, groups = plain_site._score(*given), given[-1].groups if len(given[-1].groups) else UNKNOWN_GROUPS
-        named = pc.if_else(pc.equal(scored.devices["status"], "unknown"), groups["group"][0], scored.devices["group"])
-        index = scored.devices.column_names.index("group")
-        return replace(scored, devices=scored.devices.set_column(index, "group", named), groups=groups)
+        named = pc.if_else(
+            pc.equal(scored.devices["status"], "unknown"), groups["group_name"][0], scored.devices["group_name"]
+        )
+        index = scored.devices.column_names.index("group_name")
+        return replace(scored, devices=scored.devices.set_column(index, "group_name", named), groups=groups)
 
     monkeypatch.setattr(take, "score_partition", score)
     monkeypatch.setenv(KEY_VARIABLE, KEY)
@@ -89,24 +91,24 @@ def test_take_plain__pseudonymised_columns_do_not_join_a_clear_census(grouped: S
     rows = {"clear": pq.read_table(clear.uri, partitioning=None).to_pylist()}
     hidden = grouped.census(1, pseudonyms=mode)
     files["hidden"], rows["hidden"] = _files(hidden), pq.read_table(hidden.uri, partitioning=None).to_pylist()
-    for name in ("device_id", "group", "reason", "flows", "bytes", "first_seen", "last_seen", "confidence"):
+    for name in ("device_id", "group_name", "reason", "flows", "bytes", "first_seen", "last_seen", "confidence"):
         values = {table: {row[name] for row in listed} - {None} for table, listed in rows.items()}
         assert not values["clear"] & values["hidden"], name
-    left_out = [pq.read_table(pa.BufferReader(kept["_left_out.parquet"])) for kept in files.values()]
+    left_out = [pq.read_table(pa.BufferReader(kept["_left_out.pq"])) for kept in files.values()]
     for name in ("mac", "address", "flows", "packets"):
         assert not {*left_out[0][name].to_pylist()} & {*left_out[1][name].to_pylist()} - {None}, name
     assert {row["addresses"] == [] for row in rows["hidden"]} == {mode == "opaque"}
-    assert files["hidden"].keys() ^ files["clear"].keys() == {"_groups.parquet", "_groups.sealed"}
+    assert files["hidden"].keys() ^ files["clear"].keys() == {"_groups.pq", "_groups.sealed"}
     for name, content in files["hidden"].items():
         assert b"gclear" not in content, name
-        assert b"PAR1" not in content or name in ("part-0.parquet", "_left_out.parquet", "_totals.parquet")
+        assert b"PAR1" not in content or name in ("part-0.parquet", "_left_out.pq", "_totals.pq")
         assert clear.metadata["settings_hash"].encode() not in content, "it reveals the networks to anyone who guesses"
 
 
 def test_take_plain__groups_keep_their_keyed_names(grouped: Site) -> None:
     def names(day: int, **more: Any) -> set[str]:
         census = grouped.census(day, **{"pseudonyms": "opaque", **more})
-        return {row["group"] for row in pq.read_table(census.uri, partitioning=None).to_pylist()} - {None}
+        return {row["group_name"] for row in pq.read_table(census.uri, partitioning=None).to_pylist()} - {None}
 
     (first,) = names(1)
     assert first == f"g{Pseudonyms(KEY.encode()).digest('gclear')[:10]}"
@@ -119,7 +121,7 @@ def test_take_plain__an_earlier_version_with_pseudonyms_has_no_groups(
     grouped: Site,
 ) -> None:
     before = grouped.census(1, pseudonyms="prefixes")
-    (Path(before.uri) / "_groups.sealed").rename(Path(before.uri) / "_groups.parquet")
+    (Path(before.uri) / "_groups.sealed").rename(Path(before.uri) / "_groups.pq")
     after = grouped.census(2, pseudonyms="prefixes")
     assert after.metadata["compared_with"]["how"] == "as it was"
     assert set(pq.read_table(after.uri, partitioning=None)["change"].to_pylist()) == {"same", "gone", "new"}

@@ -68,7 +68,7 @@ def test_take_census__censuses_join_under_one_key_and_not_under_two(site: Site) 
     apart = {"capture_date": "2026-01-02", "how": "not joinable"}
     for third in (site.with_key(3, OTHER_KEY), site.census(3)):
         assert third.metadata["compared_with"] == apart
-        assert [row["change"] for row in stored(third).to_pylist()] == ["first"]
+        assert [row["change"] for row in stored(third).to_pylist()] == ["baseline"]
     third = site.with_key(3, KEY)
     assert {row["device_id"]: row["change"] for row in stored(third).to_pylist()} == {a: "gone", b: "away", c: "same"}
 

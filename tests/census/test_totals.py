@@ -81,7 +81,7 @@ def test_totals__count_what_rows_name_and_how_it_changed() -> None:
             {"kinds": [kind("plug"), kind("plug 2")], "status": "several", "change": "new"},
             {"change": "changed", "kinds": [kind("plug"), lamp], "new_kinds": ["lamp"], "status": "several"},
             {"change": "gone", "watched": False}, {"change": "away"}, {"change": "back"},
-            {"status": "unknown", "group": "g1", "change": "new"}, {"status": "unknown", "group": "g1"},
+            {"status": "unknown", "group_name": "g1", "change": "new"}, {"status": "unknown", "group_name": "g1"},
             {"watched": True},
         ]
     )  # fmt: skip

@@ -165,9 +165,9 @@ def _with_names(capture: Path, label: str) -> tuple[Inventory, Any]:
     seen = flows["first_seen"][0].as_py()
     row = {
         "device_id": CAMERA, "status": "several_with_unknown", "confidence": 0.9, "kinds": [kind], "runners_up": [],
-        "unexplained": 0.1, "household": 0.9, "reason": "x", "marks": [], "group": label, "maker": label, "flows": 3,
-        "bytes": 1_250_000, "first_seen": seen, "last_seen": seen, "addresses": ["10.0.0.1", "10.0.0.2"],
-        "change": "first", "new_kinds": [], "watched": False,
+        "unexplained": 0.1, "household": 0.9, "reason": "x", "marks": [], "group_name": label, "maker": label,
+        "flows": 3, "bytes": 1_250_000, "first_seen": seen, "last_seen": seen, "addresses": ["10.0.0.1", "10.0.0.2"],
+        "change": "baseline", "new_kinds": [], "watched": False,
     }  # fmt: skip
     import pyarrow as pa
 

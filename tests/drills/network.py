@@ -74,9 +74,9 @@ def rows_of(store: Store, site: str, night: str) -> list[dict[str, Any]]:
 def group_scores(rows: list[dict[str, Any]], truth: Truth) -> dict[str, Any]:
     """Groups against true kinds: each device and night is one point; MACs of several listed devices are left out."""
     points = [
-        (next(iter(known))[0], row["group"])
+        (next(iter(known))[0], row["group_name"])
         for row in rows
-        if len(known := truth.get((row["site"], row["device_id"]), set())) == 1 and row["group"] is not None
+        if len(known := truth.get((row["site"], row["device_id"]), set())) == 1 and row["group_name"] is not None
     ]
     kinds, groups = zip(*points, strict=True)
     commonest = Counter[str]()
@@ -96,8 +96,8 @@ def names_of_groups(rows: list[dict[str, Any]], truth: Truth) -> dict[str, tuple
     of_group: dict[str, Counter[tuple[str, str]]] = defaultdict(Counter)
     for row in rows:
         known = truth.get((row["site"], row["device_id"]))
-        if row["group"] is not None and known:
-            of_group[row["group"]][min(known)] += 1
+        if row["group_name"] is not None and known:
+            of_group[row["group_name"]][min(known)] += 1
     return {group: counted.most_common(1)[0][0] for group, counted in of_group.items()}
 
 

@@ -270,10 +270,10 @@ def splits() -> list[dict[str, Any]]:
     """Rows of SPLITS, of a pcap and a pcapng."""
     pcap = {"big_endian": False, "record_header": 16, "ticks_per_us": 1, "link_type": 1}
     pcapng = {"big_endian": True, "interfaces": [[1, 65535, 0, 6, -5]]}
-    numbers = {"file_bytes": 100, "split": 0, "start": 24, "end": 60, "warm_up": 24, "records": 2}
+    numbers = {"file_bytes": 100, "split": 0, "start": 24, "stop": 60, "warm_up": 24, "records": 2}
     text = {"path": "/a", "fingerprint": "", "first_packet": ""}
     row = {**numbers, **text, "file_index": 0, "task": 0, "container": "pcap", "compression": "none"}
-    other = {"container": "pcapng", "compression": "gzip", "start": 0, "end": -1, "warm_up": 0, "records": -1}
+    other = {"container": "pcapng", "compression": "gzip", "start": 0, "stop": -1, "warm_up": 0, "records": -1}
     return [{**row, "context": json.dumps(pcap)}, {**row, **other, "file_index": 1, "context": json.dumps(pcapng)}]
 
 
@@ -290,7 +290,7 @@ def _splits(content: bytes, folder: Path) -> None:
         check_splits(table)
     for row in table.to_pylist():
         stream = SimpleNamespace(window=lambda start, size: np.zeros(0, np.uint8))
-        RecordScan(stream, row["container"], row["context"], row["start"], row["end"], config.load_settings().capture)
+        RecordScan(stream, row["container"], row["context"], row["start"], row["stop"], config.load_settings().capture)
 
 
 def _report(content: bytes, folder: Path) -> None:

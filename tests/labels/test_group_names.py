@@ -41,7 +41,7 @@ def test_state__keeps_who_what_when_and_every_device_of_every_date(store: Store)
     rows = pq.read_table(store.open("group_names", key).uri, partitioning=None)
     assert rows.schema.equals(GROUP_NAMES.arrow_schema(stored=True))
     said = {
-        (each["group"], each["action"], each["model"], each["vendor"], each["type"], each["stated_by"])
+        (each["group_name"], each["action"], each["model"], each["vendor"], each["type"], each["stated_by"])
         for each in rows.to_pylist()
     }
     assert said == {(G, "name", "Cam 2", "Acme", "camera", "anna")}
@@ -148,7 +148,7 @@ def test_members__without_absent_devices_and_of_censuses_with_groups(store: Stor
     found = CensusesRead(store).members([G])
     assert sorted(set(found["site"].to_pylist())) == ["a", "b"]
     assert len(found) == 4
-    assert CensusesRead(store, ("b",)).members()["group"].to_pylist().count("others") == 1
+    assert CensusesRead(store, ("b",)).members()["group_name"].to_pylist().count("others") == 1
 
 
 def test_read__a_damaged_statement_is_one_line(store: Store) -> None:

@@ -111,7 +111,7 @@ def _whole(path: str, file_index: int, found: CaptureFormat) -> FileSplit:
         compression=found.compression,
         split=0,
         start=found.start,
-        end=found.file_bytes if found.compression == "none" else -1,
+        stop=found.file_bytes if found.compression == "none" else -1,
         warm_up=found.start,
         context=found.context,
         records=-1,

@@ -26,7 +26,7 @@ def first_packet(capture: FileSplit) -> str:
     """Identifies a capture's first packet that has a time (column of schemas.SPLITS); empty if it is not found."""
     try:
         with open_stream(replace(capture, fingerprint=""), _short_read()) as stream:
-            scan = RecordScan(stream, capture.container, capture.context, capture.start, capture.end, _short_read())
+            scan = RecordScan(stream, capture.container, capture.context, capture.start, capture.stop, _short_read())
             for step in scan:
                 known = np.flatnonzero(step.records.time > 0)
                 return _packet(step, int(known[0])) if len(known) else ""

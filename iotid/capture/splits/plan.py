@@ -81,7 +81,7 @@ def pack_tasks(splits: list[FileSplit], settings: config.Capture) -> list[int]:
     tasks: list[int] = []
     task, task_bytes = 0, 0
     for split in splits:
-        size = split.file_bytes if split.end < 0 else split.end - split.start
+        size = split.file_bytes if split.stop < 0 else split.stop - split.start
         if task_bytes and task_bytes + size > settings.task_bytes:
             task, task_bytes = task + 1, 0
         task_bytes += size
@@ -167,5 +167,5 @@ def _join(scanned: list[tuple[ByteRange, UnverifiedScan | None]], settings: conf
         )  # fmt: skip
     ends = [*(cut.start for cut in cuts[1:]), capture.file_bytes]
     records = np.diff([*(cut.records for cut in cuts), known.records]).tolist()
-    splits = [replace(cut, end=end, records=count) for cut, end, count in zip(cuts, ends, records, strict=True)]
+    splits = [replace(cut, stop=end, records=count) for cut, end, count in zip(cuts, ends, records, strict=True)]
     return Plan(splits, len(repaired), sum(repaired))

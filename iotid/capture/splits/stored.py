@@ -13,7 +13,7 @@ from iotid.schemas import typed
 from iotid.schemas.typed import Within
 
 _MOST_INTERFACES = 1 << 16
-_RANGES = {"file_index": 0, "file_bytes": 0, "split": 0, "start": 0, "end": -1, "warm_up": 0, "records": -1, "task": 0}
+_RANGES = {"file_index": 0, "file_bytes": 0, "split": 0, "start": 0, "stop": -1, "warm_up": 0, "records": -1, "task": 0}
 _COMPRESSIONS = ("none", "gzip", "zstd", "bz2", "xz")
 
 
@@ -42,9 +42,9 @@ def check_splits(splits: pa.Table) -> None:
         for value in pc.unique(splits[name]).to_pylist():
             if value not in known:
                 raise ValueError(f"{name}: must be one of {', '.join(known)}, got {shorten(value)}")
-    is_open = pc.equal(splits["end"], -1)
-    if not pc.all(pc.or_(is_open, pc.greater_equal(splits["end"], splits["start"]))).as_py() and len(splits):
-        raise ValueError("end: must be -1, or start or more")
+    is_open = pc.equal(splits["stop"], -1)
+    if not pc.all(pc.or_(is_open, pc.greater_equal(splits["stop"], splits["start"]))).as_py() and len(splits):
+        raise ValueError("stop: must be -1, or start or more")
     if not pc.all(pc.less_equal(splits["warm_up"], splits["start"])).as_py() and len(splits):
         raise ValueError("warm_up: must be start or less")
     distinct = splits.select(["container", "context"]).group_by(["container", "context"]).aggregate([])

@@ -158,7 +158,7 @@ class _Existing:
 
 
 def _why_not(row: Row) -> str | None:
-    if row["change"] in ABSENT:
+    if row["status"] == ABSENT:
         return "absent"
     if row["status"] not in _STATUSES:
         return row["status"]

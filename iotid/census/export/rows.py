@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 
 from iotid.census.report import render_csv
 
-SCHEMA_VERSION = 1  # raise it if a column is renamed, removed, or changes its type or meaning; not for a new one
+# 2: group_name (was group), status absent, change baseline (was first)
+SCHEMA_VERSION = 2  # raise it if a column is renamed, removed, or changes its type or meaning; not for a new one
 KEYS = ("schema_version", "key", "site", "capture_date")
 _BATCH = 10_000  # rows that are objects of Python at once
 

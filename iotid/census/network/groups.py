@@ -64,7 +64,7 @@ class NetworkGroups:
     @cached_property
     def names(self) -> dict[Member, str]:
         """The network's group of each site's group."""
-        columns = (self.members[name].to_pylist() for name in ("site", "site_group", "group"))
+        columns = (self.members[name].to_pylist() for name in ("site", "site_group", "group_name"))
         return {(site, group): name for site, group, name in zip(*columns, strict=True)}
 
 
@@ -97,18 +97,18 @@ class Items:
         """From (site, GROUPS, GROUP_COUNTS): items in the order of addresses, most first, then site and group."""
         sites, tables, counts = [], [], []
         for site, groups, counted in by_site:
-            rows = {row["group"]: row for row in counted.to_pylist()}
-            present = groups.filter(pc.is_in(groups["group"], value_set=pa.array(list(rows), pa.string())))
+            rows = {row["group_name"]: row for row in counted.to_pylist()}
+            present = groups.filter(pc.is_in(groups["group_name"], value_set=pa.array(list(rows), pa.string())))
             tables.append(present)
             sites += [site] * len(present)
-            counts += [rows[name] for name in present["group"].to_pylist()]
+            counts += [rows[name] for name in present["group_name"].to_pylist()]
         profiles = pa.concat_tables(tables) if tables else NO_GROUPS
-        order = sorted(range(len(sites)), key=lambda n: (-counts[n]["addresses"], sites[n], counts[n]["group"]))
+        order = sorted(range(len(sites)), key=lambda n: (-counts[n]["addresses"], sites[n], counts[n]["group_name"]))
         taken = profiles.take(pa.array(order, pa.int64())).combine_chunks()
         return cls([sites[n] for n in order], taken, [counts[n] for n in order])
 
     def member(self, item: int) -> Member:
-        return self.sites[item], self.counts[item]["group"]
+        return self.sites[item], self.counts[item]["group_name"]
 
     def __len__(self) -> int:
         return len(self.sites)
@@ -130,7 +130,7 @@ def join_groups(
         rules: which items join, and for how long groups are remembered.
     """
     min_similarity, oldest = rules.min_similarity, capture_date - timedelta(days=rules.remember_days)
-    rows: dict[str, Row] = {row["group"]: row for row in earlier.groups.to_pylist() if row["last_date"] >= oldest}
+    rows: dict[str, Row] = {row["group_name"]: row for row in earlier.groups.to_pylist() if row["last_date"] >= oldest}
     alive = earlier.profiles.filter(_is_in(earlier.profiles, [name for name in rows if not rows[name]["merged_into"]]))
     leading = alive.filter(pc.invert(_is_in(alive, sorted(rules.split))))
     leader_I, home_I = _homes(items, leading, earlier.names, min_similarity)
@@ -140,7 +140,7 @@ def join_groups(
         home_I[item] = name
     started = _new_leaders(items, [item for item in left if item not in parent], min_similarity)
     started |= _new_leaders(items, list(parent), rules.min_similarity_of_parts)
-    taken = {*rows, *earlier.groups["group"].to_pylist()}
+    taken = {*rows, *earlier.groups["group_name"].to_pylist()}
     for leader in dict.fromkeys(leader for leader in started.values() if leader is not None):
         name = _new_name(items, leader, known, taken, min_similarity)
         taken.add(name)
@@ -158,7 +158,9 @@ def join_groups(
     rows = {name: row for name, row in rows.items() if row["last_date"] or not row["merged_into"]}  # merged when new
     profiles = profiles.filter(_is_in(profiles, [name for name in rows if not rows[name]["merged_into"]]))
     counted = _counted(items, names, rows, capture_date)
-    return NetworkGroups(counted, profiles.sort_by("group").combine_chunks(), _members(items, names, earlier, rows))
+    return NetworkGroups(
+        counted, profiles.sort_by("group_name").combine_chunks(), _members(items, names, earlier, rows)
+    )
 
 
 def without_rhythm(groups: NetworkGroups) -> NetworkGroups:
@@ -173,14 +175,14 @@ def without_rhythm(groups: NetworkGroups) -> NetworkGroups:
 
 
 def _is_in(table: pa.Table, names: Sequence[str]) -> pa.ChunkedArray:
-    return pc.is_in(table["group"], value_set=pa.array(names, pa.string()))
+    return pc.is_in(table["group_name"], value_set=pa.array(names, pa.string()))
 
 
 def _homes(
     items: Items, leading: pa.Table, members: dict[Member, str], min_similarity: float
 ) -> tuple[list[str | None], list[str | None]]:
     """For each item the group that it stays in or joins, if any; and the group that it was in, if any."""
-    leaders = leading["group"].to_pylist()
+    leaders = leading["group_name"].to_pylist()
     index = {name: number for number, name in enumerate(leaders)}
     home_I = [
         own if (own := items.member(item)[1]) in index else members.get(items.member(item))
@@ -232,7 +234,7 @@ def _split_parents(items: Items, left: list[int], split: pa.Table, min_similarit
     if not len(split) or not left:
         return {}
     best_B, similarity_B = _best(similarities(items.profiles.take(pa.array(left, pa.int64())), split))
-    names = split["group"].to_pylist()
+    names = split["group_name"].to_pylist()
     found = zip(left, best_B.tolist(), (similarity_B >= min_similarity).tolist(), strict=True)
     return {item: names[best] for item, best, is_similar in found if is_similar}
 
@@ -293,7 +295,7 @@ def _new_name(items: Items, leader: int, known: Sequence[NetworkGroups], taken: 
             return name
         if len(each.profiles):
             similarity_L = similarities(items.profiles.slice(leader, 1), each.profiles)[0]
-            name = str(each.profiles["group"][int(similarity_L.argmax())].as_py())
+            name = str(each.profiles["group_name"][int(similarity_L.argmax())].as_py())
             if similarity_L.max() >= min_similarity and name not in taken:
                 return name
     name = own
@@ -305,15 +307,15 @@ def _new_name(items: Items, leader: int, known: Sequence[NetworkGroups], taken: 
 def _started(name: str, items: Items, leader: int, capture_date: date, home: str | None) -> Row:
     fields: Row = dict.fromkeys(NETWORK_GROUPS.names)
     return fields | {
-        "group": name, "first_date": capture_date, "first_site": items.sites[leader], "split_from": home, "makers": [],
-        "services": [],
+        "group_name": name, "first_date": capture_date, "first_site": items.sites[leader], "split_from": home,
+        "makers": [], "services": [],
     }  # fmt: skip
 
 
 def _profiles(items: Items, names: Sequence[str], leading: pa.Table) -> pa.Table:
     """GROUPS of all groups: half the earlier profile (``leading``) and half the mean of the items by addresses; without
     items the earlier one. Devices are of a site, and left out."""
-    row_of = {name: row for row, name in enumerate(leading["group"].to_pylist())}
+    row_of = {name: row for row, name in enumerate(leading["group_name"].to_pylist())}
     of_group: dict[str, list[int]] = defaultdict(list)
     for item, name in enumerate(names):
         if name != OTHERS:
@@ -326,7 +328,12 @@ def _profiles(items: Items, names: Sequence[str], leading: pa.Table) -> pa.Table
         both = pa.concat_tables([before, own])
         shares = np.concatenate([np.full(len(before), weights.sum() or 1.0), weights])
         rows.append(
-            {**both.slice(len(both) - 1, 1).to_pylist()[0], **_OF_SITES, **mean_profile(both, shares), "group": name}
+            {
+                **both.slice(len(both) - 1, 1).to_pylist()[0],
+                **_OF_SITES,
+                **mean_profile(both, shares),
+                "group_name": name,
+            }
         )
     return pa.Table.from_pylist(rows, schema=GROUPS.arrow_schema())
 
@@ -340,7 +347,7 @@ def _merge(
     for group, site in present:
         sites[group].add(site)
     least = (1 + min_similarity) / 2
-    names = profiles["group"].to_pylist()
+    names = profiles["group_name"].to_pylist()
     order = sorted(range(len(names)), key=lambda n: (rows[names[n]]["first_date"], names[n]))
     merged: dict[str, str] = {}
     in_order = profiles.take(pa.array(order, pa.int64()))
@@ -414,7 +421,7 @@ def _members(items: Items, names: Sequence[str], earlier: NetworkGroups, rows: d
     now = survivors({name: row["merged_into"] for name, row in rows.items() if row["merged_into"]})
     members = {member: now.get(name, name) for member, name in earlier.names.items() if name in rows}
     members |= {items.member(item): name for item, name in enumerate(names) if name != OTHERS}
-    listed = [{"site": site, "site_group": own, "group": name} for (site, own), name in sorted(members.items())]
+    listed = [{"site": site, "site_group": own, "group_name": name} for (site, own), name in sorted(members.items())]
     return pa.Table.from_pylist(listed, schema=MEMBERS.arrow_schema())
 
 
@@ -432,5 +439,5 @@ def survivors(merged: Mapping[str, str]) -> dict[str, str]:
 
 def merged_groups(groups: pa.Table) -> dict[str, str]:
     """`survivors` of NETWORK_GROUPS."""
-    pairs = zip(*(groups[name].to_pylist() for name in ("group", "merged_into")), strict=True)
+    pairs = zip(*(groups[name].to_pylist() for name in ("group_name", "merged_into")), strict=True)
     return survivors({group: into for group, into in pairs if into})

@@ -20,10 +20,10 @@ import pyarrow.parquet as pq
 
 from iotid.census.changes import NEW, present
 from iotid.census.groups import NO_GROUPS, OTHERS
-from iotid.census.stored import stored_groups, stored_rows, stored_totals
+from iotid.census.stored import stored_groups, stored_rows, stored_totals, with_group_name
 from iotid.census.totals import ADDRESSES, totals_of
 from iotid.errors import DataError
-from iotid.labels.grouped_devices import MAKERS_SINCE
+from iotid.labels.grouped_devices import MAKERS_SINCE, group_column
 from iotid.model.device.decide import KNOWN, SEVERAL, UNDECIDED, WITH_UNKNOWN
 from iotid.partitions import PartitionKey, Store
 from iotid.schemas import NETWORK_SITES, TOTALS
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 COMPLETE, PARTIAL, MISSING = STATES = ("complete", "partial", "missing")
 GROUP_COUNTS = pa.schema(
     [
-        ("group", pa.string()),
+        ("group_name", pa.string()),
         ("addresses", pa.int64()),
         ("new", pa.int64()),
         ("makers", pa.list_(pa.string())),
@@ -127,7 +127,7 @@ def read_site(store: Store, site: str, capture_date: str) -> SiteCensus:
         is_clear = census.metadata.get("key_fingerprint") is None
         names = totals.filter(pc.equal(totals["level"], "group"))["item"]
         groups = stored_groups(store, census, None) if is_clear and len(names) else NO_GROUPS
-        groups = groups.filter(pc.is_in(groups["group"], value_set=names.combine_chunks()))
+        groups = groups.filter(pc.is_in(groups["group_name"], value_set=names.combine_chunks()))
         row = _row(store, census, totals)
         return SiteCensus(row, totals, groups, _group_counts(census, totals))
     except DataError as fault:
@@ -222,7 +222,7 @@ def _group_counts(census: Partition[Census], totals: pa.Table) -> pa.Table:
         names, numbers = [name for name, _ in common], [number for _, number in common]
         counted.append(
             {
-                "group": row["item"],
+                "group_name": row["item"],
                 "addresses": row["found"],
                 "new": row[NEW],
                 "makers": names,
@@ -237,10 +237,12 @@ def _makers(census: Partition[Census]) -> dict[str, Counter[str]]:
     makers: dict[str, Counter[str]] = defaultdict(Counter)
     if census.metadata.get("key_fingerprint") is not None or census.metadata["schema_version"] < MAKERS_SINCE:
         return makers
+    column = group_column(census.metadata["schema_version"])
     with translate_read_errors(census.uri, remedy("census")):
-        table = pq.read_table(census.uri, partitioning=None, columns=["group", "maker", "change"])
-    rows = present(table.filter(pc.and_(pc.is_valid(table["group"]), pc.is_valid(table["maker"]))))
-    for group, maker in zip(rows["group"].to_pylist(), rows["maker"].to_pylist(), strict=True):
+        table = pq.read_table(census.uri, partitioning=None, columns=[column, "maker", "change"])
+        table = with_group_name(table)
+    rows = present(table.filter(pc.and_(pc.is_valid(table["group_name"]), pc.is_valid(table["maker"]))))
+    for group, maker in zip(rows["group_name"].to_pylist(), rows["maker"].to_pylist(), strict=True):
         makers[group][maker] += 1
     return makers
 

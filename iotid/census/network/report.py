@@ -158,15 +158,17 @@ def _groups(page: Page, axis: Axis, merged: Mapping[str, str]) -> Row:
     present = [row for row in page.groups.to_pylist() if row["addresses"]]
     before = {days: _counts(page, days, merged) for days in COMPARED_DAYS}
     for row in present:
-        row["before"] = {days: counts.get(row["group"], 0) for days, counts in before.items() if counts is not None}
+        row["before"] = {
+            days: counts.get(row["group_name"], 0) for days, counts in before.items() if counts is not None
+        }
         row["growth"] = max((row["addresses"] - count for count in row["before"].values()), default=row["new"])
-    present.sort(key=lambda row: (-row["growth"], -row["addresses"], row["group"]))
+    present.sort(key=lambda row: (-row["growth"], -row["addresses"], row["group_name"]))
     listed = present[:_GROUPS]
-    by_group = series(page.history, "group", [row["group"] for row in listed], merged)
+    by_group = series(page.history, "group", [row["group_name"] for row in listed], merged)
     for row in listed:
-        row["chart"] = _line(axis, _filled(by_group[row["group"]], page.history))
+        row["chart"] = _line(axis, _filled(by_group[row["group_name"]], page.history))
     lately = [row for row in page.groups.to_pylist() if row["merged_into"]]
-    lately.sort(key=lambda row: (row["last_date"], row["group"]), reverse=True)
+    lately.sort(key=lambda row: (row["last_date"], row["group_name"]), reverse=True)
     return {
         "rows": listed, "more": len(present) - len(listed), "number": len(present), "merged": lately[:_MERGED],
         "has_before": {days: counts is not None for days, counts in before.items()},

@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 from iotid.arrow import content_hash, one_chunk
 from iotid.census.groups import OTHERS, check_groups, similarities, with_new_groups
 from iotid.census.network.groups import NetworkGroups
+from iotid.census.stored import with_group_name
 from iotid.partitions import ALL_SITES
 from iotid.schemas import GROUPS, MEMBERS, NETWORK, NETWORK_GROUPS, NETWORK_SITES
 from iotid.schemas.metadata import remedy
-from iotid.storage import as_schema, translate_read_errors
+from iotid.storage import SIDE_SUFFIX, as_schema, translate_read_errors
 
 if TYPE_CHECKING:
     from iotid.census.pseudonyms import Pseudonyms
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
     from iotid.schemas.metadata import Network
 
 PAGE, CSV = "_network.html", "_network.csv"
-SITES_FILE, SITES_CSV = "_sites.parquet", "_sites.csv"
-GROUPS_FILE, GROUPS_CSV = "_groups.parquet", "_groups.csv"
-PROFILES_FILE, PROFILES_SEALED = "_profiles.parquet", "_profiles.sealed"  # sealed as those of a census
-MEMBERS_FILE = "_members.parquet"
+SITES_FILE, SITES_CSV = f"_sites{SIDE_SUFFIX}", "_sites.csv"
+GROUPS_FILE, GROUPS_CSV = f"_groups{SIDE_SUFFIX}", "_groups.csv"
+PROFILES_FILE, PROFILES_SEALED = f"_profiles{SIDE_SUFFIX}", "_profiles.sealed"  # sealed as those of a census
+MEMBERS_FILE = f"_members{SIDE_SUFFIX}"
 
 
 def stored_dates(store: Store, name: str) -> list[str]:
@@ -71,7 +72,7 @@ def stored_network_groups(
     else:
         content = store.read_bytes(network, PROFILES_FILE)
     with translate_read_errors(f"{network.uri}/{PROFILES_FILE}", remedy("network")):
-        profiles = as_schema(pq.read_table(pa.BufferReader(content)), GROUPS.arrow_schema())
+        profiles = as_schema(with_group_name(pq.read_table(pa.BufferReader(content))), GROUPS.arrow_schema())
         return NetworkGroups(groups, check_groups(profiles), members)
 
 
@@ -116,11 +117,11 @@ def site_names(groups: NetworkGroups, site: str, own: pa.Table, min_similarity: 
     """
     of_network: dict[str, list[str]] = {}
     members = groups.names
-    for name in sorted(own["group"].to_pylist()):
+    for name in sorted(own["group_name"].to_pylist()):
         joined = members.get((site, name))
         if joined is not None and joined != OTHERS:
             of_network.setdefault(joined, []).append(name)
-    index = {name: number for number, name in enumerate(own["group"].to_pylist())}
+    index = {name: number for number, name in enumerate(own["group_name"].to_pylist())}
     renamed: dict[str, str] = {}
     for joined, names in of_network.items():
         first = joined if joined in names else names[0]
@@ -135,15 +136,15 @@ def site_names(groups: NetworkGroups, site: str, own: pa.Table, min_similarity: 
 
 def renamed_groups(own: pa.Table, names: Mapping[str, str]) -> pa.Table:
     """The site's groups (GROUPS) under the network's names; of several of one name the first in order."""
-    renamed = rename(own, names).sort_by("group").combine_chunks()
-    first = {name: row for row, name in reversed([*enumerate(renamed["group"].to_pylist())])}
+    renamed = rename(own, names).sort_by("group_name").combine_chunks()
+    first = {name: row for row, name in reversed([*enumerate(renamed["group_name"].to_pylist())])}
     return renamed.take(pa.array(sorted(first.values()), pa.int64()))
 
 
 def rename(table: pa.Table, names: Mapping[str, str]) -> pa.Table:
     """The table (CENSUS or GROUPS) with the network's names of groups."""
-    group = [names.get(name, name) if name is not None else None for name in table["group"].to_pylist()]
-    index = table.schema.get_field_index("group")
+    group = [names.get(name, name) if name is not None else None for name in table["group_name"].to_pylist()]
+    index = table.schema.get_field_index("group_name")
     return table.set_column(index, table.schema.field(index), pa.array(group, pa.string()))
 
 
@@ -155,7 +156,7 @@ def as_leaders(own: pa.Table, network: NetworkGroups) -> pa.Table:
 def _read(store: Store, network: Partition[Network], file: str, table: Table) -> pa.Table:
     content = store.read_bytes(network, file)
     with translate_read_errors(f"{network.uri}/{file}", remedy("network")):
-        return as_schema(pq.read_table(pa.BufferReader(content)), table.arrow_schema())
+        return as_schema(with_group_name(pq.read_table(pa.BufferReader(content))), table.arrow_schema())
 
 
 def text_columns(table: pa.Table) -> pa.Table:

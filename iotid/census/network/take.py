@@ -78,9 +78,9 @@ def take_network_census(
 
     Returns:
         The partition of ``network`` of the last date: rows of schemas.NETWORK in Parquet and ``_network.csv``; each
-        site's state (NETWORK_SITES) in ``_sites.parquet`` and ``_sites.csv``; unknown groups over sites
-        (NETWORK_GROUPS) in ``_groups.parquet`` and ``_groups.csv``, which of a site's groups belong to which (MEMBERS)
-        in ``_members.parquet``, and their profiles, encrypted under pseudonyms; and the page ``_network.html``.
+        site's state (NETWORK_SITES) in ``_sites.pq`` and ``_sites.csv``; unknown groups over sites
+        (NETWORK_GROUPS) in ``_groups.pq`` and ``_groups.csv``, which of a site's groups belong to which (MEMBERS)
+        in ``_members.pq``, and their profiles, encrypted under pseudonyms; and the page ``_network.html``.
 
     Raises:
         InputError: no site is named, and none has a census in the window.

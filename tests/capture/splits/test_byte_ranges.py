@@ -48,9 +48,9 @@ class Cutter:
         settings = self._settings.model_copy(update={"split_bytes": split_bytes})
         plan = split_captures([self._whole], settings)
         splits, whole = plan.splits, self._whole
-        assert (splits[0].start, splits[-1].end) == (whole.start, whole.end)
-        assert [split.start for split in splits[1:]] == [split.end for split in splits[:-1]]
-        assert all(split.start < split.end for split in splits) or len(splits) == 1
+        assert (splits[0].start, splits[-1].stop) == (whole.start, whole.stop)
+        assert [split.start for split in splits[1:]] == [split.stop for split in splits[:-1]]
+        assert all(split.start < split.stop for split in splits) or len(splits) == 1
         assert [split.split for split in splits] == list(range(len(splits)))
         table, counted = _read(splits, settings)
         assert table.equals(self._expected[0])
@@ -127,7 +127,7 @@ def test_byte_ranges__covered_by_one_long_record_are_empty(
     data = getattr(make, writer)([*_frames(make, 30), (1_500_000_000_500_000, long), *_frames(make, 30, 2)])
     for split_bytes in (1000, 7000, 25_000):
         splits = cutter(data).cut(split_bytes).splits
-        assert max(split.end - split.start for split in splits) > 60_000
+        assert max(split.stop - split.start for split in splits) > 60_000
         assert len(splits) < len(data) / split_bytes - 60_000 // split_bytes + 3
 
 

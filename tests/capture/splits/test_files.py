@@ -283,7 +283,7 @@ def test_open__that_is_refused_is_an_error_or_quarantine_with_its_bytes_and_plac
         list(read_splits(splits, settings, Counters()))
     counted = Counters()
     assert list(read_splits(splits[1:3], _lenient(settings), counted)) == []
-    size = splits[2].end - splits[1].start
+    size = splits[2].stop - splits[1].start
     assert list(counted) == [(str(path), "unreadable", 0, size, splits[1].start)]
     assert "cannot be read" in counted.unreadable[str(path)]
 

@@ -42,8 +42,8 @@ def _assert_invariant(path: Path, settings: config.Capture, count: int) -> list[
     whole, counted_whole = _read_all(_split(path, settings), settings)
     splits = _split(path, _changed(settings, split_bytes=max(size // count, 4096)))
     assert splits[0].start == (24 if splits[0].container == "pcap" else 0)
-    assert [split.start for split in splits[1:]] == [split.end for split in splits[:-1]]
-    assert splits[-1].end == size
+    assert [split.start for split in splits[1:]] == [split.stop for split in splits[:-1]]
+    assert splits[-1].stop == size
     assert [split.split for split in splits] == list(range(len(splits)))
     cut, counted_cut = _read_all(splits, settings)
     assert cut.equals(whole)
@@ -127,10 +127,10 @@ def test_splits__small_and_compressed_files_stay_whole(
     path = tmp_path / "capture"
     path.write_bytes(make.pcap(traffic))
     (split,) = _split(path, capture_settings, file_index=3)
-    assert (split.start, split.end, split.records, split.file_index) == (24, path.stat().st_size, -1, 3)
+    assert (split.start, split.stop, split.records, split.file_index) == (24, path.stat().st_size, -1, 3)
     path.write_bytes(gzip.compress(make.pcap(traffic)))
     (split,) = _split(path, _changed(capture_settings, split_bytes=4096), file_index=3)
-    assert (split.start, split.end, split.compression) == (24, -1, "gzip")
+    assert (split.start, split.stop, split.compression) == (24, -1, "gzip")
 
 
 def test_splits__count_their_records_and_say_where_to_warm_up(

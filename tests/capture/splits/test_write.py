@@ -73,7 +73,7 @@ def test_write_splits__store_their_inputs_and_all_that_a_reader_needs(
     parts = []
     for row in table.to_pylist():
         task = row.pop("task")
-        of_task[task] = of_task.get(task, 0) + row["end"] - row["start"]
+        of_task[task] = of_task.get(task, 0) + row["stop"] - row["start"]
         parts += [to_arrow(packets, paths) for packets in read_splits([FileSplit(**row)], settings, Counters())]
     assert pa.concat_tables(parts).to_pylist() == read_packets(str(captures)).to_pylist()
     assert list(of_task) == list(range(len(of_task)))

@@ -41,8 +41,11 @@ def rows_of(devices: Sequence[dict[str, Any]], day: int) -> pa.Table:
             "device_id": f"02:00:00:00:{number >> 8:02x}:{number & 255:02x}", "status": "known", "kinds": [kind("p1")],
             "runners_up": [], "confidence": 0.9, "unexplained": 0.0, "household": 0.0, "reason": "", "marks": [],
             "flows": 4, "bytes": 400, "first_seen": seen, "last_seen": seen, "addresses": [], "change": "same",
-            "new_kinds": [], "watched": False, "group": None,
+            "new_kinds": [], "watched": False, "group_name": None, "first_seen_ever": seen, "dates_present": 1,
+            "earlier_names": [],
         } | device  # fmt: skip
+        if usual["change"] in ("gone", "away"):
+            usual["status"] = "absent"
         if usual["status"] == "unknown":
             usual["kinds"] = []
         only = usual["kinds"][0] if len(usual["kinds"]) == 1 else {}
@@ -52,7 +55,7 @@ def rows_of(devices: Sequence[dict[str, Any]], day: int) -> pa.Table:
 
 def groups_of(profiles: dict[str, Payloads]) -> pa.Table:
     rows = [
-        {"group": name, "services": ["TCP 8883"], "flows_per_hour": 4.0, "active_hours": 24.0,
+        {"group_name": name, "services": ["TCP 8883"], "flows_per_hour": 4.0, "active_hours": 24.0,
          "protocol": [6] * len(shares), "payload_length": sorted(shares), "share": [shares[n] for n in sorted(shares)]}
         for name, shares in sorted(profiles.items())
     ]  # fmt: skip
@@ -78,13 +81,13 @@ class NetworkStore:
     ) -> None:
         """``groups``: profile of each group; its unknown devices are in ``devices``, or else one."""
         devices = [*devices]
-        shown = {device.get("group") for device in devices}
+        shown = {device.get("group_name") for device in devices}
         for name in groups or {}:
-            devices += [] if name in shown else [{"status": "unknown", "group": name, "maker": "Nova"}]
+            devices += [] if name in shown else [{"status": "unknown", "group_name": name, "maker": "Nova"}]
         rows, table = rows_of(devices, day), groups_of(groups or {})
         summed = totals_of(rows)
         status = pc.value_counts(rows["status"]).to_pylist()
-        present = rows.filter(pc.invert(pc.is_in(rows["change"], value_set=pa.array(ABSENT))))
+        present = rows.filter(pc.invert(pc.equal(rows["status"], ABSENT)))
         with self.store.write("census", self.key(site, day), CENSUS.version) as staged:
             pq.write_table(rows, f"{staged.path}/part-0.parquet", filesystem=staged.filesystem)
             if totals:

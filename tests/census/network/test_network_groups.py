@@ -25,7 +25,7 @@ Sites = dict[str, dict[str, Payloads]]
 def _items(sites: Sites, addresses: dict[str, int] | None = None) -> Items:
     def counts(groups: dict[str, Payloads]) -> pa.Table:
         rows = [
-            {"group": name, "addresses": (addresses or {}).get(name, 1), "new": 0, "makers": ["Nova"],
+            {"group_name": name, "addresses": (addresses or {}).get(name, 1), "new": 0, "makers": ["Nova"],
              "maker_addresses": [1]}
             for name in sorted(groups)
         ]  # fmt: skip
@@ -42,7 +42,7 @@ def _join(
 
 
 def _rows(groups: NetworkGroups) -> dict[str, dict[str, Any]]:
-    return {row["group"]: row for row in groups.groups.to_pylist()}
+    return {row["group_name"]: row for row in groups.groups.to_pylist()}
 
 
 def test_join__similar_groups_of_several_sites_have_one_name() -> None:
@@ -113,7 +113,7 @@ def test_join__groups_that_have_become_similar_merge_under_the_older_name() -> N
     assert rows["g1"]["merged_into"] == "g2"
     assert (rows["g1"]["addresses"], rows["g2"]["addresses"], rows["g2"]["sites"]) == (0, 2, ["x", "y"])
     assert third.names["y", "g1"] == "g2"
-    assert third.profiles["group"].to_pylist() == ["g2"]
+    assert third.profiles["group_name"].to_pylist() == ["g2"]
 
 
 def test_join__an_absent_group_is_remembered_and_then_forgotten() -> None:
@@ -176,4 +176,4 @@ def test_site_names__translate_a_sites_groups_where_that_is_clear() -> None:
     similar = groups_of({"g1": A, "g2": LIKE_A})
     names = site_names(network, "x", similar, 0.6)
     assert names == {"g1": "n1", "g2": "n1"}
-    assert renamed_groups(similar, names)["group"].to_pylist() == ["n1"]
+    assert renamed_groups(similar, names)["group_name"].to_pylist() == ["n1"]

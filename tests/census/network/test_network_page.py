@@ -80,7 +80,7 @@ def test_page__of_hostile_names_is_inert(network: NetworkStore) -> None:
     hostile = kind(HOSTILE, vendor=HOSTILE, type=HOSTILE)
     for day in (1, 8):
         devices = [{"kinds": [hostile], "watched": True}] * day
-        network.census("a", day, [*devices, {"status": "unknown", "group": "g1", "maker": HOSTILE}], {"g1": A})
+        network.census("a", day, [*devices, {"status": "unknown", "group_name": "g1", "maker": HOSTILE}], {"g1": A})
     found = network.network(8)
     page = _page(found)
     assert "<script" not in page
@@ -148,7 +148,7 @@ def _large_page(sites: int, dates: int, addresses: int) -> str:
         "sites": [f"{long}{n}" for n in range(min(sites, 100))],
         "addresses": addresses, "new": 1, "makers": [long] * 5, "services": ["TCP 1"] * 3,
     }  # fmt: skip
-    groups = [{**group, "group": f"{long}{n}"} for n in range(200)]
+    groups = [{**group, "group_name": f"{long}{n}"} for n in range(200)]
     metadata = {
         "name": "all", "capture_date": "2026-03-31", "models": ["1"], "key_fingerprint": None, "not_joined": 0,
         "addresses": addresses, "watched": 3, "undecided": 1, "unexplained": 0.1,

@@ -17,7 +17,7 @@ from .network_store import kind, rows_of
 
 def _site(*confidences: float, group: str | None = None) -> pa.Table:
     devices: list[dict[str, Any]] = [{"kinds": [kind("p1", each)]} for each in confidences]
-    return totals_of(rows_of([*devices, *([{"status": "unknown", "group": group}] if group else [])], 1))
+    return totals_of(rows_of([*devices, *([{"status": "unknown", "group_name": group}] if group else [])], 1))
 
 
 def _rows(table: pa.Table, site: str | None, level: str) -> dict[str, dict[str, Any]]:
@@ -47,7 +47,7 @@ def test_network__names_groups_as_the_network_does_but_of_other_keys() -> None:
 
 
 def test_network__a_site_counts_once_though_two_of_its_groups_are_one() -> None:
-    site = totals_of(rows_of([{"status": "unknown", "group": name} for name in ("g1", "g2", "g2")], 1))
+    site = totals_of(rows_of([{"status": "unknown", "group_name": name} for name in ("g1", "g2", "g2")], 1))
     rows = network_rows({"a": site}, {"a": {"g1": "n", "g2": "n"}})
     for name in (None, "a"):
         (row,) = _rows(rows, name, "group").values()

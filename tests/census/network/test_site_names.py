@@ -36,7 +36,7 @@ def _with_groups(site: Site, monkeypatch: pytest.MonkeyPatch, payloads: dict[str
         group, groups = group_devices(
             unknown, pa.Table.from_pylist(rows, schema=PAYLOADS_AND_PORTS), given[-1].groups, 0.6
         )
-        index = scored.devices.schema.get_field_index("group")
+        index = scored.devices.schema.get_field_index("group_name")
         column = group.take(pc.index_in(scored.devices["device_id"], value_set=unknown))
         devices = scored.devices.set_column(index, scored.devices.schema.field(index), column)
         return replace(scored, devices=devices, groups=groups)
@@ -46,7 +46,7 @@ def _with_groups(site: Site, monkeypatch: pytest.MonkeyPatch, payloads: dict[str
 
 def _groups(census: Partition) -> dict[str, str]:
     rows = pq.read_table(census.uri, partitioning=None).to_pylist()
-    return {row["device_id"]: row["group"] for row in rows}
+    return {row["device_id"]: row["group_name"] for row in rows}
 
 
 def test_site__rows_have_the_networks_names_from_the_next_date_on(
@@ -55,14 +55,14 @@ def test_site__rows_have_the_networks_names_from_the_next_date_on(
     _with_groups(plain_site, monkeypatch, {A: 100, B: 200})
     plain_site.flows(1, a=None, b=None)
     own = _groups(plain_site.census(1))
-    network.census("other", 1, [{"status": "unknown", "group": "gnet"}] * 5, {"gnet": {100: 1.0}})
+    network.census("other", 1, [{"status": "unknown", "group_name": "gnet"}] * 5, {"gnet": {100: 1.0}})
     joined = network.network(1)
     plain_site.flows(2, b=None)
     second = plain_site.census(2)
     assert _groups(second) == {A: "gnet", B: own[B]}, "also of a device that is gone"
     assert second.metadata["network_groups"] == dict(joined.key)
     groups = stored_groups(plain_site.store, second, None)
-    assert set(groups["group"].to_pylist()) == {"gnet", own[B]}
+    assert set(groups["group_name"].to_pylist()) == {"gnet", own[B]}
     page = Path(second.uri, "_census.html").read_text()
     link = "../../../network/capture_date=2026-01-02/name=all/_network.html"
     assert f'<a href="{link}">' in page
@@ -112,12 +112,12 @@ def test_site__on_spark_takes_names_and_sums_all_probabilities(site: Any, networ
     first = site.census(1)
     (own,) = stored_groups(site.store, first, None).to_pylist()
     profile = dict(zip(own["payload_length"], own["share"], strict=True))
-    network_on_spark.census("other", 1, [{"status": "unknown", "group": "gnet"}] * 3, {"gnet": profile})
+    network_on_spark.census("other", 1, [{"status": "unknown", "group_name": "gnet"}] * 3, {"gnet": profile})
     network_on_spark.network(1)
     site.devices(2, a="odd", b="camera")
     second = site.census(2)
     rows = pq.read_table(second.uri, partitioning=None).to_pylist()
-    assert {row["group"] for row in rows} - {None} == {"gnet"}
+    assert {row["group_name"] for row in rows} - {None} == {"gnet"}
     totals = {
         (row["level"], row["item"]): row
         for row in pq.read_table(f"{first.uri}/{TOTALS_FILE}", partitioning=None).to_pylist()

@@ -24,7 +24,7 @@ KEY = "one key of this test"
 
 
 def _states(network: Partition) -> dict[str, tuple[str, str]]:
-    return {row["site"]: (row["state"], row["reason"]) for row in read(network, "_sites.parquet")}
+    return {row["site"]: (row["state"], row["reason"]) for row in read(network, "_sites.pq")}
 
 
 def _content(network: Partition) -> dict[str, bytes]:
@@ -53,12 +53,12 @@ def test_take__sums_the_sites_and_writes_every_file(network: NetworkStore) -> No
     assert (plug["found"], plug["new"], plug["gone"], plug["remembered"], plug["sites"]) == (3, 1, 1, 4, 2)
     assert plug["expected"] == pytest.approx(2.7)
     assert {item: row["found"] for item, row in of_all(found, "group").items()} == {"g1": 2}
-    assert read(found, "_members.parquet")[1] == {"site": "b", "site_group": "g2", "group": "g1"}
-    assert read(found, "_groups.parquet")[0]["makers"] == ["Nova"]
+    assert read(found, "_members.pq")[1] == {"site": "b", "site_group": "g2", "group_name": "g1"}
+    assert read(found, "_groups.pq")[0]["makers"] == ["Nova"]
     metadata = found.metadata
     assert (metadata["addresses"], metadata["watched"], metadata["groups"]) == (5, 1, 1)
     assert metadata["sites"] == {"complete": 2, "partial": 0, "missing": 0}
-    assert {"_network.html", "_network.csv", "_sites.csv", "_groups.csv", "_profiles.parquet", "part-0.parquet"} <= {
+    assert {"_network.html", "_network.csv", "_sites.csv", "_groups.csv", "_profiles.pq", "part-0.parquet"} <= {
         path.name for path in Path(found.uri).iterdir()
     }
 
@@ -207,19 +207,19 @@ def test_take__dates_before_the_window_are_not_touched(network: NetworkStore, su
 def test_take__a_late_group_keeps_its_name_and_is_first_seen_earlier(network: NetworkStore) -> None:
     network.census("a", 1, [{}])
     network.census("a", 2, [{}], {"g1": A})
-    assert read(network.network(2), "_groups.parquet")[0]["first_date"].day == 2
+    assert read(network.network(2), "_groups.pq")[0]["first_date"].day == 2
     network.census("b", 1, [{}], {"g7": A})
-    (group,) = read(network.network(2), "_groups.parquet")
-    assert (group["group"], group["first_date"].day, group["first_site"]) == ("g1", 1, "b")
+    (group,) = read(network.network(2), "_groups.pq")
+    assert (group["group_name"], group["first_date"].day, group["first_site"]) == ("g1", 1, "b")
 
 
 def test_take__a_damaged_census_is_missing_with_the_fault_and_heals(network: NetworkStore) -> None:
     network.census("a", 2, [{}])
     network.census("b", 2, [{}])
-    Path(network.store.root, "census", "site=b", "capture_date=2026-01-02", "_totals.parquet").write_bytes(b"x")
+    Path(network.store.root, "census", "site=b", "capture_date=2026-01-02", "_totals.pq").write_bytes(b"x")
     state, reason = _states(network.network(2))["b"]
     assert state == "missing"
-    assert "_totals.parquet" in reason
+    assert "_totals.pq" in reason
     assert "take-census" in reason
     network.census("b", 2, [{}])
     network.census("a", 3, [{}])
@@ -241,13 +241,13 @@ def test_take__groups_of_another_key_are_not_joined_and_the_step_says_so(
     )
     found = network.network(2)
     assert {item: row["found"] for item, row in of_all(found, "group").items()} == {"ga": 2}
-    assert {row["site"] for row in read(found, "_members.parquet")} == {"a", "b"}
+    assert {row["site"] for row in read(found, "_members.pq")} == {"a", "b"}
     assert found.metadata["not_joined"] == 2
     hint = next(iter(format_network(found)))
     assert "groups of 2 sites are not joined" in hint
-    assert read(found, "_groups.parquet")[0]["flows_per_hour"] is None, "a clear census has the same number"
+    assert read(found, "_groups.pq")[0]["flows_per_hour"] is None, "a clear census has the same number"
     content = _content(found)
-    assert "_profiles.parquet" not in content
+    assert "_profiles.pq" not in content
     assert b"PAR1" not in content["_profiles.sealed"]
     assert "Unknown groups of 2 sites are not joined" in content["_network.html"].decode()
     network.census("a", 3, [{}], {"gz": A}, pseudonyms=own)
@@ -270,5 +270,5 @@ def test_take__on_spark_gives_the_same_rows(network: NetworkStore, network_on_sp
             store.census(site, 2, [{}] * len(site), {f"g{site}": A if site < "c" else C})
     rows, on_spark = (read(store.network(2, ["a", "b", "c", "d"])) for store in (network, network_on_spark))
     assert rows == on_spark
-    table = pq.read_table(f"{network.store.root}/network/capture_date=2026-01-02/name=all/_groups.parquet")
+    table = pq.read_table(f"{network.store.root}/network/capture_date=2026-01-02/name=all/_groups.pq")
     assert table.num_rows == 2
