@@ -43,6 +43,7 @@ from iotid.storage import check_json, open_filesystem, read_small, rows_in_foote
 
 ENCODING = "encoding.json"
 SETS = "sets.parquet"
+TEST_SETS = "test_sets.parquet"
 LABEL = "label_id"
 WEIGHT = "num_flows"
 
@@ -86,8 +87,18 @@ def read_sets(partition_uri: str) -> FlowSets:
         return FlowSets.from_arrow(pq.read_table(SETS, filesystem=files))
 
 
-def write_sets(staged: Staged, sets: FlowSets) -> None:
-    pq.write_table(sets.to_arrow(), f"{staged.path}/{SETS}", filesystem=staged.filesystem)
+def read_test_sets(partition_uri: str) -> FlowSets | None:
+    """The sets of the test split's flows, as `read_sets`; None if the dataset has none."""
+    files = _open_dataset(partition_uri)
+    if files.get_file_info(TEST_SETS).type != fs.FileType.File:
+        return None
+    with translate_read_errors(f"{partition_uri}/{TEST_SETS}", remedy("datasets")):
+        rows = pq.read_table(TEST_SETS, filesystem=files)
+        return FlowSets.from_arrow(rows) if len(rows) else None
+
+
+def write_sets(staged: Staged, name: str, sets: FlowSets) -> None:
+    pq.write_table(sets.to_arrow(), f"{staged.path}/{name}", filesystem=staged.filesystem)
 
 
 def read_split(partition_uri: str, split: str) -> EncodedFlows:

@@ -9,6 +9,7 @@ from datetime import date, timedelta
 import numpy as np
 
 from iotid.flows.layout import Array
+from iotid.pages import percent
 
 OTHER = "other"
 """Key of the flows of rarer dates, and of times that no pcap file can hold."""
@@ -58,11 +59,4 @@ def date_warning(by_date: Mapping[str, int], capture_date: str) -> str | None:
     others = sorted((each for each in by_date if each not in (capture_date, OTHER)), key=lambda each: -by_date[each])
     named = ", ".join(others[:_NAMED]) + (", …" if len(others) > _NAMED or OTHER in by_date else "")
     dates = f" ({named})" if others else ""
-    return f"{_share(of_other / total)} of the flows began on other dates{dates}"
-
-
-def _share(share: float) -> str:
-    """Per cent with one decimal; neither `0.0 %` nor `100.0 %` by rounding."""
-    if 0 < share < 0.001:
-        return "<0.1 %"
-    return ">99.9 %" if 0.999 < share < 1 else f"{100 * share:.1f} %"
+    return f"{percent(of_other / total)} of the flows began on other dates{dates}"
