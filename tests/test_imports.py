@@ -11,9 +11,9 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 ORDER = [
-    "messages", "errors", "inputs", "yaml12", "config", "private", "schemas", "arrow", "storage", "partitions", "spark",
-    "capture", "flows", "labels", "dataset", "model", "baselines", "tracking", "evaluation", "training", "promotion",
-    "census", "simulate", "studies", "cli", "jobs",
+    "messages", "errors", "inputs", "yaml12", "pages", "config", "private", "schemas", "arrow", "storage", "partitions",
+    "spark", "capture", "flows", "labels", "dataset", "model", "baselines", "tracking", "evaluation", "training",
+    "promotion", "census", "simulate", "studies", "cli", "jobs",
 ]  # fmt: skip
 
 HOMES = {

@@ -30,9 +30,9 @@ from iotid.census.named import NAMED
 from iotid.census.unlisted import hosts_without_row
 from iotid.labels.hosts import NO_HOST, OUTSIDE, ROUTER, UNANSWERED
 from iotid.model.device.decide import SEVERAL, UNDECIDED, UNKNOWN, WITH_UNKNOWN
+from iotid.pages import page_environment
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
     from markupsafe import Markup
 
 _BARS = 12  # of a chart, then one bar of "others"
@@ -137,19 +137,6 @@ def render_page(
         hosts=hosts_without_row(census, left_out, metadata),
         rows={"shown": len(shown), "all": len(census)},
         data=_script_json(_columns(shown) | _group_columns(shown, lines)),
-    )
-
-
-def page_environment(package: str) -> Environment:
-    """Jinja's environment of the pages whose templates are in ``package``: all that is filled in is escaped."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    return Environment(
-        loader=PackageLoader(package, "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
     )
 
 

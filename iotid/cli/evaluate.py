@@ -20,6 +20,6 @@ def main(settings: Settings, dataset: str, baselines: str | None = None) -> None
     names = settings.evaluation.baselines if baselines is None else tuple(filter(None, baselines.split(",")))
     asked = with_values(settings.evaluation, baselines=names)
     registry = Registry(settings.tracking, settings.storage.root)
-    evaluation = evaluate_challenger(Store(settings.storage.root), registry, dataset, asked)
+    evaluation = evaluate_challenger(Store(settings.storage.root), registry, dataset, asked, settings.census)
     command.print_lines(*(f"report: {sentence}" for sentence in evaluation.sentences))
     command.print_lines(f"report: {evaluation.report.uri}/report.html")

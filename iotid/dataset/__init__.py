@@ -1,6 +1,8 @@
 """Datasets: labelled, encoded flows in three splits: training, validation and test.
 
-`write_dataset` writes one from flows and a device list; `read_split`, `read_sets` and `read_encoding` read it.
+`write_dataset` writes one from flows and a device list; `read_encoding`, `read_split`, `read_sets` and
+`read_test_sets` read it.
+
 `read_device_traffic` counts devices' packets, for baselines that do not use flows.
 """
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from iotid.dataset.device_traffic import DeviceTraffic, read_device_traffic
     from iotid.dataset.in_memory import LabelledFlows
     from iotid.dataset.sets import FlowSets
-    from iotid.dataset.store import EncodedFlows, read_encoding, read_sets, read_split
+    from iotid.dataset.store import EncodedFlows, read_encoding, read_sets, read_split, read_test_sets
     from iotid.dataset.write import dataset_hash, write_dataset
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "read_encoding",
     "read_sets",
     "read_split",
+    "read_test_sets",
     "write_dataset",
 ]
 
@@ -44,7 +47,7 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "count": ["count_flows"],
         "in_memory": ["LabelledFlows"],
         "sets": ["FlowSets"],
-        "store": ["EncodedFlows", "read_encoding", "read_split", "read_sets"],
+        "store": ["EncodedFlows", "read_encoding", "read_split", "read_sets", "read_test_sets"],
         "device_traffic": ["DeviceTraffic", "read_device_traffic"],
         "write": ["dataset_hash", "write_dataset"],
     },

@@ -22,7 +22,7 @@ from iotid.dataset.hashes import hash_for_buckets
 from iotid.dataset.label_flows import Source
 from iotid.dataset.packed_sequences import unpack_sequences
 from iotid.dataset.set_tasks import SetBuffer
-from iotid.dataset.side_outputs import ROWS, SETS, VALUES, table_schema
+from iotid.dataset.side_outputs import ROWS, VALUES, table_schema
 from iotid.dataset.split_protocols import CAPTURE_IDENTITY, DATASET_SPLITS, SplitAssignment, columns_read
 from iotid.dataset.store import WEIGHT, split_schema
 from iotid.spark.shuffle import (
@@ -73,12 +73,12 @@ def partition_rows(
             flows, label_N = read.filter(pa.array(kept_N)), read_N[kept_N]
             packed = source.packed(flows)
             split_N = assignment.splits_of(label_N, source.positions(flows, label_N, packed))
-            is_learned_N = split_N != DATASET_SPLITS.index("test")
-            sets.add(flows, packed, is_learned_N, label_of[label_N], device_N[kept_N])
+            sets.add(flows, packed, split_N == DATASET_SPLITS.index("test"), label_of[label_N], device_N[kept_N])
             sets.add_unlisted(unlisted)
             yield from rows.add(split_N, label_of[label_N], packed)
         yield from rows.send()
-        yield with_bucket(side_output(SETS, sets.table()))
+        for kind, table in sets.tables():
+            yield with_bucket(side_output(kind, table))
         yield with_bucket(side_output(VALUES, rows.seen()))
 
 

@@ -5,7 +5,7 @@ Shape suffixes: N flows, R rows of sets.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,7 @@ from iotid.dataset.hashes import hash_rows
 from iotid.dataset.label_flows import Source
 from iotid.dataset.packed_sequences import unpack_sequences
 from iotid.dataset.sets import SCHEMA, FlowSets, concurrent_flows, sample_sets
+from iotid.dataset.side_outputs import SETS, TEST_SETS
 from iotid.dataset.split_protocols import DATE_IDENTITY
 from iotid.labels.hosts import name_devices
 from iotid.labels.owner import parse_addresses
@@ -25,27 +26,28 @@ _HELD_ROWS = 1 << 18  # rows that a task holds before it samples them
 
 
 class SetBuffer:
-    """Samples sets of training and validation flows, by device and capture, of each label and of unlisted hosts.
+    """Samples sets of flows, by device and capture, of each label and of unlisted hosts; those of the test split apart.
 
     A set has only flows that the device opened or answered.
     """
 
     def __init__(self, source: Source, site: str) -> None:
         self._source, self._site = source, source.devices.site(site)
-        self._held: list[pa.Table] = []
+        self._held: dict[str, list[pa.Table]] = {SETS: [], TEST_SETS: []}
 
     def add(
         self,
         flows: pa.RecordBatch,
         packed: pa.BinaryArray,
-        kept_N: NDArray[np.bool_],
+        is_test_N: NDArray[np.bool_],
         label_N: NDArray[np.int32],
         device_N: NDArray[np.int32],
     ) -> None:
-        """``label_N``: -1 for none; ``device_N``: -1 for unlisted hosts, identified by MAC or address."""
+        """``is_test_N``: of the test split; ``label_N``: -1 for none; ``device_N``: -1 for unlisted hosts, identified
+        by MAC or address."""
         seed = self._source.settings.seed
         host = name_devices(flows, self._site).device
-        kept_N = kept_N & pc.is_valid(host).to_numpy(zero_copy_only=False) & self._is_its_own(device_N, host)
+        kept_N = pc.is_valid(host).to_numpy(zero_copy_only=False) & self._is_its_own(device_N, host)
         of_host = pc.if_else(pa.array(device_N < 0), host, None)
         date, capture = [flows[name] for name in DATE_IDENTITY], _name_of(flows["capture_file"])
         first_us, last_us = (flows[name].cast(pa.int64()) for name in ("first_seen", "last_seen"))
@@ -62,10 +64,12 @@ class SetBuffer:
             first_us,
             last_us,
         ]
-        rows = pa.table(columns, schema=SCHEMA).filter(pa.array(kept_N))
-        self._held.append(sample_sets(rows, self._source.settings.sets))
-        if sum(map(len, self._held)) > _HELD_ROWS:
-            self._held = [self.table()]
+        rows = pa.table(columns, schema=SCHEMA)
+        for kind, is_in_N in ((SETS, ~is_test_N), (TEST_SETS, is_test_N)):
+            held = self._held[kind]
+            held.append(sample_sets(rows.filter(pa.array(kept_N & is_in_N)), self._source.settings.sets))
+            if sum(map(len, held)) > _HELD_ROWS:
+                self._held[kind] = [self._table(held)]
 
     def _is_its_own(self, device_N: NDArray[np.int32], host: pa.Array) -> NDArray[np.bool_]:
         """Whether each flow's host is the entry's device: if the entry lists MACs, the host must have one of them,
@@ -83,10 +87,14 @@ class SetBuffer:
 
     def add_unlisted(self, flows: pa.RecordBatch) -> None:
         nobody_N = np.full(len(flows), -1, np.int32)
-        self.add(flows, self._source.packed(flows), np.ones(len(flows), np.bool_), nobody_N, nobody_N)
+        self.add(flows, self._source.packed(flows), np.zeros(len(flows), np.bool_), nobody_N, nobody_N)
 
-    def table(self) -> pa.Table:
-        return sample_sets(pa.concat_tables(self._held or [SCHEMA.empty_table()]), self._source.settings.sets)
+    def tables(self) -> Iterator[tuple[str, pa.Table]]:
+        """SETS and TEST_SETS, each with its rows of SCHEMA."""
+        return ((kind, self._table(held)) for kind, held in self._held.items())
+
+    def _table(self, held: Sequence[pa.Table]) -> pa.Table:
+        return sample_sets(pa.concat_tables(held or [SCHEMA.empty_table()]), self._source.settings.sets)
 
 
 def _name_of(capture_file: pa.Array) -> pa.DictionaryArray:

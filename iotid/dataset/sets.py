@@ -1,10 +1,10 @@
 """Sets of flows: the flows of one device in one capture file.
 
 The rows of a dataset are distinct flows, without their device, but a census classifies all flows of an address
-together. So a dataset also has sets, of training and validation flows only: the flows of one entry of the device list,
-or of one unlisted host, in one capture file. The sets of a device at a site and capture date are one recording, which
-corresponds to a row of a census. Flows that a device neither opened nor answered are in no set. A dataset has at most
-``dataset.sets`` sets of each label, those with the lowest seeded hash.
+together. So a dataset also has sets: the flows of one entry of the device list, or of one unlisted host, in one capture
+file. Those of training and validation flows are learned from, those of test flows are apart. The sets of a device at a
+site and capture date are one recording, which corresponds to a row of a census. Flows that a device neither opened nor
+answered are in no set. A dataset has at most ``dataset.sets`` sets of each label, those with the lowest seeded hash.
 
 Shape suffixes: N flows, D distinct flows of all sets, B sets.
 """
@@ -113,12 +113,14 @@ class FlowSets:
     def to_arrow(self) -> pa.Table:
         """A row for each distinct flow of a set: ``set``, ``label_id``, ``num_flows`` and the ids as lists."""
         entries = self.flows.tocoo()
+        # SciPy returns a matrix, not values, for no cells
+        concurrent = np.asarray(self.concurrent[entries.row, entries.col]).ravel() if entries.nnz else entries.data
         columns: dict[str, pa.Array] = {
             "set": pa.array(entries.row.astype(np.int32)),
             "label_id": pa.array(self.label[entries.row].astype(np.int32)),
             "num_flows": pa.array(entries.data.astype(np.int64)),
             "recording": pa.array(self.recording[entries.row]),
-            "at_once": pa.array(np.asarray(self.concurrent[entries.row, entries.col]).ravel().astype(np.int64)),
+            "at_once": pa.array(concurrent.astype(np.int64)),
         }
         for name, ids_DM in self.sequences.items():
             ids = ids_DM[entries.col]

@@ -11,8 +11,8 @@ import pyarrow as pa
 from iotid.dataset.split_protocols import Summary
 from iotid.spark.shuffle import read_tables
 
-OUTCOMES, VOTES, SUMMARIES, CANDIDATES, VALUES, ROWS, SETS = (
-    "outcomes", "votes", "summaries", "candidates", "values", "rows", "sets",
+OUTCOMES, VOTES, SUMMARIES, CANDIDATES, VALUES, ROWS, SETS, TEST_SETS = (
+    "outcomes", "votes", "summaries", "candidates", "values", "rows", "sets", "test_sets",
 )  # fmt: skip
 
 
@@ -27,13 +27,14 @@ class SideOutputs:
     seen: dict[str, Counter[int]]
     rows: list[dict[str, int]]
     sets: list[pa.Table]
+    test_sets: list[pa.Table]
 
     @staticmethod
     def of(side_outputs: pa.Table) -> SideOutputs:
-        found = SideOutputs(Counter(), [], [], {}, {}, [], [])
+        found = SideOutputs(Counter(), [], [], {}, {}, [], [], [])
         for kind, table in read_tables(side_outputs):
-            if kind == SETS:
-                found.sets.append(table)
+            if kind in (SETS, TEST_SETS):
+                (found.sets if kind == SETS else found.test_sets).append(table)
                 continue
             columns = [column.to_pylist() for column in table.columns if column.type != pa.list_(pa.int64())]
             arrays = [row.values.to_numpy() for row in table["positions"]] if "positions" in table.schema.names else []

@@ -48,10 +48,11 @@ from iotid.storage import (
     rows_in_footers,
     translate_read_errors,
     visible_files,
-)  # fmt: skip
+)
 
 ENCODING = "encoding.json"
 SETS, _FORMER_SETS = f"_sets{SIDE_SUFFIX}", "sets.parquet"
+TEST_SETS = f"_test_sets{SIDE_SUFFIX}"
 LABEL = "label_id"
 WEIGHT = "num_flows"
 
@@ -96,8 +97,18 @@ def read_sets(partition_uri: str) -> FlowSets:
         return FlowSets.from_arrow(pq.read_table(name, filesystem=files))
 
 
-def write_sets(staged: Staged, sets: FlowSets) -> None:
-    pq.write_table(sets.to_arrow(), f"{staged.path}/{SETS}", filesystem=staged.filesystem)
+def read_test_sets(partition_uri: str) -> FlowSets | None:
+    """The sets of the test split's flows, as `read_sets`; None if the dataset has none."""
+    files = _open_dataset(partition_uri)
+    if not is_file(files, TEST_SETS):
+        return None
+    with translate_read_errors(f"{partition_uri}/{TEST_SETS}", remedy("datasets")):
+        rows = pq.read_table(TEST_SETS, filesystem=files)
+        return FlowSets.from_arrow(rows) if len(rows) else None
+
+
+def write_sets(staged: Staged, name: str, sets: FlowSets) -> None:
+    pq.write_table(sets.to_arrow(), f"{staged.path}/{name}", filesystem=staged.filesystem)
 
 
 def read_split(partition_uri: str, split: str) -> EncodedFlows:

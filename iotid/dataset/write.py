@@ -42,7 +42,7 @@ from iotid.dataset.split_protocols import (
     split_captures,
 )
 from iotid.dataset.split_tasks import refine_cuts, scan, summarise_units
-from iotid.dataset.store import ENCODING, group_rows, write_petastorm_metadata, write_sets
+from iotid.dataset.store import ENCODING, SETS, TEST_SETS, group_rows, write_petastorm_metadata, write_sets
 from iotid.errors import AccountingError, InputError, LabelError, SchemaError, SettingError, short_repr
 from iotid.flows import later_flows, partition_files, read_flows
 from iotid.labels.device_list import DeviceList
@@ -268,7 +268,8 @@ class _SecondPass:
                     f"{in_footers:,}; run the step again, and report this if it happens again"
                 )
         staged.write_json(ENCODING, encoding.to_json())
-        write_sets(staged, sets_of(self.outputs.sets, encoding, self._source.settings.sets))
+        for name, sets in ((SETS, self.outputs.sets), (TEST_SETS, self.outputs.test_sets)):
+            write_sets(staged, name, sets_of(sets, encoding, self._source.settings.sets))
         sizes = ", ".join(
             f"{split} {own['flows']:,} flows in {own['rows']:,} rows" for split, own in self._splits.items()
         )

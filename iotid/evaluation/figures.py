@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iotid.evaluation.schema import Bin, System
+from iotid.pages import percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 # Okabe and Ito's palette: distinct in every common form of colour blindness.
@@ -38,7 +40,7 @@ def confusion_matrix(confusion_CC: NDArray[Any], labels: Sequence[str], path: Pa
         percent_CC = 100 * matrix_CC / support_C[:, np.newaxis]
     count = len(names)
     small = count > 15
-    size = max(count * (0.25 if small else 0.5), 2.4)  # inches
+    size = max(count * (0.3 if small else 0.5), 2.4)  # inches
     figure = new_figure(size + 3.2, size + 2.2)
     axes = figure.add_subplot()
     image = axes.imshow(np.ma.masked_invalid(percent_CC), cmap=_colour_map(), vmin=0, vmax=100)
@@ -52,7 +54,7 @@ def confusion_matrix(confusion_CC: NDArray[Any], labels: Sequence[str], path: Pa
     axes.set_xlabel("answered")
     axes.set_ylabel("true class (test flows)")
     axes.set_title(title, fontsize=10)
-    _write_percents(axes, percent_CC, 6.5 if small else 8)
+    _write_percents(axes, percent_CC, 6 if small else 8)
     bar = figure.colorbar(image, ax=axes, shrink=0.6, pad=0.02)
     bar.set_label("% of the true class", fontsize=8)
     bar.ax.tick_params(labelsize=7)
@@ -95,12 +97,13 @@ def learning_curves(history: Sequence[Mapping[str, Any]], path: Path, title: str
         left.legend(frameon=False, fontsize=8)
     _curve(right, history, "validation_macro_f1", "validation", ORANGE, "s")
     right.set_ylabel("validation macro F1")
+    percent_axis(right.yaxis)
     right.set_ylim(0, 1.02)
     scored = _measured(history, "validation_macro_f1")
     if scored:
         epoch = max(scored, key=lambda epoch: scored[epoch])
         right.axvline(epoch, color=GREY, linewidth=1, linestyle=":")
-        right.set_title(f"best {scored[epoch]:.3f} at epoch {epoch}", fontsize=9)
+        right.set_title(f"best {percent(scored[epoch])} at epoch {epoch}", fontsize=9)
     for axes in (left, right):
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -110,8 +113,8 @@ def learning_curves(history: Sequence[Mapping[str, Any]], path: Path, title: str
 
 
 def reliability(bins: Sequence[Bin], path: Path, title: str = "") -> None:
-    """Reliability diagram: accuracy against confidence above, the distribution of confidences below."""
-    figure = new_figure(4.4, 4.8)
+    """Reliability diagram: accuracy against confidence, each point with its number of flows; below, their shares."""
+    figure = new_figure(5.2, 5.4)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     filled = [item for item in bins if item["flows"]]
     above.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="calibrated")
@@ -121,8 +124,22 @@ def reliability(bins: Sequence[Bin], path: Path, title: str = "") -> None:
         color=BLUE,
         marker="o",
         markersize=4,
-        label="observed",
+        label="observed, with the number of flows",
     )
+    for item in filled:
+        at = item["confidence"] or 0.0, item["accuracy"] or 0.0
+        left = at[0] > 0.8  # where a number to the right would leave the axes
+        offset, side = ((-5, -3), "right") if left else ((5, -3), "left")
+        above.annotate(
+            f"{item['flows']:,}",
+            at,
+            offset,
+            textcoords="offset points",
+            ha=side,
+            va="top",
+            fontsize=6.5,
+            color="#1C2430",
+        )
     above.set_ylim(-0.02, 1.02)
     above.set_ylabel("accuracy")
     above.legend(frameon=False, fontsize=8, loc="upper left")
@@ -135,15 +152,18 @@ def reliability(bins: Sequence[Bin], path: Path, title: str = "") -> None:
     below.set_xlim(0, 1)
     for axes in (above, below):
         plain_axes(axes)
+        percent_axis(axes.yaxis)
+    percent_axis(below.xaxis)
     above.set_title(title, fontsize=10)
     save(figure, path)
 
 
 def _write_percents(axes: Axes, percent_CC: NDArray[np.float64], font: float) -> None:
-    for (row, column), percent in np.ndenumerate(percent_CC):
-        if percent >= 0.5:  # NaN and what rounds to 0 stay empty
-            ink = "white" if percent > 55 else "black"
-            axes.text(column, row, f"{percent:.0f}", ha="center", va="center", color=ink, fontsize=font)
+    for (row, column), value in np.ndenumerate(percent_CC):
+        if value >= 0.05:  # NaN and what rounds to 0 stay empty
+            ink = "white" if value > 55 else "black"
+            text = "100" if value == 100 else f"{min(value, 99.9):.1f}"
+            axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=font)
 
 
 def _points(whole: float | None, without: float | None) -> float:
@@ -184,6 +204,13 @@ def plain_axes(axes: Axes) -> None:
     axes.grid(color="#E3E3E3", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=8)
+
+
+def percent_axis(axis: Axis) -> None:
+    """Label the ticks of an axis of shares in per cent."""
+    from matplotlib.ticker import PercentFormatter
+
+    axis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
 
 
 def new_figure(width: float, height: float) -> Figure:

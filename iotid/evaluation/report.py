@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
 import pyarrow.parquet as pq
-from markupsafe import Markup
 
 from iotid.errors import DataError
 from iotid.evaluation import figures, metrics
-from iotid.evaluation.schema import Report, Score, System
+from iotid.evaluation.pages import environment, image
+from iotid.evaluation.schema import Report, Score, System, WholeDevices
 from iotid.inputs import read_file
+from iotid.pages import percent
 from iotid.storage import check_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
 
 _METRIC_TITLES = (
     ("accuracy", ("Accuracy",)),
@@ -56,7 +54,7 @@ def write_report(
         figures.learning_curves(history, curves)
     page = folder / "report.html"
     drawn = {name: _draw(name, system, report, folder / "figures") for name, system in report["systems"].items()}
-    page.write_text(_render(report, drawn, _image(curves) if curves else None), encoding="utf-8")
+    page.write_text(_render(report, drawn, image(curves) if curves else None), encoding="utf-8")
     return page
 
 
@@ -83,8 +81,27 @@ def flatten_metrics(report: Report) -> dict[str, float]:
     }
 
 
-def verdicts(report: Report) -> list[tuple[str, bool]]:
-    """For each trained model: a sentence that compares it with the best baseline, and whether it is better."""
+def device_metrics(report: Report) -> dict[str, float]:
+    """``system.whole_devices.outcome`` -> share of the device nights, for tracking."""
+    return {
+        f"{name}.whole_devices.{outcome}": share
+        for name, system in report["systems"].items()
+        for outcome, share in _shares(system.get("whole_devices")).items()
+    }
+
+
+class Verdict(NamedTuple):
+    """A sentence on a trained model, and where its macro F1 is, compared with the best baseline's.
+
+    ``unclear``: their 95 % intervals overlap; ``alone``: no baseline was scored.
+    """
+
+    sentence: str
+    standing: Literal["above", "below", "unclear", "alone"]
+
+
+def verdicts(report: Report) -> list[Verdict]:
+    """For each trained model, how it compares with the best baseline."""
     systems = report["systems"]
     baselines = [name for name, system in systems.items() if system["kind"] == "baseline"]
     best = max(baselines, key=lambda name: _macro_f1(systems[name])["value"] or 0.0, default=None)
@@ -98,20 +115,32 @@ def verdicts(report: Report) -> list[tuple[str, bool]]:
 def quality(system: System) -> str:
     """One phrase with the system's scores on the test split."""
     scores = system["metrics"]["macro_f1"]["value"], system["metrics"]["accuracy"]["value"]
-    macro_f1, accuracy = map(_number, scores)
-    return f"macro F1 {macro_f1} %, accuracy {accuracy} % ({_percent(system['ceiling_share'])} of the ceiling)"
+    macro_f1, accuracy = map(percent, scores)
+    return f"macro F1 {macro_f1}, accuracy {accuracy} ({percent(system['ceiling_share'])} of the ceiling)"
 
 
-def _verdict(name: str, system: System, baseline_name: str | None, baseline: System | None) -> tuple[str, bool]:
+def _verdict(name: str, system: System, baseline_name: str | None, baseline: System | None) -> Verdict:
     ours, reached = _macro_f1(system), f"{name}: {quality(system)}"
     if baseline is None:
-        return f"{reached}; no baseline was scored.", True
+        return Verdict(f"{reached}; no baseline was scored.", "alone")
     theirs = _macro_f1(baseline)
     difference = (ours["value"] or 0.0) - (theirs["value"] or 0.0)
-    word = "ahead of" if difference > 0 else "behind" if difference < 0 else "level with"
-    note = "; their intervals overlap" if difference and _overlap(ours, theirs) else ""
-    reference = f"the best baseline, {baseline_name}, at macro F1 {_number(theirs['value'])} %"
-    return f"{reached}; {word} {reference}{note}.", difference > 0
+    reference = f"the best baseline, {baseline_name}, which has macro F1 {percent(theirs['value'])}"
+    if not difference or _overlap(ours, theirs):
+        why = ": their 95 % intervals overlap" if difference else ""
+        return Verdict(f"{reached}; no clear difference from {reference}{why}.", "unclear")
+    word: Literal["above", "below"] = "above" if difference > 0 else "below"
+    points = f"{100 * abs(difference):.1f} points {word} {reference}"
+    note = "" if ours["low"] is not None else " (no intervals: evaluation.bootstrap is 0)"
+    return Verdict(f"{reached}; {points}{note}.", word)
+
+
+def _shares(scored: WholeDevices | None) -> dict[str, float]:
+    """Shares of the device nights, by outcome; empty without any."""
+    if not scored:
+        return {}
+    counts = {name: scored[name] for name in ("right", "wrong", "undecided", "unknown")}
+    return {name: count / scored["recordings"] for name, count in counts.items()}
 
 
 def _macro_f1(system: System) -> Score:
@@ -132,61 +161,34 @@ def _draw(name: str, system: System, report: Report, folder: Path) -> dict[str, 
     confusion, reliability = folder / f"confusion_{file_name}.png", folder / f"reliability_{file_name}.png"
     figures.confusion_matrix(np.array(system["confusion"]), report["labels"], confusion, title)
     figures.reliability(system["reliability"], reliability, title)
-    drawn = {"confusion": _image(confusion), "reliability": _image(reliability)}
+    drawn = {"confusion": image(confusion), "reliability": image(reliability)}
     merged_GG, merged = metrics.merge(np.array(system["confusion"]), report["merged"])
     if len(merged) < len(report["labels"]):
         coarse = folder / f"confusion_{file_name}_merged.png"
         figures.confusion_matrix(merged_GG, merged, coarse, f"{title}, look-alikes merged")
-        drawn["coarse"] = _image(coarse)
+        drawn["coarse"] = image(coarse)
     if system["hidden"]:
         ablation = folder / f"ablation_{file_name}.png"
         figures.ablation(system, ablation, title)
-        drawn["ablation"] = _image(ablation)
+        drawn["ablation"] = image(ablation)
     return drawn
 
 
 def _render(report: Report, drawn: Mapping[str, Any], curves: dict[str, Any] | None) -> str:
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(number=_number, percent=_percent, seconds=_seconds, breakable=_breakable)
-    template = resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
     first = next(iter(report["systems"].values()))
-    return environment.from_string(template).render(
-        report=report,
-        figures=drawn,
-        curves=curves,
-        verdicts=verdicts(report),
-        metric_titles=_METRIC_TITLES,
-        present=sum(row["support"] > 0 for row in first["per_class"]),
-        merged_count=len(set(report["merged"])),
-        intervals=first["metrics"]["accuracy"]["low"] is not None,
+    of_devices = {name: system.get("whole_devices") for name, system in report["systems"].items()}
+    return (
+        environment("iotid.evaluation")
+        .get_template("report.html.j2")
+        .render(
+            report=report,
+            figures=drawn,
+            curves=curves,
+            verdicts=verdicts(report),
+            metric_titles=_METRIC_TITLES,
+            whole_devices={name: scored for name, scored in of_devices.items() if scored},
+            present=sum(row["support"] > 0 for row in first["per_class"]),
+            merged_count=len(set(report["merged"])),
+            intervals=first["metrics"]["accuracy"]["low"] is not None,
+        )
     )
-
-
-def _image(path: Path) -> dict[str, Any]:
-    """The PNG as a data URI, and its natural width in CSS pixels."""
-    content = path.read_bytes()
-    width = int.from_bytes(content[16:20], "big")  # IHDR, PNG specification, section 11.2.1
-    return {
-        "uri": f"data:image/png;base64,{base64.b64encode(content).decode()}",
-        "width": round(width * 96 / figures.DPI),
-    }
-
-
-def _breakable(name: str) -> Markup:
-    """The escaped name, with a line break allowed after each underscore."""
-    return Markup("_<wbr>").join(name.split("_"))
-
-
-def _number(share: float | None) -> str:
-    """Per cent without the sign, with two decimals as in the paper."""
-    return "—" if share is None else f"{100 * share:.2f}"
-
-
-def _percent(share: float | None) -> str:
-    return "—" if share is None else f"{100 * share:.1f} %"
-
-
-def _seconds(value: float | None) -> str:
-    return "—" if value is None else f"{value:.1f}"

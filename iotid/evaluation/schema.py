@@ -7,7 +7,7 @@ and scores are between 0 and 1; flows are counted by each row's ``num_flows``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypedDict, cast
+from typing import NotRequired, TypedDict, cast
 
 from iotid.errors import DataError
 
@@ -79,6 +79,30 @@ class Reads(TypedDict):
     unfit_nights: list[str]
 
 
+class Outcomes(TypedDict):
+    """Numbers of device nights: all, and by outcome (`whole_devices`)."""
+
+    recordings: int
+    right: int
+    wrong: int
+    undecided: int
+    unknown: int
+
+
+class KindDevices(Outcomes):
+    """Of one kind; ``learned``: whether the model knows it; ``mistaken_for``: the kind most often found wrongly."""
+
+    kind: str
+    learned: bool
+    mistaken_for: str | None
+
+
+class WholeDevices(Outcomes):
+    """Of all kinds together, and of each."""
+
+    kinds: list[KindDevices]
+
+
 class Seconds(TypedDict):
     """Wall time; ``fit`` is null for a trained model."""
 
@@ -94,6 +118,7 @@ class System(TypedDict):
 
     ``hidden``: for each characteristic, a trained model's scores without it. ``lead``: the paired difference of its
     macro F1 and each other trained model's, with interval. For a baseline both are empty and ``reads`` is null.
+    ``whole_devices``: of the device model of a trained model's bundle, null without one; earlier reports lack it.
     """
 
     kind: str
@@ -110,6 +135,7 @@ class System(TypedDict):
     lead: dict[str, Score]
     reads: Reads | None
     seconds: Seconds
+    whole_devices: NotRequired[WholeDevices | None]
 
 
 class Report(TypedDict):

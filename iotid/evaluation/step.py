@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from iotid import config
+from iotid.dataset import read_encoding, read_test_sets
 from iotid.errors import SchemaError
-from iotid.evaluation.report import flatten_metrics, quality, read_history, verdicts, write_report
+from iotid.evaluation.report import (
+    device_metrics,
+    flatten_metrics,
+    quality,
+    read_history,
+    verdicts,
+    write_report,
+)
+from iotid.evaluation.schema import Report
 from iotid.evaluation.scoring import census_flows, evaluate
+from iotid.evaluation.whole_devices import score_whole_devices
 from iotid.model import Predictor
 from iotid.partitions import Partition, PartitionKey, Store
-from iotid.schemas.metadata import Reports
+from iotid.schemas.metadata import Datasets, Reports
 from iotid.tracking.runs import Run
 from iotid.tracking.versions import CHALLENGER, CHAMPION, ModelVersion, Registry
 
@@ -25,11 +36,14 @@ class Evaluation:
     sentences: tuple[str, ...]
 
 
-def evaluate_challenger(store: Store, registry: Registry, dataset: str, settings: config.Evaluation) -> Evaluation:
+def evaluate_challenger(
+    store: Store, registry: Registry, dataset: str, settings: config.Evaluation, census: config.Census
+) -> Evaluation:
     """Score the challenger, the champion if it is another version, and the baselines on the dataset's test split.
 
     Writes the partition of ``reports``: report.json, every answer, figures, a page. Logs the same to the challenger's
-    run, and sets the version's tag ``quality``. A champion of another schema version is reported and left out.
+    run, and sets the version's tag ``quality``. Device nights are decided as a census with the settings ``census``
+    would. A champion of another schema version is reported and left out.
 
     Raises:
         NoModelError: there is no challenger.
@@ -44,9 +58,10 @@ def evaluate_challenger(store: Store, registry: Registry, dataset: str, settings
     with TemporaryDirectory() as work, store.write("reports", key) as staged:
         models, left_out = _load(registry, versions, work)
         report, answers = evaluate(source, models, settings, census_flows(store))
+        _add_whole_devices(report, source, models, census)
         page = write_report(report, f"{work}/report", answers=answers, history=_history(registry, challenger, work))
         run.log_artifacts(page.parent, "report")
-        run.log_metrics(flatten_metrics(report))
+        run.log_metrics(flatten_metrics(report) | device_metrics(report))
         reached = f"{quality(report['systems'][CHALLENGER])} on the test part of dataset {dataset}"
         registry.set_tag(challenger.number, "quality", reached)
         staged.add_folder(page.parent)
@@ -69,6 +84,16 @@ def _load(registry: Registry, versions: dict[str, int], work: str) -> tuple[dict
             # no census could load it either, so its replacement need not be better
             left_out[alias] = f"the champion, version {number}, cannot be loaded and is left out: {fault}"
     return models, left_out
+
+
+def _add_whole_devices(
+    report: Report, source: Partition[Datasets], models: Mapping[str, Predictor], census: config.Census
+) -> None:
+    """Score the models' device models on the dataset's test sets; earlier datasets have none."""
+    sets, encoding = read_test_sets(source.uri), read_encoding(source.uri)
+    for name, model in models.items():
+        scored = score_whole_devices(sets, encoding, model, name, census) if sets else None
+        report["systems"][name]["whole_devices"] = scored
 
 
 def _history(registry: Registry, challenger: ModelVersion, work: str) -> list[dict[str, float | None]]:

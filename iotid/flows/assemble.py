@@ -20,6 +20,7 @@ from iotid import config, schemas
 from iotid.capture.splits.stored import check_splits
 from iotid.errors import AccountingError, SchemaError
 from iotid.flows import tasks
+from iotid.flows.dates import date_warning, flows_by_date
 from iotid.flows.local import check_accounting
 from iotid.flows.open_flows import CARRIED, carries_open_flows
 from iotid.flows.partial import Partials, rule_of
@@ -86,6 +87,7 @@ def write_flows(
             pq.write_table(table, f"{staged.path}/{name}", filesystem=staged.filesystem)
         staged.metadata |= {
             "rows": result.totals.rows,
+            "flows_by_date": flows_by_date(result.totals.by_day),
             "packets": packets,
             "unreadable": len(unreadable),
             "overlapping": result.counters.log_overlaps(),  # captures that have another capture's first packet
@@ -98,7 +100,11 @@ def write_flows(
         if previous is not None:
             staged.metadata["carried_packets"] = carried
             staged.metadata["inputs"]["night_before"] = {**previous.key, "last_us": previous.metadata["last_us"]}
-    return store.open("flows", key)
+    written = store.open("flows", key)
+    if warning := date_warning(written.metadata["flows_by_date"], capture_date):
+        advice = "check --date, or give the captures of each date separately"
+        _log.warning("assemble-flows: site %s, %s: %s; %s", site, capture_date, warning, advice)
+    return written
 
 
 class _Assembly:

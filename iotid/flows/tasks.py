@@ -7,6 +7,7 @@ worker's memory.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
@@ -22,7 +23,8 @@ from iotid.capture.file_split import FileSplit
 from iotid.capture.splits.byte_ranges import lookback_records
 from iotid.capture.splits.overlaps import FirstPackets
 from iotid.capture.splits.plan import last_splits, splits_before
-from iotid.flows.layout import BEFORE_ALL, PACKET_WIDTH
+from iotid.flows.dates import count_days
+from iotid.flows.layout import BEFORE_ALL, FIRST, PACKET_WIDTH
 from iotid.flows.merge import Merger, merge, separate_unique_keys
 from iotid.flows.open_flows import CARRIED, OpenFlows, carries_open_flows, is_carried, load_open_flows
 from iotid.flows.partial import NO_PARTIALS, Partials, packet_width
@@ -62,12 +64,24 @@ class Totals:
     packets: int = 0  # in those flows
     idle_packets: int = 0  # of carried flows without a packet in this partition
     last_us: int = BEFORE_ALL  # time of the last packet
+    by_day: Counter[int] = field(default_factory=Counter)  # flows by day of their first packet (`flows.dates`)
+
+    @staticmethod
+    def of(table: pa.Table) -> Totals:
+        """The totals of which this is the `table`."""
+        [row] = table.to_pylist()
+        return Totals(**row | {"by_day": Counter(dict(row["by_day"]))})
+
+    def table(self) -> pa.Table:
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return pa.table({name: [value] for name, value in (values | {"by_day": list(self.by_day.items())}).items()})
 
     def add(self, other: Totals) -> None:
         self.rows += other.rows
         self.packets += other.packets
         self.idle_packets += other.idle_packets
         self.last_us = max(self.last_us, other.last_us)
+        self.by_day.update(other.by_day)
 
 
 @dataclass
@@ -90,7 +104,7 @@ class SideOutputs:
             elif kind == _UNRESOLVED:
                 unresolved.append(_partials_of(table))
             else:
-                outputs.totals.add(Totals(**table.to_pylist()[0]))
+                outputs.totals.add(Totals.of(table))
         outputs.unresolved = Partials.concat(unresolved)
         return outputs
 
@@ -221,7 +235,7 @@ def delete_timed_out(
 def _side_outputs(totals: Totals, unresolved: Partials) -> Iterator[pa.RecordBatch]:
     if len(unresolved):
         yield side_output(_UNRESOLVED, pa.Table.from_batches([unresolved.to_arrow()]))
-    yield side_output(_TOTALS, pa.table({f.name: [getattr(totals, f.name)] for f in fields(Totals)}))
+    yield side_output(_TOTALS, totals.table())
 
 
 class _FlowFiles:
@@ -253,6 +267,7 @@ class _FlowFiles:
         for flows, rows in selections:
             self.totals.rows += len(rows)
             self.totals.packets += int(flows.packets[rows].sum())
+            self.totals.by_day.update(count_days(flows.state[rows, FIRST]))
         self._file.write(table_in_time_order(selections, self._paths, self._flow, self._carried))
 
     def _add_open(self, still_open: OpenFlows, flows: Partials) -> FlowSelection:

@@ -81,9 +81,11 @@ class FlowsRead(TypedDict, total=False):
 
 
 class Flows(Common, total=False):
-    """``packets``: by reason; ``open_flows``, ``open_packets``: flows that may continue on the next date."""
+    """``packets``: by reason; ``flows_by_date``: flows by the date (UTC) of their first packet, those of rarer dates
+    under `other`; ``open_flows``, ``open_packets``: flows that may continue on the next date."""
 
     rows: Count
+    flows_by_date: dict[str, Count]
     packets: dict[str, Count]
     unreadable: Count
     overlapping: Count

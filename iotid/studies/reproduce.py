@@ -186,7 +186,7 @@ class _Experiment:
         settings = self.settings
         train(spark_session(settings.spark, "iotid reproduce"), self.store, self._dataset, settings)
         registry = Registry(settings.tracking, settings.storage.root)
-        evaluate_challenger(self.store, registry, self.name, settings.evaluation)
+        evaluate_challenger(self.store, registry, self.name, settings.evaluation, settings.census)
 
     @property
     def _dataset(self) -> Partition[Datasets]:

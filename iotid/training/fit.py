@@ -275,9 +275,11 @@ class _Run:
         _log.info("calibrated on validation: temperature %.3f%s", 1 / factor, weight)
 
     def _device_model(self, sets: FlowSets) -> DeviceModel:
-        _log.info("training the device model on %d sets of flows", len(sets))
         _, kind_C = kinds_of(self._encoding.labels, self._encoding.devices)
-        return DeviceModel(kind_C).fit(sets, seed=self._settings.seed)
+        model = DeviceModel(kind_C).fit(sets, seed=self._settings.seed)
+        recordings = len(np.unique(sets.recording))
+        _log.info("fitted the device-level model on %d recording%s", recordings, "s" * (recordings != 1))
+        return model
 
     def to_checkpoint(self) -> Checkpoint:
         """The state with all tensors that resuming needs."""

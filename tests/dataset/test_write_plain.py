@@ -19,6 +19,7 @@ from iotid.dataset import (
     read_encoding,
     read_sets,
     read_split,
+    read_test_sets,
     row_tasks,
     set_tasks,
     split_tasks,
@@ -258,7 +259,7 @@ def test_write_plain__row_groups_are_as_many_as_asked(plain_spark: Any, stored: 
             assert 3 <= sum(groups) <= 3 + len(files)
 
 
-def test_write_plain__sets_hold_only_flows_of_training_and_validation(
+def test_write_plain__sets_are_learned_from_those_of_test_flows_apart(
     plain_spark: Any, stored: tuple[Store, Partition]
 ) -> None:
     dataset = _write(plain_spark(), stored[0], [stored[1]])
@@ -267,6 +268,9 @@ def test_write_plain__sets_hold_only_flows_of_training_and_validation(
     sets = read_sets(dataset.uri)
     held = dict(zip(sets.label.tolist(), np.asarray(sets.flows.sum(axis=1)).ravel().tolist(), strict=True))
     assert held[0] == flows["cam"]["train"] + flows["cam"]["validation"] < 100
+    tested = read_test_sets(dataset.uri)
+    assert tested is not None
+    assert (int(tested.flows[tested.label == 0].sum()), -1 in tested.label) == (flows["cam"]["test"], False)
 
 
 def test_write_plain__unlisted_hosts_are_sets_without_label_unanswered_flows_in_none(

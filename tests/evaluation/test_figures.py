@@ -56,7 +56,7 @@ def test_confusion_matrix__rows_are_percent_and_unused_classes_are_left_out(draw
     figures.confusion_matrix(matrix, ["a$b$", "wrong only", "unused", "d"], tmp_path / "confusion.png")
     axes = drawn[0].axes[0]
     assert [text.get_text() for text in axes.get_yticklabels()] == [r"a\$b\$  (4)", "wrong only  (0)", "d  (8)"]
-    assert sorted(text.get_text() for text in axes.texts) == ["100", "25", "75"]
+    assert sorted(text.get_text() for text in axes.texts) == ["100", "25.0", "75.0"]
     assert axes.images[0].get_array().mask[1].all(), "a row without test flows has no percent"
 
 
@@ -70,7 +70,7 @@ def test_learning_curves__skip_epochs_without_a_value(drawn: list[Any], tmp_path
     left, right = drawn[0].axes
     assert [list(line.get_xdata()) for line in left.lines] == [[1, 2, 3], [2]]
     assert list(right.lines[0].get_xdata()) == [1, 3]
-    assert right.get_title() == "best 0.600 at epoch 3"
+    assert right.get_title() == "best 60.0 % at epoch 3"
 
 
 def test_learning_curves__one_epoch_and_no_epoch_are_drawn(tmp_path: Path) -> None:
@@ -85,4 +85,5 @@ def test_reliability__empty_bins_are_not_drawn(drawn: list[Any], tmp_path: Path)
     figures.reliability(bins, tmp_path / "reliability.png")
     above, below = drawn[0].axes
     assert list(above.lines[1].get_ydata()) == [0, 1]
+    assert [text.get_text() for text in above.texts] == ["1", "3"], "flows at each point"
     assert sorted(bar.get_height() for bar in below.patches)[-2:] == [0.25, 0.75]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import re
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from iotid.config import load_settings
-from iotid.evaluation.report import flatten_metrics, verdicts, write_report
+from iotid.evaluation.report import device_metrics, flatten_metrics, verdicts, write_report
 from iotid.evaluation.scoring import score
 
 _SETTINGS = load_settings(overrides=["evaluation.baselines=[majority_sequence]", "evaluation.bootstrap=20"]).evaluation
@@ -102,7 +104,7 @@ def test_write_report__shows_leakage_ceiling_and_every_class(report: Any, tmp_pa
     assert f"Ceiling {100 * report['ceiling']:.1f} %." in text
     assert "plug — — — — — 0" in text
     macro_f1 = report["systems"]["ensemble"]["metrics"]["macro_f1"]
-    assert f"{100 * macro_f1['low']:.2f} \u2013 {100 * macro_f1['high']:.2f}" in text
+    assert f"{100 * macro_f1['low']:.1f} to {100 * macro_f1['high']:.1f} %" in text
 
 
 def test_flatten_metrics__has_every_systems_metrics(report: Any) -> None:
@@ -120,35 +122,81 @@ def test_write_report__refuses_what_is_not_json(report: Any, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs", "words", "ahead"),
+    ("ours", "theirs", "words", "standing"),
     [
         (
             (0.9, 0.88, 0.92),
             (0.8, 0.78, 0.82),
-            "ahead of the best baseline, majority_sequence, at macro F1 80.00 %.",
-            True,
+            "; 10.0 points above the best baseline, majority_sequence, which has macro F1 80.0 %.",
+            "above",
         ),
-        ((0.9, 0.78, 0.92), (0.8, 0.78, 0.82), "their intervals overlap", True),
-        ((0.8, 0.78, 0.82), (0.8, 0.78, 0.82), "level with", False),
+        (
+            (0.9, 0.78, 0.92),
+            (0.8, 0.78, 0.82),
+            "; no clear difference from the best baseline, majority_sequence, which has macro F1 80.0 %: their 95 % "
+            "intervals overlap.",
+            "unclear",
+        ),
+        (
+            (0.8, 0.78, 0.82),
+            (0.8, 0.78, 0.82),
+            "no clear difference from the best baseline, majority_sequence, which has macro F1 80.0 %.",
+            "unclear",
+        ),
         (
             (0.7, None, None),
             (0.8, None, None),
-            "behind the best baseline, majority_sequence, at macro F1 80.00 %.",
-            False,
+            "; 10.0 points below the best baseline, majority_sequence, which has macro F1 80.0 % (no intervals: "
+            "evaluation.bootstrap is 0).",
+            "below",
         ),
     ],
 )
-def test_verdicts__compare_with_the_best_baseline(report: Any, ours: Any, theirs: Any, words: str, ahead: bool) -> None:
+def test_verdicts__compare_with_the_best_baseline(
+    report: Any, ours: Any, theirs: Any, words: str, standing: str
+) -> None:
     report = copy.deepcopy(report)
     for name, (value, low, high) in (("ensemble", ours), ("majority_sequence", theirs)):
         report["systems"][name]["metrics"]["macro_f1"] = {"value": value, "low": low, "high": high}
-    [(sentence, is_ahead)] = verdicts(report)
-    assert words in sentence
-    assert is_ahead is ahead
+    [verdict] = verdicts(report)
+    assert verdict.sentence.endswith(words)
+    assert verdict.standing == standing
 
 
 def test_verdicts__without_baselines_says_so(small: Any, oracle: Any) -> None:
     settings = load_settings(overrides=["evaluation.baselines=[]", "evaluation.bootstrap=0"]).evaluation
     report, _ = score(small.identity, small.encoding, small.train, small.test, {"ensemble": oracle}, settings)
-    [(sentence, _)] = verdicts(report)
-    assert "no baseline was scored" in sentence
+    [verdict] = verdicts(report)
+    assert "no baseline was scored" in verdict.sentence
+    assert verdict.standing == "alone"
+
+
+def test_write_report__page_has_one_unit_one_main_and_headings_in_order(report: Any, tmp_path: Path) -> None:
+    page = _Page(write_report(report, tmp_path).read_text().partition("</style>")[2])
+    assert page.elements.count("main") == 1
+    headings = [int(element[1]) for element in page.elements if element in ("h1", "h2", "h3")]
+    assert headings[:2] == [1, 2]
+    assert all(later <= earlier + 1 for earlier, later in pairwise(headings))
+    shares = re.findall(r"[0-9]+\.[0-9]+ %?", page.text)
+    assert shares
+    assert all(re.fullmatch(r"[0-9]+\.[0-9] %", share) for share in shares if share.endswith("%"))
+
+
+def test_write_report__shows_whole_devices_of_each_kind(report: Any, tmp_path: Path) -> None:
+    counts = {"recordings": 8, "right": 5, "wrong": 1, "undecided": 0, "unknown": 2}
+    acme = {**counts, "kind": "Acme camera", "learned": True, "mistaken_for": "Volt plug"}
+    strange = {**dict.fromkeys(counts, 0), "recordings": 1, "unknown": 1, "kind": "Zed", "learned": False}
+    nights = {**counts, "kinds": [acme, {**strange, "mistaken_for": None}]}
+    report["systems"]["ensemble"]["whole_devices"] = nights
+    text = " ".join(_Page(write_report(report, tmp_path).read_text()).text.split())
+    assert "ensemble: 62.5 % of 8 device nights right" in text
+    assert (
+        "All 8 5 62.5 % 1 12.5 % 0 0.0 % 2 25.0 % — Acme camera 8 5 1 0 2 Volt plug Zed (not learned) 1 0 0 0 1 —"
+        in text
+    )
+    assert device_metrics(report) == {
+        "ensemble.whole_devices.right": 0.625,
+        "ensemble.whole_devices.wrong": 0.125,
+        "ensemble.whole_devices.undecided": 0.0,
+        "ensemble.whole_devices.unknown": 0.25,
+    }

@@ -112,6 +112,8 @@ def test_write_flows_plain__gives_what_from_captures_gives(
     assert found.schema.equals(schemas.COUNTERS.arrow_schema())
     assert found.drop(["site", "capture_date"]).equals(counters(local))
     assert partition.metadata["rows"] == len(local)
+    dates = [seen.date().isoformat() for seen in local["first_seen"].to_pylist()]
+    assert partition.metadata["flows_by_date"] == {date: dates.count(date) for date in sorted(set(dates))}
     assert partition.metadata["packets"] == {"flow": pc.sum(found["packets"]).as_py()}
     assert partition.metadata["unreadable"] == partition.metadata["overlapping"] == 0
     capture = config.load_settings().capture.model_copy(update=SMALL)
@@ -119,6 +121,19 @@ def test_write_flows_plain__gives_what_from_captures_gives(
     assert partition.metadata["settings"] == settings
     assert partition.metadata["settings_hash"] == config.settings_hash(capture, flow_settings(**rule))
     assert partition.metadata["inputs"] == {"splits": Store(str(tmp_path)).open("splits", partition.key).metadata}
+
+
+def test_write_flows_plain__flows_of_other_dates_are_one_warning(
+    plain_spark: Any, tmp_path: Path, captures: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spark, store = plain_spark(), Store(str(tmp_path))
+    assemble(spark, store, captures, flow_settings(), DAYS[2])
+    assert not caplog.messages
+    assemble(spark, store, captures, flow_settings(), "2026-03-01")
+    assert caplog.messages == [
+        "assemble-flows: site north, 2026-03-01: 100.0 % of the flows began on other dates (2024-03-01, 2024-02-29); "
+        "check --date, or give the captures of each date separately"
+    ]
 
 
 def test_write_flows_plain__partitions_and_batches_change_no_row(

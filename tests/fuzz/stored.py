@@ -186,6 +186,7 @@ def use_metadata(found: Metadata) -> None:
             encoding().misfit(found["settings"]["flow"])
             f"{found['rows']:,} {found['unreadable']:,} {found['overlapping']:,} {sum(found['packets'].values()):,}"
             assert found["schema_version"] != -1
+            sum(found.get("flows_by_date", {}).values())
             before = found.get("inputs", {}).get("night_before")
             assert not before or before["last_us"] < 2**63
             assert found.get("open_packets", 0) - 1 < found.get("open_packets", 0)
@@ -231,6 +232,7 @@ def stored_metadata() -> dict[str, dict[str, Any]]:
         "flows": {
             "rows": 5, "packets": {"flow": 9, "not_ip": 1}, "unreadable": 1, "overlapping": 0, "last_us": -(2**63),
             "settings": {"flow": flow}, "settings_hash": "ab", "open_flows": 1, "open_packets": 2,
+            "flows_by_date": {"2026-01-01": 4, "other": 1},
             "inputs": {"splits": {**common, **splits}, "night_before": {"site": "a", "last_us": 10**15}},
         },
         "datasets": {

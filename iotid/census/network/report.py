@@ -23,8 +23,8 @@ from iotid.census.network.trends import (
     series,
     spreading,
 )
-from iotid.census.report import page_environment
 from iotid.census.totals import ADDRESSES, WITH_PROBABILITIES
+from iotid.pages import page_environment
 
 _TYPES = 24  # charts
 _LISTED = 25  # of each level

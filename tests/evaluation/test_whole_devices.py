@@ -1,0 +1,77 @@
+"""Whole devices of the test split: one answer for each device and capture date."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from iotid.config import load_settings
+from iotid.dataset import Encoding, FlowSets, Vocabulary
+from iotid.evaluation.whole_devices import OUTCOMES, score_whole_devices
+from iotid.model.device import DeviceModel, kinds_of
+
+LABELS = ("cam", "lamp", "plug")
+CENSUS = load_settings().census
+# packet lengths of the flows that each device sends, several times in every night
+LENGTHS = {"cam": ((60, 1500), (1500, 1500), (60, 60)), "plug": ((100, 100), (60, 100), (100, 60)), "lamp": ((7, 7),)}
+
+
+def encoding_of(labels: tuple[str, ...]) -> Encoding:
+    vocabularies = {"packet_length": Vocabulary((60, 100, 1500)), "tcp_window": Vocabulary((0,))}
+    devices = {label: {"vendor": "Acme", "type": label} for label in labels}
+    return Encoding(2, vocabularies, labels, devices, (6, 17), "ip")
+
+
+def sets_of(encoding: Encoding, rows: list[tuple[str, int, int]], label_of: dict[str, int]) -> FlowSets:
+    """``rows``: (device, set, recording); a set has five flows of each of its device's."""
+    flows = [(pair, *row) for row in rows for pair in LENGTHS[row[0]]]
+    lengths = np.stack([encoding.vocabularies["packet_length"].ids(np.array(pair)) for pair, *_ in flows])
+    sequences = {"packet_length": lengths.astype(np.int32), "tcp_window": np.full_like(lengths, 2, np.int32)}
+    label_N = np.array([label_of[device] for _, device, _, _ in flows])
+    unit_N, recording_N = (np.array([flow[at] for flow in flows]) for at in (2, 3))
+    return FlowSets.of(sequences, unit_N, label_N, np.full(len(flows), 5), recording_N)
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Any:
+    """A device model of cameras and plugs."""
+    encoding = encoding_of(("cam", "plug"))
+    _, kind_C = kinds_of(encoding.labels, encoding.devices)
+    learned = [(device, number, number) for number, device in enumerate(("cam", "plug") * 12)]
+    model = DeviceModel(kind_C).fit(sets_of(encoding, learned, {"cam": 0, "plug": 1}))
+    return SimpleNamespace(encoding=encoding, learned=SimpleNamespace(devices=model))
+
+
+def test_score_whole_devices__one_answer_for_each_device_and_date(predictor: Any) -> None:
+    encoding = encoding_of(LABELS)
+    rows = [("cam", 1, 1), ("cam", 2, 1), ("cam", 3, 2), ("plug", 4, 3), ("lamp", 5, 4)]  # two captures of one date
+    sets = sets_of(encoding, rows, {label: number for number, label in enumerate(LABELS)})
+    found = score_whole_devices(sets, encoding, predictor, "challenger", CENSUS)
+    assert found is not None
+    assert {name: found[name] for name in ("recordings", *OUTCOMES)} == {  # type: ignore[literal-required]
+        "recordings": 4, "right": 3, "wrong": 0, "undecided": 0, "unknown": 1,
+    }  # fmt: skip
+    assert [(row["kind"], row["learned"], row["recordings"], row["right"]) for row in found["kinds"]] == [
+        ("Acme cam", True, 2, 2),
+        ("Acme lamp", False, 1, 0),
+        ("Acme plug", True, 1, 1),
+    ]
+
+
+def test_score_whole_devices__another_kinds_flows_are_a_mistake(predictor: Any) -> None:
+    encoding = encoding_of(LABELS)
+    sets = sets_of(encoding, [("plug", 1, 1), ("cam", 2, 2)], {"plug": 0, "cam": 0})  # a plug listed as a camera
+    found = score_whole_devices(sets, encoding, predictor, "challenger", CENSUS)
+    assert found is not None
+    assert (found["right"], found["wrong"]) == (1, 1)
+    assert [row["mistaken_for"] for row in found["kinds"]] == ["Acme plug"]
+
+
+def test_score_whole_devices__without_a_device_model_there_is_none(predictor: Any) -> None:
+    encoding = encoding_of(LABELS)
+    sets = sets_of(encoding, [("cam", 1, 1)], {"cam": 0})
+    without = SimpleNamespace(encoding=predictor.encoding, learned=SimpleNamespace(devices=None))
+    assert score_whole_devices(sets, encoding, without, "challenger", CENSUS) is None  # type: ignore[arg-type]
