@@ -35,8 +35,8 @@ Each job ends with one line that names the file or setting, the rule and the rem
 task is tried three times, after a pause of 5 to 10 minutes and one of 10 to 20; Spark itself retries no application.
 Tasks that a retry cannot help are not retried:
 
-* *Exit code 2* (a missing folder, an unknown setting, a malformed device list): fix what the line names, then clear
-  the task with its downstream tasks.
+* *Exit code 2* (a missing folder, an unknown setting, a malformed device list; "no completed data for" a site and date:
+  an earlier step has not finished): fix what the line names, or clear the earlier step, with its downstream tasks.
 * *Exit code 3* of `take_census`: not an error; a device on the watch list was found, and `watchlist.fail` is set. The
   census is written, and the line names its page: act, then mark the task as a success.
 
@@ -51,7 +51,6 @@ Other cases:
   green. If they arrive within `late_nights` dates they are found; later, clear the run of that date. Remove a site
   that no longer exists from `sites`.
 * `captured` failed: captures kept growing for twelve hours, or could not be listed; its log says which.
-* *PartitionError*: an earlier step has not finished for that site and date; clear that step with its downstream tasks.
 * *SchemaError, AccountingError*: stored data breaks its contract; do not clear, keep the partition and report it.
 * *A logical date that is not midnight*: it is the capture date; start the run again with a valid one, or back-fill.
 * The execution time-out: check `splits` for a site that grew; give Spark more executors, or raise the time-out in

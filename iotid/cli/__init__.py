@@ -8,6 +8,7 @@ import click
 
 from iotid import __version__
 from iotid.cli import command
+from iotid.errors import EXIT_CODES
 
 _STEPS = {
     "split-pcaps": "iotid.cli.split_pcaps",
@@ -43,7 +44,14 @@ class _Steps(command.SafeCommand, click.Group):
         return found
 
 
-@click.group(cls=_Steps, context_settings={"max_content_width": 100})
+_EXIT_CODES = "\n".join(f"  {code}  {meaning}" for code, meaning in EXIT_CODES.items())
+
+
+@click.group(
+    cls=_Steps,
+    context_settings={"max_content_width": 100},
+    epilog=f"\b\nExit codes of all commands (docs/how-to.md):\n{_EXIT_CODES}",
+)
 @click.version_option(__version__, prog_name="iotid")
 def steps() -> None:
     """Identifies the IoT devices behind network captures.

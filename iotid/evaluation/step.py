@@ -33,7 +33,7 @@ def evaluate_challenger(store: Store, registry: Registry, dataset: str, settings
 
     Raises:
         NoModelError: there is no challenger.
-        PartitionError: the dataset is absent.
+        AbsentError: the dataset is absent.
     """
     source = store.open("datasets", PartitionKey.named(dataset))
     challenger, champion = registry.version_of(CHALLENGER), registry.find_version(CHAMPION)
