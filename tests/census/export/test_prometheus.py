@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 
 from iotid.partitions import PartitionKey, Store
 from iotid.schemas import NETWORK
