@@ -60,9 +60,9 @@ def steps() -> None:
     take-census, take-network-census. `rollback` undoes a promotion. `name` says what a group of unknown devices is,
     `export` writes a census for other systems, `look` lists the devices in one capture at once, without Spark.
     `compare` scores the ensemble and its baselines under several protocols, `describe` draws what distinguishes the
-    devices. `run` does all steps on a folder of captures, `demo` on captures that it writes itself; `reproduce` repeats
-    the paper's experiment on one of its datasets and compares the numbers. `settings-schema` prints a JSON schema of
-    files of settings, for editors.
+    devices. `run` runs the full pipeline on a folder of captures, `demo` on captures that it writes itself; `reproduce`
+    repeats the paper's experiment on one of its datasets and compares the numbers. `settings-schema` prints a JSON
+    schema of files of settings, for editors.
     """
 
 
