@@ -50,13 +50,13 @@ audit-setup: .venv-audit/.ready ## pip-audit, from requirements-audit.lock (once
 lock: ## regenerate every lock file: make lock [UPGRADE=1, for newer versions]
 	@UPGRADE=$(UPGRADE) ./setup.sh lock
 
-demo: setup ## all steps on synthetic captures
+demo: setup ## the full pipeline on synthetic captures
 	@$(IOTID) demo
 
-run: setup ## all steps on your captures: make run CAPTURES=DIR LABELS=FILE [SITE=…] [DATE=…] [ROOT=var/run] [CONF=local.yaml] [SET="section.key=value …"]
-	@test -n "$(CAPTURES)" -a -n "$(LABELS)" || { echo 'usage: make run CAPTURES=DIR LABELS=FILE [SITE=…] [DATE=YYYY-MM-DD] [ROOT=…] [CONF=…] [SET="section.key=value …"]' >&2; exit 2; }
+run: setup ## the full pipeline on your captures: make run CAPTURES=DIR [LABELS=FILE, to train a model] [SITE=…] [DATE=…] [ROOT=var/run] [CONF=local.yaml] [SET="section.key=value …"]
+	@test -n "$(CAPTURES)" || { echo 'usage: make run CAPTURES=DIR [LABELS=FILE] [SITE=…] [DATE=YYYY-MM-DD] [ROOT=…] [CONF=…] [SET="section.key=value …"]' >&2; exit 2; }
 	@$(IOTID) run --config "$(CONF)" --set storage.root="$(ROOT)" $(foreach s,$(SET),--set "$(s)") \
-	  --captures "$(CAPTURES)" --labels "$(LABELS)" --site "$(SITE)" $(if $(DATE),--date "$(DATE)")
+	  --captures "$(CAPTURES)" $(if $(LABELS),--labels "$(LABELS)") --site "$(SITE)" $(if $(DATE),--date "$(DATE)")
 
 reproduce: ROOT = var/reproduce-$(DATASET)
 reproduce: CONF = paper.yaml

@@ -62,6 +62,7 @@ def line() -> list[str]:
 
 with DAG(
     dag_id="iotid_evaluate",
+    description="After each training: scores of the challenger and the champion, and the decision which one is used",
     # Tuesdays: a day after the training, if its event was lost
     schedule=AssetOrTimeSchedule(timetable=CronTriggerTimetable("0 12 * * 2", timezone="UTC"), assets=[CHALLENGER]),
     catchup=False,
@@ -71,7 +72,7 @@ with DAG(
     },
     deadline=deadline(timedelta(hours=8)),
     default_args=DEFAULT_ARGS,
-    tags=["iotid", "weekly"],
+    tags=["iotid", "after training"],
     doc_md=__doc__,
 ):
     arguments = task(line)()

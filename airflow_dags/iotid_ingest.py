@@ -18,13 +18,27 @@ night of its window again if a census of it is new. It counts no events, so lost
 
 ### Where its settings are
 
-The Airflow variable `iotid` (JSON, all keys): `jobs` (folder of the job files), `captures` and `storage` (folders or
-URIs; Airflow needs the provider of the URI's scheme, because it lists captures itself), `sites` (list), `labels`
-(device list), `config` (list of settings files, later wins), `python` (interpreter of the iotid environment),
-`driver_memory` (such as 3g), `wheel` (iotid's package for the executors; empty if they have it installed),
-`settle_s` (captures are complete when no file arrived for so long), `wait_s` (a site without captures so long after
-the end of the date is skipped), `late_nights` (how many earlier dates to check for late captures), `train_nights` (how
-many dates to train on). The connection `spark_default` names the Spark master; `spark-submit` must be on the workers'
+The Airflow variable `iotid` (JSON). Change a copy of `airflow_dags/variable.example.json`, which has all keys and the
+defaults, and import it with `airflow variables import FILE`. Required:
+
+* `jobs`: folder of the job files
+* `python`: interpreter of the iotid environment
+* `captures`, `storage`: folders or URIs; Airflow needs the provider of the URI's scheme, because it lists captures
+* `sites`: list of names
+
+With defaults:
+
+* `labels` (none): device list, which only `iotid_train` reads; without one it learns the names that persons gave to
+  groups of unknown devices (`iotid name`). `iotid_ingest` needs neither labels nor a model
+* `config` (`["cluster.yaml"]`): settings files, later wins
+* `driver_memory` (3g): of each Spark driver, on an Airflow worker
+* `wheel` (none): iotid's package for the executors; none if they have it installed
+* `settle_s` (600): captures are complete when no file arrived for so many seconds
+* `wait_s` (21600): a site without captures so many seconds after the end of the date is skipped
+* `late_nights` (3): how many earlier dates to check for late captures
+* `train_nights` (7): how many dates to train on
+
+The connection `spark_default` names the Spark master; `spark-submit` must be on the workers'
 PATH. The pool `iotid_spark` must exist (`airflow pools set iotid_spark 1 "parallel Spark jobs"`), or Spark tasks stay
 scheduled for ever; each of its slots runs one Spark job and needs `driver_memory` on a worker.
 With `census.pseudonyms`, workers need the key: IOTID_CENSUS_KEY in their environment, or the file `census.key_file`.
@@ -35,8 +49,8 @@ Each job ends with one line that names the file or setting, the rule and the rem
 task is tried three times, after a pause of 5 to 10 minutes and one of 10 to 20; Spark itself retries no application.
 Tasks that a retry cannot help are not retried:
 
-* *Exit code 2* (a missing folder, an unknown setting, a malformed device list): fix what the line names, then clear
-  the task with its downstream tasks.
+* *Exit code 2* (a missing folder, an unknown setting, a malformed device list; "no completed data for" a site and date:
+  an earlier step has not finished): fix what the line names, or clear the earlier step, with its downstream tasks.
 * *Exit code 3* of `take_census`: not an error; a device on the watch list was found, and `watchlist.fail` is set. The
   census is written, and the line names its page: act, then mark the task as a success.
 
@@ -51,7 +65,6 @@ Other cases:
   green. If they arrive within `late_nights` dates they are found; later, clear the run of that date. Remove a site
   that no longer exists from `sites`.
 * `captured` failed: captures kept growing for twelve hours, or could not be listed; its log says which.
-* *PartitionError*: an earlier step has not finished for that site and date; clear that step with its downstream tasks.
 * *SchemaError, AccountingError*: stored data breaks its contract; do not clear, keep the partition and report it.
 * *A logical date that is not midnight*: it is the capture date; start the run again with a valid one, or back-fill.
 * The execution time-out: check `splits` for a site that grew; give Spark more executors, or raise the time-out in
@@ -196,15 +209,19 @@ def _is_late(variable: dict[str, Any], site: str, date: str) -> bool:
 
 def ingest(site: str, captures_line: list[str], tables_line: list[str]) -> None:
     """One site and date, from captures to flows and the census."""
-    wait = task.sensor(mode="reschedule", poke_interval=300, timeout=12 * 3600)(captured)(site)
-    split = StepOperator(**step("split_pcaps"), application_args=captures_line)
-    assemble = StepOperator(**step("assemble_flows"), application_args=tables_line)
-    census = StepOperator(**step("take_census"), application_args=tables_line)
-    wait >> split >> assemble >> [task(outlets=[FLOWS])(announce)(site), census]
+    # the site instead of a number in Airflow's pages; both templates are rendered with the task's own arguments
+    by_site = {"map_index_template": "{{ task.op_args[0] }}"}
+    job_by_site = {"map_index_template": "{{ task.application_args[task.application_args.index('--site') + 1] }}"}
+    wait = task.sensor(mode="reschedule", poke_interval=300, timeout=12 * 3600, **by_site)(captured)(site)
+    split = StepOperator(**step("split_pcaps"), **job_by_site, application_args=captures_line)
+    assemble = StepOperator(**step("assemble_flows"), **job_by_site, application_args=tables_line)
+    census = StepOperator(**step("take_census"), **job_by_site, application_args=tables_line)
+    wait >> split >> assemble >> [task(outlets=[FLOWS], **by_site)(announce)(site), census]
 
 
 with DAG(
     dag_id=_DAG_ID,
+    description="Each night: captures of every site to flows, each site's census, then the network's",
     schedule=CronDataIntervalTimetable("0 0 * * *", timezone="UTC"),  # the day that has just ended
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,

@@ -26,10 +26,17 @@ DEFAULT_ARGS = {
     "execution_timeout": timedelta(minutes=5),
 }
 
-_SETTINGS = {
-    "jobs", "captures", "sites", "labels", "storage", "config", "python", "driver_memory", "wheel",
-    "train_nights", "late_nights", "settle_s", "wait_s",
-}  # fmt: skip
+_REQUIRED = {"jobs", "captures", "sites", "storage", "python"}  # keys of the variable `iotid`
+_DEFAULTS: dict[str, Any] = {  # of its other keys; the documentation of iotid_ingest describes all
+    "labels": "",  # none: groups that persons named are the labels
+    "config": ["cluster.yaml"],
+    "driver_memory": "3g",
+    "wheel": "",
+    "settle_s": 600,  # two polls of the sensor `captured`
+    "wait_s": 6 * 3600,  # half of that sensor's time limit
+    "late_nights": 3,
+    "train_nights": 7,
+}
 # stricter than iotid/messages.py, which Airflow's environment lacks; CONTAINER in abfs://CONTAINER@… is not a user
 _CREDENTIALS = re.compile(r"(?is)(?<!abfs)(?<!abfss)://[^/].*@|abfss?://[^/]*:.*@|://.*[?#;].*=")
 _EXECUTION_TIMEOUT = {  # several times the duration for 100 GB on the smallest suitable cluster
@@ -75,10 +82,10 @@ def step(job: str) -> dict[str, Any]:
         "pool": POOL,
         "application": "{{ var.json.iotid.jobs }}/" + job + ".py",
         "name": f"iotid {job} {{{{ (dag_run.logical_date or dag_run.run_after) | ds }}}}",
-        "py_files": "{{ var.json.iotid.wheel }}",
+        "py_files": _template("wheel"),
         "conf": {
             # the driver's JVM starts before the settings are read, so their spark.driver_memory has no effect
-            "spark.driver.memory": "{{ var.json.iotid.driver_memory }}",
+            "spark.driver.memory": _template("driver_memory"),
             "spark.pyspark.python": "{{ var.json.iotid.python }}",
             "spark.yarn.maxAppAttempts": "1",  # retries are Airflow's
         },
@@ -86,14 +93,20 @@ def step(job: str) -> dict[str, Any]:
     }
 
 
+def _template(key: str) -> str:
+    """The value of a key of the variable `iotid`, or its default, as a template."""
+    return f"{{{{ var.json.iotid.{key} | default('{_DEFAULTS[key]}', true) }}}}"
+
+
 def deployment() -> dict[str, Any]:
-    """The Airflow variable `iotid`, validated."""
-    variable: dict[str, Any] = Variable.get("iotid", deserialize_json=True)
-    if variable.keys() != _SETTINGS:
-        lacks, unknown = sorted(_SETTINGS - variable.keys()), sorted(variable.keys() - _SETTINGS)
+    """The Airflow variable `iotid`, validated, with the defaults of what it leaves out."""
+    given: dict[str, Any] = Variable.get("iotid", deserialize_json=True)
+    lacks, unknown = sorted(_REQUIRED - given.keys()), sorted(given.keys() - _REQUIRED - _DEFAULTS.keys())
+    if lacks or unknown:
         raise AirflowFailException(
-            f"variable iotid: lacks {lacks}, does not know {unknown}; the DAG's documentation lists its keys"
+            f"variable iotid: lacks {lacks}, does not know {unknown}; airflow_dags/variable.example.json has all keys"
         )
+    variable = _DEFAULTS | given
     for key, value in variable.items():
         if any(_CREDENTIALS.search(str(text)) for text in (value if isinstance(value, list) else [value])):
             raise AirflowFailException(

@@ -16,8 +16,8 @@ In the Airflow variable `iotid`; the documentation of `iotid_ingest` lists its k
 Each job ends with one line that names the file or setting, the rule and the remedy, near the end of the task's log. A
 task is tried three times, after a pause of 5 to 10 minutes and one of 10 to 20.
 
-* *Exit code 2*, not retried (no date has flows, a malformed device list, an unknown setting): fix what the line
-  names, then clear the task with its downstream tasks.
+* *Exit code 2*, not retried (no date has flows, a malformed device list, an unknown setting; neither a device list nor
+  a named group): fix what the line names, then clear the task with its downstream tasks.
 * *SchemaError, AccountingError*: stored data breaks its contract; do not clear, keep the partition and report it.
 * *TrainingError*, such as a loss that is not finite: clear `train` once; if it fails again, read the dataset's summary.
 * The execution time-out of `train`: fewer `train_nights`, more `training.ranks`, or raise it in `iotid_tasks.py`.
@@ -61,7 +61,8 @@ def lines() -> dict[str, Any]:
     dataset_line = [*layers(variable), "--dataset", dataset]
     selection = [part for site in variable["sites"] for part in ("--site", site)]
     selection += [part for date in dates for part in ("--date", date)]
-    write_line = [*dataset_line, *selection, "--skip-absent", "--labels", variable["labels"]]
+    labels = ("--labels", variable["labels"]) if variable["labels"] else ()
+    write_line = [*dataset_line, *selection, "--skip-absent", *labels]
     return {"dataset": dataset, "write_line": write_line, "dataset_line": dataset_line}
 
 
@@ -72,6 +73,7 @@ def announce(dataset: str) -> None:
 
 with DAG(
     dag_id="iotid_train",
+    description="Each week: a dataset of the last nights, and a model trained on it (the challenger)",
     schedule=CronTriggerTimetable("0 12 * * 1", timezone="UTC"),  # Mondays, after the flows of Sunday
     catchup=False,
     max_active_runs=1,

@@ -1,16 +1,25 @@
-"""The exceptions of iotid and the exit codes of commands.
+"""The exceptions of iotid and the exit codes of commands (`EXIT_CODES`).
 
-2: a user's mistake; 1: an error of data or machine. 3 and 4 are not failures: a device on the watch list was found;
-there is no model yet (a census is taken without one). Every message names the field or file, the rule, the value it got
-and the remedy.
+Every message names the field or file, the rule, the value it got and the remedy.
 """
 
 from __future__ import annotations
 
+import difflib
 import reprlib
+from collections.abc import Iterable
+from datetime import date
 
 from iotid.messages import one_line
 
+EXIT_CODES = {  # of every command; docs/how-to.md says what to do
+    0: "done",
+    1: "stored data or the machine is at fault; a second attempt may succeed",
+    2: "the command line, a setting, a file or an earlier step is at fault; correct it first",
+    3: "done, and a device on the watch list was found (watchlist.fail)",
+    4: "there is no model yet (evaluate, promote, rollback)",
+}
+_NEAREST = 5  # values that an error lists
 _MAX_VALUE_CHARACTERS = 80  # characters of a value
 _MAX_MESSAGE_CHARACTERS = 4000  # of a message, which may quote text from elsewhere
 _MAX_PRINTED_BITS = 256  # of an integer: Python refuses to print huge ones
@@ -74,7 +83,13 @@ class SchemaError(DataError):
 
 
 class PartitionError(DataError):
-    """A partition is absent, has no success marker, or could not be moved into place."""
+    """A partition is not what its step writes, or could not be moved into place."""
+
+
+class AbsentError(PartitionError):
+    """No complete partition of that key is in the store: misspelt, or its step was not run yet."""
+
+    exit_code = 2
 
 
 class AccountingError(DataError):
@@ -110,9 +125,29 @@ def short_repr(value: object) -> str:
     return shorten(_repr.repr(value), _MAX_VALUE_CHARACTERS + 3)
 
 
+def list_nearest(wanted: str, known: Iterable[str]) -> str:
+    """The known values most similar to ``wanted`` on one line, and how many more there are; of dates the nearest."""
+    values, day = sorted(set(known)), _as_date(wanted)
+    days = [_as_date(value) for value in values]
+    if day is not None and None not in days:
+        distances = {value: abs((each - day).days) for value, each in zip(values, days, strict=True) if each}
+        first = sorted(sorted(values, key=distances.__getitem__)[:_NEAREST])
+    else:
+        first = sorted(values, key=lambda value: -difflib.SequenceMatcher(None, wanted, value).ratio())[:_NEAREST]
+    more = len(values) - len(first)
+    return ", ".join(map(shorten, first)) + (f" and {more:,} more" if more else "")
+
+
 def shorten(text: str, max_characters: int = _MAX_VALUE_CHARACTERS) -> str:
     """The text for error messages: long text ends after ``max_characters`` with an ellipsis."""
     return text if len(text) <= max_characters else f"{text[:max_characters]}…"
+
+
+def _as_date(text: str) -> date | None:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        return None
 
 
 def _without_middle(line: str) -> str:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 from urllib.parse import quote, unquote
 
 import iotid
-from iotid.errors import DataError, PartitionError, short_repr
+from iotid.errors import AbsentError, DataError, PartitionError, list_nearest, short_repr
 from iotid.private import temporary_folder
 from iotid.schemas import metadata
 from iotid.schemas.metadata import METADATA, Metadata, checked, read_metadata, remedy, step_of
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 MARKER = "_SUCCESS"
 ALL_SITES = "all"  # name of the network of all sites
+_WORDS = {"site": "site ", "version": "version "}  # before values of key columns that would not be understood alone
 _VERSION = "version-"  # prefix of folders on an object store: one version of a partition for each run
 _ABANDONED = timedelta(days=2)  # no run writes a version for longer
 
@@ -85,8 +86,17 @@ class PartitionKey(dict[str, str]):
     @property
     def folder(self) -> str:
         """The partition's path below its table."""
-        ordered = sorted(self.items(), key=lambda item: self._ORDER.index(item[0]))
-        return "/".join(f"{name}={quote(value, safe='')}" for name, value in ordered)
+        return "/".join(f"{name}={quote(value, safe='')}" for name, value in self.ordered)
+
+    @property
+    def ordered(self) -> list[tuple[str, str]]:
+        """(column, value), in the order of the folders."""
+        return sorted(self.items(), key=lambda item: self._ORDER.index(item[0]))
+
+    @property
+    def title(self) -> str:
+        """The key in words, as in "site home, 2026-01-31"."""
+        return ", ".join(f"{_WORDS.get(column, '')}{value}" for column, value in self.ordered)
 
     @property
     def site(self) -> str:
@@ -189,7 +199,7 @@ class Store:
         """Open a complete partition.
 
         Raises:
-            PartitionError: it does not exist or has no success marker.
+            AbsentError: it does not exist or has no success marker.
         """
         relative = self._relative(table, key)
         with using_root(self.root):
@@ -197,11 +207,25 @@ class Store:
             if folder is None and is_file(self._fs, self._base):
                 raise NotADirectoryError(errno.ENOTDIR, "it is a file", self._base)
         if folder is None:
-            step = step_of(table)
-            remedy_of = f"run iotid {step} first" if step else "run the step that writes it first"
-            raise PartitionError(f"{table}: no whole partition at {self.root}/{relative}; {remedy_of}")
+            step = f"iotid {step_of(table)}" if step_of(table) else "the step that writes it"
+            raise AbsentError(
+                f"{table}: no completed data for {key.title} in {self.root}; {self._alternatives(table, key)}; "
+                f"run {step} first"
+            )
         uri = f"{self.root}/{folder}"
         return Partition(uri, key, open_metadata(self._fs, f"{self._base}/{folder}", table, uri))
+
+    def _alternatives(self, table: str, key: PartitionKey) -> str:
+        """What the table has instead of an absent key, for the first column whose value is missing."""
+        keys, owner, known, value = self.partitions(table), "it", set[str](), ""
+        for column, value in key.ordered:
+            known = {other[column] for other in keys if column in other}
+            if value not in known:
+                break
+            keys, owner = [other for other in keys if other.get(column) == value], f"{_WORDS.get(column, '')}{value}"
+        if not known:
+            return f"{owner} has none yet"
+        return f"{owner} has data for {_WORDS.get(column, '')}{list_nearest(value, known)}"
 
     def read_json(self, partition: Partition, name: str, kind: Any = Any) -> Any:
         """The content of a JSON file of the partition.

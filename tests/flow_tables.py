@@ -1,4 +1,4 @@
-"""Small tables of made-up flows, as assemble-flows writes them."""
+"""Small tables of synthetic flows, as assemble-flows writes them."""
 
 from __future__ import annotations
 

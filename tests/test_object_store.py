@@ -22,7 +22,7 @@ import pytest
 from pyarrow import fs
 
 from iotid.dataset.store import ENCODING
-from iotid.errors import PartitionError, UserError
+from iotid.errors import AbsentError, UserError
 from iotid.partitions import PartitionKey, Store
 from iotid.storage import OutputFile, open_filesystem, remove_failed_task_files, rows_in_footers
 
@@ -89,7 +89,7 @@ def _objects(root: str) -> list[str]:
 def test_store__a_partition_is_absent_until_its_marker_names_it(bucket: str) -> None:
     root = f"{bucket}/replaced"
     store = Store(root)
-    with pytest.raises(PartitionError, match="run iotid assemble-flows first"):
+    with pytest.raises(AbsentError, match="run iotid assemble-flows first"):
         store.open("flows", KEYS)
     with store.write("flows", KEYS) as staged:
         staged.write_text("part.txt", "old")

@@ -14,14 +14,14 @@ from urllib.parse import unquote
 import pytest
 
 from iotid import partitions
-from iotid.errors import PartitionError, UserError
+from iotid.errors import AbsentError, UserError
 from iotid.partitions import PartitionKey, Store
 
 KEYS = PartitionKey.of_date("a", "2026-01-10")
 
 
-def _write(store: Store, text: str) -> None:
-    with store.write("flows", KEYS) as staged:
+def _write(store: Store, text: str, key: PartitionKey = KEYS) -> None:
+    with store.write("flows", key) as staged:
         Path(staged.path, "part.txt").write_text(text)
         staged.metadata["rows"] = len(text)
 
@@ -49,12 +49,44 @@ def test_store__order_of_keys_does_not_matter(tmp_path: Path) -> None:
 
 def test_store__absent_or_incomplete_partition_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
-    with pytest.raises(PartitionError, match="run iotid assemble-flows first"):
+    with pytest.raises(AbsentError, match="run iotid assemble-flows first"):
         store.open("flows", KEYS)
     _write(store, "abc")
     Path(store.open("flows", KEYS).uri, partitions.MARKER).unlink()
     assert not store.exists("flows", KEYS)
     assert store.partitions("flows") == []
+
+
+@pytest.mark.parametrize(
+    ("site", "date", "answer"),
+    [
+        ("hme", "2026-01-10", "it has data for site home, office"),
+        ("office", "2026-01-31", "site office has data for 2026-01-02"),
+        (
+            "home",
+            "2026-01-15",
+            "site home has data for 2026-01-12, 2026-01-13, 2026-01-14, 2026-01-16, 2026-01-17 and 6 more",
+        ),
+    ],
+)
+def test_store__absent_partition_lists_the_nearest_that_exist(
+    site: str, date: str, answer: str, tmp_path: Path
+) -> None:
+    store = Store(str(tmp_path))
+    for day in {*range(9, 21)} - {15}:
+        _write(store, "abc", PartitionKey.of_date("home", f"2026-01-{day:02}"))
+    _write(store, "abc", PartitionKey.of_date("office", "2026-01-02"))
+    with pytest.raises(AbsentError) as caught:
+        store.open("flows", PartitionKey.of_date(site, date))
+    assert caught.value.exit_code == 2
+    assert str(caught.value) == (
+        f"flows: no completed data for site {site}, {date} in {tmp_path}; {answer}; run iotid assemble-flows first"
+    )
+
+
+def test_store__absent_dataset_of_an_empty_store_says_that_there_is_none(tmp_path: Path) -> None:
+    with pytest.raises(AbsentError, match=r"^datasets: no completed data for home in .*; it has none yet; run iotid"):
+        Store(str(tmp_path)).open("datasets", PartitionKey.named("home"))
 
 
 def test_store__a_failed_write_changes_nothing(tmp_path: Path) -> None:
@@ -169,7 +201,7 @@ def test_store__root_below_a_file_is_a_one_line_error(root: str, tmp_path: Path)
     if "/" in root or root == "file":
         assert not store.exists("flows", KEYS)
         assert store.partitions("flows") == []
-        with pytest.raises(UserError if root == "file" else PartitionError, match=r"it is a file|run iotid assemble"):
+        with pytest.raises(UserError if root == "file" else AbsentError, match=r"it is a file|run iotid assemble"):
             store.open("flows", KEYS)
         return
     for look in (lambda: store.exists("flows", KEYS), lambda: store.open("flows", KEYS)):

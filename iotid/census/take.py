@@ -102,7 +102,7 @@ def take_census(
         (schemas.TOTALS).
 
     Raises:
-        PartitionError: there is no partition of flows.
+        AbsentError: there is no partition of flows.
         DataError: the flows were assembled with settings that the model cannot read.
         SettingError: an entry of ``census.inside`` is not a network; pseudonyms are on without a key; a
             file of ``census.makers`` cannot be read.

@@ -8,6 +8,7 @@ import click
 
 from iotid import __version__
 from iotid.cli import command
+from iotid.errors import EXIT_CODES
 
 _STEPS = {
     "split-pcaps": "iotid.cli.split_pcaps",
@@ -43,7 +44,14 @@ class _Steps(command.SafeCommand, click.Group):
         return found
 
 
-@click.group(cls=_Steps, context_settings={"max_content_width": 100})
+_EXIT_CODES = "\n".join(f"  {code}  {meaning}" for code, meaning in EXIT_CODES.items())
+
+
+@click.group(
+    cls=_Steps,
+    context_settings={"max_content_width": 100},
+    epilog=f"\b\nExit codes of all commands (docs/how-to.md):\n{_EXIT_CODES}",
+)
 @click.version_option(__version__, prog_name="iotid")
 def steps() -> None:
     """Identifies the IoT devices behind network captures.
@@ -52,9 +60,9 @@ def steps() -> None:
     take-census, take-network-census. `rollback` undoes a promotion. `name` says what a group of unknown devices is,
     `export` writes a census for other systems, `look` lists the devices in one capture at once, without Spark.
     `compare` scores the ensemble and its baselines under several protocols, `describe` draws what distinguishes the
-    devices. `run` does all steps on a folder of captures, `demo` on captures that it writes itself; `reproduce` repeats
-    the paper's experiment on one of its datasets and compares the numbers. `settings-schema` prints a JSON schema of
-    files of settings, for editors.
+    devices. `run` runs the full pipeline on a folder of captures, `demo` on captures that it writes itself; `reproduce`
+    repeats the paper's experiment on one of its datasets and compares the numbers. `settings-schema` prints a JSON
+    schema of files of settings, for editors.
     """
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def check_settings(settings: Settings, labels: Sequence[str]) -> None:
-    """Check the device list and the settings that name its labels, the census key, the server, the GPU.
+    """Check the device list, if any, and the settings that name its labels, the census key, the server, the GPU.
 
     Raises:
         UserError: one of them is missing or invalid.
@@ -22,7 +22,8 @@ def check_settings(settings: Settings, labels: Sequence[str]) -> None:
     from iotid.labels import DeviceList
     from iotid.labels.names import check_names
 
-    check_names(DeviceList.read(*labels), settings.dataset, settings.promotion, settings.watchlist)
+    if labels:
+        check_names(DeviceList.read(*labels), settings.dataset, settings.promotion, settings.watchlist)
     read_pseudonyms(settings.census)
     check_machine(settings)
 

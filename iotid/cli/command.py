@@ -126,7 +126,7 @@ def open_flows(
     """The partitions of ``flows`` of all sites and dates; ``skip_absent``: only existing ones.
 
     Raises:
-        PartitionError: one is absent.
+        AbsentError: one is absent.
         InputError: all are absent.
     """
     asked = [PartitionKey.of_date(site, capture_date) for site in sites for capture_date in capture_dates]

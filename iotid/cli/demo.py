@@ -1,4 +1,4 @@
-"""`iotid demo`: all steps on synthetic captures."""
+"""`iotid demo`: the full pipeline on synthetic captures."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from iotid.messages import one_line
 
 @command.step("demo", config=("local.yaml", "demo.yaml"))
 def main(settings: Settings) -> None:
-    """Write synthetic captures of two sites on two dates, then run all steps on them.
+    """Write synthetic captures of two sites on two dates, then run the full pipeline on them.
 
     Trains on the first date of both sites and takes the census of both dates: on the second, one device is new, one is
     gone and one is of a kind that the model has not learned.

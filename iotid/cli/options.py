@@ -146,6 +146,14 @@ labels = click.option(
     help="Device list, YAML or CSV: names with MACs, addresses or path patterns. conf/datasets/ has examples. "
     "Repeatable: several lists are one.",
 )
+labels_to_train = click.option(
+    "--labels",
+    multiple=True,
+    type=click.Path(),
+    metavar="FILE",
+    help="Device list to train a model on, YAML or CSV: names with MACs, addresses or path patterns. conf/datasets/ "
+    "has examples. Repeatable: several lists are one. Default: none, and no model is trained.",
+)
 labels_if_any = click.option(
     "--labels",
     multiple=True,

@@ -1,4 +1,4 @@
-"""Runs all steps in one process, and prints a summary."""
+"""Runs the full pipeline in one process, and prints a summary."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def run_pipeline(
 ) -> None:
     """Ingest all inputs, train on ``learn_from`` (sites by dates), promote, and take every census and the network's.
 
-    Prints a summary.
+    Prints a summary. Without ``learn_from`` nothing is trained and promoted, and the summary says how to go on.
 
     A step that fails ends the run with its error.
 
@@ -58,7 +58,7 @@ def run_pipeline(
         list(calls(inputs, learn_from, labels, dataset)),
         settings.model_copy(update={"watchlist": with_values(settings.watchlist, fail=False)}),
     )
-    command.print_lines(*_summary(settings, inputs, dataset, time.monotonic() - started))
+    command.print_lines(*_summary(settings, inputs, dataset if learn_from else None, time.monotonic() - started))
     store = Store(settings.storage.root)
     for site in inputs:
         check_watchlist(store.open("census", site.key), settings.watchlist)
@@ -71,16 +71,17 @@ def calls(
     for site in inputs:
         yield "split-pcaps", {"captures": site.captures, **site.key}
         yield "assemble-flows", site.key
-    yield (
-        "write-dataset",
-        {
-            "sites": tuple(dict.fromkeys(site.site for site in learn_from)),
-            "capture_dates": tuple(dict.fromkeys(site.capture_date for site in learn_from)),
-            "labels": tuple(labels),
-            "dataset": dataset,
-        },
-    )
-    yield from ((step, {"dataset": dataset}) for step in ("train", "evaluate", "promote"))
+    if learn_from:
+        yield (
+            "write-dataset",
+            {
+                "sites": tuple(dict.fromkeys(site.site for site in learn_from)),
+                "capture_dates": tuple(dict.fromkeys(site.capture_date for site in learn_from)),
+                "labels": tuple(labels),
+                "dataset": dataset,
+            },
+        )
+        yield from ((step, {"dataset": dataset}) for step in ("train", "evaluate", "promote"))
     for date in sorted({site.capture_date for site in inputs}):
         of_date = [site for site in inputs if site.capture_date == date]
         yield from (("take-census", {"labels": tuple(labels), **site.key}) for site in of_date)
@@ -106,7 +107,7 @@ def _command_line(step: click.Command, options: Mapping[str, Any]) -> str:
     return shlex.join(words)
 
 
-def _summary(settings: Settings, inputs: Sequence[SiteCaptures], dataset: str, seconds: float) -> Iterator[str]:
+def _summary(settings: Settings, inputs: Sequence[SiteCaptures], dataset: str | None, seconds: float) -> Iterator[str]:
     from iotid.tracking import Registry
 
     store = Store(settings.storage.root)
@@ -120,9 +121,10 @@ def _summary(settings: Settings, inputs: Sequence[SiteCaptures], dataset: str, s
         )
         if flows.metadata["overlapping"]:
             yield f"    {output.format_overlaps(flows)}"
-    report = store.open("reports", PartitionKey.of_dataset(dataset))
-    yield from ("", "What was learned", f"  {store.open('datasets', PartitionKey.named(dataset)).metadata['summary']}")
-    yield from (f"  {line}" for line in report.metadata["summary"])
+    report = store.open("reports", PartitionKey.of_dataset(dataset)) if dataset else None
+    if dataset and report:
+        summary = store.open("datasets", PartitionKey.named(dataset)).metadata["summary"]
+        yield from ("", "What was learned", f"  {summary}", *(f"  {line}" for line in report.metadata["summary"]))
     yield from ("", "What was counted")
     for site in inputs:
         census = store.open("census", site.key)
@@ -136,7 +138,14 @@ def _summary(settings: Settings, inputs: Sequence[SiteCaptures], dataset: str, s
     yield from (
         "",
         "Where things are",
-        f"  report    {report.uri}/report.html",
+        *([f"  report    {report.uri}/report.html"] if report else []),
         f"  tracking  {Registry(settings.tracking, settings.storage.root).uri}",
         f"  tables    {settings.storage.root}/{{splits,flows,datasets,reports,census,network}}",
     )
+    if report is None:
+        yield from (
+            "",
+            "Left out: dataset, training, report and promotion, because no device list was given (--labels)",
+            "  Next: list your devices in a file and run the same command with --labels FILE; or say what the groups",
+            "  of unknown devices are (iotid name --list), then iotid write-dataset, train, evaluate and promote",
+        )

@@ -35,7 +35,7 @@ from iotid.dataset.petastorm_compat import (
     petastorm,
 )
 from iotid.dataset.sets import FlowSets
-from iotid.errors import AccountingError, PartitionError
+from iotid.errors import AbsentError, AccountingError, PartitionError
 from iotid.inputs import parse_json
 from iotid.partitions import MARKER, Staged, open_metadata
 from iotid.schemas.metadata import remedy
@@ -220,7 +220,7 @@ def _open_dataset(partition_uri: str) -> fs.FileSystem:
     filesystem, path = open_filesystem(partition_uri)
     files = fs.SubTreeFileSystem(path, filesystem)
     if files.get_file_info(MARKER).type != fs.FileType.File:
-        raise PartitionError(f"datasets: no whole dataset at {partition_uri}; run iotid write-dataset first")
+        raise AbsentError(f"datasets: no completed data at {partition_uri}; run iotid write-dataset first")
     return files
 
 

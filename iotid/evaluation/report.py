@@ -71,9 +71,12 @@ def read_history(path: Path) -> list[dict[str, float | None]]:
 
 
 def flatten_metrics(report: Report) -> dict[str, float]:
-    """``dataset.system.metric`` -> value, for tracking."""
-    return {
-        f"{report['dataset']['name']}.{system}.{metric}{merged}": score["value"]
+    """``test.system.metric`` -> value, ``test.leakage`` and ``test.ceiling``, for tracking.
+
+    Without the dataset's name, so that runs on several datasets share columns.
+    """
+    return {"test.leakage": report["leakage"], "test.ceiling": report["ceiling"]} | {
+        f"test.{system}.{metric}{merged}": score["value"]
         for system, result in report["systems"].items()
         for merged, scores in (("", result["metrics"]), ("_merged", result["coarse"]))
         for metric, score in scores.items()

@@ -24,6 +24,7 @@ from iotid.evaluation.whole_devices import score_whole_devices
 from iotid.model import Predictor
 from iotid.partitions import Partition, PartitionKey, Store
 from iotid.schemas.metadata import Datasets, Reports
+from iotid.tracking import notes
 from iotid.tracking.runs import Run
 from iotid.tracking.versions import CHALLENGER, CHAMPION, ModelVersion, Registry
 
@@ -47,7 +48,7 @@ def evaluate_challenger(
 
     Raises:
         NoModelError: there is no challenger.
-        PartitionError: the dataset is absent.
+        AbsentError: the dataset is absent.
     """
     source = store.open("datasets", PartitionKey.named(dataset))
     challenger, champion = registry.version_of(CHALLENGER), registry.find_version(CHAMPION)
@@ -62,10 +63,16 @@ def evaluate_challenger(
         page = write_report(report, f"{work}/report", answers=answers, history=_history(registry, challenger, work))
         run.log_artifacts(page.parent, "report")
         run.log_metrics(flatten_metrics(report) | device_metrics(report))
+        run.log_dataset(dataset, source, context="evaluation")
+        if source.metadata["hash"] == challenger.tags.get("dataset_hash"):  # a run has one value of each parameter
+            run.log_params({"leakage": round(report["leakage"], 4), "ceiling": round(report["ceiling"], 4)})
         reached = f"{quality(report['systems'][CHALLENGER])} on the test part of dataset {dataset}"
         registry.set_tag(challenger.number, "quality", reached)
         staged.add_folder(page.parent)
         sentences = [sentence for sentence, _ in verdicts(report)]
+        note = notes.of_evaluation(dataset, report["leakage"], report["ceiling"], sentences)
+        run.add_note("Evaluation", note)
+        registry.add_note(challenger.number, "Evaluation", note)
         staged.metadata = {"versions": versions, "left_out": left_out, "summary": sentences}
         staged.metadata["dataset_hash"] = source.metadata["hash"]
         staged.metadata["made_by"] = challenger.tags.get("made_by")

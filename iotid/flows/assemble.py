@@ -57,7 +57,7 @@ def write_flows(
     for the next one. Each run gives the same rows, but in other files and another order.
 
     Raises:
-        PartitionError: the splits are absent.
+        AbsentError: the splits are absent.
         SchemaError: another version of iotid planned them.
         AccountingError: a decoded packet is in no flow, or a flow in no file.
     """

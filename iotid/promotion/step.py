@@ -10,7 +10,7 @@ from iotid.errors import PartitionError
 from iotid.evaluation.schema import Report, system_report
 from iotid.partitions import PartitionKey, Store
 from iotid.promotion.policy import decide
-from iotid.tracking import CHALLENGER, CHAMPION, champion
+from iotid.tracking import CHALLENGER, CHAMPION, champion, notes
 from iotid.tracking.runs import Run
 from iotid.tracking.versions import ModelVersion, Registry
 
@@ -92,3 +92,6 @@ def _write_decision(
         if metadata["promoted"]:  # before the partition is committed, so that a StaleError leaves none
             champion.promote(registry, challenger.number, replaces=replaces)
         registry.set_tag(challenger.number, "decision", " ".join(metadata["reasons"]))
+        note = notes.of_decision(challenger.number, metadata["promoted"], metadata["reasons"])
+        run.add_note("Promotion", note)
+        registry.add_note(challenger.number, "Promotion", note)

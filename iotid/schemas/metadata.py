@@ -106,7 +106,8 @@ class Totals(TypedDict):
 
 class Datasets(Common, total=False):
     """``rows``, ``flows``: by dataset split; ``labels``: by label and split; ``nights``: keys of the flows;
-    ``from_persons``: devices and flows that persons named (`iotid name`), and those that the list overrules."""
+    ``from_persons``: devices and flows that persons named (`iotid name`), and those that the list overrules;
+    ``settings``: the sections dataset and flow that it was written with."""
 
     hash: str
     nights: list[dict[str, str]]
@@ -115,6 +116,7 @@ class Datasets(Common, total=False):
     labels: dict[str, dict[str, Totals]]
     coverage: list[str]
     from_persons: dict[str, Count]
+    settings: dict[str, dict[str, Any]]
     summary: str
     protocol: str
 

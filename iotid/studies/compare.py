@@ -149,6 +149,7 @@ def flat_households(of_households: households.HouseholdComparison) -> dict[str, 
 def flat(all_scores: Sequence[ProtocolScores]) -> dict[str, float]:
     """``protocol.system.of.metric`` -> value, for tracking; ``of`` is flows, windows or captures, or one with _merged.
 
+    ``protocol.leakage`` and ``protocol.ceiling`` are of flows.
     For the open set: ``protocol.open_set.score.metric``, and the same for ``at_limit`` and the census.
     """
     numbers = {
@@ -169,6 +170,11 @@ def flat(all_scores: Sequence[ProtocolScores]) -> dict[str, float]:
             (CAPTURES, system_scores["captures_calibration_error"]),
         )
         if error is not None
+    }
+    numbers |= {
+        f"{protocol_scores['protocol'].replace(':', '-')}.{name}": value
+        for protocol_scores in all_scores
+        for name, value in (("leakage", protocol_scores["leakage"]), ("ceiling", protocol_scores["ceiling"]))
     }
     of_sets = ((protocol_scores["protocol"], protocol_scores["open_set"]) for protocol_scores in all_scores)
     of_open_sets = {

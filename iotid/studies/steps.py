@@ -17,7 +17,7 @@ from iotid.studies import describe as traffic
 from iotid.studies import figures
 from iotid.studies.households import run as households
 from iotid.tracking import Registry
-from iotid.tracking.runs import start_run
+from iotid.tracking.runs import Description, start_run
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -55,7 +55,13 @@ def compare(
         staged.metadata = {"hash": fingerprint, "protocols": settings.evaluation.protocols}
     sections = [settings.model, settings.training, settings.dataset, settings.evaluation]
     registry = Registry(settings.tracking, settings.storage.root)
-    run = start_run(registry, f"compare-{name}", sections, {"hash": fingerprint})
+    description = Description(
+        "Comparison",
+        f"The ensemble and its baselines identify each device's {settings.dataset.label}, under the split protocols "
+        f"{', '.join(settings.evaluation.protocols)}. The tables are the artifact `comparison/comparison.md`.",
+    )
+    tags = {"step": "compare", "hash": fingerprint, "device_list": devices.source}
+    run = start_run(registry, f"compare-{name}", sections, tags, description)
     run.log_metrics(comparison.flat(all_scores))
     if of_households:
         run.log_metrics(comparison.flat_households(of_households))

@@ -47,6 +47,7 @@ def rollback(registry: Registry) -> tuple[int, int]:
         check_champion(registry, version.number, "run iotid rollback again")
         set_champion(registry, former)
         registry.set_tag(version.number, "rolled_back_to", str(former))
+        registry.add_note(version.number, "Rollback", f"Replaced by version {former}, the former champion.")
     return version.number, former
 
 

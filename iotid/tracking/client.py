@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from iotid import config
+from iotid import __version__, config
 from iotid.errors import ServerError, UserError
 from iotid.messages import redacted
 from iotid.storage import local_folder, local_path
+from iotid.tracking import notes
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+NOTE = "mlflow.note.content"  # the tag of experiments and runs that MLflow's pages show as their description
 RETRY_S = 60.0  # how long a step retries while the tracking server is unreachable
 _OUTAGES = ("failed with exception", "failed with timeout exception", "error responses", "database is locked")
 _QUIET = {  # set before MLflow is imported; existing environment variables win
@@ -70,11 +72,15 @@ class Server:
         return with_retries(self.uri, lambda: request(self.connect()))
 
     def experiment_id(self, client: Any) -> str:
-        """The id of ``tracking.experiment``, which is created if absent."""
+        """The id of ``tracking.experiment``, which is created if absent, and described if nobody has done so."""
         name = self.tracking.experiment
         location = None if self.tracking.uri else (self._local_root() / "mlflow-artifacts").as_uri()
         found = client.get_experiment_by_name(name)
-        return str(found.experiment_id if found else client.create_experiment(name, artifact_location=location))
+        if found is None:
+            return str(client.create_experiment(name, location, {NOTE: notes.EXPERIMENT}))
+        if not found.tags.get(NOTE):
+            client.set_experiment_tag(found.experiment_id, NOTE, notes.EXPERIMENT)
+        return str(found.experiment_id)
 
     def _local_root(self) -> Path:
         root = local_path(self.storage_root)
@@ -127,6 +133,19 @@ def mlflow() -> Any:
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     return mlflow
+
+
+def origin_tags() -> dict[str, str]:
+    """The tags by which MLflow's pages show who started a run, with which code, and its git commit if there is one."""
+    library = mlflow()
+    from mlflow.tracking.context import registry
+    from mlflow.utils import mlflow_tags
+
+    source = {
+        mlflow_tags.MLFLOW_SOURCE_NAME: f"iotid {__version__}",
+        mlflow_tags.MLFLOW_SOURCE_TYPE: library.entities.SourceType.to_string(library.entities.SourceType.JOB),
+    }
+    return {key: str(value) for key, value in registry.resolve_tags().items()} | source
 
 
 def is_outage(fault: Any) -> bool:

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,8 @@ from pydantic import BaseModel
 
 from iotid import __version__, config
 from iotid.errors import ServerError, UserError
-from iotid.tracking.client import Server, mlflow
+from iotid.tracking.client import NOTE, Server, mlflow, origin_tags
+from iotid.tracking.notes import with_section
 
 if TYPE_CHECKING:
     from iotid.partitions import Partition
@@ -58,13 +59,35 @@ class Run:
     def end(self, *, failed: bool = False) -> None:
         self.server.call(lambda client: client.set_terminated(self.id, "FAILED" if failed else "FINISHED"))
 
-    def log_dataset(self, name: str, partition: Partition[Datasets]) -> None:
-        """Log the dataset that the run uses: URI, hash, and the rows and flows of each dataset split and label."""
+    def add_note(self, title: str, text: str) -> None:
+        """Set the section ``title`` of the run's description."""
+
+        def change(client: Any) -> None:
+            former = client.get_run(self.id).data.tags.get(NOTE)
+            client.set_tag(self.id, NOTE, with_section(former, title, text))
+
+        self.server.call(change)
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Log the parameters that the run does not have yet: MLflow refuses another value of one that it has."""
+
+        def log(client: Any) -> None:
+            known = client.get_run(self.id).data.params
+            client.log_batch(self.id, params=_params({key: params[key] for key in params if key not in known}))
+
+        self.server.call(log)
+
+    def log_dataset(self, name: str, partition: Partition[Datasets], context: str) -> None:
+        """Log a dataset that the run uses: URI, hash, and the rows and flows of each dataset split and label.
+
+        ``context``: what it is used for, training or evaluation.
+        """
         entities, metadata = mlflow().entities, partition.metadata
         profile = json.dumps({key: metadata[key] for key in ("rows", "flows", "labels")})
         source = json.dumps({"uri": partition.uri})
         dataset = entities.Dataset(name, metadata["hash"], "petastorm", source, None, profile)
-        self.server.call(lambda client: client.log_inputs(self.id, [entities.DatasetInput(dataset)]))
+        inputs = [entities.DatasetInput(dataset, [entities.InputTag("mlflow.data.context", context)])]
+        self.server.call(lambda client: client.log_inputs(self.id, inputs))
 
     def log_epoch(self, metrics: Mapping[str, float], epoch: int) -> None:
         entities, now_ms = mlflow().entities, int(time.time() * 1000)
@@ -122,7 +145,22 @@ class EpochLogger:
             _log.warning("epochs from %d on will be logged after the training: %s", epoch, fault)
 
 
-def start_run(server: Server, name: str, sections: Iterable[BaseModel], tags: Mapping[str, str]) -> Run:
+@dataclass(frozen=True)
+class Description:
+    """What readers of a run see first: its description's section ``title``, and parameters beside the settings."""
+
+    title: str
+    text: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+def start_run(
+    server: Server,
+    name: str,
+    sections: Iterable[BaseModel],
+    tags: Mapping[str, str],
+    description: Description | None = None,
+) -> Run:
     """Start a run, with every setting of ``sections`` as a parameter.
 
     Reuses an active run of the same name, settings and tags: the server became unreachable before it returned the id,
@@ -137,14 +175,17 @@ def start_run(server: Server, name: str, sections: Iterable[BaseModel], tags: Ma
         found = next(iter(client.search_runs([experiment], running, max_results=1)), None)
         found = found or client.create_run(experiment, tags={FINGERPRINT: fingerprint}, run_name=name)
         run_id: str = found.info.run_id
-        params = [
-            entities.Param(f"{type(section).__name__.lower()}.{key}", to_text(value))
+        params = {
+            f"{type(section).__name__.lower()}.{key}": value
             for section in sections
             for key, value in section.model_dump(mode="json").items()
-        ]
-        all_tags = {"code_version": __version__, **tags}
+        }
+        all_tags = {**origin_tags(), "code_version": __version__, **tags}
+        if description is not None:
+            params |= description.params
+            all_tags[NOTE] = with_section(found.data.tags.get(NOTE), description.title, description.text)
         run_tags = [entities.RunTag(key, to_text(value)) for key, value in all_tags.items()]
-        client.log_batch(run_id, params=params, tags=run_tags)
+        client.log_batch(run_id, params=_params(params), tags=run_tags)
         return run_id
 
     return Run.of(server, server.call(start))
@@ -157,18 +198,19 @@ def run_on_dataset(
     sections: Iterable[BaseModel],
     tags: Mapping[str, str],
     dataset: tuple[str, Partition[Datasets]],
+    description: Description | None = None,
     *,
     if_unreachable: str,
 ) -> Iterator[Run]:
-    """A run (see ``start_run``) on a dataset that ends with the block; as failed if the block raises.
+    """A run (see ``start_run``) that trains on a dataset and ends with the block; as failed if the block raises.
 
     It starts immediately, or when its id is first needed if the server is unreachable. ``if_unreachable`` is added to
     the ServerError if the server stays unreachable.
     """
 
     def start() -> str:
-        started = start_run(server, name, sections, tags)
-        started.log_dataset(*dataset)
+        started = start_run(server, name, sections, tags, description)
+        started.log_dataset(*dataset, context="training")
         return started.id
 
     run = Run(server, start)
@@ -186,6 +228,11 @@ def run_on_dataset(
             with suppress(ServerError):
                 run.end(failed=True)
         raise
+
+
+def _params(values: Mapping[str, Any]) -> list[Any]:
+    entities = mlflow().entities
+    return [entities.Param(key, to_text(value)) for key, value in values.items()]
 
 
 def to_text(value: Any) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from iotid.errors import NoModelError
+from iotid.tracking import notes
 from iotid.tracking.bundles import download, download_bundle, log_bundle
 from iotid.tracking.client import Server, is_absent, mlflow
 from iotid.tracking.runs import FINGERPRINT, Run, to_text
@@ -60,6 +61,8 @@ class Registry(Server):
             tags = {key: value for key, value in run_tags.items() if not key.startswith(("mlflow.", FINGERPRINT))}
             tags |= {"max_packets": str(encoding.max_packets), "length": encoding.length}
             tags |= {"characteristics": to_text(list(encoding.vocabularies)), "protocols": to_text(encoding.protocols)}
+            reads = notes.of_inputs(encoding.max_packets, list(encoding.vocabularies), encoding.protocols)
+            note = notes.with_section("", "Training", f"{notes.of_training(tags)} {reads}")
             columns = example.select(list(encoding.columns))
             model = log_bundle(client, run.id, self.tracking.model, Path(bundle_folder), columns)
             self.create_model(client)
@@ -67,20 +70,25 @@ class Registry(Server):
             name, location = self.tracking.model, model.artifact_location
             registered = client.search_model_versions(f"run_id = '{run.id}'")
             version = next((known for known in registered if (known.name, known.source) == (name, location)), None)
-            version = version or client.create_model_version(name, location, run.id, tags, model_id=model.model_id)
+            version = version or client.create_model_version(
+                name, location, run.id, tags, description=note, model_id=model.model_id
+            )
             client.set_registered_model_alias(name, CHALLENGER, version.version)
             return _model_version(version)
 
         return self.call(register)
 
     def create_model(self, client: Any) -> None:
-        """Create the registered model if absent."""
+        """Create the registered model if absent, and describe it if nobody has done so."""
         try:
-            client.get_registered_model(self.tracking.model)
+            known = client.get_registered_model(self.tracking.model)
         except mlflow().exceptions.MlflowException as fault:
             if not is_absent(fault):
                 raise
-            client.create_registered_model(self.tracking.model)
+            client.create_registered_model(self.tracking.model, description=notes.MODEL)
+        else:
+            if not known.description:
+                client.update_registered_model(self.tracking.model, notes.MODEL)
 
     def find_version(self, alias: str) -> ModelVersion | None:
         """The version that has the alias, or None."""
@@ -119,6 +127,16 @@ class Registry(Server):
 
     def set_tag(self, number: int, key: str, value: str) -> None:
         self.call(lambda client: client.set_model_version_tag(self.tracking.model, str(number), key, value))
+
+    def add_note(self, number: int, title: str, text: str) -> None:
+        """Set the section ``title`` of the version's description."""
+
+        def change(client: Any) -> None:
+            name, which = self.tracking.model, str(number)
+            former = client.get_model_version(name, which).description
+            client.update_model_version(name, which, notes.with_section(former, title, text))
+
+        self.call(change)
 
     def artifact(self, version: ModelVersion, path: str, into: str | Path) -> Path:
         """Download a file or folder from the artifacts of the version's run.

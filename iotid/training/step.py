@@ -11,7 +11,8 @@ from iotid import config
 from iotid.evaluation.figures import learning_curves
 from iotid.partitions import Partition, PartitionKey, Store
 from iotid.schemas.metadata import Datasets
-from iotid.tracking.runs import run_on_dataset
+from iotid.tracking import notes
+from iotid.tracking.runs import Description, run_on_dataset
 from iotid.tracking.versions import ModelVersion, Registry
 from iotid.training.launch import train_on_ranks
 
@@ -52,11 +53,22 @@ def train(
         train_on_ranks(None, settings, dataset.uri, folder)
         return None
     registry = Registry(settings.tracking, settings.storage.root)
-    tags = {"dataset": name, "dataset_hash": dataset_hash, "dataset_uri": dataset.uri, "made_by": trained_by}
+    written_with = dataset.metadata["settings"]["dataset"]
+    tags = {"step": "train", "dataset": name, "dataset_hash": dataset_hash, "dataset_uri": dataset.uri}
+    tags |= {"dataset_summary": dataset.metadata["summary"], "made_by": trained_by}
+    tags |= {"label": written_with["label"], "split_protocol": written_with["protocol"]}
+    params = {f"dataset.{key}": value for key, value in written_with.items()}
+    description = Description("Training", notes.of_training(tags), params)
     sections = [settings.model, settings.training, settings.flow]
     if_unreachable = f"the trained model is in {folder}; run this command again to register it without training"
     with run_on_dataset(
-        registry, f"{name}-{trained_by}", sections, tags, (name, dataset), if_unreachable=if_unreachable
+        registry,
+        f"{name}-{trained_by}",
+        sections,
+        tags,
+        (name, dataset),
+        description,
+        if_unreachable=if_unreachable,
     ) as run:
         result = train_on_ranks(spark, settings, dataset.uri, folder, run.epoch_logger)
         run.log_history(result["history"])

@@ -1,4 +1,4 @@
-"""Small traffics, made up row by row."""
+"""Small synthetic traffics, written row by row."""
 
 from __future__ import annotations
 

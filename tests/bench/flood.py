@@ -8,7 +8,7 @@ several processes; those of `assemble-flows` on Spark, and the rows of its large
 bucket over the mean. `before`: a table and buckets with the former hash, on the same keys.
 
 MACs: a census of N of them with two flows each. `honest` ones are copies of listed devices, with two of their flows.
-Others are made up: `noise` sends UDP of random lengths, `replay` two flows of any devices, `repeat` one flow of a
+Others are synthetic: `noise` sends UDP of random lengths, `replay` two flows of any devices, `repeat` one flow of a
 device twice. Printed are seconds and peak memory of `iotid take-census` with its
 children, size of the page, and how many MACs got a kind. The model is the champion below ROOT (storage.root of a run
 with its flows of site `bench`, as `census.py --root` leaves it), else one that learns from simulated captures.

@@ -1,4 +1,4 @@
-"""Made-up tables of a census for the tests of its page and CSV files."""
+"""Synthetic tables of a census for the tests of its page and CSV files."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import pytest
 
 from iotid.census import check_watchlist
 from iotid.config import Watchlist
-from iotid.errors import AccountingError, DataError, PartitionError, WatchError
+from iotid.errors import AbsentError, AccountingError, DataError, WatchError
 from iotid.partitions import Partition, PartitionKey
 from iotid.schemas import CENSUS
 
@@ -198,7 +198,7 @@ def test_take_census__missing_flows_fail_it_and_nothing_is_written(site: Site) -
 
 
 def test_take_census__flows_with_other_settings_or_absent_are_refused(site: Site) -> None:
-    with pytest.raises(PartitionError, match="flows: no whole partition"):
+    with pytest.raises(AbsentError, match="flows: no completed data for site lab"):
         site.census(1)
     site.flows(1, length="frame")
     with pytest.raises(DataError, match=r"flow\.length=frame, the model learned ip"):

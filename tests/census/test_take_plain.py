@@ -12,7 +12,7 @@ import pytest
 from iotid.census import champion_of, check_watchlist, find_champion
 from iotid.census.stored import PAGE
 from iotid.config import Watchlist
-from iotid.errors import AccountingError, DataError, NoModelError, PartitionError, ServerError, WatchError
+from iotid.errors import AbsentError, AccountingError, DataError, NoModelError, ServerError, WatchError
 from iotid.partitions import Partition, PartitionKey
 from iotid.tracking import ModelVersion
 
@@ -100,7 +100,7 @@ def test_take_plain__lost_absent_or_unreadable_flows_are_errors(plain_site: Site
         match=message,
     ):
         plain_site.census(1)
-    with pytest.raises(PartitionError, match="run iotid assemble-flows first"):
+    with pytest.raises(AbsentError, match="run iotid assemble-flows first"):
         plain_site.census(2)
     plain_site.flows(1, flow={"misfit": "was cut otherwise"}, a="camera")
     with pytest.raises(DataError, match="was cut otherwise; assemble these flows"):

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from iotid import __version__
+from iotid import __version__, errors
 from iotid.cli import command, options
 from iotid.cli.take_census import main as take_census_job
 from iotid.cli.write_dataset import main as write_dataset_job
 from iotid.config import Settings
-from iotid.errors import WatchError
+from iotid.errors import EXIT_CODES, IotidError, WatchError
 from iotid.partitions import Partition, PartitionKey, Store
 from iotid.tracking import ModelVersion
 
@@ -128,9 +128,17 @@ def test_cli__missing_device_list_is_refused_before_anything_starts(tmp_path: Pa
 
 def test_cli__a_step_before_its_input_names_the_step_to_run_first(tmp_path: Path) -> None:
     result = _iotid("assemble-flows", *ONE_DATE, "--set", f"storage.root={tmp_path}")
-    assert result.returncode == 1
-    assert "Traceback" not in result.stderr
-    assert "run iotid split-pcaps first" in result.stderr
+    _is_one_clear_line(result, "splits: no completed data for site a, 2026-01-10 in", "run iotid split-pcaps first")
+
+
+def test_cli__help_and_documentation_list_every_exit_code() -> None:
+    documented = (ROOT / "docs" / "how-to.md").read_text(encoding="utf-8")
+    help_text = _iotid("--help").stdout
+    for code, meaning in EXIT_CODES.items():
+        assert f"{code}  {meaning}" in help_text
+        assert f"\n| {code} | " in documented
+    classes = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, IotidError)]
+    assert {each.exit_code for each in classes} == EXIT_CODES.keys() - {0}
 
 
 def test_wheel__contains_only_library_settings_and_templates(tmp_path: Path) -> None:
@@ -195,7 +203,7 @@ def test_write_dataset__skip_absent_leaves_out_partitions_without_flows_but_not_
     assert "none of 2 partitions of flows is in" in none.output
     with Store(f"{tmp_path}/store").write("flows", PartitionKey.of_date("a", "2026-01-11")):
         pass
-    assert CliRunner().invoke(write_dataset_job, result).exit_code == 1
+    assert CliRunner().invoke(write_dataset_job, result).exit_code == 2
     some = CliRunner().invoke(write_dataset_job, [*result, "--skip-absent"])
     assert some.exit_code == 0, some.output
     assert "partitions with flows: 1 of 2" in some.output

@@ -49,6 +49,33 @@ def test_run_pipeline__reports_a_watched_device_after_the_last_census(
     assert printed == [[*ingest, "write-dataset", "train", "evaluate", "promote", *census], "summary"]
 
 
+def test_run__without_a_device_list_takes_the_census_and_trains_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+
+    def run_steps(steps: Sequence[pipeline.Call], settings: Settings) -> None:
+        ran.extend(name for name, _ in steps)
+        store, key = Store(settings.storage.root), INPUTS[0].key
+        files = {"files": 1, "files_unplanned": 0, "files_same": 0, "files_alike": 0, "files_ignored": 0}
+        for table, fields in (
+            ("splits", {**files, "bytes": 9, "unreadable": {}}),
+            ("flows", {"rows": 1, "packets": {"flow": 2}, "overlapping": 0}),
+            ("census", {"devices": 1, "groups": 1, "status": {"unknown": 1}, "changes": {"first": 1}, "watched": 0}),
+        ):
+            with store.write(table, key) as staged:
+                staged.metadata |= fields
+
+    monkeypatch.setattr(pipeline, "run_steps", run_steps)
+    asked = ["--captures", "c", "--site", "home", "--date", "2026-01-10", "--set", f"storage.root={tmp_path}"]
+    done = CliRunner().invoke(command.main, asked)
+    assert done.exit_code == 0, done.output
+    assert ran == ["split-pcaps", "assemble-flows", "take-census", "take-network-census"]
+    assert "1 devices: 1 unknown in 1 group" in done.output
+    assert "report.html" not in done.output
+    assert "Left out: dataset, training, report and promotion, because no device list was given" in done.output
+
+
 def test_run_steps__calls_each_step_after_a_line_that_shows_it_as_a_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,6 +21,7 @@ _SPARK_TASKS = {  # of each DAG, in the order of the data
     "iotid_train": ("write_dataset", "train"),
     "iotid_evaluate": ("evaluate", "promote"),
 }
+_TAGS = {"iotid_ingest": "nightly", "iotid_train": "weekly", "iotid_evaluate": "after training"}  # when they run
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,8 @@ def test_dag_files__are_parsed_in_well_under_a_second(bag: Any) -> None:
 def test_dags__name_an_owner_tags_and_one_active_run(bag: Any) -> None:
     for dag in bag.dags.values():
         assert dag.owner == "iotid"
-        assert "iotid" in dag.tags
+        assert dag.tags == {"iotid", _TAGS[dag.dag_id]}
+        assert dag.description
         assert dag.max_active_runs == 1
         assert dag.catchup is False
         assert dag.deadline is not None
@@ -84,7 +86,7 @@ def test_spark_tasks__share_a_pool_and_are_submitted_once(
         assert (task.pool, task.pool_slots) == ("iotid_spark" if spark else "default_pool", 1)
         if spark:
             assert type(task).__name__ == "StepOperator"
-            assert task.conf["spark.driver.memory"] == "{{ var.json.iotid.driver_memory }}"
+            assert task.conf["spark.driver.memory"] == "{{ var.json.iotid.driver_memory | default('3g', true) }}"
             assert task.conf["spark.yarn.maxAppAttempts"] == "1"
             assert "spark.task.maxFailures" not in task.conf
 
@@ -127,6 +129,12 @@ def test_network_census__runs_whatever_became_of_the_sites_and_failures_show(bag
     assert {"ingest.take_census", "ingest.announce"} <= ended.upstream_task_ids
     assert ended.downstream_task_ids == {"take_network_census", "check_sites"}
     assert {task.task_id for task in dag.leaves} == {"take_network_census", "check_sites", "ingest_late"}
+
+
+def test_mapped_tasks__show_their_site_and_no_other_task_has_such_a_template(bag: Any) -> None:
+    dag = bag.dags["iotid_ingest"]
+    named = {task.task_id for task in dag.tasks if task.map_index_template}
+    assert named == {task.task_id for task in dag.tasks if task.task_id.startswith("ingest.")}
 
 
 def test_captured__frees_its_slot_while_waiting_and_times_out(bag: Any) -> None:

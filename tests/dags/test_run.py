@@ -137,10 +137,32 @@ def test_deployment__reports_missing_and_unknown_keys(
 ) -> None:
     monkeypatch.setenv("AIRFLOW_VAR_IOTID", json.dumps(deployment))
     assert tasks.deployment() == deployment
-    changed = {key: value for key, value in deployment.items() if key != "wait_s"} | {"waits": 1}
+    changed = {key: value for key, value in deployment.items() if key != "storage"} | {"waits": 1}
     monkeypatch.setenv("AIRFLOW_VAR_IOTID", json.dumps(changed))
-    with pytest.raises(Exception, match=r"lacks \['wait_s'\], does not know \['waits'\]"):
+    with pytest.raises(Exception, match=r"lacks \['storage'\], does not know \['waits'\]"):
         tasks.deployment()
+
+
+def test_deployment__the_example_has_every_key_and_every_default(tasks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = _HERE.parents[1] / "airflow_dags"
+    example = json.loads((folder / "variable.example.json").read_text(encoding="utf-8"))["iotid"]
+    required = {key: example[key] for key in ("jobs", "python", "captures", "storage", "sites")}
+    monkeypatch.setenv("AIRFLOW_VAR_IOTID", json.dumps(required))
+    assert tasks.deployment() == example
+    described = (folder / "iotid_ingest.py").read_text(encoding="utf-8")
+    assert all(f"`{key}`" in described for key in example)
+
+
+def test_run__a_variable_with_the_required_keys_alone_needs_no_labels(
+    dag_test: DagTest, recorder: Path, deployment: dict[str, Any]
+) -> None:
+    required = {key: deployment[key] for key in ("jobs", "python", "captures", "storage", "sites")}
+    done = dag_test("iotid_train", "2026-01-12T12:00:00+00:00", required, recorder)
+    assert "state=success" in done.stdout, done.stdout[-4000:]
+    write, train = (shlex.split(line) for line in (recorder / "lines").read_text(encoding="utf-8").splitlines())
+    assert "--labels" not in write
+    assert "spark.driver.memory=3g" in train
+    assert train[-6:-2] == ["--config", "cluster.yaml", "--set", f"storage.root={deployment['storage']}"]
 
 
 @pytest.mark.parametrize(

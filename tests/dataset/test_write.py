@@ -20,7 +20,7 @@ import pytest
 from iotid.config import load_settings
 from iotid.dataset import EncodedFlows, Encoding, LabelledFlows, read_encoding, read_sets, read_split, write_dataset
 from iotid.dataset.split_protocols import DATASET_SPLITS
-from iotid.errors import AccountingError, InputError, LabelError, PartitionError, SchemaError, SettingError
+from iotid.errors import AbsentError, AccountingError, InputError, LabelError, SchemaError, SettingError
 from iotid.labels import Device, DeviceList
 from iotid.partitions import Partition, PartitionKey, Store
 
@@ -361,9 +361,9 @@ def test_read__missing_file_or_marker_raises(written: Partition, tmp_path: Path)
     with pytest.raises(AccountingError, match="footers report 0"):
         read_split(str(copy), "test")
     (copy / "_SUCCESS").unlink()
-    with pytest.raises(PartitionError, match="no whole dataset"):
+    with pytest.raises(AbsentError, match="datasets: no completed data at"):
         read_split(str(copy), "train")
-    with pytest.raises(PartitionError, match="no whole dataset"):
+    with pytest.raises(AbsentError, match="datasets: no completed data at"):
         read_encoding(str(copy))
 
 

@@ -150,7 +150,7 @@ def test_night__missing_site_does_not_stop_others(drill: ModuleType, calm: Any, 
     nights, day = _hurt(drill, calm, tmp_path), calm.day(1)
     layers = nights.layers()
     gone = drill.ask("assemble_flows", layers, "--site", "gone", "--date", day)
-    assert (gone.code, len(gone.errors)) == (1, 1)
+    assert (gone.code, len(gone.errors)) == (2, 1)
     assert "run iotid split-pcaps first" in gone.errors[0]
     assert nights.run(day) == (0, [])
     assert drill.content(nights.root) == drill.content(calm.root)

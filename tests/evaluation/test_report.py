@@ -110,9 +110,10 @@ def test_write_report__shows_leakage_ceiling_and_every_class(report: Any, tmp_pa
 def test_flatten_metrics__has_every_systems_metrics(report: Any) -> None:
     numbers = flatten_metrics(report)
     baseline = report["systems"]["majority_sequence"]
-    assert numbers["small.majority_sequence.macro_f1"] == baseline["metrics"]["macro_f1"]["value"]
-    assert numbers["small.majority_sequence.macro_f1_merged"] == baseline["coarse"]["macro_f1"]["value"]
-    assert len(numbers) == 2 * 2 * len(baseline["metrics"])
+    assert (numbers["test.leakage"], numbers["test.ceiling"]) == (report["leakage"], report["ceiling"])
+    assert numbers["test.majority_sequence.macro_f1"] == baseline["metrics"]["macro_f1"]["value"]
+    assert numbers["test.majority_sequence.macro_f1_merged"] == baseline["coarse"]["macro_f1"]["value"]
+    assert len(numbers) == 2 + 2 * 2 * len(baseline["metrics"])
 
 
 def test_write_report__refuses_what_is_not_json(report: Any, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from iotid import schemas
 from iotid.capture import counters
 from iotid.capture.splits.write import write_splits
 from iotid.config import Settings
-from iotid.errors import AccountingError, InputError, PartitionError, SchemaError, StaleError
+from iotid.errors import AbsentError, AccountingError, InputError, SchemaError, StaleError
 from iotid.flows import QUARANTINE_FILE, assemble, from_captures, read_counters, read_flows, write_flows
 from iotid.flows.tasks import Totals
 from iotid.partitions import Partition, PartitionKey, Store
@@ -97,7 +97,7 @@ def test_write_flows__without_time_outs(spark: Any, settings: Settings, captures
 
 
 def test_write_flows__without_splits_names_the_step_to_run(spark: Any, settings: Settings) -> None:
-    with pytest.raises(PartitionError, match="run iotid split-pcaps first"):
+    with pytest.raises(AbsentError, match="run iotid split-pcaps first"):
         write_flows(spark, Store(settings.storage.root), *KEY.values(), settings.capture, settings.flow)
 
 

@@ -14,7 +14,7 @@ import pytest
 from iotid import config, schemas
 from iotid.capture import counters
 from iotid.capture.splits.write import write_splits
-from iotid.errors import AccountingError, PartitionError, SchemaError
+from iotid.errors import AbsentError, AccountingError, SchemaError
 from iotid.flows import (
     IDENTITY_COLUMNS,
     QUARANTINE_FILE,
@@ -263,7 +263,7 @@ def test_write_flows_plain__packets_or_files_that_got_lost_leave_no_partition(
 
 def test_write_flows_plain__absent_or_other_splits_name_the_step_to_run(plain_spark: Any, tmp_path: Path) -> None:
     store, capture = Store(str(tmp_path)), config.load_settings().capture
-    with pytest.raises(PartitionError, match="run iotid split-pcaps first"):
+    with pytest.raises(AbsentError, match="run iotid split-pcaps first"):
         write_flows(plain_spark(), store, "north", DAYS[1], capture, flow_settings())
     with store.write("splits", PartitionKey.of_date("north", DAYS[1]), 1):
         pass

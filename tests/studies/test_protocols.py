@@ -307,6 +307,7 @@ def test_text__has_every_protocol_and_system_and_flat_every_number(tmp_path: Pat
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
     numbers = comparison.flat(all_scores)
     assert "capture_folds.ensemble.captures.accuracy" in numbers
+    assert {"capture_folds.leakage", "capture_folds.ceiling"} <= numbers.keys()
     assert "capture_folds.device_model.captures.expected_calibration_error" in numbers
     assert all(np.isfinite(value) for value in numbers.values())
     assert {path.name for path in comparison.write(results, tmp_path).iterdir()} == {

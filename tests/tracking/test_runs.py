@@ -83,6 +83,7 @@ def test_run__of_a_server_that_starts_late_is_logged_afterwards(
         assert stored.data.metrics["loss"] == 0.25
         (given,) = stored.inputs.dataset_inputs
         assert (given.dataset.name, given.dataset.digest) == ("lab", "abc")
+        assert {tag.key: tag.value for tag in given.tags} == {"mlflow.data.context": "training"}
         assert json.loads(given.dataset.profile)["labels"] == {"plug": 3}
 
 

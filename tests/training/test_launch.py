@@ -19,7 +19,7 @@ import pytest
 
 from iotid.config import Settings, load_settings
 from iotid.dataset import read_split, write_dataset
-from iotid.errors import DataError, IotidError, PartitionError, TrainingError
+from iotid.errors import AbsentError, DataError, IotidError, TrainingError
 from iotid.labels import DeviceList
 from iotid.model import Predictor
 from iotid.partitions import PartitionKey, Store
@@ -161,7 +161,7 @@ def _die_after_epoch_3(_: dict[str, float], epoch: int) -> None:
 def test_train_on_ranks__error_of_a_rank_is_one_line_without_a_traceback(
     spark: SparkSession, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(PartitionError, match="no whole dataset at") as caught:
+    with pytest.raises(AbsentError, match="no completed data at") as caught:
         train_on_ranks(spark, _settings(root, "training.ranks=1"), f"{root}/datasets/name=absent", tmp_path)
     assert "\n" not in str(caught.value)
     assert "Traceback" not in capsys.readouterr().err

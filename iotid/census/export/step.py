@@ -62,7 +62,7 @@ def export(store: Store, request: Request) -> Counter[str]:
         Numbers of what was written and left out.
 
     Raises:
-        PartitionError: there is no such census.
+        AbsentError: there is no such census.
         InputError: options contradict each other; the output cannot be written; the census has pseudonyms, which
             NetBox cannot use; ``netbox_devices`` is no such file.
         DataError: the stored table is damaged.

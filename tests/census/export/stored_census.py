@@ -1,4 +1,4 @@
-"""A stored census of made-up rows, for tests of exports."""
+"""A stored census of synthetic rows, for tests of exports."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def test_export__wrong_options_are_one_line(tmp_path: Path, arguments: list[str]
 
 
 def test_export__a_census_that_is_absent_names_the_step(tmp_path: Path) -> None:
-    assert "take-census" in export(tmp_path, "--site", "lab", "--format", "csv", code=1).stderr
+    assert "run iotid take-census first" in export(tmp_path, "--site", "lab", "--format", "csv", code=2).stderr
 
 
 def test_export__needs_no_spark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Made-up censuses of several sites in a store, and the network's census over them without Java."""
+"""Synthetic censuses of several sites in a store, and the network's census over them without Java."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Made-up households: what is drawn into them, and that the flows of their members add up.
+"""Synthetic households: what is drawn into them, and that the flows of their members add up.
 
 Shape suffixes: B sets, D distinct flows, H households, K kinds.
 """
