@@ -15,6 +15,7 @@ from iotid import config
 from iotid.errors import ServerError, UserError
 from iotid.messages import redacted
 from iotid.storage import local_folder, local_path
+from iotid.tracking.locations import ARTIFACTS, check_locations, database_of
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -58,11 +59,12 @@ class Server:
         """An MLflow client of this server.
 
         Raises:
-            UserError: an SQLite URI does not name a regular file.
+            UserError: an SQLite URI does not name a regular file, or its storage root was copied or moved.
         """
-        database = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+).*", self.uri)
-        if database and Path(database[1]).exists() and not Path(database[1]).is_file():  # SQLite would block on a pipe
+        database = database_of(self.uri)
+        if database and database.exists() and not database.is_file():  # SQLite would block on a pipe
             raise UserError(f"tracking.uri: {self.uri} is not a file; name one, or a server")
+        check_locations(self.uri)
         return mlflow().MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
 
     def call(self, request: Callable[[Any], T]) -> T:
@@ -72,7 +74,7 @@ class Server:
     def experiment_id(self, client: Any) -> str:
         """The id of ``tracking.experiment``, which is created if absent."""
         name = self.tracking.experiment
-        location = None if self.tracking.uri else (self._local_root() / "mlflow-artifacts").as_uri()
+        location = None if self.tracking.uri else (self._local_root() / ARTIFACTS).as_uri()
         found = client.get_experiment_by_name(name)
         return str(found.experiment_id if found else client.create_experiment(name, artifact_location=location))
 
