@@ -9,7 +9,7 @@ from iotid.config import Settings
 @command.step("relocate")
 @click.option("--apply", is_flag=True, help="Change the database; without it, only say what would be changed.")
 def main(settings: Settings, apply: bool) -> None:
-    """Let a copied or moved storage root use its own artifacts: say what would be changed, or --apply it.
+    """Make a copied or moved storage root use its own artifacts: say what would be changed, or --apply it.
 
     The tracking store of a storage root has absolute artifact locations. After the root was copied or moved they still
     name the place that it came from, so every step refuses the store. This command makes them those beside the database
