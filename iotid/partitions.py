@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 MARKER = "_SUCCESS"
 ALL_SITES = "all"  # name of the network of all sites
 _WORDS = {"site": "site ", "version": "version "}  # before values of key columns that would not be understood alone
-_VERSION = "version-"  # prefix of folders on an object store: one version of a partition for each run
-_ABANDONED = timedelta(days=2)  # no run writes a version for longer
+VERSION = "version-"  # prefix of folders on an object store: one version of a partition for each run
+ABANDONED = timedelta(days=2)  # no run writes a partition for longer
 
 
 class PartitionKey(dict[str, str]):
@@ -266,6 +266,16 @@ class Store:
                     found.append((key, (info.mtime_ns or 0) // 1000))
         return sorted(found, key=lambda each: tuple(each[0].values()))
 
+    def delete(self, table: str, key: PartitionKey) -> None:
+        """Delete a partition if it exists: at every moment it is complete or absent."""
+        with using_root(self.root):
+            self._layout.delete(self._relative(table, key))
+
+    def is_staged(self, table: str, key: PartitionKey) -> bool:
+        """Whether a run writes the partition now, or died doing so lately."""
+        with using_root(self.root):
+            return self._layout.is_staged(self._relative(table, key))
+
     def working_folder(self, *parts: str) -> Path:
         """A local folder for files that are no table: below a local root, else in a private temporary folder."""
         return local_folder(self._base if self._fs.type_name == "local" else str(temporary_folder()), *parts)
@@ -346,6 +356,18 @@ class _Renamed:
             self._fs.move(source, target)
         remove_folder(self._fs, trash)
 
+    def delete(self, relative: str) -> None:
+        """Move the partition away, then delete it."""
+        if path_exists(self._fs, f"{self._base}/{relative}"):
+            away = f"{self._base}/_trash/{relative}/{uuid.uuid4().hex}"
+            self._fs.create_dir(away.rpartition("/")[0], recursive=True)
+            self._fs.move(f"{self._base}/{relative}", away)
+            remove_folder(self._fs, away)
+
+    def is_staged(self, relative: str) -> bool:
+        """Whether there are staged files."""
+        return bool(folders_in(self._fs, f"{self._base}/_staging/{relative}"))
+
     def _recover(self, relative: str) -> bool:
         """Finish the replacement of a run that died after it wrote its marker; return whether there was one."""
         staged = [f"_staging/{relative}/{name}" for name in folders_in(self._fs, f"{self._base}/_staging/{relative}")]
@@ -373,15 +395,15 @@ class _Pointed:
             return None
         marker = f"{self._base}/{relative}/{MARKER}"
         version = read_small(self._fs, marker, marker).decode(errors="replace")
-        if not re.fullmatch(rf"{_VERSION}[\w-]+", version, re.ASCII):
+        if not re.fullmatch(rf"{VERSION}[\w-]+", version, re.ASCII):
             raise DataError(
-                f"{marker}: must name a folder {_VERSION}…, got {short_repr(version)}; write the partition again"
+                f"{marker}: must name a folder {VERSION}…, got {short_repr(version)}; write the partition again"
             )
         return f"{relative}/{version}"
 
     def begin(self, relative: str) -> str:
         """Create a folder to write a partition to."""
-        version = f"{_VERSION}{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex}"
+        version = f"{VERSION}{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex}"
         self._fs.create_dir(f"{self._base}/{relative}/{version}", recursive=True)
         return f"{relative}/{version}"
 
@@ -389,10 +411,23 @@ class _Pointed:
         """Make a version that has its marker the current one."""
         before, version = self.find(relative), folder.rpartition("/")[2]
         write_bytes(self._fs, f"{self._base}/{relative}/{MARKER}", version.encode())
-        abandoned = f"{_VERSION}{datetime.now(UTC) - _ABANDONED:%Y%m%dT%H%M%S}"
+        abandoned = f"{VERSION}{datetime.now(UTC) - ABANDONED:%Y%m%dT%H%M%S}"
         for name in folders_in(self._fs, f"{self._base}/{relative}"):
-            if name != version and (f"{relative}/{name}" == before or _VERSION <= name < abandoned):
+            if name != version and (f"{relative}/{name}" == before or VERSION <= name < abandoned):
                 self._fs.delete_dir(f"{self._base}/{relative}/{name}")
+
+    def delete(self, relative: str) -> None:
+        """Delete the marker, then the versions."""
+        marker = f"{self._base}/{relative}/{MARKER}"
+        if is_file(self._fs, marker):
+            self._fs.delete_file(marker)
+        remove_folder(self._fs, f"{self._base}/{relative}")
+
+    def is_staged(self, relative: str) -> bool:
+        """Whether there is a version beside the current one that is not abandoned."""
+        current, abandoned = self.find(relative), f"{VERSION}{datetime.now(UTC) - ABANDONED:%Y%m%dT%H%M%S}"
+        names = folders_in(self._fs, f"{self._base}/{relative}")
+        return any(name > abandoned and f"{relative}/{name}" != current for name in names)
 
 
 def open_metadata(filesystem: fs.FileSystem, folder: str, table: str, shown_as: str) -> Metadata:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 ORDER = [
     "messages", "errors", "inputs", "yaml12", "pages", "config", "private", "schemas", "arrow", "storage", "partitions",
     "spark", "capture", "flows", "labels", "dataset", "model", "baselines", "tracking", "evaluation", "training",
-    "promotion", "census", "simulate", "studies", "cli", "jobs",
+    "promotion", "census", "retention", "simulate", "studies", "cli", "jobs",
 ]  # fmt: skip
 
 HOMES = {

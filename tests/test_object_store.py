@@ -24,6 +24,7 @@ from pyarrow import fs
 from iotid.dataset.store import ENCODING
 from iotid.errors import AbsentError, UserError
 from iotid.partitions import PartitionKey, Store
+from iotid.retention import Selection, prune
 from iotid.storage import OutputFile, open_filesystem, remove_failed_task_files, rows_in_footers
 
 _TESTS = Path(__file__).parent
@@ -243,3 +244,33 @@ def _tables(folder: str) -> dict[str, list[pa.Table]]:
                 table = table.set_column(number, name, pc.replace_substring_regex(table[name], ".*/", ""))
         found.setdefault(re.sub(r"part-[0-9]+.*", "part", info.path.removeprefix(f"{base}/")), []).append(table)
     return found
+
+
+def test_object_store__prune_deletes_partitions_and_abandoned_versions(
+    bucket: str,
+) -> None:
+    store = Store(f"{bucket}/retention")
+    for night in ("2026-01-01", "2026-01-02", "2026-01-03"):
+        with store.write("flows", PartitionKey.of_date("a", night)) as staged:
+            staged.write_text("part.txt", "x" * 1000)
+    filesystem, base = open_filesystem(store.root)
+    folder = f"{base}/flows/site=a/capture_date=2026-01-03"
+    for version in ("version-20260101T000000-dead", f"version-{datetime.now(UTC):%Y%m%dT%H%M%S}-running"):
+        filesystem.create_dir(f"{folder}/{version}")
+        with filesystem.open_output_stream(f"{folder}/{version}/part.txt") as file:
+            file.write(b"y" * 100)
+    dry = prune(store, Selection("2026-01-03"), apply=False)
+    assert [choice.key.capture_date for choice, _ in dry.deleted] == ["2026-01-01"]
+    assert [(each.folder.rpartition("/")[2], each.num_bytes) for each in dry.leftovers] == [
+        ("version-20260101T000000-dead", 100)
+    ]
+    assert len(store.partitions("flows")) == 3
+    prune(store, Selection("2026-01-03"), apply=True)
+    assert [key.capture_date for key in store.partitions("flows")] == ["2026-01-02", "2026-01-03"]
+    later = prune(store, Selection("2026-01-05"), apply=False)
+    assert {choice.needed.partition(":")[0] for choice in later.kept} == {"the last before the date"}
+    assert not later.leftovers
+    with store.write("flows", PartitionKey.of_date("a", "2026-01-04")) as staged:
+        staged.metadata["open_flows"] = 0
+    (running,) = prune(store, Selection("2026-01-05"), apply=False).kept[:1]
+    assert (running.key.capture_date, running.needed) == ("2026-01-03", "a run is writing it")

@@ -25,6 +25,8 @@ _STEPS = {
     "look": "iotid.cli.inventory",
     "compare": "iotid.cli.compare",
     "describe": "iotid.cli.describe",
+    "prune": "iotid.cli.prune",
+    "relocate": "iotid.cli.relocate",
     "run": "iotid.cli.run",
     "reproduce": "iotid.cli.reproduce",
     "demo": "iotid.cli.demo",
@@ -61,7 +63,8 @@ def steps() -> None:
     `export` writes a census for other systems, `look` lists the devices in one capture at once, without Spark.
     `compare` scores the ensemble and its baselines under several protocols, `describe` draws what distinguishes the
     devices. `run` runs the full pipeline on a folder of captures, `demo` on captures that it writes itself; `reproduce`
-    repeats the paper's experiment on one of its datasets and compares the numbers. `settings-schema` prints a JSON
+    repeats the paper's experiment on one of its datasets and compares the numbers. `prune` deletes old partitions,
+    `relocate` lets a storage root that was copied or moved use its own artifacts. `settings-schema` prints a JSON
     schema of files of settings, for editors.
     """
 

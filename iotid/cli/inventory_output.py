@@ -113,7 +113,7 @@ def _device_columns(inventory: Inventory) -> list[TextColumn]:
         TextColumn("MAKER", [row["maker"] or "" for row in rows], 5, wraps=True),
         TextColumn("WHAT IT IS", [_answer(row, kinds[row["device_id"]]) for row in rows], wraps=True),
         TextColumn("FLOWS", [f"{row['flows']:,}" for row in rows], 1, is_number=True),
-        TextColumn("BYTES", [_size(row["bytes"]) for row in rows], 2, is_number=True),
+        TextColumn("BYTES", [format_size(row["bytes"]) for row in rows], 2, is_number=True),
         TextColumn("FIRST SEEN", [_time(row["first_seen"]) for row in rows], 6),
         TextColumn("LAST SEEN", [_time(row["last_seen"]) for row in rows], 3),
         TextColumn("SERVICES", [", ".join(row["services"]) for row in rows], 7, wraps=True),
@@ -173,7 +173,7 @@ def _address(row: Mapping[str, Any]) -> str:
     return " +".join([*others[:1], *[str(len(others) - 1)] * (len(others) > 1)])
 
 
-def _size(num_bytes: int) -> str:
+def format_size(num_bytes: int) -> str:
     size, unit = float(num_bytes), 0
     while size >= 1000 and unit < len(_UNITS) - 1:
         size, unit = size / 1000, unit + 1

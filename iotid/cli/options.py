@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -181,3 +181,10 @@ strict = click.option(
     help="Fail at the first broken record or malformed packet, with its file and byte, instead of counting it; "
     "the same as --set capture.strict=true.",
 )
+
+
+def day_before(before: str | None, older_than: int | None) -> str:
+    """The date before which capture dates are old: that of --before, or --older-than days ago (UTC)."""
+    if (before is None) == (older_than is None):
+        raise click.UsageError("give --before YYYY-MM-DD or --older-than DAYS, one of them")
+    return before or (datetime.now(UTC).date() - timedelta(days=older_than or 0)).isoformat()

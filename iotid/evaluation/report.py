@@ -85,9 +85,9 @@ def flatten_metrics(report: Report) -> dict[str, float]:
 
 
 def device_metrics(report: Report) -> dict[str, float]:
-    """``system.whole_devices.outcome`` -> share of the device nights, for tracking."""
+    """``test.system.whole_devices.outcome`` -> share of the device nights, for tracking."""
     return {
-        f"{name}.whole_devices.{outcome}": share
+        f"test.{name}.whole_devices.{outcome}": share
         for name, system in report["systems"].items()
         for outcome, share in _shares(system.get("whole_devices")).items()
     }

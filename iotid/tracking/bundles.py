@@ -15,6 +15,7 @@ from iotid import config, schemas
 from iotid.errors import UserError
 from iotid.messages import NO_CREDENTIALS, holds_credentials, redacted_location
 from iotid.tracking.client import first_line, is_outage, mlflow, with_retries
+from iotid.tracking.locations import check_locations
 from iotid.tracking.runs import FINGERPRINT
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def download_bundle(uri: str, into: str | Path, server: str) -> Path:
     """
 
     def locate() -> str:
+        check_locations(server)
         client = mlflow().MlflowClient(tracking_uri=server, registry_uri=server)
         name, alias, number = _parse(uri)
         number = number or client.get_model_version_by_alias(name, alias).version

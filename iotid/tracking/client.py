@@ -16,6 +16,7 @@ from iotid.errors import ServerError, UserError
 from iotid.messages import redacted
 from iotid.storage import local_folder, local_path
 from iotid.tracking import notes
+from iotid.tracking.locations import ARTIFACTS, check_locations, database_of
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -60,11 +61,12 @@ class Server:
         """An MLflow client of this server.
 
         Raises:
-            UserError: an SQLite URI does not name a regular file.
+            UserError: an SQLite URI does not name a regular file, or its storage root was copied or moved.
         """
-        database = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+).*", self.uri)
-        if database and Path(database[1]).exists() and not Path(database[1]).is_file():  # SQLite would block on a pipe
+        database = database_of(self.uri)
+        if database and database.exists() and not database.is_file():  # SQLite would block on a pipe
             raise UserError(f"tracking.uri: {self.uri} is not a file; name one, or a server")
+        check_locations(self.uri)
         return mlflow().MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
 
     def call(self, request: Callable[[Any], T]) -> T:
@@ -74,7 +76,7 @@ class Server:
     def experiment_id(self, client: Any) -> str:
         """The id of ``tracking.experiment``, which is created if absent, and described if nobody has done so."""
         name = self.tracking.experiment
-        location = None if self.tracking.uri else (self._local_root() / "mlflow-artifacts").as_uri()
+        location = None if self.tracking.uri else (self._local_root() / ARTIFACTS).as_uri()
         found = client.get_experiment_by_name(name)
         if found is None:
             return str(client.create_experiment(name, location, {NOTE: notes.EXPERIMENT}))

@@ -1,0 +1,48 @@
+"""What docs/operations.md tells people to write and to run is accepted."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from iotid.cli import steps
+from iotid.config import load_settings
+from iotid.partitions import PartitionKey, Store
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^iotid (?:prune|relocate).*?(?=\s+#|$)", TEXT, re.MULTILINE)
+
+
+def test_configuration__loads_over_that_of_a_cluster(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
+    (tmp_path / "our.yaml").write_text(text, encoding="utf-8")
+    settings = load_settings(["cluster.yaml", str(tmp_path / "our.yaml")])
+    assert settings.storage.root == "hdfs://head:8020/iotid"
+    assert settings.training.ranks * settings.training.threads == 16
+    assert settings.flow.idle_timeout_s == 600
+    assert settings.spark.conf["spark.executor.memoryOverheadFactor"] == "0.4"
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands__are_accepted_as_written(line: str, tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "run"))
+    with store.write("flows", PartitionKey.of_date("home", "2025-12-01")) as staged:
+        staged.write_text("part.txt", "")
+    arguments = [each for each in shlex.split(line)[1:] if each != "$S"]
+    answer = CliRunner().invoke(steps, [*arguments, "--set", f"storage.root={store.root}"])
+    expected = "does not exist; name its root" if "relocate" in line else "partitions before"
+    assert expected in answer.output
+
+
+def test_links__lead_to_pages_and_headings() -> None:
+    for page, _, heading in (link.partition("#") for link in re.findall(r"\]\((?!http)([^)]+)\)", TEXT)):
+        path = ROOT / "docs" / page
+        assert path.is_file(), page
+        titles = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+        anchors = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+        assert not heading or heading in anchors, f"{page}#{heading}"
