@@ -12,13 +12,21 @@ if TYPE_CHECKING:
     __version__: str
 
 
-def spark_session(settings: config.Spark, app_name: str = "iotid") -> SparkSession:
+def spark_session(settings: config.Spark | None = None, app_name: str = "iotid") -> SparkSession:
     """Start or reuse a Spark session that reads captures: ``spark.read.format("pcap").load(path)``.
 
+    ``settings``: the section ``spark``, by default that of conf/base.yaml: all cores of this machine.
+
     Raises:
+        InputError: ``settings`` is something else.
         SetupError: there is no Java 17 or 21.
     """
+    from iotid import config
+    from iotid.inputs import check_type
     from iotid.spark import session
+
+    settings = config.load_settings().spark if settings is None else settings
+    check_type("settings", settings, config.Spark, "iotid.config.load_settings().spark")
 
     # workers import these at start; nearly every step needs them
     preloaded = ("pandas", "iotid.capture.source", "iotid.flows.assemble", "iotid.dataset.write")

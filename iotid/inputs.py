@@ -1,4 +1,4 @@
-"""Reads untrusted files with size limits and without blocking, and parses JSON strictly."""
+"""Reads untrusted files with size limits and without blocking, parses JSON strictly, checks arguments of callers."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import json
 import os
 import re
 import stat
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any, Never
 
-from iotid.errors import shorten
+from iotid.errors import InputError, short_repr, shorten
 
 MOST_BYTES = 1 << 26  # of a file that is read into memory: settings, device lists, keys, JSON
 _CHUNK = 1 << 20  # bytes per read
@@ -19,6 +20,46 @@ _DEEPEST = 64  # levels of nesting
 _HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _FILE_TYPES = {stat.S_IFIFO: "a named pipe (FIFO)", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
+
+
+def locations_of(paths: object) -> list[str]:
+    """The paths or URIs that a caller passes, as text: one of them (str or os.PathLike), or any iterable of them.
+
+    Raises:
+        InputError: there is none, or something else is passed.
+    """
+    if isinstance(paths, str | os.PathLike):
+        given: list[Any] = [paths]
+    elif isinstance(paths, bytes | Mapping) or hasattr(paths, "columns") or not isinstance(paths, Iterable):
+        raise _no_location(type(paths).__name__)
+    else:
+        given = [each.as_py() if hasattr(each, "as_py") else each for each in paths]  # as_py: of a pyarrow.Array
+    if not given:
+        raise _no_location("none")
+    for each in given:
+        if not isinstance(each, str | os.PathLike):
+            raise _no_location(type(each).__name__)
+        if not os.fspath(each):
+            raise _no_location("an empty one")
+        if "*" in str(each) and "://" not in str(each) and not Path(each).exists():
+            raise InputError(
+                f"paths: {short_repr(str(each))} is a pattern; pass the result of glob.glob, or the folder"
+            )
+    return [str(each.path) if isinstance(each, os.DirEntry) else str(each) for each in given]
+
+
+def _no_location(got: str) -> InputError:
+    return InputError(
+        f"paths: must be a path or URI of a capture or folder, or a list of them, got {got}; pass 'a.pcap', a "
+        "pathlib.Path, or a list of these"
+    )
+
+
+def check_type(name: str, value: object, kind: type | tuple[type, ...], remedy: str) -> None:
+    """Raise an InputError unless an argument of a public function is of its type; ``remedy``: what to pass."""
+    if not isinstance(value, kind):
+        kinds = " or ".join(each.__name__ for each in (kind if isinstance(kind, tuple) else (kind,)))
+        raise InputError(f"{name}: must be of type {kinds}, got {type(value).__name__}; pass {remedy}")
 
 
 def open_without_waiting(path: str | Path) -> tuple[IO[bytes], int]:

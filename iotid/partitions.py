@@ -121,6 +121,9 @@ class Partition(Generic[M]):
     key: PartitionKey
     metadata: M
 
+    def __repr__(self) -> str:
+        return f"Partition({self.metadata.get('table')}: {self.uri})"  # metadata may have thousands of lines
+
 
 @dataclass
 class Staged:
@@ -157,6 +160,9 @@ class Store:
         self._fs, self._base = open_filesystem(self.root)
         layout = _Pointed if is_object_store(self._fs) else _Renamed
         self._layout: _Renamed | _Pointed = layout(self._fs, self._base)
+
+    def __repr__(self) -> str:
+        return f"Store({self.root!r})"
 
     def uri(self, table: str, key: PartitionKey) -> str:
         """URI of the partition's folder, whether or not it exists; a path for local roots."""

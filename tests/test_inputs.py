@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 
 from iotid.cli import steps
-from iotid.errors import IotidError, short_repr
-from iotid.inputs import parse_json, parse_object, read_file
+from iotid.errors import InputError, IotidError, short_repr
+from iotid.inputs import locations_of, parse_json, parse_object, read_file
 
 
 @pytest.fixture(params=["pipe", "socket", "device", "folder", "too large"])
@@ -133,3 +135,55 @@ def test_errors__are_one_line_of_bounded_length() -> None:
     assert "\n" not in result
     assert result.endswith("b; do this")
     assert str(IotidError("short  as it is")) == "short  as it is"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "a.pcap",
+        Path("a.pcap"),
+        ["a.pcap"],
+        (Path("a.pcap"),),
+        {"a.pcap"},
+        iter([Path("a.pcap")]),
+        pd.Series(["a.pcap"]),
+        pa.array(["a.pcap"]),
+    ],
+    ids=lambda given: type(given).__name__,
+)
+def test_locations_of__takes_a_path_or_any_iterable_of_them(given: Any) -> None:
+    assert locations_of(given) == ["a.pcap"]
+
+
+def test_locations_of__takes_folder_entries_uris_and_names_with_a_star(tmp_path: Path) -> None:
+    (tmp_path / "a*.pcap").touch()
+    with os.scandir(tmp_path) as entries:
+        assert locations_of(entries) == [f"{tmp_path}/a*.pcap"]
+    assert locations_of(tmp_path / "a*.pcap") == [f"{tmp_path}/a*.pcap"]
+    assert locations_of(["s3://bucket/a*", "hdfs:///b"]) == ["s3://bucket/a*", "hdfs:///b"]
+
+
+@pytest.mark.parametrize(
+    ("given", "got"),
+    [
+        (None, "NoneType"),
+        (5, "int"),
+        (b"a.pcap", "bytes"),
+        ([], "none"),
+        ("", "an empty one"),
+        (["a.pcap", None], "NoneType"),
+        ([["a.pcap"]], "list"),
+        ({"a.pcap": 1}, "dict"),
+        (pd.DataFrame({"path": ["a.pcap"]}), "DataFrame"),
+    ],
+)
+def test_locations_of__anything_else_is_one_line_that_says_what_to_pass(given: Any, got: str) -> None:
+    with pytest.raises(InputError, match=rf"^paths: must be a path or URI .*, got {got}; pass 'a\.pcap', a [^\n]*$"):
+        locations_of(given)
+
+
+def test_locations_of__patterns_are_refused() -> None:
+    with pytest.raises(
+        InputError, match=r"^paths: 'captures/\*\.pcap' is a pattern; pass the result of glob\.glob, or"
+    ):
+        locations_of("captures/*.pcap")

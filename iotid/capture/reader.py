@@ -33,6 +33,7 @@ from iotid.capture.splits.byte_ranges import lookback_records
 from iotid.capture.splits.discovery import find_captures
 from iotid.capture.splits.overlaps import FirstPackets
 from iotid.errors import DataError, InputError, StaleError
+from iotid.inputs import check_type, locations_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -50,15 +51,16 @@ def read_packets(paths: str | Path | Iterable[str | Path], *, settings: config.C
     how many packets were left out and why. ``settings`` defaults to conf/base.yaml.
 
     Raises:
-        InputError: a path is missing, cannot be read, or holds no capture.
+        InputError: no path is given; one is missing, cannot be read, or holds no capture.
         StaleError: ``settings.unreadable`` is `fail`, and a capture changed while it was read.
         DataError: ``settings.strict``, and a record is broken, a packet malformed, or a link or Ethernet type not read.
     """
     import pyarrow as pa
 
-    settings = settings or config.load_settings().capture
-    locations = [paths] if isinstance(paths, str | Path) else paths
-    captures, _, quarantined, _ = find_captures(map(str, locations), settings.unreadable)
+    locations = locations_of(paths)
+    settings = config.load_settings().capture if settings is None else settings
+    check_type("settings", settings, config.Capture, "iotid.config.load_settings().capture")
+    captures, _, quarantined, _ = find_captures(locations, settings.unreadable)
     names = [found.path for found in captures]
     counted = Counters()
     for path, why in quarantined.items():

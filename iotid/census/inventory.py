@@ -8,6 +8,7 @@ Shape suffixes: N flows, D distinct sequences, P pairs of a device and a sequenc
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from iotid import config
 from iotid.arrow import one_chunk
 from iotid.census.answers import identify_devices
 from iotid.census.behaviour import PORT, READ, payloads_and_ports_of
@@ -26,6 +28,9 @@ from iotid.census.identify import watched, without_model
 from iotid.census.left_out import MAX_LISTED, OTHER_PROTOCOL, with_remainder_rows
 from iotid.census.macs import with_macs
 from iotid.census.makers import read_makers
+from iotid.errors import InputError
+from iotid.flows.as_table import flows_of
+from iotid.inputs import check_type
 from iotid.labels.hosts import UNSPECIFIED, name_devices
 from iotid.labels.owner import Networks, Site
 from iotid.labels.routers import find_routers
@@ -35,10 +40,13 @@ from iotid.schemas import CENSUS
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from iotid import config
-    from iotid.model.bundle import Predictor
+    from iotid.model.bundle import FlowTable, Predictor
 
 MAX_ADDRESSES = 16  # listed per device; a router that answers for a subnet has one for each of its hosts
+_FLOW_COLUMNS = (  # of FLOWS that `take_inventory` reads, beside the model's
+    "protocol", "client_ip", "client_mac", "client_packets", "client_bytes", "server_ip", "server_port", "server_mac",
+    "server_packets", "server_bytes", "first_seen", "last_seen", "answered", "direction", "payload_length",
+)  # fmt: skip
 NEAR_DAYS = 31  # so that a packet with a wrong date does not set when a device was seen
 _DAY_US = 86_400_000_000
 
@@ -52,6 +60,46 @@ class Inventory:
     services: list[list[str]]
     groups: pa.Table
     left_out: pa.Table
+
+    def __repr__(self) -> str:
+        statuses = sorted(Counter(self.devices["status"].to_pylist()).items())
+        counts = ", ".join(f"{count} {status}" for status, count in statuses) or "none"
+        left_out = sum(self.left_out["flows"].to_pylist())
+        return f"Inventory(devices: {counts}; {len(self.groups)} groups; {left_out} flows left out)"
+
+
+def devices(flows: FlowTable, model: Predictor | None = None, *, settings: config.Census | None = None) -> pa.Table:
+    """The devices in these flows, a row for each, sorted by ``device_id``; needs no Spark, and no model.
+
+    ``flows``: of one site, as `iotid.flows.from_captures` returns them, or in any form that ``model.predict`` takes.
+    ``model`` names the devices; without one, all are unknown, and similar ones share a group. ``settings``: the section
+    ``census``, by default that of conf/base.yaml.
+
+    Returns the columns of schemas.CENSUS without site and date, as a first census has them, and ``services``, a list:
+    the ports with most flows, as "TCP 443". Flows that belong to no device of the site are left out.
+
+    Raises:
+        InputError: an argument is of another type, or the flows are of several sites.
+        SchemaError: a column is missing or of another type, or a row cannot be a flow.
+        DataError: the model has no device model.
+    """
+    base = config.load_settings()
+    settings = base.census if settings is None else settings
+    check_type("settings", settings, config.Census, "iotid.config.load_settings().census")
+    max_packets, columns = 0, list(_FLOW_COLUMNS)
+    if model is not None:
+        from iotid.model.bundle import Predictor
+
+        check_type("model", model, Predictor, "what iotid.tracking.load or iotid.model.Predictor.load returns")
+        max_packets, columns = model.encoding.max_packets, list(dict.fromkeys([*columns, *model.encoding.columns]))
+    table = flows_of(flows, columns, max_packets, optional=["site"])
+    if "site" in table.column_names and len(sites := pc.unique(table["site"])) > 1:
+        raise InputError(
+            f"flows: must be of one site, as sites use the same private addresses, got {len(sites)} sites; pass the "
+            "flows of each alone"
+        )
+    found = take_inventory(table, settings, base.watchlist, base.dataset.protocols, model)
+    return found.devices.append_column("services", pa.array(found.services, pa.list_(pa.string())))
 
 
 def take_inventory(
@@ -198,7 +246,7 @@ def _side_by_side(flows: pa.Table, columns: Sequence[str]) -> NDArray[np.int32]:
         values, _ = first_values(flows[name], longest)
         padded = np.zeros((len(flows), longest), np.int64)
         padded[np.repeat(np.arange(len(flows)), length_N), list_positions(length_N)] = values
-        parts += [length_N[:, np.newaxis].astype(np.int32), padded.view(np.int32).reshape(len(flows), -1)]
+        parts += [length_N[:, np.newaxis].astype(np.int32), padded.view(np.int32).reshape(len(flows), 2 * longest)]
     return np.concatenate(parts, axis=1)
 
 

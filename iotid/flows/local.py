@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from datetime import date
+from datetime import date, datetime
 from itertools import groupby
 from pathlib import Path
 
@@ -19,11 +18,12 @@ from iotid.capture.splits.discovery import find_captures
 from iotid.capture.splits.overlaps import FirstPackets
 from iotid.capture.splits.plan import last_splits, pack_tasks, split_captures, splits_before
 from iotid.capture.threads import in_threads
-from iotid.errors import AccountingError
+from iotid.errors import AccountingError, InputError, short_repr
 from iotid.flows.merge import merge, separate_unique_keys
 from iotid.flows.partial import Partials
 from iotid.flows.read import TaskSplits, read_intervals, read_partials
 from iotid.flows.table import FlowSelection, table_in_time_order
+from iotid.inputs import check_type, locations_of
 
 Location = str | Path
 
@@ -42,19 +42,22 @@ def from_captures(
     keep_bytes: int = 0,
     keep_packets: int = 10,
     site: str = "local",
-    capture_date: date | None = None,
+    capture_date: date | str | None = None,
     capture: config.Capture | None = None,
 ) -> pa.Table:
     """schemas.FLOWS of captures, ordered by first packet: time, then file, then offset.
 
-    ``paths``: capture files, folders or URIs. ``capture_date``: by default the UTC date of the earliest packet.
-    ``keep_bytes``: bytes of each of a flow's first ``keep_packets`` packets in the column ``first_bytes``; 0: none.
-    ``iotid.capture.counters(table)`` returns how many packets are in flows, and the others by reason.
+    ``paths``: capture files, folders or URIs; one, or any iterable of them. ``capture_date``: a date or 2026-01-31; by
+    default the UTC date of the earliest packet. ``keep_bytes``: bytes of each of a flow's first ``keep_packets``
+    packets in the column ``first_bytes``; 0: none. ``iotid.capture.counters(table)`` returns how many packets are in
+    flows, and the others by reason.
 
     Raises:
-        InputError: a path is missing or holds no capture.
+        InputError: no path is given; one is missing or holds no capture; an argument is of another type.
         SettingError: a setting is out of its range.
     """
+    locations = locations_of(paths)
+    check_type("site", site, str, "the site's name")
     values = {
         "max_packets": max_packets,
         "idle_timeout_s": idle_timeout_s,
@@ -65,21 +68,34 @@ def from_captures(
         "keep_bytes": keep_bytes,
         "keep_packets": keep_packets,
     }
-    overrides = [f"flow.{key}={json.dumps(value)}" for key, value in values.items()]
-    settings = config.load_settings(overrides=overrides)
-    return read_captures(paths, settings.flow, capture or settings.capture, site, capture_date)
+    settings = config.load_settings()
+    plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in values.items()}
+    flow = config.with_values(settings.flow, **plain)
+    if capture is not None:
+        check_type("capture", capture, config.Capture, "iotid.config.load_settings().capture")
+    return read_captures(locations, flow, capture or settings.capture, site, _date_of(capture_date))
+
+
+def _date_of(given: object) -> date | None:
+    if isinstance(given, datetime):
+        return given.date()
+    if given is None or isinstance(given, date):
+        return given
+    try:
+        return date.fromisoformat(given)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise InputError(f"capture_date: must be a date, got {short_repr(given)}; pass '2026-01-31'") from None
 
 
 def read_captures(
-    paths: Location | Iterable[Location],
+    locations: Iterable[str],
     flow: config.Flow,
     capture: config.Capture,
     site: str = "local",
     capture_date: date | None = None,
 ) -> pa.Table:
     """As `from_captures`, with sections of settings."""
-    locations = [paths] if isinstance(paths, Location) else paths
-    captures, _, quarantined, _ = find_captures((str(location) for location in locations), capture.unreadable)
+    captures, _, quarantined, _ = find_captures(locations, capture.unreadable)
     selections, counters = _assemble(captures, capture, flow)
     for path, why in quarantined.items():
         counters.quarantine(path, 0, 0, why)

@@ -22,9 +22,11 @@ import torch
 from safetensors import torch as safetensors
 
 from iotid import __version__, config, schemas
+from iotid.arrow import one_chunk
 from iotid.dataset.characteristics import CHARACTERISTICS, Encoding, out_of_vocabulary_rate
 from iotid.errors import DataError, SchemaError, SettingError, shorten
-from iotid.inputs import parse_object, read_file
+from iotid.flows.as_table import flows_of
+from iotid.inputs import check_type, parse_object, read_file
 from iotid.model.arrays import Spec, parse_arrays, read_arrays
 from iotid.model.device import DeviceModel, kinds_of
 from iotid.model.network.ensemble import AdaptiveEnsemble, shapes
@@ -33,7 +35,12 @@ from iotid.model.network.sequences import distinct_sequences, logits_by_batch, s
 from iotid.schemas import typed
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    import pandas as pd
     import pyarrow as pa
+
+    FlowTable: TypeAlias = pa.Table | pa.RecordBatch | pd.DataFrame | list[Mapping[str, Any]] | Mapping[str, Any]
 
 WEIGHTS = "weights.safetensors"
 DESCRIPTION = "model.json"
@@ -136,7 +143,12 @@ class Learned:
 
 
 class Predictor:
-    """A trained model with its vocabularies and labels; scores tables of flows."""
+    """A trained model with its vocabularies and labels; scores tables of flows.
+
+    ``source``: the folder or address that it was loaded from.
+    """
+
+    source = ""
 
     def __init__(self, model: AdaptiveEnsemble, encoding: Encoding, learned: Learned | None = None) -> None:
         self.encoding = encoding
@@ -149,12 +161,16 @@ class Predictor:
         """The model in ``folder``.
 
         Raises:
+            InputError: ``folder`` is no path.
             SchemaError: the bundle has another version, or names a characteristic that this version lacks.
             DataError: a file is missing or damaged, an array differs from the description, or a value is not finite.
         """
+        check_type("folder", folder, (str, Path), "the folder of a model's bundle")
         try:
             description = read_file(Path(folder) / DESCRIPTION)
-            return cls._of(description, lambda specs: read_arrays(Path(folder) / WEIGHTS, specs, _PREFIXES))
+            found = cls._of(description, lambda specs: read_arrays(Path(folder) / WEIGHTS, specs, _PREFIXES))
+            found.source = str(folder)
+            return found
         except OSError as fault:
             raise DataError(
                 f"model {folder}: {fault.filename} cannot be read ({fault.strerror}); train again"
@@ -202,19 +218,48 @@ class Predictor:
         model.load_state_dict(own_weights)
         return cls(model, encoding, learned)
 
-    def predict(self, flows: pa.Table) -> pa.Table:
+    def __repr__(self) -> str:
+        names, settings = list(self.encoding.vocabularies), self._model.settings
+        parts = [
+            self.source or "not saved",
+            f"{len(self.labels)} labels",
+            f"reads {', '.join(names)} of {self.encoding.max_packets} packets",
+            f"{len(names) + 1} bi-LSTMs of {settings.layers} x {settings.hidden_size} units",
+            f"{'with' if self.learned.devices else 'no'} device model",
+        ]
+        return f"Predictor({'; '.join(parts)})"
+
+    def predict(self, flows: FlowTable) -> pa.Table:
         """One row of schemas.PREDICTIONS for each row of ``flows``, in the same order.
 
-        ``flows`` needs only those columns of schemas.FLOWS from which the model's characteristics are computed. Equal
-        sequences are scored once: most flows of a network are duplicates of others.
+        ``flows``: a table or record batch, a pandas data frame, or a list with a dict for each flow. Only the columns
+        ``encoding.columns`` of schemas.FLOWS are read. Equal sequences are scored once: most flows of a network are
+        duplicates of others.
 
         Raises:
-            SchemaError: a column that the model needs is missing or of another type.
+            InputError: ``flows`` is no table.
+            SchemaError: a column that the model needs is missing or of another type, or a row cannot be a flow.
         """
         import pyarrow as pa
 
-        if flows.num_rows > _SLICE:
-            return pa.concat_tables(self.predict(flows.slice(at, _SLICE)) for at in range(0, flows.num_rows, _SLICE))
+        table = flows_of(flows, self.encoding.columns, self.encoding.max_packets)
+        starts = range(0, max(len(table), 1), _SLICE)
+        return pa.concat_tables(self._predict(table.slice(at, _SLICE)) for at in starts)
+
+    def class_probabilities(self, flows: FlowTable) -> pa.Table:
+        """The probability of every class, float32: a column for each of ``labels``, row i for row i of ``flows``.
+
+        Takes and raises what ``predict`` does.
+        """
+        import pyarrow as pa
+
+        lists = one_chunk(self.predict(flows)["probabilities"])
+        values_NC = lists.flatten().to_numpy().reshape(-1, len(self.labels))
+        return pa.table({label: values_NC[:, column] for column, label in enumerate(self.labels)})
+
+    def _predict(self, flows: pa.Table) -> pa.Table:
+        import pyarrow as pa
+
         distinct_KDM, repeat_N = distinct_sequences(self.encoding.encode(flows))
         probabilities_DC = self.probabilities(distinct_KDM)
         best_D = probabilities_DC.argmax(axis=1) if len(probabilities_DC) else np.zeros(0, np.int64)

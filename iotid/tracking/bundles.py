@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from iotid import config, schemas
 from iotid.errors import UserError
-from iotid.messages import NO_CREDENTIALS, holds_credentials, redacted_location
-from iotid.tracking.client import first_line, is_outage, mlflow, with_retries
+from iotid.inputs import check_type
+from iotid.tracking.client import existing_server, first_line, is_outage, mlflow, with_retries
 from iotid.tracking.locations import check_locations
 from iotid.tracking.runs import FINGERPRINT
 
@@ -27,22 +27,32 @@ _BUNDLE = "bundle"
 _SERVED_WITH = ("iotid", "mlflow", "numpy", "pandas", "pyarrow", "safetensors", "torch")
 
 
-def load(uri: str, tracking_uri: str | None = None) -> Predictor:
-    """Load a registered model, as in ``load("models:/iotid@champion").predict(flows)``.
+def load(uri: str, tracking_uri: str | Path | None = None) -> Predictor:
+    """Load a registered model, as in ``load("models:/iotid@champion").predict(flows)``. Writes nothing.
 
-    ``tracking_uri`` defaults to MLflow's own (MLFLOW_TRACKING_URI, or what was set).
+    ``tracking_uri``: of a server or database, or a storage root; by default MLflow's own (MLFLOW_TRACKING_URI, or what
+    was set).
 
     Raises:
-        UserError: there is no such model, the server does not answer, or its address contains credentials.
+        InputError: an argument is of another type.
+        UserError: there is no such model or database, the server does not answer, or its address contains credentials.
         SchemaError: the model is of another schema version.
     """
     from iotid.model import Predictor
 
-    server = tracking_uri or str(mlflow().get_tracking_uri())
-    if holds_credentials(server):
-        raise UserError(f"tracking_uri: {NO_CREDENTIALS}, got {redacted_location(server)}")
+    check_type("uri", uri, str, "'models:/iotid@champion'")
+    name, alias, number = _parse(uri)
+    server = existing_server(tracking_uri)
+    if alias is not None:
+        number = with_retries(server, lambda: _client(server).get_model_version_by_alias(name, alias)).version
     with TemporaryDirectory() as folder:
-        return Predictor.load(download_bundle(uri, folder, server))
+        model = Predictor.load(download_bundle(f"models:/{name}/{number}", folder, server))
+    model.source = f"models:/{name}/{number}"
+    return model
+
+
+def _client(server: str) -> Any:
+    return mlflow().MlflowClient(tracking_uri=server, registry_uri=server)
 
 
 def download_bundle(uri: str, into: str | Path, server: str) -> Path:
@@ -54,7 +64,7 @@ def download_bundle(uri: str, into: str | Path, server: str) -> Path:
 
     def locate() -> str:
         check_locations(server)
-        client = mlflow().MlflowClient(tracking_uri=server, registry_uri=server)
+        client = _client(server)
         name, alias, number = _parse(uri)
         number = number or client.get_model_version_by_alias(name, alias).version
         return f"{client.get_model_version_download_uri(name, number)}/artifacts/{_BUNDLE}"
@@ -120,16 +130,20 @@ def _parse(uri: str) -> tuple[str, str | None, str | None]:
     """Name, and alias or version."""
     match = re.fullmatch(r"models:/([^/@]+)(?:@([^/]+)|/(\d+))", uri)
     if match is None:
-        raise UserError(f"model {uri}: must read models:/NAME@ALIAS or models:/NAME/VERSION")
+        raise UserError(
+            f"model {uri}: must read models:/NAME@ALIAS or models:/NAME/VERSION; a bundle's folder is for "
+            "iotid.model.Predictor.load"
+        )
     name, alias, number = match.groups()
     return name, alias, number
 
 
 def _signature(example: pa.Schema) -> Any:
-    """Columns of the input (as in the example) and of schemas.PREDICTIONS, in MLflow's types."""
+    """Columns of the input (as in the example) and of `serving.FlowModel`'s answers, in MLflow's types."""
+    import pyarrow as pa
     from mlflow.models.signature import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
-    from mlflow.types.schema import Array
+    from mlflow.types.schema import Array, Map
 
     types = {"string": DataType.string, "double": DataType.double, "float": DataType.float}
     types |= {"int32": DataType.long, "int64": DataType.long}  # JSON and Python have one integer type
@@ -144,4 +158,6 @@ def _signature(example: pa.Schema) -> Any:
             ]
         )
 
-    return ModelSignature(inputs=columns(example), outputs=columns(schemas.PREDICTIONS.arrow_schema()))
+    plain = columns(pa.schema([field for field in schemas.PREDICTIONS.arrow_schema() if field.name != "probabilities"]))
+    answers = Schema([*plain.inputs, ColSpec(Map(DataType.float), "probabilities")])
+    return ModelSignature(inputs=columns(example), outputs=answers)

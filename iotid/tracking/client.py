@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from iotid import __version__, config
 from iotid.errors import ServerError, UserError
-from iotid.messages import redacted
+from iotid.inputs import check_type
+from iotid.messages import NO_CREDENTIALS, holds_credentials, redacted, redacted_location
 from iotid.storage import local_folder, local_path
 from iotid.tracking import notes
 from iotid.tracking.locations import ARTIFACTS, check_locations, database_of
@@ -22,6 +25,7 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 NOTE = "mlflow.note.content"  # the tag of experiments and runs that MLflow's pages show as their description
+DATABASE = "mlflow.db"  # below the storage root, unless ``tracking.uri`` names a server
 RETRY_S = 60.0  # how long a step retries while the tracking server is unreachable
 _OUTAGES = ("failed with exception", "failed with timeout exception", "error responses", "database is locked")
 _QUIET = {  # set before MLflow is imported; existing environment variables win
@@ -52,10 +56,7 @@ class Server:
         """
         if self.tracking.uri:
             return self.tracking.uri
-        root = str(self._local_root())
-        quoted = re.sub("[%?#]", lambda found: quote(found[0]), root)
-        # MLflow would create a folder with the quoted name, unless the URI names a driver
-        return f"{'sqlite' if quoted == root else 'sqlite+pysqlite'}:///{quoted}/mlflow.db"
+        return _sqlite_uri(self._local_root() / DATABASE)
 
     def connect(self) -> Any:
         """An MLflow client of this server.
@@ -92,6 +93,50 @@ class Server:
                 f"{self.storage_root}; set tracking.uri"
             )
         return local_folder(root).resolve()
+
+
+def existing_server(tracking_uri: str | Path | None) -> str:
+    """The URI of a tracking server to read from; a database must exist, because MLflow would create it.
+
+    ``tracking_uri``: of a server or database; or the path of a database, or of a storage root with one; None: MLflow's
+    own (MLFLOW_TRACKING_URI, or what was set).
+
+    Raises:
+        InputError: it is no text or path.
+        UserError: there is no database of MLflow, or the address contains credentials.
+    """
+    if tracking_uri is None:
+        tracking_uri = str(mlflow().get_tracking_uri())
+    check_type("tracking_uri", tracking_uri, (str, Path), "the URI of a tracking server, or a storage root")
+    uri = str(tracking_uri)
+    if holds_credentials(uri):
+        raise UserError(f"tracking_uri: {NO_CREDENTIALS}, got {redacted_location(uri)}")
+    database = re.fullmatch(r"sqlite(?:\+\w+)?:(?://)?/?([^?]*).*", uri)
+    local = unquote(database[1]) if database else local_path(uri)
+    if local is None:
+        return uri
+    path = Path(local, DATABASE) if not database and Path(local).is_dir() else Path(local)
+    if not path.is_file():
+        raise UserError(
+            f"tracking_uri: there is no database {path}; pass the server's URI, sqlite:///PATH or a storage root, or "
+            "set MLFLOW_TRACKING_URI"
+        )
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as opened:
+            is_mlflow = opened.execute("SELECT 1 FROM sqlite_master WHERE name = 'registered_models'").fetchone()
+    except sqlite3.OperationalError:  # locked: MLflow waits
+        is_mlflow = True
+    except sqlite3.DatabaseError:
+        is_mlflow = None
+    if not is_mlflow:
+        raise UserError(f"tracking_uri: {path} is no database of MLflow; pass the one that iotid train wrote")
+    return uri if database else _sqlite_uri(path.resolve())
+
+
+def _sqlite_uri(path: Path) -> str:
+    quoted = re.sub("[%?#]", lambda found: quote(found[0]), str(path))
+    # MLflow would create a folder with the quoted name, unless the URI names a driver
+    return f"{'sqlite' if quoted == str(path) else 'sqlite+pysqlite'}:///{quoted}"
 
 
 def with_retries(uri: str, call: Callable[[], T]) -> T:

@@ -8,25 +8,26 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
 from iotid.model import Predictor
-from iotid.schemas import FLOWS
 
 
 class FlowModel(PythonModel):
-    """Scores a data frame with FLOWS columns (lists of packets in its cells); returns one with PREDICTIONS columns."""
+    """Scores a data frame with FLOWS columns (lists of packets in its cells); returns one with PREDICTIONS columns.
+
+    ``probabilities`` is a dict in each cell: the probability of each class by its name.
+    """
 
     def load_context(self, context: Any) -> None:
         self._predictor = Predictor.load(context.artifacts["bundle"])
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        columns = self._predictor.encoding.columns
-        schema = pa.schema([field for field in FLOWS.arrow_schema() if field.name in columns])
-        flows = pa.Table.from_pandas(model_input, schema=schema, preserve_index=False)
-        return self._predictor.predict(flows).to_pandas()
+        answers = self._predictor.predict(model_input).to_pandas()
+        labels = self._predictor.labels
+        named = [dict(zip(labels, row.tolist(), strict=True)) for row in answers["probabilities"]]
+        return answers.assign(probabilities=pd.Series(named, index=answers.index, dtype=object))
 
 
 set_model(FlowModel())

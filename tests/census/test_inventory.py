@@ -13,9 +13,11 @@ import pyarrow as pa
 import pytest
 
 from iotid import config
+from iotid.census import devices
 from iotid.census.groups import NO_GROUPS
 from iotid.census.inventory import Inventory, take_inventory
 from iotid.config import Settings
+from iotid.errors import DataError, InputError, SchemaError
 from iotid.partitions import Store
 from iotid.schemas import CENSUS, FLOWS, LEFT_OUT
 
@@ -103,6 +105,63 @@ def test_inventory__groups_devices_and_lists_what_is_left_out() -> None:
 def test_inventory__of_no_flows_is_empty() -> None:
     found = _inventory([])
     assert (len(found.devices), found.services, len(found.groups), len(found.left_out)) == (0, [], 0, 0)
+
+
+def test_inventory__of_flows_without_a_device_is_empty_with_a_model(small_model: Path) -> None:
+    from iotid.model import Predictor
+
+    found = _inventory([flow("camera", IPS[A], A, protocol=1)], Predictor.load(small_model))
+    assert (len(found.devices), found.left_out["flows"].to_pylist()) == (0, [1])
+    assert repr(found) == "Inventory(devices: none; 0 groups; 1 flows left out)"
+
+
+def test_devices__are_those_of_the_inventory_with_their_services(small_model: Path) -> None:
+    from iotid.model import Predictor
+
+    model, rows = Predictor.load(small_model), _random_flows(3)
+    flows = _table([row for row in rows if row["client_packets"] + row["server_packets"] <= len(row["packet_length"])])
+    for predictor in (None, model):
+        expected = take_inventory(flows, config.load_settings().census, WATCHED, (6, 17), predictor)
+        found = devices(flows, predictor)
+        unwatched = [name for name in expected.devices.column_names if name != "watched"]
+        assert found.select(unwatched).equals(expected.devices.select(unwatched))
+        assert found["services"].to_pylist() == expected.services
+        for other_form in (flows.to_pandas(), flows.to_pylist()):
+            assert devices(other_form, predictor).equals(found)
+
+
+def test_devices__settings_of_the_census_apply(small_model: Path) -> None:
+    from iotid.model import Predictor
+
+    flows, settings = _table([flow("camera", IPS[A], A)] * 5), config.load_settings().census
+    strict = config.with_values(settings, min_flows=9)
+    found = [
+        devices(flows, Predictor.load(small_model), settings=each)["status"].to_pylist() for each in (None, strict)
+    ]
+    assert found == [["known"], ["undecided"]]
+
+
+def test_devices__wrong_arguments_are_one_line(small_model: Path, tmp_path: Path) -> None:
+    import torch
+
+    from iotid.model import AdaptiveEnsemble, Predictor, bundle
+
+    model, flows = Predictor.load(small_model), _table([flow("camera", IPS[A], A)])
+    other: Any = config.load_settings()
+    plain = AdaptiveEnsemble(model._model.settings, bundle.vocabulary_sizes(model.encoding), len(model.labels))
+    torch.manual_seed(1)
+    two_sites = [row | {"site": site} for row in flows.to_pylist() for site in ("lab", "office")]
+    for fault, message, call in (
+        (InputError, r"^flows: must be a pyarrow", lambda: devices("a.pcap")),  # type: ignore[arg-type]
+        (InputError, r"^flows: must be of one site, .* got 2 sites; pass", lambda: devices(two_sites)),
+        (InputError, r"^model: must be of type Predictor, got str; pass", lambda: devices(flows, "models:/a@b")),  # type: ignore[arg-type]
+        (InputError, r"^settings: must be of type Census, got Settings; pass", lambda: devices(flows, settings=other)),
+        (SchemaError, r"^flows: lack answered; pass", lambda: devices(flows.drop_columns("answered"))),
+        (DataError, "it has no device model", lambda: devices(flows, Predictor(plain, model.encoding))),
+    ):  # fmt: skip
+        with pytest.raises(fault, match=message) as caught:
+            call()
+        assert "\n" not in str(caught.value)
 
 
 def test_inventory__counts_every_flow_once_whatever_the_order() -> None:

@@ -90,6 +90,27 @@ def test_predict__no_flows_give_no_rows(folder: Path) -> None:
     assert predicted.num_rows == 0
 
 
+def test_predict__takes_data_frames_and_dicts(folder: Path) -> None:
+    predictor, flows = Predictor.load(folder), _flows([40, 52], [60], [99])
+    expected = predictor.predict(flows)
+    for given in (flows.to_pandas(), flows.to_pylist(), flows.to_batches()[0]):
+        assert predictor.predict(given).equals(expected)
+
+
+def test_class_probabilities__has_a_column_for_each_class_and_a_row_for_each_flow(folder: Path) -> None:
+    predictor, flows = Predictor.load(folder), _flows([40, 52], [60], [40, 52])
+    shares = predictor.class_probabilities(flows)
+    assert shares.column_names == list(predictor.labels)
+    expected = predictor.predict(flows)["probabilities"].to_pylist()
+    assert [list(row.values()) for row in shares.to_pylist()] == expected
+    assert predictor.class_probabilities(_flows()).num_rows == 0
+
+
+def test_predictor__repr_is_one_line(folder: Path) -> None:
+    expected = f"Predictor({folder}; 3 labels; reads packet_length, direction of 4 packets; 3 bi-LSTMs of 1 x 5 units; "
+    assert repr(Predictor.load(folder)) == f"{expected}no device model)"
+
+
 def test_predict__missing_column_is_one_line_that_names_it(folder: Path) -> None:
     with pytest.raises(SchemaError, match="direction"):
         Predictor.load(folder).predict(_flows([40]).drop_columns(["direction"]))

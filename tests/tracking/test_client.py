@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -49,3 +51,26 @@ def test_unreachable_server__is_retried_then_reported(
         start_run(unreachable, "nightly", [], {})
     assert "\n" not in str(caught.value)
     assert caplog.text.count("waiting for the tracking server") == 1
+
+
+def test_existing_server__without_an_address_is_mlflows_own_and_must_exist(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(UserError, match=r"there is no database \S+/mlflow\.db; pass .* or set MLFLOW_TRACKING_URI"):
+        client.existing_server(None)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert client.existing_server(None) == "http://127.0.0.1:9"
+    assert not list(tmp_path.iterdir())
+
+
+def test_existing_server__reads_a_database_in_use_below_a_root_with_url_characters(
+    tracking: config.Tracking, tmp_path: Path
+) -> None:
+    root = tmp_path / "a?b %20#c"
+    registry = Registry(tracking, str(root))
+    assert registry.find_version("champion") is None  # creates the database
+    with closing(sqlite3.connect(root / "mlflow.db", isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        assert client.existing_server(root) == client.existing_server(registry.uri) == registry.uri
