@@ -158,8 +158,8 @@ def without_model(device: pa.Array, flows: pa.Array) -> pa.Table:
 
 
 def watched(rows: pa.Table, watchlist: config.Watchlist) -> pa.Array:
-    """bool (N,): addresses where a kind is found whose label, vendor or type is on the watch list, with a confidence in
-    the entry's range."""
+    """bool (N,): addresses that are on the watch list, and those with a kind whose label, vendor or type is on it, and a
+    confidence in the entry's range."""
     kinds = one_chunk(rows["kinds"])
     found = kinds.flatten()
     lists = {"label": watchlist.labels, "vendor": watchlist.vendors, "type": watchlist.types}
@@ -170,7 +170,8 @@ def watched(rows: pa.Table, watchlist: config.Watchlist) -> pa.Array:
             is_listed_P |= is_named & (confidence >= entry.lowest) & (confidence <= entry.highest)
     hit_N = np.zeros(rows.num_rows, bool)
     hit_N[pc.list_parent_indices(kinds).to_numpy(zero_copy_only=False)[is_listed_P]] = True
-    return pa.array(hit_N)
+    by_name = pc.is_in(one_chunk(rows["device_id"]), value_set=pa.array(map(str.lower, watchlist.devices), pa.string()))
+    return pc.or_(pa.array(hit_N), by_name)
 
 
 def names_of_kinds(kinds: pa.StructArray) -> pa.Array:

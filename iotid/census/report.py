@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
+from datetime import date
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -20,27 +21,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from iotid.arrow import one_chunk
-from iotid.census.changes import BACK, CHANGED, GONE, NEW, is_present, joined_names, present
+from iotid.census.attention import VIEWS, ranks, sections
+from iotid.census.changes import NEW, is_present, present
 from iotid.census.csv_text import csv_text
+from iotid.census.group_titles import group_titles
 from iotid.census.groups import OTHERS
 from iotid.census.identify import names_of_kinds, percents
 from iotid.census.left_out import OTHER_PROTOCOL
-from iotid.census.marks import ADDRESS_CONFLICT, KINDS_AT_ONCE, MAKER_DIFFERS
-from iotid.census.named import NAMED
 from iotid.census.unlisted import hosts_without_row
+from iotid.flows.dates import date_warning
 from iotid.labels.hosts import NO_HOST, OUTSIDE, ROUTER, UNANSWERED
-from iotid.model.device.decide import SEVERAL, UNDECIDED, UNKNOWN, WITH_UNKNOWN
 from iotid.pages import page_environment
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
 _BARS = 12  # of a chart, then one bar of "others"
-_MARKS = {
-    ADDRESS_CONFLICT: "Address used by another MAC at the same time",
-    KINDS_AT_ONCE: "Several kinds at the same time under one MAC",
-    MAKER_DIFFERS: "Named otherwise than the maker of the MAC",
-}
 _LEFT_OUT = {
     ROUTER: "forwarded by a router from an outside address",
     OUTSIDE: "from an outside address, without a MAC",
@@ -48,12 +44,20 @@ _LEFT_OUT = {
     UNANSWERED: "to an address that did not answer",
     OTHER_PROTOCOL: "of another IP protocol",
 }
+_PLAIN = ("device_id", "mac_randomised", "confidence", "flows", "bytes", "watched", "addresses", "dates_present")
+_LINKS = ("before", "before_date", "after", "after_date", "network", "report")  # to pages, see take._links
 _LISTED = 10  # devices listed in a section; the table lists all
 _REASONS = 30  # listed reasons why packets are in no flow; each protocol number that is not decoded is one
 # columns with few distinct values, which are dictionary-encoded
 _DICTIONARY_ENCODED = (
     "status", "marks", "group_name", "named_by", "maker", "change", "same_as", "previous_label", "also", "reason",
-    "runners_up",
+    "runners_up", "device_name", "listed_label", "list_check", "earlier_names",
+)  # fmt: skip
+# not from the locale: the page is in English
+_WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+_MONTHS = (
+    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "December",
 )  # fmt: skip
 _LEAST = 0.005  # less probable runners-up would be 0 %
 
@@ -116,28 +120,44 @@ def group_lines(census: pa.Table, groups: pa.Table) -> pa.Table:
 def render_page(
     census: pa.Table, groups: pa.Table, left_out: pa.Table, metadata: Mapping[str, Any], most_rows: int
 ) -> str:
-    """The page of one census. ``groups``: GROUPS; ``left_out``: LEFT_OUT; ``metadata``: of the partition, with site and
-    capture_date; ``most_rows``: greatest number of rows in the table."""
+    """The page of one census. ``groups``: GROUPS; ``left_out``: LEFT_OUT; ``metadata``: of the partition, with site,
+    capture_date and links to other pages; ``most_rows``: greatest number of rows in the table."""
     environment = page_environment("iotid.census")
     environment.filters["percent"] = lambda part: percents(np.array([part]))[0]
+    environment.filters["in_words"] = in_words
     census = census.append_column("also", _also(census))
     kinds = one_chunk(present(census)["kinds"])
     lines = group_lines(census, groups)
+    titles = group_titles(dict(zip(lines["group_name"].to_pylist(), lines["services"].to_pylist(), strict=True)))
     unnamed = lines.filter(pc.is_null(lines["named_by"]))
     shown, packets = _shown_rows(census, lines, most_rows), Counter(metadata["packets"])
     found = pa.RecordBatch.from_struct_array(kinds.flatten())
+    listed = metadata.get("device_list") or {}
+    found_sections = sections(census, listed)
     return environment.get_template("census.html.j2").render(
         metadata=metadata,
+        links=dict.fromkeys(_LINKS) | (metadata.get("links") or {}),
+        listed=listed,
+        date_warning=date_warning(metadata.get("flows_by_date") or {}, metadata["capture_date"]),
         charts={"Type": _bars(found["type"]), "Vendor": _bars(found["vendor"])},
         found={"kinds": len(found), "addresses": pc.sum(pc.greater(pc.list_value_length(kinds), 0)).as_py() or 0},
-        sections=_sections(census),
+        sections=found_sections,
+        new_unknown=next(each.count for each in found_sections if each.view == "new_unknown"),
+        views=VIEWS,
         groups={"count": len(unnamed), "rows": unnamed.slice(0, _LISTED).to_pylist(), "others": OTHERS},
+        titles=titles,
         packets={"flow": packets.pop("flow", 0), "left": packets.total(), "reasons": _reasons(packets)},
         left_out=_left_out(left_out, metadata),
         hosts=hosts_without_row(census, left_out, metadata),
         rows={"shown": len(shown), "all": len(census)},
-        data=_script_json(_columns(shown) | _group_columns(shown, lines)),
+        data=_script_json(_columns(shown) | _group_columns(shown, lines) | {"titles": titles}),
     )
+
+
+def in_words(capture_date: str) -> str:
+    """A date (YYYY-MM-DD) as in "Saturday, 31 January 2026"."""
+    day = date.fromisoformat(capture_date)
+    return f"{_WEEKDAYS[day.weekday()]}, {day.day} {_MONTHS[day.month - 1]} {day.year}"
 
 
 def _shown_rows(census: pa.Table, lines: pa.Table, most: int) -> pa.Table:
@@ -182,30 +202,6 @@ def _reasons(packets: Counter[str]) -> list[tuple[str, int]]:
     return sorted(common.items()) + ([(f"{len(packets) - len(common):,} further reasons", others)] if others else [])
 
 
-def _sections(census: pa.Table) -> list[dict[str, Any]]:
-    """What an operator has to check, most urgent first: title, view of the table with all rows, number, first rows."""
-    change, status, is_here = census["change"], census["status"], is_present(census["change"])
-    census = census.append_column("name", joined_names(census))
-    wanted = {
-        ("watched", "On the watch list"): census["watched"],
-        **{(mark, title): pc.and_(is_here, _is_marked(census, mark)) for mark, title in _MARKS.items()},
-        (CHANGED, "Changed"): pc.equal(change, CHANGED),
-        (NEW, "New"): pc.equal(change, NEW),
-        (BACK, "Back"): pc.equal(change, BACK),
-        (GONE, "Gone"): pc.equal(change, GONE),
-        (WITH_UNKNOWN, "Known kinds and an unknown device"): pc.and_(is_here, pc.equal(status, WITH_UNKNOWN)),
-        (SEVERAL, "Several kinds behind one address"): pc.and_(is_here, pc.equal(status, SEVERAL)),
-        (UNKNOWN, "Unknown"): pc.and_(is_here, pc.equal(status, UNKNOWN)),
-        (UNDECIDED, "Undecided"): pc.and_(is_here, pc.equal(status, UNDECIDED)),
-        (NAMED, "Named by persons"): pc.and_(is_here, pc.equal(status, NAMED)),
-    }
-    found = {names: census.filter(mask) for names, mask in wanted.items()}
-    return [
-        {"view": view, "title": title, "count": rows.num_rows, "rows": rows.slice(0, _LISTED).to_pylist()}
-        for (view, title), rows in found.items()
-    ]
-
-
 def _bars(names: pa.Array) -> list[tuple[str, int, float]]:
     """(name, number, percentage of the longest bar) of the commonest names; then the others, and null, as one bar
     each."""
@@ -227,9 +223,11 @@ def _columns(census: pa.Table) -> dict[str, Any]:
     for name in _DICTIONARY_ENCODED:
         coded = flat[name].combine_chunks().dictionary_encode()
         columns[name] = {"names": coded.dictionary.to_pylist(), "codes": coded.indices.fill_null(-1).to_pylist()}
-    for name in ("device_id", "mac_randomised", "confidence", "flows", "bytes", "watched", "addresses"):
+    for name in _PLAIN:
         columns[name] = flat[name].to_pylist()
-    for name in ("first_seen", "last_seen"):
+    columns["unexplained"] = pc.round(census["unexplained"], 3).to_pylist()
+    columns["rank"] = ranks(census)
+    for name in ("first_seen", "last_seen", "first_seen_ever"):
         columns[name] = pc.divide(census[name].cast(pa.int64()), 1_000_000).to_pylist()
     return columns
 
@@ -298,10 +296,6 @@ def _shares(listed: pa.ListArray, names: pa.Array, least: float) -> pa.ChunkedAr
     offsets = np.concatenate([[0], np.cumsum(np.bincount(row_P[is_kept_P], minlength=len(listed)))]).astype(np.int32)
     entries = pa.ListArray.from_arrays(pa.array(offsets), texts.filter(pa.array(is_kept_P)))
     return pa.chunked_array([pc.binary_join(entries, "; ")])
-
-
-def _is_marked(census: pa.Table, mark: str) -> pa.Array:
-    return pa.array([mark in marks for marks in census["marks"].to_pylist()], pa.bool_())
 
 
 def _script_json(value: Any) -> Markup:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from iotid.partitions import Partition, Staged, Store
     from iotid.schemas.metadata import Census
 
-PAGE, CSV = "_census.html", "_census.csv"
+PAGE, CSV, JSON_LINES = "_census.html", "_census.csv", "_census.jsonl"
 GROUPS_FILE, GROUPS_CSV = f"_groups{SIDE_SUFFIX}", "_groups.csv"
 TOTALS_FILE = f"_totals{SIDE_SUFFIX}"
 LEFT_OUT_FILE, LEFT_OUT_CSV = f"_left_out{SIDE_SUFFIX}", "_left_out.csv"

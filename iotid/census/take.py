@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 from iotid import config
 from iotid.arrow import content_hash, one_chunk
 from iotid.census.changes import ABSENT, CHANGES, compare, joined_names, present, with_history
+from iotid.census.export.rows import json_lines, with_keys
 from iotid.census.groups import with_new_groups
 from iotid.census.identify import names_of_kinds, watched
 from iotid.census.known_groups import KnownGroups
@@ -35,6 +37,7 @@ from iotid.census.split_groups import EarlierGroups
 from iotid.census.stored import (
     CSV,
     GROUPS_CSV,
+    JSON_LINES,
     LEFT_OUT_CSV,
     LEFT_OUT_FILE,
     PAGE,
@@ -44,7 +47,9 @@ from iotid.census.stored import (
 )
 from iotid.census.totals import totals_of
 from iotid.errors import AccountingError, DataError, WatchError
+from iotid.evaluation.schema import REPORT_PAGE
 from iotid.labels.names import warn_of_unmet
+from iotid.model.device.decide import UNKNOWN
 from iotid.partitions import ALL_SITES, Partition, PartitionKey, Store
 from iotid.schemas import CENSUS
 from iotid.schemas.metadata import Census, Flows, Network
@@ -95,7 +100,8 @@ def take_census(
     device counts as first seen.
 
     Returns:
-        The partition of ``census``: rows of schemas.CENSUS in Parquet, ``_census.csv`` and ``_census.html``; and the
+        The partition of ``census``: rows of schemas.CENSUS in Parquet, ``_census.csv``, ``_census.jsonl`` and
+        ``_census.html``; and the
         groups of unknown devices, schemas.GROUPS in ``_groups.pq`` and one line for each in ``_groups.csv``. With
         pseudonyms the former is encrypted, ``_groups.sealed``. Flows without a row are in ``_left_out.pq``
         (schemas.LEFT_OUT) and ``_left_out.csv``. Sums by kind, type, vendor and model are in ``_totals.pq``
@@ -144,6 +150,7 @@ def take_census(
         "key_fingerprint": fingerprint,
         "model_date": champion.date if champion else None,
         "model_quality": champion.quality if champion else None,
+        "device_quality": champion.device_quality if champion else None,
         "network_groups": dict(known.network.key) if known.network else {},
         "compared_with": {"capture_date": earlier.key.capture_date, "how": how} if earlier else None,
         "makers": None if pseudonyms else makers.source,
@@ -160,10 +167,11 @@ def take_census(
         pq.write_table(totals, f"{staged.path}/{TOTALS_FILE}", filesystem=staged.filesystem)
         write_groups(staged, groups, pseudonyms)
         staged.write_text(CSV, render_csv(census))
+        staged.write_text(JSON_LINES, "".join(json_lines(with_keys(census, key.site, key.capture_date))))
         staged.write_text(GROUPS_CSV, render_groups_csv(census, groups))
         pq.write_table(left_out, f"{staged.path}/{LEFT_OUT_FILE}", filesystem=staged.filesystem)
         staged.write_text(LEFT_OUT_CSV, render_left_out_csv(left_out))
-        shown = {**key, **metadata, "network_page": _network_page(store, key, known.network)}
+        shown = {**key, **metadata, "links": _links(store, key, earlier, known.network, champion)}
         staged.write_text(PAGE, render_page(census, groups, left_out, shown, settings.page_rows))
         staged.metadata.update(metadata)
     return store.open("census", key)
@@ -259,10 +267,33 @@ def _latest_before(store: Store, key: PartitionKey) -> Partition[Census] | None:
     return store.open("census", PartitionKey.of_date(key.site, max(dates))) if dates else None
 
 
-def _network_page(store: Store, key: PartitionKey, before: Partition[Network] | None) -> str | None:
-    """Relative address of the page of the network's census of the date, which may not exist yet."""
-    name = before.key["name"] if before else ALL_SITES
-    return store.link(("census", key), ("network", PartitionKey.of_network(name, key.capture_date)), NETWORK_PAGE)
+def _links(
+    store: Store,
+    key: PartitionKey,
+    earlier: Partition[Census] | None,
+    network: Partition[Network] | None,
+    champion: ModelVersion | None,
+) -> dict[str, Any]:
+    """Relative addresses, for the page, of pages of other partitions; null where there is none, or on an object store.
+
+    ``after`` and ``network`` may not exist yet.
+    """
+    here = ("census", key)
+    day_after = (date.fromisoformat(key.capture_date) + timedelta(days=1)).isoformat()
+    after = PartitionKey.of_date(key.site, day_after)
+    of_network = PartitionKey.of_network(network.key["name"] if network else ALL_SITES, key.capture_date)
+    dataset = champion.tags.get("dataset") if champion else None
+    report = PartitionKey.of_dataset(dataset) if dataset else None
+    return {
+        "before": store.link(here, ("census", earlier.key), PAGE) if earlier else None,
+        "before_date": earlier.key.capture_date if earlier else None,
+        "after": store.link(here, ("census", after), PAGE),
+        "after_date": day_after,
+        "network": store.link(here, ("network", of_network), NETWORK_PAGE),
+        "report": store.link(here, ("reports", report), REPORT_PAGE)
+        if report and store.exists("reports", report)
+        else None,
+    }
 
 
 def _comparable(
@@ -298,7 +329,7 @@ def _counts(census: pa.Table, scored: Scored) -> dict[str, Any]:
     labels = Counter(names_of_kinds(one_chunk(here["kinds"]).flatten()).to_pylist())
     marks = Counter(one_chunk(here["marks"]).flatten().to_pylist())
     without_device = flows_by_reason(scored.left_out)
-    watched_labels = Counter(joined_names(census.filter(census["watched"])).to_pylist())
+    watched_labels = Counter(pc.fill_null(joined_names(census.filter(census["watched"])), UNKNOWN).to_pylist())
     return {
         "rows": census.num_rows,
         "devices": here.num_rows,

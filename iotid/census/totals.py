@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from iotid.arrow import one_chunk
 from iotid.census.changes import BACK, CHANGED, GONE, NEW, is_present, joined_names, present
 from iotid.census.identify import Classes, names_of_kinds
+from iotid.model.device.decide import UNKNOWN
 from iotid.schemas import TOTALS
 
 LEVELS = ("all", "status", "kind", "type", "vendor", "model", "watched", "group")
@@ -204,7 +205,7 @@ def _counts(census: pa.Table) -> pa.Table:
     is_new_kind_P = _are_in(row_P, names, one_chunk(census["new_kinds"]))
     every_row = np.arange(len(census))
     is_changed_N = pc.equal(one_chunk(census["change"]), CHANGED).to_numpy(zero_copy_only=False)
-    watched = pc.if_else(census["watched"], joined_names(census), None)
+    watched = pc.if_else(census["watched"], pc.fill_null(joined_names(census), UNKNOWN), None)
     levels = {
         "all": (every_row, pa.array([ADDRESSES] * len(census), pa.string()), is_changed_N),
         "status": (every_row, census["status"], is_changed_N),

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from iotid.errors import DataError
 from iotid.evaluation import figures, metrics
 from iotid.evaluation.pages import environment, image
-from iotid.evaluation.schema import Report, Score, System, WholeDevices
+from iotid.evaluation.schema import REPORT_PAGE, Report, Score, System, WholeDevices
 from iotid.inputs import read_file
 from iotid.pages import percent
 from iotid.storage import check_json
@@ -52,7 +52,7 @@ def write_report(
     if history:
         curves = folder / "figures" / "learning_curves.png"
         figures.learning_curves(history, curves)
-    page = folder / "report.html"
+    page = folder / REPORT_PAGE
     drawn = {name: _draw(name, system, report, folder / "figures") for name, system in report["systems"].items()}
     page.write_text(_render(report, drawn, image(curves) if curves else None), encoding="utf-8")
     return page
@@ -113,6 +113,17 @@ def verdicts(report: Report) -> list[Verdict]:
         for name, system in systems.items()
         if system["kind"] == "model"
     ]
+
+
+def device_quality(whole_devices: WholeDevices | None) -> str | None:
+    """One phrase on the device nights of the test split; None without any."""
+    if not whole_devices or not (number := whole_devices["recordings"]):
+        return None
+    right, wrong = whole_devices["right"], whole_devices["wrong"]
+    return (
+        f"of {number:,} device night{'s' * (number != 1)} of the test split it named {right:,} rightly "
+        f"({percent(right / number)}) and {wrong:,} wrongly"
+    )
 
 
 def quality(system: System) -> str:

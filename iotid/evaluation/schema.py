@@ -12,6 +12,7 @@ from typing import NotRequired, TypedDict, cast
 from iotid.errors import DataError
 
 REPORT_VERSION = 3
+REPORT_PAGE = "report.html"  # of a partition of `reports`
 
 
 class SplitSize(TypedDict):

@@ -12,6 +12,7 @@ from iotid.dataset import read_encoding, read_test_sets
 from iotid.errors import SchemaError
 from iotid.evaluation.report import (
     device_metrics,
+    device_quality,
     flatten_metrics,
     quality,
     read_history,
@@ -68,6 +69,8 @@ def evaluate_challenger(
             run.log_params({"leakage": round(report["leakage"], 4), "ceiling": round(report["ceiling"], 4)})
         reached = f"{quality(report['systems'][CHALLENGER])} on the test part of dataset {dataset}"
         registry.set_tag(challenger.number, "quality", reached)
+        if of_devices := device_quality(report["systems"][CHALLENGER].get("whole_devices")):
+            registry.set_tag(challenger.number, "device_quality", of_devices)
         staged.add_folder(page.parent)
         sentences = [sentence for sentence, _ in verdicts(report)]
         note = notes.of_evaluation(dataset, report["leakage"], report["ceiling"], sentences)

@@ -38,6 +38,11 @@ class ModelVersion:
         """Its scores in one sentence; None before its evaluation."""
         return self.tags.get("quality")
 
+    @property
+    def device_quality(self) -> str | None:
+        """How many devices of the test split it named, in one sentence; None before its evaluation."""
+        return self.tags.get("device_quality")
+
 
 @dataclass(frozen=True)
 class Registry(Server):
