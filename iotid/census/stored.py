@@ -83,7 +83,7 @@ def stored_totals(store: Store, census: Partition[Census]) -> pa.Table | None:
 def write_groups(staged: Staged, groups: pa.Table, pseudonyms: Pseudonyms | None) -> None:
     """Write the groups as Parquet, encrypted if there are pseudonyms."""
     buffer = pa.BufferOutputStream()
-    pq.write_table(groups, buffer)
+    pq.write_table(GROUPS.describe(groups), buffer)
     content = buffer.getvalue().to_pybytes()
     if pseudonyms:
         staged.write_bytes(GROUPS_SEALED, pseudonyms.seal(content))

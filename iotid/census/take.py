@@ -45,7 +45,7 @@ from iotid.census.totals import totals_of
 from iotid.errors import AccountingError, DataError, WatchError
 from iotid.labels.names import warn_of_unmet
 from iotid.partitions import ALL_SITES, Partition, PartitionKey, Store
-from iotid.schemas import CENSUS
+from iotid.schemas import CENSUS, LEFT_OUT, TOTALS
 from iotid.schemas.metadata import Census, Flows, Network
 from iotid.tracking.versions import ModelVersion
 
@@ -145,12 +145,12 @@ def take_census(
         **_counts(census, scored),
     }
     with store.write("census", key, CENSUS.version) as staged:
-        pq.write_table(census, f"{staged.path}/part-0.parquet", filesystem=staged.filesystem)
-        pq.write_table(totals, f"{staged.path}/{TOTALS_FILE}", filesystem=staged.filesystem)
+        pq.write_table(CENSUS.describe(census), f"{staged.path}/part-0.parquet", filesystem=staged.filesystem)
+        pq.write_table(TOTALS.describe(totals), f"{staged.path}/{TOTALS_FILE}", filesystem=staged.filesystem)
         write_groups(staged, groups, pseudonyms)
         staged.write_text(CSV, render_csv(census))
         staged.write_text(GROUPS_CSV, render_groups_csv(census, groups))
-        pq.write_table(left_out, f"{staged.path}/{LEFT_OUT_FILE}", filesystem=staged.filesystem)
+        pq.write_table(LEFT_OUT.describe(left_out), f"{staged.path}/{LEFT_OUT_FILE}", filesystem=staged.filesystem)
         staged.write_text(LEFT_OUT_CSV, render_left_out_csv(left_out))
         shown = {**key, **metadata, "network_page": _network_page(store, key, known.network)}
         staged.write_text(PAGE, render_page(census, groups, left_out, shown, settings.page_rows))
