@@ -22,7 +22,7 @@ UNIT := "not spark and not ddp and not dags" --ignore=tests/dags --ignore=tests/
 PYTHONS ?= 3.11 3.12 3.13
 NIGHTS ?= 10
 
-.PHONY: help setup airflow-setup peers-setup petastorm-setup audit-setup lock test-pythons test-wheel demo run reproduce test test-unit test-conformance test-spark test-ddp test-dags test-scheduler check audit format wheel clean bench-households bench-census bench-census-hits bench-network bench-linkage bench-groups bench-flood bench-capture bench-ingest bench-train bench-predict bench-choices results results-quick drill-kill drill-nights drill-cluster drill-households drill-network fuzz airflow cluster cluster-stop
+.PHONY: help setup airflow-setup peers-setup petastorm-setup audit-setup lock test-pythons test-wheel demo run reproduce test test-unit test-conformance test-spark test-ddp test-dags test-scheduler check tables audit format wheel clean bench-households bench-census bench-census-hits bench-network bench-linkage bench-groups bench-flood bench-capture bench-ingest bench-train bench-predict bench-choices results results-quick drill-kill drill-nights drill-cluster drill-households drill-network fuzz airflow cluster cluster-stop
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -94,6 +94,9 @@ check: setup ## formatter, linter, types
 	@.venv/bin/ruff format --check .
 	@.venv/bin/ruff check .
 	@.venv/bin/mypy
+
+tables: setup ## docs/tables.md from iotid/schemas/tables.py
+	@$(PY) tests/tables_page.py
 
 audit: audit-setup ## check the lock files against the advisory database (needs the network)
 	@for lock in requirements.lock requirements-dev.lock requirements-airflow.lock requirements-audit.lock; do .venv-audit/bin/pip-audit --requirement $$lock --no-deps --disable-pip --strict || exit; done

@@ -90,7 +90,7 @@ def with_group_name(table: pa.Table) -> pa.Table:
 def write_groups(staged: Staged, groups: pa.Table, pseudonyms: Pseudonyms | None) -> None:
     """Write the groups as Parquet, encrypted if there are pseudonyms."""
     buffer = pa.BufferOutputStream()
-    pq.write_table(groups, buffer)
+    pq.write_table(GROUPS.describe(groups), buffer)
     content = buffer.getvalue().to_pybytes()
     if pseudonyms:
         staged.write_bytes(GROUPS_SEALED, pseudonyms.seal(content))

@@ -51,7 +51,7 @@ from iotid.evaluation.schema import REPORT_PAGE
 from iotid.labels.names import warn_of_unmet
 from iotid.model.device.decide import UNKNOWN
 from iotid.partitions import ALL_SITES, Partition, PartitionKey, Store
-from iotid.schemas import CENSUS
+from iotid.schemas import CENSUS, LEFT_OUT, TOTALS
 from iotid.schemas.metadata import Census, Flows, Network
 from iotid.tracking.versions import ModelVersion
 
@@ -163,13 +163,13 @@ def take_census(
         **_counts(census, scored),
     }
     with store.write("census", key, CENSUS.version) as staged:
-        pq.write_table(census, f"{staged.path}/part-0.parquet", filesystem=staged.filesystem)
-        pq.write_table(totals, f"{staged.path}/{TOTALS_FILE}", filesystem=staged.filesystem)
+        pq.write_table(CENSUS.describe(census), f"{staged.path}/part-0.parquet", filesystem=staged.filesystem)
+        pq.write_table(TOTALS.describe(totals), f"{staged.path}/{TOTALS_FILE}", filesystem=staged.filesystem)
         write_groups(staged, groups, pseudonyms)
         staged.write_text(CSV, render_csv(census))
         staged.write_text(JSON_LINES, "".join(json_lines(with_keys(census, key.site, key.capture_date))))
         staged.write_text(GROUPS_CSV, render_groups_csv(census, groups))
-        pq.write_table(left_out, f"{staged.path}/{LEFT_OUT_FILE}", filesystem=staged.filesystem)
+        pq.write_table(LEFT_OUT.describe(left_out), f"{staged.path}/{LEFT_OUT_FILE}", filesystem=staged.filesystem)
         staged.write_text(LEFT_OUT_CSV, render_left_out_csv(left_out))
         shown = {**key, **metadata, "links": _links(store, key, earlier, known.network, champion)}
         staged.write_text(PAGE, render_page(census, groups, left_out, shown, settings.page_rows))

@@ -80,11 +80,11 @@ def write_flows(
         open_totals = _delete_timed_out(spark, staged, result.totals.last_us, flow) if carries_open_flows(flow) else {}
         _check_files(staged, result.totals.rows)
         unreadable = splits.metadata.get("unreadable", {}) | result.counters.unreadable
-        for name, table in (
-            (COUNTERS_FILE, result.counters.table()),
-            (QUARANTINE_FILE, tasks.quarantine_table(unreadable)),
+        for name, contract, table in (
+            (COUNTERS_FILE, schemas.COUNTERS, result.counters.table()),
+            (QUARANTINE_FILE, schemas.QUARANTINE, tasks.quarantine_table(unreadable)),
         ):
-            pq.write_table(table, f"{staged.path}/{name}", filesystem=staged.filesystem)
+            pq.write_table(contract.describe(table), f"{staged.path}/{name}", filesystem=staged.filesystem)
         staged.metadata |= {
             "rows": result.totals.rows,
             "flows_by_date": flows_by_date(result.totals.by_day),

@@ -219,7 +219,7 @@ def delete_timed_out(
     context = TaskContext.get()
     assert context is not None
     filesystem, path = open_filesystem(folder)
-    schema = schemas.OPEN_FLOWS.arrow_schema()
+    schema = schemas.OPEN_FLOWS.described(schemas.OPEN_FLOWS.arrow_schema())
     for number in read_task_ids(tasks):
         name, rows, packets = files[number], 0, 0
         trimmed = OutputFile(folder, name, context.taskAttemptId(), schema, _GROUP_ROWS)
@@ -252,13 +252,15 @@ class _FlowFiles:
         self._flow = target.flow
         self._carried = len(open_paths)
         self._paths = pa.concat_arrays([open_paths, _paths(from_stream(target.splits.value))])
-        self._file = OutputFile(target.folder, name, attempt, schemas.FLOWS.arrow_schema(stored=True), _GROUP_ROWS)
+        stored = schemas.FLOWS.described(schemas.FLOWS.arrow_schema(stored=True))
+        self._file = OutputFile(target.folder, name, attempt, stored, _GROUP_ROWS)
         self._open: OpenFlows | None = None
         if carries_open_flows(target.flow):
             self._open = OpenFlows(target.flow)
             folder = f"{target.folder}/{OPEN_FOLDER}"
             open_name = f"{name.removesuffix('.parquet')}{SIDE_SUFFIX}"
-            self._open_file = OutputFile(folder, open_name, attempt, schemas.OPEN_FLOWS.arrow_schema(), _GROUP_ROWS)
+            stored = schemas.OPEN_FLOWS.described(schemas.OPEN_FLOWS.arrow_schema())
+            self._open_file = OutputFile(folder, open_name, attempt, stored, _GROUP_ROWS)
 
     def write(self, selections: list[FlowSelection]) -> None:
         """Write flows, sorted by time."""

@@ -148,7 +148,7 @@ def write_statement(store: Store, statement: Statement, members: pa.Table, known
     same = {name: pa.repeat(pa.scalar(value, schema.field(name).type), len(members)) for name, value in given.items()}
     rows = pa.table([same[name] if name in same else members[name] for name in schema.names], schema=schema)
     with store.write("group_names", PartitionKey.named(stored.name), GROUP_NAMES.version) as staged:
-        pq.write_table(rows, f"{staged.path}/part-0.parquet", filesystem=staged.filesystem)
+        pq.write_table(GROUP_NAMES.describe(rows), f"{staged.path}/part-0.parquet", filesystem=staged.filesystem)
         staged.metadata |= {
             "rows": len(rows),
             **{name: getattr(stored, name) for name in ("group", "action", "model", "vendor", "type", "stated_by")},

@@ -51,7 +51,7 @@ def write_splits(
         schema = schemas.SPLITS.arrow_schema(stored=True)
         columns = {f.name: [getattr(split, f.name) for split in plan.splits] for f in schema if f.name != "task"}
         table = pa.table({**columns, "task": pack_tasks(plan.splits, capture)}, schema=schema)
-        pq.write_table(table, f"{staged.path}/splits.parquet", filesystem=staged.filesystem)
+        pq.write_table(schemas.SPLITS.describe(table), f"{staged.path}/splits.parquet", filesystem=staged.filesystem)
         staged.metadata |= {
             "rows": len(plan.splits),
             "files": len(captures),

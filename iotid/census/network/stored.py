@@ -80,11 +80,15 @@ def write_tables(
     staged: Staged, rows: pa.Table, sites: pa.Table, groups: NetworkGroups, pseudonyms: Pseudonyms | None
 ) -> None:
     """Write all tables of a network's census; the profiles encrypted if there are pseudonyms."""
-    pq.write_table(rows, f"{staged.path}/part-0.parquet", filesystem=staged.filesystem)
-    for name, table in ((SITES_FILE, sites), (GROUPS_FILE, groups.groups), (MEMBERS_FILE, groups.members)):
-        pq.write_table(table, f"{staged.path}/{name}", filesystem=staged.filesystem)
+    pq.write_table(NETWORK.describe(rows), f"{staged.path}/part-0.parquet", filesystem=staged.filesystem)
+    for name, contract, table in (
+        (SITES_FILE, NETWORK_SITES, sites),
+        (GROUPS_FILE, NETWORK_GROUPS, groups.groups),
+        (MEMBERS_FILE, MEMBERS, groups.members),
+    ):
+        pq.write_table(contract.describe(table), f"{staged.path}/{name}", filesystem=staged.filesystem)
     buffer = pa.BufferOutputStream()
-    pq.write_table(groups.profiles, buffer)
+    pq.write_table(GROUPS.describe(groups.profiles), buffer)
     content = buffer.getvalue().to_pybytes()
     if pseudonyms:
         staged.write_bytes(PROFILES_SEALED, pseudonyms.seal(content))
