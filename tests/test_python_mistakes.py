@@ -77,6 +77,10 @@ Call = Callable[[Path, Any], object]
             r"settings: must be of type Capture, got Settings; pass iotid\.config\.load_settings\(\)\.capture",
         ),
         (
+            lambda pcap, _: capture.counters(capture.read_packets(pcap).to_pandas()),  # type: ignore[arg-type]
+            r"table: must be of type Table, got DataFrame; pass the table that read_packets or from_captures returned",
+        ),
+        (
             lambda pcap, predictor: predictor.predict(pcap),
             r"flows: must be a pyarrow\.Table .*, got PosixPath; pass iotid\.flows\.from_captures\('\S+a\.pcap'\)",
         ),
@@ -107,7 +111,8 @@ Call = Callable[[Path, Any], object]
     ],
     ids=[
         "a pattern of paths", "no captures", "another form of date", "all settings instead of a section",
-        "a capture instead of flows", "packets instead of flows", "flows of fewer packets than the model reads",
+        "counters of a data frame", "a capture instead of flows", "packets instead of flows",
+        "flows of fewer packets than the model reads",
         "lists read from CSV", "a model's address instead of the model", "a misspelt database", "settings of Spark",
     ],
 )  # fmt: skip

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from iotid.errors import DataError
-from iotid.inputs import parse_json
+from iotid.inputs import check_type, parse_json
 from iotid.schemas import COUNTERS, typed
 
 if TYPE_CHECKING:
@@ -104,8 +104,12 @@ def counters(table: pa.Table) -> pa.Table:
     """The counters of a table of packets or flows: schemas.COUNTERS without site and date.
 
     Raises:
+        InputError: ``table`` is no table of pyarrow.
         DataError: the counters are missing (some operations drop a schema's metadata) or damaged.
     """
+    import pyarrow as pa
+
+    check_type("table", table, pa.Table, "the table that read_packets or from_captures returned")
     stored = (table.schema.metadata or {}).get(_METADATA_KEY)
     if stored is None:
         raise DataError("the table has no counters; take them from the table that iotid returned, before changing it")
