@@ -25,9 +25,8 @@ if TYPE_CHECKING:
 _METRIC_TITLES = (
     ("accuracy", ("Accuracy",)),
     ("macro_precision", ("Macro", "precision")),
-    ("macro_recall", ("Macro", "recall")),
+    ("macro_recall", ("Macro recall,", "balanced accuracy")),  # the same by definition
     ("macro_f1", ("Macro", "F1")),
-    ("balanced_accuracy", ("Balanced", "accuracy")),
 )
 
 
