@@ -10,6 +10,7 @@ from iotid.studies.document import Block, Figure, Heading, Items, Paragraph, Tab
 from iotid.studies.figures import BOXES, SIMILAR_LABELS, UNITS, words
 
 _SHARES = (0.25, 0.5, 0.75)
+_DECIMALS = {MEAN: 0, ENTROPY: 1}  # means are counted in whole units
 
 
 def blocks(traffic: Distributions, groups: Mapping[str, Sequence[str]], drawn: Mapping[str, Path]) -> list[Block]:
@@ -23,7 +24,8 @@ def blocks(traffic: Distributions, groups: Mapping[str, Sequence[str]], drawn: M
         )
     ]
     for characteristic in dict.fromkeys(name for _, name, _ in traffic):
-        found.append(Heading(words(characteristic).capitalize()))
+        title = words(characteristic)
+        found.append(Heading(title[0].upper() + title[1:]))
         unit = f", {UNITS[characteristic]}" if characteristic in UNITS else ""
         head = ["label", "flows", f"mean{unit}", "entropy, bits"]
         rows = [
@@ -43,9 +45,9 @@ def blocks(traffic: Distributions, groups: Mapping[str, Sequence[str]], drawn: M
 
 
 def _cells(traffic: Distributions, label: str, characteristic: str) -> list[str]:
-    return [_quartiles(traffic[label, characteristic, measure]) for measure in (MEAN, ENTROPY)]
+    return [_quartiles(traffic[label, characteristic, measure], decimals) for measure, decimals in _DECIMALS.items()]
 
 
-def _quartiles(spread: Spread) -> str:
-    first, middle, third = (f"{spread.quantile(share):,.1f}" for share in _SHARES)
+def _quartiles(spread: Spread, decimals: int) -> str:
+    first, middle, third = (f"{spread.quantile(share):,.{decimals}f}" for share in _SHARES)
     return f"{middle} ({first} to {third})"

@@ -85,7 +85,7 @@ def test_blocks__a_table_of_medians_and_every_figure(tmp_path: Path) -> None:
     assert [table.head[2] for table in tables] == ["mean, bytes", "mean, bytes, unscaled"]
     spread = synthetic[names[0], "packet_length", MEAN]
     assert tables[0].rows[0][:2] == [names[0], f"{spread.flows.sum():,}"]
-    assert tables[0].rows[0][2].startswith(f"{spread.quantile(0.5):,.1f} (")
+    assert tables[0].rows[0][2].startswith(f"{spread.quantile(0.5):,.0f} (")
     assert sorted(block.path.name for block in found if isinstance(block, document.Figure)) == sorted(drawn)
     page = document.page("Description x", "of flows", found)
     assert (page.count("<img"), page.count("label 00 &lt;$&amp;&gt;")) == (4, 3)
