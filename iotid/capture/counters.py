@@ -82,7 +82,8 @@ class Counters:
         if found:
             _log.warning(
                 "%d captures overlap others, so their common packets are counted twice: %s has another capture's first "
-                "packet at byte %d; give each packet once (no copies, no rotated files that overlap)",
+                "packet at byte %d; give each packet once: remove copies, and where rotated files overlap, set "
+                "capture.duplicate_window_us, and capture.duplicate_records to as many packets as they share",
                 len(found), *found[0],
             )  # fmt: skip
         return len(found)

@@ -1,9 +1,10 @@
-"""The capture date of a folder of captures."""
+"""The capture date of a folder of captures, and whether what is in it is of that date."""
 
 from __future__ import annotations
 
 import logging
-from datetime import UTC, datetime
+from collections.abc import Mapping
+from datetime import UTC, date, datetime, timedelta
 
 from iotid import config
 from iotid.capture.containers.scan import RecordScan
@@ -11,9 +12,15 @@ from iotid.capture.containers.streams import open_stream
 from iotid.capture.file_split import FileSplit
 from iotid.capture.splits.discovery import find_captures
 from iotid.errors import InputError, StaleError
+from iotid.pages import percent
 
+OTHER = "other"
+"""Key of what is of rarer dates, or of times that no pcap file can hold, in counts by date."""
+
+_FEW = 0.1  # share on distant dates that no warning names: some devices' clocks are wrong
+_NAMED = 3  # dates that a warning names
 _CLOCK_SET_US = 365 * 86_400_000_000  # times in 1970 come from a clock that is not set
-_LAST_US = 253_402_300_800_000_000  # the end of the year 9999, the last of Python's dates
+LAST_US = 253_402_300_800_000_000  # the end of the year 9999, the last of Python's dates
 _CLOCK_WITHIN = 1 << 28  # bytes of a capture that are scanned for a time after the clock was set
 
 _log = logging.getLogger(__name__)
@@ -39,18 +46,43 @@ def first_day(location: str, settings: config.Capture) -> str:
     if not firsts:
         raise InputError(f"{location}: no capture there holds a record with a time; give captures that hold packets")
     _, first, _ = min(firsts)
-    day = _day_of(first)
+    day = day_of(first)
     unset = [(time, path) for is_unset, time, path in firsts if is_unset]
     if unset:
         time, path = min(unset)
         _log.warning(
             "%s: begins on %s, so its clock was not set; %s is used as its capture date: give --date if that is wrong",
-            path, _day_of(time), day,
+            path, day_of(time), day,
         )  # fmt: skip
     return day
 
 
-def _day_of(time_us: int) -> str:
+def date_warning(by_date: Mapping[str, int], capture_date: str, what: str) -> str | None:
+    """A sentence if most are of other dates than ``capture_date``, or a tenth of dates not next to it.
+
+    The dates next to it do not count as distant: captures may go on over midnight.
+
+    Args:
+        by_date: their number by date, as 2026-01-31; OTHER for the rest.
+        what: what is counted, such as `flows`.
+    """
+    total = sum(by_date.values())
+    if not total:
+        return None
+    day = date.fromisoformat(capture_date)
+    near = {(day + timedelta(days=days)).isoformat() for days in (-1, 0, 1)}
+    of_other = total - by_date.get(capture_date, 0)
+    distant = total - sum(by_date.get(each, 0) for each in near)
+    if 2 * of_other <= total and distant <= _FEW * total:
+        return None
+    others = sorted((each for each in by_date if each not in (capture_date, OTHER)), key=lambda each: -by_date[each])
+    named = ", ".join(others[:_NAMED]) + (", …" if len(others) > _NAMED or OTHER in by_date else "")
+    dates = f" ({named})" if others else ""
+    return f"{percent(of_other / total)} of the {what} began on other dates{dates}"
+
+
+def day_of(time_us: int) -> str:
+    """The date (UTC, as 2026-01-31) of a time in µs since 1970."""
     return datetime.fromtimestamp(time_us // 1_000_000, UTC).date().isoformat()
 
 
@@ -61,7 +93,7 @@ def _first_times(capture: FileSplit, settings: config.Capture) -> list[int]:
         scan = RecordScan(stream, capture.container, capture.context, capture.start, capture.stop, settings)
         for step in scan:
             times = step.records.time
-            known = times[(times > 0) & (times < _LAST_US)]
+            known = times[(times > 0) & (times < LAST_US)]
             is_set = known[known >= _CLOCK_SET_US]
             first = first or known[:1].tolist()
             if len(is_set):

@@ -17,8 +17,8 @@ def main(settings: Settings, sites: Names, capture_dates: Names, labels: Names, 
 
     Reads the table `flows` into memory, a device list and, for `evaluation.packet_baselines`, the captures again.
     Trains the ensemble for every test split, on this machine. Then compares the device model with its baselines on
-    synthetic households, captures merged as if behind one address (`evaluation.household_merges`). Writes tables,
-    numbers and answers, and a run to MLflow. Started again, it reuses ensembles already trained.
+    synthetic households, captures merged as if behind one address (`evaluation.household_merges`). Writes tables, a
+    page, numbers and answers, and a run to MLflow. Started again, it reuses ensembles already trained.
     """
     from iotid import spark_session
     from iotid.labels import DeviceList
@@ -29,4 +29,4 @@ def main(settings: Settings, sites: Names, capture_dates: Names, labels: Names, 
     spark = partial(spark_session, settings.spark, "iotid compare")
     flows = command.open_flows(store, sites, capture_dates)
     written, text = compare(spark, store, flows, devices, settings, name)
-    command.print_lines(*text.split("\n"), f"comparison: {written.uri}")
+    command.print_lines(*text.split("\n"), f"comparison: {written.uri}/comparison.html")

@@ -27,8 +27,8 @@ def main(settings: Settings) -> None:
     click.secho(one_line(f"writing captures below {folder}"), bold=True, err=True)
     write_demo(folder)
     labels = [str(folder / "devices.yaml")]
-    check_settings(settings, labels)
     folders = sorted((folder / "captures").glob("*/*"))  # SITE/DATE
+    check_settings(settings, labels, [str(path) for path in folders])
     inputs = [SiteCaptures(path.parent.name, path.name, str(path)) for path in folders]
     first = min(site.capture_date for site in inputs)
     learn_from = [site for site in inputs if site.capture_date == first]

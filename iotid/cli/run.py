@@ -24,7 +24,7 @@ def main(settings: Settings, captures: str, labels: tuple[str, ...], site: str, 
     from iotid.cli.checks import check_settings
     from iotid.cli.pipeline import SiteCaptures, run_pipeline
 
-    check_settings(settings, labels)
+    check_settings(settings, labels, [captures])
     own = SiteCaptures(site, capture_date or first_day(captures, settings.capture), captures)
     run_pipeline(settings, [own], [own] if labels else [], labels, f"{site}-{own.capture_date}")
 

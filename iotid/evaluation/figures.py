@@ -128,18 +128,11 @@ def reliability(bins: Sequence[Bin], path: Path, title: str = "") -> None:
     )
     for item in filled:
         at = item["confidence"] or 0.0, item["accuracy"] or 0.0
-        left = at[0] > 0.8  # where a number to the right would leave the axes
-        offset, side = ((-5, -3), "right") if left else ((5, -3), "left")
-        above.annotate(
-            f"{item['flows']:,}",
-            at,
-            offset,
-            textcoords="offset points",
-            ha=side,
-            va="top",
-            fontsize=6.5,
-            color="#1C2430",
-        )
+        # beside the point, inside the axes
+        across, side = (-5, "right") if at[0] > 0.8 else (5, "left")
+        up, edge = (3, "bottom") if at[1] < 0.1 else (-3, "top")
+        where = {"textcoords": "offset points", "ha": side, "va": edge}
+        above.annotate(f"{item['flows']:,}", at, (across, up), fontsize=6.5, color="#1C2430", **where)
     above.set_ylim(-0.02, 1.02)
     above.set_ylabel("accuracy")
     above.legend(frameon=False, fontsize=8, loc="upper left")

@@ -25,9 +25,8 @@ if TYPE_CHECKING:
 _METRIC_TITLES = (
     ("accuracy", ("Accuracy",)),
     ("macro_precision", ("Macro", "precision")),
-    ("macro_recall", ("Macro", "recall")),
+    ("macro_recall", ("Macro recall,", "balanced accuracy")),  # the same by definition
     ("macro_f1", ("Macro", "F1")),
-    ("balanced_accuracy", ("Balanced", "accuracy")),
 )
 
 
@@ -93,6 +92,9 @@ def device_metrics(report: Report) -> dict[str, float]:
     }
 
 
+Standing = Literal["above", "below", "unclear", "alone"]
+
+
 class Verdict(NamedTuple):
     """A sentence on a trained model, and where its macro F1 is, compared with the best baseline's.
 
@@ -100,7 +102,7 @@ class Verdict(NamedTuple):
     """
 
     sentence: str
-    standing: Literal["above", "below", "unclear", "alone"]
+    standing: Standing
 
 
 def verdicts(report: Report) -> list[Verdict]:
@@ -134,19 +136,23 @@ def quality(system: System) -> str:
 
 
 def _verdict(name: str, system: System, baseline_name: str | None, baseline: System | None) -> Verdict:
-    ours, reached = _macro_f1(system), f"{name}: {quality(system)}"
-    if baseline is None:
+    reached = f"{name}: {quality(system)}"
+    if baseline_name is None or baseline is None:
         return Verdict(f"{reached}; no baseline was scored.", "alone")
-    theirs = _macro_f1(baseline)
+    words, standing = against(_macro_f1(system), baseline_name, _macro_f1(baseline))
+    return Verdict(f"{reached}; {words}.", standing)
+
+
+def against(ours: Score, baseline: str, theirs: Score) -> tuple[str, Standing]:
+    """Macro F1 compared with that of the best baseline, in words; `unclear` if their 95 % intervals overlap."""
     difference = (ours["value"] or 0.0) - (theirs["value"] or 0.0)
-    reference = f"the best baseline, {baseline_name}, which has macro F1 {percent(theirs['value'])}"
+    reference = f"the best baseline, {baseline}, which has macro F1 {percent(theirs['value'])}"
     if not difference or _overlap(ours, theirs):
         why = ": their 95 % intervals overlap" if difference else ""
-        return Verdict(f"{reached}; no clear difference from {reference}{why}.", "unclear")
-    word: Literal["above", "below"] = "above" if difference > 0 else "below"
-    points = f"{100 * abs(difference):.1f} points {word} {reference}"
+        return f"no clear difference from {reference}{why}", "unclear"
+    word: Standing = "above" if difference > 0 else "below"
     note = "" if ours["low"] is not None else " (no intervals: evaluation.bootstrap is 0)"
-    return Verdict(f"{reached}; {points}{note}.", word)
+    return f"{100 * abs(difference):.1f} points {word} {reference}{note}", word
 
 
 def _shares(scored: WholeDevices | None) -> dict[str, float]:

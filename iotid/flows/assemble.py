@@ -17,10 +17,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from iotid import config, schemas
+from iotid.capture.dates import date_warning
 from iotid.capture.splits.stored import check_splits
 from iotid.errors import AccountingError, SchemaError
 from iotid.flows import tasks
-from iotid.flows.dates import date_warning, flows_by_date
+from iotid.flows.dates import flows_by_date
 from iotid.flows.local import check_accounting
 from iotid.flows.open_flows import CARRIED, carries_open_flows
 from iotid.flows.partial import Partials, rule_of
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
     from iotid.partitions import Partition, Staged, Store
+
+_MANY_DATES = 3  # from so many on, captures are rather a collection than a night
 
 _log = logging.getLogger(__name__)
 
@@ -101,8 +104,11 @@ def write_flows(
             staged.metadata["carried_packets"] = carried
             staged.metadata["inputs"]["night_before"] = {**previous.key, "last_us": previous.metadata["last_us"]}
     written = store.open("flows", key)
-    if warning := date_warning(written.metadata["flows_by_date"], capture_date):
+    by_date = written.metadata["flows_by_date"]
+    if warning := date_warning(by_date, capture_date, "flows"):
         advice = "check --date, or give the captures of each date separately"
+        if len(by_date) > _MANY_DATES and flow.join_files and flow.idle_timeout_s is None:
+            advice += "; packets of one key are one flow, however far apart: set flow.idle_timeout_s or flow.join_files"
         _log.warning("assemble-flows: site %s, %s: %s; %s", site, capture_date, warning, advice)
     return written
 

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from iotid import config
-from iotid.evaluation.schema import Score
 from iotid.schemas import SPLITS
 from iotid.schemas.metadata import remedy
 from iotid.storage import read_table
-from iotid.studies import open_set
+from iotid.studies import document
+from iotid.studies.comparison_text import blocks
 from iotid.studies.households import run as households
-from iotid.studies.households import scores as household_scores
 from iotid.studies.open_set import OpenSet
-from iotid.studies.protocols import splits
-from iotid.studies.split_run import CAPTURES, ETEI, FLOWS, WINDOWS, bytes_baseline
-from iotid.studies.study import ProtocolResult, ProtocolScores, Study, SystemScores
+from iotid.studies.progress import Progress
+from iotid.studies.protocols import number_of_runs, splits
+from iotid.studies.split_run import CAPTURES, ETEI, FLOWS, bytes_baseline
+from iotid.studies.study import ProtocolResult, ProtocolScores, Study
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -28,22 +29,7 @@ if TYPE_CHECKING:
     from iotid.labels import DeviceList
     from iotid.partitions import Partition
     from iotid.schemas.metadata import Flows, Splits
-
-_HEAD = (
-    "system",
-    "macro F1 of flows",
-    "accuracy",
-    "share of the ceiling",
-    "merged macro F1",
-    "calibration error",
-    "macro F1 of its own windows",
-    "accuracy of captures",
-    "merged accuracy",
-    "calibration error of captures",
-)
-
-
-_OF_SETS = ("known", "left_out")
+_log = logging.getLogger(__name__)
 
 
 def fingerprint(settings: config.Settings, partitions: Sequence[Partition[Flows]], devices: DeviceList) -> str:
@@ -98,14 +84,22 @@ def compare(
     if ETEI in settings.evaluation.packet_baselines:
         bytes_baseline(flows, settings.evaluation)
     torch.set_num_threads(settings.training.ranks * settings.training.threads)  # this process is the only rank
-    study = Study(settings, folder, traffic)
-    return [study.run(flows, protocol) for protocol in settings.evaluation.protocols]
+    runs = {each: number_of_runs(flows, each, settings.evaluation) for each in settings.evaluation.protocols}
+    _log.info("%d training runs: %s", sum(runs.values()), ", ".join(f"{own} {count}" for own, count in runs.items()))
+    study, progress = Study(settings, folder, traffic), Progress("training run", sum(runs.values()))
+    return [study.run(flows, protocol, progress) for protocol in settings.evaluation.protocols]
 
 
 def write(
-    results: Sequence[ProtocolResult], folder: Path, of_households: households.HouseholdComparison | None = None
-) -> Path:
-    """Write the tables, their numbers, the predictions and curves; return their folder."""
+    results: Sequence[ProtocolResult],
+    folder: Path,
+    of_households: households.HouseholdComparison | None = None,
+    name: str = "",
+) -> tuple[Path, str]:
+    """Write the tables, the page ``comparison.html``, their numbers, the predictions and curves.
+
+    Returns their folder, and the tables as Markdown.
+    """
     import pyarrow.parquet as pq
 
     from iotid.studies import figures
@@ -113,25 +107,30 @@ def write(
     output = folder / "comparison"
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir(parents=True)
-    all_scores = [result.scores for result in results]
-    (output / "comparison.json").write_text(json.dumps(all_scores, indent=1) + "\n")
-    (output / "comparison.md").write_text(text(all_scores, of_households))
-    (output / "households.json").write_text(json.dumps(of_households, indent=1) + "\n")
+    all_scores, drawn = [result.scores for result in results], {}
     for protocol_scores, answers, sets in results:
-        name = protocol_scores["protocol"].replace(":", "-")
-        pq.write_table(answers, output / f"answers_{name}.parquet")
+        protocol = protocol_scores["protocol"]
+        file = protocol.replace(":", "-")
+        pq.write_table(answers, output / f"answers_{file}.parquet")
         if protocol_scores["days"]:
-            figures.drift(protocol_scores["days"], output / f"{name}.png")
+            drawn[protocol] = output / f"{file}.png"
+            figures.drift(protocol_scores["days"], drawn[protocol])
         if protocol_scores["open_set"]:
-            pq.write_table(sets, output / f"sets_{name}.parquet")
-            figures.roc(protocol_scores["open_set"]["scores"], output / f"{name}.png")
-    return output
-
-
-def text(all_scores: Sequence[ProtocolScores], of_households: households.HouseholdComparison | None = None) -> str:
-    """The tables as Markdown."""
-    lines = [*_lines(all_scores), *(_lines_of_households(of_households) if of_households else ())]
-    return "\n".join(lines) + "\n"
+            pq.write_table(sets, output / f"sets_{file}.parquet")
+            drawn[protocol] = output / f"{file}.png"
+            figures.roc(protocol_scores["open_set"]["scores"], drawn[protocol])
+    found = blocks(all_scores, of_households, drawn)
+    text = document.markdown(found)
+    (output / "comparison.json").write_text(json.dumps(all_scores, indent=1) + "\n")
+    (output / "comparison.md").write_text(text)
+    (output / "households.json").write_text(json.dumps(of_households, indent=1) + "\n")
+    subtitle = (
+        "The ensemble and its baselines on the same flows, under every split protocol. In brackets: 95 % intervals."
+    )
+    (output / "comparison.html").write_text(
+        document.page(f"Comparison {name}".strip(), subtitle, found), encoding="utf-8"
+    )
+    return output, text
 
 
 def flat_households(of_households: households.HouseholdComparison) -> dict[str, float]:
@@ -192,116 +191,3 @@ def _numbers(scored: OpenSet) -> Iterator[tuple[str, float]]:
         yield f"{name}.false_unknown_at_95", score["false_unknown_at_95"]
     for part, shares in (("at_limit", scored["at_limit"]), *scored["census"].items()):
         yield from ((f"{part}.{name}", share) for name, share in shares.items())
-
-
-def _lines(all_scores: Sequence[ProtocolScores]) -> Iterator[str]:
-    for own in all_scores:
-        sizes = ", ".join(f"{part} {flows:,}" for part, flows in own["flows"].items())
-        yield f"## {own['protocol']}"
-        yield ""
-        yield (
-            f"{len(own['labels'])} labels ({len(own['coarse_labels'])} merged), flows: {sizes}; "
-            f"{own['captures']:,} captures of a device. Of the test flows {_percent(own['seen'])} have a duplicate in "
-            f"training, {_percent(own['leakage'])} one with their label; the best accuracy with equal "
-            f"predictions for equal sequences (the ceiling) is {_percent(own['ceiling'])}, that of the majority label "
-            f"{_percent(own['floor'])}. With equal predictions for equal captures, at most "
-            f"{_percent(own['captures_ceiling'])} of the captures can be predicted correctly."
-        )
-        yield ""
-        yield f"| {' | '.join(_HEAD)} |"
-        yield "|---" * len(_HEAD) + "|"
-        for system, system_scores in own["systems"].items():
-            yield f"| {system} | {' | '.join(_cells(system_scores))} |"
-        yield ""
-        if own["days"]:
-            yield f"| day | flows |{'|'.join(f' {system} ' for system in own['days'][0]['macro_f1'])}|"
-            yield "|---" * (2 + len(own["days"][0]["macro_f1"])) + "|"
-            for day in own["days"]:
-                reached = " | ".join(_percent(value) for value in day["macro_f1"].values())
-                yield f"| {day['day']} | {day['flows']:,} | {reached} |"
-            yield ""
-        if own["open_set"]:
-            yield from _lines_of_sets(own["open_set"])
-            yield ""
-    origins = {
-        system: system_scores["origin"]
-        for protocol_scores in all_scores
-        for system, system_scores in own["systems"].items()
-    }
-    yield from (f"* {system}: {origin}" for system, origin in origins.items())
-
-
-def _lines_of_households(comparison: households.HouseholdComparison) -> Iterator[str]:
-    yield ""
-    yield "## Households"
-    yield ""
-    yield (
-        f"Captures of {len(comparison['kinds'])} kinds, held out in {comparison['folds']} folds, merged as if behind "
-        "one address. Exact: all kinds present are found and no other; false and missed unknown: of merges without and "
-        "with a device not in training; calibration: expected calibration error of kinds; count error: of the least "
-        "number of devices of a kind. In per cent."
-    )
-    for title, rows, count in (
-        ("merged", comparison["merges"], "merges"),
-        ("alone", comparison["alone"], "sets"),
-    ):
-        if rows:
-            yield ""
-            yield from household_scores.markdown(title, rows, count)
-    yield ""
-    yield from (f"* {method}: {origin}" for method, origin in comparison["origins"].items())
-
-
-def _lines_of_sets(scored: OpenSet) -> Iterator[str]:
-    captures, limit = scored["captures"], scored["at_limit"]
-    known, left_out = ({name: _percent(share) for name, share in scored["census"][of].items()} for of in _OF_SETS)
-    yield (
-        f"New kinds: {captures['left_out']:,} captures of kinds left out, in {len(scored['groups'])} groups, against "
-        f"{captures['known']:,} of learned kinds. No kind reaches census.min_confidence in "
-        f"{_percent(limit['detection'])} of the new and {_percent(limit['false_unknown'])} of the learned. "
-        f"A census would call of the new {left_out['unknown']} unknown, {left_out['undecided']} undecided, and find a "
-        f"kind in {left_out['wrong']}; of the learned it finds their own kind, and no other, in {known['right']}, "
-        f"another in {known['wrong']}, {known['undecided']} are undecided, {known['unknown']} unknown."
-    )
-    yield ""
-    yield "| score | AUROC | AUROC by group | false unknowns at 95 % detection | definition |"
-    yield "|---|---|---|---|---|"
-    for name, score in scored["scores"].items():
-        groups = ", ".join(f"{area:.3f}" for area in score["auroc_of_groups"])
-        lost = _percent(score["false_unknown_at_95"])
-        yield f"| {name} | {score['auroc']:.3f} | {groups} | {lost} | {open_set.ORIGINS[name]} |"
-    yield ""
-    yield "| label left out | captures | unknown | undecided | named | most often as |"
-    yield "|---|---|---|---|---|---|"
-    for row in scored["per_label"]:
-        shares = " | ".join(_percent(share) for share in (row["unknown"], row["undecided"], row["named"]))
-        yield f"| {row['label']} | {row['captures']:,} | {shares} | {row['mostly'] or ''} |"
-
-
-def _cells(system_scores: SystemScores) -> Iterator[str]:
-    scores, merged = system_scores["scores"], system_scores["merged"]
-    if FLOWS in scores:
-        yield _interval(scores[FLOWS]["macro_f1"])
-        yield _interval(scores[FLOWS]["accuracy"])
-        yield _percent(system_scores["ceiling_share"])
-        yield _interval(merged[FLOWS]["macro_f1"])
-        yield _percent(system_scores["expected_calibration_error"])
-    else:
-        yield from [""] * 5
-    yield (
-        f"{_interval(scores[WINDOWS]['macro_f1'])} of {system_scores['items'][WINDOWS]:,}" if WINDOWS in scores else ""
-    )
-    yield _interval(scores[CAPTURES]["accuracy"]) if CAPTURES in scores else ""
-    yield _interval(merged[CAPTURES]["accuracy"]) if CAPTURES in merged else ""
-    yield _percent(system_scores["captures_calibration_error"]) if CAPTURES in scores else ""
-
-
-def _interval(score: Score) -> str:
-    value = _percent(score["value"])
-    if score["low"] is None or score["high"] is None:
-        return value
-    return f"{value} ({100 * score['low']:.1f} to {100 * score['high']:.1f})"
-
-
-def _percent(share: float | None) -> str:
-    return "none" if share is None else f"{100 * share:.1f} %"

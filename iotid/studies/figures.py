@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from iotid.evaluation.figures import BLUE, COLOURS, DASHES, GREY, ORANGE, new_figure, plain_axes, save, short_name
+from iotid.evaluation.figures import (
+    BLUE,
+    COLOURS,
+    DASHES,
+    GREY,
+    ORANGE,
+    new_figure,
+    percent_axis,
+    plain_axes,
+    save,
+    short_name,
+)
+from iotid.pages import percent
 from iotid.studies.describe import ENTROPY, MEAN, Distributions
 from iotid.studies.open_set import DETECTION
 
@@ -16,7 +28,11 @@ if TYPE_CHECKING:
     from iotid.studies.open_set import NewScore
     from iotid.studies.study import Day
 
-_UNITS = {"packet_length": "bytes", "tcp_window": "bytes, unscaled", "payload_length": "bytes", "inter_arrival": "µs"}
+BOXES, SIMILAR_LABELS = (
+    "_boxes.png",
+    "_entropy_of_look_alikes.png",
+)  # ends of the names of files, after a characteristic
+UNITS = {"packet_length": "bytes", "tcp_window": "bytes, unscaled", "payload_length": "bytes", "inter_arrival": "µs"}
 
 
 def drift(days: Sequence[Day], path: Path, title: str = "") -> None:
@@ -29,6 +45,7 @@ def drift(days: Sequence[Day], path: Path, title: str = "") -> None:
         above.plot(
             positions, [day["macro_f1"][system] for day in days], marker="o", markersize=3, label=system, **style
         )
+    percent_axis(above.yaxis)
     above.set_ylim(0, 1.02)
     above.set_ylabel("macro F1 of flows")
     above.legend(frameon=False, fontsize=7.5, loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=3.2)
@@ -51,13 +68,15 @@ def roc(scores: Mapping[str, NewScore], path: Path, title: str = "") -> None:
     axes.axhline(DETECTION, color=GREY, linewidth=1, linestyle=":")
     for number, (name, score) in enumerate(scores.items()):
         curve = score["curve"]
-        label = f"{name}, AUROC {score['auroc']:.3f}"
+        label = f"{name}, AUROC {percent(score['auroc'])}"
         colour, dashes = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]
         axes.plot(curve["false_unknown"], curve["detection"], color=colour, linestyle=dashes, label=label)
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlabel("share of known devices above the threshold")
     axes.set_ylabel("share of new kinds above the threshold")
+    percent_axis(axes.xaxis)
+    percent_axis(axes.yaxis)
     axes.legend(frameon=False, fontsize=8, loc="lower right")
     plain_axes(axes)
     axes.set_title(title, fontsize=10)
@@ -74,11 +93,11 @@ def draw_traffic(traffic: Distributions, groups: Mapping[str, Sequence[str]], fo
     groups = {name: labels for name, labels in groups.items() if len(labels) > 1}
     drawn = []
     for characteristic in dict.fromkeys(name for _, name, _ in traffic):
-        boxes(traffic, characteristic, folder / f"{characteristic}_boxes.png")
-        drawn.append(f"{characteristic}_boxes.png")
+        boxes(traffic, characteristic, folder / (characteristic + BOXES))
+        drawn.append(characteristic + BOXES)
         if groups:
-            entropy_curves(traffic, characteristic, groups, folder / f"{characteristic}_entropy_of_look_alikes.png")
-            drawn.append(f"{characteristic}_entropy_of_look_alikes.png")
+            entropy_curves(traffic, characteristic, groups, folder / (characteristic + SIMILAR_LABELS))
+            drawn.append(characteristic + SIMILAR_LABELS)
     return drawn
 
 
@@ -92,7 +111,7 @@ def boxes(traffic: Distributions, characteristic: str, path: Path, title: str = 
     labels.sort(key=lambda label: traffic[label, characteristic, MEAN].quantile(0.5))
     figure = new_figure(9.6, 1.4 + 0.24 * len(labels))
     for axes, measure, unit in zip(
-        figure.subplots(1, 2, sharey=True), (MEAN, ENTROPY), (_UNITS.get(characteristic, ""), "bits"), strict=True
+        figure.subplots(1, 2, sharey=True), (MEAN, ENTROPY), (UNITS.get(characteristic, ""), "bits"), strict=True
     ):
         stats = []
         for label in labels:
@@ -111,7 +130,7 @@ def boxes(traffic: Distributions, characteristic: str, path: Path, title: str = 
             capprops={"color": BLUE},
         )
         axes.set_yticks(range(1, len(labels) + 1), [short_name(label) for label in labels])
-        axes.set_xlabel(f"{measure} of a flow's {_words(characteristic)}s" + (f" ({unit})" if unit else ""))
+        axes.set_xlabel(f"{measure} of a flow's {words(characteristic)}s" + (f" ({unit})" if unit else ""))
         plain_axes(axes)
         axes.tick_params(labelsize=7.5)
     figure.suptitle(title, fontsize=10)
@@ -136,13 +155,15 @@ def entropy_curves(
             axes.step(bits, share, where="post", label=short_name(label), **style)  # dashes keep equal curves visible
         axes.set_title(short_name(group), fontsize=9)
         axes.legend(frameon=False, fontsize=7, loc="lower right")
-        axes.set_xlabel(f"entropy of a flow's {_words(characteristic)}s (bits)", fontsize=8)
+        axes.set_xlabel(f"entropy of a flow's {words(characteristic)}s (bits)", fontsize=8)
         axes.set_ylabel("share of flows", fontsize=8)
+        percent_axis(axes.yaxis)
         plain_axes(axes)
     for unused in panels[len(groups) :]:
         unused.set_visible(False)
     save(figure, path)
 
 
-def _words(characteristic: str) -> str:
+def words(characteristic: str) -> str:
+    """The characteristic's name in words."""
     return characteristic.replace("tcp", "TCP").replace("_", " ")

@@ -53,6 +53,13 @@ def splits(flows: LabelledFlows, protocol: str, settings: config.Evaluation) -> 
         raise SettingError(f"evaluation.protocols: {protocol!r} is not known; choose from {known}")
 
 
+def number_of_runs(flows: LabelledFlows, protocol: str, settings: config.Evaluation) -> int:
+    """How many training runs `splits` yields for a protocol that it knows."""
+    if protocol == DEVICES_OUT:
+        return min(settings.left_out_groups, sum(kind != UNLISTED for kind in kinds(flows)[0]))
+    return settings.folds if protocol == FOLDS else 1
+
+
 def days(flows: LabelledFlows) -> NDArray[np.int64]:
     """(N,) the day (UTC, since 1970) of each flow's first packet."""
     first_us: NDArray[np.int64] = pc.cast(flows.flows["first_seen"], pa.int64()).to_numpy()

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from iotid.model.device import Answer, DeviceModel
 
 ENSEMBLE, DEVICE_MODEL, BAG, ETEI = "ensemble", "device_model", "capture_bag", "etei"
+OURS = (ENSEMBLE, DEVICE_MODEL, BAG)  # all others are baselines
 FLOWS, WINDOWS, CAPTURES = "flows", "windows", "captures"
 _ORIGINS = {
     ENSEMBLE: "adaptive ensemble of bi-LSTMs (the paper's), with sequence counts",

@@ -14,13 +14,15 @@ from iotid.partitions import Partition, PartitionKey, Store
 from iotid.schemas.metadata import Flows
 from iotid.studies import compare as comparison
 from iotid.studies import describe as traffic
-from iotid.studies import figures
+from iotid.studies import description_text, document, figures
 from iotid.studies.households import run as households
 from iotid.tracking import Registry
 from iotid.tracking.runs import Description, start_run
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+DESCRIPTION = "description.html"
 
 
 def compare(
@@ -48,7 +50,8 @@ def compare(
     work = store.working_folder("runs", f"compare-{name}", fingerprint)
     results = comparison.compare(labelled, settings, work, packets)
     of_households = households.compare_methods(labelled, settings)
-    folder, all_scores = comparison.write(results, work, of_households), [result.scores for result in results]
+    folder, text = comparison.write(results, work, of_households, name)
+    all_scores = [result.scores for result in results]
     key = PartitionKey.named(name)
     with store.write("comparisons", key) as staged:
         staged.add_folder(folder)
@@ -67,7 +70,7 @@ def compare(
         run.log_metrics(comparison.flat_households(of_households))
     run.log_artifacts(folder, "comparison")
     run.end()
-    return store.open("comparisons", key), comparison.text(all_scores, of_households)
+    return store.open("comparisons", key), text
 
 
 def describe(
@@ -79,13 +82,17 @@ def describe(
     flow: config.Flow,
     name: str,
 ) -> tuple[Partition, list[str]]:
-    """Draw the distributions of the devices' traffic; return the partition of ``descriptions`` and its figures'
-    names."""
+    """Draw the distributions of the devices' traffic, and write a page with them; return the partition of
+    ``descriptions`` and its figures' names."""
     found = traffic.describe(spark, flows, devices, settings, flow)
     groups = traffic.similar_labels(found, devices, settings.label)
     key = PartitionKey.named(name)
     with TemporaryDirectory() as work, store.write("descriptions", key) as staged:
         drawn = figures.draw_traffic(found, groups, Path(work))
+        blocks = description_text.blocks(found, groups, {file: Path(work, file) for file in drawn})
+        subtitle = "What distinguishes the devices: lengths and windows of each flow's first packets, by label."
+        page = document.page(f"Description {name}", subtitle, blocks)
+        Path(work, DESCRIPTION).write_text(page, encoding="utf-8")
         staged.add_folder(work)
         staged.write_json("traffic.json", traffic.to_json(found))
         staged.metadata = {"figures": drawn, "nights": [partition.key for partition in flows]}

@@ -23,6 +23,7 @@ from iotid.evaluation import metrics
 from iotid.evaluation.schema import ClassScore, Score
 from iotid.studies import open_set, protocols
 from iotid.studies.open_set import OpenSet, OpenSetAnswers
+from iotid.studies.progress import Progress
 from iotid.studies.split_run import CAPTURES, ENSEMBLE, FLOWS, Answers, SplitRun
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 class SystemScores(TypedDict):
     """Scores of one system: ``scores[of]`` for those of flows, windows and captures that it predicts.
 
+    ``ceiling_share``: only of a system that reads one flow at a time, because the ceiling bounds no other.
     ``merged``: the same with labels of one vendor and type as one. Fields of flows, or of captures, are null or empty
     for a system without such predictions.
     """
@@ -106,8 +108,8 @@ class Study:
     folder: Path
     traffic: DeviceTraffic | None = None
 
-    def run(self, flows: LabelledFlows, protocol: str) -> ProtocolResult:
-        """Train and test under ``protocol``.
+    def run(self, flows: LabelledFlows, protocol: str, progress: Progress | None = None) -> ProtocolResult:
+        """Train and test under ``protocol``; ``progress`` counts the training runs.
 
         Raises:
             SettingError: there is no such protocol, site or baseline.
@@ -126,6 +128,8 @@ class Study:
             shares.append(run.shares())
             if protocol == protocols.DEVICES_OUT:
                 open_sets.append(run.open_sets(number))
+            if progress:
+                progress.done(f"{protocol} {number}")
         systems = {
             system: {of: _joined([answers[system][of] for answers in tested]) for of in answered}
             for system, answered in tested[0].items()
@@ -168,7 +172,13 @@ class Study:
             "ceiling": shares["ceiling"],
             "captures_ceiling": _captures_ceiling(flows, tested_units),
             "systems": {
-                system: self._score(origins[system], answered, flows.labels, coarse_C, shares["ceiling"])
+                system: self._score(
+                    origins[system],
+                    answered,
+                    flows.labels,
+                    coarse_C,
+                    shares["ceiling"] if system in (ENSEMBLE, *self.settings.evaluation.baselines) else None,
+                )
                 for system, answered in systems.items()
             },
             "days": _by_day(systems, len(flows.labels)) if protocol == protocols.DRIFT else [],
@@ -181,7 +191,7 @@ class Study:
         answered: Mapping[str, Answers],
         labels: Sequence[str],
         coarse_C: NDArray[np.int64],
-        ceiling: float,
+        ceiling: float | None,
     ) -> SystemScores:
         C = len(labels)
         fine = {of: _confusion(answers.label, answers.named, C) for of, answers in answered.items()}
@@ -199,7 +209,8 @@ class Study:
             "per_class": [],
         }
         if FLOWS in answered:
-            scores["ceiling_share"] = float(np.trace(fine[FLOWS]) / fine[FLOWS].sum()) / ceiling
+            if ceiling is not None:
+                scores["ceiling_share"] = float(np.trace(fine[FLOWS]) / fine[FLOWS].sum()) / ceiling
             scores["expected_calibration_error"] = _calibration_error(answered[FLOWS])
             scores["per_class"] = metrics.per_class(fine[FLOWS], labels)
         if CAPTURES in answered:

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from iotid.cli import checks, pipeline
 from iotid.cli import run as command
 from iotid.config import Settings, load_settings
-from iotid.errors import LabelError, SettingError, UserError, WatchError
+from iotid.errors import InputError, LabelError, SettingError, UserError, WatchError
 from iotid.partitions import Store
 
 INPUTS = [
@@ -112,6 +112,7 @@ LIST = 'devices: [{name: cam, mac: "02:00:00:00:00:01"}]'
         ),
         (LIST, ["tracking.uri=htp://localhost"], UserError, "htp"),
         (LIST, ["training.device=cuda"], SettingError, "training.device: is cuda"),
+        (LIST, ["census.makers=/no/such.csv"], SettingError, "census.makers"),
     ],
 )
 def test_run__errors_of_later_steps_are_found_before_the_first(
@@ -127,13 +128,30 @@ def test_run__errors_of_later_steps_are_found_before_the_first(
     (tmp_path / "devices.yaml").write_text(listed)
     changes = [f"storage.root={tmp_path}/store", *overrides]
     with pytest.raises(kind) as caught:
-        checks.check_settings(load_settings(["local.yaml"], changes), [f"{tmp_path}/devices.yaml"])
+        checks.check_settings(load_settings(["local.yaml"], changes), [f"{tmp_path}/devices.yaml"], [])
     assert expected in str(caught.value)
     settings = [part for text in ("spark.master=local", *changes) for part in ("--set", text)]
     lists = ["--labels", f"{tmp_path}/devices.yaml", "--captures", f"{tmp_path}/none"]
     answer = CliRunner().invoke(command.main, [*settings, *lists])
     assert (answer.exit_code, answer.output.count("\n")) == (2, 1)
     assert expected in answer.output
+
+
+def test_check_captures__too_few_for_the_protocol_are_refused(tmp_path: Path) -> None:
+    settings = load_settings(["local.yaml"], ["dataset.protocol=by_capture"])
+    with pytest.raises(InputError, match="no such file or folder"):
+        checks.check_captures([f"{tmp_path}/none"], settings)
+    (tmp_path / "a.pcap").write_bytes(bytes.fromhex("d4c3b2a1020004000000000000000000ffff000001000000"))
+    with pytest.raises(SettingError, match=r"dataset\.protocol: by_capture .*there are only 1; give 3 or more"):
+        checks.check_captures([str(tmp_path)], settings)
+
+
+def test_warn_of_census__says_at_the_first_step_what_the_last_would_refuse(caplog: pytest.LogCaptureFixture) -> None:
+    checks.warn_of_census(load_settings([], ["census.makers=/no/such.csv"]).census)
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith("take-census would refuse these settings here: census.makers")
+    checks.warn_of_census(load_settings().census)
+    assert len(caplog.messages) == 1
 
 
 @pytest.mark.parametrize(

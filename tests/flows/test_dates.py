@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from iotid.flows.dates import OTHER, count_days, date_warning, flows_by_date
+from iotid.capture.dates import OTHER, date_warning
+from iotid.flows.dates import count_days, flows_by_date
 
 
 def us_of(*days: str) -> np.ndarray:
@@ -66,4 +67,4 @@ def test_flows_by_date__keeps_the_32_dates_with_most_flows_in_order() -> None:
     ],
 )
 def test_date_warning__most_flows_elsewhere_or_a_tenth_far_away(by_date: dict[str, int], expected: str | None) -> None:
-    assert date_warning(by_date, "2026-03-01") == expected
+    assert date_warning(by_date, "2026-03-01", "flows") == expected

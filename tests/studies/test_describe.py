@@ -11,7 +11,7 @@ from matplotlib.image import imread
 from scipy.stats import entropy
 
 from iotid.studies import describe as traffic
-from iotid.studies import figures
+from iotid.studies import description_text, document, figures
 from iotid.studies.describe import ENTROPY, MEAN, Spread
 
 _LISTS = [[40, 40, 60], [1500], [], [5, 6, 7, 8], [9, 9, 9, 9, 9]]
@@ -74,3 +74,18 @@ def test_draw_traffic__draws_every_characteristic(tmp_path: Path, labels: int) -
         height, width, _ = imread(tmp_path / name).shape
         assert min(height, width) > 150
     assert imread(tmp_path / "packet_length_boxes.png").shape[0] > 30 * labels  # a line of its own for every label
+
+
+def test_blocks__a_table_of_medians_and_every_figure(tmp_path: Path) -> None:
+    synthetic = _synthetic(2)
+    names = sorted({label for label, _, _ in synthetic})
+    drawn = figures.draw_traffic(synthetic, {"pair": names}, tmp_path)
+    found = description_text.blocks(synthetic, {"pair": names}, {name: tmp_path / name for name in drawn})
+    tables = [block for block in found if isinstance(block, document.Table)]
+    assert [table.head[2] for table in tables] == ["mean, bytes", "mean, bytes, unscaled"]
+    spread = synthetic[names[0], "packet_length", MEAN]
+    assert tables[0].rows[0][:2] == [names[0], f"{spread.flows.sum():,}"]
+    assert tables[0].rows[0][2].startswith(f"{spread.quantile(0.5):,.0f} (")
+    assert sorted(block.path.name for block in found if isinstance(block, document.Figure)) == sorted(drawn)
+    page = document.page("Description x", "of flows", found)
+    assert (page.count("<img"), page.count("label 00 &lt;$&amp;&gt;")) == (4, 3)

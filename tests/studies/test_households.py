@@ -250,15 +250,15 @@ def test_compare__is_none_without_merges_or_held_out_captures() -> None:
 
 
 def test_write__has_households(compared: households.HouseholdComparison, tmp_path: Path) -> None:
-    folder = comparison.write([], tmp_path, compared)
+    folder, _ = comparison.write([], tmp_path, compared)
     assert json.loads((folder / "households.json").read_text()) == json.loads(json.dumps(compared))
     text = (folder / "comparison.md").read_text()
     assert "| merged | merges | method | exact | precision | recall | f1 |" in text
-    assert "| 1 kind | 6 | iotid | 100.0 | 100.0 | 100.0 | 100.0 |" in text
+    assert "| 1 kind | 6 | iotid | 100.0 % | 100.0 % | 100.0 % | 100.0 % |" in text
     assert "reconstruction" in text
     numbers = comparison.flat_households(compared)
     assert numbers["households.iotid.exact"] == compared["merges"][households.ALL]["iotid"]["exact"]
-    assert json.loads((comparison.write([], tmp_path) / "households.json").read_text()) is None
+    assert json.loads((comparison.write([], tmp_path)[0] / "households.json").read_text()) is None
 
 
 def _random() -> np.random.Generator:

@@ -162,7 +162,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[comparison.Proto
     folder = tmp_path_factory.mktemp("compare")
     settings = load_settings([_SMALL], ["evaluation.left_out_groups=3", "census.min_flows=1"])
     result = Study(settings, folder).run(_flows(DEVICES), "devices_out")
-    return result, comparison.write([result], folder)
+    return result, comparison.write([result], folder)[0]
 
 
 def test_run__distinct_new_kinds_are_found_and_learned_ones_pass(
@@ -230,6 +230,7 @@ def test_write__the_table_the_curve_and_the_numbers_have_new_kinds(
         "answers_devices_out.parquet",
         "sets_devices_out.parquet",
         "devices_out.png",
+        "comparison.html",
         "comparison.json",
         "comparison.md",
         "households.json",
@@ -237,7 +238,7 @@ def test_write__the_table_the_curve_and_the_numbers_have_new_kinds(
     assert (folder / "devices_out.png").stat().st_size > 5000
     text = (folder / "comparison.md").read_text()
     assert "36 captures of kinds left out, in 3 groups, against 24 of learned kinds" in text
-    assert "| device_model | 1.000 | 1.000, 1.000, 1.000 | 0.0 % | 1 - the device model's" in text
+    assert "| device_model | 100.0 % | 100.0 %, 100.0 %, 100.0 % | 0.0 % | 1 - the device model's" in text
     assert "| hub | 9 | 100.0 % | 0.0 % | 0.0 % |  |" in text
     numbers = comparison.flat([result.scores])
     assert numbers["devices_out.open_set.device_model.auroc"] == 1.0

@@ -98,7 +98,10 @@ def test_run__folds_test_every_flow_and_every_capture_once(tmp_path: Path) -> No
     for system in ("ensemble", "majority_sequence", "device_model"):
         scores = protocol_scores["systems"][system]
         assert [row["support"] for row in scores["per_class"]] == [24, 24, 24]
-        assert scores["ceiling_share"] <= 1 or system == "device_model"  # which sees more than one flow
+        if system == "device_model":  # sees more than one flow, so the ceiling does not bound it
+            assert scores["ceiling_share"] is None
+        else:
+            assert scores["ceiling_share"] <= 1
     bag = protocol_scores["systems"]["capture_bag"]
     assert bag["scores"]["captures"]["accuracy"]["value"] == 1.0  # lengths distinguish the three
     assert (set(bag["scores"]), bag["per_class"]) == ({"captures"}, [])
@@ -277,6 +280,15 @@ def test_parts_of_samples__by_time_tests_the_last_of_each_label() -> None:
     assert set(by_capture_S.tolist()) == {2}
 
 
+@pytest.mark.parametrize("protocol", ["random_flow", "by_capture", "capture_folds", "devices_out"])
+@pytest.mark.parametrize("groups", [2, 1000])
+def test_number_of_runs__is_that_of_the_splits(protocol: str, groups: int) -> None:
+    settings = _settings(f"evaluation.left_out_groups={groups}")
+    flows = _flows(settings)
+    found = list(protocols.splits(flows, protocol, settings.evaluation))
+    assert protocols.number_of_runs(flows, protocol, settings.evaluation) == len(found)
+
+
 @pytest.mark.parametrize("protocol", ["by_moon", "site:nowhere", "site:home"])
 def test_run__an_impossible_protocol_is_refused(tmp_path: Path, protocol: str) -> None:
     settings = _settings()
@@ -294,7 +306,7 @@ def test_text__has_every_protocol_and_system_and_flat_every_number(tmp_path: Pat
     settings = _settings("evaluation.protocols=[random_flow, capture_folds]")
     results = comparison.compare(_flows(settings), settings, tmp_path)
     all_scores = [result.scores for result in results]
-    text = comparison.text(all_scores)
+    folder, text = comparison.write(results, tmp_path)
     for word in (
         "## random_flow",
         "## capture_folds",
@@ -304,15 +316,20 @@ def test_text__has_every_protocol_and_system_and_flat_every_number(tmp_path: Pat
     ):
         assert word in text
     assert text.count("* ensemble: adaptive") == 1
+    assert "Of flows, the ensemble has macro F1" in text
+    bounded = {name for name, scores in all_scores[0]["systems"].items() if scores["ceiling_share"] is not None}
+    assert bounded == {"ensemble", *settings.evaluation.baselines}, "the ceiling bounds what reads one flow at a time"
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
     numbers = comparison.flat(all_scores)
     assert "capture_folds.ensemble.captures.accuracy" in numbers
     assert {"capture_folds.leakage", "capture_folds.ceiling"} <= numbers.keys()
     assert "capture_folds.device_model.captures.expected_calibration_error" in numbers
     assert all(np.isfinite(value) for value in numbers.values())
-    assert {path.name for path in comparison.write(results, tmp_path).iterdir()} == {
+    assert (folder / "comparison.md").read_text() == text
+    assert {path.name for path in folder.iterdir()} == {
         "answers_random_flow.parquet",
         "answers_capture_folds.parquet",
+        "comparison.html",
         "comparison.json",
         "comparison.md",
         "households.json",

@@ -80,8 +80,11 @@ def find_captures(locations: Iterable[str], unreadable: str = "fail") -> Found:
         whole = [replace(capture, first_packet=first) for capture, first in zip(whole, firsts, strict=True)]
     if copies := count_same_start(whole):
         _log.warning(
-            "%d captures begin with the same packet as an earlier one, which is counted twice; give each packet once",
+            "%d captures begin with the same packet as an earlier one, so common packets are counted twice: such as %s "
+            "and %s; remove copies: no setting drops packets that are in two files, except where rotated files overlap "
+            "by at most capture.duplicate_records packets (capture.duplicate_window_us)",
             copies,
+            *_same_start(whole),
         )
     return Found(whole, others, quarantined, same)
 
@@ -90,6 +93,16 @@ def count_same_start(captures: Iterable[FileSplit]) -> int:
     """Number of captures that begin with the same packet as an earlier one, as copies do, compressed or not."""
     firsts = [capture.first_packet for capture in captures if capture.first_packet]
     return len(firsts) - len(set(firsts))
+
+
+def _same_start(captures: Iterable[FileSplit]) -> tuple[str, str]:
+    """The paths of two captures that begin with the same packet, of which there must be two."""
+    path_of: dict[str, str] = {}
+    return next(
+        (earlier, capture.path)
+        for capture in captures
+        if capture.first_packet and (earlier := path_of.setdefault(capture.first_packet, capture.path)) != capture.path
+    )
 
 
 def _detect(unreadable: str, file: File) -> CaptureFormat | str | None:

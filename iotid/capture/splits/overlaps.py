@@ -35,12 +35,17 @@ def first_packet(capture: FileSplit) -> str:
     return ""
 
 
+def time_of(packet: str) -> int:
+    """The time, in µs since 1970, of what `first_packet` returned; 0 if it found none."""
+    return int(packet.partition(":")[0]) if packet else 0
+
+
 class FirstPackets:
     """The first packets of all captures, to be searched in other captures."""
 
     def __init__(self, splits: Iterable[tuple[int, str]]) -> None:
         """``splits``: (file index, first packet) of each split, with duplicates."""
-        found = sorted({(int(packet.partition(":")[0]), index, packet) for index, packet in splits if packet})
+        found = sorted({(time_of(packet), index, packet) for index, packet in splits if packet})
         self._times = np.array([time for time, _, _ in found], np.int64)
         self._indices = np.array([index for _, index, _ in found], np.int64)
         self._packets = [packet for _, _, packet in found]

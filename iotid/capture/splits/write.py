@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -10,9 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from iotid import config, schemas
+from iotid.capture.dates import LAST_US, OTHER, date_warning, day_of
+from iotid.capture.file_split import FileSplit
 from iotid.capture.splits.byte_ranges import ByteRange
 from iotid.capture.splits.discovery import count_same_start, find_captures
+from iotid.capture.splits.overlaps import first_packet, time_of
 from iotid.capture.splits.plan import ScanOutcome, pack_tasks, split_captures
+from iotid.capture.splits.sample import duplicates_warning
 from iotid.partitions import PartitionKey
 from iotid.schemas.metadata import Splits
 from iotid.spark.worker_errors import in_worker
@@ -21,6 +27,8 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
     from iotid.partitions import Partition, Store
+
+_log = logging.getLogger(__name__)
 
 
 def write_splits(
@@ -44,6 +52,9 @@ def write_splits(
 
     keys = PartitionKey.of_date(site, capture_date)
     captures, ignored, unreadable, same = find_captures([location], capture.unreadable)
+    _warn_of_dates(captures, site, capture_date)
+    if warning := duplicates_warning(captures, capture):
+        _log.warning("split-pcaps: %s", warning)
     # on one machine workers would have the same cores as this process, and would take time to start
     local = spark is None or str(spark.sparkContext.master).startswith("local")
     with store.write("splits", keys, schemas.SPLITS.version) as staged:
@@ -69,3 +80,14 @@ def write_splits(
             "inputs": {"captures": location},
         }
     return store.open("splits", keys)
+
+
+def _warn_of_dates(captures: Sequence[FileSplit], site: str, capture_date: str) -> None:
+    """Warn if the captures begin on other dates, before hours are spent on them; flows are checked when assembled."""
+    times = [time_of(found.first_packet or first_packet(found)) for found in captures]
+    by_date = Counter(day_of(time) if time < LAST_US else OTHER for time in times if time)
+    if warning := date_warning(by_date, capture_date, "captures"):
+        _log.warning(
+            "split-pcaps: site %s, %s: %s; check --date, or give the captures of each date separately",
+            site, capture_date, warning,
+        )  # fmt: skip

@@ -49,6 +49,7 @@ from iotid.studies.households.methods import (
     Training,
 )
 from iotid.studies.households.scores import Predictions, score_merges, score_single_sets
+from iotid.studies.progress import Progress
 
 log = logging.getLogger(__name__)
 ALL = "all merges"
@@ -90,9 +91,11 @@ def compare_methods(flows: LabelledFlows, settings: config.Settings) -> Househol
         return None
     kinds, kind_C = own.kinds()
     random = np.random.default_rng(evaluation.seed)
-    rounds_to_run = rounds(kind_C, folds, folds, evaluation.household_merges, random, first_hour=own.has_long_captures)
+    rounds_to_run = list(
+        rounds(kind_C, folds, folds, evaluation.household_merges, random, first_hour=own.has_long_captures)
+    )
     study = HouseholdStudy(own, (), flows.folds(folds), settings.census, evaluation.seed, _COMPARED)
-    results = study.run(rounds_to_run, random)
+    results = study.run(rounds_to_run, random, Progress("round of households", len(rounds_to_run)))
     return {
         "folds": folds,
         "kinds": kinds,
@@ -157,12 +160,17 @@ class HouseholdStudy:
     seed: int
     methods: Sequence[str] = tuple(METHODS)
 
-    def run(self, rounds_to_run: Iterable[Round], random: np.random.Generator) -> HouseholdResults:
+    def run(
+        self, rounds_to_run: Iterable[Round], random: np.random.Generator, progress: Progress | None = None
+    ) -> HouseholdResults:
         results, kinds = HouseholdResults(), self.own.kinds()[0]
         for of_round in rounds_to_run:
             encoding, methods = self._learn(of_round)
             results.add(self._unseen_sets(of_round, kinds, encoding), of_round, len(kinds), methods, random)
-            log.info("households, %s: tested", of_round.name)
+            if progress:
+                progress.done(of_round.name)
+            else:
+                log.info("households, %s: tested", of_round.name)
         return results
 
     def _learn(self, of_round: Round) -> tuple[Encoding, dict[str, Method]]:

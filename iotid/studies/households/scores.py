@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iotid.evaluation.metrics import expected_calibration_error, reliability
+from iotid.pages import percent
+from iotid.studies.document import Table
 
 _MIN_PROBABILITY = 0.3  # of kinds that calibration counts
 
@@ -97,15 +99,16 @@ def table(title: str, rows: Mapping[str, Mapping[str, Any]], count: str) -> Iter
             yield f"{head}  {method:{wide}}" + "".join(f"{value:>16}" for value in _per_cent(of_row[method]))
 
 
-def markdown(title: str, rows: Mapping[str, Mapping[str, Any]], count: str) -> Iterator[str]:
-    """The same as a Markdown table."""
+def block(title: str, rows: Mapping[str, Mapping[str, Any]], count: str) -> Table:
+    """The same as a table of a document."""
     columns = [name for name in next(iter(rows.values())) if name != count]
-    metrics = [metric.replace("_", " ") for metric in next(iter(rows.values()))[columns[0]]]
-    yield f"| {title} | {count} | method | {' | '.join(metrics)} |"
-    yield "|---" * (3 + len(metrics)) + "|"
-    for row, of_row in rows.items():
-        for method in (name for name in of_row if name != count):
-            yield f"| {row} | {of_row[count]} | {method} | {' | '.join(_per_cent(of_row[method]))} |"
+    scored = [metric.replace("_", " ") for metric in next(iter(rows.values()))[columns[0]]]
+    lines = [
+        [row, f"{of_row[count]:,}", method, *map(percent, of_row[method].values())]
+        for row, of_row in rows.items()
+        for method in (name for name in of_row if name != count)
+    ]
+    return Table(f"households, {title}", [title, count, "method", *scored], lines)
 
 
 def rounded(value: Any) -> Any:

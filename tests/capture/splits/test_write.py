@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from iotid import config, schemas
-from iotid.capture import read_packets, read_splits
+from iotid.capture import find_captures, read_packets, read_splits
 from iotid.capture.counters import Counters
 from iotid.capture.file_split import FileSplit
 from iotid.capture.packets import to_arrow
+from iotid.capture.splits.sample import duplicates_warning
 from iotid.capture.splits.write import write_splits
 from iotid.partitions import Partition, PartitionKey, Store
 
@@ -78,3 +79,41 @@ def test_write_splits__store_their_inputs_and_all_that_a_reader_needs(
     assert pa.concat_tables(parts).to_pylist() == read_packets(str(captures)).to_pylist()
     assert list(of_task) == list(range(len(of_task)))
     assert all(4096 < size <= 9000 for size in list(of_task.values())[:-1])
+
+
+def test_write_splits__names_other_dates_and_copies(
+    captures: Path, tmp_path: Path, capture_settings: config.Capture, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_splits(None, Store(str(tmp_path)), str(captures), "north", "2017-07-14", capture_settings)
+    assert [message[:64] for message in caplog.messages] == [
+        "2 captures begin with the same packet as an earlier one, so comm"
+    ]
+    assert f"such as {captures}/a.pcap and {captures}/b.pcapng; remove copies" in caplog.text
+    caplog.clear()
+    write_splits(None, Store(str(tmp_path)), str(captures / "a.pcap"), *KEY, capture_settings)
+    assert caplog.messages == [
+        "split-pcaps: site north, 2024-02-29: 100.0 % of the captures began on other dates (2017-07-14); check --date, "
+        "or give the captures of each date separately"
+    ]
+
+
+@pytest.mark.parametrize("kind", ["pcap", "pcapng"])
+def test_duplicates_warning__names_the_setting_of_mirror_ports(
+    kind: str, tmp_path: Path, make: SimpleNamespace, capture_settings: config.Capture
+) -> None:
+    dice = random.Random(3)
+    frames = [make.ethernet(make.ipv4(make.tcp(dice.randbytes(60), sequence=i))) for i in range(100)]
+    start = 1_500_000_000_000_000
+    twice = [(start + i * 20_000 + late, frame) for i, frame in enumerate(frames) for late in (0, 300)]
+    (tmp_path / "twice").write_bytes(getattr(make, kind)(twice))
+    (tmp_path / "once").write_bytes(getattr(make, kind)(frames))
+    (tmp_path / "broken").write_bytes(getattr(make, kind)(frames)[:60])
+    found = find_captures([str(tmp_path)]).captures
+    warning = duplicates_warning(found, capture_settings)
+    assert warning == (
+        f"{tmp_path}/twice: 50.0 % of its first 200 packets are duplicates within 10 ms, as mirror ports and Linux's "
+        "device `any` record them; set capture.duplicate_window_us=10000 to drop them"
+    )
+    dropped = capture_settings.model_copy(update={"duplicate_window_us": 10_000})
+    assert duplicates_warning(found, dropped) is None
+    assert duplicates_warning([each for each in found if each.path.endswith("once")], capture_settings) is None
