@@ -182,7 +182,7 @@ class _FirstPass:
         buckets = Buckets.of(spark)
         first = partial(scan, source=source, buckets=buckets)
         sent = task_ids(spark, range(len(source.files))).mapInArrow(in_worker(first), spark_schema(SHUFFLE_BLOCKS))
-        self._source = source
+        self._spark, self._source = spark, source
         self._units = _persist(stack, shuffle_by_bucket(sent, buckets.partitions))
         sum_up = partial(summarise_units, number=buckets.number)
         self.outputs = SideOutputs.of(self._units.mapInArrow(in_worker(sum_up), spark_schema(SIDE_OUTPUTS)).toArrow())
@@ -200,7 +200,7 @@ class _FirstPass:
         assignment, ambiguous = find_cuts(self.outputs.summaries, len(self._source.labels), settings)
         if not ambiguous:
             return assignment
-        set_phase(self._units.sparkSession, _STEP, "resolve ambiguous cuts between dataset splits")
+        set_phase(self._spark, _STEP, "resolve ambiguous cuts between dataset splits")
         refine = partial(refine_cuts, ambiguous=ambiguous)
         found = self._units.mapInArrow(in_worker(refine), spark_schema(SIDE_OUTPUTS)).toArrow()
         return resolve_cuts(assignment, ambiguous, SideOutputs.of(found).candidates)
@@ -217,7 +217,7 @@ class _SecondPass:
         labels: Sequence[str],
         stack: ExitStack,
     ) -> None:
-        self._source = source
+        self._spark, self._source = spark, source
         set_phase(spark, _STEP, "encode sequences, merge equal ones, second pass")
         buckets = Buckets.of(spark)
         read = partial(partition_rows, source=source, assignment=assignment, labels=labels, buckets=buckets)
@@ -265,7 +265,7 @@ class _SecondPass:
         write = partial(write_files, folder=staged.uri, encoding=encoding, group_rows=groups)
         for split in DATASET_SPLITS:
             staged.filesystem.create_dir(f"{staged.path}/{split}")
-        set_phase(self._merged.sparkSession, _STEP, "write the dataset's files")
+        set_phase(self._spark, _STEP, "write the dataset's files")
         self._merged.mapInArrow(in_worker(write), spark_schema(SIDE_OUTPUTS)).toArrow()
         for split in DATASET_SPLITS:
             remove_failed_task_files(staged.filesystem, f"{staged.path}/{split}")
