@@ -30,8 +30,10 @@ class PlainSpark:
         self.conf = SimpleNamespace(get=lambda name: {"spark.sql.shuffle.partitions": str(partitions)}[name])
         self.batch_rows = batch_rows
         self.task = 0
+        self.described: list[str] = []  # jobs
         self.sparkContext = SimpleNamespace(
             master="spark://elsewhere:7077",
+            setJobDescription=self.described.append,
             broadcast=lambda value: SimpleNamespace(value=value),
             parallelize=lambda items, partitions: _Items(items),
         )

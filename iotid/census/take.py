@@ -53,6 +53,7 @@ from iotid.model.device.decide import UNKNOWN
 from iotid.partitions import ALL_SITES, Partition, PartitionKey, Store
 from iotid.schemas import CENSUS, LEFT_OUT, TOTALS
 from iotid.schemas.metadata import Census, Flows, Network
+from iotid.spark.phases import set_phase
 from iotid.tracking.versions import ModelVersion
 
 if TYPE_CHECKING:
@@ -230,6 +231,7 @@ class _Scorer:
 
     def score(self, flows: Partition[Flows], groups: pa.Table) -> Scored:
         """The devices of the flows, with ``watched``; ``groups`` (GROUPS): those of the earlier census."""
+        set_phase(self.spark, "take-census", f"score the flows of {flows.key.title}")
         earlier = EarlierGroups(groups, self.known.split, self.known.named)
         scored = score_partition(self.spark, flows, self.model, self.encoding, self.settings, earlier)
         _account_for_all(flows, scored)

@@ -49,6 +49,7 @@ from iotid.labels.device_list import DeviceList
 from iotid.labels.devices import UNLISTED
 from iotid.partitions import PartitionKey
 from iotid.schemas.metadata import Datasets, Flows
+from iotid.spark.phases import set_phase
 from iotid.spark.shuffle import (
     NO_BUCKET,
     SHUFFLE_BLOCKS,
@@ -68,6 +69,8 @@ if TYPE_CHECKING:
     from iotid.partitions import Partition, Staged, Store
 
 log = logging.getLogger(__name__)
+
+_STEP = "write-dataset"  # in Spark's pages
 
 _MACS_SHOWN = 3
 _HOSTS_SHOWN = 5
@@ -98,6 +101,7 @@ def write_dataset(
     """
     select_characteristics(settings.characteristics)
     check_partitions(partitions, flow)
+    set_phase(spark, _STEP, "find continued flows and routers")
     files, later = partition_files(partitions), later_flows(spark, partitions)
     source = Source(files, later, devices.at(files, spark), settings, flow.max_packets)
     with ExitStack() as stack:
@@ -174,10 +178,11 @@ class _FirstPass:
     """The first pass: outcomes of all flows, and the units that are assigned to splits."""
 
     def __init__(self, spark: SparkSession, source: Source, stack: ExitStack) -> None:
+        set_phase(spark, _STEP, f"label flows of {len(source.files):,} files, first pass")
         buckets = Buckets.of(spark)
         first = partial(scan, source=source, buckets=buckets)
         sent = task_ids(spark, range(len(source.files))).mapInArrow(in_worker(first), spark_schema(SHUFFLE_BLOCKS))
-        self._source = source
+        self._spark, self._source = spark, source
         self._units = _persist(stack, shuffle_by_bucket(sent, buckets.partitions))
         sum_up = partial(summarise_units, number=buckets.number)
         self.outputs = SideOutputs.of(self._units.mapInArrow(in_worker(sum_up), spark_schema(SIDE_OUTPUTS)).toArrow())
@@ -195,6 +200,7 @@ class _FirstPass:
         assignment, ambiguous = find_cuts(self.outputs.summaries, len(self._source.labels), settings)
         if not ambiguous:
             return assignment
+        set_phase(self._spark, _STEP, "resolve ambiguous cuts between dataset splits")
         refine = partial(refine_cuts, ambiguous=ambiguous)
         found = self._units.mapInArrow(in_worker(refine), spark_schema(SIDE_OUTPUTS)).toArrow()
         return resolve_cuts(assignment, ambiguous, SideOutputs.of(found).candidates)
@@ -211,7 +217,8 @@ class _SecondPass:
         labels: Sequence[str],
         stack: ExitStack,
     ) -> None:
-        self._source = source
+        self._spark, self._source = spark, source
+        set_phase(spark, _STEP, "encode sequences, merge equal ones, second pass")
         buckets = Buckets.of(spark)
         read = partial(partition_rows, source=source, assignment=assignment, labels=labels, buckets=buckets)
         merge = partial(merge_buckets, unique=source.settings.unique)
@@ -258,6 +265,7 @@ class _SecondPass:
         write = partial(write_files, folder=staged.uri, encoding=encoding, group_rows=groups)
         for split in DATASET_SPLITS:
             staged.filesystem.create_dir(f"{staged.path}/{split}")
+        set_phase(self._spark, _STEP, "write the dataset's files")
         self._merged.mapInArrow(in_worker(write), spark_schema(SIDE_OUTPUTS)).toArrow()
         for split in DATASET_SPLITS:
             remove_failed_task_files(staged.filesystem, f"{staged.path}/{split}")

@@ -29,6 +29,7 @@ from iotid.flows.partitions import COUNTERS_FILE, QUARANTINE_FILE, read_stored
 from iotid.flows.tasks import OPEN_FOLDER, SideOutputs
 from iotid.partitions import PartitionKey
 from iotid.schemas.metadata import Flows, remedy
+from iotid.spark.phases import set_phase
 from iotid.spark.shuffle import (
     SHUFFLE_BLOCKS,
     SIDE_OUTPUTS,
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
 _MANY_DATES = 3  # from so many on, captures are rather a collection than a night
 
 _log = logging.getLogger(__name__)
+
+_STEP = "assemble-flows"  # in Spark's pages
 
 
 def write_flows(
@@ -137,6 +140,7 @@ class _Assembly:
         self._open_paths: list[str] = []
         if previous is not None and previous.metadata["open_flows"]:
             self._open = _read_open(spark, previous.uri, previous.metadata["last_us"], flow)
+            set_phase(spark, _STEP, f"list the captures of flows that are open since {previous.key.title}")
             files = self._open.select("capture_file").distinct().toArrow()["capture_file"]
             self._open_paths = sorted(files.to_pylist())
 
@@ -145,12 +149,14 @@ class _Assembly:
         if carries_open_flows(self._flow):
             self._staged.filesystem.create_dir(f"{self._staged.path}/{OPEN_FOLDER}")
         target = tasks.OutputTarget(self._splits, self._flow, self._open_paths, self._staged.uri)
+        set_phase(self._spark, _STEP, f"read captures, assemble flows ({len(self._tasks):,} tasks)")
         result = SideOutputs.of(
             self._first_pass()
             .mapInArrow(in_worker(partial(tasks.merge_buckets, target=target)), spark_schema(SIDE_OUTPUTS))
             .toArrow()
         )
         if len(result.unresolved):
+            set_phase(self._spark, _STEP, f"read {len(result.unresolved):,} unresolved intervals packet by packet")
             packets = self._second_pass(result.unresolved)
             merged = packets.mapInArrow(
                 in_worker(partial(tasks.merge_unresolved, target=target)), spark_schema(SIDE_OUTPUTS)
@@ -230,6 +236,7 @@ def _delete_timed_out(spark: SparkSession, staged: Staged, last_us: int, flow: c
         files=files,
         since_us=last_us - rule_of(flow).idle_us,
     )
+    set_phase(spark, _STEP, "delete open flows that have timed out")
     totals = task_ids(spark, range(len(files))).mapInArrow(in_worker(delete), spark_schema(tasks.OPEN_TOTALS)).toArrow()
     for number in totals.filter(pc.equal(totals["open_flows"], 0))["file"].to_pylist():
         staged.filesystem.delete_file(f"{staged.path}/{OPEN_FOLDER}/{files[number]}")

@@ -22,6 +22,7 @@ from iotid.dataset.label_flows import Source
 from iotid.dataset.write import check_partitions
 from iotid.flows import later_flows, partition_files
 from iotid.labels import DeviceList
+from iotid.spark.phases import set_phase
 from iotid.spark.shuffle import read_task_ids, spark_schema, task_ids
 from iotid.spark.worker_errors import in_worker
 
@@ -70,6 +71,7 @@ def describe(
     """The distributions of ``dataset.characteristics``, for every label with ``dataset.min_flows`` flows or more."""
     check_partitions(partitions, flow)
     files = partition_files(partitions)
+    set_phase(spark, "describe", f"count the characteristics of {len(files):,} files of flows")
     source = Source(files, later_flows(spark, partitions), devices.at(files, spark), settings, flow.max_packets)
     count = partial(_count, source=source)
     counted = task_ids(spark, range(len(files))).mapInArrow(in_worker(count), spark_schema(_COUNTED)).toArrow()

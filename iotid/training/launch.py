@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from iotid import config, messages
 from iotid.errors import IotidError, SettingError, TrainingError
+from iotid.spark.phases import set_phase
 from iotid.spark.worker_errors import WorkerError, find_errors, mark
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def train_on_ranks(
     from pyspark.ml.torch.distributor import TorchDistributor
 
     local = str(spark.sparkContext.master).startswith("local")
+    set_phase(spark, "train", f"{settings.training.ranks} ranks on {dataset_uri}")
     on_gpus = not local and _uses_cluster_gpus(spark, settings.training.device)
     relay = _Relay(sys.stderr)  # TorchDistributor writes the ranks' output to stdout if local, to stderr on a cluster
     with (

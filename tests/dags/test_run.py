@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from datetime import datetime, timedelta
 from pathlib import Path
 from random import Random
@@ -76,7 +77,7 @@ def deployment(tmp_path: Path) -> dict[str, Any]:
 
 
 def test_run__every_task_submits_the_golden_command_line(
-    dag_test: DagTest, recorder: Path, deployment: dict[str, Any], tmp_path: Path
+    dag_test: DagTest, recorder: Path, deployment: dict[str, Any], tmp_path: Path, migrated: dict[str, str]
 ) -> None:
     for dag, date, conf in (
         ("iotid_ingest", "2026-01-10", {}),
@@ -91,6 +92,10 @@ def test_run__every_task_submits_the_golden_command_line(
     submitted = (shlex.join(shlex.split(line)) for line in (recorder / "lines").read_text().splitlines())
     golden = (_HERE / "command_lines.txt").read_text(encoding="utf-8").splitlines()
     assert sorted(line.replace(str(tmp_path), "/data") for line in submitted) == sorted(golden)
+    shown = "SELECT task_id, rendered_map_index FROM task_instance WHERE task_id LIKE 'ingest.%' AND state = 'success'"
+    with closing(sqlite3.connect(f"{migrated['AIRFLOW_HOME']}/airflow.db")) as database:
+        names = set(database.execute(shown))
+    assert {(f"ingest.{task}", site) for task in ("captured", "take_census") for site in ("home", "office")} <= names
 
 
 def test_run__a_failed_site_fails_the_run_and_the_network_census_is_taken(

@@ -78,6 +78,19 @@ def test_spark_session__what_spark_submit_was_told_stands(monkeypatch: pytest.Mo
     assert "PYSPARK_PYTHON" not in os.environ
 
 
+def test_spark_session__has_pages_only_where_spark_submit_or_the_settings_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand = Stand(monkeypatch)
+    iotid.spark_session(_settings())
+    assert stand.given["spark.ui.enabled"] == "false"
+    iotid.spark_session(_settings('spark.conf={"spark.ui.enabled": "true"}'))
+    assert stand.given["spark.ui.enabled"] == "true"
+    submitted = Stand(monkeypatch, master="local[2]")
+    monkeypatch.setenv("PYSPARK_GATEWAY_PORT", "1")
+    monkeypatch.setattr(pyspark.SparkContext, "_ensure_initialized", lambda: None)
+    iotid.spark_session(_settings())
+    assert "spark.ui.enabled" not in submitted.given
+
+
 def test_spark_session__another_python_gets_no_daemon_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     stand = Stand(monkeypatch)
     monkeypatch.setenv("PYSPARK_PYTHON", "/opt/python")

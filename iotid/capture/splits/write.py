@@ -21,6 +21,7 @@ from iotid.capture.splits.plan import ScanOutcome, pack_tasks, split_captures
 from iotid.capture.splits.sample import duplicates_warning
 from iotid.partitions import PartitionKey
 from iotid.schemas.metadata import Splits
+from iotid.spark.phases import set_phase
 from iotid.spark.worker_errors import in_worker
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def write_splits(
 
     def scan_all(scan: Callable[[ByteRange], ScanOutcome], byte_ranges: Sequence[ByteRange]) -> Sequence[ScanOutcome]:
         assert spark is not None
+        set_phase(spark, "split-pcaps", f"find record boundaries in {len(byte_ranges):,} byte ranges of {location}")
         distributed = spark.sparkContext.parallelize(byte_ranges, len(byte_ranges))
         return distributed.mapPartitions(in_worker(partial(map, scan))).collect()
 

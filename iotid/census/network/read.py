@@ -28,6 +28,7 @@ from iotid.model.device.decide import KNOWN, SEVERAL, UNDECIDED, WITH_UNKNOWN
 from iotid.partitions import PartitionKey, Store
 from iotid.schemas import NETWORK_SITES, TOTALS
 from iotid.schemas.metadata import remedy
+from iotid.spark.phases import set_phase
 from iotid.spark.shuffle import (
     SIDE_OUTPUTS,
     partitions_of,
@@ -89,6 +90,7 @@ def read_sites(
     # a task of its own for each site would cost more than reading its few small files
     tasks = min(len(sites), partitions_of(spark))
     read = partial(_read, root=store.root, capture_date=capture_date, sites=list(sites), tasks=tasks)
+    set_phase(spark, "take-network-census", f"read the census of {len(sites):,} sites on {capture_date}")
     rows = task_ids(spark, range(tasks)).mapInArrow(in_worker(read), spark_schema(SIDE_OUTPUTS)).toArrow()
     found: dict[str, dict[str, pa.Table]] = defaultdict(dict)
     for kind, table in read_tables(rows):
