@@ -25,12 +25,12 @@ _ROWS = 5  # listed in a section; the table lists all
 
 
 class Section(NamedTuple):
-    """``view``: of the table with all ``count`` rows; ``rows``: the first ones."""
+    """``view``: of the table with all ``number`` rows; ``rows``: the first ones."""
 
     view: str
     severity: str
     title: str
-    count: int
+    number: int
     rows: list[dict[str, Any]]
 
 

@@ -158,8 +158,8 @@ def without_model(device: pa.Array, flows: pa.Array) -> pa.Table:
 
 
 def watched(rows: pa.Table, watchlist: config.Watchlist) -> pa.Array:
-    """bool (N,): addresses that are on the watch list, and those with a kind whose label, vendor or type is on it, and a
-    confidence in the entry's range."""
+    """bool (N,): addresses that are on the watch list, and those with a kind whose label, vendor or type is on it, with
+    a confidence in the entry's range."""
     kinds = one_chunk(rows["kinds"])
     found = kinds.flatten()
     lists = {"label": watchlist.labels, "vendor": watchlist.vendors, "type": watchlist.types}

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from iotid.arrow import one_chunk
+from iotid.capture.dates import date_warning
 from iotid.census.attention import VIEWS, ranks, sections
 from iotid.census.changes import NEW, is_present, present
 from iotid.census.csv_text import csv_text
@@ -29,7 +30,6 @@ from iotid.census.groups import OTHERS
 from iotid.census.identify import names_of_kinds, percents
 from iotid.census.left_out import OTHER_PROTOCOL
 from iotid.census.unlisted import hosts_without_row
-from iotid.flows.dates import date_warning
 from iotid.labels.hosts import NO_HOST, OUTSIDE, ROUTER, UNANSWERED
 from iotid.pages import page_environment
 
@@ -138,11 +138,11 @@ def render_page(
         metadata=metadata,
         links=dict.fromkeys(_LINKS) | (metadata.get("links") or {}),
         listed=listed,
-        date_warning=date_warning(metadata.get("flows_by_date") or {}, metadata["capture_date"]),
+        date_warning=date_warning(metadata.get("flows_by_date") or {}, metadata["capture_date"], "flows"),
         charts={"Type": _bars(found["type"]), "Vendor": _bars(found["vendor"])},
         found={"kinds": len(found), "addresses": pc.sum(pc.greater(pc.list_value_length(kinds), 0)).as_py() or 0},
         sections=found_sections,
-        new_unknown=next(each.count for each in found_sections if each.view == "new_unknown"),
+        new_unknown=next(each.number for each in found_sections if each.view == "new_unknown"),
         views=VIEWS,
         groups={"count": len(unnamed), "rows": unnamed.slice(0, _LISTED).to_pylist(), "others": OTHERS},
         titles=titles,

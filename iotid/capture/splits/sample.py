@@ -45,7 +45,7 @@ def _count(capture: FileSplit, settings: config.Capture) -> tuple[int, int]:
     """Packets decoded, and how many of them are duplicates."""
     packets, duplicates, decoder = 0, 0, Decoder(settings)
     with open_stream(capture, settings) as stream:
-        scan = RecordScan(stream, capture.container, capture.context, capture.start, capture.end, settings)
+        scan = RecordScan(stream, capture.container, capture.context, capture.start, capture.stop, settings)
         for step in scan:
             totals = decoder.decode(step.buffer, step.records, 0).totals
             packets += int(totals[:, 0].sum())
