@@ -312,7 +312,7 @@ class Watchlist(_Section):
     labels: tuple[Watched, ...]
     vendors: tuple[Watched, ...]
     types: tuple[Watched, ...]
-    devices: tuple[str, ...]
+    devices: tuple[str, ...] = ()
     fail: _Switch
 
 
