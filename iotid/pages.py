@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 NOTHING = "—"
+# not from the locale: pages are in English
+_WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+_MONTHS = (
+    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "December",
+)  # fmt: skip
 
 
 def page_environment(*packages: str) -> Environment:
@@ -35,3 +42,9 @@ def percent(share: float | None) -> str:
 def span(low: float | None, high: float | None) -> str:
     """An interval of shares, in per cent; empty without one."""
     return "" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f} %"
+
+
+def in_words(day: str) -> str:
+    """A date (YYYY-MM-DD) as in "Saturday, 31 January 2026"."""
+    found = date.fromisoformat(day)
+    return f"{_WEEKDAYS[found.weekday()]}, {found.day} {_MONTHS[found.month - 1]} {found.year}"

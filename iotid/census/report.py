@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from datetime import date
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +30,7 @@ from iotid.census.identify import names_of_kinds, percents
 from iotid.census.left_out import OTHER_PROTOCOL
 from iotid.census.unlisted import hosts_without_row
 from iotid.labels.hosts import NO_HOST, OUTSIDE, ROUTER, UNANSWERED
-from iotid.pages import page_environment
+from iotid.pages import in_words, page_environment
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -52,12 +51,6 @@ _REASONS = 30  # listed reasons why packets are in no flow; each protocol number
 _DICTIONARY_ENCODED = (
     "status", "marks", "group_name", "named_by", "maker", "change", "same_as", "previous_label", "also", "reason",
     "runners_up", "device_name", "listed_label", "list_check", "earlier_names",
-)  # fmt: skip
-# not from the locale: the page is in English
-_WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-_MONTHS = (
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
-    "December",
 )  # fmt: skip
 _LEAST = 0.005  # less probable runners-up would be 0 %
 
@@ -152,12 +145,6 @@ def render_page(
         rows={"shown": len(shown), "all": len(census)},
         data=_script_json(_columns(shown) | _group_columns(shown, lines) | {"titles": titles}),
     )
-
-
-def in_words(capture_date: str) -> str:
-    """A date (YYYY-MM-DD) as in "Saturday, 31 January 2026"."""
-    day = date.fromisoformat(capture_date)
-    return f"{_WEEKDAYS[day.weekday()]}, {day.day} {_MONTHS[day.month - 1]} {day.year}"
 
 
 def _shown_rows(census: pa.Table, lines: pa.Table, most: int) -> pa.Table:

@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from iotid.census.attention import ACT, CHECK
+from iotid.census.group_titles import group_titles
 from iotid.census.groups import OTHERS
 from iotid.census.identify import percents
 from iotid.census.network.charts import HEIGHT, WIDTH, Axis, BarChart, LineChart, bar_chart, line_chart, ticks
@@ -24,10 +26,11 @@ from iotid.census.network.trends import (
     spreading,
 )
 from iotid.census.totals import ADDRESSES, WITH_PROBABILITIES
-from iotid.pages import page_environment
+from iotid.pages import in_words, page_environment
 
 _TYPES = 24  # charts
 _LISTED = 25  # of each level
+_NAMED = 5  # sites named in a line
 _SPREADING, _GROUPS, _SITES, _WATCHED, _MERGED = 20, 30, 60, 20, 10
 _TITLES = {"kind": "Kinds", "type": "Types", "vendor": "Vendors", "model": "Models"}
 _STATES = {MISSING: 0, PARTIAL: 1, COMPLETE: 2}  # in the order of the page
@@ -55,9 +58,11 @@ def render_page(page: Page) -> str:
     environment = page_environment("iotid.census.network")
     environment.filters["percent"] = lambda part: percents(np.array([part]))[0] if part else "0 %"
     environment.filters["near"] = near
+    environment.filters["in_words"] = in_words
     axis = Axis.of([each.capture_date for each in page.history])
     merged = merged_groups(page.groups)
     of_all = page.rows.filter(pc.is_null(page.rows["site"]))
+    spreads, services = _spreads(page, merged), (page.groups[name].to_pylist() for name in ("group_name", "services"))
     return environment.get_template("network.html.j2").render(
         metadata=page.metadata,
         size={"width": WIDTH, "height": HEIGHT},
@@ -67,13 +72,44 @@ def render_page(page: Page) -> str:
         total=_total(of_all),
         types=_types(page, of_all, axis),
         arrivals=_arrivals(page, axis),
-        spreads=_spreads(page, merged),
+        spreads=spreads,
+        attention=_attention(page, spreads),
+        titles=group_titles(dict(zip(*services, strict=True))),
         groups=_groups(page, axis, merged),
         watched=_watched(page, of_all, axis),
         quality=_quality(page, axis),
         sites=_sites(page),
         tables=_tables(of_all),
     )
+
+
+def _attention(page: Page, spreads: Row) -> list[Row]:
+    """What to look at, the most severe first: severity, text, and the section of the page."""
+    sites, metadata = page.sites.to_pylist(), page.metadata
+    missing, partial = ([row["site"] for row in sites if row["state"] == state] for state in (MISSING, PARTIAL))
+    new = [row for row in page.groups.to_pylist() if row["addresses"] and str(row["first_date"]) == _date_of(page)]
+    rising = len(spreads["rows"]) + spreads["more"]
+    found = [
+        (ACT, metadata["watched"], "address on the watch list", "addresses on the watch list", "watch-list", ""),
+        (ACT, len(missing), "site without a census", "sites without a census", "sites", _some(missing)),
+        (CHECK, rising, "name spreads", "names spread", "spreads", ""),
+        (CHECK, len(new), "unknown group is new", "unknown groups are new", "groups", ""),
+        (CHECK, len(partial), "site is partial", "sites are partial", "sites", _some(partial)),
+    ]  # fmt: skip
+    return [
+        {"severity": severity, "text": f"{count:,} {one if count == 1 else many}{more}", "section": section}
+        for severity, count, one, many, section, more in found
+        if count
+    ]
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    return f": {', '.join(names[:_NAMED])}{more}" if names else ""
+
+
+def _date_of(page: Page) -> str:
+    return str(page.metadata["capture_date"])
 
 
 def near(value: float) -> str:

@@ -59,15 +59,18 @@ def test_page__shows_totals_trends_groups_and_missing_sites_first(network: Netwo
     found = network.network(30, ["a", "b", "c"])
     page, text = _page(found), _text(_page(found))
     assert "3 sites: 1 complete, 1 partial , 1 missing" in text
+    first = text.split("Needs attention")[1].split("Inventory")[0]
+    assert "1 address on the watch list 1 site without a census: c" in first
+    assert first.index("names spread") < first.index("1 site is partial: b")
     assert "dongle 9.9 (9 to 10) · found 10, at 1 site" in text
     assert "2026-01-23 (a week before, 2 sites), and 2026-01-02 (four weeks before, 2 sites)" in text
     spreads = text.split("What spreads")[1].split("Unknown groups")[0]
     assert "Bad dongle kind four weeks before 0 9.9 (9 to 10) ↑ 0 1 ↑" in spreads
-    assert "g1 unknown group four weeks before 1 2 ↑ 1 2 ↑" in spreads
+    assert "Unknown group 1 (TCP 8883) unknown group four weeks before 1 2 ↑ 1 2 ↑" in spreads
     assert "plug" not in spreads
     groups = text.split("Seen since")[1]
     assert "g1 2 2 1 0 2 a, b Nova TCP 8883 · 4 flows an hour, in 24 of 24 hours 2026-01-01 first at a" in groups
-    sites = text.split("Flows left out")[1]
+    sites = text.split("Flows skipped")[1]
     assert sites.index("c missing no captures of the date") < sites.index("b partial 1 capture in quarantine")
     assert sites.index("b partial") < sites.index("a complete")
     assert 'href="../../../census/site=a/capture_date=2026-01-30/_census.html"' in page
@@ -203,6 +206,6 @@ def test_page__opens_and_fits_in_a_browser(network: NetworkStore, tmp_path: Path
     match = re.search(r'<pre id="result">(.*?)</pre>', result, re.DOTALL)
     assert match is not None
     assert json.loads(html.unescape(match.group(1))) == {
-        "width": width, "title": "Network all, 2026-01-09", "fits": True, "wide": 0, "charts": True, "drawn": True,
+        "width": width, "title": "Network all on Friday, 9 January 2026", "fits": True, "wide": 0, "charts": True, "drawn": True,
         "headings": 1, "images": 0, "target": True,
     }  # fmt: skip
