@@ -149,7 +149,7 @@ class _Assembly:
         if carries_open_flows(self._flow):
             self._staged.filesystem.create_dir(f"{self._staged.path}/{OPEN_FOLDER}")
         target = tasks.OutputTarget(self._splits, self._flow, self._open_paths, self._staged.uri)
-        set_phase(self._spark, _STEP, f"read captures, assemble flows ({len(self._tasks):,} tasks)")
+        set_phase(self._spark, _STEP, f"read captures, assemble flows (tasks: {len(self._tasks):,})")
         result = SideOutputs.of(
             self._first_pass()
             .mapInArrow(in_worker(partial(tasks.merge_buckets, target=target)), spark_schema(SIDE_OUTPUTS))
