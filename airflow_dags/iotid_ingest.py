@@ -28,8 +28,9 @@ defaults, and import it with `airflow variables import FILE`. Required:
 
 With defaults:
 
-* `labels` (none): device list, which only `iotid_train` reads; without one it learns the names that persons gave to
-  groups of unknown devices (`iotid name`). `iotid_ingest` needs neither labels nor a model
+* `labels` (none): device list. `take_census` compares each site's devices with it; `iotid_train` learns its labels,
+  without one the names that persons gave to groups of unknown devices (`iotid name`). `iotid_ingest` needs neither
+  labels nor a model
 * `config` (`["cluster.yaml"]`): settings files, later wins
 * `driver_memory` (3g): of each Spark driver, on an Airflow worker
 * `wheel` (none): iotid's package for the executors; none if they have it installed
@@ -119,13 +120,16 @@ def _midnight() -> datetime:
 
 
 def lines() -> list[dict[str, Any]]:
-    """For each site: the arguments of the job that reads captures, and of the jobs that read tables."""
+    """For each site: the arguments of the jobs that read captures, that read splits, and that take the census."""
     variable, date = deployment(), _midnight().date().isoformat()
+    labels = ("--labels", variable["labels"]) if variable["labels"] else ()
     rows = []
     for site in variable["sites"]:
         tables_line = [*layers(variable), "--site", site, "--date", date]
         captures_line = [*tables_line, "--captures", captures_folder(variable, site, date)]
-        rows.append({"site": site, "captures_line": captures_line, "tables_line": tables_line})
+        census_line = [*tables_line, *labels]
+        lines_of_site = {"captures_line": captures_line, "tables_line": tables_line, "census_line": census_line}
+        rows.append({"site": site, **lines_of_site})
     return rows
 
 
@@ -207,7 +211,7 @@ def _is_late(variable: dict[str, Any], site: str, date: str) -> bool:
     return complete and is_late(arrived, flows_written(variable, site, date))
 
 
-def ingest(site: str, captures_line: list[str], tables_line: list[str]) -> None:
+def ingest(site: str, captures_line: list[str], tables_line: list[str], census_line: list[str]) -> None:
     """One site and date, from captures to flows and the census."""
     # the site instead of a number in Airflow's pages; both templates are rendered with the task's own arguments
     by_site = {"map_index_template": "{{ task.op_args[0] }}"}
@@ -215,7 +219,7 @@ def ingest(site: str, captures_line: list[str], tables_line: list[str]) -> None:
     wait = task.sensor(mode="reschedule", poke_interval=300, timeout=12 * 3600, **by_site)(captured)(site)
     split = StepOperator(**step("split_pcaps"), **job_by_site, application_args=captures_line)
     assemble = StepOperator(**step("assemble_flows"), **job_by_site, application_args=tables_line)
-    census = StepOperator(**step("take_census"), **job_by_site, application_args=tables_line)
+    census = StepOperator(**step("take_census"), **job_by_site, application_args=census_line)
     wait >> split >> assemble >> [task(outlets=[FLOWS], **by_site)(announce)(site), census]
 
 

@@ -74,8 +74,11 @@ def load_model(tracking: config.Tracking, storage_root: str, folder: str | None,
     root = local_path(storage_root)
     if not tracking.uri and not (root is not None and (Path(root) / "mlflow.db").is_file()):
         return FoundModel(None, "none is given; name a tracking store (--tracking) or a bundle (--model)")
+    from iotid.tracking.client import existing_server
     from iotid.tracking.versions import Registry
 
+    if tracking.uri:
+        existing_server(tracking.uri)  # MLflow would create a database that does not exist
     registry = Registry(tracking, storage_root)
     champion, why = find_champion(registry)
     if champion is None:

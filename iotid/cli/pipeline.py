@@ -111,7 +111,7 @@ def _summary(settings: Settings, inputs: Sequence[SiteCaptures], dataset: str | 
     from iotid.tracking import Registry
 
     store = Store(settings.storage.root)
-    yield from ("", f"Done in {seconds:.0f} s.", "", "What was read")
+    yield from ("", f"Done in {seconds:.0f} s.", "", "Coverage")
     for site in inputs:
         flows = store.open("flows", site.key)
         packets, left_out = sum(flows.metadata["packets"].values()), output.format_left_out(flows)
@@ -124,8 +124,8 @@ def _summary(settings: Settings, inputs: Sequence[SiteCaptures], dataset: str | 
     report = store.open("reports", PartitionKey.of_dataset(dataset)) if dataset else None
     if dataset and report:
         summary = store.open("datasets", PartitionKey.named(dataset)).metadata["summary"]
-        yield from ("", "What was learned", f"  {summary}", *(f"  {line}" for line in report.metadata["summary"]))
-    yield from ("", "What was counted")
+        yield from ("", "Model", f"  {summary}", *(f"  {line}" for line in report.metadata["summary"]))
+    yield from ("", "Inventory")
     for site in inputs:
         census = store.open("census", site.key)
         metadata, count = census.metadata, census.metadata["groups"]
@@ -137,7 +137,7 @@ def _summary(settings: Settings, inputs: Sequence[SiteCaptures], dataset: str | 
     yield (f"  network: {store.uri('network', PartitionKey.of_network(ALL_SITES, network))}/_network.html")
     yield from (
         "",
-        "Where things are",
+        "Outputs",
         *([f"  report    {report.uri}/report.html"] if report else []),
         f"  tracking  {Registry(settings.tracking, settings.storage.root).uri}",
         f"  tables    {settings.storage.root}/{{splits,flows,datasets,reports,census,network}}",

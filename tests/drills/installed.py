@@ -50,7 +50,7 @@ def main(dist: Path) -> None:
 
         programs = install("demo", f"iotid[demo] @ file://{wheel.resolve()}")
         printed = run(programs / "iotid", "demo")
-        if printed.count("census: ") != 4 or "Where things are" not in printed:
+        if printed.count("census: ") != 4 or "Outputs" not in printed:
             sys.exit(f"installed.py: the demo did not end as it should:\n{printed}")
         print("the demo ran from the wheel alone", flush=True)
         plain = install("plain", f"iotid @ file://{wheel.resolve()}")
