@@ -49,7 +49,7 @@ _SECTIONS = (
     (NEW, CHECK, "New"),
     (GONE, NOTE, "Gone since the census before"),
     (BACK, NOTE, "Back"),
-    (NOT_SEEN, NOTE, "Listed, but not seen"),
+    (NOT_SEEN, NOTE, "Listed, but not seen on this date"),
     (NOT_IDENTIFIED, NOTE, "Listed, but not identified"),
     (UNDECIDED, NOTE, "Undecided"),
     (SEVERAL, NOTE, "Shared address"),

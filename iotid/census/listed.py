@@ -40,14 +40,15 @@ def check_list(census: pa.Table, devices: Sequence[Device] | None, capture_date:
     if devices is None:
         return ListCheck(_with_columns(census, [(None, None, None)] * len(census)))
     entries = _Entries(devices)
-    rows, seen = [], set[str]()
+    rows, seen, seen_before = [], set[str](), set[str]()
     counts = dict.fromkeys(LIST_CHECKS, 0)
     for row in census.select(_READ).to_pylist():
         listed = entries.at(row)
         check = None if row["status"] == ABSENT else _check(row, listed)
+        names = seen_before if check is None else seen
+        names.update(device.name for device in listed)
         if check is not None:
             counts[check] += 1
-            seen.update(device.name for device in listed)
         rows.append((_joined(device.name for device in listed), _joined(device.model for device in listed), check))
     day = datetime.fromisoformat(capture_date).replace(tzinfo=UTC)
     valid = {
@@ -55,8 +56,11 @@ def check_list(census: pa.Table, devices: Sequence[Device] | None, capture_date:
         for device in devices
         if (device.mac or device.ip) and device.valid_from < day + timedelta(days=1) and device.valid_to > day
     }
-    missing = sorted(valid - seen)
-    found = {"devices": len(valid), "not_seen": len(missing), "not_seen_names": missing[:_MOST_NAMES], **counts}
+    missing = sorted((valid - seen) & seen_before)
+    # a list may be of several sites, so that a device was never seen here is no finding
+    never = len(valid - seen - seen_before)
+    named = {"not_seen": len(missing), "not_seen_names": missing[:_MOST_NAMES], "never_seen": never}
+    found = {"devices": len(valid), **named, **counts}
     return ListCheck(_with_columns(census, rows), found)
 
 

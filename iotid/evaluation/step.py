@@ -73,6 +73,7 @@ def evaluate_challenger(
             registry.set_tag(challenger.number, "device_quality", of_devices)
         staged.add_folder(page.parent)
         sentences = [sentence for sentence, _ in verdicts(report)]
+        sentences += [f"{CHALLENGER}: {of_devices}."] if of_devices else []
         note = notes.of_evaluation(dataset, report["leakage"], report["ceiling"], sentences)
         run.add_note("Evaluation", note)
         registry.add_note(challenger.number, "Evaluation", note)

@@ -140,7 +140,7 @@ class Census(Common, total=False):
     """Devices by status, change and mark; ``flows_without_device``: by reason; ``watched_labels``: watched, by name;
     ``makers``: which table of MAC prefixes, null with pseudonyms; ``unreadable``: captures in quarantine;
     ``network_groups``: key of the network's census that names groups, if any. ``device_list``: devices listed, those
-    not seen, and rows by ``list_check``; empty without a list. ``learned_from_date``: whether the model was trained on
+    not seen tonight and those never seen, and rows by ``list_check``; empty without a list. ``learned_from_date``: whether the model was trained on
     this site and date; null if that is not known. ``flows_by_date``: as of flows.
 
     ``model_version``: null if no model was there.

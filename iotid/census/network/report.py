@@ -27,6 +27,7 @@ from iotid.census.network.trends import (
 )
 from iotid.census.totals import ADDRESSES, WITH_PROBABILITIES
 from iotid.pages import in_words, page_environment
+from iotid.partitions import ALL_SITES
 
 _TYPES = 24  # charts
 _LISTED = 25  # of each level
@@ -65,6 +66,9 @@ def render_page(page: Page) -> str:
     spreads, services = _spreads(page, merged), (page.groups[name].to_pylist() for name in ("group_name", "services"))
     return environment.get_template("network.html.j2").render(
         metadata=page.metadata,
+        title="Devices at all sites"
+        if page.metadata["name"] == ALL_SITES
+        else f"Devices of network {page.metadata['name']}",
         size={"width": WIDTH, "height": HEIGHT},
         first=page.history[0].capture_date,
         dates=len(page.history),

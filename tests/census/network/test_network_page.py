@@ -206,7 +206,7 @@ def test_page__opens_and_fits_in_a_browser(network: NetworkStore, tmp_path: Path
     match = re.search(r'<pre id="result">(.*?)</pre>', result, re.DOTALL)
     assert match is not None
     assert json.loads(html.unescape(match.group(1))) == {
-        "width": width, "title": "Network all on Friday, 9 January 2026",
+        "width": width, "title": "Devices at all sites on Friday, 9 January 2026",
         "fits": True, "wide": 0, "charts": True, "drawn": True,
         "headings": 1, "images": 0, "target": True,
     }  # fmt: skip
