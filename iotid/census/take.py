@@ -246,9 +246,11 @@ class _Scorer:
         return replace(scored, devices=self.with_names(devices), groups=renamed)
 
     def with_names(self, devices: pa.Table) -> pa.Table:
-        """The devices with the names of their groups, which are as stored, and ``watched`` by these."""
+        """The devices with the names of their groups, which are as stored, and ``watched`` by these, too."""
         devices = with_names(devices, self.known.named)
-        hits = pc.if_else(pc.equal(devices["status"], NAMED), watched(devices, self.watchlist), devices["watched"])
+        is_named = pc.equal(devices["status"], NAMED)
+        # not these alone: an address on the watch list may be a pseudonym by now
+        hits = pc.or_(devices["watched"], pc.and_(is_named, watched(devices, self.watchlist)))
         at = devices.schema.get_field_index("watched")
         return devices.set_column(at, devices.schema.field(at), hits)
 

@@ -80,6 +80,7 @@ class Site:
         self.settings, self.store = settings, Store(settings.storage.root)
         self.shown: dict[str, dict[str, str | None]] = {}
         self.model: int | None = 1
+        self.tags: dict[str, str] = {}  # of the champion
         self.lost = 0
         self.split: list[set[str]] = []  # what each scoring was asked to split
         devices = {"camera": {"vendor": "Acme", "type": "camera"}, "plug": {"vendor": "Volt", "type": "plug"}}
@@ -127,7 +128,7 @@ class Site:
         listed = Watchlist.model_validate(watchlist or WATCHED)
         key, champion = PartitionKey.of_date("lab", f"2026-01-{day:02}"), None
         if version is not None:
-            champion = ModelVersion(version, "run", "2026-01-31", {})
+            champion = ModelVersion(version, "run", "2026-01-31", self.tags)
         bundle = Path("m") if champion else None
         return take_census(None, self.store, key, champion, bundle, settings, listed)  # type: ignore[arg-type]
 

@@ -77,7 +77,7 @@ def facts(**more: Any) -> dict[str, Any]:
     none = dict.fromkeys(("baseline", "new", "same", "changed", "back", "gone", "away"), 0)
     return {
         "site": "lab", "capture_date": "2026-01-10", "model_version": "7", "model_date": "2026-01-09",
-        "model_quality": "macro F1 91.00 %",
+        "model_quality": "macro F1 91.00 %, 95 % of the ceiling", "device_quality": "named 9 of 10 devices",
         "settings_hash": "0123456789ab", "key_fingerprint": None,
         "compared_with": {"capture_date": "2026-01-09", "how": "as it was"},
         "packets": {"flow": 12345, "not_ip": 67, "truncated": 0}, "devices": 3, "watched": 1,

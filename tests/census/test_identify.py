@@ -286,6 +286,17 @@ def test_watched__by_each_kinds_own_confidence(listed: dict[str, Any], expected:
     assert watched(rows, _watch(**listed)).to_pylist() == expected
 
 
+def test_watched__by_address_whatever_the_device_is(settings: Census) -> None:
+    rows = identify(_rows({PLUG: 0.9}, {PLUG: 0.5}, {PLUG: 0.9}), 1.0, CLASSES, settings)
+    devices = ["02:00:00:00:00:0a", "02:00:00:00:00:0b", "fe80::1"]
+    rows = rows.set_column(0, "device_id", pa.array(devices))
+    assert watched(rows, _watch(devices=["02:00:00:00:00:0B"])).to_pylist() == [False, True, False]
+    assert watched(rows, _watch(devices=["FE80::1"])).to_pylist() == [False, False, True]
+    assert watched(rows, _watch(devices=["02:00:00:00:00:99"])).to_pylist() == [False] * 3
+    assert watched(rows, _watch(devices=[devices[1]], labels=["plug"])).to_pylist() == [True] * 3
+    assert watched(rows[:0], _watch(devices=devices)).to_pylist() == []
+
+
 def test_percents__are_never_rounded_to_0_or_100() -> None:
     shares = np.array([0, 0.004, 0.005, 0.5, 0.985, 0.994, 0.995, 1])
     assert percents(shares) == ["<1 %", "<1 %", "1 %", "50 %", "99 %", "99 %", ">99 %", ">99 %"]

@@ -60,7 +60,7 @@ def test_page__flows_left_out_are_folded_with_counts_and_the_busiest() -> None:
     assert text.count("7 flows, 70 packets · not in the census") == 10
     assert "To an address that did not answer: 1 flow, 1 MAC or address" in text
     assert f"{HOSTILE} 2 addresses · 1 flow, 1 packet" in text
-    assert "left out: to an address that did not answer 1" in text_of(page)
+    assert "skipped: to an address that did not answer 1" in text_of(page)
     assert "<details>" not in page_of(census_of([{}]), facts(flows_without_device={}, flows_of_other_protocols=0))
 
 
@@ -69,8 +69,8 @@ def test_page__marked_rows_have_a_section_a_view_and_a_status() -> None:
     rows: list[dict[str, Any]] = [{"marks": marks}, {"marks": marks[:1]}, {"marks": marks, "change": "gone"}, {}]
     page = page_of(census_of(rows), facts())
     text = text_of(page)
-    assert "Address used by another MAC at the same time: 2 02:00:00:00:00:00" in text
-    assert "Several kinds at the same time under one MAC: 1 02:00:00:00:00:00" in text
+    assert "Address used by another MAC at the same time: 2 act 02:00:00:00:00:00" in text
+    assert "Several kinds at the same time under one MAC: 1 check 02:00:00:00:00:00" in text
     data = data_of(page)["marks"]
     assert [data["names"][code] for code in data["codes"]] == ["; ".join(row.get("marks", [])) for row in rows]
     for mark in marks:
@@ -84,7 +84,7 @@ def test_page__marked_rows_have_a_section_a_view_and_a_status() -> None:
 
 def test_page__loads_nothing_from_the_network() -> None:
     page = page_of(census_of([{}]), facts())
-    assert re.findall(r'href="(.)', page) == ["#"]
+    assert re.findall(r'href="([^"]*)', page) == ["#devices", "_census.csv", "_census.jsonl"]
     assert not re.search(r"src=|://|@import|url\(|fetch\(|XMLHttpRequest", page)
     assert "default-src 'none'" in page
 
@@ -92,13 +92,15 @@ def test_page__loads_nothing_from_the_network() -> None:
 def test_page__shows_version_date_comparison_and_all_packet_counts() -> None:
     text = text_of(page_of(census_of([{}]), facts()))
     for part in (
-        "Census of lab, 2026-01-10", "Model version 7 of 2026-01-09: macro F1 91.00 %.",
+        "Devices at lab on Saturday, 10 January 2026", "Model version 7 of 2026-01-09: named 9 of 10 devices.",
         "Compared with the census of 2026-01-09",
-        "in flows 12,345", "in no flow: not ip 67", "total 12,412", "of another IP protocol 190", "without a MAC 10",
-        "total 1,700",
+        "in flows 12,345", "skipped: not ip 67", "Total 12,412", "skipped: of another IP protocol 190",
+        "skipped: from an outside address, without a MAC 10", "Total 1,700",
     ):  # fmt: skip
         assert part in text
     assert "truncated" not in text
+    assert "macro F1" not in text, "the header counts devices"
+    assert "ceiling" not in text
     assert "First census" in text_of(page_of(census_of([{}]), facts(compared_with=None)))
     for how, words in (("scored again", "were scored again"), ("labels not compared", "names are not compared")):
         compared = {"capture_date": "2026-01-09", "how": how}
@@ -112,7 +114,7 @@ def test_page__says_that_identifiers_are_pseudonyms_and_not_joinable() -> None:
     assert "rounded down: counts to powers of ten, times to days" in text
     assert "Not compared with the census of 2026-01-09: its identifiers were not made with this key" in text
     text = text_of(page_of(census_of([{}]), facts(compared_with=apart)))
-    assert "its identifiers are pseudonyms. All devices count as first seen." in text
+    assert "its identifiers are pseudonyms. No device counts as new." in text
     assert "(key" not in text
     assert "powers of ten" not in text
 
@@ -127,17 +129,24 @@ def test_page__shows_days_where_times_are_rounded_to_days() -> None:
     assert "toISOString().slice(0, 10)" in text
 
 
-def test_page__sections_list_ten_rows_and_count_all() -> None:
+def test_page__sections_list_five_rows_and_count_all() -> None:
     rows: list[dict[str, Any]] = [{"change": "new"}] * 13 + [{"change": "gone", "status": "unknown"}]
     rows += [{"watched": True}, {"status": "undecided"}]
     text = text_of(page_of(census_of(rows), facts()))
     for part in (
-        "New: 13", "Show all 13 in the table", "Gone: 1", "On the watch list: 1", "plug 81 % · Acme",
-        "nearest lamp , 13 %, by 12 flows", "Undecided: 1",
-        "one mac, named otherwise than the maker of the mac, changed, back, known kinds and an unknown device,",
-        "several kinds behind one address, unknown, named by persons.",
+        "New: 13 check", "Show all 13 in the table", "Gone since the census before: 1 for information",
+        "On the watch list: 1 act", "plug 81 % · Acme", "nearest: lamp 13 %, by 12 flows",
+        "Undecided: 1 for information",
     ):  # fmt: skip
         assert part in text
+    new = text.partition("New: 13")[2].partition("Show all 13")[0]
+    assert re.findall(r"02:00:00:00:00:..", new) == [f"02:00:00:00:00:0{n}" for n in range(5)]
+    for title in (
+        "Several kinds at the same time under one MAC", "Named otherwise than the maker of the MAC", "Changed", "Back",
+        "Shared address with an unknown device", "Shared address", "Unknown", "Named by persons",
+    ):  # fmt: skip
+        assert f"{title}: " not in text, "no section without a row"
+        assert f"{title} " in text, "but a view of the table"
 
 
 @pytest.mark.parametrize(
@@ -170,7 +179,7 @@ def test_page__sections_list_ten_rows_and_count_all() -> None:
 )
 def test_page__shows_what_a_changed_address_was_and_is(row: dict[str, Any], text: str, also: str | None) -> None:
     page = page_of(census_of([{"change": "changed", "status": "several", **row}]), facts())
-    assert f"Changed: 1 02:00:00:00:00:00 {text} " in text_of(page)
+    assert f"Changed: 1 check 02:00:00:00:00:00 {text} " in text_of(page)
     assert data_of(page)["also"]["names"] == ([also] if also else [])
 
 
@@ -191,8 +200,9 @@ def test_page_and_csv__units_of_one_new_model_are_one_line() -> None:
     services = {"gmany": ["TCP 8883", "UDP 5353"], "gone1": []}
     page = page_of(census_of(unknowns()), facts(), **services)
     text = text_of(page)
-    assert "Unknown: 51 in 2 groups gmany 50 devices, 1 new, such as 02:00:00:00:00:07 · TCP 8883, UDP 5353" in text
-    assert "gone1 1 device, such as 02:00:00:00:00:32" in text
+    assert "Unknown: 51 in 2 groups check Unknown group MANY (TCP 8883, UDP 5353) 50 devices, 1 new, such as" in text
+    assert "such as 02:00:00:00:00:07 iotid name gmany --model … --vendor … --type … Copy" in text
+    assert "Unknown group ONE1 1 device, such as 02:00:00:00:00:32" in text
     data = data_of(page)
     assert {row: count for row, count in enumerate(data["stands_for"]) if count} == {7: 50, 50: 1}
     assert data["services"] == {"gmany": "TCP 8883, UDP 5353", "gone1": ""}
@@ -219,11 +229,10 @@ def test_page_and_csv__a_named_group_is_shown_as_said_by_a_person() -> None:
     assert page.count("<script") == 2
     assert "<img" not in page
     text = text_of(page)
-    assert " 2 Named " in text
-    assert f"Named by persons: 2 02:00:00:00:00:00 {HOSTILE} 95 % · Acme · named by {HOSTILE} " in text
-    assert (
-        "Unknown: 2 gother 1 device, such as 02:00:00:00:00:02 iotid name gother --model … --vendor … --type …" in text
-    )
+    assert " 2 named " in text
+    assert f"Named by persons: 2 for information 02:00:00:00:00:00 {HOSTILE} 95 % · Acme · named by {HOSTILE} " in text
+    assert "Unknown: 2 check Unknown group OTHE 1 device, such as 02:00:00:00:00:02 iotid name gother --model" in text
+    assert "Unknown devices of no group 1 device, such as 02:00:00:00:00:03" in text
     assert "iotid name gnamed" not in text
     assert "iotid name others" not in text
     assert '<option value="named">Named by persons</option>' in page
@@ -239,12 +248,12 @@ def test_page_and_csv__a_named_group_is_shown_as_said_by_a_person() -> None:
     assert f"'{FORMULA}" in next(csv.DictReader(io.StringIO(render_csv(formula))))["named_by"]
 
 
-def test_page__lists_ten_groups_and_a_button_for_the_rest() -> None:
+def test_page__lists_five_groups_and_a_button_for_the_rest() -> None:
     rows = [{"status": "unknown", "group_name": f"g{n:02}"} for n in range(12)]
     text = text_of(page_of(census_of(rows), facts(), **{f"g{n:02}": [] for n in range(12)}))
-    assert "Unknown: 12 g00" in text
-    assert "g09 1 device" in text
-    assert "g10 1 device" not in text
+    assert "Unknown: 12 check Unknown group 00 1 device" in text
+    assert "Unknown group 04 1 device" in text
+    assert "Unknown group 05 1 device" not in text
     assert "Show all 12 groups in the table" in text
 
 
@@ -255,11 +264,10 @@ def test_page_and_csv__name_every_kind_of_an_address_with_its_probability() -> N
     text = text_of(page)
     assert page.count("<script") == 2
     assert (
-        f"Several kinds behind one address: 1 02:00:00:00:00:00 {HOSTILE} >99 % , Volt plug 99 % , {FORMULA} 61 %"
-        in text
+        f"Shared address: 1 for information 02:00:00:00:00:00 {HOSTILE} >99 % , Volt plug 99 % , {FORMULA} 61 %" in text
     )
     beside = f"02:00:00:00:00:01 Volt plug 99 % , {FORMULA} 61 % and an unknown device"
-    assert f"Known kinds and an unknown device: 1 {beside}" in text
+    assert f"Shared address with an unknown device: 1 check {beside}" in text
     data = data_of(page)
     assert data["kinds"]["named"] == [
         [HOSTILE, "Acme", "socket"], ["Volt plug", None, None], [FORMULA, "Acme", "socket"],
@@ -324,7 +332,7 @@ def test_page__shows_at_most_page_rows_and_says_so() -> None:
     assert set(data["services"]) == {rows[row]["group_name"] for row in kept if "group_name" in rows[row]}
     assert data["stands_for"][data["device_id"].index(ids[411])] == 2
     text = text_of(page)
-    assert "This page shows 40 of 414 addresses (census.page_rows)" in text
+    assert "This page shows 40 of 414 rows (census.page_rows)" in text
     assert "Unknown: 202 in 201 groups" in text, "the count is over all rows"
     assert "This page shows" not in text_of(page_of(census_of(rows), facts(), 414, **groups))
     assert len(data_of(page_of(census_of(rows), facts(), 1, **groups))["device_id"]) == 1
@@ -333,10 +341,10 @@ def test_page__shows_at_most_page_rows_and_says_so() -> None:
 def test_page__lists_the_commonest_reasons_and_the_sum_of_all_others() -> None:
     odd = {f"unknown_ether_type_0x{n:04x}": 2 for n in range(500)}
     text = text_of(page_of(census_of([{}]), facts(packets={"flow": 10, "not_ip": 70, **odd})))
-    assert "in no flow: not ip 70" in text
-    assert "in no flow: 471 further reasons 942" in text
+    assert "skipped: not ip 70" in text
+    assert "skipped: 471 further reasons 942" in text
     assert text.count("unknown ether type") == 29
-    assert "total 1,080" in text
+    assert "Total 1,080" in text
 
 
 def test_page_and_csv__of_an_empty_census_are_whole() -> None:

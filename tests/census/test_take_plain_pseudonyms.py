@@ -15,10 +15,12 @@ from iotid.census import take
 from iotid.census.pseudonyms import KEY_VARIABLE, Pseudonyms
 from iotid.census.score import Scored
 from iotid.errors import SettingError
+from iotid.labels.group_names import Statement
+from iotid.labels.grouped_devices import state
 from iotid.partitions import Partition
 from iotid.schemas import GROUPS
 
-from .plain_site import KEY, WATCHED, A, D, Site, changes_of
+from .plain_site import KEY, WATCHED, A, B, D, Site, changes_of
 
 
 def test_take_plain__with_pseudonyms_flows_left_out_show_no_mac_or_address(
@@ -136,3 +138,19 @@ def test_take_plain__pseudonyms_with_prefixes_and_without_are_not_joined(grouped
 def test_take_plain__the_watch_list_uses_exact_probabilities(grouped: Site) -> None:
     exact = WATCHED | {"labels": [{"name": "camera", "from": 0.92, "to": 0.94}], "vendors": []}
     assert grouped.census(1, watchlist=exact, pseudonyms="opaque").metadata["watched"] == 1
+
+
+@pytest.mark.parametrize("mode", ["off", "opaque"])
+def test_take_plain__an_address_on_the_watch_list_stays_watched_when_its_group_is_named(
+    grouped: Site, mode: str
+) -> None:
+    def watched_rows() -> list[tuple[str, bool]]:
+        census = grouped.census(1, watchlist=WATCHED | {"labels": [], "devices": [B.upper()]}, pseudonyms=mode)
+        rows = pq.read_table(f"{census.uri}/part-0.parquet", partitioning=None).to_pylist()
+        return sorted((row["status"], row["watched"]) for row in rows)
+
+    assert watched_rows() == [("known", False), ("unknown", False), ("unknown", True)]
+    stored = pq.read_table(f"{grouped.census(1, pseudonyms=mode).uri}/part-0.parquet", partitioning=None)
+    (group,) = set(stored["group_name"].to_pylist()) - {None}
+    state(grouped.store, Statement(group, "name", "anna", model="Odd 1", vendor="Acme", type="oddity"))
+    assert watched_rows() == [("known", False), ("named", False), ("named", True)]
