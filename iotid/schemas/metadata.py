@@ -136,12 +136,27 @@ class Decisions(Common, total=False):
     promoted: bool
 
 
+class DeviceListCounts(TypedDict, total=False):
+    """Listed devices: all, those seen at the site before but not on this date, with names, and those never seen; and
+    addresses by ``list_check``."""
+
+    devices: Count
+    not_seen: Count
+    not_seen_names: list[str]
+    never_seen: Count
+    agrees: Count
+    differs: Count
+    not_identified: Count
+    not_listed: Count
+    unknown: Count
+
+
 class Census(Common, total=False):
     """Devices by status, change and mark; ``flows_without_device``: by reason; ``watched_labels``: watched, by name;
     ``makers``: which table of MAC prefixes, null with pseudonyms; ``unreadable``: captures in quarantine;
-    ``network_groups``: key of the network's census that names groups, if any. ``device_list``: devices listed, those
-    not seen tonight and those never seen, and rows by ``list_check``; empty without a list. ``learned_from_date``: whether the model was trained on
-    this site and date; null if that is not known. ``flows_by_date``: as of flows.
+    ``network_groups``: key of the network's census that names groups, if any. ``device_list``: empty without a list.
+    ``learned_from_date``: whether the model was trained on this site and date; null if that is not known.
+    ``flows_by_date``: as of flows.
 
     ``model_version``: null if no model was there.
     """
@@ -165,7 +180,7 @@ class Census(Common, total=False):
     unreadable: Count
     unexplained: Share
     network_groups: dict[str, str]
-    device_list: dict[str, Any]
+    device_list: DeviceListCounts
     learned_from_date: bool | None
     flows_by_date: dict[str, Count]
 

@@ -196,8 +196,8 @@ def test_write_report__shows_whole_devices_of_each_kind(report: Any, tmp_path: P
         in text
     )
     assert device_metrics(report) == {
-        "ensemble.whole_devices.right": 0.625,
-        "ensemble.whole_devices.wrong": 0.125,
-        "ensemble.whole_devices.undecided": 0.0,
-        "ensemble.whole_devices.unknown": 0.25,
+        "test.ensemble.whole_devices.right": 0.625,
+        "test.ensemble.whole_devices.wrong": 0.125,
+        "test.ensemble.whole_devices.undecided": 0.0,
+        "test.ensemble.whole_devices.unknown": 0.25,
     }

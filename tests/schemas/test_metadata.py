@@ -32,7 +32,12 @@ _ODD: dict[type, list[Any]] = {  # by the type of what is there
     dict: [_LONG, [], [{"x": 1}], None, 3, False],
     type(None): [3, [_LONG], {"x": 1}, False],
 }
-_VALID = ((-1, "last_us"), (None, "model_version"), (None, "makers"))  # among the odd values
+_VALID = (
+    (-1, "last_us"),
+    (None, "model_version"),
+    (None, "makers"),
+    (None, "learned_from_date"),
+)  # among the odd values
 _HERE = Path(__file__).parents[1]
 
 

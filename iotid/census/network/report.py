@@ -61,14 +61,12 @@ def render_page(page: Page) -> str:
     environment.filters["near"] = near
     environment.filters["in_words"] = in_words
     axis = Axis.of([each.capture_date for each in page.history])
-    merged = merged_groups(page.groups)
+    merged, name = merged_groups(page.groups), page.metadata["name"]
     of_all = page.rows.filter(pc.is_null(page.rows["site"]))
     spreads, services = _spreads(page, merged), (page.groups[name].to_pylist() for name in ("group_name", "services"))
     return environment.get_template("network.html.j2").render(
         metadata=page.metadata,
-        title="Devices at all sites"
-        if page.metadata["name"] == ALL_SITES
-        else f"Devices of network {page.metadata['name']}",
+        title="Devices at all sites" if name == ALL_SITES else f"Devices of network {name}",
         size={"width": WIDTH, "height": HEIGHT},
         first=page.history[0].capture_date,
         dates=len(page.history),
