@@ -141,9 +141,7 @@ def test_take_plain__the_watch_list_uses_exact_probabilities(grouped: Site) -> N
 
 
 @pytest.mark.parametrize("mode", ["off", "opaque"])
-def test_take_plain__an_address_on_the_watch_list_stays_watched_when_its_group_is_named(
-    grouped: Site, mode: str
-) -> None:
+def test_take_plain__a_watched_address_of_a_named_group_stays_watched(grouped: Site, mode: str) -> None:
     def watched_rows() -> list[tuple[str, bool]]:
         census = grouped.census(1, watchlist=WATCHED | {"labels": [], "devices": [B.upper()]}, pseudonyms=mode)
         rows = pq.read_table(f"{census.uri}/part-0.parquet", partitioning=None).to_pylist()

@@ -245,8 +245,8 @@ def test_take_census__before_the_first_promotion_is_made_without_a_model(
     settings = ["--set", f"storage.root={tmp_path}", "--set", "dataset.protocols=[17]"]
     result = CliRunner().invoke(take_census_job, [*ONE_DATE, *settings])
     assert result.exit_code == 0, result.output
-    _spark, _store, _key, champion, bundle, *_sections, protocols = asked
-    assert (champion, bundle, list(protocols)) == (None, None, [17])
+    _spark, _store, _key, champion, bundle, *_sections, protocols, listed = asked
+    assert (champion, bundle, list(protocols), listed) == (None, None, [17], None)
     hint, line = result.output.splitlines()[-2:]
     assert (
         hint
