@@ -88,7 +88,7 @@ def test_named__what_is_rejected_is_unknown_again_with_its_own_reason(plain_site
     plain_site.flows(2, a=f"?{G}")
     after = plain_site.census(2)
     rows = _rows(after)
-    assert rows[A]["status"] == rows[B]["status"] == "unknown"
+    assert (rows[A]["status"], rows[B]["status"]) == ("unknown", "absent")
     assert changes_of(after)[A] == ("same", None)
     assert rows[B]["kinds"] == []
     assert rows[B]["named_by"] is None
