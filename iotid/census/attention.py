@@ -20,6 +20,7 @@ from iotid.census.named import NAMED
 from iotid.model.device.decide import SEVERAL, UNDECIDED, UNKNOWN, WITH_UNKNOWN
 
 ACT, CHECK, NOTE = SEVERITIES = ("act", "check", "note")
+NEW_OTHER = "new_other"
 NOT_SEEN = "not_seen"  # listed devices, which have no row
 _ROWS = 5  # listed in a section; the table lists all
 
@@ -46,7 +47,7 @@ _SECTIONS = (
     (CHANGED, CHECK, "Changed"),
     (KINDS_AT_ONCE, CHECK, "Several kinds at the same time under one MAC"),
     (MAKER_DIFFERS, CHECK, "Named otherwise than the maker of the MAC"),
-    (NEW, CHECK, "New"),
+    (NEW_OTHER, CHECK, "New, other than unknown"),
     (GONE, NOTE, "Gone since the census before"),
     (BACK, NOTE, "Back"),
     (NOT_SEEN, NOTE, "Listed, but not seen on this date"),
@@ -96,13 +97,15 @@ def _masks(census: pa.Table) -> dict[str, pa.Array]:
         "watched": one_chunk(census["watched"]),
         "new_unknown": pc.and_(is_new, pc.or_(is_unknown, pc.equal(status, WITH_UNKNOWN))),
         CHANGED: pc.equal(change, CHANGED),
-        NEW: pc.and_(is_new, pc.invert(pc.or_(is_unknown, pc.equal(status, WITH_UNKNOWN)))),
+        NEW_OTHER: pc.and_(is_new, pc.invert(pc.or_(is_unknown, pc.equal(status, WITH_UNKNOWN)))),
         GONE: pc.equal(change, GONE),
         BACK: pc.equal(change, BACK),
     }
     masks |= {mark: _is_marked(census, mark) for mark in (ADDRESS_CONFLICT, KINDS_AT_ONCE, MAKER_DIFFERS)}
     masks |= {value: pc.equal(status, value) for value in (UNKNOWN, WITH_UNKNOWN, UNDECIDED, SEVERAL, NAMED)}
     masks |= {value: pc.fill_null(pc.equal(check, value), False) for value in (DIFFERS, NOT_LISTED, NOT_IDENTIFIED)}
+    # what a person said of a group was not recognised
+    masks[NOT_LISTED] = pc.and_(masks[NOT_LISTED], pc.not_equal(status, NAMED))
     return masks
 
 

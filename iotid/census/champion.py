@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
 
-from iotid.errors import DataError, NoModelError
+from iotid.errors import DataError, InputError, NoModelError
 from iotid.storage import local_path
 
 if TYPE_CHECKING:
@@ -27,8 +27,10 @@ def find_champion(registry: Registry) -> tuple[ModelVersion | None, str]:
     """The champion; or None, and why there is none.
 
     Raises:
+        UserError: ``tracking.uri`` names a database that does not exist.
         ServerError: the registry cannot be reached, so whether there is a champion is not known.
     """
+    registry.check_exists()
     try:
         return champion_of(registry), ""
     except NoModelError as why:
@@ -70,15 +72,16 @@ def load_model(tracking: config.Tracking, storage_root: str, folder: str | None,
         ServerError: the registry cannot be reached.
     """
     if folder is not None:
+        from iotid.model.bundle import DESCRIPTION
+
+        if not (Path(folder) / DESCRIPTION).is_file():
+            raise InputError(f"--model {folder}: is no bundle, it has no {DESCRIPTION}; give the folder of a model")
         return _loaded(Path(folder), f"model {folder}", flow)
     root = local_path(storage_root)
     if not tracking.uri and not (root is not None and (Path(root) / "mlflow.db").is_file()):
         return FoundModel(None, "none is given; name a tracking store (--tracking) or a bundle (--model)")
-    from iotid.tracking.client import existing_server
     from iotid.tracking.versions import Registry
 
-    if tracking.uri:
-        existing_server(tracking.uri)  # MLflow would create a database that does not exist
     registry = Registry(tracking, storage_root)
     champion, why = find_champion(registry)
     if champion is None:

@@ -127,6 +127,7 @@ def render_page(
     found = pa.RecordBatch.from_struct_array(kinds.flatten())
     listed = metadata.get("device_list") or {}
     found_sections = sections(census, listed)
+    option = f" --set storage.root={metadata['root']}" if metadata.get("root") else ""
     return environment.get_template("census.html.j2").render(
         metadata=metadata,
         links=dict.fromkeys(_LINKS) | (metadata.get("links") or {}),
@@ -135,15 +136,15 @@ def render_page(
         charts={"Type": _bars(found["type"]), "Vendor": _bars(found["vendor"])},
         found={"kinds": len(found), "addresses": pc.sum(pc.greater(pc.list_value_length(kinds), 0)).as_py() or 0},
         sections=found_sections,
-        new_unknown=next(each.number for each in found_sections if each.view == "new_unknown"),
         views=VIEWS,
         groups={"count": len(unnamed), "rows": unnamed.slice(0, _LISTED).to_pylist(), "others": OTHERS},
         titles=titles,
+        root=metadata.get("root"),
         packets={"flow": packets.pop("flow", 0), "left": packets.total(), "reasons": _reasons(packets)},
         left_out=_left_out(left_out, metadata),
         hosts=hosts_without_row(census, left_out, metadata),
         rows={"shown": len(shown), "all": len(census)},
-        data=_script_json(_columns(shown) | _group_columns(shown, lines) | {"titles": titles}),
+        data=_script_json(_columns(shown) | _group_columns(shown, lines) | {"titles": titles, "set": option}),
     )
 
 

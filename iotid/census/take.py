@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -167,12 +168,18 @@ def take_census(
         pq.write_table(CENSUS.describe(census), f"{staged.path}/part-0.parquet", filesystem=staged.filesystem)
         pq.write_table(TOTALS.describe(totals), f"{staged.path}/{TOTALS_FILE}", filesystem=staged.filesystem)
         write_groups(staged, groups, pseudonyms)
-        staged.write_text(CSV, render_csv(census))
-        staged.write_text(JSON_LINES, "".join(json_lines(with_keys(census, key.site, key.capture_date))))
+        rows = with_keys(census, key.site, key.capture_date)
+        staged.write_text(CSV, render_csv(rows))
+        staged.write_text(JSON_LINES, "".join(json_lines(rows)))
         staged.write_text(GROUPS_CSV, render_groups_csv(census, groups))
         pq.write_table(LEFT_OUT.describe(left_out), f"{staged.path}/{LEFT_OUT_FILE}", filesystem=staged.filesystem)
         staged.write_text(LEFT_OUT_CSV, render_left_out_csv(left_out))
-        shown = {**key, **metadata, "links": _links(store, key, earlier, known.network, champion)}
+        shown = {
+            **key,
+            **metadata,
+            "root": shlex.quote(store.root),
+            "links": _links(store, key, earlier, known.network, champion),
+        }
         staged.write_text(PAGE, render_page(census, groups, left_out, shown, settings.page_rows))
         staged.metadata.update(metadata)
     return store.open("census", key)

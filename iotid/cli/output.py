@@ -94,7 +94,10 @@ def format_network(network: Partition[Network]) -> Iterator[str]:
 def format_outcome(outcome: Outcome) -> str:
     """What is stored of a statement about a group."""
     statement = outcome.statement
-    members = f"{outcome.devices:,} devices, {outcome.sites:,} sites, {outcome.censuses:,} censuses"
+    counts = (("device", outcome.devices), ("site", outcome.sites), ("census", outcome.censuses))
+    members = ", ".join(
+        f"{count:,} {name}{'' if count == 1 else 'es' * (name == 'census') or 's'}" for name, count in counts
+    )
     if not outcome.is_new:
         return f"name: {statement.group} is {statement.title} already ({statement.said}): {members}; nothing changed"
     return f"name: {statement.group} is {statement.title} ({statement.said}): {members}"

@@ -41,6 +41,10 @@ def load_settings(files: Iterable[str | Path] = (), overrides: Iterable[str] = (
     Raises:
         SettingError: a file is missing or not YAML; a key is unknown; a value has the wrong type or range.
     """
+    for argument, values in (("files", files), ("overrides", overrides)):
+        if isinstance(values, str | bytes | Path | Mapping):
+            example = "['local.yaml']" if argument == "files" else "['training.epochs=10']"
+            raise SettingError(f"{argument}: must be a list, got {short_repr(values)}; pass {example}")
     merged: dict[str, Any] = {}
     for name in DEFAULT_LAYERS:
         _merge(merged, _read_yaml(conf_dir() / name))

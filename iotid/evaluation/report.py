@@ -117,14 +117,15 @@ def verdicts(report: Report) -> list[Verdict]:
     ]
 
 
-def device_quality(whole_devices: WholeDevices | None) -> str | None:
-    """One phrase on the device nights of the test split; None without any."""
+def device_quality(whole_devices: WholeDevices | None, protocol: str) -> str | None:
+    """One phrase on the device nights of the test split, which ``protocol`` made; None without any."""
     if not whole_devices or not (number := whole_devices["recordings"]):
         return None
     right, wrong = whole_devices["right"], whole_devices["wrong"]
+    shared = "" if protocol == "by_capture" else ", whose other flows it was trained on,"
     return (
-        f"of {number:,} device night{'s' * (number != 1)} of the test split it named {right:,} rightly "
-        f"({percent(right / number)}) and {wrong:,} wrongly"
+        f"of {number:,} device night{'s' * (number != 1)} of the test split{shared} it named {right:,} rightly and "
+        f"{wrong:,} wrongly"
     )
 
 

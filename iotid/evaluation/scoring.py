@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from iotid.partitions import Partition, Store
     from iotid.schemas.metadata import Datasets, Flows
 
-_MODEL_ORIGIN = "adaptive ensemble of bi-LSTMs (the paper's)"
+_MODEL_ORIGIN = "adaptive ensemble of bi-LSTMs (after the paper, with the settings of this run)"
 
 
 def evaluate(

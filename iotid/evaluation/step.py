@@ -69,7 +69,9 @@ def evaluate_challenger(
             run.log_params({"leakage": round(report["leakage"], 4), "ceiling": round(report["ceiling"], 4)})
         reached = f"{quality(report['systems'][CHALLENGER])} on the test part of dataset {dataset}"
         registry.set_tag(challenger.number, "quality", reached)
-        if of_devices := device_quality(report["systems"][CHALLENGER].get("whole_devices")):
+        if of_devices := device_quality(
+            report["systems"][CHALLENGER].get("whole_devices"), report["dataset"]["protocol"]
+        ):
             registry.set_tag(challenger.number, "device_quality", of_devices)
         staged.add_folder(page.parent)
         sentences = [sentence for sentence, _ in verdicts(report)]

@@ -15,6 +15,8 @@ from iotid.arrow import one_chunk
 from iotid.errors import InputError, SchemaError, short_repr, shorten
 from iotid.schemas import FLOWS
 
+LENGTH_KEY = b"iotid.flow.length"  # metadata of a table that `from_captures` made
+
 PER_PACKET = {  # columns with a value for each of the first packets: the lowest and the highest
     "packet_length": (
         1,
@@ -56,6 +58,18 @@ def flows_of(given: object, needed: Collection[str], max_packets: int = 0, optio
     for at in range(0, len(table), _SLICE):
         _check(table.slice(at, _SLICE), at, max_packets)
     return table.select(list(kept))
+
+
+def check_length(given: object, length: str) -> None:
+    """Raise a SchemaError if `from_captures` made the table with another ``flow.length`` than ``length``, which a table
+    of other origin does not say."""
+    metadata = getattr(getattr(given, "schema", None), "metadata", None)
+    found = metadata.get(LENGTH_KEY, b"").decode() if isinstance(metadata, dict) else ""
+    if found and found != length:
+        raise SchemaError(
+            f"flows: packet_length counts from the {found} header on, and the model reads those from {length} on; "
+            f"assemble the flows with length={length!r}"
+        )
 
 
 def _check(flows: pa.Table, first_row: int, max_packets: int) -> None:

@@ -19,6 +19,7 @@ from iotid.capture.splits.overlaps import FirstPackets
 from iotid.capture.splits.plan import last_splits, pack_tasks, split_captures, splits_before
 from iotid.capture.threads import in_threads
 from iotid.errors import AccountingError, InputError, short_repr
+from iotid.flows.as_table import LENGTH_KEY
 from iotid.flows.merge import merge, separate_unique_keys
 from iotid.flows.partial import Partials
 from iotid.flows.read import TaskSplits, read_intervals, read_partials
@@ -108,7 +109,8 @@ def read_captures(
     day = (capture_date - _EPOCH).days if capture_date else 0
     table = table.add_column(0, "site", strings_of([site]).take(column_of(zeros, pa.int32())))
     table = table.add_column(1, "capture_date", column_of(zeros + np.int32(day), pa.date32()))
-    return counters.attach(table.cast(schemas.FLOWS.arrow_schema()))
+    flows = counters.attach(table.cast(schemas.FLOWS.arrow_schema()))
+    return flows.replace_schema_metadata({**(flows.schema.metadata or {}), LENGTH_KEY: flow.length.encode()})
 
 
 def check_accounting(in_flows: int, counted: int) -> None:

@@ -121,6 +121,11 @@ def checked(statement: Statement) -> Statement:
     by = _text("by", statement.stated_by)
     if not by:
         raise LabelError("--by: must not be empty; give the name of the person who says it")
+    for name, text in texts.items():
+        if "…" in text:
+            raise LabelError(
+                f"--{name}: {text} is a placeholder; give the {name}, as in a device list, or leave it out"
+            )
     if statement.action == NAME and not texts["model"]:
         raise LabelError("--model: must not be empty; give the model's name, as in a device list")
     if statement.action != NAME and any(texts.values()):

@@ -140,7 +140,9 @@ def _overlap(some: tuple[str, ...], others: tuple[str, ...]) -> bool:
 
 def _no_such_group(group: str, censuses: CensusesRead) -> LabelError:
     names = sorted(set(censuses.members()["group_name"].to_pylist()) - {OTHERS})
-    where = f"{len(censuses.keys()):,} censuses" + (" chosen" if censuses.sites or censuses.dates else "")
+    count = len(censuses.keys())
+    chosen = " chosen" if censuses.sites or censuses.dates else ""
+    where = f"{count:,} census{'es' * (count != 1)}{chosen} in {censuses.store.root}"
     close = difflib.get_close_matches(shorten(group), names, n=_NEAREST, cutoff=0.4)
     hint = f"did you mean {' or '.join(close)}?" if close else f"they have {len(names):,} groups;"
     return LabelError(f"{short_repr(group)}: is no group of {where}; {hint} iotid name --list shows all")

@@ -25,7 +25,7 @@ from iotid import __version__, config, schemas
 from iotid.arrow import one_chunk
 from iotid.dataset.characteristics import CHARACTERISTICS, Encoding, out_of_vocabulary_rate
 from iotid.errors import DataError, SchemaError, SettingError, shorten
-from iotid.flows.as_table import flows_of
+from iotid.flows.as_table import check_length, flows_of
 from iotid.inputs import check_type, parse_object, read_file
 from iotid.model.arrays import Spec, parse_arrays, read_arrays
 from iotid.model.device import DeviceModel, kinds_of
@@ -242,6 +242,7 @@ class Predictor:
         """
         import pyarrow as pa
 
+        check_length(flows, self.encoding.length)
         table = flows_of(flows, self.encoding.columns, self.encoding.max_packets)
         starts = range(0, max(len(table), 1), _SLICE)
         return pa.concat_tables(self._predict(table.slice(at, _SLICE)) for at in starts)

@@ -70,6 +70,12 @@ class Server:
         check_locations(self.uri)
         return mlflow().MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
 
+    def check_exists(self) -> None:
+        """Raise a UserError if ``tracking.uri`` names a database that does not exist: MLflow would create it, and there
+        would be no model in it. Only training may begin a store."""
+        if self.tracking.uri:
+            existing_server(self.tracking.uri)
+
     def call(self, request: Callable[[Any], T]) -> T:
         """Call ``request`` with an MLflow client, ``with_retries``; returns its result."""
         return with_retries(self.uri, lambda: request(self.connect()))

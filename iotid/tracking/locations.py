@@ -78,7 +78,7 @@ def check_locations(uri: str) -> None:
         root = database.absolute().parent
         raise UserError(
             f"tracking store {database}: its artifacts are in {strays[0]}, not in {root / ARTIFACTS}: the storage root "
-            f"was copied or moved; run iotid relocate --set {shlex.quote(f'storage.root={root}')}"
+            f"was copied or moved; run iotid relocate --apply --set {shlex.quote(f'storage.root={root}')}"
         )
 
 

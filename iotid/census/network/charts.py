@@ -55,7 +55,7 @@ class LineChart:
 
     line: str
     band: str
-    most: int
+    most: float
 
 
 def line_chart(axis: Axis, values_D: Sequence[float | None], ends_D: Sequence[tuple[float, float] | None]) -> LineChart:
@@ -77,7 +77,7 @@ def line_chart(axis: Axis, values_D: Sequence[float | None], ends_D: Sequence[tu
         lower = [y(ends[0][0]), *(y(end[0]) for end in ends), y(ends[-1][0])]
         outline = [*zip(places, upper, strict=True), *reversed([*zip(places, lower, strict=True)])]
         bands.append("M" + "L".join(f"{x} {at}" for x, at in outline) + "Z")
-    return LineChart("".join(lines), "".join(bands), int(most + 0.999))
+    return LineChart("".join(lines), "".join(bands), most)
 
 
 @dataclass(frozen=True)
