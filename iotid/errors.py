@@ -14,7 +14,7 @@ from iotid.messages import one_line
 
 EXIT_CODES = {  # of every command; docs/how-to.md says what to do
     0: "done",
-    1: "stored data or the machine is at fault; a second attempt may succeed",
+    1: "stored data or the machine is at fault; a second attempt may succeed, unless the line names a step to repeat",
     2: "the command line, a setting, a file or an earlier step is at fault; correct it first",
     3: "done, and a device on the watch list was found (watchlist.fail)",
     4: "there is no model yet (evaluate, promote, rollback)",

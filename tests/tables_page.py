@@ -21,7 +21,7 @@ STORED = {
     "SPLITS": ("splits", "splits.parquet"),
     "COUNTERS": ("flows", flows.COUNTERS_FILE),
     "QUARANTINE": ("flows", flows.QUARANTINE_FILE),
-    "OPEN_FLOWS": ("flows", f"{OPEN_FOLDER}/{_PARTS}"),
+    "OPEN_FLOWS": ("flows", f"{OPEN_FOLDER}/part-*.pq"),
     "FLOWS": ("flows", _PARTS),
     "CENSUS": ("census", _PARTS),
     "GROUPS": ("census", census.GROUPS_FILE),

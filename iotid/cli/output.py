@@ -94,10 +94,8 @@ def format_network(network: Partition[Network]) -> Iterator[str]:
 def format_outcome(outcome: Outcome) -> str:
     """What is stored of a statement about a group."""
     statement = outcome.statement
-    counts = (("device", outcome.devices), ("site", outcome.sites), ("census", outcome.censuses))
-    members = ", ".join(
-        f"{count:,} {name}{'' if count == 1 else 'es' * (name == 'census') or 's'}" for name, count in counts
-    )
+    counts = ((outcome.devices, "device", "s"), (outcome.sites, "site", "s"), (outcome.censuses, "census", "es"))
+    members = ", ".join(f"{count:,} {name}{ending if count != 1 else ''}" for count, name, ending in counts)
     if not outcome.is_new:
         return f"name: {statement.group} is {statement.title} already ({statement.said}): {members}; nothing changed"
     return f"name: {statement.group} is {statement.title} ({statement.said}): {members}"

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sqlite3
+import subprocess
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -198,7 +199,25 @@ def origin_tags() -> dict[str, str]:
         mlflow_tags.MLFLOW_SOURCE_NAME: f"iotid {__version__}",
         mlflow_tags.MLFLOW_SOURCE_TYPE: library.entities.SourceType.to_string(library.entities.SourceType.JOB),
     }
+    commit = _commit()
+    if commit is not None:
+        source[mlflow_tags.MLFLOW_GIT_COMMIT] = commit
     return {key: str(value) for key, value in registry.resolve_tags().items()} | source
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that this code runs from; None if it runs from none, or there is no git. MLflow's own
+    way needs a further package."""
+    folder = Path(__file__).resolve().parents[2]
+    if not (folder / ".git").exists():
+        return None
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None
 
 
 def is_outage(fault: Any) -> bool:

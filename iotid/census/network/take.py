@@ -7,10 +7,12 @@ date's unknown groups continue those of the date before. So late sites need no o
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
+import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any, Self
@@ -39,7 +41,7 @@ from iotid.census.pseudonyms import Pseudonyms, read_pseudonyms
 from iotid.census.report import render_table_csv
 from iotid.census.stored import PAGE as SITE_PAGE
 from iotid.census.stored import stored_groups
-from iotid.errors import DataError, InputError
+from iotid.errors import AbsentError, DataError, InputError
 from iotid.labels.group_names import GroupNames
 from iotid.partitions import ALL_SITES, Partition, PartitionKey, Store
 from iotid.schemas import NETWORK, NETWORK_SITES
@@ -47,6 +49,8 @@ from iotid.schemas.metadata import Network
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,7 @@ def take_network_census(
 
     Raises:
         InputError: no site is named, and none has a census in the window.
+        AbsentError: none of the sites named has data of any date.
         SettingError: pseudonyms are on without a key.
     """
     said = GroupNames.read(store)
@@ -94,6 +99,7 @@ def take_network_census(
             f"--date: no site has a census from {first} to {window.capture_date}; take one first (iotid take-census), "
             "or name the sites with --site"
         )
+    _check_sites(store, window.sites)
     first = window.first_of(window.capture_date)
     summed = {each for each in step.history.dates if first <= each < window.capture_date}
     for capture_date in sorted({*step.written, *summed} - {window.capture_date}):
@@ -101,6 +107,23 @@ def take_network_census(
             step.sum_date(capture_date)
     step.sum_date(window.capture_date)
     return store.open("network", window.key(window.capture_date))
+
+
+def _check_sites(store: Store, sites: Sequence[str]) -> None:
+    """Raise an AbsentError if no site of ``sites`` has data of any date: their names are misspelt; warn of each one of
+    several, which may be new."""
+    if not sites:
+        return
+    known = {key.site for table in ("splits", "flows", "census") for key in store.partitions(table)}
+    absent = [site for site in sites if site not in known]
+    if len(absent) == len(sites):
+        close = difflib.get_close_matches(absent[0], sorted(known), n=5, cutoff=0) or ["none"]
+        raise AbsentError(
+            f"network: no completed data for site {', '.join(absent)} on any date; sites with data: "
+            f"{', '.join(close)}; correct --site"
+        )
+    for site in absent:
+        _log.warning("network: site %s has no data on any date, and counts as missing; is its name right?", site)
 
 
 def _written(store: Store, window: Window) -> dict[str, dict[str, int]]:
