@@ -93,6 +93,14 @@ Call = Callable[[Path, Any], object]
             r"flows: row 0: keeps 2 of its 6 packets, and the model reads 5; assemble the flows with max_packets=5",
         ),
         (
+            lambda pcap, predictor: predictor.predict(flows.from_captures(pcap, length="frame")),
+            r"flows: packet_length counts from the frame header on, .*; assemble the flows with length='ip'",
+        ),
+        (
+            lambda _, __: config.load_settings("local.yaml"),
+            r"files: must be a list, got 'local\.yaml'; pass \['local\.yaml'\]",
+        ),
+        (
             lambda _, predictor: predictor.predict(pd.DataFrame({"packet_length": ["[60]"], "tcp_window": ["[1]"]})),
             r"flows: packet_length must be list<int32>, got string; pass flows of iotid\.flows\.from_captures, or .*",
         ),
@@ -112,7 +120,7 @@ Call = Callable[[Path, Any], object]
     ids=[
         "a pattern of paths", "no captures", "another form of date", "all settings instead of a section",
         "counters of a data frame", "a capture instead of flows", "packets instead of flows",
-        "flows of fewer packets than the model reads",
+        "flows of fewer packets than the model reads", "flows of frames' lengths", "a file of settings without a list",
         "lists read from CSV", "a model's address instead of the model", "a misspelt database", "settings of Spark",
     ],
 )  # fmt: skip

@@ -44,7 +44,7 @@ def test_sections__are_all_given_the_most_severe_first() -> None:
     [
         ({}, set()),
         ({"watched": True}, {"watched"}),
-        ({"change": "new"}, {"new"}),
+        ({"change": "new"}, {"new_other"}),
         (UNKNOWN, {"unknown"}),
         (UNKNOWN | {"change": "new"}, {"unknown", "new_unknown"}),
         (BESIDE, {"several_with_unknown"}),
@@ -60,6 +60,7 @@ def test_sections__are_all_given_the_most_severe_first() -> None:
         ({"marks": ["maker_differs"], "change": "gone"}, {"gone"}),  # a mark of an absent device is of an earlier date
         ({"list_check": "differs"}, {"differs"}),
         ({"list_check": "not_listed"}, {"not_listed"}),
+        ({"list_check": "not_listed", "status": "named"}, {"named"}),  # a person said it, nothing recognised it
         (UNKNOWN | {"list_check": "not_identified"}, {"unknown", "not_identified"}),
         ({"list_check": "agrees"}, set()),
     ],
@@ -71,7 +72,7 @@ def test_sections__of_one_row(row: dict[str, Any], views: set[str]) -> None:
 def test_sections__list_the_five_rows_of_most_flows_and_count_all() -> None:
     rows = [{"change": "new", "flows": flows} for flows in (1, 9, 3, 9, 5, 2, 8)]
     (new,) = [each for each in _sections(rows) if each.number]
-    assert (new.view, new.title, new.number) == ("new", "New", 7)
+    assert (new.view, new.title, new.number) == ("new_other", "New, other than unknown", 7)
     assert [(row["device_id"][-1], row["flows"]) for row in new.rows] == [
         ("1", 9), ("3", 9), ("6", 8), ("4", 5), ("2", 3),
     ]  # fmt: skip

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pytest
 
 from iotid import config
-from iotid.census.champion import load_model
+from iotid.census.champion import find_champion, load_model
 from iotid.config import Settings
-from iotid.errors import DataError, ServerError
+from iotid.errors import DataError, InputError, ServerError, UserError
 from iotid.schemas import FLOWS
 from iotid.tracking import Registry
 from iotid.tracking import client as tracking_client
@@ -72,3 +72,21 @@ def test_load_model__a_registry_that_does_not_answer_is_an_error(
     away = config.with_values(settings.tracking, uri="http://127.0.0.1:9")
     with pytest.raises(ServerError, match=r"127\.0\.0\.1:9"):
         load_model(away, settings.storage.root, None, FLOW)
+
+
+@pytest.mark.parametrize("find", [find_champion, lambda registry: load_model(registry.tracking, "x", None, FLOW)])
+def test_champion__a_database_that_does_not_exist_is_refused_and_not_created(
+    settings: Settings, tmp_path: Path, find: Callable[[Registry], Any]
+) -> None:
+    uri = f"sqlite:///{tmp_path}/typo/x.db"
+    registry = Registry(config.with_values(settings.tracking, uri=uri), settings.storage.root)
+    with pytest.raises(UserError, match=r"there is no database \S+/typo/x\.db"):
+        find(registry)
+    assert not (tmp_path / "typo").exists()
+
+
+def test_load_model__of_a_folder_without_a_bundle_is_the_users_mistake(settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"--model \S+: is no bundle, it has no model\.json; give the folder of a model"
+    ):
+        load_model(settings.tracking, settings.storage.root, str(tmp_path), FLOW)

@@ -76,7 +76,7 @@ def test_page__loads_searches_sorts_and_turns_pages_in_a_browser(
         "sort": "descending", "least": ["0", "1"],
         "groups": [["Unknown group MANY (TCP 8883)", "unknown", "2 similar"]], "of_group": 2,
         "command": ["iotid name gmany --model … --vendor … --type …"],
-        "named": ["Cam 295 %Acme · socket", "named by anna", "More"],
+        "named": ["Cam 2Acme · socket", "named by anna", "More"],
         "behind": ["Bell X>99 %Acme · doorbell", "k099 %", "k189 %", "k279 %", "and an unknown device", "More"],
         "also": ["changed", "now also: Bell X"], "beside": ["shared address with unknown"],
         "surest": "02:00:00:00:00:0a", "unsorted": True, "page": f"Page 2 of {pages}", "disabled": False,

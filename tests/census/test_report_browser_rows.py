@@ -11,7 +11,7 @@ from .report_browser import result_in_browser
 from .report_tables import HOSTILE, census_of, facts, kind, page_of
 
 LISTED = {
-    "devices": 3, "not_seen": 1, "not_seen_names": ["cellar"],
+    "devices": 3, "not_seen": 1, "not_seen_names": ["cellar"], "never_seen": 2,
     "agrees": 1, "differs": 1, "not_identified": 0, "not_listed": 1, "unknown": 2,
 }  # fmt: skip
 
@@ -50,18 +50,19 @@ result.rows = lines().map(line => [0, 1, 2, 3, 6, 7].map(index => cell(line, ind
     plug, unknown = ["plug81 %Acme · socket", "More"], "Unknown group MANY (TCP 8883, UDP 53)"
     seen = ["2026-01-10 04:05", "from 2026-01-10 01:02", "since 2026-01-08, on 3 dates"]
     two = "10.0.0.7 fe80::7"
-    novel = ["25 % of its distinct flows fit nothing learned", "nearest: lamp 13 %", "More"]
+    novel = ["Of 3 distinct flows: 3 like those of Acme socket alone.", "nearest: lamp 13 %", "More"]
     assert result["rows"] == [
         [["desk", "02:00:00:00:00:01", two], plug, ["not as listed", "lantern"], ["known"], seen, ["same"]],
         [["hall light", "02:00:00:00:00:00", "10.0.0.7 10.0.0.8 +2"], plug, ["as listed"], ["known"], seen, ["same"]],
         [["02:00:00:00:00:02", two], plug, ["not listed"], ["known", "on the watch list"], seen, ["same"]],
         [
-            ["02:00:00:00:00:03", two], [unknown, *novel], ["not listed"], ["unknown"], [*seen[:2], "first date"],
+            ["02:00:00:00:00:03", two], [unknown, *novel], ["neither listed nor recognised"], ["unknown"],
+            [*seen[:2], "first date"],
             ["new", "before 02:00:00:00:00:77"],
         ],
         [
-            ["02:00:00:00:00:04", two], [unknown, *novel], ["not listed"], ["unknown"], [*seen[:2], "first date"],
-            ["same"],
+            ["02:00:00:00:00:04", two], [unknown, *novel], ["neither listed nor recognised"], ["unknown"],
+            [*seen[:2], "first date"], ["same"],
         ],
     ]  # fmt: skip
 
@@ -111,7 +112,7 @@ button.click(); await 0; await 0; await 0; result.refused = [button.textContent,
         "Why": "Of 3 distinct flows: 3 like those of Acme socket alone.", "Not found": "lamp 13 %; bell 6 %",
         "First seen": "2026-01-08 01:02; on 3 dates", "Names before": f"Cam 2; {HOSTILE}",
         "Addresses": "10.0.0.7 10.0.0.8 10.0.0.9 fe80::77",
-        "Watch it": "--set 'watchlist.devices=[\"02:00:00:00:00:00\"]'Copy",
+        "Watch it": 'devices: ["02:00:00:00:00:00"]  # conf/watchlist.yamlCopy',
     }  # fmt: skip
     assert "Watch it" not in result["watched"]
     command = "iotid name gmany --model … --vendor … --type …"

@@ -134,12 +134,13 @@ def test_page__sections_list_five_rows_and_count_all() -> None:
     rows += [{"watched": True}, {"status": "undecided"}]
     text = text_of(page_of(census_of(rows), facts()))
     for part in (
-        "New: 13 check", "Show all 13 in the table", "Gone since the census before: 1 for information",
+        "New, other than unknown: 13 check", "Show all 13 in the table",
+        "Gone since the census before: 1 for information",
         "On the watch list: 1 act", "plug 81 % · Acme", "nearest: lamp 13 %, by 12 flows",
         "Undecided: 1 for information",
     ):  # fmt: skip
         assert part in text
-    new = text.partition("New: 13")[2].partition("Show all 13")[0]
+    new = text.partition("New, other than unknown: 13")[2].partition("Show all 13")[0]
     assert re.findall(r"02:00:00:00:00:..", new) == [f"02:00:00:00:00:0{n}" for n in range(5)]
     for title in (
         "Several kinds at the same time under one MAC", "Named otherwise than the maker of the MAC", "Changed", "Back",
@@ -230,7 +231,7 @@ def test_page_and_csv__a_named_group_is_shown_as_said_by_a_person() -> None:
     assert "<img" not in page
     text = text_of(page)
     assert " 2 named " in text
-    assert f"Named by persons: 2 for information 02:00:00:00:00:00 {HOSTILE} 95 % · Acme · named by {HOSTILE} " in text
+    assert f"Named by persons: 2 for information 02:00:00:00:00:00 {HOSTILE} · Acme · named by {HOSTILE} " in text
     assert "Unknown: 2 check Unknown group OTHE 1 device, such as 02:00:00:00:00:02 iotid name gother --model" in text
     assert "Unknown devices of no group 1 device, such as 02:00:00:00:00:03" in text
     assert "iotid name gnamed" not in text

@@ -35,7 +35,7 @@ def test_name__prints_what_is_stored_and_that_the_same_again_changes_nothing(sto
     first = _run(store, *said)
     assert first.exit_code == 0, first.output
     assert first.output.startswith(f"name: {H} is Cam 2 (Acme, camera) (anna, 20")
-    assert "): 3 devices, 1 sites, 2 censuses" in first.output
+    assert "): 3 devices, 1 site, 2 censuses" in first.output
     assert "; nothing changed" in _run(store, *said).output
     assert "is rejected (ben, " in _run(store, H, "--reject", "--by", "ben").output
     assert "is to be split (ben, " in _run(store, H, "--split", "--by", "ben", "--date", "2026-01-02").output

@@ -11,7 +11,7 @@ import pytest
 
 from iotid.errors import InputError, SchemaError
 from iotid.flows import as_table
-from iotid.flows.as_table import flows_of
+from iotid.flows.as_table import LENGTH_KEY, check_length, flows_of
 from iotid.schemas import FLOWS, PACKETS
 
 NEEDED = ("packet_length", "tcp_window", "first_seen", "client_mac", "vlan")
@@ -144,3 +144,12 @@ def test_flows_of__packets_instead_of_flows_are_recognised() -> None:
     for needed in (["packet_length", "tcp_window"], ["client_ip"]):
         with pytest.raises(SchemaError, match=r"these are packets: pass flows of iotid\.flows\.from_captures$"):
             flows_of(packets, needed)
+
+
+def test_check_length__of_a_table_that_says_how_its_packets_were_measured(flows: pa.Table) -> None:
+    check_length(flows, "ip")
+    check_length(flows.to_pandas(), "ip")
+    measured = flows.replace_schema_metadata({LENGTH_KEY: b"frame"})
+    check_length(measured, "frame")
+    with pytest.raises(SchemaError, match="counts from the frame header on, and the model reads those from ip on"):
+        check_length(measured, "ip")

@@ -97,6 +97,8 @@ def test_state__texts_have_the_form_of_device_lists(store: Store) -> None:
         ({"model": " "}, "--model: must not be empty"),
         ({"model": "a\udc80"}, "--model: 'a.udc80' is not UTF-8 text"),
         ({"by": ""}, "--by: must not be empty"),
+        ({"model": "…"}, "--model: … is a placeholder; give the model"),
+        ({"vendor": "…"}, "--vendor: … is a placeholder; give the vendor"),
         ({"model": "unknown"}, "'unknown' is the label of devices on no list"),
     ]
     for more, why in cases:
@@ -108,14 +110,14 @@ def test_state__texts_have_the_form_of_device_lists(store: Store) -> None:
 
 def test_state__an_unknown_group_is_one_line_with_the_nearest(store: Store) -> None:
     cases = {
-        "g0123456788": "is no group of 3 censuses; did you mean g0123456789?",
-        "nothing": "is no group of 3 censuses; they have 2 groups; iotid name --list shows all",
+        "g0123456788": r"is no group of 3 censuses in \S+; did you mean g0123456789?",
+        "nothing": r"is no group of 3 censuses in \S+; they have 2 groups; iotid name --list shows all",
         "others": "is no group but the devices beyond the most groups",
     }
     for group, why in cases.items():
         with pytest.raises(LabelError, match=why):
             _name(store, group)
-    with pytest.raises(LabelError, match="is no group of 1 censuses chosen"):
+    with pytest.raises(LabelError, match="is no group of 1 census chosen in "):
         _name(store, H, sites=("a",), dates=("2026-01-01",))
 
 

@@ -60,7 +60,7 @@ def test_copied_root__is_refused_and_the_original_stays_as_it_was(
         with pytest.raises(UserError, match="its artifacts are in") as caught:
             use()
         assert f"{original}/mlflow-artifacts, not in {copied}/mlflow-artifacts" in str(caught.value)
-        assert "iotid relocate --set 'storage.root=" in str(caught.value)
+        assert "iotid relocate --apply --set 'storage.root=" in str(caught.value)
         assert "\n" not in str(caught.value)
     assert _state(original) == before
 

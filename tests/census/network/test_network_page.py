@@ -101,6 +101,7 @@ def test_page__without_earlier_dates_says_so(network: NetworkStore) -> None:
     assert "No date about a week or four weeks before is in the store." in text
     assert "No unknown group." in text
     assert "No watched device on any of these dates." in text
+    network.census("b", 1, [{}])
     assert "No type was found." in _text(_page(network.network(2, ["b"], name="empty")))
 
 

@@ -14,7 +14,7 @@ import pytest
 from iotid.census.network import read as network_read
 from iotid.census.network import take as network_take
 from iotid.census.pseudonyms import KEY_VARIABLE, Pseudonyms
-from iotid.errors import InputError
+from iotid.errors import AbsentError, InputError
 from iotid.partitions import Partition
 
 from .network_store import NetworkStore, kind, of_all, read
@@ -101,7 +101,23 @@ def test_take__without_site_expects_those_with_a_census_in_the_window(network: N
 def test_take__of_no_site_at_all_is_refused_in_one_line(network: NetworkStore) -> None:
     with pytest.raises(InputError, match=r"no site has a census from 2026-01-01 to 2026-01-09.*--site"):
         network.network(9, days=9)
-    assert network.network(9, ["a"]).metadata["sites"]["missing"] == 1
+    network.census("a", 1, [{}])
+    assert network.network(9, ["a"], days=5).metadata["sites"]["missing"] == 1
+
+
+def test_take__of_misspelt_sites_alone_is_refused_and_changes_nothing(
+    network: NetworkStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    network.census("home", 1, [{}])
+    before = network.network(1).metadata["rows"]
+    with pytest.raises(
+        AbsentError, match=r"no completed data for site hme on any date; sites with data: home; correct"
+    ):
+        network.network(1, ["hme"])
+    assert network.stored(1).metadata["rows"] == before
+    found = network.network(1, ["home", "new"])
+    assert "site new has no data on any date, and counts as missing" in caplog.text
+    assert found.metadata["sites"]["missing"] == 1
 
 
 def test_take__of_chosen_sites_leaves_the_others_out(network: NetworkStore) -> None:
