@@ -29,7 +29,8 @@ def test_page__compares_with_the_device_list() -> None:
         "Recognised, but not listed: 1 check 02:00:00:00:00:02 plug 81 %",
         "Listed, but not identified: 1 for information attic 02:00:00:00:00:03 undecided · nearest: lamp 13 %",
         f"Listed, but not seen on this date: 140 for information {HOSTILE} cam 0 cam 1 cam 2 cam 3 and 135 more",
-        "The device list has 5 devices for this date; 140 were seen here before, but not on this date, and 2 never (a list may be of several sites). Of the addresses, 1 is listed and recognised, "
+        "The device list has 5 devices for this date; 140 were seen here before, but not on this date, and "
+        "2 never (a list may be of several sites). Of the addresses, 1 is listed and recognised, "
         "1 is listed but answered otherwise, 2 listed but not identified, 3 recognised but not listed, 4 neither.",
     ):
         assert part in text, part
