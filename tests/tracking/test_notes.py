@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
 from typing import Any
 
 from iotid import __version__
@@ -56,6 +58,8 @@ def test_run__has_its_origin_description_and_parameters(embedded: Registry) -> N
     stored = embedded.connect().get_run(run.id)
     assert stored.data.tags["mlflow.source.name"] == f"iotid {__version__}"
     assert stored.data.tags["mlflow.source.type"] == "JOB"
+    head = subprocess.run(["git", "-C", Path(__file__).parent, "rev-parse", "HEAD"], capture_output=True, text=True)
+    assert stored.data.tags.get("mlflow.source.git.commit", "") == head.stdout.strip()
     assert stored.data.tags["mlflow.user"]
     assert stored.data.tags[NOTE] == "### Training\n\non `lab`\n\n### Evaluation\n\n90 %\n"
     assert stored.data.params == {"dataset.label": "model", "dataset.protocols": "[6, 17]", "leakage": "0.25"}
