@@ -54,7 +54,7 @@ class PlainSpark:
             folder = Path(re.sub(r"\\(.)", r"\1", pattern))
 
             def make() -> Partitions:
-                files = sorted(path for path in folder.glob("*.parquet") if path.name[0] not in "._")
+                files = sorted(path for path in folder.iterdir() if path.is_file() and path.name[0] not in "._")
                 tables = [pq.read_table(path, partitioning=None).select(schema.names).cast(schema) for path in files]
                 return [table.to_batches(self.batch_rows) for table in tables]
 

@@ -1,26 +1,18 @@
-"""The capture date of a folder of captures, and whether what is in it is of that date."""
+"""The capture date of a folder of captures."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from datetime import UTC, date, datetime, timedelta
 
 from iotid import config
+from iotid.capture.by_date import LAST_US, day_of
 from iotid.capture.containers.scan import RecordScan
 from iotid.capture.containers.streams import open_stream
 from iotid.capture.file_split import FileSplit
 from iotid.capture.splits.discovery import find_captures
 from iotid.errors import InputError, StaleError
-from iotid.pages import percent
 
-OTHER = "other"
-"""Key of what is of rarer dates, or of times that no pcap file can hold, in counts by date."""
-
-_FEW = 0.1  # share on distant dates that no warning names: some devices' clocks are wrong
-_NAMED = 3  # dates that a warning names
 _CLOCK_SET_US = 365 * 86_400_000_000  # times in 1970 come from a clock that is not set
-LAST_US = 253_402_300_800_000_000  # the end of the year 9999, the last of Python's dates
 _CLOCK_WITHIN = 1 << 28  # bytes of a capture that are scanned for a time after the clock was set
 
 _log = logging.getLogger(__name__)
@@ -55,35 +47,6 @@ def first_day(location: str, settings: config.Capture) -> str:
             path, day_of(time), day,
         )  # fmt: skip
     return day
-
-
-def date_warning(by_date: Mapping[str, int], capture_date: str, what: str) -> str | None:
-    """A sentence if most are of other dates than ``capture_date``, or a tenth of dates not next to it.
-
-    The dates next to it do not count as distant: captures may go on over midnight.
-
-    Args:
-        by_date: their number by date, as 2026-01-31; OTHER for the rest.
-        what: what is counted, such as `flows`.
-    """
-    total = sum(by_date.values())
-    if not total:
-        return None
-    day = date.fromisoformat(capture_date)
-    near = {(day + timedelta(days=days)).isoformat() for days in (-1, 0, 1)}
-    of_other = total - by_date.get(capture_date, 0)
-    distant = total - sum(by_date.get(each, 0) for each in near)
-    if 2 * of_other <= total and distant <= _FEW * total:
-        return None
-    others = sorted((each for each in by_date if each not in (capture_date, OTHER)), key=lambda each: -by_date[each])
-    named = ", ".join(others[:_NAMED]) + (", …" if len(others) > _NAMED or OTHER in by_date else "")
-    dates = f" ({named})" if others else ""
-    return f"{percent(of_other / total)} of the {what} began on other dates{dates}"
-
-
-def day_of(time_us: int) -> str:
-    """The date (UTC, as 2026-01-31) of a time in µs since 1970."""
-    return datetime.fromtimestamp(time_us // 1_000_000, UTC).date().isoformat()
 
 
 def _first_times(capture: FileSplit, settings: config.Capture) -> list[int]:

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from iotid.arrow import one_chunk
-from iotid.capture.dates import date_warning
+from iotid.capture.by_date import date_warning
 from iotid.census.attention import VIEWS, ranks, sections
 from iotid.census.changes import NEW, is_present, present
 from iotid.census.csv_text import csv_text

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from iotid import config, schemas
-from iotid.capture.dates import date_warning
+from iotid.capture.by_date import date_warning
 from iotid.capture.splits.stored import check_splits
 from iotid.errors import AccountingError, SchemaError
 from iotid.flows import tasks

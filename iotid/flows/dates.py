@@ -8,7 +8,7 @@ from datetime import date, timedelta
 
 import numpy as np
 
-from iotid.capture.dates import OTHER
+from iotid.capture.by_date import OTHER
 from iotid.flows.layout import Array
 
 _DAY_US = 86_400_000_000

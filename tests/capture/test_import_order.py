@@ -8,8 +8,8 @@ from pathlib import Path
 import iotid.capture
 
 # what all may import, then the steps in their order
-_STEPS = ({"fields", "jit", "counters", "packets", "file_split", "threads"}, {"containers"}, {"decode"}, {"splits"},
-          {"reader", "dates"}, {"source"})  # fmt: skip
+_STEPS = ({"fields", "jit", "counters", "packets", "file_split", "threads", "by_date"}, {"containers"}, {"decode"},
+          {"splits"}, {"reader", "dates"}, {"source"})  # fmt: skip
 
 
 def _step(module: str) -> int:

@@ -122,7 +122,7 @@ def test_look__a_mistake_is_one_line(what: str, capture: Path, tmp_path: Path) -
         "missing": ([tmp_path / "none.pcap"], 2, "none.pcap"),
         "no capture": ([tmp_path / "text"], 2, "holds no capture (pcap or pcapng"),
         "no packets": ([_pcap(tmp_path / "empty.pcap", [])], 2, "empty.pcap: no packet is in it"),
-        "no model": ([capture, "--model", tmp_path / "nowhere"], 1, "nowhere"),
+        "no model": ([capture, "--model", tmp_path / "nowhere"], 2, "nowhere: is no bundle"),
     }
     arguments, code, words = given[what]
     result = _look(*arguments, tmp=tmp_path)

@@ -197,5 +197,5 @@ def test_write_flows__splits_of_another_version_are_refused_with_the_step_to_run
     store = Store(settings.storage.root)
     with store.write("splits", KEY, 1):
         pass
-    with pytest.raises(SchemaError, match=r"splits of schema version 1, this iotid reads 2; plan .*split-pcaps"):
+    with pytest.raises(SchemaError, match=r"splits of schema version 1, this iotid reads 3; plan .*split-pcaps"):
         write_flows(spark, store, *KEY.values(), settings.capture, settings.flow)

@@ -55,7 +55,7 @@ def each_flow_once(spark: Any, partitions: Sequence[Partition]) -> list[Row]:
 
 
 def table_below(folder: str) -> pa.Table:
-    files = sorted(Path(folder).glob("part-*.parquet"))
+    files = sorted(Path(folder).glob("part-*"))
     return pa.concat_tables([pq.read_table(path, partitioning=None) for path in files])
 
 
@@ -128,9 +128,9 @@ def test_write_flows_plain__flows_of_other_dates_are_one_warning(
 ) -> None:
     spark, store = plain_spark(), Store(str(tmp_path))
     assemble(spark, store, captures, flow_settings(), DAYS[2])
-    assert not caplog.messages
+    assert not [line for line in caplog.messages if line.startswith("assemble-flows")]
     assemble(spark, store, captures, flow_settings(), "2026-03-01")
-    assert caplog.messages == [
+    assert [line for line in caplog.messages if line.startswith("assemble-flows")] == [
         "assemble-flows: site north, 2026-03-01: 100.0 % of the flows began on other dates (2024-03-01, 2024-02-29); "
         "check --date, or give the captures of each date separately"
     ]
@@ -267,5 +267,5 @@ def test_write_flows_plain__absent_or_other_splits_name_the_step_to_run(plain_sp
         write_flows(plain_spark(), store, "north", DAYS[1], capture, flow_settings())
     with store.write("splits", PartitionKey.of_date("north", DAYS[1]), 1):
         pass
-    with pytest.raises(SchemaError, match=r"splits of schema version 1, this iotid reads 2; plan .*split-pcaps"):
+    with pytest.raises(SchemaError, match=r"splits of schema version 1, this iotid reads 3; plan .*split-pcaps"):
         write_flows(plain_spark(), store, "north", DAYS[1], capture, flow_settings())

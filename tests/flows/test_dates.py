@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from iotid.capture.dates import OTHER, date_warning
+from iotid.capture.by_date import OTHER, date_warning
 from iotid.flows.dates import count_days, flows_by_date
 
 

@@ -66,7 +66,7 @@ def _check_splits(path: Path, settings: config.Capture, whole: Any) -> None:
     assert rows == whole.to_pylist(), "splits change packets"
     assert found.table().equals(counters(whole)), "splits change counters"
     starts = np.array([split.start for split in splits])
-    ends = np.array([split.end for split in splits])
+    ends = np.array([split.stop for split in splits])
     assert (starts[1:] == ends[:-1]).all(), "splits do not tile the file"
     if splits[-1].records >= 0:
         walked = sum(split.records for split in splits)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from iotid import config, schemas
-from iotid.capture.dates import LAST_US, OTHER, date_warning, day_of
+from iotid.capture.by_date import LAST_US, OTHER, date_warning, day_of
 from iotid.capture.file_split import FileSplit
 from iotid.capture.splits.byte_ranges import ByteRange
 from iotid.capture.splits.discovery import count_same_start, find_captures
