@@ -54,8 +54,12 @@ def ordered(table: pa.Table) -> list[dict[str, Any]]:
 def content(partition: Partition) -> list[str]:
     """All rows of the partition, whichever file each is in, and its other files."""
     files = [path for path in Path(partition.uri).rglob("*") if path.is_file()]
-    found = [f"{path.parent.name} {row}" for path in files if path.suffix == ".parquet" for row in _rows_of(path)]
-    return sorted(found + [f"{path.name} {path.read_text()}" for path in files if path.suffix != ".parquet"])
+    found = [
+        f"{path.parent.name} {row}" for path in files if path.suffix in (".parquet", ".pq") for row in _rows_of(path)
+    ]
+    return sorted(
+        found + [f"{path.name} {path.read_text()}" for path in files if path.suffix not in (".parquet", ".pq")]
+    )
 
 
 def _rows_of(path: Path) -> list[Any]:
