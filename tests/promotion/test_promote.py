@@ -204,7 +204,13 @@ def _flow(number: int) -> dict[str, Any]:
         **dict.fromkeys(sequences, [0] * len(lengths)),
         **{"client_ip": f"10.0.0.{device}", "server_ip": "192.0.2.1", "capture_file": "a.pcap", "end_reason": "end"},
         **{"protocol": 6, "client_port": 1024 + number, "server_port": 443, "first_seen": seen, "last_seen": seen},
-        **{"client_mac": f"02:00:00:00:00:0{device}", "packet_length": lengths, "direction": [1] * len(lengths)},
+        **{
+            "client_mac": f"02:00:00:00:00:0{device}",
+            "packet_length": lengths,
+            "direction": [1] * len(lengths),
+            "client_packets": len(lengths),
+            "server_packets": 0,
+        },
     }
 
 

@@ -219,7 +219,7 @@ def test_run__scores_can_be_recomputed_from_sets(
     for row in rows:
         assert row["label"] == KINDS[int(row["capture_file"][0])][0]
         if row["left_out"]:
-            assert row["label"] in scored["groups"][row["group_name"] - 1]
+            assert row["label"] in scored["groups"][row["group"] - 1]
 
 
 def test_write__the_table_the_curve_and_the_numbers_have_new_kinds(

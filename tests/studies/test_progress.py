@@ -10,7 +10,7 @@ from iotid.studies.progress import Progress, duration
 def test_done__the_rest_is_a_range_from_the_shortest_piece_to_the_longest(caplog: pytest.LogCaptureFixture) -> None:
     times = iter([0.0, 100.0, 400.0, 402.0])
     progress = Progress("training run", 3, clock=lambda: next(times))
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="iotid.studies.progress"):
         for number in (1, 2, 3):
             progress.done(f"by_capture {number}")
     assert caplog.messages == [
