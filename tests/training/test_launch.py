@@ -125,7 +125,7 @@ def test_train_on_ranks__writes_the_bundle_and_its_history(
 def test_train_on_ranks__forwards_only_the_ranks_lines_to_stderr(undisturbed: dict[str, Any]) -> None:
     assert undisturbed["stdout"] == ""
     lines = undisturbed["stderr"].splitlines()
-    assert [line.split()[0] for line in lines] == [*["epoch", "noted"] * 6, "training", "calibrated"]
+    assert [line.split()[0] for line in lines] == [*["epoch", "noted"] * 6, "fitted", "calibrated"]
 
 
 def test_train_on_ranks__one_rank_equals_two(
