@@ -97,6 +97,10 @@ Call = Callable[[Path, Any], object]
             r"flows: packet_length counts from the frame header on, .*; assemble the flows with length='ip'",
         ),
         (
+            lambda pcap, predictor: census.devices(flows.from_captures(pcap, length="frame"), predictor),
+            r"flows: packet_length counts from the frame header on, .*; assemble the flows with length='ip'",
+        ),
+        (
             lambda _, __: config.load_settings("local.yaml"),
             r"files: must be a list, got 'local\.yaml'; pass \['local\.yaml'\]",
         ),
@@ -120,7 +124,8 @@ Call = Callable[[Path, Any], object]
     ids=[
         "a pattern of paths", "no captures", "another form of date", "all settings instead of a section",
         "counters of a data frame", "a capture instead of flows", "packets instead of flows",
-        "flows of fewer packets than the model reads", "flows of frames' lengths", "a file of settings without a list",
+        "flows of fewer packets than the model reads", "flows of frames' lengths", "devices of frames' lengths",
+        "a file of settings without a list",
         "lists read from CSV", "a model's address instead of the model", "a misspelt database", "settings of Spark",
     ],
 )  # fmt: skip

@@ -19,10 +19,10 @@ from iotid.census.marks import ADDRESS_CONFLICT, KINDS_AT_ONCE, MAKER_DIFFERS
 from iotid.census.named import NAMED
 from iotid.model.device.decide import SEVERAL, UNDECIDED, UNKNOWN, WITH_UNKNOWN
 
-ACT, CHECK, NOTE = SEVERITIES = ("act", "check", "note")
+ACT, CHECK, NOTE = "act", "check", "note"
 NEW_OTHER = "new_other"
 NOT_SEEN = "not_seen"  # listed devices, which have no row
-_ROWS = 5  # listed in a section; the table lists all
+ROWS = 5  # listed in a section; the table lists all
 
 
 class Section(NamedTuple):
@@ -67,12 +67,12 @@ def sections(census: pa.Table, device_list: Mapping[str, Any]) -> list[Section]:
     found = []
     for view, severity, title in _SECTIONS:
         if view == NOT_SEEN:
-            names = [{"device_name": name} for name in device_list.get("not_seen_names", [])[:_ROWS]]
+            names = [{"device_name": name} for name in device_list.get("not_seen_names", [])[:ROWS]]
             found.append(Section(view, severity, title, device_list.get("not_seen", 0), names))
         else:
             rows = census.filter(masks[view])
             rows = rows.sort_by([("flows", "descending"), ("device_id", "ascending")])
-            found.append(Section(view, severity, title, len(rows), rows.slice(0, _ROWS).to_pylist()))
+            found.append(Section(view, severity, title, len(rows), rows.slice(0, ROWS).to_pylist()))
     return found
 
 

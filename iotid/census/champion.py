@@ -8,7 +8,6 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
 
 from iotid.errors import DataError, InputError, NoModelError
-from iotid.storage import local_path
 
 if TYPE_CHECKING:
     from iotid import config
@@ -30,7 +29,6 @@ def find_champion(registry: Registry) -> tuple[ModelVersion | None, str]:
         UserError: ``tracking.uri`` names a database that does not exist.
         ServerError: the registry cannot be reached, so whether there is a champion is not known.
     """
-    registry.check_exists()
     try:
         return champion_of(registry), ""
     except NoModelError as why:
@@ -77,12 +75,11 @@ def load_model(tracking: config.Tracking, storage_root: str, folder: str | None,
         if not (Path(folder) / DESCRIPTION).is_file():
             raise InputError(f"--model {folder}: is no bundle, it has no {DESCRIPTION}; give the folder of a model")
         return _loaded(Path(folder), f"model {folder}", flow)
-    root = local_path(storage_root)
-    if not tracking.uri and not (root is not None and (Path(root) / "mlflow.db").is_file()):
-        return FoundModel(None, "none is given; name a tracking store (--tracking) or a bundle (--model)")
     from iotid.tracking.versions import Registry
 
     registry = Registry(tracking, storage_root)
+    if not registry.has_store():
+        return FoundModel(None, "none is given; name a tracking store (--tracking) or a bundle (--model)")
     champion, why = find_champion(registry)
     if champion is None:
         return FoundModel(None, why)

@@ -103,6 +103,14 @@ def with_history(rows: pa.Table, stored: pa.Table) -> pa.Table:
     return rows
 
 
+def without_history(census: pa.Table) -> pa.Table:
+    """The rows with nulls in the columns _HISTORY, which would distinguish devices that share all other numbers."""
+    for name in _HISTORY:
+        index, field = census.schema.get_field_index(name), census.schema.field(name)
+        census = census.set_column(index, field, pa.nulls(len(census), field.type))
+    return census
+
+
 def _history(current: pa.Table, earlier: pa.Table | None) -> dict[str, pa.Array | pa.ChunkedArray]:
     """The columns _HISTORY of the current rows: as the earlier row of each says, and this date."""
     first_seen = one_chunk(current["first_seen"])

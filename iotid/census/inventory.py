@@ -29,7 +29,7 @@ from iotid.census.left_out import MAX_LISTED, OTHER_PROTOCOL, with_remainder_row
 from iotid.census.macs import with_macs
 from iotid.census.makers import read_makers
 from iotid.errors import InputError
-from iotid.flows.as_table import flows_of
+from iotid.flows.as_table import check_length, flows_of
 from iotid.inputs import check_type
 from iotid.labels.hosts import UNSPECIFIED, name_devices
 from iotid.labels.owner import Networks, Site
@@ -80,7 +80,7 @@ def devices(flows: FlowTable, model: Predictor | None = None, *, settings: confi
 
     Raises:
         InputError: an argument is of another type, or the flows are of several sites.
-        SchemaError: a column is missing or of another type, or a row cannot be a flow.
+        SchemaError: a column is missing or of another type, a row cannot be a flow, or the model reads other lengths.
         DataError: the model has no device model.
     """
     base = config.load_settings()
@@ -91,6 +91,7 @@ def devices(flows: FlowTable, model: Predictor | None = None, *, settings: confi
         from iotid.model.bundle import Predictor
 
         check_type("model", model, Predictor, "what iotid.tracking.load or iotid.model.Predictor.load returns")
+        check_length(flows, model.encoding.length)
         max_packets, columns = model.encoding.max_packets, list(dict.fromkeys([*columns, *model.encoding.columns]))
     table = flows_of(flows, columns, max_packets, optional=["site"])
     if "site" in table.column_names and len(sites := pc.unique(table["site"])) > 1:

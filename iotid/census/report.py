@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from iotid.arrow import one_chunk
 from iotid.capture.by_date import date_warning
-from iotid.census.attention import VIEWS, ranks, sections
+from iotid.census.attention import ROWS, VIEWS, ranks, sections
 from iotid.census.changes import NEW, is_present, present
 from iotid.census.csv_text import csv_text
 from iotid.census.group_titles import group_titles
@@ -45,7 +45,7 @@ _LEFT_OUT = {
 }
 _PLAIN = ("device_id", "mac_randomised", "confidence", "flows", "bytes", "watched", "addresses", "dates_present")
 _LINKS = ("before", "before_date", "after", "after_date", "network", "report")  # to pages, see take._links
-_LISTED = 10  # devices listed in a section; the table lists all
+_LISTED = 10  # rows of flows left out, for each reason
 _REASONS = 30  # listed reasons why packets are in no flow; each protocol number that is not decoded is one
 # columns with few distinct values, which are dictionary-encoded
 _DICTIONARY_ENCODED = (
@@ -137,7 +137,7 @@ def render_page(
         found={"kinds": len(found), "addresses": pc.sum(pc.greater(pc.list_value_length(kinds), 0)).as_py() or 0},
         sections=found_sections,
         views=VIEWS,
-        groups={"count": len(unnamed), "rows": unnamed.slice(0, _LISTED).to_pylist(), "others": OTHERS},
+        groups={"count": len(unnamed), "rows": unnamed.slice(0, ROWS).to_pylist(), "others": OTHERS},
         titles=titles,
         root=metadata.get("root"),
         packets={"flow": packets.pop("flow", 0), "left": packets.total(), "reasons": _reasons(packets)},

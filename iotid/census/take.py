@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from iotid import config
 from iotid.arrow import content_hash, one_chunk
-from iotid.census.changes import ABSENT, CHANGES, compare, joined_names, present, with_history
+from iotid.census.changes import ABSENT, CHANGES, compare, joined_names, present, with_history, without_history
 from iotid.census.export.rows import json_lines, with_keys
 from iotid.census.groups import with_new_groups
 from iotid.census.identify import names_of_kinds, watched
@@ -103,11 +103,10 @@ def take_census(
 
     Returns:
         The partition of ``census``: rows of schemas.CENSUS in Parquet, ``_census.csv``, ``_census.jsonl`` and
-        ``_census.html``; and the
-        groups of unknown devices, schemas.GROUPS in ``_groups.pq`` and one line for each in ``_groups.csv``. With
-        pseudonyms the former is encrypted, ``_groups.sealed``. Flows without a row are in ``_left_out.pq``
-        (schemas.LEFT_OUT) and ``_left_out.csv``. Sums by kind, type, vendor and model are in ``_totals.pq``
-        (schemas.TOTALS).
+        ``_census.html``; and the groups of unknown devices, schemas.GROUPS in ``_groups.pq`` and one line for each in
+        ``_groups.csv``. With pseudonyms the former is encrypted, ``_groups.sealed``. Flows without a row are in
+        ``_left_out.pq`` (schemas.LEFT_OUT) and ``_left_out.csv``. Sums by kind, type, vendor and model are in
+        ``_totals.pq`` (schemas.TOTALS).
 
     Raises:
         AbsentError: there is no partition of flows.
@@ -140,8 +139,9 @@ def take_census(
     scored = scorer.score(flows, known.leaders)
     before, how, groups = _comparable(store, joinable, made_with, scorer, scored.groups)
     compared = compare(scored.devices, before, comparable=how != NOT_COMPARED, remember_days=settings.remember_days)
-    # pseudonyms match no entry, and a name would reveal them
-    checked = check_list(compared, None if pseudonyms else listed, key.capture_date)
+    if pseudonyms:  # they match no entry of a list, whose names would reveal them
+        compared, listed = without_history(compared), None
+    checked = check_list(compared, listed, key.capture_date)
     census = checked.census
     groups = groups.filter(pc.is_in(groups["group_name"], value_set=census["group_name"].combine_chunks()))
     left_out = pseudonymize(scored.left_out, pseudonyms) if pseudonyms else scored.left_out
@@ -177,7 +177,7 @@ def take_census(
         shown = {
             **key,
             **metadata,
-            "root": shlex.quote(store.root),
+            "root": None if pseudonyms else shlex.quote(store.root),  # such a page is for others, elsewhere
             "links": _links(store, key, earlier, known.network, champion),
         }
         staged.write_text(PAGE, render_page(census, groups, left_out, shown, settings.page_rows))

@@ -137,38 +137,20 @@ captures = click.option(
     type=LOCATION,
     help="Capture file, or folder that is searched for captures (pcap, pcapng, also .gz .zst .bz2 .xz), or a URI.",
 )
-labels = click.option(
-    "--labels",
-    required=True,
-    multiple=True,
-    type=click.Path(),
-    metavar="FILE",
-    help="Device list, YAML or CSV: names with MACs, addresses or path patterns. conf/datasets/ has examples. "
-    "Repeatable: several lists are one.",
-)
-labels_to_train = click.option(
-    "--labels",
-    multiple=True,
-    type=click.Path(),
-    metavar="FILE",
-    help="Device list to train a model on, YAML or CSV: names with MACs, addresses or path patterns. conf/datasets/ "
-    "has examples. Repeatable: several lists are one. Default: none, and no model is trained.",
-)
-labels_if_any = click.option(
-    "--labels",
-    multiple=True,
-    type=click.Path(),
-    metavar="FILE",
-    help="Device list, YAML or CSV: names with MACs, addresses or path patterns. conf/datasets/ has examples. "
-    "Repeatable: several lists are one. May be left out where groups have names (iotid name).",
-)
-census_labels = click.option(
-    "--labels",
-    multiple=True,
-    type=click.Path(),
-    metavar="FILE",
-    help="Device list, YAML or CSV, to compare the census with: your names of the devices, which were found, and which "
-    "are on no list. Repeatable: several lists are one.",
+
+
+def _device_list(text: str, *, required: bool = False) -> Callable[[Any], Any]:
+    text = f"{text} Repeatable: several lists are one."
+    return click.option("--labels", required=required, multiple=True, type=click.Path(), metavar="FILE", help=text)
+
+
+_LIST = "Device list, YAML or CSV: names with MACs, addresses or path patterns. conf/datasets/ has examples."
+labels = _device_list(_LIST, required=True)
+labels_to_train = _device_list(f"{_LIST} A model is trained on it; without a list, none is.")
+labels_if_any = _device_list(f"{_LIST} May be left out where groups have names (iotid name).")
+census_labels = _device_list(
+    "Device list, YAML or CSV, to compare the census with: your names of the devices, which were found, and which are "
+    "on no list."
 )
 dataset = click.option("--dataset", required=True, type=NAME, help="Name of the dataset.")
 result = click.option("--name", required=True, type=NAME, help="Name under which the result is stored.")

@@ -18,11 +18,10 @@ from iotid.schemas import FLOWS
 LENGTH_KEY = b"iotid.flow.length"  # metadata of a table that `from_captures` made
 
 PER_PACKET = {  # columns with a value for each of the first packets: the lowest and the highest
-    "packet_length": (
-        1,
-        1 << 20,
-    ),  # a record that claims more is broken (capture.max_packet_bytes); 64 KiB is no limit,
-    "payload_length": (0, 1 << 20),  # as captures on a host hold segments that its network card divides later
+    # a record that claims more is broken (capture.max_packet_bytes); 64 KiB is no limit, as captures on a host hold
+    # segments that its network card divides later
+    "packet_length": (1, 1 << 20),
+    "payload_length": (0, 1 << 20),
     "tcp_window": (0, 65_535),
     "tcp_flags": (0, 255),
     "direction": (-1, 1),

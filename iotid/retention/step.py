@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from iotid.errors import UserError
 from iotid.retention.leftovers import Leftover, delete_leftovers, find_leftovers
 from iotid.retention.plan import Choice, Selection, choose
-from iotid.storage import local_path, open_filesystem, path_exists, using_root
+from iotid.storage import open_filesystem, path_exists, using_root
 
 if TYPE_CHECKING:
     from iotid import config
@@ -65,11 +64,9 @@ def datasets_of_models(tracking: config.Tracking, storage_root: str) -> frozense
     """Names of the datasets that the champion and the challenger were trained on; none if there is no registry.
 
     Raises:
+        UserError: ``tracking.uri`` names a database that does not exist.
         ServerError: the registry cannot be reached, so they are not known.
     """
-    root = local_path(storage_root)
-    if not tracking.uri and not (root is not None and (Path(root) / "mlflow.db").is_file()):
-        return frozenset()
     from iotid.tracking.versions import CHALLENGER, CHAMPION, Registry
 
     registry = Registry(tracking, storage_root)

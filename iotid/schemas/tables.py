@@ -289,13 +289,21 @@ CENSUS = Table(
             "first_seen_ever",
             "timestamp",
             "first packet in this census and those before it that this one knows of; of a device that was not "
-            "remembered any more (census.remember_days), since its return",
+            "remembered any more (census.remember_days), since its return; null with pseudonyms",
+            nullable=True,
         ),
-        Column("dates_present", "int64", "number of these censuses in which it has flows"),
+        Column(
+            "dates_present",
+            "int64",
+            "number of these censuses in which it has flows; null with pseudonyms",
+            nullable=True,
+        ),
         Column(
             "earlier_names",
             "list<string>",
-            "other names that it had in these censuses, as in previous_label, the latest first, at most 8",
+            "other names that it had in these censuses, as in previous_label, the latest first, at most 8; null with "
+            "pseudonyms",
+            nullable=True,
         ),
         Column("addresses", "list<string>", "addresses under which the device was seen, or their pseudonyms, sorted"),
         Column(

@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 from iotid import __version__, config
 from iotid.errors import ServerError, UserError
@@ -71,11 +71,17 @@ class Server:
         check_locations(self.uri)
         return mlflow().MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
 
-    def check_exists(self) -> None:
-        """Raise a UserError if ``tracking.uri`` names a database that does not exist: MLflow would create it, and there
-        would be no model in it. Only training may begin a store."""
+    def has_store(self) -> bool:
+        """Whether there is a tracking store, which MLflow would create for a mere question.
+
+        Raises:
+            UserError: ``tracking.uri`` names a database that does not exist. Only training may begin a store.
+        """
         if self.tracking.uri:
             existing_server(self.tracking.uri)
+            return True
+        root = local_path(self.storage_root)
+        return root is not None and (Path(root) / DATABASE).is_file()
 
     def call(self, request: Callable[[Any], T]) -> T:
         """Call ``request`` with an MLflow client, ``with_retries``; returns its result."""
@@ -118,11 +124,12 @@ def existing_server(tracking_uri: str | Path | None) -> str:
     uri = str(tracking_uri)
     if holds_credentials(uri):
         raise UserError(f"tracking_uri: {NO_CREDENTIALS}, got {redacted_location(uri)}")
-    database = re.fullmatch(r"sqlite(?:\+\w+)?:(?://)?/?([^?]*).*", uri)
-    local = unquote(database[1]) if database else local_path(uri)
-    if local is None:
+    database, local = database_of(uri), local_path(uri)
+    if database is None and local is None and not uri.startswith("sqlite"):
         return uri
-    path = Path(local, DATABASE) if not database and Path(local).is_dir() else Path(local)
+    path = database or Path(local or "")
+    if database is None and path.is_dir():
+        path /= DATABASE
     if not path.is_file():
         raise UserError(
             f"tracking_uri: there is no database {path}; pass the server's URI, sqlite:///PATH or a storage root, or "

@@ -96,7 +96,11 @@ class Registry(Server):
                 client.update_registered_model(self.tracking.model, notes.MODEL)
 
     def find_version(self, alias: str) -> ModelVersion | None:
-        """The version that has the alias, or None."""
+        """The version that has the alias, or None.
+
+        Raises:
+            UserError: ``tracking.uri`` names a database that does not exist.
+        """
 
         def find(client: Any) -> ModelVersion | None:
             try:
@@ -106,7 +110,7 @@ class Registry(Server):
                     return None
                 raise
 
-        return self.call(find)
+        return self.call(find) if self.has_store() else None
 
     def version_of(self, alias: str) -> ModelVersion:
         """The version that has the alias.

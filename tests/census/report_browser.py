@@ -1,4 +1,4 @@
-"""Opens the page of a census in headless Chromium, runs a script in it, and returns what the script found."""
+"""Opens a page in headless Chromium, runs a script in it, and returns what the script found."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ _FRAME = """<!doctype html><iframe src="page.html" style="width:{width}px;height
 <script>onmessage = result => document.getElementById("result").textContent = result.data</script>"""
 _SCRIPT = """<script>(async () => {{
 const result = {{width: innerWidth, title: document.title}};
+// of a census's table
 const lines = () => [...document.querySelectorAll("#rows tr")];
 const cell = (line, index) => [...line.children[index].firstChild.children].map(part => part.textContent);
 const cells = index => lines().map(line => cell(line, index)[0]);

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from iotid.census.attention import ACT, CHECK, NOTE, SEVERITIES, VIEWS, Section, ranks, sections
+from iotid.census.attention import ACT, CHECK, NOTE, VIEWS, Section, ranks, sections
 from iotid.schemas import CENSUS
 
 from .report_tables import census_of, kind
@@ -27,7 +27,7 @@ def _numbers(*rows: dict[str, Any]) -> dict[str, int]:
 
 def test_sections__are_all_given_the_most_severe_first() -> None:
     found = _sections([{}])
-    order = [SEVERITIES.index(each.severity) for each in found]
+    order = [(ACT, CHECK, NOTE).index(each.severity) for each in found]
     assert order == sorted(order)
     assert {each.number for each in found} == {0}
     assert [each.view for each in found if each.severity == ACT] == [

@@ -134,7 +134,7 @@ def _registry(**tags: Any) -> Any:
         raise NoModelError("no version is champion; run iotid promote first")
 
     challenger = ModelVersion(3, "run", "2026-01-31", tags) if tags else None
-    return SimpleNamespace(check_exists=lambda: None, version_of=version_of, find_version=lambda alias: challenger)
+    return SimpleNamespace(version_of=version_of, find_version=lambda alias: challenger)
 
 
 def test_champion_of__reports_why_promotion_refused() -> None:
@@ -154,7 +154,7 @@ def test_champion_of__reports_why_promotion_refused() -> None:
 
 
 def test_find_champion__says_why_there_is_none_and_raises_for_an_unreachable_one() -> None:
-    assert find_champion(SimpleNamespace(check_exists=lambda: None, version_of=lambda alias: 5)) == (5, "")
+    assert find_champion(SimpleNamespace(version_of=lambda alias: 5)) == (5, "")
     none, why = find_champion(_registry(decision="Refused: macro F1 is low.", decided_on="home"))
     assert none is None
     assert "promotion refused version 3. Refused: macro F1 is low." in why
@@ -163,7 +163,7 @@ def test_find_champion__says_why_there_is_none_and_raises_for_an_unreachable_one
         raise ServerError("does not answer")
 
     with pytest.raises(ServerError, match="does not answer"):
-        find_champion(SimpleNamespace(check_exists=lambda: None, version_of=away))
+        find_champion(SimpleNamespace(version_of=away))
 
 
 def test_take_plain__without_a_model_all_are_unknown_and_a_first_one_is_no_change(

@@ -14,6 +14,7 @@ import pytest
 from iotid.census import take
 from iotid.census.pseudonyms import KEY_VARIABLE, Pseudonyms
 from iotid.census.score import Scored
+from iotid.census.stored import stored_rows
 from iotid.errors import SettingError
 from iotid.labels.group_names import Statement
 from iotid.labels.grouped_devices import state
@@ -55,6 +56,21 @@ def test_take_plain__pseudonyms_are_joined_under_the_same_key_alone(
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
     with pytest.raises(SettingError, match="there is no key"):
         plain_site.census(2, pseudonyms="opaque")
+
+
+def test_take_plain__pseudonyms_have_no_history_and_the_page_no_place(
+    plain_site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+    for day, label in ((1, "plug"), (2, "camera")):
+        plain_site.flows(day, a=label)
+        census = plain_site.census(day, pseudonyms="opaque")
+    (row,) = stored_rows(census).to_pylist()
+    assert row["change"] == "changed"
+    assert {row[name] for name in ("first_seen_ever", "dates_present", "earlier_names")} == {None}
+    assert plain_site.store.root not in (Path(census.uri) / "_census.html").read_text(encoding="utf-8")
+    clear = plain_site.census(2)
+    assert plain_site.store.root in (Path(clear.uri) / "_census.html").read_text(encoding="utf-8")
 
 
 UNKNOWN_GROUPS = pa.Table.from_pylist(

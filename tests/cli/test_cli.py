@@ -282,7 +282,6 @@ def test_take_census__a_watched_device_ends_it_with_exit_code_3_after_the_result
     }
     written = Partition("/store/census/part", PartitionKey.of_date("a", "2026-01-10"), met | left_out)
     registry = SimpleNamespace(
-        check_exists=lambda: None,
         version_of=lambda alias: ModelVersion(1, "run", "2026-01-09", {"quality": "macro F1 91.00 %"}),
         bundle=lambda number, folder: folder,
     )

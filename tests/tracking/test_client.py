@@ -70,7 +70,7 @@ def test_existing_server__reads_a_database_in_use_below_a_root_with_url_characte
 ) -> None:
     root = tmp_path / "a?b %20#c"
     registry = Registry(tracking, str(root))
-    assert registry.find_version("champion") is None  # creates the database
+    registry.call(lambda server: server.search_registered_models())  # creates the database
     with closing(sqlite3.connect(root / "mlflow.db", isolation_level=None)) as writer:
         writer.execute("BEGIN IMMEDIATE")
         assert client.existing_server(root) == client.existing_server(registry.uri) == registry.uri

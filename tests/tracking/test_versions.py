@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from iotid.errors import UserError
+from iotid import config
+from iotid.errors import NoModelError, UserError
 from iotid.tracking import ModelVersion, Registry
 from iotid.tracking.runs import Run
 
@@ -88,3 +89,17 @@ run.end()
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     assert {path.name for path in tmp_path.iterdir()} == {"bundle", "store"}
+
+
+def test_find_version__a_store_that_does_not_exist_is_not_created_for_a_question(tmp_path: Path) -> None:
+    tracking, root = config.load_settings().tracking, tmp_path / "root"
+    registry = Registry(tracking, str(root))
+    assert registry.find_version("champion") is None
+    with pytest.raises(NoModelError, match="no version of iotid is challenger; run iotid train first"):
+        registry.version_of("challenger")
+    misspelt = Registry(config.with_values(tracking, uri=f"sqlite:///{tmp_path}/typo/x.db"), str(root))
+    for find in (misspelt.find_version, misspelt.version_of):
+        with pytest.raises(UserError, match=r"there is no database \S+/typo/x\.db"):
+            find("champion")
+    assert not (tmp_path / "typo").exists()
+    assert not (root / "mlflow.db").exists()

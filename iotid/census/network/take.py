@@ -7,7 +7,6 @@ date's unknown groups continue those of the date before. So late sites need no o
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import logging
@@ -41,7 +40,7 @@ from iotid.census.pseudonyms import Pseudonyms, read_pseudonyms
 from iotid.census.report import render_table_csv
 from iotid.census.stored import PAGE as SITE_PAGE
 from iotid.census.stored import stored_groups
-from iotid.errors import AbsentError, DataError, InputError
+from iotid.errors import AbsentError, DataError, InputError, list_nearest
 from iotid.labels.group_names import GroupNames
 from iotid.partitions import ALL_SITES, Partition, PartitionKey, Store
 from iotid.schemas import NETWORK, NETWORK_SITES
@@ -112,15 +111,15 @@ def take_network_census(
 def _check_sites(store: Store, sites: Sequence[str]) -> None:
     """Raise an AbsentError if no site of ``sites`` has data of any date: their names are misspelt; warn of each one of
     several, which may be new."""
-    if not sites:
-        return
-    known = {key.site for table in ("splits", "flows", "census") for key in store.partitions(table)}
-    absent = [site for site in sites if site not in known]
-    if len(absent) == len(sites):
-        close = difflib.get_close_matches(absent[0], sorted(known), n=5, cutoff=0) or ["none"]
+    absent, known = sorted(sites), set[str]()
+    for table in ("census", "flows", "splits"):  # the last two only for sites without a census
+        if absent:
+            known |= {key.site for key in store.partitions(table)}
+            absent = [site for site in absent if site not in known]
+    if sites and len(absent) == len(sites):
         raise AbsentError(
             f"network: no completed data for site {', '.join(absent)} on any date; sites with data: "
-            f"{', '.join(close)}; correct --site"
+            f"{list_nearest(absent[0], known) or 'none'}; correct --site"
         )
     for site in absent:
         _log.warning("network: site %s has no data on any date, and counts as missing; is its name right?", site)
