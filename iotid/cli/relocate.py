@@ -13,7 +13,8 @@ def main(settings: Settings, apply: bool) -> None:
 
     The tracking store of a storage root has absolute artifact locations. After the root was copied or moved they still
     name the place that it came from, so every step refuses the store. This command makes them those beside the database
-    `mlflow.db`. Reads and writes that database: all records in one transaction, after a copy of it (`mlflow.….db`).
+    `mlflow.db`. Reads and writes that database: all records in one transaction, after a copy of it
+    (`mlflow.TIME.before-relocate.db`).
     The tables `splits` and `flows` name captures by their own paths, which stay. Do this in the copy, not in the
     original. The tags `dataset_uri` of runs stay: they say where the dataset was when the run read it.
     """

@@ -70,7 +70,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_STEP = "write-dataset"  # in Spark's pages
+_STEP = "write-dataset"  # in the Spark UI
 
 _MACS_SHOWN = 3
 _HOSTS_SHOWN = 5

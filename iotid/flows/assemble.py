@@ -51,7 +51,7 @@ _MANY_DATES = 3  # from so many on, captures are rather a collection than a nigh
 
 _log = logging.getLogger(__name__)
 
-_STEP = "assemble-flows"  # in Spark's pages
+_STEP = "assemble-flows"  # in the Spark UI
 
 
 def write_flows(

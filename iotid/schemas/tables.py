@@ -310,7 +310,7 @@ CENSUS = Table(
             "change",
             "string",
             "against the census before: new, same, changed, back (after absence), gone (there then, not "
-            "tonight), away (absent then, too); baseline: no census before whose identifiers are the same",
+            "on this date), away (absent then, too); baseline: no census before whose identifiers are the same",
         ),
         Column(
             "previous_label",

@@ -1,4 +1,4 @@
-"""Says in Spark's pages and event log which part of a step a job belongs to."""
+"""Says in the Spark UI and event log which part of a step a job belongs to."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from iotid.tracking.locations import ARTIFACTS, check_locations, database_of
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-NOTE = "mlflow.note.content"  # the tag of experiments and runs that MLflow's pages show as their description
+NOTE = "mlflow.note.content"  # the tag of experiments and runs that the MLflow UI shows as their description
 DATABASE = "mlflow.db"  # below the storage root, unless ``tracking.uri`` names a server
 RETRY_S = 60.0  # how long a step retries while the tracking server is unreachable
 _OUTAGES = ("failed with exception", "failed with timeout exception", "error responses", "database is locked")
@@ -197,7 +197,7 @@ def mlflow() -> Any:
 
 
 def origin_tags() -> dict[str, str]:
-    """The tags by which MLflow's pages show who started a run, with which code, and its git commit if there is one."""
+    """The tags by which the MLflow UI shows who started a run, with which code, and its git commit if there is one."""
     library = mlflow()
     from mlflow.tracking.context import registry
     from mlflow.utils import mlflow_tags

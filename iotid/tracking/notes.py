@@ -1,4 +1,4 @@
-"""The texts that MLflow's pages show as descriptions: of the experiment, of runs, of the model and its versions.
+"""The texts that the MLflow UI shows as descriptions: of the experiment, of runs, of the model and its versions.
 
 Markdown. A description has one section for each step that wrote something; steps replace their own section only, so
 that what persons write beside them stays.
