@@ -53,9 +53,9 @@ object store this names the folder of the current version); `_METADATA.json` has
 Key columns are in the folder names, not in the files.
 * Files and folders whose names begin with `_` are other tables beside the rows; Spark and pyarrow do not read them \
 as rows. With pseudonyms, groups are encrypted (`.sealed`).
-* Every Parquet file of the tables below has its table and version in the Parquet footer (`iotid.table`, `iotid.version`), and each column its \
-meaning and unit as metadata of the Arrow field (`meaning`, `unit`); Spark shows them as the column's comment. Files \
-that earlier versions wrote have none.
+* Every Parquet file of the tables below has its table and version in the Parquet footer (`iotid.table`, \
+`iotid.version`), and each column its meaning and unit as metadata of the Arrow field (`meaning`, `unit`); Spark shows \
+them as the column's comment. Files that earlier versions wrote have none.
 * Times are UTC with microseconds. *null*: the column may be null.
 * `kind_found` is a struct of `kind`, `label`, `vendor`, `type` (string), `confidence` (float64), `flows`, `units` \
 (int64); `runner_up` of `label` (string), `confidence` (float64).

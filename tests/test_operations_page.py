@@ -28,6 +28,10 @@ def test_configuration__loads_over_that_of_a_cluster(tmp_path: Path) -> None:
     assert settings.spark.conf["spark.executor.memoryOverheadFactor"] == "0.4"
 
 
+def test_commands__are_found() -> None:
+    assert {line.split()[1] for line in COMMANDS} == {"prune", "relocate"}
+
+
 @pytest.mark.parametrize("line", COMMANDS)
 def test_commands__are_accepted_as_written(line: str, tmp_path: Path) -> None:
     store = Store(str(tmp_path / "run"))
@@ -35,8 +39,9 @@ def test_commands__are_accepted_as_written(line: str, tmp_path: Path) -> None:
         staged.write_text("part.txt", "")
     arguments = [each for each in shlex.split(line)[1:] if each != "$S"]
     answer = CliRunner().invoke(steps, [*arguments, "--set", f"storage.root={store.root}"])
-    expected = "does not exist; name its root" if "relocate" in line else "partitions before"
+    expected, code = ("does not exist; name its root", 2) if "relocate" in line else ("partitions before", 0)
     assert expected in answer.output
+    assert answer.exit_code == code
 
 
 def test_links__lead_to_pages_and_headings() -> None:

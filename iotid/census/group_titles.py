@@ -12,7 +12,7 @@ _PORTS = 3
 
 
 def group_titles(services: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Title of each group: "Unknown group 2329 (TCP 443, 9999)"; ``services``: of each group, as in GROUPS.
+    """Title of each group: "Unknown group E232 (TCP 443, 9999)"; ``services``: of each group, as in GROUPS.
 
     A title has so many characters of the name as distinguish all groups given. It does not depend on their order, so
     a group keeps its title from date to date, unless another one begins with the same characters.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from iotid.census.listed import COLUMNS as LISTED
 from iotid.census.score import NoModel, Scored
 from iotid.census.split_groups import EarlierGroups
 from iotid.config import Settings, Watchlist
+from iotid.labels.devices import Device
 from iotid.partitions import Partition, PartitionKey, Store
 from iotid.schemas import CENSUS, FLOWS, LEFT_OUT
 from iotid.tracking import ModelVersion
@@ -120,9 +122,14 @@ class Site:
             staged.metadata |= metadata
 
     def census(
-        self, day: int, version: int | None = 1, watchlist: dict[str, Any] | None = None, **changes: Any
+        self,
+        day: int,
+        version: int | None = 1,
+        watchlist: dict[str, Any] | None = None,
+        devices: Sequence[Device] | None = None,
+        **changes: Any,
     ) -> Partition:
-        """``version``: of the model; None: there is none."""
+        """``version``: of the model; None: there is none. ``devices``: the operator's list."""
         self.model = version
         settings = self.settings.census.model_copy(update=changes)
         listed = Watchlist.model_validate(watchlist or WATCHED)
@@ -130,7 +137,8 @@ class Site:
         if version is not None:
             champion = ModelVersion(version, "run", "2026-01-31", self.tags)
         bundle = Path("m") if champion else None
-        return take_census(None, self.store, key, champion, bundle, settings, listed)  # type: ignore[arg-type]
+        sections = settings, listed, (6, 17), devices
+        return take_census(None, self.store, key, champion, bundle, *sections)  # type: ignore[arg-type]
 
 
 def changes_of(census: Partition) -> dict[str, tuple[str, str | None]]:

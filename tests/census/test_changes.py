@@ -102,6 +102,12 @@ def test_compare__rows_tell_the_history_of_their_device() -> None:
     assert (absent["first_seen_ever"], absent["dates_present"], absent["earlier_names"]) == (NOON, 2, ["plug"])
 
 
+def test_compare__a_forgotten_device_that_returns_has_a_new_history() -> None:
+    days: list[dict[str, str | None]] = [{"a": "plug", "b": "plug"}, *[{"b": "plug"}] * 4, {"a": "lamp", "b": "plug"}]
+    found = census(*days, remember_days=2)["a"]
+    assert (found["change"], found["dates_present"], found["earlier_names"]) == ("new", 1, [])
+
+
 def test_compare__at_most_eight_earlier_names_are_kept_the_latest_first() -> None:
     names = [f"model {number}" for number in range(12)]
     found = census(*({"a": name} for name in names))["a"]

@@ -28,6 +28,7 @@ def _checked(rows: list[dict[str, Any]], *entries: dict[str, Any]) -> tuple[list
         ({}, "agrees"),
         ({"kinds": [kind(None)]}, "agrees"),  # named by vendor and type alone
         ({"kinds": [kind("hall")]}, "agrees"),  # a model that was trained on names
+        ({"kinds": [kind("socket")]}, "agrees"),  # on types
         ({"kinds": [kind("lamp", type="lamp")]}, "differs"),
         ({"kinds": [kind(None, type="lamp")]}, "differs"),
         ({"kinds": [kind("plug"), kind("lamp")], "status": "several"}, "differs"),
@@ -73,3 +74,10 @@ def test_check__without_a_list_says_nothing() -> None:
     assert found.counts == {}
     assert {found.census[name][0].as_py() for name in ("device_name", "listed_label", "list_check")} == {None}
     assert check_list(census_of([]), [], DATE).census.schema == census_of([]).schema
+
+
+def test_check__names_a_hundred_missing_devices_and_counts_all_but_those_known_by_path() -> None:
+    macs = [f"02:00:00:00:00:{n:02x}" for n in range(120)]
+    entries = [{"name": f"plug {n:03}", "model": "plug", "mac": mac} for n, mac in enumerate(macs)]
+    _, counts = _checked([{"change": "away", "flows": 0}] * 120, *entries, {"name": "x", "path": "*/x/*"})
+    assert (counts["devices"], counts["not_seen"], len(counts["not_seen_names"])) == (120, 120, 100)

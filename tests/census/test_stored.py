@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from iotid.census.groups import NO_GROUPS
-from iotid.census.stored import stored_rows
+from iotid.census.listed import COLUMNS as LISTED
+from iotid.census.network.read import read_site
+from iotid.census.stored import stored_groups, stored_rows
+from iotid.labels.grouped_devices import CensusesRead
 from iotid.partitions import Partition, PartitionKey
 from iotid.schemas import CENSUS
 
 from .plain_site import A, B, C, D, Site, changes_of
+from .report_tables import groups_of
 
 
 def _as_version_3(plain_site: Site, day: int, rows: pa.Table) -> Partition:
@@ -77,3 +82,57 @@ def test_stored_rows__of_version_3_name_a_kind_without_label_by_vendor(plain_sit
     rows = rows.set_column(index, rows.schema.field(index), pa.array([kinds], rows.schema.field(index).type))
     (found,) = stored_rows(_as_version_3(plain_site, 1, rows))["kinds"].to_pylist()
     assert [(one["kind"], one["label"]) for one in found] == [("Acme camera", None), ("plug", "plug")]
+
+
+def _as_version_6(plain_site: Site, census: Partition, groups: pa.Table) -> Partition:
+    """The census as version 6 wrote it: `group`, the change `first`, absent devices with the status they had, side
+    tables in Parquet's own extension."""
+    rows = pq.read_table(f"{census.uri}/part-0.parquet", partitioning=None)
+    rows = rows.drop_columns([*LISTED, "first_seen_ever", "dates_present", "earlier_names"])
+    status = pc.if_else(pc.equal(rows["status"], "absent"), "known", rows["status"])
+    change = pc.if_else(pc.equal(rows["change"], "baseline"), "first", rows["change"])
+    for name, column in (("status", status), ("change", change)):
+        rows = rows.set_column(rows.schema.get_field_index(name), name, column)
+    former = {"group_name": "group"}
+    with plain_site.store.write("census", census.key, 6) as staged:
+        for name, table in (("part-0.parquet", rows), ("_groups.parquet", groups)):
+            named = table.rename_columns([former.get(each, each) for each in table.column_names])
+            pq.write_table(named, f"{staged.path}/{name}", filesystem=staged.filesystem)
+        staged.metadata |= {name: census.metadata[name] for name in ("model_version", "settings_hash", "devices")}
+    return plain_site.store.open("census", census.key)
+
+
+def test_take_plain__continues_a_census_of_version_6(plain_site: Site) -> None:
+    plain_site.flows(1, a="camera", b="?gold", d="plug")
+    plain_site.flows(2, a="camera", b="?gold")
+    plain_site.flows(3, a="camera", b="?gold", d="plug")
+    first = _as_version_6(plain_site, plain_site.census(1), groups_of(gold=["TCP 1"]))
+    assert set(stored_rows(first)["change"].to_pylist()) == {"baseline"}
+    now = plain_site.census(2)
+    before = _as_version_6(plain_site, now, groups_of(gold=["TCP 1"]))
+    rows = {row["device_id"]: row for row in stored_rows(before).to_pylist()}
+    assert stored_rows(before).schema == CENSUS.arrow_schema(stored=True)
+    assert {device: row["status"] for device, row in rows.items()} == {A: "known", B: "unknown", D: "absent"}
+    assert (rows[B]["group_name"], rows[B]["dates_present"]) == ("gold", 1)
+    assert rows[A]["first_seen_ever"] == rows[A]["first_seen"]
+    assert stored_groups(plain_site.store, before, None)["group_name"].to_pylist() == ["gold"]
+    members = CensusesRead(plain_site.store).members(["gold"])
+    assert {(row["capture_date"].day, row["group_name"]) for row in members.to_pylist()} == {(1, "gold"), (2, "gold")}
+    after = stored_rows(plain_site.census(3)).to_pylist()
+    assert {row["device_id"]: row["change"] for row in after} == {A: "same", B: "same", D: "back"}
+
+
+def test_network__reads_makers_and_groups_of_a_census_of_version_6(plain_site: Site) -> None:
+    plain_site.flows(1, b="?gold")
+    census = plain_site.census(1)
+    rows = pq.read_table(f"{census.uri}/part-0.parquet", partitioning=None)
+    at = rows.schema.get_field_index("maker")
+    rows = rows.set_column(at, rows.schema.field(at), pa.array(["Nova"], pa.string()))
+    pq.write_table(rows, f"{census.uri}/part-0.parquet")
+    read = read_site(
+        plain_site.store, "lab", _as_version_6(plain_site, census, groups_of(gold=["TCP 1"])).key["capture_date"]
+    )
+    assert read.counts.to_pylist() == [
+        {"group_name": "gold", "addresses": 1, "new": 0, "makers": ["Nova"], "maker_addresses": [1]}
+    ]
+    assert read.groups["group_name"].to_pylist() == ["gold"]

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from iotid.census import champion_of, check_watchlist, find_champion
-from iotid.census.stored import PAGE
+from iotid.census.stored import PAGE, stored_rows
 from iotid.config import Watchlist
 from iotid.errors import AbsentError, AccountingError, DataError, NoModelError, ServerError, WatchError
 from iotid.partitions import Partition, PartitionKey
@@ -56,7 +56,7 @@ def test_take_plain__flows_left_out_are_in_files_and_on_the_page(plain_site: Sit
         '"outside",,"52.1.2.3",1,false,1,3,6',
         f'"other_protocol","{D}","192.168.1.13",1,false,1,2,4',
     ]
-    assert "Skipped flows, by reason and MAC or address" in files["_census.html"]
+    assert "Flows left out, by reason and MAC or address" in files["_census.html"]
     for text in ("52.1.2.3", D, "3 flows, 6 packets"):
         assert text in files["_census.html"]
 
@@ -83,6 +83,11 @@ def test_take_plain__another_model_scores_the_earlier_flows_again(
     again = plain_site.census(3, version=2)
     assert again.metadata["compared_with"] == {"capture_date": "2026-01-02", "how": "scored again"}
     assert changes_of(again) == {A: ("same", "webcam"), B: ("changed", "plug"), C: ("away", "plug")}
+    history = {
+        row["device_id"]: (row["first_seen_ever"].day, row["dates_present"], row["earlier_names"])
+        for row in stored_rows(again).to_pylist()
+    }
+    assert history == {A: (1, 3, []), B: (1, 3, ["plug"]), C: (1, 1, [])}, "another model does not end it"
     other_settings = plain_site.census(3, min_flows=5)
     assert other_settings.metadata["compared_with"]["how"] == "scored again"
     plain_site.flows(2, flow={"misfit": "was cut otherwise"}, a="camera", b="plug")

@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from iotid.census.stored import JSON_LINES, PAGE
+from iotid.census.pseudonyms import KEY_VARIABLE
+from iotid.census.stored import JSON_LINES, PAGE, stored_rows
 from iotid.cli import steps
+from iotid.labels.devices import Device
 from iotid.partitions import ALL_SITES, Partition, PartitionKey, Store
 
-from .plain_site import A, B, Site
+from .plain_site import KEY, A, B, C, D, Site
 
 
 def _links(census: Partition) -> list[str]:
@@ -87,3 +90,54 @@ def test_take_plain__page_on_an_object_store_leads_to_no_other_partition(
     census = plain_site.census(2)
     assert _links(census) == []
     assert 'href="_census.csv"' in Path(census.uri, PAGE).read_text()
+
+
+DEVICES = [
+    Device.model_validate({"name": name, "model": model, "mac": mac})
+    for name, model, mac in (("porch cam", "camera", A), ("hall plug", "plug", B), ("cellar cam", "camera", C))
+]
+
+
+def test_take_plain__compares_the_rows_with_the_device_list(plain_site: Site) -> None:
+    plain_site.flows(1, a="camera", b="camera", c="camera", d="plug")
+    plain_site.flows(2, a="camera", b="camera", d="plug")
+    plain_site.census(1, devices=DEVICES)
+    census = plain_site.census(2, devices=DEVICES)
+    rows = {row["device_id"]: row for row in stored_rows(census).to_pylist()}
+    assert {device: (row["device_name"], row["list_check"]) for device, row in rows.items()} == {
+        A: ("porch cam", "agrees"), B: ("hall plug", "differs"), C: ("cellar cam", None), D: (None, "not_listed"),
+    }  # fmt: skip
+    assert census.metadata["device_list"]["not_seen_names"] == ["cellar cam"]
+    without = stored_rows(plain_site.census(2))
+    assert set(without["list_check"].to_pylist()) == {None}
+
+
+def test_take_plain__pseudonyms_are_compared_with_no_device_list(
+    plain_site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+    plain_site.flows(1, a="camera")
+    census = plain_site.census(1, devices=DEVICES, pseudonyms="opaque")
+    assert census.metadata["device_list"] == {}
+    for path in Path(census.uri).iterdir():
+        assert b"porch cam" not in path.read_bytes(), path
+
+
+def test_take_plain__shows_the_quality_of_the_model_on_devices(plain_site: Site) -> None:
+    plain_site.flows(1, a="camera")
+    plain_site.tags = {"quality": "macro F1 90 %"}
+    census = plain_site.census(1)
+    assert (census.metadata["model_quality"], census.metadata["device_quality"]) == ("macro F1 90 %", None)
+    plain_site.tags["device_quality"] = "of 3 device nights it named 2 rightly"
+    page = Path(plain_site.census(1).uri, "_census.html").read_text(encoding="utf-8")
+    assert "of 3 device nights it named 2 rightly" in page
+    assert "macro F1" not in page, "of flows, not of devices"
+
+
+def test_take_plain__every_parquet_file_says_what_it_is(plain_site: Site) -> None:
+    plain_site.flows(1, a="camera", c=None)
+    files = [path for path in Path(plain_site.census(1).uri).iterdir() if path.suffix in (".parquet", ".pq")]
+    tables = {path.name: pq.read_schema(path).metadata[b"iotid.table"].decode() for path in files}
+    assert tables == {
+        "part-0.parquet": "census", "_groups.pq": "groups", "_totals.pq": "totals", "_left_out.pq": "left_out",
+    }  # fmt: skip

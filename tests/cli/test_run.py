@@ -61,7 +61,7 @@ def test_run__without_a_device_list_takes_the_census_and_trains_nothing(
         for table, fields in (
             ("splits", {**files, "bytes": 9, "unreadable": {}}),
             ("flows", {"rows": 1, "packets": {"flow": 2}, "overlapping": 0}),
-            ("census", {"devices": 1, "groups": 1, "status": {"unknown": 1}, "changes": {"first": 1}, "watched": 0}),
+            ("census", {"devices": 1, "groups": 1, "status": {"unknown": 1}, "changes": {"baseline": 1}, "watched": 0}),
         ):
             with store.write(table, key) as staged:
                 staged.metadata |= fields

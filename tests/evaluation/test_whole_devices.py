@@ -10,7 +10,9 @@ import pytest
 
 from iotid.config import load_settings
 from iotid.dataset import Encoding, FlowSets, Vocabulary
+from iotid.evaluation.report import device_quality
 from iotid.evaluation.whole_devices import OUTCOMES, score_whole_devices
+from iotid.labels.devices import UNLISTED
 from iotid.model.device import DeviceModel, kinds_of
 
 LABELS = ("cam", "lamp", "plug")
@@ -75,3 +77,34 @@ def test_score_whole_devices__without_a_device_model_there_is_none(predictor: An
     sets = sets_of(encoding, [("cam", 1, 1)], {"cam": 0})
     without = SimpleNamespace(encoding=predictor.encoding, learned=SimpleNamespace(devices=None))
     assert score_whole_devices(sets, encoding, without, "challenger", CENSUS) is None  # type: ignore[arg-type]
+
+
+def test_score_whole_devices__a_second_kind_is_wrong_and_few_flows_are_undecided(predictor: Any) -> None:
+    encoding = encoding_of((*LABELS, UNLISTED))
+    label_of = {label: number for number, label in enumerate(encoding.labels)}
+    sets = sets_of(encoding, [("cam", 1, 1), ("plug", 2, 1), ("cam", 3, 2)], {"cam": 0, "plug": 0})
+    found = score_whole_devices(sets, encoding, predictor, "challenger", CENSUS)
+    assert found is not None
+    assert (found["recordings"], found["right"], found["wrong"]) == (2, 1, 1), "a plug beside the camera of a night"
+    strict = CENSUS.model_copy(update={"min_flows": 1_000})
+    undecided = score_whole_devices(sets, encoding, predictor, "challenger", strict)
+    assert undecided is not None
+    assert (undecided["right"], undecided["undecided"]) == (0, 2)
+    unlisted = sets_of(encoding, [("cam", 1, 1)], {"cam": label_of[UNLISTED]})
+    assert score_whole_devices(unlisted, encoding, predictor, "challenger", CENSUS) is None
+
+
+@pytest.mark.parametrize(
+    ("numbers", "protocol", "text"),
+    [
+        ((0, 0, 0), "by_capture", None),
+        ((1, 1, 0), "by_capture", "of 1 device night of the test split it named 1 rightly and 0 wrongly"),
+        ((1200, 1000, 7), "random_flow",
+         "of 1,200 device nights of the test split, whose other flows it was trained on, it named 1,000 rightly and 7 "
+         "wrongly"),
+    ],
+)  # fmt: skip
+def test_device_quality__says_what_was_counted(numbers: tuple[int, int, int], protocol: str, text: str | None) -> None:
+    scored: Any = dict(zip(("recordings", "right", "wrong"), numbers, strict=True))
+    assert device_quality(scored, protocol) == text
+    assert device_quality(None, protocol) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -107,7 +108,6 @@ def test_duplicates_warning__names_the_setting_of_mirror_ports(
     twice = [(start + i * 20_000 + late, frame) for i, frame in enumerate(frames) for late in (0, 300)]
     (tmp_path / "twice").write_bytes(getattr(make, kind)(twice))
     (tmp_path / "once").write_bytes(getattr(make, kind)(frames))
-    (tmp_path / "broken").write_bytes(getattr(make, kind)(frames)[:60])
     found = find_captures([str(tmp_path)]).captures
     warning = duplicates_warning(found, capture_settings)
     assert warning == (
@@ -117,3 +117,19 @@ def test_duplicates_warning__names_the_setting_of_mirror_ports(
     dropped = capture_settings.model_copy(update={"duplicate_window_us": 10_000})
     assert duplicates_warning(found, dropped) is None
     assert duplicates_warning([each for each in found if each.path.endswith("once")], capture_settings) is None
+    larger = replace(found[0], path=f"{tmp_path}/gone", file_bytes=1 << 30)
+    assert duplicates_warning([larger, *found], capture_settings) == warning, "one that cannot be read hides no other"
+
+
+@pytest.mark.parametrize(("packets", "repeated", "is_reported"), [(500, 60, True), (400, 49, False), (900, 90, False)])
+def test_duplicates_warning__needs_fifty_packets_and_a_tenth(
+    packets: int, repeated: int, is_reported: bool, tmp_path: Path, make: SimpleNamespace,
+    capture_settings: config.Capture,
+) -> None:  # fmt: skip
+    dice, start = random.Random(4), 1_500_000_000_000_000
+    frames = [make.ethernet(make.ipv4(make.tcp(dice.randbytes(60), sequence=i))) for i in range(packets)]
+    times = [(start + i * 20_000, frame) for i, frame in enumerate(frames)]
+    again = [(time + 300, frame) for time, frame in times[:repeated]]
+    (tmp_path / "capture").write_bytes(make.pcap(sorted([*times, *again])))
+    found = find_captures([str(tmp_path)]).captures
+    assert (duplicates_warning(found, capture_settings) is not None) == is_reported

@@ -41,6 +41,7 @@ def test_jsonl__every_line_is_an_object_with_the_columns_in_order(tmp_path: Path
         assert row["key"] == f"lab/{expected['device_id']}"
         assert (row["site"], row["capture_date"]) == ("lab", DATE)
         assert row["first_seen"] == "2026-01-10T01:02:03.000000Z"
+        assert row["first_seen_ever"] == "2026-01-08T01:02:03.000000Z"
         for name, value in expected.items():
             if name not in ("first_seen", "last_seen", "first_seen_ever"):
                 assert row[name] == value, name

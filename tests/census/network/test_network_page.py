@@ -56,6 +56,8 @@ def test_page__shows_totals_trends_groups_and_missing_sites_first(network: Netwo
     assert "3 sites: 1 complete, 1 partial , 1 missing" in text
     first = text.split("Needs attention")[1].split("Inventory")[0]
     assert "1 address on the watch list 1 site without a census: c" in first
+    assert "unknown group" not in first, "it is of day 1"
+    assert "1 unknown group is new" in _text(_page(network.network(1, ["a", "b", "c"])))
     assert first.index("names spread") < first.index("1 site is partial: b")
     assert "dongle 9.9 (9 to 10) · found 10, at 1 site" in text
     assert "2026-01-23 (a week before, 2 sites), and 2026-01-02 (four weeks before, 2 sites)" in text
