@@ -9,12 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from iotid.census.stored import stored_totals
+from iotid.census.totals import totals_of
+from iotid.dataset import FlowSets, read_sets, read_test_sets
+from iotid.dataset.store import write_sets
+from iotid.flows import read_counters
 from iotid.partitions import PartitionKey, Store
-from iotid.schemas import CENSUS, FLOWS, GROUPS, LEFT_OUT
+from iotid.schemas import CENSUS, COUNTERS, FLOWS, GROUPS, LEFT_OUT
 
 from .census.report_tables import census_of, groups_of, kind, left_out_of
 
@@ -82,3 +88,31 @@ def test_spark__reads_the_tables_as_documented(root: str, spark: Any) -> None:
     assert re.search(r"home\| *known\| *1", printed)
     assert re.search(r"home\| *camera\| *1", printed)
     assert names["flows"].count() == 4
+
+
+def test_former_names__of_side_tables_are_read(tmp_path: Path) -> None:
+    store, key = Store(str(tmp_path)), PartitionKey.of_date("home", DATE)
+    counters = COUNTERS.arrow_schema(stored=True)
+    counted = pa.Table.from_pylist(
+        [{"capture_file": "a", "reason": "flow", "packets": 3, "bytes": 9, "first_offset": 0}], counters
+    )
+    with store.write("flows", key, FLOWS.version) as staged:
+        pq.write_table(counted, f"{staged.path}/_counters.parquet", filesystem=staged.filesystem)
+    assert read_counters(store.open("flows", key))["packets"].to_pylist() == [3]
+    totals = totals_of(census_of([{}]))
+    with store.write("census", key, CENSUS.version) as staged:
+        pq.write_table(totals, f"{staged.path}/_totals.parquet", filesystem=staged.filesystem)
+    found = stored_totals(store, store.open("census", key))
+    assert found is not None
+    assert found.equals(totals)
+
+
+def test_former_names__of_the_sets_of_a_dataset_are_read(tmp_path: Path) -> None:
+    store, key = Store(str(tmp_path)), PartitionKey.named("d")
+    ids = np.zeros(2, np.int64)
+    sets = FlowSets.of({"packet_length": np.ones((2, 3), np.int32)}, ids, ids, ids + 1, ids)
+    with store.write("datasets", key) as staged:
+        write_sets(staged, "sets.parquet", sets)
+    uri = store.open("datasets", key).uri
+    assert read_sets(uri).to_arrow().equals(sets.to_arrow())
+    assert read_test_sets(uri) is None, "a dataset of an earlier version has none"

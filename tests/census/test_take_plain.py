@@ -56,7 +56,7 @@ def test_take_plain__flows_left_out_are_in_files_and_on_the_page(plain_site: Sit
         '"outside",,"52.1.2.3",1,false,1,3,6',
         f'"other_protocol","{D}","192.168.1.13",1,false,1,2,4',
     ]
-    assert "Flows left out, by reason and MAC or address" in files["_census.html"]
+    assert "Skipped flows, by reason and MAC or address" in files["_census.html"]
     for text in ("52.1.2.3", D, "3 flows, 6 packets"):
         assert text in files["_census.html"]
 

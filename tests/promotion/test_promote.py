@@ -104,6 +104,8 @@ def test_promote__stores_reasons_and_reports_and_rollback_prints_one_line(decide
         assert decision["versions"] == {CHALLENGER: 2, CHAMPION: 1}
         assert decision["policy"]["margin_judged_by"] == "difference"
         assert " ".join(decision["reasons"]) == decided.version(2).tags["decision"]
+    describe = decided.connect().get_model_version
+    assert "### Promotion\n\nVersion 2 became the champion" in describe(name, "2").description
     assert _run("promote", decided, "--dataset", name).output == "promotion: version 2 is the champion already\n"
 
     result = _run("rollback", decided)
@@ -242,6 +244,10 @@ def test_server__model_is_trained_promoted_replaced_and_rolled_back(lab: _Lab) -
     assert lab.store.version(2).tags["former_champion"] == "1"
     kept = Store(lab.store.storage_root)
     report = kept.read_json(kept.open("decisions", PartitionKey.of_dataset("lab", "2")), "report.json")
+    scored = kept.read_json(kept.open("reports", PartitionKey.of_dataset("lab")), "report.json")
+    assert scored["systems"][CHALLENGER]["whole_devices"]["recordings"] == 3
+    assert lab.store.version(2).device_quality.startswith("of 3 device nights of the test split")
+    assert "### Evaluation" in lab.store.connect().get_model_version(lab.store.tracking.model, "2").description
     lead = report["systems"][CHALLENGER]["lead"][CHAMPION]
     assert 0 < lead["low"] <= lead["value"] <= lead["high"] <= 1
     flows = pq.read_table(f"{kept.open('flows', PartitionKey.of_date('lab', '2026-01-31')).uri}/part.parquet")

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from iotid import config, partitions
 from iotid.cli.prune import main as prune_command
+from iotid.errors import DataError
 from iotid.partitions import PartitionKey, Store
-from iotid.retention import Selection, datasets_of_models, leftovers, prune
+from iotid.retention import TABLES, Selection, datasets_of_models, leftovers, prune
 from iotid.tracking import Registry
 
 NIGHTS = [f"2026-01-{day:02}" for day in range(1, 11)]
 OLD = "2026-01-06"  # five nights are older
+WHOLE = {"_METADATA.json", "_SUCCESS", "part-0.txt", "_more.txt"}
 
 
 @pytest.fixture
@@ -37,6 +39,10 @@ def _write(store: Store, table: str, key: PartitionKey, **metadata: object) -> N
         staged.write_text("part-0.txt", "x" * 1000)
         staged.write_text("_more.txt", "y" * 500)
         staged.metadata |= metadata
+
+
+def _files(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
 
 
 def _dates(store: Store, table: str, site: str = "home") -> list[str]:
@@ -130,27 +136,50 @@ def test_prune__keeps_a_partition_that_a_run_writes(store: Store) -> None:
     assert store.open("flows", key).metadata["open_flows"] == 2
 
 
-def test_prune__a_reader_meanwhile_finds_partitions_whole_or_absent(store: Store) -> None:
-    whole, faults, stop = {"_METADATA.json", "_SUCCESS", "part-0.txt", "_more.txt"}, [], threading.Event()
+def test_prune__a_partition_is_out_of_readers_sight_before_a_file_of_it_goes(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, bool]] = []
+    remove = partitions.remove_folder
 
-    def read() -> None:
-        while not stop.is_set():
-            for folder in Path(store.root).glob("flows/*/*"):
-                try:
-                    found = {path.name for path in folder.iterdir()}
-                except FileNotFoundError:
-                    continue
-                if found != whole:
-                    faults.append((folder, found))
+    def look(filesystem: Any, path: str) -> None:
+        seen.append((path, all(_files(folder) == WHOLE for folder in Path(store.root).glob("flows/*/*"))))
+        remove(filesystem, path)
 
-    reader = threading.Thread(target=read)
-    reader.start()
-    try:
+    monkeypatch.setattr(partitions, "remove_folder", look)
+    pruned = prune(store, Selection(OLD, ("flows",)), apply=True)
+    assert len(pruned.deleted) == 8
+    assert len([path for path, _ in seen if "/_trash/flows/" in path]) >= 8
+    assert all(is_whole for _, is_whole in seen)
+
+
+def test_prune__a_census_goes_before_its_flows_and_these_before_their_splits(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deleted: list[str] = []
+    monkeypatch.setattr(Store, "delete", lambda self, table, key: deleted.append(table))
+    prune(store, Selection(OLD), apply=True)
+    assert deleted == ["census"] * 8 + ["flows"] * 8 + ["splits"] * 8
+
+
+def test_prune__of_sites_leaves_networks_and_datasets_of_other_sites(store: Store) -> None:
+    for night in NIGHTS:
+        _write(store, "network", PartitionKey.of_network("all", night))
+    for site in ("home", "lab"):
+        _write(store, "datasets", PartitionKey.named(site), nights=[PartitionKey.of_date(site, NIGHTS[0])])
+    both = [PartitionKey.of_date(site, NIGHTS[0]) for site in ("home", "lab")]
+    _write(store, "datasets", PartitionKey.named("both"), nights=both)
+    prune(store, Selection(OLD, TABLES, ("lab",), network_days=1), apply=True)
+    assert len(_dates(store, "network", "all")) == len(NIGHTS)
+    assert [key["name"] for key in store.partitions("datasets")] == ["both", "home"]
+
+
+def test_prune__a_damaged_dataset_stops_it_before_anything_goes(store: Store) -> None:
+    _write(store, "datasets", PartitionKey.named("week"), nights=[PartitionKey.of_date("home", NIGHTS[0])])
+    Path(store.root, "datasets", "name=week", "_METADATA.json").write_text("{")
+    with pytest.raises(DataError, match="name=week"):
         prune(store, Selection(OLD), apply=True)
-    finally:
-        stop.set()
-        reader.join()
-    assert not faults
+    assert _dates(store, "flows") == NIGHTS
 
 
 def test_prune__after_a_death_the_next_run_frees_the_rest(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,15 +220,32 @@ def test_datasets_of_models__without_a_registry_there_are_none_and_none_is_creat
     assert datasets_of_models(tracking, "s3://bucket/tables") == frozenset()
 
 
-def test_datasets_of_models__are_those_of_champion_and_challenger(tmp_path: Path) -> None:
+def _with_models(root: str) -> config.Tracking:
+    """Tracking settings; the registry of the root has a champion of dataset `week`, and a challenger of `newest`."""
     tracking = config.load_settings().tracking
-    registry = Registry(tracking, str(tmp_path))
+    registry = Registry(tracking, root)
     client = registry.connect()
     registry.create_model(client)
     for number, name in enumerate(("old", "week", "newest"), start=1):
         client.create_model_version(tracking.model, "file:///none", tags={"dataset": name})
         client.set_registered_model_alias(tracking.model, "champion" if number == 2 else "challenger", str(number))
-    assert datasets_of_models(tracking, str(tmp_path)) == {"week", "newest"}
+    return tracking
+
+
+def test_datasets_of_models__are_those_of_champion_and_challenger(tmp_path: Path) -> None:
+    assert datasets_of_models(_with_models(str(tmp_path)), str(tmp_path)) == {"week", "newest"}
+
+
+def test_command__keeps_the_datasets_of_models_in_use_and_says_so(store: Store) -> None:
+    for name in ("old", "week", "newest"):
+        _write(store, "datasets", PartitionKey.named(name), nights=[PartitionKey.of_date("home", NIGHTS[0])])
+    _with_models(store.root)
+    arguments = ["--set", f"storage.root={store.root}", "--before", OLD, "--table", "datasets", "--apply"]
+    answer = CliRunner().invoke(prune_command, arguments)
+    assert answer.exit_code == 0, answer.output
+    assert "prune: deleted datasets of old: " in answer.output
+    assert "prune: kept datasets of week: a model in use was trained on it" in answer.output
+    assert [key["name"] for key in store.partitions("datasets")] == ["newest", "week"]
 
 
 def test_command__dry_run_first_then_apply(store: Store) -> None:

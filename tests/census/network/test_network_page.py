@@ -67,7 +67,7 @@ def test_page__shows_totals_trends_groups_and_missing_sites_first(network: Netwo
     assert "plug" not in spreads
     groups = text.split("Seen since")[1]
     assert "g1 2 2 1 0 2 a, b Nova TCP 8883 · 4 flows an hour, in 24 of 24 hours 2026-01-01 first at a" in groups
-    sites = text.split("Flows left out")[1]
+    sites = text.split("Flows skipped")[1]
     assert sites.index("c missing no captures of the date") < sites.index("b partial 1 capture in quarantine")
     assert sites.index("b partial") < sites.index("a complete")
     assert 'href="../../../census/site=a/capture_date=2026-01-30/_census.html"' in page

@@ -288,3 +288,16 @@ def test_take__on_spark_gives_the_same_rows(network: NetworkStore, network_on_sp
     assert rows == on_spark
     table = pq.read_table(f"{network.store.root}/network/capture_date=2026-01-02/name=all/_groups.pq")
     assert table.num_rows == 2
+
+
+def test_take__continues_the_groups_of_a_network_of_version_1(network: NetworkStore) -> None:
+    for day in (1, 2):
+        network.census("a", day, groups={"g1": A})
+    found = network.network(1)
+    for name in ("_groups", "_members", "_profiles", "_sites"):
+        table = pq.read_table(f"{found.uri}/{name}.pq", partitioning=None)
+        names = ["group" if each == "group_name" else each for each in table.column_names]
+        pq.write_table(table.rename_columns(names), f"{found.uri}/{name}.parquet")
+        Path(f"{found.uri}/{name}.pq").unlink()
+    (group,) = read(network.network(2), "_groups.pq")
+    assert (group["group_name"], group["first_date"].day) == ("g1", 1)
