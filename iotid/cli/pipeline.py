@@ -131,7 +131,8 @@ def _summary(settings: Settings, inputs: Sequence[SiteCaptures], dataset: str | 
         metadata, count = census.metadata, census.metadata["groups"]
         groups = f" in {count:,} group{'s' * (count != 1)}" if count else ""
         statuses, changes = output.format_counts(metadata["status"]), output.format_counts(metadata["changes"])
-        yield f"  {site.site} {site.capture_date}: {metadata['devices']:,} devices: {statuses}{groups}; {changes}"
+        devices = f"{metadata['devices']:,} device{'s' * (metadata['devices'] != 1)}"
+        yield f"  {site.site} {site.capture_date}: {devices}: {statuses}{groups}; {changes}"
         yield f"    page: {census.uri}/_census.html"
     network = max((site.capture_date for site in inputs), default="")
     yield (f"  network: {store.uri('network', PartitionKey.of_network(ALL_SITES, network))}/_network.html")

@@ -131,9 +131,10 @@ def existing_server(tracking_uri: str | Path | None) -> str:
     if database is None and path.is_dir():
         path /= DATABASE
     if not path.is_file():
+        problem = f"{path} is not a file" if path.exists() else f"there is no database {path}"
         raise UserError(
-            f"tracking_uri: there is no database {path}; pass the server's URI, sqlite:///PATH or a storage root, or "
-            "set MLFLOW_TRACKING_URI"
+            f"tracking_uri: {problem}; pass the server's URI, sqlite:///PATH or a storage root, or set "
+            "MLFLOW_TRACKING_URI"
         )
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as opened:

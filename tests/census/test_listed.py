@@ -76,7 +76,7 @@ def test_check__without_a_list_says_nothing() -> None:
     assert check_list(census_of([]), [], DATE).census.schema == census_of([]).schema
 
 
-def test_check__names_a_hundred_missing_devices_and_counts_all_but_those_known_by_path() -> None:
+def test_check__names_a_hundred_missing_devices_and_counts_all_not_known_by_path() -> None:
     macs = [f"02:00:00:00:00:{n:02x}" for n in range(120)]
     entries = [{"name": f"plug {n:03}", "model": "plug", "mac": mac} for n, mac in enumerate(macs)]
     _, counts = _checked([{"change": "away", "flows": 0}] * 120, *entries, {"name": "x", "path": "*/x/*"})

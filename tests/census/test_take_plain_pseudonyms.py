@@ -168,3 +168,8 @@ def test_take_plain__a_watched_address_of_a_named_group_stays_watched(grouped: S
     (group,) = set(stored["group_name"].to_pylist()) - {None}
     state(grouped.store, Statement(group, "name", "anna", model="Odd 1", vendor="Acme", type="oddity"))
     assert watched_rows() == [("known", False), ("named", False), ("named", True)]
+
+
+def test_take_plain__watched_devices_without_a_name_are_counted(grouped: Site) -> None:
+    census = grouped.census(1, watchlist=WATCHED | {"labels": [], "vendors": [], "devices": [B]})
+    assert (census.metadata["watched"], census.metadata["watched_labels"]) == (1, {"unknown": 1})

@@ -71,7 +71,7 @@ def test_run__without_a_device_list_takes_the_census_and_trains_nothing(
     done = CliRunner().invoke(command.main, asked)
     assert done.exit_code == 0, done.output
     assert ran == ["split-pcaps", "assemble-flows", "take-census", "take-network-census"]
-    assert "1 devices: 1 unknown in 1 group" in done.output
+    assert "1 device: 1 unknown in 1 group" in done.output
     assert "report.html" not in done.output
     assert "Left out: dataset, training, report and promotion, because no device list was given" in done.output
 
@@ -94,6 +94,7 @@ def test_run_steps__calls_each_step_after_a_line_that_shows_it_as_a_command(
     ]
 
 
+PCAP = bytes.fromhex("d4c3b2a1020004000000000000000000ffff000001000000")  # a header
 LIST = 'devices: [{name: cam, mac: "02:00:00:00:00:01"}]'
 
 
@@ -141,7 +142,7 @@ def test_check_captures__too_few_for_the_protocol_are_refused(tmp_path: Path) ->
     settings = load_settings(["local.yaml"], ["dataset.protocol=by_capture"])
     with pytest.raises(InputError, match="no such file or folder"):
         checks.check_captures([f"{tmp_path}/none"], settings)
-    (tmp_path / "a.pcap").write_bytes(bytes.fromhex("d4c3b2a1020004000000000000000000ffff000001000000"))
+    (tmp_path / "a.pcap").write_bytes(PCAP)
     with pytest.raises(SettingError, match=r"dataset\.protocol: by_capture .*there are only 1; give 3 or more"):
         checks.check_captures([str(tmp_path)], settings)
 
@@ -184,3 +185,26 @@ def test_steps__each_validates_all_settings(step: str, file: str, expected: str,
     answer = CliRunner().invoke(steps, [step, "--config", f"{tmp_path}/own.yaml", *arguments.get(step, dataset)])
     assert (answer.exit_code, answer.output.count("\n")) == (2, 1)
     assert expected in answer.output
+
+
+@pytest.mark.parametrize("labels", [[], ["a.yaml", "b.csv"]])
+def test_calls__every_census_is_compared_with_the_device_list(labels: list[str]) -> None:
+    given = [
+        options["labels"] for step, options in pipeline.calls(INPUTS, INPUTS, labels, "d") if step == "take-census"
+    ]
+    assert given == [tuple(labels)] * len(INPUTS)
+
+
+def test_check_settings__captures_must_suffice_for_the_protocol(tmp_path: Path) -> None:
+    (tmp_path / "devices.yaml").write_text(LIST)
+    settings = load_settings(["local.yaml"], ["dataset.protocol=by_capture", f"storage.root={tmp_path}/store"])
+    folder = tmp_path / "captures"
+    folder.mkdir()
+    given = [f"{tmp_path}/devices.yaml"], [str(folder)]
+    for name in "abc":
+        (folder / f"{name}.pcap").write_bytes(PCAP)
+        if name != "c":
+            with pytest.raises(SettingError, match=r"give 3 or more"):
+                checks.check_settings(settings, *given)
+            checks.check_settings(settings, [], given[1])  # nothing is learned
+    checks.check_settings(settings, *given)

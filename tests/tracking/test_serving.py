@@ -95,11 +95,20 @@ def test_pyfunc__is_served_over_http_as_the_page_says(
         answered = json.loads(subprocess.run(words, capture_output=True, check=True, timeout=60).stdout)
         body = {"dataframe_split": {"columns": ["packet_length", "tcp_window"], "data": [[[60, -1], [1, 2]]]}}
         refused = requests.post(f"http://127.0.0.1:{port}/invocations", json=body, timeout=60)
+        rows = [[[60, 52], [502, 502]], [[52], [65160]], [[60, 60, 52], [502, 65160, 502]]]
+        body = {"dataframe_split": {"columns": ["packet_length", "tcp_window"], "data": rows}}
+        several = requests.post(f"http://127.0.0.1:{port}/invocations", json=body, timeout=60)
     (asked,) = json.loads(words[-1])["dataframe_records"]
     expected = Predictor.load(tmp_path / "bundle").predict([asked])
     (answer,) = answered["predictions"]
     assert answer.pop("probabilities") == pytest.approx(_by_class(expected)[0])
     assert answer == pytest.approx(expected.drop_columns("probabilities").to_pylist()[0])
+    in_order = Predictor.load(tmp_path / "bundle").predict(
+        [dict(zip(("packet_length", "tcp_window"), row, strict=True)) for row in rows]
+    )
+    assert [row["probabilities"] for row in several.json()["predictions"]] == [
+        pytest.approx(each) for each in _by_class(in_order)
+    ]
     assert refused.status_code >= 400
     assert "row 0: packet_length must be 1 to" in refused.text
 

@@ -100,8 +100,9 @@ def test_write_splits__names_other_dates_and_copies(
 
 @pytest.mark.parametrize("kind", ["pcap", "pcapng"])
 def test_duplicates_warning__names_the_setting_of_mirror_ports(
-    kind: str, tmp_path: Path, make: SimpleNamespace, capture_settings: config.Capture
-) -> None:
+    kind: str, tmp_path: Path, make: SimpleNamespace, capture_settings: config.Capture,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
     dice = random.Random(3)
     frames = [make.ethernet(make.ipv4(make.tcp(dice.randbytes(60), sequence=i))) for i in range(100)]
     start = 1_500_000_000_000_000
@@ -117,6 +118,8 @@ def test_duplicates_warning__names_the_setting_of_mirror_ports(
     dropped = capture_settings.model_copy(update={"duplicate_window_us": 10_000})
     assert duplicates_warning(found, dropped) is None
     assert duplicates_warning([each for each in found if each.path.endswith("once")], capture_settings) is None
+    write_splits(None, Store(f"{tmp_path}/store"), f"{tmp_path}/twice", "north", "2017-07-14", capture_settings)
+    assert caplog.messages == [f"split-pcaps: {warning}"]
     larger = replace(found[0], path=f"{tmp_path}/gone", file_bytes=1 << 30)
     assert duplicates_warning([larger, *found], capture_settings) == warning, "one that cannot be read hides no other"
 

@@ -20,9 +20,9 @@ from iotid.partitions import Partition
 from iotid.schemas import NETWORK_GROUPS, NETWORK_SITES
 
 from ..report_browser import result_in_browser
+from ..report_tables import HOSTILE
 from .network_store import NetworkStore, kind, rows_of
 
-HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">&amp;{{7*7}}"
 A = {100: 0.5, 200: 0.5}
 ACTIONS = """
 const all = name => [...document.querySelectorAll(name)];
