@@ -137,8 +137,8 @@ class Frame:
         wanted = pa.scalar(int(number))
         return self._next(self._schema, lambda own: [each.filter(_COMPARE[how](each[column], wanted)) for each in own])
 
-    def select(self, names: str | list[str]) -> Frame:
-        wanted = [names] if isinstance(names, str) else names
+    def select(self, *names: str | list[str]) -> Frame:
+        wanted = [name for each in names for name in ([each] if isinstance(each, str) else each)]
         return self._next(
             pa.schema([self._schema.field(name) for name in wanted]), lambda own: [b.select(wanted) for b in own]
         )
@@ -168,7 +168,7 @@ class Frame:
     def unionAll(self, other: Frame) -> Frame:
         return self.unionByName(other)
 
-    def persist(self, level: object) -> Frame:
+    def persist(self, level: object = None) -> Frame:
         self._persists = True
         return self
 

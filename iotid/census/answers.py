@@ -1,4 +1,4 @@
-"""Asks a trained model about devices: from their distinct flows to one row of IDENTIFIED each, without Spark."""
+"""Asks a trained model about devices: from their distinct flows to one row of SCORES each, without Spark."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from iotid.census.identify import ANSWERS, IDENTIFIED, Classes, answers_from_arrow, answers_to_arrow, identify
+from iotid.census.identify import ANSWERS, Classes, answers_from_arrow, answers_to_arrow, identify
 from iotid.errors import DataError
 from iotid.model.device import FlowTimes, share_of_households
 
@@ -57,7 +57,7 @@ def answer_devices(predictor: Predictor, rows: pa.Table, columns: Sequence[str])
 
 
 def identify_devices(predictor: Predictor, rows: pa.Table, columns: Sequence[str], settings: config.Census) -> pa.Table:
-    """One row of IDENTIFIED for each device of ``rows``, sorted by device, which are its distinct flows.
+    """One row of SCORES for each device of ``rows``, sorted by device, which are its distinct flows.
 
     Raises:
         DataError: the model has no device model.
@@ -69,7 +69,7 @@ def identify_devices(predictor: Predictor, rows: pa.Table, columns: Sequence[str
     counted_N = answer.known_tokens.max(axis=1, initial=0) >= settings.min_evidence
     share = share_of_households(np.sort(answer.log_odds[counted_N]), settings.behind)
     classes = Classes.of(predictor.encoding.labels, predictor.encoding.devices)
-    return identify(answers, share, classes, settings).select(IDENTIFIED.names)
+    return identify(answers, share, classes, settings)
 
 
 def check_device_model(predictor: Predictor, name: str) -> None:

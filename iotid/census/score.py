@@ -1,68 +1,37 @@
-"""Spark driver code of the census: scores a partition of flows with a trained model, one row per device.
+"""Scores a partition of flows with a trained model, one row per device: what both ways to do it share.
 
-1. One pass over the flows aggregates them by device and sequences; flows without a device, by reason. The result is
-   cached, and the following steps read it.
-2. Each device's distinct sequences go to one worker, where the device model scores them.
-3. From the scores of all addresses the driver estimates the share of households; then workers decide each row.
-4. If there are unknown devices, a second pass over the flows counts their payloads and ports, and the driver groups
-   them.
-
-Without a model all devices are unknown, and steps 2 and 3 are left out.
-
-Shape suffixes: N pairs of a device and a distinct flow.
+`score_on_spark` is for partitions of any size; `score_in_process` gives the same rows of one that fits into memory.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import functions as F
-from pyspark.sql.pandas.types import from_arrow_schema
 
-from iotid import config
-from iotid.arrow import one_chunk
-from iotid.census.answers import answer_devices, check_device_model, whole_devices
-from iotid.census.groups import PAYLOADS_AND_PORTS
-from iotid.census.identify import ANSWERS, LIKELY, SCORES, Classes, identify, without_model
-from iotid.census.left_out import with_remainder_rows
+from iotid.census.answers import check_device_model
+from iotid.census.behaviour import PAYLOADS_AND_PORTS
 from iotid.census.marks import with_conflicts
 from iotid.census.split_groups import EarlierGroups, group_with_splits
-from iotid.census.tally import (
-    conflicting_macs,
-    endpoints_left_out,
-    payloads_and_ports,
-    tally_flows,
-    top_entries,
-    totals_by_reason,
-    traffic_by_device,
-    with_devices,
-)
-from iotid.census.totals import expected_of_scores
 from iotid.errors import AccountingError
-from iotid.flows import partition_files, read_flows
-from iotid.labels.owner import Networks, Site
-from iotid.labels.routers import find_routers
-from iotid.model.bundle import DESCRIPTION, WEIGHTS, Predictor
-from iotid.model.device import share_of_households
 from iotid.model.device.decide import UNKNOWN
 from iotid.schemas import CENSUS
-from iotid.spark.shuffle import Buckets
-from iotid.spark.worker_errors import in_worker
+from iotid.spark.in_process import InProcess
 
 if TYPE_CHECKING:
-    from pyspark import Broadcast
-    from pyspark.sql import DataFrame, SparkSession
+    from collections.abc import Callable
 
+    from iotid import config
     from iotid.dataset.characteristics import Encoding
+    from iotid.model.bundle import Predictor
     from iotid.partitions import Partition
     from iotid.schemas.metadata import Flows
+    from iotid.spark.in_process import Broadcast, Session
 
 _TRAFFIC = ("device_id", "bytes", "first_seen", "last_seen", "addresses")
 _loaded: dict[str, Predictor] = {}  # the model of this Python worker, reused by its tasks
@@ -76,17 +45,21 @@ class BroadcastModel:
     digest: str
 
     def load(self) -> Predictor:
+        from iotid.model.bundle import Predictor
+
         if self.digest not in _loaded:
             _loaded.clear()
             _loaded[self.digest] = Predictor.from_bytes(*self.files.value)
         return _loaded[self.digest]
 
 
-def broadcast_model(spark: SparkSession, folder: Path) -> tuple[BroadcastModel, Encoding]:
+def broadcast_model(spark: Session, folder: Path) -> tuple[BroadcastModel, Encoding]:
     """Broadcast the model in ``folder`` to the workers; return it with its encoding.
 
     Raises what ``Predictor.load`` raises, and a DataError if the model has no device model.
     """
+    from iotid.model.bundle import DESCRIPTION, WEIGHTS, Predictor
+
     predictor = Predictor.load(folder)
     check_device_model(predictor, f"model {folder}")
     weights, description = (folder / WEIGHTS).read_bytes(), (folder / DESCRIPTION).read_bytes()
@@ -132,7 +105,7 @@ class Scored:
 
 
 def score_partition(
-    spark: SparkSession,
+    spark: Session,
     partition: Partition[Flows],
     model: BroadcastModel | None,
     encoding: Encoding | NoModel,
@@ -147,40 +120,41 @@ def score_partition(
         SettingError: an entry of ``inside`` is not a network.
         AccountingError: not all flows of a device were scored.
     """
-    inside = Networks(settings.inside)
-    routers = find_routers(partition_files([partition]), inside, spark)
-    site = Site(inside, routers.get(partition.key.site, frozenset()))
-    named = with_devices(read_flows(spark, [partition]), encoding.protocols, site, Buckets.of(spark))
-    median_us = named.agg(F.percentile_approx(F.unix_micros("first_seen"), 0.5)).toArrow()[0][0].as_py() or 0
-    columns = list(dict.fromkeys(encoding.columns))  # two characteristics may be read from one column
-    tally = tally_flows(named, columns, median_us).persist()
-    try:
-        traffic = traffic_by_device(tally, median_us).toArrow().sort_by("device_id")
-        expected = None
-        if isinstance(encoding, NoModel) or model is None:
-            identified = without_model(*(one_chunk(traffic[name]) for name in ("device_id", "flows")))
-        else:
-            scores = _scores(tally, model, encoding, columns, settings).sort_by("device_id")
-            expected = expected_of_scores(scores, Classes.of(encoding.labels, encoding.devices))
-            identified = scores.drop_columns(LIKELY.names)
-        endpoints = endpoints_left_out(tally).persist()
-        try:
-            totals = totals_by_reason(endpoints).toArrow()
-            left_out = with_remainder_rows(top_entries(endpoints).toArrow(), totals)
-        finally:
-            endpoints.unpersist()
-        joins_files = partition.metadata["settings"]["flow"]["join_files"]
-        conflicting = conflicting_macs(tally, named, site, joins_files=joins_files)
-    finally:
-        tally.unpersist()
+    if isinstance(spark, InProcess):
+        from iotid.census.score_in_process import score_in_process
+
+        return score_in_process(partition, model, encoding, settings, earlier)
+    from iotid.census.score_on_spark import score_on_spark
+
+    return score_on_spark(spark, partition, model, encoding, settings, earlier)
+
+
+def with_traffic(identified: pa.Table, traffic: pa.Table, conflicting: pa.Array) -> pa.Table:
+    """The rows of IDENTIFIED with what the devices sent (``traffic``, in the same order), and the mark of
+    ``conflicting`` MACs.
+
+    Raises:
+        AccountingError: not all flows of a device were scored.
+    """
     _check_counts(identified, traffic)
     schema = CENSUS.arrow_schema()
     devices = with_conflicts(identified, conflicting)
     for name in _TRAFFIC[1:]:
         devices = devices.append_column(schema.field(name), traffic[name].cast(schema.field(name).type))
-    devices, groups = _grouped(devices, named, earlier, settings.min_similarity)
-    of_other_dates = sum(pc.sum(table["outside_time_window"]).as_py() or 0 for table in (traffic, totals))
-    return Scored(devices, groups, pc.sum(identified["flows"]).as_py() or 0, left_out, of_other_dates, expected)
+    return devices
+
+
+def with_groups(
+    devices: pa.Table, values_of: Callable[[pa.Array], pa.Table], earlier: EarlierGroups, min_similarity: float
+) -> tuple[pa.Table, pa.Table]:
+    """The devices with their group (null unless they are unknown), and the groups (GROUPS).
+
+    ``values_of``: PAYLOADS_AND_PORTS of the given devices.
+    """
+    unknown = devices["device_id"].filter(pc.equal(devices["status"], UNKNOWN)).combine_chunks()
+    values = values_of(unknown) if len(unknown) else PAYLOADS_AND_PORTS.empty_table()
+    group, groups = group_with_splits(unknown, values, earlier, min_similarity)
+    return devices.append_column("group_name", group.take(pc.index_in(devices["device_id"], value_set=unknown))), groups
 
 
 def _check_counts(identified: pa.Table, traffic: pa.Table) -> None:
@@ -190,52 +164,3 @@ def _check_counts(identified: pa.Table, traffic: pa.Table) -> None:
             f"census: {identified.num_rows} devices with {scored} flows were scored, but {traffic.num_rows} devices "
             f"with {counted} flows are in the table flows; run it again, and report this if it happens again"
         )
-
-
-def _grouped(
-    devices: pa.Table, named: DataFrame, earlier: EarlierGroups, min_similarity: float
-) -> tuple[pa.Table, pa.Table]:
-    """The devices with their group (null unless they are unknown), and the groups (GROUPS)."""
-    unknown = devices["device_id"].filter(pc.equal(devices["status"], UNKNOWN)).combine_chunks()
-    if len(unknown):
-        values = payloads_and_ports(named, unknown).toArrow().cast(PAYLOADS_AND_PORTS)
-    else:
-        values = PAYLOADS_AND_PORTS.empty_table()
-    group, groups = group_with_splits(unknown, values, earlier, min_similarity)
-    return devices.append_column("group_name", group.take(pc.index_in(devices["device_id"], value_set=unknown))), groups
-
-
-def _scores(
-    tally: DataFrame, model: BroadcastModel, encoding: Encoding, columns: Sequence[str], settings: config.Census
-) -> pa.Table:
-    """One row of SCORES for each device of ``tally`` (of `tally_flows`)."""
-    classes = Classes.of(encoding.labels, encoding.devices)
-
-    def answer(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for rows in whole_devices(batches, settings.batch_rows):
-            yield from answer_devices(model.load(), rows, columns).to_batches()
-
-    # an explicit number of partitions, which adaptive execution does not change: it sizes partitions by bytes, and
-    # would give all sequences of a capture date, which are small but expensive to score, to one core
-    partitions = int(str(tally.sparkSession.conf.get("spark.sql.shuffle.partitions")))
-    times = (F.unix_micros(F.col(name)).alias(name) for name in ("first_seen", "last_seen"))
-    device_flows = tally.where(F.col("device_id").isNotNull()).select(
-        "bucket_hash", "device_id", "flows", "open_us", *times, *columns
-    )
-    of_device = (
-        device_flows.repartition(partitions, "bucket_hash").sortWithinPartitions("device_id").drop("bucket_hash")
-    )
-    answers = of_device.mapInArrow(in_worker(answer), from_arrow_schema(ANSWERS)).persist()
-    try:
-        counted = answers.where(F.array_max("known_tokens") >= settings.min_evidence)
-        log_odds = counted.select("log_odds").toArrow()["log_odds"].to_numpy()
-        # sorted, so that the sum does not depend on the order of Spark's rows
-        share = share_of_households(np.sort(log_odds), settings.behind)
-
-        def decide(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-            for batch in batches:
-                yield from identify(batch, share, classes, settings).to_batches()
-
-        return answers.mapInArrow(in_worker(decide), from_arrow_schema(SCORES)).toArrow().cast(SCORES)
-    finally:
-        answers.unpersist()

@@ -21,8 +21,8 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from iotid.arrow import one_chunk
 from iotid.census.behaviour import MAX_VALUES, PAYLOADS_AND_PORTS, count_values
 from iotid.census.behaviour import READ as READ_VALUES
-from iotid.census.inventory import MAX_ADDRESSES, NEAR_DAYS
 from iotid.census.left_out import COUNTS, MAX_LISTED, OTHER_PROTOCOL, SCHEMA
+from iotid.census.tally_in_process import CONCURRENT_US, MAX_ADDRESSES, NEAR_DAYS
 from iotid.dataset.hashes import hash_for_buckets
 from iotid.labels.hosts import READ, UNSPECIFIED, Named, name_devices
 from iotid.labels.owner import Site
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 
 _DAY_US = 86_400_000_000
-_CONCURRENT_US = 60_000_000  # after a longer pause the address may be reassigned; as in flows (kernels.MOVE_US)
 
 
 def with_devices(flows: DataFrame, protocols: Sequence[int], site: Site, buckets: Buckets) -> DataFrame:
@@ -129,7 +128,7 @@ def traffic_by_device(tally: DataFrame, median_us: int) -> DataFrame:
 
 def conflicting_macs(tally: DataFrame, named: DataFrame, site: Site, *, joins_files: bool) -> pa.Array:
     """The MACs, without routers, that sent from one address at the same time as another MAC: within one flow, or with a
-    packet of the other between two of its own that are at most _CONCURRENT_US apart.
+    packet of the other between two of its own that are at most CONCURRENT_US apart.
 
     A reassigned address has one MAC after the other. Only the times of a flow's first and last packet are used: without
     a time-out, another device may have had the address in between.
@@ -155,7 +154,7 @@ def conflicting_macs(tally: DataFrame, named: DataFrame, site: Site, *, joins_fi
     packets_at = packets_at.withColumn("position", F.row_number().over(of_address))
     packets_at = packets_at.withColumn("between", F.lag("device_id").over(of_address))
     is_back = F.col("position") - F.lag("position").over(of_device) > 1
-    soon = F.col("us") - F.lag("us").over(of_device) <= _CONCURRENT_US
+    soon = F.col("us") - F.lag("us").over(of_device) <= CONCURRENT_US
     both = F.explode(F.array("device_id", "between")).alias("device_id")
     alternating = (
         packets_at.withColumn("is_back", is_back & soon).where("is_back").select(both).distinct().toArrow()["device_id"]

@@ -32,6 +32,7 @@ from iotid.spark.shuffle import (
     read_blocks,
     read_tables,
     read_task_ids,
+    running_task,
     shuffle_blocks,
     side_output,
     with_bucket,
@@ -143,10 +144,7 @@ def _distinct(rows: pa.Table) -> pa.Table:
 
 def merge_buckets(batches: Iterable[pa.RecordBatch], unique: bool) -> Iterator[pa.RecordBatch]:
     """SHUFFLE_BLOCKS: one for each bucket, its rows sorted by split and hash; and their counts."""
-    from pyspark import TaskContext
-
-    context = TaskContext.get()
-    assert context is not None
+    partition, _ = running_task()
     for bucket, blocks in read_blocks(batches):
         if bucket == NO_BUCKET:
             yield from map(with_bucket, blocks)
@@ -155,7 +153,7 @@ def merge_buckets(batches: Iterable[pa.RecordBatch], unique: bool) -> Iterator[p
         rows = _distinct(rows) if unique else rows
         rows = rows.take(pa.array(np.lexsort((rows["hash"].to_numpy(), rows["split"].to_numpy()))))
         counted = rows.group_by(["split", "label"], use_threads=False).aggregate([(WEIGHT, "count"), (WEIGHT, "sum")])
-        where = pa.array(np.full(len(counted), context.partitionId(), np.int32))
+        where = pa.array(np.full(len(counted), partition, np.int32))
         yield with_bucket(side_output(ROWS, counted.append_column("partition", where)))
         yield local_block(bucket, rows)
 
@@ -164,16 +162,10 @@ def write_files(
     batches: Iterable[pa.RecordBatch], folder: str, encoding: Encoding, group_rows: Sequence[Mapping[str, int]]
 ) -> Iterator[pa.RecordBatch]:
     """Write a file of each split for a shuffle partition; ``group_rows``: rows per group, by partition and split."""
-    from pyspark import TaskContext
-
-    context = TaskContext.get()
-    assert context is not None
+    partition, attempt = running_task()
     schema = split_schema(encoding)
-    name, own = f"part-{context.partitionId():05}.parquet", group_rows[context.partitionId()]
-    files = {
-        split: OutputFile(f"{folder}/{split}", name, context.taskAttemptId(), schema, size)
-        for split, size in own.items()
-    }
+    name, own = f"part-{partition:05}.parquet", group_rows[partition]
+    files = {split: OutputFile(f"{folder}/{split}", name, attempt, schema, size) for split, size in own.items()}
     whole = False
     try:
         for bucket, blocks in read_blocks(batches):

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from iotid import schemas
 from iotid.config import settings_hash
@@ -44,7 +47,7 @@ from iotid.dataset.split_protocols import (
 from iotid.dataset.split_tasks import refine_cuts, scan, summarise_units
 from iotid.dataset.store import ENCODING, SETS, TEST_SETS, group_rows, write_petastorm_metadata, write_sets
 from iotid.errors import AccountingError, InputError, LabelError, SchemaError, SettingError, short_repr
-from iotid.flows import later_flows, partition_files, read_flows
+from iotid.flows import FlowFile, later_flows, partition_files
 from iotid.labels.device_list import DeviceList
 from iotid.labels.devices import UNLISTED
 from iotid.partitions import PartitionKey
@@ -55,29 +58,29 @@ from iotid.spark.shuffle import (
     SHUFFLE_BLOCKS,
     SIDE_OUTPUTS,
     Buckets,
+    map_batches,
+    read_task_ids,
     shuffle_by_bucket,
-    spark_schema,
     task_ids,
 )
-from iotid.spark.worker_errors import in_worker
 from iotid.storage import remove_failed_task_files
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
-
     from iotid import config
     from iotid.partitions import Partition, Staged, Store
+    from iotid.spark.in_process import Frame, Session
 
 log = logging.getLogger(__name__)
 
 _STEP = "write-dataset"  # in the Spark UI
 
+_MACS = pa.schema([("mac", pa.string())])
 _MACS_SHOWN = 3
 _HOSTS_SHOWN = 5
 
 
 def write_dataset(
-    spark: SparkSession,
+    spark: Session,
     store: Store,
     partitions: Sequence[Partition[Flows]],
     devices: DeviceList,
@@ -108,7 +111,7 @@ def write_dataset(
         flows = _FirstPass(spark, source, stack)
         accounting = _account(flows.outputs.outcomes, partitions)
         if not set(accounting.labelled) - {UNLISTED}:
-            raise _nothing_matches(read_flows(spark, partitions), devices)
+            raise _nothing_matches(spark, files, accounting.flows_in, devices)
         accounting.drop_rare(settings.min_flows, devices.source)
         assignment = flows.assign_splits(accounting)
         labels = tuple(sorted(accounting.labelled))
@@ -177,15 +180,15 @@ def check_partitions(partitions: Sequence[Partition[Flows]], flow: config.Flow) 
 class _FirstPass:
     """The first pass: outcomes of all flows, and the units that are assigned to splits."""
 
-    def __init__(self, spark: SparkSession, source: Source, stack: ExitStack) -> None:
+    def __init__(self, spark: Session, source: Source, stack: ExitStack) -> None:
         set_phase(spark, _STEP, f"label flows of {len(source.files):,} files, first pass")
         buckets = Buckets.of(spark)
         first = partial(scan, source=source, buckets=buckets)
-        sent = task_ids(spark, range(len(source.files))).mapInArrow(in_worker(first), spark_schema(SHUFFLE_BLOCKS))
+        sent = map_batches(task_ids(spark, range(len(source.files))), first, SHUFFLE_BLOCKS)
         self._spark, self._source = spark, source
         self._units = _persist(stack, shuffle_by_bucket(sent, buckets.partitions))
         sum_up = partial(summarise_units, number=buckets.number)
-        self.outputs = SideOutputs.of(self._units.mapInArrow(in_worker(sum_up), spark_schema(SIDE_OUTPUTS)).toArrow())
+        self.outputs = SideOutputs.of(map_batches(self._units, sum_up, SIDE_OUTPUTS).toArrow())
 
     def assign_splits(self, accounting: FlowAccounting) -> SplitAssignment:
         """Assign splits to the remaining labels; drop labels without a capture in training."""
@@ -202,7 +205,7 @@ class _FirstPass:
             return assignment
         set_phase(self._spark, _STEP, "resolve ambiguous cuts between dataset splits")
         refine = partial(refine_cuts, ambiguous=ambiguous)
-        found = self._units.mapInArrow(in_worker(refine), spark_schema(SIDE_OUTPUTS)).toArrow()
+        found = map_batches(self._units, refine, SIDE_OUTPUTS).toArrow()
         return resolve_cuts(assignment, ambiguous, SideOutputs.of(found).candidates)
 
 
@@ -211,7 +214,7 @@ class _SecondPass:
 
     def __init__(
         self,
-        spark: SparkSession,
+        spark: Session,
         source: Source,
         assignment: SplitAssignment,
         labels: Sequence[str],
@@ -222,12 +225,12 @@ class _SecondPass:
         buckets = Buckets.of(spark)
         read = partial(partition_rows, source=source, assignment=assignment, labels=labels, buckets=buckets)
         merge = partial(merge_buckets, unique=source.settings.unique)
-        sent = task_ids(spark, range(len(source.files))).mapInArrow(in_worker(read), spark_schema(SHUFFLE_BLOCKS))
+        sent = map_batches(task_ids(spark, range(len(source.files))), read, SHUFFLE_BLOCKS)
         self._merged = _persist(
             stack,
-            shuffle_by_bucket(sent, buckets.partitions).mapInArrow(in_worker(merge), spark_schema(SHUFFLE_BLOCKS)),
+            map_batches(shuffle_by_bucket(sent, buckets.partitions), merge, SHUFFLE_BLOCKS),
         )
-        self.outputs = SideOutputs.of(self._merged.where(f"bucket = {NO_BUCKET}").select(SIDE_OUTPUTS.names).toArrow())
+        self.outputs = SideOutputs.of(self._merged.where(f"bucket = {NO_BUCKET}").select(*SIDE_OUTPUTS.names).toArrow())
         self._labels: dict[str, dict[str, dict[str, int]]] = {label: {} for label in labels}
         self._splits = {split: {"rows": 0, "flows": 0} for split in DATASET_SPLITS}
         self._of_partitions: list[Counter[str]] = [Counter() for _ in range(buckets.partitions)]
@@ -266,7 +269,7 @@ class _SecondPass:
         for split in DATASET_SPLITS:
             staged.filesystem.create_dir(f"{staged.path}/{split}")
         set_phase(self._spark, _STEP, "write the dataset's files")
-        self._merged.mapInArrow(in_worker(write), spark_schema(SIDE_OUTPUTS)).toArrow()
+        map_batches(self._merged, write, SIDE_OUTPUTS).toArrow()
         for split in DATASET_SPLITS:
             remove_failed_task_files(staged.filesystem, f"{staged.path}/{split}")
             in_footers = write_petastorm_metadata(staged, split, encoding)
@@ -317,20 +320,28 @@ def _coverage(outcomes: Mapping[tuple[str, str], int], devices: DeviceList) -> d
     }
 
 
-def _nothing_matches(flows: DataFrame, devices: DeviceList) -> LabelError:
+def _nothing_matches(spark: Session, files: Sequence[FlowFile], flows: int, devices: DeviceList) -> LabelError:
     """The error that the list matches no flow, with examples of MACs in the flows."""
-    seen = flows.selectExpr("explode(array(client_mac, server_mac)) AS mac").where("mac IS NOT NULL").distinct()
-    shown = ", ".join(row["mac"] for row in seen.orderBy("mac").limit(_MACS_SHOWN).collect())
-    macs = f"{seen.count():,} distinct MACs seen{f', such as {shown}' if shown else ''}"
+    seen = map_batches(task_ids(spark, range(len(files))), partial(_macs_in, files=files), _MACS).distinct().toArrow()
+    macs = sorted(seen["mac"].to_pylist())
+    shown = f", such as {', '.join(macs[:_MACS_SHOWN])}" if macs else ""
     return LabelError(
-        f"{devices.source}: fits none of the {flows.count():,} flows ({macs}); list the MACs, addresses or capture "
-        "paths of its devices, and check dataset.protocols"
+        f"{devices.source}: fits none of the {flows:,} flows ({len(macs):,} distinct MACs seen{shown}); list the MACs, "
+        "addresses or capture paths of its devices, and check dataset.protocols"
     )
 
 
-def _persist(stack: ExitStack, frame: DataFrame) -> DataFrame:
-    """Persist a DataFrame that several jobs read, on disk if memory is short, until the stack is closed."""
-    from pyspark import StorageLevel
+def _macs_in(tasks: Iterable[pa.RecordBatch], files: Sequence[FlowFile]) -> Iterator[pa.RecordBatch]:
+    """The distinct MACs of each file's flows."""
+    names = ["client_mac", "server_mac"]
+    for number in read_task_ids(tasks):
+        for batch in files[number].read(names):
+            macs = [pc.unique(batch[name].cast(pa.string())).drop_null() for name in names]
+            yield pa.RecordBatch.from_arrays([pa.concat_arrays(macs).unique()], schema=_MACS)
 
+
+def _persist(stack: ExitStack, frame: Frame) -> Frame:
+    """Persist a table that several jobs read, until the stack is closed. DataFrames are kept on disk if memory is
+    short: that is what ``persist`` does without a level."""
     stack.callback(frame.unpersist)
-    return frame.persist(StorageLevel.MEMORY_AND_DISK)
+    return frame.persist()

@@ -34,18 +34,17 @@ from iotid.spark.shuffle import (
     SHUFFLE_BLOCKS,
     SIDE_OUTPUTS,
     Buckets,
+    map_batches,
     shuffle_by_bucket,
-    spark_schema,
     task_ids,
+    to_partitions,
     to_stream,
 )
-from iotid.spark.worker_errors import in_worker
 from iotid.storage import read_table, remove_failed_task_files, rows_in_footers, translate_read_errors, visible_files
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
-
     from iotid.partitions import Partition, Staged, Store
+    from iotid.spark.in_process import Frame, Session
 
 _MANY_DATES = 3  # from so many on, captures are rather a collection than a night
 
@@ -55,7 +54,7 @@ _STEP = "assemble-flows"  # in the Spark UI
 
 
 def write_flows(
-    spark: SparkSession, store: Store, site: str, capture_date: str, capture: config.Capture, flow: config.Flow
+    spark: Session, store: Store, site: str, capture_date: str, capture: config.Capture, flow: config.Flow
 ) -> Partition[Flows]:
     """Assemble the splits of a site's capture date and write the partition of table `flows`, its counters inside it.
 
@@ -121,7 +120,7 @@ class _Assembly:
 
     def __init__(
         self,
-        spark: SparkSession,
+        spark: Session,
         staged: Staged,
         splits: pa.Table,
         capture: config.Capture,
@@ -136,7 +135,7 @@ class _Assembly:
         self._tasks = pc.unique(ordered["task"]).to_pylist()
         self._splits = spark.sparkContext.broadcast(to_stream(ordered))
         self._buckets = Buckets.of(spark)
-        self._open: DataFrame | None = None
+        self._open: Frame | None = None
         self._open_paths: list[str] = []
         if previous is not None and previous.metadata["open_flows"]:
             self._open = _read_open(spark, previous.uri, previous.metadata["last_us"], flow)
@@ -151,31 +150,27 @@ class _Assembly:
         target = tasks.OutputTarget(self._splits, self._flow, self._open_paths, self._staged.uri)
         set_phase(self._spark, _STEP, f"read captures, assemble flows (tasks: {len(self._tasks):,})")
         result = SideOutputs.of(
-            self._first_pass()
-            .mapInArrow(in_worker(partial(tasks.merge_buckets, target=target)), spark_schema(SIDE_OUTPUTS))
-            .toArrow()
+            map_batches(self._first_pass(), partial(tasks.merge_buckets, target=target), SIDE_OUTPUTS).toArrow()
         )
         if len(result.unresolved):
             set_phase(self._spark, _STEP, f"read {len(result.unresolved):,} unresolved intervals packet by packet")
             packets = self._second_pass(result.unresolved)
-            merged = packets.mapInArrow(
-                in_worker(partial(tasks.merge_unresolved, target=target)), spark_schema(SIDE_OUTPUTS)
-            )
+            merged = map_batches(packets, partial(tasks.merge_unresolved, target=target), SIDE_OUTPUTS)
             result.totals.add(SideOutputs.of(merged.toArrow()).totals)
         return result
 
-    def _first_pass(self) -> DataFrame:
+    def _first_pass(self) -> Frame:
         """SHUFFLE_BLOCKS of all partial flows, shuffled by bucket."""
         read = partial(
             tasks.read_tasks, splits=self._splits, capture=self._capture, flow=self._flow, buckets=self._buckets
         )
-        sent = task_ids(self._spark, self._tasks).mapInArrow(in_worker(read), spark_schema(SHUFFLE_BLOCKS))
+        sent = map_batches(task_ids(self._spark, self._tasks), read, SHUFFLE_BLOCKS)
         if self._open is not None:
             load = partial(tasks.load_open_partials, paths=self._open_paths, flow=self._flow, buckets=self._buckets)
-            sent = sent.unionByName(self._open.mapInArrow(in_worker(load), spark_schema(SHUFFLE_BLOCKS)))
+            sent = sent.unionByName(map_batches(self._open, load, SHUFFLE_BLOCKS))
         return shuffle_by_bucket(sent, self._buckets.partitions)
 
-    def _second_pass(self, unresolved: Partials) -> DataFrame:
+    def _second_pass(self, unresolved: Partials) -> Frame:
         """The packets and open flows of unresolved intervals, sorted for the merger."""
         intervals = self._spark.sparkContext.broadcast(to_stream(unresolved.to_arrow()))
         read = partial(
@@ -187,7 +182,7 @@ class _Assembly:
             buckets=self._buckets,
         )
         to_reread = np.unique(unresolved.task[unresolved.task != CARRIED]).tolist()
-        packets = task_ids(self._spark, to_reread).mapInArrow(in_worker(read), spark_schema(tasks.SINGLE_PACKETS))
+        packets = map_batches(task_ids(self._spark, to_reread), read, tasks.SINGLE_PACKETS)
         if self._open is not None:
             load = partial(
                 tasks.load_unresolved_partials,
@@ -196,8 +191,8 @@ class _Assembly:
                 intervals=intervals,
                 buckets=self._buckets,
             )
-            packets = packets.unionByName(self._open.mapInArrow(in_worker(load), spark_schema(tasks.SINGLE_PACKETS)))
-        by_key = packets.repartitionById(self._buckets.partitions, "partition")
+            packets = packets.unionByName(map_batches(self._open, load, tasks.SINGLE_PACKETS))
+        by_key = to_partitions(packets, self._buckets.partitions)
         return by_key.sortWithinPartitions("key", "first_us", "first_position")
 
 
@@ -218,13 +213,13 @@ def _previous_partition(store: Store, key: PartitionKey, flow: config.Flow) -> P
     return partition
 
 
-def _read_open(spark: SparkSession, uri: str, last_us: int, flow: config.Flow) -> DataFrame:
+def _read_open(spark: Session, uri: str, last_us: int, flow: config.Flow) -> Frame:
     """schemas.OPEN_FLOWS of a partition whose last packet was at ``last_us``."""
     stored = read_stored(spark, f"{uri}/{OPEN_FOLDER}", schemas.OPEN_FLOWS.arrow_schema())
     return stored.where(f"last_us >= {last_us - rule_of(flow).idle_us}")
 
 
-def _delete_timed_out(spark: SparkSession, staged: Staged, last_us: int, flow: config.Flow) -> dict[str, int]:
+def _delete_timed_out(spark: Session, staged: Staged, last_us: int, flow: config.Flow) -> dict[str, int]:
     """Delete open flows that had already timed out when the partition ended; return OPEN_TOTALS of the others.
 
     The workers could not: each sees only its own flows, and the assignment differs between runs.
@@ -237,7 +232,7 @@ def _delete_timed_out(spark: SparkSession, staged: Staged, last_us: int, flow: c
         since_us=last_us - rule_of(flow).idle_us,
     )
     set_phase(spark, _STEP, "delete open flows that have timed out")
-    totals = task_ids(spark, range(len(files))).mapInArrow(in_worker(delete), spark_schema(tasks.OPEN_TOTALS)).toArrow()
+    totals = map_batches(task_ids(spark, range(len(files))), delete, tasks.OPEN_TOTALS).toArrow()
     for number in totals.filter(pc.equal(totals["open_flows"], 0))["file"].to_pylist():
         staged.filesystem.delete_file(f"{staged.path}/{OPEN_FOLDER}/{files[number]}")
     return {name: pc.sum(totals[name]).as_py() or 0 for name in ("open_flows", "open_packets")}

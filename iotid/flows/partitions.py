@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
 from functools import partial, reduce
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 
 from iotid import schemas
 from iotid.schemas.metadata import remedy
-from iotid.spark.shuffle import read_task_ids, spark_schema, task_ids
-from iotid.spark.worker_errors import in_worker
+from iotid.spark.in_process import InProcess
+from iotid.spark.shuffle import map_batches, read_task_ids, spark_schema, task_ids
 from iotid.storage import (
     SIDE_SUFFIX,
     is_object_store,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from iotid.partitions import Partition
     from iotid.schemas.metadata import Flows
+    from iotid.spark.in_process import Session
 
 COUNTERS_FILE = f"_counters{SIDE_SUFFIX}"
 QUARANTINE_FILE = f"_quarantine{SIDE_SUFFIX}"
@@ -99,7 +100,7 @@ def partition_files(partitions: Iterable[Partition[Flows]]) -> list[FlowFile]:
     return files
 
 
-def later_flows(spark: SparkSession, partitions: Sequence[Partition[Flows]]) -> pa.Table:
+def later_flows(spark: Session, partitions: Sequence[Partition[Flows]]) -> pa.Table:
     """_LATER of the flows that a partition continues from the previous date."""
     files = []
     for each in partitions if len(partitions) > 1 else ():
@@ -108,9 +109,7 @@ def later_flows(spark: SparkSession, partitions: Sequence[Partition[Flows]]) -> 
             files += [(file, previous["last_us"]) for file in partition_files([each])]
     if not files:
         return _LATER.empty_table()
-    later = task_ids(spark, range(len(files))).mapInArrow(
-        in_worker(partial(_read_early, files=files)), spark_schema(_LATER)
-    )
+    later = map_batches(task_ids(spark, range(len(files))), partial(_read_early, files=files), _LATER)
     return later.toArrow().cast(_LATER)
 
 
@@ -134,32 +133,32 @@ def read_flows(spark: SparkSession, partitions: Iterable[Partition[Flows]]) -> D
     """
     from pyspark.sql import functions as F
 
-    partitions = list(partitions)
+    partitions, schema = list(partitions), schemas.FLOWS.arrow_schema(stored=True)
     later = later_flows(spark, partitions)
     frames = []
     for each in partitions:
         site, day = each.key.site, each.key.capture_date
-        stored = read_stored(spark, each.uri, schemas.FLOWS.arrow_schema(stored=True))
+        stored = read_stored(spark, each.uri, schema)
         if len(later):
             once = partial(_without_superseded, later=later, site=site, capture_date=day)
-            stored = stored.mapInArrow(in_worker(once), stored.schema)
+            stored = map_batches(stored, once, schema)
         named = {"site": F.lit(site), "capture_date": F.lit(date.fromisoformat(day))}
         frames.append(stored.withColumns(named).select(schemas.FLOWS.names))
     return reduce(lambda left, right: left.unionAll(right), frames)
 
 
-def read_stored(spark: SparkSession, folder: str, schema: pa.Schema) -> DataFrame:
-    """The rows of the folder's Parquet files, except hidden ones.
+def read_stored(spark: Session, folder: str, schema: pa.Schema) -> Any:
+    """The rows of the folder's Parquet files, except hidden ones, as a DataFrame, or as Rows in this process.
 
     Spark reads them, but on object stores, for which it would need extra jars, Python workers do.
     """
     filesystem, path = open_filesystem(folder)
-    if not is_object_store(filesystem):
+    if not isinstance(spark, InProcess) and not is_object_store(filesystem):
         return spark.read.schema(spark_schema(schema)).parquet(
             re.sub(r"[][\\*?{}]", r"\\\g<0>", folder)
         )  # escaped: not a glob pattern
     read = partial(_read_files, folder=folder, files=visible_files(filesystem, path), schema=schema)
-    return task_ids(spark, range(len(read.keywords["files"]))).mapInArrow(in_worker(read), spark_schema(schema))
+    return map_batches(task_ids(spark, range(len(read.keywords["files"]))), read, schema)
 
 
 def _read_files(

@@ -37,6 +37,7 @@ from iotid.spark.shuffle import (
     read_blocks,
     read_tables,
     read_task_ids,
+    running_task,
     shuffle_blocks,
     side_output,
     with_bucket,
@@ -44,7 +45,7 @@ from iotid.spark.shuffle import (
 from iotid.storage import SIDE_SUFFIX, OutputFile, open_filesystem
 
 if TYPE_CHECKING:
-    from pyspark import Broadcast
+    from iotid.spark.in_process import Broadcast
 
 OPEN_FOLDER = "_open"  # the underscore hides it from readers of the flows
 
@@ -214,15 +215,12 @@ def delete_timed_out(
 
     A file in which no flow would remain is not changed.
     """
-    from pyspark import TaskContext
-
-    context = TaskContext.get()
-    assert context is not None
     filesystem, path = open_filesystem(folder)
     schema = schemas.OPEN_FLOWS.described(schemas.OPEN_FLOWS.arrow_schema())
+    _, attempt = running_task()
     for number in read_task_ids(tasks):
         name, rows, packets = files[number], 0, 0
-        trimmed = OutputFile(folder, name, context.taskAttemptId(), schema, _GROUP_ROWS)
+        trimmed = OutputFile(folder, name, attempt, schema, _GROUP_ROWS)
         with filesystem.open_input_file(f"{path}/{name}") as source:
             for batch in pq.ParquetFile(source).iter_batches(_BATCH_ROWS, use_threads=False):
                 left = pa.Table.from_batches([batch.filter(pc.greater_equal(batch["last_us"], since_us))])
@@ -242,11 +240,8 @@ class _FlowFiles:
     """Writes the files of one Spark task: flows and open flows; and sums their totals."""
 
     def __init__(self, target: OutputTarget, suffix: str) -> None:
-        from pyspark import TaskContext
-
-        context = TaskContext.get()
-        assert context is not None
-        name, attempt = f"part-{context.partitionId():05}{suffix}.parquet", context.taskAttemptId()
+        partition, attempt = running_task()
+        name = f"part-{partition:05}{suffix}.parquet"
         open_paths = pa.array(target.open_paths, pa.string())
         self.totals = Totals()
         self._flow = target.flow

@@ -35,9 +35,9 @@ from iotid.labels.routers import find_routers
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyspark.sql import SparkSession
 
     from iotid.labels.routers import FlowFile
+    from iotid.spark.in_process import Session
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ALL = ""  # no path
@@ -106,7 +106,7 @@ class DeviceList:
         source = " and ".join(filter(None, (self.source, "the names of groups (iotid name)" if named else "")))
         return replace(self, named=named, source=source)
 
-    def at(self, files: Sequence[FlowFile], spark: SparkSession | None = None) -> DeviceList:
+    def at(self, files: Sequence[FlowFile], spark: Session | None = None) -> DeviceList:
         """The list with the routers of these flows' sites, found in the flows, by workers if ``spark`` is given."""
         return replace(self, routers=find_routers(files, self._networks, spark))
 

@@ -21,13 +21,11 @@ from numpy.typing import NDArray
 
 from iotid.arrow import one_chunk
 from iotid.labels.owner import is_host, is_shown, parse_addresses, sent_by
-from iotid.spark.shuffle import read_task_ids, spark_schema, task_ids
-from iotid.spark.worker_errors import in_worker
+from iotid.spark.shuffle import map_batches, read_task_ids, task_ids
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
-
     from iotid.labels.owner import Networks
+    from iotid.spark.in_process import Session
 
 MOST_NETWORKS = 8  # outside networks (/24 of IPv4, /64 of IPv6) from which a device sends, at most
 _COLUMNS = ("client_ip", "client_mac", "client_packets", "server_ip", "server_mac", "server_packets")
@@ -46,7 +44,7 @@ class FlowFile(Protocol):
 
 
 def find_routers(
-    files: Sequence[FlowFile], inside: Networks, spark: SparkSession | None = None
+    files: Sequence[FlowFile], inside: Networks, spark: Session | None = None
 ) -> dict[str, frozenset[str]]:
     """Site -> its routers, in the flows of these files; workers read them if ``spark`` is given.
 
@@ -56,7 +54,7 @@ def find_routers(
         ends = pa.concat_tables([_ENDS_OF_SITE.empty_table(), *(_ends_of(file, inside) for file in files)])
     else:
         scan = partial(_scan, files=files, inside=inside)
-        found = task_ids(spark, range(len(files))).mapInArrow(in_worker(scan), spark_schema(_ENDS_OF_SITE))
+        found = map_batches(task_ids(spark, range(len(files))), scan, _ENDS_OF_SITE)
         ends = found.toArrow().cast(_ENDS_OF_SITE)
     sites = sorted({file.site for file in files})
     return {site: routers_of(ends.filter(pc.equal(ends["site"], site)).drop_columns("site")) for site in sites}

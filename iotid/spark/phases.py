@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    from iotid.spark.in_process import Session
 
 _MAX_CHARACTERS = 200  # of a description; paths and names may be long
 
 
-def set_phase(spark: SparkSession | None, step: str, phase: str) -> None:
+def set_phase(spark: Session | None, step: str, phase: str) -> None:
     """Describe the jobs that this thread starts from now on, until the next call, as "STEP: PHASE".
 
     Without a session nothing happens. Without a description Spark shows a line of its own code, the same for all jobs.

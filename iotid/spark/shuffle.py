@@ -24,17 +24,20 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from iotid.spark.in_process import InProcess, Rows, Work, is_in_process
 from iotid.spark.worker_errors import in_worker
 from iotid.spark.worker_start import prepare_next_task
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import StructType
+
+    from iotid.spark.in_process import Session
 
 Hashes = NDArray[np.uint64]
 
 SIDE_OUTPUTS = pa.schema([pa.field("kind", pa.string()), pa.field("content", pa.binary())])
 SHUFFLE_BLOCKS = pa.schema([pa.field("partition", pa.int32()), pa.field("bucket", pa.int32()), *SIDE_OUTPUTS])
+TASK_IDS = pa.schema([pa.field("id", pa.int64())])
 NO_BUCKET = -1  # of side outputs, which sort before all blocks of rows
 
 _ROWS = "rows"
@@ -57,7 +60,7 @@ class Buckets:
     secret: bytes = field(default_factory=partial(secrets.token_bytes, _SECRET_BYTES), repr=False)
 
     @classmethod
-    def of(cls, spark: SparkSession) -> Buckets:
+    def of(cls, spark: Session) -> Buckets:
         """Create it for a new job, with a new secret."""
         return cls(partitions_of(spark))
 
@@ -144,16 +147,36 @@ def with_bucket(side_outputs: pa.RecordBatch, bucket: int = NO_BUCKET) -> pa.Rec
     return pa.RecordBatch.from_arrays([*where, *side_outputs.columns], schema=SHUFFLE_BLOCKS)
 
 
-def partitions_of(spark: SparkSession) -> int:
+def partitions_of(spark: Session) -> int:
     """Number of partitions of a shuffle."""
-    return int(spark.conf.get("spark.sql.shuffle.partitions") or 1)
+    return 1 if isinstance(spark, InProcess) else int(spark.conf.get("spark.sql.shuffle.partitions") or 1)
 
 
-def task_ids(spark: SparkSession, tasks: Sequence[int]) -> DataFrame:
-    """One row and one Spark task for each id, for workers to read with `read_task_ids`."""
+def running_task() -> tuple[int, int]:
+    """Partition and attempt of the running task; 0 and 0 in this process."""
+    if is_in_process():
+        return 0, 0
+    from pyspark import TaskContext
+
+    context = TaskContext.get()
+    assert context is not None
+    return context.partitionId(), context.taskAttemptId()
+
+
+def map_batches(rows: Any, work: Work, schema: pa.Schema) -> Any:
+    """The table (a Frame) of ``schema`` that ``work`` makes of each partition's batches, in a task of its own."""
+    if isinstance(rows, Rows):
+        return rows.map_batches(work, schema)
+    return rows.mapInArrow(in_worker(work), spark_schema(schema))
+
+
+def task_ids(spark: Session, tasks: Sequence[int]) -> Any:
+    """One row for each id, in a Spark task of its own, as a Frame that workers read with `read_task_ids`."""
+    if isinstance(spark, InProcess):
+        return Rows(TASK_IDS, lambda: [pa.record_batch([pa.array(tasks, pa.int64())], TASK_IDS)])
     rows = spark.range(0, len(tasks), 1, max(len(tasks), 1))
     same = list(tasks) == list(range(len(tasks)))
-    return rows if same else rows.mapInArrow(in_worker(partial(_renumber, list(tasks))), "id long")
+    return rows if same else map_batches(rows, partial(_renumber, list(tasks)), TASK_IDS)
 
 
 def read_task_ids(batches: Iterable[pa.RecordBatch]) -> Iterator[int]:
@@ -168,9 +191,15 @@ def _renumber(tasks: list[int], batches: Iterable[pa.RecordBatch]) -> Iterator[p
         yield pa.RecordBatch.from_pydict({"id": pa.array([tasks[number]], pa.int64())})
 
 
-def shuffle_by_bucket(blocks: DataFrame, partitions: int) -> DataFrame:
-    """Shuffle blocks to the partition of their bucket, sorted by bucket; ``partitions``: that of `Buckets`."""
-    return blocks.repartitionById(partitions, "partition").sortWithinPartitions("bucket")
+def shuffle_by_bucket(blocks: Any, partitions: int) -> Any:
+    """Shuffle the blocks of a Frame to the partition of their bucket, sorted by bucket; ``partitions``: that of
+    `Buckets`."""
+    return to_partitions(blocks, partitions).sortWithinPartitions("bucket")
+
+
+def to_partitions(rows: Any, partitions: int) -> Any:
+    """The rows of a Frame, each in the partition that its column ``partition`` names."""
+    return rows if isinstance(rows, Rows) else rows.repartitionById(partitions, "partition")
 
 
 def read_blocks(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, list[pa.RecordBatch]]]:

@@ -23,14 +23,12 @@ from iotid.dataset.write import check_partitions
 from iotid.flows import later_flows, partition_files
 from iotid.labels import DeviceList
 from iotid.spark.phases import set_phase
-from iotid.spark.shuffle import read_task_ids, spark_schema, task_ids
-from iotid.spark.worker_errors import in_worker
+from iotid.spark.shuffle import map_batches, read_task_ids, task_ids
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
-
     from iotid.partitions import Partition
     from iotid.schemas.metadata import Flows
+    from iotid.spark.in_process import Session
 
 MEAN, ENTROPY = "mean", "entropy"
 _STEP = {MEAN: 1.0, ENTROPY: 0.01}  # what values are rounded to: the characteristic's unit, and bits
@@ -62,7 +60,7 @@ Distributions = Mapping[tuple[str, str, str], Spread]
 
 
 def describe(
-    spark: SparkSession,
+    spark: Session,
     partitions: Sequence[Partition[Flows]],
     devices: DeviceList,
     settings: config.Dataset,
@@ -74,7 +72,7 @@ def describe(
     set_phase(spark, "describe", f"count the characteristics of {len(files):,} files of flows")
     source = Source(files, later_flows(spark, partitions), devices.at(files, spark), settings, flow.max_packets)
     count = partial(_count, source=source)
-    counted = task_ids(spark, range(len(files))).mapInArrow(in_worker(count), spark_schema(_COUNTED)).toArrow()
+    counted = map_batches(task_ids(spark, range(len(files))), count, _COUNTED).toArrow()
     return summarise(counted, settings.min_flows)
 
 

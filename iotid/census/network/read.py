@@ -31,21 +31,19 @@ from iotid.schemas.metadata import remedy
 from iotid.spark.phases import set_phase
 from iotid.spark.shuffle import (
     SIDE_OUTPUTS,
+    map_batches,
     partitions_of,
     read_tables,
     read_task_ids,
     side_output,
-    spark_schema,
     task_ids,
 )
-from iotid.spark.worker_errors import in_worker
 from iotid.storage import translate_read_errors
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
-
     from iotid.partitions import Partition
     from iotid.schemas.metadata import Census
+    from iotid.spark.in_process import Session
 
 COMPLETE, PARTIAL, MISSING = STATES = ("complete", "partial", "missing")
 GROUP_COUNTS = pa.schema(
@@ -81,7 +79,7 @@ def identity_of(census: Partition[Census]) -> str:
 
 
 def read_sites(
-    spark: SparkSession, store: Store, capture_date: str, sites: Sequence[str], written_us: Mapping[str, int]
+    spark: Session, store: Store, capture_date: str, sites: Sequence[str], written_us: Mapping[str, int]
 ) -> dict[str, SiteCensus]:
     """Each site's census of the date, in the order of ``sites``; of a site without one, only its row.
 
@@ -91,7 +89,7 @@ def read_sites(
     tasks = min(len(sites), partitions_of(spark))
     read = partial(_read, root=store.root, capture_date=capture_date, sites=list(sites), tasks=tasks)
     set_phase(spark, "take-network-census", f"read the census of {len(sites):,} sites on {capture_date}")
-    rows = task_ids(spark, range(tasks)).mapInArrow(in_worker(read), spark_schema(SIDE_OUTPUTS)).toArrow()
+    rows = map_batches(task_ids(spark, range(tasks)), read, SIDE_OUTPUTS).toArrow()
     found: dict[str, dict[str, pa.Table]] = defaultdict(dict)
     for kind, table in read_tables(rows):
         number, _, what = kind.partition(":")

@@ -47,7 +47,7 @@ from iotid.schemas import NETWORK, NETWORK_SITES
 from iotid.schemas.metadata import Network
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    from iotid.spark.in_process import Session
 
 _log = logging.getLogger(__name__)
 
@@ -74,9 +74,7 @@ class Window:
         return PartitionKey.of_network(self.name, capture_date)
 
 
-def take_network_census(
-    spark: SparkSession, store: Store, window: Window, settings: config.Census
-) -> Partition[Network]:
+def take_network_census(spark: Session, store: Store, window: Window, settings: config.Census) -> Partition[Network]:
     """Sum the censuses of all sites of the window's last date, and of earlier dates whose inputs have changed.
 
     Returns:
@@ -138,7 +136,7 @@ def _written(store: Store, window: Window) -> dict[str, dict[str, int]]:
 
 @dataclass
 class _Step:
-    spark: SparkSession
+    spark: Session
     store: Store
     window: Window
     settings: config.Census
