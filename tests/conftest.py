@@ -67,9 +67,16 @@ def module_at() -> Callable[[Path], ModuleType]:
     return _load
 
 
-@pytest.fixture
-def plain_spark(module_at: Callable[[Path], ModuleType], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Makes sessions that need no Java, of ``partitions`` partitions, for all that the jobs ask."""
+@pytest.fixture(params=["cluster", "in_process"])
+def plain_spark(
+    request: pytest.FixtureRequest, module_at: Callable[[Path], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Any]:
+    """Makes sessions that need no Java, of ``partitions`` partitions, for all that the jobs ask; or the one in this
+    process."""
+    if request.param == "in_process":
+        from iotid.spark.in_process import InProcess
+
+        return lambda **_: InProcess()
     plain = module_at(_TESTS / "plain_spark.py")
     return lambda **more: plain.PlainSpark(monkeypatch, **more)
 

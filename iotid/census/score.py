@@ -64,7 +64,11 @@ def broadcast_model(spark: Session, folder: Path) -> tuple[BroadcastModel, Encod
     check_device_model(predictor, f"model {folder}")
     weights, description = (folder / WEIGHTS).read_bytes(), (folder / DESCRIPTION).read_bytes()
     files = spark.sparkContext.broadcast((weights, description.decode()))
-    return BroadcastModel(files, hashlib.sha256(weights + description).hexdigest()), predictor.encoding
+    model = BroadcastModel(files, hashlib.sha256(weights + description).hexdigest())
+    if isinstance(spark, InProcess):  # this process is the worker
+        _loaded.clear()
+        _loaded[model.digest] = predictor
+    return model, predictor.encoding
 
 
 @dataclass(frozen=True)

@@ -58,10 +58,9 @@ from iotid.spark.phases import set_phase
 from iotid.tracking.versions import ModelVersion
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
-
     from iotid.dataset.characteristics import Encoding
     from iotid.labels.devices import Device
+    from iotid.spark.in_process import Session
     from iotid.tracking.versions import ModelVersion
 
 # stored: how the earlier census was made comparable with the model and settings of this one
@@ -73,11 +72,11 @@ _log = logging.getLogger(__name__)
 
 
 def take_census(
-    spark: SparkSession,
+    spark: Session,
     store: Store,
     key: PartitionKey,
     champion: ModelVersion | None,
-    bundle: Path | None,
+    bundle: Path | BroadcastModel | None,
     settings: config.Census,
     watchlist: config.Watchlist,
     protocols: Sequence[int] = _TCP_AND_UDP,
@@ -91,9 +90,9 @@ def take_census(
     scored again, so that only changes of the network count as changes; if those flows are gone, labels are not
     compared.
 
-    ``bundle``: the folder of the champion's model. If there is no champion, both are None: all devices that have flows
-    of ``protocols`` (IANA numbers) are unknown and grouped. The next census with a champion scores these flows, too, so
-    that what the model knows does not count as changed.
+    ``bundle``: the folder of the champion's model, or what `broadcast_model` made of it. If there is no champion,
+    both are None: all devices that have flows of ``protocols`` (IANA numbers) are unknown and grouped. The next
+    census with a champion scores these flows, too, so that what the model knows does not count as changed.
 
     ``listed``: the entries of the operator's device list, with which the rows are compared; None: without one.
 
@@ -186,9 +185,11 @@ def take_census(
 
 
 def _model(
-    spark: SparkSession, bundle: Path | None, protocols: Sequence[int]
+    spark: Session, bundle: Path | BroadcastModel | None, protocols: Sequence[int]
 ) -> tuple[BroadcastModel, Encoding] | tuple[None, NoModel]:
-    return (None, NoModel(tuple(protocols))) if bundle is None else broadcast_model(spark, bundle)
+    if bundle is None:
+        return None, NoModel(tuple(protocols))
+    return (bundle, bundle.load().encoding) if isinstance(bundle, BroadcastModel) else broadcast_model(spark, bundle)
 
 
 def _learned_from(store: Store, champion: ModelVersion | None, key: PartitionKey) -> bool | None:
@@ -227,7 +228,7 @@ def check_watchlist(census: Partition[Census], watchlist: config.Watchlist) -> N
 class _Scorer:
     """Scores partitions of flows with one model, and applies the watch list, the pseudonyms and what persons said."""
 
-    spark: SparkSession
+    spark: Session
     model: BroadcastModel | None
     encoding: Encoding | NoModel
     settings: config.Census

@@ -14,11 +14,13 @@ def main(settings: Settings, site: str, capture_date: str) -> None:
     Reads the table `splits` and the captures. Writes the table `flows`, and beside it counters that account for every
     packet.
     """
-    from iotid import spark_session
     from iotid.cli import output
     from iotid.flows import write_flows
-    from iotid.partitions import Store
+    from iotid.partitions import PartitionKey, Store
+    from iotid.spark.session import session_for
 
-    spark = spark_session(settings.spark, "iotid assemble-flows")
-    written = write_flows(spark, Store(settings.storage.root), site, capture_date, settings.capture, settings.flow)
+    store = Store(settings.storage.root)
+    splits = store.open("splits", PartitionKey.of_date(site, capture_date))
+    spark = session_for(settings.spark, "iotid assemble-flows", size_bytes=splits.metadata["bytes"])
+    written = write_flows(spark, store, site, capture_date, settings.capture, settings.flow)
     command.print_lines(*output.format_flows(written))

@@ -16,16 +16,17 @@ def main(settings: Settings, sites: Names, capture_dates: Names, labels: Names, 
     Reads the table `flows` and a device list. Writes figures (box plots of every label, and the entropy's distribution
     within groups of labels of one vendor and type), the counts behind them, and a page of both.
     """
-    from iotid import spark_session
     from iotid.cli.progress import progress
     from iotid.labels import DeviceList
     from iotid.partitions import Store
+    from iotid.spark.session import session_for
     from iotid.studies.steps import DESCRIPTION, describe
 
     store, devices = Store(settings.storage.root), DeviceList.read(*labels, inside=settings.census.inside)
     flows = command.open_flows(store, sites, capture_dates)
-    spark = spark_session(settings.spark, "iotid describe")
-    with progress(f"describe: counting the values of {sum(each.metadata['rows'] for each in flows):,} flows"):
+    number = sum(each.metadata["rows"] for each in flows)
+    spark = session_for(settings.spark, "iotid describe", flows=number)
+    with progress(f"describe: counting the values of {number:,} flows"):
         written, figures = describe(spark, store, flows, devices, settings.dataset, settings.flow, name)
     command.print_lines(*(f"figure: {written.uri}/{figure}" for figure in figures))
     command.print_lines(f"description: {written.uri}/{DESCRIPTION}")

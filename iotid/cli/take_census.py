@@ -18,22 +18,23 @@ def main(settings: Settings, site: str, capture_date: str, labels: Names = ()) -
     """
     from tempfile import TemporaryDirectory
 
-    from iotid import spark_session
     from iotid.census import check_watchlist, find_champion, take_census
     from iotid.census.pseudonyms import read_pseudonyms
     from iotid.cli import output
     from iotid.labels import DeviceList
     from iotid.partitions import PartitionKey, Store
+    from iotid.spark.session import session_for
     from iotid.tracking import Registry
 
     read_pseudonyms(settings.census)  # fail on a missing key before scoring
     listed = DeviceList.read(*labels).devices if labels else None
+    store, key = Store(settings.storage.root), PartitionKey.of_date(site, capture_date)
     registry = Registry(settings.tracking, settings.storage.root)
     champion, why_none = find_champion(registry)
     with TemporaryDirectory() as folder:
         bundle = registry.bundle(champion.number, folder) if champion else None
-        spark = spark_session(settings.spark, "iotid take-census")
-        store, key = Store(settings.storage.root), PartitionKey.of_date(site, capture_date)
+        flows = store.open("flows", key).metadata["rows"]
+        spark = session_for(settings.spark, "iotid take-census", flows=flows)
         sections = settings.census, settings.watchlist, settings.dataset.protocols
         written = take_census(spark, store, key, champion, bundle, *sections, listed)
     command.print_lines(*output.format_census(written, why_none))

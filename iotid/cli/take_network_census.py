@@ -25,12 +25,14 @@ def main(settings: Settings, capture_date: str, sites: Names = (), name: str = A
     Reads the table `census`, and `network` of earlier dates. Writes the table `network`; earlier dates whose censuses
     have changed since they were summed are summed again.
     """
-    from iotid import spark_session
     from iotid.census.network import Window, take_network_census
     from iotid.cli import output
     from iotid.partitions import Store
+    from iotid.spark.session import session_for
 
     window = Window.of(name, capture_date, days, sites)
-    spark = spark_session(settings.spark, "iotid take-network-census")
-    written = take_network_census(spark, Store(settings.storage.root), window, settings.census)
+    store = Store(settings.storage.root)
+    number = len(sites) or sum(key.capture_date == capture_date for key in store.partitions("census"))
+    spark = session_for(settings.spark, "iotid take-network-census", sites=number)
+    written = take_network_census(spark, store, window, settings.census)
     command.print_lines(*output.format_network(written))

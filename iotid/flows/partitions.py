@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from iotid import schemas
 from iotid.schemas.metadata import remedy
 from iotid.spark.in_process import InProcess
-from iotid.spark.shuffle import map_batches, read_task_ids, spark_schema, task_ids
+from iotid.spark.shuffle import map_batches, read_task_ids, spark_schema, task_ids, with_constants
 from iotid.storage import (
     SIDE_SUFFIX,
     is_object_store,
@@ -30,8 +30,6 @@ from iotid.storage import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
-
     from iotid.partitions import Partition
     from iotid.schemas.metadata import Flows
     from iotid.spark.in_process import Session
@@ -126,13 +124,11 @@ def _read_early(tasks: Iterable[pa.RecordBatch], files: Sequence[tuple[FlowFile,
             yield pa.RecordBatch.from_arrays([_identity(early), *key], schema=_LATER)
 
 
-def read_flows(spark: SparkSession, partitions: Iterable[Partition[Flows]]) -> DataFrame:
+def read_flows(spark: Session, partitions: Iterable[Partition[Flows]]) -> Any:
     """schemas.FLOWS of the partitions, site and capture date included.
 
     A flow that continues over several of the partitions is included once, from the last of them.
     """
-    from pyspark.sql import functions as F
-
     partitions, schema = list(partitions), schemas.FLOWS.arrow_schema(stored=True)
     later = later_flows(spark, partitions)
     frames = []
@@ -142,8 +138,8 @@ def read_flows(spark: SparkSession, partitions: Iterable[Partition[Flows]]) -> D
         if len(later):
             once = partial(_without_superseded, later=later, site=site, capture_date=day)
             stored = map_batches(stored, once, schema)
-        named = {"site": F.lit(site), "capture_date": F.lit(date.fromisoformat(day))}
-        frames.append(stored.withColumns(named).select(schemas.FLOWS.names))
+        key = {"site": site, "capture_date": date.fromisoformat(day)}
+        frames.append(with_constants(stored, key).select(*schemas.FLOWS.names))
     return reduce(lambda left, right: left.unionAll(right), frames)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from iotid import config
 from iotid.messages import SECRET_NAMES, names_secret
+from iotid.spark.in_process import InProcess
 from iotid.spark.java import use_java
 from iotid.spark.worker_errors import in_worker
 
@@ -81,6 +82,26 @@ def spark_session(settings: config.Spark, app_name: str = "iotid", ahead: Iterab
     spark = builder.getOrCreate()
     loading.join()
     return spark
+
+
+_IN_PROCESS_SITES = 300  # a census of each is read in about 10 ms
+
+
+def session_for(
+    settings: config.Spark, app_name: str, *, size_bytes: int = 0, flows: int = 0, sites: int = 0
+) -> SparkSession | InProcess:
+    """A session for a step that reads captures of this size, this many flows, or the censuses of this many sites.
+
+    If they are few and Spark would run on this machine only, this process; else `iotid.spark_session`, whose errors it
+    raises. Both `in_process_bytes` and `in_process_flows` must not be 0 for the former.
+    """
+    most = settings.in_process_bytes, settings.in_process_flows, _IN_PROCESS_SITES
+    is_small = all(size <= limit for size, limit in zip((size_bytes, flows, sites), most, strict=True))
+    if runs_here(settings) and is_small and all(most):
+        return InProcess()
+    from iotid import spark_session
+
+    return spark_session(settings, app_name)
 
 
 def runs_here(settings: config.Spark) -> bool:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
@@ -168,6 +168,15 @@ def map_batches(rows: Any, work: Work, schema: pa.Schema) -> Any:
     if isinstance(rows, Rows):
         return rows.map_batches(work, schema)
     return rows.mapInArrow(in_worker(work), spark_schema(schema))
+
+
+def with_constants(rows: Any, values: Mapping[str, Any]) -> Any:
+    """The Frame with a column for each value, the same in every row."""
+    if isinstance(rows, Rows):
+        return rows.with_constants({name: pa.scalar(value) for name, value in values.items()})
+    from pyspark.sql import functions as F
+
+    return rows.withColumns({name: F.lit(value) for name, value in values.items()})
 
 
 def task_ids(spark: Session, tasks: Sequence[int]) -> Any:

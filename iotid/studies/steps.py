@@ -22,6 +22,8 @@ from iotid.tracking.runs import Description, start_run
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+    from iotid.spark.in_process import Session
+
 DESCRIPTION = "description.html"
 
 
@@ -74,7 +76,7 @@ def compare(
 
 
 def describe(
-    spark: SparkSession,
+    spark: Session,
     store: Store,
     flows: Sequence[Partition[Flows]],
     devices: DeviceList,

@@ -182,17 +182,36 @@ def test_inventory__is_imported_without_spark_and_torch() -> None:
 
 @pytest.mark.spark
 @pytest.mark.parametrize("has_model", [False, True])
-def test_inventory__equals_the_census_of_the_same_flows_on_spark(
-    spark: SparkSession, settings: Settings, small_model: Path, write_flows: Callable, *, has_model: bool
-) -> None:
+@pytest.mark.parametrize("joins_files", [False, True])
+def test_score_partition__gives_the_same_on_spark_in_this_process_and_in_an_inventory(
+    spark: SparkSession, settings: Settings, small_model: Path, write_flows: Callable, *, has_model: bool,
+    joins_files: bool,
+) -> None:  # fmt: skip
     from iotid.census.score import NoModel, broadcast_model, score_partition
     from iotid.census.split_groups import EarlierGroups
     from iotid.model import Predictor
+    from iotid.spark.in_process import InProcess
 
     flows = _random_flows(7) + [flow("camera", IPS[A], A), flow("camera", IPS[A], A, 2)] * 9
+    chance = np.random.default_rng(8)
+    for each in flows:
+        each |= {"vlan": chance.choice([None, 3]), "capture_file": str(chance.choice(["x", "y"]))}
+        each["address_conflict"] = bool(chance.random() < 0.05)
     partition = write_flows(Store(settings.storage.root), "lab", "2026-01-10", flows)
-    model, encoding = broadcast_model(spark, small_model) if has_model else (None, NoModel((6, 17)))
-    on_spark = score_partition(spark, partition, model, encoding, settings.census, EarlierGroups(NO_GROUPS))
+    partition.metadata["settings"]["flow"]["join_files"] = joins_files
+    scored = []
+    for session in (spark, InProcess()):
+        model, encoding = broadcast_model(session, small_model) if has_model else (None, NoModel((6, 17)))
+        scored.append(score_partition(session, partition, model, encoding, settings.census, EarlierGroups(NO_GROUPS)))
+    on_spark, in_process = scored
+    for name in ("devices", "groups", "left_out", "expected"):
+        one, other = getattr(on_spark, name), getattr(in_process, name)
+        assert one == other or one.to_pylist() == other.to_pylist(), name
+    assert on_spark.flows_of_other_dates == in_process.flows_of_other_dates > 0
+    assert on_spark.flows == in_process.flows == len(flows)
+    marks = {mark for row in on_spark.devices["marks"].to_pylist() for mark in row}
+    assert "address_conflict" in marks
+    assert [] in on_spark.devices["marks"].to_pylist()
     here = take_inventory(
         _table(flows), settings.census, WATCHED, (6, 17), Predictor.load(small_model) if has_model else None
     )

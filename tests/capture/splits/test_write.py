@@ -119,7 +119,7 @@ def test_duplicates_warning__names_the_setting_of_mirror_ports(
     assert duplicates_warning(found, dropped) is None
     assert duplicates_warning([each for each in found if each.path.endswith("once")], capture_settings) is None
     write_splits(None, Store(f"{tmp_path}/store"), f"{tmp_path}/twice", "north", "2017-07-14", capture_settings)
-    assert caplog.messages == [f"split-pcaps: {warning}"]
+    assert f"split-pcaps: {warning}" in caplog.messages
     larger = replace(found[0], path=f"{tmp_path}/gone", file_bytes=1 << 30)
     assert duplicates_warning([larger, *found], capture_settings) == warning, "one that cannot be read hides no other"
 
