@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from datetime import date
 
 from iotid.messages import one_line
@@ -104,6 +104,18 @@ class WatchError(IotidError):
     """The step succeeded and found a device on the watch list; raised only if ``watchlist.fail`` is set."""
 
     exit_code = 3
+
+
+class SitesError(IotidError):
+    """Some of many sites failed; the others are done."""
+
+    @classmethod
+    def of(cls, errors: Mapping[str, str], exit_codes: Collection[int]) -> SitesError:
+        """``errors``: of each failed site; its exit code is 2 if a second attempt helps none of them."""
+        count = f"{len(errors):,} site{'s' * (len(errors) != 1)} failed"
+        fault = cls(f"ingest-sites: {count}: " + "; ".join(f"{site}: {why}" for site, why in sorted(errors.items())))
+        fault.exit_code = min(exit_codes)
+        return fault
 
 
 class _ShortRepr(reprlib.Repr):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import shlex
 from collections import Counter
@@ -15,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+import iotid
 from iotid import config
 from iotid.arrow import content_hash, one_chunk
 from iotid.census.changes import ABSENT, CHANGES, compare, joined_names, present, with_history, without_history
@@ -81,6 +84,8 @@ def take_census(
     watchlist: config.Watchlist,
     protocols: Sequence[int] = _TCP_AND_UDP,
     listed: Sequence[Device] | None = None,
+    *,
+    unless_current: bool = False,
 ) -> Partition[Census]:
     """Identify every device of one site and capture date, compare with the site's latest earlier census, and write.
 
@@ -95,6 +100,8 @@ def take_census(
     census with a champion scores these flows, too, so that what the model knows does not count as changed.
 
     ``listed``: the entries of the operator's device list, with which the rows are compared; None: without one.
+
+    ``unless_current``: keep the partition if nothing that it is made from has changed, and iotid's version has not.
 
     With ``census.pseudonyms``, no MAC and no address is written in clear, and devices with the same kinds share their
     numbers (`microaggregation`). An earlier census with identifiers of another key cannot be joined; then every
@@ -132,8 +139,21 @@ def take_census(
     earlier = _latest_before(store, key)
     joinable = earlier if earlier and earlier.metadata.get("key_fingerprint") == fingerprint else None
     known = KnownGroups.read(store, key, joinable, pseudonyms, settings.min_similarity)
-    _warn_of_watchlist(watchlist, encoding, known)
     makers = read_makers(settings.makers)
+    links, learned = _links(store, key, earlier, known.network, champion), _learned_from(store, champion, key)
+    inputs = _hash_of(
+        iotid.__version__, CENSUS.version, made_with, fingerprint, flows.metadata, watchlist.model_dump(mode="json"),
+        protocols, None if listed is None else [repr(each) for each in listed], makers.source,
+        {name: repr(said) for name, said in known.named.items()}, sorted(known.split), links, learned,
+        earlier and [earlier.key, earlier.metadata], known.network and [known.network.key, known.network.metadata],
+        champion and dict(champion.tags),
+    )  # fmt: skip
+    inputs = pseudonyms.digest(inputs) if pseudonyms else inputs
+    if unless_current and store.exists("census", key):
+        stored = store.open("census", key)
+        if stored.metadata.get("inputs") == inputs:
+            return stored
+    _warn_of_watchlist(watchlist, encoding, known)
     scorer = _Scorer(spark, model, encoding, settings, watchlist, pseudonyms, makers, known)
     scored = scorer.score(flows, known.leaders)
     before, how, groups = _comparable(store, joinable, made_with, scorer, scored.groups)
@@ -156,12 +176,13 @@ def take_census(
         "compared_with": {"capture_date": earlier.key.capture_date, "how": how} if earlier else None,
         "makers": None if pseudonyms else makers.source,
         "device_list": checked.counts,
-        "learned_from_date": _learned_from(store, champion, key),
+        "learned_from_date": learned,
         "flows_by_date": flows.metadata.get("flows_by_date", {}),
         "packets": flows.metadata["packets"],
         "unreadable": flows.metadata.get("unreadable", 0),
         "content_hash": pseudonyms.digest(hashed) if pseudonyms else hashed,
         **_counts(census, scored),
+        "inputs": inputs,
     }
     with store.write("census", key, CENSUS.version) as staged:
         pq.write_table(CENSUS.describe(census), f"{staged.path}/part-0.parquet", filesystem=staged.filesystem)
@@ -177,11 +198,16 @@ def take_census(
             **key,
             **metadata,
             "root": None if pseudonyms else shlex.quote(store.root),  # such a page is for others, elsewhere
-            "links": _links(store, key, earlier, known.network, champion),
+            "links": links,
         }
         staged.write_text(PAGE, render_page(census, groups, left_out, shown, settings.page_rows))
         staged.metadata.update(metadata)
     return store.open("census", key)
+
+
+def _hash_of(*made_of: Any) -> str:
+    """Sixteen hexadecimal digits of a hash of JSON values."""
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _model(

@@ -20,6 +20,7 @@ _STEPS = {
     "rollback": "iotid.cli.rollback",
     "take-census": "iotid.cli.take_census",
     "take-network-census": "iotid.cli.take_network_census",
+    "ingest-sites": "iotid.cli.ingest_sites",
     "name": "iotid.cli.name",
     "export": "iotid.cli.export",
     "look": "iotid.cli.inventory",
@@ -59,7 +60,8 @@ def steps() -> None:
     """Identifies the IoT devices behind network captures.
 
     The steps, in the order of the data flow: split-pcaps, assemble-flows, write-dataset, train, evaluate, promote,
-    take-census, take-network-census. `rollback` undoes a promotion. `name` says what a group of unknown devices is,
+    take-census, take-network-census. `ingest-sites` does the first two and take-census for many sites at once.
+    `rollback` undoes a promotion. `name` says what a group of unknown devices is,
     `export` writes a census for other systems, `look` lists the devices in one capture at once, without Spark.
     `compare` scores the ensemble and its baselines under several protocols, `describe` draws what distinguishes the
     devices. `run` runs the full pipeline on a folder of captures, `demo` on captures that it writes itself; `reproduce`

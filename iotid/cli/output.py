@@ -77,6 +77,12 @@ def format_census(census: Partition[Census], why_no_model: str = "") -> Iterator
     )
 
 
+def format_site(census: Partition[Census]) -> Iterator[str]:
+    """One line for a site of many."""
+    statuses = format_counts(census.metadata["status"]) or "none"
+    yield f"  {census.key.site}: {census.metadata['devices']:,} devices: {statuses} -> {census.uri}"
+
+
 def format_network(network: Partition[Network]) -> Iterator[str]:
     metadata = network.metadata
     if metadata["not_joined"]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 from datetime import date, timedelta
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+import iotid
 from iotid import config, schemas
 from iotid.capture.by_date import date_warning
 from iotid.capture.splits.stored import check_splits
@@ -28,7 +29,7 @@ from iotid.flows.partial import Partials, rule_of
 from iotid.flows.partitions import COUNTERS_FILE, QUARANTINE_FILE, read_stored
 from iotid.flows.tasks import OPEN_FOLDER, SideOutputs
 from iotid.partitions import PartitionKey
-from iotid.schemas.metadata import Flows, remedy
+from iotid.schemas.metadata import Flows, Splits, remedy
 from iotid.spark.phases import set_phase
 from iotid.spark.shuffle import (
     SHUFFLE_BLOCKS,
@@ -54,12 +55,22 @@ _STEP = "assemble-flows"  # in the Spark UI
 
 
 def write_flows(
-    spark: Session, store: Store, site: str, capture_date: str, capture: config.Capture, flow: config.Flow
+    spark: Session,
+    store: Store,
+    site: str,
+    capture_date: str,
+    capture: config.Capture,
+    flow: config.Flow,
+    *,
+    unless_current: bool = False,
 ) -> Partition[Flows]:
     """Assemble the splits of a site's capture date and write the partition of table `flows`, its counters inside it.
 
     With an idle time-out, open flows of the previous date continue, and those of this date are stored in the partition
     for the next one. Each run gives the same rows, but in other files and another order.
+
+    ``unless_current``: keep the partition if it is of the same splits, settings and version of iotid, and continues no
+    flows of the previous date.
 
     Raises:
         AbsentError: the splits are absent.
@@ -74,6 +85,9 @@ def write_flows(
             f"{schemas.SPLITS.version}; plan the captures again (split-pcaps)"
         )
     previous = _previous_partition(store, key, flow)
+    settings = {"capture": capture.model_dump(mode="json"), "flow": flow.model_dump(mode="json")}
+    if unless_current and previous is None and (kept := _current(store, key, splits, settings)):
+        return kept
     with store.write("flows", key, schemas.FLOWS.version) as staged:
         planned = read_table(splits.uri, schemas.SPLITS.arrow_schema(stored=True), remedy("splits"))
         with translate_read_errors(splits.uri, remedy("splits")):
@@ -96,7 +110,7 @@ def write_flows(
             "packets": packets,
             "unreadable": len(unreadable),
             "overlapping": result.counters.log_overlaps(),  # captures that have another capture's first packet
-            "settings": {"capture": capture.model_dump(mode="json"), "flow": flow.model_dump(mode="json")},
+            "settings": settings,
             "settings_hash": config.settings_hash(capture, flow),
             "inputs": {"splits": splits.metadata},
         }
@@ -194,6 +208,20 @@ class _Assembly:
             packets = packets.unionByName(map_batches(self._open, load, tasks.SINGLE_PACKETS))
         by_key = to_partitions(packets, self._buckets.partitions)
         return by_key.sortWithinPartitions("key", "first_us", "first_position")
+
+
+def _current(
+    store: Store, key: PartitionKey, splits: Partition[Splits], settings: dict[str, Any]
+) -> Partition[Flows] | None:
+    """The stored partition if nothing that it was made from has changed."""
+    if not store.exists("flows", key):
+        return None
+    stored = store.open("flows", key)
+    made_of = {
+        "schema_version": schemas.FLOWS.version, "code_version": iotid.__version__, "settings": settings,
+        "inputs": {"splits": splits.metadata},
+    }  # fmt: skip
+    return stored if all(stored.metadata.get(name) == value for name, value in made_of.items()) else None
 
 
 def _previous_partition(store: Store, key: PartitionKey, flow: config.Flow) -> Partition[Flows] | None:

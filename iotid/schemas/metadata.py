@@ -156,7 +156,7 @@ class Census(Common, total=False):
     ``makers``: which table of MAC prefixes, null with pseudonyms; ``unreadable``: captures in quarantine;
     ``network_groups``: key of the network's census that names groups, if any. ``device_list``: empty without a list.
     ``learned_from_date``: whether the model was trained on this site and date; null if that is not known.
-    ``flows_by_date``: as of flows.
+    ``flows_by_date``: as of flows. ``inputs``: hash of all that the census was made from.
 
     ``model_version``: null if no model was there.
     """
@@ -183,6 +183,7 @@ class Census(Common, total=False):
     device_list: DeviceListCounts
     learned_from_date: bool | None
     flows_by_date: dict[str, Count]
+    inputs: str
 
 
 class Network(Common, total=False):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+import iotid
 from iotid import config, schemas
 from iotid.capture.by_date import LAST_US, OTHER, date_warning, day_of
 from iotid.capture.file_split import FileSplit
@@ -20,9 +21,10 @@ from iotid.capture.splits.overlaps import first_packet, time_of
 from iotid.capture.splits.plan import ScanOutcome, pack_tasks, split_captures
 from iotid.capture.splits.sample import duplicates_warning
 from iotid.partitions import PartitionKey
-from iotid.schemas.metadata import Splits
+from iotid.schemas.metadata import Splits, remedy
 from iotid.spark.phases import set_phase
 from iotid.spark.worker_errors import in_worker
+from iotid.storage import read_table
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -33,12 +35,21 @@ _log = logging.getLogger(__name__)
 
 
 def write_splits(
-    spark: SparkSession | None, store: Store, location: str, site: str, capture_date: str, capture: config.Capture
+    spark: SparkSession | None,
+    store: Store,
+    location: str,
+    site: str,
+    capture_date: str,
+    capture: config.Capture,
+    *,
+    unless_current: bool = False,
 ) -> Partition[Splits]:
     """Divide every capture below ``location`` and write the partition (``site``, ``capture_date``) of table `splits`.
 
     Without ``spark``, or if it runs on this machine only, threads of this process scan the captures. The partition's
     metadata is schemas.metadata.Splits: numbers of files, bytes and records, and the captures in quarantine.
+
+    ``unless_current``: keep the partition if it is of the same captures, settings and version of iotid.
 
     Raises:
         InputError: the location is missing or holds no capture; or a capture cannot be read, and
@@ -54,6 +65,8 @@ def write_splits(
 
     keys = PartitionKey.of_date(site, capture_date)
     captures, ignored, unreadable, same = find_captures([location], capture.unreadable)
+    if unless_current and (kept := _current(store, keys, captures, unreadable, capture)):
+        return kept
     _warn_of_dates(captures, site, capture_date)
     if warning := duplicates_warning(captures, capture):
         _log.warning("split-pcaps: %s", warning)
@@ -82,6 +95,25 @@ def write_splits(
             "inputs": {"captures": location},
         }
     return store.open("splits", keys)
+
+
+def _current(
+    store: Store, key: PartitionKey, captures: Sequence[FileSplit], unreadable: dict[str, str], capture: config.Capture
+) -> Partition[Splits] | None:
+    """The stored partition if nothing that it was made from has changed."""
+    if not store.exists("splits", key):
+        return None
+    stored = store.open("splits", key)
+    was = {name: stored.metadata.get(name) for name in ("schema_version", "code_version", "settings_hash")}
+    if was != {
+        "schema_version": schemas.SPLITS.version, "code_version": iotid.__version__,
+        "settings_hash": config.settings_hash(capture),
+    }:  # fmt: skip
+        return None
+    rows = read_table(stored.uri, schemas.SPLITS.arrow_schema(stored=True), remedy("splits"))
+    planned = set(zip(rows["path"].to_pylist(), rows["fingerprint"].to_pylist(), strict=True))
+    is_same = planned == {(each.path, each.fingerprint) for each in captures}
+    return stored if is_same and stored.metadata["unreadable"] == unreadable else None
 
 
 def _warn_of_dates(captures: Sequence[FileSplit], site: str, capture_date: str) -> None:
