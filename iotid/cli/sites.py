@@ -107,7 +107,7 @@ def run_site(session: Session, night: Night, site: str, location: str) -> Outcom
 def _run_from_driver(spark: SparkSession, night: Night, site: str, location: str, size_bytes: int) -> Outcome:
     settings = night.settings
     # the key of pseudonyms is on the driver only
-    if size_bytes <= settings.spark.in_process_bytes and not settings.census.pseudonyms:
+    if size_bytes <= settings.spark.in_process_bytes and settings.census.pseudonyms == "off":
         set_phase(spark, "ingest-sites", f"all steps of site {site}, {night.capture_date}")
         small = partial(run_site, night=night, site=site, location=location)
         outcome = _caught(site, lambda: _in_one_task(spark, small))
