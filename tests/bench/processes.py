@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def measured_step(*arguments: str) -> dict[str, float]:
+def measured_step(*arguments: str, code: int = 0) -> dict[str, float]:
     """Run `iotid STEP …` in a process of its own, see `measured`."""
-    return measured([sys.executable, "-m", "iotid.cli", *arguments])
+    return measured([sys.executable, "-m", "iotid.cli", *arguments], code)
 
 
-def measured(command: Sequence[str]) -> dict[str, float]:
-    """Seconds, CPU seconds with descendants, and peak memory of all in MB; exits if the command fails."""
+def measured(command: Sequence[str], code: int = 0) -> dict[str, float]:
+    """Seconds, CPU seconds with descendants, and peak memory of all in MB; exits if the command does not end with
+    ``code``."""
     begin = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     peak, ticks = 0, Counter[int]()
@@ -28,7 +29,7 @@ def measured(command: Sequence[str]) -> dict[str, float]:
         peak = max(peak, sum(resident for _, resident in family.values()))
         ticks |= Counter({pid: used for pid, (used, _) in family.items()})  # the maximum of each
         time.sleep(0.1)
-    if process.returncode:
+    if process.returncode != code:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
     cpu = ticks.total() / os.sysconf("SC_CLK_TCK")
     wall = time.perf_counter() - begin
