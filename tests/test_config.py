@@ -304,7 +304,8 @@ def test_settings__error_of_a_long_override_is_short() -> None:
 
 # what each bounded setting was meant to take, written down a second time
 MEANT = {
-    "spark.shuffle_partitions": (1, None), "capture.chunk_bytes": (4096, None), "capture.split_bytes": (4096, None),
+    "spark.shuffle_partitions": (1, None), "spark.in_process_bytes": (0, None), "spark.in_process_flows": (0, None),
+    "capture.chunk_bytes": (4096, None), "capture.split_bytes": (4096, None),
     "capture.task_bytes": (1, None), "capture.max_packet_bytes": (64, 2**30), "capture.max_expansion": (1, None),
     "capture.max_expanded_bytes": (1, None), "capture.duplicate_window_us": (0, None),
     "capture.duplicate_records": (1, 65536), "capture.fragment_window_us": (1, None),

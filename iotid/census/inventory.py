@@ -25,8 +25,8 @@ from iotid.census.groups import NO_GROUPS
 from iotid.census.identify import watched
 from iotid.census.macs import with_macs
 from iotid.census.makers import read_makers
-from iotid.census.score import NoModel
 from iotid.census.score_in_process import COLUMNS, score_flows
+from iotid.census.scored import NoModel
 from iotid.census.split_groups import EarlierGroups
 from iotid.errors import InputError
 from iotid.flows.as_table import check_length, flows_of

@@ -18,7 +18,7 @@ from iotid.census.answers import identify_devices
 from iotid.census.behaviour import READ as VALUE_COLUMNS
 from iotid.census.identify import LIKELY, Classes, without_model
 from iotid.census.left_out import OTHER_PROTOCOL
-from iotid.census.score import NoModel, Scored, with_groups, with_traffic
+from iotid.census.scored import NoModel, Scored, with_groups, with_traffic
 from iotid.census.tally_in_process import (
     conflicting_macs,
     distinct_flows,
@@ -37,7 +37,7 @@ from iotid.schemas import FLOWS
 
 if TYPE_CHECKING:
     from iotid import config
-    from iotid.census.score import BroadcastModel
+    from iotid.census.scored import BroadcastModel
     from iotid.census.split_groups import EarlierGroups
     from iotid.dataset.characteristics import Encoding
     from iotid.model.bundle import Predictor

@@ -29,7 +29,7 @@ from iotid.census.answers import answer_devices, whole_devices
 from iotid.census.behaviour import PAYLOADS_AND_PORTS
 from iotid.census.identify import ANSWERS, LIKELY, SCORES, Classes, identify, without_model
 from iotid.census.left_out import with_remainder_rows
-from iotid.census.score import BroadcastModel, NoModel, Scored, with_groups, with_traffic
+from iotid.census.scored import BroadcastModel, NoModel, Scored, with_groups, with_traffic
 from iotid.census.tally import (
     conflicting_macs,
     endpoints_left_out,

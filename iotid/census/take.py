@@ -36,7 +36,8 @@ from iotid.census.network.stored import PAGE as NETWORK_PAGE
 from iotid.census.network.stored import rename
 from iotid.census.pseudonyms import Pseudonyms, read_pseudonyms
 from iotid.census.report import render_csv, render_groups_csv, render_left_out_csv, render_page
-from iotid.census.score import BroadcastModel, NoModel, Scored, broadcast_model, score_partition
+from iotid.census.score import score_partition
+from iotid.census.scored import BroadcastModel, NoModel, Scored, broadcast_model
 from iotid.census.split_groups import EarlierGroups
 from iotid.census.stored import (
     CSV,

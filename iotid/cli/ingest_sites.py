@@ -45,10 +45,10 @@ def main(
     from tempfile import TemporaryDirectory
 
     from iotid.census import find_champion
-    from iotid.census.score import broadcast_model
+    from iotid.census.scored import broadcast_model
     from iotid.cli import output
     from iotid.cli.checks import check_census
-    from iotid.cli.sites import Night, captures_of_sites, process_sites, size_of
+    from iotid.cli.sites import Shared, captures_of_sites, process_sites, size_of
     from iotid.errors import SitesError, WatchError
     from iotid.labels import DeviceList
     from iotid.partitions import PartitionKey, Store
@@ -66,8 +66,8 @@ def main(
         with TemporaryDirectory() as folder:
             model, _ = broadcast_model(spark, registry.bundle(champion.number, folder))
     failed, watched = [], []
-    night = Night(capture_date, settings, champion, model, listed, again)
-    for number, outcome in enumerate(process_sites(spark, night, folders), start=1):
+    shared = Shared(capture_date, settings, champion, model, listed, again)
+    for number, outcome in enumerate(process_sites(spark, shared, folders), start=1):
         click.echo(f"[{number}/{len(folders)}] site {outcome.site}: {outcome.error or 'done'}", err=True)
         if outcome.error:
             failed.append(outcome)

@@ -30,7 +30,7 @@ from iotid.storage import folders_in, open_filesystem, path_exists
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-    from iotid.census.score import BroadcastModel
+    from iotid.census.scored import BroadcastModel
     from iotid.labels.devices import Device
     from iotid.spark.in_process import Session
     from iotid.tracking.versions import ModelVersion
@@ -51,7 +51,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Night:
+class Shared:
     """What all sites of a capture date share. ``again``: make partitions anew that are current.
 
     ``champion``, ``model``: None before there is a model. ``listed``: the entries of the device list, None without one.
@@ -83,7 +83,7 @@ def captures_of_sites(root: str, capture_date: str, sites: Sequence[str]) -> dic
     return {site: f"{root.rstrip('/')}/{site}/{capture_date}" for site in named}
 
 
-def process_sites(spark: Session, night: Night, captures: Mapping[str, str]) -> Iterator[Outcome]:
+def process_sites(spark: Session, shared: Shared, captures: Mapping[str, str]) -> Iterator[Outcome]:
     """Split, assemble and take the census of every site, several at a time; yields each when it has ended.
 
     ``captures``: site -> folder or URI. Sites with most bytes are begun first.
@@ -91,29 +91,30 @@ def process_sites(spark: Session, night: Night, captures: Mapping[str, str]) -> 
     sizes = {site: size_of(location) for site, location in captures.items()}
     order = sorted(captures, key=lambda site: (-sizes[site], site))
     if isinstance(spark, InProcess):
-        yield from (run_site(spark, night, site, captures[site]) for site in order)
+        yield from (run_site(spark, shared, site, captures[site]) for site in order)
         return
     threads = min(max(spark.sparkContext.defaultParallelism, 2), _MOST_THREADS)
     with ThreadPoolExecutor(threads) as pool:
-        run = partial(_run_from_driver, spark, night)
+        run = partial(_run_from_driver, spark, shared)
         yield from pool.map(lambda site: run(site, captures[site], sizes[site]), order)
 
 
-def run_site(session: Session, night: Night, site: str, location: str) -> Outcome:
+def run_site(session: Session, shared: Shared, site: str, location: str) -> Outcome:
     """All steps of one site; an error becomes its outcome."""
-    return _caught(site, lambda: _steps(session, night, site, location))
+    return _caught(site, lambda: _steps(session, shared, site, location))
 
 
-def _run_from_driver(spark: SparkSession, night: Night, site: str, location: str, size_bytes: int) -> Outcome:
-    settings = night.settings
+def _run_from_driver(spark: SparkSession, shared: Shared, site: str, location: str, size_bytes: int) -> Outcome:
+    settings = shared.settings
     # the key of pseudonyms is on the driver only
     if size_bytes <= settings.spark.in_process_bytes and settings.census.pseudonyms == "off":
-        set_phase(spark, "ingest-sites", f"all steps of site {site}, {night.capture_date}")
-        small = partial(run_site, night=night, site=site, location=location)
+        set_phase(spark, "ingest-sites", f"all steps of site {site}, {shared.capture_date}")
+        small = partial(run_site, shared=shared, site=site, location=location)
         outcome = _caught(site, lambda: _in_one_task(spark, small))
         if not outcome.is_large:
             return outcome
-    return run_site(spark, night, site, location)
+    # a session of its own, as the number of shuffle partitions is set for each site
+    return run_site(spark.newSession(), shared, site, location)
 
 
 def _in_one_task(spark: SparkSession, run: Callable[[Session], Outcome]) -> Outcome:
@@ -127,20 +128,20 @@ def _run_all(runs: Iterable[Callable[[Session], Outcome]]) -> Iterator[Outcome]:
         yield run(InProcess())
 
 
-def _steps(session: Session, night: Night, site: str, location: str) -> Outcome:
-    settings, store = night.settings, Store(night.settings.storage.root)
-    key, unless = PartitionKey.of_date(site, night.capture_date), not night.again
+def _steps(session: Session, shared: Shared, site: str, location: str) -> Outcome:
+    settings, store = shared.settings, Store(shared.settings.storage.root)
+    key, unless = PartitionKey.of_date(site, shared.capture_date), not shared.again
     spark = None if isinstance(session, InProcess) else session
-    write_splits(spark, store, location, site, night.capture_date, settings.capture, unless_current=unless)
+    write_splits(spark, store, location, site, shared.capture_date, settings.capture, unless_current=unless)
     flows = write_flows(
-        session, store, site, night.capture_date, settings.capture, settings.flow, unless_current=unless
+        session, store, site, shared.capture_date, settings.capture, settings.flow, unless_current=unless
     )
     is_small = flows.metadata["rows"] <= settings.spark.in_process_flows
     if spark is None and not is_small:
         return Outcome(site, is_large=True)
     take_census(
-        InProcess() if is_small else session, store, key, night.champion, night.model, settings.census,
-        settings.watchlist, settings.dataset.protocols, night.listed, unless_current=unless,
+        InProcess() if is_small else session, store, key, shared.champion, shared.model, settings.census,
+        settings.watchlist, settings.dataset.protocols, shared.listed, unless_current=unless,
     )  # fmt: skip
     return Outcome(site)
 

@@ -1,10 +1,10 @@
-"""sites.py [--sites N] [--rival N] [--root DIR]: many small sites in one application.
+"""sites.py [--sites N] [--compared N] [--root DIR]: many small sites in one application.
 
 A model learns from the demo's captures. Then N sites have copies of a night of its two sites (about 5 MB, 20,000
 packets and 11 devices each), and three more are broken: no capture, no file, and a link to nothing. Timed are whole
 processes: `iotid ingest-sites` of all; the same again, when nothing has changed; and again after one site got a late
-capture. The rival: `iotid split-pcaps`, `assemble-flows` and `take-census` of one site after the other, for --rival
-sites, from which its time for all is extrapolated, once as it is and once with Spark for every step
+capture. Compared are `iotid split-pcaps`, `assemble-flows` and `take-census` of one site after the other, for
+--compared sites, from which the time for all is extrapolated: as they are, and with Spark for every step
 (in_process_bytes=0). --root: a folder to reuse. Ends with one line of JSON; nothing is asserted.
 """
 
@@ -78,7 +78,7 @@ def one_by_one(root: str, captures: Path, sites: list[str], *more: str) -> dict[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sites", type=int, default=200)
-    parser.add_argument("--rival", type=int, default=2)
+    parser.add_argument("--compared", type=int, default=2)
     parser.add_argument("--root")
     given = parser.parse_args()
     messages.log_to_stderr()
@@ -106,10 +106,10 @@ def main() -> None:
         late = demo / "captures" / "home" / _LEARNED
         os.link(sorted(late.iterdir())[0], sites / names[0] / _DATE / "late.pcap")
         report["one_late"] = ingest(root, sites)
-        some = names[: given.rival]
+        some = names[: given.compared]
         for name, more in (("commands", ()), ("commands_on_spark", ("--set", "spark.in_process_bytes=0"))):
             took = one_by_one(root, sites, some, *more)
-            report[name] = took | {"all_sites_s": round(took["wall_s"] / given.rival * given.sites)}
+            report[name] = took | {"all_sites_s": round(took["wall_s"] / given.compared * given.sites)}
         print(json.dumps(report), flush=True)  # noqa: T201
 
 

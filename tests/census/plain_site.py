@@ -15,7 +15,7 @@ import pytest
 from iotid.census import take, take_census
 from iotid.census.changes import COMPARED
 from iotid.census.listed import COLUMNS as LISTED
-from iotid.census.score import NoModel, Scored
+from iotid.census.scored import NoModel, Scored
 from iotid.census.split_groups import EarlierGroups
 from iotid.config import Settings, Watchlist
 from iotid.labels.devices import Device

@@ -183,11 +183,12 @@ def test_inventory__is_imported_without_spark_and_torch() -> None:
 @pytest.mark.spark
 @pytest.mark.parametrize("has_model", [False, True])
 @pytest.mark.parametrize("joins_files", [False, True])
-def test_score_partition__gives_the_same_on_spark_in_this_process_and_in_an_inventory(
+def test_score_partition__gives_the_same_on_spark_and_in_this_process(
     spark: SparkSession, settings: Settings, small_model: Path, write_flows: Callable, *, has_model: bool,
     joins_files: bool,
 ) -> None:  # fmt: skip
-    from iotid.census.score import NoModel, broadcast_model, score_partition
+    from iotid.census.score import score_partition
+    from iotid.census.scored import NoModel, broadcast_model
     from iotid.census.split_groups import EarlierGroups
     from iotid.model import Predictor
     from iotid.spark.in_process import InProcess

@@ -13,7 +13,7 @@ import pytest
 from iotid.census.answers import answer_devices, whole_devices
 from iotid.census.groups import NO_GROUPS
 from iotid.census.identify import ANSWERS, answers_from_arrow
-from iotid.census.score import Scored
+from iotid.census.scored import Scored
 from iotid.model.device import Answer
 
 from .plain_site import LEFT_OUT_ROWS, devices_of

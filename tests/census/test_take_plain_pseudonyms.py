@@ -13,7 +13,7 @@ import pytest
 
 from iotid.census import take
 from iotid.census.pseudonyms import KEY_VARIABLE, Pseudonyms
-from iotid.census.score import Scored
+from iotid.census.scored import Scored
 from iotid.census.stored import stored_rows
 from iotid.errors import SettingError
 from iotid.labels.group_names import Statement

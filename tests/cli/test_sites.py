@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from iotid.cli import sites, steps
 from iotid.cli.ingest_sites import main as ingest_sites
-from iotid.cli.sites import Night, Outcome, captures_of_sites, process_sites
+from iotid.cli.sites import Outcome, Shared, captures_of_sites, process_sites
 from iotid.config import Settings
 from iotid.errors import AbsentError, InputError, SitesError
 from iotid.partitions import PartitionKey, Store
@@ -60,8 +60,8 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(settings: Settings, root: Path) -> Callable[..., dict[str, Outcome]]:
-    def process(session: Any = None, **night: Any) -> dict[str, Outcome]:
-        own = Night(DATE, **{"settings": settings, **night})
+    def process(session: Any = None, **shared: Any) -> dict[str, Outcome]:
+        own = Shared(DATE, **{"settings": settings, **shared})
         outcomes = process_sites(session or InProcess(), own, captures_of_sites(str(root), DATE, ()))
         return {outcome.site: outcome for outcome in outcomes}
 
@@ -127,7 +127,7 @@ def test_process_sites__flows_that_go_on_are_assembled_again(
     before = root / "north" / "2026-01-10" / "a.pcap"
     write_capture(before, 2, 1_768_089_600 - 3600)
     for date in ("2026-01-10", DATE):
-        list(process_sites(InProcess(), Night(date, timed), captures_of_sites(str(root), date, ["north"])))
+        list(process_sites(InProcess(), Shared(date, timed), captures_of_sites(str(root), date, ["north"])))
     first = written(settings)
     run(settings=timed)
     assert first["flows", "north"] != written(settings)["flows", "north"], "of the date that continues the other"
