@@ -53,7 +53,7 @@ from iotid.model.bundle import DESCRIPTION, WEIGHTS, Predictor
 from iotid.model.device import share_of_households
 from iotid.model.device.decide import UNKNOWN
 from iotid.schemas import CENSUS
-from iotid.spark.shuffle import Buckets
+from iotid.spark.shuffle import FLOW_BYTES, Buckets, sql_partitions
 from iotid.spark.worker_errors import in_worker
 
 if TYPE_CHECKING:
@@ -150,7 +150,23 @@ def score_partition(
     inside = Networks(settings.inside)
     routers = find_routers(partition_files([partition]), inside, spark)
     site = Site(inside, routers.get(partition.key.site, frozenset()))
-    named = with_devices(read_flows(spark, [partition]), encoding.protocols, site, Buckets.of(spark))
+    buckets = Buckets.of(spark, FLOW_BYTES * int(partition.metadata["rows"]))
+    named = with_devices(read_flows(spark, [partition]), encoding.protocols, site, buckets)
+    with sql_partitions(spark, buckets.partitions):
+        return _score(partition, named, site, model, encoding, settings, earlier, buckets.partitions)
+
+
+def _score(
+    partition: Partition[Flows],
+    named: DataFrame,
+    site: Site,
+    model: BroadcastModel | None,
+    encoding: Encoding | NoModel,
+    settings: config.Census,
+    earlier: EarlierGroups,
+    partitions: int,
+) -> Scored:
+    """Score the flows ``named`` (of `with_devices`) of a partition, in so many Spark partitions."""
     median_us = named.agg(F.percentile_approx(F.unix_micros("first_seen"), 0.5)).toArrow()[0][0].as_py() or 0
     columns = list(dict.fromkeys(encoding.columns))  # two characteristics may be read from one column
     tally = tally_flows(named, columns, median_us).persist()
@@ -160,7 +176,7 @@ def score_partition(
         if isinstance(encoding, NoModel) or model is None:
             identified = without_model(*(one_chunk(traffic[name]) for name in ("device_id", "flows")))
         else:
-            scores = _scores(tally, model, encoding, columns, settings).sort_by("device_id")
+            scores = _scores(tally, model, encoding, columns, settings, partitions).sort_by("device_id")
             expected = expected_of_scores(scores, Classes.of(encoding.labels, encoding.devices))
             identified = scores.drop_columns(LIKELY.names)
         endpoints = endpoints_left_out(tally).persist()
@@ -206,7 +222,12 @@ def _grouped(
 
 
 def _scores(
-    tally: DataFrame, model: BroadcastModel, encoding: Encoding, columns: Sequence[str], settings: config.Census
+    tally: DataFrame,
+    model: BroadcastModel,
+    encoding: Encoding,
+    columns: Sequence[str],
+    settings: config.Census,
+    partitions: int,
 ) -> pa.Table:
     """One row of SCORES for each device of ``tally`` (of `tally_flows`)."""
     classes = Classes.of(encoding.labels, encoding.devices)
@@ -217,7 +238,6 @@ def _scores(
 
     # an explicit number of partitions, which adaptive execution does not change: it sizes partitions by bytes, and
     # would give all sequences of a capture date, which are small but expensive to score, to one core
-    partitions = int(str(tally.sparkSession.conf.get("spark.sql.shuffle.partitions")))
     times = (F.unix_micros(F.col(name)).alias(name) for name in ("first_seen", "last_seen"))
     device_flows = tally.where(F.col("device_id").isNotNull()).select(
         "bucket_hash", "device_id", "flows", "open_us", *times, *columns

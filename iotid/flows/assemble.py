@@ -31,11 +31,13 @@ from iotid.partitions import PartitionKey
 from iotid.schemas.metadata import Flows, remedy
 from iotid.spark.phases import set_phase
 from iotid.spark.shuffle import (
+    RECORD_BYTES,
     SHUFFLE_BLOCKS,
     SIDE_OUTPUTS,
     Buckets,
     shuffle_by_bucket,
     spark_schema,
+    sql_partitions,
     task_ids,
     to_stream,
 )
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
 
     from iotid.partitions import Partition, Staged, Store
 
+_EXPANSION = 4  # usual of a compressed capture
 _MANY_DATES = 3  # from so many on, captures are rather a collection than a night
 
 _log = logging.getLogger(__name__)
@@ -135,13 +138,14 @@ class _Assembly:
         ordered = splits.sort_by([("file_index", "ascending"), ("split", "ascending")])
         self._tasks = pc.unique(ordered["task"]).to_pylist()
         self._splits = spark.sparkContext.broadcast(to_stream(ordered))
-        self._buckets = Buckets.of(spark)
+        self._buckets = Buckets.of(spark, _size_of(splits))
         self._open: DataFrame | None = None
         self._open_paths: list[str] = []
         if previous is not None and previous.metadata["open_flows"]:
             self._open = _read_open(spark, previous.uri, previous.metadata["last_us"], flow)
             set_phase(spark, _STEP, f"list the captures of flows that are open since {previous.key.title}")
-            files = self._open.select("capture_file").distinct().toArrow()["capture_file"]
+            with sql_partitions(spark, self._buckets.partitions):
+                files = self._open.select("capture_file").distinct().toArrow()["capture_file"]
             self._open_paths = sorted(files.to_pylist())
 
     def assemble(self) -> SideOutputs:
@@ -199,6 +203,19 @@ class _Assembly:
             packets = packets.unionByName(self._open.mapInArrow(in_worker(load), spark_schema(tasks.SINGLE_PACKETS)))
         by_key = packets.repartitionById(self._buckets.partitions, "partition")
         return by_key.sortWithinPartitions("key", "first_us", "first_position")
+
+
+def _size_of(splits: pa.Table) -> int:
+    """Bytes of captures of RECORD_BYTES a record that are as much work as these splits (schemas.SPLITS).
+
+    Where the plan did not count records, the bytes; a compressed capture's as if they were _EXPANSION times as many.
+    """
+    stored, start, stop, records = (splits[name].to_numpy() for name in ("file_bytes", "start", "stop", "records"))
+    is_plain = splits["compression"].to_numpy(zero_copy_only=False) == "none"
+    expanded = np.where(is_plain, stored, stored * _EXPANSION)
+    bytes_of_split = np.where(stop >= 0, stop, np.maximum(expanded, start)) - start
+    counted = np.where(records >= 0, np.minimum(bytes_of_split, records * RECORD_BYTES), bytes_of_split)
+    return int(counted.sum())
 
 
 def _previous_partition(store: Store, key: PartitionKey, flow: config.Flow) -> Partition[Flows] | None:
