@@ -190,7 +190,7 @@ def sql_partitions(spark: SparkSession, partitions: int) -> Iterator[None]:
     Adaptive execution may merge small ones. Only the queries that run within it count, not those that are written
     within it.
     """
-    usual = spark.conf.get(_SQL_PARTITIONS)
+    usual = str(spark.conf.get(_SQL_PARTITIONS))
     spark.conf.set(_SQL_PARTITIONS, str(partitions))
     try:
         yield
