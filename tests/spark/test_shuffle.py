@@ -163,16 +163,14 @@ GB = 1_000_000_000
         (300 * GB, 400, 800),
     ],
 )  # fmt: skip
-def test_derive_partitions__few_for_little_input_and_a_multiple_of_the_cores_for_much(
+def test_derive_partitions__few_for_little_a_multiple_of_the_cores_for_much(
     num_bytes: int, cores: int, partitions: int
 ) -> None:
     assert derive_partitions(num_bytes, cores) == partitions
 
 
 @given(num_bytes=st.integers(0, 100 << 40), cores=st.integers(1, 1000))
-def test_derive_partitions__a_partition_is_never_above_its_limit_nor_a_task_too_small(
-    num_bytes: int, cores: int
-) -> None:
+def test_derive_partitions__none_is_above_its_limit_nor_too_small_for_a_task(num_bytes: int, cores: int) -> None:
     partitions = derive_partitions(num_bytes, cores)
     assert num_bytes / partitions <= 512 << 20
     assert partitions == 1 or num_bytes / partitions > 16 << 20
