@@ -53,7 +53,7 @@ from iotid.model.bundle import DESCRIPTION, WEIGHTS, Predictor
 from iotid.model.device import share_of_households
 from iotid.model.device.decide import UNKNOWN
 from iotid.schemas import CENSUS
-from iotid.spark.shuffle import FLOW_BYTES, Buckets, sql_partitions
+from iotid.spark.shuffle import FLOW_BYTES, Buckets, for_all_cores, sql_partitions
 from iotid.spark.worker_errors import in_worker
 
 if TYPE_CHECKING:
@@ -153,7 +153,8 @@ def score_partition(
     buckets = Buckets.of(spark, FLOW_BYTES * int(partition.metadata["rows"]))
     named = with_devices(read_flows(spark, [partition]), encoding.protocols, site, buckets)
     with sql_partitions(spark, buckets.partitions):
-        return _score(partition, named, site, model, encoding, settings, earlier, buckets.partitions)
+        scoring = for_all_cores(spark, buckets.partitions)
+        return _score(partition, named, site, model, encoding, settings, earlier, scoring)
 
 
 def _score(
@@ -166,7 +167,7 @@ def _score(
     earlier: EarlierGroups,
     partitions: int,
 ) -> Scored:
-    """Score the flows ``named`` (of `with_devices`) of a partition, in so many Spark partitions."""
+    """Score the flows ``named`` (of `with_devices`); ``partitions``: Spark's, in which the model scores devices."""
     median_us = named.agg(F.percentile_approx(F.unix_micros("first_seen"), 0.5)).toArrow()[0][0].as_py() or 0
     columns = list(dict.fromkeys(encoding.columns))  # two characteristics may be read from one column
     tally = tally_flows(named, columns, median_us).persist()

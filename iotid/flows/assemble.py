@@ -31,6 +31,7 @@ from iotid.partitions import PartitionKey
 from iotid.schemas.metadata import Flows, remedy
 from iotid.spark.phases import set_phase
 from iotid.spark.shuffle import (
+    FLOW_BYTES,
     RECORD_BYTES,
     SHUFFLE_BLOCKS,
     SIDE_OUTPUTS,
@@ -138,7 +139,8 @@ class _Assembly:
         ordered = splits.sort_by([("file_index", "ascending"), ("split", "ascending")])
         self._tasks = pc.unique(ordered["task"]).to_pylist()
         self._splits = spark.sparkContext.broadcast(to_stream(ordered))
-        self._buckets = Buckets.of(spark, _size_of(splits))
+        carried = previous.metadata["open_flows"] if previous is not None else 0
+        self._buckets = Buckets.of(spark, _size_of(splits) + FLOW_BYTES * carried)
         self._open: DataFrame | None = None
         self._open_paths: list[str] = []
         if previous is not None and previous.metadata["open_flows"]:

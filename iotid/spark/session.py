@@ -47,7 +47,7 @@ def spark_session(settings: config.Spark, app_name: str = "iotid", ahead: Iterab
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
-        "spark.sql.execution.arrow.maxBytesPerBatch": "32m",  # a row may be a block of 1 MB: `iotid.spark.shuffle`
+        "spark.sql.execution.arrow.maxBytesPerBatch": "8m",  # a row may be a block of 1 MB: `iotid.spark.shuffle`
         "spark.ui.showConsoleProgress": str(sys.stderr.isatty()).lower(),
         **({} if "PYSPARK_GATEWAY_PORT" in os.environ else {"spark.ui.enabled": "false"}),  # else spark-submit decides
         "spark.redaction.regex": SECRET_NAMES,  # settings whose values event logs and the UI hide

@@ -176,6 +176,14 @@ def partitions_for(spark: SparkSession, num_bytes: int) -> int:
     return derive_partitions(num_bytes, spark.sparkContext.defaultParallelism)
 
 
+def for_all_cores(spark: SparkSession, partitions: int) -> int:
+    """``partitions``, but at least one a core: for work that takes long though its input is small.
+
+    A number that the session sets stands.
+    """
+    return max(partitions, spark.sparkContext.defaultParallelism) if _is_derived(spark) else partitions
+
+
 def partitions_of(spark: SparkSession) -> int:
     """Number of partitions of a job whose size is not known."""
     if _is_derived(spark):

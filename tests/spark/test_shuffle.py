@@ -21,6 +21,7 @@ from iotid.spark.shuffle import (
     SIDE_OUTPUTS,
     Buckets,
     derive_partitions,
+    for_all_cores,
     partitions_for,
     partitions_of,
     read_blocks,
@@ -191,6 +192,8 @@ def test_partitions_for__follows_the_size_unless_the_session_has_a_number(plain_
     assert [partitions_for(derived, size) for size in (0, 4 * GB)] == [1, 8]
     assert partitions_of(derived) == 4, "two for each of its two cores"
     assert Buckets.of(derived, 16 * GB).partitions == 30
+    assert [for_all_cores(spark, 1) for spark in (given_number, derived)] == [1, 2]
+    assert for_all_cores(derived, 30) == 30
 
 
 def test_sql_partitions__are_set_for_the_jobs_within_it_alone(plain_spark: Any) -> None:
