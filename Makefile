@@ -108,8 +108,8 @@ format: setup ## let the formatter and the linter fix what they can
 bench-capture: setup peers-setup ## speed of the capture engine and other programs: make bench-capture [CAPTURES=DIR], minutes; ends with one line of JSON
 	@$(PY) tests/bench/capture.py $(if $(CAPTURES),--captures "$(CAPTURES)")
 
-bench-ingest: setup peers-setup ## speed from captures to a dataset, and of NFStream: make bench-ingest [CAPTURES=DIR LABELS=FILE], half an hour; ends with one line of JSON
-	@$(PY) tests/bench/ingest.py $(if $(CAPTURES),--captures "$(CAPTURES)" --labels "$(LABELS)")
+bench-ingest: setup peers-setup ## speed from captures to a dataset, and of NFStream: make bench-ingest [CAPTURES=DIR LABELS=FILE] [INGEST="--gigabytes 1 4 16 32 --files 1 --packet-bytes 700 …"], half an hour; ends with one line of JSON
+	@$(PY) tests/bench/ingest.py $(if $(CAPTURES),--captures "$(CAPTURES)" --labels "$(LABELS)") $(INGEST)
 
 bench-train: setup ## training speed and that of the plain model, at the paper's size: make bench-train [LEARN="--captures DIR --labels FILE …"]
 	@$(PY) tests/bench/learning.py train $(LEARN)

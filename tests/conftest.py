@@ -40,7 +40,8 @@ def spark() -> Iterator[SparkSession]:
 
     # code is run too few times here to earn back what it costs to optimize it
     java = 'spark.conf={"spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1"}'
-    session = spark_session(load_settings(["local.yaml"], ["spark.master=local[2]", java]).spark, "iotid-tests")
+    own = ["spark.master=local[2]", "spark.shuffle_partitions=4", java]  # these tests' inputs are worth one partition
+    session = spark_session(load_settings(["local.yaml"], own).spark, "iotid-tests")
     yield session
     session.stop()
 

@@ -18,21 +18,30 @@ from pyspark.sql import functions
 from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
 from pyspark.sql.types import StructType
 
+from iotid.spark.session import DERIVED
+
 Partitions = list[list[pa.RecordBatch]]
 
 _COMPARE = {"=": pc.equal, ">=": pc.greater_equal}
 
 
 class PlainSpark:
-    """A session of a cluster. A worker gets ``batch_rows`` rows of a shuffle at a time."""
+    """A session of a cluster. A worker gets ``batch_rows`` rows of a shuffle at a time.
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, partitions: int = 3, batch_rows: int = 2) -> None:
-        self.conf = SimpleNamespace(get=lambda name: {"spark.sql.shuffle.partitions": str(partitions)}[name])
+    ``derived``: the number of partitions is not set, so that jobs derive it.
+    """
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, partitions: int = 3, batch_rows: int = 2, *, derived: bool = False
+    ) -> None:
+        given = {"spark.sql.shuffle.partitions": str(partitions)} | ({DERIVED: "true"} if derived else {})
+        self.conf = SimpleNamespace(get=given.get, set=given.__setitem__)
         self.batch_rows = batch_rows
         self.task = 0
         self.described: list[str] = []  # jobs
         self.sparkContext = SimpleNamespace(
             master="spark://elsewhere:7077",
+            defaultParallelism=2,
             setJobDescription=self.described.append,
             broadcast=lambda value: SimpleNamespace(value=value),
             parallelize=lambda items, partitions: _Items(items),

@@ -216,7 +216,7 @@ import os
 from iotid.spark import shuffle
 from iotid.cli import main
 drawn = os.environ.pop("BUCKETS_SECRET").encode()
-shuffle.Buckets.of = classmethod(lambda cls, spark: cls(shuffle.partitions_of(spark), drawn))
+shuffle.Buckets.of = classmethod(lambda cls, spark, size: cls(shuffle.partitions_for(spark, size), drawn))
 main()
 """
 

@@ -45,7 +45,7 @@ from iotid.flows import partition_files, read_flows
 from iotid.labels.owner import Networks, Site
 from iotid.labels.routers import find_routers
 from iotid.model.device import share_of_households
-from iotid.spark.shuffle import Buckets
+from iotid.spark.shuffle import FLOW_BYTES, Buckets, for_all_cores, sql_partitions
 from iotid.spark.worker_errors import in_worker
 
 if TYPE_CHECKING:
@@ -69,7 +69,24 @@ def score_on_spark(
     inside = Networks(settings.inside)
     routers = find_routers(partition_files([partition]), inside, spark)
     site = Site(inside, routers.get(partition.key.site, frozenset()))
-    named = with_devices(read_flows(spark, [partition]), encoding.protocols, site, Buckets.of(spark))
+    buckets = Buckets.of(spark, FLOW_BYTES * int(partition.metadata["rows"]))
+    named = with_devices(read_flows(spark, [partition]), encoding.protocols, site, buckets)
+    with sql_partitions(spark, buckets.partitions):
+        scoring = for_all_cores(spark, buckets.partitions)
+        return _score(partition, named, site, model, encoding, settings, earlier, scoring)
+
+
+def _score(
+    partition: Partition[Flows],
+    named: DataFrame,
+    site: Site,
+    model: BroadcastModel | None,
+    encoding: Encoding | NoModel,
+    settings: config.Census,
+    earlier: EarlierGroups,
+    partitions: int,
+) -> Scored:
+    """Score the flows ``named`` (of `with_devices`); ``partitions``: Spark's, in which the model scores devices."""
     median_us = named.agg(F.percentile_approx(F.unix_micros("first_seen"), 0.5)).toArrow()[0][0].as_py() or 0
     columns = list(dict.fromkeys(encoding.columns))  # two characteristics may be read from one column
     tally = tally_flows(named, columns, median_us).persist()
@@ -79,7 +96,7 @@ def score_on_spark(
         if isinstance(encoding, NoModel) or model is None:
             identified = without_model(*(one_chunk(traffic[name]) for name in ("device_id", "flows")))
         else:
-            scores = _scores(tally, model, encoding, columns, settings).sort_by("device_id")
+            scores = _scores(tally, model, encoding, columns, settings, partitions).sort_by("device_id")
             expected = expected_of_scores(scores, Classes.of(encoding.labels, encoding.devices))
             identified = scores.drop_columns(LIKELY.names)
         endpoints = endpoints_left_out(tally).persist()
@@ -103,7 +120,12 @@ def score_on_spark(
 
 
 def _scores(
-    tally: DataFrame, model: BroadcastModel, encoding: Encoding, columns: Sequence[str], settings: config.Census
+    tally: DataFrame,
+    model: BroadcastModel,
+    encoding: Encoding,
+    columns: Sequence[str],
+    settings: config.Census,
+    partitions: int,
 ) -> pa.Table:
     """One row of SCORES for each device of ``tally`` (of `tally_flows`)."""
     classes = Classes.of(encoding.labels, encoding.devices)
@@ -114,7 +136,6 @@ def _scores(
 
     # an explicit number of partitions, which adaptive execution does not change: it sizes partitions by bytes, and
     # would give all sequences of a capture date, which are small but expensive to score, to one core
-    partitions = int(str(tally.sparkSession.conf.get("spark.sql.shuffle.partitions")))
     times = (F.unix_micros(F.col(name)).alias(name) for name in ("first_seen", "last_seen"))
     device_flows = tally.where(F.col("device_id").isNotNull()).select(
         "bucket_hash", "device_id", "flows", "open_us", *times, *columns

@@ -140,7 +140,7 @@ class Storage(_Section):
 class Spark(_Section):
     master: Annotated[str, AfterValidator(_check_master)]
     driver_memory: str = Field(pattern=r"^\d+[kmgt]$")
-    shuffle_partitions: int = Field(ge=1)
+    shuffle_partitions: int | None = Field(ge=1)
     in_process_bytes: int = Field(ge=0)
     in_process_flows: int = Field(ge=0)
     conf: dict[str, str]

@@ -54,6 +54,7 @@ from iotid.partitions import PartitionKey
 from iotid.schemas.metadata import Datasets, Flows
 from iotid.spark.phases import set_phase
 from iotid.spark.shuffle import (
+    FLOW_BYTES,
     NO_BUCKET,
     SHUFFLE_BLOCKS,
     SIDE_OUTPUTS,
@@ -108,14 +109,15 @@ def write_dataset(
     files, later = partition_files(partitions), later_flows(spark, partitions)
     source = Source(files, later, devices.at(files, spark), settings, flow.max_packets)
     with ExitStack() as stack:
-        flows = _FirstPass(spark, source, stack)
+        num_bytes = FLOW_BYTES * sum(int(each.metadata["rows"]) for each in partitions)
+        flows = _FirstPass(spark, source, num_bytes, stack)
         accounting = _account(flows.outputs.outcomes, partitions)
         if not set(accounting.labelled) - {UNLISTED}:
             raise _nothing_matches(spark, files, accounting.flows_in, devices)
         accounting.drop_rare(settings.min_flows, devices.source)
         assignment = flows.assign_splits(accounting)
         labels = tuple(sorted(accounting.labelled))
-        rows = _SecondPass(spark, source, assignment, labels, stack)
+        rows = _SecondPass(spark, source, num_bytes, assignment, labels, stack)
         rows.check(accounting)
         encoding = Encoding(
             max_packets=flow.max_packets,
@@ -180,9 +182,9 @@ def check_partitions(partitions: Sequence[Partition[Flows]], flow: config.Flow) 
 class _FirstPass:
     """The first pass: outcomes of all flows, and the units that are assigned to splits."""
 
-    def __init__(self, spark: Session, source: Source, stack: ExitStack) -> None:
+    def __init__(self, spark: Session, source: Source, num_bytes: int, stack: ExitStack) -> None:
         set_phase(spark, _STEP, f"label flows of {len(source.files):,} files, first pass")
-        buckets = Buckets.of(spark)
+        buckets = Buckets.of(spark, num_bytes)
         first = partial(scan, source=source, buckets=buckets)
         sent = map_batches(task_ids(spark, range(len(source.files))), first, SHUFFLE_BLOCKS)
         self._spark, self._source = spark, source
@@ -216,13 +218,14 @@ class _SecondPass:
         self,
         spark: Session,
         source: Source,
+        num_bytes: int,
         assignment: SplitAssignment,
         labels: Sequence[str],
         stack: ExitStack,
     ) -> None:
         self._spark, self._source = spark, source
         set_phase(spark, _STEP, "encode sequences, merge equal ones, second pass")
-        buckets = Buckets.of(spark)
+        buckets = Buckets.of(spark, num_bytes)
         read = partial(partition_rows, source=source, assignment=assignment, labels=labels, buckets=buckets)
         merge = partial(merge_buckets, unique=source.settings.unique)
         sent = map_batches(task_ids(spark, range(len(source.files))), read, SHUFFLE_BLOCKS)

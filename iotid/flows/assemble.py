@@ -9,14 +9,13 @@ from __future__ import annotations
 import logging
 from datetime import date, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-import iotid
 from iotid import config, schemas
 from iotid.capture.by_date import date_warning
 from iotid.capture.splits.stored import check_splits
@@ -29,14 +28,17 @@ from iotid.flows.partial import Partials, rule_of
 from iotid.flows.partitions import COUNTERS_FILE, QUARANTINE_FILE, read_stored
 from iotid.flows.tasks import OPEN_FOLDER, SideOutputs
 from iotid.partitions import PartitionKey
-from iotid.schemas.metadata import Flows, Splits, remedy
+from iotid.schemas.metadata import Flows, remedy
 from iotid.spark.phases import set_phase
 from iotid.spark.shuffle import (
+    FLOW_BYTES,
+    RECORD_BYTES,
     SHUFFLE_BLOCKS,
     SIDE_OUTPUTS,
     Buckets,
     map_batches,
     shuffle_by_bucket,
+    sql_partitions,
     task_ids,
     to_partitions,
     to_stream,
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from iotid.partitions import Partition, Staged, Store
     from iotid.spark.in_process import Frame, Session
 
+_EXPANSION = 4  # usual of a compressed capture
 _MANY_DATES = 3  # from so many on, captures are rather a collection than a night
 
 _log = logging.getLogger(__name__)
@@ -148,13 +151,15 @@ class _Assembly:
         ordered = splits.sort_by([("file_index", "ascending"), ("split", "ascending")])
         self._tasks = pc.unique(ordered["task"]).to_pylist()
         self._splits = spark.sparkContext.broadcast(to_stream(ordered))
-        self._buckets = Buckets.of(spark)
+        carried = previous.metadata["open_flows"] if previous is not None else 0
+        self._buckets = Buckets.of(spark, _size_of(splits) + FLOW_BYTES * carried)
         self._open: Frame | None = None
         self._open_paths: list[str] = []
         if previous is not None and previous.metadata["open_flows"]:
             self._open = _read_open(spark, previous.uri, previous.metadata["last_us"], flow)
             set_phase(spark, _STEP, f"list the captures of flows that are open since {previous.key.title}")
-            files = self._open.select("capture_file").distinct().toArrow()["capture_file"]
+            with sql_partitions(spark, self._buckets.partitions):
+                files = self._open.select("capture_file").distinct().toArrow()["capture_file"]
             self._open_paths = sorted(files.to_pylist())
 
     def assemble(self) -> SideOutputs:
@@ -208,6 +213,19 @@ class _Assembly:
             packets = packets.unionByName(map_batches(self._open, load, tasks.SINGLE_PACKETS))
         by_key = to_partitions(packets, self._buckets.partitions)
         return by_key.sortWithinPartitions("key", "first_us", "first_position")
+
+
+def _size_of(splits: pa.Table) -> int:
+    """Bytes of captures of RECORD_BYTES a record that are as much work as these splits (schemas.SPLITS).
+
+    Where the plan did not count records, the bytes; a compressed capture's as if they were _EXPANSION times as many.
+    """
+    stored, start, stop, records = (splits[name].to_numpy() for name in ("file_bytes", "start", "stop", "records"))
+    is_plain = splits["compression"].to_numpy(zero_copy_only=False) == "none"
+    expanded = np.where(is_plain, stored, stored * _EXPANSION)
+    bytes_of_split = np.where(stop >= 0, stop, np.maximum(expanded, start)) - start
+    counted = np.where(records >= 0, np.minimum(bytes_of_split, records * RECORD_BYTES), bytes_of_split)
+    return int(counted.sum())
 
 
 def _current(

@@ -188,7 +188,10 @@ def merge_buckets(batches: Iterable[pa.RecordBatch], target: OutputTarget) -> It
             if bucket == NO_BUCKET:
                 yield from blocks
                 continue
-            partials = Partials.concat([_partials_of(table, width) for _, table in read_tables(blocks)])
+            # at once, as a block may be of few rows; to_batches gives one batch unless a column exceeds 2 GB
+            tables = [table for _, table in read_tables(blocks)]
+            partials = _partials_of(pa.concat_tables(tables).combine_chunks(), width)
+            del tables, blocks
             [unique], others = separate_unique_keys([partials])
             merged = merge(others, target.flow)
             flows.write([FlowSelection(partials, unique), FlowSelection(merged.flows, np.arange(len(merged.flows)))])

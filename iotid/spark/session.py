@@ -20,6 +20,10 @@ from iotid.spark.worker_errors import in_worker
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+DERIVED = "spark.iotid.derivePartitions"  # of a session in which nobody set the number of shuffle partitions
+
+_PARTITIONS = 8  # until a step derives another (`iotid.spark.shuffle`); adaptive execution merges small ones
+
 
 def spark_session(settings: config.Spark, app_name: str = "iotid", ahead: Iterable[str] = ()) -> SparkSession:
     """Start a session or return the active one. The master of spark-submit has precedence over ``spark.master``.
@@ -40,11 +44,11 @@ def spark_session(settings: config.Spark, app_name: str = "iotid", ahead: Iterab
     defaults = {
         "spark.app.name": app_name,
         "spark.driver.memory": settings.driver_memory,
-        "spark.sql.shuffle.partitions": str(settings.shuffle_partitions),
+        "spark.sql.shuffle.partitions": str(settings.shuffle_partitions or _PARTITIONS),
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
-        "spark.sql.execution.arrow.maxBytesPerBatch": "32m",  # a row may be a block of 1 MB: `iotid.spark.shuffle`
+        "spark.sql.execution.arrow.maxBytesPerBatch": "8m",  # a row may be a block of 1 MB: `iotid.spark.shuffle`
         "spark.ui.showConsoleProgress": str(sys.stderr.isatty()).lower(),
         **({} if "PYSPARK_GATEWAY_PORT" in os.environ else {"spark.ui.enabled": "false"}),  # else spark-submit decides
         "spark.redaction.regex": SECRET_NAMES,  # settings whose values event logs and the UI hide
@@ -71,6 +75,11 @@ def spark_session(settings: config.Spark, app_name: str = "iotid", ahead: Iterab
     shipped = [path.rpartition("/")[2] for path in (submitted.get("spark.submit.pyFiles") or "").split(",") if path]
     if shipped:  # Spark adds these to its Python workers' path, but not to that of the ranks that a worker starts
         defaults["spark.executorEnv.PYTHONPATH"] = ":".join(shipped)
+    set_by_others = (
+        submitted.contains("spark.sql.shuffle.partitions") or "spark.sql.shuffle.partitions" in settings.conf
+    )
+    if settings.shuffle_partitions is None and not set_by_others:
+        defaults[DERIVED] = "true"
     options = {name: value for name, value in defaults.items() if not submitted.contains(name)}
     for name, value in options.items():
         builder = builder.config(name, value)

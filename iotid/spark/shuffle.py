@@ -7,6 +7,9 @@ for the driver, such as counters, are side outputs, named by ``kind``: the drive
 The hash is keyed by a random secret of the job, which is not stored (`Buckets`). So a row is in another bucket and file
 in each run; readers of a table must not depend on the order of its rows or files.
 
+The number of partitions follows from the size of a job's input (`derive_partitions`), so that what a worker and the
+JVM hold does not grow with it.
+
 Shape suffixes: N rows, B buckets.
 """
 
@@ -15,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
@@ -25,10 +29,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from iotid.spark.in_process import InProcess, Rows, Work, is_in_process
+from iotid.spark.session import DERIVED
 from iotid.spark.worker_errors import in_worker
 from iotid.spark.worker_start import prepare_next_task
 
 if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
     from pyspark.sql.types import StructType
 
     from iotid.spark.in_process import Session
@@ -40,9 +46,17 @@ SHUFFLE_BLOCKS = pa.schema([pa.field("partition", pa.int32()), pa.field("bucket"
 TASK_IDS = pa.schema([pa.field("id", pa.int64())])
 NO_BUCKET = -1  # of side outputs, which sort before all blocks of rows
 
+RECORD_BYTES = 85  # of captures, for each record, if they are the input; a partial flow grows with packets, not bytes
+FLOW_BYTES = 1500  # of captures, for each flow, if flows are the input
+
+_SQL_PARTITIONS = "spark.sql.shuffle.partitions"
+_PARTITION_BYTES = 512 << 20  # of captures: 80 MB of shuffle blocks, which the JVM sorts; a bucket is 64 MB of captures
+_LEAST_BYTES = 32 << 20  # of captures: smaller partitions are not worth a task
+_PARTITIONS_OF_CORE = 2  # of jobs whose size is not known
+
 _ROWS = "rows"
 _BUCKETS = 1024  # in total, unless there are more partitions: a block of few rows is mostly header
-_BUCKETS_OF_PARTITION = 16
+_BUCKETS_OF_PARTITION = 8
 _COMPRESSED = pa.ipc.IpcWriteOptions(compression="lz4")
 _SECRET_BYTES = 32
 _HASHED_ROWS = 1 << 13  # at a time, to fit into the CPU cache
@@ -60,9 +74,9 @@ class Buckets:
     secret: bytes = field(default_factory=partial(secrets.token_bytes, _SECRET_BYTES), repr=False)
 
     @classmethod
-    def of(cls, spark: Session) -> Buckets:
-        """Create it for a new job, with a new secret."""
-        return cls(partitions_of(spark))
+    def of(cls, spark: Session, num_bytes: int) -> Buckets:
+        """Create it for a new job of that size (see `derive_partitions`), with a new secret."""
+        return cls(partitions_for(spark, num_bytes))
 
     @property
     def each(self) -> int:
@@ -147,9 +161,62 @@ def with_bucket(side_outputs: pa.RecordBatch, bucket: int = NO_BUCKET) -> pa.Rec
     return pa.RecordBatch.from_arrays([*where, *side_outputs.columns], schema=SHUFFLE_BLOCKS)
 
 
+def derive_partitions(num_bytes: int, cores: int) -> int:
+    """Number of shuffle partitions for an input that equals ``num_bytes`` of captures.
+
+    Few bytes: as many as are worth a task, at most one a core. Many: as many as keep each small, a multiple of the
+    cores, so that no core waits for the last ones.
+    """
+    wanted = max(-(-num_bytes // _PARTITION_BYTES), 1)
+    if wanted <= cores:
+        return max(min(-(-num_bytes // _LEAST_BYTES), cores), 1)
+    return -(-wanted // cores) * cores
+
+
+def partitions_for(spark: Session, num_bytes: int) -> int:
+    """Number of shuffle partitions of a job whose input equals ``num_bytes`` of captures, or what the session sets."""
+    if isinstance(spark, InProcess) or not _is_derived(spark):
+        return partitions_of(spark)
+    return derive_partitions(num_bytes, spark.sparkContext.defaultParallelism)
+
+
+def for_all_cores(spark: SparkSession, partitions: int) -> int:
+    """``partitions``, but at least one a core: for work that takes long though its input is small.
+
+    A number that the session sets stands.
+    """
+    return max(partitions, spark.sparkContext.defaultParallelism) if _is_derived(spark) else partitions
+
+
 def partitions_of(spark: Session) -> int:
-    """Number of partitions of a shuffle."""
-    return 1 if isinstance(spark, InProcess) else int(spark.conf.get("spark.sql.shuffle.partitions") or 1)
+    """Number of partitions of a job whose size is not known."""
+    if isinstance(spark, InProcess):
+        return 1
+    if _is_derived(spark):
+        return _PARTITIONS_OF_CORE * spark.sparkContext.defaultParallelism
+    return int(spark.conf.get(_SQL_PARTITIONS) or 1)
+
+
+@contextmanager
+def sql_partitions(spark: Session, partitions: int) -> Iterator[None]:
+    """Within it, Spark's own shuffles, such as those of groupBy, have so many partitions.
+
+    Adaptive execution may merge small ones. Only the queries that run within it count, not those that are written
+    within it.
+    """
+    if isinstance(spark, InProcess):
+        yield
+        return
+    usual = str(spark.conf.get(_SQL_PARTITIONS))
+    spark.conf.set(_SQL_PARTITIONS, str(partitions))
+    try:
+        yield
+    finally:
+        spark.conf.set(_SQL_PARTITIONS, usual)
+
+
+def _is_derived(spark: SparkSession) -> bool:
+    return spark.conf.get(DERIVED, "false") == "true"
 
 
 def running_task() -> tuple[int, int]:

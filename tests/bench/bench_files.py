@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +18,7 @@ import numpy as np
 _HEADER = np.array([0xA1B2C3D4, 0x00040002, 0, 0, 262144], "<u4").tobytes()
 _LINK_BYTES = {1: 14, 113: 16}  # Ethernet, Linux cooked: header bytes, of which the last two are the EtherType
 _SMALL, _LARGE, _COLD = 100_000_000, 1_000_000_000, 50_000  # bytes
+_LONGEST = 1514  # bytes of a frame
 _MARGIN_S = 60  # between the last packet of one copy and the first of the next
 
 
@@ -90,28 +93,140 @@ def _lay_out(frames: list[bytes], times: Any, wires: Any, link: int) -> Merged:
     return Merged(data, record, times // 1_000_000, network[kind == 0x0800], network[kind == 0x86DD])
 
 
+def lengthen(merged: Merged, mean_bytes: int) -> Merged:
+    """The IP packets, without other frames, their payload lengthened so that frames have ``mean_bytes`` on average.
+
+    Each gets as many more bytes, at the end of the IP packet, up to frames of _LONGEST bytes: so lengths still differ.
+    Lengths in the headers of IP, UDP and the record, and IPv4's checksum, are those of the new packet. Fragments and
+    truncated packets are left out.
+
+    Raises:
+        SystemExit: the frames are longer already, or the mean is out of reach.
+    """
+    data = merged.data
+    link = int(data[20:24].view("<u4")[0])
+    frame = np.concatenate([merged.ipv4, merged.ipv6]) - _LINK_BYTES[link]
+    is_four = np.arange(len(frame)) < len(merged.ipv4)
+    order = np.argsort(frame)
+    frame, is_four = frame[order], is_four[order]
+    network = frame + _LINK_BYTES[link]
+    captured, wire = (data[frame[:, None] + np.arange(at, at + 4)].view("<u4")[:, 0] for at in (-8, -4))
+    ip_bytes = np.where(is_four, _big_endian(data, network + 2), _big_endian(data, network + 4) + 40)
+    own = _LINK_BYTES[link] + ip_bytes  # without the padding of short Ethernet frames
+    fragment = np.where(is_four, _big_endian(data, network + 6) & 0x3FFF, data[network + 6] == 44)
+    whole = (captured == wire) & (own <= captured) & (ip_bytes >= 40) & (fragment == 0)
+    frame, is_four, network, own = frame[whole], is_four[whole], network[whole], own[whole]
+    longer = _lengths(own, mean_bytes)
+    added = longer - own
+    record = 24 + np.concatenate([[0], np.cumsum(16 + longer)[:-1]])
+    made = np.random.default_rng(1).integers(
+        0, 256, int(record[-1] + 16 + longer[-1]), np.uint8
+    )  # payload, as if encrypted
+    made[:24] = data[:24]
+    for old, new, size in zip((frame - 16).tolist(), record.tolist(), (16 + own).tolist(), strict=True):
+        made[new : new + size] = data[old : old + size]
+    for at in (8, 12):
+        made[record[:, None] + np.arange(at, at + 4)] = longer.astype("<u4").view(np.uint8).reshape(-1, 4)
+    network = record + 16 + _LINK_BYTES[link]
+    four, six = network[is_four], network[~is_four]
+    before = _big_endian(made, four + 2)
+    _put_big_endian(made, four + 2, before + added[is_four])
+    # RFC 1624: the one's complement sum changes by the difference of the word
+    total = (0xFFFF - _big_endian(made, four + 10)) + (0xFFFF - before) + before + added[is_four]
+    total = (total & 0xFFFF) + (total >> 16)
+    total = (total & 0xFFFF) + (total >> 16)
+    _put_big_endian(made, four + 10, 0xFFFF - total)
+    _put_big_endian(made, six + 4, _big_endian(made, six + 4) + added[~is_four])
+    udp_of_four = made[four + 9] == 17
+    udp_of_six = made[six + 6] == 17
+    for transport, more in (
+        ((four + 4 * (made[four] & 15))[udp_of_four], added[is_four][udp_of_four]),
+        ((six + 40)[udp_of_six], added[~is_four][udp_of_six]),
+    ):
+        _put_big_endian(made, transport + 4, _big_endian(made, transport + 4) + more)
+    seconds = made[record[:, None] + np.arange(4)].view("<u4")[:, 0].astype(np.int64)
+    return Merged(made, record, seconds, four, six)
+
+
+def _lengths(own: Any, mean_bytes: int) -> Any:
+    """Lengths with that mean: each as many bytes longer, but not beyond _LONGEST unless it is already."""
+    low, high = 0, _LONGEST
+    while low < high:
+        more = (low + high) // 2
+        if np.maximum(own, np.minimum(own + more, _LONGEST)).mean() < mean_bytes:
+            low = more + 1
+        else:
+            high = more
+    found = np.maximum(own, np.minimum(own + low, _LONGEST))
+    if not 0.99 * mean_bytes < found.mean() < 1.01 * mean_bytes:
+        raise SystemExit(
+            f"--packet-bytes: frames have {own.mean():.0f} bytes on average and can be lengthened to {_LONGEST}; "
+            f"got {mean_bytes}"
+        )
+    return found
+
+
+def _big_endian(data: Any, at: Any) -> Any:
+    """The 16-bit words at these offsets."""
+    return data[at].astype(np.int64) << 8 | data[at + 1]
+
+
+def _put_big_endian(data: Any, at: Any, words: Any) -> None:
+    data[at], data[at + 1] = words >> 8, words & 0xFF
+
+
 def write_copies(merged: Merged, path: Path, num_bytes: int, *, new_flows: bool) -> None:
     """Write copies until the file has ``num_bytes``, each later than the one before.
 
     ``new_flows``: each copy has other addresses, and so new flows; else its flows continue.
     """
-    span = int(merged.seconds.max() - merged.seconds.min()) + _MARGIN_S
     with path.open("wb") as file:
         merged.data[:24].tofile(file)
-        copy = 0
-        while copy == 0 or file.tell() < num_bytes:
-            data = merged.data.copy()
-            later = (merged.seconds + copy * span).astype("<u4").view(np.uint8).reshape(-1, 4)
-            data[merged.record[:, None] + np.arange(4)] = later
-            if new_flows:  # two bytes of both addresses: copies up to 65,535 differ
-                for start, offsets in ((merged.ipv4, (13, 12)), (merged.ipv6, (9, 10))):
-                    for offset, changed in zip(offsets, (copy & 0xFF, copy >> 8 & 0xFF), strict=True):
-                        for end in (offset, offset + (4 if start is merged.ipv4 else 16)):
-                            data[start + end] ^= changed
+        for data in _copies(merged, new_flows=new_flows):
             left = num_bytes - file.tell()
-            end = merged.record[np.searchsorted(merged.record, left)] if 0 < left < merged.record[-1] else len(data)
-            data[24:end].tofile(file)
-            copy += 1
+            data[24 : _next_record(merged, 24 + left) if left > 0 else len(data)].tofile(file)
+            if file.tell() >= num_bytes:
+                break
+
+
+def write_files(merged: Merged, folder: Path, num_bytes: int, files: int) -> list[Path]:
+    """Write copies with new flows into ``files`` captures of equal size, ``num_bytes`` in all, in order of time."""
+    paths = [folder / f"{number:05}.pcap" for number in range(files)]
+    copies = _copies(merged, new_flows=True)
+    data, start = next(copies), 24
+    for path in paths:
+        left = num_bytes // files - 24
+        with path.open("wb") as file:
+            merged.data[:24].tofile(file)
+            while left > 0:
+                end = _next_record(merged, start + left)
+                data[start:end].tofile(file)
+                left, start = left - (end - start), end
+                if start == len(data):
+                    data, start = next(copies), 24
+    return paths
+
+
+def _copies(merged: Merged, *, new_flows: bool) -> Iterator[Any]:
+    """Endless copies of the capture, each later than the one before; ``new_flows``: each with other addresses."""
+    span = int(merged.seconds.max() - merged.seconds.min()) + _MARGIN_S
+    for copy in count():
+        data = merged.data.copy()
+        seconds = merged.seconds + copy * span
+        assert seconds.max() < 1 << 32, "the copies would end after 2106, the last year of pcap"
+        data[merged.record[:, None] + np.arange(4)] = seconds.astype("<u4").view(np.uint8).reshape(-1, 4)
+        if new_flows:  # two bytes of both addresses: copies up to 65,535 differ
+            for start, offsets in ((merged.ipv4, (13, 12)), (merged.ipv6, (9, 10))):
+                for offset, changed in zip(offsets, (copy & 0xFF, copy >> 8 & 0xFF), strict=True):
+                    for end in (offset, offset + (4 if start is merged.ipv4 else 16)):
+                        data[start + end] ^= changed
+        yield data
+
+
+def _next_record(merged: Merged, offset: int) -> int:
+    """Where the first record at or past the offset starts; else the end."""
+    index = int(np.searchsorted(merged.record, offset))
+    return int(merged.record[index]) if index < len(merged.record) else len(merged.data)
 
 
 def write_head(merged: Merged, path: Path, num_bytes: int) -> None:

@@ -15,6 +15,7 @@ from iotid.config import Watchlist
 from iotid.errors import AbsentError, AccountingError, DataError, WatchError
 from iotid.partitions import Partition, PartitionKey
 from iotid.schemas import CENSUS
+from iotid.spark.session import DERIVED
 
 if TYPE_CHECKING:
     pass
@@ -112,8 +113,12 @@ def test_take_census__again_or_with_other_batches_and_partitions_gives_the_same_
     try:
         site.spark.conf.set(name, "7")
         assert stored(site.census(2, batch_rows=1)).equals(once)
+        site.spark.conf.set(DERIVED, "true")
+        assert stored(site.census(2)).equals(once)
+        assert site.spark.conf.get(name) == "7", "as it was"
     finally:
         site.spark.conf.set(name, usual)
+        site.spark.conf.unset(DERIVED)
 
 
 def test_take_census__another_model_is_no_change(site: Site, model_folder: Callable[..., Path]) -> None:

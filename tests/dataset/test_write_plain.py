@@ -32,6 +32,7 @@ from iotid.dataset.store import group_rows
 from iotid.errors import AccountingError, InputError, LabelError, SchemaError, SettingError
 from iotid.labels import Device, DeviceList
 from iotid.partitions import Partition, Store
+from iotid.spark import shuffle
 
 FlowTable = Callable[[Sequence[dict[str, Any]]], pa.Table]
 WriteNight = Callable[..., Partition]
@@ -257,6 +258,16 @@ def test_write_plain__row_groups_are_as_many_as_asked(plain_spark: Any, stored: 
             files = sorted(Path(dataset.uri, split).glob("part-*.parquet"))
             groups = [pq.read_metadata(path).num_row_groups for path in files]
             assert 3 <= sum(groups) <= 3 + len(files)
+
+
+def test_write_plain__files_are_as_many_as_the_number_of_flows_asks_for(
+    plain_spark: Any, stored: tuple[Store, Partition], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for partition_bytes, files in ((512 << 20, 1), (50 * shuffle.FLOW_BYTES, 6)):
+        monkeypatch.setattr(shuffle, "_PARTITION_BYTES", partition_bytes)
+        dataset = _write(plain_spark(derived=True), stored[0], [stored[1]], "dataset.unique=false")
+        assert 200 < stored[1].metadata["rows"] <= 250
+        assert len(list(Path(dataset.uri, "train").glob("part-*.parquet"))) == files
 
 
 def test_write_plain__sets_are_learned_from_those_of_test_flows_apart(

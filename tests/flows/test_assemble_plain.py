@@ -29,6 +29,7 @@ from iotid.flows import assemble as assembly
 from iotid.flows import partitions as partitions_of_flows
 from iotid.flows import tasks as work
 from iotid.partitions import Partition, PartitionKey, Store
+from iotid.spark import shuffle
 
 DAYS = ("2024-02-28", "2024-02-29", "2024-03-01")
 SMALL = {"split_bytes": 4096, "task_bytes": 9000, "chunk_bytes": 4096}
@@ -148,6 +149,36 @@ def test_write_flows_plain__partitions_and_batches_change_no_row(
         partition = assemble(spark, store, captures, flow_settings(active_timeout_s=25.0))
         tables.append(each_flow_once(spark, [partition]))
     assert tables[0] == tables[1] == tables[2]
+
+
+def test_write_flows_plain__files_are_as_many_as_the_captures_size_asks_for(
+    plain_spark: Any, tmp_path: Path, captures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spark, numbers, tables = plain_spark(derived=True), [], []
+    for partition_bytes, least_bytes in ((512 << 20, 32 << 20), (512 << 20, 100), (300, 100)):
+        monkeypatch.setattr(shuffle, "_PARTITION_BYTES", partition_bytes)
+        monkeypatch.setattr(shuffle, "_LEAST_BYTES", least_bytes)
+        partition = assemble(spark, Store(f"{tmp_path}/{partition_bytes}-{least_bytes}"), captures, flow_settings())
+        numbers.append(len({path.name[:10] for path in Path(partition.uri).glob("part-*.parquet")}))
+        tables.append(each_flow_once(spark, [partition]))
+    assert numbers[:2] == [1, 2], "little: as many as are worth a task, at most one for each of two cores"
+    assert numbers[2] > 2
+    assert tables[0] == tables[1] == tables[2]
+
+
+def test_size_of__long_records_count_as_short_ones_and_compressed_bytes_as_more() -> None:
+    rows = [
+        ("none", 10_000, 24, 9_024, 1_000),  # 9 bytes a record
+        ("none", 100_000, 50_000, 99_000, 100),  # 490 bytes a record
+        ("none", 7_000, 24, -1, -1),
+        ("gzip", 7_000, 0, -1, -1),
+        ("zstd", 7_000, 90_000, -1, 10),
+    ]
+    names = ("compression", "file_bytes", "start", "stop", "records")
+    splits = pa.table(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)))
+    sizes = [assembly._size_of(splits.slice(row, 1)) for row in range(len(rows))]
+    assert sizes == [9_000, 8_500, 6_976, 28_000, 0]
+    assert assembly._size_of(splits) == sum(sizes)
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,8 @@ def _settings(*overrides: str) -> Any:
 def test_spark_session__of_one_machine_asks_for_what_the_settings_say(monkeypatch: pytest.MonkeyPatch) -> None:
     stand = Stand(monkeypatch)
     conf = 'spark.conf={"spark.x": "1", "spark.sql.session.timeZone": "CET"}'
-    iotid.spark_session(_settings("spark.master=local[3]", "spark.driver_memory=5g", conf), "iotid look")
+    own = ["spark.master=local[3]", "spark.driver_memory=5g", "spark.shuffle_partitions=4", conf]
+    iotid.spark_session(_settings(*own), "iotid look")
     assert stand.chosen_master == "local[3]"
     assert stand.given["spark.app.name"] == "iotid look"
     assert stand.given["spark.driver.memory"] == "5g"
@@ -76,6 +77,27 @@ def test_spark_session__what_spark_submit_was_told_stands(monkeypatch: pytest.Mo
     assert stand.given["spark.executorEnv.PYTHONPATH"] == "iotid.zip:c.zip"
     assert "spark.python.daemon.module" not in stand.given, "executors may lack iotid"
     assert "PYSPARK_PYTHON" not in os.environ
+
+
+PARTITIONS = "spark.sql.shuffle.partitions"
+
+
+def test_spark_session__steps_derive_partitions_unless_anyone_sets_their_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stand = Stand(monkeypatch)
+    iotid.spark_session(_settings())
+    assert stand.given[session.DERIVED] == "true"
+    assert stand.given[PARTITIONS] == "8"
+    for number in ("spark.shuffle_partitions=6", f'spark.conf={{"{PARTITIONS}": "6"}}'):
+        stand = Stand(monkeypatch)
+        iotid.spark_session(_settings(number))
+        assert session.DERIVED not in stand.given
+        assert stand.given[PARTITIONS] == "6"
+    stand = Stand(monkeypatch, sql_shuffle_partitions="6")
+    iotid.spark_session(_settings())
+    assert session.DERIVED not in stand.given
+    assert PARTITIONS not in stand.given
 
 
 def test_spark_session__has_pages_only_where_spark_submit_or_the_settings_ask(monkeypatch: pytest.MonkeyPatch) -> None:
