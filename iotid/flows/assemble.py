@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 from datetime import date, timedelta
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+import iotid
 from iotid import config, schemas
 from iotid.capture.by_date import date_warning
 from iotid.capture.splits.stored import check_splits
@@ -28,7 +29,7 @@ from iotid.flows.partial import Partials, rule_of
 from iotid.flows.partitions import COUNTERS_FILE, QUARANTINE_FILE, read_stored
 from iotid.flows.tasks import OPEN_FOLDER, SideOutputs
 from iotid.partitions import PartitionKey
-from iotid.schemas.metadata import Flows, remedy
+from iotid.schemas.metadata import Flows, Splits, remedy
 from iotid.spark.phases import set_phase
 from iotid.spark.shuffle import (
     FLOW_BYTES,

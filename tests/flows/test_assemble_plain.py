@@ -151,6 +151,7 @@ def test_write_flows_plain__partitions_and_batches_change_no_row(
     assert tables[0] == tables[1] == tables[2]
 
 
+@pytest.mark.parametrize("plain_spark", ["cluster"], indirect=True)
 def test_write_flows_plain__files_are_as_many_as_the_captures_size_asks_for(
     plain_spark: Any, tmp_path: Path, captures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

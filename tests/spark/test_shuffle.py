@@ -39,6 +39,8 @@ from iotid.spark.shuffle import (
 SECRET = b"of these tests"
 _WORD = (1 << 64) - 1
 
+_ON_A_CLUSTER = pytest.mark.parametrize("plain_spark", ["cluster"], indirect=True)
+
 
 def _rows(start: int, count: int) -> tuple[pa.RecordBatch, Any]:
     number_N = np.arange(start, start + count)
@@ -141,6 +143,7 @@ def test_hashed__in_blocks_or_row_by_row_is_the_written_formula() -> None:
         assert buckets.hashed(word_N[:, row : row + 1]).tolist() == [hash_N[row]]
 
 
+@_ON_A_CLUSTER
 def test_buckets__each_job_has_a_secret_of_its_own_that_is_not_shown(plain_spark: Any) -> None:
     one, other = (Buckets.of(plain_spark(partitions=5), 1) for _ in range(2))
     assert one.partitions == other.partitions == 5
@@ -185,6 +188,7 @@ def test_buckets__hold_at_most_64_mib_of_captures_up_to_64_gb(gigabytes: int) ->
     assert 16 << 20 < gigabytes * GB / buckets.number <= 64 << 20
 
 
+@_ON_A_CLUSTER
 def test_partitions_for__follows_the_size_unless_the_session_has_a_number(plain_spark: Any) -> None:
     given_number, derived = plain_spark(partitions=5), plain_spark(partitions=8, derived=True)
     assert [partitions_for(given_number, size) for size in (0, 4 * GB)] == [5, 5]
@@ -196,6 +200,7 @@ def test_partitions_for__follows_the_size_unless_the_session_has_a_number(plain_
     assert for_all_cores(derived, 30) == 30
 
 
+@_ON_A_CLUSTER
 def test_sql_partitions__are_set_for_the_jobs_within_it_alone(plain_spark: Any) -> None:
     spark, name = plain_spark(partitions=8, derived=True), "spark.sql.shuffle.partitions"
     with pytest.raises(KeyError), sql_partitions(spark, 40):  # noqa: PT012  # that it was set within is the point
