@@ -62,6 +62,7 @@ def test_spark_session__of_one_machine_asks_for_what_the_settings_say(monkeypatc
     assert (stand.given["spark.x"], stand.given["spark.sql.session.timeZone"]) == ("1", "CET")
     assert stand.given["spark.python.daemon.module"] == "iotid.spark.daemon"
     assert "log4j2.properties" in stand.given["spark.driver.defaultJavaOptions"]
+    assert "-XX:GCTimeRatio=4" in stand.given["spark.driver.defaultJavaOptions"].split()
     assert stand.registered == [PcapDataSource]
     assert os.environ["PYSPARK_PYTHON"] == sys.executable
     assert os.environ["SPARK_LOCAL_IP"] == "127.0.0.1"
