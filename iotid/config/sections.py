@@ -229,6 +229,7 @@ class Training(_Section):
     precision: Literal["auto", "float32", "bfloat16"]
     threads: int = Field(ge=1)
     checkpoint_minutes: float = Field(ge=0)
+    kept_answers_mb: float = Field(ge=0, le=1024)
     seed: _Seed
 
 

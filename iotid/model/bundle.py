@@ -29,7 +29,8 @@ from iotid.flows.as_table import check_length, flows_of
 from iotid.inputs import check_type, parse_object, read_file
 from iotid.model.arrays import Spec, parse_arrays, read_arrays
 from iotid.model.device import DeviceModel, kinds_of
-from iotid.model.network.ensemble import AdaptiveEnsemble, shapes
+from iotid.model.network.ensemble import AdaptiveEnsemble, equal_rows, shapes
+from iotid.model.network.kept_answers import KeptAnswers, RecentAnswers, keys_of, most_frequent
 from iotid.model.network.sequence_counts import SequenceCounts
 from iotid.model.network.sequences import distinct_sequences, logits_by_batch, step_counts
 from iotid.schemas import typed
@@ -40,14 +41,17 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+    from iotid.dataset import EncodedFlows
+
     FlowTable: TypeAlias = pa.Table | pa.RecordBatch | pd.DataFrame | list[Mapping[str, Any]] | Mapping[str, Any]
 
 WEIGHTS = "weights.safetensors"
 DESCRIPTION = "model.json"
 _VERSION = 5
-_PREFIXES = ("memory.", "devices.")  # names of arrays that do not belong to the network
+_PREFIXES = ("memory.", "devices.", "answers.")  # names of arrays that do not belong to the network
 _BATCH_PACKETS = 4096  # packets of a batch: enough for the matrix units, few enough for the caches
 _SLICE = 1_000_000  # flows encoded in one step; bounds the memory of a prediction
+RECENT_BYTES = 1 << 25  # of the answers that a predictor keeps in memory
 
 
 def save_bundle(
@@ -91,14 +95,18 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @dataclass(frozen=True)
 class Learned:
-    """What a model learned beside its network. Stored arrays of ``sequence_counts`` are named ``memory.*``."""
+    """What a model has beside its network. Stored arrays of ``sequence_counts`` are named ``memory.*``.
+
+    ``answers``: those of the network for sequences of training, from the machine that trained.
+    """
 
     sequence_counts: SequenceCounts | None = None
     devices: DeviceModel | None = None
+    answers: KeptAnswers | None = None
 
     def to_tensors(self) -> dict[str, torch.Tensor]:
         """All learned arrays by prefixed name; no weight of the network has one of these prefixes."""
-        parts = {"memory": self.sequence_counts, "devices": self.devices}
+        parts = {"memory": self.sequence_counts, "devices": self.devices, "answers": self.answers}
         return {
             f"{part}.{name}": torch.from_numpy(np.ascontiguousarray(array))
             for part, learned in parts.items()
@@ -113,6 +121,7 @@ class Learned:
         parts = {
             "memory": SequenceCounts.specs(len(encoding.labels)),
             "devices": DeviceModel.specs(kind_C, len(encoding.vocabularies), encoding.max_packets),
+            "answers": KeptAnswers.specs(len(encoding.labels)),
         }
         return {f"{part}.{name}": spec for part, specs in parts.items() for name, spec in specs.items()}
 
@@ -127,38 +136,57 @@ class Learned:
             ValueError: the arrays are inconsistent.
         """
         weights: dict[str, torch.Tensor] = {}
-        arrays: dict[str, dict[str, np.ndarray]] = {"memory": {}, "devices": {}}
+        arrays: dict[str, dict[str, np.ndarray]] = {"memory": {}, "devices": {}, "answers": {}}
         for name, tensor in tensors.items():
             part, _, rest = name.partition(".")
             if part in arrays:
                 arrays[part][rest] = tensor.numpy()
             else:
                 weights[name] = tensor
-        counts, devices = arrays["memory"], arrays["devices"]
+        counts, devices, answers = arrays["memory"], arrays["devices"], arrays["answers"]
         _, kind_C = kinds_of(encoding.labels, encoding.devices)
         return cls(
             SequenceCounts.from_arrays(counts) if counts else None,
             DeviceModel.from_arrays(devices, kind_C) if devices else None,
+            KeptAnswers.from_arrays(answers) if answers else None,
         ), weights
 
 
 class Predictor:
-    """A trained model with its vocabularies and labels; scores tables of flows.
+    """A trained model with its vocabularies and labels; scores tables of flows. Threads may share one.
+
+    The network is asked once for each sequence: its answers for training's are in the bundle, and those that were used
+    last stay in memory, up to ``recent_bytes`` (0: none).
+
+    The network's answer for a flow depends on the flow's sequences alone, to the last bit: not on the other flows, nor
+    their number or order, nor the number of threads. So an answer that is kept is the one that would be computed again
+    by the same processor and version of torch; others may add in another order, so that last bits differ, also from
+    those of answers in the bundle, which the machine that trained computed. If ``hidden_size`` is no multiple of
+    32, the number of threads may change last bits, too.
 
     ``source``: the folder or address that it was loaded from.
     """
 
     source = ""
 
-    def __init__(self, model: AdaptiveEnsemble, encoding: Encoding, learned: Learned | None = None) -> None:
+    def __init__(
+        self,
+        model: AdaptiveEnsemble,
+        encoding: Encoding,
+        learned: Learned | None = None,
+        *,
+        recent_bytes: int = RECENT_BYTES,
+    ) -> None:
         self.encoding = encoding
         self.learned = learned or Learned()
         self.labels: tuple[str, ...] = tuple(encoding.labels)
         self._model = model.eval()
+        self._recent = RecentAnswers(len(encoding.labels), recent_bytes)
+        self._equal_rows = 0  # not known yet
 
     @classmethod
-    def load(cls, folder: str | Path) -> Predictor:
-        """The model in ``folder``.
+    def load(cls, folder: str | Path, *, recent_bytes: int = RECENT_BYTES) -> Predictor:
+        """The model in ``folder``. ``recent_bytes``: of the answers that it keeps in memory, at most; 0: none.
 
         Raises:
             InputError: ``folder`` is no path.
@@ -168,7 +196,9 @@ class Predictor:
         check_type("folder", folder, (str, Path), "the folder of a model's bundle")
         try:
             description = read_file(Path(folder) / DESCRIPTION)
-            found = cls._of(description, lambda specs: read_arrays(Path(folder) / WEIGHTS, specs, _PREFIXES))
+            found = cls._of(
+                description, lambda specs: read_arrays(Path(folder) / WEIGHTS, specs, _PREFIXES), recent_bytes
+            )
             found.source = str(folder)
             return found
         except OSError as fault:
@@ -177,13 +207,18 @@ class Predictor:
             ) from None
 
     @classmethod
-    def from_bytes(cls, weights: bytes, description: str | bytes) -> Predictor:
-        """The model whose two files have this content; raises what ``load`` raises."""
-        return cls._of(description, lambda specs: parse_arrays(io.BytesIO(weights), len(weights), specs, _PREFIXES))
+    def from_bytes(cls, weights: bytes, description: str | bytes, *, recent_bytes: int = RECENT_BYTES) -> Predictor:
+        """The model whose two files have this content; takes and raises what ``load`` does."""
+        return cls._of(
+            description, lambda specs: parse_arrays(io.BytesIO(weights), len(weights), specs, _PREFIXES), recent_bytes
+        )
 
     @classmethod
     def _of(
-        cls, description: str | bytes, read: Callable[[Mapping[str, Spec]], Mapping[str, torch.Tensor]]
+        cls,
+        description: str | bytes,
+        read: Callable[[Mapping[str, Spec]], Mapping[str, torch.Tensor]],
+        recent_bytes: int,
     ) -> Predictor:
         """Check the description, then the header of the weights, and only then read the weights."""
         try:
@@ -216,7 +251,7 @@ class Predictor:
             raise DataError(f"{WEIGHTS}: does not fit {DESCRIPTION} ({fault}); train again") from None
         model = AdaptiveEnsemble(settings, sizes, classes)
         model.load_state_dict(own_weights)
-        return cls(model, encoding, learned)
+        return cls(model, encoding, learned, recent_bytes=recent_bytes)
 
     def __repr__(self) -> str:
         names, settings = list(self.encoding.vocabularies), self._model.settings
@@ -273,15 +308,56 @@ class Predictor:
         ]
         return pa.table(columns, schema=schemas.PREDICTIONS.arrow_schema()).take(pa.array(repeat_N))
 
-    @torch.inference_mode()
-    def probabilities(self, sequences: Mapping[str, np.ndarray]) -> np.ndarray:
-        """float32 (N, C) class probabilities of encoded flows, int32 (N, M), computed in batches of similar length."""
-        counts_N = step_counts(sequences, self._model.settings.padding)
-        out_NC = np.empty((len(counts_N), len(self.labels)), np.float32)
-        for rows, logits_BC in logits_by_batch(self._model, sequences, counts_N, _BATCH_PACKETS):
-            out_NC[rows] = torch.softmax(logits_BC, dim=1).numpy()
+    def probabilities(self, sequences: Mapping[str, np.ndarray], *, anew: bool = False) -> np.ndarray:
+        """float32 (N, C) class probabilities of encoded flows, int32 (N, M).
+
+        ``anew``: ask the network for every row, also where an answer is kept; the result is the same.
+        """
+        out_NC = self._computed(sequences) if anew else self._kept_or_computed(sequences)
         sequence_counts = self.learned.sequence_counts
         return sequence_counts.posterior(sequences, out_NC) if sequence_counts else out_NC
+
+    def answers_to_keep(self, rows: EncodedFlows, max_bytes: int) -> KeptAnswers:
+        """The network's answers for the sequences of ``rows`` with the most flows, of ``max_bytes`` at most."""
+        sequences = most_frequent(rows, len(self.labels), max_bytes)
+        return KeptAnswers.of(keys_of(sequences), self._computed(sequences))
+
+    def _kept_or_computed(self, sequences: Mapping[str, np.ndarray]) -> np.ndarray:
+        """float32 (N, C) the network's probabilities."""
+        keys_N = keys_of(sequences)
+        out_NC = np.empty((len(keys_N), len(self.labels)), np.float32)
+        kept = self.learned.answers
+        at_N = kept.find(keys_N) if kept else np.full(len(keys_N), -1)
+        if kept:
+            out_NC[at_N >= 0] = kept.probabilities[at_N[at_N >= 0]]
+        others = np.flatnonzero(at_N < 0)
+        if not len(others):
+            return out_NC
+        keys_D, first_D, which = np.unique(keys_N[others], axis=0, return_index=True, return_inverse=True)
+        distinct_DC = np.empty((len(keys_D), len(self.labels)), np.float32)
+        new = np.flatnonzero(~self._recent.find(keys_D, distinct_DC))
+        if len(new):
+            rows = others[first_D[new]]
+            distinct_DC[new] = self._computed({name: ids_NM[rows] for name, ids_NM in sequences.items()})
+            self._recent.add(keys_D[new], distinct_DC[new])
+        out_NC[others] = distinct_DC[which]
+        return out_NC
+
+    @torch.inference_mode()
+    def _computed(self, sequences: Mapping[str, np.ndarray]) -> np.ndarray:
+        """float32 (N, C) the network's probabilities, computed in batches of similar length.
+
+        A number of flows of each length whose products give each row the same bits makes the answers what the class
+        promises.
+        """
+        self._equal_rows = self._equal_rows or equal_rows(self._model)
+        counts_N = step_counts(sequences, self._model.settings.padding)
+        out_NC = np.empty((len(counts_N), len(self.labels)), np.float32)
+        for rows, logits_BC in logits_by_batch(
+            self._model, sequences, counts_N, _BATCH_PACKETS, multiple=self._equal_rows
+        ):
+            out_NC[rows] = torch.softmax(logits_BC, dim=1).numpy()
+        return out_NC
 
 
 def network_specs(shapes_of_state: Mapping[str, tuple[int, ...]]) -> dict[str, Spec]:

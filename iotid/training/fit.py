@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,10 +27,11 @@ from iotid import config
 from iotid.errors import DataError, SettingError, TrainingError
 from iotid.evaluation.metrics import macro_f1
 from iotid.model.arrays import Spec
-from iotid.model.bundle import Learned, network_specs, save_bundle, vocabulary_sizes, write_atomically
+from iotid.model.bundle import Learned, Predictor, network_specs, save_bundle, vocabulary_sizes, write_atomically
 from iotid.model.calibration import apply_calibration, calibration
 from iotid.model.device import DeviceModel, kinds_of
 from iotid.model.network.ensemble import AdaptiveEnsemble
+from iotid.model.network.kept_answers import KeptAnswers
 from iotid.model.network.sequence_counts import SequenceCounts
 from iotid.model.network.sequences import logits_by_batch, step_counts, tensors_of
 from iotid.training.checkpoint import Checkpoint
@@ -45,7 +46,9 @@ HISTORY = "history.json"
 _CHECKPOINTS = "checkpoint"
 _VALIDATION_PACKETS = 16384  # packets of a validation batch
 # settings that do not change the result of an epoch
-EXCLUDED_FROM_FINGERPRINT = {"ranks", "epochs", "patience", "device", "threads", "checkpoint_minutes", "calibration"}
+EXCLUDED_FROM_FINGERPRINT = {
+    *("ranks", "epochs", "patience", "device", "threads", "checkpoint_minutes", "calibration", "kept_answers_mb")
+}
 _MAX_SQUARED_GRADIENT = 1e30  # bound on Adam's second moments in a checkpoint
 _LOG_S = 30.0  # seconds between progress lines within an epoch
 
@@ -253,7 +256,7 @@ class _Run:
 
     @torch.inference_mode()
     def finish(self, folder: Path, sets: FlowSets | None) -> None:
-        """Write the bundle: the best weights, calibrated, sequence counts and the device model."""
+        """Write the bundle: the best weights, calibrated, sequence counts, the device model and the answers kept."""
         rows = self._validation
         self._model.load_state_dict(self.best)
         self._model.eval()
@@ -269,10 +272,21 @@ class _Run:
             else None
         )
         weights = apply_calibration(self.best, factor, bias_C)
-        learned = Learned(counts, self._device_model(sets) if sets else None)
+        answers = self._answers(weights)
+        learned = Learned(counts, self._device_model(sets) if sets else None, answers)
         save_bundle(folder, weights, self._model.settings, self._encoding, learned)
         weight = f"; the network weighs as much as {counts.strength:.2g} training flows" if counts else ""
-        _log.info("calibrated on validation: temperature %.3f%s", 1 / factor, weight)
+        kept = f"; {len(answers.keys):,} of its answers are kept" if answers else ""
+        _log.info("calibrated on validation: temperature %.3f%s%s", 1 / factor, weight, kept)
+
+    def _answers(self, weights: Mapping[str, torch.Tensor]) -> KeptAnswers | None:
+        """The network's answers for training's sequences, computed as a prediction computes them: on the CPU."""
+        if not self._settings.kept_answers_mb:
+            return None
+        network = AdaptiveEnsemble(self._model.settings, vocabulary_sizes(self._encoding), self._classes)
+        network.load_state_dict(weights)
+        max_bytes = int(self._settings.kept_answers_mb * 2**20)
+        return Predictor(network, self._encoding).answers_to_keep(self._train, max_bytes)
 
     def _device_model(self, sets: FlowSets) -> DeviceModel:
         _, kind_C = kinds_of(self._encoding.labels, self._encoding.devices)

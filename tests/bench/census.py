@@ -126,7 +126,7 @@ def score_every_flow(root: str, num_flows: int) -> None:
                 break
             flows = pa.Table.from_batches([batch])
             device = name_devices(flows, site).device
-            probabilities = predictor.probabilities(predictor.encoding.encode(flows))
+            probabilities = predictor.probabilities(predictor.encoding.encode(flows), anew=True)
             for name, row in zip(device.to_pylist(), probabilities, strict=True):
                 sums[name] = sums.get(name, 0) + row
             scored += batch.num_rows

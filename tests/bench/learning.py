@@ -3,8 +3,16 @@
 The plain one (`plain.py`) is the paper's network without optimisation: every flow, 32 steps each, float32, dense Adam
 over all 65,536 windows, settings of conf/paper.yaml. iotid learns with those of conf/base.yaml, where the network has
 the paper's size, too. Both learn the same flows' lengths and windows; `predict` gives both the same weights, trained
-for 4 epochs, and compares every answer. Flows: of one or more folders of captures, each with its device list,
+for 4 epochs, and compares every answer of the network (kept ones, too; without the counts of sequences). Flows: of one or more folders of captures, each with its device list,
 split 80/10/10 at random with a seed (default: simulated captures). Ends with one line of JSON.
+
+predict: rates of iotid with the same bundle, and the ratio of each to the plain one by CPU time:
+  anew                      all flows, no answer kept: every distinct sequence of the call is computed
+  bundle                    all flows, by a process that has just loaded the bundle with its answers for training's
+  again                     the same flows once more, by the same process
+  unrepeated                flows drawn so that they are in no training and hardly repeat: nothing is known of them
+  second_night_by_bundle    the test part alone, other flows of the same devices, by a new process
+  second_night_after_first  the same, by a process that predicted the training and validation parts, the first night
 
 train: flows a second of both (the plain one timed over --plain-steps steps of 256 flows); with --plain-epochs N also
 the time until iotid's validation macro F1 comes within 0.3 points of the best in N epochs of the plain one. Those would
@@ -19,6 +27,8 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +46,8 @@ from iotid.evaluation.metrics import macro_f1
 from iotid.flows import from_captures
 from iotid.labels import DeviceList
 from iotid.model import AdaptiveEnsemble, Predictor
-from iotid.model.bundle import vocabulary_sizes
+from iotid.model.bundle import WEIGHTS, Learned, vocabulary_sizes
+from iotid.model.network.kept_answers import keys_of
 from iotid.model.network.sequences import distinct_sequences, step_counts, tensors_of
 from iotid.simulate.captures import write_demo
 from iotid.training.fit import fit
@@ -224,29 +235,82 @@ def bench_predict(bench: Bench, settings: config.Settings, given: argparse.Names
     own = config.load_settings(overrides=["training.epochs=4", *given.set])
     with tempfile.TemporaryDirectory() as folder:
         train_iotid(bench, own, Path(folder))
-        predictor = Predictor.load(folder)
-    predictor.predict(bench.flows.slice(0, 1000))
-    begin = time.perf_counter()
-    answers = predictor.predict(bench.flows)
-    ours_s = time.perf_counter() - begin
+        size = Path(folder, WEIGHTS).stat().st_size
+        predictor, fresh = Predictor.load(folder), Predictor.load(folder)
+    kept = predictor.learned.answers
+    without = replace(predictor.learned, answers=None)
+    anew = Predictor(predictor._model, bench.encoding, without, recent_bytes=0)
+    anew.predict(bench.flows.slice(0, 1000))
+    first, second = (bench.flows.take(pa.array(rows)) for rows in (np.concatenate(bench.parts[:2]), bench.parts[2]))
+    unrepeated = unrepeated_flows(bench, given.unrepeated_flows)
+    rates: dict[str, dict[str, float]] = {}
+    computed, rates["anew"] = _timed_predict(anew, bench.flows)
+    answers, rates["bundle"] = _timed_predict(fresh, bench.flows)
+    alone = Predictor(predictor._model, bench.encoding, Learned(answers=kept)).predict(bench.flows)
+    _, rates["again"] = _timed_predict(fresh, bench.flows)
+    _, rates["unrepeated"] = _timed_predict(fresh, unrepeated)
+    _, rates["second_night_by_bundle"] = _timed_predict(predictor, second)
+    nightly = Predictor(predictor._model, bench.encoding, predictor.learned)
+    nightly.predict(first)
+    _, rates["second_night_after_first"] = _timed_predict(nightly, second)
     plain = PlainEnsemble(settings.model, len(bench.encoding.labels)).eval()
     plain.load_weights(predictor._model, bench.encoding.vocabularies)
     some = np.random.default_rng(1).permutation(len(bench.flows))[: given.plain_flows or len(bench.flows)]
-    begin = time.perf_counter()
-    logits = predict_plain(plain, values_of(bench.flows, bench.encoding.max_packets), some)
-    plain_s = time.perf_counter() - begin
+    sequences = values_of(bench.flows, bench.encoding.max_packets)
+    logits, rates["plain"] = _timed(lambda: predict_plain(plain, sequences, some), len(some))
     top = np.sort(logits, axis=1)
-    named = pc.index_in(answers["label"], value_set=pa.array(bench.encoding.labels)).to_numpy()[some]
+    named = pc.index_in(alone["label"], value_set=pa.array(bench.encoding.labels)).to_numpy()[some]
     differ = named != logits.argmax(axis=1)
     ties = top[:, -1] - top[:, -2] < given.tie
-    found = {
-        "iotid": {"flows_per_s": round(len(bench.flows) / ours_s, 1), "seconds": round(ours_s, 2)},
-        "plain": {"flows_per_s": round(len(some) / plain_s, 1), "flows": len(some)},
+    new = [_new_sequences(bench, predictor, rows) for rows in (np.arange(len(bench.flows)), bench.parts[2])]
+    return {
+        "rates": rates,
+        "ratios": {name: round(rate["cpu_rate"] / rates["plain"]["cpu_rate"], 1) for name, rate in rates.items()},
+        "sequences_not_in_the_bundle": dict(zip(("bundle", "second_night_by_bundle"), new, strict=True)),
+        "answers_in_the_bundle": {
+            "number": len(kept.keys) if kept else 0,
+            "bytes": kept.keys.nbytes + kept.probabilities.nbytes if kept else 0,
+            "bytes_of_all_weights": size,
+        },
+        "bits_unlike_computed_anew": int(not answers.equals(computed)),
         "differ": int(differ.sum()),
         "differ_beyond_ties": int((differ & ~ties).sum()),
         "tie": given.tie,
     }
-    return found | {"ratio": round(found["iotid"]["flows_per_s"] / found["plain"]["flows_per_s"], 1)}
+
+
+def _timed_predict(predictor: Predictor, flows: pa.Table) -> tuple[pa.Table, dict[str, float]]:
+    return _timed(lambda: predictor.predict(flows), len(flows))
+
+
+def _timed(call: Callable[[], Any], flows: int) -> tuple[Any, dict[str, float]]:
+    """What it returns; and flows a second, and a second of all cores' time (CPU)."""
+    begin, cpu_begin = time.perf_counter(), time.process_time()
+    found = call()
+    seconds, cpu_s = time.perf_counter() - begin, time.process_time() - cpu_begin
+    rates = {"flows_per_s": round(flows / seconds, 1), "cpu_rate": round(flows / cpu_s, 1)}
+    return found, {"flows": flows, "seconds": round(seconds, 3), "cpu_s": round(cpu_s, 3), **rates}
+
+
+def unrepeated_flows(bench: Bench, number: int) -> pa.Table:
+    """Flows of the captures' lengths whose values are drawn anew from those of training, so that none occurred there
+    or repeats, but for a few of one or two packets."""
+    random = np.random.default_rng(2)
+    taken = bench.flows.take(pa.array(random.choice(len(bench.flows), number)))
+    for name, known in bench.encoding.vocabularies.items():
+        lists = taken[name].combine_chunks()
+        values = random.choice(np.array(known.values), len(lists.flatten())).astype(np.int32)
+        drawn = pa.ListArray.from_arrays(lists.offsets, pa.array(values, lists.type.value_type))
+        taken = taken.set_column(taken.column_names.index(name), name, drawn)
+    return taken
+
+
+def _new_sequences(bench: Bench, predictor: Predictor, rows: np.ndarray) -> dict[str, int]:
+    """Number of distinct sequences of these flows, and of those whose answer is not in the bundle."""
+    distinct, _ = distinct_sequences(bench.encoding.encode(bench.flows.take(pa.array(rows))))
+    keys = keys_of(distinct)
+    kept = predictor.learned.answers
+    return {"distinct": len(keys), "new": int((kept.find(keys) < 0).sum()) if kept else len(keys)}
 
 
 def main() -> None:
@@ -258,6 +322,7 @@ def main() -> None:
     options.add_argument("--plain-steps", type=int, default=10)
     options.add_argument("--plain-epochs", type=int, default=0, help="the plain model's training; 0: speed only")
     options.add_argument("--plain-flows", type=int, default=4096, help="flows that the plain model scores; 0: all")
+    options.add_argument("--unrepeated-flows", type=int, default=2048, help="flows that never repeat, of predict")
     options.add_argument("--tie", type=float, default=1e-4, help="difference of logits below which classes are equal")
     given = options.parse_args()
     if len(given.captures) != len(given.labels):

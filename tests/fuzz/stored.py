@@ -368,9 +368,11 @@ def bundle() -> tuple[bytes, bytes]:
     sets = FlowSets.of(sequences, np.arange(24) // 2 % 4, rows.label, rows.num_flows)
     _, kind_C = kinds_of(encoding().labels, encoding().devices)
     torch.manual_seed(2)
-    weights = AdaptiveEnsemble(MODEL, vocabulary_sizes(encoding()), 3).state_dict()
+    network = AdaptiveEnsemble(MODEL, vocabulary_sizes(encoding()), 3)
+    answers = Predictor(network, encoding()).answers_to_keep(rows, 1 << 20)
+    learned = Learned(SequenceCounts.of(rows), DeviceModel(kind_C).fit(sets), answers)
     with TemporaryDirectory() as folder:
-        save_bundle(folder, weights, MODEL, encoding(), Learned(SequenceCounts.of(rows), DeviceModel(kind_C).fit(sets)))
+        save_bundle(folder, network.state_dict(), MODEL, encoding(), learned)
         return Path(folder, WEIGHTS).read_bytes(), Path(folder, DESCRIPTION).read_bytes()
 
 

@@ -36,6 +36,7 @@ LEARNED = [
         for meta in ("of_host", "of_household", "is_household", "has_unknown")
         for name in ("middle", "spread", "weight", "bias")
     ],
+    "answers.keys", "answers.probabilities",
 ]  # fmt: skip
 EVERY = [*NETWORK, *LEARNED]
 WHOLE = [
@@ -43,6 +44,7 @@ WHOLE = [
     *[f"devices.tokens.{name}" for name in ("sequences", "packets", "pairs")],
     *[f"devices.sets.{name}" for name in ("class", "indptr", "indices")],
     "devices.most_at_once",
+    "answers.keys",
 ]  # fmt: skip
 
 
@@ -159,6 +161,7 @@ _OUTSIDE = {  # the first value of each array of whole numbers, and of those wit
     "devices.first.most_T": (-1.0,),
     "devices.usually_left": (-0.5,),
     "devices.of_host.spread": (0.0, -1.0),
+    "answers.probabilities": (-0.1, 1.1),
 }
 
 
@@ -174,7 +177,7 @@ def test_array__with_a_value_out_of_its_range_is_one_line_that_names_it(
 
 @pytest.mark.parametrize(
     "name",
-    ["memory.keys", "memory.starts", "devices.sets.indptr", "devices.sets.indices"]
+    ["memory.keys", "memory.starts", "answers.keys", "devices.sets.indptr", "devices.sets.indices"]
     + [f"devices.tokens.{kind}" for kind in ("sequences", "packets", "pairs")],
 )
 def test_array__in_another_order_is_one_line_that_names_it(
@@ -192,6 +195,18 @@ def test_weights__unknown_arrays_are_one_line(named: dict[str, Any], fault: Call
     assert "array memory.more is not part of a model" in fault({**named, "memory.more": np.zeros(2)})
     without = {name: array for name, array in named.items() if not name.startswith("memory.")}
     assert "arrays memory.*: must be present, as model.sequence_counts is True" in fault(without)
+
+
+def test_weights__kept_answers_that_are_no_probabilities_are_one_line(
+    named: dict[str, Any], fault: Callable[..., str]
+) -> None:
+    half = named["answers.probabilities"] / 2
+    assert "array answers.probabilities: must sum to 1 in each row" in fault({**named, "answers.probabilities": half})
+
+
+def test_weights__a_model_without_kept_answers_loads(stored: ModuleType, named: dict[str, Any], tmp_path: Path) -> None:
+    without = {name: array for name, array in named.items() if not name.startswith("answers.")}
+    assert stored.check("weights", stored.packed(without), tmp_path)
 
 
 def test_weights__a_model_without_device_model_loads(stored: ModuleType, named: dict[str, Any], tmp_path: Path) -> None:

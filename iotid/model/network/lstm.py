@@ -85,10 +85,22 @@ def _project_rows(
     """The first layer's gates (T, P, F) before the recurrent part; each row of a table is multiplied once."""
     gates = []
     for network, table_UI, rows_P in zip(networks, tables, rows, strict=True):
-        for suffix, at_P in (("", rows_P), ("_reverse", rows_P[order.reversed_index])):
-            weight_FI, bias_F = getattr(network, f"weight_ih_l0{suffix}"), _bias(network, f"l0{suffix}")
-            gates.append(functional.embedding(at_P, functional.linear(table_UI, weight_FI, bias_F)))
+        weight_2FI = _weights([network], "weight_ih_l0")
+        bias_2F = torch.stack([_bias(network, f"l0{suffix}") for suffix in ("", "_reverse")])
+        own_UI = functional.pad(table_UI, (0, 0, 0, -len(table_UI) % _multiple(weight_2FI[0])))
+        own_2UF = torch.baddbmm(bias_2F.unsqueeze(1), own_UI.expand(2, -1, -1), weight_2FI.transpose(1, 2))
+        for at_P, own_UF in zip((rows_P, rows_P[order.reversed_index]), own_2UF, strict=True):
+            gates.append(functional.embedding(at_P, own_UF))
     return torch.stack(gates)
+
+
+def _multiple(weight_FI: Tensor) -> int:
+    """A number of rows whose multiples all have the same bits in a product with these weights.
+
+    Sixteen, as `ensemble.equal_rows` finds four or eight; more for tiny weights, because torch computes a product of
+    fewer than 400 multiplications by a loop of its own.
+    """
+    return 16 * -(-25 // weight_FI.numel())
 
 
 def _project(networks: Sequence[nn.LSTM], layer: int, x_GPI: Tensor, order: _Order) -> Tensor:
@@ -137,15 +149,16 @@ class _Recurrence(torch.autograd.Function):
         weight_THF = weight_TFH.transpose(1, 2).to(ctx.factors)
         hidden_TPH = gates_TPF.new_empty(*gates_TPF.shape[:2], size)
         cell_TPH = torch.empty_like(hidden_TPH)
+        sigmoid = _exact_sigmoid if torch.is_inference_mode_enabled() else torch.sigmoid_
         start = before = 0
         for flows in order.flows:
             here, there = slice(start, start + flows), slice(before, before + flows)
             gates_TBF, cell_TBH, hidden_TBH = gates_TPF[:, here], cell_TPH[:, here], hidden_TPH[:, here]
             if start:
                 _add_product(gates_TBF, hidden_TPH[:, there], weight_THF)
-            gates_TBF[..., : 2 * size].sigmoid_()
+            sigmoid(gates_TBF[..., : 2 * size])
             gates_TBF[..., 2 * size : 3 * size].tanh_()
-            gates_TBF[..., 3 * size :].sigmoid_()
+            sigmoid(gates_TBF[..., 3 * size :])
             entry, forget, new, output = gates_TBF.chunk(4, dim=2)
             torch.mul(entry, new, out=cell_TBH)
             if start:
@@ -195,6 +208,14 @@ class _Recurrence(torch.autograd.Function):
         before_THP = hidden_TPH.index_select(1, order.before).transpose(1, 2).to(ctx.factors)
         d_weight_THF = before_THP @ d_gates_TPF[:, first:].to(ctx.factors)
         return d_gates_TPF, d_weight_THF.transpose(1, 2).to(d_gates_TPF.dtype), None
+
+
+def _exact_sigmoid(x: Tensor) -> None:
+    """The sigmoid in place, with the same bits wherever a value stands.
+
+    ``torch.sigmoid`` rounds what does not fill a vector, the end of a row or of a thread's share, differently.
+    """
+    x.neg_().exp_().add_(1).reciprocal_()
 
 
 def _add_product(to: Tensor, a: Tensor, b: Tensor) -> None:

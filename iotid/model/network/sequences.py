@@ -41,6 +41,31 @@ def batches_by_length(counts_N: np.ndarray, max_packets: int) -> Iterator[np.nda
         start = end
 
 
+def filled_batches(counts_N: np.ndarray, max_packets: int, multiple: int) -> Iterator[np.ndarray]:
+    """Row indices in batches as of ``batches_by_length``, in which the flows of each length are a multiple of
+    ``multiple``: the last flow of a length is repeated as often as it takes. A batch has ``multiple`` rows at least.
+
+    So at every step of a batch the number of flows with a packet is such a multiple, too.
+    """
+    counts_N = np.maximum(counts_N, 1)  # the network reads at least one step
+    order = np.argsort(counts_N, kind="stable")
+    ends = np.flatnonzero(np.diff(counts_N[order], append=0)) + 1
+    missing = -np.diff(ends, prepend=0) % multiple
+    times = np.ones(len(order), np.int64)
+    times[ends - 1] += missing
+    rows = np.repeat(order, times)
+
+    def most(row: int) -> int:
+        return max(multiple, max_packets // int(counts_N[row]) // multiple * multiple)
+
+    start = 0
+    while start < len(rows):
+        end = min(len(rows), start + most(rows[start]))  # if all are as short as the first
+        end = start + min(end - start, most(rows[end - 1]))
+        yield rows[start:end]
+        start = end
+
+
 def logits_by_batch(
     network: torch.nn.Module,
     sequences: Mapping[str, np.ndarray],
@@ -49,12 +74,15 @@ def logits_by_batch(
     *,
     device: torch.device | None = None,
     batches: slice = slice(None),
+    multiple: int = 0,
 ) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
     """For each batch of ``batches_by_length``: row indices int64 (B,) and the network's logits (B, C) on the CPU.
 
-    ``counts_N``: output of ``step_counts``. ``batches``: which of the batches, by default all.
+    ``counts_N``: output of ``step_counts``. ``batches``: which of the batches, by default all. With ``multiple``, they
+    are those of ``filled_batches``, in which a row may occur several times.
     """
-    for rows in list(batches_by_length(counts_N, max_packets))[batches]:
+    cut = filled_batches(counts_N, max_packets, multiple) if multiple else batches_by_length(counts_N, max_packets)
+    for rows in list(cut)[batches]:
         yield rows, network(tensors_of(sequences, rows, counts_N, device)).cpu()
 
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from iotid.model.network.sequences import batches_by_length, distinct_sequences, step_counts, tensors_of
+from iotid.model.network.sequences import (
+    batches_by_length,
+    distinct_sequences,
+    filled_batches,
+    step_counts,
+    tensors_of,
+)
 
 
 def _sequences(rows: int, seed: int = 0, values: int = 4) -> dict[str, np.ndarray]:
@@ -37,6 +43,23 @@ def test_batches_by_length__every_row_once_in_batches_that_fit(max_packets: int)
 
 def test_batches_by_length__no_rows_no_batches() -> None:
     assert list(batches_by_length(np.zeros(0, np.int64), 100)) == []
+
+
+@pytest.mark.parametrize("multiple", [1, 4, 16])
+@pytest.mark.parametrize("max_packets", [1, 40, 300, 10_000])
+@pytest.mark.parametrize("rows", [0, 1, 300])
+def test_filled_batches__each_length_is_a_multiple_and_no_row_is_missing(
+    rows: int, max_packets: int, multiple: int
+) -> None:
+    counts_N = np.random.default_rng(1).integers(0, 33, rows)
+    batches = list(filled_batches(counts_N, max_packets, multiple))
+    assert sorted({row for batch in batches for row in batch.tolist()}) == list(range(rows))
+    for batch in batches:
+        lengths = np.maximum(counts_N[batch], 1)  # no packet is read as one
+        assert (np.bincount(lengths) % multiple == 0).all()
+        assert len(batch) == multiple or len(batch) * lengths.max() <= max_packets
+    filled = sum(map(len, batches)) - rows
+    assert filled < multiple * len(np.unique(np.maximum(counts_N, 1))) + (rows == 0)
 
 
 def test_tensors_of__cuts_after_the_longest_flow_of_the_batch() -> None:
