@@ -1,12 +1,17 @@
 """
 ### What it does
 
-Every night, separately for each site: `captured` waits for the captures of the date, `split_pcaps` and
-`assemble_flows` turn them into flows, `announce` updates the asset `iotid_flows`, and `take_census` identifies the
-site's devices with the champion, if there is one yet. When all sites have ended, `sites_ended` says for each whether it
-is done, late, skipped or failed, `take_network_census` sums the census of all sites, with missing sites counted as
-such, and `check_sites` fails if a site failed. Every Spark task is one spark-submit of one file in `jobs/`; every
-partition is written whole or not at all, so **any task may be cleared and run again, and gives the same rows**.
+Every night `captured` waits, separately for each site, for the captures of the date. When that has ended for all sites,
+`ingest_line` lists those whose captures are complete, and `ingest_sites` makes their flows and censuses in one Spark
+application, with the champion, if there is one yet. `sites_ended` says for each site whether it is done, late, skipped
+or failed, `announce` updates the asset `iotid_flows` once for the date, `take_network_census` sums the census of all
+sites, with missing sites counted as such, and `check_sites` fails if a site failed. Every Spark task is one
+spark-submit of one file in `jobs/`; every partition is written whole or not at all, so **any task may be cleared and
+run again, and gives the same rows**.
+
+`ingest_sites` leaves out each step whose captures, settings, model and version of iotid are those that its stored
+result was made from. So a retry repeats only what failed, and for a late site only that site is done. Flows that
+continue open flows of the date before (`flow.idle_timeout_s`) are the exception: they are always assembled again.
 
 A run's capture date is its logical date, the start of its data interval, and must be midnight UTC; the database allows
 one run for each logical date, so two runs never write the same partitions. Captures are in CAPTURES/SITE/DATE.
@@ -28,21 +33,23 @@ defaults, and import it with `airflow variables import FILE`. Required:
 
 With defaults:
 
-* `labels` (none): device list. `take_census` compares each site's devices with it; `iotid_train` learns its labels,
+* `labels` (none): device list. `ingest_sites` compares each site's devices with it; `iotid_train` learns its labels,
   without one the names that persons gave to groups of unknown devices (`iotid name`). `iotid_ingest` needs neither
   labels nor a model
 * `config` (`["cluster.yaml"]`): settings files, later wins
 * `driver_memory` (3g): of each Spark driver, on an Airflow worker
 * `wheel` (none): iotid's package for the executors; none if they have it installed
 * `settle_s` (600): captures are complete when no file arrived for so many seconds
-* `wait_s` (21600): a site without captures so many seconds after the end of the date is skipped
+* `wait_s` (21600): a site without captures so many seconds after the end of the date is skipped; the others wait for it
+  as long, because one application ingests all
 * `late_nights` (3): how many earlier dates to check for late captures
 * `train_nights` (7): how many dates to train on
 
 The connection `spark_default` names the Spark master; `spark-submit` must be on the workers'
 PATH. The pool `iotid_spark` must exist (`airflow pools set iotid_spark 1 "parallel Spark jobs"`), or Spark tasks stay
 scheduled for ever; each of its slots runs one Spark job and needs `driver_memory` on a worker.
-With `census.pseudonyms`, workers need the key: IOTID_CENSUS_KEY in their environment, or the file `census.key_file`.
+With `census.pseudonyms`, Airflow workers need the key, as the Spark driver runs there: IOTID_CENSUS_KEY in their
+environment, or the file `census.key_file`. Executors do not.
 
 ### What failure looks like, and what to do
 
@@ -50,26 +57,29 @@ Each job ends with one line that names the file or setting, the rule and the rem
 task is tried three times, after a pause of 5 to 10 minutes and one of 10 to 20; Spark itself retries no application.
 Tasks that a retry cannot help are not retried:
 
-* *Exit code 2* (a missing folder, an unknown setting, a malformed device list; "no completed data for" a site and date:
-  an earlier step has not finished): fix what the line names, or clear the earlier step, with its downstream tasks.
-* *Exit code 3* of `take_census`: not an error; a device on the watch list was found, and `watchlist.fail` is set. The
-  census is written, and the line names its page: act, then mark the task as a success.
+* *Exit code 2* (a missing folder, an unknown setting, a malformed device list; of `ingest_sites`: every failure is of
+  that kind): fix what the line names, then clear the task with its downstream tasks.
+* *Exit code 3* of `ingest_sites`: not an error; a device on the watch list was found, and `watchlist.fail` is set. All
+  censuses are written, and the line names the sites: act, then mark `ingest_sites` and `check_sites` as successes.
 
-Before a model was promoted, `take_census` succeeds: its census groups unknown devices, and its last lines say why there
-is no model. When one is promoted, clear `take_census` of the dates that it shall identify devices of.
+Before a model was promoted, `ingest_sites` succeeds: its censuses group unknown devices, and its last lines say why
+there is no model. When one is promoted, clear `ingest_sites`, with its downstream tasks, for the dates that it shall
+identify devices of: it takes their censuses again, from the flows that are there.
 
 Other cases:
 
-* `check_sites` failed: the tasks of the sites that it names did; the network's census is written without them. Fix and
-  clear those, and the network's census and `check_sites` run again.
-* `captured` skipped: that site had no captures `wait_s` after the end of the date; the other sites continue, the run is
+* `check_sites` failed: it names the sites, and the last line of `ingest_sites` or the log of `captured` says why. The
+  other sites are done, and the network's census is written. Fix it and clear `ingest_sites` (or that site's
+  `captured`) with its downstream tasks: only what failed is done again. If it names no site, `ingest_sites` failed but
+  every site has a census that is newer than its captures, which may be that of an earlier run.
+* `captured` skipped: that site had no captures `wait_s` after the end of the date; the other sites are done, the run is
   green. If they arrive within `late_nights` dates they are found; later, clear the run of that date. Remove a site
   that no longer exists from `sites`.
 * `captured` failed: captures kept growing for twelve hours, or could not be listed; its log says which.
 * *SchemaError, AccountingError*: stored data breaks its contract; do not clear, keep the partition and report it.
 * *A logical date that is not midnight*: it is the capture date; start the run again with a valid one, or back-fill.
-* The execution time-out: check `splits` for a site that grew; give Spark more executors, or raise the time-out in
-  `iotid_tasks.py`.
+* The execution time-out: the retry continues with what is left. Check `splits` for a site that grew; give Spark more
+  executors, or raise the time-out in `iotid_tasks.py`.
 * A missed deadline is an error line in the callback's log; send mail from `report_missed_deadline` instead.
 
 Dates of a site run in order, one run at a time. Repeating a date changes, on the next date, the flows that continue
@@ -86,7 +96,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
-from airflow.sdk import DAG, CronDataIntervalTimetable, get_current_context, task, task_group
+from airflow.sdk import DAG, CronDataIntervalTimetable, get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from iotid_tasks import (
     DEFAULT_ARGS,
@@ -95,18 +105,17 @@ from iotid_tasks import (
     captures_folder,
     deadline,
     deployment,
-    flows_written,
     is_late,
     latest_arrival,
     layers,
     step,
     why_incomplete,
+    written,
 )
 
 _log = logging.getLogger(__name__)
 _DAG_ID = "iotid_ingest"
 _DAY = timedelta(days=1)
-_SITE_TASKS = ("captured", "split_pcaps", "assemble_flows", "take_census")
 
 
 def _midnight() -> datetime:
@@ -119,18 +128,11 @@ def _midnight() -> datetime:
     return midnight
 
 
-def lines() -> list[dict[str, Any]]:
-    """For each site: the arguments of the jobs that read captures, that read splits, and that take the census."""
-    variable, date = deployment(), _midnight().date().isoformat()
-    labels = ("--labels", variable["labels"]) if variable["labels"] else ()
-    rows = []
-    for site in variable["sites"]:
-        tables_line = [*layers(variable), "--site", site, "--date", date]
-        captures_line = [*tables_line, "--captures", captures_folder(variable, site, date)]
-        census_line = [*tables_line, *labels]
-        lines_of_site = {"captures_line": captures_line, "tables_line": tables_line, "census_line": census_line}
-        rows.append({"site": site, **lines_of_site})
-    return rows
+def sites() -> list[str]:
+    """The names of all sites; the captures of each are waited for."""
+    names: list[str] = deployment()["sites"]
+    _midnight()
+    return names
 
 
 def captured(site: str) -> bool:
@@ -145,44 +147,87 @@ def captured(site: str) -> bool:
     return why is None
 
 
-def announce(site: str) -> None:
-    """Update the asset of flows."""
-    date = _midnight().date().isoformat()
-    get_current_context()["outlet_events"][FLOWS].extra = {"site": site, "date": date}
+def ingest_line(sites: list[str]) -> list[str]:
+    """The arguments of `ingest_sites`: the sites whose captures are complete; skips if there is none."""
+    variable, date = deployment(), _midnight().date().isoformat()
+    captured_by_site, _ = _states(sites)
+    ready = [site for site, state in captured_by_site.items() if state == "success"]
+    if not ready:
+        raise AirflowSkipException(f"{date}: no site has complete captures")
+    labels = ("--labels", variable["labels"]) if variable["labels"] else ()
+    line = [*layers(variable), "--date", date, "--captures", variable["captures"], *labels]
+    return [*line, *(part for site in ready for part in ("--site", site))]
 
 
-def sites_ended() -> dict[str, Any]:
-    """How each site's night ended, and the arguments of the network's census.
+def sites_ended(sites: list[str]) -> dict[str, Any]:
+    """How each site's night ended, the sites that have flows of their captures, and what later tasks need.
 
-    ``outcomes``: done, late (captures came after they were waited for), skipped (no captures, or no census by intent)
-    or failed, by site; read from the states of this run's tasks and from the captures.
+    ``outcomes``: done, late (captures came after they were waited for), skipped (no captures) or failed, by site.
+    ``ingested``: the state of `ingest_sites`.
     """
-    context = get_current_context()
-    variable, date, run_id = deployment(), _midnight().date().isoformat(), context["dag_run"].run_id
-    states = context["ti"].get_task_states(dag_id=_DAG_ID, task_group_id="ingest", run_ids=[run_id]).get(run_id, {})
+    variable, date = deployment(), _midnight().date().isoformat()
+    captured_by_site, ingested = _states(sites)
     outcomes: dict[str, str] = {}
-    for index, site in enumerate(variable["sites"]):
-        of_site = {task: states.get(f"ingest.{task}_{index}") for task in _SITE_TASKS}
-        outcomes[site] = outcome(of_site, latest_arrival(captures_folder(variable, site, date)) is not None)
+    with_flows = []
+    for site, state in captured_by_site.items():
+        arrived = latest_arrival(captures_folder(variable, site, date))
+        flows, census = (written(variable, table, site, date) for table in ("flows", "census"))
+        outcomes[site] = outcome(state, ingested, arrived, flows, census)
+        with_flows += [site] * (outcomes[site] == "done" or (state == "success" and not is_late(arrived, flows)))
         _log.info("%s %s: %s", site, date, outcomes[site])
-    line = [*layers(variable), "--date", date, *(part for site in variable["sites"] for part in ("--site", site))]
-    return {"outcomes": outcomes, "network_line": line}
+    line = [*layers(variable), "--date", date, *(part for site in sites for part in ("--site", site))]
+    return {"outcomes": outcomes, "ingested": ingested, "with_flows": with_flows, "network_line": line}
 
 
-def outcome(states: dict[str, str | None], has_captures: bool) -> str:
-    """How a site's night ended, from the states of its tasks."""
-    if states["take_census"] == "success":
-        return "done"
-    if any(state in ("failed", "upstream_failed") for state in states.values()):
+def outcome(
+    captured: str | None, ingested: str | None, arrived: float | None, flows: float | None, census: float | None
+) -> str:
+    """How a site's night ended.
+
+    ``captured``, ``ingested``: states of its sensor and of `ingest_sites`; ``arrived``: of its latest capture;
+    ``flows``, ``census``: when they were completed (Unix times, None: there is none).
+
+    If `ingest_sites` failed, a site is done if its flows and census are newer than its captures. They may be older than
+    the run: steps of which nothing has changed are left out.
+    """
+    if captured == "success":
+        is_done = ingested == "success" or not (is_late(arrived, flows) or is_late(arrived, census))
+        return "done" if is_done else "failed"
+    if captured in ("failed", "upstream_failed"):
         return "failed"
-    return "late" if states["captured"] == "skipped" and has_captures else "skipped"
+    return "late" if captured == "skipped" and arrived is not None else "skipped"
 
 
-def check_sites(outcomes: dict[str, str]) -> None:
-    """Fail if a site's night failed: otherwise the run would be green, because the network's census is its end."""
+def _states(sites: list[str] | None) -> tuple[dict[str, str | None], str | None]:
+    """The state of `captured` by site, and that of `ingest_sites`, in this run."""
+    if sites is None:  # after its failure this runs, too
+        raise AirflowFailException("there is no list of sites: the task sites failed; clear it")
+    context = get_current_context()
+    run_id, tasks = context["dag_run"].run_id, ["captured", "ingest_sites"]
+    states = context["ti"].get_task_states(dag_id=_DAG_ID, task_ids=tasks, run_ids=[run_id]).get(run_id, {})
+    return {site: states.get(f"captured_{index}") for index, site in enumerate(sites)}, states.get("ingest_sites")
+
+
+def announce(with_flows: list[str]) -> None:
+    """Update the asset of flows, once for the date; its consumers read which flows are in the store."""
+    if not with_flows:
+        raise AirflowSkipException("no site has flows of the date")
+    date = _midnight().date().isoformat()
+    get_current_context()["outlet_events"][FLOWS].extra = {"date": date, "sites": with_flows}
+
+
+def check_sites(outcomes: dict[str, str], ingested: str | None) -> None:
+    """Fail if a site failed: otherwise the run would be green, because the network's census is its end."""
     failed = [site for site, ended in outcomes.items() if ended == "failed"]
     if failed:
-        raise AirflowFailException(f"failed sites: {', '.join(failed)}; the network's census counts them as missing")
+        raise AirflowFailException(
+            f"failed sites: {', '.join(failed)}; the network's census counts them as missing, or with an older census; "
+            "the last line of ingest_sites says why"
+        )
+    if ingested not in ("success", "skipped"):  # a watched device, or a step that failed and left what was there
+        raise AirflowFailException(
+            f"ingest_sites: {ingested}, although every site has a census; its last line says why"
+        )
 
 
 def late_captures() -> list[dict[str, str]]:
@@ -208,19 +253,7 @@ def late_captures() -> list[dict[str, str]]:
 def _is_late(variable: dict[str, Any], site: str, date: str) -> bool:
     arrived = latest_arrival(captures_folder(variable, site, date))
     complete = why_incomplete(arrived, time.time(), variable["settle_s"]) is None
-    return complete and is_late(arrived, flows_written(variable, site, date))
-
-
-def ingest(site: str, captures_line: list[str], tables_line: list[str], census_line: list[str]) -> None:
-    """One site and date, from captures to flows and the census."""
-    # the site instead of a number in Airflow's pages; both templates are rendered with the task's own arguments
-    by_site = {"map_index_template": "{{ task.op_args[0] }}"}
-    job_by_site = {"map_index_template": "{{ task.application_args[task.application_args.index('--site') + 1] }}"}
-    wait = task.sensor(mode="reschedule", poke_interval=300, timeout=12 * 3600, **by_site)(captured)(site)
-    split = StepOperator(**step("split_pcaps"), **job_by_site, application_args=captures_line)
-    assemble = StepOperator(**step("assemble_flows"), **job_by_site, application_args=tables_line)
-    census = StepOperator(**step("take_census"), **job_by_site, application_args=census_line)
-    wait >> split >> assemble >> [task(outlets=[FLOWS], **by_site)(announce)(site), census]
+    return complete and is_late(arrived, written(variable, "flows", site, date))
 
 
 with DAG(
@@ -235,12 +268,21 @@ with DAG(
     tags=["iotid", "nightly"],
     doc_md=__doc__,
 ):
-    sites = task_group(ingest).expand_kwargs(task(task_id="nights")(lines)())
+    names = task(sites)()
+    wait = task.sensor(
+        mode="reschedule",
+        poke_interval=300,
+        timeout=12 * 3600,
+        map_index_template="{{ task.op_kwargs['site'] }}",  # instead of a number in Airflow's pages
+    )(captured).expand(site=names)
+    line = task(trigger_rule="all_done")(ingest_line)(names)
+    ingest = StepOperator(**step("ingest_sites"), application_args=line)
     # runs whatever became of the sites; check_sites is an end of the DAG of its own, which fails the run
-    ended = task(trigger_rule="all_done", multiple_outputs=True)(sites_ended)()
-    sites >> ended
+    ended = task(trigger_rule="all_done", multiple_outputs=True)(sites_ended)(names)
+    wait >> line >> ingest >> ended
+    task(outlets=[FLOWS])(announce)(ended["with_flows"])
     StepOperator(**step("take_network_census"), application_args=ended["network_line"])
-    task(retries=DEFAULT_ARGS["retries"])(check_sites)(ended["outcomes"])
+    task(retries=DEFAULT_ARGS["retries"])(check_sites)(ended["outcomes"], ended["ingested"])
     TriggerDagRunOperator.partial(task_id="ingest_late", trigger_dag_id=_DAG_ID, reset_dag_run=True).expand_kwargs(
         task(task_id="late_nights")(late_captures)()
     )

@@ -13,7 +13,7 @@ from airflow.sdk import Asset, DeadlineAlert, DeadlineReference, ObjectStoragePa
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 POOL = "iotid_spark"  # one slot per parallel Spark job; each uses `driver_memory` on its worker
-FLOWS = Asset("iotid_flows", uri="iotid://flows")  # extra: the site and capture date of new flows
+FLOWS = Asset("iotid_flows", uri="iotid://flows")  # extra: the capture date, and the sites that have flows of it
 DATASET_PREFIX = "nights-"  # of the datasets of iotid_train; the rest of a name sorts by time
 CHALLENGER = Asset("iotid_challenger", uri="iotid://challenger")  # extra: the dataset that it was trained on
 
@@ -40,13 +40,11 @@ _DEFAULTS: dict[str, Any] = {  # of its other keys; the documentation of iotid_i
 # stricter than iotid/messages.py, which Airflow's environment lacks; CONTAINER in abfs://CONTAINER@… is not a user
 _CREDENTIALS = re.compile(r"(?is)(?<!abfs)(?<!abfss)://[^/].*@|abfss?://[^/]*:.*@|://.*[?#;].*=")
 _EXECUTION_TIMEOUT = {  # several times the duration for 100 GB on the smallest suitable cluster
-    "split_pcaps": timedelta(hours=1),
-    "assemble_flows": timedelta(hours=3),
+    "ingest_sites": timedelta(hours=6),  # of all sites
     "write_dataset": timedelta(hours=2),
     "train": timedelta(hours=8),
     "evaluate": timedelta(hours=2),
     "promote": timedelta(minutes=15),
-    "take_census": timedelta(hours=2),
     "take_network_census": timedelta(hours=1),
 }
 
@@ -152,9 +150,12 @@ def why_incomplete(arrived: float | None, now: float, quiet_s: float) -> str | N
     return None
 
 
-def flows_written(variable: dict[str, Any], site: str, date: str) -> float | None:
-    """When the flows of a site and date were completed (Unix time, of their success marker); None if they were not."""
-    marker = f"{variable['storage']}/flows/site={quote(site, safe='')}/capture_date={date}/_SUCCESS"
+def written(variable: dict[str, Any], table: str, site: str, date: str) -> float | None:
+    """When a table's partition of a site and date was completed (Unix time, of its success marker); None: it was not.
+
+    A step that keeps its partition, because nothing has changed, leaves that time as it is.
+    """
+    marker = f"{variable['storage']}/{table}/site={quote(site, safe='')}/capture_date={date}/_SUCCESS"
     path = ObjectStoragePath(marker)
     return float(path.stat().st_mtime) if path.exists() else None
 
@@ -175,7 +176,7 @@ def is_decided(variable: dict[str, Any], dataset: str) -> bool:
 
 
 def is_late(arrived: float | None, written: float | None) -> bool:
-    """Whether captures arrived after their flows were written, or there are captures but no flows."""
+    """Whether captures arrived after what was made of them was written, or there are captures and nothing was."""
     return arrived is not None and (written is None or arrived > written)
 
 

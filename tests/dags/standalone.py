@@ -31,7 +31,7 @@ To make both nights, then learn, evaluate and promote, and ask the champion abou
   export AIRFLOW_HOME={home} PATH={bin}:$PATH
   airflow backfill create --dag-id iotid_ingest --from-date 2026-01-10 --to-date 2026-01-11 --max-active-runs 1
   airflow dags trigger iotid_train --logical-date 2026-01-12T12:00:00+00:00
-  airflow tasks clear iotid_ingest --yes --start-date 2026-01-11 --end-date 2026-01-11 --task-regex take_census
+  airflow tasks clear iotid_ingest --yes --downstream --start-date 2026-01-11 --end-date 2026-01-11 -t ingest_sites
 Tables and census pages: {storage}. Ctrl-C stops it.
 """
 

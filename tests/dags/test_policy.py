@@ -16,8 +16,9 @@ pytestmark = pytest.mark.dags
 
 _REPOSITORY = Path(__file__).parents[2]
 _MANUAL = {"compare", "describe", "rollback"}  # no DAG runs them
+_OF_ONE_SITE = {"split_pcaps", "assemble_flows", "take_census"}  # ingest_sites does the same for all
 _SPARK_TASKS = {  # of each DAG, in the order of the data
-    "iotid_ingest": ("ingest.split_pcaps", "ingest.assemble_flows", "ingest.take_census", "take_network_census"),
+    "iotid_ingest": ("ingest_sites", "take_network_census"),
     "iotid_train": ("write_dataset", "train"),
     "iotid_evaluate": ("evaluate", "promote"),
 }
@@ -102,7 +103,7 @@ def test_spark_tasks__are_the_steps_in_the_order_of_the_data(bag: Any) -> None:
         submitted |= {task_id.rpartition(".")[2] for task_id in expected}
         for task_id in expected:
             assert dag.get_task(task_id).application.endswith(f"/{task_id.rpartition('.')[2]}.py")
-    assert submitted == jobs - _MANUAL
+    assert submitted == jobs - _MANUAL - _OF_ONE_SITE
 
 
 def test_assets__connect_the_dags(bag: Any) -> None:
@@ -113,7 +114,7 @@ def test_assets__connect_the_dags(bag: Any) -> None:
         for asset in task.outlets
     }
     assert outlets == {
-        ("iotid_flows", "iotid_ingest", "ingest.announce"),
+        ("iotid_flows", "iotid_ingest", "announce"),
         ("iotid_challenger", "iotid_train", "announce"),
     }
     assert [asset.name for asset in bag.dags["iotid_train"].get_task("write_dataset").inlets] == ["iotid_flows"]
@@ -126,21 +127,28 @@ def test_network_census__runs_whatever_became_of_the_sites_and_failures_show(bag
     dag = bag.dags["iotid_ingest"]
     ended = dag.get_task("sites_ended")
     assert ended.trigger_rule == "all_done"
-    assert {"ingest.take_census", "ingest.announce"} <= ended.upstream_task_ids
-    assert ended.downstream_task_ids == {"take_network_census", "check_sites"}
-    assert {task.task_id for task in dag.leaves} == {"take_network_census", "check_sites", "ingest_late"}
+    assert "ingest_sites" in ended.upstream_task_ids
+    assert ended.downstream_task_ids == {"announce", "take_network_census", "check_sites"}
+    assert {task.task_id for task in dag.leaves} == {"announce", "take_network_census", "check_sites", "ingest_late"}
+
+
+def test_ingest_sites__is_one_task_for_all_sites_after_the_last_capture(bag: Any) -> None:
+    dag = bag.dags["iotid_ingest"]
+    assert dag.get_task("ingest_line").trigger_rule == "all_done"
+    assert dag.get_task("ingest_line").upstream_task_ids == {"sites", "captured"}
+    assert dag.get_task("ingest_sites").upstream_task_ids == {"ingest_line"}
+    assert {task.task_id for task in dag.tasks if task.is_mapped} == {"captured", "ingest_late"}
 
 
 def test_mapped_tasks__show_their_site_and_no_other_task_has_such_a_template(bag: Any) -> None:
     dag = bag.dags["iotid_ingest"]
-    named = {task.task_id for task in dag.tasks if task.map_index_template}
-    assert named == {task.task_id for task in dag.tasks if task.task_id.startswith("ingest.")}
+    assert {task.task_id for task in dag.tasks if task.map_index_template} == {"captured"}
 
 
 def test_captured__frees_its_slot_while_waiting_and_times_out(bag: Any) -> None:
-    sensor = bag.dags["iotid_ingest"].get_task("ingest.captured")
-    assert sensor.reschedule
-    assert 0 < sensor.timeout <= timedelta(hours=12).total_seconds()
+    sensor = bag.dags["iotid_ingest"].get_task("captured")
+    assert sensor.partial_kwargs["mode"] == "reschedule"
+    assert 0 < sensor.partial_kwargs["timeout"] <= timedelta(hours=12).total_seconds()
 
 
 def test_dag_files__import_airflow_and_the_standard_library_only() -> None:

@@ -7,6 +7,7 @@ import os
 import shlex
 import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import closing, nullcontext
@@ -25,18 +26,47 @@ DagTest = Callable[..., "subprocess.CompletedProcess[str]"]
 _HERE = Path(__file__).parent
 
 
+_SPARK_SUBMIT = """\
+#!{python}
+import os, pathlib, shlex, sys
+here, given = pathlib.Path(__file__).parent, sys.argv[1:]
+with (here / "lines").open("a") as lines:
+    lines.write(shlex.join(given) + "\\n")
+option = lambda name: [value for key, value in zip(given, given[1:]) if key == name]
+newest = lambda folder: max((file.stat().st_mtime_ns for file in folder.rglob("*")), default=0)
+failed = {{}}
+if any(part.endswith("/ingest_sites.py") for part in given):
+    (date,), (captures,), (root,) = option("--date"), option("--captures"), option("--set")
+    for site in option("--site"):
+        fails = here / "fails" / site  # the codes of its attempts, one a line
+        if fails.exists() and (codes := fails.read_text().split()):
+            failed[site] = int(codes[0])
+            fails.write_text("\\n".join(codes[1:]))
+            continue
+        for table in ("flows", "census"):
+            marker = pathlib.Path(root.partition("=")[2], table, f"site={{site}}", f"capture_date={{date}}", "_SUCCESS")
+            if marker.exists() and marker.stat().st_mtime_ns > newest(pathlib.Path(captures, site, date)):
+                continue
+            marker.parent.mkdir(parents=True, exist_ok=True)
+            marker.touch()
+            with (here / "made").open("a") as made:
+                made.write(f"{{table}} {{site}} {{date}}\\n")
+print("Error: as asked")
+sys.exit(min(failed.values()) if failed else int((here / "code").read_text()))
+"""
+
+
 @pytest.fixture
 def recorder(tmp_path: Path) -> Path:
-    """A folder with a spark-submit that appends its command line to `lines` and exits with the code in `code`."""
+    """A folder with a spark-submit that appends its command line to `lines` and exits with the code in `code`.
+
+    Of ingest_sites it writes the success markers, unless they are newer than the captures, and appends to `made`.
+    """
     folder = tmp_path / "bin"
-    folder.mkdir()
+    (folder / "fails").mkdir(parents=True)
     (folder / "code").write_text("0", encoding="utf-8")
     program = folder / "spark-submit"
-    program.write_text(
-        f'#!/bin/bash\nprintf "%q " "$@" >> {folder}/lines; echo >> {folder}/lines\n'
-        f'echo "Error: as asked"; exit $(cat {folder}/code)\n',
-        encoding="utf-8",
-    )
+    program.write_text(_SPARK_SUBMIT.format(python=sys.executable), encoding="utf-8")
     program.chmod(0o755)
     return folder
 
@@ -89,28 +119,87 @@ def test_run__every_task_submits_the_golden_command_line(
         if dag == "iotid_ingest":
             for ended in ("home 2026-01-10: done", "office 2026-01-10: done", "garage 2026-01-10: skipped"):
                 assert ended in done.stdout
-    submitted = (shlex.join(shlex.split(line)) for line in (recorder / "lines").read_text().splitlines())
+    submitted = (recorder / "lines").read_text(encoding="utf-8").splitlines()
     golden = (_HERE / "command_lines.txt").read_text(encoding="utf-8").splitlines()
     assert sorted(line.replace(str(tmp_path), "/data") for line in submitted) == sorted(golden)
-    shown = "SELECT task_id, rendered_map_index FROM task_instance WHERE task_id LIKE 'ingest.%' AND state = 'success'"
+    select = "SELECT rendered_map_index FROM task_instance WHERE task_id = 'captured' AND state = 'success'"
     with closing(sqlite3.connect(f"{migrated['AIRFLOW_HOME']}/airflow.db")) as database:
-        names = set(database.execute(shown))
-    assert {(f"ingest.{task}", site) for task in ("captured", "take_census") for site in ("home", "office")} <= names
+        assert {("home",), ("office",)} <= set(database.execute(select))
+        (event,) = database.execute("SELECT extra FROM asset_event WHERE source_task_id = 'announce'"
+                                    " AND source_dag_id = 'iotid_ingest'")  # fmt: skip
+    extra = json.loads(event[0])
+    assert (extra["date"], extra["sites"]) == ("2026-01-10", ["home", "office"])
 
 
-def test_run__a_failed_site_fails_the_run_and_the_network_census_is_taken(
+def test_run__a_failed_site_fails_the_run_and_the_others_are_done(
     dag_test: DagTest, recorder: Path, deployment: dict[str, Any]
 ) -> None:
-    program = recorder / "spark-submit"
-    text = program.read_text(encoding="utf-8")
-    program.write_text(
-        text.replace("exit $(", 'case "$*" in *take_census.py*office*) exit 2;; esac; exit $('), encoding="utf-8"
-    )
+    (recorder / "fails" / "office").write_text("2", encoding="utf-8")
     done = dag_test("iotid_ingest", "2026-01-10", deployment, recorder)
     assert "state=failed" in done.stdout, done.stdout[-4000:]
-    assert "office 2026-01-10: failed" in done.stdout
-    assert "failed sites: office; the network's census counts them as missing" in done.stdout
+    for ended in ("home 2026-01-10: done", "office 2026-01-10: failed", "garage 2026-01-10: skipped"):
+        assert ended in done.stdout
+    assert "failed sites: office; " in done.stdout
+    ingest, network = (recorder / "lines").read_text(encoding="utf-8").splitlines()  # once: code 2 is not retried
+    assert "ingest_sites.py" in ingest
+    assert "take_network_census.py" in network
+
+
+def test_run__a_retry_repeats_only_the_sites_that_failed(
+    dag_test: DagTest, recorder: Path, deployment: dict[str, Any]
+) -> None:
+    (recorder / "fails" / "office").write_text("1", encoding="utf-8")
+    done = dag_test("iotid_ingest", "2026-01-10", deployment, recorder)
+    assert "state=success" in done.stdout, done.stdout[-4000:]
+    lines = (recorder / "lines").read_text(encoding="utf-8").splitlines()
+    first, second = (line for line in lines if "ingest_sites.py" in line)
+    assert first == second
+    made = [f"{table} {site} 2026-01-10" for site in ("home", "office") for table in ("flows", "census")]
+    assert (recorder / "made").read_text(encoding="utf-8").splitlines() == made
+
+
+def test_run__a_late_site_is_done_alone_and_one_that_fails_is_named_alone(
+    dag_test: DagTest, recorder: Path, deployment: dict[str, Any]
+) -> None:
+    dag_test("iotid_ingest", "2026-01-10", deployment, recorder)
+    (recorder / "made").unlink()
+    late = Path(deployment["captures"]) / "garage" / "2026-01-10"
+    late.mkdir(parents=True)
+    (late / "a.pcap").touch()
+    (Path(deployment["captures"]) / "office" / "2026-01-10" / "b.pcap").touch()
+    (recorder / "fails" / "office").write_text("2", encoding="utf-8")  # it has an older census
+    done = dag_test("iotid_ingest", "2026-01-10", deployment, recorder)
+    assert "state=failed" in done.stdout, done.stdout[-4000:]
+    for ended in ("home 2026-01-10: done", "office 2026-01-10: failed", "garage 2026-01-10: done"):
+        assert ended in done.stdout
+    assert (recorder / "made").read_text(encoding="utf-8").splitlines() == [
+        "flows garage 2026-01-10", "census garage 2026-01-10"
+    ]  # fmt: skip
+
+
+def test_run__a_watched_device_fails_the_run_after_all_censuses(
+    dag_test: DagTest, recorder: Path, deployment: dict[str, Any]
+) -> None:
+    (recorder / "code").write_text("3", encoding="utf-8")
+    done = dag_test("iotid_ingest", "2026-01-10", deployment, recorder)
+    assert "state=failed" in done.stdout, done.stdout[-4000:]
+    for ended in ("home 2026-01-10: done", "office 2026-01-10: done"):
+        assert ended in done.stdout
+    assert "a watched device was found" in done.stdout
+    assert "ingest_sites: failed, although every site has a census" in done.stdout
     assert "take_network_census.py" in (recorder / "lines").read_text(encoding="utf-8")
+
+
+def test_run__without_captures_nothing_is_ingested_and_the_run_is_green(
+    dag_test: DagTest, recorder: Path, deployment: dict[str, Any]
+) -> None:
+    done = dag_test("iotid_ingest", "2026-01-09", deployment, recorder)
+    assert "state=success" in done.stdout, done.stdout[-4000:]
+    assert "2026-01-09: no site has complete captures" in done.stdout
+    assert "office 2026-01-09: skipped" in done.stdout
+    assert "no site has flows of the date" in done.stdout
+    (network,) = (recorder / "lines").read_text(encoding="utf-8").splitlines()
+    assert "take_network_census.py" in network
 
 
 def test_run__ingest_with_a_logical_date_not_at_midnight_submits_nothing(
@@ -171,23 +260,48 @@ def test_run__a_variable_with_the_required_keys_alone_needs_no_labels(
 
 
 @pytest.mark.parametrize(
-    ("states", "has_captures", "expected"),
+    ("captured", "ingested", "arrived", "flows", "census", "expected"),
     [
-        (("success", "success", "success", "success"), True, "done"),
-        (("success", "success", "failed", "upstream_failed"), True, "failed"),
-        (("failed", "upstream_failed", "upstream_failed", "upstream_failed"), True, "failed"),
-        (("skipped", "skipped", "skipped", "skipped"), False, "skipped"),
-        (("skipped", "skipped", "skipped", "skipped"), True, "late"),
-        (("success", "success", "success", "skipped"), True, "skipped"),
+        ("success", "success", 10, 20, 30, "done"),
+        ("success", "success", 25, 20, 22, "done"),  # a copy with the same bytes came, so the steps kept their results
+        ("success", "failed", 10, 20, 30, "done"),  # another site failed
+        ("success", "failed", 10, 20, 15, "done"),  # assembled again with the same rows; the census is of these
+        ("success", "failed", 10, None, None, "failed"),
+        ("success", "failed", 10, 20, None, "failed"),
+        ("success", "failed", 25, 20, 30, "failed"),
+        ("success", "failed", 25, 30, 20, "failed"),  # the census is older than late captures
+        ("success", "upstream_failed", 10, None, None, "failed"),
+        ("failed", "success", 10, 20, 30, "failed"),
+        ("upstream_failed", "skipped", None, None, None, "failed"),
+        ("skipped", "success", None, None, None, "skipped"),
+        ("skipped", "success", 10, None, None, "late"),
+        (None, "success", 10, None, None, "skipped"),
     ],
 )
 def test_outcome__is_done_late_skipped_or_failed(
-    tasks: Any, states: tuple[str, ...], has_captures: bool, expected: str
+    tasks: Any,
+    captured: str | None,
+    ingested: str,
+    arrived: float | None,
+    flows: float | None,
+    census: float | None,
+    expected: str,
 ) -> None:
     import iotid_ingest
 
-    given = dict(zip(("captured", "split_pcaps", "assemble_flows", "take_census"), states, strict=True))
-    assert iotid_ingest.outcome(given, has_captures) == expected
+    assert iotid_ingest.outcome(captured, ingested, arrived, flows, census) == expected
+
+
+def test_check_sites__fails_for_failed_sites_and_for_a_failed_ingest(tasks: Any) -> None:
+    import iotid_ingest
+
+    iotid_ingest.check_sites({"home": "done", "office": "late"}, "success")
+    iotid_ingest.check_sites({"home": "skipped"}, "skipped")
+    with pytest.raises(Exception, match="failed sites: home, office; "):
+        iotid_ingest.check_sites({"home": "failed", "garage": "done", "office": "failed"}, "failed")
+    for ended in ("failed", "upstream_failed", None):
+        with pytest.raises(Exception, match=f"ingest_sites: {ended}, although every site has a census"):
+            iotid_ingest.check_sites({"home": "done"}, ended)
 
 
 def test_evaluate__each_of_fifty_trainings_once_with_events_lost_or_doubled(
@@ -262,11 +376,12 @@ def test_captures__are_complete_when_the_newest_file_is_old_enough(tasks: Any, t
 def test_late__are_captures_newer_than_the_success_marker_of_their_flows(
     tasks: Any, deployment: dict[str, Any]
 ) -> None:
-    assert tasks.flows_written(deployment, "a/b", "2026-01-10") is None
+    assert tasks.written(deployment, "flows", "a/b", "2026-01-10") is None
     marker = Path(deployment["storage"]) / "flows" / "site=a%2Fb" / "capture_date=2026-01-10" / "_SUCCESS"
     marker.parent.mkdir(parents=True)
     marker.touch()
     os.utime(marker, (500, 500))
-    assert tasks.flows_written(deployment, "a/b", "2026-01-10") == 500
+    assert tasks.written(deployment, "flows", "a/b", "2026-01-10") == 500
+    assert tasks.written(deployment, "census", "a/b", "2026-01-10") is None
     assert [tasks.is_late(arrived, 500) for arrived in (None, 499, 501)] == [False, False, True]
     assert [tasks.is_late(arrived, None) for arrived in (None, 499)] == [False, True]

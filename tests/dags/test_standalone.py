@@ -5,6 +5,7 @@ On SQLite, or with DATABASE=postgresql in the environment on a PostgreSQL of its
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import time
@@ -34,7 +35,7 @@ import os, pathlib, sys
 here = pathlib.Path(__file__).parent
 given = sys.argv[1:]
 job = next(pathlib.Path(part).stem for part in given if part.endswith(".py"))
-option = lambda name: given[given.index(name) + 1] if name in given else ""
+option = lambda name: ",".join(value for key, value in zip(given, given[1:]) if key == name)
 with (here / "lines").open("a") as lines:
     lines.write(" ".join([job, option("--site"), option("--date"), option("--dataset")]) + "\\n")
 if (here / "real").exists():
@@ -44,10 +45,12 @@ fails = here / "fails" / f"{{job}} {{option('--site')}} {{option('--date')}}"
 if fails.exists() and (left := int(fails.read_text())):
     fails.write_text(str(left - 1))
     sys.exit("Error: made to fail")
-if job == "assemble_flows":
-    folder = pathlib.Path("{store}/flows/site=" + option("--site") + "/capture_date=" + option("--date"))
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "_SUCCESS").touch()
+if job == "ingest_sites":
+    for table in ("flows", "census"):
+        for site in option("--site").split(","):
+            folder = pathlib.Path("{store}", table, "site=" + site, "capture_date=" + option("--date"))
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "_SUCCESS").touch()
 """
 _POSTGRESQL = """\
 import sys
@@ -121,8 +124,20 @@ class Site:
 
     def rows(self, table: str) -> str:
         """How many rows the home site's night has, and a hash of them."""
-        folder = self.store / table / "site=home" / f"capture_date={_NIGHT}"
-        return subprocess.run([self.python, "-c", _ROWS, folder], check=True, text=True, capture_output=True).stdout
+        command = [self.python, "-c", _ROWS, self._night(table)]
+        return subprocess.run(command, check=True, text=True, capture_output=True).stdout
+
+    def written(self, table: str) -> float:
+        """When the home site's night was completed (Unix time)."""
+        return (self._night(table) / "_SUCCESS").stat().st_mtime
+
+    def metadata(self, table: str) -> dict[str, Any]:
+        """The metadata of the home site's night."""
+        given: dict[str, Any] = json.loads((self._night(table) / "_METADATA.json").read_text(encoding="utf-8"))
+        return given
+
+    def _night(self, table: str) -> Path:
+        return self.store / table / "site=home" / f"capture_date={_NIGHT}"
 
 
 @pytest.fixture(scope="module")
@@ -155,11 +170,11 @@ def test_standalone__a_date_is_trained_on_and_promoted_and_cleared_gives_the_sam
     night = site.ended("iotid_ingest", site.trigger("iotid_ingest", f"{_NIGHT}T00:00:00Z"))
     first = site.tasks("iotid_ingest", night)
     home, garage = 0, 1
-    assert first["assemble_flows", home][0] == "success"
-    assert first["take_census", home][0] == "success", "without a champion it groups what is there"
+    assert (first["captured", home][0], first["captured", garage][0]) == ("success", "skipped")
+    assert first["ingest_sites", -1][0] == "success", "without a champion it groups what is there"
     assert first["take_network_census", -1][0] == "success"
-    assert {first[task, garage][0] for task in ("captured", "split_pcaps", "take_census")} == {"skipped"}
-    rows = site.rows("flows")
+    rows, flows = site.rows("flows"), site.written("flows")
+    assert site.metadata("census")["model_version"] is None
 
     site.ended("iotid_train", site.trigger("iotid_train", "2026-01-11T12:00:00Z"))  # of the 9th there are no flows
     site.ended("iotid_evaluate")  # started by the asset, with the dataset of the asset's event
@@ -167,8 +182,9 @@ def test_standalone__a_date_is_trained_on_and_promoted_and_cleared_gives_the_sam
 
     site.clear("iotid_ingest", night)
     site.ended("iotid_ingest", night)
-    assert site.tasks("iotid_ingest", night)["take_census", home][0] == "success"
-    assert site.lines().count(f"assemble_flows home {_NIGHT} ") == 2
+    assert site.lines().count(f"ingest_sites home {_NIGHT} ") == 2
+    assert site.metadata("census")["model_version"] == "1", "the model is an input of the census"
+    assert site.written("flows") == flows, "nothing of which they are made has changed"
     assert site.rows("flows") == rows
     assert int(rows.split()[0]) > 1000
     (site.bin / "real").unlink()
@@ -178,24 +194,22 @@ def test_standalone__a_back_fill_runs_in_order_and_a_job_that_fails_twice_works(
     for date in ("2026-02-01", "2026-02-02"):
         (site.captures / "home" / date).mkdir(parents=True)
         (site.captures / "home" / date / "a.pcap").touch()
-    (site.bin / "fails" / "split_pcaps home 2026-02-01").write_text("2", encoding="utf-8")
+    (site.bin / "fails" / "ingest_sites home 2026-02-01").write_text("2", encoding="utf-8")
     nights = {"from_date": "2026-02-01T00:00:00Z", "to_date": "2026-02-02T00:00:00Z", "max_active_runs": 1}
     site.airflow.api("POST", "backfills", {"dag_id": "iotid_ingest", **nights})
     first, second = sorted(run for run in site.runs("iotid_ingest") if run.startswith("backfill"))
     site.ended("iotid_ingest", first)
     site.ended("iotid_ingest", second)
-    assert site.tasks("iotid_ingest", first)["split_pcaps", 0] == ("success", 3)
-    given = [line.split()[:3] for line in site.lines() if " 2026-02-0" in line]
-    made = [[job, "home", date] for date in ("2026-02-01", "2026-02-02") for job in ("split_pcaps", "assemble_flows")]
-    given = [line for line in given if not line[0].endswith("_census")]
-    assert given == [made[0], made[0], *made]
+    assert site.tasks("iotid_ingest", first)["ingest_sites", -1] == ("success", 3)
+    given = [line for line in site.lines() if line.startswith("ingest_sites") and " 2026-02-0" in line]
+    assert given == ["ingest_sites home 2026-02-01 "] * 3 + ["ingest_sites home 2026-02-02 "]
 
 
 def test_standalone__late_captures_run_their_date_again(site: Site) -> None:
     (tonight,) = (run for run in site.runs("iotid_ingest").values() if run["run_type"] == "scheduled")
     site.ended("iotid_ingest", tonight["dag_run_id"])
     late = datetime.fromisoformat(tonight["logical_date"]) - timedelta(days=1)
-    run, line = f"late__{late.isoformat()}", f"assemble_flows home {late.date()} "
+    run, line = f"late__{late.isoformat()}", f"ingest_sites home {late.date()} "
     for number in (1, 2):  # a night that had no run, and one that has
         (site.captures / "home" / str(late.date())).mkdir(parents=True, exist_ok=True)
         (site.captures / "home" / str(late.date()) / f"{number}.pcap").touch()
