@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from iotid import config
 from iotid.capture import read_splits
+from iotid.capture.containers.scan import WINDOW_BYTES
 from iotid.flows.partial import FlowTable, Partials, packets_of_intervals
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def read_partials(
 ) -> Iterator[Partials]:
     """Yield the partial flows of one task's splits whenever they exceed ``capture.chunk_bytes``."""
     table = FlowTable(flow, task)
-    for packets in read_splits(own.splits, capture, counters, own.before, flow.keep_bytes, own.firsts):
+    for packets in read_splits(own.splits, capture, counters, own.before, flow.keep_bytes, own.firsts, WINDOW_BYTES):
         table.add(packets)
         if table.nbytes > capture.chunk_bytes:
             yield table.flush()
@@ -41,6 +42,6 @@ def read_intervals(
     own: TaskSplits, intervals: Partials, capture: config.Capture, flow: config.Flow, counters: Counters
 ) -> Iterator[Partials]:
     """The packets of unresolved intervals in one task's splits, each as a partial flow of its own."""
-    for packets in read_splits(own.splits, capture, counters, own.before, flow.keep_bytes):
+    for packets in read_splits(own.splits, capture, counters, own.before, flow.keep_bytes, None, WINDOW_BYTES):
         for start in range(0, len(packets), _SINGLE_PACKETS):
             yield packets_of_intervals(packets.take(slice(start, start + _SINGLE_PACKETS)), intervals, flow)
