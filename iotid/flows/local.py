@@ -20,6 +20,7 @@ from iotid.capture.splits.plan import last_splits, pack_tasks, split_captures, s
 from iotid.capture.threads import in_threads
 from iotid.errors import AccountingError, InputError, short_repr
 from iotid.flows.as_table import LENGTH_KEY
+from iotid.flows.dates import DAY_US
 from iotid.flows.merge import merge, separate_unique_keys
 from iotid.flows.partial import Partials
 from iotid.flows.read import TaskSplits, read_intervals, read_partials
@@ -104,9 +105,9 @@ def read_captures(
     check_accounting(in_flows, counters.packets("flow"))
     table = table_in_time_order(selections, strings_of([found.path for found in captures]), flow)
     zeros = np.zeros(len(table), np.int32)
-    if capture_date is None and len(table):
-        capture_date = table["first_seen"][0].as_py().date()  # the table is in time order
     day = (capture_date - _EPOCH).days if capture_date else 0
+    if capture_date is None and len(table):  # the table is in time order; as_py() would import pandas
+        day = table["first_seen"][0].value // DAY_US
     table = table.add_column(0, "site", strings_of([site]).take(column_of(zeros, pa.int32())))
     table = table.add_column(1, "capture_date", column_of(zeros + np.int32(day), pa.date32()))
     flows = counters.attach(table.cast(schemas.FLOWS.arrow_schema()))

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from iotid import config, schemas
-from iotid.capture.packets import column_of, ip_text, mac_text, strings_of
+from iotid.capture.packets import booleans_of, column_of, ip_text, mac_text, strings_of
 from iotid.capture.threads import in_threads
 from iotid.flows.columns import FlowColumns, SequenceColumns, empty_columns, write_first_bytes, write_flow_columns
 from iotid.flows.layout import END_REASONS, FIRST, KEY_COLUMNS, PACKET_WIDTH, Array
@@ -85,8 +85,8 @@ def _to_arrow(
         "vlan": flows.vlan,
         "first_seen": flows.first_seen,
         "last_seen": flows.last_seen,
-        "address_conflict": pa.array(flows.address_conflict),
-        "answered": pa.array(flows.answered),
+        "address_conflict": booleans_of(flows.address_conflict),
+        "answered": booleans_of(flows.answered),
         "end_reason": strings_of(END_REASONS).take(column_of(flows.end_reason, pa.int32())),
     }
     for end, name in enumerate(("client", "server")):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -63,6 +65,16 @@ def test_from_captures__cut_into_pieces_gives_the_references_flows(
     table = from_captures(tmp_path, capture=in_pieces(dice), **rule)
     assert stored(table) == reference.flows(with_data(read_packets(paths), reference), paths, **rule)
     assert table.schema.equals(schemas.FLOWS.arrow_schema())
+
+
+def test_from_captures__of_a_small_capture_loads_no_pandas(tmp_path: Path, random_rows: Any, write_pcap: Any) -> None:
+    write_captures(tmp_path, 5, 300, random_rows, write_pcap)
+    code = (
+        "import sys; from iotid.flows import from_captures; flows = from_captures(sys.argv[1]); "
+        "print('pandas' in sys.modules, flows['first_seen'][0].as_py().date() == flows['capture_date'][0].as_py())"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout == "False True\n"
 
 
 def test_from_captures__every_packet_is_in_a_flow_or_counted(tmp_path: Path, random_rows: Any, write_pcap: Any) -> None:
