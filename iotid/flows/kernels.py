@@ -115,7 +115,7 @@ class Table(NamedTuple):
     secret: Array  # uint64 (SECRET_WORDS,)
     keys: Array
     state: Array
-    packet_owners: Array  # int64: row of the partial flow that each row of first_packets belongs to
+    packet_owners: Array  # int32: row of the partial flow that each row of first_packets belongs to
     first_packets: Array
     counts: Array  # int64 (3,): rows of keys and state, distinct keys, rows of first_packets
     key: Array  # uint64 (KEY_WORDS,): buffer for a packet's key

@@ -16,8 +16,8 @@ from iotid.capture.file_split import FileSplit
 from iotid.capture.packets import column_of, strings_of
 from iotid.capture.splits.discovery import find_captures
 from iotid.capture.splits.overlaps import FirstPackets
-from iotid.capture.splits.plan import last_splits, pack_tasks, split_captures, splits_before
-from iotid.capture.threads import in_threads
+from iotid.capture.splits.plan import last_splits, num_bytes, split_captures, splits_before
+from iotid.capture.threads import cores, in_threads
 from iotid.errors import AccountingError, InputError, short_repr
 from iotid.flows.as_table import LENGTH_KEY
 from iotid.flows.dates import DAY_US
@@ -28,6 +28,8 @@ from iotid.flows.table import FlowSelection, table_in_time_order
 from iotid.inputs import check_type, locations_of
 
 Location = str | Path
+
+_TABLE_CHUNKS = 16  # of chunk_bytes: size of a table of partial flows at which another is begun
 
 _EPOCH = date(1970, 1, 1)
 
@@ -123,6 +125,16 @@ def check_accounting(in_flows: int, counted: int) -> None:
         )
 
 
+def _split_evenly(splits: list[FileSplit], capture: config.Capture) -> list[list[FileSplit]]:
+    """Consecutive splits for each core, about equally many bytes; fewer if these are less than ``task_bytes`` each."""
+    sizes = np.array([num_bytes(split) for split in splits], np.int64)
+    total = max(int(sizes.sum()), 1)
+    tasks = max(min(cores(), -(-total // capture.task_bytes)), 1)
+    middle = np.cumsum(sizes) - sizes // 2
+    task_of = (middle * tasks // (total + 1)).tolist()
+    return [[splits[index] for index in group] for _, group in groupby(range(len(splits)), key=task_of.__getitem__)]
+
+
 def _assemble(
     captures: list[FileSplit], capture: config.Capture, flow: config.Flow
 ) -> tuple[list[FlowSelection], Counters]:
@@ -130,16 +142,17 @@ def _assemble(
     plan = split_captures(captures, capture)
     splits = plan.splits
     last_of = last_splits(splits)
-    packed = groupby(zip(pack_tasks(splits, capture), splits, strict=True), key=lambda pair: pair[0])
     firsts = FirstPackets((split.file_index, split.first_packet) for split in splits)
     of_task = [
         TaskSplits(own, splits_before(last_of, own[0], capture) if flow.join_files else None, firsts)
-        for own in ([split for _, split in group] for _, group in packed)
+        for own in _split_evenly(splits, capture)
     ]
+    # flows that continue through all splits of a task need not be merged; nothing is held that is not handed out
+    table_bytes = _TABLE_CHUNKS * capture.chunk_bytes
 
     def read(task: int) -> tuple[list[Partials], Counters]:
         counted = Counters()
-        return list(read_partials(of_task[task], task, capture, flow, counted)), counted
+        return list(read_partials(of_task[task], task, capture, flow, counted, table_bytes)), counted
 
     counters = Counters()
     for path, why in plan.unreadable.items():

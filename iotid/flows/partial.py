@@ -39,7 +39,9 @@ if TYPE_CHECKING:
 
 _US = 1_000_000
 _SECRET = np.frombuffer(secrets.token_bytes(8 * SECRET_WORDS), np.uint64).copy()  # of this process's tables
-_FIRST_ROWS = 1 << 16  # of a table: memory not yet written to costs nothing, growing costs a copy
+# of a table at first: memory that is not yet written to costs nothing, growing costs a copy
+_LEAST_ROWS, _MOST_ROWS = 1 << 12, 1 << 20
+_BYTES_PER_ROW = 512  # of captures of IoT devices: one flow in 700 to 1,500 bytes
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,9 @@ class Partials:
         counts = (self.starts[1:] - self.starts[:-1])[rows]
         starts = starts_of(counts)
         picked = np.arange(starts[-1]) + np.repeat(self.starts[:-1][rows] - starts[:-1], counts)
-        return Partials(self.task[rows], self.keys[rows], self.state[rows], starts, self.first_packets[picked])
+        # np.take copies whole rows of a matrix, unlike indexing
+        of_rows = (np.take(each, rows, axis=0) for each in (self.task, self.keys, self.state))
+        return Partials(*of_rows, starts, np.take(self.first_packets, picked, axis=0))
 
     def first(self, count: int) -> Partials:
         """The first rows, not copied."""
@@ -138,20 +142,22 @@ NO_PARTIALS = Partials(
 class FlowTable:
     """The partial flows of one task while its packets are read.
 
-    Add packets chunk by chunk, in any order; time order gives the fewest rows.
+    Add packets chunk by chunk, in any order; time order gives the fewest rows. ``capture_bytes``: an estimate of how
+    many will be read, for the table's first size.
     """
 
-    def __init__(self, settings: config.Flow, task: int = 0) -> None:
+    def __init__(self, settings: config.Flow, task: int = 0, capture_bytes: int = 0) -> None:
         self._settings = settings
         self._rule = rule_of(settings)
         self._task = task
-        self._table = _new_table(_FIRST_ROWS, packet_width(settings))
+        rows = min(max(capture_bytes // _BYTES_PER_ROW, _LEAST_ROWS), _MOST_ROWS)
+        self._table = _new_table(1 << (rows - 1).bit_length(), packet_width(settings))
 
     @property
     def nbytes(self) -> int:
         """Bytes in use."""
         partials, _, first_packets = self._table.counts
-        of_first_packets = first_packets * 8 * (self._table.first_packets.shape[1] + 1)
+        of_first_packets = first_packets * (8 * self._table.first_packets.shape[1] + 4)
         return int(partials * 8 * (KEY_WORDS + STATE_WIDTH) + of_first_packets + self._table.slots.nbytes)
 
     def add(self, packets: Packets) -> None:
@@ -271,7 +277,7 @@ def _new_table(rows: int, width: int) -> Table:
         _SECRET,
         np.empty((rows, KEY_WORDS), np.uint64),
         np.empty((rows, STATE_WIDTH), np.int64),
-        np.empty(16 * rows, np.int64),
+        np.empty(16 * rows, np.int32),
         np.empty((16 * rows, width), np.int64),
         np.zeros(3, np.int64),
         np.empty(KEY_WORDS, np.uint64),

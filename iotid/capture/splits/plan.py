@@ -81,12 +81,17 @@ def pack_tasks(splits: list[FileSplit], settings: config.Capture) -> list[int]:
     tasks: list[int] = []
     task, task_bytes = 0, 0
     for split in splits:
-        size = split.file_bytes if split.stop < 0 else split.stop - split.start
+        size = num_bytes(split)
         if task_bytes and task_bytes + size > settings.task_bytes:
             task, task_bytes = task + 1, 0
         task_bytes += size
         tasks.append(task)
     return tasks
+
+
+def num_bytes(split: FileSplit) -> int:
+    """Bytes of the split; of a compressed file, its compressed ones."""
+    return split.file_bytes if split.stop < 0 else split.stop - split.start
 
 
 def last_splits(plan: Iterable[FileSplit]) -> dict[int, FileSplit]:
