@@ -30,6 +30,7 @@ from iotid.inputs import check_type, locations_of
 Location = str | Path
 
 _TABLE_CHUNKS = 16  # of chunk_bytes: size of a table of partial flows at which another is begun
+_TABLE_BYTES = 1 << 35  # ... and at most: fewer than 2^31 first packets, whose rows are int32
 
 _EPOCH = date(1970, 1, 1)
 
@@ -139,7 +140,11 @@ def _assemble(
     captures: list[FileSplit], capture: config.Capture, flow: config.Flow
 ) -> tuple[list[FlowSelection], Counters]:
     """The flows, and the counters of all packets."""
-    plan = split_captures(captures, capture)
+    # cut no more than this machine needs: each cut takes a walk through the records before it
+    share = -(-sum(found.file_bytes for found in captures) // cores())
+    plan = split_captures(
+        captures, capture.model_copy(update={"split_bytes": max(capture.split_bytes, share)}), walk_last=False
+    )
     splits = plan.splits
     last_of = last_splits(splits)
     firsts = FirstPackets((split.file_index, split.first_packet) for split in splits)
@@ -148,11 +153,11 @@ def _assemble(
         for own in _split_evenly(splits, capture)
     ]
     # flows that continue through all splits of a task need not be merged; nothing is held that is not handed out
-    table_bytes = _TABLE_CHUNKS * capture.chunk_bytes
+    table_bytes = min(_TABLE_CHUNKS * capture.chunk_bytes, _TABLE_BYTES)
 
     def read(task: int) -> tuple[list[Partials], Counters]:
         counted = Counters()
-        return list(read_partials(of_task[task], task, capture, flow, counted, table_bytes)), counted
+        return list(read_partials(of_task[task], task, capture, flow, counted, table_bytes, in_order=False)), counted
 
     counters = Counters()
     for path, why in plan.unreadable.items():

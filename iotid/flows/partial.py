@@ -48,7 +48,8 @@ _BYTES_PER_ROW = 512  # of captures of IoT devices: one flow in 700 to 1,500 byt
 class Partials:
     """n partial flows with h first packets between them; see ``layout`` for the rows.
 
-    ``first_packets[starts[i]:starts[i + 1]]`` are those of row i.
+    ``first_packets[starts[i]:starts[i + 1]]`` are those of row i; or, if there is an ``order``, the rows
+    ``order[starts[i]:starts[i + 1]]`` of ``first_packets``. Rows that are taken have no order.
     """
 
     task: Array  # int32 (n,): worker task that read it
@@ -56,9 +57,18 @@ class Partials:
     state: Array  # int64 (n, STATE_WIDTH)
     starts: Array  # int64 (n + 1,)
     first_packets: Array  # int64 (h, packet_width)
+    order: Array | None = None  # int32 (h,)
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    @property
+    def rows_of_packets(self) -> Array:
+        """int32 (h,): ``order``, or the numbers of all rows; int64 if these are 2^31 or more."""
+        if self.order is not None:
+            return self.order
+        count = len(self.first_packets)
+        return np.arange(count, dtype=np.int32 if count < 1 << 31 else np.int64)
 
     @property
     def packets(self) -> Array:
@@ -74,12 +84,14 @@ class Partials:
         counts = (self.starts[1:] - self.starts[:-1])[rows]
         starts = starts_of(counts)
         picked = np.arange(starts[-1]) + np.repeat(self.starts[:-1][rows] - starts[:-1], counts)
+        picked = picked if self.order is None else self.order[picked]
         # np.take copies whole rows of a matrix, unlike indexing
         of_rows = (np.take(each, rows, axis=0) for each in (self.task, self.keys, self.state))
         return Partials(*of_rows, starts, np.take(self.first_packets, picked, axis=0))
 
     def first(self, count: int) -> Partials:
         """The first rows, not copied."""
+        assert self.order is None
         first_packets = self.first_packets[: self.starts[count]]
         return Partials(
             self.task[:count], self.keys[:count], self.state[:count], self.starts[: count + 1], first_packets
@@ -90,6 +102,7 @@ class Partials:
         parts = [part for part in parts if len(part)]
         if len(parts) <= 1:
             return parts[0] if parts else NO_PARTIALS
+        assert all(part.order is None for part in parts)
         counts = [part.starts[1:] - part.starts[:-1] for part in parts]
         return Partials(
             np.concatenate([part.task for part in parts]),
@@ -103,6 +116,7 @@ class Partials:
         """The rows as schemas.PARTIAL_FLOWS; large arrays are not copied."""
         import pyarrow as pa
 
+        assert self.order is None
         return pa.RecordBatch.from_arrays(
             [
                 pa.array(self.task),
@@ -170,17 +184,29 @@ class FlowTable:
             self._table = _grown(self._table)
             done = kernels.add_packets(done, columns, order, lengths, self._rule, self._table)
 
-    def flush(self) -> Partials:
-        """Return all rows and empty the table."""
+    def flush(self, *, in_order: bool = True) -> Partials:
+        """Return all rows and empty the table.
+
+        ``in_order``: whether first packets are copied in the order of the rows, so that there is no ``order``.
+        """
         table = self._table
         partials, _, num_first_packets = table.counts
         owners = table.packet_owners[:num_first_packets]
         starts = starts_of(np.bincount(owners, minlength=partials))
-        first_packets = np.empty((num_first_packets, table.first_packets.shape[1]), np.int64)
-        kernels.group_first_packets(owners, table.first_packets[:num_first_packets], starts.copy(), first_packets)
+        order = np.empty(num_first_packets, np.int32)
+        kernels.order_first_packets(owners, starts.copy(), order)
+        first_packets = table.first_packets[:num_first_packets]
         task = np.full(partials, self._task, np.int32)
-        flushed = Partials(task, table.keys[:partials], table.state[:partials], starts, first_packets)
-        self._table = table._replace(keys=np.empty_like(table.keys), state=np.empty_like(table.state))
+        flushed = Partials(
+            task,
+            table.keys[:partials],
+            table.state[:partials],
+            starts,
+            np.take(first_packets, order, axis=0) if in_order else first_packets,
+            None if in_order else order,
+        )
+        handed_out = ("keys", "state") if in_order else ("keys", "state", "first_packets")
+        self._table = table._replace(**{name: np.empty_like(getattr(table, name)) for name in handed_out})
         table.slots[:] = -1
         table.counts[:] = 0
         return flushed

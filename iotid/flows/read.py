@@ -34,15 +34,20 @@ def read_partials(
     flow: config.Flow,
     counters: Counters,
     table_bytes: int | None = None,
+    *,
+    in_order: bool = True,
 ) -> Iterator[Partials]:
-    """Yield the partial flows of one task's splits whenever they exceed ``table_bytes``, or ``capture.chunk_bytes``."""
+    """Yield the partial flows of one task's splits whenever they exceed ``table_bytes``, or ``capture.chunk_bytes``.
+
+    ``in_order``: see `FlowTable.flush`.
+    """
     table_bytes = capture.chunk_bytes if table_bytes is None else table_bytes
     table = FlowTable(flow, task, min(table_bytes, sum(map(num_bytes, own.splits))))
     for packets in read_splits(own.splits, capture, counters, own.before, flow.keep_bytes, own.firsts, WINDOW_BYTES):
         table.add(packets)
         if table.nbytes > table_bytes:
-            yield table.flush()
-    yield table.flush()
+            yield table.flush(in_order=in_order)
+    yield table.flush(in_order=in_order)
 
 
 def read_intervals(

@@ -62,13 +62,13 @@ def _table(
 
     def lay_out_selection(selection_and_index: tuple[FlowSelection, Array]) -> None:
         (flows, rows), index = selection_and_index
+        order, first_packets = flows.rows_of_packets, flows.first_packets
         write_flow_columns(
-            flows.keys, flows.state, flows.starts, flows.first_packets, rows, index, starts, columns, sequences
+            flows.keys, flows.state, flows.starts, order, first_packets, rows, index, starts, columns, sequences
         )
         if settings.keep_bytes > 0:
-            write_first_bytes(
-                flows.starts, flows.first_packets[:, PACKET_WIDTH:].view(np.uint8), rows, index, first_bytes
-            )
+            packet_bytes = first_packets[:, PACKET_WIDTH:].view(np.uint8)
+            write_first_bytes(flows.starts, order, packet_bytes, rows, index, first_bytes)
 
     in_threads(lay_out_selection, ((selections.pop(), index) for index in reversed(indices)), len(indices))
     columns.file_index[:] += carried

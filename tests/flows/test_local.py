@@ -25,6 +25,12 @@ from iotid.flows.local import check_accounting
 Row = dict[str, Any]
 
 
+@pytest.fixture(autouse=True)
+def many_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Captures are cut for as many cores, whatever the machine has."""
+    monkeypatch.setattr(local, "cores", lambda: 7)
+
+
 def in_pieces(dice: random.Random) -> config.Capture:
     """Settings that cut captures into many splits, and splits into several tasks and many chunks."""
     capture = config.load_settings().capture

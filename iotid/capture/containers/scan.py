@@ -28,7 +28,7 @@ from iotid.capture.containers.records import (
 from iotid.capture.containers.streams import Stream
 
 TO_THE_END = 2**62
-WINDOW_BYTES = 1 << 20  # what is computed from a window of this size stays in a core's cache until it is used
+WINDOW_BYTES = 1 << 21  # what is computed from a window of this size stays in a core's cache until it is used
 
 _RECORD_BYTES = 64  # a window yields at most one record per so many bytes, which bounds its columns
 _MAX_FAULTS = 4096
