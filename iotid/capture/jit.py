@@ -61,7 +61,7 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
     if not _options.CACHE_DIR:
         _options.CACHE_LOCATOR_CLASSES = f"{__name__}.{KernelFolder.__name__}"
     try:
-        return _saving_under_lock(_njit(cache=True)(function))
+        return _loading_alone(_saving_under_lock(_njit(cache=True)(function)))
     finally:
         _options.CACHE_LOCATOR_CLASSES = before
 
@@ -78,6 +78,23 @@ def _saving_under_lock(dispatcher: Any) -> Any:
             save(key, data)
 
     files_of.save = save_under_lock
+    return dispatcher
+
+
+def _loading_alone(dispatcher: Any) -> Any:
+    """Make the kernel load from its cache without what Numba needs to compile.
+
+    Numba would first import its implementations of Python and NumPy, and SciPy: 0.3 s. Compiling still does, if the
+    cache has no such signature.
+    """
+    cache = dispatcher._cache
+    load = cache._load_overload
+
+    def load_alone(signature: Any, context: Any) -> Any:
+        with cache._guard_against_spurious_io_errors():
+            return load(signature, context)
+
+    cache.load_overload = load_alone
     return dispatcher
 
 

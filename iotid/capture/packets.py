@@ -153,6 +153,14 @@ def column_of(values: NDArray[Any], kind: pa.DataType, valid: NDArray[np.bool_] 
     return pa.Array.from_buffers(kind, len(values), [bits, pa.py_buffer(np.ascontiguousarray(values))])
 
 
+def booleans_of(values: NDArray[np.bool_]) -> pa.Array:
+    """The array as an Arrow array of booleans, a bit each."""
+    import pyarrow as pa
+
+    bits = pa.py_buffer(np.packbits(values, bitorder="little"))
+    return pa.Array.from_buffers(pa.bool_(), len(values), [None, bits])
+
+
 def strings_of(texts: Sequence[str]) -> pa.Array:
     import pyarrow as pa
 

@@ -80,20 +80,22 @@ def read_splits(
     before: Sequence[FileSplit] | None = None,
     keep_bytes: int = 0,
     firsts: FirstPackets | None = None,
+    window_bytes: int | None = None,
 ) -> Iterator[Packets]:
-    """Yield the packets of splits, in file order, about ``chunk_bytes`` at a time; count all others in ``counters``.
+    """Yield the packets of splits, in file order, window by window; count all others in ``counters``.
 
     ``splits``: in the order of the plan. ``before`` (`iotid.capture.splits.plan.splits_before`): the captures before
     them, nearest first, if captures are one stream; None: each capture is a stream of its own. ``keep_bytes``: bytes of
     each packet, from its IP header on, that go into its ``first_words``. ``firsts``: the first packets of all captures,
-    to count captures that overlap. Each item's arrays are overwritten by the next: use or copy them first.
+    to count captures that overlap. ``window_bytes``: of a capture, read at a time; by default ``chunk_bytes``. Each
+    item's arrays are overwritten by the next: use or copy them first.
 
     Raises:
         InputError: ``settings.unreadable`` is `fail`, and a capture cannot be read.
         StaleError: the same, and a capture changed since it was planned.
         DataError: ``settings.strict``, and a record is broken, a packet malformed, or a link or Ethernet type not read.
     """
-    reading = _Reading(settings, before, keep_bytes)
+    reading = _Reading(settings, before, keep_bytes, window_bytes)
     for split in splits:
         try:
             yield from reading.packets(split, counters, firsts)
@@ -103,16 +105,22 @@ def read_splits(
             size = (split.file_bytes if split.stop < 0 else split.stop) - split.start
             counters.quarantine(split.path, size, split.start, str(fault))
             _log.warning("%s; it is in quarantine", fault)
-            reading = _Reading(
-                settings, None if before is None else [], keep_bytes
-            )  # the state after an unread capture is unknown
+            # the state after an unread capture is unknown
+            reading = _Reading(settings, None if before is None else [], keep_bytes, window_bytes)
 
 
 class _Reading:
     """Reads splits in sequence with one decoder, whose state then covers the records before each split."""
 
-    def __init__(self, settings: config.Capture, before: Sequence[FileSplit] | None, keep_bytes: int) -> None:
+    def __init__(
+        self,
+        settings: config.Capture,
+        before: Sequence[FileSplit] | None,
+        keep_bytes: int,
+        window_bytes: int | None,
+    ) -> None:
         self._settings = settings
+        self._window_bytes = window_bytes
         self._keep_bytes = keep_bytes
         self._is_one_stream = before is not None
         self._before = before or ()
@@ -129,7 +137,7 @@ class _Reading:
         with open_stream(split, settings) as stream:
             if split.split == 0:
                 broken.header(header_cut(stream, split.container))
-            scan = RecordScan(stream, split.container, split.context, begin, split.stop, settings)
+            scan = RecordScan(stream, split.container, split.context, begin, split.stop, settings, self._window_bytes)
             for step in scan:
                 decoded = self._decoder.decode(step.buffer, step.records, split.start)
                 is_near = self._has_unread and self._num_records + step.first_record < settings.fragment_records
@@ -206,7 +214,9 @@ class _Reading:
     def _scan(self, split: FileSplit, decoder: Decoder | None = None) -> int:
         """Scan a split, decode its records if there is a decoder, and return their number."""
         with open_stream(split, self._settings) as stream:
-            scan = RecordScan(stream, split.container, split.context, split.start, split.stop, self._settings)
+            scan = RecordScan(
+                stream, split.container, split.context, split.start, split.stop, self._settings, self._window_bytes
+            )
             for step in scan:
                 if decoder is not None:
                     decoder.decode(step.buffer, step.records, TO_THE_END)

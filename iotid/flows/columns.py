@@ -141,6 +141,7 @@ def write_flow_columns(
     keys: Array,
     state: Array,
     starts: Array,
+    order: Array,
     first_packets: Array,
     rows: Array,
     numbers: Array,
@@ -148,7 +149,10 @@ def write_flow_columns(
     flows: FlowColumns,
     sequences: SequenceColumns,
 ) -> None:
-    """Write ``rows`` as entries ``numbers`` of ``flows``; ``sequence_starts``: where each flow's sequences begin."""
+    """Write ``rows`` as entries ``numbers`` of ``flows``; ``sequence_starts``: where each flow's sequences begin.
+
+    ``order``: rows of ``first_packets``, flow by flow.
+    """
     for r in range(len(rows)):
         i = rows[r]
         f = numbers[r]
@@ -172,8 +176,9 @@ def write_flow_columns(
             flows.num_bytes[end, f] = state[i, BYTES + side]
         s = sequence_starts[f]
         refusals = 0
-        earlier_us = first_packets[starts[i], PACKET_ORDER]
-        for h in range(starts[i], starts[i + 1]):
+        earlier_us = state[i, FIRST]
+        for nth in range(starts[i], starts[i + 1]):
+            h = order[nth]
             marks, lengths = first_packets[h, PACKET_MARKS], first_packets[h, PACKET_LENGTHS]
             sequences.packet_length[s] = lengths & 0xFFFFFFFF
             sequences.payload_length[s] = lengths >> PAYLOAD_SHIFT
@@ -189,13 +194,16 @@ def write_flow_columns(
 
 
 @kernel
-def write_first_bytes(starts: Array, packet_bytes: Array, rows: Array, numbers: Array, first_bytes: Array) -> None:
+def write_first_bytes(
+    starts: Array, order: Array, packet_bytes: Array, rows: Array, numbers: Array, first_bytes: Array
+) -> None:
     """Write the bytes of the ``rows``' first packets as those of flows ``numbers``, as many as fit.
 
-    ``packet_bytes``: uint8 (h, at least B), one row per packet; ``first_bytes``: uint8 (flows, K, B), all zero.
+    ``packet_bytes``: uint8 (h, at least B), one row per packet, in ``order``; ``first_bytes``: uint8 (flows, K, B),
+    all zero.
     """
     for r in range(len(rows)):
         begin = starts[rows[r]]
         for k in range(min(starts[rows[r] + 1] - begin, first_bytes.shape[1])):
             for b in range(first_bytes.shape[2]):
-                first_bytes[numbers[r], k, b] = packet_bytes[begin + k, b]
+                first_bytes[numbers[r], k, b] = packet_bytes[order[begin + k], b]

@@ -11,7 +11,7 @@ import numpy as np
 from iotid.capture.by_date import OTHER
 from iotid.flows.layout import Array
 
-_DAY_US = 86_400_000_000
+DAY_US = 86_400_000_000
 _LAST_DAY = 2**32 // 86_400  # pcap has 32 bits of seconds: 1970 to 2106
 _MOST_DATES = 32
 _EPOCH = date(1970, 1, 1)
@@ -21,7 +21,7 @@ def count_days(first_us: Array) -> Counter[int]:
     """Number of flows by day since 1970 of their first packets (int64 (n,), µs); -1: outside of pcap's range."""
     if not len(first_us):
         return Counter()
-    day_N = first_us // _DAY_US
+    day_N = first_us // DAY_US
     day_N[(day_N < 0) | (day_N > _LAST_DAY)] = -1
     lowest = int(day_N.min())
     counts_D = np.bincount(day_N - lowest)  # linear, unlike a sort

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -57,7 +57,6 @@ from iotid.flows.layout import (
     Array,
     before,
     closed,
-    copy_row,
     count_sender,
     has_moved,
     opened_otherwise,
@@ -115,7 +114,7 @@ class Table(NamedTuple):
     secret: Array  # uint64 (SECRET_WORDS,)
     keys: Array
     state: Array
-    packet_owners: Array  # int64: row of the partial flow that each row of first_packets belongs to
+    packet_owners: Array  # int32: row of the partial flow that each row of first_packets belongs to
     first_packets: Array
     counts: Array  # int64 (3,): rows of keys and state, distinct keys, rows of first_packets
     key: Array  # uint64 (KEY_WORDS,): buffer for a packet's key
@@ -321,7 +320,7 @@ def add_packets(begin: int, packets: Columns, order: Array, lengths: Array, rule
             or 2 * counts[KEYS] >= len(slots)
         ):
             return index
-        p = order[index]
+        p: Any = np.uint64(order[index])  # unsigned: Numba then needs no code for indices from the end of each column
         side = _pack_key(p, packets, rule.join_files, key)
         us = packets.timestamp_us[p]
         position = _position(packets, p)
@@ -350,14 +349,14 @@ def add_packets(begin: int, packets: Columns, order: Array, lengths: Array, rule
 
 
 @kernel
-def group_first_packets(packet_owners: Array, first_packets: Array, filled: Array, grouped: Array) -> None:
-    """Group packets by partial flow, in the order in which they were added.
+def order_first_packets(packet_owners: Array, filled: Array, order: Array) -> None:
+    """Write the packets' rows grouped by partial flow, in the order in which they were added.
 
     ``filled``: where each flow's packets start; afterwards, where they end.
     """
     for h in range(len(packet_owners)):
         owner = packet_owners[h]
-        copy_row(first_packets, h, grouped, filled[owner])
+        order[filled[owner]] = h
         filled[owner] += 1
 
 

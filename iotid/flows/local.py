@@ -16,10 +16,11 @@ from iotid.capture.file_split import FileSplit
 from iotid.capture.packets import column_of, strings_of
 from iotid.capture.splits.discovery import find_captures
 from iotid.capture.splits.overlaps import FirstPackets
-from iotid.capture.splits.plan import last_splits, pack_tasks, split_captures, splits_before
-from iotid.capture.threads import in_threads
+from iotid.capture.splits.plan import last_splits, num_bytes, split_captures, splits_before
+from iotid.capture.threads import cores, in_threads
 from iotid.errors import AccountingError, InputError, short_repr
 from iotid.flows.as_table import LENGTH_KEY
+from iotid.flows.dates import DAY_US
 from iotid.flows.merge import merge, separate_unique_keys
 from iotid.flows.partial import Partials
 from iotid.flows.read import TaskSplits, read_intervals, read_partials
@@ -27,6 +28,9 @@ from iotid.flows.table import FlowSelection, table_in_time_order
 from iotid.inputs import check_type, locations_of
 
 Location = str | Path
+
+_TABLE_CHUNKS = 16  # of chunk_bytes: size of a table of partial flows at which another is begun
+_TABLE_BYTES = 1 << 35  # ... and at most: fewer than 2^31 first packets, whose rows are int32
 
 _EPOCH = date(1970, 1, 1)
 
@@ -104,9 +108,9 @@ def read_captures(
     check_accounting(in_flows, counters.packets("flow"))
     table = table_in_time_order(selections, strings_of([found.path for found in captures]), flow)
     zeros = np.zeros(len(table), np.int32)
-    if capture_date is None and len(table):
-        capture_date = table["first_seen"][0].as_py().date()  # the table is in time order
     day = (capture_date - _EPOCH).days if capture_date else 0
+    if capture_date is None and len(table):  # the table is in time order; as_py() would import pandas
+        day = table["first_seen"][0].value // DAY_US
     table = table.add_column(0, "site", strings_of([site]).take(column_of(zeros, pa.int32())))
     table = table.add_column(1, "capture_date", column_of(zeros + np.int32(day), pa.date32()))
     flows = counters.attach(table.cast(schemas.FLOWS.arrow_schema()))
@@ -122,23 +126,38 @@ def check_accounting(in_flows: int, counted: int) -> None:
         )
 
 
+def _split_evenly(splits: list[FileSplit], capture: config.Capture) -> list[list[FileSplit]]:
+    """Consecutive splits for each core, about equally many bytes; fewer if these are less than ``task_bytes`` each."""
+    sizes = np.array([num_bytes(split) for split in splits], np.int64)
+    total = max(int(sizes.sum()), 1)
+    tasks = max(min(cores(), -(-total // capture.task_bytes)), 1)
+    middle = np.cumsum(sizes) - sizes // 2
+    task_of = (middle * tasks // (total + 1)).tolist()
+    return [[splits[index] for index in group] for _, group in groupby(range(len(splits)), key=task_of.__getitem__)]
+
+
 def _assemble(
     captures: list[FileSplit], capture: config.Capture, flow: config.Flow
 ) -> tuple[list[FlowSelection], Counters]:
     """The flows, and the counters of all packets."""
-    plan = split_captures(captures, capture)
+    # cut no more than this machine needs: each cut takes a walk through the records before it
+    share = -(-sum(found.file_bytes for found in captures) // cores())
+    plan = split_captures(
+        captures, capture.model_copy(update={"split_bytes": max(capture.split_bytes, share)}), walk_last=False
+    )
     splits = plan.splits
     last_of = last_splits(splits)
-    packed = groupby(zip(pack_tasks(splits, capture), splits, strict=True), key=lambda pair: pair[0])
     firsts = FirstPackets((split.file_index, split.first_packet) for split in splits)
     of_task = [
         TaskSplits(own, splits_before(last_of, own[0], capture) if flow.join_files else None, firsts)
-        for own in ([split for _, split in group] for _, group in packed)
+        for own in _split_evenly(splits, capture)
     ]
+    # flows that continue through all splits of a task need not be merged; nothing is held that is not handed out
+    table_bytes = min(_TABLE_CHUNKS * capture.chunk_bytes, _TABLE_BYTES)
 
     def read(task: int) -> tuple[list[Partials], Counters]:
         counted = Counters()
-        return list(read_partials(of_task[task], task, capture, flow, counted)), counted
+        return list(read_partials(of_task[task], task, capture, flow, counted, table_bytes, in_order=False)), counted
 
     counters = Counters()
     for path, why in plan.unreadable.items():

@@ -39,14 +39,17 @@ if TYPE_CHECKING:
 
 _US = 1_000_000
 _SECRET = np.frombuffer(secrets.token_bytes(8 * SECRET_WORDS), np.uint64).copy()  # of this process's tables
-_FIRST_ROWS = 1 << 16  # of a table: memory not yet written to costs nothing, growing costs a copy
+# of a table at first: memory that is not yet written to costs nothing, growing costs a copy
+_LEAST_ROWS, _MOST_ROWS = 1 << 12, 1 << 20
+_BYTES_PER_ROW = 512  # of captures of IoT devices: one flow in 700 to 1,500 bytes
 
 
 @dataclass(frozen=True)
 class Partials:
     """n partial flows with h first packets between them; see ``layout`` for the rows.
 
-    ``first_packets[starts[i]:starts[i + 1]]`` are those of row i.
+    ``first_packets[starts[i]:starts[i + 1]]`` are those of row i; or, if there is an ``order``, the rows
+    ``order[starts[i]:starts[i + 1]]`` of ``first_packets``. Rows that are taken have no order.
     """
 
     task: Array  # int32 (n,): worker task that read it
@@ -54,9 +57,18 @@ class Partials:
     state: Array  # int64 (n, STATE_WIDTH)
     starts: Array  # int64 (n + 1,)
     first_packets: Array  # int64 (h, packet_width)
+    order: Array | None = None  # int32 (h,)
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    @property
+    def rows_of_packets(self) -> Array:
+        """int32 (h,): ``order``, or the numbers of all rows; int64 if these are 2^31 or more."""
+        if self.order is not None:
+            return self.order
+        count = len(self.first_packets)
+        return np.arange(count, dtype=np.int32 if count < 1 << 31 else np.int64)
 
     @property
     def packets(self) -> Array:
@@ -72,10 +84,14 @@ class Partials:
         counts = (self.starts[1:] - self.starts[:-1])[rows]
         starts = starts_of(counts)
         picked = np.arange(starts[-1]) + np.repeat(self.starts[:-1][rows] - starts[:-1], counts)
-        return Partials(self.task[rows], self.keys[rows], self.state[rows], starts, self.first_packets[picked])
+        picked = picked if self.order is None else self.order[picked]
+        # np.take copies whole rows of a matrix, unlike indexing
+        of_rows = (np.take(each, rows, axis=0) for each in (self.task, self.keys, self.state))
+        return Partials(*of_rows, starts, np.take(self.first_packets, picked, axis=0))
 
     def first(self, count: int) -> Partials:
         """The first rows, not copied."""
+        assert self.order is None
         first_packets = self.first_packets[: self.starts[count]]
         return Partials(
             self.task[:count], self.keys[:count], self.state[:count], self.starts[: count + 1], first_packets
@@ -86,6 +102,7 @@ class Partials:
         parts = [part for part in parts if len(part)]
         if len(parts) <= 1:
             return parts[0] if parts else NO_PARTIALS
+        assert all(part.order is None for part in parts)
         counts = [part.starts[1:] - part.starts[:-1] for part in parts]
         return Partials(
             np.concatenate([part.task for part in parts]),
@@ -99,6 +116,7 @@ class Partials:
         """The rows as schemas.PARTIAL_FLOWS; large arrays are not copied."""
         import pyarrow as pa
 
+        assert self.order is None
         return pa.RecordBatch.from_arrays(
             [
                 pa.array(self.task),
@@ -138,20 +156,22 @@ NO_PARTIALS = Partials(
 class FlowTable:
     """The partial flows of one task while its packets are read.
 
-    Add packets chunk by chunk, in any order; time order gives the fewest rows.
+    Add packets chunk by chunk, in any order; time order gives the fewest rows. ``capture_bytes``: an estimate of how
+    many will be read, for the table's first size.
     """
 
-    def __init__(self, settings: config.Flow, task: int = 0) -> None:
+    def __init__(self, settings: config.Flow, task: int = 0, capture_bytes: int = 0) -> None:
         self._settings = settings
         self._rule = rule_of(settings)
         self._task = task
-        self._table = _new_table(_FIRST_ROWS, packet_width(settings))
+        rows = min(max(capture_bytes // _BYTES_PER_ROW, _LEAST_ROWS), _MOST_ROWS)
+        self._table = _new_table(1 << (rows - 1).bit_length(), packet_width(settings))
 
     @property
     def nbytes(self) -> int:
         """Bytes in use."""
         partials, _, first_packets = self._table.counts
-        of_first_packets = first_packets * 8 * (self._table.first_packets.shape[1] + 1)
+        of_first_packets = first_packets * (8 * self._table.first_packets.shape[1] + 4)
         return int(partials * 8 * (KEY_WORDS + STATE_WIDTH) + of_first_packets + self._table.slots.nbytes)
 
     def add(self, packets: Packets) -> None:
@@ -164,17 +184,29 @@ class FlowTable:
             self._table = _grown(self._table)
             done = kernels.add_packets(done, columns, order, lengths, self._rule, self._table)
 
-    def flush(self) -> Partials:
-        """Return all rows and empty the table."""
+    def flush(self, *, in_order: bool = True) -> Partials:
+        """Return all rows and empty the table.
+
+        ``in_order``: whether first packets are copied in the order of the rows, so that there is no ``order``.
+        """
         table = self._table
         partials, _, num_first_packets = table.counts
         owners = table.packet_owners[:num_first_packets]
         starts = starts_of(np.bincount(owners, minlength=partials))
-        first_packets = np.empty((num_first_packets, table.first_packets.shape[1]), np.int64)
-        kernels.group_first_packets(owners, table.first_packets[:num_first_packets], starts.copy(), first_packets)
+        order = np.empty(num_first_packets, np.int32)
+        kernels.order_first_packets(owners, starts.copy(), order)
+        first_packets = table.first_packets[:num_first_packets]
         task = np.full(partials, self._task, np.int32)
-        flushed = Partials(task, table.keys[:partials], table.state[:partials], starts, first_packets)
-        self._table = table._replace(keys=np.empty_like(table.keys), state=np.empty_like(table.state))
+        flushed = Partials(
+            task,
+            table.keys[:partials],
+            table.state[:partials],
+            starts,
+            np.take(first_packets, order, axis=0) if in_order else first_packets,
+            None if in_order else order,
+        )
+        handed_out = ("keys", "state") if in_order else ("keys", "state", "first_packets")
+        self._table = table._replace(**{name: np.empty_like(getattr(table, name)) for name in handed_out})
         table.slots[:] = -1
         table.counts[:] = 0
         return flushed
@@ -271,7 +303,7 @@ def _new_table(rows: int, width: int) -> Table:
         _SECRET,
         np.empty((rows, KEY_WORDS), np.uint64),
         np.empty((rows, STATE_WIDTH), np.int64),
-        np.empty(16 * rows, np.int64),
+        np.empty(16 * rows, np.int32),
         np.empty((16 * rows, width), np.int64),
         np.zeros(3, np.int64),
         np.empty(KEY_WORDS, np.uint64),

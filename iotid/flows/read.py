@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from iotid import config
 from iotid.capture import read_splits
+from iotid.capture.containers.scan import WINDOW_BYTES
+from iotid.capture.splits.plan import num_bytes
 from iotid.flows.partial import FlowTable, Partials, packets_of_intervals
 
 if TYPE_CHECKING:
@@ -26,21 +28,32 @@ class TaskSplits(NamedTuple):
 
 
 def read_partials(
-    own: TaskSplits, task: int, capture: config.Capture, flow: config.Flow, counters: Counters
+    own: TaskSplits,
+    task: int,
+    capture: config.Capture,
+    flow: config.Flow,
+    counters: Counters,
+    table_bytes: int | None = None,
+    *,
+    in_order: bool = True,
 ) -> Iterator[Partials]:
-    """Yield the partial flows of one task's splits whenever they exceed ``capture.chunk_bytes``."""
-    table = FlowTable(flow, task)
-    for packets in read_splits(own.splits, capture, counters, own.before, flow.keep_bytes, own.firsts):
+    """Yield the partial flows of one task's splits whenever they exceed ``table_bytes``, or ``capture.chunk_bytes``.
+
+    ``in_order``: see `FlowTable.flush`.
+    """
+    table_bytes = capture.chunk_bytes if table_bytes is None else table_bytes
+    table = FlowTable(flow, task, min(table_bytes, sum(map(num_bytes, own.splits))))
+    for packets in read_splits(own.splits, capture, counters, own.before, flow.keep_bytes, own.firsts, WINDOW_BYTES):
         table.add(packets)
-        if table.nbytes > capture.chunk_bytes:
-            yield table.flush()
-    yield table.flush()
+        if table.nbytes > table_bytes:
+            yield table.flush(in_order=in_order)
+    yield table.flush(in_order=in_order)
 
 
 def read_intervals(
     own: TaskSplits, intervals: Partials, capture: config.Capture, flow: config.Flow, counters: Counters
 ) -> Iterator[Partials]:
     """The packets of unresolved intervals in one task's splits, each as a partial flow of its own."""
-    for packets in read_splits(own.splits, capture, counters, own.before, flow.keep_bytes):
+    for packets in read_splits(own.splits, capture, counters, own.before, flow.keep_bytes, None, WINDOW_BYTES):
         for start in range(0, len(packets), _SINGLE_PACKETS):
             yield packets_of_intervals(packets.take(slice(start, start + _SINGLE_PACKETS)), intervals, flow)

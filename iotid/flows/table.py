@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from iotid import config, schemas
-from iotid.capture.packets import column_of, ip_text, mac_text, strings_of
+from iotid.capture.packets import booleans_of, column_of, ip_text, mac_text, strings_of
 from iotid.capture.threads import in_threads
 from iotid.flows.columns import FlowColumns, SequenceColumns, empty_columns, write_first_bytes, write_flow_columns
 from iotid.flows.layout import END_REASONS, FIRST, KEY_COLUMNS, PACKET_WIDTH, Array
@@ -62,13 +62,13 @@ def _table(
 
     def lay_out_selection(selection_and_index: tuple[FlowSelection, Array]) -> None:
         (flows, rows), index = selection_and_index
+        order, first_packets = flows.rows_of_packets, flows.first_packets
         write_flow_columns(
-            flows.keys, flows.state, flows.starts, flows.first_packets, rows, index, starts, columns, sequences
+            flows.keys, flows.state, flows.starts, order, first_packets, rows, index, starts, columns, sequences
         )
         if settings.keep_bytes > 0:
-            write_first_bytes(
-                flows.starts, flows.first_packets[:, PACKET_WIDTH:].view(np.uint8), rows, index, first_bytes
-            )
+            packet_bytes = first_packets[:, PACKET_WIDTH:].view(np.uint8)
+            write_first_bytes(flows.starts, order, packet_bytes, rows, index, first_bytes)
 
     in_threads(lay_out_selection, ((selections.pop(), index) for index in reversed(indices)), len(indices))
     columns.file_index[:] += carried
@@ -85,8 +85,8 @@ def _to_arrow(
         "vlan": flows.vlan,
         "first_seen": flows.first_seen,
         "last_seen": flows.last_seen,
-        "address_conflict": pa.array(flows.address_conflict),
-        "answered": pa.array(flows.answered),
+        "address_conflict": booleans_of(flows.address_conflict),
+        "answered": booleans_of(flows.answered),
         "end_reason": strings_of(END_REASONS).take(column_of(flows.end_reason, pa.int32())),
     }
     for end, name in enumerate(("client", "server")):

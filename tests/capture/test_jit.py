@@ -56,6 +56,14 @@ def test_kernel__is_kept_beside_its_module_and_loaded_by_the_next_process(tmp_pa
     assert len(set((package / "tiny" / "__pycache__").glob("kernels-*")) - before) == 1
 
 
+def test_kernel__is_loaded_without_what_only_compiling_needs(tmp_path: Path) -> None:
+    package = _package(tmp_path / "plain")
+    load = "import sys; from tiny.work import add; add(1, 2); print('numba.np.arraymath' in sys.modules)"
+    also_new = f"{load}; print(add(1.5, 2.0), 'numba.np.arraymath' in sys.modules, len(add.stats.cache_misses))"
+    assert [_run(package, tmp_path, code=load) for _ in range(2)] == ["True\n", "False\n"]
+    assert _run(package, tmp_path, code=also_new) == "False\n3.5 True 1\n"
+
+
 def test_kernel__is_compiled_again_when_a_helper_of_another_sub_package_changes(tmp_path: Path) -> None:
     package = _package(tmp_path / "plain")
     for folder in ("deep", "deep/first", "deep/second"):

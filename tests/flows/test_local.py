@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -15,17 +17,24 @@ import pytest
 
 from iotid import config, schemas
 from iotid.capture import counters, read_packets
+from iotid.capture.file_split import FileSplit
 from iotid.errors import AccountingError, InputError, SettingError
-from iotid.flows import from_captures
+from iotid.flows import from_captures, local
 from iotid.flows.local import check_accounting
 
 Row = dict[str, Any]
 
 
+@pytest.fixture(autouse=True)
+def many_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Captures are cut for as many cores, whatever the machine has."""
+    monkeypatch.setattr(local, "cores", lambda: 7)
+
+
 def in_pieces(dice: random.Random) -> config.Capture:
-    """Settings that cut captures into many splits and splits into many chunks."""
+    """Settings that cut captures into many splits, and splits into several tasks and many chunks."""
     capture = config.load_settings().capture
-    sizes = {"split_bytes": dice.randint(4096, 40_000), "chunk_bytes": dice.randint(4096, 16_384)}
+    sizes = {"split_bytes": dice.randint(4096, 40_000), "chunk_bytes": dice.randint(4096, 16_384), "task_bytes": 4096}
     return capture.model_copy(update=sizes)
 
 
@@ -63,6 +72,43 @@ def test_from_captures__cut_into_pieces_gives_the_references_flows(
     table = from_captures(tmp_path, capture=in_pieces(dice), **rule)
     assert stored(table) == reference.flows(with_data(read_packets(paths), reference), paths, **rule)
     assert table.schema.equals(schemas.FLOWS.arrow_schema())
+
+
+@pytest.mark.parametrize(
+    ("sizes", "num_cores", "tasks"),
+    [
+        ([100] * 8, 2, [4, 4]),
+        ([100, 100, 100, 900], 2, [3, 1]),
+        ([900, 1, 1, 1], 4, [1, 3]),
+        ([100] * 8, 1, [8]),
+        ([10, 10, 10], 8, [3]),  # less than task_bytes
+        ([100] * 3, 8, [1, 1, 1]),
+        ([0, 0], 2, [2]),
+        ([], 2, []),
+    ],
+)
+def test_split_evenly__gives_each_core_consecutive_splits(
+    sizes: list[int], num_cores: int, tasks: list[int], settings: config.Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "cores", lambda: num_cores)
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    splits = [
+        FileSplit(0, "a", sum(sizes), "pcap", "none", i, start, start + size, 0, "{}", -1)
+        for i, (start, size) in enumerate(zip(starts, sizes, strict=True))
+    ]
+    found = local._split_evenly(splits, settings.capture.model_copy(update={"task_bytes": 50}))
+    assert [split for task in found for split in task] == splits
+    assert [len(task) for task in found] == tasks
+
+
+def test_from_captures__of_a_small_capture_loads_no_pandas(tmp_path: Path, random_rows: Any, write_pcap: Any) -> None:
+    write_captures(tmp_path, 5, 300, random_rows, write_pcap)
+    code = (
+        "import sys; from iotid.flows import from_captures; flows = from_captures(sys.argv[1]); "
+        "print('pandas' in sys.modules, flows['first_seen'][0].as_py().date() == flows['capture_date'][0].as_py())"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout == "False True\n"
 
 
 def test_from_captures__every_packet_is_in_a_flow_or_counted(tmp_path: Path, random_rows: Any, write_pcap: Any) -> None:

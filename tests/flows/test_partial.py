@@ -79,6 +79,24 @@ def test_table__a_flow_of_many_packets_takes_no_more_memory_than_one_of_max_pack
     assert sizes[0] == sizes[1]
 
 
+def test_table__flushed_in_any_order_has_the_same_rows(packets_of: Build) -> None:
+    """The rows of flows that a table hands out without copying are not overwritten by the next ones."""
+    packets = packets_of([row(number, number, source_port=number % 40) for number in range(800)], PATHS)
+    table = FlowTable(rule(max_packets=8))
+    flushed = []
+    for in_order in (True, False, True, False):
+        table.add(packets)
+        flushed.append(table.flush(in_order=in_order))
+        table.add(packets.take(slice(400, 800)))
+        table.flush()
+    assert [each.order is None for each in flushed] == [True, False, True, False]
+    everything = np.arange(len(flushed[0]))
+    (first, *others) = [each.take(everything) for each in flushed]
+    for other in others:
+        for name in ("keys", "state", "starts", "first_packets"):
+            assert (getattr(other, name) == getattr(first, name)).all()
+
+
 def test_table__nbytes_is_the_size_of_what_it_holds(packets_of: Build) -> None:
     packets = packets_of([row(number, number, source_port=number % 40) for number in range(800)], PATHS)
     table = FlowTable(rule(max_packets=32))

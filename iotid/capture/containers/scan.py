@@ -28,6 +28,7 @@ from iotid.capture.containers.records import (
 from iotid.capture.containers.streams import Stream
 
 TO_THE_END = 2**62
+WINDOW_BYTES = 1 << 21  # what is computed from a window of this size stays in a core's cache until it is used
 
 _RECORD_BYTES = 64  # a window yields at most one record per so many bytes, which bounds its columns
 _MAX_FAULTS = 4096
@@ -46,16 +47,25 @@ class Step:
 class RecordScan:
     """Iterates over the windows of ``stream`` from ``start`` to ``end`` (-1: to the stream's end).
 
-    Each step overwrites the arrays of the step before. Afterwards ``position`` is ``end`` if a record starts there,
+    A window has ``window_bytes``, by default ``settings.chunk_bytes``, or more if a record needs more. Each step
+    overwrites the arrays of the step before. Afterwards ``position`` is ``end`` if a record starts there,
     else the end of the record or broken byte range that spans ``end``.
     """
 
     def __init__(
-        self, stream: Stream, container: str, context: str, start: int, end: int, settings: config.Capture
+        self,
+        stream: Stream,
+        container: str,
+        context: str,
+        start: int,
+        end: int,
+        settings: config.Capture,
+        window_bytes: int | None = None,
     ) -> None:
         known = json.loads(context)
         self._stream = stream
         self._settings = settings
+        self._window_bytes = min(window_bytes or settings.chunk_bytes, settings.chunk_bytes)
         self._limit = TO_THE_END if end < 0 else end
         self._state = np.zeros(STATE_SIZE, np.int64)
         self._state[POSITION] = start
@@ -132,7 +142,7 @@ class RecordScan:
         return None
 
     def __iter__(self) -> Iterator[Step]:
-        chunk = self._settings.chunk_bytes
+        chunk = self._window_bytes
         need = 0
         # reused: new memory for each window would take longer than the scan itself
         records = empty_records(chunk // _RECORD_BYTES)

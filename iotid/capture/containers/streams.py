@@ -1,9 +1,8 @@
-"""Windows onto a capture's uncompressed stream: memory-mapped, fetched or decompressed; never the whole file."""
+"""Windows onto a capture's uncompressed stream: read, fetched or decompressed; never the whole file."""
 
 from __future__ import annotations
 
 import io
-import mmap
 import os
 from collections.abc import Callable
 from types import TracebackType
@@ -29,7 +28,10 @@ class Stream(Protocol):
     fault: str | None  # why a broken compressed file ended early
 
     def window(self, position: int, size: int) -> NDArray[np.uint8]:
-        """Up to ``size`` bytes from ``position``, read-only; fewer only at the end. Positions never go back."""
+        """Up to ``size`` bytes from ``position``, read-only; fewer only at the end. Positions never go back.
+
+        The next window may overwrite the memory of this one.
+        """
 
     def close(self) -> None: ...
 
@@ -53,35 +55,58 @@ class _Closing:
         self.close()
 
 
-class _Mapped(_Closing):
-    """A local file, memory-mapped one window at a time: no byte is copied."""
+class _Local(_Closing):
+    """A local file. Each window is read into the same memory, which stays in the processor's caches.
 
-    def __init__(self, file: Any, size: int) -> None:
+    Mapping the file instead would cost more page faults than the copy takes, and a file that is cut off while it is
+    mapped ends the process (SIGBUS).
+    """
+
+    def __init__(self, file: Any, path: str, size: int) -> None:
         self._file = file
+        self._path = path
         self._size = size
+        self._memory = np.empty(0, np.uint8)
 
     def window(self, position: int, size: int) -> NDArray[np.uint8]:
-        length = min(size, self._size - position)
-        if length <= 0:
-            return _readonly(b"")
-        skip = position % mmap.ALLOCATIONGRANULARITY
-        mapped = mmap.mmap(self._file.fileno(), length + skip, access=mmap.ACCESS_READ, offset=position - skip)
-        return np.frombuffer(mapped, np.uint8)[skip:]
+        length = max(min(size, self._size - position), 0)
+        if length > len(self._memory):
+            self._memory = np.empty(length, np.uint8)
+        memory, done = memoryview(self._memory), 0
+        self._file.seek(position)
+        while done < length:
+            try:
+                count = self._file.readinto(memory[done:length])
+            except OSError as fault:
+                raise unreadable(self._path, fault) from None
+            if not count:
+                raise StaleError(
+                    f"{self._path}: ends at byte {position + done} and had {self._size} bytes when it was opened; plan "
+                    "it again (split-pcaps)"
+                )
+            done += count
+        return _readonly(memory[:length])
 
     def close(self) -> None:
         self._file.close()
 
 
 class _Fetched(_Closing):
-    """A file of a remote filesystem, read at offsets."""
+    """A file of a remote filesystem, fetched in blocks: a request takes long, whatever its size."""
 
-    def __init__(self, file: Any, size: int) -> None:
+    def __init__(self, file: Any, size: int, block: int) -> None:
         self._file = file
         self._size = size
+        self._block = block
+        self._held = _readonly(b"")
+        self._start = 0  # of `_held`
 
     def window(self, position: int, size: int) -> NDArray[np.uint8]:
-        length = max(min(size, self._size - position), 0)
-        return _readonly(self._file.read_at(length, position))
+        end = min(position + size, self._size)
+        if not self._start <= position <= end <= self._start + len(self._held):
+            length = max(min(max(size, self._block), self._size - position), 0)
+            self._held, self._start = _readonly(self._file.read_at(length, position)), position
+        return self._held[position - self._start :][: max(end - position, 0)]
 
     def close(self) -> None:
         self._file.close()
@@ -187,8 +212,9 @@ def open_stream(capture: FileSplit, settings: config.Capture) -> Stream:
                 "again (split-pcaps)"
             )
         if capture.compression == "none":
-            local = filesystem.type_name == "local"
-            return _Mapped(file, file_bytes) if local else _Fetched(_FileStart(file, path, file_bytes), file_bytes)
+            if filesystem.type_name == "local":
+                return _Local(file, path, file_bytes)
+            return _Fetched(_FileStart(file, path, file_bytes), file_bytes, settings.chunk_bytes)
         file.seek(0)
         most, beyond = _expansion(capture, settings)
         return decompressed(_FileStart(file, path, file_bytes), capture.compression, most, beyond)

@@ -105,6 +105,7 @@ class Decoder:
         self.file_index = 0
         self._num_frames = 0  # so far
         self._packets = Packets.empty()  # reused: new memory for each window would cost as much as the decoding
+        self._columns = Columns(*(getattr(self._packets, name) for name in Columns._fields))
         self._reasons = np.empty(0, np.uint8)
         self._unread = np.empty(0, np.int32)
         self._headers = np.empty(HEADERS_SIZE, np.int64), np.empty(HEADERS_SIZE, np.int64)
@@ -116,12 +117,12 @@ class Decoder:
         num_warm_up = int(np.searchsorted(frames.offset, begin))
         if count > len(self._packets):
             self._packets = Packets.empty(count, words_of(self._rules.keep_bytes))
+            self._columns = Columns(*(getattr(self._packets, name) for name in Columns._fields))
             self._reasons = np.empty(count, np.uint8)
             self._unread = np.empty(count, np.int32)
         self._packets.file_index[:count] = self.file_index
         totals_R3 = np.zeros((len(REASONS), 3), np.int64)
         totals_R3[:, 2] = -1
-        columns = Columns(*(getattr(self._packets, field.name) for field in fields(Packets)))
         packets = decode(
             buffer,
             frames,
@@ -130,7 +131,7 @@ class Decoder:
             self._rules,
             self._ring,
             self._fragments,
-            columns,
+            self._columns,
             self._packets.first_words.view(np.uint8),
             self._reasons,
             self._unread,
@@ -138,7 +139,7 @@ class Decoder:
             *self._headers,
         )
         self._num_frames += count
-        decoded = self._packets.take(slice(packets))
+        decoded = Packets(*(column[:packets] for column in self._columns))
         return Decoded(frames, num_warm_up, decoded, self._reasons[:count], self._unread[:count], totals_R3)
 
 
@@ -167,7 +168,8 @@ def decode(
     size = len(buffer)
     has_state = rules.duplicate_window_us > 0 or rules.fragment_window_us > 0
     n = 0
-    for f in range(0 if has_state else num_warm_up, len(frames.offset)):
+    for number in range(0 if has_state else num_warm_up, len(frames.offset)):
+        f, row = np.uint64(number), np.uint64(n)  # unsigned: no code for indices from the end of each column
         start = frames.data[f]
         end = min(start + frames.captured[f], size)
         wire: int = np.int64(frames.wire[f])  # type: ignore[assignment]
@@ -179,8 +181,10 @@ def decode(
             protocol = byte(buffer, headers[IP_OFFSET] + 9) if headers[VERSION] == 4 else 0
             digest = _endpoints_digest(buffer, headers, protocol)
             if reason == FLOW:
-                store_first(fragments, first_frame + f, frames.time[f], digest, headers)
-            elif apply_first(fragments, first_frame + f, frames.time[f], digest, rules.fragment_window_us, headers):
+                store_first(fragments, first_frame + number, frames.time[f], digest, headers)
+            elif apply_first(
+                fragments, first_frame + number, frames.time[f], digest, rules.fragment_window_us, headers
+            ):
                 reason = FLOW
         if reason == FLOW:
             if rules.duplicate_window_us > 0:
@@ -188,18 +192,18 @@ def decode(
                 digest = mixed(digest, np.uint64(headers[LENGTH]))
                 packet_end = min(end, headers[IP_OFFSET] + headers[LENGTH])
                 digest = mixed(digest, digest_of(buffer, headers[TRANSPORT_OFFSET], packet_end))
-                if find(ring, first_frame + f, frames.time[f], digest, rules.duplicate_window_us) >= 0:
+                if find(ring, first_frame + number, frames.time[f], digest, rules.duplicate_window_us) >= 0:
                     reason = DUPLICATE
-                insert(ring, first_frame + f, frames.time[f], digest)
-            out.offset[n] = frames.offset[f]
-            out.timestamp_us[n] = frames.time[f]
-            out.link_type[n] = link & LINK_TYPE_BITS
-            out.frame_length[n] = wire
-            out.captured_length[n] = end - start
-            _write(buffer, headers, out, n)
+                insert(ring, first_frame + number, frames.time[f], digest)
+            out.offset[row] = frames.offset[f]
+            out.timestamp_us[row] = frames.time[f]
+            out.link_type[row] = link & LINK_TYPE_BITS
+            out.frame_length[row] = wire
+            out.captured_length[row] = end - start
+            _write(buffer, headers, out, row)
             if rules.keep_bytes > 0:
-                _keep(buffer, end, headers, rules.keep_bytes, first_bytes, n)
-        if f >= num_warm_up:
+                _keep(buffer, end, headers, rules.keep_bytes, first_bytes, row)
+        if number >= num_warm_up:
             reasons[f] = reason
             if reason in (UNKNOWN_LINK_TYPE, UNKNOWN_ETHER_TYPE):
                 unread[f] = headers[UNREAD]
@@ -267,7 +271,7 @@ def _endpoints_digest(buffer: Bytes, headers: Longs, word: int) -> np.uint64:
 
 
 @kernel
-def _write(buffer: Bytes, headers: Longs, out: Any, n: int) -> None:
+def _write(buffer: Bytes, headers: Longs, out: Any, n: np.uint64) -> None:
     """Write ``headers`` as packet ``n``."""
     at = headers[IP_OFFSET]
     version = headers[VERSION]
@@ -296,7 +300,7 @@ def _write(buffer: Bytes, headers: Longs, out: Any, n: int) -> None:
 
 
 @kernel
-def _keep(buffer: Bytes, end: int, headers: Longs, keep_bytes: int, first_bytes: Any, n: int) -> None:
+def _keep(buffer: Bytes, end: int, headers: Longs, keep_bytes: int, first_bytes: Any, n: np.uint64) -> None:
     """Write the first bytes of packet ``n``, captured up to ``end``; its addresses and missing bytes are zero.
 
     Excludes the padding of the frame behind the packet.

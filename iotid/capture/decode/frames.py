@@ -44,14 +44,18 @@ def _cut(buffer: Bytes, records: Records, frames: Records) -> int:
     n = 0
     writes = len(frames.offset) > 0
     for r in range(len(records.offset)):
+        link = records.link[r]
+        may_aggregate = link in (IEEE_802_11, RADIOTAP, PPI, PRISM, PRISM_AVS, PKTAP, PKTAP_DARWIN)
+        if not may_aggregate and not writes:  # nearly all records
+            n += 1
+            continue
         start = records.data[r]
         base = records.offset[r] - start
         time = records.time[r]
         end = min(start + records.captured[r], len(buffer))
         wire_end = start + records.wire[r]
-        link = records.link[r]
         marked = link
-        if link in (IEEE_802_11, RADIOTAP, PPI, PRISM, PRISM_AVS, PKTAP, PKTAP_DARWIN):
+        if may_aggregate:
             inner, at = unwrapped(buffer, start, end, link)
             is_aggregate = False
             if inner in (IEEE_802_11, IEEE_802_11_PADDED):

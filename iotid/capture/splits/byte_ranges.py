@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from iotid import config
 from iotid.capture.containers.detect import pcapng_context
 from iotid.capture.containers.pcapng import ANY_ORDER, MAX_INTERFACES
-from iotid.capture.containers.scan import RecordScan
+from iotid.capture.containers.scan import WINDOW_BYTES, RecordScan
 from iotid.capture.containers.streams import Stream, open_stream
 from iotid.capture.file_split import FileSplit
 
@@ -163,7 +163,7 @@ def _new_scan(
     context = byte_range.capture.context
     if byte_range.capture.container == "pcapng":  # block boundaries do not depend on the interfaces
         context = pcapng_context(big_endian, np.empty((0, 0), np.int64))
-    return RecordScan(stream, byte_range.capture.container, context, start, end, settings)
+    return RecordScan(stream, byte_range.capture.container, context, start, end, settings, WINDOW_BYTES)
 
 
 def _collect(scan: RecordScan, start: int, lookback: int) -> ScanResult:

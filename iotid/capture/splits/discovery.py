@@ -73,7 +73,7 @@ def find_captures(locations: Iterable[str], unreadable: str = "fail") -> Found:
     same = sum(len(of_file) - 1 for identity, of_file in names.items() if formats[identity] is not None)
     if same:
         _log.info("%s: %d paths are further names of these captures; each is read once", ", ".join(listings), same)
-    paths = sorted(captures, key=natural)
+    paths = sorted(captures, key=natural) if len(captures) > 1 else list(captures)
     whole = [_whole(path, index, captures[path]) for index, path in enumerate(paths)]
     if len(whole) > 1:
         firsts = in_threads(first_packet, whole, len(whole), threads)

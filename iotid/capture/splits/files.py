@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
-
-from natsort import natsort_keygen, ns
 
 from iotid.capture.containers.files import filesystem_of, not_regular, unreadable, uri_of
 from iotid.errors import InputError
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from pyarrow import fs
 
 Identity = tuple[object, ...]
-
-_natural_key = natsort_keygen(alg=ns.INT)
 
 _log = logging.getLogger(__name__)
 
@@ -75,15 +72,23 @@ def preferred(names: Sequence[File]) -> File:
     """Of the names of one file, one without a link in its path, and of those the first in natural order."""
 
     def rank(file: File) -> tuple[bool, object]:
-        linked = len(names) > 1 and os.path.realpath(file.inner) != str(Path(file.inner).absolute())
+        linked = os.path.realpath(file.inner) != str(Path(file.inner).absolute())
         return linked, natural(file.path)
 
-    return min(names, key=rank)
+    return min(names, key=rank) if len(names) > 1 else names[0]
 
 
 def natural(path: str) -> tuple[object, str]:
     """Sorts numbers in names by value: tcpdump's rotation writes night.pcap9 before night.pcap10."""
-    return _natural_key(path), path
+    return _natural_key()(path), path
+
+
+@functools.cache
+def _natural_key() -> Callable[[str], object]:
+    from natsort import natsort_keygen, ns  # 20 ms, for its regular expressions
+
+    key: Callable[[str], object] = natsort_keygen(alg=ns.INT)
+    return key
 
 
 def _remote_files(location: str, filesystem: fs.FileSystem, inner: str) -> list[File]:

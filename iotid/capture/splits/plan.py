@@ -43,7 +43,13 @@ class Plan:
     unreadable: dict[str, str] = field(default_factory=dict)  # captures in quarantine -> reason
 
 
-def split_captures(captures: Sequence[FileSplit], settings: config.Capture, scan_all: ScanAll | None = None) -> Plan:
+def split_captures(
+    captures: Sequence[FileSplit],
+    settings: config.Capture,
+    scan_all: ScanAll | None = None,
+    *,
+    walk_last: bool = True,
+) -> Plan:
     """Divide captures at record boundaries about every ``split_bytes``; small and compressed ones stay whole.
 
     The splits of a file follow each other without gap or overlap, from its first record to its end. The byte ranges of
@@ -53,6 +59,7 @@ def split_captures(captures: Sequence[FileSplit], settings: config.Capture, scan
     began, so that ``warm_up`` and ``start`` have the same context.
 
     ``scan_all(scan, byte_ranges)`` returns ``scan`` of each range, in order; None: in threads of this process.
+    ``walk_last``: whether the last range of a file is scanned, too, which only tells how many records it has.
 
     Raises:
         InputError: a file cannot be read, and ``settings.unreadable`` is `fail`.
@@ -61,12 +68,15 @@ def split_captures(captures: Sequence[FileSplit], settings: config.Capture, scan
     large = [found for found in captures if found.compression == "none" and found.file_bytes > settings.split_bytes]
     byte_ranges = [byte_range for capture in large for byte_range in cut_ranges(capture, settings.split_bytes)]
     scan = partial(_scan_or_reason, settings=settings)
-    scanned = (scan_all or _in_threads)(scan, byte_ranges) if byte_ranges else []
+    walked = [each for each in byte_ranges if walk_last or each.limit < each.capture.file_bytes]
+    scanned = iter((scan_all or _in_threads)(scan, walked) if walked else [])
     of_file: dict[int, list[tuple[ByteRange, ScanOutcome]]] = {capture.file_index: [] for capture in large}
-    for byte_range, found in zip(byte_ranges, scanned, strict=True):
-        of_file[byte_range.capture.file_index].append((byte_range, found))
+    for byte_range in byte_ranges:
+        is_walked = walk_last or byte_range.limit < byte_range.capture.file_bytes
+        of_file[byte_range.capture.file_index].append((byte_range, next(scanned) if is_walked else None))
     plans = [
-        _join_or_reason(of_file[c.file_index], settings) if c.file_index in of_file else Plan([c]) for c in captures
+        _join_or_reason(of_file[c.file_index], settings, walk_last) if c.file_index in of_file else Plan([c])
+        for c in captures
     ]
     return Plan(
         [split for plan in plans for split in plan.splits],
@@ -81,12 +91,17 @@ def pack_tasks(splits: list[FileSplit], settings: config.Capture) -> list[int]:
     tasks: list[int] = []
     task, task_bytes = 0, 0
     for split in splits:
-        size = split.file_bytes if split.stop < 0 else split.stop - split.start
+        size = num_bytes(split)
         if task_bytes and task_bytes + size > settings.task_bytes:
             task, task_bytes = task + 1, 0
         task_bytes += size
         tasks.append(task)
     return tasks
+
+
+def num_bytes(split: FileSplit) -> int:
+    """Bytes of the split; of a compressed file, its compressed ones."""
+    return split.file_bytes if split.stop < 0 else split.stop - split.start
 
 
 def last_splits(plan: Iterable[FileSplit]) -> dict[int, FileSplit]:
@@ -120,13 +135,13 @@ def _scan_or_reason(byte_range: ByteRange, settings: config.Capture) -> ScanOutc
         return str(fault)
 
 
-def _join_or_reason(scanned: list[tuple[ByteRange, ScanOutcome]], settings: config.Capture) -> Plan:
+def _join_or_reason(scanned: list[tuple[ByteRange, ScanOutcome]], settings: config.Capture, walk_last: bool) -> Plan:
     """The splits of one capture, or the reason why it cannot be read."""
     readable = [(byte_range, found) for byte_range, found in scanned if not isinstance(found, str)]
     why = next((found for _, found in scanned if isinstance(found, str)), "")
     if not why:
         try:
-            return _join(readable, settings)
+            return _join(readable, settings, walk_last)
         except (InputError, StaleError) as fault:
             if settings.unreadable == "fail":
                 raise
@@ -139,7 +154,7 @@ def _in_threads(scan: Callable[[ByteRange], ScanOutcome], byte_ranges: Sequence[
     return in_threads(scan, byte_ranges, len(byte_ranges))  # the kernels release the interpreter's lock
 
 
-def _join(scanned: list[tuple[ByteRange, UnverifiedScan | None]], settings: config.Capture) -> Plan:
+def _join(scanned: list[tuple[ByteRange, UnverifiedScan | None]], settings: config.Capture, walk_last: bool) -> Plan:
     """The splits of one capture: joins its ranges in order and rescans those whose candidate was wrong."""
     capture = scanned[0][0].capture
     lookback = lookback_records(settings)
@@ -156,6 +171,8 @@ def _join(scanned: list[tuple[ByteRange, UnverifiedScan | None]], settings: conf
                 context = pcapng_context(known.big_endian, known.interfaces)
             cut = replace(capture, split=len(cuts), start=known.end, warm_up=warm_up, context=context)
             cuts.append(replace(cut, records=known.records))
+        if not walk_last and byte_range.limit == capture.file_bytes:
+            break
         verified, bytes_repaired = verify_range(known, candidate, byte_range, settings)
         if bytes_repaired:
             repaired.append(bytes_repaired)
@@ -167,5 +184,7 @@ def _join(scanned: list[tuple[ByteRange, UnverifiedScan | None]], settings: conf
         )  # fmt: skip
     ends = [*(cut.start for cut in cuts[1:]), capture.file_bytes]
     records = np.diff([*(cut.records for cut in cuts), known.records]).tolist()
+    if known.end < capture.file_bytes and not walk_last:
+        records[-1] = -1
     splits = [replace(cut, stop=end, records=count) for cut, end, count in zip(cuts, ends, records, strict=True)]
     return Plan(splits, len(repaired), sum(repaired))

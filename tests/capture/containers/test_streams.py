@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,9 @@ from iotid.capture import counters, read_packets
 from iotid.capture.containers import compression as decompressors
 from iotid.capture.containers import streams
 from iotid.capture.containers.files import uri_of
-from iotid.errors import DataError, InputError
+from iotid.capture.containers.streams import open_stream
+from iotid.capture.splits.discovery import find_captures
+from iotid.errors import DataError, InputError, StaleError
 
 Read = Callable[..., tuple[list[dict[str, Any]], dict[str, tuple[int, int]]]]
 
@@ -137,7 +140,7 @@ def test_uri_of__names_a_file_found_below_a_location(location: str, inner: str, 
     assert uri_of(location, inner) == uri
 
 
-def test_fetched_files__read_as_mapped_ones(
+def test_fetched_files__read_as_local_ones(
     tmp_path: Path,
     make: SimpleNamespace,
     frames: list[bytes],
@@ -149,8 +152,38 @@ def test_fetched_files__read_as_mapped_ones(
     from iotid.capture.containers import streams
 
     (tmp_path / "a.pcap").write_bytes(make.pcap(frames * 100))
-    mapped = read_packets(str(tmp_path / "a.pcap"), settings=capture_settings.model_copy(update={"chunk_bytes": 4096}))
+    local = read_packets(str(tmp_path / "a.pcap"), settings=capture_settings.model_copy(update={"chunk_bytes": 4096}))
     elsewhere = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
     monkeypatch.setattr(streams, "filesystem_of", lambda path: (elsewhere, Path(path).name))
     fetched = read_packets(str(tmp_path / "a.pcap"), settings=capture_settings.model_copy(update={"chunk_bytes": 4096}))
-    assert fetched.equals(mapped)
+    assert fetched.equals(local)
+
+
+def test_fetched_windows__of_one_block_take_one_request() -> None:
+    from iotid.capture.containers.streams import _Fetched
+
+    data, requests = bytes(range(250)), []
+
+    class Remote:
+        def read_at(self, size: int, position: int) -> bytes:
+            requests.append((position, size))
+            return data[position : position + size]
+
+    stream = _Fetched(Remote(), len(data), 100)
+    wanted = [(0, 40), (30, 40), (60, 60), (60, 120), (175, 10), (180, 90), (250, 10)]
+    assert [stream.window(*each).tobytes() for each in wanted] == [data[at : at + size] for at, size in wanted]
+    assert requests == [(0, 100), (60, 100), (60, 120), (175, 75)]
+
+
+def test_local_file__that_is_cut_off_while_it_is_read_is_stale(
+    tmp_path: Path, make: SimpleNamespace, capture_settings: config.Capture
+) -> None:
+    path = tmp_path / "a.pcap"
+    path.write_bytes(make.pcap([bytes(1000)] * 1000))
+    [capture] = find_captures([str(path)]).captures
+    with open_stream(capture, capture_settings) as stream:
+        first = stream.window(0, 100)
+        assert (first.tobytes(), first.flags.writeable) == (path.read_bytes()[:100], False)
+        os.truncate(path, 900_000)
+        with pytest.raises(StaleError, match=f"a.pcap: ends at byte 900000 and had {capture.file_bytes} bytes"):
+            stream.window(100, capture.file_bytes)
