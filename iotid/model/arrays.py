@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import IO, Annotated, Any, TypedDict
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors import torch as safetensors
+from safetensors import numpy as safetensors
 
 from iotid.errors import shorten
 from iotid.inputs import file_type, open_without_waiting, parse_object
@@ -53,7 +52,7 @@ class Spec:
     or_never: bool = False
 
 
-def read_arrays(path: Path | str, specs: Mapping[str, Spec], optional: tuple[str, ...] = ()) -> dict[str, torch.Tensor]:
+def read_arrays(path: Path | str, specs: Mapping[str, Spec], optional: tuple[str, ...] = ()) -> dict[str, NDArray[Any]]:
     """Read the arrays of a file. Arrays whose names share a prefix in ``optional`` are either all present or all
     absent.
 
@@ -70,7 +69,7 @@ def read_arrays(path: Path | str, specs: Mapping[str, Spec], optional: tuple[str
 
 def parse_arrays(
     content: IO[bytes], size: int, specs: Mapping[str, Spec], optional: tuple[str, ...] = ()
-) -> dict[str, torch.Tensor]:
+) -> dict[str, NDArray[Any]]:
     """As `read_arrays`, from an open file of ``size`` bytes."""
     if size > MOST_BYTES:
         raise ValueError(f"it must have at most {MOST_BYTES:,} bytes, got {size:,}")
@@ -92,12 +91,12 @@ def parse_arrays(
     _check_shapes(headers, wanted)
     _check_offsets(headers, size - 8 - length)
     try:
-        tensors: dict[str, torch.Tensor] = safetensors.load(head + header + content.read(size - 8 - length))
+        arrays: dict[str, NDArray[Any]] = safetensors.load(head + header + content.read(size - 8 - length))
     except SafetensorError as fault:
         raise ValueError(f"it is not a safetensors file ({shorten(str(fault), 200)})") from None
     for name, spec in wanted.items():
-        _check_values(name, tensors[name].numpy(), spec)
-    return tensors
+        _check_values(name, arrays[name], spec)
+    return arrays
 
 
 def _headers(content: bytes) -> dict[str, _Header]:

@@ -13,13 +13,14 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 from uuid import uuid4
 
 import numpy as np
-import torch
-from safetensors import torch as safetensors
+from numpy.typing import NDArray
+from safetensors import numpy as safetensors
 
 from iotid import __version__, config, schemas
 from iotid.arrow import one_chunk
@@ -29,10 +30,10 @@ from iotid.flows.as_table import check_length, flows_of
 from iotid.inputs import check_type, parse_object, read_file
 from iotid.model.arrays import Spec, parse_arrays, read_arrays
 from iotid.model.device import DeviceModel, kinds_of
-from iotid.model.network.ensemble import AdaptiveEnsemble, equal_rows, shapes
 from iotid.model.network.kept_answers import KeptAnswers, RecentAnswers, keys_of, most_frequent
 from iotid.model.network.sequence_counts import SequenceCounts
 from iotid.model.network.sequences import distinct_sequences, logits_by_batch, step_counts
+from iotid.model.network.shapes import shapes
 from iotid.schemas import typed
 
 if TYPE_CHECKING:
@@ -40,8 +41,10 @@ if TYPE_CHECKING:
 
     import pandas as pd
     import pyarrow as pa
+    import torch
 
     from iotid.dataset import EncodedFlows
+    from iotid.model.network.ensemble import AdaptiveEnsemble
 
     FlowTable: TypeAlias = pa.Table | pa.RecordBatch | pd.DataFrame | list[Mapping[str, Any]] | Mapping[str, Any]
 
@@ -72,10 +75,10 @@ def save_bundle(
         "model": settings.model_dump(mode="json"),
         "encoding": encoding.to_json(),
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    tensors |= (learned or Learned()).to_tensors()
+    arrays = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in weights.items()}
+    arrays |= (learned or Learned()).to_arrays()
     Path(folder).mkdir(parents=True, exist_ok=True)
-    write_atomically(Path(folder) / WEIGHTS, safetensors.save(tensors))
+    write_atomically(Path(folder) / WEIGHTS, safetensors.save(arrays))
     write_atomically(Path(folder) / DESCRIPTION, (json.dumps(description, indent=1) + "\n").encode())
 
 
@@ -104,11 +107,11 @@ class Learned:
     devices: DeviceModel | None = None
     answers: KeptAnswers | None = None
 
-    def to_tensors(self) -> dict[str, torch.Tensor]:
+    def to_arrays(self) -> dict[str, NDArray[np.generic]]:
         """All learned arrays by prefixed name; no weight of the network has one of these prefixes."""
         parts = {"memory": self.sequence_counts, "devices": self.devices, "answers": self.answers}
         return {
-            f"{part}.{name}": torch.from_numpy(np.ascontiguousarray(array))
+            f"{part}.{name}": np.ascontiguousarray(array)
             for part, learned in parts.items()
             if learned is not None
             for name, array in learned.to_arrays().items()
@@ -116,7 +119,7 @@ class Learned:
 
     @classmethod
     def specs(cls, encoding: Encoding) -> dict[str, Spec]:
-        """Specifications of the arrays of ``to_tensors``, for a model with this encoding."""
+        """Specifications of the arrays of ``to_arrays``, for a model with this encoding."""
         _, kind_C = kinds_of(encoding.labels, encoding.devices)
         parts = {
             "memory": SequenceCounts.specs(len(encoding.labels)),
@@ -126,23 +129,23 @@ class Learned:
         return {f"{part}.{name}": spec for part, specs in parts.items() for name, spec in specs.items()}
 
     @classmethod
-    def from_tensors(
-        cls, tensors: Mapping[str, torch.Tensor], encoding: Encoding
-    ) -> tuple[Learned, dict[str, torch.Tensor]]:
-        """Split a bundle's tensors into what was learned beside the network, and the network's weights.
+    def from_arrays(
+        cls, stored: Mapping[str, NDArray[Any]], encoding: Encoding
+    ) -> tuple[Learned, dict[str, NDArray[Any]]]:
+        """Split a bundle's arrays into what was learned beside the network, and the network's weights.
 
         Raises:
             KeyError: an array is missing.
             ValueError: the arrays are inconsistent.
         """
-        weights: dict[str, torch.Tensor] = {}
+        weights: dict[str, NDArray[Any]] = {}
         arrays: dict[str, dict[str, np.ndarray]] = {"memory": {}, "devices": {}, "answers": {}}
-        for name, tensor in tensors.items():
+        for name, array in stored.items():
             part, _, rest = name.partition(".")
             if part in arrays:
-                arrays[part][rest] = tensor.numpy()
+                arrays[part][rest] = array
             else:
-                weights[name] = tensor
+                weights[name] = array
         counts, devices, answers = arrays["memory"], arrays["devices"], arrays["answers"]
         _, kind_C = kinds_of(encoding.labels, encoding.devices)
         return cls(
@@ -150,6 +153,24 @@ class Learned:
             DeviceModel.from_arrays(devices, kind_C) if devices else None,
             KeptAnswers.from_arrays(answers) if answers else None,
         ), weights
+
+
+@dataclass(frozen=True)
+class StoredNetwork:
+    """The network of a bundle, which `build` makes: what asks only the device model need not import torch."""
+
+    settings: config.Model
+    vocabulary_sizes: Mapping[str, int]
+    weights: Mapping[str, NDArray[Any]]
+
+    def build(self) -> AdaptiveEnsemble:
+        import torch
+
+        from iotid.model.network.ensemble import AdaptiveEnsemble
+
+        model = AdaptiveEnsemble(self.settings, self.vocabulary_sizes, len(self.weights["classifier.bias"]))
+        model.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in self.weights.items()})
+        return model
 
 
 class Predictor:
@@ -171,7 +192,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: AdaptiveEnsemble,
+        model: AdaptiveEnsemble | StoredNetwork,
         encoding: Encoding,
         learned: Learned | None = None,
         *,
@@ -180,7 +201,8 @@ class Predictor:
         self.encoding = encoding
         self.learned = learned or Learned()
         self.labels: tuple[str, ...] = tuple(encoding.labels)
-        self._model = model.eval()
+        self._network = model
+        self._settings = model.settings
         self._recent = RecentAnswers(len(encoding.labels), recent_bytes)
         self._equal_rows = 0  # not known yet
 
@@ -217,7 +239,7 @@ class Predictor:
     def _of(
         cls,
         description: str | bytes,
-        read: Callable[[Mapping[str, Spec]], Mapping[str, torch.Tensor]],
+        read: Callable[[Mapping[str, Spec]], Mapping[str, NDArray[Any]]],
         recent_bytes: int,
     ) -> Predictor:
         """Check the description, then the header of the weights, and only then read the weights."""
@@ -240,8 +262,8 @@ class Predictor:
             )
         settings, sizes, classes = _settings_of(stored), vocabulary_sizes(encoding), len(encoding.labels)
         try:
-            tensors = read({**network_specs(shapes(settings, sizes, classes)), **Learned.specs(encoding)})
-            learned, own_weights = Learned.from_tensors(tensors, encoding)
+            arrays = read({**network_specs(shapes(settings, sizes, classes)), **Learned.specs(encoding)})
+            learned, own_weights = Learned.from_arrays(arrays, encoding)
             if (learned.sequence_counts is not None) != settings.sequence_counts:
                 due = "present" if settings.sequence_counts else "absent"
                 raise ValueError(
@@ -249,12 +271,15 @@ class Predictor:
                 )
         except ValueError as fault:
             raise DataError(f"{WEIGHTS}: does not fit {DESCRIPTION} ({fault}); train again") from None
-        model = AdaptiveEnsemble(settings, sizes, classes)
-        model.load_state_dict(own_weights)
-        return cls(model, encoding, learned, recent_bytes=recent_bytes)
+        return cls(StoredNetwork(settings, sizes, own_weights), encoding, learned, recent_bytes=recent_bytes)
+
+    @cached_property
+    def _model(self) -> AdaptiveEnsemble:
+        network = self._network
+        return (network.build() if isinstance(network, StoredNetwork) else network).eval()
 
     def __repr__(self) -> str:
-        names, settings = list(self.encoding.vocabularies), self._model.settings
+        names, settings = list(self.encoding.vocabularies), self._settings
         parts = [
             self.source or "not saved",
             f"{len(self.labels)} labels",
@@ -343,20 +368,24 @@ class Predictor:
         out_NC[others] = distinct_DC[which]
         return out_NC
 
-    @torch.inference_mode()
     def _computed(self, sequences: Mapping[str, np.ndarray]) -> np.ndarray:
         """float32 (N, C) the network's probabilities, computed in batches of similar length.
 
         A number of flows of each length whose products give each row the same bits makes the answers what the class
         promises.
         """
+        import torch
+
+        from iotid.model.network.ensemble import equal_rows
+
         self._equal_rows = self._equal_rows or equal_rows(self._model)
-        counts_N = step_counts(sequences, self._model.settings.padding)
+        counts_N = step_counts(sequences, self._settings.padding)
         out_NC = np.empty((len(counts_N), len(self.labels)), np.float32)
-        for rows, logits_BC in logits_by_batch(
-            self._model, sequences, counts_N, _BATCH_PACKETS, multiple=self._equal_rows
-        ):
-            out_NC[rows] = torch.softmax(logits_BC, dim=1).numpy()
+        with torch.inference_mode():
+            for rows, logits_BC in logits_by_batch(
+                self._model, sequences, counts_N, _BATCH_PACKETS, multiple=self._equal_rows
+            ):
+                out_NC[rows] = torch.softmax(logits_BC, dim=1).numpy()
         return out_NC
 
 

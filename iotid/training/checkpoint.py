@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
 
+import numpy as np
 import torch
 from safetensors import torch as safetensors
 
@@ -74,7 +75,8 @@ class Checkpoint:
         try:
             found = cls(**_parse(read_file(path)))
             if found.fingerprint == fingerprint:
-                found.tensors = read_arrays(folder / found._tensors_name, specs)
+                arrays = read_arrays(folder / found._tensors_name, specs)
+                found.tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
                 return found
             _log.warning("checkpoint %s is of other settings or another dataset; training starts from scratch", path)
         except (OSError, ValueError) as fault:

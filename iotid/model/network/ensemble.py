@@ -128,24 +128,6 @@ def _exact_linear(x_BF: Tensor, layer: nn.Linear) -> Tensor:
     return torch.cat(sums) + layer.bias
 
 
-def shapes(settings: config.Model, vocabulary_sizes: Mapping[str, int], num_classes: int) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of an ensemble's weights, without allocating an ensemble."""
-    hidden, both_directions = settings.hidden_size, 2 * settings.hidden_size
-    inputs = len(vocabulary_sizes) if settings.fusion == "concatenate" else 1
-    networks = {f"temporal.{name}": settings.embedding_size for name in vocabulary_sizes}
-    networks["spatial"] = inputs * both_directions
-    found: dict[str, tuple[int, ...]] = {
-        f"embeddings.{name}.weight": (size, settings.embedding_size) for name, size in vocabulary_sizes.items()
-    }
-    for network, input_size in networks.items():
-        for layer in range(settings.layers):
-            for of in (f"l{layer}", f"l{layer}_reverse"):
-                found[f"{network}.weight_ih_{of}"] = (4 * hidden, both_directions if layer else input_size)
-                found[f"{network}.weight_hh_{of}"] = (4 * hidden, hidden)
-                found[f"{network}.bias_ih_{of}"] = found[f"{network}.bias_hh_{of}"] = (4 * hidden,)
-    return {**found, "classifier.weight": (num_classes, both_directions), "classifier.bias": (num_classes,)}
-
-
 def _bi_lstm(input_size: int, settings: config.Model) -> nn.LSTM:
     return nn.LSTM(input_size, settings.hidden_size, settings.layers, batch_first=True, bidirectional=True)
 

@@ -6,12 +6,15 @@ Shape suffixes: N flows, D distinct flows, M packets kept of each flow, B flows 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from iotid.dataset.arrays import distinct_rows
 from iotid.dataset.characteristics import PADDING
+
+if TYPE_CHECKING:
+    import torch
 
 
 def step_counts(sequences: Mapping[str, np.ndarray], padding: str) -> np.ndarray:
@@ -90,6 +93,8 @@ def tensors_of(
     sequences: Mapping[str, np.ndarray], rows: np.ndarray, counts_N: np.ndarray, device: torch.device | None = None
 ) -> dict[str, torch.Tensor]:
     """int64 (B, L) ids of the given rows, truncated to the longest of them."""
+    import torch
+
     longest = max(1, int(counts_N[rows].max()))
     return {
         name: torch.from_numpy(ids_NM[rows, :longest].astype(np.int64)).to(device) for name, ids_NM in sequences.items()

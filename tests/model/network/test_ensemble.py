@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from iotid import config
-from iotid.model.network.ensemble import AdaptiveEnsemble, shapes
+from iotid.model.network.ensemble import AdaptiveEnsemble
+from iotid.model.network.shapes import shapes
 
 _ALL = [(fusion, readout) for fusion in ("concatenate", "sequence") for readout in ("mean", "last")]
 
