@@ -9,10 +9,9 @@ import torch
 from torch import nn
 
 from iotid import config
+from iotid.model.network import ensemble, lstm
 from iotid.model.network.ensemble import AdaptiveEnsemble
 from iotid.model.network.shapes import shapes
-from iotid.model.network import ensemble, lstm
-from iotid.model.network.ensemble import AdaptiveEnsemble, shapes
 
 _ALL = [(fusion, readout) for fusion in ("concatenate", "sequence") for readout in ("mean", "last")]
 
