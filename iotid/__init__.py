@@ -31,9 +31,15 @@ def spark_session(settings: config.Spark | None = None, app_name: str = "iotid")
     # workers import these at start; nearly every step needs them
     preloaded = ("pandas", "iotid.capture.source", "iotid.flows.assemble", "iotid.dataset.write")
     spark = session.spark_session(settings, app_name, preloaded)
+    from pyspark.errors import AnalysisException
+
     from iotid.capture.source import PcapDataSource
 
-    spark.dataSource.register(PcapDataSource)
+    try:
+        spark.dataSource.register(PcapDataSource)
+    except AnalysisException as fault:
+        if fault.getCondition() != "DATA_SOURCE_ALREADY_EXISTS":  # `newSession` gives a session those of its parent
+            raise
     return spark
 
 

@@ -234,6 +234,7 @@ def test_steps__of_a_night_on_spark_leave_no_secret_anywhere(tmp_path: Path) -> 
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(own))
     layers = ["--config", "local.yaml", "--config", str(tmp_path / "own.yaml")]
     layers += ["--set", f"storage.root={tmp_path}/store", "--set", "spark.master=local[2]"]
+    layers += ["--set", "spark.in_process_bytes=0"]
     captures = str(tmp_path / "demo" / "captures" / "home" / "2026-01-10")
     environment = os.environ | _planted() | {"HTTPS_PROXY": f"http://ann:{_plant(10)}@proxy:3128"}
     environment["BUCKETS_SECRET"] = _plant(30)

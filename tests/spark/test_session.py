@@ -15,6 +15,7 @@ from zipimport import zipimporter
 import pyarrow as pa
 import pytest
 
+from iotid import spark_session
 from iotid.spark.daemon import without_copies
 from iotid.spark.worker_start import freezing_modules
 
@@ -81,3 +82,13 @@ def test_freezing_modules__freezes_once_what_a_task_loaded_and_nothing_else(
     finally:
         sys.modules.pop("loaded by a task", None)
     assert calls == ["collect", "freeze"]
+
+
+@pytest.mark.spark
+def test_spark_session__of_a_session_made_from_another_reads_captures_too(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spark_session()
+    other = spark.newSession()
+    monkeypatch.setattr("pyspark.sql.SparkSession.getActiveSession", lambda: other)
+    assert spark_session() is other
