@@ -22,7 +22,7 @@ UNIT := "not spark and not ddp and not dags" --ignore=tests/dags --ignore=tests/
 PYTHONS ?= 3.11 3.12 3.13
 NIGHTS ?= 10
 
-.PHONY: help setup airflow-setup peers-setup petastorm-setup audit-setup lock test-pythons test-wheel demo run reproduce test test-unit test-conformance test-spark test-ddp test-dags test-scheduler check tables audit format wheel clean bench-households bench-census bench-census-hits bench-network bench-sites bench-linkage bench-groups bench-flood bench-capture bench-ingest bench-train bench-predict bench-gpu bench-choices results results-quick drill-kill drill-nights drill-cluster drill-households drill-network fuzz airflow cluster cluster-stop
+.PHONY: help setup airflow-setup peers-setup petastorm-setup audit-setup lock test-pythons test-wheel demo run reproduce test test-unit test-conformance test-spark test-ddp test-dags test-scheduler check tables audit format wheel clean bench-households bench-census bench-census-hits bench-network bench-start bench-sites bench-linkage bench-groups bench-flood bench-capture bench-ingest bench-train bench-predict bench-gpu bench-choices results results-quick drill-kill drill-nights drill-cluster drill-households drill-network fuzz airflow cluster cluster-stop
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -174,6 +174,9 @@ bench-flood: setup ## floods of crafted flows and of forged MACs, compared with 
 
 bench-network: setup ## the network's census of a million address-nights: make bench-network [SITES=100] [ADDRESSES=1000] [NIGHTS=10]; ends with one line of JSON
 	@$(PY) tests/bench/network.py $(if $(SITES),--sites $(SITES)) $(if $(ADDRESSES),--addresses $(ADDRESSES)) --nights $(NIGHTS)
+
+bench-start: setup ## what starting costs: whole steps of a tiny night, and each part alone; ends with one line of JSON
+	@$(PY) tests/bench/start.py
 
 bench-sites: setup ## many small sites in one application, and a command for each step and site: make bench-sites [SITES=200]; ends with one line of JSON
 	@$(PY) tests/bench/sites.py $(if $(SITES),--sites $(SITES))

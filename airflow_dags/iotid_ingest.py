@@ -40,7 +40,7 @@ With defaults:
 * `driver_memory` (3g): of each Spark driver, on an Airflow worker
 * `wheel` (none): iotid's package for the executors; none if they have it installed
 * `settle_s` (600): captures are complete when no file arrived for so many seconds
-* `wait_s` (21600): a site without captures so many seconds after the end of the date is skipped; the others wait for it
+* `wait_s` (7200): a site without captures so many seconds after the end of the date is skipped; the others wait for it
   as long, because one application ingests all
 * `late_nights` (3): how many earlier dates to check for late captures
 * `train_nights` (7): how many dates to train on

@@ -33,7 +33,7 @@ _DEFAULTS: dict[str, Any] = {  # of its other keys; the documentation of iotid_i
     "driver_memory": "3g",
     "wheel": "",
     "settle_s": 600,  # two polls of the sensor `captured`
-    "wait_s": 6 * 3600,  # half of that sensor's time limit
+    "wait_s": 2 * 3600,  # all sites wait for the slowest
     "late_nights": 3,
     "train_nights": 7,
 }

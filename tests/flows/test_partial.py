@@ -125,7 +125,7 @@ def test_blocks__of_a_subscriber_with_nearly_all_flows_are_spread_evenly(
         sent.append(_blocks(partials, buckets))
     of_partition = np.zeros(buckets.partitions, int)
     for bucket, blocks in read_blocks(pa.Table.from_batches(sent).sort_by("bucket").to_batches()):
-        of_partition[bucket // 16] += sum(len(rows) for _, rows in read_tables(blocks))
+        of_partition[bucket // buckets.each] += sum(len(rows) for _, rows in read_tables(blocks))
     assert of_partition.sum() == runs * (flows + 1)
     assert of_partition.max() < 1.15 * of_partition.mean(), of_partition
 

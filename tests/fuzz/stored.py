@@ -252,7 +252,7 @@ def stored_metadata() -> dict[str, dict[str, Any]]:
                 "devices": 5, "not_seen": 1, "not_seen_names": ["a"], "never_seen": 1, "agrees": 1, "differs": 1,
                 "not_identified": 0, "not_listed": 1, "unknown": 0,
             },
-            "learned_from_date": False, "flows_by_date": {"2026-01-01": 5},
+            "learned_from_date": False, "inputs": "0123456789abcdef", "flows_by_date": {"2026-01-01": 5},
         },
         "network": {
             "rows": 7, "sites": {"complete": 1, "partial": 0, "missing": 2}, "addresses": 3, "status": {"known": 3},

@@ -18,6 +18,7 @@ from iotid.dataset import EncodedFlows, FlowSets
 from iotid.errors import DataError, SettingError, TrainingError
 from iotid.model import Predictor
 from iotid.model.bundle import Learned
+from iotid.model.network.sequences import distinct_sequences
 from iotid.training import fit as fit_module
 from iotid.training.fit import FitResult, fit
 from iotid.training.ranks import Ranks
@@ -75,7 +76,7 @@ def test_fit__calibrates_the_saved_model_and_nothing_else(toy: ModuleType, tmp_p
     _fit(toy, tmp_path / "fitted", epochs=2, calibration="classes")
     raw, fitted = (load_file(tmp_path / name / "weights.safetensors") for name in ("raw", "fitted"))
     changed = {name for name in raw if not torch.equal(raw[name], fitted[name])}
-    assert changed == {"classifier.weight", "classifier.bias"}
+    assert changed == {"classifier.weight", "classifier.bias", "answers.probabilities"}
     rows = toy.rows(23, 9)  # the validation part
     likelihood = {
         name: np.log(
@@ -100,6 +101,25 @@ def test_fit__counts_training_sequences_if_enabled(toy: ModuleType, tmp_path: Pa
     expected_NC = seen_NC + counts.strength * alone.probabilities(train.sequences)
     expected_NC /= expected_NC.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(with_counts.probabilities(train.sequences), expected_NC, rtol=1e-5)
+
+
+def test_fit__keeps_answers_for_trainings_most_frequent_sequences(toy: ModuleType, tmp_path: Path) -> None:
+    train = toy.rows(60)
+    distinct = len(next(iter(distinct_sequences(train.sequences)[0].values())))
+    each = (16 + 4 * 3) / 2**20  # of three classes, in MiB
+    for megabytes, expected in ((0.0, 0), (5 * each, 5), (8.0, distinct)):
+        _fit(toy, tmp_path / str(megabytes), train=train, epochs=1, kept_answers_mb=megabytes)
+        predictor = Predictor.load(tmp_path / str(megabytes))
+        kept = predictor.learned.answers
+        assert (len(kept.keys) if kept else 0) == expected
+        computed = predictor.probabilities(train.sequences, anew=True)
+        np.testing.assert_array_equal(predictor.probabilities(train.sequences), computed)
+
+
+def test_fit__other_kept_answers_do_not_train_again(toy: ModuleType, tmp_path: Path) -> None:
+    _fit(toy, tmp_path, epochs=2)
+    assert _fit(toy, tmp_path, epochs=2, kept_answers_mb=0.0).resumed_from == 2
+    assert Predictor.load(tmp_path).learned.answers is None
 
 
 def test_fit__trains_a_device_model_if_given_sets(toy: ModuleType, tmp_path: Path) -> None:

@@ -60,7 +60,8 @@ from iotid.capture.packets import Packets, words_of
 
 _ZERO = np.uint64(0)
 
-Columns = namedtuple("Columns", [field.name for field in fields(Packets)])  # type: ignore[misc] # Packets for Numba
+_NAMES = [field.name for field in fields(Packets)]
+Columns: Any = namedtuple("Columns", _NAMES)  # type: ignore[misc] # Packets for Numba
 
 
 class Rules(NamedTuple):
@@ -105,7 +106,7 @@ class Decoder:
         self.file_index = 0
         self._num_frames = 0  # so far
         self._packets = Packets.empty()  # reused: new memory for each window would cost as much as the decoding
-        self._columns = Columns(*(getattr(self._packets, name) for name in Columns._fields))
+        self._columns: Any = Columns(*(getattr(self._packets, name) for name in _NAMES))
         self._reasons = np.empty(0, np.uint8)
         self._unread = np.empty(0, np.int32)
         self._headers = np.empty(HEADERS_SIZE, np.int64), np.empty(HEADERS_SIZE, np.int64)
@@ -117,7 +118,7 @@ class Decoder:
         num_warm_up = int(np.searchsorted(frames.offset, begin))
         if count > len(self._packets):
             self._packets = Packets.empty(count, words_of(self._rules.keep_bytes))
-            self._columns = Columns(*(getattr(self._packets, name) for name in Columns._fields))
+            self._columns = Columns(*(getattr(self._packets, name) for name in _NAMES))
             self._reasons = np.empty(count, np.uint8)
             self._unread = np.empty(count, np.int32)
         self._packets.file_index[:count] = self.file_index

@@ -112,7 +112,7 @@ def equal_rows(network: AdaptiveEnsemble) -> int:
     MKL's products give each row the same bits wherever it is and however many there are, if their number is a multiple
     of its kernels' rows: 4 with AVX, AVX2 and AVX-512, 8 with SSE2.
     """
-    sizes = {name: embedding.num_embeddings for name, embedding in network.embeddings.items()}
+    sizes = {name: cast("nn.Embedding", table).num_embeddings for name, table in network.embeddings.items()}
     steps_64 = torch.arange(2 * _TRIED).reshape(_TRIED, 2)
     ids = {name: 1 + (7 * at + steps_64) % (size - 1) for at, (name, size) in enumerate(sizes.items())}
     expected = network(ids)

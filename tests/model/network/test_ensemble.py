@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import nn
@@ -153,3 +155,58 @@ def test_shapes__are_those_of_the_state(fusion: str, layers: int, characteristic
     sizes = {f"c{number}": 20 + number for number in range(characteristics)}
     state = _model(settings, characteristics).state_dict()
     assert shapes(settings, sizes, 4) == {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+@pytest.fixture
+def three_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_exact_sigmoid__has_the_same_bits_wherever_a_value_stands(three_threads: None) -> None:
+    x = 4 * torch.randn(100_003, generator=torch.Generator().manual_seed(1))
+    whole = x.clone()
+    lstm._exact_sigmoid(whole)
+    torch.testing.assert_close(whole, torch.sigmoid(x))
+    for part in (7, 33_000):
+        pieces = x.clone()
+        for piece in pieces.split(part):
+            lstm._exact_sigmoid(piece)
+        assert torch.equal(pieces, whole)
+    far = torch.tensor([-200.0, 200.0])
+    lstm._exact_sigmoid(far)
+    assert far.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(("features", "classes"), [(512, 34), (10, 3), (2, 1)])
+def test_exact_linear__has_the_same_bits_for_a_row_alone(features: int, classes: int, three_threads: None) -> None:
+    torch.manual_seed(1)
+    layer, x_BF = nn.Linear(features, classes), torch.randn(90, features)
+    with torch.inference_mode():
+        whole = ensemble._exact_linear(x_BF, layer)
+        torch.testing.assert_close(whole, layer(x_BF))
+        assert torch.equal(torch.cat([ensemble._exact_linear(row.unsqueeze(0), layer) for row in x_BF]), whole)
+
+
+def test_exact_sum__has_the_same_bits_for_a_row_alone_and_padded(three_threads: None) -> None:
+    x_BSF = torch.randn(30, 19, 10, generator=torch.Generator().manual_seed(1))
+    whole = ensemble._exact_sum(x_BSF)
+    torch.testing.assert_close(whole, x_BSF.sum(dim=1))
+    padded = torch.cat([x_BSF, torch.zeros(30, 40, 10)], dim=1)
+    assert torch.equal(torch.cat([ensemble._exact_sum(row.unsqueeze(0)) for row in padded]), whole)
+
+
+def test_equal_rows__are_the_least_that_give_a_flow_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = _model(_settings(hidden_size=32))
+    found = ensemble.equal_rows(model)
+    assert found in (4, 8, 16, 32, 64)
+    original = AdaptiveEnsemble.forward
+
+    def few_differ(self: AdaptiveEnsemble, ids: dict[str, torch.Tensor]) -> torch.Tensor:
+        rows = len(next(iter(ids.values())))
+        return original(self, ids) + (1e-3 if rows < 12 else 0)
+
+    monkeypatch.setattr(AdaptiveEnsemble, "forward", few_differ)
+    assert ensemble.equal_rows(model) == max(found, 16)
