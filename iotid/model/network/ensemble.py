@@ -84,11 +84,12 @@ class AdaptiveEnsemble(nn.Module):
         output_1PF, last_1BF = run_lstms([self.spatial], [fused.data], fused)
         if self.settings.readout == "last":
             return last_1BF[0]
-        output_BSF, steps_B = _pad(fused._replace(data=output_1PF[0]))
+        sorted_BSF, _ = _pad(fused._replace(data=output_1PF[0]))
+        output_BSF = sorted_BSF.index_select(0, cast("Tensor", fused.unsorted_indices))
+        steps_B = lengths_B * (len(networks) if self.settings.fusion == "sequence" else 1)
         exact = torch.is_inference_mode_enabled() and not output_BSF.is_cuda
         sum_BF = _exact_sum(output_BSF) if exact else output_BSF.sum(dim=1)
-        mean_BF = sum_BF / steps_B.to(output_BSF.device, non_blocking=True).unsqueeze(1)
-        return mean_BF.index_select(0, cast("Tensor", fused.unsorted_indices))
+        return sum_BF / steps_B.to(output_BSF.device, non_blocking=True).unsqueeze(1)
 
     def _lengths(self, ids_BL: Tensor) -> Tensor:
         if self.settings.padding == "zeros":
