@@ -398,7 +398,8 @@ def run_rank(rank: int, world: int, folder: str, bench: Bench) -> None:
     if rank == 0:
         Path(folder, "found.json").write_text(json.dumps({"backend": backend, "ranks": world, **found}))
     dist.destroy_process_group()
-    os._exit(0)  # else torch's threads may abort a process that has ended: two in some seventy did, without an error of Python
+    # torch's threads may abort a process while the interpreter ends: two of some seventy did here
+    os._exit(0)
 
 
 def bench_rank(bench: Bench, world: int, folder: str) -> dict[str, Any]:
