@@ -22,7 +22,7 @@ UNIT := "not spark and not ddp and not dags" --ignore=tests/dags --ignore=tests/
 PYTHONS ?= 3.11 3.12 3.13
 NIGHTS ?= 10
 
-.PHONY: help setup airflow-setup peers-setup petastorm-setup audit-setup lock test-pythons test-wheel demo run reproduce test test-unit test-conformance test-spark test-ddp test-dags test-scheduler check tables audit format wheel clean bench-households bench-census bench-census-hits bench-network bench-start bench-sites bench-linkage bench-groups bench-flood bench-capture bench-ingest bench-train bench-predict bench-choices results results-quick drill-kill drill-nights drill-cluster drill-households drill-network fuzz airflow cluster cluster-stop
+.PHONY: help setup airflow-setup peers-setup petastorm-setup audit-setup lock test-pythons test-wheel demo run reproduce test test-unit test-conformance test-spark test-ddp test-dags test-scheduler check tables audit format wheel clean bench-households bench-census bench-census-hits bench-network bench-start bench-sites bench-linkage bench-groups bench-flood bench-capture bench-ingest bench-train bench-predict bench-gpu bench-choices results results-quick drill-kill drill-nights drill-cluster drill-households drill-network fuzz airflow cluster cluster-stop
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -125,6 +125,10 @@ results-quick: ## the same with small networks, three folds and fewer protocols
 
 bench-predict: setup ## prediction speed and that of the plain model, same weights: make bench-predict [LEARN="--captures DIR --labels FILE …"]
 	@$(PY) tests/bench/learning.py predict $(LEARN)
+
+# not from setup: a machine with a GPU needs only torch and what the program names
+bench-gpu: ## training and prediction on this machine's GPUs, and of the plain model, without make setup: make bench-gpu [GPU="--wheels DIR"], minutes; ends with one line of JSON
+	@$(if $(wildcard .venv/.ready),$(PY),python3) tests/bench/gpu.py $(GPU)
 
 drill-kill: setup ## kill an ingest at 20 random moments and check what is left: make drill-kill [SEED=1], minutes
 	@$(PY) tests/drills/kill.py --seed $(SEED)

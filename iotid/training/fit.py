@@ -8,6 +8,7 @@ Shape suffixes: N rows, B rows of a rank's share of a batch, C classes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ from iotid.model.device import DeviceModel, kinds_of
 from iotid.model.network.ensemble import AdaptiveEnsemble
 from iotid.model.network.kept_answers import KeptAnswers
 from iotid.model.network.sequence_counts import SequenceCounts
-from iotid.model.network.sequences import logits_by_batch, step_counts, tensors_of
+from iotid.model.network.sequences import logits_by_batch, prepare, step_counts, to_device
 from iotid.training.checkpoint import Checkpoint
 from iotid.training.ranks import Ranks
 
@@ -64,6 +65,19 @@ class FitResult:
     history: list[dict[str, float]]
 
 
+@contextlib.contextmanager
+def exact_float32() -> Iterator[None]:
+    """Products of LSTMs that are float32 are so on GPUs too: by default cuDNN rounds their factors to TF32."""
+    rnn: Any = torch.backends.cudnn.rnn  # its types lack the attribute
+    before = rnn.fp32_precision
+    rnn.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        rnn.fp32_precision = before
+
+
+@exact_float32()
 def fit(
     model_settings: config.Model,
     settings: config.Training,
@@ -113,6 +127,19 @@ def fit(
         write_atomically(folder / HISTORY, (json.dumps(state.history, indent=1) + "\n").encode())
     best_macro_f1 = state.history[state.best_epoch - 1]["validation_macro_f1"]
     return FitResult(state.best_epoch, best_macro_f1, state.epoch < settings.epochs, resumed_from, state.history)
+
+
+class _Batch(NamedTuple):
+    """Rows of one rank, on its device.
+
+    ``inputs``: the network's arguments; ``labels``: int64 (B,); ``weights``: float32 (B,) shares of the global batch's
+    weight, ``weight``.
+    """
+
+    inputs: tuple[dict[str, torch.Tensor], torch.Tensor]
+    labels: torch.Tensor
+    weights: torch.Tensor
+    weight: float
 
 
 class _Run:
@@ -175,20 +202,22 @@ class _Run:
         batches = [order[at : at + settings.batch_size] for at in range(0, len(order), settings.batch_size)]
         self._parallel.train()
         first, last_log, saved = state.batch, time.monotonic(), time.monotonic()
-        for number, batch in enumerate(batches[first:], start=first + 1):
+        prepared, number = map(self._prepare, batches[first:]), first
+        given = next(prepared, None)
+        while given is not None:
+            number += 1
             torch.manual_seed(_seed_of(settings.seed, epoch, number, ranks.rank))  # of dropout
-            # each batch's weights are normalised to 1: on real captures a constant divisor, which would equal training
-            # on the copies in expectation, needed more epochs to reach the same macro F1
-            weight = float(self._weights_N[batch].sum())
             self._optimiser.zero_grad(set_to_none=True)
-            share = self._share_of_loss(batch, weight)
+            share, weight = self._share_of_loss(given), given.weight
+            (share * ranks.world_size).backward()  # DDP averages gradients over ranks; this makes it a sum
+            # a GPU still computes: the next batch is prepared meanwhile, and only then is the loss waited for
+            given = next(prepared, None)
             loss = ranks.total(share).item()
             if not np.isfinite(loss):
                 raise TrainingError(
                     f"training: the loss of batch {number} in epoch {epoch} is {loss}; the weights were not updated; "
                     f"lower training.learning_rate, now {settings.learning_rate}"
                 )
-            (share * ranks.world_size).backward()  # DDP averages gradients over ranks; this makes it a sum
             self._optimiser.step()
             state.loss_sum += loss * weight
             state.batch = number
@@ -204,19 +233,26 @@ class _Run:
                 _log.info("epoch %d: %d of %d batches", epoch, number, len(batches))
         return np.concatenate(batches[first:]) if first < len(batches) else order[:0]
 
-    def _share_of_loss(self, batch: np.ndarray, weight: float) -> torch.Tensor:
-        """The contribution of this rank's rows to the weighted mean loss of the global batch.
+    def _prepare(self, batch: np.ndarray) -> _Batch:
+        """This rank's share of a global batch, on the device; copies to a GPU are not waited for.
 
         A rank without rows computes one row with weight 0, so that it joins every all-reduce of gradients.
         """
+        # each batch's weights are normalised to 1: on real captures a constant divisor, which would equal training
+        # on the copies in expectation, needed more epochs to reach the same macro F1
+        weight = float(self._weights_N[batch].sum())
         mine = batch[self._ranks.rank :: self._ranks.world_size]
         rows = mine if len(mine) else batch[:1]
-        weights_B = self._weights_N[rows] / weight * (len(mine) > 0)
+        weights_B = (self._weights_N[rows] / weight * (len(mine) > 0)).astype(np.float32)
+        device = self._ranks.device
+        inputs = prepare(self._train.sequences, rows, self._counts_N, device)
+        return _Batch(inputs, to_device(self._train.label[rows], device), to_device(weights_B, device), weight)
+
+    def _share_of_loss(self, given: _Batch) -> torch.Tensor:
+        """The contribution of this rank's rows to the weighted mean loss of the global batch."""
         with self._autocast():
-            logits_BC = self._parallel(tensors_of(self._train.sequences, rows, self._counts_N, self._ranks.device))
-        labels_B = torch.from_numpy(self._train.label[rows]).to(self._ranks.device)
-        losses_B = F.cross_entropy(logits_BC.float(), labels_B, reduction="none")
-        return (losses_B * torch.from_numpy(weights_B.astype(np.float32)).to(self._ranks.device)).sum()
+            logits_BC = self._parallel(*given.inputs)
+        return (F.cross_entropy(logits_BC.float(), given.labels, reduction="none") * given.weights).sum()
 
     @torch.inference_mode()
     def _validate(self) -> dict[str, float]:

@@ -76,7 +76,7 @@ class PlainEnsemble(nn.Module):
         """Logits (B, C)."""
         present_BM = next(iter(ids.values())) != 0
         lengths_B1 = present_BM.sum(dim=1, keepdim=True)
-        steps_M = torch.arange(present_BM.shape[1])
+        steps_M = torch.arange(present_BM.shape[1], device=present_BM.device)
         reversed_BM = torch.where(present_BM, lengths_B1 - 1 - steps_M, steps_M)
         temporal = [
             self.temporal[name](embedding(ids[name]), reversed_BM) for name, embedding in self.embeddings.items()

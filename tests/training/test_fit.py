@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from pathlib import Path
@@ -20,6 +21,7 @@ from iotid.model.bundle import Learned
 from iotid.model.network.sequences import distinct_sequences
 from iotid.training import fit as fit_module
 from iotid.training.fit import FitResult, fit
+from iotid.training.ranks import Ranks
 
 _TIMES = ("seconds", "rows_per_s", "flows_per_s")
 
@@ -247,6 +249,42 @@ def test_fit__non_finite_loss_stops_before_the_step(
         _fit(toy, tmp_path)
     assert len(steps) == 1
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_fit__prepares_the_next_batch_before_it_waits_for_a_loss(
+    toy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+
+    def noted(owner: type, name: str) -> None:
+        original = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda self, *rest: events.append(name) or original(self, *rest))
+
+    noted(fit_module._Run, "_prepare")
+    noted(Ranks, "total")
+    noted(torch.optim.Adam, "step")
+    _fit(
+        toy, tmp_path, train=toy.rows(48), epochs=1
+    )  # three batches; the first sum compares ranks, the last is validation's
+    batch = ["_prepare", "total", "step"]
+    assert events == ["total", "_prepare", *batch, *batch, "total", "step", "total"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_fit__float32_is_not_rounded_to_tf32(toy: ModuleType, tmp_path: Path, fails: bool) -> None:
+    found: list[str] = []
+    rnn: Any = torch.backends.cudnn.rnn
+    before = rnn.fp32_precision
+
+    def note(*_: Any) -> None:
+        found.append(rnn.fp32_precision)
+        if fails:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError) if fails else contextlib.nullcontext():
+        _fit(toy, tmp_path, epochs=1, on_epoch=note)
+    assert found == ["ieee"]
+    assert rnn.fp32_precision == before != "ieee"
 
 
 def test_fit__row_counts_as_its_number_of_flows(toy: ModuleType, tmp_path: Path) -> None:

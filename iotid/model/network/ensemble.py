@@ -10,7 +10,7 @@ directions' hidden units, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from iotid import config
 from iotid.dataset.characteristics import PADDING
-from iotid.model.network.lstm import run_lstms
+from iotid.model.network.lstm import run_lstms, uses_torch_lstm
 
 _TRIED = 64  # flows
 _MOST_FACTORS = 1 << 20
@@ -51,46 +51,58 @@ class AdaptiveEnsemble(nn.Module):
         self.dropout = nn.Dropout(settings.dropout)
         self.classifier = nn.Linear(both_directions, num_classes)
 
-    def forward(self, ids: Mapping[str, Tensor]) -> Tensor:
-        """Logits (B, C) of flows whose characteristics are given as int64 ids (B, L), padded at the end with 0."""
-        summary_BF = self.dropout(self.summary(ids))
+    def forward(self, ids: Mapping[str, Tensor], lengths_B: Tensor | None = None) -> Tensor:
+        """Logits (B, C) of flows whose characteristics are given as int64 ids (B, L), padded at the end with 0.
+
+        ``lengths_B``: the steps to read of each flow, at least one, int64 on the CPU. Without it they are counted,
+        which on a GPU waits until all that was started before has been computed.
+        """
+        summary_BF = self.dropout(self.summary(ids, lengths_B))
         if torch.is_inference_mode_enabled() and not summary_BF.is_cuda:
             return _exact_linear(summary_BF, self.classifier)
         logits_BC: Tensor = self.classifier(summary_BF)
         return logits_BC
 
-    def summary(self, ids: Mapping[str, Tensor]) -> Tensor:
+    def summary(self, ids: Mapping[str, Tensor], lengths_B: Tensor | None = None) -> Tensor:
         """(B, F) the output of the networks for each flow, which is the input of the linear layer."""
-        present_BL = next(iter(ids.values())) != PADDING  # padding is at the end only, and no packet has its id
-        lengths_B = present_BL.sum(dim=1).clamp(min=1).cpu()  # packing needs at least one packet
-        if self.settings.padding == "zeros":
-            lengths_B = torch.full_like(lengths_B, present_BL.shape[1])
-        packed = {
-            name: pack_padded_sequence(ids[name], lengths_B, batch_first=True, enforce_sorted=False)
-            for name in self.embeddings
-        }
-        networks, tables, rows = [], [], []
-        for name, embedding in self.embeddings.items():
-            values_U, row_P = packed[name].data.unique(return_inverse=True)
-            networks.append(cast("nn.LSTM", self.temporal[name]))
-            tables.append(embedding(values_U))
-            rows.append(row_P)
+        if lengths_B is None:
+            lengths_B = self._lengths(next(iter(ids.values())))
+        packed = dict(zip(self.embeddings, _pack([ids[name] for name in self.embeddings], lengths_B), strict=True))
+        networks = [cast("nn.LSTM", self.temporal[name]) for name in packed]
         like = next(iter(packed.values()))  # all characteristics have the same packing
-        temporal_KPF, _ = run_lstms(networks, tables, like, rows)
-        fused = self._fuse(temporal_KPF, like, lengths_B)
+        rows: list[Tensor] | None
+        if uses_torch_lstm(like.data.device):  # where counting distinct values waits for the device, for no gain
+            inputs, rows = [embedding(packed[name].data) for name, embedding in self.embeddings.items()], None
+        else:
+            inputs, rows = [], []
+            for name, embedding in self.embeddings.items():
+                values_U, row_P = packed[name].data.unique(return_inverse=True)
+                inputs.append(embedding(values_U))
+                rows.append(row_P)
+        temporal_KPF, _ = run_lstms(networks, inputs, like, rows)
+        fused = self._fuse(temporal_KPF, like)
         output_1PF, last_1BF = run_lstms([self.spatial], [fused.data], fused)
         if self.settings.readout == "last":
             return last_1BF[0]
-        output_BSF, steps_B = pad_packed_sequence(fused._replace(data=output_1PF[0]), batch_first=True)
+        sorted_BSF, _ = _pad(fused._replace(data=output_1PF[0]))
+        output_BSF = sorted_BSF.index_select(0, cast("Tensor", fused.unsorted_indices))
+        steps_B = lengths_B * (len(networks) if self.settings.fusion == "sequence" else 1)
         exact = torch.is_inference_mode_enabled() and not output_BSF.is_cuda
         sum_BF = _exact_sum(output_BSF) if exact else output_BSF.sum(dim=1)
-        return sum_BF / steps_B.to(output_BSF.device).unsqueeze(1)
+        return sum_BF / steps_B.to(output_BSF.device, non_blocking=True).unsqueeze(1)
 
-    def _fuse(self, temporal_KPF: Tensor, like: PackedSequence, lengths_B: Tensor) -> PackedSequence:
+    def _lengths(self, ids_BL: Tensor) -> Tensor:
+        if self.settings.padding == "zeros":
+            return torch.full(ids_BL.shape[:1], ids_BL.shape[1])
+        present_BL = ids_BL != PADDING  # padding is at the end only, and no packet has its id
+        return present_BL.sum(dim=1).clamp(min=1).cpu()  # packing needs at least one packet
+
+    def _fuse(self, temporal_KPF: Tensor, like: PackedSequence) -> PackedSequence:
         if self.settings.fusion == "concatenate":
             return like._replace(data=temporal_KPF.transpose(0, 1).flatten(1))
-        parts = [pad_packed_sequence(like._replace(data=output_PF), batch_first=True)[0] for output_PF in temporal_KPF]
-        return _pack_end_to_end(torch.stack(parts, dim=1), lengths_B)
+        padded = [_pad(like._replace(data=output_PF)) for output_PF in temporal_KPF]
+        joined = _pack_end_to_end(torch.stack([part for part, _ in padded], dim=1), padded[0][1])
+        return joined._replace(sorted_indices=like.sorted_indices, unsorted_indices=like.unsorted_indices)
 
 
 @torch.inference_mode()
@@ -132,12 +144,31 @@ def _bi_lstm(input_size: int, settings: config.Model) -> nn.LSTM:
     return nn.LSTM(input_size, settings.hidden_size, settings.layers, batch_first=True, bidirectional=True)
 
 
+def _pack(padded: Sequence[Tensor], lengths_B: Tensor) -> list[PackedSequence]:
+    """``pack_padded_sequence`` of tensors (B, L) whose flows have the same lengths, without waiting for the device."""
+    descending_B, order_B = torch.sort(lengths_B, descending=True)
+    device = padded[0].device
+    order, inverse = (index_B.to(device, non_blocking=True) for index_B in (order_B, order_B.argsort()))
+    return [
+        pack_padded_sequence(ids_BL.index_select(0, order), descending_B, batch_first=True)._replace(
+            sorted_indices=order, unsorted_indices=inverse
+        )
+        for ids_BL in padded
+    ]
+
+
+def _pad(packed: PackedSequence) -> tuple[Tensor, Tensor]:
+    """Padded (B, S, F) and int64 (B,) lengths on the CPU, longest flow first: for another order ``pad_packed_sequence``
+    would copy it from the device and wait."""
+    return pad_packed_sequence(packed._replace(sorted_indices=None, unsorted_indices=None), batch_first=True)
+
+
 def _pack_end_to_end(x_BKLF: Tensor, lengths_B: Tensor) -> PackedSequence:
-    """The packets of characteristic 0, then those of characteristic 1 …, with no padding between them."""
+    """The packets of characteristic 0, then those of characteristic 1 …, with no padding between, longest first."""
     B, K, L, F = x_BKLF.shape
     steps_S = torch.arange(K * L).unsqueeze(0)
     characteristic_BS = (steps_S // lengths_B.unsqueeze(1)).clamp(max=K - 1)
     packet_BS = (steps_S % lengths_B.unsqueeze(1)).clamp(max=L - 1)
-    index_BSF = (characteristic_BS * L + packet_BS).to(x_BKLF.device).unsqueeze(2).expand(B, K * L, F)
-    joined_BSF = x_BKLF.reshape(B, K * L, F).gather(1, index_BSF)
-    return pack_padded_sequence(joined_BSF, K * lengths_B, batch_first=True, enforce_sorted=False)
+    index_BS = (characteristic_BS * L + packet_BS).to(x_BKLF.device, non_blocking=True)
+    joined_BSF = x_BKLF.reshape(B, K * L, F).gather(1, index_BS.unsqueeze(2).expand(B, K * L, F))
+    return pack_padded_sequence(joined_BSF, K * lengths_B, batch_first=True)

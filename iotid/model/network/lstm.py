@@ -30,7 +30,7 @@ def run_lstms(
     packet. ``packed``: positions of the packets; its data is not read. The last states are in the original order of the
     flows.
     """
-    if packed.data.is_cuda:
+    if uses_torch_lstm(packed.data.device):
         return _run_one_by_one(networks, inputs, packed, rows)
     order = _Order.of(packed)
     if rows is None:
@@ -44,6 +44,11 @@ def run_lstms(
             gates_TPF = _project(networks, layer, outputs_GPI, order)
     last_TBH = hidden_TPH.index_select(1, order.last[packed.unsorted_indices])
     return outputs_GPI, torch.cat([last_TBH[0::2], last_TBH[1::2]], dim=2)
+
+
+def uses_torch_lstm(device: torch.device) -> bool:
+    """Whether the networks run one after the other by `torch.nn.LSTM`: it has fused kernels for GPUs (cuDNN)."""
+    return device.type != "cpu"
 
 
 def _run_one_by_one(

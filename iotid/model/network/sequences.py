@@ -85,17 +85,37 @@ def logits_by_batch(
     are those of ``filled_batches``, in which a row may occur several times.
     """
     cut = filled_batches(counts_N, max_packets, multiple) if multiple else batches_by_length(counts_N, max_packets)
-    for rows in list(cut)[batches]:
-        yield rows, network(tensors_of(sequences, rows, counts_N, device)).cpu()
+    prepared = ((rows, prepare(sequences, rows, counts_N, device)) for rows in list(cut)[batches])
+    given = next(prepared, None)
+    while given is not None:
+        rows, (ids, lengths_B) = given
+        logits_BC = network(ids, lengths_B)
+        given = next(prepared, None)  # while a GPU computes
+        yield rows, logits_BC.cpu()
+
+
+def prepare(
+    sequences: Mapping[str, np.ndarray], rows: np.ndarray, counts_N: np.ndarray, device: torch.device | None = None
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """The arguments of the network for the given rows: ids of ``tensors_of``, and int64 (B,) steps, on the CPU."""
+    import torch
+
+    return tensors_of(sequences, rows, counts_N, device), torch.from_numpy(np.maximum(counts_N[rows], 1))
 
 
 def tensors_of(
     sequences: Mapping[str, np.ndarray], rows: np.ndarray, counts_N: np.ndarray, device: torch.device | None = None
 ) -> dict[str, torch.Tensor]:
     """int64 (B, L) ids of the given rows, truncated to the longest of them."""
+    longest = max(1, int(counts_N[rows].max()))
+    return {name: to_device(ids_NM[rows, :longest].astype(np.int64), device) for name, ids_NM in sequences.items()}
+
+
+def to_device(array: np.ndarray, device: torch.device | None) -> torch.Tensor:
+    """The array as a tensor; a copy to a GPU, from pinned memory, is not waited for."""
     import torch
 
-    longest = max(1, int(counts_N[rows].max()))
-    return {
-        name: torch.from_numpy(ids_NM[rows, :longest].astype(np.int64)).to(device) for name, ids_NM in sequences.items()
-    }
+    tensor = torch.from_numpy(array)
+    if device is None or device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)

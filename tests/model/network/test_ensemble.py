@@ -103,6 +103,35 @@ def test_forward__takes_any_number_of_characteristics(characteristics: int, fusi
     assert model(_flows([2, 7], 7, characteristics)).shape == (2, 4)
 
 
+@pytest.mark.parametrize("padding", ["ignored", "zeros"])
+@pytest.mark.parametrize(("fusion", "readout"), _ALL)
+def test_forward__on_a_gpu_computes_what_it_does_on_the_cpu(
+    fusion: str, readout: str, padding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, flows = _model(_settings(fusion, readout, padding=padding)), _flows([3, 1, 8, 5, 8], 8)
+    lengths_B = torch.tensor([8] * 5 if padding == "zeros" else [3, 1, 8, 5, 8])
+    learned = list(model.parameters())
+    expected = model(flows)
+    wanted = torch.autograd.grad(expected.square().sum(), learned)
+    for module in (ensemble, lstm):
+        monkeypatch.setattr(module, "uses_torch_lstm", lambda device: True)
+    found = model(flows, lengths_B)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(torch.autograd.grad(found.square().sum(), learned), wanted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("padding", ["ignored", "zeros"])
+@pytest.mark.parametrize(("fusion", "readout"), _ALL)
+def test_forward__never_waits_for_a_device_if_lengths_are_given(fusion: str, readout: str, padding: str) -> None:
+    """What is on the device `meta` has no values, so reading any of it fails; on a GPU that would be waiting."""
+    model = _model(_settings(fusion, readout, padding=padding)).train().to("meta")
+    ids = {name: ids_BL.to("meta") for name, ids_BL in _flows([3, 1, 8, 5, 8], 8).items()}
+    if padding == "ignored":
+        with pytest.raises(NotImplementedError, match="no data"):
+            model(ids)
+    model(ids, torch.tensor([3, 1, 8, 5, 8])).sum().backward()
+
+
 def test_forward__a_flow_of_no_packets_gives_finite_logits() -> None:
     assert torch.isfinite(_model(_settings())(_flows([0, 3], 3))).all()
 
