@@ -221,6 +221,7 @@ class Training(_Section):
     epochs: int = Field(ge=1)
     patience: int = Field(ge=1)
     batch_size: int = Field(ge=1)
+    schedule: Literal["constant", "one_cycle"]
     learning_rate: float = Field(gt=0)
     repeat_weight: float = Field(ge=0, le=1)
     class_weight: Literal["none", "sqrt", "balanced"]

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -52,6 +53,8 @@ EXCLUDED_FROM_FINGERPRINT = {
 }
 _MAX_SQUARED_GRADIENT = 1e30  # bound on Adam's second moments in a checkpoint
 _LOG_S = 30.0  # seconds between progress lines within an epoch
+_RISE = 0.3  # of all steps: the share with a rising learning rate
+_LEAST = 0.01
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,14 @@ class _Batch(NamedTuple):
     weight: float
 
 
+def one_cycle(share_done: float) -> float:
+    """The learning rate's share of its maximum when this share of all steps is done: it rises in a straight line, then
+    falls like a cosine (Smith and Topin 2019)."""
+    if share_done < _RISE:
+        return (share_done + _LEAST) / (_RISE + _LEAST)
+    return 0.5 * (1 + math.cos(math.pi * (share_done - _RISE) / (1 - _RISE)))
+
+
 class _Run:
     """Model, optimiser, rows and training state on one rank."""
 
@@ -170,7 +181,8 @@ class _Run:
     @property
     def done(self) -> bool:
         epochs_without_gain = self.state.epoch - self.state.best_epoch
-        return self.state.epoch >= self._settings.epochs or epochs_without_gain >= self._settings.patience
+        is_stopped = epochs_without_gain >= self._settings.patience and self._settings.schedule == "constant"
+        return self.state.epoch >= self._settings.epochs or is_stopped
 
     def advance(self, save: Callable[[], None]) -> dict[str, float]:
         """Train for the rest of an epoch and validate. Returns metrics; except for times, ranks get the same.
@@ -207,6 +219,10 @@ class _Run:
         while given is not None:
             number += 1
             torch.manual_seed(_seed_of(settings.seed, epoch, number, ranks.rank))  # of dropout
+            if settings.schedule == "one_cycle":
+                share_done = (epoch - 1 + (number - 1) / len(batches)) / settings.epochs
+                for group in self._optimiser.param_groups:
+                    group["lr"] = settings.learning_rate * one_cycle(share_done)
             self._optimiser.zero_grad(set_to_none=True)
             share, weight = self._share_of_loss(given), given.weight
             (share * ranks.world_size).backward()  # DDP averages gradients over ranks; this makes it a sum
@@ -431,7 +447,9 @@ def _fingerprint(
     content = hashlib.sha256()
     for array in _arrays(train, validation):
         content.update(np.ascontiguousarray(array).data)
-    included = settings.model_dump(mode="json", exclude=EXCLUDED_FROM_FINGERPRINT)
+    # with a falling learning rate the number of epochs determines all of them
+    excluded = EXCLUDED_FROM_FINGERPRINT - ({"epochs"} if settings.schedule == "one_cycle" else set())
+    included = settings.model_dump(mode="json", exclude=excluded)
     extra = {"training": included, "world": world_size, "encoding": encoding.to_json(), "rows": content.hexdigest()}
     return config.settings_hash(model, extra=extra)
 

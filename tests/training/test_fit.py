@@ -20,7 +20,7 @@ from iotid.model import Predictor
 from iotid.model.bundle import Learned
 from iotid.model.network.sequences import distinct_sequences
 from iotid.training import fit as fit_module
-from iotid.training.fit import FitResult, fit
+from iotid.training.fit import FitResult, fit, one_cycle
 from iotid.training.ranks import Ranks
 
 _TIMES = ("seconds", "rows_per_s", "flows_per_s")
@@ -175,6 +175,35 @@ def test_fit__killed_after_any_epoch_resumes_to_the_same_result(toy: ModuleType,
     assert _losses(resumed) == _losses(undisturbed)
     for name in ("weights.safetensors", "model.json"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
+
+
+@pytest.mark.parametrize("killed_at", [0, 5])
+def test_fit__one_cycle_raises_the_rate_then_lowers_it_and_resumes_in_it(
+    killed_at: int, toy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates, calls, original = [], [], torch.optim.Adam.step
+
+    def step(self: torch.optim.Adam, *rest: Any) -> Any:
+        calls.append(1)
+        if len(calls) == killed_at:
+            raise KeyboardInterrupt
+        rates.append(self.param_groups[0]["lr"])
+        return original(self, *rest)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    asked = {"epochs": 5, "schedule": "one_cycle", "patience": 1, "checkpoint_minutes": 0.0}
+    if killed_at:
+        with pytest.raises(KeyboardInterrupt):
+            _fit(toy, tmp_path, **asked)
+    result = _fit(toy, tmp_path, **asked)
+    steps = 4 * 5  # 60 rows in batches of 16
+    assert rates == pytest.approx([0.02 * one_cycle(step / steps) for step in range(steps)])
+    assert rates.index(max(rates)) == 6
+    assert rates[6] == pytest.approx(0.02)
+    assert rates[0] < rates[1] < rates[5]
+    assert rates[7] > rates[12] > rates[19] > 0
+    assert len(result.history) == 5, "patience is not used"
+    assert _fit(toy, tmp_path, **asked | {"epochs": 6}).resumed_from == 0, "the rates are others"
 
 
 @pytest.mark.parametrize(("minutes", "resumed_at"), [(1000.0, (1, 0)), (0.0, (1, 1))])
