@@ -127,11 +127,11 @@ def test_gpu__operations_of_a_pass_are_counted_as_by_hand(module_at: Callable[[P
 def test_gpu__full_flows_have_lengths_and_repeats_of_real_ones(module_at: Callable[[Path], ModuleType]) -> None:
     measures = _measures(module_at)
     rows = measures.draw_flows(measures.FULL, 1)
-    told = measures._describe(rows)
-    assert 4_000 < told["rows"] <= 4_096
-    assert 13 < told["packets_per_row"] < 16  # aalto and lsif: 14.4
-    assert 13 < told["flows"] / told["rows"] < 17  # 15.2
-    assert len(measures.rows_of_flows(rows)) == told["flows"]
+    described = measures._describe(rows)
+    assert 4_000 < described["rows"] <= 4_096
+    assert 13 < described["packets_per_row"] < 16  # aalto and lsif: 14.4
+    assert 13 < described["flows"] / described["rows"] < 17  # 15.2
+    assert len(measures.rows_of_flows(rows)) == described["flows"]
 
 
 def _measures(module_at: Callable[[Path], ModuleType]) -> ModuleType:

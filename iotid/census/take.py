@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import shlex
 from collections import Counter
@@ -142,13 +140,21 @@ def take_census(
     known = KnownGroups.read(store, key, joinable, pseudonyms, settings.min_similarity)
     makers = read_makers(settings.makers)
     links, learned = _links(store, key, earlier, known.network, champion), _learned_from(store, champion, key)
-    inputs = _hash_of(
-        iotid.__version__, CENSUS.version, made_with, fingerprint, flows.metadata, watchlist.model_dump(mode="json"),
-        protocols, None if listed is None else [repr(each) for each in listed], makers.source,
-        {name: repr(said) for name, said in known.named.items()}, sorted(known.split), links, learned,
-        earlier and [earlier.key, earlier.metadata], known.network and [known.network.key, known.network.metadata],
-        champion and dict(champion.tags),
-    )  # fmt: skip
+    made_of = {
+        "versions": [iotid.__version__, CENSUS.version],
+        "model": [made_with["model_version"], champion and dict(champion.tags), learned],
+        "key_fingerprint": fingerprint,
+        "flows": flows.metadata,
+        "protocols": list(protocols),
+        "listed": None if listed is None else [repr(each) for each in listed],
+        "makers": makers.source,
+        "named": {name: repr(said) for name, said in known.named.items()},
+        "split": sorted(known.split),
+        "links": links,
+        "earlier": earlier and [earlier.key, earlier.metadata],
+        "network": known.network and [known.network.key, known.network.metadata],
+    }
+    inputs = config.settings_hash(settings, watchlist, extra=made_of)
     inputs = pseudonyms.digest(inputs) if pseudonyms else inputs
     if unless_current and store.exists("census", key):
         stored = store.open("census", key)
@@ -204,11 +210,6 @@ def take_census(
         staged.write_text(PAGE, render_page(census, groups, left_out, shown, settings.page_rows))
         staged.metadata.update(metadata)
     return store.open("census", key)
-
-
-def _hash_of(*made_of: Any) -> str:
-    """Sixteen hexadecimal digits of a hash of JSON values."""
-    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _model(

@@ -60,14 +60,15 @@ def main(
     folders = captures_of_sites(captures, capture_date, sites)
     store, registry = Store(settings.storage.root), Registry(settings.tracking, settings.storage.root)
     champion, why_none = find_champion(registry)
-    spark = session_for(settings.spark, "iotid ingest-sites", size_bytes=sum(map(size_of, folders.values())))
+    sizes = {site: size_of(folder) for site, folder in folders.items()}
+    spark = session_for(settings.spark, "iotid ingest-sites", size_bytes=sum(sizes.values()))
     model = None
     if champion:
         with TemporaryDirectory() as folder:
             model, _ = broadcast_model(spark, registry.bundle(champion.number, folder))
     failed, watched = [], []
     shared = Shared(capture_date, settings, champion, model, listed, again)
-    for number, outcome in enumerate(process_sites(spark, shared, folders), start=1):
+    for number, outcome in enumerate(process_sites(spark, shared, folders, sizes), start=1):
         click.echo(f"[{number}/{len(folders)}] site {outcome.site}: {outcome.error or 'done'}", err=True)
         if outcome.error:
             failed.append(outcome)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from iotid import config
+from iotid import config, spark_session
 from iotid.capture.splits.write import write_splits
 from iotid.census import take_census
 from iotid.cli.machine_errors import as_iotid_error
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from iotid.tracking.versions import ModelVersion
 
 _MOST_THREADS = 64
+_STEP = "iotid ingest-sites"
 
 _log = logging.getLogger(__name__)
 
@@ -83,20 +84,26 @@ def captures_of_sites(root: str, capture_date: str, sites: Sequence[str]) -> dic
     return {site: f"{root.rstrip('/')}/{site}/{capture_date}" for site in named}
 
 
-def process_sites(spark: Session, shared: Shared, captures: Mapping[str, str]) -> Iterator[Outcome]:
+def process_sites(
+    spark: Session, shared: Shared, captures: Mapping[str, str], sizes: Mapping[str, int]
+) -> Iterator[Outcome]:
     """Split, assemble and take the census of every site, several at a time; yields each when it has ended.
 
-    ``captures``: site -> folder or URI. Sites with most bytes are begun first.
+    ``captures``: site -> folder or URI. ``sizes``: site -> bytes of captures; sites with most are begun first.
     """
-    sizes = {site: size_of(location) for site, location in captures.items()}
     order = sorted(captures, key=lambda site: (-sizes[site], site))
     if isinstance(spark, InProcess):
-        yield from (run_site(spark, shared, site, captures[site]) for site in order)
+        for site in order:
+            outcome = run_site(spark, shared, site, captures[site])
+            if outcome.is_large:  # small captures may have many flows
+                outcome = run_site(spark_session(shared.settings.spark, _STEP), shared, site, captures[site])
+            yield outcome
         return
     threads = min(max(spark.sparkContext.defaultParallelism, 2), _MOST_THREADS)
     with ThreadPoolExecutor(threads) as pool:
         run = partial(_run_from_driver, spark, shared)
-        yield from pool.map(lambda site: run(site, captures[site], sizes[site]), order)
+        started = [pool.submit(run, site, captures[site], sizes[site]) for site in order]
+        yield from (ended.result() for ended in as_completed(started))
 
 
 def run_site(session: Session, shared: Shared, site: str, location: str) -> Outcome:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
@@ -13,7 +15,7 @@ from click.testing import CliRunner
 
 from iotid.cli import sites, steps
 from iotid.cli.ingest_sites import main as ingest_sites
-from iotid.cli.sites import Outcome, Shared, captures_of_sites, process_sites
+from iotid.cli.sites import Outcome, Shared, captures_of_sites, process_sites, size_of
 from iotid.config import Settings
 from iotid.errors import AbsentError, InputError, SitesError
 from iotid.partitions import PartitionKey, Store
@@ -49,6 +51,10 @@ def write_capture(path: Path, devices: int, start: int = 1_768_089_600) -> None:
     wrpcap(str(path), packets)
 
 
+def sizes_of(captures: dict[str, str]) -> dict[str, int]:
+    return {site: size_of(folder) for site, folder in captures.items()}
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """Captures of two sites, and of one whose folder has none."""
@@ -62,7 +68,8 @@ def root(tmp_path: Path) -> Path:
 def run(settings: Settings, root: Path) -> Callable[..., dict[str, Outcome]]:
     def process(session: Any = None, **shared: Any) -> dict[str, Outcome]:
         own = Shared(DATE, **{"settings": settings, **shared})
-        outcomes = process_sites(session or InProcess(), own, captures_of_sites(str(root), DATE, ()))
+        captures = captures_of_sites(str(root), DATE, ())
+        outcomes = process_sites(session or InProcess(), own, captures, sizes_of(captures))
         return {outcome.site: outcome for outcome in outcomes}
 
     return process
@@ -127,10 +134,29 @@ def test_process_sites__flows_that_go_on_are_assembled_again(
     before = root / "north" / "2026-01-10" / "a.pcap"
     write_capture(before, 2, 1_768_089_600 - 3600)
     for date in ("2026-01-10", DATE):
-        list(process_sites(InProcess(), Shared(date, timed), captures_of_sites(str(root), date, ["north"])))
+        captures = captures_of_sites(str(root), date, ["north"])
+        list(process_sites(InProcess(), Shared(date, timed), captures, sizes_of(captures)))
     first = written(settings)
     run(settings=timed)
     assert first["flows", "north"] != written(settings)["flows", "north"], "of the date that continues the other"
+
+
+def test_process_sites__one_that_takes_long_delays_no_other(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others_ended = threading.Event()
+
+    def run(spark: Any, shared: Shared, site: str, location: str, size_bytes: int) -> Outcome:
+        assert site != "large" or others_ended.wait(60)
+        return Outcome(site)
+
+    monkeypatch.setattr(sites, "_run_from_driver", run)
+    session: Any = SimpleNamespace(sparkContext=SimpleNamespace(defaultParallelism=2))
+    sizes = {"a": 1, "large": 9, "b": 2}
+    ended = process_sites(session, Shared(DATE, settings), dict.fromkeys(sizes, "/x"), sizes)
+    assert {next(ended).site, next(ended).site} == {"a", "b"}
+    others_ended.set()
+    assert [each.site for each in ended] == ["large"]
 
 
 def test_captures_of_sites__are_those_named_or_all_with_the_date(root: Path) -> None:
@@ -183,6 +209,11 @@ def test_process_sites__on_spark_gives_the_rows_of_this_process(
         outcomes = run(spark, settings=own, again=True)
         assert [site for site, outcome in outcomes.items() if outcome.error] == ["broken"]
         assert {site: rows(settings, site) for site in here} == here
+    few = settings.model_copy(update={"spark": settings.spark.model_copy(update={"in_process_flows": 1})})
+    for site in here:
+        Store(settings.storage.root).delete("census", PartitionKey.of_date(site, DATE))
+    assert not run(settings=few)["north"].error, "few bytes, many flows: Spark takes the census"
+    assert {site: rows(settings, site) for site in here} == here
     monkeypatch.setenv("IOTID_CENSUS_KEY", "a key of this test")
     hidden = settings.model_copy(update={"census": settings.census.model_copy(update={"pseudonyms": "opaque"})})
     assert not run(spark, settings=hidden)["north"].error, "the driver, which has the key, takes the census"

@@ -33,7 +33,7 @@ def keys_of(sequences: Mapping[str, NDArray[np.int32]]) -> NDArray[np.uint64]:
     """(N, 2): 128 bits of BLAKE2b of all ids of a row, characteristics in the order of their names.
 
     The chance that any two of a billion sequences share a key is below 1e-20, and nobody can find two that do. So
-    whoever chooses the packets cannot choose a flow that is taken for another one.
+    a sender of packets cannot choose a flow that is taken for another one.
     """
     rows_NW = np.ascontiguousarray(side_by_side(sequences), dtype="<i4")
     content, width = rows_NW.tobytes(), 4 * rows_NW.shape[1]
