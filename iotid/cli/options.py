@@ -138,6 +138,18 @@ captures = click.option(
     help="Capture file, or folder that is searched for captures (pcap, pcapng, also .gz .zst .bz2 .xz), or a URI.",
 )
 
+captures_of_sites = click.option(
+    "--captures", required=True, type=LOCATION, help="Folder or URI that has the captures of each site in SITE/DATE."
+)
+sites_with_captures = click.option(
+    "--site",
+    "sites",
+    multiple=True,
+    type=NAME,
+    callback=unique,
+    help="Site to process. Repeatable. Default: all that have a folder SITE/DATE.",
+)
+
 
 def _device_list(text: str, *, required: bool = False) -> Callable[[Any], Any]:
     text = f"{text} Repeatable: several lists are one."

@@ -12,20 +12,29 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
+
+import click
 
 from iotid import config, spark_session
 from iotid.capture.splits.write import write_splits
-from iotid.census import take_census
+from iotid.census import find_champion, take_census
+from iotid.census.scored import broadcast_model
+from iotid.cli import command, output
+from iotid.cli.checks import check_census
 from iotid.cli.machine_errors import as_iotid_error
-from iotid.errors import InputError, IotidError
+from iotid.errors import InputError, IotidError, SitesError, WatchError
 from iotid.flows import write_flows
+from iotid.labels import DeviceList
 from iotid.messages import format_traceback, one_line
 from iotid.partitions import PartitionKey, Store
 from iotid.spark.in_process import InProcess
 from iotid.spark.phases import set_phase
+from iotid.spark.session import session_for
 from iotid.spark.worker_errors import in_worker, raised_in_worker
 from iotid.storage import folders_in, open_filesystem, path_exists
+from iotid.tracking import Registry
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -64,6 +73,54 @@ class Shared:
     model: BroadcastModel | None = None
     listed: Sequence[Device] | None = None
     again: bool = False
+
+
+def ingest_sites(
+    settings: config.Settings,
+    captures: str,
+    capture_date: str,
+    sites: Sequence[str],
+    labels: Sequence[str],
+    *,
+    again: bool,
+) -> None:
+    """Run `process_sites` on ROOT/SITE/DATE below ``captures``, and print a line for each site.
+
+    Raises:
+        SitesError: sites failed; all others are done.
+        WatchError: none failed, ``watchlist.fail`` is set, and a watched device was found.
+    """
+    check_census(settings.census)
+    listed = DeviceList.read(*labels).devices if labels else None
+    folders = captures_of_sites(captures, capture_date, sites)
+    store, registry = Store(settings.storage.root), Registry(settings.tracking, settings.storage.root)
+    champion, why_none = find_champion(registry)
+    sizes = {site: size_of(folder) for site, folder in folders.items()}
+    spark = session_for(settings.spark, _STEP, size_bytes=sum(sizes.values()))
+    model = None
+    if champion:
+        with TemporaryDirectory() as folder:
+            model, _ = broadcast_model(spark, registry.bundle(champion.number, folder))
+    failed, watched = [], []
+    shared = Shared(capture_date, settings, champion, model, listed, again)
+    for number, outcome in enumerate(process_sites(spark, shared, folders, sizes), start=1):
+        click.echo(f"[{number}/{len(folders)}] site {outcome.site}: {outcome.error or 'done'}", err=True)
+        if outcome.error:
+            failed.append(outcome)
+            continue
+        census = store.open("census", PartitionKey.of_date(outcome.site, capture_date))
+        watched += [outcome.site] * bool(census.metadata["watched"])
+        command.print_lines(*output.format_site(census))
+    if why_none:
+        command.print_lines(f"hint: {why_none}")
+    command.print_lines(f"sites: {len(folders) - len(failed):,} of {len(folders):,} done")
+    if failed:
+        raise SitesError.of({each.site: each.error for each in failed}, {each.exit_code for each in failed})
+    if watched and settings.watchlist.fail:
+        raise WatchError(
+            f"watchlist: all censuses are written; {len(watched):,} sites have watched devices: {', '.join(watched)}; "
+            "see their pages, and set watchlist.fail=false to end without an error"
+        )
 
 
 def captures_of_sites(root: str, capture_date: str, sites: Sequence[str]) -> dict[str, str]:

@@ -24,7 +24,7 @@ from iotid.tracking import ModelVersion
 
 ROOT = Path(__file__).parents[2]
 STEPS = ["split-pcaps", "assemble-flows", "write-dataset", "train", "evaluate", "promote", "take-census"]
-STEPS += ["take-network-census"]
+STEPS += ["take-network-census", "ingest-sites"]
 JOBS = [*STEPS, "rollback", "compare", "describe"]
 ONE_DATE = ["--site", "a", "--date", "2026-01-10"]
 
