@@ -1,6 +1,6 @@
-"""The input of baselines that classify a device by all of its flows in a capture.
+"""The input of baselines that classify a device by all of its flows in a capture, and what they share.
 
-Shape suffixes: N flows, P packets, U captures of a device, C classes.
+Shape suffixes: N flows, P packets, U captures of a device, I instances (parts of a capture), D features, C classes.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from iotid.arrow import one_chunk
 from iotid.dataset.arrays import first_values, list_positions
 
 if TYPE_CHECKING:
@@ -30,13 +31,14 @@ class DeviceFlows:
     """Flows (FLOWS, at least `COLUMNS`; with ``first_bytes`` if bytes are kept), by capture of a device and time.
 
     ``unit`` (N,): index of each flow's capture of a device, 0 to ``units`` - 1, sorted; ``is_client`` (N,): whether the
-    device is the flow's client.
+    device is the flow's client; ``keep_packets``: packets of a flow in ``first_bytes``, 0 without that column.
     """
 
     flows: pa.Table
     unit: NDArray[np.int64]
     is_client: NDArray[np.bool_]
     units: int
+    keep_packets: int = 0
 
     def column(self, name: str) -> NDArray[Any]:
         """(N,) a scalar column; times as µs since 1970."""
@@ -44,6 +46,37 @@ class DeviceFlows:
 
         column = self.flows[name]
         return (column.cast(pa.int64()) if pa.types.is_timestamp(column.type) else column).to_numpy()
+
+    @property
+    def local_port(self) -> NDArray[np.int64]:
+        """(N,) the device's port."""
+        return np.where(self.is_client, self.column("client_port"), self.column("server_port")).astype(np.int64)
+
+    @property
+    def remote_port(self) -> NDArray[np.int64]:
+        """(N,) the other end's port."""
+        return np.where(self.is_client, self.column("server_port"), self.column("client_port")).astype(np.int64)
+
+    @property
+    def remote(self) -> NDArray[np.int64]:
+        """(N,) a number for each address of other ends, in order of appearance."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        server, client = (one_chunk(self.flows[f"{end}_ip"].cast(pa.string())) for end in ("server", "client"))
+        return number_values(pc.if_else(pa.array(self.is_client), server, client))
+
+    def bytes_of(self, flow_P: NDArray[np.int64], number_P: NDArray[np.int64]) -> list[bytes]:
+        """The first bytes of packets (P,) by flow and number in the flow, from the IP header on; empty if not kept."""
+        import pyarrow as pa
+
+        if not self.keep_packets:
+            return [b""] * len(flow_P)
+        flows, which_P = np.unique(flow_P, return_inverse=True)
+        kept = [row or b"" for row in self.flows["first_bytes"].take(pa.array(flows)).to_pylist()]
+        size = max(map(len, kept), default=0) // self.keep_packets
+        places = zip(which_P.tolist(), number_P.tolist(), strict=True)
+        return [kept[which][number * size : (number + 1) * size] for which, number in places]
 
     def packets(self, names: Sequence[str], most: int | None = None) -> dict[str, NDArray[np.int64]]:
         """The first packets of all flows (P,), at most ``most`` of each flow, by unit and time.
@@ -80,3 +113,25 @@ class CaptureClassifier(Protocol):
 
     def probabilities(self, captures: DeviceFlows) -> NDArray[np.float64]:
         """(U, num_classes) probabilities, or shares of votes; each row sums to 1."""
+
+
+def number_values(column: pa.Array) -> NDArray[np.int64]:
+    """(N,) a number for each distinct value, from 0 in order of appearance."""
+    indices = column.dictionary_encode().indices
+    return np.asarray(indices.to_numpy(zero_copy_only=False).astype(np.int64))
+
+
+def mean_vote(
+    model: Any, features_ID: Any, unit_I: NDArray[np.int64], units: int, num_classes: int
+) -> NDArray[np.float64]:
+    """(U, C) the mean of a scikit-learn classifier's probabilities over the instances of each capture.
+
+    A capture without instances has equal probabilities.
+    """
+    found_UC = np.zeros((units, num_classes))
+    if len(unit_I):
+        each_IC = np.zeros((len(unit_I), num_classes))
+        each_IC[:, model.classes_] = model.predict_proba(features_ID)
+        np.add.at(found_UC, unit_I, each_IC)
+    found_UC[np.bincount(unit_I, minlength=units) == 0] = 1
+    return np.asarray(found_UC / found_UC.sum(axis=1, keepdims=True))

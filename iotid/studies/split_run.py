@@ -249,14 +249,16 @@ class SplitRun:
 
     def _capture_baselines(self) -> dict[str, dict[str, Answers]]:
         """Predictions of the baselines that read all flows of a capture, and for each flow that of its capture."""
-        settings, found = self.settings.evaluation, {}
+        settings = self.settings.evaluation
+        found: dict[str, dict[str, Answers]] = {}
+        if not settings.capture_baselines:
+            return {}
         made = baselines.capture_baselines(settings.seed)
+        (learned, label_U), (test, _) = (self._device_flows(part) for part in (self._learned, self.parts["test"]))
         for name in settings.capture_baselines:
-            baseline = made[name]
-            learned, label_U = self._device_flows(self._learned)
-            baseline.fit(learned, label_U, len(self.flows.labels))
+            baseline = made[name].fit(learned, label_U, len(self.flows.labels))
             self.origins[name] = baseline.origin
-            answered = self._of_captures(baseline.probabilities(self._device_flows(self.parts["test"])[0]))
+            answered = self._of_captures(baseline.probabilities(test))
             found[name] = {FLOWS: self._from_captures(answered), CAPTURES: answered}
         return found
 
@@ -266,8 +268,9 @@ class SplitRun:
         first_P = pc.cast(self.flows.flows["first_seen"], pa.int64()).to_numpy()[part.flow]
         order = np.lexsort((first_P, unit_P))
         flow = part.flow[order]
-        own = DeviceFlows(self.flows.flows.take(pa.array(flow)), unit_P[order], self.flows.is_client[flow], len(units))
-        return own, units % len(self.flows.labels)
+        flows, is_client = self.flows.flows.take(pa.array(flow)), self.flows.is_client[flow]
+        keep_packets = self.flows.flow.keep_packets if self.flows.flow.keep_bytes else 0
+        return DeviceFlows(flows, unit_P[order], is_client, len(units), keep_packets), units % len(self.flows.labels)
 
     def _packet_baselines(self) -> dict[str, dict[str, Answers]]:
         """Predictions of the baselines that read packets."""
