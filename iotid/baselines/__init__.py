@@ -20,10 +20,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol, Self
 
 from iotid.baselines import byteiot, pinheiro
+from iotid.baselines.audi import Audi
 from iotid.baselines.device_flows import CaptureClassifier, DeviceFlows
+from iotid.baselines.hamad import Hamad
+from iotid.baselines.iot_sentinel import IotSentinel
 from iotid.baselines.majority_sequence import MajoritySequence
 from iotid.baselines.random_forest import RandomForest
 from iotid.baselines.sequence_knn import SequenceKnn
+from iotid.baselines.sivanathan import Sivanathan
 from iotid.baselines.windows import Samples, WindowBaseline
 from iotid.errors import SettingError
 
@@ -78,7 +82,12 @@ WINDOW_BASELINES: dict[str, Callable[[int], WindowBaseline]] = {
 
 
 # or here: baselines that classify captures of a device, by their name in `evaluation.capture_baselines`
-CAPTURE_BASELINES: dict[str, Callable[[int], CaptureClassifier]] = {}
+CAPTURE_BASELINES: dict[str, Callable[[int], CaptureClassifier]] = {
+    "sivanathan": Sivanathan,
+    "iot_sentinel": IotSentinel,
+    "hamad": Hamad,
+    "audi": Audi,
+}
 
 
 def names() -> list[str]:
