@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from iotid.baselines.device_flows import mean_vote
+from iotid.baselines.device_flows import mean_vote, shares
 
 if TYPE_CHECKING:
     from iotid.baselines.device_flows import DeviceFlows
@@ -53,8 +53,8 @@ class Audi:
     local maximum of the autocorrelation R within the candidate's resolution. r = T R(T) / (d - T) for a series of d
     seconds, 1 for an event in each period; rn adds R(T - 1) and R(T + 1); r is 0.2 or more. Three parts of two thirds
     of the window tell whether a period is inferred again. Guessed: these parts, features scaled to 0 to 1, and the
-    vote: the mean of a capture's windows. A window without a period has no fingerprint; a capture without any has equal
-    probabilities. The paper also clusters unlabelled fingerprints; that is not rebuilt.
+    vote: the mean of a capture's windows. A window without a period has no fingerprint; a capture without any has
+    the classes' shares in training. The paper also clusters unlabelled fingerprints; that is not rebuilt.
 
     Packets after the first ``flow.max_packets`` of their flow are not seen, so the periods of long connections are not.
     """
@@ -77,12 +77,12 @@ class Audi:
             features_WD, unit_W = np.zeros((len(label_U), 33)), np.arange(len(label_U))
         neighbours = KNeighborsClassifier(min(_NEIGHBOURS, len(unit_W)))
         self._model: Any = make_pipeline(MinMaxScaler(), neighbours).fit(features_WD, label_U[unit_W])
-        self._num_classes = num_classes
+        self._prior_C = shares(label_U, num_classes)
         return self
 
     def probabilities(self, captures: DeviceFlows) -> NDArray[np.float64]:
         features_WD, unit_W = fingerprints(captures)
-        return mean_vote(self._model, features_WD, unit_W, captures.units, self._num_classes)
+        return mean_vote(self._model, features_WD, unit_W, captures.units, self._prior_C)
 
 
 def fingerprints(captures: DeviceFlows) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

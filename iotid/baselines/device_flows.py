@@ -121,17 +121,22 @@ def number_values(column: pa.Array) -> NDArray[np.int64]:
     return np.asarray(indices.to_numpy(zero_copy_only=False).astype(np.int64))
 
 
+def shares(label_U: NDArray[np.int64], num_classes: int) -> NDArray[np.float64]:
+    """(C,) each class's share of the captures."""
+    return np.asarray(np.bincount(label_U, minlength=num_classes) / len(label_U))
+
+
 def mean_vote(
-    model: Any, features_ID: Any, unit_I: NDArray[np.int64], units: int, num_classes: int
+    model: Any, features_ID: Any, unit_I: NDArray[np.int64], units: int, prior_C: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """(U, C) the mean of a scikit-learn classifier's probabilities over the instances of each capture.
 
-    A capture without instances has equal probabilities.
+    A capture without instances has ``prior_C``.
     """
-    found_UC = np.zeros((units, num_classes))
+    sum_UC = np.zeros((units, len(prior_C)))
+    count_U = np.bincount(unit_I, minlength=units)
     if len(unit_I):
-        each_IC = np.zeros((len(unit_I), num_classes))
+        each_IC = np.zeros((len(unit_I), len(prior_C)))
         each_IC[:, model.classes_] = model.predict_proba(features_ID)
-        np.add.at(found_UC, unit_I, each_IC)
-    found_UC[np.bincount(unit_I, minlength=units) == 0] = 1
-    return np.asarray(found_UC / found_UC.sum(axis=1, keepdims=True))
+        np.add.at(sum_UC, unit_I, each_IC)
+    return np.where(count_U[:, np.newaxis] > 0, sum_UC / np.maximum(count_U, 1)[:, np.newaxis], prior_C)

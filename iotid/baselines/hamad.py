@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from iotid.baselines.device_flows import mean_vote
+from iotid.baselines.device_flows import mean_vote, shares
 from iotid.baselines.ports import APPLICATIONS, TCP, UDP, is_application, port_class
 
 if TYPE_CHECKING:
@@ -49,12 +49,12 @@ class Hamad:
         self._forest.fit(features_ID, label_U[unit_I])
         # the order in which threads add the trees' votes would change the last digits
         self._forest.set_params(n_jobs=1)
-        self._num_classes = num_classes
+        self._prior_C = shares(label_U, num_classes)
         return self
 
     def probabilities(self, captures: DeviceFlows) -> NDArray[np.float64]:
         features_ID, unit_I = sequence_features(captures)
-        return mean_vote(self._forest, features_ID, unit_I, captures.units, self._num_classes)
+        return mean_vote(self._forest, features_ID, unit_I, captures.units, self._prior_C)
 
 
 def sequence_features(captures: DeviceFlows) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

@@ -49,19 +49,20 @@ class IotSentinel:
     def fit(self, captures: DeviceFlows, label_U: NDArray[np.int64], num_classes: int) -> Self:
         from sklearn.ensemble import RandomForestClassifier
 
-        self._vectors = sent_vectors(captures)
-        points_UD = np.stack([fingerprint(vectors_RF) for vectors_RF in self._vectors])
+        vectors = sent_vectors(captures)
+        points_UD = np.stack([fingerprint(vectors_RF) for vectors_RF in vectors])
         random = np.random.default_rng(self._seed)
         self._num_classes = num_classes
         self._forests: dict[int, Any] = {}
-        self._references: dict[int, list[int]] = {}
+        self._references: dict[int, list[NDArray[np.int32]]] = {}
         for label in np.unique(label_U).tolist():
             own, others = np.flatnonzero(label_U == label), np.flatnonzero(label_U != label)
             drawn = random.choice(others, min(len(others), _NEGATIVES * len(own)), replace=False)
             rows = np.concatenate([own, drawn])
             forest = RandomForestClassifier(self._trees, random_state=self._seed)
             self._forests[label] = forest.fit(points_UD[rows], label_U[rows] == label)
-            self._references[label] = random.choice(own, min(len(own), _REFERENCES), replace=False).tolist()
+            chosen = random.choice(own, min(len(own), _REFERENCES), replace=False)
+            self._references[label] = [vectors[unit] for unit in chosen]
         return self
 
     def probabilities(self, captures: DeviceFlows) -> NDArray[np.float64]:
@@ -70,20 +71,14 @@ class IotSentinel:
         found_UC = np.zeros((len(vectors), self._num_classes))
         for label, forest in self._forests.items():
             found_UC[:, label] = forest.predict_proba(points_UD)[:, -1]
-        used = sorted({unit for units in self._references.values() for unit in units})
-        ids = _number_vectors(
-            [vectors_RF[:_LONGEST] for vectors_RF in [*(self._vectors[unit] for unit in used), *vectors]]
-        )
-        known = dict(zip(used, ids, strict=False))
-        for unit, scores_C in enumerate(found_UC):
+        known = [vectors_RF for references in self._references.values() for vectors_RF in references]
+        numbers = iter(_number_vectors([vectors_RF[:_LONGEST] for vectors_RF in [*known, *vectors]]))
+        references = {label: [next(numbers) for _ in of_label] for label, of_label in self._references.items()}
+        for own, scores_C in zip(numbers, found_UC, strict=True):
             accepted = np.flatnonzero(scores_C > 0.5)
             if len(accepted):
-                distances = [
-                    np.mean(
-                        [_relative_distance(ids[len(used) + unit], known[each]) for each in self._references[label]]
-                    )
-                    for label in (accepted.tolist() if len(accepted) > 1 else ())
-                ]
+                likely = accepted.tolist() if len(accepted) > 1 else ()
+                distances = [np.mean([_relative_distance(own, each) for each in references[label]]) for label in likely]
                 scores_C[:] = np.arange(len(scores_C)) == accepted[np.argmin(distances) if distances else 0]
             elif not scores_C.any():
                 scores_C[list(self._forests)] = 1

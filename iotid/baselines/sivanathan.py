@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from iotid.baselines.device_flows import mean_vote
+from iotid.baselines.device_flows import mean_vote, shares
 from iotid.baselines.payload import cipher_suites, dns_query
 from iotid.baselines.ports import TCP, is_application
 
@@ -53,7 +53,7 @@ class Sivanathan:
 
         self.origin = _origin(captures.keep_packets > 0)
         hour_N, unit_I = hours(captures)
-        self._num_classes = num_classes
+        self._prior_C = shares(label_U, num_classes)
         self._bags = [_Bag(words, label_U[unit_I]) for words in bags(captures, hour_N)]
         features_ID = self._features(captures, hour_N, len(unit_I))
         self._forest: Any = RandomForestClassifier(self._trees, random_state=self._seed, n_jobs=-1)
@@ -65,11 +65,11 @@ class Sivanathan:
     def probabilities(self, captures: DeviceFlows) -> NDArray[np.float64]:
         hour_N, unit_I = hours(captures)
         features_ID = self._features(captures, hour_N, len(unit_I))
-        return mean_vote(self._forest, features_ID, unit_I, captures.units, self._num_classes)
+        return mean_vote(self._forest, features_ID, unit_I, captures.units, self._prior_C)
 
     def _features(self, captures: DeviceFlows, hour_N: NDArray[np.int64], hours: int) -> NDArray[np.float64]:
         found = zip(self._bags, bags(captures, hour_N), strict=True)
-        answers = [bag.answers(words, hours, self._num_classes) for bag, words in found]
+        answers = [bag.answers(words, hours, len(self._prior_C)) for bag, words in found]
         return np.concatenate([*answers, statistics(captures, hour_N)], axis=1)
 
 

@@ -89,7 +89,7 @@ def test_fingerprints__windows_are_of_half_an_hour_and_protocols_of_server_ports
     assert features_WD[:, 12:16].tolist() == [[0, 2, 0, 0], [0, 1, 0, 0], [1, 0, 0, 0]]
 
 
-def test_probabilities__captures_without_a_period_have_equal_ones(device_flows_of: FlowsOf) -> None:
-    short = device_flows_of([{"unit": 0}, {"unit": 1, "server_port": 80}])
-    found = Audi().fit(short, np.array([0, 1]), 4).probabilities(short)
-    assert found.tolist() == [[0.25] * 4] * 2
+def test_probabilities__captures_without_a_period_have_the_classes_shares(device_flows_of: FlowsOf) -> None:
+    short = device_flows_of([{"unit": unit} for unit in range(4)])
+    found = Audi().fit(short, np.array([0, 1, 1, 1]), 3).probabilities(short)
+    assert found.tolist() == [[0.25, 0.75, 0]] * 4

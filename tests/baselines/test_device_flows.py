@@ -10,7 +10,7 @@ import pytest
 
 from iotid import baselines
 from iotid.baselines import DeviceFlows
-from iotid.baselines.device_flows import COLUMNS, mean_vote
+from iotid.baselines.device_flows import COLUMNS, mean_vote, shares
 
 FlowsOf = Callable[[Sequence[dict[str, Any]]], DeviceFlows]
 Toy = Callable[[int], tuple[DeviceFlows, np.ndarray]]
@@ -59,15 +59,15 @@ def test_bytes_of__are_those_of_the_packet_and_empty_where_not_kept(device_flows
     assert without == [b""]
 
 
-def test_mean_vote__is_the_mean_of_instances_and_equal_without_any() -> None:
+def test_mean_vote__is_the_mean_of_instances_and_the_prior_without_any() -> None:
     class Model:
         classes_ = np.array([0, 2])
 
         def predict_proba(self, features: np.ndarray) -> np.ndarray:
             return np.stack([features, 1 - features], axis=1)
 
-    found = mean_vote(Model(), np.array([0.5, 1.0, 0.0]), np.array([0, 0, 2]), 3, 3)
-    np.testing.assert_allclose(found, [[0.75, 0, 0.25], [1 / 3] * 3, [0, 0, 1]])
+    found = mean_vote(Model(), np.array([0.5, 1.0, 0.0]), np.array([0, 0, 2]), 3, shares(np.array([0, 2, 2, 2]), 3))
+    np.testing.assert_allclose(found, [[0.75, 0, 0.25], [0.25, 0, 0.75], [0, 0, 1]])
 
 
 @pytest.mark.parametrize("name", list(baselines.capture_baselines(1)))
