@@ -168,6 +168,7 @@ def test_settings__accepted_names_are_those_of_the_registries() -> None:
 
     assert taken("Dataset", "characteristics") == list(CHARACTERISTICS)
     assert taken("Evaluation", "baselines") == baselines.names()
+    assert taken("Evaluation", "capture_baselines") == list(baselines.capture_baselines(1))
     assert taken("Evaluation", "packet_baselines") == [*baselines.window_baselines(1), ETEI]
     assert {*COMPARED} == {*protocols.OF_DATASET, protocols.FOLDS, protocols.DRIFT, protocols.DEVICES_OUT}
 

@@ -1,11 +1,14 @@
 """Baselines: the systems that the ensemble is compared with. Each has ``fit`` and ``probabilities``.
 
 To add a baseline:
-1. write a class of the `Classifier` protocol (or `WindowClassifier`, for time windows of packets) in a module here;
-2. add it to `BASELINES` (or `WINDOW_BASELINES`), and its name to the field of `config.Evaluation` named there;
+1. write a class of the `Classifier` protocol (or `WindowClassifier`, for time windows of packets, or
+   `CaptureClassifier`, for all flows of a device in a capture) in a module here;
+2. add it to `BASELINES` (or `WINDOW_BASELINES`, `CAPTURE_BASELINES`), and its name to the field of `config.Evaluation`
+   named there;
 3. add it to tests/baselines, and compare it with its paper's numbers in the docs.
 
-`create(name, encoding, seed)` makes a flow baseline, `window_baselines(seed)` all window baselines. Some baselines have
+`create(name, encoding, seed)` makes a flow baseline, `window_baselines(seed)` all window baselines,
+`capture_baselines(seed)` all that classify captures. Some baselines have
 other inputs and are used directly in `iotid.studies`: `capture_bag` (whole captures), `etei` (bytes of packets),
 `spatial_temporal_cnn` (all traffic of an address).
 """
@@ -17,9 +20,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol, Self
 
 from iotid.baselines import byteiot, pinheiro
+from iotid.baselines.audi import Audi
+from iotid.baselines.device_flows import CaptureClassifier, DeviceFlows
+from iotid.baselines.hamad import Hamad
+from iotid.baselines.iot_sentinel import IotSentinel
 from iotid.baselines.majority_sequence import MajoritySequence
 from iotid.baselines.random_forest import RandomForest
 from iotid.baselines.sequence_knn import SequenceKnn
+from iotid.baselines.sivanathan import Sivanathan
 from iotid.baselines.windows import Samples, WindowBaseline
 from iotid.errors import SettingError
 
@@ -29,7 +37,17 @@ if TYPE_CHECKING:
 
     from iotid.dataset import EncodedFlows, Encoding
 
-__all__ = ["Classifier", "Samples", "WindowBaseline", "create", "names", "window_baselines"]
+__all__ = [
+    "CaptureClassifier",
+    "Classifier",
+    "DeviceFlows",
+    "Samples",
+    "WindowBaseline",
+    "capture_baselines",
+    "create",
+    "names",
+    "window_baselines",
+]
 
 
 class Classifier(Protocol):
@@ -63,6 +81,15 @@ WINDOW_BASELINES: dict[str, Callable[[int], WindowBaseline]] = {
 }
 
 
+# or here: baselines that classify captures of a device, by their name in `evaluation.capture_baselines`
+CAPTURE_BASELINES: dict[str, Callable[[int], CaptureClassifier]] = {
+    "sivanathan": Sivanathan,
+    "iot_sentinel": IotSentinel,
+    "hamad": Hamad,
+    "audi": Audi,
+}
+
+
 def names() -> list[str]:
     return list(BASELINES)
 
@@ -81,3 +108,8 @@ def create(name: str, encoding: Encoding, seed: int) -> Classifier:
 def window_baselines(seed: int) -> dict[str, WindowBaseline]:
     """Name -> a baseline that classifies time windows, not yet fitted."""
     return {name: make(seed) for name, make in WINDOW_BASELINES.items()}
+
+
+def capture_baselines(seed: int) -> dict[str, CaptureClassifier]:
+    """Name -> a baseline that classifies captures of a device, not yet fitted."""
+    return {name: make(seed) for name, make in CAPTURE_BASELINES.items()}

@@ -127,6 +127,15 @@ _Baseline = Literal["majority_sequence", "sequence_knn", "random_forest"]
 _PacketBaseline = Literal[
     "pinheiro_knn", "pinheiro_tree", "pinheiro_forest", "pinheiro_svm", "pinheiro_vote", "byteiot", "etei"
 ]  # fmt: skip
+_CaptureBaseline = Literal[
+    "sivanathan",
+    "iot_sentinel",
+    "hamad",
+    "audi",
+    "pingpong",
+    "deft",
+    "diot",
+]
 
 
 S = TypeVar("S", bound=_Section)
@@ -237,6 +246,7 @@ class Training(_Section):
 class Evaluation(_Section):
     baselines: Annotated[tuple[_Baseline, ...], AfterValidator(_check_unique)]
     packet_baselines: Annotated[tuple[_PacketBaseline, ...], AfterValidator(_check_unique)]
+    capture_baselines: Annotated[tuple[_CaptureBaseline, ...], AfterValidator(_check_unique)]
     protocols: Annotated[tuple[Annotated[str, AfterValidator(_check_protocol)], ...], AfterValidator(_check_unique)] = (
         Field(min_length=1)
     )

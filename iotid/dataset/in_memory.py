@@ -41,6 +41,7 @@ from iotid.dataset.store import EncodedFlows
 from iotid.dataset.write import check_partitions
 from iotid.flows import later_flows, partition_files
 from iotid.labels.device_list import DeviceList
+from iotid.labels.owner import SERVER, owner_side
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -102,11 +103,13 @@ class LabelledFlows:
         settings: config.Dataset,
         flow: config.Flow,
         later: pa.Table | None = None,
+        further: Iterable[str] = (),
     ) -> LabelledFlows:
         """The flows that ``write_dataset`` would keep: of a table, in its order, or of files of partitions
         (`flows.partition_files`), sorted by time.
 
-        ``later``: the result of `flows.later_flows` if there are several partitions.
+        ``later``: the result of `flows.later_flows` if there are several partitions; ``further``: columns of FLOWS to
+        read besides identity, sequences and times.
 
         Raises:
             LabelError: fewer than two labels are left.
@@ -114,7 +117,7 @@ class LabelledFlows:
         files = FlowsInMemory.by_site(flows) if isinstance(flows, pa.Table) else flows
         devices = devices.at(files)
         source = Source(files, () if later is None else later, devices, settings, flow.max_packets)
-        columns = {*FLOW_IDENTITY, *CAPTURE_IDENTITY, *_OF_TIME, *source.sequence_columns}
+        columns = {*FLOW_IDENTITY, *CAPTURE_IDENTITY, *_OF_TIME, *source.sequence_columns, *further}
         columns |= {"first_bytes"} if flow.keep_bytes else set()
         read = [batch for number in range(len(files)) for batch in source.read(number, sorted(columns), Counter())]
         table = pa.Table.from_batches([batch.flows for batch in read]).select(sorted(columns)).unify_dictionaries()
@@ -138,14 +141,15 @@ class LabelledFlows:
         devices: DeviceList,
         settings: config.Dataset,
         flow: config.Flow,
+        further: Iterable[str] = (),
     ) -> LabelledFlows:
         """The flows of several partitions; ``spark`` is needed if one continues flows of another.
 
-        Raises what `check_partitions` raises.
+        ``further``: as of `of`. Raises what `check_partitions` raises.
         """
         check_partitions(partitions, flow)
         later = later_flows(spark, partitions) if spark else None
-        return cls.of(partition_files(partitions), devices, settings, flow, later)
+        return cls.of(partition_files(partitions), devices, settings, flow, later, further)
 
     def with_protocol(self, protocol: str) -> LabelledFlows:
         """The same flows, to be split by another of `split_protocols.SPLIT_PROTOCOLS`."""
@@ -178,6 +182,16 @@ class LabelledFlows:
         """(N,) number of each flow's capture file, in the order of a seeded hash of its identity."""
         hash_N = hash_rows([self.flows[name] for name in CAPTURE_IDENTITY], self.settings.seed)
         return np.unique(hash_N, return_inverse=True)[1]
+
+    @cached_property
+    def is_client(self) -> NDArray[np.bool_]:
+        """(N,) whether the flow's device is its client; needs `iotid.labels.owner`'s columns among ``further``."""
+        side_N = np.zeros(len(self.label), np.int8)
+        site_N = np.asarray(self.flows["site"])
+        for site in np.unique(site_N):
+            own_N = site_N == site
+            side_N[own_N] = owner_side(self.flows.filter(pa.array(own_N)), self.devices.site(str(site)))
+        return side_N != SERVER
 
     def bytes_of(self, flow_P: NDArray[np.int64]) -> NDArray[np.uint8]:
         """(P, keep_packets * keep_bytes) the ``first_bytes`` of these flows."""

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 CLIENT, SERVER, NOBODY = 0, 1, -1
+READ = ("client_ip", "client_mac", "client_packets", "server_ip", "server_mac", "server_packets")
+"""Columns of FLOWS that `owner_side` reads."""
 
 NO_MAC = "00:00:00:00:00:00"  # of loopback
 LOCAL_DIGITS = "2367abef"  # second digit of a locally administered MAC (IEEE 802: bit 1 of the first byte)

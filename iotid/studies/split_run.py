@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from iotid import baselines, config
 from iotid.arrow import one_chunk
 from iotid.baselines.capture_bag import CaptureBag
+from iotid.baselines.device_flows import DeviceFlows
 from iotid.dataset import Encoding, FlowSets, LabelledFlows
 from iotid.dataset.characteristics import out_of_vocabulary_rate
 from iotid.dataset.in_memory import DatasetSplit
@@ -106,7 +107,7 @@ class SplitRun:
             self.origins[baseline] = fitted.origin
             found[baseline] = self._of_flows(fitted.probabilities(test.rows.sequences)[test.row_of_flow])
         found[BAG] = {CAPTURES: self._by_capture_bag()}
-        return found | self._packet_baselines()
+        return found | self._packet_baselines() | self._capture_baselines()
 
     @cached_property
     def _dataset(self) -> tuple[Encoding, dict[str, DatasetSplit]]:
@@ -245,6 +246,31 @@ class SplitRun:
         return Answers(
             self.flows.label[flow], answered.named[index], answered.confidence[index], self.units[flow], self.days[flow]
         )
+
+    def _capture_baselines(self) -> dict[str, dict[str, Answers]]:
+        """Predictions of the baselines that read all flows of a capture, and for each flow that of its capture."""
+        settings = self.settings.evaluation
+        found: dict[str, dict[str, Answers]] = {}
+        if not settings.capture_baselines:
+            return {}
+        made = baselines.capture_baselines(settings.seed)
+        (learned, label_U), (test, _) = (self._device_flows(part) for part in (self._learned, self.parts["test"]))
+        for name in settings.capture_baselines:
+            baseline = made[name].fit(learned, label_U, len(self.flows.labels))
+            self.origins[name] = baseline.origin
+            answered = self._of_captures(baseline.probabilities(test))
+            found[name] = {FLOWS: self._from_captures(answered), CAPTURES: answered}
+        return found
+
+    def _device_flows(self, part: DatasetSplit) -> tuple[DeviceFlows, NDArray[np.int64]]:
+        """The split's flows by capture of a device, in the order of ``units``, and the captures' labels (U,)."""
+        units, unit_P = np.unique(self.units[part.flow], return_inverse=True)
+        first_P = pc.cast(self.flows.flows["first_seen"], pa.int64()).to_numpy()[part.flow]
+        order = np.lexsort((first_P, unit_P))
+        flow = part.flow[order]
+        flows, is_client = self.flows.flows.take(pa.array(flow)), self.flows.is_client[flow]
+        keep_packets = self.flows.flow.keep_packets if self.flows.flow.keep_bytes else 0
+        return DeviceFlows(flows, unit_P[order], is_client, len(units), keep_packets), units % len(self.flows.labels)
 
     def _packet_baselines(self) -> dict[str, dict[str, Answers]]:
         """Predictions of the baselines that read packets."""

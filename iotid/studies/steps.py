@@ -8,8 +8,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from iotid import config
+from iotid.baselines import device_flows
 from iotid.dataset import LabelledFlows
-from iotid.labels import DeviceList
+from iotid.labels import DeviceList, owner
 from iotid.partitions import Partition, PartitionKey, Store
 from iotid.schemas.metadata import Flows
 from iotid.studies import compare as comparison
@@ -43,7 +44,8 @@ def compare(
     of_packets = set(settings.evaluation.packet_baselines) - {"etei"}
     dates = {partition.key.capture_date for partition in flows}
     spark = start_spark() if len(dates) > 1 or of_packets else None
-    labelled = LabelledFlows.of_partitions(spark, flows, devices, settings.dataset, settings.flow)
+    further = (*owner.READ, *device_flows.COLUMNS) if settings.evaluation.capture_baselines else ()
+    labelled = LabelledFlows.of_partitions(spark, flows, devices, settings.dataset, settings.flow, further)
     packets = None
     if spark and of_packets:
         splits = [store.open("splits", partition.key) for partition in flows]

@@ -16,13 +16,13 @@ from click.testing import CliRunner
 from sklearn.metrics import f1_score
 
 from iotid import baselines
-from iotid.baselines import Samples
+from iotid.baselines import Samples, device_flows
 from iotid.config import Settings, load_settings
 from iotid.dataset import DeviceTraffic, LabelledFlows
 from iotid.dataset.split_protocols import DATASET_SPLITS
 from iotid.errors import DataError, SettingError
 from iotid.evaluation import metrics
-from iotid.labels import Device, DeviceList
+from iotid.labels import Device, DeviceList, owner
 from iotid.partitions import PartitionKey, Store
 from iotid.schemas import FLOWS
 from iotid.studies import compare as comparison
@@ -234,6 +234,45 @@ def test_run__etei_needs_flows_with_bytes(tmp_path: Path) -> None:
     system_scores = Study(settings, tmp_path).run(flows, "by_capture").scores["systems"]["etei"]
     assert set(system_scores["scores"]) == {"flows", "captures"}
     assert "Yin et al. 2021" in system_scores["origin"]
+
+
+def test_run__capture_baselines_are_scored_on_captures_and_their_flows(tmp_path: Path) -> None:
+    names = list(baselines.capture_baselines(1))
+    settings = _settings(f"evaluation.capture_baselines=[{','.join(names)}]")
+    table = _table()
+    ones = pa.array([[1] * len(each) for each in table["packet_length"].to_pylist()], pa.list_(pa.int32()))
+    where = table.schema.get_field_index("direction")
+    table = table.set_column(where, table.schema.field("direction"), ones)
+    further = (*owner.READ, *device_flows.COLUMNS)
+    flows = LabelledFlows.of(table, DEVICES, settings.dataset, settings.flow, further=further)
+    protocol_scores, answers, _ = Study(settings, tmp_path).run(flows, "capture_folds")
+    for name in names:
+        system_scores = protocol_scores["systems"][name]
+        assert system_scores["items"] == {"flows": 72, "captures": 12}
+        assert system_scores["origin"]
+        rows = answers.filter(pc.field("system") == name)
+        by_capture = rows.group_by("capture_file").aggregate([("answer", "count_distinct"), ("answer", "count")])
+        assert set(by_capture["answer_count_distinct"].to_pylist()) == {1}, "a flow has its capture's answer"
+        assert set(by_capture["answer_count"].to_pylist()) == {7}
+    right = protocol_scores["systems"]["hamad"]["scores"]["captures"]["accuracy"]["value"]
+    assert right > 0.8  # lengths mostly distinguish the three
+
+
+def test_is_client__is_false_where_the_device_is_the_server() -> None:
+    settings = _settings()
+    table = _table()
+    ends = {"client_ip": "192.0.2.1", "server_ip": "10.0.0.2", "client_mac": None}
+    swapped = np.arange(len(table)) % 2 == 1
+    macs = table["client_mac"]
+    for name, value in ends.items():
+        where, field = table.schema.get_field_index(name), table.schema.field(name)
+        changed = pc.if_else(pa.array(swapped), pa.scalar(value, pa.string()), table[name])
+        table = table.set_column(where, field, changed)
+    where, field = table.schema.get_field_index("server_mac"), table.schema.field("server_mac")
+    table = table.set_column(where, field, pc.if_else(pa.array(swapped), macs, pa.scalar(None, pa.string())))
+    flows = LabelledFlows.of(table, DEVICES, settings.dataset, settings.flow, further=owner.READ)
+    assert len(flows.label) == 72
+    assert (flows.is_client == ~swapped).all()
 
 
 def test_run__scores_can_be_recomputed_from_answers(tmp_path: Path) -> None:
