@@ -20,8 +20,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol, Self
 
 from iotid.baselines import byteiot, pinheiro
+from iotid.baselines.deft import Deft
 from iotid.baselines.device_flows import CaptureClassifier, DeviceFlows
+from iotid.baselines.diot import Diot
 from iotid.baselines.majority_sequence import MajoritySequence
+from iotid.baselines.pingpong import PingPong
 from iotid.baselines.random_forest import RandomForest
 from iotid.baselines.sequence_knn import SequenceKnn
 from iotid.baselines.windows import Samples, WindowBaseline
@@ -78,7 +81,11 @@ WINDOW_BASELINES: dict[str, Callable[[int], WindowBaseline]] = {
 
 
 # or here: baselines that classify captures of a device, by their name in `evaluation.capture_baselines`
-CAPTURE_BASELINES: dict[str, Callable[[int], CaptureClassifier]] = {}
+CAPTURE_BASELINES: dict[str, Callable[[int], CaptureClassifier]] = {
+    "pingpong": lambda seed: PingPong(),
+    "deft": Deft,
+    "diot": Diot,
+}
 
 
 def names() -> list[str]:
