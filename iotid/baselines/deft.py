@@ -129,7 +129,9 @@ def device_sessions(captures: DeviceFlows) -> Sessions:
     def total(value_N: NDArray[Any], of_N: NDArray[np.int64], width: int) -> NDArray[np.float64]:
         return np.bincount(session_N * width + of_N, value_N, S * width).reshape(S, width)
 
-    columns = [total(value_N, application_N, A) for value_N in (np.ones(len(session_N)), *counts.values())]
+    columns: list[NDArray[Any]] = [
+        total(value_N, application_N, A) for value_N in (np.ones(len(session_N)), *counts.values())
+    ]
     transport_N = np.where(protocol_N == _TCP, 0, np.where(protocol_N == _UDP, 1, 2))
     flows_ST = np.maximum(total(np.ones(len(session_N)), transport_N, 3), 1)
     packets_N = counts["client_packets"] + counts["server_packets"]

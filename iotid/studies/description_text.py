@@ -58,12 +58,13 @@ def pair_blocks(pairs: Mapping[str, Sequence[TellingPair]]) -> list[Block]:
         Heading("Telling pairs of packets"),
         Paragraph(
             "Two consecutive packets of a TCP connection in opposite directions, with their bytes of payload, that are "
-            "in at least half of a label's captures and in as few as possible of any other label. Connections have "
-            "such pairs for requests and their answers (Trimananda et al., NDSS 2020)."
+            "in at least half of a label's captures and in a smaller share of those of any other label; requests and "
+            "their answers are such pairs (Trimananda et al., NDSS 2020). Of each label those with the greatest "
+            "difference."
         ),
         Table("Telling pairs of packets by label", ["label", "pair", "share", "captures", "other labels"], rows, 2),
     ]
-    return [*found, Paragraph(f"No pair is in half of the captures of: {', '.join(without)}.")] if without else found
+    return [*found, Paragraph(f"Without such a pair: {', '.join(without)}.")] if without else found
 
 
 def pair_lines(pairs: Mapping[str, Sequence[TellingPair]]) -> list[str]:

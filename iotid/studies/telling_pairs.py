@@ -93,8 +93,8 @@ def _commonest(rows_V5: NDArray[np.int64]) -> NDArray[np.int64]:
 def choose(counted: pa.Table, labels: Collection[str]) -> dict[str, list[TellingPair]]:
     """The SHOWN most telling pairs of each label, from COUNTED of all tasks; only ``labels`` are compared.
 
-    A pair must be in two captures of the label or more, and in half of them. The best has the greatest difference
-    between its share of the label's captures and of those of any other label.
+    A pair must be in two captures of the label or more, in half of them, and in a smaller share of those of any other
+    label. The best has the greatest difference between the two shares.
     """
     distinct = counted.group_by(counted.column_names, use_threads=False).aggregate([])
     summed = distinct.group_by(counted.column_names[:4], use_threads=False).aggregate([([], "count_all")])
@@ -110,12 +110,12 @@ def choose(counted: pa.Table, labels: Collection[str]) -> dict[str, list[Telling
         share = {label: number / captures[label] for label, number in having.items()}
         ranked = sorted(share, key=lambda label: (-share[label], label))[:2]
         for label, number in having.items():
-            if number >= _LEAST_CAPTURES and share[label] >= _LEAST_SHARE:
-                other = next((each for each in ranked if each != label), "")
-                pair_of = TellingPair(
-                    bool(by_client), first, second, number, captures[label], share.get(other, 0.0), other
+            other = next((each for each in ranked if each != label), "")
+            elsewhere = share.get(other, 0.0)
+            if number >= _LEAST_CAPTURES and share[label] >= _LEAST_SHARE and share[label] > elsewhere:
+                found[label].append(
+                    TellingPair(bool(by_client), first, second, number, captures[label], elsewhere, other)
                 )
-                found[label].append(pair_of)
     return {label: sorted(own, key=_merit)[:SHOWN] for label, own in found.items()}
 
 
