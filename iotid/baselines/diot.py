@@ -25,7 +25,7 @@ STEPS, ROUNDS, BATCH, LEARNING_RATE = 150, 5, 16, 0.01
 """Steps of training in total and rounds of averaging; windows of each kind and site in a step."""
 LENGTHS = 8
 """Most frequent packet lengths of each kind that are distinguished, as published."""
-SYMBOLS = 512
+SYMBOLS = 256
 READ_WINDOWS = 50
 """Windows of a capture that are scored, at most."""
 
@@ -48,7 +48,7 @@ class Diot:
 
     Changed: 1 layer of 64 units for 3 of 128, all kinds trained as one batch, so that it takes minutes on a CPU; a
     window is predicted from its first packet on, given the packet before it; the alphabet is one for all kinds (the
-    eight lengths that are most frequent in each, and at most 510 symbols), so that probabilities of kinds compare.
+    eight lengths that are most frequent in each, and at most 254 symbols), so that probabilities of kinds compare.
     Reconstructed: the paper detects intrusions with these networks, and identifies kinds by another system (AuDI);
     here the highest mean probability identifies. Only the first packets of each flow are there.
 
@@ -195,7 +195,7 @@ def _train(
     weights = {
         name: start.repeat(len(kind_M), 1, 1).requires_grad_() for name, start in _new_weights(symbols, seed).items()
     }
-    adam = torch.optim.Adam(weights.values(), lr=LEARNING_RATE)
+    adam = torch.optim.Adam(weights.values(), lr=LEARNING_RATE, fused=True)
     per_round = max(steps // ROUNDS, 1)
     averaged: Weights = {}
     for step in range(1, steps + 1):
@@ -252,12 +252,11 @@ def _gru(gates_MBTG: torch.Tensor, recurrent_MHG: torch.Tensor, bias_M2G: torch.
     """(M, B, T, H) hidden states of a gated recurrent unit (Cho et al. 2014, in torch's form) that begins with 0."""
     import torch
 
-    M, B, T, _ = gates_MBTG.shape
-    state_MBH = torch.zeros(M, B, HIDDEN)
+    state_MBH = torch.zeros(*gates_MBTG.shape[:2], HIDDEN)
     gates_MBTG = gates_MBTG + bias_M2G[:, :1, None]
     states = []
-    for number in range(T):
-        reset_MBH, update_MBH, new_MBH = gates_MBTG[:, :, number].chunk(3, dim=2)
+    for gates_MBG in gates_MBTG.unbind(dim=2):
+        reset_MBH, update_MBH, new_MBH = gates_MBG.chunk(3, dim=2)
         r_MBH, u_MBH, n_MBH = torch.baddbmm(bias_M2G[:, 1:], state_MBH, recurrent_MHG).chunk(3, dim=2)
         update_MBH = torch.sigmoid(update_MBH + u_MBH)
         new_MBH = torch.tanh(new_MBH + torch.sigmoid(reset_MBH + r_MBH) * n_MBH)
