@@ -21,10 +21,13 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from iotid.baselines import byteiot, pinheiro
 from iotid.baselines.audi import Audi
+from iotid.baselines.deft import Deft
 from iotid.baselines.device_flows import CaptureClassifier, DeviceFlows
+from iotid.baselines.diot import Diot
 from iotid.baselines.hamad import Hamad
 from iotid.baselines.iot_sentinel import IotSentinel
 from iotid.baselines.majority_sequence import MajoritySequence
+from iotid.baselines.pingpong import PingPong
 from iotid.baselines.random_forest import RandomForest
 from iotid.baselines.sequence_knn import SequenceKnn
 from iotid.baselines.sivanathan import Sivanathan
@@ -87,6 +90,9 @@ CAPTURE_BASELINES: dict[str, Callable[[int], CaptureClassifier]] = {
     "iot_sentinel": IotSentinel,
     "hamad": Hamad,
     "audi": Audi,
+    "pingpong": lambda seed: PingPong(),
+    "deft": Deft,
+    "diot": Diot,
 }
 
 

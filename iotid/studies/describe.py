@@ -1,6 +1,8 @@
-"""For each label, distributions of the mean and entropy of each flow's characteristics (the paper's section 3).
+"""For each label, distributions of the mean and entropy of each flow's characteristics (the paper's section 3), and
+its most telling pairs of packets.
 
-Spark counts flows by rounded value, so that the size of the result depends on the labels and not on the flows.
+Spark counts flows by rounded value, so that the size of the result depends on the labels and not on the flows; of the
+pairs see `iotid.studies.telling_pairs`.
 
 Shape suffixes: N flows, P packets of all of them, V distinct (flow, value) pairs.
 """
@@ -24,6 +26,8 @@ from iotid.flows import later_flows, partition_files
 from iotid.labels import DeviceList
 from iotid.spark.phases import set_phase
 from iotid.spark.shuffle import map_batches, read_task_ids, task_ids
+from iotid.studies import telling_pairs
+from iotid.studies.telling_pairs import TellingPair
 
 if TYPE_CHECKING:
     from iotid.partitions import Partition
@@ -65,15 +69,19 @@ def describe(
     devices: DeviceList,
     settings: config.Dataset,
     flow: config.Flow,
-) -> Distributions:
-    """The distributions of ``dataset.characteristics``, for every label with ``dataset.min_flows`` flows or more."""
+) -> tuple[Distributions, dict[str, list[TellingPair]]]:
+    """The distributions of ``dataset.characteristics``, and the telling pairs of each label; of every label with
+    ``dataset.min_flows`` flows or more."""
     check_partitions(partitions, flow)
     files = partition_files(partitions)
     set_phase(spark, "describe", f"count the characteristics of {len(files):,} files of flows")
     source = Source(files, later_flows(spark, partitions), devices.at(files, spark), settings, flow.max_packets)
     count = partial(_count, source=source)
-    counted = map_batches(task_ids(spark, range(len(files))), count, _COUNTED).toArrow()
-    return summarise(counted, settings.min_flows)
+    found = summarise(map_batches(task_ids(spark, range(len(files))), count, _COUNTED).toArrow(), settings.min_flows)
+    set_phase(spark, "describe", f"count pairs of packets of {len(files):,} files of flows")
+    count = partial(telling_pairs.count, source=source)
+    pairs = map_batches(task_ids(spark, range(len(files))), count, telling_pairs.COUNTED).toArrow()
+    return found, telling_pairs.choose(pairs, {label for label, _, _ in found})
 
 
 def summarise(counted: pa.Table, min_flows: int) -> Distributions:

@@ -15,7 +15,7 @@ from iotid.partitions import Partition, PartitionKey, Store
 from iotid.schemas.metadata import Flows
 from iotid.studies import compare as comparison
 from iotid.studies import describe as traffic
-from iotid.studies import description_text, document, figures
+from iotid.studies import description_text, document, figures, telling_pairs
 from iotid.studies.households import run as households
 from iotid.tracking import Registry
 from iotid.tracking.runs import Description, start_run
@@ -85,19 +85,21 @@ def describe(
     settings: config.Dataset,
     flow: config.Flow,
     name: str,
-) -> tuple[Partition, list[str]]:
+) -> tuple[Partition, list[str], list[str]]:
     """Draw the distributions of the devices' traffic, and write a page with them; return the partition of
-    ``descriptions`` and its figures' names."""
-    found = traffic.describe(spark, flows, devices, settings, flow)
+    ``descriptions``, its figures' names, and in a line for each label its most telling pair of packets."""
+    found, pairs = traffic.describe(spark, flows, devices, settings, flow)
     groups = traffic.similar_labels(found, devices, settings.label)
     key = PartitionKey.named(name)
     with TemporaryDirectory() as work, store.write("descriptions", key) as staged:
         drawn = figures.draw_traffic(found, groups, Path(work))
-        blocks = description_text.blocks(found, groups, {file: Path(work, file) for file in drawn})
-        subtitle = "What distinguishes the devices: lengths and windows of each flow's first packets, by label."
+        blocks = description_text.pair_blocks(pairs)
+        blocks += description_text.blocks(found, groups, {file: Path(work, file) for file in drawn})
+        subtitle = "What distinguishes the devices: each flow's first packets, by label."
         page = document.page(f"Description {name}", subtitle, blocks)
         Path(work, DESCRIPTION).write_text(page, encoding="utf-8")
         staged.add_folder(work)
         staged.write_json("traffic.json", traffic.to_json(found))
+        staged.write_json("pairs.json", telling_pairs.to_json(pairs))
         staged.metadata = {"figures": drawn, "nights": [partition.key for partition in flows]}
-    return store.open("descriptions", key), drawn
+    return store.open("descriptions", key), drawn, description_text.pair_lines(pairs)

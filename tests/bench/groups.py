@@ -7,8 +7,10 @@ nights, an item one device on one night, the truth its kind (vendor and type) or
 grouped, too, but not scored.
 
 Beside the groups: the same devices with random MACs, so that none is recognised by its MAC; groups by lengths of
-payloads alone; and clusters of flow statistics (k-means with the true number of kinds, DBSCAN). With --thresholds, the
-least similarity that is best for two laboratories is applied to the third.
+payloads alone; clusters of flow statistics (k-means with the true number of kinds, DBSCAN); and DEFT, which knows the
+other laboratories' kinds: what its forest rejects is clustered, all nights together (not for all three as one site, as
+no kinds are left to know). With --thresholds, the least similarity that is best for two laboratories is applied to the
+third.
 
 ``units``: the same nights as three units of each device at the same time, a third of the nights each, so that units of
 one model must find each other; kinds with one firmware are then larger groups, too.
@@ -45,6 +47,8 @@ from sklearn.metrics import normalized_mutual_info_score
 from sklearn.preprocessing import StandardScaler
 
 from iotid import config, messages
+from iotid.baselines.deft import Deft
+from iotid.baselines.device_flows import DeviceFlows
 from iotid.census.behaviour import PAYLOAD, READ, payloads_and_ports_of
 from iotid.census.groups import NO_GROUPS, OTHERS, group_devices
 from iotid.dataset.in_memory import FlowsInMemory
@@ -256,6 +260,35 @@ def clustered(site: Site, method: str) -> Items:
     return replace(items, group=found.fit_predict(scaled).astype(str).astype(object))
 
 
+def clustered_by_deft(site: Site, others: list[Site]) -> Items:
+    """The groups of DEFT, which learned the listed kinds of the other sites, for each device and night."""
+    learned = [device_nights(other, listed=True) for other in others]
+    flows = pa.concat_tables([captures.flows for captures, _ in learned])
+    units = np.cumsum([0, *(captures.units for captures, _ in learned)])
+    unit_N = np.concatenate([captures.unit + first for (captures, _), first in zip(learned, units, strict=False)])
+    is_client_N = np.concatenate([captures.is_client for captures, _ in learned])
+    kinds = [other.truth[device][0] for other, (_, rows) in zip(others, learned, strict=True) for device, _ in rows]
+    names, label_U = np.unique(kinds, return_inverse=True)
+    deft = Deft(1).fit(DeviceFlows(flows, unit_N, is_client_N, int(units[-1])), label_U, len(names))
+    captures, rows = device_nights(site)
+    groups = deft.groups(captures).tolist()
+    return _items(site, [(*row, str(group)) for row, group in zip(rows, groups, strict=True)], {})
+
+
+def device_nights(site: Site, *, listed: bool = False) -> tuple[DeviceFlows, list[tuple[str, int]]]:
+    """The flows by device and night, of listed devices alone or of all; and the device and night of each."""
+    device_N = np.asarray(site.flows["device_id"].to_pylist())
+    kept = np.flatnonzero(np.isin(device_N, list(site.truth)) | (not listed))
+    names, number_K = np.unique(device_N[kept], return_inverse=True)
+    pairs_U2, unit_K = np.unique(np.stack([number_K, site.night[kept]], axis=1), axis=0, return_inverse=True)
+    first_K = _us(site.flows["first_seen"]).to_numpy()[kept]
+    order = np.lexsort((first_K, unit_K.ravel()))
+    flows = site.flows.take(pa.array(kept[order])).combine_chunks()
+    is_client_N = pc.equal(flows["client_ip"], flows["address"]).to_numpy()
+    rows = [(str(names[number]), int(night)) for number, night in pairs_U2]
+    return DeviceFlows(flows, unit_K.ravel()[order], is_client_N, len(rows)), rows
+
+
 def _us(times: pa.ChunkedArray) -> pa.ChunkedArray:
     return times.cast(pa.int64())
 
@@ -317,6 +350,8 @@ def main() -> None:
             "k-means, kinds known": clustered(site, "k-means"),
             "DBSCAN": clustered(site, "DBSCAN"),
         }
+        if name in sites:
+            methods["DEFT"] = clustered_by_deft(site, [other for each, other in sites.items() if each != name])
         result[name] = {method: found.scores() for method, found in methods.items()}
         for method, scores in result[name].items():
             sys.stdout.write(f"{line(name, method, scores)}\n")
