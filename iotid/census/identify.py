@@ -34,6 +34,7 @@ _LISTS = {
     "begins": pa.int64(),
     "ends": pa.int64(),
     "known_tokens": pa.int64(),
+    "similarity": pa.float64(),
 }
 ANSWERS = pa.schema(
     [
@@ -46,8 +47,8 @@ ANSWERS = pa.schema(
     ]
 )
 _COLUMNS = (
-    "device_id", "status", "label", "vendor", "type", "confidence", "kinds", "runners_up", "unexplained", "household",
-    "reason", "marks", "flows",
+    "device_id", "status", "label", "vendor", "type", "confidence", "kinds", "runners_up", "similar_kinds",
+    "unexplained", "household", "reason", "marks", "flows",
 )  # fmt: skip
 IDENTIFIED = pa.schema([CENSUS.arrow_schema().field(name) for name in _COLUMNS])
 _LEAST_LIKELY = 0.001  # smaller probabilities are not in LIKELY
@@ -56,6 +57,8 @@ _LIKELY = pa.list_(pa.struct([("index", pa.int32()), ("probability", pa.float64(
 LIKELY = pa.schema([("likely_kinds", _LIKELY), ("likely_classes", _LIKELY)])
 SCORES = pa.schema([*IDENTIFIED, *LIKELY])
 _RUNNERS_UP = 3
+_SIMILAR = 5
+_LEAST_SIMILAR = 0.001  # similarity of kinds with hardly a common token
 _NAMED = 6  # kinds that a reason lists
 NO_MODEL = "No model was there; unknown devices with similar traffic are one group."
 
@@ -132,6 +135,7 @@ def identify(rows: pa.Table | pa.RecordBatch, share: float, classes: Classes, se
         ),
         "kinds": found,
         "runners_up": _runners_up(decision, classes),
+        "similar_kinds": _similar_kinds(answer, decision, classes),
         "unexplained": pa.array(np.round(answer.unexplained, DECIMALS)),
         "household": pa.array(decision.household),
         "reason": pa.array(list(reasons), pa.string()),
@@ -150,7 +154,8 @@ def without_model(device: pa.Array, flows: pa.Array) -> pa.Table:
     given |= {name: pa.repeat(value, len(device)) for name, value in counts.items()}
     given["reason"] = pa.repeat(NO_MODEL, len(device))
     empty = {
-        name: pa.array([[]] * len(device), IDENTIFIED.field(name).type) for name in ("kinds", "runners_up", "marks")
+        name: pa.array([[]] * len(device), IDENTIFIED.field(name).type)
+        for name in ("kinds", "runners_up", "similar_kinds", "marks")
     }
     nothing = {name: pa.nulls(len(device), pa.string()) for name in ("label", "vendor", "type")}
     columns = given | empty | nothing
@@ -246,6 +251,17 @@ def _runners_up(decision: Decision, classes: Classes) -> pa.ListArray:
     structs = pa.StructArray.from_arrays([names, pa.array(left_NT[listed_NT])], names=["label", "confidence"])
     offsets = np.concatenate([[0], np.cumsum(listed_NT.sum(axis=1))]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), structs)
+
+
+def _similar_kinds(answer: Answer, decision: Decision, classes: Classes) -> pa.ListArray:
+    """The kinds that unknown and undecided addresses are the most similar to."""
+    similar_NK = np.round(answer.similarity, DECIMALS)
+    similar_NK[~np.isin(decision.status, (UNKNOWN, UNDECIDED))] = 0
+    order_NT = np.argsort(-similar_NK, axis=1, kind="stable")[:, :_SIMILAR]
+    listed_NT = np.take_along_axis(similar_NK, order_NT, axis=1) >= _LEAST_SIMILAR
+    names = pa.array(classes.kinds, pa.string()).take(pa.array(order_NT[listed_NT]))
+    offsets = np.concatenate([[0], np.cumsum(listed_NT.sum(axis=1))]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), names)
 
 
 def _reasons(answer: Answer, decision: Decision, classes: Classes) -> Iterator[str]:

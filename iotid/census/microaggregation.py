@@ -39,6 +39,7 @@ def aggregate(devices: pa.Table) -> pa.Table:
     for row in rows:
         row["kinds"] = sorted(row["kinds"], key=lambda kind: (kind["kind"], kind["label"] or ""))
         row["runners_up"] = row["runners_up"][: row["status"] == UNDECIDED]
+        row["similar_kinds"] = []
         row.update(dict.fromkeys(_OF_MAC))
         row["marks"] = [mark for mark in row["marks"] if mark != MAKER_DIFFERS]
         groups[_findings(row)].append(row)

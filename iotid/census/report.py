@@ -50,7 +50,7 @@ _REASONS = 30  # listed reasons why packets are in no flow; each protocol number
 # columns with few distinct values, which are dictionary-encoded
 _DICTIONARY_ENCODED = (
     "status", "marks", "group_name", "named_by", "maker", "change", "same_as", "previous_label", "also", "reason",
-    "runners_up", "device_name", "listed_label", "list_check", "earlier_names",
+    "runners_up", "similar_kinds", "device_name", "listed_label", "list_check", "earlier_names",
 )  # fmt: skip
 _LEAST = 0.005  # less probable runners-up would be 0 %
 
@@ -269,7 +269,7 @@ def _flat(census: pa.Table) -> dict[str, pa.ChunkedArray]:
     runners_up, kinds = one_chunk(census["runners_up"]), one_chunk(census["kinds"])
     columns["runners_up"] = _shares(runners_up, runners_up.flatten().field("label"), _LEAST)
     columns["kinds"] = _shares(kinds, _printed(kinds.flatten()), 0)
-    for name in ("new_kinds", "marks", "earlier_names"):
+    for name in ("new_kinds", "marks", "earlier_names", "similar_kinds"):
         columns[name] = pc.binary_join(census[name], "; ")
     columns["addresses"] = pc.binary_join(census["addresses"], " ")
     return columns

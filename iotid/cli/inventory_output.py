@@ -160,7 +160,7 @@ def _kinds_found(devices: pa.Table) -> dict[str, list[str]]:
 def _answer(row: Mapping[str, Any], kinds: list[str]) -> str:
     """The kinds found with their probabilities; of an unknown device, its group."""
     if row["status"] == UNKNOWN:
-        return f"unknown, group {row['group_name']}"
+        return ", most like ".join([f"unknown, group {row['group_name']}", *row["similar_kinds"][:1]])
     if row["status"] == UNDECIDED:
         nearest = row["runners_up"][:1]
         likeliest = [f"{one['label']} {percents(np.array([one['confidence']]))[0]}" for one in nearest]

@@ -48,17 +48,19 @@ def _logarithmic(values: NDArray[np.int64]) -> NDArray[np.int64]:
 @dataclass(frozen=True)
 class Characteristic:
     """``column``: of FLOWS; ``quantise``: reduces the number of distinct values, idempotent; ``always``: a fixed
-    vocabulary, None to learn it from training.
+    vocabulary, None to learn it from training; ``views``: types of tokens of this characteristic alone that
+    `iotid.model.device.similarity` compares.
     """
 
     column: str
     quantise: Callable[[NDArray[np.int64]], NDArray[np.int64]] = _as_measured
     always: tuple[int, ...] | None = None
+    views: tuple[Literal["packets", "pairs"], ...] = ()
 
 
 # add yours here
 CHARACTERISTICS: Mapping[str, Characteristic] = {
-    "packet_length": Characteristic("packet_length"),
+    "packet_length": Characteristic("packet_length", views=("packets", "pairs")),
     "tcp_window": Characteristic("tcp_window"),
     "direction": Characteristic("direction", always=(-1, 1)),
     "inter_arrival": Characteristic("inter_arrival_us", _logarithmic, tuple(_WAITS_US.tolist())),

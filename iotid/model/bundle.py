@@ -150,7 +150,7 @@ class Learned:
         _, kind_C = kinds_of(encoding.labels, encoding.devices)
         return cls(
             SequenceCounts.from_arrays(counts) if counts else None,
-            DeviceModel.from_arrays(devices, kind_C) if devices else None,
+            DeviceModel.from_arrays(devices, kind_C, list(encoding.vocabularies)) if devices else None,
             KeptAnswers.from_arrays(answers) if answers else None,
         ), weights
 

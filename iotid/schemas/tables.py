@@ -193,11 +193,12 @@ PREDICTIONS = Table(
 )
 
 # with census.pseudonyms, numbers and times are rounded medians over devices of the same kinds (census/microaggregation)
-# Version 7: status `absent`, change `baseline` (was first), group_name (was group), device_name to list_check, and
-# first_seen_ever to earlier_names; version 6: named_by, maker, mac_randomised, same_as, status `named`.
+# Version 8: similar_kinds. Version 7: status `absent`, change `baseline` (was first), group_name (was group),
+# device_name to list_check, and first_seen_ever to earlier_names; version 6: named_by, maker, mac_randomised, same_as,
+# status `named`.
 CENSUS = Table(
     "census",
-    7,
+    8,
     (
         Column("site", "string", "site"),
         Column("capture_date", "date", "capture date"),
@@ -228,6 +229,12 @@ CENSUS = Table(
             "like those of this kind alone; units: devices of it, at least",
         ),
         Column("runners_up", "list<runner_up>", "the likeliest kinds that were not found, and their probabilities"),
+        Column(
+            "similar_kinds",
+            "list<string>",
+            "of an unknown or undecided address, at most five learned kinds with the most similar traffic, the most "
+            "similar first: candidates for a person, not names; empty with pseudonyms",
+        ),
         Column("unexplained", "float64", "share of the distinct flows that no kind found explains, 0 to 1"),
         Column("household", "float64", "probability that several devices are behind the address (census.behind)"),
         Column("reason", "string", "a sentence: which distinct flows speak for what; and one for each mark"),

@@ -56,6 +56,7 @@ def _rows(
     num_flows: int = 20,
     together: bool = False,
     log_odds: float = 0.0,
+    similarity: list[list[float]] | None = None,
 ) -> pa.Table:
     """ANSWERS of addresses at which kinds have these probabilities, as hosts and as households; ``own``: distinct flows
     of a kind alone; ``hall``: probability of that class among the cameras; ``together``: all of them at one time."""
@@ -82,6 +83,7 @@ def _rows(
         begins=np.zeros_like(number),
         ends=np.zeros_like(number) if together else np.zeros_like(number) - 1,
         known_tokens=np.full((N, K), 3),
+        similarity=np.zeros((N, K)) if similarity is None else np.array(similarity),
     )
     return answers_to_arrow(pa.array([f"device {n}" for n in range(N)]), np.full(N, num_flows), answer)
 
@@ -101,7 +103,7 @@ def test_classes__labels_of_one_vendor_and_type_are_one_kind() -> None:
 
 def test_answers__come_back_from_arrow_as_they_were() -> None:
     random = np.random.default_rng(1)
-    per_kind = dict.fromkeys(("host", "household", "min_devices", "begins", "ends", "known_tokens"), K)
+    per_kind = dict.fromkeys(("host", "household", "min_devices", "begins", "ends", "known_tokens", "similarity"), K)
     lists = per_kind | {"class_share": 5, "flows": K + 1}
     counts = ("flows", "distinct", "min_devices", "begins", "ends", "known_tokens")
     values = {
@@ -120,6 +122,14 @@ def test_answers__come_back_from_arrow_as_they_were() -> None:
         for name, value in values.items():
             assert getattr(again, name).tolist() == value.tolist(), name
     assert answers_from_arrow(rows[2:]).host.tolist() == values["host"][2:].tolist()
+
+
+def test_identify__lists_similar_kinds_unless_a_kind_is_found(settings: Census) -> None:
+    similarity = [[0.2, 0.3, 0.1], [0.05, 0.0, 0.0001], [0.2, 0.3, 0.1], [0.0, 0.0, 0.0]]
+    rows = _identify(_rows({PLUG: 0.1}, {PLUG: 0.5}, {PLUG: 0.9}, {}, similarity=similarity), settings)
+    names = list(CLASSES.kinds)
+    assert [row["status"] for row in rows] == ["unknown", "undecided", "known", "unknown"]
+    assert [row["similar_kinds"] for row in rows] == [[names[1], names[0], names[2]], [names[0]], [], []]
 
 
 def test_identify__every_status_with_the_kinds_found(settings: Census) -> None:
@@ -202,7 +212,8 @@ def test_identify__runners_up_are_the_likeliest_kinds_not_found(settings: Census
     rows = answers_to_arrow(
         pa.array(["a"]), np.array([20]),
         Answer(*[np.arange(9.0)[np.newaxis] / 20] * 2, np.zeros(1), np.ones((1, 9)), np.zeros(1), np.zeros(1),
-               np.zeros((1, 10), np.int64), np.ones(1, np.int64), *[np.ones((1, 9), np.int64)] * 3, np.full((1, 9), 3)),
+               np.zeros((1, 10), np.int64), np.ones(1, np.int64), *[np.ones((1, 9), np.int64)] * 3, np.full((1, 9), 3),
+               np.zeros((1, 9))),
     )  # fmt: skip
     (row,) = identify(rows, 1.0, many, settings).to_pylist()
     assert [one["label"] for one in row["runners_up"]] == ["c8", "c7", "c6"]

@@ -25,7 +25,7 @@ def _is_marked(*spans: tuple[int, int], share: float = 0.1, device: str = MAC, f
     answer = Answer(
         host=likely * 0, household=likely, log_odds=np.array([more.get("log_odds", 2.0)]), class_share=likely,
         unexplained=counts[:, 0], unknown=counts[:, 0], flows=counts, distinct=counts[:, 0], min_devices=counts,
-        begins=begins, ends=ends, known_tokens=np.full(likely.shape, 3),
+        begins=begins, ends=ends, known_tokens=np.full(likely.shape, 3), similarity=np.zeros(likely.shape),
     )  # fmt: skip
     (is_marked,) = have_concurrent_kinds(answer, share, pa.array([device]), np.array([flows]), CENSUS_SETTINGS).tolist()
     return bool(is_marked)

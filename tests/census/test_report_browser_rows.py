@@ -23,6 +23,7 @@ def _rows() -> list[dict[str, Any]]:
     many = {"addresses": ["10.0.0.7", "10.0.0.8", "10.0.0.9", "fe80::77"], "earlier_names": ["Cam 2", HOSTILE]}
     desk = {"device_name": "desk", "listed_label": "lantern", "list_check": "differs", "reason": "Of 5 distinct flows."}
     unknown = {"status": "unknown", "group_name": "gmany", "list_check": "unknown", "dates_present": 1}
+    unknown["similar_kinds"] = ["Acme lamp", "Volt bell", "mug"]
     return [
         hall | many,
         desk,
@@ -50,7 +51,7 @@ result.rows = lines().map(line => [0, 1, 2, 3, 6, 7].map(index => cell(line, ind
     plug, unknown = ["plug81 %Acme · socket", "More"], "Unknown group MANY (TCP 8883, UDP 53)"
     seen = ["2026-01-10 04:05", "from 2026-01-10 01:02", "since 2026-01-08, on 3 dates"]
     two = "10.0.0.7 fe80::7"
-    novel = ["Of 3 distinct flows: 3 like those of Acme socket alone.", "nearest: lamp 13 %", "More"]
+    novel = ["Of 3 distinct flows: 3 like those of Acme socket alone.", "most like: Acme lamp, Volt bell", "More"]
     assert result["rows"] == [
         [["desk", "02:00:00:00:00:01", two], plug, ["not as listed", "lantern"], ["known"], seen, ["same"]],
         [["hall light", "02:00:00:00:00:00", "10.0.0.7 10.0.0.8 +2"], plug, ["as listed"], ["known"], seen, ["same"]],

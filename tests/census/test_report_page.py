@@ -303,7 +303,16 @@ def test_page__charts_count_the_kinds_of_present_addresses_twelve_at_most() -> N
 
 
 def test_page__has_every_row_for_its_table() -> None:
-    rows = [{}, {"watched": True, "runners_up": [], "kinds": [kind("plug"), kind("lamp", 0.75)], "reason": "Why."}]
+    rows = [
+        {},
+        {
+            "watched": True,
+            "runners_up": [],
+            "similar_kinds": [],
+            "kinds": [kind("plug"), kind("lamp", 0.75)],
+            "reason": "Why.",
+        },
+    ]
     data = data_of(page_of(census_of(rows), facts()))
     assert data["device_id"] == ["02:00:00:00:00:00", "02:00:00:00:00:01"]
     assert data["kinds"] == {

@@ -55,7 +55,9 @@ def test_answers__each_device_is_scored_once_with_all_its_distinct_flows() -> No
         begins = np.stack([sequences["length"][:, 0] == first for first in (0, 1)], axis=1)
         share_BK, none_B = flows @ begins.astype(float), np.zeros(flows.shape[0])
         counts = (flows > 0).astype(np.int64) @ np.ones((flows.shape[1], 3), np.int64)
-        return Answer(share_BK, share_BK, none_B, share_BK, none_B, none_B, counts, counts[:, 0], *[counts[:, :2]] * 4)
+        return Answer(
+            share_BK, share_BK, none_B, share_BK, none_B, none_B, counts, counts[:, 0], *[counts[:, :2]] * 4, share_BK
+        )
 
     encoding = SimpleNamespace(encode=lambda batch: {"length": np.array(batch["length"].to_pylist(), np.int32)})
     predictor: Any = SimpleNamespace(encoding=encoding, learned=SimpleNamespace(devices=SimpleNamespace(answer=answer)))

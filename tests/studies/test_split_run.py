@@ -24,6 +24,7 @@ def _answer(host: list[list[float]], class_share: list[list[float]]) -> Answer:
         begins=number_BK,
         ends=number_BK,
         known_tokens=number_BK,
+        similarity=np.zeros_like(host_BK),
     )
 
 

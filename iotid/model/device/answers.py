@@ -32,6 +32,7 @@ class Answer:
         ends: (B, K) the same of the last packet; -1 without such flows or times.
         known_tokens: (B, K) tokens known from training, summed over the distinct flows that are like those of each
             kind, alone or not.
+        similarity: (B, K) to the training sets of each kind, see `model.device.similarity`.
     """
 
     host: NDArray[np.float64]
@@ -46,6 +47,7 @@ class Answer:
     begins: NDArray[np.int64]
     ends: NDArray[np.int64]
     known_tokens: NDArray[np.int64]
+    similarity: NDArray[np.float64]
 
 
 class FlowTimes(NamedTuple):

@@ -12,7 +12,7 @@ K kinds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -22,6 +22,7 @@ from iotid.model.arrays import Spec
 from iotid.model.device.answers import Answer, FlowTimes
 from iotid.model.device.cross_validation import MAX_HOUSEHOLDS, CrossValidation
 from iotid.model.device.meta_classifiers import CLASSIFIERS, MetaClassifiers
+from iotid.model.device.similarity import KindSimilarity
 from iotid.model.device.stacking import TokenClassifier
 from iotid.model.device.synthetic_households import SamplingPool
 from iotid.model.device.token_features import TokenFeatures, Vocabulary, only_one, sums_of_flows
@@ -51,6 +52,7 @@ class DeviceModel:
         validation = CrossValidation(sets, self._vocabulary, self._tokens_AT, self.kind_C, self.kinds)
         self._meta = MetaClassifiers(self.kind_C, self.kinds).fit(validation.score_folds(pool, random))
         self._token_classifier, self._token_features = validation.train(pool, MAX_HOUSEHOLDS, random)
+        self._similarity = self._similarity_by(list(sets.sequences))
         return self
 
     def answer(
@@ -90,6 +92,7 @@ class DeviceModel:
             begins=begins_BK,
             ends=ends_BK,
             known_tokens=sums_of_flows(tokens, explained_DK * tokens_D[:, np.newaxis]),
+            similarity=self._similarity.similarity(tokens, sequences, flows_BD),
         )
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
@@ -122,8 +125,10 @@ class DeviceModel:
         }
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]], kind_C: NDArray[np.int64]) -> DeviceModel:
-        """The inverse of ``to_arrays``, for arrays that match ``specs``.
+    def from_arrays(
+        cls, arrays: Mapping[str, NDArray[np.generic]], kind_C: NDArray[np.int64], characteristics: Sequence[str]
+    ) -> DeviceModel:
+        """The inverse of ``to_arrays``, for arrays that match ``specs`` with so many ``characteristics``.
 
         Raises:
             KeyError: an array is missing.
@@ -148,7 +153,11 @@ class DeviceModel:
         _check_rows(indices, indptr, shape[1])
         model._tokens_AT = csr_matrix((np.ones(len(indices)), indices, indptr), shape=shape)
         model._token_features = TokenFeatures(model._tokens_AT, model._class_A, kind_C, model.kinds)
+        model._similarity = model._similarity_by(characteristics)
         return model
+
+    def _similarity_by(self, characteristics: Sequence[str]) -> KindSimilarity:
+        return KindSimilarity(self._vocabulary, characteristics, self._tokens_AT, self._class_A, self.kind_C)
 
     def _sessions(self, sets: FlowSets) -> NDArray[np.int64]:
         """(S,) the most concurrent sessions of each whole sequence that one device had in training."""

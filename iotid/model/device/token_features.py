@@ -71,6 +71,8 @@ class SetTokens:
 class Vocabulary:
     """All tokens of training; turns sets of flows into token counts."""
 
+    kinds = TOKENS
+
     def __init__(self, tokens: TokenCounts) -> None:
         self._tokens = tokens
         self.starts = np.cumsum([0, *map(len, tokens.known)])  # of each of TOKENS
@@ -99,6 +101,10 @@ class Vocabulary:
         return SetTokens(
             (counts_BQ @ to_training).tocsr(), unseen_B, _binary(tokens_DQ @ to_training), unseen_D, flows_BD.tocsr()
         )
+
+    def keys(self, kind: str) -> NDArray[np.uint8]:
+        """(T, width) the bytes of all tokens of a type."""
+        return self._tokens.to_arrays()[kind]
 
     def sequence_tokens(self, sequences: Mapping[str, NDArray[np.int32]]) -> NDArray[np.int64]:
         """(D,) the token of each whole sequence; -1 for an unknown sequence."""

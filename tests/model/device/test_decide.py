@@ -41,6 +41,7 @@ def _answer(
         begins=np.zeros((addresses, _KINDS), np.int64),
         ends=np.zeros((addresses, _KINDS), np.int64),
         known_tokens=np.full((addresses, _KINDS), known_tokens),
+        similarity=np.zeros((addresses, _KINDS)),
     )
 
 
@@ -160,7 +161,16 @@ def test_decide__without_a_kind_found_unexplained_changes_nothing(census: config
 def test_decide__of_no_kinds_and_of_no_addresses(census: config.Census) -> None:
     no_kind, nothing, counts = np.zeros((2, 0)), np.zeros(2), np.zeros((2, 1), np.int64)
     without = Answer(
-        no_kind, no_kind, nothing, no_kind, nothing, nothing, counts, counts[:, 0] + 1, *[no_kind.astype(np.int64)] * 4
+        no_kind,
+        no_kind,
+        nothing,
+        no_kind,
+        nothing,
+        nothing,
+        counts,
+        counts[:, 0] + 1,
+        *[no_kind.astype(np.int64)] * 4,
+        similarity=no_kind,
     )
     assert decide(without, 0.5, np.array([5, 1]), census).status.tolist() == ["unknown", "undecided"]
     without_evidence = _answer([[0.0] * 3])

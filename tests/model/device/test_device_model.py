@@ -119,11 +119,11 @@ def test_answer__flows_of_no_learned_kind_are_unknown(model: DeviceModel, census
 def test_answer__unexplained_counts_kinds_found_as_host_or_household(model: DeviceModel) -> None:
     flows, arrays = _unions([[kind] for kind in range(_LEARNED)], 2), model.to_arrays()
     household_finds_nothing = arrays | {"of_household.bias": np.array([-1e3])}
-    answer = DeviceModel.from_arrays(household_finds_nothing, np.arange(_LEARNED)).answer(_WORLD, flows)
+    answer = DeviceModel.from_arrays(household_finds_nothing, np.arange(_LEARNED), list(_WORLD)).answer(_WORLD, flows)
     assert answer.household.max() < 0.5 < np.diag(answer.host).min()
     assert answer.unexplained.max() < 0.5
     neither_does = household_finds_nothing | {"of_host.bias": np.array([-1e3])}
-    answer = DeviceModel.from_arrays(neither_does, np.arange(_LEARNED)).answer(_WORLD, flows)
+    answer = DeviceModel.from_arrays(neither_does, np.arange(_LEARNED), list(_WORLD)).answer(_WORLD, flows)
     assert answer.unexplained.min() == 1
 
 
@@ -166,7 +166,7 @@ def test_answer__more_concurrent_sessions_than_one_device_are_two_devices() -> N
     assert model.answer(_WORLD, flows, csr_matrix(held)).min_devices.tolist() == [
         [1, 1, units, 1] for units in (1, 2, 1, 2, 1, 1, 1)
     ]
-    again = DeviceModel.from_arrays(model.to_arrays(), model.kind_C)
+    again = DeviceModel.from_arrays(model.to_arrays(), model.kind_C, list(_WORLD))
     assert again.answer(_WORLD, flows, csr_matrix(held)).min_devices[:, 2].tolist() == [1, 2, 1, 2, 1, 1, 1]
     assert model.answer(_WORLD, flows).min_devices.tolist() == [[1] * 4] * 7  # without numbers of open sessions
 
@@ -191,7 +191,7 @@ def test_answer__of_no_sets_is_empty(model: DeviceModel) -> None:
 
 def test_to_arrays__the_same_bits_come_back(model: DeviceModel) -> None:
     arrays = {name: np.ascontiguousarray(array) for name, array in model.to_arrays().items()}
-    again = DeviceModel.from_arrays(arrays, model.kind_C)
+    again = DeviceModel.from_arrays(arrays, model.kind_C, list(_WORLD))
     flows = _unions([[0], [1, 2], [10], [-1, 3], [5, 4, 11]], 8)
     expected, answer = model.answer(_WORLD, flows), again.answer(_WORLD, flows)
     for field in fields(Answer):
@@ -205,7 +205,7 @@ def test_to_arrays__the_same_bits_come_back(model: DeviceModel) -> None:
 def test_from_arrays__a_missing_part_is_an_error(missing: str, model: DeviceModel) -> None:
     arrays = {name: array for name, array in model.to_arrays().items() if name != missing}
     with pytest.raises(KeyError, match=missing.rpartition(".")[2]):
-        DeviceModel.from_arrays(arrays, model.kind_C)
+        DeviceModel.from_arrays(arrays, model.kind_C, list(_WORLD))
 
 
 def test_fit__the_same_seed_learns_the_same_bits() -> None:
