@@ -75,10 +75,8 @@ def evaluate(answers: pa.Table) -> Across:
     """``answers``: columns system, of, site, device, label, kind, answer, label_rank, kind_rank, outcome."""
     import pyarrow.compute as pc
 
-    is_set = pc.and_(
-        pc.is_in(answers["of"], pc.cast([CAPTURES, DEVICES], answers["of"].type)), answers["kind"].is_valid()
-    )
-    rows = answers.filter(is_set).to_pylist()
+    is_set = (pc.field("of") == CAPTURES) | (pc.field("of") == DEVICES)
+    rows = answers.filter(is_set & pc.field("kind").is_valid()).to_pylist()
     sites_of = {field: _sites_of(rows, field) for field in ("kind", "label")}
 
     def is_learned(row: _Row, field: str) -> bool:
