@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FIRST = 5  # ranks that count beside the first
-SHARES = ("kind_first", "kind_in_first_five", "model_first", "model_in_first_five")  # fields of AcrossScore
 OUTCOMES = (RIGHT, WRONG, UNDECIDED, UNKNOWN)
 _Row = Mapping[str, Any]
 
 
 class AcrossScore(TypedDict):
-    """Of one system: shares of captures, or of devices, of learned kinds, whose kind has the first rank, or one of the
-    first five. ``models``: number of those whose label is learned, of which the other shares are; null without any."""
+    """Of one system: the numbers of captures, or of devices, of learned kinds (``sets``), and of those among them whose
+    label is learned (``models``). Of the first: shares whose kind has the first rank, or one of the first five; of the
+    second the same by label, null without any."""
 
     sets: int
+    models: int
     kind_first: float
     kind_in_first_five: float
-    models: int
     model_first: float | None
     model_in_first_five: float | None
 
@@ -106,11 +106,11 @@ def evaluate(answers: pa.Table) -> Across:
 def _score(known: Sequence[_Row], of_models: Sequence[_Row]) -> AcrossScore:
     return {
         "sets": len(known),
-        "kind_first": _share(known, lambda row: row["kind_rank"] == 1),
-        "kind_in_first_five": _share(known, lambda row: 1 <= row["kind_rank"] <= FIRST),
         "models": len(of_models),
-        "model_first": _share(of_models, lambda row: row["label_rank"] == 1) if of_models else None,
-        "model_in_first_five": _share(of_models, lambda row: 1 <= row["label_rank"] <= FIRST) if of_models else None,
+        "kind_first": _share(_within(known, "kind_rank", 1)),
+        "kind_in_first_five": _share(_within(known, "kind_rank", FIRST)),
+        "model_first": _share(_within(of_models, "label_rank", 1)) if of_models else None,
+        "model_in_first_five": _share(_within(of_models, "label_rank", FIRST)) if of_models else None,
     }
 
 
@@ -140,11 +140,15 @@ def _pair(rows: Sequence[_Row], *, kind_is_learned: bool, label_is_learned: bool
 
 
 def _outcomes(rows: Sequence[_Row]) -> dict[str, float]:
-    return {outcome: _share(rows, lambda row, own=outcome: row["outcome"] == own) for outcome in OUTCOMES if rows}
+    return {outcome: _share([row["outcome"] == outcome for row in rows]) for outcome in OUTCOMES if rows}
 
 
-def _share(rows: Sequence[_Row], is_so: Callable[[_Row], bool]) -> float:
-    return sum(map(is_so, rows)) / len(rows)
+def _within(rows: Sequence[_Row], rank: str, most: int) -> list[bool]:
+    return [1 <= row[rank] <= most for row in rows]  # 0: of probability 0
+
+
+def _share(is_so: Sequence[bool]) -> float:
+    return sum(is_so) / len(is_so)
 
 
 def _sites_of(rows: Iterable[_Row], field: str) -> dict[str, set[str]]:

@@ -14,7 +14,6 @@ from iotid.schemas import SPLITS
 from iotid.schemas.metadata import remedy
 from iotid.storage import read_table
 from iotid.studies import document
-from iotid.studies.across import SHARES
 from iotid.studies.comparison_text import blocks
 from iotid.studies.households import run as households
 from iotid.studies.open_set import OpenSet
@@ -196,9 +195,8 @@ def _of_across(all_scores: Sequence[ProtocolScores]) -> Iterator[tuple[str, floa
             continue
         for system, found in scored["systems"].items():
             for of, scores in found.items():
-                for name in SHARES:
-                    if scores[name] is not None:
-                        yield f"{protocol}.{system}.{of}.{name}", scores[name]
+                numbers = {f"{protocol}.{system}.{of}.{name}": value for name, value in scores.items()}
+                yield from ((name, value) for name, value in numbers.items() if isinstance(value, float))
         for of, states in scored["census"].items():
             for state, outcomes in states.items():
                 yield from ((f"{protocol}.census.{of}.{state}.{name}", share) for name, share in outcomes.items())

@@ -9,7 +9,7 @@ from iotid.evaluation.report import against
 from iotid.evaluation.schema import Score
 from iotid.pages import percent, span
 from iotid.studies import open_set
-from iotid.studies.across import OUTCOMES, Across
+from iotid.studies.across import OUTCOMES, Across, AcrossScore
 from iotid.studies.document import Block, Figure, Heading, Items, Paragraph, Table
 from iotid.studies.households.run import HouseholdComparison
 from iotid.studies.households.scores import block as household_table
@@ -29,12 +29,7 @@ _HEAD = (
     "merged accuracy",
     "calibration error of captures",
 )
-_ACROSS = {
-    "kind_first": "kind first",
-    "kind_in_first_five": "in first five",
-    "model_first": "label first",
-    "model_in_first_five": "in first five",
-}
+_ACROSS = ("kind first", "in first five", "label first", "in first five")
 _OF_SETS = ("known", "left_out")
 
 
@@ -123,17 +118,9 @@ def _of_across(scored: Across, figure: Path | None) -> Iterator[Block]:
         f"({new_captures:,} captures) none has the kind, so that every name for them is wrong. "
         f"{_census(scored, CAPTURES)} {_census(scored, DEVICES)}"
     )
-    head = ["system", *(f"{of}: {share}" for of in ("captures", "devices") for share in _ACROSS.values())]
+    head = ["system", *(f"{of}: {share}" for of in (CAPTURES, DEVICES) for share in _ACROSS)]
     rows = [
-        [
-            system,
-            *(
-                percent(value) if (value := found[of][share]) is not None else ""
-                for of in (CAPTURES, DEVICES)
-                for share in _ACROSS
-            ),
-        ]
-        for system, found in scored["systems"].items()
+        [system, *_ranked(found[CAPTURES]), *_ranked(found[DEVICES])] for system, found in scored["systems"].items()
     ]
     yield Table("systems in another laboratory", head, rows)
     head = ["site left out", "device", "kind", "captures", "kind first", "in first five", *OUTCOMES, "most often as"]
@@ -144,8 +131,8 @@ def _of_across(scored: Across, figure: Path | None) -> Iterator[Block]:
             pair["kind"] if pair["kind_is_learned"] else f"{pair['kind']} (new)",
             f"{pair['captures']:,}",
             *(
-                percent(pair[ranked][DEVICE_MODEL]) if pair["kind_is_learned"] else ""
-                for ranked in ("first", "in_first_five")
+                percent(ranked[DEVICE_MODEL]) if pair["kind_is_learned"] else ""
+                for ranked in (pair["first"], pair["in_first_five"])
             ),
             *(percent(pair["census"][outcome]) for outcome in OUTCOMES),
             pair["mostly"] or "",
@@ -156,6 +143,11 @@ def _of_across(scored: Across, figure: Path | None) -> Iterator[Block]:
     yield Table("devices in another laboratory", head, rows, named=3)
     if figure:
         yield Figure(figure, "Share of each device's captures whose kind has the first rank, by system")
+
+
+def _ranked(own: AcrossScore) -> Iterator[str]:
+    for share in (own["kind_first"], own["kind_in_first_five"], own["model_first"], own["model_in_first_five"]):
+        yield percent(share) if share is not None else ""
 
 
 def _census(scored: Across, of: str) -> str:

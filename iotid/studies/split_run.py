@@ -76,7 +76,7 @@ class Answers(NamedTuple):
     outcome: NDArray[np.str_]
 
     def only(self, kept_I: NDArray[np.bool_]) -> Answers:
-        return Answers(*(column[kept_I] for column in self))
+        return Answers._make(column[kept_I] for column in self)
 
 
 _Found = dict[str, dict[str, Answers]]

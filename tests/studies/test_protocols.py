@@ -222,7 +222,8 @@ def test_run__window_baselines_learn_from_another_site(tmp_path: Path, protocol:
     flows = LabelledFlows.of(table, DEVICES, settings.dataset, settings.flow)
     system_scores = Study(settings, tmp_path, _traffic(flows)).run(flows, protocol).scores["systems"]["pinheiro_tree"]
     assert system_scores["items"] == items
-    assert all(scores["accuracy"]["value"] == 1.0 for scores in system_scores["scores"].values())
+    sets = {of: scores["accuracy"]["value"] for of, scores in system_scores["scores"].items() if of != "flows"}
+    assert sets == dict.fromkeys(items.keys() - {"flows"}, 1.0)  # windows begin with the capture, and miss most flows
 
 
 def test_run__etei_needs_flows_with_bytes(tmp_path: Path) -> None:
