@@ -117,8 +117,8 @@ bench-train: setup ## training speed and that of the plain model, at the paper's
 bench-choices: setup ## choices that the paper leaves open, changed one at a time: make bench-choices [LEARN="--captures DIR --labels FILE …"], an hour or two
 	@$(PY) tests/bench/choices.py $(LEARN)
 
-results: setup ## aalto and lsif under every split protocol, with all baselines: make results CAPTURES=DIR [ROOT=var/results], hours; ends with one line of JSON
-	@test -n "$(CAPTURES)" || { echo 'usage: make results CAPTURES=DIR (with aalto/ and lsif/ in it) [ROOT=…] [SET="section.key=value …"]' >&2; exit 2; }
+results: setup ## aalto, lsif and ucl under every split protocol, with all baselines: make results CAPTURES=DIR [ROOT=var/results], hours; ends with one line of JSON
+	@test -n "$(CAPTURES)" || { echo 'usage: make results CAPTURES=DIR (with aalto/, lsif/ and ucl/ in it) [ROOT=…] [SET="section.key=value …"]' >&2; exit 2; }
 	@$(PY) tests/bench/results.py "$(CAPTURES)" "$(if $(filter file,$(origin ROOT)),var/results,$(ROOT))" $(foreach s,$(SET),--set "$(s)") $(QUICK)
 results-quick: ## the same with small networks, three folds and fewer protocols
 	@$(MAKE) --no-print-directory results QUICK=--quick $(if $(filter file,$(origin ROOT)),ROOT=var/results-quick)

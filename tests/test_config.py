@@ -170,7 +170,8 @@ def test_settings__accepted_names_are_those_of_the_registries() -> None:
     assert taken("Evaluation", "baselines") == baselines.names()
     assert taken("Evaluation", "capture_baselines") == list(baselines.capture_baselines(1))
     assert taken("Evaluation", "packet_baselines") == [*baselines.window_baselines(1), ETEI]
-    assert {*COMPARED} == {*protocols.OF_DATASET, protocols.FOLDS, protocols.DRIFT, protocols.DEVICES_OUT}
+    of_studies = (protocols.FOLDS, protocols.ACROSS, protocols.DRIFT, protocols.DEVICES_OUT)
+    assert {*COMPARED} == {*protocols.OF_DATASET, *of_studies}
 
 
 @pytest.mark.parametrize(("given", "value"), [("on", True), ("Off", False), ("yes", True), ("true", True)])

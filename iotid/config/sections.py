@@ -109,7 +109,7 @@ def _as_tuple(given: Any) -> Any:
 
 
 CREDENTIALS_ERROR = "credentials_in_location"
-COMPARED = ("random_flow", "random_unique", "by_capture", "by_time", "capture_folds", "drift", "devices_out")
+COMPARED = ("random_flow", "random_unique", "by_capture", "by_time", "capture_folds", "across", "drift", "devices_out")
 """Split protocols of ``iotid compare``, besides ``site:NAME``."""
 _Switch = Annotated[bool, BeforeValidator(_yes_no)]
 _Pseudonyms = Literal["off", "opaque", "prefixes"]

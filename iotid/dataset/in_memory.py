@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from iotid import config
+from iotid.arrow import one_chunk
 from iotid.dataset.accounting import FlowAccounting
 from iotid.dataset.arrays import distinct_rows
 from iotid.dataset.characteristics import Encoding, learn_vocabularies, quantise_column, select_characteristics
@@ -86,10 +87,12 @@ class DatasetSplit(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelledFlows:
-    """Flows (schemas.FLOWS) with a label; ``label`` (N,): index into ``labels``."""
+    """Flows (schemas.FLOWS) with a label; ``label`` (N,): index into ``labels``; ``device`` (N,): index into
+    ``devices.entries``, -1 of unlisted devices."""
 
     flows: pa.Table
     label: NDArray[np.int64]
+    device: NDArray[np.int32]
     labels: tuple[str, ...]
     devices: DeviceList
     settings: config.Dataset
@@ -121,17 +124,18 @@ class LabelledFlows:
         columns |= {"first_bytes"} if flow.keep_bytes else set()
         read = [batch for number in range(len(files)) for batch in source.read(number, sorted(columns), Counter())]
         table = pa.Table.from_batches([batch.flows for batch in read]).select(sorted(columns)).unify_dictionaries()
-        number_N = np.concatenate([batch.label for batch in read])
+        number_N, device_N = (np.concatenate([getattr(batch, of) for batch in read]) for of in ("label", "device"))
         if not isinstance(flows, pa.Table):  # files have another order in each run (`iotid.spark.shuffle`)
             first_us_N = table["first_seen"].cast(pa.int64()).to_numpy()
             order_N = np.lexsort((hash_rows([table[name] for name in FLOW_IDENTITY]), first_us_N))
-            table, number_N = table.take(pa.array(order_N)), number_N[order_N]
+            table, number_N, device_N = table.take(pa.array(order_N)), number_N[order_N], device_N[order_N]
         counted = {source.labels[number]: flows for number, flows in enumerate(np.bincount(number_N).tolist()) if flows}
         accounting = FlowAccounting(len(table), 0, 0, 0, 0, counted)
         accounting.drop_rare(settings.min_flows, devices.source)
         labels = tuple(sorted(accounting.labelled))
         label_N = np.array([labels.index(name) if name in labels else -1 for name in source.labels])[number_N]
-        return cls(table.filter(pa.array(label_N >= 0)), label_N[label_N >= 0], labels, devices, settings, flow)
+        kept_N = label_N >= 0
+        return cls(table.filter(pa.array(kept_N)), label_N[kept_N], device_N[kept_N], labels, devices, settings, flow)
 
     @classmethod
     def of_partitions(
@@ -192,6 +196,13 @@ class LabelledFlows:
             own_N = site_N == site
             side_N[own_N] = owner_side(self.flows.filter(pa.array(own_N)), self.devices.site(str(site)))
         return side_N != SERVER
+
+    @cached_property
+    def device_at_site(self) -> NDArray[np.int64]:
+        """(N,) number of each flow's device at its site; unlisted devices of a site have one number."""
+        site_N = one_chunk(self.flows["site"].dictionary_encode()).indices.to_numpy()
+        pair_N = site_N.astype(np.int64) * (len(self.devices.entries) + 1) + self.device
+        return np.unique(pair_N, return_inverse=True)[1]
 
     def bytes_of(self, flow_P: NDArray[np.int64]) -> NDArray[np.uint8]:
         """(P, keep_packets * keep_bytes) the ``first_bytes`` of these flows."""

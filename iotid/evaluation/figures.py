@@ -43,7 +43,7 @@ def confusion_matrix(confusion_CC: NDArray[Any], labels: Sequence[str], path: Pa
     size = max(count * (0.3 if small else 0.5), 2.4)  # inches
     figure = new_figure(size + 3.2, size + 2.2)
     axes = figure.add_subplot()
-    image = axes.imshow(np.ma.masked_invalid(percent_CC), cmap=_colour_map(), vmin=0, vmax=100)
+    image = axes.imshow(np.ma.masked_invalid(percent_CC), cmap=colour_map(), vmin=0, vmax=100)
     axes.set_xticks(range(count), names, rotation=90)
     axes.set_yticks(range(count), [f"{name}  ({flows:,})" for name, flows in zip(names, support_C, strict=True)])
     axes.tick_params(labelsize=7.5 if small else 8)
@@ -73,7 +73,7 @@ def ablation(system: System, path: Path, title: str = "") -> None:
     names = list(system["hidden"])
     figure = new_figure(3.2 + 1.1 * len(names), 1.6 + 0.25 * len(names_R))
     axes = figure.add_subplot()
-    axes.imshow(lost_RK, cmap=_colour_map(), vmin=0, vmax=100, aspect="auto")
+    axes.imshow(lost_RK, cmap=colour_map(), vmin=0, vmax=100, aspect="auto")
     for (row, column), points in np.ndenumerate(np.array(lost_RK)):
         ink = "white" if points > 55 else "black"
         axes.text(column, row, f"{points:.1f}", ha="center", va="center", color=ink, fontsize=7.5)
@@ -186,7 +186,7 @@ def short_name(name: str) -> str:
     return text.replace("$", r"\$")  # a dollar sign would start matplotlib's math mode
 
 
-def _colour_map() -> Any:
+def colour_map() -> Any:
     from matplotlib import colormaps
 
     return colormaps["Blues"].with_extremes(bad="#EFEFEF")

@@ -115,6 +115,9 @@ def write(
         if protocol_scores["days"]:
             drawn[protocol] = output / f"{file}.png"
             figures.drift(protocol_scores["days"], drawn[protocol])
+        if protocol_scores["across"]:
+            drawn[protocol] = output / f"{file}.png"
+            figures.across(protocol_scores["across"]["pairs"], drawn[protocol])
         if protocol_scores["open_set"]:
             pq.write_table(sets, output / f"sets_{file}.parquet")
             drawn[protocol] = output / f"{file}.png"
@@ -149,7 +152,8 @@ def flat(all_scores: Sequence[ProtocolScores]) -> dict[str, float]:
     """``protocol.system.of.metric`` -> value, for tracking; ``of`` is flows, windows or captures, or one with _merged.
 
     ``protocol.leakage`` and ``protocol.ceiling`` are of flows.
-    For the open set: ``protocol.open_set.score.metric``, and the same for ``at_limit`` and the census.
+    For the open set: ``protocol.open_set.score.metric``, and the same for ``at_limit`` and the census. Under
+    ``across``: ``protocol.system.of.share``, and ``protocol.census.of.known_or_new.outcome``.
     """
     numbers = {
         f"{protocol_scores['protocol'].replace(':', '-')}.{system}.{of}{kind}.{metric}": score["value"]
@@ -182,7 +186,20 @@ def flat(all_scores: Sequence[ProtocolScores]) -> dict[str, float]:
         if scored
         for name, value in _numbers(scored)
     }
-    return numbers | of_open_sets
+    return numbers | of_open_sets | dict(_of_across(all_scores))
+
+
+def _of_across(all_scores: Sequence[ProtocolScores]) -> Iterator[tuple[str, float]]:
+    for protocol, scored in ((own["protocol"], own["across"]) for own in all_scores):
+        if not scored:
+            continue
+        for system, found in scored["systems"].items():
+            for of, scores in found.items():
+                numbers = {f"{protocol}.{system}.{of}.{name}": value for name, value in scores.items()}
+                yield from ((name, value) for name, value in numbers.items() if isinstance(value, float))
+        for of, states in scored["census"].items():
+            for state, outcomes in states.items():
+                yield from ((f"{protocol}.census.{of}.{state}.{name}", share) for name, share in outcomes.items())
 
 
 def _numbers(scored: OpenSet) -> Iterator[tuple[str, float]]:

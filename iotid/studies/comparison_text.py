@@ -9,11 +9,12 @@ from iotid.evaluation.report import against
 from iotid.evaluation.schema import Score
 from iotid.pages import percent, span
 from iotid.studies import open_set
+from iotid.studies.across import OUTCOMES, Across, AcrossScore
 from iotid.studies.document import Block, Figure, Heading, Items, Paragraph, Table
 from iotid.studies.households.run import HouseholdComparison
 from iotid.studies.households.scores import block as household_table
 from iotid.studies.open_set import OpenSet
-from iotid.studies.split_run import CAPTURES, ENSEMBLE, FLOWS, OURS, WINDOWS
+from iotid.studies.split_run import CAPTURES, DEVICE_MODEL, DEVICES, ENSEMBLE, FLOWS, OURS, WINDOWS
 from iotid.studies.study import Day, ProtocolScores, SystemScores
 
 _HEAD = (
@@ -28,6 +29,7 @@ _HEAD = (
     "merged accuracy",
     "calibration error of captures",
 )
+_ACROSS = ("kind first", "in first five", "label first", "in first five")
 _OF_SETS = ("known", "left_out")
 
 
@@ -46,6 +48,9 @@ def blocks(
 def _of_protocol(own: ProtocolScores, figure: Path | None) -> Iterator[Block]:
     sizes = ", ".join(f"{part} {flows:,}" for part, flows in own["flows"].items())
     yield Heading(own["protocol"])
+    if own["across"]:
+        yield from _of_across(own["across"], figure)
+        return
     yield Paragraph(
         f"{len(own['labels'])} labels ({len(own['coarse_labels'])} merged), flows: {sizes}; {own['captures']:,} "
         f"captures of a device. Of the test flows {percent(own['seen'])} have a duplicate in training, "
@@ -98,6 +103,59 @@ def _of_households(comparison: HouseholdComparison) -> Iterator[Block]:
         if rows:
             yield household_table(title, rows, count)
     yield Items(list(comparison["origins"].items()))
+
+
+def _of_across(scored: Across, figure: Path | None) -> Iterator[Block]:
+    """One table of the systems, one of the devices, one figure; the other scores of the protocol are in the JSON."""
+    (captures, new_captures), (devices, new_devices) = (
+        (scored["sets"][of]["known"], scored["sets"][of]["new"]) for of in (CAPTURES, DEVICES)
+    )
+    models = scored["systems"][DEVICE_MODEL][DEVICES]["models"]
+    yield Paragraph(
+        f"The same model in another laboratory: each of the sites {', '.join(scored['sites'])} was left out of "
+        f"training once, and its devices were identified. Of {devices} devices ({captures:,} captures) another site "
+        f"has the kind (vendor and type), of {models} of these the label; of {new_devices} devices "
+        f"({new_captures:,} captures) none has the kind, so that every name for them is wrong. "
+        f"{_census(scored, CAPTURES)} {_census(scored, DEVICES)}"
+    )
+    head = ["system", *(f"{of}: {share}" for of in (CAPTURES, DEVICES) for share in _ACROSS)]
+    rows = [
+        [system, *_ranked(found[CAPTURES]), *_ranked(found[DEVICES])] for system, found in scored["systems"].items()
+    ]
+    yield Table("systems in another laboratory", head, rows)
+    head = ["site left out", "device", "kind", "captures", "kind first", "in first five", *OUTCOMES, "most often as"]
+    rows = [
+        [
+            pair["site"],
+            pair["device"],
+            pair["kind"] if pair["kind_is_learned"] else f"{pair['kind']} (new)",
+            f"{pair['captures']:,}",
+            *(
+                percent(ranked[DEVICE_MODEL]) if pair["kind_is_learned"] else ""
+                for ranked in (pair["first"], pair["in_first_five"])
+            ),
+            *(percent(pair["census"][outcome]) for outcome in OUTCOMES),
+            pair["mostly"] or "",
+        ]
+        for pair in sorted(scored["pairs"], key=lambda pair: not pair["kind_is_learned"])
+    ]
+    yield Paragraph("Shares of each device's captures, by the device model; devices of new kinds are last.")
+    yield Table("devices in another laboratory", head, rows, named=3)
+    if figure:
+        yield Figure(figure, "Share of each device's captures whose kind has the first rank, by system")
+
+
+def _ranked(own: AcrossScore) -> Iterator[str]:
+    for share in (own["kind_first"], own["kind_in_first_five"], own["model_first"], own["model_in_first_five"]):
+        yield percent(share) if share is not None else ""
+
+
+def _census(scored: Across, of: str) -> str:
+    known, new = (
+        ", ".join(f"{percent(share)} {outcome}" for outcome, share in scored["census"][of][state].items() if share)
+        for state in ("known", "new")
+    )
+    return f"A census would report of {of} of learned kinds {known}" + (f"; of new ones {new}." if new else ".")
 
 
 def _of_open_set(scored: OpenSet) -> Iterator[Block]:

@@ -14,6 +14,7 @@ from iotid.evaluation.figures import (
     DASHES,
     GREY,
     ORANGE,
+    colour_map,
     new_figure,
     percent_axis,
     plain_axes,
@@ -25,6 +26,7 @@ from iotid.studies.describe import ENTROPY, MEAN, Distributions
 from iotid.studies.open_set import DETECTION
 
 if TYPE_CHECKING:
+    from iotid.studies.across import Pair
     from iotid.studies.open_set import NewScore
     from iotid.studies.study import Day
 
@@ -80,6 +82,25 @@ def roc(scores: Mapping[str, NewScore], path: Path, title: str = "") -> None:
     axes.legend(frameon=False, fontsize=8, loc="lower right")
     plain_axes(axes)
     axes.set_title(title, fontsize=10)
+    save(figure, path)
+
+
+def across(pairs: Sequence[Pair], path: Path) -> None:
+    """For each device whose kind another site has, and each system: the share of captures whose kind has the first
+    rank."""
+    known = [pair for pair in pairs if pair["kind_is_learned"]]
+    systems = list(known[0]["first"])
+    figure = new_figure(4.4 + 0.55 * len(systems), 1.8 + 0.28 * len(known))
+    axes = figure.add_subplot()
+    shares = np.array([[pair["first"][system] for system in systems] for pair in known])
+    axes.imshow(shares, cmap=colour_map(), vmin=0, vmax=1, aspect="auto")
+    for (row, column), share in np.ndenumerate(shares):
+        ink = "white" if share > 0.55 else "black"
+        axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=ink, fontsize=7.5)
+    axes.set_xticks(range(len(systems)), systems, rotation=60, ha="right")
+    axes.set_yticks(range(len(known)), [f"{pair['site']}: {short_name(pair['device'])}" for pair in known])
+    axes.tick_params(labelsize=7.5, length=0)
+    axes.set_title("% of captures whose kind is first, site left out of training", fontsize=9)
     save(figure, path)
 
 

@@ -2,8 +2,9 @@
 
 ``random_flow`` (the paper's), ``random_unique``, ``by_capture`` and ``by_time`` are those of datasets;
 ``capture_folds`` is cross-validation over whole captures; ``site:NAME`` trains on all other sites and tests on that
-one, with the labels that both have; ``drift`` trains on the first days and tests on all later ones; ``devices_out``
-leaves each device kind out of training once, and tests the predictions for it. Add yours in `splits`.
+one, with the labels that both have; ``across`` leaves each site out of training once, and tests all of its devices;
+``drift`` trains on the first days and tests on all later ones; ``devices_out`` leaves each device kind out of training
+once, and tests the predictions for it. Add yours in `splits`.
 
 Shape suffixes: N flows, S samples of a device's traffic (windows), L captures, C labels.
 """
@@ -18,6 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from iotid import config
+from iotid.arrow import one_chunk
 from iotid.baselines import Samples
 from iotid.dataset import LabelledFlows
 from iotid.dataset.split_protocols import DATASET_SPLITS
@@ -25,7 +27,7 @@ from iotid.errors import SettingError
 from iotid.labels.devices import UNLISTED
 
 OF_DATASET = ("random_flow", "random_unique", "by_capture", "by_time")
-FOLDS, SITE, DRIFT, DEVICES_OUT = "capture_folds", "site:", "drift", "devices_out"
+FOLDS, SITE, ACROSS, DRIFT, DEVICES_OUT = "capture_folds", "site:", "across", "drift", "devices_out"
 TRAIN, VALIDATION, TEST = range(len(DATASET_SPLITS))
 LEFT_OUT = len(DATASET_SPLITS)  # of a kind that is left out of training
 _DAY_US = 86_400_000_000
@@ -35,7 +37,8 @@ def splits(flows: LabelledFlows, protocol: str, settings: config.Evaluation) -> 
     """For each training run, (N,) the split of each flow: an index into DATASET_SPLITS, LEFT_OUT, or -1 for none.
 
     Raises:
-        SettingError: there is no such protocol or site, ``drift`` has no later day, or there is only one device kind.
+        SettingError: there is no such protocol or site, ``drift`` has no later day, there is only one device kind, or
+            ``across`` has only one site, or no kind that two sites have.
     """
     if protocol in OF_DATASET:
         yield flows.with_protocol(protocol).assign_splits()
@@ -44,12 +47,14 @@ def splits(flows: LabelledFlows, protocol: str, settings: config.Evaluation) -> 
         yield from (_fold(fold_N, fold, settings.folds) for fold in range(settings.folds))
     elif protocol == DEVICES_OUT:
         yield from _left_out_kinds(flows, settings)
+    elif protocol == ACROSS:
+        yield from _each_site_left_out(flows)
     elif protocol == DRIFT:
         yield _later_days(flows, settings.drift_days)
     elif protocol.startswith(SITE):
         yield _other_site(flows, protocol.removeprefix(SITE))
     else:
-        known = ", ".join((*OF_DATASET, FOLDS, DRIFT, DEVICES_OUT, SITE + "NAME"))
+        known = ", ".join((*OF_DATASET, FOLDS, ACROSS, DRIFT, DEVICES_OUT, SITE + "NAME"))
         raise SettingError(f"evaluation.protocols: {protocol!r} is not known; choose from {known}")
 
 
@@ -57,6 +62,8 @@ def number_of_runs(flows: LabelledFlows, protocol: str, settings: config.Evaluat
     """How many training runs `splits` yields for a protocol that it knows."""
     if protocol == DEVICES_OUT:
         return min(settings.left_out_groups, sum(kind != UNLISTED for kind in kinds(flows)[0]))
+    if protocol == ACROSS:
+        return len(pc.unique(flows.flows["site"]))
     return settings.folds if protocol == FOLDS else 1
 
 
@@ -129,6 +136,25 @@ def _other_site(flows: LabelledFlows, site: str) -> NDArray[np.int8]:
     return _tested(flows, of_site_N)
 
 
+def _each_site_left_out(flows: LabelledFlows) -> Iterator[NDArray[np.int8]]:
+    """Leave out one site after the other, sorted by name, and test all of its flows."""
+    site_N = one_chunk(flows.flows["site"]).to_numpy(zero_copy_only=False)
+    sites = np.unique(site_N).tolist()
+    if len(sites) < 2:
+        raise SettingError(
+            f"evaluation.protocols: {ACROSS} needs flows of two sites or more, these are of {', '.join(sites)}; name "
+            "each with --site"
+        )
+    names, kind_C = kinds(flows)
+    sites_of_kind = [np.unique(site_N[kind_C[flows.label] == kind]) for kind in range(len(names))]
+    if all(len(own) < 2 for own, name in zip(sites_of_kind, names, strict=True) if name != UNLISTED):
+        raise SettingError(
+            f"evaluation.protocols: {ACROSS} needs a kind (vendor and type) that two sites have, {', '.join(sites)} "
+            "share none; write vendor and type of such devices in the same way in their device lists"
+        )
+    yield from (_learn_others(flows, site_N == site) for site in sites)
+
+
 def _later_days(flows: LabelledFlows, learned_days: int) -> NDArray[np.int8]:
     """Test all flows after the first ``learned_days`` days."""
     day_N = days(flows)
@@ -142,10 +168,16 @@ def _later_days(flows: LabelledFlows, learned_days: int) -> NDArray[np.int8]:
 
 
 def _tested(flows: LabelledFlows, test_N: NDArray[np.bool_]) -> NDArray[np.int8]:
-    """Test these flows, for labels that the others also have; of the others, a seeded share is for validation."""
+    """`_learn_others`, with the labels that both have."""
+    part_N = _learn_others(flows, test_N)
+    shared = np.intersect1d(flows.label[test_N], flows.label[~test_N])
+    part_N[~np.isin(flows.label, shared)] = -1
+    return part_N
+
+
+def _learn_others(flows: LabelledFlows, test_N: NDArray[np.bool_]) -> NDArray[np.int8]:
+    """Test these flows; of the others, a seeded share is for validation, the rest for training."""
     part_N = flows.with_protocol("random_flow").assign_splits()
     part_N[part_N == TEST] = TRAIN
     part_N[test_N] = TEST
-    shared = np.intersect1d(flows.label[test_N], flows.label[~test_N])
-    part_N[~np.isin(flows.label, shared)] = -1
     return part_N

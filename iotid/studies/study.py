@@ -21,15 +21,18 @@ from iotid.dataset.arrays import exact_keys, side_by_side
 from iotid.dataset.split_protocols import DATASET_SPLITS
 from iotid.evaluation import metrics
 from iotid.evaluation.schema import ClassScore, Score
-from iotid.studies import open_set, protocols
+from iotid.labels.devices import UNLISTED
+from iotid.studies import across, open_set, protocols
+from iotid.studies.across import Across
 from iotid.studies.open_set import OpenSet, OpenSetAnswers
 from iotid.studies.progress import Progress
-from iotid.studies.split_run import CAPTURES, ENSEMBLE, FLOWS, Answers, SplitRun
+from iotid.studies.split_run import CAPTURES, DEVICES, ENSEMBLE, FLOWS, Answers, SplitRun
 
 if TYPE_CHECKING:
     from iotid.dataset import DeviceTraffic
 
 log = logging.getLogger(__name__)
+_TEXT = ("system", "of", "site", "device", "label", "kind", "answer", "outcome", "capture_file")
 
 
 class SystemScores(TypedDict):
@@ -71,7 +74,8 @@ class ProtocolScores(_FlowShares):
 
     ``flows``: of each split; with several runs, the test flows of all, and the means of the others.
     ``captures_ceiling``: best accuracy for captures with equal predictions for equal captures. ``days``: of the
-    protocol ``drift``; ``open_set``: of ``devices_out``, whose other scores are of the learned kinds.
+    protocol ``drift``; ``open_set``: of ``devices_out``, and ``across``: of that protocol. The scores of systems under
+    these two are of the learned kinds.
     """
 
     protocol: str
@@ -83,10 +87,12 @@ class ProtocolScores(_FlowShares):
     systems: dict[str, SystemScores]
     days: list[Day]
     open_set: OpenSet | None
+    across: Across | None
 
 
 class ProtocolResult(NamedTuple):
-    """The scores, and all predictions: columns system, of, label, answer, confidence, day, capture_file.
+    """The scores, and all predictions: columns system, of, site, device, label, kind, answer, confidence, label_rank,
+    kind_rank, outcome, day, capture_file; null where they do not apply (`split_run.Answers`).
 
     ``sets``: of ``devices_out``, the predictions for every capture of a kind that was learned or left out.
     """
@@ -116,6 +122,7 @@ class Study:
             DataError: the training, validation or test split is empty.
         """
         tested: list[dict[str, dict[str, Answers]]] = []
+        scored: list[dict[str, dict[str, Answers]]] = []
         shares: list[dict[str, float]] = []
         sizes: list[NDArray[np.int64]] = []
         open_sets: list[OpenSetAnswers] = []
@@ -125,29 +132,28 @@ class Study:
             name = f"{protocol.replace(':', '-')}-{number:02}"
             run = SplitRun(self.settings, self.folder / name, self.traffic, flows, part_N, protocol, name)
             tested.append(run.answers())
+            scored.append(run.of_learned_kinds(tested[-1]) if protocol == protocols.ACROSS else tested[-1])
             shares.append(run.shares())
             if protocol == protocols.DEVICES_OUT:
                 open_sets.append(run.open_sets(number))
             if progress:
                 progress.done(f"{protocol} {number}")
-        systems = {
-            system: {of: _joined([answers[system][of] for answers in tested]) for of in answered}
-            for system, answered in tested[0].items()
-        }
+        table, systems = _table(flows, _joined(tested)), _joined(scored)
         weights = [int(size[protocols.TEST]) for size in sizes]
         means = {name: float(np.average([each[name] for each in shares], weights=weights)) for name in shares[0]}
         *others, test, left_out = np.sum(sizes, axis=0).tolist()
         part_sizes = dict(zip(DATASET_SPLITS, [*(flows // len(sizes) for flows in others), test], strict=True))
         if not open_sets:
-            return ProtocolResult(
-                self._protocol_scores(flows, protocol, systems, run.origins, means, part_sizes), _table(flows, systems)
-            )
+            protocol_scores = self._protocol_scores(flows, protocol, systems, run.origins, means, part_sizes)
+            if protocol == protocols.ACROSS:
+                protocol_scores["across"] = across.evaluate(table)
+            return ProtocolResult(protocol_scores, table)
         sets = OpenSetAnswers(*(np.concatenate(columns) for columns in zip(*open_sets, strict=True)))
         protocol_scores = self._protocol_scores(
             flows, protocol, systems, run.origins, means, part_sizes | {"left_out": left_out}
         )
         protocol_scores["open_set"] = open_set.evaluate(sets, flows.labels)
-        return ProtocolResult(protocol_scores, _table(flows, systems), _table_of_sets(flows, sets))
+        return ProtocolResult(protocol_scores, table, _table_of_sets(flows, sets))
 
     def _protocol_scores(
         self,
@@ -183,6 +189,7 @@ class Study:
             },
             "days": _by_day(systems, len(flows.labels)) if protocol == protocols.DRIFT else [],
             "open_set": None,
+            "across": None,
         }
 
     def _score(
@@ -221,8 +228,17 @@ class Study:
         return metrics.scores(confusion_CC, self.settings.evaluation.bootstrap, self.settings.evaluation.seed)
 
 
-def _joined(parts: Sequence[Answers]) -> Answers:
-    return Answers(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+def _joined(runs: Sequence[Mapping[str, Mapping[str, Answers]]]) -> dict[str, dict[str, Answers]]:
+    """The predictions of all training runs."""
+    return {
+        system: {
+            of: Answers(
+                *(np.concatenate(columns) for columns in zip(*(each[system][of] for each in runs), strict=True))
+            )
+            for of in answered
+        }
+        for system, answered in runs[0].items()
+    }
 
 
 def _confusion(label: NDArray[np.int64], named: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
@@ -271,21 +287,44 @@ def _by_day(systems: Mapping[str, Mapping[str, Answers]], classes: int) -> list[
 
 def _table(flows: LabelledFlows, systems: Mapping[str, Mapping[str, Answers]]) -> pa.Table:
     """All predictions, so that the scores can be recomputed."""
-    paths, labels = _paths(flows), pa.array(flows.labels)
+    labels, (kinds, kind_C) = pa.array(flows.labels), protocols.kinds(flows)
+    kind_names = pa.array([None if kind == UNLISTED else kind for kind in kinds], pa.string())
     tables = []
     for system, answered in systems.items():
         for of, answers in answered.items():
             columns = {
-                "system": pa.array([system] * len(answers.label)).dictionary_encode(),
-                "of": pa.array([of] * len(answers.label)).dictionary_encode(),
-                "label": labels.take(pa.array(answers.label)).dictionary_encode(),
-                "answer": labels.take(pa.array(answers.named)).dictionary_encode(),
+                "system": pa.array([system] * len(answers.label)),
+                "of": pa.array([of] * len(answers.label)),
+                **_origins(flows, of, answers.unit),
+                "label": labels.take(pa.array(answers.label)),
+                "kind": kind_names.take(pa.array(kind_C[answers.label])),
+                "answer": labels.take(pa.array(answers.named)),
                 "confidence": answers.confidence,
+                "label_rank": pa.array(answers.label_rank, mask=answers.label_rank < 0),
+                "kind_rank": pa.array(answers.kind_rank, mask=answers.kind_rank < 0),
+                "outcome": pa.array(answers.outcome.astype(object), pa.string(), mask=answers.outcome == ""),
                 "day": pa.array(answers.day.astype(np.int32)).cast(pa.date32()),
-                "capture_file": paths.take(pa.array(answers.unit // len(flows.labels))).dictionary_encode(),
             }
-            tables.append(pa.table(columns))
+            text = {name: pa.array(each).dictionary_encode() for name, each in columns.items() if name in _TEXT}
+            tables.append(pa.table(columns | text))
     return pa.concat_tables(tables).unify_dictionaries()
+
+
+def _origins(flows: LabelledFlows, of: str, unit_I: NDArray[np.int64]) -> dict[str, pa.Array]:
+    """Site, device and capture file of each unit; a null device of flows and windows, and capture file of devices."""
+    number_N, number_I = flows.device_at_site if of == DEVICES else flows.capture, unit_I // len(flows.labels)
+    first_I = np.unique(number_N, return_index=True)[1][number_I]
+    if of in (CAPTURES, DEVICES):
+        units, first = np.unique(number_N * len(flows.labels) + flows.label, return_index=True)
+        first_I = first[np.searchsorted(units, unit_I)]
+    names = pa.array([*(device.name for device in flows.devices.entries), UNLISTED])
+    flow, device_I = pa.array(first_I), flows.device[first_I] % len(names)  # -1 is the last
+    paths = flows.flows["capture_file"].take(flow).combine_chunks()
+    return {
+        "site": flows.flows["site"].take(flow).combine_chunks(),
+        "device": names.take(pa.array(device_I)) if of in (CAPTURES, DEVICES) else pa.nulls(len(flow), pa.string()),
+        "capture_file": pa.nulls(len(flow), pa.string()) if of == DEVICES else paths,
+    }
 
 
 def _table_of_sets(flows: LabelledFlows, sets: OpenSetAnswers) -> pa.Table:

@@ -57,7 +57,9 @@ def read(captures: str, labels: str, overrides: Sequence[str]) -> Laboratory:
     kept_N &= np.isin(names.astype(str), [*listed, UNLISTED])
     all_labels = sorted({*listed, UNLISTED})
     label_N = np.searchsorted(all_labels, names[kept_N].astype(str))
-    kept = LabelledFlows(flows.filter(pa.array(kept_N)), label_N, tuple(all_labels), devices, dataset, flow)
+    kept = LabelledFlows(
+        flows.filter(pa.array(kept_N)), label_N, device_N[kept_N], tuple(all_labels), devices, dataset, flow
+    )
     owner = np.where(device_N < 0, host_N, device_N.astype(str))[kept_N].astype(str)
     return Laboratory.of(kept, np.unique(owner, return_inverse=True)[1].astype(np.int64))
 

@@ -1,12 +1,12 @@
 """results.py CAPTURES ROOT [--quick] [--set SECTION.KEY=VALUE]...: numbers of the results from iotid compare.
 
-CAPTURES holds the folders aalto and lsif. Assembles both, then compares the ensemble with its baselines under every
-protocol: aalto (leave-captures-out in ten folds, random, de-duplicated, by capture, by time, and with kinds of devices
-left out), lsif (the same but the last, and drift over its days), and across the two, trained on one and tested on the
-other over the device types that both have.
+CAPTURES holds the folders aalto, lsif and ucl. Assembles them, then compares the ensemble with its baselines under
+every protocol: aalto and ucl (leave-captures-out in ten folds, random, de-duplicated, by capture, by time, and with
+kinds of devices left out), lsif (the same but the last, and drift over its days; ucl has one day but for ten captures),
+and across the three, each left out of training once.
 --quick: small networks, three folds, fewer protocols. A second run continues from the trained models.
 Prints each comparison's table, and ends with one line of JSON: macro F1 of flows and accuracy of captures of each
-system, open-set scores of left-out kinds, and scores of the kinds found behind one address.
+system, open-set scores of left-out kinds, scores across laboratories, and of the kinds found behind one address.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from typing import Any
 from iotid import messages
 from iotid.cli import command, steps
 from iotid.partitions import PartitionKey, Store
+from iotid.studies.across import Across
 from iotid.studies.compare import flat
 from iotid.studies.households.run import ALL
 from iotid.studies.households.scores import rounded
 
-_AALTO = ("--site", "aalto", "--date", "2016-04-01")  # the partition's date; packets keep their own
-_LSIF = ("--site", "lsif", "--date", "2016-04-01")
-_LSIF_SETTINGS = ("--set", "capture.duplicate_window_us=10000")  # nearly every packet is in its files twice
-_LISTS = {name: ("--labels", f"conf/datasets/{name}.yaml") for name in ("aalto", "lsif")}
+_DATE = ("--date", "2016-04-01")  # the partitions' date; packets keep their own
+_NO_COPIES = ("--set", "capture.duplicate_window_us=10000")  # nearly every packet is in the files of lsif twice
+_SITES: dict[str, tuple[str, ...]] = {"aalto": (), "lsif": _NO_COPIES, "ucl": ()}
+_LISTS = {name: ("--labels", f"conf/datasets/{name}.yaml") for name in _SITES}
 _SMALL = ["--config", "local.yaml", "--set", "evaluation.folds=3"]
 
 
@@ -40,33 +41,39 @@ def main() -> None:
     messages.log_to_stderr()
     layers = [*(_SMALL if given.quick else ()), "--set", f"storage.root={given.root}", "--set", "flow.join_files=false"]
     layers += [part for text in given.overrides for part in ("--set", text)]
-    for name, partition, own in (("aalto", _AALTO, ()), ("lsif", _LSIF, _LSIF_SETTINGS)):
-        for step in (["split-pcaps", "--captures", f"{given.captures}/{name}"], ["assemble-flows"]):
-            steps.main([*step, *partition, *layers, *own], standalone_mode=False)
+    for site, own in _SITES.items():
+        for step in (["split-pcaps", "--captures", f"{given.captures}/{site}"], ["assemble-flows"]):
+            steps.main([*step, "--site", site, *_DATE, *layers, *own], standalone_mode=False)
     protocols = ["random_unique", "capture_folds"]
     if not given.quick:
         protocols += ["random_flow", "by_capture", "by_time"]
     comparisons = {
-        "aalto": ([*_AALTO, *_LISTS["aalto"]], [*protocols, "devices_out"], []),
-        "lsif": ([*_LSIF, *_LISTS["lsif"]], [*protocols, "drift"], [*_LSIF_SETTINGS]),
-        "across": (
-            [*_AALTO, "--site", "lsif", *_LISTS["aalto"], *_LISTS["lsif"]],
-            ["site:lsif", "site:aalto"],
-            ["--set", "dataset.label=type", *_LSIF_SETTINGS],  # for windows: aalto holds no repeats
-        ),
+        "across": ([*_SITES], ["across"], _NO_COPIES),  # for windows: aalto and ucl hold no copies
+        "aalto": (["aalto"], [*protocols, "devices_out"], ()),
+        "lsif": (["lsif"], [*protocols, "drift"], _NO_COPIES),
+        "ucl": (["ucl"], [*protocols, "devices_out"], ()),
     }
     numbers: dict[str, dict[str, Any]] = {}
     store = Store(str(Path(given.root).absolute()))
-    for name, (arguments, asked, own) in comparisons.items():
+    for name, (sites, asked, own) in comparisons.items():
+        arguments = [*_DATE, *(part for site in sites for part in ("--site", site, *_LISTS[site]))]
         asking = ["--set", f"evaluation.protocols=[{','.join(asked)}]"]
         steps.main(["compare", *arguments, "--name", name, *layers, *own, *asking], standalone_mode=False)
         all_scores = store.read_json(store.open("comparisons", PartitionKey.named(name)), "comparison.json")
-        numbers[name] = {each["protocol"]: _numbers(each["systems"]) for each in all_scores}
+        numbers[name] = {
+            each["protocol"]: _across(each["across"]) if each["across"] else _numbers(each["systems"])
+            for each in all_scores
+        }
         numbers[name] |= {"households": _of_households(store, name)}
         numbers[name] |= {
             "open_set": {key: round(value, 4) for key, value in flat(all_scores).items() if "open_set" in key}
         }
     command.print_lines(json.dumps(numbers))
+
+
+def _across(scored: Across) -> dict[str, Any]:
+    """System -> captures or devices -> shares; and those of a census."""
+    return dict(rounded({"sets": scored["sets"], **scored["systems"], "census": scored["census"]}))
 
 
 def _of_households(store: Store, name: str) -> dict[str, Any]:
