@@ -143,7 +143,7 @@ class LabelledFlows:
 
         Raises what `check_partitions` raises.
         """
-        check_partitions(partitions, flow)
+        check_partitions(partitions, settings, flow)
         later = later_flows(spark, partitions) if spark else None
         return cls.of(partition_files(partitions), devices, settings, flow, later)
 
