@@ -6,6 +6,8 @@ lower ORDER_BITS, and the sender's timestamp above them.
 
 from __future__ import annotations
 
+import numpy as np
+
 from iotid.capture.decode.headers import (
     FRAGMENT,
     IP_OFFSET,
@@ -37,7 +39,7 @@ _FNV_OFFSET, _FNV_PRIME = 0x811C9DC5, 0x01000193  # FNV-1a with 32 bits (Fowler,
 
 
 @kernel
-def write_header_words(buffer: Bytes, end: int, headers: Longs, words: Longs, n: int) -> None:
+def write_header_words(buffer: Bytes, end: int, headers: Longs, words: Longs, n: np.uint64) -> None:
     """Write the words of the packet in ``headers``, of a frame captured up to ``end``, into row ``n`` of ``words``.
 
     The order of the options is a hash of their kinds, up to the end of the list. It is 0 if there are none, or if the

@@ -64,7 +64,7 @@ def write_header_columns(
         begin = starts[rows[r]]
         at = sequence_starts[numbers[r]] - begin
         for side in range(2):
-            earlier, first_tick, first_us = np.int64(-1), np.int64(-1), np.int64(0)
+            earlier, first_tick, first_us = -1, -1, 0
             for nth in range(begin, starts[rows[r] + 1]):
                 h = order[nth]
                 if first_packets[h, PACKET_MARKS] >> SIDE_SHIFT != side:
