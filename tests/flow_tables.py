@@ -12,7 +12,7 @@ import pytest
 
 from iotid.config import load_settings
 from iotid.partitions import Partition, PartitionKey, Store
-from iotid.schemas import FLOWS
+from iotid.schemas import FLOWS, HEADER_COLUMNS
 
 START = datetime(2024, 3, 1, tzinfo=UTC)
 
@@ -44,6 +44,7 @@ def _flow(number: int, given: dict[str, Any]) -> dict[str, Any]:
         "inter_arrival_us": [0, *([1000] * (count - 1))],
         "tcp_flags": [2] * count,
         "payload_length": [max(length - 40, 0) for length in lengths],
+        **{name: [] for name in HEADER_COLUMNS},
         **given,
         "packet_length": lengths,
     }

@@ -1,7 +1,8 @@
 """The reference implementation of flow assembly: slow and obvious, packet by packet, and without code of the package.
 
 Packets are rows of schemas.PACKETS, flows rows of schemas.FLOWS. A packet may have ``data``, too: its bytes as captured
-from the IP header on, the addresses zeroed (`data_of`). Its TCP number is ``tcp_sequence`` or in these bytes.
+from the IP header on, the addresses zeroed (`data_of`). Its TCP number is ``tcp_sequence`` or in these bytes, and its
+header fields are ``header`` (`header_of`) or in these bytes.
 That of reading captures is in capture/reference/.
 """
 
@@ -31,6 +32,7 @@ def flows(
     join_files: bool = True,
     keep_bytes: int = 0,
     keep_packets: int = 10,
+    header_fields: bool = False,
 ) -> list[dict[str, Any]]:
     """Rows of schemas.FLOWS as stored, ordered by first packet, from rows of schemas.PACKETS in any order."""
     rank = {path: index for index, path in enumerate(paths)}
@@ -52,6 +54,7 @@ def flows(
     found.sort(key=lambda item: (item[0][0]["timestamp"], rank[item[0][0]["capture_file"]], item[0][0]["offset"]))
     return [
         _flow_row(flow, reason, max_packets, length)
+        | _header_columns(flow[:max_packets] if header_fields else [])
         | {"first_bytes": _first_bytes(flow, keep_packets, keep_bytes) if keep_bytes else None}
         for flow, reason in found
     ]
@@ -75,6 +78,81 @@ def data_of(packet: dict[str, Any]) -> bytes:
 def _first_bytes(flow: list[dict[str, Any]], keep_packets: int, keep_bytes: int) -> bytes:
     kept = [packet["data"][:keep_bytes].ljust(keep_bytes, b"\0") for packet in flow[:keep_packets]]
     return b"".join(kept).ljust(keep_packets * keep_bytes, b"\0")
+
+
+def header_of(data: bytes) -> dict[str, Any]:
+    """The header fields of a packet's bytes from its IP header on; None: it has no such field."""
+    if data[0] >> 4 == 4:
+        header = {"ttl": data[8], "dscp": data[1] // 4, "dont_fragment": data[6] // 64 % 2}
+        header["identification"] = int.from_bytes(data[4:6])
+        above = data[4 * (data[0] % 16) :]
+        is_tcp = data[9] == 6 and int.from_bytes(data[6:8]) % 8192 == 0
+    else:
+        header = {"ttl": data[7], "dscp": int.from_bytes(data[:2]) % 4096 // 64, "dont_fragment": 1}
+        header["identification"] = None
+        above, is_tcp = data[40:], data[6] == 6
+    options = above[20:] if is_tcp else b""
+    return header | _options_of(options, 4 * (above[12] // 16) - 20 if options else 0)
+
+
+def _options_of(captured: bytes, size: int) -> dict[str, Any]:
+    """Of a list of ``size`` bytes, of which some may not be captured."""
+    left, found, kinds = captured[: max(size, 0)], {}, []
+    is_whole = len(left) == size
+    while left:
+        kinds.append(left[0])
+        if left[0] == 0:
+            break
+        length = 1 if left[0] == 1 else left[1] if len(left) > 1 else 0
+        if length == 0 or (length == 1 and left[0] != 1) or length > len(left):
+            is_whole = False
+            break
+        found[left[0], length] = left[2:length]
+        left = left[length:]
+    digest = 2166136261
+    for kind in kinds:
+        digest = (digest ^ kind) * 16777619 % 2**32
+    mss, scale, times = (found.get(key) for key in ((2, 4), (3, 3), (8, 10)))
+    return {
+        "options": (digest % 2**31 or 1) if kinds and is_whole else 0,
+        "mss": int.from_bytes(mss) if mss else 0,
+        "window_scale": scale[0] + 1 if scale else 0,
+        "timestamp": int.from_bytes(times[:4]) if times else None,
+    }
+
+
+def _header_columns(head: list[dict[str, Any]]) -> dict[str, list[int]]:
+    headers = [packet["header"] if "header" in packet else header_of(packet["data"]) for packet in head]
+    columns = {name: [header[name] for header in headers] for name in ("ttl", "dscp", "dont_fragment")}
+    columns |= {f"tcp_{name}": [header[name] for header in headers] for name in ("options", "mss", "window_scale")}
+    steps, rates = [], []
+    for number, (packet, header) in enumerate(zip(head, headers, strict=True)):
+        own = [at for at in range(number) if _sender(head[at]) == _sender(packet)]
+        steps.append(_step(headers[own[-1]]["identification"] if own else None, header["identification"], bool(own)))
+        timed = [at for at in own if headers[at]["timestamp"] is not None]
+        first = timed[0] if timed else number
+        us = _us(packet["timestamp"]) - _us(head[first]["timestamp"])
+        rates.append(_rate(headers[first]["timestamp"], header["timestamp"], us))
+    return columns | {"ip_id_step": steps, "timestamp_rate": rates}
+
+
+def _step(earlier: int | None, identification: int | None, has_earlier: bool) -> int:
+    if identification is None or (has_earlier and earlier is None):
+        return 0
+    if earlier is None:
+        return 1
+    step = (identification - earlier) % 65536
+    return 2 if step == 0 else 3 if step == 1 else 4 if step <= 9 else 5 if step <= 1000 else 6
+
+
+def _rate(first: int | None, timestamp: int | None, us: int) -> int:
+    if timestamp is None or first is None:
+        return 0
+    if us < 100_000:
+        return 1
+    ticks = (timestamp - first) % 2**32
+    hertz = ticks * 1_000_000 / us if ticks < 2**31 else -1
+    return next((number for number, most in ((2, 50), (3, 158), (4, 500), (5, 2000)) if hertz < most), 6)
 
 
 def _sender(packet: dict[str, Any]) -> Any:

@@ -17,6 +17,7 @@ from iotid.dataset import Encoding, Vocabulary
 from iotid.errors import IotidError
 
 _SECONDS = 1_767_960_000  # 2026-01-09
+KNOWN = {"packet_length": (40, 60), "tcp_window": (500, 501), "ttl_class": (64,), "server_port": (443,)}
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +38,16 @@ def pcap(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def predictor() -> model.Predictor:
-    """Reads the lengths and windows of five packets; of random weights."""
+    """Reads the lengths and windows of five packets."""
+    return _reading("packet_length", "tcp_window")
+
+
+def _reading(*names: str) -> model.Predictor:
+    """Reads these characteristics of five packets; of random weights."""
     settings = config.with_values(
         config.load_settings().model, embedding_size=4, hidden_size=5, layers=1, sequence_counts=False
     )
-    vocabularies = {"packet_length": Vocabulary((40, 60)), "tcp_window": Vocabulary((500, 501))}
+    vocabularies = {name: Vocabulary(KNOWN[name]) for name in names}
     encoding = Encoding(5, vocabularies, ("camera", "plug"), {}, (6, 17), "ip")
     torch.manual_seed(1)
     sizes = {name: vocabulary.size for name, vocabulary in vocabularies.items()}
@@ -52,6 +58,8 @@ def test_what_is_right__is_answered(pcap: Path, predictor: model.Predictor) -> N
     found = flows.from_captures(pcap, max_packets=5)
     assert len(capture.read_packets(str(pcap))) == 6
     assert predictor.predict(found.to_pandas()).num_rows == len(census.devices(found)) == 1
+    with_headers, more = flows.from_captures(pcap, max_packets=5, header_fields=True), _reading(*KNOWN)
+    assert more.predict(with_headers).num_rows == more.predict(with_headers.to_pylist()).num_rows == 1
 
 
 Call = Callable[[Path, Any], object]
@@ -101,6 +109,14 @@ Call = Callable[[Path, Any], object]
             r"flows: packet_length counts from the frame header on, .*; assemble the flows with length='ip'",
         ),
         (
+            lambda pcap, _: _reading("ttl_class").predict(flows.from_captures(pcap, max_packets=5)),
+            r"flows: row 0: ttl has no packets; assemble the flows with header_fields=True \(flow\.header_fields\)",
+        ),
+        (
+            lambda pcap, _: census.devices(flows.from_captures(pcap, max_packets=5), _reading("ttl_class")),
+            r"flows: row 0: ttl has no packets; assemble the flows with header_fields=True \(flow\.header_fields\)",
+        ),
+        (
             lambda _, __: config.load_settings("local.yaml"),
             r"files: must be a list, got 'local\.yaml'; pass \['local\.yaml'\]",
         ),
@@ -125,6 +141,7 @@ Call = Callable[[Path, Any], object]
         "a pattern of paths", "no captures", "another form of date", "all settings instead of a section",
         "counters of a data frame", "a capture instead of flows", "packets instead of flows",
         "flows of fewer packets than the model reads", "flows of frames' lengths", "devices of frames' lengths",
+        "flows without header fields", "devices of flows without header fields",
         "a file of settings without a list",
         "lists read from CSV", "a model's address instead of the model", "a misspelt database", "settings of Spark",
     ],

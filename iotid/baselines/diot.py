@@ -48,7 +48,8 @@ class Diot:
 
     Changed: 1 layer of 64 units for 3 of 128, all kinds trained as one batch, so that it takes a second for each kind
     on a CPU; a window is predicted from its first packet on, given the packet before it; the alphabet is one for all
-    kinds (the eight lengths that are most frequent in each, and at most 254 symbols), so that probabilities of kinds compare.
+    kinds (the eight lengths that are most frequent in each, and at most 254 symbols), so that probabilities of kinds
+    compare.
     Reconstructed: the paper detects intrusions with these networks, and identifies kinds by another system (AuDI);
     here the highest mean probability identifies. Only the first packets of each flow are there.
 

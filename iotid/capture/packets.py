@@ -46,7 +46,9 @@ class Packets:
     tcp_flags: NDArray[np.uint8]
     tcp_window: Ints
     tcp_sequence: Longs  # -1: unknown; only for flows, not a column of schemas.PACKETS
-    first_words: Longs  # (n, words_of(keep_bytes)): first bytes from the IP header on, addresses zeroed, zero-padded
+    # (n, W): HEADER_WORDS if header fields are read, then words_of(keep_bytes): first bytes from the IP header on,
+    # addresses zeroed, zero-padded
+    first_words: Longs
 
     def __len__(self) -> int:
         return len(self.offset)

@@ -81,12 +81,15 @@ def read_splits(
     keep_bytes: int = 0,
     firsts: FirstPackets | None = None,
     window_bytes: int | None = None,
+    *,
+    header_fields: bool = False,
 ) -> Iterator[Packets]:
     """Yield the packets of splits, in file order, window by window; count all others in ``counters``.
 
     ``splits``: in the order of the plan. ``before`` (`iotid.capture.splits.plan.splits_before`): the captures before
     them, nearest first, if captures are one stream; None: each capture is a stream of its own. ``keep_bytes``: bytes of
-    each packet, from its IP header on, that go into its ``first_words``. ``firsts``: the first packets of all captures,
+    each packet, from its IP header on, that go into its ``first_words``; ``header_fields``: whether the words of its
+    header fields (`header_words`) go there, too. ``firsts``: the first packets of all captures,
     to count captures that overlap. ``window_bytes``: of a capture, read at a time; by default ``chunk_bytes``. Each
     item's arrays are overwritten by the next: use or copy them first.
 
@@ -95,7 +98,7 @@ def read_splits(
         StaleError: the same, and a capture changed since it was planned.
         DataError: ``settings.strict``, and a record is broken, a packet malformed, or a link or Ethernet type not read.
     """
-    reading = _Reading(settings, before, keep_bytes, window_bytes)
+    reading = _Reading(settings, before, keep_bytes, window_bytes, header_fields)
     for split in splits:
         try:
             yield from reading.packets(split, counters, firsts)
@@ -106,7 +109,7 @@ def read_splits(
             counters.quarantine(split.path, size, split.start, str(fault))
             _log.warning("%s; it is in quarantine", fault)
             # the state after an unread capture is unknown
-            reading = _Reading(settings, None if before is None else [], keep_bytes, window_bytes)
+            reading = _Reading(settings, None if before is None else [], keep_bytes, window_bytes, header_fields)
 
 
 class _Reading:
@@ -118,10 +121,11 @@ class _Reading:
         before: Sequence[FileSplit] | None,
         keep_bytes: int,
         window_bytes: int | None,
+        header_fields: bool,
     ) -> None:
         self._settings = settings
         self._window_bytes = window_bytes
-        self._keep_bytes = keep_bytes
+        self._keep_bytes, self._header_fields = keep_bytes, header_fields
         self._is_one_stream = before is not None
         self._before = before or ()
         self._read: list[FileSplit] = []  # splits that the decoder has read
@@ -188,7 +192,7 @@ class _Reading:
         return begin
 
     def _new_decoder(self) -> Decoder:
-        return Decoder(self._settings, self._keep_bytes)
+        return Decoder(self._settings, self._keep_bytes, header_fields=self._header_fields)
 
     def _read_back(self, own: FileSplit) -> None:
         """Replace the decoder by one that has read the captures before, the splits read so far, and ``own``."""

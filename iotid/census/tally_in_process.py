@@ -106,9 +106,8 @@ def _side_by_side(flows: pa.Table, columns: Sequence[str]) -> NDArray[np.int32]:
 
     parts: list[NDArray[np.int32]] = []
     for name in columns:
-        length_N = pc.list_value_length(one_chunk(flows[name])).to_numpy().astype(np.int64)
+        values, length_N = first_values(flows[name], np.iinfo(np.int32).max)
         longest = int(length_N.max(initial=0))
-        values, _ = first_values(flows[name], longest)
         padded = np.zeros((len(flows), longest), np.int64)
         padded[np.repeat(np.arange(len(flows)), length_N), list_positions(length_N)] = values
         parts += [length_N[:, np.newaxis].astype(np.int32), padded.view(np.int32).reshape(len(flows), 2 * longest)]

@@ -24,10 +24,12 @@ def check_settings(settings: Settings, labels: Sequence[str], captures: Sequence
     Raises:
         UserError: one of them is missing or invalid.
     """
+    from iotid.dataset.characteristics import check_header_fields
     from iotid.labels import DeviceList
     from iotid.labels.names import check_names
 
     if labels:
+        check_header_fields(settings.dataset.characteristics, settings.flow)
         devices = DeviceList.read(*labels, inside=settings.census.inside)
         check_names(devices, settings.dataset, settings.promotion, settings.watchlist)
     check_census(settings.census)

@@ -121,7 +121,9 @@ _Name = Annotated[str, AfterValidator(to_nfc), Field(min_length=1)]  # of a labe
 _Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # the range of NumPy's and scikit-learn's generators
 # names in the registries of dataset/characteristics and baselines; tests compare them
 _Characteristic = Literal[
-    "packet_length", "tcp_window", "direction", "inter_arrival", "tcp_flags", "payload_length"
+    "packet_length", "tcp_window", "direction", "inter_arrival", "tcp_flags", "payload_length",
+    "ttl_class", "dscp", "dont_fragment", "ip_id_step", "tcp_options", "tcp_mss", "tcp_window_scale", "timestamp_rate",
+    "server_port",
 ]  # fmt: skip
 _Baseline = Literal["majority_sequence", "sequence_knn", "random_forest"]
 _PacketBaseline = Literal[
@@ -181,6 +183,7 @@ class Flow(_Section):
     join_files: _Switch
     keep_bytes: int = Field(ge=0, le=65535)
     keep_packets: int = Field(ge=1, le=4096)
+    header_fields: _Switch
 
     @model_validator(mode="after")
     def _check_keep_packets(self) -> Flow:

@@ -18,10 +18,16 @@ if TYPE_CHECKING:
 
 
 def first_values(column: pa.Array | pa.ChunkedArray, max_packets: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(the first ``max_packets`` values of each of N lists, concatenated; (N,) how many of each list)."""
+    """(the first ``max_packets`` values of each of N lists, concatenated; (N,) how many of each list).
+
+    An integer counts as a list of one.
+    """
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     lists = one_chunk(column)
+    if pa.types.is_integer(lists.type):
+        return lists.to_numpy(zero_copy_only=False).astype(np.int64), np.ones(len(lists), np.int64)
     lengths_N = pc.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
     values = lists.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
     taken_N = np.minimum(lengths_N, max_packets)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from iotid import config
 from iotid.dataset.arrays import first_values, list_positions
 from iotid.errors import SchemaError, SettingError, short_repr
-from iotid.schemas import typed
+from iotid.schemas import FLOWS, HEADER_COLUMNS, typed
 from iotid.schemas.typed import Within
 
 if TYPE_CHECKING:
@@ -30,14 +30,21 @@ if TYPE_CHECKING:
 PADDING = 0
 OUT_OF_VOCABULARY = 1
 _FIRST_VALUE = 2
+_PER_FLOW = frozenset(column.name for column in FLOWS.columns if column.type == "int32")
 _SCHEMA_VERSION = 1
 
 # Lower ends of bins, two per octave; waits of 2^30.5 µs (25 minutes) or more share the last, to fit in 32 bits.
 _WAITS_US = np.unique(np.concatenate([[0], np.floor(2 ** np.arange(0, 31, 0.5))])).astype(np.int64)
+_INITIAL_TTLS = np.array([32, 64, 128, 255])  # of operating systems: RFC 1700 recommends 64
 
 
 def _as_measured(values: NDArray[np.int64]) -> NDArray[np.int64]:
     return values
+
+
+def _initial_ttl(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Replace each TTL by the lowest usual initial value that it can come from."""
+    return _INITIAL_TTLS[np.minimum(np.searchsorted(_INITIAL_TTLS, values), len(_INITIAL_TTLS) - 1)]
 
 
 def _logarithmic(values: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -47,9 +54,9 @@ def _logarithmic(values: NDArray[np.int64]) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Characteristic:
-    """``column``: of FLOWS; ``quantise``: reduces the number of distinct values, idempotent; ``always``: a fixed
-    vocabulary, None to learn it from training; ``views``: types of tokens of this characteristic alone that
-    `iotid.model.device.similarity` compares.
+    """``column``: of FLOWS, a list of a value for each packet, or one value for all of them; ``quantise``: reduces the
+    number of distinct values, idempotent; ``always``: a fixed vocabulary, None to learn it from training; ``views``:
+    types of tokens of this characteristic alone that `iotid.model.device.similarity` compares.
     """
 
     column: str
@@ -57,6 +64,8 @@ class Characteristic:
     always: tuple[int, ...] | None = None
     views: tuple[Literal["packets", "pairs"], ...] = ()
 
+
+_ALONE: tuple[Literal["packets"]] = ("packets",)  # pairs of what hardly changes within a flow would add nothing
 
 # add yours here
 CHARACTERISTICS: Mapping[str, Characteristic] = {
@@ -66,6 +75,15 @@ CHARACTERISTICS: Mapping[str, Characteristic] = {
     "inter_arrival": Characteristic("inter_arrival_us", _logarithmic, tuple(_WAITS_US.tolist())),
     "tcp_flags": Characteristic("tcp_flags", always=tuple(range(256))),
     "payload_length": Characteristic("payload_length"),
+    "ttl_class": Characteristic("ttl", _initial_ttl, tuple(_INITIAL_TTLS.tolist()), _ALONE),
+    "dscp": Characteristic("dscp", always=tuple(range(64))),
+    "dont_fragment": Characteristic("dont_fragment", always=(0, 1), views=_ALONE),
+    "ip_id_step": Characteristic("ip_id_step", always=tuple(range(7))),
+    "tcp_options": Characteristic("tcp_options", views=_ALONE),
+    "tcp_mss": Characteristic("tcp_mss", views=_ALONE),
+    "tcp_window_scale": Characteristic("tcp_window_scale", views=_ALONE),
+    "timestamp_rate": Characteristic("timestamp_rate", always=tuple(range(7))),
+    "server_port": Characteristic("server_port", views=_ALONE),
 }
 
 
@@ -84,11 +102,45 @@ def select_characteristics(names: Sequence[str]) -> dict[str, Characteristic]:
     return {name: CHARACTERISTICS[name] for name in names}
 
 
+def check_header_fields(names: Sequence[str], flow: config.Flow) -> None:
+    """Check that flows assembled with the settings ``flow`` have the columns of these characteristics.
+
+    Raises:
+        SettingError: a characteristic reads header fields, which such flows have not; or a name is unknown or repeated.
+    """
+    if (lacking := _read_from_headers(names)) and not flow.header_fields:
+        raise SettingError(
+            f"dataset.characteristics: {', '.join(lacking)} must have flow.header_fields=true, got false; assemble the "
+            "flows with it, or leave these characteristics out"
+        )
+
+
+def _read_from_headers(names: Sequence[str]) -> list[str]:
+    return [name for name, each in select_characteristics(names).items() if each.column in HEADER_COLUMNS]
+
+
+def _values(
+    flows: pa.Table | pa.RecordBatch, characteristic: Characteristic, max_packets: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The result of `first_values` of the characteristic's column.
+
+    Raises:
+        SchemaError: the flows were assembled without the header fields that it reads.
+    """
+    values, lengths_N = first_values(flows.column(characteristic.column), max_packets)
+    if characteristic.column in HEADER_COLUMNS and not lengths_N.all():
+        raise SchemaError(
+            f"flows: {characteristic.column} must have a value for each packet, got an empty list; assemble the flows "
+            "with flow.header_fields=true"
+        )
+    return values, lengths_N
+
+
 def quantise_column(flows: pa.Table | pa.RecordBatch, characteristic: Characteristic, max_packets: int) -> pa.ListArray:
-    """(N,) lists int32 of the quantised values of each flow's first ``max_packets`` packets."""
+    """(N,) lists int32 of the quantised values of each flow's first ``max_packets`` packets, or of its one value."""
     import pyarrow as pa
 
-    values, lengths_N = first_values(flows.column(characteristic.column), max_packets)
+    values, lengths_N = _values(flows, characteristic, max_packets)
     offsets = np.concatenate([[0], np.cumsum(lengths_N)]).astype(np.int32)
     return pa.ListArray.from_arrays(offsets, characteristic.quantise(values).astype(np.int32))
 
@@ -143,24 +195,31 @@ class Encoding:
             return f"has flow.length={flow['length']}, the model learned {self.length}"
         if flow["max_packets"] < self.max_packets:
             return f"has flow.max_packets={flow['max_packets']}, the model reads {self.max_packets}"
+        if (lacking := _read_from_headers(list(self.vocabularies))) and not flow.get("header_fields", False):
+            return f"has flow.header_fields=false, the model reads {', '.join(lacking)}"
         return None
 
     def encode(self, flows: pa.Table | pa.RecordBatch) -> dict[str, NDArray[np.int32]]:
         """Characteristic -> int32 (N, M) ids of the first M packets, padded with 0 at the end.
 
+        A characteristic with one value for a flow has it at each packet that another characteristic has.
+
         Raises:
-            SchemaError: the flows lack the column of a characteristic.
+            SchemaError: the flows lack the column of a characteristic, or it is empty.
         """
         chosen = select_characteristics(list(self.vocabularies))
         lacking = sorted({each.column for each in chosen.values()} - set(flows.schema.names))
         if lacking:
             raise SchemaError(f"flows: lack {', '.join(lacking)}, which the model reads; give a table of schemas.FLOWS")
         encoded = {}
-        for name, characteristic in chosen.items():
-            values, lengths_N = first_values(flows.column(characteristic.column), self.max_packets)
+        read = {name: _values(flows, each, self.max_packets) for name, each in chosen.items()}
+        packets_N = np.maximum.reduce([lengths_N for _, lengths_N in read.values()])
+        for name, (values, lengths_N) in read.items():
+            if chosen[name].column in _PER_FLOW:
+                values, lengths_N = np.repeat(values, packets_N), packets_N  # noqa: PLW2901 - they are its values
             ids_NM = np.full((flows.num_rows, self.max_packets), PADDING, dtype=np.int32)
             row = np.repeat(np.arange(flows.num_rows), lengths_N)
-            ids_NM[row, list_positions(lengths_N)] = self.vocabularies[name].ids(characteristic.quantise(values))
+            ids_NM[row, list_positions(lengths_N)] = self.vocabularies[name].ids(chosen[name].quantise(values))
             encoded[name] = ids_NM
         return encoded
 

@@ -151,7 +151,7 @@ class LabelledFlows:
 
         ``further``: as of `of`. Raises what `check_partitions` raises.
         """
-        check_partitions(partitions, flow)
+        check_partitions(partitions, settings, flow)
         later = later_flows(spark, partitions) if spark else None
         return cls.of(partition_files(partitions), devices, settings, flow, later, further)
 

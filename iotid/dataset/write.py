@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from iotid import schemas
 from iotid.config import settings_hash
 from iotid.dataset.accounting import FlowAccounting, coverage
-from iotid.dataset.characteristics import Encoding, learn_vocabularies, select_characteristics
+from iotid.dataset.characteristics import Encoding, check_header_fields, learn_vocabularies
 from iotid.dataset.from_persons import labels_from_persons
 from iotid.dataset.label_flows import (
     CONFLICT,
@@ -103,8 +103,7 @@ def write_dataset(
             other settings.
         AccountingError: flows or rows were lost.
     """
-    select_characteristics(settings.characteristics)
-    check_partitions(partitions, flow)
+    check_partitions(partitions, settings, flow)
     set_phase(spark, _STEP, "find continued flows and routers")
     files, later = partition_files(partitions), later_flows(spark, partitions)
     source = Source(files, later, devices.at(files, spark), settings, flow.max_packets)
@@ -152,16 +151,18 @@ def dataset_hash(
     return settings_hash(settings, flow, extra=made_of)
 
 
-def check_partitions(partitions: Sequence[Partition[Flows]], flow: config.Flow) -> None:
-    """Check that the flows have this schema and the settings of ``flow``, except for a smaller ``max_packets``.
+def check_partitions(partitions: Sequence[Partition[Flows]], settings: config.Dataset, flow: config.Flow) -> None:
+    """Check that the flows have this schema, the settings of ``flow``, except for a smaller ``max_packets``, and the
+    columns of the characteristics.
 
     Raises:
         InputError: there is no partition.
         SchemaError: the flows have another schema version.
-        SettingError: the flows were assembled with other settings.
+        SettingError: the flows were assembled with other settings, or without header fields that are read.
     """
     if not partitions:
         raise InputError("flows: no capture date is named; name at least one --site and --date")
+    check_header_fields(settings.characteristics, flow)
     wanted = flow.model_dump(mode="json")
     for each in partitions:
         version = each.metadata["schema_version"]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from iotid.arrow import one_chunk
 from iotid.errors import InputError, SchemaError, short_repr, shorten
-from iotid.schemas import FLOWS
+from iotid.schemas import FLOWS, HEADER_COLUMNS
 
 LENGTH_KEY = b"iotid.flow.length"  # metadata of a table that `from_captures` made
 
@@ -26,6 +26,14 @@ PER_PACKET = {  # columns with a value for each of the first packets: the lowest
     "tcp_flags": (0, 255),
     "direction": (-1, 1),
     "inter_arrival_us": (0, 1 << 62),
+    "ttl": (0, 255),
+    "dscp": (0, 63),
+    "dont_fragment": (0, 1),
+    "ip_id_step": (0, 6),
+    "tcp_options": (0, (1 << 31) - 1),
+    "tcp_mss": (0, 65_535),
+    "tcp_window_scale": (0, 256),
+    "timestamp_rate": (0, 6),
 }
 PER_FLOW = {"protocol": (0, 255), "client_port": (0, 65_535), "server_port": (0, 65_535)} | {
     f"{end}_{what}": (0, 1 << 62) for end in ("client", "server") for what in ("packets", "bytes")
@@ -86,7 +94,10 @@ def _check(flows: pa.Table, first_row: int, max_packets: int) -> None:
         lists, (low, high) = one_chunk(flows[name]), PER_PACKET[name]
         kept[name] = pc.list_value_length(lists).to_numpy()
         if (row := _first(kept[name] == 0)) >= 0:
-            raise fault(row, f"{name} has no packets; leave the flow out")
+            remedy = "leave the flow out"
+            if name in HEADER_COLUMNS:
+                remedy = "assemble the flows with header_fields=True (flow.header_fields)"
+            raise fault(row, f"{name} has no packets; {remedy}")
         values = lists.flatten()
         is_wrong = pc.or_(
             pc.or_(pc.less(values, low), pc.greater(values, high)), pc.equal(values, 0 if low < 0 else -1)

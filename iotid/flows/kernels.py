@@ -101,6 +101,7 @@ class Rule(NamedTuple):
 
     max_packets: int
     keep_packets: int
+    header_words: int
     idle_us: int
     active_us: int
     tcp_close: bool
@@ -297,15 +298,15 @@ def _write_first_packet(
     us: int,
     position: int,
     side: int,
-    keeps: bool,
+    words: int,
 ) -> None:
-    """Write packet ``p`` as row ``h``; ``keeps``: with its first bytes."""
+    """Write packet ``p`` as row ``h``; ``words``: of its header fields and first bytes, the others are zero."""
     first_packets[h, PACKET_ORDER], first_packets[h, PACKET_ORDER + POSITION] = us, position
     first_packets[h, PACKET_LENGTHS] = np.int64(lengths[p]) | np.int64(packets.payload_length[p]) << PAYLOAD_SHIFT
     flags = np.int64(packets.tcp_flags[p]) << FLAGS_SHIFT
     first_packets[h, PACKET_MARKS] = np.int64(packets.tcp_window[p]) | flags | np.int64(side) << SIDE_SHIFT
     for word in range(PACKET_WIDTH, first_packets.shape[1]):
-        first_packets[h, word] = packets.first_words[p, word - PACKET_WIDTH] if keeps else 0
+        first_packets[h, word] = packets.first_words[p, word - PACKET_WIDTH] if word - PACKET_WIDTH < words else 0
 
 
 @kernel
@@ -342,8 +343,8 @@ def add_packets(begin: int, packets: Columns, order: Array, lengths: Array, rule
         nth = state[i, PACKETS] + state[i, PACKETS + 1]
         if nth <= rule.max_packets:
             packet_owners[counts[FIRST_PACKETS]] = i
-            keeps = nth <= rule.keep_packets
-            _write_first_packet(first_packets, counts[FIRST_PACKETS], p, packets, lengths, us, position, side, keeps)
+            words = first_packets.shape[1] if nth <= rule.keep_packets else rule.header_words
+            _write_first_packet(first_packets, counts[FIRST_PACKETS], p, packets, lengths, us, position, side, words)
             counts[FIRST_PACKETS] += 1
     return len(order)
 
@@ -378,7 +379,8 @@ def write_single_packets(
         flags: int = np.int64(packets.tcp_flags[p])  # type: ignore[assignment]
         sequence, source, target = packets.tcp_sequence[p], packets.src_mac[p], packets.dst_mac[p]
         _append(state, p, us, position, side, packets.frame_length[p], flags, sequence, source, target)
-        _write_first_packet(first_packets, p, p, packets, lengths, us, position, side, True)
+        words = first_packets.shape[1]
+        _write_first_packet(first_packets, p, p, packets, lengths, us, position, side, words)
 
 
 @kernel

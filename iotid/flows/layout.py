@@ -1,8 +1,9 @@
 """The layout of partial flows, rows of integers that all kernels of flows share, and kernels on single rows.
 
 A partial flow is one row of ``keys`` (uint64, KEY_WORDS), one row of ``state`` (int64, STATE_WIDTH) and its first
-packets, rows of ``first_packets`` (int64, PACKET_WIDTH, and W words of the packet's first bytes if bytes are kept).
-Complete flows, and the last flow of an unfinished merge, have the same layout. Numba compiles module constants in.
+packets, rows of ``first_packets`` (int64, PACKET_WIDTH, and W words of the packet's header fields and first bytes if
+these are kept). Complete flows, and the last flow of an unfinished merge, have the same layout. Numba compiles module
+constants in.
 
 An order key is two columns: time in µs, and position (file_index << POSITION_SHIFT | offset). "First" always means by
 this key, so that merging takes a minimum and the order of arrival does not matter. Side 0 is the lower endpoint of the
@@ -78,9 +79,8 @@ SENDER_PACKETS = (1 << SENDER_SHIFT) - 2
 PACKET_ORDER = 0  # order key
 PACKET_LENGTHS = 2  # length | payload length << PAYLOAD_SHIFT
 PACKET_MARKS = 3  # window | TCP flags << FLAGS_SHIFT | side << SIDE_SHIFT
-PACKET_WIDTH = (
-    4  # columns before the W words of first bytes, which are zero after a flow's first Rule.keep_packets rows
-)
+# columns before the W words: header fields, and first bytes, which are zero after a flow's first Rule.keep_packets rows
+PACKET_WIDTH = 4
 PAYLOAD_SHIFT = 32
 FLAGS_SHIFT = 16
 SIDE_SHIFT = 24

@@ -46,6 +46,7 @@ def from_captures(
     join_files: bool = True,
     keep_bytes: int = 0,
     keep_packets: int = 10,
+    header_fields: bool = False,
     site: str = "local",
     capture_date: date | str | None = None,
     capture: config.Capture | None = None,
@@ -54,8 +55,9 @@ def from_captures(
 
     ``paths``: capture files, folders or URIs; one, or any iterable of them. ``capture_date``: a date or 2026-01-31; by
     default the UTC date of the earliest packet. ``keep_bytes``: bytes of each of a flow's first ``keep_packets``
-    packets in the column ``first_bytes``; 0: none. ``iotid.capture.counters(table)`` returns how many packets are in
-    flows, and the others by reason.
+    packets in the column ``first_bytes``; 0: none. ``header_fields``: whether the columns from ``ttl`` to
+    ``timestamp_rate`` have values. ``iotid.capture.counters(table)`` returns how many packets are in flows, and the
+    others by reason.
 
     Raises:
         InputError: no path is given; one is missing or holds no capture; an argument is of another type.
@@ -72,6 +74,7 @@ def from_captures(
         "join_files": join_files,
         "keep_bytes": keep_bytes,
         "keep_packets": keep_packets,
+        "header_fields": header_fields,
     }
     settings = config.load_settings()
     plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in values.items()}

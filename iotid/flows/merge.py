@@ -69,7 +69,7 @@ class Merger:
         packets = np.minimum(state[:, PACKETS] + state[:, PACKETS + 1], self._rule.max_packets)
         starts = starts_of(np.where(state[:, UNRESOLVED], 0, packets))
         first_packets = np.empty((starts[-1], rows.first_packets.shape[1]), np.int64)
-        merge_first_packets(ranges, rows.starts, rows.first_packets, starts, self._rule.keep_packets, first_packets)
+        merge_first_packets(ranges, rows.starts, rows.first_packets, starts, self._rule, first_packets)
         first = ranges[:, 0]
         return Partials(rows.task[first], rows.keys[first], state, starts, first_packets), ranges
 

@@ -229,12 +229,12 @@ def merge_first_packets(
     starts: Array,
     first_packets: Array,
     new_starts: Array,
-    keep_packets: int,
+    rule: Rule,
     merged: Array,
 ) -> None:
     """Fill ``merged`` with the first packets of each range of partial flows, in order.
 
-    ``new_starts`` gives the number of packets of each flow; the first ``keep_packets`` keep their bytes. Partial flows
+    ``new_starts`` gives the number of packets of each flow; the first `keep_packets` keep their bytes. Partial flows
     are sorted by first packet, so insertion from the end takes one step per packet unless they overlap.
     """
     for f in range(len(ranges)):
@@ -253,6 +253,6 @@ def merge_first_packets(
             for later in range(begin + filled - 1, index, -1):
                 copy_row(merged, later - 1, merged, later)
             copy_row(first_packets, h, merged, index)
-        for later in range(begin + keep_packets, begin + filled):
-            for word in range(PACKET_WIDTH, merged.shape[1]):
+        for later in range(begin + rule.keep_packets, begin + filled):
+            for word in range(PACKET_WIDTH + rule.header_words, merged.shape[1]):
                 merged[later, word] = 0

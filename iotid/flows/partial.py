@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from iotid import config, schemas
+from iotid.capture.header_words import HEADER_WORDS
 from iotid.capture.packets import words_of
 from iotid.errors import DataError
 from iotid.flows import kernels
@@ -276,13 +277,24 @@ def rule_of(settings: config.Flow) -> Rule:
         for timeout in (settings.idle_timeout_s, settings.active_timeout_s)
     )
     return Rule(
-        settings.max_packets, settings.keep_packets, idle_us, active_us, settings.tcp_close, settings.join_files
+        settings.max_packets,
+        settings.keep_packets,
+        header_words(settings),
+        idle_us,
+        active_us,
+        settings.tcp_close,
+        settings.join_files,
     )
 
 
 def packet_width(settings: config.Flow) -> int:
     """Columns of ``first_packets``."""
-    return PACKET_WIDTH + words_of(settings.keep_bytes)
+    return PACKET_WIDTH + header_words(settings) + words_of(settings.keep_bytes)
+
+
+def header_words(settings: config.Flow) -> int:
+    """Words of header fields before those of first bytes."""
+    return HEADER_WORDS if settings.header_fields else 0
 
 
 def first_rows(keys: Array) -> Array:

@@ -14,6 +14,7 @@ from iotid.flows.partial import FlowTable, Partials, packets_of_intervals
 if TYPE_CHECKING:
     from iotid.capture.counters import Counters
     from iotid.capture.file_split import FileSplit
+    from iotid.capture.packets import Packets
     from iotid.capture.splits.overlaps import FirstPackets
 
 _SINGLE_PACKETS = 1 << 17  # partial flows of one packet per chunk; each takes 400 bytes and its kept bytes
@@ -43,7 +44,7 @@ def read_partials(
     """
     table_bytes = capture.chunk_bytes if table_bytes is None else table_bytes
     table = FlowTable(flow, task, min(table_bytes, sum(map(num_bytes, own.splits))))
-    for packets in read_splits(own.splits, capture, counters, own.before, flow.keep_bytes, own.firsts, WINDOW_BYTES):
+    for packets in _packets(own, own.firsts, capture, flow, counters):
         table.add(packets)
         if table.nbytes > table_bytes:
             yield table.flush(in_order=in_order)
@@ -54,6 +55,15 @@ def read_intervals(
     own: TaskSplits, intervals: Partials, capture: config.Capture, flow: config.Flow, counters: Counters
 ) -> Iterator[Partials]:
     """The packets of unresolved intervals in one task's splits, each as a partial flow of its own."""
-    for packets in read_splits(own.splits, capture, counters, own.before, flow.keep_bytes, None, WINDOW_BYTES):
+    for packets in _packets(own, None, capture, flow, counters):
         for start in range(0, len(packets), _SINGLE_PACKETS):
             yield packets_of_intervals(packets.take(slice(start, start + _SINGLE_PACKETS)), intervals, flow)
+
+
+def _packets(
+    own: TaskSplits, firsts: FirstPackets | None, capture: config.Capture, flow: config.Flow, counters: Counters
+) -> Iterator[Packets]:
+    return read_splits(
+        own.splits, capture, counters, own.before, flow.keep_bytes, firsts, WINDOW_BYTES,
+        header_fields=flow.header_fields,
+    )  # fmt: skip

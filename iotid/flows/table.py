@@ -11,7 +11,9 @@ from iotid import config, schemas
 from iotid.capture.packets import booleans_of, column_of, ip_text, mac_text, strings_of
 from iotid.capture.threads import in_threads
 from iotid.flows.columns import FlowColumns, SequenceColumns, empty_columns, write_first_bytes, write_flow_columns
+from iotid.flows.header_columns import HeaderColumns, empty_header_columns, write_header_columns
 from iotid.flows.layout import END_REASONS, FIRST, KEY_COLUMNS, PACKET_WIDTH, Array
+from iotid.flows.partial import header_words
 
 if TYPE_CHECKING:
     from iotid.flows.partial import Partials
@@ -58,6 +60,7 @@ def _table(
         starts[index + 1] = flows.starts[rows + 1] - flows.starts[rows]
     np.cumsum(starts, out=starts)
     columns, sequences = empty_columns(len(starts) - 1, int(starts[-1]))
+    headers = empty_header_columns(int(starts[-1]) if settings.header_fields else 0)
     first_bytes = np.zeros((len(starts) - 1, settings.keep_packets, settings.keep_bytes), np.uint8)
 
     def lay_out_selection(selection_and_index: tuple[FlowSelection, Array]) -> None:
@@ -66,17 +69,24 @@ def _table(
         write_flow_columns(
             flows.keys, flows.state, flows.starts, order, first_packets, rows, index, starts, columns, sequences
         )
+        if settings.header_fields:
+            write_header_columns(flows.starts, order, first_packets, rows, index, starts, headers)
         if settings.keep_bytes > 0:
-            packet_bytes = first_packets[:, PACKET_WIDTH:].view(np.uint8)
+            packet_bytes = first_packets[:, PACKET_WIDTH + header_words(settings) :].view(np.uint8)
             write_first_bytes(flows.starts, order, packet_bytes, rows, index, first_bytes)
 
     in_threads(lay_out_selection, ((selections.pop(), index) for index in reversed(indices)), len(indices))
     columns.file_index[:] += carried
-    return _to_arrow(columns, sequences, starts, first_bytes, paths)
+    return _to_arrow(columns, sequences, headers, starts, first_bytes, paths)
 
 
 def _to_arrow(
-    flows: FlowColumns, sequences: SequenceColumns, starts: Array, first_bytes: Array, paths: pa.Array
+    flows: FlowColumns,
+    sequences: SequenceColumns,
+    headers: HeaderColumns,
+    starts: Array,
+    first_bytes: Array,
+    paths: pa.Array,
 ) -> pa.Table:
     schema = schemas.FLOWS.arrow_schema(stored=True)
     columns: dict[str, Any] = {
@@ -96,9 +106,11 @@ def _to_arrow(
         columns[f"{name}_packets"] = flows.packets[end]
         columns[f"{name}_bytes"] = flows.num_bytes[end]
     offsets = column_of(starts.astype(np.int32), pa.int32())
-    for name, values in sequences._asdict().items():
+    no_lists = column_of(np.zeros(len(starts), np.int32), pa.int32())
+    for name, values in (sequences._asdict() | headers._asdict()).items():
         kind = schema.field(name).type
-        columns[name] = pa.ListArray.from_arrays(offsets, column_of(values, kind.value_type), type=kind)
+        of_flow = offsets if len(values) else no_lists
+        columns[name] = pa.ListArray.from_arrays(of_flow, column_of(values, kind.value_type), type=kind)
     columns["first_bytes"] = _binary(first_bytes)
     return pa.Table.from_arrays([_array(columns[field.name], field) for field in schema], schema=schema)
 

@@ -57,6 +57,7 @@ class FlowSettings(TypedDict):
     length: str
     max_packets: Count
     join_files: NotRequired[bool]
+    header_fields: NotRequired[bool]
 
 
 class FlowsSettings(TypedDict):

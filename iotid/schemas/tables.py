@@ -97,7 +97,7 @@ QUARANTINE = Table(  # stored with the flows of a partition: captures that could
 
 PARTIAL_FLOWS = Table(  # shuffled by Spark, not stored; flows/layout.py describes the binary columns
     "partial_flows",
-    3,
+    4,
     (
         Column("task", "int32", "worker task that read the packets"),
         Column(
@@ -112,15 +112,15 @@ PARTIAL_FLOWS = Table(  # shuffled by Spark, not stored; flows/layout.py describ
         Column(
             "packets",
             "binary",
-            "4 int64 for each of the first M packets: time, position, lengths, window and flags; with flow.keep_bytes "
-            "its first bytes, in int64 of their own, behind them",
+            "4 int64 for each of the first M packets: time, position, lengths, window and flags; behind them, in int64 "
+            "of their own, with flow.header_fields its header fields and with flow.keep_bytes its first bytes",
         ),
     ),
 )
 
 OPEN_FLOWS = Table(  # stored with the flows of a partition: those that may continue on the next date, as partial flows
     "open_flows",
-    3,
+    4,
     (
         Column("capture_file", "string", "capture that holds the flow's first packet"),
         Column("last_us", "int64", "µs since 1970 UTC: last packet"),
@@ -133,9 +133,41 @@ OPEN_FLOWS = Table(  # stored with the flows of a partition: those that may cont
     ),
 )
 
-FLOWS = Table(
+_HEADER_COLUMNS = (
+    Column(
+        "ttl",
+        "list<int32>",
+        "IPv4 TTL or IPv6 hop limit of the first M packets as captured; this and the columns up to timestamp_rate are "
+        "empty lists without flow.header_fields",
+    ),
+    Column("dscp", "list<int32>", "upper 6 bits of the type of service (IPv4) or traffic class (IPv6)"),
+    Column("dont_fragment", "list<int32>", "IPv4's flag; 1 for IPv6, whose packets no router fragments"),
+    Column(
+        "ip_id_step",
+        "list<int32>",
+        "difference of the IPv4 identification, modulo 2^16, to that of the sender's packet before: 0 IPv6, which has "
+        "none; 1 the sender's first packet; 2 none; 3 one; 4 two to 9; 5 10 to 1,000; 6 any other",
+    ),
+    Column(
+        "tcp_options",
+        "list<int32>",
+        "order of the TCP options: lower 31 bits of the 32-bit FNV-1a hash of their kinds, NOP and end of list "
+        "included; 0 where not TCP, without options, not captured whole or malformed",
+    ),
+    Column("tcp_mss", "list<int32>", "bytes: TCP's option maximum segment size; 0 where there is none"),
+    Column("tcp_window_scale", "list<int32>", "1 + shift count of TCP's option window scale; 0 where there is none"),
+    Column(
+        "timestamp_rate",
+        "list<int32>",
+        "ticks per second of TCP's timestamps since the sender's first: 0 no timestamp; 1 less than 0.1 s after the "
+        "first; 2 below 50; 3 to 158, as of 100 Hz; 4 to 500, as of 250 Hz; 5 to 2,000, as of 1,000 Hz; 6 above",
+    ),
+)
+HEADER_COLUMNS = tuple(column.name for column in _HEADER_COLUMNS)
+
+FLOWS = Table(  # version 5: columns of header fields
     "flows",
-    4,
+    5,
     (
         Column("site", "string", "site"),
         Column("capture_date", "date", "capture date"),
@@ -170,6 +202,7 @@ FLOWS = Table(
         Column("inter_arrival_us", "list<int64>", "µs since the packet before; 0 for the first"),
         Column("tcp_flags", "list<int32>", "flags of the first M packets; 0 where not TCP"),
         Column("payload_length", "list<int32>", "payload bytes on the wire of the first M packets"),
+        *_HEADER_COLUMNS,
         Column(
             "first_bytes",
             "binary",

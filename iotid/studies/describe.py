@@ -72,7 +72,7 @@ def describe(
 ) -> tuple[Distributions, dict[str, list[TellingPair]]]:
     """The distributions of ``dataset.characteristics``, and the telling pairs of each label; of every label with
     ``dataset.min_flows`` flows or more."""
-    check_partitions(partitions, flow)
+    check_partitions(partitions, settings, flow)
     files = partition_files(partitions)
     set_phase(spark, "describe", f"count the characteristics of {len(files):,} files of flows")
     source = Source(files, later_flows(spark, partitions), devices.at(files, spark), settings, flow.max_packets)

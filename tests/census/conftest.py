@@ -15,7 +15,7 @@ from scipy.sparse import csr_matrix
 
 from iotid.config import Settings
 from iotid.partitions import Partition, PartitionKey, Store
-from iotid.schemas import FLOWS
+from iotid.schemas import FLOWS, HEADER_COLUMNS
 
 from . import plain_site as plain
 from . import spark_site as on_spark
@@ -103,6 +103,7 @@ def flow(pattern: str, client_ip: str, client_mac: str | None, variant: int = 0,
         "address_conflict": False, "answered": more.get("server_packets", len(lengths) - 1) > 0,
         "end_reason": "end", "packet_length": lengths, "tcp_window": windows, "direction": [1] * len(lengths),
         "inter_arrival_us": [0] * len(lengths), "tcp_flags": [16] * len(lengths), "payload_length": lengths,
+        **{name: [] for name in HEADER_COLUMNS},
     } | more  # fmt: skip
 
 

@@ -114,6 +114,7 @@ LIST = 'devices: [{name: cam, mac: "02:00:00:00:00:01"}]'
         (LIST, ["tracking.uri=htp://localhost"], UserError, "htp"),
         (LIST, ["training.device=cuda"], SettingError, "training.device: is cuda"),
         (LIST, ["census.makers=/no/such.csv"], SettingError, "census.makers"),
+        (LIST, ["dataset.characteristics=[dscp]"], SettingError, "dscp must have flow.header_fields=true, got false"),
     ],
 )
 def test_run__errors_of_later_steps_are_found_before_the_first(

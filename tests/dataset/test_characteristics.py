@@ -13,10 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from iotid.config import load_settings
 from iotid.dataset import Encoding, Vocabulary, out_of_vocabulary_rate
-from iotid.dataset.characteristics import CHARACTERISTICS, quantise_column, select_characteristics
+from iotid.dataset.characteristics import (
+    CHARACTERISTICS,
+    check_header_fields,
+    quantise_column,
+    select_characteristics,
+)
 from iotid.errors import SchemaError, SettingError
-from iotid.schemas import FLOWS
+from iotid.flows.as_table import PER_PACKET
+from iotid.schemas import FLOWS, HEADER_COLUMNS
 
 FlowTable = Callable[[Sequence[dict[str, Any]]], pa.Table]
 
@@ -39,7 +46,7 @@ def test_registry__every_entry_reads_a_column_of_flows_and_quantises_once() -> N
     columns = {column.name: column.type for column in FLOWS.columns}
     values = np.concatenate([np.arange(70_000), 2 ** np.arange(17, 45), 2 ** np.arange(17, 45) - 1])
     for name, characteristic in CHARACTERISTICS.items():
-        assert columns[characteristic.column].startswith("list<int"), name
+        assert columns[characteristic.column].startswith(("list<int", "int32")), name
         once = characteristic.quantise(values)
         assert np.array_equal(characteristic.quantise(once), once), name
 
@@ -52,6 +59,52 @@ def test_inter_arrival__bins_are_half_octaves_and_keep_the_order_of_waits() -> N
     waits = np.unique(np.geomspace(1, 1e9, 5000).astype(np.int64))
     assert (np.diff(quantise(waits)) >= 0).all()
     assert len(np.unique(quantise(waits))) < 64
+
+
+def test_ttl_class__is_the_lowest_usual_initial_ttl() -> None:
+    quantise = CHARACTERISTICS["ttl_class"].quantise
+    assert (
+        quantise(np.array([0, 1, 32, 33, 64, 65, 128, 129, 255])).tolist()
+        == [32] * 3 + [64] * 2 + [128] * 2 + [255] * 2
+    )
+    assert set(quantise(np.arange(256)).tolist()) == set(CHARACTERISTICS["ttl_class"].always or ())
+
+
+def test_header_fields__fixed_vocabularies_have_every_value_of_their_columns() -> None:
+    fixed = {each.column: each for each in CHARACTERISTICS.values() if each.column in HEADER_COLUMNS and each.always}
+    assert set(fixed) == {"ttl", "dscp", "dont_fragment", "ip_id_step", "timestamp_rate"}
+    for column, characteristic in fixed.items():
+        low, high = PER_PACKET[column]
+        assert set(characteristic.quantise(np.arange(low, high + 1)).tolist()) == set(characteristic.always or ())
+
+
+def test_header_fields__characteristics_of_them_need_flows_that_have_them(flow_table: FlowTable) -> None:
+    flow = load_settings().flow
+    check_header_fields(["packet_length", "server_port"], flow)
+    check_header_fields(["ttl_class"], flow.model_copy(update={"header_fields": True}))
+    with pytest.raises(SettingError, match=r"ttl_class, dscp must have flow\.header_fields=true, got false; assemble"):
+        check_header_fields(["packet_length", "ttl_class", "dscp"], flow)
+    encoding, made = _encoding(packet_length=(60,), tcp_mss=(0, 1460)), flow.model_dump()
+    assert encoding.misfit({**made, "header_fields": True}) is None
+    lacking = "has flow.header_fields=false, the model reads tcp_mss"
+    assert encoding.misfit(made) == encoding.misfit({"length": "ip", "max_packets": 32}) == lacking
+    assert _encoding(server_port=(443,)).misfit(made) is None
+    empty = flow_table([{"packet_length": [60], "tcp_mss": [0]}, {"packet_length": [60]}])
+    for read in (encoding.encode, lambda flows: quantise_column(flows, CHARACTERISTICS["tcp_mss"], 4)):
+        with pytest.raises(SchemaError, match=r"tcp_mss must have a value .*, got an empty list; .*header_fields=true"):
+            read(empty)
+
+
+def test_encode__one_value_of_a_flow_is_at_each_of_its_packets(flow_table: FlowTable) -> None:
+    encoding = _encoding(server_port=(53, 443), packet_length=(60,))
+    flows = flow_table([{"packet_length": [60], "server_port": 443}, {"packet_length": [60] * 9, "server_port": 1}])
+    for table in (flows, flows.slice(0), *flows.to_batches()):
+        assert encoding.encode(table)["server_port"].tolist() == [[3, 0, 0, 0], [1, 1, 1, 1]]
+    assert _encoding(server_port=(443,)).encode(flows)["server_port"].tolist() == [[2, 0, 0, 0], [1, 0, 0, 0]]
+    lists = quantise_column(flows, CHARACTERISTICS["server_port"], 4)
+    assert lists.to_pylist() == [[443], [1]]
+    packed = flows.set_column(flows.column_names.index("server_port"), "server_port", lists)
+    assert encoding.encode(packed)["server_port"].tolist() == encoding.encode(flows)["server_port"].tolist()
 
 
 def test_select__unknown_or_repeated_name_is_an_error_that_lists_the_names() -> None:

@@ -353,6 +353,8 @@ def test_write_plain__a_lost_file_other_settings_or_another_schema_are_refused(
         ([stored], ("flow.max_packets=33",), SettingError, "flow.max_packets: is 33"),
         ([stored], ("flow.tcp_close=false",), SettingError, "flow.tcp_close: is False"),
         ([stored], ("dataset.min_count=100000",), SettingError, "dataset.min_count"),
+        ([stored], ("flow.header_fields=true",), SettingError, "flow.header_fields: is True"),
+        ([stored], ("dataset.characteristics=[dscp]",), SettingError, "dscp must have flow.header_fields=true, got"),
         ([stored], ("dataset.min_flows=70",), LabelError, "1 of 3 labels can be learned, at least 2 are needed"),
     ):
         with pytest.raises(kind, match=expected):
@@ -369,6 +371,30 @@ def test_source_read__many_rows_are_sent_in_several_pieces_and_none_is_lost(
     for module in (split_tasks, row_tasks, set_tasks):
         monkeypatch.setattr(module, "_HELD_ROWS", 7)
     assert _content(_write(plain_spark(), stored[0], [stored[1]])) == whole
+
+
+def test_write_plain__header_fields_and_the_servers_port_are_characteristics(
+    plain_spark: Any, tmp_path: Path, flow_table: FlowTable, write_night: WriteNight
+) -> None:
+    rows = [
+        {**row, "ttl": [ttl] * len(row["packet_length"]), "server_port": port}
+        for number, row in enumerate(_rows())
+        for ttl, port in [((60, 443), (128, 80), (200, 443))[number % 3]]
+    ]
+    store = Store(str(tmp_path))
+    partition = write_night(store, flow_table(rows), files=3, header_fields=True)
+    read = "dataset.characteristics=[server_port,ttl_class,packet_length]"
+    dataset = _write(plain_spark(), store, [partition], "flow.header_fields=true", read)
+    encoding = read_encoding(dataset.uri)
+    assert encoding.vocabularies["server_port"].values == (80, 443)
+    expected: Counter[Any] = Counter()
+    for row in rows:
+        label, count = (_label(row) if row.get("protocol", 6) in (6, 17) else None), min(len(row["packet_length"]), 4)
+        if label:
+            ttl = {60: 64, 128: 128, 200: 255}[row["ttl"][0]]
+            expected[label, (row["server_port"],) * count, (ttl,) * count] += 1
+    found = sum(_content(dataset).values(), Counter[Any]())
+    assert sum((Counter({key[:3]: flows}) for key, flows in found.items()), Counter[Any]()) == expected
 
 
 def test_busiest__breaks_ties_by_name() -> None:

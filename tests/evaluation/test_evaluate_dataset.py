@@ -41,7 +41,7 @@ def _night(store: Store, flows: int, settings: Settings) -> Partition:
         "client_packets": 1, "client_bytes": 40, "server_packets": 1, "server_bytes": 40, "answered": True,
         "address_conflict": False, "end_reason": "end",
         "tcp_window": [100, 200], "direction": [1, -1], "inter_arrival_us": [0, 10], "tcp_flags": [2, 18],
-        "payload_length": [0, 0], "first_bytes": None,
+        "payload_length": [0, 0], "first_bytes": None, **{name: [] for name in schemas.HEADER_COLUMNS},
     }  # fmt: skip
     columns |= {name: [value] * flows for name, value in constant.items()}
     schema = schemas.FLOWS.arrow_schema(stored=True)

@@ -30,6 +30,10 @@ _DTYPES = {
 
 _FIN, _SYN, _RST, _PUSH, _ACK = 1, 2, 4, 8, 16
 _FLAGS = [_SYN, _SYN, _SYN | _ACK, _ACK, _ACK, _PUSH | _ACK, _FIN | _ACK, _FIN | _ACK, _RST, _RST | _ACK, _SYN | _RST]
+_OPTIONS = [  # MSS, window scale, SACK permitted, NOP, end, two timestamps; then lengths that are wrong
+    b"\2\4\5\xb4", b"\3\3\7", b"\4\2", b"\1", b"\0", b"\x08\x0a\0\0\0\1\0\0\0\0", b"\x08\x0a\0\0\3\xe8\0\0\0\0",
+    b"\5\0", b"\2\1", b"\xfe\x28",
+]  # fmt: skip
 _START = datetime(2024, 2, 29, 23, 59, 50, tzinfo=UTC)
 
 
@@ -66,14 +70,38 @@ def random_rows() -> Callable[[int, int, list[str]], list[dict[str, Any]]]:
             })  # fmt: skip
         for row in rows:
             row["data"] = row["payload"] = dice.randbytes(dice.choice([0, 3, 9, 40]))
+            row["header"] = _random_header(dice, ":" in row["source_ip"])
+            row["tcp_options"] = b"".join(dice.choices(_OPTIONS, k=dice.choice([0, 0, 1, 2, 3])))
         return rows
 
     return make
 
 
+def _random_header(dice: random.Random, is_ipv6: bool) -> dict[str, Any]:
+    """As `reference.header_of`."""
+    near = dice.choice([0, 1, 9, 10, 1000, 1001, 65535])
+    return {
+        "ttl": dice.choice([0, 1, 64, 255]), "dscp": dice.randrange(64),
+        "dont_fragment": 1 if is_ipv6 else dice.randrange(2), "identification": None if is_ipv6 else near,
+        "options": dice.choice([0, 1, 2**31 - 1]), "mss": dice.choice([0, 1460, 65535]),
+        "window_scale": dice.choice([0, 1, 256]),
+        "timestamp": dice.choice([None, 0, 100, 300, 2**31, 2**32 - 1]),
+    }  # fmt: skip
+
+
+def _words_of(header: dict[str, Any]) -> bytes:
+    number, tick = header["identification"], header["timestamp"]
+    word = header["ttl"] | header["dscp"] << 8 | header["dont_fragment"] << 14 | header["window_scale"] << 15
+    word |= header["mss"] << 24 | (0 if number is None else number + 1) << 40 | (tick is not None) << 57
+    return struct.pack("<qq", word, header["options"] | (tick or 0) << 31)
+
+
 @pytest.fixture(scope="session")
 def packets_of() -> Callable[..., Packets]:
-    """Rows of schemas.PACKETS, and the paths of their captures, to Packets; of ``data``, so many bytes are kept."""
+    """Rows of schemas.PACKETS, and the paths of their captures, to Packets; of ``data``, so many bytes are kept.
+
+    ``header_fields``: with the words of each row's ``header``.
+    """
 
     def number(mac: str | None) -> int:
         return int(mac.replace(":", ""), 16) if mac else -1
@@ -95,10 +123,17 @@ def packets_of() -> Callable[..., Packets]:
             "src_port": row["source_port"], "dst_port": row["destination_port"],
         }  # fmt: skip
 
-    def build(rows: list[dict[str, Any]], paths: list[str], keep_bytes: int = 0) -> Packets:
+    def build(
+        rows: list[dict[str, Any]], paths: list[str], keep_bytes: int = 0, header_fields: bool = False
+    ) -> Packets:
         made = [columns(row, paths) for row in rows]
         words = -(-keep_bytes // 8)
-        kept = b"".join(row["data"][:keep_bytes].ljust(8 * words, b"\0") for row in rows if keep_bytes)
+        kept = b"".join(
+            (_words_of(row["header"]) if header_fields else b"")
+            + (row["data"][:keep_bytes].ljust(8 * words, b"\0") if keep_bytes else b"")
+            for row in rows
+        )
+        words += 2 * header_fields
         arrays = {name: np.array([row[name] for row in made], dtype) for name, dtype in _DTYPES.items()}
         return Packets(**arrays, first_words=np.frombuffer(kept, np.int64).reshape(len(rows), words).copy())
 
@@ -111,15 +146,22 @@ def write_pcap() -> Callable[[Path, list[dict[str, Any]]], None]:
 
     def frame(row: dict[str, Any]) -> bytes:
         ports = struct.pack(">HH", row["source_port"], row["destination_port"])
+        ip = row.get("header", {"ttl": 64, "dscp": 0, "dont_fragment": 0, "identification": 0})
         if row["protocol"] == 6:
+            options = row.get("tcp_options", b"")
+            options += bytes(-len(options) % 4)
             above = ports + struct.pack(
-                ">IIBBHHH", row.get("tcp_sequence") or 0, 0, 5 << 4, row["tcp_flags"], row["tcp_window"], 0, 0
-            )
+                ">IIBBHHH", row.get("tcp_sequence") or 0, 0, (5 + len(options) // 4) << 4, row["tcp_flags"],
+                row["tcp_window"], 0, 0,
+            ) + options  # fmt: skip
         else:
             above = ports + struct.pack(">HH", 8, 0)
         above += row.get("payload", b"")
         addresses = ip_address(row["source_ip"]).packed + ip_address(row["destination_ip"]).packed
-        header = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(above), 0, 0, 64, row["protocol"], 0)
+        number, fragment = ip["identification"] or 0, ip["dont_fragment"] << 14
+        header = struct.pack(
+            ">BBHHHBBH", 0x45, ip["dscp"] << 2, 20 + len(above), number, fragment, ip["ttl"], row["protocol"], 0
+        )
         macs = [bytes.fromhex((row[f"{end}_mac"] or "").replace(":", "")) for end in ("destination", "source")]
         return b"".join(mac or bytes(6) for mac in macs) + b"\x08\x00" + header + addresses + above
 

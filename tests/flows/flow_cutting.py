@@ -28,7 +28,7 @@ Build = Callable[..., Any]
 
 def rule(**changes: Any) -> config.Flow:
     defaults = {"max_packets": 4, "idle_timeout_s": None, "active_timeout_s": None, "tcp_close": True, "length": "ip",
-                "join_files": True, "keep_bytes": 0, "keep_packets": 4}  # fmt: skip
+                "join_files": True, "keep_bytes": 0, "keep_packets": 4, "header_fields": False}  # fmt: skip
     settings = {**defaults, **changes}
     return config.Flow(**settings | {"keep_packets": min(settings["keep_packets"], settings["max_packets"])})
 

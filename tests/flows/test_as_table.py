@@ -85,13 +85,15 @@ def test_flows_of__a_row_that_cannot_be_a_flow_is_named(lengths: Any, windows: A
         ("server_port", -4, r"row 1: server_port must be 0 to 65,535, got -4; pass"),
         ("protocol", 256, r"row 1: protocol must be 0 to 255, got 256; pass"),
         ("client_bytes", -1, r"row 1: client_bytes must be 0 to .*, got -1; pass"),
+        ("tcp_window_scale", [257], r"row 1: tcp_window_scale must be 0 to 256, got 257; pass"),
+        ("ttl", [], r"row 1: ttl has no packets; assemble the flows with header_fields=True"),
     ],
 )
 def test_flows_of__every_column_has_its_range(
     flow_table: Callable[..., pa.Table], column: str, value: Any, message: str
 ) -> None:
     with pytest.raises(SchemaError, match=message):
-        flows_of(flow_table([{}, {column: value}]), [column])
+        flows_of(flow_table([{"ttl": [64], "tcp_window_scale": [0]}, {column: value}]), [column])
 
 
 def test_flows_of__rows_are_numbered_over_all_slices(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,14 +69,16 @@ def _rows_of(path: Path) -> list[Any]:
 def test_write_flows__gives_what_from_captures_gives_and_the_same_again(
     spark: Any, settings: Settings, captures: Path
 ) -> None:
-    settings = in_pieces(settings, active_timeout_s=25.0, idle_timeout_s=10.0, keep_bytes=45, keep_packets=3)
+    rule = {"active_timeout_s": 25.0, "idle_timeout_s": 10.0, "keep_bytes": 45, "keep_packets": 3}
+    rule |= {"header_fields": True}
+    settings = in_pieces(settings, **rule)
     store = Store(settings.storage.root)
     splits = write_splits(spark, store, str(captures), *KEY.values(), settings.capture)
     assert {name: splits.metadata[name] for name in ("files", "files_ignored")} == {"files": 3, "files_ignored": 1}
     assert splits.metadata["rows"] > 2 * splits.metadata["files"]
 
     partition = write_flows(spark, store, *KEY.values(), settings.capture, settings.flow)
-    local = from_captures(captures, active_timeout_s=25, idle_timeout_s=10, keep_bytes=45, keep_packets=3, site="north")
+    local = from_captures(captures, site="north", **rule)
     flows = read_flows(spark, [partition]).toArrow()
     schemas.FLOWS.check(flows.schema)
     assert flows.schema.names == schemas.FLOWS.names

@@ -96,7 +96,7 @@ def three_dates(tmp_path_factory: pytest.TempPathFactory, random_rows: Any, writ
 @pytest.mark.parametrize(
     "rule",
     [
-        {"idle_timeout_s": 10.0, "active_timeout_s": 25.0, "keep_bytes": 45, "keep_packets": 3},
+        {"idle_timeout_s": 10.0, "active_timeout_s": 25.0, "keep_bytes": 45, "keep_packets": 3, "header_fields": True},
         {"idle_timeout_s": None, "active_timeout_s": 25.0, "tcp_close": False, "length": "frame"},
         {"join_files": False},
     ],
@@ -186,7 +186,7 @@ def test_size_of__long_records_count_as_short_ones_and_compressed_bytes_as_more(
     "rule",
     [
         {"idle_timeout_s": 30.0, "active_timeout_s": 25.0},
-        {"idle_timeout_s": 1000.0, "keep_bytes": 60, "keep_packets": 4},
+        {"idle_timeout_s": 1000.0, "keep_bytes": 60, "keep_packets": 4, "header_fields": True},
     ],
 )
 def test_dates_plain__one_after_the_other_give_the_flows_of_one_run(

@@ -27,6 +27,7 @@ RULES = st.builds(
     join_files=st.booleans(),
     keep_bytes=st.sampled_from([0, 5, 16]),
     keep_packets=st.integers(1, 5),
+    header_fields=st.booleans(),
 )
 
 
@@ -36,17 +37,18 @@ def test_cut__packets_cut_at_random_give_the_references_flows(
     seed: int, count: int, settings: config.Flow, random_rows: Any, packets_of: Build, reference: ModuleType
 ) -> None:
     rows = random_rows(seed, count, PATHS)
-    runs = [packets_of(run, PATHS, settings.keep_bytes) for run in cut_at_random(rows, random.Random(seed))]
+    kept = (settings.keep_bytes, settings.header_fields)
+    runs = [packets_of(run, PATHS, *kept) for run in cut_at_random(rows, random.Random(seed))]
     expected = sorted(reference.flows(rows, PATHS, **settings.model_dump()), key=sort_key)
     assert through_partials(runs, settings) == expected
-    alone = cut_flows(packets_of(rows, PATHS, settings.keep_bytes), settings, PATHS)
+    alone = cut_flows(packets_of(rows, PATHS, *kept), settings, PATHS)
     assert sorted(alone.to_pylist(), key=sort_key) == expected
 
 
 def test_kernels__pass_the_hand_made_cases_without_the_jit() -> None:
     files = [
         str(Path(__file__).parent / f"test_{name}.py")
-        for name in ("cut", "cut_rules", "partial", "merge", "flow_columns")
+        for name in ("cut", "cut_rules", "partial", "merge", "flow_columns", "header_columns")
     ]
     command = [sys.executable, "-m", "pytest", "-q", "-x", *files, "-k", "not random and not batches and not jit"]
     done = subprocess.run(command, env={**os.environ, "NUMBA_DISABLE_JIT": "1"}, capture_output=True, text=True)

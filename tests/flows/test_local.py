@@ -67,6 +67,7 @@ def test_from_captures__cut_into_pieces_gives_the_references_flows(
         "length": dice.choice(["ip", "frame"]),
         "join_files": dice.random() < 0.7,
         "keep_bytes": dice.choice([0, 21, 64]),
+        "header_fields": dice.random() < 0.5,
     }
     rule["keep_packets"] = min(rule["max_packets"], 3)
     table = from_captures(tmp_path, capture=in_pieces(dice), **rule)
@@ -170,7 +171,7 @@ def test_from_captures__real_captures_cut_at_random_give_what_one_piece_gives(
     some = dice.sample(files, 12)
     rule = [
         {},
-        {"idle_timeout_s": 30, "active_timeout_s": 90, "keep_bytes": 99},
+        {"idle_timeout_s": 30, "active_timeout_s": 90, "keep_bytes": 99, "header_fields": True},
         {"active_timeout_s": 600, "join_files": False},
     ][seed]
     assert from_captures(some, capture=in_pieces(dice), **rule).equals(from_captures(some, **rule))
@@ -183,7 +184,8 @@ def test_from_captures__real_captures_give_the_references_flows(
 ) -> None:
     files = sorted(str(path) for path in (captures / folder).rglob("*.pcap"))[:4]
     packets = with_data(read_packets(files), reference)
-    for rule in ({"keep_bytes": 250}, {"idle_timeout_s": 5, "active_timeout_s": 20, "length": "frame"}):
+    cut: dict[str, Any] = {"idle_timeout_s": 5, "active_timeout_s": 20, "length": "frame"}
+    for rule in ({"keep_bytes": 250}, cut | {"header_fields": True}):
         assert stored(from_captures(files, **rule)) == reference.flows(packets, files, **rule)
 
 

@@ -19,9 +19,10 @@ def test_merge__batches_of_any_size_give_what_one_batch_gives(seed: int, random_
     dice = random.Random(seed)
     settings = rule(
         idle_timeout_s=dice.choice([None, 10]), active_timeout_s=dice.choice([None, 12]),
-        keep_bytes=dice.choice([0, 9]), keep_packets=2,
+        keep_bytes=dice.choice([0, 9]), keep_packets=2, header_fields=dice.random() < 0.5,
     )  # fmt: skip
-    runs = [packets_of(run, PATHS, settings.keep_bytes) for run in cut_at_random(random_rows(seed, 150, PATHS), dice)]
+    kept = (settings.keep_bytes, settings.header_fields)
+    runs = [packets_of(run, PATHS, *kept) for run in cut_at_random(random_rows(seed, 150, PATHS), dice)]
     width = packet_width(settings)
     parts = [Partials.from_arrow(partial_flows(run, settings, task), width) for task, run in enumerate(runs)]
     ordered = Partials.concat(parts).in_merge_order()

@@ -204,6 +204,7 @@ def _flow(number: int) -> dict[str, Any]:
         **dict.fromkeys(counts, len(lengths)),
         **{"answered": True, "address_conflict": False},
         **dict.fromkeys(sequences, [0] * len(lengths)),
+        **{name: [] for name in schemas.HEADER_COLUMNS},
         **{"client_ip": f"10.0.0.{device}", "server_ip": "192.0.2.1", "capture_file": "a.pcap", "end_reason": "end"},
         **{"protocol": 6, "client_port": 1024 + number, "server_port": 443, "first_seen": seen, "last_seen": seen},
         **{

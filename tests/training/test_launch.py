@@ -23,7 +23,7 @@ from iotid.errors import AbsentError, DataError, IotidError, TrainingError
 from iotid.labels import DeviceList
 from iotid.model import Predictor
 from iotid.partitions import PartitionKey, Store
-from iotid.schemas import FLOWS
+from iotid.schemas import FLOWS, HEADER_COLUMNS
 from iotid.spark.worker_errors import WorkerError, mark
 from iotid.training import launch, train_on_ranks
 
@@ -68,6 +68,7 @@ def _flow(number: int) -> dict[str, Any]:
         **texts,
         **ports,
         **zeros,
+        **{name: [] for name in HEADER_COLUMNS},
         **times,
         "answered": True,
         "address_conflict": False,

@@ -55,6 +55,7 @@ from iotid.capture.decode.network import network_layer
 from iotid.capture.decode.tunnels import NO_TUNNEL, tunnel, tunnel_set
 from iotid.capture.decode.wireless import LINK_TYPE_BITS
 from iotid.capture.fields import Bytes, Longs, be32, be64, byte
+from iotid.capture.header_words import HEADER_WORDS, write_header_words
 from iotid.capture.jit import kernel
 from iotid.capture.packets import Packets, words_of
 
@@ -72,6 +73,7 @@ class Rules(NamedTuple):
     tunnels: int  # bit set, see tunnels.tunnel_set
     max_tunnels: int
     keep_bytes: int  # of each packet, from its IP header on
+    header_words: int  # HEADER_WORDS, or 0 if header fields are not read
 
 
 class Decoded(NamedTuple):
@@ -89,10 +91,10 @@ class Decoder:
     """Decodes a sequence of windows and keeps the state of earlier frames (duplicates, fragments).
 
     ``file_index``: of the current capture, written with each packet. ``keep_bytes``: bytes of each packet that go into
-    its ``first_words``.
+    its ``first_words``, behind the words of its header fields if ``header_fields``.
     """
 
-    def __init__(self, settings: config.Capture, keep_bytes: int = 0) -> None:
+    def __init__(self, settings: config.Capture, keep_bytes: int = 0, *, header_fields: bool = False) -> None:
         joins_fragments = settings.fragment_records > 0
         self._rules = Rules(
             settings.duplicate_window_us,
@@ -100,6 +102,7 @@ class Decoder:
             tunnel_set(settings.tunnels),
             settings.max_tunnels,
             keep_bytes,
+            HEADER_WORDS if header_fields else 0,
         )
         self._ring = new_ring(settings.duplicate_records if settings.duplicate_window_us > 0 else 1)
         self._fragments = new_fragments(settings.fragment_records if joins_fragments else 1)
@@ -117,7 +120,7 @@ class Decoder:
         count = len(frames.offset)
         num_warm_up = int(np.searchsorted(frames.offset, begin))
         if count > len(self._packets):
-            self._packets = Packets.empty(count, words_of(self._rules.keep_bytes))
+            self._packets = Packets.empty(count, self._rules.header_words + words_of(self._rules.keep_bytes))
             self._columns = Columns(*(getattr(self._packets, name) for name in _NAMES))
             self._reasons = np.empty(count, np.uint8)
             self._unread = np.empty(count, np.int32)
@@ -202,8 +205,10 @@ def decode(
             out.frame_length[row] = wire
             out.captured_length[row] = end - start
             _write(buffer, headers, out, row)
+            if rules.header_words > 0:
+                write_header_words(buffer, end, headers, out.first_words, row)
             if rules.keep_bytes > 0:
-                _keep(buffer, end, headers, rules.keep_bytes, first_bytes, row)
+                _keep(buffer, end, headers, rules.keep_bytes, first_bytes, row, 8 * rules.header_words)
         if number >= num_warm_up:
             reasons[f] = reason
             if reason in (UNKNOWN_LINK_TYPE, UNKNOWN_ETHER_TYPE):
@@ -301,17 +306,20 @@ def _write(buffer: Bytes, headers: Longs, out: Any, n: np.uint64) -> None:
 
 
 @kernel
-def _keep(buffer: Bytes, end: int, headers: Longs, keep_bytes: int, first_bytes: Any, n: np.uint64) -> None:
-    """Write the first bytes of packet ``n``, captured up to ``end``; its addresses and missing bytes are zero.
+def _keep(
+    buffer: Bytes, end: int, headers: Longs, keep_bytes: int, first_bytes: Any, n: np.uint64, column: int
+) -> None:
+    """Write the first bytes of packet ``n``, captured up to ``end``, from ``column`` on; its addresses and missing
+    bytes are zero.
 
     Excludes the padding of the frame behind the packet.
     """
     at = headers[IP_OFFSET]
     count = min(keep_bytes, headers[LENGTH], end - at)
     for i in range(count):
-        first_bytes[n, i] = buffer[at + i]
-    for i in range(count, first_bytes.shape[1]):
-        first_bytes[n, i] = 0
+        first_bytes[n, column + i] = buffer[at + i]
+    for i in range(count, first_bytes.shape[1] - column):
+        first_bytes[n, column + i] = 0
     addresses = 8 if headers[VERSION] == 6 else 12
     for i in range(addresses, min(40 if headers[VERSION] == 6 else 20, count)):
-        first_bytes[n, i] = 0
+        first_bytes[n, column + i] = 0
