@@ -88,10 +88,10 @@ def read_splits(
 
     ``splits``: in the order of the plan. ``before`` (`iotid.capture.splits.plan.splits_before`): the captures before
     them, nearest first, if captures are one stream; None: each capture is a stream of its own. ``keep_bytes``: bytes of
-    each packet, from its IP header on, that go into its ``first_words``; ``header_fields``: whether the words of its
-    header fields (`header_words`) go there, too. ``firsts``: the first packets of all captures,
-    to count captures that overlap. ``window_bytes``: of a capture, read at a time; by default ``chunk_bytes``. Each
-    item's arrays are overwritten by the next: use or copy them first.
+    each packet, from its IP header on, that go into its ``first_words``. ``firsts``: the first packets of all captures,
+    to count captures that overlap. ``window_bytes``: of a capture, read at a time; by default ``chunk_bytes``.
+    ``header_fields``: whether header fields go into ``first_words``, too (`header_words`). Each item's arrays are
+    overwritten by the next: use or copy them first.
 
     Raises:
         InputError: ``settings.unreadable`` is `fail`, and a capture cannot be read.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +14,7 @@ from iotid.census.answers import answer_devices, whole_devices
 from iotid.census.groups import NO_GROUPS
 from iotid.census.identify import ANSWERS, answers_from_arrow
 from iotid.census.scored import Scored
+from iotid.census.tally_in_process import distinct_flows
 from iotid.model.device import Answer
 
 from .plain_site import LEFT_OUT_ROWS, devices_of
@@ -38,6 +39,17 @@ def test_whole_devices__no_device_is_in_two_tables_and_no_row_is_lost(
     assert sum(map(len, of_table)) == len(sizes)
     assert all(len(table) <= max_rows + max(sizes) + batch for table in tables)
     assert list(whole_devices(iter([]), 3)) == []
+
+
+def test_distinct_flows__differ_by_lists_and_by_the_servers_port(flow_table: Callable[..., pa.Table]) -> None:
+    rows = [([60], 443), ([60], 80), ([60], 443), ([60, 0], 443), ([0, 60], 443), ([60], 443)]
+    flows = flow_table([{"packet_length": lengths, "server_port": port} for lengths, port in rows])
+    device = pa.array(["b", "b", "b", "b", None, "a"])
+    found = distinct_flows(flows, device, ["packet_length", "server_port"])
+    kept = [tuple(row[name] for name in ("device_id", "packet_length", "server_port", "flows"))
+            for row in found.to_pylist()]  # fmt: skip
+    expected = [("a", [60], 443, 1), ("b", [60], 443, 2), ("b", [60], 80, 1), ("b", [60, 0], 443, 1)]
+    assert sorted(kept) == sorted(expected)
 
 
 def test_answers__each_device_is_scored_once_with_all_its_distinct_flows() -> None:

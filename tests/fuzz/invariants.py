@@ -61,7 +61,11 @@ def check(path: Path, settings: config.Capture) -> list[Any] | None:
 def _check_splits(path: Path, settings: config.Capture, whole: Any) -> None:
     splits = split_captures(find_captures([str(path)]).captures, settings).splits
     found = Counters()
-    tables = [to_arrow(packets, [str(path)]) for split in splits for packets in read_splits([split], settings, found)]
+    tables = [
+        to_arrow(packets, [str(path)])
+        for split in splits
+        for packets in read_splits([split], settings, found, header_fields=True)
+    ]
     rows = [row for table in tables for row in table.to_pylist()]
     assert rows == whole.to_pylist(), "splits change packets"
     assert found.table().equals(counters(whole)), "splits change counters"
