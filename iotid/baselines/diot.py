@@ -46,10 +46,10 @@ class Diot:
     length, TCP flags, protocol, inter-arrival time); a GRU for each kind, given up to 20 packets before; the mean
     probability of the packets that came; learning at each site, and federated averaging of the sites' weights.
 
-    Changed: 1 layer of 64 units for 3 of 128, all kinds trained as one batch, so that it takes a second for each kind
-    on a CPU; a window is predicted from its first packet on, given the packet before it; the alphabet is one for all
-    kinds (the eight lengths that are most frequent in each, and at most 254 symbols), so that probabilities of kinds
-    compare.
+    Changed: 1 layer of 64 units for 3 of 128, and all kinds trained as one batch (training takes a second of CPU
+    for each kind); a window is predicted from its first packet on, given the packet before it; the alphabet is one for
+    all kinds (the eight lengths that are most frequent in each, and at most 254 symbols), so that probabilities of
+    kinds compare.
     Reconstructed: the paper detects intrusions with these networks, and identifies kinds by another system (AuDI);
     here the highest mean probability identifies. Only the first packets of each flow are there.
 
