@@ -6,13 +6,12 @@ Shape suffixes: N flows, S sessions, D features, U captures of a device, C class
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from iotid.baselines.device_flows import DeviceFlows
+from iotid.baselines.device_flows import DeviceFlows, mean_vote, shares
 
 SESSION_US = 900_000_000
 """Length of a device session: 15 minutes, as published."""
@@ -68,7 +67,7 @@ class Deft:
 
         sessions = device_sessions(captures)
         label_S = label_U[sessions.unit]
-        self._prior_C = np.bincount(label_U, minlength=num_classes) / len(label_U)
+        self._prior_C = shares(label_U, num_classes)
         self._forest: Any = RandomForestClassifier(_TREES, random_state=self._seed, n_jobs=1)
         self._forest.fit(sessions.features, label_S)
         self._axes: Any = None  # a single class has no discriminant
@@ -99,14 +98,7 @@ class Deft:
         return group_U
 
     def _shares(self, sessions: Sessions, units: int) -> NDArray[np.float64]:
-        """(U, C) mean of the sessions' answers; without a session the shares in training."""
-        sum_UC, sessions_U = np.zeros((units, len(self._prior_C))), np.bincount(sessions.unit, minlength=units)
-        if len(sessions.unit):
-            answered_SC = np.zeros((len(sessions.unit), len(self._prior_C)))
-            answered_SC[:, self._forest.classes_] = self._forest.predict_proba(sessions.features)
-            np.add.at(sum_UC, sessions.unit, answered_SC)
-        has_U1 = sessions_U[:, np.newaxis] > 0
-        return np.where(has_U1, sum_UC / np.maximum(sessions_U, 1)[:, np.newaxis], self._prior_C)
+        return mean_vote(self._forest, sessions.features, sessions.unit, units, self._prior_C)
 
 
 def device_sessions(captures: DeviceFlows) -> Sessions:
@@ -136,7 +128,7 @@ def device_sessions(captures: DeviceFlows) -> Sessions:
     flows_ST = np.maximum(total(np.ones(len(session_N)), transport_N, 3), 1)
     packets_N = counts["client_packets"] + counts["server_packets"]
     bytes_N = counts["client_bytes"] + counts["server_bytes"]
-    for value_N in ((last_N - first_N) / 1000, packets_N, bytes_N, bytes_N / np.maximum(packets_N, 1)):
+    for value_N in (np.maximum(last_N - first_N, 0) / 1000, packets_N, bytes_N, bytes_N / np.maximum(packets_N, 1)):
         mean_ST = total(value_N, transport_N, 3) / flows_ST
         square_ST = total((value_N - mean_ST[session_N, transport_N]) ** 2, transport_N, 3) / flows_ST
         columns += [mean_ST[:, :2], np.sqrt(square_ST)[:, :2]]

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from iotid.baselines.device_flows import DeviceFlows, shares
 from iotid.dataset.arrays import list_positions
 
 if TYPE_CHECKING:
     import torch
 
-    from iotid.baselines.device_flows import DeviceFlows
 
 # as published: 20 packets, 3 layers of 128 units
 WINDOW = 20
@@ -65,7 +65,7 @@ class Diot:
         self._seed, self._steps = seed, steps
 
     def fit(self, captures: DeviceFlows, label_U: NDArray[np.int64], num_classes: int) -> Self:
-        self._prior_C = np.bincount(label_U, minlength=num_classes) / len(label_U)
+        self._prior_C = shares(label_U, num_classes)
         feature_P, unit_P = _features(captures)
         self._lengths = _frequent_lengths(feature_P[:, 0], label_U[unit_P], num_classes)
         keys, counts = np.unique(self._keys(feature_P), return_counts=True)

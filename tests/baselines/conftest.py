@@ -138,6 +138,9 @@ def toy_captures(
                 rows.append({**own, "server_port": 7000 + label, "packets": [(0, 1, length, length - 28)]})
                 if turn in (0, 7):  # too few to be periodic
                     rows.append({**own, "at_us": at_us + 10**6, "server_port": 53, "packets": [(0, 1, 70, 42)]})
+            request, response = 200 + 90 * label, 700 - 90 * label
+            packets = [(0, 1, request + 40, request), (20_000, -1, response + 40, response)]
+            rows.append({"unit": unit, "at_us": unit * 10**10, "server_port": 443, "packets": packets})
         return device_flows_of(rows), np.array([0, 1, 3])[label_U]
 
     return make

@@ -116,7 +116,7 @@ def test_run__learned_kinds_are_named_and_a_new_one_is_unknown(compared: tuple[P
     assert scored["systems"]["majority_sequence"].keys() == {"captures", "devices"}
     # plug2 is at the office alone: a kind of the others, but no label of theirs
     assert {system: found["devices"]["models"] for system, found in scored["systems"].items()} == dict.fromkeys(
-        ("ensemble", "device_model", "majority_sequence", "capture_bag"), 6
+        ("ensemble", "device_model", "similar_kinds", "majority_sequence", "capture_bag"), 6
     )
     pairs = {(pair["site"], pair["device"]): pair for pair in scored["pairs"]}
     assert set(pairs) == {(site, name) for site, names in SITES.items() for name in names}

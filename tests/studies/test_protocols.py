@@ -94,7 +94,9 @@ def test_run__folds_test_every_flow_and_every_capture_once(tmp_path: Path) -> No
     protocol_scores = Study(settings, tmp_path).run(flows, "capture_folds").scores
     assert protocol_scores["flows"]["test"] == len(flows.label) == 72
     assert protocol_scores["captures"] == 12
-    assert set(protocol_scores["systems"]) == {"ensemble", "device_model", "majority_sequence", "capture_bag"}
+    assert set(protocol_scores["systems"]) == {
+        "ensemble", "device_model", "similar_kinds", "majority_sequence", "capture_bag",
+    }  # fmt: skip
     for system in ("ensemble", "majority_sequence", "device_model"):
         scores = protocol_scores["systems"][system]
         assert [row["support"] for row in scores["per_class"]] == [24, 24, 24]
