@@ -61,10 +61,11 @@ class Pair(TypedDict):
 
 
 class Across(TypedDict):
-    """``systems``: system -> captures or devices -> scores; ``census``: captures or devices -> known (of learned kinds)
+    """``candidates``: site left out -> number of learned kinds, among which its devices are ranked; ``systems``: system
+    -> captures or devices -> scores; ``census``: captures or devices -> known (of learned kinds)
     or new -> outcome of a census with the device model -> share, empty without any; ``sets``: their numbers."""
 
-    sites: list[str]
+    candidates: dict[str, int]
     systems: dict[str, dict[str, AcrossScore]]
     sets: dict[str, dict[str, int]]
     census: dict[str, dict[str, dict[str, float]]]
@@ -92,7 +93,10 @@ def evaluate(answers: pa.Table) -> Across:
     census = {of: {state: by_state.get((of, state), []) for state in ("known", "new")} for of in (CAPTURES, DEVICES)}
     pairs = _groups(rows, lambda row: (row["site"], row["device"]))
     return {
-        "sites": sorted({row["site"] for row in rows}),
+        "candidates": {
+            site: sum(bool(own - {site}) for own in sites_of["kind"].values())
+            for site in sorted({row["site"] for row in rows})
+        },
         "systems": dict(systems),
         "sets": {of: {state: len(own) for state, own in states.items()} for of, states in census.items()},
         "census": {of: {state: _outcomes(own) for state, own in states.items()} for of, states in census.items()},

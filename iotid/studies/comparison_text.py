@@ -110,10 +110,11 @@ def _of_across(scored: Across, figure: Path | None) -> Iterator[Block]:
     (captures, new_captures), (devices, new_devices) = (
         (scored["sets"][of]["known"], scored["sets"][of]["new"]) for of in (CAPTURES, DEVICES)
     )
+    sites = ", ".join(f"{site} ({kinds} kinds learned)" for site, kinds in scored["candidates"].items())
     models = scored["systems"][DEVICE_MODEL][DEVICES]["models"]
     yield Paragraph(
-        f"The same model in another laboratory: each of the sites {', '.join(scored['sites'])} was left out of "
-        f"training once, and its devices were identified. Of {devices} devices ({captures:,} captures) another site "
+        f"The same model in another laboratory: each of the sites {sites} was left out of training once, "
+        f"and its devices were identified. Of {devices} devices ({captures:,} captures) another site "
         f"has the kind (vendor and type), of {models} of these the label; of {new_devices} devices "
         f"({new_captures:,} captures) none has the kind, so that every name for them is wrong. "
         f"{_census(scored, CAPTURES)} {_census(scored, DEVICES)}"

@@ -109,7 +109,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[ProtocolResult, 
 def test_run__learned_kinds_are_named_and_a_new_one_is_unknown(compared: tuple[ProtocolResult, Path]) -> None:
     scored = compared[0].scores["across"]
     assert scored is not None
-    assert scored["sites"] == ["home", "office", "shed"]
+    assert scored["candidates"] == {"home": 2, "office": 3, "shed": 3}  # the hub is at home alone
     assert scored["sets"] == {"captures": {"known": 42, "new": 6}, "devices": {"known": 7, "new": 1}}
     assert scored["systems"]["device_model"]["captures"]["kind_first"] == 1.0
     assert scored["systems"]["device_model"]["devices"]["kind_first"] == 1.0
@@ -222,6 +222,7 @@ def test_evaluate__equals_a_manual_count() -> None:
         },
     }
     assert scored["systems"]["forest"]["captures"]["kind_first"] == 1.0
+    assert scored["candidates"] == {"a": 2, "b": 1}
     assert scored["sets"] == {"captures": {"known": 6, "new": 1}, "devices": {"known": 3, "new": 1}}
     assert scored["census"]["captures"] == {
         "known": {"right": 2 / 6, "wrong": 2 / 6, "undecided": 1 / 6, "unknown": 1 / 6},
