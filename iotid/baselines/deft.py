@@ -62,7 +62,6 @@ class Deft:
         self._seed = seed
 
     def fit(self, captures: DeviceFlows, label_U: NDArray[np.int64], num_classes: int) -> Self:
-        from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
         from sklearn.ensemble import RandomForestClassifier
 
         sessions = device_sessions(captures)
@@ -70,10 +69,7 @@ class Deft:
         self._prior_C = shares(label_U, num_classes)
         self._forest: Any = RandomForestClassifier(_TREES, random_state=self._seed, n_jobs=1)
         self._forest.fit(sessions.features, label_S)
-        self._axes: Any = None  # a single class has no discriminant
-        if len(self._forest.classes_) > 1:
-            self._axes = LinearDiscriminantAnalysis(solver="eigen", shrinkage=0.1)
-            self._axes.fit(sessions.features, label_S)
+        self._learned = sessions.features, label_S
         return self
 
     def probabilities(self, captures: DeviceFlows) -> NDArray[np.float64]:
@@ -90,8 +86,7 @@ class Deft:
         is_new_S = is_new_U[sessions.unit]
         if is_new_S.any():
             new_SD = sessions.features[is_new_S]
-            reduced_SD = new_SD if self._axes is None else self._axes.transform(new_SD)
-            cluster_S = _clusters(reduced_SD, self._seed)
+            cluster_S = _clusters(_discriminants(*self._learned, new_SD), self._seed)
             votes_UK = np.zeros((captures.units, int(cluster_S.max()) + 1))
             np.add.at(votes_UK, (sessions.unit[is_new_S], cluster_S), 1)
             group_U = np.where(is_new_U, len(self._prior_C) + votes_UK.argmax(axis=1), group_U)
@@ -148,6 +143,20 @@ def _applications(protocol_N: NDArray[Any], port_N: NDArray[Any]) -> tuple[NDArr
         for protocol, port in ports:
             found_N[(protocol_N == protocol) & (port_N == port)] = number
     return found_N, other + 3
+
+
+def _discriminants(
+    features_SD: NDArray[np.float64], label_S: NDArray[np.int64], new_SD: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """(S, classes - 1) linear discriminants of ``new_SD``; of a single class, or of sessions equal in each class, none:
+    ``new_SD`` itself."""
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+    classes = np.unique(label_S)
+    if len(classes) < 2 or not any(np.ptp(features_SD[label_S == each], axis=0).any() for each in classes):
+        return new_SD
+    axes = LinearDiscriminantAnalysis(solver="eigen", shrinkage=0.1).fit(features_SD, label_S)
+    return np.asarray(axes.transform(new_SD))
 
 
 def _clusters(points_SD: NDArray[np.float64], seed: int) -> NDArray[np.int64]:
