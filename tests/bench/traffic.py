@@ -68,7 +68,7 @@ class Scored(NamedTuple):
 def prefixes(set_P: NDArray[np.int64], first_us_P: NDArray[np.int64]) -> dict[str, NDArray[np.bool_]]:
     """Cut -> (P,) whether the flow is before it; flows that begin at the same time are in the order of the rows."""
     order = np.lexsort((first_us_P, set_P))
-    sets, first, count = np.unique(set_P[order], return_index=True, return_counts=True)
+    _, first, count = np.unique(set_P[order], return_index=True, return_counts=True)
     begin = np.repeat(first, count)
     position_P, age_us_P = np.zeros(len(order), np.int64), np.zeros(len(order), np.int64)
     position_P[order] = np.arange(len(order)) - begin
