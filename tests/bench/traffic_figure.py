@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
 from iotid.evaluation.figures import BLUE, COLOURS, ORANGE, new_figure, percent_axis, plain_axes, save
 
 if TYPE_CHECKING:
@@ -33,11 +35,14 @@ def draw(found: dict[str, dict[str, Any]], path: Path) -> None:
     all_axes = figure.subplots(rows, 2, sharey=True, squeeze=False).ravel()
     for axes, (name, unit) in zip(all_axes, panels, strict=False):
         _panel(axes, found[name]["cuts"], unit)
-        axes.set_title(f"{name}: {found[name]['sets']} captures of {found[name]['kinds']} kinds", fontsize=9)
+        axes.set_title(f"{name}: {found[name]['sets']} sets of {found[name]['kinds']} kinds", fontsize=9)
     for unused in all_axes[len(panels) :]:
         unused.set_visible(False)
-    figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    lines = all_axes[0].get_legend_handles_labels()
+    figure.legend(*lines, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     save(figure, path)
+    with Image.open(path) as image:
+        image.quantize(24).save(path, optimize=True)  # a third of the size
 
 
 def _panel(axes: Axes, cuts: dict[str, dict[str, float]], unit: str) -> None:
