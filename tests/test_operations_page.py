@@ -1,4 +1,4 @@
-"""What docs/operations.md tells people to write and to run is accepted."""
+"""What docs/operations.md tells people to write and to run is accepted; links of pages that are mostly links."""
 
 from __future__ import annotations
 
@@ -44,10 +44,22 @@ def test_commands__are_accepted_as_written(line: str, tmp_path: Path) -> None:
     assert answer.exit_code == code
 
 
-def test_links__lead_to_pages_and_headings() -> None:
-    for page, _, heading in (link.partition("#") for link in re.findall(r"\]\((?!http)([^)]+)\)", TEXT)):
-        path = ROOT / "docs" / page
-        assert path.is_file(), page
+@pytest.mark.parametrize(
+    "name", ["docs/operations.md", "docs/results/README.md", "docs/results/traffic.md", "RESULTS.md"]
+)
+def test_links__lead_to_pages_and_headings(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    for page, _, heading in (link.partition("#") for link in re.findall(r"\]\((?!http)([^)]+)\)", text)):
+        path = (ROOT / name).parent / page
+        assert path.exists(), page
+        if not heading:
+            continue
         titles = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
         anchors = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
-        assert not heading or heading in anchors, f"{page}#{heading}"
+        assert heading in anchors, f"{page}#{heading}"
+
+
+def test_results_by_question__link_every_page_of_results() -> None:
+    folder = ROOT / "docs" / "results"
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert not [page.name for page in folder.glob("*.md") if f"]({page.name}" not in text and page.name != "README.md"]
