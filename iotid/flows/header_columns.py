@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from iotid.capture.header_words import (
+from iotid.capture.decode.header_words import (
     DONT_FRAGMENT,
     DSCP,
     HAS_TIMESTAMP,

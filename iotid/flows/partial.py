@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from iotid import config, schemas
-from iotid.capture.header_words import HEADER_WORDS
+from iotid.capture.decode.header_words import HEADER_WORDS
 from iotid.capture.packets import words_of
 from iotid.errors import DataError
 from iotid.flows import kernels

@@ -26,6 +26,7 @@ from iotid.capture.counters import (
 from iotid.capture.decode.duplicates import Ring, digest_of, find, insert, mixed, new_ring
 from iotid.capture.decode.fragments import FirstFragments, apply_first, new_fragments, store_first
 from iotid.capture.decode.frames import frames_of
+from iotid.capture.decode.header_words import HEADER_WORDS, write_header_words
 from iotid.capture.decode.headers import (
     CUT_OFF,
     DESTINATION_MAC,
@@ -55,7 +56,6 @@ from iotid.capture.decode.network import network_layer
 from iotid.capture.decode.tunnels import NO_TUNNEL, tunnel, tunnel_set
 from iotid.capture.decode.wireless import LINK_TYPE_BITS
 from iotid.capture.fields import Bytes, Longs, be32, be64, byte
-from iotid.capture.header_words import HEADER_WORDS, write_header_words
 from iotid.capture.jit import kernel
 from iotid.capture.packets import Packets, words_of
 
