@@ -83,10 +83,11 @@ def test_evaluate__scores_a_written_dataset(spark: Any, settings: Settings, tmp_
 def test_describe__counts_every_labelled_flow(spark: Any, settings: Settings) -> None:
     devices = DeviceList(tuple(Device(name=name, mac=mac, vendor="Acme", type="any") for name, mac in _MACS.items()))
     night = _night(Store(settings.storage.root), 300, settings)
-    found = traffic.describe(spark, [night], devices, settings.dataset, settings.flow)
+    found, pairs = traffic.describe(spark, [night], devices, settings.dataset, settings.flow)
     for measure in (traffic.MEAN, traffic.ENTROPY):
         for name in settings.dataset.characteristics:
             assert sum(found[label, name, measure].flows.sum() for label in _MACS) == 300
     assert {tuple(found[label, "tcp_window", traffic.ENTROPY].values) for label in _MACS} == {(1.0,)}
     (alike,) = traffic.similar_labels(found, devices, "name").values()
     assert sorted(alike) == sorted(_MACS)
+    assert sorted(pairs) == sorted(_MACS)
