@@ -283,10 +283,10 @@ def _reasons(answer: Answer, decision: Decision, classes: Classes) -> Iterator[s
         others = "none of the kinds found" if is_found_K.any() else "no learned kind"
         parts += [f"{rest} like those of {others}"] if rest else []
         flows = f"of {distinct} distinct flow{'s' if distinct != 1 else ''}: {'; '.join(parts)}"
-        nearest = f"{classes.kinds[best_N[row]]} ({best_percents[row]})" if classes.kinds else "none"
+        likeliest = f"{classes.kinds[best_N[row]]} ({best_percents[row]})" if classes.kinds else "none"
         if status == UNKNOWN:
-            yield f"No learned kind explains this address; nearest is {nearest}; {flows}."
+            yield f"No learned kind explains this address; {flows}."
         elif status == UNDECIDED:
-            yield f"Not enough evidence; likeliest is {nearest}; {flows}."
+            yield f"Not enough evidence; likeliest is {likeliest}; {flows}."
         else:
             yield f"{flows[0].upper()}{flows[1:]}."

@@ -236,10 +236,10 @@ def test_identify__runners_up_are_the_likeliest_kinds_not_found(settings: Census
          "Not enough evidence; likeliest is Volt plug (50 %); of 8 distinct flows: 3 like those of Volt plug alone, "
          "1 like those of mug alone; 1 like those of several kinds; 3 like those of no learned kind."),
         ({PLUG: 0.002}, {}, "unknown",
-         "No learned kind explains this address; nearest is Volt plug (<1 %); "
+         "No learned kind explains this address; "
          "of 8 distinct flows: 8 like those of no learned kind."),
         ({MUG: 0.2}, {"own": {MUG: 1}, "distinct": 1}, "unknown",
-         "No learned kind explains this address; nearest is mug (20 %); "
+         "No learned kind explains this address; "
          "of 1 distinct flow: 1 like those of mug alone."),
     ],
 )  # fmt: skip
