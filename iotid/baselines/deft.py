@@ -11,24 +11,25 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from iotid.baselines.device_flows import DeviceFlows, mean_vote, shares
+from iotid.arrow import one_chunk
+from iotid.baselines.device_flows import DeviceFlows, mean_vote, number_values, shares
+from iotid.baselines.ports import TCP, UDP
 
 SESSION_US = 900_000_000
 """Length of a device session: 15 minutes, as published."""
 
-_TCP, _UDP = 6, 17
 # application protocols by transport and server port, IANA's service names
 _APPLICATIONS = {
-    "dns": ((_TCP, 53), (_UDP, 53)),
-    "dhcp": ((_UDP, 67), (_UDP, 68)),
-    "http": ((_TCP, 80), (_TCP, 8080)),
-    "tls": ((_TCP, 443), (_TCP, 8443)),
-    "quic": ((_UDP, 443),),
-    "ntp": ((_UDP, 123),),
-    "ssdp": ((_UDP, 1900),),
-    "mdns": ((_UDP, 5353),),
-    "mqtt": ((_TCP, 1883), (_TCP, 8883)),
-    "stun": ((_UDP, 3478),),
+    "dns": ((TCP, 53), (UDP, 53)),
+    "dhcp": ((UDP, 67), (UDP, 68)),
+    "http": ((TCP, 80), (TCP, 8080)),
+    "tls": ((TCP, 443), (TCP, 8443)),
+    "quic": ((UDP, 443),),
+    "ntp": ((UDP, 123),),
+    "ssdp": ((UDP, 1900),),
+    "mdns": ((UDP, 5353),),
+    "mqtt": ((TCP, 1883), (TCP, 8883)),
+    "stun": ((UDP, 3478),),
 }
 _COUNTS = ("client_packets", "server_packets", "client_bytes", "server_bytes")
 _TREES, _LEAST_SHARE, _MOST_CLUSTERS = 100, 0.5, 40
@@ -119,7 +120,7 @@ def device_sessions(captures: DeviceFlows) -> Sessions:
     columns: list[NDArray[Any]] = [
         total(value_N, application_N, A) for value_N in (np.ones(len(session_N)), *counts.values())
     ]
-    transport_N = np.where(protocol_N == _TCP, 0, np.where(protocol_N == _UDP, 1, 2))
+    transport_N = np.where(protocol_N == TCP, 0, np.where(protocol_N == UDP, 1, 2))
     flows_ST = np.maximum(total(np.ones(len(session_N)), transport_N, 3), 1)
     packets_N = counts["client_packets"] + counts["server_packets"]
     bytes_N = counts["client_bytes"] + counts["server_bytes"]
@@ -127,7 +128,7 @@ def device_sessions(captures: DeviceFlows) -> Sessions:
         mean_ST = total(value_N, transport_N, 3) / flows_ST
         square_ST = total((value_N - mean_ST[session_N, transport_N]) ** 2, transport_N, 3) / flows_ST
         columns += [mean_ST[:, :2], np.sqrt(square_ST)[:, :2]]
-    address_N = captures.flows["server_ip"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+    address_N = number_values(one_chunk(captures.flows["server_ip"]))
     for value_N in (address_N, protocol_N.astype(np.int64) << 16 | port_N):
         distinct = np.unique(np.stack([session_N, value_N], axis=1), axis=0)[:, 0]
         columns.append(np.bincount(distinct, minlength=S)[:, np.newaxis])
@@ -138,7 +139,7 @@ def device_sessions(captures: DeviceFlows) -> Sessions:
 def _applications(protocol_N: NDArray[Any], port_N: NDArray[Any]) -> tuple[NDArray[np.int64], int]:
     """((N,) application of each flow, their number); the last three are other TCP, other UDP and other protocols."""
     other = len(_APPLICATIONS)
-    found_N = np.where(protocol_N == _TCP, other, np.where(protocol_N == _UDP, other + 1, other + 2))
+    found_N = np.where(protocol_N == TCP, other, np.where(protocol_N == UDP, other + 1, other + 2))
     for number, ports in enumerate(_APPLICATIONS.values()):
         for protocol, port in ports:
             found_N[(protocol_N == protocol) & (port_N == port)] = number

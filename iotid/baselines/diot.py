@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     import torch
 
 
-# as published: 20 packets, 3 layers of 128 units
-WINDOW = 20
-LAYERS, HIDDEN = 1, 64
+WINDOW = 20  # packets, as published
+LAYERS, HIDDEN = 1, 64  # published: 3 layers of 128 units
 STEPS, ROUNDS, BATCH, LEARNING_RATE = 400, 5, 16, 0.01
 """Steps of training in total and rounds of averaging; windows of each kind and site in a step."""
 LENGTHS = 8

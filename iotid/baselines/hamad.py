@@ -26,7 +26,8 @@ class Hamad:
     The paper derives 67 features from the headers of a sequence of packets. Rebuilt by their groups, as the list is not
     repeated here: mean, standard deviation, sum, minimum and maximum of packet length, payload, header length, TCP
     window and inter-arrival time; packets by transport and application protocol, TCP flag and port class; numbers of
-    distinct addresses, ports and flows. Not in flows: TTL, fragmentation and IP options.
+    distinct addresses, ports and flows. Not read: TTL and fragmentation, which flows have with
+    ``flow.header_fields`` only, and IP options, which they have not.
 
     Guessed: 20 packets, those that the device sends; a capture's last sequence may be shorter; 100 trees; the vote of a
     capture's sequences is the mean of their probabilities. Packets after the first ``flow.max_packets`` of their flow
@@ -45,6 +46,8 @@ class Hamad:
         from sklearn.ensemble import RandomForestClassifier
 
         features_ID, unit_I = sequence_features(captures)
+        if not len(unit_I):  # no device sends, as in captures of one direction; a forest needs samples
+            features_ID, unit_I = np.zeros((len(label_U), features_ID.shape[1])), np.arange(len(label_U))
         self._forest: Any = RandomForestClassifier(self._trees, random_state=self._seed, n_jobs=-1)
         self._forest.fit(features_ID, label_U[unit_I])
         # the order in which threads add the trees' votes would change the last digits

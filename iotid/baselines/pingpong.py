@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from iotid.baselines.ports import TCP
 from iotid.dataset.arrays import first_values
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
     from iotid.baselines.device_flows import DeviceFlows
 
-TCP = 6
 _EPS = 10  # bytes, as published
 _TOLERANCE = 0.1  # a pair recurs if at least n - 0.1 n captures have it: the paper's bound, for events
 _ALL = np.iinfo(np.int32).max

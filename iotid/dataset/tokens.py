@@ -104,7 +104,7 @@ def _pairs(sequences: Mapping[str, NDArray[np.int32]]) -> _Found:
 def _by_packet(sequences: Mapping[str, NDArray[np.int32]]) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
     """((N, M, K) ids, (N, M) whether there is a packet)."""
     ids_NMK = np.stack([sequences[name] for name in sorted(sequences)], axis=2)
-    return ids_NMK, (ids_NMK != 0).any(axis=2)  # a characteristic of whole flows has a value at the first alone
+    return ids_NMK, ids_NMK[:, :, 0] != 0  # all characteristics have as many values (`Encoding.encode`)
 
 
 KINDS: Mapping[str, Callable[[Mapping[str, NDArray[np.int32]]], _Found]] = {

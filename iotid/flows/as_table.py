@@ -42,6 +42,7 @@ _PACKETS = ("client_packets", "server_packets")
 _SLICE = 1_000_000  # flows checked in one step: their lists fit into one array, which has at most 2^31 values
 _ACCEPTED = "a pyarrow.Table or RecordBatch, a pandas.DataFrame, or a list of dicts"
 _REMEDY = "pass flows of iotid.flows.from_captures, or as schemas.FLOWS describes them"
+_HEADER_REMEDY = "assemble the flows with header_fields=True (flow.header_fields)"
 
 
 def flows_of(given: object, needed: Collection[str], max_packets: int = 0, optional: Collection[str] = ()) -> pa.Table:
@@ -58,7 +59,8 @@ def flows_of(given: object, needed: Collection[str], max_packets: int = 0, optio
     columns = _columns(given)
     lacking = [name for name in needed if name not in columns]
     if lacking:
-        raise SchemaError(f"flows: lack {', '.join(lacking)}; {_remedy(columns)}")
+        fields = f"; {_HEADER_REMEDY}" if set(lacking) & set(HEADER_COLUMNS) else ""
+        raise SchemaError(f"flows: lack {', '.join(lacking)}; {_remedy(columns)}{fields}")
     counts = _PACKETS if set(_PACKETS) <= set(columns) else ()
     kept = dict.fromkeys([*needed, *(name for name in optional if name in columns)])
     table = pa.table({name: _column(columns, name) for name in dict.fromkeys([*kept, *counts])})
@@ -96,7 +98,7 @@ def _check(flows: pa.Table, first_row: int, max_packets: int) -> None:
         if (row := _first(kept[name] == 0)) >= 0:
             remedy = "leave the flow out"
             if name in HEADER_COLUMNS:
-                remedy = "assemble the flows with header_fields=True (flow.header_fields)"
+                remedy = _HEADER_REMEDY
             raise fault(row, f"{name} has no packets; {remedy}")
         values = lists.flatten()
         is_wrong = pc.or_(

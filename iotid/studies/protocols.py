@@ -38,7 +38,7 @@ def splits(flows: LabelledFlows, protocol: str, settings: config.Evaluation) -> 
 
     Raises:
         SettingError: there is no such protocol or site, ``drift`` has no later day, there is only one device kind, or
-            ``across`` has only one site, or no kind that two sites have.
+            ``across`` has only one site, no kind that two sites have, or a site without which one label is left.
     """
     if protocol in OF_DATASET:
         yield flows.with_protocol(protocol).assign_splits()
@@ -152,6 +152,13 @@ def _each_site_left_out(flows: LabelledFlows) -> Iterator[NDArray[np.int8]]:
             f"evaluation.protocols: {ACROSS} needs a kind (vendor and type) that two sites have, {', '.join(sites)} "
             "share none; write vendor and type of such devices in the same way in their device lists"
         )
+    for site in sites:
+        left = np.unique(flows.label[site_N != site])
+        if len(left) < 2:
+            raise SettingError(
+                f"evaluation.protocols: {ACROSS} needs two labels or more to learn from, without {site} only "
+                f"{flows.labels[left[0]]} is left; name a site with other devices, too, or leave {ACROSS} out"
+            )
     yield from (_learn_others(flows, site_N == site) for site in sites)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from iotid.baselines import DeviceFlows
-from iotid.baselines.hamad import sequence_features
+from iotid.baselines.hamad import Hamad, sequence_features
 
 FlowsOf = Callable[[Sequence[dict[str, Any]]], DeviceFlows]
 
@@ -55,3 +55,10 @@ def test_sequence_features__sequences_have_20_packets_and_begin_with_a_capture(d
     assert unit_I.tolist() == [0, 0, 0, 1, 3]
     assert (features_ID[:, 2] / 60).tolist() == [20, 20, 5, 20, 1]
     np.testing.assert_allclose(features_ID[:, 22], np.array([19, 19, 4, 19, 0]) / 1e6)
+
+
+def test_hamad__captures_of_one_direction_have_the_shares_of_training(device_flows_of: FlowsOf) -> None:
+    """No device sends a packet."""
+    received = device_flows_of([{"unit": unit, "packets": [(0, -1, 60, 0)]} for unit in range(3)])
+    fitted = Hamad(0, trees=3).fit(received, np.array([0, 1, 1]), 3)
+    np.testing.assert_allclose(fitted.probabilities(received), [[1 / 3, 2 / 3, 0]] * 3)

@@ -96,6 +96,11 @@ def test_flows_of__every_column_has_its_range(
         flows_of(flow_table([{"ttl": [64], "tcp_window_scale": [0]}, {column: value}]), [column])
 
 
+def test_flows_of__columns_of_header_fields_that_lack_are_named_with_the_setting() -> None:
+    with pytest.raises(SchemaError, match=r"^flows: lack ttl; pass flows of .*; assemble .* header_fields=True"):
+        flows_of([{"packet_length": [60]}], ["packet_length", "ttl"])
+
+
 def test_flows_of__rows_are_numbered_over_all_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(as_table, "_SLICE", 2)
     table = pa.table({"packet_length": pa.array([[60]] * 4 + [[-1]] + [[60]], pa.list_(pa.int32()))})

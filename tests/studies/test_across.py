@@ -92,9 +92,10 @@ def test_splits__a_site_is_tested_whole_and_all_devices_of_the_others_are_learne
     [
         ({"home": ("cam", "hub")}, "across needs flows of two sites or more, these are of home; name each with --site"),
         ({"home": ("cam",), "shed": ("hub",)}, "needs a kind .* home, shed share none; write vendor and type"),
+        ({"home": ("cam", "hub"), "shed": ("cam",)}, "two labels or more to learn from, without home only cam is left"),
     ],
 )
-def test_splits__a_single_site_or_no_shared_kind_is_refused(sites: dict[str, tuple[str, ...]], message: str) -> None:
+def test_splits__too_few_sites_kinds_or_labels_are_refused(sites: dict[str, tuple[str, ...]], message: str) -> None:
     with pytest.raises(SettingError, match=message):
         next(protocols.splits(_flows(sites), "across", load_settings([_SMALL]).evaluation))
 

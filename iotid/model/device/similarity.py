@@ -55,7 +55,7 @@ class _View:
         """(B, C), whatever the number of times that a set has a token."""
         from scipy.sparse import diags
 
-        return np.asarray((_unit_rows(_binary(counts_BT) @ diags(self.weight)) @ self.of_class.T).todense())
+        return np.asarray((_unit_rows(_binary(counts_BT) @ diags(self.weight)) @ self.of_class.T).toarray())
 
 
 class KindSimilarity:
@@ -76,15 +76,16 @@ class KindSimilarity:
         classes, class_A = np.unique(class_A[is_known_A], return_inverse=True)
         self._kind_of, present_AT = kind_C[classes], _binary(tokens_AT[is_known_A])
         self._starts = vocabulary.starts
-        self._joint = [_View.of(block, class_A, len(classes)) for block in self._blocks(present_AT)]
+        blocks = dict(zip(vocabulary.kinds, self._blocks(present_AT), strict=True))
+        self._joint = [_View.of(block, class_A, len(classes)) for block in blocks.values()]
         self._alone: list[tuple[str, TokenCounts, _View]] = []
         names = sorted(characteristics)  # as `dataset.tokens` orders them
         for name in names if len(names) > 1 else ():
             for kind in CHARACTERISTICS[name].views:
                 known, to_alone = _projected(vocabulary.keys(kind), names, name)
                 counts = TokenCounts.from_arrays({kind: known})
-                block = dict(zip(vocabulary.kinds, self._blocks(present_AT), strict=True))[kind]
-                self._alone.append((name, counts, _View.of(_binary(block @ to_alone), class_A, len(classes))))
+                present = _binary(blocks[kind] @ to_alone)
+                self._alone.append((name, counts, _View.of(present, class_A, len(classes))))
 
     def similarity(
         self, tokens: SetTokens, sequences: Mapping[str, NDArray[np.int32]], flows_BD: csr_matrix
@@ -93,9 +94,12 @@ class KindSimilarity:
 
         ``tokens``: of the sets, by the vocabulary; ``sequences`` and ``flows_BD``: what they were made from.
         """
-        found = [view.cosines(block) for view, block in zip(self._joint, self._blocks(tokens.counts), strict=True)]
-        found += [view.cosines(counts.matrix({name: sequences[name]}, flows_BD)) for name, counts, view in self._alone]
-        mean_BC = np.exp(np.mean([np.log(cosine_BC + _LEAST) for cosine_BC in found], axis=0)) - _LEAST
+        log_BC = np.zeros((len(tokens), len(self._kind_of)))  # the sum over views: each is as large, so one at a time
+        for view, block in zip(self._joint, self._blocks(tokens.counts), strict=True):
+            log_BC += np.log(view.cosines(block) + _LEAST)
+        for name, counts, view in self._alone:
+            log_BC += np.log(view.cosines(counts.matrix({name: sequences[name]}, flows_BD)) + _LEAST)
+        mean_BC = np.exp(log_BC / (len(self._joint) + len(self._alone))) - _LEAST
         out_BK = np.zeros((len(tokens), self.kinds))
         for kind in np.unique(self._kind_of):
             out_BK[:, kind] = mean_BC[:, self._kind_of == kind].max(axis=1)
@@ -114,7 +118,8 @@ def _projected(keys_TW: NDArray[np.uint8], names: Sequence[str], name: str) -> t
     """
     from scipy.sparse import csr_matrix
 
-    ids = keys_TW.view(np.int32).reshape(len(keys_TW), -1, len(names))[:, :, names.index(name)]
+    packets = keys_TW.shape[1] // (4 * len(names))  # not -1 in reshape: there may be no tokens, such as pairs
+    ids = keys_TW.view(np.int32).reshape(len(keys_TW), packets, len(names))[:, :, names.index(name)]
     known, which_T = np.unique(exact_keys(ids), return_inverse=True)
     ones = np.ones(len(which_T), np.float32)
     to_alone = csr_matrix((ones, (np.arange(len(which_T)), which_T)), (len(which_T), len(known)))

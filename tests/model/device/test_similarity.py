@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -77,6 +79,36 @@ def test_similarity__a_kind_without_training_sets_is_never_similar() -> None:
     found_BK = other.similarity(vocabulary.tokenize(_FLOWS, _SETS_ASKED), _FLOWS, _SETS_ASKED)
     assert similarity.kinds == other.kinds == 2
     assert found_BK[0, 1] == 0
+
+
+def test_similarity__of_a_model_that_learned_no_pairs_of_packets() -> None:
+    """As with flow.max_packets=1."""
+    flows = {name: ids[:, :1] for name, ids in _FLOWS.items()}
+    vocabulary, asked = Vocabulary.of(flows), csr_matrix(np.eye(5))
+    tokens = vocabulary.tokenize(flows, asked)
+    similarity = KindSimilarity(vocabulary, list(flows), tokens.counts, np.array([0, 0, 1, 2, -1]), _KIND)
+    found_BK = similarity.similarity(tokens, flows, asked)
+    assert found_BK[0, 0] > found_BK[0, 1]
+    assert found_BK[3, 1] > found_BK[3, 0]
+
+
+def test_similarity__memory_does_not_grow_with_the_number_of_views() -> None:
+    """A census of many addresses and classes: a few matrices of both, not one for each view."""
+    sets, classes = 4000, 200
+    ids = np.arange(2, 2 + classes, dtype=np.int32)[:, np.newaxis] + np.zeros(3, np.int32)
+    flows = dict.fromkeys(("packet_length", "server_port", "tcp_mss", "tcp_options", "ttl_class", "dont_fragment"), ids)
+    vocabulary = Vocabulary.of(flows)
+    learned = vocabulary.tokenize(flows, csr_matrix(np.eye(classes))).counts
+    similarity = KindSimilarity(vocabulary, list(flows), learned, np.arange(classes), np.arange(classes) % 7)
+    flows_BD = csr_matrix(np.eye(classes)[np.arange(sets) % classes])
+    tokens = vocabulary.tokenize(flows, flows_BD)
+    tracemalloc.start()
+    try:
+        similarity.similarity(tokens, flows, flows_BD)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 6 * sets * classes * 8
 
 
 _SETS_ASKED = csr_matrix(np.array([[1, 1, 0, 0, 0]]))
