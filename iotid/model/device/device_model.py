@@ -13,6 +13,7 @@ K kinds.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -52,7 +53,8 @@ class DeviceModel:
         validation = CrossValidation(sets, self._vocabulary, self._tokens_AT, self.kind_C, self.kinds)
         self._meta = MetaClassifiers(self.kind_C, self.kinds).fit(validation.score_folds(pool, random))
         self._token_classifier, self._token_features = validation.train(pool, MAX_HOUSEHOLDS, random)
-        self._similarity = self._similarity_by(list(sets.sequences))
+        self._characteristics = tuple(sets.sequences)
+        vars(self).pop("_similarity", None)  # of an earlier fit
         return self
 
     def answer(
@@ -153,11 +155,13 @@ class DeviceModel:
         _check_rows(indices, indptr, shape[1])
         model._tokens_AT = csr_matrix((np.ones(len(indices)), indices, indptr), shape=shape)
         model._token_features = TokenFeatures(model._tokens_AT, model._class_A, kind_C, model.kinds)
-        model._similarity = model._similarity_by(characteristics)
+        model._characteristics = tuple(characteristics)
         return model
 
-    def _similarity_by(self, characteristics: Sequence[str]) -> KindSimilarity:
-        return KindSimilarity(self._vocabulary, characteristics, self._tokens_AT, self._class_A, self.kind_C)
+    @cached_property
+    def _similarity(self) -> KindSimilarity:
+        """Made on first use, as predictions of flows alone do not need it."""
+        return KindSimilarity(self._vocabulary, self._characteristics, self._tokens_AT, self._class_A, self.kind_C)
 
     def _sessions(self, sets: FlowSets) -> NDArray[np.int64]:
         """(S,) the most concurrent sessions of each whole sequence that one device had in training."""
