@@ -30,7 +30,7 @@ class IotSentinel:
 
     Of the 23 features of a packet, flows of IP packets show 16. Always equal, so left out: ARP, LLC, IP and EAPoL, the
     IP options padding and router alert, and BOOTP, which has DHCP's ports. ICMP is seen if ``dataset.protocols`` has
-    it. Packets after the first ``flow.max_packets`` of their flow are not seen. Application protocols are told by the
+    it. Packets after the first ``flow.max_packets`` of their flow are not seen. Application protocols are known by the
     ports of either end, and size is ``packet_length``.
 
     Reconstructed: 100 trees, scikit-learn's defaults otherwise; a transposition is of neighbours that are not edited

@@ -1,6 +1,6 @@
 """Header fields of a flow's first packets: the columns of FLOWS in schemas.HEADER_COLUMNS.
 
-Identifications and timestamps are compared with those of the sender's earlier packets and not kept themselves.
+Identifications and timestamps are compared with those of the sender's earlier packets; only open flows keep them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from iotid.flows.layout import PACKET_MARKS, PACKET_ORDER, PACKET_WIDTH, SIDE_SH
 _NO_IDENTIFICATION, _FIRST, _SAME, _NEXT, _FEW, _MANY, _OTHER_STEP = range(7)
 _FEW_BELOW, _MOST = 10, 1000  # as Nmap divides counters: Lyon 2009, "Nmap Network Scanning", section 8.3
 
-# timestamp_rate: Linux's usual clocks, told apart at the geometric mean of each pair (RFC 7323, 5.4: 1 Hz to 1 kHz)
+# timestamp_rate: Linux's usual clocks, with limits at the geometric mean of each pair (RFC 7323, 5.4: 1 Hz to 1 kHz)
 _NO_TIMESTAMP, _TOO_EARLY, _SLOWER, _HZ_100, _HZ_250, _HZ_1000, _FASTER = range(7)
 _FROM_US = 100_000  # 10 ticks of 100 Hz, so that neither one tick nor the usual jitter moves a rate to another class
 _BACKWARDS = 1 << 31  # a difference of this or more, modulo 2^32, is negative
