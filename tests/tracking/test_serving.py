@@ -129,7 +129,7 @@ def test_pyfunc__other_schema_version_is_a_one_line_error(
 
 
 def test_model__contains_code_and_no_pickles(
-    embedded: Registry, version: ModelVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    champion_uri: str, embedded: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import cloudpickle
     import mlflow
@@ -139,9 +139,7 @@ def test_model__contains_code_and_no_pickles(
 
     for module, name in ((pickle, "load"), (pickle, "loads"), (cloudpickle, "load"), (torch, "load")):
         monkeypatch.setattr(module, name, refuse)
-    folder = mlflow.artifacts.download_artifacts(
-        f"models:/iotid/{version.number}", dst_path=str(tmp_path), tracking_uri=embedded.uri
-    )
+    folder = mlflow.artifacts.download_artifacts(champion_uri, dst_path=str(tmp_path), tracking_uri=embedded.uri)
     files = {path.name for path in Path(folder).rglob("*") if path.is_file()}
     assert not {name for name in files if name.endswith((".pkl", ".pickle", ".pt", ".bin"))}
     assert {"serving.py", "weights.safetensors", "model.json", "MLmodel"} <= files
