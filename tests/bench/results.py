@@ -3,7 +3,8 @@
 CAPTURES holds the folders aalto, lsif and ucl. Assembles them, then compares the ensemble with its baselines under
 every protocol: aalto and ucl (leave-captures-out in ten folds, random, de-duplicated, by capture, by time, and with
 kinds of devices left out), lsif (the same but the last, and drift over its days; ucl has one day but for ten captures),
-and across the three, each left out of training once.
+and across the three, each left out of training once. Then, without baselines, what further characteristics bring: the
+server's port within each laboratory, it and header fields across them.
 --quick: small networks, three folds, fewer protocols. A second run continues from the trained models.
 Prints each comparison's table, and ends with one line of JSON: macro F1 of flows and accuracy of captures of each
 system, open-set scores of left-out kinds, scores across laboratories, and of the kinds found behind one address.
@@ -28,6 +29,11 @@ _DATE = ("--date", "2016-04-01")  # the partitions' date; packets keep their own
 _NO_COPIES = ("--set", "capture.duplicate_window_us=10000")  # nearly every packet is in the files of lsif twice
 _SITES: dict[str, tuple[str, ...]] = {"aalto": (), "lsif": _NO_COPIES, "ucl": ()}
 _LISTS = {name: ("--labels", f"conf/datasets/{name}.yaml") for name in _SITES}
+_WITH_PORT = "packet_length,tcp_window,server_port"
+_WITH_HEADERS = f"{_WITH_PORT},tcp_options,tcp_mss,tcp_window_scale,ttl_class,dont_fragment"
+_ALONE = ("baselines", "packet_baselines", "capture_baselines")
+# header fields, and payload for a baseline that reads DNS names
+_FLOWS = ("flow.join_files=false", "flow.header_fields=true", "flow.keep_bytes=250")
 _SMALL = ["--config", "local.yaml", "--set", "evaluation.folds=3"]
 
 
@@ -39,25 +45,30 @@ def main() -> None:
     options.add_argument("--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE")
     given = options.parse_args()
     messages.log_to_stderr()
-    layers = [*(_SMALL if given.quick else ()), "--set", f"storage.root={given.root}", "--set", "flow.join_files=false"]
-    layers += [part for text in given.overrides for part in ("--set", text)]
+    settings = (f"storage.root={given.root}", *_FLOWS, *given.overrides)
+    layers = [*(_SMALL if given.quick else ()), *_setting(*settings)]
     for site, own in _SITES.items():
         for step in (["split-pcaps", "--captures", f"{given.captures}/{site}"], ["assemble-flows"]):
             steps.main([*step, "--site", site, *_DATE, *layers, *own], standalone_mode=False)
     protocols = ["random_unique", "capture_folds"]
     if not given.quick:
         protocols += ["random_flow", "by_capture", "by_time"]
+    alone = _setting(*(f"evaluation.{name}=[]" for name in _ALONE), "evaluation.household_merges=0")
+    with_port = [*alone, *_setting(f"dataset.characteristics=[{_WITH_PORT}]")]
+    with_headers = [*alone, *_setting(f"dataset.characteristics=[{_WITH_HEADERS}]")]
     comparisons = {
-        "across": ([*_SITES], ["across"], _NO_COPIES),  # for windows: aalto and ucl hold no copies
         "aalto": (["aalto"], [*protocols, "devices_out"], ()),
         "lsif": (["lsif"], [*protocols, "drift"], _NO_COPIES),
         "ucl": (["ucl"], [*protocols, "devices_out"], ()),
+        "across": ([*_SITES], ["across"], _NO_COPIES),  # for windows: aalto and ucl hold no copies
+        **{f"{name}_with_port": ([name], ["capture_folds"], (*own, *with_port)) for name, own in _SITES.items()},
+        "across_with_headers": ([*_SITES], ["across"], (*_NO_COPIES, *with_headers)),
     }
     numbers: dict[str, dict[str, Any]] = {}
     store = Store(str(Path(given.root).absolute()))
     for name, (sites, asked, own) in comparisons.items():
         arguments = [*_DATE, *(part for site in sites for part in ("--site", site, *_LISTS[site]))]
-        asking = ["--set", f"evaluation.protocols=[{','.join(asked)}]"]
+        asking = _setting(f"evaluation.protocols=[{','.join(asked)}]")
         steps.main(["compare", *arguments, "--name", name, *layers, *own, *asking], standalone_mode=False)
         all_scores = store.read_json(store.open("comparisons", PartitionKey.named(name)), "comparison.json")
         numbers[name] = {
@@ -69,6 +80,10 @@ def main() -> None:
             "open_set": {key: round(value, 4) for key, value in flat(all_scores).items() if "open_set" in key}
         }
     command.print_lines(json.dumps(numbers))
+
+
+def _setting(*texts: str) -> list[str]:
+    return [part for text in texts for part in ("--set", text)]
 
 
 def _across(scored: Across) -> dict[str, Any]:
