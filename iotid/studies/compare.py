@@ -112,16 +112,16 @@ def write(
         protocol = protocol_scores["protocol"]
         file = protocol.replace(":", "-")
         pq.write_table(answers, output / f"answers_{file}.parquet")
+        drawn[protocol] = output / f"{file}.png"
         if protocol_scores["days"]:
-            drawn[protocol] = output / f"{file}.png"
             figures.drift(protocol_scores["days"], drawn[protocol])
-        if protocol_scores["across"]:
-            drawn[protocol] = output / f"{file}.png"
+        elif protocol_scores["across"]:
             figures.across(protocol_scores["across"]["pairs"], drawn[protocol])
-        if protocol_scores["open_set"]:
+        elif protocol_scores["open_set"]:
             pq.write_table(sets, output / f"sets_{file}.parquet")
-            drawn[protocol] = output / f"{file}.png"
             figures.roc(protocol_scores["open_set"]["scores"], drawn[protocol])
+        else:
+            figures.systems(protocol_scores["systems"], drawn[protocol])
     found = blocks(all_scores, of_households, drawn)
     text = document.markdown(found)
     (output / "comparison.json").write_text(json.dumps(all_scores, indent=1) + "\n")

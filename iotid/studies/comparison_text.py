@@ -39,13 +39,13 @@ def blocks(
     figures: Mapping[str, Path],
 ) -> list[Block]:
     """``figures``: by protocol."""
-    found = [block for own in all_scores for block in _of_protocol(own, figures.get(own["protocol"]))]
+    found = [block for own in all_scores for block in _of_protocol(own, figures[own["protocol"]])]
     origins = {system: scores["origin"] for own in all_scores for system, scores in own["systems"].items()}
     found += [Heading("Systems"), Items(list(origins.items()))] if origins else []
     return [*found, *(_of_households(of_households) if of_households else ())]
 
 
-def _of_protocol(own: ProtocolScores, figure: Path | None) -> Iterator[Block]:
+def _of_protocol(own: ProtocolScores, figure: Path) -> Iterator[Block]:
     sizes = ", ".join(f"{part} {flows:,}" for part, flows in own["flows"].items())
     yield Heading(own["protocol"])
     if own["across"]:
@@ -65,12 +65,12 @@ def _of_protocol(own: ProtocolScores, figure: Path | None) -> Iterator[Block]:
     yield Table(f"systems under {own['protocol']}", _HEAD, rows)
     if own["days"]:
         yield _of_days(own["days"])
-        if figure:
-            yield Figure(figure, "Macro F1 of every system by day; the table above has the numbers")
-    if own["open_set"]:
+        yield Figure(figure, "Macro F1 of every system by day; the table above has the numbers")
+    elif own["open_set"]:
         yield from _of_open_set(own["open_set"])
-        if figure:
-            yield Figure(figure, "ROC curve of every score of new kinds; the table above has the areas under it")
+        yield Figure(figure, "ROC curve of every score of new kinds; the table above has the areas under it")
+    else:
+        yield Figure(figure, "Scores of every system with their intervals; the table above has the numbers")
 
 
 def _verdict(systems: Mapping[str, SystemScores]) -> str | None:
@@ -105,7 +105,7 @@ def _of_households(comparison: HouseholdComparison) -> Iterator[Block]:
     yield Items(list(comparison["origins"].items()))
 
 
-def _of_across(scored: Across, figure: Path | None) -> Iterator[Block]:
+def _of_across(scored: Across, figure: Path) -> Iterator[Block]:
     """One table of the systems, one of the devices, one figure; the other scores of the protocol are in the JSON."""
     (captures, new_captures), (devices, new_devices) = (
         (scored["sets"][of]["known"], scored["sets"][of]["new"]) for of in (CAPTURES, DEVICES)
@@ -142,8 +142,7 @@ def _of_across(scored: Across, figure: Path | None) -> Iterator[Block]:
     ]
     yield Paragraph("Shares of each device's captures, by the device model; devices of new kinds are last.")
     yield Table("devices in another laboratory", head, rows, named=3)
-    if figure:
-        yield Figure(figure, "Share of each device's captures whose kind has the first rank, by system")
+    yield Figure(figure, "Share of each device's captures whose kind has the first rank, by system")
 
 
 def _ranked(own: AcrossScore) -> Iterator[str]:

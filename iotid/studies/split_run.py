@@ -116,14 +116,18 @@ class SplitRun:
         """System -> FLOWS, WINDOWS, CAPTURES or DEVICES -> its predictions."""
         settings, test = self.settings, self.parts["test"]
         own = self._predictor.probabilities(test.rows.sequences).astype(np.float64)
-        found = {ENSEMBLE: self._of_flows(own[test.row_of_flow]), **self._by_device_model()}
+        found = {ENSEMBLE: self._of_flows(own[test.row_of_flow]), **self.set_answers()}
         for baseline in settings.evaluation.baselines:
             fitted = baselines.create(baseline, self.encoding, settings.evaluation.seed)
             fitted.fit(self.parts["train"].rows, len(self.encoding.labels))
             self.origins[baseline] = fitted.origin
             found[baseline] = self._of_flows(fitted.probabilities(test.rows.sequences)[test.row_of_flow])
-        found[BAG] = self._by_capture_bag()
+        found[BAG] = found.pop(BAG)  # in the order of the tables
         return found | self._packet_baselines() | self._capture_baselines()
+
+    def set_answers(self) -> _Found:
+        """The predictions of the systems of ours that read all flows of a set: they need no neural network."""
+        return {**self._by_device_model(), BAG: self._by_capture_bag()}
 
     def of_learned_kinds(self, found: _Found) -> _Found:
         """The predictions for devices whose kind is in training."""
