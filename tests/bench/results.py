@@ -3,8 +3,7 @@
 CAPTURES holds the folders aalto, lsif and ucl. Assembles them, then compares the ensemble with its baselines under
 every protocol: aalto and ucl (leave-captures-out in ten folds, random, de-duplicated, by capture, by time, and with
 kinds of devices left out), lsif (the same but the last, and drift over its days; ucl has one day but for ten captures),
-and across the three, each left out of training once. Then, without baselines, what further characteristics bring: the
-server's port within each laboratory, it and header fields across them.
+and across the three, each left out of training once.
 --quick: small networks, three folds, fewer protocols. A second run continues from the trained models.
 Prints each comparison's table, and ends with one line of JSON: macro F1 of flows and accuracy of captures of each
 system, open-set scores of left-out kinds, scores across laboratories, and of the kinds found behind one address.
@@ -29,9 +28,6 @@ _DATE = ("--date", "2016-04-01")  # the partitions' date; packets keep their own
 _NO_COPIES = ("--set", "capture.duplicate_window_us=10000")  # nearly every packet is in the files of lsif twice
 _SITES: dict[str, tuple[str, ...]] = {"aalto": (), "lsif": _NO_COPIES, "ucl": ()}
 _LISTS = {name: ("--labels", f"conf/datasets/{name}.yaml") for name in _SITES}
-_WITH_PORT = "packet_length,tcp_window,server_port"
-_WITH_HEADERS = f"{_WITH_PORT},tcp_options,tcp_mss,tcp_window_scale,ttl_class,dont_fragment"
-_ALONE = ("baselines", "packet_baselines", "capture_baselines")
 # header fields, and payload for a baseline that reads DNS names
 _FLOWS = ("flow.join_files=false", "flow.header_fields=true", "flow.keep_bytes=250")
 _SMALL = ["--config", "local.yaml", "--set", "evaluation.folds=3"]
@@ -53,16 +49,11 @@ def main() -> None:
     protocols = ["random_unique", "capture_folds"]
     if not given.quick:
         protocols += ["random_flow", "by_capture", "by_time"]
-    alone = _setting(*(f"evaluation.{name}=[]" for name in _ALONE), "evaluation.household_merges=0")
-    with_port = [*alone, *_setting(f"dataset.characteristics=[{_WITH_PORT}]")]
-    with_headers = [*alone, *_setting(f"dataset.characteristics=[{_WITH_HEADERS}]")]
     comparisons = {
         "aalto": (["aalto"], [*protocols, "devices_out"], ()),
         "lsif": (["lsif"], [*protocols, "drift"], _NO_COPIES),
         "ucl": (["ucl"], [*protocols, "devices_out"], ()),
         "across": ([*_SITES], ["across"], _NO_COPIES),  # for windows: aalto and ucl hold no copies
-        **{f"{name}_with_port": ([name], ["capture_folds"], (*own, *with_port)) for name, own in _SITES.items()},
-        "across_with_headers": ([*_SITES], ["across"], (*_NO_COPIES, *with_headers)),
     }
     numbers: dict[str, dict[str, Any]] = {}
     store = Store(str(Path(given.root).absolute()))
