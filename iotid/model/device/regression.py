@@ -1,6 +1,6 @@
-"""Fits several logistic regressions on the same sparse rows at the same time.
+"""Fits several logistic regressions on the same sparse rows.
 
-Shape suffixes: H rows, T columns, G groups of equal columns, R regressions.
+Shape suffixes: H rows (of `_fit`: those that count), T columns, G groups of equal columns, R regressions.
 """
 
 from __future__ import annotations
@@ -26,32 +26,36 @@ def logistic_regressions(
     ``is_so_HR``: targets; ``counted_HR``: rows that count in each regression.
 
     Columns that are equal in all rows get equal weights under this penalty. So each group of them is fitted as one
-    column, scaled by the root of their number, which halves the number of columns for tokens. All regressions share
-    each product with the rows, which in float32 takes a third of the time of fitting them one after the other.
+    column, scaled by the root of their number, which halves the number of columns for tokens. Regressions differ much
+    in the steps that they need, so each is fitted by itself.
     """
-    from scipy.optimize import minimize
-    from scipy.special import expit
-
     group_T, first_G = _equal_columns(rows_HT)
     scale_G = np.sqrt(np.bincount(group_T, minlength=len(first_G))).astype(np.float32)
     rows_HG = rows_HT[:, first_G].astype(np.float32).multiply(scale_G).tocsr()
-    H, G = rows_HG.shape
-    R = is_so_HR.shape[1]
-    rows = rows_HG.toarray() if H * G <= _DENSE_CELLS else rows_HG
-    sign_HR, target_HR = np.where(is_so_HR, np.float32(-1), np.float32(1)), is_so_HR.astype(np.float32)
-    weight_HR = counted_HR.astype(np.float32)
+    rows = rows_HG.toarray() if np.prod(rows_HG.shape) <= _DENSE_CELLS else rows_HG
+    found = np.zeros((len(first_G) + 1, is_so_HR.shape[1]))
+    for regression, (is_so_H, counted_H) in enumerate(zip(is_so_HR.T, counted_HR.T, strict=True)):
+        found[:, regression] = _fit(rows if counted_H.all() else rows[counted_H], is_so_H[counted_H])
+    return (found[:-1] / scale_G[:, np.newaxis])[group_T].astype(np.float32), found[-1]
 
-    def loss(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        weight = parameters.reshape(G + 1, R)
-        logits_HR = rows @ weight[:-1].astype(np.float32) + weight[-1].astype(np.float32)
-        losses_HR = np.logaddexp(np.float32(0), sign_HR * logits_HR) * weight_HR
-        slope_HR = (expit(logits_HR) - target_HR) * weight_HR
-        slope = np.vstack([rows.T @ slope_HR, slope_HR.sum(axis=0)]).astype(np.float64) + weight
-        return float(losses_HR.sum(dtype=np.float64)) + float((weight**2).sum()) / 2, slope.ravel()
+
+def _fit(rows_HG: csr_matrix | NDArray[np.float32], is_so_H: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """(G + 1,) weights, and last the bias."""
+    from scipy.optimize import minimize
+    from scipy.special import expit
+
+    sign_H, target_H = np.where(is_so_H, np.float32(-1), np.float32(1)), is_so_H.astype(np.float32)
+
+    def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        logits_H = rows_HG @ weights[:-1].astype(np.float32) + np.float32(weights[-1])
+        losses_H = np.logaddexp(np.float32(0), sign_H * logits_H)
+        error_H = expit(logits_H) - target_H
+        slope = np.append(error_H @ rows_HG, error_H.sum()) + weights
+        return float(losses_H.sum(dtype=np.float64)) + float(weights @ weights) / 2, slope
 
     options = {"maxiter": _STEPS, "maxcor": 20, "ftol": _TOLERANCE}
-    found = minimize(loss, np.zeros((G + 1) * R), jac=True, method="L-BFGS-B", options=options).x.reshape(G + 1, R)
-    return (found[:-1] / scale_G[:, np.newaxis])[group_T].astype(np.float32), found[-1]
+    found = minimize(loss, np.zeros(rows_HG.shape[1] + 1), jac=True, method="L-BFGS-B", options=options)
+    return np.asarray(found.x)
 
 
 def _equal_columns(matrix: csr_matrix) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
