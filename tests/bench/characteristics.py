@@ -55,13 +55,19 @@ def without_full_lengths(flows: pa.Table) -> pa.Table:
     shorter = pa.array(np.minimum(value_V, _FULL), lengths.type.value_type)
     offsets = np.concatenate([[0], np.cumsum(pc.list_value_length(lengths).to_numpy())])
     changed = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), shorter)
-    return flows.set_column(flows.column_names.index("packet_length"), "packet_length", changed)
+    place = flows.column_names.index("packet_length")
+    return flows.set_column(place, flows.schema.field(place), changed)
 
 
 def without_local_flows(flows: pa.Table) -> pa.Table:
     """Only flows with a server outside: which neighbours there are depends on the laboratory."""
-    is_outside = cache(lambda address: ipaddress.ip_address(address).is_global)
-    return flows.filter(pa.array([is_outside(address) for address in flows["server_ip"].to_pylist()]))
+    return flows.filter(pa.array([_is_outside(address) for address in flows["server_ip"].to_pylist()]))
+
+
+@cache
+def _is_outside(address: str) -> bool:
+    parsed = ipaddress.ip_address(address)
+    return parsed.is_global and not parsed.is_multicast  # Python counts 239.255.255.250 among the global addresses
 
 
 def unchanged(flows: pa.Table) -> pa.Table:
