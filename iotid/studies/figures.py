@@ -24,7 +24,7 @@ from iotid.evaluation.figures import (
 )
 from iotid.pages import percent
 from iotid.studies.describe import ENTROPY, MEAN, Distributions
-from iotid.studies.open_set import DETECTION
+from iotid.studies.open_set import DETECTION, STORED_NAMES
 from iotid.studies.split_run import CAPTURES, FLOWS, OURS
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ BOXES, SIMILAR_LABELS = (
     "_boxes.png",
     "_entropy_of_look_alikes.png",
 )  # ends of the names of files, after a characteristic
+_TITLES = {stored: field for field, stored in STORED_NAMES.items()}
 _SCORES = ((FLOWS, "macro_f1", "macro F1 of flows"), (CAPTURES, "accuracy", "captures of a device right"))
 UNITS = {"packet_length": "bytes", "tcp_window": "bytes, unscaled", "payload_length": "bytes", "inter_arrival": "µs"}
 
@@ -66,9 +67,16 @@ def drift(days: Sequence[Day], path: Path, title: str = "") -> None:
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     positions = range(len(days))
     for number, system in enumerate(days[0]["macro_f1"]):
-        style = {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[number // len(COLOURS) % len(DASHES)]}
+        colour, dashes = COLOURS[number % len(COLOURS)], DASHES[number // len(COLOURS) % len(DASHES)]
         above.plot(
-            positions, [day["macro_f1"][system] for day in days], marker="o", markersize=3, label=system, **style
+            positions,
+            [day["macro_f1"][system] for day in days],
+            label=system,
+            color=colour,
+            linestyle=dashes,
+            marker="o",
+            markersize=3,
+            linewidth=2.4 if system in OURS else 0.8,
         )
     percent_axis(above.yaxis)
     above.set_ylim(0, 1.02)
@@ -93,7 +101,7 @@ def roc(scores: Mapping[str, NewScore], path: Path, title: str = "") -> None:
     axes.axhline(DETECTION, color=GREY, linewidth=1, linestyle=":")
     for number, (name, score) in enumerate(scores.items()):
         curve = score["curve"]
-        label = f"{name}, AUROC {percent(score['auroc'])}"
+        label = f"{_TITLES.get(name, name)}, AUROC {percent(score['auroc'])}"
         colour, dashes = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]
         axes.plot(curve["false_unknown"], curve["detection"], color=colour, linestyle=dashes, label=label)
     axes.set_xlim(-0.02, 1.02)
