@@ -376,6 +376,8 @@ def test_text__has_every_protocol_and_system_and_flat_every_number(tmp_path: Pat
     assert {path.name for path in folder.iterdir()} == {
         "answers_random_flow.parquet",
         "answers_capture_folds.parquet",
+        "random_flow.png",
+        "capture_folds.png",
         "comparison.html",
         "comparison.json",
         "comparison.md",
