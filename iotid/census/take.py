@@ -148,6 +148,7 @@ def take_census(
         "protocols": list(protocols),
         "listed": None if listed is None else [repr(each) for each in listed],
         "makers": makers.source,
+        "unlike_kind": settings.unlike_kind,
         "named": {name: repr(said) for name, said in known.named.items()},
         "split": sorted(known.split),
         "links": links,

@@ -70,6 +70,7 @@ def test_aggregate__decides_for_every_column_of_the_census() -> None:
     assert {name for name in row if row[name] == before[name]} == UNCHANGED
     assert {name: row[name] for name in row if name not in UNCHANGED} == {
         "confidence": 0.9, "kinds": [kind("plug", confidence=0.9, flows=10)], "runners_up": [], "similar_kinds": [],
+        "unlike_kind": None,
         "unexplained": 0.1,
         "household": 0.0, "reason": "Its flows are like those of plugs.", "flows": 100, "bytes": 10_000,
         "maker": None, "mac_randomised": None,

@@ -309,6 +309,7 @@ def test_page__has_every_row_for_its_table() -> None:
             "watched": True,
             "runners_up": [],
             "similar_kinds": [],
+            "unlike_kind": None,
             "kinds": [kind("plug"), kind("lamp", 0.75)],
             "reason": "Why.",
         },
