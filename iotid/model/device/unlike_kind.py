@@ -3,9 +3,10 @@
 A set's score is its share of foreign tokens: the mean over all its flows, also equal ones, of the share of the flow's
 tokens that no training set of the kind has. Kinds differ in how much of a new set is foreign, and the shares of small
 sets vary more than those of large ones, so the share is drawn towards the kind's usual one by the weight of a few
-flows, and divided by it. The p-value is the share of training sets whose score, without their own recording's tokens, is
-at least as great: cross-conformal prediction (Vovk, Annals of Mathematics and Artificial Intelligence 74, 2015) with a
-fold for each recording. Scores of all kinds are one list, as those of one kind are too few for small p-values.
+flows, and divided by it. The p-value is the share of training sets whose score, without the tokens of their own
+recording, is at least as great: cross-conformal prediction (Vovk, Annals of Mathematics and Artificial Intelligence 74,
+2015) with a fold for each recording. Scores of all kinds are one list, as those of one kind are too few for small
+p-values.
 
 To leave out a recording, nothing is trained again: its tokens that no other recording of its kind has are foreign.
 
