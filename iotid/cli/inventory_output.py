@@ -166,7 +166,7 @@ def _answer(row: Mapping[str, Any], kinds: list[str]) -> str:
         likeliest = [f"{one['label']} {percents(np.array([one['confidence']]))[0]}" for one in nearest]
         return ", likeliest ".join(["undecided", *likeliest])
     p_value = row["unlike_kind"]
-    unlike = [f"unlike its kind (p {p_value:.2g})"] * (p_value is not None and p_value <= UNLIKE)
+    unlike = [f"unlike its kind (p {p_value:.2g})"] if p_value is not None and p_value <= UNLIKE else []
     return "; ".join([*kinds, *["an unknown device"] * (row["status"] == WITH_UNKNOWN), *unlike])
 
 

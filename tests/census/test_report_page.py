@@ -328,6 +328,13 @@ def test_page__has_every_row_for_its_table() -> None:
     assert data["first_seen"] == [int(datetime(2026, 1, 10, 1, 2, 3, tzinfo=UTC).timestamp())] * 2
 
 
+def test_page__has_p_values_only_if_the_census_has_any() -> None:
+    without = page_of(census_of([{}, {}]), facts())
+    assert "unlike_kind" not in data_of(without)
+    data = data_of(page_of(census_of([{"unlike_kind": 0.012}, {}]), facts()))
+    assert data["unlike_kind"] == [0.012, None]
+
+
 def test_page__shows_at_most_page_rows_and_says_so() -> None:
     flood = [{"status": "unknown", "change": "new", "group_name": f"g{n:03}", "flows": 1} for n in range(200)]
     flood += [{"status": "unknown", "change": "gone", "group_name": "gmany", "flows": 0} for _ in range(200)]
