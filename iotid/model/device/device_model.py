@@ -85,13 +85,9 @@ class DeviceModel:
             unlike_kind: whether the answer has the p-values of this name.
 
         Raises:
-            DataError: p-values are asked for, and the model has no held-out scores.
+            DataError: p-values are asked for, and the model has no `held_out_scores`.
         """
-        if unlike_kind and self.unlike_kind is None:
-            raise DataError(
-                "census.unlike_kind: must be false with this model, which an earlier version trained, without held-out "
-                "scores of its kinds, got true; train again, or set census.unlike_kind=false"
-            )
+        p_values = self.held_out_scores().p_values if unlike_kind else None
         tokens = self._vocabulary.tokenize(sequences, flows_BD)
         logits_BK, class_logits_BC = self._token_classifier.logits(tokens)
         host_BK, household_BK = self._meta.probabilities(self._token_features.features(tokens, logits_BK))
@@ -115,10 +111,17 @@ class DeviceModel:
             ends=ends_BK,
             known_tokens=sums_of_flows(tokens, explained_DK * tokens_D[:, np.newaxis]),
             similarity=self._similarity.similarity(tokens, sequences, flows_BD),
-            unlike_kind=self.unlike_kind.p_values(tokens, self._token_features.of_kind_KT)
-            if unlike_kind and self.unlike_kind
-            else None,
+            unlike_kind=p_values(tokens, self._token_features.of_kind_KT) if p_values else None,
         )
+
+    def held_out_scores(self) -> UnlikeKind:
+        """``unlike_kind``, or a DataError if the model has none."""
+        if self.unlike_kind is None:
+            raise DataError(
+                "census.unlike_kind: must be false with this model, which an earlier version trained, without held-out "
+                "scores of its kinds, got true; train again, or set census.unlike_kind=false"
+            )
+        return self.unlike_kind
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
         """All that was learned, by name, but for ``unlike_kind``."""
